@@ -1,0 +1,2 @@
+//! The readiness server.
+fn main() {}

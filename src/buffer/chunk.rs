@@ -1,0 +1,253 @@
+//! Bytes on their way through: received in place, sent from where they lie.
+
+use std::fmt;
+use std::ops::Deref;
+use std::rc::Rc;
+
+use super::pool::{Lease, Size};
+
+/// A view of bytes that somebody else may be viewing too. 32 bytes, cheap to clone.
+///
+/// A chunk that a socket was received into is passed on, split and queued without a copy; what a
+/// protocol makes itself is a `Vec` or a constant. `Deref` gives the bytes.
+///
+/// ```
+/// use proactor::buffer::Chunk;
+/// let mut line = Chunk::from(b"one\ntwo\n".to_vec());
+/// let first = line.split_to(4);
+/// assert_eq!((&first[..], &line[..]), (&b"one\n"[..], &b"two\n"[..]));
+/// ```
+#[derive(Clone)]
+pub struct Chunk {
+    memory: Memory,
+    start: u32,
+    end: u32,
+}
+
+#[derive(Clone)]
+enum Memory {
+    Pooled(Lease),
+    Heap(Rc<Vec<u8>>),
+    Static(&'static [u8]),
+}
+
+/// How well a received chunk fits the buffer it came in: what a connection learns its appetite from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// It fills the whole buffer: there was probably more.
+    Tight(Size),
+    /// This size is right.
+    Good,
+    /// The next smaller size would have held it.
+    Loose(Size),
+}
+
+impl Chunk {
+    /// The first `len` bytes of a leased buffer: what was received into it.
+    ///
+    /// # Panics
+    /// If the buffer is not that long.
+    pub fn received(lease: Lease, len: usize) -> Chunk {
+        assert!(len <= lease.location().1, "a receive stays inside its buffer");
+        Chunk { memory: Memory::Pooled(lease), start: 0, end: len as u32 }
+    }
+
+    /// Cuts off and answers the first `at` bytes; nothing is copied.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn split_to(&mut self, at: usize) -> Chunk {
+        assert!(at <= self.len(), "a split is inside the chunk");
+        let mut head = self.clone();
+        head.end = head.start + at as u32;
+        self.start = head.end;
+        head
+    }
+
+    /// Drops the first `n` bytes.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn advance(&mut self, n: usize) {
+        assert!(n <= self.len(), "an advance is inside the chunk");
+        self.start += n as u32;
+    }
+
+    /// The bytes to write to: in place if nobody else views this memory, else copied first, as
+    /// [`Rc::make_mut`] does.
+    pub fn make_mut(&mut self) -> &mut [u8] {
+        if !self.is_unshared() {
+            *self = Chunk::from(self.to_vec());
+        }
+        let range = self.start as usize..self.end as usize;
+        match &mut self.memory {
+            Memory::Pooled(lease) => &mut lease.bytes_mut().expect("unshared")[range],
+            Memory::Heap(vec) => &mut Rc::get_mut(vec).expect("unshared")[range],
+            Memory::Static(_) => unreachable!("constants were copied"),
+        }
+    }
+
+    fn is_unshared(&mut self) -> bool {
+        match &mut self.memory {
+            Memory::Pooled(lease) => lease.bytes_mut().is_some(),
+            Memory::Heap(vec) => Rc::get_mut(vec).is_some(),
+            Memory::Static(_) => false,
+        }
+    }
+
+    /// Appends a copy of `bytes` if this is heap memory that ends here and that nobody else views;
+    /// answers whether it did. So that many small chunks need not each pin a buffer.
+    pub fn try_extend(&mut self, bytes: &[u8]) -> bool {
+        let Memory::Heap(vec) = &mut self.memory else { return false };
+        let end = self.end as usize;
+        match Rc::get_mut(vec) {
+            Some(vec) if vec.len() == end && end + bytes.len() <= u32::MAX as usize => {
+                vec.extend_from_slice(bytes);
+                self.end = vec.len() as u32;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it holds a share of a pool's buffer.
+    pub fn is_pooled(&self) -> bool {
+        matches!(self.memory, Memory::Pooled(_))
+    }
+
+    /// How a chunk as it was received fits its buffer; memory of no pool fits well.
+    pub fn fit(&self) -> Fit {
+        let Memory::Pooled(lease) = &self.memory else { return Fit::Good };
+        if self.len() == lease.location().1 {
+            Fit::Tight(lease.size())
+        } else if self.len() <= lease.smaller() {
+            Fit::Loose(lease.size())
+        } else {
+            Fit::Good
+        }
+    }
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let range = self.start as usize..self.end as usize;
+        match &self.memory {
+            Memory::Pooled(lease) => &lease.bytes()[range],
+            Memory::Heap(vec) => &vec[range],
+            Memory::Static(bytes) => &bytes[range],
+        }
+    }
+}
+
+impl From<Vec<u8>> for Chunk {
+    fn from(bytes: Vec<u8>) -> Chunk {
+        let end = u32::try_from(bytes.len()).expect("a chunk is smaller than 4 GiB");
+        Chunk { memory: Memory::Heap(Rc::new(bytes)), start: 0, end }
+    }
+}
+
+impl From<&'static [u8]> for Chunk {
+    fn from(bytes: &'static [u8]) -> Chunk {
+        let end = u32::try_from(bytes.len()).expect("a chunk is smaller than 4 GiB");
+        Chunk { memory: Memory::Static(bytes), start: 0, end }
+    }
+}
+
+impl From<&'static str> for Chunk {
+    fn from(text: &'static str) -> Chunk {
+        Chunk::from(text.as_bytes())
+    }
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.memory {
+            Memory::Pooled(lease) => format!("buffer {}", lease.id().0),
+            Memory::Heap(_) => "heap".to_owned(),
+            Memory::Static(_) => "constant".to_owned(),
+        };
+        write!(f, "Chunk({} B, {kind})", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Pool, Shape};
+    use super::*;
+
+    fn pooled(bytes: &[u8]) -> (Rc<Pool>, Chunk) {
+        let pool =
+            Pool::new(&[Shape { bytes: 64, count: 2 }, Shape { bytes: 256, count: 2 }]).unwrap();
+        let mut lease = pool.lease(Size(0)).unwrap();
+        lease.bytes_mut().unwrap()[..bytes.len()].copy_from_slice(bytes);
+        let chunk = Chunk::received(lease, bytes.len());
+        (pool, chunk)
+    }
+
+    #[test]
+    fn a_chunk_is_four_words() {
+        assert_eq!(size_of::<Chunk>(), 32);
+        assert_eq!(size_of::<Option<Chunk>>(), 32);
+    }
+
+    #[test]
+    fn the_parts_of_a_chunk_hold_its_buffer() {
+        let (pool, mut chunk) = pooled(b"hello world");
+        let head = chunk.split_to(5);
+        assert_eq!((&head[..], &chunk[..]), (&b"hello"[..], &b" world"[..]));
+        drop(chunk);
+        assert_eq!(pool.idle(Size(0)), 1);
+        drop(head);
+        assert!(pool.is_whole());
+    }
+
+    #[test]
+    fn writing_to_an_unshared_chunk_is_in_place() {
+        let (_pool, mut chunk) = pooled(b"shout");
+        let before = chunk.as_ptr();
+        chunk.make_mut().make_ascii_uppercase();
+        assert_eq!((&chunk[..], chunk.as_ptr()), (&b"SHOUT"[..], before));
+    }
+
+    #[test]
+    fn writing_to_a_shared_chunk_leaves_the_other_as_it_was() {
+        let (pool, mut chunk) = pooled(b"shout");
+        let other = chunk.clone();
+        chunk.make_mut().make_ascii_uppercase();
+        assert_eq!((&chunk[..], &other[..]), (&b"SHOUT"[..], &b"shout"[..]));
+        drop(other);
+        assert!(pool.is_whole(), "the copy holds no buffer");
+        let mut constant = Chunk::from("const");
+        constant.make_mut()[0] = b'C';
+        assert_eq!(&constant[..], b"Const");
+    }
+
+    #[test]
+    fn only_heap_memory_that_nobody_else_views_is_extended() {
+        let mut tail = Chunk::from(b"one".to_vec());
+        assert!(tail.try_extend(b"two"));
+        assert_eq!(&tail[..], b"onetwo");
+        let in_flight = tail.clone();
+        assert!(!tail.try_extend(b"three"));
+        drop(in_flight);
+        let _head = tail.split_to(2);
+        assert!(!tail.try_extend(b"three"), "the head views it too");
+        assert!(!Chunk::from("constant").try_extend(b"x"));
+        assert!(!pooled(b"buffer").1.try_extend(b"x"));
+    }
+
+    #[test]
+    fn the_fit_says_whether_another_size_would_do() {
+        let pool =
+            Pool::new(&[Shape { bytes: 64, count: 2 }, Shape { bytes: 256, count: 2 }]).unwrap();
+        let fit = |size, len| Chunk::received(pool.lease(Size(size)).unwrap(), len).fit();
+        assert_eq!(fit(0, 64), Fit::Tight(Size(0)));
+        assert_eq!(fit(0, 10), Fit::Good);
+        assert_eq!(fit(1, 64), Fit::Loose(Size(1)));
+        assert_eq!(fit(1, 65), Fit::Good);
+        assert_eq!(fit(1, 256), Fit::Tight(Size(1)));
+        assert_eq!(Chunk::from("constant").fit(), Fit::Good);
+    }
+}

@@ -1,0 +1,21 @@
+//! Whose bytes they are.
+//!
+//! A [`Pool`] owns equal-sized buffers in a few [`Size`]s. A [`Lease`] is a share of one of them;
+//! a [`Chunk`] is a view of leased bytes on their way through; a [`SendQueue`] is what one peer is
+//! owed. Nothing here does I/O, and nothing here knows which I/O model fills the buffers: all of
+//! them share this one memory design, so that a comparison compares the models.
+//!
+//! ```text
+//!            lend                        reclaim
+//!   idle ───────────► lent to a ring ───────────► leased ──┐
+//!    ▲  └──────────────── lease ────────────────────▲      │ split, clone: more shares
+//!    └──────────────────── the last share is dropped ──────┘
+//! ```
+
+mod chunk;
+mod pool;
+mod queue;
+
+pub use chunk::{Chunk, Fit};
+pub use pool::{BufferId, Lease, Pages, Pool, Shape, Size};
+pub use queue::SendQueue;

@@ -1,0 +1,197 @@
+//! What one peer is owed, oldest first.
+
+use std::collections::VecDeque;
+
+use super::Chunk;
+
+/// Chunks owed to a peer. [`advance`](SendQueue::advance) crosses chunk borders.
+///
+/// The first chunk has a place of its own, so a peer that is owed one chunk at a time (every
+/// request-reply protocol) never allocates.
+#[derive(Debug, Default)]
+pub struct SendQueue {
+    /// `None` exactly when nothing is owed. Never an empty chunk.
+    first: Option<Chunk>,
+    /// What follows. No chunk in it is empty.
+    rest: VecDeque<Chunk>,
+    /// The sum of all lengths.
+    bytes: usize,
+    /// How many chunks are shares of pooled buffers.
+    leases: usize,
+}
+
+/// From this many chunks on, small ones are copied together: a slow reader of many small lines
+/// would otherwise pin a whole buffer with each.
+const COALESCE_FROM: usize = 8;
+/// The largest chunk that is copied.
+const COALESCE_BYTES: usize = 512;
+/// Where the copying into one heap chunk ends and the next begins.
+const COALESCE_INTO: usize = 16 << 10;
+
+impl SendQueue {
+    /// Nothing owed.
+    pub fn new() -> SendQueue {
+        SendQueue::default()
+    }
+
+    /// Owes `chunk` after all else; an empty one is nothing.
+    pub fn push(&mut self, chunk: Chunk) {
+        if chunk.is_empty() {
+            return;
+        }
+        self.bytes += chunk.len();
+        if self.first.is_none() {
+            self.leases += usize::from(chunk.is_pooled());
+            self.first = Some(chunk);
+        } else if self.rest.len() >= COALESCE_FROM && chunk.len() <= COALESCE_BYTES {
+            self.push_copied(&chunk);
+        } else {
+            self.leases += usize::from(chunk.is_pooled());
+            self.rest.push_back(chunk);
+        }
+    }
+
+    fn push_copied(&mut self, bytes: &[u8]) {
+        let last = self.rest.back_mut().expect("long enough to coalesce");
+        if last.len() + bytes.len() > COALESCE_INTO || !last.try_extend(bytes) {
+            let mut copy = Vec::with_capacity(4 * COALESCE_BYTES);
+            copy.extend_from_slice(bytes);
+            self.rest.push_back(Chunk::from(copy));
+        }
+    }
+
+    /// Says that the first `n` bytes were sent.
+    ///
+    /// # Panics
+    /// If fewer are owed: a kernel does not send what it was not given.
+    pub fn advance(&mut self, mut n: usize) {
+        assert!(n <= self.bytes, "no more is sent than is owed");
+        self.bytes -= n;
+        while n > 0 {
+            let first = self.first.as_mut().expect("bytes are owed");
+            if n < first.len() {
+                first.advance(n);
+                return;
+            }
+            n -= first.len();
+            self.leases -= usize::from(first.is_pooled());
+            self.first = self.rest.pop_front();
+        }
+    }
+
+    /// The chunks, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Chunk> {
+        self.first.iter().chain(&self.rest)
+    }
+
+    /// The oldest chunk.
+    pub fn first(&self) -> Option<&Chunk> {
+        self.first.as_ref()
+    }
+
+    /// How many chunks.
+    pub fn chunks(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    /// How many bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many chunks are shares of pooled buffers.
+    pub fn leases(&self) -> usize {
+        self.leases
+    }
+
+    /// Whether nothing is owed.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Owes nothing any more.
+    pub fn clear(&mut self) {
+        *self = SendQueue::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Pool, Shape, Size};
+    use super::*;
+
+    fn content(queue: &SendQueue) -> Vec<u8> {
+        queue.iter().flat_map(|chunk| chunk.to_vec()).collect()
+    }
+
+    /// Calls `check` with every way to cut `bytes` into non-empty parts.
+    fn every_split(bytes: &[u8], mut check: impl FnMut(&[&[u8]])) {
+        for cuts in 0u32..1 << (bytes.len() - 1) {
+            let (mut parts, mut start) = (Vec::new(), 0);
+            for at in 1..=bytes.len() {
+                if at == bytes.len() || cuts & 1 << (at - 1) != 0 {
+                    parts.push(&bytes[start..at]);
+                    start = at;
+                }
+            }
+            check(&parts);
+        }
+    }
+
+    #[test]
+    fn every_split_in_comes_out_whole_by_every_split_out() {
+        let text = b"proactor";
+        every_split(text, |parts_in| {
+            every_split(text, |parts_out| {
+                let mut queue = SendQueue::new();
+                parts_in.iter().for_each(|part| queue.push(Chunk::from(part.to_vec())));
+                let mut sent = Vec::new();
+                for part in parts_out {
+                    sent.extend_from_slice(&content(&queue)[..part.len()]);
+                    queue.advance(part.len());
+                    assert_eq!(queue.bytes(), text.len() - sent.len());
+                    assert!(queue.iter().all(|chunk| !chunk.is_empty()));
+                }
+                assert_eq!((&sent[..], queue.is_empty(), queue.chunks()), (&text[..], true, 0));
+            });
+        });
+    }
+
+    #[test]
+    fn an_empty_chunk_is_nothing() {
+        let mut queue = SendQueue::new();
+        queue.push(Chunk::from(""));
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn leases_count_the_pooled_chunks() {
+        let pool = Pool::new(&[Shape { bytes: 64, count: 4 }]).unwrap();
+        let mut queue = SendQueue::new();
+        for _ in 0..2 {
+            queue.push(Chunk::received(pool.lease(Size(0)).unwrap(), 10));
+            queue.push(Chunk::from("constant"));
+        }
+        assert_eq!(queue.leases(), 2);
+        queue.advance(11);
+        assert_eq!((queue.leases(), pool.idle(Size(0))), (1, 3));
+        queue.clear();
+        assert_eq!((queue.leases(), queue.bytes()), (0, 0));
+        assert!(pool.is_whole());
+    }
+
+    #[test]
+    fn many_small_chunks_do_not_each_pin_a_buffer() {
+        let pool = Pool::new(&[Shape { bytes: 64, count: 100 }]).unwrap();
+        let mut queue = SendQueue::new();
+        let mut expected = Vec::new();
+        for i in 0..100u8 {
+            let mut lease = pool.lease(Size(0)).unwrap();
+            lease.bytes_mut().unwrap()[..3].copy_from_slice(&[i; 3]);
+            queue.push(Chunk::received(lease, 3));
+            expected.extend_from_slice(&[i; 3]);
+        }
+        assert_eq!(content(&queue), expected);
+        assert!(queue.leases() <= COALESCE_FROM + 1, "{} buffers pinned", queue.leases());
+    }
+}

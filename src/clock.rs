@@ -1,0 +1,26 @@
+//! Time as the loops know it: nanoseconds since some fixed moment.
+//!
+//! Nobody below a driver reads a clock: it is told what time it is, so that a simulator's clock
+//! does as well.
+
+use std::ops::Add;
+use std::time::Duration;
+
+/// A moment, in nanoseconds of a monotonic clock whose zero means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Nanos(pub u64);
+
+impl Nanos {
+    /// How long after `earlier` this is; zero if it is not.
+    pub fn since(self, earlier: Nanos) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Nanos {
+    type Output = Nanos;
+
+    fn add(self, span: Duration) -> Nanos {
+        Nanos(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}

@@ -1,0 +1,39 @@
+//! What a server counts of itself, always: one addition each, no clock.
+
+use serde::{Deserialize, Serialize};
+
+/// Counts since the start. The same names in every I/O model; what a model does not do stays zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counters {
+    /// Turns of the loop: each waits at most once.
+    pub turns: u64,
+    /// System calls, counted where they are made.
+    pub calls: u64,
+    /// Operations submitted to a ring.
+    pub submitted: u64,
+    /// Completions reaped from a ring, or reports of readiness.
+    pub completed: u64,
+    /// Times that completions had to wait outside a full completion queue.
+    pub overflows: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections closed.
+    pub closed: u64,
+    /// Accepts that failed for want of a descriptor or of memory.
+    pub refused: u64,
+    /// Receives that brought bytes.
+    pub receives: u64,
+    /// The bytes they brought.
+    pub received_bytes: u64,
+    /// Sends that took bytes.
+    pub sends: u64,
+    /// The bytes they took.
+    pub sent_bytes: u64,
+    /// Receives that found no buffer.
+    pub starved: u64,
+    /// Connections evicted because others waited for them.
+    pub evicted: u64,
+    /// Connections that the drain's deadline cut off.
+    pub cut: u64,
+}

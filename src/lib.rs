@@ -1,0 +1,31 @@
+//! # Proactor
+//!
+//! **A submission/completion ring loop issues accept, recv and send operations and resumes
+//! per-connection state machines on completions.** Beside it stands its readiness twin; the same
+//! protocols run unchanged on both, so that the two can be compared.
+//!
+//! | floor | modules | what they are |
+//! |---|---|---|
+//! | 9 | [`cli`] | the command line |
+//! | 8 | [`compare`] | every model under the same load |
+//! | 7 | [`model`] | the I/O models by name |
+//! | 5 | [`proactor`], [`reactor`] | the ring loop, the readiness loop |
+//! | 4 | [`peers`] | all open connections |
+//! | 3 | [`connection`], [`load`] | one connection without a socket; the client |
+//! | 2 | [`protocol`], [`ring`], [`selector`] | what to say; submission and completion; readiness |
+//! | 1 | [`buffer`], [`keys`], [`clock`], [`counters`], [`os`], [`report`] | memory, keys, time, counts, system calls, tables |
+//!
+//! A module imports only from floors below its own. Read [`protocol::Echo`] first, then
+//! [`connection`], [`ring`], [`proactor`], and [`ring::Uring`] with `kernel-notes.md` beside it.
+#![deny(unsafe_code)]
+
+pub mod buffer;
+pub mod clock;
+pub mod connection;
+pub mod counters;
+pub mod keys;
+pub mod os;
+pub mod peers;
+pub mod proactor;
+pub mod protocol;
+pub mod ring;

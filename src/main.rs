@@ -1,0 +1,2 @@
+//! The io_uring server and the tools.
+fn main() {}

@@ -1,0 +1,175 @@
+//! The system calls that std has no word for. The one file that calls libc for sockets, polling,
+//! signals and processes.
+//!
+//! Every call goes through [`syscall!`], which turns `-1` into an [`io::Error`] and counts: what
+//! `compare` reports as *system calls per message* was counted here, at the call.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use crate::clock::Nanos;
+
+thread_local! {
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many system calls this thread has made in this house: those of this file, and those of its
+/// ring.
+pub fn calls() -> u64 {
+    CALLS.get()
+}
+
+/// Counts a system call that is made elsewhere.
+pub fn count_call() {
+    CALLS.set(CALLS.get() + 1);
+}
+
+/// Calls libc: `-1` becomes the [`io::Error`] of `errno`, and the call is counted.
+macro_rules! syscall {
+    ($name:ident($($arg:expr),* $(,)?)) => {{
+        count_call();
+        // SAFETY: each use says why its arguments are valid for the call's duration, just above.
+        let answer = unsafe { libc::$name($($arg),*) };
+        if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+    }};
+}
+
+// Time.
+
+/// The monotonic clock.
+pub fn now() -> Nanos {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is written to during the call; this clock is always there. Not a system call:
+    // the vDSO answers.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+// Stopping.
+
+/// How a loop is told to stop: a counter (an eventfd) that it can wait for as for any descriptor.
+#[derive(Debug)]
+pub struct Stop(OwnedFd);
+
+/// Where the signal handler writes to; -1 before [`Stop::on_signals`].
+static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
+
+impl Stop {
+    /// A counter at zero.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Stop> {
+        let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
+        // SAFETY: the kernel has just given us this descriptor.
+        Ok(Stop(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// From now on SIGINT and SIGTERM ask this one to stop. Of several, the last is asked.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn on_signals(&self) -> io::Result<()> {
+        // The handler's descriptor is its own and is never closed: a signal may come at any time.
+        let fd = self.0.try_clone()?;
+        SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(fd), Ordering::Release);
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            // SAFETY: all-zero is a valid sigaction: no flags, an empty mask.
+            let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+            action.sa_sigaction = on_signal as extern "C" fn(libc::c_int) as usize;
+            // The handler is async-signal-safe: one load, one write(2); `action` outlives the call.
+            syscall!(sigaction(signal, &action, std::ptr::null_mut()))?;
+        }
+        Ok(())
+    }
+
+    /// Another way to ask the same loop, from any thread.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn handle(&self) -> io::Result<Stop> {
+        self.0.try_clone().map(Stop)
+    }
+
+    /// Asks to stop: the first time to drain, the second to end at once.
+    pub fn ask(&self) {
+        ask(self.0.as_raw_fd());
+    }
+
+    /// How often it was asked since this was last called.
+    pub fn take(&self) -> u64 {
+        let mut count = 0u64;
+        // `count` is eight writable bytes, all that an eventfd ever writes.
+        match syscall!(read(self.0.as_raw_fd(), (&raw mut count).cast(), 8)) {
+            Ok(_) => count,
+            Err(_) => 0, // It was not: the eventfd does not block.
+        }
+    }
+}
+
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+extern "C" fn on_signal(_: libc::c_int) {
+    ask(SIGNALLED.load(Ordering::Acquire));
+}
+
+fn ask(fd: RawFd) {
+    let one = 1u64;
+    // SAFETY: `one` is eight readable bytes. write(2) is async-signal-safe; errno may change, so a
+    // handler that could interrupt a failed call would have to save it: here std has read errno
+    // before any code of ours runs, or restarts the call for EINTR.
+    unsafe { libc::write(fd, (&raw const one).cast(), 8) };
+}
+
+// Limits.
+
+/// Raises the soft limit of open descriptors to the hard one, and answers it.
+///
+/// # Errors
+/// The limits cannot be read; that they cannot be raised is no error.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // `limit` is written to during the call.
+    syscall!(getrlimit(libc::RLIMIT_NOFILE, &mut limit))?;
+    if limit.rlim_cur < limit.rlim_max {
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        // `raised` is read during the call.
+        if syscall!(setrlimit(libc::RLIMIT_NOFILE, &raised)).is_ok() {
+            limit = raised;
+        }
+    }
+    Ok(limit.rlim_cur)
+}
+
+/// Keeps the calling thread, and those it will create, on one CPU.
+///
+/// # Errors
+/// There is no such CPU, or this process may not use it.
+pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: all-zero is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `cpu` is below CPU_SETSIZE.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // `set` is read during the call.
+    syscall!(sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set))?;
+    Ok(())
+}
+
+/// Rounds a timeout up to whole milliseconds for poll(2) and its kin; `None` is -1, for ever.
+fn milliseconds(timeout: Option<Duration>) -> libc::c_int {
+    timeout.map_or(-1, |span| {
+        let up = span.as_nanos().div_ceil(1_000_000);
+        libc::c_int::try_from(up).unwrap_or(libc::c_int::MAX)
+    })
+}

@@ -1,0 +1,574 @@
+//! Every open connection: who is to be resumed, what they say to one another, who must wait.
+//!
+//! Drivers of every kind keep their connections here, each beside something of the driver's own
+//! (`D`: its socket, what is in flight). A driver reports events; `Peers` steps the connection,
+//! *marks* it, and hands what it said on to the others of its room. Then the driver asks for those
+//! that are marked and resumes each once, however much happened to it. Whoever is marked while a
+//! turn's peers are resumed waits for the next turn.
+//!
+//! # A reader may be as slow as it likes, until somebody waits for it
+//!
+//! * *Hushed*: a peer that is owed too much is *congested*. While anyone in a room is congested,
+//!   those of the room who talk (have broadcast) are not received from. So a flood runs at the
+//!   speed of the slowest listener, and nobody who reads loses a line.
+//! * *Starved*: a peer wanted a buffer and there was none: they are all in what others are owed.
+//!
+//! While somebody waits in either way, a peer that is owed bytes and takes none of them for
+//! [`SOFT`] is evicted. (The words are those of redis' `client-output-buffer-limit`.)
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::buffer::{Chunk, Size};
+use crate::clock::Nanos;
+use crate::connection::Connection;
+use crate::keys::{ConnId, Keys};
+use crate::protocol::Protocol;
+
+/// How long a peer for whom somebody waits may take nothing of what it is owed: at least this long,
+/// and at most twice as long.
+pub const SOFT: Duration = Duration::from_secs(1);
+/// How long a connection that has said all goes on discarding, so that its close does not reset
+/// the connection and destroy what the peer has not yet read.
+pub const LINGER: Duration = Duration::from_secs(2);
+
+/// Those who hear one another: the connections of one listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Room(pub u16);
+
+/// A connection and what its driver keeps beside it.
+#[derive(Debug)]
+pub struct Peer<P, D> {
+    /// The connection.
+    pub connection: Connection<P>,
+    /// The driver's own.
+    pub driver: D,
+    room: Room,
+    /// True exactly when it stands in `ready` or `marked`.
+    marked: bool,
+    /// True once it has broadcast: others may have to be waited for.
+    talks: bool,
+    /// True exactly when it is counted in its room's `congested`.
+    congested: bool,
+    /// True exactly when it stands in `starved`.
+    starved: bool,
+    /// True if it took some of what it is owed since the last look at the stalled.
+    progressed: bool,
+}
+
+/// A peer whose turn it is.
+#[derive(Debug)]
+pub struct Ready<'a, P, D> {
+    /// Which.
+    pub id: ConnId,
+    /// The peer.
+    pub peer: &'a mut Peer<P, D>,
+    /// Whether it would receive, and need not wait for others.
+    pub wants_recv: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Crowd {
+    congested: usize,
+    talkers: usize,
+}
+
+/// Every open connection.
+#[derive(Debug)]
+pub struct Peers<P, D> {
+    keys: Keys<Peer<P, D>>,
+    /// Whose turn it is, from `next` on.
+    ready: Vec<ConnId>,
+    next: usize,
+    /// Whose turn it will be. Ids of peers that have left meanwhile are skipped.
+    marked: Vec<ConnId>,
+    /// Who waits for a buffer, longest first. Ids of peers that have left are skipped.
+    starved: VecDeque<ConnId>,
+    /// How many of those have not left.
+    starving: usize,
+    /// By room.
+    crowds: Vec<Crowd>,
+    /// Emptied before every return: its capacity is kept.
+    posts: Vec<Chunk>,
+    /// Who has said all and discards, and until when; in order of time.
+    lingering: VecDeque<(Nanos, ConnId)>,
+    /// Who began to linger since the clock was last read.
+    fresh: Vec<ConnId>,
+    /// When the stalled are next looked for; `Some` exactly while somebody waits.
+    look_at: Option<Nanos>,
+    evicted: u64,
+}
+
+impl<P: Protocol, D> Peers<P, D> {
+    /// Nobody is here.
+    pub fn new() -> Peers<P, D> {
+        Peers {
+            keys: Keys::new(),
+            ready: Vec::new(),
+            next: 0,
+            marked: Vec::new(),
+            starved: VecDeque::new(),
+            starving: 0,
+            crowds: Vec::new(),
+            posts: Vec::new(),
+            lingering: VecDeque::new(),
+            fresh: Vec::new(),
+            look_at: None,
+            evicted: 0,
+        }
+    }
+
+    // Events: each steps a connection, marks it, and hands on what it said. Those of peers that
+    // have left are nothing: an answer may come late.
+
+    /// Somebody has come.
+    pub fn open(&mut self, protocol: P, room: Room, driver: D) -> ConnId {
+        if self.crowds.len() <= room.0 as usize {
+            self.crowds.resize(room.0 as usize + 1, Crowd::default());
+        }
+        let connection = Connection::open(protocol, &mut self.posts);
+        let id = self.keys.insert(Peer {
+            connection,
+            driver,
+            room,
+            marked: false,
+            talks: false,
+            congested: false,
+            starved: false,
+            progressed: false,
+        });
+        self.settle(id);
+        id
+    }
+
+    /// Bytes arrived from it.
+    pub fn received(&mut self, id: ConnId, chunk: Chunk) {
+        self.step(id, |peer, posts| peer.connection.received(chunk, posts));
+    }
+
+    /// It will send no more.
+    pub fn ended(&mut self, id: ConnId) {
+        self.step(id, |peer, posts| peer.connection.ended(posts));
+    }
+
+    /// It took `n` bytes of what it is owed.
+    pub fn sent(&mut self, id: ConnId, n: usize) {
+        self.step(id, |peer, _| {
+            peer.progressed |= n > 0;
+            peer.connection.sent(n);
+        });
+    }
+
+    /// Its outbound direction has been shut down.
+    pub fn shut_down(&mut self, id: ConnId) {
+        self.step(id, |peer, _| peer.connection.shut_down());
+        self.fresh.push(id);
+    }
+
+    /// It was reset.
+    pub fn broken(&mut self, id: ConnId) {
+        self.step(id, |peer, _| peer.connection.broken());
+    }
+
+    /// A receive of it found no buffer: it waits until [`feed`](Peers::feed) lets it try again.
+    pub fn starve(&mut self, id: ConnId) {
+        self.step(id, |peer, _| peer.connection.starved());
+        let Some(peer) = self.keys.get_mut(id) else { return };
+        if !peer.starved {
+            peer.starved = true;
+            self.starving += 1;
+            self.starved.push_back(id);
+        }
+    }
+
+    /// It is gone. Answers what the driver kept beside it.
+    pub fn remove(&mut self, id: ConnId) -> Option<D> {
+        let Peer { room, talks, congested, starved, driver, .. } = self.keys.remove(id)?;
+        self.starving -= usize::from(starved);
+        let crowd = &mut self.crowds[room.0 as usize];
+        crowd.talkers -= usize::from(talks);
+        if congested {
+            crowd.congested -= 1;
+            self.wake_talkers(room);
+        }
+        Some(driver)
+    }
+
+    /// Something changed in what the driver keeps beside it.
+    pub fn mark(&mut self, id: ConnId) {
+        if let Some(peer) = self.keys.get_mut(id) {
+            mark(peer, id, &mut self.marked);
+        }
+    }
+
+    // Commands, to all.
+
+    /// Has all send what they are owed, and end.
+    pub fn finish_all(&mut self) {
+        for (id, peer) in self.keys.iter_mut() {
+            peer.connection.finish();
+            mark(peer, id, &mut self.marked);
+        }
+    }
+
+    /// Gives up on all.
+    pub fn break_all(&mut self) {
+        let ids: Vec<ConnId> = self.keys.iter_mut().map(|(id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.broken(id));
+    }
+
+    /// Lets those who starve try again: of each size as many, longest waiting first, as
+    /// `available` says that there are buffers.
+    pub fn feed(&mut self, available: impl Fn(Size) -> usize) {
+        let mut fed = 0;
+        while let Some(&id) = self.starved.front() {
+            if let Some(peer) = self.keys.get_mut(id).filter(|peer| peer.starved) {
+                if available(peer.connection.appetite()) <= fed {
+                    return;
+                }
+                fed += 1;
+                self.starving -= 1;
+                peer.starved = false;
+                mark(peer, id, &mut self.marked);
+            }
+            self.starved.pop_front();
+        }
+    }
+
+    // The turn.
+
+    /// Begins a turn: those marked until now are ready.
+    pub fn begin(&mut self) {
+        debug_assert_eq!(self.next, self.ready.len(), "a turn is resumed to its end");
+        self.ready.clear();
+        self.next = 0;
+        std::mem::swap(&mut self.ready, &mut self.marked);
+    }
+
+    /// The next who is ready, until none is.
+    pub fn next_ready(&mut self) -> Option<Ready<'_, P, D>> {
+        let id = loop {
+            let id = *self.ready.get(self.next)?;
+            self.next += 1;
+            if self.keys.get(id).is_some() {
+                break id;
+            }
+        };
+        let peer = self.keys.get_mut(id).expect("it is here");
+        peer.marked = false;
+        let hushed = peer.talks && self.crowds[peer.room.0 as usize].congested > 0;
+        let wants_recv = peer.connection.wants_recv() && !hushed && !peer.starved;
+        Some(Ready { id, peer, wants_recv })
+    }
+
+    /// Whether anyone is marked: there is no time to sleep.
+    pub fn has_marked(&self) -> bool {
+        !self.marked.is_empty()
+    }
+
+    /// Does what is due by the clock, and answers when something will next be due. The clock is
+    /// read only if anyone lingers or waits.
+    pub fn tick(&mut self, clock: impl FnOnce() -> Nanos) -> Option<Nanos> {
+        let waits = self.starving > 0
+            || self.crowds.iter().any(|crowd| crowd.congested > 0 && crowd.talkers > 0);
+        if !waits {
+            self.look_at = None;
+            if self.fresh.is_empty() && self.lingering.is_empty() {
+                return None;
+            }
+        }
+        let now = clock();
+        self.lingering.extend(self.fresh.drain(..).map(|id| (now + LINGER, id)));
+        while let Some(&(_, id)) = self.lingering.front().filter(|(until, _)| *until <= now) {
+            self.lingering.pop_front();
+            self.broken(id);
+        }
+        if waits && self.look_at.is_none_or(|at| at <= now) {
+            self.evict_stalled(self.look_at.is_some());
+            self.look_at = Some(now + SOFT);
+        }
+        let lingers = self.lingering.front().map(|&(until, _)| until);
+        [lingers, self.look_at].into_iter().flatten().min()
+    }
+
+    /// Evicts who is owed bytes and took none since the last look, if this is not the first.
+    fn evict_stalled(&mut self, evict: bool) {
+        let (starving, crowds) = (self.starving > 0, &self.crowds);
+        let mut stalled = Vec::new();
+        for (id, peer) in self.keys.iter_mut() {
+            let waited_for = (starving && peer.connection.outgoing().leases() > 0)
+                || (peer.congested && crowds[peer.room.0 as usize].talkers > 0);
+            if waited_for && !std::mem::take(&mut peer.progressed) && evict {
+                stalled.push(id);
+            }
+            peer.progressed = false;
+        }
+        for id in stalled {
+            tracing::warn!(%id, "evicted: others wait, and it takes nothing of what it is owed");
+            self.evicted += 1;
+            self.broken(id);
+        }
+    }
+
+    // Getters.
+
+    /// A peer.
+    pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Peer<P, D>> {
+        self.keys.get_mut(id)
+    }
+
+    /// All of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut Peer<P, D>)> {
+        self.keys.iter_mut()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is nobody.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// How many have been evicted.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    // Within.
+
+    fn step(&mut self, id: ConnId, event: impl FnOnce(&mut Peer<P, D>, &mut Vec<Chunk>)) {
+        let Some(peer) = self.keys.get_mut(id) else { return };
+        event(peer, &mut self.posts);
+        self.settle(id);
+    }
+
+    /// After any change of a connection: mark it, count it, hand on what it said.
+    fn settle(&mut self, id: ConnId) {
+        let peer = self.keys.get_mut(id).expect("a peer settles while it is here");
+        mark(peer, id, &mut self.marked);
+        let room = peer.room;
+        let speaks = !self.posts.is_empty();
+        if speaks && !peer.talks {
+            peer.talks = true;
+            self.crowds[room.0 as usize].talkers += 1;
+        }
+        if weigh(peer, &mut self.crowds) {
+            self.wake_talkers(room);
+        }
+        if speaks {
+            self.hand_on(id, room);
+        }
+    }
+
+    fn hand_on(&mut self, from: ConnId, room: Room) {
+        let mut relieved = false;
+        for (id, peer) in self.keys.iter_mut().filter(|(_, peer)| peer.room == room) {
+            if id != from {
+                self.posts.iter().for_each(|post| peer.connection.deliver(post.clone()));
+                mark(peer, id, &mut self.marked);
+                relieved |= weigh(peer, &mut self.crowds); // by its eviction
+            }
+        }
+        self.posts.clear();
+        if relieved {
+            self.wake_talkers(room);
+        }
+    }
+
+    /// Has those who talk resumed, if nobody of their room is congested any more.
+    fn wake_talkers(&mut self, room: Room) {
+        let crowd = self.crowds[room.0 as usize];
+        if crowd.congested == 0 && crowd.talkers > 0 {
+            for (id, peer) in self.keys.iter_mut().filter(|(_, peer)| peer.room == room) {
+                if peer.talks {
+                    mark(peer, id, &mut self.marked);
+                }
+            }
+        }
+    }
+}
+
+impl<P: Protocol, D> Default for Peers<P, D> {
+    fn default() -> Peers<P, D> {
+        Peers::new()
+    }
+}
+
+fn mark<P, D>(peer: &mut Peer<P, D>, id: ConnId, marked: &mut Vec<ConnId>) {
+    if !std::mem::replace(&mut peer.marked, true) {
+        marked.push(id);
+    }
+}
+
+/// Counts a peer as congested or not; answers whether it just ceased to be.
+fn weigh<P: Protocol, D>(peer: &mut Peer<P, D>, crowds: &mut [Crowd]) -> bool {
+    let (was, is) = (peer.congested, peer.connection.is_paused());
+    peer.congested = is;
+    let crowd = &mut crowds[peer.room.0 as usize];
+    crowd.congested = crowd.congested + usize::from(is) - usize::from(was);
+    was && !is
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::{HARD, HIGH, LOW};
+    use crate::protocol::Chat;
+
+    const ROOM: Room = Room(0);
+
+    /// Chatting peers, whose drivers are nothing.
+    fn chat<const N: usize>() -> (Peers<Chat, ()>, [ConnId; N]) {
+        let mut peers = Peers::new();
+        let ids = [(); N].map(|()| peers.open(Chat::default(), ROOM, ()));
+        turn(&mut peers);
+        (peers, ids)
+    }
+
+    /// A turn of nobody's: whose it was, and whether they would receive.
+    fn turn(peers: &mut Peers<Chat, ()>) -> Vec<(ConnId, bool)> {
+        peers.begin();
+        std::iter::from_fn(|| peers.next_ready().map(|ready| (ready.id, ready.wants_recv)))
+            .collect()
+    }
+
+    fn say(peers: &mut Peers<Chat, ()>, id: ConnId, lines: usize) {
+        let text: Vec<u8> = b"0123456\n".repeat(lines / 8);
+        peers.received(id, Chunk::from(text));
+    }
+
+    fn owed(peers: &mut Peers<Chat, ()>, id: ConnId) -> usize {
+        peers.get_mut(id).unwrap().connection.outgoing().bytes()
+    }
+
+    fn at(seconds: u64) -> impl FnOnce() -> Nanos {
+        move || Nanos(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn what_one_says_the_others_of_its_room_are_owed() {
+        let (mut peers, [a, b]) = chat();
+        let elsewhere = peers.open(Chat::default(), Room(1), ());
+        say(&mut peers, a, 8);
+        assert_eq!([a, b, elsewhere].map(|id| owed(&mut peers, id)), [0, 8, 0]);
+    }
+
+    #[test]
+    fn a_peer_is_resumed_once_however_much_happened_to_it() {
+        let (mut peers, [a, b]) = chat();
+        (0..3).for_each(|_| say(&mut peers, a, 8));
+        assert_eq!(turn(&mut peers), [(a, true), (b, true)]);
+        assert_eq!(turn(&mut peers), []);
+    }
+
+    #[test]
+    fn who_is_marked_during_a_turn_waits_for_the_next() {
+        let (mut peers, [a, b]) = chat();
+        peers.mark(a);
+        peers.begin();
+        assert_eq!(peers.next_ready().map(|ready| ready.id), Some(a));
+        peers.mark(a);
+        peers.mark(b);
+        assert!(peers.next_ready().is_none() && peers.has_marked());
+        assert_eq!(turn(&mut peers).len(), 2);
+    }
+
+    #[test]
+    fn late_events_of_who_has_left_are_nothing() {
+        let (mut peers, [a, b]) = chat();
+        peers.mark(a);
+        assert_eq!(peers.remove(a), Some(()));
+        assert_eq!(peers.remove(a), None);
+        say(&mut peers, a, 8);
+        (peers.ended(a), peers.sent(a, 1), peers.broken(a), peers.starve(a), peers.mark(a));
+        assert_eq!(owed(&mut peers, b), 0);
+        assert_eq!(turn(&mut peers), []);
+    }
+
+    #[test]
+    fn a_talker_is_hushed_while_anyone_is_congested_and_woken_after() {
+        let (mut peers, [talker, slow, quiet]) = chat();
+        say(&mut peers, talker, HIGH);
+        assert_eq!(turn(&mut peers), [(talker, false), (slow, false), (quiet, false)]);
+        peers.sent(quiet, HIGH);
+        assert_eq!(turn(&mut peers), [(quiet, true)], "who does not talk need not wait");
+        peers.sent(slow, HIGH - LOW);
+        let woken = turn(&mut peers);
+        assert!(woken.contains(&(talker, true)), "{woken:?}");
+    }
+
+    #[test]
+    fn a_congestion_that_leaves_wakes_the_talkers() {
+        let (mut peers, [talker, slow]) = chat();
+        say(&mut peers, talker, HIGH);
+        turn(&mut peers);
+        peers.remove(slow);
+        assert_eq!(turn(&mut peers), [(talker, true)]);
+    }
+
+    #[test]
+    fn the_hard_limit_evicts_at_once_and_wakes_the_talkers() {
+        let (mut peers, [a, b, slow]) = chat();
+        say(&mut peers, b, 8);
+        while owed(&mut peers, slow) > 0 {
+            say(&mut peers, a, HARD / 4);
+            let all = owed(&mut peers, b);
+            peers.sent(b, all);
+        }
+        assert!(peers.get_mut(slow).unwrap().connection.is_broken());
+        let ready = turn(&mut peers);
+        assert!(ready.contains(&(a, true)) && ready.contains(&(b, true)), "{ready:?}");
+    }
+
+    #[test]
+    fn who_takes_nothing_while_others_wait_is_evicted_and_who_takes_little_is_not() {
+        let (mut peers, [talker, stalled, slow]) = chat();
+        say(&mut peers, talker, HIGH);
+        assert_eq!(peers.tick(at(10)), Some(Nanos(11_000_000_000)));
+        peers.sent(slow, 1);
+        peers.tick(at(11));
+        assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
+        assert!(!peers.get_mut(slow).unwrap().connection.is_broken());
+        assert_eq!(peers.evicted(), 1);
+    }
+
+    #[test]
+    fn nobody_is_evicted_while_nobody_waits() {
+        let (mut peers, [talker, slow]) = chat();
+        say(&mut peers, talker, LOW);
+        for second in 0..10 {
+            assert_eq!(peers.tick(at(second)), None);
+        }
+        assert!(!peers.get_mut(slow).unwrap().connection.is_broken());
+    }
+
+    #[test]
+    fn the_starved_are_fed_in_order_and_only_as_many_as_there_are_buffers() {
+        let (mut peers, [a, b, c]) = chat();
+        [a, b, c].map(|id| peers.starve(id));
+        peers.starve(b); // twice is once
+        assert!(turn(&mut peers).iter().all(|&(_, wants_recv)| !wants_recv));
+        peers.feed(|_| 0);
+        assert_eq!(turn(&mut peers), []);
+        peers.remove(a);
+        peers.feed(|_| 1);
+        assert_eq!(turn(&mut peers), [(b, true)]);
+        peers.feed(|_| 5);
+        assert_eq!(turn(&mut peers), [(c, true)]);
+    }
+
+    #[test]
+    fn who_lingers_too_long_is_broken() {
+        let (mut peers, [a]) = chat();
+        assert_eq!(peers.tick(|| unreachable!("no reason to look at the clock")), None);
+        peers.finish_all();
+        peers.shut_down(a);
+        assert_eq!(peers.tick(at(1)), Some(Nanos(3_000_000_000)));
+        assert!(!peers.get_mut(a).unwrap().connection.is_broken());
+        assert_eq!(peers.tick(at(3)), None);
+        assert!(peers.get_mut(a).unwrap().connection.is_broken());
+    }
+}

@@ -1,0 +1,450 @@
+//! The ring loop: issue operations, reap completions, resume whom they concern.
+//!
+//! ```text
+//!         ┌──────────────── enter ────────────────┐  lend the idle buffers, submit, sleep
+//!         ▼                                       │
+//!   reap: Completion ──► Peers.received / sent / …│  state only; nothing is submitted
+//!         │              mark the connection      │
+//!         ▼                                       │
+//!   each that is marked: resume ──────────────────┘  wants − in flight ──► Op
+//! ```
+//!
+//! Two steps, never mixed: first everything is reaped, then each marked connection is resumed
+//! once. [`resume`] compares what a connection wants with what it has in flight and issues the
+//! difference; there is no case in it for backpressure, half-close, reset or drain, because those
+//! are different wants. Teardown is a *join*: a connection is closed when nothing of it is in
+//! flight any more, not even a cancel.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use crate::buffer::Size;
+use crate::clock::Nanos;
+use crate::counters::Counters;
+use crate::keys::ConnId;
+use crate::os::Stop;
+use crate::peers::{Peers, Ready, Room};
+use crate::protocol::Protocol;
+use crate::ring::{Accepted, Completion, ListenerId, Op, Recv, Ring, Sent, Socket, Target, Wait};
+
+/// How long no connection is accepted after the kernel had no descriptor or memory for one, unless
+/// one of ours closes before.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What bounds a server.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections served at a time. Who comes beyond waits, unserved, until one leaves.
+    pub connections: usize,
+    /// How long a drain may take.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { connections: 10_000, drain: Duration::from_secs(5) }
+    }
+}
+
+/// How a server came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to stop, and every connection was finished or, past the deadline, cut off.
+    Drained,
+    /// It was asked twice.
+    AtOnce,
+}
+
+/// A server on a ring.
+#[derive(Debug)]
+pub struct Proactor<R, P> {
+    ring: R,
+    peers: Peers<P, Flight>,
+    listeners: Vec<Listener<P>>,
+    /// Accepted beyond the limit: connected, not yet served.
+    parked: VecDeque<(ListenerId, Socket)>,
+    limits: Limits,
+    stop: Stop,
+    stage: Stage,
+    /// Until when no accept is armed, after one failed for want of resources.
+    accept_at: Option<Nanos>,
+    counters: Counters,
+}
+
+#[derive(Debug)]
+struct Listener<P> {
+    /// `None` once it is closed.
+    fd: Option<OwnedFd>,
+    /// What each connection begins as.
+    protocol: P,
+    accepting: InFlight,
+}
+
+/// A connection's socket and its operations in flight.
+#[derive(Debug)]
+pub struct Flight {
+    socket: Socket,
+    receiving: InFlight,
+    /// The size that the receive in flight asks for.
+    size: Size,
+    sending: InFlight,
+    shutting: bool,
+    /// Cancels that have not completed.
+    cancels: u8,
+    /// True from submitting the close: the last thing that is done.
+    closing: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InFlight {
+    No,
+    Yes,
+    Cancelling,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// Until when those who are left may take.
+    Draining(Nanos),
+    /// Past the deadline: who was left has been broken.
+    Cutting,
+}
+
+impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
+    /// A server without a listener, which `stop` can stop.
+    ///
+    /// # Errors
+    /// The ring refuses its first submission.
+    pub fn new(mut ring: R, limits: Limits, stop: Stop) -> io::Result<Proactor<R, P>> {
+        ring.submit(Op::Wake { fd: stop.as_fd() })?;
+        Ok(Proactor {
+            ring,
+            peers: Peers::new(),
+            listeners: Vec::new(),
+            parked: VecDeque::new(),
+            limits,
+            stop,
+            stage: Stage::Serving,
+            accept_at: None,
+            counters: Counters::default(),
+        })
+    }
+
+    /// Serves `protocol` to whoever connects to `fd`, a listening socket. Each listener is a room
+    /// of its own.
+    pub fn listen(&mut self, fd: OwnedFd, protocol: P) {
+        self.listeners.push(Listener { fd: Some(fd), protocol, accepting: InFlight::No });
+    }
+
+    /// Turns until it is stopped.
+    ///
+    /// # Errors
+    /// The ring as a whole fails.
+    pub fn run(&mut self) -> io::Result<Ended> {
+        loop {
+            if let Some(ended) = self.turn()? {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// One turn: submit what was issued, sleep until something completes, resume whom it concerns.
+    ///
+    /// # Errors
+    /// The ring as a whole fails.
+    pub fn turn(&mut self) -> io::Result<Option<Ended>> {
+        self.arm_accepts()?;
+        let wait = self.wait();
+        let entered = self.ring.enter(wait)?;
+        self.counters.turns += 1;
+        self.counters.submitted += u64::from(entered.submitted);
+        self.counters.overflows += u64::from(entered.overflow);
+        while let Some(completion) = self.ring.next() {
+            self.counters.completed += 1;
+            if self.complete(completion)? {
+                return Ok(Some(Ended::AtOnce));
+            }
+        }
+        self.resume_ready()?;
+        Ok(self.is_drained().then_some(Ended::Drained))
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> Counters {
+        Counters { evicted: self.peers.evicted(), ..self.counters }
+    }
+
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Its ring.
+    pub fn ring(&self) -> &R {
+        &self.ring
+    }
+
+    /// Its ring, to play with.
+    pub fn ring_mut(&mut self) -> &mut R {
+        &mut self.ring
+    }
+
+    /// Steps whom a completion concerns. Submits nothing that is a connection's; answers whether
+    /// the server was asked to end at once.
+    fn complete(&mut self, completion: Completion) -> io::Result<bool> {
+        match completion {
+            Completion::Accept { listener, outcome, more } => {
+                self.accepted(listener, outcome, more)
+            }
+            Completion::Recv { conn, outcome, more } => self.received(conn, outcome, more),
+            Completion::Send { conn, outcome } => self.sent(conn, outcome),
+            Completion::Shutdown { conn } => {
+                self.update(conn, |flight| flight.shutting = false);
+                self.peers.shut_down(conn);
+            }
+            Completion::Close { conn } => self.closed(conn),
+            Completion::Cancel { target: Target::Recv(conn) | Target::Send(conn) } => {
+                self.update(conn, |flight| flight.cancels -= 1);
+                self.peers.mark(conn);
+            }
+            Completion::Cancel { target: Target::Accept(_) } | Completion::Aside => {}
+            Completion::Wake => return self.stop(),
+        }
+        Ok(false)
+    }
+
+    fn received(&mut self, conn: ConnId, outcome: Recv, more: bool) {
+        if !more {
+            self.update(conn, |flight| flight.receiving = InFlight::No);
+        }
+        match outcome {
+            Recv::Data(chunk) => {
+                self.counters.receives += 1;
+                self.counters.received_bytes += chunk.len() as u64;
+                self.peers.received(conn, chunk);
+            }
+            Recv::End => self.peers.ended(conn),
+            Recv::Starved => {
+                self.counters.starved += 1;
+                self.peers.starve(conn);
+            }
+            Recv::Cancelled => self.peers.mark(conn),
+            Recv::Failed(_) => self.peers.broken(conn),
+        }
+    }
+
+    fn sent(&mut self, conn: ConnId, outcome: Sent) {
+        self.update(conn, |flight| flight.sending = InFlight::No);
+        match outcome {
+            Sent::Bytes(n) => {
+                self.counters.sends += 1;
+                self.counters.sent_bytes += n as u64;
+                self.peers.sent(conn, n);
+            }
+            Sent::Cancelled => self.peers.mark(conn),
+            Sent::Failed(_) => self.peers.broken(conn),
+        }
+    }
+
+    fn closed(&mut self, conn: ConnId) {
+        self.peers.remove(conn).expect("a connection is closed once");
+        self.counters.closed += 1;
+        self.accept_at = None;
+        if let Some((listener, socket)) = self.parked.pop_front() {
+            self.open(listener, socket);
+        }
+    }
+
+    fn accepted(&mut self, listener: ListenerId, outcome: Accepted, more: bool) {
+        if !more {
+            self.listeners[listener.0 as usize].accepting = InFlight::No;
+        }
+        match outcome {
+            Accepted::Socket(socket) => {
+                self.counters.accepted += 1;
+                if self.has_room() {
+                    self.open(listener, socket);
+                } else {
+                    self.parked.push_back((listener, socket));
+                }
+            }
+            Accepted::Exhausted(error) => {
+                self.counters.refused += 1;
+                tracing::warn!(%error, connections = self.peers.len(), "cannot accept for now");
+                self.accept_at = Some(self.ring.now() + ACCEPT_PAUSE);
+            }
+            Accepted::Failed(error) => tracing::debug!(%error, "a connection was lost unaccepted"),
+            Accepted::Cancelled => {}
+        }
+    }
+
+    fn open(&mut self, listener: ListenerId, socket: Socket) {
+        let protocol = self.listeners[listener.0 as usize].protocol.clone();
+        let id = self.peers.open(protocol, Room(listener.0), Flight::new(socket));
+        if self.stage != Stage::Serving {
+            self.peers.get_mut(id).expect("just opened").connection.finish();
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.peers.len() < self.limits.connections
+    }
+
+    /// Arms the accepts that are wanted, and cancels those that are not.
+    fn arm_accepts(&mut self) -> io::Result<()> {
+        let wanted = self.stage == Stage::Serving && self.has_room() && self.accept_at.is_none();
+        for (at, listener) in self.listeners.iter_mut().enumerate() {
+            let Some(fd) = &listener.fd else { continue };
+            let id = ListenerId(at as u16);
+            match listener.accepting {
+                InFlight::No if wanted => {
+                    listener.accepting = InFlight::Yes;
+                    self.ring.submit(Op::Accept { listener: id, fd: fd.as_fd() })?;
+                }
+                // Closed only now: an accept in flight would have kept the socket listening.
+                InFlight::No if self.stage != Stage::Serving => listener.fd = None,
+                InFlight::Yes if !wanted => {
+                    listener.accepting = InFlight::Cancelling;
+                    self.ring.submit(Op::Cancel { target: Target::Accept(id) })?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// How long this turn may sleep. What is due by the clock is done on the way.
+    fn wait(&mut self) -> Wait {
+        let ring = &self.ring;
+        let timer = self.peers.tick(|| ring.now());
+        let drain = match self.stage {
+            Stage::Draining(until) => Some(until),
+            Stage::Serving | Stage::Cutting => None,
+        };
+        let Some(due) = [timer, drain, self.accept_at].into_iter().flatten().min() else {
+            return if self.peers.has_marked() { Wait::No } else { Wait::Completion };
+        };
+        let now = self.ring.now();
+        self.accept_at = self.accept_at.filter(|&at| at > now);
+        if drain.is_some_and(|until| until <= now) {
+            self.cut();
+        }
+        if self.peers.has_marked() || due <= now { Wait::No } else { Wait::Until(due) }
+    }
+
+    fn resume_ready(&mut self) -> io::Result<()> {
+        let pool = self.ring.pool();
+        self.peers.feed(|size| {
+            let size = pool.clamp(size);
+            pool.idle(size) + pool.lent(size)
+        });
+        self.peers.begin();
+        while let Some(ready) = self.peers.next_ready() {
+            resume(&mut self.ring, ready)?;
+        }
+        Ok(())
+    }
+
+    /// Somebody asked it to stop: the first time it drains.
+    fn stop(&mut self) -> io::Result<bool> {
+        let asked = self.stop.take();
+        let again = self.stage != Stage::Serving;
+        if asked > 1 || (asked == 1 && again) {
+            return Ok(true);
+        }
+        if asked == 1 {
+            self.stage = Stage::Draining(self.ring.now() + self.limits.drain);
+            while let Some((listener, socket)) = self.parked.pop_front() {
+                self.open(listener, socket);
+            }
+            self.peers.finish_all();
+        }
+        self.ring.submit(Op::Wake { fd: self.stop.as_fd() })?;
+        Ok(false)
+    }
+
+    fn cut(&mut self) {
+        self.stage = Stage::Cutting;
+        self.counters.cut = self.peers.len() as u64;
+        self.peers.break_all();
+    }
+
+    fn is_drained(&self) -> bool {
+        self.stage != Stage::Serving
+            && self.peers.is_empty()
+            && self.listeners.iter().all(|listener| listener.accepting == InFlight::No)
+    }
+
+    fn update(&mut self, conn: ConnId, change: impl FnOnce(&mut Flight)) {
+        if let Some(peer) = self.peers.get_mut(conn) {
+            change(&mut peer.driver);
+        }
+    }
+}
+
+impl Flight {
+    fn new(socket: Socket) -> Flight {
+        Flight {
+            socket,
+            receiving: InFlight::No,
+            size: Size::SMALLEST,
+            sending: InFlight::No,
+            shutting: false,
+            cancels: 0,
+            closing: false,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.receiving == InFlight::No
+            && self.sending == InFlight::No
+            && !self.shutting
+            && self.cancels == 0
+            && !self.closing
+    }
+}
+
+/// Issues the difference between what a connection wants and what it has in flight.
+fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io::Result<()> {
+    let Ready { id: conn, peer, wants_recv } = ready;
+    let (connection, flight) = (&peer.connection, &mut peer.driver);
+    let socket = flight.socket;
+
+    match flight.sending {
+        InFlight::No if !connection.outgoing().is_empty() => {
+            flight.sending = InFlight::Yes;
+            ring.submit(Op::Send { conn, socket, queue: connection.outgoing() })?;
+        }
+        InFlight::Yes if connection.is_broken() => {
+            flight.sending = InFlight::Cancelling;
+            flight.cancels += 1;
+            ring.submit(Op::Cancel { target: Target::Send(conn) })?;
+        }
+        _ => {}
+    }
+    let size = ring.pool().clamp(connection.appetite());
+    match flight.receiving {
+        InFlight::No if wants_recv => {
+            (flight.receiving, flight.size) = (InFlight::Yes, size);
+            ring.submit(Op::Recv { conn, socket, size })?;
+        }
+        InFlight::Yes if !wants_recv || flight.size != size => {
+            flight.receiving = InFlight::Cancelling;
+            flight.cancels += 1;
+            ring.submit(Op::Cancel { target: Target::Recv(conn) })?;
+        }
+        _ => {}
+    }
+    if connection.wants_shutdown() && !flight.shutting {
+        flight.shutting = true;
+        ring.submit(Op::Shutdown { conn, socket })?;
+    }
+    if connection.is_finished() && flight.is_empty() {
+        flight.closing = true;
+        ring.submit(Op::Close { conn, socket })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Readiness: asking which sockets *may* proceed, and then doing it oneself.
+//!
+//! The contract of readiness, which holds for every [`Selector`] here:
+//!
+//! * **A report is a hint.** A socket reported ready may turn out not to be; the call that finds
+//!   out answers `WouldBlock`, and that is no error.
+//! * **Level**-triggered selectors report a socket as long as it is ready. What is not wanted must
+//!   be taken out of the interest, or the loop spins.
+//! * **Edge**-triggered selectors report a socket when it *becomes* ready. Whoever stops before
+//!   `WouldBlock` (or, on a stream, before a call that moved less than it was given room for)
+//!   must remember that it is still ready, for he will not be told again.
+//! * An error or a hang-up is reported as both readable and writable: the next call finds it.
+
+mod epoll;
+mod poll;
+mod select;
+
+pub use epoll::{Epoll, Trigger};
+pub use poll::Poll;
+pub use select::Select;
+
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// What a registered descriptor is known by; the caller's choice, reported back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key(pub u64);
+
+/// What is asked of a descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Interest {
+    /// Whether it may be read from.
+    pub readable: bool,
+    /// Whether it may be written to.
+    pub writable: bool,
+}
+
+impl Interest {
+    /// Neither: only errors and hang-ups are reported.
+    pub const NONE: Interest = Interest { readable: false, writable: false };
+    /// Reading.
+    pub const READ: Interest = Interest { readable: true, writable: false };
+    /// Writing.
+    pub const WRITE: Interest = Interest { readable: false, writable: true };
+    /// Both.
+    pub const BOTH: Interest = Interest { readable: true, writable: true };
+}
+
+impl fmt::Debug for Interest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.readable, self.writable) {
+            (false, false) => "none",
+            (true, false) => "read",
+            (false, true) => "write",
+            (true, true) => "read|write",
+        })
+    }
+}
+
+/// What is reported of a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    /// Which.
+    pub key: Key,
+    /// It may be read from: bytes, the peer's end, or an error.
+    pub readable: bool,
+    /// It may be written to, or has an error.
+    pub writable: bool,
+    /// The peer has ended or reset: a read that comes back short is not the last one.
+    pub hung_up: bool,
+}
+
+/// Reports which descriptors are ready.
+pub trait Selector {
+    /// Whether it reports edges: a descriptor only when it becomes ready. A caller then registers
+    /// [`Interest::BOTH`] once and never modifies it.
+    fn is_edge_triggered(&self) -> bool;
+
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// The descriptor is watched already, or cannot be; the message says why.
+    fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()>;
+
+    /// Changes what is asked.
+    ///
+    /// # Errors
+    /// The descriptor is not watched.
+    fn modify(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()>;
+
+    /// Ceases to watch. To be called before the descriptor is closed.
+    ///
+    /// # Errors
+    /// The descriptor is not watched.
+    fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Waits until something is ready, a signal comes, or `timeout` has passed (`None`: never), and
+    /// adds what is ready to `ready`. A timeout is rounded up, so that waiting for a moment does
+    /// not become a busy loop just before it. A signal is no error: nothing is ready.
+    ///
+    /// # Errors
+    /// The selector itself is broken.
+    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()>;
+}
