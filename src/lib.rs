@@ -32,4 +32,6 @@ pub mod os;
 pub mod peers;
 pub mod proactor;
 pub mod protocol;
+pub mod reactor;
 pub mod ring;
+pub mod selector;

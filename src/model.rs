@@ -11,8 +11,10 @@ use crate::limits::{Ended, Limits};
 use crate::os::Stop;
 use crate::proactor::Proactor;
 use crate::protocol::Any;
+use crate::reactor::Reactor;
 use crate::ring::kernel::{Kernel, Refusal, Version};
 use crate::ring::{Config, Uring};
+use crate::selector::{Epoll, Poll, Select, Selector, Trigger};
 
 /// A way to wait for many sockets at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -156,8 +158,25 @@ pub fn serve(
             ready();
             Ok((proactor.run()?, proactor.counters()))
         }
-        _ => todo!(),
+        Model::Epoll => serve_ready(Epoll::new(Trigger::Level)?, service, ready),
+        Model::EpollEt => serve_ready(Epoll::new(Trigger::Edge)?, service, ready),
+        Model::Poll => serve_ready(Poll::new(), service, ready),
+        Model::Select => serve_ready(Select::new(), service, ready),
     }
+}
+
+fn serve_ready<S: Selector>(
+    selector: S,
+    service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let Service { listeners, buffers, limits, stop } = service;
+    let mut reactor = Reactor::new(selector, Pool::new(&buffers)?, limits, stop)?;
+    for (fd, protocol) in listeners {
+        reactor.listen(fd, protocol)?;
+    }
+    ready();
+    Ok((reactor.run()?, reactor.counters()))
 }
 
 #[cfg(test)]
