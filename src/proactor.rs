@@ -54,6 +54,8 @@ struct Listener<P> {
     /// What each connection begins as.
     protocol: P,
     accepting: InFlight,
+    /// True while a cancel of its accept has not completed.
+    cancelling: bool,
 }
 
 /// A connection's socket and its operations in flight.
@@ -112,7 +114,8 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     /// Serves `protocol` to whoever connects to `fd`, a listening socket. Each listener is a room
     /// of its own.
     pub fn listen(&mut self, fd: OwnedFd, protocol: P) {
-        self.listeners.push(Listener { fd: Some(fd), protocol, accepting: InFlight::No });
+        let accepting = InFlight::No;
+        self.listeners.push(Listener { fd: Some(fd), protocol, accepting, cancelling: false });
     }
 
     /// Turns until it is stopped.
@@ -187,7 +190,10 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 self.update(conn, |flight| flight.cancels -= 1);
                 self.peers.mark(conn);
             }
-            Completion::Cancel { target: Target::Accept(_) } | Completion::Aside => {}
+            Completion::Cancel { target: Target::Accept(listener) } => {
+                self.listeners[listener.0 as usize].cancelling = false;
+            }
+            Completion::Aside => {}
             Completion::Wake => return self.stop(),
         }
         Ok(false)
@@ -277,6 +283,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             let Some(fd) = &listener.fd else { continue };
             let id = ListenerId(at as u16);
             match listener.accepting {
+                _ if listener.cancelling => {}
                 InFlight::No if wanted => {
                     listener.accepting = InFlight::Yes;
                     self.ring.submit(Op::Accept { listener: id, fd: fd.as_fd() })?;
@@ -285,6 +292,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 InFlight::No if self.stage != Stage::Serving => listener.fd = None,
                 InFlight::Yes if !wanted => {
                     listener.accepting = InFlight::Cancelling;
+                    listener.cancelling = true;
                     self.ring.submit(Op::Cancel { target: Target::Accept(id) })?;
                 }
                 _ => {}
@@ -356,13 +364,19 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     fn is_drained(&self) -> bool {
         self.stage != Stage::Serving
             && self.peers.is_empty()
-            && self.listeners.iter().all(|listener| listener.accepting == InFlight::No)
+            && self.listeners.iter().all(Listener::is_idle)
     }
 
     fn update(&mut self, conn: ConnId, change: impl FnOnce(&mut Flight)) {
         if let Some(peer) = self.peers.get_mut(conn) {
             change(&mut peer.driver);
         }
+    }
+}
+
+impl<P> Listener<P> {
+    fn is_idle(&self) -> bool {
+        self.accepting == InFlight::No && !self.cancelling
     }
 }
 
@@ -417,6 +431,7 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io
     }
     let size = ring.pool().clamp(connection.appetite());
     match flight.receiving {
+        InFlight::No if wants_recv && flight.cancels > 0 => {} // Resumed again when it is answered.
         InFlight::No if wants_recv && ring.lacks_buffer(size) => resumed = Resumed::Starved,
         InFlight::No if wants_recv => {
             (flight.receiving, flight.size) = (InFlight::Yes, size);
