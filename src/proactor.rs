@@ -267,13 +267,16 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     fn open(&mut self, listener: ListenerId, socket: Socket) {
         let protocol = self.listeners[listener.0 as usize].protocol.clone();
         let id = self.peers.open(protocol, Room(listener.0), Flight::new(socket));
-        if self.stage != Stage::Serving {
-            self.peers.get_mut(id).expect("just opened").connection.finish();
+        match self.stage {
+            Stage::Serving => {}
+            Stage::Draining(_) => self.peers.get_mut(id).expect("just opened").connection.finish(),
+            Stage::Cutting => self.peers.broken(id),
         }
     }
 
+    /// Whether who was accepted is taken in at once. When the server ends all are: to be told.
     fn has_room(&self) -> bool {
-        self.peers.len() < self.limits.connections
+        self.peers.len() < self.limits.connections || self.stage != Stage::Serving
     }
 
     /// Arms the accepts that are wanted, and cancels those that are not.
