@@ -19,7 +19,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::buffer::{Chunk, Size};
+use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::connection::Connection;
 use crate::keys::{ConnId, Keys};
@@ -218,21 +218,18 @@ impl<P: Protocol, D> Peers<P, D> {
         ids.into_iter().for_each(|id| self.broken(id));
     }
 
-    /// Lets those who starve try again: of each size as many, longest waiting first, as
-    /// `available` says that there are buffers.
-    pub fn feed(&mut self, available: impl Fn(Size) -> usize) {
-        let mut fed = 0;
-        while let Some(&id) = self.starved.front() {
+    /// Lets those who starve try again, longest waiting first: as many as there are `buffers`, of
+    /// whatever size. Nobody waits while there is one.
+    pub fn feed(&mut self, mut buffers: usize) {
+        while buffers > 0
+            && let Some(id) = self.starved.pop_front()
+        {
             if let Some(peer) = self.keys.get_mut(id).filter(|peer| peer.starved) {
-                if available(peer.connection.appetite()) <= fed {
-                    return;
-                }
-                fed += 1;
+                buffers -= 1;
                 self.starving -= 1;
                 peer.starved = false;
                 mark(peer, id, &mut self.marked);
             }
-            self.starved.pop_front();
         }
     }
 
@@ -422,7 +419,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::buffer::{Pool, Shape};
+    use crate::buffer::{Pool, Shape, Size};
     use crate::connection::{HARD, HIGH, LOW};
     use crate::protocol::Chat;
 
@@ -565,10 +562,14 @@ mod tests {
         let (mut peers, [idler, starved]) = chat();
         peers.get_mut(idler).unwrap().connection.deliver(pooled(&pool));
         peers.starve(idler);
-        (10..15).for_each(|second| drop(peers.tick(at(second))));
+        for second in 10..15 {
+            peers.tick(at(second));
+        }
         assert!(!peers.get_mut(idler).unwrap().connection.is_broken());
         peers.starve(starved);
-        (15..18).for_each(|second| drop(peers.tick(at(second))));
+        for second in 15..18 {
+            peers.tick(at(second));
+        }
         assert!(peers.get_mut(idler).unwrap().connection.is_broken());
     }
 
@@ -585,15 +586,15 @@ mod tests {
     #[test]
     fn the_starved_are_fed_in_order_and_only_as_many_as_there_are_buffers() {
         let (mut peers, [a, b, c]) = chat();
-        [a, b, c].map(|id| peers.starve(id));
+        [a, b, c].into_iter().for_each(|id| peers.starve(id));
         peers.starve(b); // twice is once
         assert!(turn(&mut peers).iter().all(|&(_, wants_recv)| !wants_recv));
-        peers.feed(|_| 0);
+        peers.feed(0);
         assert_eq!(turn(&mut peers), []);
         peers.remove(a);
-        peers.feed(|_| 1);
+        peers.feed(1);
         assert_eq!(turn(&mut peers), [(b, true)]);
-        peers.feed(|_| 5);
+        peers.feed(5);
         assert_eq!(turn(&mut peers), [(c, true)]);
     }
 

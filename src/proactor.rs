@@ -63,8 +63,8 @@ struct Listener<P> {
 pub struct Flight {
     socket: Socket,
     receiving: InFlight,
-    /// The size that the receive in flight asks for.
-    size: Size,
+    /// The size that the connection would have had when the receive in flight was issued.
+    appetite: Size,
     sending: InFlight,
     shutting: bool,
     /// Cancels that have not completed.
@@ -324,11 +324,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     }
 
     fn resume_ready(&mut self) -> io::Result<()> {
-        let pool = self.ring.pool();
-        self.peers.feed(|size| {
-            let size = pool.clamp(size);
-            pool.idle(size) + pool.lent(size)
-        });
+        self.peers.feed(self.ring.pool().unfilled());
         self.peers.begin();
         while let Some(ready) = self.peers.next_ready() {
             let conn = ready.id;
@@ -388,7 +384,7 @@ impl Flight {
         Flight {
             socket,
             receiving: InFlight::No,
-            size: Size::SMALLEST,
+            appetite: Size::SMALLEST,
             sending: InFlight::No,
             shutting: false,
             cancels: 0,
@@ -432,15 +428,16 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io
         }
         _ => {}
     }
-    let size = ring.pool().clamp(connection.appetite());
+    let appetite = ring.pool().clamp(connection.appetite());
     match flight.receiving {
         InFlight::No if wants_recv && flight.cancels > 0 => {} // Resumed again when it is answered.
-        InFlight::No if wants_recv && ring.lacks_buffer(size) => resumed = Resumed::Starved,
+        InFlight::No if wants_recv && ring.lacks_buffer(appetite) => resumed = Resumed::Starved,
         InFlight::No if wants_recv => {
-            (flight.receiving, flight.size) = (InFlight::Yes, size);
+            (flight.receiving, flight.appetite) = (InFlight::Yes, appetite);
+            let size = ring.pool().nearest(appetite);
             ring.submit(Op::Recv { conn, socket, size })?;
         }
-        InFlight::Yes if !wants_recv || flight.size != size => {
+        InFlight::Yes if !wants_recv || flight.appetite != appetite => {
             flight.receiving = InFlight::Cancelling;
             flight.cancels += 1;
             ring.submit(Op::Cancel { target: Target::Recv(conn) })?;
