@@ -28,4 +28,5 @@ pub mod os;
 pub mod peers;
 pub mod proactor;
 pub mod protocol;
+pub mod report;
 pub mod ring;
