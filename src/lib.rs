@@ -21,6 +21,7 @@
 
 pub mod buffer;
 pub mod clock;
+pub mod compare;
 pub mod connection;
 pub mod counters;
 pub mod keys;
