@@ -7,7 +7,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::load::number;
@@ -23,8 +22,8 @@ use crate::report::units;
 /// holds connections to all of them and drives one at a time in slices of 40 ms, so that a model
 /// and epoll, which it is compared with, are measured within a moment of each other. Every reply is
 /// verified; one wrong byte voids the run.
-#[derive(Debug, Clone, Args)]
-pub struct CompareArgs {
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Args {
     /// The models to compare with epoll, separated by commas
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_values_t = MODELS.map(str::to_owned))]
     models: Vec<String>,
@@ -74,12 +73,12 @@ pub struct CompareArgs {
     json: Option<PathBuf>,
 }
 
-impl CompareArgs {
+impl Args {
     /// Runs it, and prints what came of it on standard output.
     ///
     /// # Errors
     /// The baseline cannot run, a reply was wrong, or the result cannot be written.
-    pub fn run(&self) -> anyhow::Result<()> {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
         let plan = self.plan()?;
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let recipe = |model: &str| {

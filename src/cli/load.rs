@@ -4,13 +4,11 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::address::Address;
 use crate::load::summary::Summary;
-use crate::load::{
-    Address, CONNECTIONS_MAX, DEPTH_MAX, Load, Options, SIZE_MAX, Shape, Slice, WireChoice,
-};
+use crate::load::{CONNECTIONS_MAX, DEPTH_MAX, Load, Options, SIZE_MAX, Shape, Slice, WireChoice};
 use crate::os::{self, Stop};
 use crate::report::units;
 
@@ -19,8 +17,8 @@ use crate::report::units;
 /// A closed loop: each connection sends its next message when a reply has come back, so what is
 /// measured is the server's ceiling. The latencies are service times; they do not show how long a
 /// message would have waited at a fixed rate.
-#[derive(Debug, Clone, Args)]
-pub struct LoadArgs {
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Args {
     /// Where the server listens: 127.0.0.1:7000, [::1]:7000 or unix:PATH
     #[arg(value_name = "ADDR", required_unless_present = "address")]
     addr: Option<Address>,
@@ -74,12 +72,12 @@ pub(super) fn number(max: usize) -> clap::builder::RangedU64ValueParser {
     clap::builder::RangedU64ValueParser::new().range(1..=max as u64)
 }
 
-impl LoadArgs {
+impl Args {
     /// Runs it, and prints what came of it on standard output.
     ///
     /// # Errors
     /// The server cannot be reached, or a reply was wrong, late or missing: the first of these.
-    pub fn run(&self) -> anyhow::Result<()> {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
         let address = self.addr.as_ref().or(self.address.as_ref()).context("no address")?;
         let shape = Shape {
             connections: self.connections as usize,

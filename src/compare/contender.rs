@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::Address;
 use crate::counters::Counters;
-use crate::load::Address;
 use crate::os::{self, CpuClock};
 
 /// The schema of the line in which a server tells its counters.
@@ -88,7 +88,7 @@ impl Server {
         let log = Some(thread::spawn(move || last_lines(errors)));
         let address = Address::Unix(std::path::PathBuf::new());
         let mut server = Server { child, lines, log, address, about: String::new() };
-        match server.await_line(|line| parse_listening(line)) {
+        match server.await_line(parse_listening) {
             Ok((address, about)) => {
                 server.address = address;
                 server.about = about;
@@ -156,7 +156,7 @@ impl Server {
         let log = self.log.take().and_then(|log| log.join().ok()).unwrap_or_default();
         let last = log.iter().rev().map(|line| line.trim()).find(|line| !line.is_empty());
         Refusal(match (last, status) {
-            (Some(line), _) => line.to_owned(),
+            (Some(line), _) => line.strip_prefix("error: ").unwrap_or(line).to_owned(),
             (None, Ok(status)) => format!("ended without a word: {status}"),
             (None, Err(error)) => format!("ended without a word: {error}"),
         })
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn a_server_that_cannot_run_says_why() {
         let refusal =
-            Server::start(shell("echo starting >&2; echo 'no such model: x' >&2; exit 2"));
+            Server::start(shell("echo starting >&2; echo 'error: no such model: x' >&2; exit 2"));
         assert_eq!(refusal.expect_err("it exits"), Refusal("no such model: x".to_owned()));
         let refusal = Server::start(shell("exit 3")).expect_err("it exits").to_string();
         assert_eq!(refusal, "ended without a word: exit status: 3");

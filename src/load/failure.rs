@@ -5,8 +5,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use super::Address;
 use super::pattern::Mismatch;
+use crate::address::Address;
 use crate::report::units;
 
 /// Why a run is void. Connections count from 0, offsets are bytes of the connection's stream.

@@ -28,7 +28,6 @@ mod wire_uring;
 pub use crowd::Shape;
 pub use failure::Failure;
 pub use pattern::Mismatch;
-pub use socket::{Address, NoAddress};
 
 use std::fmt;
 use std::io;
@@ -37,6 +36,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::address::Address;
 use crate::os::{self, CpuClock};
 use crate::report::Latencies;
 use crowd::Crowd;
