@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -119,6 +120,12 @@ impl Server {
         CpuClock::of_process(self.child.id())
     }
 
+    /// For how long its (first) thread was ready to run while something else had the CPU. `None`
+    /// where the kernel does not tell.
+    pub fn waited(&self) -> Option<Duration> {
+        parse_waited(&fs::read_to_string(format!("/proc/{}/schedstat", self.child.id())).ok()?)
+    }
+
     /// Asks it to end and takes what it has counted.
     ///
     /// # Errors
@@ -193,6 +200,12 @@ fn parse_listening(line: &str) -> Option<(Address, String)> {
     Some((address.parse().ok()?, about.to_owned()))
 }
 
+/// Reads `on-CPU-ns waited-ns slices`.
+fn parse_waited(schedstat: &str) -> Option<Duration> {
+    let nanos = schedstat.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Duration::from_nanos(nanos))
+}
+
 fn last_lines(from: Option<impl Read>) -> VecDeque<String> {
     let mut kept = VecDeque::with_capacity(LOG_LINES);
     let lines = from.into_iter().flat_map(|from| BufReader::new(from).lines());
@@ -227,6 +240,12 @@ mod tests {
         assert!(parse_listening("listening on 127.0.0.1:1").is_some());
         assert!(parse_listening("running 1 test").is_none());
         assert!(parse_listening("listening on nothing at all").is_none());
+    }
+
+    #[test]
+    fn the_time_it_waited_for_a_cpu_is_in_schedstat() {
+        assert_eq!(parse_waited("123 4567 89\n"), Some(Duration::from_nanos(4567)));
+        assert_eq!(parse_waited("123"), None);
     }
 
     #[test]

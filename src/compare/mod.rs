@@ -396,12 +396,16 @@ impl Arena for Stage {
         let (before, began) = at_rest(stand.clock).map_err(&read)?;
         let between = began.since(stand.at).as_secs_f64();
         let unasked = before.saturating_sub(stand.cpu).as_secs_f64();
+        let waited = || stand.server.as_ref().and_then(Server::waited).unwrap_or_default();
+        let waited_before = waited();
         let slice = stand.load.run_for(span)?;
         let (after, at) = at_rest(stand.clock).map_err(&read)?;
+        let server_waited = waited().saturating_sub(waited_before);
         (stand.cpu, stand.at) = (after, at);
         Ok(Sample {
             slice,
             server_cpu: after.saturating_sub(before),
+            server_waited,
             server_idle_cpu_share: if between > 0.0 { unasked / between } else { 0.0 },
         })
     }

@@ -43,6 +43,10 @@ pub struct Sample {
     /// CPU time of the server's process, all threads.
     #[serde(rename = "server_cpu_ns", serialize_with = "nanos")]
     pub server_cpu: Duration,
+    /// How long the server was ready to run while something else had its CPU; zero where the kernel
+    /// does not tell.
+    #[serde(rename = "server_waited_ns", serialize_with = "nanos")]
+    pub server_waited: Duration,
     /// Of the time since its last slice, the share for which the server had used a CPU though
     /// nobody asked anything of it.
     pub server_idle_cpu_share: f64,
@@ -66,6 +70,16 @@ impl Sample {
     /// Of the slice, how much the server was on a CPU.
     pub fn server_busy(&self) -> f64 {
         self.server_cpu.as_secs_f64() / self.slice.wall.as_secs_f64().max(1e-9)
+    }
+
+    /// Of the slice, how much the server waited for a CPU that something else had.
+    pub fn server_crowded(&self) -> f64 {
+        self.server_waited.as_secs_f64() / self.slice.wall.as_secs_f64().max(1e-9)
+    }
+
+    /// Of the slice, how much the server had something to do.
+    pub fn server_wanted(&self) -> f64 {
+        self.server_busy() + self.server_crowded()
     }
 }
 
@@ -246,9 +260,16 @@ mod tests {
             self.now = self.now + span;
             let pace = if self.slices.len() > 20 { 2 } else { 1 };
             let messages = pace * 1000 * (entrant as u64 + 1);
-            let slice =
-                Slice { messages, bytes: messages, wall: span, cpu: span, idle: Duration::ZERO };
-            Ok(Sample { slice, server_cpu: span, server_idle_cpu_share: 0.0 })
+            let slice = Slice {
+                messages,
+                bytes: messages,
+                wall: span,
+                cpu: span,
+                idle: Duration::ZERO,
+                backlog: 0.1,
+            };
+            let server_waited = Duration::ZERO;
+            Ok(Sample { slice, server_cpu: span, server_waited, server_idle_cpu_share: 0.0 })
         }
 
         fn steal(&mut self) -> Option<f64> {

@@ -9,10 +9,13 @@ use super::{Heat, Outcome};
 use crate::load::Shape;
 use crate::report::{stats, units};
 
-/// A server less busy than this in its median slice was not at its limit: it waited for the client.
+/// A server that had less to do than this in its median slice was not at its limit: it waited for the
+/// client.
 const SATURATED: f64 = 0.90;
 /// A server that uses more of a CPU than this while nobody asks anything of it spins.
 const SPINNING: f64 = 0.05;
+/// A server that waited longer than this for its CPU in the median slice was disturbed.
+const CROWDED: f64 = 0.05;
 /// The host took more than this from a round that is disturbed, …
 const STEAL_MAX: f64 = 0.02;
 /// … and more than this share of disturbed rounds makes all of them worthless.
@@ -54,6 +57,8 @@ pub struct Measured {
     pub cpu_finding: Option<Finding>,
     /// The share of the median slice for which the server was on a CPU.
     pub server_busy: f64,
+    /// The share of the median slice for which it waited for a CPU that something else had.
+    pub server_crowded: f64,
     /// The share of the median slice for which the client had something to do.
     pub client_busy: f64,
     /// The server was not kept busy: `rate` is what the client asked of it, at least.
@@ -141,7 +146,6 @@ fn measured(samples: &[Sample], rates: &[f64], cpus: &[f64], server: &Outcome) -
     let median = |of: fn(&Sample) -> f64| -> Option<f64> {
         stats::median(&samples.iter().map(of).collect::<Vec<f64>>())
     };
-    let server_busy = median(Sample::server_busy)?;
     let calls = server.stats.as_ref().map(|stats| stats.counters.calls as f64);
     Some(Measured {
         slices: samples.len(),
@@ -151,9 +155,10 @@ fn measured(samples: &[Sample], rates: &[f64], cpus: &[f64], server: &Outcome) -
         cpu_ratio: Ratio::of(cpus),
         rate_finding: None,
         cpu_finding: None,
-        server_busy,
+        server_busy: median(Sample::server_busy)?,
+        server_crowded: median(Sample::server_crowded)?,
         client_busy: median(|sample| sample.slice.busy())?,
-        is_client_bound: server_busy < SATURATED,
+        is_client_bound: median(Sample::server_wanted)? < SATURATED,
         is_spinning: median(|sample| sample.server_idle_cpu_share)? > SPINNING,
         calls_per_message: calls.map(|calls| calls / server.messages.max(1) as f64),
     })
@@ -206,6 +211,14 @@ impl Heat {
             let rows = self.rows.iter().filter(|row| row.measured.as_ref().is_some_and(is));
             rows.map(|row| row.name.as_str()).collect()
         };
+        let crowded = of(|row| row.server_crowded > CROWDED);
+        if !crowded.is_empty() {
+            warnings.push(format!(
+                "{load} something else ran on the servers' CPU while they had work to do ({}): their \
+                 msg/s are what was left to them. Let nothing else run.",
+                crowded.join(", ")
+            ));
+        }
         let bound = of(|row| row.is_client_bound);
         if !bound.is_empty() {
             warnings.push(format!(

@@ -16,8 +16,10 @@ const SHAPE: Shape = Shape { connections: 64, size: 64, depth: 1 };
 fn sample(rate: f64, busy: f64) -> Sample {
     let wall = Duration::from_millis(40);
     let messages = (rate * wall.as_secs_f64()).round() as u64;
-    let slice = Slice { messages, bytes: messages * 64, wall, cpu: wall, idle: wall / 2 };
-    Sample { slice, server_cpu: wall.mul_f64(busy), server_idle_cpu_share: 0.0 }
+    let bytes = messages * 64;
+    let slice = Slice { messages, bytes, wall, cpu: wall, idle: wall / 2, backlog: 0.1 };
+    let server_cpu = wall.mul_f64(busy);
+    Sample { slice, server_cpu, server_waited: Duration::ZERO, server_idle_cpu_share: 0.0 }
 }
 
 /// Rounds in which the baseline makes 100,000 messages a second, within 1 %, and each challenger
@@ -133,6 +135,22 @@ fn a_server_that_was_not_busy_is_client_bound() {
     assert!(
         heat.warnings().iter().any(|text| text.contains("did not keep every server busy (uring)"))
     );
+}
+
+#[test]
+fn a_server_that_waited_for_its_cpu_is_not_the_clients_fault() {
+    let entrants = plan(&["uring"]).entrants();
+    let mut rounds = rounds_of(20, &[(1.0, 1.0), (1.15, 0.8)], 0.0);
+    for turn in rounds.iter_mut().flat_map(|round| &mut round.turns) {
+        turn.sample.server_waited = turn.sample.slice.wall / 5;
+    }
+    let heat = summary::heat(SHAPE, entrants, rounds, vec![outcome(1); 3]);
+    let uring = heat.rows[2].measured.as_ref().expect("it was measured");
+    assert!(!uring.is_client_bound);
+    assert_eq!(uring.rate_finding, Some(Finding::Higher));
+    let warned =
+        heat.warnings().iter().any(|text| text.contains("something else ran on the servers' CPU"));
+    assert!(warned, "{:?}", heat.warnings());
 }
 
 #[test]

@@ -100,11 +100,20 @@ trait Wire: fmt::Debug {
     /// Sends what `conn` may send by now, unless it is being sent.
     fn send(&mut self, conn: usize, crowd: &mut Crowd) -> Result<(), Failure>;
 
-    /// Sends and receives what can be without waiting; answers whether anything was.
-    fn turn(&mut self, crowd: &mut Crowd) -> Result<bool, Failure>;
+    /// Sends and receives what can be without waiting; answers what there was.
+    fn turn(&mut self, crowd: &mut Crowd) -> Result<Found, Failure>;
 
     /// Ends our direction of every connection.
     fn finish(&mut self) -> io::Result<()>;
+}
+
+/// What a wire found in a turn.
+#[derive(Debug, Clone, Copy, Default)]
+struct Found {
+    /// Something was reported: the turn was not in vain.
+    anything: bool,
+    /// So many receives brought bytes.
+    receives: usize,
 }
 
 /// How a run is to be.
@@ -132,7 +141,7 @@ pub struct Load {
 }
 
 /// What was done in a stretch of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Slice {
     /// Messages sent, replied to, and verified.
     pub messages: u64,
@@ -147,6 +156,10 @@ pub struct Slice {
     /// How long the client looked and found nothing to do.
     #[serde(rename = "client_idle_ns", serialize_with = "as_nanos")]
     pub idle: Duration,
+    /// Of the connections, the share whose replies lay there when the client looked, on average of
+    /// the looks that found any. Near zero, messages spend their time at the server; near one, they
+    /// wait for the client.
+    pub backlog: f64,
 }
 
 /// A duration as whole nanoseconds.
@@ -268,7 +281,9 @@ impl Load {
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
             idle: Duration::ZERO,
+            backlog: 0.0,
         };
+        let (mut receives, mut looks) = (0, 0);
         let mut end = start + span;
         let mut tick = start + TICK;
         let mut now = start;
@@ -279,7 +294,9 @@ impl Load {
         loop {
             let found = wire.turn(crowd)?;
             let before = std::mem::replace(&mut now, os::now());
-            if !found {
+            receives += found.receives;
+            looks += usize::from(found.receives > 0);
+            if !found.anything {
                 slice.idle += now.since(before);
             }
             if now >= end {
@@ -302,6 +319,7 @@ impl Load {
         slice.messages = crowd.messages() - messages_before;
         slice.bytes = slice.messages * crowd.shape().size as u64;
         slice.wall = now.since(start);
+        slice.backlog = receives as f64 / (looks.max(1) * crowd.shape().connections) as f64;
         slice.cpu = cpu()?.saturating_sub(cpu_before);
         Ok(slice)
     }
@@ -316,7 +334,7 @@ impl Load {
         self.wire.finish().map_err(Failure::client("end its connections"))?;
         let start = os::now();
         while !self.crowd.is_parted() {
-            if !self.wire.turn(&mut self.crowd)? {
+            if !self.wire.turn(&mut self.crowd)?.anything {
                 std::thread::yield_now();
             }
             if os::now().since(start) > self.patience {

@@ -11,6 +11,9 @@ pub const SCHEMA: &str = "proactor.load/1";
 
 /// Busier than this, a client is the bottleneck.
 const BUSY: f64 = 0.95;
+/// With more of the connections' replies than this lying there at each look, messages wait for the
+/// client.
+const BEHIND: f64 = 0.50;
 /// With less of a CPU than this, a client was disturbed.
 const DISTURBED: f64 = 0.90;
 
@@ -117,9 +120,10 @@ impl Summary {
             (
                 "load generator",
                 format!(
-                    "busy {}, on a CPU {} of the time",
+                    "busy {}, on a CPU {} of the time, replies of {} of the connections waiting for it",
                     units::percent(self.client_busy),
-                    units::percent(slice.cpu_share())
+                    units::percent(slice.cpu_share()),
+                    units::percent(slice.backlog)
                 ),
             ),
         ];
@@ -136,11 +140,18 @@ impl Summary {
 /// What is to be said of a client, as advice.
 fn warnings(slice: &Slice) -> Vec<String> {
     let mut warnings = Vec::new();
-    if slice.busy() > BUSY {
+    let busy = units::percent(slice.busy());
+    if slice.busy() > BUSY && slice.backlog > BEHIND {
         warnings.push(format!(
-            "the load generator was the bottleneck ({} busy): these are its numbers, not the \
-             server's. Use --wire uring, fewer connections, or a second load generator.",
-            units::percent(slice.busy())
+            "the load generator was the bottleneck ({busy} busy, with replies of {} of the connections \
+             waiting for it): these are its numbers, not the server's. Use --wire uring, or a second \
+             load generator.",
+            units::percent(slice.backlog)
+        ));
+    } else if slice.busy() > BUSY {
+        warnings.push(format!(
+            "the load generator had no time to spare ({busy} busy): the server may be able to do more. \
+             See whether it slept, or use a second load generator."
         ));
     }
     if slice.cpu_share() < DISTURBED {
@@ -160,13 +171,14 @@ mod tests {
     use super::*;
     use crate::report::Latencies;
 
-    fn summary(idle_millis: u64, cpu_millis: u64) -> Summary {
+    fn summary(idle_millis: u64, cpu_millis: u64, backlog: f64) -> Summary {
         let slice = Slice {
             messages: 200_000,
             bytes: 12_800_000,
             wall: Duration::from_secs(2),
             cpu: Duration::from_millis(cpu_millis),
             idle: Duration::from_millis(idle_millis),
+            backlog,
         };
         let mut latencies = Latencies::new();
         for i in 1..=2000 {
@@ -199,25 +211,29 @@ rate                       100k msg/s, 6.40 MB/s each way, for 2.00 s
 replies                    200,000, every byte verified
 service time, closed loop  p50 1.00 ms   p90 1.80 ms   p99 1.98 ms   p99.9 –   max 2.00 ms
 messages per connection    3,100 to 3,150
-load generator             busy 60 %, on a CPU 100 % of the time
+load generator             busy 60 %, on a CPU 100 % of the time, replies of 20 % of the connections waiting for it
 ";
-        assert_eq!(summary(800, 1995).text(), expected);
+        assert_eq!(summary(800, 1995, 0.2).text(), expected);
     }
 
     #[test]
     fn a_client_that_was_the_bottleneck_says_so() {
-        let text = summary(40, 1995).text();
+        let text = summary(40, 1995, 0.7).text();
         assert!(
-            text.contains("Warning: the load generator was the bottleneck (98 % busy)"),
+            text.contains(
+                "Warning: the load generator was the bottleneck (98 % busy, with replies of 70 %"
+            ),
             "{text}"
         );
-        let text = summary(800, 1000).text();
+        let text = summary(40, 1995, 0.2).text();
+        assert!(text.contains("no time to spare (98 % busy)"), "{text}");
+        let text = summary(800, 1000, 0.2).text();
         assert!(text.contains("had a CPU only 50 % of the time"), "{text}");
     }
 
     #[test]
     fn the_json_names_its_schema_and_its_units() {
-        let json = serde_json::to_value(summary(800, 1995)).expect("it is plain data");
+        let json = serde_json::to_value(summary(800, 1995, 0.2)).expect("it is plain data");
         assert_eq!(json["schema"], "proactor.load/1");
         assert_eq!(json["wall_ns"], 2_000_000_000u64);
         assert_eq!(json["service_time"]["p99_9_ns"], serde_json::Value::Null);

@@ -6,10 +6,10 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::Wire;
 use super::crowd::{Crowd, Shape};
 use super::failure::Failure;
 use super::socket::Socket;
+use super::{Found, Wire};
 use crate::os;
 use crate::selector::{Epoll, Interest, Key, Ready, Selector, Trigger};
 
@@ -119,16 +119,17 @@ impl<S: Selector + std::fmt::Debug> Wire for ReadinessWire<S> {
         Ok(())
     }
 
-    fn turn(&mut self, crowd: &mut Crowd) -> Result<bool, Failure> {
+    fn turn(&mut self, crowd: &mut Crowd) -> Result<Found, Failure> {
         self.ready.clear();
         self.selector
             .wait(&mut self.ready, Some(Duration::ZERO))
             .map_err(Failure::client("ask its epoll"))?;
-        let found = !self.ready.is_empty();
+        let mut found = Found { anything: !self.ready.is_empty(), receives: 0 };
         for at in 0..self.ready.len() {
             let Ready { key, readable, writable, hung_up } = self.ready[at];
             let conn = key.0 as usize;
             if readable {
+                found.receives += 1;
                 self.receive(conn, hung_up, crowd)?;
             }
             self.lines[conn].writable |= writable;

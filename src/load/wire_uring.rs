@@ -25,10 +25,10 @@ use std::time::Duration;
 use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
-use super::Wire;
 use super::crowd::{Crowd, Shape};
 use super::failure::Failure;
 use super::socket::Socket;
+use super::{Found, Wire};
 use crate::os;
 
 const PAGE: usize = 4096;
@@ -149,12 +149,12 @@ impl UringWire {
         Ok(())
     }
 
-    /// Takes what has completed; answers how many completions that were.
-    fn reap(&mut self, crowd: &mut Crowd) -> Result<usize, Failure> {
+    /// Takes what has completed.
+    fn reap(&mut self, crowd: &mut Crowd) -> Result<Found, Failure> {
         let UringWire { ring, lines, provided, marked, in_flight, .. } = self;
-        let mut reaped = 0;
+        let mut found = Found::default();
         for cqe in ring.0.completion() {
-            reaped += 1;
+            found.anything = true;
             let conn = (cqe.user_data() & u64::from(u32::MAX)) as usize;
             let more = cqueue::more(cqe.flags());
             *in_flight -= usize::from(!more);
@@ -180,6 +180,7 @@ impl UringWire {
                     let id = id.expect("a receive names the provided buffer that it filled");
                     // SAFETY: a completion has just named this buffer: it is ours (rule 1).
                     let bytes = unsafe { provided.bytes(id, len as usize) };
+                    found.receives += 1;
                     crowd.received(conn, bytes, os::now())?;
                     // SAFETY: as before; `bytes` is not used after this.
                     unsafe { provided.give_back(id) };
@@ -190,7 +191,7 @@ impl UringWire {
             }
         }
         provided.publish();
-        Ok(reaped)
+        Ok(found)
     }
 
     /// Ends every operation that is in flight; answers whether that succeeded.
@@ -248,10 +249,10 @@ impl Wire for UringWire {
         unsafe { self.push(entry, Kind::Send, conn) }.map_err(Failure::client("submit to its ring"))
     }
 
-    fn turn(&mut self, crowd: &mut Crowd) -> Result<bool, Failure> {
+    fn turn(&mut self, crowd: &mut Crowd) -> Result<Found, Failure> {
         let client = Failure::client("enter its ring");
         self.ring.enter().map_err(&client)?;
-        let reaped = self.reap(crowd)?;
+        let found = self.reap(crowd)?;
         // Submitting may not mark anyone, so this comes to its end.
         for at in 0..self.marked.len() {
             let conn = self.marked[at];
@@ -260,7 +261,7 @@ impl Wire for UringWire {
             self.send(conn, crowd)?;
         }
         self.marked.clear();
-        Ok(reaped > 0)
+        Ok(found)
     }
 
     fn finish(&mut self) -> io::Result<()> {
