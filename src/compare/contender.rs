@@ -156,14 +156,15 @@ impl Server {
         }
     }
 
-    /// Why it ended: its last line on standard error, or else its exit status.
+    /// Why it ended: its last error, or last line at all, on standard error, or else its exit status.
     fn last_words(&mut self) -> Refusal {
         // Its standard output is closed: it is ending, or will not say more.
         let status = end(&mut self.child);
         let log = self.log.take().and_then(|log| log.join().ok()).unwrap_or_default();
-        let last = log.iter().rev().map(|line| line.trim()).find(|line| !line.is_empty());
-        Refusal(match (last, status) {
-            (Some(line), _) => line.strip_prefix("error: ").unwrap_or(line).to_owned(),
+        let mut lines = log.iter().rev().map(|line| line.trim()).filter(|line| !line.is_empty());
+        let error = lines.clone().find_map(|line| line.strip_prefix("error: "));
+        Refusal(match (error.or_else(|| lines.next()), status) {
+            (Some(line), _) => line.to_owned(),
             (None, Ok(status)) => format!("ended without a word: {status}"),
             (None, Err(error)) => format!("ended without a word: {error}"),
         })
@@ -250,8 +251,9 @@ mod tests {
 
     #[test]
     fn a_server_that_cannot_run_says_why() {
-        let refusal =
-            Server::start(shell("echo starting >&2; echo 'error: no such model: x' >&2; exit 2"));
+        let refusal = Server::start(shell(
+            "echo starting >&2; echo 'error: no such model: x' >&2; echo 'try --help' >&2; exit 2",
+        ));
         assert_eq!(refusal.expect_err("it exits"), Refusal("no such model: x".to_owned()));
         let refusal = Server::start(shell("exit 3")).expect_err("it exits").to_string();
         assert_eq!(refusal, "ended without a word: exit status: 3");
