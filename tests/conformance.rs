@@ -309,6 +309,9 @@ fn a_reset_in_mid_stream_concerns_nobody_else(model: Model) {
             if n % 2 == 0 {
                 client.hear(&bytes[..1]); // It is being answered.
             }
+            if n % 4 == 3 {
+                client.finish();
+            }
             client.reset();
         }
     });
@@ -534,7 +537,7 @@ fn lines_reach_all_others_whole_in_order_and_never_their_speaker(model: Model) {
     let mut says = [b'a', b'b', b'c'].map(|name| {
         let mut text = Vec::new();
         for _ in 0..400 {
-            let most = if random.next() % 50 == 0 { LINE_MAX - 1 } else { 100 };
+            let most = if random.next().is_multiple_of(50) { LINE_MAX - 1 } else { 100 };
             text.push(name);
             text.extend_from_slice(&random.line(most));
         }
