@@ -19,13 +19,19 @@
 //! [`connection`], [`ring`], [`proactor`], and [`ring::Uring`] with `kernel-notes.md` beside it.
 #![deny(unsafe_code)]
 
+pub mod address;
 pub mod buffer;
+pub mod cli;
 pub mod clock;
 pub mod connection;
 pub mod counters;
 pub mod keys;
+pub mod limits;
+pub mod model;
 pub mod os;
 pub mod peers;
 pub mod proactor;
 pub mod protocol;
+pub mod reactor;
 pub mod ring;
+pub mod selector;

@@ -1,2 +1,7 @@
 //! The io_uring server and the tools.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    proactor::cli::proactor()
+}

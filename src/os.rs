@@ -166,6 +166,222 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     Ok(())
 }
 
+// Sockets, without blocking.
+
+/// Accepts a connection, non-blocking and closed on exec.
+///
+/// # Errors
+/// `WouldBlock` if none waits; else accept4(2).
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (none, flags) = (std::ptr::null_mut(), libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC);
+    // The peer's address is not asked for: both pointers may be null.
+    let fd = syscall!(accept4(listener.as_raw_fd(), none, std::ptr::null_mut(), flags))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Receives into `buffer`; zero is the peer's end.
+///
+/// # Errors
+/// `WouldBlock` if nothing is there; else recv(2).
+pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // `buffer` is writable for its length.
+    let n = syscall!(recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0))?;
+    Ok(n as usize)
+}
+
+/// Sends `bytes`, or the first part of them. No signal is raised.
+///
+/// # Errors
+/// `WouldBlock` if there is no room; else send(2).
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_NOSIGNAL;
+    // `bytes` is readable for its length.
+    let n = syscall!(send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags))?;
+    Ok(n as usize)
+}
+
+/// Sends `parts` one after the other, or the first part of all that. No signal is raised.
+///
+/// # Errors
+/// `WouldBlock` if there is no room; else sendmsg(2).
+pub fn send_vectored(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    // SAFETY: all-zero is a valid msghdr: no name, no parts, no control data.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = parts.as_ptr().cast_mut().cast(); // IoSlice is laid out as iovec: std's promise
+    header.msg_iovlen = parts.len();
+    // `header` and all it points to are readable during the call.
+    let n = syscall!(sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL))?;
+    Ok(n as usize)
+}
+
+/// Shuts the sending direction down.
+///
+/// # Errors
+/// shutdown(2): `NotConnected` if the peer has reset.
+pub fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
+    syscall!(shutdown(socket.as_raw_fd(), libc::SHUT_WR)).map(drop)
+}
+
+/// Has calls on it return rather than wait.
+///
+/// # Errors
+/// fcntl(2), never on an open descriptor.
+pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = syscall!(fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
+    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK)).map(drop)
+}
+
+/// Closes a descriptor, as dropping it does, but counted.
+pub fn close(fd: OwnedFd) {
+    count_call();
+    drop(fd);
+}
+
+/// The same open file under the lowest free descriptor from `least` on.
+///
+/// # Errors
+/// `EMFILE`, or `EINVAL` if `least` is beyond the limit.
+pub fn duplicate_from(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
+    let fd = syscall!(fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+// Readiness. A signal is no error: nothing is ready.
+
+/// A new epoll(7) instance.
+///
+/// # Errors
+/// No descriptor is left.
+pub fn epoll_create() -> io::Result<OwnedFd> {
+    let fd = syscall!(epoll_create1(libc::EPOLL_CLOEXEC))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Adds, modifies or removes an interest (`EPOLL_CTL_*`).
+///
+/// # Errors
+/// epoll_ctl(2).
+pub fn epoll_ctl(
+    epoll: BorrowedFd<'_>,
+    operation: libc::c_int,
+    fd: BorrowedFd<'_>,
+    mut event: libc::epoll_event,
+) -> io::Result<()> {
+    // `event` is read during the call.
+    syscall!(epoll_ctl(epoll.as_raw_fd(), operation, fd.as_raw_fd(), &mut event)).map(drop)
+}
+
+/// Replaces `events` by what is ready, as much as fits its capacity.
+///
+/// # Errors
+/// epoll_wait(2).
+pub fn epoll_wait(
+    epoll: BorrowedFd<'_>,
+    events: &mut Vec<libc::epoll_event>,
+    timeout: Option<Duration>,
+) -> io::Result<()> {
+    events.clear();
+    let (room, timeout) = (events.capacity() as libc::c_int, milliseconds(timeout));
+    // There is room for so many events where the vector's begin.
+    let n = unless_interrupted(syscall!(epoll_wait(
+        epoll.as_raw_fd(),
+        events.as_mut_ptr(),
+        room,
+        timeout
+    )))?;
+    // SAFETY: the kernel has written the first `n` events, and `n` is at most the capacity.
+    unsafe { events.set_len(n) };
+    Ok(())
+}
+
+/// Fills in what is ready of each; answers of how many anything is.
+///
+/// # Errors
+/// poll(2).
+pub fn poll(asked: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<usize> {
+    let (count, timeout) = (asked.len() as libc::nfds_t, milliseconds(timeout));
+    // `asked` is readable and writable for its length.
+    let n = unless_interrupted(syscall!(poll(asked.as_mut_ptr(), count, timeout)))?;
+    if n == 0 {
+        asked.iter_mut().for_each(|asked| asked.revents = 0);
+    }
+    Ok(n)
+}
+
+/// The first descriptor that select(2) cannot watch.
+pub const SELECT_LIMIT: RawFd = libc::FD_SETSIZE as RawFd;
+
+/// A set of descriptors for select(2).
+#[derive(Clone)]
+pub struct FdSet(libc::fd_set);
+
+impl FdSet {
+    /// Takes a descriptor in or out.
+    ///
+    /// # Panics
+    /// If it is not below [`SELECT_LIMIT`].
+    pub fn set(&mut self, fd: RawFd, member: bool) {
+        assert!((0..SELECT_LIMIT).contains(&fd), "select(2) cannot name descriptor {fd}");
+        // SAFETY: `fd` is a bit of the set, checked above.
+        unsafe {
+            if member { libc::FD_SET(fd, &mut self.0) } else { libc::FD_CLR(fd, &mut self.0) }
+        }
+    }
+
+    /// Whether it is a member.
+    pub fn has(&self, fd: RawFd) -> bool {
+        // SAFETY: `fd` is a bit of the set, checked first.
+        (0..SELECT_LIMIT).contains(&fd) && unsafe { libc::FD_ISSET(fd, &self.0) }
+    }
+}
+
+impl Default for FdSet {
+    fn default() -> FdSet {
+        // SAFETY: all-zero is the empty set.
+        FdSet(unsafe { std::mem::zeroed() })
+    }
+}
+
+/// Leaves in the sets, of the descriptors below `below`, those that are ready; answers how many
+/// members are left in both together.
+///
+/// # Errors
+/// select(2).
+pub fn select(
+    below: usize,
+    read: &mut FdSet,
+    write: &mut FdSet,
+    timeout: Option<Duration>,
+) -> io::Result<usize> {
+    let mut time = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let time = timeout.map_or(std::ptr::null_mut(), |span| {
+        let micros = span.as_nanos().div_ceil(1000);
+        time.tv_sec = (micros / 1_000_000).try_into().unwrap_or(libc::time_t::MAX);
+        time.tv_usec = (micros % 1_000_000) as libc::suseconds_t;
+        &raw mut time
+    });
+    let below = libc::c_int::try_from(below).unwrap_or(SELECT_LIMIT).min(SELECT_LIMIT);
+    // The sets are writable; `time` is null or lives on this frame.
+    let none = std::ptr::null_mut();
+    let n = unless_interrupted(syscall!(select(below, &mut read.0, &mut write.0, none, time)))?;
+    if n == 0 {
+        // After a signal the sets are as they were: nothing is ready.
+        (*read, *write) = (FdSet::default(), FdSet::default());
+    }
+    Ok(n)
+}
+
+fn unless_interrupted(answer: io::Result<libc::c_int>) -> io::Result<usize> {
+    match answer {
+        Ok(n) => Ok(n as usize),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
 /// Rounds a timeout up to whole milliseconds for poll(2) and its kin; `None` is -1, for ever.
 fn milliseconds(timeout: Option<Duration>) -> libc::c_int {
     timeout.map_or(-1, |span| {

@@ -18,44 +18,16 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use crate::buffer::Size;
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::keys::ConnId;
-use crate::os::Stop;
+use crate::limits::{ACCEPT_PAUSE, Ended, Limits};
+use crate::os::{self, Stop};
 use crate::peers::{Peers, Ready, Room};
 use crate::protocol::Protocol;
 use crate::ring::{Accepted, Completion, ListenerId, Op, Recv, Ring, Sent, Socket, Target, Wait};
-
-/// How long no connection is accepted after the kernel had no descriptor or memory for one, unless
-/// one of ours closes before.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// What bounds a server.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Connections served at a time. Who comes beyond waits, unserved, until one leaves.
-    pub connections: usize,
-    /// How long a drain may take.
-    pub drain: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { connections: 10_000, drain: Duration::from_secs(5) }
-    }
-}
-
-/// How a server came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// It was asked to stop, and every connection was finished or, past the deadline, cut off.
-    Drained,
-    /// It was asked twice.
-    AtOnce,
-}
 
 /// A server on a ring.
 #[derive(Debug)]
@@ -71,6 +43,8 @@ pub struct Proactor<R, P> {
     /// Until when no accept is armed, after one failed for want of resources.
     accept_at: Option<Nanos>,
     counters: Counters,
+    /// System calls that this thread had made before.
+    calls_before: u64,
 }
 
 #[derive(Debug)]
@@ -119,6 +93,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     /// # Errors
     /// The ring refuses its first submission.
     pub fn new(mut ring: R, limits: Limits, stop: Stop) -> io::Result<Proactor<R, P>> {
+        let calls_before = os::calls();
         ring.submit(Op::Wake { fd: stop.as_fd() })?;
         Ok(Proactor {
             ring,
@@ -130,6 +105,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             stage: Stage::Serving,
             accept_at: None,
             counters: Counters::default(),
+            calls_before,
         })
     }
 
@@ -174,7 +150,8 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
 
     /// What it has counted.
     pub fn counters(&self) -> Counters {
-        Counters { evicted: self.peers.evicted(), ..self.counters }
+        let calls = os::calls() - self.calls_before;
+        Counters { calls, evicted: self.peers.evicted(), ..self.counters }
     }
 
     /// How many connections are open.
@@ -343,7 +320,11 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         });
         self.peers.begin();
         while let Some(ready) = self.peers.next_ready() {
-            resume(&mut self.ring, ready)?;
+            let conn = ready.id;
+            if resume(&mut self.ring, ready)? == Resumed::Starved {
+                self.counters.starved += 1;
+                self.peers.starve(conn);
+            }
         }
         Ok(())
     }
@@ -407,8 +388,17 @@ impl Flight {
     }
 }
 
+/// Whether a connection has all it wants in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resumed {
+    Wholly,
+    /// It wants to receive, and there is no buffer.
+    Starved,
+}
+
 /// Issues the difference between what a connection wants and what it has in flight.
-fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io::Result<()> {
+fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io::Result<Resumed> {
+    let mut resumed = Resumed::Wholly;
     let Ready { id: conn, peer, wants_recv } = ready;
     let (connection, flight) = (&peer.connection, &mut peer.driver);
     let socket = flight.socket;
@@ -427,6 +417,7 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io
     }
     let size = ring.pool().clamp(connection.appetite());
     match flight.receiving {
+        InFlight::No if wants_recv && ring.lacks_buffer(size) => resumed = Resumed::Starved,
         InFlight::No if wants_recv => {
             (flight.receiving, flight.size) = (InFlight::Yes, size);
             ring.submit(Op::Recv { conn, socket, size })?;
@@ -446,5 +437,5 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io
         flight.closing = true;
         ring.submit(Op::Close { conn, socket })?;
     }
-    Ok(())
+    Ok(resumed)
 }

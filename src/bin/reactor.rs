@@ -1,2 +1,7 @@
-//! The readiness server.
-fn main() {}
+//! The readiness server: what to compare with.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    proactor::cli::reactor()
+}

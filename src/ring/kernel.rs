@@ -1,0 +1,389 @@
+//! What this kernel's io_uring can do, found out by doing it.
+//!
+//! A version number says little: stable kernels take over features and fixes, distributions take
+//! them out again, and sandboxes refuse what the kernel has (kernel-notes §14). So every
+//! [`Capability`] is tried on a throw-away ring at start, none of them on a live socket. A
+//! [`Version`] serves only to *lower* what was seen, so that every tier can be run on one machine.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::str::FromStr;
+
+use io_uring::{Builder, IoUring, Probe, cqueue, opcode, types};
+
+use super::provided::ProvidedRing;
+use crate::buffer::{Pool, Shape, Size};
+
+/// Something that io_uring has not always had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Capability {
+    /// A receive on an idle socket waits by polling, not by blocking a kernel thread.
+    FastPoll,
+    /// A wait may have a timeout without an operation of its own.
+    ExtArg,
+    /// `IORING_OP_SHUTDOWN`.
+    Shutdown,
+    /// A bad submission does not stop the others of its batch.
+    SubmitAll,
+    /// Completions do not interrupt the server.
+    CoopTaskrun,
+    /// One cancel for all that is in flight.
+    CancelAny,
+    /// Sockets live in the ring's own table, and the kernel picks their slots.
+    Direct,
+    /// One accept, many connections.
+    MultishotAccept,
+    /// A ring of buffers from which the kernel picks when data are there.
+    BufferRing,
+    /// One receive, many completions.
+    MultishotRecv,
+    /// Only one thread submits, and the kernel may rely on it.
+    SingleIssuer,
+    /// Completions are made when the server asks for them, not when the data come.
+    DeferTaskrun,
+    /// Submissions are taken in order, without an array of indices.
+    NoSqArray,
+    /// Waiting is not accounted as waiting for a disk.
+    NoIowait,
+}
+
+/// Every capability: since which kernel of Linus', and what it is good for.
+pub const TABLE: [(Capability, Version, &str, &str); 14] = {
+    use Capability::*;
+    const fn v(major: u16, minor: u16) -> Version {
+        Version { major, minor }
+    }
+    [
+        (FastPoll, v(5, 7), "fast poll", "waits need no kernel thread each"),
+        (ExtArg, v(5, 11), "wait timeout", "timers need no operation of their own"),
+        (Shutdown, v(5, 11), "shutdown", "half-close goes through the ring"),
+        (SubmitAll, v(5, 18), "submit all", "one bad submission stops no other"),
+        (CoopTaskrun, v(5, 19), "COOP_TASKRUN", "no interrupt per completion"),
+        (CancelAny, v(5, 19), "cancel any", "one cancel ends all"),
+        (Direct, v(5, 19), "direct descriptors", "no process-wide file table per operation"),
+        (MultishotAccept, v(5, 19), "multishot accept", "one submission, many connections"),
+        (BufferRing, v(5, 19), "buffer rings", "idle connections hold no buffer"),
+        (MultishotRecv, v(6, 0), "multishot recv", "one submission, many receives"),
+        (SingleIssuer, v(6, 0), "SINGLE_ISSUER", "the kernel need not lock"),
+        (DeferTaskrun, v(6, 1), "DEFER_TASKRUN", "completions in batches, when asked for"),
+        (NoSqArray, v(6, 6), "NO_SQARRAY", "one indirection less per submission"),
+        (NoIowait, v(6, 15), "NO_IOWAIT", "an idle server is not shown as waiting for I/O"),
+    ]
+};
+
+/// The oldest kernel whose io_uring suffices: SEND, RECV, ACCEPT, CLOSE and the probe for them.
+pub const FLOOR: Version = Version { major: 5, minor: 6 };
+
+/// A kernel's version, as far as features go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// The 6 of 6.1.
+    pub major: u16,
+    /// The 1 of 6.1.
+    pub minor: u16,
+}
+
+impl FromStr for Version {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Version, String> {
+        let wrong = || format!("no kernel version {text:?}: write it as 6.1");
+        let (major, minor) = text.split_once('.').ok_or_else(wrong)?;
+        let number = |part: &str| part.parse().map_err(|_| wrong());
+        Ok(Version { major: number(major)?, minor: number(minor)? })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What a kernel was seen to do, or what of it is to be used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Kernel(u32);
+
+impl Kernel {
+    /// Nothing but what the [`FLOOR`] has.
+    pub const OLDEST: Kernel = Kernel(0);
+
+    /// Tries everything, on a throw-away ring.
+    ///
+    /// # Errors
+    /// There is no io_uring to be had here; the reason says who refuses it, most likely.
+    pub fn detect() -> Result<Kernel, Refusal> {
+        let ring = IoUring::builder().build(8).map_err(Refusal::of)?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe).map_err(|_| Refusal::TooOld)?;
+        let needed = [
+            opcode::Accept::CODE,
+            opcode::Send::CODE,
+            opcode::Recv::CODE,
+            opcode::Close::CODE,
+            opcode::SendMsg::CODE,
+            opcode::PollAdd::CODE,
+            opcode::AsyncCancel::CODE,
+            opcode::Timeout::CODE,
+        ];
+        if !needed.iter().all(|&code| probe.is_supported(code)) {
+            return Err(Refusal::TooOld);
+        }
+
+        let mut kernel = Kernel::OLDEST;
+        let features = ring.params();
+        kernel.set(Capability::FastPoll, features.is_feature_fast_poll());
+        kernel.set(Capability::ExtArg, features.is_feature_ext_arg());
+        kernel.set(Capability::NoIowait, features.is_feature_no_iowait());
+        kernel.set(Capability::Shutdown, probe.is_supported(opcode::Shutdown::CODE));
+
+        type Flags = fn(&mut Builder) -> &mut Builder;
+        let setups: [(Capability, Flags); 5] = [
+            (Capability::SubmitAll, |builder| builder.setup_submit_all()),
+            (Capability::CoopTaskrun, |builder| builder.setup_coop_taskrun().setup_taskrun_flag()),
+            (Capability::SingleIssuer, |builder| builder.setup_single_issuer()),
+            (Capability::DeferTaskrun, |builder| {
+                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag()
+            }),
+            (Capability::NoSqArray, |builder| builder.setup_no_sqarray()),
+        ];
+        for (capability, flags) in setups {
+            kernel.set(capability, flags(&mut IoUring::builder()).build(8).is_ok());
+        }
+
+        // An accept into a slot of the kernel's choice must not be tried on a kernel that may
+        // lack it: a connection would be taken and lost (kernel-notes §7). SOCKET came with it.
+        let socket = probe.is_supported(opcode::Socket::CODE);
+        let sparse = ring.submitter().register_files_sparse(8).is_ok();
+        kernel.set(Capability::Direct, socket && sparse);
+        kernel.set(Capability::MultishotAccept, socket);
+        kernel.set(Capability::CancelAny, socket);
+        let (buffers, multishot) = try_multishot_recv(ring).unwrap_or((false, false));
+        kernel.set(Capability::BufferRing, buffers);
+        kernel.set(Capability::MultishotRecv, multishot);
+        Ok(kernel)
+    }
+
+    /// Whether it is there.
+    pub fn has(self, capability: Capability) -> bool {
+        self.0 & 1 << capability as u8 != 0
+    }
+
+    /// Only what kernels up to `ceiling` had.
+    ///
+    /// # Errors
+    /// That is less than suffices.
+    pub fn lowered_to(self, ceiling: Version) -> Result<Kernel, Refusal> {
+        if ceiling < FLOOR {
+            return Err(Refusal::Lowered(ceiling));
+        }
+        let mut lowered = self;
+        for (capability, since, ..) in TABLE {
+            if since > ceiling {
+                lowered.set(capability, false);
+            }
+        }
+        Ok(lowered)
+    }
+
+    fn set(&mut self, capability: Capability, there: bool) {
+        let bit = 1 << capability as u8;
+        self.0 = if there { self.0 | bit } else { self.0 & !bit };
+    }
+
+    /// In a few words: how connections are accepted and received from, and by which rules
+    /// completions are made.
+    pub fn describe(self) -> String {
+        let receive = if self.has(Capability::MultishotRecv) {
+            "multishot accept and recv"
+        } else if self.has(Capability::BufferRing) {
+            "multishot accept, one-shot recv from a buffer ring"
+        } else if self.has(Capability::FastPoll) {
+            "one-shot accept and recv"
+        } else {
+            "one-shot accept and recv behind a poll"
+        };
+        let rules = if self.has(Capability::DeferTaskrun) {
+            "DEFER_TASKRUN"
+        } else if self.has(Capability::CoopTaskrun) {
+            "COOP_TASKRUN"
+        } else {
+            "no task-run flag"
+        };
+        let files = if self.has(Capability::Direct) { ", direct descriptors" } else { "" };
+        format!("{receive}{files}, {rules}")
+    }
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seen = TABLE.iter().filter(|(capability, ..)| self.has(*capability));
+        f.debug_set().entries(seen.map(|(capability, ..)| capability)).finish()
+    }
+}
+
+/// Registers a ring of buffers and receives one byte by a multishot recv from a private pair of
+/// sockets: an `EINVAL`, or a receive that ends at once, says that it is not there (kernel-notes
+/// §15). Answers whether there are buffer rings, and whether there is multishot recv.
+fn try_multishot_recv(mut ring: IoUring) -> io::Result<(bool, bool)> {
+    let pool = Pool::new(&[Shape { bytes: 64, count: 2 }])?;
+    let Ok(mut provided) = ProvidedRing::register(&ring, &pool, Size::SMALLEST) else {
+        return Ok((false, false));
+    };
+    provided.lend(&pool);
+    let (ours, mut theirs) = UnixStream::pair()?;
+    theirs.write_all(b"x")?;
+    let recv = opcode::RecvMulti::new(types::Fd(ours.as_raw_fd()), 0).build();
+    // SAFETY: the receive writes only into the pool's lent buffers. Below, it is waited for until
+    // it has ended; if that fails, the pool and the ring of buffers are never freed.
+    unsafe { ring.submission().push(&recv) }.expect("an empty queue has room");
+    let mut answers = Vec::new();
+    let mut ended = false;
+    let mut theirs = Some(theirs);
+    for _ in 0..4 {
+        if ring.submit_and_wait(1).is_err() {
+            break;
+        }
+        for cqe in ring.completion() {
+            ended |= !cqueue::more(cqe.flags());
+            answers.push((cqe.result(), cqueue::more(cqe.flags())));
+        }
+        theirs = None; // which ends the receive
+        if ended {
+            break;
+        }
+    }
+    drop(theirs);
+    if !ended {
+        std::mem::forget((pool, provided));
+        return Ok((true, false));
+    }
+    provided.unregister(&ring);
+    Ok((true, answers.first() == Some(&(1, true))))
+}
+
+/// Why there is no io_uring to be had. One line: the cause, the evidence, and the way out.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Setting up a ring failed.
+    Setup(io::Error),
+    /// It is there, but older than the [`FLOOR`].
+    TooOld,
+    /// It was lowered below the [`FLOOR`] on purpose.
+    Lowered(Version),
+}
+
+impl Refusal {
+    fn of(error: io::Error) -> Refusal {
+        Refusal::Setup(error)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = match self {
+            Refusal::TooOld => {
+                return write!(f, "io_uring of this kernel ({}) is older than {FLOOR}", release());
+            }
+            Refusal::Lowered(version) => {
+                return write!(
+                    f,
+                    "io_uring as of {version} lacks what a server needs: {FLOOR} is the least"
+                );
+            }
+            Refusal::Setup(error) => error,
+        };
+        let disabled = read("/proc/sys/kernel/io_uring_disabled");
+        let cause = match error.raw_os_error() {
+            Some(libc::EPERM) => match disabled.as_deref() {
+                Some("1") => "kernel.io_uring_disabled = 1: only CAP_SYS_ADMIN and the group of \
+                              kernel.io_uring_group may"
+                    .to_owned(),
+                Some("2") => "kernel.io_uring_disabled = 2: nobody may; \
+                              `sysctl kernel.io_uring_disabled=0` allows it"
+                    .to_owned(),
+                _ => format!("most likely a sandbox: {}", seccomp()),
+            },
+            Some(libc::ENOSYS) => {
+                format!("the kernel is older than 5.1, or a sandbox hides it: {}", seccomp())
+            }
+            Some(libc::ENOMEM) => {
+                "locked memory is limited: raise `ulimit -l`, or LimitMEMLOCK= of \
+                                   the service"
+                    .to_owned()
+            }
+            Some(libc::EMFILE) => "no descriptor is left: raise `ulimit -n`".to_owned(),
+            _ => "no usual reason".to_owned(),
+        };
+        write!(f, "io_uring is refused: {error} ({cause}; kernel {})", release())
+    }
+}
+
+fn release() -> String {
+    read("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// This process' seccomp mode, in words.
+fn seccomp() -> &'static str {
+    let status = read("/proc/self/status").unwrap_or_default();
+    match status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim) {
+        Some("2") => "a seccomp filter is on; allow io_uring_setup, _enter and _register",
+        Some("0") => "no seccomp filter is on; look at the security modules",
+        _ => "its seccomp mode cannot be read",
+    }
+}
+
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Kernel = Kernel((1 << TABLE.len()) - 1);
+
+    #[test]
+    fn the_table_lists_every_capability_once_and_by_age() {
+        for (at, (capability, since, name, good_for)) in TABLE.iter().enumerate() {
+            assert_eq!(*capability as usize, at, "{name}");
+            assert!(at == 0 || TABLE[at - 1].1 <= *since, "{name}");
+            assert!(*since > FLOOR && !good_for.is_empty());
+        }
+    }
+
+    #[test]
+    fn lowering_takes_away_what_came_later() {
+        let lowered = |text: &str| ALL.lowered_to(text.parse().unwrap()).unwrap();
+        assert_eq!(lowered("5.6"), Kernel::OLDEST);
+        assert!(lowered("5.7").has(Capability::FastPoll));
+        assert!(!lowered("5.10").has(Capability::ExtArg));
+        assert!(lowered("6.0").has(Capability::MultishotRecv));
+        assert!(!lowered("6.0").has(Capability::DeferTaskrun));
+        assert_eq!(lowered("99.0"), ALL);
+        assert!(ALL.lowered_to(Version { major: 5, minor: 5 }).is_err());
+    }
+
+    #[test]
+    fn a_version_is_two_numbers() {
+        assert_eq!("6.1".parse(), Ok(Version { major: 6, minor: 1 }));
+        for wrong in ["6", "six.one", "6.1.2", "", "-6.1"] {
+            assert!(wrong.parse::<Version>().unwrap_err().contains(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_error_and_the_kernel() {
+        let text = Refusal::of(io::Error::from_raw_os_error(libc::EPERM)).to_string();
+        assert!(text.contains("os error 1") && text.contains(&release()), "{text}");
+        assert!(!text.contains('\n'));
+        let text = Refusal::of(io::Error::from_raw_os_error(libc::ENOMEM)).to_string();
+        assert!(text.contains("ulimit -l"), "{text}");
+    }
+}

@@ -17,10 +17,10 @@
 //! the operation's identity ([`Token`]), and there is no table of what is in flight. It also keeps
 //! the bytes in order: two sends in flight on one socket may be reordered (kernel-notes §13).
 
-//pub mod kernel;
-//mod provided;
+pub mod kernel;
+mod provided;
 //pub mod sim;
-//mod uring;
+mod uring;
 
 use std::fmt;
 use std::io;
@@ -31,7 +31,7 @@ use crate::buffer::{Chunk, Lease, Pool, SendQueue, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
 
-//pub use uring::{Config, Uring};
+pub use uring::{Config, Uring};
 
 /// A socket as its ring names it: a slot of the ring's own file table (a *direct descriptor*), or,
 /// on a ring that has none, a file descriptor.
@@ -131,13 +131,19 @@ pub enum Kind {
     CancelSend = 8,
     /// [`Op::Wake`]
     Wake = 9,
-    /// The ring's own affair: a timeout, a poll that goes before another operation.
+    /// The ring's own affair, a timeout for one.
     Aside = 10,
+    /// The poll that goes before an accept, where one must.
+    PollAccept = 11,
+    /// The poll that goes before a receive, where one must.
+    PollRecv = 12,
+    /// The poll that goes before a send, where one must.
+    PollSend = 13,
 }
 
 impl Kind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Accept,
         Kind::Recv,
         Kind::Send,
@@ -148,6 +154,9 @@ impl Kind {
         Kind::CancelSend,
         Kind::Wake,
         Kind::Aside,
+        Kind::PollAccept,
+        Kind::PollRecv,
+        Kind::PollSend,
     ];
 }
 
@@ -382,6 +391,13 @@ pub trait Ring {
     /// Whether the submission queue may lack the room for one more operation.
     fn is_full(&self) -> bool;
 
+    /// Whether a receive of this size would have no buffer: it is not to be pushed. A ring whose
+    /// kernel picks the buffer never lacks one beforehand; its receive completes as
+    /// [`Recv::Starved`].
+    fn lacks_buffer(&self, _size: Size) -> bool {
+        false
+    }
+
     /// Queues an operation, for which there must be room. Answers what was queued.
     fn push(&mut self, op: Op<'_>) -> Pushed;
 
@@ -443,7 +459,7 @@ fn decode(cqe: Cqe, claim: impl FnOnce(Cqe) -> Option<Lease>) -> Completion {
         Some(Kind::CancelRecv) => Completion::Cancel { target: Target::Recv(conn) },
         Some(Kind::CancelSend) => Completion::Cancel { target: Target::Send(conn) },
         Some(Kind::Wake) => Completion::Wake,
-        Some(Kind::Aside) => Completion::Aside,
+        Some(Kind::Aside | Kind::PollAccept | Kind::PollRecv | Kind::PollSend) => Completion::Aside,
         None => panic!("the kernel answers only what was asked: {cqe:?}"),
     }
 }

@@ -1,0 +1,122 @@
+//! A ring of provided buffers: the kernel picks one when there are data for it.
+//!
+//! The life of a buffer:
+//!
+//! 1. *idle* in the pool, it is *lent*: its address, length and id are written at the tail;
+//! 2. the kernel takes the oldest one lent, fills it, and names it in a completion;
+//! 3. it is *reclaimed*: a lease, and soon a chunk that is sent from where it lies;
+//! 4. when the last share of it is dropped, it is idle again.
+//!
+//! Both sides know the ring by one number: the tail, which we publish by a release store and which
+//! lies where the first entry has a reserved field (kernel-notes §1). How far the kernel has come
+//! need not be known: a buffer that came back was taken.
+//!
+//! The kernel takes buffers first in, first out, so it walks through all that it was lent. Lending
+//! it much more than it uses would walk through cold memory; what is lent is a *window* that
+//! doubles whenever most of it was used up between two looks.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::IoUring;
+use io_uring::types::BufRingEntry;
+
+use crate::buffer::{Pages, Pool, Size};
+
+/// The most entries that the kernel takes.
+const ENTRIES_MAX: usize = 1 << 15;
+/// What is lent at first.
+const WINDOW: usize = 64;
+
+/// One size of a pool, lent to a kernel through a ring that both map. Its buffer group's number is
+/// the size's.
+#[derive(Debug)]
+pub(super) struct ProvidedRing {
+    pages: Pages,
+    size: Size,
+    mask: u16,
+    tail: u16,
+    /// How many buffers may be lent at a time: at most `entries`.
+    window: usize,
+    entries: usize,
+}
+
+impl ProvidedRing {
+    /// Registers a ring with room for every buffer of this size.
+    ///
+    /// # Errors
+    /// `EINVAL`: this kernel has none. `ENOMEM`: it lacks memory.
+    pub(super) fn register(
+        ring: &IoUring,
+        pool: &Rc<Pool>,
+        size: Size,
+    ) -> io::Result<ProvidedRing> {
+        let entries = pool.shape(size).count.next_power_of_two().min(ENTRIES_MAX);
+        let pages = Pages::map(entries * size_of::<BufRingEntry>())?;
+        let base = pages.base().as_ptr() as u64;
+        // SAFETY: `pages` is mapped, page-aligned and large enough for `entries`; it lives as long
+        // as this value, which its ring unregisters before it is dropped, or never frees.
+        unsafe {
+            ring.submitter().register_buf_ring_with_flags(
+                base,
+                entries as u16,
+                u16::from(size.0),
+                0,
+            )?;
+        }
+        let (mask, window) = ((entries - 1) as u16, WINDOW.min(entries));
+        Ok(ProvidedRing { pages, size, mask, tail: 0, window, entries })
+    }
+
+    /// Lends idle buffers, with one store for all of them. Answers how many.
+    pub(super) fn lend(&mut self, pool: &Pool) -> u32 {
+        let out = pool.lent(self.size);
+        if out * 4 <= self.window {
+            self.widen(out);
+        }
+        let mut lent = 0;
+        for _ in out..self.window {
+            let Some(id) = pool.lend(self.size) else { break };
+            let (base, len) = pool.location(id);
+            let at = usize::from(self.tail & self.mask);
+            // SAFETY: `at` is below `entries`, so inside the mapping. The kernel reads only
+            // entries between its head and the published tail; never are more than `entries`
+            // buffers lent, so this one is outside. The first entry's reserved field, which is
+            // the tail, is not touched by these setters.
+            let entry = unsafe { &mut *self.pages.base().as_ptr().cast::<BufRingEntry>().add(at) };
+            entry.set_addr(base.as_ptr() as u64);
+            entry.set_len(len as u32);
+            entry.set_bid(id.0 as u16);
+            self.tail = self.tail.wrapping_add(1);
+            lent += 1;
+        }
+        if lent > 0 {
+            self.publish();
+        }
+        lent
+    }
+
+    /// Most of what was lent has been used up: twice as much will be.
+    fn widen(&mut self, out: usize) {
+        if self.tail != 0 || out > 0 {
+            self.window = (self.window * 2).min(self.entries);
+        }
+    }
+
+    fn publish(&self) {
+        let entries = self.pages.base().as_ptr().cast::<BufRingEntry>();
+        // SAFETY: `entries` is the base that was registered. The tail is two bytes, aligned, in
+        // the mapping; the kernel only reads it, atomically; nobody else in this process does.
+        let tail = unsafe { &*BufRingEntry::tail(entries).cast::<AtomicU16>() };
+        tail.store(self.tail, Ordering::Release);
+    }
+
+    /// Takes the ring away from the kernel. What is still lent stays out of the pool's hands: the
+    /// ring is closing.
+    pub(super) fn unregister(&self, ring: &IoUring) {
+        // A ring that is being closed forgets it anyway.
+        let _ = ring.submitter().unregister_buf_ring(u16::from(self.size.0));
+    }
+}

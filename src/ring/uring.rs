@@ -1,0 +1,625 @@
+//! The kernel's ring: `io_uring(7)`.
+//!
+//! Which operations it uses is decided once, by what the kernel was seen to do
+//! ([`Kernel`]). On a new one: one accept and one receive per connection stay armed
+//! (*multishot*), the kernel picks a buffer when data are there (*provided*), sockets are slots of
+//! the ring's own table (*direct descriptors*), and completions are made in batches when we ask
+//! for them (`DEFER_TASKRUN`). On the oldest (5.6): accept once, receive once into a buffer of
+//! ours, and where a waiting receive would block a kernel thread, a poll goes before it. Either
+//! way one [`enter`](Ring::enter) submits everything and sleeps.
+//!
+//! **What the kernel works on, the ring holds.** A send's chunks are shared by the ring until the
+//! completion is reaped; so is the buffer of a one-shot receive; provided buffers are the pool's,
+//! which the ring outlives nobody of: dropping the ring cancels what is in flight and waits for
+//! it. So memory safety does not depend on the loop's being right.
+#![allow(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+
+use super::kernel::{Capability, Kernel};
+use super::provided::ProvidedRing;
+use super::{Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Target, Token, Wait};
+use crate::buffer::{Chunk, Lease, Pool, SendQueue, Shape, Size};
+use crate::clock::Nanos;
+use crate::keys::ConnId;
+use crate::os;
+
+/// What a ring is made of.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What may be used.
+    pub kernel: Kernel,
+    /// Connections at a time; the tables are sized for it.
+    pub connections: usize,
+    /// The buffers, smallest first.
+    pub buffers: Vec<Shape>,
+}
+
+/// Submission queue entries: a whole turn of a busy server goes in one enter, more in several.
+const ENTRIES: u32 = 512;
+/// The smallest queue that is tried when locked memory is short.
+const ENTRIES_MIN: u32 = 32;
+/// Chunks in one vectored send.
+const VECTOR: usize = 16;
+/// Completions taken from the queue at a time.
+const BATCH: usize = 64;
+
+/// What a timeout operation is known by.
+const TIMER: (Kind, u32) = (Kind::Aside, 1);
+
+/// The kernel's ring.
+pub struct Uring {
+    ring: IoUring,
+    kernel: Kernel,
+    pool: Rc<Pool>,
+    /// By size. Empty where buffers are our own.
+    provided: Vec<ProvidedRing>,
+    /// What the kernel works on, by the slot of the connection.
+    slots: Vec<Slot>,
+    /// Vectors not in use, kept so that sending allocates nothing.
+    spare: Vec<Box<Vector>>,
+    batch: [Cqe; BATCH],
+    /// The part of `batch` that has not been reaped.
+    reapable: std::ops::Range<usize>,
+    /// Submissions whose last completion has not been reaped.
+    in_flight: usize,
+    /// Sockets accepted and not closed.
+    open: usize,
+    sockets: usize,
+    /// Those, where they are descriptors: the ring closes what is left of them.
+    descriptors: BTreeSet<RawFd>,
+    /// When the earliest timeout operation in flight comes due.
+    timer: Option<Nanos>,
+    /// Read by the kernel while the timeout operation is submitted.
+    timespec: Box<Timespec>,
+}
+
+/// What the kernel works on for one connection.
+#[derive(Default)]
+struct Slot {
+    /// The buffer of the one-shot receive in flight.
+    recv: Option<Lease>,
+    /// The bytes of the send in flight.
+    send: Sending,
+}
+
+#[derive(Default)]
+enum Sending {
+    #[default]
+    Nothing,
+    One(#[expect(dead_code, reason = "held, not read")] Chunk),
+    Many(Box<Vector>),
+}
+
+/// The arguments of a vectored send, at an address that does not change.
+struct Vector {
+    header: libc::msghdr,
+    parts: [libc::iovec; VECTOR],
+    chunks: Vec<Chunk>,
+}
+
+/// Makes an entry for a socket, whichever kind of descriptor this ring's sockets are.
+macro_rules! on_socket {
+    ($ring:expr, $socket:expr, |$fd:ident| $entry:expr) => {
+        if $ring.kernel.has(Capability::Direct) {
+            let $fd = Fixed($socket.0);
+            $entry
+        } else {
+            let $fd = Fd($socket.0 as RawFd);
+            $entry
+        }
+    };
+}
+
+impl Uring {
+    /// A ring for the calling thread: no other may use it.
+    ///
+    /// # Errors
+    /// What setting it up fails with. Where locked memory is short, a smaller queue is tried before
+    /// `ENOMEM` is given up to.
+    ///
+    /// # Panics
+    /// If there are more than 65,536 provided buffers.
+    pub fn new(config: Config) -> io::Result<Uring> {
+        let Config { kernel, connections, mut buffers } = config;
+        let completions = (2 * connections.min(8192)).next_power_of_two().clamp(1024, 8192) as u32;
+        let ring = set_up(kernel, completions)?;
+        if !kernel.has(Capability::BufferRing) {
+            // Every waiting receive holds a buffer: there must be one for each connection.
+            buffers[0].count = buffers[0].count.max(connections + 64);
+        }
+        let pool = Pool::new(&buffers)?;
+        let mut provided = Vec::new();
+        if kernel.has(Capability::BufferRing) {
+            let total: usize = buffers.iter().map(|shape| shape.count).sum();
+            assert!(total <= 1 << 16, "a provided buffer's id has sixteen bits");
+            for size in (0..pool.sizes()).map(|at| Size(at as u8)) {
+                provided.push(ProvidedRing::register(&ring, &pool, size)?);
+            }
+        }
+        let mut sockets = usize::MAX;
+        if kernel.has(Capability::Direct) {
+            // Room for a whole completion queue of accepts beyond the limit: where there is, no
+            // accept ever meets a full table, which would lose its connection (kernel-notes §7).
+            let limit = os::raise_descriptor_limit()? as usize;
+            sockets = (connections + completions as usize).min(limit);
+            ring.submitter().register_files_sparse(sockets as u32)?;
+        }
+        Ok(Uring {
+            ring,
+            kernel,
+            pool,
+            provided,
+            slots: Vec::new(),
+            spare: Vec::new(),
+            batch: [Cqe { token: Token(0), res: 0, flags: 0 }; BATCH],
+            reapable: 0..0,
+            in_flight: 0,
+            open: 0,
+            sockets,
+            descriptors: BTreeSet::new(),
+            timer: None,
+            timespec: Box::new(Timespec::new()),
+        })
+    }
+
+    /// What it may use of the kernel.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    fn has(&self, capability: Capability) -> bool {
+        self.kernel.has(capability)
+    }
+
+    // One function per operation, each making the 64 bytes that the kernel reads.
+
+    fn accept(&self, fd: BorrowedFd<'_>) -> squeue::Entry {
+        let fd = Fd(fd.as_raw_fd());
+        let direct = self.has(Capability::Direct);
+        // A direct descriptor is not inherited; asking for it is an error (kernel-notes §7).
+        let flags = if direct { 0 } else { libc::SOCK_CLOEXEC };
+        // A burst of accepts ends with the completion queue: if the table has room for that many,
+        // none of them can find it full.
+        let burst = self.ring.params().cq_entries() as usize;
+        let many = self.sockets.saturating_sub(self.open) > burst;
+        if self.has(Capability::MultishotAccept) && many {
+            opcode::AcceptMulti::new(fd).flags(flags).allocate_file_index(direct).build()
+        } else {
+            opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
+                .flags(flags)
+                .file_index(direct.then(DestinationSlot::auto_target))
+                .build()
+        }
+    }
+
+    fn recv(&mut self, conn: ConnId, socket: Socket, size: Size) -> squeue::Entry {
+        if self.has(Capability::MultishotRecv) && !self.provided.is_empty() {
+            let group = u16::from(size.0);
+            return on_socket!(self, socket, |fd| opcode::RecvMulti::new(fd, group).build());
+        }
+        if !self.provided.is_empty() {
+            let (group, len) = (u16::from(size.0), self.pool.shape(size).bytes as u32);
+            return on_socket!(self, socket, |fd| {
+                opcode::Recv::new(fd, std::ptr::null_mut(), len).buf_group(group).build()
+            })
+            .flags(squeue::Flags::BUFFER_SELECT);
+        }
+        let lease = self.pool.lease(size).expect("`lacks_buffer` was asked");
+        let (base, len) = lease.location();
+        self.slot(conn).recv = Some(lease);
+        on_socket!(self, socket, |fd| opcode::Recv::new(fd, base.as_ptr(), len as u32).build())
+    }
+
+    fn send(&mut self, conn: ConnId, socket: Socket, queue: &SendQueue) -> squeue::Entry {
+        // The kernel retries a short send itself, but one may still come back (kernel-notes §6).
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let first = queue.first().expect("a send has something to send");
+        if queue.chunks() == 1 {
+            let (base, len) = (first.as_ptr(), first.len() as u32);
+            self.slot(conn).send = Sending::One(first.clone());
+            return on_socket!(self, socket, |fd| {
+                opcode::Send::new(fd, base, len).flags(flags).build()
+            });
+        }
+        let mut vector = self.spare.pop().unwrap_or_else(Vector::new);
+        vector.fill(queue);
+        let header = &raw const vector.header;
+        self.slot(conn).send = Sending::Many(vector);
+        on_socket!(self, socket, |fd| opcode::SendMsg::new(fd, header).flags(flags as u32).build())
+    }
+
+    fn shutdown(&self, socket: Socket) -> squeue::Entry {
+        if self.has(Capability::Shutdown) {
+            return on_socket!(self, socket, |fd| {
+                opcode::Shutdown::new(fd, libc::SHUT_WR).build()
+            });
+        }
+        // It does not block: done here, and reported through the ring like any other operation.
+        os::count_call();
+        // SAFETY: no memory is involved. A kernel without SHUTDOWN has no direct descriptors.
+        unsafe { libc::shutdown(socket.0 as RawFd, libc::SHUT_WR) };
+        opcode::Nop::new().build()
+    }
+
+    fn poll(&self, fd: RawFd, events: libc::c_short) -> squeue::Entry {
+        opcode::PollAdd::new(Fd(fd), events as u32).build()
+    }
+
+    /// Queues what goes before an operation that would block a kernel thread: a poll, linked, so
+    /// that the operation begins when the poll is over (kernel-notes §16).
+    fn queue_poll(&mut self, fd: RawFd, events: libc::c_short, token: Token) -> Option<Sqe> {
+        if self.has(Capability::FastPoll) {
+            return None;
+        }
+        let poll = self.poll(fd, events).flags(squeue::Flags::IO_LINK);
+        Some(self.queue(poll, token, fd, 0, squeue::Flags::IO_LINK.bits()))
+    }
+
+    fn queue(&mut self, entry: squeue::Entry, token: Token, fd: i32, len: u32, flags: u8) -> Sqe {
+        let opcode = entry.get_opcode() as u8;
+        let entry = entry.user_data(token.0);
+        // SAFETY: what the entry points to lives until its completion is reaped: chunks and leases
+        // are in `slots`, provided buffers are lent and so nobody else's, the timespec is read at
+        // submission and stays; `drop` waits for the rest.
+        unsafe { self.ring.submission().push(&entry) }.expect("there is room: `is_full` was asked");
+        self.in_flight += 1;
+        Sqe { token, opcode, flags, fd, len }
+    }
+
+    fn queue_cancel(&mut self, target: Target) -> Pushed {
+        let (kind, poll) = match target {
+            Target::Accept(id) => {
+                let index = u32::from(id.0);
+                (Token::at(Kind::CancelAccept, index), Token::at(Kind::PollAccept, index))
+            }
+            Target::Recv(conn) => {
+                (Token::of(Kind::CancelRecv, conn), Token::of(Kind::PollRecv, conn))
+            }
+            Target::Send(conn) => {
+                (Token::of(Kind::CancelSend, conn), Token::of(Kind::PollSend, conn))
+            }
+        };
+        let before = (!self.has(Capability::FastPoll)).then(|| {
+            let cancel = opcode::AsyncCancel::new(poll.0).build();
+            self.queue(cancel, Token::at(Kind::Aside, 0), -1, 0, 0)
+        });
+        let cancel = opcode::AsyncCancel::new(Token::from(target).0).build();
+        Pushed { before, op: self.queue(cancel, kind, -1, 0, 0) }
+    }
+
+    /// A timeout operation, for kernels whose wait has no timeout of its own.
+    fn queue_timer(&mut self, at: Nanos) {
+        if self.timer.is_some_and(|timer| timer <= at) || self.is_full() {
+            return;
+        }
+        *self.timespec = Timespec::from(at.since(self.now()));
+        let timeout = opcode::Timeout::new(&*self.timespec).build();
+        self.queue(timeout, Token::at(TIMER.0, TIMER.1), -1, 0, 0);
+        self.timer = Some(at);
+    }
+
+    fn slot(&mut self, conn: ConnId) -> &mut Slot {
+        let at = conn.slot() as usize;
+        if at >= self.slots.len() {
+            self.slots.resize_with(at + 1, Slot::default);
+        }
+        &mut self.slots[at]
+    }
+
+    /// The one way into the kernel.
+    fn call(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<u32> {
+        let queued = self.ring.submission().len() as u32;
+        // GETEVENTS always: deferred work is run, and an overflow flushed, only with it
+        // (kernel-notes §5, §8).
+        let mut flags = EnterFlags::GETEVENTS;
+        if self.has(Capability::NoIowait) {
+            flags |= EnterFlags::NO_IOWAIT;
+        }
+        os::count_call();
+        let submitter = self.ring.submitter();
+        let answer = match timeout {
+            // SAFETY: both structures live through the call, and their type is what the flags say.
+            Some(span) => unsafe {
+                let time = Timespec::from(span);
+                let args = SubmitArgs::new().timespec(&time);
+                submitter.enter(queued, want, (flags | EnterFlags::EXT_ARG).bits(), Some(&args))
+            },
+            // SAFETY: no argument is passed.
+            None => unsafe { submitter.enter::<libc::sigset_t>(queued, want, flags.bits(), None) },
+        };
+        match answer {
+            Ok(submitted) => Ok(submitted as u32),
+            Err(error) => match error.raw_os_error() {
+                // A signal; the time is over; completions are to be reaped first; memory is short
+                // for the moment. What was queued is still queued.
+                Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN) => Ok(0),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Takes the next completions off the queue.
+    fn refill(&mut self) {
+        let mut len = 0;
+        for (place, cqe) in self.batch.iter_mut().zip(self.ring.completion()) {
+            let token = Token(cqe.user_data());
+            *place = Cqe { token, res: cqe.result(), flags: cqe.flags() };
+            len += 1;
+        }
+        self.reapable = 0..len;
+    }
+
+    /// What a completion ends, it lets go of.
+    fn release(&mut self, cqe: Cqe) {
+        if !cqe.more() {
+            self.in_flight -= 1;
+        }
+        match cqe.token.kind() {
+            Some(Kind::Send) => {
+                let sending = std::mem::take(&mut self.slot(cqe.token.conn()).send);
+                if let Sending::Many(mut vector) = sending {
+                    vector.chunks.clear();
+                    self.spare.push(vector);
+                }
+            }
+            Some(Kind::Accept) if cqe.res >= 0 => {
+                self.open += 1;
+                if !self.has(Capability::Direct) {
+                    self.descriptors.insert(cqe.res);
+                }
+            }
+            Some(Kind::Close) => self.open -= 1,
+            Some(Kind::Aside) => self.timer = self.timer.filter(|&at| at > os::now()),
+            _ => {}
+        }
+    }
+}
+
+impl Ring for Uring {
+    fn is_full(&self) -> bool {
+        // Two: some operations are a pair.
+        // SAFETY: no other view of the queue exists meanwhile.
+        let queue = unsafe { self.ring.submission_shared() };
+        queue.capacity() - queue.len() < 2
+    }
+
+    fn lacks_buffer(&self, size: Size) -> bool {
+        self.provided.is_empty() && (0..=size.0).all(|size| self.pool.idle(Size(size)) == 0)
+    }
+
+    fn push(&mut self, op: Op<'_>) -> Pushed {
+        match op {
+            Op::Accept { listener, fd } => {
+                let index = u32::from(listener.0);
+                let raw = fd.as_raw_fd();
+                let poll = Token::at(Kind::PollAccept, index);
+                let before = self.queue_poll(raw, libc::POLLIN, poll);
+                let entry = self.accept(fd);
+                let op = self.queue(entry, Token::at(Kind::Accept, index), raw, 0, 0);
+                Pushed { before, op }
+            }
+            Op::Recv { conn, socket, size } => {
+                let fd = socket.0 as i32;
+                let before = self.queue_poll(fd, libc::POLLIN, Token::of(Kind::PollRecv, conn));
+                let entry = self.recv(conn, socket, size);
+                let len = self.pool.shape(size).bytes as u32;
+                Pushed { before, op: self.queue(entry, Token::of(Kind::Recv, conn), fd, len, 0) }
+            }
+            Op::Send { conn, socket, queue } => {
+                let fd = socket.0 as i32;
+                let before = self.queue_poll(fd, libc::POLLOUT, Token::of(Kind::PollSend, conn));
+                let entry = self.send(conn, socket, queue);
+                let len = queue.iter().take(VECTOR).map(|chunk| chunk.len() as u32).sum();
+                Pushed { before, op: self.queue(entry, Token::of(Kind::Send, conn), fd, len, 0) }
+            }
+            Op::Shutdown { conn, socket } => {
+                let entry = self.shutdown(socket);
+                let token = Token::of(Kind::Shutdown, conn);
+                Pushed { before: None, op: self.queue(entry, token, socket.0 as i32, 0, 0) }
+            }
+            Op::Close { conn, socket } => {
+                let entry = on_socket!(self, socket, |fd| opcode::Close::new(fd).build());
+                self.descriptors.remove(&(socket.0 as RawFd));
+                let token = Token::of(Kind::Close, conn);
+                Pushed { before: None, op: self.queue(entry, token, socket.0 as i32, 0, 0) }
+            }
+            Op::Cancel { target } => self.queue_cancel(target),
+            Op::Wake { fd } => {
+                let fd = fd.as_raw_fd();
+                let entry = self.poll(fd, libc::POLLIN);
+                let token = Token::at(Kind::Wake, 0);
+                Pushed { before: None, op: self.queue(entry, token, fd, 0, 0) }
+            }
+        }
+    }
+
+    fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
+        let lent = self.provided.iter_mut().map(|ring| ring.lend(&self.pool)).sum();
+        let (want, timeout) = match wait {
+            Wait::No => (0, None),
+            Wait::Completion => (1, None),
+            Wait::Until(at) if self.has(Capability::ExtArg) => (1, Some(at.since(self.now()))),
+            Wait::Until(at) => {
+                self.queue_timer(at);
+                (u32::from(self.timer.is_some()), None)
+            }
+        };
+        let submitted = self.call(want, timeout)?;
+        let overflow = self.ring.submission().cq_overflow();
+        Ok(Entered { submitted, lent, overflow })
+    }
+
+    fn reap(&mut self) -> Option<Cqe> {
+        if self.reapable.is_empty() {
+            self.refill();
+        }
+        let cqe = self.batch[self.reapable.next()?];
+        self.release(cqe);
+        Some(cqe)
+    }
+
+    fn claim(&mut self, cqe: Cqe) -> Option<Lease> {
+        match cqe.buffer() {
+            // SAFETY: the kernel has named this buffer in a completion: it is done with it.
+            Some(id) => unsafe { self.pool.reclaim(crate::buffer::BufferId(u32::from(id))) },
+            None => self.slot(cqe.token.conn()).recv.take(),
+        }
+    }
+
+    fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
+    fn sockets(&self) -> usize {
+        self.sockets
+    }
+
+    fn now(&self) -> Nanos {
+        os::now()
+    }
+}
+
+impl Drop for Uring {
+    /// Cancels what is in flight and waits for it: the kernel must not write to memory that is
+    /// somebody else's by then (kernel-notes §9). What does not end in time keeps its memory for
+    /// ever.
+    fn drop(&mut self) {
+        let patience = Duration::from_millis(100);
+        for _ in 0..20 {
+            while let Some(cqe) = self.reap() {
+                drop(self.claim_if_recv(cqe));
+            }
+            if self.in_flight == 0 {
+                break;
+            }
+            if self.is_full() {
+                let _ = self.call(0, None);
+            }
+            self.cancel_everything();
+            let timeout = self.has(Capability::ExtArg).then_some(patience);
+            if self.call(u32::from(timeout.is_some()), timeout).is_err() {
+                break;
+            }
+            if timeout.is_none() {
+                std::thread::yield_now();
+            }
+        }
+        for fd in std::mem::take(&mut self.descriptors) {
+            // SAFETY: the kernel gave this descriptor to this ring, which alone knows it.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+        if self.in_flight > 0 {
+            tracing::error!(in_flight = self.in_flight, "operations outlive their ring");
+            std::mem::forget(Rc::clone(&self.pool));
+            std::mem::forget(std::mem::take(&mut self.slots));
+            std::mem::forget(std::mem::take(&mut self.provided));
+            return;
+        }
+        self.provided.iter().for_each(|provided| provided.unregister(&self.ring));
+    }
+}
+
+impl Uring {
+    fn claim_if_recv(&mut self, cqe: Cqe) -> Option<Lease> {
+        if cqe.token.kind() == Some(Kind::Recv) { self.claim(cqe) } else { None }
+    }
+
+    fn cancel_everything(&mut self) {
+        if self.is_full() {
+            return;
+        }
+        if self.has(Capability::CancelAny) {
+            let any = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
+            self.queue(any, Token::at(Kind::Aside, 0), -1, 0, 0);
+            return;
+        }
+        // An old kernel cancels by name only. Closing its socket's other references is not ours
+        // to do, but shutting it down ends whatever waits on it.
+        for &fd in &self.descriptors {
+            os::count_call();
+            // SAFETY: no memory is involved.
+            unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+        }
+        let others = [(Kind::Accept, 0), (Kind::PollAccept, 0), (Kind::Wake, 0), TIMER];
+        for token in others.map(|(kind, index)| Token::at(kind, index)) {
+            if !self.is_full() {
+                let cancel = opcode::AsyncCancel::new(token.0).build();
+                self.queue(cancel, Token::at(Kind::Aside, 0), -1, 0, 0);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Uring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uring")
+            .field("fd", &self.ring.as_raw_fd())
+            .field("kernel", &self.kernel)
+            .field("in_flight", &self.in_flight)
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Vector {
+    fn new() -> Box<Vector> {
+        let part = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        // SAFETY: all-zero is a valid msghdr: no name, no parts, no control data.
+        let header = unsafe { std::mem::zeroed() };
+        Box::new(Vector { header, parts: [part; VECTOR], chunks: Vec::with_capacity(VECTOR) })
+    }
+
+    /// Takes shares of the leading chunks. The header then points into this very box: it must not
+    /// be moved out of it while the kernel reads it.
+    fn fill(&mut self, queue: &SendQueue) {
+        self.chunks.extend(queue.iter().take(VECTOR).cloned());
+        for (part, chunk) in self.parts.iter_mut().zip(&self.chunks) {
+            part.iov_base = chunk.as_ptr().cast_mut().cast();
+            part.iov_len = chunk.len();
+        }
+        self.header.msg_iov = self.parts.as_mut_ptr();
+        self.header.msg_iovlen = self.chunks.len();
+    }
+}
+
+/// Sets a ring up with all the flags that `kernel` has, smaller if locked memory is short.
+fn set_up(kernel: Kernel, completions: u32) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder.dontfork().setup_clamp();
+    if kernel.has(Capability::SubmitAll) {
+        builder.setup_submit_all();
+    }
+    if kernel.has(Capability::SingleIssuer) {
+        builder.setup_single_issuer();
+    }
+    if kernel.has(Capability::DeferTaskrun) {
+        builder.setup_defer_taskrun().setup_taskrun_flag();
+    } else if kernel.has(Capability::CoopTaskrun) {
+        builder.setup_coop_taskrun().setup_taskrun_flag();
+    }
+    if kernel.has(Capability::NoSqArray) {
+        builder.setup_no_sqarray();
+    }
+    let mut entries = ENTRIES;
+    loop {
+        let completions = completions.min(entries * 16);
+        match builder.clone().setup_cqsize(completions).build(entries) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && entries > ENTRIES_MIN => {
+                entries /= 2;
+                tracing::warn!(entries, "locked memory is short (ulimit -l): a smaller queue");
+            }
+            other => return other,
+        }
+    }
+}
+
+const _: () = assert!(size_of::<cqueue::Entry>() == size_of::<Cqe>());

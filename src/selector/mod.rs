@@ -21,7 +21,7 @@ pub use select::Select;
 
 use std::fmt;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
 /// What a registered descriptor is known by; the caller's choice, reported back.
@@ -38,7 +38,8 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// Neither: only errors and hang-ups are reported.
+    /// Neither. Errors and hang-ups are reported all the same, level-triggered for ever: whoever
+    /// wants nothing had better [`remove`](Selector::remove) the descriptor.
     pub const NONE: Interest = Interest { readable: false, writable: false };
     /// Reading.
     pub const READ: Interest = Interest { readable: true, writable: false };
@@ -104,3 +105,14 @@ pub trait Selector {
     /// The selector itself is broken.
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()>;
 }
+
+fn watched_already(fd: RawFd) -> io::Error {
+    io::Error::new(io::ErrorKind::AlreadyExists, format!("descriptor {fd} is watched already"))
+}
+
+fn not_watched(fd: RawFd) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("descriptor {fd} is not watched"))
+}
+
+#[cfg(test)]
+mod tests;

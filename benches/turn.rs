@@ -1,0 +1,117 @@
+//! What the ring loop itself costs: turns on a ring that completes everything at once.
+//!
+//! No kernel, no sockets: `Instant` answers each receive with a full small buffer and each send
+//! with all its bytes. One iteration is one turn of 64 connections, each with one receive and one
+//! send, so 128 completions; divide by that for the cost of one.
+
+use std::io;
+use std::rc::Rc;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use proactor::buffer::{Lease, Pool, Shape, Size};
+use proactor::clock::Nanos;
+use proactor::limits::Limits;
+use proactor::os::Stop;
+use proactor::proactor::Proactor;
+use proactor::protocol::{Echo, Protocol, Upper};
+use proactor::ring::{Cqe, Entered, Kind, Op, Pushed, Ring, Sqe, Token, Wait};
+
+const CONNECTIONS: u32 = 64;
+const MESSAGE: usize = 64;
+
+/// A ring whose kernel has always just finished.
+struct Instant {
+    pool: Rc<Pool>,
+    /// Receives that stay armed.
+    armed: Vec<Token>,
+    /// Answers not yet reaped.
+    answers: Vec<Cqe>,
+    /// Answers to what was pushed since the last enter.
+    next: Vec<Cqe>,
+}
+
+impl Ring for Instant {
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    fn push(&mut self, op: Op<'_>) -> Pushed {
+        let (token, res, flags, len) = match op {
+            Op::Accept { listener, .. } => {
+                let token = Token::at(Kind::Accept, u32::from(listener.0));
+                (0..CONNECTIONS as i32 - 1)
+                    .for_each(|res| self.next.push(Cqe { token, res, flags: Cqe::MORE }));
+                (token, CONNECTIONS as i32 - 1, Cqe::MORE, 0)
+            }
+            Op::Recv { conn, .. } => {
+                let token = Token::of(Kind::Recv, conn);
+                self.armed.push(token);
+                (token, MESSAGE as i32, Cqe::MORE, 0)
+            }
+            Op::Send { conn, queue, .. } => {
+                (Token::of(Kind::Send, conn), queue.bytes() as i32, 0, queue.bytes() as u32)
+            }
+            _ => return pushed(Token::at(Kind::Wake, 0), 0),
+        };
+        if token.kind() != Some(Kind::Recv) {
+            self.next.push(Cqe { token, res, flags });
+        }
+        pushed(token, len)
+    }
+
+    fn enter(&mut self, _: Wait) -> io::Result<Entered> {
+        std::mem::swap(&mut self.answers, &mut self.next);
+        let data =
+            self.armed.iter().map(|&token| Cqe { token, res: MESSAGE as i32, flags: Cqe::MORE });
+        self.answers.extend(data);
+        Ok(Entered::default())
+    }
+
+    fn reap(&mut self) -> Option<Cqe> {
+        self.answers.pop()
+    }
+
+    fn claim(&mut self, _: Cqe) -> Option<Lease> {
+        self.pool.lease(Size::SMALLEST)
+    }
+
+    fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
+    fn sockets(&self) -> usize {
+        usize::MAX
+    }
+
+    fn now(&self) -> Nanos {
+        Nanos(0)
+    }
+}
+
+fn pushed(token: Token, len: u32) -> Pushed {
+    Pushed { before: None, op: Sqe { token, opcode: 0, flags: 0, fd: 0, len } }
+}
+
+fn turning<P: Protocol + Clone>(protocol: P) -> Proactor<Instant, P> {
+    let pool = Pool::new(&[Shape { bytes: 2048, count: 1024 }]).expect("memory");
+    let ring = Instant { pool, armed: Vec::new(), answers: Vec::new(), next: Vec::new() };
+    let stop = Stop::new().expect("a descriptor");
+    let mut proactor = Proactor::new(ring, Limits::default(), stop).expect("nothing to fail");
+    proactor.listen(std::fs::File::open("/dev/null").expect("/dev/null").into(), protocol);
+    (0..8).for_each(|_| drop(proactor.turn()));
+    assert_eq!(proactor.connections(), CONNECTIONS as usize);
+    proactor
+}
+
+fn turns(c: &mut Criterion) {
+    let mut group = c.benchmark_group("turn of 64 connections");
+    group.throughput(Throughput::Elements(2 * u64::from(CONNECTIONS)));
+    let mut echo = turning(Echo);
+    group.bench_function("echo", |b| b.iter(|| echo.turn()));
+    let mut upper = turning(Upper);
+    group.bench_function("upper", |b| b.iter(|| upper.turn()));
+    group.finish();
+}
+
+criterion_group!(benches, turns);
+criterion_main!(benches);

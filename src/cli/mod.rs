@@ -1,0 +1,57 @@
+//! The command line, as typed commands.
+//!
+//! Exit status: 0 for success, 1 for a failure, 2 for wrong usage. An error is one line on stderr.
+
+mod serve;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// An io_uring TCP server, and the tools to load, compare and inspect it.
+#[derive(Debug, Parser)]
+#[command(name = "proactor", version, arg_required_else_help = true)]
+struct Proactor {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+}
+
+/// A readiness TCP server: epoll unless told otherwise. The twin of `proactor serve`.
+#[derive(Debug, Parser)]
+#[command(name = "reactor", version)]
+struct Reactor {
+    #[command(flatten)]
+    serve: serve::Args,
+}
+
+/// Runs `proactor` with the arguments of this process.
+pub fn proactor() -> ExitCode {
+    finish(match Proactor::parse().command {
+        Command::Serve(serve) => serve.run(crate::model::Choice::Auto),
+    })
+}
+
+/// Runs `reactor` with the arguments of this process.
+pub fn reactor() -> ExitCode {
+    let epoll = crate::model::Choice::Model(crate::model::Model::Epoll);
+    finish(Reactor::parse().serve.run(epoll))
+}
+
+/// Prints an error on one line. That nobody reads our output any more is none.
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let broken_pipe = error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    });
+    if broken_pipe {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}

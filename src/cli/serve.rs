@@ -1,0 +1,193 @@
+//! `proactor serve`, and all of `reactor`.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+
+use crate::address::{Address, Listener};
+use crate::buffer::Shape;
+use crate::counters::Counters;
+use crate::limits::{Ended, Limits};
+use crate::model::{self, Choice, Chosen, Model, Service};
+use crate::os::{self, Stop};
+use crate::protocol::Any;
+use crate::ring::kernel::{Refusal, Version};
+
+/// Serve a protocol to whoever connects, until SIGTERM or SIGINT
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 takes a free one. Repeatable
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7000")]
+    listen: Vec<Address>,
+
+    /// How to wait: uring, epoll, epoll-et, poll, select, or auto, the best that this machine
+    /// permits [default: auto; of `reactor`: epoll]
+    #[arg(long, value_name = "MODEL")]
+    model: Option<Choice>,
+
+    /// What to say: echo, upper or chat
+    #[arg(long, value_name = "NAME", default_value = "echo")]
+    protocol: Any,
+
+    /// Connections served at a time; who comes beyond waits [default: 10000, or what `ulimit -n`
+    /// leaves room for]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_connections: Option<u32>,
+
+    /// Bytes in each of the smallest buffers; a multiple of 64. Larger ones, of 16 and 128 times
+    /// the size, serve those who send much
+    #[arg(long, value_name = "BYTES", default_value = "2048", value_parser = buffer_size)]
+    buffer_size: usize,
+
+    /// How many of the smallest buffers; of the larger ones there are an eighth and a 32nd as many
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    buffers: u32,
+
+    /// Use only what io_uring had in this kernel version, down to 5.6
+    #[arg(long, value_name = "X.Y")]
+    kernel: Option<Version>,
+
+    /// Seconds that a drain may take before who is left is cut off
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    drain_timeout: Duration,
+
+    /// Stay on this CPU
+    #[arg(long, value_name = "N")]
+    cpu: Option<usize>,
+
+    /// At the end, print what was counted, as one line of JSON
+    #[arg(long)]
+    stats: bool,
+
+    /// What to say on stderr: off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    log: tracing_subscriber::filter::LevelFilter,
+}
+
+/// What `--stats` prints.
+#[derive(Debug, Serialize)]
+struct Stats {
+    schema: &'static str,
+    model: &'static str,
+    detail: String,
+    counters: Counters,
+}
+
+impl Args {
+    /// Serves. `default` is the model if none was named.
+    pub(super) fn run(self, default: Choice) -> anyhow::Result<()> {
+        tracing_subscriber::fmt()
+            .with_max_level(self.log)
+            .with_writer(io::stderr)
+            .with_target(false)
+            .init();
+        if let Some(cpu) = self.cpu {
+            os::pin_to_cpu(cpu).with_context(|| format!("cannot stay on CPU {cpu}"))?;
+        }
+        let choice = self.model.unwrap_or(default);
+        let (chosen, refusal) = choice.resolve(self.kernel)?;
+        announce_choice(choice, &chosen, refusal);
+
+        let limits = Limits { connections: self.connections()?, drain: self.drain_timeout };
+        let stop = Stop::new().and_then(|stop| stop.on_signals().map(|()| stop));
+        let stop = stop.context("cannot listen for signals")?;
+        let (mut listeners, mut addresses, mut files) = (Vec::new(), Vec::new(), Vec::new());
+        for address in &self.listen {
+            let Listener { fd, address, file } =
+                address.listen().with_context(|| format!("cannot listen on {address}"))?;
+            listeners.push((fd, self.protocol.clone()));
+            addresses.push(address);
+            files.extend(file);
+        }
+        let service = Service { listeners, buffers: self.shapes(), limits, stop };
+        let ready = || announce_listeners(&addresses, chosen.model, &self.protocol);
+        let served = model::serve(chosen, service, ready);
+        drop(files);
+        let (ended, counters) = served.with_context(|| format!("{} failed", chosen.model))?;
+
+        if self.stats {
+            print_stats(&chosen, counters)?;
+        }
+        if counters.cut > 0 {
+            eprintln!("drain timeout: {} connections were cut off", counters.cut);
+        }
+        match ended {
+            Ended::Drained => Ok(()),
+            Ended::AtOnce => bail!("stopped at once by a second signal"),
+        }
+    }
+
+    /// The limit of connections that the limit of descriptors leaves room for.
+    fn connections(&self) -> anyhow::Result<usize> {
+        /// Standard streams, ring, stop, selector, and a few to spare.
+        const RESERVE: usize = 16;
+        let descriptors = os::raise_descriptor_limit().context("cannot read `ulimit -n`")? as usize;
+        let room = descriptors.saturating_sub(RESERVE + self.listen.len()).max(1);
+        let Some(asked) = self.max_connections else {
+            return Ok(Limits::default().connections.min(room));
+        };
+        if asked as usize > room {
+            tracing::warn!("`ulimit -n` of {descriptors} leaves room for {room} connections");
+        }
+        Ok(room.min(asked as usize))
+    }
+
+    /// The pool: a size for messages, one for pages, one for bulk.
+    fn shapes(&self) -> Vec<Shape> {
+        let (bytes, count) = (self.buffer_size, self.buffers as usize);
+        [(1, 1), (16, 8), (128, 32)]
+            .into_iter()
+            .map(|(larger, fewer)| Shape { bytes: bytes * larger, count: count / fewer })
+            .filter(|shape| shape.count > 0 && shape.bytes <= 1 << 20)
+            .collect()
+    }
+}
+
+fn announce_choice(choice: Choice, chosen: &Chosen, refusal: Option<Refusal>) {
+    if choice == Choice::Auto {
+        match refusal {
+            Some(refusal) => eprintln!("model: {} (auto): {refusal}", chosen.model),
+            None => eprintln!("model: {} (auto): {}", chosen.model, chosen.describe()),
+        }
+    }
+}
+
+/// One line for each listener. That nobody reads them does not stop a server.
+fn announce_listeners(addresses: &[Address], model: Model, protocol: &Any) {
+    let mut out = io::stdout().lock();
+    for address in addresses {
+        let _ = writeln!(out, "listening on {address} ({model}, {protocol})");
+    }
+    let _ = out.flush();
+}
+
+fn print_stats(chosen: &Chosen, counters: Counters) -> anyhow::Result<()> {
+    let stats = Stats {
+        schema: "proactor.stats/1",
+        model: chosen.model.name(),
+        detail: chosen.describe(),
+        counters,
+    };
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, &stats)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+fn buffer_size(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(bytes) if bytes % 64 == 0 && (64..=1 << 20).contains(&bytes) => Ok(bytes),
+        _ => Err("a multiple of 64, from 64 to 1048576".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || "seconds, from 0 to 86400, as 5 or 0.5".to_owned();
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    if !(0.0..=86_400.0).contains(&seconds) {
+        return Err(wrong());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+}

@@ -1,0 +1,31 @@
+//! What bounds a server, and how it comes to its end: the same for both loops.
+
+use std::time::Duration;
+
+/// How long no connection is accepted after the kernel had no descriptor or memory for one, unless
+/// one of ours closes before.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What bounds a server.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections served at a time. Who comes beyond waits, unserved, until one leaves.
+    pub connections: usize,
+    /// How long a drain may take.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { connections: 10_000, drain: Duration::from_secs(5) }
+    }
+}
+
+/// How a server came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to stop, and every connection was finished or, past the deadline, cut off.
+    Drained,
+    /// It was asked twice.
+    AtOnce,
+}

@@ -1,0 +1,204 @@
+//! The I/O models by name, and how to serve by each.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::str::FromStr;
+
+use crate::buffer::{Pool, Shape};
+use crate::counters::Counters;
+use crate::limits::{Ended, Limits};
+use crate::os::Stop;
+use crate::proactor::Proactor;
+use crate::protocol::Any;
+use crate::reactor::Reactor;
+use crate::ring::kernel::{Kernel, Refusal, Version};
+use crate::ring::{Config, Uring};
+use crate::selector::{Epoll, Poll, Select, Selector, Trigger};
+
+/// A way to wait for many sockets at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Model {
+    /// Asynchronous I/O: told when it *is done*.
+    Uring,
+    /// Readiness by epoll, level-triggered: told what *may be done*.
+    Epoll,
+    /// Readiness by epoll, edge-triggered: told what *has become possible*.
+    EpollEt,
+    /// Readiness by poll(2).
+    Poll,
+    /// Readiness by select(2).
+    Select,
+}
+
+impl Model {
+    /// All of them, newest first.
+    pub const ALL: [Model; 5] =
+        [Model::Uring, Model::Epoll, Model::EpollEt, Model::Poll, Model::Select];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Model::Uring => "uring",
+            Model::Epoll => "epoll",
+            Model::EpollEt => "epoll-et",
+            Model::Poll => "poll",
+            Model::Select => "select",
+        }
+    }
+}
+
+impl fmt::Display for Model {
+    /// The mechanism's own name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(if *self == Model::Uring { "io_uring" } else { self.name() })
+    }
+}
+
+/// What was asked for on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// This model or none.
+    Model(Model),
+    /// The best that this machine permits.
+    Auto,
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Choice, String> {
+        if name == "auto" {
+            return Ok(Choice::Auto);
+        }
+        let found = Model::ALL.into_iter().find(|model| model.name() == name);
+        found.map(Choice::Model).ok_or_else(|| {
+            let names = Model::ALL.map(Model::name).join(", ");
+            format!("no model {name:?}: one of {names}, auto")
+        })
+    }
+}
+
+/// A model that can serve here, and why it is this one.
+#[derive(Debug, Clone, Copy)]
+pub struct Chosen {
+    /// Which.
+    pub model: Model,
+    /// What of the kernel's ring is to be used, if it is the ring.
+    pub kernel: Kernel,
+}
+
+impl Choice {
+    /// Finds out whether the model is to be had here. `ceiling` lowers what the ring may use.
+    ///
+    /// With [`Auto`](Choice::Auto) the ring is taken if there is one, else epoll, and the refusal
+    /// comes along.
+    ///
+    /// # Errors
+    /// The ring was asked for, and is refused.
+    pub fn resolve(self, ceiling: Option<Version>) -> Result<(Chosen, Option<Refusal>), Refusal> {
+        let kernel = || match ceiling {
+            Some(ceiling) => Kernel::detect()?.lowered_to(ceiling),
+            None => Kernel::detect(),
+        };
+        let fallback = Chosen { model: Model::Epoll, kernel: Kernel::OLDEST };
+        match self {
+            Choice::Model(Model::Uring) => {
+                Ok((Chosen { model: Model::Uring, kernel: kernel()? }, None))
+            }
+            Choice::Model(model) => Ok((Chosen { model, ..fallback }, None)),
+            Choice::Auto => Ok(match kernel() {
+                Ok(kernel) => (Chosen { model: Model::Uring, kernel }, None),
+                Err(refusal) => (fallback, Some(refusal)),
+            }),
+        }
+    }
+}
+
+impl Chosen {
+    /// What it uses of the kernel, in a few words.
+    pub fn describe(&self) -> String {
+        match self.model {
+            Model::Uring => self.kernel.describe(),
+            Model::Epoll => "readiness, level-triggered".to_owned(),
+            Model::EpollEt => "readiness, edge-triggered".to_owned(),
+            Model::Poll | Model::Select => "readiness, all descriptors at every wait".to_owned(),
+        }
+    }
+}
+
+/// What to serve, and within what bounds.
+#[derive(Debug)]
+pub struct Service {
+    /// Listening sockets, and what each says.
+    pub listeners: Vec<(OwnedFd, Any)>,
+    /// Its buffers, smallest first.
+    pub buffers: Vec<Shape>,
+    /// Its bounds.
+    pub limits: Limits,
+    /// What stops it.
+    pub stop: Stop,
+}
+
+/// Serves until stopped. `ready` is called once everything is set up and connections are accepted.
+///
+/// # Errors
+/// The model cannot be set up, or the kernel fails it as a whole.
+pub fn serve(
+    chosen: Chosen,
+    service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    match chosen.model {
+        Model::Uring => {
+            let Service { listeners, buffers, limits, stop } = service;
+            let config = Config { kernel: chosen.kernel, connections: limits.connections, buffers };
+            let mut proactor = Proactor::new(Uring::new(config)?, limits, stop)?;
+            listeners.into_iter().for_each(|(fd, protocol)| proactor.listen(fd, protocol));
+            ready();
+            Ok((proactor.run()?, proactor.counters()))
+        }
+        Model::Epoll => serve_ready(Epoll::new(Trigger::Level)?, service, ready),
+        Model::EpollEt => serve_ready(Epoll::new(Trigger::Edge)?, service, ready),
+        Model::Poll => serve_ready(Poll::new(), service, ready),
+        Model::Select => serve_ready(Select::new(), service, ready),
+    }
+}
+
+fn serve_ready<S: Selector>(
+    selector: S,
+    service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let Service { listeners, buffers, limits, stop } = service;
+    let mut reactor = Reactor::new(selector, Pool::new(&buffers)?, limits, stop)?;
+    for (fd, protocol) in listeners {
+        reactor.listen(fd, protocol)?;
+    }
+    ready();
+    Ok((reactor.run()?, reactor.counters()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_model_is_chosen_by_its_name() {
+        for model in Model::ALL {
+            assert_eq!(model.name().parse(), Ok(Choice::Model(model)));
+        }
+        assert_eq!("auto".parse(), Ok(Choice::Auto));
+        let error = "kqueue".parse::<Choice>().unwrap_err();
+        assert!(error.contains(r#""kqueue""#) && error.contains("epoll-et"), "{error}");
+    }
+
+    #[test]
+    fn auto_falls_back_to_epoll_and_says_why_and_the_ring_by_name_does_not() {
+        let too_low = Some(Version { major: 5, minor: 5 });
+        let (chosen, refusal) = Choice::Auto.resolve(too_low).unwrap();
+        assert_eq!(chosen.model, Model::Epoll);
+        assert!(refusal.is_some());
+        assert!(Choice::Model(Model::Uring).resolve(too_low).is_err());
+    }
+}

@@ -1,0 +1,490 @@
+//! The readiness loop: wait until something may be done, and do it.
+//!
+//! ```text
+//!         ┌───────────────── wait ─────────────────┐  sleep until something is ready
+//!         ▼                                        │
+//!   each report: remember that it is ready, mark   │  state only; nothing is read or written
+//!         │                                        │
+//!         ▼                                        │
+//!   each that is marked: resume ───────────────────┘  read and write what it wants, while it
+//!                                                      may; then wish for what it may not
+//! ```
+//!
+//! The twin of [`proactor`](crate::proactor): the same connections, the same rooms, limits and
+//! drain, the same names. Where the ring loop issues operations, this one makes the calls itself:
+//! the kernel says *now you may*, and the data are copied by us, in a system call each.
+//!
+//! What is ready is remembered for each socket until a call would block, or, on a stream, moves
+//! less than it was given room for: that is right for edges and spares a level-triggered loop the
+//! call that finds nothing. The interest is changed only when the wish changes.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use crate::buffer::{Chunk, Pool, Size};
+use crate::clock::Nanos;
+use crate::counters::Counters;
+use crate::keys::ConnId;
+use crate::limits::{ACCEPT_PAUSE, Ended, Limits};
+use crate::os::{self, Stop};
+use crate::peers::{Peers, Room};
+use crate::protocol::Protocol;
+use crate::selector::{Interest, Key, Ready, Selector};
+
+/// Reads of one connection in a turn; it goes on in the next, so that a flood does not own the loop.
+const READS: usize = 16;
+/// Accepts at one listener in a turn.
+const ACCEPTS: usize = 64;
+/// Chunks in one vectored send.
+const VECTOR: usize = 16;
+
+/// A server that waits for readiness.
+#[derive(Debug)]
+pub struct Reactor<S, P> {
+    selector: S,
+    pool: Rc<Pool>,
+    peers: Peers<P, Socket>,
+    listeners: Vec<Listener<P>>,
+    limits: Limits,
+    stop: Stop,
+    stage: Stage,
+    /// Until when nothing is accepted, after it failed for want of resources.
+    accept_at: Option<Nanos>,
+    /// Emptied at every turn: its capacity is kept.
+    reports: Vec<Ready>,
+    /// Whose reads were cut off, to go on in the next turn.
+    unread: Vec<ConnId>,
+    counters: Counters,
+    /// System calls that this thread had made before.
+    calls_before: u64,
+}
+
+#[derive(Debug)]
+struct Listener<P> {
+    /// `None` once it is closed.
+    fd: Option<OwnedFd>,
+    /// What each connection begins as.
+    protocol: P,
+    /// True exactly when the selector watches it.
+    watched: bool,
+    /// True from a report until an accept would block.
+    readable: bool,
+}
+
+/// A connection's socket, and what is known of its readiness.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    /// True until a read would block, or comes short.
+    readable: bool,
+    /// True until a write would block, or comes short.
+    writable: bool,
+    /// True once the peer's end was reported: a read that comes short is not the last.
+    hung_up: bool,
+    /// What the selector is asked; if nothing, it does not watch.
+    interest: Interest,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// Until when those who are left may take.
+    Draining(Nanos),
+    /// Past the deadline: who was left has been broken.
+    Cutting,
+}
+
+impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
+    /// A server without a listener, which `stop` can stop. Its buffers are `pool`'s.
+    ///
+    /// # Errors
+    /// The selector cannot watch `stop`.
+    pub fn new(
+        mut selector: S,
+        pool: Rc<Pool>,
+        limits: Limits,
+        stop: Stop,
+    ) -> io::Result<Reactor<S, P>> {
+        let calls_before = os::calls();
+        selector.add(stop.as_fd(), Whose::Stop.into(), Interest::READ)?;
+        Ok(Reactor {
+            selector,
+            pool,
+            peers: Peers::new(),
+            listeners: Vec::new(),
+            limits,
+            stop,
+            stage: Stage::Serving,
+            accept_at: None,
+            reports: Vec::new(),
+            unread: Vec::new(),
+            counters: Counters::default(),
+            calls_before,
+        })
+    }
+
+    /// Serves `protocol` to whoever connects to `fd`, a listening socket, which becomes
+    /// non-blocking. Each listener is a room of its own.
+    ///
+    /// # Errors
+    /// `fd` cannot be made non-blocking.
+    pub fn listen(&mut self, fd: OwnedFd, protocol: P) -> io::Result<()> {
+        os::set_nonblocking(fd.as_fd())?;
+        self.listeners.push(Listener { fd: Some(fd), protocol, watched: false, readable: false });
+        Ok(())
+    }
+
+    /// Turns until it is stopped.
+    ///
+    /// # Errors
+    /// The selector as a whole fails.
+    pub fn run(&mut self) -> io::Result<Ended> {
+        loop {
+            if let Some(ended) = self.turn()? {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// One turn: sleep until something is ready, then resume whom it concerns.
+    ///
+    /// # Errors
+    /// The selector as a whole fails.
+    pub fn turn(&mut self) -> io::Result<Option<Ended>> {
+        self.watch_listeners()?;
+        let timeout = self.wait();
+        let mut reports = std::mem::take(&mut self.reports);
+        self.selector.wait(&mut reports, timeout)?;
+        self.counters.turns += 1;
+        self.counters.completed += reports.len() as u64;
+        let stopped = reports.drain(..).any(|report| self.reported(report));
+        self.reports = reports;
+        if stopped {
+            return Ok(Some(Ended::AtOnce));
+        }
+        self.accept();
+        self.resume_ready();
+        Ok(self.is_drained().then_some(Ended::Drained))
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> Counters {
+        let calls = os::calls() - self.calls_before;
+        Counters { calls, evicted: self.peers.evicted(), ..self.counters }
+    }
+
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Remembers what is ready; answers whether the server was asked to end at once.
+    fn reported(&mut self, report: Ready) -> bool {
+        match Whose::from(report.key) {
+            Whose::Conn(conn) => {
+                if let Some(peer) = self.peers.get_mut(conn) {
+                    peer.driver.readable |= report.readable;
+                    peer.driver.writable |= report.writable;
+                    peer.driver.hung_up |= report.hung_up;
+                    self.peers.mark(conn);
+                }
+            }
+            Whose::Listener(at) => self.listeners[at].readable = true,
+            Whose::Stop => return self.stop(),
+        }
+        false
+    }
+
+    fn accept(&mut self) {
+        for at in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS {
+                if !self.listeners[at].readable || !self.wants_accept() {
+                    break;
+                }
+                let Some(fd) = &self.listeners[at].fd else { break };
+                match os::accept(fd.as_fd()) {
+                    Ok(socket) => self.open(at, socket),
+                    Err(error) => self.not_accepted(at, error),
+                }
+            }
+        }
+    }
+
+    fn not_accepted(&mut self, at: usize, error: io::Error) {
+        match error.raw_os_error() {
+            Some(libc::EAGAIN) => self.listeners[at].readable = false,
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
+                self.counters.refused += 1;
+                tracing::warn!(%error, connections = self.peers.len(), "cannot accept for now");
+                self.accept_at = Some(os::now() + ACCEPT_PAUSE);
+            }
+            _ => tracing::debug!(%error, "a connection was lost unaccepted"),
+        }
+    }
+
+    fn open(&mut self, at: usize, fd: OwnedFd) {
+        self.counters.accepted += 1;
+        let protocol = self.listeners[at].protocol.clone();
+        let edge = self.selector.is_edge_triggered();
+        let interest = if edge { Interest::BOTH } else { Interest::READ };
+        let socket = Socket { fd, readable: false, writable: true, hung_up: false, interest };
+        let id = self.peers.open(protocol, Room(at as u16), socket);
+        let fd = self.peers.get_mut(id).expect("just opened").driver.fd.as_fd();
+        if let Err(error) = self.selector.add(fd, Whose::Conn(id).into(), interest) {
+            self.counters.refused += 1;
+            tracing::warn!("a connection is refused: {error}");
+            self.peers.get_mut(id).expect("just opened").driver.interest = Interest::NONE;
+            self.peers.broken(id);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.peers.len() < self.limits.connections
+    }
+
+    fn wants_accept(&self) -> bool {
+        self.stage == Stage::Serving && self.has_room() && self.accept_at.is_none()
+    }
+
+    /// Watches the listeners while connections are wanted: who comes meanwhile waits in the
+    /// kernel's queue.
+    fn watch_listeners(&mut self) -> io::Result<()> {
+        let wanted = self.wants_accept();
+        for (at, listener) in self.listeners.iter_mut().enumerate() {
+            let Some(fd) = &listener.fd else { continue };
+            if wanted && !listener.watched {
+                self.selector.add(fd.as_fd(), Whose::Listener(at).into(), Interest::READ)?;
+                listener.watched = true;
+            } else if !wanted && listener.watched {
+                self.selector.remove(fd.as_fd())?;
+                (listener.watched, listener.readable) = (false, false);
+            }
+            if self.stage != Stage::Serving {
+                listener.fd = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// How long this turn may sleep. What is due by the clock is done on the way.
+    fn wait(&mut self) -> Option<std::time::Duration> {
+        const NO: Option<std::time::Duration> = Some(std::time::Duration::ZERO);
+        let timer = self.peers.tick(os::now);
+        let drain = match self.stage {
+            Stage::Draining(until) => Some(until),
+            Stage::Serving | Stage::Cutting => None,
+        };
+        self.unread.drain(..).for_each(|conn| self.peers.mark(conn));
+        let accepts = self.wants_accept() && self.listeners.iter().any(|one| one.readable);
+        let Some(due) = [timer, drain, self.accept_at].into_iter().flatten().min() else {
+            return if self.peers.has_marked() || accepts { NO } else { None };
+        };
+        let now = os::now();
+        self.accept_at = self.accept_at.filter(|&at| at > now);
+        if drain.is_some_and(|until| until <= now) {
+            self.cut();
+        }
+        if self.peers.has_marked() || accepts { NO } else { Some(due.since(now)) }
+    }
+
+    /// Resumes until nobody is marked: what one is told may be for another to send.
+    fn resume_ready(&mut self) {
+        while {
+            let pool = &self.pool;
+            self.peers.feed(|size| (0..=pool.clamp(size).0).map(|at| pool.idle(Size(at))).sum());
+            self.peers.has_marked()
+        } {
+            self.peers.begin();
+            while let Some(ready) = self.peers.next_ready() {
+                let (conn, wants_recv) = (ready.id, ready.wants_recv);
+                self.resume(conn, wants_recv);
+            }
+        }
+    }
+
+    /// Does what the connection wants and its socket may; wishes for what it may not.
+    fn resume(&mut self, conn: ConnId, wants_recv: bool) {
+        if wants_recv {
+            self.receive(conn);
+        }
+        self.send(conn);
+        let Some(peer) = self.peers.get_mut(conn) else { return };
+        let (connection, socket) = (&peer.connection, &mut peer.driver);
+        if connection.wants_shutdown() {
+            // It fails only if the peer has reset, and then a read will tell.
+            let _ = os::shutdown_write(socket.fd.as_fd());
+            self.peers.shut_down(conn);
+        } else if connection.is_finished() {
+            self.close(conn);
+        } else if !self.selector.is_edge_triggered() {
+            let writable = !connection.outgoing().is_empty() && !socket.writable;
+            let wish = Interest { readable: wants_recv && connection.wants_recv(), writable };
+            if let Err(error) = socket.wish(&mut self.selector, conn, wish) {
+                tracing::warn!(%conn, "a connection is lost: {error}");
+                self.peers.broken(conn);
+            }
+        }
+    }
+
+    /// Reads while there is something, and the connection wants it.
+    fn receive(&mut self, conn: ConnId) {
+        for _ in 0..READS {
+            let Some(peer) = self.peers.get_mut(conn) else { return };
+            let (connection, socket) = (&peer.connection, &mut peer.driver);
+            if !socket.readable || !connection.wants_recv() {
+                return;
+            }
+            let Some(mut lease) = self.pool.lease(connection.appetite()) else {
+                self.counters.starved += 1;
+                return self.peers.starve(conn);
+            };
+            let buffer = lease.bytes_mut().expect("a new lease is the only one");
+            let room = buffer.len();
+            match os::recv(socket.fd.as_fd(), buffer) {
+                Ok(0) => {
+                    socket.readable = false;
+                    self.peers.ended(conn);
+                }
+                Ok(n) => {
+                    // Short: that was all, unless the peer's end stands behind it, of which an
+                    // edge would not tell again.
+                    socket.readable = n == room || socket.hung_up;
+                    self.counters.receives += 1;
+                    self.counters.received_bytes += n as u64;
+                    self.peers.received(conn, Chunk::received(lease, n));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
+                Err(_) => self.peers.broken(conn),
+            }
+        }
+        self.unread.push(conn);
+    }
+
+    /// Writes while something is owed, and there is room for it.
+    fn send(&mut self, conn: ConnId) {
+        while let Some(peer) = self.peers.get_mut(conn) {
+            let (queue, socket) = (peer.connection.outgoing(), &mut peer.driver);
+            let (Some(first), true) = (queue.first(), socket.writable) else { return };
+            let fd = socket.fd.as_fd();
+            let (sent, room) = if queue.chunks() == 1 {
+                (os::send(fd, first), first.len())
+            } else {
+                let mut parts = [io::IoSlice::new(&[]); VECTOR];
+                let chunks = queue.chunks().min(VECTOR);
+                parts.iter_mut().zip(queue.iter()).for_each(|(part, chunk)| {
+                    *part = io::IoSlice::new(chunk);
+                });
+                let room = parts[..chunks].iter().map(|part| part.len()).sum();
+                (os::send_vectored(fd, &parts[..chunks]), room)
+            };
+            match sent {
+                Ok(n) => {
+                    socket.writable = n == room;
+                    self.counters.sends += 1;
+                    self.counters.sent_bytes += n as u64;
+                    self.peers.sent(conn, n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable = false,
+                Err(_) => self.peers.broken(conn),
+            }
+        }
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        let mut socket = self.peers.remove(conn).expect("a connection is closed once");
+        // It was watched, so it can be unwatched; and if not, closing does it.
+        let _ = socket.wish(&mut self.selector, conn, Interest::NONE);
+        os::close(socket.fd);
+        self.counters.closed += 1;
+        self.accept_at = None;
+    }
+
+    /// Somebody asked it to stop: the first time it drains.
+    fn stop(&mut self) -> bool {
+        let asked = self.stop.take();
+        let again = self.stage != Stage::Serving;
+        if asked > 1 || (asked == 1 && again) {
+            return true;
+        }
+        if asked == 1 {
+            self.stage = Stage::Draining(os::now() + self.limits.drain);
+            self.peers.finish_all();
+        }
+        false
+    }
+
+    fn cut(&mut self) {
+        self.stage = Stage::Cutting;
+        self.counters.cut = self.peers.len() as u64;
+        self.peers.break_all();
+    }
+
+    fn is_drained(&self) -> bool {
+        self.stage != Stage::Serving && self.peers.is_empty()
+    }
+}
+
+impl Socket {
+    /// Asks the selector for what is wished now, if that is not what it is asked. Whoever wishes
+    /// nothing is not watched: a hang-up would be reported for ever.
+    fn wish(
+        &mut self,
+        selector: &mut impl Selector,
+        conn: ConnId,
+        wish: Interest,
+    ) -> io::Result<()> {
+        let asked = std::mem::replace(&mut self.interest, wish);
+        let (fd, key) = (self.fd.as_fd(), Whose::Conn(conn).into());
+        match (asked == Interest::NONE, wish == Interest::NONE) {
+            _ if asked == wish => Ok(()),
+            (true, _) => selector.add(fd, key, wish),
+            (_, true) => selector.remove(fd),
+            _ => selector.modify(fd, key, wish),
+        }
+    }
+}
+
+/// Whose a descriptor is, packed into a [`Key`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Conn(ConnId),
+    Listener(usize),
+    Stop,
+}
+
+const LISTENER: u64 = 1 << 62;
+const STOP: u64 = 1 << 63;
+
+impl From<Whose> for Key {
+    fn from(whose: Whose) -> Key {
+        Key(match whose {
+            Whose::Conn(conn) => u64::from(conn.generation()) << 32 | u64::from(conn.slot()),
+            Whose::Listener(at) => LISTENER | at as u64,
+            Whose::Stop => STOP,
+        })
+    }
+}
+
+impl From<Key> for Whose {
+    fn from(Key(key): Key) -> Whose {
+        match key {
+            STOP => Whose::Stop,
+            _ if key & LISTENER != 0 => Whose::Listener((key & !LISTENER) as usize),
+            _ => Whose::Conn(ConnId::new(key as u32, (key >> 32) as u32)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_says_whose_it_is() {
+        let conn = ConnId::new(u32::MAX, 0xff_ffff);
+        for whose in [Whose::Conn(conn), Whose::Listener(3), Whose::Stop] {
+            assert_eq!(Whose::from(Key::from(whose)), whose);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! epoll(7): the kernel keeps the interest, and hands out what is ready.
+//!
+//! A wait costs what is *ready*, not what is watched; changing an interest costs a system call.
+//! No limit but that of descriptors. Level-triggered, or edge-triggered (`EPOLLET`). Linux 2.6.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use super::{Interest, Key, Ready, Selector};
+use crate::os;
+
+/// When a descriptor is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// As long as it is ready.
+    Level,
+    /// When it becomes ready.
+    Edge,
+}
+
+/// Reports from one wait; more than that are reported by the next.
+const REPORTS: usize = 256;
+
+/// A selector by epoll(7).
+pub struct Epoll {
+    fd: OwnedFd,
+    trigger: Trigger,
+    reports: Vec<libc::epoll_event>,
+}
+
+impl Epoll {
+    /// Watches nothing yet.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(trigger: Trigger) -> io::Result<Epoll> {
+        Ok(Epoll { fd: os::epoll_create()?, trigger, reports: Vec::with_capacity(REPORTS) })
+    }
+
+    fn event(&self, key: Key, interest: Interest) -> libc::epoll_event {
+        let mut events = 0;
+        if interest.readable {
+            // Without the wish to read, the peer's end would be reported for ever.
+            events |= libc::EPOLLIN | libc::EPOLLRDHUP;
+        }
+        if interest.writable {
+            events |= libc::EPOLLOUT;
+        }
+        if self.trigger == Trigger::Edge {
+            events |= libc::EPOLLET;
+        }
+        libc::epoll_event { events: events as u32, u64: key.0 }
+    }
+}
+
+impl Selector for Epoll {
+    fn is_edge_triggered(&self) -> bool {
+        self.trigger == Trigger::Edge
+    }
+
+    fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        let event = self.event(key, interest);
+        os::epoll_ctl(self.fd.as_fd(), libc::EPOLL_CTL_ADD, fd, event)
+    }
+
+    fn modify(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        let event = self.event(key, interest);
+        os::epoll_ctl(self.fd.as_fd(), libc::EPOLL_CTL_MOD, fd, event)
+    }
+
+    fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let event = self.event(Key(0), Interest::NONE);
+        os::epoll_ctl(self.fd.as_fd(), libc::EPOLL_CTL_DEL, fd, event)
+    }
+
+    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+        os::epoll_wait(self.fd.as_fd(), &mut self.reports, timeout)?;
+        ready.extend(self.reports.iter().map(|report| {
+            let has = |flags: libc::c_int| report.events & flags as u32 != 0;
+            let failed = has(libc::EPOLLERR | libc::EPOLLHUP);
+            Ready {
+                key: Key(report.u64),
+                readable: has(libc::EPOLLIN | libc::EPOLLRDHUP) || failed,
+                writable: has(libc::EPOLLOUT) || failed,
+                hung_up: has(libc::EPOLLRDHUP) || failed,
+            }
+        }));
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Epoll {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Epoll").field("trigger", &self.trigger).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,157 @@
+//! One set of scenarios, every selector.
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use super::*;
+
+const KEY: Key = Key(7);
+
+fn pair() -> (UnixStream, UnixStream) {
+    UnixStream::pair().expect("two descriptors")
+}
+
+/// What is ready now.
+fn ready(selector: &mut impl Selector) -> Vec<Ready> {
+    let mut ready = Vec::new();
+    selector.wait(&mut ready, Some(Duration::ZERO)).unwrap();
+    ready
+}
+
+fn is_readable(selector: &mut impl Selector) -> bool {
+    ready(selector).iter().any(|ready| ready.key == KEY && ready.readable)
+}
+
+fn bytes_make_it_readable(mut selector: impl Selector) {
+    let (ours, mut theirs) = pair();
+    selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
+    assert_eq!(ready(&mut selector), []);
+    theirs.write_all(b"x").unwrap();
+    assert!(is_readable(&mut selector));
+}
+
+fn level_reports_again_and_edge_does_not(mut selector: impl Selector) {
+    let (mut ours, mut theirs) = pair();
+    selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
+    theirs.write_all(b"two bytes and more").unwrap();
+    assert!(is_readable(&mut selector));
+    ours.read_exact(&mut [0; 2]).unwrap();
+    assert_eq!(is_readable(&mut selector), !selector.is_edge_triggered(), "it under-read");
+    theirs.write_all(b"more").unwrap();
+    assert!(is_readable(&mut selector), "more came: that is an edge too");
+}
+
+fn the_interest_is_what_is_reported(mut selector: impl Selector) {
+    let (ours, mut theirs) = pair();
+    theirs.write_all(b"x").unwrap();
+    selector.add(ours.as_fd(), Key(1), Interest::WRITE).unwrap();
+    let reports = ready(&mut selector);
+    assert!(reports[0].writable && !reports[0].readable, "{reports:?}");
+    selector.modify(ours.as_fd(), KEY, Interest::BOTH).unwrap();
+    let reports = ready(&mut selector);
+    assert!(reports[0].writable && reports[0].readable && reports[0].key == KEY, "{reports:?}");
+}
+
+fn what_is_removed_is_not_reported(mut selector: impl Selector) {
+    let (ours, mut theirs) = pair();
+    selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
+    theirs.write_all(b"x").unwrap();
+    selector.remove(ours.as_fd()).unwrap();
+    assert_eq!(ready(&mut selector), []);
+    selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
+    assert!(is_readable(&mut selector), "adding reports what is there");
+}
+
+fn misuse_is_an_error(mut selector: impl Selector) {
+    let (ours, _theirs) = pair();
+    assert!(selector.modify(ours.as_fd(), KEY, Interest::READ).is_err());
+    assert!(selector.remove(ours.as_fd()).is_err());
+    selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
+    assert!(selector.add(ours.as_fd(), KEY, Interest::READ).is_err());
+}
+
+fn the_peers_end_is_readable(mut selector: impl Selector) {
+    let (ours, theirs) = pair();
+    selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
+    drop(theirs);
+    assert!(is_readable(&mut selector));
+}
+
+fn the_peers_end_is_not_reported_to_who_wants_to_write(mut selector: impl Selector) {
+    let (mut ours, theirs) = pair();
+    ours.set_nonblocking(true).unwrap();
+    while ours.write(&[0; 65536]).is_ok() {} // until it would block
+    selector.add(ours.as_fd(), KEY, Interest::WRITE).unwrap();
+    let _ = ready(&mut selector);
+    theirs.shutdown(std::net::Shutdown::Write).unwrap();
+    if !selector.is_edge_triggered() {
+        assert_eq!(ready(&mut selector), [], "it would be reported for ever");
+    }
+}
+
+fn many_descriptors_each_by_its_key(mut selector: impl Selector) {
+    let mut pairs: Vec<_> = (0..200).map(|_| pair()).collect();
+    for (at, (ours, _)) in pairs.iter().enumerate() {
+        selector.add(ours.as_fd(), Key(at as u64), Interest::READ).unwrap();
+    }
+    for gone in (0..200).step_by(3) {
+        selector.remove(pairs[gone].0.as_fd()).unwrap();
+    }
+    pairs.iter_mut().for_each(|(_, theirs)| theirs.write_all(b"x").unwrap());
+    let mut keys: Vec<u64> = ready(&mut selector).iter().map(|ready| ready.key.0).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, (0..200).filter(|at| at % 3 != 0).collect::<Vec<_>>());
+}
+
+fn a_timeout_is_waited_for_and_rounded_up(mut selector: impl Selector) {
+    let (began, span) = (std::time::Instant::now(), Duration::from_micros(1500));
+    selector.wait(&mut Vec::new(), Some(span)).unwrap();
+    assert!(began.elapsed() >= span, "{:?}", began.elapsed());
+}
+
+/// Every scenario for one selector.
+macro_rules! scenarios {
+    ($module:ident, $selector:expr) => {
+        mod $module {
+            use super::*;
+
+            scenarios!(@ $selector;
+                bytes_make_it_readable
+                level_reports_again_and_edge_does_not
+                the_interest_is_what_is_reported
+                what_is_removed_is_not_reported
+                misuse_is_an_error
+                the_peers_end_is_readable
+                the_peers_end_is_not_reported_to_who_wants_to_write
+                many_descriptors_each_by_its_key
+                a_timeout_is_waited_for_and_rounded_up
+            );
+        }
+    };
+    (@ $selector:expr; $($scenario:ident)*) => {
+        $(
+            #[test]
+            fn $scenario() {
+                super::$scenario($selector);
+            }
+        )*
+    };
+}
+
+scenarios!(epoll_level, Epoll::new(Trigger::Level).unwrap());
+scenarios!(epoll_edge, Epoll::new(Trigger::Edge).unwrap());
+scenarios!(poll, Poll::new());
+scenarios!(select, Select::new());
+
+#[test]
+fn select_refuses_what_it_cannot_watch_and_goes_on() {
+    let (ours, mut theirs) = pair();
+    let mut select = Select::new();
+    let high = crate::os::duplicate_from(ours.as_fd(), crate::os::SELECT_LIMIT).unwrap();
+    let error = select.add(high.as_fd(), KEY, Interest::READ).unwrap_err();
+    assert!(error.to_string().contains("FD_SETSIZE"), "{error}");
+    select.add(ours.as_fd(), KEY, Interest::READ).unwrap();
+    theirs.write_all(b"x").unwrap();
+    assert!(is_readable(&mut select));
+}

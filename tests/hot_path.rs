@@ -1,0 +1,158 @@
+//! The hot path of an echo on io_uring: no allocation, and no copy of the payload in user space.
+//!
+//! Both are checked on the real loop over the real ring. An allocator counts what the server's
+//! thread allocates while messages pass; a ring around the ring looks at every send and finds the
+//! bytes to lie in the very buffers that the kernel received into.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::rc::Rc;
+
+use proactor::buffer::{Lease, Pool, Shape, Size};
+use proactor::clock::Nanos;
+use proactor::limits::Limits;
+use proactor::os::Stop;
+use proactor::proactor::Proactor;
+use proactor::protocol::Echo;
+use proactor::ring::kernel::Kernel;
+use proactor::ring::{Config, Cqe, Entered, Op, Pushed, Ring, Uring, Wait};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps `alloc`'s contract, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(place, layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: as above.
+        unsafe { System.realloc(place, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A ring that looks at what is sent.
+struct Watched {
+    ring: Uring,
+    sends: u64,
+    /// Sends whose bytes lie in a buffer that was received into.
+    in_place: u64,
+}
+
+impl Ring for Watched {
+    fn is_full(&self) -> bool {
+        self.ring.is_full()
+    }
+
+    fn lacks_buffer(&self, size: Size) -> bool {
+        self.ring.lacks_buffer(size)
+    }
+
+    fn push(&mut self, op: Op<'_>) -> Pushed {
+        if let Op::Send { queue, .. } = &op {
+            self.sends += 1;
+            self.in_place += u64::from(queue.iter().all(|chunk| chunk.is_pooled()));
+        }
+        self.ring.push(op)
+    }
+
+    fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
+        self.ring.enter(wait)
+    }
+
+    fn reap(&mut self) -> Option<Cqe> {
+        self.ring.reap()
+    }
+
+    fn claim(&mut self, cqe: Cqe) -> Option<Lease> {
+        self.ring.claim(cqe)
+    }
+
+    fn pool(&self) -> &Rc<Pool> {
+        self.ring.pool()
+    }
+
+    fn sockets(&self) -> usize {
+        self.ring.sockets()
+    }
+
+    fn now(&self) -> Nanos {
+        self.ring.now()
+    }
+}
+
+/// Sends a message on each connection and reads it back, `rounds` times.
+fn pass_messages(clients: &mut [TcpStream], rounds: usize) {
+    let (message, mut answer) = ([7u8; 64], [0u8; 64]);
+    for _ in 0..rounds {
+        for client in clients.iter_mut() {
+            client.write_all(&message).unwrap();
+        }
+        for client in clients.iter_mut() {
+            client.read_exact(&mut answer).unwrap();
+            assert_eq!(answer, message);
+        }
+    }
+}
+
+#[test]
+fn an_echo_on_io_uring_neither_allocates_nor_copies() {
+    let kernel = match Kernel::detect() {
+        Ok(kernel) => kernel,
+        Err(refusal) => return println!("skipped: 1 ({refusal})"),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = Stop::new().unwrap();
+    let stopper = stop.handle().unwrap();
+
+    std::thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let buffers = vec![Shape { bytes: 2048, count: 256 }];
+            let ring = Uring::new(Config { kernel, connections: 64, buffers }).unwrap();
+            let ring = Watched { ring, sends: 0, in_place: 0 };
+            let mut server = Proactor::new(ring, Limits::default(), stop).unwrap();
+            server.listen(listener.into(), Echo);
+            while server.counters().receives < 16 * 100 {
+                server.turn().unwrap();
+            }
+            let before = ALLOCATIONS.get();
+            while server.counters().receives < 16 * 1100 {
+                server.turn().unwrap();
+            }
+            let allocated = ALLOCATIONS.get() - before;
+            server.run().unwrap();
+            let counters = server.counters();
+            (allocated, counters, server.ring().sends, server.ring().in_place)
+        });
+        let connect = |_| TcpStream::connect(address).unwrap();
+        let mut clients: Vec<TcpStream> = (0..16).map(connect).collect();
+        pass_messages(&mut clients, 1200);
+        drop(clients);
+        stopper.ask();
+        let (allocated, counters, sends, in_place) = server.join().unwrap();
+        println!(
+            "{allocated} allocations in 16,000 messages; {in_place} of {sends} sends in place"
+        );
+        assert_eq!(allocated, 0, "the hot path allocates");
+        assert_eq!(in_place, sends, "a payload was copied");
+        assert!(sends > 1000, "too little happened: {counters:?}");
+    });
+}
