@@ -123,7 +123,7 @@ impl FromStr for Address {
         let wrong = |why: &str| {
             format!("no address {text:?} ({why}): write 127.0.0.1:7000, [::1]:7000 or unix:PATH")
         };
-        if !text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+        if text.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
             return Err(wrong("it ends in no port"));
         }
         let mut found = text.to_socket_addrs().map_err(|error| wrong(&error.to_string()))?;

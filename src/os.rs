@@ -338,6 +338,12 @@ impl FdSet {
     }
 }
 
+impl std::fmt::Debug for FdSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries((0..SELECT_LIMIT).filter(|&fd| self.has(fd))).finish()
+    }
+}
+
 impl Default for FdSet {
     fn default() -> FdSet {
         // SAFETY: all-zero is the empty set.

@@ -483,7 +483,11 @@ mod tests {
         assert_eq!(peers.remove(a), Some(()));
         assert_eq!(peers.remove(a), None);
         say(&mut peers, a, 8);
-        (peers.ended(a), peers.sent(a, 1), peers.broken(a), peers.starve(a), peers.mark(a));
+        peers.ended(a);
+        peers.sent(a, 1);
+        peers.broken(a);
+        peers.starve(a);
+        peers.mark(a);
         assert_eq!(owed(&mut peers, b), 0);
         assert_eq!(turn(&mut peers), []);
     }
@@ -548,7 +552,7 @@ mod tests {
     #[test]
     fn the_starved_are_fed_in_order_and_only_as_many_as_there_are_buffers() {
         let (mut peers, [a, b, c]) = chat();
-        [a, b, c].map(|id| peers.starve(id));
+        [a, b, c].into_iter().for_each(|id| peers.starve(id));
         peers.starve(b); // twice is once
         assert!(turn(&mut peers).iter().all(|&(_, wants_recv)| !wants_recv));
         peers.feed(|_| 0);

@@ -402,6 +402,6 @@ mod tests {
         for pair in places.windows(2) {
             assert!(pair[0].0.as_ptr() as usize + pair[0].1 <= pair[1].0.as_ptr() as usize);
         }
-        assert!(places.iter().all(|(base, _)| base.as_ptr() as usize % 64 == 0));
+        assert!(places.iter().all(|(base, _)| (base.as_ptr() as usize).is_multiple_of(64)));
     }
 }

@@ -65,6 +65,7 @@ pub struct Uring {
     /// What the kernel works on, by the slot of the connection.
     slots: Vec<Slot>,
     /// Vectors not in use, kept so that sending allocates nothing.
+    #[expect(clippy::vec_box, reason = "the kernel reads them where they are")]
     spare: Vec<Box<Vector>>,
     batch: [Cqe; BATCH],
     /// The part of `batch` that has not been reaped.
