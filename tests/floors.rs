@@ -56,25 +56,24 @@ fn an_arrow_only_points_down() {
 }
 
 #[test]
-fn every_module_stands_on_one_floor_and_every_row_has_its_module() {
+fn every_module_stands_on_a_floor() {
+    // That a row has its module is rustdoc's to say: it would be a broken link.
     let floors = floors();
     let lib = fs::read_to_string(root().join("src/lib.rs")).expect("src/lib.rs is readable");
     let tokens = Source::new("src/lib.rs".into(), &lib).tokens;
-    let modules: BTreeSet<String> =
-        tokens.windows(2).filter(|two| two[0].is("mod")).map(|two| two[1].text.clone()).collect();
-    let rows: BTreeSet<String> = floors.into_keys().collect();
-    let mut wrong = Vec::new();
-    for module in modules.difference(&rows) {
-        wrong.push(format!(
-            "src/lib.rs: `mod {module}` is missing in the table of floors. Way out: a row for it."
-        ));
-    }
-    for row in rows.difference(&modules) {
-        wrong.push(format!(
-            "src/lib.rs: the table of floors names `{row}`, which is no module. Way out: strike it."
-        ));
-    }
-    report(wrong);
+    let modules = tokens.windows(2).filter(|two| two[0].is("mod")).map(|two| &two[1]);
+    let missing = modules.filter(|module| !floors.contains_key(&module.text));
+    report(
+        missing
+            .map(|module| {
+                format!(
+                    "src/lib.rs:{}: `mod {}` is missing in the table of floors. Way out: a row \
+                     for it.",
+                    module.line, module.text
+                )
+            })
+            .collect(),
+    );
 }
 
 #[test]
@@ -194,7 +193,7 @@ fn nothing_unfinished_is_left_in_the_sources() {
         (&["unimplemented", "!"], false, "write it, or return an error that says what is missing"),
         (&["dbg", "!"], false, "`tracing`, or a test"),
         (&["#", "[", "ignore"], false, "a test that runs, or a skip that is counted and says why"),
-        (&["(", "dead_code"], true, "delete what nobody calls"),
+        (&["allow", "(", "dead_code"], true, "delete it; or `expect` it, with a reason"),
         (&[".", "unwrap", "("], true, "`expect` with the invariant that makes it hold, or `?`"),
     ];
     let mut wrong = Vec::new();

@@ -17,7 +17,8 @@ pub(crate) use server::{Address, Launch};
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::sync::Mutex;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before it counts as hung.
@@ -48,6 +49,13 @@ pub(crate) fn skip(reason: &str) {
 
 /// Why this host has no io_uring for us, if so.
 pub(crate) fn io_uring_refused() -> Option<String> {
+    static REFUSED: OnceLock<Option<String>> = OnceLock::new();
+    // In a thread of its own: the end of a ring interrupts system calls of the thread that had it.
+    let probe = || std::thread::spawn(probe_io_uring).join().expect("the probe does not panic");
+    REFUSED.get_or_init(probe).clone()
+}
+
+fn probe_io_uring() -> Option<String> {
     let mut params = [0u64; 15]; // 120 bytes, as `struct io_uring_params`
     // SAFETY: the kernel reads and writes 120 bytes at `params`, which live through the call; what
     // it answers is a new descriptor or -1.
@@ -56,7 +64,7 @@ pub(crate) fn io_uring_refused() -> Option<String> {
         return Some(format!("io_uring is refused: {}", io::Error::last_os_error()));
     }
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
-    drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd as i32) });
+    drop(unsafe { OwnedFd::from_raw_fd(fd as i32) });
     None
 }
 
