@@ -254,9 +254,14 @@ impl<P: Protocol, D> Peers<P, D> {
         };
         let peer = self.keys.get_mut(id).expect("it is here");
         peer.marked = false;
-        let hushed = peer.talks && self.crowds[peer.room.0 as usize].congested > 0;
-        let wants_recv = peer.connection.wants_recv() && !hushed && !peer.starved;
+        let wants_recv = wants_recv(peer, &self.crowds);
         Some(Ready { id, peer, wants_recv })
+    }
+
+    /// Whether it would receive, and need not wait for others: what [`Ready`] said of it may have
+    /// changed by what it said since.
+    pub fn wants_recv(&self, id: ConnId) -> bool {
+        self.keys.get(id).is_some_and(|peer| wants_recv(peer, &self.crowds))
     }
 
     /// Whether anyone is marked: there is no time to sleep.
@@ -369,7 +374,12 @@ impl<P: Protocol, D> Peers<P, D> {
         for (id, peer) in self.keys.iter_mut().filter(|(_, peer)| peer.room == room) {
             if id != from {
                 peer.progressed |= peer.connection.outgoing().is_empty();
+                let broken = peer.connection.is_broken();
                 self.posts.iter().for_each(|post| peer.connection.deliver(post.clone()));
+                if peer.connection.is_broken() && !broken {
+                    tracing::warn!(%id, "evicted: it is owed too much");
+                    self.evicted += 1;
+                }
                 mark(peer, id, &mut self.marked);
                 relieved |= weigh(peer, &mut self.crowds); // by its eviction
             }
@@ -403,6 +413,12 @@ fn mark<P, D>(peer: &mut Peer<P, D>, id: ConnId, marked: &mut Vec<ConnId>) {
     if !std::mem::replace(&mut peer.marked, true) {
         marked.push(id);
     }
+}
+
+/// Whether a peer would receive, and waits neither for a listener nor for a buffer.
+fn wants_recv<P: Protocol, D>(peer: &Peer<P, D>, crowds: &[Crowd]) -> bool {
+    let hushed = peer.talks && crowds[peer.room.0 as usize].congested > 0;
+    peer.connection.wants_recv() && !hushed && !peer.starved
 }
 
 /// Counts a peer as congested or not; answers whether it just ceased to be.
@@ -532,6 +548,7 @@ mod tests {
             peers.sent(b, all);
         }
         assert!(peers.get_mut(slow).unwrap().connection.is_broken());
+        assert_eq!(peers.evicted(), 1);
         let ready = turn(&mut peers);
         assert!(ready.contains(&(a, true)) && ready.contains(&(b, true)), "{ready:?}");
     }

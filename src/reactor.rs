@@ -308,6 +308,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             self.receive(conn);
         }
         self.send(conn);
+        let readable = self.peers.wants_recv(conn);
         let Some(peer) = self.peers.get_mut(conn) else { return };
         let (connection, socket) = (&peer.connection, &mut peer.driver);
         if connection.wants_shutdown() {
@@ -318,7 +319,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             self.close(conn);
         } else if !self.selector.is_edge_triggered() {
             let writable = !connection.outgoing().is_empty() && !socket.writable;
-            let wish = Interest { readable: wants_recv && connection.wants_recv(), writable };
+            let wish = Interest { readable, writable };
             if let Err(error) = socket.wish(&mut self.selector, conn, wish) {
                 tracing::warn!(%conn, "a connection is lost: {error}");
                 self.peers.broken(conn);
@@ -329,9 +330,12 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// Reads while there is something, and the connection wants it.
     fn receive(&mut self, conn: ConnId) {
         for _ in 0..READS {
+            if !self.peers.wants_recv(conn) {
+                return;
+            }
             let Some(peer) = self.peers.get_mut(conn) else { return };
             let (connection, socket) = (&peer.connection, &mut peer.driver);
-            if !socket.readable || !connection.wants_recv() {
+            if !socket.readable {
                 return;
             }
             let Some(mut lease) = self.pool.lease(connection.appetite()) else {
