@@ -227,7 +227,7 @@ impl<'a> Running<'a> {
             let later = (phases.len() - number - 1) + (table.1 - table.0 - 1) * phases.len();
             let (entrants, shape) = (&self.entrants, self.shape);
             let mut watch = |step: &Step| {
-                let (rounds, left) = outlook(step, until, 2 * present.len() + 1);
+                let (rounds, left) = outlook(step, until, rounds::slices(present.len()));
                 let whole = step.elapsed + left;
                 watch(&Progress {
                     table,

@@ -1,6 +1,6 @@
 //! A comparison as text. Pure: what is printed is made from the results alone.
 
-use super::plan::{BASELINE, Role, SLICE};
+use super::plan::{BASELINE, PAIRS_FROM, Role, SLICE};
 use super::summary::{Measured, Row};
 use super::verdict::{CpuWord, Finding, RateWord, Ratio};
 use super::{Comparison, Heat};
@@ -50,10 +50,10 @@ pub fn table(heat: &Heat) -> String {
         table.row(cells(row, heat));
     }
     let mut text = format!(
-        "{connections} connection{plural}, {size} B echo, depth {depth}, closed loop, {} rounds of {} \
+        "{connections} connection{plural}, {size} B echo, depth {depth}, closed loop, {} rounds of {} ms \
          slices, paired per round\n{table}\n",
         heat.rounds.len(),
-        units::span(SLICE),
+        SLICE.as_millis(),
     );
     for (row, server) in heat.rows.iter().zip(&heat.servers) {
         if let Some(reason) = &row.reason {
@@ -64,20 +64,26 @@ pub fn table(heat: &Heat) -> String {
             text.push_str(&format!("{}: {detail}\n", row.name));
         }
     }
+    if *connections >= PAIRS_FROM {
+        text.push_str(
+            "measured in pairs, one pair after the other: compare ratios, not msg/s or µs\n",
+        );
+    }
     text.push_str(&format!(
         "[..] encloses the median ratio with 95 % or more; wrong replies 0 of {}\n\n",
         units::count(heat.messages())
     ));
-    let sentences = heat.rows.iter().filter_map(sentence);
-    text.push_str(&format!("In words: {}\n", sentences.collect::<Vec<_>>().join(" ")));
+    text.push_str("In words:\n");
+    for sentence in heat.rows.iter().filter_map(sentence) {
+        text.push_str(&format!("  {sentence}\n"));
+    }
     text
 }
 
 fn cells(row: &Row, heat: &Heat) -> Vec<String> {
     let Some(measured) = &row.measured else {
-        let mut cells = vec![NOTHING.to_owned(); 9];
-        cells[0].clone_from(&row.name);
-        cells[3] = "not measured".to_owned();
+        let mut cells = vec![row.name.clone(), NOTHING.to_owned(), String::new()];
+        cells.push("not measured".to_owned());
         return cells;
     };
     let floor = |floor: Option<f64>| match floor {

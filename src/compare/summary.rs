@@ -178,7 +178,10 @@ impl Heat {
     /// What is to be said of these numbers, as advice.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let load = format!("at {} connections", self.connections);
+        let load = match self.connections {
+            1 => "at 1 connection".to_owned(),
+            more => format!("at {more} connections"),
+        };
         if self.rate_floor.is_none() || self.cpu_floor.is_none() {
             warnings.push(format!(
                 "{load} there are {} rounds; a verdict needs {}. Give it more --time or --rounds.",
