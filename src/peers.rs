@@ -337,6 +337,11 @@ impl<P: Protocol, D> Peers<P, D> {
         self.keys.is_empty()
     }
 
+    /// Whether anybody waits for a buffer.
+    pub fn is_starving(&self) -> bool {
+        self.starving > 0
+    }
+
     /// How many have been evicted.
     pub fn evicted(&self) -> u64 {
         self.evicted

@@ -273,7 +273,7 @@ impl Sim {
                 self.check(lease.is_some() == own, "a receive without a buffer to receive into");
                 (Token::of(Kind::Recv, conn), Work::Recv { socket, size, lease })
             }
-            Op::Send { conn, socket, queue } => {
+            Op::Send { conn, socket, queue, .. } => {
                 self.check_owner(conn, socket);
                 self.check(!queue.is_empty(), "a send has something to send");
                 self.queue_most = self.queue_most.max(queue.bytes());
