@@ -471,14 +471,14 @@ fn who_fills_the_pool_alone_is_left_alone() {
 #[test]
 fn who_reads_slowly_but_reads_is_not_evicted() {
     let name = "who_reads_slowly_but_reads_is_not_evicted";
-    play(name, 0.1, &[], |dice, mut setup, tally| {
+    play(name, 0.25, &[], |dice, mut setup, tally| {
         // A send that waits until it has gone as a whole (MSG_WAITALL) hides its progress.
         setup.faults = Faults::NONE.with(Fault::ShortSend, 1000);
         setup.socket_buffer = 1024;
         let mut world = World::new(setup, &[(1024, 4)], LIMITS, Echo);
         let said = speech(dice, 30_000);
         let slow = Reads::Paced { bytes: 4000, every: SOFT / 3 };
-        let mut all = vec![(world.say_and_end(slow, &said))];
+        let mut all = vec![world.say_and_end(slow, &said)];
         all.extend((0..4).map(|_| world.say_and_end(Reads::AtOnce, &said)));
         world.until_done(&all);
         all.iter().for_each(|&id| assert_heard(world.client(id), &said));
@@ -722,6 +722,38 @@ fn a_drain_delivers_what_is_owed() {
         }
         let echoed: usize = all.iter().map(|&id| world.client(id).heard().len()).sum();
         assert!(echoed as u64 >= heard, "{echoed} of {heard}: what was heard is answered");
+        world.leave(tally);
+    });
+}
+
+#[test]
+fn who_waits_beyond_the_limit_is_told_the_end_at_once() {
+    let name = "who_waits_beyond_the_limit_is_told_the_end_at_once";
+    play(name, 0.1, &[], |dice, mut setup, tally| {
+        setup.faults = some_faults_that_pass(dice).with(Fault::MultishotEnded, 0);
+        setup.faults = setup.faults.with(Fault::Overflow, 0);
+        setup.socket_buffer = 4096;
+        let limits = Limits { connections: 2, ..LIMITS };
+        let mut world = World::new(setup, &[(1024, 100)], limits, Echo);
+        for _ in 0..2 {
+            let id = world.connect(Reads::Never);
+            world.client_mut(id).say(&speech(dice, 20_000));
+        }
+        let waiting = world.connect_many(3);
+        world.until_quiet();
+        let parked = 3 - world.sim().waiting();
+        // Nothing is accepted any more: who comes now stays with the kernel.
+        world.connect_many(2);
+        world.until_quiet();
+        assert_eq!(world.sim().waiting(), 5 - parked);
+        let asked = world.now();
+        world.ask_to_stop();
+        while !waiting[..parked].iter().all(|&id| world.client(id).is_done()) {
+            assert_eq!(world.server.turn().unwrap(), None, "others are owed something");
+        }
+        assert!(world.now().since(asked) < SOFT, "{:?}", world.now().since(asked));
+        waiting[..parked].iter().for_each(|&id| assert_heard(world.client(id), b""));
+        assert_eq!(world.to_its_end(), Ended::Drained);
         world.leave(tally);
     });
 }

@@ -393,9 +393,9 @@ pub trait Ring {
     /// Whether the submission queue may lack the room for one more operation.
     fn is_full(&self) -> bool;
 
-    /// Whether a receive of this size would have no buffer, of any: it is not to be pushed. A ring whose
-    /// kernel picks the buffer never lacks one beforehand; its receive completes as
-    /// [`Recv::Starved`].
+    /// Whether a receive of this size would have no buffer, not even of another: it is not to be
+    /// pushed. A ring whose kernel picks the buffer never lacks one beforehand; its receive
+    /// completes as [`Recv::Starved`].
     fn lacks_buffer(&self, _size: Size) -> bool {
         false
     }

@@ -588,7 +588,7 @@ impl Sim {
             && doing.cancelled != Cancelled::TooLate
             && !self.befalls(Fault::MultishotEnded);
         let cqe = self.post(doing.token, result, flags | if more { Cqe::MORE } else { 0 });
-        if cqe.more() {
+        if stays(cqe) {
             self.bag.push(doing);
         }
         cqe
@@ -694,7 +694,7 @@ impl Ring for Sim {
 
     fn reap(&mut self) -> Option<Cqe> {
         let cqe = self.completions.pop_front()?;
-        if !cqe.more() {
+        if !stays(cqe) {
             let lived = self.live.remove(&cqe.token);
             self.check(lived, format_args!("{cqe:?} answers nothing"));
         }
@@ -737,6 +737,12 @@ impl fmt::Debug for Sim {
         let clients = self.clients.iter().enumerate();
         clients.into_iter().try_for_each(|(at, client)| writeln!(f, "client {at}: {client:?}"))
     }
+}
+
+/// Whether an operation stays in flight after this answer. Not [`Cqe::more`]: who plays the kernel
+/// must not err with the loop.
+fn stays(cqe: Cqe) -> bool {
+    cqe.flags & 2 != 0
 }
 
 /// Takes a buffer back from the kernel that this file plays.
