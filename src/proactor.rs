@@ -54,6 +54,8 @@ struct Listener<P> {
     /// What each connection begins as.
     protocol: P,
     accepting: InFlight,
+    /// True while a cancel of its accept has not completed.
+    cancelling: bool,
 }
 
 /// A connection's socket and its operations in flight.
@@ -61,8 +63,8 @@ struct Listener<P> {
 pub struct Flight {
     socket: Socket,
     receiving: InFlight,
-    /// The size that the receive in flight asks for.
-    size: Size,
+    /// The size that the connection would have had when the receive in flight was issued.
+    appetite: Size,
     sending: InFlight,
     shutting: bool,
     /// Cancels that have not completed.
@@ -112,7 +114,8 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     /// Serves `protocol` to whoever connects to `fd`, a listening socket. Each listener is a room
     /// of its own.
     pub fn listen(&mut self, fd: OwnedFd, protocol: P) {
-        self.listeners.push(Listener { fd: Some(fd), protocol, accepting: InFlight::No });
+        let accepting = InFlight::No;
+        self.listeners.push(Listener { fd: Some(fd), protocol, accepting, cancelling: false });
     }
 
     /// Turns until it is stopped.
@@ -187,7 +190,10 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 self.update(conn, |flight| flight.cancels -= 1);
                 self.peers.mark(conn);
             }
-            Completion::Cancel { target: Target::Accept(_) } | Completion::Aside => {}
+            Completion::Cancel { target: Target::Accept(listener) } => {
+                self.listeners[listener.0 as usize].cancelling = false;
+            }
+            Completion::Aside => {}
             Completion::Wake => return self.stop(),
         }
         Ok(false)
@@ -261,13 +267,16 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     fn open(&mut self, listener: ListenerId, socket: Socket) {
         let protocol = self.listeners[listener.0 as usize].protocol.clone();
         let id = self.peers.open(protocol, Room(listener.0), Flight::new(socket));
-        if self.stage != Stage::Serving {
-            self.peers.get_mut(id).expect("just opened").connection.finish();
+        match self.stage {
+            Stage::Serving => {}
+            Stage::Draining(_) => self.peers.get_mut(id).expect("just opened").connection.finish(),
+            Stage::Cutting => self.peers.broken(id),
         }
     }
 
+    /// Whether who was accepted is taken in at once. When the server ends all are: to be told.
     fn has_room(&self) -> bool {
-        self.peers.len() < self.limits.connections
+        self.peers.len() < self.limits.connections || self.stage != Stage::Serving
     }
 
     /// Arms the accepts that are wanted, and cancels those that are not.
@@ -277,6 +286,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             let Some(fd) = &listener.fd else { continue };
             let id = ListenerId(at as u16);
             match listener.accepting {
+                _ if listener.cancelling => {}
                 InFlight::No if wanted => {
                     listener.accepting = InFlight::Yes;
                     self.ring.submit(Op::Accept { listener: id, fd: fd.as_fd() })?;
@@ -285,6 +295,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 InFlight::No if self.stage != Stage::Serving => listener.fd = None,
                 InFlight::Yes if !wanted => {
                     listener.accepting = InFlight::Cancelling;
+                    listener.cancelling = true;
                     self.ring.submit(Op::Cancel { target: Target::Accept(id) })?;
                 }
                 _ => {}
@@ -313,11 +324,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     }
 
     fn resume_ready(&mut self) -> io::Result<()> {
-        let pool = self.ring.pool();
-        self.peers.feed(|size| {
-            let size = pool.clamp(size);
-            pool.idle(size) + pool.lent(size)
-        });
+        self.peers.feed(self.ring.pool().unfilled());
         self.peers.begin();
         while let Some(ready) = self.peers.next_ready() {
             let conn = ready.id;
@@ -356,7 +363,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     fn is_drained(&self) -> bool {
         self.stage != Stage::Serving
             && self.peers.is_empty()
-            && self.listeners.iter().all(|listener| listener.accepting == InFlight::No)
+            && self.listeners.iter().all(Listener::is_idle)
     }
 
     fn update(&mut self, conn: ConnId, change: impl FnOnce(&mut Flight)) {
@@ -366,12 +373,18 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     }
 }
 
+impl<P> Listener<P> {
+    fn is_idle(&self) -> bool {
+        self.accepting == InFlight::No && !self.cancelling
+    }
+}
+
 impl Flight {
     fn new(socket: Socket) -> Flight {
         Flight {
             socket,
             receiving: InFlight::No,
-            size: Size::SMALLEST,
+            appetite: Size::SMALLEST,
             sending: InFlight::No,
             shutting: false,
             cancels: 0,
@@ -415,14 +428,16 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io
         }
         _ => {}
     }
-    let size = ring.pool().clamp(connection.appetite());
+    let appetite = ring.pool().clamp(connection.appetite());
     match flight.receiving {
-        InFlight::No if wants_recv && ring.lacks_buffer(size) => resumed = Resumed::Starved,
+        InFlight::No if wants_recv && flight.cancels > 0 => {} // Resumed again when it is answered.
+        InFlight::No if wants_recv && ring.lacks_buffer(appetite) => resumed = Resumed::Starved,
         InFlight::No if wants_recv => {
-            (flight.receiving, flight.size) = (InFlight::Yes, size);
+            (flight.receiving, flight.appetite) = (InFlight::Yes, appetite);
+            let size = ring.pool().nearest(appetite);
             ring.submit(Op::Recv { conn, socket, size })?;
         }
-        InFlight::Yes if !wants_recv || flight.size != size => {
+        InFlight::Yes if !wants_recv || flight.appetite != appetite => {
             flight.receiving = InFlight::Cancelling;
             flight.cancels += 1;
             ring.submit(Op::Cancel { target: Target::Recv(conn) })?;

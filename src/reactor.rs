@@ -22,7 +22,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use crate::buffer::{Chunk, Pool, Size};
+use crate::buffer::{Chunk, Pool};
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::keys::ConnId;
@@ -291,8 +291,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// Resumes until nobody is marked: what one is told may be for another to send.
     fn resume_ready(&mut self) {
         while {
-            let pool = &self.pool;
-            self.peers.feed(|size| (0..=pool.clamp(size).0).map(|at| pool.idle(Size(at))).sum());
+            self.peers.feed(self.pool.unfilled());
             self.peers.has_marked()
         } {
             self.peers.begin();

@@ -19,7 +19,7 @@
 
 pub mod kernel;
 mod provided;
-//pub mod sim;
+pub mod sim;
 mod uring;
 
 use std::fmt;
@@ -391,7 +391,7 @@ pub trait Ring {
     /// Whether the submission queue may lack the room for one more operation.
     fn is_full(&self) -> bool;
 
-    /// Whether a receive of this size would have no buffer: it is not to be pushed. A ring whose
+    /// Whether a receive of this size would have no buffer, of any: it is not to be pushed. A ring whose
     /// kernel picks the buffer never lacks one beforehand; its receive completes as
     /// [`Recv::Starved`].
     fn lacks_buffer(&self, _size: Size) -> bool {

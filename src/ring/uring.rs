@@ -393,8 +393,8 @@ impl Ring for Uring {
         queue.capacity() - queue.len() < 2
     }
 
-    fn lacks_buffer(&self, size: Size) -> bool {
-        self.provided.is_empty() && (0..=size.0).all(|size| self.pool.idle(Size(size)) == 0)
+    fn lacks_buffer(&self, _: Size) -> bool {
+        self.provided.is_empty() && self.pool.unfilled() == 0
     }
 
     fn push(&mut self, op: Op<'_>) -> Pushed {
