@@ -128,6 +128,7 @@ conformance!({
     // Stopping.
     a_drain_delivers_what_is_owed_and_then_the_end,
     a_drain_ends_who_is_idle,
+    a_drain_resets_nobody_who_talks_on,
     a_drain_cuts_off_who_never_reads,
     a_drain_in_a_storm_of_connects_ends,
     a_second_signal_ends_at_once,
@@ -269,6 +270,13 @@ fn who_ends_hears_all_and_then_the_end(model: Model) {
         client.hear(&bytes);
         client.hear_end();
     }
+    // With so much under way that the server too has some of it when it learns of the end.
+    let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+    let bytes = random.bytes(32 << 20);
+    let said = client.say_until_stuck(&bytes);
+    client.finish();
+    client.hear(&bytes[..said]);
+    client.hear_end();
     server.drain();
 }
 
@@ -720,6 +728,29 @@ fn a_drain_ends_who_is_idle(model: Model) {
     server.process.signal(libc::SIGTERM);
     clients.iter().for_each(Client::hear_end);
     drop(clients);
+    let exit = server.wait().assert_drained();
+    assert_eq!(exit.counter("cut"), 0, "{exit:?}");
+}
+
+fn a_drain_resets_nobody_who_talks_on(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    let (client, ended) = (Client::connect(server.address()), AtomicBool::new(false));
+    let bytes = random.bytes(1 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                client.say(&bytes);
+            }
+        });
+        client.hear(&bytes);
+        server.process.signal(libc::SIGTERM);
+        let (rest, end) = client.hear_all();
+        ended.store(true, Ordering::Relaxed);
+        end.expect("an end, and no reset");
+        assert!(rest.chunks(bytes.len()).all(|rest| bytes.starts_with(rest)));
+    });
+    drop(client);
     let exit = server.wait().assert_drained();
     assert_eq!(exit.counter("cut"), 0, "{exit:?}");
 }
