@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Two steps, never mixed: first everything is reaped, then each marked connection is resumed
-//! once. [`resume`] compares what a connection wants with what it has in flight and issues the
+//! once. `resume` compares what a connection wants with what it has in flight and issues the
 //! difference; there is no case in it for backpressure, half-close, reset or drain, because those
 //! are different wants. Teardown is a *join*: a connection is closed when nothing of it is in
 //! flight any more, not even a cancel.
