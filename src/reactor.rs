@@ -477,14 +477,4 @@ impl From<Key> for Whose {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_says_whose_it_is() {
-        let conn = ConnId::new(u32::MAX, 0xff_ffff);
-        for whose in [Whose::Conn(conn), Whose::Listener(3), Whose::Stop] {
-            assert_eq!(Whose::from(Key::from(whose)), whose);
-        }
-    }
-}
+mod tests;
