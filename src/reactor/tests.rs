@@ -14,7 +14,7 @@ use socket2::SockRef;
 
 use super::*;
 use crate::buffer::Shape;
-use crate::protocol::{Chat, Echo};
+use crate::protocol::{Chat, Echo, Outbox};
 use crate::selector::{Epoll, Poll, Select, Trigger};
 
 /// Room enough for every scenario that is not about the lack of it.
@@ -140,6 +140,14 @@ fn ping(mut stream: &TcpStream) {
 
 fn reset(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// Hears, and says nothing.
+#[derive(Clone)]
+struct Sink;
+
+impl Protocol for Sink {
+    fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {}
 }
 
 // Bytes.
@@ -298,6 +306,19 @@ fn a_message_costs_a_wait_a_receive_and_a_send<S: Selector>(selector: fn() -> S)
     assert_eq!(costs, [(1, 3); 100]);
 }
 
+fn a_turn_reads_no_more_than_its_share<S: Selector>(selector: fn() -> S) {
+    const SMALL: &[Shape] = &[Shape { bytes: 64, count: 4 }];
+    let (mut reactor, address) = turned(selector, Sink, SMALL, Limits::default());
+    let client = connect(address);
+    turn_until(&mut reactor, |counters| counters.accepted == 1);
+    (&client).write_all(&text(64_000)).unwrap();
+    while reactor.counters().received_bytes < 64_000 {
+        let before = reactor.counters().receives;
+        assert_eq!(reactor.turn().unwrap(), None);
+        assert!(reactor.counters().receives - before <= PASSES as u64, "a flood owns the loop");
+    }
+}
+
 // Chat.
 
 /// Three who are in a room, the last of them with little room in the kernel.
@@ -403,6 +424,7 @@ macro_rules! scenarios {
                 sixteen_clients_share_two_buffers
                 who_cannot_be_watched_is_refused_alone
                 a_message_costs_a_wait_a_receive_and_a_send
+                a_turn_reads_no_more_than_its_share
                 a_line_reaches_all_others_and_not_its_speaker
                 a_drain_delivers_what_is_owed_and_then_the_end
                 a_drain_cuts_off_who_stays
