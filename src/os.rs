@@ -238,16 +238,6 @@ pub fn close(fd: OwnedFd) {
     drop(fd);
 }
 
-/// The same open file under the lowest free descriptor from `least` on.
-///
-/// # Errors
-/// `EMFILE`, or `EINVAL` if `least` is beyond the limit.
-pub fn duplicate_from(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
-    let fd = syscall!(fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least))?;
-    // SAFETY: the kernel has just given us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 // Readiness. A signal is no error: nothing is ready.
 
 /// A new epoll(7) instance.
@@ -394,4 +384,43 @@ fn milliseconds(timeout: Option<Duration>) -> libc::c_int {
         let up = span.as_nanos().div_ceil(1_000_000);
         libc::c_int::try_from(up).unwrap_or(libc::c_int::MAX)
     })
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! What tests do to their own threads, and nobody else should.
+
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::thread::{self, JoinHandle};
+
+    use super::*;
+
+    /// Sends the calling thread signals that do nothing but interrupt, until `enough`. The answer
+    /// is to be joined by the same thread.
+    pub(crate) fn interrupt_me(enough: Arc<AtomicBool>) -> JoinHandle<()> {
+        extern "C" fn nothing(_: libc::c_int) {}
+        // SAFETY: all-zero is a valid sigaction; without SA_RESTART calls are interrupted.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+        // The handler does nothing at all; `action` outlives the call.
+        syscall!(sigaction(libc::SIGUSR1, &action, std::ptr::null_mut())).unwrap();
+        // SAFETY: a thread can always name itself.
+        let me = unsafe { libc::pthread_self() };
+        thread::spawn(move || {
+            while !enough.load(Ordering::Relaxed) {
+                // SAFETY: that thread lives: it joins this one.
+                unsafe { libc::pthread_kill(me, libc::SIGUSR1) };
+                thread::yield_now();
+            }
+        })
+    }
+
+    /// The same open file under the lowest free descriptor from `least` on.
+    pub(crate) fn duplicate_from(fd: BorrowedFd<'_>, least: RawFd) -> OwnedFd {
+        // No pointers.
+        let fd = syscall!(fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least)).unwrap();
+        // SAFETY: the kernel has just given us this descriptor.
+        unsafe { OwnedFd::from_raw_fd(fd) }
+    }
 }
