@@ -287,18 +287,15 @@ pub fn epoll_wait(
     Ok(())
 }
 
-/// Fills in what is ready of each; answers of how many anything is.
+/// Fills in what is ready of each; answers of how many anything is. If of none, what was filled in
+/// means nothing.
 ///
 /// # Errors
 /// poll(2).
 pub fn poll(asked: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<usize> {
     let (count, timeout) = (asked.len() as libc::nfds_t, milliseconds(timeout));
     // `asked` is readable and writable for its length.
-    let n = unless_interrupted(syscall!(poll(asked.as_mut_ptr(), count, timeout)))?;
-    if n == 0 {
-        asked.iter_mut().for_each(|asked| asked.revents = 0);
-    }
-    Ok(n)
+    unless_interrupted(syscall!(poll(asked.as_mut_ptr(), count, timeout)))
 }
 
 /// The first descriptor that select(2) cannot watch.

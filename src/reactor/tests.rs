@@ -7,6 +7,8 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
+use std::panic;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -82,6 +84,15 @@ fn turn_until<S: Selector, P: Protocol + Clone>(
     }
 }
 
+/// What a level-triggered selector would report now.
+fn reports<S: Selector, P>(reactor: &mut Reactor<S, P>) -> Vec<Ready> {
+    let mut reports = Vec::new();
+    if !reactor.selector.is_edge_triggered() {
+        reactor.selector.wait(&mut reports, Some(Duration::ZERO)).unwrap();
+    }
+    reports
+}
+
 fn listener() -> (OwnedFd, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     SockRef::from(&listener).set_tcp_nodelay(true).unwrap();
@@ -103,7 +114,6 @@ fn connect_narrow(address: SocketAddr) -> TcpStream {
     patient(socket.into())
 }
 
-/// A client that hangs fails instead.
 fn patient(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -186,18 +196,19 @@ fn who_reads_late_loses_nothing<S: Selector + 'static>(selector: fn() -> S) {
 
 // Crowds and scarcity.
 
-fn who_comes_beyond_the_limit_is_served_when_others_leave<S: Selector + 'static>(
-    selector: fn() -> S,
-) {
+fn who_comes_beyond_the_limit_is_served_when_others_leave<S: Selector>(selector: fn() -> S) {
     let limits = Limits { connections: 2, ..Limits::default() };
-    let server = serve(selector, PLENTY, limits);
-    let clients: Vec<_> = (0..4).map(|_| connect(server.address)).collect();
-    clients.iter().for_each(|mut client| client.write_all(b"ping").unwrap());
-    for client in clients {
+    let (mut reactor, address) = turned(selector, Echo, PLENTY, limits);
+    let clients: Vec<_> = (0..4).map(|_| connect(address)).collect();
+    for mut client in &clients {
+        client.write_all(b"ping").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(read_all(&client), b"ping");
     }
-    assert_eq!(server.end().accepted, 4);
+    while reactor.counters().closed < 4 {
+        assert_eq!(reactor.turn().unwrap(), None);
+        assert!(reactor.connections() <= 2, "beyond the limit");
+    }
+    clients.iter().for_each(|client| assert_eq!(read_all(client), b"ping"));
 }
 
 fn a_reset_concerns_nobody_else<S: Selector + 'static>(selector: fn() -> S) {
@@ -221,6 +232,12 @@ fn sixteen_clients_share_two_buffers<S: Selector>(selector: fn() -> S) {
     let sent = send_all(&late, text(100_000));
     // It reads nothing yet, is owed both buffers, and would fill a third.
     turn_until(&mut reactor, |counters| counters.starved > 0);
+    if reactor.peers.has_marked() {
+        assert_eq!(reactor.turn().unwrap(), None); // In the last pass it starved.
+    }
+    assert!(!reactor.peers.has_marked(), "an empty pool feeds nobody");
+    let is_asked = reports(&mut reactor).iter().any(|report| report.readable);
+    assert!(!is_asked, "it has sent, and nobody wants to know");
     let others: Vec<_> = (0..15).map(|_| connect_narrow(address)).collect();
     thread::scope(|scope| {
         for other in &others {
@@ -299,6 +316,7 @@ fn a_message_costs_a_wait_a_receive_and_a_send<S: Selector>(selector: fn() -> S)
         turn_until(&mut reactor, |now| now.sent_bytes == before.sent_bytes + length as u64);
         (&client).read_exact(&mut vec![0; length]).unwrap();
         let after = reactor.counters();
+        assert!(!reactor.peers.has_marked() && reports(&mut reactor).is_empty(), "it would spin");
         (after.turns - before.turns, after.calls - before.calls)
     };
     exchange(1); // Its accept.
@@ -409,6 +427,19 @@ fn a_key_says_whose_it_is() {
     }
 }
 
+/// Runs a scenario in a thread of its own: one that hangs fails instead.
+fn in_time(scenario: impl FnOnce() + Send + 'static) {
+    let (done, outcome) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        scenario();
+        let _ = done.send(());
+    });
+    if outcome.recv_timeout(Duration::from_secs(30)) == Err(RecvTimeoutError::Timeout) {
+        panic!("it hangs");
+    }
+    thread.join().unwrap_or_else(|failure| panic::resume_unwind(failure));
+}
+
 /// Every scenario by one selector.
 macro_rules! scenarios {
     ($($module:ident: $selector:expr,)+) => {
@@ -436,7 +467,7 @@ macro_rules! scenarios {
         $(
             #[test]
             fn $scenario() {
-                super::$scenario(|| $selector);
+                in_time(|| super::$scenario(|| $selector));
             }
         )*
     };
