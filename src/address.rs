@@ -8,6 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -24,6 +25,10 @@ pub enum Address {
 /// How many connections may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// How long an address may still be taken by a server that was killed. A ring outlives its process
+/// for some milliseconds, and until it is taken apart an accept in flight holds the listener.
+const AFTERLIFE: Duration = Duration::from_millis(500);
+
 impl Address {
     /// A socket that listens here, in blocking mode and closed on exec.
     ///
@@ -34,6 +39,20 @@ impl Address {
     /// # Errors
     /// `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL` and whatever else stands against it.
     pub fn listen(&self) -> io::Result<Listener> {
+        let begin = Instant::now();
+        loop {
+            match self.try_listen() {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse && begin.elapsed() < AFTERLIFE =>
+                {
+                    std::thread::sleep(AFTERLIFE / 25);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn try_listen(&self) -> io::Result<Listener> {
         let (socket, address) = match self {
             Address::Tcp(address) => {
                 let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;

@@ -34,8 +34,10 @@ pub const LOW: usize = 128 << 10;
 pub const LEASES_HIGH: usize = 32;
 /// Holding no more than this, a paused connection goes on.
 pub const LEASES_LOW: usize = 8;
-/// Owed more than this by what others said, a connection is evicted at once.
-pub const HARD: usize = 4 << 20;
+/// Owed more than this by what others said, a connection is evicted at once. More than one turn
+/// brings, lest a healthy reader be evicted before it is first sent to: a ring may have filled
+/// every buffer that it was lent before its talkers can be hushed.
+pub const HARD: usize = 64 << 20;
 
 /// The protocol's state, the bytes owed to the peer, and which of the two directions are open.
 #[derive(Debug)]
@@ -178,6 +180,11 @@ impl<P: Protocol> Connection<P> {
     /// Whether it broke: what is in flight is of no use, a send that waits for the peer included.
     pub fn is_broken(&self) -> bool {
         self.outbound == Outbound::Broken
+    }
+
+    /// Whether it will want nothing new merely because all that it is owed has been sent.
+    pub fn is_at_ease(&self) -> bool {
+        self.inbound == Inbound::Open && self.outbound == Outbound::Open && !self.paused
     }
 
     /// Whether it is owed so much that it is not received from. As a listener: congested.
@@ -336,7 +343,7 @@ mod tests {
     fn what_others_said_beyond_the_hard_limit_evicts() {
         let mut connection: Connection<Chat> = Connection::open(Chat::default(), &mut Vec::new());
         let chunk = Chunk::from(vec![b'x'; 1 << 20]);
-        (0..4).for_each(|_| connection.deliver(chunk.clone()));
+        (0..HARD / chunk.len()).for_each(|_| connection.deliver(chunk.clone()));
         assert!(!connection.is_broken());
         connection.deliver(chunk);
         assert!(connection.is_broken());

@@ -10,10 +10,11 @@
 //! | 8 | [`compare`] | every model under the same load |
 //! | 7 | [`model`] | the I/O models by name |
 //! | 5 | [`proactor`], [`reactor`] | the ring loop, the readiness loop |
-//! | 4 | [`peers`] | all open connections |
+//! | 4 | [`peers`], [`limits`] | all open connections; what bounds a server |
 //! | 3 | [`connection`], [`load`] | one connection without a socket; the client |
 //! | 2 | [`protocol`], [`ring`], [`selector`] | what to say; submission and completion; readiness |
-//! | 1 | [`buffer`], [`keys`], [`clock`], [`counters`], [`os`], [`report`] | memory, keys, time, counts, system calls, tables |
+//! | 1 | [`buffer`], [`keys`], [`counters`], [`address`], [`os`], [`report`] | memory, keys, counts, addresses, system calls, tables |
+//! | 0 | [`clock`] | time |
 //!
 //! A module imports only from floors below its own. Read [`protocol::Echo`] first, then
 //! [`connection`], [`ring`], [`proactor`], and [`ring::Uring`] with `kernel-notes.md` beside it.
@@ -23,15 +24,18 @@ pub mod address;
 pub mod buffer;
 pub mod cli;
 pub mod clock;
+pub mod compare;
 pub mod connection;
 pub mod counters;
 pub mod keys;
 pub mod limits;
+pub mod load;
 pub mod model;
 pub mod os;
 pub mod peers;
 pub mod proactor;
 pub mod protocol;
 pub mod reactor;
+pub mod report;
 pub mod ring;
 pub mod selector;

@@ -383,6 +383,77 @@ fn milliseconds(timeout: Option<Duration>) -> libc::c_int {
     })
 }
 
+// Measuring: what load and compare ask of the kernel.
+
+/// A clock that counts the CPU time, user and system, that a thread or a process has used.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuClock(libc::clockid_t);
+
+impl CpuClock {
+    /// That of whichever thread reads it.
+    pub const THIS_THREAD: CpuClock = CpuClock(libc::CLOCK_THREAD_CPUTIME_ID);
+
+    /// That of another process: all its threads, the kernel's io-wq workers among them. It lags by
+    /// up to a tick for a thread that is running on another CPU, and is exact once that sleeps.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub fn of_process(pid: u32) -> io::Result<CpuClock> {
+        let pid =
+            libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+        let mut clock: libc::clockid_t = 0;
+        count_call();
+        // SAFETY: `clock` is written to during the call. This one answers the error itself, and
+        // leaves errno alone.
+        match unsafe { libc::clock_getcpuclockid(pid, &mut clock) } {
+            0 => Ok(CpuClock(clock)),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+
+    /// How much CPU time has been used.
+    ///
+    /// # Errors
+    /// The process has been waited for: it is no more.
+    pub fn read(self) -> io::Result<Duration> {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // `time` is written to during the call.
+        syscall!(clock_gettime(self.0, &mut time))?;
+        Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+    }
+}
+
+/// Asks a child to end (SIGTERM). A child that has ended already is left alone, so that no stranger
+/// with its number is ever asked.
+///
+/// # Errors
+/// The child cannot be waited for, or be signalled.
+pub fn terminate(child: &mut std::process::Child) -> io::Result<()> {
+    // Until it has been waited for, and `&mut` says that nobody does so meanwhile, the number is
+    // its own.
+    if child.try_wait()?.is_none() {
+        syscall!(kill(child.id() as libc::pid_t, libc::SIGTERM))?;
+    }
+    Ok(())
+}
+
+/// Has the kernel kill the child that this command will start as soon as the thread that starts it
+/// ends, however that comes about: no child is left behind by a parent that was killed.
+pub fn die_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let parent = std::process::id();
+    let set_up = move || {
+        // Takes numbers alone.
+        syscall!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+        // The parent may have died before that; then nobody would tell.
+        let now = std::os::unix::process::parent_id();
+        if now == parent { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls, both async-signal-safe, and
+    // touches no memory but its own copy of `parent`; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(set_up) };
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     //! What tests do to their own threads, and nobody else should.

@@ -19,7 +19,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::buffer::{Chunk, Size};
+use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::connection::Connection;
 use crate::keys::{ConnId, Keys};
@@ -52,7 +52,8 @@ pub struct Peer<P, D> {
     congested: bool,
     /// True exactly when it stands in `starved`.
     starved: bool,
-    /// True if it took some of what it is owed since the last look at the stalled.
+    /// True if, since the last look at the stalled, it took some of what it is owed or was owed
+    /// nothing.
     progressed: bool,
 }
 
@@ -217,21 +218,18 @@ impl<P: Protocol, D> Peers<P, D> {
         ids.into_iter().for_each(|id| self.broken(id));
     }
 
-    /// Lets those who starve try again: of each size as many, longest waiting first, as
-    /// `available` says that there are buffers.
-    pub fn feed(&mut self, available: impl Fn(Size) -> usize) {
-        let mut fed = 0;
-        while let Some(&id) = self.starved.front() {
+    /// Lets those who starve try again, longest waiting first: as many as there are `buffers`, of
+    /// whatever size. Nobody waits while there is one.
+    pub fn feed(&mut self, mut buffers: usize) {
+        while buffers > 0
+            && let Some(id) = self.starved.pop_front()
+        {
             if let Some(peer) = self.keys.get_mut(id).filter(|peer| peer.starved) {
-                if available(peer.connection.appetite()) <= fed {
-                    return;
-                }
-                fed += 1;
+                buffers -= 1;
                 self.starving -= 1;
                 peer.starved = false;
                 mark(peer, id, &mut self.marked);
             }
-            self.starved.pop_front();
         }
     }
 
@@ -256,9 +254,14 @@ impl<P: Protocol, D> Peers<P, D> {
         };
         let peer = self.keys.get_mut(id).expect("it is here");
         peer.marked = false;
-        let hushed = peer.talks && self.crowds[peer.room.0 as usize].congested > 0;
-        let wants_recv = peer.connection.wants_recv() && !hushed && !peer.starved;
+        let wants_recv = wants_recv(peer, &self.crowds);
         Some(Ready { id, peer, wants_recv })
+    }
+
+    /// Whether it would receive, and need not wait for others: what [`Ready`] said of it may have
+    /// changed by what it said since.
+    pub fn wants_recv(&self, id: ConnId) -> bool {
+        self.keys.get(id).is_some_and(|peer| wants_recv(peer, &self.crowds))
     }
 
     /// Whether anyone is marked: there is no time to sleep.
@@ -293,11 +296,13 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Evicts who is owed bytes and took none since the last look, if this is not the first.
     fn evict_stalled(&mut self, evict: bool) {
-        let (starving, crowds) = (self.starving > 0, &self.crowds);
         let mut stalled = Vec::new();
         for (id, peer) in self.keys.iter_mut() {
-            let waited_for = (starving && peer.connection.outgoing().leases() > 0)
-                || (peer.congested && crowds[peer.room.0 as usize].talkers > 0);
+            // Others: who waits for itself alone may do so for as long as it likes.
+            let starving = self.starving - usize::from(peer.starved);
+            let talkers = self.crowds[peer.room.0 as usize].talkers - usize::from(peer.talks);
+            let waited_for = (starving > 0 && peer.connection.outgoing().leases() > 0)
+                || (talkers > 0 && peer.congested);
             if waited_for && !std::mem::take(&mut peer.progressed) && evict {
                 stalled.push(id);
             }
@@ -332,6 +337,11 @@ impl<P: Protocol, D> Peers<P, D> {
         self.keys.is_empty()
     }
 
+    /// Whether anybody waits for a buffer.
+    pub fn is_starving(&self) -> bool {
+        self.starving > 0
+    }
+
     /// How many have been evicted.
     pub fn evicted(&self) -> u64 {
         self.evicted
@@ -341,6 +351,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     fn step(&mut self, id: ConnId, event: impl FnOnce(&mut Peer<P, D>, &mut Vec<Chunk>)) {
         let Some(peer) = self.keys.get_mut(id) else { return };
+        peer.progressed |= peer.connection.outgoing().is_empty();
         event(peer, &mut self.posts);
         self.settle(id);
     }
@@ -367,7 +378,13 @@ impl<P: Protocol, D> Peers<P, D> {
         let mut relieved = false;
         for (id, peer) in self.keys.iter_mut().filter(|(_, peer)| peer.room == room) {
             if id != from {
+                peer.progressed |= peer.connection.outgoing().is_empty();
+                let broken = peer.connection.is_broken();
                 self.posts.iter().for_each(|post| peer.connection.deliver(post.clone()));
+                if peer.connection.is_broken() && !broken {
+                    tracing::warn!(%id, "evicted: it is owed too much");
+                    self.evicted += 1;
+                }
                 mark(peer, id, &mut self.marked);
                 relieved |= weigh(peer, &mut self.crowds); // by its eviction
             }
@@ -403,6 +420,12 @@ fn mark<P, D>(peer: &mut Peer<P, D>, id: ConnId, marked: &mut Vec<ConnId>) {
     }
 }
 
+/// Whether a peer would receive, and waits neither for a listener nor for a buffer.
+fn wants_recv<P: Protocol, D>(peer: &Peer<P, D>, crowds: &[Crowd]) -> bool {
+    let hushed = peer.talks && crowds[peer.room.0 as usize].congested > 0;
+    peer.connection.wants_recv() && !hushed && !peer.starved
+}
+
 /// Counts a peer as congested or not; answers whether it just ceased to be.
 fn weigh<P: Protocol, D>(peer: &mut Peer<P, D>, crowds: &mut [Crowd]) -> bool {
     let (was, is) = (peer.congested, peer.connection.is_paused());
@@ -414,7 +437,10 @@ fn weigh<P: Protocol, D>(peer: &mut Peer<P, D>, crowds: &mut [Crowd]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
+    use crate::buffer::{Pool, Shape, Size};
     use crate::connection::{HARD, HIGH, LOW};
     use crate::protocol::Chat;
 
@@ -438,6 +464,10 @@ mod tests {
     fn say(peers: &mut Peers<Chat, ()>, id: ConnId, lines: usize) {
         let text: Vec<u8> = b"0123456\n".repeat(lines / 8);
         peers.received(id, Chunk::from(text));
+    }
+
+    fn pooled(pool: &Rc<Pool>) -> Chunk {
+        Chunk::received(pool.lease(Size(0)).unwrap(), 1000)
     }
 
     fn owed(peers: &mut Peers<Chat, ()>, id: ConnId) -> usize {
@@ -523,6 +553,7 @@ mod tests {
             peers.sent(b, all);
         }
         assert!(peers.get_mut(slow).unwrap().connection.is_broken());
+        assert_eq!(peers.evicted(), 1);
         let ready = turn(&mut peers);
         assert!(ready.contains(&(a, true)) && ready.contains(&(b, true)), "{ready:?}");
     }
@@ -537,6 +568,35 @@ mod tests {
         assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
         assert!(!peers.get_mut(slow).unwrap().connection.is_broken());
         assert_eq!(peers.evicted(), 1);
+    }
+
+    #[test]
+    fn who_was_owed_nothing_a_moment_ago_is_not_stalled() {
+        let (mut peers, [talker, stalled, quick]) = chat();
+        say(&mut peers, talker, HIGH);
+        peers.sent(quick, HIGH);
+        peers.tick(at(10));
+        say(&mut peers, talker, 8); // Owed since just now, and by the next look not yet sent.
+        peers.tick(at(11));
+        assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
+        assert!(!peers.get_mut(quick).unwrap().connection.is_broken());
+    }
+
+    #[test]
+    fn nobody_is_evicted_for_its_own_sake() {
+        let pool = Pool::new(&[Shape { bytes: 1024, count: 1 }]).unwrap();
+        let (mut peers, [idler, starved]) = chat();
+        peers.get_mut(idler).unwrap().connection.deliver(pooled(&pool));
+        peers.starve(idler);
+        for second in 10..15 {
+            peers.tick(at(second));
+        }
+        assert!(!peers.get_mut(idler).unwrap().connection.is_broken());
+        peers.starve(starved);
+        for second in 15..18 {
+            peers.tick(at(second));
+        }
+        assert!(peers.get_mut(idler).unwrap().connection.is_broken());
     }
 
     #[test]
@@ -555,12 +615,12 @@ mod tests {
         [a, b, c].into_iter().for_each(|id| peers.starve(id));
         peers.starve(b); // twice is once
         assert!(turn(&mut peers).iter().all(|&(_, wants_recv)| !wants_recv));
-        peers.feed(|_| 0);
+        peers.feed(0);
         assert_eq!(turn(&mut peers), []);
         peers.remove(a);
-        peers.feed(|_| 1);
+        peers.feed(1);
         assert_eq!(turn(&mut peers), [(b, true)]);
-        peers.feed(|_| 5);
+        peers.feed(5);
         assert_eq!(turn(&mut peers), [(c, true)]);
     }
 

@@ -42,6 +42,8 @@ pub struct Proactor<R, P> {
     stage: Stage,
     /// Until when no accept is armed, after one failed for want of resources.
     accept_at: Option<Nanos>,
+    /// Whether quiet sends were issued of which it is not known yet how they went.
+    quiet: bool,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
@@ -54,6 +56,8 @@ struct Listener<P> {
     /// What each connection begins as.
     protocol: P,
     accepting: InFlight,
+    /// True while a cancel of its accept has not completed.
+    cancelling: bool,
 }
 
 /// A connection's socket and its operations in flight.
@@ -61,9 +65,13 @@ struct Listener<P> {
 pub struct Flight {
     socket: Socket,
     receiving: InFlight,
-    /// The size that the receive in flight asks for.
-    size: Size,
+    /// The size that the connection would have had when the receive in flight was issued.
+    appetite: Size,
     sending: InFlight,
+    /// Whether the send in flight is one that says nothing if all of it goes.
+    quiet: bool,
+    /// True while the peer takes less than it is owed: sends wait, and say how they went.
+    patient: bool,
     shutting: bool,
     /// Cancels that have not completed.
     cancels: u8,
@@ -104,6 +112,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             stop,
             stage: Stage::Serving,
             accept_at: None,
+            quiet: false,
             counters: Counters::default(),
             calls_before,
         })
@@ -112,7 +121,8 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     /// Serves `protocol` to whoever connects to `fd`, a listening socket. Each listener is a room
     /// of its own.
     pub fn listen(&mut self, fd: OwnedFd, protocol: P) {
-        self.listeners.push(Listener { fd: Some(fd), protocol, accepting: InFlight::No });
+        let accepting = InFlight::No;
+        self.listeners.push(Listener { fd: Some(fd), protocol, accepting, cancelling: false });
     }
 
     /// Turns until it is stopped.
@@ -144,6 +154,10 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 return Ok(Some(Ended::AtOnce));
             }
         }
+        while let Some((conn, n)) = self.ring.silent() {
+            self.sent(conn, Sent::Bytes(n));
+        }
+        self.quiet = false;
         self.resume_ready()?;
         Ok(self.is_drained().then_some(Ended::Drained))
     }
@@ -177,7 +191,11 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 self.accepted(listener, outcome, more)
             }
             Completion::Recv { conn, outcome, more } => self.received(conn, outcome, more),
-            Completion::Send { conn, outcome } => self.sent(conn, outcome),
+            Completion::Send { conn, outcome } => {
+                // A quiet send that says something was short: the next one waits.
+                self.update(conn, |flight| flight.patient = flight.quiet);
+                self.sent(conn, outcome);
+            }
             Completion::Shutdown { conn } => {
                 self.update(conn, |flight| flight.shutting = false);
                 self.peers.shut_down(conn);
@@ -187,7 +205,10 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 self.update(conn, |flight| flight.cancels -= 1);
                 self.peers.mark(conn);
             }
-            Completion::Cancel { target: Target::Accept(_) } | Completion::Aside => {}
+            Completion::Cancel { target: Target::Accept(listener) } => {
+                self.listeners[listener.0 as usize].cancelling = false;
+            }
+            Completion::Aside => {}
             Completion::Wake => return self.stop(),
         }
         Ok(false)
@@ -261,13 +282,16 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     fn open(&mut self, listener: ListenerId, socket: Socket) {
         let protocol = self.listeners[listener.0 as usize].protocol.clone();
         let id = self.peers.open(protocol, Room(listener.0), Flight::new(socket));
-        if self.stage != Stage::Serving {
-            self.peers.get_mut(id).expect("just opened").connection.finish();
+        match self.stage {
+            Stage::Serving => {}
+            Stage::Draining(_) => self.peers.get_mut(id).expect("just opened").connection.finish(),
+            Stage::Cutting => self.peers.broken(id),
         }
     }
 
+    /// Whether who was accepted is taken in at once. When the server ends all are: to be told.
     fn has_room(&self) -> bool {
-        self.peers.len() < self.limits.connections
+        self.peers.len() < self.limits.connections || self.stage != Stage::Serving
     }
 
     /// Arms the accepts that are wanted, and cancels those that are not.
@@ -277,6 +301,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             let Some(fd) = &listener.fd else { continue };
             let id = ListenerId(at as u16);
             match listener.accepting {
+                _ if listener.cancelling => {}
                 InFlight::No if wanted => {
                     listener.accepting = InFlight::Yes;
                     self.ring.submit(Op::Accept { listener: id, fd: fd.as_fd() })?;
@@ -285,6 +310,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 InFlight::No if self.stage != Stage::Serving => listener.fd = None,
                 InFlight::Yes if !wanted => {
                     listener.accepting = InFlight::Cancelling;
+                    listener.cancelling = true;
                     self.ring.submit(Op::Cancel { target: Target::Accept(id) })?;
                 }
                 _ => {}
@@ -301,27 +327,27 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             Stage::Draining(until) => Some(until),
             Stage::Serving | Stage::Cutting => None,
         };
+        // Who starves may be waiting for a buffer that a quiet send is about to free.
+        let hasty = self.peers.has_marked() || (self.quiet && self.peers.is_starving());
         let Some(due) = [timer, drain, self.accept_at].into_iter().flatten().min() else {
-            return if self.peers.has_marked() { Wait::No } else { Wait::Completion };
+            return if hasty { Wait::No } else { Wait::Completion };
         };
         let now = self.ring.now();
         self.accept_at = self.accept_at.filter(|&at| at > now);
         if drain.is_some_and(|until| until <= now) {
             self.cut();
         }
-        if self.peers.has_marked() || due <= now { Wait::No } else { Wait::Until(due) }
+        if hasty || self.peers.has_marked() || due <= now { Wait::No } else { Wait::Until(due) }
     }
 
     fn resume_ready(&mut self) -> io::Result<()> {
-        let pool = self.ring.pool();
-        self.peers.feed(|size| {
-            let size = pool.clamp(size);
-            pool.idle(size) + pool.lent(size)
-        });
+        self.peers.feed(self.ring.pool().unfilled());
         self.peers.begin();
         while let Some(ready) = self.peers.next_ready() {
             let conn = ready.id;
-            if resume(&mut self.ring, ready)? == Resumed::Starved {
+            let Resumed { quiet, starved } = resume(&mut self.ring, ready)?;
+            self.quiet |= quiet;
+            if starved {
                 self.counters.starved += 1;
                 self.peers.starve(conn);
             }
@@ -356,7 +382,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     fn is_drained(&self) -> bool {
         self.stage != Stage::Serving
             && self.peers.is_empty()
-            && self.listeners.iter().all(|listener| listener.accepting == InFlight::No)
+            && self.listeners.iter().all(Listener::is_idle)
     }
 
     fn update(&mut self, conn: ConnId, change: impl FnOnce(&mut Flight)) {
@@ -366,13 +392,21 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     }
 }
 
+impl<P> Listener<P> {
+    fn is_idle(&self) -> bool {
+        self.accepting == InFlight::No && !self.cancelling
+    }
+}
+
 impl Flight {
     fn new(socket: Socket) -> Flight {
         Flight {
             socket,
             receiving: InFlight::No,
-            size: Size::SMALLEST,
+            appetite: Size::SMALLEST,
             sending: InFlight::No,
+            quiet: false,
+            patient: false,
             shutting: false,
             cancels: 0,
             closing: false,
@@ -388,17 +422,18 @@ impl Flight {
     }
 }
 
-/// Whether a connection has all it wants in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Resumed {
-    Wholly,
+/// What the loop must know of a connection that was resumed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Resumed {
+    /// A quiet send was issued.
+    quiet: bool,
     /// It wants to receive, and there is no buffer.
-    Starved,
+    starved: bool,
 }
 
 /// Issues the difference between what a connection wants and what it has in flight.
 fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io::Result<Resumed> {
-    let mut resumed = Resumed::Wholly;
+    let mut resumed = Resumed::default();
     let Ready { id: conn, peer, wants_recv } = ready;
     let (connection, flight) = (&peer.connection, &mut peer.driver);
     let socket = flight.socket;
@@ -406,7 +441,10 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io
     match flight.sending {
         InFlight::No if !connection.outgoing().is_empty() => {
             flight.sending = InFlight::Yes;
-            ring.submit(Op::Send { conn, socket, queue: connection.outgoing() })?;
+            let (queue, quiet) =
+                (connection.outgoing(), connection.is_at_ease() && !flight.patient);
+            (flight.quiet, resumed.quiet) = (quiet, quiet);
+            ring.submit(Op::Send { conn, socket, queue, quiet })?;
         }
         InFlight::Yes if connection.is_broken() => {
             flight.sending = InFlight::Cancelling;
@@ -415,14 +453,16 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io
         }
         _ => {}
     }
-    let size = ring.pool().clamp(connection.appetite());
+    let appetite = ring.pool().clamp(connection.appetite());
     match flight.receiving {
-        InFlight::No if wants_recv && ring.lacks_buffer(size) => resumed = Resumed::Starved,
+        InFlight::No if wants_recv && flight.cancels > 0 => {} // Resumed again when it is answered.
+        InFlight::No if wants_recv && ring.lacks_buffer(appetite) => resumed.starved = true,
         InFlight::No if wants_recv => {
-            (flight.receiving, flight.size) = (InFlight::Yes, size);
+            (flight.receiving, flight.appetite) = (InFlight::Yes, appetite);
+            let size = ring.pool().nearest(appetite);
             ring.submit(Op::Recv { conn, socket, size })?;
         }
-        InFlight::Yes if !wants_recv || flight.size != size => {
+        InFlight::Yes if !wants_recv || flight.appetite != appetite => {
             flight.receiving = InFlight::Cancelling;
             flight.cancels += 1;
             ring.submit(Op::Cancel { target: Target::Recv(conn) })?;

@@ -22,7 +22,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use crate::buffer::{Chunk, Pool, Size};
+use crate::buffer::{Chunk, Pool};
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::keys::ConnId;
@@ -297,8 +297,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                 let (conn, wants_recv) = (ready.id, ready.wants_recv);
                 self.resume(conn, wants_recv);
             }
-            let pool = &self.pool;
-            self.peers.feed(|size| (0..=pool.clamp(size).0).map(|at| pool.idle(Size(at))).sum());
+            self.peers.feed(self.pool.unfilled());
         }
     }
 
@@ -308,6 +307,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             self.receive(conn);
         }
         self.send(conn);
+        let readable = self.peers.wants_recv(conn);
         let Some(peer) = self.peers.get_mut(conn) else { return };
         let (connection, socket) = (&peer.connection, &mut peer.driver);
         if connection.wants_shutdown() {
@@ -318,7 +318,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             self.close(conn);
         } else if !self.selector.is_edge_triggered() {
             let writable = !connection.outgoing().is_empty() && !socket.writable;
-            let wish = Interest { readable: wants_recv && connection.wants_recv(), writable };
+            let wish = Interest { readable, writable };
             if let Err(error) = socket.wish(&mut self.selector, conn, wish) {
                 tracing::warn!(%conn, "a connection is lost: {error}");
                 self.peers.broken(conn);

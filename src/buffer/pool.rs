@@ -186,16 +186,39 @@ impl Pool {
         self.classes[size.0 as usize].lent.get()
     }
 
+    /// Buffers of any size that a receive may yet fill: idle, or lent and not handed back.
+    pub fn unfilled(&self) -> usize {
+        self.all_sizes().map(|size| self.idle(size) + self.lent(size)).sum()
+    }
+
+    /// The size to receive into where `size` would be right: that one or, if none of it is
+    /// unfilled, the nearest smaller, else the nearest larger one of which any is.
+    pub fn nearest(&self, size: Size) -> Size {
+        let size = self.clamp(size);
+        let unfilled = |size: &Size| self.idle(*size) + self.lent(*size) > 0;
+        self.outwards_from(size).find(unfilled).unwrap_or(size)
+    }
+
+    fn all_sizes(&self) -> impl Iterator<Item = Size> {
+        (0..self.classes.len() as u8).map(Size)
+    }
+
+    /// All sizes: this one, the smaller ones downwards, the larger ones upwards.
+    fn outwards_from(&self, size: Size) -> impl Iterator<Item = Size> {
+        let Size(at) = self.clamp(size);
+        (0..=at).rev().chain(at + 1..self.classes.len() as u8).map(Size)
+    }
+
     /// Whether every buffer is idle: nothing is under way, and nothing was lost.
     pub fn is_whole(&self) -> bool {
         self.states.iter().all(|state| state.get() == IDLE)
     }
 
-    /// A buffer to receive into, of this size or the nearest smaller one that has any; none if all
-    /// of those are taken.
+    /// A buffer to receive into, of this size, else of the nearest smaller, else of the nearest
+    /// larger one that has any; none if all are taken.
     pub fn lease(self: &Rc<Self>, size: Size) -> Option<Lease> {
-        let classes = self.classes[..=self.clamp(size).0 as usize].iter().rev();
-        let id = classes.into_iter().find_map(|class| class.idle.borrow_mut().pop())?;
+        let pop = |size: Size| self.classes[size.0 as usize].idle.borrow_mut().pop();
+        let id = self.outwards_from(size).find_map(pop)?;
         self.states[id.0 as usize].set(1);
         Some(Lease { pool: Rc::clone(self), id })
     }
@@ -241,7 +264,7 @@ impl Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut list = f.debug_list();
-        for size in (0..self.classes.len()).map(|at| Size(at as u8)) {
+        for size in self.all_sizes() {
             let Shape { bytes, count } = self.shape(size);
             let (idle, lent) = (self.idle(size), self.lent(size));
             list.entry(&format_args!("{count} × {bytes} B: {idle} idle, {lent} lent"));
@@ -370,13 +393,22 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_of_an_exhausted_size_is_a_smaller_one_and_then_none() {
+    fn a_lease_of_an_exhausted_size_is_of_the_nearest_that_is_not() {
         let pool = pool();
         let large = pool.lease(Size(1)).unwrap();
         assert_eq!((large.size(), large.smaller()), (Size(1), 64));
         let small = [pool.lease(Size(1)).unwrap(), pool.lease(Size(1)).unwrap()];
         assert_eq!(small[0].size(), Size(0));
         assert!(pool.lease(Size(1)).is_none());
+        drop(large);
+        assert_eq!((pool.nearest(Size(0)), pool.unfilled()), (Size(1), 1));
+        assert_eq!(pool.lease(Size(0)).unwrap().size(), Size(1), "large is better than none");
+        drop(small);
+        assert_eq!([0, 1, 9].map(|size| pool.nearest(Size(size)).0), [0, 1, 1]);
+        let lent = pool.lend(Size(1)).unwrap();
+        assert_eq!((pool.nearest(Size(1)), pool.unfilled()), (Size(1), 3), "it may yet be filled");
+        // SAFETY: no kernel is involved.
+        drop(unsafe { pool.reclaim(lent) });
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Exit status: 0 for success, 1 for a failure, 2 for wrong usage. An error is one line on stderr.
 
+mod compare;
+mod load;
 mod serve;
 
 use std::io;
@@ -20,6 +22,8 @@ struct Proactor {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
+    Load(load::Args),
+    Compare(compare::Args),
 }
 
 /// A readiness TCP server: epoll unless told otherwise. The twin of `proactor serve`.
@@ -34,6 +38,8 @@ struct Reactor {
 pub fn proactor() -> ExitCode {
     finish(match Proactor::parse().command {
         Command::Serve(serve) => serve.run(crate::model::Choice::Auto),
+        Command::Load(load) => load.run(),
+        Command::Compare(compare) => compare.run(),
     })
 }
 

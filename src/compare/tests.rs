@@ -1,0 +1,279 @@
+//! The whole, with made-up slices and with a small server in a process of its own.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use super::plan::Role;
+use super::rounds::Turn;
+use super::verdict::Finding;
+use super::*;
+use crate::counters::Counters;
+use crate::load::{Slice, WireChoice};
+
+const SHAPE: Shape = Shape { connections: 64, size: 64, depth: 1 };
+
+/// A slice of 40 ms at this rate, with the server this busy.
+fn sample(rate: f64, busy: f64) -> Sample {
+    let wall = Duration::from_millis(40);
+    let messages = (rate * wall.as_secs_f64()).round() as u64;
+    let bytes = messages * 64;
+    let slice = Slice { messages, bytes, wall, cpu: wall, idle: wall / 2, backlog: 0.1 };
+    let server_cpu = wall.mul_f64(busy);
+    Sample { slice, server_cpu, server_waited: Duration::ZERO, server_idle_cpu_share: 0.0 }
+}
+
+/// Rounds in which the baseline makes 100,000 messages a second, within 1 %, and each challenger
+/// that many times as much.
+fn rounds_of(number: u32, challengers: &[(f64, f64)], steal: f64) -> Vec<Round> {
+    let round = |number: u32| {
+        let noise = 1.0 + 0.01 * (f64::from(number % 5) - 2.0) / 2.0;
+        let baseline = Turn { entrant: 0, sample: sample(100_000.0, 1.0) };
+        let mut turns = vec![baseline];
+        for (at, &(ratio, busy)) in challengers.iter().enumerate() {
+            turns.push(Turn { entrant: at + 1, sample: sample(100_000.0 * ratio * noise, busy) });
+            turns.push(baseline);
+        }
+        Round { steal: Some(steal), turns }
+    };
+    (0..number).map(round).collect()
+}
+
+fn outcome(calls: u64) -> Outcome {
+    let counters = Counters { calls, ..Counters::default() };
+    let stats = Stats {
+        schema: contender::STATS_SCHEMA.to_owned(),
+        model: String::new(),
+        detail: "as it said itself".to_owned(),
+        counters,
+    };
+    Outcome { stats: Some(stats), messages: 100_000, ..Outcome::default() }
+}
+
+fn plan(models: &[&str]) -> Plan {
+    Plan {
+        models: models.iter().map(|&model| model.to_owned()).collect(),
+        loads: vec![SHAPE],
+        budget: Budget::Rounds(6),
+        seed: 7419,
+        wire: WireChoice::Auto,
+        server_cpu: 0,
+        client_cpu: 1,
+    }
+}
+
+fn made_up() -> Heat {
+    let entrants = plan(&["uring", "epoll-et", "select"]).entrants();
+    let rounds = rounds_of(20, &[(1.0, 1.0), (1.15, 1.0), (1.001, 1.0)], 0.0);
+    let refused = "select cannot watch descriptors from 1024 on".to_owned();
+    let refused = Outcome { reason: Some(refused), ..Outcome::default() };
+    let servers =
+        vec![outcome(301_000), outcome(300_000), outcome(7_000), outcome(204_000), refused];
+    summary::heat(SHAPE, entrants, rounds, servers)
+}
+
+#[test]
+fn a_comparison_reads_like_this() {
+    let comparison = Comparison {
+        schema: SCHEMA,
+        environment: Environment {
+            version: "0.1.0",
+            kernel: Some("6.18.44".to_owned()),
+            cpu: Some("AMD EPYC".to_owned()),
+            cpus: 2,
+            virtual_machine: Some(true),
+            mitigations: vec!["spectre_v2: Mitigation: Retpolines".to_owned()],
+            clocksource: Some("tsc".to_owned()),
+            congestion_control: Some("bbr".to_owned()),
+            ..Environment::default()
+        },
+        plan: plan(&["uring", "epoll-et", "select"]),
+        wire: "uring",
+        tables: vec![made_up()],
+        warnings: vec!["there are two CPUs.".to_owned()],
+    };
+    let expected = "\
+proactor 0.1.0 compare   seed 7419   servers on CPU 0, client on CPU 1 (wire uring)
+
+kernel       6.18.44
+cpu          AMD EPYC (2 usable, virtual)
+mitigations  spectre_v2: Mitigation: Retpolines
+settings     tcp bbr, governor none, clock tsc
+
+64 connections, 64 B echo, depth 1, closed loop, 20 rounds of 40 ms slices, paired per round
+model              msg/s  vs epoll           rate                  CPU µs/msg  vs epoll           CPU                    busy  calls/msg
+epoll               100k                     baseline                   10.00                     baseline              100 %       3.01
+epoll again (A/A)   100k  1.00 [0.99..1.00]  noise floor 2.0 %          10.00  1.00 [1.00..1.01]  noise floor 2.0 %     100 %       3.00
+uring               115k  1.15 [1.14..1.16]  faster                      8.70  0.87 [0.87..0.87]  less                  100 %       0.07
+epoll-et            100k  1.00 [1.00..1.01]  same (within ±2.0 %)        9.99  1.00 [0.99..1.00]  same (within ±2.0 %)  100 %       2.04
+select                 –                     not measured
+epoll: as it said itself
+uring: as it said itself
+epoll-et: as it said itself
+select: not measured: select cannot watch descriptors from 1024 on
+[..] encloses the median ratio with 95 % or more; wrong replies 0 of 400,000
+
+In words:
+  uring serves 14 to 16 % more messages than epoll, and takes 13 % less server CPU for each.
+  epoll-et serves as many messages as epoll (within ±2.0 %), and takes the same server CPU for each (within ±2.0 %).
+  select was not measured.
+
+Warning: there are two CPUs.
+";
+    assert_eq!(render::text(&comparison), expected);
+}
+
+#[test]
+fn a_server_that_was_not_busy_is_client_bound() {
+    let entrants = plan(&["uring"]).entrants();
+    let rounds = rounds_of(20, &[(1.0, 1.0), (1.15, 0.8)], 0.0);
+    let heat = summary::heat(SHAPE, entrants, rounds, vec![outcome(1); 3]);
+    let uring = heat.rows[2].measured.as_ref().expect("it was measured");
+    assert!(uring.is_client_bound);
+    assert_eq!(uring.rate_finding, Some(Finding::Invalid));
+    assert_eq!(uring.cpu_finding, Some(Finding::Lower));
+    assert!(render::table(&heat).contains("≥ 115k"));
+    assert!(
+        heat.warnings().iter().any(|text| text.contains("did not keep every server busy (uring)"))
+    );
+}
+
+#[test]
+fn a_server_that_waited_for_its_cpu_is_not_the_clients_fault() {
+    let entrants = plan(&["uring"]).entrants();
+    let mut rounds = rounds_of(20, &[(1.0, 1.0), (1.15, 0.8)], 0.0);
+    for turn in rounds.iter_mut().flat_map(|round| &mut round.turns) {
+        turn.sample.server_waited = turn.sample.slice.wall / 5;
+    }
+    let heat = summary::heat(SHAPE, entrants, rounds, vec![outcome(1); 3]);
+    let uring = heat.rows[2].measured.as_ref().expect("it was measured");
+    assert!(!uring.is_client_bound);
+    assert_eq!(uring.rate_finding, Some(Finding::Higher));
+    let warned =
+        heat.warnings().iter().any(|text| text.contains("something else ran on the servers' CPU"));
+    assert!(warned, "{:?}", heat.warnings());
+}
+
+#[test]
+fn a_host_that_takes_the_cpus_makes_everything_invalid() {
+    let entrants = plan(&["uring"]).entrants();
+    let rounds = rounds_of(20, &[(1.0, 1.0), (1.15, 1.0)], 0.03);
+    let heat = summary::heat(SHAPE, entrants, rounds, vec![outcome(1); 3]);
+    let uring = heat.rows[2].measured.as_ref().expect("it was measured");
+    assert_eq!(
+        (uring.rate_finding, uring.cpu_finding),
+        (Some(Finding::Invalid), Some(Finding::Invalid))
+    );
+    assert!(heat.warnings().iter().any(|text| text.contains("no verdict is valid")));
+}
+
+#[test]
+fn five_rounds_have_numbers_and_no_verdict() {
+    let entrants = plan(&["uring"]).entrants();
+    let rounds = rounds_of(5, &[(1.0, 1.0), (1.5, 1.0)], 0.0);
+    let heat = summary::heat(SHAPE, entrants, rounds, vec![outcome(1); 3]);
+    let uring = heat.rows[2].measured.as_ref().expect("it was measured");
+    assert_eq!(uring.rate_finding, Some(Finding::NotShown));
+    assert!(heat.warnings()[0].contains("there are 5 rounds; a verdict needs 6"));
+}
+
+/// Started again as a child, this very test is a server: it echoes on a thread per connection. The
+/// model `liar` swaps a byte in the end, `mute` says nothing, and `absent` is no model.
+#[test]
+#[ignore = "it is the server of the tests below"]
+fn a_stand_in_server() {
+    let Ok(model) = std::env::var("PROACTOR_STAND_IN") else { return };
+    if model == "absent" {
+        eprintln!("no such model: absent");
+        std::process::exit(2);
+    }
+    let stop = os::Stop::new().expect("a descriptor");
+    stop.on_signals().expect("a descriptor");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
+    println!("\nlistening on {} (stand-in, echo)", listener.local_addr().expect("it is bound"));
+    let serving = model.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, model) = (stream.expect("a connection"), serving.clone());
+            thread::spawn(move || {
+                let (mut room, mut echoed) = ([0; 4096], 0);
+                while let Ok(len @ 1..) = stream.read(&mut room) {
+                    echoed += len;
+                    if model == "liar" && echoed > 20_000 {
+                        room[0] ^= 1;
+                    }
+                    if model != "mute" && stream.write_all(&room[..len]).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    while stop.take() == 0 {
+        thread::park_timeout(Duration::from_millis(5));
+    }
+    println!(r#"{{"schema":"proactor.stats/1","model":"{model}","counters":{{"calls":123}}}}"#);
+    std::process::exit(0);
+}
+
+fn stand_in(model: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this test has a path"));
+    command
+        .args(["--exact", "compare::tests::a_stand_in_server", "--ignored", "--nocapture"])
+        .env("PROACTOR_STAND_IN", model);
+    command
+}
+
+/// On the CPUs that there are.
+fn compared(models: &[&str], budget: Budget) -> anyhow::Result<Comparison> {
+    let load = Shape { connections: 2, size: 64, depth: 1 };
+    let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(models) };
+    run(&plan, &stand_in, &mut |_| true)
+}
+
+#[test]
+fn servers_are_started_measured_and_asked_for_their_counters() {
+    let comparison = compared(&["other", "absent"], Budget::Rounds(2)).expect("honest servers");
+    let heat = &comparison.tables[0];
+    let roles: Vec<Role> = heat.entrants.iter().map(|entrant| entrant.role).collect();
+    assert_eq!(roles, [Role::Baseline, Role::Again, Role::Model, Role::Model]);
+    assert_eq!(heat.rounds.len(), 2);
+    for at in 0..3 {
+        let stats = heat.servers[at].stats.as_ref().expect("it told its counters");
+        assert_eq!(stats.counters.calls, 123);
+        assert!(heat.servers[at].messages > 0);
+        assert_eq!(heat.servers[at].about, "stand-in, echo");
+        assert!(heat.rows[at].measured.as_ref().expect("it was measured").cpu_us > 0.0);
+    }
+    assert_eq!(heat.rows[3].reason.as_deref(), Some("no such model: absent"));
+    let json = serde_json::to_value(&comparison).expect("it is plain data");
+    assert_eq!(json["schema"], "proactor.compare/1");
+    assert_eq!(json["tables"][0]["rounds"].as_array().map(Vec::len), Some(2));
+    assert!(json["tables"][0]["rounds"][0]["turns"][0]["server_cpu_ns"].is_u64());
+}
+
+#[test]
+fn a_wrong_byte_voids_the_whole_run() {
+    let error = compared(&["liar"], Budget::Rounds(1000)).expect_err("a byte was swapped");
+    let text = format!("{error:#}");
+    assert!(text.starts_with("liar"), "{text}");
+    assert!(text.contains("wrong reply on connection"), "{text}");
+}
+
+#[test]
+fn whoever_watches_can_end_it_and_is_told_what_there_is() {
+    let load = Shape { connections: 1, size: 64, depth: 1 };
+    let plan = Plan { loads: vec![load; 2], client_cpu: 0, ..plan(&[]) };
+    let mut slices = 0;
+    let comparison = run(&plan, &stand_in, &mut |_| {
+        slices += 1;
+        slices < 4
+    });
+    let comparison = comparison.expect("honest servers");
+    assert_eq!(comparison.tables.len(), 1);
+    assert_eq!(
+        comparison.tables[0].rounds.len(),
+        1,
+        "three slices, and a fourth that cut the next"
+    );
+    assert!(comparison.warnings.iter().any(|text| text.starts_with("it was interrupted")));
+}

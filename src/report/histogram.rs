@@ -1,0 +1,153 @@
+//! Latencies: a histogram of fixed relative error, and percentiles that are only told when there
+//! are samples enough to know them.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::{NOTHING, units};
+
+/// Latencies between a nanosecond and a minute, each kept to three digits. Recording does not
+/// allocate; what is longer than a minute counts as a minute.
+#[derive(Debug, Clone)]
+pub struct Latencies(Histogram<u64>);
+
+/// The longest latency that is told apart.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// How many samples must lie beyond a percentile before it is told: p99 needs 1,000 samples, p99.9
+/// needs 10,000.
+const BEYOND: f64 = 10.0;
+
+impl Latencies {
+    /// None yet.
+    pub fn new() -> Latencies {
+        let histogram = Histogram::new_with_bounds(1, LONGEST.as_nanos() as u64, 3);
+        Latencies(histogram.expect("bounds from a nanosecond to a minute are in order"))
+    }
+
+    /// Adds one.
+    pub fn record(&mut self, latency: Duration) {
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.0.saturating_record(nanos);
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.0.reset();
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What `share` (0 to 1) of all are not above. `None` where too few lie beyond it to know.
+    pub fn percentile(&self, share: f64) -> Option<Duration> {
+        // A hair's breadth, since 1 - 0.999 is not quite 0.001.
+        let enough = self.0.len() as f64 * (1.0 - share) >= BEYOND * (1.0 - 1e-9);
+        enough.then(|| Duration::from_nanos(self.0.value_at_quantile(share)))
+    }
+
+    /// The longest. `None` of none.
+    pub fn max(&self) -> Option<Duration> {
+        (!self.0.is_empty()).then(|| Duration::from_nanos(self.0.max()))
+    }
+
+    /// The percentiles that reports show.
+    pub fn percentiles(&self) -> Percentiles {
+        let nanos = |share| self.percentile(share).map(|span| span.as_nanos() as u64);
+        Percentiles {
+            samples: self.len(),
+            p50_ns: nanos(0.5),
+            p90_ns: nanos(0.9),
+            p99_ns: nanos(0.99),
+            p99_9_ns: nanos(0.999),
+            max_ns: self.max().map(|span| span.as_nanos() as u64),
+        }
+    }
+}
+
+impl Default for Latencies {
+    fn default() -> Latencies {
+        Latencies::new()
+    }
+}
+
+/// Percentiles in nanoseconds; `None` where there were too few samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Percentiles {
+    /// Of how many.
+    pub samples: u64,
+    /// Half of them took no longer.
+    pub p50_ns: Option<u64>,
+    /// Nine in ten.
+    pub p90_ns: Option<u64>,
+    /// All but one in a hundred.
+    pub p99_ns: Option<u64>,
+    /// All but one in a thousand.
+    pub p99_9_ns: Option<u64>,
+    /// The longest.
+    pub max_ns: Option<u64>,
+}
+
+impl Percentiles {
+    /// Name and value of each, in order; what is not known is a dash.
+    pub fn cells(&self) -> [(&'static str, String); 5] {
+        let text = |nanos: Option<u64>| {
+            nanos.map_or(NOTHING.to_owned(), |n| units::span(Duration::from_nanos(n)))
+        };
+        [
+            ("p50", text(self.p50_ns)),
+            ("p90", text(self.p90_ns)),
+            ("p99", text(self.p99_ns)),
+            ("p99.9", text(self.p99_9_ns)),
+            ("max", text(self.max_ns)),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(n: u64) -> Latencies {
+        let mut latencies = Latencies::new();
+        for i in 1..=n {
+            latencies.record(Duration::from_micros(i));
+        }
+        latencies
+    }
+
+    #[test]
+    fn a_percentile_is_told_only_when_ten_samples_lie_beyond_it() {
+        assert_eq!(of(999).percentile(0.99), None);
+        assert!(of(1000).percentile(0.99).is_some());
+        assert_eq!(of(9_999).percentile(0.999), None);
+        assert!(of(10_000).percentile(0.999).is_some());
+        assert_eq!(Latencies::new().max(), None);
+    }
+
+    #[test]
+    fn percentiles_come_with_units_and_dashes() {
+        let cells = of(2000).percentiles().cells().map(|(name, value)| format!("{name} {value}"));
+        assert_eq!(cells, ["p50 1.00 ms", "p90 1.80 ms", "p99 1.98 ms", "p99.9 –", "max 2.00 ms"]);
+    }
+
+    #[test]
+    fn what_is_longer_than_a_minute_counts_as_a_minute() {
+        let mut latencies = Latencies::new();
+        latencies.record(Duration::from_secs(3600));
+        latencies.record(Duration::ZERO);
+        let max = latencies.max().expect("two were recorded");
+        assert!(max >= Duration::from_secs(59) && max <= Duration::from_secs(70), "{max:?}");
+        latencies.clear();
+        assert!(latencies.is_empty());
+    }
+}

@@ -1,0 +1,78 @@
+//! Tables of text: words to the left, numbers to the right, no lines.
+
+use std::fmt;
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, presets};
+
+/// On which side a column's cells lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Align {
+    /// Words.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// Rows under a heading. As text it has no line-end at its end, and no blanks at its lines' ends.
+#[derive(Debug)]
+pub struct Table {
+    table: comfy_table::Table,
+    aligns: Vec<Align>,
+}
+
+impl Table {
+    /// A table with these columns and no rows.
+    pub fn new(columns: &[(&str, Align)]) -> Table {
+        let aligns: Vec<Align> = columns.iter().map(|&(_, align)| align).collect();
+        let mut table = comfy_table::Table::new();
+        table.load_style(presets::NOTHING);
+        // As wide as it is: what does not fit the terminal is for the terminal to fold.
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        let mut whole = Table { table, aligns };
+        let heading = whole.cells(columns.iter().map(|&(name, _)| name.to_owned()));
+        whole.table.set_header(heading);
+        for column in whole.table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        whole
+    }
+
+    /// Adds a row, a cell for each column.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let row = self.cells(cells);
+        self.table.add_row(row);
+    }
+
+    fn cells(&self, texts: impl IntoIterator<Item = String>) -> Vec<Cell> {
+        let aligned = |(text, align): (String, &Align)| {
+            Cell::new(text).set_alignment(match align {
+                Align::Left => CellAlignment::Left,
+                Align::Right => CellAlignment::Right,
+            })
+        };
+        texts.into_iter().zip(&self.aligns).map(aligned).collect()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.table.trim_fmt())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_to_the_left_and_numbers_to_the_right() {
+        let mut table = Table::new(&[("model", Align::Left), ("msg/s", Align::Right)]);
+        table.row(["uring".to_owned(), "110k".to_owned()]);
+        table.row(["epoll (edge)".to_owned(), "9.91k".to_owned()]);
+        let expected = "\
+model         msg/s
+uring          110k
+epoll (edge)  9.91k";
+        assert_eq!(table.to_string(), expected);
+    }
+}

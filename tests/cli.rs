@@ -1,0 +1,510 @@
+//! The binaries by their sentences: what they say, where they say it, and how they exit.
+//!
+//! stdout carries one line for each listener and, if asked for, one of statistics; all else is on
+//! stderr. Exit codes: 0 success, 1 failure, 2 a command line that cannot be meant.
+
+#[allow(dead_code, reason = "each test crate uses its part")]
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use support::server::{Exit, PROACTOR, REACTOR, Server};
+use support::{Address, Client, Launch, Options, PATIENCE, eventually, io_uring_refused, skip};
+
+/// Both servers, as one begins to type them.
+const SERVERS: [(&str, &[&str]); 2] = [(PROACTOR, &["serve"]), (REACTOR, &[])];
+
+fn proactor(args: &[&str]) -> Launch {
+    Launch::new(PROACTOR, &["serve"]).args(args)
+}
+
+fn reactor(args: &[&str]) -> Launch {
+    Launch::new(REACTOR, args)
+}
+
+/// Fails unless it ended with this code and one line of complaint that names `value`.
+fn assert_refused(exit: Exit, code: i32, value: &str) {
+    assert_eq!(exit.code(), Some(code), "{exit:?}");
+    assert!(exit.stdout.is_empty(), "a complaint is on stderr: {exit:?}");
+    let lines = complaints(&exit.stderr);
+    let first = lines.first().unwrap_or_else(|| panic!("not a word: {exit:?}"));
+    assert!(first.starts_with("error: "), "{exit:?}");
+    assert!(first.contains(value), "the first line names {value:?}: {exit:?}");
+    if code == 1 {
+        assert_eq!(lines.len(), 1, "one line says it: {exit:?}");
+    }
+}
+
+/// What stands on stderr, but for the line that says which model `auto` has chosen.
+fn complaints(stderr: &str) -> Vec<&str> {
+    stderr.lines().filter(|line| !line.starts_with("model: io_uring (auto): ")).collect()
+}
+
+// Asking about them.
+
+#[test]
+fn help_and_version_are_successes() {
+    let asked: [(&str, &[&str]); 6] = [
+        (PROACTOR, &["--help"]),
+        (PROACTOR, &["-h"]),
+        (PROACTOR, &["serve", "--help"]),
+        (PROACTOR, &["help", "serve"]),
+        (REACTOR, &["--help"]),
+        (REACTOR, &["-h"]),
+    ];
+    for (program, args) in asked {
+        let exit = Launch::new(program, args).run();
+        assert_eq!((exit.code(), &*exit.stderr), (Some(0), ""), "{exit:?}");
+        assert!(exit.stdout.join("\n").contains("Usage:"), "{exit:?}");
+    }
+    for (program, name) in [(PROACTOR, "proactor"), (REACTOR, "reactor")] {
+        let exit = Launch::new(program, &["--version"]).run();
+        assert_eq!((exit.code(), &*exit.stderr), (Some(0), ""), "{exit:?}");
+        assert_eq!(exit.stdout, [format!("{name} {}", env!("CARGO_PKG_VERSION"))]);
+    }
+}
+
+#[test]
+fn the_help_of_a_server_names_every_option() {
+    let options = [
+        "--listen",
+        "--model",
+        "--protocol",
+        "--max-connections",
+        "--buffer-size",
+        "--buffers",
+        "--kernel",
+        "--drain-timeout",
+        "--cpu",
+        "--stats",
+        "--log",
+    ];
+    for (program, args) in SERVERS {
+        let help = Launch::new(program, args).args(&["--help"]).run().stdout.join("\n");
+        for option in options {
+            assert!(help.contains(option), "{option} is missing in:\n{help}");
+        }
+    }
+}
+
+#[test]
+fn proactor_alone_says_what_it_can_do_and_that_this_was_no_command() {
+    let exit = Launch::new(PROACTOR, &[]).run();
+    assert_eq!(exit.code(), Some(2), "{exit:?}");
+    assert!(exit.stderr.contains("Usage:") && exit.stderr.contains("serve"), "{exit:?}");
+}
+
+#[test]
+fn nobody_who_stops_reading_its_help_makes_it_panic() {
+    for args in [&["--help"][..], &["serve", "--help"], &["--version"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = Command::new(PROACTOR)
+            .args(args)
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .expect("the program runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+        assert!(output.status.code().is_some(), "{args:?}: ended by a signal: {output:?}");
+    }
+}
+
+#[test]
+fn a_server_whose_stdout_nobody_reads_does_not_panic() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (at, (program, args)) in SERVERS.into_iter().enumerate() {
+        let address = format!("unix:{}", folder.path().join(at.to_string()).display());
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut child = Command::new(program)
+            .args(args)
+            .args(["--listen", &address])
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        // It may go on, or end; either way without a panic.
+        let ended = eventually("it serves or ends", || {
+            let served = Client::try_connect(&Address::parse(&address), Options::default()).is_ok();
+            let ended = child.try_wait().expect("a child can be asked").is_some();
+            (served || ended).then_some(ended)
+        });
+        if !ended {
+            support::Process(child.id()).signal(libc::SIGTERM);
+        }
+        let output = child.wait_with_output().expect("it ends");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+}
+
+// Listening.
+
+#[test]
+fn each_listener_is_one_line_and_there_is_no_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let unix = format!("unix:{}", folder.path().join("socket").display());
+    let listen = ["--listen", "127.0.0.1:0", "--listen", &unix, "--listen", "127.0.0.2:0"];
+    for (args, word) in [(&["--model", "epoll"][..], "epoll"), (&["--model", "poll"], "poll")] {
+        for launch in [proactor(args), reactor(args)] {
+            let server = launch.args(&listen).args(&["--protocol", "upper"]).start();
+            let [v4, path, other] = &server.listening[..] else { panic!("{server:?}") };
+            let port = v4.address.tcp().port();
+            assert_ne!(port, 0, "the port is the one that was found free");
+            assert_eq!(v4.line, format!("listening on 127.0.0.1:{port} ({word}, upper)"));
+            assert_eq!(path.line, format!("listening on {unix} ({word}, upper)"));
+            let port = other.address.tcp().port();
+            assert_eq!(other.line, format!("listening on 127.0.0.2:{port} ({word}, upper)"));
+            let exit = server.terminate();
+            assert_eq!((exit.code(), &exit.stdout[..]), (Some(0), &[][..]), "{exit:?}");
+        }
+    }
+}
+
+#[test]
+fn every_model_says_its_name() {
+    for model in ["epoll", "epoll-et", "poll", "select"] {
+        for launch in [proactor(&["--model", model]), reactor(&["--model", model])] {
+            let server = launch.args(&["--listen", "127.0.0.1:0"]).start();
+            assert_eq!(server.listening[0].model, model);
+        }
+    }
+    match io_uring_refused() {
+        Some(reason) => skip(&reason),
+        None => {
+            let server = proactor(&["--model", "uring", "--listen", "127.0.0.1:0"]).start();
+            assert_eq!(server.listening[0].model, "io_uring");
+        }
+    }
+}
+
+#[test]
+fn unless_told_otherwise_proactor_takes_the_ring_and_reactor_epoll() {
+    let server = reactor(&["--listen", "127.0.0.1:0"]).start();
+    assert_eq!((&*server.listening[0].model, &*server.listening[0].protocol), ("epoll", "echo"));
+    let server = proactor(&["--listen", "127.0.0.1:0"]).start();
+    let word = if io_uring_refused().is_some() { "epoll" } else { "io_uring" };
+    assert_eq!((&*server.listening[0].model, &*server.listening[0].protocol), (word, "echo"));
+}
+
+#[test]
+fn unless_told_otherwise_they_listen_on_port_7000_of_localhost() {
+    // Somebody else may be there: then it says so, and that names the address too.
+    let _mine = TcpListener::bind("127.0.0.1:7000");
+    for (program, args) in SERVERS {
+        assert_refused(Launch::new(program, args).run(), 1, "127.0.0.1:7000");
+    }
+}
+
+#[test]
+fn what_is_said_comes_back_to_one_who_ends_first() {
+    // As `printf hello | nc -N 127.0.0.1 PORT` does.
+    for (program, args) in SERVERS {
+        let server = Launch::new(program, args).args(&["--listen", "127.0.0.1:0"]).start();
+        let mut stream = TcpStream::connect(server.address().tcp()).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        stream.write_all(b"hello").expect("it takes five bytes");
+        stream.shutdown(Shutdown::Write).expect("it is there");
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).expect("an answer and an end");
+        assert_eq!(heard, "hello");
+    }
+}
+
+#[test]
+fn both_signals_drain() {
+    for (program, args) in SERVERS {
+        for signal in [libc::SIGTERM, libc::SIGINT] {
+            let server = Launch::new(program, args).args(&["--listen", "127.0.0.1:0"]).start();
+            server.process.signal(signal);
+            let exit = server.wait();
+            assert_eq!(exit.code(), Some(0), "after signal {signal}: {exit:?}");
+        }
+    }
+}
+
+// Addresses.
+
+#[test]
+fn an_address_in_use_is_named() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = other.local_addr().expect("it has one").to_string();
+    for (program, args) in SERVERS {
+        let exit = Launch::new(program, args).args(&["--listen", &address]).run();
+        assert_refused(exit, 1, &address);
+    }
+}
+
+#[test]
+fn an_address_of_another_machine_is_named() {
+    for (program, args) in SERVERS {
+        // 203.0.113.0/24 is kept for documentation.
+        let exit = Launch::new(program, args).args(&["--listen", "203.0.113.7:0"]).run();
+        assert_refused(exit, 1, "203.0.113.7:0");
+    }
+}
+
+#[test]
+fn a_missing_privilege_is_named() {
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    if first.is_ok_and(|first| first.trim() == "0") {
+        return skip("every port is open to all");
+    }
+    for (program, args) in SERVERS {
+        // `nobody` may not reach into our folder, so the program is handed down open.
+        let program = fs::File::open(program).expect("the program is there");
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&program));
+        let mut command = Command::new(&path);
+        command.args(args).args(["--listen", "127.0.0.1:1"]);
+        // SAFETY: getuid(2) touches no memory and always succeeds.
+        if unsafe { libc::getuid() } == 0 {
+            command.uid(65534);
+        }
+        let descriptor = std::os::fd::AsRawFd::as_raw_fd(&program);
+        // SAFETY: between fork and exec only fcntl(2) is called, which is async-signal-safe; the
+        // descriptor is open until `program` is dropped, after the child has run.
+        unsafe {
+            command.pre_exec(move || match libc::fcntl(descriptor, libc::F_SETFD, 0) {
+                -1 => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
+        let output = match command.output() {
+            Ok(output) => output,
+            Err(error) => return skip(&format!("nobody may not run it: {error}")),
+        };
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert_eq!(complaints(&stderr).len(), 1, "{stderr}");
+        assert!(stderr.contains("127.0.0.1:1"), "{stderr}");
+        assert!(stderr.to_lowercase().contains("permission denied"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_unix_path_left_by_the_dead_is_taken_and_one_in_use_is_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (at, (program, args)) in SERVERS.into_iter().enumerate() {
+        let path = folder.path().join(at.to_string());
+        let address = format!("unix:{}", path.display());
+        let start = || Launch::new(program, args).args(&["--listen", &address]);
+
+        start().start().kill();
+        assert!(path.exists(), "who is killed cannot clean up");
+        let server = start().start();
+        Client::connect(server.address()).ping();
+
+        assert_refused(start().run(), 1, &address);
+        Client::connect(server.address()).ping();
+        assert_eq!(server.terminate().code(), Some(0));
+
+        drop(UnixListener::bind(path.with_extension("other")).expect("a path"));
+        let left = format!("{address}.other");
+        let server = Launch::new(program, args).args(&["--listen", &left]).start();
+        Client::connect(server.address()).ping();
+    }
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("letters");
+    fs::write(&path, "dear all").expect("a file");
+    let address = format!("unix:{}", path.display());
+    for (program, args) in SERVERS {
+        let exit = Launch::new(program, args).args(&["--listen", &address]).run();
+        assert_refused(exit, 1, &address);
+        assert_eq!(fs::read_to_string(&path).expect("it is still there"), "dear all");
+    }
+}
+
+#[test]
+fn a_unix_path_that_cannot_be_is_named() {
+    let long = format!("unix:/tmp/{}", "x".repeat(200));
+    for (program, args) in SERVERS {
+        for address in ["unix:/no/such/folder/socket", &long] {
+            let exit = Launch::new(program, args).args(&["--listen", address]).run();
+            let code = exit.code().unwrap_or_default();
+            assert!([1, 2].contains(&code), "{exit:?}");
+            assert_refused(exit, code, address);
+        }
+    }
+}
+
+// Values.
+
+#[test]
+fn a_value_that_cannot_be_meant_is_a_usage_error_and_named() {
+    let wrong = [
+        ("--listen", "localhost"),
+        ("--listen", "127.0.0.1"),
+        ("--listen", "127.0.0.1:70000"),
+        ("--listen", "::1:7000:x"),
+        ("--model", "uringg"),
+        ("--protocol", "http"),
+        ("--kernel", "six"),
+        ("--max-connections", "0"),
+        ("--max-connections", "many"),
+        ("--max-connections", "-1"),
+        ("--buffer-size", "0"),
+        ("--buffer-size", "4k?"),
+        ("--buffers", "0"),
+        ("--buffers", "-3"),
+        ("--drain-timeout", "-1"),
+        ("--drain-timeout", "NaN"),
+        ("--drain-timeout", "soon"),
+        ("--cpu", "first"),
+        ("--log", "loud"),
+    ];
+    for (program, args) in SERVERS {
+        for (option, value) in wrong {
+            // With the sign, so that a minus is no option.
+            let assigned = format!("{option}={value}");
+            let exit = Launch::new(program, args).args(&[&assigned]).run();
+            assert_refused(exit, 2, value);
+        }
+    }
+}
+
+#[test]
+fn an_option_or_command_that_is_none_is_a_usage_error_and_named() {
+    for (program, args) in SERVERS {
+        let exit = Launch::new(program, args).args(&["--threads=4"]).run();
+        assert_refused(exit, 2, "--threads");
+    }
+    assert_refused(Launch::new(PROACTOR, &["server"]).run(), 2, "server");
+    assert_refused(Launch::new(REACTOR, &["serve"]).run(), 2, "serve");
+}
+
+#[test]
+fn an_unknown_name_is_answered_with_those_that_are_known() {
+    for (program, args) in SERVERS {
+        let exit = Launch::new(program, args).args(&["--model", "kqueue"]).run();
+        for model in ["uring", "epoll", "epoll-et", "poll", "select", "auto"] {
+            assert!(exit.stderr.contains(model), "{model} is missing: {exit:?}");
+        }
+        let exit = Launch::new(program, args).args(&["--protocol", "http"]).run();
+        for protocol in ["echo", "upper", "chat"] {
+            assert!(exit.stderr.contains(protocol), "{protocol} is missing: {exit:?}");
+        }
+    }
+}
+
+#[test]
+fn a_cpu_that_is_not_there_is_named() {
+    for (program, args) in SERVERS {
+        let args = Launch::new(program, args).args(&["--listen", "127.0.0.1:0", "--cpu", "1000"]);
+        assert_refused(args.run(), 1, "1000");
+    }
+}
+
+#[test]
+fn a_server_stays_on_the_cpu_that_it_was_given() {
+    for (program, args) in SERVERS {
+        let launch = Launch::new(program, args).args(&["--listen", "127.0.0.1:0", "--cpu", "0"]);
+        let server = launch.start();
+        let status = fs::read_to_string(format!("/proc/{}/status", server.process.0));
+        let status = status.expect("the server runs");
+        assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+    }
+}
+
+// Where io_uring is refused.
+
+#[test]
+fn the_ring_asked_for_and_refused_is_a_failure_with_a_reason() {
+    let exit = proactor(&["--model", "uring", "--kernel", "5.5", "--listen", "127.0.0.1:0"]).run();
+    assert_refused(exit, 1, "io_uring");
+}
+
+#[test]
+fn the_best_model_without_a_ring_is_epoll_and_the_reason_is_said() {
+    for model in [&[][..], &["--model", "auto"]] {
+        let launch = proactor(model).args(&["--kernel", "5.5", "--listen", "127.0.0.1:0"]);
+        let server = launch.start();
+        assert_eq!(server.listening[0].model, "epoll");
+        Client::connect(server.address()).ping();
+        let exit = server.terminate();
+        assert_eq!(exit.code(), Some(0), "{exit:?}");
+        let [line] = exit.stderr.lines().collect::<Vec<_>>()[..] else {
+            panic!("one line says why: {exit:?}")
+        };
+        assert!(line.contains("io_uring") && line.contains("epoll"), "{exit:?}");
+    }
+}
+
+#[test]
+fn a_readiness_server_needs_no_ring() {
+    let server = reactor(&["--kernel", "5.5", "--listen", "127.0.0.1:0"]).start();
+    Client::connect(server.address()).ping();
+    let exit = server.terminate();
+    assert_eq!((exit.code(), &*exit.stderr), (Some(0), ""), "{exit:?}");
+}
+
+// Statistics and logs.
+
+#[test]
+fn statistics_are_one_line_with_every_counter() {
+    for (program, args) in SERVERS {
+        let launch = Launch::new(program, args).args(&["--listen", "127.0.0.1:0", "--stats"]);
+        let server = launch.start();
+        let model = match &*server.listening[0].model {
+            "io_uring" => "uring",
+            other => other,
+        }
+        .to_owned();
+        let client = Client::connect(server.address());
+        client.ping();
+        client.finish();
+        client.hear_end();
+        let exit = server.drain();
+        let stats = exit.stats();
+        assert_eq!(stats["model"], model, "{stats}");
+        assert!(!stats["detail"].is_null(), "{stats}");
+        let counters = stats["counters"].as_object().expect("an object");
+        let all = serde_json::to_value(proactor::counters::Counters::default()).expect("JSON");
+        let names = |object: &serde_json::Map<String, _>| -> BTreeSet<String> {
+            object.keys().cloned().collect()
+        };
+        assert_eq!(names(counters), names(all.as_object().expect("an object")));
+        let facts = ["accepted", "closed", "received_bytes", "sent_bytes"];
+        assert_eq!(facts.map(|name| exit.counter(name)), [1, 1, 4, 4], "{stats}");
+        let some = ["turns", "calls", "completed", "receives", "sends"];
+        assert!(some.iter().all(|name| exit.counter(name) > 0), "{stats}");
+    }
+}
+
+#[test]
+fn what_a_server_logs_is_on_stderr() {
+    for (program, args) in SERVERS {
+        let levels = ["--log", "trace", "--listen", "127.0.0.1:0"];
+        let server: Server = Launch::new(program, args).args(&levels).start();
+        Client::connect(server.address()).ping();
+        let exit = server.terminate();
+        assert_eq!((exit.code(), exit.stdout.len()), (Some(0), 0), "{exit:?}");
+    }
+}
+
+#[test]
+fn a_server_that_has_nothing_to_complain_of_does_not() {
+    for (program, args) in SERVERS {
+        let server = Launch::new(program, args).args(&["--listen", "127.0.0.1:0"]).start();
+        if server.listening[0].model == "epoll" && program == PROACTOR {
+            return skip("io_uring is refused, which the server says");
+        }
+        let client = Client::connect(server.address());
+        client.ping();
+        client.reset();
+        Client::connect(server.address()).ping();
+        let exit = server.terminate();
+        assert_eq!((exit.code(), &complaints(&exit.stderr)[..]), (Some(0), &[][..]), "{exit:?}");
+    }
+}

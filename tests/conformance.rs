@@ -1,0 +1,848 @@
+//! Every I/O model, the same scenarios: what a client may rely on, whichever loop serves it.
+//!
+//! Each scenario runs on each model, and on io_uring at each level of kernel that the ring knows
+//! how to be content with. Several are named after the traps that servers fall into: a peer that
+//! never reads, a reset in mid-stream, more clients than descriptors, a pool with two buffers.
+//!
+//! What a host lacks is skipped with its reason, counted, on stderr. `PROACTOR_NO_SKIPS=1` makes
+//! a skip a failure, `PROACTOR_SEED=n` plays with other bytes.
+
+#[allow(dead_code, reason = "each test crate uses its part")]
+mod support;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use support::server::{PROACTOR, REACTOR};
+use support::{
+    Address, Client, Launch, Options, Process, Random, eventually, io_uring_refused, ipv6_missing,
+    process, skip,
+};
+
+/// One way to serve.
+#[derive(Debug, Clone, Copy)]
+struct Model {
+    program: &'static str,
+    /// As `--model` has it.
+    name: &'static str,
+    /// As the line of a listener has it.
+    word: &'static str,
+    /// As `--kernel` has it; none is the kernel's own level.
+    kernel: Option<&'static str>,
+}
+
+impl Model {
+    const fn uring() -> Model {
+        Model { program: PROACTOR, name: "uring", word: "io_uring", kernel: None }
+    }
+
+    /// The ring as it would be on an older kernel.
+    const fn kernel(kernel: &'static str) -> Model {
+        Model { kernel: Some(kernel), ..Model::uring() }
+    }
+
+    const fn readiness(name: &'static str) -> Model {
+        Model { program: REACTOR, name, word: name, kernel: None }
+    }
+
+    /// Itself, unless this host has no such thing.
+    fn available(self) -> Option<Model> {
+        if self.name == "uring"
+            && let Some(reason) = io_uring_refused()
+        {
+            skip(&reason);
+            return None;
+        }
+        Some(self)
+    }
+
+    /// A server of this protocol at a free port.
+    fn serve(self, protocol: &str) -> Launch {
+        self.serve_at(protocol, &["127.0.0.1:0"])
+    }
+
+    fn serve_at(self, protocol: &str, addresses: &[&str]) -> Launch {
+        let serve: &[&str] = if self.program == PROACTOR { &["serve"] } else { &[] };
+        let mut launch = Launch::new(self.program, serve);
+        launch = launch.args(&["--model", self.name, "--protocol", protocol, "--stats"]);
+        if let Some(kernel) = self.kernel {
+            launch = launch.args(&["--kernel", kernel]);
+        }
+        addresses.iter().fold(launch, |launch, address| launch.args(&["--listen", address]))
+    }
+
+    /// An address of 127.0.0.0/8 on which nothing else is, whatever runs beside it.
+    fn own_address(self) -> String {
+        let tier = self.kernel.unwrap_or("0.0").replace('.', "");
+        let (tier, pid) = (tier.parse::<u32>().expect("digits"), std::process::id());
+        let name = self.name.bytes().map(u32::from).sum::<u32>() % 8;
+        format!("127.{}.{}.{}:7000", 64 + name * 8 + pid % 8, tier % 256, 1 + pid / 8 % 250)
+    }
+}
+
+/// Makes a test of each scenario on each model.
+macro_rules! conformance {
+    ($scenarios:tt on $($place:ident: $model:expr,)+) => {
+        $(mod $place { conformance!(@each $model, $scenarios); })+
+    };
+    (@each $model:expr, { $($scenario:ident,)+ }) => {
+        use super::Model;
+        $(#[test] fn $scenario() {
+            if let Some(model) = $model.available() {
+                super::$scenario(model);
+            }
+        })+
+    };
+}
+
+conformance!({
+    // Bytes.
+    every_byte_comes_back_however_it_was_cut,
+    letters_are_raised_and_every_byte_comes_back,
+    every_byte_comes_back_through_small_windows,
+    many_small_messages_at_once_come_back,
+    single_bytes_come_back,
+    every_kind_of_listener_at_once,
+    // Ends.
+    who_ends_hears_all_and_then_the_end,
+    who_ends_without_a_byte_hears_the_end,
+    a_reader_that_stalls_gets_every_byte_when_it_goes_on,
+    a_reset_in_mid_stream_concerns_nobody_else,
+    thousands_come_and_go_and_nothing_stays,
+    who_leaves_without_a_byte_leaves_nothing,
+    // Crowds and scarcity.
+    who_never_reads_costs_neither_memory_nor_time,
+    who_floods_leaves_the_others_their_turn,
+    an_idle_crowd_costs_nothing,
+    who_comes_beyond_the_limit_is_served_when_others_leave,
+    more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end,
+    a_crowd_that_bursts_into_two_buffers_gets_every_byte,
+    who_takes_every_buffer_and_reads_nothing_gives_way,
+    // Chat.
+    lines_reach_all_others_whole_in_order_and_never_their_speaker,
+    a_stopped_reader_costs_the_healthy_no_line,
+    a_slow_reader_loses_no_line,
+    a_line_too_long_is_answered_and_goes_no_further,
+    the_last_line_needs_no_newline,
+    each_listener_is_a_room_of_its_own,
+    // Stopping.
+    a_drain_delivers_what_is_owed_and_then_the_end,
+    a_drain_ends_who_is_idle,
+    a_drain_resets_nobody_who_talks_on,
+    a_drain_cuts_off_who_never_reads,
+    a_drain_in_a_storm_of_connects_ends,
+    a_second_signal_ends_at_once,
+    a_server_that_was_stopped_and_continued_goes_on,
+    a_server_killed_under_load_leaves_its_address_free,
+} on
+    uring: Model::uring(),
+    uring_as_on_6_12: Model::kernel("6.12"),
+    uring_as_on_6_1: Model::kernel("6.1"),
+    uring_as_on_6_0: Model::kernel("6.0"),
+    uring_as_on_5_19: Model::kernel("5.19"),
+    uring_as_on_5_11: Model::kernel("5.11"),
+    uring_as_on_5_7: Model::kernel("5.7"),
+    uring_as_on_5_6: Model::kernel("5.6"),
+    epoll: Model::readiness("epoll"),
+    epoll_et: Model::readiness("epoll-et"),
+    poll: Model::readiness("poll"),
+    select: Model::readiness("select"),
+);
+
+/// Waits until as few descriptors are open as before.
+fn eventually_as_few_descriptors(process: Process, before: usize) {
+    eventually(&format!("back to {before} descriptors"), || {
+        (process.descriptors() <= before).then_some(())
+    });
+}
+
+// Bytes.
+
+fn every_byte_comes_back_however_it_was_cut(model: Model) {
+    integrity(model, "echo", Options::default(), 4, 1 << 20);
+}
+
+fn letters_are_raised_and_every_byte_comes_back(model: Model) {
+    integrity(model, "upper", Options::default(), 2, 256 << 10);
+}
+
+fn every_byte_comes_back_through_small_windows(model: Model) {
+    integrity(model, "echo", Options::SMALL, 3, 64 << 10);
+}
+
+/// Several clients at once, each of which sends and receives at the same time.
+fn integrity(model: Model, protocol: &str, options: Options, clients: usize, bytes: usize) {
+    let mut random = Random::of_test();
+    let server = model.serve(protocol).start();
+    assert_eq!(server.listening[0].model, model.word);
+    assert_eq!(server.listening[0].protocol, protocol);
+    thread::scope(|scope| {
+        for _ in 0..clients {
+            let client = Client::connect_with(server.address(), options);
+            let mut random = random.branch();
+            scope.spawn(move || {
+                let said = random.bytes(bytes);
+                let heard = match protocol {
+                    "upper" => said.to_ascii_uppercase(),
+                    _ => said.clone(),
+                };
+                client.converse(&said, &heard, &mut random);
+                client.finish();
+                client.hear_end();
+            });
+        }
+    });
+    let exit = server.drain();
+    for counter in ["received_bytes", "sent_bytes"] {
+        assert_eq!(exit.counter(counter), (clients * bytes) as u64, "{counter}: {exit:?}");
+    }
+}
+
+fn many_small_messages_at_once_come_back(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    let client = Client::connect(server.address());
+    let messages: Vec<Vec<u8>> =
+        (0..20_000).map(|n| format!("{n}:{}", "-".repeat(random.length(16))).into()).collect();
+    client.converse(&messages.concat(), &messages.concat(), &mut random);
+    // And each on its own, a few of them under way at a time.
+    for messages in messages[..2_000].chunks(20) {
+        messages.iter().for_each(|message| client.say(message));
+        client.hear(&messages.concat());
+    }
+    drop(client);
+    server.drain();
+}
+
+fn single_bytes_come_back(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    let client = Client::connect(server.address());
+    let bytes = random.bytes(3_000);
+    thread::scope(|scope| {
+        scope.spawn(|| bytes.iter().for_each(|byte| client.say(&[*byte])));
+        client.hear(&bytes);
+    });
+    drop(client);
+    server.drain();
+}
+
+fn every_kind_of_listener_at_once(model: Model) {
+    let mut random = Random::of_test();
+    let folder = tempfile::tempdir().expect("a folder");
+    let unix = format!("unix:{}", folder.path().join("socket").display());
+    let mut addresses = vec!["127.0.0.1:0", "127.0.0.1:0", &unix];
+    match ipv6_missing() {
+        Some(reason) => skip(&reason),
+        None => addresses.push("[::1]:0"),
+    }
+    let server = model.serve_at("echo", &addresses).start();
+    let bytes = random.bytes(200_000);
+    for (listening, asked) in server.listening.iter().zip(&addresses) {
+        match &listening.address {
+            Address::Tcp(address) => assert_eq!(
+                address.ip().to_string(),
+                asked.trim_end_matches(":0").trim_matches(['[', ']']),
+                "they listen in the order they were asked for"
+            ),
+            Address::Unix(_) => assert_eq!(listening.address.to_string(), *asked),
+        }
+        let (client, other) =
+            (Client::connect(&listening.address), Client::connect(&listening.address));
+        other.ping();
+        client.converse(&bytes, &bytes, &mut random);
+        client.finish();
+        client.hear_end();
+    }
+    server.drain();
+}
+
+// Ends.
+
+fn who_ends_hears_all_and_then_the_end(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    for len in [1, 1_000, 1 << 20] {
+        let client = Client::connect(server.address());
+        let bytes = random.bytes(len);
+        client.say(&bytes);
+        client.finish();
+        client.hear(&bytes);
+        client.hear_end();
+    }
+    // With so much under way that the server too has some of it when it learns of the end.
+    let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+    let bytes = random.bytes(32 << 20);
+    let said = client.say_until_stuck(&bytes);
+    client.finish();
+    client.hear(&bytes[..said]);
+    client.hear_end();
+    server.drain();
+}
+
+fn who_ends_without_a_byte_hears_the_end(model: Model) {
+    let server = model.serve("echo").start();
+    let client = Client::connect(server.address());
+    client.finish();
+    client.hear_end();
+    server.drain();
+}
+
+fn a_reader_that_stalls_gets_every_byte_when_it_goes_on(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+    let bytes = random.bytes(12 << 20);
+    let sent = client.say_until_stuck(&bytes);
+    client.converse(&bytes[sent..], &bytes, &mut random);
+    client.finish();
+    client.hear_end();
+    server.drain();
+}
+
+fn a_reset_in_mid_stream_concerns_nobody_else(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    let before = server.process.descriptors();
+    let bytes = random.bytes(512 << 10);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            let client = Client::connect(server.address());
+            let (mut random, bytes) = (random.branch(), &bytes);
+            scope.spawn(move || client.converse(bytes, bytes, &mut random));
+        }
+        for n in 0..40 {
+            let client = Client::connect(server.address());
+            client.say(&bytes[..random.length(128 << 10)]);
+            if n % 2 == 0 {
+                client.hear(&bytes[..1]); // It is being answered.
+            }
+            if n % 4 == 3 {
+                client.finish();
+            }
+            client.reset();
+        }
+    });
+    eventually_as_few_descriptors(server.process, before);
+    Client::connect(server.address()).ping();
+    server.drain();
+}
+
+fn thousands_come_and_go_and_nothing_stays(model: Model) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let unix = format!("unix:{}", folder.path().join("socket").display());
+    // A connection that is not given back is missed before long.
+    let launch = model.serve_at("echo", &["127.0.0.1:0", &unix]).args(&["--max-connections", "64"]);
+    let server = launch.start();
+    let before = server.process.descriptors();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            let [tcp, unix] = [0, 1].map(|at| &server.listening[at].address);
+            scope.spawn(move || {
+                for n in 0..1_250 {
+                    match n % 5 {
+                        // Orderly; on TCP that leaves a port in TIME_WAIT, so not too often.
+                        0 => {
+                            let client = Client::connect(if n % 50 == 0 { tcp } else { unix });
+                            client.ping();
+                            client.finish();
+                            client.hear_end();
+                        }
+                        1 => Client::connect(unix).ping(),
+                        2 => Client::connect(tcp).reset(),
+                        3 => {
+                            let client = Client::connect(tcp);
+                            client.say(b"nobody waits for the answer");
+                            client.reset();
+                        }
+                        _ => {
+                            let client = Client::connect(tcp);
+                            client.ping();
+                            client.reset();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    eventually_as_few_descriptors(server.process, before);
+    assert_eq!(server.drain().counter("cut"), 0);
+}
+
+fn who_leaves_without_a_byte_leaves_nothing(model: Model) {
+    let server = model.serve("echo").start();
+    let before = server.process.descriptors();
+    for _ in 0..3 {
+        let clients = [(); 50].map(|()| Client::connect(server.address()));
+        for (n, client) in clients.into_iter().enumerate() {
+            if n % 10 == 0 { drop(client) } else { client.reset() }
+        }
+    }
+    eventually_as_few_descriptors(server.process, before);
+    Client::connect(server.address()).ping();
+    server.drain();
+}
+
+// Crowds and scarcity.
+
+fn who_never_reads_costs_neither_memory_nor_time(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    let other = Client::connect(server.address());
+    other.ping();
+    let before = server.process.resident();
+    let clients = [(); 2].map(|()| Client::connect(server.address()));
+    let bytes = random.bytes(64 << 20);
+    for client in &clients {
+        let sent = client.say_until_stuck(&bytes);
+        assert!(sent < bytes.len(), "the server takes whatever comes");
+    }
+    server.process.assert_quiet("while two clients do not read");
+    let grown = server.process.resident().saturating_sub(before);
+    assert!(grown < 16 << 20, "two clients that do not read cost {} KiB", grown >> 10);
+    (0..100).for_each(|_| other.ping());
+    drop(clients);
+    (0..100).for_each(|_| other.ping());
+    drop(other);
+    server.drain();
+}
+
+fn who_floods_leaves_the_others_their_turn(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    let (flooder, over) = (Client::connect(server.address()), AtomicBool::new(false));
+    let bytes = random.bytes(1 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                flooder.converse(&bytes, &bytes, &mut random);
+            }
+        });
+        // Some were there before, some come while it floods.
+        for _ in 0..4 {
+            let clients = [(); 8].map(|()| Client::connect(server.address()));
+            for _ in 0..10 {
+                clients.iter().for_each(|client| client.say(b"PING"));
+                clients.iter().for_each(|client| client.hear(b"PING"));
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    drop(flooder);
+    server.drain();
+}
+
+fn an_idle_crowd_costs_nothing(model: Model) {
+    let server = model.serve("echo").start();
+    let clients: Vec<Client> = (0..300).map(|_| Client::connect(server.address())).collect();
+    clients.iter().for_each(Client::ping);
+    server.process.assert_quiet("while nobody says anything");
+    assert!(
+        server.process.threads() <= 4,
+        "{} threads for those who say nothing",
+        server.process.threads()
+    );
+    drop(clients);
+    server.drain();
+}
+
+fn who_comes_beyond_the_limit_is_served_when_others_leave(model: Model) {
+    let server = model.serve("echo").args(&["--max-connections", "4"]).start();
+    let mut clients: Vec<Client> = (0..12).map(|_| Client::connect(server.address())).collect();
+    for client in &clients {
+        client.say(b"PING");
+    }
+    clients[..4].iter().for_each(|client| client.hear(b"PING"));
+    clients[4].hear_nothing();
+    server.process.assert_quiet("while others wait to be let in");
+    while clients.len() > 4 {
+        drop(clients.remove(0));
+        clients[3].hear(b"PING");
+    }
+    clients.iter().for_each(Client::ping);
+    drop(clients);
+    assert_eq!(server.drain().counter("accepted"), 12);
+}
+
+fn more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end(model: Model) {
+    let server = model.serve("echo").descriptors(40).start();
+    let mut waiting: Vec<Client> = (0..64).map(|_| Client::connect(server.address())).collect();
+    waiting.iter().for_each(|client| client.say(b"PING"));
+    let mut served = Vec::new();
+    let serve_more = |waiting: &mut Vec<Client>, served: &mut Vec<Client>| {
+        let heard = waiting.extract_if(.., |client| {
+            let Some(bytes) = client.hear_now(4) else { return false };
+            assert_eq!(bytes, b"PING", "a client was turned away");
+            true
+        });
+        served.extend(heard);
+    };
+    eventually("a dozen of them are served", || {
+        serve_more(&mut waiting, &mut served);
+        (served.len() >= 12).then_some(())
+    });
+    server.process.assert_quiet("while there are more clients than descriptors");
+    serve_more(&mut waiting, &mut served);
+    assert!(!waiting.is_empty(), "40 descriptors are not enough for 64 clients");
+    served.iter().for_each(Client::ping);
+    eventually("all are served as others leave", || {
+        served.clear();
+        serve_more(&mut waiting, &mut served);
+        waiting.is_empty().then_some(())
+    });
+    served.clear();
+    Client::connect(server.address()).ping();
+    server.drain();
+}
+
+fn a_crowd_that_bursts_into_two_buffers_gets_every_byte(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").args(&["--buffers", "2"]).start();
+    thread::scope(|scope| {
+        for _ in 0..32 {
+            let (client, mut random) = (Client::connect(server.address()), random.branch());
+            scope.spawn(move || {
+                let bytes = random.bytes(32 << 10);
+                client.converse(&bytes, &bytes, &mut random);
+            });
+        }
+    });
+    server.drain();
+}
+
+fn who_takes_every_buffer_and_reads_nothing_gives_way(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").args(&["--buffers", "2"]).start();
+    let greedy = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+    greedy.say_until_stuck(&random.bytes(32 << 20));
+    let modest = Client::connect(server.address());
+    for _ in 0..10 {
+        modest.ping();
+    }
+    drop(greedy);
+    drop(modest);
+    server.drain();
+}
+
+// Chat.
+
+/// Connects to a room, and is in it: the one thing that a chat answers to its speaker is that a
+/// line was too long.
+fn enter(address: &Address, options: Options) -> Client {
+    let client = Client::connect_with(address, options);
+    client.say(&[&[b'x'; LINE_MAX + 1][..], b"\n"].concat());
+    client.hear(TOO_LONG);
+    client
+}
+
+const LINE_MAX: usize = 16 << 10;
+const TOO_LONG: &[u8] = b"line too long: 16384 bytes at most\n";
+
+fn lines_reach_all_others_whole_in_order_and_never_their_speaker(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("chat").start();
+    let clients = [(); 3].map(|()| enter(server.address(), Options::default()));
+    let mut says = [b'a', b'b', b'c'].map(|name| {
+        let mut text = Vec::new();
+        for _ in 0..400 {
+            let most = if random.next().is_multiple_of(50) { LINE_MAX - 1 } else { 100 };
+            text.push(name);
+            text.extend_from_slice(&random.line(most));
+        }
+        text
+    });
+    thread::scope(|scope| {
+        for (client, text) in clients.iter().zip(&says) {
+            let mut random = random.branch();
+            scope.spawn(move || client.say_in_pieces(text, &mut random));
+        }
+        for (at, client) in clients.iter().enumerate() {
+            let says = &says;
+            scope.spawn(move || {
+                let others =
+                    [0, 1, 2].map(|other| if other == at { &[][..] } else { &says[other] });
+                let total = others.iter().map(|text| text.len()).sum();
+                let mut heard = Vec::new();
+                let mut buffer = vec![0; 64 << 10];
+                while heard.len() < total {
+                    let n = client.hear_some(&mut buffer).expect("more lines");
+                    assert_ne!(n, 0, "the end came before all lines had");
+                    heard.extend_from_slice(&buffer[..n]);
+                }
+                for (text, name) in others.iter().zip(b"abc") {
+                    let theirs = heard.split_inclusive(|&byte| byte == b'\n');
+                    let theirs: Vec<_> = theirs.filter(|line| line[0] == *name).collect();
+                    assert!(theirs.concat() == *text, "what {} said", *name as char);
+                }
+            });
+        }
+    });
+    // Had anybody heard too much, it would come before this.
+    says[0] = b"the last line\n".to_vec();
+    clients[0].say(&says[0]);
+    clients[1..].iter().for_each(|client| client.hear(&says[0]));
+    clients[1].say(b"the very last\n");
+    clients[0].hear(b"the very last\n");
+    drop(clients);
+    server.drain();
+}
+
+fn a_stopped_reader_costs_the_healthy_no_line(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("chat").start();
+    let talker = enter(server.address(), Options::default());
+    let healthy = enter(server.address(), Options::default());
+    let stopped = enter(server.address(), Options::SMALL_RECEIVE);
+    let lines = lines(&mut random, 8 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| talker.say(&lines));
+        healthy.hear(&lines);
+    });
+    drop((talker, healthy));
+    let exit = server.drain();
+    assert_eq!(exit.counter("evicted"), 1, "{exit:?}");
+    drop(stopped);
+}
+
+fn a_slow_reader_loses_no_line(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("chat").start();
+    let talker = enter(server.address(), Options::default());
+    let healthy = enter(server.address(), Options::default());
+    let slow = enter(server.address(), Options::default());
+    let lines = lines(&mut random, 6 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| talker.say(&lines));
+        scope.spawn(|| healthy.hear(&lines));
+        // It reads only when all the rest has come to a stop.
+        for some in lines.chunks(2 << 20) {
+            eventually_quiet(server.process);
+            slow.hear(some);
+        }
+    });
+    drop((talker, healthy, slow));
+    assert_eq!(server.drain().counter("evicted"), 0);
+}
+
+/// Waits until a server has taken no CPU for a tenth of a second, which is well below the time
+/// after which it gives up a reader.
+fn eventually_quiet(process: Process) {
+    eventually("the server waits", || {
+        let before = process.cpu_time();
+        thread::sleep(std::time::Duration::from_millis(100));
+        (process.cpu_time() == before).then_some(())
+    });
+}
+
+fn lines(random: &mut Random, bytes: usize) -> Vec<u8> {
+    let mut lines = random.bytes(bytes);
+    for (at, byte) in lines.iter_mut().enumerate() {
+        *byte = if at % 80 == 79 { b'\n' } else { b'a' + *byte % 26 };
+    }
+    lines.push(b'\n');
+    lines
+}
+
+fn a_line_too_long_is_answered_and_goes_no_further(model: Model) {
+    let server = model.serve("chat").start();
+    let (speaker, listener) =
+        (enter(server.address(), Options::default()), enter(server.address(), Options::default()));
+    speaker.say(b"before\n");
+    speaker.say(&vec![b'x'; 5 * LINE_MAX]); // Said while it is still too long, not at its end.
+    speaker.hear(TOO_LONG);
+    speaker.say(b" and more\nafter\n");
+    listener.hear(b"before\nafter\n");
+    let longest = [&vec![b'y'; LINE_MAX][..], b"\n"].concat();
+    speaker.say(&longest);
+    listener.hear(&longest);
+    drop((speaker, listener));
+    server.drain();
+}
+
+fn the_last_line_needs_no_newline(model: Model) {
+    let server = model.serve("chat").start();
+    let (speaker, listener) =
+        (enter(server.address(), Options::default()), enter(server.address(), Options::default()));
+    speaker.say(b"first\nand la");
+    listener.hear(b"first\n");
+    speaker.say(b"st");
+    speaker.finish();
+    speaker.hear_end();
+    listener.hear(b"and last\n");
+    drop(listener);
+    server.drain();
+}
+
+fn each_listener_is_a_room_of_its_own(model: Model) {
+    let server = model.serve_at("chat", &["127.0.0.1:0", "127.0.0.1:0"]).start();
+    let [one, other] = [0, 1].map(|at| &server.listening[at].address);
+    let clients = [one, one, other, other].map(|address| enter(address, Options::default()));
+    clients[0].say(b"in one\n");
+    clients[2].say(b"in the other\n");
+    clients[1].hear(b"in one\n");
+    clients[3].hear(b"in the other\n");
+    // What they should not have heard would have come before these.
+    clients[1].say(b"again\n");
+    clients[3].say(b"once more\n");
+    clients[0].hear(b"again\n");
+    clients[2].hear(b"once more\n");
+    drop(clients);
+    server.drain();
+}
+
+// Stopping.
+
+fn a_drain_delivers_what_is_owed_and_then_the_end(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+    let bytes = random.bytes(32 << 20);
+    let said = client.say_until_stuck(&bytes);
+    // Nothing moves now, so it can be said what the server has received.
+    let (ours, theirs) = (client.local(), server.address().tcp());
+    let received = || {
+        let (sending, _) = process::queues(ours, theirs)?;
+        let (_, receiving) = process::queues(theirs, ours)?;
+        Some(said - sending - receiving)
+    };
+    let received = eventually("nothing moves", || {
+        let before = received();
+        eventually_quiet(server.process);
+        before.filter(|_| before == received())
+    });
+    server.process.signal(libc::SIGTERM);
+    client.hear(&bytes[..received]);
+    // Of the rest some may have been received after all, before the signal was noticed.
+    let (more, end) = client.hear_all();
+    end.expect("an end, and no reset");
+    assert!(bytes[received..].starts_with(&more), "what comes is what was said");
+    drop(client);
+    let exit = server.wait().assert_drained();
+    assert_eq!(exit.counter("cut"), 0, "{exit:?}");
+}
+
+fn a_drain_ends_who_is_idle(model: Model) {
+    let server = model.serve("echo").start();
+    let clients = [(); 5].map(|()| Client::connect(server.address()));
+    clients[..4].iter().for_each(Client::ping);
+    server.process.signal(libc::SIGTERM);
+    clients.iter().for_each(Client::hear_end);
+    drop(clients);
+    let exit = server.wait().assert_drained();
+    assert_eq!(exit.counter("cut"), 0, "{exit:?}");
+}
+
+fn a_drain_resets_nobody_who_talks_on(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    let (client, ended) = (Client::connect(server.address()), AtomicBool::new(false));
+    let bytes = random.bytes(1 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                client.say(&bytes);
+            }
+        });
+        client.hear(&bytes);
+        server.process.signal(libc::SIGTERM);
+        let (rest, end) = client.hear_all();
+        ended.store(true, Ordering::Relaxed);
+        end.expect("an end, and no reset");
+        assert!(rest.chunks(bytes.len()).all(|rest| bytes.starts_with(rest)));
+    });
+    drop(client);
+    let exit = server.wait().assert_drained();
+    assert_eq!(exit.counter("cut"), 0, "{exit:?}");
+}
+
+fn a_drain_cuts_off_who_never_reads(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").args(&["--drain-timeout", "0.2"]).start();
+    let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+    client.say_until_stuck(&random.bytes(32 << 20));
+    let exit = server.drain();
+    assert_eq!(exit.counter("cut"), 1, "{exit:?}");
+    drop(client);
+}
+
+fn a_drain_in_a_storm_of_connects_ends(model: Model) {
+    let server = model.serve("echo").start();
+    let address = server.address().clone();
+    let (connected, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while let Ok(client) = Client::try_connect(&address, Options::default()) {
+                    // Served, or ended, or reset because nobody will ever serve it.
+                    let _ = client.say_some(b"PING");
+                    let _ = client.hear_some(&mut [0; 4]);
+                    client.reset();
+                    connected.fetch_add(1, Ordering::Relaxed);
+                    if ended.load(Ordering::Relaxed) {
+                        break; // Another server may have got the port.
+                    }
+                }
+            });
+        }
+        eventually("the storm is on", || (connected.load(Ordering::Relaxed) > 300).then_some(()));
+        let exit = server.drain();
+        ended.store(true, Ordering::Relaxed);
+        assert_eq!(exit.counter("cut"), 0, "{exit:?}");
+    });
+}
+
+fn a_second_signal_ends_at_once(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").args(&["--drain-timeout", "600"]).start();
+    let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+    client.say_until_stuck(&random.bytes(32 << 20));
+    server.process.signal(libc::SIGINT);
+    eventually("it listens no more", || {
+        Client::try_connect(server.address(), Options::default()).err()
+    });
+    let exit = server.terminate();
+    assert_ne!(exit.code(), Some(0), "it did not deliver what it owed: {exit:?}");
+    drop(client);
+}
+
+fn a_server_that_was_stopped_and_continued_goes_on(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    let idle = Client::connect(server.address());
+    idle.ping();
+    let bytes = random.bytes(1 << 20);
+    thread::scope(|scope| {
+        let (client, mut random) = (Client::connect(server.address()), random.branch());
+        let bytes = &bytes;
+        scope.spawn(move || client.converse(bytes, bytes, &mut random));
+        for _ in 0..20 {
+            server.process.signal(libc::SIGSTOP);
+            eventually("it is stopped", || server.process.is_stopped().then_some(()));
+            server.process.signal(libc::SIGCONT);
+        }
+    });
+    // And from its deepest sleep.
+    eventually_quiet(server.process);
+    server.process.signal(libc::SIGSTOP);
+    eventually("it is stopped", || server.process.is_stopped().then_some(()));
+    server.process.signal(libc::SIGCONT);
+    idle.ping();
+    drop(idle);
+    server.drain();
+}
+
+fn a_server_killed_under_load_leaves_its_address_free(model: Model) {
+    let mut random = Random::of_test();
+    let address = model.own_address();
+    let bytes = random.bytes(32 << 10);
+    for _ in 0..3 {
+        let server = model.serve_at("echo", &[&address]).start();
+        let clients = [(); 10].map(|()| Client::connect(server.address()));
+        clients.iter().for_each(|client| client.say(&bytes));
+        clients[0].hear(&bytes);
+        server.kill();
+    }
+    let server = model.serve_at("echo", &[&address]).start();
+    Client::connect(server.address()).ping();
+    server.drain();
+}

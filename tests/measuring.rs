@@ -1,0 +1,142 @@
+//! `proactor load` and `proactor compare` as their users meet them.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+
+const PROACTOR: &str = env!("CARGO_BIN_EXE_proactor");
+
+fn proactor(arguments: &[&str]) -> Output {
+    Command::new(PROACTOR).args(arguments).output().expect("it was built for this test")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("it writes UTF-8")
+}
+
+/// A server that ends with the test.
+struct Server(Child);
+
+impl Server {
+    /// Starts it; answers where it listens.
+    fn start(arguments: &[&str]) -> (Server, String) {
+        let mut child = Command::new(PROACTOR)
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it was built for this test");
+        let output = child.stdout.take().expect("it is piped");
+        let server = Server(child);
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).expect("it says where it listens");
+        let address = line.split_whitespace().nth(2).expect("listening on ADDRESS").to_owned();
+        (server, address)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn load_tells_what_it_verified() {
+    let (_server, address) = Server::start(&["--model", "epoll"]);
+    let output = proactor(&["load", &address, "-t", "100ms", "-c", "3", "--size", "100"]);
+    let out = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(out.starts_with(&format!("3 connections to {address}, 100 B messages")), "{out}");
+    assert!(out.contains("every byte verified"), "{out}");
+    assert!(output.stderr.is_empty(), "nothing is drawn where there is no terminal");
+}
+
+#[test]
+fn load_has_the_shape_of_rust_echo_bench_and_speaks_json() {
+    let (_server, address) = Server::start(&["--model", "poll"]);
+    let arguments = [
+        "load",
+        "--address",
+        &address,
+        "--number",
+        "2",
+        "--length",
+        "32",
+        "--duration",
+        "0.1",
+        "--json",
+    ];
+    let output = proactor(&arguments);
+    let json: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("it was asked for JSON");
+    assert_eq!(json["schema"], "proactor.load/1");
+    assert_eq!((&json["connections"], &json["size"]), (&2.into(), &32.into()));
+    assert_eq!(json["bytes"], json["messages"].as_u64().expect("a count") * 32);
+}
+
+#[test]
+fn load_fails_in_one_line_when_a_reply_is_wrong() {
+    // Of this server a third of all bytes come back changed: those that are small letters.
+    let (_server, address) = Server::start(&["--model", "epoll", "--protocol", "upper"]);
+    let output = proactor(&["load", &address, "-t", "10"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty(), "a void run has no result");
+    let error = text(&output.stderr);
+    assert!(error.starts_with("error: wrong reply on connection "), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn load_fails_in_one_line_when_nobody_listens() {
+    let output = proactor(&["load", "unix:/no/such/socket"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(error.starts_with("error: cannot connect to unix:/no/such/socket"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn wrong_usage_is_told_with_status_two() {
+    for arguments in [
+        &["load"][..],
+        &["load", "nowhere"],
+        &["load", "127.0.0.1:1", "--depth", "0"],
+        &["load", "127.0.0.1:1", "--duration", "soon"],
+        &["compare", "--models", "kqueue"],
+        &["compare", "--models", "all"],
+        &["compare", "--rounds", "3", "--time", "3"],
+        &["compare", "--connections", "8,x"],
+    ] {
+        let output = proactor(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).starts_with("error: "), "{arguments:?}");
+    }
+}
+
+#[test]
+fn compare_measures_real_servers_and_writes_every_slice() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("compare.json");
+    let path = file.to_str().expect("a plain path");
+    let arguments =
+        ["compare", "--models", "poll,select", "-c", "2,3", "--rounds", "2", "--json", path];
+    let arguments = [&arguments[..], &["--client-cpu", "0", "--seed", "7"]].concat();
+    let output = proactor(&arguments);
+    let out = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for line in
+        ["2 connections, 64 B echo", "3 connections, 64 B echo", "seed 7", "wrong replies 0 of "]
+    {
+        assert!(out.contains(line), "{line}\nis not in\n{out}");
+    }
+    assert!(out.contains("there are 2 rounds; a verdict needs 6"), "{out}");
+    let bytes = std::fs::read(file).expect("it was written");
+    let json: serde_json::Value = serde_json::from_slice(&bytes).expect("it is JSON");
+    assert_eq!(json["schema"], "proactor.compare/1");
+    let table = &json["tables"][1];
+    assert_eq!(table["entrants"][3]["model"], "select");
+    assert_eq!(table["rounds"][1]["turns"].as_array().map(Vec::len), Some(7));
+    assert_eq!(table["servers"][2]["stats"]["model"], "poll");
+    assert!(table["rows"][2]["measured"]["calls_per_message"].as_f64() > Some(1.0));
+}

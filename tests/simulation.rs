@@ -1,0 +1,876 @@
+//! The loop of production on a simulated kernel: hundreds of seeds, each another interleaving.
+//!
+//! Each test is a scenario that is played for many seeds on both tiers. A seed that fails prints
+//! the command that replays it. `SIM_SEEDS=N` says how many seeds the main scenario is played for
+//! (the others take their share of it), `SIM_SEED=S` plays that one only.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+use proactor::buffer::{Chunk, Pool, Shape, Size};
+use proactor::clock::Nanos;
+use proactor::connection::{HIGH, LEASES_HIGH};
+use proactor::limits::{ACCEPT_PAUSE, Ended, Limits};
+use proactor::os::Stop;
+use proactor::peers::{LINGER, SOFT};
+use proactor::proactor::Proactor;
+use proactor::protocol::{Chat, Echo, Outbox, Protocol, Upper};
+use proactor::ring::sim::{
+    Client, ClientId, Dice, Fault, Faults, Reads, Reset, Setup, Sim, Tally, Tier,
+};
+use proactor::ring::{ListenerId, Ring};
+
+/// Seeds of the main scenario, unless `SIM_SEEDS` says otherwise.
+const SEEDS: u64 = 400;
+const LISTENER: ListenerId = ListenerId(0);
+
+/// Plays `scenario` for its share of the seeds on both tiers, and asserts that each of the
+/// `expected` faults happened.
+fn play(
+    name: &str,
+    share: f64,
+    expected: &[Fault],
+    scenario: impl Fn(&mut Dice, Setup, &mut Tally),
+) {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+    let seeds = number("SIM_SEEDS").unwrap_or(SEEDS);
+    let seeds = match number("SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..((seeds as f64 * share) as u64).max(1),
+    };
+    let mut tally = Tally::default();
+    for seed in seeds.clone() {
+        let played = catch_unwind(AssertUnwindSafe(|| {
+            for tier in [Tier::Multishot, Tier::OneShot] {
+                let mut dice = Dice::new(!seed);
+                let setup = Setup {
+                    seed,
+                    tier,
+                    sockets: 64,
+                    entries: [2, 8, 256][dice.below(3)],
+                    socket_buffer: [200, 4096, 65_536][dice.below(3)],
+                    faults: Faults::NONE,
+                };
+                scenario(&mut dice, setup, &mut tally);
+            }
+        }));
+        if let Err(panic) = played {
+            eprintln!(
+                "replay: SIM_SEED={seed} cargo test --test simulation -- {name} --exact --nocapture"
+            );
+            resume_unwind(panic);
+        }
+    }
+    for &fault in expected {
+        let fired = tally[fault] > 0 || seeds.end - seeds.start < 50;
+        assert!(fired, "{fault:?} never happened: {tally:?}");
+    }
+}
+
+/// A server, and the world that it serves.
+struct World<P> {
+    server: Proactor<Sim, P>,
+    stop: Stop,
+    pool: Rc<Pool>,
+    limits: Limits,
+}
+
+impl<P: Protocol + Clone> World<P> {
+    fn new(setup: Setup, shapes: &[(usize, usize)], limits: Limits, protocol: P) -> World<P> {
+        let shapes: Vec<Shape> =
+            shapes.iter().map(|&(bytes, count)| Shape { bytes, count }).collect();
+        let pool = Pool::new(&shapes).unwrap();
+        let stop = Stop::new().unwrap();
+        let sim = Sim::new(setup, Rc::clone(&pool));
+        let mut server = Proactor::new(sim, limits, stop.handle().unwrap()).unwrap();
+        server.listen(File::open("/dev/null").unwrap().into(), protocol);
+        World { server, stop, pool, limits }
+    }
+
+    fn sim(&mut self) -> &mut Sim {
+        self.server.ring_mut()
+    }
+
+    fn now(&self) -> Nanos {
+        self.server.ring().now()
+    }
+
+    fn client(&self, id: ClientId) -> &Client {
+        self.server.ring().client(id)
+    }
+
+    fn client_mut(&mut self, id: ClientId) -> &mut Client {
+        self.sim().client_mut(id)
+    }
+
+    fn connect(&mut self, reads: Reads) -> ClientId {
+        self.sim().connect(LISTENER, reads)
+    }
+
+    fn connect_many(&mut self, count: usize) -> Vec<ClientId> {
+        (0..count).map(|_| self.connect(Reads::AtOnce)).collect()
+    }
+
+    /// A client that says `bytes` and then ends.
+    fn say_and_end(&mut self, reads: Reads, bytes: &[u8]) -> ClientId {
+        let id = self.connect(reads);
+        self.client_mut(id).say(bytes);
+        self.client_mut(id).finish();
+        id
+    }
+
+    fn ask_to_stop(&mut self) {
+        self.stop.ask();
+        self.sim().wake();
+    }
+
+    /// Turns until it is so.
+    fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        for _ in 0..200_000 {
+            if is_so(self) {
+                return;
+            }
+            let ended = self.server.turn().unwrap();
+            assert_eq!(ended, None, "nobody asked it to end");
+            assert!(self.server.connections() <= self.limits.connections, "the limit holds");
+        }
+        panic!("it takes too long until {what}\n{:?}", self.server.ring());
+    }
+
+    fn until_done(&mut self, clients: &[ClientId]) {
+        self.until("all clients have heard all", |world| {
+            clients.iter().all(|&id| world.client(id).is_done())
+        });
+    }
+
+    fn until_quiet(&mut self) {
+        self.until("nothing more can happen", |world| world.server.ring().is_quiet());
+    }
+
+    /// So many turns, unless nothing more can happen.
+    fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            if !self.server.ring().is_quiet() {
+                assert_eq!(self.server.turn().unwrap(), None);
+            }
+        }
+    }
+
+    /// Turns until the server ends.
+    fn to_its_end(&mut self) -> Ended {
+        for _ in 0..200_000 {
+            if let Some(ended) = self.server.turn().unwrap() {
+                return ended;
+            }
+        }
+        panic!("it does not end\n{:?}", self.server.ring());
+    }
+
+    /// Drains, and looks whether all that was given out has come home. Everybody reads, or has
+    /// left: nothing is waited for but what is on its way.
+    fn drain(mut self, tally: &mut Tally) {
+        let asked = self.now();
+        self.ask_to_stop();
+        assert_eq!(self.to_its_end(), Ended::Drained);
+        assert!(self.now().since(asked) < LINGER, "it took {:?}", self.now().since(asked));
+        assert_eq!((self.server.connections(), self.server.ring().open_sockets()), (0, 0));
+        let counters = self.server.counters();
+        assert_eq!(counters.accepted, counters.closed);
+        self.leave(tally);
+    }
+
+    fn leave(mut self, tally: &mut Tally) {
+        *tally += self.sim().tally();
+        drop(self.server);
+        assert!(self.pool.is_whole(), "a buffer was lost: {:?}", self.pool);
+    }
+}
+
+/// Bytes that no other client says.
+fn speech(dice: &mut Dice, len: usize) -> Vec<u8> {
+    (0..len).map(|_| dice.roll() as u8).collect()
+}
+
+/// Whether a client heard what it should: all of it and then the end, or, if it was reset, the
+/// beginning of it.
+#[track_caller]
+fn assert_heard(client: &Client, expected: &[u8]) {
+    let heard = client.heard();
+    assert_eq!(expected.get(..heard.len()), Some(heard), "byte for byte");
+    match client.was_reset() {
+        None => assert_eq!((heard.len(), client.heard_end()), (expected.len(), true)),
+        Some(by) => assert_eq!(by, Reset::ByClient, "a server resets nobody who reads"),
+    }
+}
+
+fn some_reads(dice: &mut Dice) -> Reads {
+    match dice.below(3) {
+        0 => Reads::Paced { bytes: 500, every: Duration::from_micros(300) },
+        _ => Reads::AtOnce,
+    }
+}
+
+/// Faults that cost no connection, and after which nothing waits for the clock.
+fn some_faults_that_pass(dice: &mut Dice) -> Faults {
+    Faults::some(dice).without_resets().with(Fault::AcceptExhausted, 0)
+}
+
+const LIMITS: Limits = Limits { connections: 60, drain: Duration::from_secs(5) };
+const SMALL: &[(usize, usize)] = &[(256, 48), (2048, 8)];
+
+#[test]
+fn echo_survives_every_fault() {
+    let name = "echo_survives_every_fault";
+    play(name, 1.0, &Fault::ALL, |dice, mut setup, tally| {
+        setup.faults = Faults::some(dice);
+        let limits = Limits { connections: dice.between(2, 11), ..LIMITS };
+        let count = dice.between(1, 20);
+        let mut world = World::new(setup, SMALL, limits, Echo);
+        let clients: Vec<_> = (0..count)
+            .map(|_| {
+                let len = [0, 1, 100, 5000, 30_000][dice.below(5)];
+                let (reads, bytes) = (some_reads(dice), speech(dice, len));
+                (world.say_and_end(reads, &bytes), bytes)
+            })
+            .collect();
+        let ids: Vec<_> = clients.iter().map(|&(id, _)| id).collect();
+        world.until_done(&ids);
+        for (id, said) in &clients {
+            assert_heard(world.client(*id), said);
+        }
+        let counters = world.server.counters();
+        assert_eq!((counters.accepted, counters.evicted), (count as u64, 0));
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn a_half_close_delivers_every_byte_and_then_the_end() {
+    let name = "a_half_close_delivers_every_byte_and_then_the_end";
+    play(name, 0.25, &[Fault::ShortSend, Fault::Late], |dice, mut setup, tally| {
+        setup.faults = Faults::some(dice).without_resets();
+        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let said = speech(dice, 40_000);
+        // The end is there long before the reader has taken the first byte.
+        let slow = Reads::Paced { bytes: 2000, every: Duration::from_millis(1) };
+        let id = world.say_and_end(slow, &said);
+        world.until_done(&[id]);
+        assert_eq!(world.client(id).was_reset(), None);
+        assert_heard(world.client(id), &said);
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn upper_raises_in_place_and_spoils_nothing_that_is_being_sent() {
+    let name = "upper_raises_in_place_and_spoils_nothing_that_is_being_sent";
+    play(name, 0.25, &[Fault::ShortRecv], |dice, mut setup, tally| {
+        setup.faults = Faults::some(dice).without_resets();
+        let mut world = World::new(setup, SMALL, LIMITS, Upper);
+        let said = b"all the world's a stage; ".repeat(dice.between(1, 400));
+        let clients: Vec<_> = (0..5).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
+        world.until_done(&clients);
+        for id in clients {
+            assert_heard(world.client(id), &said.to_ascii_uppercase());
+        }
+        world.drain(tally);
+    });
+}
+
+/// Line `n` of client `of`, of a length that differs.
+fn line(of: usize, n: usize, dice: &mut Dice) -> Vec<u8> {
+    let len = dice.between(0, 40) * dice.between(0, 8);
+    format!("{of} {n} {}\n", "x".repeat(len)).into_bytes()
+}
+
+/// By sender, the numbers of the lines in `heard`. Every line must be whole.
+fn by_sender(heard: &[u8]) -> HashMap<usize, Vec<usize>> {
+    let mut numbers: HashMap<usize, Vec<usize>> = HashMap::new();
+    for line in heard.split_inclusive(|&byte| byte == b'\n') {
+        let text = std::str::from_utf8(line).unwrap();
+        let text = text.strip_suffix('\n').expect("every line is whole");
+        let mut words = text.split(' ');
+        let (of, n) = (words.next().unwrap(), words.next().unwrap());
+        let tail = words.next().expect("a line has three words");
+        assert!(words.next().is_none() && tail.bytes().all(|byte| byte == b'x'), "{text:?}");
+        numbers.entry(of.parse().unwrap()).or_default().push(n.parse().unwrap());
+    }
+    numbers
+}
+
+#[test]
+fn every_line_reaches_everyone_who_stays_whole_once_and_in_order() {
+    let name = "every_line_reaches_everyone_who_stays_whole_once_and_in_order";
+    let expected = [Fault::RecvReset, Fault::SendReset, Fault::ShortRecv, Fault::NoBuffers];
+    play(name, 0.5, &expected, |dice, mut setup, tally| {
+        let faults = Faults::some(dice);
+        setup.faults = Faults::NONE;
+        // Buffers in plenty: with none, who reads slowly would be waited for, and be evicted.
+        let mut world = World::new(setup, &[(256, 400)], LIMITS, Chat::default());
+        let clients: Vec<_> =
+            (0..dice.between(2, 8)).map(|_| world.connect(some_reads(dice))).collect();
+        let count = clients.len();
+        world.until("all are there", |world| world.server.connections() == count);
+        world.sim().set_faults(faults);
+        let mut bytes = vec![0; count];
+        let mut lines = vec![0; count];
+        for (of, &id) in clients.iter().enumerate() {
+            lines[of] = dice.between(0, 60);
+            for n in 0..lines[of] {
+                let line = line(of, n, dice);
+                world.client_mut(id).say(&line);
+                bytes[of] += line.len();
+            }
+        }
+        world.until("the server has heard all that it will", |world| {
+            let taken: usize = clients.iter().map(|&id| world.client(id).taken()).sum();
+            taken as u64 == world.server.counters().received_bytes
+                && clients.iter().zip(&bytes).all(|(&id, &bytes)| {
+                    let client = world.client(id);
+                    client.was_reset().is_some() || client.taken() == bytes
+                })
+        });
+        world.sim().set_faults(faults.without_resets());
+        world.ask_to_stop();
+        assert_eq!(world.to_its_end(), Ended::Drained);
+        let stayed = |of: usize| world.client(clients[of]).was_reset().is_none();
+        for of in (0..count).filter(|&of| stayed(of)) {
+            let heard = by_sender(world.client(clients[of]).heard());
+            assert!(!heard.contains_key(&of), "nobody hears himself");
+            for from in (0..count).filter(|&from| from != of) {
+                let numbers = heard.get(&from).cloned().unwrap_or_default();
+                let all = numbers.len() == lines[from] || !stayed(from);
+                assert!(all, "{of} heard {} of {from}'s {} lines", numbers.len(), lines[from]);
+                assert!(numbers.iter().copied().eq(0..numbers.len()), "in order, once");
+            }
+        }
+        assert_eq!(world.server.counters().evicted, 0);
+        world.leave(tally);
+    });
+}
+
+#[test]
+fn lines_stay_in_their_room() {
+    play("lines_stay_in_their_room", 0.05, &[], |dice, setup, tally| {
+        let mut world = World::new(setup, SMALL, LIMITS, Chat::default());
+        world.server.listen(File::open("/dev/null").unwrap().into(), Chat::default());
+        let rooms = [0, 1]
+            .map(|room| [0; 3].map(|_| world.sim().connect(ListenerId(room), some_reads(dice))));
+        world.until("all are there", |world| world.server.connections() == 6);
+        for (room, name) in rooms.iter().zip(["this", "that"]) {
+            for &id in room {
+                world.client_mut(id).say(format!("{name} room\n").as_bytes());
+            }
+        }
+        world.until_quiet();
+        for (room, line) in rooms.iter().zip(["this room\n", "that room\n"]) {
+            for &id in room {
+                assert_eq!(world.client(id).heard(), line.repeat(2).as_bytes());
+            }
+        }
+        world.drain(tally);
+    });
+}
+
+/// Who reads nothing is received from no more, and loses nothing.
+#[test]
+fn backpressure_bounds_what_is_owed() {
+    let name = "backpressure_bounds_what_is_owed";
+    let expected = [
+        Fault::DataAfterCancel,
+        Fault::CancelFirst,
+        Fault::TargetFirst,
+        Fault::CancelTooLate,
+        Fault::CancelFoundNothing,
+    ];
+    play(name, 0.2, &expected, |dice, mut setup, tally| {
+        setup.faults = Faults::some(dice).without_resets();
+        let (size, count) = [(1024, 1024), (16 << 10, 256)][dice.below(2)];
+        // What one batch may add: what happens while the loop is not looking.
+        let batch = 64;
+        let bound = HIGH + batch * size.min(setup.socket_buffer);
+        let said = speech(dice, 3 * HIGH);
+        let mut world = World::new(setup, &[(size, count)], LIMITS, Echo);
+        let id = world.say_and_end(Reads::Never, &said);
+        world.until_quiet();
+        let leased = count - world.pool.idle(Size(0)) - world.pool.lent(Size(0));
+        assert!(leased <= LEASES_HIGH + batch, "it holds {leased} buffers");
+        let (owed, taken) = (world.client(id).owed_most(), world.client(id).taken());
+        assert!(owed <= bound && taken < said.len(), "{owed} are owed, {bound} may be");
+        world.client_mut(id).set_reads(Reads::AtOnce);
+        world.until_done(&[id]);
+        assert_heard(world.client(id), &said);
+        assert!(world.client(id).owed_most() <= bound);
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn who_never_reads_harms_nobody_and_is_left_alone_while_nobody_waits() {
+    let name = "who_never_reads_harms_nobody_and_is_left_alone_while_nobody_waits";
+    play(name, 0.1, &[], |dice, mut setup, tally| {
+        setup.faults = some_faults_that_pass(dice);
+        let mut world = World::new(setup, &[(1024, 400)], LIMITS, Echo);
+        let idler = world.say_and_end(Reads::Never, &speech(dice, 400_000));
+        world.until_quiet();
+        let said = speech(dice, 10_000);
+        let others: Vec<_> = (0..8).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
+        world.until_done(&others);
+        others.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        world.until_quiet();
+        let counters = world.server.counters();
+        assert_eq!((counters.evicted, world.server.connections()), (0, 1));
+        world.client_mut(idler).reset();
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn who_never_reads_is_evicted_once_others_wait_for_its_buffers() {
+    let name = "who_never_reads_is_evicted_once_others_wait_for_its_buffers";
+    play(name, 0.1, &[], |dice, mut setup, tally| {
+        setup.faults = some_faults_that_pass(dice).with(Fault::NoBuffers, 0);
+        setup.socket_buffer = 4096;
+        let mut world = World::new(setup, &[(1024, 8)], LIMITS, Echo);
+        let idler = world.connect(Reads::Never);
+        world.client_mut(idler).say(&speech(dice, 400_000));
+        world.until("it has all the buffers", |world| {
+            world.pool.idle(Size(0)) + world.pool.lent(Size(0)) == 0
+        });
+        let said = speech(dice, 10_000);
+        let others: Vec<_> = (0..8).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
+        let before = world.now();
+        world.until_done(&others);
+        others.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        let took = world.now().since(before);
+        assert!(SOFT <= took && took < 3 * SOFT, "it took {took:?}");
+        assert_eq!(world.server.counters().evicted, 1);
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn who_fills_the_pool_alone_is_left_alone() {
+    play("who_fills_the_pool_alone_is_left_alone", 0.1, &[], |dice, mut setup, tally| {
+        setup.faults = Faults::some(dice).without_resets();
+        setup.socket_buffer = 4096;
+        let mut world = World::new(setup, &[(1024, 8)], LIMITS, Echo);
+        let said = speech(dice, 50_000);
+        let id = world.say_and_end(Reads::Never, &said);
+        world.until("a long time has passed", |world| world.now() > Nanos(0) + 10 * SOFT);
+        world.client_mut(id).set_reads(Reads::AtOnce);
+        world.until_done(&[id]);
+        assert_heard(world.client(id), &said);
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn who_reads_slowly_but_reads_is_not_evicted() {
+    let name = "who_reads_slowly_but_reads_is_not_evicted";
+    play(name, 0.25, &[], |dice, mut setup, tally| {
+        // A send that waits until it has gone as a whole (MSG_WAITALL) hides its progress.
+        setup.faults = Faults::NONE.with(Fault::ShortSend, 1000);
+        setup.socket_buffer = 1024;
+        let mut world = World::new(setup, &[(1024, 4)], LIMITS, Echo);
+        let said = speech(dice, 30_000);
+        let slow = Reads::Paced { bytes: 4000, every: SOFT / 3 };
+        let mut all = vec![world.say_and_end(slow, &said)];
+        all.extend((0..4).map(|_| world.say_and_end(Reads::AtOnce, &said)));
+        world.until_done(&all);
+        all.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        assert_eq!(world.server.counters().evicted, 0);
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn thirty_two_clients_share_two_buffers_without_a_storm() {
+    let name = "thirty_two_clients_share_two_buffers_without_a_storm";
+    play(name, 0.25, &[Fault::Late], |dice, mut setup, tally| {
+        setup.faults = Faults::NONE.with(Fault::Late, [0, 100][dice.below(2)]);
+        let mut world = World::new(setup, &[(256, 2)], LIMITS, Echo);
+        let said = speech(dice, 3000);
+        let all: Vec<_> = (0..32).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
+        world.until_done(&all);
+        all.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        let counters = world.server.counters();
+        // Everybody starves once at first. After that, each receive that brought bytes is a buffer
+        // that came back.
+        let most = 32 + 2 * counters.receives;
+        assert!(counters.starved <= most, "starved {} times, {most} at most", counters.starved);
+        assert_eq!(counters.evicted, 0);
+        assert!(world.now() < Nanos(0) + SOFT, "nobody waited for the clock");
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn nobody_waits_while_there_is_a_buffer_of_any_size() {
+    let name = "nobody_waits_while_there_is_a_buffer_of_any_size";
+    play(name, 0.25, &[], |dice, mut setup, tally| {
+        setup.faults = Faults::NONE.with(Fault::Late, [0, 100][dice.below(2)]);
+        setup.socket_buffer = 4096;
+        let mut world = World::new(setup, &[(256, 60), (2048, 4)], LIMITS, Echo);
+        // It learns to want large buffers, and takes them all.
+        let idler = world.connect(Reads::Never);
+        world.client_mut(idler).say(&speech(dice, 50_000));
+        world.until_quiet();
+        let said = speech(dice, 20_000);
+        let all: Vec<_> = (0..12).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
+        world.until_done(&all);
+        all.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        assert_eq!(world.server.counters().evicted, 0);
+        assert!(world.now() < Nanos(0) + SOFT, "nobody waited for the clock: {:?}", world.now());
+        world.client_mut(idler).reset();
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn resets_leave_nothing_behind_and_harm_nobody_else() {
+    let name = "resets_leave_nothing_behind_and_harm_nobody_else";
+    play(name, 0.25, &[Fault::SocketReused], |dice, mut setup, tally| {
+        setup.faults = Faults::some(dice).without_resets();
+        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        for _ in 0..5 {
+            let said = speech(dice, 5000);
+            let all: Vec<_> = (0..8).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
+            let (leave, stay) = all.split_at(4);
+            for &id in leave {
+                let heard = dice.below(2000);
+                world.until("it has heard some", |world| world.client(id).heard().len() >= heard);
+                world.client_mut(id).reset();
+            }
+            world.until_done(stay);
+            all.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        }
+        world.until("all have left", |world| world.server.connections() == 0);
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn an_accept_without_descriptors_pauses_and_recovers() {
+    let name = "an_accept_without_descriptors_pauses_and_recovers";
+    play(name, 0.1, &[Fault::AcceptExhausted], |dice, mut setup, tally| {
+        setup.faults = Faults::some(dice).without_resets().with(Fault::AcceptExhausted, 0);
+        let faults = setup.faults;
+        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let early = world.connect(Reads::AtOnce);
+        world.until("one is served", |world| world.server.connections() == 1);
+        world.sim().set_faults(faults.with(Fault::AcceptExhausted, 1000));
+        let said = speech(dice, 3000);
+        let late: Vec<_> = (0..5).map(|_| world.say_and_end(Reads::AtOnce, &said)).collect();
+        let (before, pauses) = (world.now(), 8);
+        world.until("some time has passed", |world| world.now() > before + pauses * ACCEPT_PAUSE);
+        let refused = world.server.counters().refused;
+        assert!((2..=u64::from(pauses) + 1).contains(&refused), "{refused} in {pauses} pauses");
+        world.client_mut(early).say(&said);
+        world.client_mut(early).finish();
+        world.until("who is here is served all the while", |world| {
+            world.client(early).is_done() && world.server.connections() == 0
+        });
+        assert_heard(world.client(early), &said);
+        world.sim().set_faults(faults);
+        world.until_done(&late);
+        late.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn a_full_table_of_sockets_costs_whom_it_has_no_room_for_and_nobody_else() {
+    let name = "a_full_table_of_sockets_costs_whom_it_has_no_room_for_and_nobody_else";
+    play(name, 0.1, &[], |dice, mut setup, tally| {
+        setup.sockets = 8;
+        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let early: Vec<_> = world.connect_many(8);
+        world.until("the table is full", |world| world.server.connections() == 8);
+        let late = world.connect_many(3);
+        world.until("one is turned away", |world| {
+            late.iter().any(|&id| world.client(id).was_reset().is_some())
+        });
+        let said = speech(dice, 1000);
+        let before = world.now();
+        for &id in early.iter().chain(&late) {
+            world.client_mut(id).say(&said);
+            world.client_mut(id).finish();
+        }
+        world.until_done(&early);
+        early.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        world.until_done(&late);
+        // A close ends the pause: what waits is not left to the clock.
+        assert!(world.now() < before + ACCEPT_PAUSE, "{:?}", world.now());
+        assert!(late.iter().any(|&id| world.client(id).heard() == said), "there is room again");
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn who_comes_beyond_the_limit_waits_and_is_served() {
+    let name = "who_comes_beyond_the_limit_waits_and_is_served";
+    let expected = [Fault::CancelFirst, Fault::TargetFirst, Fault::AcceptAborted];
+    play(name, 0.25, &expected, |dice, mut setup, tally| {
+        setup.faults = Faults::some(dice).without_resets();
+        let limits = Limits { connections: dice.between(1, 4), ..LIMITS };
+        let mut world = World::new(setup, SMALL, limits, Echo);
+        let said = speech(dice, 1500);
+        let mut all = Vec::new();
+        for _ in 0..4 {
+            all.extend((0..10).map(|_| world.say_and_end(some_reads(dice), &said)));
+            let some = all.len() - 5;
+            world.until_done(&all[..some]);
+        }
+        world.until_done(&all);
+        all.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        assert_eq!(world.server.counters().accepted, 40);
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn a_talker_is_heard_at_the_pace_of_the_slowest_who_reads() {
+    let name = "a_talker_is_heard_at_the_pace_of_the_slowest_who_reads";
+    play(name, 0.1, &[], |dice, mut setup, tally| {
+        setup.faults =
+            some_faults_that_pass(dice).with(Fault::NoBuffers, 0).with(Fault::ShortSend, 0);
+        setup.socket_buffer = 4096;
+        let mut world = World::new(setup, &[(1024, 400)], LIMITS, Chat::default());
+        let talkers = [0; 2].map(|_| world.connect(Reads::AtOnce));
+        let slow = Reads::Paced { bytes: 8000, every: Duration::from_millis(5) };
+        let listeners = [slow, Reads::AtOnce].map(|reads| world.connect(reads));
+        world.until("all are there", |world| world.server.connections() == 4);
+        for (of, talker) in talkers.into_iter().enumerate() {
+            let lines: Vec<u8> = (0..1000).flat_map(|n| line(of, n, dice)).collect();
+            world.client_mut(talker).say(&lines);
+        }
+        world.until_quiet();
+        for listener in listeners {
+            let heard = by_sender(world.client(listener).heard());
+            for of in 0..2 {
+                assert!(heard[&of].iter().copied().eq(0..1000), "every line, once, in order");
+            }
+        }
+        // Two talk: each may have filled its socket buffer before it was hushed.
+        let most = world.server.ring().queue_most();
+        let bound = LEASES_HIGH * 1024 + 2 * 64 * 1024;
+        assert!(most <= bound, "{most} were owed, {bound} may be");
+        assert_eq!(world.server.counters().evicted, 0);
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn who_never_reads_is_evicted_from_a_room_that_waits_for_it() {
+    let name = "who_never_reads_is_evicted_from_a_room_that_waits_for_it";
+    play(name, 0.1, &[], |dice, mut setup, tally| {
+        let faults = some_faults_that_pass(dice);
+        setup.faults = faults.with(Fault::NoBuffers, 0).with(Fault::ShortSend, 0);
+        setup.socket_buffer = 4096;
+        let mut world = World::new(setup, &[(1024, 400)], LIMITS, Chat::default());
+        let [talker, idler, listener] =
+            [Reads::AtOnce, Reads::Never, Reads::AtOnce].map(|reads| world.connect(reads));
+        world.until("all are there", |world| world.server.connections() == 3);
+        let lines: Vec<u8> = (0..2000).flat_map(|n| line(0, n, dice)).collect();
+        world.client_mut(talker).say(&lines);
+        // Either it is evicted while others wait, or it leaves by itself.
+        let leaves = dice.chance(500);
+        if leaves {
+            let at = world.now() + SOFT / 2;
+            world.client_mut(idler).reset_at(at);
+        }
+        world.until("all is heard", |world| world.client(listener).heard().len() == lines.len());
+        assert_eq!(world.client(listener).heard(), lines);
+        assert_eq!(world.server.counters().evicted, u64::from(!leaves));
+        assert!(world.now() < Nanos(0) + 3 * SOFT, "{:?}", world.now());
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn a_drain_delivers_what_is_owed() {
+    let name = "a_drain_delivers_what_is_owed";
+    play(name, 0.25, &[Fault::SpuriousWake], |dice, mut setup, tally| {
+        setup.faults = some_faults_that_pass(dice);
+        setup.socket_buffer = 4096;
+        let limits = Limits { connections: 6, ..LIMITS };
+        let mut world = World::new(setup, SMALL, limits, Echo);
+        let said = speech(dice, 6000);
+        // More than are served: who waits is told the end as well.
+        let all: Vec<_> = (0..dice.between(1, 9)).map(|_| world.connect(Reads::Never)).collect();
+        let served = all.len().min(6);
+        world.until("they are served", |world| world.server.connections() == served);
+        all.iter().for_each(|&id| world.client_mut(id).say(&said));
+        let heard = dice.below(served * said.len() / 2) as u64;
+        world.until("some was heard", |world| world.server.counters().received_bytes >= heard);
+        let asked = world.now();
+        world.ask_to_stop();
+        for &id in &all {
+            world.client_mut(id).set_reads(some_reads(dice));
+        }
+        assert_eq!(world.to_its_end(), Ended::Drained);
+        assert!(world.now().since(asked) < LINGER, "{:?}", world.now().since(asked));
+        assert_eq!(world.server.counters().cut, 0);
+        for &id in &all {
+            let client = world.client(id);
+            assert!(said.starts_with(client.heard()));
+            assert_eq!(client.was_reset(), None, "the end comes in order");
+        }
+        let echoed: usize = all.iter().map(|&id| world.client(id).heard().len()).sum();
+        assert!(echoed as u64 >= heard, "{echoed} of {heard}: what was heard is answered");
+        world.leave(tally);
+    });
+}
+
+#[test]
+fn who_waits_beyond_the_limit_is_told_the_end_at_once() {
+    let name = "who_waits_beyond_the_limit_is_told_the_end_at_once";
+    play(name, 0.1, &[], |dice, mut setup, tally| {
+        setup.faults = some_faults_that_pass(dice).with(Fault::MultishotEnded, 0);
+        setup.faults = setup.faults.with(Fault::Overflow, 0);
+        setup.socket_buffer = 4096;
+        let limits = Limits { connections: 2, ..LIMITS };
+        let mut world = World::new(setup, &[(1024, 100)], limits, Echo);
+        for _ in 0..2 {
+            let id = world.connect(Reads::Never);
+            world.client_mut(id).say(&speech(dice, 20_000));
+        }
+        let waiting = world.connect_many(3);
+        world.until_quiet();
+        let parked = 3 - world.sim().waiting();
+        // Nothing is accepted any more: who comes now stays with the kernel.
+        world.connect_many(2);
+        world.until_quiet();
+        assert_eq!(world.sim().waiting(), 5 - parked);
+        let asked = world.now();
+        world.ask_to_stop();
+        while !waiting[..parked].iter().all(|&id| world.client(id).is_done()) {
+            assert_eq!(world.server.turn().unwrap(), None, "others are owed something");
+        }
+        assert!(world.now().since(asked) < SOFT, "{:?}", world.now().since(asked));
+        waiting[..parked].iter().for_each(|&id| assert_heard(world.client(id), b""));
+        assert_eq!(world.to_its_end(), Ended::Drained);
+        world.leave(tally);
+    });
+}
+
+#[test]
+fn the_deadline_of_a_drain_cuts_who_does_not_read() {
+    let name = "the_deadline_of_a_drain_cuts_who_does_not_read";
+    play(name, 0.25, &[Fault::CancelFirst, Fault::TargetFirst], |dice, mut setup, tally| {
+        setup.faults = Faults::some(dice).without_resets().with(Fault::NoBuffers, 0);
+        setup.socket_buffer = 1024;
+        let limits = Limits { connections: 4, drain: Duration::from_millis(700) };
+        let mut world = World::new(setup, &[(256, 400)], limits, Echo);
+        let said = speech(dice, 20_000);
+        let all: Vec<_> = (0..dice.between(3, 9)).map(|_| world.connect(Reads::Never)).collect();
+        all.iter().for_each(|&id| world.client_mut(id).say(&said));
+        world.until_quiet();
+        // Who comes while the server is told to stop is cut off with the rest.
+        for _ in 0..dice.below(8) {
+            let id = world.connect(Reads::AtOnce);
+            world.client_mut(id).be_stubborn();
+        }
+        let asked = world.now();
+        world.ask_to_stop();
+        assert_eq!(world.to_its_end(), Ended::Drained);
+        let took = world.now().since(asked);
+        let most = limits.drain + Duration::from_millis(100);
+        assert!(limits.drain <= took && took < most, "it took {took:?}");
+        assert!(world.server.counters().cut >= 3);
+        world.leave(tally);
+    });
+}
+
+#[test]
+fn who_does_not_answer_the_end_is_lingered_for_and_then_closed() {
+    let name = "who_does_not_answer_the_end_is_lingered_for_and_then_closed";
+    play(name, 0.1, &[], |dice, mut setup, tally| {
+        setup.faults = Faults::some(dice).without_resets();
+        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let id = world.connect(Reads::AtOnce);
+        world.client_mut(id).be_stubborn();
+        world.until("it is served", |world| world.server.connections() == 1);
+        let asked = world.now();
+        world.ask_to_stop();
+        assert_eq!(world.to_its_end(), Ended::Drained);
+        let took = world.now().since(asked);
+        assert!(LINGER <= took && took < LINGER + Duration::from_millis(100), "{took:?}");
+        assert!(world.client(id).heard_end() && world.server.counters().cut == 0);
+        world.leave(tally);
+    });
+}
+
+#[test]
+fn a_second_stop_ends_at_once() {
+    let name = "a_second_stop_ends_at_once";
+    play(name, 0.1, &[], |dice, mut setup, tally| {
+        setup.faults = Faults::some(dice).without_resets();
+        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        for _ in 0..5 {
+            let id = world.connect(Reads::Never);
+            world.client_mut(id).say(&speech(dice, 8000));
+        }
+        world.until("one is served", |world| world.server.counters().received_bytes > 0);
+        world.turns(dice.below(40));
+        world.ask_to_stop();
+        for _ in 0..dice.below(40) {
+            if world.server.turn().unwrap() == Some(Ended::Drained) {
+                return world.leave(tally); // It was quicker.
+            }
+        }
+        let asked = world.now();
+        world.ask_to_stop();
+        assert_eq!(world.to_its_end(), Ended::AtOnce);
+        assert!(world.now().since(asked) < Duration::from_millis(10));
+        world.leave(tally);
+    });
+}
+
+/// Answers the first thing it hears, and ends.
+#[derive(Debug, Clone)]
+struct Curt;
+
+impl Protocol for Curt {
+    fn data(&mut self, _: Chunk, out: &mut Outbox<'_>) {
+        out.reply("no");
+        out.finish();
+    }
+}
+
+#[test]
+fn who_ends_first_destroys_nothing_of_its_last_words() {
+    let name = "who_ends_first_destroys_nothing_of_its_last_words";
+    play(name, 0.1, &[], |dice, mut setup, tally| {
+        setup.faults = some_faults_that_pass(dice);
+        let mut world = World::new(setup, SMALL, LIMITS, Curt);
+        let all: Vec<_> = (0..6).map(|_| world.connect(some_reads(dice))).collect();
+        all.iter().for_each(|&id| world.client_mut(id).say(&speech(dice, 50_000)));
+        world.until_done(&all);
+        all.iter().for_each(|&id| assert_heard(world.client(id), b"no"));
+        world.until("all have left", |world| world.server.connections() == 0);
+        assert!(world.now() < Nanos(0) + LINGER, "the end was told, not waited out");
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    play("the_same_seed_is_the_same_run", 0.02, &[], |dice, mut setup, tally| {
+        setup.faults = Faults::some(dice);
+        let said = speech(dice, 5000);
+        let runs = [(); 2].map(|()| {
+            let mut world = World::new(setup.clone(), SMALL, LIMITS, Echo);
+            let all: Vec<_> = (0..9).map(|_| world.say_and_end(Reads::AtOnce, &said)).collect();
+            world.until_done(&all);
+            let run = (world.now(), world.server.counters(), *world.server.ring().tally());
+            world.drain(tally);
+            run
+        });
+        assert_eq!(runs[0], runs[1]);
+    });
+}

@@ -1,0 +1,75 @@
+//! What the tests of the binaries share: a server that cannot outlive its test, clients that cannot
+//! hang, and what `/proc` says of a process.
+//!
+//! No test sleeps to let something happen. It waits for an event (a line, a byte, an end), or asks
+//! a question again and again until a deadline ([`eventually`]). A deadline that passes is a
+//! failure with a sentence.
+
+pub(crate) mod client;
+pub(crate) mod process;
+pub(crate) mod random;
+pub(crate) mod server;
+
+pub(crate) use client::{Client, Options};
+pub(crate) use process::Process;
+pub(crate) use random::Random;
+pub(crate) use server::{Address, Launch};
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before it counts as hung.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks until there is an answer.
+pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Says that a case is left out, and why, past the capture of the test harness; counts by reason.
+/// With `PROACTOR_NO_SKIPS` set it fails instead: where everything should be there, all must run.
+pub(crate) fn skip(reason: &str) {
+    static SKIPPED: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
+    assert!(std::env::var_os("PROACTOR_NO_SKIPS").is_none(), "a case was left out: {reason}");
+    let mut skipped = SKIPPED.lock().expect("nobody panics while counting");
+    let count = skipped.entry(reason.to_owned()).or_default();
+    *count += 1;
+    writeln!(io::stderr(), "skipped: {count} ({reason})").expect("stderr is open");
+}
+
+/// Why this host has no io_uring for us, if so.
+pub(crate) fn io_uring_refused() -> Option<String> {
+    static REFUSED: OnceLock<Option<String>> = OnceLock::new();
+    // In a thread of its own: the end of a ring interrupts system calls of the thread that had it.
+    let probe = || std::thread::spawn(probe_io_uring).join().expect("the probe does not panic");
+    REFUSED.get_or_init(probe).clone()
+}
+
+fn probe_io_uring() -> Option<String> {
+    let mut params = [0u64; 15]; // 120 bytes, as `struct io_uring_params`
+    // SAFETY: the kernel reads and writes 120 bytes at `params`, which live through the call; what
+    // it answers is a new descriptor or -1.
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr()) };
+    if fd == -1 {
+        return Some(format!("io_uring is refused: {}", io::Error::last_os_error()));
+    }
+    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+    None
+}
+
+/// Why this host has no IPv6, if so.
+pub(crate) fn ipv6_missing() -> Option<String> {
+    let error = std::net::TcpListener::bind("[::1]:0").err()?;
+    Some(format!("no IPv6: {error}"))
+}

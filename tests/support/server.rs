@@ -1,0 +1,322 @@
+//! A server under test: started, listened to, and never left behind.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::{PATIENCE, Process};
+
+/// The one that serves on io_uring, with the tools.
+pub(crate) const PROACTOR: &str = env!("CARGO_BIN_EXE_proactor");
+/// The one that serves by readiness.
+pub(crate) const REACTOR: &str = env!("CARGO_BIN_EXE_reactor");
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// An IPv4 or IPv6 address.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// As `--listen` has it.
+    pub(crate) fn parse(text: &str) -> Address {
+        match text.strip_prefix("unix:") {
+            Some(path) => Address::Unix(path.into()),
+            None => Address::Tcp(text.parse().unwrap_or_else(|_| panic!("no address: {text}"))),
+        }
+    }
+
+    /// The IP address.
+    pub(crate) fn tcp(&self) -> SocketAddr {
+        match self {
+            Address::Tcp(address) => *address,
+            Address::Unix(path) => panic!("{} is no IP address", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => write!(f, "{address}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A command line to be.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    command: Command,
+    listeners: usize,
+    line: String,
+}
+
+impl Launch {
+    /// Of this program, with these arguments.
+    pub(crate) fn new(program: &str, args: &[&str]) -> Launch {
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe and
+        // touches no memory.
+        unsafe {
+            command.pre_exec(|| {
+                // If the thread of the test dies, the server does too, however that came about.
+                match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                    -1 => Err(std::io::Error::last_os_error()),
+                    _ => Ok(()),
+                }
+            });
+        }
+        let line = program.rsplit('/').next().expect("a name").to_owned();
+        Launch { command, listeners: 0, line }.args(args)
+    }
+
+    /// With these arguments too.
+    pub(crate) fn args(mut self, args: &[&str]) -> Launch {
+        for arg in args {
+            self.command.arg(arg);
+            self.listeners += usize::from(*arg == "--listen");
+            self.line = format!("{} {arg}", self.line);
+        }
+        self
+    }
+
+    /// Allowed no more than this many descriptors.
+    pub(crate) fn descriptors(mut self, most: u64) -> Launch {
+        // SAFETY: between fork and exec only setrlimit(2) is called, which is async-signal-safe
+        // and reads `limit`, a value of the closure's own.
+        unsafe {
+            self.command.pre_exec(move || {
+                let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+                match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
+                    -1 => Err(std::io::Error::last_os_error()),
+                    _ => Ok(()),
+                }
+            });
+        }
+        self
+    }
+
+    /// Starts it and waits until it says that it listens, once for each address.
+    pub(crate) fn start(self) -> Server {
+        let listeners = self.listeners.max(1);
+        let mut server = self.spawn();
+        for _ in 0..listeners {
+            match server.line() {
+                Some(line) => server.listening.push(Listening::parse(line)),
+                None => {
+                    let exit = server.wait();
+                    panic!("`{}` does not listen: {exit:?}", exit.line);
+                }
+            }
+        }
+        server
+    }
+
+    /// Starts it and waits until it has ended by itself.
+    pub(crate) fn run(self) -> Exit {
+        self.spawn().wait()
+    }
+
+    fn spawn(mut self) -> Server {
+        let mut child =
+            self.command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.line));
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        let mut stderr = child.stderr.take().expect("stderr is a pipe");
+        let (said, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if said.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let complaints = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            stderr.read_to_end(&mut text).expect("stderr is readable");
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        Server {
+            process: Process(child.id()),
+            child,
+            lines,
+            complaints: Some(complaints),
+            listening: Vec::new(),
+            command: self.line,
+        }
+    }
+}
+
+/// The line that says where and how a server listens.
+#[derive(Debug, Clone)]
+pub(crate) struct Listening {
+    /// All of it.
+    pub(crate) line: String,
+    /// Where.
+    pub(crate) address: Address,
+    /// On which I/O model.
+    pub(crate) model: String,
+    /// What it says.
+    pub(crate) protocol: String,
+}
+
+impl Listening {
+    fn parse(line: String) -> Listening {
+        let parts = || {
+            let (address, how) = line.strip_prefix("listening on ")?.split_once(" (")?;
+            let (model, protocol) = how.strip_suffix(')')?.split_once(", ")?;
+            Some((Address::parse(address), model.to_owned(), protocol.to_owned()))
+        };
+        let (address, model, protocol) =
+            parts().unwrap_or_else(|| panic!("not the line of a listener: {line:?}"));
+        Listening { line, address, model, protocol }
+    }
+}
+
+/// A server that runs. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// What `/proc` knows of it.
+    pub(crate) process: Process,
+    /// Where and how it listens.
+    pub(crate) listening: Vec<Listening>,
+    child: Child,
+    lines: Receiver<String>,
+    complaints: Option<JoinHandle<String>>,
+    command: String,
+}
+
+impl Server {
+    /// Where its first listener is.
+    pub(crate) fn address(&self) -> &Address {
+        &self.listening[0].address
+    }
+
+    /// Asks it to drain, and waits for its end.
+    pub(crate) fn terminate(self) -> Exit {
+        self.process.signal(libc::SIGTERM);
+        self.wait()
+    }
+
+    /// Ends it as a drain should end: with success, every connection closed, and no complaint of
+    /// a panic.
+    pub(crate) fn drain(self) -> Exit {
+        self.terminate().assert_drained()
+    }
+
+    /// Ends it the hard way.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("the server runs");
+        self.child.wait().expect("a child is waited for once");
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(mut self) -> Exit {
+        let deadline = Instant::now() + PATIENCE;
+        let mut stdout = Vec::new();
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => stdout.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("`{}` did not end within {PATIENCE:?}", self.command)
+                }
+            }
+        }
+        let stderr = self.complaints.take().expect("joined once").join().expect("stderr was read");
+        let status = self.child.wait().expect("a child is waited for once");
+        let exit = Exit { line: self.command.clone(), status, stdout, stderr };
+        assert!(!exit.stderr.contains("panicked at"), "a panic: {exit:?}");
+        exit
+    }
+
+    /// The next line that it says; none if it ends.
+    fn line(&self) -> Option<String> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                panic!("`{}` said nothing within {PATIENCE:?}", self.command)
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail if it has ended and was waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let (true, Some(complaints)) = (std::thread::panicking(), self.complaints.take()) {
+            eprintln!("stderr of `{}`:\n{}", self.command, complaints.join().unwrap_or_default());
+        }
+    }
+}
+
+/// How a program ended.
+pub(crate) struct Exit {
+    /// Its command line.
+    pub(crate) line: String,
+    /// Its status.
+    pub(crate) status: ExitStatus,
+    /// What it said on stdout, apart from where it listens.
+    pub(crate) stdout: Vec<String>,
+    /// What it said on stderr.
+    pub(crate) stderr: String,
+}
+
+impl Exit {
+    /// Its exit code; none if a signal ended it.
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Fails unless it ended as a drain should.
+    pub(crate) fn assert_drained(self) -> Exit {
+        assert_eq!(self.code(), Some(0), "a drain ends with success: {self:?}");
+        if !self.stdout.is_empty() {
+            let (accepted, closed) = (self.counter("accepted"), self.counter("closed"));
+            assert_eq!(accepted, closed, "every connection is closed once: {self:?}");
+        }
+        self
+    }
+
+    /// One of the counters that `--stats` printed.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let stats = self.stats();
+        stats["counters"][name].as_u64().unwrap_or_else(|| panic!("no counter {name} in {stats}"))
+    }
+
+    /// The line that `--stats` printed.
+    pub(crate) fn stats(&self) -> Value {
+        let [line] = &self.stdout[..] else { panic!("one line of statistics: {self:?}") };
+        let stats: Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert_eq!(stats["schema"], "proactor.stats/1", "{stats}");
+        stats
+    }
+}
+
+impl fmt::Debug for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "`{}` ended with {}; stdout: {:?}; stderr:",
+            self.line, self.status, self.stdout
+        )?;
+        let lines: Vec<&str> = self.stderr.lines().collect();
+        lines[lines.len().saturating_sub(30)..].iter().try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}
