@@ -238,16 +238,6 @@ pub fn close(fd: OwnedFd) {
     drop(fd);
 }
 
-/// The same open file under the lowest free descriptor from `least` on.
-///
-/// # Errors
-/// `EMFILE`, or `EINVAL` if `least` is beyond the limit.
-pub fn duplicate_from(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
-    let fd = syscall!(fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least))?;
-    // SAFETY: the kernel has just given us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 // Readiness. A signal is no error: nothing is ready.
 
 /// A new epoll(7) instance.
@@ -297,18 +287,15 @@ pub fn epoll_wait(
     Ok(())
 }
 
-/// Fills in what is ready of each; answers of how many anything is.
+/// Fills in what is ready of each; answers of how many anything is. If of none, what was filled in
+/// means nothing.
 ///
 /// # Errors
 /// poll(2).
 pub fn poll(asked: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<usize> {
     let (count, timeout) = (asked.len() as libc::nfds_t, milliseconds(timeout));
     // `asked` is readable and writable for its length.
-    let n = unless_interrupted(syscall!(poll(asked.as_mut_ptr(), count, timeout)))?;
-    if n == 0 {
-        asked.iter_mut().for_each(|asked| asked.revents = 0);
-    }
-    Ok(n)
+    unless_interrupted(syscall!(poll(asked.as_mut_ptr(), count, timeout)))
 }
 
 /// The first descriptor that select(2) cannot watch.
@@ -465,4 +452,43 @@ pub fn die_with_parent(command: &mut std::process::Command) {
     // SAFETY: between fork and exec the closure makes two system calls, both async-signal-safe, and
     // touches no memory but its own copy of `parent`; it neither allocates nor takes a lock.
     unsafe { command.pre_exec(set_up) };
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! What tests do to their own threads, and nobody else should.
+
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::thread::{self, JoinHandle};
+
+    use super::*;
+
+    /// Sends the calling thread signals that do nothing but interrupt, until `enough`. The answer
+    /// is to be joined by the same thread.
+    pub(crate) fn interrupt_me(enough: Arc<AtomicBool>) -> JoinHandle<()> {
+        extern "C" fn nothing(_: libc::c_int) {}
+        // SAFETY: all-zero is a valid sigaction; without SA_RESTART calls are interrupted.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+        // The handler does nothing at all; `action` outlives the call.
+        syscall!(sigaction(libc::SIGUSR1, &action, std::ptr::null_mut())).unwrap();
+        // SAFETY: a thread can always name itself.
+        let me = unsafe { libc::pthread_self() };
+        thread::spawn(move || {
+            while !enough.load(Ordering::Relaxed) {
+                // SAFETY: that thread lives: it joins this one.
+                unsafe { libc::pthread_kill(me, libc::SIGUSR1) };
+                thread::yield_now();
+            }
+        })
+    }
+
+    /// The same open file under the lowest free descriptor from `least` on.
+    pub(crate) fn duplicate_from(fd: BorrowedFd<'_>, least: RawFd) -> OwnedFd {
+        // No pointers.
+        let fd = syscall!(fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least)).unwrap();
+        // SAFETY: the kernel has just given us this descriptor.
+        unsafe { OwnedFd::from_raw_fd(fd) }
+    }
 }

@@ -32,8 +32,8 @@ use crate::peers::{Peers, Room};
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Key, Ready, Selector};
 
-/// Reads of one connection in a turn; it goes on in the next, so that a flood does not own the loop.
-const READS: usize = 16;
+/// How often one connection may be resumed in a turn, and so receive: a flood does not own the loop.
+const PASSES: usize = 16;
 /// Accepts at one listener in a turn.
 const ACCEPTS: usize = 64;
 /// Chunks in one vectored send.
@@ -53,8 +53,6 @@ pub struct Reactor<S, P> {
     accept_at: Option<Nanos>,
     /// Emptied at every turn: its capacity is kept.
     reports: Vec<Ready>,
-    /// Whose reads were cut off, to go on in the next turn.
-    unread: Vec<ConnId>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
@@ -118,7 +116,6 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             stage: Stage::Serving,
             accept_at: None,
             reports: Vec::new(),
-            unread: Vec::new(),
             counters: Counters::default(),
             calls_before,
         })
@@ -275,7 +272,6 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             Stage::Draining(until) => Some(until),
             Stage::Serving | Stage::Cutting => None,
         };
-        self.unread.drain(..).for_each(|conn| self.peers.mark(conn));
         let accepts = self.wants_accept() && self.listeners.iter().any(|one| one.readable);
         let Some(due) = [timer, drain, self.accept_at].into_iter().flatten().min() else {
             return if self.peers.has_marked() || accepts { NO } else { None };
@@ -288,17 +284,20 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         if self.peers.has_marked() || accepts { NO } else { Some(due.since(now)) }
     }
 
-    /// Resumes until nobody is marked: what one is told may be for another to send.
+    /// Resumes until nobody is marked: whom something happened to, in being resumed or by what
+    /// others said, may want the next thing. Whoever is marked after all passes goes on in the next
+    /// turn, which does not sleep: first the selector is asked who else is ready.
     fn resume_ready(&mut self) {
-        while {
-            self.peers.feed(self.pool.unfilled());
-            self.peers.has_marked()
-        } {
+        for _ in 0..PASSES {
+            if !self.peers.has_marked() {
+                return;
+            }
             self.peers.begin();
             while let Some(ready) = self.peers.next_ready() {
                 let (conn, wants_recv) = (ready.id, ready.wants_recv);
                 self.resume(conn, wants_recv);
             }
+            self.peers.feed(self.pool.unfilled());
         }
     }
 
@@ -327,41 +326,36 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         }
     }
 
-    /// Reads while there is something, and the connection wants it.
+    /// Receives once, if there is something. If that was not all, the connection is resumed again
+    /// for it: what it has to say goes out first, from a buffer that is still in the cache.
     fn receive(&mut self, conn: ConnId) {
-        for _ in 0..READS {
-            if !self.peers.wants_recv(conn) {
-                return;
-            }
-            let Some(peer) = self.peers.get_mut(conn) else { return };
-            let (connection, socket) = (&peer.connection, &mut peer.driver);
-            if !socket.readable {
-                return;
-            }
-            let Some(mut lease) = self.pool.lease(connection.appetite()) else {
-                self.counters.starved += 1;
-                return self.peers.starve(conn);
-            };
-            let buffer = lease.bytes_mut().expect("a new lease is the only one");
-            let room = buffer.len();
-            match os::recv(socket.fd.as_fd(), buffer) {
-                Ok(0) => {
-                    socket.readable = false;
-                    self.peers.ended(conn);
-                }
-                Ok(n) => {
-                    // Short: that was all, unless the peer's end stands behind it, of which an
-                    // edge would not tell again.
-                    socket.readable = n == room || socket.hung_up;
-                    self.counters.receives += 1;
-                    self.counters.received_bytes += n as u64;
-                    self.peers.received(conn, Chunk::received(lease, n));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
-                Err(_) => self.peers.broken(conn),
-            }
+        let Some(peer) = self.peers.get_mut(conn) else { return };
+        let (connection, socket) = (&peer.connection, &mut peer.driver);
+        if !socket.readable {
+            return;
         }
-        self.unread.push(conn);
+        let Some(mut lease) = self.pool.lease(connection.appetite()) else {
+            self.counters.starved += 1;
+            return self.peers.starve(conn);
+        };
+        let buffer = lease.bytes_mut().expect("a new lease is the only one");
+        let room = buffer.len();
+        match os::recv(socket.fd.as_fd(), buffer) {
+            Ok(0) => {
+                socket.readable = false;
+                self.peers.ended(conn);
+            }
+            Ok(n) => {
+                // Short: that was all, unless the peer's end stands behind it, of which an edge
+                // would not tell again.
+                socket.readable = n == room || socket.hung_up;
+                self.counters.receives += 1;
+                self.counters.received_bytes += n as u64;
+                self.peers.received(conn, Chunk::received(lease, n));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
+            Err(_) => self.peers.broken(conn),
+        }
     }
 
     /// Writes while something is owed, and there is room for it.
@@ -480,14 +474,4 @@ impl From<Key> for Whose {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_says_whose_it_is() {
-        let conn = ConnId::new(u32::MAX, 0xff_ffff);
-        for whose in [Whose::Conn(conn), Whose::Listener(3), Whose::Stop] {
-            assert_eq!(Whose::from(Key::from(whose)), whose);
-        }
-    }
-}
+mod tests;

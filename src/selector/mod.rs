@@ -69,7 +69,8 @@ pub struct Ready {
     pub readable: bool,
     /// It may be written to, or has an error.
     pub writable: bool,
-    /// The peer has ended or reset: a read that comes back short is not the last one.
+    /// The peer has ended or reset: a read that comes back short is not the last one. Not every
+    /// level-triggered selector can tell; it will report again what is left to read.
     pub hung_up: bool,
 }
 

@@ -3,8 +3,12 @@
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::os::SELECT_LIMIT;
+use crate::os::testing::{duplicate_from, interrupt_me};
 
 const KEY: Key = Key(7);
 
@@ -78,6 +82,34 @@ fn the_peers_end_is_readable(mut selector: impl Selector) {
     assert!(is_readable(&mut selector));
 }
 
+fn the_end_behind_the_last_bytes_is_told_with_them(mut selector: impl Selector) {
+    let (ours, mut theirs) = pair();
+    selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
+    theirs.write_all(b"last").unwrap();
+    let hung_up: Vec<_> = ready(&mut selector).iter().map(|ready| ready.hung_up).collect();
+    assert_eq!(hung_up, [false]);
+    theirs.shutdown(std::net::Shutdown::Write).unwrap();
+    let hung_up: Vec<_> = ready(&mut selector).iter().map(|ready| ready.hung_up).collect();
+    if selector.is_edge_triggered() {
+        assert_eq!(hung_up, [true], "it will not be reported again");
+    } else {
+        assert_eq!(hung_up.len(), 1);
+    }
+}
+
+fn a_signal_is_no_error_and_nothing_is_ready(mut selector: impl Selector) {
+    let (ours, _theirs) = pair();
+    selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
+    let enough = Arc::new(AtomicBool::new(false));
+    let interrupter = interrupt_me(Arc::clone(&enough));
+    let mut reports = Vec::new();
+    let waited = selector.wait(&mut reports, None); // Only a signal ends it.
+    enough.store(true, Ordering::Relaxed);
+    interrupter.join().unwrap();
+    waited.unwrap();
+    assert_eq!(reports, []);
+}
+
 fn the_peers_end_is_not_reported_to_who_wants_to_write(mut selector: impl Selector) {
     let (mut ours, theirs) = pair();
     ours.set_nonblocking(true).unwrap();
@@ -123,7 +155,9 @@ macro_rules! scenarios {
                 what_is_removed_is_not_reported
                 misuse_is_an_error
                 the_peers_end_is_readable
+                the_end_behind_the_last_bytes_is_told_with_them
                 the_peers_end_is_not_reported_to_who_wants_to_write
+                a_signal_is_no_error_and_nothing_is_ready
                 many_descriptors_each_by_its_key
                 a_timeout_is_waited_for_and_rounded_up
             );
@@ -145,10 +179,22 @@ scenarios!(poll, Poll::new());
 scenarios!(select, Select::new());
 
 #[test]
+fn select_alone_cannot_tell_a_hang_up_from_bytes() {
+    fn tells(mut selector: impl Selector) -> bool {
+        let (ours, theirs) = pair();
+        selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
+        drop(theirs);
+        ready(&mut selector)[0].hung_up
+    }
+    assert!(tells(Epoll::new(Trigger::Level).unwrap()) && tells(Poll::new()));
+    assert!(!tells(Select::new()));
+}
+
+#[test]
 fn select_refuses_what_it_cannot_watch_and_goes_on() {
     let (ours, mut theirs) = pair();
     let mut select = Select::new();
-    let high = crate::os::duplicate_from(ours.as_fd(), crate::os::SELECT_LIMIT).unwrap();
+    let high = duplicate_from(ours.as_fd(), SELECT_LIMIT);
     let error = select.add(high.as_fd(), KEY, Interest::READ).unwrap_err();
     assert!(error.to_string().contains("FD_SETSIZE"), "{error}");
     select.add(ours.as_fd(), KEY, Interest::READ).unwrap();

@@ -1,0 +1,481 @@
+//! The readiness loop at work on real sockets: every scenario by every selector.
+//!
+//! A [`Server`] runs in a thread of its own and ends with what must hold after every scenario: it
+//! drained, whoever came has gone, and no buffer is missing. What a single turn may do is asked of
+//! a loop that the test turns itself.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
+use std::panic;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use super::*;
+use crate::buffer::Shape;
+use crate::protocol::{Chat, Echo, Outbox};
+use crate::selector::{Epoll, Poll, Select, Trigger};
+
+/// Room enough for every scenario that is not about the lack of it.
+const PLENTY: &[Shape] = &[Shape { bytes: 4096, count: 256 }, Shape { bytes: 65536, count: 64 }];
+
+struct Server {
+    address: SocketAddr,
+    stop: Stop,
+    thread: JoinHandle<(Ended, Counters, bool)>,
+}
+
+/// An echo server in a thread.
+fn serve<S: Selector + 'static>(
+    selector: fn() -> S,
+    buffers: &'static [Shape],
+    limits: Limits,
+) -> Server {
+    let (listener, address) = listener();
+    let stop = Stop::new().unwrap();
+    let asked = stop.handle().unwrap();
+    let thread = thread::spawn(move || {
+        let pool = Pool::new(buffers).unwrap();
+        let mut reactor = Reactor::new(selector(), Rc::clone(&pool), limits, asked).unwrap();
+        reactor.listen(listener, Echo).unwrap();
+        let ended = reactor.run().unwrap();
+        let counters = reactor.counters();
+        drop(reactor);
+        (ended, counters, pool.is_whole())
+    });
+    Server { address, stop, thread }
+}
+
+impl Server {
+    /// Asks it to drain, and checks that it did.
+    fn end(self) -> Counters {
+        self.stop.ask();
+        let (ended, counters, whole) = self.thread.join().unwrap();
+        assert_eq!(ended, Ended::Drained);
+        assert!(whole, "a buffer is missing");
+        assert_eq!(counters.accepted, counters.closed, "somebody was left");
+        counters
+    }
+}
+
+/// A loop for the test to turn.
+fn turned<S: Selector, P: Protocol + Clone>(
+    selector: fn() -> S,
+    protocol: P,
+    buffers: &[Shape],
+    limits: Limits,
+) -> (Reactor<S, P>, SocketAddr) {
+    let (listener, address) = listener();
+    let pool = Pool::new(buffers).unwrap();
+    let mut reactor = Reactor::new(selector(), pool, limits, Stop::new().unwrap()).unwrap();
+    reactor.listen(listener, protocol).unwrap();
+    (reactor, address)
+}
+
+fn turn_until<S: Selector, P: Protocol + Clone>(
+    reactor: &mut Reactor<S, P>,
+    done: impl Fn(&Counters) -> bool,
+) {
+    while !done(&reactor.counters()) {
+        assert_eq!(reactor.turn().unwrap(), None);
+    }
+}
+
+/// What a level-triggered selector would report now.
+fn reports<S: Selector, P>(reactor: &mut Reactor<S, P>) -> Vec<Ready> {
+    let mut reports = Vec::new();
+    if !reactor.selector.is_edge_triggered() {
+        reactor.selector.wait(&mut reports, Some(Duration::ZERO)).unwrap();
+    }
+    reports
+}
+
+fn listener() -> (OwnedFd, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    SockRef::from(&listener).set_tcp_nodelay(true).unwrap();
+    // What a connection inherits: little room, so that sends come short.
+    SockRef::from(&listener).set_send_buffer_size(16 << 10).unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener.into(), address)
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    patient(TcpStream::connect(address).unwrap())
+}
+
+/// A client that the kernel keeps little for: who sends to it soon has to wait.
+fn connect_narrow(address: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&address.into()).unwrap();
+    patient(socket.into())
+}
+
+fn patient(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+/// Bytes that tell where they are: a period of a prime number of them.
+fn text(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at % 251) as u8).collect()
+}
+
+/// Sends `bytes` and then the end, from a thread.
+fn send_all(stream: &TcpStream, bytes: Vec<u8>) -> JoinHandle<()> {
+    let mut stream = stream.try_clone().unwrap();
+    thread::spawn(move || {
+        stream.write_all(&bytes).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+    })
+}
+
+fn read_all(mut stream: &TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// Has an echo answer, so that it has been accepted and read from.
+fn ping(mut stream: &TcpStream) {
+    stream.write_all(b"ping").unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"ping");
+}
+
+fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// Hears, and says nothing.
+#[derive(Clone)]
+struct Sink;
+
+impl Protocol for Sink {
+    fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {}
+}
+
+// Bytes.
+
+fn who_ends_hears_all_and_then_the_end<S: Selector + 'static>(selector: fn() -> S) {
+    let server = serve(selector, PLENTY, Limits::default());
+    for len in [0, 1, 4096, 100_000] {
+        let client = connect(server.address);
+        let sent = send_all(&client, text(len));
+        assert_eq!(read_all(&client), text(len), "{len} bytes");
+        sent.join().unwrap();
+    }
+    let counters = server.end();
+    assert_eq!((counters.received_bytes, counters.sent_bytes), (104_097, 104_097));
+}
+
+fn bytes_and_the_end_may_come_together<S: Selector>(selector: fn() -> S) {
+    let (mut reactor, address) = turned(selector, Echo, PLENTY, Limits::default());
+    let mut client = connect(address);
+    turn_until(&mut reactor, |counters| counters.accepted == 1);
+    client.write_all(b"all there is").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    turn_until(&mut reactor, |counters| counters.closed == 1);
+    assert_eq!(read_all(&client), b"all there is");
+}
+
+fn who_reads_late_loses_nothing<S: Selector + 'static>(selector: fn() -> S) {
+    let server = serve(selector, PLENTY, Limits::default());
+    let client = connect_narrow(server.address);
+    let sent = send_all(&client, text(1 << 20));
+    ping(&connect(server.address)); // While the first waits to be read, another is served.
+    assert_eq!(read_all(&client), text(1 << 20));
+    sent.join().unwrap();
+    server.end();
+}
+
+// Crowds and scarcity.
+
+fn who_comes_beyond_the_limit_is_served_when_others_leave<S: Selector>(selector: fn() -> S) {
+    let limits = Limits { connections: 2, ..Limits::default() };
+    let (mut reactor, address) = turned(selector, Echo, PLENTY, limits);
+    let clients: Vec<_> = (0..4).map(|_| connect(address)).collect();
+    for mut client in &clients {
+        client.write_all(b"ping").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+    }
+    while reactor.counters().closed < 4 {
+        assert_eq!(reactor.turn().unwrap(), None);
+        assert!(reactor.connections() <= 2, "beyond the limit");
+    }
+    clients.iter().for_each(|client| assert_eq!(read_all(client), b"ping"));
+}
+
+fn a_reset_concerns_nobody_else<S: Selector + 'static>(selector: fn() -> S) {
+    let server = serve(selector, PLENTY, Limits::default());
+    let (idle, owed, other) =
+        (connect(server.address), connect_narrow(server.address), connect(server.address));
+    [&idle, &owed, &other].into_iter().for_each(ping);
+    let sent = send_all(&other, text(1 << 20));
+    (&owed).write_all(&text(100_000)).unwrap(); // More than it has room for, and it reads none.
+    reset(owed);
+    reset(idle);
+    assert_eq!(read_all(&other), text(1 << 20));
+    sent.join().unwrap();
+    server.end();
+}
+
+fn sixteen_clients_share_two_buffers<S: Selector>(selector: fn() -> S) {
+    const TWO: &[Shape] = &[Shape { bytes: 1024, count: 2 }];
+    let (mut reactor, address) = turned(selector, Echo, TWO, Limits::default());
+    let late = connect_narrow(address);
+    let sent = send_all(&late, text(100_000));
+    // It reads nothing yet, is owed both buffers, and would fill a third.
+    turn_until(&mut reactor, |counters| counters.starved > 0);
+    if reactor.peers.has_marked() {
+        assert_eq!(reactor.turn().unwrap(), None); // In the last pass it starved.
+    }
+    assert!(!reactor.peers.has_marked(), "an empty pool feeds nobody");
+    let is_asked = reports(&mut reactor).iter().any(|report| report.readable);
+    assert!(!is_asked, "it has sent, and nobody wants to know");
+    let others: Vec<_> = (0..15).map(|_| connect_narrow(address)).collect();
+    thread::scope(|scope| {
+        for other in &others {
+            scope.spawn(move || {
+                let sent = send_all(other, text(100_000));
+                assert!(read_all(other) == text(100_000), "some of it was lost");
+                sent.join().unwrap();
+            });
+        }
+        scope.spawn(|| assert!(read_all(&late) == text(100_000), "some of it was lost"));
+        turn_until(&mut reactor, |counters| counters.closed == 16);
+    });
+    sent.join().unwrap();
+    assert_eq!(reactor.counters().evicted, 0);
+    assert!(reactor.pool.is_whole());
+}
+
+/// A selector that cannot watch the first connection that comes.
+struct Choosy<S> {
+    selector: S,
+    refused: bool,
+}
+
+impl<S: Selector> Selector for Choosy<S> {
+    fn is_edge_triggered(&self) -> bool {
+        self.selector.is_edge_triggered()
+    }
+
+    fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        if matches!(Whose::from(key), Whose::Conn(_)) && !self.refused {
+            self.refused = true;
+            return Err(io::Error::other("cannot watch this one"));
+        }
+        self.selector.add(fd, key, interest)
+    }
+
+    fn modify(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        self.selector.modify(fd, key, interest)
+    }
+
+    fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.selector.remove(fd)
+    }
+
+    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+        self.selector.wait(ready, timeout)
+    }
+}
+
+fn who_cannot_be_watched_is_refused_alone<S: Selector>(selector: fn() -> S) {
+    let (mut plain, address) = turned(selector, Echo, PLENTY, Limits::default());
+    let choosy = Choosy { selector: selector(), refused: false };
+    let stop = Stop::new().unwrap();
+    let mut reactor =
+        Reactor::new(choosy, Rc::clone(&plain.pool), Limits::default(), stop).unwrap();
+    let fd = plain.listeners.pop().unwrap().fd.unwrap();
+    reactor.listen(fd, Echo).unwrap();
+    let first = connect(address);
+    turn_until(&mut reactor, |counters| counters.refused == 1);
+    assert_eq!(read_all(&first), b"");
+    let second = connect(address);
+    (&second).write_all(b"ping").unwrap();
+    turn_until(&mut reactor, |counters| counters.sent_bytes == 4);
+    let counters = reactor.counters();
+    assert_eq!((counters.accepted, counters.closed, counters.refused), (2, 1, 1));
+}
+
+// What it costs.
+
+fn a_message_costs_a_wait_a_receive_and_a_send<S: Selector>(selector: fn() -> S) {
+    let (mut reactor, address) = turned(selector, Echo, PLENTY, Limits::default());
+    let client = connect(address);
+    let mut exchange = |length: usize| {
+        (&client).write_all(&text(length)).unwrap();
+        let before = reactor.counters();
+        turn_until(&mut reactor, |now| now.sent_bytes == before.sent_bytes + length as u64);
+        (&client).read_exact(&mut vec![0; length]).unwrap();
+        let after = reactor.counters();
+        assert!(!reactor.peers.has_marked() && reports(&mut reactor).is_empty(), "it would spin");
+        (after.turns - before.turns, after.calls - before.calls)
+    };
+    exchange(1); // Its accept.
+    let costs: Vec<_> = (0..100).map(|_| exchange(1000)).collect();
+    assert_eq!(costs, [(1, 3); 100]);
+}
+
+fn a_turn_reads_no_more_than_its_share<S: Selector>(selector: fn() -> S) {
+    const SMALL: &[Shape] = &[Shape { bytes: 64, count: 4 }];
+    let (mut reactor, address) = turned(selector, Sink, SMALL, Limits::default());
+    let client = connect(address);
+    turn_until(&mut reactor, |counters| counters.accepted == 1);
+    (&client).write_all(&text(64_000)).unwrap();
+    while reactor.counters().received_bytes < 64_000 {
+        let before = reactor.counters().receives;
+        assert_eq!(reactor.turn().unwrap(), None);
+        assert!(reactor.counters().receives - before <= PASSES as u64, "a flood owns the loop");
+    }
+}
+
+// Chat.
+
+/// Three who are in a room, the last of them with little room in the kernel.
+fn three<S: Selector>(selector: fn() -> S) -> (Reactor<S, Chat>, [TcpStream; 2], TcpStream) {
+    let (mut reactor, address) = turned(selector, Chat::default(), PLENTY, Limits::default());
+    let clients = [connect(address), connect(address)];
+    let narrow = connect_narrow(address);
+    turn_until(&mut reactor, |counters| counters.accepted == 3);
+    (reactor, clients, narrow)
+}
+
+fn a_line_reaches_all_others_and_not_its_speaker<S: Selector>(selector: fn() -> S) {
+    let (mut reactor, [a, b], c) = three(selector);
+    (&a).write_all(b"good morn").unwrap();
+    turn_until(&mut reactor, |counters| counters.received_bytes == 9);
+    (&a).write_all(b"ing\n").unwrap();
+    turn_until(&mut reactor, |counters| counters.sent_bytes == 2 * 13);
+    (&b).write_all(b"hello\n").unwrap();
+    turn_until(&mut reactor, |counters| counters.sent_bytes == 2 * 13 + 2 * 6);
+    [&a, &b, &c].into_iter().for_each(|client| client.shutdown(Shutdown::Write).unwrap());
+    turn_until(&mut reactor, |counters| counters.closed == 3);
+    assert_eq!(
+        [&a, &b, &c].map(read_all).map(|heard| String::from_utf8(heard).unwrap()),
+        ["hello\n", "good morning\n", "good morning\nhello\n"]
+    );
+    assert!(reactor.pool.is_whole());
+}
+
+// Stopping.
+
+fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector>(selector: fn() -> S) {
+    let (mut reactor, [speaker, listener], late) = three(selector);
+    let lines = b"sixteen letters\n".repeat(8192);
+    let said = {
+        let (mut speaker, lines) = (speaker.try_clone().unwrap(), lines.clone());
+        thread::spawn(move || speaker.write_all(&lines).unwrap())
+    };
+    let heard = thread::spawn({
+        let len = lines.len();
+        move || (&listener).read_exact(&mut vec![0; len]).map(|()| listener).unwrap()
+    });
+    turn_until(&mut reactor, |counters| counters.received_bytes == lines.len() as u64);
+    said.join().unwrap();
+    let owed = |reactor: &mut Reactor<_, _>| -> usize {
+        reactor.peers.iter_mut().map(|(_, peer)| peer.connection.outgoing().bytes()).sum()
+    };
+    assert!(owed(&mut reactor) > 0, "else this shows nothing");
+    reactor.stop.ask();
+    assert_eq!(reactor.turn().unwrap(), None, "bytes are owed");
+    let late = thread::spawn(move || read_all(&late));
+    let leavers = thread::spawn(move || {
+        read_all(&speaker);
+        drop(speaker);
+        read_all(&heard.join().unwrap());
+    });
+    assert_eq!(reactor.run().unwrap(), Ended::Drained);
+    assert!(late.join().unwrap() == lines, "some of it was lost");
+    leavers.join().unwrap();
+    assert!(reactor.pool.is_whole() && reactor.counters().cut == 0);
+}
+
+fn a_drain_cuts_off_who_stays<S: Selector>(selector: fn() -> S) {
+    let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
+    let (mut reactor, address) = turned(selector, Echo, PLENTY, limits);
+    let stays = connect(address);
+    turn_until(&mut reactor, |counters| counters.accepted == 1);
+    reactor.stop.ask();
+    assert_eq!(reactor.run().unwrap(), Ended::Drained);
+    assert_eq!(reactor.counters().cut, 1);
+    assert_eq!(read_all(&stays), b"");
+}
+
+fn who_is_asked_twice_ends_at_once<S: Selector>(selector: fn() -> S) {
+    let (mut reactor, address) = turned(selector, Echo, PLENTY, Limits::default());
+    let _stays = connect(address);
+    turn_until(&mut reactor, |counters| counters.accepted == 1);
+    reactor.stop.ask();
+    assert_eq!(reactor.turn().unwrap(), None);
+    reactor.stop.ask();
+    assert_eq!(reactor.run().unwrap(), Ended::AtOnce);
+}
+
+#[test]
+fn a_key_says_whose_it_is() {
+    let conn = ConnId::new(u32::MAX, 0xff_ffff);
+    for whose in [Whose::Conn(conn), Whose::Listener(3), Whose::Stop] {
+        assert_eq!(Whose::from(Key::from(whose)), whose);
+    }
+}
+
+/// Runs a scenario in a thread of its own: one that hangs fails instead.
+fn in_time(scenario: impl FnOnce() + Send + 'static) {
+    let (done, outcome) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        scenario();
+        let _ = done.send(());
+    });
+    if outcome.recv_timeout(Duration::from_secs(30)) == Err(RecvTimeoutError::Timeout) {
+        panic!("it hangs");
+    }
+    thread.join().unwrap_or_else(|failure| panic::resume_unwind(failure));
+}
+
+/// Every scenario by one selector.
+macro_rules! scenarios {
+    ($($module:ident: $selector:expr,)+) => {
+        $(mod $module {
+            use super::*;
+
+            scenarios!(@ $selector;
+                who_ends_hears_all_and_then_the_end
+                bytes_and_the_end_may_come_together
+                who_reads_late_loses_nothing
+                who_comes_beyond_the_limit_is_served_when_others_leave
+                a_reset_concerns_nobody_else
+                sixteen_clients_share_two_buffers
+                who_cannot_be_watched_is_refused_alone
+                a_message_costs_a_wait_a_receive_and_a_send
+                a_turn_reads_no_more_than_its_share
+                a_line_reaches_all_others_and_not_its_speaker
+                a_drain_delivers_what_is_owed_and_then_the_end
+                a_drain_cuts_off_who_stays
+                who_is_asked_twice_ends_at_once
+            );
+        })+
+    };
+    (@ $selector:expr; $($scenario:ident)*) => {
+        $(
+            #[test]
+            fn $scenario() {
+                in_time(|| super::$scenario(|| $selector));
+            }
+        )*
+    };
+}
+
+scenarios! {
+    epoll_level: Epoll::new(Trigger::Level).unwrap(),
+    epoll_edge: Epoll::new(Trigger::Edge).unwrap(),
+    poll: Poll::new(),
+    select: Select::new(),
+}
