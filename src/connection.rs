@@ -319,6 +319,7 @@ mod tests {
         assert!(connection.wants_recv());
         hear(&mut connection, b"x");
         assert!(!connection.wants_recv() && connection.is_paused());
+        assert!(!connection.is_at_ease(), "once all is sent it will want to receive");
         connection.sent(HIGH - LOW - 1);
         assert!(!connection.wants_recv(), "hysteresis");
         connection.sent(1);

@@ -52,6 +52,8 @@ pub struct Peer<P, D> {
     congested: bool,
     /// True exactly when it stands in `starved`.
     starved: bool,
+    /// True from starving until bytes arrive: it takes whatever size of buffer there is most of.
+    hungry: bool,
     /// True if, since the last look at the stalled, it took some of what it is owed or was owed
     /// nothing.
     progressed: bool,
@@ -66,6 +68,8 @@ pub struct Ready<'a, P, D> {
     pub peer: &'a mut Peer<P, D>,
     /// Whether it would receive, and need not wait for others.
     pub wants_recv: bool,
+    /// Whether it has starved since it last received: better any buffer than the right one.
+    pub hungry: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -136,6 +140,7 @@ impl<P: Protocol, D> Peers<P, D> {
             talks: false,
             congested: false,
             starved: false,
+            hungry: false,
             progressed: false,
         });
         self.settle(id);
@@ -144,7 +149,10 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Bytes arrived from it.
     pub fn received(&mut self, id: ConnId, chunk: Chunk) {
-        self.step(id, |peer, posts| peer.connection.received(chunk, posts));
+        self.step(id, |peer, posts| {
+            peer.hungry = false;
+            peer.connection.received(chunk, posts);
+        });
     }
 
     /// It will send no more.
@@ -176,7 +184,7 @@ impl<P: Protocol, D> Peers<P, D> {
         self.step(id, |peer, _| peer.connection.starved());
         let Some(peer) = self.keys.get_mut(id) else { return };
         if !peer.starved {
-            peer.starved = true;
+            (peer.starved, peer.hungry) = (true, true);
             self.starving += 1;
             self.starved.push_back(id);
         }
@@ -218,8 +226,8 @@ impl<P: Protocol, D> Peers<P, D> {
         ids.into_iter().for_each(|id| self.broken(id));
     }
 
-    /// Lets those who starve try again, longest waiting first: as many as there are `buffers`, of
-    /// whatever size. Nobody waits while there is one.
+    /// Lets those who starve try again, longest waiting first: as many as there are `buffers` of
+    /// the size that they will get. Nobody waits while there is one.
     pub fn feed(&mut self, mut buffers: usize) {
         while buffers > 0
             && let Some(id) = self.starved.pop_front()
@@ -254,8 +262,8 @@ impl<P: Protocol, D> Peers<P, D> {
         };
         let peer = self.keys.get_mut(id).expect("it is here");
         peer.marked = false;
-        let wants_recv = wants_recv(peer, &self.crowds);
-        Some(Ready { id, peer, wants_recv })
+        let (wants_recv, hungry) = (wants_recv(peer, &self.crowds), peer.hungry);
+        Some(Ready { id, peer, wants_recv, hungry })
     }
 
     /// Whether it would receive, and need not wait for others: what [`Ready`] said of it may have

@@ -341,7 +341,8 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     }
 
     fn resume_ready(&mut self) -> io::Result<()> {
-        self.peers.feed(self.ring.pool().unfilled());
+        let pool = self.ring.pool();
+        self.peers.feed(pool.unfilled(pool.roomiest()));
         self.peers.begin();
         while let Some(ready) = self.peers.next_ready() {
             let conn = ready.id;
@@ -434,7 +435,7 @@ struct Resumed {
 /// Issues the difference between what a connection wants and what it has in flight.
 fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io::Result<Resumed> {
     let mut resumed = Resumed::default();
-    let Ready { id: conn, peer, wants_recv } = ready;
+    let Ready { id: conn, peer, wants_recv, hungry } = ready;
     let (connection, flight) = (&peer.connection, &mut peer.driver);
     let socket = flight.socket;
 
@@ -459,7 +460,8 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io
         InFlight::No if wants_recv && ring.lacks_buffer(appetite) => resumed.starved = true,
         InFlight::No if wants_recv => {
             (flight.receiving, flight.appetite) = (InFlight::Yes, appetite);
-            let size = ring.pool().nearest(appetite);
+            let pool = ring.pool();
+            let size = if hungry { pool.roomiest() } else { pool.nearest(appetite) };
             ring.submit(Op::Recv { conn, socket, size })?;
         }
         InFlight::Yes if !wants_recv || flight.appetite != appetite => {

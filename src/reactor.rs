@@ -297,7 +297,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                 let (conn, wants_recv) = (ready.id, ready.wants_recv);
                 self.resume(conn, wants_recv);
             }
-            self.peers.feed(self.pool.unfilled());
+            self.peers.feed(self.pool.unfilled_in_all());
         }
     }
 

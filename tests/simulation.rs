@@ -528,7 +528,7 @@ fn nobody_waits_while_there_is_a_buffer_of_any_size() {
         all.iter().for_each(|&id| assert_heard(world.client(id), &said));
         let counters = world.server.counters();
         assert_eq!(counters.evicted, 0);
-        assert!(counters.starved <= 13 + counters.receives, "{} times", counters.starved);
+        assert!(counters.starved <= 13 + counters.receives, "{counters:?}");
         assert!(world.now() < Nanos(0) + SOFT, "nobody waited for the clock: {:?}", world.now());
         world.client_mut(idler).reset();
         world.drain(tally);

@@ -186,17 +186,26 @@ impl Pool {
         self.classes[size.0 as usize].lent.get()
     }
 
-    /// Buffers of any size that a receive may yet fill: idle, or lent and not handed back.
-    pub fn unfilled(&self) -> usize {
-        self.all_sizes().map(|size| self.idle(size) + self.lent(size)).sum()
+    /// Buffers of this size that a receive may yet fill: idle, or lent and not handed back.
+    pub fn unfilled(&self, size: Size) -> usize {
+        self.idle(size) + self.lent(size)
+    }
+
+    /// Buffers of any size that a receive may yet fill.
+    pub fn unfilled_in_all(&self) -> usize {
+        self.all_sizes().map(|size| self.unfilled(size)).sum()
+    }
+
+    /// The size of which most is unfilled.
+    pub fn roomiest(&self) -> Size {
+        self.all_sizes().max_by_key(|&size| self.unfilled(size)).expect("there is a size")
     }
 
     /// The size to receive into where `size` would be right: that one or, if none of it is
     /// unfilled, the nearest smaller, else the nearest larger one of which any is.
     pub fn nearest(&self, size: Size) -> Size {
         let size = self.clamp(size);
-        let unfilled = |size: &Size| self.idle(*size) + self.lent(*size) > 0;
-        self.outwards_from(size).find(unfilled).unwrap_or(size)
+        self.outwards_from(size).find(|&size| self.unfilled(size) > 0).unwrap_or(size)
     }
 
     fn all_sizes(&self) -> impl Iterator<Item = Size> {
@@ -401,12 +410,16 @@ mod tests {
         assert_eq!(small[0].size(), Size(0));
         assert!(pool.lease(Size(1)).is_none());
         drop(large);
-        assert_eq!((pool.nearest(Size(0)), pool.unfilled()), (Size(1), 1));
+        assert_eq!((pool.nearest(Size(0)), pool.unfilled_in_all()), (Size(1), 1));
         assert_eq!(pool.lease(Size(0)).unwrap().size(), Size(1), "large is better than none");
         drop(small);
         assert_eq!([0, 1, 9].map(|size| pool.nearest(Size(size)).0), [0, 1, 1]);
         let lent = pool.lend(Size(1)).unwrap();
-        assert_eq!((pool.nearest(Size(1)), pool.unfilled()), (Size(1), 3), "it may yet be filled");
+        assert_eq!(
+            (pool.nearest(Size(1)), pool.unfilled_in_all()),
+            (Size(1), 3),
+            "it may yet be filled"
+        );
         // SAFETY: no kernel is involved.
         drop(unsafe { pool.reclaim(lent) });
     }

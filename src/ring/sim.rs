@@ -107,6 +107,8 @@ pub struct Sim {
     /// True from a sleep that nothing could end until anything happens.
     quiet: bool,
     queue_most: usize,
+    /// Quiet sends that went out whole, and of which the loop has not heard.
+    silent: VecDeque<(Token, usize)>,
 }
 
 /// A socket of the server.
@@ -142,6 +144,7 @@ enum Work {
         socket: Socket,
         chunks: VecDeque<Chunk>,
         sent: usize,
+        quiet: bool,
     },
     Shutdown(Socket),
     Close(Socket),
@@ -183,6 +186,7 @@ impl Sim {
             idle_enters: 0,
             quiet: false,
             queue_most: 0,
+            silent: VecDeque::new(),
             setup,
             pool,
         }
@@ -274,12 +278,14 @@ impl Sim {
                 self.check(lease.is_some() == own, "a receive without a buffer to receive into");
                 (Token::of(Kind::Recv, conn), Work::Recv { socket, size, lease })
             }
-            Op::Send { conn, socket, queue, .. } => {
+            Op::Send { conn, socket, queue, quiet } => {
                 self.check_owner(conn, socket);
                 self.check(!queue.is_empty(), "a send has something to send");
                 self.queue_most = self.queue_most.max(queue.bytes());
                 let chunks = queue.iter().take(SEND_CHUNKS).cloned().collect();
-                (Token::of(Kind::Send, conn), Work::Send { socket, chunks, sent: 0 })
+                let quiet =
+                    quiet && self.setup.tier == Tier::Multishot && queue.chunks() <= SEND_CHUNKS;
+                (Token::of(Kind::Send, conn), Work::Send { socket, chunks, sent: 0, quiet })
             }
             Op::Shutdown { conn, socket } => {
                 self.check_owner(conn, socket);
@@ -361,6 +367,9 @@ impl Sim {
                 Work::Done(0)
             }
             Work::Cancel(target) => Work::Done(self.cancel(target)),
+            Work::Send { socket, chunks, quiet: true, .. } => {
+                return self.send_quietly(doing.token, socket, &chunks);
+            }
             work => work,
         };
         self.bag.push(doing);
@@ -562,7 +571,32 @@ impl Sim {
         } else if doing.cancelled == Cancelled::TooLate {
             self.end_cancelled(&doing);
         } else {
-            self.bag.push(Doing { work: Work::Send { socket, chunks, sent }, ..doing });
+            let work = Work::Send { socket, chunks, sent, quiet: false };
+            self.bag.push(Doing { work, ..doing });
+        }
+    }
+
+    /// Sends what there is room for, at once: an answer comes only if that is not all.
+    fn send_quietly(&mut self, token: Token, socket: Socket, chunks: &VecDeque<Chunk>) {
+        let all: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        if self.far(socket).was_reset().is_some() {
+            self.post(token, -libc::EPIPE, 0);
+            return;
+        }
+        let mut room = self.far(socket).writable().min(all);
+        if self.befalls(Fault::QuietShort) {
+            room = self.dice.below(room + 1).min(all - 1);
+        }
+        let mut left = room;
+        for chunk in chunks {
+            let len = chunk.len().min(left);
+            self.far(socket).give(&chunk[..len]);
+            left -= len;
+        }
+        match room {
+            0 => drop(self.post(token, -libc::EAGAIN, 0)),
+            room if room < all => drop(self.post(token, room as i32, 0)),
+            all => self.silent.push_back((token, all)),
         }
     }
 
@@ -660,7 +694,7 @@ impl Ring for Sim {
     }
 
     fn lacks_buffer(&self, _: Size) -> bool {
-        self.setup.tier == Tier::OneShot && self.pool.unfilled() == 0
+        self.setup.tier == Tier::OneShot && self.pool.unfilled_in_all() == 0
     }
 
     fn push(&mut self, op: Op<'_>) -> Pushed {
@@ -701,6 +735,17 @@ impl Ring for Sim {
             self.check(lived, format_args!("{cqe:?} answers nothing"));
         }
         Some(cqe)
+    }
+
+    fn silent(&mut self) -> Option<(ConnId, usize)> {
+        self.check(self.completions.is_empty(), "silence is asked about when all is reaped");
+        if !self.overflow.is_empty() {
+            return None; // A failure may be among those that wait outside the queue.
+        }
+        let (token, len) = self.silent.pop_front()?;
+        let lived = self.live.remove(&token);
+        self.check(lived, format_args!("{token:?} has been answered"));
+        Some((token.conn(), len))
     }
 
     fn claim(&mut self, cqe: Cqe) -> Option<Lease> {

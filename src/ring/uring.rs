@@ -250,10 +250,12 @@ impl Uring {
         queue: &SendQueue,
         quiet: bool,
     ) -> squeue::Entry {
-        // The kernel retries a short send itself, but one may still come back (kernel-notes §6).
-        let mut flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        // A quiet send must fail if it comes short, or its silence would say too much. One that
+        // waits must not wait for all of it: a slow reader would seem to take nothing
+        // (kernel-notes §6).
+        let mut flags = libc::MSG_NOSIGNAL;
         if quiet {
-            flags |= libc::MSG_DONTWAIT;
+            flags |= libc::MSG_DONTWAIT | libc::MSG_WAITALL;
         }
         let first = queue.first().expect("a send has something to send");
         if queue.chunks() == 1 {
@@ -433,7 +435,7 @@ impl Ring for Uring {
     }
 
     fn lacks_buffer(&self, _: Size) -> bool {
-        self.provided.is_empty() && self.pool.unfilled() == 0
+        self.provided.is_empty() && self.pool.unfilled_in_all() == 0
     }
 
     fn push(&mut self, op: Op<'_>) -> Pushed {

@@ -64,7 +64,7 @@ pub struct Client {
 /// Who reset a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reset {
-    /// The client, or the network: [`Sim::reset`](super::Sim::reset) or a fault.
+    /// The client, or the network: the scenario, by `reset`, or a fault.
     ByClient,
     /// The server, by closing with bytes unread, or having closed when more arrived.
     ByServer,

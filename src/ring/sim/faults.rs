@@ -45,6 +45,8 @@ pub enum Fault {
     EnterInterrupted,
     /// The stop signal's descriptor is said to be readable, and nobody asked to stop.
     SpuriousWake,
+    /// A quiet send finds no room, or comes short, though there was some.
+    QuietShort,
     /// A cancel is answered before its target. By chance.
     CancelFirst,
     /// A cancel is answered after its target. By chance.
@@ -57,7 +59,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Fault; 22] = [
+    pub const ALL: [Fault; 23] = [
         Fault::ShortRecv,
         Fault::ShortSend,
         Fault::MultishotEnded,
@@ -76,6 +78,7 @@ impl Fault {
         Fault::PartialSubmit,
         Fault::EnterInterrupted,
         Fault::SpuriousWake,
+        Fault::QuietShort,
         Fault::CancelFirst,
         Fault::TargetFirst,
         Fault::CancelFoundNothing,
