@@ -182,6 +182,11 @@ impl<P: Protocol> Connection<P> {
         self.outbound == Outbound::Broken
     }
 
+    /// Whether it will want nothing new merely because all that it is owed has been sent.
+    pub fn is_at_ease(&self) -> bool {
+        self.inbound == Inbound::Open && self.outbound == Outbound::Open && !self.paused
+    }
+
     /// Whether it is owed so much that it is not received from. As a listener: congested.
     pub fn is_paused(&self) -> bool {
         self.paused

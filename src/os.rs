@@ -1,7 +1,7 @@
 //! The system calls that std has no word for. The one file that calls libc for sockets, polling,
 //! signals and processes.
 //!
-//! Every call goes through [`syscall!`], which turns `-1` into an [`io::Error`] and counts: what
+//! Every call goes through `syscall!`, which turns `-1` into an [`io::Error`] and counts: what
 //! `compare` reports as *system calls per message* was counted here, at the call.
 #![allow(unsafe_code)]
 

@@ -337,6 +337,11 @@ impl<P: Protocol, D> Peers<P, D> {
         self.keys.is_empty()
     }
 
+    /// Whether anybody waits for a buffer.
+    pub fn is_starving(&self) -> bool {
+        self.starving > 0
+    }
+
     /// How many have been evicted.
     pub fn evicted(&self) -> u64 {
         self.evicted
@@ -437,7 +442,7 @@ mod tests {
     use super::*;
     use crate::buffer::{Pool, Shape, Size};
     use crate::connection::{HARD, HIGH, LOW};
-    use crate::protocol::Chat;
+    use crate::protocol::{Chat, Echo};
 
     const ROOM: Room = Room(0);
 
@@ -575,6 +580,20 @@ mod tests {
         peers.tick(at(11));
         assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
         assert!(!peers.get_mut(quick).unwrap().connection.is_broken());
+    }
+
+    #[test]
+    fn who_has_just_begun_to_be_answered_is_not_stalled() {
+        let pool = Pool::new(&[Shape { bytes: 1024, count: 1 }]).unwrap();
+        let mut peers = Peers::new();
+        let [starved, quick] = [(); 2].map(|()| peers.open(Echo, ROOM, ()));
+        peers.starve(starved);
+        peers.tick(at(10));
+        peers.received(quick, pooled(&pool));
+        peers.tick(at(11));
+        assert!(!peers.get_mut(quick).unwrap().connection.is_broken());
+        peers.tick(at(12));
+        assert!(peers.get_mut(quick).unwrap().connection.is_broken());
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Two steps, never mixed: first everything is reaped, then each marked connection is resumed
-//! once. [`resume`] compares what a connection wants with what it has in flight and issues the
+//! once. `resume` compares what a connection wants with what it has in flight and issues the
 //! difference; there is no case in it for backpressure, half-close, reset or drain, because those
 //! are different wants. Teardown is a *join*: a connection is closed when nothing of it is in
 //! flight any more, not even a cancel.
@@ -42,6 +42,8 @@ pub struct Proactor<R, P> {
     stage: Stage,
     /// Until when no accept is armed, after one failed for want of resources.
     accept_at: Option<Nanos>,
+    /// Whether quiet sends were issued of which it is not known yet how they went.
+    quiet: bool,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
@@ -66,6 +68,10 @@ pub struct Flight {
     /// The size that the connection would have had when the receive in flight was issued.
     appetite: Size,
     sending: InFlight,
+    /// Whether the send in flight is one that says nothing if all of it goes.
+    quiet: bool,
+    /// True while the peer takes less than it is owed: sends wait, and say how they went.
+    patient: bool,
     shutting: bool,
     /// Cancels that have not completed.
     cancels: u8,
@@ -106,6 +112,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             stop,
             stage: Stage::Serving,
             accept_at: None,
+            quiet: false,
             counters: Counters::default(),
             calls_before,
         })
@@ -147,6 +154,10 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 return Ok(Some(Ended::AtOnce));
             }
         }
+        while let Some((conn, n)) = self.ring.silent() {
+            self.sent(conn, Sent::Bytes(n));
+        }
+        self.quiet = false;
         self.resume_ready()?;
         Ok(self.is_drained().then_some(Ended::Drained))
     }
@@ -180,7 +191,11 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 self.accepted(listener, outcome, more)
             }
             Completion::Recv { conn, outcome, more } => self.received(conn, outcome, more),
-            Completion::Send { conn, outcome } => self.sent(conn, outcome),
+            Completion::Send { conn, outcome } => {
+                // A quiet send that says something was short: the next one waits.
+                self.update(conn, |flight| flight.patient = flight.quiet);
+                self.sent(conn, outcome);
+            }
             Completion::Shutdown { conn } => {
                 self.update(conn, |flight| flight.shutting = false);
                 self.peers.shut_down(conn);
@@ -312,15 +327,17 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             Stage::Draining(until) => Some(until),
             Stage::Serving | Stage::Cutting => None,
         };
+        // Who starves may be waiting for a buffer that a quiet send is about to free.
+        let hasty = self.peers.has_marked() || (self.quiet && self.peers.is_starving());
         let Some(due) = [timer, drain, self.accept_at].into_iter().flatten().min() else {
-            return if self.peers.has_marked() { Wait::No } else { Wait::Completion };
+            return if hasty { Wait::No } else { Wait::Completion };
         };
         let now = self.ring.now();
         self.accept_at = self.accept_at.filter(|&at| at > now);
         if drain.is_some_and(|until| until <= now) {
             self.cut();
         }
-        if self.peers.has_marked() || due <= now { Wait::No } else { Wait::Until(due) }
+        if hasty || self.peers.has_marked() || due <= now { Wait::No } else { Wait::Until(due) }
     }
 
     fn resume_ready(&mut self) -> io::Result<()> {
@@ -328,7 +345,9 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         self.peers.begin();
         while let Some(ready) = self.peers.next_ready() {
             let conn = ready.id;
-            if resume(&mut self.ring, ready)? == Resumed::Starved {
+            let Resumed { quiet, starved } = resume(&mut self.ring, ready)?;
+            self.quiet |= quiet;
+            if starved {
                 self.counters.starved += 1;
                 self.peers.starve(conn);
             }
@@ -386,6 +405,8 @@ impl Flight {
             receiving: InFlight::No,
             appetite: Size::SMALLEST,
             sending: InFlight::No,
+            quiet: false,
+            patient: false,
             shutting: false,
             cancels: 0,
             closing: false,
@@ -401,17 +422,18 @@ impl Flight {
     }
 }
 
-/// Whether a connection has all it wants in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Resumed {
-    Wholly,
+/// What the loop must know of a connection that was resumed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Resumed {
+    /// A quiet send was issued.
+    quiet: bool,
     /// It wants to receive, and there is no buffer.
-    Starved,
+    starved: bool,
 }
 
 /// Issues the difference between what a connection wants and what it has in flight.
 fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io::Result<Resumed> {
-    let mut resumed = Resumed::Wholly;
+    let mut resumed = Resumed::default();
     let Ready { id: conn, peer, wants_recv } = ready;
     let (connection, flight) = (&peer.connection, &mut peer.driver);
     let socket = flight.socket;
@@ -419,7 +441,10 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io
     match flight.sending {
         InFlight::No if !connection.outgoing().is_empty() => {
             flight.sending = InFlight::Yes;
-            ring.submit(Op::Send { conn, socket, queue: connection.outgoing() })?;
+            let (queue, quiet) =
+                (connection.outgoing(), connection.is_at_ease() && !flight.patient);
+            (flight.quiet, resumed.quiet) = (quiet, quiet);
+            ring.submit(Op::Send { conn, socket, queue, quiet })?;
         }
         InFlight::Yes if connection.is_broken() => {
             flight.sending = InFlight::Cancelling;
@@ -431,7 +456,7 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io
     let appetite = ring.pool().clamp(connection.appetite());
     match flight.receiving {
         InFlight::No if wants_recv && flight.cancels > 0 => {} // Resumed again when it is answered.
-        InFlight::No if wants_recv && ring.lacks_buffer(appetite) => resumed = Resumed::Starved,
+        InFlight::No if wants_recv && ring.lacks_buffer(appetite) => resumed.starved = true,
         InFlight::No if wants_recv => {
             (flight.receiving, flight.appetite) = (InFlight::Yes, appetite);
             let size = ring.pool().nearest(appetite);

@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use proactor::buffer::{Lease, Pool, Shape, Size};
 use proactor::clock::Nanos;
+use proactor::keys::ConnId;
 use proactor::limits::Limits;
 use proactor::os::Stop;
 use proactor::proactor::Proactor;
@@ -79,6 +80,10 @@ impl Ring for Watched {
 
     fn reap(&mut self) -> Option<Cqe> {
         self.ring.reap()
+    }
+
+    fn silent(&mut self) -> Option<(ConnId, usize)> {
+        self.ring.silent()
     }
 
     fn claim(&mut self, cqe: Cqe) -> Option<Lease> {

@@ -160,7 +160,7 @@ impl<P: Protocol + Clone> World<P> {
     }
 
     /// Turns until the server ends.
-    fn to_its_end(&mut self) -> Ended {
+    fn run_to_end(&mut self) -> Ended {
         for _ in 0..200_000 {
             if let Some(ended) = self.server.turn().unwrap() {
                 return ended;
@@ -174,7 +174,7 @@ impl<P: Protocol + Clone> World<P> {
     fn drain(mut self, tally: &mut Tally) {
         let asked = self.now();
         self.ask_to_stop();
-        assert_eq!(self.to_its_end(), Ended::Drained);
+        assert_eq!(self.run_to_end(), Ended::Drained);
         assert!(self.now().since(asked) < LINGER, "it took {:?}", self.now().since(asked));
         assert_eq!((self.server.connections(), self.server.ring().open_sockets()), (0, 0));
         let counters = self.server.counters();
@@ -335,7 +335,7 @@ fn every_line_reaches_everyone_who_stays_whole_once_and_in_order() {
         });
         world.sim().set_faults(faults.without_resets());
         world.ask_to_stop();
-        assert_eq!(world.to_its_end(), Ended::Drained);
+        assert_eq!(world.run_to_end(), Ended::Drained);
         let stayed = |of: usize| world.client(clients[of]).was_reset().is_none();
         for of in (0..count).filter(|&of| stayed(of)) {
             let heard = by_sender(world.client(clients[of]).heard());
@@ -388,6 +388,8 @@ fn backpressure_bounds_what_is_owed() {
     ];
     play(name, 0.2, &expected, |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets();
+        setup.faults =
+            setup.faults.with(Fault::DataAfterCancel, 300).with(Fault::CancelTooLate, 100);
         let (size, count) = [(1024, 1024), (16 << 10, 256)][dice.below(2)];
         // What one batch may add: what happens while the loop is not looking.
         let batch = 64;
@@ -471,14 +473,14 @@ fn who_fills_the_pool_alone_is_left_alone() {
 #[test]
 fn who_reads_slowly_but_reads_is_not_evicted() {
     let name = "who_reads_slowly_but_reads_is_not_evicted";
-    play(name, 0.1, &[], |dice, mut setup, tally| {
+    play(name, 0.25, &[], |dice, mut setup, tally| {
         // A send that waits until it has gone as a whole (MSG_WAITALL) hides its progress.
         setup.faults = Faults::NONE.with(Fault::ShortSend, 1000);
         setup.socket_buffer = 1024;
         let mut world = World::new(setup, &[(1024, 4)], LIMITS, Echo);
         let said = speech(dice, 30_000);
         let slow = Reads::Paced { bytes: 4000, every: SOFT / 3 };
-        let mut all = vec![(world.say_and_end(slow, &said))];
+        let mut all = vec![world.say_and_end(slow, &said)];
         all.extend((0..4).map(|_| world.say_and_end(Reads::AtOnce, &said)));
         world.until_done(&all);
         all.iter().for_each(|&id| assert_heard(world.client(id), &said));
@@ -514,8 +516,9 @@ fn nobody_waits_while_there_is_a_buffer_of_any_size() {
     play(name, 0.25, &[], |dice, mut setup, tally| {
         setup.faults = Faults::NONE.with(Fault::Late, [0, 100][dice.below(2)]);
         setup.socket_buffer = 4096;
-        let mut world = World::new(setup, &[(256, 60), (2048, 4)], LIMITS, Echo);
-        // It learns to want large buffers, and takes them all.
+        // It takes all that there are of one size: the large, which it learns to want, or the small.
+        let shapes = [[(256, 60), (2048, 4)], [(256, 2), (2048, 60)]][dice.below(2)];
+        let mut world = World::new(setup, &shapes, LIMITS, Echo);
         let idler = world.connect(Reads::Never);
         world.client_mut(idler).say(&speech(dice, 50_000));
         world.until_quiet();
@@ -523,7 +526,9 @@ fn nobody_waits_while_there_is_a_buffer_of_any_size() {
         let all: Vec<_> = (0..12).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
         world.until_done(&all);
         all.iter().for_each(|&id| assert_heard(world.client(id), &said));
-        assert_eq!(world.server.counters().evicted, 0);
+        let counters = world.server.counters();
+        assert_eq!(counters.evicted, 0);
+        assert!(counters.starved <= 13 + counters.receives, "{} times", counters.starved);
         assert!(world.now() < Nanos(0) + SOFT, "nobody waited for the clock: {:?}", world.now());
         world.client_mut(idler).reset();
         world.drain(tally);
@@ -712,7 +717,7 @@ fn a_drain_delivers_what_is_owed() {
         for &id in &all {
             world.client_mut(id).set_reads(some_reads(dice));
         }
-        assert_eq!(world.to_its_end(), Ended::Drained);
+        assert_eq!(world.run_to_end(), Ended::Drained);
         assert!(world.now().since(asked) < LINGER, "{:?}", world.now().since(asked));
         assert_eq!(world.server.counters().cut, 0);
         for &id in &all {
@@ -722,6 +727,38 @@ fn a_drain_delivers_what_is_owed() {
         }
         let echoed: usize = all.iter().map(|&id| world.client(id).heard().len()).sum();
         assert!(echoed as u64 >= heard, "{echoed} of {heard}: what was heard is answered");
+        world.leave(tally);
+    });
+}
+
+#[test]
+fn who_waits_beyond_the_limit_is_told_the_end_at_once() {
+    let name = "who_waits_beyond_the_limit_is_told_the_end_at_once";
+    play(name, 0.1, &[], |dice, mut setup, tally| {
+        setup.faults = some_faults_that_pass(dice).with(Fault::MultishotEnded, 0);
+        setup.faults = setup.faults.with(Fault::Overflow, 0);
+        setup.socket_buffer = 4096;
+        let limits = Limits { connections: 2, ..LIMITS };
+        let mut world = World::new(setup, &[(1024, 100)], limits, Echo);
+        for _ in 0..2 {
+            let id = world.connect(Reads::Never);
+            world.client_mut(id).say(&speech(dice, 20_000));
+        }
+        let waiting = world.connect_many(3);
+        world.until_quiet();
+        let parked = 3 - world.sim().waiting();
+        // Nothing is accepted any more: who comes now stays with the kernel.
+        world.connect_many(2);
+        world.until_quiet();
+        assert_eq!(world.sim().waiting(), 5 - parked);
+        let asked = world.now();
+        world.ask_to_stop();
+        while !waiting[..parked].iter().all(|&id| world.client(id).is_done()) {
+            assert_eq!(world.server.turn().unwrap(), None, "others are owed something");
+        }
+        assert!(world.now().since(asked) < SOFT, "{:?}", world.now().since(asked));
+        waiting[..parked].iter().for_each(|&id| assert_heard(world.client(id), b""));
+        assert_eq!(world.run_to_end(), Ended::Drained);
         world.leave(tally);
     });
 }
@@ -745,7 +782,7 @@ fn the_deadline_of_a_drain_cuts_who_does_not_read() {
         }
         let asked = world.now();
         world.ask_to_stop();
-        assert_eq!(world.to_its_end(), Ended::Drained);
+        assert_eq!(world.run_to_end(), Ended::Drained);
         let took = world.now().since(asked);
         let most = limits.drain + Duration::from_millis(100);
         assert!(limits.drain <= took && took < most, "it took {took:?}");
@@ -765,7 +802,7 @@ fn who_does_not_answer_the_end_is_lingered_for_and_then_closed() {
         world.until("it is served", |world| world.server.connections() == 1);
         let asked = world.now();
         world.ask_to_stop();
-        assert_eq!(world.to_its_end(), Ended::Drained);
+        assert_eq!(world.run_to_end(), Ended::Drained);
         let took = world.now().since(asked);
         assert!(LINGER <= took && took < LINGER + Duration::from_millis(100), "{took:?}");
         assert!(world.client(id).heard_end() && world.server.counters().cut == 0);
@@ -793,7 +830,7 @@ fn a_second_stop_ends_at_once() {
         }
         let asked = world.now();
         world.ask_to_stop();
-        assert_eq!(world.to_its_end(), Ended::AtOnce);
+        assert_eq!(world.run_to_end(), Ended::AtOnce);
         assert!(world.now().since(asked) < Duration::from_millis(10));
         world.leave(tally);
     });
@@ -822,6 +859,32 @@ fn who_ends_first_destroys_nothing_of_its_last_words() {
         all.iter().for_each(|&id| assert_heard(world.client(id), b"no"));
         world.until("all have left", |world| world.server.connections() == 0);
         assert!(world.now() < Nanos(0) + LINGER, "the end was told, not waited out");
+        world.drain(tally);
+    });
+}
+
+#[test]
+fn who_does_not_answer_is_closed_and_its_timer_concerns_no_later_tenant() {
+    let name = "who_does_not_answer_is_closed_and_its_timer_concerns_no_later_tenant";
+    play(name, 0.1, &[], |dice, mut setup, tally| {
+        setup.faults = some_faults_that_pass(dice);
+        let mut world = World::new(setup, SMALL, LIMITS, Curt);
+        let mut first = world.connect_many(6);
+        let stubborn = first[0];
+        world.client_mut(stubborn).be_stubborn();
+        first.iter().for_each(|&id| world.client_mut(id).say(b"hello"));
+        world.until_done(&first);
+        world.until("all but one have left", |world| world.server.connections() == 1);
+        // They live where those who answered lived, and say nothing for longer than those had.
+        let next = world.connect_many(5);
+        world.until("they are served", |world| world.server.connections() == 6);
+        world.until("the stubborn one is closed", |world| world.server.connections() == 5);
+        assert!(world.now() >= Nanos(0) + LINGER);
+        world.until_quiet();
+        next.iter().for_each(|&id| world.client_mut(id).say(b"hello"));
+        first.extend(&next);
+        world.until_done(&first);
+        next.iter().for_each(|&id| assert_heard(world.client(id), b"no"));
         world.drain(tally);
     });
 }

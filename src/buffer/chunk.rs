@@ -52,6 +52,16 @@ impl Chunk {
         Chunk { memory: Memory::Pooled(lease), start: 0, end: len as u32 }
     }
 
+    /// How many bytes.
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
     /// Cuts off and answers the first `at` bytes; nothing is copied.
     ///
     /// # Panics

@@ -196,7 +196,7 @@ impl Pool {
     pub fn nearest(&self, size: Size) -> Size {
         let size = self.clamp(size);
         let unfilled = |size: &Size| self.idle(*size) + self.lent(*size) > 0;
-        self.from_nearest(size).find(unfilled).unwrap_or(size)
+        self.outwards_from(size).find(unfilled).unwrap_or(size)
     }
 
     fn all_sizes(&self) -> impl Iterator<Item = Size> {
@@ -204,7 +204,7 @@ impl Pool {
     }
 
     /// All sizes: this one, the smaller ones downwards, the larger ones upwards.
-    fn from_nearest(&self, size: Size) -> impl Iterator<Item = Size> {
+    fn outwards_from(&self, size: Size) -> impl Iterator<Item = Size> {
         let Size(at) = self.clamp(size);
         (0..=at).rev().chain(at + 1..self.classes.len() as u8).map(Size)
     }
@@ -218,7 +218,7 @@ impl Pool {
     /// larger one that has any; none if all are taken.
     pub fn lease(self: &Rc<Self>, size: Size) -> Option<Lease> {
         let pop = |size: Size| self.classes[size.0 as usize].idle.borrow_mut().pop();
-        let id = self.from_nearest(size).find_map(pop)?;
+        let id = self.outwards_from(size).find_map(pop)?;
         self.states[id.0 as usize].set(1);
         Some(Lease { pool: Rc::clone(self), id })
     }

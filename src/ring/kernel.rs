@@ -27,6 +27,8 @@ pub enum Capability {
     ExtArg,
     /// `IORING_OP_SHUTDOWN`.
     Shutdown,
+    /// An operation may be told to complete only if it fails.
+    CqeSkip,
     /// A bad submission does not stop the others of its batch.
     SubmitAll,
     /// Completions do not interrupt the server.
@@ -52,7 +54,7 @@ pub enum Capability {
 }
 
 /// Every capability: since which kernel of Linus', and what it is good for.
-pub const TABLE: [(Capability, Version, &str, &str); 14] = {
+pub const TABLE: [(Capability, Version, &str, &str); 15] = {
     use Capability::*;
     const fn v(major: u16, minor: u16) -> Version {
         Version { major, minor }
@@ -61,6 +63,7 @@ pub const TABLE: [(Capability, Version, &str, &str); 14] = {
         (FastPoll, v(5, 7), "fast poll", "waits need no kernel thread each"),
         (ExtArg, v(5, 11), "wait timeout", "timers need no operation of their own"),
         (Shutdown, v(5, 11), "shutdown", "half-close goes through the ring"),
+        (CqeSkip, v(5, 17), "CQE skip", "a send that went well needs no completion"),
         (SubmitAll, v(5, 18), "submit all", "one bad submission stops no other"),
         (CoopTaskrun, v(5, 19), "COOP_TASKRUN", "no interrupt per completion"),
         (CancelAny, v(5, 19), "cancel any", "one cancel ends all"),
@@ -138,6 +141,7 @@ impl Kernel {
         let features = ring.params();
         kernel.set(Capability::FastPoll, features.is_feature_fast_poll());
         kernel.set(Capability::ExtArg, features.is_feature_ext_arg());
+        kernel.set(Capability::CqeSkip, features.is_feature_skip_cqe_on_success());
         kernel.set(Capability::NoIowait, features.is_feature_no_iowait());
         kernel.set(Capability::Shutdown, probe.is_supported(opcode::Shutdown::CODE));
 

@@ -71,6 +71,8 @@ pub enum Op<'a> {
         socket: Socket,
         /// What is owed: not empty. The ring holds shares of what it sends until it is sent.
         queue: &'a SendQueue,
+        /// Whether it need not be told at once that all of it went: see [`Ring::silent`].
+        quiet: bool,
     },
     /// Shut the outbound direction down.
     Shutdown {
@@ -391,9 +393,9 @@ pub trait Ring {
     /// Whether the submission queue may lack the room for one more operation.
     fn is_full(&self) -> bool;
 
-    /// Whether a receive of this size would have no buffer, of any: it is not to be pushed. A ring whose
-    /// kernel picks the buffer never lacks one beforehand; its receive completes as
-    /// [`Recv::Starved`].
+    /// Whether a receive of this size would have no buffer, not even of another: it is not to be
+    /// pushed. A ring whose kernel picks the buffer never lacks one beforehand; its receive
+    /// completes as [`Recv::Starved`].
     fn lacks_buffer(&self, _size: Size) -> bool {
         false
     }
@@ -411,6 +413,14 @@ pub trait Ring {
 
     /// The kernel's next answer, as it came.
     fn reap(&mut self) -> Option<Cqe>;
+
+    /// A quiet send that went out whole, and how many bytes: it has no completion. To be asked, until
+    /// there is none, when all is reaped; a quiet send that went otherwise completes like any.
+    ///
+    /// A ring may take no notice of quietness, and then always answers `None`.
+    fn silent(&mut self) -> Option<(ConnId, usize)> {
+        None
+    }
 
     /// The filled buffer that a receive's answer is about. Asked once for each, after the reaping.
     fn claim(&mut self, cqe: Cqe) -> Option<Lease>;

@@ -14,7 +14,7 @@
 //! it. So memory safety does not depend on the loop's being right.
 #![allow(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -72,6 +72,13 @@ pub struct Uring {
     reapable: std::ops::Range<usize>,
     /// Submissions whose last completion has not been reaped.
     in_flight: usize,
+    /// Quiet sends of which it is not known yet how they went, oldest first.
+    quiet: VecDeque<Quiet>,
+    /// Submissions ever queued, and ever taken by the kernel.
+    queued: u64,
+    taken: u64,
+    /// Whether completions wait outside the queue.
+    overflow: bool,
     /// Sockets accepted and not closed.
     open: usize,
     sockets: usize,
@@ -90,6 +97,18 @@ struct Slot {
     recv: Option<Lease>,
     /// The bytes of the send in flight.
     send: Sending,
+    /// True while that send is a quiet one that has not completed.
+    quiet: bool,
+}
+
+/// A quiet send: it fails, or comes short, with a completion, and succeeds with none. It never
+/// waits, so that how it went is known when the enter that submits it has returned.
+#[derive(Debug)]
+struct Quiet {
+    conn: ConnId,
+    len: u32,
+    /// Which submission it was.
+    at: u64,
 }
 
 #[derive(Default)]
@@ -164,6 +183,10 @@ impl Uring {
             batch: [Cqe { token: Token(0), res: 0, flags: 0 }; BATCH],
             reapable: 0..0,
             in_flight: 0,
+            quiet: VecDeque::new(),
+            queued: 0,
+            taken: 0,
+            overflow: false,
             open: 0,
             sockets,
             descriptors: BTreeSet::new(),
@@ -220,9 +243,18 @@ impl Uring {
         on_socket!(self, socket, |fd| opcode::Recv::new(fd, base.as_ptr(), len as u32).build())
     }
 
-    fn send(&mut self, conn: ConnId, socket: Socket, queue: &SendQueue) -> squeue::Entry {
+    fn send(
+        &mut self,
+        conn: ConnId,
+        socket: Socket,
+        queue: &SendQueue,
+        quiet: bool,
+    ) -> squeue::Entry {
         // The kernel retries a short send itself, but one may still come back (kernel-notes §6).
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let mut flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        if quiet {
+            flags |= libc::MSG_DONTWAIT;
+        }
         let first = queue.first().expect("a send has something to send");
         if queue.chunks() == 1 {
             let (base, len) = (first.as_ptr(), first.len() as u32);
@@ -273,6 +305,7 @@ impl Uring {
         // submission and stays; `drop` waits for the rest.
         unsafe { self.ring.submission().push(&entry) }.expect("there is room: `is_full` was asked");
         self.in_flight += 1;
+        self.queued += 1;
         Sqe { token, opcode, flags, fd, len }
     }
 
@@ -359,6 +392,16 @@ impl Uring {
         self.reapable = 0..len;
     }
 
+    /// Lets go of what was being sent.
+    fn sent(&mut self, conn: ConnId) {
+        let slot = self.slot(conn);
+        slot.quiet = false;
+        if let Sending::Many(mut vector) = std::mem::take(&mut slot.send) {
+            vector.chunks.clear();
+            self.spare.push(vector);
+        }
+    }
+
     /// What a completion ends, it lets go of.
     fn release(&mut self, cqe: Cqe) {
         if !cqe.more() {
@@ -366,11 +409,7 @@ impl Uring {
         }
         match cqe.token.kind() {
             Some(Kind::Send) => {
-                let sending = std::mem::take(&mut self.slot(cqe.token.conn()).send);
-                if let Sending::Many(mut vector) = sending {
-                    vector.chunks.clear();
-                    self.spare.push(vector);
-                }
+                self.sent(cqe.token.conn());
             }
             Some(Kind::Accept) if cqe.res >= 0 => {
                 self.open += 1;
@@ -415,12 +454,21 @@ impl Ring for Uring {
                 let len = self.pool.shape(size).bytes as u32;
                 Pushed { before, op: self.queue(entry, Token::of(Kind::Recv, conn), fd, len, 0) }
             }
-            Op::Send { conn, socket, queue } => {
+            Op::Send { conn, socket, queue, quiet } => {
                 let fd = socket.0 as i32;
                 let before = self.queue_poll(fd, libc::POLLOUT, Token::of(Kind::PollSend, conn));
-                let entry = self.send(conn, socket, queue);
+                let quiet = quiet && queue.chunks() <= VECTOR && self.has(Capability::CqeSkip);
+                let mut entry = self.send(conn, socket, queue, quiet);
                 let len = queue.iter().take(VECTOR).map(|chunk| chunk.len() as u32).sum();
-                Pushed { before, op: self.queue(entry, Token::of(Kind::Send, conn), fd, len, 0) }
+                let mut flags = squeue::Flags::empty();
+                if quiet {
+                    flags = squeue::Flags::SKIP_SUCCESS;
+                    entry = entry.flags(flags);
+                    self.slot(conn).quiet = true;
+                    self.quiet.push_back(Quiet { conn, len, at: self.queued });
+                }
+                let token = Token::of(Kind::Send, conn);
+                Pushed { before, op: self.queue(entry, token, fd, len, flags.bits()) }
             }
             Op::Shutdown { conn, socket } => {
                 let entry = self.shutdown(socket);
@@ -455,8 +503,9 @@ impl Ring for Uring {
             }
         };
         let submitted = self.call(want, timeout)?;
-        let overflow = self.ring.submission().cq_overflow();
-        Ok(Entered { submitted, lent, overflow })
+        self.taken += u64::from(submitted);
+        self.overflow = self.ring.submission().cq_overflow();
+        Ok(Entered { submitted, lent, overflow: self.overflow })
     }
 
     fn reap(&mut self) -> Option<Cqe> {
@@ -466,6 +515,21 @@ impl Ring for Uring {
         let cqe = self.batch[self.reapable.next()?];
         self.release(cqe);
         Some(cqe)
+    }
+
+    fn silent(&mut self) -> Option<(ConnId, usize)> {
+        if self.overflow {
+            return None; // A failure may be among those that wait outside the queue.
+        }
+        while self.quiet.front().is_some_and(|quiet| quiet.at < self.taken) {
+            let Quiet { conn, len, .. } = self.quiet.pop_front()?;
+            if self.slot(conn).quiet {
+                self.in_flight -= 1;
+                self.sent(conn);
+                return Some((conn, len as usize));
+            }
+        }
+        None
     }
 
     fn claim(&mut self, cqe: Cqe) -> Option<Lease> {
@@ -499,16 +563,18 @@ impl Drop for Uring {
             while let Some(cqe) = self.reap() {
                 drop(self.claim_if_recv(cqe));
             }
+            while self.silent().is_some() {}
             if self.in_flight == 0 {
                 break;
             }
             if self.is_full() {
-                let _ = self.call(0, None);
+                self.taken += u64::from(self.call(0, None).unwrap_or(0));
             }
             self.cancel_everything();
             let timeout = self.has(Capability::ExtArg).then_some(patience);
-            if self.call(u32::from(timeout.is_some()), timeout).is_err() {
-                break;
+            match self.call(u32::from(timeout.is_some()), timeout) {
+                Ok(submitted) => self.taken += u64::from(submitted),
+                Err(_) => break,
             }
             if timeout.is_none() {
                 std::thread::yield_now();

@@ -1,0 +1,73 @@
+//! Short end-to-end runs: an echo over loopback on io_uring, and on epoll beside it.
+//!
+//! Server and client are threads of one process and the kernel does most of the work, so these
+//! figures say how long a round trip takes here, not which model is better: `proactor compare` is
+//! built to tell that. One iteration is one message, there and back.
+
+use std::hint::black_box;
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use proactor::address::Address;
+use proactor::buffer::Shape;
+use proactor::limits::Limits;
+use proactor::load::{self, Load, Options, WireChoice};
+use proactor::model::{self, Choice, Model, Service};
+use proactor::os::Stop;
+use proactor::protocol::Any;
+
+const MODELS: [Model; 4] = [Model::Uring, Model::Epoll, Model::EpollEt, Model::Poll];
+
+fn echoes(c: &mut Criterion) {
+    for connections in [1, 64] {
+        let mut group = c.benchmark_group(format!("echo of 64 B on {connections} connections"));
+        group.sample_size(10).measurement_time(Duration::from_secs(3));
+        group.throughput(Throughput::Elements(1));
+        for model in MODELS {
+            let Ok((chosen, _)) = Choice::Model(model).resolve(None) else {
+                println!("skipped: {model} is not to be had here");
+                continue;
+            };
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let address = Address::Tcp(listener.local_addr().expect("bound"));
+            let stop = Stop::new().expect("a descriptor");
+            let stopper = stop.handle().expect("a descriptor");
+            let service = Service {
+                listeners: vec![(listener.into(), "echo".parse::<Any>().expect("a protocol"))],
+                buffers: vec![Shape { bytes: 2048, count: 1024 }],
+                limits: Limits::default(),
+                stop,
+            };
+            let server = thread::spawn(move || model::serve(chosen, service, || ()));
+            let options = Options {
+                shape: load::Shape { connections, size: 64, depth: 1 },
+                seed: 1,
+                wire: WireChoice::Auto,
+                patience: Duration::from_secs(10),
+            };
+            let mut load = Load::connect(&address, &options).expect("the server listens");
+            group.bench_function(BenchmarkId::from_parameter(model), |b| {
+                b.iter_custom(|messages| {
+                    // Slices until so many messages have passed; the time of one, times as many.
+                    let (mut passed, mut wall) = (0, Duration::ZERO);
+                    while passed < messages {
+                        let slice =
+                            load.run_for(Duration::from_millis(20)).expect("no byte is wrong");
+                        passed += slice.messages;
+                        wall += slice.wall;
+                    }
+                    wall.mul_f64(messages as f64 / black_box(passed) as f64)
+                })
+            });
+            drop(load);
+            stopper.ask();
+            server.join().expect("no panic").expect("it served");
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, echoes);
+criterion_main!(benches);

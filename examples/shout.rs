@@ -1,0 +1,54 @@
+//! A server for a protocol of one's own: on io_uring where it is to be had, else on epoll.
+//!
+//! ```sh
+//! cargo run --example shout        # and elsewhere: printf hello | nc -N 127.0.0.1 7001
+//! ```
+
+use proactor::address::Address;
+use proactor::buffer::{Chunk, Pool, Shape};
+use proactor::limits::Limits;
+use proactor::os::Stop;
+use proactor::proactor::Proactor;
+use proactor::protocol::{Outbox, Protocol};
+use proactor::reactor::Reactor;
+use proactor::ring::kernel::Kernel;
+use proactor::ring::{Config, Uring};
+use proactor::selector::{Epoll, Trigger};
+
+/// Says everything again, louder.
+#[derive(Clone)]
+struct Shout;
+
+impl Protocol for Shout {
+    fn data(&mut self, mut chunk: Chunk, out: &mut Outbox<'_>) {
+        chunk.make_mut().make_ascii_uppercase(); // in the buffer that the kernel filled …
+        out.reply(chunk); // … and is sent from
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:7001".to_owned());
+    let listener = address.parse::<Address>()?.listen()?;
+    let stop = Stop::new()?;
+    stop.on_signals()?; // SIGINT and SIGTERM drain it
+    let buffers = vec![Shape { bytes: 2048, count: 256 }, Shape { bytes: 65536, count: 32 }];
+    let limits = Limits { connections: 1000, ..Limits::default() };
+
+    println!("listening on {}", listener.address);
+    match Kernel::detect() {
+        Ok(kernel) => {
+            let ring = Uring::new(Config { kernel, connections: limits.connections, buffers })?;
+            let mut server = Proactor::new(ring, limits, stop)?;
+            server.listen(listener.fd, Shout);
+            server.run()?;
+        }
+        Err(refusal) => {
+            eprintln!("{refusal}; epoll, then");
+            let pool = Pool::new(&buffers)?;
+            let mut server = Reactor::new(Epoll::new(Trigger::Level)?, pool, limits, stop)?;
+            server.listen(listener.fd, Shout)?;
+            server.run()?;
+        }
+    }
+    Ok(())
+}
