@@ -13,7 +13,7 @@ mod support;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use support::server::{PROACTOR, REACTOR};
+use support::server::{PROACTOR, REACTOR, Server};
 use support::{
     Address, Client, Launch, Options, Process, Random, eventually, io_uring_refused, ipv6_missing,
     process, skip,
@@ -116,6 +116,7 @@ conformance!({
     an_idle_crowd_costs_nothing,
     who_comes_beyond_the_limit_is_served_when_others_leave,
     more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end,
+    descriptors_that_run_out_meanwhile_spin_nothing_and_all_are_served_in_the_end,
     a_crowd_that_bursts_into_two_buffers_gets_every_byte,
     who_takes_every_buffer_and_reads_nothing_gives_way,
     // Chat.
@@ -127,6 +128,7 @@ conformance!({
     each_listener_is_a_room_of_its_own,
     // Stopping.
     a_drain_delivers_what_is_owed_and_then_the_end,
+    a_drain_delivers_to_one_who_was_stuck,
     a_drain_ends_who_is_idle,
     a_drain_resets_nobody_who_talks_on,
     a_drain_cuts_off_who_never_reads,
@@ -270,14 +272,39 @@ fn who_ends_hears_all_and_then_the_end(model: Model) {
         client.hear(&bytes);
         client.hear_end();
     }
-    // With so much under way that the server too has some of it when it learns of the end.
+    // And while the server owes more than the kernel takes.
     let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
     let bytes = random.bytes(32 << 20);
-    let said = client.say_until_stuck(&bytes);
+    let said = say_until_owed(&server, &client, &bytes);
     client.finish();
+    eventually_quiet(server.process);
     client.hear(&bytes[..said]);
     client.hear_end();
     server.drain();
+}
+
+/// Says so much to an echo that the server has received all of it and holds some of it in its own
+/// memory, because the kernel takes no more for a client that does not read. Answers how much.
+fn say_until_owed(server: &Server, client: &Client, bytes: &[u8]) -> usize {
+    let (ours, theirs) = (client.local(), server.address().tcp());
+    let mut said = 2 << 20;
+    client.say(&bytes[..said]);
+    loop {
+        let owed = || {
+            let ((sending, waiting), (sent, receiving)) =
+                (process::queues(ours, theirs)?, process::queues(theirs, ours)?);
+            (sending + receiving == 0).then(|| said.saturating_sub(sent + waiting))
+        };
+        let most = eventually("the server receives all of it", owed);
+        if most > 0 {
+            eventually_quiet(server.process);
+            if owed().is_some_and(|owed| owed > 32 << 10) {
+                return said;
+            }
+        }
+        client.say(&bytes[said..said + (64 << 10)]);
+        said += 64 << 10;
+    }
 }
 
 fn who_ends_without_a_byte_hears_the_end(model: Model) {
@@ -466,7 +493,24 @@ fn who_comes_beyond_the_limit_is_served_when_others_leave(model: Model) {
 
 fn more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end(model: Model) {
     let server = model.serve("echo").descriptors(40).start();
-    let mut waiting: Vec<Client> = (0..64).map(|_| Client::connect(server.address())).collect();
+    let waiting = serve_by_and_by(&server, 64);
+    assert_ne!(waiting, 0, "40 descriptors are not enough for 64 clients");
+    server.drain();
+}
+
+fn descriptors_that_run_out_meanwhile_spin_nothing_and_all_are_served_in_the_end(model: Model) {
+    let server = model.serve("echo").start();
+    server.process.limit_descriptors(server.process.descriptors() + 20);
+    // Not scarce for a ring that has a table of its own.
+    serve_by_and_by(&server, 64);
+    server.drain();
+}
+
+/// Serves so many clients, each of whom stays until a dozen are served; answers how many then had
+/// to wait for others to leave.
+fn serve_by_and_by(server: &Server, clients: usize) -> usize {
+    let mut waiting: Vec<Client> =
+        (0..clients).map(|_| Client::connect(server.address())).collect();
     waiting.iter().for_each(|client| client.say(b"PING"));
     let mut served = Vec::new();
     let serve_more = |waiting: &mut Vec<Client>, served: &mut Vec<Client>| {
@@ -483,7 +527,7 @@ fn more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end(model: M
     });
     server.process.assert_quiet("while there are more clients than descriptors");
     serve_more(&mut waiting, &mut served);
-    assert!(!waiting.is_empty(), "40 descriptors are not enough for 64 clients");
+    let had_to_wait = waiting.len();
     served.iter().for_each(Client::ping);
     eventually("all are served as others leave", || {
         served.clear();
@@ -492,7 +536,7 @@ fn more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end(model: M
     });
     served.clear();
     Client::connect(server.address()).ping();
-    server.drain();
+    had_to_wait
 }
 
 fn a_crowd_that_bursts_into_two_buffers_gets_every_byte(model: Model) {
@@ -693,6 +737,23 @@ fn each_listener_is_a_room_of_its_own(model: Model) {
 // Stopping.
 
 fn a_drain_delivers_what_is_owed_and_then_the_end(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+    let bytes = random.bytes(32 << 20);
+    let said = say_until_owed(&server, &client, &bytes);
+    server.process.signal(libc::SIGTERM);
+    eventually("it listens no more", || {
+        Client::try_connect(server.address(), Options::default()).err()
+    });
+    client.hear(&bytes[..said]);
+    client.hear_end();
+    drop(client);
+    let exit = server.wait().assert_drained();
+    assert_eq!(exit.counter("cut"), 0, "{exit:?}");
+}
+
+fn a_drain_delivers_to_one_who_was_stuck(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
     let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);

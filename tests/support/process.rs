@@ -58,6 +58,17 @@ impl Process {
         assert!(share < 0.2, "{while_}, the server takes {:.0}% of a CPU", share * 100.0);
     }
 
+    /// Allows it no more than this many descriptors from now on.
+    pub(crate) fn limit_descriptors(self, most: usize) {
+        let pid = i32::try_from(self.0).expect("a pid is small");
+        let limit = libc::rlimit { rlim_cur: most as u64, rlim_max: most as u64 };
+        // SAFETY: prlimit(2) reads `limit` during the call and is given nothing to write to. The
+        // pid is that of a child which its `Server` has not waited for.
+        let answer =
+            unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+        assert_eq!(answer, 0, "prlimit: {}", std::io::Error::last_os_error());
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(self, signal: i32) {
         let pid = i32::try_from(self.0).expect("a pid is small");
