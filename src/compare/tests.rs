@@ -179,7 +179,6 @@ fn five_rounds_have_numbers_and_no_verdict() {
 /// Started again as a child, this very test is a server: it echoes on a thread per connection. The
 /// model `liar` swaps a byte in the end, `mute` says nothing, and `absent` is no model.
 #[test]
-#[ignore = "it is the server of the tests below"]
 fn a_stand_in_server() {
     let Ok(model) = std::env::var("PROACTOR_STAND_IN") else { return };
     if model == "absent" {
@@ -218,7 +217,7 @@ fn a_stand_in_server() {
 fn stand_in(model: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this test has a path"));
     command
-        .args(["--exact", "compare::tests::a_stand_in_server", "--ignored", "--nocapture"])
+        .args(["--exact", "compare::tests::a_stand_in_server", "--nocapture"])
         .env("PROACTOR_STAND_IN", model);
     command
 }
