@@ -437,14 +437,18 @@ fn who_never_reads_costs_neither_memory_nor_time(model: Model) {
 fn who_floods_leaves_the_others_their_turn(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
-    let (flooder, over) = (Client::connect(server.address()), AtomicBool::new(false));
+    let over = AtomicBool::new(false);
     let bytes = random.bytes(1 << 20);
     thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                flooder.converse(&bytes, &bytes, &mut random);
-            }
-        });
+        for _ in 0..4 {
+            let (flooder, mut random) = (Client::connect(server.address()), random.branch());
+            let (over, bytes) = (&over, &bytes);
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    flooder.converse(bytes, bytes, &mut random);
+                }
+            });
+        }
         // Some were there before, some come while it floods.
         for _ in 0..4 {
             let clients = [(); 8].map(|()| Client::connect(server.address()));
@@ -455,7 +459,6 @@ fn who_floods_leaves_the_others_their_turn(model: Model) {
         }
         over.store(true, Ordering::Relaxed);
     });
-    drop(flooder);
     server.drain();
 }
 
