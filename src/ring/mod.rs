@@ -17,6 +17,7 @@
 //! the operation's identity ([`Token`]), and there is no table of what is in flight. It also keeps
 //! the bytes in order: two sends in flight on one socket may be reordered (kernel-notes §13).
 
+mod held;
 pub mod kernel;
 mod provided;
 pub mod sim;

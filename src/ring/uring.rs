@@ -9,12 +9,12 @@
 //! way one [`enter`](Ring::enter) submits everything and sleeps.
 //!
 //! **What the kernel works on, the ring holds.** A send's chunks are shared by the ring until the
-//! completion is reaped; so is the buffer of a one-shot receive; provided buffers are the pool's,
-//! which the ring outlives nobody of: dropping the ring cancels what is in flight and waits for
-//! it. So memory safety does not depend on the loop's being right.
+//! completion is reaped, and so is the buffer of a one-shot receive (`held.rs`). Provided buffers are
+//! the pool's, of which the ring holds a share; dropping the ring cancels what is in flight and
+//! waits for it. So memory safety does not depend on the loop's being right.
 #![allow(unsafe_code)]
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -24,10 +24,11 @@ use std::time::Duration;
 use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
+use super::held::{Bytes, Held, VECTOR};
 use super::kernel::{Capability, Kernel};
 use super::provided::ProvidedRing;
 use super::{Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Target, Token, Wait};
-use crate::buffer::{Chunk, Lease, Pool, SendQueue, Shape, Size};
+use crate::buffer::{Lease, Pool, SendQueue, Shape, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
 use crate::os;
@@ -47,8 +48,6 @@ pub struct Config {
 const ENTRIES: u32 = 512;
 /// The smallest queue that is tried when locked memory is short.
 const ENTRIES_MIN: u32 = 32;
-/// Chunks in one vectored send.
-const VECTOR: usize = 16;
 /// Completions taken from the queue at a time.
 const BATCH: usize = 64;
 
@@ -62,18 +61,13 @@ pub struct Uring {
     pool: Rc<Pool>,
     /// By size. Empty where buffers are our own.
     provided: Vec<ProvidedRing>,
-    /// What the kernel works on, by the slot of the connection.
-    slots: Vec<Slot>,
-    /// Vectors not in use, kept so that sending allocates nothing.
-    #[expect(clippy::vec_box, reason = "the kernel reads them where they are")]
-    spare: Vec<Box<Vector>>,
+    /// What the kernel works on.
+    held: Held,
     batch: [Cqe; BATCH],
     /// The part of `batch` that has not been reaped.
     reapable: std::ops::Range<usize>,
     /// Submissions whose last completion has not been reaped.
     in_flight: usize,
-    /// Quiet sends of which it is not known yet how they went, oldest first.
-    quiet: VecDeque<Quiet>,
     /// Submissions ever queued, and ever taken by the kernel.
     queued: u64,
     taken: u64,
@@ -88,42 +82,6 @@ pub struct Uring {
     timer: Option<Nanos>,
     /// Read by the kernel while the timeout operation is submitted.
     timespec: Box<Timespec>,
-}
-
-/// What the kernel works on for one connection.
-#[derive(Default)]
-struct Slot {
-    /// The buffer of the one-shot receive in flight.
-    recv: Option<Lease>,
-    /// The bytes of the send in flight.
-    send: Sending,
-    /// True while that send is a quiet one that has not completed.
-    quiet: bool,
-}
-
-/// A quiet send: it fails, or comes short, with a completion, and succeeds with none. It never
-/// waits, so that how it went is known when the enter that submits it has returned.
-#[derive(Debug)]
-struct Quiet {
-    conn: ConnId,
-    len: u32,
-    /// Which submission it was.
-    at: u64,
-}
-
-#[derive(Default)]
-enum Sending {
-    #[default]
-    Nothing,
-    One(#[expect(dead_code, reason = "held, not read")] Chunk),
-    Many(Box<Vector>),
-}
-
-/// The arguments of a vectored send, at an address that does not change.
-struct Vector {
-    header: libc::msghdr,
-    parts: [libc::iovec; VECTOR],
-    chunks: Vec<Chunk>,
 }
 
 /// Makes an entry for a socket, whichever kind of descriptor this ring's sockets are.
@@ -178,12 +136,10 @@ impl Uring {
             kernel,
             pool,
             provided,
-            slots: Vec::new(),
-            spare: Vec::new(),
+            held: Held::default(),
             batch: [Cqe { token: Token(0), res: 0, flags: 0 }; BATCH],
             reapable: 0..0,
             in_flight: 0,
-            quiet: VecDeque::new(),
             queued: 0,
             taken: 0,
             overflow: false,
@@ -239,7 +195,7 @@ impl Uring {
         }
         let lease = self.pool.lease(size).expect("`lacks_buffer` was asked");
         let (base, len) = lease.location();
-        self.slot(conn).recv = Some(lease);
+        self.held.recv(conn, lease);
         on_socket!(self, socket, |fd| opcode::Recv::new(fd, base.as_ptr(), len as u32).build())
     }
 
@@ -257,19 +213,14 @@ impl Uring {
         if quiet {
             flags |= libc::MSG_DONTWAIT | libc::MSG_WAITALL;
         }
-        let first = queue.first().expect("a send has something to send");
-        if queue.chunks() == 1 {
-            let (base, len) = (first.as_ptr(), first.len() as u32);
-            self.slot(conn).send = Sending::One(first.clone());
-            return on_socket!(self, socket, |fd| {
+        match self.held.send(conn, queue) {
+            Bytes::One(base, len) => on_socket!(self, socket, |fd| {
                 opcode::Send::new(fd, base, len).flags(flags).build()
-            });
+            }),
+            Bytes::Many(header) => on_socket!(self, socket, |fd| {
+                opcode::SendMsg::new(fd, header).flags(flags as u32).build()
+            }),
         }
-        let mut vector = self.spare.pop().unwrap_or_else(Vector::new);
-        vector.fill(queue);
-        let header = &raw const vector.header;
-        self.slot(conn).send = Sending::Many(vector);
-        on_socket!(self, socket, |fd| opcode::SendMsg::new(fd, header).flags(flags as u32).build())
     }
 
     fn shutdown(&self, socket: Socket) -> squeue::Entry {
@@ -303,7 +254,7 @@ impl Uring {
         let opcode = entry.get_opcode() as u8;
         let entry = entry.user_data(token.0);
         // SAFETY: what the entry points to lives until its completion is reaped: chunks and leases
-        // are in `slots`, provided buffers are lent and so nobody else's, the timespec is read at
+        // are in `held`, provided buffers are lent and so nobody else's, the timespec is read at
         // submission and stays; `drop` waits for the rest.
         unsafe { self.ring.submission().push(&entry) }.expect("there is room: `is_full` was asked");
         self.in_flight += 1;
@@ -341,14 +292,6 @@ impl Uring {
         let timeout = opcode::Timeout::new(&*self.timespec).build();
         self.queue(timeout, Token::at(TIMER.0, TIMER.1), -1, 0, 0);
         self.timer = Some(at);
-    }
-
-    fn slot(&mut self, conn: ConnId) -> &mut Slot {
-        let at = conn.slot() as usize;
-        if at >= self.slots.len() {
-            self.slots.resize_with(at + 1, Slot::default);
-        }
-        &mut self.slots[at]
     }
 
     /// The one way into the kernel.
@@ -394,16 +337,6 @@ impl Uring {
         self.reapable = 0..len;
     }
 
-    /// Lets go of what was being sent.
-    fn sent(&mut self, conn: ConnId) {
-        let slot = self.slot(conn);
-        slot.quiet = false;
-        if let Sending::Many(mut vector) = std::mem::take(&mut slot.send) {
-            vector.chunks.clear();
-            self.spare.push(vector);
-        }
-    }
-
     /// What a completion ends, it lets go of.
     fn release(&mut self, cqe: Cqe) {
         if !cqe.more() {
@@ -411,7 +344,7 @@ impl Uring {
         }
         match cqe.token.kind() {
             Some(Kind::Send) => {
-                self.sent(cqe.token.conn());
+                self.held.sent(cqe.token.conn());
             }
             Some(Kind::Accept) if cqe.res >= 0 => {
                 self.open += 1;
@@ -466,8 +399,7 @@ impl Ring for Uring {
                 if quiet {
                     flags = squeue::Flags::SKIP_SUCCESS;
                     entry = entry.flags(flags);
-                    self.slot(conn).quiet = true;
-                    self.quiet.push_back(Quiet { conn, len, at: self.queued });
+                    self.held.hush(conn, len, self.queued);
                 }
                 let token = Token::of(Kind::Send, conn);
                 Pushed { before, op: self.queue(entry, token, fd, len, flags.bits()) }
@@ -523,22 +455,16 @@ impl Ring for Uring {
         if self.overflow {
             return None; // A failure may be among those that wait outside the queue.
         }
-        while self.quiet.front().is_some_and(|quiet| quiet.at < self.taken) {
-            let Quiet { conn, len, .. } = self.quiet.pop_front()?;
-            if self.slot(conn).quiet {
-                self.in_flight -= 1;
-                self.sent(conn);
-                return Some((conn, len as usize));
-            }
-        }
-        None
+        let silent = self.held.silent(self.taken)?;
+        self.in_flight -= 1;
+        Some(silent)
     }
 
     fn claim(&mut self, cqe: Cqe) -> Option<Lease> {
         match cqe.buffer() {
             // SAFETY: the kernel has named this buffer in a completion: it is done with it.
             Some(id) => unsafe { self.pool.reclaim(crate::buffer::BufferId(u32::from(id))) },
-            None => self.slot(cqe.token.conn()).recv.take(),
+            None => self.held.received(cqe.token.conn()),
         }
     }
 
@@ -589,7 +515,7 @@ impl Drop for Uring {
         if self.in_flight > 0 {
             tracing::error!(in_flight = self.in_flight, "operations outlive their ring");
             std::mem::forget(Rc::clone(&self.pool));
-            std::mem::forget(std::mem::take(&mut self.slots));
+            std::mem::forget(std::mem::take(&mut self.held));
             std::mem::forget(std::mem::take(&mut self.provided));
             return;
         }
@@ -636,27 +562,6 @@ impl fmt::Debug for Uring {
             .field("in_flight", &self.in_flight)
             .field("pool", &self.pool)
             .finish_non_exhaustive()
-    }
-}
-
-impl Vector {
-    fn new() -> Box<Vector> {
-        let part = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        // SAFETY: all-zero is a valid msghdr: no name, no parts, no control data.
-        let header = unsafe { std::mem::zeroed() };
-        Box::new(Vector { header, parts: [part; VECTOR], chunks: Vec::with_capacity(VECTOR) })
-    }
-
-    /// Takes shares of the leading chunks. The header then points into this very box: it must not
-    /// be moved out of it while the kernel reads it.
-    fn fill(&mut self, queue: &SendQueue) {
-        self.chunks.extend(queue.iter().take(VECTOR).cloned());
-        for (part, chunk) in self.parts.iter_mut().zip(&self.chunks) {
-            part.iov_base = chunk.as_ptr().cast_mut().cast();
-            part.iov_len = chunk.len();
-        }
-        self.header.msg_iov = self.parts.as_mut_ptr();
-        self.header.msg_iovlen = self.chunks.len();
     }
 }
 

@@ -1,0 +1,220 @@
+//! What the kernel works on: held here until it says that it is done.
+//!
+//! The kernel is given addresses, not values. The chunks of a send in flight, and the buffer of a
+//! one-shot receive, have a share here from the moment the operation is queued until its
+//! completion is reaped; so the bytes stay where they are, whatever becomes of the connection. One
+//! receive and one send are in flight per connection, so a place by its slot is all it takes.
+
+use std::collections::VecDeque;
+use std::ptr;
+
+use crate::buffer::{Chunk, Lease, SendQueue};
+use crate::keys::ConnId;
+
+/// Chunks in one send.
+pub(super) const VECTOR: usize = 16;
+
+/// All that is held, by the slot of its connection.
+#[derive(Default)]
+pub(super) struct Held {
+    slots: Vec<Slot>,
+    /// Vectors not in use, kept so that sending allocates nothing.
+    #[expect(clippy::vec_box, reason = "the kernel reads them where they are")]
+    spare: Vec<Box<Vector>>,
+    /// Quiet sends of which it is not known yet how they went, oldest first.
+    quiet: VecDeque<Quiet>,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// The buffer of the one-shot receive in flight.
+    recv: Option<Lease>,
+    /// The bytes of the send in flight.
+    send: Sending,
+    /// True while that send is a quiet one that has not completed.
+    quiet: bool,
+}
+
+#[derive(Default)]
+enum Sending {
+    #[default]
+    Nothing,
+    One(#[expect(dead_code, reason = "held, not read")] Chunk),
+    Many(Box<Vector>),
+}
+
+/// The arguments of a vectored send, at an address that does not change.
+struct Vector {
+    header: libc::msghdr,
+    parts: [libc::iovec; VECTOR],
+    chunks: Vec<Chunk>,
+}
+
+/// A quiet send: it fails, or comes short, with a completion, and succeeds with none. It never
+/// waits, so that how it went is known when the enter that submits it has returned.
+struct Quiet {
+    conn: ConnId,
+    len: u32,
+    /// Which submission it was.
+    at: u64,
+}
+
+/// Where the bytes of a send lie. Valid until [`Held::sent`].
+pub(super) enum Bytes {
+    /// In one piece.
+    One(*const u8, u32),
+    /// In several.
+    Many(*const libc::msghdr),
+}
+
+impl Held {
+    /// Holds the buffer of a one-shot receive.
+    pub(super) fn recv(&mut self, conn: ConnId, lease: Lease) {
+        self.slot(conn).recv = Some(lease);
+    }
+
+    /// Hands over the buffer of a one-shot receive that has completed.
+    pub(super) fn received(&mut self, conn: ConnId) -> Option<Lease> {
+        self.slot(conn).recv.take()
+    }
+
+    /// Holds the leading chunks of what is owed, which must not be nothing.
+    pub(super) fn send(&mut self, conn: ConnId, queue: &SendQueue) -> Bytes {
+        let first = queue.first().expect("a send has something to send");
+        let (sending, bytes) = if queue.chunks() == 1 {
+            let bytes = Bytes::One(first.as_ptr(), first.len() as u32);
+            (Sending::One(first.clone()), bytes)
+        } else {
+            let mut vector = self.spare.pop().unwrap_or_else(Vector::new);
+            vector.fill(queue);
+            let bytes = Bytes::Many(&raw const vector.header);
+            (Sending::Many(vector), bytes)
+        };
+        self.slot(conn).send = sending;
+        bytes
+    }
+
+    /// Lets go of what was being sent.
+    pub(super) fn sent(&mut self, conn: ConnId) {
+        let slot = self.slot(conn);
+        slot.quiet = false;
+        if let Sending::Many(mut vector) = std::mem::take(&mut slot.send) {
+            vector.chunks.clear();
+            self.spare.push(vector);
+        }
+    }
+
+    /// Remembers that the send in flight, the `at`th submission, of `len` bytes, is a quiet one.
+    pub(super) fn hush(&mut self, conn: ConnId, len: u32, at: u64) {
+        self.slot(conn).quiet = true;
+        self.quiet.push_back(Quiet { conn, len, at });
+    }
+
+    /// Lets go of the next quiet send among the first `taken` submissions that has not completed,
+    /// and so has gone out whole. To be asked when every completion has been reaped.
+    pub(super) fn silent(&mut self, taken: u64) -> Option<(ConnId, usize)> {
+        while self.quiet.front().is_some_and(|quiet| quiet.at < taken) {
+            let Quiet { conn, len, .. } = self.quiet.pop_front()?;
+            if self.slot(conn).quiet {
+                self.sent(conn);
+                return Some((conn, len as usize));
+            }
+        }
+        None
+    }
+
+    fn slot(&mut self, conn: ConnId) -> &mut Slot {
+        let at = conn.slot() as usize;
+        if at >= self.slots.len() {
+            self.slots.resize_with(at + 1, Slot::default);
+        }
+        &mut self.slots[at]
+    }
+}
+
+impl Vector {
+    fn new() -> Box<Vector> {
+        let part = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        let header = libc::msghdr {
+            msg_name: ptr::null_mut(),
+            msg_namelen: 0,
+            msg_iov: ptr::null_mut(),
+            msg_iovlen: 0,
+            msg_control: ptr::null_mut(),
+            msg_controllen: 0,
+            msg_flags: 0,
+        };
+        Box::new(Vector { header, parts: [part; VECTOR], chunks: Vec::with_capacity(VECTOR) })
+    }
+
+    /// Takes shares of the leading chunks. The header then points into this very box.
+    fn fill(&mut self, queue: &SendQueue) {
+        self.chunks.extend(queue.iter().take(VECTOR).cloned());
+        for (part, chunk) in self.parts.iter_mut().zip(&self.chunks) {
+            part.iov_base = chunk.as_ptr().cast_mut().cast();
+            part.iov_len = chunk.len();
+        }
+        self.header.msg_iov = self.parts.as_mut_ptr();
+        self.header.msg_iovlen = self.chunks.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::buffer::{Pool, Shape, Size};
+
+    fn owed(pool: &Rc<Pool>, chunks: usize) -> SendQueue {
+        let mut queue = SendQueue::new();
+        for _ in 0..chunks {
+            queue.push(Chunk::received(pool.lease(Size(0)).unwrap(), 600));
+        }
+        queue
+    }
+
+    #[test]
+    fn what_is_sent_stays_where_it_is_whatever_becomes_of_the_queue() {
+        for chunks in [1, 3] {
+            let pool = Pool::new(&[Shape { bytes: 1024, count: 4 }]).unwrap();
+            let (mut held, conn) = (Held::default(), ConnId::new(5, 0));
+            held.send(conn, &owed(&pool, chunks)); // The queue is dropped here.
+            assert_eq!(pool.idle(Size(0)), 4 - chunks);
+            held.sent(conn);
+            assert!(pool.is_whole());
+        }
+    }
+
+    #[test]
+    fn a_vector_names_each_chunk_and_is_used_again() {
+        let pool = Pool::new(&[Shape { bytes: 1024, count: 4 }]).unwrap();
+        let (mut held, conn) = (Held::default(), ConnId::new(0, 0));
+        let queue = owed(&pool, 3);
+        let Bytes::Many(first) = held.send(conn, &queue) else { panic!("three pieces") };
+        let Sending::Many(vector) = &held.slots[0].send else { panic!("held") };
+        assert_eq!(vector.header.msg_iovlen, 3);
+        for (part, chunk) in vector.parts.iter().zip(queue.iter()) {
+            assert_eq!((part.iov_base.cast_const().cast(), part.iov_len), (chunk.as_ptr(), 600));
+        }
+        held.sent(conn);
+        let Bytes::Many(again) = held.send(conn, &queue) else { panic!("three pieces") };
+        assert_eq!(first, again, "no allocation");
+    }
+
+    #[test]
+    fn silence_is_that_of_sends_that_were_taken_and_did_not_complete() {
+        let pool = Pool::new(&[Shape { bytes: 1024, count: 4 }]).unwrap();
+        let mut held = Held::default();
+        let conns = [0, 1, 2].map(|slot| ConnId::new(slot, 0));
+        for (at, conn) in conns.into_iter().enumerate() {
+            held.send(conn, &owed(&pool, 1));
+            held.hush(conn, 600, at as u64);
+        }
+        held.sent(conns[0]); // It completed: short, or refused.
+        assert_eq!(held.silent(2), Some((conns[1], 600)));
+        assert_eq!(held.silent(2), None, "the third was not taken");
+        assert_eq!(held.silent(3), Some((conns[2], 600)));
+        assert!(pool.is_whole());
+    }
+}
