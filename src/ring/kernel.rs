@@ -17,6 +17,9 @@ use io_uring::{Builder, IoUring, Probe, cqueue, opcode, types};
 use super::provided::ProvidedRing;
 use crate::buffer::{Pool, Shape, Size};
 
+/// Entries of the throw-away ring.
+const ENTRIES: u32 = 8;
+
 /// Something that io_uring has not always had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -120,7 +123,7 @@ impl Kernel {
     /// # Errors
     /// There is no io_uring to be had here; the reason says who refuses it, most likely.
     pub fn detect() -> Result<Kernel, Refusal> {
-        let ring = IoUring::builder().build(8).map_err(Refusal::of)?;
+        let (ring, mut kernel) = set_up()?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe).map_err(|_| Refusal::TooOld)?;
         let needed = [
@@ -137,27 +140,12 @@ impl Kernel {
             return Err(Refusal::TooOld);
         }
 
-        let mut kernel = Kernel::OLDEST;
         let features = ring.params();
         kernel.set(Capability::FastPoll, features.is_feature_fast_poll());
         kernel.set(Capability::ExtArg, features.is_feature_ext_arg());
         kernel.set(Capability::CqeSkip, features.is_feature_skip_cqe_on_success());
         kernel.set(Capability::NoIowait, features.is_feature_no_iowait());
         kernel.set(Capability::Shutdown, probe.is_supported(opcode::Shutdown::CODE));
-
-        type Flags = fn(&mut Builder) -> &mut Builder;
-        let setups: [(Capability, Flags); 5] = [
-            (Capability::SubmitAll, |builder| builder.setup_submit_all()),
-            (Capability::CoopTaskrun, |builder| builder.setup_coop_taskrun().setup_taskrun_flag()),
-            (Capability::SingleIssuer, |builder| builder.setup_single_issuer()),
-            (Capability::DeferTaskrun, |builder| {
-                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag()
-            }),
-            (Capability::NoSqArray, |builder| builder.setup_no_sqarray()),
-        ];
-        for (capability, flags) in setups {
-            kernel.set(capability, flags(&mut IoUring::builder()).build(8).is_ok());
-        }
 
         // An accept into a slot of the kernel's choice must not be tried on a kernel that may
         // lack it: a connection would be taken and lost (kernel-notes §7). SOCKET came with it.
@@ -230,6 +218,36 @@ impl fmt::Debug for Kernel {
     }
 }
 
+/// A throw-away ring, and which of the set-up flags it may have. On a new kernel one ring says it
+/// all: each counts against the limit of locked memory until it is taken apart, some time after it
+/// is closed.
+fn set_up() -> Result<(IoUring, Kernel), Refusal> {
+    type Flags = fn(&mut Builder) -> &mut Builder;
+    const SETUPS: [(Capability, Flags); 5] = [
+        (Capability::SubmitAll, |builder| builder.setup_submit_all()),
+        (Capability::CoopTaskrun, |builder| builder.setup_coop_taskrun().setup_taskrun_flag()),
+        (Capability::SingleIssuer, |builder| builder.setup_single_issuer()),
+        (Capability::DeferTaskrun, |builder| {
+            builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag()
+        }),
+        (Capability::NoSqArray, |builder| builder.setup_no_sqarray()),
+    ];
+    let mut kernel = Kernel::OLDEST;
+    let mut all = IoUring::builder();
+    for (_, flags) in SETUPS {
+        flags(&mut all);
+    }
+    if let Ok(ring) = all.build(ENTRIES) {
+        SETUPS.iter().for_each(|(capability, _)| kernel.set(*capability, true));
+        return Ok((ring, kernel));
+    }
+    let ring = IoUring::builder().build(ENTRIES).map_err(Refusal::Setup)?;
+    for (capability, flags) in SETUPS {
+        kernel.set(capability, flags(&mut IoUring::builder()).build(ENTRIES).is_ok());
+    }
+    Ok((ring, kernel))
+}
+
 /// Registers a ring of buffers and receives one byte by a multishot recv from a private pair of
 /// sockets: an `EINVAL`, or a receive that ends at once, says that it is not there (kernel-notes
 /// §15). Answers whether there are buffer rings, and whether there is multishot recv.
@@ -279,12 +297,6 @@ pub enum Refusal {
     TooOld,
     /// It was lowered below the [`FLOOR`] on purpose.
     Lowered(Version),
-}
-
-impl Refusal {
-    fn of(error: io::Error) -> Refusal {
-        Refusal::Setup(error)
-    }
 }
 
 impl std::error::Error for Refusal {}
@@ -384,10 +396,10 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_error_and_the_kernel() {
-        let text = Refusal::of(io::Error::from_raw_os_error(libc::EPERM)).to_string();
+        let text = Refusal::Setup(io::Error::from_raw_os_error(libc::EPERM)).to_string();
         assert!(text.contains("os error 1") && text.contains(&release()), "{text}");
         assert!(!text.contains('\n'));
-        let text = Refusal::of(io::Error::from_raw_os_error(libc::ENOMEM)).to_string();
+        let text = Refusal::Setup(io::Error::from_raw_os_error(libc::ENOMEM)).to_string();
         assert!(text.contains("ulimit -l"), "{text}");
     }
 }

@@ -20,6 +20,7 @@
 mod held;
 pub mod kernel;
 mod provided;
+mod setup;
 pub mod sim;
 mod uring;
 

@@ -27,6 +27,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use super::held::{Bytes, Held, VECTOR};
 use super::kernel::{Capability, Kernel};
 use super::provided::ProvidedRing;
+use super::setup::set_up;
 use super::{Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Target, Token, Wait};
 use crate::buffer::{Lease, Pool, SendQueue, Shape, Size};
 use crate::clock::Nanos;
@@ -44,10 +45,6 @@ pub struct Config {
     pub buffers: Vec<Shape>,
 }
 
-/// Submission queue entries: a whole turn of a busy server goes in one enter, more in several.
-const ENTRIES: u32 = 512;
-/// The smallest queue that is tried when locked memory is short.
-const ENTRIES_MIN: u32 = 32;
 /// Completions taken from the queue at a time.
 const BATCH: usize = 64;
 
@@ -109,20 +106,12 @@ impl Uring {
     pub fn new(config: Config) -> io::Result<Uring> {
         let Config { kernel, connections, mut buffers } = config;
         let completions = (2 * connections.min(8192)).next_power_of_two().clamp(1024, 8192) as u32;
-        let ring = set_up(kernel, completions)?;
         if !kernel.has(Capability::BufferRing) {
             // Every waiting receive holds a buffer: there must be one for each connection.
             buffers[0].count = buffers[0].count.max(connections + 64);
         }
         let pool = Pool::new(&buffers)?;
-        let mut provided = Vec::new();
-        if kernel.has(Capability::BufferRing) {
-            let total: usize = buffers.iter().map(|shape| shape.count).sum();
-            assert!(total <= 1 << 16, "a provided buffer's id has sixteen bits");
-            for size in (0..pool.sizes()).map(|at| Size(at as u8)) {
-                provided.push(ProvidedRing::register(&ring, &pool, size)?);
-            }
-        }
+        let (ring, provided) = set_up(kernel, &pool, completions)?;
         let mut sockets = usize::MAX;
         if kernel.has(Capability::Direct) {
             // Room for a whole completion queue of accepts beyond the limit: where there is, no
@@ -562,37 +551,6 @@ impl fmt::Debug for Uring {
             .field("in_flight", &self.in_flight)
             .field("pool", &self.pool)
             .finish_non_exhaustive()
-    }
-}
-
-/// Sets a ring up with all the flags that `kernel` has, smaller if locked memory is short.
-fn set_up(kernel: Kernel, completions: u32) -> io::Result<IoUring> {
-    let mut builder = IoUring::builder();
-    builder.dontfork().setup_clamp();
-    if kernel.has(Capability::SubmitAll) {
-        builder.setup_submit_all();
-    }
-    if kernel.has(Capability::SingleIssuer) {
-        builder.setup_single_issuer();
-    }
-    if kernel.has(Capability::DeferTaskrun) {
-        builder.setup_defer_taskrun().setup_taskrun_flag();
-    } else if kernel.has(Capability::CoopTaskrun) {
-        builder.setup_coop_taskrun().setup_taskrun_flag();
-    }
-    if kernel.has(Capability::NoSqArray) {
-        builder.setup_no_sqarray();
-    }
-    let mut entries = ENTRIES;
-    loop {
-        let completions = completions.min(entries * 16);
-        match builder.clone().setup_cqsize(completions).build(entries) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && entries > ENTRIES_MIN => {
-                entries /= 2;
-                tracing::warn!(entries, "locked memory is short (ulimit -l): a smaller queue");
-            }
-            other => return other,
-        }
     }
 }
 

@@ -1,0 +1,90 @@
+//! Setting a ring up: with all the flags it may have, and as large as locked memory permits.
+//!
+//! The queues, and the rings of buffers, count against `RLIMIT_MEMLOCK` on many kernels
+//! (kernel-notes §14). Where it is short a smaller queue does: it takes more system calls, and
+//! nothing else.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use io_uring::IoUring;
+
+use super::kernel::{Capability, Kernel, Refusal};
+use super::provided::ProvidedRing;
+use crate::buffer::{Pool, Size};
+
+/// Submission queue entries: a whole turn of a busy server goes in one enter, more in several.
+const ENTRIES: u32 = 512;
+/// The smallest queue that is tried when locked memory is short.
+const ENTRIES_MIN: u32 = 32;
+/// How often, at intervals of [`INTERVAL`], locked memory is waited for then: a ring that was
+/// closed, such as one on which something was tried, is taken apart a little later.
+const PATIENCE: u32 = 20;
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// A ring with so many completions at most, and its rings of buffers if `kernel` has them.
+///
+/// # Errors
+/// What the kernel says; where it lacks memory, that and the way out.
+///
+/// # Panics
+/// If the pool has more buffers than can be provided.
+pub(super) fn set_up(
+    kernel: Kernel,
+    pool: &Rc<Pool>,
+    completions: u32,
+) -> io::Result<(IoUring, Vec<ProvidedRing>)> {
+    let (mut entries, mut patience) = (ENTRIES, PATIENCE);
+    loop {
+        let both = queues(kernel, entries, completions)
+            .and_then(|ring| buffers(kernel, &ring, pool).map(|provided| (ring, provided)));
+        match both {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && patience > 0 => {
+                if entries > ENTRIES_MIN {
+                    entries /= 2;
+                } else {
+                    patience -= 1;
+                    std::thread::sleep(INTERVAL);
+                }
+            }
+            Err(error) => return Err(io::Error::new(error.kind(), Refusal::Setup(error))),
+            Ok(both) => {
+                if entries < ENTRIES {
+                    tracing::warn!(entries, "locked memory is short (ulimit -l): a smaller queue");
+                }
+                return Ok(both);
+            }
+        }
+    }
+}
+
+fn queues(kernel: Kernel, entries: u32, completions: u32) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder.dontfork().setup_clamp().setup_cqsize(completions.min(entries * 16));
+    if kernel.has(Capability::SubmitAll) {
+        builder.setup_submit_all();
+    }
+    if kernel.has(Capability::SingleIssuer) {
+        builder.setup_single_issuer();
+    }
+    if kernel.has(Capability::DeferTaskrun) {
+        builder.setup_defer_taskrun().setup_taskrun_flag();
+    } else if kernel.has(Capability::CoopTaskrun) {
+        builder.setup_coop_taskrun().setup_taskrun_flag();
+    }
+    if kernel.has(Capability::NoSqArray) {
+        builder.setup_no_sqarray();
+    }
+    builder.build(entries)
+}
+
+fn buffers(kernel: Kernel, ring: &IoUring, pool: &Rc<Pool>) -> io::Result<Vec<ProvidedRing>> {
+    if !kernel.has(Capability::BufferRing) {
+        return Ok(Vec::new());
+    }
+    let sizes = (0..pool.sizes()).map(|at| Size(at as u8));
+    let total: usize = sizes.clone().map(|size| pool.shape(size).count).sum();
+    assert!(total <= 1 << 16, "a provided buffer's id has sixteen bits");
+    sizes.map(|size| ProvidedRing::register(ring, pool, size)).collect()
+}
