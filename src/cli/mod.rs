@@ -3,6 +3,7 @@
 //! Exit status: 0 for success, 1 for a failure, 2 for wrong usage. An error is one line on stderr.
 
 mod compare;
+mod connect;
 mod load;
 mod serve;
 
@@ -22,6 +23,7 @@ struct Proactor {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
+    Connect(connect::Args),
     Load(load::Args),
     Compare(compare::Args),
 }
@@ -38,6 +40,9 @@ struct Reactor {
 pub fn proactor() -> ExitCode {
     finish(match Proactor::parse().command {
         Command::Serve(serve) => serve.run(crate::model::Choice::Auto),
+        Command::Connect(connect) => {
+            return connect.run().unwrap_or_else(|error| finish(Err(error)));
+        }
         Command::Load(load) => load.run(),
         Command::Compare(compare) => compare.run(),
     })
