@@ -27,6 +27,13 @@ fn is_readable(selector: &mut impl Selector) -> bool {
     ready(selector).iter().any(|ready| ready.key == KEY && ready.readable)
 }
 
+/// Asks again, where a report disarms.
+fn rearm(selector: &mut impl Selector, fd: &UnixStream, interest: Interest) {
+    if selector.trigger() == Trigger::Oneshot {
+        selector.modify(fd.as_fd(), KEY, interest).unwrap();
+    }
+}
+
 fn bytes_make_it_readable(mut selector: impl Selector) {
     let (ours, mut theirs) = pair();
     selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
@@ -35,15 +42,19 @@ fn bytes_make_it_readable(mut selector: impl Selector) {
     assert!(is_readable(&mut selector));
 }
 
-fn level_reports_again_and_edge_does_not(mut selector: impl Selector) {
+fn level_reports_again_edge_what_is_new_and_oneshot_when_asked(mut selector: impl Selector) {
     let (mut ours, mut theirs) = pair();
     selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
     theirs.write_all(b"two bytes and more").unwrap();
     assert!(is_readable(&mut selector));
     ours.read_exact(&mut [0; 2]).unwrap();
-    assert_eq!(is_readable(&mut selector), !selector.is_edge_triggered(), "it under-read");
+    let level = selector.trigger() == Trigger::Level;
+    assert_eq!(is_readable(&mut selector), level, "it under-read");
     theirs.write_all(b"more").unwrap();
-    assert!(is_readable(&mut selector), "more came: that is an edge too");
+    let oneshot = selector.trigger() == Trigger::Oneshot;
+    assert_eq!(is_readable(&mut selector), !oneshot, "more came: that is an edge too");
+    selector.modify(ours.as_fd(), KEY, Interest::READ).unwrap();
+    assert!(is_readable(&mut selector), "asked anew, it answers anew");
 }
 
 fn the_interest_is_what_is_reported(mut selector: impl Selector) {
@@ -88,9 +99,10 @@ fn the_end_behind_the_last_bytes_is_told_with_them(mut selector: impl Selector) 
     theirs.write_all(b"last").unwrap();
     let hung_up: Vec<_> = ready(&mut selector).iter().map(|ready| ready.hung_up).collect();
     assert_eq!(hung_up, [false]);
+    rearm(&mut selector, &ours, Interest::READ);
     theirs.shutdown(std::net::Shutdown::Write).unwrap();
     let hung_up: Vec<_> = ready(&mut selector).iter().map(|ready| ready.hung_up).collect();
-    if selector.is_edge_triggered() {
+    if selector.trigger() == Trigger::Edge {
         assert_eq!(hung_up, [true], "it will not be reported again");
     } else {
         assert_eq!(hung_up.len(), 1);
@@ -116,8 +128,9 @@ fn the_peers_end_is_not_reported_to_who_wants_to_write(mut selector: impl Select
     while ours.write(&[0; 65536]).is_ok() {} // until it would block
     selector.add(ours.as_fd(), KEY, Interest::WRITE).unwrap();
     let _ = ready(&mut selector);
+    rearm(&mut selector, &ours, Interest::WRITE);
     theirs.shutdown(std::net::Shutdown::Write).unwrap();
-    if !selector.is_edge_triggered() {
+    if selector.trigger() != Trigger::Edge {
         assert_eq!(ready(&mut selector), [], "it would be reported for ever");
     }
 }
@@ -150,7 +163,7 @@ macro_rules! scenarios {
 
             scenarios!(@ $selector;
                 bytes_make_it_readable
-                level_reports_again_and_edge_does_not
+                level_reports_again_edge_what_is_new_and_oneshot_when_asked
                 the_interest_is_what_is_reported
                 what_is_removed_is_not_reported
                 misuse_is_an_error
@@ -175,6 +188,7 @@ macro_rules! scenarios {
 
 scenarios!(epoll_level, Epoll::new(Trigger::Level).unwrap());
 scenarios!(epoll_edge, Epoll::new(Trigger::Edge).unwrap());
+scenarios!(epoll_oneshot, Epoll::new(Trigger::Oneshot).unwrap());
 scenarios!(poll, Poll::new());
 scenarios!(select, Select::new());
 
