@@ -132,7 +132,13 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// `fd` cannot be made non-blocking.
     pub fn listen(&mut self, fd: OwnedFd, protocol: P) -> io::Result<()> {
         os::set_nonblocking(fd.as_fd())?;
-        self.listeners.push(Listener { fd: Some(fd), protocol, watched: false, armed: false, readable: false });
+        self.listeners.push(Listener {
+            fd: Some(fd),
+            protocol,
+            watched: false,
+            armed: false,
+            readable: false,
+        });
         Ok(())
     }
 
@@ -167,8 +173,10 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         if stopped {
             return Ok(Some(Ended::AtOnce));
         }
+        let before = self.moved();
         self.accept();
         self.resume_ready();
+        self.selector.came_of_it(self.moved() != before);
         Ok(self.is_drained().then_some(Ended::Drained))
     }
 
@@ -212,6 +220,12 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             }
         }
         Ok(false)
+    }
+
+    /// A number that grows whenever anything does.
+    fn moved(&self) -> u64 {
+        let Counters { accepted, closed, receives, sends, .. } = self.counters;
+        accepted + closed + receives + sends
     }
 
     fn accept(&mut self) {

@@ -16,10 +16,14 @@
 mod epoll;
 mod poll;
 mod select;
+mod sigio;
+mod spin;
 
 pub use epoll::Epoll;
 pub use poll::Poll;
 pub use select::Select;
+pub use sigio::Sigio;
+pub use spin::Spin;
 
 use std::fmt;
 use std::io;
@@ -118,6 +122,10 @@ pub trait Selector {
     /// # Errors
     /// The selector itself is broken.
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Is told after each wait whether what it reported led to anything: whoever asks the kernel
+    /// need not know, whoever guesses does.
+    fn came_of_it(&mut self, _moved: bool) {}
 }
 
 fn watched_already(fd: RawFd) -> io::Error {
