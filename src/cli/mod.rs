@@ -4,6 +4,7 @@
 
 mod compare;
 mod load;
+mod models;
 mod serve;
 
 use std::io;
@@ -24,6 +25,7 @@ enum Command {
     Serve(serve::Args),
     Load(load::Args),
     Compare(compare::Args),
+    Models(models::Args),
 }
 
 /// A readiness TCP server: epoll unless told otherwise. The twin of `proactor serve`.
@@ -40,6 +42,7 @@ pub fn proactor() -> ExitCode {
         Command::Serve(serve) => serve.run(crate::model::Choice::Auto),
         Command::Load(load) => load.run(),
         Command::Compare(compare) => compare.run(),
+        Command::Models(models) => models.run(),
     })
 }
 
