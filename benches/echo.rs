@@ -39,6 +39,7 @@ fn echoes(c: &mut Criterion) {
                 buffers: vec![Shape { bytes: 2048, count: 1024 }],
                 limits: Limits::default(),
                 stop,
+                idle_sleep: None,
             };
             let server = thread::spawn(move || model::serve(chosen, service, || ()));
             let options = Options {

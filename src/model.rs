@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::buffer::{Pool, Shape};
 use crate::counters::Counters;
@@ -14,7 +15,7 @@ use crate::protocol::Any;
 use crate::reactor::Reactor;
 use crate::ring::kernel::{Kernel, Refusal, Version};
 use crate::ring::{Config, Uring};
-use crate::selector::{Epoll, Poll, Select, Selector, Trigger};
+use crate::selector::{Epoll, Poll, Select, Selector, Sigio, Spin, Trigger};
 
 /// A way to wait for many sockets at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,12 +30,39 @@ pub enum Model {
     Poll,
     /// Readiness by select(2).
     Select,
+    /// Readiness by epoll, reported once until it is asked again.
+    EpollOneshot,
+    /// Signals: told by a signal that *something is new*.
+    Sigio,
+    /// Not asking: trying every socket, again and again.
+    Nonblocking,
+}
+
+/// What there is to know of a model before one tries it.
+#[derive(Debug, Clone, Copy)]
+pub struct About {
+    /// How it waits, in a few words.
+    pub mechanism: &'static str,
+    /// The system calls that a message costs while there is one at a time.
+    pub calls: &'static str,
+    /// What bounds it, or what it costs beyond the calls.
+    pub limits: &'static str,
+    /// Since which Linux.
+    pub since: &'static str,
 }
 
 impl Model {
-    /// All of them, newest first.
-    pub const ALL: [Model; 5] =
-        [Model::Uring, Model::Epoll, Model::EpollEt, Model::Poll, Model::Select];
+    /// All of them, newest first; then those that are there to learn from.
+    pub const ALL: [Model; 8] = [
+        Model::Uring,
+        Model::Epoll,
+        Model::EpollEt,
+        Model::Poll,
+        Model::Select,
+        Model::EpollOneshot,
+        Model::Sigio,
+        Model::Nonblocking,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -44,6 +72,72 @@ impl Model {
             Model::EpollEt => "epoll-et",
             Model::Poll => "poll",
             Model::Select => "select",
+            Model::EpollOneshot => "epoll-oneshot",
+            Model::Sigio => "sigio",
+            Model::Nonblocking => "nonblocking",
+        }
+    }
+
+    /// What there is to know of it.
+    pub fn about(self) -> About {
+        let about = |mechanism, calls, limits, since| About { mechanism, calls, limits, since };
+        match self {
+            Model::Uring => about(
+                "asynchronous: the kernel does it, and says when it is done",
+                "1: enter",
+                "locked memory before 5.12; often forbidden in containers",
+                "5.6",
+            ),
+            Model::Epoll => about(
+                "readiness, told as long as it lasts",
+                "3: wait, recv, send",
+                "a call for each change of interest",
+                "2.6",
+            ),
+            Model::EpollEt => about(
+                "readiness, told when it begins",
+                "3: wait, recv, send",
+                "what was told has to be remembered",
+                "2.6",
+            ),
+            Model::Poll => about(
+                "readiness, all asked at every wait",
+                "3: poll, recv, send",
+                "a wait costs all that is watched",
+                "2.2",
+            ),
+            Model::Select => about(
+                "readiness, three sets of bits at every wait",
+                "3: select, recv, send",
+                "descriptors below 1024 (FD_SETSIZE)",
+                "1.0",
+            ),
+            Model::EpollOneshot => about(
+                "readiness, told once until asked again",
+                "4: wait, recv, send, arm",
+                "made for threads that share an epoll",
+                "2.6.2",
+            ),
+            Model::Sigio => about(
+                "a signal at every change",
+                "5: wait, take the signal, look, recv, send",
+                "`ulimit -i` signals queued; beyond, all are looked at",
+                "2.6.32",
+            ),
+            Model::Nonblocking => about(
+                "none is asked, all are tried",
+                "a recv of each connection at every round",
+                "burns a CPU, or is late by --idle-sleep",
+                "1.0",
+            ),
+        }
+    }
+
+    /// What keeps it from being used here, if anything does.
+    pub fn refusal(self) -> Option<String> {
+        match self {
+            Model::Uring => Kernel::detect().err().map(|refusal| refusal.to_string()),
+            _ => None,
         }
     }
 }
@@ -122,6 +216,9 @@ impl Chosen {
             Model::Uring => self.kernel.describe(),
             Model::Epoll => "readiness, level-triggered".to_owned(),
             Model::EpollEt => "readiness, edge-triggered".to_owned(),
+            Model::EpollOneshot => "readiness, reported once until asked again".to_owned(),
+            Model::Sigio => "readiness, a real-time signal for every change".to_owned(),
+            Model::Nonblocking => "every socket is tried at every round".to_owned(),
             Model::Poll | Model::Select => "readiness, all descriptors at every wait".to_owned(),
         }
     }
@@ -138,6 +235,8 @@ pub struct Service {
     pub limits: Limits,
     /// What stops it.
     pub stop: Stop,
+    /// How long [`Nonblocking`](Model::Nonblocking) sleeps after a round in which nothing moved.
+    pub idle_sleep: Option<Duration>,
 }
 
 /// Serves until stopped. `ready` is called once everything is set up and connections are accepted.
@@ -151,7 +250,7 @@ pub fn serve(
 ) -> io::Result<(Ended, Counters)> {
     match chosen.model {
         Model::Uring => {
-            let Service { listeners, buffers, limits, stop } = service;
+            let Service { listeners, buffers, limits, stop, .. } = service;
             let config = Config { kernel: chosen.kernel, connections: limits.connections, buffers };
             let mut proactor = Proactor::new(Uring::new(config)?, limits, stop)?;
             listeners.into_iter().for_each(|(fd, protocol)| proactor.listen(fd, protocol));
@@ -162,6 +261,9 @@ pub fn serve(
         Model::EpollEt => serve_ready(Epoll::new(Trigger::Edge)?, service, ready),
         Model::Poll => serve_ready(Poll::new(), service, ready),
         Model::Select => serve_ready(Select::new(), service, ready),
+        Model::EpollOneshot => serve_ready(Epoll::new(Trigger::Oneshot)?, service, ready),
+        Model::Sigio => serve_ready(Sigio::new()?, service, ready),
+        Model::Nonblocking => serve_ready(Spin::new(service.idle_sleep), service, ready),
     }
 }
 
@@ -170,7 +272,7 @@ fn serve_ready<S: Selector>(
     service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
-    let Service { listeners, buffers, limits, stop } = service;
+    let Service { listeners, buffers, limits, stop, .. } = service;
     let mut reactor = Reactor::new(selector, Pool::new(&buffers)?, limits, stop)?;
     for (fd, protocol) in listeners {
         reactor.listen(fd, protocol)?;

@@ -30,7 +30,7 @@ use crate::limits::{ACCEPT_PAUSE, Ended, Limits};
 use crate::os::{self, Stop};
 use crate::peers::{Peers, Room};
 use crate::protocol::Protocol;
-use crate::selector::{Interest, Key, Ready, Selector};
+use crate::selector::{Interest, Key, Ready, Selector, Trigger};
 
 /// How often one connection may be resumed in a turn, and so receive: a flood does not own the loop.
 const PASSES: usize = 16;
@@ -66,6 +66,8 @@ struct Listener<P> {
     protocol: P,
     /// True exactly when the selector watches it.
     watched: bool,
+    /// False from a report by a oneshot selector until it is asked again.
+    armed: bool,
     /// True from a report until an accept would block.
     readable: bool,
 }
@@ -82,6 +84,8 @@ pub struct Socket {
     hung_up: bool,
     /// What the selector is asked; if nothing, it does not watch.
     interest: Interest,
+    /// False from a report by a oneshot selector until it is asked again: it watches, and is mute.
+    armed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +132,13 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// `fd` cannot be made non-blocking.
     pub fn listen(&mut self, fd: OwnedFd, protocol: P) -> io::Result<()> {
         os::set_nonblocking(fd.as_fd())?;
-        self.listeners.push(Listener { fd: Some(fd), protocol, watched: false, readable: false });
+        self.listeners.push(Listener {
+            fd: Some(fd),
+            protocol,
+            watched: false,
+            armed: false,
+            readable: false,
+        });
         Ok(())
     }
 
@@ -155,13 +165,18 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         self.selector.wait(&mut reports, timeout)?;
         self.counters.turns += 1;
         self.counters.completed += reports.len() as u64;
-        let stopped = reports.drain(..).any(|report| self.reported(report));
+        let mut stopped = false;
+        for report in reports.drain(..) {
+            stopped |= self.reported(report)?;
+        }
         self.reports = reports;
         if stopped {
             return Ok(Some(Ended::AtOnce));
         }
+        let before = self.moved();
         self.accept();
         self.resume_ready();
+        self.selector.came_of_it(self.moved() != before);
         Ok(self.is_drained().then_some(Ended::Drained))
     }
 
@@ -177,20 +192,40 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     }
 
     /// Remembers what is ready; answers whether the server was asked to end at once.
-    fn reported(&mut self, report: Ready) -> bool {
+    ///
+    /// A oneshot selector has disarmed what it reports. A connection is marked, so it is resumed and
+    /// wishes again; listeners are armed before the next wait; the stop signal is, here.
+    fn reported(&mut self, report: Ready) -> io::Result<bool> {
+        let armed = self.selector.trigger() != Trigger::Oneshot;
         match Whose::from(report.key) {
             Whose::Conn(conn) => {
                 if let Some(peer) = self.peers.get_mut(conn) {
                     peer.driver.readable |= report.readable;
                     peer.driver.writable |= report.writable;
                     peer.driver.hung_up |= report.hung_up;
+                    peer.driver.armed &= armed;
                     self.peers.mark(conn);
                 }
             }
-            Whose::Listener(at) => self.listeners[at].readable = true,
-            Whose::Stop => return self.stop(),
+            Whose::Listener(at) => {
+                self.listeners[at].readable = true;
+                self.listeners[at].armed &= armed;
+            }
+            Whose::Stop => {
+                if !armed {
+                    let (stop, key) = (self.stop.as_fd(), Whose::Stop.into());
+                    self.selector.modify(stop, key, Interest::READ)?;
+                }
+                return Ok(self.stop());
+            }
         }
-        false
+        Ok(false)
+    }
+
+    /// A number that grows whenever anything does.
+    fn moved(&self) -> u64 {
+        let Counters { accepted, closed, receives, sends, .. } = self.counters;
+        accepted + closed + receives + sends
     }
 
     fn accept(&mut self) {
@@ -223,9 +258,12 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     fn open(&mut self, at: usize, fd: OwnedFd) {
         self.counters.accepted += 1;
         let protocol = self.listeners[at].protocol.clone();
-        let edge = self.selector.is_edge_triggered();
-        let interest = if edge { Interest::BOTH } else { Interest::READ };
-        let socket = Socket { fd, readable: false, writable: true, hung_up: false, interest };
+        let interest = match self.selector.trigger() {
+            Trigger::Edge => Interest::BOTH,
+            Trigger::Level | Trigger::Oneshot => Interest::READ,
+        };
+        let (readable, writable) = (false, true);
+        let socket = Socket { fd, readable, writable, hung_up: false, interest, armed: true };
         let id = self.peers.open(protocol, Room(at as u16), socket);
         let fd = self.peers.get_mut(id).expect("just opened").driver.fd.as_fd();
         if let Err(error) = self.selector.add(fd, Whose::Conn(id).into(), interest) {
@@ -252,7 +290,10 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             let Some(fd) = &listener.fd else { continue };
             if wanted && !listener.watched {
                 self.selector.add(fd.as_fd(), Whose::Listener(at).into(), Interest::READ)?;
-                listener.watched = true;
+                (listener.watched, listener.armed) = (true, true);
+            } else if wanted && !listener.armed && !listener.readable {
+                self.selector.modify(fd.as_fd(), Whose::Listener(at).into(), Interest::READ)?;
+                listener.armed = true;
             } else if !wanted && listener.watched {
                 self.selector.remove(fd.as_fd())?;
                 (listener.watched, listener.readable) = (false, false);
@@ -316,7 +357,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             self.peers.shut_down(conn);
         } else if connection.is_finished() {
             self.close(conn);
-        } else if !self.selector.is_edge_triggered() {
+        } else if self.selector.trigger() != Trigger::Edge {
             let writable = !connection.outgoing().is_empty() && !socket.writable;
             let wish = Interest { readable, writable };
             if let Err(error) = socket.wish(&mut self.selector, conn, wish) {
@@ -432,9 +473,11 @@ impl Socket {
         wish: Interest,
     ) -> io::Result<()> {
         let asked = std::mem::replace(&mut self.interest, wish);
+        let armed = std::mem::replace(&mut self.armed, true);
         let (fd, key) = (self.fd.as_fd(), Whose::Conn(conn).into());
         match (asked == Interest::NONE, wish == Interest::NONE) {
-            _ if asked == wish => Ok(()),
+            (true, true) => Ok(()),
+            _ if asked == wish && armed => Ok(()),
             (true, _) => selector.add(fd, key, wish),
             (_, true) => selector.remove(fd),
             _ => selector.modify(fd, key, wish),

@@ -14,6 +14,8 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use proactor::model::Model;
+
 use support::server::{Exit, PROACTOR, REACTOR, Server};
 use support::{Address, Client, Launch, Options, PATIENCE, eventually, io_uring_refused, skip};
 
@@ -76,6 +78,7 @@ fn the_help_of_a_server_names_every_option() {
     let options = [
         "--listen",
         "--model",
+        "--idle-sleep",
         "--protocol",
         "--max-connections",
         "--buffer-size",
@@ -172,7 +175,7 @@ fn each_listener_is_one_line_and_there_is_no_other() {
 
 #[test]
 fn every_model_says_its_name() {
-    for model in ["epoll", "epoll-et", "poll", "select"] {
+    for model in Model::ALL.into_iter().filter(|&model| model != Model::Uring).map(Model::name) {
         for launch in [proactor(&["--model", model]), reactor(&["--model", model])] {
             let server = launch.args(&["--listen", "127.0.0.1:0"]).start();
             assert_eq!(server.listening[0].model, model);
@@ -184,6 +187,37 @@ fn every_model_says_its_name() {
             let server = proactor(&["--model", "uring", "--listen", "127.0.0.1:0"]).start();
             assert_eq!(server.listening[0].model, "io_uring");
         }
+    }
+}
+
+#[test]
+fn every_model_is_listed_with_what_it_costs_and_whether_it_is_to_be_had() {
+    let table = Launch::new(PROACTOR, &["models"]).run();
+    assert_eq!((table.code(), &*table.stderr), (Some(0), ""), "{table:?}");
+    let json = Launch::new(PROACTOR, &["models", "--json"]).run();
+    assert_eq!((json.code(), &*json.stderr), (Some(0), ""), "{json:?}");
+    let json: serde_json::Value = serde_json::from_str(&json.stdout.join("\n")).expect("JSON");
+    assert_eq!(json["schema"], "proactor.models/1");
+    let models = json["models"].as_array().expect("a list");
+    assert_eq!(models.len(), Model::ALL.len());
+    for ((row, line), model) in models.iter().zip(&table.stdout[1..]).zip(Model::ALL) {
+        assert_eq!(row["model"], model.name());
+        assert!(line.starts_with(model.name()), "{line}");
+        for column in ["mechanism", "calls_per_message", "limits", "since_linux"] {
+            let said = row[column].as_str().expect("a few words");
+            assert!(!said.is_empty() && line.contains(said), "{column} of {line}");
+        }
+        assert_eq!(row["usable"], row["refusal"].is_null(), "{row}");
+        let ring = model == Model::Uring && io_uring_refused().is_some();
+        assert_eq!(row["usable"], !ring, "{row}");
+    }
+}
+
+#[test]
+fn who_waits_need_not_be_told_to_sleep() {
+    for (program, args) in SERVERS {
+        let sleep = ["--model", "poll", "--idle-sleep", "1ms", "--listen", "127.0.0.1:0"];
+        assert_refused(Launch::new(program, args).args(&sleep).run(), 1, "poll");
     }
 }
 
@@ -350,6 +384,8 @@ fn a_value_that_cannot_be_meant_is_a_usage_error_and_named() {
         ("--listen", "127.0.0.1:70000"),
         ("--listen", "::1:7000:x"),
         ("--model", "uringg"),
+        ("--idle-sleep", "0"),
+        ("--idle-sleep", "a while"),
         ("--protocol", "http"),
         ("--kernel", "six"),
         ("--max-connections", "0"),
@@ -389,7 +425,7 @@ fn an_option_or_command_that_is_none_is_a_usage_error_and_named() {
 fn an_unknown_name_is_answered_with_those_that_are_known() {
     for (program, args) in SERVERS {
         let exit = Launch::new(program, args).args(&["--model", "kqueue"]).run();
-        for model in ["uring", "epoll", "epoll-et", "poll", "select", "auto"] {
+        for model in Model::ALL.map(Model::name).into_iter().chain(["auto"]) {
             assert!(exit.stderr.contains(model), "{model} is missing: {exit:?}");
         }
         let exit = Launch::new(program, args).args(&["--protocol", "http"]).run();

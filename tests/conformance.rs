@@ -65,6 +65,10 @@ impl Model {
         let serve: &[&str] = if self.program == PROACTOR { &["serve"] } else { &[] };
         let mut launch = Launch::new(self.program, serve);
         launch = launch.args(&["--model", self.name, "--protocol", protocol, "--stats"]);
+        if self.name == "nonblocking" {
+            // So that it is as quiet as the others, and the tests beside it have a CPU.
+            launch = launch.args(&["--idle-sleep", "4ms"]);
+        }
         if let Some(kernel) = self.kernel {
             launch = launch.args(&["--kernel", kernel]);
         }
@@ -75,14 +79,16 @@ impl Model {
     fn own_address(self) -> String {
         let tier = self.kernel.unwrap_or("0.0").replace('.', "");
         let (tier, pid) = (tier.parse::<u32>().expect("digits"), std::process::id());
-        let name = self.name.bytes().map(u32::from).sum::<u32>() % 8;
-        format!("127.{}.{}.{}:7000", 64 + name * 8 + pid % 8, tier % 256, 1 + pid / 8 % 250)
+        let all = proactor::model::Model::ALL;
+        let name = all.iter().position(|model| model.name() == self.name).expect("a model");
+        format!("127.{}.{}.{}:7000", 64 + name as u32 * 8 + pid % 8, tier % 256, 1 + pid / 8 % 250)
     }
 }
 
 /// Makes a test of each scenario on each model.
 macro_rules! conformance {
     ($scenarios:tt on $($place:ident: $model:expr,)+) => {
+        const MODELS: &[Model] = &[$($model),+];
         $(mod $place { conformance!(@each $model, $scenarios); })+
     };
     (@each $model:expr, { $($scenario:ident,)+ }) => {
@@ -149,7 +155,60 @@ conformance!({
     epoll_et: Model::readiness("epoll-et"),
     poll: Model::readiness("poll"),
     select: Model::readiness("select"),
+    epoll_oneshot: Model::readiness("epoll-oneshot"),
+    sigio: Model::readiness("sigio"),
+    nonblocking: Model::readiness("nonblocking"),
 );
+
+#[test]
+fn no_model_is_left_out() {
+    for model in proactor::model::Model::ALL {
+        let tested = MODELS.iter().any(|tested| tested.name == model.name());
+        assert!(tested, "{model} is not held against the scenarios");
+    }
+}
+
+/// kernel-notes §24: what the queue has no room for is not told, but that it had none is.
+#[test]
+fn a_queue_of_two_signals_loses_no_byte() {
+    let mut random = Random::of_test();
+    let server = Model::readiness("sigio").serve("echo").signals(2).start();
+    thread::scope(|scope| {
+        for _ in 0..24 {
+            let (client, mut random) = (Client::connect(server.address()), random.branch());
+            scope.spawn(move || {
+                let bytes = random.bytes(64 << 10);
+                client.converse(&bytes, &bytes, &mut random);
+                client.finish();
+                client.hear_end();
+            });
+        }
+    });
+    server.process.assert_quiet("after signals were lost");
+    server.drain();
+}
+
+#[test]
+fn who_never_asks_burns_a_cpu_unless_it_sleeps() {
+    let spinning = Launch::new(REACTOR, &["--model", "nonblocking", "--listen", "127.0.0.1:0"]);
+    let spinning = spinning.start();
+    let client = Client::connect(spinning.address());
+    client.ping();
+    let share = spinning.process.share_of_cpu();
+    assert!(
+        share > 0.2,
+        "it takes {:.0}% of a CPU, and would be worth a closer look",
+        share * 100.0
+    );
+    drop(client);
+    spinning.terminate();
+    let sleeping = Model::readiness("nonblocking").serve("echo").start();
+    let client = Client::connect(sleeping.address());
+    client.ping();
+    sleeping.process.assert_quiet("between the rounds");
+    drop(client);
+    sleeping.drain();
+}
 
 /// Waits until as few descriptors are open as before.
 fn eventually_as_few_descriptors(process: Process, before: usize) {

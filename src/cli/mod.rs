@@ -5,6 +5,7 @@
 mod compare;
 mod connect;
 mod load;
+mod models;
 mod serve;
 
 use std::io;
@@ -26,6 +27,7 @@ enum Command {
     Connect(connect::Args),
     Load(load::Args),
     Compare(compare::Args),
+    Models(models::Args),
 }
 
 /// A readiness TCP server: epoll unless told otherwise. The twin of `proactor serve`.
@@ -45,6 +47,7 @@ pub fn proactor() -> ExitCode {
         }
         Command::Load(load) => load.run(),
         Command::Compare(compare) => compare.run(),
+        Command::Models(models) => models.run(),
     })
 }
 

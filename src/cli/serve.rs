@@ -13,6 +13,7 @@ use crate::limits::{Ended, Limits};
 use crate::model::{self, Choice, Chosen, Model, Service};
 use crate::os::{self, Stop};
 use crate::protocol::Any;
+use crate::report::units;
 use crate::ring::kernel::{Refusal, Version};
 
 /// Serve a protocol to whoever connects, until SIGTERM or SIGINT
@@ -22,10 +23,16 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7000")]
     listen: Vec<Address>,
 
-    /// How to wait: uring, epoll, epoll-et, poll, select, or auto, the best that this machine
-    /// permits [default: auto; of `reactor`: epoll]
+    /// How to wait: uring, epoll, epoll-et, poll, select, epoll-oneshot, sigio, nonblocking, or
+    /// auto, the best that this machine permits; see `proactor models` [default: auto; of
+    /// `reactor`: epoll]
     #[arg(long, value_name = "MODEL")]
     model: Option<Choice>,
+
+    /// Of nonblocking: sleep so long after a round in which nothing moved, as 1ms; without it, a
+    /// CPU burns
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_span)]
+    idle_sleep: Option<Duration>,
 
     /// What to say: echo, upper or chat
     #[arg(long, value_name = "NAME", default_value = "echo")]
@@ -88,6 +95,9 @@ impl Args {
         }
         let choice = self.model.unwrap_or(default);
         let (chosen, refusal) = choice.resolve(self.kernel)?;
+        if self.idle_sleep.is_some() && chosen.model != Model::Nonblocking {
+            bail!("--idle-sleep is for nonblocking: {} sleeps by itself", chosen.model);
+        }
         announce_choice(choice, &chosen, refusal);
 
         let limits = Limits { connections: self.connections()?, drain: self.drain_timeout };
@@ -101,7 +111,8 @@ impl Args {
             addresses.push(address);
             files.extend(file);
         }
-        let service = Service { listeners, buffers: self.shapes(), limits, stop };
+        let (buffers, idle_sleep) = (self.shapes(), self.idle_sleep);
+        let service = Service { listeners, buffers, limits, stop, idle_sleep };
         let ready = || announce_listeners(&addresses, chosen.model, &self.protocol);
         let served = model::serve(chosen, service, ready);
         drop(files);

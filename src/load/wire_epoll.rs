@@ -47,7 +47,11 @@ pub(super) fn open(shape: Shape) -> io::Result<ReadinessWire<Epoll>> {
 
 impl<S: Selector> ReadinessWire<S> {
     fn new(selector: S, shape: Shape) -> ReadinessWire<S> {
-        assert!(selector.is_edge_triggered(), "interests are registered once and never modified");
+        assert_eq!(
+            selector.trigger(),
+            Trigger::Edge,
+            "interests are registered once and never modified"
+        );
         let len = shape.window().min(BUFFER_MAX);
         ReadinessWire {
             selector,

@@ -1,23 +1,18 @@
 //! epoll(7): the kernel keeps the interest, and hands out what is ready.
 //!
 //! A wait costs what is *ready*, not what is watched; changing an interest costs a system call.
-//! No limit but that of descriptors. Level-triggered, or edge-triggered (`EPOLLET`). Linux 2.6.
+//! No limit but that of descriptors. Linux 2.6 (`EPOLLONESHOT` 2.6.2).
+//!
+//! Three triggers: level; edge (`EPOLLET`); once (`EPOLLONESHOT`), which costs a call for every
+//! report to arm it again, and is made for threads that share an epoll: whoever got the report is
+//! alone with the descriptor until he has done with it. In one thread it buys nothing.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::{Interest, Key, Ready, Selector};
+use super::{Interest, Key, Ready, Selector, Trigger};
 use crate::os;
-
-/// When a descriptor is reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trigger {
-    /// As long as it is ready.
-    Level,
-    /// When it becomes ready.
-    Edge,
-}
 
 /// Reports from one wait; more than that are reported by the next.
 const REPORTS: usize = 256;
@@ -47,16 +42,18 @@ impl Epoll {
         if interest.writable {
             events |= libc::EPOLLOUT;
         }
-        if self.trigger == Trigger::Edge {
-            events |= libc::EPOLLET;
-        }
+        events |= match self.trigger {
+            Trigger::Level => 0,
+            Trigger::Edge => libc::EPOLLET,
+            Trigger::Oneshot => libc::EPOLLONESHOT,
+        };
         libc::epoll_event { events: events as u32, u64: key.0 }
     }
 }
 
 impl Selector for Epoll {
-    fn is_edge_triggered(&self) -> bool {
-        self.trigger == Trigger::Edge
+    fn trigger(&self) -> Trigger {
+        self.trigger
     }
 
     fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {

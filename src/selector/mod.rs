@@ -9,15 +9,21 @@
 //! * **Edge**-triggered selectors report a socket when it *becomes* ready. Whoever stops before
 //!   `WouldBlock` (or, on a stream, before a call that moved less than it was given room for)
 //!   must remember that it is still ready, for he will not be told again.
+//! * **Oneshot** selectors report a descriptor as level-triggered ones do, but once: with the report
+//!   it is disarmed, though still watched, until it is modified. Even an error is not told then.
 //! * An error or a hang-up is reported as both readable and writable: the next call finds it.
 
 mod epoll;
 mod poll;
 mod select;
+mod sigio;
+mod spin;
 
-pub use epoll::{Epoll, Trigger};
+pub use epoll::Epoll;
 pub use poll::Poll;
 pub use select::Select;
+pub use sigio::Sigio;
+pub use spin::Spin;
 
 use std::fmt;
 use std::io;
@@ -60,6 +66,18 @@ impl fmt::Debug for Interest {
     }
 }
 
+/// When a descriptor is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// As long as it is ready. What is not wanted has to be taken out of the interest.
+    Level,
+    /// When it becomes ready. A caller registers [`Interest::BOTH`] once and never modifies it.
+    Edge,
+    /// When it is ready, and then no more until the interest is asked anew, by
+    /// [`modify`](Selector::modify): also if it is the same.
+    Oneshot,
+}
+
 /// What is reported of a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready {
@@ -76,9 +94,8 @@ pub struct Ready {
 
 /// Reports which descriptors are ready.
 pub trait Selector {
-    /// Whether it reports edges: a descriptor only when it becomes ready. A caller then registers
-    /// [`Interest::BOTH`] once and never modifies it.
-    fn is_edge_triggered(&self) -> bool;
+    /// When it reports a descriptor.
+    fn trigger(&self) -> Trigger;
 
     /// Begins to watch.
     ///
@@ -86,7 +103,7 @@ pub trait Selector {
     /// The descriptor is watched already, or cannot be; the message says why.
     fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()>;
 
-    /// Changes what is asked.
+    /// Changes what is asked, and arms what a report has disarmed.
     ///
     /// # Errors
     /// The descriptor is not watched.
@@ -105,6 +122,10 @@ pub trait Selector {
     /// # Errors
     /// The selector itself is broken.
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Is told after each wait whether what it reported led to anything: whoever asks the kernel
+    /// need not know, whoever guesses does.
+    fn came_of_it(&mut self, _moved: bool) {}
 }
 
 fn watched_already(fd: RawFd) -> io::Error {

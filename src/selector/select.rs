@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use super::{Interest, Key, Ready, Selector, not_watched, watched_already};
+use super::{Interest, Key, Ready, Selector, Trigger, not_watched, watched_already};
 use crate::os::{self, FdSet};
 
 /// A selector by select(2).
@@ -39,8 +39,8 @@ impl Select {
 }
 
 impl Selector for Select {
-    fn is_edge_triggered(&self) -> bool {
-        false
+    fn trigger(&self) -> Trigger {
+        Trigger::Level
     }
 
     fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {

@@ -1,14 +1,14 @@
 //! One set of scenarios, every selector.
 
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::os::SELECT_LIMIT;
-use crate::os::testing::{duplicate_from, interrupt_me};
+use crate::os::testing::{duplicate_from, interrupt_me, overflow_my_signals};
 
 const KEY: Key = Key(7);
 
@@ -27,6 +27,13 @@ fn is_readable(selector: &mut impl Selector) -> bool {
     ready(selector).iter().any(|ready| ready.key == KEY && ready.readable)
 }
 
+/// Asks again, where a report disarms.
+fn rearm(selector: &mut impl Selector, fd: &UnixStream, interest: Interest) {
+    if selector.trigger() == Trigger::Oneshot {
+        selector.modify(fd.as_fd(), KEY, interest).unwrap();
+    }
+}
+
 fn bytes_make_it_readable(mut selector: impl Selector) {
     let (ours, mut theirs) = pair();
     selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
@@ -35,15 +42,19 @@ fn bytes_make_it_readable(mut selector: impl Selector) {
     assert!(is_readable(&mut selector));
 }
 
-fn level_reports_again_and_edge_does_not(mut selector: impl Selector) {
+fn level_reports_again_edge_what_is_new_and_oneshot_when_asked(mut selector: impl Selector) {
     let (mut ours, mut theirs) = pair();
     selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
     theirs.write_all(b"two bytes and more").unwrap();
     assert!(is_readable(&mut selector));
     ours.read_exact(&mut [0; 2]).unwrap();
-    assert_eq!(is_readable(&mut selector), !selector.is_edge_triggered(), "it under-read");
+    let level = selector.trigger() == Trigger::Level;
+    assert_eq!(is_readable(&mut selector), level, "it under-read");
     theirs.write_all(b"more").unwrap();
-    assert!(is_readable(&mut selector), "more came: that is an edge too");
+    let oneshot = selector.trigger() == Trigger::Oneshot;
+    assert_eq!(is_readable(&mut selector), !oneshot, "more came: that is an edge too");
+    selector.modify(ours.as_fd(), KEY, Interest::READ).unwrap();
+    assert!(is_readable(&mut selector), "asked anew, it answers anew");
 }
 
 fn the_interest_is_what_is_reported(mut selector: impl Selector) {
@@ -88,9 +99,10 @@ fn the_end_behind_the_last_bytes_is_told_with_them(mut selector: impl Selector) 
     theirs.write_all(b"last").unwrap();
     let hung_up: Vec<_> = ready(&mut selector).iter().map(|ready| ready.hung_up).collect();
     assert_eq!(hung_up, [false]);
+    rearm(&mut selector, &ours, Interest::READ);
     theirs.shutdown(std::net::Shutdown::Write).unwrap();
     let hung_up: Vec<_> = ready(&mut selector).iter().map(|ready| ready.hung_up).collect();
-    if selector.is_edge_triggered() {
+    if selector.trigger() == Trigger::Edge {
         assert_eq!(hung_up, [true], "it will not be reported again");
     } else {
         assert_eq!(hung_up.len(), 1);
@@ -116,8 +128,9 @@ fn the_peers_end_is_not_reported_to_who_wants_to_write(mut selector: impl Select
     while ours.write(&[0; 65536]).is_ok() {} // until it would block
     selector.add(ours.as_fd(), KEY, Interest::WRITE).unwrap();
     let _ = ready(&mut selector);
+    rearm(&mut selector, &ours, Interest::WRITE);
     theirs.shutdown(std::net::Shutdown::Write).unwrap();
-    if !selector.is_edge_triggered() {
+    if selector.trigger() != Trigger::Edge {
         assert_eq!(ready(&mut selector), [], "it would be reported for ever");
     }
 }
@@ -144,13 +157,17 @@ fn a_timeout_is_waited_for_and_rounded_up(mut selector: impl Selector) {
 
 /// Every scenario for one selector.
 macro_rules! scenarios {
-    ($module:ident, $selector:expr) => {
+    ($module:ident, $selector:expr; $($scenario:ident)*) => {
         mod $module {
             use super::*;
 
-            scenarios!(@ $selector;
+            scenarios!(@ $selector; $($scenario)*);
+        }
+    };
+    ($module:ident, $selector:expr) => {
+            scenarios!($module, $selector;
                 bytes_make_it_readable
-                level_reports_again_and_edge_does_not
+                level_reports_again_edge_what_is_new_and_oneshot_when_asked
                 the_interest_is_what_is_reported
                 what_is_removed_is_not_reported
                 misuse_is_an_error
@@ -161,7 +178,6 @@ macro_rules! scenarios {
                 many_descriptors_each_by_its_key
                 a_timeout_is_waited_for_and_rounded_up
             );
-        }
     };
     (@ $selector:expr; $($scenario:ident)*) => {
         $(
@@ -175,8 +191,84 @@ macro_rules! scenarios {
 
 scenarios!(epoll_level, Epoll::new(Trigger::Level).unwrap());
 scenarios!(epoll_edge, Epoll::new(Trigger::Edge).unwrap());
+scenarios!(epoll_oneshot, Epoll::new(Trigger::Oneshot).unwrap());
 scenarios!(poll, Poll::new());
 scenarios!(select, Select::new());
+scenarios!(sigio, Sigio::new().unwrap());
+// What is promised of reports that say nothing.
+scenarios!(spin, Spin::new(None);
+    misuse_is_an_error
+    the_interest_is_what_is_reported
+    what_is_removed_is_not_reported
+    the_peers_end_is_readable
+    many_descriptors_each_by_its_key
+    a_timeout_is_waited_for_and_rounded_up
+);
+
+#[test]
+fn spin_reports_what_is_wished_and_sleeps_only_if_nothing_moved() {
+    const SPAN: Duration = Duration::from_millis(20);
+    let (ours, _theirs) = pair();
+    let mut spin = Spin::new(Some(SPAN));
+    spin.add(ours.as_fd(), KEY, Interest::READ).unwrap();
+    let mut took = |moved, timeout| {
+        spin.came_of_it(moved);
+        let (began, mut reports) = (std::time::Instant::now(), Vec::new());
+        spin.wait(&mut reports, timeout).unwrap();
+        assert!(reports.len() == 1 && reports[0].readable && !reports[0].writable, "{reports:?}");
+        began.elapsed()
+    };
+    let mut at_once = || took(true, None).max(took(false, Some(Duration::ZERO)));
+    assert!([(); 5].map(|()| at_once()).into_iter().min() < Some(SPAN));
+    assert!(took(false, None) >= SPAN);
+}
+
+#[test]
+fn signals_of_the_dead_harm_nobody() {
+    let mut sigio = Sigio::new().unwrap();
+    let (ours, mut theirs) = pair();
+    sigio.add(ours.as_fd(), KEY, Interest::READ).unwrap();
+    assert_eq!(ready(&mut sigio), []);
+    theirs.write_all(b"a signal is sent").unwrap();
+    sigio.remove(ours.as_fd()).unwrap();
+    let (number, _) = (ours.as_raw_fd(), drop(ours));
+    let (other, mut its) = pair();
+    let same = duplicate_from(other.as_fd(), number);
+    sigio.add(same.as_fd(), Key(8), Interest::READ).unwrap();
+    assert_eq!(ready(&mut sigio), [], "the signal was another's");
+    its.write_all(b"x").unwrap();
+    assert_eq!(ready(&mut sigio)[0].key, Key(8));
+}
+
+#[test]
+fn when_signals_overflow_everybody_is_looked_at() {
+    let mut sigio = Sigio::new().unwrap();
+    let mut pairs = [pair(), pair(), pair()];
+    for (at, (ours, _)) in pairs.iter().enumerate() {
+        sigio.add(ours.as_fd(), Key(at as u64), Interest::READ).unwrap();
+    }
+    assert_eq!(ready(&mut sigio), []);
+    pairs[0].1.write_all(b"x").unwrap();
+    pairs[2].1.write_all(b"x").unwrap();
+    sigio.lose_signals();
+    assert_eq!(ready(&mut sigio), []);
+    overflow_my_signals();
+    let mut keys: Vec<u64> = ready(&mut sigio).iter().map(|ready| ready.key.0).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, [0, 2]);
+}
+
+#[test]
+fn what_sends_no_signals_is_looked_at_in_every_wait() {
+    let mut sigio = Sigio::new().unwrap();
+    let stop = crate::os::Stop::new().unwrap();
+    sigio.add(stop.as_fd(), KEY, Interest::READ).unwrap();
+    assert_eq!(ready(&mut sigio), []);
+    stop.ask();
+    assert!(is_readable(&mut sigio) && is_readable(&mut sigio));
+    stop.take();
+    assert_eq!(ready(&mut sigio), []);
+}
 
 #[test]
 fn select_alone_cannot_tell_a_hang_up_from_bytes() {

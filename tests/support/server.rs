@@ -94,13 +94,22 @@ impl Launch {
     }
 
     /// Allowed no more than this many descriptors.
-    pub(crate) fn descriptors(mut self, most: u64) -> Launch {
+    pub(crate) fn descriptors(self, most: u64) -> Launch {
+        self.limited(libc::RLIMIT_NOFILE, most)
+    }
+
+    /// Allowed no more than this many signals in its queue.
+    pub(crate) fn signals(self, most: u64) -> Launch {
+        self.limited(libc::RLIMIT_SIGPENDING, most)
+    }
+
+    fn limited(mut self, resource: libc::__rlimit_resource_t, most: u64) -> Launch {
         // SAFETY: between fork and exec only setrlimit(2) is called, which is async-signal-safe
         // and reads `limit`, a value of the closure's own.
         unsafe {
             self.command.pre_exec(move || {
                 let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
-                match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
+                match libc::setrlimit(resource, &limit) {
                     -1 => Err(std::io::Error::last_os_error()),
                     _ => Ok(()),
                 }

@@ -1,0 +1,76 @@
+//! `proactor models`: every way to wait, what it costs, and whether this machine permits it.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::model::{About, Model};
+use crate::report::{Align, Table};
+
+/// List the I/O models: how each waits, what a message costs, and whether it is to be had here
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Models {
+    schema: &'static str,
+    models: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    model: &'static str,
+    mechanism: &'static str,
+    calls_per_message: &'static str,
+    limits: &'static str,
+    since_linux: &'static str,
+    usable: bool,
+    /// Why not, if it is not.
+    refusal: Option<String>,
+}
+
+impl Args {
+    /// Prints the table on standard output.
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let rows = Model::ALL.map(row);
+        let mut out = io::stdout().lock();
+        if self.json {
+            let models = Models { schema: "proactor.models/1", models: rows.into() };
+            serde_json::to_writer_pretty(&mut out, &models)?;
+            writeln!(out)?;
+        } else {
+            writeln!(out, "{}", table(&rows))?;
+        }
+        Ok(())
+    }
+}
+
+fn row(model: Model) -> Row {
+    let About { mechanism, calls, limits, since } = model.about();
+    let refusal = model.refusal();
+    Row {
+        model: model.name(),
+        mechanism,
+        calls_per_message: calls,
+        limits,
+        since_linux: since,
+        usable: refusal.is_none(),
+        refusal,
+    }
+}
+
+fn table(rows: &[Row]) -> Table {
+    let columns = ["model", "how it waits", "calls per message", "limits", "Linux", "here"];
+    let mut table = Table::new(&columns.map(|name| (name, Align::Left)));
+    for row in rows {
+        let here = row.refusal.as_ref().map_or("yes".to_owned(), |why| format!("no: {why}"));
+        let words = [row.model, row.mechanism, row.calls_per_message, row.limits, row.since_linux];
+        table.row(words.map(str::to_owned).into_iter().chain([here]));
+    }
+    table
+}

@@ -1,0 +1,182 @@
+//! Signal-driven I/O: the kernel sends a signal when a descriptor's state changes (`O_ASYNC`).
+//!
+//! The signal is a real-time one (`F_SETSIG`): those queue, each with the descriptor it is about, and
+//! go to the thread that waits (`F_SETOWN_EX`), which has it blocked. They are read from a
+//! signalfd(2), many at a time: sigtimedwait(2) hands out one, and cannot wait for descriptors
+//! that send none, as an eventfd is. A signal is old news, so poll(2) looks at whom it named.
+//!
+//! A wait costs three calls and what *changed*, one signal for every change, however many; to watch
+//! costs five, to cease two. Changing an interest costs nothing. Signals are queued up to
+//! `ulimit -i`; beyond that there is one plain `SIGIO`, and everything watched is looked at.
+//! Sockets, pipes and terminals send signals; what does not is looked at in every wait, by level.
+//! Edge-triggered. One per thread: two would share the plain `SIGIO`. fcntl(2), sigqueue(3); Linux
+//! 2.4, to a thread 2.6.32.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
+
+use super::{Interest, Key, Ready, Selector, Trigger, not_watched, watched_already};
+use crate::os::{self, IoSignals};
+
+/// A selector by signals.
+pub struct Sigio {
+    signals: IoSignals,
+    watched: HashMap<RawFd, Watched>,
+    /// Whom the next wait looks at: those of whom something is new, and always those who would
+    /// not tell.
+    suspects: Vec<RawFd>,
+    /// Room for one wait: what poll(2) is asked, and whom signals named.
+    asked: Vec<libc::pollfd>,
+    named: Vec<RawFd>,
+}
+
+struct Watched {
+    key: Key,
+    interest: Interest,
+    /// Whether it sends signals.
+    tells: bool,
+    /// True exactly while it is one of the suspects.
+    suspect: bool,
+}
+
+impl Sigio {
+    /// Watches nothing yet. It is for the thread that makes it, and blocks `SIGIO` and one of the
+    /// real-time signals there, for good: some may still be under way when it is dropped.
+    ///
+    /// # Errors
+    /// No descriptor is left, or no real-time signal.
+    pub fn new() -> io::Result<Sigio> {
+        Ok(Sigio {
+            signals: IoSignals::new()?,
+            watched: HashMap::new(),
+            suspects: Vec::new(),
+            asked: Vec::new(),
+            named: Vec::new(),
+        })
+    }
+
+    /// Has the next look be at this one too, if it is watched: a signal may be about one that is no
+    /// more, or about another that has its number now, and does no harm.
+    fn suspect(&mut self, fd: RawFd) {
+        let Some(watched) = self.watched.get_mut(&fd) else { return };
+        if !std::mem::replace(&mut watched.suspect, true) {
+            self.suspects.push(fd);
+        }
+    }
+
+    /// Looks at the suspects, and behind them at the signals. Answers at how many something is.
+    fn look(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+        self.asked.clear();
+        self.asked.extend(self.suspects.iter().map(|&fd| {
+            let interest = self.watched[&fd].interest;
+            let mut events = 0;
+            if interest.readable {
+                events |= libc::POLLIN | libc::POLLRDHUP;
+            }
+            if interest.writable {
+                events |= libc::POLLOUT;
+            }
+            libc::pollfd { fd, events, revents: 0 }
+        }));
+        let fd = self.signals.as_fd().as_raw_fd();
+        self.asked.push(libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+        os::poll(&mut self.asked, timeout)
+    }
+
+    /// Takes the signals that came, and suspects whom they name.
+    fn take_signals(&mut self) -> io::Result<()> {
+        let mut named = std::mem::take(&mut self.named);
+        let overflowed = self.signals.take(&mut named)?;
+        if overflowed {
+            // kernel-notes §24: some were not sent, and nobody knows whose.
+            named.clear();
+            named.extend(self.watched.keys());
+        }
+        named.drain(..).for_each(|fd| self.suspect(fd));
+        self.named = named;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Sigio {
+    /// As if the signals that came had found no room in the queue.
+    pub(super) fn lose_signals(&mut self) {
+        let _ = self.signals.take(&mut Vec::new());
+    }
+}
+
+impl Selector for Sigio {
+    fn trigger(&self) -> Trigger {
+        Trigger::Edge
+    }
+
+    fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        let raw = fd.as_raw_fd();
+        if self.watched.contains_key(&raw) {
+            return Err(watched_already(raw));
+        }
+        let tells = self.signals.attach(fd)?;
+        self.watched.insert(raw, Watched { key, interest, tells, suspect: false });
+        // What is there already has no signal to come.
+        self.suspect(raw);
+        Ok(())
+    }
+
+    fn modify(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        let fd = fd.as_raw_fd();
+        let watched = self.watched.get_mut(&fd).ok_or_else(|| not_watched(fd))?;
+        (watched.key, watched.interest) = (key, interest);
+        self.suspect(fd);
+        Ok(())
+    }
+
+    fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let raw = fd.as_raw_fd();
+        let gone = self.watched.remove(&raw).ok_or_else(|| not_watched(raw))?;
+        if gone.suspect {
+            self.suspects.retain(|&fd| fd != raw);
+        }
+        if gone.tells { self.signals.detach(fd) } else { Ok(()) }
+    }
+
+    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+        let mut found = self.look(timeout)?;
+        let signalled = self.asked.last().is_some_and(|signals| signals.revents != 0);
+        if found > 0 && signalled {
+            self.take_signals()?;
+            found = self.look(Some(Duration::ZERO))?;
+        }
+        if found > 0 {
+            for (asked, fd) in self.asked.iter().zip(&self.suspects) {
+                if asked.revents == 0 {
+                    continue;
+                }
+                let has = |flags: libc::c_short| asked.revents & flags != 0;
+                let failed = has(libc::POLLERR | libc::POLLHUP | libc::POLLNVAL);
+                ready.push(Ready {
+                    key: self.watched[fd].key,
+                    readable: has(libc::POLLIN | libc::POLLRDHUP) || failed,
+                    writable: has(libc::POLLOUT) || failed,
+                    hung_up: has(libc::POLLRDHUP) || failed,
+                });
+            }
+        }
+        let watched = &mut self.watched;
+        self.suspects.retain(|fd| {
+            let one = watched.get_mut(fd).expect("a suspect is watched");
+            one.suspect = !one.tells;
+            one.suspect
+        });
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Sigio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sigio").field("watched", &self.watched.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,102 @@
+//! Not asking at all: every socket is tried, again and again, and most answer that they would block.
+//!
+//! A wait costs nothing, and finds out nothing: it reports whatever is wished of whoever is watched,
+//! and the caller pays with a call for each, ready or not. So a CPU burns while nobody says
+//! anything, unless it sleeps after rounds in which nothing moved (do something else, and come
+//! back): that trades the CPU for latency, and costs what is watched at every round all the same.
+//! Changing an interest costs nothing. No limit. Level-triggered. `O_NONBLOCK`: open(2); 4.2BSD.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
+
+use super::{Interest, Key, Ready, Selector, Trigger, not_watched, watched_already};
+use crate::os;
+
+/// A selector that does not ask.
+#[derive(Default)]
+pub struct Spin {
+    /// By descriptor, `None` where nothing is watched. No longer than needed.
+    watched: Vec<Option<(Key, Interest)>>,
+    /// How long to do something else after a round in which nothing moved.
+    idle_sleep: Option<Duration>,
+    /// True once the reports of the last wait have moved nothing.
+    idle: bool,
+}
+
+impl Spin {
+    /// Watches nothing yet. Without an `idle_sleep` it never sleeps while anything is watched.
+    pub fn new(idle_sleep: Option<Duration>) -> Spin {
+        Spin { idle_sleep, ..Spin::default() }
+    }
+
+    fn watched(&mut self, fd: RawFd) -> Option<&mut (Key, Interest)> {
+        self.watched.get_mut(fd as usize)?.as_mut()
+    }
+}
+
+impl Selector for Spin {
+    fn trigger(&self) -> Trigger {
+        Trigger::Level
+    }
+
+    fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        let fd = fd.as_raw_fd();
+        if self.watched(fd).is_some() {
+            return Err(watched_already(fd));
+        }
+        if self.watched.len() <= fd as usize {
+            self.watched.resize(fd as usize + 1, None);
+        }
+        self.watched[fd as usize] = Some((key, interest));
+        Ok(())
+    }
+
+    fn modify(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        let fd = fd.as_raw_fd();
+        *self.watched(fd).ok_or_else(|| not_watched(fd))? = (key, interest);
+        Ok(())
+    }
+
+    fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let fd = fd.as_raw_fd();
+        self.watched(fd).ok_or_else(|| not_watched(fd))?;
+        self.watched[fd as usize] = None;
+        while self.watched.last() == Some(&None) {
+            self.watched.pop();
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+        let before = ready.len();
+        ready.extend(self.watched.iter().flatten().filter(|one| one.1 != Interest::NONE).map(
+            |&(key, Interest { readable, writable })| {
+                // The read that finds a hang-up is its only sign.
+                Ready { key, readable, writable, hung_up: false }
+            },
+        ));
+        if ready.len() == before {
+            // There is nobody to try: nothing can come but a signal.
+            return os::sleep(timeout.or(self.idle_sleep).unwrap_or_default());
+        }
+        match self.idle_sleep.filter(|_| self.idle) {
+            Some(span) => os::sleep(timeout.map_or(span, |timeout| timeout.min(span))),
+            None => Ok(()),
+        }
+    }
+
+    fn came_of_it(&mut self, moved: bool) {
+        self.idle = !moved;
+    }
+}
+
+impl fmt::Debug for Spin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spin")
+            .field("up_to", &self.watched.len())
+            .field("idle_sleep", &self.idle_sleep)
+            .finish()
+    }
+}
