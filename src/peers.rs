@@ -541,7 +541,8 @@ mod tests {
 
     #[test]
     fn who_goes_away_says_so_once_however_it_goes() {
-        let ways: [fn(&mut Peers<Chat, ()>, ConnId); 4] = [
+        type Way = fn(&mut Peers<Chat, ()>, ConnId);
+        let ways: [Way; 4] = [
             |_, _| {},
             |peers, id| peers.ended(id),
             |peers, id| peers.broken(id),

@@ -781,7 +781,7 @@ fn who_goes_is_announced_however_it_goes(model: Model) {
     let [quits, ends, resets, drops] = clients.try_into().expect("four of them");
     quits.say(b"bye\nquit\nnever said\n");
     stays.hear(b"[2] bye\n* 2 left\n");
-    [&ends, &resets, &drops].map(|client| client.hear(b"[2] bye\n* 2 left\n"));
+    [&ends, &resets, &drops].into_iter().for_each(|client| client.hear(b"[2] bye\n* 2 left\n"));
     quits.hear_end();
     ends.finish();
     stays.hear(b"* 3 left\n");
