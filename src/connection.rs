@@ -34,6 +34,8 @@ pub const LOW: usize = 128 << 10;
 pub const LEASES_HIGH: usize = 32;
 /// Holding no more than this, a paused connection goes on.
 pub const LEASES_LOW: usize = 8;
+/// Owed less than this, a protocol that has more to say by itself is asked for it.
+pub const REFILL: usize = 64 << 10;
 /// Owed more than this by what others said, a connection is evicted at once. More than one turn
 /// brings, lest a healthy reader be evicted before it is first sent to: a ring may have filled
 /// every buffer that it was lent before its talkers can be hushed.
@@ -50,6 +52,8 @@ pub struct Connection<P> {
     paused: bool,
     /// True once the outbound direction was shut down.
     shut: bool,
+    /// True once the protocol was told that the connection goes away.
+    closed: bool,
     appetite: Appetite,
 }
 
@@ -67,8 +71,9 @@ enum Outbound {
 }
 
 impl<P: Protocol> Connection<P> {
-    /// A connection that has just opened, and what its protocol says first.
-    pub fn open(protocol: P, posts: &mut Vec<Chunk>) -> Connection<P> {
+    /// A connection that has just opened, the `me`th at its listener, and what its protocol says
+    /// first.
+    pub fn open(protocol: P, me: u64, posts: &mut Vec<Chunk>) -> Connection<P> {
         let mut connection = Connection {
             protocol,
             queue: SendQueue::new(),
@@ -76,9 +81,10 @@ impl<P: Protocol> Connection<P> {
             outbound: Outbound::Open,
             paused: false,
             shut: false,
+            closed: false,
             appetite: Appetite::default(),
         };
-        connection.ask(posts, |protocol, out| protocol.open(out));
+        connection.ask(posts, |protocol, out| protocol.open(me, out));
         connection
     }
 
@@ -119,9 +125,10 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// `n` of the bytes that were owed have been sent.
-    pub fn sent(&mut self, n: usize) {
+    pub fn sent(&mut self, n: usize, posts: &mut Vec<Chunk>) {
         if self.outbound != Outbound::Broken {
             self.queue.advance(n);
+            self.refill(posts);
             self.weigh();
         }
     }
@@ -137,6 +144,15 @@ impl<P: Protocol> Connection<P> {
         self.inbound = Inbound::Ended;
         self.queue.clear();
         self.paused = false;
+    }
+
+    /// It goes away: its protocol is told, the first time.
+    pub fn close(&mut self, posts: &mut Vec<Chunk>) {
+        if !std::mem::replace(&mut self.closed, true) {
+            // Finished: nobody is left to reply to.
+            let mut finished = true;
+            self.protocol.close(&mut Outbox::new(&mut self.queue, posts, &mut finished));
+        }
     }
 
     // The command.
@@ -182,9 +198,13 @@ impl<P: Protocol> Connection<P> {
         self.outbound == Outbound::Broken
     }
 
-    /// Whether it will want nothing new merely because all that it is owed has been sent.
+    /// Whether it will want nothing new merely because all that it is owed has been sent. Who has
+    /// more to say by itself is never at ease.
     pub fn is_at_ease(&self) -> bool {
-        self.inbound == Inbound::Open && self.outbound == Outbound::Open && !self.paused
+        self.inbound == Inbound::Open
+            && self.outbound == Outbound::Open
+            && !self.paused
+            && !self.protocol.refills()
     }
 
     /// Whether it is owed so much that it is not received from. As a listener: congested.
@@ -208,7 +228,21 @@ impl<P: Protocol> Connection<P> {
         if finished {
             self.finish();
         }
+        self.refill(posts);
         self.weigh();
+    }
+
+    /// Asks the protocol for more, if it has more and there is room.
+    #[inline]
+    fn refill(&mut self, posts: &mut Vec<Chunk>) {
+        if self.protocol.refills() && self.outbound == Outbound::Open && self.queue.bytes() < REFILL
+        {
+            let mut finished = false;
+            self.protocol.refill(&mut Outbox::new(&mut self.queue, posts, &mut finished));
+            if finished {
+                self.finish();
+            }
+        }
     }
 
     fn weigh(&mut self) {
@@ -259,10 +293,11 @@ impl Appetite {
 mod tests {
     use super::*;
     use crate::buffer::{Pool, Shape};
-    use crate::protocol::{Chat, Echo};
+    use crate::protocol::testing::Tell;
+    use crate::protocol::{Chargen, Chat, Echo};
 
     fn echo() -> Connection<Echo> {
-        Connection::open(Echo, &mut Vec::new())
+        Connection::open(Echo, 1, &mut Vec::new())
     }
 
     fn hear<P: Protocol>(connection: &mut Connection<P>, bytes: &[u8]) -> Vec<Chunk> {
@@ -278,9 +313,9 @@ mod tests {
         connection.ended(&mut Vec::new());
         assert!(!connection.is_finished(), "five bytes are owed");
         assert!(!connection.wants_recv() && !connection.wants_shutdown());
-        connection.sent(2);
+        connection.sent(2, &mut Vec::new());
         assert_eq!(connection.outgoing().bytes(), 3);
-        connection.sent(3);
+        connection.sent(3, &mut Vec::new());
         assert!(connection.is_finished());
     }
 
@@ -290,7 +325,7 @@ mod tests {
         hear(&mut connection, b"hello");
         connection.finish();
         assert!(!connection.wants_shutdown(), "not before all is sent");
-        connection.sent(5);
+        connection.sent(5, &mut Vec::new());
         assert!(connection.wants_shutdown() && connection.wants_recv());
         connection.shut_down();
         assert!(!connection.wants_shutdown(), "once");
@@ -307,7 +342,7 @@ mod tests {
         connection.broken();
         assert!(connection.is_finished() && connection.is_broken());
         assert!(connection.outgoing().is_empty() && !connection.wants_recv());
-        connection.sent(5); // The send that was in flight; its bytes are no longer counted.
+        connection.sent(5, &mut Vec::new()); // The send that was in flight; its bytes are no longer counted.
         connection.ended(&mut Vec::new());
         assert!(connection.is_finished());
     }
@@ -320,9 +355,9 @@ mod tests {
         hear(&mut connection, b"x");
         assert!(!connection.wants_recv() && connection.is_paused());
         assert!(!connection.is_at_ease(), "once all is sent it will want to receive");
-        connection.sent(HIGH - LOW - 1);
+        connection.sent(HIGH - LOW - 1, &mut Vec::new());
         assert!(!connection.wants_recv(), "hysteresis");
-        connection.sent(1);
+        connection.sent(1, &mut Vec::new());
         assert!(connection.wants_recv());
     }
 
@@ -336,13 +371,13 @@ mod tests {
             connection.received(chunk, &mut Vec::new());
         }
         assert!(!connection.wants_recv());
-        connection.sent(600 * (LEASES_HIGH - LEASES_LOW));
+        connection.sent(600 * (LEASES_HIGH - LEASES_LOW), &mut Vec::new());
         assert!(connection.wants_recv());
     }
 
     #[test]
     fn what_others_said_beyond_the_hard_limit_evicts() {
-        let mut connection: Connection<Chat> = Connection::open(Chat::default(), &mut Vec::new());
+        let mut connection = Connection::open(Tell, 1, &mut Vec::new());
         let chunk = Chunk::from(vec![b'x'; 1 << 20]);
         (0..HARD / chunk.len()).for_each(|_| connection.deliver(chunk.clone()));
         assert!(!connection.is_broken());
@@ -352,9 +387,44 @@ mod tests {
 
     #[test]
     fn posts_come_out_as_data() {
-        let mut connection: Connection<Chat> = Connection::open(Chat::default(), &mut Vec::new());
-        let posts = hear(&mut connection, b"one\ntw");
-        assert_eq!(posts.iter().map(|post| post.to_vec()).collect::<Vec<_>>(), [b"one\n"]);
+        let mut posts = Vec::new();
+        let mut connection = Connection::open(Chat::default(), 7, &mut posts);
+        posts.extend(hear(&mut connection, b"one\ntw"));
+        connection.broken();
+        connection.close(&mut posts);
+        connection.close(&mut posts);
+        let posts: Vec<_> = posts.iter().map(|post| post.to_vec()).collect();
+        assert_eq!(posts, [&b"* 7 joined\n"[..], b"[7] one\n", b"* 7 left\n"]);
+    }
+
+    #[test]
+    fn who_has_more_to_say_is_asked_for_it_while_little_is_owed() {
+        let mut connection = Connection::open(Chargen, 1, &mut Vec::new());
+        for _ in 0..1000 {
+            let owed = connection.outgoing().bytes();
+            assert!(owed > 0 && owed < HIGH && !connection.is_at_ease() && connection.wants_recv());
+            connection.sent(owed.min(10_007), &mut Vec::new());
+        }
+        connection.finish();
+        let owed = connection.outgoing().bytes();
+        connection.sent(owed, &mut Vec::new());
+        assert!(connection.wants_shutdown(), "who drains is asked for no more");
+    }
+
+    #[test]
+    fn who_is_gone_is_replied_to_no_more() {
+        #[derive(Debug)]
+        struct Polite;
+        impl Protocol for Polite {
+            fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {}
+            fn close(&mut self, out: &mut Outbox<'_>) {
+                out.reply("farewell");
+            }
+        }
+        let mut connection = Connection::open(Polite, 1, &mut Vec::new());
+        connection.broken();
+        connection.close(&mut Vec::new());
+        assert!(connection.outgoing().is_empty());
     }
 
     #[test]
@@ -366,7 +436,7 @@ mod tests {
             let lease = pool.lease(connection.appetite()).unwrap();
             let len = len.min(lease.location().1);
             connection.received(Chunk::received(lease, len), &mut Vec::new());
-            connection.sent(len);
+            connection.sent(len, &mut Vec::new());
             connection.appetite()
         };
         assert_eq!((receive(5000), receive(10), receive(5000)), (Size(0), Size(0), Size(0)));

@@ -76,6 +76,8 @@ pub struct Ready<'a, P, D> {
 struct Crowd {
     congested: usize,
     talkers: usize,
+    /// How many have ever come: the number of the last.
+    came: u64,
 }
 
 /// Every open connection.
@@ -131,7 +133,9 @@ impl<P: Protocol, D> Peers<P, D> {
         if self.crowds.len() <= room.0 as usize {
             self.crowds.resize(room.0 as usize + 1, Crowd::default());
         }
-        let connection = Connection::open(protocol, &mut self.posts);
+        let crowd = &mut self.crowds[room.0 as usize];
+        crowd.came += 1;
+        let connection = Connection::open(protocol, crowd.came, &mut self.posts);
         let id = self.keys.insert(Peer {
             connection,
             driver,
@@ -149,10 +153,16 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Bytes arrived from it.
     pub fn received(&mut self, id: ConnId, chunk: Chunk) {
-        self.step(id, |peer, posts| {
-            peer.hungry = false;
-            peer.connection.received(chunk, posts);
-        });
+        let Some(peer) = self.keys.get_mut(id) else { return };
+        peer.progressed |= peer.connection.outgoing().is_empty();
+        peer.hungry = false;
+        peer.connection.received(chunk, &mut self.posts);
+        // Only who is received from can be hushed: to come and to go is not to talk.
+        if !self.posts.is_empty() && !peer.talks {
+            peer.talks = true;
+            self.crowds[peer.room.0 as usize].talkers += 1;
+        }
+        self.settle(id);
     }
 
     /// It will send no more.
@@ -162,9 +172,9 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// It took `n` bytes of what it is owed.
     pub fn sent(&mut self, id: ConnId, n: usize) {
-        self.step(id, |peer, _| {
+        self.step(id, |peer, posts| {
             peer.progressed |= n > 0;
-            peer.connection.sent(n);
+            peer.connection.sent(n, posts);
         });
     }
 
@@ -176,7 +186,10 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// It was reset.
     pub fn broken(&mut self, id: ConnId) {
-        self.step(id, |peer, _| peer.connection.broken());
+        self.step(id, |peer, posts| {
+            peer.connection.broken();
+            peer.connection.close(posts);
+        });
     }
 
     /// A receive of it found no buffer: it waits until [`feed`](Peers::feed) lets it try again.
@@ -192,7 +205,8 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// It is gone. Answers what the driver kept beside it.
     pub fn remove(&mut self, id: ConnId) -> Option<D> {
-        let Peer { room, talks, congested, starved, driver, .. } = self.keys.remove(id)?;
+        let peer = self.keys.remove(id)?;
+        let Peer { mut connection, room, talks, congested, starved, driver, .. } = peer;
         self.starving -= usize::from(starved);
         let crowd = &mut self.crowds[room.0 as usize];
         crowd.talkers -= usize::from(talks);
@@ -200,6 +214,8 @@ impl<P: Protocol, D> Peers<P, D> {
             crowd.congested -= 1;
             self.wake_talkers(room);
         }
+        connection.close(&mut self.posts);
+        self.hand_on(id, room);
         Some(driver)
     }
 
@@ -369,20 +385,29 @@ impl<P: Protocol, D> Peers<P, D> {
         let peer = self.keys.get_mut(id).expect("a peer settles while it is here");
         mark(peer, id, &mut self.marked);
         let room = peer.room;
-        let speaks = !self.posts.is_empty();
-        if speaks && !peer.talks {
-            peer.talks = true;
-            self.crowds[room.0 as usize].talkers += 1;
-        }
         if weigh(peer, &mut self.crowds) {
             self.wake_talkers(room);
         }
-        if speaks {
-            self.hand_on(id, room);
+        self.hand_on(id, room);
+    }
+
+    /// Hands `posts` on to the others of the room, and then what is said by the going of those
+    /// whom that evicts.
+    #[inline]
+    fn hand_on(&mut self, from: ConnId, room: Room) {
+        if self.posts.is_empty() {
+            return;
+        }
+        let mut evicted = Vec::new();
+        self.hand_on_once(from, room, &mut evicted);
+        while let Some(id) = evicted.pop() {
+            let peer = self.keys.get_mut(id).expect("who is evicted is still to be closed");
+            peer.connection.close(&mut self.posts);
+            self.hand_on_once(id, room, &mut evicted);
         }
     }
 
-    fn hand_on(&mut self, from: ConnId, room: Room) {
+    fn hand_on_once(&mut self, from: ConnId, room: Room, evicted: &mut Vec<ConnId>) {
         let mut relieved = false;
         for (id, peer) in self.keys.iter_mut().filter(|(_, peer)| peer.room == room) {
             if id != from {
@@ -392,6 +417,7 @@ impl<P: Protocol, D> Peers<P, D> {
                 if peer.connection.is_broken() && !broken {
                     tracing::warn!(%id, "evicted: it is owed too much");
                     self.evicted += 1;
+                    evicted.push(id);
                 }
                 mark(peer, id, &mut self.marked);
                 relieved |= weigh(peer, &mut self.crowds); // by its eviction
@@ -450,26 +476,27 @@ mod tests {
     use super::*;
     use crate::buffer::{Pool, Shape, Size};
     use crate::connection::{HARD, HIGH, LOW};
+    use crate::protocol::testing::Tell;
     use crate::protocol::{Chat, Echo};
 
     const ROOM: Room = Room(0);
 
-    /// Chatting peers, whose drivers are nothing.
-    fn chat<const N: usize>() -> (Peers<Chat, ()>, [ConnId; N]) {
+    /// Talking peers, whose drivers are nothing.
+    fn chat<const N: usize>() -> (Peers<Tell, ()>, [ConnId; N]) {
         let mut peers = Peers::new();
-        let ids = [(); N].map(|()| peers.open(Chat::default(), ROOM, ()));
+        let ids = [(); N].map(|()| peers.open(Tell, ROOM, ()));
         turn(&mut peers);
         (peers, ids)
     }
 
     /// A turn of nobody's: whose it was, and whether they would receive.
-    fn turn(peers: &mut Peers<Chat, ()>) -> Vec<(ConnId, bool)> {
+    fn turn(peers: &mut Peers<Tell, ()>) -> Vec<(ConnId, bool)> {
         peers.begin();
         std::iter::from_fn(|| peers.next_ready().map(|ready| (ready.id, ready.wants_recv)))
             .collect()
     }
 
-    fn say(peers: &mut Peers<Chat, ()>, id: ConnId, lines: usize) {
+    fn say(peers: &mut Peers<Tell, ()>, id: ConnId, lines: usize) {
         let text: Vec<u8> = b"0123456\n".repeat(lines / 8);
         peers.received(id, Chunk::from(text));
     }
@@ -478,7 +505,7 @@ mod tests {
         Chunk::received(pool.lease(Size(0)).unwrap(), 1000)
     }
 
-    fn owed(peers: &mut Peers<Chat, ()>, id: ConnId) -> usize {
+    fn owed(peers: &mut Peers<Tell, ()>, id: ConnId) -> usize {
         peers.get_mut(id).unwrap().connection.outgoing().bytes()
     }
 
@@ -489,9 +516,84 @@ mod tests {
     #[test]
     fn what_one_says_the_others_of_its_room_are_owed() {
         let (mut peers, [a, b]) = chat();
-        let elsewhere = peers.open(Chat::default(), Room(1), ());
+        let elsewhere = peers.open(Tell, Room(1), ());
         say(&mut peers, a, 8);
         assert_eq!([a, b, elsewhere].map(|id| owed(&mut peers, id)), [0, 8, 0]);
+    }
+
+    /// What a peer is owed, which is then sent.
+    fn heard(peers: &mut Peers<Chat, ()>, id: ConnId) -> String {
+        let queue = peers.get_mut(id).unwrap().connection.outgoing();
+        let bytes: Vec<u8> = queue.iter().flat_map(|chunk| chunk.to_vec()).collect();
+        peers.sent(id, bytes.len());
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_number_is_given_once_in_order_of_arrival_by_room() {
+        let mut peers = Peers::new();
+        let [first, second] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
+        peers.open(Chat::default(), Room(1), ());
+        peers.remove(second);
+        peers.open(Chat::default(), ROOM, ());
+        assert_eq!(heard(&mut peers, first), "* 2 joined\n* 2 left\n* 3 joined\n");
+    }
+
+    #[test]
+    fn who_goes_away_says_so_once_however_it_goes() {
+        type Way = fn(&mut Peers<Chat, ()>, ConnId);
+        let ways: [Way; 4] = [
+            |_, _| {},
+            |peers, id| peers.ended(id),
+            |peers, id| peers.broken(id),
+            |peers, id| {
+                let post = Chunk::from(vec![b'x'; HARD + 1]);
+                peers.get_mut(id).unwrap().connection.deliver(post);
+                assert!(peers.get_mut(id).unwrap().connection.is_broken());
+            },
+        ];
+        for way in ways {
+            let mut peers = Peers::new();
+            let [stays, leaves] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
+            way(&mut peers, leaves);
+            peers.remove(leaves);
+            assert_eq!(heard(&mut peers, stays), "* 2 joined\n* 2 left\n");
+        }
+    }
+
+    #[test]
+    fn who_is_evicted_says_so_at_once_and_those_whom_that_evicts_too() {
+        let mut peers = Peers::new();
+        let [talker, slow, slower] = [(); 3].map(|()| peers.open(Chat::default(), ROOM, ()));
+        heard(&mut peers, talker);
+        for (id, room) in [(slow, 10), (slower, 5)] {
+            heard(&mut peers, id);
+            let most = Chunk::from(vec![b'x'; HARD - room]);
+            peers.get_mut(id).unwrap().connection.deliver(most);
+        }
+        // `[1] a` is too much for the one, and then `* 3 left` for the other.
+        peers.received(talker, Chunk::from("a\n"));
+        assert_eq!(
+            (heard(&mut peers, talker), peers.evicted()),
+            ("* 3 left\n* 2 left\n".into(), 2)
+        );
+        for id in [slow, slower] {
+            assert_eq!(peers.remove(id), Some(()));
+        }
+        assert_eq!(heard(&mut peers, talker), "");
+    }
+
+    #[test]
+    fn to_come_and_to_go_is_not_to_talk() {
+        let mut peers = Peers::new();
+        let [quiet, slow] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
+        peers.get_mut(slow).unwrap().connection.deliver(Chunk::from(vec![b'x'; HIGH]));
+        peers.sent(slow, 1);
+        peers.begin();
+        while let Some(ready) = peers.next_ready() {
+            assert!(ready.wants_recv == (ready.id == quiet));
+        }
+        assert_eq!(peers.tick(at(10)), None);
     }
 
     #[test]

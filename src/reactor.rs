@@ -399,9 +399,15 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         }
     }
 
-    /// Writes while something is owed, and there is room for it.
+    /// Writes what is owed, while there is room for it. What a protocol says meanwhile because it
+    /// is sent is written when the connection is resumed again: one without end does not own the
+    /// loop.
     fn send(&mut self, conn: ConnId) {
-        while let Some(peer) = self.peers.get_mut(conn) {
+        let Some(peer) = self.peers.get_mut(conn) else { return };
+        let mut owed = peer.connection.outgoing().bytes();
+        while owed > 0
+            && let Some(peer) = self.peers.get_mut(conn)
+        {
             let (queue, socket) = (peer.connection.outgoing(), &mut peer.driver);
             let (Some(first), true) = (queue.first(), socket.writable) else { return };
             let fd = socket.fd.as_fd();
@@ -421,6 +427,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                     socket.writable = n == room;
                     self.counters.sends += 1;
                     self.counters.sent_bytes += n as u64;
+                    owed = owed.saturating_sub(n);
                     self.peers.sent(conn, n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable = false,

@@ -174,6 +174,23 @@ fn each_listener_is_one_line_and_there_is_no_other() {
 }
 
 #[test]
+fn a_listener_says_its_own_protocol_if_it_has_one() {
+    for (program, args) in SERVERS {
+        let server = Launch::new(program, args)
+            .args(&["--listen", "127.0.0.1:0=chat", "--listen", "127.0.0.1:0"])
+            .args(&["--listen", "127.0.0.1:0=reply=at your service", "--protocol", "discard"])
+            .start();
+        let names: Vec<&str> = server.listening.iter().map(|one| &*one.protocol).collect();
+        assert_eq!(names, ["chat", "discard", "reply=at your service"]);
+        let client = Client::connect(&server.listening[2].address);
+        client.say(b"hello\n");
+        client.hear(b"at your service\n");
+        drop(client);
+        assert_eq!(server.terminate().code(), Some(0));
+    }
+}
+
+#[test]
 fn every_model_says_its_name() {
     for model in Model::ALL.into_iter().filter(|&model| model != Model::Uring).map(Model::name) {
         for launch in [proactor(&["--model", model]), reactor(&["--model", model])] {
@@ -383,10 +400,14 @@ fn a_value_that_cannot_be_meant_is_a_usage_error_and_named() {
         ("--listen", "127.0.0.1"),
         ("--listen", "127.0.0.1:70000"),
         ("--listen", "::1:7000:x"),
+        ("--listen", "127.0.0.1:0=http"),
+        ("--listen", "127.0.0.1:0=echo=loud"),
+        ("--listen", "127.0.0.1:0="),
         ("--model", "uringg"),
         ("--idle-sleep", "0"),
         ("--idle-sleep", "a while"),
         ("--protocol", "http"),
+        ("--protocol", "chat=loud"),
         ("--kernel", "six"),
         ("--max-connections", "0"),
         ("--max-connections", "many"),
@@ -429,7 +450,7 @@ fn an_unknown_name_is_answered_with_those_that_are_known() {
             assert!(exit.stderr.contains(model), "{model} is missing: {exit:?}");
         }
         let exit = Launch::new(program, args).args(&["--protocol", "http"]).run();
-        for protocol in ["echo", "upper", "chat"] {
+        for protocol in ["echo", "upper", "reply", "prefix", "discard", "chargen", "chat"] {
             assert!(exit.stderr.contains(protocol), "{protocol} is missing: {exit:?}");
         }
     }

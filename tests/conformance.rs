@@ -132,6 +132,10 @@ conformance!({
     a_line_too_long_is_answered_and_goes_no_further,
     the_last_line_needs_no_newline,
     each_listener_is_a_room_of_its_own,
+    who_goes_is_announced_however_it_goes,
+    // Other protocols.
+    each_listener_says_its_own,
+    a_pattern_without_end_keeps_to_the_pace_of_its_readers,
     // Stopping.
     a_drain_delivers_what_is_owed_and_then_the_end,
     a_drain_delivers_to_one_who_was_stuck,
@@ -632,6 +636,24 @@ fn who_takes_every_buffer_and_reads_nothing_gives_way(model: Model) {
 
 // Chat.
 
+/// Clients 1, 2, … of a room, each of which has heard those come who came after it.
+fn room(address: &Address, options: &[Options]) -> Vec<Client> {
+    let mut clients: Vec<Client> = Vec::new();
+    for &options in options {
+        let next = enter(address, options);
+        let joined = format!("* {} joined\n", clients.len() + 1);
+        clients.iter().for_each(|client| client.hear(joined.as_bytes()));
+        clients.push(next);
+    }
+    clients
+}
+
+/// As everybody else hears what `number` says.
+fn labelled(number: usize, lines: &[u8]) -> Vec<u8> {
+    let label = format!("[{number}] ").into_bytes();
+    lines.split_inclusive(|&byte| byte == b'\n').flat_map(|line| [&label, line].concat()).collect()
+}
+
 /// Connects to a room, and is in it: the one thing that a chat answers to its speaker is that a
 /// line was too long.
 fn enter(address: &Address, options: Options) -> Client {
@@ -647,8 +669,8 @@ const TOO_LONG: &[u8] = b"line too long: 16384 bytes at most\n";
 fn lines_reach_all_others_whole_in_order_and_never_their_speaker(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("chat").start();
-    let clients = [(); 3].map(|()| enter(server.address(), Options::default()));
-    let mut says = [b'a', b'b', b'c'].map(|name| {
+    let clients = room(server.address(), &[Options::default(); 3]);
+    let says = [b'a', b'b', b'c'].map(|name| {
         let mut text = Vec::new();
         for _ in 0..400 {
             let most = if random.next().is_multiple_of(50) { LINE_MAX - 1 } else { 100 };
@@ -657,16 +679,17 @@ fn lines_reach_all_others_whole_in_order_and_never_their_speaker(model: Model) {
         }
         text
     });
+    let heards = [0, 1, 2].map(|at| labelled(at + 1, &says[at]));
     thread::scope(|scope| {
         for (client, text) in clients.iter().zip(&says) {
             let mut random = random.branch();
             scope.spawn(move || client.say_in_pieces(text, &mut random));
         }
         for (at, client) in clients.iter().enumerate() {
-            let says = &says;
+            let heards = &heards;
             scope.spawn(move || {
                 let others =
-                    [0, 1, 2].map(|other| if other == at { &[][..] } else { &says[other] });
+                    [0, 1, 2].map(|other| if other == at { &[][..] } else { &heards[other] });
                 let total = others.iter().map(|text| text.len()).sum();
                 let mut heard = Vec::new();
                 let mut buffer = vec![0; 64 << 10];
@@ -675,20 +698,19 @@ fn lines_reach_all_others_whole_in_order_and_never_their_speaker(model: Model) {
                     assert_ne!(n, 0, "the end came before all lines had");
                     heard.extend_from_slice(&buffer[..n]);
                 }
-                for (text, name) in others.iter().zip(b"abc") {
+                for (text, name) in others.iter().zip(b"123") {
                     let theirs = heard.split_inclusive(|&byte| byte == b'\n');
-                    let theirs: Vec<_> = theirs.filter(|line| line[0] == *name).collect();
+                    let theirs: Vec<_> = theirs.filter(|line| line[1] == *name).collect();
                     assert!(theirs.concat() == *text, "what {} said", *name as char);
                 }
             });
         }
     });
     // Had anybody heard too much, it would come before this.
-    says[0] = b"the last line\n".to_vec();
-    clients[0].say(&says[0]);
-    clients[1..].iter().for_each(|client| client.hear(&says[0]));
+    clients[0].say(b"the last line\n");
+    clients[1..].iter().for_each(|client| client.hear(b"[1] the last line\n"));
     clients[1].say(b"the very last\n");
-    clients[0].hear(b"the very last\n");
+    clients[0].hear(b"[2] the very last\n");
     drop(clients);
     server.drain();
 }
@@ -696,14 +718,16 @@ fn lines_reach_all_others_whole_in_order_and_never_their_speaker(model: Model) {
 fn a_stopped_reader_costs_the_healthy_no_line(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("chat").start();
-    let talker = enter(server.address(), Options::default());
-    let healthy = enter(server.address(), Options::default());
-    let stopped = enter(server.address(), Options::SMALL_RECEIVE);
+    let options = [Options::default(), Options::default(), Options::SMALL_RECEIVE];
+    let [talker, healthy, stopped] =
+        room(server.address(), &options).try_into().expect("three of them");
     let lines = lines(&mut random, 8 << 20);
+    let expected = labelled(1, &lines);
     thread::scope(|scope| {
         scope.spawn(|| talker.say(&lines));
-        healthy.hear(&lines);
+        hear_but(&healthy, &expected, b"* 3 left\n");
     });
+    talker.hear(b"* 3 left\n");
     drop((talker, healthy));
     let exit = server.drain();
     assert_eq!(exit.counter("evicted"), 1, "{exit:?}");
@@ -713,15 +737,15 @@ fn a_stopped_reader_costs_the_healthy_no_line(model: Model) {
 fn a_slow_reader_loses_no_line(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("chat").start();
-    let talker = enter(server.address(), Options::default());
-    let healthy = enter(server.address(), Options::default());
-    let slow = enter(server.address(), Options::default());
+    let [talker, healthy, slow] =
+        room(server.address(), &[Options::default(); 3]).try_into().expect("three of them");
     let lines = lines(&mut random, 6 << 20);
+    let expected = labelled(1, &lines);
     thread::scope(|scope| {
         scope.spawn(|| talker.say(&lines));
-        scope.spawn(|| healthy.hear(&lines));
+        scope.spawn(|| healthy.hear(&expected));
         // It reads only when all the rest has come to a stop.
-        for some in lines.chunks(2 << 20) {
+        for some in expected.chunks(2 << 20) {
             eventually_quiet(server.process);
             slow.hear(some);
         }
@@ -751,30 +775,30 @@ fn lines(random: &mut Random, bytes: usize) -> Vec<u8> {
 
 fn a_line_too_long_is_answered_and_goes_no_further(model: Model) {
     let server = model.serve("chat").start();
-    let (speaker, listener) =
-        (enter(server.address(), Options::default()), enter(server.address(), Options::default()));
+    let [speaker, listener] =
+        room(server.address(), &[Options::default(); 2]).try_into().expect("two of them");
     speaker.say(b"before\n");
     speaker.say(&vec![b'x'; 5 * LINE_MAX]); // Said while it is still too long, not at its end.
     speaker.hear(TOO_LONG);
     speaker.say(b" and more\nafter\n");
-    listener.hear(b"before\nafter\n");
+    listener.hear(b"[1] before\n[1] after\n");
     let longest = [&vec![b'y'; LINE_MAX][..], b"\n"].concat();
     speaker.say(&longest);
-    listener.hear(&longest);
+    listener.hear(&labelled(1, &longest));
     drop((speaker, listener));
     server.drain();
 }
 
 fn the_last_line_needs_no_newline(model: Model) {
     let server = model.serve("chat").start();
-    let (speaker, listener) =
-        (enter(server.address(), Options::default()), enter(server.address(), Options::default()));
+    let [speaker, listener] =
+        room(server.address(), &[Options::default(); 2]).try_into().expect("two of them");
     speaker.say(b"first\nand la");
-    listener.hear(b"first\n");
+    listener.hear(b"[1] first\n");
     speaker.say(b"st");
     speaker.finish();
     speaker.hear_end();
-    listener.hear(b"and last\n");
+    listener.hear(b"[1] and last\n* 1 left\n");
     drop(listener);
     server.drain();
 }
@@ -782,17 +806,130 @@ fn the_last_line_needs_no_newline(model: Model) {
 fn each_listener_is_a_room_of_its_own(model: Model) {
     let server = model.serve_at("chat", &["127.0.0.1:0", "127.0.0.1:0"]).start();
     let [one, other] = [0, 1].map(|at| &server.listening[at].address);
-    let clients = [one, one, other, other].map(|address| enter(address, Options::default()));
+    let clients: Vec<Client> =
+        [one, other].into_iter().flat_map(|at| room(at, &[Options::default(); 2])).collect();
     clients[0].say(b"in one\n");
     clients[2].say(b"in the other\n");
-    clients[1].hear(b"in one\n");
-    clients[3].hear(b"in the other\n");
+    clients[1].hear(b"[1] in one\n");
+    clients[3].hear(b"[1] in the other\n");
     // What they should not have heard would have come before these.
     clients[1].say(b"again\n");
     clients[3].say(b"once more\n");
-    clients[0].hear(b"again\n");
-    clients[2].hear(b"once more\n");
+    clients[0].hear(b"[2] again\n");
+    clients[2].hear(b"[2] once more\n");
     drop(clients);
+    server.drain();
+}
+
+/// Hears `expected` and, between any two lines of it, `aside`.
+fn hear_but(client: &Client, expected: &[u8], aside: &[u8]) {
+    let (mut heard, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    while heard.len() < expected.len() + aside.len() {
+        match client.hear_some(&mut buffer).expect("more lines") {
+            0 => panic!("the end came after {} bytes", heard.len()),
+            n => heard.extend_from_slice(&buffer[..n]),
+        }
+    }
+    let at = heard.windows(aside.len()).position(|some| some == aside).expect("it was said");
+    assert!(at == 0 || heard[at - 1] == b'\n', "lines are whole");
+    heard.drain(at..at + aside.len());
+    assert!(heard == expected, "all else is as it was said");
+}
+
+fn who_goes_is_announced_however_it_goes(model: Model) {
+    let server = model.serve("chat").start();
+    let mut clients = room(server.address(), &[Options::default(); 5]);
+    let stays = clients.remove(0);
+    let [quits, ends, resets, drops] = clients.try_into().expect("four of them");
+    quits.say(b"bye\nquit\nnever said\n");
+    stays.hear(b"[2] bye\n* 2 left\n");
+    [&ends, &resets, &drops].into_iter().for_each(|client| client.hear(b"[2] bye\n* 2 left\n"));
+    quits.hear_end();
+    ends.finish();
+    stays.hear(b"* 3 left\n");
+    ends.hear_end();
+    resets.hear(b"* 3 left\n");
+    resets.reset();
+    stays.hear(b"* 4 left\n");
+    drop(drops);
+    stays.hear(b"* 5 left\n");
+    // A number is not given twice.
+    let next = enter(server.address(), Options::default());
+    stays.hear(b"* 6 joined\n");
+    next.say(b"hello\n");
+    stays.hear(b"[6] hello\n");
+    stays.say(b"\xff\xfe\n");
+    next.hear(b"[1] \xff\xfe\n");
+    drop((quits, ends, stays, next));
+    server.drain();
+}
+
+// Other protocols.
+
+fn each_listener_says_its_own(model: Model) {
+    let at = |protocol: &str| format!("127.0.0.1:0={protocol}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("a=b").display().to_string();
+    let unix = format!("unix:{}=upper", path.replace('=', "=="));
+    let addresses = [
+        at("echo"),
+        at("chat"),
+        at("reply=a=b"),
+        at("prefix"),
+        at("discard"),
+        at("chargen"),
+        unix,
+        "127.0.0.1:0".to_owned(),
+    ];
+    let server = model.serve_at("reply", &addresses.each_ref().map(|text| &**text)).start();
+    let names: Vec<&str> = server.listening.iter().map(|one| &*one.protocol).collect();
+    let expected = ["echo", "chat", "reply=a=b", "prefix", "discard", "chargen", "upper", "reply"];
+    assert_eq!(names, expected);
+    assert_eq!(server.listening[6].address.to_string(), format!("unix:{path}"));
+    let address = |at: usize| &server.listening[at].address;
+    let chatters = room(address(1), &[Options::default(); 2]);
+    let clients = [0, 2, 3, 4, 5, 6, 7].map(|at| Client::connect(address(at)));
+    let [echo, own, prefix, discard, chargen, upper, reply] = &clients;
+    clients.iter().for_each(|client| client.say(b"one\ntwo\n"));
+    chatters[0].say(b"one\n");
+    echo.hear(b"one\ntwo\n");
+    own.hear(b"a=b\na=b\n");
+    prefix.hear(b"your msg = one ===\nyour msg = two ===\n");
+    upper.hear(b"ONE\nTWO\n");
+    reply.hear(b"ok\nok\n");
+    chatters[1].hear(b"[1] one\n");
+    discard.hear_nothing();
+    discard.finish();
+    discard.hear_end();
+    chargen.hear(&pattern(1000));
+    drop((clients, chatters));
+    server.drain();
+}
+
+/// So many lines of RFC 864.
+fn pattern(lines: usize) -> Vec<u8> {
+    let line = |n: usize| (n..n + 72).map(|at| b' ' + (at % 95) as u8).chain(*b"\r\n");
+    (0..lines).flat_map(line).collect()
+}
+
+fn a_pattern_without_end_keeps_to_the_pace_of_its_readers(model: Model) {
+    let server = model.serve_at("chargen", &["127.0.0.1:0", "127.0.0.1:0=echo"]).start();
+    let expected = pattern(300_000);
+    let never = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+    let [quick, other] = [(); 2].map(|()| Client::connect(server.address()));
+    // Who listens without end leaves the others their turn.
+    let pings = Client::connect(&server.listening[1].address);
+    let memory = server.process.resident();
+    thread::scope(|scope| {
+        scope.spawn(|| quick.hear(&expected));
+        scope.spawn(|| other.hear(&expected));
+        (0..50).for_each(|_| pings.ping());
+    });
+    let grown = server.process.resident().saturating_sub(memory);
+    assert!(grown < 16 << 20, "{grown} bytes for who reads nothing");
+    eventually_quiet(server.process);
+    never.finish();
+    drop((never, quick, other, pings));
     server.drain();
 }
 

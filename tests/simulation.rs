@@ -4,7 +4,7 @@
 //! the command that replays it. `SIM_SEEDS=N` says how many seeds the main scenario is played for
 //! (the others take their share of it), `SIM_SEED=S` plays that one only.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
@@ -289,9 +289,18 @@ fn line(of: usize, n: usize, dice: &mut Dice) -> Vec<u8> {
 /// By sender, the numbers of the lines in `heard`. Every line must be whole.
 fn by_sender(heard: &[u8]) -> HashMap<usize, Vec<usize>> {
     let mut numbers: HashMap<usize, Vec<usize>> = HashMap::new();
+    let mut labels: HashMap<&str, &str> = HashMap::new();
+    let mut events = HashSet::new();
     for line in heard.split_inclusive(|&byte| byte == b'\n') {
         let text = std::str::from_utf8(line).unwrap();
         let text = text.strip_suffix('\n').expect("every line is whole");
+        if text.starts_with("* ") {
+            assert!(events.insert(text), "told once: {text:?}");
+            continue;
+        }
+        let (label, text) = text.split_once(' ').expect("a label");
+        let of = text.split(' ').next().unwrap();
+        assert_eq!(*labels.entry(label).or_insert(of), of, "a label is one speaker's");
         let mut words = text.split(' ');
         let (of, n) = (words.next().unwrap(), words.next().unwrap());
         let tail = words.next().expect("a line has three words");
@@ -299,6 +308,15 @@ fn by_sender(heard: &[u8]) -> HashMap<usize, Vec<usize>> {
         numbers.entry(of.parse().unwrap()).or_default().push(n.parse().unwrap());
     }
     numbers
+}
+
+/// The lines of a chat without their labels, and without who came and went.
+fn spoken(heard: &[u8]) -> Vec<u8> {
+    let lines = heard.split_inclusive(|&byte| byte == b'\n').filter(|line| line[0] == b'[');
+    lines
+        .flat_map(|line| line.splitn(2, |&byte| byte == b' ').nth(1).unwrap_or_default())
+        .copied()
+        .collect()
 }
 
 #[test]
@@ -368,7 +386,7 @@ fn lines_stay_in_their_room() {
         world.until_quiet();
         for (room, line) in rooms.iter().zip(["this room\n", "that room\n"]) {
             for &id in room {
-                assert_eq!(world.client(id).heard(), line.repeat(2).as_bytes());
+                assert_eq!(spoken(world.client(id).heard()), line.repeat(2).as_bytes());
             }
         }
         world.drain(tally);
@@ -639,6 +657,8 @@ fn who_comes_beyond_the_limit_waits_and_is_served() {
 
 #[test]
 fn a_talker_is_heard_at_the_pace_of_the_slowest_who_reads() {
+    /// More than may be owed: two say so many.
+    const LINES: usize = 5000;
     let name = "a_talker_is_heard_at_the_pace_of_the_slowest_who_reads";
     play(name, 0.1, &[], |dice, mut setup, tally| {
         setup.faults =
@@ -650,19 +670,20 @@ fn a_talker_is_heard_at_the_pace_of_the_slowest_who_reads() {
         let listeners = [slow, Reads::AtOnce].map(|reads| world.connect(reads));
         world.until("all are there", |world| world.server.connections() == 4);
         for (of, talker) in talkers.into_iter().enumerate() {
-            let lines: Vec<u8> = (0..1000).flat_map(|n| line(of, n, dice)).collect();
+            let lines: Vec<u8> = (0..LINES).flat_map(|n| line(of, n, dice)).collect();
             world.client_mut(talker).say(&lines);
         }
         world.until_quiet();
         for listener in listeners {
             let heard = by_sender(world.client(listener).heard());
             for of in 0..2 {
-                assert!(heard[&of].iter().copied().eq(0..1000), "every line, once, in order");
+                assert!(heard[&of].iter().copied().eq(0..LINES), "every line, once, in order");
             }
         }
-        // Two talk: each may have filled its socket buffer before it was hushed.
+        // Two talk: each may have filled its socket buffer before it was hushed. The labels at most
+        // double what they say, and are in no buffer of the pool.
         let most = world.server.ring().queue_most();
-        let bound = LEASES_HIGH * 1024 + 2 * 64 * 1024;
+        let bound = HIGH + 2 * 2 * 64 * 1024;
         assert!(most <= bound, "{most} were owed, {bound} may be");
         assert_eq!(world.server.counters().evicted, 0);
         world.drain(tally);
@@ -680,7 +701,9 @@ fn who_never_reads_is_evicted_from_a_room_that_waits_for_it() {
         let [talker, idler, listener] =
             [Reads::AtOnce, Reads::Never, Reads::AtOnce].map(|reads| world.connect(reads));
         world.until("all are there", |world| world.server.connections() == 3);
-        let lines: Vec<u8> = (0..2000).flat_map(|n| line(0, n, dice)).collect();
+        // More than may be owed before others wait.
+        let lines: Vec<u8> = (0..10_000).flat_map(|n| line(0, n, dice)).collect();
+        assert!(lines.len() > HIGH);
         world.client_mut(talker).say(&lines);
         // Either it is evicted while others wait, or it leaves by itself.
         let leaves = dice.chance(500);
@@ -688,8 +711,18 @@ fn who_never_reads_is_evicted_from_a_room_that_waits_for_it() {
             let at = world.now() + SOFT / 2;
             world.client_mut(idler).reset_at(at);
         }
-        world.until("all is heard", |world| world.client(listener).heard().len() == lines.len());
-        assert_eq!(world.client(listener).heard(), lines);
+        world.until("all is heard", |world| {
+            let heard = world.client(listener).heard();
+            let labels = 10_000 * "[1] ".len();
+            heard.len() >= lines.len() + labels && spoken(heard).len() == lines.len()
+        });
+        assert_eq!(spoken(world.client(listener).heard()), lines);
+        let told = |world: &World<_>| {
+            let heard = String::from_utf8_lossy(world.client(listener).heard());
+            heard.matches(" left\n").count()
+        };
+        world.until("its going is told", |world| told(world) > 0);
+        assert_eq!(told(&world), 1, "once");
         assert_eq!(world.server.counters().evicted, u64::from(!leaves));
         assert!(world.now() < Nanos(0) + 3 * SOFT, "{:?}", world.now());
         world.drain(tally);

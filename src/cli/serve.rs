@@ -1,6 +1,7 @@
 //! `proactor serve`, and all of `reactor`.
 
 use std::io::{self, Write};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -19,9 +20,11 @@ use crate::ring::kernel::{Refusal, Version};
 /// Serve a protocol to whoever connects, until SIGTERM or SIGINT
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 takes a free one. Repeatable
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7000")]
-    listen: Vec<Address>,
+    /// Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 takes a free one. Repeatable.
+    /// The first single `=` ends the address, and all behind it is what this listener says, as
+    /// for --protocol; write an `=` within a path as `==`
+    #[arg(long, value_name = "ADDR[=PROTOCOL]", default_value = "127.0.0.1:7000")]
+    listen: Vec<Listen>,
 
     /// How to wait: uring, epoll, epoll-et, poll, select, epoll-oneshot, sigio, nonblocking, or
     /// auto, the best that this machine permits; see `proactor models` [default: auto; of
@@ -34,8 +37,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION", value_parser = units::parse_span)]
     idle_sleep: Option<Duration>,
 
-    /// What to say: echo, upper or chat
-    #[arg(long, value_name = "NAME", default_value = "echo")]
+    /// What listeners say that do not name their own: echo, upper, discard, chargen, chat,
+    /// reply[=TEXT] (each line is answered with TEXT [ok] and a newline) or prefix[=TEXT] (with
+    /// TEXT [`your msg = `], the line, ` ===` and a newline)
+    #[arg(long, value_name = "PROTOCOL", default_value = "echo")]
     protocol: Any,
 
     /// Connections served at a time; who comes beyond waits [default: 10000, or what `ulimit -n`
@@ -73,6 +78,36 @@ pub(super) struct Args {
     log: tracing_subscriber::filter::LevelFilter,
 }
 
+/// An address, and what is said there if it was named.
+#[derive(Debug, Clone)]
+struct Listen {
+    address: Address,
+    protocol: Option<Any>,
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    /// `ADDR` or `ADDR=PROTOCOL`. The first `=` that is not doubled divides; before it, `==`
+    /// stands for `=`, and behind it everything stands for itself.
+    fn from_str(text: &str) -> Result<Listen, String> {
+        let (mut address, mut rest) = (String::new(), text);
+        loop {
+            let Some((before, after)) = rest.split_once('=') else {
+                address.push_str(rest);
+                return Ok(Listen { address: address.parse()?, protocol: None });
+            };
+            address.push_str(before);
+            let Some(after) = after.strip_prefix('=') else {
+                let protocol = Some(after.parse()?);
+                return Ok(Listen { address: address.parse()?, protocol });
+            };
+            address.push('=');
+            rest = after;
+        }
+    }
+}
+
 /// What `--stats` prints.
 #[derive(Debug, Serialize)]
 struct Stats {
@@ -104,16 +139,17 @@ impl Args {
         let stop = Stop::new().and_then(|stop| stop.on_signals().map(|()| stop));
         let stop = stop.context("cannot listen for signals")?;
         let (mut listeners, mut addresses, mut files) = (Vec::new(), Vec::new(), Vec::new());
-        for address in &self.listen {
+        for Listen { address, protocol } in &self.listen {
             let Listener { fd, address, file } =
                 address.listen().with_context(|| format!("cannot listen on {address}"))?;
-            listeners.push((fd, self.protocol.clone()));
-            addresses.push(address);
+            let protocol = protocol.as_ref().unwrap_or(&self.protocol);
+            listeners.push((fd, protocol.clone()));
+            addresses.push((address, protocol));
             files.extend(file);
         }
         let (buffers, idle_sleep) = (self.shapes(), self.idle_sleep);
         let service = Service { listeners, buffers, limits, stop, idle_sleep };
-        let ready = || announce_listeners(&addresses, chosen.model, &self.protocol);
+        let ready = || announce_listeners(&addresses, chosen.model);
         let served = model::serve(chosen, service, ready);
         drop(files);
         let (ended, counters) = served.with_context(|| format!("{} failed", chosen.model))?;
@@ -166,9 +202,9 @@ fn announce_choice(choice: Choice, chosen: &Chosen, refusal: Option<Refusal>) {
 }
 
 /// One line for each listener. That nobody reads them does not stop a server.
-fn announce_listeners(addresses: &[Address], model: Model, protocol: &Any) {
+fn announce_listeners(addresses: &[(Address, &Any)], model: Model) {
     let mut out = io::stdout().lock();
-    for address in addresses {
+    for (address, protocol) in addresses {
         let _ = writeln!(out, "listening on {address} ({model}, {protocol})");
     }
     let _ = out.flush();
@@ -201,4 +237,39 @@ fn seconds(text: &str) -> Result<Duration, String> {
         return Err(wrong());
     }
     Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_single_sign_divides_an_address_from_its_protocol() {
+        let cases = [
+            ("127.0.0.1:80", "127.0.0.1:80", None),
+            ("127.0.0.1:80=chat", "127.0.0.1:80", Some("chat")),
+            ("[::1]:80=reply=a==b", "[::1]:80", Some("reply=a==b")),
+            ("unix:/p=chat", "unix:/p", Some("chat")),
+            ("unix:/a==b", "unix:/a=b", None),
+            ("unix:/a==b=prefix=> ", "unix:/a=b", Some("prefix=> ")),
+            ("unix:/a===echo", "unix:/a=", Some("echo")),
+            ("unix:/a====b", "unix:/a==b", None),
+        ];
+        for (text, address, protocol) in cases {
+            let listen: Listen = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(listen.address.to_string(), address, "{text}");
+            let found = listen.protocol.map(|protocol| protocol.to_string());
+            assert_eq!(found.as_deref(), protocol, "{text}");
+        }
+        for (text, named) in [
+            ("127.0.0.1:80=http", r#"no protocol "http""#),
+            ("127.0.0.1:80=", r#"no protocol """#),
+            ("unix:/a=b", r#"no protocol "b""#),
+            ("127.0.0.1=echo", r#"no address "127.0.0.1""#),
+            ("=echo", r#"no address """#),
+        ] {
+            let error = text.parse::<Listen>().unwrap_err();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
 }

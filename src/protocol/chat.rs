@@ -1,45 +1,150 @@
-//! Chat: every line goes to everyone else.
+//! Chat: every line goes to everyone else, with the number of who said it.
 
-use super::{LINE_MAX, Lines, Outbox, Piece, Protocol};
+use super::{Lines, Outbox, Piece, Protocol, TOO_LONG};
 use crate::buffer::Chunk;
 
-/// Passes each line on to every other peer of the same listener.
+/// Passes each line on to every other peer of the same listener, as `[7] hello`: 7 is the number of
+/// its speaker. Tells them who comes and goes, as `* 7 joined` and `* 7 left`.
 ///
 /// Lines are passed on whole, however they arrived; the last one too if the peer left without its
-/// newline. A line longer than [`LINE_MAX`] is answered with a complaint and passed on to nobody.
+/// newline. Their bytes need not be text. A line longer than [`LINE_MAX`](super::LINE_MAX) is
+/// answered with a complaint and passed on to nobody. `quit`, on a line of its own, leaves.
 #[derive(Debug, Clone, Default)]
 pub struct Chat {
     lines: Lines,
+    me: u64,
+    /// What stands before each of its lines.
+    label: Box<[u8]>,
+    /// True once it has told that it left: what it hears from then on is nothing.
+    left: bool,
+}
+
+impl Chat {
+    fn say(&mut self, lines: &[u8], out: &mut Outbox<'_>) {
+        let (before, quits) = match find_quit(lines) {
+            Some(at) => (&lines[..at], true),
+            None => (lines, false),
+        };
+        if self.left {
+            return;
+        }
+        if !before.is_empty() {
+            out.broadcast(labelled(&self.label, before));
+        }
+        if quits {
+            self.leave(out);
+            out.finish();
+        }
+    }
+
+    fn leave(&mut self, out: &mut Outbox<'_>) {
+        if !std::mem::replace(&mut self.left, true) {
+            out.broadcast(format!("* {} left\n", self.me).into_bytes());
+        }
+    }
+}
+
+/// Where the line begins that says `quit`; a line may end as telnet ends them.
+fn find_quit(lines: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    for line in lines.split_inclusive(|&byte| byte == b'\n') {
+        if line == b"quit\n" || line == b"quit\r\n" {
+            return Some(at);
+        }
+        at += line.len();
+    }
+    None
+}
+
+/// Whole lines, each with `label` before it, in one allocation.
+fn labelled(label: &[u8], lines: &[u8]) -> Vec<u8> {
+    let count = lines.iter().filter(|&&byte| byte == b'\n').count();
+    let mut labelled = Vec::with_capacity(lines.len() + count * label.len());
+    for line in lines.split_inclusive(|&byte| byte == b'\n') {
+        labelled.extend_from_slice(label);
+        labelled.extend_from_slice(line);
+    }
+    labelled
 }
 
 impl Protocol for Chat {
+    fn open(&mut self, me: u64, out: &mut Outbox<'_>) {
+        self.me = me;
+        self.label = format!("[{me}] ").into_bytes().into();
+        out.broadcast(format!("* {me} joined\n").into_bytes());
+    }
+
     fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-        self.lines.feed(chunk, |piece| match piece {
-            Piece::Lines(lines) => out.broadcast(lines),
-            Piece::TooLong => {
-                out.reply(format!("line too long: {LINE_MAX} bytes at most\n").into_bytes());
-            }
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.feed(chunk, |piece| match piece {
+            Piece::Lines(lines) => self.say(&lines, out),
+            Piece::TooLong => out.reply(TOO_LONG),
         });
+        self.lines = lines;
     }
 
     fn end(&mut self, out: &mut Outbox<'_>) {
         if let Some(line) = self.lines.finish() {
-            out.broadcast(line);
+            self.say(&line, out);
         }
+        self.leave(out);
         out.finish();
+    }
+
+    fn close(&mut self, out: &mut Outbox<'_>) {
+        self.leave(out);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::converse;
+    use proptest::prelude::*;
+
+    use super::super::LINE_MAX;
+    use super::super::testing::{converse, cut};
     use super::*;
 
+    /// What the others heard of it; it is number 1.
+    fn posts<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> Vec<u8> {
+        let said = converse(&mut Chat::default(), parts);
+        assert!(said.replies.is_empty() && said.finished);
+        said.posts.concat()
+    }
+
     #[test]
-    fn lines_go_to_the_others_and_not_back() {
-        let said = converse(&mut Chat::default(), [&b"hel"[..], b"lo\nyou\nthere"]);
-        assert_eq!(said.posts.concat(), b"hello\nyou\nthere\n");
-        assert_eq!((&said.replies[..], said.finished), (&b""[..], true));
+    fn lines_go_to_the_others_with_a_label_and_not_back() {
+        let heard = posts([&b"hel"[..], b"lo\nyou\nthere"]);
+        let expected = "* 1 joined\n[1] hello\n[1] you\n[1] there\n* 1 left\n";
+        assert_eq!(String::from_utf8(heard).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_batch_of_lines_is_one_allocation_of_the_right_size() {
+        let labelled = labelled(b"[12] ", b"a\n\nb\n");
+        assert_eq!(labelled, b"[12] a\n[12] \n[12] b\n");
+        assert_eq!(labelled.capacity(), labelled.len());
+    }
+
+    #[test]
+    fn quit_leaves_and_what_stands_behind_it_is_nothing() {
+        for quit in [&b"quit\n"[..], b"quit\r\n", b"quit"] {
+            let say = [b"quit it\n", quit].concat();
+            assert_eq!(posts([&say[..]]), b"* 1 joined\n[1] quit it\n* 1 left\n");
+        }
+        let rest = posts([&b"a\nquit\nb\n"[..], b"c\nquit\n"]);
+        assert_eq!(rest, b"* 1 joined\n[1] a\n* 1 left\n");
+    }
+
+    #[test]
+    fn who_is_torn_away_leaves_once() {
+        let mut chat = Chat::default();
+        let (mut queue, mut posts, mut finished) = Default::default();
+        let mut out = Outbox::new(&mut queue, &mut posts, &mut finished);
+        chat.open(7, &mut out);
+        chat.close(&mut out);
+        chat.close(&mut out);
+        let posts: Vec<_> = posts.iter().map(|post| post.to_vec()).collect();
+        assert_eq!(posts, [&b"* 7 joined\n"[..], b"* 7 left\n"]);
     }
 
     #[test]
@@ -47,6 +152,22 @@ mod tests {
         let long = vec![b'x'; LINE_MAX + 1];
         let said = converse(&mut Chat::default(), [&long[..], b"xx\nshort\n"]);
         assert_eq!(said.replies, b"line too long: 16384 bytes at most\n");
-        assert_eq!(said.posts.concat(), b"short\n");
+        assert_eq!(said.posts.concat(), b"* 1 joined\n[1] short\n* 1 left\n");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_pass_unharmed() {
+        assert_eq!(posts([&b"\xff\xfe\0\n"[..]]), b"* 1 joined\n[1] \xff\xfe\0\n* 1 left\n");
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_network_cut_the_bytes_changes_nothing(
+            lines in prop::collection::vec("[ab]{0,4}|quit|quit\r", 0..8),
+            cuts in prop::collection::vec(0..40usize, 0..8),
+        ) {
+            let text = lines.join("\n");
+            prop_assert_eq!(posts(cut(text.as_bytes(), &cuts)), posts([text.as_bytes()]));
+        }
     }
 }

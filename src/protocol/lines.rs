@@ -4,6 +4,8 @@ use crate::buffer::Chunk;
 
 /// The longest line in bytes, its newline not counted.
 pub const LINE_MAX: usize = 16 << 10;
+/// What is answered to a line that is longer.
+pub const TOO_LONG: &str = "line too long: 16384 bytes at most\n";
 
 /// Cuts what arrives into whole lines. Holds at most one partial line, of at most [`LINE_MAX`].
 ///
@@ -110,6 +112,11 @@ mod tests {
         }
         text.extend_from_slice(&lines.finish().map(|chunk| chunk.to_vec()).unwrap_or_default());
         (text, too_long)
+    }
+
+    #[test]
+    fn the_complaint_names_the_limit() {
+        assert_eq!(TOO_LONG, format!("line too long: {LINE_MAX} bytes at most\n"));
     }
 
     #[test]

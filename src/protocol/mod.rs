@@ -4,15 +4,23 @@
 //! every I/O model drives the same one. [`Echo`] is the shortest, [`Chat`] uses all there is.
 
 mod any;
+mod chargen;
 mod chat;
+mod discard;
 mod echo;
 mod lines;
+mod prefix;
+mod reply;
 mod upper;
 
 pub use any::Any;
+pub use chargen::Chargen;
 pub use chat::Chat;
+pub use discard::Discard;
 pub use echo::Echo;
-pub use lines::{LINE_MAX, Lines, Piece};
+pub use lines::{LINE_MAX, Lines, Piece, TOO_LONG};
+pub use prefix::Prefix;
+pub use reply::Reply;
 pub use upper::Upper;
 
 use crate::buffer::{Chunk, SendQueue};
@@ -33,8 +41,9 @@ use crate::buffer::{Chunk, SendQueue};
 /// }
 /// ```
 pub trait Protocol {
-    /// The connection has opened.
-    fn open(&mut self, _out: &mut Outbox<'_>) {}
+    /// The connection has opened. It is the `me`th to come to its listener, from 1; nobody else
+    /// will have this number while the server runs.
+    fn open(&mut self, _me: u64, _out: &mut Outbox<'_>) {}
 
     /// Bytes arrived; how many at a time is the network's choice and means nothing.
     fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>);
@@ -43,6 +52,22 @@ pub trait Protocol {
     fn end(&mut self, out: &mut Outbox<'_>) {
         out.finish();
     }
+
+    /// Whether it has something to say by itself: then [`refill`](Protocol::refill) is called.
+    /// Always the same answer.
+    #[inline]
+    fn refills(&self) -> bool {
+        false
+    }
+
+    /// Little of what was said is left to send, and there is room for more. Asked at the opening
+    /// and whenever the peer took some, so what it takes decides how fast this goes.
+    #[inline]
+    fn refill(&mut self, _out: &mut Outbox<'_>) {}
+
+    /// The connection goes away, however that came about: the last thing that it is told, once. A
+    /// reply reaches nobody; a broadcast still reaches the others.
+    fn close(&mut self, _out: &mut Outbox<'_>) {}
 }
 
 /// Where a protocol puts what it has to say.
@@ -98,13 +123,31 @@ pub(crate) mod testing {
         pub(crate) finished: bool,
     }
 
-    /// Opens `protocol`, tells it `parts` and then the end.
+    /// Says every chunk to all, as it came: who talks, and no more than that.
+    #[derive(Debug, Clone, Default)]
+    pub(crate) struct Tell;
+
+    impl Protocol for Tell {
+        fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
+            out.broadcast(chunk);
+        }
+    }
+
+    /// The parts of `bytes` between these places; those beyond its end are none.
+    pub(crate) fn cut<'b>(bytes: &'b [u8], cuts: &[usize]) -> Vec<&'b [u8]> {
+        let mut cuts: Vec<usize> =
+            cuts.iter().copied().filter(|&cut| cut < bytes.len()).chain([0, bytes.len()]).collect();
+        cuts.sort_unstable();
+        cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+    }
+
+    /// Opens `protocol` as number 1, tells it `parts` and then the end.
     pub(crate) fn converse<'p>(
         protocol: &mut impl Protocol,
         parts: impl IntoIterator<Item = &'p [u8]>,
     ) -> Said {
         let (mut queue, mut posts, mut finished) = (SendQueue::new(), Vec::new(), false);
-        protocol.open(&mut Outbox::new(&mut queue, &mut posts, &mut finished));
+        protocol.open(1, &mut Outbox::new(&mut queue, &mut posts, &mut finished));
         for part in parts {
             let chunk = Chunk::from(part.to_vec());
             protocol.data(chunk, &mut Outbox::new(&mut queue, &mut posts, &mut finished));

@@ -16,7 +16,8 @@ use socket2::SockRef;
 
 use super::*;
 use crate::buffer::Shape;
-use crate::protocol::{Chat, Echo, Outbox};
+use crate::protocol::testing::Tell;
+use crate::protocol::{Echo, Outbox};
 use crate::selector::{Epoll, Poll, Select, Sigio, Spin, Trigger};
 
 /// Room enough for every scenario that is not about the lack of it.
@@ -360,11 +361,11 @@ fn a_turn_reads_no_more_than_its_share<S: Selector>(selector: fn() -> S) {
     }
 }
 
-// Chat.
+// Talk.
 
 /// Three who are in a room, the last of them with little room in the kernel.
-fn three<S: Selector>(selector: fn() -> S) -> (Reactor<S, Chat>, [TcpStream; 2], TcpStream) {
-    let (mut reactor, address) = turned(selector, Chat::default(), PLENTY, Limits::default());
+fn three<S: Selector>(selector: fn() -> S) -> (Reactor<S, Tell>, [TcpStream; 2], TcpStream) {
+    let (mut reactor, address) = turned(selector, Tell, PLENTY, Limits::default());
     let clients = [connect(address), connect(address)];
     let narrow = connect_narrow(address);
     turn_until(&mut reactor, |counters| counters.accepted == 3);

@@ -1,0 +1,108 @@
+//! Prefix: every line comes back between two texts.
+
+use std::sync::Arc;
+
+use super::{Lines, Outbox, Piece, Protocol, TOO_LONG};
+use crate::buffer::Chunk;
+
+/// Answers each line with a text, the line, ` ===` and a newline, in one piece for all lines that
+/// arrived together.
+///
+/// The last line is answered too if the peer ended without its newline. A line longer than
+/// [`LINE_MAX`](super::LINE_MAX) is answered with a complaint.
+#[derive(Debug, Clone)]
+pub struct Prefix {
+    text: Arc<str>,
+    lines: Lines,
+}
+
+const SUFFIX: &[u8] = b" ===\n";
+
+impl Prefix {
+    /// The text unless told otherwise.
+    pub const DEFAULT: &'static str = "your msg = ";
+
+    /// Answers with `text`, the line, and ` ===`.
+    pub fn new(text: &str) -> Prefix {
+        Prefix { text: text.into(), lines: Lines::default() }
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// Whole lines, each between the text and the suffix.
+fn wrap(text: &str, lines: &[u8]) -> Vec<u8> {
+    let count = lines.iter().filter(|&&byte| byte == b'\n').count();
+    let mut wrapped = Vec::with_capacity(lines.len() + count * (text.len() + SUFFIX.len() - 1));
+    for line in lines.split_inclusive(|&byte| byte == b'\n') {
+        wrapped.extend_from_slice(text.as_bytes());
+        wrapped.extend_from_slice(line.strip_suffix(b"\n").unwrap_or(line));
+        wrapped.extend_from_slice(SUFFIX);
+    }
+    wrapped
+}
+
+impl Protocol for Prefix {
+    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
+        self.lines.feed(chunk, |piece| match piece {
+            Piece::Lines(lines) => out.reply(wrap(&self.text, &lines)),
+            Piece::TooLong => out.reply(TOO_LONG),
+        });
+    }
+
+    fn end(&mut self, out: &mut Outbox<'_>) {
+        if let Some(line) = self.lines.finish() {
+            out.reply(wrap(&self.text, &line));
+        }
+        out.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::LINE_MAX;
+    use super::super::testing::{converse, cut};
+    use super::*;
+
+    fn answer(text: &str, say: &[u8]) -> String {
+        let said = converse(&mut Prefix::new(text), [say]);
+        assert!(said.finished && said.posts.is_empty());
+        String::from_utf8(said.replies).unwrap()
+    }
+
+    #[test]
+    fn every_line_comes_back_between_the_texts() {
+        let heard = answer(Prefix::DEFAULT, b"hello\n\nlast");
+        assert_eq!(heard, "your msg = hello ===\nyour msg =  ===\nyour msg = last ===\n");
+        assert_eq!(answer("", b"hello\n"), "hello ===\n");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_come_back_as_they_are() {
+        let said = converse(&mut Prefix::new("> "), [&b"\xff\r\0\n"[..]]);
+        assert_eq!(said.replies, b"> \xff\r\0 ===\n");
+    }
+
+    #[test]
+    fn a_line_too_long_is_answered_with_a_complaint() {
+        let long = [&vec![b'x'; LINE_MAX + 1][..], b"\nshort\n"].concat();
+        assert_eq!(answer("> ", &long), "line too long: 16384 bytes at most\n> short ===\n");
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_network_cut_the_bytes_changes_nothing(
+            text in "[ab\n]{0,40}",
+            cuts in prop::collection::vec(0..40usize, 0..8),
+        ) {
+            let expected: String = text.lines().map(|line| format!("> {line} ===\n")).collect();
+            let said = converse(&mut Prefix::new("> "), cut(text.as_bytes(), &cuts));
+            prop_assert_eq!(said.replies, expected.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Reply: the same answer to every line.
+
+use std::sync::Arc;
+
+use super::{Outbox, Protocol};
+use crate::buffer::Chunk;
+
+/// Answers each line with a fixed text and a newline; the last one too if the peer ended without
+/// its newline.
+///
+/// A line may be as long as it likes: nothing of it is kept. Many answers at once are shares of one
+/// block of memory, so a peer that sends a buffer full of newlines gets no more of ours than that.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// With its newline.
+    answer: Arc<[u8]>,
+    /// True while a line has begun that has not ended.
+    begun: bool,
+}
+
+/// The longest block of answers.
+const BLOCK: usize = 16 << 10;
+
+impl Reply {
+    /// What it answers unless told otherwise.
+    pub const DEFAULT: &'static str = "ok";
+
+    /// Answers with `text`, and a newline after it.
+    pub fn new(text: &str) -> Reply {
+        Reply { answer: format!("{text}\n").into_bytes().into(), begun: false }
+    }
+
+    /// The text, without its newline.
+    pub fn text(&self) -> &str {
+        let text = &self.answer[..self.answer.len() - 1];
+        std::str::from_utf8(text).expect("it was given as a str")
+    }
+
+    fn answer(&self, lines: usize, out: &mut Outbox<'_>) {
+        if lines == 0 {
+            return;
+        }
+        let length = self.answer.len();
+        let most = (BLOCK / length).max(1).min(lines);
+        let mut block = Chunk::from(self.answer.repeat(most));
+        for _ in 0..lines / most {
+            out.reply(block.clone());
+        }
+        out.reply(block.split_to(lines % most * length));
+    }
+}
+
+impl Protocol for Reply {
+    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
+        if let Some(last) = chunk.last() {
+            self.begun = *last != b'\n';
+        }
+        self.answer(chunk.iter().filter(|&&byte| byte == b'\n').count(), out);
+    }
+
+    fn end(&mut self, out: &mut Outbox<'_>) {
+        self.answer(usize::from(self.begun), out);
+        out.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{converse, cut};
+    use super::*;
+    use crate::buffer::SendQueue;
+
+    #[test]
+    fn every_line_is_answered_and_the_last_without_its_newline_too() {
+        let said = converse(&mut Reply::new("ok"), [&b"a\n\nb"[..], b"c\nd"]);
+        assert_eq!((&said.replies[..], said.finished), (&b"ok\nok\nok\nok\n"[..], true));
+        assert_eq!(converse(&mut Reply::new("ok"), [&b"a\n"[..]]).replies, b"ok\n");
+        assert_eq!(converse(&mut Reply::new("ok"), []).replies, b"");
+        assert_eq!(converse(&mut Reply::new(""), [&b"a"[..]]).replies, b"\n");
+    }
+
+    #[test]
+    fn many_answers_share_their_memory() {
+        let (mut queue, mut posts, mut finished) = (SendQueue::new(), Vec::new(), false);
+        let text = "x".repeat(255);
+        let newlines = Chunk::from(vec![b'\n'; 256 << 10]);
+        Reply::new(&text).data(newlines, &mut Outbox::new(&mut queue, &mut posts, &mut finished));
+        assert_eq!(queue.bytes(), 256 * (256 << 10));
+        let places: std::collections::BTreeSet<_> = queue.iter().map(|c| c.as_ptr()).collect();
+        assert_eq!(places.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_network_cut_the_bytes_changes_nothing(
+            text in "[a\n]{0,40}",
+            cuts in prop::collection::vec(0..40usize, 0..8),
+        ) {
+            let expected = "ok\n".repeat(text.lines().count());
+            let said = converse(&mut Reply::new("ok"), cut(text.as_bytes(), &cuts));
+            prop_assert_eq!(said.replies, expected.as_bytes());
+        }
+    }
+}
