@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::clock::Nanos;
+
 /// How long no connection is accepted after the kernel had no descriptor or memory for one, unless
 /// one of ours closes before.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -28,4 +30,24 @@ pub enum Ended {
     Drained,
     /// It was asked twice.
     AtOnce,
+}
+
+/// How far a server is on its way to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Serving,
+    /// Until when those who are left may take.
+    Draining(Nanos),
+    /// Past the deadline: who was left has been broken.
+    Cutting,
+}
+
+impl Stage {
+    /// When who is left will be broken.
+    pub(crate) fn deadline(self) -> Option<Nanos> {
+        match self {
+            Stage::Draining(until) => Some(until),
+            Stage::Serving | Stage::Cutting => None,
+        }
+    }
 }

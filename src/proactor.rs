@@ -23,7 +23,7 @@ use crate::buffer::Size;
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::keys::ConnId;
-use crate::limits::{ACCEPT_PAUSE, Ended, Limits};
+use crate::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
 use crate::os::{self, Stop};
 use crate::peers::{Peers, Ready, Room};
 use crate::protocol::Protocol;
@@ -84,15 +84,6 @@ enum InFlight {
     No,
     Yes,
     Cancelling,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Serving,
-    /// Until when those who are left may take.
-    Draining(Nanos),
-    /// Past the deadline: who was left has been broken.
-    Cutting,
 }
 
 impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
@@ -323,10 +314,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     fn wait(&mut self) -> Wait {
         let ring = &self.ring;
         let timer = self.peers.tick(|| ring.now());
-        let drain = match self.stage {
-            Stage::Draining(until) => Some(until),
-            Stage::Serving | Stage::Cutting => None,
-        };
+        let drain = self.stage.deadline();
         // Who starves may be waiting for a buffer that a quiet send is about to free.
         let hasty = self.peers.has_marked() || (self.quiet && self.peers.is_starving());
         let Some(due) = [timer, drain, self.accept_at].into_iter().flatten().min() else {

@@ -26,7 +26,7 @@ use crate::buffer::{Chunk, Pool};
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::keys::ConnId;
-use crate::limits::{ACCEPT_PAUSE, Ended, Limits};
+use crate::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
 use crate::os::{self, Stop};
 use crate::peers::{Peers, Room};
 use crate::protocol::Protocol;
@@ -86,15 +86,6 @@ pub struct Socket {
     interest: Interest,
     /// False from a report by a oneshot selector until it is asked again: it watches, and is mute.
     armed: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Serving,
-    /// Until when those who are left may take.
-    Draining(Nanos),
-    /// Past the deadline: who was left has been broken.
-    Cutting,
 }
 
 impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
@@ -309,10 +300,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     fn wait(&mut self) -> Option<std::time::Duration> {
         const NO: Option<std::time::Duration> = Some(std::time::Duration::ZERO);
         let timer = self.peers.tick(os::now);
-        let drain = match self.stage {
-            Stage::Draining(until) => Some(until),
-            Stage::Serving | Stage::Cutting => None,
-        };
+        let drain = self.stage.deadline();
         let accepts = self.wants_accept() && self.listeners.iter().any(|one| one.readable);
         let Some(due) = [timer, drain, self.accept_at].into_iter().flatten().min() else {
             return if self.peers.has_marked() || accepts { NO } else { None };
