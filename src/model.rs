@@ -85,7 +85,7 @@ impl Model {
             Model::Uring => about(
                 "asynchronous: the kernel does it, and says when it is done",
                 "1: enter",
-                "locked memory before 5.12; often forbidden in containers",
+                "locked memory (`ulimit -l`) on many kernels; often forbidden in containers",
                 "5.6",
             ),
             Model::Epoll => about(

@@ -234,7 +234,7 @@ fn every_model_is_listed_with_what_it_costs_and_whether_it_is_to_be_had() {
 fn who_waits_need_not_be_told_to_sleep() {
     for (program, args) in SERVERS {
         let sleep = ["--model", "poll", "--idle-sleep", "1ms", "--listen", "127.0.0.1:0"];
-        assert_refused(Launch::new(program, args).args(&sleep).run(), 1, "poll");
+        assert_refused(Launch::new(program, args).args(&sleep).run(), 2, "poll");
     }
 }
 

@@ -131,7 +131,9 @@ impl Args {
         let choice = self.model.unwrap_or(default);
         let (chosen, refusal) = choice.resolve(self.kernel)?;
         if self.idle_sleep.is_some() && chosen.model != Model::Nonblocking {
-            bail!("--idle-sleep is for nonblocking: {} sleeps by itself", chosen.model);
+            let wrong =
+                format!("--idle-sleep is for nonblocking: {} sleeps by itself\n", chosen.model);
+            clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, wrong).exit();
         }
         announce_choice(choice, &chosen, refusal);
 
