@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::buffer::{Pool, Shape};
+use crate::coroutine::Coroutines;
 use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
 use crate::os::Stop;
@@ -333,7 +334,7 @@ pub fn serve(
         Model::EpollOneshot => serve_ready(Epoll::new(Trigger::Oneshot)?, service, ready),
         Model::Sigio => serve_ready(Sigio::new()?, service, ready),
         Model::Nonblocking => serve_ready(Spin::new(service.idle_sleep), service, ready),
-        Model::Coroutine => Err(io::ErrorKind::Unsupported.into()),
+        Model::Coroutine => serve_tasks(service, ready),
         Model::Thread => Err(io::ErrorKind::Unsupported.into()),
         Model::Process => Err(io::ErrorKind::Unsupported.into()),
         Model::Blocking => Err(io::ErrorKind::Unsupported.into()),
@@ -352,6 +353,16 @@ fn serve_ready<S: Selector>(
     }
     ready();
     Ok((reactor.run()?, reactor.counters()))
+}
+
+fn serve_tasks(service: Service, ready: impl FnOnce()) -> io::Result<(Ended, Counters)> {
+    let Service { listeners, buffers, limits, stop, .. } = service;
+    let mut coroutines = Coroutines::new(Pool::new(&buffers)?, limits, stop)?;
+    for (fd, protocol) in listeners {
+        coroutines.listen(fd, protocol)?;
+    }
+    ready();
+    Ok((coroutines.run()?, coroutines.counters()))
 }
 
 #[cfg(test)]
