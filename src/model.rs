@@ -161,7 +161,7 @@ impl Model {
             Model::Coroutine => about(
                 "a task each, which an executor resumes (tokio, on epoll)",
                 "3: wait, recv, send",
-                "a task's memory for each connection",
+                "a task's memory for each connection; waits are counted as tokio counts its parks",
                 "2.6",
             ),
             Model::Thread => about(

@@ -118,10 +118,15 @@ fn a_protocol_that_panics_ends_the_server_instead_of_leaving_it_without_a_task()
             panic!("as this test has it");
         }
     }
-    let (mut coroutines, _, address, _stop) = server(Wrong, Limits::default());
+    let (mut coroutines, _, address, stop) = server(Wrong, Limits::default());
     let mut client = TcpStream::connect(address).unwrap();
     client.write_all(b"x").unwrap();
-    assert!(catch_unwind(AssertUnwindSafe(|| coroutines.run())).is_err());
+    let client = thread::spawn(move || {
+        let _ = client.read(&mut [0]); // Its task is gone, and its socket.
+        (stop.ask(), stop.ask());
+    });
+    assert!(catch_unwind(AssertUnwindSafe(|| coroutines.run())).is_err(), "it went on without");
+    client.join().unwrap();
 }
 
 /// An alarm that passed unneeded must not stand for the next one.
