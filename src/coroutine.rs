@@ -6,14 +6,14 @@
 //!   heed ── hears the stop signal       converse   …
 //! ```
 //!
-//! [`converse`] is to be read first: a connection's whole life in one loop that *waits* in the
+//! `converse` is to be read first: a connection's whole life in one loop that *waits* in the
 //! middle. The compiler makes a state machine of it, and an executor (tokio's, on one thread)
 //! resumes it. Beneath is readiness by edges, as in [`reactor`](crate::reactor): tokio waits in
 //! epoll, and wakes the task whose socket may proceed; the data are copied by us, in calls of our
 //! own. The same connections, rooms, limits and drain as in both loops.
 //!
 //! What the tasks share is in a `RefCell`, which no task holds while it waits: every method of
-//! [`Server`] returns before the next `.await`. Whoever is marked by what another did is woken.
+//! `Server` returns before the next `.await`. Whoever is marked by what another did is woken.
 //!
 //! A wait is counted once for each time that tokio parks. Uncounted are its looks without waiting:
 //! one for at most 61 resumptions while there is no time to sleep, and one when a flood yields.

@@ -2,9 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::task::Wake;
 use std::thread;
 
@@ -29,45 +30,62 @@ fn server<P: Protocol + Clone + 'static>(
     (coroutines, pool, address, stop)
 }
 
+/// Fails a test that hangs, instead of hanging with it.
+fn in_time(test: impl FnOnce() + Send + 'static) {
+    let (done, waits) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    match waits.recv_timeout(Duration::from_secs(60)) {
+        Err(RecvTimeoutError::Timeout) => panic!("it hangs"),
+        _ => thread.join().unwrap_or_else(|cause| resume_unwind(cause)),
+    }
+}
+
 #[test]
 fn a_drain_leaves_nobody_and_no_buffer_behind() {
-    let (mut coroutines, pool, address, stop) = server(Echo, Limits::default());
-    let clients = thread::spawn(move || {
-        let clients = [(); 8].map(|()| TcpStream::connect(address).unwrap());
-        for mut client in &clients {
-            client.write_all(&[b'x'; 1000]).unwrap();
-            client.read_exact(&mut [0; 1000]).unwrap();
-        }
-        stop.ask();
-        for mut client in &clients {
-            assert_eq!(client.read(&mut [0]).unwrap(), 0, "the end");
-        }
+    in_time(|| {
+        let (mut coroutines, pool, address, stop) = server(Echo, Limits::default());
+        let clients = thread::spawn(move || {
+            let clients = [(); 8].map(|()| TcpStream::connect(address).unwrap());
+            for mut client in &clients {
+                client.write_all(&[b'x'; 1000]).unwrap();
+                client.read_exact(&mut [0; 1000]).unwrap();
+            }
+            stop.ask();
+            for mut client in &clients {
+                assert_eq!(client.read(&mut [0]).unwrap(), 0, "the end");
+            }
+        });
+        assert_eq!(coroutines.run().unwrap(), Ended::Drained);
+        clients.join().unwrap();
+        let counters = coroutines.counters();
+        assert_eq!((counters.accepted, counters.closed, counters.cut), (8, 8, 0));
+        assert_eq!((counters.received_bytes, counters.sent_bytes), (8000, 8000));
+        drop(coroutines);
+        assert!(pool.is_whole() && Rc::strong_count(&pool) == 1, "a task or a buffer was left");
     });
-    assert_eq!(coroutines.run().unwrap(), Ended::Drained);
-    clients.join().unwrap();
-    let counters = coroutines.counters();
-    assert_eq!((counters.accepted, counters.closed, counters.cut), (8, 8, 0));
-    assert_eq!((counters.received_bytes, counters.sent_bytes), (8000, 8000));
-    drop(coroutines);
-    assert!(pool.is_whole() && Rc::strong_count(&pool) == 1, "a task or a buffer was left");
 }
 
 #[test]
 fn who_is_asked_twice_ends_at_once_and_holds_nothing() {
-    let (mut coroutines, pool, address, stop) = server(Echo, Limits::default());
-    let client = thread::spawn(move || {
-        let mut client = TcpStream::connect(address).unwrap();
-        client.write_all(b"x").unwrap();
-        client.read_exact(&mut [0]).unwrap();
-        stop.ask();
-        assert_eq!(client.read(&mut [0]).unwrap(), 0, "it drains");
-        stop.ask();
-        client
+    in_time(|| {
+        let (mut coroutines, pool, address, stop) = server(Echo, Limits::default());
+        let client = thread::spawn(move || {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(b"x").unwrap();
+            client.read_exact(&mut [0]).unwrap();
+            stop.ask();
+            assert_eq!(client.read(&mut [0]).unwrap(), 0, "it drains");
+            stop.ask();
+            client
+        });
+        assert_eq!(coroutines.run().unwrap(), Ended::AtOnce, "who stays did not hold it up");
+        client.join().unwrap();
+        drop(coroutines);
+        assert!(pool.is_whole() && Rc::strong_count(&pool) == 1, "a task or a buffer was left");
     });
-    assert_eq!(coroutines.run().unwrap(), Ended::AtOnce, "who stays did not hold it up");
-    client.join().unwrap();
-    drop(coroutines);
-    assert!(pool.is_whole() && Rc::strong_count(&pool) == 1, "a task or a buffer was left");
 }
 
 /// Discards, and notes who was heard.
@@ -86,47 +104,53 @@ impl Protocol for Noted {
 
 #[test]
 fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
-    let heard = Rc::default();
-    let (mut coroutines, _, address, stop) = server(Noted(Rc::clone(&heard), 0), Limits::default());
-    // All is there before the server looks: 200 buffers of the one, one of the other.
-    let clients = [64 * 200, 1].map(|length| {
-        let mut client = TcpStream::connect(address).unwrap();
-        client.write_all(&vec![b'x'; length]).unwrap();
-        client.shutdown(Shutdown::Write).unwrap();
-        client
+    in_time(|| {
+        let heard = Rc::default();
+        let (mut coroutines, _, address, stop) =
+            server(Noted(Rc::clone(&heard), 0), Limits::default());
+        // All is there before the server looks: 200 buffers of the one, one of the other.
+        let clients = [64 * 200, 1].map(|length| {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(&vec![b'x'; length]).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            client
+        });
+        let clients = thread::spawn(move || {
+            for mut client in clients {
+                assert_eq!(client.read(&mut [0]).unwrap(), 0);
+            }
+            stop.ask();
+        });
+        coroutines.run().unwrap();
+        clients.join().unwrap();
+        let heard = heard.take();
+        let before = heard.iter().position(|&who| who == 2).expect("it is heard");
+        assert_eq!(heard.len(), 201);
+        assert!(before <= STEPS, "{before} receives from the first before the second is heard");
     });
-    let clients = thread::spawn(move || {
-        for mut client in clients {
-            assert_eq!(client.read(&mut [0]).unwrap(), 0);
-        }
-        stop.ask();
-    });
-    coroutines.run().unwrap();
-    clients.join().unwrap();
-    let heard = heard.take();
-    let before = heard.iter().position(|&who| who == 2).expect("it is heard");
-    assert_eq!(heard.len(), 201);
-    assert!(before <= STEPS, "{before} receives from the first before the second is heard");
 }
 
 #[test]
 fn a_protocol_that_panics_ends_the_server_instead_of_leaving_it_without_a_task() {
-    #[derive(Clone)]
-    struct Wrong;
-    impl Protocol for Wrong {
-        fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {
-            panic!("as this test has it");
+    in_time(|| {
+        #[derive(Clone)]
+        struct Wrong;
+        impl Protocol for Wrong {
+            fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {
+                panic!("as this test has it");
+            }
         }
-    }
-    let (mut coroutines, _, address, stop) = server(Wrong, Limits::default());
-    let mut client = TcpStream::connect(address).unwrap();
-    client.write_all(b"x").unwrap();
-    let client = thread::spawn(move || {
-        let _ = client.read(&mut [0]); // Its task is gone, and its socket.
-        (stop.ask(), stop.ask());
+        let (mut coroutines, _, address, stop) = server(Wrong, Limits::default());
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"x").unwrap();
+        let client = thread::spawn(move || {
+            let _ = client.read(&mut [0]); // Its task is gone, and its socket.
+            stop.ask();
+            stop.ask();
+        });
+        assert!(catch_unwind(AssertUnwindSafe(|| coroutines.run())).is_err(), "it went on without");
+        client.join().unwrap();
     });
-    assert!(catch_unwind(AssertUnwindSafe(|| coroutines.run())).is_err(), "it went on without");
-    client.join().unwrap();
 }
 
 /// An alarm that passed unneeded must not stand for the next one.
