@@ -54,7 +54,8 @@ pub struct Coroutines<P> {
     runtime: LocalRuntime,
     server: Shared<P>,
     listeners: Vec<(OwnedFd, P)>,
-    stop: Option<Stop>,
+    /// Its counter, and the descriptor of it that is waited for; none once it has run.
+    stop: Option<(Stop, OwnedFd)>,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
@@ -66,13 +67,15 @@ impl<P: Protocol + Clone + 'static> Coroutines<P> {
     /// A server without a listener, which `stop` can stop. Its buffers are `pool`'s.
     ///
     /// # Errors
-    /// No descriptor is left for the executor's epoll.
+    /// No descriptor is left for the executor.
     pub fn new(pool: Rc<Pool>, limits: Limits, stop: Stop) -> io::Result<Coroutines<P>> {
         let calls_before = os::calls();
         let runtime =
             Builder::new_current_thread().enable_io().enable_time().build_local(<_>::default())?;
         let server = Rc::new(RefCell::new(Server::new(pool, limits)));
-        Ok(Coroutines { runtime, server, listeners: Vec::new(), stop: Some(stop), calls_before })
+        let watched = stop.as_fd().try_clone_to_owned()?;
+        let stop = Some((stop, watched));
+        Ok(Coroutines { runtime, server, listeners: Vec::new(), stop, calls_before })
     }
 
     /// Serves `protocol` to whoever connects to `fd`, a listening socket, which becomes
@@ -94,11 +97,11 @@ impl<P: Protocol + Clone + 'static> Coroutines<P> {
     /// # Panics
     /// If a protocol does.
     pub fn run(&mut self) -> io::Result<Ended> {
-        let Some(stop) = self.stop.take() else { return Ok(Ended::Drained) };
+        let Some((stop, watched)) = self.stop.take() else { return Ok(Ended::Drained) };
         let listeners = std::mem::take(&mut self.listeners);
         let server = Rc::clone(&self.server);
         self.runtime.block_on(async {
-            let watched = Watched::new(stop.as_fd().try_clone_to_owned()?)?;
+            let watched = Watched::new(watched)?;
             spawn_local(heed(Rc::clone(&server), watched, stop));
             spawn_local(keep_time(Rc::clone(&server)));
             for (at, (fd, protocol)) in listeners.into_iter().enumerate() {
