@@ -9,7 +9,7 @@
 //! | 9 | [`cli`] | the command line |
 //! | 8 | [`compare`] | every model under the same load |
 //! | 7 | [`model`] | the I/O models by name |
-//! | 5 | [`proactor`], [`reactor`] | the ring loop, the readiness loop |
+//! | 5 | [`proactor`], [`reactor`], [`coroutine`] | the ring loop, the readiness loop, a task for each connection |
 //! | 4 | [`peers`], [`limits`] | all open connections; what bounds a server |
 //! | 3 | [`connection`], [`load`], [`client`] | one connection without a socket; the measuring client; the interactive one |
 //! | 2 | [`protocol`], [`ring`], [`selector`] | what to say; submission and completion; readiness |
@@ -27,6 +27,7 @@ pub mod client;
 pub mod clock;
 pub mod compare;
 pub mod connection;
+pub mod coroutine;
 pub mod counters;
 pub mod keys;
 pub mod limits;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::buffer::{Pool, Shape};
+use crate::coroutine::Coroutines;
 use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
 use crate::os::Stop;
@@ -36,6 +37,25 @@ pub enum Model {
     Sigio,
     /// Not asking: trying every socket, again and again.
     Nonblocking,
+    /// A task for each connection, on an executor.
+    Coroutine,
+    /// A thread for each connection, which sleeps in its calls.
+    Thread,
+    /// A process for each connection, forked for it.
+    Process,
+    /// One connection, and when it is over the next.
+    Blocking,
+}
+
+/// What a server may be asked for and not every model can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ability {
+    /// Serving several connections at a time.
+    Crowd,
+    /// Receiving from a peer while it is owed more than its socket takes.
+    Duplex,
+    /// Sharing a pool of buffers among all connections.
+    SharedPool,
 }
 
 /// What there is to know of a model before one tries it.
@@ -53,7 +73,7 @@ pub struct About {
 
 impl Model {
     /// All of them, newest first; then those that are there to learn from.
-    pub const ALL: [Model; 8] = [
+    pub const ALL: [Model; 12] = [
         Model::Uring,
         Model::Epoll,
         Model::EpollEt,
@@ -62,6 +82,10 @@ impl Model {
         Model::EpollOneshot,
         Model::Sigio,
         Model::Nonblocking,
+        Model::Coroutine,
+        Model::Thread,
+        Model::Process,
+        Model::Blocking,
     ];
 
     /// Its name on the command line.
@@ -75,6 +99,10 @@ impl Model {
             Model::EpollOneshot => "epoll-oneshot",
             Model::Sigio => "sigio",
             Model::Nonblocking => "nonblocking",
+            Model::Coroutine => "coroutine",
+            Model::Thread => "thread",
+            Model::Process => "process",
+            Model::Blocking => "blocking",
         }
     }
 
@@ -130,6 +158,44 @@ impl Model {
                 "burns a CPU, or is late by --idle-sleep",
                 "1.0",
             ),
+            Model::Coroutine => about(
+                "a task each, which an executor resumes (tokio, on epoll)",
+                "3: wait, recv, send",
+                "a task's memory for each connection; waits are counted as tokio counts its parks",
+                "2.6",
+            ),
+            Model::Thread => about(
+                "a thread each, which sleeps in recv",
+                "2: recv, send",
+                "a stack and a switch for each connection",
+                "2.6",
+            ),
+            Model::Process => about(
+                "a forked child each, which sleeps in recv",
+                "2: recv, send",
+                "a process for each connection; a fork for each that comes",
+                "1.0",
+            ),
+            Model::Blocking => about(
+                "sleeps in recv, for one connection",
+                "2: recv, send",
+                "one connection at a time: the next one waits",
+                "1.0",
+            ),
+        }
+    }
+
+    /// Why it cannot do that, if it cannot.
+    pub fn lacks(self, ability: Ability) -> Option<&'static str> {
+        match (self, ability) {
+            (Model::Blocking, Ability::Crowd) => Some("one connection at a time"),
+            (Model::Blocking | Model::Thread | Model::Process, Ability::Duplex) => {
+                Some("who sleeps in a send does not receive")
+            }
+            (Model::Blocking | Model::Thread | Model::Process, Ability::SharedPool) => {
+                Some("a buffer each")
+            }
+            _ => None,
         }
     }
 
@@ -220,6 +286,10 @@ impl Chosen {
             Model::Sigio => "readiness, a real-time signal for every change".to_owned(),
             Model::Nonblocking => "every socket is tried at every round".to_owned(),
             Model::Poll | Model::Select => "readiness, all descriptors at every wait".to_owned(),
+            Model::Coroutine => "a task for each connection, on tokio".to_owned(),
+            Model::Thread => "a thread for each connection".to_owned(),
+            Model::Process => "a process for each connection".to_owned(),
+            Model::Blocking => "one connection at a time".to_owned(),
         }
     }
 }
@@ -264,6 +334,10 @@ pub fn serve(
         Model::EpollOneshot => serve_ready(Epoll::new(Trigger::Oneshot)?, service, ready),
         Model::Sigio => serve_ready(Sigio::new()?, service, ready),
         Model::Nonblocking => serve_ready(Spin::new(service.idle_sleep), service, ready),
+        Model::Coroutine => serve_tasks(service, ready),
+        Model::Thread => Err(io::ErrorKind::Unsupported.into()),
+        Model::Process => Err(io::ErrorKind::Unsupported.into()),
+        Model::Blocking => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
@@ -279,6 +353,16 @@ fn serve_ready<S: Selector>(
     }
     ready();
     Ok((reactor.run()?, reactor.counters()))
+}
+
+fn serve_tasks(service: Service, ready: impl FnOnce()) -> io::Result<(Ended, Counters)> {
+    let Service { listeners, buffers, limits, stop, .. } = service;
+    let mut coroutines = Coroutines::new(Pool::new(&buffers)?, limits, stop)?;
+    for (fd, protocol) in listeners {
+        coroutines.listen(fd, protocol)?;
+    }
+    ready();
+    Ok((coroutines.run()?, coroutines.counters()))
 }
 
 #[cfg(test)]

@@ -162,6 +162,7 @@ conformance!({
     epoll_oneshot: Model::readiness("epoll-oneshot"),
     sigio: Model::readiness("sigio"),
     nonblocking: Model::readiness("nonblocking"),
+    coroutine: Model::readiness("coroutine"),
 );
 
 #[test]

@@ -120,18 +120,20 @@ impl Launch {
 
     /// Starts it and waits until it says that it listens, once for each address.
     pub(crate) fn start(self) -> Server {
+        self.try_start().unwrap_or_else(|exit| panic!("`{}` does not listen: {exit:?}", exit.line))
+    }
+
+    /// The same; what it said if it ends instead.
+    pub(crate) fn try_start(self) -> Result<Server, Exit> {
         let listeners = self.listeners.max(1);
         let mut server = self.spawn();
         for _ in 0..listeners {
             match server.line() {
                 Some(line) => server.listening.push(Listening::parse(line)),
-                None => {
-                    let exit = server.wait();
-                    panic!("`{}` does not listen: {exit:?}", exit.line);
-                }
+                None => return Err(server.wait()),
             }
         }
-        server
+        Ok(server)
     }
 
     /// Starts it and waits until it has ended by itself.
