@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::rounds::slices;
 use crate::load::{Shape, WireChoice};
 
 /// What every model is compared with: level-triggered epoll.
@@ -30,9 +31,22 @@ pub const WARM_UP: usize = 3;
 pub enum Budget {
     /// So many rounds per table.
     Rounds(u32),
-    /// As many rounds as fit, for all tables together.
+    /// As many rounds as fit into so many seconds, for all tables together: starting, connecting
+    /// and warming up are in them.
     Seconds(u64),
 }
+
+/// How many rounds the default time is to be enough for; a verdict needs
+/// [`VALUES_MIN`](crate::report::stats::VALUES_MIN).
+const ROUNDS_AIMED: f64 = 10.0;
+/// The least and the most that is taken without being asked for.
+const SECONDS: std::ops::RangeInclusive<u64> = 25..=100;
+/// What a message costs both sides at most, about: how much longer a slice is for each connection,
+/// since it ends with all that is owed; and what a connection takes to be opened.
+const PER_MESSAGE: Duration = Duration::from_micros(10);
+const PER_CONNECTION: Duration = Duration::from_micros(100);
+/// What a server takes to be started, about.
+const PER_SERVER: Duration = Duration::from_millis(60);
 
 /// A comparison to be made.
 #[derive(Debug, Clone, Serialize)]
@@ -44,6 +58,8 @@ pub struct Plan {
     pub loads: Vec<Shape>,
     /// How much is measured.
     pub budget: Budget,
+    /// How many idle connections are held to find out what one costs; of 0 it is not found out.
+    pub idle: usize,
     /// From which the order of the contenders and the bytes of the messages are made.
     pub seed: u64,
     /// What moves the client's bytes.
@@ -121,6 +137,33 @@ impl Plan {
             vec![challengers.to_vec()]
         }
     }
+
+    /// The budget if none is asked for: as long as it takes to come to verdicts, about, within
+    /// what a person waits.
+    pub fn default_budget(&self) -> Budget {
+        let challengers: Vec<usize> = (1..self.entrants().len()).collect();
+        let phases = |load| self.phases(load, &challengers).len();
+        let all: Duration = self
+            .loads
+            .iter()
+            .map(|&load| cost(load, challengers.len().div_ceil(phases(load))) * phases(load) as u32)
+            .sum();
+        Budget::Seconds(all.as_secs().clamp(*SECONDS.start(), *SECONDS.end()))
+    }
+}
+
+/// What a phase with so many challengers takes, about: setting it up, and [`ROUNDS_AIMED`] rounds.
+pub(super) fn cost(load: Shape, challengers: usize) -> Duration {
+    let connections = load.connections as u32;
+    let slice = slice(load);
+    let set_up = PER_SERVER + PER_CONNECTION * connections + slice * WARM_UP as u32;
+    // The baseline is set up once for a table; it is no great part of it.
+    set_up * challengers as u32 + (slice * slices(challengers) as u32).mul_f64(ROUNDS_AIMED)
+}
+
+/// How long a slice really is, about.
+pub(super) fn slice(load: Shape) -> Duration {
+    SLICE + PER_MESSAGE * load.connections as u32
 }
 
 #[cfg(test)]
@@ -132,6 +175,7 @@ mod tests {
             models: models.iter().map(|&model| model.to_owned()).collect(),
             loads: Vec::new(),
             budget: Budget::Rounds(6),
+            idle: 0,
             seed: 7,
             wire: WireChoice::Auto,
             server_cpu: 0,
@@ -157,5 +201,22 @@ mod tests {
         let plan = plan(&["uring", "poll"]);
         assert_eq!(plan.phases(shape(999), &[1, 2, 3]), [vec![1, 2, 3]]);
         assert_eq!(plan.phases(shape(1000), &[1, 2, 3]), [vec![1], vec![2], vec![3]]);
+    }
+
+    #[test]
+    fn the_default_time_grows_with_what_is_asked_for_and_stays_under_two_minutes() {
+        let seconds = |models: &[&str], loads: &[usize]| {
+            let shape = |&connections| Shape { connections, size: 64, depth: 1 };
+            let plan = Plan { loads: loads.iter().map(shape).collect(), ..plan(models) };
+            match plan.default_budget() {
+                Budget::Seconds(seconds) => seconds,
+                Budget::Rounds(_) => panic!("a time is the default"),
+            }
+        };
+        let all = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"];
+        assert_eq!(seconds(&["uring"], &[64]), 25);
+        assert!(seconds(&all, &[1, 100, 1000]) > 40);
+        assert!((90..=100).contains(&seconds(&all, &[1, 100, 1000, 4000])));
+        assert_eq!(seconds(&all, &[1000, 4000, 10_000]), 100);
     }
 }

@@ -1,5 +1,6 @@
 //! A comparison as text. Pure: what is printed is made from the results alone.
 
+use super::idle::Idle;
 use super::plan::{BASELINE, PAIRS_FROM, Role, SLICE};
 use super::summary::{Measured, Row};
 use super::verdict::{CpuWord, Finding, RateWord, Ratio};
@@ -8,7 +9,7 @@ use crate::report::{Align, Interval, NOTHING, Table, units};
 
 /// The whole comparison.
 pub fn text(comparison: &Comparison) -> String {
-    let Comparison { plan, wire, environment, tables, warnings, .. } = comparison;
+    let Comparison { plan, wire, environment, tables, idle, warnings, .. } = comparison;
     let mut text = format!(
         "proactor {} compare   seed {}   servers on CPU {}, client on CPU {} (wire {wire})\n\n{}",
         environment.version,
@@ -20,6 +21,10 @@ pub fn text(comparison: &Comparison) -> String {
     for heat in tables {
         text.push('\n');
         text.push_str(&table(heat));
+    }
+    if let Some(idle) = idle {
+        text.push('\n');
+        text.push_str(&idle_table(idle));
     }
     if !warnings.is_empty() {
         text.push('\n');
@@ -77,6 +82,48 @@ pub fn table(heat: &Heat) -> String {
     for sentence in heat.rows.iter().filter_map(sentence) {
         text.push_str(&format!("  {sentence}\n"));
     }
+    text
+}
+
+/// What an idle connection costs, and what is in that.
+pub fn idle_table(idle: &Idle) -> String {
+    let mut table = Table::new(&[
+        ("model", Align::Left),
+        ("memory", Align::Right),
+        ("page tables", Align::Right),
+        ("descriptors", Align::Right),
+        ("threads", Align::Right),
+        ("processes", Align::Right),
+    ]);
+    for row in &idle.rows {
+        let cells = match &row.cost {
+            Some(cost) => [
+                units::bytes(cost.memory.round()),
+                units::bytes(cost.page_tables.round()),
+                format!("{:.2}", cost.descriptors),
+                format!("{:.2}", cost.threads),
+                format!("{:.2}", cost.processes),
+            ],
+            None => [NOTHING; 5].map(str::to_owned),
+        };
+        table.row(std::iter::once(row.model.clone()).chain(cells));
+    }
+    let mut text = format!(
+        "What an idle connection costs the server: {} of them, each of which has exchanged one \
+         message, divided by their number\n{table}\n",
+        units::count(idle.connections as u64)
+    );
+    for row in &idle.rows {
+        if let Some(reason) = &row.reason {
+            text.push_str(&format!("{}: not measured: {reason}\n", row.model));
+        }
+    }
+    text.push_str(
+        "memory is the proportional set size of the server and its children: what they share counts \
+         once. Of the kernel's memory only page\ntables are in the table; sockets, and the stack and \
+         the tables of each thread and process, come on top. io_uring's direct\ndescriptors are \
+         slots of its ring, and no descriptors of the process.\n",
+    );
     text
 }
 

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::heat::SPINNING;
 use super::plan::{Entrant, Role};
 use super::rounds::{Pair, Round, Sample};
 use super::verdict::{self, Finding, Ratio};
@@ -12,8 +13,6 @@ use crate::report::{stats, units};
 /// A server that had less to do than this in its median slice was not at its limit: it waited for the
 /// client.
 const SATURATED: f64 = 0.90;
-/// A server that uses more of a CPU than this while nobody asks anything of it spins.
-const SPINNING: f64 = 0.05;
 /// A server that waited longer than this for its CPU in the median slice was disturbed.
 const CROWDED: f64 = 0.05;
 /// The host took more than this from a round that is disturbed, …
@@ -234,8 +233,9 @@ impl Heat {
         let spinning = of(|row| row.is_spinning);
         if !spinning.is_empty() {
             warnings.push(format!(
-                "{load} {} use the CPU while nobody asks anything: that is in their CPU per message, \
-                 and disturbs the others.",
+                "{load} {} used the CPU while nobody asked anything: who is seen to do so at the \
+                 beginning is stopped while others have their turn, so that only its own CPU per \
+                 message is higher for it.",
                 spinning.join(", ")
             ));
         }
