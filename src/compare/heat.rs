@@ -32,6 +32,8 @@ pub(super) struct Running<'a> {
     recipe: Recipe<'a>,
     /// Which load, from 0, of how many.
     table: (usize, usize),
+    /// Who is open at the same time, beside the baseline.
+    phases: Vec<Vec<usize>>,
     entrants: Vec<Entrant>,
     outcomes: Vec<Outcome>,
     rounds: Vec<Round>,
@@ -47,17 +49,37 @@ impl<'a> Running<'a> {
         table: (usize, usize),
     ) -> Running<'a> {
         let entrants = plan.entrants();
+        let mut outcomes = vec![Outcome::default(); entrants.len()];
+        for (entrant, outcome) in entrants.iter().zip(&mut outcomes) {
+            outcome.reason = room::shortage(&entrant.model, shape.connections, 0);
+        }
+        let challengers = (1..entrants.len()).filter(|&at| outcomes[at].reason.is_none());
+        let phases = match outcomes[0].reason {
+            Some(_) => Vec::new(), // Without the baseline there is nothing to compare with.
+            None => plan.phases(shape, &challengers.collect::<Vec<_>>()),
+        };
         Running {
             plan,
             shape,
             recipe,
             table,
-            outcomes: vec![Outcome::default(); entrants.len()],
+            phases,
             entrants,
+            outcomes,
             rounds: Vec::new(),
             wire: "none",
             warnings: Vec::new(),
         }
+    }
+
+    /// Why the baseline cannot run, where that is known beforehand.
+    pub(super) fn hopeless(&self) -> Option<&str> {
+        self.outcomes[0].reason.as_deref()
+    }
+
+    /// What is to be played: who is open at the same time, beside the baseline.
+    pub(super) fn phases(&self) -> impl Iterator<Item = (Shape, &[usize])> {
+        self.phases.iter().map(|phase| (self.shape, phase.as_slice()))
     }
 
     /// What moved the client's bytes.
@@ -80,10 +102,9 @@ impl<'a> Running<'a> {
         schedule: &mut Schedule,
         watch: Watch<'_>,
     ) -> anyhow::Result<bool> {
-        let challengers: Vec<usize> = (1..self.entrants.len()).collect();
         let mut stage = Stage::new(self.entrants.len());
         let mut stopped = false;
-        for phase in self.plan.phases(self.shape, &challengers) {
+        for phase in std::mem::take(&mut self.phases) {
             stopped = self.phase(&mut stage, &phase, schedule, watch)?;
             if stopped {
                 break;
@@ -101,7 +122,7 @@ impl<'a> Running<'a> {
         schedule: &mut Schedule,
         watch: Watch<'_>,
     ) -> anyhow::Result<bool> {
-        let share = schedule.next(self.shape, phase.len(), os::now());
+        let share = schedule.next(self.shape, phase, os::now());
         let (table, load) = (self.table, self.shape);
         let mut present = Vec::new();
         let mut stopped = false;
@@ -300,7 +321,7 @@ fn set_up(
 fn rounds(step: &Step, until: Until, slices_per_round: usize) -> u32 {
     match until {
         Until::Rounds(rounds) => rounds,
-        Until::Elapsed(limit) => {
+        Until::Elapsed { limit, .. } => {
             let played = f64::from(step.round) + 1.0 / slices_per_round as f64;
             let round = (SLICE * slices_per_round as u32).as_secs_f64();
             let round = match step.round {

@@ -39,7 +39,7 @@ use contender::{Refusal, Server, Stats};
 use environment::Environment;
 use heat::Running;
 use idle::Idle;
-use plan::{Entrant, Plan, Role};
+use plan::{BASELINE, Entrant, Plan, Role};
 use rounds::{Round, Step};
 use schedule::Schedule;
 use summary::Row;
@@ -160,13 +160,14 @@ pub fn run(plan: &Plan, recipe: Recipe<'_>, watch: Watch<'_>) -> anyhow::Result<
         os::pin_to_cpu(plan.client_cpu)
             .with_context(|| format!("cannot pin the client to CPU {}", plan.client_cpu))?;
     }
-    let challengers: Vec<usize> = (1..plan.entrants().len()).collect();
-    let phases: Vec<(Shape, usize)> = plan
-        .loads
-        .iter()
-        .flat_map(|&load| plan.phases(load, &challengers).into_iter().map(move |p| (load, p.len())))
-        .collect();
-    let mut schedule = Schedule::new(plan.budget, phases.into_iter(), os::now());
+    let tables = plan.loads.len();
+    let heat = |(number, &load)| Running::new(plan, load, recipe, (number, tables));
+    let heats: Vec<Running<'_>> = plan.loads.iter().enumerate().map(heat).collect();
+    if let Some(Some(reason)) = heats.iter().map(Running::hopeless).min_by_key(Option::is_some) {
+        anyhow::bail!("the baseline, {BASELINE}, cannot run: {reason}");
+    }
+    let phases = heats.iter().flat_map(Running::phases);
+    let mut schedule = Schedule::new(plan.budget, phases, os::now());
     let mut comparison = Comparison {
         schema: SCHEMA,
         environment,
@@ -177,8 +178,7 @@ pub fn run(plan: &Plan, recipe: Recipe<'_>, watch: Watch<'_>) -> anyhow::Result<
         warnings: Vec::new(),
     };
     let mut stopped = false;
-    for (number, &shape) in plan.loads.iter().enumerate() {
-        let mut heat = Running::new(plan, shape, recipe, (number, plan.loads.len()));
+    for mut heat in heats {
         stopped = heat.run(&mut schedule, watch)?;
         comparison.wire = heat.wire();
         for warning in heat.warnings() {

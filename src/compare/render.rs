@@ -1,5 +1,7 @@
 //! A comparison as text. Pure: what is printed is made from the results alone.
 
+use std::collections::BTreeSet;
+
 use super::idle::Idle;
 use super::plan::{BASELINE, PAIRS_FROM, Role, SLICE};
 use super::summary::{Measured, Row};
@@ -18,9 +20,10 @@ pub fn text(comparison: &Comparison) -> String {
         plan.client_cpu,
         environment.text()
     );
+    let mut said = BTreeSet::new();
     for heat in tables {
         text.push('\n');
-        text.push_str(&table(heat));
+        text.push_str(&table(heat, &mut said));
     }
     if let Some(idle) = idle {
         text.push('\n');
@@ -35,8 +38,9 @@ pub fn text(comparison: &Comparison) -> String {
     text
 }
 
-/// One load: its table, and what it says in words.
-pub fn table(heat: &Heat) -> String {
+/// One load: its table, and what it says in words. What a model is stands in `said` once it was said,
+/// and is not said again.
+pub fn table(heat: &Heat, said: &mut BTreeSet<String>) -> String {
     let Heat { connections, size, depth, .. } = heat;
     let plural = if *connections == 1 { "" } else { "s" };
     let versus = format!("vs {BASELINE}");
@@ -54,10 +58,13 @@ pub fn table(heat: &Heat) -> String {
     for row in &heat.rows {
         table.row(cells(row, heat));
     }
+    let rounds = match heat.rounds_each() {
+        (least, most) if least == most => most.to_string(),
+        (least, most) => format!("{least} to {most}"),
+    };
     let mut text = format!(
-        "{connections} connection{plural}, {size} B echo, depth {depth}, closed loop, {} rounds of {} ms \
-         slices, paired per round\n{table}\n",
-        heat.rounds.len(),
+        "{connections} connection{plural}, {size} B echo, depth {depth}, closed loop, {rounds} rounds of \
+         {} ms slices, paired per round\n{table}\n",
         SLICE.as_millis(),
     );
     for (row, server) in heat.rows.iter().zip(&heat.servers) {
@@ -66,7 +73,11 @@ pub fn table(heat: &Heat) -> String {
         } else if row.role != Role::Again {
             let detail = server.stats.as_ref().map(|stats| stats.detail.as_str());
             let detail = detail.filter(|detail| !detail.is_empty()).unwrap_or(&server.about);
-            text.push_str(&format!("{}: {detail}\n", row.name));
+            let line = format!("{}: {detail}\n", row.name);
+            if !said.contains(&line) {
+                text.push_str(&line);
+                said.insert(line);
+            }
         }
     }
     if *connections >= PAIRS_FROM {

@@ -6,10 +6,9 @@
 use std::time::Duration;
 
 use super::plan::{self, Budget};
-use super::rounds::{Until, slices};
+use super::rounds::Until;
 use crate::clock::Nanos;
 use crate::load::Shape;
-use crate::report::stats;
 
 /// When a comparison is to be over, and what is still to be done.
 #[derive(Debug)]
@@ -20,23 +19,18 @@ pub struct Schedule {
     ahead: f64,
 }
 
-/// What a phase may take.
+/// What a phase may take: until when, its set-up included.
 #[derive(Debug, Clone, Copy)]
-pub struct Share {
-    /// Until when, its set-up included.
-    until: Nanos,
-    /// What is enough for a verdict.
-    enough: Duration,
-}
+pub struct Share(Nanos);
 
 impl Schedule {
-    /// For phases of so many challengers each, from `now` on.
-    pub fn new(
+    /// For these phases, from `now` on.
+    pub fn new<'a>(
         budget: Budget,
-        phases: impl Iterator<Item = (Shape, usize)>,
+        phases: impl Iterator<Item = (Shape, &'a [usize])>,
         now: Nanos,
     ) -> Schedule {
-        let ahead: Duration = phases.map(|(load, challengers)| plan::cost(load, challengers)).sum();
+        let ahead: Duration = phases.map(|(load, phase)| plan::cost(load, phase)).sum();
         let span = match budget {
             Budget::Seconds(seconds) => Duration::from_secs(seconds),
             Budget::Rounds(_) => ahead,
@@ -45,23 +39,21 @@ impl Schedule {
     }
 
     /// The part of the next phase, which begins now.
-    pub fn next(&mut self, load: Shape, challengers: usize, now: Nanos) -> Share {
-        let cost = plan::cost(load, challengers).as_secs_f64();
-        let part = (cost / self.ahead.max(cost)).min(1.0);
+    pub fn next(&mut self, load: Shape, phase: &[usize], now: Nanos) -> Share {
+        let cost = plan::cost(load, phase).as_secs_f64();
+        let part = cost / self.ahead.max(cost);
         self.ahead -= cost;
-        let rounds = stats::VALUES_MIN as u32 + 1;
-        let enough = plan::slice(load) * slices(challengers) as u32 * rounds;
-        Share { until: now + self.left(now).mul_f64(part), enough }
+        Share(now + self.left(now).mul_f64(part))
     }
 
     /// When a phase that has been set up by `now` is over. If that took most of its part, it may
-    /// still take what a verdict needs, unless that is a third of all that is left.
-    pub fn until(&self, share: Share, now: Nanos) -> Until {
+    /// still take what a verdict needs, unless that is more than a third of all that is left: so
+    /// there is always something left for the next.
+    pub fn until(&self, Share(until): Share, now: Nanos) -> Until {
         match self.budget {
             Budget::Rounds(rounds) => Until::Rounds(rounds),
             Budget::Seconds(_) => {
-                let least = share.enough.min(self.left(now) / 3);
-                Until::Elapsed(share.until.since(now).max(least))
+                Until::Elapsed { limit: until.since(now), grace: self.left(now) / 3 }
             }
         }
     }
@@ -76,48 +68,54 @@ impl Schedule {
 mod tests {
     use super::*;
 
+    const PHASE: &[usize] = &[2];
     const LOAD: Shape = Shape { connections: 10, size: 64, depth: 1 };
 
     fn at(seconds: f64) -> Nanos {
         Nanos(1_000_000_000) + Duration::from_secs_f64(seconds)
     }
 
-    fn elapsed(until: Until) -> f64 {
+    fn spans(until: Until) -> (f64, f64) {
         match until {
-            Until::Elapsed(span) => span.as_secs_f64(),
+            Until::Elapsed { limit, grace } => (limit.as_secs_f64(), grace.as_secs_f64()),
             Until::Rounds(_) => panic!("it is by time"),
         }
     }
 
+    fn elapsed(until: Until) -> f64 {
+        spans(until).0
+    }
+
     fn schedule(phases: usize) -> Schedule {
-        Schedule::new(Budget::Seconds(90), (0..phases).map(|_| (LOAD, 1)), at(0.0))
+        Schedule::new(Budget::Seconds(90), (0..phases).map(|_| (LOAD, PHASE)), at(0.0))
     }
 
     #[test]
     fn equal_phases_have_equal_parts_and_set_up_is_in_them() {
         let mut schedule = schedule(3);
-        let first = schedule.next(LOAD, 1, at(0.0));
+        let first = schedule.next(LOAD, PHASE, at(0.0));
         assert!((elapsed(schedule.until(first, at(10.0))) - 20.0).abs() < 1e-6);
-        let second = schedule.next(LOAD, 1, at(30.0));
+        let second = schedule.next(LOAD, PHASE, at(30.0));
         assert!((elapsed(schedule.until(second, at(30.0))) - 30.0).abs() < 1e-6);
     }
 
     #[test]
     fn who_is_late_takes_it_from_all_that_follow_and_who_is_early_leaves_it_to_them() {
         let mut schedule = schedule(3);
-        schedule.next(LOAD, 1, at(0.0));
-        let second = schedule.next(LOAD, 1, at(50.0));
+        schedule.next(LOAD, PHASE, at(0.0));
+        let second = schedule.next(LOAD, PHASE, at(50.0));
         assert!((elapsed(schedule.until(second, at(50.0))) - 20.0).abs() < 1e-6);
-        let third = schedule.next(LOAD, 1, at(51.0));
+        let third = schedule.next(LOAD, PHASE, at(51.0));
         assert!((elapsed(schedule.until(third, at(51.0))) - 39.0).abs() < 1e-6);
     }
 
     #[test]
-    fn a_set_up_that_took_all_leaves_enough_for_a_verdict_and_no_more() {
+    fn a_set_up_that_took_all_leaves_a_third_of_the_rest_for_a_verdict() {
         let mut schedule = schedule(3);
-        let first = schedule.next(LOAD, 1, at(0.0));
-        let enough = elapsed(schedule.until(first, at(31.0)));
-        assert!((1.0..2.0).contains(&enough), "seven rounds of four slices: {enough}");
-        assert_eq!(elapsed(schedule.until(first, at(90.0))), 0.0, "nothing is left at all");
+        let first = schedule.next(LOAD, PHASE, at(0.0));
+        let (limit, grace) = spans(schedule.until(first, at(31.0)));
+        assert_eq!(limit, 0.0);
+        assert!((grace - 59.0 / 3.0).abs() < 1e-6, "{grace}");
+        assert_eq!(spans(schedule.until(first, at(90.0))), (0.0, 0.0), "nothing is left at all");
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::heat::SPINNING;
-use super::plan::{Entrant, Role};
+use super::plan::{AGAIN, Entrant, Role};
 use super::rounds::{Pair, Round, Sample};
 use super::verdict::{self, Finding, Ratio};
 use super::{Heat, Outcome};
@@ -174,6 +174,21 @@ impl Heat {
         self.servers.iter().map(|server| server.messages).sum()
     }
 
+    /// In how many rounds an entrant met the baseline.
+    fn pairs(&self, entrant: usize) -> usize {
+        self.rounds.iter().flat_map(Round::pairs).filter(|pair| pair.entrant == entrant).count()
+    }
+
+    /// The least and the most rounds in which one of those that were measured met the baseline.
+    pub(super) fn rounds_each(&self) -> (usize, usize) {
+        let pairs = (AGAIN..self.rows.len()).map(|at| self.pairs(at)).filter(|&pairs| pairs > 0);
+        pairs
+            .fold(None, |range: Option<(usize, usize)>, pairs| {
+                Some(range.map_or((pairs, pairs), |(low, high)| (low.min(pairs), high.max(pairs))))
+            })
+            .unwrap_or_default()
+    }
+
     /// What is to be said of these numbers, as advice.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -181,11 +196,24 @@ impl Heat {
             1 => "at 1 connection".to_owned(),
             more => format!("at {more} connections"),
         };
-        if self.rate_floor.is_none() || self.cpu_floor.is_none() {
+        let is_played = !self.rounds.is_empty();
+        if is_played && (self.rate_floor.is_none() || self.cpu_floor.is_none()) {
             warnings.push(format!(
                 "{load} there are {} rounds; a verdict needs {}. Give it more --time or --rounds.",
-                self.rounds.len(),
+                self.pairs(AGAIN),
                 stats::VALUES_MIN
+            ));
+        }
+        let few: Vec<&str> = (AGAIN + 1..self.rows.len())
+            .filter(|&at| (1..stats::VALUES_MIN).contains(&self.pairs(at)))
+            .map(|at| self.rows[at].name.as_str())
+            .collect();
+        if self.rate_floor.is_some() && !few.is_empty() {
+            warnings.push(format!(
+                "{load} there were fewer than {} rounds of {}: no verdict is given of them. Give it \
+                 more --time or --rounds.",
+                stats::VALUES_MIN,
+                few.join(", ")
             ));
         }
         if let Some(floor) = self.rate_floor.filter(|&floor| floor > FLOOR_WARN) {

@@ -161,7 +161,7 @@ fn a_server_that_was_not_busy_is_client_bound() {
     assert!(uring.is_client_bound);
     assert_eq!(uring.rate_finding, Some(Finding::Invalid));
     assert_eq!(uring.cpu_finding, Some(Finding::Lower));
-    assert!(render::table(&heat).contains("≥ 115k"));
+    assert!(render::table(&heat, &mut Default::default()).contains("≥ 115k"));
     assert!(
         heat.warnings().iter().any(|text| text.contains("did not keep every server busy (uring)"))
     );
