@@ -362,14 +362,15 @@ mod tests {
 
     #[test]
     fn what_a_server_has_forked_ends_with_it() {
-        let server = Server::start(shell("sleep 100 & echo 'listening on 127.0.0.1:9 (m)'; wait"));
-        let server = server.expect("it listens");
-        let family = server.family().expect("it runs");
-        assert_eq!(family.processes(), 2);
+        let script = "sleep 100 & echo \"listening on 127.0.0.1:9 ($!)\"; wait";
+        let server = Server::start(shell(script)).expect("it listens");
+        assert_eq!(server.family().expect("it runs").processes(), 2);
+        let child = server.about().parse().expect("the child's number");
         drop(server);
         let deadline = Instant::now() + Duration::from_secs(20);
-        // A killed orphan is its new parent's to wait for: until then it holds nothing any more.
-        while family.footprint().is_ok_and(|footprint| footprint.memory > 0) {
+        // A killed orphan is its new parent's to wait for: until then it is there, without memory.
+        while Family::of(child).and_then(|child| child.footprint()).is_ok_and(|has| has.memory > 0)
+        {
             assert!(Instant::now() < deadline, "its child lives on");
             thread::yield_now();
         }

@@ -233,7 +233,11 @@ fn a_stand_in_server() {
                     if model == "liar" && echoed > 20_000 {
                         room[0] ^= 1;
                     }
-                    if model == "mortal" && echoed > 20_000 {
+                    let told = || {
+                        std::env::var_os("PROACTOR_DIE")
+                            .is_some_and(|file| std::path::Path::new(&file).exists())
+                    };
+                    if model == "mortal" && echoed > 20_000 || model == "doomed" && told() {
                         eprintln!("error: a fatal accident");
                         std::process::exit(7);
                     }
@@ -288,6 +292,34 @@ fn reason(model: &str, budget: Budget) -> String {
 #[test]
 fn a_server_that_dies_is_a_row_with_its_last_words() {
     let reason = reason("mortal", Budget::Rounds(3));
+    assert!(
+        reason.starts_with("the server ended (exit status: 7): a fatal accident; "),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_server_that_dies_in_mid_run_is_a_row_with_its_last_words() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("die");
+    let load = Shape { connections: 2, size: 64, depth: 1 };
+    let budget = Budget::Rounds(3);
+    let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&["doomed", "other"]) };
+    let recipe = |model: &str| {
+        let mut command = stand_in(model);
+        command.env("PROACTOR_DIE", &file);
+        command
+    };
+    let mut watch = |progress: &Progress<'_>| {
+        if matches!(progress.doing, Doing::Slice(Step { round: 1, .. }, _)) {
+            std::fs::write(&file, "").expect("room for a file");
+        }
+        true
+    };
+    let comparison = run(&plan, &recipe, &mut watch).expect("one model's trouble ends nothing");
+    let rows = &comparison.tables[0].rows;
+    assert_eq!(rows[3].measured.as_ref().expect("it is honest").slices, 3);
+    let reason = rows[2].reason.as_deref().expect("it died in the second round");
     assert!(
         reason.starts_with("the server ended (exit status: 7): a fatal accident; "),
         "{reason}"
