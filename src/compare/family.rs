@@ -49,6 +49,11 @@ impl Family {
         Ok(family)
     }
 
+    /// Their numbers, the root's first.
+    pub fn pids(&self) -> &[u32] {
+        &self.pids
+    }
+
     /// How many processes there are, the root among them.
     pub fn processes(&self) -> usize {
         self.pids.len()

@@ -353,7 +353,20 @@ fn a_baseline_that_fails_is_told_in_one_line() {
 
 #[test]
 fn the_cpu_of_a_child_is_counted_and_who_spins_is_paused() {
-    let comparison = compared(&["parent", "other"], Budget::Rounds(3)).expect("honest servers");
+    let load = Shape { connections: 2, size: 64, depth: 1 };
+    let budget = Budget::Rounds(3);
+    let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&["parent", "other"]) };
+    let mut seen = 0;
+    let mut watch = |progress: &Progress<'_>| {
+        if matches!(progress.doing, Doing::Slice(..)) && progress.entrant.model != "parent" {
+            let (all, stopped) = stand_ins("parent");
+            assert_eq!((all, stopped), (2, 2), "it and its child are stopped in others' slices");
+            seen += 1;
+        }
+        true
+    };
+    let comparison = run(&plan, &stand_in, &mut watch).expect("honest servers");
+    assert_eq!(seen, 3 * 6, "of seven slices in a round one is its own");
     let heat = &comparison.tables[0];
     let row = |at: usize| heat.rows[at].measured.as_ref().expect("it was measured");
     let (parent, other) = (row(2), row(3));
@@ -364,6 +377,19 @@ fn the_cpu_of_a_child_is_counted_and_who_spins_is_paused() {
         |at| heat.rounds.iter().flat_map(|round| &round.turns).filter(move |t| t.entrant == at);
     assert!(of(2).all(|turn| turn.sample.server_idle_cpu_share > heat::SPINNING));
     assert!(of(0).chain(of(3)).all(|turn| !turn.sample.server_cpu.is_zero()));
+}
+
+/// How many processes of stand-ins for this model we have, and how many of them are stopped.
+fn stand_ins(model: &str) -> (usize, usize) {
+    let environment = format!("PROACTOR_STAND_IN={model}\0");
+    let read = |pid: u32, file: &str| {
+        String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default())
+            .into_owned()
+    };
+    let all = family::Family::of(std::process::id()).expect("we run");
+    let ours = all.pids().iter().filter(|&&pid| read(pid, "environ").contains(&environment));
+    let stopped = |&&pid: &&u32| read(pid, "status").contains("State:\tT");
+    (ours.clone().count(), ours.filter(stopped).count())
 }
 
 #[test]
