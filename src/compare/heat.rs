@@ -180,14 +180,17 @@ impl<'a> Running<'a> {
             watch(&Progress { table, load, entrant: &entrants[step.entrant], doing, left })
         };
         let played = rounds::play(stage, present, self.plan.seed, SLICE, until, &mut watch);
-        let played = played.map_err(|failure| stage.blame(failure, entrants))?;
+        let played = match played {
+            Ok(played) => played,
+            Err(failure) if failure.is_wrong() => return Err(stage.blame(failure, entrants)),
+            Err(failure) => {
+                let reason = stage.failed(0, &failure);
+                anyhow::bail!("the baseline, {}, cannot go on: {reason}", self.name(0));
+            }
+        };
         self.rounds.extend(played.rounds);
         for (entrant, failure) in played.failed {
-            let stand = stage.stands[entrant].take();
-            let reason = match stand.and_then(|stand| stand.server) {
-                Some(server) => server.failed(&failure).0,
-                None => failure.to_string(),
-            };
+            let reason = stage.failed(entrant, &failure);
             self.outcomes[entrant].reason = Some(reason);
         }
         Ok(played.stopped)
@@ -402,6 +405,14 @@ impl Stage {
     fn new(entrants: usize) -> Stage {
         let stands = (0..entrants).map(|_| None).collect();
         Stage { stands, steal: None, current: 0 }
+    }
+
+    /// Ends a server that failed its client; answers why, in one line.
+    fn failed(&mut self, entrant: usize, failure: &Failure) -> String {
+        match self.stands[entrant].take().and_then(|stand| stand.server) {
+            Some(server) => server.failed(failure).0,
+            None => failure.to_string(),
+        }
     }
 
     /// The failure, with the name of whom it happened to.

@@ -343,12 +343,34 @@ fn what_is_known_beforehand_is_a_row_and_not_tried() {
 
 #[test]
 fn a_baseline_that_fails_is_told_in_one_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("die");
     let load = Shape { connections: 2, size: 64, depth: 1 };
     let plan = Plan { loads: vec![load], client_cpu: 0, ..plan(&["other"]) };
-    let error = run(&plan, &|_| stand_in("mortal"), &mut |_| true);
-    let text = format!("{:#}", error.expect_err("without it there is nothing to compare with"));
-    assert!(text.contains("epoll") && text.contains("a fatal accident"), "{text}");
-    assert_eq!(text.lines().count(), 1, "{text}");
+    let recipe = |_: &str| {
+        let mut command = stand_in("doomed");
+        command.env("PROACTOR_DIE", &file);
+        command
+    };
+    let fails = |when: fn(&Doing) -> bool| {
+        let _ = std::fs::remove_file(&file);
+        let mut watch = |progress: &Progress<'_>| {
+            if when(&progress.doing) {
+                std::fs::write(&file, "").expect("room for a file");
+            }
+            true
+        };
+        let error = run(&plan, &recipe, &mut watch);
+        format!("{:#}", error.expect_err("without it there is nothing to compare with"))
+    };
+    let at_once = fails(|_| true);
+    assert!(at_once.starts_with("the baseline, epoll, cannot run: the server ended"), "{at_once}");
+    let later = fails(|doing| matches!(doing, Doing::Slice(..)));
+    assert!(later.starts_with("the baseline, epoll, cannot go on: the server ended"), "{later}");
+    for text in [at_once, later] {
+        assert!(text.contains("a fatal accident"), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
 }
 
 #[test]
