@@ -1,5 +1,9 @@
 //! The I/O models by name, and how to serve by each.
 
+mod engine;
+
+pub use engine::Engine;
+
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,9 +18,9 @@ use crate::os::Stop;
 use crate::proactor::Proactor;
 use crate::protocol::Any;
 use crate::reactor::Reactor;
-use crate::ring::kernel::{Kernel, Refusal, Version};
-use crate::ring::{Config, Uring};
+use crate::ring::kernel::Kernel;
 use crate::selector::{Epoll, Poll, Select, Selector, Sigio, Spin, Trigger};
+use engine::Means;
 
 /// A way to wait for many sockets at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -248,33 +252,6 @@ pub struct Chosen {
     pub kernel: Kernel,
 }
 
-impl Choice {
-    /// Finds out whether the model is to be had here. `ceiling` lowers what the ring may use.
-    ///
-    /// With [`Auto`](Choice::Auto) the ring is taken if there is one, else epoll, and the refusal
-    /// comes along.
-    ///
-    /// # Errors
-    /// The ring was asked for, and is refused.
-    pub fn resolve(self, ceiling: Option<Version>) -> Result<(Chosen, Option<Refusal>), Refusal> {
-        let kernel = || match ceiling {
-            Some(ceiling) => Kernel::detect()?.lowered_to(ceiling),
-            None => Kernel::detect(),
-        };
-        let fallback = Chosen { model: Model::Epoll, kernel: Kernel::OLDEST };
-        match self {
-            Choice::Model(Model::Uring) => {
-                Ok((Chosen { model: Model::Uring, kernel: kernel()? }, None))
-            }
-            Choice::Model(model) => Ok((Chosen { model, ..fallback }, None)),
-            Choice::Auto => Ok(match kernel() {
-                Ok(kernel) => (Chosen { model: Model::Uring, kernel }, None),
-                Err(refusal) => (fallback, Some(refusal)),
-            }),
-        }
-    }
-}
-
 impl Chosen {
     /// What it uses of the kernel, in a few words.
     pub fn describe(&self) -> String {
@@ -310,24 +287,28 @@ pub struct Service {
 }
 
 /// Serves until stopped. `ready` is called once everything is set up and connections are accepted.
+/// The service's bounds and buffers are those that the engine was set up for.
 ///
 /// # Errors
-/// The model cannot be set up, or the kernel fails it as a whole.
+/// The model cannot be set up after all, or the kernel fails it as a whole.
 pub fn serve(
-    chosen: Chosen,
+    engine: Engine,
     service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
-    match chosen.model {
-        Model::Uring => {
-            let Service { listeners, buffers, limits, stop, .. } = service;
-            let config = Config { kernel: chosen.kernel, connections: limits.connections, buffers };
-            let mut proactor = Proactor::new(Uring::new(config)?, limits, stop)?;
+    let model = match engine.into_parts() {
+        (_, Means::Ring(ring)) => {
+            let Service { listeners, limits, stop, .. } = service;
+            let mut proactor = Proactor::new(*ring, limits, stop)?;
             listeners.into_iter().for_each(|(fd, protocol)| proactor.listen(fd, protocol));
             ready();
-            Ok((proactor.run()?, proactor.counters()))
+            return Ok((proactor.run()?, proactor.counters()));
         }
-        Model::Epoll => serve_ready(Epoll::new(Trigger::Level)?, service, ready),
+        (_, Means::Epoll(epoll)) => return serve_ready(epoll, service, ready),
+        (model, Means::Later) => model,
+    };
+    match model {
+        Model::Uring | Model::Epoll => unreachable!("it is set up with its means"),
         Model::EpollEt => serve_ready(Epoll::new(Trigger::Edge)?, service, ready),
         Model::Poll => serve_ready(Poll::new(), service, ready),
         Model::Select => serve_ready(Select::new(), service, ready),
@@ -377,14 +358,5 @@ mod tests {
         assert_eq!("auto".parse(), Ok(Choice::Auto));
         let error = "kqueue".parse::<Choice>().unwrap_err();
         assert!(error.contains(r#""kqueue""#) && error.contains("epoll-et"), "{error}");
-    }
-
-    #[test]
-    fn auto_falls_back_to_epoll_and_says_why_and_the_ring_by_name_does_not() {
-        let too_low = Some(Version { major: 5, minor: 5 });
-        let (chosen, refusal) = Choice::Auto.resolve(too_low).unwrap();
-        assert_eq!(chosen.model, Model::Epoll);
-        assert!(refusal.is_some());
-        assert!(Choice::Model(Model::Uring).resolve(too_low).is_err());
     }
 }

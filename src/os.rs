@@ -584,6 +584,35 @@ pub fn terminate(child: &mut std::process::Child) -> io::Result<()> {
     Ok(())
 }
 
+/// What a process group may be told, whether it wants to hear it or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Use no CPU until resumed (SIGSTOP). It takes effect a little later.
+    Pause,
+    /// Go on (SIGCONT).
+    Resume,
+    /// End at once (SIGKILL).
+    Kill,
+}
+
+/// Tells it to a child and to all that it has forked. The child must lead a process group of its
+/// own (`Command::process_group(0)`); one that has ended already is left alone, with its group.
+///
+/// # Errors
+/// The child cannot be waited for, or be signalled.
+pub fn order_group(child: &mut std::process::Child, order: Order) -> io::Result<()> {
+    let signal = match order {
+        Order::Pause => libc::SIGSTOP,
+        Order::Resume => libc::SIGCONT,
+        Order::Kill => libc::SIGKILL,
+    };
+    // As in `terminate`: until it has been waited for, the group's number is its own.
+    if child.try_wait()?.is_none() {
+        syscall!(kill(-(child.id() as libc::pid_t), signal))?;
+    }
+    Ok(())
+}
+
 /// Has the kernel kill the child that this command will start as soon as the thread that starts it
 /// ends, however that comes about: no child is left behind by a parent that was killed.
 pub fn die_with_parent(command: &mut std::process::Command) {

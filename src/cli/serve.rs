@@ -11,11 +11,11 @@ use crate::address::{Address, Listener};
 use crate::buffer::Shape;
 use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
-use crate::model::{self, Choice, Chosen, Model, Service};
+use crate::model::{self, Choice, Chosen, Engine, Model, Service};
 use crate::os::{self, Stop};
 use crate::protocol::Any;
 use crate::report::units;
-use crate::ring::kernel::{Refusal, Version};
+use crate::ring::kernel::Version;
 
 /// Serve a protocol to whoever connects, until SIGTERM or SIGINT
 #[derive(Debug, clap::Args)]
@@ -129,15 +129,17 @@ impl Args {
             os::pin_to_cpu(cpu).with_context(|| format!("cannot stay on CPU {cpu}"))?;
         }
         let choice = self.model.unwrap_or(default);
-        let (chosen, refusal) = choice.resolve(self.kernel)?;
+        let limits = Limits { connections: self.connections()?, drain: self.drain_timeout };
+        let buffers = self.shapes();
+        let engine = Engine::set_up(choice, self.kernel, &limits, &buffers)?;
+        let chosen = engine.chosen();
         if self.idle_sleep.is_some() && chosen.model != Model::Nonblocking {
             let wrong =
                 format!("--idle-sleep is for nonblocking: {} sleeps by itself\n", chosen.model);
             clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, wrong).exit();
         }
-        announce_choice(choice, &chosen, refusal);
+        announce_choice(choice, &engine);
 
-        let limits = Limits { connections: self.connections()?, drain: self.drain_timeout };
         let stop = Stop::new().and_then(|stop| stop.on_signals().map(|()| stop));
         let stop = stop.context("cannot listen for signals")?;
         let (mut listeners, mut addresses, mut files) = (Vec::new(), Vec::new(), Vec::new());
@@ -149,10 +151,10 @@ impl Args {
             addresses.push((address, protocol));
             files.extend(file);
         }
-        let (buffers, idle_sleep) = (self.shapes(), self.idle_sleep);
+        let idle_sleep = self.idle_sleep;
         let service = Service { listeners, buffers, limits, stop, idle_sleep };
         let ready = || announce_listeners(&addresses, chosen.model);
-        let served = model::serve(chosen, service, ready);
+        let served = model::serve(engine, service, ready);
         drop(files);
         let (ended, counters) = served.with_context(|| format!("{} failed", chosen.model))?;
 
@@ -194,12 +196,12 @@ impl Args {
     }
 }
 
-fn announce_choice(choice: Choice, chosen: &Chosen, refusal: Option<Refusal>) {
+fn announce_choice(choice: Choice, engine: &Engine) {
     if choice == Choice::Auto {
-        match refusal {
-            Some(refusal) => eprintln!("model: {} (auto): {refusal}", chosen.model),
-            None => eprintln!("model: {} (auto): {}", chosen.model, chosen.describe()),
-        }
+        let chosen = engine.chosen();
+        let reason = Some(engine.reason()).filter(|reason| !reason.is_empty());
+        let reason = reason.unwrap_or_else(|| chosen.describe());
+        eprintln!("model: {} (auto): {reason}", chosen.model);
     }
 }
 
