@@ -4,7 +4,8 @@
 //! how to be content with. Several are named after the traps that servers fall into: a peer that
 //! never reads, a reset in mid-stream, more clients than descriptors, a pool with two buffers.
 //!
-//! What a host lacks is skipped with its reason, counted, on stderr. `PROACTOR_NO_SKIPS=1` makes
+//! What a model cannot do is left out by declaration: in one table, with a reason, which `proactor
+//! models` prints too. What a host lacks is skipped with its reason, counted, on stderr. `PROACTOR_NO_SKIPS=1` makes
 //! a skip a failure, `PROACTOR_SEED=n` plays with other bytes.
 
 #[allow(dead_code, reason = "each test crate uses its part")]
@@ -13,10 +14,11 @@ mod support;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use proactor::model::Ability;
 use support::server::{PROACTOR, REACTOR, Server};
 use support::{
-    Address, Client, Launch, Options, Process, Random, eventually, io_uring_refused, ipv6_missing,
-    process, skip,
+    Address, Client, Launch, Options, Process, Random, declared, eventually, io_uring_refused,
+    ipv6_missing, process, skip,
 };
 
 /// One way to serve.
@@ -43,6 +45,33 @@ impl Model {
 
     const fn readiness(name: &'static str) -> Model {
         Model { program: REACTOR, name, word: name, kernel: None }
+    }
+
+    /// What the house says of it.
+    fn declared(self) -> proactor::model::Model {
+        let mut all = proactor::model::Model::ALL.into_iter();
+        all.find(|model| model.name() == self.name).expect("a model")
+    }
+
+    /// Whether it says that it cannot.
+    fn lacks(self, ability: Ability) -> bool {
+        self.declared().lacks(ability).is_some()
+    }
+
+    /// Itself, unless it says that it cannot do one of these.
+    fn able(self, needs: &[Ability]) -> Option<Model> {
+        for &ability in needs {
+            if let Some(reason) = self.declared().lacks(ability) {
+                declared(&format!("{} {}: {reason}", self.name, ability.denied()));
+                return None;
+            }
+        }
+        Some(self)
+    }
+
+    /// So many clients, or one if it serves one at a time.
+    fn at_once(self, clients: usize) -> usize {
+        if self.lacks(Ability::Crowd) { 1 } else { clients }
     }
 
     /// Itself, unless this host has no such thing.
@@ -79,23 +108,26 @@ impl Model {
     fn own_address(self) -> String {
         let tier = self.kernel.unwrap_or("0.0").replace('.', "");
         let (tier, pid) = (tier.parse::<u32>().expect("digits"), std::process::id());
-        let all = proactor::model::Model::ALL;
-        let name = all.iter().position(|model| model.name() == self.name).expect("a model");
-        format!("127.{}.{}.{}:7000", 64 + name as u32 * 8 + pid % 8, tier % 256, 1 + pid / 8 % 250)
+        let name = proactor::model::Model::ALL.iter().position(|&model| model == self.declared());
+        let name = name.expect("a model") as u32;
+        format!("127.{}.{}.{}:7000", 64 + name * 8 + pid % 8, tier % 256, 1 + pid / 8 % 250)
     }
 }
 
-/// Makes a test of each scenario on each model.
+/// Makes a test of each scenario on each model; `needs` names what a model must be able to do. What
+/// it cannot is declared in one table, [`proactor::model::Model::lacks`].
 macro_rules! conformance {
     ($scenarios:tt on $($place:ident: $model:expr,)+) => {
         const MODELS: &[Model] = &[$($model),+];
-        $(mod $place { conformance!(@each $model, $scenarios); })+
+        mod on { $(mod $place { conformance!(@each $model, $scenarios); })+ }
     };
-    (@each $model:expr, { $($scenario:ident,)+ }) => {
-        use super::Model;
+    (@each $model:expr, { $($scenario:ident $(needs $($ability:ident)+)?,)+ }) => {
+        #[allow(unused_imports, reason = "a list of scenarios may need nothing")]
+        use crate::{Ability, Model};
         $(#[test] fn $scenario() {
-            if let Some(model) = $model.available() {
-                super::$scenario(model);
+            let needs: &[Ability] = &[$($(Ability::$ability),+)?];
+            if let Some(model) = $model.able(needs).and_then(Model::available) {
+                crate::$scenario(model);
             }
         })+
     };
@@ -111,33 +143,35 @@ conformance!({
     every_kind_of_listener_at_once,
     // Ends.
     who_ends_hears_all_and_then_the_end,
+    who_ends_while_stuck_hears_all_and_then_the_end,
+    who_ends_while_it_is_owed_hears_all_and_then_the_end needs Duplex,
     who_ends_without_a_byte_hears_the_end,
     a_reader_that_stalls_gets_every_byte_when_it_goes_on,
     a_reset_in_mid_stream_concerns_nobody_else,
     thousands_come_and_go_and_nothing_stays,
     who_leaves_without_a_byte_leaves_nothing,
     // Crowds and scarcity.
-    who_never_reads_costs_neither_memory_nor_time,
-    who_floods_leaves_the_others_their_turn,
-    an_idle_crowd_costs_nothing,
-    who_comes_beyond_the_limit_is_served_when_others_leave,
-    more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end,
-    descriptors_that_run_out_meanwhile_spin_nothing_and_all_are_served_in_the_end,
+    who_never_reads_costs_neither_memory_nor_time needs Crowd,
+    who_floods_leaves_the_others_their_turn needs Crowd,
+    an_idle_crowd_costs_nothing needs Crowd,
+    who_comes_beyond_the_limit_is_served_when_others_leave needs Crowd,
+    more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end needs Crowd,
+    descriptors_that_run_out_meanwhile_spin_nothing_and_all_are_served_in_the_end needs Crowd,
     a_crowd_that_bursts_into_two_buffers_gets_every_byte,
-    who_takes_every_buffer_and_reads_nothing_gives_way,
+    who_takes_every_buffer_and_reads_nothing_gives_way needs Crowd,
     // Chat.
-    lines_reach_all_others_whole_in_order_and_never_their_speaker,
-    a_stopped_reader_costs_the_healthy_no_line,
-    a_slow_reader_loses_no_line,
-    a_line_too_long_is_answered_and_goes_no_further,
-    the_last_line_needs_no_newline,
-    each_listener_is_a_room_of_its_own,
-    who_goes_is_announced_however_it_goes,
+    lines_reach_all_others_whole_in_order_and_never_their_speaker needs Crowd,
+    a_stopped_reader_costs_the_healthy_no_line needs Crowd,
+    a_slow_reader_loses_no_line needs Crowd,
+    a_line_too_long_is_answered_and_goes_no_further needs Crowd,
+    the_last_line_needs_no_newline needs Crowd,
+    each_listener_is_a_room_of_its_own needs Crowd,
+    who_goes_is_announced_however_it_goes needs Crowd,
     // Other protocols.
-    each_listener_says_its_own,
-    a_pattern_without_end_keeps_to_the_pace_of_its_readers,
+    each_listener_says_its_own needs Crowd,
+    a_pattern_without_end_keeps_to_the_pace_of_its_readers needs Crowd,
     // Stopping.
-    a_drain_delivers_what_is_owed_and_then_the_end,
+    a_drain_delivers_what_is_owed_and_then_the_end needs Duplex,
     a_drain_delivers_to_one_who_was_stuck,
     a_drain_ends_who_is_idle,
     a_drain_resets_nobody_who_talks_on,
@@ -162,6 +196,8 @@ conformance!({
     epoll_oneshot: Model::readiness("epoll-oneshot"),
     sigio: Model::readiness("sigio"),
     nonblocking: Model::readiness("nonblocking"),
+    thread: Model::readiness("thread"),
+    blocking: Model::readiness("blocking"),
 );
 
 #[test]
@@ -312,9 +348,8 @@ fn every_kind_of_listener_at_once(model: Model) {
             ),
             Address::Unix(_) => assert_eq!(listening.address.to_string(), *asked),
         }
-        let (client, other) =
-            (Client::connect(&listening.address), Client::connect(&listening.address));
-        other.ping();
+        Client::connect(&listening.address).ping();
+        let client = Client::connect(&listening.address);
         client.converse(&bytes, &bytes, &mut random);
         client.finish();
         client.hear_end();
@@ -330,12 +365,34 @@ fn who_ends_hears_all_and_then_the_end(model: Model) {
     for len in [1, 1_000, 1 << 20] {
         let client = Client::connect(server.address());
         let bytes = random.bytes(len);
-        client.say(&bytes);
-        client.finish();
-        client.hear(&bytes);
-        client.hear_end();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                client.say(&bytes);
+                client.finish();
+            });
+            client.hear(&bytes);
+            client.hear_end();
+        });
     }
-    // And while the server owes more than the kernel takes.
+    server.drain();
+}
+
+fn who_ends_while_stuck_hears_all_and_then_the_end(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+    let bytes = random.bytes(32 << 20);
+    let said = client.say_until_stuck(&bytes);
+    client.finish();
+    client.hear(&bytes[..said]);
+    client.hear_end();
+    server.drain();
+}
+
+/// While the server owes more than the kernel takes.
+fn who_ends_while_it_is_owed_hears_all_and_then_the_end(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
     let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
     let bytes = random.bytes(32 << 20);
     let said = say_until_owed(&server, &client, &bytes);
@@ -530,11 +587,12 @@ fn an_idle_crowd_costs_nothing(model: Model) {
     let clients: Vec<Client> = (0..300).map(|_| Client::connect(server.address())).collect();
     clients.iter().for_each(Client::ping);
     server.process.assert_quiet("while nobody says anything");
-    assert!(
-        server.process.threads() <= 4,
-        "{} threads for those who say nothing",
-        server.process.threads()
-    );
+    let hosts = server.process.threads() + server.process.children().len();
+    if model.lacks(Ability::Frugality) {
+        assert!(hosts > clients.len(), "{hosts} threads and processes: what is declared is so");
+    } else {
+        assert!(hosts <= 4, "{hosts} threads and processes for those who say nothing");
+    }
     drop(clients);
     server.drain();
 }
@@ -983,8 +1041,9 @@ fn a_drain_delivers_to_one_who_was_stuck(model: Model) {
 
 fn a_drain_ends_who_is_idle(model: Model) {
     let server = model.serve("echo").start();
-    let clients = [(); 5].map(|()| Client::connect(server.address()));
-    clients[..4].iter().for_each(Client::ping);
+    let clients: Vec<Client> =
+        (0..model.at_once(5)).map(|_| Client::connect(server.address())).collect();
+    clients.iter().take(4).for_each(Client::ping);
     server.process.signal(libc::SIGTERM);
     clients.iter().for_each(Client::hear_end);
     drop(clients);
@@ -1068,12 +1127,11 @@ fn a_second_signal_ends_at_once(model: Model) {
 fn a_server_that_was_stopped_and_continued_goes_on(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
-    let idle = Client::connect(server.address());
-    idle.ping();
+    let client = Client::connect(server.address());
+    client.ping();
     let bytes = random.bytes(1 << 20);
     thread::scope(|scope| {
-        let (client, mut random) = (Client::connect(server.address()), random.branch());
-        let bytes = &bytes;
+        let (client, mut random, bytes) = (&client, random.branch(), &bytes);
         scope.spawn(move || client.converse(bytes, bytes, &mut random));
         for _ in 0..20 {
             server.process.signal(libc::SIGSTOP);
@@ -1086,8 +1144,8 @@ fn a_server_that_was_stopped_and_continued_goes_on(model: Model) {
     server.process.signal(libc::SIGSTOP);
     eventually("it is stopped", || server.process.is_stopped().then_some(()));
     server.process.signal(libc::SIGCONT);
-    idle.ping();
-    drop(idle);
+    client.ping();
+    drop(client);
     server.drain();
 }
 

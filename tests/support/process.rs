@@ -25,6 +25,19 @@ impl Process {
         self.status("Threads:").parse().expect("a number")
     }
 
+    /// Its children, those that have ended and were not waited for included.
+    pub(crate) fn children(self) -> Vec<Process> {
+        let processes = fs::read_dir("/proc").expect("/proc is mounted");
+        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let children = pids.filter(|&pid| {
+            // `pid (name) state parent …`; one that has just gone is nobody's child.
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1));
+            parent == Some(&*self.0.to_string())
+        });
+        children.map(Process).collect()
+    }
+
     /// Whether a signal has stopped it.
     pub(crate) fn is_stopped(self) -> bool {
         self.status("State:").starts_with('T')
