@@ -11,10 +11,13 @@
 #[allow(dead_code, reason = "each test crate uses its part")]
 mod support;
 
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use proactor::model::Ability;
+use support::process::Holdings;
 use support::server::{PROACTOR, REACTOR, Server};
 use support::{
     Address, Client, Launch, Options, Process, Random, declared, eventually, io_uring_refused,
@@ -150,6 +153,8 @@ conformance!({
     a_reset_in_mid_stream_concerns_nobody_else,
     thousands_come_and_go_and_nothing_stays,
     who_leaves_without_a_byte_leaves_nothing,
+    a_client_killed_in_mid_message_leaves_nothing,
+    two_hundred_short_connections_at_once_leave_nothing,
     // Crowds and scarcity.
     who_never_reads_costs_neither_memory_nor_time needs Crowd,
     who_floods_leaves_the_others_their_turn needs Crowd,
@@ -175,6 +180,8 @@ conformance!({
     a_drain_delivers_to_one_who_was_stuck,
     a_drain_ends_who_is_idle,
     a_drain_resets_nobody_who_talks_on,
+    a_drain_with_clients_connected_leaves_nothing,
+    a_drain_in_mid_talk_delivers_whole_lines needs Crowd,
     a_drain_cuts_off_who_never_reads,
     a_drain_in_a_storm_of_connects_ends,
     a_second_signal_ends_at_once,
@@ -205,6 +212,49 @@ fn no_model_is_left_out() {
     for model in proactor::model::Model::ALL {
         let tested = MODELS.iter().any(|tested| tested.name == model.name());
         assert!(tested, "{model} is not held against the scenarios");
+    }
+}
+
+/// What is declared to be lacking is lacking: who came second waits.
+#[test]
+fn who_cannot_serve_a_crowd_lets_the_next_wait() {
+    for model in MODELS.iter().filter(|model| model.lacks(Ability::Crowd)) {
+        let server = model.serve("echo").start();
+        let [first, second] = [(); 2].map(|()| Client::connect(server.address()));
+        first.ping();
+        second.say(b"PING");
+        second.hear_nothing();
+        first.ping();
+        server.process.assert_quiet("while the next one waits");
+        drop(first);
+        second.hear(b"PING");
+        second.ping();
+        drop(second);
+        server.drain();
+    }
+}
+
+/// What is declared to be lacking is lacking: a loop would have received more, and owed it.
+#[test]
+fn who_cannot_send_and_receive_at_once_owes_no_more_than_it_received_last() {
+    /// The largest buffer.
+    const MOST: usize = 256 << 10;
+    let bytes = Random::of_test().bytes(32 << 20);
+    for model in MODELS.iter().filter(|model| model.lacks(Ability::Duplex)) {
+        let server = model.serve("echo").start();
+        let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+        let said = client.say_until_stuck(&bytes);
+        eventually_quiet(server.process);
+        let (ours, theirs) = (client.local(), server.address().tcp());
+        let (sending, waiting) = process::queues(ours, theirs).expect("a connection");
+        let (sent, receiving) = process::queues(theirs, ours).expect("a connection");
+        let received = said - sending - receiving;
+        assert!(receiving > 0, "it has something to receive");
+        let owed = received.saturating_sub(sent + waiting);
+        assert!(owed <= MOST, "{} received {received} bytes and owes {owed}", model.name);
+        client.hear(&bytes[..said]);
+        drop(client);
+        server.drain();
     }
 }
 
@@ -250,11 +300,29 @@ fn who_never_asks_burns_a_cpu_unless_it_sleeps() {
     sleeping.drain();
 }
 
-/// Waits until as few descriptors are open as before.
-fn eventually_as_few_descriptors(process: Process, before: usize) {
-    eventually(&format!("back to {before} descriptors"), || {
-        (process.descriptors() <= before).then_some(())
-    });
+/// What a server holds that has served somebody and now serves nobody. (A thread of its own that
+/// has just let go of its connection may still be counted.)
+fn at_rest(server: &Server) -> Holdings {
+    let before = server.process.descriptors();
+    Client::connect(server.address()).ping();
+    eventually("nobody is served", || {
+        let holdings = server.process.holdings();
+        (server.process.descriptors() <= before).then_some(holdings)
+    })
+}
+
+/// Waits until a server holds no more than before: no descriptor, no thread, no child, no zombie.
+fn eventually_nothing_stays(process: Process, before: Holdings) {
+    let mut last = before;
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    while std::time::Instant::now() < deadline {
+        last = process.holdings();
+        if last.at_most(before) {
+            return;
+        }
+        thread::sleep(std::time::Duration::from_millis(5));
+    }
+    panic!("something stays: {last:?}, and before {before:?}");
 }
 
 // Bytes.
@@ -450,7 +518,7 @@ fn a_reader_that_stalls_gets_every_byte_when_it_goes_on(model: Model) {
 fn a_reset_in_mid_stream_concerns_nobody_else(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
-    let before = server.process.descriptors();
+    let before = at_rest(&server);
     let bytes = random.bytes(512 << 10);
     thread::scope(|scope| {
         for _ in 0..3 {
@@ -470,7 +538,7 @@ fn a_reset_in_mid_stream_concerns_nobody_else(model: Model) {
             client.reset();
         }
     });
-    eventually_as_few_descriptors(server.process, before);
+    eventually_nothing_stays(server.process, before);
     Client::connect(server.address()).ping();
     server.drain();
 }
@@ -481,7 +549,7 @@ fn thousands_come_and_go_and_nothing_stays(model: Model) {
     // A connection that is not given back is missed before long.
     let launch = model.serve_at("echo", &["127.0.0.1:0", &unix]).args(&["--max-connections", "64"]);
     let server = launch.start();
-    let before = server.process.descriptors();
+    let before = at_rest(&server);
     thread::scope(|scope| {
         for _ in 0..4 {
             let [tcp, unix] = [0, 1].map(|at| &server.listening[at].address);
@@ -512,22 +580,66 @@ fn thousands_come_and_go_and_nothing_stays(model: Model) {
             });
         }
     });
-    eventually_as_few_descriptors(server.process, before);
+    eventually_nothing_stays(server.process, before);
     assert_eq!(server.drain().counter("cut"), 0);
 }
 
 fn who_leaves_without_a_byte_leaves_nothing(model: Model) {
     let server = model.serve("echo").start();
-    let before = server.process.descriptors();
+    let before = at_rest(&server);
     for _ in 0..3 {
         let clients = [(); 50].map(|()| Client::connect(server.address()));
         for (n, client) in clients.into_iter().enumerate() {
             if n % 10 == 0 { drop(client) } else { client.reset() }
         }
     }
-    eventually_as_few_descriptors(server.process, before);
+    eventually_nothing_stays(server.process, before);
     Client::connect(server.address()).ping();
     server.drain();
+}
+
+/// A real one, which has no time for an orderly end.
+fn a_client_killed_in_mid_message_leaves_nothing(model: Model) {
+    let server = model.serve_at("upper", &["127.0.0.1:0", "127.0.0.1:0=chat"]).start();
+    let before = at_rest(&server);
+    let too_long = vec![b'x'; LINE_MAX + 1];
+    // Each has been heard, and none of these lines has its end.
+    let messages = [(&b"half a mess"[..], &b"HALF A MESS"[..]), (&too_long, TOO_LONG)];
+    for _ in 0..5 {
+        for (listening, (half, answer)) in server.listening.iter().zip(messages) {
+            let address = listening.address.to_string();
+            let mut command = Command::new(PROACTOR);
+            command.args(["connect", &address]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut client = command.spawn().expect("a client starts");
+            client.stdin.as_mut().expect("a pipe").write_all(half).expect("it reads");
+            let mut heard = vec![0; answer.len()];
+            client.stdout.as_mut().expect("a pipe").read_exact(&mut heard).expect("it is answered");
+            client.kill().expect("it runs");
+            client.wait().expect("a child is waited for once");
+            assert!(heard == answer, "{:?}", String::from_utf8_lossy(&heard));
+        }
+    }
+    eventually_nothing_stays(server.process, before);
+    Client::connect(server.address()).finish();
+    server.drain();
+}
+
+fn two_hundred_short_connections_at_once_leave_nothing(model: Model) {
+    let server = model.serve("echo").start();
+    let before = at_rest(&server);
+    for _ in 0..2 {
+        let clients: Vec<Client> = (0..200).map(|_| Client::connect(server.address())).collect();
+        for client in &clients {
+            client.say(b"PING");
+            client.finish();
+        }
+        for client in &clients {
+            client.hear(b"PING");
+            client.hear_end();
+        }
+    }
+    eventually_nothing_stays(server.process, before);
+    assert_eq!(server.drain().counter("accepted"), 401);
 }
 
 // Crowds and scarcity.
@@ -1070,6 +1182,53 @@ fn a_drain_resets_nobody_who_talks_on(model: Model) {
         assert!(rest.chunks(bytes.len()).all(|rest| bytes.starts_with(rest)));
     });
     drop(client);
+    let exit = server.wait().assert_drained();
+    assert_eq!(exit.counter("cut"), 0, "{exit:?}");
+}
+
+fn a_drain_with_clients_connected_leaves_nothing(model: Model) {
+    let server = model.serve("echo").start();
+    let clients: Vec<Client> =
+        (0..model.at_once(24)).map(|_| Client::connect(server.address())).collect();
+    clients.iter().for_each(Client::ping);
+    // Some idle, some in mid-message, some at their own end.
+    for (n, client) in clients.iter().enumerate().filter(|(n, _)| n % 3 > 0) {
+        client.say(b"half");
+        if n % 3 == 2 {
+            client.finish();
+        }
+    }
+    let children = server.process.children();
+    server.process.signal(libc::SIGTERM);
+    for client in clients {
+        // What was said may have come after the signal, and is then not answered.
+        let (heard, end) = client.hear_all();
+        end.expect("an end, and no reset");
+        assert!(b"half".starts_with(&heard), "{heard:?}");
+    }
+    let exit = server.wait().assert_drained();
+    assert_eq!(exit.counter("cut"), 0, "{exit:?}");
+    let left: Vec<&Process> = children.iter().filter(|child| child.exists()).collect();
+    assert!(left.is_empty(), "orphans: {left:?}");
+}
+
+fn a_drain_in_mid_talk_delivers_whole_lines(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("chat").start();
+    let [talker, listener] = room(server.address(), &[Options::default(), Options::SMALL_RECEIVE])
+        .try_into()
+        .expect("two of them");
+    let lines = lines(&mut random, 32 << 20);
+    talker.say_until_stuck(&lines);
+    server.process.signal(libc::SIGTERM);
+    let (heard, end) = listener.hear_all();
+    end.expect("an end, and no reset");
+    assert!(!heard.is_empty() && heard.ends_with(b"\n"), "the last line is whole");
+    let (said, told): (Vec<&[u8]>, Vec<&[u8]>) =
+        heard.split_inclusive(|&byte| byte == b'\n').partition(|line| line.starts_with(b"[1] "));
+    assert!(labelled(1, &lines).starts_with(&said.concat()), "what was said, from its beginning");
+    assert!(told.is_empty() || told == [b"* 1 left\n"], "{told:?}");
+    drop((talker, listener));
     let exit = server.wait().assert_drained();
     assert_eq!(exit.counter("cut"), 0, "{exit:?}");
 }
