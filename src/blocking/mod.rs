@@ -103,7 +103,7 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
             door: Door::new(),
             rooms: Vec::new(),
             hall: Arc::new(Hall::new(buffers, Bell::new()?)),
-            crew: Crew::default(),
+            crew: Crew::new(),
             limits,
             stop,
             counters: Counters::default(),
