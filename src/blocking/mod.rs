@@ -15,7 +15,7 @@
 //!
 //! Each connection has a few buffers of its own, of the shapes that a loop would share among all.
 //! Who speaks to others writes to their sockets itself, so a slow listener slows its speaker
-//! ([`room`]).
+//! (`room.rs`).
 //!
 //! # Stopping
 //!
