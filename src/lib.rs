@@ -9,7 +9,7 @@
 //! | 9 | [`cli`] | the command line |
 //! | 8 | [`compare`] | every model under the same load |
 //! | 7 | [`model`] | the I/O models by name |
-//! | 5 | [`proactor`], [`reactor`], [`coroutine`] | the ring loop, the readiness loop, a task for each connection |
+//! | 5 | [`proactor`], [`reactor`], [`coroutine`], [`blocking`] | the ring loop; the readiness loop; a task for each connection; calls that wait |
 //! | 4 | [`peers`], [`limits`] | all open connections; what bounds a server |
 //! | 3 | [`connection`], [`load`], [`client`] | one connection without a socket; the measuring client; the interactive one |
 //! | 2 | [`protocol`], [`ring`], [`selector`] | what to say; submission and completion; readiness |
@@ -21,6 +21,7 @@
 #![deny(unsafe_code)]
 
 pub mod address;
+pub mod blocking;
 pub mod buffer;
 pub mod cli;
 pub mod client;

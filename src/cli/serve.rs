@@ -27,8 +27,8 @@ pub(super) struct Args {
     listen: Vec<Listen>,
 
     /// How to wait: uring, epoll, epoll-et, poll, select, epoll-oneshot, sigio, nonblocking,
-    /// coroutine, or auto, the best that this machine permits; see `proactor models` [default:
-    /// auto; of `reactor`: epoll]
+    /// coroutine, thread, process, blocking, or auto, the best that this machine permits; see
+    /// `proactor models` [default: auto; of `reactor`: epoll]
     #[arg(long, value_name = "MODEL")]
     model: Option<Choice>,
 

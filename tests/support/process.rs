@@ -4,6 +4,25 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+/// What a process holds that it may forget to let go of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holdings {
+    descriptors: usize,
+    /// Without those that the kernel added.
+    threads: usize,
+    /// Zombies included.
+    children: usize,
+}
+
+impl Holdings {
+    /// Whether they are no more than those in any respect.
+    pub(crate) fn at_most(self, those: Holdings) -> bool {
+        self.descriptors <= those.descriptors
+            && self.threads <= those.threads
+            && self.children <= those.children
+    }
+}
+
 /// A process of ours.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Process(pub(crate) u32);
@@ -12,6 +31,23 @@ impl Process {
     /// How many descriptors it has open.
     pub(crate) fn descriptors(self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.0)).expect("the server runs").count()
+    }
+
+    /// What it holds now.
+    pub(crate) fn holdings(self) -> Holdings {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.0)).expect("the server runs");
+        // The kernel's own, which work for a ring, go when they like.
+        let own = tasks.filter(|task| {
+            let comm = task.as_ref().map(|task| fs::read_to_string(task.path().join("comm")));
+            comm.is_ok_and(|comm| comm.is_ok_and(|comm| !comm.starts_with("iou-")))
+        });
+        let (threads, children) = (own.count(), self.children().len());
+        Holdings { descriptors: self.descriptors(), threads, children }
+    }
+
+    /// Whether there is such a process, dead and not waited for included.
+    pub(crate) fn exists(self) -> bool {
+        fs::exists(format!("/proc/{}", self.0)).expect("/proc is readable")
     }
 
     /// Its resident memory in bytes.
@@ -23,6 +59,19 @@ impl Process {
     /// How many threads it has, those that the kernel added included.
     pub(crate) fn threads(self) -> usize {
         self.status("Threads:").parse().expect("a number")
+    }
+
+    /// Its children, those that have ended and were not waited for included.
+    pub(crate) fn children(self) -> Vec<Process> {
+        let processes = fs::read_dir("/proc").expect("/proc is mounted");
+        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let children = pids.filter(|&pid| {
+            // `pid (name) state parent …`; one that has just gone is nobody's child.
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1));
+            parent == Some(&*self.0.to_string())
+        });
+        children.map(Process).collect()
     }
 
     /// Whether a signal has stopped it.
