@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::buffer::{Pool, Shape};
+use crate::console::Console;
 use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
 use crate::os::Stop;
@@ -55,6 +56,8 @@ pub enum Ability {
     Duplex,
     /// Sharing a pool of buffers among all connections.
     SharedPool,
+    /// Letting an operator see and do, at a console.
+    Console,
 }
 
 /// What there is to know of a model before one tries it.
@@ -194,6 +197,10 @@ impl Model {
             (Model::Blocking | Model::Thread | Model::Process, Ability::SharedPool) => {
                 Some("a buffer each")
             }
+            (Model::Coroutine, Ability::Console) => Some("its tasks do not show what they wait for"),
+            (Model::Thread, Ability::Console) => Some("each thread sleeps for its own connection"),
+            (Model::Process, Ability::Console) => Some("each connection is another process's"),
+            (Model::Blocking, Ability::Console) => Some("who sleeps for one connection hears no other"),
             _ => None,
         }
     }
@@ -306,6 +313,8 @@ pub struct Service {
     pub stop: Stop,
     /// How long [`Nonblocking`](Model::Nonblocking) sleeps after a round in which nothing moved.
     pub idle_sleep: Option<Duration>,
+    /// Where its operator sits, if it has one and the model [can](Ability::Console) have one.
+    pub console: Option<Console>,
 }
 
 /// Serves until stopped. `ready` is called once everything is set up and connections are accepted.
@@ -319,10 +328,11 @@ pub fn serve(
 ) -> io::Result<(Ended, Counters)> {
     match chosen.model {
         Model::Uring => {
-            let Service { listeners, buffers, limits, stop, .. } = service;
+            let Service { listeners, buffers, limits, stop, console, .. } = service;
             let config = Config { kernel: chosen.kernel, connections: limits.connections, buffers };
             let mut proactor = Proactor::new(Uring::new(config)?, limits, stop)?;
             listeners.into_iter().for_each(|(fd, protocol)| proactor.listen(fd, protocol));
+            console.map_or(Ok(()), |console| proactor.attend_to(console))?;
             ready();
             Ok((proactor.run()?, proactor.counters()))
         }
@@ -345,11 +355,12 @@ fn serve_ready<S: Selector>(
     service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
-    let Service { listeners, buffers, limits, stop, .. } = service;
+    let Service { listeners, buffers, limits, stop, console, .. } = service;
     let mut reactor = Reactor::new(selector, Pool::new(&buffers)?, limits, stop)?;
     for (fd, protocol) in listeners {
         reactor.listen(fd, protocol)?;
     }
+    console.map_or(Ok(()), |console| reactor.attend_to(console))?;
     ready();
     Ok((reactor.run()?, reactor.counters()))
 }

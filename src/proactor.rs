@@ -18,9 +18,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
-use crate::buffer::Size;
+use crate::address;
+use crate::buffer::{Pool, Shape, Size};
 use crate::clock::Nanos;
+use crate::console::{Console, Moment, Order, Sight};
 use crate::counters::Counters;
 use crate::keys::ConnId;
 use crate::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
@@ -44,10 +47,22 @@ pub struct Proactor<R, P> {
     accept_at: Option<Nanos>,
     /// Whether quiet sends were issued of which it is not known yet how they went.
     quiet: bool,
+    /// Where the operator sits, if there is one.
+    desk: Option<Box<Desk>>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
+
+/// A console, and the buffer that its input is read into: one that no connection can hold.
+#[derive(Debug)]
+struct Desk {
+    console: Console,
+    pool: Rc<Pool>,
+}
+
+/// The most that is read at a time of what is typed.
+const TYPED: usize = 4096;
 
 #[derive(Debug)]
 struct Listener<P> {
@@ -104,6 +119,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             stage: Stage::Serving,
             accept_at: None,
             quiet: false,
+            desk: None,
             counters: Counters::default(),
             calls_before,
         })
@@ -116,11 +132,26 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         self.listeners.push(Listener { fd: Some(fd), protocol, accepting, cancelling: false });
     }
 
+    /// Has an operator see and do at `console` what there is to be seen and done. What is typed is
+    /// read through the ring. The places of the console are the listeners, in their order.
+    ///
+    /// # Errors
+    /// There is no memory for a buffer, or the ring as a whole fails.
+    pub fn attend_to(&mut self, console: Console) -> io::Result<()> {
+        let pool = Pool::new(&[Shape { bytes: TYPED, count: 1 }])?;
+        self.desk = Some(Box::new(Desk { console, pool }));
+        self.peers.expect_operator();
+        self.read_typed()
+    }
+
     /// Turns until it is stopped.
     ///
     /// # Errors
     /// The ring as a whole fails.
     pub fn run(&mut self) -> io::Result<Ended> {
+        if let Some(desk) = &mut self.desk {
+            desk.console.begin();
+        }
         loop {
             if let Some(ended) = self.turn()? {
                 return Ok(ended);
@@ -150,6 +181,9 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         }
         self.quiet = false;
         self.resume_ready()?;
+        if self.peers.has_told() && self.attend() {
+            return Ok(Some(Ended::AtOnce));
+        }
         Ok(self.is_drained().then_some(Ended::Drained))
     }
 
@@ -200,6 +234,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 self.listeners[listener.0 as usize].cancelling = false;
             }
             Completion::Aside => {}
+            Completion::Read { outcome } => return self.typed(outcome),
             Completion::Wake => return self.stop(),
         }
         Ok(false)
@@ -273,6 +308,9 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     fn open(&mut self, listener: ListenerId, socket: Socket) {
         let protocol = self.listeners[listener.0 as usize].protocol.clone();
         let id = self.peers.open(protocol, Room(listener.0), Flight::new(socket));
+        if let Some(desk) = &mut self.desk {
+            desk.console.met(id, self.ring.now());
+        }
         match self.stage {
             Stage::Serving => {}
             Stage::Draining(_) => self.peers.get_mut(id).expect("just opened").connection.finish(),
@@ -352,14 +390,60 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             return Ok(true);
         }
         if asked == 1 {
-            self.stage = Stage::Draining(self.ring.now() + self.limits.drain);
-            while let Some((listener, socket)) = self.parked.pop_front() {
-                self.open(listener, socket);
-            }
-            self.peers.finish_all();
+            self.drain();
         }
         self.ring.submit(Op::Wake { fd: self.stop.as_fd() })?;
         Ok(false)
+    }
+
+    fn drain(&mut self) {
+        self.stage = Stage::Draining(self.ring.now() + self.limits.drain);
+        while let Some((listener, socket)) = self.parked.pop_front() {
+            self.open(listener, socket);
+        }
+        self.peers.finish_all();
+    }
+
+    /// Something was typed; answers whether the server was asked to end at once.
+    fn typed(&mut self, outcome: Recv) -> io::Result<bool> {
+        let Some(desk) = &mut self.desk else { return Ok(false) };
+        match outcome {
+            Recv::Data(typed) => desk.console.hear(typed),
+            Recv::End => desk.console.hear_end(),
+            Recv::Failed(error) => desk.console.hear_failure(&error),
+            Recv::Starved | Recv::Cancelled => {}
+        }
+        let quits = self.attend();
+        self.read_typed()?;
+        Ok(quits)
+    }
+
+    /// Issues the next read of what is typed. None is in flight.
+    fn read_typed(&mut self) -> io::Result<()> {
+        match &self.desk {
+            Some(desk) if !desk.console.has_ended() => {
+                let lease = desk.pool.lease(Size(0)).expect("what was read has been heard");
+                self.ring.submit(Op::Read { fd: desk.console.input(), lease })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets the operator see and do; answers whether the server was asked to end at once.
+    fn attend(&mut self) -> bool {
+        let Some(mut desk) = self.desk.take() else { return false };
+        let quits = loop {
+            let ending = self.stage != Stage::Serving;
+            let moment = Moment { counters: self.counters(), now: self.ring.now(), ending };
+            let ring = &self.ring;
+            match self.peers.attend(&mut desk.console, moment, |flight| flight.sight(ring)) {
+                None => break false,
+                Some(Order::Quit) => break true,
+                Some(Order::Drain) => self.drain(),
+            }
+        };
+        self.desk = Some(desk);
+        quits
     }
 
     fn cut(&mut self) {
@@ -400,6 +484,20 @@ impl Flight {
             cancels: 0,
             closing: false,
         }
+    }
+
+    /// As an operator sees it.
+    fn sight(&self, ring: &impl Ring) -> Sight {
+        let kinds = [
+            (self.receiving != InFlight::No, "recv"),
+            (self.sending != InFlight::No, "send"),
+            (self.shutting, "shutdown"),
+            (self.cancels > 0, "cancel"),
+            (self.closing, "close"),
+        ];
+        let doing = kinds.into_iter().filter(|(is, _)| *is).map(|(_, kind)| kind.to_owned());
+        let address = ring.descriptor(self.socket).and_then(address::of_peer);
+        Sight { address, doing: doing.collect() }
     }
 
     fn is_empty(&self) -> bool {

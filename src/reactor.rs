@@ -22,8 +22,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use crate::address;
 use crate::buffer::{Chunk, Pool};
 use crate::clock::Nanos;
+use crate::console::{Console, Moment, Order, Sight};
 use crate::counters::Counters;
 use crate::keys::ConnId;
 use crate::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
@@ -53,10 +55,25 @@ pub struct Reactor<S, P> {
     accept_at: Option<Nanos>,
     /// Emptied at every turn: its capacity is kept.
     reports: Vec<Ready>,
+    /// Where the operator sits, if there is one.
+    desk: Option<Box<Desk>>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
+
+/// A console, and what is known of the readiness of its input.
+#[derive(Debug)]
+struct Desk {
+    console: Console,
+    /// True exactly when the selector watches the input.
+    watched: bool,
+    /// True from a report until it is read from; of what no selector can watch, until its end.
+    readable: bool,
+}
+
+/// The most that is read at a time of what is typed.
+const TYPED: usize = 4096;
 
 #[derive(Debug)]
 struct Listener<P> {
@@ -111,6 +128,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             stage: Stage::Serving,
             accept_at: None,
             reports: Vec::new(),
+            desk: None,
             counters: Counters::default(),
             calls_before,
         })
@@ -133,11 +151,32 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         Ok(())
     }
 
+    /// Has an operator see and do at `console` what there is to be seen and done. The places of the
+    /// console are the listeners, in their order.
+    ///
+    /// # Errors
+    /// The selector cannot watch the input.
+    pub fn attend_to(&mut self, console: Console) -> io::Result<()> {
+        let key = Whose::Input.into();
+        let watched = match self.selector.add_shared(console.input(), key, Interest::READ) {
+            Ok(()) => true,
+            // epoll(7) watches no files: they are always readable (kernel-notes §28).
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => false,
+            Err(error) => return Err(error),
+        };
+        self.desk = Some(Box::new(Desk { console, watched, readable: !watched }));
+        self.peers.expect_operator();
+        Ok(())
+    }
+
     /// Turns until it is stopped.
     ///
     /// # Errors
     /// The selector as a whole fails.
     pub fn run(&mut self) -> io::Result<Ended> {
+        if let Some(desk) = &mut self.desk {
+            desk.console.begin();
+        }
         loop {
             if let Some(ended) = self.turn()? {
                 return Ok(ended);
@@ -161,12 +200,15 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             stopped |= self.reported(report)?;
         }
         self.reports = reports;
-        if stopped {
+        if stopped || self.read_typed()? {
             return Ok(Some(Ended::AtOnce));
         }
         let before = self.moved();
         self.accept();
         self.resume_ready();
+        if self.peers.has_told() && self.attend()? {
+            return Ok(Some(Ended::AtOnce));
+        }
         self.selector.came_of_it(self.moved() != before);
         Ok(self.is_drained().then_some(Ended::Drained))
     }
@@ -185,7 +227,8 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// Remembers what is ready; answers whether the server was asked to end at once.
     ///
     /// A oneshot selector has disarmed what it reports. A connection is marked, so it is resumed and
-    /// wishes again; listeners are armed before the next wait; the stop signal is, here.
+    /// wishes again; listeners are armed before the next wait; the operator's input is when it has
+    /// been read from; the stop signal is, here.
     fn reported(&mut self, report: Ready) -> io::Result<bool> {
         let armed = self.selector.trigger() != Trigger::Oneshot;
         match Whose::from(report.key) {
@@ -208,6 +251,11 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                     self.selector.modify(stop, key, Interest::READ)?;
                 }
                 return Ok(self.stop());
+            }
+            Whose::Input => {
+                if let Some(desk) = &mut self.desk {
+                    desk.readable = true;
+                }
             }
         }
         Ok(false)
@@ -256,6 +304,9 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         let (readable, writable) = (false, true);
         let socket = Socket { fd, readable, writable, hung_up: false, interest, armed: true };
         let id = self.peers.open(protocol, Room(at as u16), socket);
+        if let Some(desk) = &mut self.desk {
+            desk.console.met(id, os::now());
+        }
         let fd = self.peers.get_mut(id).expect("just opened").driver.fd.as_fd();
         if let Err(error) = self.selector.add(fd, Whose::Conn(id).into(), interest) {
             self.counters.refused += 1;
@@ -302,15 +353,16 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         let timer = self.peers.tick(os::now);
         let drain = self.stage.deadline();
         let accepts = self.wants_accept() && self.listeners.iter().any(|one| one.readable);
+        let hasty = accepts || self.desk.as_ref().is_some_and(|desk| desk.readable);
         let Some(due) = [timer, drain, self.accept_at].into_iter().flatten().min() else {
-            return if self.peers.has_marked() || accepts { NO } else { None };
+            return if self.peers.has_marked() || hasty { NO } else { None };
         };
         let now = os::now();
         self.accept_at = self.accept_at.filter(|&at| at > now);
         if drain.is_some_and(|until| until <= now) {
             self.cut();
         }
-        if self.peers.has_marked() || accepts { NO } else { Some(due.since(now)) }
+        if self.peers.has_marked() || hasty { NO } else { Some(due.since(now)) }
     }
 
     /// Resumes until nobody is marked: whom something happened to, in being resumed or by what
@@ -441,10 +493,62 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             return true;
         }
         if asked == 1 {
-            self.stage = Stage::Draining(os::now() + self.limits.drain);
-            self.peers.finish_all();
+            self.drain();
         }
         false
+    }
+
+    fn drain(&mut self) {
+        self.stage = Stage::Draining(os::now() + self.limits.drain);
+        self.peers.finish_all();
+    }
+
+    /// Reads once of what is typed, if there is something; answers whether the server was asked to
+    /// end at once.
+    fn read_typed(&mut self) -> io::Result<bool> {
+        let Some(desk) = self.desk.as_mut().filter(|desk| desk.readable) else { return Ok(false) };
+        // Not the last word of a selector, which may be guessing: this read would block.
+        if os::is_readable(desk.console.input())? {
+            let mut typed = [0; TYPED];
+            match os::read(desk.console.input(), &mut typed) {
+                Ok(0) => desk.console.hear_end(),
+                Ok(n) => desk.console.hear(typed[..n].to_vec().into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => desk.console.hear_failure(&error),
+            }
+        }
+        if desk.watched {
+            desk.readable = false;
+            if self.selector.trigger() != Trigger::Level {
+                // It may have more: a terminal gives a line at a time, and tells of none behind it.
+                let (input, key) = (desk.console.input(), Whose::Input.into());
+                self.selector.modify(input, key, Interest::READ)?;
+            }
+        }
+        self.attend()
+    }
+
+    /// Lets the operator see and do; answers whether the server was asked to end at once.
+    fn attend(&mut self) -> io::Result<bool> {
+        let Some(mut desk) = self.desk.take() else { return Ok(false) };
+        let quits = loop {
+            let ending = self.stage != Stage::Serving;
+            let moment = Moment { counters: self.counters(), now: os::now(), ending };
+            match self.peers.attend(&mut desk.console, moment, Socket::sight) {
+                None => break false,
+                Some(Order::Quit) => break true,
+                Some(Order::Drain) => self.drain(),
+            }
+        };
+        if desk.console.has_ended() {
+            desk.readable = false;
+            if std::mem::take(&mut desk.watched) {
+                self.selector.remove(desk.console.input())?;
+            }
+        }
+        self.desk = Some(desk);
+        Ok(quits)
     }
 
     fn cut(&mut self) {
@@ -459,6 +563,18 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
 }
 
 impl Socket {
+    /// As an operator sees it.
+    fn sight(&self) -> Sight {
+        let mut doing = Vec::new();
+        if self.interest != Interest::NONE {
+            doing.push(format!("watched: {:?}", self.interest));
+        }
+        // What is remembered: to be read from in the next turn, or full until it is reported.
+        doing.extend(self.readable.then(|| "readable".to_owned()));
+        doing.extend((!self.writable).then(|| "full".to_owned()));
+        Sight { address: address::of_peer(self.fd.as_fd()), doing }
+    }
+
     /// Asks the selector for what is wished now, if that is not what it is asked. Whoever wishes
     /// nothing is not watched: a hang-up would be reported for ever.
     fn wish(
@@ -486,10 +602,13 @@ enum Whose {
     Conn(ConnId),
     Listener(usize),
     Stop,
+    /// What is typed at the console.
+    Input,
 }
 
 const LISTENER: u64 = 1 << 62;
 const STOP: u64 = 1 << 63;
+const INPUT: u64 = STOP | 1;
 
 impl From<Whose> for Key {
     fn from(whose: Whose) -> Key {
@@ -497,6 +616,7 @@ impl From<Whose> for Key {
             Whose::Conn(conn) => u64::from(conn.generation()) << 32 | u64::from(conn.slot()),
             Whose::Listener(at) => LISTENER | at as u64,
             Whose::Stop => STOP,
+            Whose::Input => INPUT,
         })
     }
 }
@@ -505,6 +625,7 @@ impl From<Key> for Whose {
     fn from(Key(key): Key) -> Whose {
         match key {
             STOP => Whose::Stop,
+            INPUT => Whose::Input,
             _ if key & LISTENER != 0 => Whose::Listener((key & !LISTENER) as usize),
             _ => Whose::Conn(ConnId::new(key as u32, (key >> 32) as u32)),
         }

@@ -23,6 +23,8 @@ pub(super) struct Held {
     spare: Vec<Box<Vector>>,
     /// Quiet sends of which it is not known yet how they went, oldest first.
     quiet: VecDeque<Quiet>,
+    /// The buffer of the read in flight.
+    read: Option<Lease>,
 }
 
 #[derive(Default)]
@@ -76,6 +78,16 @@ impl Held {
     /// Hands over the buffer of a one-shot receive that has completed.
     pub(super) fn received(&mut self, conn: ConnId) -> Option<Lease> {
         self.slot(conn).recv.take()
+    }
+
+    /// Holds the buffer of a read.
+    pub(super) fn read(&mut self, lease: Lease) {
+        self.read = Some(lease);
+    }
+
+    /// Hands over the buffer of the read that has completed.
+    pub(super) fn was_read(&mut self) -> Option<Lease> {
+        self.read.take()
     }
 
     /// Holds the leading chunks of what is owed, which must not be nothing.

@@ -47,6 +47,12 @@ pub enum Fault {
     SpuriousWake,
     /// A quiet send finds no room, or comes short, though there was some.
     QuietShort,
+    /// A read of what is typed brings less than there was.
+    ShortRead,
+    /// A read of what is typed is interrupted (`EINTR`).
+    ReadInterrupted,
+    /// What is typed cannot be read (`EIO`).
+    ReadFailed,
     /// A cancel is answered before its target. By chance.
     CancelFirst,
     /// A cancel is answered after its target. By chance.
@@ -59,7 +65,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Fault; 23] = [
+    pub const ALL: [Fault; 26] = [
         Fault::ShortRecv,
         Fault::ShortSend,
         Fault::MultishotEnded,
@@ -79,6 +85,9 @@ impl Fault {
         Fault::EnterInterrupted,
         Fault::SpuriousWake,
         Fault::QuietShort,
+        Fault::ShortRead,
+        Fault::ReadInterrupted,
+        Fault::ReadFailed,
         Fault::CancelFirst,
         Fault::TargetFirst,
         Fault::CancelFoundNothing,
