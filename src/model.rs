@@ -197,10 +197,14 @@ impl Model {
             (Model::Blocking | Model::Thread | Model::Process, Ability::SharedPool) => {
                 Some("a buffer each")
             }
-            (Model::Coroutine, Ability::Console) => Some("its tasks do not show what they wait for"),
+            (Model::Coroutine, Ability::Console) => {
+                Some("its tasks do not show what they wait for")
+            }
             (Model::Thread, Ability::Console) => Some("each thread sleeps for its own connection"),
             (Model::Process, Ability::Console) => Some("each connection is another process's"),
-            (Model::Blocking, Ability::Console) => Some("who sleeps for one connection hears no other"),
+            (Model::Blocking, Ability::Console) => {
+                Some("who sleeps for one connection hears no other")
+            }
             _ => None,
         }
     }

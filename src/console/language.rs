@@ -149,7 +149,10 @@ mod tests {
         assert_eq!(command("kick 12\n"), Command::Kick(12));
         assert_eq!(command("say hello  you \n"), Command::Say(b"hello  you \n".to_vec()));
         let tell = Command::Tell(3, b" two blanks\n".to_vec());
-        assert_eq!([command("3  two blanks\n"), command("tell 3  two blanks\r\n")], [tell.clone(), tell]);
+        assert_eq!(
+            [command("3  two blanks\n"), command("tell 3  two blanks\r\n")],
+            [tell.clone(), tell]
+        );
         assert_eq!(parse(b" \r\n"), None);
     }
 
@@ -174,7 +177,10 @@ mod tests {
         assert_eq!(complaint("kick everyone\n"), "no number `everyone`: `list` shows them");
         assert_eq!(complaint("kick 1 2\n"), "kick whom? `kick N`, one number");
         let huge = "99999999999999999999";
-        assert_eq!(complaint(&format!("kick {huge}")), format!("no number `{huge}`: `list` shows them"));
+        assert_eq!(
+            complaint(&format!("kick {huge}")),
+            format!("no number `{huge}`: `list` shows them")
+        );
     }
 
     #[test]

@@ -141,7 +141,10 @@ mod tests {
     #[test]
     fn a_peer_cannot_do_anything_to_the_operators_terminal() {
         assert_eq!(harmless(b"[1] \x1b[2J\x07\r\n"), "[1] \\x1b[2J\\x07\n");
-        assert_eq!(harmless("[1] a\u{202e}b\u{9b}c\u{2028}d\n".as_bytes()), "[1] a\\u{202e}b\\u{9b}c\\u{2028}d\n");
+        assert_eq!(
+            harmless("[1] a\u{202e}b\u{9b}c\u{2028}d\n".as_bytes()),
+            "[1] a\\u{202e}b\\u{9b}c\\u{2028}d\n"
+        );
         assert_eq!(harmless(b"[1] \xff\xfe\n"), "[1] \\xff\\xfe\n");
         assert_eq!(harmless("[1] grüße\t☺\n[2] b\n".as_bytes()), "[1] grüße\t☺\n[2] b\n");
         assert_eq!(harmless(b"[1] a\rb\n"), "[1] a\\x0db\n");

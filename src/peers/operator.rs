@@ -103,12 +103,7 @@ impl<P: Protocol, D> Peers<P, D> {
         self.keys.iter_mut().find(|(_, peer)| peer.number == number).map(|(id, _)| id)
     }
 
-    fn rows(
-        &mut self,
-        console: &Console,
-        moment: Moment,
-        look: &impl Fn(&D) -> Sight,
-    ) -> Vec<Row> {
+    fn rows(&mut self, console: &Console, moment: Moment, look: &impl Fn(&D) -> Sight) -> Vec<Row> {
         let crowds = &self.crowds;
         let row = |(id, peer): (ConnId, &mut Peer<P, D>)| {
             let Sight { address, doing } = look(&peer.driver);

@@ -497,9 +497,9 @@ fn decode(cqe: Cqe, claim: impl FnOnce(Cqe) -> Option<Lease>) -> Completion {
         Some(Kind::CancelSend) => Completion::Cancel { target: Target::Send(conn) },
         Some(Kind::Read) => Completion::Read { outcome: received(cqe, claim(cqe)) },
         Some(Kind::Wake) => Completion::Wake,
-        Some(
-            Kind::Aside | Kind::PollAccept | Kind::PollRecv | Kind::PollSend | Kind::PollRead,
-        ) => Completion::Aside,
+        Some(Kind::Aside | Kind::PollAccept | Kind::PollRecv | Kind::PollSend | Kind::PollRead) => {
+            Completion::Aside
+        }
         None => panic!("the kernel answers only what was asked: {cqe:?}"),
     }
 }

@@ -536,7 +536,11 @@ impl Drop for Uring {
 
 impl Uring {
     fn claim_if_recv(&mut self, cqe: Cqe) -> Option<Lease> {
-        if matches!(cqe.token.kind(), Some(Kind::Recv | Kind::Read)) { self.claim(cqe) } else { None }
+        if matches!(cqe.token.kind(), Some(Kind::Recv | Kind::Read)) {
+            self.claim(cqe)
+        } else {
+            None
+        }
     }
 
     fn cancel_everything(&mut self) {

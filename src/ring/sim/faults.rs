@@ -94,6 +94,11 @@ impl Fault {
         Fault::SocketReused,
     ];
 
+    /// Whether it is about what is typed at a console.
+    pub fn is_of_console(self) -> bool {
+        matches!(self, Fault::ShortRead | Fault::ReadInterrupted | Fault::ReadFailed)
+    }
+
     /// Whether it costs a connection.
     pub fn is_reset(self) -> bool {
         matches!(self, Fault::RecvReset | Fault::SendReset)
@@ -111,10 +116,11 @@ impl Faults {
     pub const NONE: Faults = Faults { rates: [0; Fault::ALL.len()] };
 
     /// Each is off, rare or frequent, as the dice will. What is off leaves room for what is on:
-    /// with everything at once, a long run without a reset, say, would never be seen.
+    /// with everything at once, a long run without a reset, say, would never be seen. Those of a
+    /// console are off: most servers have none.
     pub fn some(dice: &mut Dice) -> Faults {
         let mut faults = Faults::NONE;
-        for fault in Fault::ALL {
+        for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_of_console()) {
             let rate = [0, 0, 20, 100, 300][dice.below(5)];
             faults = faults.with(fault, if fault.is_reset() { rate / 20 } else { rate });
         }
