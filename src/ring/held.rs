@@ -122,6 +122,11 @@ impl Held {
         self.quiet.push_back(Quiet { conn, len, at });
     }
 
+    /// Whether there are quiet sends of which it is not known how they went.
+    pub(super) fn awaits_silence(&self) -> bool {
+        !self.quiet.is_empty()
+    }
+
     /// Lets go of the next quiet send among the first `taken` submissions that has not completed,
     /// and so has gone out whole. To be asked when every completion has been reaped.
     pub(super) fn silent(&mut self, taken: u64) -> Option<(ConnId, usize)> {

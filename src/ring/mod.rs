@@ -438,6 +438,9 @@ pub trait Ring {
     /// A quiet send that went out whole, and how many bytes: it has no completion. To be asked, until
     /// there is none, when all is reaped; a quiet send that went otherwise completes like any.
     ///
+    /// While it is not known yet how some went, because the kernel took a part of what was queued, the
+    /// next enter does not sleep: who has more to send behind them would wait for ever.
+    ///
     /// A ring may take no notice of quietness, and then always answers `None`.
     fn silent(&mut self) -> Option<(ConnId, usize)> {
         None

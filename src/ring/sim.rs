@@ -113,6 +113,8 @@ pub struct Sim {
     queue_most: usize,
     /// Quiet sends that went out whole, and of which the loop has not heard.
     silent: VecDeque<(Token, usize)>,
+    /// True from the last question about them, if it could not be answered, to the next enter.
+    unanswered: bool,
 }
 
 /// A socket of the server.
@@ -194,6 +196,7 @@ impl Sim {
             quiet: false,
             queue_most: 0,
             silent: VecDeque::new(),
+            unanswered: false,
             setup,
             pool,
         }
@@ -756,6 +759,7 @@ impl Ring for Sim {
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
+        let wait = if std::mem::take(&mut self.unanswered) { Wait::No } else { wait };
         self.now = self.now + Duration::from_nanos(self.dice.between(1, 20_000) as u64);
         self.completions.append(&mut self.overflow);
         self.readable |= self.befalls(Fault::SpuriousWake);
@@ -785,8 +789,11 @@ impl Ring for Sim {
 
     fn silent(&mut self) -> Option<(ConnId, usize)> {
         self.check(self.completions.is_empty(), "silence is asked about when all is reaped");
-        if !self.overflow.is_empty() {
-            return None; // A failure may be among those that wait outside the queue.
+        let queued = |doing: &Doing| matches!(doing.work, Work::Send { quiet: true, .. });
+        if !self.overflow.is_empty() || self.silent.is_empty() {
+            // A failure may be among those that wait outside the queue.
+            self.unanswered = !self.silent.is_empty() || self.queue.iter().any(queued);
+            return None;
         }
         let (token, len) = self.silent.pop_front()?;
         let lived = self.live.remove(&token);

@@ -70,6 +70,8 @@ pub struct Uring {
     taken: u64,
     /// Whether completions wait outside the queue.
     overflow: bool,
+    /// True from the last question about silence, if it could not be answered, to the next enter.
+    unanswered: bool,
     /// Sockets accepted and not closed.
     open: usize,
     sockets: usize,
@@ -132,6 +134,7 @@ impl Uring {
             queued: 0,
             taken: 0,
             overflow: false,
+            unanswered: false,
             open: 0,
             sockets,
             descriptors: BTreeSet::new(),
@@ -431,6 +434,7 @@ impl Ring for Uring {
     fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
         let lent = self.provided.iter_mut().map(|ring| ring.lend(&self.pool)).sum();
         let (want, timeout) = match wait {
+            _ if std::mem::take(&mut self.unanswered) => (0, None),
             Wait::No => (0, None),
             Wait::Completion => (1, None),
             Wait::Until(at) if self.has(Capability::ExtArg) => (1, Some(at.since(self.now()))),
@@ -455,12 +459,13 @@ impl Ring for Uring {
     }
 
     fn silent(&mut self) -> Option<(ConnId, usize)> {
-        if self.overflow {
-            return None; // A failure may be among those that wait outside the queue.
+        // A failure may be among the completions that wait outside the queue.
+        let silent = if self.overflow { None } else { self.held.silent(self.taken) };
+        match silent {
+            Some(_) => self.in_flight -= 1,
+            None => self.unanswered = self.held.awaits_silence(),
         }
-        let silent = self.held.silent(self.taken)?;
-        self.in_flight -= 1;
-        Some(silent)
+        silent
     }
 
     fn claim(&mut self, cqe: Cqe) -> Option<Lease> {
