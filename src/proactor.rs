@@ -15,15 +15,14 @@
 //! are different wants. Teardown is a *join*: a connection is closed when nothing of it is in
 //! flight any more, not even a cancel.
 
+mod desk;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
 
-use crate::address;
-use crate::buffer::{Pool, Shape, Size};
+use crate::buffer::Size;
 use crate::clock::Nanos;
-use crate::console::{Console, Moment, Order, Sight};
 use crate::counters::Counters;
 use crate::keys::ConnId;
 use crate::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
@@ -31,6 +30,7 @@ use crate::os::{self, Stop};
 use crate::peers::{Peers, Ready, Room};
 use crate::protocol::Protocol;
 use crate::ring::{Accepted, Completion, ListenerId, Op, Recv, Ring, Sent, Socket, Target, Wait};
+use desk::Desk;
 
 /// A server on a ring.
 #[derive(Debug)]
@@ -53,16 +53,6 @@ pub struct Proactor<R, P> {
     /// System calls that this thread had made before.
     calls_before: u64,
 }
-
-/// A console, and the buffer that its input is read into: one that no connection can hold.
-#[derive(Debug)]
-struct Desk {
-    console: Console,
-    pool: Rc<Pool>,
-}
-
-/// The most that is read at a time of what is typed.
-const TYPED: usize = 4096;
 
 #[derive(Debug)]
 struct Listener<P> {
@@ -130,18 +120,6 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     pub fn listen(&mut self, fd: OwnedFd, protocol: P) {
         let accepting = InFlight::No;
         self.listeners.push(Listener { fd: Some(fd), protocol, accepting, cancelling: false });
-    }
-
-    /// Has an operator see and do at `console` what there is to be seen and done. What is typed is
-    /// read through the ring. The places of the console are the listeners, in their order.
-    ///
-    /// # Errors
-    /// There is no memory for a buffer, or the ring as a whole fails.
-    pub fn attend_to(&mut self, console: Console) -> io::Result<()> {
-        let pool = Pool::new(&[Shape { bytes: TYPED, count: 1 }])?;
-        self.desk = Some(Box::new(Desk { console, pool }));
-        self.peers.expect_operator();
-        self.read_typed()
     }
 
     /// Turns until it is stopped.
@@ -404,48 +382,6 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         self.peers.finish_all();
     }
 
-    /// Something was typed; answers whether the server was asked to end at once.
-    fn typed(&mut self, outcome: Recv) -> io::Result<bool> {
-        let Some(desk) = &mut self.desk else { return Ok(false) };
-        match outcome {
-            Recv::Data(typed) => desk.console.hear(typed),
-            Recv::End => desk.console.hear_end(),
-            Recv::Failed(error) => desk.console.hear_failure(&error),
-            Recv::Starved | Recv::Cancelled => {}
-        }
-        let quits = self.attend();
-        self.read_typed()?;
-        Ok(quits)
-    }
-
-    /// Issues the next read of what is typed. None is in flight.
-    fn read_typed(&mut self) -> io::Result<()> {
-        match &self.desk {
-            Some(desk) if !desk.console.has_ended() => {
-                let lease = desk.pool.lease(Size(0)).expect("what was read has been heard");
-                self.ring.submit(Op::Read { fd: desk.console.input(), lease })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Lets the operator see and do; answers whether the server was asked to end at once.
-    fn attend(&mut self) -> bool {
-        let Some(mut desk) = self.desk.take() else { return false };
-        let quits = loop {
-            let ending = self.stage != Stage::Serving;
-            let moment = Moment { counters: self.counters(), now: self.ring.now(), ending };
-            let ring = &self.ring;
-            match self.peers.attend(&mut desk.console, moment, |flight| flight.sight(ring)) {
-                None => break false,
-                Some(Order::Quit) => break true,
-                Some(Order::Drain) => self.drain(),
-            }
-        };
-        self.desk = Some(desk);
-        quits
-    }
-
     fn cut(&mut self) {
         self.stage = Stage::Cutting;
         self.counters.cut = self.peers.len() as u64;
@@ -484,20 +420,6 @@ impl Flight {
             cancels: 0,
             closing: false,
         }
-    }
-
-    /// As an operator sees it.
-    fn sight(&self, ring: &impl Ring) -> Sight {
-        let kinds = [
-            (self.receiving != InFlight::No, "recv"),
-            (self.sending != InFlight::No, "send"),
-            (self.shutting, "shutdown"),
-            (self.cancels > 0, "cancel"),
-            (self.closing, "close"),
-        ];
-        let doing = kinds.into_iter().filter(|(is, _)| *is).map(|(_, kind)| kind.to_owned());
-        let address = ring.descriptor(self.socket).and_then(address::of_peer);
-        Sight { address, doing: doing.collect() }
     }
 
     fn is_empty(&self) -> bool {

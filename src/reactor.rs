@@ -18,14 +18,14 @@
 //! less than it was given room for: that is right for edges and spares a level-triggered loop the
 //! call that finds nothing. The interest is changed only when the wish changes.
 
+mod desk;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use crate::address;
 use crate::buffer::{Chunk, Pool};
 use crate::clock::Nanos;
-use crate::console::{Console, Moment, Order, Sight};
 use crate::counters::Counters;
 use crate::keys::ConnId;
 use crate::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
@@ -33,6 +33,7 @@ use crate::os::{self, Stop};
 use crate::peers::{Peers, Room};
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Key, Ready, Selector, Trigger};
+use desk::Desk;
 
 /// How often one connection may be resumed in a turn, and so receive: a flood does not own the loop.
 const PASSES: usize = 16;
@@ -61,19 +62,6 @@ pub struct Reactor<S, P> {
     /// System calls that this thread had made before.
     calls_before: u64,
 }
-
-/// A console, and what is known of the readiness of its input.
-#[derive(Debug)]
-struct Desk {
-    console: Console,
-    /// True exactly when the selector watches the input.
-    watched: bool,
-    /// True from a report until it is read from; of what no selector can watch, until its end.
-    readable: bool,
-}
-
-/// The most that is read at a time of what is typed.
-const TYPED: usize = 4096;
 
 #[derive(Debug)]
 struct Listener<P> {
@@ -148,24 +136,6 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             armed: false,
             readable: false,
         });
-        Ok(())
-    }
-
-    /// Has an operator see and do at `console` what there is to be seen and done. The places of the
-    /// console are the listeners, in their order.
-    ///
-    /// # Errors
-    /// The selector cannot watch the input.
-    pub fn attend_to(&mut self, console: Console) -> io::Result<()> {
-        let key = Whose::Input.into();
-        let watched = match self.selector.add_shared(console.input(), key, Interest::READ) {
-            Ok(()) => true,
-            // epoll(7) watches no files: they are always readable (kernel-notes §28).
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => false,
-            Err(error) => return Err(error),
-        };
-        self.desk = Some(Box::new(Desk { console, watched, readable: !watched }));
-        self.peers.expect_operator();
         Ok(())
     }
 
@@ -503,54 +473,6 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         self.peers.finish_all();
     }
 
-    /// Reads once of what is typed, if there is something; answers whether the server was asked to
-    /// end at once.
-    fn read_typed(&mut self) -> io::Result<bool> {
-        let Some(desk) = self.desk.as_mut().filter(|desk| desk.readable) else { return Ok(false) };
-        // Not the last word of a selector, which may be guessing: this read would block.
-        if os::is_readable(desk.console.input())? {
-            let mut typed = [0; TYPED];
-            match os::read(desk.console.input(), &mut typed) {
-                Ok(0) => desk.console.hear_end(),
-                Ok(n) => desk.console.hear(typed[..n].to_vec().into()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => desk.console.hear_failure(&error),
-            }
-        }
-        if desk.watched {
-            desk.readable = false;
-            if self.selector.trigger() != Trigger::Level {
-                // It may have more: a terminal gives a line at a time, and tells of none behind it.
-                let (input, key) = (desk.console.input(), Whose::Input.into());
-                self.selector.modify(input, key, Interest::READ)?;
-            }
-        }
-        self.attend()
-    }
-
-    /// Lets the operator see and do; answers whether the server was asked to end at once.
-    fn attend(&mut self) -> io::Result<bool> {
-        let Some(mut desk) = self.desk.take() else { return Ok(false) };
-        let quits = loop {
-            let ending = self.stage != Stage::Serving;
-            let moment = Moment { counters: self.counters(), now: os::now(), ending };
-            match self.peers.attend(&mut desk.console, moment, Socket::sight) {
-                None => break false,
-                Some(Order::Quit) => break true,
-                Some(Order::Drain) => self.drain(),
-            }
-        };
-        if desk.console.has_ended() {
-            desk.readable = false;
-            if std::mem::take(&mut desk.watched) {
-                self.selector.remove(desk.console.input())?;
-            }
-        }
-        self.desk = Some(desk);
-        Ok(quits)
-    }
-
     fn cut(&mut self) {
         self.stage = Stage::Cutting;
         self.counters.cut = self.peers.len() as u64;
@@ -563,18 +485,6 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
 }
 
 impl Socket {
-    /// As an operator sees it.
-    fn sight(&self) -> Sight {
-        let mut doing = Vec::new();
-        if self.interest != Interest::NONE {
-            doing.push(format!("watched: {:?}", self.interest));
-        }
-        // What is remembered: to be read from in the next turn, or full until it is reported.
-        doing.extend(self.readable.then(|| "readable".to_owned()));
-        doing.extend((!self.writable).then(|| "full".to_owned()));
-        Sight { address: address::of_peer(self.fd.as_fd()), doing }
-    }
-
     /// Asks the selector for what is wished now, if that is not what it is asked. Whoever wishes
     /// nothing is not watched: a hang-up would be reported for ever.
     fn wish(

@@ -178,7 +178,7 @@ impl Console {
     }
 
     /// The next command that was typed, or why it is none.
-    pub fn next(&mut self) -> Option<Result<Command, String>> {
+    pub fn next_command(&mut self) -> Option<Result<Command, String>> {
         self.typed.pop_front()
     }
 
@@ -211,13 +211,18 @@ impl Console {
         self.say(language::HELP);
     }
 
-    /// Prints what was answered, and prompts for more. Never waits for who reads it; if nobody
-    /// does any more, the input ends too.
+    /// Prints what was answered, and prompts for more.
     pub fn flush(&mut self) {
         if self.prompts && !self.prompting {
             self.answer.push_str(PROMPT);
             self.prompting = true;
         }
+        self.print();
+    }
+
+    /// Prints what was answered. Never waits for who reads it; if nobody can any more, the input ends
+    /// too.
+    pub fn print(&mut self) {
         if !self.answer.is_empty() {
             self.output.print(&self.answer);
             self.answer.clear();
@@ -239,6 +244,14 @@ impl Console {
         if std::mem::replace(&mut self.prompting, false) {
             self.answer.push_str(ERASE);
         }
+    }
+}
+
+impl Drop for Console {
+    /// Takes the prompt off the terminal: what comes next there is the shell's.
+    fn drop(&mut self) {
+        self.clear_line();
+        self.print();
     }
 }
 

@@ -24,7 +24,7 @@ impl Typed {
     }
 
     fn commands(&mut self) -> Vec<Result<Command, String>> {
-        std::iter::from_fn(|| self.console.next()).collect()
+        std::iter::from_fn(|| self.console.next_command()).collect()
     }
 
     fn end(mut self) -> String {
@@ -79,7 +79,7 @@ fn a_prompt_is_printed_once_and_gives_way_to_what_comes_meanwhile() {
     typed.console.flush();
     typed.hear(b"list\n");
     typed.console.say("no connections");
-    let expected = "> \r\x1b[K[1] hello\n[2] hello\n> no connections\n> ";
+    let expected = "> \r\x1b[K[1] hello\n[2] hello\n> no connections\n> \r\x1b[K";
     assert_eq!(typed.end(), expected);
 }
 

@@ -29,14 +29,17 @@ impl<P: Protocol, D> Peers<P, D> {
         look: impl Fn(&D) -> Sight,
     ) -> Option<Order> {
         self.show_told(console);
-        while let Some(command) = console.next() {
+        while let Some(command) = console.next_command() {
             match command {
                 Ok(Command::Drain) if moment.ending => console.say("draining already"),
                 Ok(Command::Drain) => {
                     console.say(&format!("draining: {} to finish", connections(self.len())));
                     return Some(Order::Drain);
                 }
-                Ok(Command::Quit) => return Some(Order::Quit),
+                Ok(Command::Quit) => {
+                    console.print();
+                    return Some(Order::Quit);
+                }
                 Ok(command) => self.obey(command, console, moment, &look),
                 Err(complaint) => console.say(&complaint),
             }
