@@ -7,6 +7,8 @@ mod support;
 
 use std::fs::File;
 use std::io::{Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 use proactor::model::Ability;
 use support::server::{PROACTOR, Server};
@@ -74,6 +76,7 @@ on_every_model!({
     who_quits_ends_it_at_once,
     the_end_of_what_is_typed_leaves_it_serving,
     commands_may_stand_in_a_file,
+    an_input_that_somebody_made_non_blocking_is_waited_for,
     nobody_reads_the_answers_and_everybody_is_served,
     the_answers_cannot_be_written_and_everybody_is_served,
     talk_is_answered_by_number,
@@ -269,6 +272,20 @@ fn commands_may_stand_in_a_file(model: Model) {
     let server = model.serve("echo").args(&["--console"]).stdin(null).start();
     Client::connect(server.address()).ping();
     server.process.assert_quiet("when there is nothing to read");
+    server.drain();
+}
+
+fn an_input_that_somebody_made_non_blocking_is_waited_for(model: Model) {
+    let (mut ours, theirs) = UnixStream::pair().expect("two descriptors");
+    theirs.set_nonblocking(true).expect("a mode can be set");
+    let stdin = OwnedFd::from(theirs);
+    let server = model.serve("echo").args(&["--console"]).stdin(stdin).start();
+    Client::connect(server.address()).ping();
+    server.process.assert_quiet("while nothing is typed");
+    for _ in 0..3 {
+        ours.write_all(b"say hello\n").expect("it reads what is typed");
+        server.assert_says(&["said to 0 connections"]);
+    }
     server.drain();
 }
 
