@@ -85,7 +85,7 @@ fn number(word: &[u8]) -> Result<u64, String> {
     let number = str::from_utf8(word).ok().and_then(|word| word.parse().ok());
     number.ok_or_else(|| match word {
         b"" => "to whom? a number is missing: `list` shows them".to_owned(),
-        _ => format!("no number `{}`: `list` shows them", word.escape_ascii()),
+        _ => format!("no number `{}`: `list` shows them", shown(word)),
     })
 }
 
@@ -97,14 +97,19 @@ fn text(rest: &[u8], missing: &str) -> Result<Vec<u8>, String> {
 }
 
 fn unknown(word: &[u8]) -> String {
-    const SHOWN: usize = 40;
-    let dots = if word.len() > SHOWN { "…" } else { "" };
-    let shown = word[..word.len().min(SHOWN)].escape_ascii();
+    let shown = shown(word);
     let near = NAMES.iter().map(|name| (distance(word, name.as_bytes()), name)).min();
     match near {
-        Some((0..=2, name)) => format!("no command `{shown}{dots}`: did you mean `{name}`?"),
-        _ => format!("no command `{shown}{dots}`: one of {}", NAMES.join(", ")),
+        Some((0..=2, name)) => format!("no command `{shown}`: did you mean `{name}`?"),
+        _ => format!("no command `{shown}`: one of {}", NAMES.join(", ")),
     }
+}
+
+/// A word as it is told back: harmless, and not without end.
+fn shown(word: &[u8]) -> String {
+    const MOST: usize = 40;
+    let dots = if word.len() > MOST { "…" } else { "" };
+    format!("{}{dots}", word[..word.len().min(MOST)].escape_ascii())
 }
 
 /// How many letters have to be put in, taken out or changed to make the one of the other
