@@ -364,6 +364,8 @@ fn a_terminal_is_prompted_and_left_as_it_was(model: Model) {
     terminal.press("list\nhelp\n"); // Two lines: a terminal gives them one at a time.
     terminal.see("no connections\r\n> ");
     terminal.see("this\r\n> ");
+    // The loop, and who prints: nobody else waits for what is typed.
+    assert_eq!(terminal.process().threads(), 2);
     let client = Client::connect(&support::Address::parse(&address));
     client.say(b"hello\n");
     terminal.see("\r\x1b[K* 1 joined\r\n");

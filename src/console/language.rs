@@ -174,6 +174,7 @@ mod tests {
         assert_eq!(complaint("kcik 3\n"), "no command `kcik`: did you mean `kick`?");
         assert_eq!(complaint("\x1b[2J\n"), format!(r"no command `\x1b[2J`: {names}"));
         assert!(complaint(&"x".repeat(9999)).contains("xxx…`: one of"));
+        assert!(complaint(&format!("kick {}", "9".repeat(9999))).contains("999…`: `list`"));
         assert_eq!(complaint("list all\n"), "`list` stands alone: nothing may follow it");
         assert_eq!(complaint("say\n"), "say what? `say TEXT`");
         assert_eq!(complaint("3\n"), "say what to 3? `3 TEXT`");
