@@ -411,8 +411,8 @@ impl Ring for Uring {
             Op::Cancel { target } => self.queue_cancel(target),
             Op::Read { fd, lease } => {
                 let fd = fd.as_raw_fd();
-                // A read that waits would hold a kernel thread if this is a terminal, and fail at once
-                // if somebody made it non-blocking (kernel-notes §27).
+                // On some kernels a read that waits would hold a thread of theirs, or fail at once if
+                // somebody made this descriptor non-blocking (kernel-notes §27).
                 let poll = Token::at(Kind::PollRead, 0);
                 let before = Some(self.queue_linked_poll(fd, libc::POLLIN, poll));
                 let (base, len) = lease.location();
