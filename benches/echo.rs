@@ -14,7 +14,7 @@ use proactor::address::Address;
 use proactor::buffer::Shape;
 use proactor::limits::Limits;
 use proactor::load::{self, Load, Options, WireChoice};
-use proactor::model::{self, Choice, Engine, Model, Service};
+use proactor::model::{self, Choice, Engine, Model, Service, Terms};
 use proactor::os::Stop;
 use proactor::protocol::Any;
 
@@ -29,7 +29,7 @@ fn echoes(c: &mut Criterion) {
             let (limits, buffers) = (Limits::default(), vec![Shape { bytes: 2048, count: 1024 }]);
             let set_up = {
                 let buffers = buffers.clone();
-                move || Engine::set_up(Choice::Model(model), None, &limits, &buffers)
+                move || Engine::set_up(Choice::Model(model), Terms::default(), &limits, &buffers)
             };
             if let Err(error) = set_up() {
                 println!("skipped: {error}");
@@ -45,6 +45,7 @@ fn echoes(c: &mut Criterion) {
                 limits,
                 stop,
                 idle_sleep: None,
+                console: None,
             };
             // A ring is set up on the thread that serves.
             let server = thread::spawn(move || model::serve(set_up()?, service, || ()));

@@ -11,7 +11,7 @@
 //! | 7 | [`model`] | the I/O models by name |
 //! | 5 | [`proactor`], [`reactor`], [`coroutine`], [`blocking`] | the ring loop; the readiness loop; a task for each connection; calls that wait |
 //! | 4 | [`peers`], [`limits`] | all open connections; what bounds a server |
-//! | 3 | [`connection`], [`load`], [`client`] | one connection without a socket; the measuring client; the interactive one |
+//! | 3 | [`connection`], [`console`], [`load`], [`client`] | one connection without a socket; the operator's language; the measuring client; the interactive one |
 //! | 2 | [`protocol`], [`ring`], [`selector`] | what to say; submission and completion; readiness |
 //! | 1 | [`buffer`], [`keys`], [`counters`], [`address`], [`os`], [`report`] | memory, keys, counts, addresses, system calls, tables |
 //! | 0 | [`clock`] | time |
@@ -28,6 +28,7 @@ pub mod client;
 pub mod clock;
 pub mod compare;
 pub mod connection;
+pub mod console;
 pub mod coroutine;
 pub mod counters;
 pub mod keys;

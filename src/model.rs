@@ -2,7 +2,7 @@
 
 mod engine;
 
-pub use engine::Engine;
+pub use engine::{Engine, Terms};
 
 use std::fmt;
 use std::io;
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::blocking::{Blocking, Style};
 use crate::buffer::{Pool, Shape};
+use crate::console::Console;
 use crate::coroutine::Coroutines;
 use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
@@ -61,11 +62,14 @@ pub enum Ability {
     Duplex,
     /// Serving an idle crowd without a thread or a process for each.
     Frugality,
+    /// Letting an operator see and do, at a console.
+    Console,
 }
 
 impl Ability {
     /// All of them.
-    pub const ALL: [Ability; 3] = [Ability::Crowd, Ability::Duplex, Ability::Frugality];
+    pub const ALL: [Ability; 4] =
+        [Ability::Crowd, Ability::Duplex, Ability::Frugality, Ability::Console];
 
     /// What a model does not do that lacks it.
     pub fn denied(self) -> &'static str {
@@ -73,6 +77,7 @@ impl Ability {
             Ability::Crowd => "does not serve several at a time",
             Ability::Duplex => "does not receive while it cannot send",
             Ability::Frugality => "does not keep an idle crowd cheaply",
+            Ability::Console => "has no console",
         }
     }
 }
@@ -216,6 +221,14 @@ impl Model {
             }
             (Model::Thread, Ability::Frugality) => Some("each has a thread"),
             (Model::Process, Ability::Frugality) => Some("each has a process"),
+            (Model::Coroutine, Ability::Console) => {
+                Some("its tasks do not show what they wait for")
+            }
+            (Model::Thread, Ability::Console) => Some("each thread sleeps for its own connection"),
+            (Model::Process, Ability::Console) => Some("each connection is another process's"),
+            (Model::Blocking, Ability::Console) => {
+                Some("who sleeps for one connection hears no other")
+            }
             _ => None,
         }
     }
@@ -301,6 +314,8 @@ pub struct Service {
     pub stop: Stop,
     /// How long [`Nonblocking`](Model::Nonblocking) sleeps after a round in which nothing moved.
     pub idle_sleep: Option<Duration>,
+    /// Where its operator sits, if it has one and the model [can](Ability::Console) have one.
+    pub console: Option<Console>,
 }
 
 /// Serves until stopped. `ready` is called once everything is set up and connections are accepted.
@@ -315,9 +330,10 @@ pub fn serve(
 ) -> io::Result<(Ended, Counters)> {
     let model = match engine.into_parts() {
         (_, Means::Ring(ring)) => {
-            let Service { listeners, limits, stop, .. } = service;
+            let Service { listeners, limits, stop, console, .. } = service;
             let mut proactor = Proactor::new(*ring, limits, stop)?;
             listeners.into_iter().for_each(|(fd, protocol)| proactor.listen(fd, protocol));
+            console.map_or(Ok(()), |console| proactor.attend_to(console))?;
             ready();
             return Ok((proactor.run()?, proactor.counters()));
         }
@@ -344,11 +360,12 @@ fn serve_ready<S: Selector>(
     service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
-    let Service { listeners, buffers, limits, stop, .. } = service;
+    let Service { listeners, buffers, limits, stop, console, .. } = service;
     let mut reactor = Reactor::new(selector, Pool::new(&buffers)?, limits, stop)?;
     for (fd, protocol) in listeners {
         reactor.listen(fd, protocol)?;
     }
+    console.map_or(Ok(()), |console| reactor.attend_to(console))?;
     ready();
     Ok((reactor.run()?, reactor.counters()))
 }

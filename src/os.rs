@@ -303,6 +303,26 @@ pub fn send_vectored(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::R
     Ok(n as usize)
 }
 
+/// Reads from whatever it is, blocking if that does; zero is its end.
+///
+/// # Errors
+/// read(2).
+pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // `buffer` is writable for its length.
+    let n = syscall!(read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()))?;
+    Ok(n as usize)
+}
+
+/// Whether a read would not wait just now: there are bytes, the end, or an error. Files always say
+/// so.
+///
+/// # Errors
+/// poll(2).
+pub fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut asked = [libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    Ok(poll(&mut asked, Some(Duration::ZERO))? > 0)
+}
+
 /// Shuts the sending direction down.
 ///
 /// # Errors

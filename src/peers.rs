@@ -16,6 +16,8 @@
 //! While somebody waits in either way, a peer that is owed bytes and takes none of them for
 //! [`SOFT`] is evicted. (The words are those of redis' `client-output-buffer-limit`.)
 
+mod operator;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::connection::Connection;
 use crate::keys::{ConnId, Keys};
-use crate::protocol::Protocol;
+use crate::protocol::{Post, Protocol};
 
 /// How long a peer for whom somebody waits may take nothing of what it is owed: at least this long,
 /// and at most twice as long.
@@ -43,7 +45,13 @@ pub struct Peer<P, D> {
     pub connection: Connection<P>,
     /// The driver's own.
     pub driver: D,
+    /// The how-manieth it was to come to this server.
+    number: u64,
     room: Room,
+    /// Bytes received from it.
+    received: u64,
+    /// Bytes sent to it.
+    sent: u64,
     /// True exactly when it stands in `ready` or `marked`.
     marked: bool,
     /// True once it has broadcast: others may have to be waited for.
@@ -76,8 +84,6 @@ pub struct Ready<'a, P, D> {
 struct Crowd {
     congested: usize,
     talkers: usize,
-    /// How many have ever come: the number of the last.
-    came: u64,
 }
 
 /// Every open connection.
@@ -95,8 +101,14 @@ pub struct Peers<P, D> {
     starving: usize,
     /// By room.
     crowds: Vec<Crowd>,
+    /// How many have ever come: the number of the last.
+    came: u64,
     /// Emptied before every return: its capacity is kept.
-    posts: Vec<Chunk>,
+    posts: Vec<Post>,
+    /// Whether there is an operator to be told anything.
+    attended: bool,
+    /// What is for the operator.
+    told: Vec<Chunk>,
     /// Who has said all and discards, and until when; in order of time.
     lingering: VecDeque<(Nanos, ConnId)>,
     /// Who began to linger since the clock was last read.
@@ -117,7 +129,10 @@ impl<P: Protocol, D> Peers<P, D> {
             starved: VecDeque::new(),
             starving: 0,
             crowds: Vec::new(),
+            came: 0,
             posts: Vec::new(),
+            attended: false,
+            told: Vec::new(),
             lingering: VecDeque::new(),
             fresh: Vec::new(),
             look_at: None,
@@ -133,13 +148,15 @@ impl<P: Protocol, D> Peers<P, D> {
         if self.crowds.len() <= room.0 as usize {
             self.crowds.resize(room.0 as usize + 1, Crowd::default());
         }
-        let crowd = &mut self.crowds[room.0 as usize];
-        crowd.came += 1;
-        let connection = Connection::open(protocol, crowd.came, &mut self.posts);
+        self.came += 1;
+        let connection = Connection::open(protocol, self.came, &mut self.posts);
         let id = self.keys.insert(Peer {
             connection,
             driver,
+            number: self.came,
             room,
+            received: 0,
+            sent: 0,
             marked: false,
             talks: false,
             congested: false,
@@ -156,9 +173,10 @@ impl<P: Protocol, D> Peers<P, D> {
         let Some(peer) = self.keys.get_mut(id) else { return };
         peer.progressed |= peer.connection.outgoing().is_empty();
         peer.hungry = false;
+        peer.received += chunk.len() as u64;
         peer.connection.received(chunk, &mut self.posts);
         // Only who is received from can be hushed: to come and to go is not to talk.
-        if !self.posts.is_empty() && !peer.talks {
+        if !peer.talks && self.posts.iter().any(|post| matches!(post, Post::Others(_))) {
             peer.talks = true;
             self.crowds[peer.room.0 as usize].talkers += 1;
         }
@@ -174,6 +192,7 @@ impl<P: Protocol, D> Peers<P, D> {
     pub fn sent(&mut self, id: ConnId, n: usize) {
         self.step(id, |peer, posts| {
             peer.progressed |= n > 0;
+            peer.sent += n as u64;
             peer.connection.sent(n, posts);
         });
     }
@@ -373,7 +392,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     // Within.
 
-    fn step(&mut self, id: ConnId, event: impl FnOnce(&mut Peer<P, D>, &mut Vec<Chunk>)) {
+    fn step(&mut self, id: ConnId, event: impl FnOnce(&mut Peer<P, D>, &mut Vec<Post>)) {
         let Some(peer) = self.keys.get_mut(id) else { return };
         peer.progressed |= peer.connection.outgoing().is_empty();
         event(peer, &mut self.posts);
@@ -391,8 +410,8 @@ impl<P: Protocol, D> Peers<P, D> {
         self.hand_on(id, room);
     }
 
-    /// Hands `posts` on to the others of the room, and then what is said by the going of those
-    /// whom that evicts.
+    /// Hands `posts` on to the others of the room or to the operator, and then what is said by the
+    /// going of those whom that evicts.
     #[inline]
     fn hand_on(&mut self, from: ConnId, room: Room) {
         if self.posts.is_empty() {
@@ -408,12 +427,26 @@ impl<P: Protocol, D> Peers<P, D> {
     }
 
     fn hand_on_once(&mut self, from: ConnId, room: Room, evicted: &mut Vec<ConnId>) {
+        let (told, attended) = (&mut self.told, self.attended);
+        self.posts.retain(|post| match post {
+            Post::Others(_) => true,
+            Post::Operator(chunk) => {
+                told.extend(attended.then(|| chunk.clone()));
+                false
+            }
+        });
+        if self.posts.is_empty() {
+            return;
+        }
         let mut relieved = false;
         for (id, peer) in self.keys.iter_mut().filter(|(_, peer)| peer.room == room) {
             if id != from {
                 peer.progressed |= peer.connection.outgoing().is_empty();
                 let broken = peer.connection.is_broken();
-                self.posts.iter().for_each(|post| peer.connection.deliver(post.clone()));
+                for post in &self.posts {
+                    let (Post::Others(chunk) | Post::Operator(chunk)) = post;
+                    peer.connection.deliver(chunk.clone());
+                }
                 if peer.connection.is_broken() && !broken {
                     tracing::warn!(%id, "evicted: it is owed too much");
                     self.evicted += 1;
@@ -530,13 +563,13 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_given_once_in_order_of_arrival_by_room() {
+    fn a_number_is_given_once_in_order_of_arrival() {
         let mut peers = Peers::new();
         let [first, second] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
         peers.open(Chat::default(), Room(1), ());
         peers.remove(second);
         peers.open(Chat::default(), ROOM, ());
-        assert_eq!(heard(&mut peers, first), "* 2 joined\n* 2 left\n* 3 joined\n");
+        assert_eq!(heard(&mut peers, first), "* 2 joined\n* 2 left\n* 4 joined\n");
     }
 
     #[test]

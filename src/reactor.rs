@@ -18,6 +18,8 @@
 //! less than it was given room for: that is right for edges and spares a level-triggered loop the
 //! call that finds nothing. The interest is changed only when the wish changes.
 
+mod desk;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -31,6 +33,7 @@ use crate::os::{self, Stop};
 use crate::peers::{Peers, Room};
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Key, Ready, Selector, Trigger};
+use desk::Desk;
 
 /// How often one connection may be resumed in a turn, and so receive: a flood does not own the loop.
 const PASSES: usize = 16;
@@ -53,6 +56,8 @@ pub struct Reactor<S, P> {
     accept_at: Option<Nanos>,
     /// Emptied at every turn: its capacity is kept.
     reports: Vec<Ready>,
+    /// Where the operator sits, if there is one.
+    desk: Option<Box<Desk>>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
@@ -111,6 +116,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             stage: Stage::Serving,
             accept_at: None,
             reports: Vec::new(),
+            desk: None,
             counters: Counters::default(),
             calls_before,
         })
@@ -138,6 +144,9 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// # Errors
     /// The selector as a whole fails.
     pub fn run(&mut self) -> io::Result<Ended> {
+        if let Some(desk) = &mut self.desk {
+            desk.console.begin();
+        }
         loop {
             if let Some(ended) = self.turn()? {
                 return Ok(ended);
@@ -161,12 +170,15 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             stopped |= self.reported(report)?;
         }
         self.reports = reports;
-        if stopped {
+        if stopped || self.read_typed()? {
             return Ok(Some(Ended::AtOnce));
         }
         let before = self.moved();
         self.accept();
         self.resume_ready();
+        if self.peers.has_told() && self.attend()? {
+            return Ok(Some(Ended::AtOnce));
+        }
         self.selector.came_of_it(self.moved() != before);
         Ok(self.is_drained().then_some(Ended::Drained))
     }
@@ -185,7 +197,8 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// Remembers what is ready; answers whether the server was asked to end at once.
     ///
     /// A oneshot selector has disarmed what it reports. A connection is marked, so it is resumed and
-    /// wishes again; listeners are armed before the next wait; the stop signal is, here.
+    /// wishes again; listeners are armed before the next wait; the operator's input is when it has
+    /// been read from; the stop signal is, here.
     fn reported(&mut self, report: Ready) -> io::Result<bool> {
         let armed = self.selector.trigger() != Trigger::Oneshot;
         match Whose::from(report.key) {
@@ -208,6 +221,11 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                     self.selector.modify(stop, key, Interest::READ)?;
                 }
                 return Ok(self.stop());
+            }
+            Whose::Input => {
+                if let Some(desk) = &mut self.desk {
+                    desk.readable = true;
+                }
             }
         }
         Ok(false)
@@ -256,6 +274,9 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         let (readable, writable) = (false, true);
         let socket = Socket { fd, readable, writable, hung_up: false, interest, armed: true };
         let id = self.peers.open(protocol, Room(at as u16), socket);
+        if let Some(desk) = &mut self.desk {
+            desk.console.met(id, os::now());
+        }
         let fd = self.peers.get_mut(id).expect("just opened").driver.fd.as_fd();
         if let Err(error) = self.selector.add(fd, Whose::Conn(id).into(), interest) {
             self.counters.refused += 1;
@@ -302,15 +323,16 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         let timer = self.peers.tick(os::now);
         let drain = self.stage.deadline();
         let accepts = self.wants_accept() && self.listeners.iter().any(|one| one.readable);
+        let hasty = accepts || self.desk.as_ref().is_some_and(|desk| desk.readable);
         let Some(due) = [timer, drain, self.accept_at].into_iter().flatten().min() else {
-            return if self.peers.has_marked() || accepts { NO } else { None };
+            return if self.peers.has_marked() || hasty { NO } else { None };
         };
         let now = os::now();
         self.accept_at = self.accept_at.filter(|&at| at > now);
         if drain.is_some_and(|until| until <= now) {
             self.cut();
         }
-        if self.peers.has_marked() || accepts { NO } else { Some(due.since(now)) }
+        if self.peers.has_marked() || hasty { NO } else { Some(due.since(now)) }
     }
 
     /// Resumes until nobody is marked: whom something happened to, in being resumed or by what
@@ -437,10 +459,14 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             return true;
         }
         if asked == 1 {
-            self.stage = Stage::Draining(os::now() + self.limits.drain);
-            self.peers.finish_all();
+            self.drain();
         }
         false
+    }
+
+    fn drain(&mut self) {
+        self.stage = Stage::Draining(os::now() + self.limits.drain);
+        self.peers.finish_all();
     }
 
     fn cut(&mut self) {
@@ -482,10 +508,13 @@ enum Whose {
     Conn(ConnId),
     Listener(usize),
     Stop,
+    /// What is typed at the console.
+    Input,
 }
 
 const LISTENER: u64 = 1 << 62;
 const STOP: u64 = 1 << 63;
+const INPUT: u64 = STOP | 1;
 
 impl From<Whose> for Key {
     fn from(whose: Whose) -> Key {
@@ -493,6 +522,7 @@ impl From<Whose> for Key {
             Whose::Conn(conn) => u64::from(conn.generation()) << 32 | u64::from(conn.slot()),
             Whose::Listener(at) => LISTENER | at as u64,
             Whose::Stop => STOP,
+            Whose::Input => INPUT,
         })
     }
 }
@@ -501,6 +531,7 @@ impl From<Key> for Whose {
     fn from(Key(key): Key) -> Whose {
         match key {
             STOP => Whose::Stop,
+            INPUT => Whose::Input,
             _ if key & LISTENER != 0 => Whose::Listener((key & !LISTENER) as usize),
             _ => Whose::Conn(ConnId::new(key as u32, (key >> 32) as u32)),
         }

@@ -807,12 +807,17 @@ fn who_takes_every_buffer_and_reads_nothing_gives_way(model: Model) {
 
 // Chat.
 
-/// Clients 1, 2, … of a room, each of which has heard those come who came after it.
+/// Clients 1, 2, … of a server, in a room in which each has heard those come who came after it.
 fn room(address: &Address, options: &[Options]) -> Vec<Client> {
+    room_from(1, address, options)
+}
+
+/// The same, where the first is not the server's first.
+fn room_from(first: usize, address: &Address, options: &[Options]) -> Vec<Client> {
     let mut clients: Vec<Client> = Vec::new();
     for &options in options {
         let next = enter(address, options);
-        let joined = format!("* {} joined\n", clients.len() + 1);
+        let joined = format!("* {} joined\n", clients.len() + first);
         clients.iter().for_each(|client| client.hear(joined.as_bytes()));
         clients.push(next);
     }
@@ -977,18 +982,18 @@ fn the_last_line_needs_no_newline(model: Model) {
 fn each_listener_is_a_room_of_its_own(model: Model) {
     let server = model.serve_at("chat", &["127.0.0.1:0", "127.0.0.1:0"]).start();
     let [one, other] = [0, 1].map(|at| &server.listening[at].address);
-    let clients: Vec<Client> =
-        [one, other].into_iter().flat_map(|at| room(at, &[Options::default(); 2])).collect();
+    let clients = room(one, &[Options::default(); 2]);
+    let others = room_from(3, other, &[Options::default(); 2]);
     clients[0].say(b"in one\n");
-    clients[2].say(b"in the other\n");
+    others[0].say(b"in the other\n");
     clients[1].hear(b"[1] in one\n");
-    clients[3].hear(b"[1] in the other\n");
+    others[1].hear(b"[3] in the other\n");
     // What they should not have heard would have come before these.
     clients[1].say(b"again\n");
-    clients[3].say(b"once more\n");
+    others[1].say(b"once more\n");
     clients[0].hear(b"[2] again\n");
-    clients[2].hear(b"[2] once more\n");
-    drop(clients);
+    others[0].hear(b"[4] once more\n");
+    drop((clients, others));
     server.drain();
 }
 

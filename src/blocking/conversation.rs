@@ -26,7 +26,7 @@ use crate::connection::Connection;
 use crate::counters::Counters;
 use crate::os;
 use crate::peers::LINGER;
-use crate::protocol::Protocol;
+use crate::protocol::{Post, Protocol};
 
 /// Buffers of each size that a connection has of its own: one that it receives into and, rarely,
 /// a few that its protocol keeps.
@@ -42,7 +42,7 @@ pub(super) struct Conversation<'a, P> {
     connection: Connection<P>,
     pool: Rc<Pool>,
     /// What was said and not yet told to the others.
-    posts: Vec<Chunk>,
+    posts: Vec<Post>,
     /// Empty but while they are told: its capacity is kept.
     others: Vec<Arc<Member>>,
     /// Until when it discards what still comes, once it has shut its direction down.
@@ -226,10 +226,9 @@ impl<P: Protocol> Conversation<'_, P> {
     }
 
     fn tell_to(&mut self, elders: bool) {
-        if self.posts.is_empty() {
-            return;
+        if self.posts.iter().any(|post| matches!(post, Post::Others(_))) {
+            self.seat.look_around(elders, &mut self.others);
         }
-        self.seat.look_around(elders, &mut self.others);
         for other in self.others.drain(..) {
             other.hear(&self.posts, &mut self.counters);
         }

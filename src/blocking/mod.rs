@@ -36,6 +36,7 @@ mod room;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use conversation::converse;
@@ -73,6 +74,8 @@ pub struct Blocking<P> {
     style: Style,
     door: Door<P>,
     rooms: Vec<Arc<Room>>,
+    /// How many have ever come.
+    came: Arc<AtomicU64>,
     hall: Arc<Hall>,
     crew: Crew,
     limits: Limits,
@@ -102,6 +105,7 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
             style,
             door: Door::new(),
             rooms: Vec::new(),
+            came: Arc::default(),
             hall: Arc::new(Hall::new(buffers, Bell::new()?)),
             crew: Crew::new(),
             limits,
@@ -117,7 +121,7 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
     /// # Errors
     /// `fd` cannot be made non-blocking.
     pub fn listen(&mut self, fd: OwnedFd, protocol: P) -> io::Result<()> {
-        let room = Arc::new(Room::default());
+        let room = Arc::new(Room::new(Arc::clone(&self.came)));
         self.door.add(fd, protocol, Arc::clone(&room))?;
         self.rooms.push(room);
         Ok(())

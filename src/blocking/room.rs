@@ -11,40 +11,42 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use slab::Slab;
 
-use crate::buffer::{Chunk, SendQueue};
+use crate::buffer::SendQueue;
 use crate::counters::Counters;
 use crate::os;
 use crate::peers::SOFT;
+use crate::protocol::Post;
 
 /// Chunks in one vectored send.
 const VECTOR: usize = 16;
 
 /// Everyone at one listener.
 #[derive(Debug, Default)]
-pub(super) struct Room(Mutex<Crowd>);
-
-#[derive(Debug, Default)]
-struct Crowd {
-    members: Slab<Arc<Member>>,
-    /// How many have ever come: the number of the last.
-    came: u64,
+pub(super) struct Room {
+    members: Mutex<Slab<Arc<Member>>>,
+    /// How many have ever come to the server: the number of the last.
+    came: Arc<AtomicU64>,
 }
 
 impl Room {
+    /// A room of a server to which so many have come.
+    pub(super) fn new(came: Arc<AtomicU64>) -> Room {
+        Room { members: Mutex::default(), came }
+    }
+
     /// Lets in who has come.
     ///
     /// # Errors
     /// Its socket takes no timeout.
     pub(super) fn enter(self: &Arc<Self>, socket: OwnedFd) -> io::Result<Seat> {
         os::set_send_timeout(socket.as_fd(), SOFT)?;
-        let mut crowd = lock(&self.0);
-        crowd.came += 1;
-        let (number, key) = (crowd.came, crowd.members.vacant_key());
+        let mut members = lock(&self.members);
+        let (number, key) = (self.came.fetch_add(1, Ordering::Relaxed) + 1, members.vacant_key());
         let member = Arc::new(Member {
             socket,
             number,
@@ -52,18 +54,18 @@ impl Room {
             waiting: AtomicUsize::new(0),
             given_up: AtomicBool::new(false),
         });
-        crowd.members.insert(Arc::clone(&member));
+        members.insert(Arc::clone(&member));
         Ok(Seat { room: Arc::clone(self), key, member })
     }
 
     /// Wakes everyone for good; answers how many there are.
     pub(super) fn cut(&self) -> u64 {
-        let crowd = lock(&self.0);
-        for (_, member) in &crowd.members {
+        let members = lock(&self.members);
+        for (_, member) in &*members {
             // It fails only if the peer has reset, and that wakes too.
             let _ = os::shutdown_both(member.socket());
         }
-        crowd.members.len() as u64
+        members.len() as u64
     }
 }
 
@@ -79,17 +81,17 @@ pub(super) struct Seat {
 impl Seat {
     /// Adds to `others` who else is here; if only the `elders`, of those who came before.
     pub(super) fn look_around(&self, elders: bool, others: &mut Vec<Arc<Member>>) {
-        let (crowd, me) = (lock(&self.room.0), self.member.number);
+        let (members, me) = (lock(&self.room.members), self.member.number);
         let heard =
             |other: &Arc<Member>| if elders { other.number < me } else { other.number != me };
-        let members = crowd.members.iter().map(|(_, member)| member);
+        let members = members.iter().map(|(_, member)| member);
         others.extend(members.filter(|other| heard(other)).cloned());
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        lock(&self.room.0).members.remove(self.key);
+        lock(&self.room.members).remove(self.key);
     }
 }
 
@@ -97,7 +99,7 @@ impl Drop for Seat {
 #[derive(Debug)]
 pub(super) struct Member {
     socket: OwnedFd,
-    /// The how-manieth it is that came to its room, from 1.
+    /// The how-manieth it is that came to the server, from 1.
     pub(super) number: u64,
     /// Held by whoever writes, until it has written what is to stay together.
     pen: Mutex<Hears>,
@@ -158,13 +160,18 @@ impl Member {
 
     /// Writes what another said, all of it in one piece, however long the listener sleeps, unless
     /// it takes nothing at all: then it is evicted.
-    pub(super) fn hear(&self, posts: &[Chunk], counters: &mut Counters) {
+    pub(super) fn hear(&self, posts: &[Post], counters: &mut Counters) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let mut pen = self.take_pen();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         let mut queue = SendQueue::new();
         if *pen == Hears::All {
-            posts.iter().for_each(|post| queue.push(post.clone()));
+            for post in posts {
+                match post {
+                    Post::Others(chunk) => queue.push(chunk.clone()),
+                    Post::Operator(_) => {} // There is none.
+                }
+            }
         }
         let mut patience = Patience::default();
         while !queue.is_empty() {

@@ -11,12 +11,17 @@ use crate::buffer::Chunk;
 use crate::connection::HIGH;
 use crate::peers::SOFT;
 use crate::protocol::testing::Tell;
-use crate::protocol::{Chargen, Echo, Outbox};
+use crate::protocol::{Chargen, Echo, Outbox, Post};
 
 const BUFFERS: &[Shape] = &[Shape { bytes: 4096, count: 256 }, Shape { bytes: 65536, count: 8 }];
 
 fn hall() -> Hall {
     Hall::new(BUFFERS.to_vec(), Bell::new().unwrap())
+}
+
+/// What a member says to the others.
+fn said(text: impl Into<Chunk>) -> Post {
+    Post::Others(text.into())
 }
 
 /// Somebody in a room, and the other end of its socket.
@@ -184,7 +189,7 @@ fn pieces_of_several_speakers_never_interleave() {
             scope.spawn(move || {
                 let piece = vec![b'a' + speaker; PIECE];
                 let mut counters = Counters::default();
-                (0..PIECES).for_each(|_| member.hear(&[piece.clone().into()], &mut counters));
+                (0..PIECES).for_each(|_| member.hear(&[said(piece.clone())], &mut counters));
                 assert_eq!(counters.sent_bytes, (PIECES * PIECE) as u64);
             });
         }
@@ -202,10 +207,10 @@ fn who_takes_nothing_is_evicted_and_its_thread_wakes() {
     let speaker = Arc::clone(&seat.member);
     let speaking = thread::spawn(move || {
         let mut counters = Counters::default();
-        speaker.hear(&[vec![b'x'; 16 << 20].into()], &mut counters);
+        speaker.hear(&[said(vec![b'x'; 16 << 20])], &mut counters);
         // Nothing more is said to it, not even in vain.
         let calls = os::calls();
-        speaker.hear(&[Chunk::from("more")], &mut counters);
+        speaker.hear(&[said("more")], &mut counters);
         assert_eq!(os::calls(), calls);
         counters.evicted
     });
@@ -222,7 +227,7 @@ fn who_does_not_read_its_replies_gives_way_to_who_waits_to_speak() {
     peer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     while peer.write(&[0; 4096]).is_ok() {}
     let mut counters = Counters::default();
-    member.hear(&[Chunk::from("news")], &mut counters);
+    member.hear(&[said("news")], &mut counters);
     assert_eq!((own.join().unwrap().evicted, counters), (1, Counters::default()));
 }
 

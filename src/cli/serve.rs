@@ -1,6 +1,8 @@
 //! `proactor serve`, and all of `reactor`.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,9 +11,10 @@ use serde::Serialize;
 
 use crate::address::{Address, Listener};
 use crate::buffer::Shape;
+use crate::console::{Console, Place};
 use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
-use crate::model::{self, Choice, Chosen, Engine, Model, Service};
+use crate::model::{self, Ability, Choice, Chosen, Engine, Model, Service, Terms};
 use crate::os::{self, Stop};
 use crate::protocol::Any;
 use crate::report::units;
@@ -37,8 +40,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION", value_parser = units::parse_span)]
     idle_sleep: Option<Duration>,
 
-    /// What listeners say that do not name their own: echo, upper, discard, chargen, chat,
-    /// reply[=TEXT] (each line is answered with TEXT [ok] and a newline) or prefix[=TEXT] (with
+    /// What listeners say that do not name their own: echo, upper, discard, chargen, chat, talk (to
+    /// the operator, at the console, which it turns on), reply[=TEXT] (each line is answered with TEXT [ok] and a newline) or prefix[=TEXT] (with
     /// TEXT [`your msg = `], the line, ` ===` and a newline)
     #[arg(long, value_name = "PROTOCOL", default_value = "echo")]
     protocol: Any,
@@ -56,6 +59,11 @@ pub(super) struct Args {
     /// How many of the smallest buffers; of the larger ones there are an eighth and a 32nd as many
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=32_768))]
     buffers: u32,
+
+    /// Let an operator type commands: list, say, kick, stats, drain, quit; `help` explains them. On
+    /// io_uring connections are ordinary descriptors then, for their addresses to be known
+    #[arg(long)]
+    console: bool,
 
     /// Use only what io_uring had in this kernel version, down to 5.6
     #[arg(long, value_name = "X.Y")]
@@ -129,14 +137,22 @@ impl Args {
             os::pin_to_cpu(cpu).with_context(|| format!("cannot stay on CPU {cpu}"))?;
         }
         let choice = self.model.unwrap_or(default);
+        let wants_console = self.wants_console();
+        if let (Choice::Model(model), Some(why)) = (choice, &wants_console)
+            && let Some(reason) = model.lacks(Ability::Console)
+        {
+            wrong_usage(&format!("{why} is not for {model}: {reason}"));
+        }
         let limits = Limits { connections: self.connections()?, drain: self.drain_timeout };
         let buffers = self.shapes();
-        let engine = Engine::set_up(choice, self.kernel, &limits, &buffers)?;
+        let terms = Terms { ceiling: self.kernel, addressable: wants_console.is_some() };
+        let engine = Engine::set_up(choice, terms, &limits, &buffers)?;
         let chosen = engine.chosen();
         if self.idle_sleep.is_some() && chosen.model != Model::Nonblocking {
-            let wrong =
-                format!("--idle-sleep is for nonblocking: {} sleeps by itself\n", chosen.model);
-            clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, wrong).exit();
+            wrong_usage(&format!(
+                "--idle-sleep is for nonblocking: {} sleeps by itself",
+                chosen.model
+            ));
         }
         announce_choice(choice, &engine);
 
@@ -151,8 +167,10 @@ impl Args {
             addresses.push((address, protocol));
             files.extend(file);
         }
+        let console = wants_console.map(|_| open_console(&addresses)).transpose();
+        let console = console.context("there can be no console")?;
         let idle_sleep = self.idle_sleep;
-        let service = Service { listeners, buffers, limits, stop, idle_sleep };
+        let service = Service { listeners, buffers, limits, stop, idle_sleep, console };
         let ready = || announce_listeners(&addresses, chosen.model);
         let served = model::serve(engine, service, ready);
         drop(files);
@@ -166,8 +184,16 @@ impl Args {
         }
         match ended {
             Ended::Drained => Ok(()),
+            Ended::AtOnce if wants_console.is_some() => bail!("stopped at once"),
             Ended::AtOnce => bail!("stopped at once by a second signal"),
         }
+    }
+
+    /// What wants a console, if anything does.
+    fn wants_console(&self) -> Option<&'static str> {
+        let mut said = self.listen.iter().map(|it| it.protocol.as_ref().unwrap_or(&self.protocol));
+        let talks = said.any(|protocol| matches!(protocol, Any::Talk(_)));
+        if self.console { Some("--console") } else { talks.then_some("the console of talk") }
     }
 
     /// The limit of connections that the limit of descriptors leaves room for.
@@ -194,6 +220,24 @@ impl Args {
             .filter(|shape| shape.count > 0 && shape.bytes <= 1 << 20)
             .collect()
     }
+}
+
+/// The standard streams as a console; it prompts if both are terminals.
+fn open_console(addresses: &[(Address, &Any)]) -> io::Result<Console> {
+    let (input, output) = (io::stdin(), io::stdout());
+    let prompts = input.is_terminal() && output.is_terminal();
+    let output = File::from(output.as_fd().try_clone_to_owned()?);
+    let place = |(address, protocol): &(Address, &Any)| Place {
+        address: address.to_string(),
+        protocol: protocol.to_string(),
+    };
+    let places = addresses.iter().map(place).collect();
+    Console::new(input.as_fd().try_clone_to_owned()?, output, prompts, places)
+}
+
+/// Ends the process as clap does, for what clap cannot know.
+fn wrong_usage(wrong: &str) -> ! {
+    clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{wrong}\n")).exit()
 }
 
 fn announce_choice(choice: Choice, engine: &Engine) {

@@ -13,12 +13,22 @@ use super::{Choice, Chosen, Model};
 use crate::buffer::Shape;
 use crate::limits::Limits;
 use crate::os::{self, FdSet};
-use crate::ring::kernel::{Kernel, Refusal, Version};
+use crate::ring::kernel::{Capability, Kernel, Refusal, Version};
 use crate::ring::{Config, Uring};
 use crate::selector::{Epoll, Selector, Trigger};
 
 /// What `auto` tries, the best first.
 const AUTO: [Model; 4] = [Model::Uring, Model::Epoll, Model::Poll, Model::Select];
+
+/// What a ring must content itself with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terms {
+    /// It uses nothing that is newer than this kernel.
+    pub ceiling: Option<Version>,
+    /// Its sockets are descriptors, of which anybody may ask the address: a slot of the ring's own
+    /// table has none.
+    pub addressable: bool,
+}
 
 /// A model that is set up: what could be refused has been granted.
 #[derive(Debug)]
@@ -40,7 +50,7 @@ pub(super) enum Means {
 
 impl Engine {
     /// Sets up what was chosen, for a server with these bounds and buffers, on the thread that will
-    /// serve. `ceiling` lowers what the ring may use.
+    /// serve; a ring on these terms.
     ///
     /// With [`Choice::Auto`] that is the first of ring, epoll, poll and select that is to be had.
     ///
@@ -48,11 +58,11 @@ impl Engine {
     /// What was named is refused; or, with `Auto`, everything is.
     pub fn set_up(
         choice: Choice,
-        ceiling: Option<Version>,
+        terms: Terms,
         limits: &Limits,
         buffers: &[Shape],
     ) -> io::Result<Engine> {
-        let make = |model| make(model, ceiling, limits, buffers);
+        let make = |model| make(model, terms, limits, buffers);
         match choice {
             Choice::Model(model) => {
                 let (chosen, means) = make(model)?;
@@ -97,14 +107,14 @@ fn first<T>(
 
 fn make(
     model: Model,
-    ceiling: Option<Version>,
+    terms: Terms,
     limits: &Limits,
     buffers: &[Shape],
 ) -> io::Result<(Chosen, Means)> {
     let refused = |error: io::Error| refused(model, &error);
     let (kernel, means) = match model {
         Model::Uring => {
-            let kernel = kernel(ceiling).map_err(io::Error::other)?;
+            let kernel = kernel(terms).map_err(io::Error::other)?;
             let (connections, buffers) = (limits.connections, buffers.to_vec());
             let ring = Uring::new(Config { kernel, connections, buffers });
             (kernel, Means::Ring(Box::new(ring.map_err(refused)?)))
@@ -124,9 +134,10 @@ fn make(
     Ok((Chosen { model, kernel }, means))
 }
 
-fn kernel(ceiling: Option<Version>) -> Result<Kernel, Refusal> {
+fn kernel(terms: Terms) -> Result<Kernel, Refusal> {
     let kernel = Kernel::detect()?;
-    ceiling.map_or(Ok(kernel), |ceiling| kernel.lowered_to(ceiling))
+    let kernel = terms.ceiling.map_or(Ok(kernel), |ceiling| kernel.lowered_to(ceiling))?;
+    Ok(if terms.addressable { kernel.without(Capability::Direct) } else { kernel })
 }
 
 /// One that was asked for something: a sandbox may let it be made and no more.
@@ -196,10 +207,10 @@ mod tests {
 
     #[test]
     fn auto_falls_back_from_a_ring_and_the_ring_by_name_does_not() {
-        let too_low = Some(Version { major: 5, minor: 5 });
+        let terms = Terms { ceiling: Some(Version { major: 5, minor: 5 }), ..Terms::default() };
         let set_up = |choice| {
             let buffers = [Shape { bytes: 64, count: 2 }];
-            Engine::set_up(choice, too_low, &Limits::default(), &buffers)
+            Engine::set_up(choice, terms, &Limits::default(), &buffers)
         };
         let engine = set_up(Choice::Auto).expect("epoll is everywhere");
         assert_eq!(engine.chosen().model, Model::Epoll);

@@ -103,6 +103,15 @@ pub trait Selector {
     /// The descriptor is watched already, or cannot be; the message says why.
     fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()>;
 
+    /// Begins to watch a descriptor whose open file is shared with others, as a terminal is with the
+    /// shell: nothing of it is changed. By default, as any other.
+    ///
+    /// # Errors
+    /// As of [`add`](Selector::add).
+    fn add_shared(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        self.add(fd, key, interest)
+    }
+
     /// Changes what is asked, and arms what a report has disarmed.
     ///
     /// # Errors
