@@ -1,5 +1,7 @@
 //! What a server counts of itself, always: one addition each, no clock.
 
+use std::ops::AddAssign;
+
 use serde::{Deserialize, Serialize};
 
 /// Counts since the start. The same names in every I/O model; what a model does not do stays zero.
@@ -36,4 +38,43 @@ pub struct Counters {
     pub evicted: u64,
     /// Connections that the drain's deadline cut off.
     pub cut: u64,
+}
+
+impl AddAssign for Counters {
+    /// Sums each of them: what the threads of one server have counted.
+    fn add_assign(&mut self, other: Counters) {
+        // Without `..`: a new one is not forgotten here.
+        let Counters {
+            turns,
+            calls,
+            submitted,
+            completed,
+            overflows,
+            accepted,
+            closed,
+            refused,
+            receives,
+            received_bytes,
+            sends,
+            sent_bytes,
+            starved,
+            evicted,
+            cut,
+        } = other;
+        self.turns += turns;
+        self.calls += calls;
+        self.submitted += submitted;
+        self.completed += completed;
+        self.overflows += overflows;
+        self.accepted += accepted;
+        self.closed += closed;
+        self.refused += refused;
+        self.receives += receives;
+        self.received_bytes += received_bytes;
+        self.sends += sends;
+        self.sent_bytes += sent_bytes;
+        self.starved += starved;
+        self.evicted += evicted;
+        self.cut += cut;
+    }
 }

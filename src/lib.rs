@@ -9,6 +9,7 @@
 //! | 9 | [`cli`] | the command line |
 //! | 8 | [`compare`] | every model under the same load |
 //! | 7 | [`model`] | the I/O models by name |
+//! | 6 | [`processes`] | a child for each connection, and the parent that relays |
 //! | 5 | [`proactor`], [`reactor`] | the ring loop, the readiness loop |
 //! | 4 | [`peers`], [`limits`] | all open connections; what bounds a server |
 //! | 3 | [`connection`], [`load`], [`client`] | one connection without a socket; the measuring client; the interactive one |
@@ -35,6 +36,7 @@ pub mod model;
 pub mod os;
 pub mod peers;
 pub mod proactor;
+pub mod processes;
 pub mod protocol;
 pub mod reactor;
 pub mod report;

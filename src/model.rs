@@ -11,6 +11,7 @@ use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
 use crate::os::Stop;
 use crate::proactor::Proactor;
+use crate::processes::Processes;
 use crate::protocol::Any;
 use crate::reactor::Reactor;
 use crate::ring::kernel::{Kernel, Refusal, Version};
@@ -335,7 +336,15 @@ pub fn serve(
         Model::Nonblocking => serve_ready(Spin::new(service.idle_sleep), service, ready),
         Model::Coroutine => Err(io::ErrorKind::Unsupported.into()),
         Model::Thread => Err(io::ErrorKind::Unsupported.into()),
-        Model::Process => Err(io::ErrorKind::Unsupported.into()),
+        Model::Process => {
+            let Service { listeners, buffers, limits, stop, .. } = service;
+            let mut server = Processes::new(&buffers, limits, stop)?;
+            for (fd, protocol) in listeners {
+                server.listen(fd, protocol)?;
+            }
+            ready();
+            Ok((server.run()?, server.counters()))
+        }
         Model::Blocking => Err(io::ErrorKind::Unsupported.into()),
     }
 }

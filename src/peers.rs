@@ -54,6 +54,8 @@ pub struct Peer<P, D> {
     starved: bool,
     /// True from starving until bytes arrive: it takes whatever size of buffer there is most of.
     hungry: bool,
+    /// True for a line to another process of the house: see [`Peers::open_line`].
+    line: bool,
     /// True if, since the last look at the stalled, it took some of what it is owed or was owed
     /// nothing.
     progressed: bool,
@@ -76,6 +78,7 @@ pub struct Ready<'a, P, D> {
 struct Crowd {
     congested: usize,
     talkers: usize,
+    lines: usize,
     /// How many have ever come: the number of the last.
     came: u64,
 }
@@ -130,11 +133,27 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Somebody has come.
     pub fn open(&mut self, protocol: P, room: Room, driver: D) -> ConnId {
+        self.admit(protocol, room, driver, false)
+    }
+
+    /// A line to another process of the house has come: one that talks for others, and listens for
+    /// them.
+    ///
+    /// It differs in two ways. It is never evicted for taking nothing: the process at its other end
+    /// evicts whom it waits for. And it is received from however much it is owed, while nobody else
+    /// in its room is congested: were both ends to wait until the other receives, both would wait
+    /// for ever.
+    pub fn open_line(&mut self, protocol: P, room: Room, driver: D) -> ConnId {
+        self.admit(protocol, room, driver, true)
+    }
+
+    fn admit(&mut self, protocol: P, room: Room, driver: D, line: bool) -> ConnId {
         if self.crowds.len() <= room.0 as usize {
             self.crowds.resize(room.0 as usize + 1, Crowd::default());
         }
         let crowd = &mut self.crowds[room.0 as usize];
         crowd.came += 1;
+        crowd.lines += usize::from(line);
         let connection = Connection::open(protocol, crowd.came, &mut self.posts);
         let id = self.keys.insert(Peer {
             connection,
@@ -145,6 +164,7 @@ impl<P: Protocol, D> Peers<P, D> {
             congested: false,
             starved: false,
             hungry: false,
+            line,
             progressed: false,
         });
         self.settle(id);
@@ -206,10 +226,11 @@ impl<P: Protocol, D> Peers<P, D> {
     /// It is gone. Answers what the driver kept beside it.
     pub fn remove(&mut self, id: ConnId) -> Option<D> {
         let peer = self.keys.remove(id)?;
-        let Peer { mut connection, room, talks, congested, starved, driver, .. } = peer;
+        let Peer { mut connection, room, talks, congested, starved, line, driver, .. } = peer;
         self.starving -= usize::from(starved);
         let crowd = &mut self.crowds[room.0 as usize];
         crowd.talkers -= usize::from(talks);
+        crowd.lines -= usize::from(line);
         if congested {
             crowd.congested -= 1;
             self.wake_talkers(room);
@@ -327,7 +348,7 @@ impl<P: Protocol, D> Peers<P, D> {
             let talkers = self.crowds[peer.room.0 as usize].talkers - usize::from(peer.talks);
             let waited_for = (starving > 0 && peer.connection.outgoing().leases() > 0)
                 || (talkers > 0 && peer.congested);
-            if waited_for && !std::mem::take(&mut peer.progressed) && evict {
+            if waited_for && !peer.line && !std::mem::take(&mut peer.progressed) && evict {
                 stalled.push(id);
             }
             peer.progressed = false;
@@ -429,10 +450,11 @@ impl<P: Protocol, D> Peers<P, D> {
         }
     }
 
-    /// Has those who talk resumed, if nobody of their room is congested any more.
+    /// Has those who talk resumed, if nobody of their room is congested any more; or one only, which
+    /// may be a line, and does not wait for itself.
     fn wake_talkers(&mut self, room: Room) {
         let crowd = self.crowds[room.0 as usize];
-        if crowd.congested == 0 && crowd.talkers > 0 {
+        if crowd.congested <= usize::from(crowd.lines > 0) && crowd.talkers > 0 {
             for (id, peer) in self.keys.iter_mut().filter(|(_, peer)| peer.room == room) {
                 if peer.talks {
                     mark(peer, id, &mut self.marked);
@@ -456,8 +478,14 @@ fn mark<P, D>(peer: &mut Peer<P, D>, id: ConnId, marked: &mut Vec<ConnId>) {
 
 /// Whether a peer would receive, and waits neither for a listener nor for a buffer.
 fn wants_recv<P: Protocol, D>(peer: &Peer<P, D>, crowds: &[Crowd]) -> bool {
-    let hushed = peer.talks && crowds[peer.room.0 as usize].congested > 0;
-    peer.connection.wants_recv() && !hushed && !peer.starved
+    let mut congested = crowds[peer.room.0 as usize].congested;
+    let wants = if peer.line {
+        congested -= usize::from(peer.congested);
+        peer.connection.could_recv()
+    } else {
+        peer.connection.wants_recv()
+    };
+    wants && !(peer.talks && congested > 0) && !peer.starved
 }
 
 /// Counts a peer as congested or not; answers whether it just ceased to be.

@@ -70,6 +70,10 @@ impl Protocol for Any {
         each!(self, protocol => protocol.refill(out));
     }
 
+    fn broadcasts(&self) -> bool {
+        each!(self, protocol => protocol.broadcasts())
+    }
+
     fn close(&mut self, out: &mut Outbox<'_>) {
         each!(self, protocol => protocol.close(out));
     }
@@ -172,6 +176,7 @@ mod tests {
             any.close(&mut out);
             assert_eq!((any.refills(), !queue.is_empty()), (name == "chargen", name == "chargen"));
             assert_eq!(posts.len(), if name == "chat" { 2 } else { 0 });
+            assert_eq!(any.broadcasts(), name == "chat");
         }
     }
 }
