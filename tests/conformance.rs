@@ -13,10 +13,11 @@ mod support;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use support::process::queues;
 use support::server::{PROACTOR, REACTOR, Server};
 use support::{
     Address, Client, Launch, Options, Process, Random, eventually, io_uring_refused, ipv6_missing,
-    process, skip,
+    skip,
 };
 
 /// One way to serve.
@@ -162,6 +163,7 @@ conformance!({
     epoll_oneshot: Model::readiness("epoll-oneshot"),
     sigio: Model::readiness("sigio"),
     nonblocking: Model::readiness("nonblocking"),
+    process: Model::readiness("process"),
 );
 
 #[test]
@@ -355,7 +357,7 @@ fn say_until_owed(server: &Server, client: &Client, bytes: &[u8]) -> usize {
     loop {
         let owed = || {
             let ((sending, waiting), (sent, receiving)) =
-                (process::queues(ours, theirs)?, process::queues(theirs, ours)?);
+                (queues(ours, theirs)?, queues(theirs, ours)?);
             (sending + receiving == 0).then(|| said.saturating_sub(sent + waiting))
         };
         let most = eventually("the server receives all of it", owed);
@@ -961,8 +963,8 @@ fn a_drain_delivers_to_one_who_was_stuck(model: Model) {
     // Nothing moves now, so it can be said what the server has received.
     let (ours, theirs) = (client.local(), server.address().tcp());
     let received = || {
-        let (sending, _) = process::queues(ours, theirs)?;
-        let (_, receiving) = process::queues(theirs, ours)?;
+        let (sending, _) = queues(ours, theirs)?;
+        let (_, receiving) = queues(theirs, ours)?;
         Some(said - sending - receiving)
     };
     let received = eventually("nothing moves", || {
