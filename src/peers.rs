@@ -682,6 +682,43 @@ mod tests {
     }
 
     #[test]
+    fn a_line_is_received_from_however_much_it_is_owed_unless_others_are_congested() {
+        let mut peers = Peers::new();
+        let line = peers.open_line(Tell, ROOM, ());
+        let guest = peers.open(Tell, ROOM, ());
+        say(&mut peers, line, 8);
+        say(&mut peers, guest, HIGH);
+        assert_eq!(
+            turn(&mut peers),
+            [(line, true), (guest, false)],
+            "the guest waits for the line"
+        );
+        say(&mut peers, line, HIGH);
+        assert_eq!(turn(&mut peers), [(line, false), (guest, false)], "and the line for the guest");
+        peers.sent(guest, HIGH);
+        let woken = turn(&mut peers);
+        assert!(woken.contains(&(line, true)), "the line waits for nobody now: {woken:?}");
+        peers.sent(line, HIGH);
+        assert!(turn(&mut peers).contains(&(guest, true)));
+    }
+
+    #[test]
+    fn a_line_is_never_evicted_for_taking_nothing() {
+        let mut peers = Peers::new();
+        let line = peers.open_line(Tell, ROOM, ());
+        let [talker, slow] = [(); 2].map(|()| peers.open(Tell, ROOM, ()));
+        say(&mut peers, talker, HIGH);
+        for second in 0..10 {
+            peers.tick(at(second));
+        }
+        assert!(peers.get_mut(slow).unwrap().connection.is_broken());
+        assert!(!peers.get_mut(line).unwrap().connection.is_broken());
+        assert_eq!(peers.evicted(), 1);
+        peers.remove(line);
+        assert_eq!(peers.crowds[0].lines, 0);
+    }
+
+    #[test]
     fn the_hard_limit_evicts_at_once_and_wakes_the_talkers() {
         let (mut peers, [a, b, slow]) = chat();
         say(&mut peers, b, 8);

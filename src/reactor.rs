@@ -318,10 +318,14 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// How long this turn may sleep. What is due by the clock is done on the way.
     fn wait(&mut self) -> Option<std::time::Duration> {
         const NO: Option<std::time::Duration> = Some(std::time::Duration::ZERO);
+        if self.is_drained() {
+            return NO;
+        }
         let timer = self.peers.tick(os::now);
         let drain = self.stage.deadline();
         let accepts = self.wants_accept() && self.listeners.iter().any(|one| one.readable);
-        let Some(due) = [timer, drain, self.accept_at, self.wake_at].into_iter().flatten().min() else {
+        let Some(due) = [timer, drain, self.accept_at, self.wake_at].into_iter().flatten().min()
+        else {
             return if self.peers.has_marked() || accepts { NO } else { None };
         };
         let now = os::now();

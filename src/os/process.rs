@@ -54,11 +54,7 @@ pub struct Pid(libc::pid_t);
 ///
 /// # Errors
 /// fork(2): `EAGAIN` or `ENOMEM` if there can be no more processes for now.
-pub fn fork(
-    _: &Alone,
-    keep: &[RawFd],
-    child: impl FnOnce(Signals) -> u8,
-) -> io::Result<Pid> {
+pub fn fork(_: &Alone, keep: &[RawFd], child: impl FnOnce(Signals) -> u8) -> io::Result<Pid> {
     let parent = std::process::id();
     // SAFETY: all-zero is a valid set of signals, to be filled by the call.
     let mut every: libc::sigset_t = unsafe { std::mem::zeroed() };

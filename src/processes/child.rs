@@ -100,3 +100,64 @@ impl<P: Protocol + Clone> Charge<P> {
 fn few(buffers: &[Shape]) -> Vec<Shape> {
     buffers.iter().map(|shape| Shape { count: shape.count.min(BUFFERS), ..*shape }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::thread::{self, JoinHandle};
+
+    use super::super::line;
+    use super::*;
+    use crate::protocol::Chat;
+
+    /// A child in a room, as a thread; its client, and the parent's end of its line.
+    fn child() -> (UnixStream, UnixStream, JoinHandle<Counters>) {
+        let ((client, socket), (parent, its)) = (line().unwrap(), line().unwrap());
+        let [client, parent] = [client, parent].map(|fd| {
+            let stream = UnixStream::from(fd);
+            stream.set_nonblocking(false).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream
+        });
+        let child = thread::spawn(move || {
+            let pool = Pool::new(&[Shape { bytes: 1024, count: 8 }]).unwrap();
+            let (stop, mut counted) = (Stop::new().unwrap(), Counters::default());
+            let charge = Charge { socket, protocol: Chat::default(), me: 7 };
+            charge.among_others(its, pool, stop, |counters| counted = *counters).unwrap();
+            counted
+        });
+        (client, parent, child)
+    }
+
+    fn read(mut stream: &UnixStream, expected: &[u8]) {
+        let mut found = vec![0; expected.len()];
+        stream.read_exact(&mut found).unwrap();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_a_client_says_goes_up_the_line_and_what_comes_down_it_goes_to_the_client() {
+        let (mut client, mut parent, child) = child();
+        client.write_all(b"hello\n").unwrap();
+        read(&parent, b"\x0a\0\0\0[7] hello\n");
+        parent.write_all(b"\x06\0\0\0[8] hi").unwrap();
+        parent.write_all(b"\x01\0\0\0\n").unwrap();
+        read(&client, b"[8] hi\n");
+        client.shutdown(std::net::Shutdown::Both).unwrap();
+        read(&parent, b"\x09\0\0\0* 7 left\n\0\0\0\0");
+        drop(parent);
+        let counted = child.join().unwrap();
+        // What passed by the line is not among it.
+        assert_eq!((counted.received_bytes, counted.sent_bytes), (6, 7));
+    }
+
+    #[test]
+    fn a_child_given_up_by_its_parent_ends_its_client() {
+        let (mut client, parent, child) = child();
+        drop(parent);
+        assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "the end");
+        drop(client);
+        child.join().unwrap();
+    }
+}

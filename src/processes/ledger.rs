@@ -78,7 +78,16 @@ impl Ledger {
 /// What children count; the rest is the parent's to count.
 fn columns(counters: &mut Counters) -> [&mut u64; 9] {
     let Counters {
-        turns, calls, completed, receives, received_bytes, sends, sent_bytes, starved, evicted, ..
+        turns,
+        calls,
+        completed,
+        receives,
+        received_bytes,
+        sends,
+        sent_bytes,
+        starved,
+        evicted,
+        ..
     } = counters;
     [turns, calls, completed, receives, received_bytes, sends, sent_bytes, starved, evicted]
 }

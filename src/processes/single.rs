@@ -114,10 +114,7 @@ impl<P: Protocol> Single<P> {
     }
 
     /// Receives once.
-    fn receive(
-        &mut self,
-        recv: fn(std::os::fd::BorrowedFd<'_>, &mut [u8]) -> io::Result<usize>,
-    ) {
+    fn receive(&mut self, recv: fn(std::os::fd::BorrowedFd<'_>, &mut [u8]) -> io::Result<usize>) {
         let Some(mut lease) = self.pool.lease(self.connection.appetite()) else {
             return self.starve();
         };
@@ -212,12 +209,16 @@ mod tests {
     #[test]
     fn a_message_costs_two_calls() {
         const MESSAGES: u64 = 100;
-        let counted = with_child(Echo, || false, |mut peer| {
-            for _ in 0..MESSAGES {
-                peer.write_all(b"PING").unwrap();
-                peer.read_exact(&mut [0; 4]).unwrap();
-            }
-        });
+        let counted = with_child(
+            Echo,
+            || false,
+            |mut peer| {
+                for _ in 0..MESSAGES {
+                    peer.write_all(b"PING").unwrap();
+                    peer.read_exact(&mut [0; 4]).unwrap();
+                }
+            },
+        );
         assert_eq!((counted.receives, counted.sends), (MESSAGES, MESSAGES));
         assert_eq!(counted.sent_bytes, 4 * MESSAGES);
         // The last receive found the end.
@@ -226,29 +227,37 @@ mod tests {
 
     #[test]
     fn who_is_owed_more_than_its_socket_takes_is_received_from_meanwhile() {
-        with_child(Echo, || false, |mut peer| {
-            let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
-            let mut says = peer.try_clone().unwrap();
-            let said = bytes.clone();
-            let says = thread::spawn(move || {
-                says.write_all(&said).unwrap();
-                says.shutdown(Shutdown::Write).unwrap();
-            });
-            let mut heard = Vec::new();
-            peer.read_to_end(&mut heard).unwrap();
-            says.join().unwrap();
-            assert!(heard == bytes);
-        });
+        with_child(
+            Echo,
+            || false,
+            |mut peer| {
+                let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
+                let mut says = peer.try_clone().unwrap();
+                let said = bytes.clone();
+                let says = thread::spawn(move || {
+                    says.write_all(&said).unwrap();
+                    says.shutdown(Shutdown::Write).unwrap();
+                });
+                let mut heard = Vec::new();
+                peer.read_to_end(&mut heard).unwrap();
+                says.join().unwrap();
+                assert!(heard == bytes);
+            },
+        );
     }
 
     #[test]
     fn who_talks_without_end_is_still_heard_to_go() {
-        with_child(Chargen, || false, |mut peer| {
-            let mut some = vec![0; 1 << 20];
-            peer.read_exact(&mut some).unwrap();
-            peer.shutdown(Shutdown::Write).unwrap();
-            peer.read_to_end(&mut some).unwrap();
-        });
+        with_child(
+            Chargen,
+            || false,
+            |mut peer| {
+                let mut some = vec![0; 1 << 20];
+                peer.read_exact(&mut some).unwrap();
+                peer.shutdown(Shutdown::Write).unwrap();
+                peer.read_to_end(&mut some).unwrap();
+            },
+        );
     }
 
     #[test]

@@ -67,3 +67,72 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::buffer::{Pool, Shape};
+    use crate::limits::{Ended, Limits};
+    use crate::os::Stop;
+    use crate::protocol::Echo;
+    use crate::selector::Poll;
+
+    fn reactor() -> Reactor<Poll, Echo> {
+        let pool = Pool::new(&[Shape { bytes: 1024, count: 8 }]).unwrap();
+        Reactor::new(Poll::new(), pool, Limits::default(), Stop::new().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_passes_by_an_adopted_connection_is_counted_and_by_a_line_is_not() {
+        for (adopt, counted) in [(true, 4), (false, 0)] {
+            let (mut ours, its) = UnixStream::pair().unwrap();
+            its.set_nonblocking(true).unwrap();
+            let mut reactor = reactor();
+            match adopt {
+                true => reactor.adopt(its.into(), Echo, Room(0)),
+                false => reactor.adopt_line(its.into(), Echo, Room(0)),
+            };
+            ours.write_all(b"PING").unwrap();
+            reactor.turn().unwrap();
+            ours.read_exact(&mut [0; 4]).unwrap();
+            let counters = reactor.counters();
+            assert_eq!((counters.received_bytes, counters.sent_bytes), (counted, counted));
+            assert_eq!(counters.accepted, 0, "not here");
+            drop(ours);
+            while reactor.connections() > 0 {
+                reactor.turn().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_guest_is_reported_while_it_is_watched_and_a_turn_sleeps_no_longer_than_its_owner_says() {
+        let (bell, mut reactor, mut guests) = (Stop::new().unwrap(), reactor(), Vec::new());
+        reactor.watch(bell.as_fd(), 7).unwrap();
+        bell.ask();
+        for _ in 0..2 {
+            reactor.turn().unwrap();
+            reactor.take_guests(&mut guests);
+            assert_eq!(std::mem::take(&mut guests), [7]);
+        }
+        reactor.unwatch(bell.as_fd()).unwrap();
+        let begin = os::now();
+        reactor.wake_at(Some(begin + Duration::from_millis(10)));
+        reactor.turn().unwrap();
+        reactor.take_guests(&mut guests);
+        assert!(guests.is_empty() && os::now().since(begin) >= Duration::from_millis(10));
+    }
+
+    #[test]
+    fn who_drains_by_itself_may_be_asked_to_as_well() {
+        let mut reactor = reactor();
+        reactor.drain();
+        reactor.drain();
+        assert_eq!(reactor.turn().unwrap_or(None), Some(Ended::Drained));
+    }
+}

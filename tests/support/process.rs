@@ -101,9 +101,19 @@ impl Process {
 
     /// Sends it a signal.
     pub(crate) fn signal(self, signal: i32) {
-        let pid = i32::try_from(self.0).expect("a pid is small");
+        self.send(signal, 1);
+    }
+
+    /// Sends a signal to all of its group, which it must lead.
+    pub(crate) fn signal_group(self, signal: i32) {
+        self.send(signal, -1);
+    }
+
+    fn send(self, signal: i32, sign: i32) {
+        let pid = sign * i32::try_from(self.0).expect("a pid is small");
         // SAFETY: kill(2) touches no memory of ours. The pid is that of a child which its `Server`
-        // has not waited for, so it cannot have been given to another process.
+        // has not waited for, or of a child of that, which the test keeps alive: so it cannot have
+        // been given to another process.
         let answer = unsafe { libc::kill(pid, signal) };
         assert_eq!(answer, 0, "kill: {}", std::io::Error::last_os_error());
     }
