@@ -10,7 +10,7 @@
 //! | 8 | [`compare`] | every model under the same load |
 //! | 7 | [`model`] | the I/O models by name |
 //! | 6 | [`processes`] | a child for each connection, and the parent that relays |
-//! | 5 | [`proactor`], [`reactor`] | the ring loop, the readiness loop |
+//! | 5 | [`proactor`], [`reactor`], [`blocking`] | the ring loop, the readiness loop, blocking calls |
 //! | 4 | [`peers`], [`limits`] | all open connections; what bounds a server |
 //! | 3 | [`connection`], [`load`], [`client`] | one connection without a socket; the measuring client; the interactive one |
 //! | 2 | [`protocol`], [`ring`], [`selector`] | what to say; submission and completion; readiness |
@@ -22,6 +22,7 @@
 #![deny(unsafe_code)]
 
 pub mod address;
+pub mod blocking;
 pub mod buffer;
 pub mod cli;
 pub mod client;

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::blocking::{Blocking, Style};
 use crate::buffer::{Pool, Shape};
 use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
@@ -50,12 +51,26 @@ pub enum Model {
 /// What a server may be asked for and not every model can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ability {
-    /// Serving several connections at a time.
+    /// Serving several connections at a time, and letting them hear one another.
     Crowd,
-    /// Receiving from a peer while it is owed more than its socket takes.
+    /// Receiving from a peer that is owed more than its socket takes.
     Duplex,
-    /// Sharing a pool of buffers among all connections.
-    SharedPool,
+    /// Serving an idle crowd without a thread or a process for each.
+    Frugality,
+}
+
+impl Ability {
+    /// All of them.
+    pub const ALL: [Ability; 3] = [Ability::Crowd, Ability::Duplex, Ability::Frugality];
+
+    /// What a model does not do that lacks it.
+    pub fn denied(self) -> &'static str {
+        match self {
+            Ability::Crowd => "does not serve several at a time",
+            Ability::Duplex => "does not receive while it cannot send",
+            Ability::Frugality => "does not keep an idle crowd cheaply",
+        }
+    }
 }
 
 /// What there is to know of a model before one tries it.
@@ -185,16 +200,18 @@ impl Model {
         }
     }
 
-    /// Why it cannot do that, if it cannot.
+    /// Why it cannot do that, if it cannot. The one table of what is left out: the conformance
+    /// tests and `proactor models` read it.
     pub fn lacks(self, ability: Ability) -> Option<&'static str> {
         match (self, ability) {
-            (Model::Blocking, Ability::Crowd) => Some("one connection at a time"),
-            (Model::Blocking | Model::Thread | Model::Process, Ability::Duplex) => {
-                Some("who sleeps in a send does not receive")
+            (Model::Blocking, Ability::Crowd) => {
+                Some("the next is let in when the one before has gone")
             }
-            (Model::Blocking | Model::Thread | Model::Process, Ability::SharedPool) => {
-                Some("a buffer each")
+            (Model::Blocking | Model::Thread, Ability::Duplex) => {
+                Some("who sleeps in a send hears nothing")
             }
+            (Model::Thread, Ability::Frugality) => Some("each has a thread"),
+            (Model::Process, Ability::Frugality) => Some("each has a process"),
             _ => None,
         }
     }
@@ -335,7 +352,7 @@ pub fn serve(
         Model::Sigio => serve_ready(Sigio::new()?, service, ready),
         Model::Nonblocking => serve_ready(Spin::new(service.idle_sleep), service, ready),
         Model::Coroutine => Err(io::ErrorKind::Unsupported.into()),
-        Model::Thread => Err(io::ErrorKind::Unsupported.into()),
+        Model::Thread => serve_blocking(Style::Threads, service, ready),
         Model::Process => {
             let Service { listeners, buffers, limits, stop, .. } = service;
             let mut server = Processes::new(&buffers, limits, stop)?;
@@ -345,7 +362,7 @@ pub fn serve(
             ready();
             Ok((server.run()?, server.counters()))
         }
-        Model::Blocking => Err(io::ErrorKind::Unsupported.into()),
+        Model::Blocking => serve_blocking(Style::OneByOne, service, ready),
     }
 }
 
@@ -361,6 +378,20 @@ fn serve_ready<S: Selector>(
     }
     ready();
     Ok((reactor.run()?, reactor.counters()))
+}
+
+fn serve_blocking(
+    style: Style,
+    service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let Service { listeners, buffers, limits, stop, .. } = service;
+    let mut server = Blocking::new(style, buffers, limits, stop)?;
+    for (fd, protocol) in listeners {
+        server.listen(fd, protocol)?;
+    }
+    ready();
+    Ok((server.run()?, server.counters()))
 }
 
 #[cfg(test)]

@@ -53,58 +53,30 @@ pub fn now() -> Nanos {
     Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
-// Stopping.
+// Bells, and stopping by one.
 
-/// How a loop is told to stop: a counter (an eventfd) that it can wait for as for any descriptor.
+/// A counter (an eventfd) that one thread waits for as for any descriptor, and any may add to.
 #[derive(Debug)]
-pub struct Stop(OwnedFd);
+pub struct Bell(OwnedFd);
 
-/// Where the signal handler writes to; -1 before [`Stop::on_signals`].
-static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
-
-impl Stop {
-    /// A counter at zero.
+impl Bell {
+    /// One at zero.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn new() -> io::Result<Stop> {
+    pub fn new() -> io::Result<Bell> {
         let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
         // SAFETY: the kernel has just given us this descriptor.
-        Ok(Stop(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Bell(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// From now on SIGINT and SIGTERM ask this one to stop. Of several, the last is asked.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn on_signals(&self) -> io::Result<()> {
-        // The handler's descriptor is its own and is never closed: a signal may come at any time.
-        let fd = self.0.try_clone()?;
-        SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(fd), Ordering::Release);
-        for signal in [libc::SIGINT, libc::SIGTERM] {
-            // SAFETY: all-zero is a valid sigaction: no flags, an empty mask.
-            let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-            action.sa_sigaction = on_signal as extern "C" fn(libc::c_int) as usize;
-            // The handler is async-signal-safe: one load, one write(2); `action` outlives the call.
-            syscall!(sigaction(signal, &action, std::ptr::null_mut()))?;
-        }
-        Ok(())
+    /// Adds one.
+    pub fn ring(&self) {
+        count_call();
+        ring(self.0.as_raw_fd());
     }
 
-    /// Another way to ask the same loop, from any thread.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn handle(&self) -> io::Result<Stop> {
-        self.0.try_clone().map(Stop)
-    }
-
-    /// Asks to stop: the first time to drain, the second to end at once.
-    pub fn ask(&self) {
-        ask(self.0.as_raw_fd());
-    }
-
-    /// How often it was asked since this was last called.
+    /// How often it was rung since this was last called.
     pub fn take(&self) -> u64 {
         let mut count = 0u64;
         // `count` is eight writable bytes, all that an eventfd ever writes.
@@ -115,6 +87,60 @@ impl Stop {
     }
 }
 
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// How a loop is told to stop: a [`Bell`] that signals ring.
+#[derive(Debug)]
+pub struct Stop(Bell);
+
+/// Where the signal handler writes to; -1 before [`Stop::on_signals`].
+static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
+
+impl Stop {
+    /// A counter at zero.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Stop> {
+        Bell::new().map(Stop)
+    }
+
+    /// From now on SIGINT and SIGTERM ask this one to stop. Of several, the last is asked.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn on_signals(&self) -> io::Result<()> {
+        // The handler's descriptor is its own and is never closed: a signal may come at any time.
+        let fd = self.0.0.try_clone()?;
+        SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(fd), Ordering::Release);
+        // Async-signal-safe: one load, one write(2).
+        handle(libc::SIGINT, on_signal)?;
+        handle(libc::SIGTERM, on_signal)
+    }
+
+    /// Another way to ask the same loop, from any thread.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn handle(&self) -> io::Result<Stop> {
+        self.0.0.try_clone().map(|fd| Stop(Bell(fd)))
+    }
+
+    /// Asks to stop: the first time to drain, the second to end at once.
+    pub fn ask(&self) {
+        ring(self.0.0.as_raw_fd());
+    }
+
+    /// How often it was asked since this was last called.
+    pub fn take(&self) -> u64 {
+        self.0.take()
+    }
+}
+
 impl AsFd for Stop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -122,16 +148,53 @@ impl AsFd for Stop {
 }
 
 extern "C" fn on_signal(_: libc::c_int) {
-    ask(SIGNALLED.load(Ordering::Acquire));
+    ring(SIGNALLED.load(Ordering::Acquire));
 }
 
-fn ask(fd: RawFd) {
+fn ring(fd: RawFd) {
     let one = 1u64;
     // SAFETY: `one` is eight readable bytes. write(2) is async-signal-safe; errno may change, so a
-    // handler that could interrupt a failed call would have to save it: here std has read errno
-    // before any code of ours runs, or restarts the call for EINTR.
+    // handler that could interrupt a failed call would have to save it: it changes only if the
+    // write fails, and this one fails at 2⁶⁴ - 1 alone.
     unsafe { libc::write(fd, (&raw const one).cast(), 8) };
 }
+
+/// Has `handler`, which is async-signal-safe, handle a signal. Calls that it interrupts are not
+/// restarted: no flags.
+fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
+    // SAFETY: all-zero is a valid sigaction: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as usize;
+    // `action` is read during the call; what was there before is not asked for.
+    syscall!(sigaction(signal, &action, std::ptr::null_mut())).map(drop)
+}
+
+// Waking who sleeps in a call.
+
+/// From now on [`interrupt`] ends the call that a thread sleeps in: its signal gets a handler, for
+/// the whole process, that does nothing.
+///
+/// # Errors
+/// sigaction(2), never for this signal.
+pub fn allow_interrupts() -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    handle(INTERRUPT, nothing)
+}
+
+/// Ends the call that a thread sleeps in with `Interrupted`; if it sleeps in none just then,
+/// nothing comes of it. So whoever must be woken is interrupted again and again, until it says that
+/// it has noticed. Does nothing before [`allow_interrupts`].
+pub fn interrupt<T>(thread: &std::thread::JoinHandle<T>) {
+    use std::os::unix::thread::JoinHandleExt;
+    count_call();
+    // SAFETY: the thread is named by a handle through which it can still be joined, so its name is
+    // its own even if it has ended; then nothing is sent.
+    unsafe { libc::pthread_kill(thread.as_pthread_t(), INTERRUPT) };
+}
+
+/// Unhandled it is ignored, nobody waits for it, and one too many means nothing: it is the signal
+/// that Go's runtime took for the same purpose.
+const INTERRUPT: libc::c_int = libc::SIGURG;
 
 // Limits.
 
@@ -170,14 +233,27 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     Ok(())
 }
 
-// Sockets, without blocking.
+// Sockets. Whether a call waits is up to the socket.
 
 /// Accepts a connection, non-blocking and closed on exec.
 ///
 /// # Errors
 /// `WouldBlock` if none waits; else accept4(2).
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let (none, flags) = (std::ptr::null_mut(), libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC);
+    accept_with(listener, libc::SOCK_NONBLOCK)
+}
+
+/// Accepts a connection whose calls wait, closed on exec. Whether this one waits is up to
+/// `listener`.
+///
+/// # Errors
+/// `WouldBlock` if none waits and `listener` does not block; else accept4(2).
+pub fn accept_blocking(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    accept_with(listener, 0)
+}
+
+fn accept_with(listener: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<OwnedFd> {
+    let (none, flags) = (std::ptr::null_mut(), flags | libc::SOCK_CLOEXEC);
     // The peer's address is not asked for: both pointers may be null.
     let fd = syscall!(accept4(listener.as_raw_fd(), none, std::ptr::null_mut(), flags))?;
     // SAFETY: the kernel has just given us this descriptor.
@@ -189,8 +265,20 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// # Errors
 /// `WouldBlock` if nothing is there; else recv(2).
 pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    recv_with(socket, buffer, 0)
+}
+
+/// Receives what is there into `buffer`, and does not wait, whatever the socket.
+///
+/// # Errors
+/// `WouldBlock` if nothing is there; else recv(2).
+pub fn recv_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    recv_with(socket, buffer, libc::MSG_DONTWAIT)
+}
+
+fn recv_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
     // `buffer` is writable for its length.
-    let n = syscall!(recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0))?;
+    let n = syscall!(recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags))?;
     Ok(n as usize)
 }
 
@@ -227,17 +315,6 @@ fn send_message(
     Ok(n as usize)
 }
 
-/// As [`recv`], but never waits, whether the socket blocks or not.
-///
-/// # Errors
-/// As [`recv`].
-pub fn recv_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    let (to, len) = (buffer.as_mut_ptr().cast(), buffer.len());
-    // `buffer` is writable for its length.
-    let n = syscall!(recv(socket.as_raw_fd(), to, len, libc::MSG_DONTWAIT))?;
-    Ok(n as usize)
-}
-
 /// As [`send_vectored`], but never waits, whether the socket blocks or not.
 ///
 /// # Errors
@@ -252,6 +329,55 @@ pub fn send_now(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result
 /// shutdown(2): `NotConnected` if the peer has reset.
 pub fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
     syscall!(shutdown(socket.as_raw_fd(), libc::SHUT_WR)).map(drop)
+}
+
+/// Shuts both directions down: whoever sleeps in a call on it, in any thread, wakes, and nobody
+/// will sleep on it again.
+///
+/// # Errors
+/// shutdown(2): `NotConnected` if the peer has reset.
+pub fn shutdown_both(socket: BorrowedFd<'_>) -> io::Result<()> {
+    syscall!(shutdown(socket.as_raw_fd(), libc::SHUT_RDWR)).map(drop)
+}
+
+/// How long a receive on it may sleep before it fails with `WouldBlock`; at least a microsecond.
+///
+/// # Errors
+/// setsockopt(2), never on a socket.
+pub fn set_receive_timeout(socket: BorrowedFd<'_>, span: Duration) -> io::Result<()> {
+    set_timeout(socket, libc::SO_RCVTIMEO, span)
+}
+
+/// How long a send on it may sleep before it answers what it has sent or, if that is nothing,
+/// fails with `WouldBlock`; at least a microsecond.
+///
+/// # Errors
+/// setsockopt(2), never on a socket.
+pub fn set_send_timeout(socket: BorrowedFd<'_>, span: Duration) -> io::Result<()> {
+    set_timeout(socket, libc::SO_SNDTIMEO, span)
+}
+
+fn set_timeout(socket: BorrowedFd<'_>, which: libc::c_int, span: Duration) -> io::Result<()> {
+    // Zero would be for ever.
+    let span = span.max(Duration::from_micros(1));
+    let time = libc::timeval {
+        tv_sec: span.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_usec: libc::suseconds_t::from(span.subsec_micros() as i32),
+    };
+    let (time, size) = ((&raw const time).cast(), size_of::<libc::timeval>() as libc::socklen_t);
+    // `time` lives on this frame, is `size` bytes and is read during the call.
+    syscall!(setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, which, time, size)).map(drop)
+}
+
+/// How many bytes that were sent the other end has not taken yet: over TCP, has not acknowledged.
+///
+/// # Errors
+/// ioctl(2), never on a stream socket.
+pub fn unsent(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SIOCOUTQ has TIOCOUTQ's number; `bytes` is written to during the call.
+    syscall!(ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes))?;
+    Ok(bytes as usize)
 }
 
 /// Has calls on it return rather than wait.
@@ -654,18 +780,13 @@ pub(crate) mod testing {
     /// Sends the calling thread signals that do nothing but interrupt, until `enough`. The answer
     /// is to be joined by the same thread.
     pub(crate) fn interrupt_me(enough: Arc<AtomicBool>) -> JoinHandle<()> {
-        extern "C" fn nothing(_: libc::c_int) {}
-        // SAFETY: all-zero is a valid sigaction; without SA_RESTART calls are interrupted.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
-        // The handler does nothing at all; `action` outlives the call.
-        syscall!(sigaction(libc::SIGUSR1, &action, std::ptr::null_mut())).unwrap();
+        allow_interrupts().unwrap();
         // SAFETY: a thread can always name itself.
         let me = unsafe { libc::pthread_self() };
         thread::spawn(move || {
             while !enough.load(Ordering::Relaxed) {
                 // SAFETY: that thread lives: it joins this one.
-                unsafe { libc::pthread_kill(me, libc::SIGUSR1) };
+                unsafe { libc::pthread_kill(me, INTERRUPT) };
                 thread::yield_now();
             }
         })

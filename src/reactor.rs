@@ -426,11 +426,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                 (os::send(fd, first), first.len())
             } else {
                 let mut parts = [io::IoSlice::new(&[]); VECTOR];
-                let chunks = queue.chunks().min(VECTOR);
-                parts.iter_mut().zip(queue.iter()).for_each(|(part, chunk)| {
-                    *part = io::IoSlice::new(chunk);
-                });
-                let room = parts[..chunks].iter().map(|part| part.len()).sum();
+                let (chunks, room) = queue.gather(&mut parts, usize::MAX);
                 (os::send_vectored(fd, &parts[..chunks]), room)
             };
             match sent {

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use proactor::model::Model;
+use proactor::model::{Ability, Model};
 
 use support::server::{Exit, PROACTOR, REACTOR, Server};
 use support::{Address, Client, Launch, Options, PATIENCE, eventually, io_uring_refused, skip};
@@ -227,6 +227,18 @@ fn every_model_is_listed_with_what_it_costs_and_whether_it_is_to_be_had() {
         assert_eq!(row["usable"], row["refusal"].is_null(), "{row}");
         let ring = model == Model::Uring && io_uring_refused().is_some();
         assert_eq!(row["usable"], !ring, "{row}");
+        let lacks = Ability::ALL.into_iter().filter_map(|ability| {
+            model.lacks(ability).map(|why| (ability.denied().to_owned(), why.to_owned()))
+        });
+        let said = |lack: &serde_json::Value, what: &str| {
+            lack[what].as_str().expect("a few words").to_owned()
+        };
+        let listed = row["lacks"].as_array().expect("a list");
+        let listed = listed.iter().map(|lack| (said(lack, "what"), said(lack, "why")));
+        assert!(listed.eq(lacks.clone()), "{row}");
+        for (what, why) in lacks {
+            assert!(table.stdout.contains(&format!("{model} {what}: {why}")), "{table:?}");
+        }
     }
 }
 

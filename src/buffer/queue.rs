@@ -164,8 +164,8 @@ mod tests {
             let mut parts = [IoSlice::new(&[]); 3];
             let found = queue.gather(&mut parts[..room], most);
             assert_eq!(found, (count, expected.len()));
-            let found: Vec<u8> = parts[..count].iter().flat_map(|part| part.to_vec()).collect();
-            assert_eq!(found, expected.as_bytes());
+            let bytes: Vec<u8> = parts[..count].iter().flat_map(|part| part.to_vec()).collect();
+            assert_eq!(bytes, expected.as_bytes());
         }
     }
 

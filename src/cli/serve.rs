@@ -26,9 +26,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR[=PROTOCOL]", default_value = "127.0.0.1:7000")]
     listen: Vec<Listen>,
 
-    /// How to wait: uring, epoll, epoll-et, poll, select, epoll-oneshot, sigio, nonblocking, or
-    /// auto, the best that this machine permits; see `proactor models` [default: auto; of
-    /// `reactor`: epoll]
+    /// How to wait: uring, epoll, epoll-et, poll, select, epoll-oneshot, sigio, nonblocking,
+    /// coroutine, thread, process, blocking, or auto, the best that this machine permits; see
+    /// `proactor models` [default: auto; of `reactor`: epoll]
     #[arg(long, value_name = "MODEL")]
     model: Option<Choice>,
 

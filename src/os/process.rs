@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use super::{SIGNALLED, Stop, ask, count_call};
+use super::{SIGNALLED, Stop, count_call, ring};
 
 /// That this process has one thread: what makes it sound to fork and go on as before.
 ///
@@ -206,7 +206,7 @@ impl Signals {
             Wake::Unblock(socket) => UNBLOCKED.store(socket.as_raw_fd(), Ordering::Release),
             Wake::Ask(stop) => {
                 // The handler's descriptor is its own and is never closed.
-                let fd = stop.0.try_clone()?;
+                let fd = stop.as_fd().try_clone_to_owned()?;
                 SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(fd), Ordering::Release);
             }
         }
@@ -235,7 +235,7 @@ extern "C" fn on_told(_: libc::c_int) {
     }
     let stop = SIGNALLED.load(Ordering::Acquire);
     if stop >= 0 {
-        ask(stop);
+        ring(stop);
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };

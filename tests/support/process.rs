@@ -4,19 +4,30 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+/// What a process holds that it may forget to let go of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holdings {
+    descriptors: usize,
+    /// Without those that the kernel added.
+    threads: usize,
+    /// Zombies included.
+    children: usize,
+}
+
+impl Holdings {
+    /// Whether they are no more than those in any respect.
+    pub(crate) fn at_most(self, those: Holdings) -> bool {
+        self.descriptors <= those.descriptors
+            && self.threads <= those.threads
+            && self.children <= those.children
+    }
+}
+
 /// A process of ours.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Process(pub(crate) u32);
 
 impl Process {
-    /// The children that it has and has not waited for, zombies among them.
-    pub(crate) fn children(self) -> Vec<Process> {
-        let path = format!("/proc/{0}/task/{0}/children", self.0);
-        let children = fs::read_to_string(path).expect("the server runs");
-        let pids = children.split_whitespace().map(|pid| pid.parse().expect("a number"));
-        pids.map(Process).collect()
-    }
-
     /// Whether it has ended and was not waited for; none if it is no more.
     pub(crate) fn is_zombie(self) -> Option<bool> {
         let stat = self.read("stat")?;
@@ -30,6 +41,23 @@ impl Process {
         let own = count(self.0).expect("the server runs");
         // A child may have ended meanwhile.
         own + self.children().iter().filter_map(|child| count(child.0).ok()).sum::<usize>()
+    }
+
+    /// What it holds now.
+    pub(crate) fn holdings(self) -> Holdings {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.0)).expect("the server runs");
+        // The kernel's own, which work for a ring, go when they like.
+        let own = tasks.filter(|task| {
+            let comm = task.as_ref().map(|task| fs::read_to_string(task.path().join("comm")));
+            comm.is_ok_and(|comm| comm.is_ok_and(|comm| !comm.starts_with("iou-")))
+        });
+        let (threads, children) = (own.count(), self.children().len());
+        Holdings { descriptors: self.descriptors(), threads, children }
+    }
+
+    /// Whether there is such a process, dead and not waited for included.
+    pub(crate) fn exists(self) -> bool {
+        fs::exists(format!("/proc/{}", self.0)).expect("/proc is readable")
     }
 
     /// The resident memory of it and its children in bytes; of what they share, each its share.
@@ -49,6 +77,19 @@ impl Process {
     /// How many threads it has, those that the kernel added included.
     pub(crate) fn threads(self) -> usize {
         self.status("Threads:").parse().expect("a number")
+    }
+
+    /// Its children, those that have ended and were not waited for included.
+    pub(crate) fn children(self) -> Vec<Process> {
+        let processes = fs::read_dir("/proc").expect("/proc is mounted");
+        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let children = pids.filter(|&pid| {
+            // `pid (name) state parent …`; one that has just gone is nobody's child.
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1));
+            parent == Some(&*self.0.to_string())
+        });
+        children.map(Process).collect()
     }
 
     /// Whether a signal has stopped it.
