@@ -189,7 +189,7 @@ impl Model {
                 "a forked child each, which sleeps in recv",
                 "2: recv, send",
                 "a process for each connection; a fork for each that comes",
-                "1.0",
+                "2.6.22",
             ),
             Model::Blocking => about(
                 "sleeps in recv, for one connection",
@@ -353,17 +353,19 @@ pub fn serve(
         Model::Nonblocking => serve_ready(Spin::new(service.idle_sleep), service, ready),
         Model::Coroutine => Err(io::ErrorKind::Unsupported.into()),
         Model::Thread => serve_blocking(Style::Threads, service, ready),
-        Model::Process => {
-            let Service { listeners, buffers, limits, stop, .. } = service;
-            let mut server = Processes::new(&buffers, limits, stop)?;
-            for (fd, protocol) in listeners {
-                server.listen(fd, protocol)?;
-            }
-            ready();
-            Ok((server.run()?, server.counters()))
-        }
+        Model::Process => serve_forked(service, ready),
         Model::Blocking => serve_blocking(Style::OneByOne, service, ready),
     }
+}
+
+fn serve_forked(service: Service, ready: impl FnOnce()) -> io::Result<(Ended, Counters)> {
+    let Service { listeners, buffers, limits, stop, .. } = service;
+    let mut server = Processes::new(&buffers, limits, stop)?;
+    for (fd, protocol) in listeners {
+        server.listen(fd, protocol)?;
+    }
+    ready();
+    Ok((server.run()?, server.counters()))
 }
 
 fn serve_ready<S: Selector>(

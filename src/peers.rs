@@ -139,10 +139,11 @@ impl<P: Protocol, D> Peers<P, D> {
     /// A line to another process of the house has come: one that talks for others, and listens for
     /// them.
     ///
-    /// It differs in two ways. It is never evicted for taking nothing: the process at its other end
-    /// evicts whom it waits for. And it is received from however much it is owed, while nobody else
-    /// in its room is congested: were both ends to wait until the other receives, both would wait
-    /// for ever.
+    /// It differs in three ways. It is never evicted for taking nothing: the process at its other
+    /// end evicts whom it waits for. It lingers for as long as it takes: that process may have to
+    /// wait before it hears the last word. And it is received from however much it is owed, while
+    /// nobody else in its room is congested: were both ends to wait until the other receives, both
+    /// would wait for ever (kernel-notes §45).
     pub fn open_line(&mut self, protocol: P, room: Room, driver: D) -> ConnId {
         self.admit(protocol, room, driver, true)
     }
@@ -201,7 +202,9 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Its outbound direction has been shut down.
     pub fn shut_down(&mut self, id: ConnId) {
         self.step(id, |peer, _| peer.connection.shut_down());
-        self.fresh.push(id);
+        if self.keys.get(id).is_some_and(|peer| !peer.line) {
+            self.fresh.push(id);
+        }
     }
 
     /// It was reset.
@@ -703,7 +706,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_never_evicted_for_taking_nothing() {
+    fn a_line_is_never_given_up_for_taking_its_time() {
         let mut peers = Peers::new();
         let line = peers.open_line(Tell, ROOM, ());
         let [talker, slow] = [(); 2].map(|()| peers.open(Tell, ROOM, ()));
@@ -714,6 +717,11 @@ mod tests {
         assert!(peers.get_mut(slow).unwrap().connection.is_broken());
         assert!(!peers.get_mut(line).unwrap().connection.is_broken());
         assert_eq!(peers.evicted(), 1);
+        peers.finish_all();
+        peers.shut_down(line);
+        peers.tick(at(100));
+        peers.tick(at(200));
+        assert!(!peers.get_mut(line).unwrap().connection.is_broken(), "nor for lingering");
         peers.remove(line);
         assert_eq!(peers.crowds[0].lines, 0);
     }

@@ -1,4 +1,4 @@
-//! Processes: to fork one, to tell it, to wait for it. The second file that calls libc.
+//! Processes: to fork one, to tell it, to wait for it.
 //!
 //! A child that [`fork`] makes owns nothing of its parent's but what it was given: it closes all
 //! other descriptors, takes no signal before it has said how, dies with its parent, and ends by
@@ -18,7 +18,7 @@ use super::{SIGNALLED, Stop, count_call, ring};
 /// That this process has one thread: what makes it sound to fork and go on as before.
 ///
 /// A lock that another thread held would stay locked in the child for ever, the allocator's among
-/// them.
+/// them (kernel-notes §40).
 #[derive(Debug)]
 pub struct Alone(PhantomData<*const ()>);
 
@@ -42,7 +42,7 @@ impl Alone {
 }
 
 /// The number of a child that has not been waited for: nobody else has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pid(libc::pid_t);
 
 /// Forks. `child` runs in the new process, which keeps its standard streams and the descriptors of
@@ -61,7 +61,7 @@ pub fn fork(_: &Alone, keep: &[RawFd], child: impl FnOnce(Signals) -> u8) -> io:
     // `every` is written to during the call.
     syscall!(sigfillset(&mut every))?;
     // Held back until the child's handlers are its own: the parent's would write into the parent's
-    // eventfd.
+    // eventfd. kernel-notes §44
     let before = set_mask(&every)?;
     // The process has one thread: `Alone` was looked for, and whoever holds it starts no other. So
     // no lock is held by a thread that the child lacks, and all memory is as this thread left it.
@@ -96,7 +96,7 @@ fn set_up(parent: u32, keep: &[RawFd]) -> io::Result<()> {
     SIGNALLED.store(-1, Ordering::Release);
     // Takes numbers alone.
     syscall!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-    // The parent may have died before that; then nobody would tell.
+    // The parent may have died before that; then nobody would tell. kernel-notes §42
     if std::os::unix::process::parent_id() != parent {
         return Err(io::Error::other("its parent has died"));
     }
@@ -189,8 +189,8 @@ pub struct Signals {
 #[derive(Debug)]
 pub enum Wake<'a> {
     /// The socket ceases to block: a call that sleeps returns, interrupted, and one that was about
-    /// to begin answers `WouldBlock`. So none is missed, however close the signal came. To stay
-    /// open as long as the process lives.
+    /// to begin answers `WouldBlock`. So none is missed, however close the signal came
+    /// (kernel-notes §43). To stay open as long as the process lives.
     Unblock(BorrowedFd<'a>),
     /// This is asked, the first time.
     Ask(&'a Stop),
@@ -289,8 +289,8 @@ impl Deaths {
         Ok(Deaths(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Takes the signal. However many children have ended, there is one: who has ended is asked
-    /// with [`ended`].
+    /// Takes the signal. However many children have ended, there is one (kernel-notes §41): who has
+    /// ended is asked with [`ended`].
     pub fn take(&self) {
         // SAFETY: all-zero is a valid value: they are numbers.
         let mut came: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };

@@ -362,7 +362,9 @@ impl<P: Protocol + Clone> Processes<P> {
                 self.counters.closed += 1;
             }
             for &pid in self.children.keys() {
-                process::tell(pid).expect("a child that was not waited for can be told");
+                if let Err(error) = process::tell(pid) {
+                    tracing::warn!(%pid, "a child cannot be told to drain: {error}");
+                }
             }
         }
         false
