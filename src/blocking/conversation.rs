@@ -141,7 +141,7 @@ impl<P: Protocol> Conversation<'_, P> {
     /// Writes all that is owed now, in one piece, however long the peer sleeps. What its protocol
     /// says because it is sent is written the next time.
     fn send(&mut self) {
-        let pen = self.member.take_pen();
+        let mut pen = self.member.take_pen();
         let mut owed = self.connection.outgoing().bytes();
         let mut patience = Patience::default();
         self.notice();
@@ -166,6 +166,10 @@ impl<P: Protocol> Conversation<'_, P> {
                 Err(_) => self.connection.broken(),
             }
             self.notice();
+        }
+        if self.connection.is_broken() {
+            // Whoever has waited for the pen need not write in vain.
+            *pen = Hears::Replies;
         }
         drop(pen);
         self.tell();

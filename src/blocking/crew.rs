@@ -15,9 +15,11 @@ use crate::os;
 const STACK: usize = 256 << 10;
 
 /// The threads of a server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Crew {
     hands: Slab<Hand>,
+    /// The stack of those who will be added.
+    pub(super) stack: usize,
 }
 
 #[derive(Debug)]
@@ -28,6 +30,11 @@ struct Hand {
 }
 
 impl Crew {
+    /// Nobody.
+    pub(super) fn new() -> Crew {
+        Crew { hands: Slab::new(), stack: STACK }
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.hands.len()
@@ -45,7 +52,7 @@ impl Crew {
         let place = self.hands.vacant_entry();
         let noticed = Arc::new(AtomicBool::new(false));
         let (notice, hall, key) = (Arc::clone(&noticed), Arc::clone(hall), place.key());
-        let thread = thread::Builder::new().stack_size(STACK).spawn(move || {
+        let thread = thread::Builder::new().stack_size(self.stack).spawn(move || {
             let ending = Ending(hall, key);
             let worked = work(&ending.0, &mut || notice.store(true, Ordering::Release));
             drop(ending);

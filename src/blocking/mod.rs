@@ -15,7 +15,7 @@
 //!
 //! Each connection has a few buffers of its own, of the shapes that a loop would share among all.
 //! Who speaks to others writes to their sockets itself, so a slow listener slows its speaker
-//! ([`room`]).
+//! (`room.rs`).
 //!
 //! # Stopping
 //!
@@ -103,7 +103,7 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
             door: Door::new(),
             rooms: Vec::new(),
             hall: Arc::new(Hall::new(buffers, Bell::new()?)),
-            crew: Crew::default(),
+            crew: Crew::new(),
             limits,
             stop,
             counters: Counters::default(),
