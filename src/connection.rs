@@ -171,6 +171,11 @@ impl<P: Protocol> Connection<P> {
         self.inbound == Inbound::Open && (!self.paused || self.outbound == Outbound::Finishing)
     }
 
+    /// Whether it would receive if it were owed nothing.
+    pub fn could_recv(&self) -> bool {
+        self.inbound == Inbound::Open
+    }
+
     /// What it would send.
     pub fn outgoing(&self) -> &SendQueue {
         &self.queue

@@ -9,6 +9,7 @@
 //! | 9 | [`cli`] | the command line |
 //! | 8 | [`compare`] | every model under the same load |
 //! | 7 | [`model`] | the I/O models by name |
+//! | 6 | [`processes`] | a child for each connection, and the parent that relays |
 //! | 5 | [`proactor`], [`reactor`], [`coroutine`], [`blocking`] | the ring loop; the readiness loop; a task for each connection; calls that wait |
 //! | 4 | [`peers`], [`limits`] | all open connections; what bounds a server |
 //! | 3 | [`connection`], [`console`], [`load`], [`client`] | one connection without a socket; the operator's language; the measuring client; the interactive one |
@@ -38,6 +39,7 @@ pub mod model;
 pub mod os;
 pub mod peers;
 pub mod proactor;
+pub mod processes;
 pub mod protocol;
 pub mod reactor;
 pub mod report;

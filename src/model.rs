@@ -18,6 +18,7 @@ use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
 use crate::os::Stop;
 use crate::proactor::Proactor;
+use crate::processes::Processes;
 use crate::protocol::Any;
 use crate::reactor::Reactor;
 use crate::ring::kernel::Kernel;
@@ -198,7 +199,7 @@ impl Model {
                 "a forked child each, which sleeps in recv",
                 "2: recv, send",
                 "a process for each connection; a fork for each that comes",
-                "1.0",
+                "2.6.22",
             ),
             Model::Blocking => about(
                 "sleeps in recv, for one connection",
@@ -216,7 +217,7 @@ impl Model {
             (Model::Blocking, Ability::Crowd) => {
                 Some("the next is let in when the one before has gone")
             }
-            (Model::Blocking | Model::Thread | Model::Process, Ability::Duplex) => {
+            (Model::Blocking | Model::Thread, Ability::Duplex) => {
                 Some("who sleeps in a send hears nothing")
             }
             (Model::Thread, Ability::Frugality) => Some("each has a thread"),
@@ -350,9 +351,19 @@ pub fn serve(
         Model::Nonblocking => serve_ready(Spin::new(service.idle_sleep), service, ready),
         Model::Coroutine => serve_tasks(service, ready),
         Model::Thread => serve_blocking(Style::Threads, service, ready),
-        Model::Process => Err(io::ErrorKind::Unsupported.into()),
+        Model::Process => serve_forked(service, ready),
         Model::Blocking => serve_blocking(Style::OneByOne, service, ready),
     }
+}
+
+fn serve_forked(service: Service, ready: impl FnOnce()) -> io::Result<(Ended, Counters)> {
+    let Service { listeners, buffers, limits, stop, .. } = service;
+    let mut server = Processes::new(&buffers, limits, stop)?;
+    for (fd, protocol) in listeners {
+        server.listen(fd, protocol)?;
+    }
+    ready();
+    Ok((server.run()?, server.counters()))
 }
 
 fn serve_ready<S: Selector>(

@@ -1,5 +1,5 @@
-//! The system calls that std has no word for. The one file that calls libc for sockets, polling,
-//! signals and processes.
+//! The system calls that std has no word for. This file and those of its folder call libc for
+//! sockets, polling, signals and processes, and no other does.
 //!
 //! Every call goes through `syscall!`, which turns `-1` into an [`io::Error`] and counts: what
 //! `compare` reports as *system calls per message* was counted here, at the call.
@@ -37,6 +37,10 @@ macro_rules! syscall {
         if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(answer) }
     }};
 }
+
+// After the macro, which they use.
+pub mod process;
+pub mod shared;
 
 // Time.
 
@@ -294,12 +298,20 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 /// # Errors
 /// `WouldBlock` if there is no room; else sendmsg(2).
 pub fn send_vectored(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    send_message(socket, parts, libc::MSG_NOSIGNAL)
+}
+
+fn send_message(
+    socket: BorrowedFd<'_>,
+    parts: &[io::IoSlice<'_>],
+    flags: libc::c_int,
+) -> io::Result<usize> {
     // SAFETY: all-zero is a valid msghdr: no name, no parts, no control data.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_iov = parts.as_ptr().cast_mut().cast(); // IoSlice is laid out as iovec: std's promise
     header.msg_iovlen = parts.len();
     // `header` and all it points to are readable during the call.
-    let n = syscall!(sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL))?;
+    let n = syscall!(sendmsg(socket.as_raw_fd(), &header, flags))?;
     Ok(n as usize)
 }
 
@@ -321,6 +333,14 @@ pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
 pub fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut asked = [libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
     Ok(poll(&mut asked, Some(Duration::ZERO))? > 0)
+}
+
+/// As [`send_vectored`], but never waits, whether the socket blocks or not.
+///
+/// # Errors
+/// As [`send_vectored`].
+pub fn send_now(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    send_message(socket, parts, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
 }
 
 /// Shuts the sending direction down.
@@ -387,6 +407,15 @@ pub fn unsent(socket: BorrowedFd<'_>) -> io::Result<usize> {
 pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     let flags = syscall!(fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
     syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK)).map(drop)
+}
+
+/// Has calls on it wait.
+///
+/// # Errors
+/// fcntl(2), never on an open descriptor.
+pub fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = syscall!(fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
+    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK)).map(drop)
 }
 
 /// Closes a descriptor, as dropping it does, but counted.

@@ -54,6 +54,10 @@ pub struct Reactor<S, P> {
     stage: Stage,
     /// Until when nothing is accepted, after it failed for want of resources.
     accept_at: Option<Nanos>,
+    /// When its owner wants to be woken.
+    wake_at: Option<Nanos>,
+    /// Which of its owner's descriptors were reported and not yet taken.
+    guests: Vec<u32>,
     /// Emptied at every turn: its capacity is kept.
     reports: Vec<Ready>,
     /// Where the operator sits, if there is one.
@@ -87,6 +91,8 @@ pub struct Socket {
     writable: bool,
     /// True once the peer's end was reported: a read that comes short is not the last.
     hung_up: bool,
+    /// One if what passes here is counted, zero if it passes within the house.
+    counts: u64,
     /// What the selector is asked; if nothing, it does not watch.
     interest: Interest,
     /// False from a report by a oneshot selector until it is asked again: it watches, and is mute.
@@ -115,6 +121,8 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             stop,
             stage: Stage::Serving,
             accept_at: None,
+            wake_at: None,
+            guests: Vec::new(),
             reports: Vec::new(),
             desk: None,
             counters: Counters::default(),
@@ -227,6 +235,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                     desk.readable = true;
                 }
             }
+            Whose::Guest(guest) => self.guests.push(guest),
         }
         Ok(false)
     }
@@ -267,17 +276,27 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     fn open(&mut self, at: usize, fd: OwnedFd) {
         self.counters.accepted += 1;
         let protocol = self.listeners[at].protocol.clone();
+        let socket = self.socket(fd, 1);
+        let id = self.peers.open(protocol, Room(at as u16), socket);
+        if let Some(desk) = &mut self.desk {
+            desk.console.met(id, os::now());
+        }
+        self.watch_new(id);
+    }
+
+    /// A socket of a connection that has just come.
+    fn socket(&self, fd: OwnedFd, counts: u64) -> Socket {
         let interest = match self.selector.trigger() {
             Trigger::Edge => Interest::BOTH,
             Trigger::Level | Trigger::Oneshot => Interest::READ,
         };
         let (readable, writable) = (false, true);
-        let socket = Socket { fd, readable, writable, hung_up: false, interest, armed: true };
-        let id = self.peers.open(protocol, Room(at as u16), socket);
-        if let Some(desk) = &mut self.desk {
-            desk.console.met(id, os::now());
-        }
-        let fd = self.peers.get_mut(id).expect("just opened").driver.fd.as_fd();
+        Socket { fd, readable, writable, hung_up: false, counts, interest, armed: true }
+    }
+
+    fn watch_new(&mut self, id: ConnId) {
+        let socket = &self.peers.get_mut(id).expect("just opened").driver;
+        let (fd, interest) = (socket.fd.as_fd(), socket.interest);
         if let Err(error) = self.selector.add(fd, Whose::Conn(id).into(), interest) {
             self.counters.refused += 1;
             tracing::warn!("a connection is refused: {error}");
@@ -320,12 +339,18 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// How long this turn may sleep. What is due by the clock is done on the way.
     fn wait(&mut self) -> Option<std::time::Duration> {
         const NO: Option<std::time::Duration> = Some(std::time::Duration::ZERO);
+        if self.is_drained() {
+            return NO;
+        }
         let timer = self.peers.tick(os::now);
         let drain = self.stage.deadline();
         let accepts = self.wants_accept() && self.listeners.iter().any(|one| one.readable);
-        let hasty = accepts || self.desk.as_ref().is_some_and(|desk| desk.readable);
-        let Some(due) = [timer, drain, self.accept_at].into_iter().flatten().min() else {
-            return if self.peers.has_marked() || hasty { NO } else { None };
+        let hasty = self.peers.has_marked()
+            || accepts
+            || self.desk.as_ref().is_some_and(|desk| desk.readable);
+        let Some(due) = [timer, drain, self.accept_at, self.wake_at].into_iter().flatten().min()
+        else {
+            return if hasty { NO } else { None };
         };
         let now = os::now();
         self.accept_at = self.accept_at.filter(|&at| at > now);
@@ -400,8 +425,8 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                 // Short: that was all, unless the peer's end stands behind it, of which an edge
                 // would not tell again.
                 socket.readable = n == room || socket.hung_up;
-                self.counters.receives += 1;
-                self.counters.received_bytes += n as u64;
+                self.counters.receives += socket.counts;
+                self.counters.received_bytes += socket.counts * n as u64;
                 self.peers.received(conn, Chunk::received(lease, n));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
@@ -431,8 +456,8 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             match sent {
                 Ok(n) => {
                     socket.writable = n == room;
-                    self.counters.sends += 1;
-                    self.counters.sent_bytes += n as u64;
+                    self.counters.sends += socket.counts;
+                    self.counters.sent_bytes += socket.counts * n as u64;
                     owed = owed.saturating_sub(n);
                     self.peers.sent(conn, n);
                 }
@@ -462,11 +487,6 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             self.drain();
         }
         false
-    }
-
-    fn drain(&mut self) {
-        self.stage = Stage::Draining(os::now() + self.limits.drain);
-        self.peers.finish_all();
     }
 
     fn cut(&mut self) {
@@ -510,8 +530,11 @@ enum Whose {
     Stop,
     /// What is typed at the console.
     Input,
+    /// A descriptor of the loop's owner.
+    Guest(u32),
 }
 
+const GUEST: u64 = 1 << 61;
 const LISTENER: u64 = 1 << 62;
 const STOP: u64 = 1 << 63;
 const INPUT: u64 = STOP | 1;
@@ -523,6 +546,7 @@ impl From<Whose> for Key {
             Whose::Listener(at) => LISTENER | at as u64,
             Whose::Stop => STOP,
             Whose::Input => INPUT,
+            Whose::Guest(guest) => GUEST | u64::from(guest),
         })
     }
 }
@@ -533,10 +557,13 @@ impl From<Key> for Whose {
             STOP => Whose::Stop,
             INPUT => Whose::Input,
             _ if key & LISTENER != 0 => Whose::Listener((key & !LISTENER) as usize),
+            _ if key & GUEST != 0 => Whose::Guest(key as u32),
             _ => Whose::Conn(ConnId::new(key as u32, (key >> 32) as u32)),
         }
     }
 }
+
+mod owned;
 
 #[cfg(test)]
 mod tests;

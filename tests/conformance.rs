@@ -17,11 +17,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use proactor::model::Ability;
-use support::process::Holdings;
+use support::process::{Holdings, queues};
 use support::server::{PROACTOR, REACTOR, Server};
 use support::{
     Address, Client, Launch, Options, Process, Random, declared, eventually, io_uring_refused,
-    ipv6_missing, process, skip,
+    ipv6_missing, skip,
 };
 
 /// One way to serve.
@@ -205,6 +205,7 @@ conformance!({
     nonblocking: Model::readiness("nonblocking"),
     coroutine: Model::readiness("coroutine"),
     thread: Model::readiness("thread"),
+    process: Model::readiness("process"),
     blocking: Model::readiness("blocking"),
 );
 
@@ -247,8 +248,8 @@ fn who_cannot_send_and_receive_at_once_owes_no_more_than_it_received_last() {
         let said = client.say_until_stuck(&bytes);
         eventually_quiet(server.process);
         let (ours, theirs) = (client.local(), server.address().tcp());
-        let (sending, waiting) = process::queues(ours, theirs).expect("a connection");
-        let (sent, receiving) = process::queues(theirs, ours).expect("a connection");
+        let (sending, waiting) = queues(ours, theirs).expect("a connection");
+        let (sent, receiving) = queues(theirs, ours).expect("a connection");
         let received = said - sending - receiving;
         assert!(receiving > 0, "it has something to receive");
         let owed = received.saturating_sub(sent + waiting);
@@ -481,7 +482,7 @@ fn say_until_owed(server: &Server, client: &Client, bytes: &[u8]) -> usize {
     loop {
         let owed = || {
             let ((sending, waiting), (sent, receiving)) =
-                (process::queues(ours, theirs)?, process::queues(theirs, ours)?);
+                (queues(ours, theirs)?, queues(theirs, ours)?);
             (sending + receiving == 0).then(|| said.saturating_sub(sent + waiting))
         };
         let most = eventually("the server receives all of it", owed);
@@ -1137,8 +1138,8 @@ fn a_drain_delivers_to_one_who_was_stuck(model: Model) {
     // Nothing moves now, so it can be said what the server has received.
     let (ours, theirs) = (client.local(), server.address().tcp());
     let received = || {
-        let (sending, _) = process::queues(ours, theirs)?;
-        let (_, receiving) = process::queues(theirs, ours)?;
+        let (sending, _) = queues(ours, theirs)?;
+        let (_, receiving) = queues(theirs, ours)?;
         Some(said - sending - receiving)
     };
     let received = eventually("nothing moves", || {

@@ -74,6 +74,10 @@ impl Protocol for Any {
         each!(self, protocol => protocol.refill(out));
     }
 
+    fn broadcasts(&self) -> bool {
+        each!(self, protocol => protocol.broadcasts())
+    }
+
     fn close(&mut self, out: &mut Outbox<'_>) {
         each!(self, protocol => protocol.close(out));
     }
@@ -179,6 +183,7 @@ mod tests {
             assert_eq!((any.refills(), !queue.is_empty()), (name == "chargen", name == "chargen"));
             assert_eq!(to_others(&posts).len(), if name == "chat" { 2 } else { 0 });
             assert_eq!(told(&posts).len(), if name == "talk" { 2 } else { 0 });
+            assert_eq!(any.broadcasts(), name == "chat");
         }
     }
 }

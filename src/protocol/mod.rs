@@ -68,6 +68,12 @@ pub trait Protocol {
     #[inline]
     fn refill(&mut self, _out: &mut Outbox<'_>) {}
 
+    /// Whether it ever broadcasts. Always the same answer; who says no and does is not heard. Some
+    /// I/O models need not let connections hear of one another that have nothing to say.
+    fn broadcasts(&self) -> bool {
+        true
+    }
+
     /// The connection goes away, however that came about: the last thing that it is told, once. A
     /// reply reaches nobody; a broadcast still reaches the others.
     fn close(&mut self, _out: &mut Outbox<'_>) {}
@@ -99,6 +105,11 @@ impl<'a> Outbox<'a> {
         finished: &'a mut bool,
     ) -> Outbox<'a> {
         Outbox { queue, posts, finished }
+    }
+
+    /// The same outbox, but what is broadcast goes to `posts`.
+    pub fn with_posts<'b>(&'b mut self, posts: &'b mut Vec<Post>) -> Outbox<'b> {
+        Outbox { queue: self.queue, posts, finished: self.finished }
     }
 
     /// Says `chunk` to this peer, after all it is already owed. After

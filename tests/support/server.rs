@@ -120,6 +120,24 @@ impl Launch {
         self.limited(libc::RLIMIT_NOFILE, most)
     }
 
+    /// As the leader of a group of processes, as a shell would start it.
+    pub(crate) fn in_a_group_of_its_own(mut self) -> Launch {
+        self.command.process_group(0);
+        self
+    }
+
+    /// With SIGCHLD ignored, as some programs leave it to those that they start.
+    pub(crate) fn ignoring_dead_children(mut self) -> Launch {
+        // SAFETY: between fork and exec only signal(2) is called, which is async-signal-safe.
+        unsafe {
+            self.command.pre_exec(|| match libc::signal(libc::SIGCHLD, libc::SIG_IGN) {
+                libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
+        self
+    }
+
     /// Allowed no more than this many signals in its queue.
     pub(crate) fn signals(self, most: u64) -> Launch {
         self.limited(libc::RLIMIT_SIGPENDING, most)
