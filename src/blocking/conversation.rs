@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use super::hall::{Hall, Stage};
 use super::room::{Hears, Member, Patience, Seat};
-use crate::buffer::{Chunk, Pool, Shape};
+use crate::buffer::{Chunk, Pool};
 use crate::clock::Nanos;
 use crate::connection::Connection;
 use crate::counters::Counters;
@@ -59,7 +59,7 @@ pub(super) fn converse<P: Protocol>(
     noticed: &mut dyn FnMut(),
 ) -> Counters {
     let member = Arc::clone(&seat.member);
-    let mut counters = match Pool::new(&few(&hall.buffers)) {
+    let mut counters = match Pool::few(&hall.buffers, BUFFERS) {
         Ok(pool) => {
             let mut posts = Vec::new();
             let connection = Connection::open(protocol, member.number, &mut posts);
@@ -86,11 +86,6 @@ pub(super) fn converse<P: Protocol>(
     drop(seat);
     close(member);
     counters
-}
-
-/// A few buffers of each size.
-fn few(buffers: &[Shape]) -> Vec<Shape> {
-    buffers.iter().map(|shape| Shape { count: shape.count.min(BUFFERS), ..*shape }).collect()
 }
 
 /// Closes its socket. Should somebody still be about to write to it, the peer sees the end now and

@@ -36,7 +36,7 @@ fn beyond(model: Model, connections: usize) -> Option<String> {
     if connections > 1
         && let Some(why) = model.lacks(Ability::Crowd)
     {
-        return Some(format!("{why}: the other {} would wait for ever", connections - 1));
+        return Some(format!("{}: {why}", Ability::Crowd.denied()));
     }
     let limit = os::SELECT_LIMIT as usize;
     (model == Model::Select && connections >= limit).then(|| {
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn what_a_model_cannot_do_is_known_before_it_is_tried() {
         let why = shortage("blocking", 2, 0).expect("it serves one");
-        assert!(why.starts_with("one connection at a time"), "{why}");
+        assert!(why.starts_with("does not serve several at a time"), "{why}");
         assert_eq!(shortage("blocking", 1, 0), None);
         let why = shortage("select", 4000, 0).expect("it has 1024 bits");
         assert!(why.contains("FD_SETSIZE") && why.contains("4000"), "{why}");

@@ -337,7 +337,7 @@ fn a_server_that_hangs_is_a_row_with_its_last_words() {
 fn what_is_known_beforehand_is_a_row_and_not_tried() {
     assert_eq!(
         reason("blocking", Budget::Rounds(1)),
-        "one connection at a time: the other 1 would wait for ever"
+        "does not serve several at a time: the next is let in when the one before has gone"
     );
 }
 
@@ -432,7 +432,7 @@ fn what_idle_connections_cost_is_measured_of_each_model() {
     assert_eq!((cost.descriptors, cost.threads, cost.processes), (1.0, 1.0, 0.0));
     assert!(cost.memory > 0.0, "a thread has a stack");
     let reason = |at: usize| idle.rows[at].reason.as_deref().unwrap_or("none");
-    assert!(reason(1).starts_with("one connection at a time"), "{}", reason(1));
+    assert!(reason(1).starts_with("does not serve several at a time"), "{}", reason(1));
     assert_eq!(reason(2), "no such model: absent");
     let text = render::text(&comparison);
     assert!(text.contains("absent: not measured: no such model: absent"), "{text}");

@@ -38,7 +38,7 @@ impl<P: Protocol + Clone> Charge<P> {
         signals: Signals,
         publish: impl FnMut(&Counters),
     ) -> u8 {
-        let lived = Pool::new(&few(buffers)).and_then(|pool| match line {
+        let lived = Pool::few(buffers, BUFFERS).and_then(|pool| match line {
             None => self.alone(pool, signals, publish),
             Some(line) => {
                 let stop = Stop::new()?;
@@ -94,11 +94,6 @@ impl<P: Protocol + Clone> Charge<P> {
             }
         }
     }
-}
-
-/// A few buffers of each size.
-fn few(buffers: &[Shape]) -> Vec<Shape> {
-    buffers.iter().map(|shape| Shape { count: shape.count.min(BUFFERS), ..*shape }).collect()
 }
 
 #[cfg(test)]

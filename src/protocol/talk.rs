@@ -31,6 +31,10 @@ impl Protocol for Talk {
         self.0.end(out);
     }
 
+    fn broadcasts(&self) -> bool {
+        false
+    }
+
     fn close(&mut self, out: &mut Outbox<'_>) {
         self.0.close(out);
     }
