@@ -11,7 +11,7 @@
 //! | 7 | [`model`] | the I/O models by name |
 //! | 5 | [`proactor`], [`reactor`] | the ring loop, the readiness loop |
 //! | 4 | [`peers`], [`limits`] | all open connections; what bounds a server |
-//! | 3 | [`connection`], [`load`], [`client`] | one connection without a socket; the measuring client; the interactive one |
+//! | 3 | [`connection`], [`load`], [`client`], [`trace`] | one connection without a socket; the measuring client; the interactive one; what passes a ring or a selector, remembered |
 //! | 2 | [`protocol`], [`ring`], [`selector`] | what to say; submission and completion; readiness |
 //! | 1 | [`buffer`], [`keys`], [`counters`], [`address`], [`os`], [`report`] | memory, keys, counts, addresses, system calls, tables |
 //! | 0 | [`clock`] | time |
@@ -40,3 +40,4 @@ pub mod reactor;
 pub mod report;
 pub mod ring;
 pub mod selector;
+pub mod trace;

@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::clock::Nanos;
@@ -47,6 +47,54 @@ pub fn now() -> Nanos {
     // the vDSO answers.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// The CPU's counter of cycles, where there is one that can be read without the kernel.
+///
+/// Whether it ticks evenly, and on all CPUs alike, is for [`cycles_are_even`] to say.
+#[inline]
+pub fn cycles() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86_64 CPU has the instruction, and it touches no memory.
+    return unsafe { std::arch::x86_64::_rdtsc() };
+    #[cfg(not(target_arch = "x86_64"))]
+    return now().0;
+}
+
+/// Whether [`cycles`] can serve as a clock: it ticks at one rate, also in deep sleep, and the kernel
+/// itself trusts it to be the same on all CPUs (`constant_tsc`, `nonstop_tsc`, clocksource `tsc`).
+pub fn cycles_are_even() -> bool {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let source = read("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    let cpus = read("/proc/cpuinfo");
+    let flags = cpus.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let has = |flag| flags.split_whitespace().any(|word| word == flag);
+    cfg!(target_arch = "x86_64")
+        && source.trim() == "tsc"
+        && has("constant_tsc")
+        && has("nonstop_tsc")
+}
+
+/// The wall clock: nanoseconds since 1970.
+pub fn wall_clock() -> Nanos {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Nanos(since.map_or(0, |span| span.as_nanos() as u64))
+}
+
+/// What kernel this is: its name, release, version and machine, as uname(2) has them.
+pub fn uname() -> String {
+    // SAFETY: all-zero is a valid utsname: five empty names.
+    let mut names: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: `names` is written to during the call, and each name is ended by a zero.
+    if unsafe { libc::uname(&mut names) } == -1 {
+        return "unknown".to_owned();
+    }
+    let fields = [&names.sysname[..], &names.release, &names.version, &names.machine];
+    let text = |field: &[libc::c_char]| -> String {
+        let bytes = field.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect::<Vec<u8>>();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    fields.map(text).join(" ")
 }
 
 // Stopping.
@@ -115,6 +163,32 @@ impl AsFd for Stop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// How often SIGUSR2 has come since [`count_usr2`].
+static USR2: AtomicU32 = AtomicU32::new(0);
+
+/// From now on SIGUSR2 is counted instead of ending the process.
+///
+/// # Errors
+/// sigaction(2), never for this signal.
+pub fn count_usr2() -> io::Result<()> {
+    // SAFETY: all-zero is a valid sigaction: no flags, an empty mask. Without SA_RESTART a wait
+    // that it interrupts comes back, so that it is noticed.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_usr2 as extern "C" fn(libc::c_int) as usize;
+    // The handler is async-signal-safe, one addition; `action` outlives the call.
+    syscall!(sigaction(libc::SIGUSR2, &action, std::ptr::null_mut())).map(drop)
+}
+
+/// How often SIGUSR2 has come since it is counted.
+#[inline]
+pub fn usr2() -> u32 {
+    USR2.load(Ordering::Relaxed)
+}
+
+extern "C" fn on_usr2(_: libc::c_int) {
+    USR2.fetch_add(1, Ordering::Relaxed);
 }
 
 extern "C" fn on_signal(_: libc::c_int) {
