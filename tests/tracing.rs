@@ -1,7 +1,7 @@
 //! What a trace says, held against what was done: on the simulated kernel for many seeds, on the real
 //! one by its own counts, and on whatever bytes claim to be a trace.
 
-#[allow(dead_code, reason = "each test crate uses its part")]
+#[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
 mod support;
 
 use std::collections::HashSet;
