@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -122,6 +122,10 @@ fn create(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    // The recorder keeps the lock; here its lack has the file's name.
+    if !os::lock(file.as_fd())? {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another server records into it"));
     }
     Ok(file)
 }
