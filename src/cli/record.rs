@@ -104,10 +104,12 @@ impl Args {
 /// Prints what is recorded on stderr, until the recorder ends; `None` if nothing is to be printed.
 pub(super) fn print(live: Option<File>) -> Option<JoinHandle<anyhow::Result<()>>> {
     let live = live?;
-    Some(std::thread::spawn(move || {
+    let name = std::thread::Builder::new().name("trace".to_owned());
+    let print = move || {
         let follow = Follow::new(live, false)?;
         follow_to_end(follow, &Filter::default(), false, &mut io::stderr())
-    }))
+    };
+    Some(name.spawn(print).expect("there is room for a thread"))
 }
 
 impl Prepared {
