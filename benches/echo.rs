@@ -46,6 +46,7 @@ fn echoes(c: &mut Criterion) {
                 stop,
                 idle_sleep: None,
                 console: None,
+                trace: None,
             };
             // A ring is set up on the thread that serves.
             let server = thread::spawn(move || model::serve(set_up()?, service, || ()));

@@ -12,7 +12,7 @@
 //! | 6 | [`processes`] | a child for each connection, and the parent that relays |
 //! | 5 | [`proactor`], [`reactor`], [`coroutine`], [`blocking`] | the ring loop; the readiness loop; a task for each connection; calls that wait |
 //! | 4 | [`peers`], [`limits`] | all open connections; what bounds a server |
-//! | 3 | [`connection`], [`console`], [`load`], [`client`] | one connection without a socket; the operator's language; the measuring client; the interactive one |
+//! | 3 | [`connection`], [`console`], [`load`], [`client`], [`trace`] | one connection without a socket; the operator's language; the measuring client; the interactive one; what passes a ring or a selector, remembered |
 //! | 2 | [`protocol`], [`ring`], [`selector`] | what to say; submission and completion; readiness |
 //! | 1 | [`buffer`], [`keys`], [`counters`], [`address`], [`os`], [`report`] | memory, keys, counts, addresses, system calls, tables |
 //! | 0 | [`clock`] | time |
@@ -45,3 +45,4 @@ pub mod reactor;
 pub mod report;
 pub mod ring;
 pub mod selector;
+pub mod trace;

@@ -6,7 +6,7 @@ pub use engine::{Engine, Terms};
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -22,7 +22,9 @@ use crate::processes::Processes;
 use crate::protocol::Any;
 use crate::reactor::Reactor;
 use crate::ring::kernel::Kernel;
+use crate::ring::{Ring, Uring};
 use crate::selector::{Epoll, Poll, Select, Selector, Sigio, Spin, Trigger};
+use crate::trace::{About as Recorded, Recording, Traced};
 use engine::Means;
 
 /// A way to wait for many sockets at once.
@@ -234,6 +236,21 @@ impl Model {
         }
     }
 
+    /// Whether what it does passes a ring or a selector, and so can be recorded.
+    pub fn is_traceable(self) -> bool {
+        match self {
+            Model::Uring
+            | Model::Epoll
+            | Model::EpollEt
+            | Model::Poll
+            | Model::Select
+            | Model::EpollOneshot
+            | Model::Sigio
+            | Model::Nonblocking => true,
+            Model::Coroutine | Model::Thread | Model::Process | Model::Blocking => false,
+        }
+    }
+
     /// What keeps it from being used here, if anything does.
     pub fn refusal(self) -> Option<String> {
         match self {
@@ -317,6 +334,9 @@ pub struct Service {
     pub idle_sleep: Option<Duration>,
     /// Where its operator sits, if it has one and the model [can](Ability::Console) have one.
     pub console: Option<Console>,
+    /// What is to be recorded of it, if anything; only of models that are
+    /// [traceable](Model::is_traceable).
+    pub trace: Option<Recording>,
 }
 
 /// Serves until stopped. `ready` is called once everything is set up and connections are accepted.
@@ -329,31 +349,53 @@ pub fn serve(
     service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
-    let model = match engine.into_parts() {
-        (_, Means::Ring(ring)) => {
-            let Service { listeners, limits, stop, console, .. } = service;
-            let mut proactor = Proactor::new(*ring, limits, stop)?;
-            listeners.into_iter().for_each(|(fd, protocol)| proactor.listen(fd, protocol));
-            console.map_or(Ok(()), |console| proactor.attend_to(console))?;
-            ready();
-            return Ok((proactor.run()?, proactor.counters()));
+    let chosen = engine.chosen();
+    let idle_sleep = service.idle_sleep;
+    match (chosen.model, engine.into_means()) {
+        (_, Means::Ring(ring)) => serve_uring(chosen, *ring, service, ready),
+        (_, Means::Epoll(epoll)) => serve_ready(chosen, epoll, service, ready),
+        (Model::Uring | Model::Epoll, Means::Later) => unreachable!("they are set up first"),
+        (Model::EpollEt, _) => serve_ready(chosen, Epoll::new(Trigger::Edge)?, service, ready),
+        (Model::Poll, _) => serve_ready(chosen, Poll::new(), service, ready),
+        (Model::Select, _) => serve_ready(chosen, Select::new(), service, ready),
+        (Model::EpollOneshot, _) => {
+            serve_ready(chosen, Epoll::new(Trigger::Oneshot)?, service, ready)
         }
-        (_, Means::Epoll(epoll)) => return serve_ready(epoll, service, ready),
-        (model, Means::Later) => model,
-    };
-    match model {
-        Model::Uring | Model::Epoll => unreachable!("it is set up with its means"),
-        Model::EpollEt => serve_ready(Epoll::new(Trigger::Edge)?, service, ready),
-        Model::Poll => serve_ready(Poll::new(), service, ready),
-        Model::Select => serve_ready(Select::new(), service, ready),
-        Model::EpollOneshot => serve_ready(Epoll::new(Trigger::Oneshot)?, service, ready),
-        Model::Sigio => serve_ready(Sigio::new()?, service, ready),
-        Model::Nonblocking => serve_ready(Spin::new(service.idle_sleep), service, ready),
-        Model::Coroutine => serve_tasks(service, ready),
-        Model::Thread => serve_blocking(Style::Threads, service, ready),
-        Model::Process => serve_forked(service, ready),
-        Model::Blocking => serve_blocking(Style::OneByOne, service, ready),
+        (Model::Sigio, _) => serve_ready(chosen, Sigio::new()?, service, ready),
+        (Model::Nonblocking, _) => serve_ready(chosen, Spin::new(idle_sleep), service, ready),
+        (Model::Coroutine, _) => serve_tasks(service, ready),
+        (Model::Thread, _) => serve_blocking(Style::Threads, service, ready),
+        (Model::Process, _) => serve_forked(service, ready),
+        (Model::Blocking, _) => serve_blocking(Style::OneByOne, service, ready),
     }
+}
+
+fn serve_uring(
+    chosen: Chosen,
+    uring: Uring,
+    mut service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let Some(recording) = service.trace.take() else { return serve_ring(uring, service, ready) };
+    let about = Recorded {
+        ring_fd: Some(uring.as_raw_fd()),
+        more: vec![("completions".to_owned(), uring.completions().to_string())],
+        ..recorded(chosen)
+    };
+    serve_ring(Traced::new(uring, recording.start(&about)?), service, ready)
+}
+
+fn serve_ring<R: Ring>(
+    ring: R,
+    service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let Service { listeners, limits, stop, console, .. } = service;
+    let mut proactor = Proactor::new(ring, limits, stop)?;
+    listeners.into_iter().for_each(|(fd, protocol)| proactor.listen(fd, protocol));
+    console.map_or(Ok(()), |console| proactor.attend_to(console))?;
+    ready();
+    Ok((proactor.run()?, proactor.counters()))
 }
 
 fn serve_forked(service: Service, ready: impl FnOnce()) -> io::Result<(Ended, Counters)> {
@@ -367,6 +409,17 @@ fn serve_forked(service: Service, ready: impl FnOnce()) -> io::Result<(Ended, Co
 }
 
 fn serve_ready<S: Selector>(
+    chosen: Chosen,
+    selector: S,
+    mut service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let Some(recording) = service.trace.take() else { return serve_on(selector, service, ready) };
+    let log = recording.start(&recorded(chosen))?;
+    serve_on(Traced::new(selector, log), service, ready)
+}
+
+fn serve_on<S: Selector>(
     selector: S,
     service: Service,
     ready: impl FnOnce(),
@@ -403,6 +456,12 @@ fn serve_blocking(
     }
     ready();
     Ok((server.run()?, server.counters()))
+}
+
+/// What a trace says of a model.
+fn recorded(chosen: Chosen) -> Recorded {
+    let (model, detail) = (chosen.model.name().to_owned(), chosen.describe());
+    Recorded { model, detail, ..Recorded::default() }
 }
 
 #[cfg(test)]

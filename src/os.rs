@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::clock::Nanos;
@@ -53,6 +53,54 @@ pub fn now() -> Nanos {
     Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
+/// The CPU's counter of cycles, where there is one that can be read without the kernel.
+///
+/// Whether it ticks evenly, and on all CPUs alike, is for [`cycles_are_even`] to say.
+#[inline]
+pub fn cycles() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86_64 CPU has the instruction, and it touches no memory.
+    return unsafe { std::arch::x86_64::_rdtsc() };
+    #[cfg(not(target_arch = "x86_64"))]
+    return now().0;
+}
+
+/// Whether [`cycles`] can serve as a clock: it ticks at one rate, also in deep sleep, and the kernel
+/// itself trusts it to be the same on all CPUs (`constant_tsc`, `nonstop_tsc`, clocksource `tsc`).
+pub fn cycles_are_even() -> bool {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let source = read("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    let cpus = read("/proc/cpuinfo");
+    let flags = cpus.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let has = |flag| flags.split_whitespace().any(|word| word == flag);
+    cfg!(target_arch = "x86_64")
+        && source.trim() == "tsc"
+        && has("constant_tsc")
+        && has("nonstop_tsc")
+}
+
+/// The wall clock: nanoseconds since 1970.
+pub fn wall_clock() -> Nanos {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Nanos(since.map_or(0, |span| span.as_nanos() as u64))
+}
+
+/// What kernel this is: its name, release, version and machine, as uname(2) has them.
+pub fn uname() -> String {
+    // SAFETY: all-zero is a valid utsname: five empty names.
+    let mut names: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: `names` is written to during the call, and each name is ended by a zero.
+    if unsafe { libc::uname(&mut names) } == -1 {
+        return "unknown".to_owned();
+    }
+    let fields = [&names.sysname[..], &names.release, &names.version, &names.machine];
+    let text = |field: &[libc::c_char]| -> String {
+        let bytes = field.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect::<Vec<u8>>();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    fields.map(text).join(" ")
+}
+
 // Bells, and stopping by one.
 
 /// A counter (an eventfd) that one thread waits for as for any descriptor, and any may add to.
@@ -73,7 +121,7 @@ impl Bell {
     /// Adds one.
     pub fn ring(&self) {
         count_call();
-        ring(self.0.as_raw_fd());
+        add(self.0.as_raw_fd(), 1);
     }
 
     /// How often it was rung since this was last called.
@@ -97,7 +145,12 @@ impl AsFd for Bell {
 #[derive(Debug)]
 pub struct Stop(Bell);
 
-/// Where the signal handler writes to; -1 before [`Stop::on_signals`].
+/// What is added to the bell to ask that a loop stop.
+const STOP: u64 = 1;
+/// What is added to it to have the loop turn once, without being asked anything.
+const WAKE: u64 = 1 << 32;
+
+/// Where the signal handlers write to; -1 before [`Stop::on_signals`].
 static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
 
 impl Stop {
@@ -132,12 +185,12 @@ impl Stop {
 
     /// Asks to stop: the first time to drain, the second to end at once.
     pub fn ask(&self) {
-        ring(self.0.0.as_raw_fd());
+        add(self.0.0.as_raw_fd(), STOP);
     }
 
-    /// How often it was asked since this was last called.
+    /// How often it was asked since this was last called; not at all, if it was only woken.
     pub fn take(&self) -> u64 {
-        self.0.take()
+        self.0.take() % WAKE
     }
 }
 
@@ -147,16 +200,92 @@ impl AsFd for Stop {
     }
 }
 
-extern "C" fn on_signal(_: libc::c_int) {
-    ring(SIGNALLED.load(Ordering::Acquire));
+/// How often SIGUSR2 has come since [`count_usr2`].
+static USR2: AtomicU32 = AtomicU32::new(0);
+
+/// From now on SIGUSR2 is counted instead of ending the process. It wakes the loop whose [`Stop`]
+/// is asked by [signals](Stop::on_signals), whichever thread it comes to and also if it comes just
+/// before the loop goes to sleep.
+///
+/// # Errors
+/// sigaction(2), never for this signal.
+pub fn count_usr2() -> io::Result<()> {
+    // Async-signal-safe: an addition, a load, one write(2).
+    handle(libc::SIGUSR2, on_usr2)
 }
 
-fn ring(fd: RawFd) {
-    let one = 1u64;
-    // SAFETY: `one` is eight readable bytes. write(2) is async-signal-safe; errno may change, so a
-    // handler that could interrupt a failed call would have to save it: it changes only if the
-    // write fails, and this one fails at 2⁶⁴ - 1 alone.
-    unsafe { libc::write(fd, (&raw const one).cast(), 8) };
+/// How often SIGUSR2 has come since it is counted.
+#[inline]
+pub fn usr2() -> u32 {
+    USR2.load(Ordering::Acquire)
+}
+
+extern "C" fn on_usr2(_: libc::c_int) {
+    USR2.fetch_add(1, Ordering::Release);
+    add(SIGNALLED.load(Ordering::Acquire), WAKE);
+}
+
+extern "C" fn on_signal(_: libc::c_int) {
+    add(SIGNALLED.load(Ordering::Acquire), STOP);
+}
+
+fn add(fd: RawFd, number: u64) {
+    // SAFETY: `number` is eight readable bytes. write(2) is async-signal-safe; errno may change, so a
+    // handler that could interrupt a failed call would have to save it: here std has read errno
+    // before any code of ours runs, or restarts the call for EINTR.
+    unsafe { libc::write(fd, (&raw const number).cast(), 8) };
+}
+
+// Files.
+
+/// A file in memory, without a name: it is gone with its last descriptor and mapping. `name` is what
+/// `/proc/PID/fd` shows.
+///
+/// # Errors
+/// memfd_create(2); Linux 3.17 and newer have it.
+pub fn memory_file(name: &std::ffi::CStr) -> io::Result<std::fs::File> {
+    // The name ends with a zero and is read during the call.
+    let fd = syscall!(memfd_create(name.as_ptr(), libc::MFD_CLOEXEC))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { std::fs::File::from_raw_fd(fd) })
+}
+
+/// Locks a file for this open file description, so long as any descriptor of it is open. Answers
+/// whether nobody else has it: fcntl(2), `F_OFD_SETLK`, since Linux 3.15.
+///
+/// # Errors
+/// The file is not open for writing; its filesystem knows no locks.
+pub fn lock(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let whole = whole_file();
+    // `whole` is read during the call.
+    match syscall!(fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole)) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether another open file description, of any process, has [locked](lock) this file. It is asked
+/// without taking the lock: `F_OFD_GETLK`.
+///
+/// # Errors
+/// fcntl(2).
+pub fn is_locked(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut whole = whole_file();
+    // `whole` is read and written to during the call.
+    syscall!(fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut whole))?;
+    Ok(whole.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// A lock on all of a file, for writing.
+fn whole_file() -> libc::flock {
+    // SAFETY: all-zero is a valid flock: from 0, to the end, of no process, as OFD locks want it.
+    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
+    whole.l_type = libc::F_WRLCK as libc::c_short;
+    whole.l_whence = libc::SEEK_SET as libc::c_short;
+    whole
 }
 
 /// Has `handler`, which is async-signal-safe, handle a signal. Calls that it interrupts are not

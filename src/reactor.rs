@@ -32,7 +32,7 @@ use crate::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
 use crate::os::{self, Stop};
 use crate::peers::{Peers, Room};
 use crate::protocol::Protocol;
-use crate::selector::{Interest, Key, Ready, Selector, Trigger};
+use crate::selector::{Interest, Ready, Selector, Trigger, Whose};
 use desk::Desk;
 
 /// How often one connection may be resumed in a turn, and so receive: a flood does not own the loop.
@@ -253,7 +253,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                     break;
                 }
                 let Some(fd) = &self.listeners[at].fd else { break };
-                match os::accept(fd.as_fd()) {
+                match self.selector.accept(Whose::Listener(at).into(), fd.as_fd()) {
                     Ok(socket) => self.open(at, socket),
                     Err(error) => self.not_accepted(at, error),
                 }
@@ -388,7 +388,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         let (connection, socket) = (&peer.connection, &mut peer.driver);
         if connection.wants_shutdown() {
             // It fails only if the peer has reset, and then a read will tell.
-            let _ = os::shutdown_write(socket.fd.as_fd());
+            let _ = self.selector.shutdown(Whose::Conn(conn).into(), socket.fd.as_fd());
             self.peers.shut_down(conn);
         } else if connection.is_finished() {
             self.close(conn);
@@ -416,7 +416,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
         let room = buffer.len();
-        match os::recv(socket.fd.as_fd(), buffer) {
+        match self.selector.recv(Whose::Conn(conn).into(), socket.fd.as_fd(), buffer) {
             Ok(0) => {
                 socket.readable = false;
                 self.peers.ended(conn);
@@ -445,13 +445,13 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         {
             let (queue, socket) = (peer.connection.outgoing(), &mut peer.driver);
             let (Some(first), true) = (queue.first(), socket.writable) else { return };
-            let fd = socket.fd.as_fd();
+            let (fd, key) = (socket.fd.as_fd(), Whose::Conn(conn).into());
             let (sent, room) = if queue.chunks() == 1 {
-                (os::send(fd, first), first.len())
+                (self.selector.send(key, fd, first), first.len())
             } else {
                 let mut parts = [io::IoSlice::new(&[]); VECTOR];
                 let (chunks, room) = queue.gather(&mut parts, usize::MAX);
-                (os::send_vectored(fd, &parts[..chunks]), room)
+                (self.selector.send_vectored(key, fd, &parts[..chunks]), room)
             };
             match sent {
                 Ok(n) => {
@@ -471,7 +471,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         let mut socket = self.peers.remove(conn).expect("a connection is closed once");
         // It was watched, so it can be unwatched; and if not, closing does it.
         let _ = socket.wish(&mut self.selector, conn, Interest::NONE);
-        os::close(socket.fd);
+        self.selector.close(Whose::Conn(conn).into(), socket.fd);
         self.counters.closed += 1;
         self.accept_at = None;
     }
@@ -518,47 +518,6 @@ impl Socket {
             (true, _) => selector.add(fd, key, wish),
             (_, true) => selector.remove(fd),
             _ => selector.modify(fd, key, wish),
-        }
-    }
-}
-
-/// Whose a descriptor is, packed into a [`Key`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whose {
-    Conn(ConnId),
-    Listener(usize),
-    Stop,
-    /// What is typed at the console.
-    Input,
-    /// A descriptor of the loop's owner.
-    Guest(u32),
-}
-
-const GUEST: u64 = 1 << 61;
-const LISTENER: u64 = 1 << 62;
-const STOP: u64 = 1 << 63;
-const INPUT: u64 = STOP | 1;
-
-impl From<Whose> for Key {
-    fn from(whose: Whose) -> Key {
-        Key(match whose {
-            Whose::Conn(conn) => u64::from(conn.generation()) << 32 | u64::from(conn.slot()),
-            Whose::Listener(at) => LISTENER | at as u64,
-            Whose::Stop => STOP,
-            Whose::Input => INPUT,
-            Whose::Guest(guest) => GUEST | u64::from(guest),
-        })
-    }
-}
-
-impl From<Key> for Whose {
-    fn from(Key(key): Key) -> Whose {
-        match key {
-            STOP => Whose::Stop,
-            INPUT => Whose::Input,
-            _ if key & LISTENER != 0 => Whose::Listener((key & !LISTENER) as usize),
-            _ if key & GUEST != 0 => Whose::Guest(key as u32),
-            _ => Whose::Conn(ConnId::new(key as u32, (key >> 32) as u32)),
         }
     }
 }

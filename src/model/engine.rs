@@ -85,8 +85,8 @@ impl Engine {
         self.passed_over.join("; ")
     }
 
-    pub(super) fn into_parts(self) -> (Model, Means) {
-        (self.chosen.model, self.means)
+    pub(super) fn into_means(self) -> Means {
+        self.means
     }
 }
 

@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use super::{SIGNALLED, Stop, count_call, ring};
+use super::{SIGNALLED, STOP, Stop, add, count_call};
 
 /// That this process has one thread: what makes it sound to fork and go on as before.
 ///
@@ -235,7 +235,7 @@ extern "C" fn on_told(_: libc::c_int) {
     }
     let stop = SIGNALLED.load(Ordering::Acquire);
     if stop >= 0 {
-        ring(stop);
+        add(stop, STOP);
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };

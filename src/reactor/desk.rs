@@ -3,13 +3,13 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use super::{Reactor, Socket, Whose};
+use super::{Reactor, Socket};
 use crate::address;
 use crate::console::{Console, Moment, Order, Sight};
 use crate::limits::Stage;
 use crate::os;
 use crate::protocol::Protocol;
-use crate::selector::{Interest, Selector, Trigger};
+use crate::selector::{Interest, Selector, Trigger, Whose};
 
 /// A console, and what is known of the readiness of its input.
 #[derive(Debug)]

@@ -4,14 +4,14 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use super::{Reactor, Whose};
+use super::Reactor;
 use crate::clock::Nanos;
 use crate::keys::ConnId;
 use crate::limits::Stage;
 use crate::os;
 use crate::peers::Room;
 use crate::protocol::Protocol;
-use crate::selector::{Interest, Selector};
+use crate::selector::{Interest, Selector, Whose};
 
 impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// Serves a connection, a non-blocking socket, that was accepted elsewhere, in the room of a

@@ -1,11 +1,13 @@
 //! What measurements look like: units, statistics, histograms and tables. Pure functions from
 //! numbers to text; nothing here measures, and nothing here prints.
 
+pub mod errno;
 pub mod histogram;
 pub mod stats;
 pub mod table;
 pub mod units;
 
+pub use errno::Errno;
 pub use histogram::Latencies;
 pub use stats::Interval;
 pub use table::{Align, Table};

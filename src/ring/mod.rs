@@ -314,6 +314,8 @@ pub struct Entered {
     pub lent: u32,
     /// Whether completions had to wait outside a full completion queue.
     pub overflow: bool,
+    /// A submission of the ring's own that went along: nothing is submitted unseen.
+    pub own: Option<Sqe>,
 }
 
 /// What a completion means. Errno ends here.

@@ -775,7 +775,7 @@ impl Ring for Sim {
         let idle = submitted == 0 && self.completions.is_empty() && !overflow;
         self.idle_enters = if idle && !slept && !interrupted { self.idle_enters + 1 } else { 0 };
         self.check(self.idle_enters < IDLE_ENTERS, "the loop spins");
-        Ok(Entered { submitted, lent, overflow })
+        Ok(Entered { submitted, lent, overflow, own: None })
     }
 
     fn reap(&mut self) -> Option<Cqe> {

@@ -148,6 +148,11 @@ impl Uring {
         self.kernel
     }
 
+    /// How many completions its queue holds.
+    pub fn completions(&self) -> u32 {
+        self.ring.params().cq_entries()
+    }
+
     fn has(&self, capability: Capability) -> bool {
         self.kernel.has(capability)
     }
@@ -277,14 +282,14 @@ impl Uring {
     }
 
     /// A timeout operation, for kernels whose wait has no timeout of its own.
-    fn queue_timer(&mut self, at: Nanos) {
+    fn queue_timer(&mut self, at: Nanos) -> Option<Sqe> {
         if self.timer.is_some_and(|timer| timer <= at) || self.is_full() {
-            return;
+            return None;
         }
         *self.timespec = Timespec::from(at.since(self.now()));
         let timeout = opcode::Timeout::new(&*self.timespec).build();
-        self.queue(timeout, Token::at(TIMER.0, TIMER.1), -1, 0, 0);
         self.timer = Some(at);
+        Some(self.queue(timeout, Token::at(TIMER.0, TIMER.1), -1, 0, 0))
     }
 
     /// The one way into the kernel.
@@ -349,6 +354,12 @@ impl Uring {
             Some(Kind::Aside) => self.timer = self.timer.filter(|&at| at > os::now()),
             _ => {}
         }
+    }
+}
+
+impl AsRawFd for Uring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
     }
 }
 
@@ -433,20 +444,21 @@ impl Ring for Uring {
 
     fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
         let lent = self.provided.iter_mut().map(|ring| ring.lend(&self.pool)).sum();
+        let mut own = None;
         let (want, timeout) = match wait {
             _ if std::mem::take(&mut self.unanswered) => (0, None),
             Wait::No => (0, None),
             Wait::Completion => (1, None),
             Wait::Until(at) if self.has(Capability::ExtArg) => (1, Some(at.since(self.now()))),
             Wait::Until(at) => {
-                self.queue_timer(at);
+                own = self.queue_timer(at);
                 (u32::from(self.timer.is_some()), None)
             }
         };
         let submitted = self.call(want, timeout)?;
         self.taken += u64::from(submitted);
         self.overflow = self.ring.submission().cq_overflow();
-        Ok(Entered { submitted, lent, overflow: self.overflow })
+        Ok(Entered { submitted, lent, overflow: self.overflow, own })
     }
 
     fn reap(&mut self) -> Option<Cqe> {

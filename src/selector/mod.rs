@@ -27,12 +27,59 @@ pub use spin::Spin;
 
 use std::fmt;
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
+
+use crate::keys::ConnId;
+use crate::os;
 
 /// What a registered descriptor is known by; the caller's choice, reported back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key(pub u64);
+
+/// Whose a descriptor is, to be packed into a [`Key`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// A connection's.
+    Conn(ConnId),
+    /// A listener's: which.
+    Listener(usize),
+    /// What stops the loop.
+    Stop,
+    /// What is typed at the console.
+    Input,
+    /// A descriptor of the loop's owner: which.
+    Guest(u32),
+}
+
+const GUEST: u64 = 1 << 61;
+const LISTENER: u64 = 1 << 62;
+const STOP: u64 = 1 << 63;
+const INPUT: u64 = STOP | 1;
+
+impl From<Whose> for Key {
+    fn from(whose: Whose) -> Key {
+        Key(match whose {
+            Whose::Conn(conn) => u64::from(conn.generation()) << 32 | u64::from(conn.slot()),
+            Whose::Listener(at) => LISTENER | at as u64,
+            Whose::Stop => STOP,
+            Whose::Input => INPUT,
+            Whose::Guest(guest) => GUEST | u64::from(guest),
+        })
+    }
+}
+
+impl From<Key> for Whose {
+    fn from(Key(key): Key) -> Whose {
+        match key {
+            STOP => Whose::Stop,
+            INPUT => Whose::Input,
+            _ if key & LISTENER != 0 => Whose::Listener((key & !LISTENER) as usize),
+            _ if key & GUEST != 0 => Whose::Guest(key as u32),
+            _ => Whose::Conn(ConnId::new(key as u32, (key >> 32) as u32)),
+        }
+    }
+}
 
 /// What is asked of a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -131,6 +178,65 @@ pub trait Selector {
     /// # Errors
     /// The selector itself is broken.
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()>;
+
+    // The calls that a report is for. They are the caller's to make: these are only the way past
+    // which they go, so that a selector that remembers sees them.
+
+    /// Accepts a connection of a listener: [`os::accept`].
+    ///
+    /// # Errors
+    /// Those of the call, as with all of these.
+    #[inline]
+    fn accept(&mut self, _key: Key, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        os::accept(fd)
+    }
+
+    /// Receives: [`os::recv`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    #[inline]
+    fn recv(&mut self, _key: Key, fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+        os::recv(fd, buffer)
+    }
+
+    /// Sends: [`os::send`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    #[inline]
+    fn send(&mut self, _key: Key, fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+        os::send(fd, bytes)
+    }
+
+    /// Sends from several places: [`os::send_vectored`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    #[inline]
+    fn send_vectored(
+        &mut self,
+        _key: Key,
+        fd: BorrowedFd<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> io::Result<usize> {
+        os::send_vectored(fd, parts)
+    }
+
+    /// Shuts the outbound direction down: [`os::shutdown_write`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    #[inline]
+    fn shutdown(&mut self, _key: Key, fd: BorrowedFd<'_>) -> io::Result<()> {
+        os::shutdown_write(fd)
+    }
+
+    /// Closes: [`os::close`].
+    #[inline]
+    fn close(&mut self, _key: Key, fd: OwnedFd) {
+        os::close(fd);
+    }
 
     /// Is told after each wait whether what it reported led to anything: whoever asks the kernel
     /// need not know, whoever guesses does.

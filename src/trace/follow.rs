@@ -1,0 +1,198 @@
+//! Reading a trace while it is written: from another process, or from another thread of this one.
+//!
+//! The follower reads the file (pread(2)), and maps nothing: it disturbs nobody. It takes what lies
+//! between its own place and the head, looks at the head again, and gives up what was overwritten
+//! meanwhile; that is counted in a LOST record of its own.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use super::event::{ABSENT, Decoder, Event};
+use super::format::{HEADER, MAGIC, RECORD, Record, What};
+use super::reader::{Header, Unreadable};
+use crate::os;
+
+/// Records read at a time.
+const CHUNK: u64 = 16_384;
+
+/// A place in a trace that is being written.
+#[derive(Debug)]
+pub struct Follow {
+    file: File,
+    header: Header,
+    /// The number of the next record to read.
+    next: u64,
+    /// Read, not yet decoded: a turn that is not over.
+    held: Vec<Record>,
+    /// The number of the first of those.
+    number: u64,
+    decoder: Decoder,
+    lost: u64,
+    /// When the last of those was that were read, in ticks.
+    time: u64,
+}
+
+impl Follow {
+    /// From the oldest record that there is; or, if `from_now`, from the next one.
+    ///
+    /// # Errors
+    /// It is no trace.
+    pub fn new(file: File, from_now: bool) -> Result<Follow, Unreadable> {
+        let header = read_header(&file)?;
+        let next = if from_now { header.head } else { header.oldest(header.head) };
+        let decoder = Decoder::new(next);
+        let (held, time) = (Vec::new(), header.pairs[0].0);
+        Ok(Follow { file, header, next, held, number: next, decoder, lost: 0, time })
+    }
+
+    /// The header, as it was last read.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Records that were overwritten before they were read.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// What has happened since this was last called: whole turns only, while the recorder writes.
+    ///
+    /// # Errors
+    /// The file cannot be read, is a trace no more, or is another one.
+    pub fn poll(&mut self) -> Result<Vec<Event>, Unreadable> {
+        // Asked before the head is: what is over has no more to come than that.
+        let over = self.is_over();
+        self.look()?;
+        while self.next < self.header.head && self.held.len() < CHUNK as usize {
+            self.read_some()?;
+        }
+        let rests = (over || self.header.frozen.is_some()) && self.next >= self.header.head;
+        let begins = [What::EnterBegin as u8, What::WaitBegin as u8];
+        let whole = match self.held.iter().rposition(|record| begins.contains(&record.what)) {
+            _ if rests => self.held.len(),
+            Some(at) => at + 1,
+            None if self.held.len() >= CHUNK as usize => self.held.len(),
+            None => 0,
+        };
+        let mut events = Vec::with_capacity(whole);
+        for at in 0..whole {
+            let raw = self.held[at];
+            let number = self.number;
+            events.push(self.decoder.decode(&self.header, number, &self.held[..whole], at));
+            let absent = raw.what == What::Lost as u8 && raw.aux == ABSENT;
+            self.number = number.saturating_add(if absent { raw.id } else { 1 });
+        }
+        self.held.drain(..whole);
+        Ok(events)
+    }
+
+    /// Whether nothing will come any more: the recorder was closed, or its process is no more.
+    /// What is there may not have been read yet.
+    pub fn is_over(&self) -> bool {
+        // Who records has the file locked. Where there are no locks there is a process.
+        let lives = || {
+            let process = || fs::exists(format!("/proc/{}", self.header.pid)).unwrap_or(true);
+            os::is_locked(self.file.as_fd()).unwrap_or_else(|_| process())
+        };
+        self.header.ended || !lives()
+    }
+
+    /// Whether all that there is has been told.
+    pub fn is_read(&self) -> bool {
+        self.next >= self.header.head && self.held.is_empty()
+    }
+
+    /// Reads on, to the head, to the end of the ring, or a chunk.
+    fn read_some(&mut self) -> Result<(), Unreadable> {
+        self.skip_to(self.header.oldest(self.header.head));
+        let slot = self.next & (self.header.capacity - 1);
+        let count =
+            (self.header.head - self.next).min(self.header.capacity - slot).min(CHUNK) as usize;
+        let mut bytes = vec![0; count * RECORD];
+        self.file.read_exact_at(&mut bytes, HEADER as u64 + slot * RECORD as u64)?;
+        // What was overwritten while it was read is not to be believed.
+        self.look()?;
+        let first = self.next;
+        self.skip_to(self.header.oldest(self.header.head));
+        let stale = ((self.next - first) as usize).min(count);
+        let (records, _) = bytes.as_chunks::<RECORD>();
+        self.held.extend(records[stale..].iter().map(Record::from_bytes));
+        self.time = self.held.last().map_or(self.time, |record| record.time);
+        self.next = self.next.max(first + count as u64);
+        Ok(())
+    }
+
+    /// Reads the header again.
+    fn look(&mut self) -> Result<(), Unreadable> {
+        let header = read_header(&self.file).map_err(|error| match error {
+            // Emptied, to be begun anew.
+            Unreadable::Foreign | Unreadable::Short(_) => Unreadable::Replaced,
+            error => error,
+        })?;
+        let who = |header: &Header| (header.wall_nanos, header.pid, header.capacity);
+        if who(&header) != who(&self.header) || header.head < self.next {
+            return Err(Unreadable::Replaced);
+        }
+        self.header = header;
+        Ok(())
+    }
+
+    /// Gives up what is older, and says how much that is.
+    fn skip_to(&mut self, oldest: u64) {
+        if self.next < oldest {
+            let id = oldest - self.next;
+            self.lost += id;
+            self.next = oldest;
+            let (what, time) = (What::Lost as u8, self.time);
+            match self.held.last_mut() {
+                Some(last) if last.what == what && last.aux == ABSENT => last.id += id,
+                _ => self.held.push(Record { what, id, time, aux: ABSENT, ..Record::default() }),
+            }
+        }
+    }
+}
+
+fn read_header(file: &File) -> Result<Header, Unreadable> {
+    let mut bytes = [0; HEADER];
+    let mut len = 0;
+    while len < HEADER {
+        match file.read_at(&mut bytes[len..], len as u64)? {
+            0 => break,
+            n => len += n,
+        }
+    }
+    Header::parse(&bytes[..len])
+}
+
+/// The trace that a process is writing: found among its open files, whatever its name, and also if
+/// it has none any more.
+///
+/// # Errors
+/// There is no such process, its files are not ours to see, or none of them is a trace.
+pub fn open_process(pid: u32) -> io::Result<File> {
+    let folder = PathBuf::from(format!("/proc/{pid}/fd"));
+    let explain = |error: io::Error| {
+        let why = match error.kind() {
+            io::ErrorKind::NotFound => format!("there is no process {pid}"),
+            _ => format!("the files of process {pid} are not to be seen: {error}"),
+        };
+        io::Error::new(error.kind(), why)
+    };
+    for entry in fs::read_dir(&folder).map_err(explain)? {
+        let path = entry?.path();
+        // A pipe or a socket is not opened: only files are, and those without waiting.
+        if !fs::metadata(&path).is_ok_and(|file| file.is_file()) {
+            continue;
+        }
+        let Ok(file) = File::open(&path) else { continue };
+        let mut magic = [0; MAGIC.len()];
+        if file.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC {
+            return Ok(file);
+        }
+    }
+    let why = format!("process {pid} records no trace: start it with `serve --trace`");
+    Err(io::Error::new(io::ErrorKind::NotFound, why))
+}

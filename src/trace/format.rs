@@ -1,0 +1,300 @@
+//! What a trace is made of: one header, and records of 32 bytes. `docs/trace-format.md` is the same
+//! in a table.
+//!
+//! ```text
+//!   0        header: who, when, on which kernel, by which clock          HEADER bytes
+//!   256        head: records ever written                                (a cache line of its own)
+//!   512        text: `key=value` lines
+//!   4096     slot 0, slot 1, … slot capacity - 1                         RECORD bytes each
+//! ```
+//!
+//! Record number `n` stands in slot `n % capacity`. The file always holds the last of them; what was
+//! overwritten is counted by its number. Numbers are in the byte order of the machine that wrote
+//! them, which the header's mark tells.
+
+use std::fmt;
+
+use crate::ring::Kind;
+
+/// The first eight bytes of a trace.
+pub const MAGIC: [u8; 8] = *b"proactrc";
+/// Reads differently on a machine of the other byte order.
+pub const BYTE_ORDER: u32 = 0x0102_0304;
+/// A reader refuses every other major version.
+pub const MAJOR: u16 = 1;
+/// Grows with what an old reader may overlook: kinds of record, lines of text.
+pub const MINOR: u16 = 0;
+/// Bytes before the first record.
+pub const HEADER: usize = 4096;
+/// Bytes in a record.
+pub const RECORD: usize = 32;
+/// Where in the header the text begins.
+pub const TEXT: usize = 512;
+/// How many of the oldest records of a full trace may have been overwritten already, by records
+/// that no head tells of: a writer publishes its head before it is half as many ahead of it.
+pub const MARGIN: u64 = 128;
+
+/// Where the header's numbers stand.
+pub(super) mod at {
+    pub(in crate::trace) const BYTE_ORDER: usize = 8;
+    pub(in crate::trace) const MAJOR: usize = 12;
+    pub(in crate::trace) const MINOR: usize = 14;
+    pub(in crate::trace) const RECORD: usize = 16;
+    pub(in crate::trace) const HEADER: usize = 20;
+    pub(in crate::trace) const CAPACITY: usize = 24;
+    pub(in crate::trace) const CLOCK: usize = 32;
+    pub(in crate::trace) const LEVEL: usize = 36;
+    pub(in crate::trace) const HERTZ: usize = 40;
+    pub(in crate::trace) const FIRST_TICK: usize = 48;
+    pub(in crate::trace) const FIRST_NANOS: usize = 56;
+    pub(in crate::trace) const LAST_TICK: usize = 64;
+    pub(in crate::trace) const LAST_NANOS: usize = 72;
+    pub(in crate::trace) const WALL_NANOS: usize = 80;
+    pub(in crate::trace) const PID: usize = 88;
+    pub(in crate::trace) const RING_FD: usize = 92;
+    pub(in crate::trace) const LANE: usize = 96;
+    pub(in crate::trace) const SAMPLE: usize = 100;
+    pub(in crate::trace) const TEXT_LEN: usize = 104;
+    // A cache line of its own, written to while it runs.
+    pub(in crate::trace) const HEAD: usize = 256;
+    pub(in crate::trace) const MISSED: usize = 264;
+    pub(in crate::trace) const SKIPPED: usize = 272;
+    pub(in crate::trace) const FROZEN: usize = 280;
+    pub(in crate::trace) const ENDED: usize = 284;
+}
+
+/// One thing that happened. What its fields mean is its [`What`]'s to say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Record {
+    /// When, in ticks of the trace's clock.
+    pub time: u64,
+    /// Whose: a [`Token`](crate::ring::Token)'s 64 bits, a [`Key`](crate::selector::Key)'s, or a
+    /// number.
+    pub id: u64,
+    /// A result, a count or a length.
+    pub res: i32,
+    /// Flags as they came, or a number.
+    pub flags: u32,
+    /// The how-manieth enter or wait this was in or after, modulo 2³².
+    pub turn: u32,
+    /// A [`What`].
+    pub what: u8,
+    /// An `IORING_OP_*`, or a [`Call`].
+    pub op: u8,
+    /// Something small.
+    pub aux: u16,
+}
+
+const _: () = assert!(size_of::<Record>() == RECORD);
+
+impl Record {
+    /// From the bytes of a slot.
+    pub fn from_bytes(bytes: &[u8; RECORD]) -> Record {
+        Record {
+            time: u64::from_ne_bytes(part(bytes, 0)),
+            id: u64::from_ne_bytes(part(bytes, 8)),
+            res: i32::from_ne_bytes(part(bytes, 16)),
+            flags: u32::from_ne_bytes(part(bytes, 20)),
+            turn: u32::from_ne_bytes(part(bytes, 24)),
+            what: bytes[28],
+            op: bytes[29],
+            aux: u16::from_ne_bytes(part(bytes, 30)),
+        }
+    }
+}
+
+/// `N` bytes from `at` on, which must be there.
+pub(super) fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes[at..at + N].try_into().expect("so many")
+}
+
+macro_rules! numbered {
+    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $item:ident = $number:literal, $text:literal;)* }) => {
+        $(#[$outer])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$doc])* $item = $number,)* }
+
+        impl $name {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &[$name] = &[$($name::$item,)*];
+
+            /// Which has this number.
+            pub fn from_number(number: u8) -> Option<$name> {
+                match number { $($number => Some($name::$item),)* _ => None }
+            }
+
+            /// What it is called in every view.
+            pub fn name(self) -> &'static str {
+                match self { $($name::$item => $text,)* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(self.name()) }
+        }
+    };
+}
+
+numbered! {
+    /// What a record tells of.
+    What {
+        /// A submission was queued. `id` its token, `op` its opcode, `res` its length, `flags` its
+        /// file, `aux` its `IOSQE_*`.
+        Sqe = 1, "sqe";
+        /// A completion was reaped. `id`, `res` and `flags` as the kernel gave them; `aux` which
+        /// since the enter, from 0.
+        Cqe = 2, "cqe";
+        /// Into the kernel. `id` submissions ever queued, `res` those that it has not taken,
+        /// `aux` a [`Patience`].
+        EnterBegin = 3, "enter>";
+        /// Back. `id` completions ever reaped, `res` how many submissions it took or minus an
+        /// errno, `flags` bit 0: completions waited outside a full queue; bits 8 to 31: buffers
+        /// lent just before.
+        EnterEnd = 4, "<enter";
+        /// A quiet send went out whole: it has no completion. `id` its token, `res` its bytes.
+        Silent = 5, "silent";
+        /// Records were not written: `id` how many.
+        Lost = 6, "LOST";
+        /// The clock: `time` in ticks is `id` in nanoseconds of the monotonic clock.
+        Clock = 7, "clock";
+        /// A remark: `id` a number that means something to who made it.
+        Mark = 8, "mark";
+        /// Asleep until something is ready. `id` nanoseconds at most, `aux` a [`Patience`].
+        WaitBegin = 9, "wait>";
+        /// Awake. `res` how many are ready, or minus an errno.
+        WaitEnd = 10, "<wait";
+        /// Something is ready. `id` its key, `flags` 1 to read, 2 to write, 4 hung up.
+        Ready = 11, "ready";
+        /// A system call begins. `op` a [`Call`], `id` whose key, `flags` the file, `res` the
+        /// length.
+        CallBegin = 12, "call>";
+        /// It is over. `op`, `id` as at its begin, `res` its result or minus an errno, `flags`
+        /// the file.
+        CallEnd = 13, "<call";
+        /// The recorder stopped writing. `aux` a [`Frozen`].
+        Freeze = 14, "FROZEN";
+    }
+}
+
+numbered! {
+    /// A system call of a loop or of a thread.
+    Call {
+        /// accept4(2)
+        Accept = 1, "accept";
+        /// recv(2)
+        Recv = 2, "recv";
+        /// send(2)
+        Send = 3, "send";
+        /// sendmsg(2)
+        SendVectored = 4, "sendmsg";
+        /// shutdown(2)
+        Shutdown = 5, "shutdown";
+        /// close(2)
+        Close = 6, "close";
+        /// The selector begins to watch: a call only in some.
+        Watch = 7, "watch";
+        /// The selector watches for something else.
+        Rewatch = 8, "rewatch";
+        /// The selector ceases to watch.
+        Unwatch = 9, "unwatch";
+    }
+}
+
+numbered! {
+    /// For how long an enter or a wait may sleep.
+    Patience {
+        /// Not at all.
+        None = 0, "no wait";
+        /// Until something happens.
+        Endless = 1, "wait>=1";
+        /// Until something happens or a moment has come.
+        Until = 2, "wait>=1 until";
+    }
+}
+
+numbered! {
+    /// Why a recorder stopped writing.
+    Frozen {
+        /// A signal asked for it.
+        Signal = 1, "by SIGUSR2";
+        /// A completion or a call failed.
+        Error = 2, "at an error";
+        /// The completion queue overflowed.
+        Overflow = 3, "at an overflow";
+        /// Operations were older than they may be.
+        Age = 4, "at an age beyond the limit";
+    }
+}
+
+numbered! {
+    /// What ticks.
+    Clock {
+        /// The CPU's time stamp counter.
+        Tsc = 1, "tsc";
+        /// `CLOCK_MONOTONIC`, or the simulator's: nanoseconds.
+        Nanos = 2, "monotonic";
+    }
+}
+
+numbered! {
+    /// How often the clock is read.
+    Level {
+        /// At the begin and the end of each enter or wait: the records between have the last.
+        Batch = 1, "batch";
+        /// For each record.
+        Record = 2, "record";
+    }
+}
+
+/// What an operation on a ring is called in every view.
+pub fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Accept => "accept",
+        Kind::Recv => "recv",
+        Kind::Send => "send",
+        Kind::Shutdown => "shutdown",
+        Kind::Close => "close",
+        Kind::CancelAccept => "cancel-accept",
+        Kind::CancelRecv => "cancel-recv",
+        Kind::CancelSend => "cancel-send",
+        Kind::Wake => "wake",
+        Kind::Aside => "aside",
+        Kind::PollAccept => "poll-accept",
+        Kind::PollRecv => "poll-recv",
+        Kind::PollSend => "poll-send",
+        Kind::Read => "read",
+        Kind::PollRead => "poll-read",
+    }
+}
+
+/// The header's tables of names: `1:accept,2:recv,…`, so that a trace explains itself.
+pub(super) fn tables() -> String {
+    fn table(names: impl Iterator<Item = (u8, &'static str)>) -> String {
+        names.map(|(number, name)| format!("{number}:{name}")).collect::<Vec<_>>().join(",")
+    }
+    format!(
+        "records={}\nkinds={}\ncalls={}\nuser_data=kind:56:8,generation:32:24,slot:0:32\n",
+        table(What::ALL.iter().map(|what| (*what as u8, what.name()))),
+        table(Kind::ALL.iter().map(|kind| (*kind as u8, kind_name(*kind)))),
+        table(Call::ALL.iter().map(|call| (*call as u8, call.name()))),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_what_it_was_made_of_and_names_are_distinct() {
+        for what in What::ALL {
+            assert_eq!(What::from_number(*what as u8), Some(*what));
+        }
+        assert_eq!((What::from_number(0), What::from_number(200)), (None, None));
+        let names: std::collections::HashSet<_> =
+            What::ALL.iter().map(|what| what.name()).collect();
+        assert_eq!(names.len(), What::ALL.len());
+        assert!(tables().len() < HEADER - TEXT - 1024, "there is room for what else is to be said");
+    }
+}

@@ -1,0 +1,387 @@
+//! The flight recorder: the last so many records, in pages that survive the process.
+//!
+//! One owner writes, with plain stores, and publishes how far it has come with one release store a
+//! batch: before it goes into the kernel, when it is back, and every 64 records between. A reader
+//! takes what lies between the head and a margin behind it ([`MARGIN`]); what came before was
+//! overwritten, and is counted by its number. So a record is never silently lost: it is there, or
+//! overwritten (`head`), or was not written because recording had stopped (`missed`, and a LOST
+//! record where it begins again), or was of a connection that was not sampled (`skipped`).
+
+use std::fs::File;
+use std::io;
+use std::time::Duration;
+
+use super::format::{
+    BYTE_ORDER, Clock, Frozen, HEADER, Level, MAGIC, MAJOR, MARGIN, MINOR, RECORD, Record, TEXT,
+    What, at, tables,
+};
+use super::map::Map;
+use super::trigger::{Trigger, Watch};
+use crate::keys::ConnId;
+use crate::os;
+
+/// Records between two publications, at most.
+const BATCH: u64 = MARGIN / 2;
+/// How long ticks and nanoseconds are compared before the first record.
+const CALIBRATION: Duration = Duration::from_millis(5);
+
+/// How a recorder records.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Bytes for records; rounded down to a power of two, and to no less than 4096 records.
+    pub bytes: u64,
+    /// How often the clock is read.
+    pub level: Level,
+    /// One connection of so many is recorded, all of its life; what is no connection's, always.
+    pub sample: u32,
+    /// What to stop at.
+    pub triggers: Vec<Trigger>,
+    /// What ticks; `None` takes the best there is. A simulator's ring has its own nanoseconds.
+    pub clock: Option<Clock>,
+}
+
+impl Default for Settings {
+    /// 64 MiB, all connections, a clock per batch, no trigger.
+    fn default() -> Settings {
+        Settings {
+            bytes: 64 << 20,
+            level: Level::Batch,
+            sample: 1,
+            triggers: Vec::new(),
+            clock: None,
+        }
+    }
+}
+
+/// What a trace says of who made it.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// The I/O model's name.
+    pub model: String,
+    /// What it uses of the kernel, in a few words.
+    pub detail: String,
+    /// The ring's descriptor, if it is one.
+    pub ring_fd: Option<i32>,
+    /// Which of several loops.
+    pub lane: u32,
+    /// More to be said, by name: no `=` in a name, no newline in either.
+    pub more: Vec<(String, String)>,
+}
+
+/// A flight recorder.
+pub struct Recorder {
+    map: Map,
+    /// Records ever written; those of them that are published.
+    head: u64,
+    published: u64,
+    clock: Clock,
+    /// Read for each record, not only for each batch.
+    each: bool,
+    /// The time of the last enter or wait, in ticks.
+    now: u64,
+    turn: u32,
+    sample: u32,
+    watch: Option<Watch>,
+    frozen: bool,
+    /// Not written while it was frozen: since then, and ever.
+    missing: u64,
+    missed: u64,
+    skipped: u64,
+    /// SIGUSR2s that have been heeded.
+    heeded: u32,
+    /// When the clock is next compared with nanoseconds, in ticks.
+    compare_at: u64,
+    hertz: u64,
+}
+
+impl Recorder {
+    /// Into a file, which is emptied; it keeps the last records whatever becomes of the process.
+    ///
+    /// # Errors
+    /// There is no room for it, or it is no file that can be mapped.
+    pub fn create(file: &File, settings: &Settings, about: &About) -> io::Result<Recorder> {
+        Recorder::on(Some(file), settings, about)
+    }
+
+    /// Into memory: [`bytes`](Recorder::bytes) are what the file would be.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn in_memory(settings: &Settings, about: &About) -> io::Result<Recorder> {
+        Recorder::on(None, settings, about)
+    }
+
+    fn on(file: Option<&File>, settings: &Settings, about: &About) -> io::Result<Recorder> {
+        let records = (settings.bytes / RECORD as u64).max(4096);
+        let capacity = 1 << records.ilog2();
+        let best = || if os::cycles_are_even() { Clock::Tsc } else { Clock::Nanos };
+        let clock = settings.clock.unwrap_or_else(best);
+        let mut recorder = Recorder {
+            map: Map::new(file, capacity)?,
+            head: 0,
+            published: 0,
+            clock,
+            each: settings.level == Level::Record,
+            now: 0,
+            turn: 0,
+            sample: settings.sample.max(1),
+            watch: None,
+            frozen: false,
+            missing: 0,
+            missed: 0,
+            skipped: 0,
+            heeded: os::usr2(),
+            compare_at: u64::MAX,
+            hertz: 1_000_000_000,
+        };
+        if clock == Clock::Tsc {
+            recorder.calibrate();
+        }
+        if settings.clock.is_none() && clock == Clock::Nanos {
+            // The same pair twice: where the trace begins, and that a tick is a nanosecond.
+            let nanos = os::now().0.to_ne_bytes();
+            for at in [at::FIRST_TICK, at::FIRST_NANOS, at::LAST_TICK, at::LAST_NANOS] {
+                recorder.map.set(at, &nanos);
+            }
+        }
+        recorder.watch = Watch::new(&settings.triggers, recorder.hertz);
+        recorder.describe(settings, about);
+        Ok(recorder)
+    }
+
+    /// Finds out how fast the counter ticks.
+    fn calibrate(&mut self) {
+        let (tick, nanos) = (os::cycles(), os::now().0);
+        std::thread::sleep(CALIBRATION);
+        let (ticks, span) = (os::cycles().wrapping_sub(tick), (os::now().0 - nanos).max(1));
+        self.hertz = (u128::from(ticks) * 1_000_000_000 / u128::from(span)).max(1) as u64;
+        self.compare_at = tick.wrapping_add(self.hertz);
+        self.now = os::cycles();
+        for (at, number) in [
+            (at::FIRST_TICK, tick),
+            (at::FIRST_NANOS, nanos),
+            (at::LAST_TICK, tick.wrapping_add(ticks)),
+            (at::LAST_NANOS, nanos + span),
+        ] {
+            self.map.set(at, &number.to_ne_bytes());
+        }
+    }
+
+    fn describe(&mut self, settings: &Settings, about: &About) {
+        let mut text = format!(
+            "model={}\ndetail={}\nuname={}\nversion={}\n",
+            about.model,
+            about.detail,
+            os::uname(),
+            env!("CARGO_PKG_VERSION"),
+        );
+        for trigger in &settings.triggers {
+            text.push_str(&format!("trigger={trigger}\n"));
+        }
+        for (name, value) in &about.more {
+            text.push_str(&format!("{name}={}\n", value.replace('\n', " ")));
+        }
+        text.push_str(&tables());
+        while text.len() > HEADER - TEXT {
+            text.pop();
+        }
+        let map = &mut self.map;
+        let (capacity, pid) = (map.capacity(), std::process::id());
+        map.set(at::BYTE_ORDER, &BYTE_ORDER.to_ne_bytes());
+        map.set(at::MAJOR, &MAJOR.to_ne_bytes());
+        map.set(at::MINOR, &MINOR.to_ne_bytes());
+        map.set(at::RECORD, &(RECORD as u32).to_ne_bytes());
+        map.set(at::HEADER, &(HEADER as u32).to_ne_bytes());
+        map.set(at::CAPACITY, &capacity.to_ne_bytes());
+        map.set(at::CLOCK, &(self.clock as u32).to_ne_bytes());
+        map.set(at::LEVEL, &(settings.level as u32).to_ne_bytes());
+        map.set(at::HERTZ, &self.hertz.to_ne_bytes());
+        map.set(at::WALL_NANOS, &os::wall_clock().0.to_ne_bytes());
+        map.set(at::PID, &pid.to_ne_bytes());
+        map.set(at::RING_FD, &about.ring_fd.unwrap_or(-1).to_ne_bytes());
+        map.set(at::LANE, &about.lane.to_ne_bytes());
+        map.set(at::SAMPLE, &self.sample.to_ne_bytes());
+        map.set(at::TEXT_LEN, &(text.len() as u32).to_ne_bytes());
+        map.set(TEXT, text.as_bytes());
+        // Last: whoever sees the magic sees a whole header.
+        map.set(0, &MAGIC);
+    }
+
+    /// A new turn begins: before going into the kernel, or into a wait. `nanos` is asked if that is
+    /// the clock.
+    #[inline]
+    pub fn begin_turn(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
+        self.turn = self.turn.wrapping_add(1);
+        self.tick(nanos);
+        let asked = os::usr2();
+        if asked != self.heeded {
+            self.toggle(asked);
+        }
+        self.put(record);
+        self.publish();
+    }
+
+    /// It is back.
+    #[inline]
+    pub fn end_turn(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
+        self.tick(nanos);
+        self.put(record);
+        self.publish();
+        if self.now >= self.compare_at {
+            self.compare();
+        }
+    }
+
+    /// Something within a turn, of whoever it is; a connection's is left out if that is not one of
+    /// the sample.
+    #[inline]
+    pub fn note(&mut self, conn: Option<ConnId>, nanos: impl FnOnce() -> u64, record: Record) {
+        if self.sample > 1
+            && let Some(conn) = conn
+            && !is_sampled(conn, self.sample)
+        {
+            self.skipped += 1;
+            return;
+        }
+        if self.each || self.turn == 0 {
+            self.tick(nanos);
+        }
+        self.put(record);
+        if self.head - self.published >= BATCH {
+            self.publish();
+        }
+    }
+
+    /// A remark of one's own.
+    pub fn mark(&mut self, nanos: impl FnOnce() -> u64, number: u64) {
+        self.note(None, nanos, Record { what: What::Mark as u8, id: number, ..Record::default() });
+    }
+
+    /// All of it, as the file has it.
+    pub fn bytes(&mut self) -> &[u8] {
+        self.publish();
+        self.map.bytes()
+    }
+
+    /// Records ever written, those that were overwritten since among them.
+    pub fn written(&self) -> u64 {
+        self.head
+    }
+
+    /// Whether it has stopped.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// Stops. What it has is kept; what comes is counted.
+    #[cold]
+    pub fn freeze(&mut self, why: Frozen) {
+        if self.frozen {
+            return;
+        }
+        tracing::warn!("recording has stopped {why}; SIGUSR2 starts it again");
+        self.write(Record { what: What::Freeze as u8, aux: why as u16, ..Record::default() });
+        self.map.set(at::FROZEN, &(why as u32).to_ne_bytes());
+        self.frozen = true;
+        self.publish();
+    }
+
+    /// Goes on, if it has stopped. A record says how many were missed.
+    #[cold]
+    pub fn thaw(&mut self) {
+        if !std::mem::take(&mut self.frozen) {
+            return;
+        }
+        tracing::warn!("recording goes on; SIGUSR2 stops it");
+        let id = std::mem::take(&mut self.missing);
+        self.map.set(at::FROZEN, &0u32.to_ne_bytes());
+        self.write(Record { what: What::Lost as u8, id, ..Record::default() });
+        self.publish();
+    }
+
+    #[cold]
+    fn toggle(&mut self, asked: u32) {
+        // Two signals at once are two changes.
+        let odd = asked.wrapping_sub(self.heeded) % 2 == 1;
+        self.heeded = asked;
+        match (odd, self.frozen) {
+            (true, false) => self.freeze(Frozen::Signal),
+            (true, true) => self.thaw(),
+            (false, _) => {}
+        }
+    }
+
+    /// Compares the ticks with nanoseconds once more: over a longer time they are known better.
+    #[cold]
+    fn compare(&mut self) {
+        let (tick, nanos) = (os::cycles(), os::now().0);
+        self.compare_at = tick.wrapping_add(self.hertz);
+        self.map.set(at::LAST_TICK, &tick.to_ne_bytes());
+        self.map.set(at::LAST_NANOS, &nanos.to_ne_bytes());
+    }
+
+    #[inline]
+    fn tick(&mut self, nanos: impl FnOnce() -> u64) {
+        self.now = match self.clock {
+            Clock::Tsc => os::cycles(),
+            Clock::Nanos => nanos(),
+        };
+    }
+
+    #[inline]
+    fn put(&mut self, record: Record) {
+        if self.frozen {
+            self.missing += 1;
+            self.missed += 1;
+            return;
+        }
+        let record = self.write(record);
+        if let Some(watch) = &mut self.watch
+            && let Some(why) = watch.see(&record)
+        {
+            self.freeze(why);
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, record: Record) -> Record {
+        let record = Record { time: self.now, turn: self.turn, ..record };
+        self.map.write(self.head, record);
+        self.head += 1;
+        record
+    }
+
+    #[inline]
+    fn publish(&mut self) {
+        self.map.set(at::MISSED, &self.missed.to_ne_bytes());
+        self.map.set(at::SKIPPED, &self.skipped.to_ne_bytes());
+        self.map.publish(self.head);
+        self.published = self.head;
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if self.clock == Clock::Tsc {
+            self.compare();
+        }
+        self.publish();
+        self.map.set(at::ENDED, &1u32.to_ne_bytes());
+    }
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorder")
+            .field("written", &self.head)
+            .field("clock", &self.clock)
+            .field("frozen", &self.frozen)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a connection is one of the sample. Fibonacci hashing: neighbours are not alike.
+pub(super) fn is_sampled(conn: ConnId, sample: u32) -> bool {
+    let number = u64::from(conn.generation()) << 32 | u64::from(conn.slot());
+    ((number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32).is_multiple_of(sample.max(1))
+}

@@ -1,0 +1,174 @@
+//! A selector that remembers: its waits, what they report, and the calls that are made for it.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use super::Traced;
+use super::format::{Call, Patience, Record, What};
+use crate::keys::ConnId;
+use crate::os;
+use crate::selector::{Interest, Key, Ready, Selector, Trigger, Whose};
+
+impl<S: Selector> Selector for Traced<S> {
+    fn trigger(&self) -> Trigger {
+        self.inner.trigger()
+    }
+
+    fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        self.watched.insert(fd.as_raw_fd(), key);
+        self.call(Call::Watch, key, fd, bits(interest), |inner| inner.add(fd, key, interest))
+    }
+
+    fn add_shared(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        self.watched.insert(fd.as_raw_fd(), key);
+        let watch = |inner: &mut S| inner.add_shared(fd, key, interest);
+        self.call(Call::Watch, key, fd, bits(interest), watch)
+    }
+
+    fn modify(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        self.call(Call::Rewatch, key, fd, bits(interest), |inner| inner.modify(fd, key, interest))
+    }
+
+    fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let key = self.watched.remove(&fd.as_raw_fd()).unwrap_or(Whose::Stop.into());
+        self.call(Call::Unwatch, key, fd, 0, |inner| inner.remove(fd))
+    }
+
+    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+        let patience = match timeout {
+            None => Patience::Endless,
+            Some(Duration::ZERO) => Patience::None,
+            Some(_) => Patience::Until,
+        };
+        let nanos = timeout.map_or(0, |span| span.as_nanos() as u64);
+        let (what, aux) = (What::WaitBegin as u8, patience as u16);
+        self.log.begin_turn(clock, Record { what, id: nanos, aux, ..Record::default() });
+        let before = ready.len();
+        let waited = self.inner.wait(ready, timeout);
+        let res = match &waited {
+            Ok(()) => (ready.len() - before) as i32,
+            Err(error) => minus_errno(error),
+        };
+        let what = What::WaitEnd as u8;
+        self.log.end_turn(clock, Record { what, res, ..Record::default() });
+        for report in &ready[before..] {
+            let flags = u32::from(report.readable)
+                | u32::from(report.writable) << 1
+                | u32::from(report.hung_up) << 2;
+            let (what, id) = (What::Ready as u8, report.key.0);
+            self.log.note(
+                owner(report.key),
+                clock,
+                Record { what, id, flags, ..Record::default() },
+            );
+        }
+        waited
+    }
+
+    fn came_of_it(&mut self, moved: bool) {
+        self.inner.came_of_it(moved);
+    }
+
+    fn accept(&mut self, key: Key, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        self.begin(Call::Accept, key, fd.as_raw_fd(), 0);
+        let accepted = self.inner.accept(key, fd);
+        let res = accepted.as_ref().map_or_else(minus_errno, AsRawFd::as_raw_fd);
+        self.end(Call::Accept, key, fd.as_raw_fd(), res);
+        accepted
+    }
+
+    fn recv(&mut self, key: Key, fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+        self.count(Call::Recv, key, fd, buffer.len(), |inner| inner.recv(key, fd, buffer))
+    }
+
+    fn send(&mut self, key: Key, fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+        self.count(Call::Send, key, fd, bytes.len(), |inner| inner.send(key, fd, bytes))
+    }
+
+    fn send_vectored(
+        &mut self,
+        key: Key,
+        fd: BorrowedFd<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> io::Result<usize> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let call = Call::SendVectored;
+        self.count(call, key, fd, len, |inner| inner.send_vectored(key, fd, parts))
+    }
+
+    fn shutdown(&mut self, key: Key, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.call(Call::Shutdown, key, fd, 0, |inner| inner.shutdown(key, fd))
+    }
+
+    fn close(&mut self, key: Key, fd: OwnedFd) {
+        let raw = fd.as_raw_fd();
+        self.begin(Call::Close, key, raw, 0);
+        self.inner.close(key, fd);
+        self.end(Call::Close, key, raw, 0);
+    }
+}
+
+impl<S: Selector> Traced<S> {
+    fn begin(&mut self, call: Call, key: Key, fd: i32, res: i32) {
+        let (what, op, flags) = (What::CallBegin as u8, call as u8, fd as u32);
+        let record = Record { what, op, id: key.0, flags, res, ..Record::default() };
+        self.log.note(owner(key), clock, record);
+    }
+
+    fn end(&mut self, call: Call, key: Key, fd: i32, res: i32) {
+        let (what, op, flags) = (What::CallEnd as u8, call as u8, fd as u32);
+        let record = Record { what, op, id: key.0, flags, res, ..Record::default() };
+        self.log.note(owner(key), clock, record);
+    }
+
+    fn call<T>(
+        &mut self,
+        call: Call,
+        key: Key,
+        fd: BorrowedFd<'_>,
+        len: i32,
+        make: impl FnOnce(&mut S) -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.begin(call, key, fd.as_raw_fd(), len);
+        let answer = make(&mut self.inner);
+        let res = answer.as_ref().map_or_else(minus_errno, |_| 0);
+        self.end(call, key, fd.as_raw_fd(), res);
+        answer
+    }
+
+    fn count(
+        &mut self,
+        call: Call,
+        key: Key,
+        fd: BorrowedFd<'_>,
+        len: usize,
+        make: impl FnOnce(&mut S) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        self.begin(call, key, fd.as_raw_fd(), len as i32);
+        let answer = make(&mut self.inner);
+        let res = answer.as_ref().map_or_else(minus_errno, |&n| n as i32);
+        self.end(call, key, fd.as_raw_fd(), res);
+        answer
+    }
+}
+
+fn clock() -> u64 {
+    os::now().0
+}
+
+fn bits(interest: Interest) -> i32 {
+    i32::from(interest.readable) | i32::from(interest.writable) << 1
+}
+
+fn minus_errno(error: &io::Error) -> i32 {
+    -error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// Whose connection's key that is, if any's.
+pub(super) fn owner(key: Key) -> Option<ConnId> {
+    match Whose::from(key) {
+        Whose::Conn(conn) => Some(conn),
+        Whose::Listener(_) | Whose::Stop | Whose::Input | Whose::Guest(_) => None,
+    }
+}
