@@ -40,6 +40,7 @@ fn echoes(c: &mut Criterion) {
                 limits: Limits::default(),
                 stop,
                 idle_sleep: None,
+                trace: None,
             };
             let server = thread::spawn(move || model::serve(chosen, service, || ()));
             let options = Options {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::mem;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -13,9 +14,11 @@ use crate::os::Stop;
 use crate::proactor::Proactor;
 use crate::protocol::Any;
 use crate::reactor::Reactor;
+use crate::ring::Ring;
 use crate::ring::kernel::{Kernel, Refusal, Version};
 use crate::ring::{Config, Uring};
 use crate::selector::{Epoll, Poll, Select, Selector, Sigio, Spin, Trigger};
+use crate::trace::{About as Recorded, Recording, Traced};
 
 /// A way to wait for many sockets at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -198,6 +201,21 @@ impl Model {
         }
     }
 
+    /// Whether what it does passes a ring or a selector, and so can be recorded.
+    pub fn is_traceable(self) -> bool {
+        match self {
+            Model::Uring
+            | Model::Epoll
+            | Model::EpollEt
+            | Model::Poll
+            | Model::Select
+            | Model::EpollOneshot
+            | Model::Sigio
+            | Model::Nonblocking => true,
+            Model::Coroutine | Model::Thread | Model::Process | Model::Blocking => false,
+        }
+    }
+
     /// What keeps it from being used here, if anything does.
     pub fn refusal(self) -> Option<String> {
         match self {
@@ -306,6 +324,9 @@ pub struct Service {
     pub stop: Stop,
     /// How long [`Nonblocking`](Model::Nonblocking) sleeps after a round in which nothing moved.
     pub idle_sleep: Option<Duration>,
+    /// What is to be recorded of it, if anything; only of models that are
+    /// [traceable](Model::is_traceable).
+    pub trace: Option<Recording>,
 }
 
 /// Serves until stopped. `ready` is called once everything is set up and connections are accepted.
@@ -317,22 +338,16 @@ pub fn serve(
     service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
+    let idle_sleep = service.idle_sleep;
     match chosen.model {
-        Model::Uring => {
-            let Service { listeners, buffers, limits, stop, .. } = service;
-            let config = Config { kernel: chosen.kernel, connections: limits.connections, buffers };
-            let mut proactor = Proactor::new(Uring::new(config)?, limits, stop)?;
-            listeners.into_iter().for_each(|(fd, protocol)| proactor.listen(fd, protocol));
-            ready();
-            Ok((proactor.run()?, proactor.counters()))
-        }
-        Model::Epoll => serve_ready(Epoll::new(Trigger::Level)?, service, ready),
-        Model::EpollEt => serve_ready(Epoll::new(Trigger::Edge)?, service, ready),
-        Model::Poll => serve_ready(Poll::new(), service, ready),
-        Model::Select => serve_ready(Select::new(), service, ready),
-        Model::EpollOneshot => serve_ready(Epoll::new(Trigger::Oneshot)?, service, ready),
-        Model::Sigio => serve_ready(Sigio::new()?, service, ready),
-        Model::Nonblocking => serve_ready(Spin::new(service.idle_sleep), service, ready),
+        Model::Uring => serve_uring(chosen, service, ready),
+        Model::Epoll => serve_ready(chosen, Epoll::new(Trigger::Level)?, service, ready),
+        Model::EpollEt => serve_ready(chosen, Epoll::new(Trigger::Edge)?, service, ready),
+        Model::Poll => serve_ready(chosen, Poll::new(), service, ready),
+        Model::Select => serve_ready(chosen, Select::new(), service, ready),
+        Model::EpollOneshot => serve_ready(chosen, Epoll::new(Trigger::Oneshot)?, service, ready),
+        Model::Sigio => serve_ready(chosen, Sigio::new()?, service, ready),
+        Model::Nonblocking => serve_ready(chosen, Spin::new(idle_sleep), service, ready),
         Model::Coroutine => Err(io::ErrorKind::Unsupported.into()),
         Model::Thread => Err(io::ErrorKind::Unsupported.into()),
         Model::Process => Err(io::ErrorKind::Unsupported.into()),
@@ -340,7 +355,45 @@ pub fn serve(
     }
 }
 
+fn serve_uring(
+    chosen: Chosen,
+    mut service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let (connections, buffers) = (service.limits.connections, mem::take(&mut service.buffers));
+    let uring = Uring::new(Config { kernel: chosen.kernel, connections, buffers })?;
+    let Some(recording) = service.trace.take() else { return serve_ring(uring, service, ready) };
+    let about = Recorded {
+        ring_fd: Some(uring.as_raw_fd()),
+        more: vec![("completions".to_owned(), uring.completions().to_string())],
+        ..recorded(chosen)
+    };
+    serve_ring(Traced::new(uring, recording.start(&about)?), service, ready)
+}
+
+fn serve_ring<R: Ring>(
+    ring: R,
+    service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let mut proactor = Proactor::new(ring, service.limits, service.stop)?;
+    service.listeners.into_iter().for_each(|(fd, protocol)| proactor.listen(fd, protocol));
+    ready();
+    Ok((proactor.run()?, proactor.counters()))
+}
+
 fn serve_ready<S: Selector>(
+    chosen: Chosen,
+    selector: S,
+    mut service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let Some(recording) = service.trace.take() else { return serve_on(selector, service, ready) };
+    let log = recording.start(&recorded(chosen))?;
+    serve_on(Traced::new(selector, log), service, ready)
+}
+
+fn serve_on<S: Selector>(
     selector: S,
     service: Service,
     ready: impl FnOnce(),
@@ -352,6 +405,12 @@ fn serve_ready<S: Selector>(
     }
     ready();
     Ok((reactor.run()?, reactor.counters()))
+}
+
+/// What a trace says of a model.
+fn recorded(chosen: Chosen) -> Recorded {
+    let (model, detail) = (chosen.model.name().to_owned(), chosen.describe());
+    Recorded { model, detail, ..Recorded::default() }
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ mod compare;
 mod connect;
 mod load;
 mod models;
+mod record;
 mod serve;
+mod trace;
 
 use std::io;
 use std::process::ExitCode;
@@ -28,6 +30,7 @@ enum Command {
     Load(load::Args),
     Compare(compare::Args),
     Models(models::Args),
+    Trace(trace::Args),
 }
 
 /// A readiness TCP server: epoll unless told otherwise. The twin of `proactor serve`.
@@ -48,6 +51,7 @@ pub fn proactor() -> ExitCode {
         Command::Load(load) => load.run(),
         Command::Compare(compare) => compare.run(),
         Command::Models(models) => models.run(),
+        Command::Trace(trace) => trace.run(),
     })
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Serialize;
 
+use super::record::{self, Prepared};
 use crate::address::{Address, Listener};
 use crate::buffer::Shape;
 use crate::counters::Counters;
@@ -68,6 +69,9 @@ pub(super) struct Args {
     /// Stay on this CPU
     #[arg(long, value_name = "N")]
     cpu: Option<usize>,
+
+    #[command(flatten)]
+    record: record::Args,
 
     /// At the end, print what was counted, as one line of JSON
     #[arg(long)]
@@ -150,10 +154,20 @@ impl Args {
             files.extend(file);
         }
         let (buffers, idle_sleep) = (self.shapes(), self.idle_sleep);
-        let service = Service { listeners, buffers, limits, stop, idle_sleep };
-        let ready = || announce_listeners(&addresses, chosen.model);
+        let (trace, live) = Prepared::split(self.record.prepare(chosen.model)?);
+        let service = Service { listeners, buffers, limits, stop, idle_sleep, trace };
+        let mut printer = None;
+        let ready = || {
+            printer = record::print(live);
+            announce_listeners(&addresses, chosen.model);
+        };
         let served = model::serve(chosen, service, ready);
         drop(files);
+        if let Some(printer) = printer
+            && let Err(error) = printer.join().expect("the printer does not panic")
+        {
+            tracing::warn!("the trace was not printed to its end: {error:#}");
+        }
         let (ended, counters) = served.with_context(|| format!("{} failed", chosen.model))?;
 
         if self.stats {

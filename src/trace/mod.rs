@@ -24,6 +24,8 @@ mod show;
 mod trigger;
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
 use std::os::fd::RawFd;
 
 use crate::selector::Key;
@@ -35,6 +37,26 @@ pub use reader::{Header, Trace, Unreadable};
 pub use recorder::{About, Recorder, Settings};
 pub use show::{Filter, json, json_header, line, parse_conn, title};
 pub use trigger::Trigger;
+
+/// Where to record, and how.
+#[derive(Debug)]
+pub struct Recording {
+    /// Into this file.
+    pub file: File,
+    /// How.
+    pub settings: Settings,
+}
+
+impl Recording {
+    /// Begins, and says in the file who records.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn start(&self, about: &About) -> io::Result<Recorder> {
+        Recorder::create(&self.file, &self.settings, about)
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot record: {error}")))
+    }
+}
 
 /// A ring or a selector whose traffic is recorded.
 #[derive(Debug)]

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::event::{ABSENT, Events};
@@ -242,7 +243,13 @@ impl Trace {
         bytes.truncate(len);
         let header = Header::parse(&bytes)?;
         file.take(header.capacity * RECORD as u64).read_to_end(&mut bytes)?;
-        Trace::from_bytes(&bytes)
+        // What was overwritten while it was read, by a recorder that lives, is not to be believed.
+        let mut now = [0; HEADER];
+        let stale = match file.read_exact_at(&mut now, 0).map(|()| Header::parse(&now)) {
+            Ok(Ok(now)) => now.oldest(now.head),
+            _ => 0,
+        };
+        Trace::since(&bytes, stale)
     }
 
     /// Reads a trace from memory. Any bytes will do: they are a trace, in part a trace, or none.
@@ -250,6 +257,11 @@ impl Trace {
     /// # Errors
     /// They are none.
     pub fn from_bytes(bytes: &[u8]) -> Result<Trace, Unreadable> {
+        Trace::since(bytes, 0)
+    }
+
+    /// The records from this number on, or from the oldest that is there.
+    fn since(bytes: &[u8], number: u64) -> Result<Trace, Unreadable> {
         let header = Header::parse(bytes)?;
         let (slots, torn) = bytes[HEADER..].as_chunks::<RECORD>();
         let mut remarks = Vec::new();
@@ -260,7 +272,7 @@ impl Trace {
                 header.capacity
             ));
         }
-        let first = header.oldest(header.head);
+        let first = header.oldest(header.head).max(number).min(header.head);
         let records = collect(slots, &header, first);
         let strange = records.iter().filter(|one| What::from_number(one.what).is_none()).count();
         if strange > 0 {

@@ -1,0 +1,152 @@
+//! The options of `serve` that record, and the thread that prints what is recorded.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, bail};
+
+use super::trace::follow_to_end;
+use crate::model::Model;
+use crate::os;
+use crate::trace::{Filter, Follow, Level, Recording, Settings, Trigger};
+
+/// What to record.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Record every submission, completion, wait and call: into FILE, of which the last records
+    /// survive even SIGKILL (see `proactor trace`), or, without one, as lines on stderr. SIGUSR2
+    /// stops the recording and starts it again
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    trace: Option<Option<PathBuf>>,
+
+    /// Read the clock once per `batch` (before and after each wait) or for each `record`
+    #[arg(long, value_name = "LEVEL", default_value = "batch", value_parser = level, requires = "trace")]
+    trace_clock: Level,
+
+    /// How much to keep: 64M is two million records; when full, the oldest are overwritten
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size, requires = "trace")]
+    trace_size: u64,
+
+    /// Record one connection of N, all of its life
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), requires = "trace")]
+    trace_sample: u32,
+
+    /// Stop recording, and so keep what came before, at p99>1ms (operations are older than that),
+    /// error, overflow (of the completion queue) or signal (SIGUSR2). Repeatable
+    #[arg(long, value_name = "WHAT", requires = "trace")]
+    trace_trigger: Vec<Trigger>,
+}
+
+/// A recording that is about to begin.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    /// What the model is told.
+    pub(super) recording: Recording,
+    /// The same file, if what is in it is to be printed.
+    live: Option<File>,
+}
+
+impl Args {
+    /// Makes the file, if anything is to be recorded.
+    ///
+    /// # Errors
+    /// There can be none; the model records nothing.
+    pub(super) fn prepare(&self, model: Model) -> anyhow::Result<Option<Prepared>> {
+        let Some(path) = &self.trace else { return Ok(None) };
+        if !model.is_traceable() {
+            bail!("--trace records no {model}: take uring, epoll or another readiness model");
+        }
+        let (file, live) = match path {
+            Some(path) => {
+                (create(path).with_context(|| format!("cannot write {}", path.display()))?, None)
+            }
+            None => {
+                let file = nameless().context("there is no place for a trace")?;
+                let live = file.try_clone()?;
+                (file, Some(live))
+            }
+        };
+        os::count_usr2()?;
+        let settings = Settings {
+            bytes: self.trace_size,
+            level: self.trace_clock,
+            sample: self.trace_sample,
+            triggers: self.trace_trigger.clone(),
+            clock: None,
+        };
+        Ok(Some(Prepared { recording: Recording { file, settings }, live }))
+    }
+}
+
+/// Prints what is recorded on stderr, until the recorder ends; `None` if nothing is to be printed.
+pub(super) fn print(live: Option<File>) -> Option<JoinHandle<anyhow::Result<()>>> {
+    let live = live?;
+    Some(std::thread::spawn(move || {
+        let follow = Follow::new(live, false)?;
+        follow_to_end(follow, &Filter::default(), false, &mut io::stderr())
+    }))
+}
+
+impl Prepared {
+    /// The recording, and the file that is to be printed.
+    pub(super) fn split(prepared: Option<Prepared>) -> (Option<Recording>, Option<File>) {
+        prepared.map_or((None, None), |one| (Some(one.recording), one.live))
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    // Not truncated before it is known to be a file: the recorder does that.
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    Ok(file)
+}
+
+/// A file without a name, in memory if there is such a place: it is gone with its last descriptor.
+fn nameless() -> io::Result<File> {
+    let shared = Path::new("/dev/shm");
+    let folder = if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() };
+    let path = folder.join(format!("proactor-{}.trace", std::process::id()));
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    let found = Level::ALL.iter().find(|level| level.name() == text);
+    found.copied().ok_or_else(|| "write batch or record".to_owned())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no size: write 64M or 1G, from 128K to 64G");
+    let (number, unit) = match text.strip_suffix(['K', 'M', 'G']) {
+        Some(number) => (number, &text[number.len()..]),
+        None => (text, ""),
+    };
+    let shift = match unit {
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        _ => 0,
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let bytes = number.checked_mul(1 << shift).ok_or_else(wrong)?;
+    if (128 << 10..=64 << 30).contains(&bytes) { Ok(bytes) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_read_with_its_unit() {
+        assert_eq!(size("64M"), Ok(64 << 20));
+        assert_eq!(size("131072"), Ok(128 << 10));
+        for wrong in ["", "M", "-1M", "64m", "127K", "65G", "99999999999999999999G"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

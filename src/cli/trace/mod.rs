@@ -1,0 +1,90 @@
+//! `proactor trace`: what was recorded, as people and as programs read it.
+
+mod follow;
+mod show;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Subcommand;
+
+pub(super) use follow::follow_to_end;
+
+use crate::trace::{Filter, Trace, parse_conn};
+
+/// Look at what `serve --trace` has recorded
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    view: View,
+}
+
+#[derive(Debug, Subcommand)]
+enum View {
+    Show(show::Args),
+    Follow(follow::Args),
+}
+
+impl Args {
+    /// Prints on standard output.
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        match &self.view {
+            View::Show(show) => show.run(),
+            View::Follow(follow) => follow.run(),
+        }
+    }
+}
+
+/// Reads a trace, and complains of what is wrong with it.
+fn open(path: &Path) -> anyhow::Result<Trace> {
+    let trace = Trace::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    trace.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
+    Ok(trace)
+}
+
+/// Which events to show.
+#[derive(Debug, clap::Args)]
+struct Selection {
+    /// Only this connection: c7, or c7.1 for one tenant of slot 7. Repeatable
+    #[arg(long, value_name = "CONN", value_parser = parse_conn)]
+    conn: Vec<(u32, Option<u32>)>,
+
+    /// Only this operation, call or kind of record: recv, send, cqe, enter … Repeatable
+    #[arg(long, value_name = "NAME")]
+    op: Vec<String>,
+
+    /// Only this result: the name of an error, a number, ok or error. Repeatable
+    #[arg(long, value_name = "RESULT")]
+    result: Vec<String>,
+
+    /// Only from then on, counted from the begin of the recording: 0.2, 40ms
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<Duration>,
+
+    /// Only before then
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<Duration>,
+
+    /// Only what ought not to happen
+    #[arg(long)]
+    abnormal: bool,
+}
+
+impl Selection {
+    fn filter(&self) -> Filter {
+        Filter {
+            conns: self.conn.clone(),
+            ops: self.op.clone(),
+            results: self.result.clone(),
+            since: self.since,
+            until: self.until,
+            abnormal: self.abnormal,
+        }
+    }
+}
+
+/// A span of time, or zero.
+fn moment(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { crate::report::units::parse_span(text) }
+}
