@@ -86,6 +86,11 @@ fn the_help_of_a_server_names_every_option() {
         "--kernel",
         "--drain-timeout",
         "--cpu",
+        "--trace",
+        "--trace-clock",
+        "--trace-size",
+        "--trace-sample",
+        "--trace-trigger",
         "--stats",
         "--log",
     ];

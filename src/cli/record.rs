@@ -14,6 +14,7 @@ use crate::trace::{Filter, Follow, Level, Recording, Settings, Trigger};
 
 /// What to record.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// Record every submission, completion, wait and call: into FILE, of which the last records
     /// survive even SIGKILL (see `proactor trace`), or, without one, as lines on stderr. SIGUSR2

@@ -18,7 +18,7 @@ use super::*;
 use crate::buffer::Shape;
 use crate::protocol::testing::Tell;
 use crate::protocol::{Echo, Outbox};
-use crate::selector::{Epoll, Poll, Select, Sigio, Spin, Trigger};
+use crate::selector::{Epoll, Key, Poll, Select, Sigio, Spin, Trigger};
 
 /// Room enough for every scenario that is not about the lack of it.
 const PLENTY: &[Shape] = &[Shape { bytes: 4096, count: 256 }, Shape { bytes: 65536, count: 64 }];
@@ -441,14 +441,6 @@ fn who_is_asked_twice_ends_at_once<S: Selector>(selector: fn() -> S) {
     assert_eq!(reactor.turn().unwrap(), None);
     reactor.stop.ask();
     assert_eq!(reactor.run().unwrap(), Ended::AtOnce);
-}
-
-#[test]
-fn a_key_says_whose_it_is() {
-    let conn = ConnId::new(u32::MAX, 0xff_ffff);
-    for whose in [Whose::Conn(conn), Whose::Listener(3), Whose::Stop] {
-        assert_eq!(Whose::from(Key::from(whose)), whose);
-    }
 }
 
 /// Runs a scenario in a thread of its own: one that hangs fails instead.

@@ -293,3 +293,11 @@ fn select_refuses_what_it_cannot_watch_and_goes_on() {
     theirs.write_all(b"x").unwrap();
     assert!(is_readable(&mut select));
 }
+
+#[test]
+fn a_key_says_whose_it_is() {
+    let conn = ConnId::new(u32::MAX, 0xff_ffff);
+    for whose in [Whose::Conn(conn), Whose::Listener(3), Whose::Stop] {
+        assert_eq!(Whose::from(Key::from(whose)), whose);
+    }
+}

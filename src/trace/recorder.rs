@@ -182,7 +182,9 @@ impl Recorder {
             text.push_str(&format!("{name}={}\n", value.replace('\n', " ")));
         }
         text.push_str(&tables());
-        text.truncate(text.floor_char_boundary(HEADER - TEXT));
+        while text.len() > HEADER - TEXT {
+            text.pop();
+        }
         let map = &mut self.map;
         let (capacity, pid) = (map.capacity(), std::process::id());
         map.set(at::BYTE_ORDER, &BYTE_ORDER.to_ne_bytes());
@@ -377,5 +379,5 @@ impl std::fmt::Debug for Recorder {
 /// Whether a connection is one of the sample. Fibonacci hashing: neighbours are not alike.
 pub(super) fn is_sampled(conn: ConnId, sample: u32) -> bool {
     let number = u64::from(conn.generation()) << 32 | u64::from(conn.slot());
-    (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32 % sample.max(1) == 0
+    ((number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32).is_multiple_of(sample.max(1))
 }
