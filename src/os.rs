@@ -103,6 +103,11 @@ pub fn uname() -> String {
 #[derive(Debug)]
 pub struct Stop(OwnedFd);
 
+/// What is added to the counter to ask that a loop stop.
+const STOP: u64 = 1;
+/// What is added to it to have the loop turn once, without being asked anything.
+const WAKE: u64 = 1 << 32;
+
 /// Where the signal handler writes to; -1 before [`Stop::on_signals`].
 static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
 
@@ -145,15 +150,15 @@ impl Stop {
 
     /// Asks to stop: the first time to drain, the second to end at once.
     pub fn ask(&self) {
-        ask(self.0.as_raw_fd());
+        add(self.0.as_raw_fd(), STOP);
     }
 
-    /// How often it was asked since this was last called.
+    /// How often it was asked since this was last called; not at all, if it was only woken.
     pub fn take(&self) -> u64 {
         let mut count = 0u64;
         // `count` is eight writable bytes, all that an eventfd ever writes.
         match syscall!(read(self.0.as_raw_fd(), (&raw mut count).cast(), 8)) {
-            Ok(_) => count,
+            Ok(_) => count % WAKE,
             Err(_) => 0, // It was not: the eventfd does not block.
         }
     }
@@ -168,39 +173,92 @@ impl AsFd for Stop {
 /// How often SIGUSR2 has come since [`count_usr2`].
 static USR2: AtomicU32 = AtomicU32::new(0);
 
-/// From now on SIGUSR2 is counted instead of ending the process.
+/// From now on SIGUSR2 is counted instead of ending the process. It wakes the loop whose [`Stop`]
+/// is asked by [signals](Stop::on_signals), whichever thread it comes to and also if it comes just
+/// before the loop goes to sleep.
 ///
 /// # Errors
 /// sigaction(2), never for this signal.
 pub fn count_usr2() -> io::Result<()> {
-    // SAFETY: all-zero is a valid sigaction: no flags, an empty mask. Without SA_RESTART a wait
-    // that it interrupts comes back, so that it is noticed.
+    // SAFETY: all-zero is a valid sigaction: no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_usr2 as extern "C" fn(libc::c_int) as usize;
-    // The handler is async-signal-safe, one addition; `action` outlives the call.
+    // The handler is async-signal-safe: an addition, one write(2); `action` outlives the call.
     syscall!(sigaction(libc::SIGUSR2, &action, std::ptr::null_mut())).map(drop)
 }
 
 /// How often SIGUSR2 has come since it is counted.
 #[inline]
 pub fn usr2() -> u32 {
-    USR2.load(Ordering::Relaxed)
+    USR2.load(Ordering::Acquire)
 }
 
 extern "C" fn on_usr2(_: libc::c_int) {
-    USR2.fetch_add(1, Ordering::Relaxed);
+    USR2.fetch_add(1, Ordering::Release);
+    add(SIGNALLED.load(Ordering::Acquire), WAKE);
 }
 
 extern "C" fn on_signal(_: libc::c_int) {
-    ask(SIGNALLED.load(Ordering::Acquire));
+    add(SIGNALLED.load(Ordering::Acquire), STOP);
 }
 
-fn ask(fd: RawFd) {
-    let one = 1u64;
-    // SAFETY: `one` is eight readable bytes. write(2) is async-signal-safe; errno may change, so a
+fn add(fd: RawFd, number: u64) {
+    // SAFETY: `number` is eight readable bytes. write(2) is async-signal-safe; errno may change, so a
     // handler that could interrupt a failed call would have to save it: here std has read errno
     // before any code of ours runs, or restarts the call for EINTR.
-    unsafe { libc::write(fd, (&raw const one).cast(), 8) };
+    unsafe { libc::write(fd, (&raw const number).cast(), 8) };
+}
+
+// Files.
+
+/// A file in memory, without a name: it is gone with its last descriptor and mapping. `name` is what
+/// `/proc/PID/fd` shows.
+///
+/// # Errors
+/// memfd_create(2); Linux 3.17 and newer have it.
+pub fn memory_file(name: &std::ffi::CStr) -> io::Result<std::fs::File> {
+    // The name ends with a zero and is read during the call.
+    let fd = syscall!(memfd_create(name.as_ptr(), libc::MFD_CLOEXEC))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { std::fs::File::from_raw_fd(fd) })
+}
+
+/// Locks a file for this open file description, so long as any descriptor of it is open. Answers
+/// whether nobody else has it: fcntl(2), `F_OFD_SETLK`, since Linux 3.15.
+///
+/// # Errors
+/// The file is not open for writing; its filesystem knows no locks.
+pub fn lock(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let whole = whole_file();
+    // `whole` is read during the call.
+    match syscall!(fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole)) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether another open file description, of any process, has [locked](lock) this file. It is asked
+/// without taking the lock: `F_OFD_GETLK`.
+///
+/// # Errors
+/// fcntl(2).
+pub fn is_locked(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut whole = whole_file();
+    // `whole` is read and written to during the call.
+    syscall!(fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut whole))?;
+    Ok(whole.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// A lock on all of a file, for writing.
+fn whole_file() -> libc::flock {
+    // SAFETY: all-zero is a valid flock: from 0, to the end, of no process, as OFD locks want it.
+    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
+    whole.l_type = libc::F_WRLCK as libc::c_short;
+    whole.l_whence = libc::SEEK_SET as libc::c_short;
+    whole
 }
 
 // Limits.

@@ -2,10 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use clap::error::ErrorKind;
 
 use super::trace::follow_to_end;
 use crate::model::Model;
@@ -56,16 +58,18 @@ impl Args {
     /// There can be none; the model records nothing.
     pub(super) fn prepare(&self, model: Model) -> anyhow::Result<Option<Prepared>> {
         let Some(path) = &self.trace else { return Ok(None) };
-        if !model.is_traceable() {
-            bail!("--trace records no {model}: take uring, epoll or another readiness model");
+        if let Some(wrong) = self.conflict(model) {
+            clap::Error::raw(ErrorKind::ArgumentConflict, wrong).exit();
         }
         let (file, live) = match path {
             Some(path) => {
                 (create(path).with_context(|| format!("cannot write {}", path.display()))?, None)
             }
             None => {
-                let file = nameless().context("there is no place for a trace")?;
-                let live = file.try_clone()?;
+                let file = os::memory_file(c"proactor.trace").context("no memory for a trace")?;
+                // Opened anew, so that it sees the recorder's lock.
+                let live = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+                    .context("cannot read back a trace in memory: record into a file")?;
                 (file, Some(live))
             }
         };
@@ -78,6 +82,22 @@ impl Args {
             clock: None,
         };
         Ok(Some(Prepared { recording: Recording { file, settings }, live }))
+    }
+
+    /// What cannot be had together.
+    fn conflict(&self, model: Model) -> Option<String> {
+        if !model.is_traceable() {
+            return Some(format!(
+                "--trace records no {model}: take uring, epoll or another readiness model\n"
+            ));
+        }
+        let old = self.trace_trigger.iter().find(|one| matches!(one, Trigger::Age { .. }))?;
+        (model != Model::Uring && self.trace_clock == Level::Batch).then(|| {
+            format!(
+                "--trace-trigger '{old}' looks at how long calls take, which a clock read once a \
+                 batch cannot tell of {model}: add --trace-clock record\n"
+            )
+        })
     }
 }
 
@@ -103,16 +123,6 @@ fn create(path: &Path) -> io::Result<File> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
     }
-    Ok(file)
-}
-
-/// A file without a name, in memory if there is such a place: it is gone with its last descriptor.
-fn nameless() -> io::Result<File> {
-    let shared = Path::new("/dev/shm");
-    let folder = if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() };
-    let path = folder.join(format!("proactor-{}.trace", std::process::id()));
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-    std::fs::remove_file(&path)?;
     Ok(file)
 }
 

@@ -213,12 +213,12 @@ impl Recorder {
     pub fn begin_turn(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
         self.turn = self.turn.wrapping_add(1);
         self.tick(nanos);
-        self.put(record);
-        self.publish();
         let asked = os::usr2();
         if asked != self.heeded {
             self.toggle(asked);
         }
+        self.put(record);
+        self.publish();
     }
 
     /// It is back.
@@ -274,10 +274,12 @@ impl Recorder {
     }
 
     /// Stops. What it has is kept; what comes is counted.
+    #[cold]
     pub fn freeze(&mut self, why: Frozen) {
         if self.frozen {
             return;
         }
+        tracing::warn!("recording has stopped {why}; SIGUSR2 starts it again");
         self.write(Record { what: What::Freeze as u8, aux: why as u16, ..Record::default() });
         self.map.set(at::FROZEN, &(why as u32).to_ne_bytes());
         self.frozen = true;
@@ -285,10 +287,12 @@ impl Recorder {
     }
 
     /// Goes on, if it has stopped. A record says how many were missed.
+    #[cold]
     pub fn thaw(&mut self) {
         if !std::mem::take(&mut self.frozen) {
             return;
         }
+        tracing::warn!("recording goes on; SIGUSR2 stops it");
         let id = std::mem::take(&mut self.missing);
         self.map.set(at::FROZEN, &0u32.to_ne_bytes());
         self.write(Record { what: What::Lost as u8, id, ..Record::default() });
