@@ -243,8 +243,10 @@ impl Pass {
                 odd.recv_blocked.note(at, conn, None);
             }
             Err(Errno(libc::EAGAIN)) if is_send(op) => odd.send_blocked.note(at, conn, None),
-            Err(Errno(libc::ECONNRESET | libc::EPIPE)) => odd.reset.note(at, conn, None),
-            Err(Errno(errno)) if event.is_abnormal() => {
+            Err(Errno(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED)) => {
+                odd.reset.note(at, conn, None)
+            }
+            Err(Errno(errno)) if event.is_abnormal() && errno != libc::EINTR => {
                 odd.failed.note(at, conn, Some(errno.unsigned_abs().into()));
             }
             Err(_) => {}

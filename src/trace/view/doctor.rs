@@ -222,15 +222,20 @@ fn failed(digest: &Digest) -> Option<Finding> {
     if failed.count == 0 {
         return None;
     }
-    let names: Vec<String> = failed
-        .first
-        .iter()
-        .filter_map(|one| Some(Errno(i32::try_from(one.amount?).ok()?).to_string()))
-        .collect();
     let what = format!("{} operations failed", units::count(failed.count));
     let fix = "`trace show --result error` shows each; what the name means is in the man page of \
                the call";
-    let mut found = finding(Severity::Wrong, what, failed, fix).with(names.join(", "));
+    let mut found = finding(Severity::Wrong, what, failed, fix);
+    let mut names: Vec<String> =
+        failed.first.iter().filter_map(|one| Some(Errno(one.amount? as i32).to_string())).collect();
+    names.dedup();
+    for row in &digest.ops {
+        let these = row.errors.iter().filter(|(name, _)| names.contains(name));
+        let these: Vec<_> = these.map(|(name, n)| format!("{} {name}", units::count(*n))).collect();
+        if !these.is_empty() {
+            found = found.with(format!("{}: {}", row.op, these.join(", ")));
+        }
+    }
     // The amount is an errno, and is told.
     found.first.iter_mut().for_each(|one| one.amount = None);
     Some(found)
@@ -445,7 +450,7 @@ fn one_each(digest: &Digest) -> Option<Finding> {
 fn resets(digest: &Digest) -> Option<Finding> {
     let reset = &digest.odd.reset;
     let what = format!(
-        "{} operations met a connection that the peer had broken (ECONNRESET, EPIPE)",
+        "{} operations met a connection that the peer had broken (ECONNRESET, EPIPE, ECONNABORTED)",
         units::count(reset.count)
     );
     let fix = "nothing, if these clients are known to leave like that: a peer that closes with \

@@ -224,6 +224,12 @@ pub(super) fn is_send(op: Op) -> bool {
     matches!(op, Op::Ring(Kind::Send) | Op::Call(Call::Send | Call::SendVectored))
 }
 
+/// Whether it is only for now that an operation fails with this: it is asked again, and no
+/// connection breaks of it.
+pub(super) fn passes(errno: Errno) -> bool {
+    matches!(errno.0, libc::EINTR | libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS | libc::ECANCELED)
+}
+
 /// Whether it is a peer's or a signal's affair how long it takes.
 fn waits_for_others(kind: Kind) -> bool {
     use Kind::{Accept, Aside, PollAccept, PollRecv, PollSend, Recv, Wake};

@@ -284,7 +284,8 @@ fn each_fault_of_a_ring_is_found_and_nothing_else() {
 
 #[test]
 fn each_fault_of_a_selector_is_found_and_nothing_else() {
-    let planted: [(&str, fn(&mut Tape)); 5] = [
+    type Plant = fn(&mut Tape);
+    let planted: [(&str, Plant); 5] = [
         ("reports-in-vain", |tape| {
             tape.wait(5, &[0]);
         }),
