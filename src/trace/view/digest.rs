@@ -111,7 +111,7 @@ impl Digest {
             || matches!(self.measure, Measure::Completed | Measure::Taken)
     }
 
-    /// The share of the time that was spent in the kernel, as far as it was timed.
+    /// The share of the time that was spent in enters or waits, asleep and awake.
     pub fn share_inside(&self) -> Option<f64> {
         let turns = self.turns.as_ref()?;
         (self.source.span_ns > 0).then(|| turns.inside_ns as f64 / self.source.span_ns as f64)
