@@ -119,7 +119,8 @@ fn lines(a: &Digest, b: &Digest) -> Vec<Line> {
     });
     add("  of that in calls", Nanos, &|d| {
         let calls = d.ops.iter().filter(|row| !row.on_ring && row.ages.is_some());
-        d.per_message(calls.map(|row| row.together_ns).sum())
+        let together: u64 = calls.map(|row| row.together_ns).sum();
+        d.per_message(together).filter(|_| together > 0)
     });
     add("turn inside, p50", Nanos, &|d| d.turns.as_ref()?.inside.p50_ns.map(|n| n as f64));
     add("turn inside, p99", Nanos, &|d| d.turns.as_ref()?.inside.p99_ns.map(|n| n as f64));
