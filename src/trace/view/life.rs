@@ -230,7 +230,6 @@ impl Lives {
 
     /// Records are missing: nothing is known to be in flight.
     fn forget(&mut self) {
-        self.whole = false;
         self.ending.clear();
         self.accepted.clear();
         for track in self.all.values_mut() {
