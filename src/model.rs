@@ -221,9 +221,6 @@ impl Model {
             }
             (Model::Thread, Ability::Frugality) => Some("each has a thread"),
             (Model::Process, Ability::Frugality) => Some("each has a process"),
-            (Model::Coroutine, Ability::Console) => {
-                Some("its tasks do not show what they wait for")
-            }
             (Model::Thread, Ability::Console) => Some("each thread sleeps for its own connection"),
             (Model::Process, Ability::Console) => Some("each connection is another process's"),
             (Model::Blocking, Ability::Console) => {
@@ -371,11 +368,12 @@ fn serve_ready<S: Selector>(
 }
 
 fn serve_tasks(service: Service, ready: impl FnOnce()) -> io::Result<(Ended, Counters)> {
-    let Service { listeners, buffers, limits, stop, .. } = service;
+    let Service { listeners, buffers, limits, stop, console, .. } = service;
     let mut coroutines = Coroutines::new(Pool::new(&buffers)?, limits, stop)?;
     for (fd, protocol) in listeners {
         coroutines.listen(fd, protocol)?;
     }
+    console.into_iter().for_each(|console| coroutines.attend_to(console));
     ready();
     Ok((coroutines.run()?, coroutines.counters()))
 }

@@ -94,6 +94,7 @@ on_every_model!({
     epoll_oneshot: Model("epoll-oneshot", None),
     sigio: Model("sigio", None),
     nonblocking: Model("nonblocking", None),
+    coroutine: Model("coroutine", None),
 );
 
 #[test]
@@ -201,7 +202,11 @@ fn what_is_under_way_is_shown(model: Model) {
     let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
     client.ping();
     let row = rows(&mut server, 1).remove(0).join(" ");
-    let under_way = if model.0 == "uring" { "recv" } else { "watched: read" };
+    let under_way = match model.0 {
+        "uring" => "recv",
+        "coroutine" => "awaits read",
+        _ => "watched: read",
+    };
     assert!(row.contains("receive") && row.contains(under_way), "{row}");
     // Who reads nothing is owed something, and in the end is heard no more.
     client.say_until_stuck(&vec![b'x'; 64 << 20]);

@@ -32,6 +32,12 @@ impl<P: Protocol, D> Peers<P, D> {
         console.attend(&mut View { peers: self, moment, look }, moment.ending)
     }
 
+    /// Shows the operator what was said to it.
+    pub fn show_told(&mut self, console: &mut Console) {
+        self.told.drain(..).for_each(|chunk| console.show(&chunk));
+        console.flush();
+    }
+
     /// Says `line` to a peer, after all that it is owed. Answers whether it will be sent.
     fn tell(&mut self, id: ConnId, line: Chunk) -> bool {
         let mut evicted = false;
