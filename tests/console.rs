@@ -78,6 +78,7 @@ macro_rules! on_every_model {
 on_every_model!({
     an_operator_sees_everybody_says_and_kicks,
     what_is_under_way_is_shown,
+    who_reads_nothing_hinders_no_operator,
     who_drains_ends_it_with_success,
     who_quits_ends_it_at_once,
     the_end_of_what_is_typed_leaves_it_serving,
@@ -270,6 +271,26 @@ fn what_is_under_way_is_shown(model: Model) {
     rows(&mut server, 0);
     drop(client);
     server.drain();
+}
+
+fn who_reads_nothing_hinders_no_operator(model: Model) {
+    let mut server = model.attended("echo").start();
+    let stuck = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+    stuck.ping();
+    stuck.say_until_stuck(&vec![b'x'; 64 << 20]);
+    if model.can(Ability::Crowd) {
+        let client = Client::connect(server.address());
+        client.ping();
+        server.type_in("say hello\n2 and on\n");
+        server.assert_says(&["said to 2 connections"]);
+        client.hear(b"hello\nand on\n");
+    } else {
+        server.type_in("say hello\n");
+        server.assert_says(&["said to 1 connection"]);
+    }
+    server.type_in("quit\n");
+    assert_eq!(server.wait().code(), Some(1));
+    drop(stuck);
 }
 
 fn who_drains_ends_it_with_success(model: Model) {

@@ -227,6 +227,28 @@ fn who_takes_nothing_is_evicted_and_its_thread_wakes() {
 }
 
 #[test]
+fn who_waits_for_a_listener_says_for_whom() {
+    let room = Arc::default();
+    let [(listener, mut peer), (speaker, _)] = [(); 2].map(|()| enter(&room));
+    let (listener, speaker) = (&listener.member, &speaker.member);
+    thread::scope(|scope| {
+        let pen = listener.take_pen();
+        let tally = Tally::default();
+        scope.spawn(move || listener.hear(&[said(vec![b'x'; 4 << 20])], speaker, &tally));
+        let shows = |doing| {
+            while speaker.doing() != doing {
+                thread::yield_now();
+            }
+        };
+        shows(Doing::WaitsForPenOf(1));
+        drop(pen);
+        shows(Doing::SendsTo(1));
+        hear(&mut peer, 4 << 20);
+    });
+    assert_eq!(listener.sent.get(), 4 << 20);
+}
+
+#[test]
 fn who_does_not_read_its_replies_gives_way_to_who_waits_to_speak() {
     let (seat, mut peer) = enter(&Arc::default());
     let member = Arc::clone(&seat.member);

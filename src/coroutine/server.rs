@@ -71,7 +71,7 @@ enum Awaits {
 
 impl Task {
     /// One that is not resumed yet.
-    fn new(address: Option<String>) -> Task {
+    pub(super) fn new(address: Option<String>) -> Task {
         Task { waker: Waker::noop().clone(), awaits: Awaits::Turn, address }
     }
 
