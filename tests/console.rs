@@ -251,13 +251,15 @@ fn what_is_under_way_is_shown(model: Model) {
     let mut server = model.attended("echo").start();
     let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
     client.ping();
-    let row = rows(&mut server, 1).remove(0).join(" ");
     let under_way = match model.0 {
         "uring" | "thread" | "blocking" => "recv",
         "coroutine" => "awaits read",
         _ => "watched: read",
     };
-    assert!(row.contains("receive") && row.contains(under_way), "{row}");
+    eventually("it is heard again", || {
+        let row = rows(&mut server, 1).remove(0).join(" ");
+        (row.contains("receive") && row.contains(under_way)).then_some(())
+    });
     // Who reads nothing is owed something, and in the end is heard no more.
     client.say_until_stuck(&vec![b'x'; 64 << 20]);
     let stuck = if model.can(Ability::Duplex) { "paused" } else { "B send –" };
@@ -297,8 +299,13 @@ fn who_drains_ends_it_with_success(model: Model) {
     let mut server = model.attended("echo").start();
     let client = Client::connect(server.address());
     client.ping();
-    server.type_in("drain\ndrain\n");
-    server.assert_says(&["draining: 1 connection to finish", "draining already"]);
+    server.type_in("drain\ndrain\nsay late\n1 late\n");
+    server.assert_says(&[
+        "draining: 1 connection to finish",
+        "draining already",
+        "said to 0 connections",
+        "connection 1 is ending: it hears no more",
+    ]);
     client.hear_end();
     drop(client);
     let exit = server.wait();

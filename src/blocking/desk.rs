@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::crew::Crew;
 use super::hall::{Hall, Stage};
 use super::room::Member;
+use super::slate::Slate;
 use super::{Blocking, WAKE, WAKE_MOST};
 use crate::address;
 use crate::clock::Nanos;
@@ -57,7 +58,7 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
         desk.console.read();
         let mut asked = 0;
         loop {
-            let ending = asked > 0 || self.hall.stage() != Stage::Serving;
+            let ending = self.hall.stage() != Stage::Serving;
             let counters = self.counters();
             let mut floor = Floor { crew: &self.crew, hall: &self.hall, counters, posted: false };
             let order = desk.console.attend(&mut floor, ending);
@@ -66,7 +67,10 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
             }
             match order {
                 None => break,
-                Some(Order::Drain) => asked += 1,
+                Some(Order::Drain) => {
+                    asked += 1;
+                    self.hall.advance(Stage::Draining);
+                }
                 Some(Order::Quit) => return asked + 2, // And nobody sits there any more.
             }
         }
@@ -90,6 +94,17 @@ struct Floor<'a> {
     counters: Counters,
     /// Whether it has left mail.
     posted: bool,
+}
+
+impl Floor<'_> {
+    /// Leaves mail, as [`Slate::post`] does, unless all are to finish, who may not have noticed yet.
+    fn post(&self, slate: &Slate, number: Option<u64>, line: &[u8]) -> Option<bool> {
+        if self.hall.stage() == Stage::Serving {
+            return slate.post(number, line);
+        }
+        let is_it = |member: &Member| number.is_none_or(|number| number == member.number);
+        slate.look(|_, member| is_it(member).then_some(false))?
+    }
 }
 
 impl Attended for Floor<'_> {
@@ -118,7 +133,7 @@ impl Attended for Floor<'_> {
     }
 
     fn tell(&mut self, number: u64, line: Vec<u8>) -> Reach {
-        let posted = self.crew.slates().find_map(|slate| slate.post(Some(number), &line));
+        let posted = self.crew.slates().find_map(|slate| self.post(slate, Some(number), &line));
         self.posted |= posted == Some(true);
         match posted {
             Some(true) => Reach::Sent,
@@ -128,8 +143,8 @@ impl Attended for Floor<'_> {
     }
 
     fn tell_all(&mut self, line: Vec<u8>) -> usize {
-        let posted = self.crew.slates().filter(|slate| slate.post(None, &line) == Some(true));
-        let posted = posted.count();
+        let posted = |slate: &&Slate| self.post(slate, None, &line) == Some(true);
+        let posted = self.crew.slates().filter(posted).count();
         self.posted |= posted > 0;
         posted
     }

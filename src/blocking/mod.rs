@@ -17,6 +17,8 @@
 //! Who speaks to others writes to their sockets itself, so a slow listener slows its speaker
 //! (`room.rs`).
 //!
+//! An operator sits at the thread that waits for the end (`desk.rs`).
+//!
 //! # Stopping
 //!
 //! A thread that sleeps in a call does not look at flags. `shutdown(2)` would wake it, but after

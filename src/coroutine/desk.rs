@@ -125,7 +125,10 @@ impl<P: Protocol> Server<P> {
             let moment = Moment { counters, now: os::now(), ending };
             match self.peers.attend(&mut desk.console, moment, Task::sight) {
                 None => break false,
-                Some(Order::Drain) => self.ask(1),
+                Some(Order::Drain) => {
+                    self.ask(1);
+                    self.peers.finish_all(); // Now: nobody hears what is said after it.
+                }
                 Some(Order::Quit) => {
                     self.ask(2);
                     break true;
