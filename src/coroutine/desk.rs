@@ -63,23 +63,14 @@ pub(super) async fn attend<P: Protocol>(server: Shared<P>, mut typed: Typed) {
     let _guard = Guard(&server);
     loop {
         let cause = something(&server, &typed).await;
-        let mut here = server.borrow_mut();
-        let Some(desk) = &mut here.desk else { return };
-        if let Cause::Typed(ready) = cause
-            && !desk.console.read()
-            && let Some(mut ready) = ready
-        {
-            ready.clear_ready();
-        }
-        if here.attend() {
+        if server.borrow_mut().serve_operator(cause) {
             return;
         }
-        if here.desk.as_ref().is_some_and(|desk| desk.console.has_ended())
+        if server.borrow().hears_no_more()
             && let Typed::Watched(watched) = std::mem::replace(&mut typed, Typed::Ended)
         {
             watched.close();
         }
-        drop(here);
         yield_now().await; // Who types a lot has others go first.
     }
 }
@@ -116,6 +107,24 @@ async fn something<'a, P: Protocol>(server: &Shared<P>, typed: &'a Typed) -> Cau
 }
 
 impl<P: Protocol> Server<P> {
+    /// Reads what was typed, if that is the cause, and attends to it; answers whether the operator
+    /// quits.
+    fn serve_operator(&mut self, cause: Cause<'_>) -> bool {
+        if let Some(desk) = &mut self.desk
+            && let Cause::Typed(ready) = cause
+            && !desk.console.read()
+            && let Some(mut ready) = ready
+        {
+            ready.clear_ready();
+        }
+        self.attend()
+    }
+
+    /// Whether nothing more will be typed.
+    fn hears_no_more(&self) -> bool {
+        self.desk.as_ref().is_some_and(|desk| desk.console.has_ended())
+    }
+
     /// Lets the operator see and do; answers whether it quits.
     fn attend(&mut self) -> bool {
         let Some(mut desk) = self.desk.take() else { return false };
