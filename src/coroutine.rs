@@ -4,6 +4,7 @@
 //!   welcome ── accepts, and spawns ──►  converse   loop { what does it want? … .await … do it }
 //!   keep_time ── does what is due       converse   …
 //!   heed ── hears the stop signal       converse   …
+//!   attend ── has an operator see and do, if there is one
 //! ```
 //!
 //! `converse` is to be read first: a connection's whole life in one loop that *waits* in the
@@ -24,7 +25,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalRuntime};
@@ -39,6 +40,7 @@ use crate::os::{self, Stop};
 use crate::peers::Room;
 use crate::protocol::Protocol;
 
+mod desk;
 mod server;
 mod watched;
 
@@ -48,6 +50,7 @@ use watched::{Ready, Watched};
 /// Calls that one connection may make before others have their turn: a flood does not own the
 /// executor. (tokio's own budget counts 128, of whatever size.)
 const STEPS: usize = 32;
+
 /// A server whose connections are coroutines.
 #[derive(Debug)]
 pub struct Coroutines<P> {
@@ -56,8 +59,6 @@ pub struct Coroutines<P> {
     listeners: Vec<(OwnedFd, P)>,
     /// Its counter, and the descriptor of it that is waited for; none once it has run.
     stop: Option<(Stop, OwnedFd)>,
-    /// System calls that this thread had made before.
-    calls_before: u64,
 }
 
 /// What the tasks share; never borrowed across an `.await`.
@@ -69,13 +70,12 @@ impl<P: Protocol + Clone + 'static> Coroutines<P> {
     /// # Errors
     /// No descriptor is left for the executor.
     pub fn new(pool: Rc<Pool>, limits: Limits, stop: Stop) -> io::Result<Coroutines<P>> {
-        let calls_before = os::calls();
+        let server = Rc::new(RefCell::new(Server::new(pool, limits)));
         let runtime =
             Builder::new_current_thread().enable_io().enable_time().build_local(<_>::default())?;
-        let server = Rc::new(RefCell::new(Server::new(pool, limits)));
         let watched = stop.as_fd().try_clone_to_owned()?;
         let stop = Some((stop, watched));
-        Ok(Coroutines { runtime, server, listeners: Vec::new(), stop, calls_before })
+        Ok(Coroutines { runtime, server, listeners: Vec::new(), stop })
     }
 
     /// Serves `protocol` to whoever connects to `fd`, a listening socket, which becomes
@@ -100,25 +100,30 @@ impl<P: Protocol + Clone + 'static> Coroutines<P> {
         let Some((stop, watched)) = self.stop.take() else { return Ok(Ended::Drained) };
         let listeners = std::mem::take(&mut self.listeners);
         let server = Rc::clone(&self.server);
-        self.runtime.block_on(async {
+        let ended = self.runtime.block_on(async {
             let watched = Watched::new(watched)?;
             spawn_local(heed(Rc::clone(&server), watched, stop));
             spawn_local(keep_time(Rc::clone(&server)));
+            if let Some(typed) = desk::open(&server)? {
+                spawn_local(desk::attend(Rc::clone(&server), typed));
+            }
             for (at, (fd, protocol)) in listeners.into_iter().enumerate() {
                 let room = Room(at as u16);
                 spawn_local(welcome(Rc::clone(&server), Watched::new(fd)?, protocol, room));
             }
             // In a task: to wake what is blocked on would take a system call.
             Ok(spawn_local(preside(server)).await.expect("a task of ours that is not aborted"))
-        })
+        });
+        if matches!(ended, Ok(Ended::Drained)) {
+            self.server.borrow_mut().show_last();
+        }
+        ended
     }
 
     /// What it has counted. A turn is a wait of the executor's.
     pub fn counters(&self) -> Counters {
-        let server = self.server.borrow();
         let waits = self.runtime.metrics().worker_park_count(0);
-        let calls = os::calls() - self.calls_before + waits;
-        Counters { calls, turns: waits, evicted: server.peers.evicted(), ..server.counters }
+        self.server.borrow().counters(waits)
     }
 }
 
@@ -142,6 +147,7 @@ async fn converse<P: Protocol>(server: Shared<P>, socket: Watched, id: ConnId) {
         server.borrow_mut().settle(Some(id));
         steps += 1;
         if steps == STEPS {
+            server.borrow_mut().yields(id);
             yield_now().await; // First others are resumed, and tokio asks who else is ready.
             steps = 0;
         }
@@ -250,18 +256,12 @@ async fn caller<'a, P: Protocol>(server: &Shared<P>, listener: &'a Watched) -> O
 }
 
 fn open<P: Protocol + 'static>(server: &Shared<P>, socket: OwnedFd, protocol: P, room: Room) {
-    let mut here = server.borrow_mut();
     match Watched::new(socket) {
         Ok(socket) => {
-            here.counters.accepted += 1;
-            let id = here.peers.open(protocol, room, Waker::noop().clone());
-            here.settle(Some(id)); // Others may be told that it came.
+            let id = server.borrow_mut().open(protocol, room, socket.as_fd());
             spawn_local(converse(Rc::clone(server), socket, id));
         }
-        Err(error) => {
-            here.counters.refused += 1;
-            tracing::warn!("a connection is refused: {error}");
-        }
+        Err(error) => server.borrow_mut().refuse(&error),
     }
 }
 
@@ -270,9 +270,7 @@ async fn heed<P: Protocol>(server: Shared<P>, watched: Watched, stop: Stop) {
     while let Ok(mut ready) = watched.readable().await {
         let asked = stop.take();
         ready.clear_ready();
-        let mut server = server.borrow_mut();
-        server.asked += asked;
-        server.changed();
+        server.borrow_mut().ask(asked);
     }
 }
 

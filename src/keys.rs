@@ -62,11 +62,18 @@ impl<T> Keys<T> {
 
     /// Moves `value` in.
     pub fn insert(&mut self, value: T) -> ConnId {
+        let id = self.next_id();
         let slot = self.slots.insert(value);
         if slot == self.generations.len() {
             self.generations.push(0);
         }
-        ConnId { slot: slot as u32, generation: self.generations[slot] }
+        id
+    }
+
+    /// The key that the next who moves in will have.
+    pub fn next_id(&self) -> ConnId {
+        let slot = self.slots.vacant_key();
+        ConnId { slot: slot as u32, generation: self.generations.get(slot).copied().unwrap_or(0) }
     }
 
     /// Moves it out; its key is of no use from now on.
@@ -104,6 +111,14 @@ impl<T> Keys<T> {
         self.slots.is_empty()
     }
 
+    /// All of them, to look at, by slot.
+    pub fn iter(&self) -> impl Iterator<Item = (ConnId, &T)> {
+        let generations = &self.generations;
+        self.slots.iter().map(|(slot, value)| {
+            (ConnId { slot: slot as u32, generation: generations[slot] }, value)
+        })
+    }
+
     /// All of them, by slot.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut T)> {
         let generations = &self.generations;
@@ -128,7 +143,9 @@ mod tests {
         let mut keys = Keys::new();
         let old = keys.insert("old");
         assert_eq!(keys.remove(old), Some("old"));
+        let next = keys.next_id();
         let new = keys.insert("new");
+        assert_eq!(new, next);
         assert_eq!(new.slot(), old.slot(), "slots are used again");
         assert!(keys.get(old).is_none() && keys.remove(old).is_none());
         assert_eq!(keys.get_mut(new), Some(&mut "new"));

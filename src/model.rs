@@ -224,14 +224,7 @@ impl Model {
             }
             (Model::Thread, Ability::Frugality) => Some("each has a thread"),
             (Model::Process, Ability::Frugality) => Some("each has a process"),
-            (Model::Coroutine, Ability::Console) => {
-                Some("its tasks do not show what they wait for")
-            }
-            (Model::Thread, Ability::Console) => Some("each thread sleeps for its own connection"),
             (Model::Process, Ability::Console) => Some("each connection is another process's"),
-            (Model::Blocking, Ability::Console) => {
-                Some("who sleeps for one connection hears no other")
-            }
             _ => None,
         }
     }
@@ -435,11 +428,12 @@ fn serve_on<S: Selector>(
 }
 
 fn serve_tasks(service: Service, ready: impl FnOnce()) -> io::Result<(Ended, Counters)> {
-    let Service { listeners, buffers, limits, stop, .. } = service;
+    let Service { listeners, buffers, limits, stop, console, .. } = service;
     let mut coroutines = Coroutines::new(Pool::new(&buffers)?, limits, stop)?;
     for (fd, protocol) in listeners {
         coroutines.listen(fd, protocol)?;
     }
+    console.into_iter().for_each(|console| coroutines.attend_to(console));
     ready();
     Ok((coroutines.run()?, coroutines.counters()))
 }
@@ -449,11 +443,12 @@ fn serve_blocking(
     service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
-    let Service { listeners, buffers, limits, stop, .. } = service;
+    let Service { listeners, buffers, limits, stop, console, .. } = service;
     let mut server = Blocking::new(style, buffers, limits, stop)?;
     for (fd, protocol) in listeners {
         server.listen(fd, protocol)?;
     }
+    console.into_iter().for_each(|console| server.attend_to(console));
     ready();
     Ok((server.run()?, server.counters()))
 }

@@ -31,6 +31,12 @@ impl Model {
         }
     }
 
+    /// Whether its table says that it can do that.
+    fn can(self, ability: Ability) -> bool {
+        let model = proactor::model::Model::ALL.into_iter().find(|model| model.name() == self.0);
+        model.expect("a name of the table").lacks(ability).is_none()
+    }
+
     fn args(self, protocol: &'static str) -> Vec<&'static str> {
         let mut args = vec!["serve", "--model", self.0, "--protocol", protocol];
         if let Some(kernel) = self.1 {
@@ -72,6 +78,7 @@ macro_rules! on_every_model {
 on_every_model!({
     an_operator_sees_everybody_says_and_kicks,
     what_is_under_way_is_shown,
+    who_reads_nothing_hinders_no_operator,
     who_drains_ends_it_with_success,
     who_quits_ends_it_at_once,
     the_end_of_what_is_typed_leaves_it_serving,
@@ -80,6 +87,7 @@ on_every_model!({
     nobody_reads_the_answers_and_everybody_is_served,
     the_answers_cannot_be_written_and_everybody_is_served,
     talk_is_answered_by_number,
+    who_leaves_last_is_told_of,
     a_terminal_is_prompted_and_left_as_it_was,
 } on
     uring: Model("uring", None),
@@ -94,6 +102,9 @@ on_every_model!({
     epoll_oneshot: Model("epoll-oneshot", None),
     sigio: Model("sigio", None),
     nonblocking: Model("nonblocking", None),
+    coroutine: Model("coroutine", None),
+    thread: Model("thread", None),
+    blocking: Model("blocking", None),
 );
 
 #[test]
@@ -145,7 +156,19 @@ fn rows(server: &mut Server, count: usize) -> Vec<Vec<String>> {
     })
 }
 
+/// Types `stats`; answers its lines, with single blanks.
+fn stats(server: &mut Server) -> Vec<String> {
+    server.type_in("stats\n");
+    std::iter::from_fn(|| server.line())
+        .take(1 + proactor::counters::Counters::default().named().len())
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
 fn an_operator_sees_everybody_says_and_kicks(model: Model) {
+    if !model.can(Ability::Crowd) {
+        return an_operator_sees_who_is_served_and_kicks_it_for_the_next(model);
+    }
     let mut server = model.attended("echo").start();
     server.type_in("list\nlsit\nfrobnicate\n");
     server.assert_says(&[
@@ -184,12 +207,40 @@ fn an_operator_sees_everybody_says_and_kicks(model: Model) {
     let left: Vec<String> = rows(&mut server, 2).into_iter().map(|mut row| row.remove(0)).collect();
     assert_eq!(left, ["1", "3"]);
     [&clients[0], &clients[2]].into_iter().for_each(Client::ping);
-    server.type_in("stats\n");
-    let stats: Vec<String> = std::iter::from_fn(|| server.line())
-        .take(1 + proactor::counters::Counters::default().named().len())
-        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-        .collect();
+    let stats = stats(&mut server);
     for line in ["accepted 3", "closed 1", "received bytes 20"] {
+        assert!(stats.iter().any(|other| other == line), "{line}: {stats:?}");
+    }
+    drop(clients);
+    server.drain();
+}
+
+fn an_operator_sees_who_is_served_and_kicks_it_for_the_next(model: Model) {
+    let mut server = model.attended("echo").start();
+    let listener = server.address().to_string();
+    let clients: Vec<Client> = (0..3).map(|_| Client::connect(server.address())).collect();
+    for (at, client) in clients.iter().enumerate() {
+        client.ping();
+        let row = eventually("its answer was sent", || {
+            let row = rows(&mut server, 1).remove(0);
+            (row[6..11].join(" ") == "s 4 B 4 B").then_some(row)
+        });
+        let number = at + 1;
+        let who = format!("{number} 0.{at} {listener} echo {}", client.local());
+        assert_eq!(row[..5].join(" "), who);
+        server.type_in(&format!("say hello  you\n{number} only you\n{} later\n", number + 1));
+        server.assert_says(&[
+            "said to 1 connection",
+            &format!("no connection {}: `list` shows who is here", number + 1),
+        ]);
+        client.hear(b"hello  you\nonly you\n");
+        server.type_in(&format!("kick {number}\n"));
+        server.assert_says(&[&format!("kicked {number}")]);
+        assert_eq!(client.hear_all().0, b"");
+    }
+    rows(&mut server, 0);
+    let stats = stats(&mut server);
+    for line in ["accepted 3", "closed 3", "received bytes 12"] {
         assert!(stats.iter().any(|other| other == line), "{line}: {stats:?}");
     }
     drop(clients);
@@ -200,14 +251,21 @@ fn what_is_under_way_is_shown(model: Model) {
     let mut server = model.attended("echo").start();
     let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
     client.ping();
-    let row = rows(&mut server, 1).remove(0).join(" ");
-    let under_way = if model.0 == "uring" { "recv" } else { "watched: read" };
-    assert!(row.contains("receive") && row.contains(under_way), "{row}");
+    let under_way = match model.0 {
+        "uring" | "thread" | "blocking" => "recv",
+        "coroutine" => "awaits read",
+        _ => "watched: read",
+    };
+    eventually("it is heard again", || {
+        let row = rows(&mut server, 1).remove(0).join(" ");
+        (row.contains("receive") && row.contains(under_way)).then_some(())
+    });
     // Who reads nothing is owed something, and in the end is heard no more.
     client.say_until_stuck(&vec![b'x'; 64 << 20]);
-    let row = eventually("it is paused", || {
+    let stuck = if model.can(Ability::Duplex) { "paused" } else { "B send –" };
+    let row = eventually("it is not heard", || {
         let row = rows(&mut server, 1).remove(0).join(" ");
-        row.contains("paused").then_some(row)
+        row.ends_with(stuck).then_some(row)
     });
     assert!(row.contains("send ") && !row.contains("receive"), "{row}");
     server.type_in("kick 1\n");
@@ -217,12 +275,37 @@ fn what_is_under_way_is_shown(model: Model) {
     server.drain();
 }
 
+fn who_reads_nothing_hinders_no_operator(model: Model) {
+    let mut server = model.attended("echo").start();
+    let stuck = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+    stuck.ping();
+    stuck.say_until_stuck(&vec![b'x'; 64 << 20]);
+    if model.can(Ability::Crowd) {
+        let client = Client::connect(server.address());
+        client.ping();
+        server.type_in("say hello\n2 and on\n");
+        server.assert_says(&["said to 2 connections"]);
+        client.hear(b"hello\nand on\n");
+    } else {
+        server.type_in("say hello\n");
+        server.assert_says(&["said to 1 connection"]);
+    }
+    server.type_in("quit\n");
+    assert_eq!(server.wait().code(), Some(1));
+    drop(stuck);
+}
+
 fn who_drains_ends_it_with_success(model: Model) {
     let mut server = model.attended("echo").start();
     let client = Client::connect(server.address());
     client.ping();
-    server.type_in("drain\ndrain\n");
-    server.assert_says(&["draining: 1 connection to finish", "draining already"]);
+    server.type_in("drain\ndrain\nsay late\n1 late\n");
+    server.assert_says(&[
+        "draining: 1 connection to finish",
+        "draining already",
+        "said to 0 connections",
+        "connection 1 is ending: it hears no more",
+    ]);
     client.hear_end();
     drop(client);
     let exit = server.wait();
@@ -319,7 +402,22 @@ fn the_answers_cannot_be_written_and_everybody_is_served(model: Model) {
     assert_eq!(exit.code(), Some(0), "{exit:?}");
 }
 
+fn who_leaves_last_is_told_of(model: Model) {
+    let mut server = model.serve("talk").typed().start();
+    let client = Client::connect(server.address());
+    server.assert_says(&["* 1 joined"]);
+    server.type_in("drain\n");
+    server.assert_says(&["draining: 1 connection to finish"]);
+    client.hear_end();
+    drop(client);
+    let exit = server.wait();
+    assert_eq!((exit.code(), exit.stdout), (Some(0), vec!["* 1 left".to_owned()]));
+}
+
 fn talk_is_answered_by_number(model: Model) {
+    if !model.can(Ability::Crowd) {
+        return talk_is_answered_one_after_another(model);
+    }
     // Without --console: it is talk that wants one.
     let server = model.serve("talk").args(&["--listen", "127.0.0.1:0=talk"]).typed();
     let mut server = server.start();
@@ -353,6 +451,24 @@ fn talk_is_answered_by_number(model: Model) {
     server.drain();
 }
 
+fn talk_is_answered_one_after_another(model: Model) {
+    let mut server = model.serve("talk").typed().start();
+    let [first, second] = [(); 2].map(|()| Client::connect(server.address()));
+    server.assert_says(&["* 1 joined"]);
+    second.say(b"me too\n");
+    first.say(b"hello\nlast words");
+    server.assert_says(&["[1] hello"]);
+    server.type_in("1 to the first\n2 to the second\n");
+    server.assert_says(&["no connection 2: `list` shows who is here"]);
+    first.hear(b"to the first\n");
+    first.finish();
+    server.assert_says(&["[1] last words", "* 1 left", "* 2 joined", "[2] me too"]);
+    first.hear_end();
+    server.type_in("2 to the second\nkick 2\n");
+    server.assert_says(&["kicked 2", "* 2 left"]);
+    server.drain();
+}
+
 fn a_terminal_is_prompted_and_left_as_it_was(model: Model) {
     let mut args = model.args("talk");
     args.extend(["--listen", "127.0.0.1:0"]);
@@ -364,8 +480,8 @@ fn a_terminal_is_prompted_and_left_as_it_was(model: Model) {
     terminal.press("list\nhelp\n"); // Two lines: a terminal gives them one at a time.
     terminal.see("no connections\r\n> ");
     terminal.see("this\r\n> ");
-    // The loop, and who prints: nobody else waits for what is typed.
-    assert_eq!(terminal.process().threads(), 2);
+    // The loop, and who prints: nobody else waits for what is typed. (And the one of blocking.)
+    assert_eq!(terminal.process().threads(), if model.0 == "blocking" { 3 } else { 2 });
     let client = Client::connect(&support::Address::parse(&address));
     client.say(b"hello\n");
     terminal.see("\r\x1b[K* 1 joined\r\n");

@@ -18,12 +18,13 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::doing::Doing;
 use super::hall::{Hall, Stage};
 use super::room::{Hears, Member, Patience, Seat};
+use super::slate::Slate;
 use crate::buffer::{Chunk, Pool};
 use crate::clock::Nanos;
 use crate::connection::Connection;
-use crate::counters::Counters;
 use crate::os;
 use crate::peers::LINGER;
 use crate::protocol::{Post, Protocol};
@@ -35,6 +36,7 @@ const BUFFERS: usize = 4;
 /// A connection and its thread's view of it.
 pub(super) struct Conversation<'a, P> {
     hall: &'a Hall,
+    slate: &'a Slate,
     member: &'a Member,
     seat: &'a Seat,
     /// Called as soon as it is seen that the server drains, once.
@@ -47,24 +49,26 @@ pub(super) struct Conversation<'a, P> {
     others: Vec<Arc<Member>>,
     /// Until when it discards what still comes, once it has shut its direction down.
     lingers: Option<Nanos>,
-    counters: Counters,
 }
 
-/// Serves `protocol` to who sits on `seat` until one of them has had enough; answers what was
-/// counted. `noticed` is called as soon as it is seen that the server drains.
+/// Serves `protocol` to who sits on `seat` until one of them has had enough. What is counted stands
+/// on the `slate`. `noticed` is called as soon as it is seen that the server drains.
 pub(super) fn converse<P: Protocol>(
     hall: &Hall,
+    slate: &Slate,
     seat: Seat,
     protocol: P,
     noticed: &mut dyn FnMut(),
-) -> Counters {
+) {
     let member = Arc::clone(&seat.member);
-    let mut counters = match Pool::few(&hall.buffers, BUFFERS) {
+    slate.begin(Arc::clone(&member));
+    match Pool::few(&hall.buffers, BUFFERS) {
         Ok(pool) => {
             let mut posts = Vec::new();
             let connection = Connection::open(protocol, member.number, &mut posts);
             Conversation {
                 hall,
+                slate,
                 member: &member,
                 seat: &seat,
                 noticed: Some(noticed),
@@ -73,19 +77,18 @@ pub(super) fn converse<P: Protocol>(
                 posts,
                 others: Vec::new(),
                 lingers: None,
-                counters: Counters::default(),
             }
-            .run()
+            .run();
         }
         Err(error) => {
             tracing::warn!("a connection is refused: {error}");
-            Counters { refused: 1, ..Counters::default() }
+            slate.tally.refused.add(1);
         }
-    };
-    counters.closed += 1;
+    }
+    slate.tally.closed.add(1);
+    slate.end();
     drop(seat);
     close(member);
-    counters
 }
 
 /// Closes its socket. Should somebody still be about to write to it, the peer sees the end now and
@@ -98,12 +101,14 @@ fn close(member: Arc<Member>) {
 }
 
 impl<P: Protocol> Conversation<'_, P> {
-    fn run(mut self) -> Counters {
+    fn run(mut self) {
         // Who comes later does not hear that it came, whichever thread is first.
         self.tell_to(true);
         loop {
-            self.counters.turns += 1;
+            self.slate.tally.turns.add(1);
+            self.slate.tally.calls.set(os::calls());
             self.notice();
+            self.take_mail();
             if !self.connection.outgoing().is_empty() {
                 self.send();
             }
@@ -117,6 +122,26 @@ impl<P: Protocol> Conversation<'_, P> {
                 self.wait_for_the_others();
             }
         }
+    }
+
+    /// Takes what the operator says to its peer, and tells the operator how it is.
+    fn take_mail(&mut self) {
+        if let Some(mail) = self.slate.take_mail() {
+            let broken = self.connection.is_broken();
+            self.connection.deliver(mail.into());
+            if self.connection.is_broken() && !broken {
+                tracing::warn!("evicted: it is owed too much");
+                self.slate.tally.evicted.add(1);
+            }
+        }
+        self.member.owed.set(self.connection.outgoing().bytes() as u64);
+        self.member.set_open(self.connection.is_open());
+    }
+
+    /// Tells that it sleeps for its own peer; answers whether it must not, because it is called.
+    fn is_called_before(&self, sleep: Doing) -> bool {
+        self.member.does(sleep);
+        self.hall.attended && self.slate.is_called()
     }
 
     /// Sees what the server and the others have decided meanwhile.
@@ -136,7 +161,9 @@ impl<P: Protocol> Conversation<'_, P> {
     /// Writes all that is owed now, in one piece, however long the peer sleeps. What its protocol
     /// says because it is sent is written the next time.
     fn send(&mut self) {
+        self.member.does(Doing::WaitsForPen);
         let mut pen = self.member.take_pen();
+        self.member.does(Doing::Sends);
         let mut owed = self.connection.outgoing().bytes();
         let mut patience = Patience::default();
         self.notice();
@@ -145,16 +172,17 @@ impl<P: Protocol> Conversation<'_, P> {
                 Ok(n) => {
                     owed -= n;
                     patience = Patience::default();
-                    self.counters.sends += 1;
-                    self.counters.sent_bytes += n as u64;
+                    self.slate.tally.sends.add(1);
+                    self.slate.tally.sent_bytes.add(n as u64);
                     self.connection.sent(n, &mut self.posts);
+                    self.member.owed.set(self.connection.outgoing().bytes() as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // Who waits for itself alone may do so for as long as it likes.
                     if self.member.is_waited_for() && patience.is_over(self.member.socket()) {
                         tracing::warn!("evicted: others wait, and it takes nothing of its replies");
-                        self.counters.evicted += 1;
+                        self.slate.tally.evicted.add(1);
                         self.connection.broken();
                     }
                 }
@@ -180,13 +208,21 @@ impl<P: Protocol> Conversation<'_, P> {
             // What it says of a socket that it cannot be said of, the receive will say too.
             let _ = os::set_receive_timeout(self.member.socket(), left);
         }
+        if self.connection.outgoing().is_empty() {
+            let sleep = if self.lingers.is_some() { Doing::Lingers } else { Doing::Receives };
+            if self.is_called_before(sleep) {
+                return;
+            }
+        }
         let received = self.fill();
+        self.member.does(Doing::Runs);
         self.notice();
         match received {
             Ok(None) => self.connection.ended(&mut self.posts),
             Ok(Some(chunk)) => {
-                self.counters.receives += 1;
-                self.counters.received_bytes += chunk.len() as u64;
+                self.slate.tally.receives.add(1);
+                self.slate.tally.received_bytes.add(chunk.len() as u64);
+                self.member.received.add(chunk.len() as u64);
                 self.connection.received(chunk, &mut self.posts);
             }
             // A signal; nothing came, and there is more to write; it lingered too long, which is
@@ -205,7 +241,7 @@ impl<P: Protocol> Conversation<'_, P> {
         let socket = self.member.socket();
         let Some(mut lease) = self.pool.lease(self.connection.appetite()) else {
             // Its protocol keeps them all. Nobody else would ever let go of one.
-            self.counters.starved += 1;
+            self.slate.tally.starved.add(1);
             let mut buffer = vec![0; self.hall.buffers[0].bytes];
             let n = recv(socket, &mut buffer)?;
             buffer.truncate(n);
@@ -215,17 +251,22 @@ impl<P: Protocol> Conversation<'_, P> {
         Ok((n > 0).then(|| Chunk::received(lease, n)))
     }
 
-    /// Says to the others what was said to all.
+    /// Says to the others, and to the operator, what was said to them.
     fn tell(&mut self) {
         self.tell_to(false);
     }
 
     fn tell_to(&mut self, elders: bool) {
+        for post in &self.posts {
+            if let Post::Operator(lines) = post {
+                self.hall.tell(lines);
+            }
+        }
         if self.posts.iter().any(|post| matches!(post, Post::Others(_))) {
             self.seat.look_around(elders, &mut self.others);
         }
         for other in self.others.drain(..) {
-            other.hear(&self.posts, &mut self.counters);
+            other.hear(&self.posts, self.member, &self.slate.tally);
         }
         self.posts.clear();
     }
@@ -243,16 +284,21 @@ impl<P: Protocol> Conversation<'_, P> {
     /// or the peer is gone.
     fn wait_for_the_others(&mut self) {
         use std::os::fd::AsRawFd;
+        if self.is_called_before(Doing::Stays) {
+            return;
+        }
         // Hang-ups and errors are always reported.
         let mut asked =
             [libc::pollfd { fd: self.member.socket().as_raw_fd(), events: 0, revents: 0 }];
         let gone = os::poll(&mut asked, None);
+        self.member.does(Doing::Runs);
         if !matches!(gone, Ok(0)) {
             self.connection.broken();
         }
     }
 
-    fn leave(mut self) -> Counters {
+    fn leave(mut self) {
+        self.member.set_open(false);
         *self.member.take_pen() = Hears::Replies;
         self.connection.close(&mut self.posts);
         if !self.posts.is_empty() {
@@ -260,6 +306,5 @@ impl<P: Protocol> Conversation<'_, P> {
             let _ = os::shutdown_both(self.member.socket());
             self.tell();
         }
-        self.counters
     }
 }

@@ -2,13 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use slab::Slab;
-
 use super::hall::Hall;
+use super::slate::Slate;
 use crate::counters::Counters;
+use crate::keys::{ConnId, Keys};
 use crate::os;
 
 /// A thread's stack. Address space: the kernel gives memory for what is touched.
@@ -17,22 +16,21 @@ const STACK: usize = 256 << 10;
 /// The threads of a server.
 #[derive(Debug)]
 pub(super) struct Crew {
-    hands: Slab<Hand>,
+    hands: Keys<Hand>,
     /// The stack of those who will be added.
     pub(super) stack: usize,
 }
 
 #[derive(Debug)]
 struct Hand {
-    thread: JoinHandle<io::Result<Counters>>,
-    /// True once it has noticed that the server drains: it need not be woken any more.
-    noticed: Arc<AtomicBool>,
+    thread: JoinHandle<io::Result<()>>,
+    slate: Arc<Slate>,
 }
 
 impl Crew {
     /// Nobody.
     pub(super) fn new() -> Crew {
-        Crew { hands: Slab::new(), stack: STACK }
+        Crew { hands: Keys::new(), stack: STACK }
     }
 
     /// How many there are.
@@ -40,26 +38,38 @@ impl Crew {
         self.hands.len()
     }
 
-    /// Has a thread do `work`, which calls what it is given as soon as it sees that the server
-    /// drains.
+    /// Has a thread do `work`, which keeps its slate.
     ///
     /// # Errors
     /// There can be no more threads; `work` is dropped.
     pub(super) fn add<W>(&mut self, hall: &Arc<Hall>, work: W) -> io::Result<()>
     where
-        W: FnOnce(&Hall, &mut dyn FnMut()) -> io::Result<Counters> + Send + 'static,
+        W: FnOnce(&Hall, &Slate) -> io::Result<()> + Send + 'static,
     {
-        let place = self.hands.vacant_entry();
-        let noticed = Arc::new(AtomicBool::new(false));
-        let (notice, hall, key) = (Arc::clone(&noticed), Arc::clone(hall), place.key());
+        let id = self.hands.next_id();
+        let slate = Arc::new(Slate::new(id));
+        let (its, hall) = (Arc::clone(&slate), Arc::clone(hall));
         let thread = thread::Builder::new().stack_size(self.stack).spawn(move || {
-            let ending = Ending(hall, key);
-            let worked = work(&ending.0, &mut || notice.store(true, Ordering::Release));
+            let ending = Ending(hall, id);
+            let worked = work(&ending.0, &its);
             drop(ending);
-            worked.map(|counters| Counters { calls: os::calls(), ..counters })
+            its.tally.calls.set(os::calls());
+            worked
         })?;
-        place.insert(Hand { thread, noticed });
+        self.hands.insert(Hand { thread, slate });
         Ok(())
+    }
+
+    /// What each of them lets the others know.
+    pub(super) fn slates(&self) -> impl Iterator<Item = &Slate> {
+        self.hands.iter().map(|(_, hand)| &*hand.slate)
+    }
+
+    /// What those have counted who are here.
+    pub(super) fn counters(&self) -> Counters {
+        let mut counters = Counters::default();
+        self.slates().for_each(|slate| counters += slate.tally.counters());
+        counters
     }
 
     /// Joins those who have ended; answers what they counted.
@@ -71,12 +81,11 @@ impl Crew {
     /// If one of them did: a mistake in a protocol is not hidden.
     pub(super) fn reap(&mut self, hall: &Hall) -> io::Result<Counters> {
         let (mut counters, mut failed) = (Counters::default(), Ok(()));
-        for key in hall.take_ended() {
-            match self.hands.remove(key).thread.join() {
-                Ok(Ok(counted)) => counters += counted,
-                Ok(Err(error)) => failed = failed.and(Err(error)),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+        for id in hall.take_ended() {
+            let Hand { thread, slate } = self.hands.remove(id).expect("a thread ends once");
+            let worked = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            counters += slate.tally.counters();
+            failed = failed.and(worked);
         }
         failed.map(|()| counters)
     }
@@ -84,16 +93,26 @@ impl Crew {
     /// Interrupts the calls of those who have not noticed that the server drains; answers whether
     /// there are any. One may have looked just before, and go to sleep just after: so again.
     pub(super) fn wake(&self) -> bool {
-        let asleep = |hand: &&Hand| !hand.noticed.load(Ordering::Acquire);
-        self.hands.iter().map(|(_, hand)| hand).filter(asleep).fold(false, |_, hand| {
+        self.interrupt(|slate| !slate.has_noticed())
+    }
+
+    /// Interrupts those who sleep for their own peer and have mail; answers whether there are any.
+    pub(super) fn call(&self) -> bool {
+        self.interrupt(Slate::is_to_be_woken)
+    }
+
+    fn interrupt(&self, whom: impl Fn(&Slate) -> bool) -> bool {
+        let mut any = false;
+        for (_, hand) in self.hands.iter().filter(|(_, hand)| whom(&hand.slate)) {
             os::interrupt(&hand.thread);
-            true
-        })
+            any = true;
+        }
+        any
     }
 }
 
 /// Says that a thread ends, however that comes about.
-struct Ending(Arc<Hall>, usize);
+struct Ending(Arc<Hall>, ConnId);
 
 impl Drop for Ending {
     fn drop(&mut self) {

@@ -3,10 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::room::{Room, Seat};
+use super::tally::Tally;
 use crate::clock::Nanos;
-use crate::counters::Counters;
 use crate::limits::ACCEPT_PAUSE;
 use crate::os;
 
@@ -58,11 +59,16 @@ impl<P: Clone> Door<P> {
     }
 
     /// Sleeps until one of `others` is readable or, if there is `room`, somebody comes; or a signal
-    /// does. Answers how many are ready.
+    /// does, or it has slept for `most`. Answers how many are ready.
     ///
     /// # Errors
     /// poll(2).
-    pub(super) fn wait(&mut self, others: &[BorrowedFd<'_>], room: bool) -> io::Result<usize> {
+    pub(super) fn wait<'a>(
+        &mut self,
+        others: impl IntoIterator<Item = BorrowedFd<'a>>,
+        room: bool,
+        most: Option<Duration>,
+    ) -> io::Result<usize> {
         let now = self.accept_at.map(|_| os::now());
         self.accept_at = self.accept_at.filter(|&at| Some(at) > now);
         let pause = self.accept_at.zip(now).map(|(at, now)| at.since(now));
@@ -72,14 +78,14 @@ impl<P: Clone> Door<P> {
             events: libc::POLLIN,
             revents: 0,
         };
-        self.others = others.len();
         self.asked.clear();
         // In this order: who came before the others were heard is seen with them.
-        self.asked.extend(others.iter().copied().map(ask));
+        self.asked.extend(others.into_iter().map(ask));
+        self.others = self.asked.len();
         if self.open {
             self.asked.extend(self.listeners.iter().map(|listener| ask(listener.fd.as_fd())));
         }
-        let ready = os::poll(&mut self.asked, pause)?;
+        let ready = os::poll(&mut self.asked, [pause, most].into_iter().flatten().min())?;
         if ready == 0 {
             self.asked.iter_mut().for_each(|asked| asked.revents = 0);
         }
@@ -87,7 +93,7 @@ impl<P: Clone> Door<P> {
     }
 
     /// Lets one in by this listener, if somebody has come.
-    pub(super) fn accept(&mut self, at: usize, counters: &mut Counters) -> Option<(Seat, P)> {
+    pub(super) fn accept(&mut self, at: usize, tally: &Tally) -> Option<(Seat, P)> {
         let listener = self.listeners.get(at)?;
         let came = self.asked.get(self.others + at).is_some_and(|asked| asked.revents != 0);
         if !self.open || !came {
@@ -95,22 +101,22 @@ impl<P: Clone> Door<P> {
         }
         let entered = match os::accept_blocking(listener.fd.as_fd()) {
             Ok(socket) => {
-                counters.accepted += 1;
-                listener.room.enter(socket).inspect_err(|_| counters.closed += 1)
+                tally.accepted.add(1);
+                listener.room.enter(socket).inspect_err(|_| tally.closed.add(1))
             }
             Err(error) => Err(error),
         };
         entered
             .map(|seat| (seat, listener.protocol.clone()))
-            .map_err(|error| self.not_accepted(at, error, counters))
+            .map_err(|error| self.not_accepted(at, error, tally))
             .ok()
     }
 
-    fn not_accepted(&mut self, at: usize, error: io::Error, counters: &mut Counters) {
+    fn not_accepted(&mut self, at: usize, error: io::Error, tally: &Tally) {
         match error.raw_os_error() {
             Some(libc::EAGAIN) => self.asked[self.others + at].revents = 0,
             Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
-                counters.refused += 1;
+                tally.refused.add(1);
                 tracing::warn!(%error, "cannot accept for now");
                 self.accept_at = Some(os::now() + ACCEPT_PAUSE);
                 self.open = false;

@@ -17,6 +17,8 @@
 //! Who speaks to others writes to their sockets itself, so a slow listener slows its speaker
 //! (`room.rs`).
 //!
+//! An operator sits at the thread that waits for the end (`desk.rs`).
+//!
 //! # Stopping
 //!
 //! A thread that sleeps in a call does not look at flags. `shutdown(2)` would wake it, but after
@@ -29,23 +31,31 @@
 
 mod conversation;
 mod crew;
+mod desk;
+mod doing;
 mod door;
 mod hall;
 mod room;
+mod slate;
+mod tally;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use conversation::converse;
 use crew::Crew;
+use desk::Desk;
 use door::Door;
 use hall::{Hall, Stage};
 use room::Room;
+use slate::Slate;
+use tally::Tally;
 
 use crate::buffer::Shape;
+use crate::console::Console;
 use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
 use crate::os::{self, Bell, Stop};
@@ -80,7 +90,12 @@ pub struct Blocking<P> {
     crew: Crew,
     limits: Limits,
     stop: Stop,
-    counters: Counters,
+    /// Where the operator sits, if there is one.
+    desk: Option<Desk>,
+    /// What those have counted who are gone.
+    gone: Counters,
+    /// What this thread has.
+    tally: Tally,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
@@ -110,7 +125,9 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
             crew: Crew::new(),
             limits,
             stop,
-            counters: Counters::default(),
+            desk: None,
+            gone: Counters::default(),
+            tally: Tally::default(),
             calls_before,
         })
     }
@@ -121,10 +138,17 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
     /// # Errors
     /// `fd` cannot be made non-blocking.
     pub fn listen(&mut self, fd: OwnedFd, protocol: P) -> io::Result<()> {
-        let room = Arc::new(Room::new(Arc::clone(&self.came)));
+        let room = Arc::new(Room::new(Arc::clone(&self.came), self.rooms.len()));
         self.door.add(fd, protocol, Arc::clone(&room))?;
         self.rooms.push(room);
         Ok(())
+    }
+
+    /// Has an operator see and do at `console` what there is to be seen and done, while it runs. The
+    /// places of the console are the listeners, in their order.
+    pub fn attend_to(&mut self, console: Console) {
+        Arc::get_mut(&mut self.hall).expect("no thread runs yet").attended = true;
+        self.desk = Some(Desk::new(console));
     }
 
     /// Serves until it is stopped. No thread of it is left.
@@ -135,6 +159,7 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
     /// # Panics
     /// If a protocol did in its thread.
     pub fn run(&mut self) -> io::Result<Ended> {
+        self.desk.iter_mut().for_each(Desk::begin);
         let asked = match self.style {
             Style::OneByOne => self.serve_one_by_one(),
             Style::Threads => self.serve_by_threads(),
@@ -144,20 +169,24 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
         asked.and(ended)
     }
 
-    /// What it has counted, of connections that are over.
+    /// What it has counted.
     pub fn counters(&self) -> Counters {
-        let calls = self.counters.calls + os::calls() - self.calls_before;
-        Counters { calls, ..self.counters }
+        let calls = os::calls() - self.calls_before;
+        let mut counters = Counters { calls, ..self.tally.counters() };
+        counters += self.gone;
+        counters += self.crew.counters();
+        counters
     }
 
     /// Has a thread serve; answers how often it was asked to stop.
     fn serve_one_by_one(&mut self) -> io::Result<u64> {
         let door = std::mem::replace(&mut self.door, Door::new());
-        self.crew.add(&self.hall, |hall, noticed| one_by_one(hall, door, noticed))?;
+        self.crew.add(&self.hall, |hall, slate| one_by_one(hall, slate, door))?;
         loop {
-            self.wait(None)?;
-            self.counters += self.crew.reap(&self.hall)?;
-            match self.stop.take() {
+            let again = self.call();
+            self.wait(again)?;
+            self.gone += self.crew.reap(&self.hall)?;
+            match self.asked() {
                 0 => {}
                 asked => return Ok(asked),
             }
@@ -168,12 +197,15 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
     fn serve_by_threads(&mut self) -> io::Result<u64> {
         loop {
             let room = self.crew.len() < self.limits.connections;
-            let others = [self.stop.as_fd(), self.hall.bell.as_fd()];
-            self.counters.completed += self.door.wait(&others, room)? as u64;
-            self.counters.turns += 1;
+            let again = self.call();
+            let typed = self.desk.as_ref().and_then(Desk::input);
+            let others = [self.stop.as_fd(), self.hall.bell.as_fd()].into_iter().chain(typed);
+            let ready = self.door.wait(others, room, again)?;
+            self.tally.completed.add(ready as u64);
+            self.tally.turns.add(1);
             self.reap()?;
             (0..self.door.len()).for_each(|at| self.accept(at));
-            match self.stop.take() {
+            match self.asked() {
                 0 => {}
                 asked => return Ok(asked),
             }
@@ -185,21 +217,22 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
             if self.crew.len() >= self.limits.connections {
                 return;
             }
-            let Some((seat, protocol)) = self.door.accept(at, &mut self.counters) else { return };
-            let work = |hall: &Hall, noticed: &mut dyn FnMut()| {
-                Ok(converse(hall, seat, protocol, noticed))
+            let Some((seat, protocol)) = self.door.accept(at, &self.tally) else { return };
+            let work = |hall: &Hall, slate: &Slate| {
+                converse(hall, slate, seat, protocol, &mut || slate.notice());
+                Ok(())
             };
             if let Err(error) = self.crew.add(&self.hall, work) {
                 tracing::warn!(%error, threads = self.crew.len(), "a connection is refused");
-                self.counters.refused += 1;
-                self.counters.closed += 1;
+                self.tally.refused.add(1);
+                self.tally.closed.add(1);
             }
         }
     }
 
     fn reap(&mut self) -> io::Result<()> {
         let before = self.crew.len();
-        self.counters += self.crew.reap(&self.hall)?;
+        self.gone += self.crew.reap(&self.hall)?;
         if self.crew.len() < before {
             self.door.try_again();
         }
@@ -217,23 +250,25 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
         let (mut pause, mut failed) = (WAKE, Ok(()));
         loop {
             match self.crew.reap(&self.hall) {
-                Ok(counted) => self.counters += counted,
+                Ok(counted) => self.gone += counted,
                 Err(error) => failed = failed.and(Err(error)),
             }
             if self.crew.len() == 0 {
+                self.attend(); // To what was told last.
                 let ended = if at_once { Ended::AtOnce } else { Ended::Drained };
                 return failed.map(|()| ended);
             }
+            let again = self.call();
             let wake = self.crew.wake().then_some(pause);
             pause = (2 * pause).min(WAKE_MOST);
             let cuts = self.hall.stage() < Stage::Cutting;
             let left = cuts.then(|| until.since(os::now()));
-            self.wait([wake, left].into_iter().flatten().min())?;
-            if self.stop.take() > 0 {
+            self.wait([again, wake, left].into_iter().flatten().min())?;
+            if self.asked() > 0 {
                 at_once = true;
                 self.cut();
             } else if cuts && os::now() >= until {
-                self.counters.cut = self.cut();
+                self.gone.cut = self.cut();
             }
         }
     }
@@ -245,12 +280,18 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
         self.rooms.iter().map(|room| room.cut()).sum()
     }
 
-    /// Sleeps until it is asked to stop, or a thread has ended.
+    /// Sleeps until it is asked to stop, a thread has ended, or the operator has something to see or
+    /// to do.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let ask = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut asked = [&self.stop.as_fd(), &self.hall.bell.as_fd()].map(|fd| ask(fd.as_raw_fd()));
-        self.counters.turns += 1;
-        self.counters.completed += os::poll(&mut asked, timeout)? as u64;
+        let typed = self.desk.as_ref().and_then(Desk::input);
+        let ask = |fd: Option<BorrowedFd<'_>>| libc::pollfd {
+            fd: fd.map_or(-1, |fd| fd.as_raw_fd()), // A negative one is skipped.
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let mut asked = [Some(self.stop.as_fd()), Some(self.hall.bell.as_fd()), typed].map(ask);
+        self.tally.turns.add(1);
+        self.tally.completed.add(os::poll(&mut asked, timeout)? as u64);
         Ok(())
     }
 }
@@ -258,26 +299,25 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
 /// Accepts one, serves it until it is over, and accepts the next, until the server drains.
 fn one_by_one<P: Protocol + Clone>(
     hall: &Hall,
+    slate: &Slate,
     mut door: Door<P>,
-    noticed: &mut dyn FnMut(),
-) -> io::Result<Counters> {
-    let mut counters = Counters::default();
+) -> io::Result<()> {
     while hall.stage() == Stage::Serving {
-        counters.completed += door.wait(&[], true)? as u64;
-        counters.turns += 1;
+        slate.tally.completed.add(door.wait([], true, None)? as u64);
+        slate.tally.turns.add(1);
         for at in 0..door.len() {
-            if let Some((seat, protocol)) = door.accept(at, &mut counters) {
+            if let Some((seat, protocol)) = door.accept(at, &slate.tally) {
                 // Who has not been let in by then never will be, and should learn it now.
                 let mut noticed = || {
-                    noticed();
+                    slate.notice();
                     door.close();
                 };
-                counters += converse(hall, seat, protocol, &mut noticed);
+                converse(hall, slate, seat, protocol, &mut noticed);
             }
         }
     }
-    noticed();
-    Ok(counters)
+    slate.notice();
+    Ok(())
 }
 
 #[cfg(test)]

@@ -16,8 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use slab::Slab;
 
+use super::doing::Doing;
+use super::tally::{Count, Tally};
 use crate::buffer::SendQueue;
-use crate::counters::Counters;
+use crate::clock::Nanos;
 use crate::os;
 use crate::peers::SOFT;
 use crate::protocol::Post;
@@ -31,12 +33,14 @@ pub(super) struct Room {
     members: Mutex<Slab<Arc<Member>>>,
     /// How many have ever come to the server: the number of the last.
     came: Arc<AtomicU64>,
+    /// Its listener's number.
+    place: usize,
 }
 
 impl Room {
-    /// A room of a server to which so many have come.
-    pub(super) fn new(came: Arc<AtomicU64>) -> Room {
-        Room { members: Mutex::default(), came }
+    /// The room of this listener of a server to which so many have come.
+    pub(super) fn new(came: Arc<AtomicU64>, place: usize) -> Room {
+        Room { members: Mutex::default(), came, place }
     }
 
     /// Lets in who has come.
@@ -50,6 +54,13 @@ impl Room {
         let member = Arc::new(Member {
             socket,
             number,
+            place: self.place,
+            came: os::now(),
+            received: Count::default(),
+            sent: Count::default(),
+            owed: Count::default(),
+            open: AtomicBool::new(true),
+            doing: AtomicU64::new(Doing::Runs.into()),
             pen: Mutex::new(Hears::All),
             waiting: AtomicUsize::new(0),
             given_up: AtomicBool::new(false),
@@ -101,6 +112,20 @@ pub(super) struct Member {
     socket: OwnedFd,
     /// The how-manieth it is that came to the server, from 1.
     pub(super) number: u64,
+    /// The number of its listener.
+    pub(super) place: usize,
+    /// When it came.
+    pub(super) came: Nanos,
+    /// Bytes received from it, by its own thread.
+    pub(super) received: Count,
+    /// Bytes sent to it, by whoever has the pen.
+    pub(super) sent: Count,
+    /// Bytes that its own thread has to send.
+    pub(super) owed: Count,
+    /// Whether what is said to it will be sent.
+    open: AtomicBool,
+    /// What its own thread does.
+    doing: AtomicU64,
     /// Held by whoever writes, until it has written what is to stay together.
     pen: Mutex<Hears>,
     /// How many wait for the pen to write what they say.
@@ -139,6 +164,26 @@ impl Member {
         self.given_up.load(Ordering::Acquire)
     }
 
+    /// Its own thread tells what it is about to do.
+    pub(super) fn does(&self, doing: Doing) {
+        self.doing.store(doing.into(), Ordering::Relaxed);
+    }
+
+    /// What its own thread does.
+    pub(super) fn doing(&self) -> Doing {
+        self.doing.load(Ordering::Relaxed).into()
+    }
+
+    /// Its own thread tells whether what is said to it will be sent.
+    pub(super) fn set_open(&self, open: bool) {
+        self.open.store(open, Ordering::Relaxed);
+    }
+
+    /// Whether what is said to it will be sent.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// Whether somebody waits for the pen.
     pub(super) fn is_waited_for(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
@@ -150,26 +195,30 @@ impl Member {
     /// `WouldBlock` if it took nothing for [`SOFT`], `Interrupted`; else send(2).
     pub(super) fn send(&self, queue: &SendQueue, most: usize) -> io::Result<usize> {
         let first = queue.first().expect("there is something to send");
-        if queue.chunks() == 1 || first.len() >= most {
-            return os::send(self.socket(), &first[..first.len().min(most)]);
-        }
-        let mut parts = [io::IoSlice::new(&[]); VECTOR];
-        let (count, _) = queue.gather(&mut parts, most);
-        os::send_vectored(self.socket(), &parts[..count])
+        let sent = if queue.chunks() == 1 || first.len() >= most {
+            os::send(self.socket(), &first[..first.len().min(most)])
+        } else {
+            let mut parts = [io::IoSlice::new(&[]); VECTOR];
+            let (count, _) = queue.gather(&mut parts, most);
+            os::send_vectored(self.socket(), &parts[..count])
+        };
+        sent.inspect(|&n| self.sent.add(n as u64))
     }
 
-    /// Writes what another said, all of it in one piece, however long the listener sleeps, unless
-    /// it takes nothing at all: then it is evicted.
-    pub(super) fn hear(&self, posts: &[Post], counters: &mut Counters) {
+    /// Writes what `speaker` said, all of it in one piece, however long the listener sleeps, unless
+    /// it takes nothing at all: then it is evicted. Called by the speaker's thread, whose tally it is.
+    pub(super) fn hear(&self, posts: &[Post], speaker: &Member, tally: &Tally) {
+        speaker.does(Doing::WaitsForPenOf(self.number));
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let mut pen = self.take_pen();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
+        speaker.does(Doing::SendsTo(self.number));
         let mut queue = SendQueue::new();
         if *pen == Hears::All {
             for post in posts {
                 match post {
                     Post::Others(chunk) => queue.push(chunk.clone()),
-                    Post::Operator(_) => {} // There is none.
+                    Post::Operator(_) => {} // It was told by who speaks.
                 }
             }
         }
@@ -179,8 +228,8 @@ impl Member {
                 Ok(n) => {
                     queue.advance(n);
                     patience = Patience::default();
-                    counters.sends += 1;
-                    counters.sent_bytes += n as u64;
+                    tally.sends.add(1);
+                    tally.sent_bytes.add(n as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -188,7 +237,7 @@ impl Member {
                         tracing::warn!(
                             "evicted: others wait, and it takes nothing of what is said"
                         );
-                        counters.evicted += 1;
+                        tally.evicted.add(1);
                         return self.give_up(&mut pen);
                     }
                 }
@@ -197,9 +246,14 @@ impl Member {
         }
     }
 
-    /// Breaks it off, from another thread than its own, which this wakes.
+    /// Breaks it off, by who has the pen; nothing is written any more.
     fn give_up(&self, pen: &mut Hears) {
         *pen = Hears::Replies;
+        self.break_off();
+    }
+
+    /// Breaks it off, from another thread than its own. That wakes whoever sleeps in a call for it.
+    pub(super) fn break_off(&self) {
         self.given_up.store(true, Ordering::Release);
         let _ = os::shutdown_both(self.socket());
     }

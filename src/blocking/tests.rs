@@ -5,10 +5,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 
+use super::doing::Doing;
 use super::room::{Patience, Seat};
 use super::*;
 use crate::buffer::Chunk;
-use crate::connection::HIGH;
+use crate::connection::{HARD, HIGH};
+use crate::keys::ConnId;
 use crate::peers::SOFT;
 use crate::protocol::testing::Tell;
 use crate::protocol::{Chargen, Echo, Outbox, Post};
@@ -38,11 +40,18 @@ where
     P: Protocol + Send + 'static,
 {
     let (seat, peer) = enter(&Arc::default());
-    let work = move || {
-        let counters = converse(&hall(), seat, protocol, &mut || unreachable!("nobody drains"));
-        Counters { calls: os::calls(), ..counters }
-    };
-    (peer, thread::spawn(work))
+    (peer, thread::spawn(move || sit(seat, protocol)))
+}
+
+/// Converses, in this thread; answers what was counted.
+fn sit(seat: Seat, protocol: impl Protocol) -> Counters {
+    let slate = slate();
+    converse(&hall(), &slate, seat, protocol, &mut || unreachable!("nobody drains"));
+    Counters { calls: os::calls(), ..slate.tally.counters() }
+}
+
+fn slate() -> Slate {
+    Slate::new(ConnId::new(0, 0))
 }
 
 fn hear(peer: &mut impl Read, bytes: usize) -> Vec<u8> {
@@ -106,8 +115,7 @@ impl Protocol for Hoard {
 #[test]
 fn who_keeps_every_buffer_is_served_all_the_same() {
     let (seat, mut peer) = enter(&Arc::default());
-    let host =
-        thread::spawn(move || converse(&hall(), seat, Hoard::default(), &mut || unreachable!()));
+    let host = thread::spawn(move || sit(seat, Hoard::default()));
     for _ in 0..50 {
         peer.write_all(b"x").unwrap();
         assert_eq!(hear(&mut peer, 1), b"+");
@@ -188,9 +196,9 @@ fn pieces_of_several_speakers_never_interleave() {
             let member = Arc::clone(&seat.member);
             scope.spawn(move || {
                 let piece = vec![b'a' + speaker; PIECE];
-                let mut counters = Counters::default();
-                (0..PIECES).for_each(|_| member.hear(&[said(piece.clone())], &mut counters));
-                assert_eq!(counters.sent_bytes, (PIECES * PIECE) as u64);
+                let tally = Tally::default();
+                (0..PIECES).for_each(|_| member.hear(&[said(piece.clone())], &member, &tally));
+                assert_eq!(tally.sent_bytes.get(), (PIECES * PIECE) as u64);
             });
         }
         for _ in 0..PIECES * usize::from(SPEAKERS) {
@@ -206,29 +214,51 @@ fn who_takes_nothing_is_evicted_and_its_thread_wakes() {
     let (seat, _peer) = enter(&Arc::default());
     let speaker = Arc::clone(&seat.member);
     let speaking = thread::spawn(move || {
-        let mut counters = Counters::default();
-        speaker.hear(&[said(vec![b'x'; 16 << 20])], &mut counters);
+        let tally = Tally::default();
+        speaker.hear(&[said(vec![b'x'; 16 << 20])], &speaker, &tally);
         // Nothing more is said to it, not even in vain.
         let calls = os::calls();
-        speaker.hear(&[said("more")], &mut counters);
+        speaker.hear(&[said("more")], &speaker, &tally);
         assert_eq!(os::calls(), calls);
-        counters.evicted
+        tally.evicted.get()
     });
-    let counters = converse(&hall(), seat, Echo, &mut || unreachable!());
+    let counters = sit(seat, Echo);
     assert_eq!((speaking.join().unwrap(), counters.closed), (1, 1));
+}
+
+#[test]
+fn who_waits_for_a_listener_says_for_whom() {
+    let room = Arc::default();
+    let [(listener, mut peer), (speaker, _)] = [(); 2].map(|()| enter(&room));
+    let (listener, speaker) = (&listener.member, &speaker.member);
+    thread::scope(|scope| {
+        let pen = listener.take_pen();
+        let tally = Tally::default();
+        scope.spawn(move || listener.hear(&[said(vec![b'x'; 4 << 20])], speaker, &tally));
+        let shows = |doing| {
+            while speaker.doing() != doing {
+                thread::yield_now();
+            }
+        };
+        shows(Doing::WaitsForPenOf(1));
+        drop(pen);
+        shows(Doing::SendsTo(1));
+        hear(&mut peer, 4 << 20);
+    });
+    assert_eq!(listener.sent.get(), 4 << 20);
 }
 
 #[test]
 fn who_does_not_read_its_replies_gives_way_to_who_waits_to_speak() {
     let (seat, mut peer) = enter(&Arc::default());
     let member = Arc::clone(&seat.member);
-    let own = thread::spawn(move || converse(&hall(), seat, Echo, &mut || unreachable!()));
+    let own = thread::spawn(move || sit(seat, Echo));
     // Until its own thread holds the pen and sleeps.
     peer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     while peer.write(&[0; 4096]).is_ok() {}
-    let mut counters = Counters::default();
-    member.hear(&[said("news")], &mut counters);
-    assert_eq!((own.join().unwrap().evicted, counters), (1, Counters::default()));
+    let tally = Tally::default();
+    member.hear(&[said("news")], &member, &tally);
+    assert_eq!((own.join().unwrap().evicted, tally.counters()), (1, Counters::default()));
 }
 
 #[test]
@@ -263,6 +293,67 @@ fn queue(bytes: &[u8]) -> crate::buffer::SendQueue {
     queue
 }
 
+// Mail.
+
+#[test]
+fn mail_is_for_who_is_served_and_not_for_the_next() {
+    let (room, slate) = (Arc::default(), slate());
+    let [first, second] = [(); 2].map(|()| enter(&room).0);
+    assert_eq!(slate.post(None, b"nobody\n"), None);
+    slate.begin(Arc::clone(&first.member));
+    assert_eq!(slate.post(Some(2), b"another\n"), None);
+    assert_eq!(slate.post(Some(1), b"one\n"), Some(true));
+    assert_eq!(slate.post(None, b"all\n"), Some(true));
+    assert_eq!(slate.take_mail().as_deref(), Some(&b"one\nall\n"[..]));
+    assert!(slate.take_mail().is_none() && !slate.is_called());
+    slate.post(None, b"too late\n");
+    slate.end();
+    slate.begin(Arc::clone(&second.member));
+    assert!(slate.take_mail().is_none() && !slate.is_called());
+    assert_eq!(slate.look(|id, member| (id.generation(), member.number)), Some((1, 2)));
+    second.member.set_open(false);
+    assert_eq!(slate.post(None, b"said in vain\n"), Some(false));
+}
+
+#[test]
+fn only_who_sleeps_for_its_own_peer_is_woken_for_its_mail() {
+    let ((seat, _peer), slate) = (enter(&Arc::default()), slate());
+    slate.begin(Arc::clone(&seat.member));
+    let woken = |doing| {
+        seat.member.does(doing);
+        slate.is_to_be_woken()
+    };
+    assert!(!woken(Doing::Receives), "it has none");
+    slate.post(None, b"news\n");
+    assert!(woken(Doing::Receives) && woken(Doing::Stays));
+    assert!(!woken(Doing::Sends) && !woken(Doing::SendsTo(2)) && !woken(Doing::Runs));
+}
+
+#[test]
+fn an_operator_who_says_more_than_anyone_takes_gives_the_listener_up() {
+    let ((seat, mut peer), slate) = (enter(&Arc::default()), slate());
+    slate.begin(Arc::clone(&seat.member));
+    assert_eq!(slate.post(None, &vec![b'x'; HARD]), Some(true));
+    assert_eq!(slate.post(None, b"x"), Some(false));
+    assert!(seat.member.is_given_up());
+    assert_eq!(hear_all(&mut peer), b"");
+}
+
+#[test]
+fn what_the_operator_is_told_faster_than_it_is_shown_is_bounded_and_counted() {
+    let mut hall = hall();
+    hall.tell(b"nobody sits there\n");
+    hall.attended = true;
+    assert_eq!(hall.take_told(), (vec![], 0));
+    let line = vec![b'x'; 1 << 16];
+    (0..20).for_each(|_| hall.tell(&line));
+    let (lines, lost) = hall.take_told();
+    assert_eq!((lines.len() / line.len(), lost), (16, 4));
+    assert_eq!(hall.bell.take(), 1, "rung once");
+    hall.tell(b"more\n");
+    assert_eq!((hall.bell.take(), hall.take_told()), (1, (b"more\n".to_vec(), 0)));
+}
+
 // Threads.
 
 #[test]
@@ -271,7 +362,10 @@ fn whoever_sleeps_is_woken_until_it_has_noticed() {
     let mut crew = Crew::new();
     os::allow_interrupts().unwrap();
     let (seat, _peer) = enter(&Arc::default());
-    let hear_it = |hall: &Hall, noticed: &mut dyn FnMut()| Ok(converse(hall, seat, Echo, noticed));
+    let hear_it = |hall: &Hall, slate: &Slate| {
+        converse(hall, slate, seat, Echo, &mut || slate.notice());
+        Ok(())
+    };
     crew.add(&hall, hear_it).unwrap();
     hall.advance(Stage::Draining);
     while crew.wake() {
@@ -292,9 +386,10 @@ fn a_thread_that_cannot_begin_leaves_its_place_to_the_next() {
     crew.stack = 1 << 60;
     assert!(crew.add(&hall, |_, _| unreachable!()).is_err());
     crew.stack = 1 << 20;
-    let work = move |_: &Hall, _: &mut dyn FnMut()| {
+    let work = move |_: &Hall, slate: &Slate| {
         gone.recv().unwrap();
-        Ok(Counters { turns: 7, ..Counters::default() })
+        slate.tally.turns.add(7);
+        Ok(())
     };
     crew.add(&hall, work).unwrap();
     assert_eq!(crew.reap(&hall).unwrap().turns, 0, "nobody has ended");

@@ -5,13 +5,15 @@
 //! ```
 //!
 //! It waits for nothing and knows no connection. A driver brings what its input says, however it
-//! waits for that; [`Peers::attend`](crate::peers::Peers::attend) does what the commands say. It
-//! is the counterpart of Python's `selector.get_map()`: everything that is waited for, listed.
+//! waits for that, and its connections as something that can be [`Attended`] to. It is the
+//! counterpart of Python's `selector.get_map()`: everything that is waited for, listed.
 
+mod attended;
 mod language;
 mod output;
 mod view;
 
+pub use attended::{Attended, Reach};
 pub use language::Command;
 pub use view::Row;
 
@@ -24,6 +26,7 @@ use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::keys::ConnId;
+use crate::os;
 use crate::protocol::{Lines, Piece, TOO_LONG};
 use output::Output;
 
@@ -31,6 +34,9 @@ use output::Output;
 const PROMPT: &str = "> ";
 /// Takes an unfinished line off a terminal: to its first column, and erase (ECMA-48).
 const ERASE: &str = "\r\x1b[K";
+
+/// The most that is read at a time of what is typed.
+const TYPED: usize = 4096;
 
 /// What only a server's loop can do for an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +154,29 @@ impl Console {
                 Piece::TooLong => commands.push_back(Err(TOO_LONG.trim_end().to_owned())),
             }
         });
+    }
+
+    /// Reads once of what is typed, if there is something, and hears it; never waits. Answers whether
+    /// there was: behind one line there may be another.
+    pub fn read(&mut self) -> bool {
+        if self.ended {
+            return false;
+        }
+        let mut typed = [0; TYPED];
+        // Not the last word of who watches, who may be guessing: the read would block.
+        let read = match os::is_readable(self.input()) {
+            Ok(true) => os::read(self.input(), &mut typed),
+            Ok(false) => return false,
+            Err(error) => Err(error),
+        };
+        match read {
+            Ok(0) => self.hear_end(),
+            Ok(n) => self.hear(typed[..n].to_vec().into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => self.hear_failure(&error),
+        }
+        true
     }
 
     /// Nothing more will be typed. The server goes on.

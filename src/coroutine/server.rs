@@ -1,20 +1,23 @@
 //! What the tasks of a coroutine server share. No method of it waits.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
+use crate::address;
 use crate::buffer::{Chunk, Pool};
 use crate::clock::Nanos;
+use crate::console::Sight;
 use crate::counters::Counters;
 use crate::keys::ConnId;
 use crate::limits::{Limits, Stage};
 use crate::os;
-use crate::peers::Peers;
+use crate::peers::{Peers, Room};
 use crate::protocol::Protocol;
 
+use super::desk::Desk;
 use super::watched::Ready;
 
 /// Chunks in one vectored send.
@@ -22,8 +25,8 @@ const VECTOR: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Server<P> {
-    /// Beside each connection, what wakes its task.
-    pub(super) peers: Peers<P, Waker>,
+    /// Beside each connection, what is known of its task.
+    pub(super) peers: Peers<P, Task>,
     pool: Rc<Pool>,
     limits: Limits,
     pub(super) stage: Stage,
@@ -40,7 +43,47 @@ pub(super) struct Server<P> {
     pub(super) timekeeper: Waker,
     /// Who waits for a change of the server itself: for room, for the drain, for the end.
     waiting: Vec<Waker>,
-    pub(super) counters: Counters,
+    /// Where the operator sits, if there is one.
+    pub(super) desk: Option<Desk>,
+    counters: Counters,
+    /// System calls that this thread had made before.
+    calls_before: u64,
+}
+
+/// A connection's task, as the others know it.
+#[derive(Debug)]
+pub(super) struct Task {
+    waker: Waker,
+    /// What it awaits, while it is not resumed.
+    awaits: Awaits,
+    /// Its peer's, if there is an operator to see it.
+    address: Option<String>,
+}
+
+/// What a task awaits beside a change of its wishes.
+#[derive(Debug, Clone, Copy)]
+enum Awaits {
+    /// That its socket may do some of this.
+    Socket { read: bool, write: bool },
+    /// To be resumed: others go first.
+    Turn,
+}
+
+impl Task {
+    /// One that is not resumed yet.
+    pub(super) fn new(address: Option<String>) -> Task {
+        Task { waker: Waker::noop().clone(), awaits: Awaits::Turn, address }
+    }
+
+    /// As an operator sees it.
+    pub(super) fn sight(&self) -> Sight {
+        let awaited = match self.awaits {
+            Awaits::Socket { read, write } => [(read, "awaits read"), (write, "awaits write")],
+            Awaits::Turn => [(true, "awaits its turn"), (false, "")],
+        };
+        let doing = awaited.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned());
+        Sight { address: self.address.clone(), doing: doing.collect() }
+    }
 }
 
 /// What a connection would do, if it may.
@@ -67,22 +110,55 @@ impl<P: Protocol> Server<P> {
             alarm: None,
             timekeeper: Waker::noop().clone(),
             waiting: Vec::new(),
+            desk: None,
             counters: Counters::default(),
+            calls_before: os::calls(),
         }
+    }
+
+    /// What was counted, with so many waits of the executor's.
+    pub(super) fn counters(&self, waits: u64) -> Counters {
+        let calls = os::calls() - self.calls_before + waits;
+        Counters { calls, turns: waits, evicted: self.peers.evicted(), ..self.counters }
+    }
+
+    /// Somebody has come.
+    pub(super) fn open(&mut self, protocol: P, room: Room, socket: BorrowedFd<'_>) -> ConnId {
+        self.counters.accepted += 1;
+        let address = self.desk.as_ref().and_then(|_| address::of_peer(socket));
+        let id = self.peers.open(protocol, room, Task::new(address));
+        if let Some(desk) = &mut self.desk {
+            desk.console.met(id, os::now());
+        }
+        self.settle(Some(id)); // Others may be told that it came.
+        id
+    }
+
+    /// Nobody can be let in for whom there is no descriptor.
+    pub(super) fn refuse(&mut self, error: &io::Error) {
+        self.counters.refused += 1;
+        tracing::warn!("a connection is refused: {error}");
     }
 
     /// What the connection wants now. From now on `waker` is woken when that may have changed.
     pub(super) fn wish(&mut self, id: ConnId, waker: &Waker) -> Wish {
         let receive = self.peers.wants_recv(id);
         let peer = self.peers.get_mut(id).expect("only its own task removes a connection");
-        peer.driver.clone_from(waker);
-        let connection = &peer.connection;
+        let (task, connection) = (&mut peer.driver, &peer.connection);
+        let send = !connection.outgoing().is_empty();
+        task.waker.clone_from(waker);
+        task.awaits = Awaits::Socket { read: receive, write: send };
         Wish {
             receive,
-            send: !connection.outgoing().is_empty(),
+            send,
             shut_down: connection.wants_shutdown(),
             close: connection.is_finished(),
         }
+    }
+
+    /// Its task lets others go first.
+    pub(super) fn yields(&mut self, id: ConnId) {
+        self.peers.get_mut(id).expect("its task yields").driver.awaits = Awaits::Turn;
     }
 
     /// Receives once, and forgets that it is `ready` if that was all.
@@ -141,7 +217,8 @@ impl<P: Protocol> Server<P> {
     }
 
     /// After anything has happened: feeds the starving, does what is due, and wakes whoever is
-    /// marked, except the one whose task this is: it goes on anyway.
+    /// marked, except the one whose task this is: it goes on anyway. The operator's task is woken if
+    /// there is something to tell.
     pub(super) fn settle(&mut self, except: Option<ConnId>) {
         if self.peers.is_starving() {
             self.peers.feed(self.pool.unfilled_in_all());
@@ -153,8 +230,13 @@ impl<P: Protocol> Server<P> {
         self.peers.begin();
         while let Some(marked) = self.peers.next_ready() {
             if Some(marked.id) != except {
-                marked.peer.driver.wake_by_ref();
+                marked.peer.driver.waker.wake_by_ref();
             }
+        }
+        if self.peers.has_told()
+            && let Some(desk) = &self.desk
+        {
+            desk.attendant.wake_by_ref();
         }
     }
 
@@ -183,6 +265,12 @@ impl<P: Protocol> Server<P> {
 
     pub(super) fn go_on(&mut self) {
         self.pausing = false;
+        self.changed();
+    }
+
+    /// It is asked to stop, so many times.
+    pub(super) fn ask(&mut self, times: u64) {
+        self.asked += times;
         self.changed();
     }
 

@@ -6,9 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::task::Wake;
+use std::task::{Wake, Waker};
 use std::thread;
 
+use super::server::Task;
 use super::*;
 use crate::buffer::{Chunk, Shape};
 use crate::protocol::testing::Tell;
@@ -184,8 +185,7 @@ fn whom_others_mark_is_woken_and_who_goes_on_anyway_is_not() {
     let waker = Waker::from(Arc::clone(&bell));
     let rung = || bell.0.swap(0, Ordering::Relaxed);
     let mut server = Server::<Tell>::new(Pool::new(BUFFERS).unwrap(), Limits::default());
-    let ids =
-        [(); 3].map(|()| server.peers.open(Default::default(), Room(0), Waker::noop().clone()));
+    let ids = [(); 3].map(|()| server.peers.open(Tell, Room(0), Task::new(None)));
     ids.iter().for_each(|&id| assert!(!server.wish(id, &waker).send));
     server.settle(None);
     rung();
@@ -193,4 +193,23 @@ fn whom_others_mark_is_woken_and_who_goes_on_anyway_is_not() {
     server.settle(Some(ids[0]));
     assert_eq!(rung(), 2);
     assert!(server.wish(ids[1], &waker).send && !server.wish(ids[0], &waker).send);
+}
+
+#[test]
+fn a_task_shows_what_it_awaits() {
+    let mut server = Server::<Tell>::new(Pool::new(BUFFERS).unwrap(), Limits::default());
+    let ids = [(); 2].map(|()| server.peers.open(Tell, Room(0), Task::new(None)));
+    server.settle(None);
+    let shown = |server: &mut Server<Tell>| {
+        server.peers.get_mut(ids[0]).unwrap().driver.sight().doing.join(", ")
+    };
+    assert_eq!(shown(&mut server), "awaits its turn");
+    server.wish(ids[0], Waker::noop());
+    assert_eq!(shown(&mut server), "awaits read");
+    server.peers.received(ids[1], Chunk::from("to the other"));
+    server.settle(Some(ids[1]));
+    server.wish(ids[0], Waker::noop());
+    assert_eq!(shown(&mut server), "awaits read, awaits write");
+    server.yields(ids[0]);
+    assert_eq!(shown(&mut server), "awaits its turn");
 }

@@ -27,8 +27,22 @@ impl Watched {
     /// # Panics
     /// Outside of an executor.
     pub(super) fn new(fd: OwnedFd) -> io::Result<Watched> {
+        Watched::with(fd, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// The same, of what is only read from.
+    ///
+    /// # Errors
+    /// epoll_ctl(2): `PermissionDenied` if it is a file, which is always readable; `fd` is closed.
+    ///
+    /// # Panics
+    /// Outside of an executor.
+    pub(super) fn reading(fd: OwnedFd) -> io::Result<Watched> {
+        Watched::with(fd, Interest::READABLE)
+    }
+
+    fn with(fd: OwnedFd, interest: Interest) -> io::Result<Watched> {
         os::count_call(); // epoll_ctl(2), by tokio
-        let interest = Interest::READABLE | Interest::WRITABLE;
         // SAFETY: an `OwnedFd` is open, stays open and stays the same descriptor while it is owned;
         // nothing here hands out a `&mut` by which another could be put in its place.
         Ok(Watched(unsafe { AsyncFd::register_with_interest(fd, interest) }?))

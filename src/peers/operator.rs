@@ -3,7 +3,8 @@
 use super::{Peer, Peers, wants_recv};
 use crate::buffer::Chunk;
 use crate::connection::Connection;
-use crate::console::{Command, Console, Moment, Order, Row, Sight};
+use crate::console::{Attended, Console, Moment, Order, Reach, Row, Sight};
+use crate::counters::Counters;
 use crate::keys::ConnId;
 use crate::protocol::Protocol;
 
@@ -28,62 +29,13 @@ impl<P: Protocol, D> Peers<P, D> {
         moment: Moment,
         look: impl Fn(&D) -> Sight,
     ) -> Option<Order> {
-        self.show_told(console);
-        while let Some(command) = console.next_command() {
-            match command {
-                Ok(Command::Drain) if moment.ending => console.say("draining already"),
-                Ok(Command::Drain) => {
-                    console.say(&format!("draining: {} to finish", connections(self.len())));
-                    return Some(Order::Drain);
-                }
-                Ok(Command::Quit) => {
-                    console.print();
-                    return Some(Order::Quit);
-                }
-                Ok(command) => self.obey(command, console, moment, &look),
-                Err(complaint) => console.say(&complaint),
-            }
-            self.show_told(console); // Who is kicked leaves.
-        }
-        console.flush();
-        None
+        console.attend(&mut View { peers: self, moment, look }, moment.ending)
     }
 
-    fn show_told(&mut self, console: &mut Console) {
+    /// Shows the operator what was said to it.
+    pub fn show_told(&mut self, console: &mut Console) {
         self.told.drain(..).for_each(|chunk| console.show(&chunk));
-    }
-
-    fn obey(
-        &mut self,
-        command: Command,
-        console: &mut Console,
-        moment: Moment,
-        look: &impl Fn(&D) -> Sight,
-    ) {
-        match command {
-            Command::List => console.list(self.rows(console, moment, look)),
-            Command::Stats => console.stats(&moment.counters),
-            Command::Help => console.help(),
-            Command::Say(line) => {
-                let ids: Vec<ConnId> = self.keys.iter_mut().map(|(id, _)| id).collect();
-                let line = Chunk::from(line);
-                let told = ids.into_iter().filter(|&id| self.tell(id, line.clone())).count();
-                console.say(&format!("said to {}", connections(told)));
-            }
-            Command::Tell(number, line) => match self.find(number) {
-                Some(id) if self.tell(id, line.into()) => {}
-                Some(_) => console.say(&format!("connection {number} is ending: it hears no more")),
-                None => console.say(&nobody(number)),
-            },
-            Command::Kick(number) => match self.find(number) {
-                Some(id) => {
-                    self.broken(id);
-                    console.say(&format!("kicked {number}"));
-                }
-                None => console.say(&nobody(number)),
-            },
-            Command::Drain | Command::Quit => unreachable!("an order is its driver's"),
-        }
+        console.flush();
     }
 
     /// Says `line` to a peer, after all that it is owed. Answers whether it will be sent.
@@ -105,9 +57,27 @@ impl<P: Protocol, D> Peers<P, D> {
     fn find(&mut self, number: u64) -> Option<ConnId> {
         self.keys.iter_mut().find(|(_, peer)| peer.number == number).map(|(id, _)| id)
     }
+}
 
-    fn rows(&mut self, console: &Console, moment: Moment, look: &impl Fn(&D) -> Sight) -> Vec<Row> {
-        let crowds = &self.crowds;
+/// The peers as an operator sees them at a moment.
+struct View<'a, P, D, L> {
+    peers: &'a mut Peers<P, D>,
+    moment: Moment,
+    look: L,
+}
+
+impl<P: Protocol, D, L: Fn(&D) -> Sight> Attended for View<'_, P, D, L> {
+    fn show_told(&mut self, console: &mut Console) {
+        self.peers.told.drain(..).for_each(|chunk| console.show(&chunk));
+    }
+
+    fn count(&self) -> usize {
+        self.peers.len()
+    }
+
+    fn rows(&mut self, console: &Console) -> Vec<Row> {
+        let View { peers, moment, look } = self;
+        let crowds = &peers.crowds;
         let row = |(id, peer): (ConnId, &mut Peer<P, D>)| {
             let Sight { address, doing } = look(&peer.driver);
             let hushed = !peer.starved && peer.connection.wants_recv() && !wants_recv(peer, crowds);
@@ -129,7 +99,31 @@ impl<P: Protocol, D> Peers<P, D> {
                 marks: marks.into_iter().filter_map(|(is, mark)| is.then_some(mark)).collect(),
             }
         };
-        self.keys.iter_mut().map(row).collect()
+        peers.keys.iter_mut().map(row).collect()
+    }
+
+    fn counters(&self) -> Counters {
+        self.moment.counters
+    }
+
+    fn tell(&mut self, number: u64, line: Vec<u8>) -> Reach {
+        match self.peers.find(number) {
+            Some(id) if self.peers.tell(id, line.into()) => Reach::Sent,
+            Some(_) => Reach::Ending,
+            None => Reach::Nobody,
+        }
+    }
+
+    fn tell_all(&mut self, line: Vec<u8>) -> usize {
+        let ids: Vec<ConnId> = self.peers.keys.iter_mut().map(|(id, _)| id).collect();
+        let line = Chunk::from(line);
+        ids.into_iter().filter(|&id| self.peers.tell(id, line.clone())).count()
+    }
+
+    fn kick(&mut self, number: u64) -> bool {
+        let found = self.peers.find(number);
+        found.into_iter().for_each(|id| self.peers.broken(id));
+        found.is_some()
     }
 }
 
@@ -141,12 +135,4 @@ fn wants<P: Protocol>(connection: &Connection<P>) -> Vec<String> {
     wants.extend(connection.wants_shutdown().then(|| "shut down".to_owned()));
     wants.extend(connection.is_finished().then(|| "close".to_owned()));
     wants
-}
-
-fn connections(count: usize) -> String {
-    if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
-}
-
-fn nobody(number: u64) -> String {
-    format!("no connection {number}: `list` shows who is here")
 }

@@ -21,9 +21,6 @@ pub(super) struct Desk {
     pub(super) readable: bool,
 }
 
-/// The most that is read at a time of what is typed.
-const TYPED: usize = 4096;
-
 impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// Has an operator see and do at `console` what there is to be seen and done. The places of the
     /// console are the listeners, in their order.
@@ -47,17 +44,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// end at once.
     pub(super) fn read_typed(&mut self) -> io::Result<bool> {
         let Some(desk) = self.desk.as_mut().filter(|desk| desk.readable) else { return Ok(false) };
-        // Not the last word of a selector, which may be guessing: this read would block.
-        if os::is_readable(desk.console.input())? {
-            let mut typed = [0; TYPED];
-            match os::read(desk.console.input(), &mut typed) {
-                Ok(0) => desk.console.hear_end(),
-                Ok(n) => desk.console.hear(typed[..n].to_vec().into()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => desk.console.hear_failure(&error),
-            }
-        }
+        desk.console.read();
         if desk.watched {
             desk.readable = false;
             if self.selector.trigger() != Trigger::Level {
