@@ -22,6 +22,7 @@ mod ring;
 mod selector;
 mod show;
 mod trigger;
+pub mod view;
 
 use std::collections::HashMap;
 use std::fs::File;

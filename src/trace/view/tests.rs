@@ -1,0 +1,1 @@
+//! Each view from traces made by hand.
