@@ -7,12 +7,13 @@
 //! left of one, and [`Trace::events`] tells what happened: **every view is a function of that.**
 //!
 //! ```text
-//!   loop ─► Traced<R> ─► R          file ─► Trace ─► Event, Event, …  ─► show, …
+//!   loop ─► Traced<R> ─► R          file ─► Trace ─► Event, Event, …  ─► show, view, export
 //!              │                     ▲
 //!              └─► Recorder ─────────┘
 //! ```
 
 mod event;
+pub mod export;
 mod follow;
 pub mod format;
 mod map;
