@@ -140,6 +140,7 @@ const OUT: u64 = 4;
 const UNENDED: u64 = 8;
 const RESULT: u64 = 16;
 const MANY: u64 = 32;
+const QUIET: u64 = 64;
 
 /// A part of the overview.
 #[derive(Debug, Clone, Copy, Default)]
@@ -312,13 +313,15 @@ impl Drawing {
             Some(Err(errno)) => (-i64::from(errno.0), RESULT),
             None => (0, 0),
         };
-        let abnormal = if event.is_abnormal() { ABNORMAL } else { 0 };
+        let mut bits = out | told;
+        bits |= if event.is_abnormal() { ABNORMAL } else { 0 };
+        bits |= if matches!(event.what, Happened::Silent { .. }) { QUIET } else { 0 };
         let name = self.name(&match event.what {
             Happened::Submitted { .. } => format!("{} submitted", label(event)),
             Happened::CallBegin { .. } => format!("{} called", label(event)),
             _ => label(event),
         });
-        Some(Mark { conn, name, at, lasted: 0, res, bits: abnormal | out | told })
+        Some(Mark { conn, name, at, lasted: 0, res, bits })
     }
 
     fn name(&mut self, name: &str) -> u32 {

@@ -40,7 +40,7 @@ const lanes = drawing.lanes.map((lane, index) => ({
 }));
 // The longest mark of a lane: what begins earlier than that before the view cannot reach into it.
 for (const lane of lanes) lane.longest = lane.lasted.reduce((a, b) => Math.max(a, b), 0);
-const ABNORMAL = 1, SPAN = 2, OUT = 4, UNENDED = 8, RESULT = 16, MANY = 32;
+const ABNORMAL = 1, SPAN = 2, OUT = 4, UNENDED = 8, RESULT = 16, MANY = 32, QUIET = 64;
 const ring = health.turns ? health.turns.name === 'enter' : drawing.names.some(name => name.endsWith('submitted'));
 const turnName = health.turns ? health.turns.name : 'turn';
 
@@ -137,7 +137,8 @@ function legend() {
   const all = [['kernel', `in the kernel (${turnName}): asleep or at work`, ''], ['handle', 'handling', ''],
     ['batch', ring ? 'completions of each enter' : 'reports of each wait', ''], ring && ['flight', 'operations in flight', ''],
     ['armed', ring ? 'receive armed' : 'receive called', ''], ['in', 'bytes came', 'tick'],
-    ['out', ring ? 'send: submitted to over' : 'send', ''], ['bad', 'abnormal', 'tick']];
+    ['out', ring ? 'send: submitted to reaped' : 'send', ''],
+    health.ops.some(op => op.silent) && ['quiet', 'quiet send: it ended somewhere within', ''], ['bad', 'abnormal', 'tick']];
   for (const [color, text, shape] of all.filter(Boolean)) {
     const item = element('li'), patch = element('i', null, shape);
     patch.style.background = `var(--${color})`;
@@ -171,7 +172,8 @@ function charts() {
     if (ring) chart('Submissions per enter', `mean ${digits(submitted.mean)}, at most ${count(submitted.max)}`, 'flight', bins(submitted.bins));
   }
   for (const op of health.ops) {
-    if (!op.octaves.length) continue;
+    // Of a few the table says enough.
+    if (op.octaves.reduce((all, one) => all + one.count, 0) < 10) continue;
     const by = new Map(op.octaves.map(one => [one.from_ns, one.count])), rows = [];
     const last = op.octaves.at(-1).from_ns;
     for (let from = op.octaves[0].from_ns; from <= last; from = from ? from * 2 : 1000) rows.push([from ? span(from) : '< 1 µs', by.get(from) ?? 0]);
@@ -260,13 +262,14 @@ function sized(node, height) {
 
 function readColors() {
   const style = getComputedStyle(root);
-  for (const name of ['bg', 'panel', 'ink', 'muted', 'line', 'kernel', 'handle', 'in', 'armed', 'out', 'bad', 'batch', 'flight']) colors[name] = style.getPropertyValue(`--${name}`).trim();
+  for (const name of ['bg', 'panel', 'ink', 'muted', 'line', 'kernel', 'handle', 'in', 'armed', 'out', 'quiet', 'bad', 'batch', 'flight']) colors[name] = style.getPropertyValue(`--${name}`).trim();
   colors.sans = style.getPropertyValue('--sans').trim();
   colors.mono = style.getPropertyValue('--mono').trim();
 }
 
 function draw() {
   drawOverview();
+  scales = [];
   const pen = sized(canvas, rows.end), width = canvas.clientWidth, left = gutter();
   pen.fillStyle = colors.panel;
   pen.fillRect(left, 0, width - left, rows.end);
@@ -285,6 +288,7 @@ function draw() {
   if (pointer && pointer.x >= left) { pen.fillStyle = colors.muted; pen.fillRect(pointer.x, AXIS, 1, rows.end); }
   if (selection) { pen.globalAlpha = 0.2; pen.fillStyle = colors.in; pen.fillRect(Math.min(...selection), AXIS, Math.abs(selection[1] - selection[0]), rows.end); }
   pen.restore();
+  writeScales(pen, left);
   // For who cannot see it: what is drawn, in numbers.
   Object.assign(canvas.dataset, drawn);
   $('range').textContent = `${span(view[1] - view[0])} from ${moment(view[0])}`;
@@ -320,8 +324,8 @@ function names(pen, left) {
   };
   if (health.turns) {
     name(`loop r${health.source.lane}`, rows.loop, LOOP);
-    name(ring ? 'completions' : 'reports', rows.batch, BATCH);
-    if (ring) name('in flight', rows.flight, FLIGHT);
+    name(ring ? 'completions' : 'reports', rows.batch + 8, BATCH);
+    if (ring) name('in flight', rows.flight + 8, FLIGHT);
   }
   lanes.forEach((lane, index) => name(lane.conn, rows.conns + index * ROW, ROW, colors.mono, chosen == null || chosen === index ? colors.ink : colors.muted));
 }
@@ -374,10 +378,14 @@ function separate(pen, left, width, first, last) {
   }
 }
 
-function scaleMark(pen, left, most, top) {
-  pen.fillStyle = colors.muted;
+/** What the top of a lane stands for; written beside it when all is drawn. */
+let scales = [];
+function writeScales(pen, left) {
   pen.font = `10px ${colors.sans}`;
-  pen.fillText(`${count(most)}`, left + 3, top + 5);
+  pen.fillStyle = colors.muted;
+  pen.textAlign = 'right';
+  for (const [most, top] of scales) pen.fillText(count(most), left - 4, top + 4);
+  pen.textAlign = 'left';
 }
 
 function bars(pen, left, values, most, top, height, color, width) {
@@ -385,7 +393,7 @@ function bars(pen, left, values, most, top, height, color, width) {
   values.forEach((n, x) => { if (n > 0) { const tall = Math.max(1, n / most * height); pen.fillRect(left + x, top + height - tall, width, tall); } });
   pen.fillStyle = colors.line;
   pen.fillRect(left, top + height, values.length, 1);
-  scaleMark(pen, left, most, top);
+  scales.push([most, top]);
 }
 
 function steps(pen, left, values, most, top, height, color) {
@@ -403,7 +411,7 @@ function steps(pen, left, values, most, top, height, color) {
   pen.stroke();
   pen.fillStyle = colors.line;
   pen.fillRect(left, top + height, values.length, 1);
-  scaleMark(pen, left, most, top);
+  scales.push([most, top]);
 }
 
 /** A connection: above the line what comes in, below it what goes out. */
@@ -433,8 +441,11 @@ function drawLane(pen, lane, top, left, width) {
       if (bits & SPAN) {
         const wide = Math.max(end - x, 1.5);
         if (x + wide <= lastOut + 1) continue;
-        pen.fillStyle = colors.out;
+        // A quiet send has no completion: when it was over is known to lie somewhere within.
+        pen.fillStyle = bits & QUIET ? colors.quiet : colors.out;
         pen.fillRect(x, middle + 1, wide, half - 3);
+        pen.fillStyle = colors.out;
+        pen.fillRect(x, middle + 1, Math.min(wide, 2), half - 3);
         lastOut = x + wide;
       } else {
         pen.fillStyle = colors.muted;
@@ -442,7 +453,7 @@ function drawLane(pen, lane, top, left, width) {
       }
     } else {
       const tick = bits & SPAN ? end : x;
-      if (bits & UNENDED || !(bits & RESULT) || (tick - lastIn < 0.5 && lane.res[at] > 0)) continue;
+      if (bits & (UNENDED | (bits & SPAN ? MANY : 0)) || !(bits & RESULT) || (tick - lastIn < 0.5 && lane.res[at] > 0)) continue;
       // What brought nothing is a pale tick.
       pen.fillStyle = lane.res[at] > 0 ? colors.in : colors.muted;
       pen.fillRect(tick - 1, top + 2, 2, half - 3);
@@ -513,7 +524,7 @@ function underLane(lane, t, near, out) {
   const bits = lane.bits[best], name = drawing.names[lane.name[best]], res = lane.res[best];
   const came = bits & UNENDED ? 'not over' : !(bits & RESULT) ? '' : res < 0 ? `result ${res}` : bits & SPAN && bits & MANY ? '' : `${count(res)}${/recv|send/.test(name) ? ' B' : ''}`;
   lines.push(`<b>${name}</b> ${came}${bits & ABNORMAL ? ' – abnormal' : ''}`);
-  lines.push(`at ${moment(lane.at[best])}${bits & SPAN ? `, for ${span(lane.lasted[best])}${bits & MANY ? ', many completions' : ''}` : ''}`);
+  lines.push(`at ${moment(lane.at[best])}${bits & SPAN ? `, ${bits & QUIET ? 'over within' : 'for'} ${span(lane.lasted[best])}${bits & MANY ? ', many completions' : ''}` : ''}`);
   return lines;
 }
 
