@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -104,10 +104,12 @@ impl Args {
 /// Prints what is recorded on stderr, until the recorder ends; `None` if nothing is to be printed.
 pub(super) fn print(live: Option<File>) -> Option<JoinHandle<anyhow::Result<()>>> {
     let live = live?;
-    Some(std::thread::spawn(move || {
+    let name = std::thread::Builder::new().name("trace".to_owned());
+    let print = move || {
         let follow = Follow::new(live, false)?;
         follow_to_end(follow, &Filter::default(), false, &mut io::stderr())
-    }))
+    };
+    Some(name.spawn(print).expect("there is room for a thread"))
 }
 
 impl Prepared {
@@ -122,6 +124,10 @@ fn create(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    // The recorder keeps the lock; here its lack has the file's name.
+    if !os::lock(file.as_fd())? {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another server records into it"));
     }
     Ok(file)
 }

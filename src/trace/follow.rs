@@ -31,6 +31,8 @@ pub struct Follow {
     number: u64,
     decoder: Decoder,
     lost: u64,
+    /// When the last of those was that were read, in ticks.
+    time: u64,
 }
 
 impl Follow {
@@ -42,7 +44,8 @@ impl Follow {
         let header = read_header(&file)?;
         let next = if from_now { header.head } else { header.oldest(header.head) };
         let decoder = Decoder::new(next);
-        Ok(Follow { file, header, next, held: Vec::new(), number: next, decoder, lost: 0 })
+        let (held, time) = (Vec::new(), header.pairs[0].0);
+        Ok(Follow { file, header, next, held, number: next, decoder, lost: 0, time })
     }
 
     /// The header, as it was last read.
@@ -117,6 +120,7 @@ impl Follow {
         let stale = ((self.next - first) as usize).min(count);
         let (records, _) = bytes.as_chunks::<RECORD>();
         self.held.extend(records[stale..].iter().map(Record::from_bytes));
+        self.time = self.held.last().map_or(self.time, |record| record.time);
         self.next = self.next.max(first + count as u64);
         Ok(())
     }
@@ -140,11 +144,13 @@ impl Follow {
     fn skip_to(&mut self, oldest: u64) {
         if self.next < oldest {
             let id = oldest - self.next;
-            let time = self.held.last().map_or(self.header.pairs[0].0, |record| record.time);
-            let what = What::Lost as u8;
-            self.held.push(Record { what, id, time, aux: ABSENT, ..Record::default() });
             self.lost += id;
             self.next = oldest;
+            let (what, time) = (What::Lost as u8, self.time);
+            match self.held.last_mut() {
+                Some(last) if last.what == what && last.aux == ABSENT => last.id += id,
+                _ => self.held.push(Record { what, id, time, aux: ABSENT, ..Record::default() }),
+            }
         }
     }
 }

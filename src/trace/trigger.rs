@@ -75,6 +75,8 @@ impl fmt::Display for Trigger {
 
 /// Operations after which the ages are looked at.
 const WINDOW: u64 = 1024;
+/// Ages beyond are held to be as long, in ticks: some days.
+const LONGEST: u64 = 1 << 50;
 
 /// Watches the records go by for what it is to stop at.
 #[derive(Debug)]
@@ -107,7 +109,7 @@ impl Watch {
         let ages = (!limits.is_empty()).then(|| Ages {
             limits,
             begun: HashMap::new(),
-            seen: Histogram::new(2).expect("two digits are allowed"),
+            seen: Histogram::new_with_bounds(1, LONGEST, 2).expect("1 to any, two digits"),
         });
         let (error, overflow) = (has(Trigger::Error), has(Trigger::Overflow));
         (error || overflow || ages.is_some()).then_some(Watch { error, overflow, ages })
@@ -211,12 +213,13 @@ mod tests {
 
     #[test]
     fn ages_beyond_the_limit_are_seen_once_there_are_enough_of_them() {
-        let age = Trigger::Age { quantile: 0.5, over: Duration::from_nanos(100) };
-        for (ticks, expected) in [(50, None), (150, Some(Frozen::Age))] {
+        let age = Trigger::Age { quantile: 0.5, over: Duration::from_millis(100) };
+        for (ticks, expected) in [(50_000_000, None), (150_000_000, Some(Frozen::Age))] {
             let mut watch = Watch::new(&[age], 1_000_000_000).expect("something to watch for");
             let id = Token::of(Kind::Send, ConnId::new(0, 0)).0;
             let mut last = None;
             for time in (0..WINDOW).map(|n| n * 1000) {
+                assert_eq!(last, None);
                 let begin = Record { what: What::Sqe as u8, id, time, ..Record::default() };
                 assert_eq!(watch.see(&begin), None);
                 last = watch.see(&Record { what: What::Cqe as u8, time: time + ticks, ..begin });

@@ -78,6 +78,14 @@ impl Process {
         assert_eq!(answer, 0, "kill: {}", std::io::Error::last_os_error());
     }
 
+    /// Sends a signal to one of its threads.
+    pub(crate) fn signal_thread(self, thread: i32, signal: i32) {
+        // SAFETY: tgkill(2) touches no memory of ours; the pid is that of a child as above, and a
+        // thread that is not of it gets nothing.
+        let answer = unsafe { libc::syscall(libc::SYS_tgkill, self.0, thread, signal) };
+        assert_eq!(answer, 0, "tgkill: {}", std::io::Error::last_os_error());
+    }
+
     fn status(self, field: &str) -> String {
         let status =
             fs::read_to_string(format!("/proc/{}/status", self.0)).expect("the server runs");

@@ -11,7 +11,7 @@ pub(super) fn bar(value: u64, most: u64, width: usize) -> String {
     let eighths = (value as f64 / most as f64 * (width * 8) as f64).round() as usize;
     let eighths = eighths.clamp(1, width * 8);
     let mut text = "█".repeat(eighths / 8);
-    if eighths % 8 > 0 {
+    if !eighths.is_multiple_of(8) {
         text.push(EIGHTHS[eighths % 8 - 1]);
     }
     text

@@ -113,9 +113,14 @@ fn lines(a: &Digest, b: &Digest) -> Vec<Line> {
     });
     add("brought by a turn, mean", Ratio, &|d| Some(d.turns.as_ref()?.batches.mean));
     add("brought by a turn, max", Count, &|d| some(d.turns.as_ref()?.batches.max));
-    add("in the kernel / message", Nanos, &|d| d.per_message(d.turns.as_ref()?.inside_ns));
-    add("outside / message", Nanos, &|d| {
+    add("in enters or waits / message", Nanos, &|d| d.per_message(d.turns.as_ref()?.inside_ns));
+    add("outside of them / message", Nanos, &|d| {
         d.per_message(d.source.span_ns.saturating_sub(d.turns.as_ref()?.inside_ns))
+    });
+    add("  of that in calls", Nanos, &|d| {
+        let calls = d.ops.iter().filter(|row| !row.on_ring && row.ages.is_some());
+        let together: u64 = calls.map(|row| row.together_ns).sum();
+        d.per_message(together).filter(|_| together > 0)
     });
     add("turn inside, p50", Nanos, &|d| d.turns.as_ref()?.inside.p50_ns.map(|n| n as f64));
     add("turn inside, p99", Nanos, &|d| d.turns.as_ref()?.inside.p99_ns.map(|n| n as f64));

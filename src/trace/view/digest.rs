@@ -111,7 +111,7 @@ impl Digest {
             || matches!(self.measure, Measure::Completed | Measure::Taken)
     }
 
-    /// The share of the time that was spent in the kernel, as far as it was timed.
+    /// The share of the time that was spent in enters or waits, asleep and awake.
     pub fn share_inside(&self) -> Option<f64> {
         let turns = self.turns.as_ref()?;
         (self.source.span_ns > 0).then(|| turns.inside_ns as f64 / self.source.span_ns as f64)
@@ -243,8 +243,10 @@ impl Pass {
                 odd.recv_blocked.note(at, conn, None);
             }
             Err(Errno(libc::EAGAIN)) if is_send(op) => odd.send_blocked.note(at, conn, None),
-            Err(Errno(libc::ECONNRESET | libc::EPIPE)) => odd.reset.note(at, conn, None),
-            Err(Errno(errno)) if event.is_abnormal() => {
+            Err(Errno(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED)) => {
+                odd.reset.note(at, conn, None)
+            }
+            Err(Errno(errno)) if event.is_abnormal() && errno != libc::EINTR => {
                 odd.failed.note(at, conn, Some(errno.unsigned_abs().into()));
             }
             Err(_) => {}

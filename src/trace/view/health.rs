@@ -60,8 +60,11 @@ fn hint(digest: &Digest) -> String {
         );
     }
     if digest.share_inside().is_some_and(|share| share < 0.5) {
-        return "most of the time is spent outside of the kernel: in the protocol, or off the CPU"
-            .to_owned();
+        let outside = if turns.name == "enter" { "the protocol" } else { "calls and the protocol" };
+        return format!(
+            "{batch} {each} at {open} connections, and most of the time outside of them: {outside} \
+             (or others on this CPU) set the pace"
+        );
     }
     format!("{batch} {each} at {open} connections: more connections, or deeper ones, fill a batch")
 }

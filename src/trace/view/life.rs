@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::ops::{Errors, is_recv, is_send};
+use super::ops::{Errors, is_recv, is_send, passes};
 use crate::keys::ConnId;
 use crate::report::Errno;
 use crate::ring::{Kind, Token};
@@ -222,7 +222,7 @@ impl Lives {
         let Some((begun, position)) = track.turn.take() else { return };
         let (life, took) = (&mut track.life, at.saturating_sub(begun));
         life.turns += 1;
-        life.turns_ns += took;
+        life.turns_ns = life.turns_ns.saturating_add(took);
         life.slowest_ns = Some(life.slowest_ns.map_or(took, |slowest| slowest.max(took)));
         let turn = life.messages;
         self.answered.push(Answered { conn, turn, at: begun, took, position });
@@ -230,7 +230,6 @@ impl Lives {
 
     /// Records are missing: nothing is known to be in flight.
     fn forget(&mut self) {
-        self.whole = false;
         self.ending.clear();
         self.accepted.clear();
         for track in self.all.values_mut() {
@@ -370,7 +369,7 @@ impl Track {
             Err(Errno(libc::EAGAIN)) if matches!(op, Op::Call(_)) => life.would_block += 1,
             Err(Errno(libc::ENOBUFS)) if is_recv(op) => life.starved += 1,
             Err(errno) => {
-                if (is_recv(op) || is_send(op)) && event.is_abnormal() {
+                if (is_recv(op) || is_send(op)) && !passes(errno) {
                     life.ending = Ending::Broken(errno.to_string());
                 }
                 *life.errors.entry(errno.to_string()).or_default() += 1;

@@ -19,6 +19,7 @@
 //! and when the kernel posted it nobody here can know.
 
 mod chart;
+mod checks;
 mod diff;
 mod digest;
 mod doctor;

@@ -49,6 +49,8 @@ pub struct OpRow {
     /// where that says nothing: an accept and a receive wait for others, and with a clock per batch
     /// a call takes no time.
     pub ages: Option<Percentiles>,
+    /// How old or how long together, in nanoseconds; zero where `ages` says nothing.
+    pub together_ns: u64,
     /// The same, by powers of two.
     pub octaves: Vec<Octave>,
 }
@@ -177,6 +179,7 @@ impl Row {
             in_flight: 0,
             bytes: 0,
             ages: None,
+            together_ns: 0,
             octaves: Vec::new(),
         };
         let told = match op {
@@ -189,6 +192,7 @@ impl Row {
     fn age(&mut self, nanos: Option<u64>) {
         let (Some(ages), Some(nanos)) = (&mut self.ages, nanos) else { return };
         ages.record(Duration::from_nanos(nanos));
+        self.row.together_ns = self.row.together_ns.saturating_add(nanos);
         *self.octaves.entry(octave(nanos)).or_default() += 1;
     }
 
@@ -222,6 +226,12 @@ pub(super) fn is_recv(op: Op) -> bool {
 /// Whether it moves bytes out.
 pub(super) fn is_send(op: Op) -> bool {
     matches!(op, Op::Ring(Kind::Send) | Op::Call(Call::Send | Call::SendVectored))
+}
+
+/// Whether it is only for now that an operation fails with this: it is asked again, and no
+/// connection breaks of it.
+pub(super) fn passes(errno: Errno) -> bool {
+    matches!(errno.0, libc::EINTR | libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS | libc::ECANCELED)
 }
 
 /// Whether it is a peer's or a signal's affair how long it takes.

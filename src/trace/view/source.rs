@@ -7,9 +7,8 @@ use serde::Serialize;
 
 use crate::keys::ConnId;
 use crate::report::units;
-use crate::trace::event::Event;
+use crate::trace::Trace;
 use crate::trace::format::{Clock, Level};
-use crate::trace::{Filter, Trace};
 
 /// The part of a trace that a view is about. The default is all of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,11 +22,6 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// Whether it is about this event.
-    pub fn passes(&self, event: &Event) -> bool {
-        self.filter().passes(event)
-    }
-
     /// Whether it is about this moment.
     pub(super) fn is_in_time(&self, at: u64) -> bool {
         let at = Duration::from_nanos(at);
@@ -40,11 +34,6 @@ impl Cut {
         conn.is_some_and(|conn| {
             conn.slot() == slot && generation.is_none_or(|one| one == conn.generation())
         })
-    }
-
-    fn filter(&self) -> Filter {
-        let (since, until) = (self.since, self.until);
-        Filter { conns: self.conn.into_iter().collect(), since, until, ..Filter::default() }
     }
 }
 

@@ -95,8 +95,13 @@ fn table(digest: &Digest) -> String {
     if let Some(turns) = digest.turns.as_ref().filter(|_| !ring) {
         let per = digest.per_message(turns.count).map_or(String::new(), ratio);
         let mut cells = vec![turns.name.to_owned(), units::count(turns.count), per];
-        let useful = turns.count - turns.failed - turns.idle.count - turns.timers;
-        cells.extend([units::count(useful), String::new(), String::new(), String::new()]);
+        let useless = turns.idle.count + turns.timers;
+        cells.extend([
+            units::count(turns.count - useless),
+            String::new(),
+            String::new(),
+            String::new(),
+        ]);
         cells.push(some(turns.failed));
         cells.extend(turns.inside.cells().map(|(_, cell)| cell));
         let mean = ratio(turns.batches.mean);

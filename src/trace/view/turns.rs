@@ -109,9 +109,9 @@ pub struct Turns {
     pub batches: Batches,
     /// Submissions taken by each enter.
     pub submitted: Batches,
-    /// Neither submitted nor brought anything, and was not meant to end by the clock.
+    /// Those that neither submitted nor brought anything, and were not to end by the clock.
     pub idle: Noted,
-    /// Ended by the clock, with nothing.
+    /// Those that ended by the clock, with nothing.
     pub timers: u64,
     /// Completions waited outside a full queue; how many were reaped then.
     pub overflows: Noted,
@@ -185,7 +185,7 @@ impl Counter {
         self.now.back = Some(at);
         self.now.failed = failed;
         if let Some(lasted) = lasted {
-            self.inside_ns += lasted;
+            self.inside_ns = self.inside_ns.saturating_add(lasted);
             self.inside.record(Duration::from_nanos(lasted));
         }
     }
@@ -200,7 +200,7 @@ impl Counter {
         if self.name == Some("enter") {
             self.submitted.add(turn.submitted);
         }
-        let nothing = turn.brought + turn.submitted + turn.silent == 0;
+        let nothing = turn.brought + turn.submitted + turn.silent == 0 && !turn.failed;
         match turn.patience {
             Some(Patience::Until) if nothing => self.timers += 1,
             _ if nothing => self.idle.note(back, None, None),
