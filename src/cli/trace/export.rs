@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use clap::error::ErrorKind;
 
 use super::Part;
 use crate::report::units;
@@ -47,7 +48,7 @@ enum Format {
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let format = self.format()?;
+        let format = self.format();
         let trace = super::open(&self.file)?;
         let notes = match &self.output {
             Some(path) => {
@@ -65,14 +66,19 @@ impl Args {
         Ok(())
     }
 
-    fn format(&self) -> anyhow::Result<Format> {
+    /// What is asked for. Without a word of it, this is wrong usage.
+    fn format(&self) -> Format {
         let name = self.output.as_ref().and_then(|path| path.extension()?.to_str());
         match (self.format, name) {
-            (Some(format), _) => Ok(format),
-            (None, Some("pftrace" | "perfetto-trace")) => Ok(Format::Perfetto),
-            (None, Some("jsonl" | "ndjson")) => Ok(Format::Jsonl),
-            (None, Some("html" | "htm")) => Ok(Format::Html),
-            (None, _) => bail!("in which format? Say --format perfetto, jsonl or html"),
+            (Some(format), _) => format,
+            (None, Some("pftrace" | "perfetto-trace")) => Format::Perfetto,
+            (None, Some("jsonl" | "ndjson")) => Format::Jsonl,
+            (None, Some("html" | "htm")) => Format::Html,
+            (None, _) => clap::Error::raw(
+                ErrorKind::MissingRequiredArgument,
+                "in which format? Say --format perfetto, jsonl or html\n",
+            )
+            .exit(),
         }
     }
 

@@ -187,7 +187,7 @@ impl Drawing {
             back: false,
         };
         let mut scene = Scene::new(ids(&roster.connections), false);
-        for event in trace.events().filter(|event| cut.passes(event)) {
+        for event in trace.events().filter(|event| cut.is_in_time(event.at)) {
             drawing.loop_event(&event);
             scene.draw(&event, |stroke| drawing.stroke(&stroke));
         }

@@ -118,7 +118,7 @@ pub fn perfetto(trace: &Trace, cut: &Cut, most: usize, out: &mut impl Write) -> 
     let mut writer = Writer::new(&trace.header, out);
     writer.tracks(&about, &roster)?;
     let mut result = Ok(());
-    for event in trace.events().filter(|event| cut.passes(event)) {
+    for event in trace.events().filter(|event| cut.is_in_time(event.at)) {
         scene.draw(&event, |stroke| {
             if result.is_ok() {
                 result = writer.stroke(&stroke);
