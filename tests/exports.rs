@@ -389,6 +389,47 @@ fn a_browser_draws_the_page_without_a_complaint() {
     }
 }
 
+/// Plays with a page, and says in its document what came of it.
+const HANDS: &str = "<script>
+const box = canvas.getBoundingClientRect(), length = () => view[1] - view[0];
+const over = (x, y) => ({ clientX: box.left + x, clientY: box.top + y, bubbles: true, cancelable: true });
+const press = key => canvas.dispatchEvent(new KeyboardEvent('keydown', { key }));
+look(...whole);
+const before = length();
+canvas.dispatchEvent(new WheelEvent('wheel', { ...over(600, 40), deltaY: -300 }));
+root.dataset.wheel = +(length() < before * 0.9);
+press('0');
+root.dataset.back = +(length() === before);
+press('+'); press('ArrowRight');
+root.dataset.keys = +(length() === before / 2 && view[0] > whole[0] + before / 4);
+look(turns.at[1], turns.at[1] + turns.inside[1] + turns.outside[1]);
+canvas.dispatchEvent(new PointerEvent('pointermove', over(600, rows.loop + 10)));
+root.dataset.hover = +(!tip.hidden && /turn/.test(tip.textContent) && /handling/.test(tip.textContent));
+$('search').value = '1';
+find(true);
+root.dataset.found = +(lanes[chosen].conn === 'c1.0' && view[0] < lanes[chosen].life.last_ns);
+$('search').value = 'c99';
+find(true);
+root.dataset.absent = +/has no lane/.test($('search-said').textContent);
+</script></body>";
+
+#[test]
+fn a_page_is_zoomed_moved_read_and_searched_by_hand() {
+    for model in models() {
+        let (_folder, path) = recorded(model);
+        let page = exported(&path, "run.html", &[]);
+        let text = fs::read_to_string(&page).unwrap().replace("</body>", HANDS);
+        fs::write(&page, text).unwrap();
+        let Some((document, complaints)) = browsed(&format!("file://{}", page.display())) else {
+            return skip("no Chromium or Chrome to open a page in");
+        };
+        for hand in ["wheel", "back", "keys", "hover", "found", "absent"] {
+            assert_eq!(said(&document, hand), Some(1), "{model}: {hand}: {complaints}");
+        }
+        assert_eq!(said(&document, "errors"), Some(0), "{model}: {complaints}");
+    }
+}
+
 // ---- Anything ---------------------------------------------------------------------------------
 
 proptest! {

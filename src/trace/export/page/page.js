@@ -208,7 +208,7 @@ function tables() {
 // ---- The timeline --------------------------------------------------------------------------------
 
 const overview = $('overview'), canvas = $('lanes'), tip = $('tip');
-const AXIS = 24, LOOP = 30, BATCH = 40, FLIGHT = 30, GAP = 8, ROW = 20;
+const AXIS = 24, LOOP = 30, BATCH = 40, FLIGHT = 30, GAP = 8, ROW = 22, BAND = 8;
 let view = busy.slice(), chosen = null, colors = {}, pointer = null, queued = false, selection = null;
 
 const gutter = () => canvas.clientWidth < 560 ? 62 : 96;
@@ -416,7 +416,7 @@ function steps(pen, left, values, most, top, height, color) {
 
 /** A connection: above the line what comes in, below it what goes out. */
 function drawLane(pen, lane, top, left, width) {
-  const { life } = lane, half = ROW / 2, middle = top + half;
+  const { life } = lane, middle = top + ROW / 2;
   pen.globalAlpha = chosen == null || lanes[chosen] === lane ? 1 : 0.25;
   const from = Math.max(xOf(life.accepted_ns ?? life.first_ns), left), to = Math.min(xOf(life.closed_ns ?? life.last_ns), width);
   if (to >= from) { pen.fillStyle = colors.line; pen.fillRect(from, middle - 0.5, Math.max(to - from, 1), 1); }
@@ -430,7 +430,7 @@ function drawLane(pen, lane, top, left, width) {
     const x = xOf(lane.at[at]), end = xOf(lane.at[at] + lane.lasted[at]);
     if (end < left) continue;
     pen.fillStyle = colors.armed;
-    pen.fillRect(Math.max(x, left), top + 2, Math.max(Math.min(end, width) - Math.max(x, left), 1), half - 3);
+    pen.fillRect(Math.max(x, left), middle - BAND - 0.5, Math.max(Math.min(end, width) - Math.max(x, left), 1), BAND);
   }
   for (let at = first; at < last; at++) {
     const bits = lane.bits[at], x = xOf(lane.at[at]), end = xOf(lane.at[at] + lane.lasted[at]);
@@ -443,20 +443,20 @@ function drawLane(pen, lane, top, left, width) {
         if (x + wide <= lastOut + 1) continue;
         // A quiet send has no completion: when it was over is known to lie somewhere within.
         pen.fillStyle = bits & QUIET ? colors.quiet : colors.out;
-        pen.fillRect(x, middle + 1, wide, half - 3);
+        pen.fillRect(x, middle + 0.5, wide, BAND);
         pen.fillStyle = colors.out;
-        pen.fillRect(x, middle + 1, Math.min(wide, 2), half - 3);
+        pen.fillRect(x, middle + 0.5, Math.min(wide, 2), BAND);
         lastOut = x + wide;
       } else {
         pen.fillStyle = colors.muted;
-        pen.fillRect(x - 1, middle + 2, 2, half - 5);
+        pen.fillRect(x - 1, middle + 1.5, 2, BAND - 2);
       }
     } else {
       const tick = bits & SPAN ? end : x;
       if (bits & (UNENDED | (bits & SPAN ? MANY : 0)) || !(bits & RESULT) || (tick - lastIn < 0.5 && lane.res[at] > 0)) continue;
       // What brought nothing is a pale tick.
       pen.fillStyle = lane.res[at] > 0 ? colors.in : colors.muted;
-      pen.fillRect(tick - 1, top + 2, 2, half - 3);
+      pen.fillRect(tick - 1, middle - BAND - 0.5, 2, BAND);
       lastIn = tick;
     }
   }
