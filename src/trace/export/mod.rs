@@ -6,7 +6,7 @@
 //!                    └─► page       one HTML file that needs nothing else
 //! ```
 //!
-//! A [`Scene`](scene) turns events into what can be drawn: slices that nest, instants, counters.
+//! A `Scene` turns events into what can be drawn: slices that nest, instants, counters.
 //! Neither format sees a record. What does not fit is left out, and what was left out is said in
 //! the export itself.
 

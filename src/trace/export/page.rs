@@ -1,7 +1,7 @@
 //! A trace as one HTML file: what it comes to, the loop's swim lane, the worst connections', the
 //! histograms. It needs no network and no other file.
 //!
-//! Numbers that the script draws travel as packed [`Column`]s. What is drawn is bounded; the
+//! Numbers that the script draws travel as packed columns of varints. What is drawn is bounded; the
 //! overview, the tables and the histograms are of all.
 
 use std::collections::{HashMap, VecDeque};
