@@ -2,7 +2,9 @@
 //!
 //! What recording costs that is *off* is in no bench of this file, for there is nothing to run: a
 //! `Proactor<Uring, P>` is another type than a `Proactor<Traced<Uring>, P>`, and no function of
-//! `proactor::trace` is called from it. The bench `turn` is of the first.
+//! `proactor::trace` is called from it. The bench `turn` is of the first. To see it: in
+//! `objdump -dC target/release/proactor`, the loops whose type has no `Traced` in it call no
+//! `Recorder` and read no counter (`rdtsc`); those that have it do both a dozen times.
 
 use std::hint::black_box;
 

@@ -175,7 +175,7 @@ static USR2: AtomicU32 = AtomicU32::new(0);
 
 /// From now on SIGUSR2 is counted instead of ending the process. It wakes the loop whose [`Stop`]
 /// is asked by [signals](Stop::on_signals), whichever thread it comes to and also if it comes just
-/// before the loop goes to sleep.
+/// before the loop goes to sleep (kernel-notes §52).
 ///
 /// # Errors
 /// sigaction(2), never for this signal.
@@ -224,7 +224,7 @@ pub fn memory_file(name: &std::ffi::CStr) -> io::Result<std::fs::File> {
 }
 
 /// Locks a file for this open file description, so long as any descriptor of it is open. Answers
-/// whether nobody else has it: fcntl(2), `F_OFD_SETLK`, since Linux 3.15.
+/// whether nobody else has it: fcntl(2), `F_OFD_SETLK`, since Linux 3.15 (kernel-notes §51).
 ///
 /// # Errors
 /// The file is not open for writing; its filesystem knows no locks.

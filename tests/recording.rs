@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -254,7 +255,12 @@ fn who_follows_a_file_or_a_process_is_told_what_is_shown_afterwards() {
         let follow = |whom: &str| {
             let mut command = Command::new(PROACTOR);
             command.args(["trace", "follow", "--json", whom]).stdout(Stdio::piped());
-            command.spawn().unwrap()
+            let mut child = command.spawn().unwrap();
+            // It has the file once it says whose it is.
+            let (mut out, mut header) =
+                (BufReader::new(child.stdout.take().unwrap()), String::new());
+            out.read_line(&mut header).unwrap();
+            (child, out, header)
         };
         let followers = [follow(path.to_str().unwrap()), follow(&pid)];
         let clients = [(); 3].map(|()| Client::connect(server.address()));
@@ -263,10 +269,11 @@ fn who_follows_a_file_or_a_process_is_told_what_is_shown_afterwards() {
         server.drain();
         let shown = objects(&tool(&["show", "--json"], &path).stdout);
         assert!(shown.len() > 100);
-        for follower in followers {
-            let followed = follower.wait_with_output().unwrap();
-            assert!(followed.status.success());
-            let followed = objects(&followed.stdout);
+        for (mut child, mut out, header) in followers {
+            let mut text = header.into_bytes();
+            out.read_to_end(&mut text).unwrap();
+            assert!(child.wait().unwrap().success());
+            let followed = objects(&text);
             let differ = followed.iter().zip(&shown).find(|(one, other)| one != other);
             assert_eq!(differ, None, "{model}");
             assert_eq!(followed.len(), shown.len(), "{model}");

@@ -10,6 +10,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proactor::buffer::{Pool, Shape};
@@ -226,35 +228,51 @@ fn who_follows_too_slowly_is_told_how_much_is_lost_to_the_record() {
 }
 
 #[test]
-fn who_follows_while_it_is_written_reads_nothing_torn() {
-    const RECORDS: u64 = 3_000_000;
+fn who_reads_while_it_is_written_reads_nothing_torn() {
     let (file, mut log) = smallest();
     let mut follow = Follow::new(file.reopen().unwrap(), false).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
     let writer = std::thread::spawn(move || {
-        for n in 0..RECORDS {
+        let mut n = 0;
+        while n % 1000 != 0 || !stopped.load(Ordering::Relaxed) {
             let res = n as i32;
             log.note(None, || n, Record { res, flags: !res as u32, ..numbered(n) });
+            n += 1;
         }
+        n
     });
-    let mut told = 0;
+    let check = |n: u64, record: &Record| {
+        let Record { time, id, res, flags, .. } = *record;
+        assert_eq!((time, id, res as u32, !flags), (n, n, n as u32, n as u32));
+    };
+    let (mut told, mut times) = (0, 0);
     loop {
         let over = follow.is_over();
-        for event in follow.poll().unwrap() {
+        let events = follow.poll().unwrap();
+        times += u32::from(!events.is_empty());
+        for event in events {
             assert_eq!(event.number, told);
             if let Happened::Lost(n) = event.what {
                 told += n;
                 continue;
             }
-            let Record { time, id, res, flags, .. } = event.raw;
-            assert_eq!((time, id, res as u32, !flags), (told, told, told as u32, told as u32));
+            check(told, &event.raw);
             told += 1;
+        }
+        if times % 10 == 1 {
+            let trace = Trace::open(file.path()).unwrap();
+            (trace.first..).zip(&trace.records).for_each(|(n, record)| check(n, record));
+        }
+        if times == 60 {
+            stop.store(true, Ordering::Relaxed);
         }
         if over && follow.is_read() {
             break;
         }
     }
-    writer.join().unwrap();
-    assert_eq!(told, RECORDS);
+    assert_eq!(told, writer.join().unwrap());
+    assert!(follow.lost() > 0);
 }
 
 #[test]
@@ -296,6 +314,13 @@ fn what_is_missed_while_it_has_stopped_is_counted_where_it_goes_on() {
     assert_eq!((trace.header.frozen, trace.lost()), (None, 6));
     let last: Vec<_> = trace.events().skip(2).map(|event| event.what).collect();
     assert_eq!(last, [Happened::Lost(6), Happened::Mark(7)]);
+    // The next time it counts from there.
+    log.freeze(Frozen::Signal);
+    (0..2).for_each(|n| log.note(None, || 0, numbered(n)));
+    log.thaw();
+    let trace = Trace::from_bytes(log.bytes()).unwrap();
+    assert_eq!(trace.events().last().unwrap().what, Happened::Lost(2));
+    assert_eq!(trace.lost(), 8);
 }
 
 #[test]

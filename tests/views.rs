@@ -254,6 +254,7 @@ fn a_killed_servers_trace_has_its_views_and_they_say_that_it_was_not_closed() {
     fs::write(file, &bytes[..HEADER + 1000 * RECORD]).unwrap();
     let part = view(&["summary"], &[file]);
     assert!(part.contains("note: the file is cut short"), "{part}");
+    assert!(!part.contains(" 0 lost"), "{part}");
 }
 
 #[test]

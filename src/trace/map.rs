@@ -1,7 +1,7 @@
 //! The memory of a recorder: pages shared with a file, or with nobody.
 //!
 //! What is written to a file's shared pages is the kernel's at once: it survives the end of the
-//! process, however that came (mmap(2), `MAP_SHARED`). The blocks are reserved before
+//! process, however that came (mmap(2), `MAP_SHARED`; kernel-notes §50). The blocks are reserved before
 //! (posix_fallocate(3)), for a write to a page that finds no room on the disk is a SIGBUS. So is
 //! one to a file that somebody has cut short: so the file is locked (fcntl(2), `F_OFD_SETLK`) as
 //! long as it is mapped, and no other recorder takes it. Who follows it sees by the lock whether
@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::format::{HEADER, RECORD, Record, at};
+use super::format::{HEADER, RECORD, Record, at, part};
 use crate::os;
 
 /// A header and `capacity` records. One owner writes; who reads the file looks at `head` first.
@@ -78,8 +78,14 @@ impl Map {
         // SAFETY: the mapping has `capacity` slots behind the header, each aligned to 32 bytes, and
         // the mask keeps within them. Nobody in this process reads them but through `&self`.
         unsafe {
-            self.base.as_ptr().add(HEADER + slot * RECORD).cast::<Record>().write(record);
+            self.base.as_ptr().add(HEADER + slot * RECORD).cast::<[u64; 4]>().write(record.words());
         }
+    }
+
+    /// Reads record number `n` again, which has been written.
+    pub(super) fn read(&self, n: u64) -> Record {
+        let at = HEADER + (n & (self.capacity - 1)) as usize * RECORD;
+        Record::from_bytes(&part(self.bytes(), at))
     }
 
     /// Says that records below `n` are written.

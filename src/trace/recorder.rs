@@ -335,20 +335,26 @@ impl Recorder {
             self.missed += 1;
             return;
         }
-        let record = self.write(record);
+        self.write(record);
+        if self.watch.is_some() {
+            self.watch();
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, record: Record) {
+        self.map.write(self.head, Record { time: self.now, turn: self.turn, ..record });
+        self.head += 1;
+    }
+
+    /// Whether the last record is one to stop at.
+    fn watch(&mut self) {
+        let record = self.map.read(self.head - 1);
         if let Some(watch) = &mut self.watch
             && let Some(why) = watch.see(&record)
         {
             self.freeze(why);
         }
-    }
-
-    #[inline]
-    fn write(&mut self, record: Record) -> Record {
-        let record = Record { time: self.now, turn: self.turn, ..record };
-        self.map.write(self.head, record);
-        self.head += 1;
-        record
     }
 
     #[inline]

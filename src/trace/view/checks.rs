@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::chart::ratio;
+use super::chart::{plural, ratio};
 use super::digest::Digest;
 use super::doctor::{Finding, Severity};
 use super::life::Life;
@@ -150,7 +150,7 @@ fn failed(digest: &Digest) -> Option<Finding> {
     if failed.count == 0 {
         return None;
     }
-    let what = format!("{} operations failed", units::count(failed.count));
+    let what = format!("{} failed", plural(failed.count, "operation"));
     let fix = "`trace show --result error` shows each; what the name means is in the man page of \
                the call";
     let mut found = finding(Severity::Wrong, what, failed, fix);
@@ -171,7 +171,7 @@ fn failed(digest: &Digest) -> Option<Finding> {
 
 fn exhausted(digest: &Digest) -> Option<Finding> {
     let exhausted = &digest.odd.exhausted;
-    let what = format!("{} accepts failed for want of resources", units::count(exhausted.count));
+    let what = format!("{} failed for want of resources", plural(exhausted.count, "accept"));
     let fix = "more descriptors (ulimit -n), or fewer connections at a time (--max-connections)";
     (exhausted.count > 0).then(|| finding(Severity::Wrong, what, exhausted, fix))
 }
@@ -272,13 +272,11 @@ fn short(digest: &Digest) -> Option<Finding> {
     if many == 0 {
         return None;
     }
-    // One in a hundred: clients that read more slowly than they ask.
-    let severity = if often(many, sends, 100) { Severity::Costly } else { Severity::Note };
     let what = format!("{} met a full socket", share_of(many, sends + blocked.count, "sends"));
     let fix = "these clients read more slowly than they are answered: that bounds memory and is no \
                fault; larger socket buffers (net.ipv4.tcp_wmem) make it rarer";
     let first = if short.count > 0 { short } else { blocked };
-    Some(finding(severity, what, first, fix).with(format!(
+    Some(finding(Severity::Note, what, first, fix).with(format!(
         "{} came short, {} would have blocked",
         units::count(short.count),
         units::count(blocked.count)
@@ -378,8 +376,8 @@ fn one_each(digest: &Digest) -> Option<Finding> {
 fn resets(digest: &Digest) -> Option<Finding> {
     let reset = &digest.odd.reset;
     let what = format!(
-        "{} operations met a connection that the peer had broken (ECONNRESET, EPIPE, ECONNABORTED)",
-        units::count(reset.count)
+        "{} met a connection that the peer had broken (ECONNRESET, EPIPE, ECONNABORTED)",
+        plural(reset.count, "operation")
     );
     let fix = "nothing, if these clients are known to leave like that: a peer that closes with \
                bytes unread resets";

@@ -305,7 +305,8 @@ impl Lent {
 
     fn finish(self, whole: bool) -> Option<Buffers> {
         let (lent, filled) = (self.lent, self.filled);
-        let (fewest, most) = (self.fewest.filter(|_| whole), whole.then_some(self.most));
+        let (fewest, most) =
+            (whole.then(|| self.fewest.unwrap_or(self.most)), whole.then_some(self.most));
         (lent + filled > 0).then_some(Buffers { lent, filled, fewest, most })
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::chart::{bar, ratio};
+use super::chart::{bar, plural, ratio};
 use super::digest::Digest;
 use super::doctor::{Doctor, Severity};
 use super::summary::span;
@@ -47,26 +47,26 @@ impl Health {
 
 fn hint(digest: &Digest) -> String {
     let Some(turns) = &digest.turns else { return String::new() };
-    let (mean, open) = (turns.batches.mean, digest.connections_max);
+    let (mean, open) = (turns.batches.mean, plural(digest.connections_max, "connection"));
     let batch = ratio(mean);
     let each = if turns.name == "enter" { "completions per enter" } else { "reports per wait" };
-    if turns.count == 0 || open == 0 {
+    if turns.count == 0 || digest.connections_max == 0 {
         return String::new();
     }
-    if mean < 1.5 && open > 1 {
+    if mean < 1.5 && digest.connections_max > 1 {
         return format!(
-            "{batch} {each} at {open} connections: the loop is ahead of its clients, and a turn \
+            "{batch} {each} at {open}: the loop is ahead of its clients, and a turn \
              serves one"
         );
     }
     if digest.share_inside().is_some_and(|share| share < 0.5) {
         let outside = if turns.name == "enter" { "the protocol" } else { "calls and the protocol" };
         return format!(
-            "{batch} {each} at {open} connections, and most of the time outside of them: {outside} \
+            "{batch} {each} at {open}, and most of the time outside of them: {outside} \
              (or others on this CPU) set the pace"
         );
     }
-    format!("{batch} {each} at {open} connections: more connections, or deeper ones, fill a batch")
+    format!("{batch} {each} at {open}: more connections, or deeper ones, fill a batch")
 }
 
 impl fmt::Display for Health {
@@ -106,10 +106,10 @@ fn line(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
 
 fn calls(digest: &Digest, turns: &Turns) -> String {
     let mut text = units::count(turns.count);
-    let messages = units::count(digest.messages);
+    let messages = plural(digest.messages, "message");
     let per = |n| digest.per_message(n).map(ratio);
     if let Some(all) = digest.calls.and_then(per) {
-        text.push_str(&format!(" → {all} system calls per message ({messages} messages)"));
+        text.push_str(&format!(" → {all} system calls per message ({messages})"));
     }
     if let Some(waits) = per(turns.count).filter(|_| turns.name == "wait") {
         text.push_str(&format!(", {waits} of them waits"));
@@ -150,7 +150,7 @@ fn outside(turns: &Turns) -> String {
     let (p50, p99) = (span(turns.outside.p50_ns), span(turns.outside.p99_ns));
     let stalls = match turns.stalls.count {
         0 => format!("no stall > {}", units::span(STALL)),
-        n => format!("{} stalls > {}", units::count(n), units::span(STALL)),
+        n => format!("{} > {}", plural(n, "stall"), units::span(STALL)),
     };
     format!("p50 {p50}  p99 {p99}  max {}   ({stalls})", span(turns.outside.max_ns))
 }
@@ -163,7 +163,7 @@ fn queue(digest: &Digest, turns: &Turns) -> String {
     }
     text.push_str(&match turns.overflows.count {
         0 => "   overflow: never".to_owned(),
-        n => format!("   overflow: in {} enters", units::count(n)),
+        n => format!("   overflow: in {}", plural(n, "enter")),
     });
     text.push_str(&format!("   in flight max {}", units::count(turns.in_flight_max)));
     text

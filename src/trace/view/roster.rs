@@ -97,8 +97,8 @@ impl fmt::Display for Roster {
             writeln!(f, "… and {} more (--all shows them)", units::count(self.left_out))?;
         }
         let unclean = match self.unclean {
-            0 => "all in order".to_owned(),
-            n => format!("{} not in order", units::count(n)),
+            0 => "all clean".to_owned(),
+            n => format!("{} not clean", units::count(n)),
         };
         write!(f, "{unclean}; answered: {}", self.measure.words())
     }

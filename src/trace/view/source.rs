@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::keys::ConnId;
 use crate::report::units;
 use crate::trace::Trace;
-use crate::trace::format::{Clock, Level};
+use crate::trace::event::ABSENT;
+use crate::trace::format::{Clock, Level, Record, What};
 
 /// The part of a trace that a view is about. The default is all of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,7 +88,7 @@ impl Source {
             clock,
             level: header.level.map(Level::name),
             written: header.head,
-            lost: trace.lost(),
+            lost: trace.lost().saturating_add(absent(trace)),
             sample: header.sample,
             from_ns,
             span_ns: to_ns.saturating_sub(from_ns),
@@ -99,6 +100,12 @@ impl Source {
     pub(super) fn defers(&self) -> bool {
         self.detail.contains("DEFER_TASKRUN")
     }
+}
+
+/// Records whose slots the file does not have.
+fn absent(trace: &Trace) -> u64 {
+    let lost = |one: &&Record| one.what == What::Lost as u8 && one.aux == ABSENT;
+    trace.records.iter().filter(lost).fold(0, |sum, one| sum.saturating_add(one.id))
 }
 
 fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::chart::{bar, ratio};
+use super::chart::{bar, plural, ratio};
 use super::digest::Digest;
 use super::ops::{Octave, OpRow};
 use crate::report::{Align, Errno, NOTHING, Table, units};
@@ -49,18 +49,17 @@ impl fmt::Display for Summary {
 /// Connections, messages and bytes, and the time in the kernel.
 fn traffic(digest: &Digest) -> String {
     let mut text = format!(
-        "{} connections, {} messages in, {} in, {} out",
-        units::count(digest.connections),
-        units::count(digest.messages),
+        "{}, {} in, {} in, {} out",
+        plural(digest.connections, "connection"),
+        plural(digest.messages, "message"),
         units::bytes(digest.bytes_in as f64),
         units::bytes(digest.bytes_out as f64),
     );
     if let (Some(turns), Some(share)) = (&digest.turns, digest.share_inside()) {
         let inside = units::span(Duration::from_nanos(turns.inside_ns));
         text.push_str(&format!(
-            "   {inside} in {} {}s ({}, asleep and awake)",
-            units::count(turns.count),
-            turns.name,
+            "   {inside} in {} ({}, asleep and awake)",
+            plural(turns.count, turns.name),
             units::percent(share)
         ));
     }
@@ -218,7 +217,9 @@ fn notes(digest: &Digest) -> Vec<String> {
     }
     let aborted = Errno(libc::ECANCELED).to_string();
     if digest.ops.iter().any(|row| row.errors.contains_key(&aborted)) {
-        notes.push(format!("{aborted}: cancelled by the loop itself, as it does at its end"));
+        notes.push(format!(
+            "{aborted}: cancelled by the loop itself, at its end or to ask for something else"
+        ));
     }
     notes
 }
