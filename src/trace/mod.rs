@@ -8,12 +8,13 @@
 //! each, or, in [`view`], what they come to.
 //!
 //! ```text
-//!   loop ─► Traced<R> ─► R          file ─► Trace ─► Event, Event, …  ─► show, …
+//!   loop ─► Traced<R> ─► R          file ─► Trace ─► Event, Event, …  ─► show, view, export
 //!              │                     ▲
 //!              └─► Recorder ─────────┘
 //! ```
 
 mod event;
+pub mod export;
 mod follow;
 pub mod format;
 mod map;

@@ -3,6 +3,7 @@
 mod conn;
 mod diff;
 mod doctor;
+mod export;
 mod follow;
 mod health;
 mod show;
@@ -38,6 +39,7 @@ enum View {
     Health(health::Args),
     Doctor(doctor::Args),
     Diff(diff::Args),
+    Export(export::Args),
 }
 
 impl Args {
@@ -51,6 +53,7 @@ impl Args {
             View::Health(health) => health.run(),
             View::Doctor(doctor) => doctor.run(),
             View::Diff(diff) => diff.run(),
+            View::Export(export) => export.run(),
         }
     }
 }

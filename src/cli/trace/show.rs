@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::Selection;
 use crate::trace;
+use crate::trace::export::jsonl;
 
 /// Show a trace, one line an event
 #[derive(Debug, clap::Args)]
@@ -26,14 +27,10 @@ impl Args {
         let (header, filter) = (&trace.header, self.selection.filter());
         let mut out = BufWriter::new(io::stdout().lock());
         if self.json {
-            writeln!(out, "{}", trace::json_header(header, trace.lost(), &trace.remarks))?;
+            jsonl(&trace, &filter, &mut out)?;
         } else {
             writeln!(out, "{}", trace::title(header, trace.lost()))?;
-        }
-        for event in trace.events().filter(|event| filter.passes(event)) {
-            if self.json {
-                writeln!(out, "{}", trace::json(header, &event))?;
-            } else {
+            for event in trace.events().filter(|event| filter.passes(event)) {
                 writeln!(out, "{}", trace::line(header, &event))?;
             }
         }

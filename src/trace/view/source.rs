@@ -24,7 +24,7 @@ pub struct Cut {
 
 impl Cut {
     /// Whether it is about this moment.
-    pub(super) fn is_in_time(&self, at: u64) -> bool {
+    pub fn is_in_time(&self, at: u64) -> bool {
         let at = Duration::from_nanos(at);
         self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until)
     }

@@ -1,0 +1,68 @@
+//! Numbers packed for a page: a column of varints as Base64, which a few lines of script unpack.
+
+use super::protobuf::varint;
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// A column that is being written.
+#[derive(Debug, Default)]
+pub(super) struct Column {
+    bytes: Vec<u8>,
+    last: u64,
+}
+
+impl Column {
+    /// A number as it is.
+    pub(super) fn push(&mut self, value: u64) {
+        varint(&mut self.bytes, value);
+    }
+
+    /// A number that is no less than the one before it: their difference.
+    pub(super) fn push_after(&mut self, value: u64) {
+        self.push(value.saturating_sub(self.last));
+        self.last = self.last.max(value);
+    }
+
+    /// A number that may be negative: zero, -1, 1, -2, 2, … are 0, 1, 2, 3, 4, …
+    pub(super) fn push_signed(&mut self, value: i64) {
+        self.push((value << 1 ^ value >> 63) as u64);
+    }
+
+    /// All of them, as Base64 (RFC 4648).
+    pub(super) fn pack(&self) -> String {
+        let mut text = String::with_capacity(self.bytes.len().div_ceil(3) * 4);
+        for three in self.bytes.chunks(3) {
+            let byte = |at: usize| u32::from(three.get(at).copied().unwrap_or(0));
+            let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+            for at in 0..4 {
+                let six = (bits >> (18 - 6 * at) & 63) as usize;
+                text.push(if at > three.len() { '=' } else { char::from(ALPHABET[six]) });
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(bytes: &[u8]) -> String {
+        Column { bytes: bytes.to_vec(), last: 0 }.pack()
+    }
+
+    #[test]
+    fn bytes_are_packed_as_the_standard_shows() {
+        let all = ["", "f", "fo", "foo", "foob", "fooba", "foobar"];
+        let packed = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
+        assert_eq!(all.map(|text| of(text.as_bytes())), packed);
+    }
+
+    #[test]
+    fn differences_and_signs_are_small_numbers() {
+        let mut column = Column::default();
+        [1000, 1003, 1002, 1005].iter().for_each(|&at| column.push_after(at));
+        [0, -1, 1, -105].iter().for_each(|&n| column.push_signed(n));
+        assert_eq!(column.bytes, [0xe8, 7, 3, 0, 2, 0, 1, 2, 209, 1]);
+    }
+}

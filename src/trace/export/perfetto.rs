@@ -1,0 +1,416 @@
+//! A trace as the Perfetto UI reads it: `TrackEvent`s in Perfetto's own format.
+//!
+//! The messages and the numbers of their fields are those of
+//! <https://perfetto.dev/docs/reference/trace-packet-proto>; a test decodes what is written with
+//! the descriptors that Perfetto publishes. Times are nanoseconds of `CLOCK_MONOTONIC`, as a
+//! system trace of the same machine may have them.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Write};
+
+use super::ids;
+use super::protobuf::Message;
+use super::scene::{Draw, Flow, Gauge, Place, Scene, Stroke};
+use crate::keys::ConnId;
+use crate::trace::view::{Cut, Digest, Life, Roster};
+use crate::trace::{Event, Header, Trace, json, parse_conn};
+
+/// Connections that get tracks of their own, unless told otherwise. Perfetto's UI becomes unusable
+/// with thousands.
+pub const PERFETTO_TRACKS: usize = 200;
+
+/// What of an event is annotated; what is false, null or zero is left out.
+const ANNOTATED: [&str; 21] = [
+    "number",
+    "len",
+    "file",
+    "quiet",
+    "again",
+    "res",
+    "error",
+    "more",
+    "buf",
+    "shot",
+    "age_ns",
+    "pending",
+    "patience",
+    "at_most_ns",
+    "completions",
+    "lent",
+    "overflow",
+    "in_flight",
+    "lost",
+    "why",
+    "user_data",
+];
+
+/// Fields by their numbers, message by message.
+mod field {
+    /// `Trace`
+    pub(super) const PACKET: u32 = 1;
+    /// `TracePacket`
+    pub(super) const TIMESTAMP: u32 = 8;
+    pub(super) const SEQUENCE: u32 = 10;
+    pub(super) const TRACK_EVENT: u32 = 11;
+    pub(super) const INTERNED: u32 = 12;
+    pub(super) const SEQUENCE_FLAGS: u32 = 13;
+    pub(super) const DESCRIPTOR: u32 = 60;
+    pub(super) const FIRST: u32 = 87;
+    /// `TrackDescriptor`
+    pub(super) const UUID: u32 = 1;
+    pub(super) const TRACK_NAME: u32 = 2;
+    pub(super) const PROCESS: u32 = 3;
+    pub(super) const PARENT: u32 = 5;
+    pub(super) const COUNTER: u32 = 8;
+    pub(super) const ORDERING: u32 = 11;
+    pub(super) const RANK: u32 = 12;
+    pub(super) const DESCRIPTION: u32 = 14;
+    /// `ProcessDescriptor`
+    pub(super) const PID: u32 = 1;
+    pub(super) const PROCESS_NAME: u32 = 6;
+    /// `CounterDescriptor`
+    pub(super) const UNIT: u32 = 3;
+    /// `TrackEvent`
+    pub(super) const ANNOTATION: u32 = 4;
+    pub(super) const TYPE: u32 = 9;
+    pub(super) const NAME_ID: u32 = 10;
+    pub(super) const TRACK: u32 = 11;
+    pub(super) const VALUE: u32 = 30;
+    pub(super) const FLOW: u32 = 47;
+    pub(super) const LAST_FLOW: u32 = 48;
+    /// `DebugAnnotation`
+    pub(super) const KEY_ID: u32 = 1;
+    pub(super) const BOOL: u32 = 2;
+    pub(super) const UINT: u32 = 3;
+    pub(super) const INT: u32 = 4;
+    pub(super) const TEXT: u32 = 6;
+    /// `InternedData`
+    pub(super) const EVENT_NAMES: u32 = 2;
+    pub(super) const KEYS: u32 = 3;
+    /// `EventName` and `DebugAnnotationName`
+    pub(super) const ID: u32 = 1;
+    pub(super) const INTERNED_NAME: u32 = 2;
+}
+
+const BEGIN: u64 = 1;
+const END: u64 = 2;
+const INSTANT: u64 = 3;
+const COUNT: u64 = 4;
+/// `SEQ_INCREMENTAL_STATE_CLEARED` and `SEQ_NEEDS_INCREMENTAL_STATE`
+const CLEARED: u64 = 1;
+const NEEDS_STATE: u64 = 2;
+/// `ChildTracksOrdering::EXPLICIT`
+const BY_RANK: u64 = 3;
+/// `CounterDescriptor::UNIT_COUNT`
+const PLAIN_COUNT: u64 = 2;
+
+/// Writes a part of a trace as Perfetto has it: the loop's track, of the `most` worst connections one
+/// for each direction, and counters. Answers how many connections have no track.
+///
+/// # Errors
+/// `out` cannot be written to.
+pub fn perfetto(trace: &Trace, cut: &Cut, most: usize, out: &mut impl Write) -> io::Result<u64> {
+    let digest = Digest::of(trace, cut);
+    let about = digest.source.to_string();
+    let buffers = digest.buffers.is_some_and(|buffers| buffers.fewest.is_some());
+    let roster = Roster::new(digest, most);
+    let mut scene = Scene::new(ids(&roster.connections), buffers);
+    let mut writer = Writer::new(&trace.header, out);
+    writer.tracks(&about, &roster)?;
+    let mut result = Ok(());
+    for event in trace.events().filter(|event| cut.is_in_time(event.at)) {
+        scene.draw(&event, |stroke| {
+            if result.is_ok() {
+                result = writer.stroke(&stroke);
+            }
+        });
+    }
+    scene.finish(|stroke| {
+        if result.is_ok() {
+            result = writer.stroke(&stroke);
+        }
+    });
+    result.map(|()| roster.left_out)
+}
+
+/// Tracks that are no connection's.
+#[derive(Debug, Clone, Copy)]
+enum Common {
+    Process,
+    Loop,
+    Listeners,
+    Connections,
+    Counter(Gauge),
+    Listener(u32),
+}
+
+/// A track's `uuid`, unique in the trace and, by the loop's number, among those of a server's loops.
+fn uuid(header: &Header, common: Common) -> u64 {
+    let number = match common {
+        Common::Process => 1,
+        Common::Loop => 2,
+        Common::Listeners => 3,
+        Common::Connections => 4,
+        Common::Counter(gauge) => 16 + gauge as u64,
+        Common::Listener(index) => 64 + u64::from(index),
+    };
+    lane_bits(header) | number << 2 | 3
+}
+
+/// Of a connection: its group's, or one direction's.
+fn conn_uuid(header: &Header, conn: ConnId, side: u64) -> u64 {
+    let conn = u64::from(conn.generation()) << 32 | u64::from(conn.slot());
+    // Never zero, which would be the trace's own track.
+    lane_bits(header) | (conn + 1) << 2 | side
+}
+
+fn lane_bits(header: &Header) -> u64 {
+    u64::from(header.lane & 31) << 59
+}
+
+fn place_uuid(header: &Header, place: Place) -> u64 {
+    match place {
+        Place::Loop => uuid(header, Common::Loop),
+        Place::Listener(index) => uuid(header, Common::Listener(index)),
+        Place::In(conn) => conn_uuid(header, conn, 1),
+        Place::Out(conn) => conn_uuid(header, conn, 2),
+    }
+}
+
+struct Writer<'a, W> {
+    header: &'a Header,
+    out: W,
+    /// Names that have a number, and what is new since the last packet.
+    names: HashMap<String, u64>,
+    keys: HashMap<String, u64>,
+    interned: Message,
+    /// Tracks that are told of where they first occur.
+    told: HashSet<u64>,
+    is_first: bool,
+}
+
+impl<'a, W: Write> Writer<'a, W> {
+    fn new(header: &'a Header, out: W) -> Writer<'a, W> {
+        Writer {
+            header,
+            out,
+            names: HashMap::new(),
+            keys: HashMap::new(),
+            interned: Message::default(),
+            told: HashSet::new(),
+            is_first: true,
+        }
+    }
+
+    /// The tracks that there are in any case.
+    fn tracks(&mut self, about: &str, roster: &Roster) -> io::Result<()> {
+        let header = self.header;
+        let mut process = Message::default();
+        process
+            .uint(field::PID, header.pid.into())
+            .text(field::PROCESS_NAME, &format!("proactor {}", header.model()));
+        let mut track = Message::default();
+        track
+            .uint(field::UUID, uuid(header, Common::Process))
+            .message(field::PROCESS, &process)
+            .uint(field::ORDERING, BY_RANK)
+            .text(field::DESCRIPTION, about);
+        self.descriptor(&track)?;
+        let process = uuid(header, Common::Process);
+        self.track(Common::Loop, process, &format!("loop r{}", header.lane), 0, about)?;
+        self.track(Common::Listeners, process, "listeners", 8, "")?;
+        let said = match roster.left_out {
+            0 => String::new(),
+            n => format!(
+                "The {} worst connections; {n} others have no track and are in a counter.",
+                roster.connections.len()
+            ),
+        };
+        let name = match roster.left_out {
+            0 => "connections, the worst first".to_owned(),
+            n => format!("connections, the worst first ({n} left out)"),
+        };
+        self.track(Common::Connections, process, &name, 9, &said)?;
+        for (rank, life) in roster.connections.iter().enumerate() {
+            self.connection(rank as u64, life)?;
+        }
+        Ok(())
+    }
+
+    fn track(
+        &mut self,
+        common: Common,
+        parent: u64,
+        name: &str,
+        rank: u64,
+        said: &str,
+    ) -> io::Result<()> {
+        let mut track = Message::default();
+        track
+            .uint(field::UUID, uuid(self.header, common))
+            .uint(field::PARENT, parent)
+            .text(field::TRACK_NAME, name)
+            .uint(field::ORDERING, BY_RANK)
+            .uint(field::RANK, rank);
+        if !said.is_empty() {
+            track.text(field::DESCRIPTION, said);
+        }
+        if let Common::Counter(_) = common {
+            let mut counter = Message::default();
+            counter.uint(field::UNIT, PLAIN_COUNT);
+            track.message(field::COUNTER, &counter);
+        }
+        self.descriptor(&track)
+    }
+
+    /// A connection's three tracks: a group, and one for each direction.
+    fn connection(&mut self, rank: u64, life: &Life) -> io::Result<()> {
+        let Ok((slot, Some(generation))) = parse_conn(&life.conn) else { return Ok(()) };
+        let conn = ConnId::new(slot, generation);
+        let group = uuid(self.header, Common::Connections);
+        for (side, name) in ["", " in", " out"].into_iter().enumerate() {
+            let parent = if side == 0 { group } else { conn_uuid(self.header, conn, 0) };
+            let rank = if side == 0 { rank } else { side as u64 };
+            let mut track = Message::default();
+            track
+                .uint(field::UUID, conn_uuid(self.header, conn, side as u64))
+                .uint(field::PARENT, parent)
+                .text(field::TRACK_NAME, &format!("{}{name}", life.conn))
+                .uint(field::ORDERING, BY_RANK)
+                .uint(field::RANK, rank);
+            self.descriptor(&track)?;
+        }
+        Ok(())
+    }
+
+    fn stroke(&mut self, stroke: &Stroke<'_>) -> io::Result<()> {
+        let mut event = Message::default();
+        match &stroke.what {
+            Draw::Begin { place, name, event: of, flow } => {
+                self.place(*place)?;
+                event
+                    .uint(field::TYPE, BEGIN)
+                    .uint(field::TRACK, place_uuid(self.header, *place))
+                    .uint(field::NAME_ID, self.name(name));
+                if let Some(number) = flow {
+                    event.fixed(field::FLOW, *number);
+                }
+                self.annotate(&mut event, of);
+            }
+            Draw::End { place, event: of } => {
+                event.uint(field::TYPE, END).uint(field::TRACK, place_uuid(self.header, *place));
+                if let Some(of) = of {
+                    self.annotate(&mut event, of);
+                }
+            }
+            Draw::Instant { place, name, event: of, flow } => {
+                self.place(*place)?;
+                event
+                    .uint(field::TYPE, INSTANT)
+                    .uint(field::TRACK, place_uuid(self.header, *place))
+                    .uint(field::NAME_ID, self.name(name));
+                match flow {
+                    Some(Flow::On(number)) => _ = event.fixed(field::FLOW, *number),
+                    Some(Flow::Last(number)) => _ = event.fixed(field::LAST_FLOW, *number),
+                    None => {}
+                }
+                self.annotate(&mut event, of);
+            }
+            Draw::Count { gauge, value } => {
+                let track = uuid(self.header, Common::Counter(*gauge));
+                if self.told.insert(track) {
+                    let parent = uuid(self.header, Common::Process);
+                    let rank = 1 + *gauge as u64;
+                    self.track(Common::Counter(*gauge), parent, gauge.name(), rank, "")?;
+                }
+                event
+                    .uint(field::TYPE, COUNT)
+                    .uint(field::TRACK, track)
+                    .int(field::VALUE, i64::try_from(*value).unwrap_or(i64::MAX));
+            }
+        }
+        let mut packet = Message::default();
+        let begun = self.header.pairs[0].1;
+        packet.uint(field::TIMESTAMP, begun.saturating_add(stroke.at));
+        packet.message(field::TRACK_EVENT, &event);
+        self.packet(packet)
+    }
+
+    /// Tells of a listener's track before it is first drawn on.
+    fn place(&mut self, place: Place) -> io::Result<()> {
+        let Place::Listener(index) = place else { return Ok(()) };
+        if self.told.insert(place_uuid(self.header, place)) {
+            let group = uuid(self.header, Common::Listeners);
+            let name = format!("listener {index}");
+            self.track(Common::Listener(index), group, &name, index.into(), "")?;
+        }
+        Ok(())
+    }
+
+    /// What is known of an event, by name.
+    fn annotate(&mut self, to: &mut Message, event: &Event) {
+        let all = json(self.header, event);
+        for name in ANNOTATED {
+            let value = &all[name];
+            let mut one = Message::default();
+            if let Some(number) = value.as_u64().filter(|&number| number > 0 || name == "res") {
+                one.uint(field::UINT, number);
+            } else if let Some(number) = value.as_i64().filter(|&number| number < 0) {
+                one.int(field::INT, number);
+            } else if let Some(text) = value.as_str() {
+                one.text(field::TEXT, text);
+            } else if value.as_bool() == Some(true) {
+                one.uint(field::BOOL, 1);
+            } else {
+                continue;
+            }
+            one.uint(field::KEY_ID, self.key(name));
+            to.message(field::ANNOTATION, &one);
+        }
+    }
+
+    /// An event name's number.
+    fn name(&mut self, name: &str) -> u64 {
+        intern(&mut self.names, &mut self.interned, field::EVENT_NAMES, name)
+    }
+
+    /// An annotation name's number.
+    fn key(&mut self, name: &str) -> u64 {
+        intern(&mut self.keys, &mut self.interned, field::KEYS, name)
+    }
+
+    fn descriptor(&mut self, track: &Message) -> io::Result<()> {
+        let mut packet = Message::default();
+        packet.message(field::DESCRIPTOR, track);
+        self.packet(packet)
+    }
+
+    fn packet(&mut self, mut packet: Message) -> io::Result<()> {
+        packet.uint(field::SEQUENCE, u64::from(self.header.lane).saturating_add(1));
+        if std::mem::take(&mut self.is_first) {
+            packet.uint(field::SEQUENCE_FLAGS, CLEARED | NEEDS_STATE).uint(field::FIRST, 1);
+        } else {
+            packet.uint(field::SEQUENCE_FLAGS, NEEDS_STATE);
+        }
+        let interned = std::mem::take(&mut self.interned);
+        if !interned.as_bytes().is_empty() {
+            packet.message(field::INTERNED, &interned);
+        }
+        let mut framed = Message::default();
+        framed.message(field::PACKET, &packet);
+        self.out.write_all(framed.as_bytes())
+    }
+}
+
+/// The number of a name; a new one is told with the next packet, which is the first to use it.
+fn intern(known: &mut HashMap<String, u64>, interned: &mut Message, field: u32, name: &str) -> u64 {
+    if let Some(&id) = known.get(name) {
+        return id;
+    }
+    let id = known.len() as u64 + 1;
+    known.insert(name.to_owned(), id);
+    let mut entry = Message::default();
+    entry.uint(field::ID, id).text(field::INTERNED_NAME, name);
+    interned.message(field, &entry);
+    id
+}

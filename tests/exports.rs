@@ -1,0 +1,498 @@
+//! Exports of a trace, held against the trace and against those who read them: Perfetto's own
+//! descriptors (Python's package `perfetto`), and a browser. Where one of these is not here, its
+//! test says so and is left out: `PROACTOR_PYTHON` and `PROACTOR_BROWSER` name others.
+
+#[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
+mod support;
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use proactor::trace::export::{jsonl, page, perfetto};
+use proactor::trace::format::{HEADER, RECORD};
+use proactor::trace::view::Cut;
+use proactor::trace::{Filter, Happened, Trace};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use support::server::PROACTOR;
+use support::{Client, Launch, io_uring_refused, skip};
+
+/// How many clients a recorded server has, and how many messages each sends.
+const CLIENTS: usize = 3;
+const MESSAGES: usize = 40;
+
+fn models() -> Vec<&'static str> {
+    let mut models = vec!["epoll"];
+    match io_uring_refused() {
+        Some(why) => skip(&why),
+        None => models.push("uring"),
+    }
+    models
+}
+
+/// A server served some clients and ended; what it recorded, in a folder that lives as long.
+fn recorded(model: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.trace");
+    let option = format!("--trace={}", path.display());
+    let args = ["serve", "--model", model, "--listen", "127.0.0.1:0", &option];
+    let server = Launch::new(PROACTOR, &args).start();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect(server.address())).collect();
+    for _ in 0..MESSAGES {
+        for client in &clients {
+            client.say(&[7; 64]);
+            client.hear(&[7; 64]);
+        }
+    }
+    for client in clients {
+        client.finish();
+        client.hear_end();
+    }
+    server.drain();
+    (folder, path)
+}
+
+fn export(args: &[&str], path: &Path) -> Output {
+    Command::new(PROACTOR).args(["trace", "export"]).args(args).arg(path).output().unwrap()
+}
+
+/// Exports to a file beside the trace.
+fn exported(path: &Path, name: &str, more: &[&str]) -> PathBuf {
+    let out = path.with_file_name(name);
+    let done = export(&[&["-o", out.to_str().unwrap()], more].concat(), path);
+    assert!(done.status.success(), "{done:?}");
+    out
+}
+
+fn count(trace: &Trace, is: impl Fn(&Happened) -> bool) -> usize {
+    trace.events().filter(|event| is(&event.what)).count()
+}
+
+// ---- Perfetto ---------------------------------------------------------------------------------
+
+/// A field of a message: its number, and a number or bytes.
+#[derive(Debug, Clone, Copy)]
+enum Field<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Field<'a> {
+    fn number(self) -> u64 {
+        match self {
+            Field::Number(number) => number,
+            Field::Bytes(bytes) => panic!("{bytes:?} is no number"),
+        }
+    }
+
+    fn bytes(self) -> &'a [u8] {
+        match self {
+            Field::Bytes(bytes) => bytes,
+            Field::Number(number) => panic!("{number} is no message"),
+        }
+    }
+}
+
+/// The fields of a message, in their order.
+fn fields(mut bytes: &[u8]) -> Vec<(u64, Field<'_>)> {
+    fn varint(bytes: &mut &[u8]) -> u64 {
+        let mut value = 0;
+        for at in 0.. {
+            let (first, rest) = bytes.split_first().expect("a varint ends");
+            *bytes = rest;
+            value |= u64::from(first & 127) << (7 * at);
+            if first & 128 == 0 {
+                break;
+            }
+        }
+        value
+    }
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let tag = varint(&mut bytes);
+        let field = match tag & 7 {
+            0 => Field::Number(varint(&mut bytes)),
+            1 => {
+                let (number, rest) = bytes.split_first_chunk().expect("eight bytes");
+                bytes = rest;
+                Field::Number(u64::from_le_bytes(*number))
+            }
+            2 => {
+                let len = varint(&mut bytes) as usize;
+                let (inner, rest) = bytes.split_at(len);
+                bytes = rest;
+                Field::Bytes(inner)
+            }
+            wire => panic!("nothing has wire type {wire}"),
+        };
+        all.push((tag >> 3, field));
+    }
+    all
+}
+
+fn find<'a>(message: &[(u64, Field<'a>)], number: u64) -> Option<Field<'a>> {
+    message.iter().find(|(field, _)| *field == number).map(|(_, value)| *value)
+}
+
+fn text(field: Field<'_>) -> String {
+    String::from_utf8(field.bytes().to_vec()).unwrap()
+}
+
+/// What a Perfetto trace says, as far as this needs it.
+#[derive(Debug, Default)]
+struct Seen {
+    tracks: HashMap<u64, String>,
+    /// By track and name.
+    slices: HashMap<(String, String), usize>,
+    instants: HashMap<(String, String), usize>,
+    counters: HashMap<String, Vec<u64>>,
+    begun: HashSet<u64>,
+    ended: HashSet<u64>,
+}
+
+/// Decodes it, and fails unless each track is told of before it is used, each slice that begins
+/// ends, and no flow ends that has not begun.
+fn decode(bytes: &[u8]) -> Seen {
+    let (mut seen, mut names, mut depth) =
+        (Seen::default(), HashMap::new(), HashMap::<u64, i64>::new());
+    for (number, packet) in fields(bytes) {
+        assert_eq!(number, 1, "a trace has packets and nothing else");
+        let packet = fields(packet.bytes());
+        if let Some(interned) = find(&packet, 12) {
+            for (_, entry) in fields(interned.bytes()).iter().filter(|(field, _)| *field == 2) {
+                let entry = fields(entry.bytes());
+                names.insert(find(&entry, 1).unwrap().number(), text(find(&entry, 2).unwrap()));
+            }
+        }
+        if let Some(track) = find(&packet, 60) {
+            let track = fields(track.bytes());
+            let name = find(&track, 2).map_or("process".to_owned(), text);
+            let before = seen.tracks.insert(find(&track, 1).unwrap().number(), name);
+            assert_eq!(before, None);
+        }
+        let Some(event) = find(&packet, 11) else { continue };
+        let event = fields(event.bytes());
+        let id = find(&event, 11).unwrap().number();
+        let track = seen.tracks.get(&id).expect("it is told of").clone();
+        let name = || names[&find(&event, 10).unwrap().number()].clone();
+        match find(&event, 9).unwrap().number() {
+            1 => {
+                *depth.entry(id).or_default() += 1;
+                *seen.slices.entry((track, name())).or_default() += 1;
+            }
+            2 => {
+                let depth = depth.entry(id).or_default();
+                *depth -= 1;
+                assert!(*depth >= 0, "a slice of {track} ends that has not begun");
+            }
+            3 => *seen.instants.entry((track, name())).or_default() += 1,
+            4 => {
+                let value = find(&event, 30).unwrap().number();
+                seen.counters.entry(track).or_default().push(value);
+            }
+            other => panic!("no event is of type {other}"),
+        }
+        for (field, flow) in &event {
+            match field {
+                47 => _ = seen.begun.insert(flow.number()),
+                48 => {
+                    assert!(seen.begun.contains(&flow.number()) && seen.ended.insert(flow.number()))
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(depth.values().all(|&depth| depth == 0), "a slice has not ended");
+    seen
+}
+
+#[test]
+fn perfettos_tracks_slices_flows_and_counters_are_what_the_trace_has() {
+    for model in models() {
+        let (_folder, path) = recorded(model);
+        let trace = Trace::open(&path).unwrap();
+        let mut bytes = Vec::new();
+        assert_eq!(perfetto(&trace, &Cut::default(), 200, &mut bytes).unwrap(), 0);
+        let seen = decode(&bytes);
+        let of = |map: &HashMap<(String, String), usize>, track: &str, name: &str| {
+            map.get(&(track.to_owned(), name.to_owned())).copied().unwrap_or(0)
+        };
+        let all = |map: &HashMap<(String, String), usize>, end: &str, name: &str| -> usize {
+            let ours = map.iter().filter(|((track, one), _)| track.ends_with(end) && one == name);
+            ours.map(|(_, count)| count).sum()
+        };
+        let names: HashSet<_> = seen.tracks.values().map(String::as_str).collect();
+        for name in ["loop r0", "c0.0", "c0.0 in", "c0.0 out", "c2.0 in", "listener 0"] {
+            assert!(names.contains(name), "{name}: {names:?}");
+        }
+        let ring = model == "uring";
+        let turns = count(&trace, |what| {
+            matches!(what, Happened::EnterEnd { .. } | Happened::WaitEnd { .. })
+        });
+        let inside = if ring { "enter" } else { "wait" };
+        assert!(turns > 0 && of(&seen.slices, "loop r0", "turn") >= turns);
+        assert!(of(&seen.slices, "loop r0", inside) >= turns);
+        assert_eq!(of(&seen.slices, "loop r0", "handle"), turns);
+        assert_eq!(all(&seen.slices, " out", "send"), CLIENTS * MESSAGES, "{:?}", seen.slices);
+        if ring {
+            assert_eq!(seen.counters["in flight"].len(), turns);
+            assert!(seen.counters["free buffers"].iter().any(|&free| free > 0));
+            assert_eq!(of(&seen.instants, "loop r0", "sqe send"), CLIENTS * MESSAGES);
+            let over = count(&trace, |what| match what {
+                Happened::Completed { more, submission, .. } => !more && submission.is_some(),
+                Happened::Silent { submission, .. } => submission.is_some(),
+                _ => false,
+            });
+            assert_eq!(seen.ended.len(), over);
+            let begun = count(&trace, |what| matches!(what, Happened::Submitted { .. }));
+            assert_eq!(seen.begun.len(), begun);
+        } else {
+            assert_eq!(seen.counters["batch: reports per wait"].len(), turns);
+            assert_eq!(of(&seen.slices, "loop r0", "send"), CLIENTS * MESSAGES);
+        }
+    }
+}
+
+#[test]
+fn connections_beyond_the_cap_have_no_track_and_are_counted() {
+    let (_folder, path) = recorded("epoll");
+    let trace = Trace::open(&path).unwrap();
+    let mut bytes = Vec::new();
+    assert_eq!(perfetto(&trace, &Cut::default(), 1, &mut bytes).unwrap(), CLIENTS as u64 - 1);
+    let seen = decode(&bytes);
+    assert_eq!(seen.tracks.values().filter(|name| name.ends_with(" in")).count(), 1);
+    assert!(seen.tracks.values().any(|name| name.contains("2 left out")), "{:?}", seen.tracks);
+    let others: u64 = seen.counters["events of connections without a track"].iter().sum();
+    let drawn = trace.events().filter(|event| event.conn.is_some()).count() as u64;
+    assert!(others > 0 && others < drawn, "{others} of {drawn}");
+    let done = export(&["--connections", "1", "--format", "perfetto"], &path);
+    assert!(done.status.success() && decode(&done.stdout).tracks.len() == seen.tracks.len());
+    assert!(String::from_utf8_lossy(&done.stderr).contains("2 connections have no track"));
+}
+
+#[test]
+fn perfettos_own_descriptors_know_every_field() {
+    let python = std::env::var("PROACTOR_PYTHON").unwrap_or("python3".into());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/exports/descriptors.py");
+    for model in models() {
+        let (_folder, path) = recorded(model);
+        let out = exported(&path, "run.pftrace", &[]);
+        let Ok(checked) = Command::new(&python).arg(&script).arg(&out).output() else {
+            return skip(&format!("no {python} to check a Perfetto trace with"));
+        };
+        if checked.status.code() == Some(77) {
+            return skip("no Python package `perfetto` to check a Perfetto trace with");
+        }
+        let complaint = String::from_utf8_lossy(&checked.stderr);
+        assert!(checked.status.success(), "{model}: {complaint}");
+        let said: Value = serde_json::from_slice(&checked.stdout).unwrap();
+        let ours = decode(&fs::read(&out).unwrap());
+        assert_eq!(said["tracks"].as_array().unwrap().len(), ours.tracks.len(), "{said}");
+        assert_eq!(said["flows_begun"], ours.begun.len());
+        assert_eq!(said["flows_ended"], ours.ended.len());
+        assert_eq!(said["kinds"]["TYPE_SLICE_BEGIN"], said["kinds"]["TYPE_SLICE_END"]);
+        assert!(said["annotated"].as_array().unwrap().contains(&"res".into()), "{said}");
+    }
+}
+
+// ---- JSON lines -------------------------------------------------------------------------------
+
+#[test]
+fn json_lines_are_the_header_and_then_every_event() {
+    let (_folder, path) = recorded("epoll");
+    let trace = Trace::open(&path).unwrap();
+    let text = fs::read_to_string(exported(&path, "run.jsonl", &[])).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["schema"], "proactor.trace/1");
+    assert_eq!(lines.len(), 1 + trace.events().count());
+    let bytes: u64 = lines
+        .iter()
+        .filter(|line| line["kind"] == "call_end" && line["op"] == "recv")
+        .filter_map(|line| line["res"].as_u64())
+        .sum();
+    assert_eq!(bytes, (CLIENTS * MESSAGES * 64) as u64);
+    let shown = Command::new(PROACTOR).args(["trace", "show", "--json"]).arg(&path).output();
+    assert_eq!(String::from_utf8(shown.unwrap().stdout).unwrap(), text);
+}
+
+// ---- The page ---------------------------------------------------------------------------------
+
+#[test]
+fn a_page_needs_no_network_and_no_other_file() {
+    for model in models() {
+        let (_folder, path) = recorded(model);
+        let page =
+            fs::read_to_string(exported(&path, "run.html", &["--connections", "2"])).unwrap();
+        for outside in ["://", "src=", "href=", "@import", "url(", "fetch(", "import("] {
+            assert!(!page.contains(outside), "{model}: the page has {outside}");
+        }
+        assert!(page.contains("default-src 'none'"), "nor may it load anything");
+        assert!(!page.contains("{{") && page.contains("1 connections have no lane"));
+        let (_, data) = page.split_once("<script type=\"application/json\" id=\"data\">").unwrap();
+        let data: Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
+        assert_eq!(data["health"]["messages"], CLIENTS * MESSAGES);
+        assert_eq!(data["drawing"]["lanes"].as_array().unwrap().len(), 2);
+    }
+}
+
+/// What a browser makes of a page: the document, and what it complained of.
+fn browsed(address: &str) -> Option<(String, String)> {
+    let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+    let asked = std::env::var("PROACTOR_BROWSER");
+    let mut browsers = asked.iter().map(String::as_str).chain(names);
+    let profile = tempfile::tempdir().unwrap();
+    let done = browsers.find_map(|browser| {
+        let mut command = Command::new("timeout");
+        command.args(["120", browser, "--headless", "--no-sandbox", "--disable-gpu"]);
+        command.args(["--disable-quic", "--no-first-run", "--disable-background-networking"]);
+        command.args(["--disable-component-update", "--disable-sync", "--enable-logging=stderr"]);
+        command.args(["--window-size=1200,900", "--virtual-time-budget=5000", "--dump-dom"]);
+        command.arg(format!("--user-data-dir={}", profile.path().display())).arg(address);
+        // timeout(1) says with 127 that there is no such program.
+        command.output().ok().filter(|done| done.status.code() != Some(127))
+    })?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Some((text(&done.stdout), text(&done.stderr)))
+}
+
+/// What the page says of itself under this name.
+fn said(document: &str, name: &str) -> Option<u64> {
+    let (_, rest) = document.split_once(&format!("data-{name}=\""))?;
+    rest.split_once('"')?.0.parse().ok()
+}
+
+#[test]
+fn a_browser_draws_the_page_without_a_complaint() {
+    for model in models() {
+        let (_folder, path) = recorded(model);
+        let page = exported(&path, "run.html", &[]);
+        let address = format!("file://{}", page.display());
+        let Some((document, complaints)) = browsed(&address) else {
+            return skip("no Chromium or Chrome to open a page in");
+        };
+        assert!(document.contains("data-ready=\"yes\""), "{model}: {document:.2000}{complaints}");
+        assert_eq!(said(&document, "errors"), Some(0), "{model}: {complaints}");
+        assert!(!complaints.contains("CONSOLE"), "{model}: {complaints}");
+        assert_eq!(said(&document, "lanes"), Some(CLIENTS as u64), "{model}");
+        let turns = said(&document, "turns").unwrap();
+        assert!(turns > 2 && said(&document, "marks").unwrap() >= (CLIENTS * MESSAGES) as u64);
+        // A part, as its address says.
+        let trace = Trace::open(&path).unwrap();
+        let message = trace.events().find(|event| event.op.is_some_and(|op| op.name() == "send"));
+        let at = message.unwrap().at;
+        let (part, _) = browsed(&format!("{address}#t={}-{}", at - 10_000, at + 10_000)).unwrap();
+        assert!(said(&part, "turns").unwrap() < turns, "{model}: a part has fewer turns");
+        assert!(said(&part, "marks").unwrap() > 0 && said(&part, "errors") == Some(0));
+    }
+}
+
+/// Plays with a page, and says in its document what came of it.
+const HANDS: &str = "<script>
+const box = canvas.getBoundingClientRect(), length = () => view[1] - view[0];
+const over = (x, y) => ({ clientX: box.left + x, clientY: box.top + y, bubbles: true, cancelable: true });
+const press = key => canvas.dispatchEvent(new KeyboardEvent('keydown', { key }));
+look(...whole);
+const before = length();
+canvas.dispatchEvent(new WheelEvent('wheel', { ...over(600, 40), deltaY: -300 }));
+root.dataset.wheel = +(length() < before * 0.9);
+press('0');
+root.dataset.back = +(length() === before);
+press('+'); press('ArrowRight');
+root.dataset.keys = +(length() === before / 2 && view[0] > whole[0] + before / 4);
+look(turns.at[1], turns.at[1] + turns.inside[1] + turns.outside[1]);
+canvas.dispatchEvent(new PointerEvent('pointermove', over(600, rows.loop + 10)));
+root.dataset.hover = +(!tip.hidden && /turn/.test(tip.textContent) && /handling/.test(tip.textContent));
+$('search').value = '1';
+find(true);
+root.dataset.found = +(lanes[chosen].conn === 'c1.0' && view[0] < lanes[chosen].life.last_ns);
+$('search').value = 'c99';
+find(true);
+root.dataset.absent = +/has no lane/.test($('search-said').textContent);
+</script></body>";
+
+#[test]
+fn a_page_is_zoomed_moved_read_and_searched_by_hand() {
+    for model in models() {
+        let (_folder, path) = recorded(model);
+        let page = exported(&path, "run.html", &[]);
+        let text = fs::read_to_string(&page).unwrap().replace("</body>", HANDS);
+        fs::write(&page, text).unwrap();
+        let Some((document, complaints)) = browsed(&format!("file://{}", page.display())) else {
+            return skip("no Chromium or Chrome to open a page in");
+        };
+        for hand in ["wheel", "back", "keys", "hover", "found", "absent"] {
+            assert_eq!(said(&document, hand), Some(1), "{model}: {hand}: {complaints}");
+        }
+        assert_eq!(said(&document, "errors"), Some(0), "{model}: {complaints}");
+    }
+}
+
+// ---- Anything ---------------------------------------------------------------------------------
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn no_records_end_an_export_and_slices_stay_balanced(
+        flips in prop::collection::vec((HEADER..HEADER + RECORD * 400, any::<u8>()), 0..120),
+        whole in prop::collection::vec(any::<[u8; RECORD]>(), 0..20),
+        most in 0usize..5,
+    ) {
+        thread_local!(static TRACES: Vec<Vec<u8>> = models().into_iter().map(some_bytes).collect());
+        for mut bytes in TRACES.with(Vec::clone) {
+            for (at, byte) in &flips {
+                bytes[*at] = *byte;
+            }
+            for (at, record) in whole.iter().enumerate() {
+                let at = HEADER + RECORD * (at * 7 % 400);
+                bytes[at..at + RECORD].copy_from_slice(record);
+            }
+            let Ok(trace) = Trace::from_bytes(&bytes) else { continue };
+            let (cut, mut out) = (Cut::default(), Vec::new());
+            perfetto(&trace, &cut, most, &mut out).unwrap();
+            decode(&out);
+            page(&trace, &cut, most, &mut out).unwrap();
+            jsonl(&trace, &Filter::default(), &mut out).unwrap();
+        }
+    }
+}
+
+fn some_bytes(model: &str) -> Vec<u8> {
+    let (_folder, path) = recorded(model);
+    let mut bytes = fs::read(path).unwrap();
+    bytes.truncate(HEADER + RECORD * 400);
+    bytes
+}
+
+// ---- The command ------------------------------------------------------------------------------
+
+#[test]
+fn an_export_says_what_it_needs_and_spares_the_trace() {
+    let (_folder, path) = recorded("epoll");
+    let complaint = |args: &[&str]| {
+        let done = export(args, &path);
+        (done.status.code().unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    let (code, said) = complaint(&[]);
+    assert!(code == 2 && said.contains("--format perfetto, jsonl or html"), "{code}: {said}");
+    let before = fs::read(&path).unwrap();
+    let (code, said) = complaint(&["--format", "html", "-o", path.to_str().unwrap()]);
+    assert!(code == 1 && said.contains("is the trace itself"), "{code}: {said}");
+    assert!(fs::read(&path).unwrap() == before);
+    let (code, said) = complaint(&["-o", "/nowhere/run.html"]);
+    assert!(code == 1 && said.contains("cannot write /nowhere/run.html"), "{code}: {said}");
+}
+
+#[test]
+fn a_part_of_the_time_is_exported_alone() {
+    let (_folder, path) = recorded("epoll");
+    let trace = Trace::open(&path).unwrap();
+    let middle = trace.events().nth(trace.records.len() / 2).unwrap().at;
+    let part = exported(&path, "part.jsonl", &["--since", &format!("{}", middle as f64 / 1e9)]);
+    let part = fs::read_to_string(part).unwrap().lines().count();
+    assert!(part > 2 && part < trace.records.len(), "{part}");
+    let out = exported(&path, "part.pftrace", &["--since", &format!("{}", middle as f64 / 1e9)]);
+    assert!(!decode(&fs::read(out).unwrap()).slices.is_empty());
+}
