@@ -15,6 +15,7 @@
 mod event;
 mod follow;
 pub mod format;
+pub mod kernel;
 mod map;
 mod reader;
 mod recorder;
