@@ -182,6 +182,12 @@ impl Kernel {
         Ok(lowered)
     }
 
+    /// All of it but this. What builds upon it has to be taken away as well.
+    pub fn without(mut self, capability: Capability) -> Kernel {
+        self.set(capability, false);
+        self
+    }
+
     fn set(&mut self, capability: Capability, there: bool) {
         let bit = 1 << capability as u8;
         self.0 = if there { self.0 | bit } else { self.0 & !bit };

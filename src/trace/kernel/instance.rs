@@ -94,6 +94,7 @@ impl Instance {
     pub fn new(points: &[Point], clock: Clock, bytes: usize) -> Result<Instance, Unavailable> {
         let (root, tracefs) = tracefs()?;
         remove_left_behind(&root);
+        let header = header_page(&root)?;
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", std::process::id());
@@ -102,12 +103,11 @@ impl Instance {
             io::ErrorKind::PermissionDenied => Unavailable::NotRoot,
             _ => Unavailable::Failed("make a trace instance".to_owned(), error),
         })?;
-        let shape = read(&root.join("events/header_page"))?;
         // From here on dropping it removes the folder.
         let mut instance = Instance {
             folder,
             cpus: Vec::new(),
-            shape: Shape::parse(&shape).ok_or(Unavailable::NoPoint("header_page"))?,
+            shape: header,
             decoder: Decoder::default(),
             clock,
             held: Vec::new(),
@@ -290,11 +290,17 @@ fn remove_left_behind(root: &Path) {
     }
 }
 
-fn read(path: &Path) -> Result<String, Unavailable> {
-    fs::read_to_string(path).map_err(|error| match error.kind() {
+/// How the pages of a buffer begin.
+fn header_page(root: &Path) -> Result<Shape, Unavailable> {
+    let path = root.join("events/header_page");
+    // At once: this file has nothing to say to a second read(2).
+    let mut text = [0; 4096];
+    let len = File::open(&path).and_then(|mut file| file.read(&mut text));
+    let len = len.map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => Unavailable::NotRoot,
         _ => Unavailable::Failed(format!("read {}", path.display()), error),
-    })
+    })?;
+    Shape::parse(&String::from_utf8_lossy(&text[..len])).ok_or(Unavailable::NoPoint("header_page"))
 }
 
 #[cfg(test)]
