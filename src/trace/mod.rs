@@ -12,6 +12,7 @@
 //!              └─► Recorder ─────────┘
 //! ```
 
+mod attach;
 mod event;
 mod follow;
 pub mod format;
@@ -31,6 +32,7 @@ use std::os::fd::RawFd;
 
 use crate::selector::Key;
 
+pub use attach::{Attached, Line};
 pub use event::{Event, Events, Happened, Op};
 pub use follow::{Follow, open_process};
 pub use format::{Call, Clock, Frozen, Level, Patience, Record, What};

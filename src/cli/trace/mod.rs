@@ -1,5 +1,6 @@
 //! `proactor trace`: what was recorded, as people and as programs read it.
 
+mod attach;
 mod follow;
 mod show;
 
@@ -24,6 +25,7 @@ pub(super) struct Args {
 enum View {
     Show(show::Args),
     Follow(follow::Args),
+    Attach(attach::Args),
 }
 
 impl Args {
@@ -32,6 +34,7 @@ impl Args {
         match &self.view {
             View::Show(show) => show.run(),
             View::Follow(follow) => follow.run(),
+            View::Attach(attach) => attach.run(),
         }
     }
 }
