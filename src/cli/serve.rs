@@ -17,6 +17,7 @@ use crate::os::{self, Stop};
 use crate::protocol::Any;
 use crate::report::units;
 use crate::ring::kernel::{Refusal, Version};
+use crate::trace::kernel::Scribe;
 
 /// Serve a protocol to whoever connects, until SIGTERM or SIGINT
 #[derive(Debug, clap::Args)]
@@ -154,7 +155,7 @@ impl Args {
             files.extend(file);
         }
         let (buffers, idle_sleep) = (self.shapes(), self.idle_sleep);
-        let (trace, live) = Prepared::split(self.record.prepare(chosen.model)?);
+        let (trace, live, scribe) = Prepared::split(self.record.prepare(chosen.model)?);
         let service = Service { listeners, buffers, limits, stop, idle_sleep, trace };
         let mut printer = None;
         let ready = || {
@@ -163,6 +164,9 @@ impl Args {
         };
         let served = model::serve(chosen, service, ready);
         drop(files);
+        if let Some(Err(error)) = scribe.map(Scribe::finish) {
+            tracing::warn!("what the kernel told was not recorded to its end: {error:#}");
+        }
         if let Some(printer) = printer
             && let Err(error) = printer.join().expect("the printer does not panic")
         {

@@ -60,8 +60,7 @@ fn is_told() -> bool {
 
 /// A scene with plenty of everything.
 fn plenty(kernel: Kernel) -> Scene {
-    let buffers =
-        vec![Shape { bytes: 2048, count: 1024 }, Shape { bytes: 32 << 10, count: 128 }];
+    let buffers = vec![Shape { bytes: 2048, count: 1024 }, Shape { bytes: 32 << 10, count: 128 }];
     Scene { kernel, buffers, completions: None, rounds: ENOUGH / 64 + 50, guests: 150 }
 }
 
@@ -172,8 +171,10 @@ fn what_the_kernel_tells_anybody_adds_up_in_every_tier() {
         let lowered = kernel.lowered_to(ceiling.parse().unwrap()).unwrap();
         let scene = Scene { rounds: 30, guests: 20, ..plenty(lowered) };
         let evidence = scene.play(&[]);
-        if std::env::var_os("DUMP").is_some() { eprintln!("verdict {:?} {}", evidence.verdict(), evidence.records.len()); }
-    evidence.verdict().unwrap_or_else(|why| panic!("up to {ceiling}: {why}"));
+        if std::env::var_os("DUMP").is_some() {
+            eprintln!("verdict {:?} {}", evidence.verdict(), evidence.records.len());
+        }
+        evidence.verdict().unwrap_or_else(|why| panic!("up to {ceiling}: {why}"));
         assert!(evidence.reaped().count() > 1900);
     }
 }

@@ -158,7 +158,9 @@ impl Evidence {
         }
         let enters = (self.of(What::EnterBegin).count(), self.of(What::EnterEnd).count());
         if taken != queued as i64 || enters.0 != enters.1 {
-            return Err(format!("I4: {queued} were queued and {taken} taken, in {enters:?} enters"));
+            return Err(format!(
+                "I4: {queued} were queued and {taken} taken, in {enters:?} enters"
+            ));
         }
         if (queued as u32, reaped as u32) != self.tails {
             return Err(format!("I5: {queued} and {reaped}, but the kernel has {:?}", self.tails));
@@ -191,7 +193,10 @@ fn same<T: PartialEq + std::fmt::Debug>(
     for at in 0.. {
         let both = (ours.next(), theirs.next());
         if both.0 != both.1 {
-            return Err(format!("{what} {at}: the trace has {:x?}, the kernel {:x?}", both.0, both.1));
+            return Err(format!(
+                "{what} {at}: the trace has {:x?}, the kernel {:x?}",
+                both.0, both.1
+            ));
         }
         if both.0.is_none() {
             break;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proactor::buffer::Shape;
 use proactor::limits::{Ended, Limits};
-use proactor::os::{self, Stop};
+use proactor::os::Stop;
 use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
 use proactor::ring::kernel::{Capability, Kernel};
@@ -51,7 +51,7 @@ impl Scene {
 
     /// The server's thread.
     fn serve(&self, listener: TcpListener, stop: Stop, points: &[Point]) -> Evidence {
-        let clock = if os::cycles_are_even() { Clock::Tsc } else { Clock::Nanos };
+        let clock = Clock::best();
         let make = |bytes| Instance::new(points, clock, bytes).expect("tracing was tried before");
         let mut instance = (!points.is_empty()).then(|| make(192 << 20));
         let (kernel, connections) = (self.kernel, 256);

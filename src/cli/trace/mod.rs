@@ -1,6 +1,7 @@
 //! `proactor trace`: what was recorded, as people and as programs read it.
 
 mod attach;
+mod delays;
 mod follow;
 mod show;
 
@@ -26,6 +27,7 @@ enum View {
     Show(show::Args),
     Follow(follow::Args),
     Attach(attach::Args),
+    Delays(delays::Args),
 }
 
 impl Args {
@@ -35,6 +37,7 @@ impl Args {
             View::Show(show) => show.run(),
             View::Follow(follow) => follow.run(),
             View::Attach(attach) => attach.run(),
+            View::Delays(delays) => delays.run(),
         }
     }
 }

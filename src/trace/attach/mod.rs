@@ -114,7 +114,10 @@ impl Attached {
     fn adopt(&mut self, told: &Told) -> Option<usize> {
         let own = matches!(
             told.what,
-            Tale::Created { .. } | Tale::Submitted { .. } | Tale::Waited { .. } | Tale::Worked { .. }
+            Tale::Created { .. }
+                | Tale::Submitted { .. }
+                | Tale::Waited { .. }
+                | Tale::Worked { .. }
         );
         if !own || !self.owns(told.thread) {
             return None;
@@ -128,9 +131,10 @@ impl Attached {
 
     fn owns(&mut self, thread: i32) -> bool {
         let pid = self.pid;
-        *self.threads.entry(thread).or_insert_with(|| {
-            fs::exists(format!("/proc/{pid}/task/{thread}")).unwrap_or(false)
-        })
+        *self
+            .threads
+            .entry(thread)
+            .or_insert_with(|| fs::exists(format!("/proc/{pid}/task/{thread}")).unwrap_or(false))
     }
 
     /// Asks anew of threads that were not its: numbers are given again. To be called now and then.

@@ -10,11 +10,16 @@
 //!   trace_pipe_raw ─► page ─► event ─► Told, in the order of time
 //! ```
 
+mod beside;
+mod delays;
 mod instance;
 mod layout;
 mod page;
 mod point;
+mod show;
 
+pub use beside::{Beside, Scribe, beside};
+pub use delays::Delays;
 pub use instance::{Instance, Unavailable};
 pub use layout::{Field, Layout};
 pub use page::{Entries, Shape};

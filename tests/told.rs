@@ -1,14 +1,17 @@
-//! `proactor trace attach` on a server that knows nothing of it. It takes root; where there is none,
-//! what it says of that is what is tested.
+//! What the kernel tells: `trace attach` on a server that knows nothing of it, and `serve
+//! --kernel-events` beside a recording. It takes root; where there is none, what is said of that is
+//! what is tested.
 
 #[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
 mod support;
 
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use proactor::trace::Clock;
-use proactor::trace::kernel::{Instance, Point};
+use proactor::trace::kernel::{Beside, Delays, Instance, Point};
+use proactor::trace::{Clock, Trace};
 use serde_json::Value;
 
 use support::server::PROACTOR;
@@ -79,6 +82,51 @@ fn a_ring_of_another_process_is_seen_at_work() {
 }
 
 #[test]
+fn what_the_kernel_told_stands_beside_a_recording() {
+    if let Some(why) = io_uring_refused() {
+        return skip(&why);
+    }
+    if !is_told() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.trace");
+    let option = format!("--trace={}", path.display());
+    let args = ["serve", "--model", "uring", "--listen", "127.0.0.1:0", &option, "--kernel-events"];
+    let server = Launch::new(PROACTOR, &args).start();
+    let client = Client::connect(server.address());
+    for _ in 0..200 {
+        client.ping();
+    }
+    drop(client);
+    server.drain();
+
+    let trace = Trace::open(&path).unwrap();
+    let told = Beside::open(&path, &trace.header).unwrap().expect("it is this server's");
+    let delays = Delays::of(&trace, &told);
+    assert_eq!((delays.lost, delays.unmatched), (0, 0), "{delays}");
+    assert!(delays.reaping.len() >= 200 && delays.posting.len() >= 100, "{delays}");
+    let run = |args: &[&str]| {
+        let output = Command::new(PROACTOR).arg("trace").args(args).arg(&path).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, shown) = run(&["show", "--conn", "c0"]);
+    assert_eq!(code, Some(0));
+    for word in ["krnl  arrive  recv", "krnl  post    recv", "r0    cqe     recv*"] {
+        assert!(shown.contains(word), "no {word:?} in {shown:.2000}");
+    }
+    let (code, json) = run(&["delays", "--json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, &json["unmatched"]), (Some(0), &0.into()));
+    // Of another process, under the same name: it is not taken for this one's.
+    let mut other = trace.header.clone();
+    other.pid += 1;
+    assert!(Beside::open(&path, &other).unwrap().is_none());
+    fs::remove_file(folder.path().join("a.trace.kernel")).unwrap();
+    assert_eq!(run(&["delays"]).0, Some(1));
+}
+
+#[test]
 fn a_process_that_is_not_there_is_one_line() {
     let output = Command::new(PROACTOR).args(["trace", "attach", "4294967295"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -88,12 +136,14 @@ fn a_process_that_is_not_there_is_one_line() {
 
 #[test]
 fn who_may_not_is_told_so_in_one_line() {
+    let me = std::process::id().to_string();
+    let mut command = Command::new(PROACTOR);
+    command.args(["trace", "attach", &me]);
     // SAFETY: geteuid(2) touches no memory and cannot fail.
     if unsafe { libc::geteuid() } == 0 {
-        return skip("root may");
+        command.uid(65_534).gid(65_534);
     }
-    let me = std::process::id().to_string();
-    let output = Command::new(PROACTOR).args(["trace", "attach", &me]).output().unwrap();
+    let Ok(output) = command.output() else { return skip("nobody may not run our programs") };
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), complaint.lines().count()), (Some(1), 1), "{complaint}");
     assert!(complaint.contains("root") || complaint.contains("tracefs"), "{complaint}");

@@ -1,0 +1,42 @@
+//! `proactor trace delays`: where the time of a completion goes.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+use crate::trace::kernel::{Beside, Delays, beside};
+
+/// Show where the time of completions went, as `serve --trace=FILE --kernel-events` recorded it:
+/// arrival, posted, reaped, handled
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What was recorded; what the kernel told stands beside it in FILE.kernel
+    file: PathBuf,
+
+    /// As one object of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let trace = super::open(&self.file)?;
+        let path = beside(&self.file);
+        let told = Beside::open(&self.file, &trace.header)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let Some(told) = told else {
+            bail!(
+                "nothing of the kernel's is there: record with `serve --trace=FILE --kernel-events`"
+            );
+        };
+        let delays = Delays::of(&trace, &told);
+        let mut out = io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", delays.json())?;
+        } else {
+            writeln!(out, "{}\n\n{delays}", crate::trace::title(&trace.header, trace.lost()))?;
+        }
+        Ok(())
+    }
+}
