@@ -132,7 +132,7 @@ impl Instance {
         let listed = fs::read_dir(&cpus)
             .and_then(|entries| entries.collect::<io::Result<Vec<_>>>())
             .map_err(|error| Unavailable::Failed(format!("read {}", cpus.display()), error))?;
-        let each = (bytes / listed.len().max(1) >> 10).max(256);
+        let each = ((bytes >> 10) / listed.len().max(1)).max(256);
         self.set("buffer_size_kb", &each.to_string())?;
         for entry in listed {
             let folder = entry.path();
