@@ -68,7 +68,7 @@ fn plenty(kernel: Kernel) -> Scene {
 fn proven(scene: &Scene, least: usize) -> Evidence {
     let _turn = alone();
     let evidence = scene.play(&POINTS);
-    evidence.verdict().unwrap_or_else(|why| panic!("{scene:?}: {why}"));
+    evidence.verdict().unwrap_or_else(|why| panic!("{why}\n{scene:?}"));
     let count = evidence.reaped().count();
     assert!(count >= least, "too few completions: {count}");
     evidence

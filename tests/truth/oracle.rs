@@ -115,10 +115,10 @@ impl Evidence {
                         return wrong("ended and was not in flight");
                     }
                 }
-                Some(What::Silent) => {
-                    if !alive.remove(&record.id) || lengths[&record.id] != record.res {
-                        return wrong("went out in silence and was not in flight, or not as long");
-                    }
+                Some(What::Silent)
+                    if !alive.remove(&record.id) || lengths[&record.id] != record.res =>
+                {
+                    return wrong("went out in silence and was not in flight, or not as long");
                 }
                 _ => {}
             }

@@ -358,8 +358,8 @@ fn result(res: i32) -> String {
 
 fn setup(flags: u32) -> String {
     let names = (0..32).filter(|bit| flags & 1 << bit != 0);
-    let names = names.map(|bit: usize| SETUP.get(bit).map_or("?", |name| name));
-    names.collect::<Vec<_>>().join("|")
+    let names: Vec<_> = names.map(|bit: usize| SETUP.get(bit).map_or("?", |name| name)).collect();
+    if names.is_empty() { "no flag".to_owned() } else { names.join("|") }
 }
 
 fn span(nanos: u64) -> String {
