@@ -14,7 +14,7 @@ use proactor::address::Address;
 use proactor::buffer::Shape;
 use proactor::limits::Limits;
 use proactor::load::{self, Load, Options, WireChoice};
-use proactor::model::{self, Choice, Model, Service};
+use proactor::model::{self, Choice, Engine, Model, Service, Terms};
 use proactor::os::Stop;
 use proactor::protocol::Any;
 
@@ -26,23 +26,30 @@ fn echoes(c: &mut Criterion) {
         group.sample_size(10).measurement_time(Duration::from_secs(3));
         group.throughput(Throughput::Elements(1));
         for model in MODELS {
-            let Ok((chosen, _)) = Choice::Model(model).resolve(None) else {
-                println!("skipped: {model} is not to be had here");
-                continue;
+            let (limits, buffers) = (Limits::default(), vec![Shape { bytes: 2048, count: 1024 }]);
+            let set_up = {
+                let buffers = buffers.clone();
+                move || Engine::set_up(Choice::Model(model), Terms::default(), &limits, &buffers)
             };
+            if let Err(error) = set_up() {
+                println!("skipped: {error}");
+                continue;
+            }
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let address = Address::Tcp(listener.local_addr().expect("bound"));
             let stop = Stop::new().expect("a descriptor");
             let stopper = stop.handle().expect("a descriptor");
             let service = Service {
                 listeners: vec![(listener.into(), "echo".parse::<Any>().expect("a protocol"))],
-                buffers: vec![Shape { bytes: 2048, count: 1024 }],
-                limits: Limits::default(),
+                buffers,
+                limits,
                 stop,
                 idle_sleep: None,
+                console: None,
                 trace: None,
             };
-            let server = thread::spawn(move || model::serve(chosen, service, || ()));
+            // A ring is set up on the thread that serves.
+            let server = thread::spawn(move || model::serve(set_up()?, service, || ()));
             let options = Options {
                 shape: load::Shape { connections, size: 64, depth: 1 },
                 seed: 1,

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 /// An address as a user writes it: `127.0.0.1:7000`, `[::1]:7000`, `localhost:7000`, or
 /// `unix:/run/echo.sock`.
@@ -79,6 +79,17 @@ impl Address {
         };
         Ok(Listener { fd: socket.into(), file: SocketFile::of(&address), address })
     }
+}
+
+/// The address of a socket's peer, as a user reads it: `127.0.0.1:50312`, or `unix` for one that has
+/// no name. `None` if it has no peer any more (getpeername(2)).
+pub fn of_peer(socket: BorrowedFd<'_>) -> Option<String> {
+    let address = SockRef::from(&socket).peer_addr().ok()?;
+    Some(match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) => address.to_string(),
+        (None, Some(path)) => format!("unix:{}", path.display()),
+        (None, None) => "unix".to_owned(),
+    })
 }
 
 /// A listening socket and where it listens.

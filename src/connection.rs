@@ -23,7 +23,7 @@
 //! difference.** The comparison may be made at any time, any number of times.
 
 use crate::buffer::{Chunk, Fit, SendQueue, Size};
-use crate::protocol::{Outbox, Protocol};
+use crate::protocol::{Outbox, Post, Protocol};
 
 /// Owed so many bytes, a connection is paused: not received from.
 pub const HIGH: usize = 512 << 10;
@@ -71,9 +71,9 @@ enum Outbound {
 }
 
 impl<P: Protocol> Connection<P> {
-    /// A connection that has just opened, the `me`th at its listener, and what its protocol says
+    /// A connection that has just opened, the `me`th at its server, and what its protocol says
     /// first.
-    pub fn open(protocol: P, me: u64, posts: &mut Vec<Chunk>) -> Connection<P> {
+    pub fn open(protocol: P, me: u64, posts: &mut Vec<Post>) -> Connection<P> {
         let mut connection = Connection {
             protocol,
             queue: SendQueue::new(),
@@ -90,8 +90,8 @@ impl<P: Protocol> Connection<P> {
 
     // Events.
 
-    /// Bytes arrived. What the protocol says to the other peers is added to `posts`.
-    pub fn received(&mut self, chunk: Chunk, posts: &mut Vec<Chunk>) {
+    /// Bytes arrived. What the protocol says to others is added to `posts`.
+    pub fn received(&mut self, chunk: Chunk, posts: &mut Vec<Post>) {
         self.appetite.learn(chunk.fit());
         if self.outbound == Outbound::Open {
             self.ask(posts, |protocol, out| protocol.data(chunk, out));
@@ -99,7 +99,7 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// The peer will send no more.
-    pub fn ended(&mut self, posts: &mut Vec<Chunk>) {
+    pub fn ended(&mut self, posts: &mut Vec<Post>) {
         if self.inbound == Inbound::Open {
             self.inbound = Inbound::Ended;
             if self.outbound == Outbound::Open {
@@ -125,7 +125,7 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// `n` of the bytes that were owed have been sent.
-    pub fn sent(&mut self, n: usize, posts: &mut Vec<Chunk>) {
+    pub fn sent(&mut self, n: usize, posts: &mut Vec<Post>) {
         if self.outbound != Outbound::Broken {
             self.queue.advance(n);
             self.refill(posts);
@@ -147,7 +147,7 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// It goes away: its protocol is told, the first time.
-    pub fn close(&mut self, posts: &mut Vec<Chunk>) {
+    pub fn close(&mut self, posts: &mut Vec<Post>) {
         if !std::mem::replace(&mut self.closed, true) {
             // Finished: nobody is left to reply to.
             let mut finished = true;
@@ -171,6 +171,11 @@ impl<P: Protocol> Connection<P> {
         self.inbound == Inbound::Open && (!self.paused || self.outbound == Outbound::Finishing)
     }
 
+    /// Whether it would receive if it were owed nothing.
+    pub fn could_recv(&self) -> bool {
+        self.inbound == Inbound::Open
+    }
+
     /// What it would send.
     pub fn outgoing(&self) -> &SendQueue {
         &self.queue
@@ -191,6 +196,11 @@ impl<P: Protocol> Connection<P> {
             Outbound::Finishing => self.queue.is_empty() && self.inbound == Inbound::Ended,
             Outbound::Broken => true,
         }
+    }
+
+    /// Whether it still sends what it is told to: it neither finishes nor broke.
+    pub fn is_open(&self) -> bool {
+        self.outbound == Outbound::Open
     }
 
     /// Whether it broke: what is in flight is of no use, a send that waits for the peer included.
@@ -222,7 +232,7 @@ impl<P: Protocol> Connection<P> {
         &self.protocol
     }
 
-    fn ask(&mut self, posts: &mut Vec<Chunk>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
+    fn ask(&mut self, posts: &mut Vec<Post>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
         let mut finished = false;
         event(&mut self.protocol, &mut Outbox::new(&mut self.queue, posts, &mut finished));
         if finished {
@@ -234,7 +244,7 @@ impl<P: Protocol> Connection<P> {
 
     /// Asks the protocol for more, if it has more and there is room.
     #[inline]
-    fn refill(&mut self, posts: &mut Vec<Chunk>) {
+    fn refill(&mut self, posts: &mut Vec<Post>) {
         if self.protocol.refills() && self.outbound == Outbound::Open && self.queue.bytes() < REFILL
         {
             let mut finished = false;
@@ -293,14 +303,14 @@ impl Appetite {
 mod tests {
     use super::*;
     use crate::buffer::{Pool, Shape};
-    use crate::protocol::testing::Tell;
+    use crate::protocol::testing::{Tell, to_others};
     use crate::protocol::{Chargen, Chat, Echo};
 
     fn echo() -> Connection<Echo> {
         Connection::open(Echo, 1, &mut Vec::new())
     }
 
-    fn hear<P: Protocol>(connection: &mut Connection<P>, bytes: &[u8]) -> Vec<Chunk> {
+    fn hear<P: Protocol>(connection: &mut Connection<P>, bytes: &[u8]) -> Vec<Post> {
         let mut posts = Vec::new();
         connection.received(Chunk::from(bytes.to_vec()), &mut posts);
         posts
@@ -393,8 +403,7 @@ mod tests {
         connection.broken();
         connection.close(&mut posts);
         connection.close(&mut posts);
-        let posts: Vec<_> = posts.iter().map(|post| post.to_vec()).collect();
-        assert_eq!(posts, [&b"* 7 joined\n"[..], b"[7] one\n", b"* 7 left\n"]);
+        assert_eq!(to_others(&posts), [&b"* 7 joined\n"[..], b"[7] one\n", b"* 7 left\n"]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a server counts of itself, always: one addition each, no clock.
 
+use std::ops::AddAssign;
+
 use serde::{Deserialize, Serialize};
 
 /// Counts since the start. The same names in every I/O model; what a model does not do stays zero.
@@ -36,4 +38,97 @@ pub struct Counters {
     pub evicted: u64,
     /// Connections that the drain's deadline cut off.
     pub cut: u64,
+}
+
+impl Counters {
+    /// Each with its name, in the order of their declaration.
+    pub fn named(&self) -> [(&'static str, u64); 15] {
+        // Without `..`: a new one is not forgotten here.
+        let Counters {
+            turns,
+            calls,
+            submitted,
+            completed,
+            overflows,
+            accepted,
+            closed,
+            refused,
+            receives,
+            received_bytes,
+            sends,
+            sent_bytes,
+            starved,
+            evicted,
+            cut,
+        } = *self;
+        [
+            ("turns", turns),
+            ("calls", calls),
+            ("submitted", submitted),
+            ("completed", completed),
+            ("overflows", overflows),
+            ("accepted", accepted),
+            ("closed", closed),
+            ("refused", refused),
+            ("receives", receives),
+            ("received_bytes", received_bytes),
+            ("sends", sends),
+            ("sent_bytes", sent_bytes),
+            ("starved", starved),
+            ("evicted", evicted),
+            ("cut", cut),
+        ]
+    }
+}
+
+impl AddAssign for Counters {
+    /// Sums each of them: what the threads of one server have counted.
+    fn add_assign(&mut self, other: Counters) {
+        let Counters {
+            turns,
+            calls,
+            submitted,
+            completed,
+            overflows,
+            accepted,
+            closed,
+            refused,
+            receives,
+            received_bytes,
+            sends,
+            sent_bytes,
+            starved,
+            evicted,
+            cut,
+        } = other;
+        self.turns += turns;
+        self.calls += calls;
+        self.submitted += submitted;
+        self.completed += completed;
+        self.overflows += overflows;
+        self.accepted += accepted;
+        self.closed += closed;
+        self.refused += refused;
+        self.receives += receives;
+        self.received_bytes += received_bytes;
+        self.sends += sends;
+        self.sent_bytes += sent_bytes;
+        self.starved += starved;
+        self.evicted += evicted;
+        self.cut += cut;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_has_its_name() {
+        let counters = Counters { turns: 1, cut: 2, ..Counters::default() };
+        let all = serde_json::to_value(counters).unwrap();
+        let all = all.as_object().unwrap();
+        assert_eq!(all.len(), counters.named().len());
+        assert!(counters.named().iter().all(|(name, value)| all[*name] == *value));
+    }
 }

@@ -9,9 +9,10 @@
 //! | 9 | [`cli`] | the command line |
 //! | 8 | [`compare`] | every model under the same load |
 //! | 7 | [`model`] | the I/O models by name |
-//! | 5 | [`proactor`], [`reactor`] | the ring loop, the readiness loop |
+//! | 6 | [`processes`] | a child for each connection, and the parent that relays |
+//! | 5 | [`proactor`], [`reactor`], [`coroutine`], [`blocking`] | the ring loop; the readiness loop; a task for each connection; calls that wait |
 //! | 4 | [`peers`], [`limits`] | all open connections; what bounds a server |
-//! | 3 | [`connection`], [`load`], [`client`], [`trace`] | one connection without a socket; the measuring client; the interactive one; what passes a ring or a selector, remembered |
+//! | 3 | [`connection`], [`console`], [`load`], [`client`], [`trace`] | one connection without a socket; the operator's language; the measuring client; the interactive one; what passes a ring or a selector, remembered |
 //! | 2 | [`protocol`], [`ring`], [`selector`] | what to say; submission and completion; readiness |
 //! | 1 | [`buffer`], [`keys`], [`counters`], [`address`], [`os`], [`report`] | memory, keys, counts, addresses, system calls, tables |
 //! | 0 | [`clock`] | time |
@@ -21,12 +22,15 @@
 #![deny(unsafe_code)]
 
 pub mod address;
+pub mod blocking;
 pub mod buffer;
 pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod compare;
 pub mod connection;
+pub mod console;
+pub mod coroutine;
 pub mod counters;
 pub mod keys;
 pub mod limits;
@@ -35,6 +39,7 @@ pub mod model;
 pub mod os;
 pub mod peers;
 pub mod proactor;
+pub mod processes;
 pub mod protocol;
 pub mod reactor;
 pub mod report;

@@ -1,24 +1,31 @@
 //! The I/O models by name, and how to serve by each.
 
+mod engine;
+
+pub use engine::{Engine, Terms};
+
 use std::fmt;
 use std::io;
-use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::blocking::{Blocking, Style};
 use crate::buffer::{Pool, Shape};
+use crate::console::Console;
+use crate::coroutine::Coroutines;
 use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
 use crate::os::Stop;
 use crate::proactor::Proactor;
+use crate::processes::Processes;
 use crate::protocol::Any;
 use crate::reactor::Reactor;
-use crate::ring::Ring;
-use crate::ring::kernel::{Kernel, Refusal, Version};
-use crate::ring::{Config, Uring};
+use crate::ring::kernel::Kernel;
+use crate::ring::{Ring, Uring};
 use crate::selector::{Epoll, Poll, Select, Selector, Sigio, Spin, Trigger};
 use crate::trace::{About as Recorded, Recording, Traced};
+use engine::Means;
 
 /// A way to wait for many sockets at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,12 +59,30 @@ pub enum Model {
 /// What a server may be asked for and not every model can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ability {
-    /// Serving several connections at a time.
+    /// Serving several connections at a time, and letting them hear one another.
     Crowd,
-    /// Receiving from a peer while it is owed more than its socket takes.
+    /// Receiving from a peer that is owed more than its socket takes.
     Duplex,
-    /// Sharing a pool of buffers among all connections.
-    SharedPool,
+    /// Serving an idle crowd without a thread or a process for each.
+    Frugality,
+    /// Letting an operator see and do, at a console.
+    Console,
+}
+
+impl Ability {
+    /// All of them.
+    pub const ALL: [Ability; 4] =
+        [Ability::Crowd, Ability::Duplex, Ability::Frugality, Ability::Console];
+
+    /// What a model does not do that lacks it.
+    pub fn denied(self) -> &'static str {
+        match self {
+            Ability::Crowd => "does not serve several at a time",
+            Ability::Duplex => "does not receive while it cannot send",
+            Ability::Frugality => "does not keep an idle crowd cheaply",
+            Ability::Console => "has no console",
+        }
+    }
 }
 
 /// What there is to know of a model before one tries it.
@@ -163,7 +188,7 @@ impl Model {
             Model::Coroutine => about(
                 "a task each, which an executor resumes (tokio, on epoll)",
                 "3: wait, recv, send",
-                "a task's memory for each connection",
+                "a task's memory for each connection; waits are counted as tokio counts its parks",
                 "2.6",
             ),
             Model::Thread => about(
@@ -176,7 +201,7 @@ impl Model {
                 "a forked child each, which sleeps in recv",
                 "2: recv, send",
                 "a process for each connection; a fork for each that comes",
-                "1.0",
+                "2.6.22",
             ),
             Model::Blocking => about(
                 "sleeps in recv, for one connection",
@@ -187,15 +212,25 @@ impl Model {
         }
     }
 
-    /// Why it cannot do that, if it cannot.
+    /// Why it cannot do that, if it cannot. The one table of what is left out: the conformance
+    /// tests and `proactor models` read it.
     pub fn lacks(self, ability: Ability) -> Option<&'static str> {
         match (self, ability) {
-            (Model::Blocking, Ability::Crowd) => Some("one connection at a time"),
-            (Model::Blocking | Model::Thread | Model::Process, Ability::Duplex) => {
-                Some("who sleeps in a send does not receive")
+            (Model::Blocking, Ability::Crowd) => {
+                Some("the next is let in when the one before has gone")
             }
-            (Model::Blocking | Model::Thread | Model::Process, Ability::SharedPool) => {
-                Some("a buffer each")
+            (Model::Blocking | Model::Thread, Ability::Duplex) => {
+                Some("who sleeps in a send hears nothing")
+            }
+            (Model::Thread, Ability::Frugality) => Some("each has a thread"),
+            (Model::Process, Ability::Frugality) => Some("each has a process"),
+            (Model::Coroutine, Ability::Console) => {
+                Some("its tasks do not show what they wait for")
+            }
+            (Model::Thread, Ability::Console) => Some("each thread sleeps for its own connection"),
+            (Model::Process, Ability::Console) => Some("each connection is another process's"),
+            (Model::Blocking, Ability::Console) => {
+                Some("who sleeps for one connection hears no other")
             }
             _ => None,
         }
@@ -265,33 +300,6 @@ pub struct Chosen {
     pub kernel: Kernel,
 }
 
-impl Choice {
-    /// Finds out whether the model is to be had here. `ceiling` lowers what the ring may use.
-    ///
-    /// With [`Auto`](Choice::Auto) the ring is taken if there is one, else epoll, and the refusal
-    /// comes along.
-    ///
-    /// # Errors
-    /// The ring was asked for, and is refused.
-    pub fn resolve(self, ceiling: Option<Version>) -> Result<(Chosen, Option<Refusal>), Refusal> {
-        let kernel = || match ceiling {
-            Some(ceiling) => Kernel::detect()?.lowered_to(ceiling),
-            None => Kernel::detect(),
-        };
-        let fallback = Chosen { model: Model::Epoll, kernel: Kernel::OLDEST };
-        match self {
-            Choice::Model(Model::Uring) => {
-                Ok((Chosen { model: Model::Uring, kernel: kernel()? }, None))
-            }
-            Choice::Model(model) => Ok((Chosen { model, ..fallback }, None)),
-            Choice::Auto => Ok(match kernel() {
-                Ok(kernel) => (Chosen { model: Model::Uring, kernel }, None),
-                Err(refusal) => (fallback, Some(refusal)),
-            }),
-        }
-    }
-}
-
 impl Chosen {
     /// What it uses of the kernel, in a few words.
     pub fn describe(&self) -> String {
@@ -324,44 +332,50 @@ pub struct Service {
     pub stop: Stop,
     /// How long [`Nonblocking`](Model::Nonblocking) sleeps after a round in which nothing moved.
     pub idle_sleep: Option<Duration>,
+    /// Where its operator sits, if it has one and the model [can](Ability::Console) have one.
+    pub console: Option<Console>,
     /// What is to be recorded of it, if anything; only of models that are
     /// [traceable](Model::is_traceable).
     pub trace: Option<Recording>,
 }
 
 /// Serves until stopped. `ready` is called once everything is set up and connections are accepted.
+/// The service's bounds and buffers are those that the engine was set up for.
 ///
 /// # Errors
-/// The model cannot be set up, or the kernel fails it as a whole.
+/// The model cannot be set up after all, or the kernel fails it as a whole.
 pub fn serve(
-    chosen: Chosen,
+    engine: Engine,
     service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
+    let chosen = engine.chosen();
     let idle_sleep = service.idle_sleep;
-    match chosen.model {
-        Model::Uring => serve_uring(chosen, service, ready),
-        Model::Epoll => serve_ready(chosen, Epoll::new(Trigger::Level)?, service, ready),
-        Model::EpollEt => serve_ready(chosen, Epoll::new(Trigger::Edge)?, service, ready),
-        Model::Poll => serve_ready(chosen, Poll::new(), service, ready),
-        Model::Select => serve_ready(chosen, Select::new(), service, ready),
-        Model::EpollOneshot => serve_ready(chosen, Epoll::new(Trigger::Oneshot)?, service, ready),
-        Model::Sigio => serve_ready(chosen, Sigio::new()?, service, ready),
-        Model::Nonblocking => serve_ready(chosen, Spin::new(idle_sleep), service, ready),
-        Model::Coroutine => Err(io::ErrorKind::Unsupported.into()),
-        Model::Thread => Err(io::ErrorKind::Unsupported.into()),
-        Model::Process => Err(io::ErrorKind::Unsupported.into()),
-        Model::Blocking => Err(io::ErrorKind::Unsupported.into()),
+    match (chosen.model, engine.into_means()) {
+        (_, Means::Ring(ring)) => serve_uring(chosen, *ring, service, ready),
+        (_, Means::Epoll(epoll)) => serve_ready(chosen, epoll, service, ready),
+        (Model::Uring | Model::Epoll, Means::Later) => unreachable!("they are set up first"),
+        (Model::EpollEt, _) => serve_ready(chosen, Epoll::new(Trigger::Edge)?, service, ready),
+        (Model::Poll, _) => serve_ready(chosen, Poll::new(), service, ready),
+        (Model::Select, _) => serve_ready(chosen, Select::new(), service, ready),
+        (Model::EpollOneshot, _) => {
+            serve_ready(chosen, Epoll::new(Trigger::Oneshot)?, service, ready)
+        }
+        (Model::Sigio, _) => serve_ready(chosen, Sigio::new()?, service, ready),
+        (Model::Nonblocking, _) => serve_ready(chosen, Spin::new(idle_sleep), service, ready),
+        (Model::Coroutine, _) => serve_tasks(service, ready),
+        (Model::Thread, _) => serve_blocking(Style::Threads, service, ready),
+        (Model::Process, _) => serve_forked(service, ready),
+        (Model::Blocking, _) => serve_blocking(Style::OneByOne, service, ready),
     }
 }
 
 fn serve_uring(
     chosen: Chosen,
+    uring: Uring,
     mut service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
-    let (connections, buffers) = (service.limits.connections, mem::take(&mut service.buffers));
-    let uring = Uring::new(Config { kernel: chosen.kernel, connections, buffers })?;
     let Some(recording) = service.trace.take() else { return serve_ring(uring, service, ready) };
     let about = Recorded {
         ring_fd: Some(uring.as_raw_fd()),
@@ -376,10 +390,22 @@ fn serve_ring<R: Ring>(
     service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
-    let mut proactor = Proactor::new(ring, service.limits, service.stop)?;
-    service.listeners.into_iter().for_each(|(fd, protocol)| proactor.listen(fd, protocol));
+    let Service { listeners, limits, stop, console, .. } = service;
+    let mut proactor = Proactor::new(ring, limits, stop)?;
+    listeners.into_iter().for_each(|(fd, protocol)| proactor.listen(fd, protocol));
+    console.map_or(Ok(()), |console| proactor.attend_to(console))?;
     ready();
     Ok((proactor.run()?, proactor.counters()))
+}
+
+fn serve_forked(service: Service, ready: impl FnOnce()) -> io::Result<(Ended, Counters)> {
+    let Service { listeners, buffers, limits, stop, .. } = service;
+    let mut server = Processes::new(&buffers, limits, stop)?;
+    for (fd, protocol) in listeners {
+        server.listen(fd, protocol)?;
+    }
+    ready();
+    Ok((server.run()?, server.counters()))
 }
 
 fn serve_ready<S: Selector>(
@@ -398,13 +424,38 @@ fn serve_on<S: Selector>(
     service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
-    let Service { listeners, buffers, limits, stop, .. } = service;
+    let Service { listeners, buffers, limits, stop, console, .. } = service;
     let mut reactor = Reactor::new(selector, Pool::new(&buffers)?, limits, stop)?;
     for (fd, protocol) in listeners {
         reactor.listen(fd, protocol)?;
     }
+    console.map_or(Ok(()), |console| reactor.attend_to(console))?;
     ready();
     Ok((reactor.run()?, reactor.counters()))
+}
+
+fn serve_tasks(service: Service, ready: impl FnOnce()) -> io::Result<(Ended, Counters)> {
+    let Service { listeners, buffers, limits, stop, .. } = service;
+    let mut coroutines = Coroutines::new(Pool::new(&buffers)?, limits, stop)?;
+    for (fd, protocol) in listeners {
+        coroutines.listen(fd, protocol)?;
+    }
+    ready();
+    Ok((coroutines.run()?, coroutines.counters()))
+}
+
+fn serve_blocking(
+    style: Style,
+    service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let Service { listeners, buffers, limits, stop, .. } = service;
+    let mut server = Blocking::new(style, buffers, limits, stop)?;
+    for (fd, protocol) in listeners {
+        server.listen(fd, protocol)?;
+    }
+    ready();
+    Ok((server.run()?, server.counters()))
 }
 
 /// What a trace says of a model.
@@ -425,14 +476,5 @@ mod tests {
         assert_eq!("auto".parse(), Ok(Choice::Auto));
         let error = "kqueue".parse::<Choice>().unwrap_err();
         assert!(error.contains(r#""kqueue""#) && error.contains("epoll-et"), "{error}");
-    }
-
-    #[test]
-    fn auto_falls_back_to_epoll_and_says_why_and_the_ring_by_name_does_not() {
-        let too_low = Some(Version { major: 5, minor: 5 });
-        let (chosen, refusal) = Choice::Auto.resolve(too_low).unwrap();
-        assert_eq!(chosen.model, Model::Epoll);
-        assert!(refusal.is_some());
-        assert!(Choice::Model(Model::Uring).resolve(too_low).is_err());
     }
 }

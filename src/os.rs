@@ -1,5 +1,5 @@
-//! The system calls that std has no word for. The one file that calls libc for sockets, polling,
-//! signals and processes.
+//! The system calls that std has no word for. This file and those of its folder call libc for
+//! sockets, polling, signals and processes, and no other does.
 //!
 //! Every call goes through `syscall!`, which turns `-1` into an [`io::Error`] and counts: what
 //! `compare` reports as *system calls per message* was counted here, at the call.
@@ -37,6 +37,10 @@ macro_rules! syscall {
         if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(answer) }
     }};
 }
+
+// After the macro, which they use.
+pub mod process;
+pub mod shared;
 
 // Time.
 
@@ -117,13 +121,56 @@ pub fn private_tracefs() -> io::Result<OwnedFd> {
     Ok(own(syscall!(syscall(libc::SYS_fsmount, fd, 1, 0))?))
 }
 
-// Stopping.
+// Bells, and stopping by one.
 
-/// How a loop is told to stop: a counter (an eventfd) that it can wait for as for any descriptor.
+/// A counter (an eventfd) that one thread waits for as for any descriptor, and any may add to.
 #[derive(Debug)]
-pub struct Stop(OwnedFd);
+pub struct Bell(OwnedFd);
 
-/// Where the signal handler writes to; -1 before [`Stop::on_signals`].
+impl Bell {
+    /// One at zero.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Bell> {
+        let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
+        // SAFETY: the kernel has just given us this descriptor.
+        Ok(Bell(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Adds one.
+    pub fn ring(&self) {
+        count_call();
+        add(self.0.as_raw_fd(), 1);
+    }
+
+    /// How often it was rung since this was last called.
+    pub fn take(&self) -> u64 {
+        let mut count = 0u64;
+        // `count` is eight writable bytes, all that an eventfd ever writes.
+        match syscall!(read(self.0.as_raw_fd(), (&raw mut count).cast(), 8)) {
+            Ok(_) => count,
+            Err(_) => 0, // It was not: the eventfd does not block.
+        }
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// How a loop is told to stop: a [`Bell`] that signals ring.
+#[derive(Debug)]
+pub struct Stop(Bell);
+
+/// What is added to the bell to ask that a loop stop.
+const STOP: u64 = 1;
+/// What is added to it to have the loop turn once, without being asked anything.
+const WAKE: u64 = 1 << 32;
+
+/// Where the signal handlers write to; -1 before [`Stop::on_signals`].
 static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
 
 impl Stop {
@@ -132,9 +179,7 @@ impl Stop {
     /// # Errors
     /// No descriptor is left.
     pub fn new() -> io::Result<Stop> {
-        let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
-        // SAFETY: the kernel has just given us this descriptor.
-        Ok(Stop(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Bell::new().map(Stop)
     }
 
     /// From now on SIGINT and SIGTERM ask this one to stop. Of several, the last is asked.
@@ -143,16 +188,11 @@ impl Stop {
     /// No descriptor is left.
     pub fn on_signals(&self) -> io::Result<()> {
         // The handler's descriptor is its own and is never closed: a signal may come at any time.
-        let fd = self.0.try_clone()?;
+        let fd = self.0.0.try_clone()?;
         SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(fd), Ordering::Release);
-        for signal in [libc::SIGINT, libc::SIGTERM] {
-            // SAFETY: all-zero is a valid sigaction: no flags, an empty mask.
-            let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-            action.sa_sigaction = on_signal as extern "C" fn(libc::c_int) as usize;
-            // The handler is async-signal-safe: one load, one write(2); `action` outlives the call.
-            syscall!(sigaction(signal, &action, std::ptr::null_mut()))?;
-        }
-        Ok(())
+        // Async-signal-safe: one load, one write(2).
+        handle(libc::SIGINT, on_signal)?;
+        handle(libc::SIGTERM, on_signal)
     }
 
     /// Another way to ask the same loop, from any thread.
@@ -160,22 +200,17 @@ impl Stop {
     /// # Errors
     /// No descriptor is left.
     pub fn handle(&self) -> io::Result<Stop> {
-        self.0.try_clone().map(Stop)
+        self.0.0.try_clone().map(|fd| Stop(Bell(fd)))
     }
 
     /// Asks to stop: the first time to drain, the second to end at once.
     pub fn ask(&self) {
-        ask(self.0.as_raw_fd());
+        add(self.0.0.as_raw_fd(), STOP);
     }
 
-    /// How often it was asked since this was last called.
+    /// How often it was asked since this was last called; not at all, if it was only woken.
     pub fn take(&self) -> u64 {
-        let mut count = 0u64;
-        // `count` is eight writable bytes, all that an eventfd ever writes.
-        match syscall!(read(self.0.as_raw_fd(), (&raw mut count).cast(), 8)) {
-            Ok(_) => count,
-            Err(_) => 0, // It was not: the eventfd does not block.
-        }
+        self.0.take() % WAKE
     }
 }
 
@@ -188,40 +223,127 @@ impl AsFd for Stop {
 /// How often SIGUSR2 has come since [`count_usr2`].
 static USR2: AtomicU32 = AtomicU32::new(0);
 
-/// From now on SIGUSR2 is counted instead of ending the process.
+/// From now on SIGUSR2 is counted instead of ending the process. It wakes the loop whose [`Stop`]
+/// is asked by [signals](Stop::on_signals), whichever thread it comes to and also if it comes just
+/// before the loop goes to sleep (kernel-notes §52).
 ///
 /// # Errors
 /// sigaction(2), never for this signal.
 pub fn count_usr2() -> io::Result<()> {
-    // SAFETY: all-zero is a valid sigaction: no flags, an empty mask. Without SA_RESTART a wait
-    // that it interrupts comes back, so that it is noticed.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = on_usr2 as extern "C" fn(libc::c_int) as usize;
-    // The handler is async-signal-safe, one addition; `action` outlives the call.
-    syscall!(sigaction(libc::SIGUSR2, &action, std::ptr::null_mut())).map(drop)
+    // Async-signal-safe: an addition, a load, one write(2).
+    handle(libc::SIGUSR2, on_usr2)
 }
 
 /// How often SIGUSR2 has come since it is counted.
 #[inline]
 pub fn usr2() -> u32 {
-    USR2.load(Ordering::Relaxed)
+    USR2.load(Ordering::Acquire)
 }
 
 extern "C" fn on_usr2(_: libc::c_int) {
-    USR2.fetch_add(1, Ordering::Relaxed);
+    USR2.fetch_add(1, Ordering::Release);
+    add(SIGNALLED.load(Ordering::Acquire), WAKE);
 }
 
 extern "C" fn on_signal(_: libc::c_int) {
-    ask(SIGNALLED.load(Ordering::Acquire));
+    add(SIGNALLED.load(Ordering::Acquire), STOP);
 }
 
-fn ask(fd: RawFd) {
-    let one = 1u64;
-    // SAFETY: `one` is eight readable bytes. write(2) is async-signal-safe; errno may change, so a
+fn add(fd: RawFd, number: u64) {
+    // SAFETY: `number` is eight readable bytes. write(2) is async-signal-safe; errno may change, so a
     // handler that could interrupt a failed call would have to save it: here std has read errno
     // before any code of ours runs, or restarts the call for EINTR.
-    unsafe { libc::write(fd, (&raw const one).cast(), 8) };
+    unsafe { libc::write(fd, (&raw const number).cast(), 8) };
 }
+
+// Files.
+
+/// A file in memory, without a name: it is gone with its last descriptor and mapping. `name` is what
+/// `/proc/PID/fd` shows.
+///
+/// # Errors
+/// memfd_create(2); Linux 3.17 and newer have it.
+pub fn memory_file(name: &std::ffi::CStr) -> io::Result<std::fs::File> {
+    // The name ends with a zero and is read during the call.
+    let fd = syscall!(memfd_create(name.as_ptr(), libc::MFD_CLOEXEC))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { std::fs::File::from_raw_fd(fd) })
+}
+
+/// Locks a file for this open file description, so long as any descriptor of it is open. Answers
+/// whether nobody else has it: fcntl(2), `F_OFD_SETLK`, since Linux 3.15 (kernel-notes §51).
+///
+/// # Errors
+/// The file is not open for writing; its filesystem knows no locks.
+pub fn lock(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let whole = whole_file();
+    // `whole` is read during the call.
+    match syscall!(fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole)) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether another open file description, of any process, has [locked](lock) this file. It is asked
+/// without taking the lock: `F_OFD_GETLK`.
+///
+/// # Errors
+/// fcntl(2).
+pub fn is_locked(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut whole = whole_file();
+    // `whole` is read and written to during the call.
+    syscall!(fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut whole))?;
+    Ok(whole.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// A lock on all of a file, for writing.
+fn whole_file() -> libc::flock {
+    // SAFETY: all-zero is a valid flock: from 0, to the end, of no process, as OFD locks want it.
+    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
+    whole.l_type = libc::F_WRLCK as libc::c_short;
+    whole.l_whence = libc::SEEK_SET as libc::c_short;
+    whole
+}
+
+/// Has `handler`, which is async-signal-safe, handle a signal. Calls that it interrupts are not
+/// restarted: no flags.
+fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
+    // SAFETY: all-zero is a valid sigaction: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as usize;
+    // `action` is read during the call; what was there before is not asked for.
+    syscall!(sigaction(signal, &action, std::ptr::null_mut())).map(drop)
+}
+
+// Waking who sleeps in a call.
+
+/// From now on [`interrupt`] ends the call that a thread sleeps in: its signal gets a handler, for
+/// the whole process, that does nothing.
+///
+/// # Errors
+/// sigaction(2), never for this signal.
+pub fn allow_interrupts() -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    handle(INTERRUPT, nothing)
+}
+
+/// Ends the call that a thread sleeps in with `Interrupted`; if it sleeps in none just then,
+/// nothing comes of it. So whoever must be woken is interrupted again and again, until it says that
+/// it has noticed. Does nothing before [`allow_interrupts`].
+pub fn interrupt<T>(thread: &std::thread::JoinHandle<T>) {
+    use std::os::unix::thread::JoinHandleExt;
+    count_call();
+    // SAFETY: the thread is named by a handle through which it can still be joined, so its name is
+    // its own even if it has ended; then nothing is sent.
+    unsafe { libc::pthread_kill(thread.as_pthread_t(), INTERRUPT) };
+}
+
+/// Unhandled it is ignored, nobody waits for it, and one too many means nothing: it is the signal
+/// that Go's runtime took for the same purpose.
+const INTERRUPT: libc::c_int = libc::SIGURG;
 
 // Limits.
 
@@ -260,14 +382,27 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     Ok(())
 }
 
-// Sockets, without blocking.
+// Sockets. Whether a call waits is up to the socket.
 
 /// Accepts a connection, non-blocking and closed on exec.
 ///
 /// # Errors
 /// `WouldBlock` if none waits; else accept4(2).
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let (none, flags) = (std::ptr::null_mut(), libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC);
+    accept_with(listener, libc::SOCK_NONBLOCK)
+}
+
+/// Accepts a connection whose calls wait, closed on exec. Whether this one waits is up to
+/// `listener`.
+///
+/// # Errors
+/// `WouldBlock` if none waits and `listener` does not block; else accept4(2).
+pub fn accept_blocking(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    accept_with(listener, 0)
+}
+
+fn accept_with(listener: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<OwnedFd> {
+    let (none, flags) = (std::ptr::null_mut(), flags | libc::SOCK_CLOEXEC);
     // The peer's address is not asked for: both pointers may be null.
     let fd = syscall!(accept4(listener.as_raw_fd(), none, std::ptr::null_mut(), flags))?;
     // SAFETY: the kernel has just given us this descriptor.
@@ -279,8 +414,20 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// # Errors
 /// `WouldBlock` if nothing is there; else recv(2).
 pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    recv_with(socket, buffer, 0)
+}
+
+/// Receives what is there into `buffer`, and does not wait, whatever the socket.
+///
+/// # Errors
+/// `WouldBlock` if nothing is there; else recv(2).
+pub fn recv_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    recv_with(socket, buffer, libc::MSG_DONTWAIT)
+}
+
+fn recv_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
     // `buffer` is writable for its length.
-    let n = syscall!(recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0))?;
+    let n = syscall!(recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags))?;
     Ok(n as usize)
 }
 
@@ -300,13 +447,49 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 /// # Errors
 /// `WouldBlock` if there is no room; else sendmsg(2).
 pub fn send_vectored(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    send_message(socket, parts, libc::MSG_NOSIGNAL)
+}
+
+fn send_message(
+    socket: BorrowedFd<'_>,
+    parts: &[io::IoSlice<'_>],
+    flags: libc::c_int,
+) -> io::Result<usize> {
     // SAFETY: all-zero is a valid msghdr: no name, no parts, no control data.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_iov = parts.as_ptr().cast_mut().cast(); // IoSlice is laid out as iovec: std's promise
     header.msg_iovlen = parts.len();
     // `header` and all it points to are readable during the call.
-    let n = syscall!(sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL))?;
+    let n = syscall!(sendmsg(socket.as_raw_fd(), &header, flags))?;
     Ok(n as usize)
+}
+
+/// Reads from whatever it is, blocking if that does; zero is its end.
+///
+/// # Errors
+/// read(2).
+pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // `buffer` is writable for its length.
+    let n = syscall!(read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()))?;
+    Ok(n as usize)
+}
+
+/// Whether a read would not wait just now: there are bytes, the end, or an error. Files always say
+/// so.
+///
+/// # Errors
+/// poll(2).
+pub fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut asked = [libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    Ok(poll(&mut asked, Some(Duration::ZERO))? > 0)
+}
+
+/// As [`send_vectored`], but never waits, whether the socket blocks or not.
+///
+/// # Errors
+/// As [`send_vectored`].
+pub fn send_now(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    send_message(socket, parts, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
 }
 
 /// Shuts the sending direction down.
@@ -317,6 +500,55 @@ pub fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
     syscall!(shutdown(socket.as_raw_fd(), libc::SHUT_WR)).map(drop)
 }
 
+/// Shuts both directions down: whoever sleeps in a call on it, in any thread, wakes, and nobody
+/// will sleep on it again.
+///
+/// # Errors
+/// shutdown(2): `NotConnected` if the peer has reset.
+pub fn shutdown_both(socket: BorrowedFd<'_>) -> io::Result<()> {
+    syscall!(shutdown(socket.as_raw_fd(), libc::SHUT_RDWR)).map(drop)
+}
+
+/// How long a receive on it may sleep before it fails with `WouldBlock`; at least a microsecond.
+///
+/// # Errors
+/// setsockopt(2), never on a socket.
+pub fn set_receive_timeout(socket: BorrowedFd<'_>, span: Duration) -> io::Result<()> {
+    set_timeout(socket, libc::SO_RCVTIMEO, span)
+}
+
+/// How long a send on it may sleep before it answers what it has sent or, if that is nothing,
+/// fails with `WouldBlock`; at least a microsecond.
+///
+/// # Errors
+/// setsockopt(2), never on a socket.
+pub fn set_send_timeout(socket: BorrowedFd<'_>, span: Duration) -> io::Result<()> {
+    set_timeout(socket, libc::SO_SNDTIMEO, span)
+}
+
+fn set_timeout(socket: BorrowedFd<'_>, which: libc::c_int, span: Duration) -> io::Result<()> {
+    // Zero would be for ever.
+    let span = span.max(Duration::from_micros(1));
+    let time = libc::timeval {
+        tv_sec: span.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_usec: libc::suseconds_t::from(span.subsec_micros() as i32),
+    };
+    let (time, size) = ((&raw const time).cast(), size_of::<libc::timeval>() as libc::socklen_t);
+    // `time` lives on this frame, is `size` bytes and is read during the call.
+    syscall!(setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, which, time, size)).map(drop)
+}
+
+/// How many bytes that were sent the other end has not taken yet: over TCP, has not acknowledged.
+///
+/// # Errors
+/// ioctl(2), never on a stream socket.
+pub fn unsent(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SIOCOUTQ has TIOCOUTQ's number; `bytes` is written to during the call.
+    syscall!(ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes))?;
+    Ok(bytes as usize)
+}
+
 /// Has calls on it return rather than wait.
 ///
 /// # Errors
@@ -324,6 +556,15 @@ pub fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
 pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     let flags = syscall!(fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
     syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK)).map(drop)
+}
+
+/// Has calls on it wait.
+///
+/// # Errors
+/// fcntl(2), never on an open descriptor.
+pub fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = syscall!(fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
+    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK)).map(drop)
 }
 
 /// Closes a descriptor, as dropping it does, but counted.
@@ -678,6 +919,35 @@ pub fn terminate(child: &mut std::process::Child) -> io::Result<()> {
     Ok(())
 }
 
+/// What a process group may be told, whether it wants to hear it or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Use no CPU until resumed (SIGSTOP). It takes effect a little later.
+    Pause,
+    /// Go on (SIGCONT).
+    Resume,
+    /// End at once (SIGKILL).
+    Kill,
+}
+
+/// Tells it to a child and to all that it has forked. The child must lead a process group of its
+/// own (`Command::process_group(0)`); one that has ended already is left alone, with its group.
+///
+/// # Errors
+/// The child cannot be waited for, or be signalled.
+pub fn order_group(child: &mut std::process::Child, order: Order) -> io::Result<()> {
+    let signal = match order {
+        Order::Pause => libc::SIGSTOP,
+        Order::Resume => libc::SIGCONT,
+        Order::Kill => libc::SIGKILL,
+    };
+    // As in `terminate`: until it has been waited for, the group's number is its own.
+    if child.try_wait()?.is_none() {
+        syscall!(kill(-(child.id() as libc::pid_t), signal))?;
+    }
+    Ok(())
+}
+
 /// Has the kernel kill the child that this command will start as soon as the thread that starts it
 /// ends, however that comes about: no child is left behind by a parent that was killed.
 pub fn die_with_parent(command: &mut std::process::Command) {
@@ -708,18 +978,13 @@ pub(crate) mod testing {
     /// Sends the calling thread signals that do nothing but interrupt, until `enough`. The answer
     /// is to be joined by the same thread.
     pub(crate) fn interrupt_me(enough: Arc<AtomicBool>) -> JoinHandle<()> {
-        extern "C" fn nothing(_: libc::c_int) {}
-        // SAFETY: all-zero is a valid sigaction; without SA_RESTART calls are interrupted.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
-        // The handler does nothing at all; `action` outlives the call.
-        syscall!(sigaction(libc::SIGUSR1, &action, std::ptr::null_mut())).unwrap();
+        allow_interrupts().unwrap();
         // SAFETY: a thread can always name itself.
         let me = unsafe { libc::pthread_self() };
         thread::spawn(move || {
             while !enough.load(Ordering::Relaxed) {
                 // SAFETY: that thread lives: it joins this one.
-                unsafe { libc::pthread_kill(me, libc::SIGUSR1) };
+                unsafe { libc::pthread_kill(me, INTERRUPT) };
                 thread::yield_now();
             }
         })

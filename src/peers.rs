@@ -16,6 +16,8 @@
 //! While somebody waits in either way, a peer that is owed bytes and takes none of them for
 //! [`SOFT`] is evicted. (The words are those of redis' `client-output-buffer-limit`.)
 
+mod operator;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::connection::Connection;
 use crate::keys::{ConnId, Keys};
-use crate::protocol::Protocol;
+use crate::protocol::{Post, Protocol};
 
 /// How long a peer for whom somebody waits may take nothing of what it is owed: at least this long,
 /// and at most twice as long.
@@ -43,7 +45,13 @@ pub struct Peer<P, D> {
     pub connection: Connection<P>,
     /// The driver's own.
     pub driver: D,
+    /// The how-manieth it was to come to this server.
+    number: u64,
     room: Room,
+    /// Bytes received from it.
+    received: u64,
+    /// Bytes sent to it.
+    sent: u64,
     /// True exactly when it stands in `ready` or `marked`.
     marked: bool,
     /// True once it has broadcast: others may have to be waited for.
@@ -54,6 +62,8 @@ pub struct Peer<P, D> {
     starved: bool,
     /// True from starving until bytes arrive: it takes whatever size of buffer there is most of.
     hungry: bool,
+    /// True for a line to another process of the house: see [`Peers::open_line`].
+    line: bool,
     /// True if, since the last look at the stalled, it took some of what it is owed or was owed
     /// nothing.
     progressed: bool,
@@ -76,8 +86,8 @@ pub struct Ready<'a, P, D> {
 struct Crowd {
     congested: usize,
     talkers: usize,
-    /// How many have ever come: the number of the last.
-    came: u64,
+    /// Of those, how many are lines to other processes.
+    lines: usize,
 }
 
 /// Every open connection.
@@ -95,8 +105,14 @@ pub struct Peers<P, D> {
     starving: usize,
     /// By room.
     crowds: Vec<Crowd>,
+    /// How many have ever come: the number of the last.
+    came: u64,
     /// Emptied before every return: its capacity is kept.
-    posts: Vec<Chunk>,
+    posts: Vec<Post>,
+    /// Whether there is an operator to be told anything.
+    attended: bool,
+    /// What is for the operator.
+    told: Vec<Chunk>,
     /// Who has said all and discards, and until when; in order of time.
     lingering: VecDeque<(Nanos, ConnId)>,
     /// Who began to linger since the clock was last read.
@@ -117,7 +133,10 @@ impl<P: Protocol, D> Peers<P, D> {
             starved: VecDeque::new(),
             starving: 0,
             crowds: Vec::new(),
+            came: 0,
             posts: Vec::new(),
+            attended: false,
+            told: Vec::new(),
             lingering: VecDeque::new(),
             fresh: Vec::new(),
             look_at: None,
@@ -130,21 +149,41 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Somebody has come.
     pub fn open(&mut self, protocol: P, room: Room, driver: D) -> ConnId {
+        self.admit(protocol, room, driver, false)
+    }
+
+    /// A line to another process of the house has come: one that talks for others, and listens for
+    /// them.
+    ///
+    /// It differs in three ways. It is never evicted for taking nothing: the process at its other
+    /// end evicts whom it waits for. It lingers for as long as it takes: that process may have to
+    /// wait before it hears the last word. And it is received from however much it is owed, while
+    /// nobody else in its room is congested: were both ends to wait until the other receives, both
+    /// would wait for ever (kernel-notes §45).
+    pub fn open_line(&mut self, protocol: P, room: Room, driver: D) -> ConnId {
+        self.admit(protocol, room, driver, true)
+    }
+
+    fn admit(&mut self, protocol: P, room: Room, driver: D, line: bool) -> ConnId {
         if self.crowds.len() <= room.0 as usize {
             self.crowds.resize(room.0 as usize + 1, Crowd::default());
         }
-        let crowd = &mut self.crowds[room.0 as usize];
-        crowd.came += 1;
-        let connection = Connection::open(protocol, crowd.came, &mut self.posts);
+        self.came += 1;
+        let connection = Connection::open(protocol, self.came, &mut self.posts);
+        self.crowds[room.0 as usize].lines += usize::from(line);
         let id = self.keys.insert(Peer {
             connection,
             driver,
+            number: self.came,
             room,
+            received: 0,
+            sent: 0,
             marked: false,
             talks: false,
             congested: false,
             starved: false,
             hungry: false,
+            line,
             progressed: false,
         });
         self.settle(id);
@@ -156,9 +195,10 @@ impl<P: Protocol, D> Peers<P, D> {
         let Some(peer) = self.keys.get_mut(id) else { return };
         peer.progressed |= peer.connection.outgoing().is_empty();
         peer.hungry = false;
+        peer.received += chunk.len() as u64;
         peer.connection.received(chunk, &mut self.posts);
         // Only who is received from can be hushed: to come and to go is not to talk.
-        if !self.posts.is_empty() && !peer.talks {
+        if !peer.talks && self.posts.iter().any(|post| matches!(post, Post::Others(_))) {
             peer.talks = true;
             self.crowds[peer.room.0 as usize].talkers += 1;
         }
@@ -174,6 +214,7 @@ impl<P: Protocol, D> Peers<P, D> {
     pub fn sent(&mut self, id: ConnId, n: usize) {
         self.step(id, |peer, posts| {
             peer.progressed |= n > 0;
+            peer.sent += n as u64;
             peer.connection.sent(n, posts);
         });
     }
@@ -181,7 +222,9 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Its outbound direction has been shut down.
     pub fn shut_down(&mut self, id: ConnId) {
         self.step(id, |peer, _| peer.connection.shut_down());
-        self.fresh.push(id);
+        if self.keys.get(id).is_some_and(|peer| !peer.line) {
+            self.fresh.push(id);
+        }
     }
 
     /// It was reset.
@@ -206,10 +249,11 @@ impl<P: Protocol, D> Peers<P, D> {
     /// It is gone. Answers what the driver kept beside it.
     pub fn remove(&mut self, id: ConnId) -> Option<D> {
         let peer = self.keys.remove(id)?;
-        let Peer { mut connection, room, talks, congested, starved, driver, .. } = peer;
+        let Peer { mut connection, room, talks, congested, starved, line, driver, .. } = peer;
         self.starving -= usize::from(starved);
         let crowd = &mut self.crowds[room.0 as usize];
         crowd.talkers -= usize::from(talks);
+        crowd.lines -= usize::from(line);
         if congested {
             crowd.congested -= 1;
             self.wake_talkers(room);
@@ -327,7 +371,7 @@ impl<P: Protocol, D> Peers<P, D> {
             let talkers = self.crowds[peer.room.0 as usize].talkers - usize::from(peer.talks);
             let waited_for = (starving > 0 && peer.connection.outgoing().leases() > 0)
                 || (talkers > 0 && peer.congested);
-            if waited_for && !std::mem::take(&mut peer.progressed) && evict {
+            if waited_for && !peer.line && !std::mem::take(&mut peer.progressed) && evict {
                 stalled.push(id);
             }
             peer.progressed = false;
@@ -373,7 +417,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     // Within.
 
-    fn step(&mut self, id: ConnId, event: impl FnOnce(&mut Peer<P, D>, &mut Vec<Chunk>)) {
+    fn step(&mut self, id: ConnId, event: impl FnOnce(&mut Peer<P, D>, &mut Vec<Post>)) {
         let Some(peer) = self.keys.get_mut(id) else { return };
         peer.progressed |= peer.connection.outgoing().is_empty();
         event(peer, &mut self.posts);
@@ -391,8 +435,8 @@ impl<P: Protocol, D> Peers<P, D> {
         self.hand_on(id, room);
     }
 
-    /// Hands `posts` on to the others of the room, and then what is said by the going of those
-    /// whom that evicts.
+    /// Hands `posts` on to the others of the room or to the operator, and then what is said by the
+    /// going of those whom that evicts.
     #[inline]
     fn hand_on(&mut self, from: ConnId, room: Room) {
         if self.posts.is_empty() {
@@ -408,12 +452,26 @@ impl<P: Protocol, D> Peers<P, D> {
     }
 
     fn hand_on_once(&mut self, from: ConnId, room: Room, evicted: &mut Vec<ConnId>) {
+        let (told, attended) = (&mut self.told, self.attended);
+        self.posts.retain(|post| match post {
+            Post::Others(_) => true,
+            Post::Operator(chunk) => {
+                told.extend(attended.then(|| chunk.clone()));
+                false
+            }
+        });
+        if self.posts.is_empty() {
+            return;
+        }
         let mut relieved = false;
         for (id, peer) in self.keys.iter_mut().filter(|(_, peer)| peer.room == room) {
             if id != from {
                 peer.progressed |= peer.connection.outgoing().is_empty();
                 let broken = peer.connection.is_broken();
-                self.posts.iter().for_each(|post| peer.connection.deliver(post.clone()));
+                for post in &self.posts {
+                    let (Post::Others(chunk) | Post::Operator(chunk)) = post;
+                    peer.connection.deliver(chunk.clone());
+                }
                 if peer.connection.is_broken() && !broken {
                     tracing::warn!(%id, "evicted: it is owed too much");
                     self.evicted += 1;
@@ -429,10 +487,11 @@ impl<P: Protocol, D> Peers<P, D> {
         }
     }
 
-    /// Has those who talk resumed, if nobody of their room is congested any more.
+    /// Has those who talk resumed, if nobody of their room is congested any more; or one only, which
+    /// may be a line, and does not wait for itself.
     fn wake_talkers(&mut self, room: Room) {
         let crowd = self.crowds[room.0 as usize];
-        if crowd.congested == 0 && crowd.talkers > 0 {
+        if crowd.congested <= usize::from(crowd.lines > 0) && crowd.talkers > 0 {
             for (id, peer) in self.keys.iter_mut().filter(|(_, peer)| peer.room == room) {
                 if peer.talks {
                     mark(peer, id, &mut self.marked);
@@ -456,8 +515,14 @@ fn mark<P, D>(peer: &mut Peer<P, D>, id: ConnId, marked: &mut Vec<ConnId>) {
 
 /// Whether a peer would receive, and waits neither for a listener nor for a buffer.
 fn wants_recv<P: Protocol, D>(peer: &Peer<P, D>, crowds: &[Crowd]) -> bool {
-    let hushed = peer.talks && crowds[peer.room.0 as usize].congested > 0;
-    peer.connection.wants_recv() && !hushed && !peer.starved
+    let mut congested = crowds[peer.room.0 as usize].congested;
+    let wants = if peer.line {
+        congested -= usize::from(peer.congested);
+        peer.connection.could_recv()
+    } else {
+        peer.connection.wants_recv()
+    };
+    wants && !(peer.talks && congested > 0) && !peer.starved
 }
 
 /// Counts a peer as congested or not; answers whether it just ceased to be.
@@ -530,13 +595,13 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_given_once_in_order_of_arrival_by_room() {
+    fn a_number_is_given_once_in_order_of_arrival() {
         let mut peers = Peers::new();
         let [first, second] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
         peers.open(Chat::default(), Room(1), ());
         peers.remove(second);
         peers.open(Chat::default(), ROOM, ());
-        assert_eq!(heard(&mut peers, first), "* 2 joined\n* 2 left\n* 3 joined\n");
+        assert_eq!(heard(&mut peers, first), "* 2 joined\n* 2 left\n* 4 joined\n");
     }
 
     #[test]
@@ -651,6 +716,48 @@ mod tests {
         turn(&mut peers);
         peers.remove(slow);
         assert_eq!(turn(&mut peers), [(talker, true)]);
+    }
+
+    #[test]
+    fn a_line_is_received_from_however_much_it_is_owed_unless_others_are_congested() {
+        let mut peers = Peers::new();
+        let line = peers.open_line(Tell, ROOM, ());
+        let guest = peers.open(Tell, ROOM, ());
+        say(&mut peers, line, 8);
+        say(&mut peers, guest, HIGH);
+        assert_eq!(
+            turn(&mut peers),
+            [(line, true), (guest, false)],
+            "the guest waits for the line"
+        );
+        say(&mut peers, line, HIGH);
+        assert_eq!(turn(&mut peers), [(line, false), (guest, false)], "and the line for the guest");
+        peers.sent(guest, HIGH);
+        let woken = turn(&mut peers);
+        assert!(woken.contains(&(line, true)), "the line waits for nobody now: {woken:?}");
+        peers.sent(line, HIGH);
+        assert!(turn(&mut peers).contains(&(guest, true)));
+    }
+
+    #[test]
+    fn a_line_is_never_given_up_for_taking_its_time() {
+        let mut peers = Peers::new();
+        let line = peers.open_line(Tell, ROOM, ());
+        let [talker, slow] = [(); 2].map(|()| peers.open(Tell, ROOM, ()));
+        say(&mut peers, talker, HIGH);
+        for second in 0..10 {
+            peers.tick(at(second));
+        }
+        assert!(peers.get_mut(slow).unwrap().connection.is_broken());
+        assert!(!peers.get_mut(line).unwrap().connection.is_broken());
+        assert_eq!(peers.evicted(), 1);
+        peers.finish_all();
+        peers.shut_down(line);
+        peers.tick(at(100));
+        peers.tick(at(200));
+        assert!(!peers.get_mut(line).unwrap().connection.is_broken(), "nor for lingering");
+        peers.remove(line);
+        assert_eq!(peers.crowds[0].lines, 0);
     }
 
     #[test]

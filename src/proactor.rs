@@ -15,6 +15,8 @@
 //! are different wants. Teardown is a *join*: a connection is closed when nothing of it is in
 //! flight any more, not even a cancel.
 
+mod desk;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,6 +30,7 @@ use crate::os::{self, Stop};
 use crate::peers::{Peers, Ready, Room};
 use crate::protocol::Protocol;
 use crate::ring::{Accepted, Completion, ListenerId, Op, Recv, Ring, Sent, Socket, Target, Wait};
+use desk::Desk;
 
 /// A server on a ring.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub struct Proactor<R, P> {
     accept_at: Option<Nanos>,
     /// Whether quiet sends were issued of which it is not known yet how they went.
     quiet: bool,
+    /// Where the operator sits, if there is one.
+    desk: Option<Box<Desk>>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
@@ -104,6 +109,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             stage: Stage::Serving,
             accept_at: None,
             quiet: false,
+            desk: None,
             counters: Counters::default(),
             calls_before,
         })
@@ -121,6 +127,9 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     /// # Errors
     /// The ring as a whole fails.
     pub fn run(&mut self) -> io::Result<Ended> {
+        if let Some(desk) = &mut self.desk {
+            desk.console.begin();
+        }
         loop {
             if let Some(ended) = self.turn()? {
                 return Ok(ended);
@@ -150,6 +159,9 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         }
         self.quiet = false;
         self.resume_ready()?;
+        if self.peers.has_told() && self.attend() {
+            return Ok(Some(Ended::AtOnce));
+        }
         Ok(self.is_drained().then_some(Ended::Drained))
     }
 
@@ -200,6 +212,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 self.listeners[listener.0 as usize].cancelling = false;
             }
             Completion::Aside => {}
+            Completion::Read { outcome } => return self.typed(outcome),
             Completion::Wake => return self.stop(),
         }
         Ok(false)
@@ -273,6 +286,9 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     fn open(&mut self, listener: ListenerId, socket: Socket) {
         let protocol = self.listeners[listener.0 as usize].protocol.clone();
         let id = self.peers.open(protocol, Room(listener.0), Flight::new(socket));
+        if let Some(desk) = &mut self.desk {
+            desk.console.met(id, self.ring.now());
+        }
         match self.stage {
             Stage::Serving => {}
             Stage::Draining(_) => self.peers.get_mut(id).expect("just opened").connection.finish(),
@@ -352,14 +368,18 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             return Ok(true);
         }
         if asked == 1 {
-            self.stage = Stage::Draining(self.ring.now() + self.limits.drain);
-            while let Some((listener, socket)) = self.parked.pop_front() {
-                self.open(listener, socket);
-            }
-            self.peers.finish_all();
+            self.drain();
         }
         self.ring.submit(Op::Wake { fd: self.stop.as_fd() })?;
         Ok(false)
+    }
+
+    fn drain(&mut self) {
+        self.stage = Stage::Draining(self.ring.now() + self.limits.drain);
+        while let Some((listener, socket)) = self.parked.pop_front() {
+            self.open(listener, socket);
+        }
+        self.peers.finish_all();
     }
 
     fn cut(&mut self) {

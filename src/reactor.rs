@@ -18,6 +18,8 @@
 //! less than it was given room for: that is right for edges and spares a level-triggered loop the
 //! call that finds nothing. The interest is changed only when the wish changes.
 
+mod desk;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -31,6 +33,7 @@ use crate::os::{self, Stop};
 use crate::peers::{Peers, Room};
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Ready, Selector, Trigger, Whose};
+use desk::Desk;
 
 /// How often one connection may be resumed in a turn, and so receive: a flood does not own the loop.
 const PASSES: usize = 16;
@@ -51,8 +54,14 @@ pub struct Reactor<S, P> {
     stage: Stage,
     /// Until when nothing is accepted, after it failed for want of resources.
     accept_at: Option<Nanos>,
+    /// When its owner wants to be woken.
+    wake_at: Option<Nanos>,
+    /// Which of its owner's descriptors were reported and not yet taken.
+    guests: Vec<u32>,
     /// Emptied at every turn: its capacity is kept.
     reports: Vec<Ready>,
+    /// Where the operator sits, if there is one.
+    desk: Option<Box<Desk>>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
@@ -82,6 +91,8 @@ pub struct Socket {
     writable: bool,
     /// True once the peer's end was reported: a read that comes short is not the last.
     hung_up: bool,
+    /// One if what passes here is counted, zero if it passes within the house.
+    counts: u64,
     /// What the selector is asked; if nothing, it does not watch.
     interest: Interest,
     /// False from a report by a oneshot selector until it is asked again: it watches, and is mute.
@@ -110,7 +121,10 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             stop,
             stage: Stage::Serving,
             accept_at: None,
+            wake_at: None,
+            guests: Vec::new(),
             reports: Vec::new(),
+            desk: None,
             counters: Counters::default(),
             calls_before,
         })
@@ -138,6 +152,9 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// # Errors
     /// The selector as a whole fails.
     pub fn run(&mut self) -> io::Result<Ended> {
+        if let Some(desk) = &mut self.desk {
+            desk.console.begin();
+        }
         loop {
             if let Some(ended) = self.turn()? {
                 return Ok(ended);
@@ -161,12 +178,15 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             stopped |= self.reported(report)?;
         }
         self.reports = reports;
-        if stopped {
+        if stopped || self.read_typed()? {
             return Ok(Some(Ended::AtOnce));
         }
         let before = self.moved();
         self.accept();
         self.resume_ready();
+        if self.peers.has_told() && self.attend()? {
+            return Ok(Some(Ended::AtOnce));
+        }
         self.selector.came_of_it(self.moved() != before);
         Ok(self.is_drained().then_some(Ended::Drained))
     }
@@ -185,7 +205,8 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// Remembers what is ready; answers whether the server was asked to end at once.
     ///
     /// A oneshot selector has disarmed what it reports. A connection is marked, so it is resumed and
-    /// wishes again; listeners are armed before the next wait; the stop signal is, here.
+    /// wishes again; listeners are armed before the next wait; the operator's input is when it has
+    /// been read from; the stop signal is, here.
     fn reported(&mut self, report: Ready) -> io::Result<bool> {
         let armed = self.selector.trigger() != Trigger::Oneshot;
         match Whose::from(report.key) {
@@ -209,6 +230,12 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                 }
                 return Ok(self.stop());
             }
+            Whose::Input => {
+                if let Some(desk) = &mut self.desk {
+                    desk.readable = true;
+                }
+            }
+            Whose::Guest(guest) => self.guests.push(guest),
         }
         Ok(false)
     }
@@ -249,14 +276,27 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     fn open(&mut self, at: usize, fd: OwnedFd) {
         self.counters.accepted += 1;
         let protocol = self.listeners[at].protocol.clone();
+        let socket = self.socket(fd, 1);
+        let id = self.peers.open(protocol, Room(at as u16), socket);
+        if let Some(desk) = &mut self.desk {
+            desk.console.met(id, os::now());
+        }
+        self.watch_new(id);
+    }
+
+    /// A socket of a connection that has just come.
+    fn socket(&self, fd: OwnedFd, counts: u64) -> Socket {
         let interest = match self.selector.trigger() {
             Trigger::Edge => Interest::BOTH,
             Trigger::Level | Trigger::Oneshot => Interest::READ,
         };
         let (readable, writable) = (false, true);
-        let socket = Socket { fd, readable, writable, hung_up: false, interest, armed: true };
-        let id = self.peers.open(protocol, Room(at as u16), socket);
-        let fd = self.peers.get_mut(id).expect("just opened").driver.fd.as_fd();
+        Socket { fd, readable, writable, hung_up: false, counts, interest, armed: true }
+    }
+
+    fn watch_new(&mut self, id: ConnId) {
+        let socket = &self.peers.get_mut(id).expect("just opened").driver;
+        let (fd, interest) = (socket.fd.as_fd(), socket.interest);
         if let Err(error) = self.selector.add(fd, Whose::Conn(id).into(), interest) {
             self.counters.refused += 1;
             tracing::warn!("a connection is refused: {error}");
@@ -299,18 +339,25 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// How long this turn may sleep. What is due by the clock is done on the way.
     fn wait(&mut self) -> Option<std::time::Duration> {
         const NO: Option<std::time::Duration> = Some(std::time::Duration::ZERO);
+        if self.is_drained() {
+            return NO;
+        }
         let timer = self.peers.tick(os::now);
         let drain = self.stage.deadline();
         let accepts = self.wants_accept() && self.listeners.iter().any(|one| one.readable);
-        let Some(due) = [timer, drain, self.accept_at].into_iter().flatten().min() else {
-            return if self.peers.has_marked() || accepts { NO } else { None };
+        let hasty = self.peers.has_marked()
+            || accepts
+            || self.desk.as_ref().is_some_and(|desk| desk.readable);
+        let Some(due) = [timer, drain, self.accept_at, self.wake_at].into_iter().flatten().min()
+        else {
+            return if hasty { NO } else { None };
         };
         let now = os::now();
         self.accept_at = self.accept_at.filter(|&at| at > now);
         if drain.is_some_and(|until| until <= now) {
             self.cut();
         }
-        if self.peers.has_marked() || accepts { NO } else { Some(due.since(now)) }
+        if self.peers.has_marked() || hasty { NO } else { Some(due.since(now)) }
     }
 
     /// Resumes until nobody is marked: whom something happened to, in being resumed or by what
@@ -378,8 +425,8 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                 // Short: that was all, unless the peer's end stands behind it, of which an edge
                 // would not tell again.
                 socket.readable = n == room || socket.hung_up;
-                self.counters.receives += 1;
-                self.counters.received_bytes += n as u64;
+                self.counters.receives += socket.counts;
+                self.counters.received_bytes += socket.counts * n as u64;
                 self.peers.received(conn, Chunk::received(lease, n));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
@@ -403,18 +450,14 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                 (self.selector.send(key, fd, first), first.len())
             } else {
                 let mut parts = [io::IoSlice::new(&[]); VECTOR];
-                let chunks = queue.chunks().min(VECTOR);
-                parts.iter_mut().zip(queue.iter()).for_each(|(part, chunk)| {
-                    *part = io::IoSlice::new(chunk);
-                });
-                let room = parts[..chunks].iter().map(|part| part.len()).sum();
+                let (chunks, room) = queue.gather(&mut parts, usize::MAX);
                 (self.selector.send_vectored(key, fd, &parts[..chunks]), room)
             };
             match sent {
                 Ok(n) => {
                     socket.writable = n == room;
-                    self.counters.sends += 1;
-                    self.counters.sent_bytes += n as u64;
+                    self.counters.sends += socket.counts;
+                    self.counters.sent_bytes += socket.counts * n as u64;
                     owed = owed.saturating_sub(n);
                     self.peers.sent(conn, n);
                 }
@@ -441,8 +484,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             return true;
         }
         if asked == 1 {
-            self.stage = Stage::Draining(os::now() + self.limits.drain);
-            self.peers.finish_all();
+            self.drain();
         }
         false
     }
@@ -479,6 +521,8 @@ impl Socket {
         }
     }
 }
+
+mod owned;
 
 #[cfg(test)]
 mod tests;

@@ -8,13 +8,14 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use proactor::model::Model;
+use proactor::model::{Ability, Model};
 
 use support::server::{Exit, PROACTOR, REACTOR, Server};
 use support::{Address, Client, Launch, Options, PATIENCE, eventually, io_uring_refused, skip};
@@ -232,6 +233,18 @@ fn every_model_is_listed_with_what_it_costs_and_whether_it_is_to_be_had() {
         assert_eq!(row["usable"], row["refusal"].is_null(), "{row}");
         let ring = model == Model::Uring && io_uring_refused().is_some();
         assert_eq!(row["usable"], !ring, "{row}");
+        let lacks = Ability::ALL.into_iter().filter_map(|ability| {
+            model.lacks(ability).map(|why| (ability.denied().to_owned(), why.to_owned()))
+        });
+        let said = |lack: &serde_json::Value, what: &str| {
+            lack[what].as_str().expect("a few words").to_owned()
+        };
+        let listed = row["lacks"].as_array().expect("a list");
+        let listed = listed.iter().map(|lack| (said(lack, "what"), said(lack, "why")));
+        assert!(listed.eq(lacks.clone()), "{row}");
+        for (what, why) in lacks {
+            assert!(table.stdout.contains(&format!("{model} {what}: {why}")), "{table:?}");
+        }
     }
 }
 
@@ -501,6 +514,56 @@ fn the_best_model_without_a_ring_is_epoll_and_the_reason_is_said() {
             panic!("one line says why: {exit:?}")
         };
         assert!(line.contains("io_uring") && line.contains("epoll"), "{exit:?}");
+    }
+}
+
+#[test]
+fn however_little_memory_may_be_locked_auto_serves_and_says_by_what() {
+    // Who has CAP_IPC_LOCK has no such limit: where we are root, the server is nobody, and reads its
+    // program from where nobody may.
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+    let program = dir.path().join("proactor");
+    fs::copy(PROACTOR, &program).expect("room for a copy");
+    let is_root = fs::metadata("/proc/self").expect("procfs").uid() == 0;
+    for kib in [0, 8, 16, 24, 32, 48, 64, 256] {
+        let mut command = Command::new("/bin/sh");
+        let script = format!("ulimit -l {kib} && exec \"$0\" serve --listen 127.0.0.1:0");
+        command.args(["-c", &script]).arg(&program).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        if is_root {
+            command.uid(65_534);
+        }
+        let mut server = Killed(command.spawn().expect("a shell"));
+        let mut line = String::new();
+        let out = server.0.stdout.take().expect("it is piped");
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        let mut said = String::new();
+        let mut errors = BufReader::new(server.0.stderr.take().expect("it is piped"));
+        while !said.contains("model: ") {
+            let n = errors.read_line(&mut said).expect("UTF-8");
+            assert!(n > 0, "with {kib} KiB: {said}");
+        }
+        let (model, reason) = said.split_once(" (auto): ").expect("it says which");
+        if model.ends_with("model: epoll") {
+            assert!(reason.starts_with("io_uring is refused: "), "with {kib} KiB: {said}");
+            assert!(line.contains("(epoll, "), "with {kib} KiB: {line}");
+        } else {
+            assert!(line.contains("(io_uring, "), "with {kib} KiB: {line} {said}");
+        }
+        let address = line.split_whitespace().nth(2).expect("listening on ADDRESS");
+        let address = address.parse().expect("an address");
+        Client::connect(&Address::Tcp(address)).ping();
+    }
+}
+
+/// A process that ends with its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
+use proactor::model::Model;
+
 const PROACTOR: &str = env!("CARGO_BIN_EXE_proactor");
 
 fn proactor(arguments: &[&str]) -> Output {
@@ -104,7 +106,9 @@ fn wrong_usage_is_told_with_status_two() {
         &["load", "127.0.0.1:1", "--depth", "0"],
         &["load", "127.0.0.1:1", "--duration", "soon"],
         &["compare", "--models", "kqueue"],
-        &["compare", "--models", "all"],
+        &["compare", "--models", "all,kqueue"],
+        &["compare", "--models", "auto"],
+        &["compare", "--idle", "70000"],
         &["compare", "--rounds", "3", "--time", "3"],
         &["compare", "--connections", "8,x"],
     ] {
@@ -121,7 +125,8 @@ fn compare_measures_real_servers_and_writes_every_slice() {
     let path = file.to_str().expect("a plain path");
     let arguments =
         ["compare", "--models", "poll,select", "-c", "2,3", "--rounds", "2", "--json", path];
-    let arguments = [&arguments[..], &["--client-cpu", "0", "--seed", "7"]].concat();
+    let arguments =
+        [&arguments[..], &["--client-cpu", "0", "--seed", "7", "--idle", "10"]].concat();
     let output = proactor(&arguments);
     let out = text(&output.stdout);
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -133,10 +138,55 @@ fn compare_measures_real_servers_and_writes_every_slice() {
     assert!(out.contains("there are 2 rounds; a verdict needs 6"), "{out}");
     let bytes = std::fs::read(file).expect("it was written");
     let json: serde_json::Value = serde_json::from_slice(&bytes).expect("it is JSON");
-    assert_eq!(json["schema"], "proactor.compare/1");
+    assert_eq!(json["schema"], "proactor.compare/2");
+    assert_eq!(json["idle"]["connections"], 10);
+    assert_eq!(json["idle"]["rows"][1]["model"], "poll");
+    assert_eq!(json["idle"]["rows"][1]["cost"]["descriptors"], 1.0);
     let table = &json["tables"][1];
     assert_eq!(table["entrants"][3]["model"], "select");
     assert_eq!(table["rounds"][1]["turns"].as_array().map(Vec::len), Some(7));
     assert_eq!(table["servers"][2]["stats"]["model"], "poll");
     assert!(table["rows"][2]["measured"]["calls_per_message"].as_f64() > Some(1.0));
+}
+
+#[test]
+fn of_all_models_each_has_a_row_with_its_numbers_or_its_reason() {
+    let arguments = ["compare", "--models", "all", "-c", "2", "--rounds", "1", "--json", "-"];
+    let arguments = [&arguments[..], &["--client-cpu", "0", "--idle", "20"]].concat();
+    let output = proactor(&arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    let list = |of: &serde_json::Value| of.as_array().expect("a list").clone();
+    let rows = list(&json["tables"][0]["rows"]);
+    let idle = list(&json["idle"]["rows"]);
+    for model in Model::ALL.map(Model::name) {
+        let of = |rows: &[serde_json::Value], name: &str| {
+            let found = rows.iter().find(|row| row[name] == model).cloned();
+            found.unwrap_or_else(|| panic!("{model} has no row"))
+        };
+        for (row, numbers) in [(of(&rows, "name"), "measured"), (of(&idle, "model"), "cost")] {
+            assert_ne!(row["reason"].is_string(), row[numbers].is_object(), "{row}");
+        }
+    }
+    let blocking = rows.iter().find(|row| row["name"] == "blocking").expect("it has a row");
+    let reason = blocking["reason"].as_str().expect("two connections are too many");
+    assert!(reason.starts_with("does not serve several at a time"), "{reason}");
+    let measured = ["epoll", "epoll-et", "poll", "select", "sigio", "nonblocking"];
+    for row in rows.iter().filter(|row| measured.iter().any(|name| row["name"] == *name)) {
+        assert!(row["reason"].is_null(), "{row}");
+    }
+}
+
+#[test]
+fn a_client_that_may_open_too_few_files_says_so_before_it_tries() {
+    let script = "ulimit -n 200; exec \"$0\" compare --models poll -c 500 --time 1 --idle 0";
+    let script = Command::new("/bin/sh").args(["-c", script, PROACTOR]).output();
+    let output = script.expect("a shell");
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(
+        error.contains("epoll, cannot run: ") && error.contains("`ulimit -n` is 200"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
 }

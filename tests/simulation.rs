@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use proactor::buffer::{Chunk, Pool, Shape, Size};
 use proactor::clock::Nanos;
 use proactor::connection::{HIGH, LEASES_HIGH};
+use proactor::console::Console;
 use proactor::limits::{ACCEPT_PAUSE, Ended, Limits};
 use proactor::os::Stop;
 use proactor::peers::{LINGER, SOFT};
@@ -224,7 +226,9 @@ const SMALL: &[(usize, usize)] = &[(256, 48), (2048, 8)];
 #[test]
 fn echo_survives_every_fault() {
     let name = "echo_survives_every_fault";
-    play(name, 1.0, &Fault::ALL, |dice, mut setup, tally| {
+    let without_a_console: Vec<Fault> =
+        Fault::ALL.into_iter().filter(|fault| !fault.is_of_console()).collect();
+    play(name, 1.0, &without_a_console, |dice, mut setup, tally| {
         setup.faults = Faults::some(dice);
         let limits = Limits { connections: dice.between(2, 11), ..LIMITS };
         let count = dice.between(1, 20);
@@ -936,5 +940,107 @@ fn the_same_seed_is_the_same_run() {
             run
         });
         assert_eq!(runs[0], runs[1]);
+    });
+}
+
+// A console.
+
+fn some_faults_that_read_badly(dice: &mut Dice) -> Faults {
+    some_faults_that_pass(dice).with(Fault::ShortRead, 300).with(Fault::ReadInterrupted, 100)
+}
+
+/// Has an operator sit before the world; what it is answered goes to the file.
+fn attend<P: Protocol + Clone>(world: &mut World<P>) -> File {
+    let answers = tempfile::tempfile().unwrap();
+    let input = File::open("/dev/null").unwrap().into(); // The simulated kernel does not look at it.
+    let output = answers.try_clone().unwrap();
+    world.server.attend_to(Console::new(input, output, false, Vec::new()).unwrap()).unwrap();
+    answers
+}
+
+fn text_of(mut file: File) -> String {
+    let mut text = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn what_is_typed_is_done_however_it_is_read() {
+    let name = "what_is_typed_is_done_however_it_is_read";
+    play(name, 0.2, &[Fault::ShortRead, Fault::ReadInterrupted], |dice, mut setup, tally| {
+        setup.faults = some_faults_that_read_badly(dice);
+        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let answers = attend(&mut world);
+        let clients = world.connect_many(3);
+        world.until("all are there", |world| world.server.connections() == 3);
+        let lines: String = (0..20).map(|n| format!("line {n}\n")).collect();
+        let typed: String = lines.lines().map(|line| format!("say {line}\n")).collect();
+        let mut typed = typed.as_bytes();
+        while !typed.is_empty() {
+            let (piece, rest) = typed.split_at(dice.between(1, typed.len()));
+            world.sim().type_in(piece);
+            world.turns(dice.below(20));
+            typed = rest;
+        }
+        world.until("all is heard", |world| {
+            clients.iter().all(|&id| world.client(id).heard().len() >= lines.len())
+        });
+        for &id in &clients {
+            assert_eq!(world.client(id).heard(), lines.as_bytes());
+        }
+        world.sim().type_in(b"kick 2\nlist\n3 alone");
+        world.sim().end_input();
+        world.until("one is gone, and one is told", |world| {
+            let heard = |&&id: &&ClientId| world.client(id).heard().ends_with(b"alone\n");
+            world.server.connections() == 2 && clients.iter().filter(heard).count() == 1
+        });
+        world.drain(tally);
+        let text = text_of(answers);
+        assert!(
+            text.starts_with("said to 3 connections\n") && text.contains("kicked 2\n"),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn an_operator_who_drains_ends_it_and_one_who_quits_does_so_at_once() {
+    let name = "an_operator_who_drains_ends_it_and_one_who_quits_does_so_at_once";
+    play(name, 0.1, &[], |dice, mut setup, tally| {
+        setup.faults = some_faults_that_read_badly(dice);
+        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let answers = attend(&mut world);
+        let bytes = speech(dice, 5000);
+        let client = world.say_and_end(Reads::AtOnce, &bytes);
+        world.until_done(&[client]);
+        world.connect_many(2);
+        world.until("all are there", |world| world.server.connections() == 2);
+        let quits = dice.chance(500);
+        world.sim().type_in(if quits { b"drain\nquit\n" } else { b"drain\ndrain\n" });
+        let ended = world.run_to_end();
+        assert_eq!(ended, if quits { Ended::AtOnce } else { Ended::Drained });
+        world.leave(tally);
+        let text = text_of(answers);
+        let both = "draining: 2 connections to finish\n";
+        assert!(text.starts_with(both), "{text}");
+        assert!(quits || text.ends_with("draining already\n"), "{text}");
+    });
+}
+
+#[test]
+fn an_input_that_fails_costs_nobody_a_byte() {
+    let name = "an_input_that_fails_costs_nobody_a_byte";
+    play(name, 0.05, &[Fault::ReadFailed], |dice, mut setup, tally| {
+        setup.faults = some_faults_that_pass(dice).with(Fault::ReadFailed, 1000);
+        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let answers = attend(&mut world);
+        world.sim().type_in(b"quit\n");
+        let bytes = speech(dice, 5000);
+        let client = world.say_and_end(Reads::AtOnce, &bytes);
+        world.until_done(&[client]);
+        assert_heard(world.client(client), &bytes);
+        world.drain(tally);
+        assert_eq!(text_of(answers), "");
     });
 }

@@ -10,6 +10,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proactor::buffer::{Pool, Shape};
@@ -22,7 +24,8 @@ use proactor::ring::sim::{Dice, Faults, Reads, Setup, Sim, Tier};
 use proactor::ring::{Kind, ListenerId, Token};
 use proactor::trace::format::{HEADER, MARGIN};
 use proactor::trace::{
-    About, Clock, Happened, Op, Record, Recorder, Settings, Trace, Traced, Unreadable, What,
+    About, Clock, Event, Follow, Frozen, Happened, Op, Record, Recorder, Settings, Trace, Traced,
+    Trigger, Unreadable, What,
 };
 use proptest::prelude::*;
 
@@ -35,6 +38,10 @@ fn settings() -> Settings {
 
 /// A simulated server that served a few clients, drained, and was recorded.
 fn simulated(seed: u64, tier: Tier) -> Vec<u8> {
+    recorded(seed, tier, &settings())
+}
+
+fn recorded(seed: u64, tier: Tier, settings: &Settings) -> Vec<u8> {
     let mut dice = Dice::new(!seed);
     let setup = Setup {
         seed,
@@ -45,7 +52,7 @@ fn simulated(seed: u64, tier: Tier) -> Vec<u8> {
         faults: Faults::some(&mut dice).without_resets(),
     };
     let pool = Pool::new(&[Shape { bytes: 256, count: 48 }]).unwrap();
-    let log = Recorder::in_memory(&settings(), &About::default()).unwrap();
+    let log = Recorder::in_memory(settings, &About::default()).unwrap();
     let ring = Traced::new(Sim::new(setup, Rc::clone(&pool)), log);
     let stop = Stop::new().unwrap();
     let limits = Limits { connections: 8, drain: Duration::from_secs(5) };
@@ -71,15 +78,21 @@ fn assert_whole(trace: &Trace) {
     assert_eq!((trace.lost(), &*trace.remarks), (0, &[][..]));
     let mut in_flight = HashSet::new();
     let (mut queued, mut taken, mut reaped) = (0u64, 0u64, 0u64);
+    let (mut turn, mut at, mut expected) = (0, 0, 0..0);
     for event in trace.events() {
+        assert!(event.at >= at, "time goes on: {event:?}");
+        at = event.at;
+        turn += u32::from(matches!(event.what, Happened::EnterBegin { .. }));
+        assert_eq!(event.turn, turn);
         match event.what {
             Happened::Submitted { number, .. } => {
                 assert_eq!(number, Some(queued), "{event:?}");
                 queued += 1;
                 assert!(in_flight.insert(event.raw.id), "one of a kind is in flight: {event:?}");
             }
-            Happened::Completed { more, submission, .. } => {
+            Happened::Completed { more, submission, position, .. } => {
                 reaped += 1;
+                assert_eq!(expected.next(), Some(u32::from(position)), "{event:?}");
                 assert!(submission.is_some() && in_flight.contains(&event.raw.id), "{event:?}");
                 assert!(more || in_flight.remove(&event.raw.id));
             }
@@ -88,10 +101,12 @@ fn assert_whole(trace: &Trace) {
             }
             Happened::EnterBegin { queued: said, pending, .. } => {
                 assert_eq!((said, u64::from(pending)), (queued, queued - taken));
+                assert!(expected.is_empty(), "an enter counts what is reaped after it");
             }
-            Happened::EnterEnd { result, reaped: said, .. } => {
+            Happened::EnterEnd { result, reaped: said, completions, in_flight: known, .. } => {
                 taken += u64::from(result.unwrap());
-                assert_eq!(said, reaped);
+                assert_eq!((said, known), (reaped, in_flight.len()));
+                expected = 0..completions;
             }
             _ => {}
         }
@@ -138,10 +153,207 @@ fn what_is_overwritten_is_counted_to_the_record() {
     assert_eq!(trace.records[0].id as u32, trace.first as u32);
 }
 
+fn kind(what: What) -> Record {
+    Record { what: what as u8, ..Record::default() }
+}
+
+/// A record that says which it is.
+fn numbered(n: u64) -> Record {
+    Record { id: n, ..kind(What::Mark) }
+}
+
+/// Into a file, of as few records as may be: 4096.
+fn smallest() -> (tempfile::NamedTempFile, Recorder) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let least = Settings { bytes: 0, ..settings() };
+    let log = Recorder::create(file.as_file(), &least, &About::default()).unwrap();
+    (file, log)
+}
+
+#[test]
+fn a_reader_beside_the_recorder_never_takes_one_record_for_another() {
+    let (file, mut log) = smallest();
+    for n in 0..9000 {
+        log.note(None, || n, numbered(n));
+        // Around each time that it goes round, and now and then.
+        if n % 4096 > 3950 || n % 4096 < 200 || n % 500 == 0 {
+            let trace = Trace::open(file.path()).unwrap();
+            let right = (trace.first..).zip(&trace.records).all(|(n, record)| record.id == n);
+            assert!(right, "after {n} records: {:?}", &trace.records[..3]);
+            let told = trace.first + trace.records.len() as u64;
+            assert!((n.saturating_sub(64)..=n + 1).contains(&told), "{told} of {n}");
+        }
+    }
+}
+
+#[test]
+fn what_stands_before_an_enter_is_in_the_file_while_it_sleeps() {
+    let (file, mut log) = smallest();
+    log.note(None, || 1, numbered(0));
+    log.begin_turn(|| 2, kind(What::EnterBegin));
+    let seen = Trace::open(file.path()).unwrap().records;
+    assert_eq!(seen.iter().map(|record| record.what).collect::<Vec<_>>(), [8, 3]);
+    log.end_turn(|| 3, kind(What::EnterEnd));
+    assert_eq!(Trace::open(file.path()).unwrap().records.len(), 3);
+}
+
+#[test]
+fn who_follows_too_slowly_is_told_how_much_is_lost_to_the_record() {
+    let (file, mut log) = smallest();
+    let mut follow = Follow::new(file.reopen().unwrap(), false).unwrap();
+    let (mut written, mut told) = (0, 0);
+    for many in [10, 4000, 100, 10_000, 1, 4096, 3968, 3969, 64, 20_000] {
+        log.begin_turn(|| 0, numbered(written));
+        for n in 1..many {
+            log.note(None, || 0, numbered(written + n));
+        }
+        written += many;
+        log.begin_turn(|| 0, Record { id: written, ..kind(What::EnterBegin) });
+        written += 1;
+        for event in follow.poll().unwrap() {
+            assert_eq!(event.number, told, "none is told twice, none is left out");
+            match event.what {
+                Happened::Lost(n) => told += n,
+                _ => {
+                    assert_eq!(event.raw.id, told);
+                    told += 1;
+                }
+            }
+        }
+        assert_eq!(told, written);
+    }
+    assert!(follow.lost() > 20_000 && !follow.is_over());
+    drop(log);
+    assert!(follow.poll().unwrap().is_empty() && follow.is_over() && follow.is_read());
+}
+
+#[test]
+fn who_reads_while_it_is_written_reads_nothing_torn() {
+    let (file, mut log) = smallest();
+    let mut follow = Follow::new(file.reopen().unwrap(), false).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let writer = std::thread::spawn(move || {
+        let mut n = 0;
+        while n % 1000 != 0 || !stopped.load(Ordering::Relaxed) {
+            let res = n as i32;
+            log.note(None, || n, Record { res, flags: !res as u32, ..numbered(n) });
+            n += 1;
+        }
+        n
+    });
+    let check = |n: u64, record: &Record| {
+        let Record { time, id, res, flags, .. } = *record;
+        assert_eq!((time, id, res as u32, !flags), (n, n, n as u32, n as u32));
+    };
+    let (mut told, mut times) = (0, 0);
+    loop {
+        let over = follow.is_over();
+        let events = follow.poll().unwrap();
+        times += u32::from(!events.is_empty());
+        for event in events {
+            assert_eq!(event.number, told);
+            if let Happened::Lost(n) = event.what {
+                told += n;
+                continue;
+            }
+            check(told, &event.raw);
+            told += 1;
+        }
+        if times % 10 == 1 {
+            let trace = Trace::open(file.path()).unwrap();
+            (trace.first..).zip(&trace.records).for_each(|(n, record)| check(n, record));
+        }
+        if times == 60 {
+            stop.store(true, Ordering::Relaxed);
+        }
+        if over && follow.is_read() {
+            break;
+        }
+    }
+    assert_eq!(told, writer.join().unwrap());
+    assert!(follow.lost() > 0);
+}
+
+#[test]
+fn a_file_has_one_recorder_and_who_follows_notices_the_next() {
+    let (file, mut log) = smallest();
+    log.note(None, || 0, numbered(0));
+    let again = file.reopen().unwrap();
+    let least = Settings { bytes: 0, ..settings() };
+    let refused = Recorder::create(&again, &least, &About::default()).unwrap_err();
+    assert_eq!(refused.to_string(), "another server records into this file");
+    assert_eq!(Trace::from_bytes(log.bytes()).unwrap().records.len(), 1, "and it is unharmed");
+    let mut follow = Follow::new(file.reopen().unwrap(), false).unwrap();
+    drop((log, file.as_file()));
+    let (path, file) = (file.path().to_owned(), file);
+    drop(file.into_temp_path().keep());
+    let again = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let next = Recorder::create(&again, &least, &About::default()).unwrap();
+    assert!(matches!(follow.poll(), Err(Unreadable::Replaced)));
+    drop(next);
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn what_is_missed_while_it_has_stopped_is_counted_where_it_goes_on() {
+    let (file, mut log) = smallest();
+    log.note(None, || 0, numbered(0));
+    log.freeze(Frozen::Signal);
+    (0..5).for_each(|n| log.note(None, || 0, numbered(n)));
+    log.begin_turn(|| 0, kind(What::EnterBegin));
+    let trace = Trace::open(file.path()).unwrap();
+    assert_eq!((trace.header.frozen, trace.lost()), (Some(Frozen::Signal), 6));
+    assert_eq!(trace.events().last().unwrap().what, Happened::Frozen(Some(Frozen::Signal)));
+    // All of it is told, though the turn is not over: there is no more to come.
+    let mut follow = Follow::new(file.reopen().unwrap(), false).unwrap();
+    assert_eq!(follow.poll().unwrap().len(), 2);
+    log.thaw();
+    log.note(None, || 0, numbered(7));
+    let trace = Trace::from_bytes(log.bytes()).unwrap();
+    assert_eq!((trace.header.frozen, trace.lost()), (None, 6));
+    let last: Vec<_> = trace.events().skip(2).map(|event| event.what).collect();
+    assert_eq!(last, [Happened::Lost(6), Happened::Mark(7)]);
+    // The next time it counts from there.
+    log.freeze(Frozen::Signal);
+    (0..2).for_each(|n| log.note(None, || 0, numbered(n)));
+    log.thaw();
+    let trace = Trace::from_bytes(log.bytes()).unwrap();
+    assert_eq!(trace.events().last().unwrap().what, Happened::Lost(2));
+    assert_eq!(trace.lost(), 8);
+}
+
+#[test]
+fn an_overflow_stops_a_recorder_at_once_and_what_came_before_is_kept() {
+    let stop = Settings { triggers: vec![Trigger::Overflow], ..settings() };
+    let mut seen = 0;
+    for seed in 0..40 {
+        let whole = Trace::from_bytes(&simulated(seed, Tier::Multishot)).unwrap();
+        let overflow =
+            |event: &Event| matches!(event.what, Happened::EnterEnd { overflow: true, .. });
+        let stopped = Trace::from_bytes(&recorded(seed, Tier::Multishot, &stop)).unwrap();
+        let Some(at) = whole.events().position(|event| overflow(&event)) else {
+            assert_eq!((stopped.header.frozen, &stopped.records), (None, &whole.records));
+            continue;
+        };
+        seen += 1;
+        assert_eq!(stopped.header.frozen, Some(Frozen::Overflow));
+        assert_eq!(stopped.records[..=at], whole.records[..=at]);
+        assert_eq!(stopped.records.len(), at + 2);
+        assert_eq!(stopped.header.missed as usize + at + 1, whole.records.len());
+    }
+    assert!(seen > 3, "{seen} overflows");
+}
+
 #[test]
 fn a_sample_is_of_whole_connections_and_the_rest_is_counted() {
     let fourth = Settings { sample: 4, ..settings() };
     let mut log = Recorder::in_memory(&fourth, &About::default()).unwrap();
+    // What is no connection's is not sampled.
+    log.begin_turn(|| 0, kind(What::EnterBegin));
+    log.end_turn(|| 0, kind(What::EnterEnd));
+    log.note(None, || 0, kind(What::Sqe));
+    let others = 3;
     for n in 0..8000 {
         let (conn, record) = sqe(n % 1000);
         log.note(conn, || 0, record);
@@ -149,8 +361,8 @@ fn a_sample_is_of_whole_connections_and_the_rest_is_counted() {
     let trace = Trace::from_bytes(log.bytes()).unwrap();
     let conns: HashSet<_> = trace.events().filter_map(|event| event.conn).collect();
     assert!((100..400).contains(&conns.len()), "{}", conns.len());
-    assert_eq!(trace.records.len(), 8 * conns.len());
-    assert_eq!(trace.header.skipped + trace.records.len() as u64, 8000);
+    assert_eq!(trace.records.len(), others + 8 * conns.len());
+    assert_eq!(trace.header.skipped + trace.records.len() as u64, 8000 + others as u64);
 }
 
 #[test]

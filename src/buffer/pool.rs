@@ -154,6 +154,19 @@ impl Pool {
         }))
     }
 
+    /// A pool as [`new`](Pool::new) makes it, but with no more than `most` buffers of each size: for
+    /// one connection.
+    ///
+    /// # Errors
+    /// As [`new`](Pool::new).
+    ///
+    /// # Panics
+    /// As [`new`](Pool::new); and if `most` is zero.
+    pub fn few(shapes: &[Shape], most: usize) -> io::Result<Rc<Pool>> {
+        let few = |shape: &Shape| Shape { count: shape.count.min(most), ..*shape };
+        Pool::new(&shapes.iter().map(few).collect::<Vec<_>>())
+    }
+
     /// How many sizes there are: `Size(0)` to `Size(sizes() - 1)`.
     pub fn sizes(&self) -> usize {
         self.classes.len()

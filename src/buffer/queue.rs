@@ -1,6 +1,7 @@
 //! What one peer is owed, oldest first.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 
 use super::Chunk;
 
@@ -89,6 +90,22 @@ impl SendQueue {
         self.first.as_ref()
     }
 
+    /// Fills `parts` with the oldest bytes, up to `most` of them, for one vectored send; answers how
+    /// many parts that are and how many bytes.
+    pub fn gather<'q>(&'q self, parts: &mut [IoSlice<'q>], most: usize) -> (usize, usize) {
+        let (mut count, mut bytes) = (0, 0);
+        for (part, chunk) in parts.iter_mut().zip(self.iter()) {
+            if bytes == most {
+                break;
+            }
+            let chunk = &chunk[..chunk.len().min(most - bytes)];
+            *part = IoSlice::new(chunk);
+            count += 1;
+            bytes += chunk.len();
+        }
+        (count, bytes)
+    }
+
     /// How many chunks.
     pub fn chunks(&self) -> usize {
         usize::from(self.first.is_some()) + self.rest.len()
@@ -135,6 +152,20 @@ mod tests {
                 }
             }
             check(&parts);
+        }
+    }
+
+    #[test]
+    fn a_vectored_send_is_given_the_oldest_bytes_and_no_more_than_asked() {
+        let mut queue = SendQueue::new();
+        ["ab", "cd", "ef"].into_iter().for_each(|text| queue.push(Chunk::from(text)));
+        let cases = [(9, 3, "abcdef", 3), (3, 3, "abc", 2), (4, 3, "abcd", 2), (9, 2, "abcd", 2)];
+        for (most, room, expected, count) in cases {
+            let mut parts = [IoSlice::new(&[]); 3];
+            let found = queue.gather(&mut parts[..room], most);
+            assert_eq!(found, (count, expected.len()));
+            let bytes: Vec<u8> = parts[..count].iter().flat_map(|part| part.to_vec()).collect();
+            assert_eq!(bytes, expected.as_bytes());
         }
     }
 

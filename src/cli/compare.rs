@@ -1,9 +1,11 @@
 //! `proactor compare`: every I/O model under the same load, side by side.
 
+use std::fmt;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::Command;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -11,9 +13,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::load::number;
 use crate::compare::plan::{BASELINE, Budget, MODELS, Plan};
-use crate::compare::{self, Progress, render};
+use crate::compare::{self, Doing, Progress, render};
+use crate::limits::Limits;
 use crate::load::{CONNECTIONS_MAX, DEPTH_MAX, SIZE_MAX, Shape, WireChoice};
-use crate::model::Choice;
+use crate::model::{Choice, Model};
 use crate::os::Stop;
 use crate::report::units;
 
@@ -25,10 +28,12 @@ use crate::report::units;
 /// verified; one wrong byte voids the run.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
-    /// The models to compare with epoll, separated by commas
-    #[arg(long, value_name = "MODELS", value_delimiter = ',', value_parser = model,
-          default_values_t = MODELS.map(str::to_owned))]
-    models: Vec<String>,
+    /// The models to compare with epoll, separated by commas: uring, epoll-et, poll, select,
+    /// epoll-oneshot, sigio, nonblocking, coroutine, thread, process, blocking; or all. -NAME leaves
+    /// one out again, as all,-process. What cannot run here is a row with its reason
+    #[arg(long, value_name = "MODELS", value_delimiter = ',',
+          default_values_t = MODELS.map(|name| Pick::Take(name.to_owned())))]
+    models: Vec<Pick>,
 
     /// Connections to each server; of several numbers, each makes a table
     #[arg(long, short = 'c', value_name = "N,…", value_delimiter = ',', default_value = "64",
@@ -43,15 +48,22 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(DEPTH_MAX))]
     depth: u64,
 
-    /// For how long to measure, all tables together: whole seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 25,
-          value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    time: u64,
+    /// How long all tables together may take, starting and connecting among it: whole seconds.
+    /// With little time there are fewer rounds, and with fewer than 6 no verdicts [default: 25 to
+    /// 100, by what is asked for]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    time: Option<u64>,
 
     /// Measure so many rounds per table, however long they take; a verdict needs 6
     #[arg(long, value_name = "N", conflicts_with = "time",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rounds: Option<u32>,
+
+    /// Idle connections to each model, to find out what one costs in memory, descriptors, threads
+    /// and processes; with 0 that is left out
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u64).range(..=CONNECTIONS_MAX as u64))]
+    idle: u64,
 
     /// What moves the client's bytes: uring, epoll, or auto (uring where it works)
     #[arg(long, value_name = "WIRE", default_value = "auto")]
@@ -83,10 +95,16 @@ impl Args {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let plan = self.plan();
         let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let loads = plan.loads.iter().map(|load| load.connections);
+        // One idle connection more than are counted: kept open to begin with.
+        let most = loads.max().unwrap_or(0).max(plan.idle + 1);
         let recipe = |model: &str| {
             let mut command = Command::new(&program);
             command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", "echo", "--stats"]);
             command.args(["--model", model, "--cpu", &plan.server_cpu.to_string()]);
+            if most > Limits::default().connections {
+                command.args(["--max-connections", &most.to_string()]);
+            }
             command
         };
         let stop = Stop::new().context("cannot wait for Ctrl-C")?;
@@ -116,24 +134,77 @@ impl Args {
             size: self.size as usize,
             depth: self.depth as usize,
         };
-        Plan {
-            models: self.models.clone(),
+        let mut plan = Plan {
+            models: picked(&self.models),
             loads: self.connections.iter().map(shape).collect(),
-            budget: self.rounds.map_or(Budget::Seconds(self.time), Budget::Rounds),
+            budget: Budget::Rounds(0),
+            idle: self.idle as usize,
             seed: self.seed.unwrap_or_else(drawn),
             wire: self.wire,
             server_cpu: self.server_cpu,
             client_cpu: self.client_cpu,
+        };
+        plan.budget = match (self.rounds, self.time) {
+            (Some(rounds), _) => Budget::Rounds(rounds),
+            (None, Some(seconds)) => Budget::Seconds(seconds),
+            (None, None) => plan.default_budget(),
+        };
+        plan
+    }
+}
+
+/// A word of `--models`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pick {
+    /// `all`.
+    All,
+    /// A name.
+    Take(String),
+    /// `-` and a name.
+    Leave(String),
+}
+
+impl FromStr for Pick {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Pick, String> {
+        let name = |name: &str| match name.parse() {
+            Ok(Choice::Model(model)) => Ok(model.name().to_owned()),
+            Ok(Choice::Auto) => Err("name the model itself".to_owned()),
+            Err(_) => {
+                let names = Model::ALL.map(Model::name).join(", ");
+                Err(format!("no model {name:?}: one of {names}, or all; -NAME leaves one out"))
+            }
+        };
+        match (text, text.strip_prefix('-')) {
+            ("all", _) => Ok(Pick::All),
+            (_, Some(left)) => name(left).map(Pick::Leave),
+            (_, None) => name(text).map(Pick::Take),
         }
     }
 }
 
-/// Reads a model's name. `all` is kept for the day when there are models that only `all` names.
-fn model(name: &str) -> Result<String, String> {
-    match name.parse()? {
-        Choice::Model(model) => Ok(model.name().to_owned()),
-        Choice::Auto => Err("name the model itself".to_owned()),
+impl fmt::Display for Pick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pick::All => f.write_str("all"),
+            Pick::Take(name) => f.write_str(name),
+            Pick::Leave(name) => write!(f, "-{name}"),
+        }
     }
+}
+
+/// The names of those who are picked, one word after the other.
+fn picked(picks: &[Pick]) -> Vec<String> {
+    let mut names = Vec::new();
+    for pick in picks {
+        match pick {
+            Pick::All => names.extend(Model::ALL.map(|model| model.name().to_owned())),
+            Pick::Take(name) => names.push(name.clone()),
+            Pick::Leave(left) => names.retain(|name| name != left),
+        }
+    }
+    names
 }
 
 /// A seed that is another each time, and short enough to be typed.
@@ -150,39 +221,77 @@ struct Live {
 }
 
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
+/// How often the line shows that it lives while nothing is told: a server may take seconds to start.
+const TICK: Duration = Duration::from_millis(250);
 
 impl Live {
     fn new() -> Live {
         let bar = ProgressBar::new_spinner();
-        let style = ProgressStyle::with_template("compare  {msg}");
+        let style = ProgressStyle::with_template("compare {spinner} {elapsed}  {msg}");
         bar.set_style(style.expect("the template is a constant"));
         Live { bar, said: Instant::now() }
     }
 
     fn show(&mut self, progress: &Progress<'_>) {
-        let Progress { table: (number, tables), load, entrant, step, rounds, left } = progress;
-        let line = || {
-            let table = match tables {
-                1 => String::new(),
-                _ => format!("table {}/{tables}  ", number + 1),
-            };
-            format!(
-                "{table}{} × {} B  round {}/{rounds}  {} {} msg/s, server {} busy  {} s left",
-                load.connections,
-                load.size,
-                step.round + 1,
-                entrant.name(),
-                units::rate(step.sample.rate()),
-                units::percent(step.sample.server_busy()),
-                left.as_secs()
-            )
-        };
         if io::stderr().is_terminal() {
-            self.bar.set_message(line());
-            self.bar.tick();
+            // Not before: what ticks is a thread of its own, and is to stay on the client's CPU.
+            self.bar.enable_steady_tick(TICK);
+            self.bar.set_message(line(progress));
         } else if self.said.elapsed() >= PLAIN_EVERY {
             self.said = Instant::now();
-            eprintln!("compare  {}", line());
+            eprintln!("compare  {}", line(progress));
+        }
+    }
+}
+
+fn line(progress: &Progress<'_>) -> String {
+    let Progress { table: (number, tables), load, entrant, doing, left } = progress;
+    let name = entrant.name();
+    let what = match doing {
+        Doing::Idling(connections) => {
+            return format!("{name}: {connections} idle connections");
+        }
+        Doing::Starting => format!("{name}: starting"),
+        Doing::Connecting => format!("{name}: connecting"),
+        Doing::WarmingUp => format!("{name}: warming up"),
+        Doing::Slice(step, rounds) => format!(
+            "round {}/{rounds}  {name} {} msg/s, server {} busy",
+            step.round + 1,
+            units::rate(step.sample.rate()),
+            units::percent(step.sample.server_busy()),
+        ),
+        Doing::Ending => format!("{name}: ending"),
+    };
+    let table = match tables {
+        1 => String::new(),
+        _ => format!("table {}/{tables}  ", number + 1),
+    };
+    let left = left.as_secs();
+    format!("{table}{} × {} B  {what}  {left} s left", load.connections, load.size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(words: &str) -> Vec<String> {
+        let picks: Vec<Pick> = words.split(',').map(|word| word.parse().expect("a word")).collect();
+        picked(&picks)
+    }
+
+    #[test]
+    fn all_are_all_and_a_hyphen_leaves_one_out() {
+        assert_eq!(names("all"), Model::ALL.map(Model::name));
+        let without = names("all,-process,-uring");
+        assert_eq!(without.len(), Model::ALL.len() - 2);
+        assert!(!without.iter().any(|name| name == "process" || name == "uring"));
+        assert_eq!(names("poll,all,-poll,poll").last().map(String::as_str), Some("poll"));
+        for wrong in ["kqueue", "-kqueue", "auto", "", "-", "-all"] {
+            wrong.parse::<Pick>().expect_err(wrong);
+        }
+        let error = "kqueue".parse::<Pick>().expect_err("no such model");
+        for known in Model::ALL.map(Model::name).into_iter().chain(["all", "kqueue"]) {
+            assert!(error.contains(known), "{known} is missing: {error}");
         }
     }
 }

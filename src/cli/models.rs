@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::model::{About, Model};
+use crate::model::{Ability, About, Model};
 use crate::report::{Align, Table};
 
 /// List the I/O models: how each waits, what a message costs, and whether it is to be had here
@@ -32,6 +32,14 @@ struct Row {
     usable: bool,
     /// Why not, if it is not.
     refusal: Option<String>,
+    lacks: Vec<Lack>,
+}
+
+/// What a model does not do, and why.
+#[derive(Debug, Serialize)]
+struct Lack {
+    what: &'static str,
+    why: &'static str,
 }
 
 impl Args {
@@ -44,7 +52,11 @@ impl Args {
             serde_json::to_writer_pretty(&mut out, &models)?;
             writeln!(out)?;
         } else {
-            writeln!(out, "{}", table(&rows))?;
+            writeln!(out, "{}\n", table(&rows))?;
+            for (row, lack) in rows.iter().flat_map(|row| row.lacks.iter().map(move |it| (row, it)))
+            {
+                writeln!(out, "{} {}: {}", row.model, lack.what, lack.why)?;
+            }
         }
         Ok(())
     }
@@ -61,6 +73,10 @@ fn row(model: Model) -> Row {
         since_linux: since,
         usable: refusal.is_none(),
         refusal,
+        lacks: Ability::ALL
+            .into_iter()
+            .filter_map(|it| model.lacks(it).map(|why| Lack { what: it.denied(), why }))
+            .collect(),
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use clap::error::ErrorKind;
 
 use super::trace::follow_to_end;
 use crate::model::Model;
@@ -64,22 +66,18 @@ impl Args {
     /// There can be none; the model records nothing.
     pub(super) fn prepare(&self, model: Model) -> anyhow::Result<Option<Prepared>> {
         let Some(path) = &self.trace else { return Ok(None) };
-        if !model.is_traceable() {
-            bail!("--trace records no {model}: take uring, epoll or another readiness model");
-        }
-        if self.kernel_events && model != Model::Uring {
-            bail!("--kernel-events is for uring: {model} has no ring");
-        }
-        if self.kernel_events && path.is_none() {
-            bail!("--kernel-events records beside a file: write --trace=FILE");
+        if let Some(wrong) = self.conflict(model) {
+            clap::Error::raw(ErrorKind::ArgumentConflict, wrong).exit();
         }
         let (file, live) = match path {
             Some(path) => {
                 (create(path).with_context(|| format!("cannot write {}", path.display()))?, None)
             }
             None => {
-                let file = nameless().context("there is no place for a trace")?;
-                let live = file.try_clone()?;
+                let file = os::memory_file(c"proactor.trace").context("no memory for a trace")?;
+                // Opened anew, so that it sees the recorder's lock.
+                let live = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+                    .context("cannot read back a trace in memory: record into a file")?;
                 (file, Some(live))
             }
         };
@@ -95,22 +93,46 @@ impl Args {
         let scribe = told.map(|path| scribe(path, &settings)).transpose()?;
         Ok(Some(Prepared { recording: Recording { file, settings }, live, scribe }))
     }
+
+    /// What cannot be had together.
+    fn conflict(&self, model: Model) -> Option<String> {
+        if !model.is_traceable() {
+            return Some(format!(
+                "--trace records no {model}: take uring, epoll or another readiness model\n"
+            ));
+        }
+        if self.kernel_events && model != Model::Uring {
+            return Some(format!("--kernel-events is for uring: {model} has no ring\n"));
+        }
+        if self.kernel_events && self.trace == Some(None) {
+            return Some("--kernel-events records beside a file: write --trace=FILE\n".to_owned());
+        }
+        let old = self.trace_trigger.iter().find(|one| matches!(one, Trigger::Age { .. }))?;
+        (model != Model::Uring && self.trace_clock == Level::Batch).then(|| {
+            format!(
+                "--trace-trigger '{old}' looks at how long calls take, which a clock read once a \
+                 batch cannot tell of {model}: add --trace-clock record\n"
+            )
+        })
+    }
 }
 
 /// Has what the kernel tells written down beside the recording.
 fn scribe(path: &Path, settings: &Settings) -> anyhow::Result<Scribe> {
     let path = beside(path);
     let file = create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(Scribe::start(&file, settings)?)
+    Ok(Scribe::start(file, settings)?)
 }
 
 /// Prints what is recorded on stderr, until the recorder ends; `None` if nothing is to be printed.
 pub(super) fn print(live: Option<File>) -> Option<JoinHandle<anyhow::Result<()>>> {
     let live = live?;
-    Some(std::thread::spawn(move || {
+    let name = std::thread::Builder::new().name("trace".to_owned());
+    let print = move || {
         let follow = Follow::new(live, false)?;
         follow_to_end(follow, &Filter::default(), false, &mut io::stderr())
-    }))
+    };
+    Some(name.spawn(print).expect("there is room for a thread"))
 }
 
 impl Prepared {
@@ -128,16 +150,10 @@ fn create(path: &Path) -> io::Result<File> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
     }
-    Ok(file)
-}
-
-/// A file without a name, in memory if there is such a place: it is gone with its last descriptor.
-fn nameless() -> io::Result<File> {
-    let shared = Path::new("/dev/shm");
-    let folder = if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() };
-    let path = folder.join(format!("proactor-{}.trace", std::process::id()));
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-    std::fs::remove_file(&path)?;
+    // The recorder keeps the lock; here its lack has the file's name.
+    if !os::lock(file.as_fd())? {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another server records into it"));
+    }
     Ok(file)
 }
 

@@ -1,6 +1,8 @@
 //! `proactor serve`, and all of `reactor`.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -10,13 +12,14 @@ use serde::Serialize;
 use super::record::{self, Prepared};
 use crate::address::{Address, Listener};
 use crate::buffer::Shape;
+use crate::console::{Console, Place};
 use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
-use crate::model::{self, Choice, Chosen, Model, Service};
+use crate::model::{self, Ability, Choice, Chosen, Engine, Model, Service, Terms};
 use crate::os::{self, Stop};
 use crate::protocol::Any;
 use crate::report::units;
-use crate::ring::kernel::{Refusal, Version};
+use crate::ring::kernel::Version;
 use crate::trace::kernel::Scribe;
 
 /// Serve a protocol to whoever connects, until SIGTERM or SIGINT
@@ -28,9 +31,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR[=PROTOCOL]", default_value = "127.0.0.1:7000")]
     listen: Vec<Listen>,
 
-    /// How to wait: uring, epoll, epoll-et, poll, select, epoll-oneshot, sigio, nonblocking, or
-    /// auto, the best that this machine permits; see `proactor models` [default: auto; of
-    /// `reactor`: epoll]
+    /// How to wait: uring, epoll, epoll-et, poll, select, epoll-oneshot, sigio, nonblocking,
+    /// coroutine, thread, process, blocking, or auto, the best that this machine permits; see
+    /// `proactor models` [default: auto; of `reactor`: epoll]
     #[arg(long, value_name = "MODEL")]
     model: Option<Choice>,
 
@@ -39,8 +42,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION", value_parser = units::parse_span)]
     idle_sleep: Option<Duration>,
 
-    /// What listeners say that do not name their own: echo, upper, discard, chargen, chat,
-    /// reply[=TEXT] (each line is answered with TEXT [ok] and a newline) or prefix[=TEXT] (with
+    /// What listeners say that do not name their own: echo, upper, discard, chargen, chat, talk (to
+    /// the operator, at the console, which it turns on), reply[=TEXT] (each line is answered with TEXT [ok] and a newline) or prefix[=TEXT] (with
     /// TEXT [`your msg = `], the line, ` ===` and a newline)
     #[arg(long, value_name = "PROTOCOL", default_value = "echo")]
     protocol: Any,
@@ -58,6 +61,11 @@ pub(super) struct Args {
     /// How many of the smallest buffers; of the larger ones there are an eighth and a 32nd as many
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=32_768))]
     buffers: u32,
+
+    /// Let an operator type commands: list, say, kick, stats, drain, quit; `help` explains them. On
+    /// io_uring connections are ordinary descriptors then, for their addresses to be known
+    #[arg(long)]
+    console: bool,
 
     /// Use only what io_uring had in this kernel version, down to 5.6
     #[arg(long, value_name = "X.Y")]
@@ -134,15 +142,25 @@ impl Args {
             os::pin_to_cpu(cpu).with_context(|| format!("cannot stay on CPU {cpu}"))?;
         }
         let choice = self.model.unwrap_or(default);
-        let (chosen, refusal) = choice.resolve(self.kernel)?;
-        if self.idle_sleep.is_some() && chosen.model != Model::Nonblocking {
-            let wrong =
-                format!("--idle-sleep is for nonblocking: {} sleeps by itself\n", chosen.model);
-            clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, wrong).exit();
+        let wants_console = self.wants_console();
+        if let (Choice::Model(model), Some(why)) = (choice, &wants_console)
+            && let Some(reason) = model.lacks(Ability::Console)
+        {
+            wrong_usage(&format!("{why} is not for {model}: {reason}"));
         }
-        announce_choice(choice, &chosen, refusal);
-
         let limits = Limits { connections: self.connections()?, drain: self.drain_timeout };
+        let buffers = self.shapes();
+        let terms = Terms { ceiling: self.kernel, addressable: wants_console.is_some() };
+        let engine = Engine::set_up(choice, terms, &limits, &buffers)?;
+        let chosen = engine.chosen();
+        if self.idle_sleep.is_some() && chosen.model != Model::Nonblocking {
+            wrong_usage(&format!(
+                "--idle-sleep is for nonblocking: {} sleeps by itself",
+                chosen.model
+            ));
+        }
+        announce_choice(choice, &engine);
+
         let stop = Stop::new().and_then(|stop| stop.on_signals().map(|()| stop));
         let stop = stop.context("cannot listen for signals")?;
         let (mut listeners, mut addresses, mut files) = (Vec::new(), Vec::new(), Vec::new());
@@ -154,15 +172,17 @@ impl Args {
             addresses.push((address, protocol));
             files.extend(file);
         }
-        let (buffers, idle_sleep) = (self.shapes(), self.idle_sleep);
+        let console = wants_console.map(|_| open_console(&addresses)).transpose();
+        let console = console.context("there can be no console")?;
         let (trace, live, scribe) = Prepared::split(self.record.prepare(chosen.model)?);
-        let service = Service { listeners, buffers, limits, stop, idle_sleep, trace };
+        let idle_sleep = self.idle_sleep;
+        let service = Service { listeners, buffers, limits, stop, idle_sleep, console, trace };
         let mut printer = None;
         let ready = || {
             printer = record::print(live);
             announce_listeners(&addresses, chosen.model);
         };
-        let served = model::serve(chosen, service, ready);
+        let served = model::serve(engine, service, ready);
         drop(files);
         if let Some(Err(error)) = scribe.map(Scribe::finish) {
             tracing::warn!("what the kernel told was not recorded to its end: {error:#}");
@@ -182,8 +202,16 @@ impl Args {
         }
         match ended {
             Ended::Drained => Ok(()),
+            Ended::AtOnce if wants_console.is_some() => bail!("stopped at once"),
             Ended::AtOnce => bail!("stopped at once by a second signal"),
         }
+    }
+
+    /// What wants a console, if anything does.
+    fn wants_console(&self) -> Option<&'static str> {
+        let mut said = self.listen.iter().map(|it| it.protocol.as_ref().unwrap_or(&self.protocol));
+        let talks = said.any(|protocol| matches!(protocol, Any::Talk(_)));
+        if self.console { Some("--console") } else { talks.then_some("the console of talk") }
     }
 
     /// The limit of connections that the limit of descriptors leaves room for.
@@ -212,12 +240,30 @@ impl Args {
     }
 }
 
-fn announce_choice(choice: Choice, chosen: &Chosen, refusal: Option<Refusal>) {
+/// The standard streams as a console; it prompts if both are terminals.
+fn open_console(addresses: &[(Address, &Any)]) -> io::Result<Console> {
+    let (input, output) = (io::stdin(), io::stdout());
+    let prompts = input.is_terminal() && output.is_terminal();
+    let output = File::from(output.as_fd().try_clone_to_owned()?);
+    let place = |(address, protocol): &(Address, &Any)| Place {
+        address: address.to_string(),
+        protocol: protocol.to_string(),
+    };
+    let places = addresses.iter().map(place).collect();
+    Console::new(input.as_fd().try_clone_to_owned()?, output, prompts, places)
+}
+
+/// Ends the process as clap does, for what clap cannot know.
+fn wrong_usage(wrong: &str) -> ! {
+    clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{wrong}\n")).exit()
+}
+
+fn announce_choice(choice: Choice, engine: &Engine) {
     if choice == Choice::Auto {
-        match refusal {
-            Some(refusal) => eprintln!("model: {} (auto): {refusal}", chosen.model),
-            None => eprintln!("model: {} (auto): {}", chosen.model, chosen.describe()),
-        }
+        let chosen = engine.chosen();
+        let reason = Some(engine.reason()).filter(|reason| !reason.is_empty());
+        let reason = reason.unwrap_or_else(|| chosen.describe());
+        eprintln!("model: {} (auto): {reason}", chosen.model);
     }
 }
 

@@ -6,25 +6,28 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::family::Family;
 use crate::address::Address;
 use crate::counters::Counters;
-use crate::os::{self, CpuClock};
+use crate::os::{self, Order};
 
 /// The schema of the line in which a server tells its counters.
 pub const STATS_SCHEMA: &str = "proactor.stats/1";
 
 /// How long a server may take to listen, and how long to end.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a server that has ended, or should have, may take to be gone.
+const PARTING: Duration = Duration::from_millis(500);
 /// How many lines of its log are kept.
 const LOG_LINES: usize = 8;
 
@@ -59,7 +62,7 @@ impl std::error::Error for Refusal {}
 pub struct Server {
     child: Child,
     lines: Receiver<String>,
-    log: Option<thread::JoinHandle<VecDeque<String>>>,
+    log: Log,
     address: Address,
     about: String,
 }
@@ -85,8 +88,7 @@ impl Server {
             // Whoever no longer listens has what he wanted; reading on keeps the pipe from filling.
             lines.map_while(Result::ok).for_each(|line| drop(to.send(line)));
         });
-        let errors = child.stderr.take();
-        let log = Some(thread::spawn(move || last_lines(errors)));
+        let log = Log::of(child.stderr.take());
         let address = Address::Unix(std::path::PathBuf::new());
         let mut server = Server { child, lines, log, address, about: String::new() };
         match server.await_line(parse_listening) {
@@ -112,18 +114,43 @@ impl Server {
         &self.about
     }
 
-    /// Its CPU time.
+    /// Its processes and threads, as they are now.
     ///
     /// # Errors
-    /// It has ended and was waited for.
-    pub fn cpu_clock(&self) -> io::Result<CpuClock> {
-        CpuClock::of_process(self.child.id())
+    /// It has ended, or the kernel does not tell.
+    pub fn family(&self) -> io::Result<Family> {
+        Family::of(self.child.id())
     }
 
-    /// For how long its (first) thread was ready to run while something else had the CPU. `None`
-    /// where the kernel does not tell.
-    pub fn waited(&self) -> Option<Duration> {
-        parse_waited(&fs::read_to_string(format!("/proc/{}/schedstat", self.child.id())).ok()?)
+    /// Has all of it use no CPU until it is resumed: one that never sleeps would take it from the
+    /// others.
+    ///
+    /// # Errors
+    /// It cannot be signalled.
+    pub fn pause(&mut self) -> io::Result<()> {
+        os::order_group(&mut self.child, Order::Pause)
+    }
+
+    /// Has it go on.
+    ///
+    /// # Errors
+    /// It cannot be signalled.
+    pub fn resume(&mut self) -> io::Result<()> {
+        os::order_group(&mut self.child, Order::Resume)
+    }
+
+    /// Ends it, since it failed its client, who says `how`; answers that with what is known of the
+    /// server: how it ended, if it had, and its last words.
+    pub fn failed(mut self, how: &dyn fmt::Display) -> Refusal {
+        let ended = await_end(&mut self.child, PARTING).ok().flatten();
+        let _ = kill(&mut self.child);
+        let words = self.log.last_word();
+        Refusal(match (ended, words) {
+            (Some(status), Some(words)) => format!("the server ended ({status}): {words}; {how}"),
+            (Some(status), None) => format!("the server ended ({status}): {how}"),
+            (None, Some(words)) => format!("{how}; the server said: {words}"),
+            (None, None) => how.to_string(),
+        })
     }
 
     /// Asks it to end and takes what it has counted.
@@ -160,11 +187,8 @@ impl Server {
     fn last_words(&mut self) -> Refusal {
         // Its standard output is closed: it is ending, or will not say more.
         let status = end(&mut self.child);
-        let log = self.log.take().and_then(|log| log.join().ok()).unwrap_or_default();
-        let mut lines = log.iter().rev().map(|line| line.trim()).filter(|line| !line.is_empty());
-        let error = lines.clone().find_map(|line| line.strip_prefix("error: "));
-        Refusal(match (error.or_else(|| lines.next()), status) {
-            (Some(line), _) => line.to_owned(),
+        Refusal(match (self.log.last_word(), status) {
+            (Some(line), _) => line,
             (None, Ok(status)) => format!("ended without a word: {status}"),
             (None, Err(error)) => format!("ended without a word: {error}"),
         })
@@ -178,17 +202,74 @@ impl Drop for Server {
     }
 }
 
-/// Kills a child unless it ends by itself presently, and waits for it.
+/// Kills a child, and all that it has forked, unless it ends by itself presently; waits for it.
 fn end(child: &mut Child) -> io::Result<ExitStatus> {
-    let deadline = Instant::now() + Duration::from_millis(500);
-    while Instant::now() < deadline {
-        if let Some(status) = child.try_wait()? {
+    match await_end(child, PARTING)? {
+        Some(status) => Ok(status),
+        None => kill(child),
+    }
+}
+
+/// How it ended, if it does so within `patience`.
+fn await_end(child: &mut Child, patience: Duration) -> io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let status = child.try_wait()?;
+        if status.is_some() || Instant::now() >= deadline {
             return Ok(status);
         }
         thread::sleep(Duration::from_millis(2));
     }
-    child.kill()?;
+}
+
+/// Kills a child, and all that it has forked, and waits for it.
+fn kill(child: &mut Child) -> io::Result<ExitStatus> {
+    os::order_group(child, Order::Kill)?;
     child.wait()
+}
+
+/// The last lines of a server's standard error, while it still writes.
+#[derive(Debug)]
+struct Log {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    /// Disconnected once nobody can write any more.
+    open: Receiver<()>,
+}
+
+impl Log {
+    fn of(from: Option<impl Read + Send + 'static>) -> Log {
+        let lines = Arc::new(Mutex::new(VecDeque::with_capacity(LOG_LINES)));
+        let (to, open) = mpsc::channel();
+        let kept = lines.clone();
+        thread::spawn(move || {
+            let lines = from.into_iter().flat_map(|from| BufReader::new(from).lines());
+            for line in lines.map_while(Result::ok) {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                if kept.len() == LOG_LINES {
+                    kept.pop_front();
+                }
+                kept.push_back(line);
+            }
+            drop(to);
+        });
+        Log { lines, open }
+    }
+
+    /// Its last error, or else its last line at all. Of a server that has ended: what is still in
+    /// the pipe is waited for, though not for ever, since somebody else may hold it open.
+    fn last_word(&self) -> Option<String> {
+        let _ = self.open.recv_timeout(PARTING);
+        let log = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = log.iter().rev().map(|line| line.trim()).filter(|line| !line.is_empty());
+        let error = lines.clone().find_map(|line| line.strip_prefix("error: "));
+        error.or_else(|| lines.next()).map(|line| bare(line).to_owned())
+    }
+}
+
+/// A line of a log without its time and level.
+fn bare(line: &str) -> &str {
+    let levels = [" ERROR ", " WARN ", " INFO "];
+    levels.iter().find_map(|level| line.split_once(level)).map_or(line, |(_, text)| text.trim())
 }
 
 /// Reads `listening on 127.0.0.1:7000 (io_uring, echo)`: the address, and what is in the brackets.
@@ -199,24 +280,6 @@ fn parse_listening(line: &str) -> Option<(Address, String)> {
         None => (rest, ""),
     };
     Some((address.parse().ok()?, about.to_owned()))
-}
-
-/// Reads `on-CPU-ns waited-ns slices`.
-fn parse_waited(schedstat: &str) -> Option<Duration> {
-    let nanos = schedstat.split_whitespace().nth(1)?.parse().ok()?;
-    Some(Duration::from_nanos(nanos))
-}
-
-fn last_lines(from: Option<impl Read>) -> VecDeque<String> {
-    let mut kept = VecDeque::with_capacity(LOG_LINES);
-    let lines = from.into_iter().flat_map(|from| BufReader::new(from).lines());
-    for line in lines.map_while(Result::ok) {
-        if kept.len() == LOG_LINES {
-            kept.pop_front();
-        }
-        kept.push_back(line);
-    }
-    kept
 }
 
 #[cfg(test)]
@@ -244,12 +307,6 @@ mod tests {
     }
 
     #[test]
-    fn the_time_it_waited_for_a_cpu_is_in_schedstat() {
-        assert_eq!(parse_waited("123 4567 89\n"), Some(Duration::from_nanos(4567)));
-        assert_eq!(parse_waited("123"), None);
-    }
-
-    #[test]
     fn a_server_that_cannot_run_says_why() {
         let refusal = Server::start(shell(
             "echo starting >&2; echo 'error: no such model: x' >&2; echo 'try --help' >&2; exit 2",
@@ -269,7 +326,7 @@ mod tests {
         ));
         let server = server.expect("it listens");
         assert_eq!(server.about(), "m, echo");
-        server.cpu_clock().and_then(CpuClock::read).expect("it runs");
+        server.family().and_then(|all| all.clocks()?.read()).expect("it runs");
         let stats = server.stop().expect("it tells");
         assert_eq!((stats.model.as_str(), stats.counters.calls), ("m", 7));
     }
@@ -279,8 +336,43 @@ mod tests {
         let script =
             "trap '' TERM; echo 'listening on 127.0.0.1:9 (m)'; while :; do sleep 0.01; done";
         let server = Server::start(shell(script)).expect("it listens");
-        let clock = server.cpu_clock().expect("it runs");
+        let clocks = server.family().and_then(|all| all.clocks()).expect("it runs");
         drop(server);
-        clock.read().expect_err("it was killed and waited for");
+        clocks.read().expect_err("it was killed and waited for");
+    }
+
+    #[test]
+    fn a_server_that_fails_is_quoted() {
+        let listens = "echo 'listening on 127.0.0.1:9 (m)'";
+        let failed = |script: &str| {
+            let server = Server::start(shell(&format!("{listens}; {script}")));
+            server.expect("it listens").failed(&"no reply").0
+        };
+        assert_eq!(
+            failed("echo 'T  WARN nobody is served any more' >&2; exec sleep 100"),
+            "no reply; the server said: nobody is served any more"
+        );
+        assert_eq!(failed("exec sleep 100"), "no reply");
+        assert_eq!(
+            failed("echo 'error: out of luck' >&2; exit 3"),
+            "the server ended (exit status: 3): out of luck; no reply"
+        );
+        assert_eq!(failed("kill -9 $$"), "the server ended (signal: 9 (SIGKILL)): no reply");
+    }
+
+    #[test]
+    fn what_a_server_has_forked_ends_with_it() {
+        let script = "sleep 100 & echo \"listening on 127.0.0.1:9 ($!)\"; wait";
+        let server = Server::start(shell(script)).expect("it listens");
+        assert_eq!(server.family().expect("it runs").processes(), 2);
+        let child = server.about().parse().expect("the child's number");
+        drop(server);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // A killed orphan is its new parent's to wait for: until then it is there, without memory.
+        while Family::of(child).and_then(|child| child.footprint()).is_ok_and(|has| has.memory > 0)
+        {
+            assert!(Instant::now() < deadline, "its child lives on");
+            thread::yield_now();
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::rounds::slices;
 use crate::load::{Shape, WireChoice};
 
 /// What every model is compared with: level-triggered epoll.
@@ -11,6 +12,9 @@ pub const BASELINE: &str = "epoll";
 
 /// The models compared unless others are asked for.
 pub const MODELS: [&str; 5] = ["uring", "epoll", "epoll-et", "poll", "select"];
+
+/// Where the baseline's double stands among the entrants; the baseline is the first of all.
+pub const AGAIN: usize = 1;
 
 /// From so many connections on, no more than two servers are open at a time. With more, the
 /// baseline, whose turn is every second slice, was measured 10 to 15 % faster than it is: its
@@ -30,9 +34,22 @@ pub const WARM_UP: usize = 3;
 pub enum Budget {
     /// So many rounds per table.
     Rounds(u32),
-    /// As many rounds as fit, for all tables together.
+    /// As many rounds as fit into so many seconds, for all tables together: starting, connecting
+    /// and warming up are in them.
     Seconds(u64),
 }
+
+/// How many rounds the default time is to be enough for; a verdict needs
+/// [`VALUES_MIN`](crate::report::stats::VALUES_MIN).
+const ROUNDS_AIMED: f64 = 10.0;
+/// The least and the most that is taken without being asked for.
+const SECONDS: std::ops::RangeInclusive<u64> = 25..=100;
+/// What a message costs both sides at most, about: how much longer a slice is for each connection,
+/// since it ends with all that is owed; and what a connection takes to be opened.
+const PER_MESSAGE: Duration = Duration::from_micros(10);
+const PER_CONNECTION: Duration = Duration::from_micros(100);
+/// What a server takes to be started, about.
+const PER_SERVER: Duration = Duration::from_millis(60);
 
 /// A comparison to be made.
 #[derive(Debug, Clone, Serialize)]
@@ -44,6 +61,8 @@ pub struct Plan {
     pub loads: Vec<Shape>,
     /// How much is measured.
     pub budget: Budget,
+    /// How many idle connections are held to find out what one costs; of 0 it is not found out.
+    pub idle: usize,
     /// From which the order of the contenders and the bytes of the messages are made.
     pub seed: u64,
     /// What moves the client's bytes.
@@ -121,6 +140,32 @@ impl Plan {
             vec![challengers.to_vec()]
         }
     }
+
+    /// The budget if none is asked for: as long as it takes to come to verdicts, about, within
+    /// what a person waits.
+    pub fn default_budget(&self) -> Budget {
+        let challengers: Vec<usize> = (1..self.entrants().len()).collect();
+        let phases = self.loads.iter().flat_map(|&load| {
+            self.phases(load, &challengers).into_iter().map(move |phase| cost(load, &phase))
+        });
+        let all: Duration = phases.sum();
+        Budget::Seconds(all.as_secs().clamp(*SECONDS.start(), *SECONDS.end()))
+    }
+}
+
+/// What a phase takes, about: setting its challengers up, and [`ROUNDS_AIMED`] rounds.
+pub(super) fn cost(load: Shape, phase: &[usize]) -> Duration {
+    let slice = slice(load);
+    let set_up = PER_SERVER + PER_CONNECTION * load.connections as u32 + slice * WARM_UP as u32;
+    // What the baseline and its double cannot tell apart bounds what is said of all others.
+    let rounds = if phase == [AGAIN] { 2.0 * ROUNDS_AIMED } else { ROUNDS_AIMED };
+    // The baseline is set up once for a table; it is no great part of it.
+    set_up * phase.len() as u32 + (slice * slices(phase.len()) as u32).mul_f64(rounds)
+}
+
+/// How long a slice really is, about.
+fn slice(load: Shape) -> Duration {
+    SLICE + PER_MESSAGE * load.connections as u32
 }
 
 #[cfg(test)]
@@ -132,6 +177,7 @@ mod tests {
             models: models.iter().map(|&model| model.to_owned()).collect(),
             loads: Vec::new(),
             budget: Budget::Rounds(6),
+            idle: 0,
             seed: 7,
             wire: WireChoice::Auto,
             server_cpu: 0,
@@ -157,5 +203,22 @@ mod tests {
         let plan = plan(&["uring", "poll"]);
         assert_eq!(plan.phases(shape(999), &[1, 2, 3]), [vec![1, 2, 3]]);
         assert_eq!(plan.phases(shape(1000), &[1, 2, 3]), [vec![1], vec![2], vec![3]]);
+    }
+
+    #[test]
+    fn the_default_time_grows_with_what_is_asked_for_and_stays_under_two_minutes() {
+        let seconds = |models: &[&str], loads: &[usize]| {
+            let shape = |&connections| Shape { connections, size: 64, depth: 1 };
+            let plan = Plan { loads: loads.iter().map(shape).collect(), ..plan(models) };
+            match plan.default_budget() {
+                Budget::Seconds(seconds) => seconds,
+                Budget::Rounds(_) => panic!("a time is the default"),
+            }
+        };
+        let all = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"];
+        assert_eq!(seconds(&["uring"], &[64]), 25);
+        assert!(seconds(&all, &[1, 100, 1000]) > 40);
+        assert!((90..=100).contains(&seconds(&all, &[1, 100, 1000, 4000])));
+        assert_eq!(seconds(&all, &[1000, 4000, 10_000]), 100);
     }
 }

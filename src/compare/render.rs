@@ -1,5 +1,8 @@
 //! A comparison as text. Pure: what is printed is made from the results alone.
 
+use std::collections::BTreeSet;
+
+use super::idle::Idle;
 use super::plan::{BASELINE, PAIRS_FROM, Role, SLICE};
 use super::summary::{Measured, Row};
 use super::verdict::{CpuWord, Finding, RateWord, Ratio};
@@ -8,7 +11,7 @@ use crate::report::{Align, Interval, NOTHING, Table, units};
 
 /// The whole comparison.
 pub fn text(comparison: &Comparison) -> String {
-    let Comparison { plan, wire, environment, tables, warnings, .. } = comparison;
+    let Comparison { plan, wire, environment, tables, idle, warnings, .. } = comparison;
     let mut text = format!(
         "proactor {} compare   seed {}   servers on CPU {}, client on CPU {} (wire {wire})\n\n{}",
         environment.version,
@@ -17,9 +20,14 @@ pub fn text(comparison: &Comparison) -> String {
         plan.client_cpu,
         environment.text()
     );
+    let mut said = BTreeSet::new();
     for heat in tables {
         text.push('\n');
-        text.push_str(&table(heat));
+        text.push_str(&table(heat, &mut said));
+    }
+    if let Some(idle) = idle {
+        text.push('\n');
+        text.push_str(&idle_table(idle));
     }
     if !warnings.is_empty() {
         text.push('\n');
@@ -30,8 +38,9 @@ pub fn text(comparison: &Comparison) -> String {
     text
 }
 
-/// One load: its table, and what it says in words.
-pub fn table(heat: &Heat) -> String {
+/// One load: its table, and what it says in words. What a model is stands in `said` once it was said,
+/// and is not said again.
+pub fn table(heat: &Heat, said: &mut BTreeSet<String>) -> String {
     let Heat { connections, size, depth, .. } = heat;
     let plural = if *connections == 1 { "" } else { "s" };
     let versus = format!("vs {BASELINE}");
@@ -49,10 +58,13 @@ pub fn table(heat: &Heat) -> String {
     for row in &heat.rows {
         table.row(cells(row, heat));
     }
+    let rounds = match heat.rounds_each() {
+        (least, most) if least == most => most.to_string(),
+        (least, most) => format!("{least} to {most}"),
+    };
     let mut text = format!(
-        "{connections} connection{plural}, {size} B echo, depth {depth}, closed loop, {} rounds of {} ms \
-         slices, paired per round\n{table}\n",
-        heat.rounds.len(),
+        "{connections} connection{plural}, {size} B echo, depth {depth}, closed loop, {rounds} rounds of \
+         {} ms slices, paired per round\n{table}\n",
         SLICE.as_millis(),
     );
     for (row, server) in heat.rows.iter().zip(&heat.servers) {
@@ -61,7 +73,11 @@ pub fn table(heat: &Heat) -> String {
         } else if row.role != Role::Again {
             let detail = server.stats.as_ref().map(|stats| stats.detail.as_str());
             let detail = detail.filter(|detail| !detail.is_empty()).unwrap_or(&server.about);
-            text.push_str(&format!("{}: {detail}\n", row.name));
+            let line = format!("{}: {detail}\n", row.name);
+            if !said.contains(&line) {
+                text.push_str(&line);
+                said.insert(line);
+            }
         }
     }
     if *connections >= PAIRS_FROM {
@@ -77,6 +93,48 @@ pub fn table(heat: &Heat) -> String {
     for sentence in heat.rows.iter().filter_map(sentence) {
         text.push_str(&format!("  {sentence}\n"));
     }
+    text
+}
+
+/// What an idle connection costs, and what is in that.
+pub fn idle_table(idle: &Idle) -> String {
+    let mut table = Table::new(&[
+        ("model", Align::Left),
+        ("memory", Align::Right),
+        ("page tables", Align::Right),
+        ("descriptors", Align::Right),
+        ("threads", Align::Right),
+        ("processes", Align::Right),
+    ]);
+    for row in &idle.rows {
+        let cells = match &row.cost {
+            Some(cost) => [
+                units::bytes(cost.memory.round()),
+                units::bytes(cost.page_tables.round()),
+                format!("{:.2}", cost.descriptors),
+                format!("{:.2}", cost.threads),
+                format!("{:.2}", cost.processes),
+            ],
+            None => [NOTHING; 5].map(str::to_owned),
+        };
+        table.row(std::iter::once(row.model.clone()).chain(cells));
+    }
+    let mut text = format!(
+        "What an idle connection costs the server: {} of them, each of which has exchanged one \
+         message, divided by their number\n{table}\n",
+        units::count(idle.connections as u64)
+    );
+    for row in &idle.rows {
+        if let Some(reason) = &row.reason {
+            text.push_str(&format!("{}: not measured: {reason}\n", row.model));
+        }
+    }
+    text.push_str(
+        "memory is the proportional set size of the server and its children: what they share counts \
+         once. Of the kernel's memory only page\ntables are in the table; sockets, and the stack and \
+         the tables of each thread and process, come on top. io_uring's direct\ndescriptors are \
+         slots of its ring, and no descriptors of the process.\n",
+    );
     text
 }
 

@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use crate::clock::Nanos;
 use crate::load::{Failure, Slice};
+use crate::report::stats;
 
 /// What rounds are played on: the real servers, or a test's.
 pub trait Arena {
@@ -174,7 +175,13 @@ pub enum Until {
     /// After so many rounds.
     Rounds(u32),
     /// When another round would not fit any more.
-    Elapsed(Duration),
+    Elapsed {
+        /// Into so long, …
+        limit: Duration,
+        /// … or into so long, while there are too few rounds for a verdict
+        /// ([`stats::VALUES_MIN`]).
+        grace: Duration,
+    },
 }
 
 /// What came of a phase.
@@ -209,7 +216,10 @@ pub fn play(
         let elapsed = arena.now().since(start);
         let fits = match until {
             Until::Rounds(rounds) => number < rounds,
-            Until::Elapsed(limit) => elapsed + elapsed / number.max(1) <= limit,
+            Until::Elapsed { limit, grace } => {
+                let few = (number as usize) < stats::VALUES_MIN;
+                elapsed + elapsed / number.max(1) <= if few { limit.max(grace) } else { limit }
+            }
         };
         if !fits || challengers.is_empty() {
             break;
@@ -359,10 +369,24 @@ mod tests {
     #[test]
     fn rounds_end_before_the_time_does() {
         let mut mock = Mock::new();
-        let played = rounds(&mut mock, &[1, 2], Until::Elapsed(Duration::from_millis(1100)));
+        let limit = Duration::from_millis(1100);
+        let until = Until::Elapsed { limit, grace: Duration::ZERO };
+        let played = rounds(&mut mock, &[1, 2], until);
         // Five slices of 40 ms are 200 ms a round.
         assert_eq!(played.rounds.len(), 5);
         assert!(mock.now.0 <= 1_100_000_000);
+    }
+
+    #[test]
+    fn a_verdicts_rounds_are_played_a_little_longer_if_it_takes_that() {
+        let played = |grace| {
+            let until = Until::Elapsed {
+                limit: Duration::from_millis(400),
+                grace: Duration::from_millis(grace),
+            };
+            rounds(&mut Mock::new(), &[1, 2], until).rounds.len()
+        };
+        assert_eq!([played(0), played(1000), played(9000)], [2, 5, 6]);
     }
 
     #[test]

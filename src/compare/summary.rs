@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::plan::{Entrant, Role};
+use super::heat::SPINNING;
+use super::plan::{AGAIN, Entrant, Role};
 use super::rounds::{Pair, Round, Sample};
 use super::verdict::{self, Finding, Ratio};
 use super::{Heat, Outcome};
@@ -12,8 +13,6 @@ use crate::report::{stats, units};
 /// A server that had less to do than this in its median slice was not at its limit: it waited for the
 /// client.
 const SATURATED: f64 = 0.90;
-/// A server that uses more of a CPU than this while nobody asks anything of it spins.
-const SPINNING: f64 = 0.05;
 /// A server that waited longer than this for its CPU in the median slice was disturbed.
 const CROWDED: f64 = 0.05;
 /// The host took more than this from a round that is disturbed, …
@@ -175,6 +174,21 @@ impl Heat {
         self.servers.iter().map(|server| server.messages).sum()
     }
 
+    /// In how many rounds an entrant met the baseline.
+    fn pairs(&self, entrant: usize) -> usize {
+        self.rounds.iter().flat_map(Round::pairs).filter(|pair| pair.entrant == entrant).count()
+    }
+
+    /// The least and the most rounds in which one of those that were measured met the baseline.
+    pub(super) fn rounds_each(&self) -> (usize, usize) {
+        let pairs = (AGAIN..self.rows.len()).map(|at| self.pairs(at)).filter(|&pairs| pairs > 0);
+        pairs
+            .fold(None, |range: Option<(usize, usize)>, pairs| {
+                Some(range.map_or((pairs, pairs), |(low, high)| (low.min(pairs), high.max(pairs))))
+            })
+            .unwrap_or_default()
+    }
+
     /// What is to be said of these numbers, as advice.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -182,11 +196,24 @@ impl Heat {
             1 => "at 1 connection".to_owned(),
             more => format!("at {more} connections"),
         };
-        if self.rate_floor.is_none() || self.cpu_floor.is_none() {
+        let is_played = !self.rounds.is_empty();
+        if is_played && (self.rate_floor.is_none() || self.cpu_floor.is_none()) {
             warnings.push(format!(
                 "{load} there are {} rounds; a verdict needs {}. Give it more --time or --rounds.",
-                self.rounds.len(),
+                self.pairs(AGAIN),
                 stats::VALUES_MIN
+            ));
+        }
+        let few: Vec<&str> = (AGAIN + 1..self.rows.len())
+            .filter(|&at| (1..stats::VALUES_MIN).contains(&self.pairs(at)))
+            .map(|at| self.rows[at].name.as_str())
+            .collect();
+        if self.rate_floor.is_some() && !few.is_empty() {
+            warnings.push(format!(
+                "{load} there were fewer than {} rounds of {}: no verdict is given of them. Give it \
+                 more --time or --rounds.",
+                stats::VALUES_MIN,
+                few.join(", ")
             ));
         }
         if let Some(floor) = self.rate_floor.filter(|&floor| floor > FLOOR_WARN) {
@@ -234,8 +261,9 @@ impl Heat {
         let spinning = of(|row| row.is_spinning);
         if !spinning.is_empty() {
             warnings.push(format!(
-                "{load} {} use the CPU while nobody asks anything: that is in their CPU per message, \
-                 and disturbs the others.",
+                "{load} {} used the CPU while nobody asked anything: who is seen to do so at the \
+                 beginning is stopped while others have their turn, so that only its own CPU per \
+                 message is higher for it.",
                 spinning.join(", ")
             ));
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Chargen, Chat, Discard, Echo, Outbox, Prefix, Protocol, Reply, Upper};
+use super::{Chargen, Chat, Discard, Echo, Outbox, Prefix, Protocol, Reply, Talk, Upper};
 use crate::buffer::Chunk;
 
 /// One of the protocols that come with the house.
@@ -23,6 +23,8 @@ pub enum Any {
     Chargen(Chargen),
     /// [`Chat`]
     Chat(Chat),
+    /// [`Talk`]
+    Talk(Talk),
 }
 
 /// Does the same with whichever it is.
@@ -36,13 +38,15 @@ macro_rules! each {
             Any::Discard($protocol) => $does,
             Any::Chargen($protocol) => $does,
             Any::Chat($protocol) => $does,
+            Any::Talk($protocol) => $does,
         }
     };
 }
 
 impl Any {
     /// Their names.
-    pub const NAMES: [&str; 7] = ["echo", "upper", "reply", "prefix", "discard", "chargen", "chat"];
+    pub const NAMES: [&str; 8] =
+        ["echo", "upper", "reply", "prefix", "discard", "chargen", "chat", "talk"];
 
     /// The longest text of a [`Reply`] or [`Prefix`] in bytes: what a newline of the peer's may
     /// become.
@@ -70,6 +74,10 @@ impl Protocol for Any {
         each!(self, protocol => protocol.refill(out));
     }
 
+    fn broadcasts(&self) -> bool {
+        each!(self, protocol => protocol.broadcasts())
+    }
+
     fn close(&mut self, out: &mut Outbox<'_>) {
         each!(self, protocol => protocol.close(out));
     }
@@ -93,6 +101,7 @@ impl FromStr for Any {
             "discard" => Any::Discard(Discard),
             "chargen" => Any::Chargen(Chargen),
             "chat" => Any::Chat(Chat::default()),
+            "talk" => Any::Talk(Talk::default()),
             _ => return Err(format!("no protocol {kind:?}: one of {}", Any::NAMES.join(", "))),
         };
         match text {
@@ -124,13 +133,14 @@ impl fmt::Display for Any {
             Any::Discard(_) => f.pad("discard"),
             Any::Chargen(_) => f.pad("chargen"),
             Any::Chat(_) => f.pad("chat"),
+            Any::Talk(_) => f.pad("talk"),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::converse;
+    use super::super::testing::{converse, to_others, told};
     use super::*;
 
     #[test]
@@ -141,7 +151,7 @@ mod tests {
         for name in ["shout", "", "shout=loud"] {
             let error = name.parse::<Any>().unwrap_err();
             let kind = name.split('=').next().unwrap();
-            let names = "one of echo, upper, reply, prefix, discard, chargen, chat";
+            let names = "one of echo, upper, reply, prefix, discard, chargen, chat, talk";
             assert_eq!(error, format!("no protocol {kind:?}: {names}"));
         }
     }
@@ -171,7 +181,9 @@ mod tests {
             any.refill(&mut out);
             any.close(&mut out);
             assert_eq!((any.refills(), !queue.is_empty()), (name == "chargen", name == "chargen"));
-            assert_eq!(posts.len(), if name == "chat" { 2 } else { 0 });
+            assert_eq!(to_others(&posts).len(), if name == "chat" { 2 } else { 0 });
+            assert_eq!(told(&posts).len(), if name == "talk" { 2 } else { 0 });
+            assert_eq!(any.broadcasts(), name == "chat");
         }
     }
 }

@@ -45,6 +45,10 @@ impl Protocol for Chargen {
     fn refill(&mut self, out: &mut Outbox<'_>) {
         out.reply(&PATTERN[..]);
     }
+
+    fn broadcasts(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

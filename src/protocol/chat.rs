@@ -1,6 +1,7 @@
 //! Chat: every line goes to everyone else, with the number of who said it.
 
-use super::{Lines, Outbox, Piece, Protocol, TOO_LONG};
+use super::speaker::{Audience, Speaker};
+use super::{Outbox, Protocol};
 use crate::buffer::Chunk;
 
 /// Passes each line on to every other peer of the same listener, as `[7] hello`: 7 is the number of
@@ -9,90 +10,30 @@ use crate::buffer::Chunk;
 /// Lines are passed on whole, however they arrived; the last one too if the peer left without its
 /// newline. Their bytes need not be text. A line longer than [`LINE_MAX`](super::LINE_MAX) is
 /// answered with a complaint and passed on to nobody. `quit`, on a line of its own, leaves.
-#[derive(Debug, Clone, Default)]
-pub struct Chat {
-    lines: Lines,
-    me: u64,
-    /// What stands before each of its lines.
-    label: Box<[u8]>,
-    /// True once it has told that it left: what it hears from then on is nothing.
-    left: bool,
-}
+#[derive(Debug, Clone)]
+pub struct Chat(Speaker);
 
-impl Chat {
-    fn say(&mut self, lines: &[u8], out: &mut Outbox<'_>) {
-        let (before, quits) = match find_quit(lines) {
-            Some(at) => (&lines[..at], true),
-            None => (lines, false),
-        };
-        if self.left {
-            return;
-        }
-        if !before.is_empty() {
-            out.broadcast(labelled(&self.label, before));
-        }
-        if quits {
-            self.leave(out);
-            out.finish();
-        }
+impl Default for Chat {
+    fn default() -> Chat {
+        Chat(Speaker::to(Audience::Others))
     }
-
-    fn leave(&mut self, out: &mut Outbox<'_>) {
-        if !std::mem::replace(&mut self.left, true) {
-            out.broadcast(format!("* {} left\n", self.me).into_bytes());
-        }
-    }
-}
-
-/// Where the line begins that says `quit`; a line may end as telnet ends them.
-fn find_quit(lines: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    for line in lines.split_inclusive(|&byte| byte == b'\n') {
-        if line == b"quit\n" || line == b"quit\r\n" {
-            return Some(at);
-        }
-        at += line.len();
-    }
-    None
-}
-
-/// Whole lines, each with `label` before it, in one allocation.
-fn labelled(label: &[u8], lines: &[u8]) -> Vec<u8> {
-    let count = lines.iter().filter(|&&byte| byte == b'\n').count();
-    let mut labelled = Vec::with_capacity(lines.len() + count * label.len());
-    for line in lines.split_inclusive(|&byte| byte == b'\n') {
-        labelled.extend_from_slice(label);
-        labelled.extend_from_slice(line);
-    }
-    labelled
 }
 
 impl Protocol for Chat {
     fn open(&mut self, me: u64, out: &mut Outbox<'_>) {
-        self.me = me;
-        self.label = format!("[{me}] ").into_bytes().into();
-        out.broadcast(format!("* {me} joined\n").into_bytes());
+        self.0.open(me, out);
     }
 
     fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-        let mut lines = std::mem::take(&mut self.lines);
-        lines.feed(chunk, |piece| match piece {
-            Piece::Lines(lines) => self.say(&lines, out),
-            Piece::TooLong => out.reply(TOO_LONG),
-        });
-        self.lines = lines;
+        self.0.data(chunk, out);
     }
 
     fn end(&mut self, out: &mut Outbox<'_>) {
-        if let Some(line) = self.lines.finish() {
-            self.say(&line, out);
-        }
-        self.leave(out);
-        out.finish();
+        self.0.end(out);
     }
 
     fn close(&mut self, out: &mut Outbox<'_>) {
-        self.leave(out);
+        self.0.close(out);
     }
 }
 
@@ -101,7 +42,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::LINE_MAX;
-    use super::super::testing::{converse, cut};
+    use super::super::testing::{converse, cut, to_others};
     use super::*;
 
     /// What the others heard of it; it is number 1.
@@ -116,13 +57,6 @@ mod tests {
         let heard = posts([&b"hel"[..], b"lo\nyou\nthere"]);
         let expected = "* 1 joined\n[1] hello\n[1] you\n[1] there\n* 1 left\n";
         assert_eq!(String::from_utf8(heard).unwrap(), expected);
-    }
-
-    #[test]
-    fn a_batch_of_lines_is_one_allocation_of_the_right_size() {
-        let labelled = labelled(b"[12] ", b"a\n\nb\n");
-        assert_eq!(labelled, b"[12] a\n[12] \n[12] b\n");
-        assert_eq!(labelled.capacity(), labelled.len());
     }
 
     #[test]
@@ -143,8 +77,7 @@ mod tests {
         chat.open(7, &mut out);
         chat.close(&mut out);
         chat.close(&mut out);
-        let posts: Vec<_> = posts.iter().map(|post| post.to_vec()).collect();
-        assert_eq!(posts, [&b"* 7 joined\n"[..], b"* 7 left\n"]);
+        assert_eq!(to_others(&posts), [&b"* 7 joined\n"[..], b"* 7 left\n"]);
     }
 
     #[test]

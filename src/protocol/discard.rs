@@ -9,6 +9,10 @@ pub struct Discard;
 
 impl Protocol for Discard {
     fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {}
+
+    fn broadcasts(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,10 @@ impl Protocol for Echo {
     fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
         out.reply(chunk);
     }
+
+    fn broadcasts(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

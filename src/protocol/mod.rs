@@ -11,6 +11,8 @@ mod echo;
 mod lines;
 mod prefix;
 mod reply;
+mod speaker;
+mod talk;
 mod upper;
 
 pub use any::Any;
@@ -21,6 +23,7 @@ pub use echo::Echo;
 pub use lines::{LINE_MAX, Lines, Piece, TOO_LONG};
 pub use prefix::Prefix;
 pub use reply::Reply;
+pub use talk::Talk;
 pub use upper::Upper;
 
 use crate::buffer::{Chunk, SendQueue};
@@ -41,7 +44,7 @@ use crate::buffer::{Chunk, SendQueue};
 /// }
 /// ```
 pub trait Protocol {
-    /// The connection has opened. It is the `me`th to come to its listener, from 1; nobody else
+    /// The connection has opened. It is the `me`th to come to the server, from 1; nobody else
     /// will have this number while the server runs.
     fn open(&mut self, _me: u64, _out: &mut Outbox<'_>) {}
 
@@ -65,28 +68,48 @@ pub trait Protocol {
     #[inline]
     fn refill(&mut self, _out: &mut Outbox<'_>) {}
 
+    /// Whether it ever broadcasts. Always the same answer; who says no and does is not heard. Some
+    /// I/O models need not let connections hear of one another that have nothing to say.
+    fn broadcasts(&self) -> bool {
+        true
+    }
+
     /// The connection goes away, however that came about: the last thing that it is told, once. A
     /// reply reaches nobody; a broadcast still reaches the others.
     fn close(&mut self, _out: &mut Outbox<'_>) {}
+}
+
+/// What a protocol said to others than its peer.
+#[derive(Debug, Clone)]
+pub enum Post {
+    /// To every other peer of its listener.
+    Others(Chunk),
+    /// To the server's operator; to nobody, if there is none.
+    Operator(Chunk),
 }
 
 /// Where a protocol puts what it has to say.
 #[derive(Debug)]
 pub struct Outbox<'a> {
     queue: &'a mut SendQueue,
-    posts: &'a mut Vec<Chunk>,
+    posts: &'a mut Vec<Post>,
     finished: &'a mut bool,
 }
 
 impl<'a> Outbox<'a> {
-    /// An outbox: replies go to `queue`, broadcasts to `posts`, and `finished` tells whether the
-    /// protocol has finished.
+    /// An outbox: replies go to `queue`, what is for others to `posts`, and `finished` tells whether
+    /// the protocol has finished.
     pub fn new(
         queue: &'a mut SendQueue,
-        posts: &'a mut Vec<Chunk>,
+        posts: &'a mut Vec<Post>,
         finished: &'a mut bool,
     ) -> Outbox<'a> {
         Outbox { queue, posts, finished }
+    }
+
+    /// The same outbox, but what is broadcast goes to `posts`.
+    pub fn with_posts<'b>(&'b mut self, posts: &'b mut Vec<Post>) -> Outbox<'b> {
+        Outbox { queue: self.queue, posts, finished: self.finished }
     }
 
     /// Says `chunk` to this peer, after all it is already owed. After
@@ -101,7 +124,16 @@ impl<'a> Outbox<'a> {
     pub fn broadcast(&mut self, chunk: impl Into<Chunk>) {
         let chunk = chunk.into();
         if !chunk.is_empty() {
-            self.posts.push(chunk);
+            self.posts.push(Post::Others(chunk));
+        }
+    }
+
+    /// Says `chunk`, whole lines, to the operator at the server's console. They are shown as they
+    /// are, but for what would do something to a terminal.
+    pub fn tell(&mut self, chunk: impl Into<Chunk>) {
+        let chunk = chunk.into();
+        if !chunk.is_empty() {
+            self.posts.push(Post::Operator(chunk));
         }
     }
 
@@ -119,7 +151,10 @@ pub(crate) mod testing {
     #[derive(Debug, Default, PartialEq, Eq)]
     pub(crate) struct Said {
         pub(crate) replies: Vec<u8>,
+        /// To others.
         pub(crate) posts: Vec<Vec<u8>>,
+        /// To the operator.
+        pub(crate) told: Vec<Vec<u8>>,
         pub(crate) finished: bool,
     }
 
@@ -155,8 +190,27 @@ pub(crate) mod testing {
         protocol.end(&mut Outbox::new(&mut queue, &mut posts, &mut finished));
         Said {
             replies: queue.iter().flat_map(|chunk| chunk.to_vec()).collect(),
-            posts: posts.iter().map(|chunk| chunk.to_vec()).collect(),
+            posts: to_others(&posts),
+            told: told(&posts),
             finished,
         }
+    }
+
+    /// What is for the other peers.
+    pub(crate) fn to_others(posts: &[Post]) -> Vec<Vec<u8>> {
+        let to_others = |post: &Post| match post {
+            Post::Others(chunk) => Some(chunk.to_vec()),
+            Post::Operator(_) => None,
+        };
+        posts.iter().filter_map(to_others).collect()
+    }
+
+    /// What is for the operator.
+    pub(crate) fn told(posts: &[Post]) -> Vec<Vec<u8>> {
+        let told = |post: &Post| match post {
+            Post::Others(_) => None,
+            Post::Operator(chunk) => Some(chunk.to_vec()),
+        };
+        posts.iter().filter_map(told).collect()
     }
 }

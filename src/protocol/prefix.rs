@@ -59,6 +59,10 @@ impl Protocol for Prefix {
         }
         out.finish();
     }
+
+    fn broadcasts(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

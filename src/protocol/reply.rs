@@ -62,6 +62,10 @@ impl Protocol for Reply {
         self.answer(usize::from(self.begun), out);
         out.finish();
     }
+
+    fn broadcasts(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,10 @@ impl Protocol for Upper {
         chunk.make_mut().make_ascii_uppercase();
         out.reply(chunk);
     }
+
+    fn broadcasts(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

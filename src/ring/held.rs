@@ -23,6 +23,8 @@ pub(super) struct Held {
     spare: Vec<Box<Vector>>,
     /// Quiet sends of which it is not known yet how they went, oldest first.
     quiet: VecDeque<Quiet>,
+    /// The buffer of the read in flight.
+    read: Option<Lease>,
 }
 
 #[derive(Default)]
@@ -78,6 +80,16 @@ impl Held {
         self.slot(conn).recv.take()
     }
 
+    /// Holds the buffer of a read.
+    pub(super) fn read(&mut self, lease: Lease) {
+        self.read = Some(lease);
+    }
+
+    /// Hands over the buffer of the read that has completed.
+    pub(super) fn was_read(&mut self) -> Option<Lease> {
+        self.read.take()
+    }
+
     /// Holds the leading chunks of what is owed, which must not be nothing.
     pub(super) fn send(&mut self, conn: ConnId, queue: &SendQueue) -> Bytes {
         let first = queue.first().expect("a send has something to send");
@@ -108,6 +120,11 @@ impl Held {
     pub(super) fn hush(&mut self, conn: ConnId, len: u32, at: u64) {
         self.slot(conn).quiet = Some(at);
         self.quiet.push_back(Quiet { conn, len, at });
+    }
+
+    /// Whether there are quiet sends of which it is not known how they went.
+    pub(super) fn awaits_silence(&self) -> bool {
+        !self.quiet.is_empty()
     }
 
     /// Lets go of the next quiet send among the first `taken` submissions that has not completed,

@@ -81,7 +81,7 @@ pub const TABLE: [(Capability, Version, &str, &str); 15] = {
     ]
 };
 
-/// The oldest kernel whose io_uring suffices: SEND, RECV, ACCEPT, CLOSE and the probe for them.
+/// The oldest kernel whose io_uring suffices: SEND, RECV, ACCEPT, CLOSE, READ and the probe for them.
 pub const FLOOR: Version = Version { major: 5, minor: 6 };
 
 /// A kernel's version, as far as features go.
@@ -135,6 +135,7 @@ impl Kernel {
             opcode::PollAdd::CODE,
             opcode::AsyncCancel::CODE,
             opcode::Timeout::CODE,
+            opcode::Read::CODE,
         ];
         if !needed.iter().all(|&code| probe.is_supported(code)) {
             return Err(Refusal::TooOld);
@@ -182,7 +183,8 @@ impl Kernel {
         Ok(lowered)
     }
 
-    /// All of it but this. What builds upon it has to be taken away as well.
+    /// The same, but for one.
+    #[must_use]
     pub fn without(mut self, capability: Capability) -> Kernel {
         self.set(capability, false);
         self

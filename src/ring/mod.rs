@@ -95,6 +95,14 @@ pub enum Op<'a> {
         /// What.
         target: Target,
     },
+    /// Read from a descriptor that is no socket, when there is something: from a terminal, a pipe, a
+    /// file. One at a time.
+    Read {
+        /// Which; stays open until the completion.
+        fd: BorrowedFd<'a>,
+        /// Into this buffer, which comes back with the completion.
+        lease: Lease,
+    },
     /// Tell when a file descriptor can be read: how a signal reaches the loop.
     Wake {
         /// Which; stays open until the completion.
@@ -143,11 +151,15 @@ pub enum Kind {
     PollRecv = 12,
     /// The poll that goes before a send, where one must.
     PollSend = 13,
+    /// [`Op::Read`]
+    Read = 14,
+    /// The poll that goes before a read.
+    PollRead = 15,
 }
 
 impl Kind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Accept,
         Kind::Recv,
         Kind::Send,
@@ -161,6 +173,8 @@ impl Kind {
         Kind::PollAccept,
         Kind::PollRecv,
         Kind::PollSend,
+        Kind::Read,
+        Kind::PollRead,
     ];
 }
 
@@ -238,7 +252,7 @@ pub struct Sqe {
 /// What one [`Op`] became.
 #[derive(Debug, Clone, Copy)]
 pub struct Pushed {
-    /// A poll that goes before, on kernels that would else block a thread.
+    /// A poll that goes before, where a kernel thread would else be blocked.
     pub before: Option<Sqe>,
     /// The operation.
     pub op: Sqe,
@@ -347,6 +361,11 @@ pub enum Completion {
         /// Of what.
         target: Target,
     },
+    /// A read came to something; it is never [`Starved`](Recv::Starved).
+    Read {
+        /// To what.
+        outcome: Recv,
+    },
     /// The descriptor of a [`Op::Wake`] can be read, or never will be.
     Wake,
     /// The ring's own affair.
@@ -421,12 +440,16 @@ pub trait Ring {
     /// A quiet send that went out whole, and how many bytes: it has no completion. To be asked, until
     /// there is none, when all is reaped; a quiet send that went otherwise completes like any.
     ///
+    /// While it is not known yet how some went, because the kernel took a part of what was queued, the
+    /// next enter does not sleep: who has more to send behind them would wait for ever.
+    ///
     /// A ring may take no notice of quietness, and then always answers `None`.
     fn silent(&mut self) -> Option<(ConnId, usize)> {
         None
     }
 
-    /// The filled buffer that a receive's answer is about. Asked once for each, after the reaping.
+    /// The buffer that the answer of a receive, or of a read, is about. Asked once for each, after the
+    /// reaping.
     fn claim(&mut self, cqe: Cqe) -> Option<Lease>;
 
     /// Where its buffers come from.
@@ -434,6 +457,11 @@ pub trait Ring {
 
     /// How many sockets it can hold at a time.
     fn sockets(&self) -> usize;
+
+    /// The descriptor that a socket is, on a ring where it is one: to ask the kernel about it.
+    fn descriptor(&self, _socket: Socket) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// What time it is.
     fn now(&self) -> Nanos;
@@ -472,8 +500,11 @@ fn decode(cqe: Cqe, claim: impl FnOnce(Cqe) -> Option<Lease>) -> Completion {
         Some(Kind::CancelAccept) => Completion::Cancel { target: Target::Accept(token.listener()) },
         Some(Kind::CancelRecv) => Completion::Cancel { target: Target::Recv(conn) },
         Some(Kind::CancelSend) => Completion::Cancel { target: Target::Send(conn) },
+        Some(Kind::Read) => Completion::Read { outcome: received(cqe, claim(cqe)) },
         Some(Kind::Wake) => Completion::Wake,
-        Some(Kind::Aside | Kind::PollAccept | Kind::PollRecv | Kind::PollSend) => Completion::Aside,
+        Some(Kind::Aside | Kind::PollAccept | Kind::PollRecv | Kind::PollSend | Kind::PollRead) => {
+            Completion::Aside
+        }
         None => panic!("the kernel answers only what was asked: {cqe:?}"),
     }
 }

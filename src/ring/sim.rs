@@ -103,12 +103,18 @@ pub struct Sim {
     live: HashSet<Token>,
     /// True while the descriptor of [`Op::Wake`] is readable.
     readable: bool,
+    /// What the descriptor of [`Op::Read`] still has.
+    input: VecDeque<u8>,
+    /// True once that has ended behind it.
+    input_ended: bool,
     idle_enters: u32,
     /// True from a sleep that nothing could end until anything happens.
     quiet: bool,
     queue_most: usize,
     /// Quiet sends that went out whole, and of which the loop has not heard.
     silent: VecDeque<(Token, usize)>,
+    /// True from the last question about them, if it could not be answered, to the next enter.
+    unanswered: bool,
 }
 
 /// A socket of the server.
@@ -149,6 +155,7 @@ enum Work {
     Shutdown(Socket),
     Close(Socket),
     Cancel(Target),
+    Read(Lease),
     Wake,
     /// Done when it was submitted, with this result.
     Done(i32),
@@ -183,10 +190,13 @@ impl Sim {
             lent: (0..pool.sizes()).map(|_| VecDeque::new()).collect(),
             live: HashSet::new(),
             readable: false,
+            input: VecDeque::new(),
+            input_ended: false,
             idle_enters: 0,
             quiet: false,
             queue_most: 0,
             silent: VecDeque::new(),
+            unanswered: false,
             setup,
             pool,
         }
@@ -219,6 +229,23 @@ impl Sim {
     pub fn wake(&mut self) {
         self.readable = true;
         self.quiet = false;
+    }
+
+    /// Puts bytes where [`Op::Read`] reads.
+    pub fn type_in(&mut self, bytes: &[u8]) {
+        self.input.extend(bytes);
+        self.quiet = false;
+    }
+
+    /// Has that end behind them.
+    pub fn end_input(&mut self) {
+        self.input_ended = true;
+        self.quiet = false;
+    }
+
+    /// How many bytes of it have not been read.
+    pub fn unread_input(&self) -> usize {
+        self.input.len()
     }
 
     /// Has other things go wrong from now on.
@@ -304,6 +331,7 @@ impl Sim {
                 self.check(aims, format_args!("{token:?} aims at nothing"));
                 (token, Work::Cancel(target))
             }
+            Op::Read { lease, .. } => (Token::at(Kind::Read, 0), Work::Read(lease)),
             Op::Wake { .. } => (Token::at(Kind::Wake, 0), Work::Wake),
         };
         Doing { token, work, cancelled: Cancelled::No, at: Nanos(0) }
@@ -431,6 +459,7 @@ impl Sim {
                 Work::Accept(listener) => !self.backlogs[listener.0 as usize].is_empty(),
                 Work::Recv { socket, .. } => far(socket).is_readable(),
                 Work::Send { socket, .. } => far(socket).is_writable(),
+                Work::Read(_) => !self.input.is_empty() || self.input_ended,
                 Work::Wake => self.readable,
                 _ => true,
             }
@@ -441,6 +470,7 @@ impl Sim {
             Work::Accept(listener) => self.accept(listener, doing),
             Work::Recv { socket, .. } => self.recv(socket, doing),
             Work::Send { socket, .. } => self.send(socket, doing),
+            Work::Read(lease) => self.read(doing.token, lease),
             Work::Wake => {
                 self.readable = false;
                 self.post(doing.token, 1, 0);
@@ -526,6 +556,25 @@ impl Sim {
             self.far(socket).fill(&mut lease.bytes_mut().expect("as before")[..len]);
             let cqe = self.post_and_stay(doing, len as i32, flags);
             self.filled.push((cqe, lease));
+        }
+    }
+
+    fn read(&mut self, token: Token, mut lease: Lease) {
+        if self.befalls(Fault::ReadFailed) {
+            self.post(token, -libc::EIO, 0);
+        } else if self.befalls(Fault::ReadInterrupted) {
+            self.post(token, -libc::EINTR, 0);
+        } else {
+            let room = lease.bytes_mut().expect("the kernel's until it is claimed");
+            let mut len = self.input.len().min(room.len());
+            if len > 1 && self.befalls(Fault::ShortRead) {
+                len = self.dice.between(1, len - 1);
+            }
+            room.iter_mut().zip(self.input.drain(..len)).for_each(|(to, byte)| *to = byte);
+            let cqe = self.post(token, len as i32, 0);
+            if len > 0 {
+                self.filled.push((cqe, lease));
+            }
         }
     }
 
@@ -710,6 +759,7 @@ impl Ring for Sim {
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
+        let wait = if std::mem::take(&mut self.unanswered) { Wait::No } else { wait };
         self.now = self.now + Duration::from_nanos(self.dice.between(1, 20_000) as u64);
         self.completions.append(&mut self.overflow);
         self.readable |= self.befalls(Fault::SpuriousWake);
@@ -739,8 +789,11 @@ impl Ring for Sim {
 
     fn silent(&mut self) -> Option<(ConnId, usize)> {
         self.check(self.completions.is_empty(), "silence is asked about when all is reaped");
-        if !self.overflow.is_empty() {
-            return None; // A failure may be among those that wait outside the queue.
+        let queued = |doing: &Doing| matches!(doing.work, Work::Send { quiet: true, .. });
+        if !self.overflow.is_empty() || self.silent.is_empty() {
+            // A failure may be among those that wait outside the queue.
+            self.unanswered = !self.silent.is_empty() || self.queue.iter().any(queued);
+            return None;
         }
         let (token, len) = self.silent.pop_front()?;
         let lived = self.live.remove(&token);
@@ -815,6 +868,7 @@ fn sqe(doing: &Doing) -> Sqe {
         Work::Shutdown(socket) => (34, 0, socket.0 as i32, 0),
         Work::Close(socket) => (19, 0, socket.0 as i32, 0),
         Work::Cancel(_) | Work::Done(_) => (14, 0, -1, 0),
+        Work::Read(lease) => (22, 0, -1, lease.bytes().len()),
         Work::Wake => (6, 0, -1, 0),
     };
     Sqe { token: doing.token, opcode, flags, fd, len: len as u32 }
@@ -841,7 +895,7 @@ fn cancels(token: Token, target: Token) -> bool {
 
 /// Whether `token` is that of an operation on this connection.
 fn is_of(token: Token, conn: ConnId) -> bool {
-    let at_large = [Kind::Accept, Kind::CancelAccept, Kind::Wake, Kind::Aside];
+    let at_large = [Kind::Accept, Kind::CancelAccept, Kind::Read, Kind::Wake, Kind::Aside];
     token.conn() == conn && token.kind().is_some_and(|kind| !at_large.contains(&kind))
 }
 

@@ -70,6 +70,8 @@ pub struct Uring {
     taken: u64,
     /// Whether completions wait outside the queue.
     overflow: bool,
+    /// True from the last question about silence, if it could not be answered, to the next enter.
+    unanswered: bool,
     /// Sockets accepted and not closed.
     open: usize,
     sockets: usize,
@@ -147,6 +149,7 @@ impl Uring {
             queued: 0,
             taken: 0,
             overflow: false,
+            unanswered: false,
             open: 0,
             sockets,
             descriptors: BTreeSet::new(),
@@ -252,11 +255,12 @@ impl Uring {
     /// Queues what goes before an operation that would block a kernel thread: a poll, linked, so
     /// that the operation begins when the poll is over (kernel-notes §16).
     fn queue_poll(&mut self, fd: RawFd, events: libc::c_short, token: Token) -> Option<Sqe> {
-        if self.has(Capability::FastPoll) {
-            return None;
-        }
+        (!self.has(Capability::FastPoll)).then(|| self.queue_linked_poll(fd, events, token))
+    }
+
+    fn queue_linked_poll(&mut self, fd: RawFd, events: libc::c_short, token: Token) -> Sqe {
         let poll = self.poll(fd, events).flags(squeue::Flags::IO_LINK);
-        Some(self.queue(poll, token, fd, 0, squeue::Flags::IO_LINK.bits()))
+        self.queue(poll, token, fd, 0, squeue::Flags::IO_LINK.bits())
     }
 
     fn queue(&mut self, entry: squeue::Entry, token: Token, fd: i32, len: u32, flags: u8) -> Sqe {
@@ -431,6 +435,19 @@ impl Ring for Uring {
                 Pushed { before: None, op: self.queue(entry, token, socket.0 as i32, 0, 0) }
             }
             Op::Cancel { target } => self.queue_cancel(target),
+            Op::Read { fd, lease } => {
+                let fd = fd.as_raw_fd();
+                // On some kernels a read that waits would hold a thread of theirs, or fail at once if
+                // somebody made this descriptor non-blocking (kernel-notes §34).
+                let poll = Token::at(Kind::PollRead, 0);
+                let before = Some(self.queue_linked_poll(fd, libc::POLLIN, poll));
+                let (base, len) = lease.location();
+                self.held.read(lease);
+                // From where the file stands, if it is one that stands anywhere.
+                let entry = opcode::Read::new(Fd(fd), base.as_ptr(), len as u32).offset(u64::MAX);
+                let token = Token::at(Kind::Read, 0);
+                Pushed { before, op: self.queue(entry.build(), token, fd, len as u32, 0) }
+            }
             Op::Wake { fd } => {
                 let fd = fd.as_raw_fd();
                 let entry = self.poll(fd, libc::POLLIN);
@@ -444,6 +461,7 @@ impl Ring for Uring {
         let lent = self.provided.iter_mut().map(|ring| ring.lend(&self.pool)).sum();
         let mut own = None;
         let (want, timeout) = match wait {
+            _ if std::mem::take(&mut self.unanswered) => (0, None),
             Wait::No => (0, None),
             Wait::Completion => (1, None),
             Wait::Until(at) if self.has(Capability::ExtArg) => (1, Some(at.since(self.now()))),
@@ -468,18 +486,20 @@ impl Ring for Uring {
     }
 
     fn silent(&mut self) -> Option<(ConnId, usize)> {
-        if self.overflow {
-            return None; // A failure may be among those that wait outside the queue.
+        // A failure may be among the completions that wait outside the queue.
+        let silent = if self.overflow { None } else { self.held.silent(self.taken) };
+        match silent {
+            Some(_) => self.in_flight -= 1,
+            None => self.unanswered = self.held.awaits_silence(),
         }
-        let silent = self.held.silent(self.taken)?;
-        self.in_flight -= 1;
-        Some(silent)
+        silent
     }
 
     fn claim(&mut self, cqe: Cqe) -> Option<Lease> {
         match cqe.buffer() {
             // SAFETY: the kernel has named this buffer in a completion: it is done with it.
             Some(id) => unsafe { self.pool.reclaim(crate::buffer::BufferId(u32::from(id))) },
+            None if cqe.token.kind() == Some(Kind::Read) => self.held.was_read(),
             None => self.held.received(cqe.token.conn()),
         }
     }
@@ -490,6 +510,13 @@ impl Ring for Uring {
 
     fn sockets(&self) -> usize {
         self.sockets
+    }
+
+    fn descriptor(&self, socket: Socket) -> Option<BorrowedFd<'_>> {
+        let fd = socket.0 as RawFd;
+        // SAFETY: the kernel gave this descriptor to this ring, which alone closes it, and takes it
+        // out of `descriptors` before it does; `self` is borrowed as long as the answer is.
+        self.descriptors.contains(&fd).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
     }
 
     fn now(&self) -> Nanos {
@@ -541,7 +568,11 @@ impl Drop for Uring {
 
 impl Uring {
     fn claim_if_recv(&mut self, cqe: Cqe) -> Option<Lease> {
-        if cqe.token.kind() == Some(Kind::Recv) { self.claim(cqe) } else { None }
+        if matches!(cqe.token.kind(), Some(Kind::Recv | Kind::Read)) {
+            self.claim(cqe)
+        } else {
+            None
+        }
     }
 
     fn cancel_everything(&mut self) {
@@ -560,7 +591,14 @@ impl Uring {
             // SAFETY: no memory is involved.
             unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
         }
-        let others = [(Kind::Accept, 0), (Kind::PollAccept, 0), (Kind::Wake, 0), TIMER];
+        let others = [
+            (Kind::Accept, 0),
+            (Kind::PollAccept, 0),
+            (Kind::Read, 0),
+            (Kind::PollRead, 0),
+            (Kind::Wake, 0),
+            TIMER,
+        ];
         for token in others.map(|(kind, index)| Token::at(kind, index)) {
             if !self.is_full() {
                 let cancel = opcode::AsyncCancel::new(token.0).build();

@@ -46,10 +46,16 @@ pub enum Whose {
     Listener(usize),
     /// What stops the loop.
     Stop,
+    /// What is typed at the console.
+    Input,
+    /// A descriptor of the loop's owner: which.
+    Guest(u32),
 }
 
+const GUEST: u64 = 1 << 61;
 const LISTENER: u64 = 1 << 62;
 const STOP: u64 = 1 << 63;
+const INPUT: u64 = STOP | 1;
 
 impl From<Whose> for Key {
     fn from(whose: Whose) -> Key {
@@ -57,6 +63,8 @@ impl From<Whose> for Key {
             Whose::Conn(conn) => u64::from(conn.generation()) << 32 | u64::from(conn.slot()),
             Whose::Listener(at) => LISTENER | at as u64,
             Whose::Stop => STOP,
+            Whose::Input => INPUT,
+            Whose::Guest(guest) => GUEST | u64::from(guest),
         })
     }
 }
@@ -65,7 +73,9 @@ impl From<Key> for Whose {
     fn from(Key(key): Key) -> Whose {
         match key {
             STOP => Whose::Stop,
+            INPUT => Whose::Input,
             _ if key & LISTENER != 0 => Whose::Listener((key & !LISTENER) as usize),
+            _ if key & GUEST != 0 => Whose::Guest(key as u32),
             _ => Whose::Conn(ConnId::new(key as u32, (key >> 32) as u32)),
         }
     }
@@ -139,6 +149,15 @@ pub trait Selector {
     /// # Errors
     /// The descriptor is watched already, or cannot be; the message says why.
     fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()>;
+
+    /// Begins to watch a descriptor whose open file is shared with others, as a terminal is with the
+    /// shell: nothing of it is changed. By default, as any other.
+    ///
+    /// # Errors
+    /// As of [`add`](Selector::add).
+    fn add_shared(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        self.add(fd, key, interest)
+    }
 
     /// Changes what is asked, and arms what a report has disarmed.
     ///

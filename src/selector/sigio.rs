@@ -126,6 +126,18 @@ impl Selector for Sigio {
         Ok(())
     }
 
+    /// To send signals is a flag of the open file (`O_ASYNC`): this one does not, and is looked at
+    /// in every wait.
+    fn add_shared(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        let raw = fd.as_raw_fd();
+        if self.watched.contains_key(&raw) {
+            return Err(watched_already(raw));
+        }
+        self.watched.insert(raw, Watched { key, interest, tells: false, suspect: false });
+        self.suspect(raw);
+        Ok(())
+    }
+
     fn modify(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
         let fd = fd.as_raw_fd();
         let watched = self.watched.get_mut(&fd).ok_or_else(|| not_watched(fd))?;

@@ -1,6 +1,7 @@
 //! One set of scenarios, every selector.
 
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -204,6 +205,41 @@ scenarios!(spin, Spin::new(None);
     many_descriptors_each_by_its_key
     a_timeout_is_waited_for_and_rounded_up
 );
+
+/// Level against edge, side by side, on TCP: what each says of bytes that were left unread.
+#[test]
+fn of_what_was_left_unread_level_tells_again_edge_with_the_next_bytes_and_oneshot_when_asked() {
+    fn told(mut selector: impl Selector) -> [bool; 4] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut ours, _) = listener.accept().unwrap();
+        theirs.write_all(b"0123456789").unwrap();
+        ours.peek(&mut [0]).unwrap(); // It has arrived.
+        selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
+        let first = is_readable(&mut selector);
+        ours.read_exact(&mut [0; 4]).unwrap();
+        let left = is_readable(&mut selector);
+        theirs.write_all(b"abc").unwrap();
+        while ours.peek(&mut [0; 10]).unwrap() < 9 {} // And so have these.
+        let more = is_readable(&mut selector);
+        selector.modify(ours.as_fd(), KEY, Interest::READ).unwrap();
+        let asked = is_readable(&mut selector);
+        let mut rest = [0; 9];
+        ours.read_exact(&mut rest).unwrap();
+        assert_eq!(&rest, b"456789abc", "silence loses nothing: it is still there");
+        [first, left, more, asked]
+    }
+    let level = [true, true, true, true];
+    let edge = [true, false, true, true];
+    let oneshot = [true, false, false, true];
+    assert_eq!(told(Epoll::new(Trigger::Level).unwrap()), level);
+    assert_eq!(told(Poll::new()), level);
+    assert_eq!(told(Select::new()), level);
+    assert_eq!(told(Epoll::new(Trigger::Edge).unwrap()), edge);
+    assert_eq!(told(Sigio::new().unwrap()), edge);
+    assert_eq!(told(Epoll::new(Trigger::Oneshot).unwrap()), oneshot);
+    assert_eq!(told(Spin::new(None)), level, "it always says so");
+}
 
 #[test]
 fn spin_reports_what_is_wished_and_sleeps_only_if_nothing_moved() {

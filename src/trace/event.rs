@@ -74,6 +74,8 @@ pub struct Submission {
     pub at: u64,
     /// How many completions it has had, this one included.
     pub shots: u32,
+    /// Bytes to send, or room to receive into.
+    pub len: u32,
 }
 
 /// What happened.
@@ -354,7 +356,7 @@ impl Decoder {
     fn submitted(&mut self, raw: &Record, now: u64) -> Happened {
         let number = self.queued;
         self.queued = number.map(|n| n.wrapping_add(1));
-        let submission = Submission { number, at: now, shots: 0 };
+        let submission = Submission { number, at: now, shots: 0, len: raw.res as u32 };
         self.flights.insert(raw.id, Flight { submission, last: now });
         let times = self.often.entry(raw.id).or_default();
         let again = *times;

@@ -6,12 +6,15 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::event::{ABSENT, Decoder, Event};
-use super::format::{HEADER, MAGIC, RECORD, Record, What};
+use super::format::{HEADER, RECORD, Record, What};
+use super::kernel;
 use super::reader::{Header, Unreadable};
+use crate::os;
 
 /// Records read at a time.
 const CHUNK: u64 = 16_384;
@@ -29,6 +32,8 @@ pub struct Follow {
     number: u64,
     decoder: Decoder,
     lost: u64,
+    /// When the last of those was that were read, in ticks.
+    time: u64,
 }
 
 impl Follow {
@@ -40,7 +45,8 @@ impl Follow {
         let header = read_header(&file)?;
         let next = if from_now { header.head } else { header.oldest(header.head) };
         let decoder = Decoder::new(next);
-        Ok(Follow { file, header, next, held: Vec::new(), number: next, decoder, lost: 0 })
+        let (held, time) = (Vec::new(), header.pairs[0].0);
+        Ok(Follow { file, header, next, held, number: next, decoder, lost: 0, time })
     }
 
     /// The header, as it was last read.
@@ -53,19 +59,23 @@ impl Follow {
         self.lost
     }
 
-    /// What has happened since this was last called: whole turns only, while the recorder lives.
+    /// What has happened since this was last called: whole turns only, while the recorder writes.
     ///
     /// # Errors
-    /// The file cannot be read, or is a trace no more.
+    /// The file cannot be read, is a trace no more, or is another one.
     pub fn poll(&mut self) -> Result<Vec<Event>, Unreadable> {
-        self.header = read_header(&self.file)?;
+        // Asked before the head is: what is over has no more to come than that.
+        let over = self.is_over();
+        self.look()?;
         while self.next < self.header.head && self.held.len() < CHUNK as usize {
             self.read_some()?;
         }
+        let rests = (over || self.header.frozen.is_some()) && self.next >= self.header.head;
         let begins = [What::EnterBegin as u8, What::WaitBegin as u8];
         let whole = match self.held.iter().rposition(|record| begins.contains(&record.what)) {
-            _ if self.is_over() || self.held.len() >= CHUNK as usize => self.held.len(),
+            _ if rests => self.held.len(),
             Some(at) => at + 1,
+            None if self.held.len() >= CHUNK as usize => self.held.len(),
             None => 0,
         };
         let mut events = Vec::with_capacity(whole);
@@ -83,7 +93,12 @@ impl Follow {
     /// Whether nothing will come any more: the recorder was closed, or its process is no more.
     /// What is there may not have been read yet.
     pub fn is_over(&self) -> bool {
-        self.header.ended || !fs::exists(format!("/proc/{}", self.header.pid)).unwrap_or(true)
+        // Who records has the file locked. Where there are no locks there is a process.
+        let lives = || {
+            let process = || fs::exists(format!("/proc/{}", self.header.pid)).unwrap_or(true);
+            os::is_locked(self.file.as_fd()).unwrap_or_else(|_| process())
+        };
+        self.header.ended || !lives()
     }
 
     /// Whether all that there is has been told.
@@ -100,13 +115,29 @@ impl Follow {
         let mut bytes = vec![0; count * RECORD];
         self.file.read_exact_at(&mut bytes, HEADER as u64 + slot * RECORD as u64)?;
         // What was overwritten while it was read is not to be believed.
-        self.header = read_header(&self.file)?;
+        self.look()?;
         let first = self.next;
         self.skip_to(self.header.oldest(self.header.head));
         let stale = ((self.next - first) as usize).min(count);
         let (records, _) = bytes.as_chunks::<RECORD>();
         self.held.extend(records[stale..].iter().map(Record::from_bytes));
+        self.time = self.held.last().map_or(self.time, |record| record.time);
         self.next = self.next.max(first + count as u64);
+        Ok(())
+    }
+
+    /// Reads the header again.
+    fn look(&mut self) -> Result<(), Unreadable> {
+        let header = read_header(&self.file).map_err(|error| match error {
+            // Emptied, to be begun anew.
+            Unreadable::Foreign | Unreadable::Short(_) => Unreadable::Replaced,
+            error => error,
+        })?;
+        let who = |header: &Header| (header.wall_nanos, header.pid, header.capacity);
+        if who(&header) != who(&self.header) || header.head < self.next {
+            return Err(Unreadable::Replaced);
+        }
+        self.header = header;
         Ok(())
     }
 
@@ -114,11 +145,13 @@ impl Follow {
     fn skip_to(&mut self, oldest: u64) {
         if self.next < oldest {
             let id = oldest - self.next;
-            let time = self.held.last().map_or(self.header.pairs[0].0, |record| record.time);
-            let what = What::Lost as u8;
-            self.held.push(Record { what, id, time, aux: ABSENT, ..Record::default() });
             self.lost += id;
             self.next = oldest;
+            let (what, time) = (What::Lost as u8, self.time);
+            match self.held.last_mut() {
+                Some(last) if last.what == what && last.aux == ABSENT => last.id += id,
+                _ => self.held.push(Record { what, id, time, aux: ABSENT, ..Record::default() }),
+            }
         }
     }
 }
@@ -156,8 +189,8 @@ pub fn open_process(pid: u32) -> io::Result<File> {
             continue;
         }
         let Ok(file) = File::open(&path) else { continue };
-        let mut magic = [0; MAGIC.len()];
-        if file.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC {
+        // What the kernel told, beside the recording, is not for who follows that.
+        if read_header(&file).is_ok_and(|header| header.model() != kernel::MODEL) {
             return Ok(file);
         }
     }

@@ -90,6 +90,15 @@ pub struct Record {
 const _: () = assert!(size_of::<Record>() == RECORD);
 
 impl Record {
+    /// The bytes of a slot, as four numbers: put together in registers. Stored field by field and
+    /// copied as a whole, each record would wait for its own stores.
+    #[inline]
+    pub(super) fn words(self) -> [u64; 4] {
+        let [low, high] = self.aux.to_ne_bytes();
+        let small = u32::from_ne_bytes([self.what, self.op, low, high]);
+        [self.time, self.id, pair(self.res as u32, self.flags), pair(self.turn, small)]
+    }
+
     /// From the bytes of a slot.
     pub fn from_bytes(bytes: &[u8; RECORD]) -> Record {
         Record {
@@ -103,6 +112,13 @@ impl Record {
             aux: u16::from_ne_bytes(part(bytes, 30)),
         }
     }
+}
+
+/// Eight bytes of which the first four are `first`.
+#[inline]
+fn pair(first: u32, second: u32) -> u64 {
+    let (first, second) = (u64::from(first), u64::from(second));
+    if cfg!(target_endian = "little") { first | second << 32 } else { first << 32 | second }
 }
 
 /// `N` bytes from `at` on, which must be there.
@@ -272,6 +288,8 @@ pub fn kind_name(kind: Kind) -> &'static str {
         Kind::PollAccept => "poll-accept",
         Kind::PollRecv => "poll-recv",
         Kind::PollSend => "poll-send",
+        Kind::Read => "read",
+        Kind::PollRead => "poll-read",
     }
 }
 
@@ -291,6 +309,25 @@ pub(super) fn tables() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_is_read_as_it_is_written() {
+        let record = Record {
+            time: 0x0102_0304_0506_0708,
+            id: !7,
+            res: -104,
+            flags: 0xa0b0_c0d0,
+            turn: 0x1020_3040,
+            what: 2,
+            op: 27,
+            aux: 0xbeef,
+        };
+        let mut bytes = [0; RECORD];
+        for (slot, word) in bytes.chunks_mut(8).zip(record.words()) {
+            slot.copy_from_slice(&word.to_ne_bytes());
+        }
+        assert_eq!(Record::from_bytes(&bytes), record);
+    }
 
     #[test]
     fn a_number_is_what_it_was_made_of_and_names_are_distinct() {

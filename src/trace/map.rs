@@ -1,24 +1,29 @@
 //! The memory of a recorder: pages shared with a file, or with nobody.
 //!
 //! What is written to a file's shared pages is the kernel's at once: it survives the end of the
-//! process, however that came (mmap(2), `MAP_SHARED`). The blocks are reserved before
+//! process, however that came (mmap(2), `MAP_SHARED`; kernel-notes §50). The blocks are reserved before
 //! (posix_fallocate(3)), for a write to a page that finds no room on the disk is a SIGBUS. So is
-//! one to a file that somebody has cut short: a trace is nobody else's to write to.
+//! one to a file that somebody has cut short: so the file is locked (fcntl(2), `F_OFD_SETLK`) as
+//! long as it is mapped, and no other recorder takes it. Who follows it sees by the lock whether
+//! its recorder lives.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::format::{HEADER, RECORD, Record, at};
+use super::format::{HEADER, RECORD, Record, at, part};
+use crate::os;
 
 /// A header and `capacity` records. One owner writes; who reads the file looks at `head` first.
 pub(super) struct Map {
     base: NonNull<u8>,
     /// A power of two.
     capacity: u64,
+    /// The file, whose lock is ours as long as it is open.
+    _file: Option<File>,
 }
 
 // SAFETY: the mapping is this value's own, and is nobody's thread's in particular.
@@ -28,15 +33,20 @@ impl Map {
     /// Of a file, which gets this size; or, without one, of memory.
     ///
     /// # Errors
-    /// There is no room for it; the file cannot be mapped.
+    /// There is no room for it; the file cannot be mapped; somebody else records into it.
     ///
     /// # Panics
     /// If `capacity` is not a power of two.
     pub(super) fn new(file: Option<&File>, capacity: u64) -> io::Result<Map> {
         assert!(capacity.is_power_of_two(), "a slot is found by a mask");
         let len = length(capacity);
+        let own = file.map(File::try_clone).transpose()?;
         let (flags, fd) = match file {
             Some(file) => {
+                if !os::lock(file.as_fd())? {
+                    let why = "another server records into this file";
+                    return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+                }
                 file.set_len(0)?;
                 // SAFETY: no memory is involved; `file` is open.
                 match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, len as libc::off_t) } {
@@ -54,7 +64,7 @@ impl Map {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).expect("the kernel maps nothing at zero unasked");
-        Ok(Map { base, capacity })
+        Ok(Map { base, capacity, _file: own })
     }
 
     pub(super) fn capacity(&self) -> u64 {
@@ -68,8 +78,14 @@ impl Map {
         // SAFETY: the mapping has `capacity` slots behind the header, each aligned to 32 bytes, and
         // the mask keeps within them. Nobody in this process reads them but through `&self`.
         unsafe {
-            self.base.as_ptr().add(HEADER + slot * RECORD).cast::<Record>().write(record);
+            self.base.as_ptr().add(HEADER + slot * RECORD).cast::<[u64; 4]>().write(record.words());
         }
+    }
+
+    /// Reads record number `n` again, which has been written.
+    pub(super) fn read(&self, n: u64) -> Record {
+        let at = HEADER + (n & (self.capacity - 1)) as usize * RECORD;
+        Record::from_bytes(&part(self.bytes(), at))
     }
 
     /// Says that records below `n` are written.

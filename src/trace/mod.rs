@@ -4,7 +4,8 @@
 //! and is one itself: the loops do not know it. Off is another type, not a branch: a
 //! `Proactor<Uring, P>` has no instruction of this module. It writes [`Record`]s with a
 //! [`Recorder`], into a file that survives the process. [`Trace`] reads such a file, or what is
-//! left of one, and [`Trace::events`] tells what happened: **every view is a function of that.**
+//! left of one, and [`Trace::events`] tells what happened: **every view is a function of that**: a line for
+//! each, or, in [`view`], what they come to.
 //!
 //! ```text
 //!   loop ─► Traced<R> ─► R          file ─► Trace ─► Event, Event, …  ─► show, …
@@ -24,6 +25,7 @@ mod ring;
 mod selector;
 mod show;
 mod trigger;
+pub mod view;
 
 use std::collections::HashMap;
 use std::fs::File;

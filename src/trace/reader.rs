@@ -31,6 +31,8 @@ pub enum Unreadable {
     Version(u16),
     /// A number in the header cannot be: which, and what it is.
     Nonsense(&'static str, u64),
+    /// While it was followed, somebody else began to record into it.
+    Replaced,
 }
 
 impl fmt::Display for Unreadable {
@@ -53,6 +55,9 @@ impl fmt::Display for Unreadable {
             ),
             Unreadable::Nonsense(what, value) => {
                 write!(f, "the trace is damaged: its header says {what} {value}")
+            }
+            Unreadable::Replaced => {
+                f.write_str("another recording has begun in this file: follow that one anew")
             }
         }
     }
@@ -192,8 +197,9 @@ impl Header {
     }
 
     /// The least number of a record that is not overwritten when `head` have been written.
+    /// A recorder may be half a margin ahead of its head, also when that has not yet gone round.
     pub(super) fn oldest(&self, head: u64) -> u64 {
-        if head <= self.capacity { 0 } else { head - self.capacity.saturating_sub(MARGIN) }
+        head.saturating_add(MARGIN).saturating_sub(self.capacity).min(head)
     }
 }
 

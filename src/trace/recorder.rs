@@ -212,12 +212,12 @@ impl Recorder {
     pub fn begin_turn(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
         self.turn = self.turn.wrapping_add(1);
         self.tick(nanos);
-        self.put(record);
-        self.publish();
         let asked = os::usr2();
         if asked != self.heeded {
             self.toggle(asked);
         }
+        self.put(record);
+        self.publish();
     }
 
     /// It is back.
@@ -289,10 +289,12 @@ impl Recorder {
     }
 
     /// Stops. What it has is kept; what comes is counted.
+    #[cold]
     pub fn freeze(&mut self, why: Frozen) {
         if self.frozen {
             return;
         }
+        tracing::warn!("recording has stopped {why}; SIGUSR2 starts it again");
         self.write(Record { what: What::Freeze as u8, aux: why as u16, ..Record::default() });
         self.map.set(at::FROZEN, &(why as u32).to_ne_bytes());
         self.frozen = true;
@@ -300,10 +302,12 @@ impl Recorder {
     }
 
     /// Goes on, if it has stopped. A record says how many were missed.
+    #[cold]
     pub fn thaw(&mut self) {
         if !std::mem::take(&mut self.frozen) {
             return;
         }
+        tracing::warn!("recording goes on; SIGUSR2 stops it");
         let id = std::mem::take(&mut self.missing);
         self.map.set(at::FROZEN, &0u32.to_ne_bytes());
         self.write(Record { what: What::Lost as u8, id, ..Record::default() });
@@ -346,20 +350,26 @@ impl Recorder {
             self.missed += 1;
             return;
         }
-        let record = self.write(record);
+        self.write(record);
+        if self.watch.is_some() {
+            self.watch();
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, record: Record) {
+        self.map.write(self.head, Record { time: self.now, turn: self.turn, ..record });
+        self.head += 1;
+    }
+
+    /// Whether the last record is one to stop at.
+    fn watch(&mut self) {
+        let record = self.map.read(self.head - 1);
         if let Some(watch) = &mut self.watch
             && let Some(why) = watch.see(&record)
         {
             self.freeze(why);
         }
-    }
-
-    #[inline]
-    fn write(&mut self, record: Record) -> Record {
-        let record = Record { time: self.now, turn: self.turn, ..record };
-        self.map.write(self.head, record);
-        self.head += 1;
-        record
     }
 
     /// Shows readers all that was written.

@@ -5,6 +5,7 @@
 //! the kernel's.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use super::Traced;
@@ -12,7 +13,7 @@ use super::format::{Patience, Record, What};
 use crate::buffer::{Lease, Pool, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
-use crate::ring::{Cqe, Entered, Kind, Op, Pushed, Ring, Sqe, Token, Wait};
+use crate::ring::{Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
 
 impl<R: Ring> Ring for Traced<R> {
     fn is_full(&self) -> bool {
@@ -102,6 +103,10 @@ impl<R: Ring> Ring for Traced<R> {
         self.inner.sockets()
     }
 
+    fn descriptor(&self, socket: Socket) -> Option<BorrowedFd<'_>> {
+        self.inner.descriptor(socket)
+    }
+
     fn now(&self) -> Nanos {
         self.inner.now()
     }
@@ -127,7 +132,13 @@ impl<R: Ring> Traced<R> {
 /// Whose connection's operation that is, if any's.
 pub(super) fn owner(token: Token) -> Option<ConnId> {
     match token.kind()? {
-        Kind::Accept | Kind::CancelAccept | Kind::PollAccept | Kind::Wake | Kind::Aside => None,
+        Kind::Accept
+        | Kind::CancelAccept
+        | Kind::PollAccept
+        | Kind::Wake
+        | Kind::Aside
+        | Kind::Read
+        | Kind::PollRead => None,
         Kind::Recv
         | Kind::Send
         | Kind::Shutdown

@@ -20,6 +20,12 @@ impl<S: Selector> Selector for Traced<S> {
         self.call(Call::Watch, key, fd, bits(interest), |inner| inner.add(fd, key, interest))
     }
 
+    fn add_shared(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
+        self.watched.insert(fd.as_raw_fd(), key);
+        let watch = |inner: &mut S| inner.add_shared(fd, key, interest);
+        self.call(Call::Watch, key, fd, bits(interest), watch)
+    }
+
     fn modify(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
         self.call(Call::Rewatch, key, fd, bits(interest), |inner| inner.modify(fd, key, interest))
     }
@@ -163,6 +169,6 @@ fn minus_errno(error: &io::Error) -> i32 {
 pub(super) fn owner(key: Key) -> Option<ConnId> {
     match Whose::from(key) {
         Whose::Conn(conn) => Some(conn),
-        Whose::Listener(_) | Whose::Stop => None,
+        Whose::Listener(_) | Whose::Stop | Whose::Input | Whose::Guest(_) => None,
     }
 }

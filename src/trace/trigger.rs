@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 
 use super::format::{Call, Frozen, Record, What};
 use crate::report::units;
+use crate::ring::{Kind, Token};
 
 /// Something to stop at.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,7 +63,8 @@ impl fmt::Display for Trigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Trigger::Age { quantile, over } => {
-                write!(f, "p{}>{}ms", quantile * 100.0, over.as_secs_f64() * 1e3)
+                let short = |number: f64| (number * 1e6).round() / 1e6;
+                write!(f, "p{}>{}ms", short(quantile * 100.0), short(over.as_secs_f64() * 1e3))
             }
             Trigger::Error => f.write_str("error"),
             Trigger::Overflow => f.write_str("overflow"),
@@ -73,6 +75,8 @@ impl fmt::Display for Trigger {
 
 /// Operations after which the ages are looked at.
 const WINDOW: u64 = 1024;
+/// Ages beyond are held to be as long, in ticks: some days.
+const LONGEST: u64 = 1 << 50;
 
 /// Watches the records go by for what it is to stop at.
 #[derive(Debug)]
@@ -84,9 +88,9 @@ pub(super) struct Watch {
 
 #[derive(Debug)]
 struct Ages {
-    quantile: f64,
-    /// In ticks.
-    over: u64,
+    /// Quantiles, and what they may be at most, in ticks.
+    limits: Vec<(f64, u64)>,
+    /// Since when each is in flight.
     begun: HashMap<u64, u64>,
     seen: Histogram<u64>,
 }
@@ -95,14 +99,17 @@ impl Watch {
     /// For these, on a clock of so many ticks a second; `None` if there is nothing to watch for.
     pub(super) fn new(triggers: &[Trigger], hertz: u64) -> Option<Watch> {
         let has = |wanted| triggers.contains(&wanted);
-        let ages = triggers.iter().find_map(|trigger| match *trigger {
-            Trigger::Age { quantile, over } => Some(Ages {
-                quantile,
-                over: (over.as_secs_f64() * hertz as f64) as u64,
-                begun: HashMap::new(),
-                seen: Histogram::new(2).expect("two digits are allowed"),
-            }),
+        let limit = |trigger: &Trigger| match *trigger {
+            Trigger::Age { quantile, over } => {
+                Some((quantile, (over.as_secs_f64() * hertz as f64) as u64))
+            }
             _ => None,
+        };
+        let limits: Vec<_> = triggers.iter().filter_map(limit).collect();
+        let ages = (!limits.is_empty()).then(|| Ages {
+            limits,
+            begun: HashMap::new(),
+            seen: Histogram::new_with_bounds(1, LONGEST, 2).expect("1 to any, two digits"),
         });
         let (error, overflow) = (has(Trigger::Error), has(Trigger::Overflow));
         (error || overflow || ages.is_some()).then_some(Watch { error, overflow, ages })
@@ -126,12 +133,9 @@ impl Ages {
     fn see(&mut self, record: &Record, what: What) -> bool {
         match what {
             What::Sqe | What::CallBegin => drop(self.begun.insert(record.id, record.time)),
-            // An accept and a receive wait for others: that they are old says nothing.
             What::Cqe | What::CallEnd | What::Silent => {
-                let kind = (record.id >> 56) as u8;
-                let waits = what != What::CallEnd && [1, 2, 9].contains(&kind);
                 if let Some(begun) = self.begun.remove(&record.id)
-                    && !waits
+                    && (what == What::CallEnd || !waits_for_others(Token(record.id)))
                 {
                     self.seen.saturating_record(record.time.saturating_sub(begun));
                 }
@@ -141,9 +145,36 @@ impl Ages {
         if self.seen.len() < WINDOW {
             return false;
         }
-        let beyond = self.seen.value_at_quantile(self.quantile) > self.over;
+        let seen = &self.seen;
+        let beyond = self.limits.iter().any(|&(at, over)| seen.value_at_quantile(at) > over);
         self.seen.reset();
         beyond
+    }
+}
+
+/// Whether an operation waits until somebody else does something: that it is old says nothing.
+fn waits_for_others(token: Token) -> bool {
+    match token.kind() {
+        Some(
+            Kind::Accept
+            | Kind::Recv
+            | Kind::Wake
+            | Kind::Aside
+            | Kind::PollAccept
+            | Kind::PollRecv
+            | Kind::PollSend
+            | Kind::Read
+            | Kind::PollRead,
+        )
+        | None => true,
+        Some(
+            Kind::Send
+            | Kind::Shutdown
+            | Kind::Close
+            | Kind::CancelAccept
+            | Kind::CancelRecv
+            | Kind::CancelSend,
+        ) => false,
     }
 }
 
@@ -158,6 +189,7 @@ pub(super) fn is_failure(record: &Record) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::ConnId;
 
     #[test]
     fn a_trigger_is_read_as_it_is_written() {
@@ -172,6 +204,9 @@ mod tests {
             assert_eq!(text.parse(), Ok(trigger));
             assert_eq!(trigger.to_string(), text);
         }
+        for again in ["p99>1.5ms", "p99.9>0.1ms", "p57>1.1ms"] {
+            assert_eq!(again.parse::<Trigger>().unwrap().to_string(), again);
+        }
         for wrong in ["", "p99", "p99>", "p100>1ms", "p-1>1ms", "p99>0ms", "99>1ms", "errors"] {
             let error = wrong.parse::<Trigger>().expect_err(wrong);
             assert!(!error.is_empty());
@@ -180,17 +215,35 @@ mod tests {
 
     #[test]
     fn ages_beyond_the_limit_are_seen_once_there_are_enough_of_them() {
-        let age = Trigger::Age { quantile: 0.5, over: Duration::from_nanos(100) };
-        for (ticks, expected) in [(50, None), (150, Some(Frozen::Age))] {
+        let age = Trigger::Age { quantile: 0.5, over: Duration::from_millis(100) };
+        for (ticks, expected) in [(50_000_000, None), (150_000_000, Some(Frozen::Age))] {
             let mut watch = Watch::new(&[age], 1_000_000_000).expect("something to watch for");
-            let id = 3 << 56;
+            let id = Token::of(Kind::Send, ConnId::new(0, 0)).0;
             let mut last = None;
             for time in (0..WINDOW).map(|n| n * 1000) {
+                assert_eq!(last, None);
                 let begin = Record { what: What::Sqe as u8, id, time, ..Record::default() };
                 assert_eq!(watch.see(&begin), None);
                 last = watch.see(&Record { what: What::Cqe as u8, time: time + ticks, ..begin });
             }
             assert_eq!(last, expected);
+        }
+    }
+
+    #[test]
+    fn of_several_limits_each_is_heeded_and_who_waits_for_others_is_not_looked_at() {
+        let age = |quantile, nanos| Trigger::Age { quantile, over: Duration::from_nanos(nanos) };
+        let limits = [age(0.5, 1000), age(0.99, 100)];
+        for (kind, expected) in [(Kind::Send, Some(Frozen::Age)), (Kind::PollRecv, None)] {
+            let mut watch = Watch::new(&limits, 1_000_000_000).expect("something to watch for");
+            let id = Token::of(kind, ConnId::new(0, 0)).0;
+            let mut last = None;
+            for time in (0..WINDOW).map(|n| n * 1000) {
+                let begin = Record { what: What::Sqe as u8, id, time, ..Record::default() };
+                assert_eq!(watch.see(&begin), None);
+                last = watch.see(&Record { what: What::Cqe as u8, time: time + 150, ..begin });
+            }
+            assert_eq!(last, expected, "{kind:?}");
         }
     }
 

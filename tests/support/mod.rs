@@ -9,6 +9,7 @@ pub(crate) mod client;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod server;
+pub(crate) mod terminal;
 
 pub(crate) use client::{Client, Options};
 pub(crate) use process::Process;
@@ -39,12 +40,22 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
 /// Says that a case is left out, and why, past the capture of the test harness; counts by reason.
 /// With `PROACTOR_NO_SKIPS` set it fails instead: where everything should be there, all must run.
 pub(crate) fn skip(reason: &str) {
-    static SKIPPED: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
     assert!(std::env::var_os("PROACTOR_NO_SKIPS").is_none(), "a case was left out: {reason}");
-    let mut skipped = SKIPPED.lock().expect("nobody panics while counting");
-    let count = skipped.entry(reason.to_owned()).or_default();
+    leave_out("skipped", reason);
+}
+
+/// Says that a case is left out because a model is declared to be unable to do it, and why.
+pub(crate) fn declared(reason: &str) {
+    leave_out("declared", reason);
+}
+
+/// Counts by reason.
+fn leave_out(how: &str, reason: &str) {
+    static LEFT_OUT: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
+    let mut left_out = LEFT_OUT.lock().expect("nobody panics while counting");
+    let count = left_out.entry(format!("{how}: {reason}")).or_default();
     *count += 1;
-    writeln!(io::stderr(), "skipped: {count} ({reason})").expect("stderr is open");
+    writeln!(io::stderr(), "{how}: {count} ({reason})").expect("stderr is open");
 }
 
 /// Why this host has no io_uring for us, if so.

@@ -4,19 +4,73 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+/// What a process holds that it may forget to let go of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holdings {
+    descriptors: usize,
+    /// Without those that the kernel added.
+    threads: usize,
+    /// Zombies included.
+    children: usize,
+}
+
+impl Holdings {
+    /// Whether they are no more than those in any respect.
+    pub(crate) fn at_most(self, those: Holdings) -> bool {
+        self.descriptors <= those.descriptors
+            && self.threads <= those.threads
+            && self.children <= those.children
+    }
+}
+
 /// A process of ours.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Process(pub(crate) u32);
 
 impl Process {
-    /// How many descriptors it has open.
-    pub(crate) fn descriptors(self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.0)).expect("the server runs").count()
+    /// Whether it has ended and was not waited for; none if it is no more.
+    pub(crate) fn is_zombie(self) -> Option<bool> {
+        let stat = self.read("stat")?;
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+        Some(fields.starts_with('Z'))
     }
 
-    /// Its resident memory in bytes.
+    /// How many descriptors it and its children have open.
+    pub(crate) fn descriptors(self) -> usize {
+        let count = |pid| fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count);
+        let own = count(self.0).expect("the server runs");
+        // A child may have ended meanwhile.
+        own + self.children().iter().filter_map(|child| count(child.0).ok()).sum::<usize>()
+    }
+
+    /// What it holds now.
+    pub(crate) fn holdings(self) -> Holdings {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.0)).expect("the server runs");
+        // The kernel's own, which work for a ring, go when they like.
+        let own = tasks.filter(|task| {
+            let comm = task.as_ref().map(|task| fs::read_to_string(task.path().join("comm")));
+            comm.is_ok_and(|comm| comm.is_ok_and(|comm| !comm.starts_with("iou-")))
+        });
+        let (threads, children) = (own.count(), self.children().len());
+        Holdings { descriptors: self.descriptors(), threads, children }
+    }
+
+    /// Whether there is such a process, dead and not waited for included.
+    pub(crate) fn exists(self) -> bool {
+        fs::exists(format!("/proc/{}", self.0)).expect("/proc is readable")
+    }
+
+    /// The resident memory of it and its children in bytes; of what they share, each its share.
     pub(crate) fn resident(self) -> usize {
-        let kib: usize = self.status("VmRSS:").trim_end_matches(" kB").parse().expect("a number");
+        let kib: usize = match &*self.children() {
+            [] => kib(&self.status("VmRSS:")),
+            children => {
+                let all = children.iter().chain([&self]);
+                let rollups = all.filter_map(|process| process.read("smaps_rollup"));
+                let shares = rollups.filter_map(|rollup| field(&rollup, "Pss:").map(|at| kib(&at)));
+                shares.sum()
+            }
+        };
         kib << 10
     }
 
@@ -25,22 +79,38 @@ impl Process {
         self.status("Threads:").parse().expect("a number")
     }
 
+    /// Its children, those that have ended and were not waited for included.
+    pub(crate) fn children(self) -> Vec<Process> {
+        let processes = fs::read_dir("/proc").expect("/proc is mounted");
+        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let children = pids.filter(|&pid| {
+            // `pid (name) state parent …`; one that has just gone is nobody's child.
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1));
+            parent == Some(&*self.0.to_string())
+        });
+        children.map(Process).collect()
+    }
+
     /// Whether a signal has stopped it.
     pub(crate) fn is_stopped(self) -> bool {
         self.status("State:").starts_with('T')
     }
 
-    /// The time that it has had a CPU: to a hundredth of a second.
+    /// The time that it has had a CPU, its children and those it has waited for included: to a
+    /// hundredth of a second for each.
     pub(crate) fn cpu_time(self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("the server runs");
+        let all = self.children();
+        let children: u64 = all.iter().filter_map(|child| child.ticks(2)).sum();
+        Duration::from_millis((self.ticks(4).expect("the server runs") + children) * 10)
+    }
+
+    /// The first of: ticks in user mode, in the kernel; the same of children waited for.
+    fn ticks(self, first: usize) -> Option<u64> {
+        let stat = self.read("stat")?;
         let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
-        let ticks: u64 = fields
-            .split(' ')
-            .skip(11)
-            .take(2)
-            .map(|ticks| ticks.parse::<u64>().expect("a number"))
-            .sum();
-        Duration::from_millis(ticks * 10)
+        let ticks = fields.split(' ').skip(11).take(first);
+        Some(ticks.map(|ticks| ticks.parse::<u64>().expect("a number")).sum())
     }
 
     /// The part of one CPU that it takes, over a third of a second. Time is what is observed here:
@@ -48,7 +118,8 @@ impl Process {
     pub(crate) fn share_of_cpu(self) -> f64 {
         let (begin, before) = (Instant::now(), self.cpu_time());
         std::thread::sleep(Duration::from_millis(300));
-        (self.cpu_time() - before).as_secs_f64() / begin.elapsed().as_secs_f64()
+        let used = self.cpu_time().saturating_sub(before); // A child may just be between the two.
+        used.as_secs_f64() / begin.elapsed().as_secs_f64()
     }
 
     /// Fails if it is busy. What waits takes nothing; what spins takes whatever it is given, which
@@ -71,19 +142,50 @@ impl Process {
 
     /// Sends it a signal.
     pub(crate) fn signal(self, signal: i32) {
-        let pid = i32::try_from(self.0).expect("a pid is small");
+        self.send(signal, 1);
+    }
+
+    /// Sends a signal to all of its group, which it must lead.
+    pub(crate) fn signal_group(self, signal: i32) {
+        self.send(signal, -1);
+    }
+
+    fn send(self, signal: i32, sign: i32) {
+        let pid = sign * i32::try_from(self.0).expect("a pid is small");
         // SAFETY: kill(2) touches no memory of ours. The pid is that of a child which its `Server`
-        // has not waited for, so it cannot have been given to another process.
+        // has not waited for, or of a child of that, which the test keeps alive: so it cannot have
+        // been given to another process.
         let answer = unsafe { libc::kill(pid, signal) };
         assert_eq!(answer, 0, "kill: {}", std::io::Error::last_os_error());
     }
 
-    fn status(self, field: &str) -> String {
-        let status =
-            fs::read_to_string(format!("/proc/{}/status", self.0)).expect("the server runs");
-        let line = status.lines().find_map(|line| line.strip_prefix(field));
-        line.unwrap_or_else(|| panic!("no {field} in {status}")).trim().to_owned()
+    /// Sends a signal to one of its threads.
+    pub(crate) fn signal_thread(self, thread: i32, signal: i32) {
+        // SAFETY: tgkill(2) touches no memory of ours; the pid is that of a child as above, and a
+        // thread that is not of it gets nothing.
+        let answer = unsafe { libc::syscall(libc::SYS_tgkill, self.0, thread, signal) };
+        assert_eq!(answer, 0, "tgkill: {}", std::io::Error::last_os_error());
     }
+
+    fn status(self, name: &str) -> String {
+        let status = self.read("status").expect("the server runs");
+        field(&status, name).unwrap_or_else(|| panic!("no {name} in {status}"))
+    }
+
+    /// A file of it; none if it is no more.
+    fn read(self, file: &str) -> Option<String> {
+        fs::read_to_string(format!("/proc/{}/{file}", self.0)).ok()
+    }
+}
+
+/// What stands behind `name`.
+fn field(text: &str, name: &str) -> Option<String> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().to_owned())
+}
+
+fn kib(text: &str) -> usize {
+    text.trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// What the kernel holds for one end of an IPv4 connection: bytes that the other end has not

@@ -1,11 +1,12 @@
 //! A server under test: started, listened to, and never left behind.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -61,6 +62,8 @@ pub(crate) struct Launch {
     command: Command,
     listeners: usize,
     line: String,
+    /// Of how many lines its stdout is read, and whether it is closed behind them.
+    reads: Option<(usize, bool)>,
 }
 
 impl Launch {
@@ -80,7 +83,7 @@ impl Launch {
             });
         }
         let line = program.rsplit('/').next().expect("a name").to_owned();
-        Launch { command, listeners: 0, line }.args(args)
+        Launch { command, listeners: 0, line, reads: None }.args(args)
     }
 
     /// With these arguments too.
@@ -93,9 +96,46 @@ impl Launch {
         self
     }
 
+    /// With a pipe to type into.
+    pub(crate) fn typed(mut self) -> Launch {
+        self.command.stdin(Stdio::piped());
+        self
+    }
+
+    /// With this to read from.
+    pub(crate) fn stdin(mut self, stdin: impl Into<Stdio>) -> Launch {
+        self.command.stdin(stdin);
+        self
+    }
+
+    /// Listened to no longer than it takes to say where it listens; then its stdout is closed, or
+    /// nobody reads it.
+    pub(crate) fn unheard(mut self, closed: bool) -> Launch {
+        self.reads = Some((self.listeners.max(1), closed));
+        self
+    }
+
     /// Allowed no more than this many descriptors.
     pub(crate) fn descriptors(self, most: u64) -> Launch {
         self.limited(libc::RLIMIT_NOFILE, most)
+    }
+
+    /// As the leader of a group of processes, as a shell would start it.
+    pub(crate) fn in_a_group_of_its_own(mut self) -> Launch {
+        self.command.process_group(0);
+        self
+    }
+
+    /// With SIGCHLD ignored, as some programs leave it to those that they start.
+    pub(crate) fn ignoring_dead_children(mut self) -> Launch {
+        // SAFETY: between fork and exec only signal(2) is called, which is async-signal-safe.
+        unsafe {
+            self.command.pre_exec(|| match libc::signal(libc::SIGCHLD, libc::SIG_IGN) {
+                libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
+        self
     }
 
     /// Allowed no more than this many signals in its queue.
@@ -120,18 +160,20 @@ impl Launch {
 
     /// Starts it and waits until it says that it listens, once for each address.
     pub(crate) fn start(self) -> Server {
+        self.try_start().unwrap_or_else(|exit| panic!("`{}` does not listen: {exit:?}", exit.line))
+    }
+
+    /// The same; what it said if it ends instead.
+    pub(crate) fn try_start(self) -> Result<Server, Exit> {
         let listeners = self.listeners.max(1);
         let mut server = self.spawn();
         for _ in 0..listeners {
             match server.line() {
                 Some(line) => server.listening.push(Listening::parse(line)),
-                None => {
-                    let exit = server.wait();
-                    panic!("`{}` does not listen: {exit:?}", exit.line);
-                }
+                None => return Err(server.wait()),
             }
         }
-        server
+        Ok(server)
     }
 
     /// Starts it and waits until it has ended by itself.
@@ -145,8 +187,12 @@ impl Launch {
         let stdout = child.stdout.take().expect("stdout is a pipe");
         let mut stderr = child.stderr.take().expect("stderr is a pipe");
         let (said, lines) = channel();
+        let (most, close) = self.reads.unwrap_or((usize::MAX, true));
+        let mut stdout = BufReader::new(stdout);
+        let unread = (!close).then(|| stdout.get_ref().as_fd().try_clone_to_owned());
+        let unread = unread.transpose().expect("a descriptor is left");
         std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            for line in stdout.by_ref().lines().map_while(Result::ok).take(most) {
                 if said.send(line).is_err() {
                     return;
                 }
@@ -159,7 +205,9 @@ impl Launch {
         });
         Server {
             process: Process(child.id()),
+            typed: child.stdin.take(),
             child,
+            _unread: unread,
             lines,
             complaints: Some(complaints),
             listening: Vec::new(),
@@ -202,6 +250,10 @@ pub(crate) struct Server {
     /// Where and how it listens.
     pub(crate) listening: Vec<Listening>,
     child: Child,
+    /// What is typed goes here.
+    typed: Option<ChildStdin>,
+    /// Keeps its stdout open, though nobody reads it.
+    _unread: Option<OwnedFd>,
     lines: Receiver<String>,
     complaints: Option<JoinHandle<String>>,
     command: String,
@@ -251,8 +303,27 @@ impl Server {
         exit
     }
 
+    /// Types lines at its console.
+    pub(crate) fn type_in(&mut self, lines: &str) {
+        let typed = self.typed.as_mut().expect("its stdin is a pipe");
+        typed.write_all(lines.as_bytes()).expect("it reads what is typed");
+    }
+
+    /// Ends what is typed.
+    pub(crate) fn end_typing(&mut self) {
+        drop(self.typed.take());
+    }
+
+    /// The next lines that it says, which must be these.
+    #[track_caller]
+    pub(crate) fn assert_says(&self, expected: &[&str]) {
+        for expected in expected {
+            assert_eq!(self.line().as_deref(), Some(*expected), "`{}`", self.command);
+        }
+    }
+
     /// The next line that it says; none if it ends.
-    fn line(&self) -> Option<String> {
+    pub(crate) fn line(&self) -> Option<String> {
         match self.lines.recv_timeout(PATIENCE) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,

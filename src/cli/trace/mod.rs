@@ -1,18 +1,27 @@
 //! `proactor trace`: what was recorded, as people and as programs read it.
 
 mod attach;
+mod conn;
 mod delays;
+mod diff;
+mod doctor;
 mod follow;
+mod health;
 mod show;
+mod summary;
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Subcommand;
+use serde::Serialize;
 
 pub(super) use follow::follow_to_end;
 
+use crate::trace::view::{Cut, Digest};
 use crate::trace::{Filter, Trace, parse_conn};
 
 /// Look at what `serve --trace` has recorded
@@ -28,6 +37,11 @@ enum View {
     Follow(follow::Args),
     Attach(attach::Args),
     Delays(delays::Args),
+    Summary(summary::Args),
+    Conn(conn::Args),
+    Health(health::Args),
+    Doctor(doctor::Args),
+    Diff(diff::Args),
 }
 
 impl Args {
@@ -38,15 +52,59 @@ impl Args {
             View::Follow(follow) => follow.run(),
             View::Attach(attach) => attach.run(),
             View::Delays(delays) => delays.run(),
+            View::Summary(summary) => summary.run(),
+            View::Conn(conn) => conn.run(),
+            View::Health(health) => health.run(),
+            View::Doctor(doctor) => doctor.run(),
+            View::Diff(diff) => diff.run(),
         }
     }
 }
 
+/// Reads a trace.
+fn read(path: &Path) -> anyhow::Result<Trace> {
+    Trace::open(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
 /// Reads a trace, and complains of what is wrong with it.
 fn open(path: &Path) -> anyhow::Result<Trace> {
-    let trace = Trace::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let trace = read(path)?;
     trace.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
     Ok(trace)
+}
+
+/// A trace in numbers. What is wrong with it is among them: every view begins with that.
+fn digest(path: &Path, cut: &Cut) -> anyhow::Result<Digest> {
+    Ok(Digest::of(&read(path)?, cut))
+}
+
+/// Prints a view: its text, or itself as JSON.
+fn print(view: &(impl Display + Serialize), json: bool) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(view)?)?;
+    } else {
+        writeln!(out, "{view}")?;
+    }
+    Ok(())
+}
+
+/// Which part of the time to look at.
+#[derive(Debug, clap::Args)]
+struct Part {
+    /// Only from then on, counted from the begin of the recording: 0.2, 40ms
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<Duration>,
+
+    /// Only before then
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<Duration>,
+}
+
+impl Part {
+    fn cut(&self, conn: Option<(u32, Option<u32>)>) -> Cut {
+        Cut { since: self.since, until: self.until, conn }
+    }
 }
 
 /// Which events to show.

@@ -47,6 +47,12 @@ pub enum Fault {
     SpuriousWake,
     /// A quiet send finds no room, or comes short, though there was some.
     QuietShort,
+    /// A read of what is typed brings less than there was.
+    ShortRead,
+    /// A read of what is typed is interrupted (`EINTR`).
+    ReadInterrupted,
+    /// What is typed cannot be read (`EIO`).
+    ReadFailed,
     /// A cancel is answered before its target. By chance.
     CancelFirst,
     /// A cancel is answered after its target. By chance.
@@ -59,7 +65,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Fault; 23] = [
+    pub const ALL: [Fault; 26] = [
         Fault::ShortRecv,
         Fault::ShortSend,
         Fault::MultishotEnded,
@@ -79,11 +85,19 @@ impl Fault {
         Fault::EnterInterrupted,
         Fault::SpuriousWake,
         Fault::QuietShort,
+        Fault::ShortRead,
+        Fault::ReadInterrupted,
+        Fault::ReadFailed,
         Fault::CancelFirst,
         Fault::TargetFirst,
         Fault::CancelFoundNothing,
         Fault::SocketReused,
     ];
+
+    /// Whether it is about what is typed at a console.
+    pub fn is_of_console(self) -> bool {
+        matches!(self, Fault::ShortRead | Fault::ReadInterrupted | Fault::ReadFailed)
+    }
 
     /// Whether it costs a connection.
     pub fn is_reset(self) -> bool {
@@ -102,10 +116,11 @@ impl Faults {
     pub const NONE: Faults = Faults { rates: [0; Fault::ALL.len()] };
 
     /// Each is off, rare or frequent, as the dice will. What is off leaves room for what is on:
-    /// with everything at once, a long run without a reset, say, would never be seen.
+    /// with everything at once, a long run without a reset, say, would never be seen. Those of a
+    /// console are off: most servers have none.
     pub fn some(dice: &mut Dice) -> Faults {
         let mut faults = Faults::NONE;
-        for fault in Fault::ALL {
+        for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_of_console()) {
             let rate = [0, 0, 20, 100, 300][dice.below(5)];
             faults = faults.with(fault, if fault.is_reset() { rate / 20 } else { rate });
         }

@@ -5,6 +5,7 @@
 //! ticks are those of the recording, so that the two can be read as one. A thread writes it that
 //! the loop knows nothing of.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
@@ -19,11 +20,13 @@ use crate::trace::format::{Clock, Record, What};
 use crate::trace::reader::{Header, Trace, Unreadable};
 use crate::trace::recorder::{About, Recorder, Settings};
 
+/// What stands in its header for a model.
+pub(in crate::trace) const MODEL: &str = "kernel";
 /// Records of the kernel's are of kinds from here on.
 const BASE: u8 = 128;
-/// What is asked of the kernel: what the loop cannot know.
-const POINTS: [Point; 5] =
-    [Point::Create, Point::Complete, Point::Overflow, Point::Arrive, Point::Punt];
+/// What is asked of the kernel: what the loop cannot know, and which rings are ours.
+const POINTS: [Point; 6] =
+    [Point::Create, Point::Complete, Point::Overflow, Point::Arrive, Point::Punt, Point::Wait];
 /// How long between two looks at what was told.
 const INTERVAL: Duration = Duration::from_millis(20);
 /// Bytes for what is told meanwhile, of all CPUs together.
@@ -44,21 +47,21 @@ pub struct Scribe {
 }
 
 impl Scribe {
-    /// Begins, before the ring is made, into this file.
+    /// Begins, before anything is submitted to the ring, into this file.
     ///
     /// # Errors
     /// The kernel does not tell us; or there is no room for the file.
-    pub fn start(file: &File, settings: &Settings) -> Result<Scribe, Unavailable> {
+    pub fn start(file: File, settings: &Settings) -> Result<Scribe, Unavailable> {
         let failed = |error| Unavailable::Failed("record what the kernel tells".to_owned(), error);
         let clock = settings.clock.unwrap_or_else(Clock::best);
         let mut instance = Instance::new(&POINTS, clock, BUFFER)?;
         let settings = Settings { clock: Some(clock), triggers: Vec::new(), ..settings.clone() };
-        let about = About { model: "kernel".to_owned(), ..About::default() };
-        let mut log = Recorder::create(file, &settings, &about).map_err(failed)?;
+        let about = About { model: MODEL.to_owned(), ..About::default() };
+        let mut log = Recorder::create(&file, &settings, &about).map_err(failed)?;
         let over = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&over);
         let write = move || {
-            let mut rings = Vec::new();
+            let mut rings = Rings::default();
             loop {
                 let over = asked.load(Ordering::Acquire);
                 let told = if over { instance.finish()? } else { instance.poll()? };
@@ -73,6 +76,9 @@ impl Scribe {
             if id > 0 {
                 log.write_at(time, Record { what: What::Lost as u8, id, ..Record::default() });
             }
+            // Only now: while it is open it is locked.
+            drop(log);
+            drop(file);
             Ok(())
         };
         let thread = std::thread::Builder::new().name("kernel-events".to_owned());
@@ -93,37 +99,52 @@ impl Scribe {
     }
 }
 
-/// Writes it down, if it is about a ring that this process made.
-fn note(log: &mut Recorder, rings: &mut Vec<u64>, told: &Told) {
-    let (point, res, flags) = match told.what {
-        Tale::Created { fd, flags, .. } => {
-            // An address may be that of another process's ring by now.
-            rings.retain(|&ring| ring != told.ring);
-            if !fs::exists(format!("/proc/self/task/{}", told.thread)).unwrap_or(false) {
-                return;
+/// Whose rings those are that were told of.
+#[derive(Debug, Default)]
+struct Rings(HashMap<u64, bool>);
+
+impl Rings {
+    /// Whether it is about a ring of this process. Who makes a ring or sleeps on it tells; data
+    /// arrive in anybody's time.
+    fn are_ours(&mut self, told: &Told) -> bool {
+        let ours = || fs::exists(format!("/proc/self/task/{}", told.thread)).unwrap_or(false);
+        match told.what {
+            // An address that was another's, perhaps.
+            Tale::Created { .. } => {
+                let ours = ours();
+                self.0.insert(told.ring, ours);
+                ours
             }
-            rings.push(told.ring);
-            (Point::Create, fd, flags)
+            Tale::Waited { .. } => *self.0.entry(told.ring).or_insert_with(ours),
+            _ => self.0.get(&told.ring).is_some_and(|&ours| ours),
         }
+    }
+}
+
+/// Writes it down, if it is about a ring of this process.
+fn note(log: &mut Recorder, rings: &mut Rings, told: &Told) {
+    if !rings.are_ours(told) {
+        return;
+    }
+    let (point, res, flags) = match told.what {
+        Tale::Created { fd, flags, .. } => (Point::Create, fd, flags),
         Tale::Completed { res, flags } => (Point::Complete, res, flags),
         Tale::Overflowed { res, flags } => (Point::Overflow, res, flags),
         Tale::Arrived => (Point::Arrive, 0, 0),
         Tale::Punted => (Point::Punt, 0, 0),
         _ => return,
     };
-    if rings.contains(&told.ring) {
-        let record = Record {
-            time: 0,
-            id: told.user_data,
-            res,
-            flags,
-            turn: told.thread as u32,
-            what: BASE + point as u8,
-            op: told.opcode.unwrap_or(0),
-            aux: u16::from(told.opcode.is_some()),
-        };
-        log.write_at(told.time, record);
-    }
+    let record = Record {
+        time: 0,
+        id: told.user_data,
+        res,
+        flags,
+        turn: told.thread as u32,
+        what: BASE + point as u8,
+        op: told.opcode.unwrap_or(0),
+        aux: u16::from(told.opcode.is_some()),
+    };
+    log.write_at(told.time, record);
 }
 
 /// What the kernel told of a recording, as it was written down beside it.

@@ -18,6 +18,7 @@ mod page;
 mod point;
 mod show;
 
+pub(super) use beside::MODEL;
 pub use beside::{Beside, Scribe, beside};
 pub use delays::Delays;
 pub use instance::{Instance, Unavailable};

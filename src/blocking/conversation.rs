@@ -1,0 +1,265 @@
+//! One connection, driven by calls that wait.
+//!
+//! ```text
+//!        ┌─────────────────────────────────────────────┐
+//!        ▼                                             │
+//!   write what is owed ──► tell the others ──► read ───┘
+//!      sleeps while           sleeps while     sleeps until
+//!      its peer reads         one of them      something comes
+//!      nothing                reads nothing
+//! ```
+//!
+//! The thread's place in this loop *is* the connection's state. What the loops remember in
+//! interests and operations in flight is here one question: may it sleep? In a receive it may if
+//! nothing is left to write. Who always has more to say (`refill`) never does: it looks whether
+//! something came, and goes on writing.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::hall::{Hall, Stage};
+use super::room::{Hears, Member, Patience, Seat};
+use crate::buffer::{Chunk, Pool};
+use crate::clock::Nanos;
+use crate::connection::Connection;
+use crate::counters::Counters;
+use crate::os;
+use crate::peers::LINGER;
+use crate::protocol::{Post, Protocol};
+
+/// Buffers of each size that a connection has of its own: one that it receives into and, rarely,
+/// a few that its protocol keeps.
+const BUFFERS: usize = 4;
+
+/// A connection and its thread's view of it.
+pub(super) struct Conversation<'a, P> {
+    hall: &'a Hall,
+    member: &'a Member,
+    seat: &'a Seat,
+    /// Called as soon as it is seen that the server drains, once.
+    noticed: Option<&'a mut dyn FnMut()>,
+    connection: Connection<P>,
+    pool: Rc<Pool>,
+    /// What was said and not yet told to the others.
+    posts: Vec<Post>,
+    /// Empty but while they are told: its capacity is kept.
+    others: Vec<Arc<Member>>,
+    /// Until when it discards what still comes, once it has shut its direction down.
+    lingers: Option<Nanos>,
+    counters: Counters,
+}
+
+/// Serves `protocol` to who sits on `seat` until one of them has had enough; answers what was
+/// counted. `noticed` is called as soon as it is seen that the server drains.
+pub(super) fn converse<P: Protocol>(
+    hall: &Hall,
+    seat: Seat,
+    protocol: P,
+    noticed: &mut dyn FnMut(),
+) -> Counters {
+    let member = Arc::clone(&seat.member);
+    let mut counters = match Pool::few(&hall.buffers, BUFFERS) {
+        Ok(pool) => {
+            let mut posts = Vec::new();
+            let connection = Connection::open(protocol, member.number, &mut posts);
+            Conversation {
+                hall,
+                member: &member,
+                seat: &seat,
+                noticed: Some(noticed),
+                connection,
+                pool,
+                posts,
+                others: Vec::new(),
+                lingers: None,
+                counters: Counters::default(),
+            }
+            .run()
+        }
+        Err(error) => {
+            tracing::warn!("a connection is refused: {error}");
+            Counters { refused: 1, ..Counters::default() }
+        }
+    };
+    counters.closed += 1;
+    drop(seat);
+    close(member);
+    counters
+}
+
+/// Closes its socket. Should somebody still be about to write to it, the peer sees the end now and
+/// the descriptor goes when they have seen that there is nobody.
+fn close(member: Arc<Member>) {
+    match Arc::try_unwrap(member) {
+        Ok(member) => os::close(member.into_socket()),
+        Err(shared) => drop(os::shutdown_both(shared.socket())),
+    }
+}
+
+impl<P: Protocol> Conversation<'_, P> {
+    fn run(mut self) -> Counters {
+        // Who comes later does not hear that it came, whichever thread is first.
+        self.tell_to(true);
+        loop {
+            self.counters.turns += 1;
+            self.notice();
+            if !self.connection.outgoing().is_empty() {
+                self.send();
+            }
+            if self.connection.wants_shutdown() {
+                self.shut_down();
+            } else if self.connection.is_finished() {
+                return self.leave();
+            } else if self.connection.wants_recv() {
+                self.receive();
+            } else if self.connection.outgoing().is_empty() {
+                self.wait_for_the_others();
+            }
+        }
+    }
+
+    /// Sees what the server and the others have decided meanwhile.
+    fn notice(&mut self) {
+        let stage = self.hall.stage();
+        if stage != Stage::Serving
+            && let Some(noticed) = self.noticed.take()
+        {
+            noticed();
+            self.connection.finish();
+        }
+        if stage == Stage::Cutting || self.member.is_given_up() {
+            self.connection.broken();
+        }
+    }
+
+    /// Writes all that is owed now, in one piece, however long the peer sleeps. What its protocol
+    /// says because it is sent is written the next time.
+    fn send(&mut self) {
+        let mut pen = self.member.take_pen();
+        let mut owed = self.connection.outgoing().bytes();
+        let mut patience = Patience::default();
+        self.notice();
+        while owed > 0 && !self.connection.is_broken() {
+            match self.member.send(self.connection.outgoing(), owed) {
+                Ok(n) => {
+                    owed -= n;
+                    patience = Patience::default();
+                    self.counters.sends += 1;
+                    self.counters.sent_bytes += n as u64;
+                    self.connection.sent(n, &mut self.posts);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Who waits for itself alone may do so for as long as it likes.
+                    if self.member.is_waited_for() && patience.is_over(self.member.socket()) {
+                        tracing::warn!("evicted: others wait, and it takes nothing of its replies");
+                        self.counters.evicted += 1;
+                        self.connection.broken();
+                    }
+                }
+                Err(_) => self.connection.broken(),
+            }
+            self.notice();
+        }
+        if self.connection.is_broken() {
+            // Whoever has waited for the pen need not write in vain.
+            *pen = Hears::Replies;
+        }
+        drop(pen);
+        self.tell();
+    }
+
+    /// Receives once; sleeps until something comes, unless there is more to write.
+    fn receive(&mut self) {
+        if let Some(until) = self.lingers {
+            let left = until.since(os::now());
+            if left.is_zero() {
+                return self.connection.broken();
+            }
+            // What it says of a socket that it cannot be said of, the receive will say too.
+            let _ = os::set_receive_timeout(self.member.socket(), left);
+        }
+        let received = self.fill();
+        self.notice();
+        match received {
+            Ok(None) => self.connection.ended(&mut self.posts),
+            Ok(Some(chunk)) => {
+                self.counters.receives += 1;
+                self.counters.received_bytes += chunk.len() as u64;
+                self.connection.received(chunk, &mut self.posts);
+            }
+            // A signal; nothing came, and there is more to write; it lingered too long, which is
+            // seen above.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.connection.broken(),
+        }
+        self.tell();
+    }
+
+    /// A chunk of what comes; none is the peer's end.
+    fn fill(&mut self) -> io::Result<Option<Chunk>> {
+        let sleeps = self.connection.outgoing().is_empty();
+        let recv = if sleeps { os::recv } else { os::recv_now };
+        let socket = self.member.socket();
+        let Some(mut lease) = self.pool.lease(self.connection.appetite()) else {
+            // Its protocol keeps them all. Nobody else would ever let go of one.
+            self.counters.starved += 1;
+            let mut buffer = vec![0; self.hall.buffers[0].bytes];
+            let n = recv(socket, &mut buffer)?;
+            buffer.truncate(n);
+            return Ok((n > 0).then(|| Chunk::from(buffer)));
+        };
+        let n = recv(socket, lease.bytes_mut().expect("a new lease is the only one"))?;
+        Ok((n > 0).then(|| Chunk::received(lease, n)))
+    }
+
+    /// Says to the others what was said to all.
+    fn tell(&mut self) {
+        self.tell_to(false);
+    }
+
+    fn tell_to(&mut self, elders: bool) {
+        if self.posts.iter().any(|post| matches!(post, Post::Others(_))) {
+            self.seat.look_around(elders, &mut self.others);
+        }
+        for other in self.others.drain(..) {
+            other.hear(&self.posts, &mut self.counters);
+        }
+        self.posts.clear();
+    }
+
+    /// Says no more: all that was owed has been sent, and what still comes is discarded.
+    fn shut_down(&mut self) {
+        *self.member.take_pen() = Hears::Replies;
+        // It fails only if the peer has reset, and then a read will tell.
+        let _ = os::shutdown_write(self.member.socket());
+        self.connection.shut_down();
+        self.lingers = Some(os::now() + LINGER);
+    }
+
+    /// Has neither to read nor to write, and is there for what others say until the server drains
+    /// or the peer is gone.
+    fn wait_for_the_others(&mut self) {
+        use std::os::fd::AsRawFd;
+        // Hang-ups and errors are always reported.
+        let mut asked =
+            [libc::pollfd { fd: self.member.socket().as_raw_fd(), events: 0, revents: 0 }];
+        let gone = os::poll(&mut asked, None);
+        if !matches!(gone, Ok(0)) {
+            self.connection.broken();
+        }
+    }
+
+    fn leave(mut self) -> Counters {
+        *self.member.take_pen() = Hears::Replies;
+        self.connection.close(&mut self.posts);
+        if !self.posts.is_empty() {
+            // Whoever tells the others may have to wait; the peer need not.
+            let _ = os::shutdown_both(self.member.socket());
+            self.tell();
+        }
+        self.counters
+    }
+}

@@ -1,0 +1,227 @@
+//! Those who hear one another, when each of them has a thread.
+//!
+//! There is no queue between two threads: who speaks writes to each listener's socket itself, and
+//! sleeps while one of them reads nothing. That is this model's character. So that a line stays a
+//! line, each socket has a *pen*, a lock that whoever writes to it holds until a piece is written
+//! whole; and so that nobody sleeps for ever, a send sleeps [`SOFT`] at most.
+//!
+//! Nobody holds two locks, so there is no circle of threads that wait for locks. There may be one
+//! of threads that write to peers who do not read because they write: it lasts until one of them
+//! has been evicted.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use slab::Slab;
+
+use crate::buffer::SendQueue;
+use crate::counters::Counters;
+use crate::os;
+use crate::peers::SOFT;
+use crate::protocol::Post;
+
+/// Chunks in one vectored send.
+const VECTOR: usize = 16;
+
+/// Everyone at one listener.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    members: Mutex<Slab<Arc<Member>>>,
+    /// How many have ever come to the server: the number of the last.
+    came: Arc<AtomicU64>,
+}
+
+impl Room {
+    /// A room of a server to which so many have come.
+    pub(super) fn new(came: Arc<AtomicU64>) -> Room {
+        Room { members: Mutex::default(), came }
+    }
+
+    /// Lets in who has come.
+    ///
+    /// # Errors
+    /// Its socket takes no timeout.
+    pub(super) fn enter(self: &Arc<Self>, socket: OwnedFd) -> io::Result<Seat> {
+        os::set_send_timeout(socket.as_fd(), SOFT)?;
+        let mut members = lock(&self.members);
+        let (number, key) = (self.came.fetch_add(1, Ordering::Relaxed) + 1, members.vacant_key());
+        let member = Arc::new(Member {
+            socket,
+            number,
+            pen: Mutex::new(Hears::All),
+            waiting: AtomicUsize::new(0),
+            given_up: AtomicBool::new(false),
+        });
+        members.insert(Arc::clone(&member));
+        Ok(Seat { room: Arc::clone(self), key, member })
+    }
+
+    /// Wakes everyone for good; answers how many there are.
+    pub(super) fn cut(&self) -> u64 {
+        let members = lock(&self.members);
+        for (_, member) in &*members {
+            // It fails only if the peer has reset, and that wakes too.
+            let _ = os::shutdown_both(member.socket());
+        }
+        members.len() as u64
+    }
+}
+
+/// A place in a room. Dropped, it is given up: nobody writes there any more.
+#[derive(Debug)]
+pub(super) struct Seat {
+    room: Arc<Room>,
+    key: usize,
+    /// Who sits here.
+    pub(super) member: Arc<Member>,
+}
+
+impl Seat {
+    /// Adds to `others` who else is here; if only the `elders`, of those who came before.
+    pub(super) fn look_around(&self, elders: bool, others: &mut Vec<Arc<Member>>) {
+        let (members, me) = (lock(&self.room.members), self.member.number);
+        let heard =
+            |other: &Arc<Member>| if elders { other.number < me } else { other.number != me };
+        let members = members.iter().map(|(_, member)| member);
+        others.extend(members.filter(|other| heard(other)).cloned());
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        lock(&self.room.members).remove(self.key);
+    }
+}
+
+/// A connection's socket, as those see it who write to it.
+#[derive(Debug)]
+pub(super) struct Member {
+    socket: OwnedFd,
+    /// The how-manieth it is that came to the server, from 1.
+    pub(super) number: u64,
+    /// Held by whoever writes, until it has written what is to stay together.
+    pen: Mutex<Hears>,
+    /// How many wait for the pen to write what they say.
+    waiting: AtomicUsize,
+    /// True once it was broken off by somebody else than its own thread.
+    given_up: AtomicBool,
+}
+
+/// What may be written to a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hears {
+    /// Replies and what others say.
+    All,
+    /// Nothing that others say: it says no more, or is gone.
+    Replies,
+}
+
+impl Member {
+    /// Its socket.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Its socket, to close.
+    pub(super) fn into_socket(self) -> OwnedFd {
+        self.socket
+    }
+
+    /// The right to write to it.
+    pub(super) fn take_pen(&self) -> MutexGuard<'_, Hears> {
+        lock(&self.pen)
+    }
+
+    /// Whether another thread broke it off: its own is to close it.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
+    }
+
+    /// Whether somebody waits for the pen.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Sends some of the first `most` bytes of `queue`, which are not none. The caller has the pen.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it took nothing for [`SOFT`], `Interrupted`; else send(2).
+    pub(super) fn send(&self, queue: &SendQueue, most: usize) -> io::Result<usize> {
+        let first = queue.first().expect("there is something to send");
+        if queue.chunks() == 1 || first.len() >= most {
+            return os::send(self.socket(), &first[..first.len().min(most)]);
+        }
+        let mut parts = [io::IoSlice::new(&[]); VECTOR];
+        let (count, _) = queue.gather(&mut parts, most);
+        os::send_vectored(self.socket(), &parts[..count])
+    }
+
+    /// Writes what another said, all of it in one piece, however long the listener sleeps, unless
+    /// it takes nothing at all: then it is evicted.
+    pub(super) fn hear(&self, posts: &[Post], counters: &mut Counters) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut pen = self.take_pen();
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let mut queue = SendQueue::new();
+        if *pen == Hears::All {
+            for post in posts {
+                match post {
+                    Post::Others(chunk) => queue.push(chunk.clone()),
+                    Post::Operator(_) => {} // There is none.
+                }
+            }
+        }
+        let mut patience = Patience::default();
+        while !queue.is_empty() {
+            match self.send(&queue, usize::MAX) {
+                Ok(n) => {
+                    queue.advance(n);
+                    patience = Patience::default();
+                    counters.sends += 1;
+                    counters.sent_bytes += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if patience.is_over(self.socket()) {
+                        tracing::warn!(
+                            "evicted: others wait, and it takes nothing of what is said"
+                        );
+                        counters.evicted += 1;
+                        return self.give_up(&mut pen);
+                    }
+                }
+                Err(_) => return self.give_up(&mut pen),
+            }
+        }
+    }
+
+    /// Breaks it off, from another thread than its own, which this wakes.
+    fn give_up(&self, pen: &mut Hears) {
+        *pen = Hears::Replies;
+        self.given_up.store(true, Ordering::Release);
+        let _ = os::shutdown_both(self.socket());
+    }
+}
+
+/// What is left of it with one who takes nothing: a send that came to nothing for [`SOFT`] is
+/// forgiven once, and as often as the peer has taken some of what was sent before.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    /// What the peer had not taken at the last look.
+    unsent: Option<usize>,
+}
+
+impl Patience {
+    /// Whether it is over, after another send that came to nothing.
+    pub(super) fn is_over(&mut self, socket: BorrowedFd<'_>) -> bool {
+        let unsent = os::unsent(socket).unwrap_or(usize::MAX);
+        self.unsent.replace(unsent).is_some_and(|before| unsent >= before)
+    }
+}
+
+/// Locks. That somebody panicked meanwhile spoils nothing: what is locked is always whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,259 @@
+//! The operator's console: what is typed, as commands; and what is answered, as text.
+//!
+//! ```text
+//!   bytes ──hear──► lines ──► Command ──► who drives the connections ──► answer ──► Output
+//! ```
+//!
+//! It waits for nothing and knows no connection. A driver brings what its input says, however it
+//! waits for that; [`Peers::attend`](crate::peers::Peers::attend) does what the commands say. It
+//! is the counterpart of Python's `selector.get_map()`: everything that is waited for, listed.
+
+mod language;
+mod output;
+mod view;
+
+pub use language::Command;
+pub use view::Row;
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use crate::buffer::Chunk;
+use crate::clock::Nanos;
+use crate::counters::Counters;
+use crate::keys::ConnId;
+use crate::protocol::{Lines, Piece, TOO_LONG};
+use output::Output;
+
+/// What stands before the operator's line on a terminal.
+const PROMPT: &str = "> ";
+/// Takes an unfinished line off a terminal: to its first column, and erase (ECMA-48).
+const ERASE: &str = "\r\x1b[K";
+
+/// What only a server's loop can do for an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// End as SIGTERM has it.
+    Drain,
+    /// End at once, as a second signal has it.
+    Quit,
+}
+
+/// What a driver knows of a connection beside the connection.
+#[derive(Debug, Clone, Default)]
+pub struct Sight {
+    /// Its peer's address; `None` if there is none any more.
+    pub address: Option<String>,
+    /// What is in flight, or waited for.
+    pub doing: Vec<String>,
+}
+
+/// How a server is while its operator is attended to.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// What it has counted.
+    pub counters: Counters,
+    /// What time it is.
+    pub now: Nanos,
+    /// Whether it is on its way to its end.
+    pub ending: bool,
+}
+
+/// A listener, as the operator is to read it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Where it listens.
+    pub address: String,
+    /// What it says.
+    pub protocol: String,
+}
+
+/// An operator's console.
+#[derive(Debug)]
+pub struct Console {
+    input: OwnedFd,
+    /// True once nothing more is to be read from it.
+    ended: bool,
+    lines: Lines,
+    /// What was typed and not done yet: a command, or why it is none.
+    typed: VecDeque<Result<Command, String>>,
+    output: Output,
+    /// What is to be printed when all of this turn is answered.
+    answer: String,
+    /// Whether somebody sits before it: input and output are a terminal.
+    prompts: bool,
+    /// True exactly while the prompt is the last that was printed, and no line was typed behind it.
+    prompting: bool,
+    /// By the listener's number.
+    places: Vec<Place>,
+    /// By slot, when its last tenant came.
+    came: Vec<Nanos>,
+}
+
+impl Console {
+    /// A console that reads from `input` and prints to `output`; to prompt is for terminals.
+    /// `places` are the listeners, in the order in which the server has them.
+    ///
+    /// # Errors
+    /// There can be no thread to print.
+    pub fn new(
+        input: OwnedFd,
+        output: impl Write + Send + 'static,
+        prompts: bool,
+        places: Vec<Place>,
+    ) -> io::Result<Console> {
+        Ok(Console {
+            input,
+            ended: false,
+            lines: Lines::default(),
+            typed: VecDeque::new(),
+            output: Output::new(output)?,
+            answer: String::new(),
+            prompts,
+            prompting: false,
+            places,
+            came: Vec::new(),
+        })
+    }
+
+    /// Prompts, if it does, once the server has said where it listens.
+    pub fn begin(&mut self) {
+        self.flush();
+    }
+
+    /// What it is typed at: a terminal, a pipe, a file. Shared with others, as a terminal is with the
+    /// shell, so none of its flags may be changed; open as long as the console.
+    pub fn input(&self) -> BorrowedFd<'_> {
+        self.input.as_fd()
+    }
+
+    /// Whether nothing more is to be read from the input: it has ended, or nobody can read the
+    /// answers any more.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// This was typed.
+    pub fn hear(&mut self, typed: Chunk) {
+        let Console { lines, typed: commands, prompting, .. } = self;
+        lines.feed(typed, |piece| {
+            *prompting = false;
+            match piece {
+                Piece::Lines(lines) => lines
+                    .split_inclusive(|&byte| byte == b'\n')
+                    .filter_map(language::parse)
+                    .for_each(|command| commands.push_back(command)),
+                Piece::TooLong => commands.push_back(Err(TOO_LONG.trim_end().to_owned())),
+            }
+        });
+    }
+
+    /// Nothing more will be typed. The server goes on.
+    pub fn hear_end(&mut self) {
+        if let Some(last) = self.lines.finish() {
+            self.typed.extend(language::parse(&last));
+        }
+        self.end("the input has ended; the server goes on, and SIGTERM drains it");
+    }
+
+    /// The input cannot be read. The server goes on.
+    pub fn hear_failure(&mut self, error: &io::Error) {
+        self.end(&format!("the input fails: {error}; the server goes on, and SIGTERM drains it"));
+    }
+
+    /// Somebody has come.
+    pub fn met(&mut self, id: ConnId, now: Nanos) {
+        let slot = id.slot() as usize;
+        if self.came.len() <= slot {
+            self.came.resize(slot + 1, now);
+        }
+        self.came[slot] = now;
+    }
+
+    /// How long somebody has been here, if it was told.
+    pub fn age(&self, id: ConnId, now: Nanos) -> Option<Duration> {
+        self.came.get(id.slot() as usize).map(|&came| now.since(came))
+    }
+
+    /// The next command that was typed, or why it is none.
+    pub fn next_command(&mut self) -> Option<Result<Command, String>> {
+        self.typed.pop_front()
+    }
+
+    /// Answers in one line, or several.
+    pub fn say(&mut self, text: &str) {
+        self.clear_line();
+        self.answer.push_str(text);
+        self.answer.push('\n');
+    }
+
+    /// Shows whole lines that a protocol said. What would do something to a terminal is written out.
+    pub fn show(&mut self, lines: &[u8]) {
+        self.clear_line();
+        view::write_harmless(lines, &mut self.answer);
+    }
+
+    /// Lists connections.
+    pub fn list(&mut self, rows: Vec<Row>) {
+        let table = view::list(rows, &self.places);
+        self.say(&table);
+    }
+
+    /// Prints counters.
+    pub fn stats(&mut self, counters: &Counters) {
+        self.say(&view::stats(counters));
+    }
+
+    /// Explains its commands.
+    pub fn help(&mut self) {
+        self.say(language::HELP);
+    }
+
+    /// Prints what was answered, and prompts for more.
+    pub fn flush(&mut self) {
+        if self.prompts && !self.prompting {
+            self.answer.push_str(PROMPT);
+            self.prompting = true;
+        }
+        self.print();
+    }
+
+    /// Prints what was answered. Never waits for who reads it; if nobody can any more, the input ends
+    /// too.
+    pub fn print(&mut self) {
+        if !self.answer.is_empty() {
+            self.output.print(&self.answer);
+            self.answer.clear();
+        }
+        if self.output.is_broken() {
+            self.end("nobody reads the answers; the server goes on, and SIGTERM drains it");
+        }
+    }
+
+    /// Reads no more, and says so, once.
+    fn end(&mut self, why: &str) {
+        self.prompts = false;
+        if !std::mem::replace(&mut self.ended, true) {
+            tracing::warn!("console: {why}");
+        }
+    }
+
+    fn clear_line(&mut self) {
+        if std::mem::replace(&mut self.prompting, false) {
+            self.answer.push_str(ERASE);
+        }
+    }
+}
+
+impl Drop for Console {
+    /// Takes the prompt off the terminal: what comes next there is the shell's.
+    fn drop(&mut self) {
+        self.clear_line();
+        self.print();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! How a console shows what there is: tables of connections and counters, and what peers say.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::Place;
+use crate::counters::Counters;
+use crate::keys::ConnId;
+use crate::report::{Align, NOTHING, Table, units};
+
+/// A connection, as `list` shows it.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Its number: by which it is told, kicked, and known to others.
+    pub number: u64,
+    /// Its key.
+    pub id: ConnId,
+    /// Its listener.
+    pub place: usize,
+    /// Its peer's address.
+    pub address: Option<String>,
+    /// How long it has been here.
+    pub age: Option<Duration>,
+    /// Bytes received from it.
+    pub received: u64,
+    /// Bytes sent to it.
+    pub sent: u64,
+    /// What it would have done.
+    pub wants: Vec<String>,
+    /// What is in flight, or waited for.
+    pub doing: Vec<String>,
+    /// Why it has to wait.
+    pub marks: Vec<&'static str>,
+}
+
+/// The table of all connections, in the order in which they came, and how many there are.
+pub(super) fn list(mut rows: Vec<Row>, places: &[Place]) -> String {
+    if rows.is_empty() {
+        return "no connections".to_owned();
+    }
+    rows.sort_unstable_by_key(|row| row.number);
+    let mut table = Table::new(&[
+        ("no", Align::Right),
+        ("key", Align::Left),
+        ("listener", Align::Left),
+        ("protocol", Align::Left),
+        ("peer", Align::Left),
+        ("age", Align::Right),
+        ("in", Align::Right),
+        ("out", Align::Right),
+        ("wants", Align::Left),
+        ("under way", Align::Left),
+        ("marks", Align::Left),
+    ]);
+    let count = rows.len();
+    for row in rows {
+        let place = places.get(row.place);
+        table.row([
+            row.number.to_string(),
+            row.id.to_string(),
+            place.map_or_else(|| row.place.to_string(), |place| place.address.clone()),
+            place.map_or_else(|| NOTHING.to_owned(), |place| place.protocol.clone()),
+            row.address.unwrap_or_else(|| NOTHING.to_owned()),
+            row.age.map_or_else(|| NOTHING.to_owned(), age),
+            units::bytes(row.received as f64),
+            units::bytes(row.sent as f64),
+            listed(row.wants),
+            listed(row.doing),
+            listed(row.marks),
+        ]);
+    }
+    let connections = if count == 1 { "connection" } else { "connections" };
+    format!("{table}\n{count} {connections}")
+}
+
+fn listed<S: AsRef<str>>(words: Vec<S>) -> String {
+    let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+    if words.is_empty() { NOTHING.to_owned() } else { words.join(", ") }
+}
+
+/// A span of time as one says it: its two greatest units.
+fn age(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        3600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+/// The counters, one a line.
+pub(super) fn stats(counters: &Counters) -> String {
+    let mut table = Table::new(&[("counted", Align::Left), ("since the start", Align::Right)]);
+    for (name, value) in counters.named() {
+        table.row([name.replace('_', " "), units::count(value)]);
+    }
+    table.to_string()
+}
+
+/// Writes lines that a peer said so that they do nothing to a terminal: what is no text, what
+/// controls, and what turns the direction of writing is written out, as `\x1b` or `\u{202e}`.
+pub(super) fn write_harmless(lines: &[u8], out: &mut String) {
+    for line in lines.split_inclusive(|&byte| byte == b'\n') {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        for part in line.utf8_chunks() {
+            part.valid().chars().for_each(|letter| match letter {
+                '\t' => out.push(letter),
+                _ if letter.is_ascii_control() => write_escaped(letter as u8, out),
+                _ if letter.is_control() || turns(letter) => out.extend(letter.escape_unicode()),
+                _ => out.push(letter),
+            });
+            part.invalid().iter().for_each(|&byte| write_escaped(byte, out));
+        }
+        out.push('\n');
+    }
+}
+
+fn write_escaped(byte: u8, out: &mut String) {
+    write!(out, "\\x{byte:02x}").expect("a string takes what is written");
+}
+
+/// Whether it changes the direction in which what follows is shown (Unicode's bidirectional
+/// controls), or ends a line.
+fn turns(letter: char) -> bool {
+    matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn harmless(lines: &[u8]) -> String {
+        let mut out = String::new();
+        write_harmless(lines, &mut out);
+        out
+    }
+
+    #[test]
+    fn a_peer_cannot_do_anything_to_the_operators_terminal() {
+        assert_eq!(harmless(b"[1] \x1b[2J\x07\r\n"), "[1] \\x1b[2J\\x07\n");
+        assert_eq!(
+            harmless("[1] a\u{202e}b\u{9b}c\u{2028}d\n".as_bytes()),
+            "[1] a\\u{202e}b\\u{9b}c\\u{2028}d\n"
+        );
+        assert_eq!(harmless(b"[1] \xff\xfe\n"), "[1] \\xff\\xfe\n");
+        assert_eq!(harmless("[1] grüße\t☺\n[2] b\n".as_bytes()), "[1] grüße\t☺\n[2] b\n");
+        assert_eq!(harmless(b"[1] a\rb\n"), "[1] a\\x0db\n");
+    }
+
+    #[test]
+    fn a_list_has_a_row_for_each_in_order_of_arrival() {
+        let row = |number, slot| Row {
+            number,
+            id: ConnId::new(slot, 0),
+            place: 0,
+            address: Some("127.0.0.1:5000".to_owned()),
+            age: Some(Duration::from_secs(3)),
+            received: 64,
+            sent: 1_600_000,
+            wants: vec!["receive".to_owned(), "send 12 B".to_owned()],
+            doing: vec!["recv".to_owned()],
+            marks: vec![],
+        };
+        let places = [Place { address: "127.0.0.1:7000".into(), protocol: "echo".into() }];
+        let strange = Row { place: 7, address: None, age: None, ..row(1, 5) };
+        let text = list(vec![row(2, 0), strange], &places);
+        let expected = "\
+no  key  listener        protocol  peer            age   in      out  wants               under way  marks
+ 1  5.0  7               –         –                 –  64 B  1.60 MB  receive, send 12 B  recv       –
+ 2  0.0  127.0.0.1:7000  echo      127.0.0.1:5000  3 s  64 B  1.60 MB  receive, send 12 B  recv       –
+2 connections";
+        let narrow = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(narrow(&text), narrow(expected), "{text}");
+        assert_eq!(list(vec![], &places), "no connections");
+    }
+
+    #[test]
+    fn an_age_is_told_in_two_units() {
+        let ages = [0, 59, 60, 3599, 3600, 86_399, 86_400, 360_000];
+        let told = ages.map(|seconds| age(Duration::from_secs(seconds)));
+        let expected = ["0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "23 h 59 min"];
+        assert_eq!(told[..6], expected);
+        assert_eq!(told[6..], ["1 d 0 h", "4 d 4 h"]);
+    }
+
+    #[test]
+    fn every_counter_is_shown() {
+        let counters = Counters { received_bytes: 1234567, ..Counters::default() };
+        let text = stats(&counters);
+        assert_eq!(text.lines().count(), 1 + counters.named().len());
+        assert!(text.contains("received bytes") && text.contains("1,234,567"), "{text}");
+    }
+}

@@ -1,0 +1,390 @@
+//! Processes: to fork one, to tell it, to wait for it.
+//!
+//! A child that [`fork`] makes owns nothing of its parent's but what it was given: it closes all
+//! other descriptors, takes no signal before it has said how, dies with its parent, and ends by
+//! _exit(2), so that no destructor and no buffered output of the parent runs a second time.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+use super::{SIGNALLED, STOP, Stop, add, count_call};
+
+/// That this process has one thread: what makes it sound to fork and go on as before.
+///
+/// A lock that another thread held would stay locked in the child for ever, the allocator's among
+/// them (kernel-notes §40).
+#[derive(Debug)]
+pub struct Alone(PhantomData<*const ()>);
+
+impl Alone {
+    /// Looks whether it has. Whoever holds the answer starts no thread.
+    ///
+    /// # Errors
+    /// There are others, or `/proc` does not tell.
+    pub fn check() -> io::Result<Alone> {
+        let tasks = std::fs::read_dir("/proc/self/task");
+        let tasks = tasks.map_err(|error| {
+            io::Error::other(format!("cannot count the threads in /proc/self/task: {error}"))
+        })?;
+        match tasks.count() {
+            1 => Ok(Alone(PhantomData)),
+            count => Err(io::Error::other(format!(
+                "a process of {count} threads cannot fork and go on: serve from one that has one"
+            ))),
+        }
+    }
+}
+
+/// The number of a child that has not been waited for: nobody else has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Pid(libc::pid_t);
+
+/// Forks. `child` runs in the new process, which keeps its standard streams and the descriptors of
+/// `keep`, and ends with the status that is answered (101 after a panic, 1 if it could not be set
+/// up). It is killed when the parent ends, however that comes about; it ignores SIGINT, which a
+/// terminal sends to all, and of other signals takes none before [`Signals::tell`].
+///
+/// `child` must not use a descriptor that is not kept: it is closed, whatever value owns it.
+///
+/// # Errors
+/// fork(2): `EAGAIN` or `ENOMEM` if there can be no more processes for now.
+pub fn fork(_: &Alone, keep: &[RawFd], child: impl FnOnce(Signals) -> u8) -> io::Result<Pid> {
+    let parent = std::process::id();
+    // SAFETY: all-zero is a valid set of signals, to be filled by the call.
+    let mut every: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // `every` is written to during the call.
+    syscall!(sigfillset(&mut every))?;
+    // Held back until the child's handlers are its own: the parent's would write into the parent's
+    // eventfd. kernel-notes §44
+    let before = set_mask(&every)?;
+    // The process has one thread: `Alone` was looked for, and whoever holds it starts no other. So
+    // no lock is held by a thread that the child lacks, and all memory is as this thread left it.
+    let forked = syscall!(fork());
+    if let Ok(0) = forked {
+        be_child(parent, keep, before, child)
+    }
+    set_mask(&before)?;
+    forked.map(Pid)
+}
+
+/// What the child does. It never returns: the frames above it are the parent's.
+fn be_child(
+    parent: u32,
+    keep: &[RawFd],
+    mask: libc::sigset_t,
+    child: impl FnOnce(Signals) -> u8,
+) -> ! {
+    let live = || match set_up(parent, keep) {
+        Ok(()) => child(Signals { mask }),
+        Err(error) => {
+            tracing::warn!("a child cannot be set up: {error}");
+            1
+        }
+    };
+    let status = catch_unwind(AssertUnwindSafe(live)).unwrap_or(101);
+    // SAFETY: ends the process without running anything of the parent's.
+    unsafe { libc::_exit(status.into()) }
+}
+
+fn set_up(parent: u32, keep: &[RawFd]) -> io::Result<()> {
+    SIGNALLED.store(-1, Ordering::Release);
+    // Takes numbers alone.
+    syscall!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+    // The parent may have died before that; then nobody would tell. kernel-notes §42
+    if std::os::unix::process::parent_id() != parent {
+        return Err(io::Error::other("its parent has died"));
+    }
+    handle(libc::SIGINT, libc::SIG_IGN)?;
+    close_others(keep);
+    Ok(())
+}
+
+fn handle(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
+    // SAFETY: all-zero is a valid sigaction: no flags, so that calls are interrupted; an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler;
+    // `action` outlives the call; its handler is async-signal-safe, or none.
+    syscall!(sigaction(signal, &action, std::ptr::null_mut())).map(drop)
+}
+
+/// Sets this thread's mask; answers what it was.
+fn set_mask(mask: &libc::sigset_t) -> io::Result<libc::sigset_t> {
+    // SAFETY: all-zero is a valid set of signals, to be filled by the call.
+    let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
+    count_call();
+    // SAFETY: `mask` is read and `before` is written to during the call. It answers its error.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, &mut before) } {
+        0 => Ok(before),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+// Descriptors.
+
+/// Closes all descriptors but the standard streams and those of `keep`.
+fn close_others(keep: &[RawFd]) {
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    let mut from = 3;
+    for fd in keep {
+        close_range(from, fd - 1);
+        from = from.max(fd + 1);
+    }
+    close_range(from, RawFd::MAX);
+}
+
+/// Closes `first..=last`, by close_range(2) or, before 5.9, one by one.
+fn close_range(first: RawFd, last: RawFd) {
+    if first > last {
+        return;
+    }
+    // Takes numbers alone. Whatever owned the descriptors is never dropped: the child does not
+    // return to it. By its number: older C libraries have no such function.
+    let (from, to, none) = (first as libc::c_uint, last as libc::c_uint, 0 as libc::c_uint);
+    if syscall!(syscall(libc::SYS_close_range, from, to, none)).is_err() {
+        close_each(first, last);
+    }
+}
+
+/// Closes those of `first..=last` that are open.
+fn close_each(first: RawFd, last: RawFd) {
+    let open: Vec<RawFd> = match std::fs::read_dir("/proc/self/fd") {
+        Ok(entries) => entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|fd| (first..=last).contains(fd))
+            .collect(),
+        Err(_) => {
+            // Those above a limit that was lowered meanwhile are missed: without /proc nobody
+            // tells of them.
+            let limit = super::raise_descriptor_limit().unwrap_or(1 << 16);
+            (first..last.min(limit as RawFd)).collect()
+        }
+    };
+    for fd in open {
+        // A number alone; `EBADF` is that of the folder that was read, closed by now.
+        let _ = syscall!(close(fd));
+    }
+}
+
+// Telling a child to drain.
+
+/// True once this process was told.
+static TOLD: AtomicBool = AtomicBool::new(false);
+/// Whose calls are to return then; -1 for none.
+static UNBLOCKED: AtomicI32 = AtomicI32::new(-1);
+
+/// The signals of a child, held back.
+#[derive(Debug)]
+pub struct Signals {
+    mask: libc::sigset_t,
+}
+
+/// How a child notices that it was told.
+#[derive(Debug)]
+pub enum Wake<'a> {
+    /// The socket ceases to block: a call that sleeps returns, interrupted, and one that was about
+    /// to begin answers `WouldBlock`. So none is missed, however close the signal came
+    /// (kernel-notes §43). To stay open as long as the process lives.
+    Unblock(BorrowedFd<'a>),
+    /// This is asked, the first time.
+    Ask(&'a Stop),
+}
+
+impl Signals {
+    /// From now on SIGTERM tells this process, in this way, and signals come through.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn tell(self, wake: Wake<'_>) -> io::Result<()> {
+        match wake {
+            Wake::Unblock(socket) => UNBLOCKED.store(socket.as_raw_fd(), Ordering::Release),
+            Wake::Ask(stop) => {
+                // The handler's descriptor is its own and is never closed.
+                let fd = stop.as_fd().try_clone_to_owned()?;
+                SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(fd), Ordering::Release);
+            }
+        }
+        let handler = on_told as extern "C" fn(libc::c_int);
+        handle(libc::SIGTERM, handler as libc::sighandler_t)?;
+        set_mask(&self.mask).map(drop)
+    }
+}
+
+/// Whether this process was told to drain.
+pub fn told() -> bool {
+    TOLD.load(Ordering::Acquire)
+}
+
+/// Async-signal-safe: loads and stores, fcntl(2), write(2); errno stays what it was.
+extern "C" fn on_told(_: libc::c_int) {
+    if TOLD.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    // SAFETY: a thread's errno is always there.
+    let errno = unsafe { *libc::__errno_location() };
+    let socket = UNBLOCKED.load(Ordering::Acquire);
+    if socket >= 0 {
+        // SAFETY: numbers alone. The socket is open until the process ends, says `Wake`.
+        unsafe { libc::fcntl(socket, libc::F_SETFL, libc::O_NONBLOCK) };
+    }
+    let stop = SIGNALLED.load(Ordering::Acquire);
+    if stop >= 0 {
+        add(stop, STOP);
+    }
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// Tells a child to drain.
+///
+/// # Errors
+/// kill(2), never for a child that has not been waited for.
+pub fn tell(child: Pid) -> io::Result<()> {
+    // Numbers alone.
+    syscall!(kill(child.0, libc::SIGTERM)).map(drop)
+}
+
+/// Ends a child at once.
+///
+/// # Errors
+/// kill(2), never for a child that has not been waited for.
+pub fn kill(child: Pid) -> io::Result<()> {
+    // Numbers alone.
+    syscall!(kill(child.0, libc::SIGKILL)).map(drop)
+}
+
+// Waiting for children.
+
+/// A signalfd(2) that is readable when children have ended.
+#[derive(Debug)]
+pub struct Deaths(OwnedFd);
+
+impl Deaths {
+    /// Blocks SIGCHLD in this thread for good, and has children wait to be waited for, even if
+    /// this process began with SIGCHLD ignored.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Deaths> {
+        handle(libc::SIGCHLD, libc::SIG_DFL)?;
+        // SAFETY: all-zero is a valid set of signals.
+        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // `set` is written to, and later read, during the calls; the number is that of a signal.
+        syscall!(sigemptyset(&mut set))?;
+        syscall!(sigaddset(&mut set, libc::SIGCHLD))?;
+        count_call();
+        // SAFETY: `set` is read during the call, and nothing is written. It answers its error.
+        match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) } {
+            0 => {}
+            error => return Err(io::Error::from_raw_os_error(error)),
+        }
+        let fd = syscall!(signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+        // SAFETY: the kernel has just given us this descriptor.
+        Ok(Deaths(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Takes the signal. However many children have ended, there is one (kernel-notes §41): who has
+    /// ended is asked with [`ended`].
+    pub fn take(&self) {
+        // SAFETY: all-zero is a valid value: they are numbers.
+        let mut came: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
+        // `came` is writable for its length. That nothing was there is no harm.
+        let size = size_of::<libc::signalfd_siginfo>();
+        let _ = syscall!(read(self.0.as_raw_fd(), (&raw mut came).cast(), size));
+    }
+}
+
+impl AsFd for Deaths {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A child of this process, whoever made it, that has ended and was not waited for. It still waits.
+///
+/// # Errors
+/// waitid(2), never for lack of children.
+pub fn ended() -> io::Result<Option<Pid>> {
+    // SAFETY: all-zero is a valid value: numbers, and pointers that are not followed.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // `info` is written to during the call.
+    match syscall!(waitid(libc::P_ALL, 0, &mut info, how)) {
+        // SAFETY: the call has filled it in for a child, or left it zero: then there is none.
+        Ok(_) => Ok(Some(unsafe { info.si_pid() }).filter(|&pid| pid != 0).map(Pid)),
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits for a child if it has ended: its number is of no use from then on.
+///
+/// # Errors
+/// waitpid(2): there is no such child.
+pub fn reap(child: Pid) -> io::Result<Option<ExitStatus>> {
+    wait_for(child, libc::WNOHANG)
+}
+
+/// Waits until a child has ended: its number is of no use from then on.
+///
+/// # Errors
+/// waitpid(2): there is no such child.
+pub fn wait(child: Pid) -> io::Result<ExitStatus> {
+    loop {
+        match wait_for(child, 0) {
+            Ok(Some(status)) => return Ok(status),
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn wait_for(child: Pid, how: libc::c_int) -> io::Result<Option<ExitStatus>> {
+    let mut status = 0;
+    // `status` is written to during the call.
+    let pid = syscall!(waitpid(child.0, &mut status, how))?;
+    Ok((pid == child.0).then(|| ExitStatus::from_raw(status)))
+}
+
+impl std::fmt::Display for Pid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::duplicate_from;
+    use super::*;
+
+    #[test]
+    fn a_process_of_many_threads_may_not_fork() {
+        // The harness has a thread for itself, and another for the test.
+        let error = Alone::check().expect_err("there are two at least");
+        assert!(error.to_string().contains("threads cannot fork"), "{error}");
+    }
+
+    #[test]
+    fn those_in_a_range_are_closed_and_no_others() {
+        let stop = Stop::new().unwrap();
+        // Where nobody else of this process has any.
+        let raw = |least| std::os::fd::IntoRawFd::into_raw_fd(duplicate_from(stop.as_fd(), least));
+        for close in [close_range, close_each] {
+            let [below, first, last] = [700, 701, 720].map(raw);
+            assert_eq!([below, first, last], [700, 701, 720], "the numbers are free");
+            let above = raw(721);
+            close(first, last);
+            let is_open = |fd| std::fs::exists(format!("/proc/self/fd/{fd}")).unwrap();
+            assert_eq!([below, first, last, above].map(is_open), [true, false, false, true]);
+            close(below, above);
+            assert_eq!([below, above].map(is_open), [false, false]);
+        }
+    }
+}

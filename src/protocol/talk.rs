@@ -1,0 +1,78 @@
+//! Talk: every line goes to the operator at the server's console, who may answer it.
+
+use super::speaker::{Audience, Speaker};
+use super::{Outbox, Protocol};
+use crate::buffer::Chunk;
+
+/// Tells the operator each line, as `[7] hello`: 7 is the number of its speaker, by which the
+/// operator answers. Tells who comes and goes too, as `* 7 joined` and `* 7 left`.
+///
+/// The peers of one listener do not hear one another. Lines are as [`Chat`](super::Chat) has them:
+/// whole, however they arrived, of at most [`LINE_MAX`](super::LINE_MAX) bytes, and `quit` leaves.
+#[derive(Debug, Clone)]
+pub struct Talk(Speaker);
+
+impl Default for Talk {
+    fn default() -> Talk {
+        Talk(Speaker::to(Audience::Operator))
+    }
+}
+
+impl Protocol for Talk {
+    fn open(&mut self, me: u64, out: &mut Outbox<'_>) {
+        self.0.open(me, out);
+    }
+
+    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
+        self.0.data(chunk, out);
+    }
+
+    fn end(&mut self, out: &mut Outbox<'_>) {
+        self.0.end(out);
+    }
+
+    fn broadcasts(&self) -> bool {
+        false
+    }
+
+    fn close(&mut self, out: &mut Outbox<'_>) {
+        self.0.close(out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{converse, cut};
+    use super::super::{LINE_MAX, TOO_LONG};
+    use super::*;
+
+    #[test]
+    fn lines_go_to_the_operator_and_to_nobody_else() {
+        let said = converse(&mut Talk::default(), [&b"hel"[..], b"lo\nthere"]);
+        let told = "* 1 joined\n[1] hello\n[1] there\n* 1 left\n";
+        assert_eq!(String::from_utf8(said.told.concat()).unwrap(), told);
+        assert!(said.posts.is_empty() && said.replies.is_empty() && said.finished);
+    }
+
+    #[test]
+    fn a_line_too_long_is_answered_and_the_operator_is_spared() {
+        let long = vec![b'x'; LINE_MAX + 1];
+        let said = converse(&mut Talk::default(), [&long[..], b"xx\nshort\n"]);
+        assert_eq!(said.replies, TOO_LONG.as_bytes());
+        assert_eq!(said.told.concat(), b"* 1 joined\n[1] short\n* 1 left\n");
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_network_cut_the_bytes_changes_nothing(
+            lines in prop::collection::vec("[ab]{0,4}|quit", 0..8),
+            cuts in prop::collection::vec(0..40usize, 0..8),
+        ) {
+            let text = lines.join("\n");
+            let told = |parts| converse(&mut Talk::default(), parts).told.concat();
+            prop_assert_eq!(told(cut(text.as_bytes(), &cuts)), told(vec![text.as_bytes()]));
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What a trace comes to: views that count, follow, judge and compare.
+//!
+//! A [`Digest`] is made in one pass over the events; the summary, the health, the doctor's findings
+//! and the difference of two traces are functions of it. A connection's story has a pass of its
+//! own. Each view is a value that serialises, and its text is made of nothing but that value: what
+//! people read and what programs read cannot differ.
+//!
+//! ```text
+//!   events ─► Digest ─┬─► Summary   what was asked, what came of it, how old it was
+//!                     ├─► Health    the loop: turns, batches, queues, buffers
+//!                     ├─► Doctor    what is wrong, with evidence and the way out
+//!                     └─► Diff      two of them, side by side
+//!   events ─► Lives ────► Roster    all connections, the worst first
+//!          ─► Story     one connection, turn by turn
+//! ```
+//!
+//! **Honesty.** A view says of what it is made: records that are missing, a sample, a cut. A number
+//! that they make untrue is left out. An *age* is no latency: it ends when a completion was reaped,
+//! and when the kernel posted it nobody here can know.
+
+mod chart;
+mod checks;
+mod diff;
+mod digest;
+mod doctor;
+mod health;
+mod life;
+mod ops;
+mod roster;
+mod source;
+mod story;
+mod summary;
+mod turns;
+
+pub use diff::Diff;
+pub use digest::Digest;
+pub use doctor::{Doctor, Finding, Severity};
+pub use health::Health;
+pub use life::{Ending, Life, Measure};
+pub use ops::{Errors, Octave, OpRow};
+pub use roster::Roster;
+pub use source::{Cut, Source};
+pub use story::{Step, Story, Told};
+pub use summary::Summary;
+pub use turns::{Batches, Moment, Noted, Turns};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,298 @@
+//! The views of a trace, held against servers whose conversations are known: simulated for many
+//! seeds, and real ones by the command line. And on records of any kind, which end no view.
+
+#[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::rc::Rc;
+use std::time::Duration;
+
+use proactor::buffer::{Pool, Shape};
+use proactor::limits::{Ended, Limits};
+use proactor::os::Stop;
+use proactor::proactor::Proactor;
+use proactor::protocol::Echo;
+use proactor::ring::ListenerId;
+use proactor::ring::sim::{Dice, Faults, Reads, Setup, Sim, Tier};
+use proactor::trace::format::{HEADER, RECORD};
+use proactor::trace::view::{Cut, Diff, Digest, Doctor, Ending, Health, Roster, Story, Summary};
+use proactor::trace::{About, Clock, Recorder, Settings, Trace, Traced};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use support::server::{Launch, PROACTOR};
+use support::{Client, eventually, io_uring_refused, skip};
+
+/// A simulated server echoed to a few clients, drained, and was recorded; how many bytes they said.
+fn simulated(seed: u64, tier: Tier) -> (Trace, u64) {
+    let mut dice = Dice::new(!seed);
+    let setup = Setup {
+        seed,
+        tier,
+        sockets: 64,
+        entries: [2, 8, 256][dice.below(3)],
+        socket_buffer: [200, 4096][dice.below(2)],
+        faults: Faults::some(&mut dice).without_resets(),
+    };
+    let pool = Pool::new(&[Shape { bytes: 256, count: 48 }]).unwrap();
+    let settings = Settings { bytes: 8 << 20, clock: Some(Clock::Nanos), ..Settings::default() };
+    let log = Recorder::in_memory(&settings, &About::default()).unwrap();
+    let ring = Traced::new(Sim::new(setup, Rc::clone(&pool)), log);
+    let stop = Stop::new().unwrap();
+    let limits = Limits { connections: 8, drain: Duration::from_secs(5) };
+    let mut server = Proactor::new(ring, limits, stop.handle().unwrap()).unwrap();
+    server.listen(fs::File::open("/dev/null").unwrap().into(), Echo);
+    let sim = server.ring_mut().inner_mut();
+    let clients: Vec<_> = (0..5).map(|_| sim.connect(ListenerId(0), Reads::AtOnce)).collect();
+    let mut said = 0;
+    for &id in &clients {
+        let len = dice.between(1, 4000);
+        said += len as u64;
+        sim.client_mut(id).say(&vec![7; len]);
+        sim.client_mut(id).finish();
+    }
+    while !clients.iter().all(|&id| server.ring().inner().client(id).is_done()) {
+        assert_eq!(server.turn().unwrap(), None);
+    }
+    stop.ask();
+    server.ring_mut().inner_mut().wake();
+    while server.turn().unwrap() != Some(Ended::Drained) {}
+    let trace = Trace::from_bytes(server.ring_mut().recorder().bytes()).unwrap();
+    (trace, said)
+}
+
+#[test]
+fn a_simulated_echo_is_counted_to_the_byte_and_each_connection_is_clean() {
+    for seed in 0..60 {
+        for tier in [Tier::Multishot, Tier::OneShot] {
+            let (trace, said) = simulated(seed, tier);
+            let digest = Digest::of(&trace, &Cut::default());
+            let context = format!("seed {seed} {tier:?}\n{}", Summary::new(digest.clone()));
+            assert_eq!((digest.bytes_in, digest.bytes_out), (said, said), "{context}");
+            assert_eq!((digest.connections, digest.lives.len()), (5, 5), "{context}");
+            for life in &digest.lives {
+                assert!(life.is_clean() && life.ending == Ending::PeerFirst, "{life:?}\n{context}");
+                assert!(life.closed_ns.is_some() && life.accepted_ns.is_some(), "{life:?}");
+            }
+            let ended = digest.ops.iter().filter(|row| row.op != "wake");
+            for row in ended {
+                assert_eq!((row.in_flight, row.unseen), (0, 0), "{} {context}", row.op);
+            }
+            let doctor = Doctor::new(&digest);
+            let names: Vec<_> = doctor.findings.iter().map(|one| one.name).collect();
+            assert!(
+                !names.contains(&"out-of-order") && !names.contains(&"never-closed"),
+                "{doctor}"
+            );
+        }
+    }
+}
+
+/// Every view of a trace, as text and as JSON.
+fn all_views(trace: &Trace) {
+    let cuts = [
+        Cut::default(),
+        Cut { since: Some(Duration::from_micros(5)), ..Cut::default() },
+        Cut { conn: Some((0, None)), ..Cut::default() },
+    ];
+    for cut in cuts {
+        let digest = Digest::of(trace, &cut);
+        drop((Summary::new(digest.clone()).to_string(), Health::new(digest.clone()).to_string()));
+        drop((Doctor::new(&digest).to_string(), Roster::new(digest.clone(), 5).to_string()));
+        drop(serde_json::to_string(&Summary::new(digest.clone())).unwrap());
+        if let Ok(diff) = Diff::new(digest.clone(), digest) {
+            drop(diff.to_string());
+        }
+        let conn = trace.events().find_map(|event| event.conn).map(|conn| (conn.slot(), None));
+        if let Some(story) = conn.and_then(|conn| Story::of(trace, &cut, conn, 3, false)) {
+            drop((story.to_string(), serde_json::to_string(&story).unwrap()));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_records_end_a_view(
+        flips in prop::collection::vec((HEADER..HEADER + RECORD * 300, any::<u8>()), 0..80),
+        whole in prop::collection::vec(any::<[u8; RECORD]>(), 0..20),
+    ) {
+        thread_local!(static TRACE: Vec<u8> = recorded());
+        let mut bytes = TRACE.with(|bytes| bytes[..HEADER + RECORD * 300].to_vec());
+        flips.into_iter().for_each(|(at, byte)| bytes[at] = byte);
+        for (at, record) in whole.iter().enumerate() {
+            let at = HEADER + RECORD * (at * 7 % 300);
+            bytes[at..at + RECORD].copy_from_slice(record);
+        }
+        if let Ok(trace) = Trace::from_bytes(&bytes) {
+            all_views(&trace);
+        }
+    }
+}
+
+/// Bytes of a trace with some of everything.
+fn recorded() -> Vec<u8> {
+    let (trace, _) = simulated(2, Tier::Multishot);
+    let mut log = Recorder::in_memory(
+        &Settings { bytes: 8 << 20, clock: Some(Clock::Nanos), ..Settings::default() },
+        &About::default(),
+    )
+    .unwrap();
+    for record in &trace.records {
+        log.note(None, || record.time, *record);
+    }
+    let bytes = log.bytes().to_vec();
+    assert!(bytes.len() > HEADER + RECORD * 300);
+    bytes
+}
+
+/// Runs `proactor trace …` and answers its exit status, what it said, and its complaint.
+fn trace(args: &[&str], files: &[&Path]) -> (i32, String, String) {
+    let mut command = Command::new(PROACTOR);
+    let output = command.arg("trace").arg(args[0]).args(files).args(&args[1..]).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn view(args: &[&str], files: &[&Path]) -> String {
+    let (code, said, complaint) = trace(args, files);
+    assert_eq!((code, &*complaint), (0, ""), "{args:?}: {said}");
+    said
+}
+
+fn json(args: &[&str], files: &[&Path]) -> Value {
+    serde_json::from_str(&view(&[args, &["--json"]].concat(), files)).unwrap()
+}
+
+/// Serves, and says 300 messages on three connections, one after the other in turn; each of them
+/// ends before the server does, unless that is killed.
+fn serve(model: &str, file: &Path, kill: bool) {
+    let option = format!("--trace={}", file.display());
+    let args = ["serve", "--model", model, "--listen", "127.0.0.1:0", &option];
+    let server = Launch::new(PROACTOR, &args).start();
+    let clients: Vec<_> = (0..3).map(|_| Client::connect(server.address())).collect();
+    for _ in 0..100 {
+        for client in &clients {
+            client.say(b"sixteen bytes ..");
+            client.hear(b"sixteen bytes ..");
+        }
+    }
+    if kill {
+        // What is not published yet goes with the process: until it sleeps again.
+        eventually("the last message is in the trace", || {
+            let digest = Digest::of(&Trace::open(file).unwrap(), &Cut::default());
+            (digest.bytes_out == 4800).then_some(())
+        });
+        return server.kill();
+    }
+    for client in &clients {
+        client.finish();
+        client.hear_end();
+    }
+    server.drain();
+}
+
+#[test]
+fn every_view_of_a_real_servers_trace_says_what_was_said_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |model: &str| folder.path().join(model);
+    let models = match io_uring_refused() {
+        Some(why) => {
+            skip(&why);
+            vec!["epoll"]
+        }
+        None => vec!["uring", "epoll"],
+    };
+    for &model in &models {
+        let file = &*path(model);
+        serve(model, file, false);
+        let summary = json(&["summary"], &[file]);
+        let numbers = ["messages", "bytes_in", "bytes_out", "connections", "connections_max"];
+        let numbers = numbers.map(|name| summary[name].as_u64().unwrap());
+        assert_eq!(numbers, [300, 4800, 4800, 3, 3], "{model}");
+        assert_eq!(summary["source"]["model"], model);
+        let text = view(&["summary"], &[file]);
+        assert!(text.contains("300 messages") && text.contains("send"), "{text}");
+
+        let roster = json(&["conn"], &[file]);
+        let all = roster["connections"].as_array().unwrap();
+        assert_eq!((all.len(), &roster["unclean"]), (3, &Value::from(0)), "{roster}");
+        for life in all {
+            assert_eq!((&life["messages"], &life["ending"]), (&100.into(), &"peer_first".into()));
+            let name = life["conn"].as_str().unwrap();
+            let story = view(&["conn", name], &[file]);
+            let ends = "verdict: clean, peer first   every operation ended once ✓\n";
+            assert!(story.ends_with(ends) && story.contains("folded"), "{story}");
+        }
+        let health = view(&["health"], &[file]);
+        assert!(health.contains("system calls per message (300 messages)"), "{health}");
+        let doctor = json(&["doctor"], &[file]);
+        let wrong = |one: &&Value| one["severity"] == "wrong";
+        let wrong = doctor["findings"].as_array().unwrap().iter().find(wrong).cloned();
+        assert_eq!(wrong, None, "a server that serves three in turn has nothing wrong");
+    }
+    let (a, b) = (path(models[0]), path(models[models.len() - 1]));
+    let diff = json(&["diff"], &[&a, &b]);
+    assert_eq!((&diff["lines"][0]["a"], &diff["lines"][0]["b"]), (&300.0.into(), &300.0.into()));
+    assert!(view(&["diff"], &[&a, &b]).contains("B / A"));
+}
+
+#[test]
+fn a_killed_servers_trace_has_its_views_and_they_say_that_it_was_not_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve("epoll", file, true);
+    let summary = view(&["summary"], &[file]);
+    assert!(summary.contains("300 messages"), "{summary}");
+    assert!(summary.contains("note: the recorder was not closed"), "{summary}");
+    assert!(view(&["conn", "c0.0"], &[file]).contains("verdict: open"));
+    // What is left of it after a crash of the machine, too.
+    let bytes = fs::read(file).unwrap();
+    fs::write(file, &bytes[..HEADER + 1000 * RECORD]).unwrap();
+    let part = view(&["summary"], &[file]);
+    assert!(part.contains("note: the file is cut short"), "{part}");
+    assert!(!part.contains(" 0 lost"), "{part}");
+}
+
+#[test]
+fn doctor_fails_only_if_it_is_asked_to_and_something_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve("epoll", file, false);
+    let mut bytes = fs::read(file).unwrap();
+    assert_eq!(trace(&["doctor"], &[file]).0, 0);
+    // A receive that came to something, as if it had failed.
+    let (slots, _) = bytes[HEADER..].as_chunks_mut::<RECORD>();
+    let recv = |slot: &&mut [u8; RECORD]| slot[28..30] == [13, 2] && slot[16] == 16;
+    slots.iter_mut().find(recv).unwrap()[16..20].copy_from_slice(&(-libc::EIO).to_ne_bytes());
+    fs::write(file, &bytes).unwrap();
+    assert_eq!(trace(&["doctor"], &[file]).0, 0);
+    let (code, said, complaint) = trace(&["doctor", "--check"], &[file]);
+    assert_eq!((code, complaint.lines().count()), (1, 1), "{complaint}");
+    assert!(complaint.contains("is not well: errors") && said.contains("EIO"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_shown_is_refused_by_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, foreign) = (&*folder.path().join("a"), &*folder.path().join("b"));
+    serve("epoll", file, false);
+    fs::write(foreign, "no trace").unwrap();
+    let gone = &*folder.path().join("c");
+    let cases: [(&[&str], &[&Path], &str); 5] = [
+        (&["summary"], &[foreign], "this is no trace"),
+        (&["health"], &[gone], "No such file"),
+        (&["conn", "c99"], &[file], "c99 is not in"),
+        (&["diff"], &[file, foreign], "this is no trace"),
+        (&["diff", "--until", "1ms"], &[file, file], "has no message"),
+    ];
+    for (args, files, why) in cases {
+        let (code, said, complaint) = trace(args, files);
+        assert_eq!((code, &*said, complaint.lines().count()), (1, "", 1), "{args:?} {complaint}");
+        assert!(complaint.starts_with("error: ") && complaint.contains(why), "{complaint}");
+    }
+    assert_eq!(trace(&["conn", "seven"], &[file]).0, 2);
+}
