@@ -118,6 +118,11 @@ fn what_the_kernel_told_stands_beside_a_recording() {
     let (code, json) = run(&["delays", "--json"]);
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((code, &json["unmatched"]), (Some(0), &0.into()));
+    let (_, summary) = run(&["summary"]);
+    assert!(summary.contains("arrival → posted"), "{summary}");
+    let (_, summary) = run(&["summary", "--json"]);
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(summary["kernel"], json);
     // Of another process, under the same name: it is not taken for this one's.
     let mut other = trace.header.clone();
     other.pid += 1;

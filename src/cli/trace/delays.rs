@@ -1,10 +1,11 @@
 //! `proactor trace delays`: where the time of a completion goes.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::trace::Trace;
 use crate::trace::kernel::{Beside, Delays, beside};
 
 /// Show where the time of completions went, as `serve --trace=FILE --kernel-events` recorded it:
@@ -22,15 +23,11 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let trace = super::open(&self.file)?;
-        let path = beside(&self.file);
-        let told = Beside::open(&self.file, &trace.header)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        let Some(told) = told else {
+        let Some(delays) = delays(&self.file, &trace)? else {
             bail!(
                 "nothing of the kernel's is there: record with `serve --trace=FILE --kernel-events`"
             );
         };
-        let delays = Delays::of(&trace, &told);
         let mut out = io::stdout().lock();
         if self.json {
             writeln!(out, "{}", delays.json())?;
@@ -39,4 +36,11 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// What the kernel's side of a recording comes to; `None` if there is none.
+pub(super) fn delays(file: &Path, trace: &Trace) -> anyhow::Result<Option<Delays>> {
+    let told = Beside::open(file, &trace.header)
+        .with_context(|| format!("cannot read {}", beside(file).display()))?;
+    Ok(told.map(|told| Delays::of(trace, &told)))
 }

@@ -104,8 +104,8 @@ impl Scribe {
 struct Rings(HashMap<u64, bool>);
 
 impl Rings {
-    /// Whether it is about a ring of this process. Who makes a ring or sleeps on it tells; data
-    /// arrive in anybody's time.
+    /// Whether it is about a ring of this process. Who makes a ring, posts to it or sleeps on it
+    /// tells; data arrive in anybody's time.
     fn are_ours(&mut self, told: &Told) -> bool {
         let ours = || fs::exists(format!("/proc/self/task/{}", told.thread)).unwrap_or(false);
         match told.what {
@@ -115,8 +115,8 @@ impl Rings {
                 self.0.insert(told.ring, ours);
                 ours
             }
-            Tale::Waited { .. } => *self.0.entry(told.ring).or_insert_with(ours),
-            _ => self.0.get(&told.ring).is_some_and(|&ours| ours),
+            Tale::Arrived => self.0.get(&told.ring).is_some_and(|&ours| ours),
+            _ => *self.0.entry(told.ring).or_insert_with(ours),
         }
     }
 }
