@@ -101,6 +101,26 @@ pub fn uname() -> String {
     fields.map(text).join(" ")
 }
 
+/// A tracefs(5) that is mounted nowhere: it is seen through this descriptor, and gone with it.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN`; `ENODEV` from a kernel without tracing; `ENOSYS` before 5.2.
+pub fn private_tracefs() -> io::Result<OwnedFd> {
+    const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+    let own = |fd: libc::c_long| {
+        // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+        unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
+    };
+    let none = std::ptr::null::<libc::c_char>();
+    // 1: close on exec. The name is read during the call.
+    let context = own(syscall!(syscall(libc::SYS_fsopen, c"tracefs".as_ptr(), 1))?);
+    let fd = context.as_raw_fd();
+    // No name and no value: it is told to make the file system as it is by default.
+    syscall!(syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, none, none, 0))?;
+    // 1: close on exec.
+    Ok(own(syscall!(syscall(libc::SYS_fsmount, fd, 1, 0))?))
+}
+
 // Bells, and stopping by one.
 
 /// A counter (an eventfd) that one thread waits for as for any descriptor, and any may add to.

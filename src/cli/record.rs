@@ -12,6 +12,7 @@ use clap::error::ErrorKind;
 use super::trace::follow_to_end;
 use crate::model::Model;
 use crate::os;
+use crate::trace::kernel::{Scribe, beside};
 use crate::trace::{Filter, Follow, Level, Recording, Settings, Trigger};
 
 /// What to record.
@@ -40,6 +41,11 @@ pub(super) struct Args {
     /// error, overflow (of the completion queue) or signal (SIGUSR2). Repeatable
     #[arg(long, value_name = "WHAT", requires = "trace")]
     trace_trigger: Vec<Trigger>,
+
+    /// Record what the kernel tells, too: when data arrived, when each completion was posted, what
+    /// threads of the kernel had to do; into FILE.kernel, beside FILE. Takes root
+    #[arg(long, requires = "trace")]
+    kernel_events: bool,
 }
 
 /// A recording that is about to begin.
@@ -49,6 +55,8 @@ pub(super) struct Prepared {
     pub(super) recording: Recording,
     /// The same file, if what is in it is to be printed.
     live: Option<File>,
+    /// Writes down what the kernel tells.
+    scribe: Option<Scribe>,
 }
 
 impl Args {
@@ -81,7 +89,9 @@ impl Args {
             triggers: self.trace_trigger.clone(),
             clock: None,
         };
-        Ok(Some(Prepared { recording: Recording { file, settings }, live }))
+        let told = path.as_deref().filter(|_| self.kernel_events);
+        let scribe = told.map(|path| scribe(path, &settings)).transpose()?;
+        Ok(Some(Prepared { recording: Recording { file, settings }, live, scribe }))
     }
 
     /// What cannot be had together.
@@ -91,6 +101,12 @@ impl Args {
                 "--trace records no {model}: take uring, epoll or another readiness model\n"
             ));
         }
+        if self.kernel_events && model != Model::Uring {
+            return Some(format!("--kernel-events is for uring: {model} has no ring\n"));
+        }
+        if self.kernel_events && self.trace == Some(None) {
+            return Some("--kernel-events records beside a file: write --trace=FILE\n".to_owned());
+        }
         let old = self.trace_trigger.iter().find(|one| matches!(one, Trigger::Age { .. }))?;
         (model != Model::Uring && self.trace_clock == Level::Batch).then(|| {
             format!(
@@ -99,6 +115,13 @@ impl Args {
             )
         })
     }
+}
+
+/// Has what the kernel tells written down beside the recording.
+fn scribe(path: &Path, settings: &Settings) -> anyhow::Result<Scribe> {
+    let path = beside(path);
+    let file = create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Scribe::start(file, settings)?)
 }
 
 /// Prints what is recorded on stderr, until the recorder ends; `None` if nothing is to be printed.
@@ -113,9 +136,11 @@ pub(super) fn print(live: Option<File>) -> Option<JoinHandle<anyhow::Result<()>>
 }
 
 impl Prepared {
-    /// The recording, and the file that is to be printed.
-    pub(super) fn split(prepared: Option<Prepared>) -> (Option<Recording>, Option<File>) {
-        prepared.map_or((None, None), |one| (Some(one.recording), one.live))
+    /// The recording, the file that is to be printed, and who writes down what the kernel tells.
+    pub(super) fn split(
+        prepared: Option<Prepared>,
+    ) -> (Option<Recording>, Option<File>, Option<Scribe>) {
+        prepared.map_or((None, None, None), |one| (Some(one.recording), one.live, one.scribe))
     }
 }
 

@@ -20,6 +20,7 @@ use crate::os::{self, Stop};
 use crate::protocol::Any;
 use crate::report::units;
 use crate::ring::kernel::Version;
+use crate::trace::kernel::Scribe;
 
 /// Serve a protocol to whoever connects, until SIGTERM or SIGINT
 #[derive(Debug, clap::Args)]
@@ -173,7 +174,7 @@ impl Args {
         }
         let console = wants_console.map(|_| open_console(&addresses)).transpose();
         let console = console.context("there can be no console")?;
-        let (trace, live) = Prepared::split(self.record.prepare(chosen.model)?);
+        let (trace, live, scribe) = Prepared::split(self.record.prepare(chosen.model)?);
         let idle_sleep = self.idle_sleep;
         let service = Service { listeners, buffers, limits, stop, idle_sleep, console, trace };
         let mut printer = None;
@@ -183,6 +184,9 @@ impl Args {
         };
         let served = model::serve(engine, service, ready);
         drop(files);
+        if let Some(Err(error)) = scribe.map(Scribe::finish) {
+            tracing::warn!("what the kernel told was not recorded to its end: {error:#}");
+        }
         if let Some(printer) = printer
             && let Err(error) = printer.join().expect("the printer does not panic")
         {

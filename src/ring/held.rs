@@ -33,8 +33,8 @@ struct Slot {
     recv: Option<Lease>,
     /// The bytes of the send in flight.
     send: Sending,
-    /// True while that send is a quiet one that has not completed.
-    quiet: bool,
+    /// Which submission that send is, while it is a quiet one that has not completed.
+    quiet: Option<u64>,
 }
 
 #[derive(Default)]
@@ -109,7 +109,7 @@ impl Held {
     /// Lets go of what was being sent.
     pub(super) fn sent(&mut self, conn: ConnId) {
         let slot = self.slot(conn);
-        slot.quiet = false;
+        slot.quiet = None;
         if let Sending::Many(mut vector) = std::mem::take(&mut slot.send) {
             vector.chunks.clear();
             self.spare.push(vector);
@@ -118,7 +118,7 @@ impl Held {
 
     /// Remembers that the send in flight, the `at`th submission, of `len` bytes, is a quiet one.
     pub(super) fn hush(&mut self, conn: ConnId, len: u32, at: u64) {
-        self.slot(conn).quiet = true;
+        self.slot(conn).quiet = Some(at);
         self.quiet.push_back(Quiet { conn, len, at });
     }
 
@@ -131,8 +131,10 @@ impl Held {
     /// and so has gone out whole. To be asked when every completion has been reaped.
     pub(super) fn silent(&mut self, taken: u64) -> Option<(ConnId, usize)> {
         while self.quiet.front().is_some_and(|quiet| quiet.at < taken) {
-            let Quiet { conn, len, .. } = self.quiet.pop_front()?;
-            if self.slot(conn).quiet {
+            let Quiet { conn, len, at } = self.quiet.pop_front()?;
+            // One that has completed may still stand here, while an overflow forbids the question;
+            // the connection's next quiet send is another.
+            if self.slot(conn).quiet == Some(at) {
                 self.sent(conn);
                 return Some((conn, len as usize));
             }
@@ -233,5 +235,20 @@ mod tests {
         assert_eq!(held.silent(2), None, "the third was not taken");
         assert_eq!(held.silent(3), Some((conns[2], 600)));
         assert!(pool.is_whole());
+    }
+
+    #[test]
+    fn a_send_that_completed_is_not_taken_for_the_next_quiet_one() {
+        let pool = Pool::new(&[Shape { bytes: 1024, count: 4 }]).unwrap();
+        let (mut held, conn) = (Held::default(), ConnId::new(0, 0));
+        held.send(conn, &owed(&pool, 1));
+        held.hush(conn, 600, 0);
+        // It comes short while completions wait outside the queue: nobody asks for silence.
+        held.sent(conn);
+        held.send(conn, &owed(&pool, 2));
+        held.hush(conn, 1200, 1);
+        assert_eq!(held.silent(1), None, "the second was not taken");
+        assert_eq!(held.silent(2), Some((conn, 1200)));
+        assert_eq!(held.silent(2), None);
     }
 }

@@ -35,7 +35,9 @@ pub(super) fn set_up(
     pool: &Rc<Pool>,
     completions: u32,
 ) -> io::Result<(IoUring, Vec<ProvidedRing>)> {
-    let (mut entries, mut patience) = (ENTRIES, PATIENCE);
+    // The submission queue may not be the longer of the two.
+    let wanted = ENTRIES.min(completions);
+    let (mut entries, mut patience) = (wanted, PATIENCE);
     loop {
         let both = queues(kernel, entries, completions)
             .and_then(|ring| buffers(kernel, &ring, pool).map(|provided| (ring, provided)));
@@ -50,7 +52,7 @@ pub(super) fn set_up(
             }
             Err(error) => return Err(io::Error::new(error.kind(), Refusal::Setup(error))),
             Ok(both) => {
-                if entries < ENTRIES {
+                if entries < wanted {
                     tracing::warn!(entries, "locked memory is short (ulimit -l): a smaller queue");
                 }
                 return Ok(both);

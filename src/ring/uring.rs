@@ -106,8 +106,23 @@ impl Uring {
     /// # Panics
     /// If there are more than 65,536 provided buffers.
     pub fn new(config: Config) -> io::Result<Uring> {
+        // Twice the connections: a receive and a send of each.
+        let completions = (2 * config.connections.min(8192)).clamp(1024, 8192) as u32;
+        Uring::with_completions(config, completions)
+    }
+
+    /// A ring whose completion queue holds so many, rounded up to a power of two, and no more than
+    /// 16 times its submission queue, which is no longer either. One that is too short is no error:
+    /// what it cannot hold waits outside, which takes more system calls (kernel-notes §8).
+    ///
+    /// # Errors
+    /// As [`new`](Uring::new).
+    ///
+    /// # Panics
+    /// As [`new`](Uring::new).
+    pub fn with_completions(config: Config, completions: u32) -> io::Result<Uring> {
         let Config { kernel, connections, mut buffers } = config;
-        let completions = (2 * connections.min(8192)).next_power_of_two().clamp(1024, 8192) as u32;
+        let completions = completions.max(1).next_power_of_two();
         if !kernel.has(Capability::BufferRing) {
             // Every waiting receive holds a buffer: there must be one for each connection.
             buffers[0].count = buffers[0].count.max(connections + 64);

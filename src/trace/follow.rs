@@ -11,7 +11,8 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::event::{ABSENT, Decoder, Event};
-use super::format::{HEADER, MAGIC, RECORD, Record, What};
+use super::format::{HEADER, RECORD, Record, What};
+use super::kernel;
 use super::reader::{Header, Unreadable};
 use crate::os;
 
@@ -188,8 +189,8 @@ pub fn open_process(pid: u32) -> io::Result<File> {
             continue;
         }
         let Ok(file) = File::open(&path) else { continue };
-        let mut magic = [0; MAGIC.len()];
-        if file.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC {
+        // What the kernel told, beside the recording, is not for who follows that.
+        if read_header(&file).is_ok_and(|header| header.model() != kernel::MODEL) {
             return Ok(file);
         }
     }

@@ -14,6 +14,7 @@
 
 use std::fmt;
 
+use crate::os;
 use crate::ring::Kind;
 
 /// The first eight bytes of a trace.
@@ -251,6 +252,13 @@ numbered! {
         Tsc = 1, "tsc";
         /// `CLOCK_MONOTONIC`, or the simulator's: nanoseconds.
         Nanos = 2, "monotonic";
+    }
+}
+
+impl Clock {
+    /// The best that there is on this machine.
+    pub fn best() -> Clock {
+        if os::cycles_are_even() { Clock::Tsc } else { Clock::Nanos }
     }
 }
 

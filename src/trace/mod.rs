@@ -13,10 +13,12 @@
 //!              └─► Recorder ─────────┘
 //! ```
 
+mod attach;
 mod event;
 pub mod export;
 mod follow;
 pub mod format;
+pub mod kernel;
 mod map;
 mod reader;
 mod recorder;
@@ -33,6 +35,7 @@ use std::os::fd::RawFd;
 
 use crate::selector::Key;
 
+pub use attach::{Attached, Line};
 pub use event::{Event, Events, Happened, Op};
 pub use follow::{Follow, open_process};
 pub use format::{Call, Clock, Frozen, Level, Patience, Record, What};

@@ -114,8 +114,7 @@ impl Recorder {
     fn on(file: Option<&File>, settings: &Settings, about: &About) -> io::Result<Recorder> {
         let records = (settings.bytes / RECORD as u64).max(4096);
         let capacity = 1 << records.ilog2();
-        let best = || if os::cycles_are_even() { Clock::Tsc } else { Clock::Nanos };
-        let clock = settings.clock.unwrap_or_else(best);
+        let clock = settings.clock.unwrap_or_else(Clock::best);
         let mut recorder = Recorder {
             map: Map::new(file, capacity)?,
             head: 0,
@@ -252,6 +251,22 @@ impl Recorder {
         }
     }
 
+    /// Something that another clock reader saw, at its time, in the ticks of this trace's clock.
+    pub fn write_at(&mut self, time: u64, record: Record) {
+        let turn = std::mem::replace(&mut self.turn, record.turn);
+        self.now = time;
+        self.put(record);
+        self.turn = turn;
+        if self.head - self.published >= BATCH {
+            self.publish();
+        }
+    }
+
+    /// When the last record was written, in ticks.
+    pub fn last_time(&self) -> u64 {
+        self.now
+    }
+
     /// A remark of one's own.
     pub fn mark(&mut self, nanos: impl FnOnce() -> u64, number: u64) {
         self.note(None, nanos, Record { what: What::Mark as u8, id: number, ..Record::default() });
@@ -357,8 +372,9 @@ impl Recorder {
         }
     }
 
+    /// Shows readers all that was written.
     #[inline]
-    fn publish(&mut self) {
+    pub fn publish(&mut self) {
         self.map.set(at::MISSED, &self.missed.to_ne_bytes());
         self.map.set(at::SKIPPED, &self.skipped.to_ne_bytes());
         self.map.publish(self.head);

@@ -1,6 +1,8 @@
 //! `proactor trace`: what was recorded, as people and as programs read it.
 
+mod attach;
 mod conn;
+mod delays;
 mod diff;
 mod doctor;
 mod export;
@@ -34,6 +36,8 @@ pub(super) struct Args {
 enum View {
     Show(show::Args),
     Follow(follow::Args),
+    Attach(attach::Args),
+    Delays(delays::Args),
     Summary(summary::Args),
     Conn(conn::Args),
     Health(health::Args),
@@ -48,6 +52,8 @@ impl Args {
         match &self.view {
             View::Show(show) => show.run(),
             View::Follow(follow) => follow.run(),
+            View::Attach(attach) => attach.run(),
+            View::Delays(delays) => delays.run(),
             View::Summary(summary) => summary.run(),
             View::Conn(conn) => conn.run(),
             View::Health(health) => health.run(),

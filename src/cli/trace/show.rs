@@ -3,9 +3,11 @@
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
+use anyhow::Context;
+
 use super::Selection;
-use crate::trace;
-use crate::trace::export::jsonl;
+use crate::trace::kernel::{self, Beside, Told};
+use crate::trace::{self, Header};
 
 /// Show a trace, one line an event
 #[derive(Debug, clap::Args)]
@@ -27,14 +29,37 @@ impl Args {
         let (header, filter) = (&trace.header, self.selection.filter());
         let mut out = BufWriter::new(io::stdout().lock());
         if self.json {
-            jsonl(&trace, &filter, &mut out)?;
+            writeln!(out, "{}", trace::json_header(header, trace.lost(), &trace.remarks))?;
         } else {
             writeln!(out, "{}", trace::title(header, trace.lost()))?;
-            for event in trace.events().filter(|event| filter.passes(event)) {
+        }
+        // What the kernel told stands among it, in the order of time.
+        let beside = Beside::open(&self.file, header)
+            .with_context(|| format!("cannot read {}", kernel::beside(&self.file).display()))?;
+        let told = beside.as_ref().map_or(&[][..], |beside| &beside.told);
+        let mut told = told.iter().filter(|told| told.passes(header, &filter)).peekable();
+        for event in trace.events().filter(|event| filter.passes(event)) {
+            while let Some(told) = told.next_if(|told| header.nanos(told.time) <= event.at) {
+                self.write_told(&mut out, header, told)?;
+            }
+            if self.json {
+                writeln!(out, "{}", trace::json(header, &event))?;
+            } else {
                 writeln!(out, "{}", trace::line(header, &event))?;
             }
         }
+        for told in told {
+            self.write_told(&mut out, header, told)?;
+        }
         out.flush()?;
         Ok(())
+    }
+
+    fn write_told(&self, out: &mut impl Write, header: &Header, told: &Told) -> io::Result<()> {
+        if self.json {
+            writeln!(out, "{}", told.json(header))
+        } else {
+            writeln!(out, "{}", told.line(header))
+        }
     }
 }

@@ -1,9 +1,15 @@
 //! `proactor trace summary`: what was asked, what came of it, how old it was.
 
+use std::fmt;
 use std::path::PathBuf;
 
-use super::{Part, digest, print};
-use crate::trace::view::Summary;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::delays::delays;
+use super::{Part, print, read};
+use crate::trace::kernel::Delays;
+use crate::trace::view::{Digest, Summary};
 
 /// Count a trace, operation by operation: how many, what came of them, how old they were
 #[derive(Debug, clap::Args)]
@@ -23,8 +29,33 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// A summary, and under it what the kernel told.
+#[derive(Debug, Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    summary: Summary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<Value>,
+    #[serde(skip)]
+    delays: Option<Delays>,
+}
+
+impl fmt::Display for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.summary.fmt(f)?;
+        self.delays.as_ref().map_or(Ok(()), |delays| write!(f, "\n\n{delays}"))
+    }
+}
+
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        print(&Summary::new(digest(&self.file, &self.part.cut(self.conn))?), self.json)
+        let cut = self.part.cut(self.conn);
+        let trace = read(&self.file)?;
+        // Of the whole only: the kernel's side is not cut.
+        let is_whole = cut.since.is_none() && cut.until.is_none() && cut.conn.is_none();
+        let delays = if is_whole { delays(&self.file, &trace)? } else { None };
+        let kernel = delays.as_ref().map(Delays::json);
+        let summary = Summary::new(Digest::of(&trace, &cut));
+        print(&Whole { summary, kernel, delays }, self.json)
     }
 }

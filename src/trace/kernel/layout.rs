@@ -1,0 +1,123 @@
+//! Where a tracepoint keeps its fields, as the kernel says: its `format` file.
+//!
+//! Names come and go with kernel versions, and offsets with their compilers. So nothing is known
+//! beforehand but what the fields that are wanted have been called; where they stand, and how wide
+//! they are, is read from the kernel that runs.
+
+/// Where a field stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field {
+    /// Bytes before it.
+    pub offset: usize,
+    /// Its bytes.
+    pub size: usize,
+    /// Whether its uppermost bit is a sign.
+    pub signed: bool,
+}
+
+impl Field {
+    /// Its value, with its sign extended; `None` if it is no number or does not lie within `bytes`.
+    pub fn read(self, bytes: &[u8]) -> Option<u64> {
+        let part = bytes.get(self.offset..self.offset.checked_add(self.size)?)?;
+        let (narrow, signed) = match *part {
+            [a] => (u64::from(a), i64::from(a as i8)),
+            [a, b] => {
+                let bytes = [a, b];
+                (u64::from(u16::from_ne_bytes(bytes)), i64::from(i16::from_ne_bytes(bytes)))
+            }
+            [a, b, c, d] => {
+                let bytes = [a, b, c, d];
+                (u64::from(u32::from_ne_bytes(bytes)), i64::from(i32::from_ne_bytes(bytes)))
+            }
+            _ => {
+                let wide = u64::from_ne_bytes(part.try_into().ok()?);
+                (wide, wide as i64)
+            }
+        };
+        Some(if self.signed { signed as u64 } else { narrow })
+    }
+}
+
+/// The fields of one tracepoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// What the tracepoint's events begin with.
+    pub id: u16,
+    /// By name.
+    fields: Vec<(String, Field)>,
+}
+
+impl Layout {
+    /// Reads a `format` file. Lines that are no fields are overlooked; `None` if there is no id.
+    pub fn parse(text: &str) -> Option<Layout> {
+        let id = text.lines().find_map(|line| line.strip_prefix("ID:"))?.trim().parse().ok()?;
+        Some(Layout { id, fields: fields(text) })
+    }
+
+    /// The first of these names that there is.
+    pub fn field(&self, names: &[&str]) -> Option<Field> {
+        let find = |wanted: &&str| self.fields.iter().find(|(name, _)| name == wanted);
+        names.iter().find_map(find).map(|(_, field)| *field)
+    }
+}
+
+/// The fields in a text of lines such as
+/// `field:unsigned int common_type;  offset:0;  size:2;  signed:0;`.
+pub(super) fn fields(text: &str) -> Vec<(String, Field)> {
+    text.lines().filter_map(field).collect()
+}
+
+fn field(line: &str) -> Option<(String, Field)> {
+    let mut parts = line.trim().split(';').map(str::trim);
+    let declaration = parts.next()?.strip_prefix("field:")?;
+    let name = declaration.rsplit([' ', '*']).next()?.split('[').next()?;
+    let (mut offset, mut size, mut signed) = (None, None, false);
+    for part in parts {
+        match part.split_once(':') {
+            Some(("offset", number)) => offset = number.trim().parse().ok(),
+            Some(("size", number)) => size = number.trim().parse().ok(),
+            Some(("signed", number)) => signed = number.trim() == "1",
+            _ => {}
+        }
+    }
+    let field = Field { offset: offset?, size: size?, signed };
+    (!name.is_empty()).then(|| (name.to_owned(), field))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_by_name_wherever_it_stands() {
+        let layout = Layout::parse(
+            "name: io_uring_submit_sqe\nID: 1190\nformat:\n\
+             \tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;\n\
+             \n\tfield:void * ctx;\toffset:8;\tsize:8;\tsigned:0;\n\
+             \tfield:u8 opcode;\toffset:16;\tsize:1;\tsigned:0;\n\
+             \tfield:char name[16];\toffset:32;\tsize:16;\tsigned:0;\n\
+             \tfield:int res;\toffset:48;\tsize:4;\tsigned:1;\n\nprint fmt: \"ring %p\", REC->ctx\n",
+        )
+        .expect("a format");
+        assert_eq!(layout.id, 1190);
+        assert_eq!(layout.field(&["ring", "ctx"]).map(|field| field.offset), Some(8));
+        assert_eq!(layout.field(&["user_data", "data"]), None);
+        let mut bytes = [0; 52];
+        bytes[48..].copy_from_slice(&(-105i32).to_ne_bytes());
+        let read = |name| layout.field(&[name]).and_then(|field| field.read(&bytes));
+        assert_eq!(read("res"), Some(-105i64 as u64));
+        assert_eq!(read("name"), None, "sixteen bytes are no number");
+        assert_eq!(layout.field(&["res"]).and_then(|field| field.read(&bytes[..50])), None);
+    }
+
+    #[test]
+    fn what_is_no_format_is_none_or_has_no_fields() {
+        for text in ["", "ID:", "ID: x", "ID: 70000", "format:\nfield:a b;offset:1;size:1;"] {
+            assert_eq!(Layout::parse(text), None, "{text:?}");
+        }
+        for line in ["field:", "field:;offset:0;size:1", "field:u8 a;offset:;size:1", "\tu8 a;"] {
+            let layout = Layout::parse(&format!("ID: 1\n{line}\n")).expect("an id");
+            assert_eq!(layout.fields, [], "{line:?}");
+        }
+    }
+}
