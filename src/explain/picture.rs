@@ -1,0 +1,4 @@
+//! placeholder
+use super::Report;
+/// x
+pub fn svg(report: &Report) -> String { format!("{report:?}") }
