@@ -19,7 +19,7 @@ const UNSAFE: [&str; 12] = [
     "src/coroutine/watched.rs",
     "src/os/probe.rs", // a filter, and a handler that makes the call in the program's place
     "src/os/process.rs", // fork and its kin: what a child does before it is safe to be one
-    "src/os/shared.rs",  // counters that parent and children share
+    "src/os/shared.rs", // counters that parent and children share
     "src/load/wire_uring.rs",
     "src/trace/map.rs",
 ];

@@ -10,6 +10,7 @@
 //! What it costs to look falls between the calls, where the server's own code is: so of the time
 //! between two calls most is the probe's. The calls themselves take what they take.
 
+mod axis;
 mod page;
 mod picture;
 mod record;

@@ -94,10 +94,8 @@ fn serve(
     let limits = Limits { connections: 16, drain: Duration::from_secs(1) };
     let buffers = vec![Shape { bytes: 2048, count: 64 }, Shape { bytes: 64 << 10, count: 8 }];
     let engine = Engine::set_up(Choice::Model(model), Terms::default(), &limits, &buffers)?;
-    let trace = (model == Model::Uring)
-        .then(|| ring_log.try_clone())
-        .transpose()?
-        .map(|file| Recording {
+    let trace =
+        (model == Model::Uring).then(|| ring_log.try_clone()).transpose()?.map(|file| Recording {
             file,
             settings: Settings { bytes: 1 << 20, level: Level::Record, ..Settings::default() },
         });

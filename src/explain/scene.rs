@@ -50,6 +50,46 @@ pub struct Scene {
     pub asleep: Vec<String>,
 }
 
+impl Scene {
+    /// How many calls a message took: without the last, which waits for the next; `None` if the
+    /// server never sleeps, so that it makes calls without end.
+    pub fn calls_per_message(&self) -> Option<usize> {
+        let last = self.calls.last()?;
+        last.end.is_none().then_some(self.calls.len() - 1)
+    }
+}
+
+impl Step {
+    /// What is written beside it: of a ring, also what it takes in or has brought.
+    pub fn label(&self) -> String {
+        match (&self.submitted[..], &self.completed[..], self.begin < 0) {
+            (_, [done, ..], true) => format!("{}: {done} is done", self.name),
+            ([asked, ..], _, false) => format!("{}({asked})", self.name),
+            _ => self.name.clone(),
+        }
+    }
+}
+
+impl Phase {
+    /// How long it took, if it began with the message or later and is over: nanoseconds.
+    pub fn length(&self) -> Option<i64> {
+        self.end.filter(|_| self.begin >= 0).map(|end| end - self.begin)
+    }
+}
+
+impl Kind {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Kind::Waiting => "waits",
+            Kind::Waking => "is woken",
+            Kind::WakingAndCopying => "wakes + copies",
+            Kind::Copying => "copies",
+            Kind::Asking => "asks",
+        }
+    }
+}
+
 /// A system call of the server.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Step {
@@ -183,7 +223,9 @@ fn explain(run: &Run, carried: &[Carried]) -> Scene {
             let near = carried.iter().min_by_key(|one| one.begin.abs_diff(call.begin));
             if let Some(near) = near.filter(|_| step.name == "enter") {
                 step.submitted.clone_from(&near.submitted);
-                step.completed.clone_from(&near.completed);
+                if step.end.is_some() {
+                    step.completed.clone_from(&near.completed);
+                }
             }
             calls.push(step);
         } else if !asleep.iter().any(|name| name == nature(call).0) {

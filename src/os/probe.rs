@@ -235,7 +235,8 @@ mod machine {
             equal((after >> 32) as u32, 1 + count, 0),
             load(offset_of!(seccomp_data, nr)),
         ];
-        filter.extend(calls.iter().enumerate().map(|(at, &call)| equal(call as u32, count - at, 0)));
+        filter
+            .extend(calls.iter().enumerate().map(|(at, &call)| equal(call as u32, count - at, 0)));
         filter.push(answer(libc::SECCOMP_RET_ALLOW));
         filter.push(answer(libc::SECCOMP_RET_TRAP));
         filter
