@@ -7,16 +7,16 @@ use super::{Kind, Phase, Report, Row, Scene, Step, Who};
 
 /// Everything's width, and where the axis begins and how long it is.
 const WIDTH: f64 = 960.0;
-const LEFT: f64 = 132.0;
-const LENGTH: f64 = 804.0;
+const LEFT: f64 = 144.0;
+const LENGTH: f64 = 792.0;
 /// Above the first row, and each row's height.
 const HEAD: f64 = 128.0;
-const ROW: f64 = 92.0;
+const ROW: f64 = 94.0;
 /// Below a row's top: the server's lane, the border, the kernel's lane, the names of the calls.
-const CODE: f64 = 24.0;
-const BORDER: f64 = 41.0;
-const KERNEL: f64 = 46.0;
-const NAMES: f64 = 78.0;
+const CODE: f64 = 27.0;
+const BORDER: f64 = 44.0;
+const KERNEL: f64 = 49.0;
+const NAMES: f64 = 81.0;
 /// Lanes' heights, and about how wide a letter of a name is.
 const CODE_HEIGHT: f64 = 12.0;
 const KERNEL_HEIGHT: f64 = 18.0;
@@ -26,19 +26,19 @@ const STYLE: &str = "
 .paper{fill:#fff}.ink{fill:#1f2328}.dim{fill:#59636e}.band{fill:#f6f8fa}.grid{stroke:#d1d9e0;stroke-width:1}
 .border{stroke:#818b98;stroke-width:1;stroke-dasharray:4 4}.cross{stroke:#cf222e;stroke-width:1.5}.head{fill:#cf222e}
 .code{fill:#0969da}.sleep{stroke:#818b98;stroke-width:1.5;stroke-dasharray:1 4;stroke-linecap:round}
-.wait{fill:#e6eaef}.hatch{stroke:#b7bfc8}.wake{fill:#ffe3b0}.copy{fill:#e08700}.own{fill:#1a9e4b}.ownpart{fill:#a6e3b9}.ask{fill:#8250df}
+.wait{fill:#e6eaef}.hatch{stroke:#b7bfc8}.wake{fill:#ffe3b0}.copy{fill:#e08700}.own{fill:#1a9e4b}.ask{fill:#8250df}
 .arrive{stroke:#0969da;stroke-width:1.5}.reply{fill:#0969da}.t-copy{fill:#9a5b00}.t-own{fill:#116329}.t-ask{fill:#6639ba}.t-wait{fill:#59636e}
 @media(prefers-color-scheme:dark){
 .paper{fill:#0d1117}.ink{fill:#f0f6fc}.dim{fill:#9198a1}.band{fill:#151b23}.grid{stroke:#2a313c}
 .border{stroke:#656c76}.cross{stroke:#ff7b72}.head{fill:#ff7b72}.code{fill:#4493f8}.sleep{stroke:#656c76}
-.wait{fill:#212830}.hatch{stroke:#414954}.wake{fill:#5c4414}.copy{fill:#e3a008}.own{fill:#3fb950}.ownpart{fill:#1f5a31}.ask{fill:#ab7df8}
+.wait{fill:#212830}.hatch{stroke:#414954}.wake{fill:#5c4414}.copy{fill:#e3a008}.own{fill:#3fb950}.ask{fill:#ab7df8}
 .arrive{stroke:#4493f8}.reply{fill:#4493f8}.t-copy{fill:#e3b341}.t-own{fill:#56d364}.t-ask{fill:#be8fff}.t-wait{fill:#9198a1}}
 ";
 
 /// The report as an SVG of its own.
 pub fn svg(report: &Report) -> String {
     let axis = Axis::of(report);
-    let height = HEAD + report.models.len() as f64 * ROW + 62.0;
+    let height = HEAD + report.models.len() as f64 * ROW + 78.0;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" \
          aria-labelledby=\"t d\" font-family=\"system-ui, -apple-system, 'Segoe UI', sans-serif\" \
@@ -56,7 +56,7 @@ pub fn svg(report: &Report) -> String {
         out += &row_of(row, axis, HEAD + at as f64 * ROW, at % 2 == 0);
     }
     out += &scale(axis, bottom);
-    out + &footer(report, bottom) + "</svg>\n"
+    out + &footer(bottom) + "</svg>\n"
 }
 
 fn description(report: &Report) -> String {
@@ -104,7 +104,7 @@ fn header(report: &Report) -> String {
             );
         }
         out += &text(x + 28.0, 86.0, "dim", " font-size=\"12\"", words);
-        x += 28.0 + words.chars().count() as f64 * 6.2 + 18.0;
+        x += 28.0 + words.chars().count() as f64 * 5.9 + 14.0;
     }
     out += &format!("<path class=\"cross\" d=\"M{x:.1} 74v14\"/>\n");
     out + &text(x + 7.0, 86.0, "dim", " font-size=\"12\"", "a crossing")
@@ -118,7 +118,7 @@ fn row_of(row: &Row, axis: Axis, top: f64, banded: bool) -> String {
         );
     }
     out += &text(24.0, top + 34.0, "ink", " font-size=\"15\" font-weight=\"600\"", row.model);
-    out += &text(LEFT, top + 16.0, "dim", " font-size=\"12.5\"", row.lesson);
+    out += &text(LEFT, top + 14.0, "dim", " font-size=\"12.5\"", row.lesson);
     let Some(scene) = &row.scene else {
         let why = format!("not here: {}", row.refusal.as_deref().unwrap_or("nothing was seen"));
         return out + &text(LEFT, top + 50.0, "ink", "", &why);
@@ -157,7 +157,7 @@ fn arrival(scene: &Scene, axis: Axis, top: f64) -> String {
     if scene.received < axis.to {
         let tip = format!("The client has the echo after {}.", micros(scene.received));
         out += &format!(
-            "<path class=\"reply\" d=\"M{:.1} {}h10l-5 8z\"><title>{tip}</title></path>\n",
+            "<path class=\"reply\" d=\"M{:.1} {}h10l-5 7z\"><title>{tip}</title></path>\n",
             back - 5.0,
             top + CODE - 8.0
         );
@@ -215,7 +215,11 @@ fn call_of(call: &Step, axis: Axis, top: f64) -> String {
                 put("wake", KERNEL, KERNEL_HEIGHT);
                 put(copy, KERNEL + KERNEL_HEIGHT / 2.0, KERNEL_HEIGHT / 2.0);
             }
-            (Kind::Copying, Who::Kernel) => put("own", KERNEL, KERNEL_HEIGHT),
+            // Done by then; when within, only the kernel knows.
+            (Kind::Copying, Who::Kernel) => {
+                put("wait", KERNEL, KERNEL_HEIGHT);
+                put("own", KERNEL + KERNEL_HEIGHT / 2.0, KERNEL_HEIGHT / 2.0);
+            }
             (Kind::Copying, Who::Thread) => put("copy", KERNEL, KERNEL_HEIGHT),
             (Kind::Asking, _) => put("ask", KERNEL, KERNEL_HEIGHT),
         }
@@ -282,6 +286,10 @@ fn names(scene: &Scene, axis: Axis, top: f64) -> String {
         out += &text(at, top + NAMES, colour(&call[0]), " font-size=\"11.5\"", &name);
         free = at + width + 8.0;
     }
+    let last = scene.calls.last().and_then(|last| last.end);
+    if let Some(end) = last.filter(|&end| end < axis.to) {
+        out += &text(x(axis, end) + 6.0, top + KERNEL + 13.0, "t-ask", "", "… and so on");
+    }
     out
 }
 
@@ -321,18 +329,16 @@ fn scale(axis: Axis, bottom: f64) -> String {
         )
 }
 
-fn footer(report: &Report, bottom: f64) -> String {
-    let words = "Upper lane: the server’s own code (with what the recording takes); lower lane: the kernel, in the call named below. \
-                 Half-height: when within it was copied, no clock can tell.";
-    let made = format!("proactor explain --runs {}", report.runs);
-    text(24.0, bottom + 44.0, "dim", " font-size=\"11.5\"", words)
-        + &text(
-            936.0,
-            bottom + 44.0,
-            "dim",
-            " font-size=\"11.5\" text-anchor=\"end\"",
-            if report.models.len() > 30 { &made } else { "" },
-        )
+fn footer(bottom: f64) -> String {
+    let lines = [
+        "Upper lane: the server’s own code, with what the recording takes. Lower lane: the kernel, in \
+         the call that is named below.",
+        "Half height: it was copied within that time; when exactly, no clock of the server’s can tell.",
+    ];
+    let line = |(at, words): (usize, &&str)| {
+        text(24.0, bottom + 44.0 + 17.0 * at as f64, "dim", " font-size=\"11.5\"", words)
+    };
+    lines.iter().enumerate().map(line).collect()
 }
 
 /// What XML takes as text.

@@ -20,6 +20,9 @@ use crate::trace::{Event, Happened, Level, Op, Recording, Settings, Trace};
 
 /// How long before a message the server is left in peace, so that it waits.
 const PEACE: Duration = Duration::from_millis(2);
+/// How much of what came before a message belongs to its picture, if the server does not sleep:
+/// nanoseconds, less than its peace.
+const BEFORE: u64 = 30_000;
 /// Messages that are not shown: what happens only once is over then.
 const WARM_UP: usize = 5;
 /// How long a reply may take before the server is given up.
@@ -144,7 +147,7 @@ fn converse(
             let calls: Vec<Call> = probe.calls();
             let until = os::now().0;
             let overlapping =
-                |call: &Call| call.begin < until && call.end.is_none_or(|end| end > begin);
+                |call: &Call| call.begin < until && call.end.is_none_or(|end| end > begin - BEFORE);
             let calls = calls.into_iter().filter(overlapping).collect();
             runs.push(Run { begin, sent, received, calls });
         }

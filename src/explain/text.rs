@@ -124,7 +124,9 @@ fn parts(scene: &Scene) -> Vec<String> {
 fn phase(phase: &Phase) -> String {
     let who = if phase.who == Who::Kernel { "kernel " } else { "" };
     let length = phase.length().map(|length| format!(" {}", micros(length))).unwrap_or_default();
-    format!("{who}{}{length}", phase.kind.words())
+    let within =
+        if phase.kind == Kind::Copying && phase.who == Who::Kernel { " within" } else { "" };
+    format!("{who}{}{within}{length}", phase.kind.words())
 }
 
 fn wrap(parts: &[String]) -> Vec<String> {
