@@ -15,6 +15,8 @@ mod page;
 mod picture;
 mod record;
 mod scene;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::io;

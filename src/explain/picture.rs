@@ -286,6 +286,11 @@ fn names(scene: &Scene, axis: Axis, top: f64) -> String {
         out += &text(at, top + NAMES, colour(&call[0]), " font-size=\"11.5\"", &name);
         free = at + width + 8.0;
     }
+    if scene.received >= axis.to {
+        let words = format!("echo after {} →", micros(scene.received));
+        let place = " font-size=\"11.5\" text-anchor=\"end\"";
+        out += &text(LEFT + LENGTH - 4.0, top + CODE - 4.0, "reply", place, &words);
+    }
     let last = scene.calls.last().and_then(|last| last.end);
     if let Some(end) = last.filter(|&end| end < axis.to) {
         out += &text(x(axis, end) + 6.0, top + KERNEL + 13.0, "t-ask", "", "… and so on");
