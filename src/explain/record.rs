@@ -53,7 +53,7 @@ pub(super) fn record(alone: &Alone, model: Model, terrain: Terrain) -> io::Resul
     let (words, last_words) = io::pipe()?;
     let keep = [listener.fd.as_raw_fd(), ring_log.as_raw_fd(), last_words.as_raw_fd()];
     let child = process::fork(alone, &keep, |signals| {
-        // SAFETY of the descriptors is `keep`'s: these three stay open.
+        // All other descriptors are closed by now: these three were kept.
         let listener = listener.fd.as_fd().try_clone_to_owned();
         let served = listener.and_then(|fd| serve(model, fd, &ring_log, &probe, terrain, signals));
         match served {
