@@ -59,6 +59,8 @@ pub fn html(report: &Report) -> String {
          divides the two. What a ring copies by itself ends when the ring says so (a receive) or when the \
          client has the echo (a send), at the latest. Recording takes its time between calls, so \
          most of what is the server’s own code here is the recorder’s.</p>\n\
+         <p>It is no benchmark: one message at a time says little of many at once, and whatever else \
+         ran on the machine is in the times. <code>proactor compare</code> measures.</p>\n\
          <p>{kernel}, proactor {version}.</p>\n</main>\n<div id=\"tip\" role=\"status\"></div>\n\
          <script>{SCRIPT}</script>\n</body>\n</html>\n",
         size = report.size,

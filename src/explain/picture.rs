@@ -88,7 +88,7 @@ fn header(report: &Report) -> String {
     );
     out += &text(24.0, 57.0, "dim", "", &how);
     let legend: [(&[&str], &str); 6] = [
-        (&["code"], "the server’s own code"),
+        (&["code"], "own code"),
         (&["wait", "hatched"], "waits: no data yet"),
         (&["wake"], "data comes: is woken"),
         (&["copy"], "a call copies"),
@@ -104,7 +104,7 @@ fn header(report: &Report) -> String {
             );
         }
         out += &text(x + 28.0, 86.0, "dim", " font-size=\"12\"", words);
-        x += 28.0 + words.chars().count() as f64 * 5.9 + 14.0;
+        x += 28.0 + words.chars().count() as f64 * 6.3 + 14.0;
     }
     out += &format!("<path class=\"cross\" d=\"M{x:.1} 74v14\"/>\n");
     out + &text(x + 7.0, 86.0, "dim", " font-size=\"12\"", "a crossing")
@@ -338,7 +338,8 @@ fn footer(bottom: f64) -> String {
     let lines = [
         "Upper lane: the server’s own code, with what the recording takes. Lower lane: the kernel, in \
          the call that is named below.",
-        "Half height: it was copied within that time; when exactly, no clock of the server’s can tell.",
+        "Half height: it was copied within that time; when exactly, no clock of the server’s can tell. \
+         One message at a time: no benchmark.",
     ];
     let line = |(at, words): (usize, &&str)| {
         text(24.0, bottom + 44.0 + 17.0 * at as f64, "dim", " font-size=\"11.5\"", words)
