@@ -7,7 +7,7 @@
 //! | floor | modules | what they are |
 //! |---|---|---|
 //! | 9 | [`cli`] | the command line |
-//! | 8 | [`compare`] | every model under the same load |
+//! | 8 | [`compare`], [`explain`] | every model under the same load; one message through each |
 //! | 7 | [`model`] | the I/O models by name |
 //! | 6 | [`processes`] | a child for each connection, and the parent that relays |
 //! | 5 | [`proactor`], [`reactor`], [`coroutine`], [`blocking`] | the ring loop; the readiness loop; a task for each connection; calls that wait |
@@ -32,6 +32,7 @@ pub mod connection;
 pub mod console;
 pub mod coroutine;
 pub mod counters;
+pub mod explain;
 pub mod keys;
 pub mod limits;
 pub mod load;

@@ -39,6 +39,7 @@ macro_rules! syscall {
 }
 
 // After the macro, which they use.
+pub mod probe;
 pub mod process;
 pub mod shared;
 
@@ -380,6 +381,18 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     // `set` is read during the call.
     syscall!(sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set))?;
     Ok(())
+}
+
+/// The CPUs that the calling thread may use, in order; none if the kernel does not tell.
+pub fn usable_cpus() -> Vec<usize> {
+    // SAFETY: all-zero is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // `set` is written to during the call, and no further than it is long.
+    if syscall!(sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set)).is_err() {
+        return Vec::new();
+    }
+    // SAFETY: each number is below CPU_SETSIZE.
+    (0..libc::CPU_SETSIZE as usize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect()
 }
 
 // Sockets. Whether a call waits is up to the socket.

@@ -4,6 +4,7 @@
 
 mod compare;
 mod connect;
+mod explain;
 mod load;
 mod models;
 mod record;
@@ -29,6 +30,7 @@ enum Command {
     Connect(connect::Args),
     Load(load::Args),
     Compare(compare::Args),
+    Explain(explain::Args),
     Models(models::Args),
     Trace(trace::Args),
 }
@@ -50,6 +52,7 @@ pub fn proactor() -> ExitCode {
         }
         Command::Load(load) => load.run(),
         Command::Compare(compare) => compare.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Models(models) => models.run(),
         Command::Trace(trace) => trace.run(),
     })

@@ -38,6 +38,11 @@ impl Shared {
     }
 }
 
+// SAFETY: it is the sole owner of its mapping, which any thread may unmap.
+unsafe impl Send for Shared {}
+// SAFETY: of what is shared all is atomic: threads are no worse than the processes that share it.
+unsafe impl Sync for Shared {}
+
 impl Deref for Shared {
     type Target = [AtomicU64];
 

@@ -1,0 +1,144 @@
+//! `proactor explain` on real servers: the calls that each model makes for a message, in their
+//! order, and a page that a browser takes. No time is asserted.
+
+#[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
+mod support;
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+use support::server::PROACTOR;
+use support::{io_uring_refused, skip};
+
+/// What it says of a model; `None` if its ring is refused here.
+fn explained(model: &str) -> Option<Value> {
+    if let Some(reason) = io_uring_refused().filter(|_| model == "uring") {
+        skip(&reason);
+        return None;
+    }
+    let args = ["explain", "--json", "--runs", "9", "--models", model];
+    let done = Command::new(PROACTOR).args(args).output().expect("the binary is there");
+    let complaint = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{model}: {complaint}");
+    let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!(report["schema"], "proactor.explain/1");
+    Some(report["models"][0].clone())
+}
+
+/// A call in a few words: its name, and what its phases are.
+fn calls(row: &Value) -> Vec<String> {
+    let calls = row["scene"]["calls"].as_array().unwrap_or_else(|| panic!("no scene: {row}"));
+    let words = |call: &Value| {
+        let phases = call["phases"].as_array().expect("phases").iter();
+        let kinds: Vec<&str> = phases.map(|phase| phase["kind"].as_str().expect("text")).collect();
+        format!("{} {}", call["name"].as_str().expect("text"), kinds.join("+"))
+    };
+    calls.iter().map(words).collect()
+}
+
+#[test]
+fn who_is_told_of_readiness_waits_then_receives_then_sends() {
+    for (model, wait) in [
+        ("epoll", "epoll_wait"),
+        ("epoll-et", "epoll_wait"),
+        ("coroutine", "epoll_wait"),
+        ("poll", "poll"),
+        ("select", "select"),
+    ] {
+        let row = explained(model).expect("it is everywhere");
+        let woken = format!("{wait} waiting+waking");
+        let expected = [&woken, "recv copying", "send copying", &format!("{wait} waiting")];
+        assert_eq!(calls(&row), expected, "{model}");
+    }
+}
+
+#[test]
+fn who_is_told_once_asks_again_and_who_is_told_by_a_signal_takes_it_and_looks() {
+    let row = explained("epoll-oneshot").expect("it is everywhere");
+    let expected = [
+        "epoll_wait waiting+waking",
+        "recv copying",
+        "send copying",
+        "epoll_ctl asking",
+        "epoll_wait waiting",
+    ];
+    assert_eq!(calls(&row), expected);
+    let row = explained("sigio").expect("it is everywhere");
+    let expected = [
+        "poll waiting+waking",
+        "read asking",
+        "poll asking",
+        "recv copying",
+        "send copying",
+        "poll waiting",
+    ];
+    assert_eq!(calls(&row), expected);
+}
+
+#[test]
+fn who_sleeps_in_its_receive_waits_and_copies_in_one_call() {
+    for model in ["blocking", "thread", "process"] {
+        let row = explained(model).expect("it is everywhere");
+        let expected = ["recv waiting+waking-and-copying", "send copying", "recv waiting"];
+        assert_eq!(calls(&row), expected, "{model}");
+    }
+}
+
+#[test]
+fn one_enter_carries_the_send_and_the_wait_and_the_kernel_copies() {
+    let Some(row) = explained("uring") else { return };
+    let expected = ["enter waiting+waking-and-copying", "enter copying+waiting"];
+    assert_eq!(calls(&row), expected);
+    let calls = &row["scene"]["calls"];
+    assert_eq!(calls[0]["phases"][1]["who"], "kernel");
+    assert_eq!(calls[0]["completed"], serde_json::json!(["recv"]));
+    assert_eq!(calls[1]["phases"][0]["who"], "kernel");
+    assert_eq!(calls[1]["submitted"], serde_json::json!(["send"]));
+}
+
+#[test]
+fn who_asks_nobody_never_waits_and_tries_until_there_is_something() {
+    let row = explained("nonblocking").expect("it is everywhere");
+    let calls = calls(&row);
+    assert!(calls.iter().all(|call| !call.contains("waiting")), "{calls:?}");
+    let copying: Vec<&String> = calls.iter().filter(|call| call.ends_with(" copying")).collect();
+    assert_eq!(copying, ["recv copying", "send copying"], "{calls:?}");
+}
+
+#[test]
+fn a_browser_takes_the_page_without_a_complaint() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (page, picture) = (folder.path().join("page.html"), folder.path().join("picture.svg"));
+    let mut command = Command::new(PROACTOR);
+    command.args(["explain", "--runs", "3", "--models", "blocking,epoll"]);
+    let done = command.arg("--html").arg(&page).arg("--svg").arg(&picture).output();
+    assert!(done.expect("the binary is there").status.success());
+    let picture = fs::read_to_string(picture).expect("a picture");
+    assert!(picture.starts_with("<svg ") && picture.ends_with("</svg>\n"));
+    let Some((document, complaints)) = browsed(&format!("file://{}", page.display())) else {
+        return skip("no Chromium or Chrome to open a page in");
+    };
+    assert!(!complaints.contains("CONSOLE"), "{complaints}");
+    // The script has run to its end: every title of a part has become a tip.
+    let (_, drawn) = document.split_once("class=\"picture\"").expect("the picture");
+    assert!(drawn.contains("aria-label=\"recv: ") && !drawn.contains("<title>"), "{drawn:.3000}");
+}
+
+/// What a browser makes of a page, and what it complains of.
+fn browsed(address: &str) -> Option<(String, String)> {
+    let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+    let profile = tempfile::tempdir().expect("a folder");
+    let done = names.iter().find_map(|browser| {
+        let mut command = Command::new("timeout");
+        command.args(["120", browser, "--headless", "--no-sandbox", "--disable-gpu"]);
+        command.args(["--disable-quic", "--no-first-run", "--disable-background-networking"]);
+        command.args(["--disable-component-update", "--disable-sync", "--enable-logging=stderr"]);
+        command.args(["--virtual-time-budget=5000", "--dump-dom"]);
+        command.arg(format!("--user-data-dir={}", profile.path().display())).arg(address);
+        // timeout(1) says with 127 that there is no such program.
+        command.output().ok().filter(|done| done.status.code() != Some(127))
+    })?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Some((text(&done.stdout), text(&done.stderr)))
+}
