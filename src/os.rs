@@ -7,8 +7,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use crate::clock::Nanos;
@@ -39,9 +38,14 @@ macro_rules! syscall {
 }
 
 // After the macro, which they use.
+mod io_signals;
 pub mod probe;
 pub mod process;
 pub mod shared;
+mod signal;
+
+pub use io_signals::IoSignals;
+pub use signal::{Bell, Stop, allow_interrupts, count_usr2, interrupt, usr2};
 
 // Time.
 
@@ -122,141 +126,6 @@ pub fn private_tracefs() -> io::Result<OwnedFd> {
     Ok(own(syscall!(syscall(libc::SYS_fsmount, fd, 1, 0))?))
 }
 
-// Bells, and stopping by one.
-
-/// A counter (an eventfd) that one thread waits for as for any descriptor, and any may add to.
-#[derive(Debug)]
-pub struct Bell(OwnedFd);
-
-impl Bell {
-    /// One at zero.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn new() -> io::Result<Bell> {
-        let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
-        // SAFETY: the kernel has just given us this descriptor.
-        Ok(Bell(unsafe { OwnedFd::from_raw_fd(fd) }))
-    }
-
-    /// Adds one.
-    pub fn ring(&self) {
-        count_call();
-        add(self.0.as_raw_fd(), 1);
-    }
-
-    /// How often it was rung since this was last called.
-    pub fn take(&self) -> u64 {
-        let mut count = 0u64;
-        // `count` is eight writable bytes, all that an eventfd ever writes.
-        match syscall!(read(self.0.as_raw_fd(), (&raw mut count).cast(), 8)) {
-            Ok(_) => count,
-            Err(_) => 0, // It was not: the eventfd does not block.
-        }
-    }
-}
-
-impl AsFd for Bell {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-/// How a loop is told to stop: a [`Bell`] that signals ring.
-#[derive(Debug)]
-pub struct Stop(Bell);
-
-/// What is added to the bell to ask that a loop stop.
-const STOP: u64 = 1;
-/// What is added to it to have the loop turn once, without being asked anything.
-const WAKE: u64 = 1 << 32;
-
-/// Where the signal handlers write to; -1 before [`Stop::on_signals`].
-static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
-
-impl Stop {
-    /// A counter at zero.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn new() -> io::Result<Stop> {
-        Bell::new().map(Stop)
-    }
-
-    /// From now on SIGINT and SIGTERM ask this one to stop. Of several, the last is asked.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn on_signals(&self) -> io::Result<()> {
-        // The handler's descriptor is its own and is never closed: a signal may come at any time.
-        let fd = self.0.0.try_clone()?;
-        SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(fd), Ordering::Release);
-        // Async-signal-safe: one load, one write(2).
-        handle(libc::SIGINT, on_signal)?;
-        handle(libc::SIGTERM, on_signal)
-    }
-
-    /// Another way to ask the same loop, from any thread.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn handle(&self) -> io::Result<Stop> {
-        self.0.0.try_clone().map(|fd| Stop(Bell(fd)))
-    }
-
-    /// Asks to stop: the first time to drain, the second to end at once.
-    pub fn ask(&self) {
-        add(self.0.0.as_raw_fd(), STOP);
-    }
-
-    /// How often it was asked since this was last called; not at all, if it was only woken.
-    pub fn take(&self) -> u64 {
-        self.0.take() % WAKE
-    }
-}
-
-impl AsFd for Stop {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-/// How often SIGUSR2 has come since [`count_usr2`].
-static USR2: AtomicU32 = AtomicU32::new(0);
-
-/// From now on SIGUSR2 is counted instead of ending the process. It wakes the loop whose [`Stop`]
-/// is asked by [signals](Stop::on_signals), whichever thread it comes to and also if it comes just
-/// before the loop goes to sleep (kernel-notes §52).
-///
-/// # Errors
-/// sigaction(2), never for this signal.
-pub fn count_usr2() -> io::Result<()> {
-    // Async-signal-safe: an addition, a load, one write(2).
-    handle(libc::SIGUSR2, on_usr2)
-}
-
-/// How often SIGUSR2 has come since it is counted.
-#[inline]
-pub fn usr2() -> u32 {
-    USR2.load(Ordering::Acquire)
-}
-
-extern "C" fn on_usr2(_: libc::c_int) {
-    USR2.fetch_add(1, Ordering::Release);
-    add(SIGNALLED.load(Ordering::Acquire), WAKE);
-}
-
-extern "C" fn on_signal(_: libc::c_int) {
-    add(SIGNALLED.load(Ordering::Acquire), STOP);
-}
-
-fn add(fd: RawFd, number: u64) {
-    // SAFETY: `number` is eight readable bytes. write(2) is async-signal-safe; errno may change, so a
-    // handler that could interrupt a failed call would have to save it: here std has read errno
-    // before any code of ours runs, or restarts the call for EINTR.
-    unsafe { libc::write(fd, (&raw const number).cast(), 8) };
-}
-
 // Files.
 
 /// A file in memory, without a name: it is gone with its last descriptor and mapping. `name` is what
@@ -308,43 +177,6 @@ fn whole_file() -> libc::flock {
     whole.l_whence = libc::SEEK_SET as libc::c_short;
     whole
 }
-
-/// Has `handler`, which is async-signal-safe, handle a signal. Calls that it interrupts are not
-/// restarted: no flags.
-fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
-    // SAFETY: all-zero is a valid sigaction: no flags, an empty mask.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = handler as usize;
-    // `action` is read during the call; what was there before is not asked for.
-    syscall!(sigaction(signal, &action, std::ptr::null_mut())).map(drop)
-}
-
-// Waking who sleeps in a call.
-
-/// From now on [`interrupt`] ends the call that a thread sleeps in: its signal gets a handler, for
-/// the whole process, that does nothing.
-///
-/// # Errors
-/// sigaction(2), never for this signal.
-pub fn allow_interrupts() -> io::Result<()> {
-    extern "C" fn nothing(_: libc::c_int) {}
-    handle(INTERRUPT, nothing)
-}
-
-/// Ends the call that a thread sleeps in with `Interrupted`; if it sleeps in none just then,
-/// nothing comes of it. So whoever must be woken is interrupted again and again, until it says that
-/// it has noticed. Does nothing before [`allow_interrupts`].
-pub fn interrupt<T>(thread: &std::thread::JoinHandle<T>) {
-    use std::os::unix::thread::JoinHandleExt;
-    count_call();
-    // SAFETY: the thread is named by a handle through which it can still be joined, so its name is
-    // its own even if it has ended; then nothing is sent.
-    unsafe { libc::pthread_kill(thread.as_pthread_t(), INTERRUPT) };
-}
-
-/// Unhandled it is ignored, nobody waits for it, and one too many means nothing: it is the signal
-/// that Go's runtime took for the same purpose.
-const INTERRUPT: libc::c_int = libc::SIGURG;
 
 // Limits.
 
@@ -728,140 +560,6 @@ pub fn sleep(span: Duration) -> io::Result<()> {
     unless_interrupted(syscall!(nanosleep(&time, std::ptr::null_mut()))).map(drop)
 }
 
-// Signals about descriptors. Of fcntl(2), what libc has no name for.
-
-const F_SETSIG: libc::c_int = 10;
-const F_SETOWN_EX: libc::c_int = 15;
-const F_OWNER_TID: libc::c_int = 0;
-
-/// `struct f_owner_ex`.
-#[repr(C)]
-struct Owner {
-    kind: libc::c_int,
-    id: libc::pid_t,
-}
-
-thread_local! {
-    /// Which real-time signals this thread's [`IoSignals`] have, as bits from SIGRTMIN on.
-    static SIGNALS_TAKEN: Cell<u64> = const { Cell::new(0) };
-}
-
-/// A real-time signal by which descriptors tell one thread that something is new of them; a
-/// signalfd(2) to wait for it.
-#[derive(Debug)]
-pub struct IoSignals {
-    fd: OwnedFd,
-    signal: libc::c_int,
-    /// The one that made it: it stays there.
-    thread: libc::pid_t,
-    here: std::marker::PhantomData<*const ()>,
-}
-
-impl IoSignals {
-    /// Takes a signal that no other of this thread has, and blocks it and SIGIO in this thread for
-    /// good: unblocked, one that is still under way would end the process.
-    ///
-    /// # Errors
-    /// No descriptor is left, or no signal.
-    pub fn new() -> io::Result<IoSignals> {
-        let taken = SIGNALS_TAKEN.get();
-        let signal = libc::SIGRTMIN() + taken.trailing_ones() as libc::c_int;
-        if signal > libc::SIGRTMAX() {
-            return Err(io::Error::other("every real-time signal of this thread is taken"));
-        }
-        // SAFETY: all-zero is a valid set of signals.
-        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-        // `set` is written to, and later read, during the calls; the numbers are those of signals.
-        syscall!(sigemptyset(&mut set))?;
-        syscall!(sigaddset(&mut set, signal))?;
-        syscall!(sigaddset(&mut set, libc::SIGIO))?;
-        // SAFETY: `set` is read during the call, and nothing is written. It answers its error.
-        match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) } {
-            0 => {}
-            error => return Err(io::Error::from_raw_os_error(error)),
-        }
-        let fd = syscall!(signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
-        // SAFETY: the kernel has just given us this descriptor.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        // Takes no memory.
-        let thread = syscall!(gettid())?;
-        SIGNALS_TAKEN.set(taken | 1 << taken.trailing_ones());
-        Ok(IoSignals { fd, signal, thread, here: std::marker::PhantomData })
-    }
-
-    /// Has `fd` send the signal to this thread at every change. Answers whether it will: not every
-    /// kind of file does.
-    ///
-    /// # Errors
-    /// fcntl(2).
-    pub fn attach(&self, fd: BorrowedFd<'_>) -> io::Result<bool> {
-        let fd = fd.as_raw_fd();
-        let owner = Owner { kind: F_OWNER_TID, id: self.thread };
-        // Numbers alone.
-        syscall!(fcntl(fd, F_SETSIG, self.signal))?;
-        // `owner` is read during the call.
-        syscall!(fcntl(fd, F_SETOWN_EX, &owner))?;
-        // Numbers alone.
-        let flags = syscall!(fcntl(fd, libc::F_GETFL))?;
-        syscall!(fcntl(fd, libc::F_SETFL, flags | libc::O_ASYNC))?;
-        Ok(syscall!(fcntl(fd, libc::F_GETFL))? & libc::O_ASYNC != 0)
-    }
-
-    /// Has `fd` send no more. What it has sent may still come.
-    ///
-    /// # Errors
-    /// fcntl(2), never on an open descriptor.
-    pub fn detach(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let fd = fd.as_raw_fd();
-        // Numbers alone.
-        let flags = syscall!(fcntl(fd, libc::F_GETFL))?;
-        syscall!(fcntl(fd, libc::F_SETFL, flags & !libc::O_ASYNC)).map(drop)
-    }
-
-    /// Adds whom the signals that came are about, as many as are read at once. Answers whether
-    /// there were more than the kernel could queue: then others have been lost.
-    ///
-    /// # Errors
-    /// read(2), never on an open descriptor.
-    pub fn take(&self, named: &mut Vec<RawFd>) -> io::Result<bool> {
-        /// Signals in one read.
-        const MANY: usize = 64;
-        const SIZE: usize = size_of::<libc::signalfd_siginfo>();
-        // SAFETY: all-zero is a valid value of each: they are numbers.
-        let mut came: [libc::signalfd_siginfo; MANY] = unsafe { std::mem::zeroed() };
-        // `came` is writable for its length; a signalfd writes whole ones.
-        let read = syscall!(read(self.fd.as_raw_fd(), came.as_mut_ptr().cast(), MANY * SIZE));
-        let bytes = match read {
-            Ok(bytes) => bytes as usize,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error),
-        };
-        let mut overflowed = false;
-        for signal in &came[..bytes / SIZE] {
-            if signal.ssi_signo == libc::SIGIO as u32 {
-                overflowed = true;
-            } else {
-                named.push(signal.ssi_fd);
-            }
-        }
-        Ok(overflowed)
-    }
-}
-
-impl AsFd for IoSignals {
-    /// Readable while signals are waiting to be taken.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl Drop for IoSignals {
-    fn drop(&mut self) {
-        let bit = 1 << (self.signal - libc::SIGRTMIN());
-        SIGNALS_TAKEN.set(SIGNALS_TAKEN.get() & !bit);
-    }
-}
-
 fn unless_interrupted(answer: io::Result<libc::c_int>) -> io::Result<usize> {
     match answer {
         Ok(n) => Ok(n as usize),
@@ -983,7 +681,7 @@ pub(crate) mod testing {
     //! What tests do to their own threads, and nobody else should.
 
     use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread::{self, JoinHandle};
 
     use super::*;
@@ -997,7 +695,7 @@ pub(crate) mod testing {
         thread::spawn(move || {
             while !enough.load(Ordering::Relaxed) {
                 // SAFETY: that thread lives: it joins this one.
-                unsafe { libc::pthread_kill(me, INTERRUPT) };
+                unsafe { libc::pthread_kill(me, signal::INTERRUPT) };
                 thread::yield_now();
             }
         })

@@ -9,13 +9,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The files in which `unsafe` may stand.
-const UNSAFE: [&str; 12] = [
+const UNSAFE: [&str; 14] = [
     "src/buffer/pool.rs",
     "src/ring/uring.rs",
     "src/ring/provided.rs",
     "src/ring/kernel.rs",
     "src/ring/sim.rs",
     "src/os.rs",
+    "src/os/io_signals.rs",
+    "src/os/signal.rs",
     "src/coroutine/watched.rs",
     "src/os/probe.rs", // a filter, and a handler that makes the call in the program's place
     "src/os/process.rs", // fork and its kin: what a child does before it is safe to be one

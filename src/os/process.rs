@@ -13,7 +13,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use super::{SIGNALLED, STOP, Stop, add, count_call};
+use super::count_call;
+use super::signal::{SIGNALLED, STOP, Stop, add};
 
 /// That this process has one thread: what makes it sound to fork and go on as before.
 ///

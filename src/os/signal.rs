@@ -1,0 +1,178 @@
+//! Signals: how a loop is told to stop, and how who sleeps in a call is woken.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+use super::count_call;
+
+/// A counter (an eventfd) that one thread waits for as for any descriptor, and any may add to.
+#[derive(Debug)]
+pub struct Bell(OwnedFd);
+
+impl Bell {
+    /// One at zero.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Bell> {
+        let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
+        // SAFETY: the kernel has just given us this descriptor.
+        Ok(Bell(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Adds one.
+    pub fn ring(&self) {
+        count_call();
+        add(self.0.as_raw_fd(), 1);
+    }
+
+    /// How often it was rung since this was last called.
+    pub fn take(&self) -> u64 {
+        let mut count = 0u64;
+        // `count` is eight writable bytes, all that an eventfd ever writes.
+        match syscall!(read(self.0.as_raw_fd(), (&raw mut count).cast(), 8)) {
+            Ok(_) => count,
+            Err(_) => 0, // It was not: the eventfd does not block.
+        }
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// How a loop is told to stop: a [`Bell`] that signals ring.
+#[derive(Debug)]
+pub struct Stop(Bell);
+
+/// What is added to the bell to ask that a loop stop.
+pub(super) const STOP: u64 = 1;
+/// What is added to it to have the loop turn once, without being asked anything.
+const WAKE: u64 = 1 << 32;
+
+/// Where the signal handlers write to; -1 before [`Stop::on_signals`].
+pub(super) static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
+
+impl Stop {
+    /// A counter at zero.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Stop> {
+        Bell::new().map(Stop)
+    }
+
+    /// From now on SIGINT and SIGTERM ask this one to stop. Of several, the last is asked.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn on_signals(&self) -> io::Result<()> {
+        // The handler's descriptor is its own and is never closed: a signal may come at any time.
+        let fd = self.0.0.try_clone()?;
+        SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(fd), Ordering::Release);
+        // Async-signal-safe: one load, one write(2).
+        handle(libc::SIGINT, on_signal)?;
+        handle(libc::SIGTERM, on_signal)
+    }
+
+    /// Another way to ask the same loop, from any thread.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn handle(&self) -> io::Result<Stop> {
+        self.0.0.try_clone().map(|fd| Stop(Bell(fd)))
+    }
+
+    /// Asks to stop: the first time to drain, the second to end at once.
+    pub fn ask(&self) {
+        add(self.0.0.as_raw_fd(), STOP);
+    }
+
+    /// How often it was asked since this was last called; not at all, if it was only woken.
+    pub fn take(&self) -> u64 {
+        self.0.take() % WAKE
+    }
+}
+
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// How often SIGUSR2 has come since [`count_usr2`].
+static USR2: AtomicU32 = AtomicU32::new(0);
+
+/// From now on SIGUSR2 is counted instead of ending the process. It wakes the loop whose [`Stop`]
+/// is asked by [signals](Stop::on_signals), whichever thread it comes to and also if it comes just
+/// before the loop goes to sleep (kernel-notes §52).
+///
+/// # Errors
+/// sigaction(2), never for this signal.
+pub fn count_usr2() -> io::Result<()> {
+    // Async-signal-safe: an addition, a load, one write(2).
+    handle(libc::SIGUSR2, on_usr2)
+}
+
+/// How often SIGUSR2 has come since it is counted.
+#[inline]
+pub fn usr2() -> u32 {
+    USR2.load(Ordering::Acquire)
+}
+
+extern "C" fn on_usr2(_: libc::c_int) {
+    USR2.fetch_add(1, Ordering::Release);
+    add(SIGNALLED.load(Ordering::Acquire), WAKE);
+}
+
+extern "C" fn on_signal(_: libc::c_int) {
+    add(SIGNALLED.load(Ordering::Acquire), STOP);
+}
+
+pub(super) fn add(fd: RawFd, number: u64) {
+    // SAFETY: `number` is eight readable bytes. write(2) is async-signal-safe; errno may change, so a
+    // handler that could interrupt a failed call would have to save it: here std has read errno
+    // before any code of ours runs, or restarts the call for EINTR.
+    unsafe { libc::write(fd, (&raw const number).cast(), 8) };
+}
+
+/// Has `handler`, which is async-signal-safe, handle a signal. Calls that it interrupts are not
+/// restarted: no flags.
+fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
+    // SAFETY: all-zero is a valid sigaction: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as usize;
+    // `action` is read during the call; what was there before is not asked for.
+    syscall!(sigaction(signal, &action, std::ptr::null_mut())).map(drop)
+}
+
+// Waking who sleeps in a call.
+
+/// From now on [`interrupt`] ends the call that a thread sleeps in: its signal gets a handler, for
+/// the whole process, that does nothing.
+///
+/// # Errors
+/// sigaction(2), never for this signal.
+pub fn allow_interrupts() -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    handle(INTERRUPT, nothing)
+}
+
+/// Ends the call that a thread sleeps in with `Interrupted`; if it sleeps in none just then,
+/// nothing comes of it. So whoever must be woken is interrupted again and again, until it says that
+/// it has noticed. Does nothing before [`allow_interrupts`].
+pub fn interrupt<T>(thread: &std::thread::JoinHandle<T>) {
+    use std::os::unix::thread::JoinHandleExt;
+    count_call();
+    // SAFETY: the thread is named by a handle through which it can still be joined, so its name is
+    // its own even if it has ended; then nothing is sent.
+    unsafe { libc::pthread_kill(thread.as_pthread_t(), INTERRUPT) };
+}
+
+/// Unhandled it is ignored, nobody waits for it, and one too many means nothing: it is the signal
+/// that Go's runtime took for the same purpose.
+pub(super) const INTERRUPT: libc::c_int = libc::SIGURG;
