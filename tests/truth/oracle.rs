@@ -235,7 +235,10 @@ impl Mutation {
                 1 => return Mutation::Double(at),
                 // Silence is told after the reaping, in whatever order.
                 2 if record.what != What::Silent as u8 => {
-                    let told = |one: &Record| (one.id, one.op, one.res, one.flags);
+                    // Of a submission the kernel says whose it is and what, not its length.
+                    let said = if record.what == What::Sqe as u8 { 0 } else { -1 };
+                    let told =
+                        |one: &Record| (one.id, one.op, one.res & said, one.flags & said as u32);
                     let is_other = |one: &&Record| one.what == record.what;
                     let other = records[at + 1..].iter().position(|one| is_other(&one));
                     if let Some(other) = other.map(|n| at + 1 + n)
