@@ -42,7 +42,11 @@ pub struct Counters {
 
 impl Counters {
     /// Each with its name, in the order of their declaration.
-    pub fn named(&self) -> [(&'static str, u64); 15] {
+    pub fn named(mut self) -> [(&'static str, u64); 15] {
+        self.each().map(|(name, counter)| (name, *counter))
+    }
+
+    fn each(&mut self) -> [(&'static str, &mut u64); 15] {
         // Without `..`: a new one is not forgotten here.
         let Counters {
             turns,
@@ -60,7 +64,7 @@ impl Counters {
             starved,
             evicted,
             cut,
-        } = *self;
+        } = self;
         [
             ("turns", turns),
             ("calls", calls),
@@ -83,39 +87,10 @@ impl Counters {
 
 impl AddAssign for Counters {
     /// Sums each of them: what the threads of one server have counted.
-    fn add_assign(&mut self, other: Counters) {
-        let Counters {
-            turns,
-            calls,
-            submitted,
-            completed,
-            overflows,
-            accepted,
-            closed,
-            refused,
-            receives,
-            received_bytes,
-            sends,
-            sent_bytes,
-            starved,
-            evicted,
-            cut,
-        } = other;
-        self.turns += turns;
-        self.calls += calls;
-        self.submitted += submitted;
-        self.completed += completed;
-        self.overflows += overflows;
-        self.accepted += accepted;
-        self.closed += closed;
-        self.refused += refused;
-        self.receives += receives;
-        self.received_bytes += received_bytes;
-        self.sends += sends;
-        self.sent_bytes += sent_bytes;
-        self.starved += starved;
-        self.evicted += evicted;
-        self.cut += cut;
+    fn add_assign(&mut self, mut other: Counters) {
+        for ((_, sum), (_, counter)) in self.each().into_iter().zip(other.each()) {
+            *sum += *counter;
+        }
     }
 }
 
@@ -130,5 +105,14 @@ mod tests {
         let all = all.as_object().unwrap();
         assert_eq!(all.len(), counters.named().len());
         assert!(counters.named().iter().all(|(name, value)| all[*name] == *value));
+    }
+
+    #[test]
+    fn a_sum_is_one_of_every_counter() {
+        let (mut sum, mut one) = (Counters::default(), Counters::default());
+        (1..).zip(one.each()).for_each(|(n, (_, counter))| *counter = n);
+        sum += one;
+        sum += one;
+        assert!((1..).zip(sum.named()).all(|(n, (_, counter))| counter == 2 * n));
     }
 }
