@@ -39,8 +39,6 @@ use desk::Desk;
 const PASSES: usize = 16;
 /// Accepts at one listener in a turn.
 const ACCEPTS: usize = 64;
-/// Chunks in one vectored send.
-const VECTOR: usize = 16;
 
 /// A server that waits for readiness.
 #[derive(Debug)]
@@ -444,15 +442,14 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             && let Some(peer) = self.peers.get_mut(conn)
         {
             let (queue, socket) = (peer.connection.outgoing(), &mut peer.driver);
-            let (Some(first), true) = (queue.first(), socket.writable) else { return };
+            if queue.is_empty() || !socket.writable {
+                return;
+            }
             let (fd, key) = (socket.fd.as_fd(), Whose::Conn(conn).into());
-            let (sent, room) = if queue.chunks() == 1 {
-                (self.selector.send(key, fd, first), first.len())
-            } else {
-                let mut parts = [io::IoSlice::new(&[]); VECTOR];
-                let (chunks, room) = queue.gather(&mut parts, usize::MAX);
-                (self.selector.send_vectored(key, fd, &parts[..chunks]), room)
-            };
+            let (sent, room) = queue.offer(usize::MAX, |parts| match parts {
+                [part] => self.selector.send(key, fd, part),
+                parts => self.selector.send_vectored(key, fd, parts),
+            });
             match sent {
                 Ok(n) => {
                     socket.writable = n == room;

@@ -24,9 +24,6 @@ use crate::os;
 use crate::peers::SOFT;
 use crate::protocol::Post;
 
-/// Chunks in one vectored send.
-const VECTOR: usize = 16;
-
 /// Everyone at one listener.
 #[derive(Debug, Default)]
 pub(super) struct Room {
@@ -194,14 +191,7 @@ impl Member {
     /// # Errors
     /// `WouldBlock` if it took nothing for [`SOFT`], `Interrupted`; else send(2).
     pub(super) fn send(&self, queue: &SendQueue, most: usize) -> io::Result<usize> {
-        let first = queue.first().expect("there is something to send");
-        let sent = if queue.chunks() == 1 || first.len() >= most {
-            os::send(self.socket(), &first[..first.len().min(most)])
-        } else {
-            let mut parts = [io::IoSlice::new(&[]); VECTOR];
-            let (count, _) = queue.gather(&mut parts, most);
-            os::send_vectored(self.socket(), &parts[..count])
-        };
+        let (sent, _) = queue.offer(most, |parts| os::send_vectored(self.socket(), parts));
         sent.inspect(|&n| self.sent.add(n as u64))
     }
 

@@ -28,6 +28,8 @@ const COALESCE_FROM: usize = 8;
 const COALESCE_BYTES: usize = 512;
 /// Where the copying into one heap chunk ends and the next begins.
 const COALESCE_INTO: usize = 16 << 10;
+/// Chunks in one vectored send.
+const VECTOR: usize = 16;
 
 impl SendQueue {
     /// Nothing owed.
@@ -90,9 +92,26 @@ impl SendQueue {
         self.first.as_ref()
     }
 
-    /// Fills `parts` with the oldest bytes, up to `most` of them, for one vectored send; answers how
-    /// many parts that are and how many bytes.
-    pub fn gather<'q>(&'q self, parts: &mut [IoSlice<'q>], most: usize) -> (usize, usize) {
+    /// Gives the oldest bytes, up to `most` of them, to `send`, which sends them by one call: those
+    /// of several chunks as so many parts. Answers what it answers, and how many bytes it was given.
+    /// Where one chunk is all, it is one part, and no list is made. Of an empty queue there is no
+    /// part.
+    #[inline]
+    pub fn offer<T>(&self, most: usize, send: impl FnOnce(&[IoSlice<'_>]) -> T) -> (T, usize) {
+        if let Some(first) = &self.first
+            && (self.rest.is_empty() || first.len() >= most)
+        {
+            let part = IoSlice::new(&first[..first.len().min(most)]);
+            return (send(std::slice::from_ref(&part)), part.len());
+        }
+        let mut parts = [IoSlice::new(&[]); VECTOR];
+        let (count, bytes) = self.gather(&mut parts, most);
+        (send(&parts[..count]), bytes)
+    }
+
+    /// Fills `parts` with the oldest bytes, up to `most` of them; answers how many parts that are and
+    /// how many bytes.
+    fn gather<'q>(&'q self, parts: &mut [IoSlice<'q>], most: usize) -> (usize, usize) {
         let (mut count, mut bytes) = (0, 0);
         for (part, chunk) in parts.iter_mut().zip(self.iter()) {
             if bytes == most {
@@ -167,6 +186,26 @@ mod tests {
             let bytes: Vec<u8> = parts[..count].iter().flat_map(|part| part.to_vec()).collect();
             assert_eq!(bytes, expected.as_bytes());
         }
+    }
+
+    #[test]
+    fn what_is_offered_is_one_part_if_one_chunk_is_all_and_else_as_many_as_a_call_takes() {
+        let offered = |queue: &SendQueue, most| {
+            let (parts, bytes) = queue
+                .offer(most, |parts| parts.iter().map(|part| part.to_vec()).collect::<Vec<_>>());
+            assert_eq!(bytes, parts.iter().map(Vec::len).sum::<usize>());
+            parts
+        };
+        let mut queue = SendQueue::new();
+        assert!(offered(&queue, 9).is_empty());
+        queue.push(Chunk::from("abc"));
+        assert_eq!(offered(&queue, usize::MAX), [b"abc"]);
+        assert_eq!(offered(&queue, 2), [b"ab"]);
+        queue.push(Chunk::from("de"));
+        assert_eq!(offered(&queue, 3), [b"abc"]);
+        assert_eq!(offered(&queue, 4), [&b"abc"[..], b"d"]);
+        (0..VECTOR).for_each(|_| queue.push(Chunk::from(vec![b'x'; COALESCE_BYTES + 1])));
+        assert_eq!(offered(&queue, usize::MAX).len(), VECTOR);
     }
 
     #[test]

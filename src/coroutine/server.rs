@@ -20,9 +20,6 @@ use crate::protocol::Protocol;
 use super::desk::Desk;
 use super::watched::Ready;
 
-/// Chunks in one vectored send.
-const VECTOR: usize = 16;
-
 #[derive(Debug)]
 pub(super) struct Server<P> {
     /// Beside each connection, what is known of its task.
@@ -190,18 +187,10 @@ impl<P: Protocol> Server<P> {
     pub(super) fn send(&mut self, id: ConnId, mut ready: Ready<'_>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let (queue, socket) = (peer.connection.outgoing(), ready.get_inner().as_fd());
-        let Some(first) = queue.first() else { return };
-        let (sent, room) = if queue.chunks() == 1 {
-            (os::send(socket, first), first.len())
-        } else {
-            let mut parts = [io::IoSlice::new(&[]); VECTOR];
-            let chunks = queue.chunks().min(VECTOR);
-            parts.iter_mut().zip(queue.iter()).for_each(|(part, chunk)| {
-                *part = io::IoSlice::new(chunk);
-            });
-            let room = parts[..chunks].iter().map(|part| part.len()).sum();
-            (os::send_vectored(socket, &parts[..chunks]), room)
-        };
+        if queue.is_empty() {
+            return;
+        }
+        let (sent, room) = queue.offer(usize::MAX, |parts| os::send_vectored(socket, parts));
         match sent {
             Ok(n) => {
                 if n < room {

@@ -4,7 +4,7 @@
 //! does not wait. Only who is owed more than its socket takes, or discards what still comes after
 //! its end, is waited for by poll(2), so that it is received from meanwhile.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
@@ -15,9 +15,6 @@ use crate::counters::Counters;
 use crate::os;
 use crate::peers::LINGER;
 use crate::protocol::{Post, Protocol};
-
-/// Chunks in one vectored send.
-const VECTOR: usize = 16;
 
 /// The only connection of its process.
 pub(super) struct Single<P> {
@@ -95,9 +92,9 @@ impl<P: Protocol> Single<P> {
     fn send(&mut self) {
         let mut owed = self.connection.outgoing().bytes();
         while owed > 0 && self.writable && !self.connection.is_broken() {
-            let mut parts = [IoSlice::new(&[]); VECTOR];
-            let (count, room) = self.connection.outgoing().gather(&mut parts, owed);
-            match os::send_now(self.socket.as_fd(), &parts[..count]) {
+            let queue = self.connection.outgoing();
+            let (sent, room) = queue.offer(owed, |parts| os::send_now(self.socket.as_fd(), parts));
+            match sent {
                 Ok(n) => {
                     (self.writable, self.starved) = (n == room, false);
                     owed -= n;

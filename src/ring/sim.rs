@@ -32,6 +32,7 @@ use std::time::Duration;
 pub use client::{Client, ClientId, Reads, Reset};
 pub use faults::{Dice, Fault, Faults, Tally};
 
+use super::held::VECTOR;
 use super::{Cqe, Entered, Kind, ListenerId, Op, Pushed, Ring, Socket, Sqe, Target, Token, Wait};
 use crate::buffer::{BufferId, Chunk, Lease, Pool, Size};
 use crate::clock::Nanos;
@@ -66,8 +67,6 @@ pub struct Setup {
 
 /// After so many enters in a row for nothing, the loop spins.
 const IDLE_ENTERS: u32 = 100;
-/// A send takes so many chunks at most, as the real ring does.
-const SEND_CHUNKS: usize = 16;
 /// The most that happens at one go.
 const STEPS: usize = 24;
 
@@ -309,9 +308,8 @@ impl Sim {
                 self.check_owner(conn, socket);
                 self.check(!queue.is_empty(), "a send has something to send");
                 self.queue_most = self.queue_most.max(queue.bytes());
-                let chunks = queue.iter().take(SEND_CHUNKS).cloned().collect();
-                let quiet =
-                    quiet && self.setup.tier == Tier::Multishot && queue.chunks() <= SEND_CHUNKS;
+                let chunks = queue.iter().take(VECTOR).cloned().collect();
+                let quiet = quiet && self.setup.tier == Tier::Multishot && queue.chunks() <= VECTOR;
                 (Token::of(Kind::Send, conn), Work::Send { socket, chunks, sent: 0, quiet })
             }
             Op::Shutdown { conn, socket } => {
