@@ -125,10 +125,9 @@ macro_rules! conformance {
         mod on { $(mod $place { conformance!(@each $model, $scenarios); })+ }
     };
     (@each $model:expr, { $($scenario:ident $(needs $($ability:ident)+)?,)+ }) => {
-        #[allow(unused_imports, reason = "a list of scenarios may need nothing")]
-        use crate::{Ability, Model};
+        use crate::Model;
         $(#[test] fn $scenario() {
-            let needs: &[Ability] = &[$($(Ability::$ability),+)?];
+            let needs: &[crate::Ability] = &[$($(crate::Ability::$ability),+)?];
             if let Some(model) = $model.able(needs).and_then(Model::available) {
                 crate::$scenario(model);
             }
