@@ -18,7 +18,7 @@ use crate::keys::ConnId;
 use crate::report::{Errno, units};
 
 /// Where the details end and the mark of the abnormal stands.
-const MARK: usize = 100;
+pub(super) const MARK: usize = 100;
 
 /// What is to be shown. Empty lists show all.
 #[derive(Debug, Clone, Default)]
@@ -119,15 +119,20 @@ pub fn line(header: &Header, event: &Event) -> String {
         None => String::new(),
     };
     let (seconds, nanos) = (event.at / 1_000_000_000, event.at % 1_000_000_000);
-    let mut text = format!(
+    let text = format!(
         "{seconds:>3}.{nanos:09}  {:<5} {:<7} {op:<13} {conn:<9} {result:>9}  {}",
         format!("r{}", header.lane),
         event.name(),
         details(header, event),
     );
-    if event.is_abnormal() {
+    end_line(text, MARK, event.is_abnormal())
+}
+
+/// Ends the line of an event: what is abnormal is marked, at a column where no details stand.
+pub(super) fn end_line(mut text: String, column: usize, abnormal: bool) -> String {
+    if abnormal {
         let width = text.chars().count();
-        text.extend(std::iter::repeat_n(' ', MARK.saturating_sub(width)));
+        text.extend(std::iter::repeat_n(' ', column.saturating_sub(width)));
         text.push_str("  !");
     }
     text.truncate(text.trim_end().len());

@@ -12,6 +12,7 @@ use crate::os;
 use crate::report::{Align, Errno, Latencies, NOTHING, Table, units};
 use crate::ring::Cqe;
 use crate::trace::kernel::{Tale, operation};
+use crate::trace::show::end_line;
 
 /// Where the details end and the mark of the abnormal stands.
 const MARK: usize = 96;
@@ -54,18 +55,10 @@ impl Line {
     }
 
     fn name(&self) -> &'static str {
-        match self.told.what {
-            Tale::Created { .. } => "create",
-            Tale::Submitted { .. } => "submit",
-            Tale::Refused { .. } => "refuse",
+        match &self.told.what {
             Tale::Completed { .. } => "cqe",
             Tale::Overflowed { .. } => "overfl.",
-            Tale::Arrived => "arrive",
-            Tale::Punted => "punt",
-            Tale::Armed => "poll",
-            Tale::Worked { .. } => "work",
-            Tale::Waited { .. } => "wait",
-            Tale::LinkFailed => "unlink",
+            what => what.name(),
         }
     }
 
@@ -94,20 +87,14 @@ impl Line {
         let of_one = self.opcode.is_some() || self.result().is_some();
         let user_data = if of_one { format!("{:#x}", self.told.user_data) } else { String::new() };
         let (seconds, nanos) = (self.at / 1_000_000_000, self.at % 1_000_000_000);
-        let mut text = format!(
+        let text = format!(
             "{seconds:>3}.{nanos:09}  {:<4} {:<7} {op:<12} {user_data:<18} {:>9}  {}",
             format!("r{}", self.ring),
             self.name(),
             self.result().map_or(String::new(), result),
             self.details(),
         );
-        if self.is_abnormal() {
-            let width = text.chars().count();
-            text.extend(std::iter::repeat_n(' ', MARK.saturating_sub(width)));
-            text.push_str("  !");
-        }
-        text.truncate(text.trim_end().len());
-        text
+        end_line(text, MARK, self.is_abnormal())
     }
 
     fn details(&self) -> String {

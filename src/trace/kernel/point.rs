@@ -146,6 +146,25 @@ pub enum Tale {
     LinkFailed,
 }
 
+impl Tale {
+    /// A word for it, as lines and JSON have it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Tale::Created { .. } => "create",
+            Tale::Submitted { .. } => "submit",
+            Tale::Refused { .. } => "refuse",
+            Tale::Completed { .. } => "post",
+            Tale::Overflowed { .. } => "aside",
+            Tale::Arrived => "arrive",
+            Tale::Punted => "punt",
+            Tale::Armed => "poll",
+            Tale::Worked { .. } => "work",
+            Tale::Waited { .. } => "wait",
+            Tale::LinkFailed => "unlink",
+        }
+    }
+}
+
 /// Makes [`Told`]s of events, for a kernel of which the formats are known.
 #[derive(Debug, Clone, Default)]
 pub struct Decoder {

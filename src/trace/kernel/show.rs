@@ -10,28 +10,9 @@ use crate::ring::{Cqe, Token};
 use crate::trace::format::kind_name;
 use crate::trace::reader::Header;
 use crate::trace::ring::owner;
-use crate::trace::show::Filter;
-
-/// Where the details end and the mark of the abnormal stands.
-const MARK: usize = 100;
+use crate::trace::show::{Filter, MARK, end_line};
 
 impl Told {
-    fn name(&self) -> &'static str {
-        match self.what {
-            Tale::Created { .. } => "create",
-            Tale::Submitted { .. } => "submit",
-            Tale::Refused { .. } => "refuse",
-            Tale::Completed { .. } => "post",
-            Tale::Overflowed { .. } => "aside",
-            Tale::Arrived => "arrive",
-            Tale::Punted => "punt",
-            Tale::Armed => "poll",
-            Tale::Worked { .. } => "work",
-            Tale::Waited { .. } => "wait",
-            Tale::LinkFailed => "unlink",
-        }
-    }
-
     fn op(&self) -> String {
         match (Token(self.user_data).kind(), self.opcode) {
             (Some(kind), _) => kind_name(kind).to_owned(),
@@ -62,7 +43,7 @@ impl Told {
                 slot == conn.slot() && generation.is_none_or(|one| one == conn.generation())
             })
         };
-        let named = |name: &String| *name == self.op() || name == self.name();
+        let named = |name: &String| *name == self.op() || name == self.what.name();
         let result = |wanted: &String| match self.answer() {
             None => false,
             Some(Ok(n)) => wanted == "ok" || wanted.parse() == Ok(n),
@@ -93,21 +74,15 @@ impl Told {
             Tale::Punted => "to a thread of the kernel".to_owned(),
             _ => String::new(),
         };
-        let mut text = format!(
+        let text = format!(
             "{:>3}.{:09}  {:<5} {:<7} {:<13} {conn:<9} {result:>9}  {details}",
             at / 1_000_000_000,
             at % 1_000_000_000,
             "krnl",
-            self.name(),
+            self.what.name(),
             self.op(),
         );
-        if self.is_abnormal() {
-            let width = text.chars().count();
-            text.extend(std::iter::repeat_n(' ', MARK.saturating_sub(width)));
-            text.push_str("  !");
-        }
-        text.truncate(text.trim_end().len());
-        text
+        end_line(text, MARK, self.is_abnormal())
     }
 
     /// For programs.
@@ -115,7 +90,7 @@ impl Told {
         let mut value = json!({
             "t_ns": header.nanos(self.time),
             "lane": "kernel",
-            "kind": self.name(),
+            "kind": self.what.name(),
             "op": self.op(),
             "thread": self.thread,
             "abnormal": self.is_abnormal(),
