@@ -1,39 +1,23 @@
 //! Chat: every line goes to everyone else, with the number of who said it.
 
+use super::Outbox;
 use super::speaker::{Audience, Speaker};
-use super::{Outbox, Protocol};
-use crate::buffer::Chunk;
 
 /// Passes each line on to every other peer of the same listener, as `[7] hello`: 7 is the number of
 /// its speaker. Tells them who comes and goes, as `* 7 joined` and `* 7 left`.
 ///
-/// Lines are passed on whole, however they arrived; the last one too if the peer left without its
-/// newline. Their bytes need not be text. A line longer than [`LINE_MAX`](super::LINE_MAX) is
-/// answered with a complaint and passed on to nobody. `quit`, on a line of its own, leaves.
-#[derive(Debug, Clone)]
-pub struct Chat(Speaker);
+/// What a line is, [`Speaker`] says.
+pub type Chat = Speaker<Others>;
 
-impl Default for Chat {
-    fn default() -> Chat {
-        Chat(Speaker::to(Audience::Others))
-    }
-}
+/// The other peers of the speaker's listener.
+#[derive(Debug, Clone, Copy)]
+pub enum Others {}
 
-impl Protocol for Chat {
-    fn open(&mut self, me: u64, out: &mut Outbox<'_>) {
-        self.0.open(me, out);
-    }
+impl Audience for Others {
+    const OTHERS: bool = true;
 
-    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-        self.0.data(chunk, out);
-    }
-
-    fn end(&mut self, out: &mut Outbox<'_>) {
-        self.0.end(out);
-    }
-
-    fn close(&mut self, out: &mut Outbox<'_>) {
-        self.0.close(out);
+    fn hear(said: Vec<u8>, out: &mut Outbox<'_>) {
+        out.broadcast(said);
     }
 }
 
@@ -41,8 +25,8 @@ impl Protocol for Chat {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::LINE_MAX;
     use super::super::testing::{converse, cut, to_others};
+    use super::super::{LINE_MAX, Protocol};
     use super::*;
 
     /// What the others heard of it; it is number 1.

@@ -17,13 +17,14 @@ mod upper;
 
 pub use any::Any;
 pub use chargen::Chargen;
-pub use chat::Chat;
+pub use chat::{Chat, Others};
 pub use discard::Discard;
 pub use echo::Echo;
 pub use lines::{LINE_MAX, Lines, Piece, TOO_LONG};
 pub use prefix::Prefix;
 pub use reply::Reply;
-pub use talk::Talk;
+pub use speaker::{Audience, Speaker};
+pub use talk::{Operator, Talk};
 pub use upper::Upper;
 
 use crate::buffer::{Chunk, SendQueue};

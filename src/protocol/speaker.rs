@@ -1,52 +1,57 @@
 //! Who speaks line by line, and is heard by others: what chat and talk have in common.
 
-use super::{Lines, Outbox, Piece, TOO_LONG};
+use std::marker::PhantomData;
+
+use super::{Lines, Outbox, Piece, Protocol, TOO_LONG};
 use crate::buffer::Chunk;
 
 /// Who hears what a peer says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Audience {
-    /// The other peers of its listener.
-    Others,
-    /// The operator at the server's console.
-    Operator,
-}
+pub trait Audience {
+    /// Whether they are the other peers of its listener: see [`Protocol::broadcasts`].
+    const OTHERS: bool;
 
-impl Audience {
-    fn hear(self, said: Vec<u8>, out: &mut Outbox<'_>) {
-        match self {
-            Audience::Others => out.broadcast(said),
-            Audience::Operator => out.tell(said),
-        }
-    }
+    /// Says it to them.
+    fn hear(said: Vec<u8>, out: &mut Outbox<'_>);
 }
 
 /// Passes whole lines on to its audience, each labelled with its number, as `[7] hello`, and tells
-/// that it came and went, as `* 7 joined` and `* 7 left`. `quit`, on a line of its own, leaves.
+/// that it came and went, as `* 7 joined` and `* 7 left`.
+///
+/// Lines are passed on whole, however they arrived; the last one too if the peer left without its
+/// newline. Their bytes need not be text. A line longer than [`LINE_MAX`](super::LINE_MAX) is
+/// answered with a complaint and passed on to nobody. `quit`, on a line of its own, leaves.
 #[derive(Debug, Clone)]
-pub(super) struct Speaker {
+pub struct Speaker<A> {
     lines: Lines,
     me: u64,
     /// What stands before each of its lines.
     label: Box<[u8]>,
     /// True once it has told that it left: what it hears from then on is nothing.
     left: bool,
-    audience: Audience,
+    audience: PhantomData<A>,
 }
 
-impl Speaker {
+impl<A> Default for Speaker<A> {
     /// One who has not opened yet.
-    pub(super) fn to(audience: Audience) -> Speaker {
-        Speaker { lines: Lines::default(), me: 0, label: Box::default(), left: false, audience }
+    fn default() -> Speaker<A> {
+        Speaker {
+            lines: Lines::default(),
+            me: 0,
+            label: Box::default(),
+            left: false,
+            audience: PhantomData,
+        }
     }
+}
 
-    pub(super) fn open(&mut self, me: u64, out: &mut Outbox<'_>) {
+impl<A: Audience> Protocol for Speaker<A> {
+    fn open(&mut self, me: u64, out: &mut Outbox<'_>) {
         self.me = me;
         self.label = format!("[{me}] ").into_bytes().into();
-        self.audience.hear(format!("* {me} joined\n").into_bytes(), out);
+        A::hear(format!("* {me} joined\n").into_bytes(), out);
     }
 
-    pub(super) fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
+    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
         let mut lines = std::mem::take(&mut self.lines);
         lines.feed(chunk, |piece| match piece {
             Piece::Lines(lines) => self.say(&lines, out),
@@ -55,7 +60,7 @@ impl Speaker {
         self.lines = lines;
     }
 
-    pub(super) fn end(&mut self, out: &mut Outbox<'_>) {
+    fn end(&mut self, out: &mut Outbox<'_>) {
         if let Some(line) = self.lines.finish() {
             self.say(&line, out);
         }
@@ -63,10 +68,16 @@ impl Speaker {
         out.finish();
     }
 
-    pub(super) fn close(&mut self, out: &mut Outbox<'_>) {
-        self.leave(out);
+    fn broadcasts(&self) -> bool {
+        A::OTHERS
     }
 
+    fn close(&mut self, out: &mut Outbox<'_>) {
+        self.leave(out);
+    }
+}
+
+impl<A: Audience> Speaker<A> {
     fn say(&mut self, lines: &[u8], out: &mut Outbox<'_>) {
         let (before, quits) = match find_quit(lines) {
             Some(at) => (&lines[..at], true),
@@ -76,7 +87,7 @@ impl Speaker {
             return;
         }
         if !before.is_empty() {
-            self.audience.hear(labelled(&self.label, before), out);
+            A::hear(labelled(&self.label, before), out);
         }
         if quits {
             self.leave(out);
@@ -86,7 +97,7 @@ impl Speaker {
 
     fn leave(&mut self, out: &mut Outbox<'_>) {
         if !std::mem::replace(&mut self.left, true) {
-            self.audience.hear(format!("* {} left\n", self.me).into_bytes(), out);
+            A::hear(format!("* {} left\n", self.me).into_bytes(), out);
         }
     }
 }

@@ -1,42 +1,23 @@
 //! Talk: every line goes to the operator at the server's console, who may answer it.
 
+use super::Outbox;
 use super::speaker::{Audience, Speaker};
-use super::{Outbox, Protocol};
-use crate::buffer::Chunk;
 
 /// Tells the operator each line, as `[7] hello`: 7 is the number of its speaker, by which the
 /// operator answers. Tells who comes and goes too, as `* 7 joined` and `* 7 left`.
 ///
-/// The peers of one listener do not hear one another. Lines are as [`Chat`](super::Chat) has them:
-/// whole, however they arrived, of at most [`LINE_MAX`](super::LINE_MAX) bytes, and `quit` leaves.
-#[derive(Debug, Clone)]
-pub struct Talk(Speaker);
+/// The peers of one listener do not hear one another. What a line is, [`Speaker`] says.
+pub type Talk = Speaker<Operator>;
 
-impl Default for Talk {
-    fn default() -> Talk {
-        Talk(Speaker::to(Audience::Operator))
-    }
-}
+/// The operator at the server's console.
+#[derive(Debug, Clone, Copy)]
+pub enum Operator {}
 
-impl Protocol for Talk {
-    fn open(&mut self, me: u64, out: &mut Outbox<'_>) {
-        self.0.open(me, out);
-    }
+impl Audience for Operator {
+    const OTHERS: bool = false;
 
-    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-        self.0.data(chunk, out);
-    }
-
-    fn end(&mut self, out: &mut Outbox<'_>) {
-        self.0.end(out);
-    }
-
-    fn broadcasts(&self) -> bool {
-        false
-    }
-
-    fn close(&mut self, out: &mut Outbox<'_>) {
-        self.0.close(out);
+    fn hear(said: Vec<u8>, out: &mut Outbox<'_>) {
+        out.tell(said);
     }
 }
 
