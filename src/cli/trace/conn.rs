@@ -1,10 +1,8 @@
 //! `proactor trace conn`: one connection's life, or all connections, the worst first.
 
-use std::path::PathBuf;
-
 use anyhow::bail;
 
-use super::{Part, digest, print};
+use super::Look;
 use crate::trace::parse_conn;
 use crate::trace::view::{Roster, Story};
 
@@ -14,8 +12,8 @@ const LISTED: usize = 20;
 /// Tell one connection's life, with its slowest turns; or list all connections, the worst first
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What `serve --trace=FILE` has written, also if the server was killed
-    file: PathBuf,
+    #[command(flatten)]
+    look: Look,
 
     /// Which: c7, or c7.1 for one tenant of slot 7 [default: list them]
     #[arg(value_parser = parse_conn)]
@@ -28,31 +26,24 @@ pub(super) struct Args {
     /// How many of the slowest turns to name
     #[arg(long, value_name = "N", default_value_t = 3)]
     slowest: u16,
-
-    #[command(flatten)]
-    part: Part,
-
-    /// As JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let cut = self.part.cut(None);
+        let Look { file, how } = &self.look;
         let Some(conn) = self.conn else {
             let most = if self.all { usize::MAX } else { LISTED };
-            return print(&Roster::new(digest(&self.file, &cut)?, most), self.json);
+            return how.print(&Roster::new(self.look.digest()?, most));
         };
-        let trace = super::read(&self.file)?;
+        let trace = super::read(file)?;
         let slowest = usize::from(self.slowest);
-        let Some(story) = Story::of(&trace, &cut, conn, slowest, self.all) else {
+        let Some(story) = Story::of(&trace, &how.cut(None), conn, slowest, self.all) else {
             let generation = conn.1.map_or(String::new(), |generation| format!(".{generation}"));
-            let (slot, file) = (conn.0, self.file.display());
+            let (slot, file) = (conn.0, file.display());
             bail!(
                 "c{slot}{generation} is not in {file}: `proactor trace conn {file}` lists who is"
             );
         };
-        print(&story, self.json)
+        how.print(&story)
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::anyhow;
 
-use super::{Part, digest, print};
+use super::{How, digest};
 use crate::trace::view::Diff;
 
 /// Lay two traces side by side, each number per message: two models, or two versions
@@ -17,17 +17,13 @@ pub(super) struct Args {
     b: PathBuf,
 
     #[command(flatten)]
-    part: Part,
-
-    /// As JSON
-    #[arg(long)]
-    json: bool,
+    how: How,
 }
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let cut = self.part.cut(None);
+        let cut = self.how.cut(None);
         let (a, b) = (digest(&self.a, &cut)?, digest(&self.b, &cut)?);
-        print(&Diff::new(a, b).map_err(|why| anyhow!(why))?, self.json)
+        self.how.print(&Diff::new(a, b).map_err(|why| anyhow!(why))?)
     }
 }

@@ -13,7 +13,7 @@ mod summary;
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -76,31 +76,68 @@ fn open(path: &Path) -> anyhow::Result<Trace> {
     Ok(trace)
 }
 
+/// In the help behind what is a view's own.
+const LAST: usize = 500;
+
+/// What to look at, and how: what most views ask for.
+#[derive(Debug, clap::Args)]
+struct Look {
+    /// What `serve --trace=FILE` has written, also if the server was killed
+    file: PathBuf,
+
+    #[command(flatten)]
+    how: How,
+}
+
+impl Look {
+    /// The part that is looked at, in numbers.
+    fn digest(&self) -> anyhow::Result<Digest> {
+        digest(&self.file, &self.how.cut(None))
+    }
+}
+
+/// Which part of it, and as what.
+#[derive(Debug, clap::Args)]
+struct How {
+    #[command(flatten)]
+    part: Part,
+
+    /// As JSON
+    #[arg(long, display_order = LAST)]
+    json: bool,
+}
+
+impl How {
+    fn cut(&self, conn: Option<(u32, Option<u32>)>) -> Cut {
+        self.part.cut(conn)
+    }
+
+    /// Prints a view: its text, or itself as JSON.
+    fn print(&self, view: &(impl Display + Serialize)) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string_pretty(view)?)?;
+        } else {
+            writeln!(out, "{view}")?;
+        }
+        Ok(())
+    }
+}
+
 /// A trace in numbers. What is wrong with it is among them: every view begins with that.
 fn digest(path: &Path, cut: &Cut) -> anyhow::Result<Digest> {
     Ok(Digest::of(&read(path)?, cut))
-}
-
-/// Prints a view: its text, or itself as JSON.
-fn print(view: &(impl Display + Serialize), json: bool) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    if json {
-        writeln!(out, "{}", serde_json::to_string_pretty(view)?)?;
-    } else {
-        writeln!(out, "{view}")?;
-    }
-    Ok(())
 }
 
 /// Which part of the time to look at.
 #[derive(Debug, clap::Args)]
 struct Part {
     /// Only from then on, counted from the begin of the recording: 0.2, 40ms
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = moment, display_order = LAST)]
     since: Option<Duration>,
 
     /// Only before then
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = moment, display_order = LAST)]
     until: Option<Duration>,
 }
 

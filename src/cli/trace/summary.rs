@@ -1,32 +1,24 @@
 //! `proactor trace summary`: what was asked, what came of it, how old it was.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::delays::delays;
-use super::{Part, print, read};
+use super::{Look, read};
 use crate::trace::kernel::Delays;
 use crate::trace::view::{Digest, Summary};
 
 /// Count a trace, operation by operation: how many, what came of them, how old they were
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What `serve --trace=FILE` has written, also if the server was killed
-    file: PathBuf,
+    #[command(flatten)]
+    look: Look,
 
     /// Only this connection: c7, or c7.1 for one tenant of slot 7
     #[arg(long, value_name = "CONN", value_parser = crate::trace::parse_conn)]
     conn: Option<(u32, Option<u32>)>,
-
-    #[command(flatten)]
-    part: Part,
-
-    /// As JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// A summary, and under it what the kernel told.
@@ -49,13 +41,14 @@ impl fmt::Display for Whole {
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let cut = self.part.cut(self.conn);
-        let trace = read(&self.file)?;
+        let Look { file, how } = &self.look;
+        let cut = how.cut(self.conn);
+        let trace = read(file)?;
         // Of the whole only: the kernel's side is not cut.
         let is_whole = cut.since.is_none() && cut.until.is_none() && cut.conn.is_none();
-        let delays = if is_whole { delays(&self.file, &trace)? } else { None };
+        let delays = if is_whole { delays(file, &trace)? } else { None };
         let kernel = delays.as_ref().map(Delays::json);
         let summary = Summary::new(Digest::of(&trace, &cut));
-        print(&Whole { summary, kernel, delays }, self.json)
+        how.print(&Whole { summary, kernel, delays })
     }
 }
