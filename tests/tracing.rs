@@ -9,68 +9,30 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use proactor::buffer::{Pool, Shape};
 use proactor::keys::ConnId;
-use proactor::limits::{Ended, Limits};
-use proactor::os::Stop;
-use proactor::proactor::Proactor;
-use proactor::protocol::Echo;
-use proactor::ring::sim::{Dice, Faults, Reads, Setup, Sim, Tier};
-use proactor::ring::{Kind, ListenerId, Token};
+use proactor::ring::sim::Tier;
+use proactor::ring::{Kind, Token};
 use proactor::trace::format::{HEADER, MARGIN};
 use proactor::trace::{
-    About, Clock, Event, Follow, Frozen, Happened, Op, Record, Recorder, Settings, Trace, Traced,
-    Trigger, Unreadable, What,
+    About, Event, Follow, Frozen, Happened, Op, Record, Recorder, Settings, Trace, Trigger,
+    Unreadable, What,
 };
 use proptest::prelude::*;
 
 use support::server::{Launch, PROACTOR};
+use support::simulated::{self, settings};
 use support::{eventually, io_uring_refused, skip};
 
-fn settings() -> Settings {
-    Settings { bytes: 8 << 20, clock: Some(Clock::Nanos), ..Settings::default() }
-}
-
-/// A simulated server that served a few clients, drained, and was recorded.
+/// What a simulated echo recorded.
 fn simulated(seed: u64, tier: Tier) -> Vec<u8> {
     recorded(seed, tier, &settings())
 }
 
 fn recorded(seed: u64, tier: Tier, settings: &Settings) -> Vec<u8> {
-    let mut dice = Dice::new(!seed);
-    let setup = Setup {
-        seed,
-        tier,
-        sockets: 64,
-        entries: [2, 8, 256][dice.below(3)],
-        socket_buffer: [200, 4096][dice.below(2)],
-        faults: Faults::some(&mut dice).without_resets(),
-    };
-    let pool = Pool::new(&[Shape { bytes: 256, count: 48 }]).unwrap();
-    let log = Recorder::in_memory(settings, &About::default()).unwrap();
-    let ring = Traced::new(Sim::new(setup, Rc::clone(&pool)), log);
-    let stop = Stop::new().unwrap();
-    let limits = Limits { connections: 8, drain: Duration::from_secs(5) };
-    let mut server = Proactor::new(ring, limits, stop.handle().unwrap()).unwrap();
-    server.listen(fs::File::open("/dev/null").unwrap().into(), Echo);
-    let sim = server.ring_mut().inner_mut();
-    let clients: Vec<_> = (0..5).map(|_| sim.connect(ListenerId(0), Reads::AtOnce)).collect();
-    for &id in &clients {
-        sim.client_mut(id).say(&vec![7; dice.between(1, 4000)]);
-        sim.client_mut(id).finish();
-    }
-    while !clients.iter().all(|&id| server.ring().inner().client(id).is_done()) {
-        assert_eq!(server.turn().unwrap(), None);
-    }
-    stop.ask();
-    server.ring_mut().inner_mut().wake();
-    while server.turn().unwrap() != Some(Ended::Drained) {}
-    server.ring_mut().recorder().bytes().to_vec()
+    simulated::echo(seed, tier, settings).0
 }
 
 /// Fails unless every submission ends exactly once, and the enters took what was queued.

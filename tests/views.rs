@@ -7,61 +7,23 @@ mod support;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::rc::Rc;
 use std::time::Duration;
 
-use proactor::buffer::{Pool, Shape};
-use proactor::limits::{Ended, Limits};
-use proactor::os::Stop;
-use proactor::proactor::Proactor;
-use proactor::protocol::Echo;
-use proactor::ring::ListenerId;
-use proactor::ring::sim::{Dice, Faults, Reads, Setup, Sim, Tier};
+use proactor::ring::sim::Tier;
 use proactor::trace::format::{HEADER, RECORD};
 use proactor::trace::view::{Cut, Diff, Digest, Doctor, Ending, Health, Roster, Story, Summary};
-use proactor::trace::{About, Clock, Recorder, Settings, Trace, Traced};
+use proactor::trace::{About, Clock, Recorder, Settings, Trace};
 use proptest::prelude::*;
 use serde_json::Value;
 
 use support::server::{Launch, PROACTOR};
+use support::simulated::{self, settings};
 use support::{Client, eventually, io_uring_refused, skip};
 
-/// A simulated server echoed to a few clients, drained, and was recorded; how many bytes they said.
+/// What a simulated echo recorded, and how many bytes its clients said.
 fn simulated(seed: u64, tier: Tier) -> (Trace, u64) {
-    let mut dice = Dice::new(!seed);
-    let setup = Setup {
-        seed,
-        tier,
-        sockets: 64,
-        entries: [2, 8, 256][dice.below(3)],
-        socket_buffer: [200, 4096][dice.below(2)],
-        faults: Faults::some(&mut dice).without_resets(),
-    };
-    let pool = Pool::new(&[Shape { bytes: 256, count: 48 }]).unwrap();
-    let settings = Settings { bytes: 8 << 20, clock: Some(Clock::Nanos), ..Settings::default() };
-    let log = Recorder::in_memory(&settings, &About::default()).unwrap();
-    let ring = Traced::new(Sim::new(setup, Rc::clone(&pool)), log);
-    let stop = Stop::new().unwrap();
-    let limits = Limits { connections: 8, drain: Duration::from_secs(5) };
-    let mut server = Proactor::new(ring, limits, stop.handle().unwrap()).unwrap();
-    server.listen(fs::File::open("/dev/null").unwrap().into(), Echo);
-    let sim = server.ring_mut().inner_mut();
-    let clients: Vec<_> = (0..5).map(|_| sim.connect(ListenerId(0), Reads::AtOnce)).collect();
-    let mut said = 0;
-    for &id in &clients {
-        let len = dice.between(1, 4000);
-        said += len as u64;
-        sim.client_mut(id).say(&vec![7; len]);
-        sim.client_mut(id).finish();
-    }
-    while !clients.iter().all(|&id| server.ring().inner().client(id).is_done()) {
-        assert_eq!(server.turn().unwrap(), None);
-    }
-    stop.ask();
-    server.ring_mut().inner_mut().wake();
-    while server.turn().unwrap() != Some(Ended::Drained) {}
-    let trace = Trace::from_bytes(server.ring_mut().recorder().bytes()).unwrap();
-    (trace, said)
+    let (bytes, said) = simulated::echo(seed, tier, &settings());
+    (Trace::from_bytes(&bytes).unwrap(), said)
 }
 
 #[test]
