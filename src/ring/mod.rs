@@ -17,23 +17,28 @@
 //! the operation's identity ([`Token`]), and there is no table of what is in flight. It also keeps
 //! the bytes in order: two sends in flight on one socket may be reordered (kernel-notes §13).
 
+mod completion;
 mod held;
 pub mod kernel;
 mod provided;
 mod setup;
 pub mod sim;
+mod token;
 mod uring;
 
-use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
-use crate::buffer::{Chunk, Lease, Pool, SendQueue, Size};
+use crate::buffer::{Lease, Pool, SendQueue, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
 
+pub use completion::{Accepted, Completion, Recv, Sent};
+pub use token::{Kind, Token};
 pub use uring::{Config, Uring};
+
+use completion::decode;
 
 /// A socket as its ring names it: a slot of the ring's own file table (a *direct descriptor*), or,
 /// on a ring that has none, a file descriptor.
@@ -121,119 +126,6 @@ pub enum Target {
     Send(ConnId),
 }
 
-/// The kinds of operation that a token can name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Kind {
-    /// [`Op::Accept`]
-    Accept = 1,
-    /// [`Op::Recv`]
-    Recv = 2,
-    /// [`Op::Send`]
-    Send = 3,
-    /// [`Op::Shutdown`]
-    Shutdown = 4,
-    /// [`Op::Close`]
-    Close = 5,
-    /// [`Op::Cancel`] of an accept
-    CancelAccept = 6,
-    /// [`Op::Cancel`] of a receive
-    CancelRecv = 7,
-    /// [`Op::Cancel`] of a send
-    CancelSend = 8,
-    /// [`Op::Wake`]
-    Wake = 9,
-    /// The ring's own affair, a timeout for one.
-    Aside = 10,
-    /// The poll that goes before an accept, where one must.
-    PollAccept = 11,
-    /// The poll that goes before a receive, where one must.
-    PollRecv = 12,
-    /// The poll that goes before a send, where one must.
-    PollSend = 13,
-    /// [`Op::Read`]
-    Read = 14,
-    /// The poll that goes before a read.
-    PollRead = 15,
-}
-
-impl Kind {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Kind; 15] = [
-        Kind::Accept,
-        Kind::Recv,
-        Kind::Send,
-        Kind::Shutdown,
-        Kind::Close,
-        Kind::CancelAccept,
-        Kind::CancelRecv,
-        Kind::CancelSend,
-        Kind::Wake,
-        Kind::Aside,
-        Kind::PollAccept,
-        Kind::PollRecv,
-        Kind::PollSend,
-        Kind::Read,
-        Kind::PollRead,
-    ];
-}
-
-/// The 64 bits that travel with an operation as its `user_data`: what it is, and whose.
-///
-/// ```text
-///   63       56 55              32 31                        0
-///   │  kind 8  │  generation 24   │  slot 32 (or listener)    │
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Token(pub u64);
-
-impl Token {
-    /// Of an operation on a connection.
-    pub fn of(kind: Kind, conn: ConnId) -> Token {
-        let (generation, slot) = (u64::from(conn.generation()), u64::from(conn.slot()));
-        Token((kind as u64) << 56 | generation << 32 | slot)
-    }
-
-    /// Of an operation on a listener, or on nothing in particular.
-    pub fn at(kind: Kind, index: u32) -> Token {
-        Token((kind as u64) << 56 | u64::from(index))
-    }
-
-    /// What it is.
-    pub fn kind(self) -> Option<Kind> {
-        Kind::ALL.get(((self.0 >> 56) as usize).checked_sub(1)?).copied()
-    }
-
-    /// Whose it is, if a connection's.
-    pub fn conn(self) -> ConnId {
-        ConnId::new(self.0 as u32, (self.0 >> 32) as u32 & 0xff_ffff)
-    }
-
-    /// The listener's index, if a listener's.
-    pub fn listener(self) -> ListenerId {
-        ListenerId(self.0 as u16)
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind() {
-            Some(kind) => write!(f, "{kind:?} {}", self.conn()),
-            None => write!(f, "{:#018x}", self.0),
-        }
-    }
-}
-
-impl From<Target> for Token {
-    fn from(target: Target) -> Token {
-        match target {
-            Target::Accept(listener) => Token::at(Kind::Accept, u32::from(listener.0)),
-            Target::Recv(conn) => Token::of(Kind::Recv, conn),
-            Target::Send(conn) => Token::of(Kind::Send, conn),
-        }
-    }
-}
-
 /// A submission as it was queued: the part of its 64 bytes that is worth remembering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sqe {
@@ -318,99 +210,6 @@ pub struct Entered {
     pub own: Option<Sqe>,
 }
 
-/// What a completion means. Errno ends here.
-#[derive(Debug)]
-pub enum Completion {
-    /// An accept came to something.
-    Accept {
-        /// At which listener.
-        listener: ListenerId,
-        /// To what.
-        outcome: Accepted,
-        /// Whether the accept stays in flight.
-        more: bool,
-    },
-    /// A receive came to something.
-    Recv {
-        /// Whose.
-        conn: ConnId,
-        /// To what.
-        outcome: Recv,
-        /// Whether the receive stays in flight.
-        more: bool,
-    },
-    /// A send came to an end.
-    Send {
-        /// Whose.
-        conn: ConnId,
-        /// How many bytes went, perhaps fewer than were given.
-        outcome: Sent,
-    },
-    /// A direction was shut down; a connection that is gone counts as that.
-    Shutdown {
-        /// Whose.
-        conn: ConnId,
-    },
-    /// A socket was closed.
-    Close {
-        /// Whose.
-        conn: ConnId,
-    },
-    /// A cancel was carried out, or found nothing to cancel.
-    Cancel {
-        /// Of what.
-        target: Target,
-    },
-    /// A read came to something; it is never [`Starved`](Recv::Starved).
-    Read {
-        /// To what.
-        outcome: Recv,
-    },
-    /// The descriptor of a [`Op::Wake`] can be read, or never will be.
-    Wake,
-    /// The ring's own affair.
-    Aside,
-}
-
-/// What an accept came to.
-#[derive(Debug)]
-pub enum Accepted {
-    /// A connection.
-    Socket(Socket),
-    /// It was cancelled.
-    Cancelled,
-    /// There was no descriptor, slot or memory for one: to try again at once would be to spin.
-    Exhausted(io::Error),
-    /// A connection was lost before it was accepted, or the accept was interrupted.
-    Failed(io::Error),
-}
-
-/// What a receive came to.
-#[derive(Debug)]
-pub enum Recv {
-    /// Bytes.
-    Data(Chunk),
-    /// The peer's end.
-    End,
-    /// There was no buffer for it; the bytes are safe in the socket.
-    Starved,
-    /// It was cancelled; no byte was lost.
-    Cancelled,
-    /// The connection is broken.
-    Failed(io::Error),
-}
-
-/// What a send came to.
-#[derive(Debug)]
-pub enum Sent {
-    /// So many bytes went.
-    Bytes(usize),
-    /// It was cancelled before any went.
-    Cancelled,
-    /// The connection is broken.
-    Failed(io::Error),
-}
-
 /// Two queues and a way into the kernel: the real one, a simulated one, one that remembers.
 pub trait Ring {
     /// Whether the submission queue may lack the room for one more operation.
@@ -482,139 +281,5 @@ pub trait Ring {
     fn next(&mut self) -> Option<Completion> {
         let cqe = self.reap()?;
         Some(decode(cqe, |cqe| self.claim(cqe)))
-    }
-}
-
-/// What an answer means. `claim` hands over the buffer that a receive has filled.
-fn decode(cqe: Cqe, claim: impl FnOnce(Cqe) -> Option<Lease>) -> Completion {
-    let (token, more) = (cqe.token, cqe.more());
-    let conn = token.conn();
-    match token.kind() {
-        Some(Kind::Accept) => {
-            Completion::Accept { listener: token.listener(), outcome: accepted(cqe), more }
-        }
-        Some(Kind::Recv) => Completion::Recv { conn, outcome: received(cqe, claim(cqe)), more },
-        Some(Kind::Send) => Completion::Send { conn, outcome: sent(cqe) },
-        Some(Kind::Shutdown) => Completion::Shutdown { conn },
-        Some(Kind::Close) => Completion::Close { conn },
-        Some(Kind::CancelAccept) => Completion::Cancel { target: Target::Accept(token.listener()) },
-        Some(Kind::CancelRecv) => Completion::Cancel { target: Target::Recv(conn) },
-        Some(Kind::CancelSend) => Completion::Cancel { target: Target::Send(conn) },
-        Some(Kind::Read) => Completion::Read { outcome: received(cqe, claim(cqe)) },
-        Some(Kind::Wake) => Completion::Wake,
-        Some(Kind::Aside | Kind::PollAccept | Kind::PollRecv | Kind::PollSend | Kind::PollRead) => {
-            Completion::Aside
-        }
-        None => panic!("the kernel answers only what was asked: {cqe:?}"),
-    }
-}
-
-fn accepted(cqe: Cqe) -> Accepted {
-    match cqe.result() {
-        Ok(socket) => Accepted::Socket(Socket(socket)),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::ECANCELED) => Accepted::Cancelled,
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
-                Accepted::Exhausted(error)
-            }
-            _ => Accepted::Failed(error),
-        },
-    }
-}
-
-fn received(cqe: Cqe, buffer: Option<Lease>) -> Recv {
-    match cqe.result() {
-        Ok(0) => Recv::End,
-        Ok(len) => match buffer {
-            Some(lease) => Recv::Data(Chunk::received(lease, len as usize)),
-            None => panic!("bytes are received into a buffer: {cqe:?}"),
-        },
-        Err(error) => match error.raw_os_error() {
-            Some(libc::ENOBUFS) => Recv::Starved,
-            // Interrupted, or refused for want of memory: as good as cancelled, to be asked again.
-            Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOMEM) => Recv::Cancelled,
-            _ => Recv::Failed(error),
-        },
-    }
-}
-
-fn sent(cqe: Cqe) -> Sent {
-    match cqe.result() {
-        Ok(len) => Sent::Bytes(len as usize),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOMEM) => Sent::Cancelled,
-            _ => Sent::Failed(error),
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::buffer::Shape;
-
-    fn decoded(kind: Kind, res: i32, flags: u32, lease: Option<Lease>) -> Completion {
-        let token = Token::of(kind, ConnId::new(7, 3));
-        decode(Cqe { token, res, flags }, |_| lease)
-    }
-
-    fn outcome(res: i32) -> Recv {
-        let Completion::Recv { conn, outcome, more } = decoded(Kind::Recv, res, 0, None) else {
-            panic!("a receive completes as one");
-        };
-        assert_eq!((conn, more), (ConnId::new(7, 3), false));
-        outcome
-    }
-
-    #[test]
-    fn a_token_gives_back_what_it_was_made_of() {
-        for kind in Kind::ALL {
-            let conn = ConnId::new(u32::MAX, 0xab_cdef);
-            assert_eq!(
-                (Token::of(kind, conn).kind(), Token::of(kind, conn).conn()),
-                (Some(kind), conn)
-            );
-            assert_eq!(Token::at(kind, 65_535).listener(), ListenerId(65_535));
-        }
-        assert_eq!((Token(0).kind(), Token(u64::MAX).kind()), (None, None));
-        assert_eq!(format!("{:?}", Token::of(Kind::Send, ConnId::new(12, 3))), "Send 12.3");
-    }
-
-    #[test]
-    fn the_sizes_of_what_passes_the_border() {
-        assert_eq!(size_of::<Cqe>(), 16);
-        assert_eq!(size_of::<Token>(), 8);
-        assert!(size_of::<Completion>() <= 56, "{}", size_of::<Completion>());
-    }
-
-    #[test]
-    fn errno_ends_in_decode() {
-        assert!(matches!(outcome(0), Recv::End));
-        assert!(matches!(outcome(-libc::ENOBUFS), Recv::Starved));
-        assert!(matches!(outcome(-libc::ECANCELED), Recv::Cancelled));
-        assert!(matches!(outcome(-libc::ECONNRESET), Recv::Failed(_)));
-        let Completion::Send { outcome, .. } = decoded(Kind::Send, -libc::EPIPE, 0, None) else {
-            panic!("a send completes as one");
-        };
-        assert!(matches!(outcome, Sent::Failed(_)));
-    }
-
-    #[test]
-    fn data_is_the_claimed_buffer_and_more_is_the_kernels_word() {
-        let pool = Pool::new(&[Shape { bytes: 64, count: 1 }]).unwrap();
-        let flags = Cqe::BUFFER | Cqe::MORE;
-        let completion = decoded(Kind::Recv, 5, flags, pool.lease(Size(0)));
-        let Completion::Recv { outcome: Recv::Data(chunk), more: true, .. } = completion else {
-            panic!("{completion:?}");
-        };
-        assert_eq!(chunk.len(), 5);
-    }
-
-    #[test]
-    fn a_cancel_names_its_target() {
-        let completion = decoded(Kind::CancelSend, -libc::ENOENT, 0, None);
-        let target = Target::Send(ConnId::new(7, 3));
-        assert!(matches!(completion, Completion::Cancel { target: t } if t == target));
-        assert_eq!(Token::from(target), Token::of(Kind::Send, ConnId::new(7, 3)));
     }
 }

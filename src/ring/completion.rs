@@ -1,0 +1,221 @@
+//! Completions: what the kernel's sixteen bytes mean.
+
+use std::io;
+
+use super::{Cqe, Kind, ListenerId, Socket, Target};
+use crate::buffer::{Chunk, Lease};
+use crate::keys::ConnId;
+
+/// What a completion means. Errno ends here.
+#[derive(Debug)]
+pub enum Completion {
+    /// An accept came to something.
+    Accept {
+        /// At which listener.
+        listener: ListenerId,
+        /// To what.
+        outcome: Accepted,
+        /// Whether the accept stays in flight.
+        more: bool,
+    },
+    /// A receive came to something.
+    Recv {
+        /// Whose.
+        conn: ConnId,
+        /// To what.
+        outcome: Recv,
+        /// Whether the receive stays in flight.
+        more: bool,
+    },
+    /// A send came to an end.
+    Send {
+        /// Whose.
+        conn: ConnId,
+        /// How many bytes went, perhaps fewer than were given.
+        outcome: Sent,
+    },
+    /// A direction was shut down; a connection that is gone counts as that.
+    Shutdown {
+        /// Whose.
+        conn: ConnId,
+    },
+    /// A socket was closed.
+    Close {
+        /// Whose.
+        conn: ConnId,
+    },
+    /// A cancel was carried out, or found nothing to cancel.
+    Cancel {
+        /// Of what.
+        target: Target,
+    },
+    /// A read came to something; it is never [`Starved`](Recv::Starved).
+    Read {
+        /// To what.
+        outcome: Recv,
+    },
+    /// The descriptor of a [`Op::Wake`] can be read, or never will be.
+    Wake,
+    /// The ring's own affair.
+    Aside,
+}
+
+/// What an accept came to.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A connection.
+    Socket(Socket),
+    /// It was cancelled.
+    Cancelled,
+    /// There was no descriptor, slot or memory for one: to try again at once would be to spin.
+    Exhausted(io::Error),
+    /// A connection was lost before it was accepted, or the accept was interrupted.
+    Failed(io::Error),
+}
+
+/// What a receive came to.
+#[derive(Debug)]
+pub enum Recv {
+    /// Bytes.
+    Data(Chunk),
+    /// The peer's end.
+    End,
+    /// There was no buffer for it; the bytes are safe in the socket.
+    Starved,
+    /// It was cancelled; no byte was lost.
+    Cancelled,
+    /// The connection is broken.
+    Failed(io::Error),
+}
+
+/// What a send came to.
+#[derive(Debug)]
+pub enum Sent {
+    /// So many bytes went.
+    Bytes(usize),
+    /// It was cancelled before any went.
+    Cancelled,
+    /// The connection is broken.
+    Failed(io::Error),
+}
+
+/// What an answer means. `claim` hands over the buffer that a receive has filled.
+pub(super) fn decode(cqe: Cqe, claim: impl FnOnce(Cqe) -> Option<Lease>) -> Completion {
+    let (token, more) = (cqe.token, cqe.more());
+    let conn = token.conn();
+    match token.kind() {
+        Some(Kind::Accept) => {
+            Completion::Accept { listener: token.listener(), outcome: accepted(cqe), more }
+        }
+        Some(Kind::Recv) => Completion::Recv { conn, outcome: received(cqe, claim(cqe)), more },
+        Some(Kind::Send) => Completion::Send { conn, outcome: sent(cqe) },
+        Some(Kind::Shutdown) => Completion::Shutdown { conn },
+        Some(Kind::Close) => Completion::Close { conn },
+        Some(Kind::CancelAccept) => Completion::Cancel { target: Target::Accept(token.listener()) },
+        Some(Kind::CancelRecv) => Completion::Cancel { target: Target::Recv(conn) },
+        Some(Kind::CancelSend) => Completion::Cancel { target: Target::Send(conn) },
+        Some(Kind::Read) => Completion::Read { outcome: received(cqe, claim(cqe)) },
+        Some(Kind::Wake) => Completion::Wake,
+        Some(Kind::Aside | Kind::PollAccept | Kind::PollRecv | Kind::PollSend | Kind::PollRead) => {
+            Completion::Aside
+        }
+        None => panic!("the kernel answers only what was asked: {cqe:?}"),
+    }
+}
+
+fn accepted(cqe: Cqe) -> Accepted {
+    match cqe.result() {
+        Ok(socket) => Accepted::Socket(Socket(socket)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ECANCELED) => Accepted::Cancelled,
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
+                Accepted::Exhausted(error)
+            }
+            _ => Accepted::Failed(error),
+        },
+    }
+}
+
+fn received(cqe: Cqe, buffer: Option<Lease>) -> Recv {
+    match cqe.result() {
+        Ok(0) => Recv::End,
+        Ok(len) => match buffer {
+            Some(lease) => Recv::Data(Chunk::received(lease, len as usize)),
+            None => panic!("bytes are received into a buffer: {cqe:?}"),
+        },
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOBUFS) => Recv::Starved,
+            // Interrupted, or refused for want of memory: as good as cancelled, to be asked again.
+            Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOMEM) => Recv::Cancelled,
+            _ => Recv::Failed(error),
+        },
+    }
+}
+
+fn sent(cqe: Cqe) -> Sent {
+    match cqe.result() {
+        Ok(len) => Sent::Bytes(len as usize),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOMEM) => Sent::Cancelled,
+            _ => Sent::Failed(error),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::{Pool, Shape, Size};
+    use crate::ring::Token;
+
+    fn decoded(kind: Kind, res: i32, flags: u32, lease: Option<Lease>) -> Completion {
+        let token = Token::of(kind, ConnId::new(7, 3));
+        decode(Cqe { token, res, flags }, |_| lease)
+    }
+
+    fn outcome(res: i32) -> Recv {
+        let Completion::Recv { conn, outcome, more } = decoded(Kind::Recv, res, 0, None) else {
+            panic!("a receive completes as one");
+        };
+        assert_eq!((conn, more), (ConnId::new(7, 3), false));
+        outcome
+    }
+
+    #[test]
+    fn the_sizes_of_what_passes_the_border() {
+        assert_eq!(size_of::<Cqe>(), 16);
+        assert_eq!(size_of::<Token>(), 8);
+        assert!(size_of::<Completion>() <= 56, "{}", size_of::<Completion>());
+    }
+
+    #[test]
+    fn errno_ends_in_decode() {
+        assert!(matches!(outcome(0), Recv::End));
+        assert!(matches!(outcome(-libc::ENOBUFS), Recv::Starved));
+        assert!(matches!(outcome(-libc::ECANCELED), Recv::Cancelled));
+        assert!(matches!(outcome(-libc::ECONNRESET), Recv::Failed(_)));
+        let Completion::Send { outcome, .. } = decoded(Kind::Send, -libc::EPIPE, 0, None) else {
+            panic!("a send completes as one");
+        };
+        assert!(matches!(outcome, Sent::Failed(_)));
+    }
+
+    #[test]
+    fn data_is_the_claimed_buffer_and_more_is_the_kernels_word() {
+        let pool = Pool::new(&[Shape { bytes: 64, count: 1 }]).unwrap();
+        let flags = Cqe::BUFFER | Cqe::MORE;
+        let completion = decoded(Kind::Recv, 5, flags, pool.lease(Size(0)));
+        let Completion::Recv { outcome: Recv::Data(chunk), more: true, .. } = completion else {
+            panic!("{completion:?}");
+        };
+        assert_eq!(chunk.len(), 5);
+    }
+
+    #[test]
+    fn a_cancel_names_its_target() {
+        let completion = decoded(Kind::CancelSend, -libc::ENOENT, 0, None);
+        let target = Target::Send(ConnId::new(7, 3));
+        assert!(matches!(completion, Completion::Cancel { target: t } if t == target));
+        assert_eq!(Token::from(target), Token::of(Kind::Send, ConnId::new(7, 3)));
+    }
+}

@@ -1,0 +1,138 @@
+//! What an operation is known by, from being submitted to its last completion.
+
+use std::fmt;
+
+use super::{ListenerId, Target};
+use crate::keys::ConnId;
+
+/// The kinds of operation that a token can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// [`Op::Accept`]
+    Accept = 1,
+    /// [`Op::Recv`]
+    Recv = 2,
+    /// [`Op::Send`]
+    Send = 3,
+    /// [`Op::Shutdown`]
+    Shutdown = 4,
+    /// [`Op::Close`]
+    Close = 5,
+    /// [`Op::Cancel`] of an accept
+    CancelAccept = 6,
+    /// [`Op::Cancel`] of a receive
+    CancelRecv = 7,
+    /// [`Op::Cancel`] of a send
+    CancelSend = 8,
+    /// [`Op::Wake`]
+    Wake = 9,
+    /// The ring's own affair, a timeout for one.
+    Aside = 10,
+    /// The poll that goes before an accept, where one must.
+    PollAccept = 11,
+    /// The poll that goes before a receive, where one must.
+    PollRecv = 12,
+    /// The poll that goes before a send, where one must.
+    PollSend = 13,
+    /// [`Op::Read`]
+    Read = 14,
+    /// The poll that goes before a read.
+    PollRead = 15,
+}
+
+impl Kind {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Kind; 15] = [
+        Kind::Accept,
+        Kind::Recv,
+        Kind::Send,
+        Kind::Shutdown,
+        Kind::Close,
+        Kind::CancelAccept,
+        Kind::CancelRecv,
+        Kind::CancelSend,
+        Kind::Wake,
+        Kind::Aside,
+        Kind::PollAccept,
+        Kind::PollRecv,
+        Kind::PollSend,
+        Kind::Read,
+        Kind::PollRead,
+    ];
+}
+
+/// The 64 bits that travel with an operation as its `user_data`: what it is, and whose.
+///
+/// ```text
+///   63       56 55              32 31                        0
+///   │  kind 8  │  generation 24   │  slot 32 (or listener)    │
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+impl Token {
+    /// Of an operation on a connection.
+    pub fn of(kind: Kind, conn: ConnId) -> Token {
+        let (generation, slot) = (u64::from(conn.generation()), u64::from(conn.slot()));
+        Token((kind as u64) << 56 | generation << 32 | slot)
+    }
+
+    /// Of an operation on a listener, or on nothing in particular.
+    pub fn at(kind: Kind, index: u32) -> Token {
+        Token((kind as u64) << 56 | u64::from(index))
+    }
+
+    /// What it is.
+    pub fn kind(self) -> Option<Kind> {
+        Kind::ALL.get(((self.0 >> 56) as usize).checked_sub(1)?).copied()
+    }
+
+    /// Whose it is, if a connection's.
+    pub fn conn(self) -> ConnId {
+        ConnId::new(self.0 as u32, (self.0 >> 32) as u32 & 0xff_ffff)
+    }
+
+    /// The listener's index, if a listener's.
+    pub fn listener(self) -> ListenerId {
+        ListenerId(self.0 as u16)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind() {
+            Some(kind) => write!(f, "{kind:?} {}", self.conn()),
+            None => write!(f, "{:#018x}", self.0),
+        }
+    }
+}
+
+impl From<Target> for Token {
+    fn from(target: Target) -> Token {
+        match target {
+            Target::Accept(listener) => Token::at(Kind::Accept, u32::from(listener.0)),
+            Target::Recv(conn) => Token::of(Kind::Recv, conn),
+            Target::Send(conn) => Token::of(Kind::Send, conn),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_gives_back_what_it_was_made_of() {
+        for kind in Kind::ALL {
+            let conn = ConnId::new(u32::MAX, 0xab_cdef);
+            assert_eq!(
+                (Token::of(kind, conn).kind(), Token::of(kind, conn).conn()),
+                (Some(kind), conn)
+            );
+            assert_eq!(Token::at(kind, 65_535).listener(), ListenerId(65_535));
+        }
+        assert_eq!((Token(0).kind(), Token(u64::MAX).kind()), (None, None));
+        assert_eq!(format!("{:?}", Token::of(Kind::Send, ConnId::new(12, 3))), "Send 12.3");
+    }
+}
