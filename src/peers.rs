@@ -17,6 +17,7 @@
 //! [`SOFT`] is evicted. (The words are those of redis' `client-output-buffer-limit`.)
 
 mod operator;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::clock::Nanos;
 use crate::connection::Connection;
 use crate::keys::{ConnId, Keys};
 use crate::protocol::{Post, Protocol};
+use waiting::{Crowd, wants_recv, weigh};
 
 /// How long a peer for whom somebody waits may take nothing of what it is owed: at least this long,
 /// and at most twice as long.
@@ -80,14 +82,6 @@ pub struct Ready<'a, P, D> {
     pub wants_recv: bool,
     /// Whether it has starved since it last received: better any buffer than the right one.
     pub hungry: bool,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Crowd {
-    congested: usize,
-    talkers: usize,
-    /// Of those, how many are lines to other processes.
-    lines: usize,
 }
 
 /// Every open connection.
@@ -235,17 +229,6 @@ impl<P: Protocol, D> Peers<P, D> {
         });
     }
 
-    /// A receive of it found no buffer: it waits until [`feed`](Peers::feed) lets it try again.
-    pub fn starve(&mut self, id: ConnId) {
-        self.step(id, |peer, _| peer.connection.starved());
-        let Some(peer) = self.keys.get_mut(id) else { return };
-        if !peer.starved {
-            (peer.starved, peer.hungry) = (true, true);
-            self.starving += 1;
-            self.starved.push_back(id);
-        }
-    }
-
     /// It is gone. Answers what the driver kept beside it.
     pub fn remove(&mut self, id: ConnId) -> Option<D> {
         let peer = self.keys.remove(id)?;
@@ -286,21 +269,6 @@ impl<P: Protocol, D> Peers<P, D> {
         ids.into_iter().for_each(|id| self.broken(id));
     }
 
-    /// Lets those who starve try again, longest waiting first: as many as there are `buffers` of
-    /// the size that they will get. Nobody waits while there is one.
-    pub fn feed(&mut self, mut buffers: usize) {
-        while buffers > 0
-            && let Some(id) = self.starved.pop_front()
-        {
-            if let Some(peer) = self.keys.get_mut(id).filter(|peer| peer.starved) {
-                buffers -= 1;
-                self.starving -= 1;
-                peer.starved = false;
-                mark(peer, id, &mut self.marked);
-            }
-        }
-    }
-
     // The turn.
 
     /// Begins a turn: those marked until now are ready.
@@ -337,52 +305,6 @@ impl<P: Protocol, D> Peers<P, D> {
         !self.marked.is_empty()
     }
 
-    /// Does what is due by the clock, and answers when something will next be due. The clock is
-    /// read only if anyone lingers or waits.
-    pub fn tick(&mut self, clock: impl FnOnce() -> Nanos) -> Option<Nanos> {
-        let waits = self.starving > 0
-            || self.crowds.iter().any(|crowd| crowd.congested > 0 && crowd.talkers > 0);
-        if !waits {
-            self.look_at = None;
-            if self.fresh.is_empty() && self.lingering.is_empty() {
-                return None;
-            }
-        }
-        let now = clock();
-        self.lingering.extend(self.fresh.drain(..).map(|id| (now + LINGER, id)));
-        while let Some(&(_, id)) = self.lingering.front().filter(|(until, _)| *until <= now) {
-            self.lingering.pop_front();
-            self.broken(id);
-        }
-        if waits && self.look_at.is_none_or(|at| at <= now) {
-            self.evict_stalled(self.look_at.is_some());
-            self.look_at = Some(now + SOFT);
-        }
-        let lingers = self.lingering.front().map(|&(until, _)| until);
-        [lingers, self.look_at].into_iter().flatten().min()
-    }
-
-    /// Evicts who is owed bytes and took none since the last look, if this is not the first.
-    fn evict_stalled(&mut self, evict: bool) {
-        let mut stalled = Vec::new();
-        for (id, peer) in self.keys.iter_mut() {
-            // Others: who waits for itself alone may do so for as long as it likes.
-            let starving = self.starving - usize::from(peer.starved);
-            let talkers = self.crowds[peer.room.0 as usize].talkers - usize::from(peer.talks);
-            let waited_for = (starving > 0 && peer.connection.outgoing().leases() > 0)
-                || (talkers > 0 && peer.congested);
-            if waited_for && !peer.line && !std::mem::take(&mut peer.progressed) && evict {
-                stalled.push(id);
-            }
-            peer.progressed = false;
-        }
-        for id in stalled {
-            tracing::warn!(%id, "evicted: others wait, and it takes nothing of what it is owed");
-            self.evicted += 1;
-            self.broken(id);
-        }
-    }
-
     // Getters.
 
     /// A peer.
@@ -403,11 +325,6 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Whether there is nobody.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
-    }
-
-    /// Whether anybody waits for a buffer.
-    pub fn is_starving(&self) -> bool {
-        self.starving > 0
     }
 
     /// How many have been evicted.
@@ -486,19 +403,6 @@ impl<P: Protocol, D> Peers<P, D> {
             self.wake_talkers(room);
         }
     }
-
-    /// Has those who talk resumed, if nobody of their room is congested any more; or one only, which
-    /// may be a line, and does not wait for itself.
-    fn wake_talkers(&mut self, room: Room) {
-        let crowd = self.crowds[room.0 as usize];
-        if crowd.congested <= usize::from(crowd.lines > 0) && crowd.talkers > 0 {
-            for (id, peer) in self.keys.iter_mut().filter(|(_, peer)| peer.room == room) {
-                if peer.talks {
-                    mark(peer, id, &mut self.marked);
-                }
-            }
-        }
-    }
 }
 
 impl<P: Protocol, D> Default for Peers<P, D> {
@@ -513,357 +417,5 @@ fn mark<P, D>(peer: &mut Peer<P, D>, id: ConnId, marked: &mut Vec<ConnId>) {
     }
 }
 
-/// Whether a peer would receive, and waits neither for a listener nor for a buffer.
-fn wants_recv<P: Protocol, D>(peer: &Peer<P, D>, crowds: &[Crowd]) -> bool {
-    let mut congested = crowds[peer.room.0 as usize].congested;
-    let wants = if peer.line {
-        congested -= usize::from(peer.congested);
-        peer.connection.could_recv()
-    } else {
-        peer.connection.wants_recv()
-    };
-    wants && !(peer.talks && congested > 0) && !peer.starved
-}
-
-/// Counts a peer as congested or not; answers whether it just ceased to be.
-fn weigh<P: Protocol, D>(peer: &mut Peer<P, D>, crowds: &mut [Crowd]) -> bool {
-    let (was, is) = (peer.congested, peer.connection.is_paused());
-    peer.congested = is;
-    let crowd = &mut crowds[peer.room.0 as usize];
-    crowd.congested = crowd.congested + usize::from(is) - usize::from(was);
-    was && !is
-}
-
 #[cfg(test)]
-mod tests {
-    use std::rc::Rc;
-
-    use super::*;
-    use crate::buffer::{Pool, Shape, Size};
-    use crate::connection::{HARD, HIGH, LOW};
-    use crate::protocol::testing::Tell;
-    use crate::protocol::{Chat, Echo};
-
-    const ROOM: Room = Room(0);
-
-    /// Talking peers, whose drivers are nothing.
-    fn chat<const N: usize>() -> (Peers<Tell, ()>, [ConnId; N]) {
-        let mut peers = Peers::new();
-        let ids = [(); N].map(|()| peers.open(Tell, ROOM, ()));
-        turn(&mut peers);
-        (peers, ids)
-    }
-
-    /// A turn of nobody's: whose it was, and whether they would receive.
-    fn turn(peers: &mut Peers<Tell, ()>) -> Vec<(ConnId, bool)> {
-        peers.begin();
-        std::iter::from_fn(|| peers.next_ready().map(|ready| (ready.id, ready.wants_recv)))
-            .collect()
-    }
-
-    fn say(peers: &mut Peers<Tell, ()>, id: ConnId, lines: usize) {
-        let text: Vec<u8> = b"0123456\n".repeat(lines / 8);
-        peers.received(id, Chunk::from(text));
-    }
-
-    fn pooled(pool: &Rc<Pool>) -> Chunk {
-        Chunk::received(pool.lease(Size(0)).unwrap(), 1000)
-    }
-
-    fn owed(peers: &mut Peers<Tell, ()>, id: ConnId) -> usize {
-        peers.get_mut(id).unwrap().connection.outgoing().bytes()
-    }
-
-    fn at(seconds: u64) -> impl FnOnce() -> Nanos {
-        move || Nanos(seconds * 1_000_000_000)
-    }
-
-    #[test]
-    fn what_one_says_the_others_of_its_room_are_owed() {
-        let (mut peers, [a, b]) = chat();
-        let elsewhere = peers.open(Tell, Room(1), ());
-        say(&mut peers, a, 8);
-        assert_eq!([a, b, elsewhere].map(|id| owed(&mut peers, id)), [0, 8, 0]);
-    }
-
-    /// What a peer is owed, which is then sent.
-    fn heard(peers: &mut Peers<Chat, ()>, id: ConnId) -> String {
-        let queue = peers.get_mut(id).unwrap().connection.outgoing();
-        let bytes: Vec<u8> = queue.iter().flat_map(|chunk| chunk.to_vec()).collect();
-        peers.sent(id, bytes.len());
-        String::from_utf8(bytes).unwrap()
-    }
-
-    #[test]
-    fn a_number_is_given_once_in_order_of_arrival() {
-        let mut peers = Peers::new();
-        let [first, second] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
-        peers.open(Chat::default(), Room(1), ());
-        peers.remove(second);
-        peers.open(Chat::default(), ROOM, ());
-        assert_eq!(heard(&mut peers, first), "* 2 joined\n* 2 left\n* 4 joined\n");
-    }
-
-    #[test]
-    fn who_goes_away_says_so_once_however_it_goes() {
-        type Way = fn(&mut Peers<Chat, ()>, ConnId);
-        let ways: [Way; 4] = [
-            |_, _| {},
-            |peers, id| peers.ended(id),
-            |peers, id| peers.broken(id),
-            |peers, id| {
-                let post = Chunk::from(vec![b'x'; HARD + 1]);
-                peers.get_mut(id).unwrap().connection.deliver(post);
-                assert!(peers.get_mut(id).unwrap().connection.is_broken());
-            },
-        ];
-        for way in ways {
-            let mut peers = Peers::new();
-            let [stays, leaves] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
-            way(&mut peers, leaves);
-            peers.remove(leaves);
-            assert_eq!(heard(&mut peers, stays), "* 2 joined\n* 2 left\n");
-        }
-    }
-
-    #[test]
-    fn who_is_evicted_says_so_at_once_and_those_whom_that_evicts_too() {
-        let mut peers = Peers::new();
-        let [talker, slow, slower] = [(); 3].map(|()| peers.open(Chat::default(), ROOM, ()));
-        heard(&mut peers, talker);
-        for (id, room) in [(slow, 10), (slower, 5)] {
-            heard(&mut peers, id);
-            let most = Chunk::from(vec![b'x'; HARD - room]);
-            peers.get_mut(id).unwrap().connection.deliver(most);
-        }
-        // `[1] a` is too much for the one, and then `* 3 left` for the other.
-        peers.received(talker, Chunk::from("a\n"));
-        assert_eq!(
-            (heard(&mut peers, talker), peers.evicted()),
-            ("* 3 left\n* 2 left\n".into(), 2)
-        );
-        for id in [slow, slower] {
-            assert_eq!(peers.remove(id), Some(()));
-        }
-        assert_eq!(heard(&mut peers, talker), "");
-    }
-
-    #[test]
-    fn to_come_and_to_go_is_not_to_talk() {
-        let mut peers = Peers::new();
-        let [quiet, slow] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
-        peers.get_mut(slow).unwrap().connection.deliver(Chunk::from(vec![b'x'; HIGH]));
-        peers.sent(slow, 1);
-        peers.begin();
-        while let Some(ready) = peers.next_ready() {
-            assert!(ready.wants_recv == (ready.id == quiet));
-        }
-        assert_eq!(peers.tick(at(10)), None);
-    }
-
-    #[test]
-    fn a_peer_is_resumed_once_however_much_happened_to_it() {
-        let (mut peers, [a, b]) = chat();
-        (0..3).for_each(|_| say(&mut peers, a, 8));
-        assert_eq!(turn(&mut peers), [(a, true), (b, true)]);
-        assert_eq!(turn(&mut peers), []);
-    }
-
-    #[test]
-    fn who_is_marked_during_a_turn_waits_for_the_next() {
-        let (mut peers, [a, b]) = chat();
-        peers.mark(a);
-        peers.begin();
-        assert_eq!(peers.next_ready().map(|ready| ready.id), Some(a));
-        peers.mark(a);
-        peers.mark(b);
-        assert!(peers.next_ready().is_none() && peers.has_marked());
-        assert_eq!(turn(&mut peers).len(), 2);
-    }
-
-    #[test]
-    fn late_events_of_who_has_left_are_nothing() {
-        let (mut peers, [a, b]) = chat();
-        peers.mark(a);
-        assert_eq!(peers.remove(a), Some(()));
-        assert_eq!(peers.remove(a), None);
-        say(&mut peers, a, 8);
-        peers.ended(a);
-        peers.sent(a, 1);
-        peers.broken(a);
-        peers.starve(a);
-        peers.mark(a);
-        assert_eq!(owed(&mut peers, b), 0);
-        assert_eq!(turn(&mut peers), []);
-    }
-
-    #[test]
-    fn a_talker_is_hushed_while_anyone_is_congested_and_woken_after() {
-        let (mut peers, [talker, slow, quiet]) = chat();
-        say(&mut peers, talker, HIGH);
-        assert_eq!(turn(&mut peers), [(talker, false), (slow, false), (quiet, false)]);
-        peers.sent(quiet, HIGH);
-        assert_eq!(turn(&mut peers), [(quiet, true)], "who does not talk need not wait");
-        peers.sent(slow, HIGH - LOW);
-        let woken = turn(&mut peers);
-        assert!(woken.contains(&(talker, true)), "{woken:?}");
-    }
-
-    #[test]
-    fn a_congestion_that_leaves_wakes_the_talkers() {
-        let (mut peers, [talker, slow]) = chat();
-        say(&mut peers, talker, HIGH);
-        turn(&mut peers);
-        peers.remove(slow);
-        assert_eq!(turn(&mut peers), [(talker, true)]);
-    }
-
-    #[test]
-    fn a_line_is_received_from_however_much_it_is_owed_unless_others_are_congested() {
-        let mut peers = Peers::new();
-        let line = peers.open_line(Tell, ROOM, ());
-        let guest = peers.open(Tell, ROOM, ());
-        say(&mut peers, line, 8);
-        say(&mut peers, guest, HIGH);
-        assert_eq!(
-            turn(&mut peers),
-            [(line, true), (guest, false)],
-            "the guest waits for the line"
-        );
-        say(&mut peers, line, HIGH);
-        assert_eq!(turn(&mut peers), [(line, false), (guest, false)], "and the line for the guest");
-        peers.sent(guest, HIGH);
-        let woken = turn(&mut peers);
-        assert!(woken.contains(&(line, true)), "the line waits for nobody now: {woken:?}");
-        peers.sent(line, HIGH);
-        assert!(turn(&mut peers).contains(&(guest, true)));
-    }
-
-    #[test]
-    fn a_line_is_never_given_up_for_taking_its_time() {
-        let mut peers = Peers::new();
-        let line = peers.open_line(Tell, ROOM, ());
-        let [talker, slow] = [(); 2].map(|()| peers.open(Tell, ROOM, ()));
-        say(&mut peers, talker, HIGH);
-        for second in 0..10 {
-            peers.tick(at(second));
-        }
-        assert!(peers.get_mut(slow).unwrap().connection.is_broken());
-        assert!(!peers.get_mut(line).unwrap().connection.is_broken());
-        assert_eq!(peers.evicted(), 1);
-        peers.finish_all();
-        peers.shut_down(line);
-        peers.tick(at(100));
-        peers.tick(at(200));
-        assert!(!peers.get_mut(line).unwrap().connection.is_broken(), "nor for lingering");
-        peers.remove(line);
-        assert_eq!(peers.crowds[0].lines, 0);
-    }
-
-    #[test]
-    fn the_hard_limit_evicts_at_once_and_wakes_the_talkers() {
-        let (mut peers, [a, b, slow]) = chat();
-        say(&mut peers, b, 8);
-        while owed(&mut peers, slow) > 0 {
-            say(&mut peers, a, HARD / 4);
-            let all = owed(&mut peers, b);
-            peers.sent(b, all);
-        }
-        assert!(peers.get_mut(slow).unwrap().connection.is_broken());
-        assert_eq!(peers.evicted(), 1);
-        let ready = turn(&mut peers);
-        assert!(ready.contains(&(a, true)) && ready.contains(&(b, true)), "{ready:?}");
-    }
-
-    #[test]
-    fn who_takes_nothing_while_others_wait_is_evicted_and_who_takes_little_is_not() {
-        let (mut peers, [talker, stalled, slow]) = chat();
-        say(&mut peers, talker, HIGH);
-        assert_eq!(peers.tick(at(10)), Some(Nanos(11_000_000_000)));
-        peers.sent(slow, 1);
-        peers.tick(at(11));
-        assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
-        assert!(!peers.get_mut(slow).unwrap().connection.is_broken());
-        assert_eq!(peers.evicted(), 1);
-    }
-
-    #[test]
-    fn who_was_owed_nothing_a_moment_ago_is_not_stalled() {
-        let (mut peers, [talker, stalled, quick]) = chat();
-        say(&mut peers, talker, HIGH);
-        peers.sent(quick, HIGH);
-        peers.tick(at(10));
-        say(&mut peers, talker, 8); // Owed since just now, and by the next look not yet sent.
-        peers.tick(at(11));
-        assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
-        assert!(!peers.get_mut(quick).unwrap().connection.is_broken());
-    }
-
-    #[test]
-    fn who_has_just_begun_to_be_answered_is_not_stalled() {
-        let pool = Pool::new(&[Shape { bytes: 1024, count: 1 }]).unwrap();
-        let mut peers = Peers::new();
-        let [starved, quick] = [(); 2].map(|()| peers.open(Echo, ROOM, ()));
-        peers.starve(starved);
-        peers.tick(at(10));
-        peers.received(quick, pooled(&pool));
-        peers.tick(at(11));
-        assert!(!peers.get_mut(quick).unwrap().connection.is_broken());
-        peers.tick(at(12));
-        assert!(peers.get_mut(quick).unwrap().connection.is_broken());
-    }
-
-    #[test]
-    fn nobody_is_evicted_for_its_own_sake() {
-        let pool = Pool::new(&[Shape { bytes: 1024, count: 1 }]).unwrap();
-        let (mut peers, [idler, starved]) = chat();
-        peers.get_mut(idler).unwrap().connection.deliver(pooled(&pool));
-        peers.starve(idler);
-        for second in 10..15 {
-            peers.tick(at(second));
-        }
-        assert!(!peers.get_mut(idler).unwrap().connection.is_broken());
-        peers.starve(starved);
-        for second in 15..18 {
-            peers.tick(at(second));
-        }
-        assert!(peers.get_mut(idler).unwrap().connection.is_broken());
-    }
-
-    #[test]
-    fn nobody_is_evicted_while_nobody_waits() {
-        let (mut peers, [talker, slow]) = chat();
-        say(&mut peers, talker, LOW);
-        for second in 0..10 {
-            assert_eq!(peers.tick(at(second)), None);
-        }
-        assert!(!peers.get_mut(slow).unwrap().connection.is_broken());
-    }
-
-    #[test]
-    fn the_starved_are_fed_in_order_and_only_as_many_as_there_are_buffers() {
-        let (mut peers, [a, b, c]) = chat();
-        [a, b, c].into_iter().for_each(|id| peers.starve(id));
-        peers.starve(b); // twice is once
-        assert!(turn(&mut peers).iter().all(|&(_, wants_recv)| !wants_recv));
-        peers.feed(0);
-        assert_eq!(turn(&mut peers), []);
-        peers.remove(a);
-        peers.feed(1);
-        assert_eq!(turn(&mut peers), [(b, true)]);
-        peers.feed(5);
-        assert_eq!(turn(&mut peers), [(c, true)]);
-    }
-
-    #[test]
-    fn who_lingers_too_long_is_broken() {
-        let (mut peers, [a]) = chat();
-        assert_eq!(peers.tick(|| unreachable!("no reason to look at the clock")), None);
-        peers.finish_all();
-        peers.shut_down(a);
-        assert_eq!(peers.tick(at(1)), Some(Nanos(3_000_000_000)));
-        assert!(!peers.get_mut(a).unwrap().connection.is_broken());
-        assert_eq!(peers.tick(at(3)), None);
-        assert!(peers.get_mut(a).unwrap().connection.is_broken());
-    }
-}
+mod tests;

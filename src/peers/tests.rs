@@ -1,0 +1,324 @@
+//! Rooms, turns, and who waits for whom.
+
+use std::rc::Rc;
+
+use super::*;
+use crate::buffer::{Pool, Shape, Size};
+use crate::connection::{HARD, HIGH, LOW};
+use crate::protocol::testing::Tell;
+use crate::protocol::{Chat, Echo};
+
+const ROOM: Room = Room(0);
+
+/// Talking peers, whose drivers are nothing.
+fn chat<const N: usize>() -> (Peers<Tell, ()>, [ConnId; N]) {
+    let mut peers = Peers::new();
+    let ids = [(); N].map(|()| peers.open(Tell, ROOM, ()));
+    turn(&mut peers);
+    (peers, ids)
+}
+
+/// A turn of nobody's: whose it was, and whether they would receive.
+fn turn(peers: &mut Peers<Tell, ()>) -> Vec<(ConnId, bool)> {
+    peers.begin();
+    std::iter::from_fn(|| peers.next_ready().map(|ready| (ready.id, ready.wants_recv))).collect()
+}
+
+fn say(peers: &mut Peers<Tell, ()>, id: ConnId, lines: usize) {
+    let text: Vec<u8> = b"0123456\n".repeat(lines / 8);
+    peers.received(id, Chunk::from(text));
+}
+
+fn pooled(pool: &Rc<Pool>) -> Chunk {
+    Chunk::received(pool.lease(Size(0)).unwrap(), 1000)
+}
+
+fn owed(peers: &mut Peers<Tell, ()>, id: ConnId) -> usize {
+    peers.get_mut(id).unwrap().connection.outgoing().bytes()
+}
+
+fn at(seconds: u64) -> impl FnOnce() -> Nanos {
+    move || Nanos(seconds * 1_000_000_000)
+}
+
+#[test]
+fn what_one_says_the_others_of_its_room_are_owed() {
+    let (mut peers, [a, b]) = chat();
+    let elsewhere = peers.open(Tell, Room(1), ());
+    say(&mut peers, a, 8);
+    assert_eq!([a, b, elsewhere].map(|id| owed(&mut peers, id)), [0, 8, 0]);
+}
+
+/// What a peer is owed, which is then sent.
+fn heard(peers: &mut Peers<Chat, ()>, id: ConnId) -> String {
+    let queue = peers.get_mut(id).unwrap().connection.outgoing();
+    let bytes: Vec<u8> = queue.iter().flat_map(|chunk| chunk.to_vec()).collect();
+    peers.sent(id, bytes.len());
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn a_number_is_given_once_in_order_of_arrival() {
+    let mut peers = Peers::new();
+    let [first, second] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
+    peers.open(Chat::default(), Room(1), ());
+    peers.remove(second);
+    peers.open(Chat::default(), ROOM, ());
+    assert_eq!(heard(&mut peers, first), "* 2 joined\n* 2 left\n* 4 joined\n");
+}
+
+#[test]
+fn who_goes_away_says_so_once_however_it_goes() {
+    type Way = fn(&mut Peers<Chat, ()>, ConnId);
+    let ways: [Way; 4] = [
+        |_, _| {},
+        |peers, id| peers.ended(id),
+        |peers, id| peers.broken(id),
+        |peers, id| {
+            let post = Chunk::from(vec![b'x'; HARD + 1]);
+            peers.get_mut(id).unwrap().connection.deliver(post);
+            assert!(peers.get_mut(id).unwrap().connection.is_broken());
+        },
+    ];
+    for way in ways {
+        let mut peers = Peers::new();
+        let [stays, leaves] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
+        way(&mut peers, leaves);
+        peers.remove(leaves);
+        assert_eq!(heard(&mut peers, stays), "* 2 joined\n* 2 left\n");
+    }
+}
+
+#[test]
+fn who_is_evicted_says_so_at_once_and_those_whom_that_evicts_too() {
+    let mut peers = Peers::new();
+    let [talker, slow, slower] = [(); 3].map(|()| peers.open(Chat::default(), ROOM, ()));
+    heard(&mut peers, talker);
+    for (id, room) in [(slow, 10), (slower, 5)] {
+        heard(&mut peers, id);
+        let most = Chunk::from(vec![b'x'; HARD - room]);
+        peers.get_mut(id).unwrap().connection.deliver(most);
+    }
+    // `[1] a` is too much for the one, and then `* 3 left` for the other.
+    peers.received(talker, Chunk::from("a\n"));
+    assert_eq!((heard(&mut peers, talker), peers.evicted()), ("* 3 left\n* 2 left\n".into(), 2));
+    for id in [slow, slower] {
+        assert_eq!(peers.remove(id), Some(()));
+    }
+    assert_eq!(heard(&mut peers, talker), "");
+}
+
+#[test]
+fn to_come_and_to_go_is_not_to_talk() {
+    let mut peers = Peers::new();
+    let [quiet, slow] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
+    peers.get_mut(slow).unwrap().connection.deliver(Chunk::from(vec![b'x'; HIGH]));
+    peers.sent(slow, 1);
+    peers.begin();
+    while let Some(ready) = peers.next_ready() {
+        assert!(ready.wants_recv == (ready.id == quiet));
+    }
+    assert_eq!(peers.tick(at(10)), None);
+}
+
+#[test]
+fn a_peer_is_resumed_once_however_much_happened_to_it() {
+    let (mut peers, [a, b]) = chat();
+    (0..3).for_each(|_| say(&mut peers, a, 8));
+    assert_eq!(turn(&mut peers), [(a, true), (b, true)]);
+    assert_eq!(turn(&mut peers), []);
+}
+
+#[test]
+fn who_is_marked_during_a_turn_waits_for_the_next() {
+    let (mut peers, [a, b]) = chat();
+    peers.mark(a);
+    peers.begin();
+    assert_eq!(peers.next_ready().map(|ready| ready.id), Some(a));
+    peers.mark(a);
+    peers.mark(b);
+    assert!(peers.next_ready().is_none() && peers.has_marked());
+    assert_eq!(turn(&mut peers).len(), 2);
+}
+
+#[test]
+fn late_events_of_who_has_left_are_nothing() {
+    let (mut peers, [a, b]) = chat();
+    peers.mark(a);
+    assert_eq!(peers.remove(a), Some(()));
+    assert_eq!(peers.remove(a), None);
+    say(&mut peers, a, 8);
+    peers.ended(a);
+    peers.sent(a, 1);
+    peers.broken(a);
+    peers.starve(a);
+    peers.mark(a);
+    assert_eq!(owed(&mut peers, b), 0);
+    assert_eq!(turn(&mut peers), []);
+}
+
+#[test]
+fn a_talker_is_hushed_while_anyone_is_congested_and_woken_after() {
+    let (mut peers, [talker, slow, quiet]) = chat();
+    say(&mut peers, talker, HIGH);
+    assert_eq!(turn(&mut peers), [(talker, false), (slow, false), (quiet, false)]);
+    peers.sent(quiet, HIGH);
+    assert_eq!(turn(&mut peers), [(quiet, true)], "who does not talk need not wait");
+    peers.sent(slow, HIGH - LOW);
+    let woken = turn(&mut peers);
+    assert!(woken.contains(&(talker, true)), "{woken:?}");
+}
+
+#[test]
+fn a_congestion_that_leaves_wakes_the_talkers() {
+    let (mut peers, [talker, slow]) = chat();
+    say(&mut peers, talker, HIGH);
+    turn(&mut peers);
+    peers.remove(slow);
+    assert_eq!(turn(&mut peers), [(talker, true)]);
+}
+
+#[test]
+fn a_line_is_received_from_however_much_it_is_owed_unless_others_are_congested() {
+    let mut peers = Peers::new();
+    let line = peers.open_line(Tell, ROOM, ());
+    let guest = peers.open(Tell, ROOM, ());
+    say(&mut peers, line, 8);
+    say(&mut peers, guest, HIGH);
+    assert_eq!(turn(&mut peers), [(line, true), (guest, false)], "the guest waits for the line");
+    say(&mut peers, line, HIGH);
+    assert_eq!(turn(&mut peers), [(line, false), (guest, false)], "and the line for the guest");
+    peers.sent(guest, HIGH);
+    let woken = turn(&mut peers);
+    assert!(woken.contains(&(line, true)), "the line waits for nobody now: {woken:?}");
+    peers.sent(line, HIGH);
+    assert!(turn(&mut peers).contains(&(guest, true)));
+}
+
+#[test]
+fn a_line_is_never_given_up_for_taking_its_time() {
+    let mut peers = Peers::new();
+    let line = peers.open_line(Tell, ROOM, ());
+    let [talker, slow] = [(); 2].map(|()| peers.open(Tell, ROOM, ()));
+    say(&mut peers, talker, HIGH);
+    for second in 0..10 {
+        peers.tick(at(second));
+    }
+    assert!(peers.get_mut(slow).unwrap().connection.is_broken());
+    assert!(!peers.get_mut(line).unwrap().connection.is_broken());
+    assert_eq!(peers.evicted(), 1);
+    peers.finish_all();
+    peers.shut_down(line);
+    peers.tick(at(100));
+    peers.tick(at(200));
+    assert!(!peers.get_mut(line).unwrap().connection.is_broken(), "nor for lingering");
+    peers.remove(line);
+    assert_eq!(peers.crowds[0].lines, 0);
+}
+
+#[test]
+fn the_hard_limit_evicts_at_once_and_wakes_the_talkers() {
+    let (mut peers, [a, b, slow]) = chat();
+    say(&mut peers, b, 8);
+    while owed(&mut peers, slow) > 0 {
+        say(&mut peers, a, HARD / 4);
+        let all = owed(&mut peers, b);
+        peers.sent(b, all);
+    }
+    assert!(peers.get_mut(slow).unwrap().connection.is_broken());
+    assert_eq!(peers.evicted(), 1);
+    let ready = turn(&mut peers);
+    assert!(ready.contains(&(a, true)) && ready.contains(&(b, true)), "{ready:?}");
+}
+
+#[test]
+fn who_takes_nothing_while_others_wait_is_evicted_and_who_takes_little_is_not() {
+    let (mut peers, [talker, stalled, slow]) = chat();
+    say(&mut peers, talker, HIGH);
+    assert_eq!(peers.tick(at(10)), Some(Nanos(11_000_000_000)));
+    peers.sent(slow, 1);
+    peers.tick(at(11));
+    assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
+    assert!(!peers.get_mut(slow).unwrap().connection.is_broken());
+    assert_eq!(peers.evicted(), 1);
+}
+
+#[test]
+fn who_was_owed_nothing_a_moment_ago_is_not_stalled() {
+    let (mut peers, [talker, stalled, quick]) = chat();
+    say(&mut peers, talker, HIGH);
+    peers.sent(quick, HIGH);
+    peers.tick(at(10));
+    say(&mut peers, talker, 8); // Owed since just now, and by the next look not yet sent.
+    peers.tick(at(11));
+    assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
+    assert!(!peers.get_mut(quick).unwrap().connection.is_broken());
+}
+
+#[test]
+fn who_has_just_begun_to_be_answered_is_not_stalled() {
+    let pool = Pool::new(&[Shape { bytes: 1024, count: 1 }]).unwrap();
+    let mut peers = Peers::new();
+    let [starved, quick] = [(); 2].map(|()| peers.open(Echo, ROOM, ()));
+    peers.starve(starved);
+    peers.tick(at(10));
+    peers.received(quick, pooled(&pool));
+    peers.tick(at(11));
+    assert!(!peers.get_mut(quick).unwrap().connection.is_broken());
+    peers.tick(at(12));
+    assert!(peers.get_mut(quick).unwrap().connection.is_broken());
+}
+
+#[test]
+fn nobody_is_evicted_for_its_own_sake() {
+    let pool = Pool::new(&[Shape { bytes: 1024, count: 1 }]).unwrap();
+    let (mut peers, [idler, starved]) = chat();
+    peers.get_mut(idler).unwrap().connection.deliver(pooled(&pool));
+    peers.starve(idler);
+    for second in 10..15 {
+        peers.tick(at(second));
+    }
+    assert!(!peers.get_mut(idler).unwrap().connection.is_broken());
+    peers.starve(starved);
+    for second in 15..18 {
+        peers.tick(at(second));
+    }
+    assert!(peers.get_mut(idler).unwrap().connection.is_broken());
+}
+
+#[test]
+fn nobody_is_evicted_while_nobody_waits() {
+    let (mut peers, [talker, slow]) = chat();
+    say(&mut peers, talker, LOW);
+    for second in 0..10 {
+        assert_eq!(peers.tick(at(second)), None);
+    }
+    assert!(!peers.get_mut(slow).unwrap().connection.is_broken());
+}
+
+#[test]
+fn the_starved_are_fed_in_order_and_only_as_many_as_there_are_buffers() {
+    let (mut peers, [a, b, c]) = chat();
+    [a, b, c].into_iter().for_each(|id| peers.starve(id));
+    peers.starve(b); // twice is once
+    assert!(turn(&mut peers).iter().all(|&(_, wants_recv)| !wants_recv));
+    peers.feed(0);
+    assert_eq!(turn(&mut peers), []);
+    peers.remove(a);
+    peers.feed(1);
+    assert_eq!(turn(&mut peers), [(b, true)]);
+    peers.feed(5);
+    assert_eq!(turn(&mut peers), [(c, true)]);
+}
+
+#[test]
+fn who_lingers_too_long_is_broken() {
+    let (mut peers, [a]) = chat();
+    assert_eq!(peers.tick(|| unreachable!("no reason to look at the clock")), None);
+    peers.finish_all();
+    peers.shut_down(a);
+    assert_eq!(peers.tick(at(1)), Some(Nanos(3_000_000_000)));
+    assert!(!peers.get_mut(a).unwrap().connection.is_broken());
+    assert_eq!(peers.tick(at(3)), None);
+    assert!(peers.get_mut(a).unwrap().connection.is_broken());
+}
