@@ -5,13 +5,16 @@
 //! watched of it. Memory is bounded: nothing more is read from the input while a connection owes
 //! `OWED_MAX`, and what comes is written before more is received.
 //!
-//! **To one server bytes pass as they are.** To several, lines do: see `Router` for what is typed
-//! and `Labelled` for what is printed.
+//! **To one server bytes pass as they are.** To several, lines do: see `lines.rs`.
 //!
 //! **Ends.** The input's end is passed on (a half-close), and what still comes is printed. A
 //! server's end is the end of its connection once what was read for it is sent. Nothing more is read
 //! for it from a terminal or a pipe, whose writer will find it broken; from a file, which has no
 //! writer to notice, all of it is.
+
+mod connection;
+mod lines;
+mod speaker;
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -21,19 +24,18 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockAddr, Socket, Type};
-
 use crate::address::Address;
-use crate::buffer::{Chunk, SendQueue};
+use crate::buffer::Chunk;
 use crate::os::{self, Stop};
 use crate::selector::{Epoll, Interest, Key, Poll, Ready, Selector, Trigger};
+use connection::Connection;
+use lines::{Labelled, Router, To};
+use speaker::Speaker;
 
 /// From so many bytes owed to one server on, nothing is read that would be owed too.
 const OWED_MAX: usize = 256 << 10;
 /// The most that is read at a time, from the input or a server.
 const READ_MAX: usize = 64 << 10;
-/// The longest line that is printed whole, if there are several servers.
-const LINE_MAX: usize = 64 << 10;
 
 /// Connections are known by their place; these two by what is left.
 const STOP: Key = Key(u64::MAX);
@@ -373,11 +375,6 @@ fn wait_to_write(output: &File, stop: &Stop) -> io::Result<bool> {
     Ok(ready.iter().any(|report| report.key == STOP))
 }
 
-/// Whether it only means that there is nothing at the moment.
-fn is_nothing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
-}
-
 /// Issues the difference between what is `watched` and what is wanted.
 fn watch(
     selector: &mut Epoll,
@@ -398,335 +395,7 @@ fn watch(
     Ok(())
 }
 
-/// Where what is said comes from.
-enum Speaker {
-    /// A terminal, a pipe, a socket: watched.
-    Stream(File, Option<Interest>),
-    /// What cannot be watched, because it is always ready: a file, /dev/null.
-    File(File),
-    /// The first part is due when every connection is there, or has failed.
-    Parts { parts: VecDeque<Vec<u8>>, pause: Duration, due: Instant },
-    /// All has been said.
-    Done,
-}
-
-impl Speaker {
-    fn new(script: Script) -> io::Result<Speaker> {
-        let file = match script {
-            Script::Parts { parts, pause } => {
-                return Ok(Speaker::Parts { parts, pause, due: Instant::now() });
-            }
-            Script::Typed(file) => file,
-        };
-        // The kernel alone knows what can be watched, and says so when it is tried.
-        match Epoll::new(Trigger::Level)?.add(file.as_fd(), INPUT, Interest::READ) {
-            Ok(()) => Ok(Speaker::Stream(file, None)),
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(Speaker::File(file)),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn is_file(&self) -> bool {
-        matches!(self, Speaker::File(_))
-    }
-
-    fn is_done(&self) -> bool {
-        matches!(self, Speaker::Done)
-    }
-
-    fn watch(&mut self, selector: &mut Epoll, interest: Interest) -> io::Result<()> {
-        match self {
-            Speaker::Stream(file, watched) => {
-                watch(selector, file.as_fd(), INPUT, watched, interest)
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// One connection: begun, then open in both directions, then ended in one or the other.
-struct Connection {
-    socket: Socket,
-    /// `None` exactly when the selector does not know it.
-    watched: Option<Interest>,
-    connected: bool,
-    /// What was said and is not sent yet.
-    owed: SendQueue,
-    /// Whether our end was passed on.
-    said_end: bool,
-    /// Whether the server's end has come.
-    heard_end: bool,
-    /// Why nothing can be sent any more. What the server had sent before may still be there.
-    broken: Option<io::Error>,
-}
-
-impl Connection {
-    /// Begins to connect. A Unix socket connects at once, or waits until the server has accepted
-    /// one of the many that wait: that cannot be watched.
-    fn begin(address: &Address) -> io::Result<Connection> {
-        let socket = match address {
-            Address::Tcp(address) => {
-                let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
-                socket.set_tcp_nodelay(true)?;
-                socket.set_nonblocking(true)?;
-                match socket.connect(&SockAddr::from(*address)) {
-                    Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
-                        return Err(error);
-                    }
-                    _ => socket,
-                }
-            }
-            Address::Unix(path) => {
-                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                socket.connect(&SockAddr::unix(path)?)?;
-                socket.set_nonblocking(true)?;
-                socket
-            }
-        };
-        Ok(Connection {
-            socket,
-            watched: None,
-            connected: false,
-            owed: SendQueue::new(),
-            said_end: false,
-            heard_end: false,
-            broken: None,
-        })
-    }
-
-    /// Asks whether it is connected by now.
-    fn check_connected(&mut self) -> io::Result<bool> {
-        if let Some(error) = self.socket.take_error()? {
-            return Err(error);
-        }
-        self.connected = match self.socket.peer_addr() {
-            Ok(_) => true,
-            Err(error) if error.kind() == ErrorKind::NotConnected => false,
-            Err(error) => return Err(error),
-        };
-        Ok(self.connected)
-    }
-
-    /// Whether the server may be sent more; to `all`, even if it says nothing more itself.
-    fn takes(&self, all: bool) -> bool {
-        self.broken.is_none() && (all || !self.heard_end)
-    }
-
-    fn is_over(&self, all: bool) -> bool {
-        self.heard_end && (self.broken.is_some() || self.owed.is_empty() && !all)
-    }
-
-    fn interest(&self) -> Interest {
-        if !self.connected {
-            return Interest::WRITE;
-        }
-        Interest { readable: !self.heard_end, writable: !self.owed.is_empty() }
-    }
-
-    /// Sends as much of what is owed as there is room for.
-    fn send(&mut self) {
-        while let Some(chunk) = self.owed.first() {
-            match os::send(self.socket.as_fd(), chunk) {
-                Ok(n) => self.owed.advance(n),
-                Err(error) if is_nothing(&error) => return,
-                Err(error) => {
-                    self.owed.clear();
-                    self.broken = Some(error);
-                }
-            }
-        }
-    }
-
-    /// Passes our end on, behind all that is owed.
-    fn finish(&mut self) {
-        if self.connected && self.owed.is_empty() && !self.said_end {
-            self.said_end = true;
-            // It fails if the server has reset; receiving will say so.
-            let _ = os::shutdown_write(self.socket.as_fd());
-        }
-    }
-}
-
-/// Whom a line is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum To {
-    All,
-    /// Counting from 0.
-    One(usize),
-}
-
-/// Finds out of each line that is typed whom it is for, if there are several servers.
-///
-/// `@2 text` is `text` for the second; `@@text` is `@text` for all; anything else is for all as it
-/// is. The first bytes decide, and the rest of the line is not held back.
-#[derive(Debug)]
-struct Router {
-    /// What has come of a line, as long as it does not say yet whom it is for.
-    undecided: Vec<u8>,
-    /// Whom the rest of the line is for; `None` at the start of one.
-    to: Option<To>,
-}
-
-/// No number of a server is longer.
-const DIGITS_MAX: usize = 9;
-
-impl Router {
-    fn new() -> Router {
-        Router { undecided: Vec::new(), to: None }
-    }
-
-    /// Hands on what is for somebody, in order.
-    fn push(&mut self, bytes: &[u8], say: &mut impl FnMut(To, &[u8])) {
-        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-            match self.to {
-                Some(to) => say(to, piece),
-                None => self.begin(piece, say),
-            }
-            if piece.ends_with(b"\n") {
-                self.to = None;
-            }
-        }
-    }
-
-    /// Nothing more comes: what is undecided is a line.
-    fn finish(&mut self, say: &mut impl FnMut(To, &[u8])) {
-        let line = std::mem::take(&mut self.undecided);
-        if !line.is_empty() {
-            let (to, skipped) = decide(&line, true).expect("a whole line decides");
-            say(to, &line[skipped..]);
-        }
-    }
-
-    fn begin(&mut self, piece: &[u8], say: &mut impl FnMut(To, &[u8])) {
-        self.undecided.extend_from_slice(piece);
-        if let Some((to, skipped)) = decide(&self.undecided, false) {
-            say(to, &self.undecided[skipped..]);
-            self.undecided.clear();
-            self.to = Some(to);
-        }
-    }
-}
-
-/// Whom a line is for by what has come of it, and how many bytes of it said so; `None` if more must
-/// come first. A `whole` line always decides.
-fn decide(line: &[u8], whole: bool) -> Option<(To, usize)> {
-    let Some(rest) = line.strip_prefix(b"@") else { return Some((To::All, 0)) };
-    if rest.first() == Some(&b'@') {
-        return Some((To::All, 1));
-    }
-    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let ends = match rest.get(digits) {
-        Some(b' ') => 2,
-        Some(b'\r' | b'\n') => 1,
-        None if whole => 1,
-        None if digits <= DIGITS_MAX => return None,
-        _ => return Some((To::All, 0)),
-    };
-    let number = std::str::from_utf8(&rest[..digits]).ok().and_then(|text| text.parse().ok());
-    Some(number.map_or((To::All, 0), |n: usize| (To::One(n.wrapping_sub(1)), digits + ends)))
-}
-
-/// Marks each line with who has said it: `[2] text`. A line is printed when it is whole.
-#[derive(Debug)]
-struct Labelled {
-    label: String,
-    /// The label and what has come of a line; empty if nothing has.
-    unfinished: Vec<u8>,
-}
-
-impl Labelled {
-    fn new(number: usize) -> Labelled {
-        Labelled { label: format!("[{number}] "), unfinished: Vec::new() }
-    }
-
-    /// Answers the lines that `bytes` completes; one that is too long is cut.
-    fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut lines = Vec::new();
-        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-            if self.unfinished.is_empty() {
-                self.unfinished.extend_from_slice(self.label.as_bytes());
-            }
-            self.unfinished.extend_from_slice(piece);
-            if piece.ends_with(b"\n") {
-                lines.append(&mut self.unfinished);
-            } else if self.unfinished.len() > LINE_MAX {
-                lines.append(&mut self.finish());
-            }
-        }
-        lines
-    }
-
-    /// Answers what has come of a line as if it were whole.
-    fn finish(&mut self) -> Vec<u8> {
-        let mut line = std::mem::take(&mut self.unfinished);
-        if !line.is_empty() {
-            line.push(b'\n');
-        }
-        line
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What a router makes of these pieces, neighbours for the same joined.
-    fn routed(pieces: &[&[u8]]) -> Vec<(To, String)> {
-        let (mut router, mut said) = (Router::new(), Vec::<(To, String)>::new());
-        let mut say = |to, bytes: &[u8]| {
-            let text = String::from_utf8(bytes.to_vec()).unwrap();
-            match said.last_mut() {
-                Some((before, all)) if *before == to => all.push_str(&text),
-                _ => said.push((to, text)),
-            }
-        };
-        pieces.iter().for_each(|piece| router.push(piece, &mut say));
-        router.finish(&mut say);
-        said
-    }
-
-    #[test]
-    fn a_line_goes_to_whom_it_is_for_however_it_is_cut() {
-        let typed = b"all\n@2 two\n@@at\n@x\n@1\n@12 @3\n@7";
-        let expected = [
-            (To::All, "all\n"),
-            (To::One(1), "two\n"),
-            (To::All, "@at\n@x\n"),
-            (To::One(0), "\n"),
-            (To::One(11), "@3\n"),
-            (To::One(6), ""),
-        ];
-        let expected = expected.map(|(to, text)| (to, text.to_owned()));
-        assert_eq!(routed(&[typed]), expected);
-        assert_eq!(routed(&typed.chunks(1).collect::<Vec<_>>()), expected);
-        for cut in 0..typed.len() {
-            let (head, tail) = typed.split_at(cut);
-            assert_eq!(routed(&[head, tail]), expected, "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_number_is_for_all_as_it_is() {
-        for text in ["@", "@ x\n", "@2x\n", "@\n", "@99999999999999999999 x\n", " @2 x\n"] {
-            assert_eq!(routed(&[text.as_bytes()]), [(To::All, text.to_owned())]);
-        }
-        assert_eq!(routed(&[b"@0 x"]), [(To::One(usize::MAX), "x".to_owned())]);
-    }
-
-    #[test]
-    fn lines_are_labelled_when_they_are_whole() {
-        let mut labelled = Labelled::new(2);
-        assert_eq!(labelled.push(b"on"), b"");
-        assert_eq!(labelled.push(b"e\n\ntw"), b"[2] one\n[2] \n");
-        assert_eq!(labelled.finish(), b"[2] tw\n");
-        assert_eq!(labelled.finish(), b"");
-    }
-
-    #[test]
-    fn a_line_that_does_not_end_is_cut() {
-        let mut labelled = Labelled::new(1);
-        let line = labelled.push(&vec![b'x'; LINE_MAX]);
-        assert!(line.starts_with(b"[1] x") && line.ends_with(b"x\n"));
-        assert_eq!(labelled.finish(), b"");
-    }
+/// Whether it only means that there is nothing at the moment.
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
