@@ -15,6 +15,7 @@
 //! are different wants. Teardown is a *join*: a connection is closed when nothing of it is in
 //! flight any more, not even a cancel.
 
+mod accepting;
 mod desk;
 
 use std::collections::VecDeque;
@@ -25,11 +26,12 @@ use crate::buffer::Size;
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::keys::ConnId;
-use crate::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
+use crate::limits::{Ended, Limits, Stage};
 use crate::os::{self, Stop};
-use crate::peers::{Peers, Ready, Room};
+use crate::peers::{Peers, Ready};
 use crate::protocol::Protocol;
-use crate::ring::{Accepted, Completion, ListenerId, Op, Recv, Ring, Sent, Socket, Target, Wait};
+use crate::ring::{Completion, ListenerId, Op, Recv, Ring, Sent, Socket, Target, Wait};
+use accepting::Listener;
 use desk::Desk;
 
 /// A server on a ring.
@@ -52,17 +54,6 @@ pub struct Proactor<R, P> {
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
-}
-
-#[derive(Debug)]
-struct Listener<P> {
-    /// `None` once it is closed.
-    fd: Option<OwnedFd>,
-    /// What each connection begins as.
-    protocol: P,
-    accepting: InFlight,
-    /// True while a cancel of its accept has not completed.
-    cancelling: bool,
 }
 
 /// A connection's socket and its operations in flight.
@@ -260,72 +251,6 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         }
     }
 
-    fn accepted(&mut self, listener: ListenerId, outcome: Accepted, more: bool) {
-        if !more {
-            self.listeners[listener.0 as usize].accepting = InFlight::No;
-        }
-        match outcome {
-            Accepted::Socket(socket) => {
-                self.counters.accepted += 1;
-                if self.has_room() {
-                    self.open(listener, socket);
-                } else {
-                    self.parked.push_back((listener, socket));
-                }
-            }
-            Accepted::Exhausted(error) => {
-                self.counters.refused += 1;
-                tracing::warn!(%error, connections = self.peers.len(), "cannot accept for now");
-                self.accept_at = Some(self.ring.now() + ACCEPT_PAUSE);
-            }
-            Accepted::Failed(error) => tracing::debug!(%error, "a connection was lost unaccepted"),
-            Accepted::Cancelled => {}
-        }
-    }
-
-    fn open(&mut self, listener: ListenerId, socket: Socket) {
-        let protocol = self.listeners[listener.0 as usize].protocol.clone();
-        let id = self.peers.open(protocol, Room(listener.0), Flight::new(socket));
-        if let Some(desk) = &mut self.desk {
-            desk.console.met(id, self.ring.now());
-        }
-        match self.stage {
-            Stage::Serving => {}
-            Stage::Draining(_) => self.peers.get_mut(id).expect("just opened").connection.finish(),
-            Stage::Cutting => self.peers.broken(id),
-        }
-    }
-
-    /// Whether who was accepted is taken in at once. When the server ends all are: to be told.
-    fn has_room(&self) -> bool {
-        self.peers.len() < self.limits.connections || self.stage != Stage::Serving
-    }
-
-    /// Arms the accepts that are wanted, and cancels those that are not.
-    fn arm_accepts(&mut self) -> io::Result<()> {
-        let wanted = self.stage == Stage::Serving && self.has_room() && self.accept_at.is_none();
-        for (at, listener) in self.listeners.iter_mut().enumerate() {
-            let Some(fd) = &listener.fd else { continue };
-            let id = ListenerId(at as u16);
-            match listener.accepting {
-                _ if listener.cancelling => {}
-                InFlight::No if wanted => {
-                    listener.accepting = InFlight::Yes;
-                    self.ring.submit(Op::Accept { listener: id, fd: fd.as_fd() })?;
-                }
-                // Closed only now: an accept in flight would have kept the socket listening.
-                InFlight::No if self.stage != Stage::Serving => listener.fd = None,
-                InFlight::Yes if !wanted => {
-                    listener.accepting = InFlight::Cancelling;
-                    listener.cancelling = true;
-                    self.ring.submit(Op::Cancel { target: Target::Accept(id) })?;
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
     /// How long this turn may sleep. What is due by the clock is done on the way.
     fn wait(&mut self) -> Wait {
         let ring = &self.ring;
@@ -398,12 +323,6 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         if let Some(peer) = self.peers.get_mut(conn) {
             change(&mut peer.driver);
         }
-    }
-}
-
-impl<P> Listener<P> {
-    fn is_idle(&self) -> bool {
-        self.accepting == InFlight::No && !self.cancelling
     }
 }
 

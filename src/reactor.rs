@@ -18,7 +18,9 @@
 //! less than it was given room for: that is right for edges and spares a level-triggered loop the
 //! call that finds nothing. The interest is changed only when the wish changes.
 
+mod accepting;
 mod desk;
+mod owned;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,17 +30,16 @@ use crate::buffer::{Chunk, Pool};
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::keys::ConnId;
-use crate::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
+use crate::limits::{Ended, Limits, Stage};
 use crate::os::{self, Stop};
-use crate::peers::{Peers, Room};
+use crate::peers::Peers;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Ready, Selector, Trigger, Whose};
+use accepting::Listener;
 use desk::Desk;
 
 /// How often one connection may be resumed in a turn, and so receive: a flood does not own the loop.
 const PASSES: usize = 16;
-/// Accepts at one listener in a turn.
-const ACCEPTS: usize = 64;
 
 /// A server that waits for readiness.
 #[derive(Debug)]
@@ -63,20 +64,6 @@ pub struct Reactor<S, P> {
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
-}
-
-#[derive(Debug)]
-struct Listener<P> {
-    /// `None` once it is closed.
-    fd: Option<OwnedFd>,
-    /// What each connection begins as.
-    protocol: P,
-    /// True exactly when the selector watches it.
-    watched: bool,
-    /// False from a report by a oneshot selector until it is asked again.
-    armed: bool,
-    /// True from a report until an accept would block.
-    readable: bool,
 }
 
 /// A connection's socket, and what is known of its readiness.
@@ -244,44 +231,6 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         accepted + closed + receives + sends
     }
 
-    fn accept(&mut self) {
-        for at in 0..self.listeners.len() {
-            for _ in 0..ACCEPTS {
-                if !self.listeners[at].readable || !self.wants_accept() {
-                    break;
-                }
-                let Some(fd) = &self.listeners[at].fd else { break };
-                match self.selector.accept(Whose::Listener(at).into(), fd.as_fd()) {
-                    Ok(socket) => self.open(at, socket),
-                    Err(error) => self.not_accepted(at, error),
-                }
-            }
-        }
-    }
-
-    fn not_accepted(&mut self, at: usize, error: io::Error) {
-        match error.raw_os_error() {
-            Some(libc::EAGAIN) => self.listeners[at].readable = false,
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
-                self.counters.refused += 1;
-                tracing::warn!(%error, connections = self.peers.len(), "cannot accept for now");
-                self.accept_at = Some(os::now() + ACCEPT_PAUSE);
-            }
-            _ => tracing::debug!(%error, "a connection was lost unaccepted"),
-        }
-    }
-
-    fn open(&mut self, at: usize, fd: OwnedFd) {
-        self.counters.accepted += 1;
-        let protocol = self.listeners[at].protocol.clone();
-        let socket = self.socket(fd, 1);
-        let id = self.peers.open(protocol, Room(at as u16), socket);
-        if let Some(desk) = &mut self.desk {
-            desk.console.met(id, os::now());
-        }
-        self.watch_new(id);
-    }
-
     /// A socket of a connection that has just come.
     fn socket(&self, fd: OwnedFd, counts: u64) -> Socket {
         let interest = match self.selector.trigger() {
@@ -301,37 +250,6 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             self.peers.get_mut(id).expect("just opened").driver.interest = Interest::NONE;
             self.peers.broken(id);
         }
-    }
-
-    fn has_room(&self) -> bool {
-        self.peers.len() < self.limits.connections
-    }
-
-    fn wants_accept(&self) -> bool {
-        self.stage == Stage::Serving && self.has_room() && self.accept_at.is_none()
-    }
-
-    /// Watches the listeners while connections are wanted: who comes meanwhile waits in the
-    /// kernel's queue.
-    fn watch_listeners(&mut self) -> io::Result<()> {
-        let wanted = self.wants_accept();
-        for (at, listener) in self.listeners.iter_mut().enumerate() {
-            let Some(fd) = &listener.fd else { continue };
-            if wanted && !listener.watched {
-                self.selector.add(fd.as_fd(), Whose::Listener(at).into(), Interest::READ)?;
-                (listener.watched, listener.armed) = (true, true);
-            } else if wanted && !listener.armed && !listener.readable {
-                self.selector.modify(fd.as_fd(), Whose::Listener(at).into(), Interest::READ)?;
-                listener.armed = true;
-            } else if !wanted && listener.watched {
-                self.selector.remove(fd.as_fd())?;
-                (listener.watched, listener.readable) = (false, false);
-            }
-            if self.stage != Stage::Serving {
-                listener.fd = None;
-            }
-        }
-        Ok(())
     }
 
     /// How long this turn may sleep. What is due by the clock is done on the way.
@@ -518,8 +436,6 @@ impl Socket {
         }
     }
 }
-
-mod owned;
 
 #[cfg(test)]
 mod tests;
