@@ -1,0 +1,66 @@
+//! Children that std starts: to end them, to stop them for a while, to leave none behind.
+#![allow(unsafe_code)]
+
+use std::io;
+
+use super::count_call;
+
+/// Asks a child to end (SIGTERM). A child that has ended already is left alone, so that no stranger
+/// with its number is ever asked.
+///
+/// # Errors
+/// The child cannot be waited for, or be signalled.
+pub fn terminate(child: &mut std::process::Child) -> io::Result<()> {
+    // Until it has been waited for, and `&mut` says that nobody does so meanwhile, the number is
+    // its own.
+    if child.try_wait()?.is_none() {
+        syscall!(kill(child.id() as libc::pid_t, libc::SIGTERM))?;
+    }
+    Ok(())
+}
+
+/// What a process group may be told, whether it wants to hear it or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Use no CPU until resumed (SIGSTOP). It takes effect a little later.
+    Pause,
+    /// Go on (SIGCONT).
+    Resume,
+    /// End at once (SIGKILL).
+    Kill,
+}
+
+/// Tells it to a child and to all that it has forked. The child must lead a process group of its
+/// own (`Command::process_group(0)`); one that has ended already is left alone, with its group.
+///
+/// # Errors
+/// The child cannot be waited for, or be signalled.
+pub fn order_group(child: &mut std::process::Child, order: Order) -> io::Result<()> {
+    let signal = match order {
+        Order::Pause => libc::SIGSTOP,
+        Order::Resume => libc::SIGCONT,
+        Order::Kill => libc::SIGKILL,
+    };
+    // As in `terminate`: until it has been waited for, the group's number is its own.
+    if child.try_wait()?.is_none() {
+        syscall!(kill(-(child.id() as libc::pid_t), signal))?;
+    }
+    Ok(())
+}
+
+/// Has the kernel kill the child that this command will start as soon as the thread that starts it
+/// ends, however that comes about: no child is left behind by a parent that was killed.
+pub fn die_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let parent = std::process::id();
+    let set_up = move || {
+        // Takes numbers alone.
+        syscall!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+        // The parent may have died before that; then nobody would tell.
+        let now = std::os::unix::process::parent_id();
+        if now == parent { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls, both async-signal-safe, and
+    // touches no memory but its own copy of `parent`; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(set_up) };
+}

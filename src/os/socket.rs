@@ -1,0 +1,191 @@
+//! Sockets: to accept, receive, send and shut down. Whether a call waits is up to the socket.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use super::count_call;
+
+/// Accepts a connection, non-blocking and closed on exec.
+///
+/// # Errors
+/// `WouldBlock` if none waits; else accept4(2).
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    accept_with(listener, libc::SOCK_NONBLOCK)
+}
+
+/// Accepts a connection whose calls wait, closed on exec. Whether this one waits is up to
+/// `listener`.
+///
+/// # Errors
+/// `WouldBlock` if none waits and `listener` does not block; else accept4(2).
+pub fn accept_blocking(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    accept_with(listener, 0)
+}
+
+fn accept_with(listener: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<OwnedFd> {
+    let (none, flags) = (std::ptr::null_mut(), flags | libc::SOCK_CLOEXEC);
+    // The peer's address is not asked for: both pointers may be null.
+    let fd = syscall!(accept4(listener.as_raw_fd(), none, std::ptr::null_mut(), flags))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Receives into `buffer`; zero is the peer's end.
+///
+/// # Errors
+/// `WouldBlock` if nothing is there; else recv(2).
+pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    recv_with(socket, buffer, 0)
+}
+
+/// Receives what is there into `buffer`, and does not wait, whatever the socket.
+///
+/// # Errors
+/// `WouldBlock` if nothing is there; else recv(2).
+pub fn recv_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    recv_with(socket, buffer, libc::MSG_DONTWAIT)
+}
+
+fn recv_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
+    // `buffer` is writable for its length.
+    let n = syscall!(recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags))?;
+    Ok(n as usize)
+}
+
+/// Sends `bytes`, or the first part of them. No signal is raised.
+///
+/// # Errors
+/// `WouldBlock` if there is no room; else send(2).
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_NOSIGNAL;
+    // `bytes` is readable for its length.
+    let n = syscall!(send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags))?;
+    Ok(n as usize)
+}
+
+/// Sends `parts` one after the other, or the first part of all that; one alone by [`send`], which has
+/// less to copy. No signal is raised.
+///
+/// # Errors
+/// `WouldBlock` if there is no room; else send(2), sendmsg(2).
+pub fn send_vectored(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    match parts {
+        [part] => send(socket, part),
+        parts => send_message(socket, parts, libc::MSG_NOSIGNAL),
+    }
+}
+
+fn send_message(
+    socket: BorrowedFd<'_>,
+    parts: &[io::IoSlice<'_>],
+    flags: libc::c_int,
+) -> io::Result<usize> {
+    // SAFETY: all-zero is a valid msghdr: no name, no parts, no control data.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = parts.as_ptr().cast_mut().cast(); // IoSlice is laid out as iovec: std's promise
+    header.msg_iovlen = parts.len();
+    // `header` and all it points to are readable during the call.
+    let n = syscall!(sendmsg(socket.as_raw_fd(), &header, flags))?;
+    Ok(n as usize)
+}
+
+/// Reads from whatever it is, blocking if that does; zero is its end.
+///
+/// # Errors
+/// read(2).
+pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // `buffer` is writable for its length.
+    let n = syscall!(read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()))?;
+    Ok(n as usize)
+}
+
+/// Sends `parts` as [`send_vectored`] does, but never waits, whether the socket blocks or not.
+///
+/// # Errors
+/// `WouldBlock` if there is no room; else sendmsg(2).
+pub fn send_now(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    send_message(socket, parts, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+}
+
+/// Shuts the sending direction down.
+///
+/// # Errors
+/// shutdown(2): `NotConnected` if the peer has reset.
+pub fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
+    syscall!(shutdown(socket.as_raw_fd(), libc::SHUT_WR)).map(drop)
+}
+
+/// Shuts both directions down: whoever sleeps in a call on it, in any thread, wakes, and nobody
+/// will sleep on it again.
+///
+/// # Errors
+/// shutdown(2): `NotConnected` if the peer has reset.
+pub fn shutdown_both(socket: BorrowedFd<'_>) -> io::Result<()> {
+    syscall!(shutdown(socket.as_raw_fd(), libc::SHUT_RDWR)).map(drop)
+}
+
+/// How long a receive on it may sleep before it fails with `WouldBlock`; at least a microsecond.
+///
+/// # Errors
+/// setsockopt(2), never on a socket.
+pub fn set_receive_timeout(socket: BorrowedFd<'_>, span: Duration) -> io::Result<()> {
+    set_timeout(socket, libc::SO_RCVTIMEO, span)
+}
+
+/// How long a send on it may sleep before it answers what it has sent or, if that is nothing,
+/// fails with `WouldBlock`; at least a microsecond.
+///
+/// # Errors
+/// setsockopt(2), never on a socket.
+pub fn set_send_timeout(socket: BorrowedFd<'_>, span: Duration) -> io::Result<()> {
+    set_timeout(socket, libc::SO_SNDTIMEO, span)
+}
+
+fn set_timeout(socket: BorrowedFd<'_>, which: libc::c_int, span: Duration) -> io::Result<()> {
+    // Zero would be for ever.
+    let span = span.max(Duration::from_micros(1));
+    let time = libc::timeval {
+        tv_sec: span.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_usec: libc::suseconds_t::from(span.subsec_micros() as i32),
+    };
+    let (time, size) = ((&raw const time).cast(), size_of::<libc::timeval>() as libc::socklen_t);
+    // `time` lives on this frame, is `size` bytes and is read during the call.
+    syscall!(setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, which, time, size)).map(drop)
+}
+
+/// How many bytes that were sent the other end has not taken yet: over TCP, has not acknowledged.
+///
+/// # Errors
+/// ioctl(2), never on a stream socket.
+pub fn unsent(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SIOCOUTQ has TIOCOUTQ's number; `bytes` is written to during the call.
+    syscall!(ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes))?;
+    Ok(bytes as usize)
+}
+
+/// Has calls on it return rather than wait.
+///
+/// # Errors
+/// fcntl(2), never on an open descriptor.
+pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = syscall!(fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
+    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK)).map(drop)
+}
+
+/// Has calls on it wait.
+///
+/// # Errors
+/// fcntl(2), never on an open descriptor.
+pub fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = syscall!(fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
+    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK)).map(drop)
+}
+
+/// Closes a descriptor, as dropping it does, but counted.
+pub fn close(fd: OwnedFd) {
+    count_call();
+    drop(fd);
+}
