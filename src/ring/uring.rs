@@ -14,6 +14,8 @@
 //! waits for it. So memory safety does not depend on the loop's being right.
 #![allow(unsafe_code)]
 
+mod ops;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
@@ -21,15 +23,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
-use super::held::{Bytes, Held, VECTOR};
+use super::held::Held;
 use super::kernel::{Capability, Kernel};
 use super::provided::ProvidedRing;
 use super::setup::set_up;
-use super::{Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Target, Token, Wait};
-use crate::buffer::{Lease, Pool, SendQueue, Shape, Size};
+use super::{Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
+use crate::buffer::{Lease, Pool, Shape, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
 use crate::os;
@@ -81,19 +83,6 @@ pub struct Uring {
     timer: Option<Nanos>,
     /// Read by the kernel while the timeout operation is submitted.
     timespec: Box<Timespec>,
-}
-
-/// Makes an entry for a socket, whichever kind of descriptor this ring's sockets are.
-macro_rules! on_socket {
-    ($ring:expr, $socket:expr, |$fd:ident| $entry:expr) => {
-        if $ring.kernel.has(Capability::Direct) {
-            let $fd = Fixed($socket.0);
-            $entry
-        } else {
-            let $fd = Fd($socket.0 as RawFd);
-            $entry
-        }
-    };
 }
 
 impl Uring {
@@ -172,97 +161,6 @@ impl Uring {
         self.kernel.has(capability)
     }
 
-    // One function per operation, each making the 64 bytes that the kernel reads.
-
-    fn accept(&self, fd: BorrowedFd<'_>) -> squeue::Entry {
-        let fd = Fd(fd.as_raw_fd());
-        let direct = self.has(Capability::Direct);
-        // A direct descriptor is not inherited; asking for it is an error (kernel-notes §7).
-        let flags = if direct { 0 } else { libc::SOCK_CLOEXEC };
-        // A burst of accepts ends with the completion queue: if the table has room for that many,
-        // none of them can find it full.
-        let burst = self.ring.params().cq_entries() as usize;
-        let many = self.sockets.saturating_sub(self.open) > burst;
-        if self.has(Capability::MultishotAccept) && many {
-            opcode::AcceptMulti::new(fd).flags(flags).allocate_file_index(direct).build()
-        } else {
-            opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
-                .flags(flags)
-                .file_index(direct.then(DestinationSlot::auto_target))
-                .build()
-        }
-    }
-
-    fn recv(&mut self, conn: ConnId, socket: Socket, size: Size) -> squeue::Entry {
-        if self.has(Capability::MultishotRecv) && !self.provided.is_empty() {
-            let group = u16::from(size.0);
-            return on_socket!(self, socket, |fd| opcode::RecvMulti::new(fd, group).build());
-        }
-        if !self.provided.is_empty() {
-            let (group, len) = (u16::from(size.0), self.pool.shape(size).bytes as u32);
-            return on_socket!(self, socket, |fd| {
-                opcode::Recv::new(fd, std::ptr::null_mut(), len).buf_group(group).build()
-            })
-            .flags(squeue::Flags::BUFFER_SELECT);
-        }
-        let lease = self.pool.lease(size).expect("`lacks_buffer` was asked");
-        let (base, len) = lease.location();
-        self.held.recv(conn, lease);
-        on_socket!(self, socket, |fd| opcode::Recv::new(fd, base.as_ptr(), len as u32).build())
-    }
-
-    fn send(
-        &mut self,
-        conn: ConnId,
-        socket: Socket,
-        queue: &SendQueue,
-        quiet: bool,
-    ) -> squeue::Entry {
-        // A quiet send must fail if it comes short, or its silence would say too much. One that
-        // waits must not wait for all of it: a slow reader would seem to take nothing
-        // (kernel-notes §6).
-        let mut flags = libc::MSG_NOSIGNAL;
-        if quiet {
-            flags |= libc::MSG_DONTWAIT | libc::MSG_WAITALL;
-        }
-        match self.held.send(conn, queue) {
-            Bytes::One(base, len) => on_socket!(self, socket, |fd| {
-                opcode::Send::new(fd, base, len).flags(flags).build()
-            }),
-            Bytes::Many(header) => on_socket!(self, socket, |fd| {
-                opcode::SendMsg::new(fd, header).flags(flags as u32).build()
-            }),
-        }
-    }
-
-    fn shutdown(&self, socket: Socket) -> squeue::Entry {
-        if self.has(Capability::Shutdown) {
-            return on_socket!(self, socket, |fd| {
-                opcode::Shutdown::new(fd, libc::SHUT_WR).build()
-            });
-        }
-        // It does not block: done here, and reported through the ring like any other operation.
-        os::count_call();
-        // SAFETY: no memory is involved. A kernel without SHUTDOWN has no direct descriptors.
-        unsafe { libc::shutdown(socket.0 as RawFd, libc::SHUT_WR) };
-        opcode::Nop::new().build()
-    }
-
-    fn poll(&self, fd: RawFd, events: libc::c_short) -> squeue::Entry {
-        opcode::PollAdd::new(Fd(fd), events as u32).build()
-    }
-
-    /// Queues what goes before an operation that would block a kernel thread: a poll, linked, so
-    /// that the operation begins when the poll is over (kernel-notes §16).
-    fn queue_poll(&mut self, fd: RawFd, events: libc::c_short, token: Token) -> Option<Sqe> {
-        (!self.has(Capability::FastPoll)).then(|| self.queue_linked_poll(fd, events, token))
-    }
-
-    fn queue_linked_poll(&mut self, fd: RawFd, events: libc::c_short, token: Token) -> Sqe {
-        let poll = self.poll(fd, events).flags(squeue::Flags::IO_LINK);
-        self.queue(poll, token, fd, 0, squeue::Flags::IO_LINK.bits())
-    }
-
     fn queue(&mut self, entry: squeue::Entry, token: Token, fd: i32, len: u32, flags: u8) -> Sqe {
         let opcode = entry.get_opcode() as u8;
         let entry = entry.user_data(token.0);
@@ -273,27 +171,6 @@ impl Uring {
         self.in_flight += 1;
         self.queued += 1;
         Sqe { token, opcode, flags, fd, len }
-    }
-
-    fn queue_cancel(&mut self, target: Target) -> Pushed {
-        let (kind, poll) = match target {
-            Target::Accept(id) => {
-                let index = u32::from(id.0);
-                (Token::at(Kind::CancelAccept, index), Token::at(Kind::PollAccept, index))
-            }
-            Target::Recv(conn) => {
-                (Token::of(Kind::CancelRecv, conn), Token::of(Kind::PollRecv, conn))
-            }
-            Target::Send(conn) => {
-                (Token::of(Kind::CancelSend, conn), Token::of(Kind::PollSend, conn))
-            }
-        };
-        let before = (!self.has(Capability::FastPoll)).then(|| {
-            let cancel = opcode::AsyncCancel::new(poll.0).build();
-            self.queue(cancel, Token::at(Kind::Aside, 0), -1, 0, 0)
-        });
-        let cancel = opcode::AsyncCancel::new(Token::from(target).0).build();
-        Pushed { before, op: self.queue(cancel, kind, -1, 0, 0) }
     }
 
     /// A timeout operation, for kernels whose wait has no timeout of its own.
@@ -391,70 +268,7 @@ impl Ring for Uring {
     }
 
     fn push(&mut self, op: Op<'_>) -> Pushed {
-        match op {
-            Op::Accept { listener, fd } => {
-                let index = u32::from(listener.0);
-                let raw = fd.as_raw_fd();
-                let poll = Token::at(Kind::PollAccept, index);
-                let before = self.queue_poll(raw, libc::POLLIN, poll);
-                let entry = self.accept(fd);
-                let op = self.queue(entry, Token::at(Kind::Accept, index), raw, 0, 0);
-                Pushed { before, op }
-            }
-            Op::Recv { conn, socket, size } => {
-                let fd = socket.0 as i32;
-                let before = self.queue_poll(fd, libc::POLLIN, Token::of(Kind::PollRecv, conn));
-                let entry = self.recv(conn, socket, size);
-                let len = self.pool.shape(size).bytes as u32;
-                Pushed { before, op: self.queue(entry, Token::of(Kind::Recv, conn), fd, len, 0) }
-            }
-            Op::Send { conn, socket, queue, quiet } => {
-                let fd = socket.0 as i32;
-                let before = self.queue_poll(fd, libc::POLLOUT, Token::of(Kind::PollSend, conn));
-                let quiet = quiet && queue.chunks() <= VECTOR && self.has(Capability::CqeSkip);
-                let mut entry = self.send(conn, socket, queue, quiet);
-                let len = queue.iter().take(VECTOR).map(|chunk| chunk.len() as u32).sum();
-                let mut flags = squeue::Flags::empty();
-                if quiet {
-                    flags = squeue::Flags::SKIP_SUCCESS;
-                    entry = entry.flags(flags);
-                    self.held.hush(conn, len, self.queued);
-                }
-                let token = Token::of(Kind::Send, conn);
-                Pushed { before, op: self.queue(entry, token, fd, len, flags.bits()) }
-            }
-            Op::Shutdown { conn, socket } => {
-                let entry = self.shutdown(socket);
-                let token = Token::of(Kind::Shutdown, conn);
-                Pushed { before: None, op: self.queue(entry, token, socket.0 as i32, 0, 0) }
-            }
-            Op::Close { conn, socket } => {
-                let entry = on_socket!(self, socket, |fd| opcode::Close::new(fd).build());
-                self.descriptors.remove(&(socket.0 as RawFd));
-                let token = Token::of(Kind::Close, conn);
-                Pushed { before: None, op: self.queue(entry, token, socket.0 as i32, 0, 0) }
-            }
-            Op::Cancel { target } => self.queue_cancel(target),
-            Op::Read { fd, lease } => {
-                let fd = fd.as_raw_fd();
-                // On some kernels a read that waits would hold a thread of theirs, or fail at once if
-                // somebody made this descriptor non-blocking (kernel-notes §34).
-                let poll = Token::at(Kind::PollRead, 0);
-                let before = Some(self.queue_linked_poll(fd, libc::POLLIN, poll));
-                let (base, len) = lease.location();
-                self.held.read(lease);
-                // From where the file stands, if it is one that stands anywhere.
-                let entry = opcode::Read::new(Fd(fd), base.as_ptr(), len as u32).offset(u64::MAX);
-                let token = Token::at(Kind::Read, 0);
-                Pushed { before, op: self.queue(entry.build(), token, fd, len as u32, 0) }
-            }
-            Op::Wake { fd } => {
-                let fd = fd.as_raw_fd();
-                let entry = self.poll(fd, libc::POLLIN);
-                let token = Token::at(Kind::Wake, 0);
-                Pushed { before: None, op: self.queue(entry, token, fd, 0, 0) }
-            }
-        }
+        self.queue_op(op)
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
