@@ -2,15 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 
 use super::record::{self, Prepared};
-use crate::address::{Address, Listener};
+use crate::address::{Address, Listener, SocketFile};
 use crate::buffer::Shape;
 use crate::console::{Console, Place};
 use crate::counters::Counters;
@@ -130,49 +131,30 @@ struct Stats {
     counters: Counters,
 }
 
+/// What is listened at.
+struct Open<'a> {
+    listeners: Vec<(OwnedFd, Any)>,
+    /// With the ports that they got.
+    addresses: Vec<(Address, &'a Any)>,
+    /// Of Unix sockets: gone with this.
+    files: Vec<SocketFile>,
+}
+
 impl Args {
     /// Serves. `default` is the model if none was named.
     pub(super) fn run(self, default: Choice) -> anyhow::Result<()> {
-        tracing_subscriber::fmt()
-            .with_max_level(self.log)
-            .with_writer(io::stderr)
-            .with_target(false)
-            .init();
-        if let Some(cpu) = self.cpu {
-            os::pin_to_cpu(cpu).with_context(|| format!("cannot stay on CPU {cpu}"))?;
-        }
-        let choice = self.model.unwrap_or(default);
-        let wants_console = self.wants_console();
-        if let (Choice::Model(model), Some(why)) = (choice, &wants_console)
-            && let Some(reason) = model.lacks(Ability::Console)
-        {
-            wrong_usage(&format!("{why} is not for {model}: {reason}"));
-        }
+        self.begin()?;
+        let (choice, console) = (self.model.unwrap_or(default), self.wants_console());
+        check_console(choice, console);
         let limits = Limits { connections: self.connections()?, drain: self.drain_timeout };
         let buffers = self.shapes();
-        let terms = Terms { ceiling: self.kernel, addressable: wants_console.is_some() };
-        let engine = Engine::set_up(choice, terms, &limits, &buffers)?;
+        let engine = self.set_up(choice, console.is_some(), &limits, &buffers)?;
         let chosen = engine.chosen();
-        if self.idle_sleep.is_some() && chosen.model != Model::Nonblocking {
-            wrong_usage(&format!(
-                "--idle-sleep is for nonblocking: {} sleeps by itself",
-                chosen.model
-            ));
-        }
-        announce_choice(choice, &engine);
-
         let stop = Stop::new().and_then(|stop| stop.on_signals().map(|()| stop));
         let stop = stop.context("cannot listen for signals")?;
-        let (mut listeners, mut addresses, mut files) = (Vec::new(), Vec::new(), Vec::new());
-        for Listen { address, protocol } in &self.listen {
-            let Listener { fd, address, file } =
-                address.listen().with_context(|| format!("cannot listen on {address}"))?;
-            let protocol = protocol.as_ref().unwrap_or(&self.protocol);
-            listeners.push((fd, protocol.clone()));
-            addresses.push((address, protocol));
-            files.extend(file);
-        }
-        let console = wants_console.map(|_| open_console(&addresses)).transpose();
+        let Open { listeners, addresses, files } = self.listen()?;
+        let attended = console.is_some();
+        let console = console.map(|_| open_console(&addresses)).transpose();
         let console = console.context("there can be no console")?;
         let (trace, live, scribe) = Prepared::split(self.record.prepare(chosen.model)?);
         let idle_sleep = self.idle_sleep;
@@ -184,25 +166,74 @@ impl Args {
         };
         let served = model::serve(engine, service, ready);
         drop(files);
-        if let Some(Err(error)) = scribe.map(Scribe::finish) {
-            tracing::warn!("what the kernel told was not recorded to its end: {error:#}");
-        }
-        if let Some(printer) = printer
-            && let Err(error) = printer.join().expect("the printer does not panic")
-        {
-            tracing::warn!("the trace was not printed to its end: {error:#}");
-        }
+        finish_trace(scribe, printer);
         let (ended, counters) = served.with_context(|| format!("{} failed", chosen.model))?;
+        self.conclude(ended, &chosen, counters, attended)
+    }
 
+    /// What is said aside goes to stderr, and all stays on the CPU that was asked for.
+    fn begin(&self) -> anyhow::Result<()> {
+        tracing_subscriber::fmt()
+            .with_max_level(self.log)
+            .with_writer(io::stderr)
+            .with_target(false)
+            .init();
+        if let Some(cpu) = self.cpu {
+            os::pin_to_cpu(cpu).with_context(|| format!("cannot stay on CPU {cpu}"))?;
+        }
+        Ok(())
+    }
+
+    /// The model, set up, and announced if it was not named.
+    fn set_up(
+        &self,
+        choice: Choice,
+        addressable: bool,
+        limits: &Limits,
+        buffers: &[Shape],
+    ) -> anyhow::Result<Engine> {
+        let terms = Terms { ceiling: self.kernel, addressable };
+        let engine = Engine::set_up(choice, terms, limits, buffers)?;
+        let model = engine.chosen().model;
+        if self.idle_sleep.is_some() && model != Model::Nonblocking {
+            wrong_usage(&format!("--idle-sleep is for nonblocking: {model} sleeps by itself"));
+        }
+        announce_choice(choice, &engine);
+        Ok(engine)
+    }
+
+    /// Listens wherever it was asked to.
+    fn listen(&self) -> anyhow::Result<Open<'_>> {
+        let (listeners, addresses, files) = (Vec::new(), Vec::new(), Vec::new());
+        let mut open = Open { listeners, addresses, files };
+        for Listen { address, protocol } in &self.listen {
+            let Listener { fd, address, file } =
+                address.listen().with_context(|| format!("cannot listen on {address}"))?;
+            let protocol = protocol.as_ref().unwrap_or(&self.protocol);
+            open.listeners.push((fd, protocol.clone()));
+            open.addresses.push((address, protocol));
+            open.files.extend(file);
+        }
+        Ok(open)
+    }
+
+    /// Tells how it ended: well only if it drained.
+    fn conclude(
+        &self,
+        ended: Ended,
+        chosen: &Chosen,
+        counters: Counters,
+        attended: bool,
+    ) -> anyhow::Result<()> {
         if self.stats {
-            print_stats(&chosen, counters)?;
+            print_stats(chosen, counters)?;
         }
         if counters.cut > 0 {
             eprintln!("drain timeout: {} connections were cut off", counters.cut);
         }
         match ended {
             Ended::Drained => Ok(()),
-            Ended::AtOnce if wants_console.is_some() => bail!("stopped at once"),
+            Ended::AtOnce if attended => bail!("stopped at once"),
             Ended::AtOnce => bail!("stopped at once by a second signal"),
         }
     }
@@ -274,6 +305,27 @@ fn announce_listeners(addresses: &[(Address, &Any)], model: Model) {
         let _ = writeln!(out, "listening on {address} ({model}, {protocol})");
     }
     let _ = out.flush();
+}
+
+/// That a model has no console, and something wants one, is wrong usage.
+fn check_console(choice: Choice, console: Option<&str>) {
+    if let (Choice::Model(model), Some(why)) = (choice, console)
+        && let Some(reason) = model.lacks(Ability::Console)
+    {
+        wrong_usage(&format!("{why} is not for {model}: {reason}"));
+    }
+}
+
+/// Waits for whoever writes what was recorded; that one could not is no failure of the server.
+fn finish_trace(scribe: Option<Scribe>, printer: Option<JoinHandle<anyhow::Result<()>>>) {
+    if let Some(Err(error)) = scribe.map(Scribe::finish) {
+        tracing::warn!("what the kernel told was not recorded to its end: {error:#}");
+    }
+    if let Some(printer) = printer
+        && let Err(error) = printer.join().expect("the printer does not panic")
+    {
+        tracing::warn!("the trace was not printed to its end: {error:#}");
+    }
 }
 
 fn print_stats(chosen: &Chosen, counters: Counters) -> anyhow::Result<()> {
