@@ -216,7 +216,6 @@ impl Attached {
 }
 
 fn of_ring(at: usize, ring: &Ring) -> String {
-    let (submissions, completions) = ring.totals();
     let mut text = format!(
         "\nr{at}  thread {} ({}){}\n",
         ring.thread,
@@ -225,24 +224,7 @@ fn of_ring(at: usize, ring: &Ring) -> String {
             format!("  {submissions}/{completions} entries  {}", setup(flags))
         }),
     );
-    let mut table = Table::new(&[
-        ("op", Align::Left),
-        ("submitted", Align::Right),
-        ("cqes", Align::Right),
-        ("ok", Align::Right),
-        ("polls", Align::Right),
-        ("punts", Align::Right),
-        ("submit→cqe p50", Align::Right),
-        ("p99", Align::Right),
-        ("max", Align::Right),
-        ("arrival→cqe p50", Align::Right),
-        ("p99", Align::Right),
-        ("errors", Align::Left),
-    ]);
-    for (opcode, op) in &ring.ops {
-        table.row(row(*opcode, op));
-    }
-    let _ = writeln!(text, "{table}");
+    let _ = writeln!(text, "{}", table(ring));
     for (opcode, op) in ring.ops.iter().filter(|(_, op)| op.ended.0 > 0) {
         let (ended, shots) = op.ended;
         let _ = writeln!(
@@ -261,18 +243,7 @@ fn of_ring(at: usize, ring: &Ring) -> String {
             units::count(op.silent),
         );
     }
-    let each = match ring.waits {
-        0 => String::new(),
-        waits => format!(", {:.1} completions each", completions as f64 / waits as f64),
-    };
-    let _ = writeln!(
-        text,
-        "{} submissions, {} completions; {} sleeps{each}; overflow {}",
-        units::count(submissions),
-        units::count(completions),
-        units::count(ring.waits),
-        if ring.overflows == 0 { "never".to_owned() } else { units::count(ring.overflows) },
-    );
+    let _ = writeln!(text, "{}", totals(ring));
     let findings = findings(ring);
     if findings.is_empty() {
         text.push_str("nothing stands out\n");
@@ -281,6 +252,42 @@ fn of_ring(at: usize, ring: &Ring) -> String {
         let _ = writeln!(text, "! {finding}");
     }
     text
+}
+
+/// Its operations, a row each.
+fn table(ring: &Ring) -> Table {
+    let mut table = Table::new(&[
+        ("op", Align::Left),
+        ("submitted", Align::Right),
+        ("cqes", Align::Right),
+        ("ok", Align::Right),
+        ("polls", Align::Right),
+        ("punts", Align::Right),
+        ("submit→cqe p50", Align::Right),
+        ("p99", Align::Right),
+        ("max", Align::Right),
+        ("arrival→cqe p50", Align::Right),
+        ("p99", Align::Right),
+        ("errors", Align::Left),
+    ]);
+    ring.ops.iter().for_each(|(opcode, op)| table.row(row(*opcode, op)));
+    table
+}
+
+/// All its operations in one line.
+fn totals(ring: &Ring) -> String {
+    let (submissions, completions) = ring.totals();
+    let each = match ring.waits {
+        0 => String::new(),
+        waits => format!(", {:.1} completions each", completions as f64 / waits as f64),
+    };
+    format!(
+        "{} submissions, {} completions; {} sleeps{each}; overflow {}",
+        units::count(submissions),
+        units::count(completions),
+        units::count(ring.waits),
+        if ring.overflows == 0 { "never".to_owned() } else { units::count(ring.overflows) },
+    )
 }
 
 fn row(opcode: Option<u8>, op: &Operation) -> [String; 12] {
