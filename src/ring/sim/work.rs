@@ -195,22 +195,27 @@ impl Sim {
         } else if self.befalls(Fault::NoBuffers) {
             self.post(token, -libc::ENOBUFS, 0);
         } else {
-            let (mut lease, flags) = match own {
-                Some(lease) => (lease, 0),
-                None => {
-                    let id = self.lent[size.0 as usize].pop_front().expect("there is room");
-                    (reclaim(&self.pool, id), Cqe::BUFFER | id.0 << 16)
-                }
-            };
-            let bytes = lease.bytes_mut().expect("the kernel's until it is claimed");
-            let mut len = available.min(bytes.len());
-            if len > 1 && self.befalls(Fault::ShortRecv) {
-                len = self.dice.between(1, len - 1);
-            }
-            self.far(socket).fill(&mut lease.bytes_mut().expect("as before")[..len]);
-            let cqe = self.post_and_stay(doing, len as i32, flags);
-            self.filled.push((cqe, lease));
+            self.fill(socket, size, own, doing);
         }
+    }
+
+    /// Receives into the operation's own buffer, or into one that was lent.
+    fn fill(&mut self, socket: Socket, size: Size, own: Option<Lease>, doing: Doing) {
+        let (mut lease, flags) = match own {
+            Some(lease) => (lease, 0),
+            None => {
+                let id = self.lent[size.0 as usize].pop_front().expect("there is room");
+                (reclaim(&self.pool, id), Cqe::BUFFER | id.0 << 16)
+            }
+        };
+        let bytes = lease.bytes_mut().expect("the kernel's until it is claimed");
+        let mut len = self.far(socket).available().min(bytes.len());
+        if len > 1 && self.befalls(Fault::ShortRecv) {
+            len = self.dice.between(1, len - 1);
+        }
+        self.far(socket).fill(&mut lease.bytes_mut().expect("as before")[..len]);
+        let cqe = self.post_and_stay(doing, len as i32, flags);
+        self.filled.push((cqe, lease));
     }
 
     fn read(&mut self, token: Token, mut lease: Lease) {
