@@ -14,6 +14,10 @@
 //! difference; there is no case in it for backpressure, half-close, reset or drain, because those
 //! are different wants. Teardown is a *join*: a connection is closed when nothing of it is in
 //! flight any more, not even a cancel.
+//!
+//! Three words that sockets do not have. A *quiet* send has no completion if all of it went: the
+//! ring tells when all else is reaped, and if it came short the next send is not quiet. Who
+//! *starves* would receive, and there is no buffer. Who was accepted beyond the limit is *parked*.
 
 mod accepting;
 mod desk;
@@ -145,6 +149,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 return Ok(Some(Ended::AtOnce));
             }
         }
+        // Quiet sends that went out whole.
         while let Some((conn, n)) = self.ring.silent() {
             self.sent(conn, Sent::Bytes(n));
         }
@@ -368,10 +373,10 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io
 
     match flight.sending {
         InFlight::No if !connection.outgoing().is_empty() => {
-            flight.sending = InFlight::Yes;
-            let (queue, quiet) =
-                (connection.outgoing(), connection.is_at_ease() && !flight.patient);
-            (flight.quiet, resumed.quiet) = (quiet, quiet);
+            let queue = connection.outgoing();
+            // Nothing waits to hear that it went.
+            let quiet = connection.is_at_ease() && !flight.patient;
+            (flight.sending, flight.quiet, resumed.quiet) = (InFlight::Yes, quiet, quiet);
             ring.submit(Op::Send { conn, socket, queue, quiet })?;
         }
         InFlight::Yes if connection.is_broken() => {
@@ -381,6 +386,7 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io
         }
         _ => {}
     }
+    // One that waits for another size than would suit now is cancelled, and then issued anew.
     let appetite = ring.pool().clamp(connection.appetite());
     match flight.receiving {
         InFlight::No if wants_recv && flight.cancels > 0 => {} // Resumed again when it is answered.
