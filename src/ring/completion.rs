@@ -54,7 +54,7 @@ pub enum Completion {
         /// To what.
         outcome: Recv,
     },
-    /// The descriptor of a [`Op::Wake`] can be read, or never will be.
+    /// The descriptor of a [`Op::Wake`](super::Op::Wake) can be read, or never will be.
     Wake,
     /// The ring's own affair.
     Aside,

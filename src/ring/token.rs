@@ -9,23 +9,23 @@ use crate::keys::ConnId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
-    /// [`Op::Accept`]
+    /// [`Op::Accept`](super::Op::Accept)
     Accept = 1,
-    /// [`Op::Recv`]
+    /// [`Op::Recv`](super::Op::Recv)
     Recv = 2,
-    /// [`Op::Send`]
+    /// [`Op::Send`](super::Op::Send)
     Send = 3,
-    /// [`Op::Shutdown`]
+    /// [`Op::Shutdown`](super::Op::Shutdown)
     Shutdown = 4,
-    /// [`Op::Close`]
+    /// [`Op::Close`](super::Op::Close)
     Close = 5,
-    /// [`Op::Cancel`] of an accept
+    /// [`Op::Cancel`](super::Op::Cancel) of an accept
     CancelAccept = 6,
-    /// [`Op::Cancel`] of a receive
+    /// [`Op::Cancel`](super::Op::Cancel) of a receive
     CancelRecv = 7,
-    /// [`Op::Cancel`] of a send
+    /// [`Op::Cancel`](super::Op::Cancel) of a send
     CancelSend = 8,
-    /// [`Op::Wake`]
+    /// [`Op::Wake`](super::Op::Wake)
     Wake = 9,
     /// The ring's own affair, a timeout for one.
     Aside = 10,
@@ -35,7 +35,7 @@ pub enum Kind {
     PollRecv = 12,
     /// The poll that goes before a send, where one must.
     PollSend = 13,
-    /// [`Op::Read`]
+    /// [`Op::Read`](super::Op::Read)
     Read = 14,
     /// The poll that goes before a read.
     PollRead = 15,
