@@ -15,9 +15,9 @@ use crate::os;
 /// Makes system calls. By default each goes straight to the kernel.
 ///
 /// Every thread has one of its own, by [`lane`](Calls::lane). The errors are those of the call.
-pub trait Calls: Send + Sized + 'static {
-    /// The calls of another thread or process, which is number `slot` of its kind. It is told apart
-    /// from the others by that.
+pub trait Calls: Clone + Send + 'static {
+    /// The calls of another thread or process, which is number `slot` of its kind: it is told apart
+    /// from the others by that. To be asked of a clone, by the one whose calls they are.
     fn lane(&self, slot: u32) -> Self;
 
     /// Sleeps until something of `asked` is ready, as [`os::poll`] does.

@@ -19,7 +19,7 @@ const GENERATIONS: u32 = 1 << 24;
 
 impl ConnId {
     /// The id of this tenant of this slot; the generation is taken modulo 2²⁴.
-    pub fn new(slot: u32, generation: u32) -> ConnId {
+    pub const fn new(slot: u32, generation: u32) -> ConnId {
         ConnId { slot, generation: generation % GENERATIONS }
     }
 

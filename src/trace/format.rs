@@ -175,7 +175,7 @@ macro_rules! numbered {
             }
 
             /// What it is called in every view.
-            pub fn name(self) -> &'static str {
+            pub const fn name(self) -> &'static str {
                 match self { $($name::$item => $text,)* }
             }
         }

@@ -333,7 +333,7 @@ impl Trace {
     }
 
     /// How many are not in the file that should be.
-    fn absent(&self) -> u64 {
+    pub(super) fn absent(&self) -> u64 {
         let absent = |one: &&Record| one.what == What::Lost as u8 && one.aux == ABSENT;
         self.records.iter().filter(absent).map(|one| one.id).fold(0, u64::saturating_add)
     }

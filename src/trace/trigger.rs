@@ -267,10 +267,34 @@ mod tests {
     }
 
     #[test]
+    fn how_long_a_receive_slept_is_not_looked_at_and_how_long_a_send_did_is() {
+        let limit = Trigger::Age { quantile: 0.5, over: Duration::from_nanos(100) };
+        for (op, expected) in [
+            (Call::Recv as u8, Some(Frozen::Age)),
+            (Call::Recv as u8 | MAY_SLEEP, None),
+            (Call::Send as u8 | MAY_SLEEP, Some(Frozen::Age)),
+            (Call::Lock as u8 | MAY_SLEEP, None),
+        ] {
+            let mut watch = Watch::new(&[limit], 1_000_000_000).expect("something to watch for");
+            let mut last = None;
+            for time in (0..WINDOW).map(|n| n * 1000) {
+                // The same call for the same connection, begun later in another lane, ends first.
+                let begin = Record { what: What::CallBegin as u8, op, time, ..Record::default() };
+                let other = Record { aux: 1, time: time + 200, ..begin };
+                assert_eq!(watch.see(&begin), None);
+                assert_eq!(watch.see(&other), None);
+                let ends = Record { what: What::CallEnd as u8, time: time + 201, ..begin };
+                last = last.or(watch.see(&ends));
+            }
+            assert_eq!(last, expected, "{op}");
+        }
+    }
+
+    #[test]
     fn an_error_is_not_what_a_cancel_or_an_empty_socket_answers() {
         let mut watch = Watch::new(&[Trigger::Error], 1).expect("something to watch for");
         let cqe = |errno: i32| Record { what: What::Cqe as u8, res: -errno, ..Record::default() };
-        for errno in [0, libc::EAGAIN, libc::ECANCELED, libc::ENOBUFS] {
+        for errno in [0, libc::EAGAIN, libc::EINTR, libc::ECANCELED, libc::ENOBUFS] {
             assert_eq!(watch.see(&cqe(errno)), None);
         }
         assert_eq!(watch.see(&cqe(libc::ECONNRESET)), Some(Frozen::Error));

@@ -19,9 +19,9 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// Whether it can be seen in the trace of a ring, or of a selector.
-    pub(super) fn sees(&self, ring: bool) -> bool {
-        self.ring.is_none_or(|one| one == ring)
+    /// Whether it can be seen in the trace of a ring, or of a selector; `None` of neither.
+    pub(super) fn sees(&self, ring: Option<bool>) -> bool {
+        self.ring.is_none() || self.ring == ring
     }
 }
 
