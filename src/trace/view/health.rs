@@ -147,7 +147,9 @@ fn calls_alone(digest: &Digest) -> String {
 
 /// How long those calls took in which it may sleep.
 fn slept(digest: &Digest) -> String {
-    let rows = digest.ops.iter().filter_map(|row| Some((row, row.ages.filter(|_| row.may_sleep)?)));
+    let rows = digest.ops.iter().filter_map(|row| {
+        Some((row, row.ages.filter(|ages| row.may_sleep && ages.p50_ns.is_some())?))
+    });
     let each = rows.map(|(row, ages)| {
         format!("{} p50 {} p99 {}", row.op, span(ages.p50_ns), span(ages.p99_ns))
     });
@@ -224,8 +226,12 @@ fn buffers(digest: &Digest) -> String {
 fn blocked(digest: &Digest) -> String {
     let odd = &digest.odd;
     let (recv, send) = (units::count(odd.recv_blocked.count), units::count(odd.send_blocked.count));
+    let text = format!("recv {recv}, send {send}");
+    if digest.source.has_no_loop() {
+        return text;
+    }
     let watches = digest.op("rewatch").map_or(0, |row| row.begun);
-    format!("recv {recv}, send {send}   rewatched {}", units::count(watches))
+    format!("{text}   rewatched {}", units::count(watches))
 }
 
 fn faults(digest: &Digest) -> String {
