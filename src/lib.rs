@@ -12,8 +12,8 @@
 //! | 6 | [`processes`] | a child for each connection, and the parent that relays |
 //! | 5 | [`proactor`], [`reactor`], [`coroutine`], [`blocking`] | the ring loop; the readiness loop; a task for each connection; calls that wait |
 //! | 4 | [`peers`], [`limits`] | all open connections; what bounds a server |
-//! | 3 | [`connection`], [`console`], [`load`], [`client`], [`trace`] | one connection without a socket; the operator's language; the measuring client; the interactive one; what passes a ring or a selector, remembered |
-//! | 2 | [`protocol`], [`ring`], [`selector`] | what to say; submission and completion; readiness |
+//! | 3 | [`connection`], [`console`], [`load`], [`client`], [`trace`] | one connection without a socket; the operator's language; the measuring client; the interactive one; what passes a ring, a selector or a call, remembered |
+//! | 2 | [`protocol`], [`ring`], [`selector`], [`calls`] | what to say; submission and completion; readiness; calls that may sleep |
 //! | 1 | [`buffer`], [`keys`], [`counters`], [`address`], [`os`], [`report`] | memory, keys, counts, addresses, system calls, tables |
 //! | 0 | [`clock`] | time |
 //!
@@ -24,6 +24,7 @@
 pub mod address;
 pub mod blocking;
 pub mod buffer;
+pub mod calls;
 pub mod cli;
 pub mod client;
 pub mod clock;

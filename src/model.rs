@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::blocking::{Blocking, Style};
 use crate::buffer::{Pool, Shape};
+use crate::calls::{Calls, Plain};
 use crate::console::Console;
 use crate::coroutine::Coroutines;
 use crate::counters::Counters;
@@ -24,7 +25,7 @@ use crate::reactor::Reactor;
 use crate::ring::kernel::Kernel;
 use crate::ring::{Ring, Uring};
 use crate::selector::{Epoll, Poll, Select, Selector, Sigio, Spin, Trigger};
-use crate::trace::{About as Recorded, Recording, Traced};
+use crate::trace::{About as Recorded, Recording, Traced, TracedCalls, Writers};
 use engine::Means;
 
 /// A way to wait for many sockets at once.
@@ -229,7 +230,7 @@ impl Model {
         }
     }
 
-    /// Whether what it does passes a ring or a selector, and so can be recorded.
+    /// Whether what it does passes a ring, a selector or [`Calls`], and so can be recorded.
     pub fn is_traceable(self) -> bool {
         match self {
             Model::Uring
@@ -239,9 +240,16 @@ impl Model {
             | Model::Select
             | Model::EpollOneshot
             | Model::Sigio
-            | Model::Nonblocking => true,
-            Model::Coroutine | Model::Thread | Model::Process | Model::Blocking => false,
+            | Model::Nonblocking
+            | Model::Thread
+            | Model::Blocking => true,
+            Model::Coroutine | Model::Process => false,
         }
+    }
+
+    /// Whether its records share turns, and with them the clock, that need not be read for each.
+    pub fn has_turns(self) -> bool {
+        !matches!(self, Model::Thread | Model::Process | Model::Blocking)
     }
 
     /// What keeps it from being used here, if anything does.
@@ -357,9 +365,9 @@ pub fn serve(
         (Model::Sigio, _) => serve_ready(chosen, Sigio::new()?, service, ready),
         (Model::Nonblocking, _) => serve_ready(chosen, Spin::new(idle_sleep), service, ready),
         (Model::Coroutine, _) => serve_tasks(service, ready),
-        (Model::Thread, _) => serve_blocking(Style::Threads, service, ready),
+        (Model::Thread, _) => serve_blocking(chosen, Style::Threads, service, ready),
         (Model::Process, _) => serve_forked(service, ready),
-        (Model::Blocking, _) => serve_blocking(Style::OneByOne, service, ready),
+        (Model::Blocking, _) => serve_blocking(chosen, Style::OneByOne, service, ready),
     }
 }
 
@@ -439,12 +447,26 @@ fn serve_tasks(service: Service, ready: impl FnOnce()) -> io::Result<(Ended, Cou
 }
 
 fn serve_blocking(
+    chosen: Chosen,
+    style: Style,
+    mut service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let Some(recording) = service.trace.take() else {
+        return serve_by_calls(Plain, style, service, ready);
+    };
+    let log = recording.start_for(&recorded(chosen), Writers::Threads)?;
+    serve_by_calls(TracedCalls::new(log), style, service, ready)
+}
+
+fn serve_by_calls<C: Calls>(
+    calls: C,
     style: Style,
     service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
     let Service { listeners, buffers, limits, stop, console, .. } = service;
-    let mut server = Blocking::new(style, buffers, limits, stop)?;
+    let mut server = Blocking::with_calls(calls, style, buffers, limits, stop)?;
     for (fd, protocol) in listeners {
         server.listen(fd, protocol)?;
     }

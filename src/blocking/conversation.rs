@@ -23,6 +23,7 @@ use super::hall::{Hall, Stage};
 use super::room::{Hears, Member, Patience, Seat};
 use super::slate::Slate;
 use crate::buffer::{Chunk, Pool};
+use crate::calls::Calls;
 use crate::clock::Nanos;
 use crate::connection::Connection;
 use crate::os;
@@ -34,7 +35,8 @@ use crate::protocol::{Post, Protocol};
 const BUFFERS: usize = 4;
 
 /// A connection and its thread's view of it.
-pub(super) struct Conversation<'a, P> {
+pub(super) struct Conversation<'a, P, C> {
+    calls: &'a C,
     hall: &'a Hall,
     slate: &'a Slate,
     member: &'a Member,
@@ -52,8 +54,9 @@ pub(super) struct Conversation<'a, P> {
 }
 
 /// Serves `protocol` to who sits on `seat` until one of them has had enough. What is counted stands
-/// on the `slate`. `noticed` is called as soon as it is seen that the server drains.
-pub(super) fn converse<P: Protocol>(
+/// on the `slate`; the `calls` are this thread's. `noticed` is called as soon as it is seen that the server drains.
+pub(super) fn converse<P: Protocol, C: Calls>(
+    calls: &C,
     hall: &Hall,
     slate: &Slate,
     seat: Seat,
@@ -67,6 +70,7 @@ pub(super) fn converse<P: Protocol>(
             let mut posts = Vec::new();
             let connection = Connection::open(protocol, member.number, &mut posts);
             Conversation {
+                calls,
                 hall,
                 slate,
                 member: &member,
@@ -88,19 +92,29 @@ pub(super) fn converse<P: Protocol>(
     slate.tally.closed.add(1);
     slate.end();
     drop(seat);
-    close(member);
+    close(calls, member);
 }
 
 /// Closes its socket. Should somebody still be about to write to it, the peer sees the end now and
 /// the descriptor goes when they have seen that there is nobody.
-fn close(member: Arc<Member>) {
+fn close(calls: &impl Calls, member: Arc<Member>) {
     match Arc::try_unwrap(member) {
-        Ok(member) => os::close(member.into_socket()),
-        Err(shared) => drop(os::shutdown_both(shared.socket())),
+        Ok(member) => calls.close(member.key(), member.into_socket()),
+        Err(shared) => {
+            let _ = calls.shutdown_both(shared.key(), shared.socket());
+            let_go(calls, shared);
+        }
     }
 }
 
-impl<P: Protocol> Conversation<'_, P> {
+/// Whoever is the last to let go of a member closes its socket.
+fn let_go(calls: &impl Calls, member: Arc<Member>) {
+    if let Some(member) = Arc::into_inner(member) {
+        calls.close(member.key(), member.into_socket());
+    }
+}
+
+impl<P: Protocol, C: Calls> Conversation<'_, P, C> {
     fn run(mut self) {
         // Who comes later does not hear that it came, whichever thread is first.
         self.tell_to(true);
@@ -162,13 +176,13 @@ impl<P: Protocol> Conversation<'_, P> {
     /// says because it is sent is written the next time.
     fn send(&mut self) {
         self.member.does(Doing::WaitsForPen);
-        let mut pen = self.member.take_pen();
+        let mut pen = self.member.take_pen(self.calls);
         self.member.does(Doing::Sends);
         let mut owed = self.connection.outgoing().bytes();
         let mut patience = Patience::default();
         self.notice();
         while owed > 0 && !self.connection.is_broken() {
-            match self.member.send(self.connection.outgoing(), owed) {
+            match self.member.send(self.calls, self.connection.outgoing(), owed) {
                 Ok(n) => {
                     owed -= n;
                     patience = Patience::default();
@@ -237,17 +251,20 @@ impl<P: Protocol> Conversation<'_, P> {
     /// A chunk of what comes; none is the peer's end.
     fn fill(&mut self) -> io::Result<Option<Chunk>> {
         let sleeps = self.connection.outgoing().is_empty();
-        let recv = if sleeps { os::recv } else { os::recv_now };
-        let socket = self.member.socket();
+        let (calls, key, socket) = (self.calls, self.member.key(), self.member.socket());
+        let recv = |buffer: &mut [u8]| match sleeps {
+            true => calls.recv(key, socket, buffer),
+            false => calls.recv_now(key, socket, buffer),
+        };
         let Some(mut lease) = self.pool.lease(self.connection.appetite()) else {
             // Its protocol keeps them all. Nobody else would ever let go of one.
             self.slate.tally.starved.add(1);
             let mut buffer = vec![0; self.hall.buffers[0].bytes];
-            let n = recv(socket, &mut buffer)?;
+            let n = recv(&mut buffer)?;
             buffer.truncate(n);
             return Ok((n > 0).then(|| Chunk::from(buffer)));
         };
-        let n = recv(socket, lease.bytes_mut().expect("a new lease is the only one"))?;
+        let n = recv(lease.bytes_mut().expect("a new lease is the only one"))?;
         Ok((n > 0).then(|| Chunk::received(lease, n)))
     }
 
@@ -266,16 +283,17 @@ impl<P: Protocol> Conversation<'_, P> {
             self.seat.look_around(elders, &mut self.others);
         }
         for other in self.others.drain(..) {
-            other.hear(&self.posts, self.member, &self.slate.tally);
+            other.hear(self.calls, &self.posts, self.member, &self.slate.tally);
+            let_go(self.calls, other);
         }
         self.posts.clear();
     }
 
     /// Says no more: all that was owed has been sent, and what still comes is discarded.
     fn shut_down(&mut self) {
-        *self.member.take_pen() = Hears::Replies;
+        *self.member.take_pen(self.calls) = Hears::Replies;
         // It fails only if the peer has reset, and then a read will tell.
-        let _ = os::shutdown_write(self.member.socket());
+        let _ = self.calls.shutdown_write(self.member.key(), self.member.socket());
         self.connection.shut_down();
         self.lingers = Some(os::now() + LINGER);
     }
@@ -283,14 +301,11 @@ impl<P: Protocol> Conversation<'_, P> {
     /// Has neither to read nor to write, and is there for what others say until the server drains
     /// or the peer is gone.
     fn wait_for_the_others(&mut self) {
-        use std::os::fd::AsRawFd;
         if self.is_called_before(Doing::Stays) {
             return;
         }
         // Hang-ups and errors are always reported.
-        let mut asked =
-            [libc::pollfd { fd: self.member.socket().as_raw_fd(), events: 0, revents: 0 }];
-        let gone = os::poll(&mut asked, None);
+        let gone = self.calls.poll(self.member.key(), self.member.socket(), 0);
         self.member.does(Doing::Runs);
         if !matches!(gone, Ok(0)) {
             self.connection.broken();
@@ -299,11 +314,11 @@ impl<P: Protocol> Conversation<'_, P> {
 
     fn leave(mut self) {
         self.member.set_open(false);
-        *self.member.take_pen() = Hears::Replies;
+        *self.member.take_pen(self.calls) = Hears::Replies;
         self.connection.close(&mut self.posts);
         if !self.posts.is_empty() {
             // Whoever tells the others may have to wait; the peer need not.
-            let _ = os::shutdown_both(self.member.socket());
+            let _ = self.calls.shutdown_both(self.member.key(), self.member.socket());
             self.tell();
         }
     }

@@ -38,6 +38,11 @@ impl Crew {
         self.hands.len()
     }
 
+    /// What who is added next will be known by.
+    pub(super) fn next_id(&self) -> ConnId {
+        self.hands.next_id()
+    }
+
     /// Has a thread do `work`, which keeps its slate.
     ///
     /// # Errors
@@ -46,7 +51,7 @@ impl Crew {
     where
         W: FnOnce(&Hall, &Slate) -> io::Result<()> + Send + 'static,
     {
-        let id = self.hands.next_id();
+        let id = self.next_id();
         let slate = Arc::new(Slate::new(id));
         let (its, hall) = (Arc::clone(&slate), Arc::clone(hall));
         let thread = thread::Builder::new().stack_size(self.stack).spawn(move || {
@@ -91,9 +96,11 @@ impl Crew {
     }
 
     /// Interrupts the calls of those who have not noticed that the server drains; answers whether
-    /// there are any. One may have looked just before, and go to sleep just after: so again.
+    /// there are any. One may have looked just before, and go to sleep just after: so again. Who
+    /// writes to another is left alone, and notices when that is over.
     pub(super) fn wake(&self) -> bool {
-        self.interrupt(|slate| !slate.has_noticed())
+        self.interrupt(|slate| !slate.has_noticed() && !slate.sends_to_another());
+        self.slates().any(|slate| !slate.has_noticed())
     }
 
     /// Interrupts those who sleep for their own peer and have mail; answers whether there are any.

@@ -15,10 +15,10 @@ use super::room::Member;
 use super::slate::Slate;
 use super::{Blocking, WAKE, WAKE_MOST};
 use crate::address;
+use crate::calls::Calls;
 use crate::clock::Nanos;
 use crate::console::{Attended, Console, Order, Reach, Row};
 use crate::counters::Counters;
-use crate::keys::ConnId;
 use crate::os;
 use crate::protocol::Protocol;
 
@@ -45,7 +45,7 @@ impl Desk {
     }
 }
 
-impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
+impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
     /// How often it was asked to stop since this was last called: by a signal, or by the operator,
     /// who is attended to.
     pub(super) fn asked(&mut self) -> u64 {
@@ -60,7 +60,8 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
         loop {
             let ending = self.hall.stage() != Stage::Serving;
             let counters = self.counters();
-            let mut floor = Floor { crew: &self.crew, hall: &self.hall, counters, posted: false };
+            let (calls, crew, hall) = (&self.calls, &self.crew, &*self.hall);
+            let mut floor = Floor { calls, crew, hall, counters, posted: false };
             let order = desk.console.attend(&mut floor, ending);
             if floor.posted {
                 desk.again = Some(WAKE);
@@ -88,7 +89,8 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
 }
 
 /// All threads, as an operator sees them.
-struct Floor<'a> {
+struct Floor<'a, C> {
+    calls: &'a C,
     crew: &'a Crew,
     hall: &'a Hall,
     counters: Counters,
@@ -96,18 +98,18 @@ struct Floor<'a> {
     posted: bool,
 }
 
-impl Floor<'_> {
+impl<C: Calls> Floor<'_, C> {
     /// Leaves mail, as [`Slate::post`] does, unless all are to finish, who may not have noticed yet.
     fn post(&self, slate: &Slate, number: Option<u64>, line: &[u8]) -> Option<bool> {
         if self.hall.stage() == Stage::Serving {
-            return slate.post(number, line);
+            return slate.post(self.calls, number, line);
         }
         let is_it = |member: &Member| number.is_none_or(|number| number == member.number);
-        slate.look(|_, member| is_it(member).then_some(false))?
+        slate.look(|member| is_it(member).then_some(false))?
     }
 }
 
-impl Attended for Floor<'_> {
+impl<C: Calls> Attended for Floor<'_, C> {
     fn show_told(&mut self, console: &mut Console) {
         let (lines, lost) = self.hall.take_told();
         if !lines.is_empty() {
@@ -119,12 +121,12 @@ impl Attended for Floor<'_> {
     }
 
     fn count(&self) -> usize {
-        self.crew.slates().filter_map(|slate| slate.look(|_, _| ())).count()
+        self.crew.slates().filter_map(|slate| slate.look(|_| ())).count()
     }
 
     fn rows(&mut self, _: &Console) -> Vec<Row> {
         let now = os::now();
-        let row = |id: ConnId, member: &Member| row(id, member, now);
+        let row = |member: &Member| row(member, now);
         self.crew.slates().filter_map(|slate| slate.look(row)).collect()
     }
 
@@ -150,10 +152,10 @@ impl Attended for Floor<'_> {
     }
 
     fn kick(&mut self, number: u64) -> bool {
-        let kick = |_, member: &Member| {
+        let kick = |member: &Member| {
             let is_it = member.number == number;
             if is_it {
-                member.break_off();
+                member.break_off(self.calls);
             }
             is_it
         };
@@ -161,14 +163,14 @@ impl Attended for Floor<'_> {
     }
 }
 
-fn row(id: ConnId, member: &Member, now: Nanos) -> Row {
+fn row(member: &Member, now: Nanos) -> Row {
     let (doing, owed) = (member.doing(), member.owed.get());
     let mut wants = Vec::new();
     wants.extend(doing.receives().then(|| "receive".to_owned()));
     wants.extend((owed > 0).then(|| format!("send {owed} B")));
     Row {
         number: member.number,
-        id,
+        id: member.id,
         place: member.place,
         address: address::of_peer(member.socket()),
         age: Some(now.since(member.came)),

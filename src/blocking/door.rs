@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::room::{Room, Seat};
 use super::tally::Tally;
+use crate::calls::Calls;
 use crate::clock::Nanos;
+use crate::keys::{ConnId, Whose};
 use crate::limits::ACCEPT_PAUSE;
 use crate::os;
 
@@ -65,6 +67,7 @@ impl<P: Clone> Door<P> {
     /// poll(2).
     pub(super) fn wait<'a>(
         &mut self,
+        calls: &impl Calls,
         others: impl IntoIterator<Item = BorrowedFd<'a>>,
         room: bool,
         most: Option<Duration>,
@@ -85,24 +88,30 @@ impl<P: Clone> Door<P> {
         if self.open {
             self.asked.extend(self.listeners.iter().map(|listener| ask(listener.fd.as_fd())));
         }
-        let ready = os::poll(&mut self.asked, [pause, most].into_iter().flatten().min())?;
+        let ready = calls.wait(&mut self.asked, [pause, most].into_iter().flatten().min())?;
         if ready == 0 {
             self.asked.iter_mut().for_each(|asked| asked.revents = 0);
         }
         Ok(ready)
     }
 
-    /// Lets one in by this listener, if somebody has come.
-    pub(super) fn accept(&mut self, at: usize, tally: &Tally) -> Option<(Seat, P)> {
+    /// Lets one in by this listener, if somebody has come, who is to be known by this `id`.
+    pub(super) fn accept(
+        &mut self,
+        calls: &impl Calls,
+        at: usize,
+        id: ConnId,
+        tally: &Tally,
+    ) -> Option<(Seat, P)> {
         let listener = self.listeners.get(at)?;
         let came = self.asked.get(self.others + at).is_some_and(|asked| asked.revents != 0);
         if !self.open || !came {
             return None;
         }
-        let entered = match os::accept_blocking(listener.fd.as_fd()) {
+        let entered = match calls.accept(Whose::Listener(at).into(), listener.fd.as_fd()) {
             Ok(socket) => {
                 tally.accepted.add(1);
-                listener.room.enter(socket).inspect_err(|_| tally.closed.add(1))
+                listener.room.enter(id, socket).inspect_err(|_| tally.closed.add(1))
             }
             Err(error) => Err(error),
         };

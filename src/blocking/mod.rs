@@ -55,8 +55,10 @@ use slate::Slate;
 use tally::Tally;
 
 use crate::buffer::Shape;
+use crate::calls::{Calls, Plain};
 use crate::console::Console;
 use crate::counters::Counters;
+use crate::keys::ConnId;
 use crate::limits::{Ended, Limits};
 use crate::os::{self, Bell, Stop};
 use crate::protocol::Protocol;
@@ -78,9 +80,11 @@ pub enum Style {
     Threads,
 }
 
-/// A server whose calls wait.
+/// A server whose calls wait. `C` is what makes them.
 #[derive(Debug)]
-pub struct Blocking<P> {
+pub struct Blocking<P, C = Plain> {
+    /// What this thread calls by.
+    calls: C,
     style: Style,
     door: Door<P>,
     rooms: Vec<Arc<Room>>,
@@ -101,10 +105,7 @@ pub struct Blocking<P> {
 }
 
 impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
-    /// A server without a listener, which `stop` can stop. Each connection has a few buffers of
-    /// each of these shapes.
-    ///
-    /// SIGURG gets a handler that does nothing, in the whole process.
+    /// A server as [`with_calls`](Blocking::with_calls) makes it, whose calls are only made.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -114,9 +115,29 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
         limits: Limits,
         stop: Stop,
     ) -> io::Result<Blocking<P>> {
+        Blocking::with_calls(Plain, style, buffers, limits, stop)
+    }
+}
+
+impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
+    /// A server without a listener, which `stop` can stop. Each connection has a few buffers of
+    /// each of these shapes, and each thread its own [lane](Calls::lane) of `calls`.
+    ///
+    /// SIGURG gets a handler that does nothing, in the whole process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn with_calls(
+        calls: C,
+        style: Style,
+        buffers: Vec<Shape>,
+        limits: Limits,
+        stop: Stop,
+    ) -> io::Result<Blocking<P, C>> {
         let calls_before = os::calls();
         os::allow_interrupts()?;
         Ok(Blocking {
+            calls,
             style,
             door: Door::new(),
             rooms: Vec::new(),
@@ -181,7 +202,8 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
     /// Has a thread serve; answers how often it was asked to stop.
     fn serve_one_by_one(&mut self) -> io::Result<u64> {
         let door = std::mem::replace(&mut self.door, Door::new());
-        self.crew.add(&self.hall, |hall, slate| one_by_one(hall, slate, door))?;
+        let calls = self.calls.clone();
+        self.crew.add(&self.hall, move |hall, slate| one_by_one(&calls, hall, slate, door))?;
         loop {
             let again = self.call();
             self.wait(again)?;
@@ -200,7 +222,7 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
             let again = self.call();
             let typed = self.desk.as_ref().and_then(Desk::input);
             let others = [self.stop.as_fd(), self.hall.bell.as_fd()].into_iter().chain(typed);
-            let ready = self.door.wait(others, room, again)?;
+            let ready = self.door.wait(&self.calls, others, room, again)?;
             self.tally.completed.add(ready as u64);
             self.tally.turns.add(1);
             self.reap()?;
@@ -217,9 +239,13 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
             if self.crew.len() >= self.limits.connections {
                 return;
             }
-            let Some((seat, protocol)) = self.door.accept(at, &self.tally) else { return };
-            let work = |hall: &Hall, slate: &Slate| {
-                converse(hall, slate, seat, protocol, &mut || slate.notice());
+            let id = self.crew.next_id();
+            let came = self.door.accept(&self.calls, at, id, &self.tally);
+            let Some((seat, protocol)) = came else { return };
+            let calls = self.calls.clone();
+            let work = move |hall: &Hall, slate: &Slate| {
+                let calls = calls.lane(id.slot());
+                converse(&calls, hall, slate, seat, protocol, &mut || slate.notice());
                 Ok(())
             };
             if let Err(error) = self.crew.add(&self.hall, work) {
@@ -277,7 +303,7 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
     fn cut(&self) -> u64 {
         // In this order: who enters a room after it was cut sees that.
         self.hall.advance(Stage::Cutting);
-        self.rooms.iter().map(|room| room.cut()).sum()
+        self.rooms.iter().map(|room| room.cut(&self.calls)).sum()
     }
 
     /// Sleeps until it is asked to stop, a thread has ended, or the operator has something to see or
@@ -291,28 +317,32 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
         };
         let mut asked = [Some(self.stop.as_fd()), Some(self.hall.bell.as_fd()), typed].map(ask);
         self.tally.turns.add(1);
-        self.tally.completed.add(os::poll(&mut asked, timeout)? as u64);
+        self.tally.completed.add(self.calls.wait(&mut asked, timeout)? as u64);
         Ok(())
     }
 }
 
 /// Accepts one, serves it until it is over, and accepts the next, until the server drains.
 fn one_by_one<P: Protocol + Clone>(
+    calls: &impl Calls,
     hall: &Hall,
     slate: &Slate,
     mut door: Door<P>,
 ) -> io::Result<()> {
+    let calls = calls.lane(slate.id.slot());
+    let mut id = slate.id;
     while hall.stage() == Stage::Serving {
-        slate.tally.completed.add(door.wait([], true, None)? as u64);
+        slate.tally.completed.add(door.wait(&calls, [], true, None)? as u64);
         slate.tally.turns.add(1);
         for at in 0..door.len() {
-            if let Some((seat, protocol)) = door.accept(at, &slate.tally) {
+            if let Some((seat, protocol)) = door.accept(&calls, at, id, &slate.tally) {
                 // Who has not been let in by then never will be, and should learn it now.
                 let mut noticed = || {
                     slate.notice();
                     door.close();
                 };
-                converse(hall, slate, seat, protocol, &mut noticed);
+                converse(&calls, hall, slate, seat, protocol, &mut noticed);
+                id = ConnId::new(id.slot(), id.generation() + 1); // The next tenant's.
             }
         }
     }

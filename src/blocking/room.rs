@@ -19,7 +19,9 @@ use slab::Slab;
 use super::doing::Doing;
 use super::tally::{Count, Tally};
 use crate::buffer::SendQueue;
+use crate::calls::Calls;
 use crate::clock::Nanos;
+use crate::keys::{ConnId, Key, Whose};
 use crate::os;
 use crate::peers::SOFT;
 use crate::protocol::Post;
@@ -40,16 +42,17 @@ impl Room {
         Room { members: Mutex::default(), came, place }
     }
 
-    /// Lets in who has come.
+    /// Lets in who has come, and is to be known by this id.
     ///
     /// # Errors
     /// Its socket takes no timeout.
-    pub(super) fn enter(self: &Arc<Self>, socket: OwnedFd) -> io::Result<Seat> {
+    pub(super) fn enter(self: &Arc<Self>, id: ConnId, socket: OwnedFd) -> io::Result<Seat> {
         os::set_send_timeout(socket.as_fd(), SOFT)?;
         let mut members = lock(&self.members);
         let (number, key) = (self.came.fetch_add(1, Ordering::Relaxed) + 1, members.vacant_key());
         let member = Arc::new(Member {
             socket,
+            id,
             number,
             place: self.place,
             came: os::now(),
@@ -67,11 +70,11 @@ impl Room {
     }
 
     /// Wakes everyone for good; answers how many there are.
-    pub(super) fn cut(&self) -> u64 {
+    pub(super) fn cut(&self, calls: &impl Calls) -> u64 {
         let members = lock(&self.members);
         for (_, member) in &*members {
             // It fails only if the peer has reset, and that wakes too.
-            let _ = os::shutdown_both(member.socket());
+            let _ = calls.shutdown_both(member.key(), member.socket());
         }
         members.len() as u64
     }
@@ -107,6 +110,8 @@ impl Drop for Seat {
 #[derive(Debug)]
 pub(super) struct Member {
     socket: OwnedFd,
+    /// What its thread knows it by.
+    pub(super) id: ConnId,
     /// The how-manieth it is that came to the server, from 1.
     pub(super) number: u64,
     /// The number of its listener.
@@ -151,9 +156,14 @@ impl Member {
         self.socket
     }
 
+    /// Whose its calls are.
+    pub(super) fn key(&self) -> Key {
+        Whose::Conn(self.id).into()
+    }
+
     /// The right to write to it.
-    pub(super) fn take_pen(&self) -> MutexGuard<'_, Hears> {
-        lock(&self.pen)
+    pub(super) fn take_pen(&self, calls: &impl Calls) -> MutexGuard<'_, Hears> {
+        calls.lock(self.key(), self.socket(), &self.pen)
     }
 
     /// Whether another thread broke it off: its own is to close it.
@@ -190,17 +200,27 @@ impl Member {
     ///
     /// # Errors
     /// `WouldBlock` if it took nothing for [`SOFT`], `Interrupted`; else send(2).
-    pub(super) fn send(&self, queue: &SendQueue, most: usize) -> io::Result<usize> {
-        let (sent, _) = queue.offer(most, |parts| os::send_vectored(self.socket(), parts));
+    pub(super) fn send(
+        &self,
+        calls: &impl Calls,
+        queue: &SendQueue,
+        most: usize,
+    ) -> io::Result<usize> {
+        let (key, socket) = (self.key(), self.socket());
+        let (sent, _) = queue.offer(most, |parts| match parts {
+            [part] => calls.send(key, socket, part),
+            parts => calls.send_vectored(key, socket, parts),
+        });
         sent.inspect(|&n| self.sent.add(n as u64))
     }
 
     /// Writes what `speaker` said, all of it in one piece, however long the listener sleeps, unless
-    /// it takes nothing at all: then it is evicted. Called by the speaker's thread, whose tally it is.
-    pub(super) fn hear(&self, posts: &[Post], speaker: &Member, tally: &Tally) {
+    /// it takes nothing at all: then it is evicted. Called by the speaker's thread, whose calls and tally
+    /// these are.
+    pub(super) fn hear(&self, calls: &impl Calls, posts: &[Post], speaker: &Member, tally: &Tally) {
         speaker.does(Doing::WaitsForPenOf(self.number));
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let mut pen = self.take_pen();
+        let mut pen = self.take_pen(calls);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         speaker.does(Doing::SendsTo(self.number));
         let mut queue = SendQueue::new();
@@ -214,7 +234,7 @@ impl Member {
         }
         let mut patience = Patience::default();
         while !queue.is_empty() {
-            match self.send(&queue, usize::MAX) {
+            match self.send(calls, &queue, usize::MAX) {
                 Ok(n) => {
                     queue.advance(n);
                     patience = Patience::default();
@@ -228,24 +248,24 @@ impl Member {
                             "evicted: others wait, and it takes nothing of what is said"
                         );
                         tally.evicted.add(1);
-                        return self.give_up(&mut pen);
+                        return self.give_up(calls, &mut pen);
                     }
                 }
-                Err(_) => return self.give_up(&mut pen),
+                Err(_) => return self.give_up(calls, &mut pen),
             }
         }
     }
 
     /// Breaks it off, by who has the pen; nothing is written any more.
-    fn give_up(&self, pen: &mut Hears) {
+    fn give_up(&self, calls: &impl Calls, pen: &mut Hears) {
         *pen = Hears::Replies;
-        self.break_off();
+        self.break_off(calls);
     }
 
     /// Breaks it off, from another thread than its own. That wakes whoever sleeps in a call for it.
-    pub(super) fn break_off(&self) {
+    pub(super) fn break_off(&self, calls: &impl Calls) {
         self.given_up.store(true, Ordering::Release);
-        let _ = os::shutdown_both(self.socket());
+        let _ = calls.shutdown_both(self.key(), self.socket());
     }
 }
 

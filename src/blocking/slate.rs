@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex};
 
+use super::doing::Doing;
 use super::room::{Member, lock};
 use super::tally::Tally;
+use crate::calls::Calls;
 use crate::connection::HARD;
 use crate::keys::ConnId;
 
@@ -12,7 +14,7 @@ use crate::keys::ConnId;
 #[derive(Debug)]
 pub(super) struct Slate {
     /// The thread's, as its server has it.
-    id: ConnId,
+    pub(super) id: ConnId,
     pub(super) tally: Tally,
     /// True once it has noticed that the server drains: it need not be woken any more.
     noticed: AtomicBool,
@@ -25,8 +27,6 @@ pub(super) struct Slate {
 #[derive(Debug, Default)]
 struct Served {
     now: Option<Arc<Member>>,
-    /// How many before.
-    before: u32,
     /// What the operator says to who is served now.
     mail: Vec<u8>,
 }
@@ -57,7 +57,7 @@ impl Slate {
     /// It serves nobody any more.
     pub(super) fn end(&self) {
         let mut served = lock(&self.served);
-        served.before += u32::from(served.now.take().is_some());
+        served.now = None;
         served.mail.clear();
         self.called.store(false, Ordering::Relaxed);
     }
@@ -86,16 +86,19 @@ impl Slate {
         self.noticed.load(Ordering::Acquire)
     }
 
-    /// Looks at whom it serves, if it serves anybody, and under which key.
-    pub(super) fn look<T>(&self, look: impl FnOnce(ConnId, &Member) -> T) -> Option<T> {
-        let served = lock(&self.served);
-        let id = ConnId::new(self.id.slot(), self.id.generation().wrapping_add(served.before));
-        served.now.as_deref().map(|member| look(id, member))
+    /// Looks at whom it serves, if it serves anybody.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Member) -> T) -> Option<T> {
+        lock(&self.served).now.as_deref().map(look)
     }
 
     /// Leaves mail for whom it serves, if that is the one of this number, or anyone. Answers whether
     /// it will be sent; none if there is no such one.
-    pub(super) fn post(&self, number: Option<u64>, line: &[u8]) -> Option<bool> {
+    pub(super) fn post(
+        &self,
+        calls: &impl Calls,
+        number: Option<u64>,
+        line: &[u8],
+    ) -> Option<bool> {
         let mut served = lock(&self.served);
         let Served { now, mail, .. } = &mut *served;
         let member = now.as_ref().filter(|member| number.is_none_or(|it| it == member.number))?;
@@ -104,12 +107,18 @@ impl Slate {
         }
         if mail.len() + line.len() > HARD {
             tracing::warn!("evicted: it is owed too much");
-            member.break_off();
+            member.break_off(calls);
             return Some(false);
         }
         mail.extend_from_slice(line);
         self.called.store(true, Ordering::Relaxed);
         Some(true)
+    }
+
+    /// Whether it writes to another's socket. That has a bounded time, which an interrupt would begin
+    /// anew (kernel-notes §30).
+    pub(super) fn sends_to_another(&self) -> bool {
+        self.look(|member| matches!(member.doing(), Doing::SendsTo(_))).unwrap_or(false)
     }
 
     /// Whether it sleeps for its own peer and there is mail: then it is to be woken. Who sleeps for
@@ -119,6 +128,6 @@ impl Slate {
             return false;
         }
         fence(Ordering::SeqCst); // Either it sees the mail, or we see that it sleeps.
-        self.look(|_, member| member.doing().may_be_woken()).unwrap_or(false)
+        self.look(|member| member.doing().may_be_woken()).unwrap_or(false)
     }
 }

@@ -17,6 +17,9 @@ use crate::protocol::{Chargen, Echo, Outbox, Post};
 
 const BUFFERS: &[Shape] = &[Shape { bytes: 4096, count: 256 }, Shape { bytes: 65536, count: 8 }];
 
+/// Whoever is served.
+const ID: ConnId = ConnId::new(0, 0);
+
 fn hall() -> Hall {
     Hall::new(BUFFERS.to_vec(), Bell::new().unwrap())
 }
@@ -31,7 +34,7 @@ fn enter(room: &Arc<Room>) -> (Seat, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     theirs.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
-    (room.enter(ours.into()).unwrap(), theirs)
+    (room.enter(ID, ours.into()).unwrap(), theirs)
 }
 
 /// Has a thread converse with the peer that is answered; it answers what was counted.
@@ -46,12 +49,12 @@ where
 /// Converses, in this thread; answers what was counted.
 fn sit(seat: Seat, protocol: impl Protocol) -> Counters {
     let slate = slate();
-    converse(&hall(), &slate, seat, protocol, &mut || unreachable!("nobody drains"));
+    converse(&Plain, &hall(), &slate, seat, protocol, &mut || unreachable!("nobody drains"));
     Counters { calls: os::calls(), ..slate.tally.counters() }
 }
 
 fn slate() -> Slate {
-    Slate::new(ConnId::new(0, 0))
+    Slate::new(ID)
 }
 
 fn hear(peer: &mut impl Read, bytes: usize) -> Vec<u8> {
@@ -197,7 +200,8 @@ fn pieces_of_several_speakers_never_interleave() {
             scope.spawn(move || {
                 let piece = vec![b'a' + speaker; PIECE];
                 let tally = Tally::default();
-                (0..PIECES).for_each(|_| member.hear(&[said(piece.clone())], &member, &tally));
+                (0..PIECES)
+                    .for_each(|_| member.hear(&Plain, &[said(piece.clone())], &member, &tally));
                 assert_eq!(tally.sent_bytes.get(), (PIECES * PIECE) as u64);
             });
         }
@@ -215,10 +219,10 @@ fn who_takes_nothing_is_evicted_and_its_thread_wakes() {
     let speaker = Arc::clone(&seat.member);
     let speaking = thread::spawn(move || {
         let tally = Tally::default();
-        speaker.hear(&[said(vec![b'x'; 16 << 20])], &speaker, &tally);
+        speaker.hear(&Plain, &[said(vec![b'x'; 16 << 20])], &speaker, &tally);
         // Nothing more is said to it, not even in vain.
         let calls = os::calls();
-        speaker.hear(&[said("more")], &speaker, &tally);
+        speaker.hear(&Plain, &[said("more")], &speaker, &tally);
         assert_eq!(os::calls(), calls);
         tally.evicted.get()
     });
@@ -232,9 +236,9 @@ fn who_waits_for_a_listener_says_for_whom() {
     let [(listener, mut peer), (speaker, _)] = [(); 2].map(|()| enter(&room));
     let (listener, speaker) = (&listener.member, &speaker.member);
     thread::scope(|scope| {
-        let pen = listener.take_pen();
+        let pen = listener.take_pen(&Plain);
         let tally = Tally::default();
-        scope.spawn(move || listener.hear(&[said(vec![b'x'; 4 << 20])], speaker, &tally));
+        scope.spawn(move || listener.hear(&Plain, &[said(vec![b'x'; 4 << 20])], speaker, &tally));
         let shows = |doing| {
             while speaker.doing() != doing {
                 thread::yield_now();
@@ -257,7 +261,7 @@ fn who_does_not_read_its_replies_gives_way_to_who_waits_to_speak() {
     peer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     while peer.write(&[0; 4096]).is_ok() {}
     let tally = Tally::default();
-    member.hear(&[said("news")], &member, &tally);
+    member.hear(&Plain, &[said("news")], &member, &tally);
     assert_eq!((own.join().unwrap().evicted, tally.counters()), (1, Counters::default()));
 }
 
@@ -278,11 +282,11 @@ fn a_send_sleeps_for_a_bounded_time_and_who_is_cut_does_not_sleep_again() {
     let room = Arc::default();
     let (seat, _peer) = enter(&room);
     let piece = vec![0; 16 << 20];
-    while seat.member.send(&queue(&piece), usize::MAX).is_ok() {} // Each sleeps for `SOFT`.
-    let error = seat.member.send(&queue(&piece), usize::MAX).unwrap_err();
+    while seat.member.send(&Plain, &queue(&piece), usize::MAX).is_ok() {} // Each sleeps for `SOFT`.
+    let error = seat.member.send(&Plain, &queue(&piece), usize::MAX).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock, "after {SOFT:?}");
-    assert_eq!(room.cut(), 1);
-    let error = seat.member.send(&queue(&piece), usize::MAX).unwrap_err();
+    assert_eq!(room.cut(&Plain), 1);
+    let error = seat.member.send(&Plain, &queue(&piece), usize::MAX).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
     assert_eq!(os::recv(seat.member.socket(), &mut [0]).unwrap(), 0);
 }
@@ -299,20 +303,20 @@ fn queue(bytes: &[u8]) -> crate::buffer::SendQueue {
 fn mail_is_for_who_is_served_and_not_for_the_next() {
     let (room, slate) = (Arc::default(), slate());
     let [first, second] = [(); 2].map(|()| enter(&room).0);
-    assert_eq!(slate.post(None, b"nobody\n"), None);
+    assert_eq!(slate.post(&Plain, None, b"nobody\n"), None);
     slate.begin(Arc::clone(&first.member));
-    assert_eq!(slate.post(Some(2), b"another\n"), None);
-    assert_eq!(slate.post(Some(1), b"one\n"), Some(true));
-    assert_eq!(slate.post(None, b"all\n"), Some(true));
+    assert_eq!(slate.post(&Plain, Some(2), b"another\n"), None);
+    assert_eq!(slate.post(&Plain, Some(1), b"one\n"), Some(true));
+    assert_eq!(slate.post(&Plain, None, b"all\n"), Some(true));
     assert_eq!(slate.take_mail().as_deref(), Some(&b"one\nall\n"[..]));
     assert!(slate.take_mail().is_none() && !slate.is_called());
-    slate.post(None, b"too late\n");
+    slate.post(&Plain, None, b"too late\n");
     slate.end();
     slate.begin(Arc::clone(&second.member));
     assert!(slate.take_mail().is_none() && !slate.is_called());
-    assert_eq!(slate.look(|id, member| (id.generation(), member.number)), Some((1, 2)));
+    assert_eq!(slate.look(|member| member.number), Some(2));
     second.member.set_open(false);
-    assert_eq!(slate.post(None, b"said in vain\n"), Some(false));
+    assert_eq!(slate.post(&Plain, None, b"said in vain\n"), Some(false));
 }
 
 #[test]
@@ -324,7 +328,7 @@ fn only_who_sleeps_for_its_own_peer_is_woken_for_its_mail() {
         slate.is_to_be_woken()
     };
     assert!(!woken(Doing::Receives), "it has none");
-    slate.post(None, b"news\n");
+    slate.post(&Plain, None, b"news\n");
     assert!(woken(Doing::Receives) && woken(Doing::Stays));
     assert!(!woken(Doing::Sends) && !woken(Doing::SendsTo(2)) && !woken(Doing::Runs));
 }
@@ -333,8 +337,8 @@ fn only_who_sleeps_for_its_own_peer_is_woken_for_its_mail() {
 fn an_operator_who_says_more_than_anyone_takes_gives_the_listener_up() {
     let ((seat, mut peer), slate) = (enter(&Arc::default()), slate());
     slate.begin(Arc::clone(&seat.member));
-    assert_eq!(slate.post(None, &vec![b'x'; HARD]), Some(true));
-    assert_eq!(slate.post(None, b"x"), Some(false));
+    assert_eq!(slate.post(&Plain, None, &vec![b'x'; HARD]), Some(true));
+    assert_eq!(slate.post(&Plain, None, b"x"), Some(false));
     assert!(seat.member.is_given_up());
     assert_eq!(hear_all(&mut peer), b"");
 }
@@ -363,7 +367,7 @@ fn whoever_sleeps_is_woken_until_it_has_noticed() {
     os::allow_interrupts().unwrap();
     let (seat, _peer) = enter(&Arc::default());
     let hear_it = |hall: &Hall, slate: &Slate| {
-        converse(hall, slate, seat, Echo, &mut || slate.notice());
+        converse(&Plain, hall, slate, seat, Echo, &mut || slate.notice());
         Ok(())
     };
     crew.add(&hall, hear_it).unwrap();
@@ -412,7 +416,8 @@ fn serve<P: Protocol + Clone + Send + 'static>(style: Style, protocol: P, stack:
     let stop = Stop::new().unwrap();
     let asked = stop.handle().unwrap();
     let thread = thread::spawn(move || {
-        let limits = Limits::default();
+        // Long: who is cut off would not have ended by itself.
+        let limits = Limits { drain: Duration::from_secs(60), ..Limits::default() };
         let mut server = Blocking::new(style, BUFFERS.to_vec(), limits, asked).unwrap();
         server.crew.stack = stack;
         server.listen(listener.into(), protocol).unwrap();
@@ -471,6 +476,20 @@ fn who_has_ended_goes_on_hearing_the_others_without_spinning_until_a_drain() {
     let (ended, counters) = server.join().unwrap();
     assert_eq!((ended, counters.accepted, counters.closed), (Ended::Drained, 2, 2));
     assert!(counters.turns < 1000, "nobody spins: {counters:?}");
+}
+
+#[test]
+fn a_drain_does_not_renew_the_patience_with_a_listener_that_takes_nothing() {
+    let (address, stop, server) = serve(Style::Threads, Stay, 1 << 20);
+    let [mut listener, mut speaker] = [(); 2].map(|()| connect(address));
+    speaker.write_all(b"1").unwrap();
+    assert_eq!(hear(&mut listener, 1), b"1");
+    // Until its thread sleeps in a send to the listener.
+    speaker.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    while speaker.write(&vec![0; HIGH]).is_ok() {}
+    stop.ask();
+    let (ended, counters) = server.join().unwrap();
+    assert_eq!((ended, counters.closed, counters.cut), (Ended::Drained, 2, 0));
 }
 
 #[test]

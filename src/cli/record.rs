@@ -25,7 +25,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     trace: Option<Option<PathBuf>>,
 
-    /// Read the clock once per `batch` (before and after each wait) or for each `record`
+    /// Read the clock once per `batch` (before and after each wait) or for each `record`; models
+    /// whose calls sleep have no batches, and each record has its time
     #[arg(long, value_name = "LEVEL", default_value = "batch", value_parser = level, requires = "trace")]
     trace_clock: Level,
 
@@ -98,7 +99,7 @@ impl Args {
     fn conflict(&self, model: Model) -> Option<String> {
         if !model.is_traceable() {
             return Some(format!(
-                "--trace records no {model}: take uring, epoll or another readiness model\n"
+                "--trace records no {model}: take uring, epoll, thread or another model\n"
             ));
         }
         if self.kernel_events && model != Model::Uring {
@@ -108,7 +109,8 @@ impl Args {
             return Some("--kernel-events records beside a file: write --trace=FILE\n".to_owned());
         }
         let old = self.trace_trigger.iter().find(|one| matches!(one, Trigger::Age { .. }))?;
-        (model != Model::Uring && self.trace_clock == Level::Batch).then(|| {
+        let vague = model != Model::Uring && model.has_turns();
+        (vague && self.trace_clock == Level::Batch).then(|| {
             format!(
                 "--trace-trigger '{old}' looks at how long calls take, which a clock read once a \
                  batch cannot tell of {model}: add --trace-clock record\n"

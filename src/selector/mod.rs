@@ -30,56 +30,9 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use crate::keys::ConnId;
 use crate::os;
 
-/// What a registered descriptor is known by; the caller's choice, reported back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Key(pub u64);
-
-/// Whose a descriptor is, to be packed into a [`Key`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
-    /// A connection's.
-    Conn(ConnId),
-    /// A listener's: which.
-    Listener(usize),
-    /// What stops the loop.
-    Stop,
-    /// What is typed at the console.
-    Input,
-    /// A descriptor of the loop's owner: which.
-    Guest(u32),
-}
-
-const GUEST: u64 = 1 << 61;
-const LISTENER: u64 = 1 << 62;
-const STOP: u64 = 1 << 63;
-const INPUT: u64 = STOP | 1;
-
-impl From<Whose> for Key {
-    fn from(whose: Whose) -> Key {
-        Key(match whose {
-            Whose::Conn(conn) => u64::from(conn.generation()) << 32 | u64::from(conn.slot()),
-            Whose::Listener(at) => LISTENER | at as u64,
-            Whose::Stop => STOP,
-            Whose::Input => INPUT,
-            Whose::Guest(guest) => GUEST | u64::from(guest),
-        })
-    }
-}
-
-impl From<Key> for Whose {
-    fn from(Key(key): Key) -> Whose {
-        match key {
-            STOP => Whose::Stop,
-            INPUT => Whose::Input,
-            _ if key & LISTENER != 0 => Whose::Listener((key & !LISTENER) as usize),
-            _ if key & GUEST != 0 => Whose::Guest(key as u32),
-            _ => Whose::Conn(ConnId::new(key as u32, (key >> 32) as u32)),
-        }
-    }
-}
+pub use crate::keys::{Key, Whose};
 
 /// What is asked of a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]

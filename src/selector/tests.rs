@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::keys::ConnId;
 use crate::os::SELECT_LIMIT;
 use crate::os::testing::{duplicate_from, interrupt_me, overflow_my_signals};
 

@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 
-use super::format::{Call, Frozen, Patience, Record, What, kind_name};
+use super::format::{Call, Frozen, MAY_SLEEP, Patience, Record, What, Writers, kind_name};
 use super::reader::Header;
 use super::{ring, selector, trigger};
 use crate::keys::ConnId;
@@ -34,8 +34,10 @@ pub struct Event {
     /// When: nanoseconds since recording began. With a clock per batch, the last enter's or wait's
     /// begin or end.
     pub at: u64,
-    /// The how-manieth enter or wait it was in or after.
+    /// The how-manieth enter or wait it was in or after; 0 where there are many writers.
     pub turn: u32,
+    /// Which of many writers did it; none in a trace of one owner, and of what nobody did.
+    pub lane: Option<u16>,
     /// Whose connection's it is, if any's.
     pub conn: Option<ConnId>,
     /// Which operation or call it is about, if any.
@@ -175,6 +177,8 @@ pub enum Happened {
         file: i32,
         /// Bytes to send, or room to receive into.
         len: u32,
+        /// Whether it may sleep until somebody else does something.
+        may_sleep: bool,
     },
     /// A system call is over.
     CallEnd {
@@ -182,8 +186,10 @@ pub enum Happened {
         file: i32,
         /// Its result.
         result: Result<u32, Errno>,
-        /// How long, in nanoseconds: zero with a clock per batch.
+        /// How long, in nanoseconds: zero with a clock per batch. It may have slept in it.
         lasted: Option<u64>,
+        /// Whether it might sleep until somebody else did something.
+        may_sleep: bool,
     },
     /// Records are missing here: how many.
     Lost(u64),
@@ -191,6 +197,13 @@ pub enum Happened {
     Clock(u64),
     /// A remark's number.
     Mark(u64),
+    /// A writer began, one of many.
+    Lane {
+        /// Its thread's number.
+        thread: u32,
+        /// Its process's.
+        process: u32,
+    },
     /// Recording stopped.
     Frozen(Option<Frozen>),
     /// A kind of record that this reader does not know.
@@ -254,10 +267,10 @@ pub(super) struct Decoder {
     flights: HashMap<u64, Flight>,
     /// How often each was submitted.
     often: HashMap<u64, u32>,
-    /// By key and call.
-    calls: HashMap<(u64, u8), u64>,
-    /// Since when it is in an enter or a wait.
-    entered: Option<u64>,
+    /// Since when each is being made: by lane, key and call.
+    calls: HashMap<(Option<u16>, u64, u8), u64>,
+    /// Since when each lane is in an enter or a wait.
+    entered: HashMap<Option<u16>, u64>,
     /// The next submission's number; `None` until an enter tells, if the beginning is lost.
     queued: Option<u64>,
 }
@@ -279,6 +292,7 @@ impl Decoder {
         let raw = records[at];
         let what = What::from_number(raw.what);
         let now = header.nanos(raw.time);
+        let lane = raw.lane().filter(|_| header.writers != Writers::One);
         let token = Token(raw.id);
         let (mut conn, mut op) = (None, None);
         match what {
@@ -286,8 +300,7 @@ impl Decoder {
                 (conn, op) = (ring::owner(token), token.kind().map(Op::Ring));
             }
             Some(What::CallBegin | What::CallEnd) => {
-                (conn, op) =
-                    (selector::owner(Key(raw.id)), Call::from_number(raw.op).map(Op::Call));
+                (conn, op) = (selector::owner(Key(raw.id)), call(&raw).map(Op::Call));
             }
             Some(What::Ready) => conn = selector::owner(Key(raw.id)),
             _ => {}
@@ -301,9 +314,9 @@ impl Decoder {
                 Happened::Silent { bytes: raw.res as u32, submission, age }
             }
             Some(What::EnterBegin) => {
-                self.entered = Some(now);
+                self.entered.insert(lane, now);
                 self.queued = Some(raw.id);
-                let patience = patience(&raw);
+                let patience = u8::try_from(raw.aux).ok().and_then(Patience::from_number);
                 Happened::EnterBegin { queued: raw.id, pending: raw.res as u32, patience }
             }
             Some(What::EnterEnd) => Happened::EnterEnd {
@@ -312,18 +325,18 @@ impl Decoder {
                 completions: completions(&records[at + 1..]),
                 lent: raw.flags >> 8,
                 overflow: raw.flags & 1 != 0,
-                lasted: self.entered.take().map(|begun| now.saturating_sub(begun)),
+                lasted: self.entered.remove(&lane).map(|begun| now.saturating_sub(begun)),
                 in_flight: self.flights.len(),
             },
             Some(What::WaitBegin) => {
-                self.entered = Some(now);
-                let patience = patience(&raw);
+                self.entered.insert(lane, now);
+                let patience = Patience::from_number(raw.op);
                 let at_most = (patience == Some(Patience::Until)).then_some(raw.id);
                 Happened::WaitBegin { patience, at_most }
             }
             Some(What::WaitEnd) => Happened::WaitEnd {
                 result: result(raw.res),
-                lasted: self.entered.take().map(|begun| now.saturating_sub(begun)),
+                lasted: self.entered.remove(&lane).map(|begun| now.saturating_sub(begun)),
             },
             Some(What::Ready) => Happened::Ready {
                 readable: raw.flags & 1 != 0,
@@ -331,13 +344,15 @@ impl Decoder {
                 hung_up: raw.flags & 4 != 0,
             },
             Some(What::CallBegin) => {
-                self.calls.insert((raw.id, raw.op), now);
-                Happened::CallBegin { file: raw.flags as i32, len: raw.res as u32 }
+                self.calls.insert((lane, raw.id, raw.op), now);
+                let may_sleep = raw.op & MAY_SLEEP != 0;
+                Happened::CallBegin { file: raw.flags as i32, len: raw.res as u32, may_sleep }
             }
             Some(What::CallEnd) => {
-                let begun = self.calls.remove(&(raw.id, raw.op));
+                let begun = self.calls.remove(&(lane, raw.id, raw.op));
                 let lasted = begun.map(|begun| now.saturating_sub(begun));
-                Happened::CallEnd { file: raw.flags as i32, result: result(raw.res), lasted }
+                let (file, may_sleep) = (raw.flags as i32, raw.op & MAY_SLEEP != 0);
+                Happened::CallEnd { file, result: result(raw.res), lasted, may_sleep }
             }
             Some(What::Lost) => {
                 *self = Decoder::new(1);
@@ -345,12 +360,14 @@ impl Decoder {
             }
             Some(What::Clock) => Happened::Clock(raw.id),
             Some(What::Mark) => Happened::Mark(raw.id),
+            Some(What::Lane) => Happened::Lane { thread: raw.id as u32, process: raw.flags },
             Some(What::Freeze) => {
                 Happened::Frozen(u8::try_from(raw.aux).ok().and_then(Frozen::from_number))
             }
             None => Happened::Unknown,
         };
-        Event { number, at: now, turn: raw.turn, conn, op, what, raw }
+        let turn = if header.writers == Writers::One { raw.turn } else { 0 };
+        Event { number, at: now, turn, lane, conn, op, what, raw }
     }
 
     fn submitted(&mut self, raw: &Record, now: u64) -> Happened {
@@ -409,8 +426,9 @@ fn result(res: i32) -> Result<u32, Errno> {
     if res >= 0 { Ok(res as u32) } else { Err(Errno(res.wrapping_neg())) }
 }
 
-fn patience(raw: &Record) -> Option<Patience> {
-    u8::try_from(raw.aux).ok().and_then(Patience::from_number)
+/// Which call a record is of.
+fn call(raw: &Record) -> Option<Call> {
+    Call::from_number(raw.op & !MAY_SLEEP)
 }
 
 /// How many completions stand before the next enter.
@@ -420,19 +438,36 @@ fn completions(records: &[Record]) -> u32 {
     these.filter(|record| record.what == What::Cqe as u8).count() as u32
 }
 
+/// The number of a record, if the one before it in the file's order would have been followed by
+/// `next`. One of many writers says itself which it has: those of several lanes are put in the order
+/// of their times.
+pub(super) fn number(header: &Header, next: u64, raw: &Record) -> u64 {
+    match header.writers {
+        Writers::One => next,
+        _ => next.saturating_add_signed(raw.turn.wrapping_sub(next as u32).cast_signed().into()),
+    }
+}
+
+/// What would follow this record's number.
+pub(super) fn after(number: u64, raw: &Record) -> u64 {
+    // A gap of the file's stands for as many as it says; one of the recorder's is a record.
+    let absent = raw.what == What::Lost as u8 && raw.aux == ABSENT;
+    number.saturating_add(if absent { raw.id } else { 1 })
+}
+
 /// What happened, one after the other.
 #[derive(Debug)]
 pub struct Events<'a> {
     header: &'a Header,
     records: &'a [Record],
     at: usize,
-    number: u64,
+    next: u64,
     decoder: Decoder,
 }
 
 impl<'a> Events<'a> {
     pub(super) fn new(header: &'a Header, records: &'a [Record], first: u64) -> Events<'a> {
-        Events { header, records, at: 0, number: first, decoder: Decoder::new(first) }
+        Events { header, records, at: 0, next: first, decoder: Decoder::new(first) }
     }
 }
 
@@ -441,10 +476,9 @@ impl Iterator for Events<'_> {
 
     fn next(&mut self) -> Option<Event> {
         let raw = self.records.get(self.at)?;
-        let event = self.decoder.decode(self.header, self.number, self.records, self.at);
-        // A gap of the file's stands for as many as it says; one of the recorder's is a record.
-        let absent = raw.what == What::Lost as u8 && raw.aux == ABSENT;
-        self.number = self.number.saturating_add(if absent { raw.id } else { 1 });
+        let number = number(self.header, self.next, raw);
+        let event = self.decoder.decode(self.header, number, self.records, self.at);
+        self.next = after(number, raw);
         self.at += 1;
         Some(event)
     }

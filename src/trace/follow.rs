@@ -9,13 +9,18 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::event::{ABSENT, Decoder, Event};
-use super::format::{HEADER, RECORD, Record, What};
+use super::event::{self, ABSENT, Decoder, Event};
+use super::format::{HEADER, RECORD, Record, What, Writers};
 use super::kernel;
-use super::reader::{Header, Unreadable};
+use super::reader::{Header, Unreadable, absence, settle};
+use crate::clock::Nanos;
 use crate::os;
 
+/// How long a record that was begun may take to be written, before it is held to be lost: its writer
+/// was killed, or stopped.
+const GRACE: Duration = Duration::from_secs(1);
 /// Records read at a time.
 const CHUNK: u64 = 16_384;
 
@@ -34,6 +39,10 @@ pub struct Follow {
     lost: u64,
     /// When the last of those was that were read, in ticks.
     time: u64,
+    /// Of many writers: where the head was when, and below which number all that is not written yet
+    /// has had [its time](GRACE).
+    marked: (Nanos, u64),
+    settled: u64,
 }
 
 impl Follow {
@@ -46,7 +55,9 @@ impl Follow {
         let next = if from_now { header.head } else { header.oldest(header.head) };
         let decoder = Decoder::new(next);
         let (held, time) = (Vec::new(), header.pairs[0].0);
-        Ok(Follow { file, header, next, held, number: next, decoder, lost: 0, time })
+        let marked = (os::now(), header.head);
+        let (number, lost, settled) = (next, 0, 0);
+        Ok(Follow { file, header, next, held, number, decoder, lost, time, marked, settled })
     }
 
     /// The header, as it was last read.
@@ -54,7 +65,7 @@ impl Follow {
         &self.header
     }
 
-    /// Records that were overwritten before they were read.
+    /// Records that were overwritten before they were read, or of many writers not written.
     pub fn lost(&self) -> u64 {
         self.lost
     }
@@ -68,26 +79,38 @@ impl Follow {
         let over = self.is_over();
         self.look()?;
         while self.next < self.header.head && self.held.len() < CHUNK as usize {
-            self.read_some()?;
+            if !self.read_some(over)? {
+                break;
+            }
         }
-        let rests = (over || self.header.frozen.is_some()) && self.next >= self.header.head;
-        let begins = [What::EnterBegin as u8, What::WaitBegin as u8];
-        let whole = match self.held.iter().rposition(|record| begins.contains(&record.what)) {
-            _ if rests => self.held.len(),
-            Some(at) => at + 1,
-            None if self.held.len() >= CHUNK as usize => self.held.len(),
-            None => 0,
+        let whole = if self.header.writers == Writers::One {
+            self.whole_turns(over)
+        } else {
+            // As they come: what is out of order between two calls is by microseconds.
+            self.held.sort_by_key(|record| record.time);
+            self.held.len()
         };
         let mut events = Vec::with_capacity(whole);
         for at in 0..whole {
             let raw = self.held[at];
-            let number = self.number;
+            let number = event::number(&self.header, self.number, &raw);
             events.push(self.decoder.decode(&self.header, number, &self.held[..whole], at));
-            let absent = raw.what == What::Lost as u8 && raw.aux == ABSENT;
-            self.number = number.saturating_add(if absent { raw.id } else { 1 });
+            self.number = event::after(number, &raw);
         }
         self.held.drain(..whole);
         Ok(events)
+    }
+
+    /// How many of those that are held are of turns that are over.
+    fn whole_turns(&self, over: bool) -> usize {
+        let rests = (over || self.header.frozen.is_some()) && self.next >= self.header.head;
+        let begins = [What::EnterBegin as u8, What::WaitBegin as u8];
+        match self.held.iter().rposition(|record| begins.contains(&record.what)) {
+            _ if rests => self.held.len(),
+            Some(at) => at + 1,
+            None if self.held.len() >= CHUNK as usize => self.held.len(),
+            None => 0,
+        }
     }
 
     /// Whether nothing will come any more: the recorder was closed, or its process is no more.
@@ -106,24 +129,38 @@ impl Follow {
         self.next >= self.header.head && self.held.is_empty()
     }
 
-    /// Reads on, to the head, to the end of the ring, or a chunk.
-    fn read_some(&mut self) -> Result<(), Unreadable> {
+    /// Reads on, to the head, to the end of the ring, a chunk, or one that is not written yet.
+    /// Answers whether it came any further.
+    fn read_some(&mut self, over: bool) -> Result<bool, Unreadable> {
         self.skip_to(self.header.oldest(self.header.head));
         let slot = self.next & (self.header.capacity - 1);
         let count =
             (self.header.head - self.next).min(self.header.capacity - slot).min(CHUNK) as usize;
         let mut bytes = vec![0; count * RECORD];
-        self.file.read_exact_at(&mut bytes, HEADER as u64 + slot * RECORD as u64)?;
+        let at = HEADER as u64 + slot * RECORD as u64;
+        self.file.read_exact_at(&mut bytes, at)?;
+        if self.header.writers != Writers::One {
+            settle(&self.file, &mut bytes, at)?;
+        }
         // What was overwritten while it was read is not to be believed.
         self.look()?;
         let first = self.next;
         self.skip_to(self.header.oldest(self.header.head));
         let stale = ((self.next - first) as usize).min(count);
         let (records, _) = bytes.as_chunks::<RECORD>();
-        self.held.extend(records[stale..].iter().map(Record::from_bytes));
-        self.time = self.held.last().map_or(self.time, |record| record.time);
-        self.next = self.next.max(first + count as u64);
-        Ok(())
+        for (at, slot) in records.iter().enumerate().skip(stale) {
+            let (number, record) = (first + at as u64, Record::from_bytes(slot));
+            if self.header.is_whole(number, &record) {
+                self.time = record.time;
+                self.held.push(record);
+            } else if over || number < self.settled {
+                self.lose(number, 1);
+            } else {
+                break;
+            }
+            self.next = number + 1;
+        }
+        Ok(self.next > first)
     }
 
     /// Reads the header again.
@@ -138,20 +175,28 @@ impl Follow {
             return Err(Unreadable::Replaced);
         }
         self.header = header;
+        let now = os::now();
+        if now.since(self.marked.0) >= GRACE {
+            self.settled = self.marked.1;
+            self.marked = (now, self.header.head);
+        }
         Ok(())
     }
 
     /// Gives up what is older, and says how much that is.
     fn skip_to(&mut self, oldest: u64) {
         if self.next < oldest {
-            let id = oldest - self.next;
-            self.lost += id;
+            self.lose(self.next, oldest - self.next);
             self.next = oldest;
-            let (what, time) = (What::Lost as u8, self.time);
-            match self.held.last_mut() {
-                Some(last) if last.what == what && last.aux == ABSENT => last.id += id,
-                _ => self.held.push(Record { what, id, time, aux: ABSENT, ..Record::default() }),
-            }
+        }
+    }
+
+    /// Counts so many from `number` on as lost, and says so in a record of its own.
+    fn lose(&mut self, number: u64, many: u64) {
+        self.lost += many;
+        match self.held.last_mut() {
+            Some(last) if last.what == What::Lost as u8 && last.aux == ABSENT => last.id += many,
+            _ => self.held.extend(absence(&mut { many }, number + many, self.time)),
         }
     }
 }

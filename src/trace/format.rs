@@ -11,8 +11,12 @@
 //! Record number `n` stands in slot `n % capacity`. The file always holds the last of them; what was
 //! overwritten is counted by its number. Numbers are in the byte order of the machine that wrote
 //! them, which the header's mark tells.
+//!
+//! A file may have [many writers](Writers). Then each of its records says by its `turn` which number
+//! it has, and so whether it is there at all, and by its `aux` in which [lane](Record::lane) it was.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::os;
 use crate::ring::Kind;
@@ -56,12 +60,15 @@ pub(super) mod at {
     pub(in crate::trace) const LANE: usize = 96;
     pub(in crate::trace) const SAMPLE: usize = 100;
     pub(in crate::trace) const TEXT_LEN: usize = 104;
+    pub(in crate::trace) const WRITERS: usize = 108;
     // A cache line of its own, written to while it runs.
     pub(in crate::trace) const HEAD: usize = 256;
     pub(in crate::trace) const MISSED: usize = 264;
     pub(in crate::trace) const SKIPPED: usize = 272;
     pub(in crate::trace) const FROZEN: usize = 280;
     pub(in crate::trace) const ENDED: usize = 284;
+    /// Of many writers: of those that were missed, how many a LOST record tells of.
+    pub(in crate::trace) const TOLD: usize = 288;
 }
 
 /// One thing that happened. What its fields mean is its [`What`]'s to say.
@@ -77,13 +84,14 @@ pub struct Record {
     pub res: i32,
     /// Flags as they came, or a number.
     pub flags: u32,
-    /// The how-manieth enter or wait this was in or after, modulo 2³².
+    /// The how-manieth enter or wait this was in or after, modulo 2³²; with many writers, the record's
+    /// number modulo 2³².
     pub turn: u32,
     /// A [`What`].
     pub what: u8,
-    /// An `IORING_OP_*`, or a [`Call`].
+    /// An `IORING_OP_*`, a [`Call`] or a [`Patience`].
     pub op: u8,
-    /// Something small.
+    /// Something small; of what a thread or process did, with many writers, its lane.
     pub aux: u16,
 }
 
@@ -97,6 +105,30 @@ impl Record {
         let [low, high] = self.aux.to_ne_bytes();
         let small = u32::from_ne_bytes([self.what, self.op, low, high]);
         [self.time, self.id, pair(self.res as u32, self.flags), pair(self.turn, small)]
+    }
+
+    /// In which lane it was, if the trace has many writers and this is something that one of them
+    /// did.
+    pub fn lane(&self) -> Option<u16> {
+        let what = What::from_number(self.what)?;
+        let has = match what {
+            What::WaitBegin
+            | What::WaitEnd
+            | What::Ready
+            | What::CallBegin
+            | What::CallEnd
+            | What::Mark
+            | What::Lane => true,
+            What::Sqe
+            | What::Cqe
+            | What::EnterBegin
+            | What::EnterEnd
+            | What::Silent
+            | What::Lost
+            | What::Clock
+            | What::Freeze => false,
+        };
+        has.then_some(self.aux)
     }
 
     /// From the bytes of a slot.
@@ -143,7 +175,7 @@ macro_rules! numbered {
             }
 
             /// What it is called in every view.
-            pub fn name(self) -> &'static str {
+            pub const fn name(self) -> &'static str {
                 match self { $($name::$item => $text,)* }
             }
         }
@@ -178,20 +210,40 @@ numbered! {
         Clock = 7, "clock";
         /// A remark: `id` a number that means something to who made it.
         Mark = 8, "mark";
-        /// Asleep until something is ready. `id` nanoseconds at most, `aux` a [`Patience`].
+        /// Asleep until something is ready. `id` nanoseconds at most, `op` a [`Patience`].
         WaitBegin = 9, "wait>";
         /// Awake. `res` how many are ready, or minus an errno.
         WaitEnd = 10, "<wait";
         /// Something is ready. `id` its key, `flags` 1 to read, 2 to write, 4 hung up.
         Ready = 11, "ready";
-        /// A system call begins. `op` a [`Call`], `id` whose key, `flags` the file, `res` the
-        /// length.
+        /// A system call begins. `op` a [`Call`], and [`MAY_SLEEP`] if it may; `id` whose key,
+        /// `flags` the file, `res` the length.
         CallBegin = 12, "call>";
         /// It is over. `op`, `id` as at its begin, `res` its result or minus an errno, `flags`
         /// the file.
         CallEnd = 13, "<call";
         /// The recorder stopped writing. `aux` a [`Frozen`].
         Freeze = 14, "FROZEN";
+        /// A writer begins, one of many. `aux` its lane, `id` its thread's number, `flags` its
+        /// process's.
+        Lane = 15, "lane";
+    }
+}
+
+/// In the `op` of a call: it may sleep until its peer does something.
+pub const MAY_SLEEP: u8 = 0x80;
+/// The lane of who began the recording.
+pub const MAIN: u16 = u16::MAX;
+
+numbered! {
+    /// Who writes into a trace.
+    Writers {
+        /// One owner, who publishes the head when records are whole.
+        One = 0, "one";
+        /// Threads of one process: the head counts what was begun.
+        Threads = 1, "threads";
+        /// A process and its children: the head counts what was begun.
+        Processes = 2, "processes";
     }
 }
 
@@ -216,6 +268,10 @@ numbered! {
         Rewatch = 8, "rewatch";
         /// The selector ceases to watch.
         Unwatch = 9, "unwatch";
+        /// poll(2) for one socket
+        Poll = 10, "poll";
+        /// No call: another thread has the right to write to the socket.
+        Lock = 11, "lock";
     }
 }
 
@@ -252,6 +308,17 @@ numbered! {
         Tsc = 1, "tsc";
         /// `CLOCK_MONOTONIC`, or the simulator's: nanoseconds.
         Nanos = 2, "monotonic";
+    }
+}
+
+impl Patience {
+    /// With at most so long to wait; `None` is for ever.
+    pub(super) fn of(timeout: Option<Duration>) -> Patience {
+        match timeout {
+            None => Patience::Endless,
+            Some(Duration::ZERO) => Patience::None,
+            Some(_) => Patience::Until,
+        }
     }
 }
 

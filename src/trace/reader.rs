@@ -12,9 +12,10 @@ use std::path::Path;
 
 use super::event::{ABSENT, Events};
 use super::format::{
-    BYTE_ORDER, Clock, Frozen, HEADER, Level, MAGIC, MAJOR, MARGIN, RECORD, Record, TEXT, What, at,
-    part,
+    BYTE_ORDER, Clock, Frozen, HEADER, Level, MAGIC, MAIN, MAJOR, MARGIN, RECORD, Record, TEXT,
+    What, Writers, at, part,
 };
+use super::map::UNFINISHED;
 
 /// Why bytes cannot be read as a trace.
 #[derive(Debug)]
@@ -95,6 +96,8 @@ pub struct Header {
     pub ring_fd: Option<i32>,
     /// Which of several loops.
     pub lane: u32,
+    /// Who wrote into it.
+    pub writers: Writers,
     /// One connection of so many was recorded.
     pub sample: u32,
     /// Records ever written.
@@ -147,6 +150,9 @@ impl Header {
         }
         let fd = u32_at(at::RING_FD) as i32;
         let small = |at| u8::try_from(u32_at(at)).ok();
+        let Some(writers) = small(at::WRITERS).and_then(Writers::from_number) else {
+            return Err(Unreadable::Nonsense("writers", u64::from(u32_at(at::WRITERS))));
+        };
         Ok(Header {
             version: (u16_at(at::MAJOR), u16_at(at::MINOR)),
             capacity,
@@ -161,6 +167,7 @@ impl Header {
             pid: u32_at(at::PID),
             ring_fd: (fd >= 0).then_some(fd),
             lane: u32_at(at::LANE),
+            writers,
             sample: u32_at(at::SAMPLE).max(1),
             head: u64_at(at::HEAD),
             missed: u64_at(at::MISSED),
@@ -196,10 +203,30 @@ impl Header {
         u64::try_from(nanos).unwrap_or(u64::MAX)
     }
 
-    /// The least number of a record that is not overwritten when `head` have been written.
-    /// A recorder may be half a margin ahead of its head, also when that has not yet gone round.
+    /// What a lane is called in every view: `r0` of several loops, `main` who began a trace of many
+    /// writers, and `t3` and `p3` their threads and processes. Nobody's is `-`.
+    pub fn lane_name(&self, lane: Option<u16>) -> String {
+        match (self.writers, lane) {
+            (Writers::One, _) => format!("r{}", self.lane),
+            (_, None) => "-".to_owned(),
+            (_, Some(MAIN)) => "main".to_owned(),
+            (Writers::Threads, Some(lane)) => format!("t{lane}"),
+            (Writers::Processes, Some(lane)) => format!("p{lane}"),
+        }
+    }
+
+    /// The least number of a record that is not overwritten when `head` have been written, or begun
+    /// where there are many writers. One owner may be half a margin ahead of its head, also when
+    /// that has not yet gone round.
     pub(super) fn oldest(&self, head: u64) -> u64 {
-        head.saturating_add(MARGIN).saturating_sub(self.capacity).min(head)
+        let margin = if self.writers == Writers::One { MARGIN } else { 0 };
+        head.saturating_add(margin).saturating_sub(self.capacity).min(head)
+    }
+
+    /// Whether that is record `number`, written to its end. With one owner, all below the head are.
+    pub(super) fn is_whole(&self, number: u64, record: &Record) -> bool {
+        let written = record.what != 0 && record.what != UNFINISHED;
+        self.writers == Writers::One || (written && record.turn == number as u32)
     }
 }
 
@@ -249,6 +276,9 @@ impl Trace {
         bytes.truncate(len);
         let header = Header::parse(&bytes)?;
         file.take(header.capacity * RECORD as u64).read_to_end(&mut bytes)?;
+        if header.writers != Writers::One && !header.ended {
+            settle(file, &mut bytes[HEADER..], HEADER as u64)?;
+        }
         // What was overwritten while it was read, by a recorder that lives, is not to be believed.
         let mut now = [0; HEADER];
         let stale = match file.read_exact_at(&mut now, 0).map(|()| Header::parse(&now)) {
@@ -279,7 +309,12 @@ impl Trace {
             ));
         }
         let first = header.oldest(header.head).max(number).min(header.head);
-        let records = collect(slots, &header, first);
+        let mut records = collect(slots, &header, first);
+        if header.writers != Writers::One {
+            // Each lane's are in order; those of two may be out of it by what lies between reading
+            // the clock and reserving a number.
+            records.sort_by_key(|record| record.time);
+        }
         let strange = records.iter().filter(|one| What::from_number(one.what).is_none()).count();
         if strange > 0 {
             remarks.push(format!("{strange} records are of no kind that this reader knows"));
@@ -287,9 +322,20 @@ impl Trace {
         Ok(Trace { header, records, first, remarks })
     }
 
-    /// How many records are not here, of those that there would have been.
+    /// How many records are not here, of those that there would have been. Those that a file which
+    /// is cut short lacks are not among them.
     pub fn lost(&self) -> u64 {
-        self.first.saturating_add(self.header.missed)
+        let unwritten = match self.header.writers {
+            Writers::One => 0,
+            _ => self.absent(),
+        };
+        self.first.saturating_add(self.header.missed).saturating_add(unwritten)
+    }
+
+    /// How many are not in the file that should be.
+    pub(super) fn absent(&self) -> u64 {
+        let absent = |one: &&Record| one.what == What::Lost as u8 && one.aux == ABSENT;
+        self.records.iter().filter(absent).map(|one| one.id).fold(0, u64::saturating_add)
     }
 
     /// What happened, in the order in which it was recorded.
@@ -299,32 +345,67 @@ impl Trace {
 }
 
 /// The records from number `first` to the head, with a LOST record in place of those whose slots are
-/// not there.
+/// not there, or are not written.
 fn collect(slots: &[[u8; RECORD]], header: &Header, first: u64) -> Vec<Record> {
     let (mask, head) = (header.capacity - 1, header.head);
     let mut records = Vec::with_capacity(slots.len().min((head - first) as usize));
     let (mut number, mut absent) = (first, 0);
     let mut time = header.pairs[0].0;
-    let lost =
-        |id, time| Record { what: What::Lost as u8, id, time, aux: ABSENT, ..Record::default() };
     while number < head {
-        if let Some(slot) = slots.get((number & mask) as usize) {
-            if absent > 0 {
-                records.push(lost(std::mem::take(&mut absent), time));
+        let slot = slots.get((number & mask) as usize);
+        match slot.map(Record::from_bytes).filter(|record| header.is_whole(number, record)) {
+            Some(record) => {
+                records.extend(absence(&mut absent, number, time));
+                time = record.time;
+                records.push(record);
+                number += 1;
             }
-            let record = Record::from_bytes(slot);
-            time = record.time;
-            records.push(record);
-            number += 1;
-        } else {
-            // Nor are those behind it, to the end of the file.
-            let next = (number | mask).saturating_add(1).min(head);
-            absent += next - number;
-            number = next;
+            None if slot.is_some() => {
+                absent += 1;
+                number += 1;
+            }
+            None => {
+                // Nor are those behind it, to the end of the file.
+                let next = (number | mask).saturating_add(1).min(head);
+                absent += next - number;
+                number = next;
+            }
         }
     }
-    if absent > 0 {
-        records.push(lost(absent, time));
-    }
+    records.extend(absence(&mut absent, number, time));
     records
+}
+
+/// A LOST record for so many before `number`, if there are any.
+pub(super) fn absence(absent: &mut u64, number: u64, time: u64) -> Option<Record> {
+    let id = std::mem::take(absent);
+    // Where each says its number, so does this one: that of the first that is lost.
+    let (what, turn) = (What::Lost as u8, number.wrapping_sub(id) as u32);
+    (id > 0).then(|| Record { what, id, time, turn, aux: ABSENT, ..Record::default() })
+}
+
+/// Reads the slots again that were read from `at` on, while many write there. A record that was
+/// whole at the first look is whole at the second, unless its slot is written anew: one whose last
+/// word has changed meanwhile is taken for unfinished.
+pub(super) fn settle(file: &File, slots: &mut [u8], at: u64) -> io::Result<()> {
+    /// Bytes at a time.
+    const PART: usize = 1 << 20;
+    let mut again = vec![0; PART.min(slots.len())];
+    for (n, part) in slots.chunks_mut(PART).enumerate() {
+        let again = &mut again[..part.len()];
+        if let Err(error) = file.read_exact_at(again, at + (n * PART) as u64) {
+            // A pipe is read once: nobody writes into what has come through it.
+            let cannot = [io::ErrorKind::NotSeekable, io::ErrorKind::UnexpectedEof];
+            return if cannot.contains(&error.kind()) { Ok(()) } else { Err(error) };
+        }
+        for (slot, again) in part.chunks_exact_mut(RECORD).zip(again.chunks_exact(RECORD)) {
+            const LAST: usize = RECORD - 8;
+            let same = slot[LAST..] == again[LAST..];
+            slot.copy_from_slice(again);
+            if !same {
+                slot[LAST..].fill(0);
+            }
+        }
+    }
+    Ok(())
 }

@@ -9,64 +9,16 @@
 
 use std::fs::File;
 use std::io;
-use std::time::Duration;
 
-use super::format::{
-    BYTE_ORDER, Clock, Frozen, HEADER, Level, MAGIC, MAJOR, MARGIN, MINOR, RECORD, Record, TEXT,
-    What, at, tables,
-};
+use super::format::{Clock, Frozen, Level, MARGIN, Record, What, Writers, at};
 use super::map::Map;
-use super::trigger::{Trigger, Watch};
+use super::preface::{About, Preface, Settings, is_sampled};
+use super::trigger::Watch;
 use crate::keys::ConnId;
 use crate::os;
 
 /// Records between two publications, at most.
 const BATCH: u64 = MARGIN / 2;
-/// How long ticks and nanoseconds are compared before the first record.
-const CALIBRATION: Duration = Duration::from_millis(5);
-
-/// How a recorder records.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Bytes for records; rounded down to a power of two, and to no less than 4096 records.
-    pub bytes: u64,
-    /// How often the clock is read.
-    pub level: Level,
-    /// One connection of so many is recorded, all of its life; what is no connection's, always.
-    pub sample: u32,
-    /// What to stop at.
-    pub triggers: Vec<Trigger>,
-    /// What ticks; `None` takes the best there is. A simulator's ring has its own nanoseconds.
-    pub clock: Option<Clock>,
-}
-
-impl Default for Settings {
-    /// 64 MiB, all connections, a clock per batch, no trigger.
-    fn default() -> Settings {
-        Settings {
-            bytes: 64 << 20,
-            level: Level::Batch,
-            sample: 1,
-            triggers: Vec::new(),
-            clock: None,
-        }
-    }
-}
-
-/// What a trace says of who made it.
-#[derive(Debug, Clone, Default)]
-pub struct About {
-    /// The I/O model's name.
-    pub model: String,
-    /// What it uses of the kernel, in a few words.
-    pub detail: String,
-    /// The ring's descriptor, if it is one.
-    pub ring_fd: Option<i32>,
-    /// Which of several loops.
-    pub lane: u32,
-    /// More to be said, by name: no `=` in a name, no newline in either.
-    pub more: Vec<(String, String)>,
-}
 
 /// A flight recorder.
 pub struct Recorder {
@@ -112,98 +64,26 @@ impl Recorder {
     }
 
     fn on(file: Option<&File>, settings: &Settings, about: &About) -> io::Result<Recorder> {
-        let records = (settings.bytes / RECORD as u64).max(4096);
-        let capacity = 1 << records.ilog2();
-        let clock = settings.clock.unwrap_or_else(Clock::best);
-        let mut recorder = Recorder {
-            map: Map::new(file, capacity)?,
+        let Preface { map, clock, hertz, begun } =
+            Preface::write(file, settings, about, Writers::One)?;
+        Ok(Recorder {
+            map,
             head: 0,
             published: 0,
             clock,
             each: settings.level == Level::Record,
-            now: 0,
+            now: begun,
             turn: 0,
             sample: settings.sample.max(1),
-            watch: None,
+            watch: Watch::new(&settings.triggers, hertz),
             frozen: false,
             missing: 0,
             missed: 0,
             skipped: 0,
             heeded: os::usr2(),
-            compare_at: u64::MAX,
-            hertz: 1_000_000_000,
-        };
-        if clock == Clock::Tsc {
-            recorder.calibrate();
-        }
-        if settings.clock.is_none() && clock == Clock::Nanos {
-            // The same pair twice: where the trace begins, and that a tick is a nanosecond.
-            let nanos = os::now().0.to_ne_bytes();
-            for at in [at::FIRST_TICK, at::FIRST_NANOS, at::LAST_TICK, at::LAST_NANOS] {
-                recorder.map.set(at, &nanos);
-            }
-        }
-        recorder.watch = Watch::new(&settings.triggers, recorder.hertz);
-        recorder.describe(settings, about);
-        Ok(recorder)
-    }
-
-    /// Finds out how fast the counter ticks.
-    fn calibrate(&mut self) {
-        let (tick, nanos) = (os::cycles(), os::now().0);
-        std::thread::sleep(CALIBRATION);
-        let (ticks, span) = (os::cycles().wrapping_sub(tick), (os::now().0 - nanos).max(1));
-        self.hertz = (u128::from(ticks) * 1_000_000_000 / u128::from(span)).max(1) as u64;
-        self.compare_at = tick.wrapping_add(self.hertz);
-        self.now = os::cycles();
-        for (at, number) in [
-            (at::FIRST_TICK, tick),
-            (at::FIRST_NANOS, nanos),
-            (at::LAST_TICK, tick.wrapping_add(ticks)),
-            (at::LAST_NANOS, nanos + span),
-        ] {
-            self.map.set(at, &number.to_ne_bytes());
-        }
-    }
-
-    fn describe(&mut self, settings: &Settings, about: &About) {
-        let mut text = format!(
-            "model={}\ndetail={}\nuname={}\nversion={}\n",
-            about.model,
-            about.detail,
-            os::uname(),
-            env!("CARGO_PKG_VERSION"),
-        );
-        for trigger in &settings.triggers {
-            text.push_str(&format!("trigger={trigger}\n"));
-        }
-        for (name, value) in &about.more {
-            text.push_str(&format!("{name}={}\n", value.replace('\n', " ")));
-        }
-        text.push_str(&tables());
-        while text.len() > HEADER - TEXT {
-            text.pop();
-        }
-        let map = &mut self.map;
-        let (capacity, pid) = (map.capacity(), std::process::id());
-        map.set(at::BYTE_ORDER, &BYTE_ORDER.to_ne_bytes());
-        map.set(at::MAJOR, &MAJOR.to_ne_bytes());
-        map.set(at::MINOR, &MINOR.to_ne_bytes());
-        map.set(at::RECORD, &(RECORD as u32).to_ne_bytes());
-        map.set(at::HEADER, &(HEADER as u32).to_ne_bytes());
-        map.set(at::CAPACITY, &capacity.to_ne_bytes());
-        map.set(at::CLOCK, &(self.clock as u32).to_ne_bytes());
-        map.set(at::LEVEL, &(settings.level as u32).to_ne_bytes());
-        map.set(at::HERTZ, &self.hertz.to_ne_bytes());
-        map.set(at::WALL_NANOS, &os::wall_clock().0.to_ne_bytes());
-        map.set(at::PID, &pid.to_ne_bytes());
-        map.set(at::RING_FD, &about.ring_fd.unwrap_or(-1).to_ne_bytes());
-        map.set(at::LANE, &about.lane.to_ne_bytes());
-        map.set(at::SAMPLE, &self.sample.to_ne_bytes());
-        map.set(at::TEXT_LEN, &(text.len() as u32).to_ne_bytes());
-        map.set(TEXT, text.as_bytes());
-        // Last: whoever sees the magic sees a whole header.
-        map.set(0, &MAGIC);
+            compare_at: if clock == Clock::Tsc { begun + hertz } else { u64::MAX },
+            hertz,
+        })
     }
 
     /// A new turn begins: before going into the kernel, or into a wait. `nanos` is asked if that is
@@ -400,10 +280,4 @@ impl std::fmt::Debug for Recorder {
             .field("frozen", &self.frozen)
             .finish_non_exhaustive()
     }
-}
-
-/// Whether a connection is one of the sample. Fibonacci hashing: neighbours are not alike.
-pub(super) fn is_sampled(conn: ConnId, sample: u32) -> bool {
-    let number = u64::from(conn.generation()) << 32 | u64::from(conn.slot());
-    ((number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32).is_multiple_of(sample.max(1))
 }

@@ -4,13 +4,13 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::Traced;
 use super::format::{Call, Patience, Record, What};
+use super::{Log, Traced};
 use crate::keys::ConnId;
 use crate::os;
 use crate::selector::{Interest, Key, Ready, Selector, Trigger, Whose};
 
-impl<S: Selector> Selector for Traced<S> {
+impl<S: Selector, L: Log> Selector for Traced<S, L> {
     fn trigger(&self) -> Trigger {
         self.inner.trigger()
     }
@@ -36,14 +36,10 @@ impl<S: Selector> Selector for Traced<S> {
     }
 
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
-        let patience = match timeout {
-            None => Patience::Endless,
-            Some(Duration::ZERO) => Patience::None,
-            Some(_) => Patience::Until,
-        };
+        let patience = Patience::of(timeout);
         let nanos = timeout.map_or(0, |span| span.as_nanos() as u64);
-        let (what, aux) = (What::WaitBegin as u8, patience as u16);
-        self.log.begin_turn(clock, Record { what, id: nanos, aux, ..Record::default() });
+        let (what, op) = (What::WaitBegin as u8, patience as u8);
+        self.log.begin_turn(clock, Record { what, id: nanos, op, ..Record::default() });
         let before = ready.len();
         let waited = self.inner.wait(ready, timeout);
         let res = match &waited {
@@ -109,7 +105,7 @@ impl<S: Selector> Selector for Traced<S> {
     }
 }
 
-impl<S: Selector> Traced<S> {
+impl<S: Selector, L: Log> Traced<S, L> {
     fn begin(&mut self, call: Call, key: Key, fd: i32, res: i32) {
         let (what, op, flags) = (What::CallBegin as u8, call as u8, fd as u32);
         let record = Record { what, op, id: key.0, flags, res, ..Record::default() };
@@ -153,7 +149,7 @@ impl<S: Selector> Traced<S> {
     }
 }
 
-fn clock() -> u64 {
+pub(super) fn clock() -> u64 {
     os::now().0
 }
 
@@ -161,7 +157,7 @@ fn bits(interest: Interest) -> i32 {
     i32::from(interest.readable) | i32::from(interest.writable) << 1
 }
 
-fn minus_errno(error: &io::Error) -> i32 {
+pub(super) fn minus_errno(error: &io::Error) -> i32 {
     -error.raw_os_error().unwrap_or(libc::EIO)
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::event::{Event, Happened, Op, Submission};
-use super::format::{Clock, Level, Patience, What};
+use super::format::{Clock, Level, MAIN, Patience, What, Writers};
 use super::reader::Header;
 use crate::keys::ConnId;
 use crate::report::{Errno, units};
@@ -121,7 +121,7 @@ pub fn line(header: &Header, event: &Event) -> String {
     let (seconds, nanos) = (event.at / 1_000_000_000, event.at % 1_000_000_000);
     let text = format!(
         "{seconds:>3}.{nanos:09}  {:<5} {:<7} {op:<13} {conn:<9} {result:>9}  {}",
-        format!("r{}", header.lane),
+        header.lane_name(event.lane),
         event.name(),
         details(header, event),
     );
@@ -195,7 +195,7 @@ fn details(header: &Header, event: &Event) -> String {
             let words: Vec<_> = words.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
             text.push_str(&words.join(", "));
         }
-        Happened::CallBegin { file, len } => {
+        Happened::CallBegin { file, len, .. } => {
             let _ = write!(text, "fd {file}");
             if *len > 0 && !matches!(event.op.map(Op::name), Some("watch" | "rewatch")) {
                 let _ = write!(text, "  {len} B");
@@ -215,6 +215,13 @@ fn details(header: &Header, event: &Event) -> String {
         }
         Happened::Mark(number) => {
             let _ = write!(text, "{number}");
+        }
+        Happened::Lane { thread, process } => {
+            let _ = match event.lane {
+                Some(MAIN) => write!(text, "who began: process {process}"),
+                _ if header.writers == Writers::Processes => write!(text, "process {process}"),
+                _ => write!(text, "thread {thread}"),
+            };
         }
         Happened::Frozen(why) => {
             let _ = write!(text, "recording stopped {}", why.map_or("", |why| why.name()));
@@ -285,7 +292,7 @@ pub fn json(header: &Header, event: &Event) -> Value {
     let mut put = |name: &str, value: Value| drop(map.insert(name.to_owned(), value));
     put("n", json!(event.number));
     put("t_ns", json!(event.at));
-    put("lane", json!(header.lane));
+    put("lane", json!(header.lane_name(event.lane)));
     put("turn", json!(event.turn));
     let what = What::from_number(raw.what);
     put("kind", json!(what.map_or("unknown", |what| kind(what))));
@@ -349,17 +356,23 @@ pub fn json(header: &Header, event: &Event) -> Value {
             put("writable", json!(writable));
             put("hung_up", json!(hung_up));
         }
-        Happened::CallBegin { file, len } => {
+        Happened::CallBegin { file, len, may_sleep } => {
             put("file", json!(file));
             put("len", json!(len));
+            put("may_sleep", json!(may_sleep));
         }
-        Happened::CallEnd { file, lasted, .. } => {
+        Happened::CallEnd { file, lasted, may_sleep, .. } => {
             put("file", json!(file));
             put("lasted_ns", json!(lasted));
+            put("may_sleep", json!(may_sleep));
         }
         Happened::Lost(n) => put("lost", json!(n)),
         Happened::Clock(nanos) => put("monotonic_ns", json!(nanos)),
         Happened::Mark(number) => put("mark", json!(number)),
+        Happened::Lane { thread, process } => {
+            put("thread", json!(thread));
+            put("process", json!(process));
+        }
         Happened::Frozen(why) => put("why", json!(why.map(|why| why.name()))),
         Happened::Unknown => {}
     }
@@ -380,9 +393,13 @@ fn kind(what: What) -> &'static str {
         What::CallEnd => "call_end",
         What::Lost => "lost",
         What::Freeze => "freeze",
-        What::Sqe | What::Cqe | What::Silent | What::Clock | What::Mark | What::Ready => {
-            what.name()
-        }
+        What::Sqe
+        | What::Cqe
+        | What::Silent
+        | What::Clock
+        | What::Mark
+        | What::Ready
+        | What::Lane => what.name(),
     }
 }
 
@@ -396,6 +413,7 @@ pub fn json_header(header: &Header, lost: u64, remarks: &[String]) -> Value {
         "pid": header.pid,
         "ring_fd": header.ring_fd,
         "lane": header.lane,
+        "writers": header.writers.name(),
         "clock": header.clock.map(Clock::name),
         "level": header.level.map(Level::name),
         "hertz": header.hertz,

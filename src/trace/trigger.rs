@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::format::{Call, Frozen, Record, What};
+use super::format::{Call, Frozen, MAY_SLEEP, Record, What};
 use crate::report::units;
 use crate::ring::{Kind, Token};
 
@@ -90,8 +90,8 @@ pub(super) struct Watch {
 struct Ages {
     /// Quantiles, and what they may be at most, in ticks.
     limits: Vec<(f64, u64)>,
-    /// Since when each is in flight.
-    begun: HashMap<u64, u64>,
+    /// Since when each is in flight: by what it is known by, of calls also by call and lane.
+    begun: HashMap<(u64, u8, u16), u64>,
     seen: Histogram<u64>,
 }
 
@@ -132,10 +132,16 @@ impl Watch {
 impl Ages {
     fn see(&mut self, record: &Record, what: What) -> bool {
         match what {
-            What::Sqe | What::CallBegin => drop(self.begun.insert(record.id, record.time)),
+            What::Sqe => drop(self.begun.insert((record.id, 0, 0), record.time)),
+            What::CallBegin => {
+                self.begun.insert((record.id, record.op, record.aux), record.time);
+            }
             What::Cqe | What::CallEnd | What::Silent => {
-                if let Some(begun) = self.begun.remove(&record.id)
-                    && (what == What::CallEnd || !waits_for_others(Token(record.id)))
+                let call = what == What::CallEnd;
+                let key = if call { (record.id, record.op, record.aux) } else { (record.id, 0, 0) };
+                let waits = if call { sleeps_for_others } else { waits_for_others };
+                if let Some(begun) = self.begun.remove(&key)
+                    && !waits(record)
                 {
                     self.seen.saturating_record(record.time.saturating_sub(begun));
                 }
@@ -153,8 +159,8 @@ impl Ages {
 }
 
 /// Whether an operation waits until somebody else does something: that it is old says nothing.
-fn waits_for_others(token: Token) -> bool {
-    match token.kind() {
+fn waits_for_others(record: &Record) -> bool {
+    match Token(record.id).kind() {
         Some(
             Kind::Accept
             | Kind::Recv
@@ -178,10 +184,23 @@ fn waits_for_others(token: Token) -> bool {
     }
 }
 
+/// The same of a call: that it may sleep, and not because its peer takes nothing.
+fn sleeps_for_others(record: &Record) -> bool {
+    let sends = [Call::Send, Call::SendVectored].map(|call| call as u8 | MAY_SLEEP);
+    record.op & MAY_SLEEP != 0 && !sends.contains(&record.op)
+}
+
 /// Whether a result is a failure, and none of those that are part of the game.
 pub(super) fn is_failure(record: &Record) -> bool {
-    let expected =
-        [libc::EAGAIN, libc::ENOBUFS, libc::ECANCELED, libc::ENOENT, libc::EALREADY, libc::ETIME];
+    let expected = [
+        libc::EAGAIN,
+        libc::EINTR,
+        libc::ENOBUFS,
+        libc::ECANCELED,
+        libc::ENOENT,
+        libc::EALREADY,
+        libc::ETIME,
+    ];
     let ends = record.what == What::Cqe as u8 || record.op != Call::Shutdown as u8;
     record.res < 0 && ends && !expected.contains(&record.res.wrapping_neg())
 }
@@ -248,10 +267,34 @@ mod tests {
     }
 
     #[test]
+    fn how_long_a_receive_slept_is_not_looked_at_and_how_long_a_send_did_is() {
+        let limit = Trigger::Age { quantile: 0.5, over: Duration::from_nanos(100) };
+        for (op, expected) in [
+            (Call::Recv as u8, Some(Frozen::Age)),
+            (Call::Recv as u8 | MAY_SLEEP, None),
+            (Call::Send as u8 | MAY_SLEEP, Some(Frozen::Age)),
+            (Call::Lock as u8 | MAY_SLEEP, None),
+        ] {
+            let mut watch = Watch::new(&[limit], 1_000_000_000).expect("something to watch for");
+            let mut last = None;
+            for time in (0..WINDOW).map(|n| n * 1000) {
+                // The same call for the same connection, begun later in another lane, ends first.
+                let begin = Record { what: What::CallBegin as u8, op, time, ..Record::default() };
+                let other = Record { aux: 1, time: time + 200, ..begin };
+                assert_eq!(watch.see(&begin), None);
+                assert_eq!(watch.see(&other), None);
+                let ends = Record { what: What::CallEnd as u8, time: time + 201, ..begin };
+                last = last.or(watch.see(&ends));
+            }
+            assert_eq!(last, expected, "{op}");
+        }
+    }
+
+    #[test]
     fn an_error_is_not_what_a_cancel_or_an_empty_socket_answers() {
         let mut watch = Watch::new(&[Trigger::Error], 1).expect("something to watch for");
         let cqe = |errno: i32| Record { what: What::Cqe as u8, res: -errno, ..Record::default() };
-        for errno in [0, libc::EAGAIN, libc::ECANCELED, libc::ENOBUFS] {
+        for errno in [0, libc::EAGAIN, libc::EINTR, libc::ECANCELED, libc::ENOBUFS] {
             assert_eq!(watch.see(&cqe(errno)), None);
         }
         assert_eq!(watch.see(&cqe(libc::ECONNRESET)), Some(Frozen::Error));

@@ -166,7 +166,7 @@ impl Scene {
             Happened::Mark(_) | Happened::Frozen(_) | Happened::Unknown => {
                 instant(&mut put, Place::Loop, event, None);
             }
-            Happened::Clock(_) => {}
+            Happened::Clock(_) | Happened::Lane { .. } => {}
         }
     }
 

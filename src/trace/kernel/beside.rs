@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use super::{Instance, Point, Tale, Told, Unavailable};
 use crate::trace::format::{Clock, Record, What};
+use crate::trace::preface::{About, Settings};
 use crate::trace::reader::{Header, Trace, Unreadable};
-use crate::trace::recorder::{About, Recorder, Settings};
+use crate::trace::recorder::Recorder;
 
 /// What stands in its header for a model.
 pub(in crate::trace) const MODEL: &str = "kernel";

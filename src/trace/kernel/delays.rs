@@ -156,7 +156,8 @@ mod tests {
     use super::*;
     use crate::trace::format::{Clock, Record};
     use crate::trace::kernel::Told;
-    use crate::trace::recorder::{About, Recorder, Settings};
+    use crate::trace::preface::{About, Settings};
+    use crate::trace::recorder::Recorder;
 
     fn told(time: u64, user_data: u64, what: Tale) -> Told {
         Told { time, thread: 1, ring: 0, request: 0, user_data, opcode: None, what }

@@ -13,49 +13,64 @@ use crate::report::{Errno, units};
 pub(super) struct Check {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
-    /// Where it can be seen: on a ring, or beside a selector; `None` on both.
-    ring: Option<bool>,
+    of: Of,
     pub(super) look: fn(&Digest) -> Option<Finding>,
 }
 
+/// In which traces something can be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// In all.
+    All,
+    /// In those that have turns.
+    Loop,
+    /// In a ring's.
+    Ring,
+    /// In a selector's.
+    Selector,
+}
+
 impl Check {
-    /// Whether it can be seen in the trace of a ring, or of a selector.
-    pub(super) fn sees(&self, ring: bool) -> bool {
-        self.ring.is_none_or(|one| one == ring)
+    /// Whether it can be seen in what this was made of.
+    pub(super) fn is_for(&self, digest: &Digest) -> bool {
+        let turns = !digest.source.has_no_loop();
+        match self.of {
+            Of::All => true,
+            Of::Loop => turns,
+            Of::Ring => digest.is_ring(),
+            Of::Selector => turns && !digest.is_ring(),
+        }
     }
 }
 
 const fn check(
     name: &'static str,
     about: &'static str,
-    ring: Option<bool>,
+    of: Of,
     look: fn(&Digest) -> Option<Finding>,
 ) -> Check {
-    Check { name, about, ring, look }
+    Check { name, about, of, look }
 }
-
-const RING: Option<bool> = Some(true);
-const SELECTOR: Option<bool> = Some(false);
 
 /// All that is looked for.
 pub(super) const CHECKS: &[Check] = &[
-    check("cq-overflow", "completions outside of a full queue", RING, overflow),
-    check("no-buffers", "receives that found no buffer", RING, starved),
-    check("out-of-order", "operations that did not end once", None, faults),
-    check("errors", "operations that failed", None, failed),
-    check("accepts-refused", "no descriptor or memory to accept with", None, exhausted),
-    check("never-closed", "connections that end and are not closed", None, lingering),
-    check("stalls", "a loop that stays away from the kernel", None, stalls),
-    check("disarmed", "multishot receives that keep ending", RING, disarmed),
-    check("one-shot", "a receive asked for anew for each message", RING, one_shot),
-    check("short-sends", "sends that take less than they are given", None, short),
-    check("woken-for-nothing", "turns without a completion or report", None, idle),
-    check("reports-in-vain", "reports of which no call makes anything", SELECTOR, in_vain),
-    check("would-block", "calls that find nothing", SELECTOR, would_block),
-    check("rewatched", "interests that change with the messages", SELECTOR, rewatched),
-    check("one-each-turn", "turns that serve one of many", None, one_each),
-    check("resets", "connections that the peer broke", None, resets),
-    check("records-lost", "gaps in the trace", None, lost),
+    check("cq-overflow", "completions outside of a full queue", Of::Ring, overflow),
+    check("no-buffers", "receives that found no buffer", Of::Ring, starved),
+    check("out-of-order", "operations that did not end once", Of::All, faults),
+    check("errors", "operations that failed", Of::All, failed),
+    check("accepts-refused", "no descriptor or memory to accept with", Of::All, exhausted),
+    check("never-closed", "connections that end and are not closed", Of::All, lingering),
+    check("stalls", "a loop that stays away from the kernel", Of::Loop, stalls),
+    check("disarmed", "multishot receives that keep ending", Of::Ring, disarmed),
+    check("one-shot", "a receive asked for anew for each message", Of::Ring, one_shot),
+    check("short-sends", "sends that take less than they are given", Of::All, short),
+    check("woken-for-nothing", "turns without a completion or report", Of::Loop, idle),
+    check("reports-in-vain", "reports of which no call makes anything", Of::Selector, in_vain),
+    check("would-block", "calls that find nothing", Of::Selector, would_block),
+    check("rewatched", "interests that change with the messages", Of::Selector, rewatched),
+    check("one-each-turn", "turns that serve one of many", Of::Loop, one_each),
+    check("resets", "connections that the peer broke", Of::All, resets),
+    check("records-lost", "gaps in the trace", Of::All, lost),
 ];
 
 /// A finding that is not named yet.

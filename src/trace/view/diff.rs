@@ -118,6 +118,7 @@ fn lines(a: &Digest, b: &Digest) -> Vec<Line> {
         d.per_message(d.source.span_ns.saturating_sub(d.turns.as_ref()?.inside_ns))
     });
     add("  of that in calls", Nanos, &|d| {
+        d.turns.as_ref()?;
         let calls = d.ops.iter().filter(|row| !row.on_ring && row.ages.is_some());
         let together: u64 = calls.map(|row| row.together_ns).sum();
         d.per_message(together).filter(|_| together > 0)
@@ -129,8 +130,10 @@ fn lines(a: &Digest, b: &Digest) -> Vec<Line> {
     for (name, on_ring, op) in
         [("send age", true, "send"), ("recv took", false, "recv"), ("send took", false, "send")]
     {
-        let ages =
-            |d: &Digest| d.ops.iter().find(|row| row.op == op && row.on_ring == on_ring)?.ages;
+        let ages = |d: &Digest| {
+            let mut rows = d.ops.iter().filter(|row| !row.waits_for_others());
+            rows.find(|row| row.op == op && row.on_ring == on_ring)?.ages
+        };
         add(&format!("{name}, p50"), Nanos, &|d| ages(d)?.p50_ns.map(|n| n as f64));
         add(&format!("{name}, p99"), Nanos, &|d| ages(d)?.p99_ns.map(|n| n as f64));
     }

@@ -12,7 +12,7 @@ use crate::report::{Errno, Latencies};
 use crate::ring::Kind;
 use crate::trace::Trace;
 use crate::trace::event::{Event, Happened, Op};
-use crate::trace::format::{Call, Level, What};
+use crate::trace::format::{Call, Level, What, Writers};
 
 /// What a trace comes to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,7 +31,7 @@ pub struct Digest {
     pub bytes_out: u64,
     /// Operation by operation, call by call.
     pub ops: Vec<OpRow>,
-    /// The enters, or the waits; of one connection alone there are none.
+    /// The enters, or the waits; of one connection alone there are none, nor where each has a thread.
     pub turns: Option<Turns>,
     /// System calls, counted where they are made; `None` if some may not be here.
     pub calls: Option<u64>,
@@ -120,6 +120,8 @@ impl Digest {
 
 struct Pass {
     ops: Ops,
+    /// Threads recorded, each of which sleeps in its own calls.
+    no_loop: bool,
     turns: Counter,
     lives: Lives,
     answered: Latencies,
@@ -148,8 +150,14 @@ impl Pass {
     fn new(trace: &Trace) -> Pass {
         let waits = trace.records.iter().any(|one| one.what == What::WaitBegin as u8);
         let timed = trace.header.level == Some(Level::Record) || !waits;
+        let mut ops = Ops::new(timed);
+        let no_loop = trace.header.writers == Writers::Threads;
+        if no_loop {
+            ops.count_waits();
+        }
         Pass {
-            ops: Ops::new(timed),
+            ops,
+            no_loop,
             turns: Counter::default(),
             lives: Lives::new(trace),
             answered: Latencies::new(),
@@ -179,7 +187,7 @@ impl Pass {
         }
         let (from, _) = *self.span.get_or_insert((event.at, event.at));
         self.span = Some((from, event.at));
-        if cut.conn.is_none() {
+        if cut.conn.is_none() && !self.no_loop {
             self.turns.see(event);
             self.lent.see(event);
         }
@@ -318,6 +326,9 @@ fn calls(model: &str, ops: &[OpRow], turns: Option<&Turns>) -> u64 {
     let made = |row: &&OpRow| match row.op {
         "watch" | "unwatch" => tells || model == "sigio",
         "rewatch" => tells,
+        "wait" => true,
+        // Nobody's call: whoever has the lock lets the next one in.
+        "lock" => false,
         name => Call::ALL.iter().any(|call| call.name() == name),
     };
     let turns = turns.filter(|_| model != "nonblocking").map_or(0, |turns| turns.count);

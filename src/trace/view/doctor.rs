@@ -57,8 +57,7 @@ pub struct Doctor {
 impl Doctor {
     /// Looks for everything that can be seen in such a trace.
     pub fn new(digest: &Digest) -> Doctor {
-        let ring = digest.is_ring();
-        let checks = || CHECKS.iter().filter(|check| check.sees(ring));
+        let checks = || CHECKS.iter().filter(|check| check.is_for(digest));
         let found = |check: &Check| {
             let mut finding = (check.look)(digest)?;
             finding.name = check.name;

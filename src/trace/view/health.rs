@@ -35,7 +35,9 @@ impl Health {
         let doctor = Doctor::new(&digest);
         let bad = doctor.findings.iter().filter(|one| one.severity != Severity::Note);
         let names: Vec<_> = bad.map(|one| one.name).collect();
-        let verdict = match (names.is_empty(), digest.turns.is_some()) {
+        let judged =
+            digest.turns.is_some() || digest.source.has_no_loop() && !digest.ops.is_empty();
+        let verdict = match (names.is_empty(), judged) {
             (true, true) => "healthy".to_owned(),
             (true, false) => "nothing can be said: no turn of a loop is here".to_owned(),
             (false, _) => format!("not well: {} (see `trace doctor`)", names.join(", ")),
@@ -46,6 +48,11 @@ impl Health {
 }
 
 fn hint(digest: &Digest) -> String {
+    if digest.source.has_no_loop() && digest.messages > 0 {
+        return "whoever waits sleeps in the call that it waits for: how soon it runs when something \
+                comes is the scheduler's to say"
+            .to_owned();
+    }
     let Some(turns) = &digest.turns else { return String::new() };
     let (mean, open) = (turns.batches.mean, plural(digest.connections_max, "connection"));
     let batch = ratio(mean);
@@ -88,6 +95,10 @@ impl fmt::Display for Health {
                 line(f, "cq fill", &queue(digest, turns))?;
             }
         }
+        if digest.source.has_no_loop() {
+            line(f, "calls", &calls_alone(digest))?;
+            line(f, "asleep and awake", &slept(digest))?;
+        }
         if digest.is_ring() {
             line(f, "buffers", &buffers(digest))?;
         } else {
@@ -115,6 +126,34 @@ fn calls(digest: &Digest, turns: &Turns) -> String {
         text.push_str(&format!(", {waits} of them waits"));
     }
     text
+}
+
+/// All calls, where there is no loop: those per message, and of which there are most.
+fn calls_alone(digest: &Digest) -> String {
+    let all: u64 = digest.ops.iter().map(|row| row.begun).sum();
+    let mut text = units::count(digest.calls.unwrap_or(all));
+    if let Some(each) = digest.calls.and_then(|calls| digest.per_message(calls)) {
+        let messages = plural(digest.messages, "message");
+        text.push_str(&format!(" → {} system calls per message ({messages})", ratio(each)));
+    }
+    let rows = digest.ops.iter().filter(|row| ["recv", "send", "sendmsg"].contains(&row.op));
+    let each = rows.filter_map(|row| {
+        let per = ratio(digest.per_message(row.begun)?);
+        Some(format!(", {per} of them {}", row.op))
+    });
+    text.extend(each);
+    text
+}
+
+/// How long those calls took in which it may sleep.
+fn slept(digest: &Digest) -> String {
+    let rows = digest.ops.iter().filter_map(|row| {
+        Some((row, row.ages.filter(|ages| row.may_sleep && ages.p50_ns.is_some())?))
+    });
+    let each = rows.map(|(row, ages)| {
+        format!("{} p50 {} p99 {}", row.op, span(ages.p50_ns), span(ages.p99_ns))
+    });
+    each.collect::<Vec<_>>().join(",  ")
 }
 
 fn distribution(batches: &Batches) -> String {
@@ -187,8 +226,12 @@ fn buffers(digest: &Digest) -> String {
 fn blocked(digest: &Digest) -> String {
     let odd = &digest.odd;
     let (recv, send) = (units::count(odd.recv_blocked.count), units::count(odd.send_blocked.count));
+    let text = format!("recv {recv}, send {send}");
+    if digest.source.has_no_loop() {
+        return text;
+    }
     let watches = digest.op("rewatch").map_or(0, |row| row.begun);
-    format!("recv {recv}, send {send}   rewatched {}", units::count(watches))
+    format!("{text}   rewatched {}", units::count(watches))
 }
 
 fn faults(digest: &Digest) -> String {

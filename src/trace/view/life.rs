@@ -171,7 +171,7 @@ struct Track {
     in_flight: u16,
     /// When the turn that is not over began, and with which completion of its enter.
     turn: Option<(u64, u16)>,
-    /// What the call that is not over was given.
+    /// What the send that is not over was given.
     given: u32,
 }
 
@@ -257,7 +257,10 @@ impl Lives {
             }
             Happened::Silent { .. } => self.ended(conn, event, event.op),
             Happened::CallBegin { len, .. } => {
-                track.given = len;
+                // Another thread may send while its own receives; no two send at a time.
+                if event.op.is_some_and(is_send) {
+                    track.given = len;
+                }
                 track.life.receives += u64::from(event.op.is_some_and(is_recv));
             }
             Happened::CallEnd { .. } => self.came_to(conn, event),

@@ -45,6 +45,9 @@ pub struct OpRow {
     pub in_flight: u64,
     /// Bytes that were moved.
     pub bytes: u64,
+    /// Whether these are calls that may sleep until somebody else does something: they took their
+    /// time asleep and awake.
+    pub may_sleep: bool,
     /// How old operations were when their completion was reaped, or how long calls took. `None`
     /// where that says nothing: an accept and a receive wait for others, and with a clock per batch
     /// a call takes no time.
@@ -70,11 +73,19 @@ impl OpRow {
         self.errors.values().sum()
     }
 
+    /// Whether its time is not its own: it sleeps until a peer speaks, or another thread is done.
+    pub fn waits_for_others(&self) -> bool {
+        self.may_sleep && !SENDS.contains(&self.op)
+    }
+
     /// How many failed with this errno.
     pub fn failed_with(&self, errno: i32) -> u64 {
         self.errors.get(&Errno(errno).to_string()).copied().unwrap_or(0)
     }
 }
+
+/// The calls that send: how long they sleep is told by whose room they wait for.
+const SENDS: [&str; 2] = [Call::Send.name(), Call::SendVectored.name()];
 
 /// Counts events, operation by operation.
 #[derive(Debug, Default)]
@@ -82,8 +93,10 @@ pub(super) struct Ops {
     rows: HashMap<Op, Row>,
     /// Whether calls have durations.
     timed: bool,
-    /// The call that began last: whose, which, and with how many bytes.
-    calling: Option<(u64, u8, u32)>,
+    /// Of each lane the call that began last: whose, which, and with how many bytes.
+    calling: HashMap<Option<u16>, (u64, u8, u32)>,
+    /// The waits, where they are calls among others and no turns of a loop.
+    waits: Option<Row>,
 }
 
 #[derive(Debug)]
@@ -101,14 +114,17 @@ impl Ops {
 
     /// Counts it, and answers whether it is a send of which less went than was given.
     pub(super) fn see(&mut self, event: &Event) -> bool {
-        let Some(op) = event.op else { return false };
+        let Some(op) = event.op else {
+            self.waited(event);
+            return false;
+        };
         let timed = self.timed;
         let called = match event.what {
             Happened::CallBegin { len, .. } => {
-                self.calling = Some((event.raw.id, event.raw.op, len));
+                self.calling.insert(event.lane, (event.raw.id, event.raw.op, len));
                 None
             }
-            Happened::CallEnd { .. } => self.calling.take(),
+            Happened::CallEnd { .. } => self.calling.remove(&event.lane),
             _ => None,
         };
         let row = self.rows.entry(op).or_insert_with(|| Row::new(op, timed));
@@ -130,14 +146,37 @@ impl Ops {
                 row.age(*age);
                 row.came_to(op, Ok(*bytes), None)
             }
-            Happened::CallEnd { result, lasted, .. } => {
+            Happened::CallEnd { result, lasted, may_sleep, .. } => {
                 row.row.ended += 1;
+                row.row.may_sleep |= may_sleep;
                 row.age(*lasted);
                 let same =
                     |(id, call, _): &(u64, u8, u32)| (*id, *call) == (event.raw.id, event.raw.op);
                 row.came_to(op, *result, called.filter(same).map(|(.., len)| len))
             }
             _ => false,
+        }
+    }
+
+    /// Has waits counted as calls.
+    pub(super) fn count_waits(&mut self) {
+        let row = Row::of("wait", false, self.timed);
+        self.waits = Some(Row { row: OpRow { may_sleep: true, ..row.row }, ..row });
+    }
+
+    fn waited(&mut self, event: &Event) {
+        let Some(waits) = &mut self.waits else { return };
+        match event.what {
+            Happened::WaitBegin { .. } => waits.row.begun += 1,
+            Happened::WaitEnd { result, lasted } => {
+                waits.row.ended += 1;
+                waits.age(lasted);
+                match result {
+                    Ok(_) => waits.row.ok += 1,
+                    Err(errno) => *waits.row.errors.entry(errno.to_string()).or_default() += 1,
+                }
+            }
+            _ => {}
         }
     }
 
@@ -148,24 +187,36 @@ impl Ops {
             Op::Ring(kind) => (0, *kind as u8),
             Op::Call(call) => (1, *call as u8),
         });
-        let finish = |(op, one): (Op, Row)| {
+        let finish = |in_flight: u64, one: Row| {
             let octave = |(from_ns, count)| Octave { from_ns, count };
             OpRow {
                 ages: one.ages.filter(|ages| !ages.is_empty()).map(|ages| ages.percentiles()),
                 octaves: one.octaves.into_iter().map(octave).collect(),
-                in_flight: in_flight.get(&op).copied().unwrap_or(0),
+                in_flight,
                 ..one.row
             }
         };
-        rows.into_iter().map(finish).collect()
+        let waits = self.waits.filter(|waits| waits.row.begun + waits.row.ended > 0);
+        let of = |op: &Op| in_flight.get(op).copied().unwrap_or(0);
+        let waits = waits.into_iter().map(|row| finish(0, row));
+        waits.chain(rows.into_iter().map(|(op, row)| finish(of(&op), row))).collect()
     }
 }
 
 impl Row {
     fn new(op: Op, timed: bool) -> Row {
+        let told = match op {
+            Op::Ring(kind) => !waits_for_others(kind),
+            Op::Call(_) => timed,
+        };
+        Row::of(op.name(), matches!(op, Op::Ring(_)), told)
+    }
+
+    /// Of this name; with ages, if they are `told`.
+    fn of(op: &'static str, on_ring: bool, told: bool) -> Row {
         let row = OpRow {
-            op: op.name(),
-            on_ring: matches!(op, Op::Ring(_)),
+            op,
+            on_ring,
             multishot: false,
             begun: 0,
             ended: 0,
@@ -178,13 +229,10 @@ impl Row {
             unseen: 0,
             in_flight: 0,
             bytes: 0,
+            may_sleep: false,
             ages: None,
             together_ns: 0,
             octaves: Vec::new(),
-        };
-        let told = match op {
-            Op::Ring(kind) => !waits_for_others(kind),
-            Op::Call(_) => timed,
         };
         Row { row, ages: told.then(Latencies::new), octaves: BTreeMap::new() }
     }

@@ -8,8 +8,7 @@ use serde::Serialize;
 use crate::keys::ConnId;
 use crate::report::units;
 use crate::trace::Trace;
-use crate::trace::event::ABSENT;
-use crate::trace::format::{Clock, Level, Record, What};
+use crate::trace::format::{Clock, Level, Writers};
 
 /// The part of a trace that a view is about. The default is all of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,6 +50,8 @@ pub struct Source {
     pub pid: u32,
     /// Which of its loops.
     pub lane: u32,
+    /// Who wrote into it: `one` owner, the `threads` of a server, or its `processes`.
+    pub writers: &'static str,
     /// What ticked, and how fast.
     pub clock: String,
     /// Whether the clock was read per batch or per record.
@@ -78,6 +79,10 @@ impl Source {
             Some(Clock::Nanos) => "monotonic".to_owned(),
             None => "unknown".to_owned(),
         };
+        let lost = match header.writers {
+            Writers::One => trace.lost().saturating_add(trace.absent()),
+            Writers::Threads | Writers::Processes => trace.lost(),
+        };
         let kernel = header.get("uname").map(|uname| uname.split(' ').nth(1).unwrap_or(uname));
         Source {
             model: header.model().to_owned(),
@@ -88,7 +93,8 @@ impl Source {
             clock,
             level: header.level.map(Level::name),
             written: header.head,
-            lost: trace.lost().saturating_add(absent(trace)),
+            lost,
+            writers: header.writers.name(),
             sample: header.sample,
             from_ns,
             span_ns: to_ns.saturating_sub(from_ns),
@@ -96,16 +102,15 @@ impl Source {
         }
     }
 
+    /// Whether threads recorded, each of which sleeps in its own calls: there is no loop, and no turn.
+    pub(super) fn has_no_loop(&self) -> bool {
+        self.writers == Writers::Threads.name()
+    }
+
     /// Whether a ring recorded that runs completions only when it is entered.
     pub(super) fn defers(&self) -> bool {
         self.detail.contains("DEFER_TASKRUN")
     }
-}
-
-/// Records whose slots the file does not have.
-fn absent(trace: &Trace) -> u64 {
-    let lost = |one: &&Record| one.what == What::Lost as u8 && one.aux == ABSENT;
-    trace.records.iter().filter(lost).fold(0, |sum, one| sum.saturating_add(one.id))
 }
 
 fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
@@ -123,6 +128,14 @@ fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
             "{} records were not written while recording was stopped: there, what was in flight is \
              forgotten",
             units::count(header.missed)
+        ));
+    }
+    let unwritten = trace.absent();
+    if header.writers != Writers::One && unwritten > 0 {
+        all.push(format!(
+            "{} records were begun and not written: who wrote them was killed, or had not come to \
+             it. There, what was being called is forgotten",
+            units::count(unwritten)
         ));
     }
     if header.sample > 1 {

@@ -16,7 +16,7 @@ use crate::report::histogram::Percentiles;
 use crate::report::{Latencies, units};
 use crate::ring::Kind;
 use crate::trace::event::{Event, Happened, Op};
-use crate::trace::format::{Call, Level};
+use crate::trace::format::{Call, Level, MAIN, Writers};
 use crate::trace::{Header, Trace};
 
 /// So many abnormal steps are never folded.
@@ -186,6 +186,7 @@ struct Teller {
     conn: ConnId,
     /// Whether calls have a time of their own.
     timed: bool,
+    writers: Writers,
     steps: Vec<Step>,
     /// Which turn it is in.
     turn: u64,
@@ -197,7 +198,8 @@ struct Teller {
 impl Teller {
     fn new(conn: ConnId, header: &Header) -> Teller {
         let timed = header.level == Some(Level::Record);
-        Teller { conn, timed, steps: Vec::new(), turn: 0, armed: None, seen: false }
+        let writers = header.writers;
+        Teller { conn, timed, writers, steps: Vec::new(), turn: 0, armed: None, seen: false }
     }
 
     fn see(&mut self, event: &Event, cut: &Cut) {
@@ -242,6 +244,17 @@ impl Teller {
         }
     }
 
+    /// Who did it, if that is another thread than its own.
+    fn by(&self, event: &Event) -> String {
+        let other = event.lane.filter(|&lane| {
+            self.writers == Writers::Threads && u32::from(lane) != self.conn.slot()
+        });
+        other.map_or(String::new(), |lane| match lane {
+            MAIN => "   by main".to_owned(),
+            lane => format!("   by t{lane}"),
+        })
+    }
+
     /// In a few words; `None` if it says nothing by itself.
     fn tell(&self, event: &Event) -> Option<String> {
         let star = if event.is_multishot() { "*" } else { "" };
@@ -282,9 +295,14 @@ impl Teller {
                 let words = words.iter().filter(|(is, _)| *is).map(|(_, word)| *word);
                 format!("ready to {}", words.collect::<Vec<_>>().join(", "))
             }
-            Happened::CallEnd { result, lasted, .. } => {
+            Happened::CallEnd { result, lasted, may_sleep, .. } => {
                 let took = lasted.filter(|_| self.timed);
-                let took = took.map_or(String::new(), |nanos| format!("   {}", span(Some(nanos))));
+                let mut took =
+                    took.map_or(String::new(), |nanos| format!("   {}", span(Some(nanos))));
+                if *may_sleep && !took.is_empty() && !op.is_some_and(is_send) {
+                    took.push_str(" with its sleep");
+                }
+                took.push_str(&self.by(event));
                 match result {
                     Ok(0) if op.is_some_and(is_recv) => format!("{name} EOF{took}"),
                     Ok(n) if moves => format!("{name} {n} B{took}"),

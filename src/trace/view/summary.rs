@@ -144,6 +144,9 @@ fn remark(row: &OpRow) -> String {
         let each = ratio(row.ended as f64 / row.begun as f64);
         all.push(format!("1 submission, {each} completions on average"));
     }
+    if row.may_sleep && row.ages.is_some() {
+        all.push("asleep and awake".to_owned());
+    }
     if row.in_flight > 0 {
         all.push(format!("{} in flight at the end", units::count(row.in_flight)));
     }
@@ -158,13 +161,15 @@ fn some(n: u64) -> String {
     if n == 0 { String::new() } else { units::count(n) }
 }
 
-/// The operation whose ages are drawn: that which takes the most time.
+/// The operation whose ages are drawn: that which takes the most time, of those whose time is their
+/// own.
 fn charted(digest: &Digest) -> Option<&OpRow> {
     let time = |row: &&OpRow| -> u128 {
         let each = |one: &Octave| u128::from(one.from_ns.max(500)) * u128::from(one.count);
         row.octaves.iter().map(each).sum()
     };
-    digest.ops.iter().filter(|row| !row.octaves.is_empty()).max_by_key(time)
+    let own = |row: &&OpRow| !row.octaves.is_empty() && !row.waits_for_others();
+    digest.ops.iter().filter(own).max_by_key(time)
 }
 
 fn histogram(digest: &Digest, row: &OpRow) -> String {

@@ -100,8 +100,8 @@ impl Tape {
 
     fn wait(&mut self, micros: u64, ready: &[u32]) -> &mut Tape {
         let now = self.now;
-        let (what, aux) = (What::WaitBegin as u8, Patience::Endless as u16);
-        self.log.begin_turn(|| now, Record { what, aux, ..Record::default() });
+        let (what, op) = (What::WaitBegin as u8, Patience::Endless as u8);
+        self.log.begin_turn(|| now, Record { what, op, ..Record::default() });
         self.pass(micros);
         let (now, what, res) = (self.now, What::WaitEnd as u8, ready.len() as i32);
         self.log.end_turn(|| now, Record { what, res, ..Record::default() });

@@ -1,5 +1,6 @@
 //! Turn by turn: what each enter or wait took and brought, and what lay between two of them.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -138,7 +139,8 @@ pub(super) struct Counter {
     overflows: Noted,
     in_flight_max: u64,
     in_vain: Noted,
-    now: Turn,
+    /// Of each lane the turn that is not over.
+    now: HashMap<Option<u16>, Turn>,
 }
 
 /// The turn that is not over.
@@ -159,40 +161,49 @@ impl Counter {
     pub(super) fn see(&mut self, event: &Event) {
         match &event.what {
             Happened::EnterBegin { patience, .. } | Happened::WaitBegin { patience, .. } => {
-                self.close(Some(event.at));
-                self.now.patience = *patience;
+                self.close(event.lane, Some(event.at));
+                self.now(event).patience = *patience;
             }
             Happened::EnterEnd { result, overflow, lasted, in_flight, .. } => {
                 self.in_flight_max = self.in_flight_max.max(*in_flight as u64);
-                self.now.submitted = u64::from(result.unwrap_or(0));
-                self.now.overflow = *overflow;
-                self.back("enter", event.at, *lasted, result.is_err());
+                let now = self.now(event);
+                now.submitted = u64::from(result.unwrap_or(0));
+                now.overflow = *overflow;
+                self.back("enter", event, *lasted, result.is_err());
             }
             Happened::WaitEnd { result, lasted } => {
-                self.now.brought = u64::from(result.unwrap_or(0));
-                self.back("wait", event.at, *lasted, result.is_err());
+                self.now(event).brought = u64::from(result.unwrap_or(0));
+                self.back("wait", event, *lasted, result.is_err());
             }
-            Happened::Completed { .. } => self.now.brought += 1,
-            Happened::Silent { .. } => self.now.silent += 1,
-            Happened::CallEnd { result, .. } => self.now.moved += u64::from(result.is_ok()),
-            Happened::Lost(_) => self.now = Turn::default(),
+            Happened::Completed { .. } => self.now(event).brought += 1,
+            Happened::Silent { .. } => self.now(event).silent += 1,
+            Happened::CallEnd { result, .. } => {
+                self.now(event).moved += u64::from(result.is_ok());
+            }
+            Happened::Lost(_) => self.now.clear(),
             _ => {}
         }
     }
 
-    fn back(&mut self, name: &'static str, at: u64, lasted: Option<u64>, failed: bool) {
+    /// The turn of whoever did this.
+    fn now(&mut self, event: &Event) -> &mut Turn {
+        self.now.entry(event.lane).or_default()
+    }
+
+    fn back(&mut self, name: &'static str, event: &Event, lasted: Option<u64>, failed: bool) {
         self.name = Some(name);
-        self.now.back = Some(at);
-        self.now.failed = failed;
+        let now = self.now(event);
+        now.back = Some(event.at);
+        now.failed = failed;
         if let Some(lasted) = lasted {
             self.inside_ns = self.inside_ns.saturating_add(lasted);
             self.inside.record(Duration::from_nanos(lasted));
         }
     }
 
-    /// The turn is over: the next begins, or nothing comes any more.
-    fn close(&mut self, next: Option<u64>) {
-        let turn = std::mem::take(&mut self.now);
+    /// A lane's turn is over: the next begins, or nothing comes any more.
+    fn close(&mut self, lane: Option<u16>, next: Option<u64>) {
+        let Some(turn) = self.now.remove(&lane) else { return };
         let Some(back) = turn.back else { return };
         self.count += 1;
         self.failed += u64::from(turn.failed);
@@ -222,7 +233,9 @@ impl Counter {
 
     /// All of them; `None` if there was no turn.
     pub(super) fn finish(mut self) -> Option<Turns> {
-        self.close(None);
+        let mut open: Vec<_> = self.now.keys().copied().collect();
+        open.sort_unstable();
+        open.into_iter().for_each(|lane| self.close(lane, None));
         Some(Turns {
             name: self.name?,
             count: self.count,
