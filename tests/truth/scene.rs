@@ -152,12 +152,13 @@ fn of_ring(told: Vec<Told>, ring_fd: RawFd) -> Vec<Told> {
     told.into_iter().filter(|told| told.ring == ring).collect()
 }
 
-/// How many submissions were ever taken off a ring's queue, and completions put into it.
-fn tails(ring: RawFd) -> (u32, u32) {
+/// How many submissions were ever taken off a ring's queue, and completions put into it; `None` on
+/// a kernel that does not say (5.10, for one).
+pub(crate) fn tails(ring: RawFd) -> Option<(u32, u32)> {
     let info = fs::read_to_string(format!("/proc/thread-self/fdinfo/{ring}")).expect("it is open");
     let value = |name: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_else(|| panic!("no {name} in {info}")).trim().parse().expect("a number")
+        let line = info.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim().parse().expect("a number"))
     };
-    (value("SqTail:"), value("CqTail:"))
+    Some((value("SqTail:")?, value("CqTail:")?))
 }
