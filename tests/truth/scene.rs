@@ -14,7 +14,7 @@ use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
 use proactor::ring::kernel::{Capability, Kernel};
 use proactor::ring::{Config, Uring};
-use proactor::trace::kernel::{Instance, Point, Tale, Told};
+use proactor::trace::kernel::{Instance, Lack, Point, Tale, Told};
 use proactor::trace::{About, Clock, Recorder, Settings, Trace, Traced};
 
 use crate::oracle::Evidence;
@@ -71,6 +71,9 @@ impl Scene {
         assert_eq!(server.run().expect("the ring serves"), Ended::Drained);
         // What follows is not recorded: dropping the ring cancels what is left.
         let told = instance.as_mut().map(|one| one.finish().expect("the buffers are readable"));
+        // Told apart, overflowing completions keep their place; both since 5.19.
+        let is_told_apart = |one: &Instance| !one.lacks().contains(&Lack::Point(Point::Overflow));
+        let ordered = self.completions.is_none() || instance.as_ref().is_none_or(is_told_apart);
         let untold = instance.map_or(0, |one| one.lost().expect("the kernel counts"));
         let trace = Trace::from_bytes(server.ring_mut().recorder().bytes()).expect("a trace");
         Evidence {
@@ -80,6 +83,7 @@ impl Scene {
             told: told.map(|told| of_ring(told, fd)),
             untold,
             deferred: kernel.has(Capability::DeferTaskrun),
+            ordered,
         }
     }
 
@@ -141,7 +145,7 @@ fn slow_reader(to: &Address) {
 }
 
 /// What the kernel told of the ring that this thread made and that has this descriptor.
-fn of_ring(told: Vec<Told>, ring_fd: RawFd) -> Vec<Told> {
+pub(crate) fn of_ring(told: Vec<Told>, ring_fd: RawFd) -> Vec<Told> {
     // SAFETY: gettid(2) touches no memory and cannot fail.
     let me = unsafe { libc::gettid() };
     let ring = told.iter().rev().find_map(|told| match told.what {
