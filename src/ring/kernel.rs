@@ -256,8 +256,8 @@ fn set_up() -> Result<(IoUring, Kernel), Refusal> {
 }
 
 /// Whether closing a direct descriptor closes its socket while an older operation rests on another:
-/// the peer must hear the end. Up to 6.12 the kernel lets go of slots in the order of what uses them,
-/// so one idle connection would keep all that are closed after it open (kernel-notes §67).
+/// the peer must hear the end. Older kernels let go of slots in the order of what uses them, so one
+/// idle connection would keep all that are closed after it open (kernel-notes §67).
 fn try_direct_close(ring: &mut IoUring) -> io::Result<bool> {
     let (resting, its_peer) = UnixStream::pair()?;
     let (closed, mut peer) = UnixStream::pair()?;
