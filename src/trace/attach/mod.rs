@@ -78,7 +78,7 @@ impl Attached {
         stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
     }
 
-    /// How many rings it has open. More than are [seen](Attached::rings) if some of them rest.
+    /// How many rings it has open. More than are seen if some of them rest.
     pub fn open_rings(&self) -> usize {
         let Ok(files) = fs::read_dir(format!("/proc/{}/fd", self.pid)) else { return 0 };
         let is_ring = |path: PathBuf| {
