@@ -260,23 +260,25 @@ fn set_up() -> Result<(IoUring, Kernel), Refusal> {
 /// idle connection would keep all that are closed after it open (kernel-notes §67).
 fn try_direct_close(ring: &mut IoUring) -> io::Result<bool> {
     let (resting, its_peer) = UnixStream::pair()?;
-    let (closed, mut peer) = UnixStream::pair()?;
+    let (socket, mut peer) = UnixStream::pair()?;
     let submitter = ring.submitter();
     submitter.register_files_sparse(8)?;
-    submitter.register_files_update(0, &[resting.as_raw_fd(), closed.as_raw_fd()])?;
-    drop(closed); // Now its slot alone has it.
+    submitter.register_files_update(0, &[resting.as_raw_fd(), socket.as_raw_fd()])?;
+    drop(socket); // Now its slot alone has it.
     peer.set_nonblocking(true)?;
     let rest = opcode::PollAdd::new(types::Fixed(0), libc::POLLIN as u32).build();
     let close = opcode::Close::new(types::Fixed(1)).build();
     // SAFETY: no memory is involved.
     unsafe { ring.submission().push_multiple(&[rest, close]) }.expect("an empty queue has room");
     ring.submit_and_wait(1)?;
-    let closes = ring.completion().map(|cqe| cqe.result()).eq([0]);
-    let heard = matches!(peer.read(&mut [0]), Ok(0));
+    let mut results: Vec<_> = ring.completion().map(|cqe| cqe.result()).collect();
+    let closed = results == [0] && matches!(peer.read(&mut [0]), Ok(0));
     drop(its_peer); // Which ends what rests, before anything else is tried.
-    ring.submit_and_wait(1)?;
-    ring.completion().for_each(drop);
-    Ok(closes && heard)
+    while results.len() < 2 {
+        ring.submit_and_wait(1)?;
+        results.extend(ring.completion().map(|cqe| cqe.result()));
+    }
+    Ok(closed)
 }
 
 /// Registers a ring of buffers and receives one byte by a multishot recv from a private pair of
