@@ -431,6 +431,10 @@ fn every_kind_of_listener_at_once(model: Model) {
 fn who_ends_hears_all_and_then_the_end(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
+    // Older ones that rest: they concern nobody (kernel-notes §67).
+    let others = 1..model.at_once(3);
+    let resting: Vec<_> = others.map(|_| Client::connect(server.address())).collect();
+    resting.iter().for_each(Client::ping);
     for len in [1, 1_000, 1 << 20] {
         let client = Client::connect(server.address());
         let bytes = random.bytes(len);
@@ -443,6 +447,7 @@ fn who_ends_hears_all_and_then_the_end(model: Model) {
             client.hear_end();
         });
     }
+    drop(resting);
     server.drain();
 }
 

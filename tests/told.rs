@@ -132,6 +132,26 @@ fn what_the_kernel_told_stands_beside_a_recording() {
 }
 
 #[test]
+fn of_a_process_without_a_ring_it_is_said_at_once_and_in_the_end() {
+    if !is_told() {
+        return;
+    }
+    let mut sleeper = Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = sleeper.id().to_string();
+    let attach = ["trace", "attach", &pid, "--for", "1ms"];
+    let output = Command::new(PROACTOR).args(attach).output();
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    let output = output.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let who = format!("process {pid} (sleep)");
+    let last = format!("error: nothing was told of a ring of {who}: it has no io_uring open");
+    assert!(said.contains(&format!("{who} has no io_uring open yet: waiting for one")), "{said}");
+    assert_eq!((output.status.code(), said.lines().last()), (Some(1), Some(&*last)));
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
 fn a_process_that_is_not_there_is_one_line() {
     let output = Command::new(PROACTOR).args(["trace", "attach", "4294967295"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -386,8 +386,12 @@ fn the_kernel_counts_what_the_trace_has_and_a_killed_servers_trace_is_whole() {
     }
     let pid = server.process.0;
     let fd = Trace::open(&path).unwrap().header.ring_fd.unwrap();
+    let info = || fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap();
+    if !info().contains("SqTail:") {
+        return skip("this kernel does not count a ring's traffic in fdinfo");
+    }
     let counts = || -> Vec<u64> {
-        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap();
+        let info = info();
         let value = |name: &str| {
             info.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse().unwrap()
         };

@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::str::FromStr;
@@ -123,7 +123,7 @@ impl Kernel {
     /// # Errors
     /// There is no io_uring to be had here; the reason says who refuses it, most likely.
     pub fn detect() -> Result<Kernel, Refusal> {
-        let (ring, mut kernel) = set_up()?;
+        let (mut ring, mut kernel) = set_up()?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe).map_err(|_| Refusal::TooOld)?;
         let needed = [
@@ -151,8 +151,7 @@ impl Kernel {
         // An accept into a slot of the kernel's choice must not be tried on a kernel that may
         // lack it: a connection would be taken and lost (kernel-notes §7). SOCKET came with it.
         let socket = probe.is_supported(opcode::Socket::CODE);
-        let sparse = ring.submitter().register_files_sparse(8).is_ok();
-        kernel.set(Capability::Direct, socket && sparse);
+        kernel.set(Capability::Direct, socket && try_direct_close(&mut ring).unwrap_or(false));
         kernel.set(Capability::MultishotAccept, socket);
         kernel.set(Capability::CancelAny, socket);
         let (buffers, multishot) = try_multishot_recv(ring).unwrap_or((false, false));
@@ -256,6 +255,32 @@ fn set_up() -> Result<(IoUring, Kernel), Refusal> {
     Ok((ring, kernel))
 }
 
+/// Whether closing a direct descriptor closes its socket while an older operation rests on another:
+/// the peer must hear the end. Older kernels let go of slots in the order of what uses them, so one
+/// idle connection would keep all that are closed after it open (kernel-notes §67).
+fn try_direct_close(ring: &mut IoUring) -> io::Result<bool> {
+    let (resting, its_peer) = UnixStream::pair()?;
+    let (socket, mut peer) = UnixStream::pair()?;
+    let submitter = ring.submitter();
+    submitter.register_files_sparse(8)?;
+    submitter.register_files_update(0, &[resting.as_raw_fd(), socket.as_raw_fd()])?;
+    drop(socket); // Now its slot alone has it.
+    peer.set_nonblocking(true)?;
+    let rest = opcode::PollAdd::new(types::Fixed(0), libc::POLLIN as u32).build();
+    let close = opcode::Close::new(types::Fixed(1)).build();
+    // SAFETY: no memory is involved.
+    unsafe { ring.submission().push_multiple(&[rest, close]) }.expect("an empty queue has room");
+    ring.submit_and_wait(1)?;
+    let mut results: Vec<_> = ring.completion().map(|cqe| cqe.result()).collect();
+    let closed = results == [0] && matches!(peer.read(&mut [0]), Ok(0));
+    drop(its_peer); // Which ends what rests, before anything else is tried.
+    while results.len() < 2 {
+        ring.submit_and_wait(1)?;
+        results.extend(ring.completion().map(|cqe| cqe.result()));
+    }
+    Ok(closed)
+}
+
 /// Registers a ring of buffers and receives one byte by a multishot recv from a private pair of
 /// sockets: an `EINVAL`, or a receive that ends at once, says that it is not there (kernel-notes
 /// §15). Answers whether there are buffer rings, and whether there is multishot recv.
@@ -267,7 +292,8 @@ fn try_multishot_recv(mut ring: IoUring) -> io::Result<(bool, bool)> {
     provided.lend(&pool);
     let (ours, mut theirs) = UnixStream::pair()?;
     theirs.write_all(b"x")?;
-    let recv = opcode::RecvMulti::new(types::Fd(ours.as_raw_fd()), 0).build();
+    const RECV: u64 = 1; // What else was tried on this ring is not its answer.
+    let recv = opcode::RecvMulti::new(types::Fd(ours.as_raw_fd()), 0).build().user_data(RECV);
     // SAFETY: the receive writes only into the pool's lent buffers. Below, it is waited for until
     // it has ended; if that fails, the pool and the ring of buffers are never freed.
     unsafe { ring.submission().push(&recv) }.expect("an empty queue has room");
@@ -278,7 +304,7 @@ fn try_multishot_recv(mut ring: IoUring) -> io::Result<(bool, bool)> {
         if ring.submit_and_wait(1).is_err() {
             break;
         }
-        for cqe in ring.completion() {
+        for cqe in ring.completion().filter(|cqe| cqe.user_data() == RECV) {
             ended |= !cqueue::more(cqe.flags());
             answers.push((cqe.result(), cqueue::more(cqe.flags())));
         }

@@ -4,6 +4,7 @@
 //! That takes root and tracefs. Where there is neither, what the kernel tells anybody in `fdinfo`
 //! must still add up.
 
+mod bundles;
 mod oracle;
 mod scene;
 #[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
@@ -16,7 +17,7 @@ use proactor::buffer::Shape;
 use proactor::ring::Kind;
 use proactor::ring::kernel::{Capability, Kernel};
 use proactor::trace::Clock;
-use proactor::trace::kernel::{Instance, Point, Tale, Unavailable};
+use proactor::trace::kernel::{Instance, Point, Unavailable};
 
 use oracle::{Evidence, Mutation};
 use scene::Scene;
@@ -80,6 +81,17 @@ fn count(evidence: &Evidence, kind: Kind, errno: i32) -> usize {
     these.filter(|cqe| cqe.res == -errno).count()
 }
 
+/// I8.
+fn all_mutations_are_seen(evidence: &Evidence, mutations: usize) {
+    let mut random = Random::of_test();
+    for n in 0..mutations {
+        let mutation = Mutation::some(&evidence.records, |n| random.next() as usize % n);
+        let mut mutant = evidence.clone();
+        mutation.apply(&mut mutant.records);
+        assert!(mutant.verdict().is_err(), "mutation {n} was not seen: {mutation:?}");
+    }
+}
+
 #[test]
 fn with_deferred_work_the_trace_is_what_the_kernel_says() {
     let Some(kernel) = kernel().filter(|kernel| kernel.has(Capability::DeferTaskrun)) else {
@@ -131,9 +143,8 @@ fn when_the_queue_overflows_the_trace_is_what_the_kernel_says() {
         let flagless = kernel.without(Capability::DeferTaskrun).without(Capability::CoopTaskrun);
         for kernel in [kernel, flagless] {
             let evidence = proven(&Scene { completions: Some(16), ..plenty(kernel) }, ENOUGH);
-            let told = evidence.told.iter().flatten();
-            let aside = told.filter(|told| matches!(told.what, Tale::Overflowed { .. })).count();
-            assert!(aside > 1000, "the queue overflowed {aside} times");
+            let aside = evidence.overflows();
+            assert!(aside > 100, "completions waited outside the queue after {aside} enters");
         }
     }
 }
@@ -154,12 +165,31 @@ fn without_a_buffer_left_the_trace_is_what_the_kernel_says_and_every_mutation_is
     if kernel.has(Capability::MultishotRecv) {
         assert!(count(&evidence, Kind::Recv, libc::ENOBUFS) > 0, "no buffer was ever missing");
     }
-    let mut random = Random::of_test();
-    for n in 0..1500 {
-        let mutation = Mutation::some(&evidence.records, |n| random.next() as usize % n);
-        let mut mutant = evidence.clone();
-        mutation.apply(&mut mutant.records);
-        assert!(mutant.verdict().is_err(), "mutation {n} was not seen: {mutation:?}");
+    all_mutations_are_seen(&evidence, 1500);
+}
+
+#[test]
+fn of_bundles_the_trace_is_what_the_kernel_says_and_every_byte_is_in_its_buffer() {
+    if kernel().is_none() {
+        return;
+    }
+    if !bundles::are_known() {
+        return skip("this kernel has no bundles (6.10)");
+    }
+    if !is_told() {
+        return;
+    }
+    let _turn = alone();
+    for completions in [4096, bundles::CROWD as u32] {
+        let bundled = bundles::play(&POINTS, completions);
+        let evidence = bundled.evidence;
+        evidence.verdict().unwrap_or_else(|why| panic!("{completions} entries: {why}"));
+        let (reaped, several) = (evidence.reaped().count(), bundled.several);
+        assert!(reaped >= bundles::LEAST && several > 1000, "{several} bundles of {reaped}");
+        assert!(count(&evidence, Kind::Recv, libc::ENOBUFS) > 0, "no buffer was ever missing");
+        assert_eq!(count(&evidence, Kind::Recv, libc::ECANCELED), bundles::CROWD, "a storm");
+        assert_eq!(evidence.overflows() > 0, completions == bundles::CROWD as u32);
+        all_mutations_are_seen(&evidence, 20);
     }
 }
 
@@ -171,9 +201,6 @@ fn what_the_kernel_tells_anybody_adds_up_in_every_tier() {
         let lowered = kernel.lowered_to(ceiling.parse().unwrap()).unwrap();
         let scene = Scene { rounds: 30, guests: 20, ..plenty(lowered) };
         let evidence = scene.play(&[]);
-        if std::env::var_os("DUMP").is_some() {
-            eprintln!("verdict {:?} {}", evidence.verdict(), evidence.records.len());
-        }
         evidence.verdict().unwrap_or_else(|why| panic!("up to {ceiling}: {why}"));
         assert!(evidence.reaped().count() > 1900);
     }

@@ -14,7 +14,7 @@ use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
 use proactor::ring::kernel::{Capability, Kernel};
 use proactor::ring::{Config, Uring};
-use proactor::trace::kernel::{Instance, Point, Tale, Told};
+use proactor::trace::kernel::{Instance, Lack, Point, Tale, Told};
 use proactor::trace::{About, Clock, Recorder, Settings, Trace, Traced};
 
 use crate::oracle::Evidence;
@@ -71,6 +71,9 @@ impl Scene {
         assert_eq!(server.run().expect("the ring serves"), Ended::Drained);
         // What follows is not recorded: dropping the ring cancels what is left.
         let told = instance.as_mut().map(|one| one.finish().expect("the buffers are readable"));
+        // Told apart, overflowing completions keep their place; both since 5.19.
+        let is_told_apart = |one: &Instance| !one.lacks().contains(&Lack::Point(Point::Overflow));
+        let ordered = self.completions.is_none() || instance.as_ref().is_none_or(is_told_apart);
         let untold = instance.map_or(0, |one| one.lost().expect("the kernel counts"));
         let trace = Trace::from_bytes(server.ring_mut().recorder().bytes()).expect("a trace");
         Evidence {
@@ -80,6 +83,7 @@ impl Scene {
             told: told.map(|told| of_ring(told, fd)),
             untold,
             deferred: kernel.has(Capability::DeferTaskrun),
+            ordered,
         }
     }
 
@@ -141,7 +145,7 @@ fn slow_reader(to: &Address) {
 }
 
 /// What the kernel told of the ring that this thread made and that has this descriptor.
-fn of_ring(told: Vec<Told>, ring_fd: RawFd) -> Vec<Told> {
+pub(crate) fn of_ring(told: Vec<Told>, ring_fd: RawFd) -> Vec<Told> {
     // SAFETY: gettid(2) touches no memory and cannot fail.
     let me = unsafe { libc::gettid() };
     let ring = told.iter().rev().find_map(|told| match told.what {
@@ -152,12 +156,13 @@ fn of_ring(told: Vec<Told>, ring_fd: RawFd) -> Vec<Told> {
     told.into_iter().filter(|told| told.ring == ring).collect()
 }
 
-/// How many submissions were ever taken off a ring's queue, and completions put into it.
-fn tails(ring: RawFd) -> (u32, u32) {
+/// How many submissions were ever taken off a ring's queue, and completions put into it; `None` on
+/// a kernel that does not say (5.10, for one).
+pub(crate) fn tails(ring: RawFd) -> Option<(u32, u32)> {
     let info = fs::read_to_string(format!("/proc/thread-self/fdinfo/{ring}")).expect("it is open");
     let value = |name: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_else(|| panic!("no {name} in {info}")).trim().parse().expect("a number")
+        let line = info.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim().parse().expect("a number"))
     };
-    (value("SqTail:"), value("CqTail:"))
+    Some((value("SqTail:")?, value("CqTail:")?))
 }

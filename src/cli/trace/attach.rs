@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::os::{self, Stop};
 use crate::report::units;
@@ -42,7 +42,12 @@ impl Args {
         let stop = Stop::new().and_then(|stop| stop.on_signals().map(|()| stop));
         let stop = stop.context("cannot listen for signals")?;
         let mut instance = Instance::new(&Point::ALL, Clock::Nanos, BUFFER)?;
+        attached.set_lacks(instance.lacks());
+        instance.lacks().iter().for_each(|lack| eprintln!("note: {lack}"));
         let deadline = self.span.map(|span| Instant::now() + span);
+        if attached.open_rings() == 0 {
+            eprintln!("{} has no io_uring open yet: waiting for one …", attached.who());
+        }
         if self.span.is_none() {
             eprintln!("watching process {} until SIGINT (Ctrl-C) …", self.pid);
         }
@@ -52,12 +57,13 @@ impl Args {
         drop(instance);
         watched?;
         let mut out = io::stdout().lock();
+        let silence = attached.silence();
         if self.json {
             writeln!(out, "{}", attached.json())?;
-        } else {
+        } else if silence.is_none() {
             write!(out, "{}", attached.summary())?;
         }
-        Ok(())
+        silence.map_or(Ok(()), |why| bail!(why))
     }
 
     /// Until the deadline, a signal, or the end of the process.

@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::kernel::{Tale, Told};
+use super::kernel::{Lack, Tale, Told};
 use rings::{Done, Ring};
 
 /// A process that is watched.
@@ -30,6 +30,8 @@ pub struct Attached {
     /// The first and the last that was told, in nanoseconds.
     span: Option<(u64, u64)>,
     lost: u64,
+    /// What the kernel does not tell.
+    lacks: Vec<Lack>,
 }
 
 /// Something that was told of a ring of the process, joined with what it belongs to.
@@ -65,6 +67,7 @@ impl Attached {
             known: HashMap::new(),
             span: None,
             lost: 0,
+            lacks: Vec::new(),
         })
     }
 
@@ -75,7 +78,7 @@ impl Attached {
         stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
     }
 
-    /// How many rings it has open. More than are [seen](Attached::rings) if some of them rest.
+    /// How many rings it has open. More than are seen if some of them rest.
     pub fn open_rings(&self) -> usize {
         let Ok(files) = fs::read_dir(format!("/proc/{}/fd", self.pid)) else { return 0 };
         let is_ring = |path: PathBuf| {
@@ -84,14 +87,30 @@ impl Attached {
         files.filter_map(Result::ok).filter(|file| is_ring(file.path())).count()
     }
 
-    /// How many of its rings something was told of.
-    pub fn rings(&self) -> usize {
-        self.rings.len()
+    /// Who it is: `process 123 (nginx)`.
+    pub fn who(&self) -> String {
+        format!("process {} ({})", self.pid, self.name)
+    }
+
+    /// Why nothing is to be shown, as a sentence; `None` if something was told of its rings.
+    pub fn silence(&self) -> Option<String> {
+        let open = match self.open_rings() {
+            _ if !self.rings.is_empty() => return None,
+            _ if !self.is_alive() => "it has ended".to_owned(),
+            0 => "it has no io_uring open".to_owned(),
+            n => format!("it has {} open, which rested", view::plural(n, "ring")),
+        };
+        Some(format!("nothing was told of a ring of {}: {open}", self.who()))
     }
 
     /// So many events were lost since the begin.
     pub fn set_lost(&mut self, lost: u64) {
         self.lost = lost;
+    }
+
+    /// The kernel does not tell these: what they would count is shown as unknown.
+    pub fn set_lacks(&mut self, lacks: &[Lack]) {
+        self.lacks = lacks.to_vec();
     }
 
     /// Takes in what the kernel told; `None` if it is about another process's ring, or about one
@@ -105,8 +124,9 @@ impl Attached {
         let (first, last) = self.span.get_or_insert((told.time, told.time));
         *last = told.time.max(*last);
         let at = told.time.saturating_sub(*first);
-        let (opcode, done) = self.rings[ring].see(told);
-        Some(Line { at, ring, told: *told, opcode, done })
+        let told = self.rings[ring].named(told);
+        let (opcode, done) = self.rings[ring].see(&told);
+        Some(Line { at, ring, told, opcode, done })
     }
 
     /// A ring that is new to us, if it is the process's: of these events only, the thread is one of

@@ -106,6 +106,18 @@ impl Ring {
         ops.fold((0, 0), |(s, c), op| (s + op.submitted + op.refused, c + op.completed))
     }
 
+    /// What was told, with what its submission told of the operation: 5.10 says of work for its
+    /// threads only which request it is.
+    pub(super) fn named(&self, told: &Told) -> Told {
+        let is_bare = matches!(told.what, Tale::Punted) && told.opcode.is_none();
+        match self.flights.get(&Name::Address(told.request)) {
+            Some(flight) if is_bare => {
+                Told { user_data: flight.user_data, opcode: flight.opcode, ..*told }
+            }
+            _ => *told,
+        }
+    }
+
     /// Takes in what was told. Answers which operation it is about, and, of a completion, what it
     /// belongs to.
     pub(super) fn see(&mut self, told: &Told) -> (Option<u8>, Option<Done>) {

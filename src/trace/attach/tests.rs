@@ -1,6 +1,7 @@
 //! Made-up tales of a ring of this very process: what is joined with what, and what is said of it.
 
 use super::*;
+use crate::trace::kernel::Point;
 
 /// Operations.
 const RECV: u8 = 27;
@@ -70,8 +71,10 @@ fn another_processs_ring_is_not_looked_at() {
     assert!(attached.see(&stranger).is_none());
     // Data arrive in anybody's time: that thread says nothing of whose ring it is.
     assert!(attached.see(&told(0, 1, 7, Some(RECV), Tale::Arrived)).is_none());
-    assert_eq!(attached.rings(), 0);
-    assert!(attached.summary().contains("nothing was told"));
+    let silence = attached.silence().expect("nothing was seen");
+    assert!(silence.contains("nothing was told of a ring of process"), "{silence}");
+    attached.see(&submit(1, 1, 7, RECV));
+    assert_eq!(attached.silence(), None);
     assert!(Attached::new(u32::MAX).is_err());
 }
 
@@ -99,4 +102,35 @@ fn what_never_completes_does_not_pile_up() {
         attached.see(&submit(n, 1 + n % 8, n, SEND));
     }
     assert_eq!(attached.rings[0].remembered(), (8, 8));
+}
+
+#[test]
+fn what_5_10_hands_to_its_threads_is_counted_by_operation() {
+    let mut attached = attached();
+    attached.see(&submit(1000, 0xe0, 7, RECV));
+    // The request is all that it says.
+    let line = attached.see(&told(2000, 0xe0, 0, None, Tale::Punted)).expect("its ring");
+    assert!(line.text().contains("punt    recv         0x7"), "{}", line.text());
+    // Another's request, of which nothing was seen.
+    attached.see(&told(3000, 0xf0, 0, None, Tale::Punted));
+    let json = attached.json();
+    let punts = |op: usize| json["rings"][0]["ops"][op]["punts"].clone();
+    assert_eq!((punts(0), punts(1)), (1.into(), 1.into()), "{json}");
+}
+
+#[test]
+fn what_a_kernel_does_not_tell_is_not_shown_as_none() {
+    let mut attached = attached();
+    attached.see(&submit(1000, 1, 7, RECV));
+    assert!(attached.summary().contains("overflow never"));
+    attached.set_lacks(&[Point::Overflow, Point::Punt, Point::Wait].map(Lack::Point));
+    let text = attached.summary();
+    for word in ["overflow not told", "– sleeps", "no io_uring_cqe_overflow on this kernel: "] {
+        assert!(text.contains(word), "{word} is missing in\n{text}");
+    }
+    let json = attached.json();
+    assert_eq!(json["not_told"][1], "io_uring_queue_async_work");
+    let ring = &json["rings"][0];
+    assert!(ring["overflows"].is_null() && ring["sleeps"].is_null(), "{json}");
+    assert!(ring["ops"][0]["punts"].is_null() && ring["ops"][0]["polls"] == 0, "{json}");
 }

@@ -11,7 +11,7 @@ use super::{Attached, Line};
 use crate::os;
 use crate::report::{Align, Errno, Latencies, NOTHING, Table, units};
 use crate::ring::Cqe;
-use crate::trace::kernel::{Tale, operation};
+use crate::trace::kernel::{Lack, Point, Tale, operation};
 use crate::trace::show::end_line;
 
 /// Where the details end and the mark of the abnormal stands.
@@ -180,23 +180,18 @@ impl Attached {
         let lasted = self.span.map_or(0, |(first, last)| last - first);
         let uname = os::uname();
         let mut text = format!(
-            "process {} ({})  {} watched  {}  {} events lost  kernel: {}\n",
-            self.pid,
-            self.name,
+            "{}  {} watched  {}  {} events lost  kernel: {}\n",
+            self.who(),
             span(lasted),
             plural(self.rings.len(), "ring"),
             units::count(self.lost),
             uname.split(' ').nth(1).unwrap_or(&uname),
         );
-        if self.rings.is_empty() {
-            let open = match self.open_rings() {
-                0 => "it has none open".to_owned(),
-                n => format!("it has {} open, which rested", plural(n, "ring")),
-            };
-            let _ = write!(text, "\nnothing was told of a ring of its: {open}\n");
-        }
         for (at, ring) in self.rings.iter().enumerate() {
-            text.push_str(&of_ring(at, ring));
+            text.push_str(&self.of_ring(at, ring));
+        }
+        for lack in &self.lacks {
+            let _ = writeln!(text, "{lack}");
         }
         text
     }
@@ -210,140 +205,154 @@ impl Attached {
             "uname": os::uname(),
             "watched_ns": self.span.map_or(0, |(first, last)| last - first),
             "lost": self.lost,
-            "rings": self.rings.iter().map(ring_json).collect::<Vec<_>>(),
+            "not_told": self.lacks.iter().map(|lack| lack.name()).collect::<Vec<_>>(),
+            "rings": self.rings.iter().map(|ring| self.ring_json(ring)).collect::<Vec<_>>(),
         })
     }
-}
 
-fn of_ring(at: usize, ring: &Ring) -> String {
-    let mut text = format!(
-        "\nr{at}  thread {} ({}){}\n",
-        ring.thread,
-        ring.name,
-        ring.made.map_or(String::new(), |(submissions, completions, flags)| {
-            format!("  {submissions}/{completions} entries  {}", setup(flags))
-        }),
-    );
-    let _ = writeln!(text, "{}", table(ring));
-    for (opcode, op) in ring.ops.iter().filter(|(_, op)| op.ended.0 > 0) {
-        let (ended, shots) = op.ended;
-        let _ = writeln!(
-            text,
-            "multishot {}: {} ended, after {:.1} completions on average",
-            opcode.map_or("?".to_owned(), operation),
-            units::count(ended),
-            shots as f64 / ended as f64,
+    /// What that point counts, unless the kernel does not tell of it.
+    fn told<T>(&self, point: Point, count: T) -> Option<T> {
+        (!self.lacks.contains(&Lack::Point(point))).then_some(count)
+    }
+
+    fn of_ring(&self, at: usize, ring: &Ring) -> String {
+        let mut text = format!(
+            "\nr{at}  thread {} ({}){}\n",
+            ring.thread,
+            ring.name,
+            ring.made.map_or(String::new(), |(submissions, completions, flags)| {
+                format!("  {submissions}/{completions} entries  {}", setup(flags))
+            }),
         );
+        let _ = writeln!(text, "{}", self.table(ring));
+        for (opcode, op) in ring.ops.iter().filter(|(_, op)| op.ended.0 > 0) {
+            let (ended, shots) = op.ended;
+            let _ = writeln!(
+                text,
+                "multishot {}: {} ended, after {:.1} completions on average",
+                opcode.map_or("?".to_owned(), operation),
+                units::count(ended),
+                shots as f64 / ended as f64,
+            );
+        }
+        for (opcode, op) in ring.ops.iter().filter(|(_, op)| op.silent > 0) {
+            let _ = writeln!(
+                text,
+                "{}: {} ended without a completion, as asked (IOSQE_CQE_SKIP_SUCCESS)",
+                opcode.map_or("?".to_owned(), operation),
+                units::count(op.silent),
+            );
+        }
+        let _ = writeln!(text, "{}", self.totals(ring));
+        let findings = findings(ring);
+        if findings.is_empty() {
+            text.push_str("nothing stands out\n");
+        }
+        for finding in &findings {
+            let _ = writeln!(text, "! {finding}");
+        }
+        text
     }
-    for (opcode, op) in ring.ops.iter().filter(|(_, op)| op.silent > 0) {
-        let _ = writeln!(
-            text,
-            "{}: {} ended without a completion, as asked (IOSQE_CQE_SKIP_SUCCESS)",
-            opcode.map_or("?".to_owned(), operation),
-            units::count(op.silent),
-        );
+
+    /// Its operations, a row each.
+    fn table(&self, ring: &Ring) -> Table {
+        let mut table = Table::new(&[
+            ("op", Align::Left),
+            ("submitted", Align::Right),
+            ("cqes", Align::Right),
+            ("ok", Align::Right),
+            ("polls", Align::Right),
+            ("punts", Align::Right),
+            ("submit→cqe p50", Align::Right),
+            ("p99", Align::Right),
+            ("max", Align::Right),
+            ("arrival→cqe p50", Align::Right),
+            ("p99", Align::Right),
+            ("errors", Align::Left),
+        ]);
+        ring.ops.iter().for_each(|(opcode, op)| table.row(self.row(*opcode, op)));
+        table
     }
-    let _ = writeln!(text, "{}", totals(ring));
-    let findings = findings(ring);
-    if findings.is_empty() {
-        text.push_str("nothing stands out\n");
+
+    /// All its operations in one line.
+    fn totals(&self, ring: &Ring) -> String {
+        let (submissions, completions) = ring.totals();
+        let each = match ring.waits {
+            0 => String::new(),
+            waits => format!(", {:.1} completions each", completions as f64 / waits as f64),
+        };
+        let overflow = match self.told(Point::Overflow, ring.overflows) {
+            None => "not told".to_owned(),
+            Some(0) => "never".to_owned(),
+            Some(overflows) => units::count(overflows),
+        };
+        format!(
+            "{} submissions, {} completions; {} sleeps{each}; overflow {overflow}",
+            units::count(submissions),
+            units::count(completions),
+            self.told(Point::Wait, ring.waits).map_or(NOTHING.to_owned(), units::count),
+        )
     }
-    for finding in &findings {
-        let _ = writeln!(text, "! {finding}");
+
+    fn row(&self, opcode: Option<u8>, op: &Operation) -> [String; 12] {
+        let [took, took_99] = [0.5, 0.99].map(|share| known(op.took.percentile(share)));
+        let [after, after_99] = [0.5, 0.99].map(|share| known(op.after.percentile(share)));
+        let star = if op.ended.0 > 0 || op.completed > op.submitted { "*" } else { "" };
+        let zero = |point: Point, count: u64| match self.told(point, count) {
+            None => NOTHING.to_owned(),
+            Some(0) => String::new(),
+            Some(count) => units::count(count),
+        };
+        [
+            opcode.map_or("(before)".to_owned(), |code| format!("{}{star}", operation(code))),
+            units::count(op.submitted + op.refused),
+            units::count(op.completed),
+            units::count(op.fine),
+            zero(Point::Arm, op.polls),
+            zero(Point::Punt, op.punts),
+            took,
+            took_99,
+            known(op.took.max()),
+            after,
+            after_99,
+            op.errors(),
+        ]
     }
-    text
-}
 
-/// Its operations, a row each.
-fn table(ring: &Ring) -> Table {
-    let mut table = Table::new(&[
-        ("op", Align::Left),
-        ("submitted", Align::Right),
-        ("cqes", Align::Right),
-        ("ok", Align::Right),
-        ("polls", Align::Right),
-        ("punts", Align::Right),
-        ("submit→cqe p50", Align::Right),
-        ("p99", Align::Right),
-        ("max", Align::Right),
-        ("arrival→cqe p50", Align::Right),
-        ("p99", Align::Right),
-        ("errors", Align::Left),
-    ]);
-    ring.ops.iter().for_each(|(opcode, op)| table.row(row(*opcode, op)));
-    table
-}
-
-/// All its operations in one line.
-fn totals(ring: &Ring) -> String {
-    let (submissions, completions) = ring.totals();
-    let each = match ring.waits {
-        0 => String::new(),
-        waits => format!(", {:.1} completions each", completions as f64 / waits as f64),
-    };
-    format!(
-        "{} submissions, {} completions; {} sleeps{each}; overflow {}",
-        units::count(submissions),
-        units::count(completions),
-        units::count(ring.waits),
-        if ring.overflows == 0 { "never".to_owned() } else { units::count(ring.overflows) },
-    )
-}
-
-fn row(opcode: Option<u8>, op: &Operation) -> [String; 12] {
-    let [took, took_99] = [0.5, 0.99].map(|share| known(op.took.percentile(share)));
-    let [after, after_99] = [0.5, 0.99].map(|share| known(op.after.percentile(share)));
-    let star = if op.ended.0 > 0 || op.completed > op.submitted { "*" } else { "" };
-    let zero = |count: u64| if count == 0 { String::new() } else { units::count(count) };
-    [
-        opcode.map_or("(before)".to_owned(), |code| format!("{}{star}", operation(code))),
-        units::count(op.submitted + op.refused),
-        units::count(op.completed),
-        units::count(op.fine),
-        zero(op.polls),
-        zero(op.punts),
-        took,
-        took_99,
-        known(op.took.max()),
-        after,
-        after_99,
-        op.errors(),
-    ]
-}
-
-fn ring_json(ring: &Ring) -> Value {
-    let latencies = |all: &Latencies| json!(all.percentiles());
-    let ops = ring.ops.iter().map(|(opcode, op)| {
-        let errors = op.errors.iter().map(|(errno, n)| (Errno(*errno).to_string(), json!(n)));
+    fn ring_json(&self, ring: &Ring) -> Value {
+        let latencies = |all: &Latencies| json!(all.percentiles());
+        let ops = ring.ops.iter().map(|(opcode, op)| {
+            let errors = op.errors.iter().map(|(errno, n)| (Errno(*errno).to_string(), json!(n)));
+            json!({
+                "op": opcode.map(operation),
+                "opcode": opcode,
+                "submitted": op.submitted,
+                "refused": self.told(Point::Refuse, op.refused),
+                "silent": op.silent,
+                "completed": op.completed,
+                "ok": op.fine,
+                "errors": errors.collect::<serde_json::Map<_, _>>(),
+                "polls": self.told(Point::Arm, op.polls),
+                "punts": self.told(Point::Punt, op.punts),
+                "multishot_ended": op.ended.0,
+                "multishot_completions": op.ended.1,
+                "submit_to_cqe": latencies(&op.took),
+                "arrival_to_cqe": latencies(&op.after),
+            })
+        });
         json!({
-            "op": opcode.map(operation),
-            "opcode": opcode,
-            "submitted": op.submitted,
-            "refused": op.refused,
-            "silent": op.silent,
-            "completed": op.completed,
-            "ok": op.fine,
-            "errors": errors.collect::<serde_json::Map<_, _>>(),
-            "polls": op.polls,
-            "punts": op.punts,
-            "multishot_ended": op.ended.0,
-            "multishot_completions": op.ended.1,
-            "submit_to_cqe": latencies(&op.took),
-            "arrival_to_cqe": latencies(&op.after),
+            "thread": ring.thread,
+            "name": ring.name,
+            "entries": ring.made.map(|(submissions, completions, _)| [submissions, completions]),
+            "setup": ring.made.map(|(.., flags)| flags),
+            "ops": ops.collect::<Vec<_>>(),
+            "sleeps": self.told(Point::Wait, ring.waits),
+            "work_runs": ring.works.0,
+            "work": ring.works.1,
+            "overflows": self.told(Point::Overflow, ring.overflows),
+            "findings": findings(ring),
         })
-    });
-    json!({
-        "thread": ring.thread,
-        "name": ring.name,
-        "entries": ring.made.map(|(submissions, completions, _)| [submissions, completions]),
-        "setup": ring.made.map(|(.., flags)| flags),
-        "ops": ops.collect::<Vec<_>>(),
-        "sleeps": ring.waits,
-        "work_runs": ring.works.0,
-        "work": ring.works.1,
-        "overflows": ring.overflows,
-        "findings": findings(ring),
-    })
+    }
 }
 
 fn result(res: i32) -> String {
@@ -364,6 +373,6 @@ fn known(span: Option<Duration>) -> String {
     span.map_or(NOTHING.to_owned(), units::span)
 }
 
-fn plural(n: usize, word: &str) -> String {
+pub(super) fn plural(n: usize, word: &str) -> String {
     if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") }
 }

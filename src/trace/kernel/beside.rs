@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Instance, Point, Tale, Told, Unavailable};
+use super::{Instance, Lack, Point, Tale, Told, Unavailable};
 use crate::trace::format::{Clock, Record, What};
 use crate::trace::preface::{About, Settings};
 use crate::trace::reader::{Header, Trace, Unreadable};
@@ -28,6 +28,8 @@ const BASE: u8 = 128;
 /// What is asked of the kernel: what the loop cannot know, and which rings are ours.
 const POINTS: [Point; 6] =
     [Point::Create, Point::Complete, Point::Overflow, Point::Arrive, Point::Punt, Point::Wait];
+/// The line of the header's text that names what the kernel does not tell, with commas between.
+const LACKS: &str = "not_told";
 /// How long between two looks at what was told.
 const INTERVAL: Duration = Duration::from_millis(20);
 /// Bytes for what is told meanwhile, of all CPUs together.
@@ -57,7 +59,9 @@ impl Scribe {
         let clock = settings.clock.unwrap_or_else(Clock::best);
         let mut instance = Instance::new(&POINTS, clock, BUFFER)?;
         let settings = Settings { clock: Some(clock), triggers: Vec::new(), ..settings.clone() };
-        let about = About { model: MODEL.to_owned(), ..About::default() };
+        let lacks: Vec<_> = instance.lacks().iter().map(|lack| lack.name()).collect();
+        let more = vec![(LACKS.to_owned(), lacks.join(","))];
+        let about = About { model: MODEL.to_owned(), more, ..About::default() };
         let mut log = Recorder::create(&file, &settings, &about).map_err(failed)?;
         let over = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&over);
@@ -155,6 +159,8 @@ pub struct Beside {
     pub told: Vec<Told>,
     /// How much is not there: overwritten, or not told for want of room.
     pub lost: u64,
+    /// What that kernel does not tell.
+    pub lacks: Vec<Lack>,
 }
 
 impl Beside {
@@ -177,7 +183,9 @@ impl Beside {
     fn of(trace: &Trace) -> Beside {
         let lost = trace.records.iter().filter(|record| record.what == What::Lost as u8);
         let lost = lost.fold(trace.lost(), |all, record| all.saturating_add(record.id));
-        Beside { told: trace.records.iter().filter_map(told).collect(), lost }
+        let lacks = trace.header.get(LACKS).unwrap_or_default().split(',');
+        let lacks = lacks.filter_map(Lack::from_name).collect();
+        Beside { told: trace.records.iter().filter_map(told).collect(), lost, lacks }
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Beside, Tale};
-use crate::report::{Align, Latencies, Table, units};
+use super::{Beside, Lack, Point, Tale};
+use crate::report::{Align, Latencies, NOTHING, Table, units};
 use crate::trace::format::What;
 use crate::trace::reader::Trace;
 
@@ -23,14 +23,16 @@ pub struct Delays {
     pub reaping: Latencies,
     /// From there to the next enter, in which the answers go out: what the loop itself takes.
     pub handling: Latencies,
-    /// Completions that were posted outside a full queue.
-    pub overflowed: u64,
-    /// Operations that were handed to a thread of the kernel.
-    pub punted: u64,
+    /// Completions that were posted outside a full queue; `None` if the kernel does not tell.
+    pub overflowed: Option<u64>,
+    /// Operations that were handed to a thread of the kernel; `None` likewise.
+    pub punted: Option<u64>,
     /// Completions that only one of the two tells of: where something is lost.
     pub unmatched: u64,
-    /// What the kernel's side lacks.
+    /// What is lost of the kernel's side.
     pub lost: u64,
+    /// What the kernel does not tell at all.
+    pub lacks: Vec<Lack>,
 }
 
 /// A completion as it was posted.
@@ -43,7 +45,14 @@ struct Posted {
 impl Delays {
     /// Joins a recording with what the kernel told of it.
     pub fn of(trace: &Trace, beside: &Beside) -> Delays {
-        let mut delays = Delays { lost: beside.lost, ..Delays::default() };
+        let told = |point| (!beside.lacks.contains(&Lack::Point(point))).then_some(0);
+        let mut delays = Delays {
+            overflowed: told(Point::Overflow),
+            punted: told(Point::Punt),
+            lost: beside.lost,
+            lacks: beside.lacks.clone(),
+            ..Delays::default()
+        };
         let since = |from: u64, to: u64| {
             let nanos = |tick| trace.header.nanos(tick);
             Duration::from_nanos(nanos(to).saturating_sub(nanos(from)))
@@ -83,7 +92,7 @@ impl Delays {
             let (res, flags) = match told.what {
                 Tale::Completed { res, flags } => (res, flags),
                 Tale::Overflowed { res, flags } => {
-                    self.overflowed += 1;
+                    self.overflowed = self.overflowed.map(|n| n + 1);
                     (res, flags)
                 }
                 Tale::Arrived => {
@@ -91,7 +100,7 @@ impl Delays {
                     continue;
                 }
                 Tale::Punted => {
-                    self.punted += 1;
+                    self.punted = self.punted.map(|n| n + 1);
                     continue;
                 }
                 _ => continue,
@@ -116,6 +125,7 @@ impl Delays {
             "punted": self.punted,
             "unmatched": self.unmatched,
             "lost": self.lost,
+            "not_told": self.lacks.iter().map(|lack| lack.name()).collect::<Vec<_>>(),
         })
     }
 }
@@ -141,13 +151,15 @@ impl fmt::Display for Delays {
             let cells = all.percentiles().cells().map(|(_, cell)| cell);
             table.row([name.to_owned(), units::count(all.len())].into_iter().chain(cells));
         }
-        let [overflowed, punted, unmatched, lost] =
-            [self.overflowed, self.punted, self.unmatched, self.lost].map(units::count);
+        let [unmatched, lost] = [self.unmatched, self.lost].map(units::count);
+        let [overflowed, punted] = [self.overflowed, self.punted]
+            .map(|count| count.map_or(NOTHING.to_owned(), units::count));
         write!(
             f,
             "{table}\nposted outside a full queue {overflowed}, handed to threads of the kernel \
              {punted}, not matched {unmatched}, lost by the kernel {lost}"
-        )
+        )?;
+        self.lacks.iter().try_for_each(|lack| write!(f, "\n{lack}"))
     }
 }
 
@@ -182,13 +194,24 @@ mod tests {
             told(4000, 7, Tale::Overflowed { res: 32, flags: 0 }),
             told(4000, 3, Tale::Punted),
         ];
-        let delays = Delays::of(&trace, &Beside { told, lost: 2 });
+        let mut beside = Beside { told, lost: 2, lacks: Vec::new() };
+        let delays = Delays::of(&trace, &beside);
         assert_eq!(delays.posting.max(), Some(Duration::from_nanos(2000)));
         assert_eq!((delays.posting.len(), delays.reaping.len(), delays.handling.len()), (1, 2, 3));
         assert_eq!(delays.reaping.max(), Some(Duration::from_nanos(2000)));
         assert!(delays.handling.max() >= Some(Duration::from_nanos(4000)));
         let counts = (delays.overflowed, delays.punted, delays.unmatched, delays.lost);
-        assert_eq!(counts, (1, 1, 1, 2));
-        assert!(delays.to_string().contains("not matched 1, lost by the kernel 2"));
+        assert_eq!(counts, (Some(1), Some(1), 1, 2));
+        assert!(delays.to_string().ends_with("not matched 1, lost by the kernel 2"));
+        // What is not told is not none.
+        beside.lacks = vec![Lack::Point(Point::Overflow)];
+        let delays = Delays::of(&trace, &beside);
+        assert_eq!((delays.overflowed, delays.punted), (None, Some(1)));
+        let (text, json) = (delays.to_string(), delays.json());
+        assert!(
+            text.contains("full queue –") && text.contains("no io_uring_cqe_overflow"),
+            "{text}"
+        );
+        assert!(json["overflowed"].is_null() && json["not_told"][0] == "io_uring_cqe_overflow");
     }
 }

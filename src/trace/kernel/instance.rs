@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::lack::Lack;
 use super::page::Shape;
 use super::point::{Decoder, Point, Told};
 use crate::os;
@@ -66,6 +67,8 @@ pub struct Instance {
     cpus: Vec<Cpu>,
     shape: Shape,
     decoder: Decoder,
+    /// What was asked for and is not to be had.
+    lacks: Vec<Lack>,
     clock: Clock,
     /// Told, and not yet given on: something earlier may still come from another CPU.
     held: Vec<Told>,
@@ -109,6 +112,7 @@ impl Instance {
             cpus: Vec::new(),
             shape: header,
             decoder: Decoder::default(),
+            lacks: Vec::new(),
             clock,
             held: Vec::new(),
             settled: 0,
@@ -121,6 +125,9 @@ impl Instance {
     }
 
     fn set_up(&mut self, points: &[Point], bytes: usize) -> Result<(), Unavailable> {
+        // All points begin at one moment: enabling each takes its time, and a submission would be
+        // told of whose completion is not.
+        self.set("tracing_on", "0")?;
         let clock = match self.clock {
             Clock::Tsc => "x86-tsc",
             Clock::Nanos => "mono",
@@ -142,7 +149,11 @@ impl Instance {
             let explain = |error| Unavailable::Failed(format!("open {}", path.display()), error);
             self.cpus.push(Cpu { pipe: Some(pipe.map_err(explain)?), folder });
         }
-        points.iter().try_for_each(|&point| self.watch(point))
+        points.iter().try_for_each(|&point| self.watch(point))?;
+        if !self.decoder.has_flags() {
+            self.lacks.push(Lack::Flags);
+        }
+        self.set("tracing_on", "1")
     }
 
     /// Learns how a point's events look, and has them recorded.
@@ -159,8 +170,16 @@ impl Instance {
             None if matches!(point, Point::Submit | Point::Complete) => {
                 Err(Unavailable::NoPoint(names[0]))
             }
-            None => Ok(()),
+            None => {
+                self.lacks.extend(Lack::of(point));
+                Ok(())
+            }
         }
+    }
+
+    /// What was asked for and this kernel does not tell.
+    pub fn lacks(&self) -> &[Lack] {
+        &self.lacks
     }
 
     fn set(&self, file: &str, value: &str) -> Result<(), Unavailable> {

@@ -80,7 +80,8 @@ pub struct Told {
     pub ring: u64,
     /// Which request: an address likewise; zero if it is not told.
     pub request: u64,
-    /// What the submission was given to travel with it.
+    /// What the submission was given to travel with it; zero if it is not told (of [`Tale::Punted`]
+    /// on 5.10).
     pub user_data: u64,
     /// `IORING_OP_*`, if that is told.
     pub opcode: Option<u8>,
@@ -214,6 +215,8 @@ impl Decoder {
             Point::Complete | Point::Overflow => {
                 places.user_data.is_some() && places.own[0].is_some()
             }
+            // 5.10 tells the request alone, which its submission has named.
+            Point::Punt => places.user_data.is_some() || places.request.is_some(),
             _ => places.user_data.is_some(),
         };
         self.number = layout.field(&["common_type"]);
@@ -223,6 +226,12 @@ impl Decoder {
             self.points.push((layout.id, point, places));
         }
         whole
+    }
+
+    /// Whether completions are told with their flags, as far as they are told at all.
+    pub fn has_flags(&self) -> bool {
+        let told = self.points.iter().filter(|(_, point, _)| *point == Point::Complete);
+        told.into_iter().all(|(.., places)| places.own[1].is_some())
     }
 
     /// What an event tells; `None` if it is none of those that were learnt, or is cut short.
