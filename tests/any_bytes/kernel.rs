@@ -7,7 +7,7 @@ use proactor::trace::kernel::{Beside, Decoder, Delays, Entries, Layout, Point, S
 use proactor::trace::{About, Attached, Record, Recorder, Settings, Trace, What};
 
 /// The header of a page, as `events/header_page` has it.
-const PAGE: &str = "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n\
+pub(crate) const PAGE: &str = "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n\
                     \tfield: local_t commit;\toffset:8;\tsize:8;\tsigned:1;\n\
                     \tfield: char data;\toffset:16;\tsize:4080;\tsigned:0;\n";
 /// Bytes of an event as the [formats](format) here lay it out.
