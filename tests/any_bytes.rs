@@ -68,8 +68,9 @@ fn no_damage_to_what_the_kernel_tells_makes_a_reader_of_it_panic() {
     let mut dice = Dice::new(1);
     let events = kernel::events();
     let format = kernel::format(Point::Complete);
-    for whole in [&events[..], format.as_bytes()] {
-        for _ in 0..600 {
+    let far = format.replace("offset:32", &format!("offset:{}", usize::MAX));
+    for whole in [&events[..], kernel::PAGE.as_bytes(), format.as_bytes(), far.as_bytes()] {
+        for _ in 0..400 {
             kernel::tell(&damaged(whole, &mut dice));
         }
     }

@@ -300,7 +300,11 @@ fn a_page_is_zoomed_moved_read_and_searched_by_hand() {
 
 proptest! {
     // The same in every run.
-    #![proptest_config(ProptestConfig { cases: 48, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        rng_seed: RngSeed::Fixed(1),
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn no_records_end_an_export_and_slices_stay_balanced(
         flips in prop::collection::vec((HEADER..HEADER + RECORD * 400, any::<u8>()), 0..120),

@@ -35,13 +35,13 @@ fn text(text: &str, page: &[u8]) {
         let (entries, _) = shape.read(page);
         assert!(entries.count() <= page.len() / 4, "more events than words");
     }
-    if Layout::parse(text).is_none() {
-        return;
-    }
+    let Some(layout) = Layout::parse(text) else { return };
+    // An event of its, whatever follows.
+    let event = [&layout.id.to_ne_bytes()[..], page].concat();
     for point in Point::ALL {
         let mut decoder = Decoder::default();
         decoder.learn(point, text);
-        decoder.decode(0, page);
+        decoder.decode(0, &event);
     }
 }
 
