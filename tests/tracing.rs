@@ -1,5 +1,5 @@
-//! What a trace says, held against what was done: on the simulated kernel for many seeds, on the real
-//! one by its own counts, and on whatever bytes claim to be a trace.
+//! What a trace says, held against what was done: on the simulated kernel for many seeds, and on the
+//! real one by its own counts.
 
 #[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
 mod support;
@@ -20,20 +20,10 @@ use proactor::trace::{
     About, Event, Follow, Frozen, Happened, Op, Record, Recorder, Settings, Trace, Trigger,
     Unreadable, What,
 };
-use proptest::prelude::*;
 
 use support::server::{Launch, PROACTOR};
-use support::simulated::{self, settings};
+use support::simulated::{recorded, settings, simulated};
 use support::{eventually, io_uring_refused, skip};
-
-/// What a simulated echo recorded.
-fn simulated(seed: u64, tier: Tier) -> Vec<u8> {
-    recorded(seed, tier, &settings())
-}
-
-fn recorded(seed: u64, tier: Tier, settings: &Settings) -> Vec<u8> {
-    simulated::echo(seed, tier, settings).0
-}
 
 /// Fails unless every submission ends exactly once, and the enters took what was queued.
 fn assert_whole(trace: &Trace) {
@@ -343,29 +333,6 @@ fn what_is_no_trace_is_refused_by_a_sentence() {
     let lost: Vec<_> =
         cut.events().filter(|event| matches!(event.what, Happened::Lost(_))).collect();
     assert_eq!((cut.records.len(), lost.len()), (11, 1));
-}
-
-proptest! {
-    #[test]
-    fn no_bytes_make_a_reader_panic(
-        flips in prop::collection::vec((0usize..HEADER + 32 * 600, any::<u8>()), 0..40),
-        len in 0usize..HEADER + 32 * 600,
-        cut in any::<bool>(),
-    ) {
-        thread_local!(static WHOLE: Vec<u8> = simulated(2, Tier::Multishot));
-        let mut bytes = WHOLE.with(|whole| whole[..HEADER + 32 * 600].to_vec());
-        flips.into_iter().for_each(|(at, byte)| bytes[at] = byte);
-        if cut {
-            bytes.truncate(len);
-        }
-        if let Ok(trace) = Trace::from_bytes(&bytes) {
-            for event in trace.events() {
-                drop(proactor::trace::line(&trace.header, &event));
-                drop(proactor::trace::json(&trace.header, &event));
-            }
-            drop(proactor::trace::title(&trace.header, trace.lost()));
-        }
-    }
 }
 
 #[test]

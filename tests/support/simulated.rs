@@ -54,3 +54,13 @@ pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64)
     while server.turn().unwrap() != Some(Ended::Drained) {}
     (server.ring_mut().recorder().bytes().to_vec(), said)
 }
+
+/// What a simulated echo recorded.
+pub(crate) fn simulated(seed: u64, tier: Tier) -> Vec<u8> {
+    recorded(seed, tier, &settings())
+}
+
+/// The same, recorded so.
+pub(crate) fn recorded(seed: u64, tier: Tier, settings: &Settings) -> Vec<u8> {
+    echo(seed, tier, settings).0
+}
