@@ -41,7 +41,7 @@ pub use follow::{Follow, open_process};
 pub use format::{Call, Clock, Frozen, Level, Patience, Record, What};
 pub use reader::{Header, Trace, Unreadable};
 pub use recorder::{About, Recorder, Settings};
-pub use show::{Filter, json, json_header, line, parse_conn, title};
+pub use show::{Filter, heading, json, json_header, line, parse_conn, title};
 pub use trigger::Trigger;
 
 /// Where to record, and how.

@@ -1,8 +1,8 @@
 //! One line an event: for people, always the same columns; for programs, JSON.
 //!
 //! ```text
-//!      time      lane  what    op        conn        res  details                              !
-//!   0.001923300  r0    cqe     recv*     c7.1         64  buf 82  more  age 37.3 µs
+//!          time  lane  what    op            conn            res  details                                !
+//!   0.001923300  r0    cqe     recv*         c7.1             64  #2  buf 82  more (shot 27, armed 1.60 ms ago)
 //! ```
 
 use std::fmt::Write;
@@ -18,7 +18,7 @@ use crate::keys::ConnId;
 use crate::report::{Errno, units};
 
 /// Where the details end and the mark of the abnormal stands.
-const MARK: usize = 100;
+const MARK: usize = 112;
 
 /// What is to be shown. Empty lists show all.
 #[derive(Debug, Clone, Default)]
@@ -108,6 +108,34 @@ pub fn title(header: &Header, lost: u64) -> String {
     text
 }
 
+/// What stands in the columns of [`line`]: once, above the first.
+pub fn heading() -> String {
+    columns(["time", "lane", "what", "op", "conn", "res", "details"])
+}
+
+/// A line: the same columns always.
+pub(in crate::trace) fn columns(
+    [time, lane, what, op, conn, result, details]: [&str; 7],
+) -> String {
+    format!("{time:>13}  {lane:<5} {what:<7} {op:<13} {conn:<9} {result:>9}  {details}")
+}
+
+/// A moment, as its column has it: seconds since recording began.
+pub(in crate::trace) fn moment(nanos: u64) -> String {
+    format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
+}
+
+/// A line without what trails, and with the mark of the abnormal if it is.
+pub(in crate::trace) fn marked(mut text: String, abnormal: bool) -> String {
+    text.truncate(text.trim_end().len());
+    if abnormal {
+        let width = text.chars().count();
+        text.extend(std::iter::repeat_n(' ', MARK.saturating_sub(width)));
+        text.push_str("  !");
+    }
+    text
+}
+
 /// One event for people.
 pub fn line(header: &Header, event: &Event) -> String {
     let star = if event.is_multishot() { "*" } else { "" };
@@ -118,20 +146,10 @@ pub fn line(header: &Header, event: &Event) -> String {
         Some(Err(errno)) => errno.to_string(),
         None => String::new(),
     };
-    let (seconds, nanos) = (event.at / 1_000_000_000, event.at % 1_000_000_000);
-    let mut text = format!(
-        "{seconds:>3}.{nanos:09}  {:<5} {:<7} {op:<13} {conn:<9} {result:>9}  {}",
-        format!("r{}", header.lane),
-        event.name(),
-        details(header, event),
-    );
-    if event.is_abnormal() {
-        let width = text.chars().count();
-        text.extend(std::iter::repeat_n(' ', MARK.saturating_sub(width)));
-        text.push_str("  !");
-    }
-    text.truncate(text.trim_end().len());
-    text
+    let (time, lane) = (moment(event.at), format!("r{}", header.lane));
+    let details = details(header, event);
+    let text = columns([&time, &lane, event.name(), &op, &conn, &result, &details]);
+    marked(text, event.is_abnormal())
 }
 
 fn details(header: &Header, event: &Event) -> String {
@@ -150,7 +168,9 @@ fn details(header: &Header, event: &Event) -> String {
             }
         }
         Happened::Completed { result, more, buffer, submission, age, .. } => {
-            completed(&mut text, event, *result, *more, *buffer, *submission, *age);
+            completed(&mut text, event, *result, *more, *buffer, *submission);
+            // With many completions, it is its peers' since the one before: no age of its own.
+            write_age(&mut text, age.filter(|_| !event.is_multishot()));
         }
         Happened::Silent { submission, age, .. } => {
             text.push_str(&hash(submission.and_then(|one| one.number)));
@@ -198,9 +218,7 @@ fn details(header: &Header, event: &Event) -> String {
         }
         Happened::CallEnd { file, lasted, .. } => {
             let _ = write!(text, "fd {file}  ");
-            if header.level == Some(Level::Record) {
-                write_span(&mut text, *lasted);
-            }
+            write_span(&mut text, measured(header, *lasted));
         }
         Happened::Lost(n) => {
             let _ = write!(text, "{} records", units::count(*n));
@@ -228,7 +246,6 @@ fn completed(
     more: bool,
     buffer: Option<u16>,
     submission: Option<Submission>,
-    age: Option<u64>,
 ) {
     text.push_str(&hash(submission.and_then(|one| one.number)));
     if let Some(buffer) = buffer {
@@ -242,15 +259,23 @@ fn completed(
     }
     match submission {
         Some(one) if more => {
-            let _ = write!(text, "more (shot {})  ", one.shots);
+            let armed = span(event.at.saturating_sub(one.at));
+            let _ =
+                write!(text, "more (shot {}, armed {armed} ago)", units::count(one.shots.into()));
         }
         Some(one) if one.shots > 1 => {
-            let _ = write!(text, "last shot ({})  ", one.shots);
+            let armed = span(event.at.saturating_sub(one.at));
+            let _ = write!(text, "last shot ({} in {armed})", units::count(one.shots.into()));
         }
         Some(_) => {}
-        None => text.push_str("submitted before this trace  "),
+        None => text.push_str("submitted before this trace"),
     }
-    write_age(text, age);
+}
+
+/// How long a call took, if that was measured: between two readings of a clock that is read once a
+/// batch, no time passes.
+fn measured(header: &Header, lasted: Option<u64>) -> Option<u64> {
+    lasted.filter(|&nanos| nanos > 0 || header.level == Some(Level::Record))
 }
 
 fn write_age(text: &mut String, age: Option<u64>) {
@@ -350,7 +375,7 @@ pub fn json(header: &Header, event: &Event) -> Value {
         }
         Happened::CallEnd { file, lasted, .. } => {
             put("file", json!(file));
-            put("lasted_ns", json!(lasted));
+            put("lasted_ns", json!(measured(header, *lasted)));
         }
         Happened::Lost(n) => put("lost", json!(n)),
         Happened::Clock(nanos) => put("monotonic_ns", json!(nanos)),

@@ -10,10 +10,7 @@ use crate::ring::{Cqe, Token};
 use crate::trace::format::kind_name;
 use crate::trace::reader::Header;
 use crate::trace::ring::owner;
-use crate::trace::show::Filter;
-
-/// Where the details end and the mark of the abnormal stands.
-const MARK: usize = 100;
+use crate::trace::show::{Filter, columns, marked, moment};
 
 impl Told {
     fn name(&self) -> &'static str {
@@ -93,21 +90,9 @@ impl Told {
             Tale::Punted => "to a thread of the kernel".to_owned(),
             _ => String::new(),
         };
-        let mut text = format!(
-            "{:>3}.{:09}  {:<5} {:<7} {:<13} {conn:<9} {result:>9}  {details}",
-            at / 1_000_000_000,
-            at % 1_000_000_000,
-            "krnl",
-            self.name(),
-            self.op(),
-        );
-        if self.is_abnormal() {
-            let width = text.chars().count();
-            text.extend(std::iter::repeat_n(' ', MARK.saturating_sub(width)));
-            text.push_str("  !");
-        }
-        text.truncate(text.trim_end().len());
-        text
+        let text =
+            columns([&moment(at), "krnl", self.name(), &self.op(), &conn, &result, &details]);
+        marked(text, self.is_abnormal())
     }
 
     /// For programs.

@@ -118,8 +118,8 @@ fn lines(a: &Digest, b: &Digest) -> Vec<Line> {
         d.per_message(d.source.span_ns.saturating_sub(d.turns.as_ref()?.inside_ns))
     });
     add("  of that in calls", Nanos, &|d| {
-        let calls = d.ops.iter().filter(|row| !row.on_ring && row.ages.is_some());
-        let together: u64 = calls.map(|row| row.together_ns).sum();
+        let calls = d.ops.iter().filter(|row| !row.on_ring);
+        let together: u64 = calls.filter_map(|row| row.together_ns).sum();
         d.per_message(together).filter(|_| together > 0)
     });
     add("turn inside, p50", Nanos, &|d| d.turns.as_ref()?.inside.p50_ns.map(|n| n as f64));
