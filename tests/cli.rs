@@ -108,6 +108,7 @@ fn proactor_alone_says_what_it_can_do_and_that_this_was_no_command() {
     let exit = Launch::new(PROACTOR, &[]).run();
     assert_eq!(exit.code(), Some(2), "{exit:?}");
     assert!(exit.stderr.contains("Usage:") && exit.stderr.contains("serve"), "{exit:?}");
+    assert!(exit.stderr.contains("proactor compare  "), "and what to try first: {exit:?}");
 }
 
 #[test]
@@ -124,6 +125,30 @@ fn nobody_who_stops_reading_its_help_makes_it_panic() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
         assert!(output.status.code().is_some(), "{args:?}: ended by a signal: {output:?}");
+    }
+}
+
+#[test]
+fn a_result_that_standard_output_does_not_take_is_a_failure_that_names_it() {
+    let commands: [&[&str]; 4] = [
+        &["models"],
+        &["models", "--json"],
+        &["explain", "--models", "epoll", "--runs", "1"],
+        &["explain", "--models", "epoll", "--runs", "1", "--json"],
+    ];
+    for args in commands {
+        let full = fs::File::options().write(true).open("/dev/full").expect("full(4)");
+        let output = Command::new(PROACTOR).args(args).stdout(full).output().expect("it runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let begins = "error: cannot write to standard output: No space left on device";
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+        assert!(stderr.starts_with(begins) && stderr.lines().count() == 1, "{args:?}: {stderr}");
+
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = Command::new(PROACTOR).args(args).stdout(writer).output().expect("it runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*stderr), (Some(0), ""), "{args:?}: nobody reads");
     }
 }
 
@@ -392,6 +417,8 @@ fn a_file_that_is_no_socket_is_left_alone() {
     for (program, args) in SERVERS {
         let exit = Launch::new(program, args).args(&["--listen", &address]).run();
         assert_refused(exit, 1, &address);
+        let exit = Launch::new(program, args).args(&["--listen", &address]).run();
+        assert!(exit.stderr.contains("no socket"), "it says why: {exit:?}");
         assert_eq!(fs::read_to_string(&path).expect("it is still there"), "dear all");
     }
 }
@@ -446,6 +473,16 @@ fn a_value_that_cannot_be_meant_is_a_usage_error_and_named() {
             let assigned = format!("{option}={value}");
             let exit = Launch::new(program, args).args(&[&assigned]).run();
             assert_refused(exit, 2, value);
+        }
+    }
+}
+
+#[test]
+fn more_buffers_than_there_can_be_are_a_usage_error_and_named() {
+    for (program, args) in SERVERS {
+        for (count, size) in [("32768", "1048576"), ("32768", "65536")] {
+            let many = ["--listen", "127.0.0.1:0", "--buffers", count, "--buffer-size", size];
+            assert_refused(Launch::new(program, args).args(&many).run(), 2, count);
         }
     }
 }

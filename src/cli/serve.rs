@@ -9,9 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Serialize;
 
+use super::output;
 use super::record::{self, Prepared};
+use super::wrong_usage;
 use crate::address::{Address, Listener};
-use crate::buffer::Shape;
+use crate::buffer::{Pool, Shape};
 use crate::console::{Console, Place};
 use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
@@ -150,6 +152,16 @@ impl Args {
         }
         let limits = Limits { connections: self.connections()?, drain: self.drain_timeout };
         let buffers = self.shapes();
+        let bytes: usize = buffers.iter().map(|shape| shape.bytes * shape.count).sum();
+        if bytes > Pool::BYTES_MAX {
+            wrong_usage(&format!(
+                "--buffers {} of {} B, and the larger ones, are {} in all: less than 2 GiB are to \
+                 be had",
+                self.buffers,
+                self.buffer_size,
+                units::bytes(bytes as f64)
+            ));
+        }
         let terms = Terms { ceiling: self.kernel, addressable: wants_console.is_some() };
         let engine = Engine::set_up(choice, terms, &limits, &buffers)?;
         let chosen = engine.chosen();
@@ -253,11 +265,6 @@ fn open_console(addresses: &[(Address, &Any)]) -> io::Result<Console> {
     Console::new(input.as_fd().try_clone_to_owned()?, output, prompts, places)
 }
 
-/// Ends the process as clap does, for what clap cannot know.
-fn wrong_usage(wrong: &str) -> ! {
-    clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{wrong}\n")).exit()
-}
-
 fn announce_choice(choice: Choice, engine: &Engine) {
     if choice == Choice::Auto {
         let chosen = engine.chosen();
@@ -283,10 +290,7 @@ fn print_stats(chosen: &Chosen, counters: Counters) -> anyhow::Result<()> {
         detail: chosen.describe(),
         counters,
     };
-    let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, &stats)?;
-    writeln!(out)?;
-    Ok(())
+    Ok(output::print(&(serde_json::to_string(&stats)? + "\n"))?)
 }
 
 fn buffer_size(text: &str) -> Result<usize, String> {
