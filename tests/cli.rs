@@ -104,6 +104,40 @@ fn the_help_of_a_server_names_every_option() {
 }
 
 #[test]
+fn every_option_of_every_command_is_in_the_documents() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = fs::read_dir(root.join("docs")).expect("it is there");
+    let files = folder.map(|file| file.expect("it is there").path());
+    let files = files.filter(|path| path.extension().is_some_and(|name| name == "md"));
+    let text: String = [root.join("README.md")]
+        .into_iter()
+        .chain(files)
+        .map(|path| fs::read_to_string(path).expect("it is text"))
+        .collect();
+    let commands = ["serve", "connect", "load", "compare", "explain", "models"].map(|it| vec![it]);
+    let views = ["show", "follow", "summary", "conn", "health", "doctor", "diff", "export"];
+    let views = views.into_iter().chain(["delays", "attach"]).map(|view| vec!["trace", view]);
+    for command in commands.into_iter().chain(views) {
+        let help = Launch::new(PROACTOR, &command).args(&["--help"]).run().stdout;
+        let options = help.iter().filter_map(|line| {
+            let line = line.trim_start();
+            let long = if line.starts_with("--") { line } else { line.split_once(", --")?.1 };
+            let is_option = line.starts_with('-');
+            let name = long.trim_start_matches('-').split([' ', '=', '[']).next();
+            name.filter(|&name| is_option && name != "help").map(|name| format!("--{name}"))
+        });
+        let options: Vec<String> = options.collect();
+        assert!(!options.is_empty(), "{command:?} has options");
+        for option in options {
+            // As a word: --cpu is not --cpus.
+            let mut found = text.split(&option).skip(1);
+            let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '-');
+            assert!(found.any(ends), "{command:?} {option} is in no document");
+        }
+    }
+}
+
+#[test]
 fn proactor_alone_says_what_it_can_do_and_that_this_was_no_command() {
     let exit = Launch::new(PROACTOR, &[]).run();
     assert_eq!(exit.code(), Some(2), "{exit:?}");

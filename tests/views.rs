@@ -258,6 +258,9 @@ fn a_heading_stands_once_over_the_columns_of_the_events_and_not_among_json() {
         assert_eq!(lines.iter().filter(|&&line| line == lines[1]).count(), 1, "{shown}");
         let find = |line: &&&str| line.contains("<call   recv") && line.contains("  16  fd ");
         let line = lines.iter().find(find).expect("a message of sixteen bytes");
+        let ends =
+            lines.iter().filter(|line| line.contains("<call   recv") && line.contains("EOF"));
+        assert_eq!(ends.count(), 3, "each of the clients ended: {text}");
         // Names stand over what they name: flush left, or, of numbers, flush right.
         for (name, what) in [
             ("lane", "r0 "),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::event::{Event, Happened, Op, Submission};
-use super::format::{Clock, Level, Patience, What};
+use super::format::{Call, Clock, Level, Patience, What};
 use super::reader::Header;
 use crate::keys::ConnId;
 use crate::report::{Errno, units};
@@ -183,7 +183,8 @@ fn details(header: &Header, event: &Event) -> String {
         Happened::EnterEnd { result, completions, lent, overflow, lasted, in_flight, .. } => {
             write_span(&mut text, *lasted);
             let took = result.unwrap_or(0);
-            let _ = write!(text, "{took} submitted, {completions} cqes");
+            let cqes = if *completions == 1 { "cqe" } else { "cqes" };
+            let _ = write!(text, "{took} submitted, {completions} {cqes}");
             if let Some(queue) = header.get("completions") {
                 let _ = write!(text, "  cq {completions}/{queue}");
             }
@@ -216,8 +217,11 @@ fn details(header: &Header, event: &Event) -> String {
                 let _ = write!(text, "  {len} B");
             }
         }
-        Happened::CallEnd { file, lasted, .. } => {
+        Happened::CallEnd { file, result, lasted } => {
             let _ = write!(text, "fd {file}  ");
+            if *result == Ok(0) && event.op == Some(Op::Call(Call::Recv)) {
+                text.push_str("EOF  ");
+            }
             write_span(&mut text, measured(header, *lasted));
         }
         Happened::Lost(n) => {
