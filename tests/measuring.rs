@@ -86,6 +86,7 @@ fn load_fails_in_one_line_when_a_reply_is_wrong() {
     assert!(output.stdout.is_empty(), "a void run has no result");
     let error = text(&output.stderr);
     assert!(error.starts_with("error: wrong reply on connection "), "{error}");
+    assert!(error.contains("is it an echo server?"), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
 }
 

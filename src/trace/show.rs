@@ -108,7 +108,7 @@ pub fn title(header: &Header, lost: u64) -> String {
     text
 }
 
-/// What stands in the columns of [`line`]: once, above the first.
+/// What stands in the columns of [`line()`]: once, above the first.
 pub fn heading() -> String {
     columns(["time", "lane", "what", "op", "conn", "res", "details"])
 }
