@@ -123,11 +123,16 @@ impl Drop for SocketFile {
     }
 }
 
-/// Removes a Unix socket's file to which nobody listens any more.
+/// Removes a Unix socket's file to which nobody listens any more. What is no socket is refused, and
+/// not touched.
 fn remove_if_dead(path: &Path) -> io::Result<()> {
-    let is_socket = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    if !is_socket {
-        return Ok(());
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.file_type().is_socket() => {}
+        Ok(_) => {
+            let what = "something is there that is no socket";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        }
+        Err(_) => return Ok(()), // most likely there is none; bind says if there is more to it
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -209,6 +214,7 @@ mod tests {
         drop(listener);
         assert!(!dir.path().join("s").exists(), "the file goes with its listener");
         std::fs::write(dir.path().join("s"), "a file").unwrap();
-        assert!(address.listen().is_err(), "a file that is no socket is not touched");
+        let error = address.listen().expect_err("a file that is no socket is not touched");
+        assert!(error.to_string().contains("no socket"), "{error}");
     }
 }

@@ -104,10 +104,45 @@ fn the_help_of_a_server_names_every_option() {
 }
 
 #[test]
+fn every_option_of_every_command_is_in_the_documents() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = fs::read_dir(root.join("docs")).expect("it is there");
+    let files = folder.map(|file| file.expect("it is there").path());
+    let files = files.filter(|path| path.extension().is_some_and(|name| name == "md"));
+    let text: String = [root.join("README.md")]
+        .into_iter()
+        .chain(files)
+        .map(|path| fs::read_to_string(path).expect("it is text"))
+        .collect();
+    let commands = ["serve", "connect", "load", "compare", "explain", "models"].map(|it| vec![it]);
+    let views = ["show", "follow", "summary", "conn", "health", "doctor", "diff", "export"];
+    let views = views.into_iter().chain(["delays", "attach"]).map(|view| vec!["trace", view]);
+    for command in commands.into_iter().chain(views) {
+        let help = Launch::new(PROACTOR, &command).args(&["--help"]).run().stdout;
+        let options = help.iter().filter_map(|line| {
+            let line = line.trim_start();
+            let long = if line.starts_with("--") { line } else { line.split_once(", --")?.1 };
+            let is_option = line.starts_with('-');
+            let name = long.trim_start_matches('-').split([' ', '=', '[']).next();
+            name.filter(|&name| is_option && name != "help").map(|name| format!("--{name}"))
+        });
+        let options: Vec<String> = options.collect();
+        assert!(!options.is_empty(), "{command:?} has options");
+        for option in options {
+            // As a word: --cpu is not --cpus.
+            let mut found = text.split(&option).skip(1);
+            let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '-');
+            assert!(found.any(ends), "{command:?} {option} is in no document");
+        }
+    }
+}
+
+#[test]
 fn proactor_alone_says_what_it_can_do_and_that_this_was_no_command() {
     let exit = Launch::new(PROACTOR, &[]).run();
     assert_eq!(exit.code(), Some(2), "{exit:?}");
     assert!(exit.stderr.contains("Usage:") && exit.stderr.contains("serve"), "{exit:?}");
+    assert!(exit.stderr.contains("proactor compare  "), "and what to try first: {exit:?}");
 }
 
 #[test]
@@ -124,6 +159,30 @@ fn nobody_who_stops_reading_its_help_makes_it_panic() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
         assert!(output.status.code().is_some(), "{args:?}: ended by a signal: {output:?}");
+    }
+}
+
+#[test]
+fn a_result_that_standard_output_does_not_take_is_a_failure_that_names_it() {
+    let commands: [&[&str]; 4] = [
+        &["models"],
+        &["models", "--json"],
+        &["explain", "--models", "epoll", "--runs", "1"],
+        &["explain", "--models", "epoll", "--runs", "1", "--json"],
+    ];
+    for args in commands {
+        let full = fs::File::options().write(true).open("/dev/full").expect("full(4)");
+        let output = Command::new(PROACTOR).args(args).stdout(full).output().expect("it runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let begins = "error: cannot write to standard output: No space left on device";
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+        assert!(stderr.starts_with(begins) && stderr.lines().count() == 1, "{args:?}: {stderr}");
+
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = Command::new(PROACTOR).args(args).stdout(writer).output().expect("it runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*stderr), (Some(0), ""), "{args:?}: nobody reads");
     }
 }
 
@@ -392,6 +451,8 @@ fn a_file_that_is_no_socket_is_left_alone() {
     for (program, args) in SERVERS {
         let exit = Launch::new(program, args).args(&["--listen", &address]).run();
         assert_refused(exit, 1, &address);
+        let exit = Launch::new(program, args).args(&["--listen", &address]).run();
+        assert!(exit.stderr.contains("no socket"), "it says why: {exit:?}");
         assert_eq!(fs::read_to_string(&path).expect("it is still there"), "dear all");
     }
 }
@@ -446,6 +507,16 @@ fn a_value_that_cannot_be_meant_is_a_usage_error_and_named() {
             let assigned = format!("{option}={value}");
             let exit = Launch::new(program, args).args(&[&assigned]).run();
             assert_refused(exit, 2, value);
+        }
+    }
+}
+
+#[test]
+fn more_buffers_than_there_can_be_are_a_usage_error_and_named() {
+    for (program, args) in SERVERS {
+        for (count, size) in [("32768", "1048576"), ("32768", "65536")] {
+            let many = ["--listen", "127.0.0.1:0", "--buffers", count, "--buffer-size", size];
+            assert_refused(Launch::new(program, args).args(&many).run(), 2, count);
         }
     }
 }

@@ -38,6 +38,17 @@ fn calls(row: &Value) -> Vec<String> {
 }
 
 #[test]
+fn models_are_named_as_for_compare_and_each_is_shown_once() {
+    let models = "all,-uring,-coroutine,-thread,-process,-blocking,-nonblocking,poll";
+    let args = ["explain", "--json", "--runs", "1", "--models", models];
+    let done = Command::new(PROACTOR).args(args).output().expect("the binary is there");
+    let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    let rows = report["models"].as_array().expect("rows").iter();
+    let names: Vec<&str> = rows.map(|row| row["model"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["epoll", "epoll-et", "poll", "select", "epoll-oneshot", "sigio"]);
+}
+
+#[test]
 fn who_is_told_of_readiness_waits_then_receives_then_sends() {
     for (model, wait) in [
         ("epoll", "epoll_wait"),

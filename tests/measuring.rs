@@ -86,6 +86,7 @@ fn load_fails_in_one_line_when_a_reply_is_wrong() {
     assert!(output.stdout.is_empty(), "a void run has no result");
     let error = text(&output.stderr);
     assert!(error.starts_with("error: wrong reply on connection "), "{error}");
+    assert!(error.contains("is it an echo server?"), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
 }
 
@@ -111,10 +112,41 @@ fn wrong_usage_is_told_with_status_two() {
         &["compare", "--idle", "70000"],
         &["compare", "--rounds", "3", "--time", "3"],
         &["compare", "--connections", "8,x"],
+        &["explain", "--models", "kqueue"],
+        &["explain", "--models", "auto"],
+        &["explain", "--models", "poll,-poll"],
+        &["explain", "--size", "0"],
     ] {
         let output = proactor(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(text(&output.stderr).starts_with("error: "), "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_before_it_is_measured() {
+    for arguments in [
+        &["compare", "--json", "/no/such/folder/x"][..],
+        &["explain", "--html", "/no/such/folder/x"],
+        &["explain", "--svg", "/"],
+    ] {
+        let output = proactor(arguments);
+        let error = text(&output.stderr);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), ""), "{arguments:?}");
+        assert!(
+            error.starts_with("error: cannot write /") && error.lines().count() == 1,
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn what_help_says_of_the_default_models_can_be_typed() {
+    for (command, models) in
+        [("compare", "[default: uring,epoll,epoll-et,poll,select]"), ("explain", "[default: all]")]
+    {
+        let output = proactor(&[command, "--help"]);
+        assert_eq!(text(&output.stdout).matches(models).count(), 1, "{}", text(&output.stdout));
     }
 }
 

@@ -132,8 +132,13 @@ fn json(args: &[&str], files: &[&Path]) -> Value {
 /// Serves, and says 300 messages on three connections, one after the other in turn; each of them
 /// ends before the server does, unless that is killed.
 fn serve(model: &str, file: &Path, kill: bool) {
+    serve_with(&["--model", model], file, kill);
+}
+
+/// The same, by a server with these options.
+fn serve_with(options: &[&str], file: &Path, kill: bool) {
     let option = format!("--trace={}", file.display());
-    let args = ["serve", "--model", model, "--listen", "127.0.0.1:0", &option];
+    let args = [&["serve", "--listen", "127.0.0.1:0", &option], options].concat();
     let server = Launch::new(PROACTOR, &args).start();
     let clients: Vec<_> = (0..3).map(|_| Client::connect(server.address())).collect();
     for _ in 0..100 {
@@ -200,6 +205,86 @@ fn every_view_of_a_real_servers_trace_says_what_was_said_to_it() {
     let diff = json(&["diff"], &[&a, &b]);
     assert_eq!((&diff["lines"][0]["a"], &diff["lines"][0]["b"]), (&300.0.into(), &300.0.into()));
     assert!(view(&["diff"], &[&a, &b]).contains("B / A"));
+}
+
+#[test]
+fn a_heading_stands_once_over_the_columns_of_the_events_and_not_among_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve("epoll", file, false);
+    for shown in ["show", "follow"] {
+        let text = view(&[shown], &[file]);
+        let lines: Vec<&str> = text.lines().collect();
+        let words: Vec<&str> = lines[1].split_whitespace().collect();
+        assert_eq!(words, ["time", "lane", "what", "op", "conn", "res", "details"]);
+        assert_eq!(lines.iter().filter(|&&line| line == lines[1]).count(), 1, "{shown}");
+        let find = |line: &&&str| line.contains("<call   recv") && line.contains("  16  fd ");
+        let line = lines.iter().find(find).expect("a message of sixteen bytes");
+        let ends =
+            lines.iter().filter(|line| line.contains("<call   recv") && line.contains("EOF"));
+        assert_eq!(ends.count(), 3, "each of the clients ended: {text}");
+        // Names stand over what they name: flush left, or, of numbers, flush right.
+        for (name, what) in [
+            ("lane", "r0 "),
+            ("what", "<call"),
+            ("op", "recv"),
+            ("conn", "c0.0"),
+            ("details", "fd "),
+        ] {
+            assert_eq!(lines[1].find(name), line.find(what), "{name} of {line}");
+        }
+        let end = |line: &str, word: &str| line.find(word).map(|at| at + word.len());
+        assert_eq!(end(lines[1], "res"), end(line, "  16"), "{line}");
+        let time = line.split_whitespace().next().expect("a time");
+        assert_eq!(end(lines[1], "time"), end(line, time), "{line}");
+
+        let json = view(&[shown, "--json"], &[file]);
+        let objects: Result<Vec<Value>, _> = json.lines().map(serde_json::from_str).collect();
+        assert_eq!(objects.map(|all| all.len()).ok(), Some(lines.len() - 1), "{shown}");
+    }
+}
+
+#[test]
+fn a_call_that_was_not_timed_took_null_and_one_that_was_took_some_time() {
+    let folder = tempfile::tempdir().unwrap();
+    for (clock, timed) in [("batch", false), ("record", true)] {
+        let file = &*folder.path().join(clock);
+        serve_with(&["--model", "epoll", "--trace-clock", clock], file, false);
+        let text = view(&["show", "--json", "--op", "send"], &[file]);
+        let ends = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let ends: Vec<Value> = ends.filter(|one| one["kind"] == "call_end").collect();
+        assert_eq!(ends.len(), 300);
+        for end in &ends {
+            assert_eq!(end["lasted_ns"].is_u64(), timed, "{end}");
+            assert_eq!(end["lasted_ns"].is_null(), !timed, "{end}");
+        }
+        let summary = json(&["summary"], &[file]);
+        let ops = summary["ops"].as_array().unwrap();
+        let send = ops.iter().find(|one| one["op"] == "send").expect("it sent");
+        assert_eq!((send["ages"].is_null(), send["together_ns"].is_null()), (!timed, !timed));
+        let text = view(&["summary"], &[file]);
+        assert_eq!(text.contains("how long calls took is not here"), !timed, "{text}");
+    }
+}
+
+#[test]
+fn what_has_many_completions_shows_since_when_it_is_armed_and_no_age() {
+    if let Some(why) = io_uring_refused() {
+        return skip(&why);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve("uring", file, false);
+    let text = view(&["show", "--conn", "c0", "--op", "recv"], &[file]);
+    let shots: Vec<&str> = text.lines().filter(|line| line.contains("recv*")).collect();
+    if shots.is_empty() {
+        return skip("no multishot receive here");
+    }
+    for line in &shots {
+        assert!(line.contains("armed ") || line.contains("last shot ("), "{line}");
+        assert!(!line.contains("age"), "{line}");
+    }
+    assert!(shots.iter().any(|line| line.contains("more (shot 100, armed ")), "{text}");
 }
 
 #[test]

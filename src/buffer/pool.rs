@@ -118,6 +118,9 @@ const IDLE: u32 = 0;
 const LENT: u32 = u32::MAX;
 
 impl Pool {
+    /// No pool has more bytes.
+    pub const BYTES_MAX: usize = (1 << 31) - 1;
+
     /// A pool of these shapes, smallest first. Shapes with a count of zero are left out.
     ///
     /// # Errors
@@ -125,7 +128,8 @@ impl Pool {
     ///
     /// # Panics
     /// If no shape is left, if sizes do not grow, if one is empty or not a multiple of 64, or if
-    /// there are more than 2³¹ bytes or buffers: programmer errors; the command line checks first.
+    /// there are more than [`BYTES_MAX`](Pool::BYTES_MAX) bytes, or 2³¹ buffers: programmer errors; the
+    /// command line checks first.
     pub fn new(shapes: &[Shape]) -> io::Result<Rc<Pool>> {
         let mut classes: Vec<Class> = Vec::new();
         let (mut offset, mut first) = (0usize, 0usize);
@@ -146,7 +150,7 @@ impl Pool {
             first += shape.count;
         }
         assert!(!classes.is_empty(), "a pool has buffers");
-        assert!(offset < 1 << 31 && first < 1 << 31, "a pool is smaller than 2 GiB");
+        assert!(offset <= Pool::BYTES_MAX && first < 1 << 31, "a pool is smaller than 2 GiB");
         Ok(Rc::new(Pool {
             pages: Pages::map(offset)?,
             classes: classes.into(),

@@ -1,22 +1,20 @@
 //! `proactor compare`: every I/O model under the same load, side by side.
 
-use std::fmt;
-use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::Command;
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::load::number;
+use super::output::{self, Save};
+use super::picks::{Pick, picked};
 use crate::compare::plan::{BASELINE, Budget, MODELS, Plan};
 use crate::compare::{self, Doing, Progress, render};
 use crate::limits::Limits;
 use crate::load::{CONNECTIONS_MAX, DEPTH_MAX, SIZE_MAX, Shape, WireChoice};
-use crate::model::{Choice, Model};
 use crate::os::Stop;
 use crate::report::units;
 
@@ -31,8 +29,7 @@ pub(super) struct Args {
     /// The models to compare with epoll, separated by commas: uring, epoll-et, poll, select,
     /// epoll-oneshot, sigio, nonblocking, coroutine, thread, process, blocking; or all. -NAME leaves
     /// one out again, as all,-process. What cannot run here is a row with its reason
-    #[arg(long, value_name = "MODELS", value_delimiter = ',',
-          default_values_t = MODELS.map(|name| Pick::Take(name.to_owned())))]
+    #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = MODELS)]
     models: Vec<Pick>,
 
     /// Connections to each server; of several numbers, each makes a table
@@ -94,6 +91,9 @@ impl Args {
     /// The baseline cannot run, a reply was wrong, or the result cannot be written.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let plan = self.plan();
+        // Before it is measured: what cannot be written is not to be learned afterwards.
+        let path = self.json.as_deref().filter(|&path| path != "-");
+        let save = path.map(Save::new).transpose()?;
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let loads = plan.loads.iter().map(|load| load.connections);
         // One idle connection more than are counted: kept open to begin with.
@@ -117,15 +117,15 @@ impl Args {
         live.bar.finish_and_clear();
         let comparison = comparison?;
 
-        let json = || serde_json::to_vec_pretty(&comparison).context("cannot write the result");
-        if let Some(path) = self.json.as_deref().filter(|&path| path != "-") {
-            fs::write(path, json()?).with_context(|| format!("cannot write {}", path.display()))?;
+        let json = || serde_json::to_string_pretty(&comparison).context("cannot write the result");
+        if let Some(save) = save {
+            save.write(json()?.as_bytes())?;
         }
-        let output = match self.json.as_deref() {
+        let text = match self.json.as_deref() {
             Some(path) if path == "-" => json()?,
-            _ => render::text(&comparison).into_bytes(),
+            _ => render::text(&comparison),
         };
-        io::stdout().write_all(&output).context("cannot write the result")
+        Ok(output::print(&text)?)
     }
 
     fn plan(&self) -> Plan {
@@ -135,7 +135,7 @@ impl Args {
             depth: self.depth as usize,
         };
         let mut plan = Plan {
-            models: picked(&self.models),
+            models: picked(&self.models).iter().map(|model| model.name().to_owned()).collect(),
             loads: self.connections.iter().map(shape).collect(),
             budget: Budget::Rounds(0),
             idle: self.idle as usize,
@@ -151,60 +151,6 @@ impl Args {
         };
         plan
     }
-}
-
-/// A word of `--models`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Pick {
-    /// `all`.
-    All,
-    /// A name.
-    Take(String),
-    /// `-` and a name.
-    Leave(String),
-}
-
-impl FromStr for Pick {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Pick, String> {
-        let name = |name: &str| match name.parse() {
-            Ok(Choice::Model(model)) => Ok(model.name().to_owned()),
-            Ok(Choice::Auto) => Err("name the model itself".to_owned()),
-            Err(_) => {
-                let names = Model::ALL.map(Model::name).join(", ");
-                Err(format!("no model {name:?}: one of {names}, or all; -NAME leaves one out"))
-            }
-        };
-        match (text, text.strip_prefix('-')) {
-            ("all", _) => Ok(Pick::All),
-            (_, Some(left)) => name(left).map(Pick::Leave),
-            (_, None) => name(text).map(Pick::Take),
-        }
-    }
-}
-
-impl fmt::Display for Pick {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Pick::All => f.write_str("all"),
-            Pick::Take(name) => f.write_str(name),
-            Pick::Leave(name) => write!(f, "-{name}"),
-        }
-    }
-}
-
-/// The names of those who are picked, one word after the other.
-fn picked(picks: &[Pick]) -> Vec<String> {
-    let mut names = Vec::new();
-    for pick in picks {
-        match pick {
-            Pick::All => names.extend(Model::ALL.map(|model| model.name().to_owned())),
-            Pick::Take(name) => names.push(name.clone()),
-            Pick::Leave(left) => names.retain(|name| name != left),
-        }
-    }
-    names
 }
 
 /// A seed that is another each time, and short enough to be typed.
@@ -268,30 +214,4 @@ fn line(progress: &Progress<'_>) -> String {
     };
     let left = left.as_secs();
     format!("{table}{} × {} B  {what}  {left} s left", load.connections, load.size)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(words: &str) -> Vec<String> {
-        let picks: Vec<Pick> = words.split(',').map(|word| word.parse().expect("a word")).collect();
-        picked(&picks)
-    }
-
-    #[test]
-    fn all_are_all_and_a_hyphen_leaves_one_out() {
-        assert_eq!(names("all"), Model::ALL.map(Model::name));
-        let without = names("all,-process,-uring");
-        assert_eq!(without.len(), Model::ALL.len() - 2);
-        assert!(!without.iter().any(|name| name == "process" || name == "uring"));
-        assert_eq!(names("poll,all,-poll,poll").last().map(String::as_str), Some("poll"));
-        for wrong in ["kqueue", "-kqueue", "auto", "", "-", "-all"] {
-            wrong.parse::<Pick>().expect_err(wrong);
-        }
-        let error = "kqueue".parse::<Pick>().expect_err("no such model");
-        for known in Model::ALL.map(Model::name).into_iter().chain(["all", "kqueue"]) {
-            assert!(error.contains(known), "{known} is missing: {error}");
-        }
-    }
 }

@@ -1,11 +1,11 @@
 //! `proactor load`: put a server under load, and verify every byte it says.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output;
 use crate::address::Address;
 use crate::load::summary::Summary;
 use crate::load::{CONNECTIONS_MAX, DEPTH_MAX, Load, Options, SIZE_MAX, Shape, Slice, WireChoice};
@@ -111,7 +111,7 @@ impl Args {
             true => serde_json::to_string_pretty(&summary)? + "\n",
             false => summary.text(),
         };
-        io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+        Ok(output::print(&text)?)
     }
 }
 

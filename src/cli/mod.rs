@@ -7,6 +7,8 @@ mod connect;
 mod explain;
 mod load;
 mod models;
+mod output;
+mod picks;
 mod record;
 mod serve;
 mod trace;
@@ -16,9 +18,16 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// What to try first.
+const BEGIN: &str = "\
+To begin with:
+  proactor compare   io_uring, epoll, poll and select under the same load, here, in half a minute
+  proactor explain   one message through each of twelve I/O models: who waits, who copies
+  proactor serve     an echo server on 127.0.0.1:7000; `proactor connect 127.0.0.1:7000` talks to it";
+
 /// An io_uring TCP server, and the tools to load, compare and inspect it.
 #[derive(Debug, Parser)]
-#[command(name = "proactor", version, arg_required_else_help = true)]
+#[command(name = "proactor", version, arg_required_else_help = true, after_help = BEGIN)]
 struct Proactor {
     #[command(subcommand)]
     command: Command,
@@ -62,6 +71,11 @@ pub fn proactor() -> ExitCode {
 pub fn reactor() -> ExitCode {
     let epoll = crate::model::Choice::Model(crate::model::Model::Epoll);
     finish(Reactor::parse().serve.run(epoll))
+}
+
+/// Ends the process as clap does, for what clap cannot know.
+fn wrong_usage(wrong: &str) -> ! {
+    clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{wrong}\n")).exit()
 }
 
 /// Prints an error on one line. That nobody reads our output any more is none.

@@ -1,9 +1,8 @@
 //! `proactor models`: every way to wait, what it costs, and whether this machine permits it.
 
-use std::io::{self, Write};
-
 use serde::Serialize;
 
+use super::output;
 use crate::model::{Ability, About, Model};
 use crate::report::{Align, Table};
 
@@ -46,19 +45,15 @@ impl Args {
     /// Prints the table on standard output.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let rows = Model::ALL.map(row);
-        let mut out = io::stdout().lock();
         if self.json {
             let models = Models { schema: "proactor.models/1", models: rows.into() };
-            serde_json::to_writer_pretty(&mut out, &models)?;
-            writeln!(out)?;
-        } else {
-            writeln!(out, "{}\n", table(&rows))?;
-            for (row, lack) in rows.iter().flat_map(|row| row.lacks.iter().map(move |it| (row, it)))
-            {
-                writeln!(out, "{} {}: {}", row.model, lack.what, lack.why)?;
-            }
+            return Ok(output::print(&(serde_json::to_string_pretty(&models)? + "\n"))?);
         }
-        Ok(())
+        let mut text = format!("{}\n\n", table(&rows));
+        for (row, lack) in rows.iter().flat_map(|row| row.lacks.iter().map(move |it| (row, it))) {
+            text.push_str(&format!("{} {}: {}\n", row.model, lack.what, lack.why));
+        }
+        Ok(output::print(&text)?)
     }
 }
 

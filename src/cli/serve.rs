@@ -10,9 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Serialize;
 
+use super::output;
 use super::record::{self, Prepared};
+use super::wrong_usage;
 use crate::address::{Address, Listener, SocketFile};
-use crate::buffer::Shape;
+use crate::buffer::{Pool, Shape};
 use crate::console::{Console, Place};
 use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
@@ -148,6 +150,7 @@ impl Args {
         check_console(choice, console);
         let limits = Limits { connections: self.connections()?, drain: self.drain_timeout };
         let buffers = self.shapes();
+        self.check_buffers(&buffers);
         let engine = self.set_up(choice, console.is_some(), &limits, &buffers)?;
         let chosen = engine.chosen();
         let stop = Stop::new().and_then(|stop| stop.on_signals().map(|()| stop));
@@ -260,6 +263,20 @@ impl Args {
         Ok(room.min(asked as usize))
     }
 
+    /// That there are to be more buffers than can be is wrong usage.
+    fn check_buffers(&self, buffers: &[Shape]) {
+        let bytes: usize = buffers.iter().map(|shape| shape.bytes * shape.count).sum();
+        if bytes > Pool::BYTES_MAX {
+            wrong_usage(&format!(
+                "--buffers {} of {} B, and the larger ones, are {} in all: less than 2 GiB are to \
+                 be had",
+                self.buffers,
+                self.buffer_size,
+                units::bytes(bytes as f64)
+            ));
+        }
+    }
+
     /// The pool: a size for messages, one for pages, one for bulk.
     fn shapes(&self) -> Vec<Shape> {
         let (bytes, count) = (self.buffer_size, self.buffers as usize);
@@ -282,11 +299,6 @@ fn open_console(addresses: &[(Address, &Any)]) -> io::Result<Console> {
     };
     let places = addresses.iter().map(place).collect();
     Console::new(input.as_fd().try_clone_to_owned()?, output, prompts, places)
-}
-
-/// Ends the process as clap does, for what clap cannot know.
-fn wrong_usage(wrong: &str) -> ! {
-    clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{wrong}\n")).exit()
 }
 
 fn announce_choice(choice: Choice, engine: &Engine) {
@@ -335,10 +347,7 @@ fn print_stats(chosen: &Chosen, counters: Counters) -> anyhow::Result<()> {
         detail: chosen.describe(),
         counters,
     };
-    let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, &stats)?;
-    writeln!(out)?;
-    Ok(())
+    Ok(output::print(&(serde_json::to_string(&stats)? + "\n"))?)
 }
 
 fn buffer_size(text: &str) -> Result<usize, String> {

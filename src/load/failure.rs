@@ -94,7 +94,7 @@ impl fmt::Display for Failure {
                 write!(f, "cannot connect to {address} (connection {connection}): {error}")
             }
             Failure::Wrong { connection, at } => {
-                write!(f, "wrong reply on connection {connection}: {at}")
+                write!(f, "wrong reply on connection {connection}: {at}{}", hint(at.offset))
             }
             Failure::Surplus { connection, offset, surplus } => write!(
                 f,
@@ -112,14 +112,22 @@ impl fmt::Display for Failure {
             Failure::Stalled { connection, offset, owed, patience } => write!(
                 f,
                 "connection {connection} has stalled: after {offset} bytes of replies it is owed \
-                 {owed} more, and none came for {}",
-                units::span(*patience)
+                 {owed} more, and none came for {}{}",
+                units::span(*patience),
+                hint(*offset)
             ),
             Failure::Client { what, error } => {
                 write!(f, "the load generator cannot {what}: {error}")
             }
         }
     }
+}
+
+/// What it may be if not even the first bytes of a connection came back.
+fn hint(offset: u64) -> &'static str {
+    /// Who says something else than what was said to it does so at once.
+    const FIRST: u64 = 64;
+    if offset < FIRST { " (is it an echo server?)" } else { "" }
 }
 
 impl Error for Failure {}

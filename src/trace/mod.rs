@@ -50,7 +50,7 @@ pub use log::Log;
 pub use preface::{About, Settings};
 pub use reader::{Header, Trace, Unreadable};
 pub use recorder::Recorder;
-pub use show::{Filter, json, json_header, line, parse_conn, title};
+pub use show::{Filter, heading, json, json_header, line, parse_conn, title};
 pub use trigger::Trigger;
 pub use writer::Writer;
 

@@ -1,8 +1,8 @@
 //! One line an event: for people, always the same columns; for programs, JSON.
 //!
 //! ```text
-//!      time      lane  what    op        conn        res  details                              !
-//!   0.001923300  r0    cqe     recv*     c7.1         64  buf 82  more  age 37.3 µs
+//!          time  lane  what    op            conn            res  details                                !
+//!   0.001923300  r0    cqe     recv*         c7.1             64  #2  buf 82  more (shot 27, armed 1.60 ms ago)
 //! ```
 
 use std::fmt::Write;
@@ -12,13 +12,13 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::event::{Event, Happened, Op, Submission};
-use super::format::{Clock, Level, MAIN, Patience, What, Writers};
+use super::format::{Call, Clock, Level, MAIN, Patience, What, Writers};
 use super::reader::Header;
 use crate::keys::ConnId;
 use crate::report::{Errno, units};
 
 /// Where the details end and the mark of the abnormal stands.
-pub(super) const MARK: usize = 100;
+pub(super) const MARK: usize = 112;
 
 /// What is to be shown. Empty lists show all.
 #[derive(Debug, Clone, Default)]
@@ -108,6 +108,35 @@ pub fn title(header: &Header, lost: u64) -> String {
     text
 }
 
+/// What stands in the columns of [`line()`]: once, above the first.
+pub fn heading() -> String {
+    columns(["time", "lane", "what", "op", "conn", "res", "details"])
+}
+
+/// A line: the same columns always.
+pub(in crate::trace) fn columns(
+    [time, lane, what, op, conn, result, details]: [&str; 7],
+) -> String {
+    format!("{time:>13}  {lane:<5} {what:<7} {op:<13} {conn:<9} {result:>9}  {details}")
+}
+
+/// A moment, as its column has it: seconds since recording began.
+pub(in crate::trace) fn moment(nanos: u64) -> String {
+    format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
+}
+
+/// Ends the line of an event: nothing trails, and what is abnormal is marked, at a column where no
+/// details stand.
+pub(in crate::trace) fn end_line(mut text: String, column: usize, abnormal: bool) -> String {
+    text.truncate(text.trim_end().len());
+    if abnormal {
+        let width = text.chars().count();
+        text.extend(std::iter::repeat_n(' ', column.saturating_sub(width)));
+        text.push_str("  !");
+    }
+    text
+}
+
 /// One event for people.
 pub fn line(header: &Header, event: &Event) -> String {
     let star = if event.is_multishot() { "*" } else { "" };
@@ -118,25 +147,10 @@ pub fn line(header: &Header, event: &Event) -> String {
         Some(Err(errno)) => errno.to_string(),
         None => String::new(),
     };
-    let (seconds, nanos) = (event.at / 1_000_000_000, event.at % 1_000_000_000);
-    let text = format!(
-        "{seconds:>3}.{nanos:09}  {:<5} {:<7} {op:<13} {conn:<9} {result:>9}  {}",
-        header.lane_name(event.lane),
-        event.name(),
-        details(header, event),
-    );
+    let (time, lane) = (moment(event.at), header.lane_name(event.lane));
+    let details = details(header, event);
+    let text = columns([&time, &lane, event.name(), &op, &conn, &result, &details]);
     end_line(text, MARK, event.is_abnormal())
-}
-
-/// Ends the line of an event: what is abnormal is marked, at a column where no details stand.
-pub(super) fn end_line(mut text: String, column: usize, abnormal: bool) -> String {
-    if abnormal {
-        let width = text.chars().count();
-        text.extend(std::iter::repeat_n(' ', column.saturating_sub(width)));
-        text.push_str("  !");
-    }
-    text.truncate(text.trim_end().len());
-    text
 }
 
 fn details(header: &Header, event: &Event) -> String {
@@ -155,7 +169,9 @@ fn details(header: &Header, event: &Event) -> String {
             }
         }
         Happened::Completed { result, more, buffer, submission, age, .. } => {
-            completed(&mut text, event, *result, *more, *buffer, *submission, *age);
+            completed(&mut text, event, *result, *more, *buffer, *submission);
+            // With many completions, it is its peers' since the one before: no age of its own.
+            write_age(&mut text, age.filter(|_| !event.is_multishot()));
         }
         Happened::Silent { submission, age, .. } => {
             text.push_str(&hash(submission.and_then(|one| one.number)));
@@ -168,7 +184,8 @@ fn details(header: &Header, event: &Event) -> String {
         Happened::EnterEnd { result, completions, lent, overflow, lasted, in_flight, .. } => {
             write_span(&mut text, *lasted);
             let took = result.unwrap_or(0);
-            let _ = write!(text, "{took} submitted, {completions} cqes");
+            let cqes = if *completions == 1 { "cqe" } else { "cqes" };
+            let _ = write!(text, "{took} submitted, {completions} {cqes}");
             if let Some(queue) = header.get("completions") {
                 let _ = write!(text, "  cq {completions}/{queue}");
             }
@@ -201,11 +218,12 @@ fn details(header: &Header, event: &Event) -> String {
                 let _ = write!(text, "  {len} B");
             }
         }
-        Happened::CallEnd { file, lasted, .. } => {
+        Happened::CallEnd { file, result, lasted, .. } => {
             let _ = write!(text, "fd {file}  ");
-            if header.level == Some(Level::Record) {
-                write_span(&mut text, *lasted);
+            if *result == Ok(0) && event.op == Some(Op::Call(Call::Recv)) {
+                text.push_str("EOF  ");
             }
+            write_span(&mut text, measured(header, *lasted));
         }
         Happened::Lost(n) => {
             let _ = write!(text, "{} records", units::count(*n));
@@ -240,7 +258,6 @@ fn completed(
     more: bool,
     buffer: Option<u16>,
     submission: Option<Submission>,
-    age: Option<u64>,
 ) {
     text.push_str(&hash(submission.and_then(|one| one.number)));
     if let Some(buffer) = buffer {
@@ -254,15 +271,23 @@ fn completed(
     }
     match submission {
         Some(one) if more => {
-            let _ = write!(text, "more (shot {})  ", one.shots);
+            let armed = span(event.at.saturating_sub(one.at));
+            let _ =
+                write!(text, "more (shot {}, armed {armed} ago)", units::count(one.shots.into()));
         }
         Some(one) if one.shots > 1 => {
-            let _ = write!(text, "last shot ({})  ", one.shots);
+            let armed = span(event.at.saturating_sub(one.at));
+            let _ = write!(text, "last shot ({} in {armed})", units::count(one.shots.into()));
         }
         Some(_) => {}
-        None => text.push_str("submitted before this trace  "),
+        None => text.push_str("submitted before this trace"),
     }
-    write_age(text, age);
+}
+
+/// How long a call took, if that was measured: between two readings of a clock that is read once a
+/// batch, no time passes.
+fn measured(header: &Header, lasted: Option<u64>) -> Option<u64> {
+    lasted.filter(|&nanos| nanos > 0 || header.level == Some(Level::Record))
 }
 
 fn write_age(text: &mut String, age: Option<u64>) {
@@ -363,7 +388,7 @@ pub fn json(header: &Header, event: &Event) -> Value {
         }
         Happened::CallEnd { file, lasted, may_sleep, .. } => {
             put("file", json!(file));
-            put("lasted_ns", json!(lasted));
+            put("lasted_ns", json!(measured(header, *lasted)));
             put("may_sleep", json!(may_sleep));
         }
         Happened::Lost(n) => put("lost", json!(n)),

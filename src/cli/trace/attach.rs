@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::cli::output::stdout;
 use crate::os::{self, Stop};
 use crate::report::units;
 use crate::trace::kernel::{Instance, Point};
@@ -56,7 +57,7 @@ impl Args {
         attached.set_lost(instance.lost().context("the kernel does not say what was lost")?);
         drop(instance);
         watched?;
-        let mut out = io::stdout().lock();
+        let mut out = stdout();
         let silence = attached.silence();
         if self.json {
             writeln!(out, "{}", attached.json())?;
@@ -74,7 +75,7 @@ impl Args {
         stop: &Stop,
         deadline: Option<Instant>,
     ) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
+        let mut out = stdout();
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let over = wait(stop, left.map_or(INTERVAL, |left| left.min(INTERVAL)))?

@@ -1,10 +1,11 @@
 //! `proactor trace delays`: where the time of a completion goes.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::cli::output::stdout;
 use crate::trace::Trace;
 use crate::trace::kernel::{Beside, Delays, beside};
 
@@ -28,7 +29,7 @@ impl Args {
                 "nothing of the kernel's is there: record with `serve --trace=FILE --kernel-events`"
             );
         };
-        let mut out = io::stdout().lock();
+        let mut out = stdout();
         if self.json {
             writeln!(out, "{}", delays.json())?;
         } else {

@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use clap::error::ErrorKind;
 
 use super::Part;
+use crate::cli::output::stdout;
 use crate::report::units;
 use crate::trace::export::{PAGE_LANES, PERFETTO_TRACKS, jsonl, page, perfetto};
 use crate::trace::{Filter, Trace};
@@ -60,7 +61,7 @@ impl Args {
             None if format == Format::Perfetto && io::stdout().is_terminal() => {
                 bail!("standard output is a terminal: name a file with -o, or redirect it")
             }
-            None => self.write(&trace, format, io::stdout().lock())?,
+            None => self.write(&trace, format, stdout())?,
         };
         notes.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(())

@@ -1,13 +1,14 @@
 //! `proactor trace follow`: one line an event, while they happen.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 
 use super::Selection;
+use crate::cli::output::stdout;
 use crate::trace::{self, Filter, Follow};
 
 /// How long between two looks at the file.
@@ -40,7 +41,7 @@ impl Args {
         };
         let follow =
             Follow::new(file, self.now).with_context(|| format!("cannot follow {}", self.whom))?;
-        follow_to_end(follow, &self.selection.filter(), self.json, &mut io::stdout())
+        follow_to_end(follow, &self.selection.filter(), self.json, &mut stdout())
     }
 }
 
@@ -56,6 +57,7 @@ pub(in crate::cli) fn follow_to_end(
         writeln!(out, "{}", trace::json_header(header, 0, &[]))?;
     } else {
         writeln!(out, "{}", trace::title(header, 0))?;
+        writeln!(out, "{}", trace::heading())?;
     }
     loop {
         let over = follow.is_over();

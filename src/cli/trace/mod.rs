@@ -12,7 +12,6 @@ mod show;
 mod summary;
 
 use std::fmt::Display;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,10 +21,11 @@ use serde::Serialize;
 
 pub(super) use follow::follow_to_end;
 
+use super::output;
 use crate::trace::view::{Cut, Digest};
 use crate::trace::{Filter, Trace, parse_conn};
 
-/// Look at what `serve --trace` has recorded
+/// Look at what `serve --trace` has recorded, or at the rings of any process
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -36,14 +36,14 @@ pub(super) struct Args {
 enum View {
     Show(show::Args),
     Follow(follow::Args),
-    Attach(attach::Args),
-    Delays(delays::Args),
     Summary(summary::Args),
     Conn(conn::Args),
     Health(health::Args),
     Doctor(doctor::Args),
     Diff(diff::Args),
     Export(export::Args),
+    Delays(delays::Args),
+    Attach(attach::Args),
 }
 
 impl Args {
@@ -52,14 +52,14 @@ impl Args {
         match &self.view {
             View::Show(show) => show.run(),
             View::Follow(follow) => follow.run(),
-            View::Attach(attach) => attach.run(),
-            View::Delays(delays) => delays.run(),
             View::Summary(summary) => summary.run(),
             View::Conn(conn) => conn.run(),
             View::Health(health) => health.run(),
             View::Doctor(doctor) => doctor.run(),
             View::Diff(diff) => diff.run(),
             View::Export(export) => export.run(),
+            View::Delays(delays) => delays.run(),
+            View::Attach(attach) => attach.run(),
         }
     }
 }
@@ -114,13 +114,9 @@ impl How {
 
     /// Prints a view: its text, or itself as JSON.
     fn print(&self, view: &(impl Display + Serialize)) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        if self.json {
-            writeln!(out, "{}", serde_json::to_string_pretty(view)?)?;
-        } else {
-            writeln!(out, "{view}")?;
-        }
-        Ok(())
+        let as_json = || serde_json::to_string_pretty(view);
+        let text = if self.json { as_json()? } else { view.to_string() };
+        Ok(output::print(&(text + "\n"))?)
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::Selection;
+use crate::cli::output::stdout;
 use crate::trace::kernel::{self, Beside, Told};
 use crate::trace::{self, Header};
 
@@ -27,11 +28,12 @@ impl Args {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let trace = super::open(&self.file)?;
         let (header, filter) = (&trace.header, self.selection.filter());
-        let mut out = BufWriter::new(io::stdout().lock());
+        let mut out = BufWriter::new(stdout());
         if self.json {
             writeln!(out, "{}", trace::json_header(header, trace.lost(), &trace.remarks))?;
         } else {
             writeln!(out, "{}", trace::title(header, trace.lost()))?;
+            writeln!(out, "{}", trace::heading())?;
         }
         // What the kernel told stands among it, in the order of time.
         let beside = Beside::open(&self.file, header)

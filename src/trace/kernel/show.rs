@@ -10,7 +10,7 @@ use crate::ring::{Cqe, Token};
 use crate::trace::format::kind_name;
 use crate::trace::reader::Header;
 use crate::trace::ring::owner;
-use crate::trace::show::{Filter, MARK, end_line};
+use crate::trace::show::{Filter, MARK, columns, end_line, moment};
 
 impl Told {
     fn op(&self) -> String {
@@ -74,14 +74,8 @@ impl Told {
             Tale::Punted => "to a thread of the kernel".to_owned(),
             _ => String::new(),
         };
-        let text = format!(
-            "{:>3}.{:09}  {:<5} {:<7} {:<13} {conn:<9} {result:>9}  {details}",
-            at / 1_000_000_000,
-            at % 1_000_000_000,
-            "krnl",
-            self.what.name(),
-            self.op(),
-        );
+        let (time, name) = (moment(at), self.what.name());
+        let text = columns([&time, "krnl", name, &self.op(), &conn, &result, &details]);
         end_line(text, MARK, self.is_abnormal())
     }
 

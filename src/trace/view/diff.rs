@@ -120,7 +120,7 @@ fn lines(a: &Digest, b: &Digest) -> Vec<Line> {
     add("  of that in calls", Nanos, &|d| {
         d.turns.as_ref()?;
         let calls = d.ops.iter().filter(|row| !row.on_ring && row.ages.is_some());
-        let together: u64 = calls.map(|row| row.together_ns).sum();
+        let together: u64 = calls.filter_map(|row| row.together_ns).sum();
         d.per_message(together).filter(|_| together > 0)
     });
     add("turn inside, p50", Nanos, &|d| d.turns.as_ref()?.inside.p50_ns.map(|n| n as f64));

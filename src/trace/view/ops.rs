@@ -52,8 +52,8 @@ pub struct OpRow {
     /// where that says nothing: an accept and a receive wait for others, and with a clock per batch
     /// a call takes no time.
     pub ages: Option<Percentiles>,
-    /// How old or how long together, in nanoseconds; zero where `ages` says nothing.
-    pub together_ns: u64,
+    /// How old or how long together, in nanoseconds; `None` where `ages` is.
+    pub together_ns: Option<u64>,
     /// The same, by powers of two.
     pub octaves: Vec<Octave>,
 }
@@ -231,7 +231,7 @@ impl Row {
             bytes: 0,
             may_sleep: false,
             ages: None,
-            together_ns: 0,
+            together_ns: None,
             octaves: Vec::new(),
         };
         Row { row, ages: told.then(Latencies::new), octaves: BTreeMap::new() }
@@ -240,7 +240,7 @@ impl Row {
     fn age(&mut self, nanos: Option<u64>) {
         let (Some(ages), Some(nanos)) = (&mut self.ages, nanos) else { return };
         ages.record(Duration::from_nanos(nanos));
-        self.row.together_ns = self.row.together_ns.saturating_add(nanos);
+        self.row.together_ns = Some(self.row.together_ns.unwrap_or(0).saturating_add(nanos));
         *self.octaves.entry(octave(nanos)).or_default() += 1;
     }
 
