@@ -48,6 +48,15 @@ pub trait Calls: Clone + Send + 'static {
         os::accept_blocking(listener)
     }
 
+    /// Accepts a connection whose calls do not wait: [`os::accept`].
+    ///
+    /// # Errors
+    /// accept4(2).
+    #[inline]
+    fn accept_nonblocking(&self, _key: Key, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        os::accept(listener)
+    }
+
     /// Receives, and sleeps until there is something: [`os::recv`].
     ///
     /// # Errors
@@ -87,6 +96,20 @@ pub trait Calls: Clone + Send + 'static {
         parts: &[io::IoSlice<'_>],
     ) -> io::Result<usize> {
         os::send_vectored(socket, parts)
+    }
+
+    /// Sends from several places what there is room for, and does not sleep: [`os::send_now`].
+    ///
+    /// # Errors
+    /// sendmsg(2).
+    #[inline]
+    fn send_now(
+        &self,
+        _key: Key,
+        socket: BorrowedFd<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> io::Result<usize> {
+        os::send_now(socket, parts)
     }
 
     /// Shuts the outbound direction down: [`os::shutdown_write`].

@@ -236,6 +236,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                 }
             }
             Whose::Guest(guest) => self.guests.push(guest),
+            Whose::Line(_) => {} // Only in a trace.
         }
         Ok(false)
     }

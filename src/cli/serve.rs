@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use super::record::{self, Prepared};
+use super::record::{self, Prepared, Printer};
 use crate::address::{Address, Listener};
 use crate::buffer::Shape;
 use crate::console::{Console, Place};
@@ -177,9 +177,9 @@ impl Args {
         let (trace, live, scribe) = Prepared::split(self.record.prepare(chosen.model)?);
         let idle_sleep = self.idle_sleep;
         let service = Service { listeners, buffers, limits, stop, idle_sleep, console, trace };
-        let mut printer = None;
+        let mut printer = Ok(None);
         let ready = || {
-            printer = record::print(live);
+            printer = Printer::start(live, chosen.model);
             announce_listeners(&addresses, chosen.model);
         };
         let served = model::serve(engine, service, ready);
@@ -187,10 +187,9 @@ impl Args {
         if let Some(Err(error)) = scribe.map(Scribe::finish) {
             tracing::warn!("what the kernel told was not recorded to its end: {error:#}");
         }
-        if let Some(printer) = printer
-            && let Err(error) = printer.join().expect("the printer does not panic")
-        {
-            tracing::warn!("the trace was not printed to its end: {error:#}");
+        match printer {
+            Ok(printer) => printer.into_iter().for_each(Printer::finish),
+            Err(error) => tracing::warn!("the trace is not printed: {error}"),
         }
         let (ended, counters) = served.with_context(|| format!("{} failed", chosen.model))?;
 

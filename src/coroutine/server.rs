@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use crate::address;
 use crate::buffer::{Chunk, Pool};
+use crate::calls::Plain;
 use crate::clock::Nanos;
 use crate::console::Sight;
 use crate::counters::Counters;
-use crate::keys::ConnId;
+use crate::keys::{ConnId, Whose};
 use crate::limits::{Limits, Stage};
 use crate::os;
 use crate::peers::{Peers, Room};
@@ -19,12 +20,15 @@ use crate::protocol::Protocol;
 
 use super::desk::Desk;
 use super::watched::Ready;
+use super::witness::Witness;
 
 /// Chunks in one vectored send.
 const VECTOR: usize = 16;
 
 #[derive(Debug)]
-pub(super) struct Server<P> {
+pub(super) struct Server<P, C = Plain> {
+    /// By what calls are made.
+    pub(super) calls: C,
     /// Beside each connection, what is known of its task.
     pub(super) peers: Peers<P, Task>,
     pool: Rc<Pool>,
@@ -95,10 +99,11 @@ pub(super) struct Wish {
     pub(super) close: bool,
 }
 
-impl<P: Protocol> Server<P> {
+impl<P: Protocol, C: Witness> Server<P, C> {
     /// Nobody is here.
-    pub(super) fn new(pool: Rc<Pool>, limits: Limits) -> Server<P> {
+    pub(super) fn new(calls: C, pool: Rc<Pool>, limits: Limits) -> Server<P, C> {
         Server {
+            calls,
             peers: Peers::new(),
             pool,
             limits,
@@ -170,7 +175,7 @@ impl<P: Protocol> Server<P> {
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
         let room = buffer.len();
-        match os::recv(ready.get_inner().as_fd(), buffer) {
+        match self.calls.recv(Whose::Conn(id).into(), ready.get_inner().as_fd(), buffer) {
             Ok(0) => self.peers.ended(id),
             Ok(n) => {
                 if n < room {
@@ -191,8 +196,9 @@ impl<P: Protocol> Server<P> {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let (queue, socket) = (peer.connection.outgoing(), ready.get_inner().as_fd());
         let Some(first) = queue.first() else { return };
+        let key = Whose::Conn(id).into();
         let (sent, room) = if queue.chunks() == 1 {
-            (os::send(socket, first), first.len())
+            (self.calls.send(key, socket, first), first.len())
         } else {
             let mut parts = [io::IoSlice::new(&[]); VECTOR];
             let chunks = queue.chunks().min(VECTOR);
@@ -200,7 +206,7 @@ impl<P: Protocol> Server<P> {
                 *part = io::IoSlice::new(chunk);
             });
             let room = parts[..chunks].iter().map(|part| part.len()).sum();
-            (os::send_vectored(socket, &parts[..chunks]), room)
+            (self.calls.send_vectored(key, socket, &parts[..chunks]), room)
         };
         match sent {
             Ok(n) => {

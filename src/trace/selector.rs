@@ -165,6 +165,6 @@ pub(super) fn minus_errno(error: &io::Error) -> i32 {
 pub(super) fn owner(key: Key) -> Option<ConnId> {
     match Whose::from(key) {
         Whose::Conn(conn) => Some(conn),
-        Whose::Listener(_) | Whose::Stop | Whose::Input | Whose::Guest(_) => None,
+        Whose::Listener(_) | Whose::Stop | Whose::Input | Whose::Guest(_) | Whose::Line(_) => None,
     }
 }

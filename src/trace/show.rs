@@ -12,9 +12,9 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::event::{Event, Happened, Op, Submission};
-use super::format::{Clock, Level, MAIN, Patience, What, Writers};
+use super::format::{Clock, Level, MAIN, Patience, UNTOLD, What, Writers};
 use super::reader::Header;
-use crate::keys::ConnId;
+use crate::keys::{ConnId, Key, Whose};
 use crate::report::{Errno, units};
 
 /// Where the details end and the mark of the abnormal stands.
@@ -112,8 +112,9 @@ pub fn title(header: &Header, lost: u64) -> String {
 pub fn line(header: &Header, event: &Event) -> String {
     let star = if event.is_multishot() { "*" } else { "" };
     let op = event.op.map_or(String::new(), |op| format!("{}{star}", op.name()));
-    let conn = event.conn.map_or(String::new(), |conn| format!("c{conn}"));
-    let result = match event.result() {
+    let conn = whose(event);
+    let untold = matches!(event.what, Happened::WaitEnd { .. }) && event.raw.flags & UNTOLD != 0;
+    let result = match event.result().filter(|_| !untold) {
         Some(Ok(n)) => n.to_string(),
         Some(Err(errno)) => errno.to_string(),
         None => String::new(),
@@ -132,6 +133,20 @@ pub fn line(header: &Header, event: &Event) -> String {
     }
     text.truncate(text.trim_end().len());
     text
+}
+
+/// The connection, or whose line between two processes it is.
+fn whose(event: &Event) -> String {
+    match (event.conn, &event.what) {
+        (Some(conn), _) => format!("c{conn}"),
+        (None, Happened::Ready { .. } | Happened::CallBegin { .. } | Happened::CallEnd { .. }) => {
+            match Whose::from(Key(event.raw.id)) {
+                Whose::Line(conn) => format!("to c{conn}"),
+                _ => String::new(),
+            }
+        }
+        _ => String::new(),
+    }
 }
 
 fn details(header: &Header, event: &Event) -> String {
@@ -183,7 +198,9 @@ fn details(header: &Header, event: &Event) -> String {
         }
         Happened::WaitEnd { result, lasted } => {
             write_span(&mut text, *lasted);
-            let _ = write!(text, "{} ready", result.unwrap_or(0));
+            if event.raw.flags & UNTOLD == 0 {
+                let _ = write!(text, "{} ready", result.unwrap_or(0));
+            }
         }
         Happened::Ready { readable, writable, hung_up } => {
             let words = [(*readable, "read"), (*writable, "write"), (*hung_up, "hung up")];
@@ -191,13 +208,17 @@ fn details(header: &Header, event: &Event) -> String {
             text.push_str(&words.join(", "));
         }
         Happened::CallBegin { file, len, .. } => {
-            let _ = write!(text, "fd {file}");
+            if *file >= 0 {
+                let _ = write!(text, "fd {file}");
+            }
             if *len > 0 && !matches!(event.op.map(Op::name), Some("watch" | "rewatch")) {
                 let _ = write!(text, "  {len} B");
             }
         }
         Happened::CallEnd { file, lasted, .. } => {
-            let _ = write!(text, "fd {file}  ");
+            if *file >= 0 {
+                let _ = write!(text, "fd {file}  ");
+            }
             if header.level == Some(Level::Record) {
                 write_span(&mut text, *lasted);
             }
