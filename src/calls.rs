@@ -48,6 +48,15 @@ pub trait Calls: Clone + Send + 'static {
         os::accept_blocking(listener)
     }
 
+    /// Accepts a connection whose calls do not wait: [`os::accept`].
+    ///
+    /// # Errors
+    /// accept4(2).
+    #[inline]
+    fn accept_nonblocking(&self, _key: Key, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        os::accept(listener)
+    }
+
     /// Receives, and sleeps until there is something: [`os::recv`].
     ///
     /// # Errors
@@ -66,27 +75,32 @@ pub trait Calls: Clone + Send + 'static {
         os::recv_now(socket, buffer)
     }
 
-    /// Sends, and sleeps while there is no room: [`os::send`].
+    /// Sends, from one place or several, and sleeps while there is no room: [`os::send_vectored`].
     ///
     /// # Errors
-    /// send(2).
+    /// send(2), of several places sendmsg(2).
     #[inline]
-    fn send(&self, _key: Key, socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-        os::send(socket, bytes)
-    }
-
-    /// Sends from several places, and sleeps while there is no room: [`os::send_vectored`].
-    ///
-    /// # Errors
-    /// sendmsg(2).
-    #[inline]
-    fn send_vectored(
+    fn send(
         &self,
         _key: Key,
         socket: BorrowedFd<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> io::Result<usize> {
         os::send_vectored(socket, parts)
+    }
+
+    /// Sends from several places what there is room for, and does not sleep: [`os::send_now`].
+    ///
+    /// # Errors
+    /// sendmsg(2).
+    #[inline]
+    fn send_now(
+        &self,
+        _key: Key,
+        socket: BorrowedFd<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> io::Result<usize> {
+        os::send_now(socket, parts)
     }
 
     /// Shuts the outbound direction down: [`os::shutdown_write`].

@@ -16,8 +16,12 @@
 //! What the tasks share is in a `RefCell`, which no task holds while it waits: every method of
 //! `Server` returns before the next `.await`. Whoever is marked by what another did is woken.
 //!
+//! Who remembers what happens is a [`Witness`], by which all calls are made; by default nobody is,
+//! and nothing of that is there.
+//!
 //! A wait is counted once for each time that tokio parks. Uncounted are its looks without waiting:
 //! one for at most 61 resumptions while there is no time to sleep, and one when a flood yields.
+//! Nor are these recorded.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -33,8 +37,9 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::buffer::Pool;
+use crate::calls::Plain;
 use crate::counters::Counters;
-use crate::keys::ConnId;
+use crate::keys::{ConnId, Key, Whose};
 use crate::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
 use crate::os::{self, Stop};
 use crate::peers::Room;
@@ -43,9 +48,11 @@ use crate::protocol::Protocol;
 mod desk;
 mod server;
 mod watched;
+mod witness;
 
 use server::Server;
 use watched::{Ready, Watched};
+pub use witness::Witness;
 
 /// Calls that one connection may make before others have their turn: a flood does not own the
 /// executor. (tokio's own budget counts 128, of whatever size.)
@@ -53,29 +60,48 @@ const STEPS: usize = 32;
 
 /// A server whose connections are coroutines.
 #[derive(Debug)]
-pub struct Coroutines<P> {
+pub struct Coroutines<P, C = Plain> {
+    /// By what calls are made.
+    calls: C,
     runtime: LocalRuntime,
-    server: Shared<P>,
+    server: Shared<P, C>,
     listeners: Vec<(OwnedFd, P)>,
     /// Its counter, and the descriptor of it that is waited for; none once it has run.
     stop: Option<(Stop, OwnedFd)>,
 }
 
 /// What the tasks share; never borrowed across an `.await`.
-type Shared<P> = Rc<RefCell<Server<P>>>;
+type Shared<P, C> = Rc<RefCell<Server<P, C>>>;
 
 impl<P: Protocol + Clone + 'static> Coroutines<P> {
-    /// A server without a listener, which `stop` can stop. Its buffers are `pool`'s.
+    /// A server as [`with_calls`](Coroutines::with_calls) makes it, whose calls are only made.
     ///
     /// # Errors
     /// No descriptor is left for the executor.
     pub fn new(pool: Rc<Pool>, limits: Limits, stop: Stop) -> io::Result<Coroutines<P>> {
-        let server = Rc::new(RefCell::new(Server::new(pool, limits)));
-        let runtime =
-            Builder::new_current_thread().enable_io().enable_time().build_local(<_>::default())?;
+        Coroutines::with_calls(Plain, pool, limits, stop)
+    }
+}
+
+impl<P: Protocol + Clone + 'static, C: Witness> Coroutines<P, C> {
+    /// A server without a listener, which `stop` can stop. Its buffers are `pool`'s, its calls are
+    /// made by `calls`.
+    ///
+    /// # Errors
+    /// No descriptor is left for the executor.
+    pub fn with_calls(
+        calls: C,
+        pool: Rc<Pool>,
+        limits: Limits,
+        stop: Stop,
+    ) -> io::Result<Coroutines<P, C>> {
+        let server = Rc::new(RefCell::new(Server::new(calls.clone(), pool, limits)));
+        let mut builder = Builder::new_current_thread();
+        calls.attend(&mut builder);
+        let runtime = builder.enable_io().enable_time().build_local(<_>::default())?;
         let watched = stop.as_fd().try_clone_to_owned()?;
         let stop = Some((stop, watched));
-        Ok(Coroutines { runtime, server, listeners: Vec::new(), stop })
+        Ok(Coroutines { calls, runtime, server, listeners: Vec::new(), stop })
     }
 
     /// Serves `protocol` to whoever connects to `fd`, a listening socket, which becomes
@@ -99,17 +125,18 @@ impl<P: Protocol + Clone + 'static> Coroutines<P> {
     pub fn run(&mut self) -> io::Result<Ended> {
         let Some((stop, watched)) = self.stop.take() else { return Ok(Ended::Drained) };
         let listeners = std::mem::take(&mut self.listeners);
-        let server = Rc::clone(&self.server);
+        let (server, calls) = (Rc::clone(&self.server), self.calls.clone());
         let ended = self.runtime.block_on(async {
-            let watched = Watched::new(watched)?;
-            spawn_local(heed(Rc::clone(&server), watched, stop));
+            let watched = Watched::new(watched, Whose::Stop.into(), &calls)?;
+            spawn_local(heed(Rc::clone(&server), calls.clone(), watched, stop));
             spawn_local(keep_time(Rc::clone(&server)));
             if let Some(typed) = desk::open(&server)? {
-                spawn_local(desk::attend(Rc::clone(&server), typed));
+                spawn_local(desk::attend(Rc::clone(&server), calls.clone(), typed));
             }
             for (at, (fd, protocol)) in listeners.into_iter().enumerate() {
-                let room = Room(at as u16);
-                spawn_local(welcome(Rc::clone(&server), Watched::new(fd)?, protocol, room));
+                let listener = Watched::new(fd, Whose::Listener(at).into(), &calls)?;
+                let (server, calls) = (Rc::clone(&server), calls.clone());
+                spawn_local(welcome(server, calls, listener, protocol, Room(at as u16)));
             }
             // In a task: to wake what is blocked on would take a system call.
             Ok(spawn_local(preside(server)).await.expect("a task of ours that is not aborted"))
@@ -130,16 +157,21 @@ impl<P: Protocol + Clone + 'static> Coroutines<P> {
 // The tasks.
 
 /// A connection's life: find out what it wants, wait until it may, do it.
-async fn converse<P: Protocol>(server: Shared<P>, socket: Watched, id: ConnId) {
+async fn converse<P: Protocol, C: Witness>(
+    server: Shared<P, C>,
+    calls: C,
+    socket: Watched,
+    id: ConnId,
+) {
     let _guard = Guard(&server);
-    let mut steps = 0;
+    let (key, mut steps) = (Whose::Conn(id).into(), 0);
     loop {
-        match next_step(&server, &socket, id, &mut steps).await {
+        match next_step(&server, &calls, &socket, id, &mut steps).await {
             Step::Receive(ready) => server.borrow_mut().receive(id, ready),
             Step::Send(ready) => server.borrow_mut().send(id, ready),
             Step::ShutDown => {
                 // It fails only if the peer has reset, and then a read will tell.
-                let _ = os::shutdown_write(socket.as_fd());
+                let _ = calls.shutdown_write(key, socket.as_fd());
                 server.borrow_mut().peers.shut_down(id);
             }
             Step::Close => break,
@@ -152,7 +184,7 @@ async fn converse<P: Protocol>(server: Shared<P>, socket: Watched, id: ConnId) {
             steps = 0;
         }
     }
-    socket.close();
+    socket.close(key, &calls);
     server.borrow_mut().left(id);
 }
 
@@ -167,8 +199,9 @@ enum Step<'a> {
 /// Waits until the connection wants something and its socket may. Its wishes are asked for anew
 /// whenever the task is woken, by its socket or by what another did. `steps` begins anew if there
 /// was anything to wait for.
-async fn next_step<'a, P: Protocol>(
-    server: &Shared<P>,
+async fn next_step<'a, P: Protocol, C: Witness>(
+    server: &Shared<P, C>,
+    calls: &C,
     socket: &'a Watched,
     id: ConnId,
     steps: &mut usize,
@@ -176,13 +209,19 @@ async fn next_step<'a, P: Protocol>(
     poll_fn(|cx| {
         let step = poll_step(server, socket, id, cx);
         *steps = if step.is_pending() { 0 } else { *steps };
+        if let Poll::Ready(step @ (Step::Receive(_) | Step::Send(_))) = &step
+            && *steps == 0
+        {
+            let readable = matches!(step, Step::Receive(_));
+            calls.ready(Whose::Conn(id).into(), readable, !readable);
+        }
         step
     })
     .await
 }
 
-fn poll_step<'a, P: Protocol>(
-    server: &Shared<P>,
+fn poll_step<'a, P: Protocol, C: Witness>(
+    server: &Shared<P, C>,
     socket: &'a Watched,
     id: ConnId,
     cx: &mut Context<'_>,
@@ -214,16 +253,18 @@ fn poll_step<'a, P: Protocol>(
 
 /// Accepts whoever comes while there is room: who comes meanwhile waits in the kernel's queue. The
 /// listener is closed when the server drains.
-async fn welcome<P: Protocol + Clone + 'static>(
-    server: Shared<P>,
+async fn welcome<P: Protocol + Clone + 'static, C: Witness>(
+    server: Shared<P, C>,
+    calls: C,
     listener: Watched,
     protocol: P,
     room: Room,
 ) {
     let _guard = Guard(&server);
-    while let Some(mut ready) = caller(&server, &listener).await {
-        match os::accept(listener.as_fd()) {
-            Ok(socket) => open(&server, socket, protocol.clone(), room),
+    let key = Whose::Listener(room.0.into()).into();
+    while let Some(mut ready) = caller(&server, &calls, &listener, key).await {
+        match calls.accept_nonblocking(key, listener.as_fd()) {
+            Ok(socket) => open(&server, &calls, socket, protocol.clone(), room),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => ready.clear_ready(),
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
@@ -235,12 +276,18 @@ async fn welcome<P: Protocol + Clone + 'static>(
             },
         }
     }
-    listener.close();
+    listener.close(key, &calls);
 }
 
 /// Waits until there is room for one more and, it seems, somebody has come; `None` once nobody is
 /// wanted any more.
-async fn caller<'a, P: Protocol>(server: &Shared<P>, listener: &'a Watched) -> Option<Ready<'a>> {
+async fn caller<'a, P: Protocol, C: Witness>(
+    server: &Shared<P, C>,
+    calls: &C,
+    listener: &'a Watched,
+    key: Key,
+) -> Option<Ready<'a>> {
+    let mut awaited = false;
     poll_fn(|cx| {
         let mut server = server.borrow_mut();
         if server.stage != Stage::Serving {
@@ -250,24 +297,44 @@ async fn caller<'a, P: Protocol>(server: &Shared<P>, listener: &'a Watched) -> O
         if server.pausing || server.is_full() {
             return Poll::Pending;
         }
-        listener.poll_readable(cx).map(Result::ok)
+        let ready = listener.poll_readable(cx).map(Result::ok);
+        match &ready {
+            Poll::Pending => awaited = true,
+            Poll::Ready(_) if awaited => calls.ready(key, true, false),
+            Poll::Ready(_) => {}
+        }
+        ready
     })
     .await
 }
 
-fn open<P: Protocol + 'static>(server: &Shared<P>, socket: OwnedFd, protocol: P, room: Room) {
-    match Watched::new(socket) {
+fn open<P: Protocol + 'static, C: Witness>(
+    server: &Shared<P, C>,
+    calls: &C,
+    socket: OwnedFd,
+    protocol: P,
+    room: Room,
+) {
+    let id = server.borrow().peers.next_id();
+    match Watched::new(socket, Whose::Conn(id).into(), calls) {
         Ok(socket) => {
-            let id = server.borrow_mut().open(protocol, room, socket.as_fd());
-            spawn_local(converse(Rc::clone(server), socket, id));
+            let opened = server.borrow_mut().open(protocol, room, socket.as_fd());
+            debug_assert_eq!(opened, id, "nobody came between");
+            spawn_local(converse(Rc::clone(server), calls.clone(), socket, id));
         }
         Err(error) => server.borrow_mut().refuse(&error),
     }
 }
 
 /// Hears the stop signal.
-async fn heed<P: Protocol>(server: Shared<P>, watched: Watched, stop: Stop) {
+async fn heed<P: Protocol, C: Witness>(
+    server: Shared<P, C>,
+    calls: C,
+    watched: Watched,
+    stop: Stop,
+) {
     while let Ok(mut ready) = watched.readable().await {
+        calls.ready(Whose::Stop.into(), true, false);
         let asked = stop.take();
         ready.clear_ready();
         server.borrow_mut().ask(asked);
@@ -275,7 +342,7 @@ async fn heed<P: Protocol>(server: Shared<P>, watched: Watched, stop: Stop) {
 }
 
 /// Does what is due by the clock.
-async fn keep_time<P: Protocol>(server: Shared<P>) {
+async fn keep_time<P: Protocol, C: Witness>(server: Shared<P, C>) {
     let _guard = Guard(&server);
     let mut alarm = pin!(sleep(Duration::ZERO));
     loop {
@@ -299,10 +366,10 @@ async fn keep_time<P: Protocol>(server: Shared<P>) {
 }
 
 /// Sees the server from its start to its end.
-async fn preside<P: Protocol>(server: Shared<P>) -> Ended {
+async fn preside<P: Protocol, C: Witness>(server: Shared<P, C>) -> Ended {
     until(&server, |server| server.asked > 0).await;
     let span = server.borrow_mut().drain();
-    let ended = |server: &Server<P>| server.asked > 1 || server.peers.is_empty();
+    let ended = |server: &Server<P, C>| server.asked > 1 || server.peers.is_empty();
     if timeout(span, until(&server, ended)).await.is_err() {
         server.borrow_mut().cut();
         until(&server, ended).await;
@@ -311,7 +378,10 @@ async fn preside<P: Protocol>(server: Shared<P>) -> Ended {
 }
 
 /// Waits until `condition` holds of the server.
-async fn until<P: Protocol>(server: &Shared<P>, condition: impl Fn(&Server<P>) -> bool) {
+async fn until<P: Protocol, C: Witness>(
+    server: &Shared<P, C>,
+    condition: impl Fn(&Server<P, C>) -> bool,
+) {
     poll_fn(|cx| {
         let mut server = server.borrow_mut();
         assert!(!server.panicked, "a task of the server has panicked");
@@ -325,9 +395,9 @@ async fn until<P: Protocol>(server: &Shared<P>, condition: impl Fn(&Server<P>) -
 }
 
 /// Ends the server if its task panics: tokio would go on without it.
-struct Guard<'a, P: Protocol>(&'a Shared<P>);
+struct Guard<'a, P: Protocol, C: Witness>(&'a Shared<P, C>);
 
-impl<P: Protocol> Drop for Guard<'_, P> {
+impl<P: Protocol, C: Witness> Drop for Guard<'_, P, C> {
     fn drop(&mut self) {
         if std::thread::panicking()
             && let Ok(mut server) = self.0.try_borrow_mut()

@@ -64,8 +64,12 @@ pub enum Whose {
     Input,
     /// A descriptor of the loop's owner: which.
     Guest(u32),
+    /// The line between the parent and the child that serves this connection: only in a trace, where
+    /// all processes know connections by the same names.
+    Line(ConnId),
 }
 
+const LINE: u64 = 1 << 60;
 const GUEST: u64 = 1 << 61;
 const LISTENER: u64 = 1 << 62;
 const STOP: u64 = 1 << 63;
@@ -73,24 +77,28 @@ const INPUT: u64 = STOP | 1;
 
 impl From<Whose> for Key {
     fn from(whose: Whose) -> Key {
+        let name = |conn: ConnId| u64::from(conn.generation()) << 32 | u64::from(conn.slot());
         Key(match whose {
-            Whose::Conn(conn) => u64::from(conn.generation()) << 32 | u64::from(conn.slot()),
+            Whose::Conn(conn) => name(conn),
             Whose::Listener(at) => LISTENER | at as u64,
             Whose::Stop => STOP,
             Whose::Input => INPUT,
             Whose::Guest(guest) => GUEST | u64::from(guest),
+            Whose::Line(conn) => LINE | name(conn),
         })
     }
 }
 
 impl From<Key> for Whose {
     fn from(Key(key): Key) -> Whose {
+        let conn = ConnId::new(key as u32, (key >> 32) as u32);
         match key {
+            _ if key < LINE => Whose::Conn(conn),
             STOP => Whose::Stop,
             INPUT => Whose::Input,
             _ if key & LISTENER != 0 => Whose::Listener((key & !LISTENER) as usize),
             _ if key & GUEST != 0 => Whose::Guest(key as u32),
-            _ => Whose::Conn(ConnId::new(key as u32, (key >> 32) as u32)),
+            _ => Whose::Line(conn),
         }
     }
 }

@@ -14,12 +14,12 @@ use crate::blocking::{Blocking, Style};
 use crate::buffer::{Pool, Shape};
 use crate::calls::{Calls, Plain};
 use crate::console::Console;
-use crate::coroutine::Coroutines;
+use crate::coroutine::{Coroutines, Witness};
 use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
 use crate::os::Stop;
 use crate::proactor::Proactor;
-use crate::processes::Processes;
+use crate::processes::{Family, Processes};
 use crate::protocol::Any;
 use crate::reactor::Reactor;
 use crate::ring::kernel::Kernel;
@@ -230,26 +230,9 @@ impl Model {
         }
     }
 
-    /// Whether what it does passes a ring, a selector or [`Calls`], and so can be recorded.
-    pub fn is_traceable(self) -> bool {
-        match self {
-            Model::Uring
-            | Model::Epoll
-            | Model::EpollEt
-            | Model::Poll
-            | Model::Select
-            | Model::EpollOneshot
-            | Model::Sigio
-            | Model::Nonblocking
-            | Model::Thread
-            | Model::Blocking => true,
-            Model::Coroutine | Model::Process => false,
-        }
-    }
-
     /// Whether its records share turns, and with them the clock, that need not be read for each.
     pub fn has_turns(self) -> bool {
-        !matches!(self, Model::Thread | Model::Process | Model::Blocking)
+        !matches!(self, Model::Coroutine | Model::Thread | Model::Process | Model::Blocking)
     }
 
     /// What keeps it from being used here, if anything does.
@@ -335,8 +318,7 @@ pub struct Service {
     pub idle_sleep: Option<Duration>,
     /// Where its operator sits, if it has one and the model [can](Ability::Console) have one.
     pub console: Option<Console>,
-    /// What is to be recorded of it, if anything; only of models that are
-    /// [traceable](Model::is_traceable).
+    /// What is to be recorded of it, if anything.
     pub trace: Option<Recording>,
 }
 
@@ -364,9 +346,9 @@ pub fn serve(
         }
         (Model::Sigio, _) => serve_ready(chosen, Sigio::new()?, service, ready),
         (Model::Nonblocking, _) => serve_ready(chosen, Spin::new(idle_sleep), service, ready),
-        (Model::Coroutine, _) => serve_tasks(service, ready),
+        (Model::Coroutine, _) => serve_tasks(chosen, service, ready),
         (Model::Thread, _) => serve_blocking(chosen, Style::Threads, service, ready),
-        (Model::Process, _) => serve_forked(service, ready),
+        (Model::Process, _) => serve_forked(chosen, service, ready),
         (Model::Blocking, _) => serve_blocking(chosen, Style::OneByOne, service, ready),
     }
 }
@@ -399,9 +381,25 @@ fn serve_ring<R: Ring>(
     Ok((proactor.run()?, proactor.counters()))
 }
 
-fn serve_forked(service: Service, ready: impl FnOnce()) -> io::Result<(Ended, Counters)> {
+fn serve_forked(
+    chosen: Chosen,
+    mut service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let Some(recording) = service.trace.take() else {
+        return serve_by_children(Plain, service, ready);
+    };
+    let log = recording.start_for(&recorded(chosen), Writers::Processes)?;
+    serve_by_children(TracedCalls::new(log), service, ready)
+}
+
+fn serve_by_children<C: Family>(
+    calls: C,
+    service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
     let Service { listeners, buffers, limits, stop, .. } = service;
-    let mut server = Processes::new(&buffers, limits, stop)?;
+    let mut server = Processes::with_calls(calls, &buffers, limits, stop)?;
     for (fd, protocol) in listeners {
         server.listen(fd, protocol)?;
     }
@@ -435,9 +433,25 @@ fn serve_on<S: Selector>(
     Ok((reactor.run()?, reactor.counters()))
 }
 
-fn serve_tasks(service: Service, ready: impl FnOnce()) -> io::Result<(Ended, Counters)> {
+fn serve_tasks(
+    chosen: Chosen,
+    mut service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let Some(recording) = service.trace.take() else {
+        return serve_by_tasks(Plain, service, ready);
+    };
+    let log = recording.start_for(&recorded(chosen), Writers::Threads)?;
+    serve_by_tasks(TracedCalls::on_nonblocking(log), service, ready)
+}
+
+fn serve_by_tasks<C: Witness>(
+    calls: C,
+    service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
     let Service { listeners, buffers, limits, stop, console, .. } = service;
-    let mut coroutines = Coroutines::new(Pool::new(&buffers)?, limits, stop)?;
+    let mut coroutines = Coroutines::with_calls(calls, Pool::new(&buffers)?, limits, stop)?;
     for (fd, protocol) in listeners {
         coroutines.listen(fd, protocol)?;
     }

@@ -158,6 +158,11 @@ impl<P: Protocol, D> Peers<P, D> {
         self.admit(protocol, room, driver, true)
     }
 
+    /// By what the next who comes will be known.
+    pub fn next_id(&self) -> ConnId {
+        self.keys.next_id()
+    }
+
     fn admit(&mut self, protocol: P, room: Room, driver: D, line: bool) -> ConnId {
         if self.crowds.len() <= room.0 as usize {
             self.crowds.resize(room.0 as usize + 1, Crowd::default());

@@ -221,6 +221,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                 }
             }
             Whose::Guest(guest) => self.guests.push(guest),
+            Whose::Line(_) => {} // Only in a trace.
         }
         Ok(false)
     }
@@ -364,10 +365,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                 return;
             }
             let (fd, key) = (socket.fd.as_fd(), Whose::Conn(conn).into());
-            let (sent, room) = queue.offer(usize::MAX, |parts| match parts {
-                [part] => self.selector.send(key, fd, part),
-                parts => self.selector.send_vectored(key, fd, parts),
-            });
+            let (sent, room) = queue.offer(usize::MAX, |parts| self.selector.send(key, fd, parts));
             match sent {
                 Ok(n) => {
                     socket.writable = n == room;

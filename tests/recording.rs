@@ -11,18 +11,19 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use proactor::keys::{Key, Whose};
 use proactor::trace::{Event, Frozen, Happened, Op, Trace, Writers};
 use serde_json::Value;
 
 use support::server::{PROACTOR, Server};
 use support::{Client, Launch, eventually, io_uring_refused, skip};
 
-/// Those that have no loop: each connection's thread sleeps in its own calls.
-const SLEEPERS: [&str; 2] = ["thread", "blocking"];
+/// Those whose traces have many writers, and no turns.
+const MANY: [&str; 4] = ["thread", "process", "coroutine", "blocking"];
 
 /// All that can be recorded here.
 fn models() -> Vec<&'static str> {
-    loops().into_iter().chain(SLEEPERS).collect()
+    loops().into_iter().chain(MANY).collect()
 }
 
 /// Those of them that have a loop.
@@ -106,11 +107,13 @@ fn the_calls_of_a_readiness_loop_are_all_in_its_trace() {
     }
 }
 
-/// The calls of this name that came to something: their number, or what they came to.
+/// The calls of this name for a connection, or that bring one, that came to something: their number,
+/// or what they came to.
 fn called(trace: &Trace, name: &str, sum: bool) -> u64 {
     count(trace, |event| match event.what {
         Happened::CallEnd { result: Ok(n), .. } if event.op.map(Op::name) == Some(name) => {
-            Some(if sum { u64::from(n) } else { 1 })
+            let counts = name == "accept" || event.conn.is_some();
+            counts.then_some(if sum { u64::from(n) } else { 1 })
         }
         _ => None,
     })
@@ -142,11 +145,11 @@ fn lanes_are_in_order(trace: &Trace) {
 }
 
 #[test]
-fn the_calls_of_every_thread_are_in_one_trace() {
-    for model in SLEEPERS {
+fn the_calls_of_all_who_serve_are_in_one_trace() {
+    for model in MANY {
         let (_folder, path, server) = recording(model, &[]);
         // One at a time is all that one of them can have.
-        let crowds = if model == "thread" { [8, 8] } else { [1, 1] };
+        let crowds = if model == "blocking" { [1, 1] } else { [8, 8] };
         for crowd in crowds {
             let clients: Vec<_> = (0..crowd).map(|_| Client::connect(server.address())).collect();
             for n in 1..20 {
@@ -157,7 +160,8 @@ fn the_calls_of_every_thread_are_in_one_trace() {
         let exit = server.drain();
         let trace = Trace::open(&path).unwrap();
         assert!(trace.header.ended && trace.lost() == 0 && trace.remarks.is_empty());
-        assert_eq!((trace.header.model(), trace.header.writers), (model, Writers::Threads));
+        let writers = if model == "process" { Writers::Processes } else { Writers::Threads };
+        assert_eq!((trace.header.model(), trace.header.writers), (model, writers));
         lanes_are_in_order(&trace);
         let all: u64 = crowds.iter().sum();
         assert_eq!(called(&trace, "accept", false), all, "{model}");
@@ -202,8 +206,111 @@ fn who_speaks_to_others_is_seen_to_write_to_their_sockets() {
 }
 
 #[test]
-fn what_is_left_of_threads_that_were_killed_can_be_read() {
-    for model in SLEEPERS {
+fn every_wait_of_an_executor_is_in_its_trace_and_what_it_found_ready() {
+    let (_folder, path, server) = recording("coroutine", &[]);
+    let client = Client::connect(server.address());
+    (0..50).for_each(|_| client.ping());
+    drop(client);
+    let exit = server.drain();
+    let trace = Trace::open(&path).unwrap();
+    let waits = |begins: bool| {
+        count(&trace, |event| match event.what {
+            Happened::WaitBegin { .. } if begins => Some(1),
+            Happened::WaitEnd { .. } if !begins => Some(1),
+            _ => None,
+        })
+    };
+    assert_eq!((waits(true), waits(false)), (exit.counter("turns"), exit.counter("turns")));
+    // A message is awaited, so it is found before it is received; and so is the end.
+    let ready = trace.events().filter(|event| matches!(event.what, Happened::Ready { .. }));
+    assert_eq!(ready.filter(|event| event.conn.is_some()).count(), 51);
+    let sleeps = trace.events().any(|event| match event.what {
+        Happened::CallBegin { may_sleep, .. } => may_sleep,
+        _ => false,
+    });
+    assert!(!sleeps, "its sockets do not block");
+    assert!(called(&trace, "watch", false) == 1 && called(&trace, "unwatch", false) == 1);
+}
+
+#[test]
+fn what_children_say_to_one_another_passes_by_lines_and_is_no_connections() {
+    let (_folder, path, server) = recording("process", &["--protocol", "chat"]);
+    let clients = [(); 3].map(|()| Client::connect(server.address()));
+    for client in &clients {
+        eventually("all have come", || {
+            client.say(b"hello\n");
+            let trace = Trace::open(&path).unwrap();
+            let told = trace.events().filter(|event| {
+                event.name() == "<call" && event.op.is_some_and(|op| op.name().starts_with("send"))
+            });
+            let told: HashSet<_> = told.filter_map(|event| event.conn).collect();
+            (told.len() == 3).then_some(())
+        });
+    }
+    drop(clients);
+    let exit = server.drain();
+    let trace = Trace::open(&path).unwrap();
+    assert!(trace.header.ended && trace.lost() == 0 && trace.remarks.is_empty());
+    lanes_are_in_order(&trace);
+    for name in ["fork", "close"] {
+        assert_eq!(called(&trace, name, false), 3, "{name}");
+    }
+    assert_eq!(called(&trace, "recv", true), exit.counter("received_bytes"));
+    let sent = called(&trace, "send", true) + called(&trace, "sendmsg", true);
+    assert_eq!(sent, exit.counter("sent_bytes"));
+    // What goes up a line comes out of it, at either end.
+    let line = |event: &Event| matches!(Whose::from(Key(event.raw.id)), Whose::Line(_));
+    let passed = |op: &str| {
+        count(&trace, |event| match event.what {
+            Happened::CallEnd { result: Ok(n), .. } if line(event) => {
+                let is = event.op.is_some_and(|it| it.name().starts_with(op));
+                is.then_some(u64::from(n))
+            }
+            _ => None,
+        })
+    };
+    assert!(passed("recv") > 0 && passed("recv") <= passed("send"), "who has gone hears nothing");
+    let lanes = |of_line: bool| -> HashSet<_> {
+        let all = trace.events().filter(|event| event.name() == "<call");
+        let all = all.filter(|event| if of_line { line(event) } else { event.conn.is_some() });
+        all.map(|event| trace.header.lane_name(event.lane)).collect()
+    };
+    for name in ["main", "p0", "p1", "p2"] {
+        assert!(lanes(true).contains(name) && lanes(false).contains(name), "{name}");
+    }
+    let shown = String::from_utf8(tool(&["show"], &path).stdout).unwrap();
+    assert!(shown.contains("  to c0.0 "), "{shown}");
+}
+
+/// They talk without end, so that some are killed while they write a record.
+#[test]
+fn a_child_that_is_killed_costs_one_record_at_most_and_nobody_else_anything() {
+    let (_folder, path, server) = recording("process", &["--protocol", "chargen"]);
+    for _ in 0..20 {
+        let client = Client::connect(server.address());
+        client.hear_some(&mut [0; 1000]).unwrap();
+        let [child] = server.process.children()[..] else { panic!("there is one child") };
+        child.signal(libc::SIGKILL);
+        eventually("it is buried", || server.process.children().is_empty().then_some(()));
+    }
+    let exit = server.drain();
+    assert_eq!(exit.counter("closed"), 20);
+    let trace = Trace::open(&path).unwrap();
+    assert!(trace.header.ended, "{:?}", trace.remarks);
+    assert!(trace.lost() <= 20, "{}", trace.lost());
+    let of_main = |name: &str| {
+        let main = |event: &Event| trace.header.lane_name(event.lane) == "main";
+        trace.events().filter(|event| main(event) && event.name() == name).count()
+    };
+    assert!(of_main("call>") > 100 && of_main("call>") == of_main("<call"));
+    for view in ["summary", "health", "doctor", "conn"] {
+        assert!(tool(&[view], &path).status.success(), "{view}");
+    }
+}
+
+#[test]
+fn what_is_left_of_a_server_that_was_killed_can_be_read() {
+    for model in MANY {
         let (_folder, path, server) = recording(model, &[]);
         let client = Client::connect(server.address());
         (0..50).for_each(|_| client.ping());
@@ -224,19 +331,21 @@ fn what_is_left_of_threads_that_were_killed_can_be_read() {
 }
 
 #[test]
-fn a_sample_of_threads_has_whole_connections() {
-    let (_folder, path, server) = recording("thread", &["--trace-sample", "3"]);
-    let clients: Vec<_> = (0..30).map(|_| Client::connect(server.address())).collect();
-    clients.iter().for_each(Client::ping);
-    drop(clients);
-    server.drain();
-    let trace = Trace::open(&path).unwrap();
-    lanes_are_in_order(&trace);
-    let conns: HashSet<_> = trace.events().filter_map(|event| event.conn).collect();
-    assert!(!conns.is_empty() && conns.len() < 30 && trace.header.skipped > 0, "{conns:?}");
-    assert_eq!(called(&trace, "close", false), conns.len() as u64);
-    // Whoever accepts is nobody's connection.
-    assert_eq!(called(&trace, "accept", false), 30);
+fn a_sample_has_whole_connections() {
+    for model in ["thread", "process", "coroutine"] {
+        let (_folder, path, server) = recording(model, &["--trace-sample", "3"]);
+        let clients: Vec<_> = (0..30).map(|_| Client::connect(server.address())).collect();
+        clients.iter().for_each(Client::ping);
+        drop(clients);
+        server.drain();
+        let trace = Trace::open(&path).unwrap();
+        lanes_are_in_order(&trace);
+        let conns: HashSet<_> = trace.events().filter_map(|event| event.conn).collect();
+        assert!(!conns.is_empty() && conns.len() < 30 && trace.header.skipped > 0, "{conns:?}");
+        assert_eq!(called(&trace, "close", false), conns.len() as u64);
+        // Whoever accepts is nobody's connection.
+        assert_eq!(called(&trace, "accept", false), 30);
+    }
 }
 
 #[test]
@@ -342,7 +451,7 @@ fn a_connection_that_fails_stops_the_recording_right_behind_it() {
 #[test]
 fn operations_that_are_older_than_they_may_be_stop_the_recording() {
     for model in models() {
-        let batch = model == "uring" || SLEEPERS.contains(&model);
+        let batch = model == "uring" || MANY.contains(&model);
         let clock = if batch { "batch" } else { "record" };
         let args = ["--trace-clock", clock, "--trace-trigger", "p50>0.01us"];
         let (_folder, path, server) = recording(model, &args);
@@ -364,7 +473,6 @@ fn what_cannot_be_recorded_is_wrong_usage() {
     };
     let said = wrong(&["--model", "epoll", "--trace-trigger", "p99>1ms"]);
     assert!(said.contains("'p99>1ms'") && said.contains("add --trace-clock record"), "{said}");
-    assert!(wrong(&["--model", "process"]).contains("--trace records no process"));
     assert!(wrong(&["--trace-trigger", "p99"]).contains("write p99>1ms, error"));
     assert!(wrong(&["--trace-size", "1"]).contains("from 128K to 64G"));
     assert!(wrong(&["--trace-sample", "0"]).contains("0 is not in"));
@@ -404,6 +512,23 @@ fn without_a_file_all_that_happens_is_said_on_stderr() {
         let ends = if model == "uring" { "cqe" } else { "<call" };
         ["accept", "recv", "close"].into_iter().for_each(|op| has(ends, op));
         assert!(!exit.stderr.contains("LOST"), "{exit:?}");
+    }
+}
+
+/// A thread would keep it from forking, so another process prints.
+#[test]
+fn whoever_prints_for_a_server_that_forks_ends_with_it() {
+    for kills in [false, true] {
+        let args = ["serve", "--model", "process", "--listen", "127.0.0.1:0", "--trace"];
+        let server = Launch::new(PROACTOR, &args).start();
+        let [printer] = server.process.children()[..] else { panic!("there is one to print") };
+        Client::connect(server.address()).ping();
+        if kills {
+            server.kill();
+        } else {
+            server.drain();
+        }
+        eventually("it is gone", || printer.is_zombie().is_none_or(|dead| dead).then_some(()));
     }
 }
 
@@ -467,7 +592,7 @@ fn a_live_trace_that_goes_round_is_shown_from_its_oldest_record_on() {
             let trace = Trace::open(&path).unwrap();
             assert!(trace.lost() > 0 && trace.records.len() > 3900, "{model}: {}", trace.lost());
             assert!(trace.events().all(|event| event.what != Happened::Unknown), "{model}");
-            if !SLEEPERS.contains(&model) {
+            if !MANY.contains(&model) {
                 let turns: Vec<_> = trace.records.iter().map(|record| record.turn).collect();
                 assert!(turns.is_sorted(), "{model}");
             }

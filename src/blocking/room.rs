@@ -207,10 +207,7 @@ impl Member {
         most: usize,
     ) -> io::Result<usize> {
         let (key, socket) = (self.key(), self.socket());
-        let (sent, _) = queue.offer(most, |parts| match parts {
-            [part] => calls.send(key, socket, part),
-            parts => calls.send_vectored(key, socket, parts),
-        });
+        let (sent, _) = queue.offer(most, |parts| calls.send(key, socket, parts));
         sent.inspect(|&n| self.sent.add(n as u64))
     }
 

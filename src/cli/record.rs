@@ -12,6 +12,7 @@ use clap::error::ErrorKind;
 use super::trace::follow_to_end;
 use crate::model::Model;
 use crate::os;
+use crate::os::process::{self, Alone, Pid};
 use crate::trace::kernel::{Scribe, beside};
 use crate::trace::{Filter, Follow, Level, Recording, Settings, Trigger};
 
@@ -25,8 +26,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     trace: Option<Option<PathBuf>>,
 
-    /// Read the clock once per `batch` (before and after each wait) or for each `record`; models
-    /// whose calls sleep have no batches, and each record has its time
+    /// Read the clock once per `batch` (before and after each wait) or for each `record`; coroutine,
+    /// thread, process and blocking have no batches, and each record has its time
     #[arg(long, value_name = "LEVEL", default_value = "batch", value_parser = level, requires = "trace")]
     trace_clock: Level,
 
@@ -97,11 +98,6 @@ impl Args {
 
     /// What cannot be had together.
     fn conflict(&self, model: Model) -> Option<String> {
-        if !model.is_traceable() {
-            return Some(format!(
-                "--trace records no {model}: take uring, epoll, thread or another model\n"
-            ));
-        }
         if self.kernel_events && model != Model::Uring {
             return Some(format!("--kernel-events is for uring: {model} has no ring\n"));
         }
@@ -126,15 +122,52 @@ fn scribe(path: &Path, settings: &Settings) -> anyhow::Result<Scribe> {
     Ok(Scribe::start(file, settings)?)
 }
 
-/// Prints what is recorded on stderr, until the recorder ends; `None` if nothing is to be printed.
-pub(super) fn print(live: Option<File>) -> Option<JoinHandle<anyhow::Result<()>>> {
-    let live = live?;
-    let name = std::thread::Builder::new().name("trace".to_owned());
-    let print = move || {
-        let follow = Follow::new(live, false)?;
-        follow_to_end(follow, &Filter::default(), false, &mut io::stderr())
-    };
-    Some(name.spawn(print).expect("there is room for a thread"))
+/// Who prints what is recorded on stderr, until the recorder ends.
+#[derive(Debug)]
+pub(super) enum Printer {
+    Thread(JoinHandle<anyhow::Result<()>>),
+    /// A child, where a thread would keep the server from forking. It ends with its parent.
+    Process(Pid),
+}
+
+impl Printer {
+    /// Of what this model does; `None` if nothing is to be printed.
+    ///
+    /// # Errors
+    /// There can be no process for it.
+    pub(super) fn start(live: Option<File>, model: Model) -> io::Result<Option<Printer>> {
+        let Some(live) = live else { return Ok(None) };
+        if model == Model::Process {
+            let keep = [live.as_raw_fd()];
+            let child = |_| match print(live) {
+                Ok(()) => 0,
+                Err(error) => {
+                    warn(&error);
+                    1
+                }
+            };
+            return process::fork(&Alone::check()?, &keep, child).map(Printer::Process).map(Some);
+        }
+        let name = std::thread::Builder::new().name("trace".to_owned());
+        name.spawn(move || print(live)).map(Printer::Thread).map(Some)
+    }
+
+    /// Waits until it has printed all. That it could not is no failure of the server's.
+    pub(super) fn finish(self) {
+        let printed = match self {
+            Printer::Thread(thread) => thread.join().expect("the printer does not panic"),
+            Printer::Process(pid) => process::wait(pid).map(drop).map_err(anyhow::Error::from),
+        };
+        printed.unwrap_or_else(|error| warn(&error));
+    }
+}
+
+fn print(live: File) -> anyhow::Result<()> {
+    follow_to_end(Follow::new(live, false)?, &Filter::default(), false, &mut io::stderr())
+}
+
+fn warn(error: &anyhow::Error) {
+    tracing::warn!("the trace was not printed to its end: {error:#}");
 }
 
 impl Prepared {

@@ -4,14 +4,13 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 
 use super::output;
-use super::record::{self, Prepared};
+use super::record::{self, Prepared, Printer};
 use super::wrong_usage;
 use crate::address::{Address, Listener, SocketFile};
 use crate::buffer::{Pool, Shape};
@@ -162,9 +161,9 @@ impl Args {
         let (trace, live, scribe) = Prepared::split(self.record.prepare(chosen.model)?);
         let idle_sleep = self.idle_sleep;
         let service = Service { listeners, buffers, limits, stop, idle_sleep, console, trace };
-        let mut printer = None;
+        let mut printer = Ok(None);
         let ready = || {
-            printer = record::print(live);
+            printer = Printer::start(live, chosen.model);
             announce_listeners(&addresses, chosen.model);
         };
         let served = model::serve(engine, service, ready);
@@ -329,14 +328,13 @@ fn check_console(choice: Choice, console: Option<&str>) {
 }
 
 /// Waits for whoever writes what was recorded; that one could not is no failure of the server.
-fn finish_trace(scribe: Option<Scribe>, printer: Option<JoinHandle<anyhow::Result<()>>>) {
+fn finish_trace(scribe: Option<Scribe>, printer: io::Result<Option<Printer>>) {
     if let Some(Err(error)) = scribe.map(Scribe::finish) {
         tracing::warn!("what the kernel told was not recorded to its end: {error:#}");
     }
-    if let Some(printer) = printer
-        && let Err(error) = printer.join().expect("the printer does not panic")
-    {
-        tracing::warn!("the trace was not printed to its end: {error:#}");
+    match printer {
+        Ok(printer) => printer.into_iter().for_each(Printer::finish),
+        Err(error) => tracing::warn!("the trace is not printed: {error}"),
     }
 }
 

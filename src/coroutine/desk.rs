@@ -9,8 +9,10 @@ use tokio::task::yield_now;
 
 use super::server::{Server, Task};
 use super::watched::{Ready, Watched};
+use super::witness::Witness;
 use super::{Coroutines, Guard, Shared};
 use crate::console::{Console, Moment, Order};
+use crate::keys::Whose;
 use crate::limits::Stage;
 use crate::os;
 use crate::protocol::Protocol;
@@ -22,7 +24,7 @@ pub(super) struct Desk {
     pub(super) attendant: Waker,
 }
 
-impl<P: Protocol + Clone + 'static> Coroutines<P> {
+impl<P: Protocol + Clone + 'static, C: Witness> Coroutines<P, C> {
     /// Has an operator see and do at `console` what there is to be seen and done, while it runs. The
     /// places of the console are the listeners, in their order.
     pub fn attend_to(&mut self, console: Console) {
@@ -45,12 +47,14 @@ pub(super) enum Typed {
 ///
 /// # Errors
 /// The executor cannot watch it.
-pub(super) fn open<P: Protocol>(server: &Shared<P>) -> io::Result<Option<Typed>> {
+pub(super) fn open<P: Protocol, C: Witness>(server: &Shared<P, C>) -> io::Result<Option<Typed>> {
     let mut server = server.borrow_mut();
-    let Some(desk) = &mut server.desk else { return Ok(None) };
+    let Server { desk, calls, .. } = &mut *server;
+    let Some(desk) = desk else { return Ok(None) };
     desk.console.begin();
     // A descriptor of its own: the executor wants to own what it watches.
-    let typed = match Watched::reading(desk.console.input().try_clone_to_owned()?) {
+    let typed = desk.console.input().try_clone_to_owned()?;
+    let typed = match Watched::reading(typed, Whose::Input.into(), calls) {
         Ok(watched) => Typed::Watched(watched),
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => Typed::File,
         Err(error) => return Err(error),
@@ -59,7 +63,11 @@ pub(super) fn open<P: Protocol>(server: &Shared<P>) -> io::Result<Option<Typed>>
 }
 
 /// Has the operator see and do, as soon as something is typed or told, until it quits.
-pub(super) async fn attend<P: Protocol>(server: Shared<P>, mut typed: Typed) {
+pub(super) async fn attend<P: Protocol, C: Witness>(
+    server: Shared<P, C>,
+    calls: C,
+    mut typed: Typed,
+) {
     let _guard = Guard(&server);
     loop {
         let cause = something(&server, &typed).await;
@@ -69,7 +77,7 @@ pub(super) async fn attend<P: Protocol>(server: Shared<P>, mut typed: Typed) {
         if server.borrow().hears_no_more()
             && let Typed::Watched(watched) = std::mem::replace(&mut typed, Typed::Ended)
         {
-            watched.close();
+            watched.close(Whose::Input.into(), &calls);
         }
         yield_now().await; // Who types a lot has others go first.
     }
@@ -85,7 +93,10 @@ enum Cause<'a> {
 }
 
 /// Waits until something is typed or told.
-async fn something<'a, P: Protocol>(server: &Shared<P>, typed: &'a Typed) -> Cause<'a> {
+async fn something<'a, P: Protocol, C: Witness>(
+    server: &Shared<P, C>,
+    typed: &'a Typed,
+) -> Cause<'a> {
     poll_fn(|cx| {
         let mut server = server.borrow_mut();
         if let Some(desk) = &mut server.desk {
@@ -106,7 +117,7 @@ async fn something<'a, P: Protocol>(server: &Shared<P>, typed: &'a Typed) -> Cau
     .await
 }
 
-impl<P: Protocol> Server<P> {
+impl<P: Protocol, C: Witness> Server<P, C> {
     /// Reads what was typed, if that is the cause, and attends to it; answers whether the operator
     /// quits.
     fn serve_operator(&mut self, cause: Cause<'_>) -> bool {

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use crate::address;
 use crate::buffer::{Chunk, Pool};
+use crate::calls::Plain;
 use crate::clock::Nanos;
 use crate::console::Sight;
 use crate::counters::Counters;
-use crate::keys::ConnId;
+use crate::keys::{ConnId, Whose};
 use crate::limits::{Limits, Stage};
 use crate::os;
 use crate::peers::{Peers, Room};
@@ -19,9 +20,12 @@ use crate::protocol::Protocol;
 
 use super::desk::Desk;
 use super::watched::Ready;
+use super::witness::Witness;
 
 #[derive(Debug)]
-pub(super) struct Server<P> {
+pub(super) struct Server<P, C = Plain> {
+    /// By what calls are made.
+    pub(super) calls: C,
     /// Beside each connection, what is known of its task.
     pub(super) peers: Peers<P, Task>,
     pool: Rc<Pool>,
@@ -92,10 +96,11 @@ pub(super) struct Wish {
     pub(super) close: bool,
 }
 
-impl<P: Protocol> Server<P> {
+impl<P: Protocol, C: Witness> Server<P, C> {
     /// Nobody is here.
-    pub(super) fn new(pool: Rc<Pool>, limits: Limits) -> Server<P> {
+    pub(super) fn new(calls: C, pool: Rc<Pool>, limits: Limits) -> Server<P, C> {
         Server {
+            calls,
             peers: Peers::new(),
             pool,
             limits,
@@ -167,7 +172,7 @@ impl<P: Protocol> Server<P> {
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
         let room = buffer.len();
-        match os::recv(ready.get_inner().as_fd(), buffer) {
+        match self.calls.recv(Whose::Conn(id).into(), ready.get_inner().as_fd(), buffer) {
             Ok(0) => self.peers.ended(id),
             Ok(n) => {
                 if n < room {
@@ -190,7 +195,8 @@ impl<P: Protocol> Server<P> {
         if queue.is_empty() {
             return;
         }
-        let (sent, room) = queue.offer(usize::MAX, |parts| os::send_vectored(socket, parts));
+        let key = Whose::Conn(id).into();
+        let (sent, room) = queue.offer(usize::MAX, |parts| self.calls.send(key, socket, parts));
         match sent {
             Ok(n) => {
                 if n < room {

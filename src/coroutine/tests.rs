@@ -184,7 +184,7 @@ fn whom_others_mark_is_woken_and_who_goes_on_anyway_is_not() {
     let bell = Arc::new(Bell(AtomicU32::new(0)));
     let waker = Waker::from(Arc::clone(&bell));
     let rung = || bell.0.swap(0, Ordering::Relaxed);
-    let mut server = Server::<Tell>::new(Pool::new(BUFFERS).unwrap(), Limits::default());
+    let mut server = Server::<Tell>::new(Plain, Pool::new(BUFFERS).unwrap(), Limits::default());
     let ids = [(); 3].map(|()| server.peers.open(Tell, Room(0), Task::new(None)));
     ids.iter().for_each(|&id| assert!(!server.wish(id, &waker).send));
     server.settle(None);
@@ -197,7 +197,7 @@ fn whom_others_mark_is_woken_and_who_goes_on_anyway_is_not() {
 
 #[test]
 fn a_task_shows_what_it_awaits() {
-    let mut server = Server::<Tell>::new(Pool::new(BUFFERS).unwrap(), Limits::default());
+    let mut server = Server::<Tell>::new(Plain, Pool::new(BUFFERS).unwrap(), Limits::default());
     let ids = [(); 2].map(|()| server.peers.open(Tell, Room(0), Task::new(None)));
     server.settle(None);
     let shown = |server: &mut Server<Tell>| {

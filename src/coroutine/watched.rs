@@ -2,13 +2,16 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
+use super::witness::Witness;
+use crate::keys::Key;
 use crate::os;
+use crate::trace::Call;
 
 /// A descriptor in the epoll(7) of the executor, edge-triggered: what was reported is remembered
 /// until it is [`Ready::clear_ready`]ed.
@@ -19,15 +22,16 @@ pub(super) struct Watched(AsyncFd<OwnedFd>);
 pub(super) type Ready<'a> = AsyncFdReadyGuard<'a, OwnedFd>;
 
 impl Watched {
-    /// From now on the executor, within which this is called, watches `fd`.
+    /// From now on the executor, within which this is called, watches `fd`, which is `key`'s;
+    /// `calls` sees it.
     ///
     /// # Errors
     /// epoll_ctl(2); `fd` is closed.
     ///
     /// # Panics
     /// Outside of an executor.
-    pub(super) fn new(fd: OwnedFd) -> io::Result<Watched> {
-        Watched::with(fd, Interest::READABLE | Interest::WRITABLE)
+    pub(super) fn new(fd: OwnedFd, key: Key, calls: &impl Witness) -> io::Result<Watched> {
+        Watched::with(fd, Interest::READABLE | Interest::WRITABLE, key, calls)
     }
 
     /// The same, of what is only read from.
@@ -37,15 +41,22 @@ impl Watched {
     ///
     /// # Panics
     /// Outside of an executor.
-    pub(super) fn reading(fd: OwnedFd) -> io::Result<Watched> {
-        Watched::with(fd, Interest::READABLE)
+    pub(super) fn reading(fd: OwnedFd, key: Key, calls: &impl Witness) -> io::Result<Watched> {
+        Watched::with(fd, Interest::READABLE, key, calls)
     }
 
-    fn with(fd: OwnedFd, interest: Interest) -> io::Result<Watched> {
+    fn with(
+        fd: OwnedFd,
+        interest: Interest,
+        key: Key,
+        calls: &impl Witness,
+    ) -> io::Result<Watched> {
         os::count_call(); // epoll_ctl(2), by tokio
-        // SAFETY: an `OwnedFd` is open, stays open and stays the same descriptor while it is owned;
-        // nothing here hands out a `&mut` by which another could be put in its place.
-        Ok(Watched(unsafe { AsyncFd::register_with_interest(fd, interest) }?))
+        calls.watch(Call::Watch, key, fd.as_raw_fd(), || {
+            // SAFETY: an `OwnedFd` is open, stays open and stays the same descriptor while it is
+            // owned; nothing here hands out a `&mut` by which another could be put in its place.
+            Ok(Watched(unsafe { AsyncFd::register_with_interest(fd, interest) }?))
+        })
     }
 
     /// Whether it is readable; if not, the task is woken when it is.
@@ -73,9 +84,11 @@ impl Watched {
     }
 
     /// No longer watches it, and closes it.
-    pub(super) fn close(self) {
+    pub(super) fn close(self, key: Key, calls: &impl Witness) {
         os::count_call(); // epoll_ctl(2), by tokio
-        os::close(self.0.into_inner());
+        let file = self.as_fd().as_raw_fd();
+        let fd = calls.watch(Call::Unwatch, key, file, || Ok(self.0.into_inner()));
+        fd.into_iter().for_each(|fd| calls.close(key, fd));
     }
 }
 

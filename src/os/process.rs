@@ -46,6 +46,13 @@ impl Alone {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pid(libc::pid_t);
 
+impl Pid {
+    /// As the kernel has it.
+    pub fn number(self) -> i32 {
+        self.0
+    }
+}
+
 /// Forks. `child` runs in the new process, which keeps its standard streams and the descriptors of
 /// `keep`, and ends with the status that is answered (101 after a panic, 1 if it could not be set
 /// up). It is killed when the parent ends, however that comes about; it ignores SIGINT, which a

@@ -5,17 +5,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::family::Family;
 use super::relay::Member;
 use super::single::Single;
 use crate::buffer::{Pool, Shape};
 use crate::counters::Counters;
+use crate::keys::{ConnId, Whose};
 use crate::limits::{Ended, Limits};
 use crate::os::process::{self, Signals, Wake};
 use crate::os::{self, Stop};
 use crate::peers::Room;
 use crate::protocol::Protocol;
 use crate::reactor::Reactor;
-use crate::selector::Poll;
 
 /// Buffers of each size that a child has of its own.
 const BUFFERS: usize = 16;
@@ -30,20 +31,22 @@ pub(super) struct Charge<P> {
 
 impl<P: Protocol + Clone> Charge<P> {
     /// Serves it, until it has gone or has been told to and drained; answers the exit status.
-    /// `line` leads to the parent, if its client can hear of others.
-    pub(super) fn live(
+    /// `calls` are this process's own, and the connection is known as `client` to all. `line` leads
+    /// to the parent, if its client can hear of others.
+    pub(super) fn live<C: Family>(
         self,
+        (calls, client): (C, ConnId),
         line: Option<OwnedFd>,
         buffers: &[Shape],
         signals: Signals,
         publish: impl FnMut(&Counters),
     ) -> u8 {
         let lived = Pool::few(buffers, BUFFERS).and_then(|pool| match line {
-            None => self.alone(pool, signals, publish),
+            None => self.alone((calls, client), pool, signals, publish),
             Some(line) => {
                 let stop = Stop::new()?;
                 signals.tell(Wake::Ask(&stop))?;
-                self.among_others(line, pool, stop, publish)
+                self.among_others((calls, client), line, pool, stop, publish)
             }
         });
         match lived {
@@ -55,8 +58,9 @@ impl<P: Protocol + Clone> Charge<P> {
         }
     }
 
-    fn alone(
+    fn alone<C: Family>(
         self,
+        (calls, client): (C, ConnId),
         pool: Rc<Pool>,
         signals: Signals,
         publish: impl FnMut(&Counters),
@@ -64,12 +68,15 @@ impl<P: Protocol + Clone> Charge<P> {
         os::set_blocking(self.socket.as_fd())?;
         // The socket is closed when this has ended; then nothing is opened before the process ends.
         signals.tell(Wake::Unblock(self.socket.as_fd()))?;
-        Single::new(self.socket, self.protocol, self.me, pool).serve(process::told, publish)
+        let calls = (calls, Whose::Conn(client).into());
+        let single = Single::new(calls, self.socket, self.protocol, self.me, pool);
+        single.serve(process::told, publish)
     }
 
     /// Serves it in a room of two: the client, and the line to the parent.
-    pub(super) fn among_others(
+    pub(super) fn among_others<C: Family>(
         self,
+        (calls, client): (C, ConnId),
         line: OwnedFd,
         pool: Rc<Pool>,
         stop: Stop,
@@ -78,8 +85,12 @@ impl<P: Protocol + Clone> Charge<P> {
         /// The parent's deadline is the only one: past it, it kills, and counts.
         const FOR_EVER: Duration = Duration::MAX;
         let limits = Limits { connections: 2, drain: FOR_EVER };
-        let mut room = Reactor::new(Poll::new(), pool, limits, stop)?;
+        let mut room = Reactor::new(calls.selector(), pool, limits, stop)?;
+        let next = room.next_id();
+        C::name(room.selector_mut(), next, Whose::Line(client));
         room.adopt_line(line, Member::line(), Room(0));
+        let next = room.next_id();
+        C::name(room.selector_mut(), next, Whose::Conn(client));
         room.adopt(self.socket, Member::guest(self.protocol, self.me), Room(0));
         loop {
             // To be told while it drains by itself changes nothing.
@@ -104,6 +115,7 @@ mod tests {
 
     use super::super::line;
     use super::*;
+    use crate::calls::Plain;
     use crate::protocol::Chat;
 
     /// A child in a room, as a thread; its client, and the parent's end of its line.
@@ -119,7 +131,8 @@ mod tests {
             let pool = Pool::new(&[Shape { bytes: 1024, count: 8 }]).unwrap();
             let (stop, mut counted) = (Stop::new().unwrap(), Counters::default());
             let charge = Charge { socket, protocol: Chat::default(), me: 7 };
-            charge.among_others(its, pool, stop, |counters| counted = *counters).unwrap();
+            let calls = (Plain, ConnId::new(0, 0));
+            charge.among_others(calls, its, pool, stop, |counters| counted = *counters).unwrap();
             counted
         });
         (client, parent, child)

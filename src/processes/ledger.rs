@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::counters::Counters;
+use crate::keys::{ConnId, Keys};
 use crate::os::shared::Shared;
 
 /// Numbers of one child; two cache lines, so that no two children write to the same.
@@ -12,16 +13,21 @@ const WIDTH: usize = 16;
 /// A page for each child that lives.
 #[derive(Debug)]
 pub(super) struct Ledger {
+    /// A page that is nobody's is all zero.
     numbers: Shared,
-    /// Pages that were given back, and were set to zero.
-    free: Vec<Page>,
-    /// The first page that was never taken.
-    fresh: usize,
+    tenants: Keys<()>,
 }
 
-/// One child's page.
+/// One child's page: the slot of its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Page(usize);
+pub(super) struct Page(ConnId);
+
+impl Page {
+    /// Whose it is, the only one whom this child serves.
+    pub(super) fn client(self) -> ConnId {
+        self.0
+    }
+}
 
 impl Ledger {
     /// For so many children at a time.
@@ -29,7 +35,7 @@ impl Ledger {
     /// # Errors
     /// mmap(2), `ENOMEM` above all.
     pub(super) fn new(children: usize) -> io::Result<Ledger> {
-        Ok(Ledger { numbers: Shared::map(children * WIDTH)?, free: Vec::new(), fresh: 0 })
+        Ok(Ledger { numbers: Shared::map(children * WIDTH)?, tenants: Keys::new() })
     }
 
     /// A page for another child.
@@ -37,18 +43,17 @@ impl Ledger {
     /// # Panics
     /// If there are more children than were said.
     pub(super) fn open(&mut self) -> Page {
-        self.free.pop().unwrap_or_else(|| {
-            assert!((self.fresh + 1) * WIDTH <= self.numbers.len(), "a page for every child");
-            self.fresh += 1;
-            Page(self.fresh - 1)
-        })
+        let page = Page(self.tenants.insert(()));
+        let end = (page.0.slot() as usize + 1) * WIDTH;
+        assert!(end <= self.numbers.len(), "a page for every child");
+        page
     }
 
     /// The child has ended, however: takes what it counted, and the page.
     pub(super) fn close(&mut self, page: Page) -> Counters {
         let counters = self.read(page);
         self.write(page, &Counters::default());
-        self.free.push(page);
+        self.tenants.remove(page.0);
         counters
     }
 
@@ -70,8 +75,9 @@ impl Ledger {
         }
     }
 
-    fn numbers(&self, Page(page): Page) -> &[AtomicU64] {
-        &self.numbers[page * WIDTH..(page + 1) * WIDTH]
+    fn numbers(&self, Page(client): Page) -> &[AtomicU64] {
+        let begin = client.slot() as usize * WIDTH;
+        &self.numbers[begin..begin + WIDTH]
     }
 }
 
@@ -105,6 +111,8 @@ mod tests {
         assert_eq!(ledger.read(other), Counters::default());
         assert_eq!(ledger.close(one), counted);
         let next = ledger.open();
-        assert_eq!((next, ledger.read(next)), (one, Counters::default()));
+        assert_eq!(next.client().slot(), one.client().slot());
+        assert_ne!(next, one, "it is another's now");
+        assert_eq!(ledger.read(next), Counters::default());
     }
 }

@@ -16,8 +16,12 @@
 //! all children; it keeps count of what children have done where they write it themselves, so that
 //! nothing is lost with a child; it waits for every child that ends, whatever signals coalesce; and
 //! no child outlives it.
+//!
+//! Who remembers what happens is a [`Family`], by which all calls are made; by default nobody is, and
+//! nothing of that is there.
 
 mod child;
+mod family;
 mod frames;
 mod ledger;
 mod relay;
@@ -25,26 +29,33 @@ mod single;
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitStatus;
+
+pub use self::family::{Family, Named};
 
 use self::child::Charge;
 use self::ledger::{Ledger, Page};
 use self::relay::Relay;
 use crate::buffer::{Pool, Shape};
+use crate::calls::Plain;
 use crate::clock::Nanos;
 use crate::counters::Counters;
+use crate::keys::{ConnId, Whose};
 use crate::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
 use crate::os::process::{self, Alone, Deaths, Pid};
 use crate::os::{self, Stop};
 use crate::peers::Room;
 use crate::protocol::Protocol;
 use crate::reactor::Reactor;
-use crate::selector::Poll;
+use crate::trace::Call;
 
 /// Accepts at one listener in a turn: a fork takes long, and others wait to be relayed.
 const ACCEPTS: usize = 8;
+
+/// Of a call that is for no descriptor.
+const NONE: RawFd = -1;
 
 // What the relay's loop watches for the parent.
 const STOP: u32 = 0;
@@ -53,9 +64,11 @@ const LISTENERS: u32 = 2;
 
 /// A server that forks a child for each connection.
 #[derive(Debug)]
-pub struct Processes<P> {
+pub struct Processes<P, C: Family = Plain> {
+    /// By what the parent's calls are made.
+    calls: C,
     /// The loop in which the parent waits for everything. Its connections are lines to children.
-    relay: Reactor<Poll, Relay<P>>,
+    relay: Reactor<C::Selector, Relay<P>>,
     listeners: Vec<Listener<P>>,
     /// How many have ever come: the number of the last.
     came: u64,
@@ -89,20 +102,37 @@ struct Listener<P> {
 }
 
 impl<P: Protocol + Clone> Processes<P> {
+    /// A server as [`with_calls`](Processes::with_calls) makes it, whose calls are only made.
+    ///
+    /// # Errors
+    /// As of [`with_calls`](Processes::with_calls).
+    pub fn new(buffers: &[Shape], limits: Limits, stop: Stop) -> io::Result<Processes<P>> {
+        Processes::with_calls(Plain, buffers, limits, stop)
+    }
+}
+
+impl<P: Protocol + Clone, C: Family> Processes<P, C> {
     /// A server without a listener, which `stop` can stop. The relay and each child have buffers
-    /// like these, of each size a few. Blocks SIGCHLD in this thread for good.
+    /// like these, of each size a few; each child has its own [lane](crate::calls::Calls::lane) of `calls`. Blocks
+    /// SIGCHLD in this thread for good.
     ///
     /// # Errors
     /// There are other threads in this process, or there is no descriptor or memory left.
-    pub fn new(buffers: &[Shape], limits: Limits, stop: Stop) -> io::Result<Processes<P>> {
+    pub fn with_calls(
+        calls: C,
+        buffers: &[Shape],
+        limits: Limits,
+        stop: Stop,
+    ) -> io::Result<Processes<P, C>> {
         let calls_before = os::calls();
         let (alone, deaths) = (Alone::check()?, Deaths::new()?);
         // Nobody asks it to stop: it is turned for as long as there are children.
         let never = Stop::new()?;
-        let mut relay = Reactor::new(Poll::new(), Pool::new(buffers)?, limits, never)?;
+        let mut relay = Reactor::new(calls.selector(), Pool::new(buffers)?, limits, never)?;
         relay.watch(stop.as_fd(), STOP)?;
         relay.watch(deaths.as_fd(), DEATHS)?;
         Ok(Processes {
+            calls,
             relay,
             listeners: Vec::new(),
             came: 0,
@@ -219,7 +249,7 @@ impl<P: Protocol + Clone> Processes<P> {
             if !self.wants_accept() || self.waiting.is_some() {
                 return;
             }
-            match os::accept(fd.as_fd()) {
+            match self.calls.accept_nonblocking(Whose::Listener(at).into(), fd.as_fd()) {
                 Ok(socket) => self.admit(at, socket),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => return,
@@ -249,11 +279,12 @@ impl<P: Protocol + Clone> Processes<P> {
     /// Forks a child for a client. If that fails for now, the client waits.
     fn fork_for(&mut self, at: usize, charge: Charge<P>) {
         let (protocol, me) = (charge.protocol.clone(), charge.me);
-        match self.fork(charge) {
-            Ok(None) => {}
-            Ok(Some(line)) => {
+        match self.fork(at, charge) {
+            Ok((_, None)) => {}
+            Ok((client, Some(line))) => {
                 // A child that says something before this is heard after it.
-                let relay = Relay::new(protocol, me);
+                let (relay, next) = (Relay::new(protocol, me), self.relay.next_id());
+                C::name(self.relay.selector_mut(), next, Whose::Line(client));
                 self.relay.adopt_line(line, relay, Room(at as u16));
             }
             Err((error, charge)) => {
@@ -263,28 +294,38 @@ impl<P: Protocol + Clone> Processes<P> {
         }
     }
 
-    /// Forks a child. Answers the line to it, if it has one.
-    fn fork(&mut self, charge: Charge<P>) -> Result<Option<OwnedFd>, (io::Error, Charge<P>)> {
+    /// Forks a child. Answers by what its client is known to all, and the line to it, if it has one.
+    fn fork(
+        &mut self,
+        at: usize,
+        charge: Charge<P>,
+    ) -> Result<(ConnId, Option<OwnedFd>), (io::Error, Charge<P>)> {
         let (ours, its) = match charge.protocol.broadcasts().then(line).transpose() {
             Ok(pair) => pair.unzip(),
             Err(error) => return Err((error, charge)),
         };
         let page = self.ledger.open();
+        let client = page.client();
         let mut keep = vec![charge.socket.as_raw_fd()];
         keep.extend(its.as_ref().map(|its: &OwnedFd| its.as_raw_fd()));
         // Both processes own them; each takes its own.
         let (mut charge, mut its) = (Some(charge), its);
-        let (ledger, buffers) = (&self.ledger, &self.buffers);
-        let forked = process::fork(&self.alone, &keep, |signals| {
+        let (calls, ledger, buffers) = (&self.calls, &self.ledger, &self.buffers);
+        let live = |signals| {
             let charge = charge.take().expect("taken once, in the child");
-            charge.live(its.take(), buffers, signals, |counters| ledger.write(page, counters))
-        });
+            let own = (calls.lane(client.slot()), client);
+            let publish = |counters: &Counters| ledger.write(page, counters);
+            charge.live(own, its.take(), buffers, signals, publish)
+        };
+        let (whose, fork) = (Whose::Conn(client), || process::fork(&self.alone, &keep, live));
+        let forked = calls.made(Call::Fork, (whose, keep[0]), fork, |pid| pid.number());
         let charge = charge.take().expect("not taken in the parent");
         match forked {
             Ok(pid) => {
                 self.children.insert(pid, page);
-                os::close(charge.socket);
-                Ok(ours)
+                // It was the listener's; the connection's own is the child's to close.
+                self.calls.close(Whose::Listener(at).into(), charge.socket);
+                Ok((client, ours))
             }
             Err(error) => {
                 self.ledger.close(page);
@@ -298,7 +339,10 @@ impl<P: Protocol + Clone> Processes<P> {
     /// Waits for the children that have ended: for all, since their signals are one.
     fn bury(&mut self) -> io::Result<()> {
         self.deaths.take();
-        while let Some(pid) = process::ended()? {
+        let who = |pid: &Option<Pid>| pid.map_or(0, Pid::number);
+        while let Some(pid) =
+            self.calls.made(Call::Reap, (Whose::Guest(DEATHS), NONE), process::ended, who)?
+        {
             if !self.children.contains_key(&pid) {
                 // A child of somebody else's in this process, who is to wait for it. It is named
                 // before ours, so these are asked one by one.
@@ -315,7 +359,10 @@ impl<P: Protocol + Clone> Processes<P> {
     }
 
     fn bury_if_ended(&mut self, pid: Pid) -> io::Result<()> {
-        if let Some(status) = process::reap(pid)? {
+        let client = self.children[&pid].client();
+        let who = |status: &Option<_>| status.map_or(0, |_| pid.number());
+        let reap = || process::reap(pid);
+        if let Some(status) = self.calls.made(Call::Reap, (Whose::Conn(client), NONE), reap, who)? {
             self.buried(pid, status);
         }
         Ok(())
@@ -357,12 +404,12 @@ impl<P: Protocol + Clone> Processes<P> {
         }
         if asked == 1 {
             self.stage = Stage::Draining(os::now() + self.limits.drain);
-            if let Some((_, charge)) = self.waiting.take() {
-                os::close(charge.socket);
+            if let Some((at, charge)) = self.waiting.take() {
+                self.calls.close(Whose::Listener(at).into(), charge.socket);
                 self.counters.closed += 1;
             }
-            for &pid in self.children.keys() {
-                if let Err(error) = process::tell(pid) {
+            for (&pid, page) in &self.children {
+                if let Err(error) = self.kill(page.client(), || process::tell(pid)) {
                     tracing::warn!(%pid, "a child cannot be told to drain: {error}");
                 }
             }
@@ -374,30 +421,35 @@ impl<P: Protocol + Clone> Processes<P> {
     fn cut(&mut self) {
         self.stage = Stage::Cutting;
         self.counters.cut = self.children.len() as u64;
-        self.kill();
+        self.kill_each();
     }
 }
 
-impl<P> Processes<P> {
-    fn kill(&self) {
-        for &pid in self.children.keys() {
+impl<P, C: Family> Processes<P, C> {
+    fn kill(&self, client: ConnId, kill: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.calls.made(Call::Kill, (Whose::Conn(client), NONE), kill, |()| 0)
+    }
+
+    fn kill_each(&self) {
+        for (&pid, page) in &self.children {
             // One that has ended already is still there to be waited for.
-            let _ = process::kill(pid);
+            let _ = self.kill(page.client(), || process::kill(pid));
         }
     }
 
     /// Ends all children, and waits for each.
     fn kill_all(&mut self) {
-        self.kill();
+        self.kill_each();
         for (pid, page) in self.children.drain() {
-            let _ = process::wait(pid);
+            let (whose, wait) = ((Whose::Conn(page.client()), NONE), || process::wait(pid));
+            let _ = self.calls.made(Call::Reap, whose, wait, |_| pid.number());
             self.counters += self.ledger.close(page);
             self.counters.closed += 1;
         }
     }
 }
 
-impl<P> Drop for Processes<P> {
+impl<P, C: Family> Drop for Processes<P, C> {
     /// No child outlives it.
     fn drop(&mut self) {
         self.kill_all();

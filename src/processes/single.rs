@@ -5,19 +5,24 @@
 //! its end, is waited for by poll(2), so that it is received from meanwhile.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use crate::buffer::{Chunk, Pool};
+use crate::calls::{Calls, Plain};
 use crate::clock::Nanos;
 use crate::connection::Connection;
 use crate::counters::Counters;
+use crate::keys::Key;
 use crate::os;
 use crate::peers::LINGER;
 use crate::protocol::{Post, Protocol};
 
 /// The only connection of its process.
-pub(super) struct Single<P> {
+pub(super) struct Single<P, C = Plain> {
+    /// By what calls are made, and whose they are.
+    calls: C,
+    key: Key,
     socket: OwnedFd,
     connection: Connection<P>,
     pool: Rc<Pool>,
@@ -34,11 +39,19 @@ pub(super) struct Single<P> {
     calls_before: u64,
 }
 
-impl<P: Protocol> Single<P> {
-    /// The `me`th to come to its listener, by a socket that blocks.
-    pub(super) fn new(socket: OwnedFd, protocol: P, me: u64, pool: Rc<Pool>) -> Single<P> {
+impl<P: Protocol, C: Calls> Single<P, C> {
+    /// The `me`th to come to its listener, by a socket that blocks. In a trace it is `key`'s.
+    pub(super) fn new(
+        (calls, key): (C, Key),
+        socket: OwnedFd,
+        protocol: P,
+        me: u64,
+        pool: Rc<Pool>,
+    ) -> Single<P, C> {
         let mut posts = Vec::new();
         Single {
+            calls,
+            key,
             socket,
             connection: Connection::open(protocol, me, &mut posts),
             pool,
@@ -68,7 +81,7 @@ impl<P: Protocol> Single<P> {
             self.send();
             if self.connection.wants_shutdown() {
                 // It fails only if the peer has reset, and then a read will tell.
-                let _ = os::shutdown_write(self.socket.as_fd());
+                let _ = self.calls.shutdown_write(self.key, self.socket.as_fd());
                 self.connection.shut_down();
                 self.lingers = Some(os::now() + LINGER);
             }
@@ -77,10 +90,11 @@ impl<P: Protocol> Single<P> {
             publish(&self.counters);
             if self.connection.is_finished() {
                 self.connection.close(&mut self.posts);
+                self.calls.close(self.key, self.socket);
                 return Ok(());
             }
             if self.connection.is_at_ease() && self.connection.outgoing().is_empty() {
-                self.receive(os::recv);
+                self.receive(C::recv);
             } else {
                 self.wait()?;
             }
@@ -93,7 +107,8 @@ impl<P: Protocol> Single<P> {
         let mut owed = self.connection.outgoing().bytes();
         while owed > 0 && self.writable && !self.connection.is_broken() {
             let queue = self.connection.outgoing();
-            let (sent, room) = queue.offer(owed, |parts| os::send_now(self.socket.as_fd(), parts));
+            let (key, socket) = (self.key, self.socket.as_fd());
+            let (sent, room) = queue.offer(owed, |parts| self.calls.send_now(key, socket, parts));
             match sent {
                 Ok(n) => {
                     (self.writable, self.starved) = (n == room, false);
@@ -111,12 +126,12 @@ impl<P: Protocol> Single<P> {
     }
 
     /// Receives once.
-    fn receive(&mut self, recv: fn(std::os::fd::BorrowedFd<'_>, &mut [u8]) -> io::Result<usize>) {
+    fn receive(&mut self, recv: fn(&C, Key, BorrowedFd<'_>, &mut [u8]) -> io::Result<usize>) {
         let Some(mut lease) = self.pool.lease(self.connection.appetite()) else {
             return self.starve();
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
-        match recv(self.socket.as_fd(), buffer) {
+        match recv(&self.calls, self.key, self.socket.as_fd(), buffer) {
             Ok(0) => self.connection.ended(&mut self.posts),
             Ok(n) => {
                 self.counters.receives += 1;
@@ -157,13 +172,13 @@ impl<P: Protocol> Single<P> {
         let writes = !self.connection.outgoing().is_empty();
         let events = if reads { libc::POLLIN } else { 0 } | if writes { libc::POLLOUT } else { 0 };
         let mut asked = [libc::pollfd { fd: self.socket.as_raw_fd(), events, revents: 0 }];
-        if os::poll(&mut asked, left)? == 0 {
+        if self.calls.wait(&mut asked, left)? == 0 {
             return Ok(());
         }
         let [libc::pollfd { revents, .. }] = asked;
         self.writable |= revents & libc::POLLOUT != 0;
         if revents & libc::POLLIN != 0 {
-            self.receive(os::recv_now);
+            self.receive(C::recv_now);
         } else if revents & libc::POLLOUT == 0 {
             // An error or a hang-up: what it wants can never be done.
             self.connection.broken();
@@ -194,7 +209,8 @@ mod tests {
         let child = thread::spawn(move || {
             let pool = Pool::new(&[Shape { bytes: 1024, count: 8 }]).unwrap();
             let counted = Cell::new(Counters::default());
-            let single = Single::new(its.into(), protocol, 1, Rc::clone(&pool));
+            let calls = (Plain, Key(0));
+            let single = Single::new(calls, its.into(), protocol, 1, Rc::clone(&pool));
             single.serve(told, |counters| counted.set(*counters)).unwrap();
             assert!(pool.is_whole(), "a buffer is missing");
             counted.get()

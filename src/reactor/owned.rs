@@ -32,6 +32,16 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         id
     }
 
+    /// By what the next connection will be known here.
+    pub fn next_id(&self) -> ConnId {
+        self.peers.next_id()
+    }
+
+    /// By what it waits.
+    pub fn selector_mut(&mut self) -> &mut S {
+        &mut self.selector
+    }
+
     /// Watches whether a descriptor of its owner may be read from, as long as it may, and reports
     /// it as `guest`.
     ///

@@ -153,21 +153,12 @@ pub trait Selector {
         os::recv(fd, buffer)
     }
 
-    /// Sends: [`os::send`].
+    /// Sends, from one place or several: [`os::send_vectored`].
     ///
     /// # Errors
     /// Those of the call.
     #[inline]
-    fn send(&mut self, _key: Key, fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-        os::send(fd, bytes)
-    }
-
-    /// Sends from several places: [`os::send_vectored`].
-    ///
-    /// # Errors
-    /// Those of the call.
-    #[inline]
-    fn send_vectored(
+    fn send(
         &mut self,
         _key: Key,
         fd: BorrowedFd<'_>,

@@ -334,7 +334,7 @@ fn select_refuses_what_it_cannot_watch_and_goes_on() {
 #[test]
 fn a_key_says_whose_it_is() {
     let conn = ConnId::new(u32::MAX, 0xff_ffff);
-    for whose in [Whose::Conn(conn), Whose::Listener(3), Whose::Stop] {
+    for whose in [Whose::Conn(conn), Whose::Line(conn), Whose::Listener(3), Whose::Stop] {
         assert_eq!(Whose::from(Key::from(whose)), whose);
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use super::format::{Call, MAY_SLEEP, Patience, Record, What};
+use super::format::{Call, MAY_SLEEP, Patience, Record, UNTOLD, What};
 use super::selector::{clock, minus_errno, owner};
 use super::writer::Writer;
 use crate::calls::{Calls, Plain};
@@ -15,12 +15,19 @@ use crate::keys::Key;
 #[derive(Debug, Clone)]
 pub struct TracedCalls {
     log: Writer,
+    /// Whether sockets block, so that a call may sleep.
+    sleeps: bool,
 }
 
 impl TracedCalls {
-    /// Those of who began the recording.
+    /// Those of who began the recording, on sockets that block.
     pub fn new(log: Writer) -> TracedCalls {
-        TracedCalls { log }
+        TracedCalls { log, sleeps: true }
+    }
+
+    /// The same on sockets that do not: no receive and no send may sleep.
+    pub fn on_nonblocking(log: Writer) -> TracedCalls {
+        TracedCalls { log, sleeps: false }
     }
 
     /// Who writes what is recorded.
@@ -28,9 +35,39 @@ impl TracedCalls {
         &self.log
     }
 
-    /// Makes a call and records its begin and its end. `res` says what its answer comes to.
+    /// It goes to sleep until something is ready, for so long at most.
+    pub fn wait_begins(&self, timeout: Option<Duration>) {
+        let begin = Record {
+            what: What::WaitBegin as u8,
+            id: timeout.map_or(0, |span| span.as_nanos() as u64),
+            op: Patience::of(timeout) as u8,
+            ..Record::default()
+        };
+        self.log.write(None, clock, begin);
+    }
+
+    /// It is awake: so many are ready. `None` if another slept for it, and does not tell.
+    pub fn wait_ends(&self, waited: Result<Option<usize>, &io::Error>) {
+        let (res, flags) = match waited {
+            Ok(Some(ready)) => (ready as i32, 0),
+            Ok(None) => (0, UNTOLD),
+            Err(error) => (minus_errno(error), 0),
+        };
+        let what = What::WaitEnd as u8;
+        self.log.write(None, clock, Record { what, res, flags, ..Record::default() });
+    }
+
+    /// It is found that something is ready, to be read from or to be written to.
+    pub fn ready(&self, key: Key, readable: bool, writable: bool) {
+        let (what, id) = (What::Ready as u8, key.0);
+        let flags = u32::from(readable) | u32::from(writable) << 1;
+        self.log.write(owner(key), clock, Record { what, id, flags, ..Record::default() });
+    }
+
+    /// Makes a call, which may sleep or not, and records its begin and its end. `res` says what its
+    /// answer comes to; `file` is -1 if it is for none.
     #[inline]
-    fn made<T>(
+    pub fn made<T>(
         &self,
         (call, may_sleep): (Call, bool),
         (key, file): (Key, i32),
@@ -61,21 +98,13 @@ const AT_ONCE: bool = false;
 
 impl Calls for TracedCalls {
     fn lane(&self, slot: u32) -> TracedCalls {
-        TracedCalls { log: self.log.lane(slot) }
+        TracedCalls { log: self.log.lane(slot), sleeps: self.sleeps }
     }
 
     fn wait(&self, asked: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<usize> {
-        let begin = Record {
-            what: What::WaitBegin as u8,
-            id: timeout.map_or(0, |span| span.as_nanos() as u64),
-            op: Patience::of(timeout) as u8,
-            ..Record::default()
-        };
-        self.log.write(None, clock, begin);
+        self.wait_begins(timeout);
         let waited = Plain.wait(asked, timeout);
-        let res = waited.as_ref().map_or_else(minus_errno, |&n| n as i32);
-        let end = Record { what: What::WaitEnd as u8, res, ..Record::default() };
-        self.log.write(None, clock, end);
+        self.wait_ends(waited.as_ref().map(|&ready| Some(ready)));
         waited
     }
 
@@ -91,9 +120,16 @@ impl Calls for TracedCalls {
         self.made((Call::Accept, AT_ONCE), (key, listener.as_raw_fd()), 0, make, accepted)
     }
 
+    fn accept_nonblocking(&self, key: Key, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        let make = || Plain.accept_nonblocking(key, listener);
+        let accepted = |fd: &OwnedFd| fd.as_raw_fd();
+        self.made((Call::Accept, AT_ONCE), (key, listener.as_raw_fd()), 0, make, accepted)
+    }
+
     fn recv(&self, key: Key, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
         let (whose, len) = ((key, socket.as_raw_fd()), buffer.len());
-        self.made((Call::Recv, SLEEPS), whose, len, || Plain.recv(key, socket, buffer), count)
+        let make = || Plain.recv(key, socket, buffer);
+        self.made((Call::Recv, self.sleeps), whose, len, make, count)
     }
 
     fn recv_now(&self, key: Key, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
@@ -101,21 +137,26 @@ impl Calls for TracedCalls {
         self.made((Call::Recv, AT_ONCE), whose, len, || Plain.recv_now(key, socket, buffer), count)
     }
 
-    fn send(&self, key: Key, socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-        let whose = (key, socket.as_raw_fd());
-        let make = || Plain.send(key, socket, bytes);
-        self.made((Call::Send, SLEEPS), whose, bytes.len(), make, count)
+    fn send(
+        &self,
+        key: Key,
+        socket: BorrowedFd<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> io::Result<usize> {
+        let (call, len) = Call::send_of(parts);
+        let make = || Plain.send(key, socket, parts);
+        self.made((call, self.sleeps), (key, socket.as_raw_fd()), len, make, count)
     }
 
-    fn send_vectored(
+    fn send_now(
         &self,
         key: Key,
         socket: BorrowedFd<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> io::Result<usize> {
         let len = parts.iter().map(|part| part.len()).sum();
-        let make = || Plain.send_vectored(key, socket, parts);
-        self.made((Call::SendVectored, SLEEPS), (key, socket.as_raw_fd()), len, make, count)
+        let make = || Plain.send_now(key, socket, parts);
+        self.made((Call::SendVectored, AT_ONCE), (key, socket.as_raw_fd()), len, make, count)
     }
 
     fn shutdown_write(&self, key: Key, socket: BorrowedFd<'_>) -> io::Result<()> {

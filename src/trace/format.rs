@@ -16,6 +16,7 @@
 //! it has, and so whether it is there at all, and by its `aux` in which [lane](Record::lane) it was.
 
 use std::fmt;
+use std::io::IoSlice;
 use std::time::Duration;
 
 use crate::os;
@@ -212,7 +213,8 @@ numbered! {
         Mark = 8, "mark";
         /// Asleep until something is ready. `id` nanoseconds at most, `op` a [`Patience`].
         WaitBegin = 9, "wait>";
-        /// Awake. `res` how many are ready, or minus an errno.
+        /// Awake. `res` how many are ready, or minus an errno; `flags` [`UNTOLD`] if that is not
+        /// known.
         WaitEnd = 10, "<wait";
         /// Something is ready. `id` its key, `flags` 1 to read, 2 to write, 4 hung up.
         Ready = 11, "ready";
@@ -232,6 +234,8 @@ numbered! {
 
 /// In the `op` of a call: it may sleep until its peer does something.
 pub const MAY_SLEEP: u8 = 0x80;
+/// In the `flags` of the end of a wait: who slept did not say how many are ready.
+pub const UNTOLD: u32 = 1;
 /// The lane of who began the recording.
 pub const MAIN: u16 = u16::MAX;
 
@@ -272,6 +276,22 @@ numbered! {
         Poll = 10, "poll";
         /// No call: another thread has the right to write to the socket.
         Lock = 11, "lock";
+        /// fork(2)
+        Fork = 12, "fork";
+        /// waitid(2) or waitpid(2): whether a child has ended
+        Reap = 13, "waitid";
+        /// kill(2)
+        Kill = 14, "kill";
+    }
+}
+
+impl Call {
+    /// The call that sends these, and how many bytes they are.
+    pub(super) fn send_of(parts: &[IoSlice<'_>]) -> (Call, usize) {
+        match parts {
+            [part] => (Call::Send, part.len()),
+            parts => (Call::SendVectored, parts.iter().map(|part| part.len()).sum()),
+        }
     }
 }
 

@@ -78,19 +78,14 @@ impl<S: Selector, L: Log> Selector for Traced<S, L> {
         self.count(Call::Recv, key, fd, buffer.len(), |inner| inner.recv(key, fd, buffer))
     }
 
-    fn send(&mut self, key: Key, fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-        self.count(Call::Send, key, fd, bytes.len(), |inner| inner.send(key, fd, bytes))
-    }
-
-    fn send_vectored(
+    fn send(
         &mut self,
         key: Key,
         fd: BorrowedFd<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> io::Result<usize> {
-        let len = parts.iter().map(|part| part.len()).sum();
-        let call = Call::SendVectored;
-        self.count(call, key, fd, len, |inner| inner.send_vectored(key, fd, parts))
+        let (call, len) = Call::send_of(parts);
+        self.count(call, key, fd, len, |inner| inner.send(key, fd, parts))
     }
 
     fn shutdown(&mut self, key: Key, fd: BorrowedFd<'_>) -> io::Result<()> {
@@ -165,6 +160,6 @@ pub(super) fn minus_errno(error: &io::Error) -> i32 {
 pub(super) fn owner(key: Key) -> Option<ConnId> {
     match Whose::from(key) {
         Whose::Conn(conn) => Some(conn),
-        Whose::Listener(_) | Whose::Stop | Whose::Input | Whose::Guest(_) => None,
+        Whose::Listener(_) | Whose::Stop | Whose::Input | Whose::Guest(_) | Whose::Line(_) => None,
     }
 }

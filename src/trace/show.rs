@@ -12,9 +12,9 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::event::{Event, Happened, Op, Submission};
-use super::format::{Call, Clock, Level, MAIN, Patience, What, Writers};
+use super::format::{Call, Clock, Level, MAIN, Patience, UNTOLD, What, Writers};
 use super::reader::Header;
-use crate::keys::ConnId;
+use crate::keys::{ConnId, Key, Whose};
 use crate::report::{Errno, units};
 
 /// Where the details end and the mark of the abnormal stands.
@@ -141,8 +141,9 @@ pub(in crate::trace) fn end_line(mut text: String, column: usize, abnormal: bool
 pub fn line(header: &Header, event: &Event) -> String {
     let star = if event.is_multishot() { "*" } else { "" };
     let op = event.op.map_or(String::new(), |op| format!("{}{star}", op.name()));
-    let conn = event.conn.map_or(String::new(), |conn| format!("c{conn}"));
-    let result = match event.result() {
+    let conn = whose(event);
+    let untold = matches!(event.what, Happened::WaitEnd { .. }) && event.raw.flags & UNTOLD != 0;
+    let result = match event.result().filter(|_| !untold) {
         Some(Ok(n)) => n.to_string(),
         Some(Err(errno)) => errno.to_string(),
         None => String::new(),
@@ -151,6 +152,20 @@ pub fn line(header: &Header, event: &Event) -> String {
     let details = details(header, event);
     let text = columns([&time, &lane, event.name(), &op, &conn, &result, &details]);
     end_line(text, MARK, event.is_abnormal())
+}
+
+/// The connection, or whose line between two processes it is.
+fn whose(event: &Event) -> String {
+    match (event.conn, &event.what) {
+        (Some(conn), _) => format!("c{conn}"),
+        (None, Happened::Ready { .. } | Happened::CallBegin { .. } | Happened::CallEnd { .. }) => {
+            match Whose::from(Key(event.raw.id)) {
+                Whose::Line(conn) => format!("to c{conn}"),
+                _ => String::new(),
+            }
+        }
+        _ => String::new(),
+    }
 }
 
 fn details(header: &Header, event: &Event) -> String {
@@ -205,7 +220,9 @@ fn details(header: &Header, event: &Event) -> String {
         }
         Happened::WaitEnd { result, lasted } => {
             write_span(&mut text, *lasted);
-            let _ = write!(text, "{} ready", result.unwrap_or(0));
+            if event.raw.flags & UNTOLD == 0 {
+                let _ = write!(text, "{} ready", result.unwrap_or(0));
+            }
         }
         Happened::Ready { readable, writable, hung_up } => {
             let words = [(*readable, "read"), (*writable, "write"), (*hung_up, "hung up")];
@@ -213,13 +230,17 @@ fn details(header: &Header, event: &Event) -> String {
             text.push_str(&words.join(", "));
         }
         Happened::CallBegin { file, len, .. } => {
-            let _ = write!(text, "fd {file}");
+            if *file >= 0 {
+                let _ = write!(text, "fd {file}");
+            }
             if *len > 0 && !matches!(event.op.map(Op::name), Some("watch" | "rewatch")) {
                 let _ = write!(text, "  {len} B");
             }
         }
         Happened::CallEnd { file, result, lasted, .. } => {
-            let _ = write!(text, "fd {file}  ");
+            if *file >= 0 {
+                let _ = write!(text, "fd {file}  ");
+            }
             if *result == Ok(0) && event.op == Some(Op::Call(Call::Recv)) {
                 text.push_str("EOF  ");
             }

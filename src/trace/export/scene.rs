@@ -341,7 +341,9 @@ fn elsewhere(event: &Event) -> Place {
         Some(Op::Ring(_)) => Place::Loop,
         _ => match Whose::from(Key(event.raw.id)) {
             Whose::Listener(index) => Place::Listener(index as u32),
-            Whose::Conn(_) | Whose::Stop | Whose::Input | Whose::Guest(_) => Place::Loop,
+            Whose::Conn(_) | Whose::Stop | Whose::Input | Whose::Guest(_) | Whose::Line(_) => {
+                Place::Loop
+            }
         },
     }
 }

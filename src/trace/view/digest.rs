@@ -120,7 +120,7 @@ impl Digest {
 
 struct Pass {
     ops: Ops,
-    /// Threads recorded, each of which sleeps in its own calls.
+    /// Many recorded, most of whom sleep in calls of their own.
     no_loop: bool,
     turns: Counter,
     lives: Lives,
@@ -151,7 +151,7 @@ impl Pass {
         let waits = trace.records.iter().any(|one| one.what == What::WaitBegin as u8);
         let timed = trace.header.level == Some(Level::Record) || !waits;
         let mut ops = Ops::new(timed);
-        let no_loop = trace.header.writers == Writers::Threads;
+        let no_loop = trace.header.writers != Writers::One;
         if no_loop {
             ops.count_waits();
         }

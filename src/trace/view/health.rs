@@ -48,7 +48,8 @@ impl Health {
 }
 
 fn hint(digest: &Digest) -> String {
-    if digest.source.has_no_loop() && digest.messages > 0 {
+    let sleeps = digest.ops.iter().any(|row| row.op == "recv" && row.may_sleep);
+    if digest.source.has_no_loop() && sleeps && digest.messages > 0 {
         return "whoever waits sleeps in the call that it waits for: how soon it runs when something \
                 comes is the scheduler's to say"
             .to_owned();
@@ -106,8 +107,11 @@ impl fmt::Display for Health {
         }
         line(f, "faults", &faults(digest))?;
         line(f, "answered", &answered(digest))?;
-        line(f, "verdict", &self.verdict)?;
-        write!(f, "{:<17}{}", "hint", self.hint)
+        write!(f, "{:<17}{}", "verdict", self.verdict)?;
+        if !self.hint.is_empty() {
+            write!(f, "\n{:<17}{}", "hint", self.hint)?;
+        }
+        Ok(())
     }
 }
 

@@ -245,7 +245,7 @@ impl Lives {
             Track::new(conn, file, at, event.at)
         });
         track.life.last_ns = event.at;
-        let stale = track.life.closed_ns.is_some();
+        let stale = track.life.closed_ns.is_some() && !event.op.is_some_and(is_of_child);
         if stale && track.life.faults.is_empty() {
             track.life.faults.push(format!("{} came after the close", name(event)));
         }
@@ -415,6 +415,11 @@ fn is_cancel(kind: Kind) -> bool {
 
 fn is_close(op: Op) -> bool {
     matches!(op, Op::Ring(Kind::Close) | Op::Call(Call::Close))
+}
+
+/// Whether it is about the child that serves the connection, which outlives it.
+fn is_of_child(op: Op) -> bool {
+    matches!(op, Op::Call(Call::Fork | Call::Reap | Call::Kill))
 }
 
 fn name(event: &Event) -> &'static str {

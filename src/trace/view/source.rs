@@ -102,9 +102,9 @@ impl Source {
         }
     }
 
-    /// Whether threads recorded, each of which sleeps in its own calls: there is no loop, and no turn.
+    /// Whether many recorded, most of whom sleep in calls of their own: there is no loop, and no turn.
     pub(super) fn has_no_loop(&self) -> bool {
-        self.writers == Writers::Threads.name()
+        self.writers != Writers::One.name()
     }
 
     /// Whether a ring recorded that runs completions only when it is entered.

@@ -104,7 +104,10 @@ impl Story {
         let conn = trace.events().filter_map(|event| event.conn).find(is_wanted)?;
         let cut = Cut { conn: Some((conn.slot(), Some(conn.generation()))), ..*cut };
         let mut lives = Lives::new(trace);
-        let mut teller = Teller::new(conn, &trace.header);
+        let slot = u16::try_from(conn.slot()).ok();
+        let has_own = slot.is_some()
+            && trace.events().any(|event| event.conn == Some(conn) && event.lane == slot);
+        let mut teller = Teller::new(conn, &trace.header, has_own);
         let (mut answered, mut slow) = (Latencies::new(), Vec::new());
         let mut tenants = HashSet::new();
         for event in trace.events() {
@@ -186,7 +189,8 @@ struct Teller {
     conn: ConnId,
     /// Whether calls have a time of their own.
     timed: bool,
-    writers: Writers,
+    /// Who may have done it, if somebody other than those who are its own.
+    others: Option<Writers>,
     steps: Vec<Step>,
     /// Which turn it is in.
     turn: u64,
@@ -196,10 +200,11 @@ struct Teller {
 }
 
 impl Teller {
-    fn new(conn: ConnId, header: &Header) -> Teller {
+    /// `has_own` if there is a thread or a process for this connection.
+    fn new(conn: ConnId, header: &Header, has_own: bool) -> Teller {
         let timed = header.level == Some(Level::Record);
-        let writers = header.writers;
-        Teller { conn, timed, writers, steps: Vec::new(), turn: 0, armed: None, seen: false }
+        let others = has_own.then_some(header.writers);
+        Teller { conn, timed, others, steps: Vec::new(), turn: 0, armed: None, seen: false }
     }
 
     fn see(&mut self, event: &Event, cut: &Cut) {
@@ -244,15 +249,15 @@ impl Teller {
         }
     }
 
-    /// Who did it, if that is another thread than its own.
+    /// Who did it, if that is another thread or process than its own.
     fn by(&self, event: &Event) -> String {
-        let other = event.lane.filter(|&lane| {
-            self.writers == Writers::Threads && u32::from(lane) != self.conn.slot()
-        });
-        other.map_or(String::new(), |lane| match lane {
-            MAIN => "   by main".to_owned(),
-            lane => format!("   by t{lane}"),
-        })
+        let (Some(writers), Some(lane)) = (self.others, event.lane) else { return String::new() };
+        match (writers, lane) {
+            (_, MAIN) => "   by main".to_owned(),
+            (_, lane) if u32::from(lane) == self.conn.slot() => String::new(),
+            (Writers::Processes, lane) => format!("   by p{lane}"),
+            (_, lane) => format!("   by t{lane}"),
+        }
     }
 
     /// In a few words; `None` if it says nothing by itself.
