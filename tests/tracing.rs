@@ -1,5 +1,5 @@
-//! What a trace says, held against what was done: on the simulated kernel for many seeds, on the real
-//! one by its own counts, and on whatever bytes claim to be a trace.
+//! What a trace says, held against what was done: on the simulated kernel for many seeds, and on the
+//! real one by its own counts.
 
 #[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
 mod support;
@@ -9,69 +9,21 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use proactor::buffer::{Pool, Shape};
 use proactor::keys::ConnId;
-use proactor::limits::{Ended, Limits};
-use proactor::os::Stop;
-use proactor::proactor::Proactor;
-use proactor::protocol::Echo;
-use proactor::ring::sim::{Dice, Faults, Reads, Setup, Sim, Tier};
-use proactor::ring::{Kind, ListenerId, Token};
+use proactor::ring::sim::Tier;
+use proactor::ring::{Kind, Token};
 use proactor::trace::format::{HEADER, MARGIN};
 use proactor::trace::{
-    About, Clock, Event, Follow, Frozen, Happened, Op, Record, Recorder, Settings, Trace, Traced,
-    Trigger, Unreadable, What,
+    About, Event, Follow, Frozen, Happened, Op, Record, Recorder, Settings, Trace, Trigger,
+    Unreadable, What,
 };
-use proptest::prelude::*;
 
 use support::server::{Launch, PROACTOR};
+use support::simulated::{recorded, settings, simulated};
 use support::{eventually, io_uring_refused, skip};
-
-fn settings() -> Settings {
-    Settings { bytes: 8 << 20, clock: Some(Clock::Nanos), ..Settings::default() }
-}
-
-/// A simulated server that served a few clients, drained, and was recorded.
-fn simulated(seed: u64, tier: Tier) -> Vec<u8> {
-    recorded(seed, tier, &settings())
-}
-
-fn recorded(seed: u64, tier: Tier, settings: &Settings) -> Vec<u8> {
-    let mut dice = Dice::new(!seed);
-    let setup = Setup {
-        seed,
-        tier,
-        sockets: 64,
-        entries: [2, 8, 256][dice.below(3)],
-        socket_buffer: [200, 4096][dice.below(2)],
-        faults: Faults::some(&mut dice).without_resets(),
-    };
-    let pool = Pool::new(&[Shape { bytes: 256, count: 48 }]).unwrap();
-    let log = Recorder::in_memory(settings, &About::default()).unwrap();
-    let ring = Traced::new(Sim::new(setup, Rc::clone(&pool)), log);
-    let stop = Stop::new().unwrap();
-    let limits = Limits { connections: 8, drain: Duration::from_secs(5) };
-    let mut server = Proactor::new(ring, limits, stop.handle().unwrap()).unwrap();
-    server.listen(fs::File::open("/dev/null").unwrap().into(), Echo);
-    let sim = server.ring_mut().inner_mut();
-    let clients: Vec<_> = (0..5).map(|_| sim.connect(ListenerId(0), Reads::AtOnce)).collect();
-    for &id in &clients {
-        sim.client_mut(id).say(&vec![7; dice.between(1, 4000)]);
-        sim.client_mut(id).finish();
-    }
-    while !clients.iter().all(|&id| server.ring().inner().client(id).is_done()) {
-        assert_eq!(server.turn().unwrap(), None);
-    }
-    stop.ask();
-    server.ring_mut().inner_mut().wake();
-    while server.turn().unwrap() != Some(Ended::Drained) {}
-    server.ring_mut().recorder().bytes().to_vec()
-}
 
 /// Fails unless every submission ends exactly once, and the enters took what was queued.
 fn assert_whole(trace: &Trace) {
@@ -381,29 +333,6 @@ fn what_is_no_trace_is_refused_by_a_sentence() {
     let lost: Vec<_> =
         cut.events().filter(|event| matches!(event.what, Happened::Lost(_))).collect();
     assert_eq!((cut.records.len(), lost.len()), (11, 1));
-}
-
-proptest! {
-    #[test]
-    fn no_bytes_make_a_reader_panic(
-        flips in prop::collection::vec((0usize..HEADER + 32 * 600, any::<u8>()), 0..40),
-        len in 0usize..HEADER + 32 * 600,
-        cut in any::<bool>(),
-    ) {
-        thread_local!(static WHOLE: Vec<u8> = simulated(2, Tier::Multishot));
-        let mut bytes = WHOLE.with(|whole| whole[..HEADER + 32 * 600].to_vec());
-        flips.into_iter().for_each(|(at, byte)| bytes[at] = byte);
-        if cut {
-            bytes.truncate(len);
-        }
-        if let Ok(trace) = Trace::from_bytes(&bytes) {
-            for event in trace.events() {
-                drop(proactor::trace::line(&trace.header, &event));
-                drop(proactor::trace::json(&trace.header, &event));
-            }
-            drop(proactor::trace::title(&trace.header, trace.lost()));
-        }
-    }
 }
 
 #[test]

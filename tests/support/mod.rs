@@ -9,6 +9,7 @@ pub(crate) mod client;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod server;
+pub(crate) mod simulated;
 pub(crate) mod terminal;
 
 pub(crate) use client::{Client, Options};

@@ -59,15 +59,11 @@ mod field {
     /// `TrackDescriptor`
     pub(super) const UUID: u32 = 1;
     pub(super) const TRACK_NAME: u32 = 2;
-    pub(super) const PROCESS: u32 = 3;
     pub(super) const PARENT: u32 = 5;
     pub(super) const COUNTER: u32 = 8;
     pub(super) const ORDERING: u32 = 11;
     pub(super) const RANK: u32 = 12;
     pub(super) const DESCRIPTION: u32 = 14;
-    /// `ProcessDescriptor`
-    pub(super) const PID: u32 = 1;
-    pub(super) const PROCESS_NAME: u32 = 6;
     /// `CounterDescriptor`
     pub(super) const UNIT: u32 = 3;
     /// `TrackEvent`
@@ -187,6 +183,8 @@ struct Writer<'a, W> {
     /// Tracks that are told of where they first occur.
     told: HashSet<u64>,
     is_first: bool,
+    /// The last moment that was written, and the event that it was of.
+    last: (u64, Option<u64>),
 }
 
 impl<'a, W: Write> Writer<'a, W> {
@@ -199,20 +197,18 @@ impl<'a, W: Write> Writer<'a, W> {
             interned: Message::default(),
             told: HashSet::new(),
             is_first: true,
+            last: (0, None),
         }
     }
 
     /// The tracks that there are in any case.
     fn tracks(&mut self, about: &str, roster: &Roster) -> io::Result<()> {
         let header = self.header;
-        let mut process = Message::default();
-        process
-            .uint(field::PID, header.pid.into())
-            .text(field::PROCESS_NAME, &format!("proactor {}", header.model()));
+        // No `ProcessDescriptor`: below a process, Perfetto sorts tracks by name, whatever their rank.
         let mut track = Message::default();
         track
             .uint(field::UUID, uuid(header, Common::Process))
-            .message(field::PROCESS, &process)
+            .text(field::TRACK_NAME, &format!("proactor {} {}", header.model(), header.pid))
             .uint(field::ORDERING, BY_RANK)
             .text(field::DESCRIPTION, about);
         self.descriptor(&track)?;
@@ -329,11 +325,26 @@ impl<'a, W: Write> Writer<'a, W> {
                     .int(field::VALUE, i64::try_from(*value).unwrap_or(i64::MAX));
             }
         }
+        let (begun, at) = (self.header.pairs[0].1, self.moment(stroke));
         let mut packet = Message::default();
-        let begun = self.header.pairs[0].1;
-        packet.uint(field::TIMESTAMP, begun.saturating_add(stroke.at));
+        packet.uint(field::TIMESTAMP, begun.saturating_add(at));
         packet.message(field::TRACK_EVENT, &event);
         self.packet(packet)
+    }
+
+    /// When a stroke is drawn. With a clock per batch all operations of a turn have the same time,
+    /// and what has the same time is stacked: a turn of a thousand would be as many rows high. So
+    /// each has a nanosecond of its own.
+    fn moment(&mut self, stroke: &Stroke<'_>) -> u64 {
+        let (at, number) = self.last;
+        let event = stroke.event().filter(|event| {
+            // A turn's parts share their borders.
+            event.op.is_some() || matches!(stroke.what, Draw::Instant { .. })
+        });
+        let event = event.map(|event| event.number);
+        let is_next = event.is_some_and(|event| number != Some(event));
+        self.last = (stroke.at.max(at.saturating_add(is_next.into())), event.or(number));
+        self.last.0
     }
 
     /// Tells of a listener's track before it is first drawn on.

@@ -65,6 +65,17 @@ pub(super) struct Stroke<'a> {
     pub(super) what: Draw<'a>,
 }
 
+impl<'a> Stroke<'a> {
+    /// What it is drawn for, if it is an event.
+    pub(super) fn event(&self) -> Option<&'a Event> {
+        match self.what {
+            Draw::Begin { event, .. } | Draw::Instant { event, .. } => Some(event),
+            Draw::End { event, .. } => event,
+            Draw::Count { .. } => None,
+        }
+    }
+}
+
 /// What to draw.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Draw<'a> {

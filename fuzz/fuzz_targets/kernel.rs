@@ -1,0 +1,11 @@
+//! What the kernel tells may be any text, and any page.
+
+#![no_main]
+
+#[path = "../../tests/any_bytes/kernel.rs"]
+#[allow(dead_code, reason = "the seeds are made by a test")]
+mod kernel;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| kernel::tell(bytes));
