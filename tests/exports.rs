@@ -20,8 +20,9 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use proactor::trace::export::perfetto as write_perfetto;
+use proactor::trace::export::{page as write_page, perfetto as write_perfetto};
 use proactor::trace::format::{HEADER, RECORD};
 use proactor::trace::view::Cut;
 use proactor::trace::{Happened, Trace};
@@ -30,6 +31,7 @@ use proptest::test_runner::RngSeed;
 use serde_json::Value;
 
 use perfetto::decode;
+use support::lanes::threads;
 use support::server::PROACTOR;
 use support::{Client, Launch, io_uring_refused, skip};
 
@@ -175,6 +177,82 @@ fn perfettos_own_descriptors_know_every_field() {
     }
 }
 
+#[test]
+fn a_lane_of_each_thread_has_its_calls_and_an_arrow_leads_to_whose_connection_it_writes_to() {
+    let trace = Trace::from_bytes(&threads()).unwrap();
+    let mut bytes = Vec::new();
+    write_perfetto(&trace, &Cut::default(), 200, &mut bytes).unwrap();
+    let seen = decode(&bytes);
+    let drawn = |track: &str, name: &str| {
+        seen.slices.get(&(track.to_owned(), name.to_owned())).copied().unwrap_or(0)
+    };
+    let calls = [("main", "wait"), ("t0", "recv"), ("t0", "send"), ("t1", "recv"), ("t1", "close")];
+    // The lane t1 has two threads, one after the other.
+    assert_eq!(calls.map(|(lane, call)| drawn(lane, call)), [2, 2, 2, 3, 1], "{:?}", seen.slices);
+    assert_eq!(seen.tracks.values().filter(|name| *name == "t1").count(), 2);
+    let sides = [("c0.0 in", "recv"), ("c0.0 out", "send"), ("c1.0 out", "send")];
+    assert_eq!(sides.map(|(side, call)| drawn(side, call)), [2, 1, 1], "{:?}", seen.slices);
+    assert!(!seen.tracks.values().any(|name| name.starts_with("loop")), "{:?}", seen.tracks);
+    // One send is to the connection of another.
+    assert_eq!((seen.begun.len(), seen.ended.len(), seen.arrows), (1, 1, 1));
+    let asleep = &seen.counters["asleep: in a call that waits"];
+    assert_eq!((asleep[0], asleep.iter().max()), (0, Some(&3)), "{asleep:?}");
+    assert_eq!(seen.counters["calls in flight"].last(), Some(&1), "{:?}", seen.counters);
+}
+
+#[test]
+fn who_is_in_a_call_when_a_part_begins_is_in_it_from_then_on() {
+    let trace = Trace::from_bytes(&threads()).unwrap();
+    let sends = trace.events().find(|event| event.op.is_some_and(|op| op.name() == "send"));
+    let cut = Cut { since: Some(Duration::from_nanos(sends.unwrap().at)), ..Cut::default() };
+    let mut bytes = Vec::new();
+    write_perfetto(&trace, &cut, 200, &mut bytes).unwrap();
+    let seen = decode(&bytes);
+    assert_eq!(seen.instants, HashMap::new(), "what ends has begun");
+    assert_eq!(seen.slices[&("main".to_owned(), "wait".to_owned())], 2);
+    assert_eq!(seen.slices[&("t1".to_owned(), "recv".to_owned())], 3);
+}
+
+#[test]
+fn threads_beyond_the_cap_have_no_track_and_are_counted() {
+    let trace = Trace::from_bytes(&threads()).unwrap();
+    let mut bytes = Vec::new();
+    write_perfetto(&trace, &Cut::default(), 2, &mut bytes).unwrap();
+    let seen = decode(&bytes);
+    let lanes = seen.tracks.values().filter(|name| ["main", "t0", "t1"].contains(&&***name));
+    let lanes: HashSet<_> = lanes.map(String::as_str).collect();
+    assert_eq!(lanes, HashSet::from(["main", "t0"]), "the main one, and the busiest");
+    assert!(seen.tracks.values().any(|name| name == "2 threads have no track"), "{seen:?}");
+}
+
+#[test]
+fn a_real_servers_threads_have_lanes_in_every_export() {
+    let (_folder, path) = recorded("thread");
+    let trace = Trace::open(&path).unwrap();
+    let seen = decode(&fs::read(exported(&path, "run.pftrace", &[])).unwrap());
+    for lane in ["main", "t0", "t1", "t2"] {
+        assert!(seen.tracks.values().any(|name| name == lane), "{lane}: {:?}", seen.tracks);
+    }
+    let sends = |end: &str| -> usize {
+        let ours = seen
+            .slices
+            .iter()
+            .filter(|((track, name), _)| name == "send" && track.starts_with(end));
+        ours.map(|(_, count)| count).sum()
+    };
+    assert_eq!((sends("t"), sends("c")), (CLIENTS * MESSAGES, CLIENTS * MESSAGES));
+    let text = fs::read_to_string(exported(&path, "run.jsonl", &[])).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["writers"], lines.len()), (&"threads".into(), 1 + trace.records.len()));
+    for line in &lines[1..] {
+        // What a thread receives is of its own connection.
+        if line["op"] == "recv" {
+            assert_eq!(line["lane"], format!("t{}", line["slot"]), "{line}");
+        }
+    }
+    assert!(lines[1..].iter().any(|line| line["kind"] == "lane" && line["lane"] == "main"));
+}
+
 // ---- JSON lines -------------------------------------------------------------------------------
 
 #[test]
@@ -208,11 +286,34 @@ fn a_page_needs_no_network_and_no_other_file() {
         }
         assert!(page.contains("default-src 'none'"), "nor may it load anything");
         assert!(!page.contains("{{") && page.contains("1 connections have no lane"));
-        let (_, data) = page.split_once("<script type=\"application/json\" id=\"data\">").unwrap();
-        let data: Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
+        let data = data(&page);
         assert_eq!(data["health"]["messages"], CLIENTS * MESSAGES);
         assert_eq!(data["drawing"]["lanes"].as_array().unwrap().len(), 2);
     }
+}
+
+/// The data of a page.
+fn data(page: &str) -> Value {
+    let (_, data) = page.split_once("<script type=\"application/json\" id=\"data\">").unwrap();
+    serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap()
+}
+
+#[test]
+fn a_page_of_threads_has_a_lane_for_each_and_says_what_they_did_with_their_time() {
+    let trace = Trace::from_bytes(&threads()).unwrap();
+    let mut page = Vec::new();
+    assert_eq!(write_page(&trace, &Cut::default(), 48, &mut page).unwrap(), [""; 0]);
+    let data = data(std::str::from_utf8(&page).unwrap());
+    let threads = &data["drawing"]["threads"];
+    let shown: Vec<_> = threads["shown"].as_array().unwrap().iter().collect();
+    let names: Vec<_> = shown.iter().map(|one| one["stint"]["lane"].as_str().unwrap()).collect();
+    assert_eq!(names, ["main", "t0", "t1", "t1"]);
+    let first = &shown[1]["stint"];
+    let times = ["waiting_ns", "copying_ns", "other_ns", "between_ns"].map(|name| &first[name]);
+    assert_eq!(times, [172_000, 12_000, 0, 16_000], "{first}");
+    assert_eq!((&first["thread"], &threads["all"]["count"]), (&1001.into(), &4.into()));
+    // Nobody's turns are drawn.
+    assert_eq!(data["drawing"]["turns"]["at"], "");
 }
 
 /// What a browser makes of a page: the document, and what it complained of.
@@ -296,6 +397,46 @@ fn a_page_is_zoomed_moved_read_and_searched_by_hand() {
     }
 }
 
+/// The same, where there are threads.
+const THREAD_HANDS: &str = "<script>
+const box = canvas.getBoundingClientRect();
+const over = (x, y) => ({ clientX: box.left + x, clientY: box.top + y, bubbles: true, cancelable: true });
+look(...whole);
+const point = (lane, t) => { canvas.dispatchEvent(new PointerEvent('pointermove', over(xOf(t), rows.threads + lane * (SWIM + 2) + 5))); return tip.textContent; };
+const at = index => threads[1].at[index] + threads[1].lasted[index] / 2;
+root.dataset.waits = +(/recv c0.0 64 B/.test(point(1, at(0))) && /asleep: in a call/.test(tip.textContent) && /^t0 thread 1001/.test(tip.textContent));
+look(threads[1].at[1] - 1000, threads[1].at[3]);
+root.dataset.copies = +(/send c0.0 64 B/.test(point(1, at(1))) && /copying/.test(tip.textContent));
+root.dataset.other = +(/send c1.0 64 B/.test(point(1, at(2))));
+root.dataset.table = +(!$('threads-part').hidden && $('threads').rows.length === 5 && /Threads, the busiest 4 of 4/.test($('threads-title').textContent));
+root.dataset.tenants = +(threads[2].stint.thread === 1002 && threads[2].at.length === 3 && threads[3].at.length === 1);
+root.dataset.noloop = +($('turns-details').hidden && rows.loop === null);
+</script></body>";
+
+#[test]
+fn a_page_of_threads_is_drawn_and_read_by_hand() {
+    let trace = Trace::from_bytes(&threads()).unwrap();
+    let mut page = Vec::new();
+    write_page(&trace, &Cut::default(), 48, &mut page).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.html");
+    let address = format!("file://{}", path.display());
+    fs::write(&path, &page).unwrap();
+    let Some((document, complaints)) = browsed(&address) else {
+        return skip("no Chromium or Chrome to open a page in");
+    };
+    assert!(document.contains("data-ready=\"yes\""), "{document:.2000}{complaints}");
+    assert_eq!((said(&document, "errors"), said(&document, "turns")), (Some(0), Some(0)));
+    assert_eq!((said(&document, "threads"), said(&document, "calls")), (Some(4), Some(10)));
+    let hands = String::from_utf8(page).unwrap().replace("</body>", THREAD_HANDS);
+    fs::write(&path, hands).unwrap();
+    let (document, complaints) = browsed(&address).unwrap();
+    for hand in ["waits", "copies", "other", "table", "tenants", "noloop"] {
+        assert_eq!(said(&document, hand), Some(1), "{hand}: {complaints}");
+    }
+    assert_eq!(said(&document, "errors"), Some(0), "{complaints}");
+}
+
 // ---- Anything ---------------------------------------------------------------------------------
 
 proptest! {
@@ -311,18 +452,28 @@ proptest! {
         whole in prop::collection::vec(any::<[u8; RECORD]>(), 0..20),
         most in 0usize..5,
     ) {
-        thread_local!(static TRACES: Vec<Vec<u8>> = models().into_iter().map(some_bytes).collect());
-        for mut bytes in TRACES.with(Vec::clone) {
+        thread_local!(static TRACES: Vec<(Vec<u8>, usize)> = some_traces());
+        for (mut bytes, records) in TRACES.with(Vec::clone) {
             for (at, byte) in &flips {
-                bytes[*at] = *byte;
+                bytes[HEADER + (at - HEADER) % (RECORD * records)] = *byte;
             }
             for (at, record) in whole.iter().enumerate() {
-                let at = HEADER + RECORD * (at * 7 % 400);
+                let at = HEADER + RECORD * (at * 7 % records);
                 bytes[at..at + RECORD].copy_from_slice(record);
             }
             any_bytes::export(&bytes, most);
         }
     }
+}
+
+/// Of each model, and of threads; with how many records they have.
+fn some_traces() -> Vec<(Vec<u8>, usize)> {
+    let all = models().into_iter().map(some_bytes).chain([threads()]);
+    let count = |bytes: Vec<u8>| {
+        let records = Trace::from_bytes(&bytes).unwrap().records.len();
+        (bytes, records.min(400))
+    };
+    all.map(count).collect()
 }
 
 fn some_bytes(model: &str) -> Vec<u8> {

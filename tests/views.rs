@@ -16,6 +16,7 @@ use proactor::trace::{About, Clock, Recorder, Settings, Trace};
 use proptest::prelude::*;
 use serde_json::Value;
 
+use support::lanes::threads;
 use support::server::{Launch, PROACTOR};
 use support::simulated::{self, settings};
 use support::{Client, eventually, io_uring_refused, skip};
@@ -51,6 +52,63 @@ fn a_simulated_echo_is_counted_to_the_byte_and_each_connection_is_clean() {
             );
         }
     }
+}
+
+#[test]
+fn what_each_thread_did_with_its_time_adds_up_to_how_long_it_was_there() {
+    let trace = Trace::from_bytes(&threads()).unwrap();
+    let lanes = Digest::of(&trace, &Cut::default()).lanes.unwrap();
+    let told: Vec<_> = lanes
+        .stints
+        .iter()
+        .map(|one| {
+            let micros = [one.waiting_ns, one.copying_ns, one.other_ns, one.between_ns];
+            assert_eq!(micros.iter().sum::<u64>(), one.until_ns - one.from_ns, "{one:?}");
+            (&*one.lane, one.thread.unwrap(), one.calls, micros.map(|nanos| nanos / 1000))
+        })
+        .collect();
+    // A call that is not over lasts to the end; who was in none has gone.
+    let expected = [
+        ("main", 1000, 2, [199, 0, 0, 1]),
+        ("t0", 1001, 4, [172, 12, 0, 16]),
+        ("t1", 1002, 3, [127, 0, 4, 9]),
+        ("t1", 1003, 1, [9, 0, 0, 1]),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!((lanes.count, lanes.most, lanes.lived_ns()), (4, 3, 550_000));
+    // Of a part, only what lies in it: the receives and the wait of which it begins in the middle.
+    let since = lanes.stints[0].from_ns + 50_000;
+    let cut = Cut { since: Some(Duration::from_nanos(since)), ..Cut::default() };
+    let part = Digest::of(&trace, &cut).lanes.unwrap();
+    assert_eq!((part.waiting_ns, part.lived_ns()), (379_000, 405_000), "{part:?}");
+    let one = Cut { conn: Some((0, None)), ..Cut::default() };
+    assert_eq!(Digest::of(&trace, &one).lanes, None);
+}
+
+#[test]
+fn a_ring_and_threads_are_laid_side_by_side_and_what_one_has_not_is_a_dash() {
+    let ring = Digest::of(&simulated(1, Tier::Multishot).0, &Cut::default());
+    let threads = Digest::of(&Trace::from_bytes(&threads()).unwrap(), &Cut::default());
+    let diff = Diff::new(ring, threads).unwrap();
+    let line = |name: &str| {
+        let line = diff.lines.iter().find(|line| line.name == name);
+        line.map(|line| (line.a.is_some(), line.b)).unwrap_or_else(|| panic!("{name}\n{diff}"))
+    };
+    assert_eq!(line("threads or processes, max"), (true, Some(3.0)));
+    assert_eq!(line("system calls / message"), (true, Some(5.0)));
+    assert_eq!(line("  enters or waits"), (true, Some(1.0)));
+    assert_eq!(line("  recv calls"), (false, Some(2.5)));
+    assert_eq!(line("bytes / system call"), (true, Some(22.4)));
+    assert_eq!(line("in calls that wait / message"), (true, Some(253_500.0)));
+    assert_eq!(line("outside of them / message"), (true, Some(21_500.0)));
+    assert_eq!(line("  copying"), (false, Some(6_000.0)));
+    assert_eq!(line("  in other calls"), (false, Some(2_000.0)));
+    assert_eq!(line("  between calls"), (true, Some(13_500.0)));
+    assert_eq!(line("send age, max").1, None);
+    assert_eq!(line("completions / message"), (true, None));
+    let text = diff.to_string();
+    assert!(text.contains("A: the kernel copies in the enters"), "{text}");
+    assert!(text.contains("B: times are those of all threads added up"), "{text}");
 }
 
 /// Every view of a trace, as text and as JSON.

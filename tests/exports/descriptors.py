@@ -81,7 +81,7 @@ for at, packet in enumerate(trace.packet):
 if any(depth.values()):
     sys.exit("a slice has not ended")
 print(json.dumps({
-    "tracks": [track.name for track in tracks.values()],
+    "tracks": [track.name or track.process.process_name or track.thread.thread_name for track in tracks.values()],
     "kinds": kinds, "slices": slices, "instants": instants, "counters": counters,
     "flows_begun": len(begun), "flows_ended": len(ended), "annotated": sorted(annotated),
 }))

@@ -16,12 +16,15 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use proactor::trace::export::perfetto as write_perfetto;
 use proactor::trace::format::{HEADER, RECORD};
+use proactor::trace::view::Cut;
 use proactor::trace::{Trace, What};
 use serde_json::{Value, json};
 
 use super::browser;
 use super::perfetto::{Seen, decode};
+use super::support::lanes::threads;
 use super::support::{PATIENCE, skip};
 use super::{exported, models, recorded};
 
@@ -29,6 +32,8 @@ use super::{exported, models, recorded};
 const PAGE: &str = include_str!("viewer.html");
 /// How long the browser may take for all of them.
 const DEADLINE: Duration = Duration::from_secs(240);
+/// The export that has threads.
+const THREADS: &str = "threads.pftrace";
 /// Where in a record its kind stands (`docs/trace-format.md`).
 const KIND: usize = 28;
 
@@ -151,7 +156,7 @@ struct Export {
     is_whole: bool,
 }
 
-/// Each model's recording; of the last also what is left of half of it, and the same with records lost
+/// Threads whose calls are known, and each model's recording; of the last also what is left of half of it, and the same with records lost
 /// in the middle.
 fn exports() -> Vec<Export> {
     let (models, mut all) = (models(), Vec::new());
@@ -172,6 +177,9 @@ fn exports() -> Vec<Export> {
             all.push(Export { name, bytes, is_whole: what == "whole" });
         }
     }
+    let (trace, mut bytes) = (Trace::from_bytes(&threads()).unwrap(), Vec::new());
+    write_perfetto(&trace, &Cut::default(), 200, &mut bytes).unwrap();
+    all.push(Export { name: THREADS.to_owned(), bytes, is_whole: true });
     all
 }
 
@@ -179,8 +187,12 @@ fn exports() -> Vec<Export> {
 fn questions() -> Value {
     json!({
         "complaints": "select name, severity, value from stats where severity != 'info' and value > 0",
-        "slices": "select track.name, slice.name, count(*) from slice
-                   join track on track.id = track_id group by 1, 2",
+        "slices": "select coalesce(thread.name, track.name), slice.name, count(*) from slice
+                   join track on track.id = track_id
+                   left join thread_track on thread_track.id = track_id
+                   left join thread using (utid) group by 1, 2",
+        "threads": "select thread.name, tid, process.name from thread
+                    join process using (upid) where tid >= 1000 and thread.name is not null order by tid",
         "counters": "select track.name, count(*), sum(value) from counter
                      join track on track.id = track_id group by 1",
         "arrows": "select count(*) from flow",
@@ -242,7 +254,17 @@ fn assert_shown(export: &Export, seen: &Seen, said: &Value) {
     assert_eq!(said["arrows"], json!([[seen.arrows]]), "{name}");
     assert_eq!(said["unfinished"], json!([[0]]), "{name}");
     // Turns, in them enters and the handling, in that operations: nothing is stacked.
-    assert_eq!(said["depth"], json!([[2]]), "{name}");
+    let depth = if name == THREADS { 0 } else { 2 };
+    assert_eq!(said["depth"], json!([[depth]]), "{name}");
+    if name == THREADS {
+        let known = json!([
+            ["main", 1000, "proactor"],
+            ["t0", 1001, "proactor"],
+            ["t1", 1002, "proactor"],
+            ["t1", 1003, "proactor"]
+        ]);
+        assert_eq!(said["threads"], known, "by the numbers that the kernel knows them by");
+    }
     assert_tracks(export, seen, &said["tracks"]);
 }
 
@@ -253,22 +275,39 @@ fn assert_tracks(export: &Export, seen: &Seen, paths: &Value) {
     let mut written: Vec<_> = seen.tracks.values().map(|name| &**name).collect();
     shown.sort_unstable();
     written.sort_unstable();
-    if export.is_whole {
+    // Perfetto says its number with a thread's name, and has a group of its own for each.
+    let has_threads = export.name == THREADS;
+    if has_threads {
+        for thread in ["main 1000", "t0 1001", "t1 1002", "t1 1003"] {
+            assert!(shown.contains(&thread), "{thread}: {shown:?}");
+        }
+    } else if export.is_whole {
         assert_eq!(shown, written, "{}", export.name);
     }
-    assert!(shown.iter().all(|name| written.contains(name)), "{}: {shown:?}", export.name);
-    let below: Vec<_> = paths.iter().filter(|path| path.len() == 2).map(|path| path[1]).collect();
-    let numbers = match export.name.starts_with("uring") {
-        true => &[
+    let told = |name: &&str| has_threads || written.contains(name);
+    assert!(shown.iter().all(told), "{}: {shown:?}", export.name);
+    // The first group is ours; a process has one for its threads.
+    let ours = |path: &&Vec<&str>| path.len() == 2 && path[0] == paths[0][0];
+    let below: Vec<_> = paths.iter().filter(ours).map(|path| path[1]).collect();
+    let numbers = match export.name.as_str() {
+        THREADS => &[
+            "asleep: in a call that waits",
+            "awake: between calls, or in one that does not wait",
+            "calls in flight",
+        ][..],
+        name if name.starts_with("uring") => &[
             "in flight",
             "completions in the queue",
             "batch: submissions per enter",
             "free buffers",
         ][..],
-        false => &["batch: reports per wait"],
+        _ => &["batch: reports per wait"],
     };
     let last = ["listeners", "connections, the worst first"];
-    let mut expected = [&["loop r0"], numbers, &last].concat();
+    // They have no loop, and were let in by nobody.
+    let first = if has_threads { &[][..] } else { &["loop r0"] };
+    let last = if has_threads { &last[1..] } else { &last };
+    let mut expected = [first, numbers, last].concat();
     // Of what is not whole a number may not be known, and has no track.
     expected.retain(|name| export.is_whole || shown.contains(name));
     assert_eq!(below, expected, "{}", export.name);

@@ -6,6 +6,7 @@
 //! failure with a sentence.
 
 pub(crate) mod client;
+pub(crate) mod lanes;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod server;

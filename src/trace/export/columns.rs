@@ -1,5 +1,7 @@
 //! Numbers packed for a page: a column of varints as Base64, which a few lines of script unpack.
 
+use std::collections::HashMap;
+
 use super::protobuf::varint;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -40,6 +42,41 @@ impl Column {
             }
         }
         text
+    }
+}
+
+/// A column of these.
+pub(super) fn column<T>(
+    values: impl IntoIterator<Item = T>,
+    push: impl Fn(&mut Column, T),
+) -> String {
+    let mut column = Column::default();
+    values.into_iter().for_each(|value| push(&mut column, value));
+    column.pack()
+}
+
+/// Texts, each of which is written once and known by a number.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    all: Vec<String>,
+    ids: HashMap<String, u32>,
+}
+
+impl Names {
+    /// The number of this one.
+    pub(super) fn number(&mut self, name: &str) -> u32 {
+        if let Some(&id) = self.ids.get(name) {
+            return id;
+        }
+        let id = self.all.len() as u32;
+        self.all.push(name.to_owned());
+        self.ids.insert(name.to_owned(), id);
+        id
+    }
+
+    /// All of them, in the order of their numbers.
+    pub(super) fn all(&self) -> &[String] {
+        &self.all
     }
 }
 

@@ -1,5 +1,5 @@
-//! A trace as one HTML file: what it comes to, the loop's swim lane, the worst connections', the
-//! histograms. It needs no network and no other file.
+//! A trace as one HTML file: what it comes to, the swim lane of the loop or of each of the busiest
+//! threads, the worst connections', the histograms. It needs no network and no other file.
 //!
 //! Numbers that the script draws travel as packed columns of varints. What is drawn is bounded; the
 //! overview, the tables and the histograms are of all.
@@ -9,12 +9,13 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::columns::Column;
+use super::columns::{Column, Names, column};
 use super::ids;
 use super::scene::{Draw, Place, Scene, Stroke, label};
+use super::swim::Swim;
 use crate::keys::ConnId;
 use crate::report::units;
-use crate::trace::view::{Cut, Digest, Doctor, Health, Life, Roster, Summary};
+use crate::trace::view::{Cut, Digest, Doctor, Health, Lanes, Life, Roster, Source, Summary};
 use crate::trace::{Event, Happened, Trace};
 
 /// Connections that get a lane, unless told otherwise.
@@ -28,6 +29,7 @@ const PARTS: usize = 600;
 
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
+const THREADS: &str = include_str!("page/threads.js");
 const SCRIPT: &str = include_str!("page/page.js");
 
 /// Writes a part of a trace as a page, with a lane for each of the `most` worst connections. Answers
@@ -43,10 +45,9 @@ pub fn page(
 ) -> io::Result<Vec<String>> {
     let digest = Digest::of(trace, cut);
     let roster = Roster::new(digest.clone(), most);
-    let source = &digest.source;
-    let drawing = Drawing::of(trace, cut, &roster, (source.from_ns, source.span_ns));
+    let drawing = Drawing::of(trace, cut, &roster, digest.lanes.clone());
     let left_out = left_out(&drawing, &roster);
-    let title = format!("{} – proactor trace", source.model);
+    let title = format!("{} – proactor trace", digest.source.model);
     let health = Health::new(digest.clone());
     let findings = Doctor::new(&digest).findings;
     let text = format!("{}\n\n{health}\n\n{roster}", Summary::new(digest));
@@ -60,6 +61,7 @@ pub fn page(
     let fill = |name: &str, out: &mut dyn Write| match name {
         "title" => out.write_all(escape(&title).as_bytes()),
         "style" => out.write_all(STYLE.as_bytes()),
+        "threads" => out.write_all(THREADS.as_bytes()),
         "script" => out.write_all(SCRIPT.as_bytes()),
         "text" => out.write_all(escape(&text).as_bytes()),
         // Within a script nothing but `<` can end it.
@@ -87,6 +89,9 @@ fn left_out(drawing: &Drawing, roster: &Roster) -> Vec<String> {
             units::count(roster.left_out),
             roster.connections.len()
         ));
+    }
+    if let Some(swim) = &drawing.swim {
+        all.extend(swim.left_out());
     }
     if drawing.turns_left_out > 0 {
         all.push(format!(
@@ -134,11 +139,11 @@ struct Mark {
 }
 
 /// Bits of a [`Mark`].
-const ABNORMAL: u64 = 1;
+pub(super) const ABNORMAL: u64 = 1;
 const SPAN: u64 = 2;
 const OUT: u64 = 4;
-const UNENDED: u64 = 8;
-const RESULT: u64 = 16;
+pub(super) const UNENDED: u64 = 8;
+pub(super) const RESULT: u64 = 16;
 const MANY: u64 = 32;
 const QUIET: u64 = 64;
 
@@ -162,15 +167,16 @@ struct Drawing {
     turns_left_out: u64,
     marks: VecDeque<Mark>,
     marks_left_out: u64,
-    names: Vec<String>,
-    ids: HashMap<String, u32>,
+    names: Names,
     open: HashMap<Place, Mark>,
+    swim: Option<Swim>,
     turn: Option<Turn>,
     back: bool,
 }
 
 impl Drawing {
-    fn of(trace: &Trace, cut: &Cut, roster: &Roster, (from, span): (u64, u64)) -> Drawing {
+    fn of(trace: &Trace, cut: &Cut, roster: &Roster, lanes: Option<Lanes>) -> Drawing {
+        let Source { from_ns: from, span_ns: span, .. } = roster.source;
         let mut drawing = Drawing {
             from,
             until: from + span,
@@ -180,25 +186,29 @@ impl Drawing {
             turns_left_out: 0,
             marks: VecDeque::new(),
             marks_left_out: 0,
-            names: Vec::new(),
-            ids: HashMap::new(),
+            names: Names::default(),
             open: HashMap::new(),
+            swim: lanes.map(Swim::new),
             turn: None,
             back: false,
         };
-        let mut scene = Scene::new(ids(&roster.connections), false);
-        for event in trace.events().filter(|event| cut.is_in_time(event.at)) {
-            drawing.loop_event(&event);
-            scene.draw(&event, |stroke| drawing.stroke(&stroke));
+        let threads = drawing.swim.as_ref().map(Swim::threads);
+        let mut scene = Scene::new(ids(&roster.connections), false, threads);
+        for event in trace.events() {
+            if cut.is_in_time(event.at) {
+                drawing.loop_event(&event);
+            }
+            scene.draw(&event, cut, |stroke| drawing.stroke(&stroke));
         }
         scene.finish(|stroke| drawing.stroke(&stroke));
         drawing.turn_ends(drawing.until);
         drawing
     }
 
-    /// The loop's part: turns, and the overview.
+    /// The loop's part: turns, unless there are many who have some, and the overview.
     fn loop_event(&mut self, event: &Event) {
         match &event.what {
+            _ if self.swim.is_some() => {}
             Happened::EnterBegin { .. } | Happened::WaitBegin { .. } => {
                 self.turn_ends(event.at);
                 self.turn = Some(Turn { number: event.turn, at: event.at, ..Turn::default() });
@@ -271,6 +281,9 @@ impl Drawing {
     /// A connection's part.
     fn stroke(&mut self, stroke: &Stroke<'_>) {
         let at = stroke.at;
+        if let Some(swim) = &mut self.swim {
+            swim.stroke(stroke, &mut self.names);
+        }
         match &stroke.what {
             Draw::Begin { place, event, .. } => {
                 if let Some(mark) = self.mark(*place, event, at) {
@@ -306,7 +319,7 @@ impl Drawing {
         let (conn, out) = match place {
             Place::In(conn) => (conn, 0),
             Place::Out(conn) => (conn, OUT),
-            Place::Loop | Place::Listener(_) => return None,
+            Place::Loop | Place::Lane(_) | Place::Listener(_) => return None,
         };
         let (res, told) = match event.result() {
             Some(Ok(n)) => (i64::from(n), RESULT),
@@ -316,22 +329,12 @@ impl Drawing {
         let mut bits = out | told;
         bits |= if event.is_abnormal() { ABNORMAL } else { 0 };
         bits |= if matches!(event.what, Happened::Silent { .. }) { QUIET } else { 0 };
-        let name = self.name(&match event.what {
+        let name = self.names.number(&match event.what {
             Happened::Submitted { .. } => format!("{} submitted", label(event)),
             Happened::CallBegin { .. } => format!("{} called", label(event)),
             _ => label(event),
         });
         Some(Mark { conn, name, at, lasted: 0, res, bits })
-    }
-
-    fn name(&mut self, name: &str) -> u32 {
-        if let Some(&id) = self.ids.get(name) {
-            return id;
-        }
-        let id = self.names.len() as u32;
-        self.names.push(name.to_owned());
-        self.ids.insert(name.to_owned(), id);
-        id
     }
 
     fn keep(&mut self, mark: Mark) {
@@ -383,14 +386,9 @@ impl Drawing {
                 "in_flight": turn(|turn| turn.in_flight.into()),
                 "abnormal": turn(|turn| turn.abnormal.into()),
             },
-            "names": self.names,
+            "names": self.names.all(),
+            "threads": self.swim.as_ref().map(Swim::pack),
             "lanes": lanes,
         })
     }
-}
-
-fn column<T>(values: impl Iterator<Item = T>, push: fn(&mut Column, T)) -> String {
-    let mut column = Column::default();
-    values.for_each(|value| push(&mut column, value));
-    column.pack()
 }

@@ -7,20 +7,24 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
+use std::time::Duration;
 
 use super::ids;
 use super::protobuf::Message;
 use super::scene::{Draw, Flow, Gauge, Place, Scene, Stroke};
+use super::threads::Threads;
 use crate::keys::ConnId;
-use crate::trace::view::{Cut, Digest, Life, Roster};
-use crate::trace::{Event, Header, Trace, json, parse_conn};
+use crate::report::units;
+use crate::trace::view::{Cut, Digest, Lanes, Life, Roster, Stint};
+use crate::trace::{Event, Header, Trace, Writers, json, parse_conn};
 
-/// Connections that get tracks of their own, unless told otherwise. Perfetto's UI becomes unusable
-/// with thousands.
+/// Connections, and threads or children, that get tracks of their own, unless told otherwise.
+/// Perfetto's UI becomes unusable with thousands.
 pub const PERFETTO_TRACKS: usize = 200;
 
 /// What of an event is annotated; what is false, null or zero is left out.
-const ANNOTATED: [&str; 21] = [
+const ANNOTATED: [&str; 23] = [
+    "lane",
     "number",
     "len",
     "file",
@@ -32,6 +36,7 @@ const ANNOTATED: [&str; 21] = [
     "buf",
     "shot",
     "age_ns",
+    "may_sleep",
     "pending",
     "patience",
     "at_most_ns",
@@ -59,11 +64,20 @@ mod field {
     /// `TrackDescriptor`
     pub(super) const UUID: u32 = 1;
     pub(super) const TRACK_NAME: u32 = 2;
+    pub(super) const PROCESS: u32 = 3;
+    pub(super) const THREAD: u32 = 4;
     pub(super) const PARENT: u32 = 5;
     pub(super) const COUNTER: u32 = 8;
     pub(super) const ORDERING: u32 = 11;
     pub(super) const RANK: u32 = 12;
     pub(super) const DESCRIPTION: u32 = 14;
+    /// `ProcessDescriptor`
+    pub(super) const PID: u32 = 1;
+    pub(super) const PROCESS_NAME: u32 = 6;
+    /// `ThreadDescriptor`
+    pub(super) const THREAD_PID: u32 = 1;
+    pub(super) const TID: u32 = 2;
+    pub(super) const THREAD_NAME: u32 = 5;
     /// `CounterDescriptor`
     pub(super) const UNIT: u32 = 3;
     /// `TrackEvent`
@@ -97,11 +111,14 @@ const CLEARED: u64 = 1;
 const NEEDS_STATE: u64 = 2;
 /// `ChildTracksOrdering::EXPLICIT`
 const BY_RANK: u64 = 3;
+/// The rank of what comes below the loop and all counters.
+const BELOW: u64 = 32;
 /// `CounterDescriptor::UNIT_COUNT`
 const PLAIN_COUNT: u64 = 2;
 
-/// Writes a part of a trace as Perfetto has it: the loop's track, of the `most` worst connections one
-/// for each direction, and counters. Answers how many connections have no track.
+/// Writes a part of a trace as Perfetto has it: the loop's track, or those of the `most` busiest
+/// threads or children; of the `most` worst connections one for each direction; and counters. Answers
+/// how many connections have no track.
 ///
 /// # Errors
 /// `out` cannot be written to.
@@ -109,13 +126,22 @@ pub fn perfetto(trace: &Trace, cut: &Cut, most: usize, out: &mut impl Write) -> 
     let digest = Digest::of(trace, cut);
     let about = digest.source.to_string();
     let buffers = digest.buffers.is_some_and(|buffers| buffers.fewest.is_some());
+    let lanes = digest.lanes.clone();
     let roster = Roster::new(digest, most);
-    let mut scene = Scene::new(ids(&roster.connections), buffers);
     let mut writer = Writer::new(&trace.header, out);
-    writer.tracks(&about, &roster)?;
+    writer.tracks(&about, &roster, lanes.is_none())?;
+    let threads = match lanes {
+        Some(lanes) => {
+            let drawn = lanes.busiest(most);
+            writer.lanes(&lanes, &drawn)?;
+            Some(Threads::new(lanes, &drawn))
+        }
+        None => None,
+    };
+    let mut scene = Scene::new(ids(&roster.connections), buffers, threads);
     let mut result = Ok(());
-    for event in trace.events().filter(|event| cut.is_in_time(event.at)) {
-        scene.draw(&event, |stroke| {
+    for event in trace.events() {
+        scene.draw(&event, cut, |stroke| {
             if result.is_ok() {
                 result = writer.stroke(&stroke);
             }
@@ -138,6 +164,12 @@ enum Common {
     Connections,
     Counter(Gauge),
     Listener(u32),
+    /// A thread's or a child's, by its number among the stints.
+    Lane(usize),
+    /// Whose threads they are.
+    Owner(u32),
+    /// What says how many have no track.
+    Others,
 }
 
 /// A track's `uuid`, unique in the trace and, by the loop's number, among those of a server's loops.
@@ -149,6 +181,9 @@ fn uuid(header: &Header, common: Common) -> u64 {
         Common::Connections => 4,
         Common::Counter(gauge) => 16 + gauge as u64,
         Common::Listener(index) => 64 + u64::from(index),
+        Common::Lane(stint) => 1 << 40 | stint as u64,
+        Common::Owner(process) => 1 << 41 | u64::from(process),
+        Common::Others => 5,
     };
     lane_bits(header) | number << 2 | 3
 }
@@ -167,6 +202,7 @@ fn lane_bits(header: &Header) -> u64 {
 fn place_uuid(header: &Header, place: Place) -> u64 {
     match place {
         Place::Loop => uuid(header, Common::Loop),
+        Place::Lane(stint) => uuid(header, Common::Lane(stint)),
         Place::Listener(index) => uuid(header, Common::Listener(index)),
         Place::In(conn) => conn_uuid(header, conn, 1),
         Place::Out(conn) => conn_uuid(header, conn, 2),
@@ -201,8 +237,8 @@ impl<'a, W: Write> Writer<'a, W> {
         }
     }
 
-    /// The tracks that there are in any case.
-    fn tracks(&mut self, about: &str, roster: &Roster) -> io::Result<()> {
+    /// The tracks that there are in any case, and the loop's if there is one.
+    fn tracks(&mut self, about: &str, roster: &Roster, has_loop: bool) -> io::Result<()> {
         let header = self.header;
         // No `ProcessDescriptor`: below a process, Perfetto sorts tracks by name, whatever their rank.
         let mut track = Message::default();
@@ -213,8 +249,10 @@ impl<'a, W: Write> Writer<'a, W> {
             .text(field::DESCRIPTION, about);
         self.descriptor(&track)?;
         let process = uuid(header, Common::Process);
-        self.track(Common::Loop, process, &format!("loop r{}", header.lane), 0, about)?;
-        self.track(Common::Listeners, process, "listeners", 8, "")?;
+        if has_loop {
+            self.track(Common::Loop, process, &format!("loop r{}", header.lane), 0, about)?;
+        }
+        self.track(Common::Listeners, process, "listeners", BELOW, "")?;
         let said = match roster.left_out {
             0 => String::new(),
             n => format!(
@@ -226,7 +264,7 @@ impl<'a, W: Write> Writer<'a, W> {
             0 => "connections, the worst first".to_owned(),
             n => format!("connections, the worst first ({n} left out)"),
         };
-        self.track(Common::Connections, process, &name, 9, &said)?;
+        self.track(Common::Connections, process, &name, BELOW + 1, &said)?;
         for (rank, life) in roster.connections.iter().enumerate() {
             self.connection(rank as u64, life)?;
         }
@@ -259,6 +297,58 @@ impl<'a, W: Write> Writer<'a, W> {
         self.descriptor(&track)
     }
 
+    /// The tracks of threads, or of children: Perfetto has them below their process, each with the
+    /// numbers that a system trace of the same machine knows it by.
+    fn lanes(&mut self, lanes: &Lanes, drawn: &[usize]) -> io::Result<()> {
+        let without = lanes.stints.len() - drawn.len();
+        if without > 0 {
+            let group = uuid(self.header, Common::Process);
+            let name = format!("{} {} have no track", units::count(without as u64), lanes.kind);
+            let drawn = drawn.len();
+            let said = format!("{drawn} have: the main one and those that made the most calls.");
+            self.track(Common::Others, group, &name, BELOW - 1, &said)?;
+        }
+        let own = self.header.pid;
+        for &one in drawn {
+            let stint = &lanes.stints[one];
+            let Some((thread, process)) = stint.thread.zip(stint.process) else {
+                let group = uuid(self.header, Common::Process);
+                let name = format!("{} (who began before this)", stint.lane);
+                self.track(Common::Lane(one), group, &name, 1, "")?;
+                continue;
+            };
+            let owner = uuid(self.header, Common::Owner(process));
+            if self.told.insert(owner) {
+                let name = match process == own {
+                    true => "proactor".to_owned(),
+                    false => format!("proactor {}", stint.lane),
+                };
+                let mut about = Message::default();
+                about.uint(field::PID, process.into()).text(field::PROCESS_NAME, &name);
+                let mut track = Message::default();
+                track
+                    .uint(field::UUID, owner)
+                    .text(field::TRACK_NAME, &name)
+                    .message(field::PROCESS, &about);
+                self.descriptor(&track)?;
+            }
+            let mut about = Message::default();
+            about
+                .uint(field::THREAD_PID, process.into())
+                .uint(field::TID, thread.into())
+                .text(field::THREAD_NAME, &stint.lane);
+            let mut track = Message::default();
+            track
+                .uint(field::UUID, uuid(self.header, Common::Lane(one)))
+                .text(field::TRACK_NAME, &stint.lane)
+                .uint(field::PARENT, owner)
+                .message(field::THREAD, &about)
+                .text(field::DESCRIPTION, &spent(stint));
+            self.descriptor(&track)?;
+        }
+        Ok(())
+    }
+
     /// A connection's three tracks: a group, and one for each direction.
     fn connection(&mut self, rank: u64, life: &Life) -> io::Result<()> {
         let Ok((slot, Some(generation))) = parse_conn(&life.conn) else { return Ok(()) };
@@ -288,10 +378,9 @@ impl<'a, W: Write> Writer<'a, W> {
                     .uint(field::TYPE, BEGIN)
                     .uint(field::TRACK, place_uuid(self.header, *place))
                     .uint(field::NAME_ID, self.name(name));
-                if let Some(number) = flow {
-                    event.fixed(field::FLOW, *number);
-                }
+                self.flow(&mut event, *flow);
                 self.annotate(&mut event, of);
+                self.annotate_conn(&mut event, *place, of);
             }
             Draw::End { place, event: of } => {
                 event.uint(field::TYPE, END).uint(field::TRACK, place_uuid(self.header, *place));
@@ -305,11 +394,7 @@ impl<'a, W: Write> Writer<'a, W> {
                     .uint(field::TYPE, INSTANT)
                     .uint(field::TRACK, place_uuid(self.header, *place))
                     .uint(field::NAME_ID, self.name(name));
-                match flow {
-                    Some(Flow::On(number)) => _ = event.fixed(field::FLOW, *number),
-                    Some(Flow::Last(number)) => _ = event.fixed(field::LAST_FLOW, *number),
-                    None => {}
-                }
+                self.flow(&mut event, *flow);
                 self.annotate(&mut event, of);
             }
             Draw::Count { gauge, value } => {
@@ -347,21 +432,45 @@ impl<'a, W: Write> Writer<'a, W> {
         self.last.0
     }
 
-    /// Tells of a listener's track before it is first drawn on.
+    /// Tells of a listener's track before it is first drawn on, and of that which has what none of
+    /// many lanes did.
     fn place(&mut self, place: Place) -> io::Result<()> {
-        let Place::Listener(index) = place else { return Ok(()) };
-        if self.told.insert(place_uuid(self.header, place)) {
+        let many = self.header.writers != Writers::One;
+        let (Place::Listener(_) | Place::Loop) = place else { return Ok(()) };
+        if place == Place::Loop && !many || !self.told.insert(place_uuid(self.header, place)) {
+            return Ok(());
+        }
+        if let Place::Listener(index) = place {
             let group = uuid(self.header, Common::Listeners);
             let name = format!("listener {index}");
-            self.track(Common::Listener(index), group, &name, index.into(), "")?;
+            return self.track(Common::Listener(index), group, &name, index.into(), "");
         }
-        Ok(())
+        let group = uuid(self.header, Common::Process);
+        self.track(Common::Loop, group, "the recording", 0, "")
+    }
+
+    fn flow(&self, event: &mut Message, flow: Option<Flow>) {
+        match flow {
+            Some(Flow::On(number)) => _ = event.fixed(field::FLOW, number),
+            Some(Flow::Last(number)) => _ = event.fixed(field::LAST_FLOW, number),
+            None => {}
+        }
+    }
+
+    /// On a lane's track it is to be seen whose connection it is.
+    fn annotate_conn(&mut self, to: &mut Message, place: Place, event: &Event) {
+        if let (Place::Lane(_), Some(conn)) = (place, event.conn) {
+            let mut one = Message::default();
+            one.text(field::TEXT, &format!("c{conn}")).uint(field::KEY_ID, self.key("conn"));
+            to.message(field::ANNOTATION, &one);
+        }
     }
 
     /// What is known of an event, by name.
     fn annotate(&mut self, to: &mut Message, event: &Event) {
         let all = json(self.header, event);
-        for name in ANNOTATED {
+        let alone = self.header.writers == Writers::One;
+        for name in ANNOTATED.into_iter().filter(|&name| !(alone && name == "lane")) {
             let value = &all[name];
             let mut one = Message::default();
             if let Some(number) = value.as_u64().filter(|&number| number > 0 || name == "res") {
@@ -424,4 +533,17 @@ fn intern(known: &mut HashMap<String, u64>, interned: &mut Message, field: u32, 
     entry.uint(field::ID, id).text(field::INTERNED_NAME, name);
     interned.message(field, &entry);
     id
+}
+
+/// What somebody did with its time, in a line.
+fn spent(stint: &Stint) -> String {
+    let span = |nanos| units::span(Duration::from_nanos(nanos));
+    format!(
+        "{} calls; waited {}, copied {}, in other calls {}, between calls {}",
+        units::count(stint.calls),
+        span(stint.waiting_ns),
+        span(stint.copying_ns),
+        span(stint.other_ns),
+        span(stint.between_ns)
+    )
 }

@@ -3,20 +3,25 @@
 //! Whatever the events are, a slice that begins ends, on its own track, and within the one that it
 //! began in: what would break that (records are lost, a file is damaged) becomes an instant.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::threads::Threads;
 use crate::keys::ConnId;
 use crate::report::Errno;
 use crate::ring::{Kind, Token};
 use crate::selector::{Key, Whose};
 use crate::trace::event::{Event, Happened, Op};
 use crate::trace::format::Call;
+use crate::trace::view::Cut;
 
 /// Where something is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Place {
-    /// What the loop does: turns, and in them the enter or wait, and the handling.
+    /// What the loop does: turns, and in them the enter or wait, and the handling. Where there are
+    /// many lanes, what none of them did.
     Loop,
+    /// What a thread or a child does: by its number among the [stints](Lanes::stints).
+    Lane(usize),
     /// What a listener accepts.
     Listener(u32),
     /// What comes in on a connection.
@@ -40,6 +45,12 @@ pub(super) enum Gauge {
     Reports,
     /// Events of connections that are not drawn, by turn.
     Others,
+    /// Threads or children in a call that waits.
+    Asleep,
+    /// The others.
+    Awake,
+    /// Calls that have begun and not ended.
+    Calls,
 }
 
 impl Gauge {
@@ -52,6 +63,9 @@ impl Gauge {
             Gauge::Buffers => "free buffers",
             Gauge::Reports => "batch: reports per wait",
             Gauge::Others => "events of connections without a track",
+            Gauge::Asleep => "asleep: in a call that waits",
+            Gauge::Awake => "awake: between calls, or in one that does not wait",
+            Gauge::Calls => "calls in flight",
         }
     }
 }
@@ -80,7 +94,7 @@ impl<'a> Stroke<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Draw<'a> {
     /// A slice begins. A flow leads to it.
-    Begin { place: Place, name: String, event: &'a Event, flow: Option<u64> },
+    Begin { place: Place, name: String, event: &'a Event, flow: Option<Flow> },
     /// The slice that began last at this place, and has not ended, ends; with what ended it.
     End { place: Place, event: Option<&'a Event> },
     /// A moment; the flow that begins or ends with it.
@@ -89,7 +103,7 @@ pub(super) enum Draw<'a> {
     Count { gauge: Gauge, value: u64 },
 }
 
-/// An arrow from a submission to its completion.
+/// An arrow from a submission to its completion, or from who writes to a connection that is another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flow {
     /// It begins, or goes on.
@@ -108,28 +122,36 @@ enum Block {
     Call(u64, u8),
 }
 
+/// By whom something is made, whose it is, and which operation or call.
+type Made = (Option<u16>, u64, u8);
+
 /// Draws events, to be given in their order.
 #[derive(Debug)]
 pub(super) struct Scene {
+    /// Where many recorded: what each of them does.
+    threads: Option<Threads>,
     /// Connections to draw.
     drawn: HashSet<ConnId>,
     /// Whether it is known how many buffers the kernel has.
     buffers: bool,
     blocks: Vec<Block>,
-    /// By place, whose slice is open there: an id, and an operation or call.
-    open: HashMap<Place, (u64, u8)>,
+    /// By place, whose slice is open there.
+    open: HashMap<Place, Made>,
     /// By token, the number of its flow.
     flows: HashMap<u64, u64>,
     lent: u64,
     filled: u64,
     others: u64,
     last: u64,
+    /// By lane, the call that it was in before what is drawn.
+    before: BTreeMap<u16, Event>,
 }
 
 impl Scene {
-    /// Of these connections, and of the loop.
-    pub(super) fn new(drawn: HashSet<ConnId>, buffers: bool) -> Scene {
+    /// Of these connections, and of the loop or of all who recorded.
+    pub(super) fn new(drawn: HashSet<ConnId>, buffers: bool, threads: Option<Threads>) -> Scene {
         Scene {
+            threads,
             drawn,
             buffers,
             blocks: Vec::new(),
@@ -139,13 +161,34 @@ impl Scene {
             filled: 0,
             others: 0,
             last: 0,
+            before: BTreeMap::new(),
         }
     }
 
-    /// Draws one.
-    pub(super) fn draw(&mut self, event: &Event, mut pen: impl FnMut(Stroke<'_>)) {
+    /// Draws one, if it is within the time that is cut out. Of many lanes, those that are in a call
+    /// when that begins are in it from then on.
+    pub(super) fn draw(&mut self, event: &Event, cut: &Cut, mut pen: impl FnMut(Stroke<'_>)) {
+        if cut.is_in_time(event.at) {
+            let before = std::mem::take(&mut self.before);
+            before.values().for_each(|begun| self.put(begun, &mut pen));
+            return self.put(event, &mut pen);
+        }
+        let Some(lane) = event.lane.filter(|_| self.threads.is_some()) else { return };
+        self.before.remove(&lane);
+        if matches!(event.what, Happened::CallBegin { .. } | Happened::WaitBegin { .. })
+            && let Some(since) = cut.since
+        {
+            let at = event.at.max(since.as_nanos() as u64);
+            self.before.insert(lane, Event { at, ..event.clone() });
+        }
+    }
+
+    fn put(&mut self, event: &Event, pen: &mut impl FnMut(Stroke<'_>)) {
         self.last = event.at;
         let mut put = |what: Draw<'_>| pen(Stroke { at: event.at, what });
+        if self.threads.is_some() {
+            return self.made(event, &mut put);
+        }
         match &event.what {
             Happened::EnterBegin { .. } | Happened::WaitBegin { .. } => self.begin(event, &mut put),
             Happened::EnterEnd { result, completions, lent, in_flight, .. } => {
@@ -184,15 +227,56 @@ impl Scene {
     /// Ends what is open: nothing comes any more.
     pub(super) fn finish(mut self, mut pen: impl FnMut(Stroke<'_>)) {
         let at = self.last;
-        self.close(&mut |what| pen(Stroke { at, what }));
+        let mut put = |what: Draw<'_>| pen(Stroke { at, what });
+        self.close(&mut put);
+        if self.threads.is_some() {
+            self.tell_others(&mut put);
+        }
+    }
+
+    /// Something that one of many made: its part, and the connection's.
+    fn made(&mut self, event: &Event, put: &mut impl FnMut(Draw<'_>)) {
+        match event.what {
+            Happened::Lost(_) => self.close(put),
+            Happened::Lane { .. } => self.leave(event.lane, put),
+            Happened::WaitBegin { .. } => self.tell_others(put),
+            _ => {}
+        }
+        let place = self.place(event);
+        let Some(threads) = &mut self.threads else { return };
+        let flow = threads.draw(event, place, put);
+        match event.what {
+            Happened::Lost(_) | Happened::Frozen(_) | Happened::Unknown => {
+                instant(put, Place::Loop, event, None);
+            }
+            Happened::Ready { .. } | Happened::CallBegin { .. } | Happened::CallEnd { .. } => {
+                let Some(place) = place.filter(|&place| place != Place::Loop) else { return };
+                self.side(place, event, flow, put);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whoever was in this lane is no more: what it was at ends.
+    fn leave(&mut self, lane: Option<u16>, put: &mut impl FnMut(Draw<'_>)) {
+        self.open.retain(|&place, &mut (by, ..)| {
+            if by == lane {
+                put(Draw::End { place, event: None });
+            }
+            by != lane
+        });
+    }
+
+    fn tell_others(&mut self, put: &mut impl FnMut(Draw<'_>)) {
+        if self.others > 0 {
+            count(put, Gauge::Others, std::mem::take(&mut self.others));
+        }
     }
 
     /// A turn ends and the next begins, with an enter or a wait.
     fn begin(&mut self, event: &Event, put: &mut impl FnMut(Draw<'_>)) {
         self.close_loop(put);
-        if self.others > 0 {
-            count(put, Gauge::Others, std::mem::take(&mut self.others));
-        }
+        self.tell_others(put);
         if matches!(event.what, Happened::EnterBegin { .. }) {
             count(put, Gauge::Queue, 0);
         }
@@ -247,11 +331,10 @@ impl Scene {
                     | Kind::PollSend
             ))
         );
-        let is_open = self.open.get(&place).is_some_and(|open| open.0 == id);
+        let is_open = self.open.get(&place) == Some(&(None, id, 0));
         match event.what {
             Happened::Submitted { .. } if is_slice && !self.open.contains_key(&place) => {
-                self.open.insert(place, (id, 0));
-                let flow = flow.map(|(Flow::On(number) | Flow::Last(number))| number);
+                self.open.insert(place, (None, id, 0));
                 put(Draw::Begin { place, name: label(event), event, flow });
             }
             Happened::Completed { more, .. } if is_open && (more || event.is_multishot()) => {
@@ -267,31 +350,43 @@ impl Scene {
         }
     }
 
-    /// A call, or the report that leads to it.
+    /// A call of the loop's, or the report that leads to it: its part, and the connection's.
     fn call(&mut self, event: &Event, put: &mut impl FnMut(Draw<'_>)) {
         let Some(place) = self.place(event) else { return };
         let (id, op) = (event.raw.id, event.raw.op);
         match event.what {
-            Happened::CallBegin { .. } => {
-                if !matches!(self.blocks.last(), Some(Block::Call(..))) {
-                    let name = event.op.map_or("call", Op::name);
-                    self.block(Block::Call(id, op), name, event, put);
-                }
-                if place != Place::Loop && !self.open.contains_key(&place) {
-                    self.open.insert(place, (id, op));
-                    put(Draw::Begin { place, name: label(event), event, flow: None });
-                }
+            Happened::CallBegin { .. } if !matches!(self.blocks.last(), Some(Block::Call(..))) => {
+                self.block(Block::Call(id, op), event.op.map_or("call", Op::name), event, put);
             }
-            Happened::CallEnd { .. } => {
-                if self.blocks.last() == Some(&Block::Call(id, op)) {
-                    self.blocks.pop();
-                    put(Draw::End { place: Place::Loop, event: Some(event) });
-                }
-                if self.open.get(&place) == Some(&(id, op)) {
-                    self.end(place, event, put);
-                } else if place != Place::Loop {
-                    instant(put, place, event, None);
-                }
+            Happened::CallEnd { .. } if self.blocks.last() == Some(&Block::Call(id, op)) => {
+                self.blocks.pop();
+                put(Draw::End { place: Place::Loop, event: Some(event) });
+            }
+            Happened::CallBegin { .. } | Happened::CallEnd { .. } => {}
+            _ => return instant(put, place, event, None),
+        }
+        if place != Place::Loop {
+            self.side(place, event, None, put);
+        }
+    }
+
+    /// A connection's or a listener's part of a call or a report.
+    fn side(
+        &mut self,
+        place: Place,
+        event: &Event,
+        flow: Option<Flow>,
+        put: &mut impl FnMut(Draw<'_>),
+    ) {
+        let made = (event.lane, event.raw.id, event.raw.op);
+        match event.what {
+            Happened::CallBegin { .. } if !self.open.contains_key(&place) => {
+                self.open.insert(place, made);
+                put(Draw::Begin { place, name: label(event), event, flow });
+            }
+            Happened::CallBegin { .. } => {}
+            Happened::CallEnd { .. } if self.open.get(&place) == Some(&made) => {
+                self.end(place, event, put);
             }
             _ => instant(put, place, event, None),
         }
@@ -310,6 +405,9 @@ impl Scene {
 
     fn close(&mut self, put: &mut impl FnMut(Draw<'_>)) {
         self.close_loop(put);
+        if let Some(threads) = &mut self.threads {
+            threads.close(put);
+        }
         self.flows.clear();
         for (place, _) in self.open.drain() {
             put(Draw::End { place, event: None });
@@ -348,13 +446,18 @@ fn elsewhere(event: &Event) -> Place {
     }
 }
 
-fn count(put: &mut impl FnMut(Draw<'_>), gauge: Gauge, value: u64) {
+pub(super) fn count(put: &mut impl FnMut(Draw<'_>), gauge: Gauge, value: u64) {
     put(Draw::Count { gauge, value });
 }
 
-fn instant(put: &mut impl FnMut(Draw<'_>), place: Place, event: &Event, flow: Option<Flow>) {
+pub(super) fn instant(
+    put: &mut impl FnMut(Draw<'_>),
+    place: Place,
+    event: &Event,
+    flow: Option<Flow>,
+) {
     let name = match (place, event.op) {
-        (Place::Loop, Some(op)) => format!("{} {}", event.name(), op.name()),
+        (Place::Loop | Place::Lane(_), Some(op)) => format!("{} {}", event.name(), op.name()),
         _ => label(event),
     };
     put(Draw::Instant { place, name, event, flow });

@@ -9,7 +9,10 @@ use super::chart::ratio;
 use super::digest::Digest;
 use super::ops::OpRow;
 use super::summary::span;
+use super::turns::Turns;
+use crate::report::histogram::Percentiles;
 use crate::report::{Align, NOTHING, Table, units};
+use crate::trace::format::Call;
 
 /// Two traces, side by side.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -78,75 +81,208 @@ impl Diff {
 }
 
 fn lines(a: &Digest, b: &Digest) -> Vec<Line> {
-    let mut lines = Vec::new();
-    let mut add = |name: &str, unit, number: &dyn Fn(&Digest) -> Option<f64>| {
-        let (a, b) = (number(a), number(b));
-        // What neither has, or what never happened in either, says nothing.
+    let mut lines = Lines { a, b, all: Vec::new() };
+    lines.traffic();
+    lines.calls();
+    lines.turns();
+    lines.times();
+    lines.ages();
+    lines.oddities();
+    lines.all
+}
+
+/// Lines that are being gathered.
+struct Lines<'a> {
+    a: &'a Digest,
+    b: &'a Digest,
+    all: Vec<Line>,
+}
+
+impl Lines<'_> {
+    /// A number of both. What neither has, or what never happened in either, says nothing.
+    fn add(&mut self, name: &str, unit: Unit, number: impl Fn(&Digest) -> Option<f64>) {
+        let (a, b) = (number(self.a), number(self.b));
         if a.unwrap_or(0.0) != 0.0 || b.unwrap_or(0.0) != 0.0 {
-            lines.push(Line { name: name.to_owned(), unit, a, b });
+            self.all.push(Line { name: name.to_owned(), unit, a, b });
         }
-    };
-    use Unit::{Bytes, Count, Nanos, Ratio};
-    let some = |n: u64| Some(n as f64);
-    add("messages", Count, &|d| some(d.messages));
-    add("connections", Count, &|d| some(d.connections));
-    add("bytes in / message", Bytes, &|d| d.per_message(d.bytes_in));
-    add("bytes out / message", Bytes, &|d| d.per_message(d.bytes_out));
-    add("system calls / message", Ratio, &|d| d.per_message(d.calls?));
-    add("  enters or waits", Ratio, &|d| d.per_message(d.turns.as_ref()?.count));
-    for op in names(a, b, false) {
-        add(&format!("  {op} calls"), Ratio, &|d| per(d, op, false));
     }
-    add("submissions / message", Ratio, &|d| on_ring(d, |row| row.begun));
-    for op in names(a, b, true) {
-        add(&format!("  {op}"), Ratio, &|d| per(d, op, true));
+
+    fn traffic(&mut self) {
+        self.add("messages", Unit::Count, |d| some(d.messages));
+        self.add("connections", Unit::Count, |d| some(d.connections));
+        if self.a.lanes.is_some() || self.b.lanes.is_some() {
+            let most = |d: &Digest| some(d.lanes.as_ref().map_or(1, |lanes| lanes.most));
+            self.add("threads or processes, max", Unit::Count, most);
+        }
+        self.add("bytes in / message", Unit::Bytes, |d| d.per_message(d.bytes_in));
+        self.add("bytes out / message", Unit::Bytes, |d| d.per_message(d.bytes_out));
     }
-    add("completions / message", Ratio, &|d| on_ring(d, |row| row.ended));
-    add("would block / message", Ratio, &|d| {
-        let calls: Vec<_> = d.ops.iter().filter(|row| !row.on_ring).collect();
-        let all = calls.iter().map(|row| row.would_block).sum();
-        d.per_message(all).filter(|_| !calls.is_empty())
-    });
-    add("messages / turn", Ratio, &|d| {
-        let turns = d.turns.as_ref()?.count;
-        (turns > 0).then(|| d.messages as f64 / turns as f64)
-    });
-    add("brought by a turn, mean", Ratio, &|d| Some(d.turns.as_ref()?.batches.mean));
-    add("brought by a turn, max", Count, &|d| some(d.turns.as_ref()?.batches.max));
-    add("in enters or waits / message", Nanos, &|d| d.per_message(d.turns.as_ref()?.inside_ns));
-    add("outside of them / message", Nanos, &|d| {
-        d.per_message(d.source.span_ns.saturating_sub(d.turns.as_ref()?.inside_ns))
-    });
-    add("  of that in calls", Nanos, &|d| {
-        d.turns.as_ref()?;
-        let calls = d.ops.iter().filter(|row| !row.on_ring && row.ages.is_some());
-        let together: u64 = calls.filter_map(|row| row.together_ns).sum();
-        d.per_message(together).filter(|_| together > 0)
-    });
-    add("turn inside, p50", Nanos, &|d| d.turns.as_ref()?.inside.p50_ns.map(|n| n as f64));
-    add("turn inside, p99", Nanos, &|d| d.turns.as_ref()?.inside.p99_ns.map(|n| n as f64));
-    add("turn outside, p50", Nanos, &|d| d.turns.as_ref()?.outside.p50_ns.map(|n| n as f64));
-    add("turn outside, p99", Nanos, &|d| d.turns.as_ref()?.outside.p99_ns.map(|n| n as f64));
-    for (name, on_ring, op) in
-        [("send age", true, "send"), ("recv took", false, "recv"), ("send took", false, "send")]
-    {
-        let ages = |d: &Digest| {
-            let mut rows = d.ops.iter().filter(|row| !row.waits_for_others());
-            rows.find(|row| row.op == op && row.on_ring == on_ring)?.ages
+
+    fn calls(&mut self) {
+        use Unit::{Bytes, Ratio};
+        self.add("system calls / message", Ratio, |d| d.per_message(d.calls?));
+        self.add("  enters or waits", Ratio, |d| {
+            let turns = d.turns.as_ref().map(|turns| turns.count);
+            d.per_message(turns.or_else(|| Some(d.op("wait")?.begun))?)
+        });
+        for op in names(self.a, self.b, false).into_iter().filter(|&op| op != "wait") {
+            self.add(&format!("  {op} calls"), Ratio, |d| per(d, op, false));
+        }
+        self.add("bytes / system call", Bytes, |d| {
+            let bytes = d.bytes_in.saturating_add(d.bytes_out);
+            d.calls.filter(|&calls| calls > 0).map(|calls| bytes as f64 / calls as f64)
+        });
+        self.add("submissions / message", Ratio, |d| on_ring(d, |row| row.begun));
+        for op in names(self.a, self.b, true) {
+            self.add(&format!("  {op}"), Ratio, |d| per(d, op, true));
+        }
+        self.add("completions / message", Ratio, |d| on_ring(d, |row| row.ended));
+        self.add("would block / message", Ratio, |d| {
+            let calls: Vec<_> = d.ops.iter().filter(|row| !row.on_ring).collect();
+            let all = calls.iter().map(|row| row.would_block).sum();
+            d.per_message(all).filter(|_| !calls.is_empty())
+        });
+    }
+
+    fn turns(&mut self) {
+        self.add("messages / turn", Unit::Ratio, |d| {
+            let turns = d.turns.as_ref()?.count;
+            (turns > 0).then(|| d.messages as f64 / turns as f64)
+        });
+        self.add("brought by a turn, mean", Unit::Ratio, |d| Some(d.turns.as_ref()?.batches.mean));
+        self.add("brought by a turn, max", Unit::Count, |d| some(d.turns.as_ref()?.batches.max));
+    }
+
+    fn times(&mut self) {
+        use Unit::Nanos;
+        let add = |lines: &mut Self, name, of: fn(&Spent) -> Option<u64>| {
+            lines.add(name, Nanos, |d| d.per_message(of(&Spent::of(d)?)?));
         };
-        add(&format!("{name}, p50"), Nanos, &|d| ages(d)?.p50_ns.map(|n| n as f64));
-        add(&format!("{name}, p99"), Nanos, &|d| ages(d)?.p99_ns.map(|n| n as f64));
+        add(self, "in calls that wait / message", |spent| Some(spent.waiting));
+        add(self, "outside of them / message", |spent| Some(spent.awake));
+        add(self, "  copying", |spent| spent.copying);
+        add(self, "  in other calls", |spent| spent.other);
+        add(self, "  between calls", |spent| spent.between);
+        let of = |d: &Digest, of: fn(&Turns) -> Option<u64>| Some(of(d.turns.as_ref()?)? as f64);
+        self.add("turn inside, p50", Nanos, |d| of(d, |turns| turns.inside.p50_ns));
+        self.add("turn inside, p99", Nanos, |d| of(d, |turns| turns.inside.p99_ns));
+        self.add("turn outside, p50", Nanos, |d| of(d, |turns| turns.outside.p50_ns));
+        self.add("turn outside, p99", Nanos, |d| of(d, |turns| turns.outside.p99_ns));
     }
-    if a.measure == b.measure {
-        add("answered, p50", Nanos, &|d| d.answered.p50_ns.map(|n| n as f64));
-        add("answered, p99", Nanos, &|d| d.answered.p99_ns.map(|n| n as f64));
+
+    fn ages(&mut self) {
+        let timed = [
+            ("send age", true, "send"),
+            ("recv took", false, "recv"),
+            ("send took", false, "send"),
+        ];
+        for (name, on_ring, op) in timed {
+            let ages = |d: &Digest| {
+                let mut rows = d.ops.iter().filter(|row| !row.waits_for_others());
+                rows.find(|row| row.op == op && row.on_ring == on_ring)?.ages
+            };
+            self.percentiles(name, ages);
+        }
+        if self.a.measure == self.b.measure {
+            self.percentiles("answered", |d| Some(d.answered));
+        }
     }
-    add("no buffer (ENOBUFS)", Count, &|d| some(d.odd.starved.count));
-    add("short sends", Count, &|d| some(d.odd.short.count));
-    add("turns with an overflow", Count, &|d| some(d.turns.as_ref()?.overflows.count));
-    add("stalls", Count, &|d| some(d.turns.as_ref()?.stalls.count));
-    add("records lost", Count, &|d| some(d.source.lost));
-    lines
+
+    /// The middle, the slow and the slowest.
+    fn percentiles(&mut self, name: &str, of: impl Fn(&Digest) -> Option<Percentiles>) {
+        let nanos = |n: Option<u64>| n.map(|n| n as f64);
+        self.add(&format!("{name}, p50"), Unit::Nanos, |d| nanos(of(d)?.p50_ns));
+        self.add(&format!("{name}, p99"), Unit::Nanos, |d| nanos(of(d)?.p99_ns));
+        self.add(&format!("{name}, max"), Unit::Nanos, |d| nanos(of(d)?.max_ns));
+    }
+
+    fn oddities(&mut self) {
+        use Unit::Count;
+        self.add("no buffer (ENOBUFS)", Count, |d| some(d.odd.starved.count));
+        self.add("short sends", Count, |d| some(d.odd.short.count));
+        self.add("turns with an overflow", Count, |d| some(d.turns.as_ref()?.overflows.count));
+        self.add("stalls", Count, |d| some(d.turns.as_ref()?.stalls.count));
+        self.add("records lost", Count, |d| some(d.source.lost));
+    }
+}
+
+fn some(n: u64) -> Option<f64> {
+    Some(n as f64)
+}
+
+/// What the time of a loop, or of all threads together, went to, in nanoseconds.
+struct Spent {
+    /// Enters, waits, and receives that may sleep.
+    waiting: u64,
+    /// All the rest.
+    awake: u64,
+    /// Of the rest what was spent in calls that copy, in others, and in none; `None` if calls have no
+    /// times, or on a ring, which copies in its enters.
+    copying: Option<u64>,
+    other: Option<u64>,
+    between: Option<u64>,
+}
+
+impl Spent {
+    /// `None` if neither turns nor threads are here.
+    fn of(digest: &Digest) -> Option<Spent> {
+        if let Some(lanes) = &digest.lanes {
+            let (copying, other, between) = (lanes.copying_ns, lanes.other_ns, lanes.between_ns);
+            return Some(Spent {
+                waiting: lanes.waiting_ns,
+                awake: copying.saturating_add(other).saturating_add(between),
+                copying: Some(copying),
+                other: Some(other),
+                between: Some(between),
+            });
+        }
+        let waiting = digest.turns.as_ref()?.inside_ns;
+        let awake = digest.source.span_ns.saturating_sub(waiting);
+        if digest.is_ring() {
+            let between = Some(awake);
+            return Some(Spent { waiting, awake, copying: None, other: None, between });
+        }
+        let together = |copies: bool| {
+            let rows = digest.ops.iter().filter(|row| !row.on_ring && copies == is_copy(row));
+            rows.filter_map(|row| row.together_ns).fold(0, u64::saturating_add)
+        };
+        let (copying, other) = (together(true), together(false));
+        let told = has_times(digest);
+        Some(Spent {
+            waiting,
+            awake,
+            copying: told.then_some(copying),
+            other: told.then_some(other),
+            between: told.then(|| awake.saturating_sub(copying.saturating_add(other))),
+        })
+    }
+}
+
+/// Whether its calls have a length.
+fn has_times(digest: &Digest) -> bool {
+    digest.ops.iter().any(|row| !row.on_ring && row.together_ns.is_some_and(|nanos| nanos > 0))
+}
+
+fn is_copy(row: &OpRow) -> bool {
+    [Call::Recv, Call::Send, Call::SendVectored].iter().any(|call| call.name() == row.op)
+}
+
+/// What the times of one of them do not tell by themselves.
+fn note(digest: &Digest) -> Option<String> {
+    if let Some(lanes) = &digest.lanes {
+        return Some(format!(
+            "times are those of all {} added up; a receive that may sleep counts as waiting to its \
+             end, though it copies there",
+            lanes.kind
+        ));
+    }
+    if digest.is_ring() {
+        return Some(
+            "the kernel copies in the enters, asleep or at work: that is not told apart".to_owned(),
+        );
+    }
+    (digest.turns.is_some() && !has_times(digest))
+        .then(|| "its calls have no times (serve --trace-clock=record has them timed)".to_owned())
 }
 
 /// The names of the operations, or of the calls, of both: each once, in their order.
@@ -191,6 +327,11 @@ impl fmt::Display for Diff {
             table.row([line.name.clone(), show(line.a), show(line.b), both]);
         }
         writeln!(f, "{table}\n")?;
+        for (name, digest) in [("A", &self.a), ("B", &self.b)] {
+            if let Some(note) = note(digest) {
+                writeln!(f, "{name}: {note}")?;
+            }
+        }
         if self.a.measure != self.b.measure {
             writeln!(
                 f,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use super::lanes::{self, Lanes};
 use super::life::{Life, Lives, Measure};
 use super::ops::{OpRow, Ops, is_recv, is_send};
 use super::source::{Cut, Source};
@@ -33,6 +34,8 @@ pub struct Digest {
     pub ops: Vec<OpRow>,
     /// The enters, or the waits; of one connection alone there are none, nor where each has a thread.
     pub turns: Option<Turns>,
+    /// The threads, or the children, where many recorded; of one connection alone there are none.
+    pub lanes: Option<Lanes>,
     /// System calls, counted where they are made; `None` if some may not be here.
     pub calls: Option<u64>,
     /// How many completions the queue holds, if it is a ring.
@@ -87,8 +90,11 @@ pub struct Odd {
 impl Digest {
     /// Of this part of a trace.
     pub fn of(trace: &Trace, cut: &Cut) -> Digest {
-        let mut pass = Pass::new(trace);
+        let mut pass = Pass::new(trace, cut);
         for event in trace.events() {
+            if let Some(lanes) = &mut pass.lanes {
+                lanes.see(&trace.header, &event, cut);
+            }
             pass.see(&event, cut);
         }
         pass.finish(trace, cut)
@@ -123,6 +129,7 @@ struct Pass {
     /// Many recorded, most of whom sleep in calls of their own.
     no_loop: bool,
     turns: Counter,
+    lanes: Option<lanes::Counter>,
     lives: Lives,
     answered: Latencies,
     lent: Lent,
@@ -147,7 +154,7 @@ struct Lent {
 }
 
 impl Pass {
-    fn new(trace: &Trace) -> Pass {
+    fn new(trace: &Trace, cut: &Cut) -> Pass {
         let waits = trace.records.iter().any(|one| one.what == What::WaitBegin as u8);
         let timed = trace.header.level == Some(Level::Record) || !waits;
         let mut ops = Ops::new(timed);
@@ -159,6 +166,7 @@ impl Pass {
             ops,
             no_loop,
             turns: Counter::default(),
+            lanes: lanes::Counter::new(&trace.header, cut).filter(|_| cut.conn.is_none()),
             lives: Lives::new(trace),
             answered: Latencies::new(),
             lent: Lent::default(),
@@ -285,6 +293,7 @@ impl Pass {
             calls: told.then(|| calls(trace.header.model(), &ops, turns.as_ref())),
             ops,
             turns,
+            lanes: self.lanes.map(|lanes| lanes.finish(to)),
             queue: trace.header.get("completions").and_then(|size| size.parse().ok()),
             buffers: self.lent.finish(whole),
             answered: self.answered.percentiles(),

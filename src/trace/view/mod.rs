@@ -14,6 +14,9 @@
 //!          ─► Story     one connection, turn by turn
 //! ```
 //!
+//! Where threads or children recorded, the digest has [`Lanes`]: what each did with its time. The
+//! difference and the exports are made of it.
+//!
 //! **Honesty.** A view says of what it is made: records that are missing, a sample, a cut. A number
 //! that they make untrue is left out. An *age* is no latency: it ends when a completion was reaped,
 //! and when the kernel posted it nobody here can know.
@@ -24,6 +27,7 @@ mod diff;
 mod digest;
 mod doctor;
 mod health;
+mod lanes;
 mod life;
 mod ops;
 mod roster;
@@ -36,6 +40,7 @@ pub use diff::Diff;
 pub use digest::Digest;
 pub use doctor::{Doctor, Finding, Severity};
 pub use health::Health;
+pub use lanes::{Lanes, Phase, Stint};
 pub use life::{Ending, Life, Measure};
 pub use ops::{Errors, Octave, OpRow};
 pub use roster::Roster;

@@ -41,6 +41,9 @@ const lanes = drawing.lanes.map((lane, index) => ({
 // The longest mark of a lane: what begins earlier than that before the view cannot reach into it.
 for (const lane of lanes) lane.longest = lane.lasted.reduce((a, b) => Math.max(a, b), 0);
 const ABNORMAL = 1, SPAN = 2, OUT = 4, UNENDED = 8, RESULT = 16, MANY = 32, QUIET = 64;
+const threads = swimmers(drawing.threads);
+// Many recorded: there is no one loop whose turns could be drawn.
+const loop = drawing.threads ? null : health.turns;
 const ring = health.turns ? health.turns.name === 'enter' : drawing.names.some(name => name.endsWith('submitted'));
 const turnName = health.turns ? health.turns.name : 'turn';
 
@@ -111,7 +114,7 @@ function words() {
 }
 
 function tiles() {
-  const { turns: all, messages } = health;
+  const { messages } = health, all = loop;
   const abnormal = parts.abnormal.reduce((a, b) => a + b, 0);
   const share = all && health.source.span_ns ? all.inside_ns / health.source.span_ns : null;
   const list = [
@@ -120,6 +123,7 @@ function tiles() {
     health.calls != null && messages && ['System calls per message', digits(health.calls / messages), `${count(health.calls)} in all`],
     all && [ring ? 'Completions per enter' : 'Reports per wait', digits(all.batches.mean), `at most ${count(all.batches.max)}, of ${count(all.count)} ${turnName}s`],
     share != null && ['Time in the kernel', `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`, 'asleep and awake'],
+    ...(drawing.threads ? threadTiles() : []),
     ['Answered, p50', span(health.answered.p50_ns), `p99 ${span(health.answered.p99_ns)}`],
     all && ring && ['In flight', count(all.in_flight_max), 'at most'],
     health.buffers && health.buffers.fewest != null && ['Free buffers', count(health.buffers.fewest), `at least, of ${count(health.buffers.most)}`],
@@ -134,9 +138,10 @@ function tiles() {
 }
 
 function legend() {
-  const all = [['kernel', `in the kernel (${turnName}): asleep or at work`, ''], ['handle', 'handling', ''],
-    ['batch', ring ? 'completions of each enter' : 'reports of each wait', ''], ring && ['flight', 'operations in flight', ''],
-    ['armed', ring ? 'receive armed' : 'receive called', ''], ['in', 'bytes came', 'tick'],
+  const lane = drawing.threads ? [...PHASES.map(([color, , text]) => [color, text, '']), [BETWEEN[0], BETWEEN[2], '']]
+    : [['kernel', `in the kernel (${turnName}): asleep or at work`, ''], ['handle', 'handling', ''],
+      ['batch', ring ? 'completions of each enter' : 'reports of each wait', ''], ring && ['flight', 'operations in flight', '']];
+  const all = [...lane, ['armed', ring ? 'receive armed' : 'receive called', ''], ['in', 'bytes came', 'tick'],
     ['out', ring ? 'send: submitted to reaped' : 'send', ''],
     health.ops.some(op => op.silent) && ['quiet', 'quiet send: it ended somewhere within', ''], ['bad', 'abnormal', 'tick']];
   for (const [color, text, shape] of all.filter(Boolean)) {
@@ -166,8 +171,8 @@ function charts() {
   };
   const binName = bin => bin < 2 ? `${bin}` : `${2 ** (bin - 1)}–${2 ** bin - 1}`;
   const bins = list => list.map((n, bin) => [binName(bin), n]);
-  if (health.turns) {
-    const { batches, submitted } = health.turns;
+  if (loop) {
+    const { batches, submitted } = loop;
     chart(ring ? 'Completions per enter' : 'Reports per wait', `mean ${digits(batches.mean)}, at most ${count(batches.max)}`, 'batch', bins(batches.bins));
     if (ring) chart('Submissions per enter', `mean ${digits(submitted.mean)}, at most ${count(submitted.max)}`, 'flight', bins(submitted.bins));
   }
@@ -178,7 +183,7 @@ function charts() {
     const last = op.octaves.at(-1).from_ns;
     for (let from = op.octaves[0].from_ns; from <= last; from = from ? from * 2 : 1000) rows.push([from ? span(from) : '< 1 µs', by.get(from) ?? 0]);
     const { p50_ns, p99_ns, max_ns } = op.ages ?? {};
-    const note = `p50 ${span(p50_ns)}, p99 ${span(p99_ns)}, max ${span(max_ns)}. ` + (op.on_ring ? 'An age ends when the completion was reaped: an upper bound, no latency.' : 'From the begin of the call to its end.');
+    const note = `p50 ${span(p50_ns)}, p99 ${span(p99_ns)}, max ${span(max_ns)}. ` + (op.on_ring ? 'An age ends when the completion was reaped: an upper bound, no latency.' : op.may_sleep ? 'From the begin of the call to its end, asleep and awake.' : 'From the begin of the call to its end.');
     chart(`${op.op}: ${op.on_ring ? 'age' : 'time'}`, note, op.op.startsWith('send') ? 'out' : 'in', rows);
   }
   if (!$('charts').children.length) $('charts').append(element('p', 'Nothing here was timed.'));
@@ -208,14 +213,15 @@ function tables() {
 // ---- The timeline --------------------------------------------------------------------------------
 
 const overview = $('overview'), canvas = $('lanes'), tip = $('tip');
-const AXIS = 24, LOOP = 30, BATCH = 40, FLIGHT = 30, GAP = 8, ROW = 22, BAND = 8;
+const AXIS = 24, LOOP = 30, BATCH = 40, FLIGHT = 30, GAP = 8, ROW = 22, BAND = 8, SWIM = 16;
 let view = busy.slice(), chosen = null, colors = {}, pointer = null, queued = false, selection = null;
 
 const gutter = () => canvas.clientWidth < 560 ? 62 : 96;
 const rows = (() => {
   let top = AXIS;
   const place = height => { const at = top; top += height + GAP; return at; };
-  const all = { loop: health.turns ? place(LOOP) : null, batch: health.turns ? place(BATCH) : null, flight: health.turns && ring ? place(FLIGHT) : null };
+  const all = { loop: loop ? place(LOOP) : null, batch: loop ? place(BATCH) : null, flight: loop && ring ? place(FLIGHT) : null };
+  all.threads = threads.length ? place(threads.length * (SWIM + 2)) : null;
   all.conns = top + 2;
   all.end = all.conns + lanes.length * ROW + 6;
   return all;
@@ -262,7 +268,7 @@ function sized(node, height) {
 
 function readColors() {
   const style = getComputedStyle(root);
-  for (const name of ['bg', 'panel', 'ink', 'muted', 'line', 'kernel', 'handle', 'in', 'armed', 'out', 'quiet', 'bad', 'batch', 'flight']) colors[name] = style.getPropertyValue(`--${name}`).trim();
+  for (const name of ['bg', 'panel', 'ink', 'muted', 'line', 'kernel', 'handle', 'in', 'armed', 'out', 'quiet', 'bad', 'batch', 'flight', 'wait', 'copy', 'other']) colors[name] = style.getPropertyValue(`--${name}`).trim();
   colors.sans = style.getPropertyValue('--sans').trim();
   colors.mono = style.getPropertyValue('--mono').trim();
 }
@@ -279,7 +285,12 @@ function draw() {
   pen.beginPath();
   pen.rect(left, AXIS, width - left, rows.end);
   pen.clip();
-  const drawn = { turns: health.turns ? drawLoop(pen, left, width) : 0, marks: 0, lanes: 0 };
+  const drawn = { turns: loop ? drawLoop(pen, left, width) : 0, threads: 0, calls: 0, marks: 0, lanes: 0 };
+  threads.forEach((lane, index) => {
+    const calls = drawThread(pen, lane, rows.threads + index * (SWIM + 2), left, width);
+    drawn.calls += calls;
+    drawn.threads += calls > 0;
+  });
   lanes.forEach((lane, index) => {
     const marks = drawLane(pen, lane, rows.conns + index * ROW, left, width);
     drawn.marks += marks;
@@ -292,7 +303,8 @@ function draw() {
   // For who cannot see it: what is drawn, in numbers.
   Object.assign(canvas.dataset, drawn);
   $('range').textContent = `${span(view[1] - view[0])} from ${moment(view[0])}`;
-  canvas.setAttribute('aria-label', `Timeline: ${drawn.turns} turns and ${drawn.marks} marks on ${drawn.lanes} connections, ${$('range').textContent}`);
+  const first = drawing.threads ? `${drawn.calls} calls of ${drawn.threads} ${drawing.threads.all.kind}` : `${drawn.turns} turns`;
+  canvas.setAttribute('aria-label', `Timeline: ${first} and ${drawn.marks} marks on ${drawn.lanes} connections, ${$('range').textContent}`);
   if ($('turns-details').open) turnsTable();
   remember();
 }
@@ -322,11 +334,21 @@ function names(pen, left) {
     pen.fillStyle = color;
     pen.fillText(text, 0, top + height / 2, left - 6);
   };
-  if (health.turns) {
+  if (loop) {
     name(`loop r${health.source.lane}`, rows.loop, LOOP);
     name(ring ? 'completions' : 'reports', rows.batch + 8, BATCH);
     if (ring) name('in flight', rows.flight + 8, FLIGHT);
   }
+  threads.forEach(({ stint }, index) => {
+    const top = rows.threads + index * (SWIM + 2);
+    name(stint.lane, top, SWIM, colors.mono);
+    if (left < 80 || stint.thread == null) return;
+    pen.font = `10px ${colors.mono}`;
+    pen.fillStyle = colors.muted;
+    pen.textAlign = 'right';
+    pen.fillText(stint.thread, left - 6, top + SWIM / 2, left - 42);
+    pen.textAlign = 'left';
+  });
   lanes.forEach((lane, index) => name(lane.conn, rows.conns + index * ROW, ROW, colors.mono, chosen == null || chosen === index ? colors.ink : colors.muted));
 }
 
@@ -499,7 +521,9 @@ function under(x, y) {
   const t = tOf(x), near = tOf(x + 5) - t;
   const line = Math.floor((y - rows.conns) / ROW);
   if (y >= rows.conns && line >= 0 && line < lanes.length) return underLane(lanes[line], t, near, y - rows.conns - line * ROW >= ROW / 2);
-  if (!health.turns || y < AXIS) return null;
+  const swimmer = Math.floor((y - rows.threads) / (SWIM + 2));
+  if (threads.length && y >= rows.threads && swimmer < threads.length) return underThread(threads[swimmer], t, near);
+  if (!loop || y < AXIS) return null;
   const at = lower(turns.at, t + 1) - 1;
   if (at < 0 || t > turns.at[at] + turns.inside[at] + turns.outside[at]) return null;
   const lines = [`<b>turn ${count(turns.number[at])}</b> <span>at ${moment(turns.at[at])}</span>`, `${turnName} ${span(turns.inside[at])}, handling ${span(turns.outside[at])}`];
@@ -663,6 +687,8 @@ tiles();
 legend();
 charts();
 tables();
+if (threads.length) threadsTable();
+$('turns-details').hidden = !loop;
 recall();
 draw();
 root.dataset.ready = 'yes';
