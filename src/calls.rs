@@ -92,7 +92,7 @@ pub trait Calls: Clone + Send + 'static {
     /// Sends from several places what there is room for, and does not sleep: [`os::send_now`].
     ///
     /// # Errors
-    /// sendmsg(2).
+    /// send(2), of several places sendmsg(2).
     #[inline]
     fn send_now(
         &self,

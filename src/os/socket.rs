@@ -59,10 +59,7 @@ fn recv_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> i
 /// # Errors
 /// `WouldBlock` if there is no room; else send(2).
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    let flags = libc::MSG_NOSIGNAL;
-    // `bytes` is readable for its length.
-    let n = syscall!(send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags))?;
-    Ok(n as usize)
+    send_bytes(socket, bytes, 0)
 }
 
 /// Sends `parts` one after the other, or the first part of all that; one alone by [`send`], which has
@@ -71,10 +68,35 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 /// # Errors
 /// `WouldBlock` if there is no room; else send(2), sendmsg(2).
 pub fn send_vectored(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    send_parts(socket, parts, 0)
+}
+
+/// Sends `parts` as [`send_vectored`] does, but never waits, whether the socket blocks or not.
+///
+/// # Errors
+/// `WouldBlock` if there is no room; else send(2), sendmsg(2).
+pub fn send_now(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    send_parts(socket, parts, libc::MSG_DONTWAIT)
+}
+
+#[inline]
+fn send_parts(
+    socket: BorrowedFd<'_>,
+    parts: &[io::IoSlice<'_>],
+    flags: libc::c_int,
+) -> io::Result<usize> {
     match parts {
-        [part] => send(socket, part),
-        parts => send_message(socket, parts, libc::MSG_NOSIGNAL),
+        [part] => send_bytes(socket, part, flags),
+        parts => send_message(socket, parts, flags),
     }
+}
+
+#[inline]
+fn send_bytes(socket: BorrowedFd<'_>, bytes: &[u8], flags: libc::c_int) -> io::Result<usize> {
+    let flags = libc::MSG_NOSIGNAL | flags;
+    // `bytes` is readable for its length.
+    let n = syscall!(send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags))?;
+    Ok(n as usize)
 }
 
 fn send_message(
@@ -87,7 +109,7 @@ fn send_message(
     header.msg_iov = parts.as_ptr().cast_mut().cast(); // IoSlice is laid out as iovec: std's promise
     header.msg_iovlen = parts.len();
     // `header` and all it points to are readable during the call.
-    let n = syscall!(sendmsg(socket.as_raw_fd(), &header, flags))?;
+    let n = syscall!(sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL | flags))?;
     Ok(n as usize)
 }
 
@@ -99,14 +121,6 @@ pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     // `buffer` is writable for its length.
     let n = syscall!(read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()))?;
     Ok(n as usize)
-}
-
-/// Sends `parts` as [`send_vectored`] does, but never waits, whether the socket blocks or not.
-///
-/// # Errors
-/// `WouldBlock` if there is no room; else sendmsg(2).
-pub fn send_now(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
-    send_message(socket, parts, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
 }
 
 /// Shuts the sending direction down.

@@ -154,9 +154,9 @@ impl Calls for TracedCalls {
         socket: BorrowedFd<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> io::Result<usize> {
-        let len = parts.iter().map(|part| part.len()).sum();
+        let (call, len) = Call::send_of(parts);
         let make = || Plain.send_now(key, socket, parts);
-        self.made((Call::SendVectored, AT_ONCE), (key, socket.as_raw_fd()), len, make, count)
+        self.made((call, AT_ONCE), (key, socket.as_raw_fd()), len, make, count)
     }
 
     fn shutdown_write(&self, key: Key, socket: BorrowedFd<'_>) -> io::Result<()> {
