@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use proactor::trace::export::{jsonl, page, perfetto};
 use proactor::trace::format::{BYTE_ORDER, HEADER, MAGIC, MAJOR, RECORD};
 use proactor::trace::view::Cut;
-use proactor::trace::{Filter, Follow, Header, Trace, json, json_header, line, title};
+use proactor::trace::{Filter, Follow, Header, Trace, Writers, json, json_header, line, title};
 use serde_json::Value;
 
 use super::perfetto::decode;
@@ -71,6 +71,8 @@ pub(crate) fn admitted(bytes: &[u8]) -> Option<Vec<u8>> {
     bytes[16..20].copy_from_slice(&(RECORD as u32).to_ne_bytes());
     bytes[20..24].copy_from_slice(&(HEADER as u32).to_ne_bytes());
     bytes[24..32].copy_from_slice(&capacity.to_ne_bytes());
+    let writers = u32::from(bytes[108] % Writers::ALL.len() as u8);
+    bytes[108..112].copy_from_slice(&writers.to_ne_bytes());
     assert!(Header::parse(&bytes).is_ok(), "so it is let in");
     Some(bytes)
 }
