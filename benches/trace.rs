@@ -4,23 +4,36 @@
 //! `Proactor<Uring, P>` is another type than a `Proactor<Traced<Uring>, P>`, and no function of
 //! `proactor::trace` is called from it. The bench `turn` is of the first. To see it: in
 //! `objdump -dC target/release/proactor`, the loops whose type has no `Traced` in it call no
-//! `Recorder` and read no counter (`rdtsc`); those that have it do both a dozen times.
+//! `Recorder` and read no counter (`rdtsc`); those that have it do both a dozen times. The same holds
+//! of what is made `Plain`, beside `TracedCalls`.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use proactor::keys::ConnId;
 use proactor::ring::{Kind, Token};
-use proactor::trace::{About, Level, Record, Recorder, Settings, What};
+use proactor::trace::{About, Level, Log, Record, Recorder, Settings, What, Writer, Writers};
 
 /// Records between two looks at the clock.
 const TURN: u32 = 64;
 
+fn settings(level: Level, sample: u32) -> Settings {
+    Settings { bytes: 4 << 20, level, sample, ..Settings::default() }
+}
+
+// Both of a file, as a server's are: pages of its own, mapped and present.
+
 fn recorder(level: Level, sample: u32) -> Recorder {
-    // Of a file, as a server's is: pages of its own, mapped and present.
     let file = tempfile::tempfile().expect("a file");
-    let settings = Settings { bytes: 4 << 20, level, sample, ..Settings::default() };
-    Recorder::create(&file, &settings, &About::default()).expect("room for it")
+    Recorder::create(&file, &settings(level, sample), &About::default()).expect("room for it")
+}
+
+fn writer() -> Writer {
+    let file = tempfile::tempfile().expect("a file");
+    let (settings, about) = (settings(Level::Record, 1), About::default());
+    Writer::create(&file, &settings, &about, Writers::Threads).expect("room for it")
 }
 
 fn monotonic() -> u64 {
@@ -28,7 +41,7 @@ fn monotonic() -> u64 {
 }
 
 /// One turn: into the kernel and back, and what is reaped and submitted after it.
-fn turn(log: &mut Recorder) {
+fn turn(log: &mut impl Log) {
     let begin = Record { what: What::EnterBegin as u8, ..Record::default() };
     log.begin_turn(monotonic, begin);
     log.end_turn(monotonic, Record { what: What::EnterEnd as u8, ..begin });
@@ -51,6 +64,22 @@ fn records(c: &mut Criterion) {
         let mut log = recorder(level, sample);
         group.bench_function(name, |b| b.iter(|| turn(&mut log)));
     }
+    let mut log = writer();
+    group.bench_function("many writers, of which one writes", |b| b.iter(|| turn(&mut log)));
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut other = log.lane(1);
+            while !over.load(Ordering::Relaxed) {
+                turn(&mut other);
+            }
+        });
+        let mut log = log.clone();
+        group.bench_function("many writers, of which two write all the time", |b| {
+            b.iter(|| turn(&mut log));
+        });
+        over.store(true, Ordering::Relaxed);
+    });
     group.finish();
 }
 
