@@ -195,7 +195,10 @@ impl Follow {
     fn lose(&mut self, number: u64, many: u64) {
         self.lost += many;
         match self.held.last_mut() {
-            Some(last) if last.what == What::Lost as u8 && last.aux == ABSENT => last.id += many,
+            Some(last) if last.what == What::Lost as u8 && last.aux == ABSENT => {
+                // It may be the file's own, which says what it likes.
+                last.id = last.id.saturating_add(many);
+            }
             _ => self.held.extend(absence(&mut { many }, number + many, self.time)),
         }
     }

@@ -261,8 +261,10 @@ impl Drop for Shared {
 }
 
 fn compare(map: &Common) {
-    map.long(at::LAST_TICK).store(os::cycles(), Ordering::Relaxed);
-    map.long(at::LAST_NANOS).store(os::now().0, Ordering::Relaxed);
+    // Side by side: who reads one of a pair and the other of the next has all times wrong.
+    let (ticks, nanos) = (os::cycles(), os::now().0);
+    map.long(at::LAST_TICK).store(ticks, Ordering::Relaxed);
+    map.long(at::LAST_NANOS).store(nanos, Ordering::Relaxed);
 }
 
 fn now() -> u64 {

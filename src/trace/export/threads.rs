@@ -16,6 +16,8 @@ pub(super) struct Threads {
     drawn: HashSet<usize>,
     /// By lane, the call that it is in.
     busy: HashMap<u16, Busy>,
+    /// How many of those wait.
+    asleep: usize,
     /// Lanes that somebody is in.
     manned: HashSet<u16>,
     /// What was counted last.
@@ -37,6 +39,7 @@ impl Threads {
             lanes,
             drawn: drawn.iter().copied().collect(),
             busy: HashMap::new(),
+            asleep: 0,
             manned: HashSet::new(),
             counted: [None; 3],
         }
@@ -61,6 +64,7 @@ impl Threads {
                 self.leave(lane, put);
                 let phase = Phase::of(event).unwrap_or(Phase::Other);
                 self.busy.insert(lane, Busy { stint, phase, made });
+                self.asleep += usize::from(phase == Phase::Waiting);
                 if let Some(stint) = drawn {
                     arrow = arrow_to(place, lane, event);
                     let flow = arrow.map(Flow::On);
@@ -72,7 +76,7 @@ impl Threads {
                 let is_its = |busy: &Busy| (busy.stint, busy.made) == (stint, made);
                 let ended = self.busy.get(&lane).copied().filter(is_its).is_some();
                 if ended {
-                    self.busy.remove(&lane);
+                    self.end(lane);
                 }
                 match drawn.map(Place::Lane) {
                     Some(place) if ended => put(Draw::End { place, event: Some(event) }),
@@ -102,17 +106,23 @@ impl Threads {
 
     /// What a lane was at ends, and is not known to have.
     fn leave(&mut self, lane: u16, put: &mut impl FnMut(Draw<'_>)) {
-        let stint = self.busy.remove(&lane).and_then(|busy| busy.stint);
+        let stint = self.end(lane).and_then(|busy| busy.stint);
         if let Some(stint) = stint.filter(|stint| self.drawn.contains(stint)) {
             put(Draw::End { place: Place::Lane(stint), event: None });
         }
     }
 
+    /// Takes out what a lane is at, if it is at anything.
+    fn end(&mut self, lane: u16) -> Option<Busy> {
+        let busy = self.busy.remove(&lane)?;
+        self.asleep -= usize::from(busy.phase == Phase::Waiting);
+        Some(busy)
+    }
+
     fn count(&mut self, put: &mut impl FnMut(Draw<'_>)) {
-        let asleep = self.busy.values().filter(|busy| busy.phase == Phase::Waiting).count();
-        let awake = self.manned.len().saturating_sub(asleep);
+        let awake = self.manned.len().saturating_sub(self.asleep);
         let now = [
-            (Gauge::Asleep, asleep as u64),
+            (Gauge::Asleep, self.asleep as u64),
             (Gauge::Awake, awake as u64),
             (Gauge::Calls, self.busy.len() as u64),
         ];

@@ -208,7 +208,10 @@ impl Counter {
             return;
         }
         if matches!(event.what, Happened::Lost(_)) {
-            self.lanes.stints.iter_mut().for_each(|stint| stint.now = Now::Unknown);
+            // Of those who were here before them nothing is awaited any more.
+            for last in self.lanes.tenants.values().filter_map(|tenants| tenants.last()) {
+                self.lanes.stints[*last].now = Now::Unknown;
+            }
         }
         let Some(lane) = event.lane else { return };
         let tenants = self.lanes.tenants.entry(lane).or_default();

@@ -160,6 +160,8 @@ pub(super) struct Lives {
     accepted: HashMap<i32, u64>,
     /// Whose turn ends with the next enter or wait.
     ending: Vec<ConnId>,
+    /// How often records were missing.
+    gaps: u64,
     /// Turns that have ended since this was last emptied.
     pub(super) answered: Vec<Answered>,
 }
@@ -173,6 +175,8 @@ struct Track {
     turn: Option<(u64, u16)>,
     /// What the send that is not over was given.
     given: u32,
+    /// How often records were missing before what is known of it.
+    gaps: u64,
 }
 
 impl Lives {
@@ -180,7 +184,7 @@ impl Lives {
         let whole = trace.lost() == 0 && trace.remarks.is_empty();
         let (all, accepted) = (HashMap::new(), HashMap::new());
         let (ending, answered) = (Vec::new(), Vec::new());
-        Lives { measure: Measure::of(trace), whole, all, accepted, ending, answered }
+        Lives { measure: Measure::of(trace), whole, all, accepted, ending, gaps: 0, answered }
     }
 
     pub(super) fn measure(&self) -> Measure {
@@ -205,7 +209,11 @@ impl Lives {
 
     /// All of them, oldest first.
     pub(super) fn finish(self) -> Vec<Life> {
-        let mut lives: Vec<Life> = self.all.into_values().map(Track::finish).collect();
+        let finish = |mut track: Track| {
+            track.forget_before(self.gaps);
+            track.finish()
+        };
+        let mut lives: Vec<Life> = self.all.into_values().map(finish).collect();
         lives.sort_by(|a, b| (a.first_ns, &a.conn).cmp(&(b.first_ns, &b.conn)));
         lives
     }
@@ -228,13 +236,12 @@ impl Lives {
         self.answered.push(Answered { conn, turn, at: begun, took, position });
     }
 
-    /// Records are missing: nothing is known to be in flight.
+    /// Records are missing: nothing is known to be in flight. Each connection hears of it when it is
+    /// looked at next: there may be as many gaps as connections.
     fn forget(&mut self) {
         self.ending.clear();
         self.accepted.clear();
-        for track in self.all.values_mut() {
-            (track.in_flight, track.turn) = (0, None);
-        }
+        self.gaps += 1;
     }
 
     fn of_conn(&mut self, conn: ConnId, event: &Event) {
@@ -244,6 +251,7 @@ impl Lives {
             let at = file.and_then(|file| accepted.remove(&file));
             Track::new(conn, file, at, event.at)
         });
+        track.forget_before(self.gaps);
         track.life.last_ns = event.at;
         let stale = track.life.closed_ns.is_some() && !event.op.is_some_and(is_of_child);
         if stale && track.life.faults.is_empty() {
@@ -339,7 +347,14 @@ impl Track {
             in_flight: Vec::new(),
             faults: Vec::new(),
         };
-        Track { life, in_flight: 0, turn: None, given: 0 }
+        Track { life, in_flight: 0, turn: None, given: 0, gaps: 0 }
+    }
+
+    /// Forgets what was in flight before the last of so many gaps.
+    fn forget_before(&mut self, gaps: u64) {
+        if std::mem::replace(&mut self.gaps, gaps) != gaps {
+            (self.in_flight, self.turn) = (0, None);
+        }
     }
 
     /// The first faults: one that repeats says nothing new.

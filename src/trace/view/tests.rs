@@ -480,6 +480,20 @@ fn where_records_are_lost_nothing_is_paired_over_the_gap_and_the_view_says_so() 
 }
 
 #[test]
+fn what_was_in_flight_before_a_gap_is_not_said_to_be_at_the_end() {
+    let mut tape = Tape::new("uring");
+    tape.sqe(Kind::Accept, 0, 0).open(0);
+    tape.log.freeze(crate::trace::Frozen::Signal);
+    tape.open(1);
+    tape.log.thaw();
+    // The other connection is heard of once more, and this one never.
+    tape.entered(10).cqe(Kind::Recv, 1, 64, Cqe::MORE | Cqe::BUFFER).sqe(Kind::Send, 1, 64);
+    let lives = tape.digest().lives;
+    let in_flight: Vec<_> = lives.iter().map(|life| life.in_flight.clone()).collect();
+    assert_eq!(in_flight, [vec![], vec!["send"]]);
+}
+
+#[test]
 fn a_cut_counts_only_what_lies_within() {
     let mut tape = ring();
     let trace = tape.trace();

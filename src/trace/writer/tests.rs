@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::thread;
 
-use super::super::event::{Event, Happened};
+use super::super::event::{ABSENT, Event, Happened};
 use super::super::follow::Follow;
 use super::super::format::{Call, MARGIN};
 use super::super::reader::Trace;
 use super::super::trigger::Trigger;
+use super::super::view::{Cut, Digest};
 use super::*;
 
 /// The least that a trace has room for.
@@ -192,6 +193,50 @@ fn a_follower_waits_for_what_is_being_written_and_gives_up_when_all_is_over() {
     drop(writer);
     assert_eq!(poll(), [], "it sees that all is over, and then looks a last time");
     assert_eq!(poll(), [Happened::Lost(1), Happened::Mark(2)]);
+}
+
+#[test]
+fn a_gap_that_the_file_tells_of_may_be_as_long_as_it_says() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let about = About::default();
+    let writer = Writer::create(file.as_file(), &settings(), &about, Writers::Threads).unwrap();
+    let mut follow = Follow::new(file.reopen().unwrap(), true).unwrap();
+    let reserve = || writer.shared.map.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
+    // Before it and behind it is one that is never written: it grows by the second.
+    reserve();
+    let what = What::Lost as u8;
+    writer.say(Record { what, id: u64::MAX, aux: ABSENT, ..Record::default() });
+    reserve();
+    drop(writer);
+    let mut poll = || -> Vec<Happened> {
+        follow.poll().expect("it is a trace").into_iter().map(|event| event.what).collect()
+    };
+    assert_eq!(poll(), [], "it sees that all is over, and then looks a last time");
+    assert_eq!(poll(), [Happened::Lost(1), Happened::Lost(u64::MAX)]);
+    assert!(follow.is_read());
+}
+
+#[test]
+fn what_a_lane_did_over_a_gap_is_not_counted_and_another_lanes_calls_are_forgotten_too() {
+    let writer = in_memory();
+    let (one, other) = (writer.lane(0), writer.lane(1));
+    let begin =
+        Record { what: What::CallBegin as u8, op: Call::Lock as u8, id: 7, ..Record::default() };
+    let end = Record { what: What::CallEnd as u8, ..begin };
+    for lane in [&one, &other] {
+        lane.write(None, now, begin);
+    }
+    writer.freeze(Frozen::Signal);
+    writer.thaw();
+    for lane in [&one, &other] {
+        lane.write(None, now, end);
+    }
+    let lanes = Digest::of(&read(&writer), &Cut::default()).lanes.expect("many wrote");
+    let in_calls = |number| {
+        let mut stints = lanes.stints.iter().filter(|stint| stint.number() == number);
+        stints.next().map(|stint| (stint.calls, stint.waiting_ns + stint.other_ns))
+    };
+    assert_eq!((in_calls(0), in_calls(1)), (Some((1, 0)), Some((1, 0))));
 }
 
 #[test]
