@@ -13,7 +13,7 @@ use super::trace::follow_to_end;
 use crate::model::Model;
 use crate::os;
 use crate::os::process::{self, Alone, Pid};
-use crate::trace::kernel::{Scribe, beside};
+use crate::trace::kernel::{Listening, Scribe, beside};
 use crate::trace::{Filter, Follow, Level, Recording, Settings, Trigger};
 
 /// What to record.
@@ -71,6 +71,8 @@ impl Args {
         if let Some(wrong) = self.conflict(model) {
             clap::Error::raw(ErrorKind::ArgumentConflict, wrong).exit();
         }
+        // Before there is a file: what fails leaves none behind.
+        let listening = self.kernel_events.then(|| Listening::begin(None)).transpose()?;
         let (file, live) = match path {
             Some(path) => {
                 (create(path).with_context(|| format!("cannot write {}", path.display()))?, None)
@@ -91,8 +93,8 @@ impl Args {
             triggers: self.trace_trigger.clone(),
             clock: None,
         };
-        let told = path.as_deref().filter(|_| self.kernel_events);
-        let scribe = told.map(|path| scribe(path, &settings)).transpose()?;
+        let told = path.as_deref().zip(listening);
+        let scribe = told.map(|(path, told)| scribe(path, told, &settings)).transpose()?;
         Ok(Some(Prepared { recording: Recording { file, settings }, live, scribe }))
     }
 
@@ -116,10 +118,10 @@ impl Args {
 }
 
 /// Has what the kernel tells written down beside the recording.
-fn scribe(path: &Path, settings: &Settings) -> anyhow::Result<Scribe> {
+fn scribe(path: &Path, listening: Listening, settings: &Settings) -> anyhow::Result<Scribe> {
     let path = beside(path);
     let file = create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(Scribe::start(file, settings)?)
+    Ok(Scribe::start(listening, file, settings)?)
 }
 
 /// Who prints what is recorded on stderr, until the recorder ends.
