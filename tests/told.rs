@@ -7,8 +7,9 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use proactor::trace::kernel::{Beside, Delays, Instance, Point};
 use proactor::trace::{Clock, Trace};
@@ -159,16 +160,39 @@ fn a_process_that_is_not_there_is_one_line() {
     assert_eq!(complaint, "error: there is no process 4294967295\n");
 }
 
-#[test]
-fn who_may_not_is_told_so_in_one_line() {
-    let me = std::process::id().to_string();
+/// This command, as somebody who is not root.
+fn as_nobody(args: &[&str]) -> Option<Output> {
     let mut command = Command::new(PROACTOR);
-    command.args(["trace", "attach", &me]);
+    command.args(args);
     // SAFETY: geteuid(2) touches no memory and cannot fail.
     if unsafe { libc::geteuid() } == 0 {
         command.uid(65_534).gid(65_534);
     }
-    let Ok(output) = command.output() else { return skip("nobody may not run our programs") };
+    let output = command.output().ok();
+    if output.is_none() {
+        skip("nobody may not run our programs");
+    }
+    output
+}
+
+#[test]
+fn where_the_kernel_does_not_tell_no_file_is_left_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    // Anybody may write there.
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let option = format!("--trace={}", folder.path().join("a.trace").display());
+    let args = ["serve", "--model", "uring", "--listen", "127.0.0.1:0", &option, "--kernel-events"];
+    let Some(output) = as_nobody(&args) else { return };
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|it| it.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn who_may_not_is_told_so_in_one_line() {
+    let me = std::process::id().to_string();
+    let Some(output) = as_nobody(&["trace", "attach", &me]) else { return };
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), complaint.lines().count()), (Some(1), 1), "{complaint}");
     assert!(complaint.contains("root") || complaint.contains("tracefs"), "{complaint}");

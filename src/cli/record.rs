@@ -3,17 +3,18 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::error::ErrorKind;
 
 use super::trace::follow_to_end;
 use crate::model::Model;
 use crate::os;
 use crate::os::process::{self, Alone, Pid};
-use crate::trace::kernel::{Scribe, beside};
+use crate::trace::kernel::{Listening, Scribe, beside};
 use crate::trace::{Filter, Follow, Level, Recording, Settings, Trigger};
 
 /// What to record.
@@ -71,6 +72,8 @@ impl Args {
         if let Some(wrong) = self.conflict(model) {
             clap::Error::raw(ErrorKind::ArgumentConflict, wrong).exit();
         }
+        // Before there is a file: what fails leaves none behind.
+        let listening = self.kernel_events.then(|| Listening::begin(None)).transpose()?;
         let (file, live) = match path {
             Some(path) => {
                 (create(path).with_context(|| format!("cannot write {}", path.display()))?, None)
@@ -91,8 +94,8 @@ impl Args {
             triggers: self.trace_trigger.clone(),
             clock: None,
         };
-        let told = path.as_deref().filter(|_| self.kernel_events);
-        let scribe = told.map(|path| scribe(path, &settings)).transpose()?;
+        let told = path.as_deref().zip(listening);
+        let scribe = told.map(|(path, told)| scribe(path, told, &settings)).transpose()?;
         Ok(Some(Prepared { recording: Recording { file, settings }, live, scribe }))
     }
 
@@ -116,10 +119,10 @@ impl Args {
 }
 
 /// Has what the kernel tells written down beside the recording.
-fn scribe(path: &Path, settings: &Settings) -> anyhow::Result<Scribe> {
+fn scribe(path: &Path, listening: Listening, settings: &Settings) -> anyhow::Result<Scribe> {
     let path = beside(path);
     let file = create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(Scribe::start(file, settings)?)
+    Ok(Scribe::start(listening, file, settings)?)
 }
 
 /// Who prints what is recorded on stderr, until the recorder ends.
@@ -156,7 +159,13 @@ impl Printer {
     pub(super) fn finish(self) {
         let printed = match self {
             Printer::Thread(thread) => thread.join().expect("the printer does not panic"),
-            Printer::Process(pid) => process::wait(pid).map(drop).map_err(anyhow::Error::from),
+            Printer::Process(pid) => match process::wait(pid) {
+                // One that failed has said why.
+                Ok(status) if status.signal().is_some() => {
+                    Err(anyhow!("its printer died: {status}"))
+                }
+                waited => waited.map(drop).map_err(anyhow::Error::from),
+            },
         };
         printed.unwrap_or_else(|error| warn(&error));
     }

@@ -199,7 +199,7 @@ pub fn run(plan: &Plan, recipe: Recipe<'_>, watch: Watch<'_>) -> anyhow::Result<
             .push("it was interrupted: what is told is what was measured until then.".to_owned());
     }
     for heat in &comparison.tables {
-        warnings.extend(heat.warnings());
+        warnings.extend(heat.warnings(comparison.wire));
     }
     comparison.warnings = warnings;
     Ok(comparison)

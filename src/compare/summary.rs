@@ -190,7 +190,7 @@ impl Heat {
     }
 
     /// What is to be said of these numbers, as advice.
-    pub(super) fn warnings(&self) -> Vec<String> {
+    pub(super) fn warnings(&self, wire: &str) -> Vec<String> {
         let mut warnings = Vec::new();
         let load = match self.connections {
             1 => "at 1 connection".to_owned(),
@@ -251,10 +251,10 @@ impl Heat {
         }
         let bound = of(|row| row.is_client_bound);
         if !bound.is_empty() {
+            let faster = if wire == "uring" { "" } else { ", or --wire uring," };
             warnings.push(format!(
                 "{load} the client did not keep every server busy ({}): their msg/s are the client's, \
-                 marked ≥, and only CPU per message is compared. More --connections, or --wire uring, \
-                 would.",
+                 marked ≥, and only CPU per message is compared. More --connections{faster} would.",
                 bound.join(", ")
             ));
         }

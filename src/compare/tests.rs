@@ -162,9 +162,12 @@ fn a_server_that_was_not_busy_is_client_bound() {
     assert_eq!(uring.rate_finding, Some(Finding::Invalid));
     assert_eq!(uring.cpu_finding, Some(Finding::Lower));
     assert!(render::table(&heat, &mut Default::default()).contains("≥ 115k"));
-    assert!(
-        heat.warnings().iter().any(|text| text.contains("did not keep every server busy (uring)"))
-    );
+    let advice = |wire| {
+        let mut warnings = heat.warnings(wire).into_iter();
+        warnings.find(|text| text.contains("did not keep every server busy (uring)")).unwrap()
+    };
+    assert!(advice("epoll").ends_with("More --connections, or --wire uring, would."));
+    assert!(advice("uring").ends_with("More --connections would."), "it is in use already");
 }
 
 #[test]
@@ -178,9 +181,11 @@ fn a_server_that_waited_for_its_cpu_is_not_the_clients_fault() {
     let uring = heat.rows[2].measured.as_ref().expect("it was measured");
     assert!(!uring.is_client_bound);
     assert_eq!(uring.rate_finding, Some(Finding::Higher));
-    let warned =
-        heat.warnings().iter().any(|text| text.contains("something else ran on the servers' CPU"));
-    assert!(warned, "{:?}", heat.warnings());
+    let warned = heat
+        .warnings("epoll")
+        .iter()
+        .any(|text| text.contains("something else ran on the servers' CPU"));
+    assert!(warned, "{:?}", heat.warnings("epoll"));
 }
 
 #[test]
@@ -193,7 +198,7 @@ fn a_host_that_takes_the_cpus_makes_everything_invalid() {
         (uring.rate_finding, uring.cpu_finding),
         (Some(Finding::Invalid), Some(Finding::Invalid))
     );
-    assert!(heat.warnings().iter().any(|text| text.contains("no verdict is valid")));
+    assert!(heat.warnings("epoll").iter().any(|text| text.contains("no verdict is valid")));
 }
 
 #[test]
@@ -203,7 +208,7 @@ fn five_rounds_have_numbers_and_no_verdict() {
     let heat = summary::heat(SHAPE, entrants, rounds, vec![outcome(1); 3]);
     let uring = heat.rows[2].measured.as_ref().expect("it was measured");
     assert_eq!(uring.rate_finding, Some(Finding::NotShown));
-    assert!(heat.warnings()[0].contains("there are 5 rounds; a verdict needs 6"));
+    assert!(heat.warnings("epoll")[0].contains("there are 5 rounds; a verdict needs 6"));
 }
 
 /// Started again as a child, this very test is a server: it echoes on a thread per connection. The
@@ -394,7 +399,9 @@ fn the_cpu_of_a_child_is_counted_and_who_spins_is_paused() {
     let (parent, other) = (row(2), row(3));
     assert!(parent.is_spinning, "its child burns a CPU: {parent:?}");
     assert!(!other.is_spinning && !row(0).is_spinning, "{other:?}");
-    assert!(heat.warnings().iter().any(|text| text.contains("parent used the CPU while nobody")));
+    assert!(
+        heat.warnings("epoll").iter().any(|text| text.contains("parent used the CPU while nobody"))
+    );
     let of =
         |at| heat.rounds.iter().flat_map(|round| &round.turns).filter(move |t| t.entrant == at);
     assert!(of(2).all(|turn| turn.sample.server_idle_cpu_share > heat::SPINNING));

@@ -278,7 +278,8 @@ mod machine {
     use super::Probe;
 
     pub(super) fn install(_: &[i64], _: &'static mut Probe) -> io::Result<()> {
-        let text = "calls are recorded on x86_64 only: the registers of others are not known here";
+        let text = "calls are caught on x86_64 only: other registers are not known here; \
+                    `serve --trace` records on any processor";
         Err(io::Error::new(io::ErrorKind::Unsupported, text))
     }
 }

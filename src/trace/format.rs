@@ -427,4 +427,22 @@ mod tests {
         assert_eq!(names.len(), What::ALL.len());
         assert!(tables().len() < HEADER - TEXT - 1024, "there is room for what else is to be said");
     }
+
+    #[test]
+    fn the_document_names_every_record_kind_and_call_by_its_number() {
+        let document = include_str!("../../docs/trace-format.md").replace('\n', " ");
+        for what in What::ALL {
+            let row = format!("| {} | {}", *what as u8, what.name());
+            assert!(document.contains(&row), "{row}");
+        }
+        let kinds = Kind::ALL.iter().map(|kind| format!("{} {}", *kind as u8, kind_name(*kind)));
+        let calls = Call::ALL.iter().map(|call| format!("{} {}", *call as u8, call.name()));
+        for (words, names) in
+            [("The **calls**", calls.collect::<Vec<_>>()), ("The **kinds**", kinds.collect())]
+        {
+            let (_, list) = document.split_once(words).expect("a list");
+            let list = list.split_once(": ").expect("names").1.split_once('.').expect("its end").0;
+            assert_eq!(list.split(", ").collect::<Vec<_>>(), names, "{words}");
+        }
+    }
 }

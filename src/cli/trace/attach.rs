@@ -52,7 +52,9 @@ impl Args {
         if self.span.is_none() {
             eprintln!("watching process {} until SIGINT (Ctrl-C) …", self.pid);
         }
+        let begin = Instant::now();
         let watched = self.watch(&mut attached, &mut instance, &stop, deadline);
+        attached.set_watched(begin.elapsed());
         // What was seen is shown even if nobody reads the lines any more.
         attached.set_lost(instance.lost().context("the kernel does not say what was lost")?);
         drop(instance);
@@ -76,6 +78,10 @@ impl Args {
         deadline: Option<Instant>,
     ) -> anyhow::Result<()> {
         let mut out = stdout();
+        if self.live && !self.json {
+            writeln!(out, "{}", Attached::heading())?;
+            out.flush()?;
+        }
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let over = wait(stop, left.map_or(INTERVAL, |left| left.min(INTERVAL)))?

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::kernel::{Lack, Tale, Told};
 use rings::{Done, Ring};
@@ -27,8 +28,10 @@ pub struct Attached {
     rings: Vec<Ring>,
     /// Their numbers, by address.
     known: HashMap<u64, usize>,
-    /// The first and the last that was told, in nanoseconds.
-    span: Option<(u64, u64)>,
+    /// When the first was told, in nanoseconds.
+    first: Option<u64>,
+    /// For how long it was watched.
+    watched: Duration,
     lost: u64,
     /// What the kernel does not tell.
     lacks: Vec<Lack>,
@@ -65,7 +68,8 @@ impl Attached {
             threads: HashMap::new(),
             rings: Vec::new(),
             known: HashMap::new(),
-            span: None,
+            first: None,
+            watched: Duration::ZERO,
             lost: 0,
             lacks: Vec::new(),
         })
@@ -103,6 +107,11 @@ impl Attached {
         Some(format!("nothing was told of a ring of {}: {open}", self.who()))
     }
 
+    /// It was watched for so long, whatever happened meanwhile.
+    pub fn set_watched(&mut self, watched: Duration) {
+        self.watched = watched;
+    }
+
     /// So many events were lost since the begin.
     pub fn set_lost(&mut self, lost: u64) {
         self.lost = lost;
@@ -121,9 +130,8 @@ impl Attached {
             Some(&at) if !matches!(told.what, Tale::Created { .. }) => at,
             _ => self.adopt(told)?,
         };
-        let (first, last) = self.span.get_or_insert((told.time, told.time));
-        *last = told.time.max(*last);
-        let at = told.time.saturating_sub(*first);
+        let first = *self.first.get_or_insert(told.time);
+        let at = told.time.saturating_sub(first);
         let told = self.rings[ring].named(told);
         let (opcode, done) = self.rings[ring].see(&told);
         Some(Line { at, ring, told, opcode, done })

@@ -55,6 +55,27 @@ fn completions_find_their_submissions_by_address_or_else_by_user_data() {
 }
 
 #[test]
+fn how_long_it_was_watched_is_no_matter_of_when_something_happened() {
+    let mut attached = attached();
+    attached.see(&submit(1000, 1, 7, RECV));
+    attached.see(&complete(5000, 1, 7, 64, 0));
+    attached.set_watched(Duration::from_secs(2));
+    assert!(attached.summary().contains("2.00 s watched"), "{}", attached.summary());
+    assert_eq!(attached.json()["watched_ns"], 2_000_000_000_u64);
+}
+
+#[test]
+fn each_column_of_a_line_stands_under_its_heading() {
+    let (mut attached, heading) = (attached(), Attached::heading());
+    attached.see(&submit(1000, 1, 7, RECV));
+    let line = attached.see(&complete(5000, 1, 7, 64, 0)).expect("its ring").text();
+    for (name, value) in [("ring", "r0"), ("what", "cqe"), ("op", "recv"), ("user data", "0x7")] {
+        assert_eq!(heading.find(name), line.find(value), "{name}:\n{heading}\n{line}");
+    }
+    assert_eq!(heading.find("details"), line.find("took"), "{heading}\n{line}");
+}
+
+#[test]
 fn a_notification_is_no_answer() {
     let mut attached = attached();
     attached.see(&submit(0, 1, 7, 47));

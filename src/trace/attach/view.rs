@@ -175,14 +175,20 @@ impl Line {
 }
 
 impl Attached {
+    /// The columns of [`Line::text`], as `trace show` has them over its own.
+    pub fn heading() -> String {
+        let (time, lane, what, op) = ("time", "ring", "what", "op");
+        let (id, res, details) = ("user data", "res", "details");
+        format!("{time:>13}  {lane:<4} {what:<7} {op:<12} {id:<18} {res:>9}  {details}")
+    }
+
     /// All that was counted, for people.
     pub fn summary(&self) -> String {
-        let lasted = self.span.map_or(0, |(first, last)| last - first);
         let uname = os::uname();
         let mut text = format!(
             "{}  {} watched  {}  {} events lost  kernel: {}\n",
             self.who(),
-            span(lasted),
+            units::span(self.watched),
             plural(self.rings.len(), "ring"),
             units::count(self.lost),
             uname.split(' ').nth(1).unwrap_or(&uname),
@@ -203,7 +209,7 @@ impl Attached {
             "pid": self.pid,
             "name": self.name,
             "uname": os::uname(),
-            "watched_ns": self.span.map_or(0, |(first, last)| last - first),
+            "watched_ns": self.watched.as_nanos() as u64,
             "lost": self.lost,
             "not_told": self.lacks.iter().map(|lack| lack.name()).collect::<Vec<_>>(),
             "rings": self.rings.iter().map(|ring| self.ring_json(ring)).collect::<Vec<_>>(),

@@ -15,7 +15,7 @@ use crate::trace::format::Call;
 use crate::trace::view::Cut;
 
 /// Where something is drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Place {
     /// What the loop does: turns, and in them the enter or wait, and the handling. Where there are
     /// many lanes, what none of them did.
@@ -259,12 +259,13 @@ impl Scene {
 
     /// Whoever was in this lane is no more: what it was at ends.
     fn leave(&mut self, lane: Option<u16>, put: &mut impl FnMut(Draw<'_>)) {
-        self.open.retain(|&place, &mut (by, ..)| {
-            if by == lane {
-                put(Draw::End { place, event: None });
-            }
-            by != lane
-        });
+        let its = self.open.iter().filter(|&(_, &(by, ..))| by == lane);
+        let mut places: Vec<Place> = its.map(|(&place, _)| place).collect();
+        places.sort_unstable(); // The same trace makes the same file.
+        for place in places {
+            self.open.remove(&place);
+            put(Draw::End { place, event: None });
+        }
     }
 
     fn tell_others(&mut self, put: &mut impl FnMut(Draw<'_>)) {

@@ -1,7 +1,7 @@
 //! What threads or children do, each in a lane of its own: slices that follow one another, for a
 //! thread is in one call at a time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::scene::{Draw, Flow, Gauge, Place, count, instant};
 use crate::trace::event::{Event, Happened, Op};
@@ -15,7 +15,7 @@ pub(super) struct Threads {
     /// Which of the stints are drawn.
     drawn: HashSet<usize>,
     /// By lane, the call that it is in.
-    busy: HashMap<u16, Busy>,
+    busy: BTreeMap<u16, Busy>,
     /// How many of those wait.
     asleep: usize,
     /// Lanes that somebody is in.
@@ -38,7 +38,7 @@ impl Threads {
         Threads {
             lanes,
             drawn: drawn.iter().copied().collect(),
-            busy: HashMap::new(),
+            busy: BTreeMap::new(),
             asleep: 0,
             manned: HashSet::new(),
             counted: [None; 3],

@@ -42,6 +42,25 @@ pub fn beside(file: &Path) -> PathBuf {
     name.into()
 }
 
+/// What the kernel tells from here on, before anybody writes it down.
+#[derive(Debug)]
+pub struct Listening {
+    instance: Instance,
+    clock: Clock,
+}
+
+impl Listening {
+    /// Has the kernel tell, by this clock or the best there is. No file is needed for it, so that
+    /// none is made where the kernel does not tell.
+    ///
+    /// # Errors
+    /// The kernel does not tell us.
+    pub fn begin(clock: Option<Clock>) -> Result<Listening, Unavailable> {
+        let clock = clock.unwrap_or_else(Clock::best);
+        Ok(Listening { instance: Instance::new(&POINTS, clock, BUFFER)?, clock })
+    }
+}
+
 /// A thread that writes down what the kernel tells of the rings of this process.
 #[derive(Debug)]
 pub struct Scribe {
@@ -53,11 +72,14 @@ impl Scribe {
     /// Begins, before anything is submitted to the ring, into this file.
     ///
     /// # Errors
-    /// The kernel does not tell us; or there is no room for the file.
-    pub fn start(file: File, settings: &Settings) -> Result<Scribe, Unavailable> {
+    /// There is no room for the file, or no thread.
+    pub fn start(
+        listening: Listening,
+        file: File,
+        settings: &Settings,
+    ) -> Result<Scribe, Unavailable> {
         let failed = |error| Unavailable::Failed("record what the kernel tells".to_owned(), error);
-        let clock = settings.clock.unwrap_or_else(Clock::best);
-        let mut instance = Instance::new(&POINTS, clock, BUFFER)?;
+        let Listening { mut instance, clock } = listening;
         let settings = Settings { clock: Some(clock), triggers: Vec::new(), ..settings.clone() };
         let lacks: Vec<_> = instance.lacks().iter().map(|lack| lack.name()).collect();
         let more = vec![(LACKS.to_owned(), lacks.join(","))];

@@ -23,7 +23,7 @@ mod point;
 mod show;
 
 pub(super) use beside::MODEL;
-pub use beside::{Beside, Scribe, beside};
+pub use beside::{Beside, Listening, Scribe, beside};
 pub use delays::Delays;
 pub use instance::{Instance, Unavailable};
 pub use lack::Lack;

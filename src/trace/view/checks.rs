@@ -401,7 +401,28 @@ fn resets(digest: &Digest) -> Option<Finding> {
 
 fn lost(digest: &Digest) -> Option<Finding> {
     let (lost, written) = (digest.source.lost, digest.source.written);
+    let (overwritten, stopped) = (digest.source.overwritten, digest.source.stopped);
+    let unwritten = lost.saturating_sub(overwritten).saturating_sub(stopped);
     let what = format!("{} are not here", share_of(lost, written.max(lost), "records"));
-    let fix = "a larger recording (--trace-size), or fewer connections of it (--trace-sample)";
-    (lost > 0).then(|| finding(Severity::Note, what, &Noted::default(), fix))
+    // Only what was overwritten is for want of room.
+    let fix = if overwritten > 0 {
+        "a larger recording (--trace-size), or fewer connections of it (--trace-sample)"
+    } else if stopped > 0 {
+        "nothing, if it was meant to stop: SIGUSR2 and --trace-trigger stop it, SIGUSR2 starts it \
+         again"
+    } else if digest.source.has_no_loop() {
+        "nothing, if it was killed: whoever is killed in mid-record leaves that one. What still \
+         writes has it soon"
+    } else {
+        "the whole file, if this is a part of it"
+    };
+    let found = finding(Severity::Note, what, &Noted::default(), fix);
+    let why = [
+        (overwritten, "overwritten by newer ones"),
+        (stopped, "not written while recording was stopped"),
+        (unwritten, "begun and not written"),
+    ];
+    let why = why.iter().filter(|(n, _)| *n > 0);
+    let why = why.map(|(n, why)| format!("{} {why}", units::count(*n))).collect::<Vec<_>>();
+    (lost > 0).then(|| found.with(why.join(", ")))
 }

@@ -60,6 +60,10 @@ pub struct Source {
     pub written: u64,
     /// Those of them that are not here, and those that were not written.
     pub lost: u64,
+    /// Of the lost: those that newer ones have overwritten.
+    pub overwritten: u64,
+    /// Of the lost: those that were not written while recording was stopped.
+    pub stopped: u64,
     /// One connection of so many was recorded.
     pub sample: u32,
     /// When what is looked at begins: nanoseconds since recording began.
@@ -94,6 +98,8 @@ impl Source {
             level: header.level.map(Level::name),
             written: header.head,
             lost,
+            overwritten: trace.first,
+            stopped: header.missed,
             writers: header.writers.name(),
             sample: header.sample,
             from_ns,

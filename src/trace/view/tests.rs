@@ -494,6 +494,31 @@ fn what_was_in_flight_before_a_gap_is_not_said_to_be_at_the_end() {
 }
 
 #[test]
+fn the_doctor_says_why_records_are_not_here_and_advises_more_room_only_if_that_was_short() {
+    let lost = |model: &str, [lost, overwritten, stopped]: [u64; 3]| {
+        let mut digest = ring().digest();
+        (digest.source.lost, digest.source.overwritten) = (lost, overwritten);
+        digest.source.stopped = stopped;
+        if model == "process" {
+            digest.source.writers = "processes";
+        }
+        let finding =
+            Doctor::new(&digest).findings.into_iter().find(|one| one.name == "records-lost");
+        let finding = finding.expect("some are lost");
+        (finding.evidence.join("; "), finding.fix)
+    };
+    let (evidence, fix) = lost("process", [1, 0, 0]);
+    assert_eq!(evidence, "1 begun and not written");
+    assert!(fix.contains("killed in mid-record") && !fix.contains("--trace-size"), "{fix}");
+    let (evidence, fix) = lost("uring", [3, 0, 3]);
+    assert_eq!(evidence, "3 not written while recording was stopped");
+    assert!(fix.contains("SIGUSR2") && !fix.contains("--trace-size"), "{fix}");
+    let (evidence, fix) = lost("process", [8, 7, 0]);
+    assert_eq!(evidence, "7 overwritten by newer ones, 1 begun and not written");
+    assert!(fix.contains("--trace-size"), "{fix}");
+}
+
+#[test]
 fn a_cut_counts_only_what_lies_within() {
     let mut tape = ring();
     let trace = tape.trace();
