@@ -38,8 +38,6 @@ pub enum Capability {
     CoopTaskrun,
     /// One cancel for all that is in flight.
     CancelAny,
-    /// Sockets live in the ring's own table, and the kernel picks their slots.
-    Direct,
     /// One accept, many connections.
     MultishotAccept,
     /// A ring of buffers from which the kernel picks when data are there.
@@ -52,6 +50,8 @@ pub enum Capability {
     DeferTaskrun,
     /// Submissions are taken in order, without an array of indices.
     NoSqArray,
+    /// Sockets live in the ring's own table, and the kernel picks their slots.
+    Direct,
     /// Waiting is not accounted as waiting for a disk.
     NoIowait,
 }
@@ -70,13 +70,14 @@ pub const TABLE: [(Capability, Version, &str, &str); 15] = {
         (SubmitAll, v(5, 18), "submit all", "one bad submission stops no other"),
         (CoopTaskrun, v(5, 19), "COOP_TASKRUN", "no interrupt per completion"),
         (CancelAny, v(5, 19), "cancel any", "one cancel ends all"),
-        (Direct, v(5, 19), "direct descriptors", "no process-wide file table per operation"),
         (MultishotAccept, v(5, 19), "multishot accept", "one submission, many connections"),
         (BufferRing, v(5, 19), "buffer rings", "idle connections hold no buffer"),
         (MultishotRecv, v(6, 0), "multishot recv", "one submission, many receives"),
         (SingleIssuer, v(6, 0), "SINGLE_ISSUER", "the kernel need not lock"),
         (DeferTaskrun, v(6, 1), "DEFER_TASKRUN", "completions in batches, when asked for"),
         (NoSqArray, v(6, 6), "NO_SQARRAY", "one indirection less per submission"),
+        // Those of 5.19 to 6.12 keep closed sockets open: counted from the first that may not (§67).
+        (Direct, v(6, 13), "direct descriptors", "no process-wide file table per operation"),
         (NoIowait, v(6, 15), "NO_IOWAIT", "an idle server is not shown as waiting for I/O"),
     ]
 };
@@ -416,6 +417,8 @@ mod tests {
         assert!(!lowered("5.10").has(Capability::ExtArg));
         assert!(lowered("6.0").has(Capability::MultishotRecv));
         assert!(!lowered("6.0").has(Capability::DeferTaskrun));
+        // There they keep closed sockets open (kernel-notes §67).
+        assert!(!lowered("6.12").has(Capability::Direct));
         assert_eq!(lowered("99.0"), ALL);
         assert!(ALL.lowered_to(Version { major: 5, minor: 5 }).is_err());
     }
