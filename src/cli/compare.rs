@@ -1,5 +1,7 @@
 //! `proactor compare`: every I/O model under the same load, side by side.
 
+use std::cell::Cell;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use tempfile::TempDir;
 
 use super::load::number;
 use super::output::{self, Save};
-use super::picks::{Pick, picked};
-use crate::compare::plan::{BASELINE, Budget, MODELS, Plan};
+use super::picks::{Contender, Pick, picked};
+use crate::compare::plan::{BASELINE, Budget, MODELS, Plan, Variant};
 use crate::compare::{self, Doing, Progress, render};
 use crate::limits::Limits;
 use crate::load::{CONNECTIONS_MAX, DEPTH_MAX, SIZE_MAX, Shape, WireChoice};
@@ -22,15 +25,20 @@ use crate::report::units;
 ///
 /// Each model is an echo server in a process of its own, on one CPU; one client, on another CPU,
 /// holds connections to all of them and drives one at a time in slices of 40 ms, so that a model
-/// and epoll, which it is compared with, are measured within a moment of each other. Every reply is
-/// verified; one wrong byte voids the run.
+/// and the baseline, which it is compared with, are measured within a moment of each other. Every
+/// reply is verified; one wrong byte voids the run.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
-    /// The models to compare with epoll, separated by commas: uring, epoll-et, poll, select,
-    /// epoll-oneshot, sigio, nonblocking, coroutine, thread, process, blocking; or all. -NAME leaves
-    /// one out again, as all,-process. What cannot run here is a row with its reason
+    /// The models to compare, separated by commas: uring, epoll-et, poll, select, epoll-oneshot,
+    /// sigio, nonblocking, coroutine, thread, process, blocking; or all. -NAME leaves one out again,
+    /// as all,-process; NAME+trace is one that records into a file, as `serve --trace=FILE` does. What
+    /// cannot run here is a row with its reason
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = MODELS)]
-    models: Vec<Pick>,
+    models: Vec<Pick<Contender>>,
+
+    /// The model that all others are compared with, and itself again
+    #[arg(long, value_name = "MODEL", default_value = BASELINE)]
+    baseline: Contender,
 
     /// Connections to each server; of several numbers, each makes a table
     #[arg(long, short = 'c', value_name = "N,…", value_delimiter = ',', default_value = "64",
@@ -98,12 +106,17 @@ impl Args {
         let loads = plan.loads.iter().map(|load| load.connections);
         // One idle connection more than are counted: kept open to begin with.
         let most = loads.max().unwrap_or(0).max(plan.idle + 1);
-        let recipe = |model: &str| {
+        let recorded = |plan: &Plan| plan.entrants().iter().any(|entrant| entrant.model.recorded);
+        let recordings = recorded(&plan).then(Recordings::new).transpose()?;
+        let recipe = |Variant { model, recorded }: &Variant| {
             let mut command = Command::new(&program);
             command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", "echo", "--stats"]);
             command.args(["--model", model, "--cpu", &plan.server_cpu.to_string()]);
             if most > Limits::default().connections {
                 command.args(["--max-connections", &most.to_string()]);
+            }
+            if let Some(recordings) = recordings.as_ref().filter(|_| *recorded) {
+                command.arg(recordings.next());
             }
             command
         };
@@ -135,7 +148,8 @@ impl Args {
             depth: self.depth as usize,
         };
         let mut plan = Plan {
-            models: picked(&self.models).iter().map(|model| model.name().to_owned()).collect(),
+            baseline: self.baseline.into(),
+            models: picked(&self.models).into_iter().map(Variant::from).collect(),
             loads: self.connections.iter().map(shape).collect(),
             budget: Budget::Rounds(0),
             idle: self.idle as usize,
@@ -150,6 +164,28 @@ impl Args {
             (None, None) => plan.default_budget(),
         };
         plan
+    }
+}
+
+/// Where those record that are to: files that are gone when the comparison is over.
+struct Recordings {
+    folder: TempDir,
+    many: Cell<u32>,
+}
+
+impl Recordings {
+    fn new() -> anyhow::Result<Recordings> {
+        let folder = tempfile::Builder::new().prefix("proactor-compare-").tempdir();
+        let folder = folder.context("cannot make a folder for recordings")?;
+        Ok(Recordings { folder, many: Cell::new(0) })
+    }
+
+    /// Has the next server record into a file of its own.
+    fn next(&self) -> OsString {
+        let number = self.many.replace(self.many.get() + 1);
+        let mut option = OsString::from("--trace=");
+        option.push(self.folder.path().join(format!("{number}.trace")));
+        option
     }
 }
 

@@ -9,6 +9,7 @@ use super::output::{self, Save};
 use super::picks::{Pick, picked};
 use super::wrong_usage;
 use crate::explain::{self, Terrain};
+use crate::model::Model;
 use crate::os;
 
 /// Show one message going through each I/O model: the system calls in order, who waits, who copies
@@ -17,7 +18,7 @@ pub(super) struct Args {
     /// Which models, as uring,epoll; see `proactor models`. -NAME leaves one out again, as
     /// all,-process
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = "all")]
-    models: Vec<Pick>,
+    models: Vec<Pick<Model>>,
 
     /// Bytes of the message
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=2048))]

@@ -2,51 +2,106 @@
 
 use std::str::FromStr;
 
+use crate::compare::plan::{RECORDED, Variant};
 use crate::model::{Choice, Model};
 
 /// A word of `--models`, of which commas separate several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pick {
+pub(super) enum Pick<T> {
     /// `all`.
     All,
     /// A name.
-    Take(Model),
+    Take(T),
     /// `-` and a name.
-    Leave(Model),
+    Leave(T),
 }
 
-impl FromStr for Pick {
-    type Err = String;
+/// What can be picked by its name.
+pub(super) trait Candidate: Copy + PartialEq {
+    /// The one of this name.
+    ///
+    /// # Errors
+    /// There is none: a sentence that says which there are.
+    fn named(name: &str) -> Result<Self, String>;
 
-    fn from_str(text: &str) -> Result<Pick, String> {
-        let model = |name: &str| match name.parse() {
+    /// What stands for this model if all are meant.
+    fn of(model: Model) -> Self;
+}
+
+impl Candidate for Model {
+    fn named(name: &str) -> Result<Model, String> {
+        match name.parse() {
             Ok(Choice::Model(model)) => Ok(model),
             Ok(Choice::Auto) => Err("name the model itself".to_owned()),
             Err(_) => {
                 let names = Model::ALL.map(Model::name).join(", ");
                 Err(format!("no model {name:?}: one of {names}, or all; -NAME leaves one out"))
             }
-        };
+        }
+    }
+
+    fn of(model: Model) -> Model {
+        model
+    }
+}
+
+/// A model, and whether it is to be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Contender {
+    model: Model,
+    recorded: bool,
+}
+
+impl From<Contender> for Variant {
+    fn from(Contender { model, recorded }: Contender) -> Variant {
+        Variant { model: model.name().to_owned(), recorded }
+    }
+}
+
+impl Candidate for Contender {
+    fn named(name: &str) -> Result<Contender, String> {
+        let Variant { model, recorded } = name.into();
+        let explain = |why| format!("{why}; NAME{RECORDED} records one");
+        Ok(Contender { model: Model::named(&model).map_err(explain)?, recorded })
+    }
+
+    fn of(model: Model) -> Contender {
+        Contender { model, recorded: false }
+    }
+}
+
+impl FromStr for Contender {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Contender, String> {
+        Contender::named(name)
+    }
+}
+
+impl<T: Candidate> FromStr for Pick<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Pick<T>, String> {
         match (text, text.strip_prefix('-')) {
             ("all", _) => Ok(Pick::All),
-            (_, Some(left)) => model(left).map(Pick::Leave),
-            (_, None) => model(text).map(Pick::Take),
+            (_, Some(left)) => T::named(left).map(Pick::Leave),
+            (_, None) => T::named(text).map(Pick::Take),
         }
     }
 }
 
 /// Those who are picked, one word after the other: each once, in the order of their first words.
-pub(super) fn picked(picks: &[Pick]) -> Vec<Model> {
-    let mut models: Vec<Model> = Vec::new();
+pub(super) fn picked<T: Candidate>(picks: &[Pick<T>]) -> Vec<T> {
+    let mut taken: Vec<T> = Vec::new();
     for &pick in picks {
         match pick {
-            Pick::All => models.extend(Model::ALL),
-            Pick::Take(model) => models.push(model),
-            Pick::Leave(left) => models.retain(|&model| model != left),
+            Pick::All => taken.extend(Model::ALL.map(T::of)),
+            Pick::Take(one) => taken.push(one),
+            Pick::Leave(left) => taken.retain(|&one| one != left),
         }
     }
-    let first = |&(at, model): &(usize, Model)| !models[..at].contains(&model);
-    models.iter().copied().enumerate().filter(first).map(|(_, model)| model).collect()
+    let first = |&(at, one): &(usize, T)| !taken[..at].contains(&one);
+    taken.iter().copied().enumerate().filter(first).map(|(_, one)| one).collect()
 }
 
 #[cfg(test)]
@@ -54,7 +109,8 @@ mod tests {
     use super::*;
 
     fn models(words: &str) -> Vec<Model> {
-        let picks: Vec<Pick> = words.split(',').map(|word| word.parse().expect("a word")).collect();
+        let picks: Vec<Pick<Model>> =
+            words.split(',').map(|word| word.parse().expect("a word")).collect();
         picked(&picks)
     }
 
@@ -67,11 +123,27 @@ mod tests {
         assert_eq!(models("poll,all,-poll,poll,epoll").last(), Some(&Model::Poll));
         assert_eq!(models("poll,poll"), [Model::Poll]);
         for wrong in ["kqueue", "-kqueue", "auto", "", "-", "-all"] {
-            wrong.parse::<Pick>().expect_err(wrong);
+            wrong.parse::<Pick<Model>>().expect_err(wrong);
+            wrong.parse::<Pick<Contender>>().expect_err(wrong);
         }
-        let error = "kqueue".parse::<Pick>().expect_err("no such model");
+        let error = "kqueue".parse::<Pick<Model>>().expect_err("no such model");
         for known in Model::ALL.map(Model::name).into_iter().chain(["all", "kqueue"]) {
             assert!(error.contains(known), "{known} is missing: {error}");
         }
+    }
+
+    #[test]
+    fn a_model_that_is_recorded_is_picked_and_left_out_by_its_own_name() {
+        let names = |words: &str| -> Vec<String> {
+            let picks: Vec<_> =
+                words.split(',').map(|word| word.parse().expect("a word")).collect();
+            let variant = |one: &Contender| Variant::from(*one).to_string();
+            picked(&picks).iter().map(variant).collect()
+        };
+        assert_eq!(names("thread+trace,thread,thread+trace"), ["thread+trace", "thread"]);
+        assert_eq!(names("poll,poll+trace,-poll"), ["poll+trace"]);
+        let error = "kqueue+trace".parse::<Pick<Contender>>().expect_err("no such model");
+        assert!(error.contains("\"kqueue\"") && error.contains("NAME+trace"), "{error}");
+        "poll+trace".parse::<Pick<Model>>().expect_err("nothing can be recorded here");
     }
 }

@@ -51,7 +51,7 @@ impl<'a> Running<'a> {
         let entrants = plan.entrants();
         let mut outcomes = vec![Outcome::default(); entrants.len()];
         for (entrant, outcome) in entrants.iter().zip(&mut outcomes) {
-            outcome.reason = room::shortage(&entrant.model, shape.connections, 0);
+            outcome.reason = room::shortage(&entrant.model.model, shape.connections, 0);
         }
         let challengers = (1..entrants.len()).filter(|&at| outcomes[at].reason.is_none());
         let phases = match outcomes[0].reason {
@@ -207,7 +207,7 @@ impl<'a> Running<'a> {
         stage.current = entrant;
         let model = &self.entrants[entrant].model;
         let open = stage.stands.iter().flatten().count() * self.shape.connections;
-        if let Some(reason) = room::shortage(model, self.shape.connections, open) {
+        if let Some(reason) = room::shortage(&model.model, self.shape.connections, open) {
             return Ok(Err(Refusal(reason)));
         }
         let interrupted = || Refusal("it was interrupted before its turn".to_owned());

@@ -39,7 +39,7 @@ use contender::{Refusal, Server, Stats};
 use environment::Environment;
 use heat::Running;
 use idle::Idle;
-use plan::{BASELINE, Entrant, Plan, Role};
+use plan::{Entrant, Plan, Role, Variant};
 use rounds::{Round, Step};
 use schedule::Schedule;
 use summary::Row;
@@ -111,7 +111,7 @@ pub struct Outcome {
 }
 
 /// How to start the server of a model: a command that keeps to what [`contender`] has agreed.
-pub type Recipe<'a> = &'a dyn Fn(&str) -> Command;
+pub type Recipe<'a> = &'a dyn Fn(&Variant) -> Command;
 
 /// Where a comparison is.
 #[derive(Debug)]
@@ -164,7 +164,7 @@ pub fn run(plan: &Plan, recipe: Recipe<'_>, watch: Watch<'_>) -> anyhow::Result<
     let heat = |(number, &load)| Running::new(plan, load, recipe, (number, tables));
     let heats: Vec<Running<'_>> = plan.loads.iter().enumerate().map(heat).collect();
     if let Some(Some(reason)) = heats.iter().map(Running::hopeless).min_by_key(Option::is_some) {
-        anyhow::bail!("the baseline, {BASELINE}, cannot run: {reason}");
+        anyhow::bail!("the baseline, {}, cannot run: {reason}", plan.baseline);
     }
     let phases = heats.iter().flat_map(Running::phases);
     let mut schedule = Schedule::new(plan.budget, phases, os::now());
@@ -216,13 +216,13 @@ fn idle_costs(plan: &Plan, recipe: Recipe<'_>, watch: Watch<'_>) -> (Option<Idle
         if stopped {
             break;
         }
-        let cost = match room::shortage(&entrant.model, plan.idle, 0) {
+        let cost = match room::shortage(&entrant.model.model, plan.idle, 0) {
             Some(reason) => Err(Refusal(reason)),
             None => Server::start(recipe(&entrant.model))
                 .and_then(|server| idle::measure(server, plan.idle, PATIENCE)),
         };
         let reason = cost.as_ref().err().map(Refusal::to_string);
-        rows.push(idle::Row { model: entrant.model.clone(), reason, cost: cost.ok() });
+        rows.push(idle::Row { model: entrant.model.to_string(), reason, cost: cost.ok() });
     }
     (Some(Idle { connections: plan.idle, rows }), stopped)
 }

@@ -1,5 +1,6 @@
 //! What is to be compared, and how.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -7,8 +8,11 @@ use serde::Serialize;
 use super::rounds::slices;
 use crate::load::{Shape, WireChoice};
 
-/// What every model is compared with: level-triggered epoll.
+/// What every model is compared with, unless another is asked for: level-triggered epoll.
 pub const BASELINE: &str = "epoll";
+
+/// What is put to a model's name to have it recorded while it serves.
+pub const RECORDED: &str = "+trace";
 
 /// The models compared unless others are asked for, as they are typed.
 pub const MODELS: &str = "uring,epoll,epoll-et,poll,select";
@@ -54,8 +58,10 @@ const PER_SERVER: Duration = Duration::from_millis(60);
 /// A comparison to be made.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
+    /// What the others are compared with.
+    pub baseline: Variant,
     /// The models, the baseline perhaps among them: it takes part in any case.
-    pub models: Vec<String>,
+    pub models: Vec<Variant>,
     /// The loads: a table each.
     #[serde(serialize_with = "shapes")]
     pub loads: Vec<Shape>,
@@ -87,11 +93,41 @@ fn shapes<S: serde::Serializer>(shapes: &[Shape], to: S) -> Result<S::Ok, S::Err
     }))
 }
 
+/// A model, and whether what it does is recorded meanwhile: `thread`, or `thread+trace`, as which it
+/// is also serialized.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variant {
+    /// The I/O model.
+    pub model: String,
+    /// Whether it records into a file.
+    pub recorded: bool,
+}
+
+impl From<&str> for Variant {
+    fn from(name: &str) -> Variant {
+        let model = name.strip_suffix(RECORDED);
+        Variant { model: model.unwrap_or(name).to_owned(), recorded: model.is_some() }
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.model)?;
+        f.write_str(if self.recorded { RECORDED } else { "" })
+    }
+}
+
+impl Serialize for Variant {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
 /// Who takes part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entrant {
     /// The I/O model.
-    pub model: String,
+    pub model: Variant,
     /// In which part.
     pub role: Role,
 }
@@ -113,7 +149,7 @@ impl Entrant {
     pub fn name(&self) -> String {
         match self.role {
             Role::Again => format!("{} again (A/A)", self.model),
-            _ => self.model.clone(),
+            _ => self.model.to_string(),
         }
     }
 }
@@ -122,7 +158,7 @@ impl Plan {
     /// Who takes part: the baseline, then itself again, then the models in the order asked for, each
     /// once.
     pub fn entrants(&self) -> Vec<Entrant> {
-        let baseline = |role| Entrant { model: BASELINE.to_owned(), role };
+        let baseline = |role| Entrant { model: self.baseline.clone(), role };
         let mut entrants = vec![baseline(Role::Baseline), baseline(Role::Again)];
         for model in &self.models {
             if !entrants.iter().any(|entrant| entrant.model == *model) {
@@ -174,7 +210,8 @@ mod tests {
 
     fn plan(models: &[&str]) -> Plan {
         Plan {
-            models: models.iter().map(|&model| model.to_owned()).collect(),
+            baseline: BASELINE.into(),
+            models: models.iter().map(|&model| model.into()).collect(),
             loads: Vec::new(),
             budget: Budget::Rounds(6),
             idle: 0,
@@ -195,6 +232,16 @@ mod tests {
             names(&["uring", "epoll", "poll", "uring"]),
             ["epoll", "epoll again (A/A)", "uring", "poll"]
         );
+    }
+
+    #[test]
+    fn a_model_that_is_recorded_is_another_than_one_that_is_not() {
+        let plan = Plan { baseline: "poll".into(), ..plan(&["poll+trace", "poll", "epoll"]) };
+        let names: Vec<String> = plan.entrants().iter().map(Entrant::name).collect();
+        assert_eq!(names, ["poll", "poll again (A/A)", "poll+trace", "epoll"]);
+        let recorded: Vec<bool> = plan.entrants().iter().map(|one| one.model.recorded).collect();
+        assert_eq!(recorded, [false, false, true, false]);
+        assert_eq!(plan.entrants()[2].model.model, "poll");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::idle::Idle;
-use super::plan::{BASELINE, PAIRS_FROM, Role, SLICE};
+use super::plan::{PAIRS_FROM, Role, SLICE};
 use super::summary::{Measured, Row};
 use super::verdict::{CpuWord, Finding, RateWord, Ratio};
 use super::{Comparison, Heat};
@@ -43,7 +43,8 @@ pub fn text(comparison: &Comparison) -> String {
 pub fn table(heat: &Heat, said: &mut BTreeSet<String>) -> String {
     let Heat { connections, size, depth, .. } = heat;
     let plural = if *connections == 1 { "" } else { "s" };
-    let versus = format!("vs {BASELINE}");
+    let baseline = baseline(heat);
+    let versus = format!("vs {baseline}");
     let mut table = Table::new(&[
         ("model", Align::Left),
         ("msg/s", Align::Right),
@@ -67,13 +68,14 @@ pub fn table(heat: &Heat, said: &mut BTreeSet<String>) -> String {
          {} ms slices, paired per round\n{table}\n",
         SLICE.as_millis(),
     );
-    for (row, server) in heat.rows.iter().zip(&heat.servers) {
+    for ((row, server), entrant) in heat.rows.iter().zip(&heat.servers).zip(&heat.entrants) {
         if let Some(reason) = &row.reason {
             text.push_str(&format!("{}: not measured: {reason}\n", row.name));
         } else if row.role != Role::Again {
             let detail = server.stats.as_ref().map(|stats| stats.detail.as_str());
             let detail = detail.filter(|detail| !detail.is_empty()).unwrap_or(&server.about);
-            let line = format!("{}: {detail}\n", row.name);
+            let recorded = if entrant.model.recorded { "; recorded into a file" } else { "" };
+            let line = format!("{}: {detail}{recorded}\n", row.name);
             if !said.contains(&line) {
                 text.push_str(&line);
                 said.insert(line);
@@ -90,10 +92,15 @@ pub fn table(heat: &Heat, said: &mut BTreeSet<String>) -> String {
         units::count(heat.messages())
     ));
     text.push_str("In words:\n");
-    for sentence in heat.rows.iter().filter_map(sentence) {
+    for sentence in heat.rows.iter().filter_map(|row| sentence(row, baseline)) {
         text.push_str(&format!("  {sentence}\n"));
     }
     text
+}
+
+/// What the others are compared with.
+fn baseline(heat: &Heat) -> &str {
+    heat.rows.first().map_or(NOTHING, |row| &row.name)
 }
 
 /// What an idle connection costs, and what is in that.
@@ -189,7 +196,7 @@ fn ratio(ratio: Option<Ratio>) -> String {
 }
 
 /// What is found out of a model.
-fn sentence(row: &Row) -> Option<String> {
+fn sentence(row: &Row, baseline: &str) -> Option<String> {
     if row.role != Role::Model {
         return None;
     }
@@ -197,20 +204,20 @@ fn sentence(row: &Row) -> Option<String> {
     let Some(measured) = &row.measured else {
         return Some(format!("{name} was not measured."));
     };
-    Some(format!("{name} {}, and {}.", rate_words(measured), cpu_words(measured)))
+    Some(format!("{name} {}, and {}.", rate_words(measured, baseline), cpu_words(measured)))
 }
 
-fn rate_words(measured: &Measured) -> String {
+fn rate_words(measured: &Measured, baseline: &str) -> String {
     let by = difference(measured.rate_ratio);
     match measured.rate_finding {
-        Some(Finding::Higher) => format!("serves {by} more messages than {BASELINE}"),
-        Some(Finding::Lower) => format!("serves {by} fewer messages than {BASELINE}"),
+        Some(Finding::Higher) => format!("serves {by} more messages than {baseline}"),
+        Some(Finding::Lower) => format!("serves {by} fewer messages than {baseline}"),
         Some(Finding::Same(within)) => {
-            format!("serves as many messages as {BASELINE} (within ±{})", units::percent(within))
+            format!("serves as many messages as {baseline} (within ±{})", units::percent(within))
         }
         Some(Finding::Invalid) => "has no valid rate here".to_owned(),
         Some(Finding::NotShown) | None => {
-            format!("is not shown to serve more or fewer messages than {BASELINE}")
+            format!("is not shown to serve more or fewer messages than {baseline}")
         }
     }
 }

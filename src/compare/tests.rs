@@ -52,7 +52,8 @@ fn outcome(calls: u64) -> Outcome {
 
 fn plan(models: &[&str]) -> Plan {
     Plan {
-        models: models.iter().map(|&model| model.to_owned()).collect(),
+        baseline: plan::BASELINE.into(),
+        models: models.iter().map(|&model| model.into()).collect(),
         loads: vec![SHAPE],
         budget: Budget::Rounds(6),
         idle: 0,
@@ -268,7 +269,7 @@ fn a_stand_in_server() {
     std::process::exit(0);
 }
 
-fn stand_in(model: &str) -> Command {
+fn stand_in(Variant { model, .. }: &Variant) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this test has a path"));
     command
         .args(["--exact", "compare::tests::a_stand_in_server", "--nocapture"])
@@ -310,7 +311,7 @@ fn a_server_that_dies_in_mid_run_is_a_row_with_its_last_words() {
     let load = Shape { connections: 2, size: 64, depth: 1 };
     let budget = Budget::Rounds(3);
     let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&["doomed", "other"]) };
-    let recipe = |model: &str| {
+    let recipe = |model: &Variant| {
         let mut command = stand_in(model);
         command.env("PROACTOR_DIE", &file);
         command
@@ -352,8 +353,8 @@ fn a_baseline_that_fails_is_told_in_one_line() {
     let file = dir.path().join("die");
     let load = Shape { connections: 2, size: 64, depth: 1 };
     let plan = Plan { loads: vec![load], client_cpu: 0, ..plan(&["other"]) };
-    let recipe = |_: &str| {
-        let mut command = stand_in("doomed");
+    let recipe = |_: &Variant| {
+        let mut command = stand_in(&"doomed".into());
         command.env("PROACTOR_DIE", &file);
         command
     };
@@ -385,7 +386,9 @@ fn the_cpu_of_a_child_is_counted_and_who_spins_is_paused() {
     let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&["parent", "other"]) };
     let mut seen = 0;
     let mut watch = |progress: &Progress<'_>| {
-        if matches!(progress.doing, Doing::Slice(..)) && progress.entrant.model != "parent" {
+        if matches!(progress.doing, Doing::Slice(..))
+            && progress.entrant.model != Variant::from("parent")
+        {
             let (all, stopped) = stand_ins("parent");
             assert_eq!((all, stopped), (2, 2), "it and its child are stopped in others' slices");
             seen += 1;
