@@ -4,6 +4,7 @@
 //! ```text
 //!   0        header: who, when, on which kernel, by which clock          HEADER bytes
 //!   256        head: records ever written                                (a cache line of its own)
+//!   320        whether it has stopped                                    (another)
 //!   512        text: `key=value` lines
 //!   4096     slot 0, slot 1, … slot capacity - 1                         RECORD bytes each
 //! ```
@@ -66,10 +67,11 @@ pub(super) mod at {
     pub(in crate::trace) const HEAD: usize = 256;
     pub(in crate::trace) const MISSED: usize = 264;
     pub(in crate::trace) const SKIPPED: usize = 272;
-    pub(in crate::trace) const FROZEN: usize = 280;
-    pub(in crate::trace) const ENDED: usize = 284;
     /// Of many writers: of those that were missed, how many a LOST record tells of.
-    pub(in crate::trace) const TOLD: usize = 288;
+    pub(in crate::trace) const TOLD: usize = 280;
+    // Another one: looked at for each record, and hardly ever written to.
+    pub(in crate::trace) const FROZEN: usize = 320;
+    pub(in crate::trace) const ENDED: usize = 324;
 }
 
 /// One thing that happened. What its fields mean is its [`What`]'s to say.

@@ -60,14 +60,7 @@ impl Map {
             None if writers == Writers::One => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
             None => (libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1),
         };
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-        let base = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, fd, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = NonNull::new(base.cast()).expect("the kernel maps nothing at zero unasked");
-        Ok(Map { base, capacity, _file: own })
+        Ok(Map { base: map_pages(len, flags, fd)?, capacity, _file: own })
     }
 
     pub(super) fn capacity(&self) -> u64 {
@@ -126,24 +119,29 @@ impl Drop for Map {
 
 /// A map to which many write: threads, and processes that were forked. All of it is atomic.
 ///
-/// A record's last word is written twice. First it is *claimed*: the word says [`UNFINISHED`] under
-/// the record's number. Then the others are written, and then it says what the record is. So a slot
-/// has one writer at a time, and a record is there exactly if its last word has its number and is
-/// not unfinished. Whoever dies in between leaves a slot that nobody claims any more, and of each
-/// lap one record fewer.
+/// A slot goes from hand to hand. Each lap has one record for it, whose writer looks at the slot's
+/// last word, once: if that is of the record of the lap before, whole, the slot is its own; it
+/// writes the others, and then this one. Else the one before is late. Then the slot is left alone, and
+/// so the record is lost, and that is [noted](Passed); thus who comes later can tell whether the late
+/// one has come, and everybody else has gone. Whoever dies in the middle of a record leaves a slot that
+/// is nobody's any more, and of each lap one record fewer.
 #[derive(Debug)]
-pub(super) struct Common(Map);
+pub(super) struct Common {
+    map: Map,
+    passed: Passed,
+}
 
-// SAFETY: nothing but atomics is used of the mapping by `&self`.
+// SAFETY: nothing but atomics is used of the mappings by `&self`.
 unsafe impl Sync for Common {}
-
-/// The kind of a record that is being written.
-pub(super) const UNFINISHED: u8 = 0xff;
 
 impl Common {
     /// Of a map that this alone has.
-    pub(super) fn new(map: Map) -> Common {
-        Common(map)
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(super) fn new(map: Map) -> io::Result<Common> {
+        let passed = Passed::new(map.capacity)?;
+        Ok(Common { map, passed })
     }
 
     /// A number of the header, of eight bytes.
@@ -155,7 +153,7 @@ impl Common {
         assert!(at.is_multiple_of(8) && at + 8 <= HEADER, "a number of the header");
         // SAFETY: within the mapping and aligned, asserted above; it lives as long as `self`, and
         // everybody uses it as an atomic.
-        unsafe { AtomicU64::from_ptr(self.0.base.as_ptr().add(at).cast()) }
+        unsafe { AtomicU64::from_ptr(self.map.base.as_ptr().add(at).cast()) }
     }
 
     /// A number of the header, of four bytes.
@@ -166,38 +164,36 @@ impl Common {
     pub(super) fn short(&self, at: usize) -> &AtomicU32 {
         assert!(at.is_multiple_of(4) && at + 4 <= HEADER, "a number of the header");
         // SAFETY: as of `long`.
-        unsafe { AtomicU32::from_ptr(self.0.base.as_ptr().add(at).cast()) }
+        unsafe { AtomicU32::from_ptr(self.map.base.as_ptr().add(at).cast()) }
     }
 
-    /// Reserves the next number and writes the record there. It is not, if its slot has not been
-    /// finished since, or was taken by one a lap later: then a reader finds it to be lost.
+    /// Reserves the next number and writes the record there; not if the one of the lap before is late:
+    /// then a reader finds it to be lost.
     #[inline]
     pub(super) fn write(&self, record: Record) {
         let number = self.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
         if let Some(claim) = self.claim(number) {
             claim.finish(record);
         }
+        prefetch(self.slot(number.wrapping_add(AHEAD)));
     }
 
-    /// The right to write record `number`, if it is to be had.
+    /// The right to write record `number`, if it is to be had: by the one who has reserved it, once.
     #[inline]
     pub(super) fn claim(&self, number: u64) -> Option<Claim<'_>> {
         let slot = self.slot(number);
-        let turn = number as u32;
-        let mine = Record { turn, what: UNFINISHED, ..Record::default() }.words()[3];
-        let mut found = slot[3].load(Ordering::Relaxed);
-        loop {
-            let (its, what) = last_word(found);
-            let later = its.wrapping_sub(turn).cast_signed() >= 0;
-            if what == UNFINISHED || (what != 0 && later) {
-                return None;
-            }
-            match slot[3].compare_exchange_weak(found, mine, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => break,
-                Err(other) => found = other,
-            }
+        let (capacity, turn) = (self.map.capacity, number as u32);
+        // With what it says, the words before it are done with.
+        let (its, what) = last_word(slot[3].load(Ordering::Acquire));
+        let since = match what {
+            // It was never written: as if it had been in a lap before the first.
+            0 => (number & !(capacity - 1)) + capacity,
+            _ => u64::from(turn.wrapping_sub(its)),
+        };
+        if since != capacity && !self.passed.is_over(number, since / capacity) {
+            return None;
         }
-        // Whoever sees one of the words that will be written sees the head beyond its number, and
+        // Whoever sees one of the words that will be written sees the head beyond its number, and so
         // that the record which was there is no more.
         fence(Ordering::Release);
         Some(Claim { slot, turn })
@@ -205,28 +201,84 @@ impl Common {
 
     #[inline]
     fn slot(&self, number: u64) -> &[AtomicU64; 4] {
-        let slot = (number & (self.0.capacity - 1)) as usize;
+        let slot = (number & (self.map.capacity - 1)) as usize;
         // SAFETY: the mask keeps within the slots behind the header, each of four aligned words;
         // they live as long as `self`, and everybody uses them as atomics.
-        unsafe { &*self.0.base.as_ptr().add(HEADER + slot * RECORD).cast::<[AtomicU64; 4]>() }
+        unsafe { &*self.map.base.as_ptr().add(HEADER + slot * RECORD).cast::<[AtomicU64; 4]>() }
     }
 
-    /// All of it, as the file has it, without what is being written meanwhile.
+    /// All of it, as the file has it, without what is written meanwhile.
     pub(super) fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(length(self.0.capacity));
+        let mut bytes = Vec::with_capacity(length(self.map.capacity));
         for at in (0..HEADER).step_by(8) {
             bytes.extend(self.long(at).load(Ordering::Acquire).to_ne_bytes());
         }
-        for number in 0..self.0.capacity {
+        for number in 0..self.map.capacity {
             let slot = self.slot(number);
             let before = slot[3].load(Ordering::Acquire);
             let words = [0, 1, 2].map(|at: usize| slot[at].load(Ordering::Relaxed));
             fence(Ordering::Acquire);
-            let whole = slot[3].load(Ordering::Relaxed) == before;
+            let same = slot[3].load(Ordering::Relaxed) == before;
+            let (head, (its, _)) = (self.long(at::HEAD).load(Ordering::Relaxed), last_word(before));
+            let whole = same && u64::from((head as u32).wrapping_sub(its)) <= self.map.capacity;
             bytes.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
             bytes.extend(if whole { before } else { 0 }.to_ne_bytes());
         }
         bytes
+    }
+}
+
+/// Of each slot, those who have left it alone since somebody had it: how many, and the latest lap of
+/// them. Memory that children share with their parent, and of which nothing is touched as long as nobody
+/// is late.
+#[derive(Debug)]
+struct Passed {
+    base: NonNull<AtomicU64>,
+    capacity: u64,
+}
+
+// SAFETY: as of `Map`.
+unsafe impl Send for Passed {}
+
+impl Passed {
+    fn new(capacity: u64) -> io::Result<Passed> {
+        let base = map_pages(Passed::length(capacity), libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1)?;
+        Ok(Passed { base: base.cast(), capacity })
+    }
+
+    fn length(capacity: u64) -> usize {
+        capacity as usize * size_of::<AtomicU64>()
+    }
+
+    /// Whether all laps since the one that is in the slot, which was `laps` ago, have left it alone; then
+    /// it is the asker's. Else the asker is one more of them.
+    ///
+    /// It is not enough to count: one of a later lap may have come before. So the slot is taken only by
+    /// one of whom all that are counted are earlier.
+    #[cold]
+    fn is_over(&self, number: u64, laps: u64) -> bool {
+        let slot = (number & (self.capacity - 1)) as usize;
+        // SAFETY: the mask keeps within the mapping, which is aligned and lives as long as `self`; all
+        // who use it do so as atomics.
+        let passed = unsafe { self.base.add(slot).as_ref() };
+        let lap = (number / self.capacity) as u32;
+        let mut over = false;
+        let note = |word: u64| {
+            let (count, latest) = (word >> 32, word as u32);
+            let is_latest = count == 0 || lap.wrapping_sub(latest).cast_signed() > 0;
+            over = is_latest && count + 1 == laps;
+            let latest = u64::from(if is_latest { lap } else { latest });
+            Some(if over { 0 } else { (count + 1) << 32 | latest })
+        };
+        let noted = passed.fetch_update(Ordering::AcqRel, Ordering::Acquire, note);
+        noted.is_ok() && over
+    }
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length, and nobody has a pointer into it any more.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), Passed::length(self.capacity)) };
     }
 }
 
@@ -248,12 +300,38 @@ impl Claim<'_> {
     }
 }
 
+/// How many records ahead of one that is written the slots are brought into the cache.
+const AHEAD: u64 = 8;
+
 /// The number and the kind in a slot's last word.
 fn last_word(word: u64) -> (u32, u8) {
     let mut bytes = [0; RECORD];
     bytes[24..].copy_from_slice(&word.to_ne_bytes());
     let Record { turn, what, .. } = Record::from_bytes(&bytes);
     (turn, what)
+}
+
+/// Brings a slot that will soon be written to into the cache: between two records there is time for
+/// it, as a call into the kernel stands there, which has pushed out what was not used.
+#[inline]
+fn prefetch(_slot: &[AtomicU64; 4]) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: it is no access: the CPU may do so or not.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(_slot).cast());
+    }
+}
+
+/// New pages to read and write, where the kernel likes.
+fn map_pages(len: usize, flags: i32, fd: i32) -> io::Result<NonNull<u8>> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+    let base = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, fd, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(NonNull::new(base.cast()).expect("the kernel maps nothing at zero unasked"))
 }
 
 fn length(capacity: u64) -> usize {

@@ -15,7 +15,6 @@ use super::format::{
     BYTE_ORDER, Clock, Frozen, HEADER, Level, MAGIC, MAIN, MAJOR, MARGIN, RECORD, Record, TEXT,
     What, Writers, at, part,
 };
-use super::map::UNFINISHED;
 
 /// Why bytes cannot be read as a trace.
 #[derive(Debug)]
@@ -225,8 +224,7 @@ impl Header {
 
     /// Whether that is record `number`, written to its end. With one owner, all below the head are.
     pub(super) fn is_whole(&self, number: u64, record: &Record) -> bool {
-        let written = record.what != 0 && record.what != UNFINISHED;
-        self.writers == Writers::One || (written && record.turn == number as u32)
+        self.writers == Writers::One || (record.what != 0 && record.turn == number as u32)
     }
 }
 

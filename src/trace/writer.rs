@@ -83,7 +83,7 @@ impl Writer {
         let Preface { map, clock, hertz, begun } = Preface::write(file, settings, about, writers)?;
         let compare_at = if clock == Clock::Tsc { begun + hertz } else { u64::MAX };
         let shared = Shared {
-            map: Common::new(map),
+            map: Common::new(map)?,
             clock,
             hertz,
             sample: settings.sample.max(1),

@@ -3,9 +3,13 @@
 use std::collections::HashMap;
 use std::thread;
 
+use proptest::prelude::*;
+
 use super::super::event::{ABSENT, Event, Happened};
 use super::super::follow::Follow;
 use super::super::format::{Call, MARGIN};
+use super::super::format::{HEADER, RECORD};
+use super::super::map::{Claim, Common, Map};
 use super::super::reader::Trace;
 use super::super::trigger::Trigger;
 use super::super::view::{Cut, Digest};
@@ -131,6 +135,30 @@ fn who_reads_while_many_write_sees_nothing_torn() {
     assert!(reads > 0);
 }
 
+/// Of two slots, so that somebody is writing to what is read.
+#[test]
+fn what_is_written_to_meanwhile_is_not_among_what_is_read() {
+    let map = Common::new(Map::new(None, 2, Writers::Threads).unwrap()).unwrap();
+    let whole = |slot: &[u8; RECORD]| {
+        let record = Record::from_bytes(slot);
+        let right = telling((record.id >> 32) as u16, record.id as u32);
+        let is_right = record == Record { turn: record.turn, ..right };
+        assert!(record.what == 0 || is_right, "a record is torn: {record:?}");
+        record.what != 0
+    };
+    let mut seen = 0;
+    thread::scope(|scope| {
+        let write = |lane: u16| (0..100_000).for_each(|nth| map.write(telling(lane, nth)));
+        let writing = [1, 2].map(|lane| scope.spawn(move || write(lane)));
+        while writing.iter().any(|one| !one.is_finished()) || seen == 0 {
+            let bytes = map.bytes();
+            seen +=
+                bytes[HEADER..].as_chunks::<RECORD>().0.iter().filter(|slot| whole(slot)).count();
+        }
+    });
+    assert!(seen > 0);
+}
+
 #[test]
 fn a_writer_who_is_killed_in_the_middle_leaves_one_that_is_lost() {
     let writer = in_memory();
@@ -138,7 +166,7 @@ fn a_writer_who_is_killed_in_the_middle_leaves_one_that_is_lost() {
     writer.mark(1);
     let number = map.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
     // It is begun, and never finished.
-    assert!(map.claim(number).is_some(), "nobody else has it");
+    drop(map.claim(number).expect("nobody else has it"));
     // One more has got its number, and no further.
     map.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
     writer.mark(2);
@@ -146,10 +174,12 @@ fn a_writer_who_is_killed_in_the_middle_leaves_one_that_is_lost() {
     assert_eq!((losses(&trace), trace.lost()), (vec![2], 2));
     let marks = |event: Event| matches!(event.what, Happened::Mark(_)).then_some(event.number);
     assert_eq!(trace.events().filter_map(marks).collect::<Vec<_>>(), [1, 4]);
-    // A lap later the slot that was begun is nobody's; the other one is whole again.
-    (0..LEAST).for_each(|n| writer.mark(n));
-    let trace = read(&writer);
-    assert_eq!((losses(&trace), trace.lost()), (vec![1], trace.first + 1));
+    // From then on their slots are nobody's: of each lap two are lost.
+    for lap in 1..=3 {
+        (0..LEAST).for_each(|n| writer.mark(n));
+        let trace = read(&writer);
+        assert_eq!((losses(&trace), trace.lost()), (vec![2], (lap - 1) * LEAST + 7), "{lap}");
+    }
 }
 
 #[test]
@@ -158,8 +188,48 @@ fn who_comes_back_a_lap_later_spoils_nothing() {
     let map = &writer.shared.map;
     let late = map.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
     (0..LEAST).for_each(|n| writer.mark(n));
-    assert!(map.claim(late).is_none(), "its slot is another's");
-    assert!(losses(&read(&writer)).is_empty());
+    assert_eq!(losses(&read(&writer)), [1], "who came a lap later has left its slot alone");
+    map.claim(late).expect("nobody else has it").finish(telling(MAIN, 0));
+    assert_eq!(losses(&read(&writer)), [1], "it is a lap old");
+    (0..LEAST).for_each(|n| writer.mark(n));
+    assert!(losses(&read(&writer)).is_empty(), "as it has come, its slot is used again");
+}
+
+/// Numbers of one slot, whose writers come in any order and take any time over it.
+#[test]
+fn a_slot_has_one_writer_at_a_time_and_is_used_again_when_the_late_have_come() {
+    proptest!(|(order in order(), kill in 0..60u64)| {
+        let writer = in_memory();
+        let map = &writer.shared.map;
+        let mut writing: Option<Claim<'_>> = None;
+            let (mut killed, mut written) = (false, 0);
+        for (lap, finish) in order {
+            if finish && let Some(claim) = writing.take() {
+                claim.finish(telling(MAIN, 0));
+                written += 1;
+            }
+            if let Some(claim) = map.claim(lap * LEAST + 7) {
+                prop_assert!(writing.is_none() && !killed, "lap {} has it and another too", lap);
+                if lap == kill { killed = true } else { writing = Some(claim) }
+            }
+        }
+        prop_assert!(written > 0 || killed);
+        if let Some(claim) = writing {
+            claim.finish(telling(MAIN, 0));
+        }
+        prop_assert_eq!(map.claim(50 * LEAST + 7).is_some(), !killed);
+    });
+}
+
+/// The laps from 0 to 49, each a few places from where it should be; and before which of them
+/// whoever writes comes to an end.
+fn order() -> impl Strategy<Value = Vec<(u64, bool)>> {
+    let late = prop_oneof![3 => Just(0), 1 => 0..6u64];
+    prop::collection::vec((late, any::<bool>()), 50).prop_map(|laps| {
+        let mut laps: Vec<_> = laps.into_iter().zip(0..).collect();
+        laps.sort_by_key(|&((late, _), lap)| lap + late);
+        laps.into_iter().map(|((_, finish), lap)| (lap, finish)).collect()
+    })
 }
 
 #[test]
