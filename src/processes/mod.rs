@@ -394,27 +394,28 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
         }
     }
 
-    /// Somebody asked it to stop; answers whether at once. The first time it drains: every child is
-    /// told.
+    /// Somebody asked it to stop; answers whether at once.
     fn stop(&mut self) -> bool {
-        let asked = self.stop.take();
-        let again = self.stage != Stage::Serving;
-        if asked > 1 || (asked == 1 && again) {
-            return true;
-        }
-        if asked == 1 {
-            self.stage = Stage::Draining(os::now() + self.limits.drain);
-            if let Some((at, charge)) = self.waiting.take() {
-                self.calls.close(Whose::Listener(at).into(), charge.socket);
-                self.counters.closed += 1;
-            }
-            for (&pid, page) in &self.children {
-                if let Err(error) = self.kill(page.client(), || process::tell(pid)) {
-                    tracing::warn!(%pid, "a child cannot be told to drain: {error}");
-                }
-            }
+        match self.stage.asked(self.stop.take()) {
+            None => {}
+            Some(Ended::Drained) => self.drain(),
+            Some(Ended::AtOnce) => return true,
         }
         false
+    }
+
+    /// Accepts no more, and tells every child to finish.
+    fn drain(&mut self) {
+        self.stage = Stage::Draining(os::now() + self.limits.drain);
+        if let Some((at, charge)) = self.waiting.take() {
+            self.calls.close(Whose::Listener(at).into(), charge.socket);
+            self.counters.closed += 1;
+        }
+        for (&pid, page) in &self.children {
+            if let Err(error) = self.kill(page.client(), || process::tell(pid)) {
+                tracing::warn!(%pid, "a child cannot be told to drain: {error}");
+            }
+        }
     }
 
     /// Past the deadline: ends those who are left.
