@@ -1,4 +1,4 @@
-//! What bounds a server, and how it comes to its end: the same for both loops.
+//! What bounds a server, and how it comes to its end: the same for every loop.
 
 use std::time::Duration;
 
@@ -48,6 +48,16 @@ impl Stage {
         match self {
             Stage::Draining(until) => Some(until),
             Stage::Serving | Stage::Cutting => None,
+        }
+    }
+
+    /// How it is to end, who was asked to stop so many times since it last looked: the first time
+    /// it drains, and who is asked again ends at once. `None` if nobody asked.
+    pub(crate) fn asked(self, times: u64) -> Option<Ended> {
+        match (times, self) {
+            (0, _) => None,
+            (1, Stage::Serving) => Some(Ended::Drained),
+            _ => Some(Ended::AtOnce),
         }
     }
 }

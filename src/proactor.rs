@@ -290,15 +290,12 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         Ok(())
     }
 
-    /// Somebody asked it to stop: the first time it drains.
+    /// Somebody asked it to stop, or it seemed so; answers whether at once.
     fn stop(&mut self) -> io::Result<bool> {
-        let asked = self.stop.take();
-        let again = self.stage != Stage::Serving;
-        if asked > 1 || (asked == 1 && again) {
-            return Ok(true);
-        }
-        if asked == 1 {
-            self.drain();
+        match self.stage.asked(self.stop.take()) {
+            None => {}
+            Some(Ended::Drained) => self.drain(),
+            Some(Ended::AtOnce) => return Ok(true),
         }
         self.ring.submit(Op::Wake { fd: self.stop.as_fd() })?;
         Ok(false)

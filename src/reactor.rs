@@ -389,15 +389,12 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         self.accept_at = None;
     }
 
-    /// Somebody asked it to stop: the first time it drains.
+    /// Somebody asked it to stop; answers whether at once.
     fn stop(&mut self) -> bool {
-        let asked = self.stop.take();
-        let again = self.stage != Stage::Serving;
-        if asked > 1 || (asked == 1 && again) {
-            return true;
-        }
-        if asked == 1 {
-            self.drain();
+        match self.stage.asked(self.stop.take()) {
+            None => {}
+            Some(Ended::Drained) => self.drain(),
+            Some(Ended::AtOnce) => return true,
         }
         false
     }

@@ -156,13 +156,16 @@ fn rows(server: &mut Server, count: usize) -> Vec<Vec<String>> {
     })
 }
 
-/// Types `stats`; answers its lines, with single blanks.
-fn stats(server: &mut Server) -> Vec<String> {
+/// Types `stats`; fails unless these are among its lines, with single blanks.
+fn assert_counted(server: &mut Server, expected: &[&str]) {
     server.type_in("stats\n");
-    std::iter::from_fn(|| server.line())
+    let lines: Vec<String> = std::iter::from_fn(|| server.line())
         .take(1 + proactor::counters::Counters::default().named().len())
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-        .collect()
+        .collect();
+    for line in expected {
+        assert!(lines.iter().any(|other| other == line), "{line}: {lines:?}");
+    }
 }
 
 fn an_operator_sees_everybody_says_and_kicks(model: Model) {
@@ -207,10 +210,7 @@ fn an_operator_sees_everybody_says_and_kicks(model: Model) {
     let left: Vec<String> = rows(&mut server, 2).into_iter().map(|mut row| row.remove(0)).collect();
     assert_eq!(left, ["1", "3"]);
     [&clients[0], &clients[2]].into_iter().for_each(Client::ping);
-    let stats = stats(&mut server);
-    for line in ["accepted 3", "closed 1", "received bytes 20"] {
-        assert!(stats.iter().any(|other| other == line), "{line}: {stats:?}");
-    }
+    assert_counted(&mut server, &["accepted 3", "closed 1", "received bytes 20"]);
     drop(clients);
     server.drain();
 }
@@ -239,10 +239,7 @@ fn an_operator_sees_who_is_served_and_kicks_it_for_the_next(model: Model) {
         assert_eq!(client.hear_all().0, b"");
     }
     rows(&mut server, 0);
-    let stats = stats(&mut server);
-    for line in ["accepted 3", "closed 3", "received bytes 12"] {
-        assert!(stats.iter().any(|other| other == line), "{line}: {stats:?}");
-    }
+    assert_counted(&mut server, &["accepted 3", "closed 3", "received bytes 12"]);
     drop(clients);
     server.drain();
 }

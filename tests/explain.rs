@@ -37,6 +37,12 @@ fn calls(row: &Value) -> Vec<String> {
     calls.iter().map(words).collect()
 }
 
+/// Fails unless a model that is everywhere makes these calls, in this order.
+fn assert_calls(model: &str, expected: &[&str]) {
+    let row = explained(model).expect("it is everywhere");
+    assert_eq!(calls(&row), expected, "{model}");
+}
+
 #[test]
 fn models_are_named_as_for_compare_and_each_is_shown_once() {
     let models = "all,-uring,-coroutine,-thread,-process,-blocking,-nonblocking,poll";
@@ -57,42 +63,41 @@ fn who_is_told_of_readiness_waits_then_receives_then_sends() {
         ("poll", "poll"),
         ("select", "select"),
     ] {
-        let row = explained(model).expect("it is everywhere");
-        let woken = format!("{wait} waiting+waking");
-        let expected = [&woken, "recv copying", "send copying", &format!("{wait} waiting")];
-        assert_eq!(calls(&row), expected, "{model}");
+        let (woken, again) = (format!("{wait} waiting+waking"), format!("{wait} waiting"));
+        assert_calls(model, &[&woken, "recv copying", "send copying", &again]);
     }
 }
 
 #[test]
 fn who_is_told_once_asks_again_and_who_is_told_by_a_signal_takes_it_and_looks() {
-    let row = explained("epoll-oneshot").expect("it is everywhere");
-    let expected = [
-        "epoll_wait waiting+waking",
-        "recv copying",
-        "send copying",
-        "epoll_ctl asking",
-        "epoll_wait waiting",
-    ];
-    assert_eq!(calls(&row), expected);
-    let row = explained("sigio").expect("it is everywhere");
-    let expected = [
-        "poll waiting+waking",
-        "read asking",
-        "poll asking",
-        "recv copying",
-        "send copying",
-        "poll waiting",
-    ];
-    assert_eq!(calls(&row), expected);
+    assert_calls(
+        "epoll-oneshot",
+        &[
+            "epoll_wait waiting+waking",
+            "recv copying",
+            "send copying",
+            "epoll_ctl asking",
+            "epoll_wait waiting",
+        ],
+    );
+    assert_calls(
+        "sigio",
+        &[
+            "poll waiting+waking",
+            "read asking",
+            "poll asking",
+            "recv copying",
+            "send copying",
+            "poll waiting",
+        ],
+    );
 }
 
 #[test]
 fn who_sleeps_in_its_receive_waits_and_copies_in_one_call() {
     for model in ["blocking", "thread", "process"] {
-        let row = explained(model).expect("it is everywhere");
-        let expected = ["recv waiting+waking-and-copying", "send copying", "recv waiting"];
-        assert_eq!(calls(&row), expected, "{model}");
+        let woken = "recv waiting+waking-and-copying";
+        assert_calls(model, &[woken, "send copying", "recv waiting"]);
     }
 }
 

@@ -54,7 +54,8 @@ pub(super) struct Conversation<'a, P, C> {
 }
 
 /// Serves `protocol` to who sits on `seat` until one of them has had enough. What is counted stands
-/// on the `slate`; the `calls` are this thread's. `noticed` is called as soon as it is seen that the server drains.
+/// on the `slate`; the `calls` are this thread's. `noticed` is called as soon as it is seen that
+/// the server drains.
 pub(super) fn converse<P: Protocol, C: Calls>(
     calls: &C,
     hall: &Hall,

@@ -99,7 +99,8 @@ struct Floor<'a, C> {
 }
 
 impl<C: Calls> Floor<'_, C> {
-    /// Leaves mail, as [`Slate::post`] does, unless all are to finish, who may not have noticed yet.
+    /// Leaves mail, as [`Slate::post`] does, unless all are to finish, who may not have noticed
+    /// yet.
     fn post(&self, slate: &Slate, number: Option<u64>, line: &[u8]) -> Option<bool> {
         if self.hall.stage() == Stage::Serving {
             return slate.post(self.calls, number, line);

@@ -165,8 +165,8 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
         Ok(())
     }
 
-    /// Has an operator see and do at `console` what there is to be seen and done, while it runs. The
-    /// places of the console are the listeners, in their order.
+    /// Has an operator see and do at `console` what there is to be seen and done, while it runs.
+    /// The places of the console are the listeners, in their order.
     pub fn attend_to(&mut self, console: Console) {
         Arc::get_mut(&mut self.hall).expect("no thread runs yet").attended = true;
         self.desk = Some(Desk::new(console));
@@ -306,8 +306,8 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
         self.rooms.iter().map(|room| room.cut(&self.calls)).sum()
     }
 
-    /// Sleeps until it is asked to stop, a thread has ended, or the operator has something to see or
-    /// to do.
+    /// Sleeps until it is asked to stop, a thread has ended, or the operator has something to see
+    /// or to do.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let typed = self.desk.as_ref().and_then(Desk::input);
         let ask = |fd: Option<BorrowedFd<'_>>| libc::pollfd {

@@ -212,8 +212,8 @@ impl Member {
     }
 
     /// Writes what `speaker` said, all of it in one piece, however long the listener sleeps, unless
-    /// it takes nothing at all: then it is evicted. Called by the speaker's thread, whose calls and tally
-    /// these are.
+    /// it takes nothing at all: then it is evicted. Called by the speaker's thread, whose calls and
+    /// tally these are.
     pub(super) fn hear(&self, calls: &impl Calls, posts: &[Post], speaker: &Member, tally: &Tally) {
         speaker.does(Doing::WaitsForPenOf(self.number));
         self.waiting.fetch_add(1, Ordering::Relaxed);

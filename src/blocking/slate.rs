@@ -62,8 +62,8 @@ impl Slate {
         self.called.store(false, Ordering::Relaxed);
     }
 
-    /// Whether there is mail. To be asked after it has told that it will [sleep](Member::does), lest
-    /// it sleeps while nobody calls.
+    /// Whether there is mail. To be asked after it has told that it will [sleep](Member::does),
+    /// lest it sleeps while nobody calls.
     pub(super) fn is_called(&self) -> bool {
         fence(Ordering::SeqCst); // That of `call` is its other half.
         self.called.load(Ordering::Relaxed)
@@ -91,8 +91,8 @@ impl Slate {
         lock(&self.served).now.as_deref().map(look)
     }
 
-    /// Leaves mail for whom it serves, if that is the one of this number, or anyone. Answers whether
-    /// it will be sent; none if there is no such one.
+    /// Leaves mail for whom it serves, if that is the one of this number, or anyone. Answers
+    /// whether it will be sent; none if there is no such one.
     pub(super) fn post(
         &self,
         calls: &impl Calls,
@@ -115,8 +115,8 @@ impl Slate {
         Some(true)
     }
 
-    /// Whether it writes to another's socket. That has a bounded time, which an interrupt would begin
-    /// anew (kernel-notes §30).
+    /// Whether it writes to another's socket. That has a bounded time, which an interrupt would
+    /// begin anew (kernel-notes §30).
     pub(super) fn sends_to_another(&self) -> bool {
         self.look(|member| matches!(member.doing(), Doing::SendsTo(_))).unwrap_or(false)
     }

@@ -20,6 +20,7 @@
 mod crowd;
 mod failure;
 mod pattern;
+mod slice;
 mod socket;
 pub mod summary;
 mod wire_epoll;
@@ -28,6 +29,7 @@ mod wire_uring;
 pub use crowd::Shape;
 pub use failure::Failure;
 pub use pattern::Mismatch;
+pub use slice::Slice;
 
 use std::fmt;
 use std::io;
@@ -40,10 +42,8 @@ use crate::address::Address;
 use crate::os::{self, CpuClock};
 use crate::report::Latencies;
 use crowd::Crowd;
+use slice::Watched;
 use socket::Socket;
-
-/// How often a run looks for connections that have stalled, and says how it goes.
-const TICK: Duration = Duration::from_millis(100);
 
 /// The most connections, bytes per message and messages outstanding that a run may be asked for:
 /// what fits two bytes of ports, and a buffer that is not absurd.
@@ -140,50 +140,6 @@ pub struct Load {
     patience: Duration,
 }
 
-/// What was done in a stretch of time.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Slice {
-    /// Messages sent, replied to, and verified.
-    pub messages: u64,
-    /// Their bytes, counted once.
-    pub bytes: u64,
-    /// How long it took, until the last reply was there.
-    #[serde(rename = "wall_ns", serialize_with = "as_nanos")]
-    pub wall: Duration,
-    /// CPU time of the client's thread.
-    #[serde(rename = "client_cpu_ns", serialize_with = "as_nanos")]
-    pub cpu: Duration,
-    /// How long the client looked and found nothing to do.
-    #[serde(rename = "client_idle_ns", serialize_with = "as_nanos")]
-    pub idle: Duration,
-    /// Of the connections, the share whose replies lay there when the client looked, on average of
-    /// the looks that found any. Near zero, messages spend their time at the server; near one, they
-    /// wait for the client.
-    pub backlog: f64,
-}
-
-/// A duration as whole nanoseconds.
-fn as_nanos<S: serde::Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_u64(span.as_nanos() as u64)
-}
-
-impl Slice {
-    /// Messages per second.
-    pub fn rate(&self) -> f64 {
-        self.messages as f64 / self.wall.as_secs_f64().max(1e-9)
-    }
-
-    /// Of its time, how much the client was at work: near one, it was the bottleneck.
-    pub fn busy(&self) -> f64 {
-        1.0 - self.idle.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
-    }
-
-    /// Of its time, how much the client had a CPU: well below one, others took it away.
-    pub fn cpu_share(&self) -> f64 {
-        self.cpu.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
-    }
-}
-
 impl Load {
     /// Connects. Every connection stands when this returns.
     ///
@@ -261,8 +217,8 @@ impl Load {
         self.run(span, &mut |_| true)
     }
 
-    /// As [`Load::run_for`]; ten times a second `watch` is shown what was done so far, and says
-    /// whether to go on.
+    /// As [`Load::run_for`]; ten times a second `watch` is shown what was done so far, but for the
+    /// CPU time, and says whether to go on.
     ///
     /// # Errors
     /// As [`Load::run_for`].
@@ -273,55 +229,29 @@ impl Load {
     ) -> Result<Slice, Failure> {
         let cpu = || CpuClock::THIS_THREAD.read().map_err(Failure::client("read its CPU clock"));
         let Load { wire, crowd, patience, .. } = self;
-        let (messages_before, cpu_before) = (crowd.messages(), cpu()?);
-        let start = os::now();
-        let mut slice = Slice {
-            messages: 0,
-            bytes: 0,
-            wall: Duration::ZERO,
-            cpu: Duration::ZERO,
-            idle: Duration::ZERO,
-            backlog: 0.0,
-        };
-        let (mut receives, mut looks) = (0, 0);
-        let mut end = start + span;
-        let mut tick = start + TICK;
-        let mut now = start;
+        let cpu_before = cpu()?;
+        let mut watched = Watched::begin(crowd, span);
         crowd.set_open(true);
         for conn in 0..crowd.shape().connections {
             wire.send(conn, crowd)?;
         }
         loop {
-            let found = wire.turn(crowd)?;
-            let before = std::mem::replace(&mut now, os::now());
-            receives += found.receives;
-            looks += usize::from(found.receives > 0);
-            if !found.anything {
-                slice.idle += now.since(before);
-            }
-            if now >= end {
+            watched.saw(wire.turn(crowd)?);
+            if watched.is_over() {
                 crowd.set_open(false);
             }
             if crowd.is_idle() {
                 break;
             }
-            if now >= tick {
-                tick = now + TICK;
-                crowd.check_progress(now, *patience)?;
-                slice.messages = crowd.messages() - messages_before;
-                slice.wall = now.since(start);
-                if !watch(&slice) {
-                    end = now;
+            if watched.ticks() {
+                crowd.check_progress(watched.now, *patience)?;
+                if !watch(&watched.slice(crowd)) {
+                    watched.end = watched.now;
                 }
             }
         }
         crowd.set_open(false);
-        slice.messages = crowd.messages() - messages_before;
-        slice.bytes = slice.messages * crowd.shape().size as u64;
-        slice.wall = now.since(start);
-        slice.backlog = receives as f64 / (looks.max(1) * crowd.shape().connections) as f64;
-        slice.cpu = cpu()?.saturating_sub(cpu_before);
-        Ok(slice)
+        Ok(Slice { cpu: cpu()?.saturating_sub(cpu_before), ..watched.slice(crowd) })
     }
 
     /// Ends our direction of every connection and awaits that the server ends the other without

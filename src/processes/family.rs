@@ -1,8 +1,8 @@
 //! Who sees what a parent and its children do, to remember it.
 //!
 //! Each loop numbers its own connections, and there is one in the parent and one in each child that
-//! relays. In a trace of them all they have the names that the parent gave: a client's, in whichever
-//! process, and that of the line to its child, at either end.
+//! relays. In a trace of them all they have the names that the parent gave: a client's, in
+//! whichever process, and that of the line to its child, at either end.
 
 use std::fmt;
 use std::io;
@@ -14,8 +14,8 @@ use crate::keys::{ConnId, Key, Whose};
 use crate::selector::{Poll, Selector};
 use crate::trace::{Call, Log, Record, Traced, TracedCalls, Writer};
 
-/// Makes the calls of a parent and of its children: each child has a [lane](Calls::lane) of its own.
-/// By default nobody looks, and it costs nothing.
+/// Makes the calls of a parent and of its children: each child has a [lane](Calls::lane) of its
+/// own. By default nobody looks, and it costs nothing.
 pub trait Family: Calls + fmt::Debug {
     /// By what whoever relays waits: it asks poll(2).
     type Selector: Selector + fmt::Debug;

@@ -8,17 +8,17 @@
 //!
 //! A child has its client's socket and nothing else of its parent's. It drives the same
 //! [`Connection`](crate::connection::Connection) as the loops do: by calls that sleep if its
-//! protocol never [broadcasts](Protocol::broadcasts); else it waits for two, its client and its line
-//! to the parent, and the parent passes on what is said, as `relay.rs` has it. A child that crashes,
-//! or is killed, takes its own client along and nobody else.
+//! protocol never [broadcasts](Protocol::broadcasts); else it waits for two, its client and its
+//! line to the parent, and the parent passes on what is said, as `relay.rs` has it. A child that
+//! crashes, or is killed, takes its own client along and nobody else.
 //!
 //! What is only the parent's to do: it gives every client its number, so that numbers are right in
 //! all children; it keeps count of what children have done where they write it themselves, so that
 //! nothing is lost with a child; it waits for every child that ends, whatever signals coalesce; and
 //! no child outlives it.
 //!
-//! Who remembers what happens is a [`Family`], by which all calls are made; by default nobody is, and
-//! nothing of that is there.
+//! Who remembers what happens is a [`Family`], by which all calls are made; by default nobody is,
+//! and nothing of that is there.
 
 mod child;
 mod family;
@@ -113,8 +113,8 @@ impl<P: Protocol + Clone> Processes<P> {
 
 impl<P: Protocol + Clone, C: Family> Processes<P, C> {
     /// A server without a listener, which `stop` can stop. The relay and each child have buffers
-    /// like these, of each size a few; each child has its own [lane](crate::calls::Calls::lane) of `calls`. Blocks
-    /// SIGCHLD in this thread for good.
+    /// like these, of each size a few; each child has its own [lane](crate::calls::Calls::lane) of
+    /// `calls`. Blocks SIGCHLD in this thread for good.
     ///
     /// # Errors
     /// There are other threads in this process, or there is no descriptor or memory left.
@@ -294,7 +294,8 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
         }
     }
 
-    /// Forks a child. Answers by what its client is known to all, and the line to it, if it has one.
+    /// Forks a child. Answers by what its client is known to all, and the line to it, if it has
+    /// one.
     fn fork(
         &mut self,
         at: usize,
@@ -394,27 +395,28 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
         }
     }
 
-    /// Somebody asked it to stop; answers whether at once. The first time it drains: every child is
-    /// told.
+    /// Somebody asked it to stop; answers whether at once.
     fn stop(&mut self) -> bool {
-        let asked = self.stop.take();
-        let again = self.stage != Stage::Serving;
-        if asked > 1 || (asked == 1 && again) {
-            return true;
-        }
-        if asked == 1 {
-            self.stage = Stage::Draining(os::now() + self.limits.drain);
-            if let Some((at, charge)) = self.waiting.take() {
-                self.calls.close(Whose::Listener(at).into(), charge.socket);
-                self.counters.closed += 1;
-            }
-            for (&pid, page) in &self.children {
-                if let Err(error) = self.kill(page.client(), || process::tell(pid)) {
-                    tracing::warn!(%pid, "a child cannot be told to drain: {error}");
-                }
-            }
+        match self.stage.asked(self.stop.take()) {
+            None => {}
+            Some(Ended::Drained) => self.drain(),
+            Some(Ended::AtOnce) => return true,
         }
         false
+    }
+
+    /// Accepts no more, and tells every child to finish.
+    fn drain(&mut self) {
+        self.stage = Stage::Draining(os::now() + self.limits.drain);
+        if let Some((at, charge)) = self.waiting.take() {
+            self.calls.close(Whose::Listener(at).into(), charge.socket);
+            self.counters.closed += 1;
+        }
+        for (&pid, page) in &self.children {
+            if let Err(error) = self.kill(page.client(), || process::tell(pid)) {
+                tracing::warn!(%pid, "a child cannot be told to drain: {error}");
+            }
+        }
     }
 
     /// Past the deadline: ends those who are left.

@@ -17,8 +17,8 @@
 //! who talks waits for who is slow, across all three processes.
 //!
 //! Who comes is announced by the parent, with a copy of the protocol that begins as the child's
-//! does. Who goes is announced by the child, if it lives to; its last frame is a farewell. Of a child
-//! that ended without one, the parent's copy says what it has to say when it goes.
+//! does. Who goes is announced by the child, if it lives to; its last frame is a farewell. Of a
+//! child that ended without one, the parent's copy says what it has to say when it goes.
 
 use super::frames::{self, Frames, HEADER};
 use crate::buffer::{Chunk, SendQueue};

@@ -268,9 +268,9 @@ pub(super) struct Decoder {
     /// How often each was submitted.
     often: HashMap<u64, u32>,
     /// Since when each is being made: by lane, key and call.
-    calls: HashMap<(Option<u16>, u64, u8), u64>,
+    calling: HashMap<(Option<u16>, u64, u8), u64>,
     /// Since when each lane is in an enter or a wait.
-    entered: HashMap<Option<u16>, u64>,
+    away: HashMap<Option<u16>, u64>,
     /// The next submission's number; `None` until an enter tells, if the beginning is lost.
     queued: Option<u64>,
 }
@@ -293,67 +293,26 @@ impl Decoder {
         let what = What::from_number(raw.what);
         let now = header.nanos(raw.time);
         let lane = raw.lane().filter(|_| header.writers != Writers::One);
-        let token = Token(raw.id);
-        let (mut conn, mut op) = (None, None);
-        match what {
-            Some(What::Sqe | What::Cqe | What::Silent) => {
-                (conn, op) = (ring::owner(token), token.kind().map(Op::Ring));
-            }
-            Some(What::CallBegin | What::CallEnd) => {
-                (conn, op) = (selector::owner(Key(raw.id)), call(&raw).map(Op::Call));
-            }
-            Some(What::Ready) => conn = selector::owner(Key(raw.id)),
-            _ => {}
-        }
+        let turn = if header.writers == Writers::One { raw.turn } else { 0 };
+        let (conn, op) = concerned(what, &raw);
+        let behind = &records[at + 1..];
         let what = match what {
             Some(What::Sqe) => self.submitted(&raw, now),
             Some(What::Cqe) => self.completed(&raw, now),
-            Some(What::Silent) => {
-                let submission = self.ended(raw.id);
-                let age = submission.map(|one| now.saturating_sub(one.at));
-                Happened::Silent { bytes: raw.res as u32, submission, age }
+            Some(What::Silent) => self.went_quietly(&raw, now),
+            Some(What::EnterBegin) => self.enters(&raw, (lane, now)),
+            Some(What::EnterEnd) => self.entered(&raw, (lane, now), behind),
+            Some(What::WaitBegin) => self.waits(&raw, (lane, now)),
+            Some(What::WaitEnd) => {
+                Happened::WaitEnd { result: result(raw.res), lasted: self.lasted((lane, now)) }
             }
-            Some(What::EnterBegin) => {
-                self.entered.insert(lane, now);
-                self.queued = Some(raw.id);
-                let patience = u8::try_from(raw.aux).ok().and_then(Patience::from_number);
-                Happened::EnterBegin { queued: raw.id, pending: raw.res as u32, patience }
-            }
-            Some(What::EnterEnd) => Happened::EnterEnd {
-                result: result(raw.res),
-                reaped: raw.id,
-                completions: completions(&records[at + 1..]),
-                lent: raw.flags >> 8,
-                overflow: raw.flags & 1 != 0,
-                lasted: self.entered.remove(&lane).map(|begun| now.saturating_sub(begun)),
-                in_flight: self.flights.len(),
-            },
-            Some(What::WaitBegin) => {
-                self.entered.insert(lane, now);
-                let patience = Patience::from_number(raw.op);
-                let at_most = (patience == Some(Patience::Until)).then_some(raw.id);
-                Happened::WaitBegin { patience, at_most }
-            }
-            Some(What::WaitEnd) => Happened::WaitEnd {
-                result: result(raw.res),
-                lasted: self.entered.remove(&lane).map(|begun| now.saturating_sub(begun)),
-            },
             Some(What::Ready) => Happened::Ready {
                 readable: raw.flags & 1 != 0,
                 writable: raw.flags & 2 != 0,
                 hung_up: raw.flags & 4 != 0,
             },
-            Some(What::CallBegin) => {
-                self.calls.insert((lane, raw.id, raw.op), now);
-                let may_sleep = raw.op & MAY_SLEEP != 0;
-                Happened::CallBegin { file: raw.flags as i32, len: raw.res as u32, may_sleep }
-            }
-            Some(What::CallEnd) => {
-                let begun = self.calls.remove(&(lane, raw.id, raw.op));
-                let lasted = begun.map(|begun| now.saturating_sub(begun));
-                let (file, may_sleep) = (raw.flags as i32, raw.op & MAY_SLEEP != 0);
-                Happened::CallEnd { file, result: result(raw.res), lasted, may_sleep }
-            }
+            Some(What::CallBegin) => self.calls(&raw, (lane, now)),
+            Some(What::CallEnd) => self.called(&raw, (lane, now)),
             Some(What::Lost) => {
                 *self = Decoder::new(1);
                 Happened::Lost(raw.id)
@@ -366,7 +325,6 @@ impl Decoder {
             }
             None => Happened::Unknown,
         };
-        let turn = if header.writers == Writers::One { raw.turn } else { 0 };
         Event { number, at: now, turn, lane, conn, op, what, raw }
     }
 
@@ -410,6 +368,57 @@ impl Decoder {
         }
     }
 
+    fn went_quietly(&mut self, raw: &Record, now: u64) -> Happened {
+        let submission = self.ended(raw.id);
+        let age = submission.map(|one| now.saturating_sub(one.at));
+        Happened::Silent { bytes: raw.res as u32, submission, age }
+    }
+
+    fn enters(&mut self, raw: &Record, (lane, now): (Option<u16>, u64)) -> Happened {
+        self.away.insert(lane, now);
+        self.queued = Some(raw.id);
+        let patience = u8::try_from(raw.aux).ok().and_then(Patience::from_number);
+        Happened::EnterBegin { queued: raw.id, pending: raw.res as u32, patience }
+    }
+
+    /// The records `behind` it are what it brought.
+    fn entered(&mut self, raw: &Record, when: (Option<u16>, u64), behind: &[Record]) -> Happened {
+        Happened::EnterEnd {
+            result: result(raw.res),
+            reaped: raw.id,
+            completions: completions(behind),
+            lent: raw.flags >> 8,
+            overflow: raw.flags & 1 != 0,
+            lasted: self.lasted(when),
+            in_flight: self.flights.len(),
+        }
+    }
+
+    fn waits(&mut self, raw: &Record, (lane, now): (Option<u16>, u64)) -> Happened {
+        self.away.insert(lane, now);
+        let patience = Patience::from_number(raw.op);
+        let at_most = (patience == Some(Patience::Until)).then_some(raw.id);
+        Happened::WaitBegin { patience, at_most }
+    }
+
+    /// How long a lane was in the enter or the wait that ends now.
+    fn lasted(&mut self, (lane, now): (Option<u16>, u64)) -> Option<u64> {
+        self.away.remove(&lane).map(|begun| now.saturating_sub(begun))
+    }
+
+    fn calls(&mut self, raw: &Record, (lane, now): (Option<u16>, u64)) -> Happened {
+        self.calling.insert((lane, raw.id, raw.op), now);
+        let may_sleep = raw.op & MAY_SLEEP != 0;
+        Happened::CallBegin { file: raw.flags as i32, len: raw.res as u32, may_sleep }
+    }
+
+    fn called(&mut self, raw: &Record, (lane, now): (Option<u16>, u64)) -> Happened {
+        let begun = self.calling.remove(&(lane, raw.id, raw.op));
+        let lasted = begun.map(|begun| now.saturating_sub(begun));
+        let (file, may_sleep) = (raw.flags as i32, raw.op & MAY_SLEEP != 0);
+        Happened::CallEnd { file, result: result(raw.res), lasted, may_sleep }
+    }
+
     fn ended(&mut self, id: u64) -> Option<Submission> {
         // A slot's next tenant begins anew.
         if Token(id).kind() == Some(Kind::Close) {
@@ -424,6 +433,21 @@ impl Decoder {
 
 fn result(res: i32) -> Result<u32, Errno> {
     if res >= 0 { Ok(res as u32) } else { Err(Errno(res.wrapping_neg())) }
+}
+
+/// Whose a record is, and about which operation or call.
+fn concerned(what: Option<What>, raw: &Record) -> (Option<ConnId>, Option<Op>) {
+    match what {
+        Some(What::Sqe | What::Cqe | What::Silent) => {
+            let token = Token(raw.id);
+            (ring::owner(token), token.kind().map(Op::Ring))
+        }
+        Some(What::CallBegin | What::CallEnd) => {
+            (selector::owner(Key(raw.id)), call(raw).map(Op::Call))
+        }
+        Some(What::Ready) => (selector::owner(Key(raw.id)), None),
+        _ => (None, None),
+    }
 }
 
 /// Which call a record is of.

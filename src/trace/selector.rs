@@ -1,7 +1,7 @@
 //! A selector that remembers: its waits, what they report, and the calls that are made for it.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use super::format::{Call, Patience, Record, What};
@@ -67,11 +67,8 @@ impl<S: Selector, L: Log> Selector for Traced<S, L> {
     }
 
     fn accept(&mut self, key: Key, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        self.begin(Call::Accept, key, fd.as_raw_fd(), 0);
-        let accepted = self.inner.accept(key, fd);
-        let res = accepted.as_ref().map_or_else(minus_errno, AsRawFd::as_raw_fd);
-        self.end(Call::Accept, key, fd.as_raw_fd(), res);
-        accepted
+        let whose = (key, fd.as_raw_fd());
+        self.made(Call::Accept, whose, 0, |inner| inner.accept(key, fd), AsRawFd::as_raw_fd)
     }
 
     fn recv(&mut self, key: Key, fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
@@ -93,41 +90,49 @@ impl<S: Selector, L: Log> Selector for Traced<S, L> {
     }
 
     fn close(&mut self, key: Key, fd: OwnedFd) {
-        let raw = fd.as_raw_fd();
-        self.begin(Call::Close, key, raw, 0);
-        self.inner.close(key, fd);
-        self.end(Call::Close, key, raw, 0);
+        let whose = (key, fd.as_raw_fd());
+        let make = |inner: &mut S| {
+            inner.close(key, fd);
+            Ok(())
+        };
+        // It cannot fail: what the kernel says of it is not asked.
+        let _ = self.made(Call::Close, whose, 0, make, |()| 0);
     }
 }
 
 impl<S: Selector, L: Log> Traced<S, L> {
-    fn begin(&mut self, call: Call, key: Key, fd: i32, res: i32) {
-        let (what, op, flags) = (What::CallBegin as u8, call as u8, fd as u32);
-        let record = Record { what, op, id: key.0, flags, res, ..Record::default() };
-        self.log.note(owner(key), clock, record);
+    /// Makes a call, and records its begin, with what it is `given`, and its end; `res` says what
+    /// its answer comes to.
+    fn made<T>(
+        &mut self,
+        call: Call,
+        (key, file): (Key, RawFd),
+        given: i32,
+        make: impl FnOnce(&mut S) -> io::Result<T>,
+        res: impl FnOnce(&T) -> i32,
+    ) -> io::Result<T> {
+        let (what, op, flags) = (What::CallBegin as u8, call as u8, file as u32);
+        let begin = Record { what, op, id: key.0, flags, res: given, ..Record::default() };
+        self.log.note(owner(key), clock, begin);
+        let answer = make(&mut self.inner);
+        let (what, res) = (What::CallEnd as u8, answer.as_ref().map_or_else(minus_errno, res));
+        self.log.note(owner(key), clock, Record { what, res, ..begin });
+        answer
     }
 
-    fn end(&mut self, call: Call, key: Key, fd: i32, res: i32) {
-        let (what, op, flags) = (What::CallEnd as u8, call as u8, fd as u32);
-        let record = Record { what, op, id: key.0, flags, res, ..Record::default() };
-        self.log.note(owner(key), clock, record);
-    }
-
-    fn call<T>(
+    /// A call whose answer is that it went.
+    fn call(
         &mut self,
         call: Call,
         key: Key,
         fd: BorrowedFd<'_>,
-        len: i32,
-        make: impl FnOnce(&mut S) -> io::Result<T>,
-    ) -> io::Result<T> {
-        self.begin(call, key, fd.as_raw_fd(), len);
-        let answer = make(&mut self.inner);
-        let res = answer.as_ref().map_or_else(minus_errno, |_| 0);
-        self.end(call, key, fd.as_raw_fd(), res);
-        answer
+        given: i32,
+        make: impl FnOnce(&mut S) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.made(call, (key, fd.as_raw_fd()), given, make, |()| 0)
     }
 
+    /// A call whose answer is a number of bytes.
     fn count(
         &mut self,
         call: Call,
@@ -136,11 +141,7 @@ impl<S: Selector, L: Log> Traced<S, L> {
         len: usize,
         make: impl FnOnce(&mut S) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        self.begin(call, key, fd.as_raw_fd(), len as i32);
-        let answer = make(&mut self.inner);
-        let res = answer.as_ref().map_or_else(minus_errno, |&n| n as i32);
-        self.end(call, key, fd.as_raw_fd(), res);
-        answer
+        self.made(call, (key, fd.as_raw_fd()), len as i32, make, |&n| n as i32)
     }
 }
 

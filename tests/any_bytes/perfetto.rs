@@ -86,56 +86,91 @@ pub(crate) struct Seen {
 }
 
 /// Decodes it, and fails unless each track is told of before it is used, each slice that begins
-/// ends, no flow ends that has not begun, time goes on, and each instant has a time of its own on its
-/// track: those of the same time Perfetto stacks, one row each.
+/// ends, no flow ends that has not begun, time goes on, and each instant has a time of its own on
+/// its track: those of the same time Perfetto stacks, one row each.
 pub(crate) fn decode(bytes: &[u8]) -> Seen {
-    let (mut seen, mut names, mut depth) =
-        (Seen::default(), HashMap::new(), HashMap::<u64, i64>::new());
-    let (mut last, mut instants) = (0, HashMap::new());
+    let mut decoder = Decoder::default();
     for (number, packet) in fields(bytes) {
         assert_eq!(number, 1, "a trace has packets and nothing else");
         let packet = fields(packet.bytes());
         if let Some(interned) = find(&packet, 12) {
-            for (_, entry) in fields(interned.bytes()).iter().filter(|(field, _)| *field == 2) {
-                let entry = fields(entry.bytes());
-                names.insert(find(&entry, 1).unwrap().number(), text(find(&entry, 2).unwrap()));
-            }
+            decoder.learn(interned);
         }
         if let Some(track) = find(&packet, 60) {
-            let track = fields(track.bytes());
-            let name = text(find(&track, 2).unwrap());
-            let before = seen.tracks.insert(find(&track, 1).unwrap().number(), name);
-            assert_eq!(before, None);
+            decoder.track(track);
         }
-        let Some(event) = find(&packet, 11) else { continue };
-        let event = fields(event.bytes());
-        let at = find(&packet, 8).unwrap().number();
-        assert!(at >= std::mem::replace(&mut last, at), "it is earlier than the one before");
-        let id = find(&event, 11).unwrap().number();
-        let track = seen.tracks.get(&id).expect("it is told of").clone();
-        let name = || names[&find(&event, 10).unwrap().number()].clone();
-        match find(&event, 9).unwrap().number() {
+        if let Some(event) = find(&packet, 11) {
+            decoder.event(find(&packet, 8).unwrap().number(), &fields(event.bytes()));
+        }
+    }
+    let ended = decoder.depth.values().all(|&depth| depth == 0);
+    assert!(ended, "a slice has not ended");
+    decoder.seen
+}
+
+/// What packets before said that those behind them need.
+#[derive(Debug, Default)]
+struct Decoder {
+    seen: Seen,
+    /// Events' names, by their numbers.
+    names: HashMap<u64, String>,
+    /// How many slices are open on a track.
+    depth: HashMap<u64, i64>,
+    /// When the last event was, and the last instant of each track.
+    last: u64,
+    instants: HashMap<u64, u64>,
+}
+
+impl Decoder {
+    /// Names are given numbers.
+    fn learn(&mut self, interned: Field<'_>) {
+        for (_, entry) in fields(interned.bytes()).iter().filter(|(field, _)| *field == 2) {
+            let entry = fields(entry.bytes());
+            self.names.insert(find(&entry, 1).unwrap().number(), text(find(&entry, 2).unwrap()));
+        }
+    }
+
+    /// A track is told of.
+    fn track(&mut self, track: Field<'_>) {
+        let track = fields(track.bytes());
+        let name = text(find(&track, 2).unwrap());
+        let before = self.seen.tracks.insert(find(&track, 1).unwrap().number(), name);
+        assert_eq!(before, None);
+    }
+
+    fn event(&mut self, at: u64, event: &[(u64, Field<'_>)]) {
+        assert!(at >= std::mem::replace(&mut self.last, at), "it is earlier than the one before");
+        let id = find(event, 11).unwrap().number();
+        let track = self.seen.tracks.get(&id).expect("it is told of").clone();
+        let name = || self.names[&find(event, 10).unwrap().number()].clone();
+        match find(event, 9).unwrap().number() {
             1 => {
-                *depth.entry(id).or_default() += 1;
-                *seen.slices.entry((track, name())).or_default() += 1;
+                *self.depth.entry(id).or_default() += 1;
+                *self.seen.slices.entry((track, name())).or_default() += 1;
             }
             2 => {
-                let depth = depth.entry(id).or_default();
+                let depth = self.depth.entry(id).or_default();
                 *depth -= 1;
                 assert!(*depth >= 0, "a slice of {track} ends that has not begun");
             }
             3 => {
-                let before = instants.insert(id, at);
+                let before = self.instants.insert(id, at);
                 assert!(before != Some(at) || at == u64::MAX, "two at once on {track}");
-                *seen.instants.entry((track, name())).or_default() += 1;
+                *self.seen.instants.entry((track, name())).or_default() += 1;
             }
             4 => {
-                let value = find(&event, 30).unwrap().number();
-                seen.counters.entry(track).or_default().push(value);
+                let value = find(event, 30).unwrap().number();
+                self.seen.counters.entry(track).or_default().push(value);
             }
             other => panic!("no event is of type {other}"),
         }
-        for (field, flow) in &event {
+        self.flows(event);
+    }
+
+    /// An event goes on with flows, or ends them.
+    fn flows(&mut self, event: &[(u64, Field<'_>)]) {
+        let seen = &mut self.seen;
+        for (field, flow) in event {
             match field {
                 47 => seen.arrows += usize::from(!seen.begun.insert(flow.number())),
                 48 => {
@@ -147,6 +182,4 @@ pub(crate) fn decode(bytes: &[u8]) -> Seen {
             }
         }
     }
-    assert!(depth.values().all(|&depth| depth == 0), "a slice has not ended");
-    seen
 }

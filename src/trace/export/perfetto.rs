@@ -373,11 +373,8 @@ impl<'a, W: Write> Writer<'a, W> {
         let mut event = Message::default();
         match &stroke.what {
             Draw::Begin { place, name, event: of, flow } => {
-                self.place(*place)?;
-                event
-                    .uint(field::TYPE, BEGIN)
-                    .uint(field::TRACK, place_uuid(self.header, *place))
-                    .uint(field::NAME_ID, self.name(name));
+                event.uint(field::TYPE, BEGIN);
+                self.named(&mut event, *place, name)?;
                 self.flow(&mut event, *flow);
                 self.annotate(&mut event, of);
                 self.annotate_conn(&mut event, *place, of);
@@ -389,11 +386,8 @@ impl<'a, W: Write> Writer<'a, W> {
                 }
             }
             Draw::Instant { place, name, event: of, flow } => {
-                self.place(*place)?;
-                event
-                    .uint(field::TYPE, INSTANT)
-                    .uint(field::TRACK, place_uuid(self.header, *place))
-                    .uint(field::NAME_ID, self.name(name));
+                event.uint(field::TYPE, INSTANT);
+                self.named(&mut event, *place, name)?;
                 self.flow(&mut event, *flow);
                 self.annotate(&mut event, of);
             }
@@ -415,6 +409,14 @@ impl<'a, W: Write> Writer<'a, W> {
         packet.uint(field::TIMESTAMP, begun.saturating_add(at));
         packet.message(field::TRACK_EVENT, &event);
         self.packet(packet)
+    }
+
+    /// Says of an event what it is called, and on which track it is; that one is told of before.
+    fn named(&mut self, event: &mut Message, place: Place, name: &str) -> io::Result<()> {
+        self.place(place)?;
+        event.uint(field::TRACK, place_uuid(self.header, place));
+        event.uint(field::NAME_ID, self.name(name));
+        Ok(())
     }
 
     /// When a stroke is drawn. With a clock per batch all operations of a turn have the same time,

@@ -1,5 +1,7 @@
 //! `trace conn c7.1`: one connection's life, step by step, what repeats itself folded.
 
+mod teller;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
@@ -7,17 +9,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::life::{Answered, Life, Lives, Measure};
-use super::ops::{is_recv, is_send};
 use super::roster::ended;
 use super::source::{Cut, Source};
 use super::summary::span;
 use crate::keys::ConnId;
 use crate::report::histogram::Percentiles;
 use crate::report::{Latencies, units};
-use crate::ring::Kind;
-use crate::trace::event::{Event, Happened, Op};
-use crate::trace::format::{Call, Level, MAIN, Writers};
-use crate::trace::{Header, Trace};
+use crate::trace::Trace;
+use teller::Teller;
 
 /// So many abnormal steps are never folded.
 const ABNORMAL: usize = 16;
@@ -104,11 +103,8 @@ impl Story {
         let conn = trace.events().filter_map(|event| event.conn).find(is_wanted)?;
         let cut = Cut { conn: Some((conn.slot(), Some(conn.generation()))), ..*cut };
         let mut lives = Lives::new(trace);
-        let slot = u16::try_from(conn.slot()).ok();
-        let has_own = slot.is_some()
-            && trace.events().any(|event| event.conn == Some(conn) && event.lane == slot);
-        let mut teller = Teller::new(conn, &trace.header, has_own);
-        let (mut answered, mut slow) = (Latencies::new(), Vec::new());
+        let mut teller = Teller::new(conn, trace);
+        let (mut answered, mut slow) = (Latencies::new(), Slowest::new(slowest));
         let mut tenants = HashSet::new();
         for event in trace.events() {
             if let Some(tenant) = event.conn.filter(|one| one.slot() == conn.slot()) {
@@ -120,15 +116,10 @@ impl Story {
                 teller.answered(&turn);
                 if cut.is_in_time(turn.at) {
                     answered.record(Duration::from_nanos(turn.took));
-                    slow.push(turn);
-                    // Bounded: the slowest so far are enough.
-                    if slow.len() >= 2 * slowest.max(512) {
-                        keep_slowest(&mut slow, slowest);
-                    }
+                    slow.see(turn);
                 }
             }
         }
-        keep_slowest(&mut slow, slowest);
         let measure = lives.measure();
         let life = lives.finish().into_iter().find(|life| life.conn == format!("c{conn}"))?;
         let from = life.accepted_ns.unwrap_or(life.first_ns);
@@ -139,7 +130,7 @@ impl Story {
             life,
             measure,
             answered: answered.percentiles(),
-            slowest: slow.into_iter().map(Slow::from).collect(),
+            slowest: slow.finish(),
             told: fold(teller.steps, all),
         })
     }
@@ -152,9 +143,34 @@ impl From<Answered> for Slow {
     }
 }
 
-fn keep_slowest(turns: &mut Vec<Answered>, most: usize) {
-    turns.sort_by_key(|turn| std::cmp::Reverse((turn.took, turn.turn)));
-    turns.truncate(most);
+/// The slowest turns so far. Bounded: of many, those that cannot be among them are forgotten.
+struct Slowest {
+    most: usize,
+    turns: Vec<Answered>,
+}
+
+impl Slowest {
+    fn new(most: usize) -> Slowest {
+        Slowest { most, turns: Vec::new() }
+    }
+
+    fn see(&mut self, turn: Answered) {
+        self.turns.push(turn);
+        if self.turns.len() >= 2 * self.most.max(512) {
+            self.keep();
+        }
+    }
+
+    fn keep(&mut self) {
+        self.turns.sort_by_key(|turn| std::cmp::Reverse((turn.took, turn.turn)));
+        self.turns.truncate(self.most);
+    }
+
+    /// The slowest first.
+    fn finish(mut self) -> Vec<Slow> {
+        self.keep();
+        self.turns.into_iter().map(Slow::from).collect()
+    }
 }
 
 /// Leaves out what repeats itself: the steps of all turns but the first and the last, unless they
@@ -184,147 +200,30 @@ fn fold(steps: Vec<Step>, all: bool) -> Vec<Told> {
     told
 }
 
-/// Makes steps of events.
-struct Teller {
-    conn: ConnId,
-    /// Whether calls have a time of their own.
-    timed: bool,
-    /// Who may have done it, if somebody other than those who are its own.
-    others: Option<Writers>,
-    steps: Vec<Step>,
-    /// Which turn it is in.
-    turn: u64,
-    /// When a receive was first armed, while it has brought nothing.
-    armed: Option<u64>,
-    seen: bool,
-}
-
-impl Teller {
-    /// `has_own` if there is a thread or a process for this connection.
-    fn new(conn: ConnId, header: &Header, has_own: bool) -> Teller {
-        let timed = header.level == Some(Level::Record);
-        let others = has_own.then_some(header.writers);
-        Teller { conn, timed, others, steps: Vec::new(), turn: 0, armed: None, seen: false }
-    }
-
-    fn see(&mut self, event: &Event, cut: &Cut) {
-        if event.conn != Some(self.conn) {
-            return;
-        }
-        let Some(what) = self.tell(event) else { return };
-        let came = event.op.is_some_and(is_recv)
-            && matches!(event.result(), Some(Ok(n)) if n > 0)
-            && !matches!(event.what, Happened::CallBegin { .. });
-        let mut step = Step {
-            at_ns: event.at,
-            turn: self.turn,
-            what,
-            ends: None,
-            begins: false,
-            abnormal: event.is_abnormal(),
-        };
-        if came {
-            self.turn += 1;
-            step.turn = self.turn;
-            step.begins = true;
-            if let Some(armed) = self.armed.take() {
-                step.ends = Some((event.at.saturating_sub(armed), "to the first data"));
-            }
-        } else if !std::mem::replace(&mut self.seen, true) {
-            self.armed = Some(event.at);
-            step.begins = true;
-        }
-        if cut.is_in_time(event.at) {
-            self.steps.push(step);
-        }
-    }
-
-    /// The step that ends a turn: the last send's.
-    fn answered(&mut self, turn: &Answered) {
-        let recent = self.steps.iter_mut().rev().take(8);
-        let mut sends =
-            recent.filter(|step| step.turn == turn.turn && step.what.starts_with("send"));
-        if let Some(step) = sends.next() {
-            step.ends = Some((turn.took, "turnaround"));
-        }
-    }
-
-    /// Who did it, if that is another thread or process than its own.
-    fn by(&self, event: &Event) -> String {
-        let (Some(writers), Some(lane)) = (self.others, event.lane) else { return String::new() };
-        match (writers, lane) {
-            (_, MAIN) => "   by main".to_owned(),
-            (_, lane) if u32::from(lane) == self.conn.slot() => String::new(),
-            (Writers::Processes, lane) => format!("   by p{lane}"),
-            (_, lane) => format!("   by t{lane}"),
-        }
-    }
-
-    /// In a few words; `None` if it says nothing by itself.
-    fn tell(&self, event: &Event) -> Option<String> {
-        let star = if event.is_multishot() { "*" } else { "" };
-        let op = event.op;
-        let name = op.map_or("", Op::name);
-        let moves = op.is_some_and(|op| is_recv(op) || is_send(op));
-        let number = |number: Option<u64>| number.map_or(String::new(), |n| format!(" #{n}"));
-        Some(match &event.what {
-            Happened::Submitted { number: n, len, quiet, again, .. } => {
-                let again = if *again > 0 && op.is_some_and(is_recv) { " again" } else { "" };
-                match op {
-                    Some(Op::Ring(Kind::Send)) => {
-                        let quiet = if *quiet { ", quiet" } else { "" };
-                        format!("{name} {len} B{}{quiet}", number(*n))
-                    }
-                    Some(Op::Ring(Kind::Recv)) => format!("{name} armed{again}{}", number(*n)),
-                    _ => format!("{name}{}", number(*n)),
-                }
-            }
-            Happened::Completed { result, more, buffer, age, .. } => {
-                let age = age.filter(|_| !op.is_some_and(is_recv));
-                let age = age.map_or(String::new(), |age| format!("   age {}", span(Some(age))));
-                match result {
-                    Ok(0) if op.is_some_and(is_recv) => format!("{name}{star} EOF"),
-                    Ok(n) if moves => {
-                        let buffer = buffer.map_or(String::new(), |one| format!(" buf {one}"));
-                        let last = if star == "*" && !more { ", last shot" } else { "" };
-                        let done = if op.is_some_and(is_send) { " done" } else { "" };
-                        format!("{name}{star}{done} {n} B{buffer}{last}{age}")
-                    }
-                    Ok(_) => format!("{name} done{age}"),
-                    Err(errno) => format!("{name}{star} {errno}{age}"),
-                }
-            }
-            Happened::Silent { bytes, .. } => format!("{name} went: {bytes} B, no completion"),
-            Happened::Ready { readable, writable, hung_up } => {
-                let words = [(*readable, "read"), (*writable, "write"), (*hung_up, "hung up")];
-                let words = words.iter().filter(|(is, _)| *is).map(|(_, word)| *word);
-                format!("ready to {}", words.collect::<Vec<_>>().join(", "))
-            }
-            Happened::CallEnd { result, lasted, may_sleep, .. } => {
-                let took = lasted.filter(|_| self.timed);
-                let mut took =
-                    took.map_or(String::new(), |nanos| format!("   {}", span(Some(nanos))));
-                if *may_sleep && !took.is_empty() && !op.is_some_and(is_send) {
-                    took.push_str(" with its sleep");
-                }
-                took.push_str(&self.by(event));
-                match result {
-                    Ok(0) if op.is_some_and(is_recv) => format!("{name} EOF{took}"),
-                    Ok(n) if moves => format!("{name} {n} B{took}"),
-                    Ok(_) if op == Some(Op::Call(Call::Close)) => format!("{name}{took}"),
-                    Ok(_) => format!("{name}{took}"),
-                    Err(errno) => format!("{name} {errno}{took}"),
-                }
-            }
-            _ => return None,
-        })
-    }
-}
-
 impl fmt::Display for Story {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let life = &self.life;
+        let zero = life.accepted_ns.unwrap_or(life.first_ns);
         writeln!(f, "{}\n", self.source)?;
+        self.head(f)?;
+        if let Some(at) = life.accepted_ns {
+            writeln!(f, "{}  accepted", offset(at, zero))?;
+        }
+        self.steps(f, zero)?;
+        if !self.slowest.is_empty() {
+            writeln!(f, "slowest turns:")?;
+            for slow in &self.slowest {
+                writeln!(f, "{}", slow_turn(slow, zero, self.measure))?;
+            }
+        }
+        write!(f, "verdict: {}{}", ended(life), self.checked())
+    }
+}
+
+impl Story {
+    /// Who it is, in numbers.
+    fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let life = &self.life;
         let file = life.file.map_or(String::new(), |file| format!("  file {file}"));
         writeln!(
             f,
@@ -339,10 +238,11 @@ impl fmt::Display for Story {
         if self.tenants > 1 {
             writeln!(f, "one of {} tenants of its slot", units::count(self.tenants))?;
         }
-        let zero = life.accepted_ns.unwrap_or(life.first_ns);
-        if let Some(at) = life.accepted_ns {
-            writeln!(f, "{}  accepted", offset(at, zero))?;
-        }
+        Ok(())
+    }
+
+    fn steps(&self, f: &mut fmt::Formatter<'_>, zero: u64) -> fmt::Result {
+        // Whether a span has begun that has not ended.
         let mut open = false;
         for told in &self.told {
             match told {
@@ -350,35 +250,27 @@ impl fmt::Display for Story {
                 Told::Folded { turns, steps } => {
                     open = false;
                     let (turns, steps) = (units::count(*turns), units::count(*steps));
-                    write!(
-                        f,
-                        "{:>13}  … {turns} turns folded, {steps} steps (--all shows them)",
-                        ""
-                    )?;
-                    writeln!(f)?;
+                    let words = format!("{turns} turns folded, {steps} steps (--all shows them)");
+                    writeln!(f, "{:>13}  … {words}", "")?;
                 }
             }
         }
-        if !self.slowest.is_empty() {
-            writeln!(f, "slowest turns:")?;
-            for slow in &self.slowest {
-                writeln!(f, "{}", slow_turn(slow, zero, self.measure))?;
-            }
-        }
-        let checked = if !life.faults.is_empty() {
+        Ok(())
+    }
+
+    /// What is known of its operations.
+    fn checked(&self) -> &'static str {
+        if !self.life.faults.is_empty() {
             ""
         } else if self.source.lost > 0 {
             "   (what is here is in order; records are missing)"
-        } else if life.closed_ns.is_some() {
+        } else if self.life.closed_ns.is_some() {
             "   every operation ended once ✓"
         } else {
             "   nothing ended twice ✓"
-        };
-        write!(f, "verdict: {}{checked}", ended(life))
+        }
     }
-}
 
-impl Story {
     fn step(&self, step: &Step, zero: u64, open: &mut bool) -> String {
         let mark = if step.begins {
             *open = true;

@@ -173,10 +173,28 @@ fn selector(model: &str) -> Tape {
     tape
 }
 
-/// Does it as often as a check needs, to connection 0 of a ring.
-fn often(plant: impl Fn(&mut Tape)) -> Tape {
+/// A ring without multishot: each receive is submitted anew.
+fn one_shot() -> Tape {
+    let mut tape = Tape::new("uring");
+    for conn in 0..120 {
+        tape.sqe(Kind::Recv, conn % 2, 64).entered(9).cqe(Kind::Recv, conn % 2, 64, 0);
+    }
+    tape
+}
+
+/// A ring to which it is done once.
+fn once(plant: impl Fn(&mut Tape) -> &mut Tape) -> Tape {
     let mut tape = ring();
-    (0..30).for_each(|_| plant(&mut tape));
+    plant(&mut tape);
+    tape
+}
+
+/// A ring to which it is done as often as a check needs.
+fn often(plant: impl Fn(&mut Tape) -> &mut Tape) -> Tape {
+    let mut tape = ring();
+    for _ in 0..30 {
+        plant(&mut tape);
+    }
     tape
 }
 
@@ -196,82 +214,49 @@ fn a_healthy_ring_and_a_healthy_selector_have_no_finding() {
 #[test]
 fn each_fault_of_a_ring_is_found_and_nothing_else() {
     let planted: [(&str, Tape); 13] = [
-        ("cq-overflow", {
-            let mut tape = ring();
-            tape.enter(5, Patience::Endless, 1).cqe(Kind::Wake, 0, 1, 0);
-            tape
-        }),
-        ("no-buffers", {
-            let mut tape = ring();
-            tape.entered(5).cqe(Kind::Recv, 0, -libc::ENOBUFS, 0).sqe(Kind::Recv, 0, 2048);
-            tape
-        }),
-        ("out-of-order", {
-            let mut tape = ring();
-            tape.entered(5).cqe(Kind::Send, 1, 64, 0);
-            tape
-        }),
-        ("errors", {
-            let mut tape = ring();
-            tape.sqe(Kind::Send, 0, 64).entered(5).cqe(Kind::Send, 0, -libc::EINVAL, 0);
-            tape
-        }),
-        ("accepts-refused", {
-            let mut tape = ring();
-            tape.entered(5).cqe(Kind::Accept, 0, -libc::EMFILE, 0);
-            tape
-        }),
-        ("never-closed", {
-            let mut tape = ring();
-            tape.entered(5).cqe(Kind::Recv, 0, 0, 0).entered(1_100_000);
-            tape.cqe(Kind::Recv, 1, 64, Cqe::MORE);
-            tape
-        }),
+        ("cq-overflow", once(|tape| tape.enter(5, Patience::Endless, 1).cqe(Kind::Wake, 0, 1, 0))),
         (
-            "stalls",
-            often(|tape| {
-                tape.pass(2000).echo(0, 5);
+            "no-buffers",
+            once(|tape| {
+                tape.entered(5).cqe(Kind::Recv, 0, -libc::ENOBUFS, 0).sqe(Kind::Recv, 0, 2048)
             }),
         ),
+        ("out-of-order", once(|tape| tape.entered(5).cqe(Kind::Send, 1, 64, 0))),
+        (
+            "errors",
+            once(|tape| {
+                tape.sqe(Kind::Send, 0, 64).entered(5).cqe(Kind::Send, 0, -libc::EINVAL, 0)
+            }),
+        ),
+        ("accepts-refused", once(|tape| tape.entered(5).cqe(Kind::Accept, 0, -libc::EMFILE, 0))),
+        (
+            "never-closed",
+            once(|tape| {
+                tape.entered(5).cqe(Kind::Recv, 0, 0, 0).entered(1_100_000);
+                tape.cqe(Kind::Recv, 1, 64, Cqe::MORE)
+            }),
+        ),
+        ("stalls", often(|tape| tape.pass(2000).echo(0, 5))),
         (
             "disarmed",
             often(|tape| {
-                tape.echo(0, 5).entered(5).cqe(Kind::Recv, 0, 64, 0).sqe(Kind::Recv, 0, 2048);
+                tape.echo(0, 5).entered(5).cqe(Kind::Recv, 0, 64, 0).sqe(Kind::Recv, 0, 2048)
             }),
         ),
         (
             "short-sends",
-            often(|tape| {
-                tape.sqe(Kind::Send, 0, 64).entered(5).cqe(Kind::Send, 0, 60, 0);
-            }),
+            often(|tape| tape.sqe(Kind::Send, 0, 64).entered(5).cqe(Kind::Send, 0, 60, 0)),
         ),
+        ("woken-for-nothing", often(|tape| tape.entered(5))),
         (
-            "woken-for-nothing",
-            often(|tape| {
-                tape.entered(5);
+            "resets",
+            once(|tape| {
+                tape.entered(5).cqe(Kind::Recv, 0, -libc::ECONNRESET, 0).sqe(Kind::Close, 0, 0);
+                tape.entered(5).cqe(Kind::Close, 0, 0, 0)
             }),
         ),
-        ("resets", {
-            let mut tape = ring();
-            tape.entered(5).cqe(Kind::Recv, 0, -libc::ECONNRESET, 0).sqe(Kind::Close, 0, 0);
-            tape.entered(5).cqe(Kind::Close, 0, 0, 0);
-            tape
-        }),
-        ("one-each-turn", {
-            let mut tape = ring();
-            (2..9).for_each(|conn| {
-                tape.open(conn);
-            });
-            tape
-        }),
-        ("one-shot", {
-            let mut tape = Tape::new("uring");
-            for conn in 0..120 {
-                tape.sqe(Kind::Recv, conn % 2, 64).entered(9);
-                tape.cqe(Kind::Recv, conn % 2, 64, 0);
-            }
-            tape
-        }),
+        ("one-each-turn", once(|tape| (2..9).fold(tape, Tape::open))),
+        ("one-shot", one_shot()),
     ];
     for (name, mut tape) in planted {
         assert_eq!(tape.findings(), [name]);
