@@ -96,8 +96,8 @@ pub fn title(header: &Header, lost: u64) -> String {
     );
     let mut add = |words: String| text.push_str(&words);
     if header.sample > 1 {
-        let skipped = units::count(header.skipped);
-        add(format!("  sample: 1 of {} connections, {skipped} records left out", header.sample));
+        let skipped = units::plural(header.skipped, "record");
+        add(format!("  sample: 1 of {} connections, {skipped} left out", header.sample));
     }
     if let Some(why) = header.frozen {
         add(format!("  stopped {why}"));
@@ -180,7 +180,7 @@ fn details(header: &Header, event: &Event) -> String {
                 text.push_str("quiet  ");
             }
             if *again > 0 && event.op.is_some_and(|op| op.name() == "recv") {
-                let _ = write!(text, "armed again, {} times before", again);
+                let _ = write!(text, "armed again, {} before", units::times((*again).into()));
             }
         }
         Happened::Completed { result, more, buffer, submission, age, .. } => {
@@ -199,8 +199,8 @@ fn details(header: &Header, event: &Event) -> String {
         Happened::EnterEnd { result, completions, lent, overflow, lasted, in_flight, .. } => {
             write_span(&mut text, *lasted);
             let took = result.unwrap_or(0);
-            let cqes = if *completions == 1 { "cqe" } else { "cqes" };
-            let _ = write!(text, "{took} submitted, {completions} {cqes}");
+            let cqes = units::plural((*completions).into(), "cqe");
+            let _ = write!(text, "{took} submitted, {cqes}");
             if let Some(queue) = header.get("completions") {
                 let _ = write!(text, "  cq {completions}/{queue}");
             }
@@ -247,7 +247,7 @@ fn details(header: &Header, event: &Event) -> String {
             write_span(&mut text, measured(header, *lasted));
         }
         Happened::Lost(n) => {
-            let _ = write!(text, "{} records", units::count(*n));
+            let _ = write!(text, "{}", units::plural(*n, "record"));
         }
         Happened::Clock(nanos) => {
             let _ = write!(text, "{nanos} ns of the monotonic clock");
