@@ -20,6 +20,9 @@ use crate::report::{Errno, units};
 /// Where the details end and the mark of the abnormal stands.
 pub(super) const MARK: usize = 112;
 
+/// The model that tries all sockets instead of asking which are ready.
+pub(super) const ASKS_NOBODY: &str = "nonblocking";
+
 /// What is to be shown. Empty lists show all.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -88,9 +91,8 @@ pub fn title(header: &Header, lost: u64) -> String {
     };
     let level = header.level.map_or("unknown", Level::name);
     let mut text = format!(
-        "{} of process {}  clock: {clock}, per {level}  records: {} written, {} lost",
-        header.model(),
-        header.pid,
+        "{}  clock: {clock}, per {level}  records: {} written, {} lost",
+        subject(header.model(), header.pid),
         units::count(header.head),
         units::count(lost),
     );
@@ -106,6 +108,14 @@ pub fn title(header: &Header, lost: u64) -> String {
         add(format!("  kernel: {}", uname.split(' ').nth(1).unwrap_or(uname)));
     }
     text
+}
+
+/// Whose recording it is: which model served, and in which process.
+pub(super) fn subject(model: &str, pid: u32) -> String {
+    match model {
+        "process" => format!("model process, parent {pid}"),
+        _ => format!("{model} of process {pid}"),
+    }
 }
 
 /// What stands in the columns of [`line()`]: once, above the first.
@@ -154,14 +164,18 @@ pub fn line(header: &Header, event: &Event) -> String {
     end_line(text, MARK, event.is_abnormal())
 }
 
-/// The connection, or whose line between two processes it is.
+/// The connection, or what else a readiness or a call is about; nothing if that is not told.
 fn whose(event: &Event) -> String {
     match (event.conn, &event.what) {
         (Some(conn), _) => format!("c{conn}"),
         (None, Happened::Ready { .. } | Happened::CallBegin { .. } | Happened::CallEnd { .. }) => {
             match Whose::from(Key(event.raw.id)) {
+                Whose::Conn(conn) => format!("c{conn}"),
+                Whose::Listener(at) => format!("listen {at}"),
+                Whose::Stop => "stop".to_owned(),
+                Whose::Input => "input".to_owned(),
+                Whose::Guest(guest) => format!("guest {guest}"),
                 Whose::Line(conn) => format!("to c{conn}"),
-                _ => String::new(),
             }
         }
         _ => String::new(),
@@ -213,7 +227,11 @@ fn details(header: &Header, event: &Event) -> String {
             }
         }
         Happened::WaitBegin { patience, at_most } => {
-            text.push_str(patience.map_or("?", Patience::name));
+            text.push_str(match patience {
+                // It asks nobody: whatever comes, it sleeps.
+                Some(Patience::Until) if header.model() == ASKS_NOBODY => "sleep",
+                _ => patience.map_or("?", Patience::name),
+            });
             if let Some(nanos) = at_most {
                 let _ = write!(text, " {}", span(*nanos));
             }
@@ -348,6 +366,10 @@ pub fn json(header: &Header, event: &Event) -> Value {
     if let Some(conn) = event.conn {
         put("slot", json!(conn.slot()));
         put("gen", json!(conn.generation()));
+    } else if let whose = whose(event)
+        && !whose.is_empty()
+    {
+        put("whose", json!(whose));
     }
     match event.result() {
         Some(Ok(n)) => put("res", json!(n)),

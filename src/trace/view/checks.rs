@@ -9,6 +9,7 @@ use super::life::Life;
 use super::turns::{Moment, Noted, STALL};
 use crate::report::units::plural;
 use crate::report::{Errno, units};
+use crate::trace::show::ASKS_NOBODY;
 
 /// Something to look for.
 pub(super) struct Check {
@@ -301,7 +302,7 @@ fn short(digest: &Digest) -> Option<Finding> {
 
 fn idle(digest: &Digest) -> Option<Finding> {
     let turns = digest.turns.as_ref()?;
-    if !often(turns.idle.count, turns.count, 100) || digest.source.model == "nonblocking" {
+    if !often(turns.idle.count, turns.count, 100) || digest.source.model == ASKS_NOBODY {
         return None;
     }
     let what = format!(
@@ -318,7 +319,7 @@ fn in_vain(digest: &Digest) -> Option<Finding> {
     if !often(turns.in_vain.count, turns.count, 100) {
         return None;
     }
-    let asks_nobody = digest.source.model == "nonblocking";
+    let asks_nobody = digest.source.model == ASKS_NOBODY;
     let severity = if asks_nobody { Severity::Note } else { Severity::Costly };
     let what = format!(
         "no call came to anything after {}",
@@ -338,7 +339,7 @@ fn would_block(digest: &Digest) -> Option<Finding> {
     if !often(blocked.count, digest.messages, 10) {
         return None;
     }
-    let asks_nobody = digest.source.model == "nonblocking";
+    let asks_nobody = digest.source.model == ASKS_NOBODY;
     let severity = if asks_nobody { Severity::Note } else { Severity::Costly };
     let per = digest.per_message(blocked.count).map_or("some".to_owned(), ratio);
     let what = format!("{per} receives per message found nothing (EAGAIN)");

@@ -9,6 +9,7 @@ use crate::keys::ConnId;
 use crate::report::units;
 use crate::trace::Trace;
 use crate::trace::format::{Clock, Level, Writers};
+use crate::trace::show::subject;
 
 /// The part of a trace that a view is about. The default is all of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -175,7 +176,7 @@ fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
 impl fmt::Display for Source {
     /// Two lines, and one for each uncertainty. No line-end at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of process {}", self.model, self.pid)?;
+        f.write_str(&subject(&self.model, self.pid))?;
         if self.lane > 0 {
             write!(f, ", loop {}", self.lane)?;
         }
