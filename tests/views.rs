@@ -12,7 +12,7 @@ use std::time::Duration;
 use proactor::ring::sim::Tier;
 use proactor::trace::format::{HEADER, RECORD};
 use proactor::trace::view::{Cut, Diff, Digest, Doctor, Ending, Health, Roster, Story, Summary};
-use proactor::trace::{About, Clock, Recorder, Settings, Trace};
+use proactor::trace::{About, Clock, Happened, Patience, Recorder, Settings, Trace};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -300,6 +300,71 @@ fn a_heading_stands_once_over_the_columns_of_the_events_and_not_among_json() {
         let objects: Result<Vec<Value>, _> = json.lines().map(serde_json::from_str).collect();
         assert_eq!(objects.map(|all| all.len()).ok(), Some(lines.len() - 1), "{shown}");
     }
+}
+
+/// Serves nobody, until `seen` is in what it recorded; then what `trace show` says.
+fn shown_of(options: &[&str], file: &Path, seen: impl Fn(&Happened) -> bool) -> String {
+    let option = format!("--trace={}", file.display());
+    let args = [&["serve", "--listen", "127.0.0.1:0", &option], options].concat();
+    let server = Launch::new(PROACTOR, &args).start();
+    eventually("it is in the trace", || {
+        let trace = Trace::open(file).unwrap();
+        trace.events().any(|event| seen(&event.what)).then_some(())
+    });
+    server.drain();
+    view(&["show"], &[file])
+}
+
+#[test]
+fn listeners_and_what_stops_a_loop_are_named_where_no_connection_is_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve_with(&["--model", "epoll", "--listen", "127.0.0.1:0"], file, false);
+    let text = view(&["show"], &[file]);
+    for (what, op, whose) in [
+        ("<call", "watch", "listen 0"),
+        ("<call", "watch", "listen 1"),
+        ("ready", "", "listen 0"),
+        ("<call", "accept", "listen 0"),
+        ("<call", "watch", "stop"),
+        ("ready", "", "stop"),
+    ] {
+        let words = format!("{what:<7} {op:<13} {whose:<9}");
+        assert!(text.contains(&words), "{words} is missing in\n{text}");
+    }
+    let unnamed = |line: &&str| line.contains("  ready  ") && line.get(43..52) == Some("         ");
+    assert_eq!(text.lines().find(unnamed), None);
+    let json = view(&["show", "--json"], &[file]);
+    let of = |whose: &str| json.matches(&format!("\"whose\":\"{whose}\"")).count();
+    assert!(of("listen 0") > 2 && of("stop") > 1 && of("listen 1") > 1);
+}
+
+#[test]
+fn a_model_that_asks_nobody_is_not_said_to_wait_for_anybody() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--model", "nonblocking", "--trace-size", "128K"];
+    let begun = |what: &Happened| matches!(what, Happened::WaitBegin { .. });
+    let tireless = shown_of(&options, &folder.path().join("a"), begun);
+    let slept = |what: &Happened| {
+        matches!(what, Happened::WaitBegin { patience: Some(Patience::Until), .. })
+    };
+    let options = [&options[..], &["--idle-sleep", "1ms"]].concat();
+    let restful = shown_of(&options, &folder.path().join("b"), slept);
+    for (text, sleeps) in [(tireless, false), (restful, true)] {
+        assert!(sleeps || text.contains("  no wait\n"), "{text}");
+        assert!(text.contains("wait>") && !text.contains("wait>=1"), "{text}");
+        assert_eq!(text.contains("  sleep 1.00 ms\n"), sleeps, "{text}");
+    }
+}
+
+#[test]
+fn a_recording_of_processes_names_their_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    let text = shown_of(&["--model", "process"], file, |_| true);
+    assert!(text.starts_with("model process, parent "), "{text}");
+    let text = view(&["summary"], &[file]);
+    assert!(text.starts_with("model process, parent "), "{text}");
 }
 
 #[test]

@@ -41,6 +41,21 @@ pub fn count(value: u64) -> String {
     text
 }
 
+/// So many of a thing whose plural ends in s: `1 turn`, `5,361 turns`.
+pub fn plural(n: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(n), agree(n, "", "s"))
+}
+
+/// The form of a word that goes with so many: `agree(1, "was", "were")` is `was`.
+pub fn agree<'a>(n: u64, one: &'a str, many: &'a str) -> &'a str {
+    if n == 1 { one } else { many }
+}
+
+/// How often: `once`, `5,361 times`.
+pub fn times(n: u64) -> String {
+    if n == 1 { "once".to_owned() } else { format!("{} times", count(n)) }
+}
+
 /// Reads a span of time: `5`, `2.5` (seconds), `40ms`, `90s`, `2m`.
 ///
 /// # Errors
@@ -115,6 +130,13 @@ mod tests {
         assert_eq!(percent(0.0), "0 %");
         assert_eq!(count(7), "7");
         assert_eq!(count(41_203_118), "41,203,118");
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 5361].map(|n| plural(n, "turn")), ["0 turns", "1 turn", "5,361 turns"]);
+        assert_eq!([0, 1, 2].map(|n| agree(n, "was", "were")), ["were", "was", "were"]);
+        assert_eq!([0, 1, 5361].map(times), ["0 times", "once", "5,361 times"]);
     }
 
     #[test]

@@ -132,6 +132,13 @@ pub trait Selector {
     /// The selector itself is broken.
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()>;
 
+    /// For how long at most a [`wait`](Selector::wait) with this timeout would sleep now; `None` is
+    /// until something is ready. By default for as long as it may; less where a selector does not
+    /// ask the kernel.
+    fn sleeps(&self, timeout: Option<Duration>) -> Option<Duration> {
+        timeout
+    }
+
     // The calls that a report is for. They are the caller's to make: these are only the way past
     // which they go, so that a selector that remembers sees them.
 

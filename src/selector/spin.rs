@@ -34,6 +34,16 @@ impl Spin {
     fn watched(&mut self, fd: RawFd) -> Option<&mut (Key, Interest)> {
         self.watched.get_mut(fd as usize)?.as_mut()
     }
+
+    /// How long a wait does something else, if it does; `any` is whether there is somebody to try.
+    fn rest(&self, any: bool, timeout: Option<Duration>) -> Option<Duration> {
+        if !any {
+            // Nothing can come but a signal.
+            return Some(timeout.or(self.idle_sleep).unwrap_or_default());
+        }
+        let span = self.idle_sleep.filter(|_| self.idle)?;
+        Some(timeout.map_or(span, |timeout| timeout.min(span)))
+    }
 }
 
 impl Selector for Spin {
@@ -77,14 +87,13 @@ impl Selector for Spin {
                 Ready { key, readable, writable, hung_up: false }
             },
         ));
-        if ready.len() == before {
-            // There is nobody to try: nothing can come but a signal.
-            return os::sleep(timeout.or(self.idle_sleep).unwrap_or_default());
-        }
-        match self.idle_sleep.filter(|_| self.idle) {
-            Some(span) => os::sleep(timeout.map_or(span, |timeout| timeout.min(span))),
-            None => Ok(()),
-        }
+        self.rest(ready.len() > before, timeout).map_or(Ok(()), os::sleep)
+    }
+
+    fn sleeps(&self, timeout: Option<Duration>) -> Option<Duration> {
+        let is_wished = |&(_, interest): &(Key, Interest)| interest != Interest::NONE;
+        let any = self.watched.iter().flatten().any(is_wished);
+        Some(self.rest(any, timeout).unwrap_or_default())
     }
 
     fn came_of_it(&mut self, moved: bool) {

@@ -248,8 +248,10 @@ fn spin_reports_what_is_wished_and_sleeps_only_if_nothing_moved() {
     let (ours, _theirs) = pair();
     let mut spin = Spin::new(Some(SPAN));
     spin.add(ours.as_fd(), KEY, Interest::READ).unwrap();
-    let mut took = |moved, timeout| {
+    let mut took = |moved, timeout: Option<Duration>| {
         spin.came_of_it(moved);
+        let idle = timeout.unwrap_or(SPAN);
+        assert_eq!(spin.sleeps(timeout), Some(if moved { Duration::ZERO } else { idle }));
         let (began, mut reports) = (std::time::Instant::now(), Vec::new());
         spin.wait(&mut reports, timeout).unwrap();
         assert!(reports.len() == 1 && reports[0].readable && !reports[0].writable, "{reports:?}");
@@ -258,6 +260,9 @@ fn spin_reports_what_is_wished_and_sleeps_only_if_nothing_moved() {
     let mut at_once = || took(true, None).max(took(false, Some(Duration::ZERO)));
     assert!([(); 5].map(|()| at_once()).into_iter().min() < Some(SPAN));
     assert!(took(false, None) >= SPAN);
+    spin.remove(ours.as_fd()).unwrap();
+    assert_eq!(spin.sleeps(None), Some(SPAN), "there is nobody to try");
+    assert_eq!(Spin::new(None).sleeps(None), Some(Duration::ZERO));
 }
 
 #[test]

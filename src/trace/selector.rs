@@ -36,8 +36,9 @@ impl<S: Selector, L: Log> Selector for Traced<S, L> {
     }
 
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
-        let patience = Patience::of(timeout);
-        let nanos = timeout.map_or(0, |span| span.as_nanos() as u64);
+        let sleeps = self.inner.sleeps(timeout);
+        let patience = Patience::of(sleeps);
+        let nanos = sleeps.map_or(0, |span| span.as_nanos() as u64);
         let (what, op) = (What::WaitBegin as u8, patience as u8);
         self.log.begin_turn(clock, Record { what, id: nanos, op, ..Record::default() });
         let before = ready.len();
@@ -60,6 +61,10 @@ impl<S: Selector, L: Log> Selector for Traced<S, L> {
             );
         }
         waited
+    }
+
+    fn sleeps(&self, timeout: Option<Duration>) -> Option<Duration> {
+        self.inner.sleeps(timeout)
     }
 
     fn came_of_it(&mut self, moved: bool) {

@@ -20,6 +20,9 @@ use crate::report::{Errno, units};
 /// Where the details end and the mark of the abnormal stands.
 pub(super) const MARK: usize = 112;
 
+/// The model that tries all sockets instead of asking which are ready.
+pub(super) const ASKS_NOBODY: &str = "nonblocking";
+
 /// What is to be shown. Empty lists show all.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -88,16 +91,15 @@ pub fn title(header: &Header, lost: u64) -> String {
     };
     let level = header.level.map_or("unknown", Level::name);
     let mut text = format!(
-        "{} of process {}  clock: {clock}, per {level}  records: {} written, {} lost",
-        header.model(),
-        header.pid,
+        "{}  clock: {clock}, per {level}  records: {} written, {} lost",
+        subject(header.model(), header.pid),
         units::count(header.head),
         units::count(lost),
     );
     let mut add = |words: String| text.push_str(&words);
     if header.sample > 1 {
-        let skipped = units::count(header.skipped);
-        add(format!("  sample: 1 of {} connections, {skipped} records left out", header.sample));
+        let skipped = units::plural(header.skipped, "record");
+        add(format!("  sample: 1 of {} connections, {skipped} left out", header.sample));
     }
     if let Some(why) = header.frozen {
         add(format!("  stopped {why}"));
@@ -106,6 +108,14 @@ pub fn title(header: &Header, lost: u64) -> String {
         add(format!("  kernel: {}", uname.split(' ').nth(1).unwrap_or(uname)));
     }
     text
+}
+
+/// Whose recording it is: which model served, and in which process.
+pub(super) fn subject(model: &str, pid: u32) -> String {
+    match model {
+        "process" => format!("model process, parent {pid}"),
+        _ => format!("{model} of process {pid}"),
+    }
 }
 
 /// What stands in the columns of [`line()`]: once, above the first.
@@ -154,14 +164,18 @@ pub fn line(header: &Header, event: &Event) -> String {
     end_line(text, MARK, event.is_abnormal())
 }
 
-/// The connection, or whose line between two processes it is.
+/// The connection, or what else a readiness or a call is about; nothing if that is not told.
 fn whose(event: &Event) -> String {
     match (event.conn, &event.what) {
         (Some(conn), _) => format!("c{conn}"),
         (None, Happened::Ready { .. } | Happened::CallBegin { .. } | Happened::CallEnd { .. }) => {
             match Whose::from(Key(event.raw.id)) {
+                Whose::Conn(conn) => format!("c{conn}"),
+                Whose::Listener(at) => format!("listen {at}"),
+                Whose::Stop => "stop".to_owned(),
+                Whose::Input => "input".to_owned(),
+                Whose::Guest(guest) => format!("guest {guest}"),
                 Whose::Line(conn) => format!("to c{conn}"),
-                _ => String::new(),
             }
         }
         _ => String::new(),
@@ -180,7 +194,7 @@ fn details(header: &Header, event: &Event) -> String {
                 text.push_str("quiet  ");
             }
             if *again > 0 && event.op.is_some_and(|op| op.name() == "recv") {
-                let _ = write!(text, "armed again, {} times before", again);
+                let _ = write!(text, "armed again, {} before", units::times((*again).into()));
             }
         }
         Happened::Completed { result, more, buffer, submission, age, .. } => {
@@ -199,8 +213,8 @@ fn details(header: &Header, event: &Event) -> String {
         Happened::EnterEnd { result, completions, lent, overflow, lasted, in_flight, .. } => {
             write_span(&mut text, *lasted);
             let took = result.unwrap_or(0);
-            let cqes = if *completions == 1 { "cqe" } else { "cqes" };
-            let _ = write!(text, "{took} submitted, {completions} {cqes}");
+            let cqes = units::plural((*completions).into(), "cqe");
+            let _ = write!(text, "{took} submitted, {cqes}");
             if let Some(queue) = header.get("completions") {
                 let _ = write!(text, "  cq {completions}/{queue}");
             }
@@ -213,7 +227,11 @@ fn details(header: &Header, event: &Event) -> String {
             }
         }
         Happened::WaitBegin { patience, at_most } => {
-            text.push_str(patience.map_or("?", Patience::name));
+            text.push_str(match patience {
+                // It asks nobody: whatever comes, it sleeps.
+                Some(Patience::Until) if header.model() == ASKS_NOBODY => "sleep",
+                _ => patience.map_or("?", Patience::name),
+            });
             if let Some(nanos) = at_most {
                 let _ = write!(text, " {}", span(*nanos));
             }
@@ -247,7 +265,7 @@ fn details(header: &Header, event: &Event) -> String {
             write_span(&mut text, measured(header, *lasted));
         }
         Happened::Lost(n) => {
-            let _ = write!(text, "{} records", units::count(*n));
+            let _ = write!(text, "{}", units::plural(*n, "record"));
         }
         Happened::Clock(nanos) => {
             let _ = write!(text, "{nanos} ns of the monotonic clock");
@@ -348,6 +366,10 @@ pub fn json(header: &Header, event: &Event) -> Value {
     if let Some(conn) = event.conn {
         put("slot", json!(conn.slot()));
         put("gen", json!(conn.generation()));
+    } else if let whose = whose(event)
+        && !whose.is_empty()
+    {
+        put("whose", json!(whose));
     }
     match event.result() {
         Some(Ok(n)) => put("res", json!(n)),

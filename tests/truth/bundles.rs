@@ -4,11 +4,14 @@
 //! all of its sockets, recorded by the crate's recorder and held to the same oracle. And what a
 //! bundle means is held too: its result is spread over buffers in the order in which they were
 //! lent, of which it names the first; so every byte of every stream must be in its place.
+//!
+//! One more socket is spoken to in bundles: what was in the buffers of which a completion tells must
+//! be what its peer heard.
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
-use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
@@ -33,12 +36,17 @@ const BUFFERS: usize = 64;
 pub(crate) const LEAST: usize = 10_000;
 /// What each peer says.
 const SAID: usize = LEAST.div_ceil(CROWD) * SIZE * BUFFERS;
+/// What is said in bundles, at the least, and the group of its buffers.
+const SPOKEN: usize = 1000 * SIZE * BUFFERS;
+const SPEECH: u16 = 1;
 
 /// What came of it.
 pub(crate) struct Bundled {
     pub(crate) evidence: Evidence,
     /// Completions that told of several buffers.
     pub(crate) several: usize,
+    /// Those of them that told of a send.
+    pub(crate) sent: usize,
 }
 
 /// Whether this kernel has bundles.
@@ -47,7 +55,7 @@ pub(crate) fn are_known() -> bool {
     ring.is_ok_and(|ring| ring.params().is_feature_recvsend_bundle())
 }
 
-/// Receives what all peers say, then cancels all receives at once. `completions` are what the queue
+/// Receives what all peers say and speaks to one more, then cancels all receives at once. `completions` are what the queue
 /// holds.
 pub(crate) fn play(points: &[Point], completions: u32) -> Bundled {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -57,12 +65,23 @@ pub(crate) fn play(points: &[Point], completions: u32) -> Bundled {
         (peer, listener.accept().expect("somebody has come").0)
     };
     let (mut peers, sockets): (Vec<_>, Vec<_>) = (0..CROWD).map(meet).unzip();
+    let (mut hearer, speaker) = meet(CROWD);
     thread::scope(|scope| {
-        let listening = scope.spawn(|| Table::new(points, completions, &sockets).serve());
+        // It has the speaker, so that the hearer ends with it however it ends.
+        let sockets = &sockets;
+        let listening =
+            scope.spawn(move || Table::new(points, completions, sockets, speaker).serve());
+        let hearing = scope.spawn(move || {
+            let mut heard = Vec::new();
+            hearer.read_to_end(&mut heard).map(|_| heard)
+        });
         for (at, peers) in peers.chunks_mut(CROWD / 4).enumerate() {
             scope.spawn(move || speak(peers, at * CROWD / 4));
         }
-        listening.join().expect("it does not panic")
+        let (bundled, spoken) = listening.join().expect("it does not panic");
+        let heard = hearing.join().expect("it does not panic").expect("no reset");
+        assert!(heard.len() >= SPOKEN && heard == spoken, "{} of {}", heard.len(), spoken.len());
+        bundled
     })
 }
 
@@ -97,19 +116,24 @@ struct Lent {
 struct Page([u8; 4096]);
 
 impl Lent {
-    fn register(ring: &IoUring) -> Lent {
+    fn register(ring: &IoUring, group: u16) -> Lent {
         let page = Box::leak(Box::new(Page([0; 4096])));
         let entries = page.0.as_mut_ptr().cast::<BufRingEntry>();
         assert!(BUFFERS * size_of::<BufRingEntry>() <= 4096);
         // SAFETY: the page has room for so many entries, and is never freed.
         unsafe {
-            ring.submitter().register_buf_ring_with_flags(entries as u64, BUFFERS as u16, 0, 0)
+            ring.submitter().register_buf_ring_with_flags(entries as u64, BUFFERS as u16, group, 0)
         }
         .expect("a kernel with bundles has rings of buffers");
         let memory = (0..BUFFERS).map(|_| UnsafeCell::new([0; SIZE])).collect::<Vec<_>>();
-        let mut lent = Lent { entries, memory: memory.leak(), tail: 0, out: VecDeque::new() };
-        lent.lend((0..BUFFERS as u16).rev());
-        lent
+        Lent { entries, memory: memory.leak(), tail: 0, out: VecDeque::new() }
+    }
+
+    /// Puts bytes into a buffer that is not lent.
+    fn fill(&mut self, id: u16, bytes: [u8; SIZE]) {
+        assert!(!self.out.contains(&id), "the kernel may be reading it");
+        // SAFETY: it is not lent, so nobody else has it.
+        unsafe { *self.memory[usize::from(id)].get() = bytes };
     }
 
     /// Lends these, in this order.
@@ -132,7 +156,7 @@ impl Lent {
 
     /// The buffers that a completion tells of, each with its bytes: the oldest that are lent.
     fn take(&mut self, cqe: Cqe, mut each: impl FnMut(u16, [u8; SIZE], usize)) -> usize {
-        assert!(cqe.flags & Cqe::BUFFER != 0, "bytes are received into a buffer: {cqe:?}");
+        assert!(cqe.flags & Cqe::BUFFER != 0, "bytes have a buffer: {cqe:?}");
         assert_eq!(self.out.front(), Some(&((cqe.flags >> 16) as u16)), "in the ring's order");
         let mut left = cqe.res as usize;
         let count = left.div_ceil(SIZE);
@@ -162,10 +186,59 @@ struct Table<'a> {
     /// Operations in flight.
     flying: usize,
     several: usize,
+    speech: Speech,
+}
+
+/// What is said in bundles.
+struct Speech {
+    socket: TcpStream,
+    lent: Lent,
+    /// Buffers that are not lent.
+    idle: Vec<u16>,
+    /// Whether a send is in flight.
+    flying: bool,
+    /// Bytes that were put into buffers.
+    written: usize,
+    /// Those that completions told of.
+    spoken: Vec<u8>,
+    several: usize,
+}
+
+impl Speech {
+    /// Lends all its buffers anew, full.
+    fn lend(&mut self) {
+        for &id in &self.idle {
+            let at = self.written;
+            self.lent.fill(id, std::array::from_fn(|n| byte(CROWD, at + n)));
+            self.written += SIZE;
+        }
+        self.lent.lend(self.idle.drain(..));
+        self.flying = true;
+    }
+
+    fn completed(&mut self, cqe: Cqe) {
+        self.flying = cqe.more();
+        // Having said all, it may find no more.
+        if cqe.res == -libc::ENOBUFS {
+            return;
+        }
+        assert!(cqe.res > 0, "{cqe:?}");
+        let (spoken, idle) = (&mut self.spoken, &mut self.idle);
+        let count = self.lent.take(cqe, |id, bytes, len| {
+            spoken.extend_from_slice(&bytes[..len]);
+            idle.push(id);
+        });
+        self.several += usize::from(count > 1);
+    }
 }
 
 impl<'a> Table<'a> {
-    fn new(points: &[Point], completions: u32, sockets: &'a [TcpStream]) -> Table<'a> {
+    fn new(
+        points: &[Point],
+        completions: u32,
+        sockets: &'a [TcpStream],
+        speaker: TcpStream,
+    ) -> Table<'a> {
         let clock = Clock::best();
         let instance = Instance::new(points, clock, 192 << 20).expect("tracing was tried before");
         let ring = IoUring::builder()
@@ -176,8 +249,19 @@ impl<'a> Table<'a> {
             .expect("a kernel with bundles has these");
         let settings = Settings { bytes: 64 << 20, clock: Some(clock), ..Settings::default() };
         let log = Recorder::in_memory(&settings, &About::default()).expect("memory");
+        let mut lent = Lent::register(&ring, 0);
+        lent.lend((0..BUFFERS as u16).rev());
+        let speech = Speech {
+            socket: speaker,
+            lent: Lent::register(&ring, SPEECH),
+            idle: (0..BUFFERS as u16).collect(),
+            flying: false,
+            written: 0,
+            spoken: Vec::new(),
+            several: 0,
+        };
         Table {
-            lent: Lent::register(&ring),
+            lent,
             ring,
             log,
             instance,
@@ -187,12 +271,15 @@ impl<'a> Table<'a> {
             heard: [0; CROWD],
             flying: 0,
             several: 0,
+            speech,
         }
     }
 
-    fn serve(mut self) -> Bundled {
-        while self.heard != [SAID; CROWD] {
+    /// Answers, beside what came of it, what was said.
+    fn serve(mut self) -> (Bundled, Vec<u8>) {
+        while self.heard != [SAID; CROWD] || self.speech.spoken.len() < SPOKEN {
             self.arm();
+            self.speak();
             self.enter(1);
             self.reap();
         }
@@ -220,7 +307,23 @@ impl<'a> Table<'a> {
             deferred: true,
             ordered: true,
         };
-        Bundled { evidence, several: self.several }
+        self.speech.socket.shutdown(Shutdown::Write).expect("it is connected");
+        let (several, sent) = (self.several + self.speech.several, self.speech.several);
+        (Bundled { evidence, several, sent }, self.speech.spoken)
+    }
+
+    /// A bundle for the one that listens, if none is under way.
+    fn speak(&mut self) {
+        if self.speech.flying || self.speech.spoken.len() >= SPOKEN {
+            return;
+        }
+        if self.ring.submission().is_full() {
+            self.enter(0);
+        }
+        self.speech.lend();
+        let socket = types::Fd(self.speech.socket.as_raw_fd());
+        let send = opcode::SendBundle::new(socket, SPEECH).build();
+        self.push(send, Token::of(Kind::Send, conn(CROWD)), opcode::SendBundle::CODE);
     }
 
     /// A receive for each socket that has none.
@@ -281,8 +384,10 @@ impl<'a> Table<'a> {
 
     fn completed(&mut self, cqe: Cqe, taken: &mut Vec<u16>) {
         self.flying -= usize::from(!cqe.more());
-        if cqe.token.kind() != Some(Kind::Recv) {
-            return;
+        match cqe.token.kind() {
+            Some(Kind::Recv) => {}
+            Some(Kind::Send) => return self.speech.completed(cqe),
+            _ => return,
         }
         let at = cqe.token.conn().slot() as usize;
         self.armed[at] = cqe.more();

@@ -163,7 +163,9 @@ fn without_a_buffer_left_the_trace_is_what_the_kernel_says_and_every_mutation_is
     }
     let evidence = proven(&tiny, 4000);
     if kernel.has(Capability::MultishotRecv) {
-        assert!(count(&evidence, Kind::Recv, libc::ENOBUFS) > 0, "no buffer was ever missing");
+        // Now and then one is missing from plenty, too: where the window of what is lent runs out.
+        let missing = count(&evidence, Kind::Recv, libc::ENOBUFS);
+        assert!(missing > 1000, "a buffer was missing {missing} times only");
     }
     all_mutations_are_seen(&evidence, 1500);
 }
@@ -184,8 +186,9 @@ fn of_bundles_the_trace_is_what_the_kernel_says_and_every_byte_is_in_its_buffer(
         let bundled = bundles::play(&POINTS, completions);
         let evidence = bundled.evidence;
         evidence.verdict().unwrap_or_else(|why| panic!("{completions} entries: {why}"));
-        let (reaped, several) = (evidence.reaped().count(), bundled.several);
-        assert!(reaped >= bundles::LEAST && several > 1000, "{several} bundles of {reaped}");
+        let (reaped, several, sent) = (evidence.reaped().count(), bundled.several, bundled.sent);
+        assert!(reaped >= bundles::LEAST && several - sent > 1000, "{several} bundles of {reaped}");
+        assert!(sent > 100, "{sent} bundles were sent");
         assert!(count(&evidence, Kind::Recv, libc::ENOBUFS) > 0, "no buffer was ever missing");
         assert_eq!(count(&evidence, Kind::Recv, libc::ECANCELED), bundles::CROWD, "a storm");
         assert_eq!(evidence.overflows() > 0, completions == bundles::CROWD as u32);

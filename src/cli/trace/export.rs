@@ -92,8 +92,10 @@ impl Args {
                 match perfetto(trace, &cut, most, &mut out)? {
                     0 => Vec::new(),
                     n => vec![format!(
-                        "{} connections have no track: the {most} worst have (--connections)",
-                        units::count(n)
+                        "{} {} no track: the {most} worst {} (--connections)",
+                        units::plural(n, "connection"),
+                        units::agree(n, "has", "have"),
+                        units::agree(most as u64, "has", "have")
                     )],
                 }
             }

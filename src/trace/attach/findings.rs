@@ -13,10 +13,10 @@ pub(super) fn findings(ring: &Ring) -> Vec<String> {
     let (_, completions) = ring.totals();
     if ring.overflows > 0 {
         found.push(format!(
-            "the completion queue overflowed: {} of {} completions had to wait outside it. Make it \
+            "the completion queue overflowed: {} of {} had to wait outside it. Make it \
              longer (IORING_SETUP_CQSIZE), or reap all of it before submitting more.",
             units::count(ring.overflows),
-            units::count(completions),
+            units::plural(completions, "completion"),
         ));
     }
     for (opcode, op) in &ring.ops {
@@ -49,9 +49,9 @@ fn of_operation(name: &str, op: &Operation) -> Vec<String> {
     }
     if count(libc::ENOBUFS) > 0 {
         found.push(format!(
-            "{name} found no buffer {} times (ENOBUFS): provide more of them, or give them back \
+            "{name} found no buffer {} (ENOBUFS): provide more of them, or give them back \
              sooner.",
-            units::count(count(libc::ENOBUFS)),
+            units::times(count(libc::ENOBUFS)),
         ));
     }
     let (ended, shots) = op.ended;
@@ -65,9 +65,9 @@ fn of_operation(name: &str, op: &Operation) -> Vec<String> {
     }
     if op.refused > 0 {
         found.push(format!(
-            "{} {name} were refused before they began: this kernel does not know them, or not in \
-             that form.",
+            "{} {name} {} before beginning: this kernel does not know it, or not in that form.",
             units::count(op.refused),
+            units::agree(op.refused, "was refused", "were refused"),
         ));
     }
     let receives = ["recv", "recvmsg", "read"].contains(&name);

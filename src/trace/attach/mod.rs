@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::kernel::{Lack, Tale, Told};
+use crate::report::units;
 use rings::{Done, Ring};
 
 /// A process that is watched.
@@ -102,7 +103,7 @@ impl Attached {
             _ if !self.rings.is_empty() => return None,
             _ if !self.is_alive() => "it has ended".to_owned(),
             0 => "it has no io_uring open".to_owned(),
-            n => format!("it has {} open, which rested", view::plural(n, "ring")),
+            n => format!("it has {} open, which rested", units::plural(n as u64, "ring")),
         };
         Some(format!("nothing was told of a ring of {}: {open}", self.who()))
     }

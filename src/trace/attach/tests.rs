@@ -117,6 +117,34 @@ fn what_stands_out_is_found() {
 }
 
 #[test]
+fn one_of_a_thing_is_no_plural() {
+    let mut attached = attached();
+    attached.see(&submit(1000, 1, 7, RECV));
+    attached.see(&told(1500, 0, 0, None, Tale::Waited { least: 1 }));
+    let one = attached.see(&told(1600, 0, 0, None, Tale::Worked { count: 1 })).expect("its ring");
+    assert!(one.text().ends_with("1 piece of deferred work"), "{}", one.text());
+    attached.see(&told(2000, 0, 7, None, Tale::Overflowed { res: -105, flags: 0 }));
+    attached.set_lost(1);
+    let before = attached.summary();
+    attached.see(&told(2500, 2, 8, Some(SEND), Tale::Refused { error: -22 }));
+    let text = before + &attached.summary();
+    let right = [
+        "1 ring  1 event lost",
+        "1 submission, 1 completion; 1 sleep, 1.0 completions each",
+        "overflowed: 1 of 1 completion had",
+        "no buffer once",
+        "1 send was refused",
+    ];
+    for words in right {
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+    attached.see(&told(3000, 0, 0, None, Tale::Waited { least: 1 }));
+    let two = attached.see(&told(3600, 0, 0, None, Tale::Worked { count: 2 })).expect("its ring");
+    assert!(two.text().ends_with("2 pieces of deferred work"), "{}", two.text());
+    assert!(attached.summary().contains("; 2 sleeps"), "{}", attached.summary());
+}
+
+#[test]
 fn what_never_completes_does_not_pile_up() {
     let mut attached = attached();
     for n in 0..10_000 {

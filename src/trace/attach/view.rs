@@ -109,7 +109,9 @@ impl Line {
             Tale::Arrived => "what it waited for is there".to_owned(),
             Tale::Punted => "to a thread of the kernel".to_owned(),
             Tale::Armed => "waits by polling".to_owned(),
-            Tale::Worked { count } => format!("{count} pieces of deferred work"),
+            Tale::Worked { count } => {
+                format!("{} of deferred work", units::plural(count.into(), "piece"))
+            }
             Tale::Waited { least } => format!("for {least}"),
             Tale::Submitted { .. } | Tale::LinkFailed => String::new(),
         }
@@ -186,11 +188,11 @@ impl Attached {
     pub fn summary(&self) -> String {
         let uname = os::uname();
         let mut text = format!(
-            "{}  {} watched  {}  {} events lost  kernel: {}\n",
+            "{}  {} watched  {}  {} lost  kernel: {}\n",
             self.who(),
             units::span(self.watched),
-            plural(self.rings.len(), "ring"),
-            units::count(self.lost),
+            units::plural(self.rings.len() as u64, "ring"),
+            units::plural(self.lost, "event"),
             uname.split(' ').nth(1).unwrap_or(&uname),
         );
         for (at, ring) in self.rings.iter().enumerate() {
@@ -287,16 +289,19 @@ impl Attached {
             0 => String::new(),
             waits => format!(", {:.1} completions each", completions as f64 / waits as f64),
         };
+        let sleeps = match self.told(Point::Wait, ring.waits) {
+            None => format!("{NOTHING} sleeps"),
+            Some(waits) => units::plural(waits, "sleep"),
+        };
         let overflow = match self.told(Point::Overflow, ring.overflows) {
             None => "not told".to_owned(),
             Some(0) => "never".to_owned(),
             Some(overflows) => units::count(overflows),
         };
         format!(
-            "{} submissions, {} completions; {} sleeps{each}; overflow {overflow}",
-            units::count(submissions),
-            units::count(completions),
-            self.told(Point::Wait, ring.waits).map_or(NOTHING.to_owned(), units::count),
+            "{}, {}; {sleeps}{each}; overflow {overflow}",
+            units::plural(submissions, "submission"),
+            units::plural(completions, "completion"),
         )
     }
 
@@ -377,8 +382,4 @@ fn span(nanos: u64) -> String {
 
 fn known(span: Option<Duration>) -> String {
     span.map_or(NOTHING.to_owned(), units::span)
-}
-
-pub(super) fn plural(n: usize, word: &str) -> String {
-    if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") }
 }

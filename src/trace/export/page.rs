@@ -83,11 +83,13 @@ pub fn page(
 fn left_out(drawing: &Drawing, roster: &Roster) -> Vec<String> {
     let mut all = Vec::new();
     if roster.left_out > 0 {
+        let drawn = roster.connections.len() as u64;
         all.push(format!(
-            "{} connections have no lane: the {} worst have, those that went wrong and those that \
-             were answered slowest",
-            units::count(roster.left_out),
-            roster.connections.len()
+            "{} {} no lane: the {drawn} worst {}, those that went wrong and those that were answered \
+             slowest",
+            units::plural(roster.left_out, "connection"),
+            units::agree(roster.left_out, "has", "have"),
+            units::agree(drawn, "has", "have")
         ));
     }
     if let Some(swim) = &drawing.swim {

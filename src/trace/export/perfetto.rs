@@ -256,8 +256,11 @@ impl<'a, W: Write> Writer<'a, W> {
         let said = match roster.left_out {
             0 => String::new(),
             n => format!(
-                "The {} worst connections; {n} others have no track and are in a counter.",
-                roster.connections.len()
+                "The {} worst; {} {} no track and {} in a counter.",
+                units::plural(roster.connections.len() as u64, "connection"),
+                units::plural(n, "other"),
+                units::agree(n, "has", "have"),
+                units::agree(n, "is", "are")
             ),
         };
         let name = match roster.left_out {
@@ -541,8 +544,8 @@ fn intern(known: &mut HashMap<String, u64>, interned: &mut Message, field: u32, 
 fn spent(stint: &Stint) -> String {
     let span = |nanos| units::span(Duration::from_nanos(nanos));
     format!(
-        "{} calls; waited {}, copied {}, in other calls {}, between calls {}",
-        units::count(stint.calls),
+        "{}; waited {}, copied {}, in other calls {}, between calls {}",
+        units::plural(stint.calls, "call"),
         span(stint.waiting_ns),
         span(stint.copying_ns),
         span(stint.other_ns),

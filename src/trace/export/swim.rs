@@ -90,10 +90,16 @@ impl Swim {
         let (lanes, shown) = (&self.lanes, self.drawn.len());
         let without = lanes.stints.len().saturating_sub(shown) as u64;
         if without > 0 {
+            let kind = match (without, lanes.kind) {
+                (1, "threads") => "thread",
+                (1, "processes") => "process",
+                (_, kind) => kind,
+            };
             all.push(format!(
-                "{} {} have no lane: {shown} have, the main one and those that made the most calls",
+                "{} {kind} {} no lane: {shown} have, the main one and those that made the most \
+                 calls",
                 units::count(without),
-                lanes.kind
+                units::agree(without, "has", "have")
             ));
         }
         if self.left_out > 0 {

@@ -17,11 +17,6 @@ pub(super) fn bar(value: u64, most: u64, width: usize) -> String {
     text
 }
 
-/// So many of a thing: `1 turn`, `5,361 turns`.
-pub(super) fn plural(n: u64, thing: &str) -> String {
-    format!("{} {thing}{}", crate::report::units::count(n), if n == 1 { "" } else { "s" })
-}
-
 /// Text in lines of no more than `width` characters, where its words allow it.
 pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
@@ -63,11 +58,6 @@ mod tests {
         assert_eq!(bar(0, 8, 3), "");
         assert_eq!(bar(0, 0, 3), "");
         assert_eq!(bar(9, 8, 3), "███", "no longer than it may be");
-    }
-
-    #[test]
-    fn one_is_no_plural() {
-        assert_eq!([0, 1, 5361].map(|n| plural(n, "turn")), ["0 turns", "1 turn", "5,361 turns"]);
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use super::chart::{plural, ratio};
+use super::chart::ratio;
 use super::digest::Digest;
 use super::doctor::{Finding, Severity};
 use super::life::Life;
 use super::turns::{Moment, Noted, STALL};
+use crate::report::units::plural;
 use crate::report::{Errno, units};
+use crate::trace::show::ASKS_NOBODY;
 
 /// Something to look for.
 pub(super) struct Check {
@@ -93,10 +95,10 @@ impl Finding {
 }
 
 /// `812 of 5,361 enters (15 %)`
-fn share_of(n: u64, all: u64, what: &str) -> String {
+fn share_of(n: u64, all: u64, thing: &str) -> String {
     let share = n as f64 / all.max(1) as f64;
     let share = if n > 0 && share < 0.0005 { "<0.1 %".to_owned() } else { units::percent(share) };
-    format!("{} of {} {what} ({share})", units::count(n), units::count(all))
+    format!("{} of {} ({share})", units::count(n), plural(all, thing))
 }
 
 /// More than one in so many, and more than a few.
@@ -109,7 +111,7 @@ fn overflow(digest: &Digest) -> Option<Finding> {
     let size = digest.queue.map_or("an unknown number".to_owned(), units::count);
     let what = format!(
         "completions waited outside the full queue in {}",
-        share_of(turns.overflows.count, turns.count, "enters")
+        share_of(turns.overflows.count, turns.count, "enter")
     );
     let fix = "a larger completion queue (IORING_SETUP_CQSIZE): it grows with --max-connections, up to 8,192. \
                The kernel keeps what does not fit, but ends multishot operations and takes longer";
@@ -129,7 +131,7 @@ fn starved(digest: &Digest) -> Option<Finding> {
     let severity =
         if often(starved.count, digest.messages, 100) { Severity::Wrong } else { Severity::Costly };
     let all = starved.count + digest.messages;
-    let what = format!("{} found no buffer (ENOBUFS)", share_of(starved.count, all, "receives"));
+    let what = format!("{} found no buffer (ENOBUFS)", share_of(starved.count, all, "receive"));
     let fix = "more buffers (--buffers), or larger ones if messages are (--buffer-size); slow \
                readers hold the buffers of what they are owed";
     let found = finding(severity, what, starved, fix);
@@ -148,7 +150,7 @@ fn faults(digest: &Digest) -> Option<Finding> {
     let first = bad.first()?;
     let what = format!(
         "operations of {} did not end once, before the close",
-        share_of(bad.len() as u64, digest.lives.len() as u64, "connections")
+        share_of(bad.len() as u64, digest.lives.len() as u64, "connection")
     );
     let fix = "this is a fault of the loop, or of the kernel: `trace conn` shows each of them; \
                please report it with the trace";
@@ -204,7 +206,7 @@ fn lingering(digest: &Digest) -> Option<Finding> {
     let first = late.first()?;
     let what = format!(
         "{} whose peer ended over {} before the end of the trace are not closed",
-        share_of(late.len() as u64, digest.lives.len() as u64, "connections"),
+        share_of(late.len() as u64, digest.lives.len() as u64, "connection"),
         units::span(LINGER)
     );
     let fix = "the peer has ended but does not read what it is owed: it is let go when others wait \
@@ -234,7 +236,7 @@ fn stalls(digest: &Digest) -> Option<Finding> {
     let what = format!(
         "the loop stayed away from the kernel for over {} in {}",
         units::span(STALL),
-        share_of(turns.stalls.count, turns.count, "turns")
+        share_of(turns.stalls.count, turns.count, "turn")
     );
     let fix = "a protocol that computes for long, or a CPU that others take (--cpu keeps to one): \
                while it is away, nobody is served";
@@ -250,15 +252,15 @@ fn disarmed(digest: &Digest) -> Option<Finding> {
     }
     let what = format!(
         "multishot receives ended with {}",
-        share_of(disarmed.count, digest.messages, "messages")
+        share_of(disarmed.count, digest.messages, "message")
     );
     let row = digest.op("recv")?;
     let fix = "the kernel ends them when completions overflow or memory is short: see to \
                cq-overflow and no-buffers first";
     Some(finding(Severity::Costly, what, disarmed, fix).with(format!(
-        "{} receives submitted for {} connections",
-        units::count(row.begun),
-        units::count(digest.connections)
+        "{} submitted for {}",
+        plural(row.begun, "receive"),
+        plural(digest.connections, "connection")
     )))
 }
 
@@ -287,7 +289,7 @@ fn short(digest: &Digest) -> Option<Finding> {
     if many == 0 {
         return None;
     }
-    let what = format!("{} met a full socket", share_of(many, sends + blocked.count, "sends"));
+    let what = format!("{} met a full socket", share_of(many, sends + blocked.count, "send"));
     let fix = "these clients read more slowly than they are answered: that bounds memory and is no \
                fault; larger socket buffers (net.ipv4.tcp_wmem) make it rarer";
     let first = if short.count > 0 { short } else { blocked };
@@ -300,12 +302,12 @@ fn short(digest: &Digest) -> Option<Finding> {
 
 fn idle(digest: &Digest) -> Option<Finding> {
     let turns = digest.turns.as_ref()?;
-    if !often(turns.idle.count, turns.count, 100) || digest.source.model == "nonblocking" {
+    if !often(turns.idle.count, turns.count, 100) || digest.source.model == ASKS_NOBODY {
         return None;
     }
     let what = format!(
         "nothing was submitted and nothing came in {}",
-        share_of(turns.idle.count, turns.count, &format!("{}s", turns.name))
+        share_of(turns.idle.count, turns.count, turns.name)
     );
     let fix = "signals wake it, or a loop that asks without waiting: `trace show --op enter --op \
                wait` shows for how long each was to wait";
@@ -317,11 +319,11 @@ fn in_vain(digest: &Digest) -> Option<Finding> {
     if !often(turns.in_vain.count, turns.count, 100) {
         return None;
     }
-    let asks_nobody = digest.source.model == "nonblocking";
+    let asks_nobody = digest.source.model == ASKS_NOBODY;
     let severity = if asks_nobody { Severity::Note } else { Severity::Costly };
     let what = format!(
         "no call came to anything after {}",
-        share_of(turns.in_vain.count, turns.count, "waits that reported something")
+        share_of(turns.in_vain.count, turns.count, "reporting wait")
     );
     let fix = if asks_nobody {
         "this model tries instead of asking: --idle-sleep lets it rest, any other model asks"
@@ -337,7 +339,7 @@ fn would_block(digest: &Digest) -> Option<Finding> {
     if !often(blocked.count, digest.messages, 10) {
         return None;
     }
-    let asks_nobody = digest.source.model == "nonblocking";
+    let asks_nobody = digest.source.model == ASKS_NOBODY;
     let severity = if asks_nobody { Severity::Note } else { Severity::Costly };
     let per = digest.per_message(blocked.count).map_or("some".to_owned(), ratio);
     let what = format!("{per} receives per message found nothing (EAGAIN)");
@@ -350,7 +352,7 @@ fn would_block(digest: &Digest) -> Option<Finding> {
     Some(finding(severity, what, blocked, fix).with(share_of(
         row.would_block,
         row.ended,
-        "receives",
+        "receive",
     )))
 }
 
@@ -367,9 +369,10 @@ fn rewatched(digest: &Digest) -> Option<Finding> {
          no telling"
     };
     Some(finding(severity, what, &Noted::default(), fix).with(format!(
-        "{} rewatches, {} messages",
+        "{} rewatch{}, {}",
         units::count(row.begun),
-        units::count(digest.messages)
+        units::agree(row.begun, "", "es"),
+        plural(digest.messages, "message")
     )))
 }
 
@@ -403,7 +406,8 @@ fn lost(digest: &Digest) -> Option<Finding> {
     let (lost, written) = (digest.source.lost, digest.source.written);
     let (overwritten, stopped) = (digest.source.overwritten, digest.source.stopped);
     let unwritten = lost.saturating_sub(overwritten).saturating_sub(stopped);
-    let what = format!("{} are not here", share_of(lost, written.max(lost), "records"));
+    let share = share_of(lost, written.max(lost), "record");
+    let what = format!("{share} {} not here", units::agree(lost, "is", "are"));
     // Only what was overwritten is for want of room.
     let fix = if overwritten > 0 {
         "a larger recording (--trace-size), or fewer connections of it (--trace-sample)"

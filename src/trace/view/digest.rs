@@ -14,6 +14,7 @@ use crate::ring::Kind;
 use crate::trace::Trace;
 use crate::trace::event::{Event, Happened, Op};
 use crate::trace::format::{Call, Level, What, Writers};
+use crate::trace::show::ASKS_NOBODY;
 
 /// What a trace comes to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -340,7 +341,7 @@ fn calls(model: &str, ops: &[OpRow], turns: Option<&Turns>) -> u64 {
         "lock" => false,
         name => Call::ALL.iter().any(|call| call.name() == name),
     };
-    let turns = turns.filter(|_| model != "nonblocking").map_or(0, |turns| turns.count);
+    let turns = turns.filter(|_| model != ASKS_NOBODY).map_or(0, |turns| turns.count);
     if ops.iter().any(|row| row.on_ring) {
         return turns;
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::chart::{bar, plural, ratio};
+use super::chart::{bar, ratio};
 use super::digest::Digest;
 use super::doctor::{Doctor, Severity};
 use super::summary::span;
 use super::turns::{Batches, STALL, Turns};
-use crate::report::units;
+use crate::report::units::{self, plural};
 
 /// The longest bar of a distribution.
 const WIDTH: usize = 16;

@@ -9,6 +9,7 @@ use crate::keys::ConnId;
 use crate::report::units;
 use crate::trace::Trace;
 use crate::trace::format::{Clock, Level, Writers};
+use crate::trace::show::subject;
 
 /// The part of a trace that a view is about. The default is all of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -124,24 +125,26 @@ fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
     let mut all = trace.remarks.clone();
     if trace.first > 0 {
         all.push(format!(
-            "the first {} records were overwritten: what began before is seen to end only, without \
-             an age",
-            units::count(trace.first)
+            "the first {} {} overwritten: what began before is seen to end only, without an age",
+            units::plural(trace.first, "record"),
+            units::agree(trace.first, "was", "were")
         ));
     }
     if header.missed > 0 {
         all.push(format!(
-            "{} records were not written while recording was stopped: there, what was in flight is \
-             forgotten",
-            units::count(header.missed)
+            "{} {} not written while recording was stopped: there, what was in flight is forgotten",
+            units::plural(header.missed, "record"),
+            units::agree(header.missed, "was", "were")
         ));
     }
     let unwritten = trace.absent();
     if header.writers != Writers::One && unwritten > 0 {
         all.push(format!(
-            "{} records were begun and not written: who wrote them was killed, or had not come to \
-             it. There, what was being called is forgotten",
-            units::count(unwritten)
+            "{} {} begun and not written: who wrote {} was killed, or had not come to it. There, \
+             what was being called is forgotten",
+            units::plural(unwritten, "record"),
+            units::agree(unwritten, "was", "were"),
+            units::agree(unwritten, "it", "them")
         ));
     }
     if header.sample > 1 {
@@ -173,16 +176,16 @@ fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
 impl fmt::Display for Source {
     /// Two lines, and one for each uncertainty. No line-end at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of process {}", self.model, self.pid)?;
+        f.write_str(&subject(&self.model, self.pid))?;
         if self.lane > 0 {
             write!(f, ", loop {}", self.lane)?;
         }
         if !self.detail.is_empty() {
             write!(f, ": {}", self.detail)?;
         }
-        let (written, lost) = (units::count(self.written), units::count(self.lost));
+        let (written, lost) = (units::plural(self.written, "record"), units::count(self.lost));
         let span = units::span(Duration::from_nanos(self.span_ns));
-        write!(f, "\n{written} records, {lost} lost, over {span}   clock: {}", self.clock)?;
+        write!(f, "\n{written}, {lost} lost, over {span}   clock: {}", self.clock)?;
         if let Some(level) = self.level {
             write!(f, ", read per {level}")?;
         }

@@ -227,10 +227,10 @@ impl Story {
         let file = life.file.map_or(String::new(), |file| format!("  file {file}"));
         writeln!(
             f,
-            "{}{file}  {}  {} msgs in {}, out {}  {}",
+            "{}{file}  {}  {} in {}, out {}  {}",
             life.conn,
             units::span(Duration::from_nanos(life.lived_ns())),
-            units::count(life.messages),
+            units::plural(life.messages, "msg"),
             units::bytes(life.bytes_in as f64),
             units::bytes(life.bytes_out as f64),
             receives(life),
@@ -249,8 +249,9 @@ impl Story {
                 Told::Step(step) => writeln!(f, "{}", self.step(step, zero, &mut open))?,
                 Told::Folded { turns, steps } => {
                     open = false;
-                    let (turns, steps) = (units::count(*turns), units::count(*steps));
-                    let words = format!("{turns} turns folded, {steps} steps (--all shows them)");
+                    let (turns, steps) =
+                        (units::plural(*turns, "turn"), units::plural(*steps, "step"));
+                    let words = format!("{turns} folded, {steps} (--all shows them)");
                     writeln!(f, "{:>13}  … {words}", "")?;
                 }
             }
@@ -305,15 +306,14 @@ fn receives(life: &Life) -> String {
     let failed = units::count(life.starved);
     if life.would_block > 0 || life.receives > life.messages {
         return format!(
-            "{} receives asked, {} found nothing, {failed} no buffer",
-            units::count(life.receives),
+            "{} asked, {} found nothing, {failed} no buffer",
+            units::plural(life.receives, "receive"),
             units::count(life.would_block)
         );
     }
     match life.receives {
         0 => "armed before what is here".to_owned(),
-        1 => format!("recv armed once, {failed} ENOBUFS"),
-        n => format!("recv armed {} times, {failed} ENOBUFS", units::count(n)),
+        n => format!("recv armed {}, {failed} ENOBUFS", units::times(n)),
     }
 }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::chart::{bar, plural, ratio};
+use super::chart::{bar, ratio};
 use super::digest::Digest;
 use super::ops::{Octave, OpRow};
+use crate::report::units::plural;
 use crate::report::{Align, Errno, NOTHING, Table, units};
 
 /// The longest bar of a histogram.
@@ -214,10 +215,12 @@ fn notes(digest: &Digest) -> Vec<String> {
     }
     if row.silent > 0 {
         notes.push(format!(
-            "quiet: {} {}s have no completion and were over, at the latest, when the enter that \
-             took them returned: their ages are upper bounds",
-            units::count(row.silent),
-            row.op
+            "quiet: {} {} no completion and {} over, at the latest, when the enter that took {}: {}",
+            plural(row.silent, row.op),
+            units::agree(row.silent, "has", "have"),
+            units::agree(row.silent, "was", "were"),
+            units::agree(row.silent, "it returned", "them returned"),
+            units::agree(row.silent, "its age is an upper bound", "their ages are upper bounds")
         ));
     }
     let aborted = Errno(libc::ECANCELED).to_string();

@@ -356,7 +356,7 @@ fn a_quiet_send_is_ok_without_a_completion_and_its_age_a_bound() {
     assert_eq!((send.begun, send.ended, send.ok, send.silent), (1, 0, 1, 1));
     assert_eq!(digest.measure, Measure::Taken);
     assert_eq!(digest.answered.max_ns.map(|n| n / 10), Some(300), "3 µs, to the enter");
-    assert!(Summary::new(digest).to_string().contains("upper bounds"));
+    assert!(Summary::new(digest).to_string().contains("its age is an upper bound"));
     assert!(tape.findings().is_empty());
 }
 
