@@ -110,6 +110,16 @@ impl Record {
         [self.time, self.id, pair(self.res as u32, self.flags), pair(self.turn, small)]
     }
 
+    /// From the words of a slot.
+    #[inline]
+    pub(super) fn from_words(words: [u64; 4]) -> Record {
+        let mut bytes = [0; RECORD];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        Record::from_bytes(&bytes)
+    }
+
     /// In which lane it was, if the trace has many writers and this is something that one of them
     /// did.
     pub fn lane(&self) -> Option<u16> {
@@ -151,7 +161,7 @@ impl Record {
 
 /// Eight bytes of which the first four are `first`.
 #[inline]
-fn pair(first: u32, second: u32) -> u64 {
+pub(super) fn pair(first: u32, second: u32) -> u64 {
     let (first, second) = (u64::from(first), u64::from(second));
     if cfg!(target_endian = "little") { first | second << 32 } else { first << 32 | second }
 }

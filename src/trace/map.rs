@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use super::format::{HEADER, RECORD, Record, Writers, at, part};
+use super::format::{HEADER, RECORD, Record, Writers, at, pair, part};
 use crate::os;
 
 /// A header and `capacity` records. One owner writes; who reads the file looks at `head` first.
@@ -55,12 +55,28 @@ impl Map {
                     0 => {}
                     errno => return Err(io::Error::from_raw_os_error(errno)),
                 }
-                (libc::MAP_SHARED | libc::MAP_POPULATE, file.as_raw_fd())
+                (libc::MAP_SHARED, file.as_raw_fd())
             }
             None if writers == Writers::One => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
             None => (libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1),
         };
-        Ok(Map { base: map_pages(len, flags, fd)?, capacity, _file: own })
+        let map = Map { base: map_pages(len, flags, fd)?, capacity, _file: own };
+        if file.is_some() {
+            map.populate();
+        }
+        Ok(map)
+    }
+
+    /// Makes all pages present, and so that they can be written to, before anybody waits for it. The
+    /// first write to a page of a file is a page fault even if it is present: its file system is to
+    /// hear of it (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14; on older ones it is one at a time).
+    fn populate(&self) {
+        let (base, len) = (self.base.as_ptr().cast(), length(self.capacity));
+        // SAFETY: so many bytes are mapped there, and their contents stay as they are.
+        let refused = unsafe { libc::madvise(base, len, libc::MADV_POPULATE_WRITE) } != 0;
+        if refused {
+            tracing::debug!("pages of the trace come one by one: {}", io::Error::last_os_error());
+        }
     }
 
     pub(super) fn capacity(&self) -> u64 {
@@ -128,7 +144,7 @@ impl Drop for Map {
 #[derive(Debug)]
 pub(super) struct Common {
     map: Map,
-    passed: Passed,
+    passed: Box<Passed>,
 }
 
 // SAFETY: nothing but atomics is used of the mappings by `&self`.
@@ -140,7 +156,7 @@ impl Common {
     /// # Errors
     /// There is no memory for it.
     pub(super) fn new(map: Map) -> io::Result<Common> {
-        let passed = Passed::new(map.capacity)?;
+        let passed = Box::new(Passed::new(map.capacity)?);
         Ok(Common { map, passed })
     }
 
@@ -170,10 +186,10 @@ impl Common {
     /// Reserves the next number and writes the record there; not if the one of the lap before is late:
     /// then a reader finds it to be lost.
     #[inline]
-    pub(super) fn write(&self, record: Record) {
+    pub(super) fn write(&self, words: [u64; 4]) {
         let number = self.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
         if let Some(claim) = self.claim(number) {
-            claim.finish(record);
+            claim.finish(words);
         }
         prefetch(self.slot(number.wrapping_add(AHEAD)));
     }
@@ -289,14 +305,13 @@ pub(super) struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    /// Writes all of it.
+    /// Writes all of it: [the words](Record::words) of a record whose turn is zero.
     #[inline]
-    pub(super) fn finish(self, record: Record) {
-        let words = Record { turn: self.turn, ..record }.words();
+    pub(super) fn finish(self, words: [u64; 4]) {
         for (place, word) in self.slot.iter().zip(words).take(3) {
             place.store(word, Ordering::Relaxed);
         }
-        self.slot[3].store(words[3], Ordering::Release);
+        self.slot[3].store(words[3] | pair(self.turn, 0), Ordering::Release);
     }
 }
 
@@ -304,10 +319,9 @@ impl Claim<'_> {
 const AHEAD: u64 = 8;
 
 /// The number and the kind in a slot's last word.
+#[inline]
 fn last_word(word: u64) -> (u32, u8) {
-    let mut bytes = [0; RECORD];
-    bytes[24..].copy_from_slice(&word.to_ne_bytes());
-    let Record { turn, what, .. } = Record::from_bytes(&bytes);
+    let Record { turn, what, .. } = Record::from_words([0, 0, 0, word]);
     (turn, what)
 }
 

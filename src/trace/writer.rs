@@ -27,22 +27,26 @@ pub struct Writer {
     lane: u16,
 }
 
-/// What the writers of a process share; a child has a copy.
+/// What the writers of a process share; a child has a copy. What each record needs comes first, in
+/// one cache line: after a call into the kernel, it is far away.
 #[derive(Debug)]
+#[repr(C, align(64))]
 struct Shared {
     map: Common,
-    clock: Clock,
-    hertz: u64,
-    sample: u32,
-    /// The process that began: it alone heeds signals, compares the clock, and ends the trace.
-    owner: u32,
-    /// SIGUSR2s that have been heeded.
-    heeded: AtomicU32,
     /// When the clock is next compared with nanoseconds, in ticks.
     compare_at: AtomicU64,
     /// Of one process: the children of a fork each watch for themselves.
-    watch: Option<Mutex<Watch>>,
+    watch: Option<Box<Mutex<Watch>>>,
+    sample: u32,
+    /// SIGUSR2s that have been heeded.
+    heeded: AtomicU32,
+    clock: Clock,
+    /// The process that began: it alone heeds signals, compares the clock, and ends the trace.
+    owner: u32,
+    hertz: u64,
 }
+
+const _: () = assert!(std::mem::offset_of!(Shared, owner) <= 64);
 
 impl Writer {
     /// Into a file, which is emptied; it keeps the last records whatever becomes of who writes.
@@ -90,7 +94,7 @@ impl Writer {
             owner: std::process::id(),
             heeded: AtomicU32::new(os::usr2()),
             compare_at: AtomicU64::new(compare_at),
-            watch: Watch::new(&settings.triggers, hertz).map(Mutex::new),
+            watch: Watch::new(&settings.triggers, hertz).map(|watch| Box::new(Mutex::new(watch))),
         };
         let writer = Writer { shared: Arc::new(shared), lane: MAIN };
         writer.introduce();
@@ -121,15 +125,20 @@ impl Writer {
     /// recording has stopped. `nanos` is asked for the time if that is the clock.
     #[inline]
     pub fn write(&self, conn: Option<ConnId>, nanos: impl FnOnce() -> u64, record: Record) {
-        let shared = &*self.shared;
-        if shared.sample > 1
-            && let Some(conn) = conn
-            && !is_sampled(conn, shared.sample)
-        {
-            shared.map.long(at::SKIPPED).fetch_add(1, Ordering::Relaxed);
-            return;
+        if self.shared.sample == 1 || !self.skips(conn) {
+            self.put(nanos, record);
         }
-        self.put(nanos, record);
+    }
+
+    /// Whether this is of a connection outside of the sample; then it is counted.
+    #[cold]
+    fn skips(&self, conn: Option<ConnId>) -> bool {
+        let Shared { map, sample, .. } = &*self.shared;
+        let skips = conn.is_some_and(|conn| !is_sampled(conn, *sample));
+        if skips {
+            map.long(at::SKIPPED).fetch_add(1, Ordering::Relaxed);
+        }
+        skips
     }
 
     /// A remark of one's own.
@@ -137,8 +146,16 @@ impl Writer {
         self.put(now, Record { what: What::Mark as u8, id: number, ..Record::default() });
     }
 
+    /// Puts the record together where it is made, in registers.
     #[inline]
     fn put(&self, nanos: impl FnOnce() -> u64, record: Record) {
+        let [_, id, middle, last] = Record { aux: self.lane, ..record }.words();
+        self.put_words(nanos, id, middle, last);
+    }
+
+    /// Not in line: whoever records calls does so in four places, one soon after the other.
+    #[inline(never)]
+    fn put_words(&self, nanos: impl FnOnce() -> u64, id: u64, middle: u64, last: u64) {
         let shared = &*self.shared;
         let time = match shared.clock {
             Clock::Tsc => os::cycles(),
@@ -151,10 +168,9 @@ impl Writer {
         if self.is_frozen() {
             shared.map.long(at::MISSED).fetch_add(1, Ordering::Relaxed);
         } else {
-            let record = Record { time, aux: self.lane, ..record };
-            shared.map.write(record);
+            shared.map.write([time, id, middle, last]);
             if let Some(watch) = &shared.watch {
-                self.watch(watch, &record);
+                self.watch(watch, &Record::from_words([time, id, middle, last]));
             }
         }
         if time >= shared.compare_at.load(Ordering::Relaxed) {
@@ -210,7 +226,7 @@ impl Writer {
             Clock::Tsc => os::cycles(),
             Clock::Nanos => now(),
         };
-        self.shared.map.write(Record { time, ..record });
+        self.shared.map.write(Record { time, ..record }.words());
     }
 
     #[cold]
@@ -242,6 +258,7 @@ impl Writer {
         }
     }
 
+    #[cold]
     fn watch(&self, watch: &Mutex<Watch>, record: &Record) {
         let why = watch.lock().unwrap_or_else(PoisonError::into_inner).see(record);
         why.into_iter().for_each(|why| self.freeze(why));

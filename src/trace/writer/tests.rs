@@ -148,7 +148,7 @@ fn what_is_written_to_meanwhile_is_not_among_what_is_read() {
     };
     let mut seen = 0;
     thread::scope(|scope| {
-        let write = |lane: u16| (0..100_000).for_each(|nth| map.write(telling(lane, nth)));
+        let write = |lane: u16| (0..100_000).for_each(|nth| map.write(telling(lane, nth).words()));
         let writing = [1, 2].map(|lane| scope.spawn(move || write(lane)));
         while writing.iter().any(|one| !one.is_finished()) || seen == 0 {
             let bytes = map.bytes();
@@ -189,7 +189,7 @@ fn who_comes_back_a_lap_later_spoils_nothing() {
     let late = map.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
     (0..LEAST).for_each(|n| writer.mark(n));
     assert_eq!(losses(&read(&writer)), [1], "who came a lap later has left its slot alone");
-    map.claim(late).expect("nobody else has it").finish(telling(MAIN, 0));
+    map.claim(late).expect("nobody else has it").finish(telling(MAIN, 0).words());
     assert_eq!(losses(&read(&writer)), [1], "it is a lap old");
     (0..LEAST).for_each(|n| writer.mark(n));
     assert!(losses(&read(&writer)).is_empty(), "as it has come, its slot is used again");
@@ -205,7 +205,7 @@ fn a_slot_has_one_writer_at_a_time_and_is_used_again_when_the_late_have_come() {
             let (mut killed, mut written) = (false, 0);
         for (lap, finish) in order {
             if finish && let Some(claim) = writing.take() {
-                claim.finish(telling(MAIN, 0));
+                claim.finish(telling(MAIN, 0).words());
                 written += 1;
             }
             if let Some(claim) = map.claim(lap * LEAST + 7) {
@@ -215,7 +215,7 @@ fn a_slot_has_one_writer_at_a_time_and_is_used_again_when_the_late_have_come() {
         }
         prop_assert!(written > 0 || killed);
         if let Some(claim) = writing {
-            claim.finish(telling(MAIN, 0));
+            claim.finish(telling(MAIN, 0).words());
         }
         prop_assert_eq!(map.claim(50 * LEAST + 7).is_some(), !killed);
     });
@@ -257,7 +257,7 @@ fn a_follower_waits_for_what_is_being_written_and_gives_up_when_all_is_over() {
     writer.mark(2);
     assert_eq!(poll(), [Happened::Mark(1)]);
     let late = telling(3, 0); // Its time is before all others.
-    writer.shared.map.claim(slow).expect("it is its own").finish(late);
+    writer.shared.map.claim(slow).expect("it is its own").finish(late.words());
     assert_eq!(poll(), [Happened::Mark(3 << 32)]);
     assert_eq!(poll(), []);
     drop(writer);
