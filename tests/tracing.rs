@@ -138,6 +138,30 @@ fn a_reader_beside_the_recorder_never_takes_one_record_for_another() {
     }
 }
 
+/// Page faults of this thread until now.
+fn faults() -> u64 {
+    let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let (_, fields) = stat.rsplit_once(')').expect("the name is in brackets");
+    fields.split_whitespace().nth(7).and_then(|minor| minor.parse().ok()).expect("proc(5)")
+}
+
+#[test]
+fn no_page_of_the_file_is_waited_for_while_it_records() {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let numbers = release.split(|one: char| !one.is_ascii_digit());
+    let version: Vec<u32> = numbers.map_while(|one| one.parse().ok()).take(2).collect();
+    if version < vec![5, 14] {
+        return skip("pages are populated for writing from Linux 5.14 on");
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let large = Settings { bytes: 4 << 20, ..settings() };
+    let mut log = Recorder::create(file.as_file(), &large, &About::default()).unwrap();
+    let before = faults();
+    (0..200_000).for_each(|n| log.note(None, || n, numbered(n)));
+    let faults = faults() - before;
+    assert!(faults < 30, "{faults} page faults for 1024 pages");
+}
+
 #[test]
 fn what_stands_before_an_enter_is_in_the_file_while_it_sleeps() {
     let (file, mut log) = smallest();
