@@ -35,6 +35,8 @@ pub struct Recorder {
     sample: u32,
     watch: Option<Watch>,
     frozen: bool,
+    /// Whether more is to be done for a record than to write it.
+    is_special: bool,
     /// Not written while it was frozen: since then, and ever.
     missing: u64,
     missed: u64,
@@ -77,6 +79,8 @@ impl Recorder {
             sample: settings.sample.max(1),
             watch: Watch::new(&settings.triggers, hertz),
             frozen: false,
+            // It has no time until a turn begins.
+            is_special: true,
             missing: 0,
             missed: 0,
             skipped: 0,
@@ -98,6 +102,7 @@ impl Recorder {
         }
         self.put(record);
         self.publish();
+        self.look_for_specials();
     }
 
     /// It is back.
@@ -115,6 +120,21 @@ impl Recorder {
     /// the sample.
     #[inline]
     pub fn note(&mut self, conn: Option<ConnId>, nanos: impl FnOnce() -> u64, record: Record) {
+        if self.is_special {
+            return self.note_specially(conn, nanos, record);
+        }
+        self.write(record);
+        if self.head - self.published >= BATCH {
+            self.publish();
+        }
+    }
+
+    fn note_specially(
+        &mut self,
+        conn: Option<ConnId>,
+        nanos: impl FnOnce() -> u64,
+        record: Record,
+    ) {
         if self.sample > 1
             && let Some(conn) = conn
             && !is_sampled(conn, self.sample)
@@ -178,6 +198,7 @@ impl Recorder {
         self.write(Record { what: What::Freeze as u8, aux: why as u16, ..Record::default() });
         self.map.set(at::FROZEN, &(why as u32).to_ne_bytes());
         self.frozen = true;
+        self.look_for_specials();
         self.publish();
     }
 
@@ -190,8 +211,16 @@ impl Recorder {
         tracing::warn!("recording goes on; SIGUSR2 stops it");
         let id = std::mem::take(&mut self.missing);
         self.map.set(at::FROZEN, &0u32.to_ne_bytes());
+        self.look_for_specials();
         self.write(Record { what: What::Lost as u8, id, ..Record::default() });
         self.publish();
+    }
+
+    #[inline]
+    fn look_for_specials(&mut self) {
+        let timeless = self.turn == 0;
+        let Recorder { sample, each, frozen, ref watch, .. } = *self;
+        self.is_special = sample > 1 || each || frozen || timeless || watch.is_some();
     }
 
     #[cold]
