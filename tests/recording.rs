@@ -16,7 +16,7 @@ use proactor::trace::{Event, Frozen, Happened, Op, Trace, Writers};
 use serde_json::Value;
 
 use support::server::{PROACTOR, Server};
-use support::{Client, Launch, eventually, io_uring_refused, skip};
+use support::{Client, Launch, eventually, io_uring_refused, kernel, skip};
 
 /// Those whose traces have many writers, and no turns.
 const MANY: [&str; 4] = ["thread", "process", "coroutine", "blocking"];
@@ -280,6 +280,24 @@ fn what_children_say_to_one_another_passes_by_lines_and_is_no_connections() {
     }
     let shown = String::from_utf8(tool(&["show"], &path).stdout).unwrap();
     assert!(shown.contains("  to c0.0 "), "{shown}");
+}
+
+/// Of the pages that parent and child share, a child has none when it begins.
+#[test]
+fn a_child_fetches_the_pages_that_it_will_write_to_and_not_one_by_one() {
+    if kernel() < [5, 14] {
+        return skip("pages are populated for writing from Linux 5.14 on");
+    }
+    let (_folder, path, server) = recording("process", &[]);
+    let client = Client::connect(server.address());
+    client.ping();
+    let [child] = server.process.children()[..] else { panic!("there is one child") };
+    let mappings = fs::read_to_string(format!("/proc/{}/smaps", child.0)).unwrap();
+    let (_, of_trace) = mappings.split_once(path.to_str().unwrap()).expect("it is mapped");
+    let resident = of_trace.lines().find_map(|line| line.strip_prefix("Rss:")).expect("proc(5)");
+    let resident: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!((256..1024).contains(&resident), "{resident} kB of the trace");
+    server.drain();
 }
 
 /// They talk without end, so that some are killed while they write a record.

@@ -23,7 +23,7 @@ use proactor::trace::{
 
 use support::server::{Launch, PROACTOR};
 use support::simulated::{recorded, settings, simulated};
-use support::{eventually, io_uring_refused, skip};
+use support::{eventually, io_uring_refused, kernel, skip};
 
 /// Fails unless every submission ends exactly once, and the enters took what was queued.
 fn assert_whole(trace: &Trace) {
@@ -147,10 +147,7 @@ fn faults() -> u64 {
 
 #[test]
 fn no_page_of_the_file_is_waited_for_while_it_records() {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let numbers = release.split(|one: char| !one.is_ascii_digit());
-    let version: Vec<u32> = numbers.map_while(|one| one.parse().ok()).take(2).collect();
-    if version < vec![5, 14] {
+    if kernel() < [5, 14] {
         return skip("pages are populated for writing from Linux 5.14 on");
     }
     let file = tempfile::NamedTempFile::new().unwrap();

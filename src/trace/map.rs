@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -62,18 +63,21 @@ impl Map {
         };
         let map = Map { base: map_pages(len, flags, fd)?, capacity, _file: own };
         if file.is_some() {
-            map.populate();
+            map.populate(0..len);
         }
         Ok(map)
     }
 
-    /// Makes all pages present, and so that they can be written to, before anybody waits for it. The
+    /// Makes these pages present, and so that they can be written to, before anybody waits for it. The
     /// first write to a page of a file is a page fault even if it is present: its file system is to
     /// hear of it (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14; on older ones it is one at a time).
-    fn populate(&self) {
-        let (base, len) = (self.base.as_ptr().cast(), length(self.capacity));
-        // SAFETY: so many bytes are mapped there, and their contents stay as they are.
-        let refused = unsafe { libc::madvise(base, len, libc::MADV_POPULATE_WRITE) } != 0;
+    fn populate(&self, part: Range<usize>) {
+        assert!(part.end <= length(self.capacity), "pages of this mapping");
+        // SAFETY: so many bytes are mapped there, asserted above, and their contents stay as they are.
+        let refused = unsafe {
+            let base = self.base.as_ptr().add(part.start).cast();
+            libc::madvise(base, part.len(), libc::MADV_POPULATE_WRITE) != 0
+        };
         if refused {
             tracing::debug!("pages of the trace come one by one: {}", io::Error::last_os_error());
         }
@@ -183,11 +187,34 @@ impl Common {
         unsafe { AtomicU32::from_ptr(self.map.base.as_ptr().add(at).cast()) }
     }
 
-    /// Reserves the next number and writes the record there; not if the one of the lap before is late:
-    /// then a reader finds it to be lost.
+    /// The next number. It is the caller's, who is to write a record there.
     #[inline]
-    pub(super) fn write(&self, words: [u64; 4]) {
-        let number = self.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
+    pub(super) fn reserve(&self) -> u64 {
+        self.long(at::HEAD).fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Which part of the slots a record is in, of those that are fetched together: counted on, lap after
+    /// lap.
+    #[inline]
+    pub(super) fn window(&self, number: u64) -> u32 {
+        (number / WINDOW) as u32
+    }
+
+    /// Makes the pages present of which this record's slot is one, with those of its window, so that
+    /// it can be written to. A process that was forked has none, and would else find them one by one, by a
+    /// page fault for each.
+    pub(super) fn fetch(&self, number: u64) {
+        let slot = (number & (self.map.capacity - 1)) & !(WINDOW - 1);
+        // From where a page begins, however large they are: the header's size before the first slot.
+        let from = slot as usize * RECORD;
+        let to = (from + HEADER + WINDOW as usize * RECORD).min(length(self.map.capacity));
+        self.map.populate(from..to);
+    }
+
+    /// Writes record `number`, which was reserved; not if the one of the lap before is late: then a
+    /// reader finds it to be lost.
+    #[inline]
+    pub(super) fn write(&self, number: u64, words: [u64; 4]) {
         if let Some(claim) = self.claim(number) {
             claim.finish(words);
         }
@@ -314,6 +341,9 @@ impl Claim<'_> {
         self.slot[3].store(words[3] | pair(self.turn, 0), Ordering::Release);
     }
 }
+
+/// How many records stand in the pages that a child fetches at once.
+const WINDOW: u64 = 8192;
 
 /// How many records ahead of one that is written the slots are brought into the cache.
 const AHEAD: u64 = 8;

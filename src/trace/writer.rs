@@ -40,6 +40,8 @@ struct Shared {
     sample: u32,
     /// SIGUSR2s that have been heeded.
     heeded: AtomicU32,
+    /// How far this process has the pages [at hand](Common::fetch), in [windows](Common::window).
+    at_hand: AtomicU32,
     clock: Clock,
     /// The process that began: it alone heeds signals, compares the clock, and ends the trace.
     owner: u32,
@@ -93,6 +95,7 @@ impl Writer {
             sample: settings.sample.max(1),
             owner: std::process::id(),
             heeded: AtomicU32::new(os::usr2()),
+            at_hand: AtomicU32::new(u32::MAX),
             compare_at: AtomicU64::new(compare_at),
             watch: Watch::new(&settings.triggers, hertz).map(|watch| Box::new(Mutex::new(watch))),
         };
@@ -106,6 +109,10 @@ impl Writer {
     /// 65,534, all have the same.
     pub fn lane(&self, slot: u32) -> Writer {
         let lane = u16::try_from(slot).unwrap_or(MAIN).min(MAIN - 1);
+        if self.shared.owner != std::process::id() {
+            // A child has the mapping, and none of its pages.
+            self.shared.at_hand.store(0, Ordering::Relaxed);
+        }
         let writer = Writer { shared: Arc::clone(&self.shared), lane };
         writer.introduce();
         writer
@@ -168,7 +175,11 @@ impl Writer {
         if self.is_frozen() {
             shared.map.long(at::MISSED).fetch_add(1, Ordering::Relaxed);
         } else {
-            shared.map.write([time, id, middle, last]);
+            let number = shared.map.reserve();
+            if shared.map.window(number) >= shared.at_hand.load(Ordering::Relaxed) {
+                self.fetch(number);
+            }
+            shared.map.write(number, [time, id, middle, last]);
             if let Some(watch) = &shared.watch {
                 self.watch(watch, &Record::from_words([time, id, middle, last]));
             }
@@ -226,7 +237,15 @@ impl Writer {
             Clock::Tsc => os::cycles(),
             Clock::Nanos => now(),
         };
-        self.shared.map.write(Record { time, ..record }.words());
+        let map = &self.shared.map;
+        map.write(map.reserve(), Record { time, ..record }.words());
+    }
+
+    #[cold]
+    fn fetch(&self, number: u64) {
+        let Shared { map, at_hand, .. } = &*self.shared;
+        map.fetch(number);
+        at_hand.store(map.window(number) + 1, Ordering::Relaxed);
     }
 
     #[cold]

@@ -86,3 +86,10 @@ pub(crate) fn ipv6_missing() -> Option<String> {
     let error = std::net::TcpListener::bind("[::1]:0").err()?;
     Some(format!("no IPv6: {error}"))
 }
+
+/// The running kernel's version, as `[6, 1]`.
+pub(crate) fn kernel() -> [u32; 2] {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("proc(5)");
+    let mut numbers = release.split(|one: char| !one.is_ascii_digit());
+    [(); 2].map(|()| numbers.next().and_then(|one| one.parse().ok()).expect("a version"))
+}

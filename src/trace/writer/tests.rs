@@ -148,7 +148,9 @@ fn what_is_written_to_meanwhile_is_not_among_what_is_read() {
     };
     let mut seen = 0;
     thread::scope(|scope| {
-        let write = |lane: u16| (0..100_000).for_each(|nth| map.write(telling(lane, nth).words()));
+        let write = |lane: u16| {
+            (0..100_000).for_each(|nth| map.write(map.reserve(), telling(lane, nth).words()))
+        };
         let writing = [1, 2].map(|lane| scope.spawn(move || write(lane)));
         while writing.iter().any(|one| !one.is_finished()) || seen == 0 {
             let bytes = map.bytes();
