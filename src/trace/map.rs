@@ -1,10 +1,10 @@
 //! The memory of a recorder: pages shared with a file, or with nobody.
 //!
 //! What is written to a file's shared pages is the kernel's at once: it survives the end of the
-//! process, however that came (mmap(2), `MAP_SHARED`; kernel-notes §50). The blocks are reserved before
-//! (posix_fallocate(3)), for a write to a page that finds no room on the disk is a SIGBUS. So is
-//! one to a file that somebody has cut short: so the file is locked (fcntl(2), `F_OFD_SETLK`) as
-//! long as it is mapped, and no other recorder takes it. Who follows it sees by the lock whether
+//! process, however that came (mmap(2), `MAP_SHARED`; kernel-notes §50). The blocks are reserved
+//! before (posix_fallocate(3)), for a write to a page that finds no room on the disk is a SIGBUS.
+//! So is one to a file that somebody has cut short: so the file is locked (fcntl(2), `F_OFD_SETLK`)
+//! as long as it is mapped, and no other recorder takes it. Who follows it sees by the lock whether
 //! its recorder lives.
 #![allow(unsafe_code)]
 
@@ -68,12 +68,14 @@ impl Map {
         Ok(map)
     }
 
-    /// Makes these pages present, and so that they can be written to, before anybody waits for it. The
-    /// first write to a page of a file is a page fault even if it is present: its file system is to
-    /// hear of it (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14; on older ones it is one at a time).
+    /// Makes these pages present, and so that they can be written to, before anybody waits for it.
+    /// The first write to a page of a file is a page fault even if it is present: its file
+    /// system is to hear of it (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14; on older ones it
+    /// is one at a time).
     fn populate(&self, part: Range<usize>) {
         assert!(part.end <= length(self.capacity), "pages of this mapping");
-        // SAFETY: so many bytes are mapped there, asserted above, and their contents stay as they are.
+        // SAFETY: so many bytes are mapped there, asserted above, and their contents stay as they
+        // are.
         let refused = unsafe {
             let base = self.base.as_ptr().add(part.start).cast();
             libc::madvise(base, part.len(), libc::MADV_POPULATE_WRITE) != 0
@@ -107,7 +109,8 @@ impl Map {
     /// Says that records below `n` are written.
     #[inline]
     pub(super) fn publish(&mut self, n: u64) {
-        // SAFETY: within the header and aligned to 8; an atomic store, for others may read the file.
+        // SAFETY: within the header and aligned to 8; an atomic store, for others may read the
+        // file.
         let head = unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at::HEAD).cast()) };
         head.store(n, Ordering::Release);
     }
@@ -141,10 +144,10 @@ impl Drop for Map {
 ///
 /// A slot goes from hand to hand. Each lap has one record for it, whose writer looks at the slot's
 /// last word, once: if that is of the record of the lap before, whole, the slot is its own; it
-/// writes the others, and then this one. Else the one before is late. Then the slot is left alone, and
-/// so the record is lost, and that is [noted](Passed); thus who comes later can tell whether the late
-/// one has come, and everybody else has gone. Whoever dies in the middle of a record leaves a slot that
-/// is nobody's any more, and of each lap one record fewer.
+/// writes the others, and then this one. Else the one before is late. Then the slot is left alone,
+/// and so the record is lost, and that is [noted](Passed); thus who comes later can tell whether
+/// the late one has come, and everybody else has gone. Whoever dies in the middle of a record
+/// leaves a slot that is nobody's any more, and of each lap one record fewer.
 #[derive(Debug)]
 pub(super) struct Common {
     map: Map,
@@ -193,19 +196,20 @@ impl Common {
         self.long(at::HEAD).fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Which part of the slots a record is in, of those that are fetched together: counted on, lap after
-    /// lap.
+    /// Which part of the slots a record is in, of those that are fetched together: counted on, lap
+    /// after lap.
     #[inline]
     pub(super) fn window(&self, number: u64) -> u32 {
         (number / WINDOW) as u32
     }
 
-    /// Makes the pages present of which this record's slot is one, with those of its window, so that
-    /// it can be written to. A process that was forked has none, and would else find them one by one, by a
-    /// page fault for each.
+    /// Makes the pages present of which this record's slot is one, with those of its window, so
+    /// that it can be written to. A process that was forked has none, and would else find them
+    /// one by one, by a page fault for each.
     pub(super) fn fetch(&self, number: u64) {
         let slot = (number & (self.map.capacity - 1)) & !(WINDOW - 1);
-        // From where a page begins, however large they are: the header's size before the first slot.
+        // From where a page begins, however large they are: the header's size before the first
+        // slot.
         let from = slot as usize * RECORD;
         let to = (from + HEADER + WINDOW as usize * RECORD).min(length(self.map.capacity));
         self.map.populate(from..to);
@@ -221,7 +225,8 @@ impl Common {
         prefetch(self.slot(number.wrapping_add(AHEAD)));
     }
 
-    /// The right to write record `number`, if it is to be had: by the one who has reserved it, once.
+    /// The right to write record `number`, if it is to be had: by the one who has reserved it,
+    /// once.
     #[inline]
     pub(super) fn claim(&self, number: u64) -> Option<Claim<'_>> {
         let slot = self.slot(number);
@@ -236,8 +241,8 @@ impl Common {
         if since != capacity && !self.passed.is_over(number, since / capacity) {
             return None;
         }
-        // Whoever sees one of the words that will be written sees the head beyond its number, and so
-        // that the record which was there is no more.
+        // Whoever sees one of the words that will be written sees the head beyond its number, and
+        // so that the record which was there is no more.
         fence(Ordering::Release);
         Some(Claim { slot, turn })
     }
@@ -271,9 +276,9 @@ impl Common {
     }
 }
 
-/// Of each slot, those who have left it alone since somebody had it: how many, and the latest lap of
-/// them. Memory that children share with their parent, and of which nothing is touched as long as nobody
-/// is late.
+/// Of each slot, those who have left it alone since somebody had it: how many, and the latest lap
+/// of them. Memory that children share with their parent, and of which nothing is touched as long
+/// as nobody is late.
 #[derive(Debug)]
 struct Passed {
     base: NonNull<AtomicU64>,
@@ -293,16 +298,16 @@ impl Passed {
         capacity as usize * size_of::<AtomicU64>()
     }
 
-    /// Whether all laps since the one that is in the slot, which was `laps` ago, have left it alone; then
-    /// it is the asker's. Else the asker is one more of them.
+    /// Whether all laps since the one that is in the slot, which was `laps` ago, have left it
+    /// alone; then it is the asker's. Else the asker is one more of them.
     ///
-    /// It is not enough to count: one of a later lap may have come before. So the slot is taken only by
-    /// one of whom all that are counted are earlier.
+    /// It is not enough to count: one of a later lap may have come before. So the slot is taken
+    /// only by one of whom all that are counted are earlier.
     #[cold]
     fn is_over(&self, number: u64, laps: u64) -> bool {
         let slot = (number & (self.capacity - 1)) as usize;
-        // SAFETY: the mask keeps within the mapping, which is aligned and lives as long as `self`; all
-        // who use it do so as atomics.
+        // SAFETY: the mask keeps within the mapping, which is aligned and lives as long as `self`;
+        // all who use it do so as atomics.
         let passed = unsafe { self.base.add(slot).as_ref() };
         let lap = (number / self.capacity) as u32;
         let mut over = false;
