@@ -4,8 +4,8 @@
 //! `Proactor<Uring, P>` is another type than a `Proactor<Traced<Uring>, P>`, and no function of
 //! `proactor::trace` is called from it. The bench `turn` is of the first. To see it: in
 //! `objdump -dC target/release/proactor`, the loops whose type has no `Traced` in it call no
-//! `Recorder` and read no counter (`rdtsc`); those that have it do both a dozen times. The same holds
-//! of what is made `Plain`, beside `TracedCalls`.
+//! `Recorder` and read no counter (`rdtsc`); those that have it do both a dozen times. The same
+//! holds of what is made `Plain`, beside `TracedCalls`.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};

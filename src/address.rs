@@ -81,8 +81,8 @@ impl Address {
     }
 }
 
-/// The address of a socket's peer, as a user reads it: `127.0.0.1:50312`, or `unix` for one that has
-/// no name. `None` if it has no peer any more (getpeername(2)).
+/// The address of a socket's peer, as a user reads it: `127.0.0.1:50312`, or `unix` for one that
+/// has no name. `None` if it has no peer any more (getpeername(2)).
 pub fn of_peer(socket: BorrowedFd<'_>) -> Option<String> {
     let address = SockRef::from(&socket).peer_addr().ok()?;
     Some(match (address.as_socket(), address.as_pathname()) {

@@ -127,8 +127,8 @@ pub trait Calls: Clone + Send + 'static {
         os::close(fd);
     }
 
-    /// Locks the right to use `file`, and sleeps while another thread has it. That somebody panicked
-    /// meanwhile is not looked at: what is locked must always be whole.
+    /// Locks the right to use `file`, and sleeps while another thread has it. That somebody
+    /// panicked meanwhile is not looked at: what is locked must always be whole.
     #[inline]
     fn lock<'a, T>(
         &self,

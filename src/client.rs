@@ -8,9 +8,9 @@
 //! **To one server bytes pass as they are.** To several, lines do: see `lines.rs`.
 //!
 //! **Ends.** The input's end is passed on (a half-close), and what still comes is printed. A
-//! server's end is the end of its connection once what was read for it is sent. Nothing more is read
-//! for it from a terminal or a pipe, whose writer will find it broken; from a file, which has no
-//! writer to notice, all of it is.
+//! server's end is the end of its connection once what was read for it is sent. Nothing more is
+//! read for it from a terminal or a pipe, whose writer will find it broken; from a file, which has
+//! no writer to notice, all of it is.
 
 mod connection;
 mod lines;

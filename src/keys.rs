@@ -64,8 +64,8 @@ pub enum Whose {
     Input,
     /// A descriptor of the loop's owner: which.
     Guest(u32),
-    /// The line between the parent and the child that serves this connection: only in a trace, where
-    /// all processes know connections by the same names.
+    /// The line between the parent and the child that serves this connection: only in a trace,
+    /// where all processes know connections by the same names.
     Line(ConnId),
 }
 

@@ -82,8 +82,9 @@ pub fn cycles() -> u64 {
     return now().0;
 }
 
-/// Whether [`cycles`] can serve as a clock: it ticks at one rate, also in deep sleep, and the kernel
-/// itself trusts it to be the same on all CPUs (`constant_tsc`, `nonstop_tsc`, clocksource `tsc`).
+/// Whether [`cycles`] can serve as a clock: it ticks at one rate, also in deep sleep, and the
+/// kernel itself trusts it to be the same on all CPUs (`constant_tsc`, `nonstop_tsc`, clocksource
+/// `tsc`).
 pub fn cycles_are_even() -> bool {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let source = read("/sys/devices/system/clocksource/clocksource0/current_clocksource");
@@ -146,8 +147,8 @@ pub fn private_tracefs() -> io::Result<OwnedFd> {
 
 // Files.
 
-/// A file in memory, without a name: it is gone with its last descriptor and mapping. `name` is what
-/// `/proc/PID/fd` shows.
+/// A file in memory, without a name: it is gone with its last descriptor and mapping. `name` is
+/// what `/proc/PID/fd` shows.
 ///
 /// # Errors
 /// memfd_create(2); Linux 3.17 and newer have it.

@@ -38,7 +38,8 @@ use crate::selector::{Interest, Ready, Selector, Trigger, Whose};
 use accepting::Listener;
 use desk::Desk;
 
-/// How often one connection may be resumed in a turn, and so receive: a flood does not own the loop.
+/// How often one connection may be resumed in a turn, and so receive: a flood does not own the
+/// loop.
 const PASSES: usize = 16;
 
 /// A server that waits for readiness.
@@ -189,9 +190,9 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
 
     /// Remembers what is ready; answers whether the server was asked to end at once.
     ///
-    /// A oneshot selector has disarmed what it reports. A connection is marked, so it is resumed and
-    /// wishes again; listeners are armed before the next wait; the operator's input is when it has
-    /// been read from; the stop signal is, here.
+    /// A oneshot selector has disarmed what it reports. A connection is marked, so it is resumed
+    /// and wishes again; listeners are armed before the next wait; the operator's input is when
+    /// it has been read from; the stop signal is, here.
     fn reported(&mut self, report: Ready) -> io::Result<bool> {
         let armed = self.selector.trigger() != Trigger::Oneshot;
         match Whose::from(report.key) {

@@ -64,6 +64,23 @@ fn no_damage_to_a_trace_makes_a_reader_or_an_export_panic() {
 }
 
 #[test]
+fn times_that_go_anywhere_are_read_and_exported() {
+    let mut dice = Dice::new(1);
+    let whole = &simulated(2, Tier::Multishot)[..HEADER + RECORD * 256];
+    let extremes = [0, 1, 1 << 32, 1 << 63, u64::MAX - 1, u64::MAX];
+    for _ in 0..60 {
+        let mut bytes = whole.to_vec();
+        for record in bytes[HEADER..].chunks_exact_mut(RECORD) {
+            if dice.below(4) == 0 {
+                record[..8].copy_from_slice(&extremes[dice.below(6)].to_ne_bytes());
+            }
+        }
+        trace::read(&bytes);
+        trace::export(&bytes, 3);
+    }
+}
+
+#[test]
 fn no_damage_to_what_the_kernel_tells_makes_a_reader_of_it_panic() {
     let mut dice = Dice::new(1);
     let events = kernel::events();

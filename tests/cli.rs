@@ -590,8 +590,8 @@ fn the_best_model_without_a_ring_is_epoll_and_the_reason_is_said() {
 
 #[test]
 fn however_little_memory_may_be_locked_auto_serves_and_says_by_what() {
-    // Who has CAP_IPC_LOCK has no such limit: where we are root, the server is nobody, and reads its
-    // program from where nobody may.
+    // Who has CAP_IPC_LOCK has no such limit: where we are root, the server is nobody, and reads
+    // its program from where nobody may.
     let dir = tempfile::tempdir().expect("a directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
     let program = dir.path().join("proactor");

@@ -5,8 +5,8 @@
 //! never reads, a reset in mid-stream, more clients than descriptors, a pool with two buffers.
 //!
 //! What a model cannot do is left out by declaration: in one table, with a reason, which `proactor
-//! models` prints too. What a host lacks is skipped with its reason, counted, on stderr. `PROACTOR_NO_SKIPS=1` makes
-//! a skip a failure, `PROACTOR_SEED=n` plays with other bytes.
+//! models` prints too. What a host lacks is skipped with its reason, counted, on stderr.
+//! `PROACTOR_NO_SKIPS=1` makes a skip a failure, `PROACTOR_SEED=n` plays with other bytes.
 
 #[allow(dead_code, reason = "each test crate uses its part")]
 mod support;

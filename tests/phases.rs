@@ -1,5 +1,5 @@
-//! The two phases of a receive, in system calls: what `proactor models` and `kernel-notes.md` say of
-//! each model is what it makes.
+//! The two phases of a receive, in system calls: what `proactor models` and `kernel-notes.md` say
+//! of each model is what it makes.
 //!
 //! A fixed number of messages goes to and fro. What a longer conversation counts beyond a shorter
 //! one is the messages' alone: no accept, no close and no end is in it.
@@ -27,7 +27,8 @@ fn models() -> impl Iterator<Item = Model> {
     })
 }
 
-/// Serves one client who says a message and hears it, so many times; none if the model is not there.
+/// Serves one client who says a message and hears it, so many times; none if the model is not
+/// there.
 fn converse(model: Model, options: &[&str], messages: u64) -> Option<Exit> {
     let launch = Launch::new(PROACTOR, &["serve", "--listen", "127.0.0.1:0", "--stats"]);
     let launch = launch.args(&["--model", model.name()]).args(options);

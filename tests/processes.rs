@@ -23,8 +23,8 @@ const TOO_LONG: &[u8] = b"line too long: 16384 bytes at most\n";
 /// What [`enter`] says.
 const ENTERED: usize = (16 << 10) + 2;
 
-/// Connects to a chat, and is in it: the one thing that it answers to its speaker is that a line was
-/// too long.
+/// Connects to a chat, and is in it: the one thing that it answers to its speaker is that a line
+/// was too long.
 fn enter(address: &Address) -> Client {
     let client = Client::connect(address);
     client.say(&[&[b'x'; ENTERED - 1][..], b"\n"].concat());

@@ -107,8 +107,8 @@ fn the_calls_of_a_readiness_loop_are_all_in_its_trace() {
     }
 }
 
-/// The calls of this name for a connection, or that bring one, that came to something: their number,
-/// or what they came to.
+/// The calls of this name for a connection, or that bring one, that came to something: their
+/// number, or what they came to.
 fn called(trace: &Trace, name: &str, sum: bool) -> u64 {
     count(trace, |event| match event.what {
         Happened::CallEnd { result: Ok(n), .. } if event.op.map(Op::name) == Some(name) => {
@@ -551,8 +551,8 @@ fn whoever_prints_for_a_server_that_forks_ends_with_it() {
 }
 
 /// The objects of `--json` by their numbers, without the header and without times: of ticks and
-/// nanoseconds, more is known at the end. What threads do at once is told in the order of time by who
-/// has all of it, and as it comes by who follows.
+/// nanoseconds, more is known at the end. What threads do at once is told in the order of time by
+/// who has all of it, and as it comes by who follows.
 fn objects(text: &[u8]) -> Vec<Value> {
     let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
     let mut all: Vec<Value> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();

@@ -538,7 +538,8 @@ fn nobody_waits_while_there_is_a_buffer_of_any_size() {
     play(name, 0.25, &[], |dice, mut setup, tally| {
         setup.faults = Faults::NONE.with(Fault::Late, [0, 100][dice.below(2)]);
         setup.socket_buffer = 4096;
-        // It takes all that there are of one size: the large, which it learns to want, or the small.
+        // It takes all that there are of one size: the large, which it learns to want, or the
+        // small.
         let shapes = [[(256, 60), (2048, 4)], [(256, 2), (2048, 60)]][dice.below(2)];
         let mut world = World::new(setup, &shapes, LIMITS, Echo);
         let idler = world.connect(Reads::Never);

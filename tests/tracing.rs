@@ -1,5 +1,5 @@
-//! What a trace says, held against what was done: on the simulated kernel for many seeds, and on the
-//! real one by its own counts.
+//! What a trace says, held against what was done: on the simulated kernel for many seeds, and on
+//! the real one by its own counts.
 
 #[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
 mod support;

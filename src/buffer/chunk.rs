@@ -31,7 +31,8 @@ enum Memory {
     Static(&'static [u8]),
 }
 
-/// How well a received chunk fits the buffer it came in: what a connection learns its appetite from.
+/// How well a received chunk fits the buffer it came in: what a connection learns its appetite
+/// from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
     /// It fills the whole buffer: there was probably more.

@@ -128,8 +128,8 @@ impl Pool {
     ///
     /// # Panics
     /// If no shape is left, if sizes do not grow, if one is empty or not a multiple of 64, or if
-    /// there are more than [`BYTES_MAX`](Pool::BYTES_MAX) bytes, or 2³¹ buffers: programmer errors; the
-    /// command line checks first.
+    /// there are more than [`BYTES_MAX`](Pool::BYTES_MAX) bytes, or 2³¹ buffers: programmer errors;
+    /// the command line checks first.
     pub fn new(shapes: &[Shape]) -> io::Result<Rc<Pool>> {
         let mut classes: Vec<Class> = Vec::new();
         let (mut offset, mut first) = (0usize, 0usize);
@@ -158,8 +158,8 @@ impl Pool {
         }))
     }
 
-    /// A pool as [`new`](Pool::new) makes it, but with no more than `most` buffers of each size: for
-    /// one connection.
+    /// A pool as [`new`](Pool::new) makes it, but with no more than `most` buffers of each size:
+    /// for one connection.
     ///
     /// # Errors
     /// As [`new`](Pool::new).

@@ -93,9 +93,9 @@ impl SendQueue {
     }
 
     /// Gives the oldest bytes, up to `most` of them, to `send`, which sends them by one call: those
-    /// of several chunks as so many parts. Answers what it answers, and how many bytes it was given.
-    /// Where one chunk is all, it is one part, and no list is made. Of an empty queue there is no
-    /// part.
+    /// of several chunks as so many parts. Answers what it answers, and how many bytes it was
+    /// given. Where one chunk is all, it is one part, and no list is made. Of an empty queue
+    /// there is no part.
     #[inline]
     pub fn offer<T>(&self, most: usize, send: impl FnOnce(&[IoSlice<'_>]) -> T) -> (T, usize) {
         if let Some(first) = &self.first
@@ -109,8 +109,8 @@ impl SendQueue {
         (send(&parts[..count]), bytes)
     }
 
-    /// Fills `parts` with the oldest bytes, up to `most` of them; answers how many parts that are and
-    /// how many bytes.
+    /// Fills `parts` with the oldest bytes, up to `most` of them; answers how many parts that are
+    /// and how many bytes.
     fn gather<'q>(&'q self, parts: &mut [IoSlice<'q>], most: usize) -> (usize, usize) {
         let (mut count, mut bytes) = (0, 0);
         for (part, chunk) in parts.iter_mut().zip(self.iter()) {

@@ -30,9 +30,9 @@ use crate::report::units;
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
     /// The models to compare, separated by commas: uring, epoll-et, poll, select, epoll-oneshot,
-    /// sigio, nonblocking, coroutine, thread, process, blocking; or all. -NAME leaves one out again,
-    /// as all,-process; NAME+trace is one that records into a file, as `serve --trace=FILE` does. What
-    /// cannot run here is a row with its reason
+    /// sigio, nonblocking, coroutine, thread, process, blocking; or all. -NAME leaves one out
+    /// again, as all,-process; NAME+trace is one that records into a file, as `serve
+    /// --trace=FILE` does. What cannot run here is a row with its reason
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = MODELS)]
     models: Vec<Pick<Contender>>,
 
@@ -82,12 +82,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "CPU", default_value_t = 1)]
     client_cpu: usize,
 
-    /// From which the order of the models and the bytes of the messages are made; drawn, unless given
+    /// From which the order of the models and the bytes of the messages are made; drawn, unless
+    /// given
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
-    /// Write everything, every slice included, as JSON to this file; - is standard output, instead of
-    /// the text
+    /// Write everything, every slice included, as JSON to this file; - is standard output, instead
+    /// of the text
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -195,15 +196,16 @@ fn drawn() -> u64 {
     RandomState::new().hash_one(BASELINE) % 10_000
 }
 
-/// How it goes, on standard error: one line rewritten in place, or where that is no terminal, a line
-/// every ten seconds.
+/// How it goes, on standard error: one line rewritten in place, or where that is no terminal, a
+/// line every ten seconds.
 struct Live {
     bar: ProgressBar,
     said: Instant,
 }
 
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
-/// How often the line shows that it lives while nothing is told: a server may take seconds to start.
+/// How often the line shows that it lives while nothing is told: a server may take seconds to
+/// start.
 const TICK: Duration = Duration::from_millis(250);
 
 impl Live {

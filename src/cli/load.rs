@@ -45,8 +45,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(DEPTH_MAX))]
     depth: u64,
 
-    /// What moves the bytes: uring, epoll, or auto (uring where it works). Both spin: they use their
-    /// CPU whole
+    /// What moves the bytes: uring, epoll, or auto (uring where it works). Both spin: they use
+    /// their CPU whole
     #[arg(long, value_name = "WIRE", default_value = "auto")]
     wire: WireChoice,
 

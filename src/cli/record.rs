@@ -27,8 +27,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     trace: Option<Option<PathBuf>>,
 
-    /// Read the clock once per `batch` (before and after each wait) or for each `record`; coroutine,
-    /// thread, process and blocking have no batches, and each record has its time
+    /// Read the clock once per `batch` (before and after each wait) or for each `record`;
+    /// coroutine, thread, process and blocking have no batches, and each record has its time
     #[arg(long, value_name = "LEVEL", default_value = "batch", value_parser = level, requires = "trace")]
     trace_clock: Level,
 

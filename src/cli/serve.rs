@@ -44,9 +44,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION", value_parser = units::parse_span)]
     idle_sleep: Option<Duration>,
 
-    /// What listeners say that do not name their own: echo, upper, discard, chargen, chat, talk (to
-    /// the operator, at the console, which it turns on), reply[=TEXT] (each line is answered with TEXT [ok] and a newline) or prefix[=TEXT] (with
-    /// TEXT [`your msg = `], the line, ` ===` and a newline)
+    /// What listeners say that do not name their own: echo, upper, discard, chargen, chat, talk
+    /// (to the operator, at the console, which it turns on), reply[=TEXT] (each line is
+    /// answered with TEXT [ok] and a newline) or prefix[=TEXT] (with TEXT [`your msg = `], the
+    /// line, ` ===` and a newline)
     #[arg(long, value_name = "PROTOCOL", default_value = "echo")]
     protocol: Any,
 
@@ -64,8 +65,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=32_768))]
     buffers: u32,
 
-    /// Let an operator type commands: list, say, kick, stats, drain, quit; `help` explains them. On
-    /// io_uring connections are ordinary descriptors then, for their addresses to be known
+    /// Let an operator type commands: list, say, kick, stats, drain, quit; `help` explains them.
+    /// On io_uring connections are ordinary descriptors then, for their addresses to be known
     #[arg(long)]
     console: bool,
 

@@ -1,4 +1,5 @@
-//! Lines, where there are several servers: whom one that is typed is for, and who said one that came.
+//! Lines, where there are several servers: whom one that is typed is for, and who said one that
+//! came.
 
 /// The longest line that is printed whole, if there are several servers.
 const LINE_MAX: usize = 64 << 10;

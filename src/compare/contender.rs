@@ -183,7 +183,8 @@ impl Server {
         }
     }
 
-    /// Why it ended: its last error, or last line at all, on standard error, or else its exit status.
+    /// Why it ended: its last error, or last line at all, on standard error, or else its exit
+    /// status.
     fn last_words(&mut self) -> Refusal {
         // Its standard output is closed: it is ending, or will not say more.
         let status = end(&mut self.child);

@@ -7,9 +7,10 @@
 //!           be      connections                verdicts
 //! ```
 //!
-//! A `heat` is one load, played phase by phase; the `schedule` gives each phase its time; `idle` finds
-//! out what a connection costs that does nothing. Whatever befalls a model is in its row, with its
-//! reason, and the others go on; only without the baseline there is nothing to compare with.
+//! A `heat` is one load, played phase by phase; the `schedule` gives each phase its time; `idle`
+//! finds out what a connection costs that does nothing. Whatever befalls a model is in its row,
+//! with its reason, and the others go on; only without the baseline there is nothing to compare
+//! with.
 //!
 //! The measuring and the telling are apart: [`run`] makes a [`Comparison`], which holds every slice
 //! as it was measured, and [`render::text`] and the JSON are made from that alone.
@@ -148,8 +149,8 @@ pub enum Doing {
 /// Who is shown how it goes, and answers whether to go on.
 pub type Watch<'a> = &'a mut dyn FnMut(&Progress<'_>) -> bool;
 
-/// Makes a comparison. `watch` is shown what is done, each slice among it, and ends the measuring by
-/// answering false: what was measured until then is told.
+/// Makes a comparison. `watch` is shown what is done, each slice among it, and ends the measuring
+/// by answering false: what was measured until then is told.
 ///
 /// # Errors
 /// The baseline cannot run, the client cannot, or somebody's reply was wrong: that voids all.

@@ -93,8 +93,8 @@ fn shapes<S: serde::Serializer>(shapes: &[Shape], to: S) -> Result<S::Ok, S::Err
     }))
 }
 
-/// A model, and whether what it does is recorded meanwhile: `thread`, or `thread+trace`, as which it
-/// is also serialized.
+/// A model, and whether what it does is recorded meanwhile: `thread`, or `thread+trace`, as which
+/// it is also serialized.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variant {
     /// The I/O model.
@@ -155,8 +155,8 @@ impl Entrant {
 }
 
 impl Plan {
-    /// Who takes part: the baseline, then itself again, then the models in the order asked for, each
-    /// once.
+    /// Who takes part: the baseline, then itself again, then the models in the order asked for,
+    /// each once.
     pub fn entrants(&self) -> Vec<Entrant> {
         let baseline = |role| Entrant { model: self.baseline.clone(), role };
         let mut entrants = vec![baseline(Role::Baseline), baseline(Role::Again)];

@@ -38,8 +38,8 @@ pub fn text(comparison: &Comparison) -> String {
     text
 }
 
-/// One load: its table, and what it says in words. What a model is stands in `said` once it was said,
-/// and is not said again.
+/// One load: its table, and what it says in words. What a model is stands in `said` once it was
+/// said, and is not said again.
 pub fn table(heat: &Heat, said: &mut BTreeSet<String>) -> String {
     let Heat { connections, size, depth, .. } = heat;
     let plural = if *connections == 1 { "" } else { "s" };

@@ -12,10 +12,11 @@
 //! than that, a neighbour on the host or the clock of the CPU, is in neither.
 //!
 //! A server that has just had a slice is warm. With several challengers R is driven every second
-//! time and each challenger more rarely, which does not show with few connections and does with many;
-//! those are therefore compared in pairs ([`super::plan::PAIRS_FROM`]). In a pair the two alternate
-//! strictly, R B R b R B R b: the slice b counts for nothing and is there only so that R is never
-//! driven twice in a row. (Without it, with 1,000 connections, epoll was 7 % slower than itself.)
+//! time and each challenger more rarely, which does not show with few connections and does with
+//! many; those are therefore compared in pairs ([`super::plan::PAIRS_FROM`]). In a pair the two
+//! alternate strictly, R B R b R B R b: the slice b counts for nothing and is there only so that R
+//! is never driven twice in a row. (Without it, with 1,000 connections, epoll was 7 % slower than
+//! itself.)
 
 use std::time::Duration;
 
@@ -50,8 +51,8 @@ pub struct Sample {
     /// CPU time of the server's process, all threads.
     #[serde(rename = "server_cpu_ns", serialize_with = "nanos")]
     pub server_cpu: Duration,
-    /// How long the server was ready to run while something else had its CPU; zero where the kernel
-    /// does not tell.
+    /// How long the server was ready to run while something else had its CPU; zero where the
+    /// kernel does not tell.
     #[serde(rename = "server_waited_ns", serialize_with = "nanos")]
     pub server_waited: Duration,
     /// Of the time since its last slice, the share for which the server had used a CPU though

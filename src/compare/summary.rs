@@ -10,8 +10,8 @@ use super::{Heat, Outcome};
 use crate::load::Shape;
 use crate::report::{stats, units};
 
-/// A server that had less to do than this in its median slice was not at its limit: it waited for the
-/// client.
+/// A server that had less to do than this in its median slice was not at its limit: it waited for
+/// the client.
 const SATURATED: f64 = 0.90;
 /// A server that waited longer than this for its CPU in the median slice was disturbed.
 const CROWDED: f64 = 0.05;

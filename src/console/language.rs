@@ -34,7 +34,8 @@ help         this";
 
 const NAMES: [&str; 8] = ["list", "say", "tell", "kick", "stats", "drain", "quit", "help"];
 
-/// Reads a line, its newline included. `None` if it is blank; an error is one line for the operator.
+/// Reads a line, its newline included. `None` if it is blank; an error is one line for the
+/// operator.
 pub(super) fn parse(line: &[u8]) -> Option<Result<Command, String>> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line).trim_ascii_start();

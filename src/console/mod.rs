@@ -90,7 +90,8 @@ pub struct Console {
     answer: String,
     /// Whether somebody sits before it: input and output are a terminal.
     prompts: bool,
-    /// True exactly while the prompt is the last that was printed, and no line was typed behind it.
+    /// True exactly while the prompt is the last that was printed, and no line was typed behind
+    /// it.
     prompting: bool,
     /// By the listener's number.
     places: Vec<Place>,
@@ -129,8 +130,8 @@ impl Console {
         self.flush();
     }
 
-    /// What it is typed at: a terminal, a pipe, a file. Shared with others, as a terminal is with the
-    /// shell, so none of its flags may be changed; open as long as the console.
+    /// What it is typed at: a terminal, a pipe, a file. Shared with others, as a terminal is with
+    /// the shell, so none of its flags may be changed; open as long as the console.
     pub fn input(&self) -> BorrowedFd<'_> {
         self.input.as_fd()
     }
@@ -156,8 +157,8 @@ impl Console {
         });
     }
 
-    /// Reads once of what is typed, if there is something, and hears it; never waits. Answers whether
-    /// there was: behind one line there may be another.
+    /// Reads once of what is typed, if there is something, and hears it; never waits. Answers
+    /// whether there was: behind one line there may be another.
     pub fn read(&mut self) -> bool {
         if self.ended {
             return false;
@@ -218,7 +219,8 @@ impl Console {
         self.answer.push('\n');
     }
 
-    /// Shows whole lines that a protocol said. What would do something to a terminal is written out.
+    /// Shows whole lines that a protocol said. What would do something to a terminal is written
+    /// out.
     pub fn show(&mut self, lines: &[u8]) {
         self.clear_line();
         view::write_harmless(lines, &mut self.answer);
@@ -249,8 +251,8 @@ impl Console {
         self.print();
     }
 
-    /// Prints what was answered. Never waits for who reads it; if nobody can any more, the input ends
-    /// too.
+    /// Prints what was answered. Never waits for who reads it; if nobody can any more, the input
+    /// ends too.
     pub fn print(&mut self) {
         if !self.answer.is_empty() {
             self.output.print(&self.answer);

@@ -1,8 +1,8 @@
 //! Text for someone who may read slowly, or not at all, without ever waiting for them.
 //!
 //! A terminal may be stopped (Ctrl-S) and a pipe be full for as long as their readers like, and to
-//! make them non-blocking would do so to the shell as well: they share the open file. So a thread of
-//! its own does the writing, and alone sleeps in it. What it has not written is bounded.
+//! make them non-blocking would do so to the shell as well: they share the open file. So a thread
+//! of its own does the writing, and alone sleeps in it. What it has not written is bounded.
 
 use std::fmt;
 use std::io::Write;
@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// With more text than this waiting to be written, in bytes, what is printed is lost. One answer may
-/// be longer, as a list of thousands is.
+/// With more text than this waiting to be written, in bytes, what is printed is lost. One answer
+/// may be longer, as a list of thousands is.
 const MOST: usize = 256 << 10;
 /// How long the end waits for what is still to be written.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -25,8 +25,8 @@ pub(super) struct Desk {
 }
 
 impl<P: Protocol + Clone + 'static, C: Witness> Coroutines<P, C> {
-    /// Has an operator see and do at `console` what there is to be seen and done, while it runs. The
-    /// places of the console are the listeners, in their order.
+    /// Has an operator see and do at `console` what there is to be seen and done, while it runs.
+    /// The places of the console are the listeners, in their order.
     pub fn attend_to(&mut self, console: Console) {
         let mut server = self.server.borrow_mut();
         server.desk = Some(Desk { console, attendant: Waker::noop().clone() });

@@ -33,7 +33,8 @@ pub(super) struct Server<P, C = Plain> {
     pub(super) stage: Stage,
     /// How often it was asked to stop.
     pub(super) asked: u64,
-    /// True for a while after an accept failed for want of resources, or until a connection closes.
+    /// True for a while after an accept failed for want of resources, or until a connection
+    /// closes.
     pub(super) pausing: bool,
     /// True once a task has panicked: nobody would remove its connection.
     pub(super) panicked: bool,
@@ -212,8 +213,8 @@ impl<P: Protocol, C: Witness> Server<P, C> {
     }
 
     /// After anything has happened: feeds the starving, does what is due, and wakes whoever is
-    /// marked, except the one whose task this is: it goes on anyway. The operator's task is woken if
-    /// there is something to tell.
+    /// marked, except the one whose task this is: it goes on anyway. The operator's task is woken
+    /// if there is something to tell.
     pub(super) fn settle(&mut self, except: Option<ConnId>) {
         if self.peers.is_starving() {
             self.peers.feed(self.pool.unfilled_in_all());

@@ -1,4 +1,5 @@
-//! What is the coroutine server's own; that it serves as the others do, `tests/conformance.rs` tells.
+//! What is the coroutine server's own; that it serves as the others do, `tests/conformance.rs`
+//! tells.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

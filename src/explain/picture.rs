@@ -209,7 +209,8 @@ fn call_of(call: &Step, axis: Axis, top: f64) -> String {
                 put("hatched\" fill=\"url(#h)", KERNEL, KERNEL_HEIGHT);
             }
             (Kind::Waking, _) => put("wake", KERNEL, KERNEL_HEIGHT),
-            // Woken and copied: nobody can say where the one ends, so both are drawn, one on another.
+            // Woken and copied: nobody can say where the one ends, so both are drawn, one on
+            // another.
             (Kind::WakingAndCopying, who) => {
                 let copy = if who == Who::Kernel { "own" } else { "copy" };
                 put("wake", KERNEL, KERNEL_HEIGHT);

@@ -1,8 +1,8 @@
 //! From the calls that were noted to what they mean: the two phases, and who was in them.
 //!
 //! Time zero is when the client began to send: before it there were no bytes. All else is a
-//! difference of clock readings. What a reading cannot divide is not divided: a call that slept when
-//! the bytes came and has them when it returns was woken *and* copied in between.
+//! difference of clock readings. What a reading cannot divide is not divided: a call that slept
+//! when the bytes came and has them when it returns was woken *and* copied in between.
 
 use serde::Serialize;
 

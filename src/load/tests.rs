@@ -9,7 +9,8 @@ use super::*;
 
 const SLICE: Duration = Duration::from_millis(20);
 
-/// A server with a thread per connection, which `serve` is called with, and the connection's number.
+/// A server with a thread per connection, which `serve` is called with, and the connection's
+/// number.
 fn server(serve: impl Fn(TcpStream, usize) + Clone + Send + 'static) -> Address {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
     let address = listener.local_addr().expect("it is bound");

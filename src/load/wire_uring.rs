@@ -10,8 +10,8 @@
 //! 1. A receive buffer belongs to the kernel from its publication in the buffer ring until a
 //!    completion names it, and to us from then until it is published again.
 //! 2. A connection's send buffer belongs to the kernel while its one send is in flight.
-//! 3. No memory is freed while an operation is in flight: [`UringWire`] ends them all before it goes,
-//!    and leaks the memory if that does not succeed.
+//! 3. No memory is freed while an operation is in flight: [`UringWire`] ends them all before it
+//!    goes, and leaks the memory if that does not succeed.
 #![allow(unsafe_code)]
 
 use std::alloc::{self, Layout};
@@ -235,8 +235,8 @@ impl Wire for UringWire {
         if len == 0 {
             return Ok(());
         }
-        // SAFETY: the range is this connection's own, and since no send is in flight the kernel does
-        // not read it (rule 2).
+        // SAFETY: the range is this connection's own, and since no send is in flight the kernel
+        // does not read it (rule 2).
         let bytes = unsafe { self.outgoing.bytes_mut(conn * self.stride, len) };
         crowd.fill(conn, bytes);
         line.sending = true;
@@ -354,13 +354,14 @@ impl Provided {
     /// Puts a buffer into the ring; the kernel sees it from the next [`Provided::publish`] on.
     ///
     /// # Safety
-    /// `id` is below `count`, it was not given back since a completion named it, and nobody uses its
-    /// bytes any more.
+    /// `id` is below `count`, it was not given back since a completion named it, and nobody uses
+    /// its bytes any more.
     unsafe fn give_back(&mut self, id: u16) {
         let slot = usize::from(self.tail & (self.count - 1));
-        // SAFETY: `slot` is below `count`, a power of two; the allocation is zeroed and aligned to a
-        // page, so an entry may be there. The kernel reads only slots below the published tail, and
-        // at most `count` buffers are ever beyond its head, so it does not read this one.
+        // SAFETY: `slot` is below `count`, a power of two; the allocation is zeroed and aligned to
+        // a page, so an entry may be there. The kernel reads only slots below the published
+        // tail, and at most `count` buffers are ever beyond its head, so it does not read
+        // this one.
         let entry = unsafe { &mut *self.entries.base.as_ptr().cast::<BufRingEntry>().add(slot) };
         let start = usize::from(id) * self.size;
         entry.set_addr(self.buffers.base.as_ptr() as u64 + start as u64);
@@ -371,8 +372,8 @@ impl Provided {
 
     /// Shows the kernel what was given back.
     fn publish(&self) {
-        // SAFETY: the base is that of the ring's first entry, whose tail field is two bytes, aligned,
-        // and accessed by nobody but by atomic stores here and the kernel's loads.
+        // SAFETY: the base is that of the ring's first entry, whose tail field is two bytes,
+        // aligned, and accessed by nobody but by atomic stores here and the kernel's loads.
         let tail = unsafe {
             let tail = BufRingEntry::tail(self.entries.base.as_ptr().cast::<BufRingEntry>());
             &*tail.cast::<AtomicU16>()

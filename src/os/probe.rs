@@ -1,12 +1,13 @@
-//! The system calls of this process and of all that it makes, timed from within, without privileges.
+//! The system calls of this process and of all that it makes, timed from within, without
+//! privileges.
 //!
 //! A seccomp filter answers chosen calls with SIGSYS (seccomp(2), `SECCOMP_RET_TRAP`), and the
 //! handler makes the very call in place of the program: it reads the clock, calls, reads the clock,
 //! and leaves a note in shared memory. The filter lets the handler's own instruction through, which
-//! it knows by its address. So every model is seen alike, whatever library makes its calls, a call's
-//! time is that of the call alone, and a program that is not probed pays nothing. What a probe costs
-//! falls *between* calls: the delivery of a signal and the return from it. Threads and children
-//! inherit all of it; it cannot be taken off again (kernel-notes §66).
+//! it knows by its address. So every model is seen alike, whatever library makes its calls, a
+//! call's time is that of the call alone, and a program that is not probed pays nothing. What a
+//! probe costs falls *between* calls: the delivery of a signal and the return from it. Threads and
+//! children inherit all of it; it cannot be taken off again (kernel-notes §66).
 #![allow(unsafe_code)]
 
 use std::io;
@@ -52,13 +53,13 @@ impl Probe {
         Shared::map(1 + NOTES * NOTE).map(|notes| Probe { notes: Arc::new(notes) })
     }
 
-    /// Notes these calls, from now on and for good: of this thread, of threads and processes that it
-    /// makes. At most 64 numbers. The process cannot gain privileges any more, and must not block
-    /// SIGSYS when it calls.
+    /// Notes these calls, from now on and for good: of this thread, of threads and processes that
+    /// it makes. At most 64 numbers. The process cannot gain privileges any more, and must not
+    /// block SIGSYS when it calls.
     ///
     /// # Errors
-    /// The processor is none of those whose registers are known here (x86_64), or the kernel permits
-    /// no filter.
+    /// The processor is none of those whose registers are known here (x86_64), or the kernel
+    /// permits no filter.
     pub fn begin(&self, calls: &[i64]) -> io::Result<()> {
         machine::install(calls, Box::leak(Box::new(Probe { notes: Arc::clone(&self.notes) })))
     }
@@ -161,8 +162,8 @@ mod machine {
         ".popsection",
     );
 
-    // SAFETY: both are defined just above. The first takes the address of seven numbers and keeps to
-    // the C calling convention: of registers it changes only those that a callee may.
+    // SAFETY: both are defined just above. The first takes the address of seven numbers and keeps
+    // to the C calling convention: of registers it changes only those that a callee may.
     unsafe extern "C" {
         fn proactor_probe_call(call: *const Registers) -> i64;
         static proactor_probe_after: u8;

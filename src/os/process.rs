@@ -114,7 +114,8 @@ fn set_up(parent: u32, keep: &[RawFd]) -> io::Result<()> {
 }
 
 fn handle(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
-    // SAFETY: all-zero is a valid sigaction: no flags, so that calls are interrupted; an empty mask.
+    // SAFETY: all-zero is a valid sigaction: no flags, so that calls are interrupted; an empty
+    // mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler;
     // `action` outlives the call; its handler is async-signal-safe, or none.

@@ -134,9 +134,9 @@ extern "C" fn on_signal(_: libc::c_int) {
 }
 
 pub(super) fn add(fd: RawFd, number: u64) {
-    // SAFETY: `number` is eight readable bytes. write(2) is async-signal-safe; errno may change, so a
-    // handler that could interrupt a failed call would have to save it: here std has read errno
-    // before any code of ours runs, or restarts the call for EINTR.
+    // SAFETY: `number` is eight readable bytes. write(2) is async-signal-safe; errno may change, so
+    // a handler that could interrupt a failed call would have to save it: here std has read
+    // errno before any code of ours runs, or restarts the call for EINTR.
     unsafe { libc::write(fd, (&raw const number).cast(), 8) };
 }
 

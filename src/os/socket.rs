@@ -62,8 +62,8 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     send_bytes(socket, bytes, 0)
 }
 
-/// Sends `parts` one after the other, or the first part of all that; one alone by [`send`], which has
-/// less to copy. No signal is raised.
+/// Sends `parts` one after the other, or the first part of all that; one alone by [`send`], which
+/// has less to copy. No signal is raised.
 ///
 /// # Errors
 /// `WouldBlock` if there is no room; else send(2), sendmsg(2).

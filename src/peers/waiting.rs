@@ -93,8 +93,8 @@ impl<P: Protocol, D> Peers<P, D> {
         }
     }
 
-    /// Has those who talk resumed, if nobody of their room is congested any more; or one only, which
-    /// may be a line, and does not wait for itself.
+    /// Has those who talk resumed, if nobody of their room is congested any more; or one only,
+    /// which may be a line, and does not wait for itself.
     pub(super) fn wake_talkers(&mut self, room: Room) {
         let crowd = self.crowds[room.0 as usize];
         if crowd.congested <= usize::from(crowd.lines > 0) && crowd.talkers > 0 {

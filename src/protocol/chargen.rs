@@ -7,7 +7,8 @@ use crate::buffer::Chunk;
 /// 72 printable characters, each beginning one character later than the one before. What it hears
 /// is thrown away.
 ///
-/// It has no state: what it says each time is the pattern from its beginning to its end, a constant.
+/// It has no state: what it says each time is the pattern from its beginning to its end, a
+/// constant.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Chargen;
 

@@ -98,8 +98,8 @@ pub struct Outbox<'a> {
 }
 
 impl<'a> Outbox<'a> {
-    /// An outbox: replies go to `queue`, what is for others to `posts`, and `finished` tells whether
-    /// the protocol has finished.
+    /// An outbox: replies go to `queue`, what is for others to `posts`, and `finished` tells
+    /// whether the protocol has finished.
     pub fn new(
         queue: &'a mut SendQueue,
         posts: &'a mut Vec<Post>,

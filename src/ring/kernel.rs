@@ -76,13 +76,15 @@ pub const TABLE: [(Capability, Version, &str, &str); 15] = {
         (SingleIssuer, v(6, 0), "SINGLE_ISSUER", "the kernel need not lock"),
         (DeferTaskrun, v(6, 1), "DEFER_TASKRUN", "completions in batches, when asked for"),
         (NoSqArray, v(6, 6), "NO_SQARRAY", "one indirection less per submission"),
-        // Those of 5.19 to 6.12 keep closed sockets open: counted from the first that may not (§67).
+        // Those of 5.19 to 6.12 keep closed sockets open: counted from the first that may not
+        // (§67).
         (Direct, v(6, 13), "direct descriptors", "no process-wide file table per operation"),
         (NoIowait, v(6, 15), "NO_IOWAIT", "an idle server is not shown as waiting for I/O"),
     ]
 };
 
-/// The oldest kernel whose io_uring suffices: SEND, RECV, ACCEPT, CLOSE, READ and the probe for them.
+/// The oldest kernel whose io_uring suffices: SEND, RECV, ACCEPT, CLOSE, READ and the probe for
+/// them.
 pub const FLOOR: Version = Version { major: 5, minor: 6 };
 
 /// A kernel's version, as far as features go.

@@ -100,8 +100,8 @@ pub enum Op<'a> {
         /// What.
         target: Target,
     },
-    /// Read from a descriptor that is no socket, when there is something: from a terminal, a pipe, a
-    /// file. One at a time.
+    /// Read from a descriptor that is no socket, when there is something: from a terminal, a pipe,
+    /// a file. One at a time.
     Read {
         /// Which; stays open until the completion.
         fd: BorrowedFd<'a>,
@@ -236,19 +236,20 @@ pub trait Ring {
     /// The kernel's next answer, as it came.
     fn reap(&mut self) -> Option<Cqe>;
 
-    /// A quiet send that went out whole, and how many bytes: it has no completion. To be asked, until
-    /// there is none, when all is reaped; a quiet send that went otherwise completes like any.
+    /// A quiet send that went out whole, and how many bytes: it has no completion. To be asked,
+    /// until there is none, when all is reaped; a quiet send that went otherwise completes like
+    /// any.
     ///
-    /// While it is not known yet how some went, because the kernel took a part of what was queued, the
-    /// next enter does not sleep: who has more to send behind them would wait for ever.
+    /// While it is not known yet how some went, because the kernel took a part of what was queued,
+    /// the next enter does not sleep: who has more to send behind them would wait for ever.
     ///
     /// A ring may take no notice of quietness, and then always answers `None`.
     fn silent(&mut self) -> Option<(ConnId, usize)> {
         None
     }
 
-    /// The buffer that the answer of a receive, or of a read, is about. Asked once for each, after the
-    /// reaping.
+    /// The buffer that the answer of a receive, or of a read, is about. Asked once for each, after
+    /// the reaping.
     fn claim(&mut self, cqe: Cqe) -> Option<Lease>;
 
     /// Where its buffers come from.

@@ -13,8 +13,8 @@
 //! * a cancel aims at something that is in flight, and at each only once;
 //! * a socket is closed once, when nothing else of its connection is in flight, and not used after;
 //! * every filled buffer is claimed once, and every lent one comes back;
-//! * the loop neither spins (enters for nothing) nor sleeps with work to do, or when nothing can ever
-//!   wake it.
+//! * the loop neither spins (enters for nothing) nor sleeps with work to do, or when nothing can
+//!   ever wake it.
 //!
 //! Sockets that were closed are used again at once, before the loop has heard of the close, so
 //! that whoever confuses two connections is found out.

@@ -9,8 +9,8 @@
 //! way one [`enter`](Ring::enter) submits everything and sleeps.
 //!
 //! **What the kernel works on, the ring holds.** A send's chunks are shared by the ring until the
-//! completion is reaped, and so is the buffer of a one-shot receive (`held.rs`). Provided buffers are
-//! the pool's, of which the ring holds a share; dropping the ring cancels what is in flight and
+//! completion is reaped, and so is the buffer of a one-shot receive (`held.rs`). Provided buffers
+//! are the pool's, of which the ring holds a share; dropping the ring cancels what is in flight and
 //! waits for it. So memory safety does not depend on the loop's being right.
 #![allow(unsafe_code)]
 

@@ -7,10 +7,11 @@
 //! * **Level**-triggered selectors report a socket as long as it is ready. What is not wanted must
 //!   be taken out of the interest, or the loop spins.
 //! * **Edge**-triggered selectors report a socket when it *becomes* ready. Whoever stops before
-//!   `WouldBlock` (or, on a stream, before a call that moved less than it was given room for)
-//!   must remember that it is still ready, for he will not be told again.
-//! * **Oneshot** selectors report a descriptor as level-triggered ones do, but once: with the report
-//!   it is disarmed, though still watched, until it is modified. Even an error is not told then.
+//!   `WouldBlock` (or, on a stream, before a call that moved less than it was given room for) must
+//!   remember that it is still ready, for he will not be told again.
+//! * **Oneshot** selectors report a descriptor as level-triggered ones do, but once: with the
+//!   report it is disarmed, though still watched, until it is modified. Even an error is not told
+//!   then.
 //! * An error or a hang-up is reported as both readable and writable: the next call finds it.
 
 mod epoll;
@@ -103,8 +104,8 @@ pub trait Selector {
     /// The descriptor is watched already, or cannot be; the message says why.
     fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()>;
 
-    /// Begins to watch a descriptor whose open file is shared with others, as a terminal is with the
-    /// shell: nothing of it is changed. By default, as any other.
+    /// Begins to watch a descriptor whose open file is shared with others, as a terminal is with
+    /// the shell: nothing of it is changed. By default, as any other.
     ///
     /// # Errors
     /// As of [`add`](Selector::add).

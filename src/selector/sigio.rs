@@ -1,7 +1,7 @@
 //! Signal-driven I/O: the kernel sends a signal when a descriptor's state changes (`O_ASYNC`).
 //!
-//! The signal is a real-time one (`F_SETSIG`): those queue, each with the descriptor it is about, and
-//! go to the thread that waits (`F_SETOWN_EX`), which has it blocked. They are read from a
+//! The signal is a real-time one (`F_SETSIG`): those queue, each with the descriptor it is about,
+//! and go to the thread that waits (`F_SETOWN_EX`), which has it blocked. They are read from a
 //! signalfd(2), many at a time: sigtimedwait(2) hands out one, and cannot wait for descriptors
 //! that send none, as an eventfd is. A signal is old news, so poll(2) looks at whom it named.
 //!

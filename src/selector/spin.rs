@@ -1,8 +1,9 @@
-//! Not asking at all: every socket is tried, again and again, and most answer that they would block.
+//! Not asking at all: every socket is tried, again and again, and most answer that they would
+//! block.
 //!
-//! A wait costs nothing, and finds out nothing: it reports whatever is wished of whoever is watched,
-//! and the caller pays with a call for each, ready or not. So a CPU burns while nobody says
-//! anything, unless it sleeps after rounds in which nothing moved (do something else, and come
+//! A wait costs nothing, and finds out nothing: it reports whatever is wished of whoever is
+//! watched, and the caller pays with a call for each, ready or not. So a CPU burns while nobody
+//! says anything, unless it sleeps after rounds in which nothing moved (do something else, and come
 //! back): that trades the CPU for latency, and costs what is watched at every round all the same.
 //! Changing an interest costs nothing. No limit. Level-triggered. `O_NONBLOCK`: open(2); 4.2BSD.
 

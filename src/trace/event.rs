@@ -463,8 +463,8 @@ fn completions(records: &[Record]) -> u32 {
 }
 
 /// The number of a record, if the one before it in the file's order would have been followed by
-/// `next`. One of many writers says itself which it has: those of several lanes are put in the order
-/// of their times.
+/// `next`. One of many writers says itself which it has: those of several lanes are put in the
+/// order of their times.
 pub(super) fn number(header: &Header, next: u64, raw: &Record) -> u64 {
     match header.writers {
         Writers::One => next,

@@ -18,8 +18,8 @@ use super::reader::{Header, Unreadable, absence, settle};
 use crate::clock::Nanos;
 use crate::os;
 
-/// How long a record that was begun may take to be written, before it is held to be lost: its writer
-/// was killed, or stopped.
+/// How long a record that was begun may take to be written, before it is held to be lost: its
+/// writer was killed, or stopped.
 const GRACE: Duration = Duration::from_secs(1);
 /// Records read at a time.
 const CHUNK: u64 = 16_384;
@@ -39,8 +39,8 @@ pub struct Follow {
     lost: u64,
     /// When the last of those was that were read, in ticks.
     time: u64,
-    /// Of many writers: where the head was when, and below which number all that is not written yet
-    /// has had [its time](GRACE).
+    /// Of many writers: where the head was when, and below which number all that is not written
+    /// yet has had [its time](GRACE).
     marked: (Nanos, u64),
     settled: u64,
 }

@@ -9,12 +9,13 @@
 //!   4096     slot 0, slot 1, … slot capacity - 1                         RECORD bytes each
 //! ```
 //!
-//! Record number `n` stands in slot `n % capacity`. The file always holds the last of them; what was
-//! overwritten is counted by its number. Numbers are in the byte order of the machine that wrote
-//! them, which the header's mark tells.
+//! Record number `n` stands in slot `n % capacity`. The file always holds the last of them; what
+//! was overwritten is counted by its number. Numbers are in the byte order of the machine that
+//! wrote them, which the header's mark tells.
 //!
-//! A file may have [many writers](Writers). Then each of its records says by its `turn` which number
-//! it has, and so whether it is there at all, and by its `aux` in which [lane](Record::lane) it was.
+//! A file may have [many writers](Writers). Then each of its records says by its `turn` which
+//! number it has, and so whether it is there at all, and by its `aux` in which [lane](Record::lane)
+//! it was.
 
 use std::fmt;
 use std::io::IoSlice;
@@ -87,8 +88,8 @@ pub struct Record {
     pub res: i32,
     /// Flags as they came, or a number.
     pub flags: u32,
-    /// The how-manieth enter or wait this was in or after, modulo 2³²; with many writers, the record's
-    /// number modulo 2³².
+    /// The how-manieth enter or wait this was in or after, modulo 2³²; with many writers, the
+    /// record's number modulo 2³².
     pub turn: u32,
     /// A [`What`].
     pub what: u8,

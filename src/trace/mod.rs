@@ -1,13 +1,13 @@
 //! What passes a ring or a selector, remembered.
 //!
-//! [`Traced`] goes around a [`Ring`](crate::ring::Ring) or a [`Selector`](crate::selector::Selector)
-//! and is one itself: the loops do not know it. Off is another type, not a branch: a
-//! `Proactor<Uring, P>` has no instruction of this module. It writes [`Record`]s with a
-//! [`Recorder`], into a file that survives the process. [`TracedCalls`] does the same for the
-//! [calls](crate::calls::Calls) of threads and child processes: each has a [`Writer`], and all of
-//! them write into one file. [`Trace`] reads such a file, or what is
-//! left of one, and [`Trace::events`] tells what happened: **every view is a function of that**: a line for
-//! each, or, in [`view`], what they come to.
+//! [`Traced`] goes around a [`Ring`](crate::ring::Ring) or a
+//! [`Selector`](crate::selector::Selector) and is one itself: the loops do not know it. Off is
+//! another type, not a branch: a `Proactor<Uring, P>` has no instruction of this module. It writes
+//! [`Record`]s with a [`Recorder`], into a file that survives the process. [`TracedCalls`] does the
+//! same for the [calls](crate::calls::Calls) of threads and child processes: each has a [`Writer`],
+//! and all of them write into one file. [`Trace`] reads such a file, or what is
+//! left of one, and [`Trace::events`] tells what happened: **every view is a function of that**: a
+//! line for each, or, in [`view`], what they come to.
 //!
 //! ```text
 //!   loop ─► Traced<R> ─► R          file ─► Trace ─► Event, Event, …  ─► show, view, export

@@ -1,8 +1,8 @@
 //! Reading a trace, or whatever the bytes are that claim to be one.
 //!
-//! Nothing in a file is believed that could do harm: a reader is given what is left after a crash, a
-//! half copy, a file of something else. It answers an [`Unreadable`] that says what is wrong, or the
-//! records that are there and, in [`Trace::remarks`], what is missing.
+//! Nothing in a file is believed that could do harm: a reader is given what is left after a crash,
+//! a half copy, a file of something else. It answers an [`Unreadable`] that says what is wrong, or
+//! the records that are there and, in [`Trace::remarks`], what is missing.
 
 use std::fmt;
 use std::fs::File;
@@ -342,8 +342,8 @@ impl Trace {
     }
 }
 
-/// The records from number `first` to the head, with a LOST record in place of those whose slots are
-/// not there, or are not written.
+/// The records from number `first` to the head, with a LOST record in place of those whose slots
+/// are not there, or are not written.
 fn collect(slots: &[[u8; RECORD]], header: &Header, first: u64) -> Vec<Record> {
     let (mask, head) = (header.capacity - 1, header.head);
     let mut records = Vec::with_capacity(slots.len().min((head - first) as usize));

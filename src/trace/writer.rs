@@ -104,8 +104,8 @@ impl Writer {
         Ok(writer)
     }
 
-    /// A writer of another lane, to be made by the thread or in the child that will use it: a record
-    /// says which that is. Lanes may be used again, one after the other. Of those beyond
+    /// A writer of another lane, to be made by the thread or in the child that will use it: a
+    /// record says which that is. Lanes may be used again, one after the other. Of those beyond
     /// 65,534, all have the same.
     pub fn lane(&self, slot: u32) -> Writer {
         let lane = u16::try_from(slot).unwrap_or(MAIN).min(MAIN - 1);

@@ -1,5 +1,5 @@
-//! All that is made of bytes that claim to be a trace. They may be refused; nothing may panic, hang,
-//! or take memory that the bytes do not.
+//! All that is made of bytes that claim to be a trace. They may be refused; nothing may panic,
+//! hang, or take memory that the bytes do not.
 
 use std::io::{self, Write};
 

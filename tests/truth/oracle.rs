@@ -25,7 +25,8 @@ pub(crate) struct Evidence {
     pub(crate) records: Vec<Record>,
     /// Records that are not there.
     pub(crate) lost: u64,
-    /// What `fdinfo` says at the end: submissions and completions, modulo 2³². Some kernels do not.
+    /// What `fdinfo` says at the end: submissions and completions, modulo 2³². Some kernels do
+    /// not.
     pub(crate) tails: Option<(u32, u32)>,
     /// What the kernel told of this ring, if it was asked.
     pub(crate) told: Option<Vec<Told>>,

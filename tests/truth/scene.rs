@@ -1,4 +1,5 @@
-//! A server on the kernel's ring that is recorded, and what befalls it: crowds, slow readers, resets.
+//! A server on the kernel's ring that is recorded, and what befalls it: crowds, slow readers,
+//! resets.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -139,7 +139,8 @@ impl Attached {
     }
 
     /// A ring that is new to us, if it is the process's: of these events only, the thread is one of
-    /// the ring's own process. (Data arrive in anybody's time, and rings send one another messages.)
+    /// the ring's own process. (Data arrive in anybody's time, and rings send one another
+    /// messages.)
     fn adopt(&mut self, told: &Told) -> Option<usize> {
         let own = matches!(
             told.what,

@@ -8,8 +8,8 @@
 //!
 //! A `Scene` turns events into what can be drawn: slices that nest, instants, counters.
 //! Where many recorded, its `Threads` draw what each of them does, and the page's `Swim` has a lane
-//! for each of the busiest. Neither format sees a record. What does not fit is left out, and what was left out is said in
-//! the export itself.
+//! for each of the busiest. Neither format sees a record. What does not fit is left out, and what
+//! was left out is said in the export itself.
 
 mod columns;
 mod jsonl;

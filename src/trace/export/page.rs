@@ -32,8 +32,8 @@ const STYLE: &str = include_str!("page/page.css");
 const THREADS: &str = include_str!("page/threads.js");
 const SCRIPT: &str = include_str!("page/page.js");
 
-/// Writes a part of a trace as a page, with a lane for each of the `most` worst connections. Answers
-/// what was left out, a sentence each.
+/// Writes a part of a trace as a page, with a lane for each of the `most` worst connections.
+/// Answers what was left out, a sentence each.
 ///
 /// # Errors
 /// `out` cannot be written to.
@@ -269,7 +269,8 @@ impl Drawing {
         // Times of a damaged file go anywhere.
         let (mut at, until) = (at.max(self.from), at.saturating_add(lasted).min(self.until));
         while at < until {
-            let next = self.from + ((at - self.from) / self.step + 1) * self.step;
+            let next = ((at - self.from) / self.step + 1).saturating_mul(self.step);
+            let next = self.from.saturating_add(next);
             *field(self.part(at)) += until.min(next) - at;
             at = next;
         }

@@ -117,8 +117,8 @@ const BELOW: u64 = 32;
 const PLAIN_COUNT: u64 = 2;
 
 /// Writes a part of a trace as Perfetto has it: the loop's track, or those of the `most` busiest
-/// threads or children; of the `most` worst connections one for each direction; and counters. Answers
-/// how many connections have no track.
+/// threads or children; of the `most` worst connections one for each direction; and counters.
+/// Answers how many connections have no track.
 ///
 /// # Errors
 /// `out` cannot be written to.
@@ -172,7 +172,8 @@ enum Common {
     Others,
 }
 
-/// A track's `uuid`, unique in the trace and, by the loop's number, among those of a server's loops.
+/// A track's `uuid`, unique in the trace and, by the loop's number, among those of a server's
+/// loops.
 fn uuid(header: &Header, common: Common) -> u64 {
     let number = match common {
         Common::Process => 1,
@@ -240,7 +241,8 @@ impl<'a, W: Write> Writer<'a, W> {
     /// The tracks that there are in any case, and the loop's if there is one.
     fn tracks(&mut self, about: &str, roster: &Roster, has_loop: bool) -> io::Result<()> {
         let header = self.header;
-        // No `ProcessDescriptor`: below a process, Perfetto sorts tracks by name, whatever their rank.
+        // No `ProcessDescriptor`: below a process, Perfetto sorts tracks by name, whatever their
+        // rank.
         let mut track = Message::default();
         track
             .uint(field::UUID, uuid(header, Common::Process))

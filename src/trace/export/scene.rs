@@ -103,7 +103,8 @@ pub(super) enum Draw<'a> {
     Count { gauge: Gauge, value: u64 },
 }
 
-/// An arrow from a submission to its completion, or from who writes to a connection that is another's.
+/// An arrow from a submission to its completion, or from who writes to a connection that is
+/// another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flow {
     /// It begins, or goes on.

@@ -29,8 +29,8 @@ fn learnt(kernel: &str) -> (Decoder, Vec<Lack>) {
     (decoder, lacks)
 }
 
-/// An event of that point, as that kernel would write it: these fields have these values, all others
-/// are filled with ones.
+/// An event of that point, as that kernel would write it: these fields have these values, all
+/// others are filled with ones.
 fn event(kernel: &str, point: Point, values: &[(&str, u64)]) -> Vec<u8> {
     let text = point.names().iter().find_map(|name| format(kernel, name)).expect("it has one");
     let layout = Layout::parse(text).expect("a format");

@@ -1,8 +1,8 @@
 //! A trace instance of our own: the kernel's tracepoints of io_uring, in buffers that nobody else
 //! reads, on a clock that the recorder's ticks can be laid beside.
 //!
-//! What else is traced on the machine is not touched, and the instance is gone when this is dropped;
-//! one that a killed process left behind is removed by the next that comes.
+//! What else is traced on the machine is not touched, and the instance is gone when this is
+//! dropped; one that a killed process left behind is removed by the next that comes.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -18,7 +18,8 @@ use super::point::{Decoder, Point, Told};
 use crate::os;
 use crate::trace::format::Clock;
 
-/// The most that a page may be: a buffer's pages are all of one size, which can be chosen since 6.8.
+/// The most that a page may be: a buffer's pages are all of one size, which can be chosen since
+/// 6.8.
 const PAGE: usize = 64 << 10;
 
 /// Why the kernel's tracepoints are not to be had.
@@ -189,8 +190,8 @@ impl Instance {
         })
     }
 
-    /// What was told since this was last called, in the order of time. What is so new that something
-    /// older may still come from another CPU is held back until the next time.
+    /// What was told since this was last called, in the order of time. What is so new that
+    /// something older may still come from another CPU is held back until the next time.
     ///
     /// # Errors
     /// A buffer cannot be read.

@@ -1,9 +1,9 @@
 //! What the kernel itself tells of io_uring: its tracepoints, read in an instance of our own.
 //!
 //! It takes root. It tells what no process can know: when data arrived, when a completion was
-//! posted, what a thread of the kernel had to do; and it tells of any process. What it does not tell
-//! is what a process made of its completions, and when. Older kernels tell less: what is not known
-//! there is said ([`Lack`]), and never shown as none.
+//! posted, what a thread of the kernel had to do; and it tells of any process. What it does not
+//! tell is what a process made of its completions, and when. Older kernels tell less: what is not
+//! known there is said ([`Lack`]), and never shown as none.
 //!
 //! ```text
 //!   format files ─► Layout ─► Decoder ─┐

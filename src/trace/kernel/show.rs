@@ -34,7 +34,8 @@ impl Told {
         matches!(self.what, Tale::Overflowed { .. } | Tale::Punted)
     }
 
-    /// Whether it is to be shown. Of a time by the recording's clock, and as its records are chosen.
+    /// Whether it is to be shown. Of a time by the recording's clock, and as its records are
+    /// chosen.
     pub fn passes(&self, header: &Header, filter: &Filter) -> bool {
         let at = Duration::from_nanos(header.nanos(self.time));
         let conn = owner(Token(self.user_data));

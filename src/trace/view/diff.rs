@@ -216,8 +216,8 @@ struct Spent {
     waiting: u64,
     /// All the rest.
     awake: u64,
-    /// Of the rest what was spent in calls that copy, in others, and in none; `None` if calls have no
-    /// times, or on a ring, which copies in its enters.
+    /// Of the rest what was spent in calls that copy, in others, and in none; `None` if calls have
+    /// no times, or on a ring, which copies in its enters.
     copying: Option<u64>,
     other: Option<u64>,
     between: Option<u64>,

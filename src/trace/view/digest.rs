@@ -33,7 +33,8 @@ pub struct Digest {
     pub bytes_out: u64,
     /// Operation by operation, call by call.
     pub ops: Vec<OpRow>,
-    /// The enters, or the waits; of one connection alone there are none, nor where each has a thread.
+    /// The enters, or the waits; of one connection alone there are none, nor where each has a
+    /// thread.
     pub turns: Option<Turns>,
     /// The threads, or the children, where many recorded; of one connection alone there are none.
     pub lanes: Option<Lanes>,

@@ -236,8 +236,8 @@ impl Lives {
         self.answered.push(Answered { conn, turn, at: begun, took, position });
     }
 
-    /// Records are missing: nothing is known to be in flight. Each connection hears of it when it is
-    /// looked at next: there may be as many gaps as connections.
+    /// Records are missing: nothing is known to be in flight. Each connection hears of it when it
+    /// is looked at next: there may be as many gaps as connections.
     fn forget(&mut self) {
         self.ending.clear();
         self.accepted.clear();

@@ -49,8 +49,8 @@ pub struct OpRow {
     /// time asleep and awake.
     pub may_sleep: bool,
     /// How old operations were when their completion was reaped, or how long calls took. `None`
-    /// where that says nothing: an accept and a receive wait for others, and with a clock per batch
-    /// a call takes no time.
+    /// where that says nothing: an accept and a receive wait for others, and with a clock per
+    /// batch a call takes no time.
     pub ages: Option<Percentiles>,
     /// How old or how long together, in nanoseconds; `None` where `ages` is.
     pub together_ns: Option<u64>,
@@ -180,7 +180,8 @@ impl Ops {
         }
     }
 
-    /// All rows, in the order of the operations' numbers; those in flight at the end by `in_flight`.
+    /// All rows, in the order of the operations' numbers; those in flight at the end by
+    /// `in_flight`.
     pub(super) fn finish(self, in_flight: &HashMap<Op, u64>) -> Vec<OpRow> {
         let mut rows: Vec<_> = self.rows.into_iter().collect();
         rows.sort_by_key(|(op, _)| match op {

@@ -109,7 +109,8 @@ impl Source {
         }
     }
 
-    /// Whether many recorded, most of whom sleep in calls of their own: there is no loop, and no turn.
+    /// Whether many recorded, most of whom sleep in calls of their own: there is no loop, and no
+    /// turn.
     pub(super) fn has_no_loop(&self) -> bool {
         self.writers != Writers::One.name()
     }
