@@ -109,6 +109,8 @@ fn wrong_usage_is_told_with_status_two() {
         &["compare", "--models", "kqueue"],
         &["compare", "--models", "all,kqueue"],
         &["compare", "--models", "auto"],
+        &["compare", "--models", "all+trace"],
+        &["compare", "--baseline", "kqueue+trace"],
         &["compare", "--idle", "70000"],
         &["compare", "--rounds", "3", "--time", "3"],
         &["compare", "--connections", "8,x"],
@@ -148,6 +150,24 @@ fn what_help_says_of_the_default_models_can_be_typed() {
         let output = proactor(&[command, "--help"]);
         assert_eq!(text(&output.stdout).matches(models).count(), 1, "{}", text(&output.stdout));
     }
+}
+
+#[test]
+fn compare_has_a_model_record_and_leaves_no_recording_behind() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let output = Command::new(PROACTOR)
+        .args(["compare", "--baseline", "poll", "--models", "poll+trace", "-c", "2"])
+        .args(["--rounds", "1", "--idle", "5", "--client-cpu", "0"])
+        .env("TMPDIR", folder.path())
+        .output()
+        .expect("it is there");
+    let out = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for words in ["vs poll", "poll again (A/A)", "; recorded into a file", "  poll+trace "] {
+        assert!(out.contains(words), "{words}\nis not in\n{out}");
+    }
+    assert!(!out.contains("not measured") && !out.contains("epoll"), "{out}");
+    assert_eq!(folder.path().read_dir().expect("it is there").count(), 0);
 }
 
 #[test]

@@ -35,7 +35,7 @@ impl Candidate for Model {
             Ok(Choice::Auto) => Err("name the model itself".to_owned()),
             Err(_) => {
                 let names = Model::ALL.map(Model::name).join(", ");
-                Err(format!("no model {name:?}: one of {names}, or all; -NAME leaves one out"))
+                Err(format!("no model {name:?}: one of {names}"))
             }
         }
     }
@@ -61,7 +61,7 @@ impl From<Contender> for Variant {
 impl Candidate for Contender {
     fn named(name: &str) -> Result<Contender, String> {
         let Variant { model, recorded } = name.into();
-        let explain = |why| format!("{why}; NAME{RECORDED} records one");
+        let explain = |why| format!("{why}; with {RECORDED} it is recorded");
         Ok(Contender { model: Model::named(&model).map_err(explain)?, recorded })
     }
 
@@ -87,6 +87,7 @@ impl<T: Candidate> FromStr for Pick<T> {
             (_, Some(left)) => T::named(left).map(Pick::Leave),
             (_, None) => T::named(text).map(Pick::Take),
         }
+        .map_err(|why| format!("{why}, or all; -NAME leaves one out"))
     }
 }
 
@@ -143,7 +144,7 @@ mod tests {
         assert_eq!(names("thread+trace,thread,thread+trace"), ["thread+trace", "thread"]);
         assert_eq!(names("poll,poll+trace,-poll"), ["poll+trace"]);
         let error = "kqueue+trace".parse::<Pick<Contender>>().expect_err("no such model");
-        assert!(error.contains("\"kqueue\"") && error.contains("NAME+trace"), "{error}");
+        assert!(error.contains("\"kqueue\"") && error.contains("with +trace"), "{error}");
         "poll+trace".parse::<Pick<Model>>().expect_err("nothing can be recorded here");
     }
 }
