@@ -139,6 +139,8 @@ fn of_a_process_without_a_ring_it_is_said_at_once_and_in_the_end() {
     }
     let mut sleeper = Command::new("sleep").arg("60").spawn().unwrap();
     let pid = sleeper.id().to_string();
+    let name = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    support::eventually("it has become sleep(1)", || (name() == "sleep\n").then_some(()));
     let attach = ["trace", "attach", &pid, "--for", "1ms"];
     let output = Command::new(PROACTOR).args(attach).output();
     sleeper.kill().unwrap();

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::Command;
@@ -29,14 +30,14 @@ use crate::report::units;
 /// reply is verified; one wrong byte voids the run.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
-    /// The models to compare, separated by commas: uring, epoll-et, poll, select, epoll-oneshot,
+    /// The models to compare, separated by commas: uring, epoll, epoll-et, poll, select, epoll-oneshot,
     /// sigio, nonblocking, coroutine, thread, process, blocking; or all. -NAME leaves one out
     /// again, as all,-process; NAME+trace is one that records into a file, as `serve
     /// --trace=FILE` does. What cannot run here is a row with its reason
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = MODELS)]
     models: Vec<Pick<Contender>>,
 
-    /// The model that all others are compared with, and itself again
+    /// The model that all others are compared with, and itself again; NAME+trace, too
     #[arg(long, value_name = "MODEL", default_value = BASELINE)]
     baseline: Contender,
 
@@ -107,8 +108,10 @@ impl Args {
         let loads = plan.loads.iter().map(|load| load.connections);
         // One idle connection more than are counted: kept open to begin with.
         let most = loads.max().unwrap_or(0).max(plan.idle + 1);
-        let recorded = |plan: &Plan| plan.entrants().iter().any(|entrant| entrant.model.recorded);
-        let recordings = recorded(&plan).then(Recordings::new).transpose()?;
+        let stop = Stop::new().context("cannot wait for Ctrl-C")?;
+        stop.on_signals().context("cannot wait for Ctrl-C")?;
+        let recorded = plan.entrants().iter().any(|entrant| entrant.model.recorded);
+        let recordings = recorded.then(Recordings::new).transpose()?;
         let recipe = |Variant { model, recorded }: &Variant| {
             let mut command = Command::new(&program);
             command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", "echo", "--stats"]);
@@ -121,8 +124,6 @@ impl Args {
             }
             command
         };
-        let stop = Stop::new().context("cannot wait for Ctrl-C")?;
-        stop.on_signals().context("cannot wait for Ctrl-C")?;
         let mut live = Live::new();
         let comparison = compare::run(&plan, &recipe, &mut |progress| {
             live.show(progress);
@@ -168,7 +169,8 @@ impl Args {
     }
 }
 
-/// Where those record that are to: files that are gone when the comparison is over.
+/// Where those record that are to. A file has a name until the next server is started: by then its own
+/// has it open, and nothing is left behind whatever happens.
 struct Recordings {
     folder: TempDir,
     many: Cell<u32>,
@@ -184,8 +186,13 @@ impl Recordings {
     /// Has the next server record into a file of its own.
     fn next(&self) -> OsString {
         let number = self.many.replace(self.many.get() + 1);
+        let file = |number| self.folder.path().join(format!("{number}.trace"));
+        if let Some(last) = number.checked_sub(1) {
+            // It may not have come to it.
+            let _ = fs::remove_file(file(last));
+        }
         let mut option = OsString::from("--trace=");
-        option.push(self.folder.path().join(format!("{number}.trace")));
+        option.push(file(number));
         option
     }
 }

@@ -47,6 +47,7 @@ use summary::Row;
 
 /// The shape of the JSON, and its version. 2 has `idle`, and a plan's seconds are of the whole
 /// comparison; before, they were of the slices alone.
+/// A plan names its baseline, and a model may be `NAME+trace`.
 pub const SCHEMA: &str = "proactor.compare/2";
 
 /// How long a connection may be silent.

@@ -4,6 +4,7 @@
 //! between its own place and the head, looks at the head again, and gives up what was overwritten
 //! meanwhile; that is counted in a LOST record of its own.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -43,6 +44,8 @@ pub struct Follow {
     /// yet has had [its time](GRACE).
     marked: (Nanos, u64),
     settled: u64,
+    /// The slots of records that were given up, with the number and the kind that stand there.
+    dead: HashMap<u64, (u32, u8)>,
 }
 
 impl Follow {
@@ -57,7 +60,8 @@ impl Follow {
         let (held, time) = (Vec::new(), header.pairs[0].0);
         let marked = (os::now(), header.head);
         let (number, lost, settled) = (next, 0, 0);
-        Ok(Follow { file, header, next, held, number, decoder, lost, time, marked, settled })
+        let dead = HashMap::new();
+        Ok(Follow { file, header, next, held, number, decoder, lost, time, marked, settled, dead })
     }
 
     /// The header, as it was last read.
@@ -153,7 +157,8 @@ impl Follow {
             if self.header.is_whole(number, &record) {
                 self.time = record.time;
                 self.held.push(record);
-            } else if over || number < self.settled {
+            } else if over || number < self.settled || self.is_dead(number, &record) {
+                self.dead.insert(number & (self.header.capacity - 1), (record.turn, record.what));
                 self.lose(number, 1);
             } else {
                 break;
@@ -161,6 +166,13 @@ impl Follow {
             self.next = number + 1;
         }
         Ok(self.next > first)
+    }
+
+    /// Whether this has been waited for already, a lap ago or more: nothing has come to its slot
+    /// since then, and so nobody writes there any more.
+    fn is_dead(&self, number: u64, record: &Record) -> bool {
+        let last = self.dead.get(&(number & (self.header.capacity - 1)));
+        last == Some(&(record.turn, record.what))
     }
 
     /// Reads the header again.

@@ -72,7 +72,7 @@ impl Map {
     /// The first write to a page of a file is a page fault even if it is present: its file
     /// system is to hear of it (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14; on older ones it
     /// is one at a time).
-    fn populate(&self, part: Range<usize>) {
+    fn populate(&self, part: Range<usize>) -> bool {
         assert!(part.end <= length(self.capacity), "pages of this mapping");
         // SAFETY: so many bytes are mapped there, asserted above, and their contents stay as they
         // are.
@@ -83,6 +83,7 @@ impl Map {
         if refused {
             tracing::debug!("pages of the trace come one by one: {}", io::Error::last_os_error());
         }
+        !refused
     }
 
     pub(super) fn capacity(&self) -> u64 {
@@ -206,13 +207,13 @@ impl Common {
     /// Makes the pages present of which this record's slot is one, with those of its window, so
     /// that it can be written to. A process that was forked has none, and would else find them
     /// one by one, by a page fault for each.
-    pub(super) fn fetch(&self, number: u64) {
+    pub(super) fn fetch(&self, number: u64) -> bool {
         let slot = (number & (self.map.capacity - 1)) & !(WINDOW - 1);
         // From where a page begins, however large they are: the header's size before the first
         // slot.
         let from = slot as usize * RECORD;
         let to = (from + HEADER + WINDOW as usize * RECORD).min(length(self.map.capacity));
-        self.map.populate(from..to);
+        self.map.populate(from..to)
     }
 
     /// Writes record `number`, which was reserved; not if the one of the lap before is late: then a
@@ -232,12 +233,17 @@ impl Common {
         let slot = self.slot(number);
         let (capacity, turn) = (self.map.capacity, number as u32);
         // With what it says, the words before it are done with.
-        let (its, what) = last_word(slot[3].load(Ordering::Acquire));
+        let found = slot[3].load(Ordering::Acquire);
+        let (its, what) = last_word(found);
         let since = match what {
             // It was never written: as if it had been in a lap before the first.
             0 => (number & !(capacity - 1)) + capacity,
             _ => u64::from(turn.wrapping_sub(its)),
         };
+        if since == 0 {
+            // Of 2^32 records ago: its slot is nobody's, and it is not to be taken for this one.
+            let _ = slot[3].compare_exchange(found, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
         if since != capacity && !self.passed.is_over(number, since / capacity) {
             return None;
         }

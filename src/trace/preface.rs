@@ -18,7 +18,8 @@ const CALIBRATION: Duration = Duration::from_millis(5);
 /// How a recorder records.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Bytes for records; rounded down to a power of two, and to no less than 4096 records.
+    /// Bytes for records; rounded down to a power of two, and to no less than 4096 records
+    /// and no more than 2³¹.
     pub bytes: u64,
     /// How often the clock is read.
     pub level: Level,
@@ -80,7 +81,8 @@ impl Preface {
         about: &About,
         writers: Writers,
     ) -> io::Result<Preface> {
-        let records = (settings.bytes / RECORD as u64).max(4096);
+        // A record's number stands in its slot modulo 2^32.
+        let records = (settings.bytes / RECORD as u64).clamp(4096, 1 << 31);
         let capacity = 1 << records.ilog2();
         let clock = settings.clock.unwrap_or_else(Clock::best);
         let map = Map::new(file, capacity, writers)?;

@@ -176,10 +176,11 @@ impl Writer {
             shared.map.long(at::MISSED).fetch_add(1, Ordering::Relaxed);
         } else {
             let number = shared.map.reserve();
+            shared.map.write(number, [time, id, middle, last]);
+            // Not before: who is killed in the middle of a record costs its slot.
             if shared.map.window(number) >= shared.at_hand.load(Ordering::Relaxed) {
                 self.fetch(number);
             }
-            shared.map.write(number, [time, id, middle, last]);
             if let Some(watch) = &shared.watch {
                 self.watch(watch, &Record::from_words([time, id, middle, last]));
             }
@@ -244,8 +245,9 @@ impl Writer {
     #[cold]
     fn fetch(&self, number: u64) {
         let Shared { map, at_hand, .. } = &*self.shared;
-        map.fetch(number);
-        at_hand.store(map.window(number) + 1, Ordering::Relaxed);
+        // Where that cannot be, it is not asked for again.
+        let next = if map.fetch(number) { map.window(number) + 1 } else { u32::MAX };
+        at_hand.store(next, Ordering::Relaxed);
     }
 
     #[cold]

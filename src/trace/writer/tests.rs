@@ -268,6 +268,46 @@ fn a_follower_waits_for_what_is_being_written_and_gives_up_when_all_is_over() {
 }
 
 #[test]
+fn a_follower_waits_for_the_dead_once_and_not_in_every_lap() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let about = About::default();
+    let writer = Writer::create(file.as_file(), &settings(), &about, Writers::Threads).unwrap();
+    let mut follow = Follow::new(file.reopen().unwrap(), true).unwrap();
+    let _dead = writer.shared.map.reserve();
+    writer.mark(0);
+    while follow.lost() == 0 {
+        follow.poll().expect("it is a trace");
+        thread::yield_now();
+    }
+    for lap in 1..=3 {
+        let mut told = Vec::new();
+        for n in 0..LEAST {
+            writer.mark(n);
+            if n % 1000 == 0 || n == LEAST - 1 {
+                told.extend(follow.poll().expect("it is a trace").into_iter().map(|one| one.what));
+            }
+        }
+        let marks = told.iter().filter(|one| matches!(one, Happened::Mark(_))).count() as u64;
+        assert_eq!((marks, follow.lost()), (LEAST - 1, 1 + lap));
+    }
+}
+
+#[test]
+fn a_record_of_four_billion_ago_is_not_taken_for_a_new_one() {
+    let writer = in_memory();
+    let map = &writer.shared.map;
+    let killed = map.reserve() + LEAST;
+    writer.mark(0);
+    // Whoever comes after the killed one leaves the slot alone, also when the numbers are the same
+    // again; the reader has no record there.
+    for lap in [2, (1 << 32) / LEAST - 1, (1 << 32) / LEAST, (1 << 32) / LEAST + 1] {
+        assert!(map.claim(killed + lap * LEAST).is_none(), "{lap}");
+    }
+    let there = |bytes: &[u8]| bytes[HEADER + killed as usize % LEAST as usize * RECORD + 28];
+    assert_eq!(there(&writer.bytes()), 0);
+}
+
+#[test]
 fn a_gap_that_the_file_tells_of_may_be_as_long_as_it_says() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let about = About::default();
