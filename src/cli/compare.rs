@@ -30,10 +30,10 @@ use crate::report::units;
 /// reply is verified; one wrong byte voids the run.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
-    /// The models to compare, separated by commas: uring, epoll, epoll-et, poll, select, epoll-oneshot,
-    /// sigio, nonblocking, coroutine, thread, process, blocking; or all. -NAME leaves one out
-    /// again, as all,-process; NAME+trace is one that records into a file, as `serve
-    /// --trace=FILE` does. What cannot run here is a row with its reason
+    /// The models to compare, separated by commas: uring, epoll, epoll-et, poll, select,
+    /// epoll-oneshot, sigio, nonblocking, coroutine, thread, process, blocking; or all. -NAME
+    /// leaves one out again, as all,-process; NAME+trace is one that records into a file, as
+    /// `serve --trace=FILE` does. What cannot run here is a row with its reason
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = MODELS)]
     models: Vec<Pick<Contender>>,
 
@@ -169,8 +169,8 @@ impl Args {
     }
 }
 
-/// Where those record that are to. A file has a name until the next server is started: by then its own
-/// has it open, and nothing is left behind whatever happens.
+/// Where those record that are to. A file has a name until the next server is started: by then its
+/// own has it open, and nothing is left behind whatever happens.
 struct Recordings {
     folder: TempDir,
     many: Cell<u32>,

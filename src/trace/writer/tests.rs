@@ -204,7 +204,7 @@ fn a_slot_has_one_writer_at_a_time_and_is_used_again_when_the_late_have_come() {
         let writer = in_memory();
         let map = &writer.shared.map;
         let mut writing: Option<Claim<'_>> = None;
-            let (mut killed, mut written) = (false, 0);
+        let (mut killed, mut written) = (false, 0);
         for (lap, finish) in order {
             if finish && let Some(claim) = writing.take() {
                 claim.finish(telling(MAIN, 0).words());
