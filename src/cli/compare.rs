@@ -1,20 +1,20 @@
 //! `proactor compare`: every I/O model under the same load, side by side.
 
 use std::cell::Cell;
-use std::ffi::OsString;
-use std::fs;
+use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use tempfile::TempDir;
 
 use super::load::number;
 use super::output::{self, Save};
-use super::picks::{Contender, Pick, picked};
+use super::picks::{Candidate, Pick, picked};
+use crate::compare::contender::Refusal;
 use crate::compare::plan::{BASELINE, Budget, MODELS, Plan, Variant};
 use crate::compare::{self, Doing, Progress, render};
 use crate::limits::Limits;
@@ -35,11 +35,11 @@ pub(super) struct Args {
     /// leaves one out again, as all,-process; NAME+trace is one that records into a file, as
     /// `serve --trace=FILE` does. What cannot run here is a row with its reason
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = MODELS)]
-    models: Vec<Pick<Contender>>,
+    models: Vec<Pick<Variant>>,
 
     /// The model that all others are compared with, and itself again; NAME+trace, too
-    #[arg(long, value_name = "MODEL", default_value = BASELINE)]
-    baseline: Contender,
+    #[arg(long, value_name = "MODEL", default_value = BASELINE, value_parser = Variant::named)]
+    baseline: Variant,
 
     /// Connections to each server; of several numbers, each makes a table
     #[arg(long, short = 'c', value_name = "N,…", value_delimiter = ',', default_value = "64",
@@ -110,8 +110,7 @@ impl Args {
         let most = loads.max().unwrap_or(0).max(plan.idle + 1);
         let stop = Stop::new().context("cannot wait for Ctrl-C")?;
         stop.on_signals().context("cannot wait for Ctrl-C")?;
-        let recorded = plan.entrants().iter().any(|entrant| entrant.model.recorded);
-        let recordings = recorded.then(Recordings::new).transpose()?;
+        let recordings = Recordings::default();
         let recipe = |Variant { model, recorded }: &Variant| {
             let mut command = Command::new(&program);
             command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", "echo", "--stats"]);
@@ -119,10 +118,11 @@ impl Args {
             if most > Limits::default().connections {
                 command.args(["--max-connections", &most.to_string()]);
             }
-            if let Some(recordings) = recordings.as_ref().filter(|_| *recorded) {
-                command.arg(recordings.next());
+            if *recorded {
+                let refused = |error| Refusal(format!("no file to record into: {error}"));
+                command.arg(recordings.next().map_err(refused)?);
             }
-            command
+            Ok(command)
         };
         let mut live = Live::new();
         let comparison = compare::run(&plan, &recipe, &mut |progress| {
@@ -150,8 +150,8 @@ impl Args {
             depth: self.depth as usize,
         };
         let mut plan = Plan {
-            baseline: self.baseline.into(),
-            models: picked(&self.models).into_iter().map(Variant::from).collect(),
+            baseline: self.baseline.clone(),
+            models: picked(&self.models),
             loads: self.connections.iter().map(shape).collect(),
             budget: Budget::Rounds(0),
             idle: self.idle as usize,
@@ -169,31 +169,20 @@ impl Args {
     }
 }
 
-/// Where those record that are to. A file has a name until the next server is started: by then its
-/// own has it open, and nothing is left behind whatever happens.
+/// Files for those that record. They have no names, so none is left behind whatever happens.
+#[derive(Default)]
 struct Recordings {
-    folder: TempDir,
-    many: Cell<u32>,
+    /// Open until the next is asked for: by then the server that it is for has it open, or is gone.
+    last: Cell<Option<File>>,
 }
 
 impl Recordings {
-    fn new() -> anyhow::Result<Recordings> {
-        let folder = tempfile::Builder::new().prefix("proactor-compare-").tempdir();
-        let folder = folder.context("cannot make a folder for recordings")?;
-        Ok(Recordings { folder, many: Cell::new(0) })
-    }
-
     /// Has the next server record into a file of its own.
-    fn next(&self) -> OsString {
-        let number = self.many.replace(self.many.get() + 1);
-        let file = |number| self.folder.path().join(format!("{number}.trace"));
-        if let Some(last) = number.checked_sub(1) {
-            // It may not have come to it.
-            let _ = fs::remove_file(file(last));
-        }
-        let mut option = OsString::from("--trace=");
-        option.push(file(number));
-        option
+    fn next(&self) -> io::Result<String> {
+        let file = tempfile::tempfile()?;
+        let option = format!("--trace=/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        self.last.set(Some(file));
+        Ok(option)
     }
 }
 

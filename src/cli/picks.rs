@@ -6,7 +6,7 @@ use crate::compare::plan::{RECORDED, Variant};
 use crate::model::{Choice, Model};
 
 /// A word of `--models`, of which commas separate several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Pick<T> {
     /// `all`.
     All,
@@ -17,7 +17,7 @@ pub(super) enum Pick<T> {
 }
 
 /// What can be picked by its name.
-pub(super) trait Candidate: Copy + PartialEq {
+pub(super) trait Candidate: Clone + PartialEq {
     /// The one of this name.
     ///
     /// # Errors
@@ -45,38 +45,18 @@ impl Candidate for Model {
     }
 }
 
-/// A model, and whether it is to be recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Contender {
-    model: Model,
-    recorded: bool,
-}
-
-impl From<Contender> for Variant {
-    fn from(Contender { model, recorded }: Contender) -> Variant {
-        Variant { model: model.name().to_owned(), recorded }
-    }
-}
-
-impl Candidate for Contender {
-    fn named(name: &str) -> Result<Contender, String> {
-        let Variant { model, recorded } = name.into();
-        if model == "all" && recorded {
+/// `NAME+trace` is another than `NAME`.
+impl Candidate for Variant {
+    fn named(name: &str) -> Result<Variant, String> {
+        let variant = Variant::from(name);
+        if variant.model == "all" && variant.recorded {
             return Err(format!("name each that is to be recorded, as uring{RECORDED}"));
         }
-        Ok(Contender { model: Model::named(&model)?, recorded })
+        Model::named(&variant.model).map(|_| variant)
     }
 
-    fn of(model: Model) -> Contender {
-        Contender { model, recorded: false }
-    }
-}
-
-impl FromStr for Contender {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Contender, String> {
-        Contender::named(name)
+    fn of(model: Model) -> Variant {
+        model.name().into()
     }
 }
 
@@ -96,15 +76,19 @@ impl<T: Candidate> FromStr for Pick<T> {
 /// Those who are picked, one word after the other: each once, in the order of their first words.
 pub(super) fn picked<T: Candidate>(picks: &[Pick<T>]) -> Vec<T> {
     let mut taken: Vec<T> = Vec::new();
-    for &pick in picks {
+    let take = |taken: &mut Vec<T>, one: T| {
+        if !taken.contains(&one) {
+            taken.push(one);
+        }
+    };
+    for pick in picks {
         match pick {
-            Pick::All => taken.extend(Model::ALL.map(T::of)),
-            Pick::Take(one) => taken.push(one),
-            Pick::Leave(left) => taken.retain(|&one| one != left),
+            Pick::All => Model::ALL.map(T::of).into_iter().for_each(|one| take(&mut taken, one)),
+            Pick::Take(one) => take(&mut taken, one.clone()),
+            Pick::Leave(left) => taken.retain(|one| one != left),
         }
     }
-    let first = |&(at, one): &(usize, T)| !taken[..at].contains(&one);
-    taken.iter().copied().enumerate().filter(first).map(|(_, one)| one).collect()
+    taken
 }
 
 #[cfg(test)]
@@ -127,7 +111,7 @@ mod tests {
         assert_eq!(models("poll,poll"), [Model::Poll]);
         for wrong in ["kqueue", "-kqueue", "auto", "", "-", "-all"] {
             wrong.parse::<Pick<Model>>().expect_err(wrong);
-            wrong.parse::<Pick<Contender>>().expect_err(wrong);
+            wrong.parse::<Pick<Variant>>().expect_err(wrong);
         }
         let error = "kqueue".parse::<Pick<Model>>().expect_err("no such model");
         for known in Model::ALL.map(Model::name).into_iter().chain(["all", "kqueue"]) {
@@ -140,12 +124,11 @@ mod tests {
         let names = |words: &str| -> Vec<String> {
             let picks: Vec<_> =
                 words.split(',').map(|word| word.parse().expect("a word")).collect();
-            let variant = |one: &Contender| Variant::from(*one).to_string();
-            picked(&picks).iter().map(variant).collect()
+            picked::<Variant>(&picks).iter().map(Variant::to_string).collect()
         };
         assert_eq!(names("thread+trace,thread,thread+trace"), ["thread+trace", "thread"]);
         assert_eq!(names("poll,poll+trace,-poll"), ["poll+trace"]);
-        let error = "kqueue+trace".parse::<Pick<Contender>>().expect_err("no such model");
+        let error = "kqueue+trace".parse::<Pick<Variant>>().expect_err("no such model");
         assert!(error.contains("\"kqueue\""), "{error}");
         "poll+trace".parse::<Pick<Model>>().expect_err("nothing can be recorded here");
     }

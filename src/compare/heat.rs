@@ -214,7 +214,7 @@ impl<'a> Running<'a> {
         if !tell(Doing::Starting) {
             return Ok(Err(interrupted()));
         }
-        let server = match Server::start((self.recipe)(model)) {
+        let server = match (self.recipe)(model).and_then(Server::start) {
             Ok(server) => server,
             Err(refusal) => return Ok(Err(refusal)),
         };

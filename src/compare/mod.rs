@@ -112,8 +112,9 @@ pub struct Outcome {
     pub service_time: Option<crate::report::histogram::Percentiles>,
 }
 
-/// How to start the server of a model: a command that keeps to what [`contender`] has agreed.
-pub type Recipe<'a> = &'a dyn Fn(&Variant) -> Command;
+/// How to start the server of a model: a command that keeps to what [`contender`] has agreed, or why
+/// there is none.
+pub type Recipe<'a> = &'a dyn Fn(&Variant) -> Result<Command, Refusal>;
 
 /// Where a comparison is.
 #[derive(Debug)]
@@ -220,7 +221,8 @@ fn idle_costs(plan: &Plan, recipe: Recipe<'_>, watch: Watch<'_>) -> (Option<Idle
         }
         let cost = match room::shortage(&entrant.model.model, plan.idle, 0) {
             Some(reason) => Err(Refusal(reason)),
-            None => Server::start(recipe(&entrant.model))
+            None => recipe(&entrant.model)
+                .and_then(Server::start)
                 .and_then(|server| idle::measure(server, plan.idle, PATIENCE)),
         };
         let reason = cost.as_ref().err().map(Refusal::to_string);

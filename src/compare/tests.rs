@@ -269,12 +269,12 @@ fn a_stand_in_server() {
     std::process::exit(0);
 }
 
-fn stand_in(Variant { model, .. }: &Variant) -> Command {
+fn stand_in(Variant { model, .. }: &Variant) -> Result<Command, Refusal> {
     let mut command = Command::new(std::env::current_exe().expect("this test has a path"));
     command
         .args(["--exact", "compare::tests::a_stand_in_server", "--nocapture"])
         .env("PROACTOR_STAND_IN", model);
-    command
+    Ok(command)
 }
 
 /// On the CPUs that there are.
@@ -312,9 +312,9 @@ fn a_server_that_dies_in_mid_run_is_a_row_with_its_last_words() {
     let budget = Budget::Rounds(3);
     let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&["doomed", "other"]) };
     let recipe = |model: &Variant| {
-        let mut command = stand_in(model);
+        let mut command = stand_in(model)?;
         command.env("PROACTOR_DIE", &file);
-        command
+        Ok(command)
     };
     let mut watch = |progress: &Progress<'_>| {
         if matches!(progress.doing, Doing::Slice(Step { round: 1, .. }, _)) {
@@ -348,15 +348,31 @@ fn what_is_known_beforehand_is_a_row_and_not_tried() {
 }
 
 #[test]
+fn who_cannot_be_started_for_want_of_something_is_a_row_that_says_so() {
+    let load = Shape { connections: 2, size: 64, depth: 1 };
+    let budget = Budget::Rounds(1);
+    let models = ["other+trace", "another"];
+    let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&models) };
+    let recipe = |variant: &Variant| match variant.recorded {
+        true => Err(Refusal("no room".to_owned())),
+        false => stand_in(variant),
+    };
+    let comparison = run(&plan, &recipe, &mut |_| true).expect("the others can");
+    let reasons = |heat: &Heat| heat.rows.iter().map(|row| row.reason.clone()).collect::<Vec<_>>();
+    let expected = [None, None, Some("no room".to_owned()), None];
+    assert_eq!(reasons(&comparison.tables[0]), expected);
+}
+
+#[test]
 fn a_baseline_that_fails_is_told_in_one_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("die");
     let load = Shape { connections: 2, size: 64, depth: 1 };
     let plan = Plan { loads: vec![load], client_cpu: 0, ..plan(&["other"]) };
     let recipe = |_: &Variant| {
-        let mut command = stand_in(&"doomed".into());
+        let mut command = stand_in(&"doomed".into())?;
         command.env("PROACTOR_DIE", &file);
-        command
+        Ok(command)
     };
     let fails = |when: fn(&Doing) -> bool| {
         let _ = std::fs::remove_file(&file);
