@@ -25,6 +25,7 @@ use serde::Serialize;
 use crate::clock::Nanos;
 use crate::load::{Failure, Slice};
 use crate::report::stats;
+use crate::report::units::as_nanos;
 
 /// What rounds are played on: the real servers, or a test's.
 pub trait Arena {
@@ -49,19 +50,15 @@ pub struct Sample {
     #[serde(flatten)]
     pub slice: Slice,
     /// CPU time of the server's process, all threads.
-    #[serde(rename = "server_cpu_ns", serialize_with = "nanos")]
+    #[serde(rename = "server_cpu_ns", serialize_with = "as_nanos")]
     pub server_cpu: Duration,
     /// How long the server was ready to run while something else had its CPU; zero where the
     /// kernel does not tell.
-    #[serde(rename = "server_waited_ns", serialize_with = "nanos")]
+    #[serde(rename = "server_waited_ns", serialize_with = "as_nanos")]
     pub server_waited: Duration,
     /// Of the time since its last slice, the share for which the server had used a CPU though
     /// nobody asked anything of it.
     pub server_idle_cpu_share: f64,
-}
-
-fn nanos<S: serde::Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_u64(span.as_nanos() as u64)
 }
 
 impl Sample {

@@ -8,6 +8,7 @@ use super::Found;
 use super::crowd::{Crowd, Shape};
 use crate::clock::Nanos;
 use crate::os;
+use crate::report::units::as_nanos;
 
 /// How often a run looks for connections that have stalled, and says how it goes.
 const TICK: Duration = Duration::from_millis(100);
@@ -32,11 +33,6 @@ pub struct Slice {
     /// the looks that found any. Near zero, messages spend their time at the server; near one, they
     /// wait for the client.
     pub backlog: f64,
-}
-
-/// A duration as whole nanoseconds.
-fn as_nanos<S: serde::Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_u64(span.as_nanos() as u64)
 }
 
 impl Slice {

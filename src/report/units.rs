@@ -41,6 +41,11 @@ pub fn count(value: u64) -> String {
     text
 }
 
+/// A duration in JSON: whole nanoseconds.
+pub(crate) fn as_nanos<S: serde::Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u64(span.as_nanos() as u64)
+}
+
 /// So many of a thing whose plural ends in s: `1 turn`, `5,361 turns`.
 pub fn plural(n: u64, thing: &str) -> String {
     format!("{} {thing}{}", count(n), agree(n, "", "s"))

@@ -157,7 +157,9 @@ impl Follow {
             if self.header.is_whole(number, &record) {
                 self.time = record.time;
                 self.held.push(record);
-            } else if over || number < self.settled || self.is_dead(number, &record) {
+            } else if over {
+                self.lose(number, 1);
+            } else if number < self.settled || self.is_dead(number, &record) {
                 self.dead.insert(number & (self.header.capacity - 1), (record.turn, record.what));
                 self.lose(number, 1);
             } else {

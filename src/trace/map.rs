@@ -71,7 +71,7 @@ impl Map {
     /// Makes these pages present, and so that they can be written to, before anybody waits for it.
     /// The first write to a page of a file is a page fault even if it is present: its file
     /// system is to hear of it (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14; on older ones it
-    /// is one at a time).
+    /// is one at a time, and the answer is false).
     fn populate(&self, part: Range<usize>) -> bool {
         assert!(part.end <= length(self.capacity), "pages of this mapping");
         // SAFETY: so many bytes are mapped there, asserted above, and their contents stay as they
@@ -205,8 +205,8 @@ impl Common {
     }
 
     /// Makes the pages present of which this record's slot is one, with those of its window, so
-    /// that it can be written to. A process that was forked has none, and would else find them
-    /// one by one, by a page fault for each.
+    /// that it can be written to; answers whether the kernel has done so. A process that was forked
+    /// has none, and would else find them one by one, by a page fault for each.
     pub(super) fn fetch(&self, number: u64) -> bool {
         let slot = (number & (self.map.capacity - 1)) & !(WINDOW - 1);
         // From where a page begins, however large they are: the header's size before the first

@@ -121,9 +121,10 @@ impl Recorder {
     #[inline]
     pub fn note(&mut self, conn: Option<ConnId>, nanos: impl FnOnce() -> u64, record: Record) {
         if self.is_special {
-            return self.note_specially(conn, nanos, record);
+            self.note_specially(conn, nanos, record);
+        } else {
+            self.write(record);
         }
-        self.write(record);
         if self.head - self.published >= BATCH {
             self.publish();
         }
@@ -146,9 +147,6 @@ impl Recorder {
             self.tick(nanos);
         }
         self.put(record);
-        if self.head - self.published >= BATCH {
-            self.publish();
-        }
     }
 
     /// Something that another clock reader saw, at its time, in the ticks of this trace's clock.

@@ -3,7 +3,7 @@
 //! Each has a [`Writer`] of its own, which is a *lane* of the trace. To write, it reserves a number
 //! by one addition to the head in the shared pages, and marks the record as written last. Nobody
 //! waits for anybody, and nobody who dies in the middle of it harms the others: its record is one
-//! that is lost. What all of them have to know stands in the header: whether it has stopped, what
+//! that is lost, and its place in the file. What all of them have to know stands in the header: whether it has stopped, what
 //! was missed and skipped.
 //!
 //! Each record reads the clock: there is no turn that many share.

@@ -78,6 +78,22 @@ fn told(trace: &Trace) -> HashMap<u16, Vec<u32>> {
     told
 }
 
+/// A file, which is locked as long as it is open, one who writes into it, and one who follows from
+/// now on.
+fn followed() -> (tempfile::NamedTempFile, Writer, Follow) {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let about = About::default();
+    let writer = Writer::create(file.as_file(), &settings(), &about, Writers::Threads).unwrap();
+    // Opened anew, so that it sees the writer's lock.
+    let follow = Follow::new(file.reopen().unwrap(), true).unwrap();
+    (file, writer, follow)
+}
+
+/// What has happened since this was last asked.
+fn happened(follow: &mut Follow) -> Vec<Happened> {
+    follow.poll().expect("it is a trace").into_iter().map(|event| event.what).collect()
+}
+
 fn losses(trace: &Trace) -> Vec<u64> {
     let lost = |event: Event| match event.what {
         Happened::Lost(n) => Some(n),
@@ -166,11 +182,11 @@ fn a_writer_who_is_killed_in_the_middle_leaves_one_that_is_lost() {
     let writer = in_memory();
     let map = &writer.shared.map;
     writer.mark(1);
-    let number = map.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
+    let number = map.reserve();
     // It is begun, and never finished.
     assert!(map.claim(number).is_some(), "nobody else has it");
     // One more has got its number, and no further.
-    map.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
+    map.reserve();
     writer.mark(2);
     let trace = read(&writer);
     assert_eq!((losses(&trace), trace.lost()), (vec![2], 2));
@@ -188,7 +204,7 @@ fn a_writer_who_is_killed_in_the_middle_leaves_one_that_is_lost() {
 fn who_comes_back_a_lap_later_spoils_nothing() {
     let writer = in_memory();
     let map = &writer.shared.map;
-    let late = map.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
+    let late = map.reserve();
     (0..LEAST).for_each(|n| writer.mark(n));
     assert_eq!(losses(&read(&writer)), [1], "who came a lap later has left its slot alone");
     map.claim(late).expect("nobody else has it").finish(telling(MAIN, 0).words());
@@ -239,21 +255,16 @@ fn a_slot_of_an_old_lap_is_not_taken_for_a_new_record() {
     let writer = in_memory();
     (0..LEAST).for_each(|n| writer.mark(n));
     // Got a number, and no further: in its slot stands what was there a lap ago.
-    writer.shared.map.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
+    writer.shared.map.reserve();
     let trace = read(&writer);
     assert_eq!((losses(&trace), trace.records.len() as u64), (vec![1], LEAST));
 }
 
 #[test]
 fn a_follower_waits_for_what_is_being_written_and_gives_up_when_all_is_over() {
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    let about = About::default();
-    let writer = Writer::create(file.as_file(), &settings(), &about, Writers::Threads).unwrap();
-    let mut follow = Follow::new(file.reopen().unwrap(), true).unwrap();
-    let mut poll = || -> Vec<Happened> {
-        follow.poll().expect("it is a trace").into_iter().map(|event| event.what).collect()
-    };
-    let reserve = || writer.shared.map.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
+    let (_file, writer, mut follow) = followed();
+    let mut poll = || happened(&mut follow);
+    let reserve = || writer.shared.map.reserve();
     writer.mark(1);
     let (slow, _dead) = (reserve(), reserve());
     writer.mark(2);
@@ -269,10 +280,7 @@ fn a_follower_waits_for_what_is_being_written_and_gives_up_when_all_is_over() {
 
 #[test]
 fn a_follower_waits_for_the_dead_once_and_not_in_every_lap() {
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    let about = About::default();
-    let writer = Writer::create(file.as_file(), &settings(), &about, Writers::Threads).unwrap();
-    let mut follow = Follow::new(file.reopen().unwrap(), true).unwrap();
+    let (_file, writer, mut follow) = followed();
     let _dead = writer.shared.map.reserve();
     writer.mark(0);
     while follow.lost() == 0 {
@@ -284,7 +292,7 @@ fn a_follower_waits_for_the_dead_once_and_not_in_every_lap() {
         for n in 0..LEAST {
             writer.mark(n);
             if n % 1000 == 0 || n == LEAST - 1 {
-                told.extend(follow.poll().expect("it is a trace").into_iter().map(|one| one.what));
+                told.extend(happened(&mut follow));
             }
         }
         let marks = told.iter().filter(|one| matches!(one, Happened::Mark(_))).count() as u64;
@@ -309,20 +317,15 @@ fn a_record_of_four_billion_ago_is_not_taken_for_a_new_one() {
 
 #[test]
 fn a_gap_that_the_file_tells_of_may_be_as_long_as_it_says() {
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    let about = About::default();
-    let writer = Writer::create(file.as_file(), &settings(), &about, Writers::Threads).unwrap();
-    let mut follow = Follow::new(file.reopen().unwrap(), true).unwrap();
-    let reserve = || writer.shared.map.long(at::HEAD).fetch_add(1, Ordering::Relaxed);
+    let (_file, writer, mut follow) = followed();
+    let reserve = || writer.shared.map.reserve();
     // Before it and behind it is one that is never written: it grows by the second.
     reserve();
     let what = What::Lost as u8;
     writer.say(Record { what, id: u64::MAX, aux: ABSENT, ..Record::default() });
     reserve();
     drop(writer);
-    let mut poll = || -> Vec<Happened> {
-        follow.poll().expect("it is a trace").into_iter().map(|event| event.what).collect()
-    };
+    let mut poll = || happened(&mut follow);
     assert_eq!(poll(), [], "it sees that all is over, and then looks a last time");
     assert_eq!(poll(), [Happened::Lost(1), Happened::Lost(u64::MAX)]);
     assert!(follow.is_read());
