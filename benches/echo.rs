@@ -13,10 +13,10 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use proactor::address::Address;
 use proactor::buffer::Shape;
 use proactor::limits::Limits;
-use proactor::load::{self, Load, Options, WireChoice};
-use proactor::model::{self, Choice, Engine, Model, Service, Terms};
 use proactor::os::Stop;
 use proactor::protocol::Any;
+use proactor_load::{Load, Options, WireChoice};
+use proactor_models::model::{self, Choice, Engine, Model, Service, Terms};
 
 const MODELS: [Model; 4] = [Model::Uring, Model::Epoll, Model::EpollEt, Model::Poll];
 
@@ -51,7 +51,7 @@ fn echoes(c: &mut Criterion) {
             // A ring is set up on the thread that serves.
             let server = thread::spawn(move || model::serve(set_up()?, service, || ()));
             let options = Options {
-                shape: load::Shape { connections, size: 64, depth: 1 },
+                shape: proactor_load::Shape { connections, size: 64, depth: 1 },
                 seed: 1,
                 wire: WireChoice::Auto,
                 patience: Duration::from_secs(10),

@@ -2,7 +2,7 @@
 //!
 //! What recording costs that is *off* is in no bench of this file, for there is nothing to run: a
 //! `Proactor<Uring, P>` is another type than a `Proactor<Traced<Uring>, P>`, and no function of
-//! `proactor::trace` is called from it. The bench `turn` is of the first. To see it: in
+//! `proactor_trace` is called from it. The bench `turn` is of the first. To see it: in
 //! `objdump -dC target/release/proactor`, the loops whose type has no `Traced` in it call no
 //! `Recorder` and read no counter (`rdtsc`); those that have it do both a dozen times. The same
 //! holds of what is made `Plain`, beside `TracedCalls`.
@@ -14,7 +14,7 @@ use std::thread;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use proactor::keys::ConnId;
 use proactor::ring::{Kind, Token};
-use proactor::trace::{About, Level, Log, Record, Recorder, Settings, What, Writer, Writers};
+use proactor_trace::{About, Level, Log, Record, Recorder, Settings, What, Writer, Writers};
 
 /// Records between two looks at the clock.
 const TURN: u32 = 64;

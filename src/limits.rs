@@ -34,7 +34,8 @@ pub enum Ended {
 
 /// How far a server is on its way to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub enum Stage {
+    /// Connections are accepted and served.
     Serving,
     /// Until when those who are left may take.
     Draining(Nanos),
@@ -44,7 +45,7 @@ pub(crate) enum Stage {
 
 impl Stage {
     /// When who is left will be broken.
-    pub(crate) fn deadline(self) -> Option<Nanos> {
+    pub fn deadline(self) -> Option<Nanos> {
         match self {
             Stage::Draining(until) => Some(until),
             Stage::Serving | Stage::Cutting => None,
@@ -53,7 +54,7 @@ impl Stage {
 
     /// How it is to end, who was asked to stop so many times since it last looked: the first time
     /// it drains, and who is asked again ends at once. `None` if nobody asked.
-    pub(crate) fn asked(self, times: u64) -> Option<Ended> {
+    pub fn asked(self, times: u64) -> Option<Ended> {
         match (times, self) {
             (0, _) => None,
             (1, Stage::Serving) => Some(Ended::Drained),

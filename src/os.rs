@@ -286,8 +286,8 @@ impl CpuClock {
     }
 }
 
-#[cfg(test)]
-pub(crate) mod testing {
+#[cfg(any(test, feature = "testing"))]
+pub mod testing {
     //! What tests do to their own threads, and nobody else should.
 
     use std::sync::Arc;
@@ -298,7 +298,7 @@ pub(crate) mod testing {
 
     /// Sends the calling thread signals that do nothing but interrupt, until `enough`. The answer
     /// is to be joined by the same thread.
-    pub(crate) fn interrupt_me(enough: Arc<AtomicBool>) -> JoinHandle<()> {
+    pub fn interrupt_me(enough: Arc<AtomicBool>) -> JoinHandle<()> {
         allow_interrupts().unwrap();
         // SAFETY: a thread can always name itself.
         let me = unsafe { libc::pthread_self() };
@@ -312,13 +312,13 @@ pub(crate) mod testing {
     }
 
     /// Has the calling thread told that more signals came than can be queued.
-    pub(crate) fn overflow_my_signals() {
+    pub fn overflow_my_signals() {
         // SAFETY: a thread can always name itself; the signal is blocked, so it does not end it.
         assert_eq!(unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGIO) }, 0);
     }
 
     /// The same open file under the lowest free descriptor from `least` on.
-    pub(crate) fn duplicate_from(fd: BorrowedFd<'_>, least: RawFd) -> OwnedFd {
+    pub fn duplicate_from(fd: BorrowedFd<'_>, least: RawFd) -> OwnedFd {
         // No pointers.
         let fd = syscall!(fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least)).unwrap();
         // SAFETY: the kernel has just given us this descriptor.

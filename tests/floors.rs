@@ -1,10 +1,7 @@
-//! The house rules that a compiler does not know: who may import whom, and what stands nowhere.
-//!
-//! The table of floors in the documentation of `src/lib.rs` *is* the rule: it is read here and held
-//! against every `crate::…` of the sources. Each failure names the file, the line, the rule and a
-//! way out.
+//! Rules that neither the compiler nor Cargo holds. Each failure names the file, the line, the rule
+//! and a way out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,77 +11,20 @@ const UNSAFE: [&str; 17] = [
     "src/ring/uring.rs",
     "src/ring/provided.rs",
     "src/ring/kernel.rs",
-    "src/ring/sim.rs",
+    "crates/sim/src/lib.rs",
     "src/os.rs",
     "src/os/child.rs",
     "src/os/io_signals.rs",
     "src/os/readiness.rs",
     "src/os/signal.rs",
     "src/os/socket.rs",
-    "src/coroutine/watched.rs",
+    "crates/models/src/coroutine/watched.rs",
     "src/os/probe.rs", // a filter, and a handler that makes the call in the program's place
     "src/os/process.rs", // fork and its kin: what a child does before it is safe to be one
     "src/os/shared.rs", // counters that parent and children share
-    "src/load/wire_uring.rs",
-    "src/trace/map.rs",
+    "crates/load/src/wire_uring.rs",
+    "crates/trace/src/map.rs",
 ];
-
-#[test]
-fn an_arrow_only_points_down() {
-    let floors = floors();
-    let mut wrong = Vec::new();
-    for file in sources("src") {
-        let Some(room) = file.room() else { continue };
-        let Some(&floor) = floors.get(&room) else {
-            wrong.push(format!(
-                "{}:1: `{room}` stands on no floor. Way out: give it a row in the table of \
-                 src/lib.rs.",
-                file.path
-            ));
-            continue;
-        };
-        for (line, other) in file.imports() {
-            if other == room {
-                continue;
-            }
-            let complaint = match floors.get(&other) {
-                None => "a module that stands on no floor".to_owned(),
-                Some(&its) if its > floor => format!("floor {its}: an arrow only points down"),
-                Some(&its) if its == floor => {
-                    "its own floor: neighbours do not know each other".to_owned()
-                }
-                Some(_) => continue,
-            };
-            wrong.push(format!(
-                "{}:{line}: `{room}` (floor {floor}) imports `{other}` ({complaint}). Way out: \
-                 move what both need to a floor below, or have the caller pass it in.",
-                file.path
-            ));
-        }
-    }
-    report(wrong);
-}
-
-#[test]
-fn every_module_stands_on_a_floor() {
-    // That a row has its module is rustdoc's to say: it would be a broken link.
-    let floors = floors();
-    let lib = fs::read_to_string(root().join("src/lib.rs")).expect("src/lib.rs is readable");
-    let tokens = Source::new("src/lib.rs".into(), &lib).tokens;
-    let modules = tokens.windows(2).filter(|two| two[0].is("mod")).map(|two| &two[1]);
-    let missing = modules.filter(|module| !floors.contains_key(&module.text));
-    report(
-        missing
-            .map(|module| {
-                format!(
-                    "src/lib.rs:{}: `mod {}` is missing in the table of floors. Way out: a row \
-                     for it.",
-                    module.line, module.text
-                )
-            })
-            .collect(),
-    );
-}
 
 #[test]
 fn a_protocol_knows_buffers_and_nothing_else() {
@@ -113,7 +53,7 @@ fn a_protocol_knows_buffers_and_nothing_else() {
 }
 
 #[test]
-fn the_ring_loop_knows_no_particular_ring_and_the_client_no_ring_at_all() {
+fn the_ring_loop_knows_no_particular_ring() {
     let mut wrong = Vec::new();
     for file in sources("src") {
         match file.room().as_deref() {
@@ -126,15 +66,6 @@ fn the_ring_loop_knows_no_particular_ring_and_the_client_no_ring_at_all() {
                             file.path, token.line, token.text
                         ));
                     }
-                }
-            }
-            Some("load") => {
-                for (line, _) in file.imports().into_iter().filter(|(_, other)| other == "ring") {
-                    wrong.push(format!(
-                        "{}:{line}: the client imports `ring`. Way out: what measures shares no \
-                         hot code with what is measured; use `selector` or `io_uring` itself.",
-                        file.path
-                    ));
                 }
             }
             _ => {}
@@ -163,7 +94,7 @@ fn unsafe_stands_in_a_few_files_only() {
 fn io_uring_is_known_to_the_ring_and_its_client_only() {
     let mut wrong = Vec::new();
     for file in sources("src") {
-        if file.path.starts_with("src/ring/") || file.path == "src/load/wire_uring.rs" {
+        if file.path.starts_with("src/ring/") || file.path == "crates/load/src/wire_uring.rs" {
             continue;
         }
         for line in file.find(&["io_uring", ":", ":"]) {
@@ -247,23 +178,6 @@ fn the_reader_of_sources_sees_what_it_should() {
         Source::new("src/flat.rs".into(), "use super::up;\nmod m { use super::super::top; }");
     let imports: Vec<_> = flat.imports().into_iter().map(|(_, name)| name).collect();
     assert_eq!(imports, ["up", "top"]);
-}
-
-/// Module by module its floor, as the documentation of the crate has it.
-fn floors() -> BTreeMap<String, u32> {
-    let lib = fs::read_to_string(root().join("src/lib.rs")).expect("src/lib.rs is readable");
-    let mut floors = BTreeMap::new();
-    for line in lib.lines().filter_map(|line| line.strip_prefix("//! |")) {
-        let mut cells = line.split('|');
-        let (Some(floor), Some(names)) = (cells.next(), cells.next()) else { continue };
-        let Ok(floor) = floor.trim().parse() else { continue };
-        for name in names.split('`').skip(1).step_by(2) {
-            let before = floors.insert(name.to_owned(), floor);
-            assert_eq!(before, None, "src/lib.rs: `{name}` stands on two floors");
-        }
-    }
-    assert!(floors.len() > 5, "src/lib.rs: the table of floors was not found");
-    floors
 }
 
 fn report(wrong: Vec<String>) {

@@ -20,10 +20,8 @@ use proactor::os::Stop;
 use proactor::peers::{LINGER, SOFT};
 use proactor::proactor::Proactor;
 use proactor::protocol::{Chat, Echo, Outbox, Protocol, Upper};
-use proactor::ring::sim::{
-    Client, ClientId, Dice, Fault, Faults, Reads, Reset, Setup, Sim, Tally, Tier,
-};
 use proactor::ring::{ListenerId, Ring};
+use proactor_sim::{Client, ClientId, Dice, Fault, Faults, Reads, Reset, Setup, Sim, Tally, Tier};
 
 /// Seeds of the main scenario, unless `SIM_SEEDS` says otherwise.
 const SEEDS: u64 = 400;

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-#[path = "../../tests/any_bytes/kernel.rs"]
+#[path = "../../crates/cli/tests/any_bytes/kernel.rs"]
 #[allow(dead_code, reason = "the seeds are made by a test")]
 mod kernel;
 

@@ -2,10 +2,10 @@
 
 #![no_main]
 
-#[path = "../../tests/any_bytes/trace.rs"]
+#[path = "../../crates/cli/tests/any_bytes/trace.rs"]
 #[allow(dead_code, reason = "each target uses its part")]
 mod any;
-#[path = "../../tests/any_bytes/perfetto.rs"]
+#[path = "../../crates/cli/tests/any_bytes/perfetto.rs"]
 #[allow(dead_code, reason = "each target uses its part")]
 mod perfetto;
 

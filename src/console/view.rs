@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Place;
 use crate::counters::Counters;
 use crate::keys::ConnId;
-use crate::report::{Align, NOTHING, Table, units};
+use proactor_report::{Align, NOTHING, Table, units};
 
 /// A connection, as `list` shows it.
 #[derive(Debug, Clone)]

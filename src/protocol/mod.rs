@@ -144,24 +144,27 @@ impl<'a> Outbox<'a> {
     }
 }
 
-#[cfg(test)]
-pub(crate) mod testing {
+/// What the tests of the protocols share.
+#[cfg(any(test, feature = "testing"))]
+pub mod testing {
     use super::*;
 
     /// What a protocol said to what it heard.
     #[derive(Debug, Default, PartialEq, Eq)]
-    pub(crate) struct Said {
-        pub(crate) replies: Vec<u8>,
+    pub struct Said {
+        /// To the peer.
+        pub replies: Vec<u8>,
         /// To others.
-        pub(crate) posts: Vec<Vec<u8>>,
+        pub posts: Vec<Vec<u8>>,
         /// To the operator.
-        pub(crate) told: Vec<Vec<u8>>,
-        pub(crate) finished: bool,
+        pub told: Vec<Vec<u8>>,
+        /// Whether it finished.
+        pub finished: bool,
     }
 
     /// Says every chunk to all, as it came: who talks, and no more than that.
     #[derive(Debug, Clone, Default)]
-    pub(crate) struct Tell;
+    pub struct Tell;
 
     impl Protocol for Tell {
         fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
@@ -170,7 +173,7 @@ pub(crate) mod testing {
     }
 
     /// The parts of `bytes` between these places; those beyond its end are none.
-    pub(crate) fn cut<'b>(bytes: &'b [u8], cuts: &[usize]) -> Vec<&'b [u8]> {
+    pub fn cut<'b>(bytes: &'b [u8], cuts: &[usize]) -> Vec<&'b [u8]> {
         let mut cuts: Vec<usize> =
             cuts.iter().copied().filter(|&cut| cut < bytes.len()).chain([0, bytes.len()]).collect();
         cuts.sort_unstable();
@@ -178,7 +181,7 @@ pub(crate) mod testing {
     }
 
     /// Opens `protocol` as number 1, tells it `parts` and then the end.
-    pub(crate) fn converse<'p>(
+    pub fn converse<'p>(
         protocol: &mut impl Protocol,
         parts: impl IntoIterator<Item = &'p [u8]>,
     ) -> Said {
@@ -198,7 +201,7 @@ pub(crate) mod testing {
     }
 
     /// What is for the other peers.
-    pub(crate) fn to_others(posts: &[Post]) -> Vec<Vec<u8>> {
+    pub fn to_others(posts: &[Post]) -> Vec<Vec<u8>> {
         let to_others = |post: &Post| match post {
             Post::Others(chunk) => Some(chunk.to_vec()),
             Post::Operator(_) => None,
@@ -207,7 +210,7 @@ pub(crate) mod testing {
     }
 
     /// What is for the operator.
-    pub(crate) fn told(posts: &[Post]) -> Vec<Vec<u8>> {
+    pub fn told(posts: &[Post]) -> Vec<Vec<u8>> {
         let told = |post: &Post| match post {
             Post::Others(_) => None,
             Post::Operator(chunk) => Some(chunk.to_vec()),

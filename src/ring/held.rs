@@ -12,7 +12,7 @@ use crate::buffer::{Chunk, Lease, SendQueue};
 use crate::keys::ConnId;
 
 /// Chunks in one send.
-pub(super) const VECTOR: usize = 16;
+pub const VECTOR: usize = 16;
 
 /// All that is held, by the slot of its connection.
 #[derive(Default)]

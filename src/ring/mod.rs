@@ -22,7 +22,6 @@ mod held;
 pub mod kernel;
 mod provided;
 mod setup;
-pub mod sim;
 mod token;
 mod uring;
 
@@ -35,6 +34,7 @@ use crate::clock::Nanos;
 use crate::keys::ConnId;
 
 pub use completion::{Accepted, Completion, Recv, Sent};
+pub use held::VECTOR;
 pub use token::{Kind, Token};
 pub use uring::{Config, Uring};
 

@@ -1,0 +1,87 @@
+//! `proactor models`: every way to wait, what it costs, and whether this machine permits it.
+
+use serde::Serialize;
+
+use super::output;
+use proactor_models::model::{Ability, About, Model};
+use proactor_report::{Align, Table};
+
+/// List the I/O models: how each waits, what a message costs, and whether it is to be had here
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Models {
+    schema: &'static str,
+    models: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    model: &'static str,
+    mechanism: &'static str,
+    calls_per_message: &'static str,
+    limits: &'static str,
+    since_linux: &'static str,
+    usable: bool,
+    /// Why not, if it is not.
+    refusal: Option<String>,
+    lacks: Vec<Lack>,
+}
+
+/// What a model does not do, and why.
+#[derive(Debug, Serialize)]
+struct Lack {
+    what: &'static str,
+    why: &'static str,
+}
+
+impl Args {
+    /// Prints the table on standard output.
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let rows = Model::ALL.map(row);
+        if self.json {
+            let models = Models { schema: "proactor.models/1", models: rows.into() };
+            return Ok(output::print(&(serde_json::to_string_pretty(&models)? + "\n"))?);
+        }
+        let mut text = format!("{}\n\n", table(&rows));
+        for (row, lack) in rows.iter().flat_map(|row| row.lacks.iter().map(move |it| (row, it))) {
+            text.push_str(&format!("{} {}: {}\n", row.model, lack.what, lack.why));
+        }
+        Ok(output::print(&text)?)
+    }
+}
+
+fn row(model: Model) -> Row {
+    let About { mechanism, calls, limits, since } = model.about();
+    let refusal = model.refusal();
+    Row {
+        model: model.name(),
+        mechanism,
+        calls_per_message: calls,
+        limits,
+        since_linux: since,
+        usable: refusal.is_none(),
+        refusal,
+        lacks: Ability::ALL
+            .into_iter()
+            .filter_map(|it| model.lacks(it).map(|why| Lack { what: it.denied(), why }))
+            .collect(),
+    }
+}
+
+fn table(rows: &[Row]) -> Table {
+    let columns = ["model", "how it waits", "calls per message", "limits", "Linux", "here"];
+    let mut table = Table::new(&columns.map(|name| (name, Align::Left)));
+    for row in rows {
+        let here = row.refusal.as_ref().map_or("yes".to_owned(), |why| format!("no: {why}"));
+        let words = [row.model, row.mechanism, row.calls_per_message, row.limits, row.since_linux];
+        table.row(words.map(str::to_owned).into_iter().chain([here]));
+    }
+    table
+}

@@ -1,0 +1,135 @@
+//! `--models`: which I/O models are meant.
+
+use std::str::FromStr;
+
+use proactor_compare::plan::{RECORDED, Variant};
+use proactor_models::model::{Choice, Model};
+
+/// A word of `--models`, of which commas separate several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Pick<T> {
+    /// `all`.
+    All,
+    /// A name.
+    Take(T),
+    /// `-` and a name.
+    Leave(T),
+}
+
+/// What can be picked by its name.
+pub(super) trait Candidate: Clone + PartialEq {
+    /// The one of this name.
+    ///
+    /// # Errors
+    /// There is none: a sentence that says which there are.
+    fn named(name: &str) -> Result<Self, String>;
+
+    /// What stands for this model if all are meant.
+    fn of(model: Model) -> Self;
+}
+
+impl Candidate for Model {
+    fn named(name: &str) -> Result<Model, String> {
+        match name.parse() {
+            Ok(Choice::Model(model)) => Ok(model),
+            Ok(Choice::Auto) => Err("name the model itself".to_owned()),
+            Err(_) => {
+                let names = Model::ALL.map(Model::name).join(", ");
+                Err(format!("no model {name:?}: one of {names}"))
+            }
+        }
+    }
+
+    fn of(model: Model) -> Model {
+        model
+    }
+}
+
+/// `NAME+trace` is another than `NAME`.
+impl Candidate for Variant {
+    fn named(name: &str) -> Result<Variant, String> {
+        let variant = Variant::from(name);
+        if variant.model == "all" && variant.recorded {
+            return Err(format!("name each that is to be recorded, as uring{RECORDED}"));
+        }
+        Model::named(&variant.model).map(|_| variant)
+    }
+
+    fn of(model: Model) -> Variant {
+        model.name().into()
+    }
+}
+
+impl<T: Candidate> FromStr for Pick<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Pick<T>, String> {
+        match (text, text.strip_prefix('-')) {
+            ("all", _) => Ok(Pick::All),
+            (_, Some(left)) => T::named(left).map(Pick::Leave),
+            (_, None) => T::named(text).map(Pick::Take),
+        }
+        .map_err(|why| format!("{why} (or all; -NAME leaves one out)"))
+    }
+}
+
+/// Those who are picked, one word after the other: each once, in the order of their first words.
+pub(super) fn picked<T: Candidate>(picks: &[Pick<T>]) -> Vec<T> {
+    let mut taken: Vec<T> = Vec::new();
+    let take = |taken: &mut Vec<T>, one: T| {
+        if !taken.contains(&one) {
+            taken.push(one);
+        }
+    };
+    for pick in picks {
+        match pick {
+            Pick::All => Model::ALL.map(T::of).into_iter().for_each(|one| take(&mut taken, one)),
+            Pick::Take(one) => take(&mut taken, one.clone()),
+            Pick::Leave(left) => taken.retain(|one| one != left),
+        }
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn models(words: &str) -> Vec<Model> {
+        let picks: Vec<Pick<Model>> =
+            words.split(',').map(|word| word.parse().expect("a word")).collect();
+        picked(&picks)
+    }
+
+    #[test]
+    fn all_are_all_and_a_hyphen_leaves_one_out() {
+        assert_eq!(models("all"), Model::ALL);
+        let without = models("all,-process,-uring");
+        assert_eq!(without.len(), Model::ALL.len() - 2);
+        assert!(!without.contains(&Model::Process) && !without.contains(&Model::Uring));
+        assert_eq!(models("poll,all,-poll,poll,epoll").last(), Some(&Model::Poll));
+        assert_eq!(models("poll,poll"), [Model::Poll]);
+        for wrong in ["kqueue", "-kqueue", "auto", "", "-", "-all"] {
+            wrong.parse::<Pick<Model>>().expect_err(wrong);
+            wrong.parse::<Pick<Variant>>().expect_err(wrong);
+        }
+        let error = "kqueue".parse::<Pick<Model>>().expect_err("no such model");
+        for known in Model::ALL.map(Model::name).into_iter().chain(["all", "kqueue"]) {
+            assert!(error.contains(known), "{known} is missing: {error}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_recorded_is_picked_and_left_out_by_its_own_name() {
+        let names = |words: &str| -> Vec<String> {
+            let picks: Vec<_> =
+                words.split(',').map(|word| word.parse().expect("a word")).collect();
+            picked::<Variant>(&picks).iter().map(Variant::to_string).collect()
+        };
+        assert_eq!(names("thread+trace,thread,thread+trace"), ["thread+trace", "thread"]);
+        assert_eq!(names("poll,poll+trace,-poll"), ["poll+trace"]);
+        let error = "kqueue+trace".parse::<Pick<Variant>>().expect_err("no such model");
+        assert!(error.contains("\"kqueue\""), "{error}");
+        "poll+trace".parse::<Pick<Model>>().expect_err("nothing can be recorded here");
+    }
+}

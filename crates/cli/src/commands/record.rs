@@ -1,0 +1,238 @@
+//! The options of `serve` that record, and the thread that prints what is recorded.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, anyhow};
+use clap::error::ErrorKind;
+
+use super::trace::follow_to_end;
+use proactor::os;
+use proactor::os::process::{self, Alone, Pid};
+use proactor_models::model::Model;
+use proactor_trace::kernel::{Listening, Scribe, beside};
+use proactor_trace::{Filter, Follow, Level, Recording, Settings, Trigger};
+
+/// What to record.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub(super) struct Args {
+    /// Record every submission, completion, wait and call: into FILE, of which the last records
+    /// survive even SIGKILL (see `proactor trace`), or, without one, as lines on stderr. SIGUSR2
+    /// stops the recording and starts it again
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    trace: Option<Option<PathBuf>>,
+
+    /// Read the clock once per `batch` (before and after each wait) or for each `record`;
+    /// coroutine, thread, process and blocking have no batches, and each record has its time
+    #[arg(long, value_name = "LEVEL", default_value = "batch", value_parser = level, requires = "trace")]
+    trace_clock: Level,
+
+    /// How much to keep: 64M is two million records; when full, the oldest are overwritten
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size, requires = "trace")]
+    trace_size: u64,
+
+    /// Record one connection of N, all of its life
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), requires = "trace")]
+    trace_sample: u32,
+
+    /// Stop recording, and so keep what came before, at p99>1ms (operations are older than that),
+    /// error, overflow (of the completion queue) or signal (SIGUSR2). Repeatable
+    #[arg(long, value_name = "WHAT", requires = "trace")]
+    trace_trigger: Vec<Trigger>,
+
+    /// Record what the kernel tells, too: when data arrived, when each completion was posted, what
+    /// threads of the kernel had to do; into FILE.kernel, beside FILE. Takes root
+    #[arg(long, requires = "trace")]
+    kernel_events: bool,
+}
+
+/// A recording that is about to begin.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    /// What the model is told.
+    pub(super) recording: Recording,
+    /// The same file, if what is in it is to be printed.
+    live: Option<File>,
+    /// Writes down what the kernel tells.
+    scribe: Option<Scribe>,
+}
+
+impl Args {
+    /// Makes the file, if anything is to be recorded.
+    ///
+    /// # Errors
+    /// There can be none; the model records nothing.
+    pub(super) fn prepare(&self, model: Model) -> anyhow::Result<Option<Prepared>> {
+        let Some(path) = &self.trace else { return Ok(None) };
+        if let Some(wrong) = self.conflict(model) {
+            clap::Error::raw(ErrorKind::ArgumentConflict, wrong).exit();
+        }
+        // Before there is a file: what fails leaves none behind.
+        let listening = self.kernel_events.then(|| Listening::begin(None)).transpose()?;
+        let (file, live) = match path {
+            Some(path) => {
+                (create(path).with_context(|| format!("cannot write {}", path.display()))?, None)
+            }
+            None => {
+                let file = os::memory_file(c"proactor.trace").context("no memory for a trace")?;
+                // Opened anew, so that it sees the recorder's lock.
+                let live = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+                    .context("cannot read back a trace in memory: record into a file")?;
+                (file, Some(live))
+            }
+        };
+        os::count_usr2()?;
+        let settings = Settings {
+            bytes: self.trace_size,
+            level: self.trace_clock,
+            sample: self.trace_sample,
+            triggers: self.trace_trigger.clone(),
+            clock: None,
+        };
+        let told = path.as_deref().zip(listening);
+        let scribe = told.map(|(path, told)| scribe(path, told, &settings)).transpose()?;
+        Ok(Some(Prepared { recording: Recording { file, settings }, live, scribe }))
+    }
+
+    /// What cannot be had together.
+    fn conflict(&self, model: Model) -> Option<String> {
+        if self.kernel_events && model != Model::Uring {
+            return Some(format!("--kernel-events is for uring: {model} has no ring\n"));
+        }
+        if self.kernel_events && self.trace == Some(None) {
+            return Some("--kernel-events records beside a file: write --trace=FILE\n".to_owned());
+        }
+        let old = self.trace_trigger.iter().find(|one| matches!(one, Trigger::Age { .. }))?;
+        let vague = model != Model::Uring && model.has_turns();
+        (vague && self.trace_clock == Level::Batch).then(|| {
+            format!(
+                "--trace-trigger '{old}' looks at how long calls take, which a clock read once a \
+                 batch cannot tell of {model}: add --trace-clock record\n"
+            )
+        })
+    }
+}
+
+/// Has what the kernel tells written down beside the recording.
+fn scribe(path: &Path, listening: Listening, settings: &Settings) -> anyhow::Result<Scribe> {
+    let path = beside(path);
+    let file = create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Scribe::start(listening, file, settings)?)
+}
+
+/// Who prints what is recorded on stderr, until the recorder ends.
+#[derive(Debug)]
+pub(super) enum Printer {
+    Thread(JoinHandle<anyhow::Result<()>>),
+    /// A child, where a thread would keep the server from forking. It ends with its parent.
+    Process(Pid),
+}
+
+impl Printer {
+    /// Of what this model does; `None` if nothing is to be printed.
+    ///
+    /// # Errors
+    /// There can be no process for it.
+    pub(super) fn start(live: Option<File>, model: Model) -> io::Result<Option<Printer>> {
+        let Some(live) = live else { return Ok(None) };
+        if model == Model::Process {
+            let keep = [live.as_raw_fd()];
+            let child = |_| match print(live) {
+                Ok(()) => 0,
+                Err(error) => {
+                    warn(&error);
+                    1
+                }
+            };
+            return process::fork(&Alone::check()?, &keep, child).map(Printer::Process).map(Some);
+        }
+        let name = std::thread::Builder::new().name("trace".to_owned());
+        name.spawn(move || print(live)).map(Printer::Thread).map(Some)
+    }
+
+    /// Waits until it has printed all. That it could not is no failure of the server's.
+    pub(super) fn finish(self) {
+        let printed = match self {
+            Printer::Thread(thread) => thread.join().expect("the printer does not panic"),
+            Printer::Process(pid) => match process::wait(pid) {
+                // One that failed has said why.
+                Ok(status) if status.signal().is_some() => {
+                    Err(anyhow!("its printer died: {status}"))
+                }
+                waited => waited.map(drop).map_err(anyhow::Error::from),
+            },
+        };
+        printed.unwrap_or_else(|error| warn(&error));
+    }
+}
+
+fn print(live: File) -> anyhow::Result<()> {
+    follow_to_end(Follow::new(live, false)?, &Filter::default(), false, &mut io::stderr())
+}
+
+fn warn(error: &anyhow::Error) {
+    tracing::warn!("the trace was not printed to its end: {error:#}");
+}
+
+impl Prepared {
+    /// The recording, the file that is to be printed, and who writes down what the kernel tells.
+    pub(super) fn split(
+        prepared: Option<Prepared>,
+    ) -> (Option<Recording>, Option<File>, Option<Scribe>) {
+        prepared.map_or((None, None, None), |one| (Some(one.recording), one.live, one.scribe))
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    // Not truncated before it is known to be a file: the recorder does that.
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    // The recorder keeps the lock; here its lack has the file's name.
+    if !os::lock(file.as_fd())? {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another server records into it"));
+    }
+    Ok(file)
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    let found = Level::ALL.iter().find(|level| level.name() == text);
+    found.copied().ok_or_else(|| "write batch or record".to_owned())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no size: write 64M or 1G, from 128K to 64G");
+    let (number, unit) = match text.strip_suffix(['K', 'M', 'G']) {
+        Some(number) => (number, &text[number.len()..]),
+        None => (text, ""),
+    };
+    let shift = match unit {
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        _ => 0,
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let bytes = number.checked_mul(1 << shift).ok_or_else(wrong)?;
+    if (128 << 10..=64 << 30).contains(&bytes) { Ok(bytes) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_read_with_its_unit() {
+        assert_eq!(size("64M"), Ok(64 << 20));
+        assert_eq!(size("131072"), Ok(128 << 10));
+        for wrong in ["", "M", "-1M", "64m", "127K", "65G", "99999999999999999999G"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

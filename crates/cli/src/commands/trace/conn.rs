@@ -1,0 +1,49 @@
+//! `proactor trace conn`: one connection's life, or all connections, the worst first.
+
+use anyhow::bail;
+
+use super::Look;
+use proactor_trace::parse_conn;
+use proactor_trace::view::{Roster, Story};
+
+/// Connections in the list, unless all are wanted.
+const LISTED: usize = 20;
+
+/// Tell one connection's life, with its slowest turns; or list all connections, the worst first
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    look: Look,
+
+    /// Which: c7, or c7.1 for one tenant of slot 7 [default: list them]
+    #[arg(value_parser = parse_conn)]
+    conn: Option<(u32, Option<u32>)>,
+
+    /// Every step, or every connection: fold and leave out nothing
+    #[arg(long)]
+    all: bool,
+
+    /// How many of the slowest turns to name
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    slowest: u16,
+}
+
+impl Args {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let Look { file, how } = &self.look;
+        let Some(conn) = self.conn else {
+            let most = if self.all { usize::MAX } else { LISTED };
+            return how.print(&Roster::new(self.look.digest()?, most));
+        };
+        let trace = super::read(file)?;
+        let slowest = usize::from(self.slowest);
+        let Some(story) = Story::of(&trace, &how.cut(None), conn, slowest, self.all) else {
+            let generation = conn.1.map_or(String::new(), |generation| format!(".{generation}"));
+            let (slot, file) = (conn.0, file.display());
+            bail!(
+                "c{slot}{generation} is not in {file}: `proactor trace conn {file}` lists who is"
+            );
+        };
+        how.print(&story)
+    }
+}

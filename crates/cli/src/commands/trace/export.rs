@@ -1,0 +1,123 @@
+//! `proactor trace export`: a trace for other tools.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use clap::error::ErrorKind;
+
+use super::Part;
+use crate::commands::output::stdout;
+use proactor_report::units;
+use proactor_trace::export::{PAGE_LANES, PERFETTO_TRACKS, jsonl, page, perfetto};
+use proactor_trace::{Filter, Trace};
+
+/// Write a trace for other tools: the Perfetto UI, jq, a browser
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What `serve --trace=FILE` has written, also if the server was killed
+    file: PathBuf,
+
+    /// As what; by default what the output's name says: .pftrace, .jsonl, .html
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+
+    /// Where to; by default standard output
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+
+    /// Connections with tracks of their own, the worst first [default: 200, on a page 48]
+    #[arg(long, value_name = "N")]
+    connections: Option<usize>,
+
+    #[command(flatten)]
+    part: Part,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Tracks, slices, flows and counters, to be opened in ui.perfetto.dev
+    Perfetto,
+    /// One JSON object a line: the header, then the events
+    Jsonl,
+    /// One page that needs no other file and no network
+    Html,
+}
+
+impl Args {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let format = self.format();
+        let trace = super::open(&self.file)?;
+        let notes = match &self.output {
+            Some(path) => {
+                refuse_the_same(&self.file, path)?;
+                let cannot = || format!("cannot write {}", path.display());
+                let file = File::create(path).with_context(cannot)?;
+                self.write(&trace, format, file).with_context(cannot)?
+            }
+            None if format == Format::Perfetto && io::stdout().is_terminal() => {
+                bail!("standard output is a terminal: name a file with -o, or redirect it")
+            }
+            None => self.write(&trace, format, stdout())?,
+        };
+        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        Ok(())
+    }
+
+    /// What is asked for. Without a word of it, this is wrong usage.
+    fn format(&self) -> Format {
+        let name = self.output.as_ref().and_then(|path| path.extension()?.to_str());
+        match (self.format, name) {
+            (Some(format), _) => format,
+            (None, Some("pftrace" | "perfetto-trace")) => Format::Perfetto,
+            (None, Some("jsonl" | "ndjson")) => Format::Jsonl,
+            (None, Some("html" | "htm")) => Format::Html,
+            (None, _) => clap::Error::raw(
+                ErrorKind::MissingRequiredArgument,
+                "in which format? Say --format perfetto, jsonl or html\n",
+            )
+            .exit(),
+        }
+    }
+
+    /// Answers what was left out.
+    fn write(&self, trace: &Trace, format: Format, out: impl Write) -> io::Result<Vec<String>> {
+        let (mut out, cut) = (BufWriter::new(out), self.part.cut(None));
+        let notes = match format {
+            Format::Perfetto => {
+                let most = self.connections.unwrap_or(PERFETTO_TRACKS);
+                match perfetto(trace, &cut, most, &mut out)? {
+                    0 => Vec::new(),
+                    n => vec![format!(
+                        "{} {} no track: the {most} worst {} (--connections)",
+                        units::plural(n, "connection"),
+                        units::agree(n, "has", "have"),
+                        units::agree(most as u64, "has", "have")
+                    )],
+                }
+            }
+            Format::Jsonl => {
+                let (since, until) = (cut.since, cut.until);
+                jsonl(trace, &Filter { since, until, ..Filter::default() }, &mut out)?;
+                Vec::new()
+            }
+            Format::Html => page(trace, &cut, self.connections.unwrap_or(PAGE_LANES), &mut out)?,
+        };
+        out.flush()?;
+        Ok(notes)
+    }
+}
+
+/// To write over what is read would destroy it.
+fn refuse_the_same(input: &Path, output: &Path) -> anyhow::Result<()> {
+    let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    if let (Ok(one), Ok(other)) = (identity(input), identity(output))
+        && one == other
+    {
+        bail!("{} is the trace itself: name another file", output.display());
+    }
+    Ok(())
+}

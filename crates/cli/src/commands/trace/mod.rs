@@ -1,0 +1,190 @@
+//! `proactor trace`: what was recorded, as people and as programs read it.
+
+mod attach;
+mod conn;
+mod delays;
+mod diff;
+mod doctor;
+mod export;
+mod follow;
+mod health;
+mod show;
+mod summary;
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Subcommand;
+use serde::Serialize;
+
+pub(super) use follow::follow_to_end;
+
+use super::output;
+use proactor_trace::view::{Cut, Digest};
+use proactor_trace::{Filter, Trace, parse_conn};
+
+/// Look at what `serve --trace` has recorded, or at the rings of any process
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    view: View,
+}
+
+#[derive(Debug, Subcommand)]
+enum View {
+    Show(show::Args),
+    Follow(follow::Args),
+    Summary(summary::Args),
+    Conn(conn::Args),
+    Health(health::Args),
+    Doctor(doctor::Args),
+    Diff(diff::Args),
+    Export(export::Args),
+    Delays(delays::Args),
+    Attach(attach::Args),
+}
+
+impl Args {
+    /// Prints on standard output.
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        match &self.view {
+            View::Show(show) => show.run(),
+            View::Follow(follow) => follow.run(),
+            View::Summary(summary) => summary.run(),
+            View::Conn(conn) => conn.run(),
+            View::Health(health) => health.run(),
+            View::Doctor(doctor) => doctor.run(),
+            View::Diff(diff) => diff.run(),
+            View::Export(export) => export.run(),
+            View::Delays(delays) => delays.run(),
+            View::Attach(attach) => attach.run(),
+        }
+    }
+}
+
+/// Reads a trace.
+fn read(path: &Path) -> anyhow::Result<Trace> {
+    Trace::open(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Reads a trace, and complains of what is wrong with it.
+fn open(path: &Path) -> anyhow::Result<Trace> {
+    let trace = read(path)?;
+    trace.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
+    Ok(trace)
+}
+
+/// In the help behind what is a view's own.
+const LAST: usize = 500;
+
+/// What to look at, and how: what most views ask for.
+#[derive(Debug, clap::Args)]
+struct Look {
+    /// What `serve --trace=FILE` has written, also if the server was killed
+    file: PathBuf,
+
+    #[command(flatten)]
+    how: How,
+}
+
+impl Look {
+    /// The part that is looked at, in numbers.
+    fn digest(&self) -> anyhow::Result<Digest> {
+        digest(&self.file, &self.how.cut(None))
+    }
+}
+
+/// Which part of it, and as what.
+#[derive(Debug, clap::Args)]
+struct How {
+    #[command(flatten)]
+    part: Part,
+
+    /// As JSON
+    #[arg(long, display_order = LAST)]
+    json: bool,
+}
+
+impl How {
+    fn cut(&self, conn: Option<(u32, Option<u32>)>) -> Cut {
+        self.part.cut(conn)
+    }
+
+    /// Prints a view: its text, or itself as JSON.
+    fn print(&self, view: &(impl Display + Serialize)) -> anyhow::Result<()> {
+        let as_json = || serde_json::to_string_pretty(view);
+        let text = if self.json { as_json()? } else { view.to_string() };
+        Ok(output::print(&(text + "\n"))?)
+    }
+}
+
+/// A trace in numbers. What is wrong with it is among them: every view begins with that.
+fn digest(path: &Path, cut: &Cut) -> anyhow::Result<Digest> {
+    Ok(Digest::of(&read(path)?, cut))
+}
+
+/// Which part of the time to look at.
+#[derive(Debug, clap::Args)]
+struct Part {
+    /// Only from then on, counted from the begin of the recording: 0.2, 40ms
+    #[arg(long, value_name = "TIME", value_parser = moment, display_order = LAST)]
+    since: Option<Duration>,
+
+    /// Only before then
+    #[arg(long, value_name = "TIME", value_parser = moment, display_order = LAST)]
+    until: Option<Duration>,
+}
+
+impl Part {
+    fn cut(&self, conn: Option<(u32, Option<u32>)>) -> Cut {
+        Cut { since: self.since, until: self.until, conn }
+    }
+}
+
+/// Which events to show.
+#[derive(Debug, clap::Args)]
+struct Selection {
+    /// Only this connection: c7, or c7.1 for one tenant of slot 7. Repeatable
+    #[arg(long, value_name = "CONN", value_parser = parse_conn)]
+    conn: Vec<(u32, Option<u32>)>,
+
+    /// Only this operation, call or kind of record: recv, send, cqe, enter … Repeatable
+    #[arg(long, value_name = "NAME")]
+    op: Vec<String>,
+
+    /// Only this result: the name of an error, a number, ok or error. Repeatable
+    #[arg(long, value_name = "RESULT")]
+    result: Vec<String>,
+
+    /// Only from then on, counted from the begin of the recording: 0.2, 40ms
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<Duration>,
+
+    /// Only before then
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<Duration>,
+
+    /// Only what ought not to happen
+    #[arg(long)]
+    abnormal: bool,
+}
+
+impl Selection {
+    fn filter(&self) -> Filter {
+        Filter {
+            conns: self.conn.clone(),
+            ops: self.op.clone(),
+            results: self.result.clone(),
+            since: self.since,
+            until: self.until,
+            abnormal: self.abnormal,
+        }
+    }
+}
+
+/// A span of time, or zero.
+fn moment(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { proactor_report::units::parse_span(text) }
+}

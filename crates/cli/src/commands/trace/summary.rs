@@ -1,0 +1,54 @@
+//! `proactor trace summary`: what was asked, what came of it, how old it was.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::delays::delays;
+use super::{Look, read};
+use proactor_trace::kernel::Delays;
+use proactor_trace::view::{Digest, Summary};
+
+/// Count a trace, operation by operation: how many, what came of them, how old they were
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    look: Look,
+
+    /// Only this connection: c7, or c7.1 for one tenant of slot 7
+    #[arg(long, value_name = "CONN", value_parser = proactor_trace::parse_conn)]
+    conn: Option<(u32, Option<u32>)>,
+}
+
+/// A summary, and under it what the kernel told.
+#[derive(Debug, Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    summary: Summary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<Value>,
+    #[serde(skip)]
+    delays: Option<Delays>,
+}
+
+impl fmt::Display for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.summary.fmt(f)?;
+        self.delays.as_ref().map_or(Ok(()), |delays| write!(f, "\n\n{delays}"))
+    }
+}
+
+impl Args {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let Look { file, how } = &self.look;
+        let cut = how.cut(self.conn);
+        let trace = read(file)?;
+        // Of the whole only: the kernel's side is not cut.
+        let is_whole = cut.since.is_none() && cut.until.is_none() && cut.conn.is_none();
+        let delays = if is_whole { delays(file, &trace)? } else { None };
+        let kernel = delays.as_ref().map(Delays::json);
+        let summary = Summary::new(Digest::of(&trace, &cut));
+        how.print(&Whole { summary, kernel, delays })
+    }
+}

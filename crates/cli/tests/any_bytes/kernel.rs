@@ -1,0 +1,132 @@
+//! All that is made of what the kernel tells: its `format` files, and the pages of its buffers. It
+//! is root's file system that is read; yet a kernel that is not yet written may say anything there.
+
+use std::fmt::Write;
+
+use proactor_trace::kernel::{Beside, Decoder, Delays, Entries, Layout, Point, Shape, Tale, Told};
+use proactor_trace::{About, Attached, Record, Recorder, Settings, Trace, What};
+
+/// The header of a page, as `events/header_page` has it.
+pub(crate) const PAGE: &str = "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n\
+                    \tfield: local_t commit;\toffset:8;\tsize:8;\tsigned:1;\n\
+                    \tfield: char data;\toffset:16;\tsize:4080;\tsigned:0;\n";
+/// Bytes of an event as the [formats](format) here lay it out.
+const EVENT: usize = 52;
+
+/// As a text, as a page, and as the events of a page.
+pub(crate) fn tell(bytes: &[u8]) {
+    text(&String::from_utf8_lossy(bytes), bytes);
+    let shape = Shape::parse(PAGE).expect("a page's header");
+    let mut decoder = Decoder::default();
+    for point in Point::ALL {
+        assert!(decoder.learn(point, &format(point)));
+    }
+    let mut told = decoded(&decoder, shape.read(bytes).0);
+    let header = [&1000u64.to_ne_bytes()[..], &(bytes.len() as u64).to_ne_bytes()].concat();
+    let page = [&header, bytes].concat();
+    told.extend(decoded(&decoder, shape.read(&page).0));
+    told.extend(decoder.decode(0, bytes));
+    views(told);
+}
+
+/// What a text might be: a page's header, or the format of any tracepoint.
+fn text(text: &str, page: &[u8]) {
+    if let Some(shape) = Shape::parse(text) {
+        let (entries, _) = shape.read(page);
+        assert!(entries.count() <= page.len() / 4, "more events than words");
+    }
+    let Some(layout) = Layout::parse(text) else { return };
+    // An event of its, whatever follows.
+    let event = [&layout.id.to_ne_bytes()[..], page].concat();
+    for point in Point::ALL {
+        let mut decoder = Decoder::default();
+        decoder.learn(point, text);
+        decoder.decode(0, &event);
+    }
+}
+
+fn decoded(decoder: &Decoder, entries: Entries<'_>) -> Vec<Told> {
+    entries.filter_map(|(time, event)| decoder.decode(time, event)).collect()
+}
+
+/// All that shows what was told.
+fn views(mut told: Vec<Told>) {
+    thread_local!(static TRACE: Trace = some_trace());
+    TRACE.with(|trace| {
+        told.iter().for_each(|told| drop((told.line(&trace.header), told.json(&trace.header))));
+        let ours = std::process::id();
+        let mut attached = Attached::new(ours).expect("we run");
+        for told in &mut told {
+            // The rings of this process: those of others are overlooked.
+            if told.thread & 1 == 0 || matches!(told.what, Tale::Created { .. }) {
+                told.thread = ours as i32;
+            }
+            told.ring &= 3;
+            if let Some(line) = attached.see(told) {
+                drop((line.text(), line.json()));
+            }
+        }
+        drop((attached.summary(), attached.json()));
+        let delays = Delays::of(trace, &Beside { told, lost: 0, lacks: Vec::new() });
+        drop((delays.to_string(), delays.json()));
+    });
+}
+
+/// A recording of completions that might be those that are told of.
+fn some_trace() -> Trace {
+    let least = Settings { bytes: 0, ..Settings::default() };
+    let mut log = Recorder::in_memory(&least, &About::default()).expect("memory");
+    for id in 0..64 {
+        log.write_at(id, Record { what: What::Cqe as u8, id: id % 4, ..Record::default() });
+    }
+    Trace::from_bytes(log.bytes()).expect("a trace")
+}
+
+/// A tracepoint's `format` file, with every field that any of them has.
+pub(crate) fn format(point: Point) -> String {
+    let mut text = format!("name: {}\nID: {}\nformat:\n", point.names()[0], 1 + point as u16);
+    let fields = [
+        ("unsigned short common_type", 0, 2, 0),
+        ("int common_pid", 4, 4, 1),
+        ("void * ctx", 8, 8, 0),
+        ("void * req", 16, 8, 0),
+        ("unsigned long long user_data", 24, 8, 0),
+        ("int res", 32, 4, 1),
+        ("unsigned cflags", 36, 4, 0),
+        ("int error", 32, 4, 1),
+        ("int fd", 32, 4, 1),
+        ("u32 sq_entries", 36, 4, 0),
+        ("u32 cq_entries", 40, 4, 0),
+        ("u32 flags", 44, 4, 0),
+        ("bool sq_thread", 32, 1, 0),
+        ("int count", 32, 4, 1),
+        ("int min_events", 32, 4, 1),
+        ("u8 opcode", 48, 1, 0),
+    ];
+    for (declared, offset, size, signed) in fields {
+        let line = format!("\tfield:{declared};\toffset:{offset};\tsize:{size};\tsigned:{signed};");
+        writeln!(text, "{line}").expect("a text can be written to");
+    }
+    text
+}
+
+/// Events of every tracepoint, as they stand on a page behind its header.
+pub(crate) fn events() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for n in 0..60u64 {
+        let point = Point::ALL[n as usize % Point::ALL.len()];
+        let mut event = [0; EVENT];
+        event[..2].copy_from_slice(&(1 + point as u16).to_ne_bytes());
+        event[4..8].copy_from_slice(&(n as u32).to_ne_bytes());
+        for (at, value) in [(8, n % 3), (16, n / 11), (24, n / 11), (32, n % 7)] {
+            event[at..at + 8].copy_from_slice(&value.to_ne_bytes());
+        }
+        event[48] = (n % 60) as u8;
+        // Thirteen words, seven ticks after the last.
+        let words = EVENT as u32 / 4;
+        let head = if cfg!(target_endian = "little") { words | 7 << 5 } else { words << 27 | 7 };
+        bytes.extend(head.to_ne_bytes());
+        bytes.extend(event);
+    }
+    bytes
+}

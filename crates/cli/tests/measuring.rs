@@ -1,0 +1,244 @@
+//! `proactor load` and `proactor compare` as their users meet them.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+
+use proactor_models::model::Model;
+
+const PROACTOR: &str = env!("CARGO_BIN_EXE_proactor");
+
+fn proactor(arguments: &[&str]) -> Output {
+    Command::new(PROACTOR).args(arguments).output().expect("it was built for this test")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("it writes UTF-8")
+}
+
+/// A server that ends with the test.
+struct Server(Child);
+
+impl Server {
+    /// Starts it; answers where it listens.
+    fn start(arguments: &[&str]) -> (Server, String) {
+        let mut child = Command::new(PROACTOR)
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it was built for this test");
+        let output = child.stdout.take().expect("it is piped");
+        let server = Server(child);
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).expect("it says where it listens");
+        let address = line.split_whitespace().nth(2).expect("listening on ADDRESS").to_owned();
+        (server, address)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn load_tells_what_it_verified() {
+    let (_server, address) = Server::start(&["--model", "epoll"]);
+    let output = proactor(&["load", &address, "-t", "100ms", "-c", "3", "--size", "100"]);
+    let out = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(out.starts_with(&format!("3 connections to {address}, 100 B messages")), "{out}");
+    assert!(out.contains("every byte verified"), "{out}");
+    assert!(output.stderr.is_empty(), "nothing is drawn where there is no terminal");
+}
+
+#[test]
+fn load_has_the_shape_of_rust_echo_bench_and_speaks_json() {
+    let (_server, address) = Server::start(&["--model", "poll"]);
+    let arguments = [
+        "load",
+        "--address",
+        &address,
+        "--number",
+        "2",
+        "--length",
+        "32",
+        "--duration",
+        "0.1",
+        "--json",
+    ];
+    let output = proactor(&arguments);
+    let json: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("it was asked for JSON");
+    assert_eq!(json["schema"], "proactor.load/1");
+    assert_eq!((&json["connections"], &json["size"]), (&2.into(), &32.into()));
+    assert_eq!(json["bytes"], json["messages"].as_u64().expect("a count") * 32);
+}
+
+#[test]
+fn load_fails_in_one_line_when_a_reply_is_wrong() {
+    // Of this server a third of all bytes come back changed: those that are small letters.
+    let (_server, address) = Server::start(&["--model", "epoll", "--protocol", "upper"]);
+    let output = proactor(&["load", &address, "-t", "10"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty(), "a void run has no result");
+    let error = text(&output.stderr);
+    assert!(error.starts_with("error: wrong reply on connection "), "{error}");
+    assert!(error.contains("is it an echo server?"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn load_fails_in_one_line_when_nobody_listens() {
+    let output = proactor(&["load", "unix:/no/such/socket"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(error.starts_with("error: cannot connect to unix:/no/such/socket"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn wrong_usage_is_told_with_status_two() {
+    for arguments in [
+        &["load"][..],
+        &["load", "nowhere"],
+        &["load", "127.0.0.1:1", "--depth", "0"],
+        &["load", "127.0.0.1:1", "--duration", "soon"],
+        &["compare", "--models", "kqueue"],
+        &["compare", "--models", "all,kqueue"],
+        &["compare", "--models", "auto"],
+        &["compare", "--models", "all+trace"],
+        &["compare", "--baseline", "kqueue+trace"],
+        &["compare", "--idle", "70000"],
+        &["compare", "--rounds", "3", "--time", "3"],
+        &["compare", "--connections", "8,x"],
+        &["explain", "--models", "kqueue"],
+        &["explain", "--models", "auto"],
+        &["explain", "--models", "poll,-poll"],
+        &["explain", "--size", "0"],
+    ] {
+        let output = proactor(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).starts_with("error: "), "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_before_it_is_measured() {
+    for arguments in [
+        &["compare", "--json", "/no/such/folder/x"][..],
+        &["explain", "--html", "/no/such/folder/x"],
+        &["explain", "--svg", "/"],
+    ] {
+        let output = proactor(arguments);
+        let error = text(&output.stderr);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), ""), "{arguments:?}");
+        assert!(
+            error.starts_with("error: cannot write /") && error.lines().count() == 1,
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn what_help_says_of_the_default_models_can_be_typed() {
+    for (command, models) in
+        [("compare", "[default: uring,epoll,epoll-et,poll,select]"), ("explain", "[default: all]")]
+    {
+        let output = proactor(&[command, "--help"]);
+        assert_eq!(text(&output.stdout).matches(models).count(), 1, "{}", text(&output.stdout));
+    }
+}
+
+#[test]
+fn compare_has_a_model_record_and_leaves_no_recording_behind() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let output = Command::new(PROACTOR)
+        .args(["compare", "--baseline", "poll", "--models", "poll+trace", "-c", "2"])
+        .args(["--rounds", "1", "--idle", "5", "--client-cpu", "0"])
+        .env("TMPDIR", folder.path())
+        .output()
+        .expect("it is there");
+    let out = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for words in ["vs poll", "poll again (A/A)", "; recorded into a file", "  poll+trace "] {
+        assert!(out.contains(words), "{words}\nis not in\n{out}");
+    }
+    assert!(!out.contains("not measured") && !out.contains("epoll"), "{out}");
+    assert_eq!(folder.path().read_dir().expect("it is there").count(), 0);
+}
+
+#[test]
+fn compare_measures_real_servers_and_writes_every_slice() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("compare.json");
+    let path = file.to_str().expect("a plain path");
+    let arguments =
+        ["compare", "--models", "poll,select", "-c", "2,3", "--rounds", "2", "--json", path];
+    let arguments =
+        [&arguments[..], &["--client-cpu", "0", "--seed", "7", "--idle", "10"]].concat();
+    let output = proactor(&arguments);
+    let out = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for line in
+        ["2 connections, 64 B echo", "3 connections, 64 B echo", "seed 7", "wrong replies 0 of "]
+    {
+        assert!(out.contains(line), "{line}\nis not in\n{out}");
+    }
+    assert!(out.contains("there are 2 rounds; a verdict needs 6"), "{out}");
+    let bytes = std::fs::read(file).expect("it was written");
+    let json: serde_json::Value = serde_json::from_slice(&bytes).expect("it is JSON");
+    assert_eq!(json["schema"], "proactor.compare/2");
+    assert_eq!(json["idle"]["connections"], 10);
+    assert_eq!(json["idle"]["rows"][1]["model"], "poll");
+    assert_eq!(json["idle"]["rows"][1]["cost"]["descriptors"], 1.0);
+    let table = &json["tables"][1];
+    assert_eq!(table["entrants"][3]["model"], "select");
+    assert_eq!(table["rounds"][1]["turns"].as_array().map(Vec::len), Some(7));
+    assert_eq!(table["servers"][2]["stats"]["model"], "poll");
+    assert!(table["rows"][2]["measured"]["calls_per_message"].as_f64() > Some(1.0));
+}
+
+#[test]
+fn of_all_models_each_has_a_row_with_its_numbers_or_its_reason() {
+    let arguments = ["compare", "--models", "all", "-c", "2", "--rounds", "1", "--json", "-"];
+    let arguments = [&arguments[..], &["--client-cpu", "0", "--idle", "20"]].concat();
+    let output = proactor(&arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    let list = |of: &serde_json::Value| of.as_array().expect("a list").clone();
+    let rows = list(&json["tables"][0]["rows"]);
+    let idle = list(&json["idle"]["rows"]);
+    for model in Model::ALL.map(Model::name) {
+        let of = |rows: &[serde_json::Value], name: &str| {
+            let found = rows.iter().find(|row| row[name] == model).cloned();
+            found.unwrap_or_else(|| panic!("{model} has no row"))
+        };
+        for (row, numbers) in [(of(&rows, "name"), "measured"), (of(&idle, "model"), "cost")] {
+            assert_ne!(row["reason"].is_string(), row[numbers].is_object(), "{row}");
+        }
+    }
+    let blocking = rows.iter().find(|row| row["name"] == "blocking").expect("it has a row");
+    let reason = blocking["reason"].as_str().expect("two connections are too many");
+    assert!(reason.starts_with("does not serve several at a time"), "{reason}");
+    let measured = ["epoll", "epoll-et", "poll", "select", "sigio", "nonblocking"];
+    for row in rows.iter().filter(|row| measured.iter().any(|name| row["name"] == *name)) {
+        assert!(row["reason"].is_null(), "{row}");
+    }
+}
+
+#[test]
+fn a_client_that_may_open_too_few_files_says_so_before_it_tries() {
+    let script = "ulimit -n 200; exec \"$0\" compare --models poll -c 500 --time 1 --idle 0";
+    let script = Command::new("/bin/sh").args(["-c", script, PROACTOR]).output();
+    let output = script.expect("a shell");
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(
+        error.contains("epoll, cannot run: ") && error.contains("`ulimit -n` is 200"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
+}

@@ -1,0 +1,67 @@
+//! A simulated server that was recorded: what its clients did is known, and a seed decides the
+//! rest.
+
+use std::fs::File;
+use std::rc::Rc;
+use std::time::Duration;
+
+use proactor::buffer::{Pool, Shape};
+use proactor::limits::{Ended, Limits};
+use proactor::os::Stop;
+use proactor::proactor::Proactor;
+use proactor::protocol::Echo;
+use proactor::ring::ListenerId;
+use proactor_sim::{Dice, Faults, Reads, Setup, Sim, Tier};
+use proactor_trace::{About, Clock, Recorder, Settings, Traced};
+
+/// Room for all of it, and a clock read for each record.
+pub(crate) fn settings() -> Settings {
+    Settings { bytes: 8 << 20, clock: Some(Clock::Nanos), ..Settings::default() }
+}
+
+/// Five clients said something to an echo, were answered and ended; then it drained. Answers what
+/// was recorded, and how many bytes they said.
+pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64) {
+    let mut dice = Dice::new(!seed);
+    let setup = Setup {
+        seed,
+        tier,
+        sockets: 64,
+        entries: [2, 8, 256][dice.below(3)],
+        socket_buffer: [200, 4096][dice.below(2)],
+        faults: Faults::some(&mut dice).without_resets(),
+    };
+    let pool = Pool::new(&[Shape { bytes: 256, count: 48 }]).unwrap();
+    let log = Recorder::in_memory(settings, &About::default()).unwrap();
+    let ring = Traced::new(Sim::new(setup, Rc::clone(&pool)), log);
+    let stop = Stop::new().unwrap();
+    let limits = Limits { connections: 8, drain: Duration::from_secs(5) };
+    let mut server = Proactor::new(ring, limits, stop.handle().unwrap()).unwrap();
+    server.listen(File::open("/dev/null").unwrap().into(), Echo);
+    let sim = server.ring_mut().inner_mut();
+    let clients: Vec<_> = (0..5).map(|_| sim.connect(ListenerId(0), Reads::AtOnce)).collect();
+    let mut said = 0;
+    for &id in &clients {
+        let len = dice.between(1, 4000);
+        said += len as u64;
+        sim.client_mut(id).say(&vec![7; len]);
+        sim.client_mut(id).finish();
+    }
+    while !clients.iter().all(|&id| server.ring().inner().client(id).is_done()) {
+        assert_eq!(server.turn().unwrap(), None);
+    }
+    stop.ask();
+    server.ring_mut().inner_mut().wake();
+    while server.turn().unwrap() != Some(Ended::Drained) {}
+    (server.ring_mut().recorder().bytes().to_vec(), said)
+}
+
+/// What a simulated echo recorded.
+pub(crate) fn simulated(seed: u64, tier: Tier) -> Vec<u8> {
+    recorded(seed, tier, &settings())
+}
+
+/// The same, recorded so.
+pub(crate) fn recorded(seed: u64, tier: Tier, settings: &Settings) -> Vec<u8> {
+    echo(seed, tier, settings).0
+}

@@ -1,0 +1,201 @@
+//! What the kernel tells: `trace attach` on a server that knows nothing of it, and `serve
+//! --kernel-events` beside a recording. It takes root; where there is none, what is said of that is
+//! what is tested.
+
+#[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output, Stdio};
+
+use proactor_trace::kernel::{Beside, Delays, Instance, Point};
+use proactor_trace::{Clock, Trace};
+use serde_json::Value;
+
+use support::server::PROACTOR;
+use support::{Client, Launch, Process, io_uring_refused, skip};
+
+/// Whether the kernel's tracepoints are to be had; if not, a skip.
+fn is_told() -> bool {
+    match Instance::new(&Point::ALL, Clock::Nanos, 1 << 20) {
+        Ok(_) => true,
+        Err(why) => {
+            skip(&why.to_string());
+            false
+        }
+    }
+}
+
+#[test]
+fn a_ring_of_another_process_is_seen_at_work() {
+    if let Some(why) = io_uring_refused() {
+        return skip(&why);
+    }
+    if !is_told() {
+        return;
+    }
+    let server =
+        Launch::new(PROACTOR, &["serve", "--model", "uring", "--listen", "127.0.0.1:0"]).start();
+    let client = Client::connect(server.address());
+    client.ping();
+    let pid = server.process.0.to_string();
+    let mut attach = Command::new(PROACTOR)
+        .args(["trace", "attach", &pid, "--live", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let stdout = BufReader::new(attach.stdout.take().unwrap());
+    let (said, lines) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        stdout.lines().map_while(Result::ok).for_each(|line| drop(said.send(line)));
+    });
+    // Until something is seen: then it watches.
+    let seen = support::eventually("something is seen", || {
+        client.ping();
+        lines.try_recv().ok()
+    });
+    let event: Value = serde_json::from_str(&seen).unwrap();
+    assert_eq!((&event["ring"], &event["abnormal"]), (&0.into(), &false.into()), "{seen}");
+    for _ in 0..50 {
+        client.ping();
+    }
+    Client::connect(server.address()).reset();
+    client.ping();
+    Process(attach.id()).signal(libc::SIGINT);
+    assert!(attach.wait().unwrap().success());
+    reader.join().unwrap();
+    let rest: Vec<String> = lines.try_iter().collect();
+    let summary: Value = serde_json::from_str(rest.last().unwrap()).unwrap();
+    assert_eq!((&summary["schema"], &summary["lost"]), (&"proactor.attach/1".into(), &0.into()));
+    let ops = summary["rings"][0]["ops"].as_array().unwrap();
+    let op = |name: &str| {
+        let find = |op: &&Value| op["op"] == name;
+        ops.iter().find(find).unwrap_or_else(|| panic!("no {name} in {summary}"))
+    };
+    assert!(op("recv")["completed"].as_u64() >= Some(50), "{summary}");
+    assert!(op("send")["submitted"].as_u64() >= Some(50), "{summary}");
+    assert_eq!(op("close")["ok"], 1, "the guest that left: {summary}");
+    server.drain();
+}
+
+#[test]
+fn what_the_kernel_told_stands_beside_a_recording() {
+    if let Some(why) = io_uring_refused() {
+        return skip(&why);
+    }
+    if !is_told() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.trace");
+    let option = format!("--trace={}", path.display());
+    let args = ["serve", "--model", "uring", "--listen", "127.0.0.1:0", &option, "--kernel-events"];
+    let server = Launch::new(PROACTOR, &args).start();
+    let client = Client::connect(server.address());
+    for _ in 0..200 {
+        client.ping();
+    }
+    drop(client);
+    server.drain();
+
+    let trace = Trace::open(&path).unwrap();
+    let told = Beside::open(&path, &trace.header).unwrap().expect("it is this server's");
+    let delays = Delays::of(&trace, &told);
+    assert_eq!((delays.lost, delays.unmatched), (0, 0), "{delays}");
+    assert!(delays.reaping.len() >= 200 && delays.posting.len() >= 100, "{delays}");
+    let run = |args: &[&str]| {
+        let output = Command::new(PROACTOR).arg("trace").args(args).arg(&path).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, shown) = run(&["show", "--conn", "c0"]);
+    assert_eq!(code, Some(0));
+    for word in ["krnl  arrive  recv", "krnl  post    recv", "r0    cqe     recv*"] {
+        assert!(shown.contains(word), "no {word:?} in {shown:.2000}");
+    }
+    let (code, json) = run(&["delays", "--json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, &json["unmatched"]), (Some(0), &0.into()));
+    let (_, summary) = run(&["summary"]);
+    assert!(summary.contains("arrival → posted"), "{summary}");
+    let (_, summary) = run(&["summary", "--json"]);
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(summary["kernel"], json);
+    // Of another process, under the same name: it is not taken for this one's.
+    let mut other = trace.header.clone();
+    other.pid += 1;
+    assert!(Beside::open(&path, &other).unwrap().is_none());
+    fs::remove_file(folder.path().join("a.trace.kernel")).unwrap();
+    assert_eq!(run(&["delays"]).0, Some(1));
+}
+
+#[test]
+fn of_a_process_without_a_ring_it_is_said_at_once_and_in_the_end() {
+    if !is_told() {
+        return;
+    }
+    let mut sleeper = Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = sleeper.id().to_string();
+    let name = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    support::eventually("it has become sleep(1)", || (name() == "sleep\n").then_some(()));
+    let attach = ["trace", "attach", &pid, "--for", "1ms"];
+    let output = Command::new(PROACTOR).args(attach).output();
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    let output = output.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let who = format!("process {pid} (sleep)");
+    let last = format!("error: nothing was told of a ring of {who}: it has no io_uring open");
+    assert!(said.contains(&format!("{who} has no io_uring open yet: waiting for one")), "{said}");
+    assert_eq!((output.status.code(), said.lines().last()), (Some(1), Some(&*last)));
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_process_that_is_not_there_is_one_line() {
+    let output = Command::new(PROACTOR).args(["trace", "attach", "4294967295"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(complaint, "error: there is no process 4294967295\n");
+}
+
+/// This command, as somebody who is not root.
+fn as_nobody(args: &[&str]) -> Option<Output> {
+    let mut command = Command::new(PROACTOR);
+    command.args(args);
+    // SAFETY: geteuid(2) touches no memory and cannot fail.
+    if unsafe { libc::geteuid() } == 0 {
+        command.uid(65_534).gid(65_534);
+    }
+    let output = command.output().ok();
+    if output.is_none() {
+        skip("nobody may not run our programs");
+    }
+    output
+}
+
+#[test]
+fn where_the_kernel_does_not_tell_no_file_is_left_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    // Anybody may write there.
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let option = format!("--trace={}", folder.path().join("a.trace").display());
+    let args = ["serve", "--model", "uring", "--listen", "127.0.0.1:0", &option, "--kernel-events"];
+    let Some(output) = as_nobody(&args) else { return };
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|it| it.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn who_may_not_is_told_so_in_one_line() {
+    let me = std::process::id().to_string();
+    let Some(output) = as_nobody(&["trace", "attach", &me]) else { return };
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), complaint.lines().count()), (Some(1), 1), "{complaint}");
+    assert!(complaint.contains("root") || complaint.contains("tracefs"), "{complaint}");
+}

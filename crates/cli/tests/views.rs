@@ -1,0 +1,468 @@
+//! The views of a trace, held against servers whose conversations are known: simulated for many
+//! seeds, and real ones by the command line. And on records of any kind, which end no view.
+
+#[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use proactor_sim::Tier;
+use proactor_trace::format::{HEADER, RECORD};
+use proactor_trace::view::{Cut, Diff, Digest, Doctor, Ending, Health, Roster, Story, Summary};
+use proactor_trace::{About, Clock, Happened, Patience, Recorder, Settings, Trace};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use support::lanes::threads;
+use support::server::{Launch, PROACTOR};
+use support::simulated::{self, settings};
+use support::{Client, eventually, io_uring_refused, skip};
+
+/// What a simulated echo recorded, and how many bytes its clients said.
+fn simulated(seed: u64, tier: Tier) -> (Trace, u64) {
+    let (bytes, said) = simulated::echo(seed, tier, &settings());
+    (Trace::from_bytes(&bytes).unwrap(), said)
+}
+
+#[test]
+fn a_simulated_echo_is_counted_to_the_byte_and_each_connection_is_clean() {
+    for seed in 0..60 {
+        for tier in [Tier::Multishot, Tier::OneShot] {
+            let (trace, said) = simulated(seed, tier);
+            let digest = Digest::of(&trace, &Cut::default());
+            let context = format!("seed {seed} {tier:?}\n{}", Summary::new(digest.clone()));
+            assert_eq!((digest.bytes_in, digest.bytes_out), (said, said), "{context}");
+            assert_eq!((digest.connections, digest.lives.len()), (5, 5), "{context}");
+            for life in &digest.lives {
+                assert!(life.is_clean() && life.ending == Ending::PeerFirst, "{life:?}\n{context}");
+                assert!(life.closed_ns.is_some() && life.accepted_ns.is_some(), "{life:?}");
+            }
+            let ended = digest.ops.iter().filter(|row| row.op != "wake");
+            for row in ended {
+                assert_eq!((row.in_flight, row.unseen), (0, 0), "{} {context}", row.op);
+            }
+            let doctor = Doctor::new(&digest);
+            let names: Vec<_> = doctor.findings.iter().map(|one| one.name).collect();
+            assert!(
+                !names.contains(&"out-of-order") && !names.contains(&"never-closed"),
+                "{doctor}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_each_thread_did_with_its_time_adds_up_to_how_long_it_was_there() {
+    let trace = Trace::from_bytes(&threads()).unwrap();
+    let lanes = Digest::of(&trace, &Cut::default()).lanes.unwrap();
+    let told: Vec<_> = lanes
+        .stints
+        .iter()
+        .map(|one| {
+            let micros = [one.waiting_ns, one.copying_ns, one.other_ns, one.between_ns];
+            assert_eq!(micros.iter().sum::<u64>(), one.until_ns - one.from_ns, "{one:?}");
+            (&*one.lane, one.thread.unwrap(), one.calls, micros.map(|nanos| nanos / 1000))
+        })
+        .collect();
+    // A call that is not over lasts to the end; who was in none has gone.
+    let expected = [
+        ("main", 1000, 2, [199, 0, 0, 1]),
+        ("t0", 1001, 4, [172, 12, 0, 16]),
+        ("t1", 1002, 3, [127, 0, 4, 9]),
+        ("t1", 1003, 1, [9, 0, 0, 1]),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!((lanes.count, lanes.most, lanes.lived_ns()), (4, 3, 550_000));
+    // Of a part, only what lies in it: the receives and the wait of which it begins in the middle.
+    let since = lanes.stints[0].from_ns + 50_000;
+    let cut = Cut { since: Some(Duration::from_nanos(since)), ..Cut::default() };
+    let part = Digest::of(&trace, &cut).lanes.unwrap();
+    assert_eq!((part.waiting_ns, part.lived_ns()), (379_000, 405_000), "{part:?}");
+    let one = Cut { conn: Some((0, None)), ..Cut::default() };
+    assert_eq!(Digest::of(&trace, &one).lanes, None);
+}
+
+#[test]
+fn a_ring_and_threads_are_laid_side_by_side_and_what_one_has_not_is_a_dash() {
+    let ring = Digest::of(&simulated(1, Tier::Multishot).0, &Cut::default());
+    let threads = Digest::of(&Trace::from_bytes(&threads()).unwrap(), &Cut::default());
+    let diff = Diff::new(ring, threads).unwrap();
+    let line = |name: &str| {
+        let line = diff.lines.iter().find(|line| line.name == name);
+        line.map(|line| (line.a.is_some(), line.b)).unwrap_or_else(|| panic!("{name}\n{diff}"))
+    };
+    assert_eq!(line("threads or processes, max"), (true, Some(3.0)));
+    assert_eq!(line("system calls / message"), (true, Some(5.0)));
+    assert_eq!(line("  enters or waits"), (true, Some(1.0)));
+    assert_eq!(line("  recv calls"), (false, Some(2.5)));
+    assert_eq!(line("bytes / system call"), (true, Some(22.4)));
+    assert_eq!(line("in calls that wait / message"), (true, Some(253_500.0)));
+    assert_eq!(line("outside of them / message"), (true, Some(21_500.0)));
+    assert_eq!(line("  copying"), (false, Some(6_000.0)));
+    assert_eq!(line("  in other calls"), (false, Some(2_000.0)));
+    assert_eq!(line("  between calls"), (true, Some(13_500.0)));
+    assert_eq!(line("send age, max").1, None);
+    assert_eq!(line("completions / message"), (true, None));
+    let text = diff.to_string();
+    assert!(text.contains("A: the kernel copies in the enters"), "{text}");
+    assert!(text.contains("B: times are those of all threads added up"), "{text}");
+}
+
+/// Every view of a trace, as text and as JSON.
+fn all_views(trace: &Trace) {
+    let cuts = [
+        Cut::default(),
+        Cut { since: Some(Duration::from_micros(5)), ..Cut::default() },
+        Cut { conn: Some((0, None)), ..Cut::default() },
+    ];
+    for cut in cuts {
+        let digest = Digest::of(trace, &cut);
+        drop((Summary::new(digest.clone()).to_string(), Health::new(digest.clone()).to_string()));
+        drop((Doctor::new(&digest).to_string(), Roster::new(digest.clone(), 5).to_string()));
+        drop(serde_json::to_string(&Summary::new(digest.clone())).unwrap());
+        if let Ok(diff) = Diff::new(digest.clone(), digest) {
+            drop(diff.to_string());
+        }
+        let conn = trace.events().find_map(|event| event.conn).map(|conn| (conn.slot(), None));
+        if let Some(story) = conn.and_then(|conn| Story::of(trace, &cut, conn, 3, false)) {
+            drop((story.to_string(), serde_json::to_string(&story).unwrap()));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_records_end_a_view(
+        flips in prop::collection::vec((HEADER..HEADER + RECORD * 300, any::<u8>()), 0..80),
+        whole in prop::collection::vec(any::<[u8; RECORD]>(), 0..20),
+    ) {
+        thread_local!(static TRACE: Vec<u8> = recorded());
+        let mut bytes = TRACE.with(|bytes| bytes[..HEADER + RECORD * 300].to_vec());
+        flips.into_iter().for_each(|(at, byte)| bytes[at] = byte);
+        for (at, record) in whole.iter().enumerate() {
+            let at = HEADER + RECORD * (at * 7 % 300);
+            bytes[at..at + RECORD].copy_from_slice(record);
+        }
+        if let Ok(trace) = Trace::from_bytes(&bytes) {
+            all_views(&trace);
+        }
+    }
+}
+
+/// Bytes of a trace with some of everything.
+fn recorded() -> Vec<u8> {
+    let (trace, _) = simulated(2, Tier::Multishot);
+    let mut log = Recorder::in_memory(
+        &Settings { bytes: 8 << 20, clock: Some(Clock::Nanos), ..Settings::default() },
+        &About::default(),
+    )
+    .unwrap();
+    for record in &trace.records {
+        log.note(None, || record.time, *record);
+    }
+    let bytes = log.bytes().to_vec();
+    assert!(bytes.len() > HEADER + RECORD * 300);
+    bytes
+}
+
+/// Runs `proactor trace …` and answers its exit status, what it said, and its complaint.
+fn trace(args: &[&str], files: &[&Path]) -> (i32, String, String) {
+    let mut command = Command::new(PROACTOR);
+    let output = command.arg("trace").arg(args[0]).args(files).args(&args[1..]).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn view(args: &[&str], files: &[&Path]) -> String {
+    let (code, said, complaint) = trace(args, files);
+    assert_eq!((code, &*complaint), (0, ""), "{args:?}: {said}");
+    said
+}
+
+fn json(args: &[&str], files: &[&Path]) -> Value {
+    serde_json::from_str(&view(&[args, &["--json"]].concat(), files)).unwrap()
+}
+
+/// Serves, and says 300 messages on three connections, one after the other in turn; each of them
+/// ends before the server does, unless that is killed.
+fn serve(model: &str, file: &Path, kill: bool) {
+    serve_with(&["--model", model], file, kill);
+}
+
+/// The same, by a server with these options.
+fn serve_with(options: &[&str], file: &Path, kill: bool) {
+    let option = format!("--trace={}", file.display());
+    let args = [&["serve", "--listen", "127.0.0.1:0", &option], options].concat();
+    let server = Launch::new(PROACTOR, &args).start();
+    let clients: Vec<_> = (0..3).map(|_| Client::connect(server.address())).collect();
+    for _ in 0..100 {
+        for client in &clients {
+            client.say(b"sixteen bytes ..");
+            client.hear(b"sixteen bytes ..");
+        }
+    }
+    if kill {
+        // What is not published yet goes with the process: until it sleeps again.
+        eventually("the last message is in the trace", || {
+            let digest = Digest::of(&Trace::open(file).unwrap(), &Cut::default());
+            (digest.bytes_out == 4800).then_some(())
+        });
+        return server.kill();
+    }
+    for client in &clients {
+        client.finish();
+        client.hear_end();
+    }
+    server.drain();
+}
+
+#[test]
+fn every_view_of_a_real_servers_trace_says_what_was_said_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |model: &str| folder.path().join(model);
+    let models = match io_uring_refused() {
+        Some(why) => {
+            skip(&why);
+            vec!["epoll"]
+        }
+        None => vec!["uring", "epoll"],
+    };
+    for &model in &models {
+        let file = &*path(model);
+        serve(model, file, false);
+        let summary = json(&["summary"], &[file]);
+        let numbers = ["messages", "bytes_in", "bytes_out", "connections", "connections_max"];
+        let numbers = numbers.map(|name| summary[name].as_u64().unwrap());
+        assert_eq!(numbers, [300, 4800, 4800, 3, 3], "{model}");
+        assert_eq!(summary["source"]["model"], model);
+        let text = view(&["summary"], &[file]);
+        assert!(text.contains("300 messages") && text.contains("send"), "{text}");
+
+        let roster = json(&["conn"], &[file]);
+        let all = roster["connections"].as_array().unwrap();
+        assert_eq!((all.len(), &roster["unclean"]), (3, &Value::from(0)), "{roster}");
+        for life in all {
+            assert_eq!((&life["messages"], &life["ending"]), (&100.into(), &"peer_first".into()));
+            let name = life["conn"].as_str().unwrap();
+            let story = view(&["conn", name], &[file]);
+            let ends = "verdict: clean, peer first   every operation ended once ✓\n";
+            assert!(story.ends_with(ends) && story.contains("folded"), "{story}");
+        }
+        let health = view(&["health"], &[file]);
+        assert!(health.contains("system calls per message (300 messages)"), "{health}");
+        let doctor = json(&["doctor"], &[file]);
+        let wrong = |one: &&Value| one["severity"] == "wrong";
+        let wrong = doctor["findings"].as_array().unwrap().iter().find(wrong).cloned();
+        assert_eq!(wrong, None, "a server that serves three in turn has nothing wrong");
+    }
+    let (a, b) = (path(models[0]), path(models[models.len() - 1]));
+    let diff = json(&["diff"], &[&a, &b]);
+    assert_eq!((&diff["lines"][0]["a"], &diff["lines"][0]["b"]), (&300.0.into(), &300.0.into()));
+    assert!(view(&["diff"], &[&a, &b]).contains("B / A"));
+}
+
+#[test]
+fn a_heading_stands_once_over_the_columns_of_the_events_and_not_among_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve("epoll", file, false);
+    for shown in ["show", "follow"] {
+        let text = view(&[shown], &[file]);
+        let lines: Vec<&str> = text.lines().collect();
+        let words: Vec<&str> = lines[1].split_whitespace().collect();
+        assert_eq!(words, ["time", "lane", "what", "op", "conn", "res", "details"]);
+        assert_eq!(lines.iter().filter(|&&line| line == lines[1]).count(), 1, "{shown}");
+        let find = |line: &&&str| line.contains("<call   recv") && line.contains("  16  fd ");
+        let line = lines.iter().find(find).expect("a message of sixteen bytes");
+        let ends =
+            lines.iter().filter(|line| line.contains("<call   recv") && line.contains("EOF"));
+        assert_eq!(ends.count(), 3, "each of the clients ended: {text}");
+        // Names stand over what they name: flush left, or, of numbers, flush right.
+        for (name, what) in [
+            ("lane", "r0 "),
+            ("what", "<call"),
+            ("op", "recv"),
+            ("conn", "c0.0"),
+            ("details", "fd "),
+        ] {
+            assert_eq!(lines[1].find(name), line.find(what), "{name} of {line}");
+        }
+        let end = |line: &str, word: &str| line.find(word).map(|at| at + word.len());
+        assert_eq!(end(lines[1], "res"), end(line, "  16"), "{line}");
+        let time = line.split_whitespace().next().expect("a time");
+        assert_eq!(end(lines[1], "time"), end(line, time), "{line}");
+
+        let json = view(&[shown, "--json"], &[file]);
+        let objects: Result<Vec<Value>, _> = json.lines().map(serde_json::from_str).collect();
+        assert_eq!(objects.map(|all| all.len()).ok(), Some(lines.len() - 1), "{shown}");
+    }
+}
+
+/// Serves nobody, until `seen` is in what it recorded; then what `trace show` says.
+fn shown_of(options: &[&str], file: &Path, seen: impl Fn(&Happened) -> bool) -> String {
+    let option = format!("--trace={}", file.display());
+    let args = [&["serve", "--listen", "127.0.0.1:0", &option], options].concat();
+    let server = Launch::new(PROACTOR, &args).start();
+    eventually("it is in the trace", || {
+        let trace = Trace::open(file).unwrap();
+        trace.events().any(|event| seen(&event.what)).then_some(())
+    });
+    server.drain();
+    view(&["show"], &[file])
+}
+
+#[test]
+fn listeners_and_what_stops_a_loop_are_named_where_no_connection_is_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve_with(&["--model", "epoll", "--listen", "127.0.0.1:0"], file, false);
+    let text = view(&["show"], &[file]);
+    for (what, op, whose) in [
+        ("<call", "watch", "listen 0"),
+        ("<call", "watch", "listen 1"),
+        ("ready", "", "listen 0"),
+        ("<call", "accept", "listen 0"),
+        ("<call", "watch", "stop"),
+        ("ready", "", "stop"),
+    ] {
+        let words = format!("{what:<7} {op:<13} {whose:<9}");
+        assert!(text.contains(&words), "{words} is missing in\n{text}");
+    }
+    let unnamed = |line: &&str| line.contains("  ready  ") && line.get(43..52) == Some("         ");
+    assert_eq!(text.lines().find(unnamed), None);
+    let json = view(&["show", "--json"], &[file]);
+    let of = |whose: &str| json.matches(&format!("\"whose\":\"{whose}\"")).count();
+    assert!(of("listen 0") > 2 && of("stop") > 1 && of("listen 1") > 1);
+}
+
+#[test]
+fn a_model_that_asks_nobody_is_not_said_to_wait_for_anybody() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--model", "nonblocking", "--trace-size", "128K"];
+    let begun = |what: &Happened| matches!(what, Happened::WaitBegin { .. });
+    let tireless = shown_of(&options, &folder.path().join("a"), begun);
+    let slept = |what: &Happened| {
+        matches!(what, Happened::WaitBegin { patience: Some(Patience::Until), .. })
+    };
+    let options = [&options[..], &["--idle-sleep", "1ms"]].concat();
+    let restful = shown_of(&options, &folder.path().join("b"), slept);
+    for (text, sleeps) in [(tireless, false), (restful, true)] {
+        assert!(sleeps || text.contains("  no wait\n"), "{text}");
+        assert!(text.contains("wait>") && !text.contains("wait>=1"), "{text}");
+        assert_eq!(text.contains("  sleep 1.00 ms\n"), sleeps, "{text}");
+    }
+}
+
+#[test]
+fn a_recording_of_processes_names_their_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    let text = shown_of(&["--model", "process"], file, |_| true);
+    assert!(text.starts_with("model process, parent "), "{text}");
+    let text = view(&["summary"], &[file]);
+    assert!(text.starts_with("model process, parent "), "{text}");
+}
+
+#[test]
+fn a_call_that_was_not_timed_took_null_and_one_that_was_took_some_time() {
+    let folder = tempfile::tempdir().unwrap();
+    for (clock, timed) in [("batch", false), ("record", true)] {
+        let file = &*folder.path().join(clock);
+        serve_with(&["--model", "epoll", "--trace-clock", clock], file, false);
+        let text = view(&["show", "--json", "--op", "send"], &[file]);
+        let ends = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let ends: Vec<Value> = ends.filter(|one| one["kind"] == "call_end").collect();
+        assert_eq!(ends.len(), 300);
+        for end in &ends {
+            assert_eq!(end["lasted_ns"].is_u64(), timed, "{end}");
+            assert_eq!(end["lasted_ns"].is_null(), !timed, "{end}");
+        }
+        let summary = json(&["summary"], &[file]);
+        let ops = summary["ops"].as_array().unwrap();
+        let send = ops.iter().find(|one| one["op"] == "send").expect("it sent");
+        assert_eq!((send["ages"].is_null(), send["together_ns"].is_null()), (!timed, !timed));
+        let text = view(&["summary"], &[file]);
+        assert_eq!(text.contains("how long calls took is not here"), !timed, "{text}");
+    }
+}
+
+#[test]
+fn what_has_many_completions_shows_since_when_it_is_armed_and_no_age() {
+    if let Some(why) = io_uring_refused() {
+        return skip(&why);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve("uring", file, false);
+    let text = view(&["show", "--conn", "c0", "--op", "recv"], &[file]);
+    let shots: Vec<&str> = text.lines().filter(|line| line.contains("recv*")).collect();
+    if shots.is_empty() {
+        return skip("no multishot receive here");
+    }
+    for line in &shots {
+        assert!(line.contains("armed ") || line.contains("last shot ("), "{line}");
+        assert!(!line.contains("age"), "{line}");
+    }
+    assert!(shots.iter().any(|line| line.contains("more (shot 100, armed ")), "{text}");
+}
+
+#[test]
+fn a_killed_servers_trace_has_its_views_and_they_say_that_it_was_not_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve("epoll", file, true);
+    let summary = view(&["summary"], &[file]);
+    assert!(summary.contains("300 messages"), "{summary}");
+    assert!(summary.contains("note: the recorder was not closed"), "{summary}");
+    assert!(view(&["conn", "c0.0"], &[file]).contains("verdict: open"));
+    // What is left of it after a crash of the machine, too.
+    let bytes = fs::read(file).unwrap();
+    fs::write(file, &bytes[..HEADER + 1000 * RECORD]).unwrap();
+    let part = view(&["summary"], &[file]);
+    assert!(part.contains("note: the file is cut short"), "{part}");
+    assert!(!part.contains(" 0 lost"), "{part}");
+}
+
+#[test]
+fn doctor_fails_only_if_it_is_asked_to_and_something_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve("epoll", file, false);
+    let mut bytes = fs::read(file).unwrap();
+    assert_eq!(trace(&["doctor"], &[file]).0, 0);
+    // A receive that came to something, as if it had failed.
+    let (slots, _) = bytes[HEADER..].as_chunks_mut::<RECORD>();
+    let recv = |slot: &&mut [u8; RECORD]| slot[28..30] == [13, 2] && slot[16] == 16;
+    slots.iter_mut().find(recv).unwrap()[16..20].copy_from_slice(&(-libc::EIO).to_ne_bytes());
+    fs::write(file, &bytes).unwrap();
+    assert_eq!(trace(&["doctor"], &[file]).0, 0);
+    let (code, said, complaint) = trace(&["doctor", "--check"], &[file]);
+    assert_eq!((code, complaint.lines().count()), (1, 1), "{complaint}");
+    assert!(complaint.contains("is not well: errors") && said.contains("EIO"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_shown_is_refused_by_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, foreign) = (&*folder.path().join("a"), &*folder.path().join("b"));
+    serve("epoll", file, false);
+    fs::write(foreign, "no trace").unwrap();
+    let gone = &*folder.path().join("c");
+    let cases: [(&[&str], &[&Path], &str); 5] = [
+        (&["summary"], &[foreign], "this is no trace"),
+        (&["health"], &[gone], "No such file"),
+        (&["conn", "c99"], &[file], "c99 is not in"),
+        (&["diff"], &[file, foreign], "this is no trace"),
+        (&["diff", "--until", "1ms"], &[file, file], "has no message"),
+    ];
+    for (args, files, why) in cases {
+        let (code, said, complaint) = trace(args, files);
+        assert_eq!((code, &*said, complaint.lines().count()), (1, "", 1), "{args:?} {complaint}");
+        assert!(complaint.starts_with("error: ") && complaint.contains(why), "{complaint}");
+    }
+    assert_eq!(trace(&["conn", "seven"], &[file]).0, 2);
+}

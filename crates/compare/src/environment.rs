@@ -1,0 +1,238 @@
+//! The machine, as far as it can be read without being root: a number without it is worth little.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use proactor_report::units;
+
+/// What is known of the machine. What cannot be read is absent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Environment {
+    /// The version of this program.
+    pub version: &'static str,
+    /// The kernel's release.
+    pub kernel: Option<String>,
+    /// The CPU's name.
+    pub cpu: Option<String>,
+    /// How many CPUs this process may use.
+    pub cpus: usize,
+    /// Whether it runs under a hypervisor, as far as the CPU tells.
+    pub virtual_machine: Option<bool>,
+    /// What the kernel does against the CPU's vulnerabilities: those that cost something.
+    pub mitigations: Vec<String>,
+    /// How the CPU's frequency is governed. Absent in most virtual machines.
+    pub governor: Option<String>,
+    /// The kernel's clock.
+    pub clocksource: Option<String>,
+    /// TCP's congestion control, by default.
+    pub congestion_control: Option<String>,
+    /// 0: io_uring is for everyone; 1: for some; 2: for nobody.
+    pub io_uring_disabled: Option<String>,
+    /// Of the last ten seconds, the share in which somebody waited for a CPU.
+    pub cpu_pressure: Option<f64>,
+}
+
+impl Environment {
+    /// Reads it.
+    pub fn read() -> Environment {
+        let cpuinfo = text("/proc/cpuinfo").unwrap_or_default();
+        Environment {
+            version: env!("CARGO_PKG_VERSION"),
+            kernel: text("/proc/sys/kernel/osrelease"),
+            cpu: cpu_name(&cpuinfo),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            virtual_machine: flags(&cpuinfo).map(|flags| flags.contains(&"hypervisor")),
+            mitigations: mitigations(Path::new("/sys/devices/system/cpu/vulnerabilities")),
+            governor: text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            clocksource: text("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+            congestion_control: text("/proc/sys/net/ipv4/tcp_congestion_control"),
+            io_uring_disabled: text("/proc/sys/kernel/io_uring_disabled"),
+            cpu_pressure: text("/proc/pressure/cpu").as_deref().and_then(pressure),
+        }
+    }
+
+    /// What of it harms a measurement, as advice.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.cpus < 2 {
+            warnings.push(
+                "this process may use one CPU only, so the client takes its time from the servers: \
+                 rates mean little here. Give it two."
+                    .to_owned(),
+            );
+        } else if self.cpus < 3 {
+            warnings.push(
+                "there are two CPUs, one for the server and one for the client: whatever else runs \
+                 here is in the numbers."
+                    .to_owned(),
+            );
+        }
+        if let Some(governor) = self.governor.as_deref().filter(|&name| name != "performance") {
+            warnings.push(format!(
+                "the CPU's governor is `{governor}`: its frequency follows the load. Set \
+                 `performance` for steadier numbers."
+            ));
+        }
+        if let Some(pressure) = self.cpu_pressure.filter(|&share| share > 0.05) {
+            warnings.push(format!(
+                "somebody waited for a CPU in {} of the last ten seconds: this machine is not idle.",
+                units::percent(pressure)
+            ));
+        }
+        warnings
+    }
+
+    /// In a few lines.
+    pub fn text(&self) -> String {
+        let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
+        let machine = match self.virtual_machine {
+            Some(true) => ", virtual",
+            Some(false) => ", no hypervisor seen",
+            None => "",
+        };
+        let mitigations = match self.mitigations.is_empty() {
+            true => "none known".to_owned(),
+            false => self.mitigations.join("; "),
+        };
+        format!(
+            "kernel       {}\ncpu          {} ({} usable{machine})\nmitigations  {mitigations}\n\
+             settings     tcp {}, governor {}, clock {}\n",
+            known(&self.kernel),
+            known(&self.cpu),
+            self.cpus,
+            known(&self.congestion_control),
+            self.governor.as_deref().unwrap_or("none"),
+            known(&self.clocksource),
+        )
+    }
+}
+
+/// The CPU time that the host took from this machine, and all there was; in ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steal {
+    stolen: u64,
+    all: u64,
+}
+
+impl Steal {
+    /// Up to now. `None` where the kernel does not tell.
+    pub fn read() -> Option<Steal> {
+        Steal::parse(&fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    /// The share since `earlier`. `None` if no time has passed.
+    pub fn since(self, earlier: Steal) -> Option<f64> {
+        let all = self.all.checked_sub(earlier.all).filter(|&all| all > 0)?;
+        Some(self.stolen.saturating_sub(earlier.stolen) as f64 / all as f64)
+    }
+
+    /// Reads `cpu  user nice system idle iowait irq softirq steal guest guest_nice`. The guests are
+    /// counted in user and nice already.
+    fn parse(stat: &str) -> Option<Steal> {
+        let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        let ticks: Vec<u64> = line.split_whitespace().map_while(|tick| tick.parse().ok()).collect();
+        let stolen = *ticks.get(7)?;
+        Some(Steal { stolen, all: ticks[..8].iter().sum() })
+    }
+}
+
+fn text(path: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?.trim().to_owned();
+    (!text.is_empty()).then_some(text)
+}
+
+fn cpu_name(cpuinfo: &str) -> Option<String> {
+    // x86 says `model name`; of the others, some say `Processor` or `cpu`, and most nothing.
+    field(cpuinfo, "model name").or_else(|| field(cpuinfo, "Processor")).map(str::to_owned)
+}
+
+fn flags(cpuinfo: &str) -> Option<Vec<&str>> {
+    field(cpuinfo, "flags").map(|flags| flags.split_whitespace().collect())
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == name).then(|| value.trim())
+    })
+}
+
+/// `some avg10=1.50 avg60=…` as a share.
+fn pressure(text: &str) -> Option<f64> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let percent = some.split_whitespace().find_map(|word| word.strip_prefix("avg10="))?;
+    Some(percent.parse::<f64>().ok()? / 100.0)
+}
+
+/// Those that do something, by name: a mitigation costs, `Not affected` does not.
+fn mitigations(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<String> = entries
+        .filter_map(|entry| {
+            let state = fs::read_to_string(entry.path()).ok()?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let state = state.trim();
+            (state != "Not affected").then(|| format!("{name}: {state}"))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steal_is_the_hosts_share_of_all_ticks() {
+        let at = |text| Steal::parse(text).expect("a line of cpu");
+        let before = at("cpu  100 0 50 800 10 0 5 35 7 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n");
+        let after = at("cpu  150 0 80 810 10 0 5 45 9 0\n");
+        assert_eq!(after.since(before), Some(0.1));
+        assert_eq!(before.since(before), None);
+        assert_eq!(Steal::parse("cpu  1 2 3"), None, "kernels of long ago do not tell");
+        assert_eq!(Steal::parse("intr 1 2 3"), None);
+    }
+
+    #[test]
+    fn the_cpu_and_its_hypervisor_are_in_cpuinfo() {
+        let cpuinfo = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu hypervisor tsc\n";
+        assert_eq!(cpu_name(cpuinfo).as_deref(), Some("AMD EPYC"));
+        assert!(flags(cpuinfo).expect("a line of flags").contains(&"hypervisor"));
+        assert_eq!(flags("processor : 0"), None);
+    }
+
+    #[test]
+    fn pressure_is_a_share() {
+        let text = "some avg10=12.50 avg60=1.00 avg300=0.10 total=9\nfull avg10=0.00";
+        assert_eq!(pressure(text), Some(0.125));
+        assert_eq!(pressure(""), None);
+    }
+
+    #[test]
+    fn what_harms_is_said_as_advice() {
+        let quiet = Environment { cpus: 8, ..Environment::default() };
+        assert_eq!(quiet.warnings(), [""; 0]);
+        let bad = Environment {
+            cpus: 1,
+            governor: Some("powersave".to_owned()),
+            cpu_pressure: Some(0.125),
+            ..Environment::default()
+        };
+        let warnings = bad.warnings();
+        assert_eq!(warnings.len(), 3);
+        assert!(
+            warnings[1].contains("`powersave`") && warnings[2].contains("12 %"),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn this_machine_can_be_read() {
+        let environment = Environment::read();
+        assert!(environment.cpus >= 1);
+        assert!(environment.kernel.is_some(), "{environment:?}");
+    }
+}

@@ -1,0 +1,179 @@
+//! What is known of a load before it is tried: that a model cannot carry it, or that this machine
+//! has not the room. It spares the time of trying, and says why in words, where trying would end
+//! in a connection that is never served.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proactor::os;
+use proactor_models::model::{Ability, Choice, Model};
+
+/// Descriptors that the client, or a server, has beside its connections, at most.
+const DESCRIPTORS_ASIDE: u64 = 64;
+/// Threads and processes that are left to everybody else.
+const TASKS_ASIDE: u64 = 64;
+
+/// Why `model` cannot serve so many connections at a time here; `None` if nothing is known against
+/// it. The client has `open` connections to others already.
+pub fn shortage(model: &str, connections: usize, open: usize) -> Option<String> {
+    let model = match model.parse() {
+        Ok(Choice::Model(model)) => Some(model),
+        _ => None,
+    };
+    let of_model = model.and_then(|model| beyond(model, connections));
+    of_model.or_else(|| too_few_descriptors(connections, open)).or_else(|| {
+        let kind = match model {
+            Some(Model::Thread) => "threads",
+            Some(Model::Process) => "processes",
+            _ => return None,
+        };
+        too_few_tasks(kind, connections as u64, tasks_left()?)
+    })
+}
+
+/// What the model itself cannot do.
+fn beyond(model: Model, connections: usize) -> Option<String> {
+    if connections > 1
+        && let Some(why) = model.lacks(Ability::Crowd)
+    {
+        return Some(format!("{}: {why}", Ability::Crowd.denied()));
+    }
+    let limit = os::SELECT_LIMIT as usize;
+    (model == Model::Select && connections >= limit).then(|| {
+        format!("select(2) can name {limit} descriptors (FD_SETSIZE), and {connections} are more")
+    })
+}
+
+fn too_few_descriptors(connections: usize, open: usize) -> Option<String> {
+    let limit = os::raise_descriptor_limit().ok()?;
+    let needed = (connections + open) as u64 + DESCRIPTORS_ASIDE;
+    (needed > limit).then(|| {
+        format!(
+            "the client needs about {needed} descriptors, and `ulimit -n` is {limit}: raise its hard \
+             limit (`ulimit -Hn`)"
+        )
+    })
+}
+
+fn too_few_tasks(kind: &str, needed: u64, (left, limit): (u64, String)) -> Option<String> {
+    (needed + TASKS_ASIDE > left)
+        .then(|| format!("{needed} {kind} do not fit: {limit} leaves room for {left}"))
+}
+
+/// How many more threads and processes may be had, and what says so: the narrowest of the limits
+/// that can be read.
+fn tasks_left() -> Option<(u64, String)> {
+    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let all = parse_all_tasks(&fs::read_to_string("/proc/loadavg").ok()?)?;
+    let mut limits = Vec::new();
+    for name in ["pid_max", "threads-max"] {
+        let max = number(&format!("/proc/sys/kernel/{name}"));
+        limits.extend(max.map(|max| (max.saturating_sub(all), format!("kernel.{name}"))));
+    }
+    for dir in cgroups(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default()) {
+        let read = |file: &str| number(&dir.join(file).to_string_lossy());
+        if let (Some(max), Some(now)) = (read("pids.max"), read("pids.current")) {
+            let name = format!("pids.max of the cgroup {}", dir.display());
+            limits.push((max.saturating_sub(now), name));
+        }
+    }
+    // Nobody counts a user's for us without being asked of each process, so all are taken for its
+    // own: that errs to the safe side, where the limit is near. Root has none.
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let own = fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(parse_processes);
+    if let Some(max) = own.filter(|_| !is_root(&status)) {
+        limits.push((max.saturating_sub(all), "`ulimit -u`".to_owned()));
+    }
+    limits.into_iter().min()
+}
+
+/// Of `0.20 0.18 0.12 1/80 11206`: 80 threads there are.
+fn parse_all_tasks(loadavg: &str) -> Option<u64> {
+    loadavg.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
+}
+
+/// The soft limit of `Max processes`, if there is one.
+fn parse_processes(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max processes"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn is_root(status: &str) -> bool {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    line.is_some_and(|ids| ids.split_whitespace().next() == Some("0"))
+}
+
+/// The directories in which a limit of processes may stand that is ours: from our cgroup up, of
+/// version 2, or of version 1's `pids`.
+fn cgroups(own: &str) -> Vec<PathBuf> {
+    let mut dirs = Vec::new();
+    for line in own.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(_), Some(names), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        let root = match names {
+            "" => "/sys/fs/cgroup",
+            names if names.split(',').any(|name| name == "pids") => "/sys/fs/cgroup/pids",
+            _ => continue,
+        };
+        let below = Path::new(path.trim_start_matches('/'));
+        dirs.extend(below.ancestors().map(|dir| Path::new(root).join(dir)));
+    }
+    dirs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_model_cannot_do_is_known_before_it_is_tried() {
+        let why = shortage("blocking", 2, 0).expect("it serves one");
+        assert!(why.starts_with("does not serve several at a time"), "{why}");
+        assert_eq!(shortage("blocking", 1, 0), None);
+        let why = shortage("select", 4000, 0).expect("it has 1024 bits");
+        assert!(why.contains("FD_SETSIZE") && why.contains("4000"), "{why}");
+        assert_eq!(shortage("select", 10, 0), None);
+        assert_eq!(shortage("no such model", 10, 0), None, "that is for its server to say");
+    }
+
+    #[test]
+    fn more_connections_than_descriptors_are_known_too() {
+        let why = shortage("epoll", 10, 100_000_000).expect("nobody has so many");
+        assert!(why.contains("ulimit -Hn") && !why.contains('\n'), "{why}");
+    }
+
+    #[test]
+    fn the_narrowest_limit_of_threads_and_processes_is_named() {
+        assert_eq!(too_few_tasks("threads", 100, (1000, "`ulimit -u`".to_owned())), None);
+        let why = too_few_tasks("processes", 4000, (1000, "`ulimit -u`".to_owned()));
+        assert_eq!(
+            why.expect("too many"),
+            "4000 processes do not fit: `ulimit -u` leaves room for 1000"
+        );
+        assert!(tasks_left().expect("procfs").0 > 0);
+    }
+
+    #[test]
+    fn the_limits_are_read_as_the_kernel_writes_them() {
+        assert_eq!(parse_all_tasks("0.20 0.18 0.12 1/80 11206\n"), Some(80));
+        let limits =
+            "Max cpu time  unlimited  unlimited  seconds\nMax processes  63  99  processes\n";
+        assert_eq!(parse_processes(limits), Some(63));
+        assert_eq!(parse_processes("Max processes  unlimited  unlimited  processes"), None);
+        assert!(is_root("Name:\tx\nUid:\t0\t0\t0\t0\n") && !is_root("Uid:\t1\t0\t0\t0\n"));
+        let dirs = cgroups("8:cpu:/\n7:pids:/a\n0::/b/c\n");
+        let dirs: Vec<_> = dirs.iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
+        assert_eq!(
+            dirs,
+            [
+                "/sys/fs/cgroup/pids/a",
+                "/sys/fs/cgroup/pids/",
+                "/sys/fs/cgroup/b/c",
+                "/sys/fs/cgroup/b",
+                "/sys/fs/cgroup/"
+            ]
+        );
+    }
+}

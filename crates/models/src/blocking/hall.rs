@@ -1,0 +1,110 @@
+//! What all threads of a server share.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::room::lock;
+use proactor::buffer::Shape;
+use proactor::keys::ConnId;
+use proactor::os::Bell;
+
+/// How far a server is on its way to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Stage {
+    Serving,
+    /// Everyone finishes: what is owed is delivered, then the end.
+    Draining,
+    /// Everyone breaks off.
+    Cutting,
+}
+
+/// What all threads of a server share.
+#[derive(Debug)]
+pub(super) struct Hall {
+    stage: AtomicU8,
+    /// The shapes of each connection's buffers, before a few of them are taken.
+    pub(super) buffers: Vec<Shape>,
+    /// Rung by each thread as it ends, and when the operator is told something.
+    pub(super) bell: Bell,
+    /// Which threads have ended, or are about to.
+    ended: Mutex<Vec<ConnId>>,
+    /// Whether there is an operator.
+    pub(super) attended: bool,
+    told: Mutex<Told>,
+}
+
+/// What the operator was told and has not seen.
+#[derive(Debug, Default)]
+struct Told {
+    /// Whole lines.
+    lines: Vec<u8>,
+    /// How often there was no room for more.
+    lost: u64,
+}
+
+/// With more than this to be seen, in bytes, what the operator is told is lost.
+const TOLD_MOST: usize = 1 << 20;
+
+impl Hall {
+    pub(super) fn new(buffers: Vec<Shape>, bell: Bell) -> Hall {
+        let stage = AtomicU8::new(Stage::Serving as u8);
+        Hall {
+            stage,
+            buffers,
+            bell,
+            ended: Mutex::default(),
+            attended: false,
+            told: Mutex::default(),
+        }
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            stage if stage == Stage::Serving as u8 => Stage::Serving,
+            stage if stage == Stage::Draining as u8 => Stage::Draining,
+            _ => Stage::Cutting,
+        }
+    }
+
+    /// Goes on to a stage; never back.
+    pub(super) fn advance(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+    }
+
+    /// Says that a thread is about to end.
+    pub(super) fn ends(&self, key: ConnId) {
+        lock(&self.ended).push(key);
+        self.bell.ring();
+    }
+
+    /// Which threads have ended since this was last called.
+    pub(super) fn take_ended(&self) -> Vec<ConnId> {
+        self.bell.take();
+        std::mem::take(&mut lock(&self.ended))
+    }
+
+    /// Tells the operator whole lines, if there is one.
+    pub(super) fn tell(&self, lines: &[u8]) {
+        if !self.attended {
+            return;
+        }
+        let mut told = lock(&self.told);
+        let first = told.lines.is_empty() && told.lost == 0;
+        if told.lines.len() < TOLD_MOST {
+            told.lines.extend_from_slice(lines);
+        } else {
+            told.lost += 1;
+        }
+        drop(told);
+        if first {
+            self.bell.ring();
+        }
+    }
+
+    /// What the operator was told since this was last called, and how often there was no room.
+    pub(super) fn take_told(&self) -> (Vec<u8>, u64) {
+        let Told { lines, lost } = std::mem::take(&mut *lock(&self.told));
+        (lines, lost)
+    }
+}

@@ -1,0 +1,354 @@
+//! Blocking calls: whoever waits for bytes sleeps in the call that wants them.
+//!
+//! ```text
+//!   one at a time           a thread for each
+//!
+//!   ┌► accept                ┌► accept ──► thread: read ◄─► write
+//!   │  read ◄─► write        │             thread: read ◄─► write
+//!   └─ close                 └─            …
+//! ```
+//!
+//! The oldest way to serve, driving the same connections as the loops. Nothing is asked about
+//! readiness: the thread itself is what waits, and the kernel's scheduler is the loop. One
+//! connection at a time needs no more than that, and the next one waits; with a thread for each,
+//! all are served, and each costs a stack and a switch.
+//!
+//! Each connection has a few buffers of its own, of the shapes that a loop would share among all.
+//! Who speaks to others writes to their sockets itself, so a slow listener slows its speaker
+//! (`room.rs`).
+//!
+//! An operator sits at the thread that waits for the end (`desk.rs`).
+//!
+//! # Stopping
+//!
+//! A thread that sleeps in a call does not look at flags. `shutdown(2)` would wake it, but after
+//! it the kernel answers what still comes with a reset, and a reset destroys what the peer has not
+//! yet read. So a drain interrupts the calls, by a signal whose handler does nothing
+//! ([`os::interrupt`]), again and again until each thread has said that it noticed: it may have
+//! looked at the flag just before the signal, and gone to sleep just after. From then on each
+//! finishes by itself. Past the deadline nothing is to be preserved, and `shutdown(2)` it is, which
+//! lasts: whoever goes to sleep later wakes at once. In the end every thread is joined.
+
+mod conversation;
+mod crew;
+mod desk;
+mod doing;
+mod door;
+mod hall;
+mod room;
+mod slate;
+mod tally;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use conversation::converse;
+use crew::Crew;
+use desk::Desk;
+use door::Door;
+use hall::{Hall, Stage};
+use room::Room;
+use slate::Slate;
+use tally::Tally;
+
+use proactor::buffer::Shape;
+use proactor::calls::{Calls, Plain};
+use proactor::console::Console;
+use proactor::counters::Counters;
+use proactor::keys::ConnId;
+use proactor::limits::{Ended, Limits};
+use proactor::os::{self, Bell, Stop};
+use proactor::protocol::Protocol;
+
+/// Accepts at one listener in a turn.
+const ACCEPTS: usize = 64;
+/// How soon who has not noticed a drain is interrupted again, at first …
+const WAKE: Duration = Duration::from_millis(1);
+/// … and after each time has doubled it, at most.
+const WAKE_MOST: Duration = Duration::from_millis(64);
+
+/// How many a server serves at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// One, and when it is over the next. It has a thread, for the one that was called waits for
+    /// the signal to stop.
+    OneByOne,
+    /// As many as there are, each in a thread.
+    Threads,
+}
+
+/// A server whose calls wait. `C` is what makes them.
+#[derive(Debug)]
+pub struct Blocking<P, C = Plain> {
+    /// What this thread calls by.
+    calls: C,
+    style: Style,
+    door: Door<P>,
+    rooms: Vec<Arc<Room>>,
+    /// How many have ever come.
+    came: Arc<AtomicU64>,
+    hall: Arc<Hall>,
+    crew: Crew,
+    limits: Limits,
+    stop: Stop,
+    /// Where the operator sits, if there is one.
+    desk: Option<Desk>,
+    /// What those have counted who are gone.
+    gone: Counters,
+    /// What this thread has.
+    tally: Tally,
+    /// System calls that this thread had made before.
+    calls_before: u64,
+}
+
+impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
+    /// A server as [`with_calls`](Blocking::with_calls) makes it, whose calls are only made.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(
+        style: Style,
+        buffers: Vec<Shape>,
+        limits: Limits,
+        stop: Stop,
+    ) -> io::Result<Blocking<P>> {
+        Blocking::with_calls(Plain, style, buffers, limits, stop)
+    }
+}
+
+impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
+    /// A server without a listener, which `stop` can stop. Each connection has a few buffers of
+    /// each of these shapes, and each thread its own [lane](Calls::lane) of `calls`.
+    ///
+    /// SIGURG gets a handler that does nothing, in the whole process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn with_calls(
+        calls: C,
+        style: Style,
+        buffers: Vec<Shape>,
+        limits: Limits,
+        stop: Stop,
+    ) -> io::Result<Blocking<P, C>> {
+        let calls_before = os::calls();
+        os::allow_interrupts()?;
+        Ok(Blocking {
+            calls,
+            style,
+            door: Door::new(),
+            rooms: Vec::new(),
+            came: Arc::default(),
+            hall: Arc::new(Hall::new(buffers, Bell::new()?)),
+            crew: Crew::new(),
+            limits,
+            stop,
+            desk: None,
+            gone: Counters::default(),
+            tally: Tally::default(),
+            calls_before,
+        })
+    }
+
+    /// Serves `protocol` to whoever connects to `fd`, a listening socket, which becomes
+    /// non-blocking. Each listener is a room of its own.
+    ///
+    /// # Errors
+    /// `fd` cannot be made non-blocking.
+    pub fn listen(&mut self, fd: OwnedFd, protocol: P) -> io::Result<()> {
+        let room = Arc::new(Room::new(Arc::clone(&self.came), self.rooms.len()));
+        self.door.add(fd, protocol, Arc::clone(&room))?;
+        self.rooms.push(room);
+        Ok(())
+    }
+
+    /// Has an operator see and do at `console` what there is to be seen and done, while it runs.
+    /// The places of the console are the listeners, in their order.
+    pub fn attend_to(&mut self, console: Console) {
+        Arc::get_mut(&mut self.hall).expect("no thread runs yet").attended = true;
+        self.desk = Some(Desk::new(console));
+    }
+
+    /// Serves until it is stopped. No thread of it is left.
+    ///
+    /// # Errors
+    /// poll(2) fails, or the one thread of [`Style::OneByOne`] cannot be made.
+    ///
+    /// # Panics
+    /// If a protocol did in its thread.
+    pub fn run(&mut self) -> io::Result<Ended> {
+        self.desk.iter_mut().for_each(Desk::begin);
+        let asked = match self.style {
+            Style::OneByOne => self.serve_one_by_one(),
+            Style::Threads => self.serve_by_threads(),
+        };
+        let at_once = !matches!(asked, Ok(1));
+        let ended = self.finish(at_once);
+        asked.and(ended)
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> Counters {
+        let calls = os::calls() - self.calls_before;
+        let mut counters = Counters { calls, ..self.tally.counters() };
+        counters += self.gone;
+        counters += self.crew.counters();
+        counters
+    }
+
+    /// Has a thread serve; answers how often it was asked to stop.
+    fn serve_one_by_one(&mut self) -> io::Result<u64> {
+        let door = std::mem::replace(&mut self.door, Door::new());
+        let calls = self.calls.clone();
+        self.crew.add(&self.hall, move |hall, slate| one_by_one(&calls, hall, slate, door))?;
+        loop {
+            let again = self.call();
+            self.wait(again)?;
+            self.gone += self.crew.reap(&self.hall)?;
+            match self.asked() {
+                0 => {}
+                asked => return Ok(asked),
+            }
+        }
+    }
+
+    /// Accepts, and has a thread serve each; answers how often it was asked to stop.
+    fn serve_by_threads(&mut self) -> io::Result<u64> {
+        loop {
+            let room = self.crew.len() < self.limits.connections;
+            let again = self.call();
+            let typed = self.desk.as_ref().and_then(Desk::input);
+            let others = [self.stop.as_fd(), self.hall.bell.as_fd()].into_iter().chain(typed);
+            let ready = self.door.wait(&self.calls, others, room, again)?;
+            self.tally.completed.add(ready as u64);
+            self.tally.turns.add(1);
+            self.reap()?;
+            (0..self.door.len()).for_each(|at| self.accept(at));
+            match self.asked() {
+                0 => {}
+                asked => return Ok(asked),
+            }
+        }
+    }
+
+    fn accept(&mut self, at: usize) {
+        for _ in 0..ACCEPTS {
+            if self.crew.len() >= self.limits.connections {
+                return;
+            }
+            let id = self.crew.next_id();
+            let came = self.door.accept(&self.calls, at, id, &self.tally);
+            let Some((seat, protocol)) = came else { return };
+            let calls = self.calls.clone();
+            let work = move |hall: &Hall, slate: &Slate| {
+                let calls = calls.lane(id.slot());
+                converse(&calls, hall, slate, seat, protocol, &mut || slate.notice());
+                Ok(())
+            };
+            if let Err(error) = self.crew.add(&self.hall, work) {
+                tracing::warn!(%error, threads = self.crew.len(), "a connection is refused");
+                self.tally.refused.add(1);
+                self.tally.closed.add(1);
+            }
+        }
+    }
+
+    fn reap(&mut self) -> io::Result<()> {
+        let before = self.crew.len();
+        self.gone += self.crew.reap(&self.hall)?;
+        if self.crew.len() < before {
+            self.door.try_again();
+        }
+        Ok(())
+    }
+
+    /// Has everyone finish, and cuts off who takes too long, or all `at_once`.
+    fn finish(&mut self, mut at_once: bool) -> io::Result<Ended> {
+        self.door.close();
+        self.hall.advance(Stage::Draining);
+        if at_once {
+            self.cut();
+        }
+        let until = os::now() + self.limits.drain;
+        let (mut pause, mut failed) = (WAKE, Ok(()));
+        loop {
+            match self.crew.reap(&self.hall) {
+                Ok(counted) => self.gone += counted,
+                Err(error) => failed = failed.and(Err(error)),
+            }
+            if self.crew.len() == 0 {
+                self.attend(); // To what was told last.
+                let ended = if at_once { Ended::AtOnce } else { Ended::Drained };
+                return failed.map(|()| ended);
+            }
+            let again = self.call();
+            let wake = self.crew.wake().then_some(pause);
+            pause = (2 * pause).min(WAKE_MOST);
+            let cuts = self.hall.stage() < Stage::Cutting;
+            let left = cuts.then(|| until.since(os::now()));
+            self.wait([again, wake, left].into_iter().flatten().min())?;
+            if self.asked() > 0 {
+                at_once = true;
+                self.cut();
+            } else if cuts && os::now() >= until {
+                self.gone.cut = self.cut();
+            }
+        }
+    }
+
+    /// Breaks everyone off; answers how many.
+    fn cut(&self) -> u64 {
+        // In this order: who enters a room after it was cut sees that.
+        self.hall.advance(Stage::Cutting);
+        self.rooms.iter().map(|room| room.cut(&self.calls)).sum()
+    }
+
+    /// Sleeps until it is asked to stop, a thread has ended, or the operator has something to see
+    /// or to do.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let typed = self.desk.as_ref().and_then(Desk::input);
+        let ask = |fd: Option<BorrowedFd<'_>>| libc::pollfd {
+            fd: fd.map_or(-1, |fd| fd.as_raw_fd()), // A negative one is skipped.
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let mut asked = [Some(self.stop.as_fd()), Some(self.hall.bell.as_fd()), typed].map(ask);
+        self.tally.turns.add(1);
+        self.tally.completed.add(self.calls.wait(&mut asked, timeout)? as u64);
+        Ok(())
+    }
+}
+
+/// Accepts one, serves it until it is over, and accepts the next, until the server drains.
+fn one_by_one<P: Protocol + Clone>(
+    calls: &impl Calls,
+    hall: &Hall,
+    slate: &Slate,
+    mut door: Door<P>,
+) -> io::Result<()> {
+    let calls = calls.lane(slate.id.slot());
+    let mut id = slate.id;
+    while hall.stage() == Stage::Serving {
+        slate.tally.completed.add(door.wait(&calls, [], true, None)? as u64);
+        slate.tally.turns.add(1);
+        for at in 0..door.len() {
+            if let Some((seat, protocol)) = door.accept(&calls, at, id, &slate.tally) {
+                // Who has not been let in by then never will be, and should learn it now.
+                let mut noticed = || {
+                    slate.notice();
+                    door.close();
+                };
+                converse(&calls, hall, slate, seat, protocol, &mut noticed);
+                id = ConnId::new(id.slot(), id.generation() + 1); // The next tenant's.
+            }
+        }
+    }
+    slate.notice();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,62 @@
+//! What a thread counts, for others to read meanwhile.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proactor::counters::Counters;
+
+/// A number that one thread at a time changes and any may read. To count costs what it costs
+/// without others: a load, an addition, a store.
+#[derive(Debug, Default)]
+pub(super) struct Count(AtomicU64);
+
+impl Count {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub(super) fn add(&self, n: u64) {
+        self.set(self.get() + n);
+    }
+}
+
+/// A thread's [`Counters`]: those that a server of threads has.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) turns: Count,
+    pub(super) calls: Count,
+    pub(super) completed: Count,
+    pub(super) accepted: Count,
+    pub(super) closed: Count,
+    pub(super) refused: Count,
+    pub(super) receives: Count,
+    pub(super) received_bytes: Count,
+    pub(super) sends: Count,
+    pub(super) sent_bytes: Count,
+    pub(super) starved: Count,
+    pub(super) evicted: Count,
+}
+
+impl Tally {
+    /// What it has counted until now.
+    pub(super) fn counters(&self) -> Counters {
+        Counters {
+            turns: self.turns.get(),
+            calls: self.calls.get(),
+            completed: self.completed.get(),
+            accepted: self.accepted.get(),
+            closed: self.closed.get(),
+            refused: self.refused.get(),
+            receives: self.receives.get(),
+            received_bytes: self.received_bytes.get(),
+            sends: self.sends.get(),
+            sent_bytes: self.sent_bytes.get(),
+            starved: self.starved.get(),
+            evicted: self.evicted.get(),
+            ..Counters::default()
+        }
+    }
+}

@@ -1,0 +1,538 @@
+//! The pieces on pairs of sockets, and the server where a scenario of the binaries cannot reach it.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::thread::{self, JoinHandle};
+
+use super::doing::Doing;
+use super::room::{Patience, Seat};
+use super::*;
+use proactor::buffer::Chunk;
+use proactor::connection::{HARD, HIGH};
+use proactor::keys::ConnId;
+use proactor::peers::SOFT;
+use proactor::protocol::testing::Tell;
+use proactor::protocol::{Chargen, Echo, Outbox, Post};
+
+const BUFFERS: &[Shape] = &[Shape { bytes: 4096, count: 256 }, Shape { bytes: 65536, count: 8 }];
+
+/// Whoever is served.
+const ID: ConnId = ConnId::new(0, 0);
+
+fn hall() -> Hall {
+    Hall::new(BUFFERS.to_vec(), Bell::new().unwrap())
+}
+
+/// What a member says to the others.
+fn said(text: impl Into<Chunk>) -> Post {
+    Post::Others(text.into())
+}
+
+/// Somebody in a room, and the other end of its socket.
+fn enter(room: &Arc<Room>) -> (Seat, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    theirs.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    (room.enter(ID, ours.into()).unwrap(), theirs)
+}
+
+/// Has a thread converse with the peer that is answered; it answers what was counted.
+fn host<P>(protocol: P) -> (UnixStream, JoinHandle<Counters>)
+where
+    P: Protocol + Send + 'static,
+{
+    let (seat, peer) = enter(&Arc::default());
+    (peer, thread::spawn(move || sit(seat, protocol)))
+}
+
+/// Converses, in this thread; answers what was counted.
+fn sit(seat: Seat, protocol: impl Protocol) -> Counters {
+    let slate = slate();
+    converse(&Plain, &hall(), &slate, seat, protocol, &mut || unreachable!("nobody drains"));
+    Counters { calls: os::calls(), ..slate.tally.counters() }
+}
+
+fn slate() -> Slate {
+    Slate::new(ID)
+}
+
+fn hear(peer: &mut impl Read, bytes: usize) -> Vec<u8> {
+    let mut heard = vec![0; bytes];
+    peer.read_exact(&mut heard).unwrap();
+    heard
+}
+
+fn hear_all(peer: &mut impl Read) -> Vec<u8> {
+    let mut heard = Vec::new();
+    peer.read_to_end(&mut heard).unwrap();
+    heard
+}
+
+// One connection.
+
+#[test]
+fn a_message_costs_two_calls() {
+    let calls = |messages: u64| {
+        let (mut peer, host) = host(Echo);
+        for _ in 0..messages {
+            peer.write_all(b"PING").unwrap();
+            assert_eq!(hear(&mut peer, 4), b"PING");
+        }
+        drop(peer);
+        let counters = host.join().unwrap();
+        assert_eq!((counters.receives, counters.sends), (messages, messages));
+        assert_eq!((counters.received_bytes, counters.sent_bytes), (4 * messages, 4 * messages));
+        counters.calls
+    };
+    assert_eq!(calls(110) - calls(10), 200);
+}
+
+#[test]
+fn who_ends_hears_all_that_it_is_owed_and_then_the_end() {
+    let (mut peer, host) = host(Echo);
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|n| n as u8 ^ (n >> 9) as u8).collect();
+    let mut writer = peer.try_clone().unwrap();
+    let said = bytes.clone();
+    let writing = thread::spawn(move || {
+        writer.write_all(&said).unwrap();
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    assert!(hear_all(&mut peer) == bytes);
+    writing.join().unwrap();
+    assert_eq!(host.join().unwrap().closed, 1);
+}
+
+/// Answers each receive with a byte, and never lets go of a chunk. What it keeps stays in a thread,
+/// so it is made there.
+#[derive(Default)]
+struct Hoard(Vec<Chunk>);
+
+impl Protocol for Hoard {
+    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
+        self.0.push(chunk);
+        out.reply(&b"+"[..]);
+    }
+}
+
+#[test]
+fn who_keeps_every_buffer_is_served_all_the_same() {
+    let (seat, mut peer) = enter(&Arc::default());
+    let host = thread::spawn(move || sit(seat, Hoard::default()));
+    for _ in 0..50 {
+        peer.write_all(b"x").unwrap();
+        assert_eq!(hear(&mut peer, 1), b"+");
+    }
+    drop(peer);
+    let counters = host.join().unwrap();
+    assert!(counters.starved > 0 && counters.receives == 50, "{counters:?}");
+}
+
+#[test]
+fn who_always_has_more_to_say_hears_the_end_all_the_same() {
+    let (mut peer, host) = host(Chargen);
+    hear(&mut peer, 1_000_000);
+    peer.write_all(b"thrown away").unwrap();
+    peer.shutdown(std::net::Shutdown::Write).unwrap();
+    hear_all(&mut peer);
+    assert_eq!(host.join().unwrap().received_bytes, 11);
+}
+
+/// Has enough of the first thing that it hears.
+#[derive(Clone)]
+struct Curt;
+
+impl Protocol for Curt {
+    fn data(&mut self, _: Chunk, out: &mut Outbox<'_>) {
+        out.reply(&b"bye"[..]);
+        out.finish();
+    }
+}
+
+#[test]
+fn who_has_said_all_discards_until_the_peer_ends_and_not_for_ever() {
+    let (mut peer, curt) = host(Curt);
+    peer.write_all(b"first").unwrap();
+    assert_eq!(hear_all(&mut peer), b"bye");
+    peer.write_all(b"late").unwrap();
+    drop(peer);
+    assert_eq!(curt.join().unwrap().received_bytes, 9);
+    let (mut peer, curt) = host(Curt);
+    peer.write_all(b"first").unwrap();
+    assert_eq!(hear_all(&mut peer), b"bye");
+    let counters = curt.join().unwrap(); // And the peer is still there.
+    assert_eq!(counters.closed, 1);
+    drop(peer);
+}
+
+// Rooms.
+
+#[test]
+fn who_comes_is_seen_by_those_who_were_there_and_then_by_all() {
+    let room = Arc::default();
+    let seats = [(); 3].map(|()| enter(&room));
+    let seen = |elders| {
+        let mut others = Vec::new();
+        seats[1].0.look_around(elders, &mut others);
+        let mut numbers: Vec<u64> = others.iter().map(|other| other.number).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    assert_eq!((seen(true), seen(false)), (vec![1], vec![1, 3]));
+    let [first, second, third] = seats;
+    drop((first, third));
+    let mut others = Vec::new();
+    second.0.look_around(false, &mut others);
+    assert!(others.is_empty());
+    assert_eq!(enter(&room).0.member.number, 4, "a number is not given twice");
+}
+
+#[test]
+fn pieces_of_several_speakers_never_interleave() {
+    const SPEAKERS: u8 = 4;
+    const PIECES: usize = 40;
+    /// More than the socket takes at once.
+    const PIECE: usize = 400_000;
+    let (seat, mut peer) = enter(&Arc::default());
+    thread::scope(|scope| {
+        for speaker in 0..SPEAKERS {
+            let member = Arc::clone(&seat.member);
+            scope.spawn(move || {
+                let piece = vec![b'a' + speaker; PIECE];
+                let tally = Tally::default();
+                (0..PIECES)
+                    .for_each(|_| member.hear(&Plain, &[said(piece.clone())], &member, &tally));
+                assert_eq!(tally.sent_bytes.get(), (PIECES * PIECE) as u64);
+            });
+        }
+        for _ in 0..PIECES * usize::from(SPEAKERS) {
+            let piece = hear(&mut peer, PIECE);
+            let stranger = piece.iter().position(|byte| *byte != piece[0]);
+            assert_eq!(stranger, None, "within a piece of {:?}", piece[0] as char);
+        }
+    });
+}
+
+#[test]
+fn who_takes_nothing_is_evicted_and_its_thread_wakes() {
+    let (seat, _peer) = enter(&Arc::default());
+    let speaker = Arc::clone(&seat.member);
+    let speaking = thread::spawn(move || {
+        let tally = Tally::default();
+        speaker.hear(&Plain, &[said(vec![b'x'; 16 << 20])], &speaker, &tally);
+        // Nothing more is said to it, not even in vain.
+        let calls = os::calls();
+        speaker.hear(&Plain, &[said("more")], &speaker, &tally);
+        assert_eq!(os::calls(), calls);
+        tally.evicted.get()
+    });
+    let counters = sit(seat, Echo);
+    assert_eq!((speaking.join().unwrap(), counters.closed), (1, 1));
+}
+
+#[test]
+fn who_waits_for_a_listener_says_for_whom() {
+    let room = Arc::default();
+    let [(listener, mut peer), (speaker, _)] = [(); 2].map(|()| enter(&room));
+    let (listener, speaker) = (&listener.member, &speaker.member);
+    thread::scope(|scope| {
+        let pen = listener.take_pen(&Plain);
+        let tally = Tally::default();
+        scope.spawn(move || listener.hear(&Plain, &[said(vec![b'x'; 4 << 20])], speaker, &tally));
+        let shows = |doing| {
+            while speaker.doing() != doing {
+                thread::yield_now();
+            }
+        };
+        shows(Doing::WaitsForPenOf(1));
+        drop(pen);
+        shows(Doing::SendsTo(1));
+        hear(&mut peer, 4 << 20);
+    });
+    assert_eq!(listener.sent.get(), 4 << 20);
+}
+
+#[test]
+fn who_does_not_read_its_replies_gives_way_to_who_waits_to_speak() {
+    let (seat, mut peer) = enter(&Arc::default());
+    let member = Arc::clone(&seat.member);
+    let own = thread::spawn(move || sit(seat, Echo));
+    // Until its own thread holds the pen and sleeps.
+    peer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    while peer.write(&[0; 4096]).is_ok() {}
+    let tally = Tally::default();
+    member.hear(&Plain, &[said("news")], &member, &tally);
+    assert_eq!((own.join().unwrap().evicted, tally.counters()), (1, Counters::default()));
+}
+
+#[test]
+fn patience_is_over_with_who_takes_nothing_and_not_with_who_takes_a_little() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    while (&ours).write(&[0; 4096]).is_ok() {}
+    let mut patience = Patience::default();
+    assert!(!patience.is_over(ours.as_fd()), "the first time");
+    hear(&mut theirs, 4096);
+    assert!(!patience.is_over(ours.as_fd()), "it took some");
+    assert!(patience.is_over(ours.as_fd()), "it took none since");
+}
+
+#[test]
+fn a_send_sleeps_for_a_bounded_time_and_who_is_cut_does_not_sleep_again() {
+    let room = Arc::default();
+    let (seat, _peer) = enter(&room);
+    let piece = vec![0; 16 << 20];
+    while seat.member.send(&Plain, &queue(&piece), usize::MAX).is_ok() {} // Each sleeps for `SOFT`.
+    let error = seat.member.send(&Plain, &queue(&piece), usize::MAX).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock, "after {SOFT:?}");
+    assert_eq!(room.cut(&Plain), 1);
+    let error = seat.member.send(&Plain, &queue(&piece), usize::MAX).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    assert_eq!(os::recv(seat.member.socket(), &mut [0]).unwrap(), 0);
+}
+
+fn queue(bytes: &[u8]) -> proactor::buffer::SendQueue {
+    let mut queue = proactor::buffer::SendQueue::new();
+    queue.push(bytes.to_vec().into());
+    queue
+}
+
+// Mail.
+
+#[test]
+fn mail_is_for_who_is_served_and_not_for_the_next() {
+    let (room, slate) = (Arc::default(), slate());
+    let [first, second] = [(); 2].map(|()| enter(&room).0);
+    assert_eq!(slate.post(&Plain, None, b"nobody\n"), None);
+    slate.begin(Arc::clone(&first.member));
+    assert_eq!(slate.post(&Plain, Some(2), b"another\n"), None);
+    assert_eq!(slate.post(&Plain, Some(1), b"one\n"), Some(true));
+    assert_eq!(slate.post(&Plain, None, b"all\n"), Some(true));
+    assert_eq!(slate.take_mail().as_deref(), Some(&b"one\nall\n"[..]));
+    assert!(slate.take_mail().is_none() && !slate.is_called());
+    slate.post(&Plain, None, b"too late\n");
+    slate.end();
+    slate.begin(Arc::clone(&second.member));
+    assert!(slate.take_mail().is_none() && !slate.is_called());
+    assert_eq!(slate.look(|member| member.number), Some(2));
+    second.member.set_open(false);
+    assert_eq!(slate.post(&Plain, None, b"said in vain\n"), Some(false));
+}
+
+#[test]
+fn only_who_sleeps_for_its_own_peer_is_woken_for_its_mail() {
+    let ((seat, _peer), slate) = (enter(&Arc::default()), slate());
+    slate.begin(Arc::clone(&seat.member));
+    let woken = |doing| {
+        seat.member.does(doing);
+        slate.is_to_be_woken()
+    };
+    assert!(!woken(Doing::Receives), "it has none");
+    slate.post(&Plain, None, b"news\n");
+    assert!(woken(Doing::Receives) && woken(Doing::Stays));
+    assert!(!woken(Doing::Sends) && !woken(Doing::SendsTo(2)) && !woken(Doing::Runs));
+}
+
+#[test]
+fn an_operator_who_says_more_than_anyone_takes_gives_the_listener_up() {
+    let ((seat, mut peer), slate) = (enter(&Arc::default()), slate());
+    slate.begin(Arc::clone(&seat.member));
+    assert_eq!(slate.post(&Plain, None, &vec![b'x'; HARD]), Some(true));
+    assert_eq!(slate.post(&Plain, None, b"x"), Some(false));
+    assert!(seat.member.is_given_up());
+    assert_eq!(hear_all(&mut peer), b"");
+}
+
+#[test]
+fn what_the_operator_is_told_faster_than_it_is_shown_is_bounded_and_counted() {
+    let mut hall = hall();
+    hall.tell(b"nobody sits there\n");
+    hall.attended = true;
+    assert_eq!(hall.take_told(), (vec![], 0));
+    let line = vec![b'x'; 1 << 16];
+    (0..20).for_each(|_| hall.tell(&line));
+    let (lines, lost) = hall.take_told();
+    assert_eq!((lines.len() / line.len(), lost), (16, 4));
+    assert_eq!(hall.bell.take(), 1, "rung once");
+    hall.tell(b"more\n");
+    assert_eq!((hall.bell.take(), hall.take_told()), (1, (b"more\n".to_vec(), 0)));
+}
+
+// Threads.
+
+#[test]
+fn whoever_sleeps_is_woken_until_it_has_noticed() {
+    let hall = Arc::new(hall());
+    let mut crew = Crew::new();
+    os::allow_interrupts().unwrap();
+    let (seat, _peer) = enter(&Arc::default());
+    let hear_it = |hall: &Hall, slate: &Slate| {
+        converse(&Plain, hall, slate, seat, Echo, &mut || slate.notice());
+        Ok(())
+    };
+    crew.add(&hall, hear_it).unwrap();
+    hall.advance(Stage::Draining);
+    while crew.wake() {
+        thread::yield_now();
+    }
+    drop(_peer);
+    while crew.len() > 0 {
+        crew.reap(&hall).unwrap();
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_thread_that_cannot_begin_leaves_its_place_to_the_next() {
+    let hall = Arc::new(hall());
+    let mut crew = Crew::new();
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    crew.stack = 1 << 60;
+    assert!(crew.add(&hall, |_, _| unreachable!()).is_err());
+    crew.stack = 1 << 20;
+    let work = move |_: &Hall, slate: &Slate| {
+        gone.recv().unwrap();
+        slate.tally.turns.add(7);
+        Ok(())
+    };
+    crew.add(&hall, work).unwrap();
+    assert_eq!(crew.reap(&hall).unwrap().turns, 0, "nobody has ended");
+    assert_eq!(crew.len(), 1);
+    go.send(()).unwrap();
+    let mut turns = 0;
+    while crew.len() > 0 {
+        turns += crew.reap(&hall).unwrap().turns;
+    }
+    assert_eq!(turns, 7);
+}
+
+// The server.
+
+type Serving = (SocketAddr, Stop, JoinHandle<(Ended, Counters)>);
+
+fn serve<P: Protocol + Clone + Send + 'static>(style: Style, protocol: P, stack: usize) -> Serving {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = Stop::new().unwrap();
+    let asked = stop.handle().unwrap();
+    let thread = thread::spawn(move || {
+        // Long: who is cut off would not have ended by itself.
+        let limits = Limits { drain: Duration::from_secs(60), ..Limits::default() };
+        let mut server = Blocking::new(style, BUFFERS.to_vec(), limits, asked).unwrap();
+        server.crew.stack = stack;
+        server.listen(listener.into(), protocol).unwrap();
+        (server.run().unwrap(), server.counters())
+    });
+    (address, stop, thread)
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+#[test]
+fn a_connection_without_a_thread_is_refused_and_counted() {
+    let (address, stop, server) = serve(Style::Threads, Echo, 1 << 60);
+    for _ in 0..3 {
+        assert!(matches!(connect(address).read(&mut [0]), Ok(0) | Err(_)));
+    }
+    stop.ask();
+    let (ended, counters) = server.join().unwrap();
+    let Counters { accepted, closed, refused, .. } = counters;
+    assert_eq!((ended, accepted, closed, refused), (Ended::Drained, 3, 3, 3));
+}
+
+/// Tells the others what it hears, and stays when its peer has ended, to hear them.
+#[derive(Clone)]
+struct Stay;
+
+impl Protocol for Stay {
+    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
+        out.broadcast(chunk);
+    }
+
+    fn end(&mut self, _: &mut Outbox<'_>) {}
+}
+
+#[test]
+fn who_has_ended_goes_on_hearing_the_others_without_spinning_until_a_drain() {
+    let (address, stop, server) = serve(Style::Threads, Stay, 1 << 20);
+    let [mut listener, mut speaker] = [(); 2].map(|()| connect(address));
+    // Both are there once each has heard the other.
+    speaker.write_all(b"1").unwrap();
+    let heard_first = hear(&mut listener, 1);
+    listener.write_all(b"2").unwrap();
+    assert_eq!((heard_first, hear(&mut speaker, 1)), (b"1".to_vec(), b"2".to_vec()));
+    listener.shutdown(std::net::Shutdown::Write).unwrap();
+    for _ in 0..100 {
+        speaker.write_all(b"x").unwrap();
+        assert_eq!(hear(&mut listener, 1), b"x");
+    }
+    stop.ask();
+    assert_eq!(hear_all(&mut listener), b"");
+    drop((listener, speaker));
+    let (ended, counters) = server.join().unwrap();
+    assert_eq!((ended, counters.accepted, counters.closed), (Ended::Drained, 2, 2));
+    assert!(counters.turns < 1000, "nobody spins: {counters:?}");
+}
+
+#[test]
+fn a_drain_does_not_renew_the_patience_with_a_listener_that_takes_nothing() {
+    let (address, stop, server) = serve(Style::Threads, Stay, 1 << 20);
+    let [mut listener, mut speaker] = [(); 2].map(|()| connect(address));
+    speaker.write_all(b"1").unwrap();
+    assert_eq!(hear(&mut listener, 1), b"1");
+    // Until its thread sleeps in a send to the listener.
+    speaker.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    while speaker.write(&vec![0; HIGH]).is_ok() {}
+    stop.ask();
+    let (ended, counters) = server.join().unwrap();
+    assert_eq!((ended, counters.closed, counters.cut), (Ended::Drained, 2, 0));
+}
+
+#[test]
+fn who_is_asked_twice_ends_at_once_whoever_sleeps() {
+    for style in [Style::OneByOne, Style::Threads] {
+        let (address, stop, server) = serve(style, Echo, 1 << 20);
+        let mut client = connect(address);
+        client.write_all(b"PING").unwrap();
+        assert_eq!(hear(&mut client, 4), b"PING");
+        client.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+        while client.write(&vec![0; HIGH]).is_ok() {}
+        stop.ask();
+        stop.ask();
+        assert_eq!(server.join().unwrap().0, Ended::AtOnce);
+    }
+}
+
+#[test]
+fn nobody_has_come_and_it_drains_all_the_same() {
+    for style in [Style::OneByOne, Style::Threads] {
+        let (_, stop, server) = serve(style, Tell, 1 << 20);
+        stop.ask();
+        let (ended, counters) = server.join().unwrap();
+        assert_eq!((ended, counters.accepted), (Ended::Drained, 0));
+    }
+}
+
+/// A protocol with a mistake.
+#[derive(Clone)]
+struct Mistake;
+
+impl Protocol for Mistake {
+    fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {
+        panic!("a mistake");
+    }
+}
+
+#[test]
+fn a_mistake_in_a_protocol_is_not_hidden() {
+    for style in [Style::OneByOne, Style::Threads] {
+        let (address, _stop, server) = serve(style, Mistake, 1 << 20);
+        connect(address).write_all(b"x").unwrap();
+        let panic = server.join().unwrap_err();
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"a mistake"));
+    }
+}

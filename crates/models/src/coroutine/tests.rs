@@ -1,0 +1,216 @@
+//! What is the coroutine server's own; that it serves as the others do, `tests/conformance.rs`
+//! tells.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::task::{Wake, Waker};
+use std::thread;
+
+use super::server::Task;
+use super::*;
+use proactor::buffer::{Chunk, Shape};
+use proactor::protocol::testing::Tell;
+use proactor::protocol::{Echo, Outbox};
+
+const BUFFERS: &[Shape] = &[Shape { bytes: 64, count: 64 }];
+
+/// A server of one listener, and what stops it.
+fn server<P: Protocol + Clone + 'static>(
+    protocol: P,
+    limits: Limits,
+) -> (Coroutines<P>, Rc<Pool>, SocketAddr, Stop) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, pool) = (Stop::new().unwrap(), Pool::new(BUFFERS).unwrap());
+    let asked = stop.handle().unwrap();
+    let mut coroutines = Coroutines::new(Rc::clone(&pool), limits, asked).unwrap();
+    coroutines.listen(listener.into(), protocol).unwrap();
+    (coroutines, pool, address, stop)
+}
+
+/// Fails a test that hangs, instead of hanging with it.
+fn in_time(test: impl FnOnce() + Send + 'static) {
+    let (done, waits) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    match waits.recv_timeout(Duration::from_secs(60)) {
+        Err(RecvTimeoutError::Timeout) => panic!("it hangs"),
+        _ => thread.join().unwrap_or_else(|cause| resume_unwind(cause)),
+    }
+}
+
+#[test]
+fn a_drain_leaves_nobody_and_no_buffer_behind() {
+    in_time(|| {
+        let (mut coroutines, pool, address, stop) = server(Echo, Limits::default());
+        let clients = thread::spawn(move || {
+            let clients = [(); 8].map(|()| TcpStream::connect(address).unwrap());
+            for mut client in &clients {
+                client.write_all(&[b'x'; 1000]).unwrap();
+                client.read_exact(&mut [0; 1000]).unwrap();
+            }
+            stop.ask();
+            for mut client in &clients {
+                assert_eq!(client.read(&mut [0]).unwrap(), 0, "the end");
+            }
+        });
+        assert_eq!(coroutines.run().unwrap(), Ended::Drained);
+        clients.join().unwrap();
+        let counters = coroutines.counters();
+        assert_eq!((counters.accepted, counters.closed, counters.cut), (8, 8, 0));
+        assert_eq!((counters.received_bytes, counters.sent_bytes), (8000, 8000));
+        drop(coroutines);
+        assert!(pool.is_whole() && Rc::strong_count(&pool) == 1, "a task or a buffer was left");
+    });
+}
+
+#[test]
+fn who_is_asked_twice_ends_at_once_and_holds_nothing() {
+    in_time(|| {
+        let (mut coroutines, pool, address, stop) = server(Echo, Limits::default());
+        let client = thread::spawn(move || {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(b"x").unwrap();
+            client.read_exact(&mut [0]).unwrap();
+            stop.ask();
+            assert_eq!(client.read(&mut [0]).unwrap(), 0, "it drains");
+            stop.ask();
+            client
+        });
+        assert_eq!(coroutines.run().unwrap(), Ended::AtOnce, "who stays did not hold it up");
+        client.join().unwrap();
+        drop(coroutines);
+        assert!(pool.is_whole() && Rc::strong_count(&pool) == 1, "a task or a buffer was left");
+    });
+}
+
+/// Discards, and notes who was heard.
+#[derive(Clone)]
+struct Noted(Rc<RefCell<Vec<u64>>>, u64);
+
+impl Protocol for Noted {
+    fn open(&mut self, me: u64, _: &mut Outbox<'_>) {
+        self.1 = me;
+    }
+
+    fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {
+        self.0.borrow_mut().push(self.1);
+    }
+}
+
+#[test]
+fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
+    in_time(|| {
+        let heard = Rc::default();
+        let (mut coroutines, _, address, stop) =
+            server(Noted(Rc::clone(&heard), 0), Limits::default());
+        // All is there before the server looks: 200 buffers of the one, one of the other.
+        let clients = [64 * 200, 1].map(|length| {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(&vec![b'x'; length]).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            client
+        });
+        let clients = thread::spawn(move || {
+            for mut client in clients {
+                assert_eq!(client.read(&mut [0]).unwrap(), 0);
+            }
+            stop.ask();
+        });
+        coroutines.run().unwrap();
+        clients.join().unwrap();
+        let heard = heard.take();
+        let before = heard.iter().position(|&who| who == 2).expect("it is heard");
+        assert_eq!(heard.len(), 201);
+        assert!(before <= STEPS, "{before} receives from the first before the second is heard");
+    });
+}
+
+#[test]
+fn a_protocol_that_panics_ends_the_server_instead_of_leaving_it_without_a_task() {
+    in_time(|| {
+        #[derive(Clone)]
+        struct Wrong;
+        impl Protocol for Wrong {
+            fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {
+                panic!("as this test has it");
+            }
+        }
+        let (mut coroutines, _, address, stop) = server(Wrong, Limits::default());
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"x").unwrap();
+        let client = thread::spawn(move || {
+            let _ = client.read(&mut [0]); // Its task is gone, and its socket.
+            stop.ask();
+            stop.ask();
+        });
+        assert!(catch_unwind(AssertUnwindSafe(|| coroutines.run())).is_err(), "it went on without");
+        client.join().unwrap();
+    });
+}
+
+/// An alarm that passed unneeded must not stand for the next one.
+#[test]
+fn an_alarm_that_nobody_needs_any_more_is_forgotten() {
+    let (coroutines, ..) = server(Echo, Limits::default());
+    let shared = Rc::clone(&coroutines.server);
+    coroutines.runtime.block_on(async {
+        let mut keeper = pin!(keep_time(Rc::clone(&shared)));
+        let mut poll = |due| {
+            shared.borrow_mut().due = due;
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(keeper.as_mut().poll(&mut cx).is_pending());
+            shared.borrow().alarm
+        };
+        let later = Some(os::now() + Duration::from_secs(60));
+        assert_eq!(poll(later), later);
+        assert_eq!(poll(None), None);
+    });
+}
+
+#[test]
+fn whom_others_mark_is_woken_and_who_goes_on_anyway_is_not() {
+    struct Bell(AtomicU32);
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let bell = Arc::new(Bell(AtomicU32::new(0)));
+    let waker = Waker::from(Arc::clone(&bell));
+    let rung = || bell.0.swap(0, Ordering::Relaxed);
+    let mut server = Server::<Tell>::new(Plain, Pool::new(BUFFERS).unwrap(), Limits::default());
+    let ids = [(); 3].map(|()| server.peers.open(Tell, Room(0), Task::new(None)));
+    ids.iter().for_each(|&id| assert!(!server.wish(id, &waker).send));
+    server.settle(None);
+    rung();
+    server.peers.received(ids[0], Chunk::from("to both others"));
+    server.settle(Some(ids[0]));
+    assert_eq!(rung(), 2);
+    assert!(server.wish(ids[1], &waker).send && !server.wish(ids[0], &waker).send);
+}
+
+#[test]
+fn a_task_shows_what_it_awaits() {
+    let mut server = Server::<Tell>::new(Plain, Pool::new(BUFFERS).unwrap(), Limits::default());
+    let ids = [(); 2].map(|()| server.peers.open(Tell, Room(0), Task::new(None)));
+    server.settle(None);
+    let shown = |server: &mut Server<Tell>| {
+        server.peers.get_mut(ids[0]).unwrap().driver.sight().doing.join(", ")
+    };
+    assert_eq!(shown(&mut server), "awaits its turn");
+    server.wish(ids[0], Waker::noop());
+    assert_eq!(shown(&mut server), "awaits read");
+    server.peers.received(ids[1], Chunk::from("to the other"));
+    server.settle(Some(ids[1]));
+    server.wish(ids[0], Waker::noop());
+    assert_eq!(shown(&mut server), "awaits read, awaits write");
+    server.yields(ids[0]);
+    assert_eq!(shown(&mut server), "awaits its turn");
+}

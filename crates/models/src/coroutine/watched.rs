@@ -1,0 +1,99 @@
+//! A descriptor that tokio watches: the one place where its promise of I/O safety is kept.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::task::{Context, Poll};
+
+use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+
+use super::witness::Witness;
+use proactor::keys::Key;
+use proactor::os;
+use proactor_trace::Call;
+
+/// A descriptor in the epoll(7) of the executor, edge-triggered: what was reported is remembered
+/// until it is [`Ready::clear_ready`]ed.
+#[derive(Debug)]
+pub(super) struct Watched(AsyncFd<OwnedFd>);
+
+/// The memory of a report.
+pub(super) type Ready<'a> = AsyncFdReadyGuard<'a, OwnedFd>;
+
+impl Watched {
+    /// From now on the executor, within which this is called, watches `fd`, which is `key`'s;
+    /// `calls` sees it.
+    ///
+    /// # Errors
+    /// epoll_ctl(2); `fd` is closed.
+    ///
+    /// # Panics
+    /// Outside of an executor.
+    pub(super) fn new(fd: OwnedFd, key: Key, calls: &impl Witness) -> io::Result<Watched> {
+        Watched::with(fd, Interest::READABLE | Interest::WRITABLE, key, calls)
+    }
+
+    /// The same, of what is only read from.
+    ///
+    /// # Errors
+    /// epoll_ctl(2): `PermissionDenied` if it is a file, which is always readable; `fd` is closed.
+    ///
+    /// # Panics
+    /// Outside of an executor.
+    pub(super) fn reading(fd: OwnedFd, key: Key, calls: &impl Witness) -> io::Result<Watched> {
+        Watched::with(fd, Interest::READABLE, key, calls)
+    }
+
+    fn with(
+        fd: OwnedFd,
+        interest: Interest,
+        key: Key,
+        calls: &impl Witness,
+    ) -> io::Result<Watched> {
+        os::count_call(); // epoll_ctl(2), by tokio
+        calls.watch(Call::Watch, key, fd.as_raw_fd(), || {
+            // SAFETY: an `OwnedFd` is open, stays open and stays the same descriptor while it is
+            // owned; nothing here hands out a `&mut` by which another could be put in its place.
+            Ok(Watched(unsafe { AsyncFd::register_with_interest(fd, interest) }?))
+        })
+    }
+
+    /// Whether it is readable; if not, the task is woken when it is.
+    ///
+    /// # Errors
+    /// The executor is shutting down.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready<'_>>> {
+        self.0.poll_read_ready(cx)
+    }
+
+    /// Whether it is writable; if not, the task is woken when it is.
+    ///
+    /// # Errors
+    /// The executor is shutting down.
+    pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready<'_>>> {
+        self.0.poll_write_ready(cx)
+    }
+
+    /// Waits until it is readable.
+    ///
+    /// # Errors
+    /// The executor is shutting down.
+    pub(super) async fn readable(&self) -> io::Result<Ready<'_>> {
+        self.0.readable().await
+    }
+
+    /// No longer watches it, and closes it.
+    pub(super) fn close(self, key: Key, calls: &impl Witness) {
+        os::count_call(); // epoll_ctl(2), by tokio
+        let file = self.as_fd().as_raw_fd();
+        let fd = calls.watch(Call::Unwatch, key, file, || Ok(self.0.into_inner()));
+        fd.into_iter().for_each(|fd| calls.close(key, fd));
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,171 @@
+//! What a child does, from its fork to its end.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::family::Family;
+use super::relay::Member;
+use super::single::Single;
+use proactor::buffer::{Pool, Shape};
+use proactor::counters::Counters;
+use proactor::keys::{ConnId, Whose};
+use proactor::limits::{Ended, Limits};
+use proactor::os::process::{self, Signals, Wake};
+use proactor::os::{self, Stop};
+use proactor::peers::Room;
+use proactor::protocol::Protocol;
+use proactor::reactor::Reactor;
+
+/// Buffers of each size that a child has of its own.
+const BUFFERS: usize = 16;
+
+/// What a child is given: its client, the `me`th at its listener.
+#[derive(Debug)]
+pub(super) struct Charge<P> {
+    pub(super) socket: OwnedFd,
+    pub(super) protocol: P,
+    pub(super) me: u64,
+}
+
+impl<P: Protocol + Clone> Charge<P> {
+    /// Serves it, until it has gone or has been told to and drained; answers the exit status.
+    /// `calls` are this process's own, and the connection is known as `client` to all. `line` leads
+    /// to the parent, if its client can hear of others.
+    pub(super) fn live<C: Family>(
+        self,
+        (calls, client): (C, ConnId),
+        line: Option<OwnedFd>,
+        buffers: &[Shape],
+        signals: Signals,
+        publish: impl FnMut(&Counters),
+    ) -> u8 {
+        let lived = Pool::few(buffers, BUFFERS).and_then(|pool| match line {
+            None => self.alone((calls, client), pool, signals, publish),
+            Some(line) => {
+                let stop = Stop::new()?;
+                signals.tell(Wake::Ask(&stop))?;
+                self.among_others((calls, client), line, pool, stop, publish)
+            }
+        });
+        match lived {
+            Ok(()) => 0,
+            Err(error) => {
+                tracing::warn!("a child fails its connection: {error}");
+                1
+            }
+        }
+    }
+
+    fn alone<C: Family>(
+        self,
+        (calls, client): (C, ConnId),
+        pool: Rc<Pool>,
+        signals: Signals,
+        publish: impl FnMut(&Counters),
+    ) -> io::Result<()> {
+        os::set_blocking(self.socket.as_fd())?;
+        // The socket is closed when this has ended; then nothing is opened before the process ends.
+        signals.tell(Wake::Unblock(self.socket.as_fd()))?;
+        let calls = (calls, Whose::Conn(client).into());
+        let single = Single::new(calls, self.socket, self.protocol, self.me, pool);
+        single.serve(process::told, publish)
+    }
+
+    /// Serves it in a room of two: the client, and the line to the parent.
+    pub(super) fn among_others<C: Family>(
+        self,
+        (calls, client): (C, ConnId),
+        line: OwnedFd,
+        pool: Rc<Pool>,
+        stop: Stop,
+        mut publish: impl FnMut(&Counters),
+    ) -> io::Result<()> {
+        /// The parent's deadline is the only one: past it, it kills, and counts.
+        const FOR_EVER: Duration = Duration::MAX;
+        let limits = Limits { connections: 2, drain: FOR_EVER };
+        let mut room = Reactor::new(calls.selector(), pool, limits, stop)?;
+        let next = room.next_id();
+        C::name(room.selector_mut(), next, Whose::Line(client));
+        room.adopt_line(line, Member::line(), Room(0));
+        let next = room.next_id();
+        C::name(room.selector_mut(), next, Whose::Conn(client));
+        room.adopt(self.socket, Member::guest(self.protocol, self.me), Room(0));
+        loop {
+            // To be told while it drains by itself changes nothing.
+            let drained = room.turn()? == Some(Ended::Drained);
+            publish(&room.counters());
+            if drained {
+                return Ok(());
+            }
+            if room.connections() < 2 {
+                // The client has gone; or the parent has given up this child.
+                room.drain();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::thread::{self, JoinHandle};
+
+    use super::super::line;
+    use super::*;
+    use proactor::calls::Plain;
+    use proactor::protocol::Chat;
+
+    /// A child in a room, as a thread; its client, and the parent's end of its line.
+    fn child() -> (UnixStream, UnixStream, JoinHandle<Counters>) {
+        let ((client, socket), (parent, its)) = (line().unwrap(), line().unwrap());
+        let [client, parent] = [client, parent].map(|fd| {
+            let stream = UnixStream::from(fd);
+            stream.set_nonblocking(false).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream
+        });
+        let child = thread::spawn(move || {
+            let pool = Pool::new(&[Shape { bytes: 1024, count: 8 }]).unwrap();
+            let (stop, mut counted) = (Stop::new().unwrap(), Counters::default());
+            let charge = Charge { socket, protocol: Chat::default(), me: 7 };
+            let calls = (Plain, ConnId::new(0, 0));
+            charge.among_others(calls, its, pool, stop, |counters| counted = *counters).unwrap();
+            counted
+        });
+        (client, parent, child)
+    }
+
+    fn read(mut stream: &UnixStream, expected: &[u8]) {
+        let mut found = vec![0; expected.len()];
+        stream.read_exact(&mut found).unwrap();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_a_client_says_goes_up_the_line_and_what_comes_down_it_goes_to_the_client() {
+        let (mut client, mut parent, child) = child();
+        client.write_all(b"hello\n").unwrap();
+        read(&parent, b"\x0a\0\0\0[7] hello\n");
+        parent.write_all(b"\x06\0\0\0[8] hi").unwrap();
+        parent.write_all(b"\x01\0\0\0\n").unwrap();
+        read(&client, b"[8] hi\n");
+        client.shutdown(std::net::Shutdown::Both).unwrap();
+        read(&parent, b"\x09\0\0\0* 7 left\n\0\0\0\0");
+        drop(parent);
+        let counted = child.join().unwrap();
+        // What passed by the line is not among it.
+        assert_eq!((counted.received_bytes, counted.sent_bytes), (6, 7));
+    }
+
+    #[test]
+    fn a_child_given_up_by_its_parent_ends_its_client() {
+        let (mut client, parent, child) = child();
+        drop(parent);
+        assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "the end");
+        drop(client);
+        child.join().unwrap();
+    }
+}

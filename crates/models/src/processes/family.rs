@@ -1,0 +1,127 @@
+//! Who sees what a parent and its children do, to remember it.
+//!
+//! Each loop numbers its own connections, and there is one in the parent and one in each child that
+//! relays. In a trace of them all they have the names that the parent gave: a client's, in
+//! whichever process, and that of the line to its child, at either end.
+
+use std::fmt;
+use std::io;
+use std::os::fd::RawFd;
+
+use super::{LISTENERS, STOP};
+use proactor::calls::{Calls, Plain};
+use proactor::keys::{ConnId, Key, Whose};
+use proactor::selector::{Poll, Selector};
+use proactor_trace::{Call, Log, Record, Traced, TracedCalls, Writer};
+
+/// Makes the calls of a parent and of its children: each child has a [lane](Calls::lane) of its
+/// own. By default nobody looks, and it costs nothing.
+pub trait Family: Calls + fmt::Debug {
+    /// By what whoever relays waits: it asks poll(2).
+    type Selector: Selector + fmt::Debug;
+
+    /// For the loop of whoever's calls these are.
+    fn selector(&self) -> Self::Selector;
+
+    /// The next connection of the loop, `conn`, is known as `whose` to all.
+    #[inline]
+    fn name(_selector: &mut Self::Selector, _conn: ConnId, _whose: Whose) {}
+
+    /// A call that makes, tells or buries a child; `make` makes it, and `res` says what its answer
+    /// comes to. `file` is what the child is given, or -1.
+    ///
+    /// # Errors
+    /// That of `make`.
+    #[inline]
+    fn made<T>(
+        &self,
+        _call: Call,
+        (_whose, _file): (Whose, RawFd),
+        make: impl FnOnce() -> io::Result<T>,
+        _res: impl FnOnce(&T) -> i32,
+    ) -> io::Result<T> {
+        make()
+    }
+}
+
+impl Family for Plain {
+    type Selector = Poll;
+
+    fn selector(&self) -> Poll {
+        Poll::new()
+    }
+}
+
+impl Family for TracedCalls {
+    type Selector = Traced<Poll, Named>;
+
+    fn selector(&self) -> Traced<Poll, Named> {
+        let log = self.writer().clone();
+        Traced::new(Poll::new(), Named { log, names: Vec::new() })
+    }
+
+    fn name(selector: &mut Traced<Poll, Named>, conn: ConnId, whose: Whose) {
+        selector.recorder().name(conn, whose);
+    }
+
+    fn made<T>(
+        &self,
+        call: Call,
+        (whose, file): (Whose, RawFd),
+        make: impl FnOnce() -> io::Result<T>,
+        res: impl FnOnce(&T) -> i32,
+    ) -> io::Result<T> {
+        TracedCalls::made(self, (call, false), (whose.into(), file), 0, make, res)
+    }
+}
+
+/// Writes into a lane, with the names that all know.
+#[derive(Debug)]
+pub struct Named {
+    log: Writer,
+    /// By the slot in the loop.
+    names: Vec<Whose>,
+}
+
+impl Named {
+    fn name(&mut self, conn: ConnId, whose: Whose) {
+        let slot = conn.slot() as usize;
+        if self.names.len() <= slot {
+            self.names.resize(slot + 1, Whose::Stop);
+        }
+        self.names[slot] = whose;
+    }
+
+    /// Whose it is to all that is this to the loop.
+    fn known(&self, whose: Whose) -> Whose {
+        match whose {
+            Whose::Conn(conn) => self.names.get(conn.slot() as usize).copied().unwrap_or(whose),
+            Whose::Guest(STOP) => Whose::Stop,
+            Whose::Guest(guest) if guest >= LISTENERS => {
+                Whose::Listener((guest - LISTENERS) as usize)
+            }
+            Whose::Listener(_) | Whose::Stop | Whose::Input | Whose::Guest(_) | Whose::Line(_) => {
+                whose
+            }
+        }
+    }
+}
+
+impl Log for Named {
+    fn begin_turn(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
+        self.log.begin_turn(nanos, record);
+    }
+
+    fn end_turn(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
+        self.log.end_turn(nanos, record);
+    }
+
+    fn note(&mut self, _: Option<ConnId>, nanos: impl FnOnce() -> u64, record: Record) {
+        let whose = self.known(Key(record.id).into());
+        let conn = match whose {
+            Whose::Conn(conn) | Whose::Line(conn) => Some(conn),
+            _ => None,
+        };
+        self.log.note(conn, nanos, Record { id: Key::from(whose).0, ..record });
+    }
+}

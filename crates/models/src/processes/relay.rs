@@ -1,0 +1,224 @@
+//! How children hear of one another: what each end of the stream between a child and its parent
+//! says to what it hears.
+//!
+//! ```text
+//!   client ◄──► Guest ─┐                ┌─ Line ◄──► client
+//!                      │ a room of two, │
+//!                Line ◄┘ in each child  └► Line
+//!                  ▲                        ▲
+//!     frames       ▼                        ▼
+//!                Relay ◄── a room, in ──► Relay
+//!                          the parent
+//! ```
+//!
+//! A child is a room of two: its client, and its line to the parent. What the client says to all,
+//! the line hears, packed; what comes by the line, the client hears, unpacked. The parent is a room
+//! of lines, one to each child, and passes every frame on. So all that holds in a room holds here:
+//! who talks waits for who is slow, across all three processes.
+//!
+//! Who comes is announced by the parent, with a copy of the protocol that begins as the child's
+//! does. Who goes is announced by the child, if it lives to; its last frame is a farewell. Of a
+//! child that ended without one, the parent's copy says what it has to say when it goes.
+
+use super::frames::{self, Frames, HEADER};
+use proactor::buffer::{Chunk, SendQueue};
+use proactor::protocol::{Outbox, Post, Protocol};
+
+/// In the parent: the end of a line to one child.
+#[derive(Debug, Clone)]
+pub(super) struct Relay<P> {
+    /// Told only that it comes, and perhaps that it goes.
+    protocol: P,
+    me: u64,
+    frames: Frames,
+    /// True once the child has said all, its going included.
+    farewell: bool,
+}
+
+impl<P: Protocol> Relay<P> {
+    /// The end of a line to the child whose client is the `me`th at its listener, and is served
+    /// `protocol`.
+    pub(super) fn new(protocol: P, me: u64) -> Relay<P> {
+        Relay { protocol, me, frames: Frames::default(), farewell: false }
+    }
+
+    /// Says to the others what its protocol says to them; what it replies, the child replies.
+    fn announce(&mut self, out: &mut Outbox<'_>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
+        let (mut replies, mut posts, mut finished) = (SendQueue::new(), Vec::new(), false);
+        event(&mut self.protocol, &mut Outbox::new(&mut replies, &mut posts, &mut finished));
+        posts.into_iter().for_each(|post| frames::broadcast(post, out));
+    }
+}
+
+impl<P: Protocol> Protocol for Relay<P> {
+    fn open(&mut self, _: u64, out: &mut Outbox<'_>) {
+        let me = self.me;
+        self.announce(out, |protocol, out| protocol.open(me, out));
+    }
+
+    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
+        let farewell = &mut self.farewell;
+        self.frames.feed(chunk, |frame| match frame.len() {
+            HEADER => *farewell = true,
+            _ => out.broadcast(frame),
+        });
+    }
+
+    fn close(&mut self, out: &mut Outbox<'_>) {
+        if !self.farewell {
+            self.announce(out, |protocol, out| protocol.close(out));
+        }
+    }
+}
+
+/// In a child: one of the two in its room.
+#[derive(Debug, Clone)]
+pub(super) enum Member<P> {
+    /// The client.
+    Guest(Guest<P>),
+    /// The parent.
+    Line(Line),
+}
+
+impl<P: Protocol> Member<P> {
+    /// The client, the `me`th at its listener.
+    pub(super) fn guest(protocol: P, me: u64) -> Member<P> {
+        Member::Guest(Guest { protocol, me, posts: Vec::new() })
+    }
+
+    /// The parent.
+    pub(super) fn line() -> Member<P> {
+        Member::Line(Line::default())
+    }
+}
+
+/// The client: what its protocol says to all is packed.
+#[derive(Debug, Clone)]
+pub(super) struct Guest<P> {
+    protocol: P,
+    me: u64,
+    /// Emptied before every return: its capacity is kept.
+    posts: Vec<Post>,
+}
+
+impl<P: Protocol> Guest<P> {
+    fn pack(&mut self, out: &mut Outbox<'_>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
+        event(&mut self.protocol, &mut out.with_posts(&mut self.posts));
+        self.posts.drain(..).for_each(|post| frames::broadcast(post, out));
+    }
+}
+
+/// The parent: what it passes on is unpacked.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Line {
+    frames: Frames,
+}
+
+impl<P: Protocol> Protocol for Member<P> {
+    fn open(&mut self, _: u64, out: &mut Outbox<'_>) {
+        if let Member::Guest(guest) = self {
+            guest.protocol.open(guest.me, &mut out.with_posts(&mut guest.posts));
+            guest.posts.clear(); // The parent has announced it.
+        }
+    }
+
+    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
+        match self {
+            Member::Guest(guest) => guest.pack(out, |protocol, out| protocol.data(chunk, out)),
+            Member::Line(line) => line.frames.feed(chunk, |mut frame| {
+                frame.advance(HEADER);
+                out.broadcast(frame);
+            }),
+        }
+    }
+
+    fn end(&mut self, out: &mut Outbox<'_>) {
+        match self {
+            Member::Guest(guest) => guest.pack(out, |protocol, out| protocol.end(out)),
+            Member::Line(_) => out.finish(),
+        }
+    }
+
+    fn refills(&self) -> bool {
+        matches!(self, Member::Guest(guest) if guest.protocol.refills())
+    }
+
+    fn refill(&mut self, out: &mut Outbox<'_>) {
+        if let Member::Guest(guest) = self {
+            guest.pack(out, |protocol, out| protocol.refill(out));
+        }
+    }
+
+    fn close(&mut self, out: &mut Outbox<'_>) {
+        if let Member::Guest(guest) = self {
+            guest.pack(out, |protocol, out| protocol.close(out));
+            frames::broadcast_farewell(out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proactor::protocol::Chat;
+    use proactor::protocol::testing::to_others;
+
+    /// What the others hear of this event, and what it is replied.
+    fn said<P: Protocol>(
+        protocol: &mut P,
+        event: impl FnOnce(&mut P, &mut Outbox<'_>),
+    ) -> (Vec<u8>, Vec<u8>) {
+        let (mut queue, mut posts, mut finished) = (SendQueue::new(), Vec::new(), false);
+        event(protocol, &mut Outbox::new(&mut queue, &mut posts, &mut finished));
+        let replies = queue.iter().flat_map(|chunk| chunk.to_vec()).collect();
+        (to_others(&posts).concat(), replies)
+    }
+
+    /// What clients would hear of these frames.
+    fn unpacked(frames: &[u8]) -> String {
+        let mut line = Member::<Chat>::line();
+        let chunk = Chunk::from(frames.to_vec());
+        String::from_utf8(said(&mut line, |line, out| line.data(chunk, out)).0).unwrap()
+    }
+
+    #[test]
+    fn what_a_guest_says_to_all_is_heard_as_it_was_said_and_its_coming_once() {
+        let mut relay = Relay::new(Chat::default(), 7);
+        let mut guest = Member::guest(Chat::default(), 7);
+        let (joined, _) = said(&mut relay, |relay, out| relay.open(1, out));
+        assert_eq!(unpacked(&joined), "* 7 joined\n");
+        assert_eq!(said(&mut guest, |guest, out| guest.open(1, out)).0, b"");
+        let hello = Chunk::from(b"hello\nyou\nhalf".to_vec());
+        let (frames, _) = said(&mut guest, |guest, out| guest.data(hello, out));
+        let (passed, reply) =
+            said(&mut relay, |relay, out| relay.data(Chunk::from(frames.clone()), out));
+        assert_eq!((&passed, &reply[..]), (&frames, &b""[..]));
+        assert_eq!(unpacked(&passed), "[7] hello\n[7] you\n");
+    }
+
+    #[test]
+    fn who_says_farewell_has_left_once() {
+        let mut relay = Relay::new(Chat::default(), 7);
+        let mut guest = Member::guest(Chat::default(), 7);
+        said(&mut relay, |relay, out| relay.open(1, out));
+        said(&mut guest, |guest, out| guest.open(1, out));
+        let (farewell, _) = said(&mut guest, |guest, out| guest.close(out));
+        let (passed, _) = said(&mut relay, |relay, out| relay.data(Chunk::from(farewell), out));
+        assert_eq!(unpacked(&passed), "* 7 left\n");
+        assert_eq!(said(&mut relay, |relay, out| relay.close(out)).0, b"");
+    }
+
+    #[test]
+    fn of_who_died_in_mid_word_the_parent_says_that_it_left() {
+        let mut relay = Relay::new(Chat::default(), 7);
+        let mut guest = Member::guest(Chat::default(), 7);
+        said(&mut relay, |relay, out| relay.open(1, out));
+        said(&mut guest, |guest, out| guest.open(1, out));
+        let chunk = Chunk::from(b"never to be heard\n".to_vec());
+        let (frames, _) = said(&mut guest, |guest, out| guest.data(chunk, out));
+        let torn = Chunk::from(frames[..frames.len() - 1].to_vec());
+        assert_eq!(said(&mut relay, |relay, out| relay.data(torn, out)).0, b"");
+        let (left, _) = said(&mut relay, |relay, out| relay.close(out));
+        assert_eq!(unpacked(&left), "* 7 left\n");
+    }
+}

@@ -1,0 +1,304 @@
+//! A child whose client hears of nobody else: it sleeps in its calls.
+//!
+//! A message costs two: the receive in which the child sleeps until it comes, and the send, which
+//! does not wait. Only who is owed more than its socket takes, or discards what still comes after
+//! its end, is waited for by poll(2), so that it is received from meanwhile.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use proactor::buffer::{Chunk, Pool};
+use proactor::calls::{Calls, Plain};
+use proactor::clock::Nanos;
+use proactor::connection::Connection;
+use proactor::counters::Counters;
+use proactor::keys::Key;
+use proactor::os;
+use proactor::peers::LINGER;
+use proactor::protocol::{Post, Protocol};
+
+/// The only connection of its process.
+pub(super) struct Single<P, C = Plain> {
+    /// By what calls are made, and whose they are.
+    calls: C,
+    key: Key,
+    socket: OwnedFd,
+    connection: Connection<P>,
+    pool: Rc<Pool>,
+    /// True until a send would wait, or comes short.
+    writable: bool,
+    /// True from a receive that found no buffer until something is sent.
+    starved: bool,
+    /// Until when it discards what still comes, once it has shut its direction down.
+    lingers: Option<Nanos>,
+    /// What its protocol says to the others: there is nobody.
+    posts: Vec<Post>,
+    counters: Counters,
+    /// System calls that this process had made before it was one.
+    calls_before: u64,
+}
+
+impl<P: Protocol, C: Calls> Single<P, C> {
+    /// The `me`th to come to its listener, by a socket that blocks. In a trace it is `key`'s.
+    pub(super) fn new(
+        (calls, key): (C, Key),
+        socket: OwnedFd,
+        protocol: P,
+        me: u64,
+        pool: Rc<Pool>,
+    ) -> Single<P, C> {
+        let mut posts = Vec::new();
+        Single {
+            calls,
+            key,
+            socket,
+            connection: Connection::open(protocol, me, &mut posts),
+            pool,
+            writable: true,
+            starved: false,
+            lingers: None,
+            posts,
+            counters: Counters::default(),
+            calls_before: os::calls(),
+        }
+    }
+
+    /// Serves it to its end. Drains once `told` says so: whoever makes it say so has the socket
+    /// cease to block. `publish` is given what was counted before each call that may sleep.
+    ///
+    /// # Errors
+    /// poll(2), for lack of memory.
+    pub(super) fn serve(
+        mut self,
+        told: impl Fn() -> bool,
+        mut publish: impl FnMut(&Counters),
+    ) -> io::Result<()> {
+        loop {
+            if told() {
+                self.connection.finish();
+            }
+            self.send();
+            if self.connection.wants_shutdown() {
+                // It fails only if the peer has reset, and then a read will tell.
+                let _ = self.calls.shutdown_write(self.key, self.socket.as_fd());
+                self.connection.shut_down();
+                self.lingers = Some(os::now() + LINGER);
+            }
+            self.counters.turns += 1;
+            self.counters.calls = os::calls() - self.calls_before;
+            publish(&self.counters);
+            if self.connection.is_finished() {
+                self.connection.close(&mut self.posts);
+                self.calls.close(self.key, self.socket);
+                return Ok(());
+            }
+            if self.connection.is_at_ease() && self.connection.outgoing().is_empty() {
+                self.receive(C::recv);
+            } else {
+                self.wait()?;
+            }
+        }
+    }
+
+    /// Sends what is owed now, as long as the socket takes it. What its protocol says because it is
+    /// sent is sent the next time: one without end does not keep it from hearing.
+    fn send(&mut self) {
+        let mut owed = self.connection.outgoing().bytes();
+        while owed > 0 && self.writable && !self.connection.is_broken() {
+            let queue = self.connection.outgoing();
+            let (key, socket) = (self.key, self.socket.as_fd());
+            let (sent, room) = queue.offer(owed, |parts| self.calls.send_now(key, socket, parts));
+            match sent {
+                Ok(n) => {
+                    (self.writable, self.starved) = (n == room, false);
+                    owed -= n;
+                    self.counters.sends += 1;
+                    self.counters.sent_bytes += n as u64;
+                    self.connection.sent(n, &mut self.posts);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.connection.broken(),
+            }
+        }
+        self.posts.clear();
+    }
+
+    /// Receives once.
+    fn receive(&mut self, recv: fn(&C, Key, BorrowedFd<'_>, &mut [u8]) -> io::Result<usize>) {
+        let Some(mut lease) = self.pool.lease(self.connection.appetite()) else {
+            return self.starve();
+        };
+        let buffer = lease.bytes_mut().expect("a new lease is the only one");
+        match recv(&self.calls, self.key, self.socket.as_fd(), buffer) {
+            Ok(0) => self.connection.ended(&mut self.posts),
+            Ok(n) => {
+                self.counters.receives += 1;
+                self.counters.received_bytes += n as u64;
+                self.connection.received(Chunk::received(lease, n), &mut self.posts);
+            }
+            // It was told meanwhile, or was stopped and continued.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.connection.broken(),
+        }
+        self.posts.clear();
+    }
+
+    /// There is no buffer: there will be one when something is sent.
+    fn starve(&mut self) {
+        self.counters.starved += 1;
+        self.connection.starved();
+        self.starved = true;
+        if self.connection.outgoing().is_empty() {
+            tracing::warn!("a connection is lost: its protocol keeps every buffer");
+            self.connection.broken();
+        }
+    }
+
+    /// Waits until something of what it wants may be done.
+    ///
+    /// A signal that comes just before the wait is missed by it, and noticed when it ends. That is
+    /// early enough: as long as the peer neither takes nor says anything, there is nothing that a
+    /// drain could do for it; and it ends in a cut in any case.
+    fn wait(&mut self) -> io::Result<()> {
+        let left = self.lingers.map(|until| until.since(os::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            self.connection.broken();
+            return Ok(());
+        }
+        let reads = self.connection.wants_recv() && !self.starved;
+        let writes = !self.connection.outgoing().is_empty();
+        let events = if reads { libc::POLLIN } else { 0 } | if writes { libc::POLLOUT } else { 0 };
+        let mut asked = [libc::pollfd { fd: self.socket.as_raw_fd(), events, revents: 0 }];
+        if self.calls.wait(&mut asked, left)? == 0 {
+            return Ok(());
+        }
+        let [libc::pollfd { revents, .. }] = asked;
+        self.writable |= revents & libc::POLLOUT != 0;
+        if revents & libc::POLLIN != 0 {
+            self.receive(C::recv_now);
+        } else if revents & libc::POLLOUT == 0 {
+            // An error or a hang-up: what it wants can never be done.
+            self.connection.broken();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use super::*;
+    use proactor::buffer::Shape;
+    use proactor::protocol::{Any, Chargen, Echo};
+
+    /// What `peer` does to a child served `protocol`; and what the child counted.
+    fn with_child<P: Protocol + Send + 'static>(
+        protocol: P,
+        told: impl Fn() -> bool + Send + 'static,
+        peer: impl FnOnce(UnixStream),
+    ) -> Counters {
+        let (ours, its) = UnixStream::pair().unwrap();
+        let child = thread::spawn(move || {
+            let pool = Pool::new(&[Shape { bytes: 1024, count: 8 }]).unwrap();
+            let counted = Cell::new(Counters::default());
+            let calls = (Plain, Key(0));
+            let single = Single::new(calls, its.into(), protocol, 1, Rc::clone(&pool));
+            single.serve(told, |counters| counted.set(*counters)).unwrap();
+            assert!(pool.is_whole(), "a buffer is missing");
+            counted.get()
+        });
+        peer(ours);
+        child.join().unwrap()
+    }
+
+    #[test]
+    fn a_message_costs_two_calls() {
+        const MESSAGES: u64 = 100;
+        let counted = with_child(
+            Echo,
+            || false,
+            |mut peer| {
+                for _ in 0..MESSAGES {
+                    peer.write_all(b"PING").unwrap();
+                    peer.read_exact(&mut [0; 4]).unwrap();
+                }
+            },
+        );
+        assert_eq!((counted.receives, counted.sends), (MESSAGES, MESSAGES));
+        assert_eq!(counted.sent_bytes, 4 * MESSAGES);
+        // The last receive found the end.
+        assert_eq!(counted.calls, 2 * MESSAGES + 1);
+    }
+
+    #[test]
+    fn who_is_owed_more_than_its_socket_takes_is_received_from_meanwhile() {
+        with_child(
+            Echo,
+            || false,
+            |mut peer| {
+                let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
+                let mut says = peer.try_clone().unwrap();
+                let said = bytes.clone();
+                let says = thread::spawn(move || {
+                    says.write_all(&said).unwrap();
+                    says.shutdown(Shutdown::Write).unwrap();
+                });
+                let mut heard = Vec::new();
+                peer.read_to_end(&mut heard).unwrap();
+                says.join().unwrap();
+                assert!(heard == bytes);
+            },
+        );
+    }
+
+    #[test]
+    fn who_talks_without_end_is_still_heard_to_go() {
+        with_child(
+            Chargen,
+            || false,
+            |mut peer| {
+                let mut some = vec![0; 1 << 20];
+                peer.read_exact(&mut some).unwrap();
+                peer.shutdown(Shutdown::Write).unwrap();
+                peer.read_to_end(&mut some).unwrap();
+            },
+        );
+    }
+
+    #[test]
+    fn who_is_told_says_what_it_owes_and_then_nothing_more() {
+        // Told after the first receive.
+        let asked = Cell::new(0);
+        let told = move || {
+            asked.set(asked.get() + 1);
+            asked.get() > 1
+        };
+        let echo: fn() -> Any = || "echo".parse().unwrap();
+        let counted = with_child(Late(echo), told, |mut peer| {
+            peer.write_all(b"PING").unwrap();
+            let mut heard = Vec::new();
+            peer.read_to_end(&mut heard).unwrap();
+            assert_eq!(heard, b"PING");
+            // It lingers: what comes late is taken, and resets nobody.
+            peer.write_all(b"late").unwrap();
+        });
+        assert_eq!(counted.sent_bytes, 4);
+    }
+
+    /// Made where it is used: a protocol is not sent to another thread.
+    struct Late(fn() -> Any);
+
+    impl Protocol for Late {
+        fn data(&mut self, chunk: Chunk, out: &mut proactor::protocol::Outbox<'_>) {
+            (self.0)().data(chunk, out);
+        }
+    }
+}

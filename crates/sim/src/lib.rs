@@ -1,0 +1,526 @@
+//! A simulated kernel, and the clients beyond it: every interleaving that a seed decides.
+//!
+//! [`Sim`] plays the kernel's side of [`Ring`], so that the loop, the connections and the decoding
+//! of answers run as in production, on raw [`Cqe`]s with real flags, buffer ids and errnos.
+//! Operations in flight wait in a bag. [`enter`](Ring::enter) draws from the bag and from the
+//! [`Client`]s whoever can go on, lets it, and throws in [`Faults`]. There is no socket and no
+//! clock: time is a number, and where nobody can go on before it, it jumps to the next moment at
+//! which something is due.
+//!
+//! It checks what a kernel would not tell, and panics with its state:
+//!
+//! * one operation of a kind is in flight per connection, cancels included;
+//! * a cancel aims at something that is in flight, and at each only once;
+//! * a socket is closed once, when nothing else of its connection is in flight, and not used after;
+//! * every filled buffer is claimed once, and every lent one comes back;
+//! * the loop neither spins (enters for nothing) nor sleeps with work to do, or when nothing can
+//!   ever wake it.
+//!
+//! Sockets that were closed are used again at once, before the loop has heard of the close, so
+//! that whoever confuses two connections is found out.
+#![allow(unsafe_code)] // One call: a buffer comes back from the kernel, which is this file.
+
+mod client;
+mod faults;
+mod work;
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt::{self, Display};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+pub use client::{Client, ClientId, Reads, Reset};
+pub use faults::{Dice, Fault, Faults, Tally};
+
+use proactor::buffer::{BufferId, Chunk, Lease, Pool, Size};
+use proactor::clock::Nanos;
+use proactor::keys::ConnId;
+use proactor::ring::VECTOR;
+use proactor::ring::{
+    Cqe, Entered, Kind, ListenerId, Op, Pushed, Ring, Socket, Sqe, Target, Token, Wait,
+};
+
+/// Which kernel is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Multishot accepts and receives; the kernel picks from buffers that it was lent, a group of
+    /// them for each size.
+    Multishot,
+    /// One answer per operation; each receive holds a leased buffer of its own.
+    OneShot,
+}
+
+/// What a [`Sim`] is made of.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Decides everything else.
+    pub seed: u64,
+    /// Which kernel.
+    pub tier: Tier,
+    /// How many sockets there can be at a time.
+    pub sockets: usize,
+    /// How many operations the submission queue holds.
+    pub entries: usize,
+    /// How many bytes a socket buffer holds; there is one for each direction.
+    pub socket_buffer: usize,
+    /// What goes wrong.
+    pub faults: Faults,
+}
+
+/// After so many enters in a row for nothing, the loop spins.
+const IDLE_ENTERS: u32 = 100;
+/// The most that happens at one go.
+const STEPS: usize = 24;
+
+/// A simulated kernel and the clients beyond it.
+pub struct Sim {
+    setup: Setup,
+    dice: Dice,
+    tally: Tally,
+    pool: Rc<Pool>,
+    now: Nanos,
+    clients: Vec<Client>,
+    /// Connected, not accepted, by listener.
+    backlogs: Vec<VecDeque<ClientId>>,
+    sockets: Vec<Option<Open>>,
+    /// Closed last on top.
+    unused: Vec<u32>,
+    /// By socket, the close of its last owner.
+    closes: Vec<Option<Token>>,
+    /// Queued, not submitted.
+    queue: VecDeque<Doing>,
+    /// True once the queue was said to be full, until the next enter.
+    full: bool,
+    /// Submitted, not completed.
+    bag: Vec<Doing>,
+    completions: VecDeque<Cqe>,
+    /// What found no room in `completions`.
+    overflow: VecDeque<Cqe>,
+    /// Filled, not claimed.
+    filled: Vec<(Cqe, Lease)>,
+    /// By size, in the order in which they were lent.
+    lent: Vec<VecDeque<BufferId>>,
+    /// In flight as the loop must see it: from being pushed until the last answer is reaped.
+    live: HashSet<Token>,
+    /// True while the descriptor of [`Op::Wake`] is readable.
+    readable: bool,
+    /// What the descriptor of [`Op::Read`] still has.
+    input: VecDeque<u8>,
+    /// True once that has ended behind it.
+    input_ended: bool,
+    idle_enters: u32,
+    /// True from a sleep that nothing could end until anything happens.
+    quiet: bool,
+    queue_most: usize,
+    /// Quiet sends that went out whole, and of which the loop has not heard.
+    silent: VecDeque<(Token, usize)>,
+    /// True from the last question about them, if it could not be answered, to the next enter.
+    unanswered: bool,
+}
+
+/// A socket of the server.
+#[derive(Debug)]
+struct Open {
+    client: ClientId,
+    /// Known from its first operation on.
+    owner: Option<ConnId>,
+    /// True from pushing the close.
+    closing: bool,
+}
+
+/// An operation in flight.
+#[derive(Debug)]
+struct Doing {
+    token: Token,
+    work: Work,
+    cancelled: Cancelled,
+    /// Not answered before.
+    at: Nanos,
+}
+
+#[derive(Debug)]
+enum Work {
+    Accept(ListenerId),
+    /// The lease is the receive's own: none if the kernel picks.
+    Recv {
+        socket: Socket,
+        size: Size,
+        lease: Option<Lease>,
+    },
+    Send {
+        socket: Socket,
+        chunks: VecDeque<Chunk>,
+        sent: usize,
+        quiet: bool,
+    },
+    Shutdown(Socket),
+    Close(Socket),
+    Cancel(Target),
+    Read(Lease),
+    Wake,
+    /// Done when it was submitted, with this result.
+    Done(i32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cancelled {
+    No,
+    Yes,
+    /// It is to end, but may have something to say.
+    TooLate,
+}
+
+impl Sim {
+    /// A kernel without clients.
+    pub fn new(setup: Setup, pool: Rc<Pool>) -> Sim {
+        Sim {
+            dice: Dice::new(setup.seed),
+            tally: Tally::default(),
+            now: Nanos(0),
+            clients: Vec::new(),
+            backlogs: Vec::new(),
+            sockets: (0..setup.sockets).map(|_| None).collect(),
+            unused: (0..setup.sockets as u32).rev().collect(),
+            closes: vec![None; setup.sockets],
+            queue: VecDeque::new(),
+            full: false,
+            bag: Vec::new(),
+            completions: VecDeque::new(),
+            overflow: VecDeque::new(),
+            filled: Vec::new(),
+            lent: (0..pool.sizes()).map(|_| VecDeque::new()).collect(),
+            live: HashSet::new(),
+            readable: false,
+            input: VecDeque::new(),
+            input_ended: false,
+            idle_enters: 0,
+            quiet: false,
+            queue_most: 0,
+            silent: VecDeque::new(),
+            unanswered: false,
+            setup,
+            pool,
+        }
+    }
+
+    /// A client connects: it stands in the listener's backlog.
+    pub fn connect(&mut self, listener: ListenerId, reads: Reads) -> ClientId {
+        self.quiet = false;
+        let id = ClientId(self.clients.len());
+        self.clients.push(Client::new(reads, self.setup.socket_buffer));
+        let at = listener.0 as usize;
+        self.backlogs.resize_with(self.backlogs.len().max(at + 1), VecDeque::new);
+        self.backlogs[at].push_back(id);
+        id
+    }
+
+    /// A client.
+    pub fn client(&self, id: ClientId) -> &Client {
+        &self.clients[id.0]
+    }
+
+    /// A client, to tell it something.
+    pub fn client_mut(&mut self, id: ClientId) -> &mut Client {
+        self.quiet = false;
+        &mut self.clients[id.0]
+    }
+
+    /// Makes the descriptor of [`Op::Wake`] readable: whoever asks a server to stop must say so to
+    /// the simulated kernel, which does not look at real descriptors.
+    pub fn wake(&mut self) {
+        self.readable = true;
+        self.quiet = false;
+    }
+
+    /// Puts bytes where [`Op::Read`] reads.
+    pub fn type_in(&mut self, bytes: &[u8]) {
+        self.input.extend(bytes);
+        self.quiet = false;
+    }
+
+    /// Has that end behind them.
+    pub fn end_input(&mut self) {
+        self.input_ended = true;
+        self.quiet = false;
+    }
+
+    /// How many bytes of it have not been read.
+    pub fn unread_input(&self) -> usize {
+        self.input.len()
+    }
+
+    /// Has other things go wrong from now on.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.setup.faults = faults;
+    }
+
+    /// What went wrong, and how often.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Whether nothing more can happen before a client is told something.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// How many clients have not been accepted.
+    pub fn waiting(&self) -> usize {
+        self.backlogs.iter().map(VecDeque::len).sum()
+    }
+
+    /// How many of the server's sockets are open.
+    pub fn open_sockets(&self) -> usize {
+        self.sockets.iter().flatten().count()
+    }
+
+    /// The longest send queue in bytes that was ever sent from.
+    pub fn queue_most(&self) -> usize {
+        self.queue_most
+    }
+
+    /// Ends all that is in flight without an answer and gives back what it was lent, as closing a
+    /// ring does. Dropping it does so too.
+    pub fn close(&mut self) {
+        self.queue.clear();
+        self.bag.clear();
+        self.filled.clear();
+        for id in self.lent.iter_mut().flat_map(|group| group.drain(..)) {
+            drop(reclaim(&self.pool, id));
+        }
+    }
+
+    // What the loop asks.
+
+    fn doing(&mut self, op: Op<'_>) -> Doing {
+        let (token, work) = match op {
+            Op::Accept { listener, .. } => {
+                let at = listener.0 as usize;
+                self.backlogs.resize_with(self.backlogs.len().max(at + 1), VecDeque::new);
+                (Token::at(Kind::Accept, at as u32), Work::Accept(listener))
+            }
+            Op::Recv { conn, socket, size } => {
+                self.check_owner(conn, socket);
+                let own = self.setup.tier == Tier::OneShot;
+                let lease = if own { self.pool.lease(size) } else { None };
+                self.check(lease.is_some() == own, "a receive without a buffer to receive into");
+                (Token::of(Kind::Recv, conn), Work::Recv { socket, size, lease })
+            }
+            Op::Send { conn, socket, queue, quiet } => {
+                self.check_owner(conn, socket);
+                self.check(!queue.is_empty(), "a send has something to send");
+                self.queue_most = self.queue_most.max(queue.bytes());
+                let chunks = queue.iter().take(VECTOR).cloned().collect();
+                let quiet = quiet && self.setup.tier == Tier::Multishot && queue.chunks() <= VECTOR;
+                (Token::of(Kind::Send, conn), Work::Send { socket, chunks, sent: 0, quiet })
+            }
+            Op::Shutdown { conn, socket } => {
+                self.check_owner(conn, socket);
+                (Token::of(Kind::Shutdown, conn), Work::Shutdown(socket))
+            }
+            Op::Close { conn, socket } => {
+                self.check_owner(conn, socket);
+                let rest = self.live.iter().find(|token| is_of(**token, conn));
+                self.check(rest.is_none(), format_args!("closed with {rest:?} in flight"));
+                self.open(socket).closing = true;
+                (Token::of(Kind::Close, conn), Work::Close(socket))
+            }
+            Op::Cancel { target } => {
+                let token = cancel_token(target);
+                let aims = self.live.contains(&Token::from(target));
+                self.check(aims, format_args!("{token:?} aims at nothing"));
+                (token, Work::Cancel(target))
+            }
+            Op::Read { lease, .. } => (Token::at(Kind::Read, 0), Work::Read(lease)),
+            Op::Wake { .. } => (Token::at(Kind::Wake, 0), Work::Wake),
+        };
+        Doing { token, work, cancelled: Cancelled::No, at: Nanos(0) }
+    }
+
+    fn check_owner(&mut self, conn: ConnId, socket: Socket) {
+        let open = self.sockets.get_mut(socket.0 as usize).and_then(Option::as_mut);
+        let owner = open.map(|open| (*open.owner.get_or_insert(conn), open.closing));
+        let holds = owner == Some((conn, false));
+        self.check(holds, format_args!("{conn} uses {socket:?}, which is not its own: {owner:?}"));
+    }
+
+    fn open(&mut self, socket: Socket) -> &mut Open {
+        self.sockets[socket.0 as usize].as_mut().expect("checked when it was pushed")
+    }
+
+    fn far(&mut self, socket: Socket) -> &mut Client {
+        let ClientId(at) = self.open(socket).client;
+        &mut self.clients[at]
+    }
+
+    // Within.
+
+    /// Rolls for a fault, and counts it.
+    fn befalls(&mut self, fault: Fault) -> bool {
+        let falls = self.dice.chance(self.setup.faults.rate(fault));
+        if falls {
+            self.tally.count(fault);
+        }
+        falls
+    }
+
+    #[track_caller]
+    fn check(&self, holds: bool, law: impl Display) {
+        assert!(holds, "seed {}: {law}\n{self:?}", self.setup.seed);
+    }
+}
+
+impl Ring for Sim {
+    fn is_full(&self) -> bool {
+        self.full || self.queue.len() >= self.setup.entries
+    }
+
+    fn lacks_buffer(&self, _: Size) -> bool {
+        self.setup.tier == Tier::OneShot && self.pool.unfilled_in_all() == 0
+    }
+
+    fn push(&mut self, op: Op<'_>) -> Pushed {
+        self.check(!self.is_full(), "pushed into a full queue");
+        self.check(!self.quiet, "the loop slept, for ever, with work to do");
+        let doing = self.doing(op);
+        let sqe = sqe(&doing);
+        let new = self.live.insert(doing.token);
+        self.check(new, format_args!("two of {:?} in flight", doing.token));
+        self.queue.push_back(doing);
+        self.full = self.befalls(Fault::QueueFull);
+        Pushed { before: None, op: sqe }
+    }
+
+    fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
+        let wait = if std::mem::take(&mut self.unanswered) { Wait::No } else { wait };
+        self.now = self.now + Duration::from_nanos(self.dice.between(1, 20_000) as u64);
+        self.completions.append(&mut self.overflow);
+        self.readable |= self.befalls(Fault::SpuriousWake);
+        self.full = false;
+        let lent = self.lend();
+        self.play_some(); // What happened since it was last entered.
+        let (submitted, all) = self.take();
+        self.play_some();
+        let interrupted = wait != Wait::No && self.befalls(Fault::EnterInterrupted);
+        let slept = all && !interrupted && self.sleep(wait);
+        let overflow = !self.overflow.is_empty();
+
+        let idle = submitted == 0 && self.completions.is_empty() && !overflow;
+        self.idle_enters = if idle && !slept && !interrupted { self.idle_enters + 1 } else { 0 };
+        self.check(self.idle_enters < IDLE_ENTERS, "the loop spins");
+        Ok(Entered { submitted, lent, overflow, own: None })
+    }
+
+    fn reap(&mut self) -> Option<Cqe> {
+        let cqe = self.completions.pop_front()?;
+        if !stays(cqe) {
+            let lived = self.live.remove(&cqe.token);
+            self.check(lived, format_args!("{cqe:?} answers nothing"));
+        }
+        Some(cqe)
+    }
+
+    fn silent(&mut self) -> Option<(ConnId, usize)> {
+        self.check(self.completions.is_empty(), "silence is asked about when all is reaped");
+        let queued = |doing: &Doing| matches!(doing.work, Work::Send { quiet: true, .. });
+        if !self.overflow.is_empty() || self.silent.is_empty() {
+            // A failure may be among those that wait outside the queue.
+            self.unanswered = !self.silent.is_empty() || self.queue.iter().any(queued);
+            return None;
+        }
+        let (token, len) = self.silent.pop_front()?;
+        let lived = self.live.remove(&token);
+        self.check(lived, format_args!("{token:?} has been answered"));
+        Some((token.conn(), len))
+    }
+
+    fn claim(&mut self, cqe: Cqe) -> Option<Lease> {
+        let at = self.filled.iter().position(|(filled, _)| *filled == cqe);
+        self.check(at.is_some() == (cqe.res > 0), format_args!("{cqe:?} is claimed once"));
+        at.map(|at| self.filled.swap_remove(at).1)
+    }
+
+    fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
+    fn sockets(&self) -> usize {
+        self.sockets.len()
+    }
+
+    fn now(&self) -> Nanos {
+        self.now
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Sim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sim { setup, tally, now, pool, backlogs, queue, .. } = self;
+        writeln!(f, "{setup:?}\nwent wrong: {tally:?}\n{now:?}, {pool:?}")?;
+        writeln!(f, "backlogs: {backlogs:?}\nqueued: {queue:?}")?;
+        self.bag.iter().try_for_each(|doing| writeln!(f, "in flight: {doing:?}"))?;
+        let answers = self.completions.iter().chain(&self.overflow);
+        answers.into_iter().try_for_each(|cqe| writeln!(f, "answered: {cqe:?}"))?;
+        let clients = self.clients.iter().enumerate();
+        clients.into_iter().try_for_each(|(at, client)| writeln!(f, "client {at}: {client:?}"))
+    }
+}
+
+/// Whether an operation stays in flight after this answer. Not [`Cqe::more`]: who plays the kernel
+/// must not err with the loop.
+fn stays(cqe: Cqe) -> bool {
+    cqe.flags & 2 != 0
+}
+
+/// Takes a buffer back from the kernel that this file plays.
+fn reclaim(pool: &Rc<Pool>, id: BufferId) -> Lease {
+    // SAFETY: no kernel has this buffer: `Sim` was lent it, writes only through the lease that it
+    // gets here, and only before that lease is claimed.
+    let lease = unsafe { pool.reclaim(id) };
+    lease.expect("a lent buffer comes back once")
+}
+
+fn sqe(doing: &Doing) -> Sqe {
+    // IORING_OP_*, and IOSQE_BUFFER_SELECT for a receive without a buffer of its own.
+    const BUFFER_SELECT: u8 = 1 << 5;
+    let (opcode, flags, fd, len) = match &doing.work {
+        Work::Accept(listener) => (13, 0, i32::from(listener.0), 0),
+        Work::Recv { socket, lease: Some(lease), .. } => {
+            (27, 0, socket.0 as i32, lease.bytes().len())
+        }
+        Work::Recv { socket, lease: None, .. } => (27, BUFFER_SELECT, socket.0 as i32, 0),
+        Work::Send { socket, chunks, .. } => {
+            (9, 0, socket.0 as i32, chunks.iter().map(|chunk| chunk.len()).sum())
+        }
+        Work::Shutdown(socket) => (34, 0, socket.0 as i32, 0),
+        Work::Close(socket) => (19, 0, socket.0 as i32, 0),
+        Work::Cancel(_) | Work::Done(_) => (14, 0, -1, 0),
+        Work::Read(lease) => (22, 0, -1, lease.bytes().len()),
+        Work::Wake => (6, 0, -1, 0),
+    };
+    Sqe { token: doing.token, opcode, flags, fd, len: len as u32 }
+}
+
+fn cancel_token(target: Target) -> Token {
+    match target {
+        Target::Accept(listener) => Token::at(Kind::CancelAccept, u32::from(listener.0)),
+        Target::Recv(conn) => Token::of(Kind::CancelRecv, conn),
+        Target::Send(conn) => Token::of(Kind::CancelSend, conn),
+    }
+}
+
+/// Whether `token` is that of an operation on this connection.
+fn is_of(token: Token, conn: ConnId) -> bool {
+    let at_large = [Kind::Accept, Kind::CancelAccept, Kind::Read, Kind::Wake, Kind::Aside];
+    token.conn() == conn && token.kind().is_some_and(|kind| !at_large.contains(&kind))
+}
+
+#[cfg(test)]
+mod tests;

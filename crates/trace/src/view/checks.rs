@@ -1,0 +1,432 @@
+//! What the doctor looks for, and the thresholds that keep the usual from being called a fault.
+
+use std::time::Duration;
+
+use super::chart::ratio;
+use super::digest::Digest;
+use super::doctor::{Finding, Severity};
+use super::life::Life;
+use super::turns::{Moment, Noted, STALL};
+use crate::show::ASKS_NOBODY;
+use proactor_report::units::plural;
+use proactor_report::{Errno, units};
+
+/// Something to look for.
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    pub(super) about: &'static str,
+    of: Of,
+    pub(super) look: fn(&Digest) -> Option<Finding>,
+}
+
+/// In which traces something can be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// In all.
+    All,
+    /// In those that have turns.
+    Loop,
+    /// In a ring's.
+    Ring,
+    /// In a selector's.
+    Selector,
+}
+
+impl Check {
+    /// Whether it can be seen in what this was made of.
+    pub(super) fn is_for(&self, digest: &Digest) -> bool {
+        let turns = !digest.source.has_no_loop();
+        match self.of {
+            Of::All => true,
+            Of::Loop => turns,
+            Of::Ring => digest.is_ring(),
+            Of::Selector => turns && !digest.is_ring(),
+        }
+    }
+}
+
+const fn check(
+    name: &'static str,
+    about: &'static str,
+    of: Of,
+    look: fn(&Digest) -> Option<Finding>,
+) -> Check {
+    Check { name, about, of, look }
+}
+
+/// All that is looked for.
+pub(super) const CHECKS: &[Check] = &[
+    check("cq-overflow", "completions outside of a full queue", Of::Ring, overflow),
+    check("no-buffers", "receives that found no buffer", Of::Ring, starved),
+    check("out-of-order", "operations that did not end once", Of::All, faults),
+    check("errors", "operations that failed", Of::All, failed),
+    check("accepts-refused", "no descriptor or memory to accept with", Of::All, exhausted),
+    check("never-closed", "connections that end and are not closed", Of::All, lingering),
+    check("stalls", "a loop that stays away from the kernel", Of::Loop, stalls),
+    check("disarmed", "multishot receives that keep ending", Of::Ring, disarmed),
+    check("one-shot", "a receive asked for anew for each message", Of::Ring, one_shot),
+    check("short-sends", "sends that take less than they are given", Of::All, short),
+    check("woken-for-nothing", "turns without a completion or report", Of::Loop, idle),
+    check("reports-in-vain", "reports of which no call makes anything", Of::Selector, in_vain),
+    check("would-block", "calls that find nothing", Of::Selector, would_block),
+    check("rewatched", "interests that change with the messages", Of::Selector, rewatched),
+    check("one-each-turn", "turns that serve one of many", Of::Loop, one_each),
+    check("resets", "connections that the peer broke", Of::All, resets),
+    check("records-lost", "gaps in the trace", Of::All, lost),
+];
+
+/// A finding that is not named yet.
+fn finding(severity: Severity, what: String, noted: &Noted, fix: &str) -> Finding {
+    Finding {
+        name: "",
+        severity,
+        what,
+        evidence: Vec::new(),
+        first: noted.first.clone(),
+        fix: fix.to_owned(),
+    }
+}
+
+impl Finding {
+    fn with(mut self, evidence: impl Into<String>) -> Finding {
+        self.evidence.push(evidence.into());
+        self
+    }
+}
+
+/// `812 of 5,361 enters (15 %)`
+fn share_of(n: u64, all: u64, thing: &str) -> String {
+    let share = n as f64 / all.max(1) as f64;
+    let share = if n > 0 && share < 0.0005 { "<0.1 %".to_owned() } else { units::percent(share) };
+    format!("{} of {} ({share})", units::count(n), plural(all, thing))
+}
+
+/// More than one in so many, and more than a few.
+fn often(n: u64, all: u64, one_in: u64) -> bool {
+    n > 10 && n.saturating_mul(one_in) > all
+}
+
+fn overflow(digest: &Digest) -> Option<Finding> {
+    let turns = digest.turns.as_ref().filter(|turns| turns.overflows.count > 0)?;
+    let size = digest.queue.map_or("an unknown number".to_owned(), units::count);
+    let what = format!(
+        "completions waited outside the full queue in {}",
+        share_of(turns.overflows.count, turns.count, "enter")
+    );
+    let fix = "a larger completion queue (IORING_SETUP_CQSIZE): it grows with --max-connections, up to 8,192. \
+               The kernel keeps what does not fit, but ends multishot operations and takes longer";
+    let most = units::count(turns.batches.max);
+    Some(
+        finding(Severity::Wrong, what, &turns.overflows, fix)
+            .with(format!("the queue holds {size}; {most} were reaped at once at most")),
+    )
+}
+
+fn starved(digest: &Digest) -> Option<Finding> {
+    let starved = &digest.odd.starved;
+    if starved.count == 0 {
+        return None;
+    }
+    // One in a hundred is a storm: each costs a completion, a receive and a wait.
+    let severity =
+        if often(starved.count, digest.messages, 100) { Severity::Wrong } else { Severity::Costly };
+    let all = starved.count + digest.messages;
+    let what = format!("{} found no buffer (ENOBUFS)", share_of(starved.count, all, "receive"));
+    let fix = "more buffers (--buffers), or larger ones if messages are (--buffer-size); slow \
+               readers hold the buffers of what they are owed";
+    let found = finding(severity, what, starved, fix);
+    Some(match digest.buffers {
+        Some(buffers) => found.with(format!(
+            "{} lent in all, {} of them filled",
+            units::count(buffers.lent),
+            units::count(buffers.filled)
+        )),
+        None => found,
+    })
+}
+
+fn faults(digest: &Digest) -> Option<Finding> {
+    let bad: Vec<&Life> = digest.lives.iter().filter(|life| !life.faults.is_empty()).collect();
+    let first = bad.first()?;
+    let what = format!(
+        "operations of {} did not end once, before the close",
+        share_of(bad.len() as u64, digest.lives.len() as u64, "connection")
+    );
+    let fix = "this is a fault of the loop, or of the kernel: `trace conn` shows each of them; \
+               please report it with the trace";
+    let mut found = finding(Severity::Wrong, what, &Noted::default(), fix);
+    for life in bad.iter().take(3) {
+        found = found.with(format!("{}: {}", life.conn, life.faults.join("; ")));
+    }
+    found.first = vec![Moment { at_ns: first.last_ns, conn: None, amount: None }];
+    Some(found)
+}
+
+fn failed(digest: &Digest) -> Option<Finding> {
+    let failed = &digest.odd.failed;
+    if failed.count == 0 {
+        return None;
+    }
+    let what = format!("{} failed", plural(failed.count, "operation"));
+    let fix = "`trace show --result error` shows each; what the name means is in the man page of \
+               the call";
+    let mut found = finding(Severity::Wrong, what, failed, fix);
+    let mut names: Vec<String> =
+        failed.first.iter().filter_map(|one| Some(Errno(one.amount? as i32).to_string())).collect();
+    names.dedup();
+    for row in &digest.ops {
+        let these = row.errors.iter().filter(|(name, _)| names.contains(name));
+        let these: Vec<_> = these.map(|(name, n)| format!("{} {name}", units::count(*n))).collect();
+        if !these.is_empty() {
+            found = found.with(format!("{}: {}", row.op, these.join(", ")));
+        }
+    }
+    // The amount is an errno, and is told.
+    found.first.iter_mut().for_each(|one| one.amount = None);
+    Some(found)
+}
+
+fn exhausted(digest: &Digest) -> Option<Finding> {
+    let exhausted = &digest.odd.exhausted;
+    let what = format!("{} failed for want of resources", plural(exhausted.count, "accept"));
+    let fix = "more descriptors (ulimit -n), or fewer connections at a time (--max-connections)";
+    (exhausted.count > 0).then(|| finding(Severity::Wrong, what, exhausted, fix))
+}
+
+/// How long a connection may take from the peer's end to its close.
+const LINGER: Duration = Duration::from_secs(1);
+
+fn lingering(digest: &Digest) -> Option<Finding> {
+    let end = digest.source.from_ns + digest.source.span_ns;
+    let late = |life: &&Life| {
+        let ended = life.peer_ended_ns.filter(|_| life.closed_ns.is_none());
+        ended.is_some_and(|at| end.saturating_sub(at) > LINGER.as_nanos() as u64)
+    };
+    let late: Vec<&Life> = digest.lives.iter().filter(late).collect();
+    let first = late.first()?;
+    let what = format!(
+        "{} whose peer ended over {} before the end of the trace are not closed",
+        share_of(late.len() as u64, digest.lives.len() as u64, "connection"),
+        units::span(LINGER)
+    );
+    let fix = "the peer has ended but does not read what it is owed: it is let go when others wait \
+               for it, or at a drain (--drain-timeout); `trace conn` shows what is in flight";
+    let mut found = finding(Severity::Costly, what, &Noted::default(), fix);
+    for life in late.iter().take(3) {
+        let waits = life.in_flight.join(", ");
+        let waits = if waits.is_empty() { "nothing".to_owned() } else { waits };
+        found = found.with(format!("{}: {waits} in flight", life.conn));
+    }
+    let at_ns = first.peer_ended_ns.unwrap_or(first.last_ns);
+    found.first = vec![Moment { at_ns, conn: None, amount: None }];
+    Some(found)
+}
+
+fn stalls(digest: &Digest) -> Option<Finding> {
+    let turns = digest.turns.as_ref().filter(|turns| turns.stalls.count > 0)?;
+    let longest = turns.outside.max_ns.unwrap_or(0);
+    // A few are the scheduler's, unless one alone takes a hundredth of the time.
+    let long = longest.saturating_mul(100) > digest.source.span_ns;
+    let severity =
+        if turns.stalls.count >= 3 && long || often(turns.stalls.count, turns.count, 1000) {
+            Severity::Costly
+        } else {
+            Severity::Note
+        };
+    let what = format!(
+        "the loop stayed away from the kernel for over {} in {}",
+        units::span(STALL),
+        share_of(turns.stalls.count, turns.count, "turn")
+    );
+    let fix = "a protocol that computes for long, or a CPU that others take (--cpu keeps to one): \
+               while it is away, nobody is served";
+    let longest = units::span(Duration::from_nanos(longest));
+    let found = finding(severity, what, &turns.stalls, fix);
+    Some(found.with(format!("the longest took {longest}")))
+}
+
+fn disarmed(digest: &Digest) -> Option<Finding> {
+    let disarmed = &digest.odd.disarmed;
+    if !often(disarmed.count, digest.messages, 100) {
+        return None;
+    }
+    let what = format!(
+        "multishot receives ended with {}",
+        share_of(disarmed.count, digest.messages, "message")
+    );
+    let row = digest.op("recv")?;
+    let fix = "the kernel ends them when completions overflow or memory is short: see to \
+               cq-overflow and no-buffers first";
+    Some(finding(Severity::Costly, what, disarmed, fix).with(format!(
+        "{} submitted for {}",
+        plural(row.begun, "receive"),
+        plural(digest.connections, "connection")
+    )))
+}
+
+fn one_shot(digest: &Digest) -> Option<Finding> {
+    let row = digest.op("recv").filter(|row| row.on_ring && !row.multishot)?;
+    // Two of three, and enough to tell.
+    if digest.messages < 100 || row.begun * 3 < digest.messages * 2 {
+        return None;
+    }
+    let per = digest.per_message(row.begun).map_or(String::new(), ratio);
+    let what = format!("receives are one-shot: {per} submissions of them per message");
+    let fix = "a kernel from 6.0 on receives many times for one submission (and no --kernel below \
+               that)";
+    Some(finding(Severity::Note, what, &Noted::default(), fix))
+}
+
+fn short(digest: &Digest) -> Option<Finding> {
+    let sends: u64 = digest
+        .ops
+        .iter()
+        .filter(|row| ["send", "sendmsg"].contains(&row.op))
+        .map(|row| row.ok)
+        .sum();
+    let (short, blocked) = (&digest.odd.short, &digest.odd.send_blocked);
+    let many = short.count + blocked.count;
+    if many == 0 {
+        return None;
+    }
+    let what = format!("{} met a full socket", share_of(many, sends + blocked.count, "send"));
+    let fix = "these clients read more slowly than they are answered: that bounds memory and is no \
+               fault; larger socket buffers (net.ipv4.tcp_wmem) make it rarer";
+    let first = if short.count > 0 { short } else { blocked };
+    Some(finding(Severity::Note, what, first, fix).with(format!(
+        "{} came short, {} would have blocked",
+        units::count(short.count),
+        units::count(blocked.count)
+    )))
+}
+
+fn idle(digest: &Digest) -> Option<Finding> {
+    let turns = digest.turns.as_ref()?;
+    if !often(turns.idle.count, turns.count, 100) || digest.source.model == ASKS_NOBODY {
+        return None;
+    }
+    let what = format!(
+        "nothing was submitted and nothing came in {}",
+        share_of(turns.idle.count, turns.count, turns.name)
+    );
+    let fix = "signals wake it, or a loop that asks without waiting: `trace show --op enter --op \
+               wait` shows for how long each was to wait";
+    Some(finding(Severity::Costly, what, &turns.idle, fix))
+}
+
+fn in_vain(digest: &Digest) -> Option<Finding> {
+    let turns = digest.turns.as_ref()?;
+    if !often(turns.in_vain.count, turns.count, 100) {
+        return None;
+    }
+    let asks_nobody = digest.source.model == ASKS_NOBODY;
+    let severity = if asks_nobody { Severity::Note } else { Severity::Costly };
+    let what = format!(
+        "no call came to anything after {}",
+        share_of(turns.in_vain.count, turns.count, "reporting wait")
+    );
+    let fix = if asks_nobody {
+        "this model tries instead of asking: --idle-sleep lets it rest, any other model asks"
+    } else {
+        "a socket is reported whose readiness nobody uses: its interest should be taken back"
+    };
+    Some(finding(severity, what, &turns.in_vain, fix))
+}
+
+fn would_block(digest: &Digest) -> Option<Finding> {
+    let blocked = &digest.odd.recv_blocked;
+    // One in ten.
+    if !often(blocked.count, digest.messages, 10) {
+        return None;
+    }
+    let asks_nobody = digest.source.model == ASKS_NOBODY;
+    let severity = if asks_nobody { Severity::Note } else { Severity::Costly };
+    let per = digest.per_message(blocked.count).map_or("some".to_owned(), ratio);
+    let what = format!("{per} receives per message found nothing (EAGAIN)");
+    let fix = if asks_nobody {
+        "that is how this model waits; any other asks first"
+    } else {
+        "a receive that comes short has emptied the socket: to try once more costs a call"
+    };
+    let row = digest.op("recv")?;
+    Some(finding(severity, what, blocked, fix).with(share_of(
+        row.would_block,
+        row.ended,
+        "receive",
+    )))
+}
+
+fn rewatched(digest: &Digest) -> Option<Finding> {
+    let row = digest.op("rewatch").filter(|row| often(row.begun, digest.messages, 10))?;
+    let oneshot = digest.source.model == "epoll-oneshot";
+    let severity = if oneshot { Severity::Note } else { Severity::Costly };
+    let per = digest.per_message(row.begun).map_or("some".to_owned(), ratio);
+    let what = format!("{per} times per message the selector was told of another interest");
+    let fix = if oneshot {
+        "a oneshot selector is told after each report; epoll, level-triggered, is not"
+    } else {
+        "slow readers make the loop watch for room and back again; edges (--model epoll-et) need \
+         no telling"
+    };
+    Some(finding(severity, what, &Noted::default(), fix).with(format!(
+        "{} rewatch{}, {}",
+        units::count(row.begun),
+        units::agree(row.begun, "", "es"),
+        plural(digest.messages, "message")
+    )))
+}
+
+fn one_each(digest: &Digest) -> Option<Finding> {
+    let turns = digest.turns.as_ref()?;
+    // Enough turns to tell, and clients enough that there could be more in each.
+    if turns.count < 100 || turns.batches.mean >= 1.5 || digest.connections_max < 8 {
+        return None;
+    }
+    let (mean, open) = (ratio(turns.batches.mean), units::count(digest.connections_max));
+    let (each, name) =
+        if turns.name == "enter" { ("completions", "enter") } else { ("reports", "wait") };
+    let what = format!("{mean} {each} per {name}, with up to {open} connections open");
+    let fix = "nothing: the loop is ahead of its clients. Under more load the batches grow, and \
+               the calls per message shrink";
+    Some(finding(Severity::Note, what, &Noted::default(), fix))
+}
+
+fn resets(digest: &Digest) -> Option<Finding> {
+    let reset = &digest.odd.reset;
+    let what = format!(
+        "{} met a connection that the peer had broken (ECONNRESET, EPIPE, ECONNABORTED)",
+        plural(reset.count, "operation")
+    );
+    let fix = "nothing, if these clients are known to leave like that: a peer that closes with \
+               bytes unread resets";
+    (reset.count > 0).then(|| finding(Severity::Note, what, reset, fix))
+}
+
+fn lost(digest: &Digest) -> Option<Finding> {
+    let (lost, written) = (digest.source.lost, digest.source.written);
+    let (overwritten, stopped) = (digest.source.overwritten, digest.source.stopped);
+    let unwritten = lost.saturating_sub(overwritten).saturating_sub(stopped);
+    let share = share_of(lost, written.max(lost), "record");
+    let what = format!("{share} {} not here", units::agree(lost, "is", "are"));
+    // Only what was overwritten is for want of room.
+    let fix = if overwritten > 0 {
+        "a larger recording (--trace-size), or fewer connections of it (--trace-sample)"
+    } else if stopped > 0 {
+        "nothing, if it was meant to stop: SIGUSR2 and --trace-trigger stop it, SIGUSR2 starts it \
+         again"
+    } else if digest.source.has_no_loop() {
+        "nothing, if it was killed: whoever is killed in mid-record leaves that one. What still \
+         writes has it soon"
+    } else {
+        "the whole file, if this is a part of it"
+    };
+    let found = finding(Severity::Note, what, &Noted::default(), fix);
+    let why = [
+        (overwritten, "overwritten by newer ones"),
+        (stopped, "not written while recording was stopped"),
+        (unwritten, "begun and not written"),
+    ];
+    let why = why.iter().filter(|(n, _)| *n > 0);
+    let why = why.map(|(n, why)| format!("{} {why}", units::count(*n))).collect::<Vec<_>>();
+    (lost > 0).then(|| found.with(why.join(", ")))
+}

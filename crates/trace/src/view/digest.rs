@@ -1,0 +1,350 @@
+//! A trace in numbers, from one pass over its events.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::lanes::{self, Lanes};
+use super::life::{Life, Lives, Measure};
+use super::ops::{OpRow, Ops, is_recv, is_send};
+use super::source::{Cut, Source};
+use super::turns::{Counter, Noted, Turns};
+use crate::Trace;
+use crate::event::{Event, Happened, Op};
+use crate::format::{Call, Level, What, Writers};
+use crate::show::ASKS_NOBODY;
+use proactor::ring::Kind;
+use proactor_report::{Errno, Latencies};
+
+/// What a trace comes to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Digest {
+    /// Of what it is made.
+    pub source: Source,
+    /// Connections seen.
+    pub connections: u64,
+    /// Connections open at a time, at most.
+    pub connections_max: u64,
+    /// Receives that brought bytes. A *message*, unless a client writes several at once.
+    pub messages: u64,
+    /// How many bytes they brought.
+    pub bytes_in: u64,
+    /// How many bytes were sent.
+    pub bytes_out: u64,
+    /// Operation by operation, call by call.
+    pub ops: Vec<OpRow>,
+    /// The enters, or the waits; of one connection alone there are none, nor where each has a
+    /// thread.
+    pub turns: Option<Turns>,
+    /// The threads, or the children, where many recorded; of one connection alone there are none.
+    pub lanes: Option<Lanes>,
+    /// System calls, counted where they are made; `None` if some may not be here.
+    pub calls: Option<u64>,
+    /// How many completions the queue holds, if it is a ring.
+    pub queue: Option<u64>,
+    /// Buffers that the kernel is lent; `None` where it picks none.
+    pub buffers: Option<Buffers>,
+    /// Turns of connections: how long from a receive to its reply.
+    pub answered: proactor_report::histogram::Percentiles,
+    /// From what to what that is timed.
+    pub measure: Measure,
+    /// What happened that ought not to, or not often.
+    pub odd: Odd,
+    /// All connections.
+    #[serde(skip)]
+    pub lives: Vec<Life>,
+}
+
+/// Provided buffers, of all sizes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Buffers {
+    /// How many were lent in all.
+    pub lent: u64,
+    /// How many of them the kernel gave back, filled.
+    pub filled: u64,
+    /// How few were lent at a time, and how many at most; `None` where records are missing.
+    pub fewest: Option<u64>,
+    /// How many at most.
+    pub most: Option<u64>,
+}
+
+/// What happened that ought not to, or not often.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Odd {
+    /// Receives that found no buffer.
+    pub starved: Noted,
+    /// Sends of which less went than was given; how many bytes did.
+    pub short: Noted,
+    /// Accepts that failed for want of descriptors or memory.
+    pub exhausted: Noted,
+    /// Connections that the peer reset, or that we wrote to too late.
+    pub reset: Noted,
+    /// Other failures that are not part of the game; which errno.
+    pub failed: Noted,
+    /// Multishot receives that ended though they brought bytes.
+    pub disarmed: Noted,
+    /// Sends that would have blocked.
+    pub send_blocked: Noted,
+    /// Receives that would have blocked.
+    pub recv_blocked: Noted,
+}
+
+impl Digest {
+    /// Of this part of a trace.
+    pub fn of(trace: &Trace, cut: &Cut) -> Digest {
+        let mut pass = Pass::new(trace, cut);
+        for event in trace.events() {
+            if let Some(lanes) = &mut pass.lanes {
+                lanes.see(&trace.header, &event, cut);
+            }
+            pass.see(&event, cut);
+        }
+        pass.finish(trace, cut)
+    }
+
+    /// This row, if there is such an operation or call.
+    pub fn op(&self, name: &str) -> Option<&OpRow> {
+        self.ops.iter().find(|row| row.op == name)
+    }
+
+    /// How many of something there were per message; `None` without messages, or of a sample.
+    pub fn per_message(&self, number: u64) -> Option<f64> {
+        let told = self.messages > 0 && self.source.sample == 1;
+        told.then(|| number as f64 / self.messages as f64)
+    }
+
+    /// Whether it is of a ring.
+    pub fn is_ring(&self) -> bool {
+        self.turns.as_ref().is_some_and(|turns| turns.name == "enter")
+            || matches!(self.measure, Measure::Completed | Measure::Taken)
+    }
+
+    /// The share of the time that was spent in enters or waits, asleep and awake.
+    pub fn share_inside(&self) -> Option<f64> {
+        let turns = self.turns.as_ref()?;
+        (self.source.span_ns > 0).then(|| turns.inside_ns as f64 / self.source.span_ns as f64)
+    }
+}
+
+struct Pass {
+    ops: Ops,
+    /// Many recorded, most of whom sleep in calls of their own.
+    no_loop: bool,
+    turns: Counter,
+    lanes: Option<lanes::Counter>,
+    lives: Lives,
+    answered: Latencies,
+    lent: Lent,
+    flights: HashMap<u64, Op>,
+    span: Option<(u64, u64)>,
+    seen: HashMap<proactor::keys::ConnId, bool>,
+    open: u64,
+    open_max: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    messages: u64,
+    odd: Odd,
+}
+
+/// How many buffers the kernel has.
+#[derive(Debug, Default)]
+struct Lent {
+    lent: u64,
+    filled: u64,
+    fewest: Option<u64>,
+    most: u64,
+}
+
+impl Pass {
+    fn new(trace: &Trace, cut: &Cut) -> Pass {
+        let waits = trace.records.iter().any(|one| one.what == What::WaitBegin as u8);
+        let timed = trace.header.level == Some(Level::Record) || !waits;
+        let mut ops = Ops::new(timed);
+        let no_loop = trace.header.writers != Writers::One;
+        if no_loop {
+            ops.count_waits();
+        }
+        Pass {
+            ops,
+            no_loop,
+            turns: Counter::default(),
+            lanes: lanes::Counter::new(&trace.header, cut).filter(|_| cut.conn.is_none()),
+            lives: Lives::new(trace),
+            answered: Latencies::new(),
+            lent: Lent::default(),
+            flights: HashMap::new(),
+            span: None,
+            seen: HashMap::new(),
+            open: 0,
+            open_max: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            messages: 0,
+            odd: Odd::default(),
+        }
+    }
+
+    fn see(&mut self, event: &Event, cut: &Cut) {
+        self.lives.see(event);
+        self.flights(event);
+        for turn in self.lives.answered.drain(..) {
+            if cut.is_in_time(turn.at) && cut.is_of(Some(turn.conn)) {
+                self.answered.record(std::time::Duration::from_nanos(turn.took));
+            }
+        }
+        if !cut.is_in_time(event.at) {
+            return;
+        }
+        let (from, _) = *self.span.get_or_insert((event.at, event.at));
+        self.span = Some((from, event.at));
+        if cut.conn.is_none() && !self.no_loop {
+            self.turns.see(event);
+            self.lent.see(event);
+        }
+        if !cut.is_of(event.conn) {
+            return;
+        }
+        let short = self.ops.see(event);
+        self.traffic(event);
+        self.oddities(event, short);
+    }
+
+    fn flights(&mut self, event: &Event) {
+        match (&event.what, event.op) {
+            (Happened::Submitted { .. }, Some(op)) => drop(self.flights.insert(event.raw.id, op)),
+            (Happened::Completed { more: false, .. } | Happened::Silent { .. }, _) => {
+                self.flights.remove(&event.raw.id);
+            }
+            (Happened::Lost(_), _) => self.flights.clear(),
+            _ => {}
+        }
+    }
+
+    fn traffic(&mut self, event: &Event) {
+        let Some(conn) = event.conn else { return };
+        let closed = self.seen.entry(conn).or_insert_with(|| {
+            self.open += 1;
+            self.open_max = self.open_max.max(self.open);
+            false
+        });
+        let (Some(op), Some(result)) = (event.op, event.result()) else { return };
+        let n = u64::from(result.unwrap_or(0));
+        if is_recv(op) && n > 0 {
+            self.messages += 1;
+            self.bytes_in += n;
+        } else if is_send(op) {
+            self.bytes_out += n;
+        } else if matches!(op, Op::Ring(Kind::Close) | Op::Call(Call::Close)) && !*closed {
+            *closed = true;
+            self.open -= 1;
+        }
+    }
+
+    fn oddities(&mut self, event: &Event, short: bool) {
+        let (Some(op), Some(result)) = (event.op, event.result()) else { return };
+        let (at, conn, odd) = (event.at, event.conn, &mut self.odd);
+        let accepts = matches!(op, Op::Ring(Kind::Accept) | Op::Call(Call::Accept));
+        match result {
+            Ok(n) if short => odd.short.note(at, conn, Some(u64::from(n))),
+            Ok(n) if op == Op::Ring(Kind::Recv) && n > 0 => {
+                let ends = matches!(event.what, Happened::Completed { more: false, .. });
+                if ends && event.is_multishot() {
+                    odd.disarmed.note(at, conn, None);
+                }
+            }
+            Ok(_) => {}
+            Err(Errno(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) if accepts => {
+                odd.exhausted.note(at, conn, None);
+            }
+            Err(Errno(libc::ENOBUFS)) if is_recv(op) => odd.starved.note(at, conn, None),
+            Err(Errno(libc::EAGAIN)) if op == Op::Call(Call::Recv) => {
+                odd.recv_blocked.note(at, conn, None);
+            }
+            Err(Errno(libc::EAGAIN)) if is_send(op) => odd.send_blocked.note(at, conn, None),
+            Err(Errno(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED)) => {
+                odd.reset.note(at, conn, None)
+            }
+            Err(Errno(errno)) if event.is_abnormal() && errno != libc::EINTR => {
+                odd.failed.note(at, conn, Some(errno.unsigned_abs().into()));
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn finish(self, trace: &Trace, cut: &Cut) -> Digest {
+        let mut in_flight = HashMap::new();
+        for op in self.flights.into_values() {
+            *in_flight.entry(op).or_default() += 1;
+        }
+        // What is in flight is of no one connection, nor of a part of the time.
+        if *cut != Cut::default() {
+            in_flight.clear();
+        }
+        let (ops, turns) = (self.ops.finish(&in_flight), self.turns.finish());
+        let (from, to) = self.span.unwrap_or((0, 0));
+        let whole = trace.lost() == 0 && trace.remarks.is_empty() && cut.since.is_none();
+        let told = cut.conn.is_none() && trace.header.sample == 1;
+        let measure = self.lives.measure();
+        Digest {
+            source: Source::new(trace, cut, from, to),
+            connections: self.seen.len() as u64,
+            connections_max: self.open_max,
+            messages: self.messages,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            calls: told.then(|| calls(trace.header.model(), &ops, turns.as_ref())),
+            ops,
+            turns,
+            lanes: self.lanes.map(|lanes| lanes.finish(to)),
+            queue: trace.header.get("completions").and_then(|size| size.parse().ok()),
+            buffers: self.lent.finish(whole),
+            answered: self.answered.percentiles(),
+            measure,
+            odd: self.odd,
+            lives: self.lives.finish(),
+        }
+    }
+}
+
+impl Lent {
+    fn see(&mut self, event: &Event) {
+        match event.what {
+            Happened::EnterEnd { lent, .. } => {
+                self.lent += u64::from(lent);
+                self.most = self.most.max(self.lent.saturating_sub(self.filled));
+            }
+            Happened::Completed { buffer: Some(_), .. } => {
+                self.filled += 1;
+                let left = self.lent.saturating_sub(self.filled);
+                self.fewest = Some(self.fewest.map_or(left, |fewest| fewest.min(left)));
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(self, whole: bool) -> Option<Buffers> {
+        let (lent, filled) = (self.lent, self.filled);
+        let (fewest, most) =
+            (whole.then(|| self.fewest.unwrap_or(self.most)), whole.then_some(self.most));
+        (lent + filled > 0).then_some(Buffers { lent, filled, fewest, most })
+    }
+}
+
+/// How many system calls there were. On a ring each enter is one and nothing else is. Beside a
+/// selector, watching is a call where the kernel is told of it, and not to ask at all is none.
+fn calls(model: &str, ops: &[OpRow], turns: Option<&Turns>) -> u64 {
+    let tells = model.starts_with("epoll");
+    let made = |row: &&OpRow| match row.op {
+        "watch" | "unwatch" => tells || model == "sigio",
+        "rewatch" => tells,
+        "wait" => true,
+        // Nobody's call: whoever has the lock lets the next one in.
+        "lock" => false,
+        name => Call::ALL.iter().any(|call| call.name() == name),
+    };
+    let turns = turns.filter(|_| model != ASKS_NOBODY).map_or(0, |turns| turns.count);
+    if ops.iter().any(|row| row.on_ring) {
+        return turns;
+    }
+    turns + ops.iter().filter(made).map(|row| row.begun.max(row.ended)).sum::<u64>()
+}

@@ -1,0 +1,198 @@
+//! Of what a view is made: who recorded it, what of it was looked at, and what is missing.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::Trace;
+use crate::format::{Clock, Level, Writers};
+use crate::show::subject;
+use proactor::keys::ConnId;
+use proactor_report::units;
+
+/// The part of a trace that a view is about. The default is all of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Only from then on: since recording began.
+    pub since: Option<Duration>,
+    /// Only before.
+    pub until: Option<Duration>,
+    /// Only of this connection: its slot, and which tenant of it.
+    pub conn: Option<(u32, Option<u32>)>,
+}
+
+impl Cut {
+    /// Whether it is about this moment.
+    pub fn is_in_time(&self, at: u64) -> bool {
+        let at = Duration::from_nanos(at);
+        self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until)
+    }
+
+    /// Whether it is about this connection.
+    pub(super) fn is_of(&self, conn: Option<ConnId>) -> bool {
+        let Some((slot, generation)) = self.conn else { return true };
+        conn.is_some_and(|conn| {
+            conn.slot() == slot && generation.is_none_or(|one| one == conn.generation())
+        })
+    }
+}
+
+/// Who recorded, and how much of it is here.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Source {
+    /// The I/O model.
+    pub model: String,
+    /// What it uses of the kernel.
+    pub detail: String,
+    /// The kernel's release.
+    pub kernel: Option<String>,
+    /// The process that recorded.
+    pub pid: u32,
+    /// Which of its loops.
+    pub lane: u32,
+    /// Who wrote into it: `one` owner, the `threads` of a server, or its `processes`.
+    pub writers: &'static str,
+    /// What ticked, and how fast.
+    pub clock: String,
+    /// Whether the clock was read per batch or per record.
+    pub level: Option<&'static str>,
+    /// Records ever written.
+    pub written: u64,
+    /// Those of them that are not here, and those that were not written.
+    pub lost: u64,
+    /// Of the lost: those that newer ones have overwritten.
+    pub overwritten: u64,
+    /// Of the lost: those that were not written while recording was stopped.
+    pub stopped: u64,
+    /// One connection of so many was recorded.
+    pub sample: u32,
+    /// When what is looked at begins: nanoseconds since recording began.
+    pub from_ns: u64,
+    /// How long it lasts.
+    pub span_ns: u64,
+    /// What is missing, and what is uncertain because of it: a sentence each.
+    pub uncertain: Vec<String>,
+}
+
+impl Source {
+    /// Of this trace, cut to this; from the first to the last moment that was seen.
+    pub(super) fn new(trace: &Trace, cut: &Cut, from_ns: u64, to_ns: u64) -> Source {
+        let header = &trace.header;
+        let clock = match header.clock {
+            Some(Clock::Tsc) => format!("tsc {:.1} MHz", header.hertz as f64 / 1e6),
+            Some(Clock::Nanos) => "monotonic".to_owned(),
+            None => "unknown".to_owned(),
+        };
+        let lost = match header.writers {
+            Writers::One => trace.lost().saturating_add(trace.absent()),
+            Writers::Threads | Writers::Processes => trace.lost(),
+        };
+        let kernel = header.get("uname").map(|uname| uname.split(' ').nth(1).unwrap_or(uname));
+        Source {
+            model: header.model().to_owned(),
+            detail: header.get("detail").unwrap_or_default().to_owned(),
+            kernel: kernel.map(str::to_owned),
+            pid: header.pid,
+            lane: header.lane,
+            clock,
+            level: header.level.map(Level::name),
+            written: header.head,
+            lost,
+            overwritten: trace.first,
+            stopped: header.missed,
+            writers: header.writers.name(),
+            sample: header.sample,
+            from_ns,
+            span_ns: to_ns.saturating_sub(from_ns),
+            uncertain: uncertain(trace, cut),
+        }
+    }
+
+    /// Whether many recorded, most of whom sleep in calls of their own: there is no loop, and no
+    /// turn.
+    pub(super) fn has_no_loop(&self) -> bool {
+        self.writers != Writers::One.name()
+    }
+
+    /// Whether a ring recorded that runs completions only when it is entered.
+    pub(super) fn defers(&self) -> bool {
+        self.detail.contains("DEFER_TASKRUN")
+    }
+}
+
+fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
+    let header = &trace.header;
+    let mut all = trace.remarks.clone();
+    if trace.first > 0 {
+        all.push(format!(
+            "the first {} {} overwritten: what began before is seen to end only, without an age",
+            units::plural(trace.first, "record"),
+            units::agree(trace.first, "was", "were")
+        ));
+    }
+    if header.missed > 0 {
+        all.push(format!(
+            "{} {} not written while recording was stopped: there, what was in flight is forgotten",
+            units::plural(header.missed, "record"),
+            units::agree(header.missed, "was", "were")
+        ));
+    }
+    let unwritten = trace.absent();
+    if header.writers != Writers::One && unwritten > 0 {
+        all.push(format!(
+            "{} {} begun and not written: who wrote {} was killed, or had not come to it. There, \
+             what was being called is forgotten",
+            units::plural(unwritten, "record"),
+            units::agree(unwritten, "was", "were"),
+            units::agree(unwritten, "it", "them")
+        ));
+    }
+    if header.sample > 1 {
+        all.push(format!(
+            "1 of {} connections is here: counts are of those, turns are of all, and nothing is \
+             told per message",
+            header.sample
+        ));
+    }
+    if let Some(why) = header.frozen {
+        all.push(format!("recording stopped {why}: what came after is not here"));
+    } else if !header.ended {
+        all.push("the recorder was not closed: its process runs, or was killed".to_owned());
+    }
+    let moment = |span: Option<Duration>| span.map_or("the end".to_owned(), units::span);
+    if let Some((slot, generation)) = cut.conn {
+        let generation = generation.map_or(String::new(), |generation| format!(".{generation}"));
+        all.push(format!(
+            "only c{slot}{generation} is looked at: turns are nobody's, and left out"
+        ));
+    }
+    if cut.since.is_some() || cut.until.is_some() {
+        let since = cut.since.map_or("the begin".to_owned(), units::span);
+        all.push(format!("only what lies between {since} and {} is counted", moment(cut.until)));
+    }
+    all
+}
+
+impl fmt::Display for Source {
+    /// Two lines, and one for each uncertainty. No line-end at the end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&subject(&self.model, self.pid))?;
+        if self.lane > 0 {
+            write!(f, ", loop {}", self.lane)?;
+        }
+        if !self.detail.is_empty() {
+            write!(f, ": {}", self.detail)?;
+        }
+        let (written, lost) = (units::plural(self.written, "record"), units::count(self.lost));
+        let span = units::span(Duration::from_nanos(self.span_ns));
+        write!(f, "\n{written}, {lost} lost, over {span}   clock: {}", self.clock)?;
+        if let Some(level) = self.level {
+            write!(f, ", read per {level}")?;
+        }
+        if let Some(kernel) = &self.kernel {
+            write!(f, "   kernel {kernel}")?;
+        }
+        self.uncertain.iter().try_for_each(|sentence| write!(f, "\nnote: {sentence}"))
+    }
+}

@@ -1,0 +1,337 @@
+//! `trace conn c7.1`: one connection's life, step by step, what repeats itself folded.
+
+mod teller;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::life::{Answered, Life, Lives, Measure};
+use super::roster::ended;
+use super::source::{Cut, Source};
+use super::summary::span;
+use crate::Trace;
+use proactor::keys::ConnId;
+use proactor_report::histogram::Percentiles;
+use proactor_report::{Latencies, units};
+use teller::Teller;
+
+/// So many abnormal steps are never folded.
+const ABNORMAL: usize = 16;
+
+/// One connection's life.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Story {
+    /// `proactor.trace.connection/1`
+    pub schema: &'static str,
+    /// Of what it is made.
+    pub source: Source,
+    /// How many tenants its slot had in this trace, this one included.
+    pub tenants: u64,
+    /// In numbers.
+    #[serde(flatten)]
+    pub life: Life,
+    /// From what to what a turn is timed.
+    pub measure: Measure,
+    /// How long its turns took.
+    pub answered: Percentiles,
+    /// The slowest of them.
+    pub slowest: Vec<Slow>,
+    /// What is told.
+    pub told: Vec<Told>,
+}
+
+/// A turn that took long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Slow {
+    /// Which of the connection's turns, from 1.
+    pub turn: u64,
+    /// When it began: nanoseconds since recording began.
+    pub at_ns: u64,
+    /// How long it took, in nanoseconds.
+    pub took_ns: u64,
+    /// As which completion since the enter the receive came, from 1.
+    pub position: u32,
+}
+
+/// A line of a story.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// Something that happened.
+    Step(Step),
+    /// So many steps of so many turns are left out.
+    Folded {
+        /// Turns, of which a part may be shown.
+        turns: u64,
+        /// Steps.
+        steps: u64,
+    },
+}
+
+/// Something that happened to a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// When: nanoseconds since recording began.
+    pub at_ns: u64,
+    /// In which turn of the connection, from 1; 0 before the first.
+    pub turn: u64,
+    /// What.
+    pub what: String,
+    /// Whether it ends a span, and of how long: in nanoseconds, and of what.
+    pub ends: Option<(u64, &'static str)>,
+    /// Whether it begins a span.
+    pub begins: bool,
+    /// Whether it ought not to happen.
+    pub abnormal: bool,
+}
+
+impl Story {
+    /// Of this connection: its slot and which tenant of it, or the first tenant there is; with its
+    /// `slowest` turns, and with every step if `all`. `None` if the trace knows no such connection.
+    pub fn of(
+        trace: &Trace,
+        cut: &Cut,
+        conn: (u32, Option<u32>),
+        slowest: usize,
+        all: bool,
+    ) -> Option<Story> {
+        let wanted = Cut { conn: Some(conn), ..*cut };
+        let is_wanted = |one: &ConnId| wanted.is_of(Some(*one));
+        let conn = trace.events().filter_map(|event| event.conn).find(is_wanted)?;
+        let cut = Cut { conn: Some((conn.slot(), Some(conn.generation()))), ..*cut };
+        let mut lives = Lives::new(trace);
+        let mut teller = Teller::new(conn, trace);
+        let (mut answered, mut slow) = (Latencies::new(), Slowest::new(slowest));
+        let mut tenants = HashSet::new();
+        for event in trace.events() {
+            if let Some(tenant) = event.conn.filter(|one| one.slot() == conn.slot()) {
+                tenants.insert(tenant);
+            }
+            lives.see(&event);
+            teller.see(&event, &cut);
+            for turn in lives.answered.drain(..).filter(|turn| turn.conn == conn) {
+                teller.answered(&turn);
+                if cut.is_in_time(turn.at) {
+                    answered.record(Duration::from_nanos(turn.took));
+                    slow.see(turn);
+                }
+            }
+        }
+        let measure = lives.measure();
+        let life = lives.finish().into_iter().find(|life| life.conn == format!("c{conn}"))?;
+        let from = life.accepted_ns.unwrap_or(life.first_ns);
+        Some(Story {
+            schema: "proactor.trace.connection/1",
+            source: Source::new(trace, &cut, from, life.last_ns),
+            tenants: tenants.len() as u64,
+            life,
+            measure,
+            answered: answered.percentiles(),
+            slowest: slow.finish(),
+            told: fold(teller.steps, all),
+        })
+    }
+}
+
+impl From<Answered> for Slow {
+    fn from(turn: Answered) -> Slow {
+        let Answered { turn, at, took, position, .. } = turn;
+        Slow { turn, at_ns: at, took_ns: took, position: u32::from(position) + 1 }
+    }
+}
+
+/// The slowest turns so far. Bounded: of many, those that cannot be among them are forgotten.
+struct Slowest {
+    most: usize,
+    turns: Vec<Answered>,
+}
+
+impl Slowest {
+    fn new(most: usize) -> Slowest {
+        Slowest { most, turns: Vec::new() }
+    }
+
+    fn see(&mut self, turn: Answered) {
+        self.turns.push(turn);
+        if self.turns.len() >= 2 * self.most.max(512) {
+            self.keep();
+        }
+    }
+
+    fn keep(&mut self) {
+        self.turns.sort_by_key(|turn| std::cmp::Reverse((turn.took, turn.turn)));
+        self.turns.truncate(self.most);
+    }
+
+    /// The slowest first.
+    fn finish(mut self) -> Vec<Slow> {
+        self.keep();
+        self.turns.into_iter().map(Slow::from).collect()
+    }
+}
+
+/// Leaves out what repeats itself: the steps of all turns but the first and the last, unless they
+/// are abnormal.
+fn fold(steps: Vec<Step>, all: bool) -> Vec<Told> {
+    let last = steps.last().map_or(0, |step| step.turn);
+    let (mut told, mut abnormal) = (Vec::new(), 0);
+    let mut hidden: (HashSet<u64>, u64) = Default::default();
+    for step in steps {
+        abnormal += usize::from(step.abnormal);
+        let shown =
+            all || step.turn <= 1 || step.turn == last || (step.abnormal && abnormal <= ABNORMAL);
+        if shown {
+            let (turns, steps) = std::mem::take(&mut hidden);
+            if steps > 0 {
+                told.push(Told::Folded { turns: turns.len() as u64, steps });
+            }
+            told.push(Told::Step(step));
+        } else {
+            hidden.0.insert(step.turn);
+            hidden.1 += 1;
+        }
+    }
+    if hidden.1 > 0 {
+        told.push(Told::Folded { turns: hidden.0.len() as u64, steps: hidden.1 });
+    }
+    told
+}
+
+impl fmt::Display for Story {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let life = &self.life;
+        let zero = life.accepted_ns.unwrap_or(life.first_ns);
+        writeln!(f, "{}\n", self.source)?;
+        self.head(f)?;
+        if let Some(at) = life.accepted_ns {
+            writeln!(f, "{}  accepted", offset(at, zero))?;
+        }
+        self.steps(f, zero)?;
+        if !self.slowest.is_empty() {
+            writeln!(f, "slowest turns:")?;
+            for slow in &self.slowest {
+                writeln!(f, "{}", slow_turn(slow, zero, self.measure))?;
+            }
+        }
+        write!(f, "verdict: {}{}", ended(life), self.checked())
+    }
+}
+
+impl Story {
+    /// Who it is, in numbers.
+    fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let life = &self.life;
+        let file = life.file.map_or(String::new(), |file| format!("  file {file}"));
+        writeln!(
+            f,
+            "{}{file}  {}  {} in {}, out {}  {}",
+            life.conn,
+            units::span(Duration::from_nanos(life.lived_ns())),
+            units::plural(life.messages, "msg"),
+            units::bytes(life.bytes_in as f64),
+            units::bytes(life.bytes_out as f64),
+            receives(life),
+        )?;
+        if self.tenants > 1 {
+            writeln!(f, "one of {} tenants of its slot", units::count(self.tenants))?;
+        }
+        Ok(())
+    }
+
+    fn steps(&self, f: &mut fmt::Formatter<'_>, zero: u64) -> fmt::Result {
+        // Whether a span has begun that has not ended.
+        let mut open = false;
+        for told in &self.told {
+            match told {
+                Told::Step(step) => writeln!(f, "{}", self.step(step, zero, &mut open))?,
+                Told::Folded { turns, steps } => {
+                    open = false;
+                    let (turns, steps) =
+                        (units::plural(*turns, "turn"), units::plural(*steps, "step"));
+                    let words = format!("{turns} folded, {steps} (--all shows them)");
+                    writeln!(f, "{:>13}  … {words}", "")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of its operations.
+    fn checked(&self) -> &'static str {
+        if !self.life.faults.is_empty() {
+            ""
+        } else if self.source.lost > 0 {
+            "   (what is here is in order; records are missing)"
+        } else if self.life.closed_ns.is_some() {
+            "   every operation ended once ✓"
+        } else {
+            "   nothing ended twice ✓"
+        }
+    }
+
+    fn step(&self, step: &Step, zero: u64, open: &mut bool) -> String {
+        let mark = if step.begins {
+            *open = true;
+            if step.ends.is_some() { '┤' } else { '┐' }
+        } else if step.ends.is_some() {
+            *open = false;
+            '┘'
+        } else if *open {
+            '│'
+        } else {
+            ' '
+        };
+        let mut text = format!("{}  {:<36} {mark}", offset(step.at_ns, zero), step.what);
+        if let Some((nanos, what)) = step.ends {
+            text.push_str(&format!(" {what} {}", span(Some(nanos))));
+            if step.turn == 1 && what == "turnaround" && self.answered.samples > 1 {
+                let (p50, p99) = (span(self.answered.p50_ns), span(self.answered.p99_ns));
+                let all = units::count(self.answered.samples);
+                text.push_str(&format!("   ({all} of these: p50 {p50}  p99 {p99};"));
+                text.push_str(&format!(" {})", self.measure.words()));
+            }
+        }
+        if step.abnormal {
+            text.push_str("  !");
+        }
+        text.truncate(text.trim_end().len());
+        text
+    }
+}
+
+fn receives(life: &Life) -> String {
+    let failed = units::count(life.starved);
+    if life.would_block > 0 || life.receives > life.messages {
+        return format!(
+            "{} asked, {} found nothing, {failed} no buffer",
+            units::plural(life.receives, "receive"),
+            units::count(life.would_block)
+        );
+    }
+    match life.receives {
+        0 => "armed before what is here".to_owned(),
+        n => format!("recv armed {}, {failed} ENOBUFS", units::times(n)),
+    }
+}
+
+fn slow_turn(slow: &Slow, zero: u64, measure: Measure) -> String {
+    let mut text = format!(
+        "{}  #{:<8} took {}",
+        offset(slow.at_ns, zero),
+        slow.turn,
+        span(Some(slow.took_ns))
+    );
+    if matches!(measure, Measure::Completed | Measure::Taken) {
+        text.push_str(&format!("   completion {} of its turn", slow.position));
+    }
+    text
+}
+
+/// Right-aligned, as `+289.2 µs`.
+fn offset(at: u64, zero: u64) -> String {
+    let text = format!("+{}", units::span(Duration::from_nanos(at.saturating_sub(zero))));
+    format!("{text:>13}")
+}

@@ -1,0 +1,238 @@
+//! `trace summary`: what was asked, what came of it, and how old it was.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::chart::{bar, ratio};
+use super::digest::Digest;
+use super::ops::{Octave, OpRow};
+use proactor_report::units::plural;
+use proactor_report::{Align, Errno, NOTHING, Table, units};
+
+/// The longest bar of a histogram.
+const WIDTH: usize = 40;
+
+/// What a trace comes to, operation by operation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// `proactor.trace.summary/1`
+    pub schema: &'static str,
+    /// All numbers.
+    #[serde(flatten)]
+    pub digest: Digest,
+}
+
+impl Summary {
+    /// Of these numbers.
+    pub fn new(digest: Digest) -> Summary {
+        Summary { schema: "proactor.trace.summary/1", digest }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digest = &self.digest;
+        writeln!(f, "{}", digest.source)?;
+        writeln!(f, "{}\n", traffic(digest))?;
+        if digest.ops.is_empty() {
+            return f.write_str("no operation and no call is in it");
+        }
+        f.write_str(&table(digest))?;
+        if let Some(row) = charted(digest) {
+            write!(f, "\n\n{}", histogram(digest, row))?;
+        }
+        notes(digest).iter().try_for_each(|note| write!(f, "\n{note}"))
+    }
+}
+
+/// Connections, messages and bytes, and the time in the kernel.
+fn traffic(digest: &Digest) -> String {
+    let mut text = format!(
+        "{}, {} in, {} in, {} out",
+        plural(digest.connections, "connection"),
+        plural(digest.messages, "message"),
+        units::bytes(digest.bytes_in as f64),
+        units::bytes(digest.bytes_out as f64),
+    );
+    if let (Some(turns), Some(share)) = (&digest.turns, digest.share_inside()) {
+        let inside = units::span(Duration::from_nanos(turns.inside_ns));
+        text.push_str(&format!(
+            "   {inside} in {} ({}, asleep and awake)",
+            plural(turns.count, turns.name),
+            units::percent(share)
+        ));
+    }
+    if let Some(calls) = digest.calls.and_then(|calls| digest.per_message(calls)) {
+        text.push_str(&format!("   {} system calls per message", ratio(calls)));
+    }
+    text
+}
+
+fn table(digest: &Digest) -> String {
+    use Align::{Left, Right};
+    let ring = digest.is_ring();
+    let (begun, ended) = if ring { ("submitted", "cqes") } else { ("calls", "per message") };
+    let fifth = if ring { "quiet" } else { "would block" };
+    let ages = if ring { "age: p50" } else { "took: p50" };
+    let mut table = Table::new(&[
+        ("op", Left),
+        (begun, Right),
+        (ended, Right),
+        ("ok", Right),
+        (fifth, Right),
+        ("short", Right),
+        ("eof", Right),
+        ("errors", Left),
+        (ages, Right),
+        ("p90", Right),
+        ("p99", Right),
+        ("p99.9", Right),
+        ("max", Right),
+        ("", Left),
+    ]);
+    if let Some(turns) = digest.turns.as_ref().filter(|_| !ring) {
+        let per = digest.per_message(turns.count).map_or(String::new(), ratio);
+        let mut cells = vec![turns.name.to_owned(), units::count(turns.count), per];
+        let useless = turns.idle.count + turns.timers;
+        cells.extend([
+            units::count(turns.count - useless),
+            String::new(),
+            String::new(),
+            String::new(),
+        ]);
+        cells.push(some(turns.failed));
+        cells.extend(turns.inside.cells().map(|(_, cell)| cell));
+        let mean = ratio(turns.batches.mean);
+        cells.push(format!("{mean} reports of each"));
+        table.row(cells);
+    }
+    digest.ops.iter().for_each(|row| table.row(cells(digest, row)));
+    table.to_string()
+}
+
+fn cells(digest: &Digest, row: &OpRow) -> Vec<String> {
+    let star = if row.multishot { "*" } else { "" };
+    let ended = if row.on_ring {
+        units::count(row.ended)
+    } else {
+        digest.per_message(row.begun).map_or(String::new(), ratio)
+    };
+    let fifth = if row.on_ring { row.silent } else { row.would_block };
+    let errors = row.errors.iter().map(|(name, n)| format!("{} {name}", units::count(*n)));
+    let mut cells = vec![
+        format!("{}{star}", row.op),
+        units::count(row.begun),
+        ended,
+        units::count(row.ok),
+        some(fifth),
+        some(row.short),
+        some(row.eof),
+        errors.collect::<Vec<_>>().join(", "),
+    ];
+    match row.ages {
+        Some(ages) => cells.extend(ages.cells().map(|(_, cell)| cell)),
+        None => cells.extend(std::iter::repeat_n(String::new(), 5)),
+    }
+    cells.push(remark(row));
+    cells
+}
+
+fn remark(row: &OpRow) -> String {
+    let mut all = Vec::new();
+    if row.multishot && row.begun > 0 {
+        let each = ratio(row.ended as f64 / row.begun as f64);
+        all.push(format!("1 submission, {each} completions on average"));
+    }
+    if row.may_sleep && row.ages.is_some() {
+        all.push("asleep and awake".to_owned());
+    }
+    if row.in_flight > 0 {
+        all.push(format!("{} in flight at the end", units::count(row.in_flight)));
+    }
+    if row.unseen > 0 {
+        all.push(format!("{} submitted before what is here", units::count(row.unseen)));
+    }
+    all.join("; ")
+}
+
+/// A count, or nothing where it is zero.
+fn some(n: u64) -> String {
+    if n == 0 { String::new() } else { units::count(n) }
+}
+
+/// The operation whose ages are drawn: that which takes the most time, of those whose time is their
+/// own.
+fn charted(digest: &Digest) -> Option<&OpRow> {
+    let time = |row: &&OpRow| -> u128 {
+        let each = |one: &Octave| u128::from(one.from_ns.max(500)) * u128::from(one.count);
+        row.octaves.iter().map(each).sum()
+    };
+    let own = |row: &&OpRow| !row.octaves.is_empty() && !row.waits_for_others();
+    digest.ops.iter().filter(own).max_by_key(time)
+}
+
+fn histogram(digest: &Digest, row: &OpRow) -> String {
+    let most = row.octaves.iter().map(|octave| octave.count).max().unwrap_or(0);
+    let word = if digest.is_ring() { "age" } else { "took" };
+    let head = format!("{} {word}", row.op);
+    let line = |(at, octave): (usize, &Octave)| {
+        let head = if at == 0 { &head[..] } else { "" };
+        let from = match octave.from_ns {
+            0 => "below 1 µs".to_owned(),
+            nanos if nanos < 1_000_000 => format!("{} µs", nanos / 1000),
+            nanos => units::span(Duration::from_nanos(nanos)),
+        };
+        let bar = bar(octave.count, most, WIDTH);
+        format!("{head:<13}{from:>10} ▏{bar} {}", units::count(octave.count))
+    };
+    row.octaves.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What the numbers do not say by themselves.
+fn notes(digest: &Digest) -> Vec<String> {
+    let mut notes = Vec::new();
+    let Some(row) = charted(digest) else {
+        if !digest.is_ring() && digest.source.level == Some("batch") {
+            notes.push(
+                "\nhow long calls took is not here: the clock was read per batch \
+                 (serve --trace-clock=record reads it for each)"
+                    .to_owned(),
+            );
+        }
+        return notes;
+    };
+    if digest.is_ring() {
+        notes.push(format!(
+            "age: from the submission to the reaping; {}",
+            if digest.source.defers() {
+                "posted somewhere inside the enter that returned it"
+            } else {
+                "posted at some time before, nearly always inside an enter"
+            }
+        ));
+    }
+    if row.silent > 0 {
+        notes.push(format!(
+            "quiet: {} {} no completion and {} over, at the latest, when the enter that took {}: {}",
+            plural(row.silent, row.op),
+            units::agree(row.silent, "has", "have"),
+            units::agree(row.silent, "was", "were"),
+            units::agree(row.silent, "it returned", "them returned"),
+            units::agree(row.silent, "its age is an upper bound", "their ages are upper bounds")
+        ));
+    }
+    let aborted = Errno(libc::ECANCELED).to_string();
+    if digest.ops.iter().any(|row| row.errors.contains_key(&aborted)) {
+        notes.push(format!(
+            "{aborted}: cancelled by the loop itself, at its end or to ask for something else"
+        ));
+    }
+    notes
+}
+
+/// A number of nanoseconds as a span, or a dash.
+pub(super) fn span(nanos: Option<u64>) -> String {
+    nanos.map_or(NOTHING.to_owned(), |nanos| units::span(Duration::from_nanos(nanos)))
+}

@@ -1,0 +1,574 @@
+//! Each view from traces made by hand: what it says of a healthy server, and of one in which a
+//! single thing is wrong.
+
+use std::time::Duration;
+
+use super::{Cut, Diff, Digest, Doctor, Ending, Health, Measure, Roster, Story, Summary, Told};
+use crate::{About, Call, Clock, Level, Patience, Record, Recorder, Settings, Trace, What};
+use proactor::keys::ConnId;
+use proactor::ring::{Cqe, Kind, Token};
+use proactor::selector::{Key, Whose};
+
+const SKIP_SUCCESS: u16 = 1 << 6;
+
+/// Writes a trace as a loop would.
+struct Tape {
+    log: Recorder,
+    now: u64,
+    queued: u64,
+    pending: u32,
+    reaped: u64,
+}
+
+impl Tape {
+    fn new(model: &str) -> Tape {
+        Tape::with(model, Settings::default())
+    }
+
+    fn with(model: &str, settings: Settings) -> Tape {
+        let settings = Settings { bytes: 1 << 20, clock: Some(Clock::Nanos), ..settings };
+        let more = vec![("completions".to_owned(), "64".to_owned())];
+        let detail = "DEFER_TASKRUN".to_owned();
+        let about = About { model: model.to_owned(), detail, more, ..About::default() };
+        let log = Recorder::in_memory(&settings, &about).unwrap();
+        Tape { log, now: 0, queued: 0, pending: 0, reaped: 0 }
+    }
+
+    /// Time passes: so many microseconds.
+    fn pass(&mut self, micros: u64) -> &mut Tape {
+        self.now += micros * 1000;
+        self
+    }
+
+    fn note(&mut self, conn: Option<ConnId>, record: Record) -> &mut Tape {
+        let now = self.now;
+        self.log.note(conn, || now, record);
+        self
+    }
+
+    fn sqe(&mut self, kind: Kind, conn: u32, res: u32) -> &mut Tape {
+        self.sqe_with(kind, conn, res, 0)
+    }
+
+    fn sqe_with(&mut self, kind: Kind, conn: u32, res: u32, aux: u16) -> &mut Tape {
+        (self.queued, self.pending) = (self.queued + 1, self.pending + 1);
+        let (id, owner) = of(kind, conn);
+        let what = What::Sqe as u8;
+        let (res, flags) = (res as i32, conn);
+        self.note(owner, Record { what, id, res, flags, aux, ..Record::default() })
+    }
+
+    /// In the kernel for so many microseconds.
+    fn enter(&mut self, micros: u64, patience: Patience, flags: u32) -> &mut Tape {
+        let now = self.now;
+        let (what, aux) = (What::EnterBegin as u8, patience as u16);
+        let (id, res) = (self.queued, self.pending as i32);
+        self.log.begin_turn(|| now, Record { what, id, res, aux, ..Record::default() });
+        self.pass(micros);
+        let (now, what, id) = (self.now, What::EnterEnd as u8, self.reaped);
+        self.log.end_turn(|| now, Record { what, id, res, flags, ..Record::default() });
+        self.pending = 0;
+        self
+    }
+
+    fn entered(&mut self, micros: u64) -> &mut Tape {
+        self.enter(micros, Patience::Endless, 0)
+    }
+
+    fn cqe(&mut self, kind: Kind, conn: u32, res: i32, flags: u32) -> &mut Tape {
+        self.reaped += 1;
+        let (id, owner) = of(kind, conn);
+        self.note(owner, Record { what: What::Cqe as u8, id, res, flags, ..Record::default() })
+    }
+
+    /// A connection is accepted and its receive armed.
+    fn open(&mut self, conn: u32) -> &mut Tape {
+        self.entered(10).cqe(Kind::Accept, 0, conn as i32, Cqe::MORE).sqe(Kind::Recv, conn, 2048)
+    }
+
+    /// A message of 64 bytes comes and goes back, `micros` after it came.
+    fn echo(&mut self, conn: u32, micros: u64) -> &mut Tape {
+        self.entered(20).cqe(Kind::Recv, conn, 64, Cqe::MORE | Cqe::BUFFER);
+        self.sqe(Kind::Send, conn, 64).entered(micros).cqe(Kind::Send, conn, 64, 0)
+    }
+
+    /// The peer ends, and the connection is closed.
+    fn shut(&mut self, conn: u32) -> &mut Tape {
+        self.entered(10).cqe(Kind::Recv, conn, 0, 0).sqe(Kind::Close, conn, 0);
+        self.entered(10).cqe(Kind::Close, conn, 0, 0)
+    }
+
+    fn wait(&mut self, micros: u64, ready: &[u32]) -> &mut Tape {
+        let now = self.now;
+        let (what, op) = (What::WaitBegin as u8, Patience::Endless as u8);
+        self.log.begin_turn(|| now, Record { what, op, ..Record::default() });
+        self.pass(micros);
+        let (now, what, res) = (self.now, What::WaitEnd as u8, ready.len() as i32);
+        self.log.end_turn(|| now, Record { what, res, ..Record::default() });
+        for &conn in ready {
+            let (id, what) = (key(conn), What::Ready as u8);
+            let record = Record { what, id, flags: 1, ..Record::default() };
+            self.note(Some(ConnId::new(conn, 0)), record);
+        }
+        self
+    }
+
+    fn call(&mut self, call: Call, conn: u32, given: i32, res: i32) -> &mut Tape {
+        let (owner, op, id, flags) = (Some(ConnId::new(conn, 0)), call as u8, key(conn), conn);
+        let what = What::CallBegin as u8;
+        self.note(owner, Record { what, op, id, flags, res: given, ..Record::default() });
+        self.pass(2);
+        let what = What::CallEnd as u8;
+        self.note(owner, Record { what, op, id, flags, res, ..Record::default() })
+    }
+
+    fn trace(&mut self) -> Trace {
+        Trace::from_bytes(self.log.bytes()).unwrap()
+    }
+
+    fn digest(&mut self) -> Digest {
+        Digest::of(&self.trace(), &Cut::default())
+    }
+
+    fn findings(&mut self) -> Vec<&'static str> {
+        let doctor = Doctor::new(&self.digest());
+        assert!(doctor.looked_for.len() > 10);
+        doctor.findings.iter().map(|one| one.name).collect()
+    }
+}
+
+fn of(kind: Kind, conn: u32) -> (u64, Option<ConnId>) {
+    match kind {
+        Kind::Accept | Kind::Wake => (Token::at(kind, conn).0, None),
+        _ => (Token::of(kind, ConnId::new(conn, 0)).0, Some(ConnId::new(conn, 0))),
+    }
+}
+
+fn key(conn: u32) -> u64 {
+    Key::from(Whose::Conn(ConnId::new(conn, 0))).0
+}
+
+/// A ring that serves two connections, 100 messages each.
+fn ring() -> Tape {
+    let mut tape = Tape::new("uring");
+    tape.sqe(Kind::Accept, 0, 0).open(0).open(1);
+    // 64 buffers are lent.
+    tape.enter(1, Patience::None, 64 << 8).cqe(Kind::Wake, 0, 1, 0);
+    for _ in 0..100 {
+        tape.echo(0, 30).pass(1).echo(1, 40).pass(1);
+    }
+    tape
+}
+
+/// epoll that serves two connections, 100 messages each.
+fn selector(model: &str) -> Tape {
+    let mut tape = Tape::new(model);
+    tape.wait(5, &[]).call(Call::Watch, 0, 1, 0).call(Call::Watch, 1, 1, 0);
+    for _ in 0..100 {
+        tape.wait(30, &[0, 1]);
+        for conn in [0, 1] {
+            tape.call(Call::Recv, conn, 2048, 64).call(Call::Send, conn, 64, 64);
+        }
+    }
+    tape
+}
+
+/// A ring without multishot: each receive is submitted anew.
+fn one_shot() -> Tape {
+    let mut tape = Tape::new("uring");
+    for conn in 0..120 {
+        tape.sqe(Kind::Recv, conn % 2, 64).entered(9).cqe(Kind::Recv, conn % 2, 64, 0);
+    }
+    tape
+}
+
+/// A ring to which it is done once.
+fn once(plant: impl Fn(&mut Tape) -> &mut Tape) -> Tape {
+    let mut tape = ring();
+    plant(&mut tape);
+    tape
+}
+
+/// A ring to which it is done as often as a check needs.
+fn often(plant: impl Fn(&mut Tape) -> &mut Tape) -> Tape {
+    let mut tape = ring();
+    for _ in 0..30 {
+        plant(&mut tape);
+    }
+    tape
+}
+
+#[test]
+fn a_healthy_ring_and_a_healthy_selector_have_no_finding() {
+    for mut tape in [ring(), selector("epoll")] {
+        let digest = tape.digest();
+        assert_eq!(digest.messages, 200);
+        let doctor = Doctor::new(&digest);
+        assert_eq!(doctor.findings, []);
+        let text = doctor.to_string();
+        assert!(text.contains("nothing found") && text.contains("stalls"), "{text}");
+        assert_eq!(Health::new(digest).verdict, "healthy");
+    }
+}
+
+#[test]
+fn each_fault_of_a_ring_is_found_and_nothing_else() {
+    let planted: [(&str, Tape); 13] = [
+        ("cq-overflow", once(|tape| tape.enter(5, Patience::Endless, 1).cqe(Kind::Wake, 0, 1, 0))),
+        (
+            "no-buffers",
+            once(|tape| {
+                tape.entered(5).cqe(Kind::Recv, 0, -libc::ENOBUFS, 0).sqe(Kind::Recv, 0, 2048)
+            }),
+        ),
+        ("out-of-order", once(|tape| tape.entered(5).cqe(Kind::Send, 1, 64, 0))),
+        (
+            "errors",
+            once(|tape| {
+                tape.sqe(Kind::Send, 0, 64).entered(5).cqe(Kind::Send, 0, -libc::EINVAL, 0)
+            }),
+        ),
+        ("accepts-refused", once(|tape| tape.entered(5).cqe(Kind::Accept, 0, -libc::EMFILE, 0))),
+        (
+            "never-closed",
+            once(|tape| {
+                tape.entered(5).cqe(Kind::Recv, 0, 0, 0).entered(1_100_000);
+                tape.cqe(Kind::Recv, 1, 64, Cqe::MORE)
+            }),
+        ),
+        ("stalls", often(|tape| tape.pass(2000).echo(0, 5))),
+        (
+            "disarmed",
+            often(|tape| {
+                tape.echo(0, 5).entered(5).cqe(Kind::Recv, 0, 64, 0).sqe(Kind::Recv, 0, 2048)
+            }),
+        ),
+        (
+            "short-sends",
+            often(|tape| tape.sqe(Kind::Send, 0, 64).entered(5).cqe(Kind::Send, 0, 60, 0)),
+        ),
+        ("woken-for-nothing", often(|tape| tape.entered(5))),
+        (
+            "resets",
+            once(|tape| {
+                tape.entered(5).cqe(Kind::Recv, 0, -libc::ECONNRESET, 0).sqe(Kind::Close, 0, 0);
+                tape.entered(5).cqe(Kind::Close, 0, 0, 0)
+            }),
+        ),
+        ("one-each-turn", once(|tape| (2..9).fold(tape, Tape::open))),
+        ("one-shot", one_shot()),
+    ];
+    for (name, mut tape) in planted {
+        assert_eq!(tape.findings(), [name]);
+        let digest = tape.digest();
+        let ill = Doctor::new(&digest).is_ill();
+        assert_eq!(Health::new(digest).verdict != "healthy", ill, "{name}");
+        assert_eq!(
+            ill,
+            !["one-shot", "one-each-turn", "resets", "short-sends"].contains(&name),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn each_fault_of_a_selector_is_found_and_nothing_else() {
+    type Plant = fn(&mut Tape);
+    let planted: [(&str, Plant); 5] = [
+        ("reports-in-vain", |tape| {
+            tape.wait(5, &[0]);
+        }),
+        ("would-block", |tape| {
+            tape.wait(5, &[0]).call(Call::Recv, 0, 64, 9).call(Call::Recv, 0, 64, -libc::EAGAIN);
+        }),
+        ("rewatched", |tape| {
+            tape.wait(5, &[0]).call(Call::Recv, 0, 64, 9).call(Call::Rewatch, 0, 3, 0);
+        }),
+        ("short-sends", |tape| {
+            tape.wait(5, &[0]).call(Call::Recv, 0, 64, 9);
+            tape.call(Call::Send, 0, 64, 3).call(Call::Send, 0, 61, -libc::EAGAIN);
+        }),
+        ("errors", |tape| {
+            tape.wait(5, &[0]).call(Call::Accept, 0, 0, -libc::EPERM).call(Call::Recv, 0, 64, 9);
+        }),
+    ];
+    for (name, plant) in planted {
+        let mut tape = selector("epoll");
+        (0..60).for_each(|_| plant(&mut tape));
+        assert_eq!(tape.findings(), [name]);
+    }
+}
+
+#[test]
+fn a_finding_has_evidence_and_the_first_times_it_happened() {
+    let mut tape = ring();
+    tape.entered(5).cqe(Kind::Recv, 1, -libc::ENOBUFS, 0).sqe(Kind::Recv, 1, 2048);
+    let at = tape.now;
+    let doctor = Doctor::new(&tape.digest());
+    let finding = &doctor.findings[0];
+    assert_eq!((finding.first[0].at_ns, finding.first[0].conn), (at, Some((1, 0))));
+    let text = doctor.to_string();
+    for part in ["no-buffers", "1 of 201 receives", "64 lent in all", "c1.0", "--buffers", "! no-b"]
+    {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
+fn operations_are_counted_with_their_ages() {
+    let digest = ring().digest();
+    let send = digest.op("send").unwrap();
+    assert_eq!((send.begun, send.ended, send.ok, send.bytes), (200, 200, 200, 12_800));
+    let ages = send.ages.unwrap();
+    assert_eq!(ages.samples, 200);
+    // A hundred took 30 µs, as many took 40; p99 would need a thousand.
+    assert!((29_900..=30_100).contains(&ages.p50_ns.unwrap()), "{ages:?}");
+    assert!((39_900..=40_100).contains(&ages.p90_ns.unwrap()), "{ages:?}");
+    assert_eq!(ages.p99_ns, None);
+    let octaves: Vec<_> = send.octaves.iter().map(|one| (one.from_ns, one.count)).collect();
+    assert_eq!(octaves, [(16_000, 100), (32_000, 100)]);
+    let recv = digest.op("recv").unwrap();
+    assert_eq!((recv.begun, recv.ended, recv.in_flight), (2, 200, 2));
+    assert!(recv.multishot && recv.ages.is_none(), "a receive waits for its peer: no age");
+    let turns = digest.turns.as_ref().unwrap();
+    assert_eq!((turns.count, digest.calls), (403, Some(403)));
+    assert_eq!(turns.inside_ns, 21_000 + 100 * 110_000);
+    assert_eq!(turns.outside.max_ns.map(|n| n / 100), Some(10));
+    let buffers = digest.buffers.unwrap();
+    assert_eq!((buffers.lent, buffers.filled, buffers.most), (64, 200, Some(64)));
+    let text = Summary::new(digest).to_string();
+    for part in ["2 connections", "200 messages", "2.02 system calls per message", "recv*", "16 µs"]
+    {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
+fn a_quiet_send_is_ok_without_a_completion_and_its_age_a_bound() {
+    let mut tape = Tape::new("uring");
+    tape.open(0).entered(5).cqe(Kind::Recv, 0, 64, Cqe::MORE);
+    tape.sqe_with(Kind::Send, 0, 64, SKIP_SUCCESS).pass(3).entered(20);
+    let (id, owner) = of(Kind::Send, 0);
+    let (what, res) = (What::Silent as u8, 64);
+    tape.note(owner, Record { what, id, res, ..Record::default() });
+    let digest = tape.digest();
+    let send = digest.op("send").unwrap();
+    assert_eq!((send.begun, send.ended, send.ok, send.silent), (1, 0, 1, 1));
+    assert_eq!(digest.measure, Measure::Taken);
+    assert_eq!(digest.answered.max_ns.map(|n| n / 10), Some(300), "3 µs, to the enter");
+    assert!(Summary::new(digest).to_string().contains("its age is an upper bound"));
+    assert!(tape.findings().is_empty());
+}
+
+#[test]
+fn calls_are_counted_where_the_kernel_is_called() {
+    for (model, calls) in [("epoll", 503), ("poll", 501), ("sigio", 503), ("nonblocking", 400)] {
+        let digest = selector(model).digest();
+        assert_eq!(digest.calls, Some(calls), "{model}");
+        assert_eq!(digest.measure, Measure::Waited);
+        assert!(digest.op("recv").unwrap().ages.is_none(), "the clock was read per batch");
+    }
+    let settings = Settings { level: Level::Record, ..Settings::default() };
+    let mut tape = Tape::with("epoll", settings);
+    tape.wait(5, &[0]).call(Call::Recv, 0, 64, 9).call(Call::Send, 0, 9, 9);
+    let digest = tape.digest();
+    assert_eq!(digest.op("send").unwrap().ages.unwrap().max_ns.map(|n| n / 10), Some(200));
+    assert_eq!(digest.measure, Measure::Called);
+    assert_eq!(digest.answered.max_ns.map(|n| n / 10), Some(200));
+}
+
+#[test]
+fn a_story_folds_what_repeats_itself_and_names_the_slowest_turns() {
+    let mut tape = ring();
+    tape.echo(1, 700);
+    tape.echo(1, 50).shut(1);
+    let trace = tape.trace();
+    let story = Story::of(&trace, &Cut::default(), (1, None), 2, false).unwrap();
+    assert_eq!((story.life.messages, story.life.turns), (102, 102));
+    assert_eq!(story.life.ending, Ending::PeerFirst);
+    let slowest: Vec<_> = story.slowest.iter().map(|one| (one.turn, one.took_ns)).collect();
+    assert_eq!(slowest, [(101, 700_000), (102, 50_000)]);
+    let folds: Vec<_> =
+        story.told.iter().filter(|one| matches!(one, Told::Folded { .. })).collect();
+    assert_eq!(folds, [&Told::Folded { turns: 100, steps: 300 }]);
+    let text = story.to_string();
+    for part in
+        ["accepted", "armed #2", "┤ to the first data", "turnaround 40.0 µs", "100 turns folded"]
+    {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(text.ends_with("verdict: clean, peer first   every operation ended once ✓"), "{text}");
+
+    let all = Story::of(&trace, &Cut::default(), (1, Some(0)), 2, true).unwrap();
+    assert!(all.told.iter().all(|one| matches!(one, Told::Step(_))));
+    assert_eq!(all.told.len(), 1 + 3 * 102 + 3);
+    assert_eq!(Story::of(&trace, &Cut::default(), (9, None), 2, true), None);
+}
+
+#[test]
+fn what_is_abnormal_is_not_folded() {
+    let mut tape = ring();
+    tape.entered(5).cqe(Kind::Recv, 0, -libc::ENOBUFS, 0).sqe(Kind::Recv, 0, 2048);
+    tape.echo(0, 5).echo(0, 5);
+    let story = Story::of(&tape.trace(), &Cut::default(), (0, None), 3, false).unwrap();
+    assert!(story.to_string().contains("recv* ENOBUFS"), "{story}");
+}
+
+#[test]
+fn a_connection_that_ends_out_of_order_is_the_first_of_the_list() {
+    let mut tape = ring();
+    tape.sqe(Kind::Send, 1, 64).entered(5).cqe(Kind::Recv, 1, 0, 0).sqe(Kind::Close, 1, 0);
+    tape.entered(5).cqe(Kind::Close, 1, 0, 0);
+    let roster = Roster::new(tape.digest(), 1);
+    assert_eq!((roster.left_out, roster.unclean), (1, 1));
+    assert_eq!(roster.connections[0].faults, ["closed while send was in flight"]);
+    let text = roster.to_string();
+    assert!(text.contains("OUT OF ORDER") && text.contains("1 more (--all"), "{text}");
+    assert_eq!(tape.findings(), ["out-of-order"]);
+}
+
+#[test]
+fn two_traces_are_compared_per_message_and_nonsense_is_refused() {
+    let diff = Diff::new(selector("epoll").digest(), ring().digest()).unwrap();
+    let line = |name: &str| diff.lines.iter().find(|line| line.name == name).unwrap();
+    let calls = line("system calls / message");
+    assert_eq!((calls.a, calls.b), (Some(503.0 / 200.0), Some(403.0 / 200.0)));
+    assert_eq!((line("  recv calls").a, line("  recv calls").b), (Some(1.0), None));
+    let text = diff.to_string();
+    assert!(text.contains("0.80×") && text.contains("answered is left out"), "{text}");
+
+    let none = Diff::new(ring().digest(), Tape::new("epoll").digest()).unwrap_err();
+    assert!(none.contains("second trace has no message"), "{none}");
+    let mut sample = ring().digest();
+    sample.source.sample = 4;
+    let refused = Diff::new(sample, ring().digest()).unwrap_err();
+    assert!(refused.contains("sample of 1 in 4"), "{refused}");
+}
+
+#[test]
+fn where_records_are_lost_nothing_is_paired_over_the_gap_and_the_view_says_so() {
+    let mut tape = ring();
+    tape.sqe(Kind::Send, 0, 64);
+    tape.log.freeze(crate::Frozen::Signal);
+    tape.entered(5).cqe(Kind::Send, 0, 64, 0);
+    tape.log.thaw();
+    // Its submission is seen, a completion is not, and this is of another.
+    tape.entered(5).cqe(Kind::Send, 0, 64, 0);
+    let digest = tape.digest();
+    assert_eq!(digest.source.lost, 3);
+    let send = digest.op("send").unwrap();
+    assert_eq!((send.begun, send.ended, send.unseen), (201, 201, 1));
+    assert_eq!(send.ages.unwrap().samples, 200);
+    assert!(digest.source.to_string().contains("note: 3 records were not written"));
+    assert_eq!(digest.buffers.unwrap().fewest, None, "how many were lent is not known");
+    assert_eq!(tape.findings(), ["records-lost"], "and no fault of the loop is made of it");
+}
+
+#[test]
+fn what_was_in_flight_before_a_gap_is_not_said_to_be_at_the_end() {
+    let mut tape = Tape::new("uring");
+    tape.sqe(Kind::Accept, 0, 0).open(0);
+    tape.log.freeze(crate::Frozen::Signal);
+    tape.open(1);
+    tape.log.thaw();
+    // The other connection is heard of once more, and this one never.
+    tape.entered(10).cqe(Kind::Recv, 1, 64, Cqe::MORE | Cqe::BUFFER).sqe(Kind::Send, 1, 64);
+    let lives = tape.digest().lives;
+    let in_flight: Vec<_> = lives.iter().map(|life| life.in_flight.clone()).collect();
+    assert_eq!(in_flight, [vec![], vec!["send"]]);
+}
+
+#[test]
+fn the_doctor_says_why_records_are_not_here_and_advises_more_room_only_if_that_was_short() {
+    let lost = |model: &str, [lost, overwritten, stopped]: [u64; 3]| {
+        let mut digest = ring().digest();
+        (digest.source.lost, digest.source.overwritten) = (lost, overwritten);
+        digest.source.stopped = stopped;
+        if model == "process" {
+            digest.source.writers = "processes";
+        }
+        let finding =
+            Doctor::new(&digest).findings.into_iter().find(|one| one.name == "records-lost");
+        let finding = finding.expect("some are lost");
+        (finding.evidence.join("; "), finding.fix)
+    };
+    let (evidence, fix) = lost("process", [1, 0, 0]);
+    assert_eq!(evidence, "1 begun and not written");
+    assert!(fix.contains("killed in mid-record") && !fix.contains("--trace-size"), "{fix}");
+    let (evidence, fix) = lost("uring", [3, 0, 3]);
+    assert_eq!(evidence, "3 not written while recording was stopped");
+    assert!(fix.contains("SIGUSR2") && !fix.contains("--trace-size"), "{fix}");
+    let (evidence, fix) = lost("process", [8, 7, 0]);
+    assert_eq!(evidence, "7 overwritten by newer ones, 1 begun and not written");
+    assert!(fix.contains("--trace-size"), "{fix}");
+}
+
+#[test]
+fn a_cut_counts_only_what_lies_within() {
+    let mut tape = ring();
+    let trace = tape.trace();
+    let half = Duration::from_nanos(tape.now / 2);
+    let of = |since, until| Digest::of(&trace, &Cut { since, until, conn: None });
+    let (before, after) = (of(None, Some(half)), of(Some(half), None));
+    assert_eq!(before.messages + after.messages, 200);
+    assert!((90..110).contains(&before.messages), "{}", before.messages);
+    assert_eq!(after.op("send").unwrap().unseen, 0, "its submission is known, though not counted");
+    assert!(after.source.to_string().contains("only what lies between"));
+    let one = Digest::of(&trace, &Cut { conn: Some((1, None)), ..Cut::default() });
+    assert_eq!((one.messages, &one.turns, one.calls), (100, &None, None));
+    assert!(Summary::new(one).to_string().contains("only c1 is looked at"));
+}
+
+#[test]
+fn a_sample_tells_nothing_per_message() {
+    let settings = Settings { sample: 2, ..Settings::default() };
+    let mut tape = Tape::with("uring", settings);
+    (0..64).for_each(|conn| {
+        tape.open(conn).echo(conn, 5);
+    });
+    let digest = tape.digest();
+    assert!((1..64).contains(&digest.messages));
+    assert_eq!((digest.calls, digest.per_message(7)), (None, None));
+    assert!(digest.source.to_string().contains("1 of 2 connections is here"));
+    assert!(Doctor::new(&digest).findings.iter().all(|one| one.name != "out-of-order"));
+}
+
+#[test]
+fn an_empty_trace_has_every_view() {
+    let mut tape = Tape::new("uring");
+    let digest = tape.digest();
+    assert!(Summary::new(digest.clone()).to_string().contains("no operation"));
+    assert!(Health::new(digest.clone()).to_string().contains("nothing can be said"));
+    assert!(Roster::new(digest.clone(), 9).to_string().contains("no connection"));
+    assert!(Doctor::new(&digest).to_string().contains("nothing found"));
+}
+
+#[test]
+fn json_has_a_schema_and_what_the_text_says() {
+    let json = |view: &dyn erased::Json| view.json();
+    let digest = ring().digest();
+    let summary = json(&Summary::new(digest.clone()));
+    assert_eq!(summary["schema"], "proactor.trace.summary/1");
+    assert_eq!(summary["messages"], 200);
+    assert_eq!(summary["ops"][0]["op"], "accept");
+    assert_eq!(json(&Health::new(digest.clone()))["verdict"], "healthy");
+    assert_eq!(json(&Doctor::new(&digest))["schema"], "proactor.trace.doctor/1");
+    let story = Story::of(&ring().trace(), &Cut::default(), (0, None), 3, false).unwrap();
+    assert_eq!(json(&story)["told"][0]["step"]["what"], "recv armed #1");
+    assert_eq!(json(&Roster::new(digest.clone(), 9))["connections"][1]["messages"], 100);
+    let diff = json(&Diff::new(digest.clone(), digest).unwrap());
+    assert_eq!(diff["lines"][0]["name"], "messages");
+}
+
+/// Views as JSON, whatever they are.
+mod erased {
+    pub(super) trait Json {
+        fn json(&self) -> serde_json::Value;
+    }
+
+    impl<T: serde::Serialize> Json for T {
+        fn json(&self) -> serde_json::Value {
+            serde_json::to_value(self).unwrap()
+        }
+    }
+}

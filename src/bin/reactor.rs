@@ -1,7 +1,0 @@
-//! The readiness server: what to compare with.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    proactor::cli::reactor()
-}

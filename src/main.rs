@@ -1,7 +1,0 @@
-//! The io_uring server and the tools.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    proactor::cli::proactor()
-}
