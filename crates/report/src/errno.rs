@@ -1,8 +1,9 @@
-//! Errors of the kernel by their names.
+//! Names of errno values.
 
 use std::fmt;
 
-/// An error number, shown by its name: `ECONNRESET`; one without a name here as `errno 999`.
+/// An error number. It is displayed by its name, as `ECONNRESET`; a number that is not in the table
+/// below is displayed as `errno 999`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(pub i32);
 
@@ -10,7 +11,7 @@ macro_rules! names {
     ($($name:ident)*) => { &[$((libc::$name, stringify!($name)),)*] };
 }
 
-/// Those that a socket, a ring or a selector may answer.
+/// The errors that operations on sockets, rings and selectors return.
 const NAMES: &[(i32, &str)] = names! {
     EPERM ENOENT EINTR EIO ENXIO E2BIG EBADF EAGAIN ENOMEM EACCES EFAULT EBUSY EEXIST ENODEV ENOTDIR
     EINVAL ENFILE EMFILE EFBIG ENOSPC EROFS EPIPE ERANGE EDEADLK ENOSYS ETIME EOVERFLOW EBADFD
@@ -20,7 +21,7 @@ const NAMES: &[(i32, &str)] = names! {
 };
 
 impl Errno {
-    /// Its name, if it has one here.
+    /// Returns the symbolic name, if the table has it.
     pub fn name(self) -> Option<&'static str> {
         NAMES.iter().find(|(number, _)| *number == self.0).map(|(_, name)| *name)
     }
@@ -40,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_shown_by_its_name() {
+    fn an_error_is_displayed_by_its_name() {
         assert_eq!(Errno(libc::ECONNRESET).to_string(), "ECONNRESET");
         assert_eq!(Errno(4095).to_string(), "errno 4095");
         assert_eq!(format!("{:>8}", Errno(libc::EPIPE)), "   EPIPE");

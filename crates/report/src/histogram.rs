@@ -1,5 +1,5 @@
-//! Latencies: a histogram of fixed relative error, and percentiles that are only told when there
-//! are samples enough to know them.
+//! Latencies: a histogram of fixed relative error. A percentile is reported only if there are enough
+//! samples to estimate it.
 
 use std::time::Duration;
 
@@ -8,59 +8,59 @@ use serde::Serialize;
 
 use super::{NOTHING, units};
 
-/// Latencies between a nanosecond and a minute, each kept to three digits. Recording does not
-/// allocate; what is longer than a minute counts as a minute.
+/// A histogram of latencies from one nanosecond to one minute, with three significant digits.
+/// Recording does not allocate. A longer latency counts as one minute.
 #[derive(Debug, Clone)]
 pub struct Latencies(Histogram<u64>);
 
-/// The longest latency that is told apart.
+/// The upper bound of the histogram.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// How many samples must lie beyond a percentile before it is told: p99 needs 1,000 samples, p99.9
-/// needs 10,000.
+/// How many samples must lie above a percentile before it is reported: p99 needs 1,000 samples,
+/// p99.9 needs 10,000.
 const BEYOND: f64 = 10.0;
 
 impl Latencies {
-    /// None yet.
+    /// Creates an empty histogram.
     pub fn new() -> Latencies {
         let histogram = Histogram::new_with_bounds(1, LONGEST.as_nanos() as u64, 3);
         Latencies(histogram.expect("bounds from a nanosecond to a minute are in order"))
     }
 
-    /// Adds one.
+    /// Records one latency.
     pub fn record(&mut self, latency: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.0.saturating_record(nanos);
     }
 
-    /// Forgets all.
+    /// Removes all samples.
     pub fn clear(&mut self) {
         self.0.reset();
     }
 
-    /// How many there are.
+    /// Returns the number of samples.
     pub fn len(&self) -> u64 {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no samples.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// What `share` (0 to 1) of all are not above. `None` where too few lie beyond it to know.
+    /// Returns the percentile for `share` (0 to 1), or `None` if too few samples lie above it.
     pub fn percentile(&self, share: f64) -> Option<Duration> {
-        // A hair's breadth, since 1 - 0.999 is not quite 0.001.
+        // The tolerance is for rounding: 1 - 0.999 is not exactly 0.001.
         let enough = self.0.len() as f64 * (1.0 - share) >= BEYOND * (1.0 - 1e-9);
         enough.then(|| Duration::from_nanos(self.0.value_at_quantile(share)))
     }
 
-    /// The longest. `None` of none.
+    /// Returns the longest latency, or `None` if there are no samples.
     pub fn max(&self) -> Option<Duration> {
         (!self.0.is_empty()).then(|| Duration::from_nanos(self.0.max()))
     }
 
-    /// The percentiles that reports show.
+    /// Returns the percentiles that reports show.
     pub fn percentiles(&self) -> Percentiles {
         let nanos = |share| self.percentile(share).map(|span| span.as_nanos() as u64);
         Percentiles {
@@ -80,25 +80,25 @@ impl Default for Latencies {
     }
 }
 
-/// Percentiles in nanoseconds; `None` where there were too few samples.
+/// Percentiles in nanoseconds. A percentile with too few samples is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Percentiles {
-    /// Of how many.
+    /// The number of samples.
     pub samples: u64,
-    /// Half of them took no longer.
+    /// The median.
     pub p50_ns: Option<u64>,
-    /// Nine in ten.
+    /// The 90th percentile.
     pub p90_ns: Option<u64>,
-    /// All but one in a hundred.
+    /// The 99th percentile.
     pub p99_ns: Option<u64>,
-    /// All but one in a thousand.
+    /// The 99.9th percentile.
     pub p99_9_ns: Option<u64>,
-    /// The longest.
+    /// The longest latency.
     pub max_ns: Option<u64>,
 }
 
 impl Percentiles {
-    /// Name and value of each, in order; what is not known is a dash.
+    /// Returns name and value of each percentile, in order. An unknown value is a dash.
     pub fn cells(&self) -> [(&'static str, String); 5] {
         let text = |nanos: Option<u64>| {
             nanos.map_or(NOTHING.to_owned(), |n| units::span(Duration::from_nanos(n)))
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_percentile_is_told_only_when_ten_samples_lie_beyond_it() {
+    fn a_percentile_needs_ten_samples_above_it() {
         assert_eq!(of(999).percentile(0.99), None);
         assert!(of(1000).percentile(0.99).is_some());
         assert_eq!(of(9_999).percentile(0.999), None);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_than_a_minute_counts_as_a_minute() {
+    fn a_latency_above_a_minute_counts_as_a_minute() {
         let mut latencies = Latencies::new();
         latencies.record(Duration::from_secs(3600));
         latencies.record(Duration::ZERO);

@@ -1,5 +1,5 @@
-//! What measurements look like: units, statistics, histograms and tables. Pure functions from
-//! numbers to text; nothing here measures, and nothing here prints.
+//! Reports of measurements: units, statistics, histograms and tables. Everything here is a pure
+//! function; nothing measures and nothing prints.
 #![deny(unsafe_code)]
 
 pub mod errno;
@@ -13,5 +13,5 @@ pub use histogram::Latencies;
 pub use stats::Interval;
 pub use table::{Align, Table};
 
-/// Stands in a table where there is no number to show.
+/// The text of a table cell without a value.
 pub const NOTHING: &str = "–";

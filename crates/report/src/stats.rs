@@ -1,73 +1,71 @@
-//! Statistics that assume nothing of the distribution: medians, quartiles, and intervals made of
-//! order statistics.
+//! Distribution-free statistics: medians, and confidence intervals made of order statistics.
 //!
-//! Measurements on a shared machine are not normal: they drift, and their tails are long on one
-//! side. A mean ± σ claims too much there. The interval here holds whatever the distribution: each
-//! of n independent values lies below the true median with probability ½, so how many do is
-//! binomial, and the k-th smallest and k-th largest enclose the median with a probability that can
-//! be counted.
+//! Measurements on a shared machine are not normally distributed: they drift, and their tails are
+//! long on one side, so mean ± σ claims too much. The interval here is valid for every
+//! distribution. Each of n independent values lies below the true median with probability ½, so the
+//! number of values below it is binomial, and the probability that the k-th smallest and the k-th
+//! largest value enclose the median can be computed exactly.
 
 use serde::Serialize;
 
-/// Fewer values than these have no interval: even their extremes enclose the median with less than
-/// 95 %.
+/// The smallest number of values that has an interval. With fewer, even the extremes enclose the
+/// median with a probability below [`CONFIDENCE`].
 pub const VALUES_MIN: usize = 6;
 
-/// The confidence that an interval has at least.
+/// The minimum confidence of an interval.
 pub const CONFIDENCE: f64 = 0.95;
 
-/// What encloses the median.
+/// A confidence interval of the median.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Interval {
-    /// Its lower end, one of the values.
+    /// The lower end: one of the values.
     pub low: f64,
-    /// Its upper end, one of the values.
+    /// The upper end: one of the values.
     pub high: f64,
-    /// With what probability: [`CONFIDENCE`] or a little more.
+    /// The probability that the interval encloses the median: at least [`CONFIDENCE`].
     pub confidence: f64,
 }
 
 impl Interval {
-    /// Whether all of it lies above `value`.
+    /// Returns true if the whole interval lies above `value`.
     pub fn is_above(&self, value: f64) -> bool {
         self.low > value
     }
 
-    /// Whether all of it lies below `value`.
+    /// Returns true if the whole interval lies below `value`.
     pub fn is_below(&self, value: f64) -> bool {
         self.high < value
     }
 
-    /// How far it reaches from one, the ratio of equals.
+    /// Returns the largest distance of the interval's ends from one, the ratio of equal values.
     pub fn distance_from_one(&self) -> f64 {
         (1.0 - self.low).abs().max((self.high - 1.0).abs())
     }
 }
 
-/// The middle value; of an even number the mean of the two. `None` of none.
+/// Returns the median; for an even number of values, the mean of the middle two. Returns `None` if
+/// there are no values.
 pub fn median(values: &[f64]) -> Option<f64> {
-    quantile(&sorted(values), 0.5)
-}
-
-/// The lower and the upper quartile (interpolated linearly). `None` of none.
-pub fn quartiles(values: &[f64]) -> Option<(f64, f64)> {
     let sorted = sorted(values);
-    Some((quantile(&sorted, 0.25)?, quantile(&sorted, 0.75)?))
+    let middle = sorted.len() / 2;
+    let upper = *sorted.get(middle)?;
+    Some(if sorted.len() % 2 == 1 { upper } else { (sorted[middle - 1] + upper) / 2.0 })
 }
 
-/// The narrowest pair of order statistics that encloses the median with at least [`CONFIDENCE`].
-/// `None` of fewer than [`VALUES_MIN`].
+/// Returns the narrowest pair of order statistics that encloses the median with at least
+/// [`CONFIDENCE`], or `None` for fewer than [`VALUES_MIN`] values.
 pub fn median_interval(values: &[f64]) -> Option<Interval> {
     let n = values.len();
-    // The k-th from either end leaves out the median when fewer than k values lie on its side.
+    // The interval from the k-th smallest to the k-th largest value misses the median if fewer than
+    // k values lie on one side of it.
     let confidence = |k: usize| 1.0 - 2.0 * at_most(k - 1, n);
     let k = (1..=n / 2).rev().find(|&k| confidence(k) >= CONFIDENCE)?;
     let sorted = sorted(values);
     Some(Interval { low: sorted[k - 1], high: sorted[n - k], confidence: confidence(k) })
 }
 
-/// The two-sided sign test: how probable it is that of `n` fair coins so many, or more, fall on
-/// the same side. 1 of no coins.
+/// The two-sided sign test: returns the probability that of `n` fair coins `same_side` or more fall
+/// on the same side.
 pub fn sign_test(same_side: usize, n: usize) -> f64 {
     if same_side == 0 {
         return 1.0;
@@ -76,9 +74,9 @@ pub fn sign_test(same_side: usize, n: usize) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-/// The probability that at most `k` of `n` fair coins show heads.
+/// Returns the probability that at most `k` of `n` fair coins show heads.
 fn at_most(k: usize, n: usize) -> f64 {
-    // In logarithms: 2^-n is nothing a float can hold once there are thousands of rounds.
+    // In logarithms, because 2^-n underflows for thousands of values.
     let mut choose = 0.0_f64;
     let mut sum = 0.0;
     for i in 0..=k.min(n) {
@@ -96,13 +94,6 @@ fn sorted(values: &[f64]) -> Vec<f64> {
     sorted
 }
 
-fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
-    let last = sorted.len().checked_sub(1)?;
-    let at = q * last as f64;
-    let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-    Some(below + (above - below) * at.fract())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +108,6 @@ mod tests {
         assert_eq!(median(&[3.0]), Some(3.0));
         assert_eq!(median(&[9.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 100.0]), Some(3.0));
-        assert_eq!(quartiles(&up_to(5)), Some((2.0, 4.0)));
     }
 
     #[test]
@@ -127,8 +117,8 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_is_that_of_the_tables() {
-        // n, the ranks of its ends, its confidence in per mille.
+    fn the_interval_is_the_one_of_published_tables() {
+        // n, the ranks of the ends, the confidence in per mille.
         let known = [(6, 1, 6, 969), (7, 1, 7, 984), (9, 2, 8, 961), (12, 3, 10, 961)];
         for (n, low, high, confidence) in known {
             let interval = median_interval(&up_to(n)).expect("enough values");
@@ -145,8 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_encloses_the_true_median_as_often_as_it_says() {
-        // 2,000 samples of 9 from a crooked distribution, whose median is ln 2.
+    fn an_interval_encloses_the_true_median_as_often_as_its_confidence() {
+        // 2,000 samples of nine values of an exponential distribution, whose median is ln 2.
         let mut state = 7u64;
         let mut random = || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

@@ -1,19 +1,19 @@
-//! Tables of text: words to the left, numbers to the right, no lines.
+//! Text tables: left-aligned words, right-aligned numbers, no lines.
 
 use std::fmt;
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, presets};
 
-/// On which side a column's cells lie.
+/// The alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
-    /// Words.
+    /// For words.
     Left,
-    /// Numbers.
+    /// For numbers.
     Right,
 }
 
-/// Rows under a heading. As text it has no line-end at its end, and no blanks at its lines' ends.
+/// Rows under a heading. The displayed text has neither trailing blanks nor a final line break.
 #[derive(Debug)]
 pub struct Table {
     table: comfy_table::Table,
@@ -21,12 +21,12 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table with these columns and no rows.
+    /// Creates a table with these columns and no rows.
     pub fn new(columns: &[(&str, Align)]) -> Table {
         let aligns: Vec<Align> = columns.iter().map(|&(_, align)| align).collect();
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING);
-        // As wide as it is: what does not fit the terminal is for the terminal to fold.
+        // The table does not adapt to the terminal, which wraps long lines itself.
         table.set_content_arrangement(ContentArrangement::Disabled);
         let mut whole = Table { table, aligns };
         let heading = whole.cells(columns.iter().map(|&(name, _)| name.to_owned()));
@@ -37,7 +37,7 @@ impl Table {
         whole
     }
 
-    /// Adds a row, a cell for each column.
+    /// Adds a row with one cell for each column.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let row = self.cells(cells);
         self.table.add_row(row);
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_to_the_left_and_numbers_to_the_right() {
+    fn words_are_left_aligned_and_numbers_right_aligned() {
         let mut table = Table::new(&[("model", Align::Left), ("msg/s", Align::Right)]);
         table.row(["uring".to_owned(), "110k".to_owned()]);
         table.row(["epoll (edge)".to_owned(), "9.91k".to_owned()]);

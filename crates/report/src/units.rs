@@ -1,24 +1,24 @@
-//! Numbers with their units, as people read them: three significant digits, no more.
+//! Numbers with units for people to read, with three significant digits.
 
 use std::time::Duration;
 
-/// A rate or a count too large to read: `830`, `92.1k`, `1.23M`, `4.56G`.
+/// Formats a rate or a large count: `830`, `92.1k`, `1.23M`, `4.56G`.
 pub fn rate(value: f64) -> String {
     scaled(value, &[(1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")])
 }
 
-/// Bytes, in powers of ten: `64 B`, `1.60 GB`.
+/// Formats bytes in powers of ten: `64 B`, `1.60 GB`.
 pub fn bytes(value: f64) -> String {
     scaled(value, &[(1e9, " GB"), (1e6, " MB"), (1e3, " kB"), (1.0, " B")])
 }
 
-/// A span of time: `812 ns`, `31.2 µs`, `4.10 ms`, `1.23 s`.
+/// Formats a duration: `812 ns`, `31.2 µs`, `4.10 ms`, `1.23 s`.
 pub fn span(value: Duration) -> String {
     let nanos = value.as_nanos() as f64;
     scaled(nanos, &[(1e9, " s"), (1e6, " ms"), (1e3, " µs"), (1.0, " ns")])
 }
 
-/// A share of one: `98 %`, and `0.3 %` where a whole number would be zero.
+/// Formats a share of one: `98 %`, and with a decimal below ten percent: `0.3 %`.
 pub fn percent(share: f64) -> String {
     let percent = share * 100.0;
     if percent != 0.0 && percent.abs() < 9.95 {
@@ -28,7 +28,7 @@ pub fn percent(share: f64) -> String {
     }
 }
 
-/// A whole number with its thousands set apart: `41,203,118`.
+/// Formats a whole number with separated thousands: `41,203,118`.
 pub fn count(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -41,52 +41,68 @@ pub fn count(value: u64) -> String {
     text
 }
 
-/// A duration in JSON: whole nanoseconds.
+/// Serializes a duration as whole nanoseconds.
 pub fn as_nanos<S: serde::Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_u64(span.as_nanos() as u64)
 }
 
-/// So many of a thing whose plural ends in s: `1 turn`, `5,361 turns`.
+/// Formats a count with a noun whose plural ends in s: `1 round`, `5,361 rounds`.
 pub fn plural(n: u64, thing: &str) -> String {
     format!("{} {thing}{}", count(n), agree(n, "", "s"))
 }
 
-/// The form of a word that goes with so many: `agree(1, "was", "were")` is `was`.
+/// Returns the form of a word that agrees with a count: `agree(1, "was", "were")` is `was`.
 pub fn agree<'a>(n: u64, one: &'a str, many: &'a str) -> &'a str {
     if n == 1 { one } else { many }
 }
 
-/// How often: `once`, `5,361 times`.
+/// Formats a frequency: `once`, `5,361 times`.
 pub fn times(n: u64) -> String {
     if n == 1 { "once".to_owned() } else { format!("{} times", count(n)) }
 }
 
-/// Reads a span of time: `5`, `2.5` (seconds), `40ms`, `90s`, `2m`.
+/// Parses a duration: a number with a unit (`1us`, `40ms`, `2.5s`, `2m`, `1h`), or seconds without
+/// one.
 ///
 /// # Errors
-/// A sentence that says what would be right, for a text that is none or is zero.
-pub fn parse_span(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no span of time: write 5, 2.5s, 40ms or 2m");
+/// The text is not a duration; the message shows the accepted forms.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let invalid =
+        || format!("invalid duration `{text}`: write a number and a unit, as 500ms, 2s, 1us or 5m");
     let at = text.find(|c: char| c.is_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(at);
     let seconds = match unit {
         "" | "s" => 1.0,
+        "ns" => 1e-9,
+        "us" | "µs" | "μs" => 1e-6,
         "ms" => 1e-3,
         "m" | "min" => 60.0,
-        _ => return Err(wrong()),
+        "h" => 3600.0,
+        _ => return Err(invalid()),
     };
-    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
-    let span = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
-    if span.is_zero() { Err(wrong()) } else { Ok(span) }
+    let number: f64 = number.trim().parse().map_err(|_| invalid())?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| invalid())
 }
 
-/// The first unit that the value reaches *once it is rounded*, so that no `1000 µs` is written.
+/// Parses a duration that is longer than zero.
+///
+/// # Errors
+/// As [`parse_duration`], or the duration is zero.
+pub fn parse_positive_duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err(format!("invalid duration `{text}`: it must be longer than zero")),
+        duration => Ok(duration),
+    }
+}
+
+/// Formats a value in the largest unit that it reaches after rounding, so that the result is never
+/// `1000 µs`.
 fn scaled(value: f64, units: &[(f64, &str)]) -> String {
     for (at, &(unit, name)) in units.iter().enumerate() {
         let scaled = value / unit;
         let last = at + 1 == units.len();
         if scaled >= 0.9995 || last {
-            // Below the smallest unit there are no digits to show, unless it is not a whole one.
+            // A whole number of the smallest unit has no decimals.
             let digits = if last && scaled.fract() == 0.0 { 0 } else { decimals(scaled) };
             return format!("{scaled:.digits$}{name}");
         }
@@ -94,7 +110,7 @@ fn scaled(value: f64, units: &[(f64, &str)]) -> String {
     String::new()
 }
 
-/// How many decimals leave three significant digits.
+/// Returns the number of decimals that leave three significant digits.
 fn decimals(value: f64) -> usize {
     match value.abs() {
         v if v >= 99.95 => 0,
@@ -118,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_takes_the_unit_it_is_read_in() {
+    fn a_duration_has_the_largest_unit_that_fits() {
         assert_eq!(span(Duration::from_nanos(812)), "812 ns");
         assert_eq!(span(Duration::from_nanos(31_240)), "31.2 µs");
         assert_eq!(span(Duration::from_nanos(999_999)), "1.00 ms");
@@ -138,20 +154,31 @@ mod tests {
     }
 
     #[test]
-    fn one_is_no_plural() {
-        assert_eq!([0, 1, 5361].map(|n| plural(n, "turn")), ["0 turns", "1 turn", "5,361 turns"]);
+    fn one_is_singular() {
+        assert_eq!(
+            [0, 1, 5361].map(|n| plural(n, "round")),
+            ["0 rounds", "1 round", "5,361 rounds"]
+        );
         assert_eq!([0, 1, 2].map(|n| agree(n, "was", "were")), ["were", "was", "were"]);
         assert_eq!([0, 1, 5361].map(times), ["0 times", "once", "5,361 times"]);
     }
 
     #[test]
-    fn a_span_is_read_as_it_is_written() {
-        assert_eq!(parse_span("5"), Ok(Duration::from_secs(5)));
-        assert_eq!(parse_span("2.5s"), Ok(Duration::from_millis(2500)));
-        assert_eq!(parse_span("40ms"), Ok(Duration::from_millis(40)));
-        assert_eq!(parse_span("2m"), Ok(Duration::from_secs(120)));
-        for wrong in ["", "0", "-1", "5 parsecs", "nan", "inf", "1e300", "ms"] {
-            assert!(parse_span(wrong).is_err(), "{wrong}");
+    fn a_duration_is_a_number_with_a_unit() {
+        let parsed = |text| parse_positive_duration(text).map(|duration| duration.as_nanos());
+        assert_eq!(parsed("5"), Ok(5_000_000_000));
+        assert_eq!(parsed("2.5s"), Ok(2_500_000_000));
+        assert_eq!(parsed("40ms"), Ok(40_000_000));
+        assert_eq!(parsed("1us"), Ok(1000));
+        assert_eq!(parsed("0.5µs"), Ok(500));
+        assert_eq!(parsed("7ns"), Ok(7));
+        assert_eq!(parsed("2m"), Ok(120_000_000_000));
+        assert_eq!(parsed("1h"), Ok(3_600_000_000_000));
+        for invalid in ["", "0", "-1", "5 parsecs", "nan", "inf", "1e300", "ms"] {
+            let error = parsed(invalid).expect_err(invalid);
+            assert!(error.starts_with(&format!("invalid duration `{invalid}`: ")), "{error}");
         }
+        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
+        assert_eq!(parse_duration("0ms"), Ok(Duration::ZERO));
     }
 }

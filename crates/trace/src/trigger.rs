@@ -44,15 +44,9 @@ impl FromStr for Trigger {
         }
         let (percent, over) =
             text.strip_prefix('p').and_then(|rest| rest.split_once('>')).ok_or_else(wrong)?;
-        let over = match over.strip_suffix("us").or(over.strip_suffix("µs")) {
-            Some(number) => {
-                let micros: f64 = number.trim().parse().map_err(|_| wrong())?;
-                Duration::try_from_secs_f64(micros / 1e6).map_err(|_| wrong())?
-            }
-            None => units::parse_span(over)?,
-        };
+        let over = units::parse_positive_duration(over)?;
         let percent: f64 = percent.parse().map_err(|_| wrong())?;
-        if !(0.0..100.0).contains(&percent) || over.is_zero() {
+        if !(0.0..100.0).contains(&percent) {
             return Err(wrong());
         }
         Ok(Trigger::Age { quantile: percent / 100.0, over })

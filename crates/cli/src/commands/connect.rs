@@ -33,7 +33,7 @@ pub(super) struct Args {
     parts: Option<Parts>,
 
     /// For how long to listen behind each part: seconds, or with a unit (200ms)
-    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = units::parse_span)]
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = units::parse_positive_duration)]
     pause: Duration,
 
     /// Say on stderr who is connected and who has ended, as is done if a terminal is the input

@@ -30,7 +30,7 @@ pub(super) struct Args {
     address: Option<Address>,
 
     /// For how long: seconds, or with a unit (500ms, 2m)
-    #[arg(long, short = 't', value_name = "TIME", default_value = "5", value_parser = units::parse_span)]
+    #[arg(long, short = 't', value_name = "TIME", default_value = "5", value_parser = units::parse_positive_duration)]
     duration: Duration,
 
     /// Connections
@@ -57,7 +57,7 @@ pub(super) struct Args {
     cpu: Option<usize>,
 
     /// How long a connection may be silent while it is owed a reply, before the run has failed
-    #[arg(long, value_name = "TIME", default_value = "5", value_parser = units::parse_span)]
+    #[arg(long, value_name = "TIME", default_value = "5", value_parser = units::parse_positive_duration)]
     patience: Duration,
 
     /// From which the bytes of the messages are made

@@ -41,7 +41,7 @@ pub(super) struct Args {
 
     /// Of nonblocking: sleep so long after a round in which nothing moved, as 1ms; without it, a
     /// CPU burns
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_span)]
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_positive_duration)]
     idle_sleep: Option<Duration>,
 
     /// What listeners say that do not name their own: echo, upper, discard, chargen, chat, talk

@@ -25,7 +25,7 @@ pub(super) struct Args {
     pid: u32,
 
     /// For so long, as 5s; without it until SIGINT, or until the process ends
-    #[arg(long = "for", value_name = "DURATION", value_parser = units::parse_span)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = units::parse_positive_duration)]
     span: Option<Duration>,
 
     /// One line an event, while they happen

@@ -22,6 +22,7 @@ use serde::Serialize;
 pub(super) use follow::follow_to_end;
 
 use super::output;
+use proactor_report::units;
 use proactor_trace::view::{Cut, Digest};
 use proactor_trace::{Filter, Trace, parse_conn};
 
@@ -129,11 +130,11 @@ fn digest(path: &Path, cut: &Cut) -> anyhow::Result<Digest> {
 #[derive(Debug, clap::Args)]
 struct Part {
     /// Only from then on, counted from the begin of the recording: 0.2, 40ms
-    #[arg(long, value_name = "TIME", value_parser = moment, display_order = LAST)]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, display_order = LAST)]
     since: Option<Duration>,
 
     /// Only before then
-    #[arg(long, value_name = "TIME", value_parser = moment, display_order = LAST)]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, display_order = LAST)]
     until: Option<Duration>,
 }
 
@@ -159,11 +160,11 @@ struct Selection {
     result: Vec<String>,
 
     /// Only from then on, counted from the begin of the recording: 0.2, 40ms
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     since: Option<Duration>,
 
     /// Only before then
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     until: Option<Duration>,
 
     /// Only what ought not to happen
@@ -182,9 +183,4 @@ impl Selection {
             abnormal: self.abnormal,
         }
     }
-}
-
-/// A span of time, or zero.
-fn moment(text: &str) -> Result<Duration, String> {
-    if text == "0" { Ok(Duration::ZERO) } else { proactor_report::units::parse_span(text) }
 }
