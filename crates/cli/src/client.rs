@@ -1,20 +1,20 @@
-//! The interactive client: what is typed goes to the servers, what they say is printed.
+//! The interactive client: sends its input to the servers, prints their replies.
 //!
-//! One loop over non-blocking sockets and standard input, by the crate's own [`Epoll`]. Each turn
-//! compares what a connection wants (to hear, to be rid of what it owes, to end) with what is
-//! watched of it. Memory is bounded: nothing more is read from the input while a connection owes
-//! `OWED_MAX`, and what comes is written before more is received.
+//! One loop over non-blocking sockets and the input, on the core's [`Epoll`]. Each iteration
+//! compares the interest of a connection (receive, send, close) with its registration. Memory is
+//! bounded: the input is not read while a connection has `UNSENT_MAX` bytes to send, and received
+//! bytes are written before the next receive.
 //!
-//! **To one server bytes pass as they are.** To several, lines do: see `lines.rs`.
+//! **One server** receives the bytes unchanged. **Several servers** receive lines: see `lines.rs`.
 //!
-//! **Ends.** The input's end is passed on (a half-close), and what still comes is printed. A
-//! server's end is the end of its connection once what was read for it is sent. Nothing more is
-//! read for it from a terminal or a pipe, whose writer will find it broken; from a file, which has
-//! no writer to notice, all of it is.
+//! **Ends.** The end of the input becomes a half-close; further replies are printed. When a server
+//! closes, its connection ends after the bytes read for it are sent. A terminal or a pipe is then
+//! not read any more for it, and the writer sees a broken pipe; a file has no writer, so all of it
+//! is read and sent.
 
 mod connection;
 mod lines;
-mod speaker;
+mod source;
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -30,55 +30,55 @@ use proactor::address::Address;
 use proactor::buffer::Chunk;
 use proactor::os::{self, Stop};
 use proactor::selector::{Epoll, Interest, Key, Poll, Ready, Selector, Trigger};
-use speaker::Speaker;
+use source::Source;
 
-/// From so many bytes owed to one server on, nothing is read that would be owed too.
-const OWED_MAX: usize = 256 << 10;
-/// The most that is read at a time, from the input or a server.
+/// The input is not read while a connection has this many bytes to send.
+const UNSENT_MAX: usize = 256 << 10;
+/// Maximum bytes of one read, from the input or from a server.
 const READ_MAX: usize = 64 << 10;
 
-/// Connections are known by their place; these two by what is left.
+/// The key of a connection is its index; these two keys are never an index.
 const STOP: Key = Key(u64::MAX);
 const INPUT: Key = Key(u64::MAX - 1);
 
-/// What is said to the servers.
+/// The bytes to send.
 #[derive(Debug)]
 pub enum Script {
-    /// What is read, as long as there is more.
-    Typed(File),
-    /// Each part to every server, with a pause behind it.
+    /// Everything read from this file, until its end.
+    Input(File),
+    /// Each part goes to every server, followed by a pause.
     Parts {
-        /// What to say.
+        /// The parts, in order.
         parts: VecDeque<Vec<u8>>,
-        /// For how long to listen behind each.
+        /// The pause after each part.
         pause: Duration,
     },
 }
 
-/// What the user may want to know while it goes on. Connections count from 0.
+/// An event to report to the user. Connections are numbered from 0.
 #[derive(Debug)]
 pub enum Event {
-    /// A connection is there.
+    /// A connection is established.
     Connected(usize),
-    /// The server has ended it, and all is well.
-    Ended(usize),
-    /// A connection could not be made.
+    /// The server closed the connection.
+    Closed(usize),
+    /// A connection failed to be established.
     Refused(usize, io::Error),
     /// A connection broke.
     Broken(usize, io::Error),
-    /// A line was for nobody: there is no such connection, or not any more. It was not sent.
-    Nobody(String),
+    /// A line was not sent: its server, for example `@3`, does not exist or has closed.
+    NoServer(String),
 }
 
-/// Why the client itself could not go on.
+/// A failure of the client itself.
 #[derive(Debug)]
 pub enum Failure {
     /// The input cannot be read.
     Input(io::Error),
-    /// The output cannot be written; that nobody reads it any more is one such case.
+    /// The output cannot be written; a closed pipe is one case.
     Output(io::Error),
-    /// What is to be watched cannot be.
-    Watch(io::Error),
+    /// Readiness cannot be awaited.
+    Wait(io::Error),
 }
 
 impl fmt::Display for Failure {
@@ -86,7 +86,7 @@ impl fmt::Display for Failure {
         f.write_str(match self {
             Failure::Input(_) => "cannot read standard input",
             Failure::Output(_) => "cannot write to standard output",
-            Failure::Watch(_) => "cannot wait for the servers",
+            Failure::Wait(_) => "cannot wait for the servers",
         })
     }
 }
@@ -94,38 +94,38 @@ impl fmt::Display for Failure {
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Failure::Input(error) | Failure::Output(error) | Failure::Watch(error) => Some(error),
+            Failure::Input(error) | Failure::Output(error) | Failure::Wait(error) => Some(error),
         }
     }
 }
 
-/// Connects to all of them at once and goes on until every connection has ended or `stop` is asked.
+/// Connects to all servers at once, and runs until every connection is closed or `stop` is set.
 ///
-/// The descriptors of input and output stay as they are: whether they block is a property of the
-/// open file, which the shell shares.
+/// The descriptors of input and output keep their flags: O_NONBLOCK belongs to the open file, which
+/// the shell shares.
 ///
 /// # Errors
-/// That of the client itself. What happens to a connection is told, and ends no other.
-pub fn converse(
+/// The client itself fails. The failure of one connection is reported, and ends no other.
+pub fn run(
     addresses: &[Address],
     script: Script,
     output: File,
     stop: &Stop,
-    tell: &mut dyn FnMut(Event),
+    report: &mut dyn FnMut(Event),
 ) -> Result<(), Failure> {
-    let mut selector = Epoll::new(Trigger::Level).map_err(Failure::Watch)?;
-    selector.add(stop.as_fd(), STOP, Interest::READ).map_err(Failure::Watch)?;
+    let mut selector = Epoll::new(Trigger::Level).map_err(Failure::Wait)?;
+    selector.add(stop.as_fd(), STOP, Interest::READ).map_err(Failure::Wait)?;
     let several = addresses.len() > 1;
     let mut client = Client {
         selector,
         connections: addresses.iter().map(|_| None).collect(),
-        speaker: Speaker::new(script).map_err(Failure::Watch)?,
+        source: Source::new(script).map_err(Failure::Wait)?,
         router: several.then(Router::new),
         labels: (1..=addresses.len()).filter(|_| several).map(Labelled::new).collect(),
         output,
         stop,
         stopped: false,
-        tell,
+        report,
         buffer: vec![0; READ_MAX],
     };
     for (at, address) in addresses.iter().enumerate() {
@@ -136,18 +136,18 @@ pub fn converse(
 
 struct Client<'a> {
     selector: Epoll,
-    /// `None` where a connection is over.
+    /// `None` for a closed connection.
     connections: Vec<Option<Connection>>,
-    speaker: Speaker,
-    /// Who is meant by what is read; `None` if there is one server only.
+    source: Source,
+    /// Finds the server of each line; `None` with one server.
     router: Option<Router>,
-    /// What marks what each has said; empty if there is one server only.
+    /// Adds the number of the server to its lines; empty with one server.
     labels: Vec<Labelled>,
     output: File,
     stop: &'a Stop,
-    /// Whether `stop` was asked.
+    /// Whether `stop` is set.
     stopped: bool,
-    tell: &'a mut dyn FnMut(Event),
+    report: &'a mut dyn FnMut(Event),
     buffer: Vec<u8>,
 }
 
@@ -155,75 +155,78 @@ impl Client<'_> {
     fn run(&mut self) -> Result<(), Failure> {
         let mut ready = Vec::new();
         loop {
-            self.resume()?;
+            self.update()?;
             if self.stopped || self.connections.iter().all(Option::is_none) {
                 return Ok(());
             }
             ready.clear();
             let timeout = self.timeout();
-            self.selector.wait(&mut ready, timeout).map_err(Failure::Watch)?;
+            self.selector.wait(&mut ready, timeout).map_err(Failure::Wait)?;
             for &report in &ready {
                 match report.key {
                     STOP => self.stopped = true,
                     INPUT => self.read()?,
-                    Key(at) => self.step(at as usize, report)?,
+                    Key(at) => self.handle(at as usize, report)?,
                 }
             }
-            if self.speaker.is_file() && self.wants_input() {
+            if self.source.is_file() && self.wants_input() {
                 self.read()?;
             }
-            self.say_part()?;
+            self.send_part()?;
         }
     }
 
-    /// Begins to connect; what fails at once is told at once.
+    /// Starts to connect. An immediate failure is reported.
     fn connect(&mut self, at: usize, address: &Address) {
-        match Connection::begin(address) {
+        match Connection::start(address) {
             Ok(connection) => self.connections[at] = Some(connection),
-            Err(error) => (self.tell)(Event::Refused(at, error)),
+            Err(error) => (self.report)(Event::Refused(at, error)),
         }
     }
 
-    /// Has everything watched for what it is wanted for, and lets go of those that are over.
-    fn resume(&mut self) -> Result<(), Failure> {
-        let more_is_said = self.speaker.is_file();
+    /// Updates every registration, and removes closed connections.
+    fn update(&mut self) -> Result<(), Failure> {
+        let is_file = self.source.is_file();
         for at in 0..self.connections.len() {
             let Some(connection) = &mut self.connections[at] else { continue };
-            if connection.is_over(more_is_said) {
+            if connection.is_over(is_file) {
                 let broken = connection.broken.take();
-                self.let_go(at, broken.map_or(Event::Ended(at), |error| Event::Broken(at, error)))?;
+                self.remove(
+                    at,
+                    broken.map_or(Event::Closed(at), |error| Event::Broken(at, error)),
+                )?;
                 continue;
             }
-            if self.speaker.is_done() {
+            if self.source.is_done() {
                 connection.finish();
             }
             let interest = connection.interest();
             let fd = connection.socket.as_fd();
             watch(&mut self.selector, fd, Key(at as u64), &mut connection.watched, interest)
-                .map_err(Failure::Watch)?;
+                .map_err(Failure::Wait)?;
         }
         let interest = Interest { readable: self.wants_input(), writable: false };
-        self.speaker.watch(&mut self.selector, interest).map_err(Failure::Watch)
+        self.source.watch(&mut self.selector, interest).map_err(Failure::Wait)
     }
 
-    fn let_go(&mut self, at: usize, event: Event) -> Result<(), Failure> {
+    fn remove(&mut self, at: usize, event: Event) -> Result<(), Failure> {
         let connection = self.connections[at].take().expect("a connection ends once");
         if connection.watched.is_some() {
-            self.selector.remove(connection.socket.as_fd()).map_err(Failure::Watch)?;
+            self.selector.remove(connection.socket.as_fd()).map_err(Failure::Wait)?;
         }
         self.print_unfinished(at)?;
-        (self.tell)(event);
+        (self.report)(event);
         Ok(())
     }
 
-    /// Whether there is somebody to read for, and nobody owes too much.
+    /// Returns true if a server can take more input, and no connection has too much to send.
     fn wants_input(&self) -> bool {
-        let more_is_said = self.speaker.is_file();
+        let is_file = self.source.is_file();
         let mut takers =
-            self.connections.iter().flatten().filter(|it| it.takes(more_is_said)).peekable();
-        !self.speaker.is_done()
+            self.connections.iter().flatten().filter(|it| it.takes(is_file)).peekable();
+        !self.source.is_done()
             && takers.peek().is_some()
-            && takers.all(|connection| connection.owed.bytes() < OWED_MAX)
+            && takers.all(|connection| connection.unsent.bytes() < UNSENT_MAX)
     }
 
     fn is_connecting(&self) -> bool {
@@ -231,93 +234,93 @@ impl Client<'_> {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        match &self.speaker {
-            // It is always ready, and cannot be watched.
-            Speaker::File(_) => self.wants_input().then_some(Duration::ZERO),
-            Speaker::Parts { due, .. } if !self.is_connecting() => {
+        match &self.source {
+            // A regular file is always ready, and epoll refuses it.
+            Source::File(_) => self.wants_input().then_some(Duration::ZERO),
+            Source::Parts { due, .. } if !self.is_connecting() => {
                 Some(due.saturating_duration_since(Instant::now()))
             }
             _ => None,
         }
     }
 
-    /// Reads once, and owes what was read to whom it is for.
+    /// Reads the input once, and queues the bytes for their servers.
     fn read(&mut self) -> Result<(), Failure> {
-        let (Speaker::Stream(file, _) | Speaker::File(file)) = &mut self.speaker else {
+        let (Source::Stream(file, _) | Source::File(file)) = &mut self.source else {
             return Ok(());
         };
-        let mut owe = |to, bytes: &[u8]| owe(&mut self.connections, self.tell, to, bytes);
+        let mut queue = |to, bytes: &[u8]| queue(&mut self.connections, self.report, to, bytes);
         match file.read(&mut self.buffer) {
             Ok(0) => {
-                self.router.iter_mut().for_each(|router| router.finish(&mut owe));
-                self.finish_speaking()?;
+                self.router.iter_mut().for_each(|router| router.finish(&mut queue));
+                self.finish_input()?;
             }
             Ok(n) => match &mut self.router {
-                Some(router) => router.push(&self.buffer[..n], &mut owe),
-                None => owe(To::All, &self.buffer[..n]),
+                Some(router) => router.push(&self.buffer[..n], &mut queue),
+                None => queue(To::All, &self.buffer[..n]),
             },
-            Err(error) if is_nothing(&error) => {}
+            Err(error) if is_transient(&error) => {}
             Err(error) => return Err(Failure::Input(error)),
         }
         Ok(())
     }
 
-    fn finish_speaking(&mut self) -> Result<(), Failure> {
-        self.speaker.watch(&mut self.selector, Interest::NONE).map_err(Failure::Watch)?;
-        self.speaker = Speaker::Done;
+    fn finish_input(&mut self) -> Result<(), Failure> {
+        self.source.watch(&mut self.selector, Interest::NONE).map_err(Failure::Wait)?;
+        self.source = Source::Done;
         Ok(())
     }
 
-    /// Says the next part if it is time to.
-    fn say_part(&mut self) -> Result<(), Failure> {
+    /// Queues the next part when its time has come.
+    fn send_part(&mut self) -> Result<(), Failure> {
         let connecting = self.is_connecting();
-        let Speaker::Parts { parts, pause, due } = &mut self.speaker else { return Ok(()) };
+        let Source::Parts { parts, pause, due } = &mut self.source else { return Ok(()) };
         let now = Instant::now();
         if connecting || now < *due {
             return Ok(());
         }
         *due = now + *pause;
         match parts.pop_front() {
-            Some(part) => owe(&mut self.connections, self.tell, To::All, &part),
-            None => self.speaker = Speaker::Done,
+            Some(part) => queue(&mut self.connections, self.report, To::All, &part),
+            None => self.source = Source::Done,
         }
-        // What came in the pause is the answer to the part before it, with a line's end or without.
+        // Bytes received during the pause are the reply to the part before, even without a newline.
         (0..self.connections.len()).try_for_each(|at| self.print_unfinished(at))
     }
 
-    /// Does what a connection is ready for.
-    fn step(&mut self, at: usize, report: Ready) -> Result<(), Failure> {
+    /// Handles the readiness of a connection.
+    fn handle(&mut self, at: usize, report: Ready) -> Result<(), Failure> {
         let Some(connection) = &mut self.connections[at] else { return Ok(()) };
         if !connection.connected {
             return match connection.check_connected() {
                 Ok(true) => {
-                    (self.tell)(Event::Connected(at));
+                    (self.report)(Event::Connected(at));
                     Ok(())
                 }
                 Ok(false) => Ok(()),
-                Err(error) => self.let_go(at, Event::Refused(at, error)),
+                Err(error) => self.remove(at, Event::Refused(at, error)),
             };
         }
         if report.writable {
             connection.send();
         }
-        if !report.readable || connection.heard_end {
+        if !report.readable || connection.peer_closed {
             return Ok(());
         }
         match os::recv(connection.socket.as_fd(), &mut self.buffer) {
-            Ok(0) => connection.heard_end = true,
+            Ok(0) => connection.peer_closed = true,
             Ok(n) => {
-                let came = &self.buffer[..n];
+                let received = &self.buffer[..n];
                 match self.labels.get_mut(at) {
                     Some(labels) => {
-                        let lines = labels.push(came);
+                        let lines = labels.push(received);
                         print(&mut self.output, self.stop, &mut self.stopped, &lines)?;
                     }
-                    None => print(&mut self.output, self.stop, &mut self.stopped, came)?,
+                    None => print(&mut self.output, self.stop, &mut self.stopped, received)?,
                 }
             }
-            Err(error) if is_nothing(&error) => {}
-            Err(error) => return self.let_go(at, Event::Broken(at, error)),
+            Err(error) if is_transient(&error) => {}
+            Err(error) => return self.remove(at, Event::Broken(at, error)),
         }
         Ok(())
     }
@@ -328,23 +331,28 @@ impl Client<'_> {
     }
 }
 
-/// Owes `bytes` to whom they are for. Who has ended is owed nothing more.
-fn owe(connections: &mut [Option<Connection>], tell: &mut dyn FnMut(Event), to: To, bytes: &[u8]) {
+/// Queues `bytes` for their servers. A closed connection takes none.
+fn queue(
+    connections: &mut [Option<Connection>],
+    report: &mut dyn FnMut(Event),
+    to: To,
+    bytes: &[u8],
+) {
     let chunk = || Chunk::from(bytes.to_vec());
     match to {
         To::All => {
             let chunk = chunk();
             let takers = connections.iter_mut().flatten().filter(|it| it.broken.is_none());
-            takers.for_each(|connection| connection.owed.push(chunk.clone()));
+            takers.for_each(|connection| connection.unsent.push(chunk.clone()));
         }
         To::One(at) => match connections.get_mut(at).and_then(Option::as_mut) {
-            Some(connection) if connection.broken.is_none() => connection.owed.push(chunk()),
-            _ => tell(Event::Nobody(format!("@{}", at.wrapping_add(1)))),
+            Some(connection) if connection.broken.is_none() => connection.unsent.push(chunk()),
+            _ => report(Event::NoServer(format!("@{}", at.wrapping_add(1)))),
         },
     }
 }
 
-/// Writes all of it, however long that takes, unless it is to stop.
+/// Writes all bytes, unless `stop` is set first.
 fn print(
     output: &mut File,
     stop: &Stop,
@@ -354,11 +362,11 @@ fn print(
     while !bytes.is_empty() && !*stopped {
         match output.write(bytes) {
             Ok(n) => bytes = &bytes[n..],
-            // A signal: perhaps the one that ends us, and whoever reads may never read again.
+            // Perhaps the signal that stops us; the reader of the output may never read again.
             Err(error) if error.kind() == ErrorKind::Interrupted => *stopped = stop.take() > 0,
-            // A terminal that somebody else has made non-blocking.
+            // Another process has made the terminal non-blocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                *stopped = wait_to_write(output, stop).map_err(Failure::Watch)?;
+                *stopped = wait_to_write(output, stop).map_err(Failure::Wait)?;
             }
             Err(error) => return Err(Failure::Output(error)),
         }
@@ -366,7 +374,7 @@ fn print(
     Ok(())
 }
 
-/// Waits until the output takes more; answers whether it is to stop instead.
+/// Waits until the output is writable. Returns true if `stop` is set instead.
 fn wait_to_write(output: &File, stop: &Stop) -> io::Result<bool> {
     let (mut poll, mut ready) = (Poll::new(), Vec::new());
     poll.add(stop.as_fd(), STOP, Interest::READ)?;
@@ -375,7 +383,7 @@ fn wait_to_write(output: &File, stop: &Stop) -> io::Result<bool> {
     Ok(ready.iter().any(|report| report.key == STOP))
 }
 
-/// Issues the difference between what is `watched` and what is wanted.
+/// Changes a registration from `watched` to `wanted`.
 fn watch(
     selector: &mut Epoll,
     fd: BorrowedFd<'_>,
@@ -383,7 +391,7 @@ fn watch(
     watched: &mut Option<Interest>,
     wanted: Interest,
 ) -> io::Result<()> {
-    // Who wants nothing is not watched at all: a hang-up would be reported for ever.
+    // Without interest there is no registration: epoll would report a hang-up without end.
     let wanted = Some(wanted).filter(|&interest| interest != Interest::NONE);
     match (*watched, wanted) {
         (before, now) if before == now => {}
@@ -395,7 +403,7 @@ fn watch(
     Ok(())
 }
 
-/// Whether it only means that there is nothing at the moment.
-fn is_nothing(error: &io::Error) -> bool {
+/// Returns true if the call can simply be tried again.
+fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

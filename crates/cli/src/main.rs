@@ -1,4 +1,4 @@
-//! The io_uring server and the tools.
+//! The program `proactor`: the io_uring server and its tools.
 
 use std::process::ExitCode;
 

@@ -150,7 +150,7 @@ fn no_input_at_all_is_a_half_close_at_once() {
         stream.write_all(b"good day").unwrap();
     });
     let output = wait(client(&[&address, "--verbose"], Stdio::null()));
-    let told = [&*format!("connected to {address} (1)"), "has ended"];
+    let told = [&*format!("connected to {address} (1)"), "closed the connection"];
     assert_ended(&output, 0, "good day", &told);
     served.join().unwrap();
 }
@@ -192,7 +192,7 @@ fn what_is_typed_goes_to_all_or_to_one_and_what_comes_is_labelled() {
     assert_eq!(first.join().unwrap(), "all\n@at\none");
     assert_eq!(second.join().unwrap(), "all\ntwo\n@at\n");
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "nobody is @3: not sent\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "no server @3: line not sent\n");
     let text = String::from_utf8(output.stdout).unwrap();
     let of = |label: &str| -> Vec<&str> { text.lines().filter(|l| l.starts_with(label)).collect() };
     assert_eq!(of("[1] "), ["[1] all", "[1] @at", "[1] one"]);

@@ -119,12 +119,12 @@ fn every_model_has_a_console_or_refuses_it_with_a_reason() {
         assert!(!tested, "{model} lacks a console: {reason}");
         for (args, what) in [
             (["--console"].as_slice(), "--console"),
-            (&["--protocol", "talk"], "the console of talk"),
-            (&["--listen", "127.0.0.1:0=talk"], "the console of talk"),
+            (&["--protocol", "talk"], "the protocol talk"),
+            (&["--listen", "127.0.0.1:0=talk"], "the protocol talk"),
         ] {
             let launch = Launch::new(PROACTOR, &["serve", "--model", model.name()]);
             let exit = launch.args(args).run();
-            let expected = format!("error: {what} is not for {model}: {reason}");
+            let expected = format!("error: {what} does not work with {model}: {reason}");
             assert_eq!(exit.code(), Some(2), "{exit:?}");
             assert_eq!(exit.stderr.trim_end(), expected);
         }

@@ -502,7 +502,7 @@ fn a_second_server_cannot_record_into_the_same_file() {
     let option = format!("--trace={}", path.display());
     let second = Launch::new(PROACTOR, &["serve", "--listen", "127.0.0.1:0", &option]).run();
     assert_eq!(second.code(), Some(1));
-    let said = format!("{}: another server records into it", path.display());
+    let said = format!("{}: another server is recording into it", path.display());
     assert!(second.stderr.contains(&said), "{second:?}");
     Client::connect(server.address()).ping();
     server.drain();

@@ -442,7 +442,7 @@ fn doctor_fails_only_if_it_is_asked_to_and_something_is_wrong() {
     assert_eq!(trace(&["doctor"], &[file]).0, 0);
     let (code, said, complaint) = trace(&["doctor", "--check"], &[file]);
     assert_eq!((code, complaint.lines().count()), (1, 1), "{complaint}");
-    assert!(complaint.contains("is not well: errors") && said.contains("EIO"), "{said}");
+    assert!(complaint.contains("has problems: errors") && said.contains("EIO"), "{said}");
 }
 
 #[test]

@@ -251,7 +251,7 @@ impl Heat {
         }
         let bound = of(|row| row.is_client_bound);
         if !bound.is_empty() {
-            let faster = if wire == "uring" { "" } else { ", or --wire uring," };
+            let faster = if wire == "uring" { "" } else { ", or --engine uring," };
             warnings.push(format!(
                 "{load} the client did not keep every server busy ({}): their msg/s are the client's, \
                  marked ≥, and only CPU per message is compared. More --connections{faster} would.",

@@ -167,7 +167,7 @@ fn a_server_that_was_not_busy_is_client_bound() {
         let mut warnings = heat.warnings(wire).into_iter();
         warnings.find(|text| text.contains("did not keep every server busy (uring)")).unwrap()
     };
-    assert!(advice("epoll").ends_with("More --connections, or --wire uring, would."));
+    assert!(advice("epoll").ends_with("More --connections, or --engine uring, would."));
     assert!(advice("uring").ends_with("More --connections would."), "it is in use already");
 }
 

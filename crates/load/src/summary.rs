@@ -144,7 +144,7 @@ fn warnings(slice: &Slice) -> Vec<String> {
     if slice.busy() > BUSY && slice.backlog > BEHIND {
         warnings.push(format!(
             "the load generator was the bottleneck ({busy} busy, with replies of {} of the connections \
-             waiting for it): these are its numbers, not the server's. Use --wire uring, or a second \
+             waiting for it): these are its numbers, not the server's. Use --engine uring, or a second \
              load generator.",
             units::percent(slice.backlog)
         ));

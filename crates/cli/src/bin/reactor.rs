@@ -1,4 +1,4 @@
-//! The readiness server: what to compare with.
+//! The program `reactor`: the readiness server.
 
 use std::process::ExitCode;
 

@@ -1,36 +1,36 @@
-//! A connection of the client.
+//! One connection of the client.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::is_nothing;
+use super::is_transient;
 use proactor::address::Address;
 use proactor::buffer::SendQueue;
 use proactor::os;
 use proactor::selector::Interest;
 
-/// One connection: begun, then open in both directions, then ended in one or the other.
+/// One connection: connecting, then open, then half-closed by either side.
 pub(super) struct Connection {
     pub(super) socket: Socket,
-    /// `None` exactly when the selector does not know it.
+    /// The registration; `None` exactly if the socket is not registered.
     pub(super) watched: Option<Interest>,
     pub(super) connected: bool,
-    /// What was said and is not sent yet.
-    pub(super) owed: SendQueue,
-    /// Whether our end was passed on.
-    said_end: bool,
-    /// Whether the server's end has come.
-    pub(super) heard_end: bool,
-    /// Why nothing can be sent any more. What the server had sent before may still be there.
+    /// The bytes to send.
+    pub(super) unsent: SendQueue,
+    /// Whether our side is shut down.
+    shut_down: bool,
+    /// Whether the server has closed its side.
+    pub(super) peer_closed: bool,
+    /// The error after which nothing can be sent. Received bytes may still be readable.
     pub(super) broken: Option<io::Error>,
 }
 
 impl Connection {
-    /// Begins to connect. A Unix socket connects at once, or waits until the server has accepted
-    /// one of the many that wait: that cannot be watched.
-    pub(super) fn begin(address: &Address) -> io::Result<Connection> {
+    /// Starts to connect. A Unix socket connects at once, or blocks while the backlog of the server
+    /// is full: that cannot be awaited.
+    pub(super) fn start(address: &Address) -> io::Result<Connection> {
         let socket = match address {
             Address::Tcp(address) => {
                 let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
@@ -54,14 +54,14 @@ impl Connection {
             socket,
             watched: None,
             connected: false,
-            owed: SendQueue::new(),
-            said_end: false,
-            heard_end: false,
+            unsent: SendQueue::new(),
+            shut_down: false,
+            peer_closed: false,
             broken: None,
         })
     }
 
-    /// Asks whether it is connected by now.
+    /// Checks whether the connection is established.
     pub(super) fn check_connected(&mut self) -> io::Result<bool> {
         if let Some(error) = self.socket.take_error()? {
             return Err(error);
@@ -74,41 +74,42 @@ impl Connection {
         Ok(self.connected)
     }
 
-    /// Whether the server may be sent more; to `all`, even if it says nothing more itself.
-    pub(super) fn takes(&self, all: bool) -> bool {
-        self.broken.is_none() && (all || !self.heard_end)
+    /// Returns true if the connection takes more input. Input from a file is taken even after the
+    /// server has closed its side.
+    pub(super) fn takes(&self, is_file: bool) -> bool {
+        self.broken.is_none() && (is_file || !self.peer_closed)
     }
 
-    pub(super) fn is_over(&self, all: bool) -> bool {
-        self.heard_end && (self.broken.is_some() || self.owed.is_empty() && !all)
+    pub(super) fn is_over(&self, is_file: bool) -> bool {
+        self.peer_closed && (self.broken.is_some() || self.unsent.is_empty() && !is_file)
     }
 
     pub(super) fn interest(&self) -> Interest {
         if !self.connected {
             return Interest::WRITE;
         }
-        Interest { readable: !self.heard_end, writable: !self.owed.is_empty() }
+        Interest { readable: !self.peer_closed, writable: !self.unsent.is_empty() }
     }
 
-    /// Sends as much of what is owed as there is room for.
+    /// Sends as many bytes as the socket takes.
     pub(super) fn send(&mut self) {
-        while let Some(chunk) = self.owed.first() {
+        while let Some(chunk) = self.unsent.first() {
             match os::send(self.socket.as_fd(), chunk) {
-                Ok(n) => self.owed.advance(n),
-                Err(error) if is_nothing(&error) => return,
+                Ok(n) => self.unsent.advance(n),
+                Err(error) if is_transient(&error) => return,
                 Err(error) => {
-                    self.owed.clear();
+                    self.unsent.clear();
                     self.broken = Some(error);
                 }
             }
         }
     }
 
-    /// Passes our end on, behind all that is owed.
+    /// Shuts our side down once everything is sent.
     pub(super) fn finish(&mut self) {
-        if self.connected && self.owed.is_empty() && !self.said_end {
-            self.said_end = true;
-            // It fails if the server has reset; receiving will say so.
+        if self.connected && self.unsent.is_empty() && !self.shut_down {
+            self.shut_down = true;
+            // It fails after a reset; the next receive reports that.
             let _ = os::shutdown_write(self.socket.as_fd());
         }
     }

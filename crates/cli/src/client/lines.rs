@@ -1,30 +1,30 @@
-//! Lines, where there are several servers: whom one that is typed is for, and who said one that
-//! came.
+//! Lines, with several servers: the destination of each input line, and a label on each reply.
 
-/// The longest line that is printed whole, if there are several servers.
+/// The longest reply line that is printed whole.
 const LINE_MAX: usize = 64 << 10;
 
-/// Whom a line is for.
+/// The destination of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum To {
+    /// Every server.
     All,
-    /// Counting from 0.
+    /// One server, counted from 0.
     One(usize),
 }
 
-/// Finds out of each line that is typed whom it is for, if there are several servers.
+/// Finds the destination of each input line.
 ///
-/// `@2 text` is `text` for the second; `@@text` is `@text` for all; anything else is for all as it
-/// is. The first bytes decide, and the rest of the line is not held back.
+/// `@2 text` is `text` for the second server; `@@text` is `@text` for all; any other line goes to
+/// all unchanged. The first bytes decide; the rest of the line is passed on without delay.
 #[derive(Debug)]
 pub(super) struct Router {
-    /// What has come of a line, as long as it does not say yet whom it is for.
+    /// The start of a line whose destination is not known yet.
     undecided: Vec<u8>,
-    /// Whom the rest of the line is for; `None` at the start of one.
+    /// The destination of the rest of the line; `None` at the start of a line.
     to: Option<To>,
 }
 
-/// No number of a server is longer.
+/// The longest number of a server.
 const DIGITS_MAX: usize = 9;
 
 impl Router {
@@ -32,12 +32,12 @@ impl Router {
         Router { undecided: Vec::new(), to: None }
     }
 
-    /// Hands on what is for somebody, in order.
-    pub(super) fn push(&mut self, bytes: &[u8], say: &mut impl FnMut(To, &[u8])) {
+    /// Passes bytes to their destinations, in order.
+    pub(super) fn push(&mut self, bytes: &[u8], send: &mut impl FnMut(To, &[u8])) {
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
             match self.to {
-                Some(to) => say(to, piece),
-                None => self.begin(piece, say),
+                Some(to) => send(to, piece),
+                None => self.begin(piece, send),
             }
             if piece.ends_with(b"\n") {
                 self.to = None;
@@ -45,27 +45,27 @@ impl Router {
         }
     }
 
-    /// Nothing more comes: what is undecided is a line.
-    pub(super) fn finish(&mut self, say: &mut impl FnMut(To, &[u8])) {
+    /// Ends the input: an incomplete start is a line.
+    pub(super) fn finish(&mut self, send: &mut impl FnMut(To, &[u8])) {
         let line = std::mem::take(&mut self.undecided);
         if !line.is_empty() {
-            let (to, skipped) = decide(&line, true).expect("a whole line decides");
-            say(to, &line[skipped..]);
+            let (to, skipped) = decide(&line, true).expect("a whole line has a destination");
+            send(to, &line[skipped..]);
         }
     }
 
-    fn begin(&mut self, piece: &[u8], say: &mut impl FnMut(To, &[u8])) {
+    fn begin(&mut self, piece: &[u8], send: &mut impl FnMut(To, &[u8])) {
         self.undecided.extend_from_slice(piece);
         if let Some((to, skipped)) = decide(&self.undecided, false) {
-            say(to, &self.undecided[skipped..]);
+            send(to, &self.undecided[skipped..]);
             self.undecided.clear();
             self.to = Some(to);
         }
     }
 }
 
-/// Whom a line is for by what has come of it, and how many bytes of it said so; `None` if more must
-/// come first. A `whole` line always decides.
+/// Returns the destination of a line and the length of its prefix; `None` if more bytes are needed.
+/// A `whole` line always has a destination.
 fn decide(line: &[u8], whole: bool) -> Option<(To, usize)> {
     let Some(rest) = line.strip_prefix(b"@") else { return Some((To::All, 0)) };
     if rest.first() == Some(&b'@') {
@@ -83,11 +83,11 @@ fn decide(line: &[u8], whole: bool) -> Option<(To, usize)> {
     Some(number.map_or((To::All, 0), |n: usize| (To::One(n.wrapping_sub(1)), digits + ends)))
 }
 
-/// Marks each line with who has said it: `[2] text`. A line is printed when it is whole.
+/// Adds the number of the server to each line: `[2] text`. A line is printed when it is complete.
 #[derive(Debug)]
 pub(super) struct Labelled {
     label: String,
-    /// The label and what has come of a line; empty if nothing has.
+    /// The label and the start of a line; empty between lines.
     unfinished: Vec<u8>,
 }
 
@@ -96,7 +96,7 @@ impl Labelled {
         Labelled { label: format!("[{number}] "), unfinished: Vec::new() }
     }
 
-    /// Answers the lines that `bytes` completes; one that is too long is cut.
+    /// Returns the lines that `bytes` completes. A line that is too long is split.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut lines = Vec::new();
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
@@ -113,7 +113,7 @@ impl Labelled {
         lines
     }
 
-    /// Answers what has come of a line as if it were whole.
+    /// Returns the start of a line as a line.
     pub(super) fn finish(&mut self) -> Vec<u8> {
         let mut line = std::mem::take(&mut self.unfinished);
         if !line.is_empty() {
@@ -127,24 +127,24 @@ impl Labelled {
 mod tests {
     use super::*;
 
-    /// What a router makes of these pieces, neighbours for the same joined.
+    /// Routes these pieces. Neighbours with the same destination are joined.
     fn routed(pieces: &[&[u8]]) -> Vec<(To, String)> {
-        let (mut router, mut said) = (Router::new(), Vec::<(To, String)>::new());
-        let mut say = |to, bytes: &[u8]| {
+        let (mut router, mut sent) = (Router::new(), Vec::<(To, String)>::new());
+        let mut send = |to, bytes: &[u8]| {
             let text = String::from_utf8(bytes.to_vec()).unwrap();
-            match said.last_mut() {
+            match sent.last_mut() {
                 Some((before, all)) if *before == to => all.push_str(&text),
-                _ => said.push((to, text)),
+                _ => sent.push((to, text)),
             }
         };
-        pieces.iter().for_each(|piece| router.push(piece, &mut say));
-        router.finish(&mut say);
-        said
+        pieces.iter().for_each(|piece| router.push(piece, &mut send));
+        router.finish(&mut send);
+        sent
     }
 
     #[test]
-    fn a_line_goes_to_whom_it_is_for_however_it_is_cut() {
-        let typed = b"all\n@2 two\n@@at\n@x\n@1\n@12 @3\n@7";
+    fn a_line_goes_to_its_destination_however_it_is_cut() {
+        let input = b"all\n@2 two\n@@at\n@x\n@1\n@12 @3\n@7";
         let expected = [
             (To::All, "all\n"),
             (To::One(1), "two\n"),
@@ -154,16 +154,16 @@ mod tests {
             (To::One(6), ""),
         ];
         let expected = expected.map(|(to, text)| (to, text.to_owned()));
-        assert_eq!(routed(&[typed]), expected);
-        assert_eq!(routed(&typed.chunks(1).collect::<Vec<_>>()), expected);
-        for cut in 0..typed.len() {
-            let (head, tail) = typed.split_at(cut);
+        assert_eq!(routed(&[input]), expected);
+        assert_eq!(routed(&input.chunks(1).collect::<Vec<_>>()), expected);
+        for cut in 0..input.len() {
+            let (head, tail) = input.split_at(cut);
             assert_eq!(routed(&[head, tail]), expected, "cut at {cut}");
         }
     }
 
     #[test]
-    fn what_is_no_number_is_for_all_as_it_is() {
+    fn a_prefix_without_a_number_goes_to_all_unchanged() {
         for text in ["@", "@ x\n", "@2x\n", "@\n", "@99999999999999999999 x\n", " @2 x\n"] {
             assert_eq!(routed(&[text.as_bytes()]), [(To::All, text.to_owned())]);
         }
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_labelled_when_they_are_whole() {
+    fn lines_are_labelled_when_they_are_complete() {
         let mut labelled = Labelled::new(2);
         assert_eq!(labelled.push(b"on"), b"");
         assert_eq!(labelled.push(b"e\n\ntw"), b"[2] one\n[2] \n");
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_does_not_end_is_cut() {
+    fn a_line_without_end_is_split() {
         let mut labelled = Labelled::new(1);
         let line = labelled.push(&vec![b'x'; LINE_MAX]);
         assert!(line.starts_with(b"[1] x") && line.ends_with(b"x\n"));

@@ -24,24 +24,25 @@ use proactor_report::units;
 
 /// Compare I/O models under the same load, side by side.
 ///
-/// Each model is an echo server in a process of its own, on one CPU; one client, on another CPU,
-/// holds connections to all of them and drives one at a time in slices of 40 ms, so that a model
-/// and the baseline, which it is compared with, are measured within a moment of each other. Every
-/// reply is verified; one wrong byte voids the run.
+/// Each model is an echo server in its own process, on one CPU. One client, on another CPU, is
+/// connected to all servers and loads one at a time in slices of 40 ms, so that a model and the
+/// baseline are measured shortly after each other. Every reply is verified; one wrong byte makes
+/// the run void.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
-    /// The models to compare, separated by commas: uring, epoll, epoll-et, poll, select,
-    /// epoll-oneshot, sigio, nonblocking, coroutine, thread, process, blocking; or all. -NAME
-    /// leaves one out again, as all,-process; NAME+trace is one that records into a file, as
-    /// `serve --trace=FILE` does. What cannot run here is a row with its reason
+    /// Models to compare, separated by commas, or all: uring, epoll, epoll-et, poll, select,
+    /// epoll-oneshot, sigio, nonblocking, coroutine, thread, process, blocking. -NAME removes one,
+    /// as in all,-process; NAME+trace records into a file, as `serve --trace=FILE` does. A model
+    /// that does not work here is a row with the reason
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = MODELS)]
     models: Vec<Pick<Variant>>,
 
-    /// The model that all others are compared with, and itself again; NAME+trace, too
+    /// Model that the others are compared with, and that is also measured against itself;
+    /// NAME+trace is possible
     #[arg(long, value_name = "MODEL", default_value = BASELINE, value_parser = Variant::named)]
     baseline: Variant,
 
-    /// Connections to each server; of several numbers, each makes a table
+    /// Connections per server; several numbers make several tables
     #[arg(long, short = 'c', value_name = "N,…", value_delimiter = ',', default_value = "64",
           value_parser = number(CONNECTIONS_MAX))]
     connections: Vec<u64>,
@@ -50,63 +51,62 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = number(SIZE_MAX))]
     size: u64,
 
-    /// Messages that a connection sends before it awaits a reply
+    /// Messages in flight per connection (pipelining)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(DEPTH_MAX))]
     depth: u64,
 
-    /// How long all tables together may take, starting and connecting among it: whole seconds.
-    /// With little time there are fewer rounds, and with fewer than 6 no verdicts [default: 25 to
-    /// 100, by what is asked for]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    time: Option<u64>,
+    /// Time for all tables together, with start and connect: 30s, 2m. Less time means
+    /// fewer rounds, and fewer than 6 rounds give no verdict [default: 25 s to 100 s, depending on
+    /// the tables]
+    #[arg(long, value_name = "TIME", value_parser = total_time)]
+    time: Option<Duration>,
 
-    /// Measure so many rounds per table, however long they take; a verdict needs 6
+    /// Number of rounds per table, without a time limit; a verdict needs 6
     #[arg(long, value_name = "N", conflicts_with = "time",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rounds: Option<u32>,
 
-    /// Idle connections to each model, to find out what one costs in memory, descriptors, threads
-    /// and processes; with 0 that is left out
+    /// Idle connections per model, to measure memory, descriptors, threads and processes of one
+    /// connection; 0 skips this
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u64).range(..=CONNECTIONS_MAX as u64))]
     idle: u64,
 
-    /// What moves the client's bytes: uring, epoll, or auto (uring where it works)
-    #[arg(long, value_name = "WIRE", default_value = "auto")]
-    wire: WireChoice,
+    /// I/O engine of the client: uring, epoll, or auto (uring where it works)
+    #[arg(long, alias = "wire", value_name = "ENGINE", default_value = "auto")]
+    engine: WireChoice,
 
-    /// The CPU of the servers
+    /// CPU of the servers
     #[arg(long, value_name = "CPU", default_value_t = 0)]
     server_cpu: usize,
 
-    /// The CPU of the client
+    /// CPU of the client
     #[arg(long, value_name = "CPU", default_value_t = 1)]
     client_cpu: usize,
 
-    /// From which the order of the models and the bytes of the messages are made; drawn, unless
-    /// given
+    /// Seed of the model order and of the message bytes [default: random]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
-    /// Write everything, every slice included, as JSON to this file; - is standard output, instead
+    /// Write the full result, with every slice, as JSON to this file; - is standard output, instead
     /// of the text
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
 impl Args {
-    /// Runs it, and prints what came of it on standard output.
+    /// Runs the comparison, and prints the result on standard output.
     ///
     /// # Errors
     /// The baseline cannot run, a reply was wrong, or the result cannot be written.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let plan = self.plan();
-        // Before it is measured: what cannot be written is not to be learned afterwards.
-        let path = self.json.as_deref().filter(|&path| path != "-");
+        // Opened before the measurement: an unwritable path fails at once.
+        let path = self.json.as_deref().filter(|path| path.as_os_str() != "-");
         let save = path.map(Save::new).transpose()?;
-        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let program = std::env::current_exe().context("cannot find the file of this program")?;
         let loads = plan.loads.iter().map(|load| load.connections);
-        // One idle connection more than are counted: kept open to begin with.
+        // One idle connection more than are counted: it is opened first and stays open.
         let most = loads.max().unwrap_or(0).max(plan.idle + 1);
         let stop = Stop::new().context("cannot wait for Ctrl-C")?;
         stop.on_signals().context("cannot wait for Ctrl-C")?;
@@ -119,7 +119,7 @@ impl Args {
                 command.args(["--max-connections", &most.to_string()]);
             }
             if *recorded {
-                let refused = |error| Refusal(format!("no file to record into: {error}"));
+                let refused = |error| Refusal(format!("cannot create a trace file: {error}"));
                 command.arg(recordings.next().map_err(refused)?);
             }
             Ok(command)
@@ -137,7 +137,7 @@ impl Args {
             save.write(json()?.as_bytes())?;
         }
         let text = match self.json.as_deref() {
-            Some(path) if path == "-" => json()?,
+            Some(path) if path.as_os_str() == "-" => json()?,
             _ => render::text(&comparison),
         };
         Ok(output::print(&text)?)
@@ -156,28 +156,28 @@ impl Args {
             budget: Budget::Rounds(0),
             idle: self.idle as usize,
             seed: self.seed.unwrap_or_else(drawn),
-            wire: self.wire,
+            wire: self.engine,
             server_cpu: self.server_cpu,
             client_cpu: self.client_cpu,
         };
         plan.budget = match (self.rounds, self.time) {
             (Some(rounds), _) => Budget::Rounds(rounds),
-            (None, Some(seconds)) => Budget::Seconds(seconds),
+            (None, Some(time)) => Budget::Seconds(time.as_secs_f64().ceil() as u64),
             (None, None) => plan.default_budget(),
         };
         plan
     }
 }
 
-/// Files for those that record. They have no names, so none is left behind whatever happens.
+/// Trace files of the recorded models. They have no names, so none remains after a crash.
 #[derive(Default)]
 struct Recordings {
-    /// Open until the next is asked for: by then the server that it is for has it open, or is gone.
+    /// Stays open until the next file is created: by then its server has opened it, or has ended.
     last: Cell<Option<File>>,
 }
 
 impl Recordings {
-    /// Has the next server record into a file of its own.
+    /// Returns the option that makes the next server record into a new file.
     fn next(&self) -> io::Result<String> {
         let file = tempfile::tempfile()?;
         let option = format!("--trace=/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
@@ -186,22 +186,29 @@ impl Recordings {
     }
 }
 
-/// A seed that is another each time, and short enough to be typed.
+/// Parses the time of a comparison.
+fn total_time(text: &str) -> Result<Duration, String> {
+    match units::parse_duration(text)? {
+        time if (1..=86_400).contains(&time.as_secs()) => Ok(time),
+        _ => Err(format!("invalid time `{text}`: write 1s to 24h")),
+    }
+}
+
+/// Returns a random seed, short enough to type.
 fn drawn() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(BASELINE) % 10_000
 }
 
-/// How it goes, on standard error: one line rewritten in place, or where that is no terminal, a
-/// line every ten seconds.
+/// The progress on standard error: one line that is updated in place, or, if that is not a
+/// terminal, a line every ten seconds.
 struct Live {
     bar: ProgressBar,
-    said: Instant,
+    printed: Instant,
 }
 
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
-/// How often the line shows that it lives while nothing is told: a server may take seconds to
-/// start.
+/// Period of the spinner. A server may take seconds to start.
 const TICK: Duration = Duration::from_millis(250);
 
 impl Live {
@@ -209,16 +216,17 @@ impl Live {
         let bar = ProgressBar::new_spinner();
         let style = ProgressStyle::with_template("compare {spinner} {elapsed}  {msg}");
         bar.set_style(style.expect("the template is a constant"));
-        Live { bar, said: Instant::now() }
+        Live { bar, printed: Instant::now() }
     }
 
     fn show(&mut self, progress: &Progress<'_>) {
         if io::stderr().is_terminal() {
-            // Not before: what ticks is a thread of its own, and is to stay on the client's CPU.
+            // Only now, when this thread is pinned: the thread of the spinner must stay on the
+            // CPU of the client.
             self.bar.enable_steady_tick(TICK);
             self.bar.set_message(line(progress));
-        } else if self.said.elapsed() >= PLAIN_EVERY {
-            self.said = Instant::now();
+        } else if self.printed.elapsed() >= PLAIN_EVERY {
+            self.printed = Instant::now();
             eprintln!("compare  {}", line(progress));
         }
     }

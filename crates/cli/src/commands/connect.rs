@@ -1,4 +1,4 @@
-//! `proactor connect`: talk to servers.
+//! `proactor connect`: the interactive client.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -15,56 +15,56 @@ use proactor::address::Address;
 use proactor::os::Stop;
 use proactor_report::units;
 
-/// Talk to one server, or to several at once.
+/// Connect to one server, or to several at once: send standard input, print the replies.
 ///
-/// What is typed is sent, what comes is printed. With one server, bytes pass as they are. With
-/// several, a line goes to all of them, `@2 text` to the second only, and `@@text` is `@text` for
-/// all; what comes is printed by lines, marked `[1]`, `[2]`, … At the end of the input the servers
-/// are told, and what they still say is printed.
+/// With one server, bytes pass unchanged. With several servers, each line goes to all of them;
+/// `@2 text` sends `text` to the second server only, and `@@text` sends `@text` to all. Replies are
+/// printed by line, with the number of the server: `[1]`, `[2]`, … At the end of the input, the
+/// sending side of each connection is closed; further replies are printed until the servers close.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where the servers listen: 127.0.0.1:7000, [::1]:7000 or unix:PATH
+    /// Addresses of the servers: HOST:PORT, [IPV6]:PORT or unix:PATH
     #[arg(value_name = "ADDR", required = true)]
     addresses: Vec<Address>,
 
-    /// Say these parts, each to every server, instead of what is typed; in a part, \n is a line's
-    /// end, \, a comma and \\ a backslash
+    /// Send these parts, separated by commas, to every server instead of standard input; \n is a
+    /// newline, \, a comma and \\ a backslash
     #[arg(long, value_name = "TEXT,…")]
     parts: Option<Parts>,
 
-    /// For how long to listen behind each part: seconds, or with a unit (200ms)
+    /// Pause after each part
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = units::parse_positive_duration)]
     pause: Duration,
 
-    /// Say on stderr who is connected and who has ended, as is done if a terminal is the input
+    /// Report connects and closes on stderr; the default if standard input is a terminal
     #[arg(long, short)]
     verbose: bool,
 }
 
 impl Args {
-    /// Goes on until every connection has ended, or SIGINT.
+    /// Runs until every connection is closed, or until SIGINT.
     ///
     /// # Errors
-    /// Those of the client itself. What happens to a connection is told at once, and makes the
-    /// exit code a failure.
+    /// The client itself fails. The failure of a connection is reported at once; the exit status is
+    /// then 1.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let stop = Stop::new().context("cannot wait for Ctrl-C")?;
         stop.on_signals().context("cannot wait for Ctrl-C")?;
         let file = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
-        // Unlike those of std, these do not hold bytes back.
+        // Unlike the streams of std, these are not buffered.
         let output = file(io::stdout().as_fd()).context("cannot write to standard output")?;
         let verbose = self.verbose || self.parts.is_none() && io::stdin().is_terminal();
         let script = match self.parts {
             Some(Parts(parts)) => Script::Parts { parts, pause: self.pause },
-            None => Script::Typed(file(io::stdin().as_fd()).context("cannot read standard input")?),
+            None => Script::Input(file(io::stdin().as_fd()).context("cannot read standard input")?),
         };
         let mut code = ExitCode::SUCCESS;
         let name = |at: usize| format!("{} ({})", self.addresses[at], at + 1);
-        client::converse(&self.addresses, script, output, &stop, &mut |event| match event {
+        client::run(&self.addresses, script, output, &stop, &mut |event| match event {
             Event::Connected(at) if verbose => eprintln!("connected to {}", name(at)),
-            Event::Ended(at) if verbose => eprintln!("{} has ended", name(at)),
-            Event::Connected(_) | Event::Ended(_) => {}
-            Event::Nobody(whom) => eprintln!("nobody is {whom}: not sent"),
+            Event::Closed(at) if verbose => eprintln!("{} closed the connection", name(at)),
+            Event::Connected(_) | Event::Closed(_) => {}
+            Event::NoServer(number) => eprintln!("no server {number}: line not sent"),
             Event::Refused(at, error) => {
                 eprintln!("error: cannot connect to {}: {error}", self.addresses[at]);
                 code = ExitCode::FAILURE;
@@ -78,7 +78,7 @@ impl Args {
     }
 }
 
-/// What to say, part by part.
+/// The parts to send, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Parts(VecDeque<Vec<u8>>);
 
@@ -96,7 +96,9 @@ impl FromStr for Parts {
                     Some(same @ (',' | '\\')) => part.push(same),
                     other => {
                         let other = other.map(String::from).unwrap_or_default();
-                        return Err(format!("`\\{other}` means nothing: write \\n, \\, or \\\\"));
+                        return Err(format!(
+                            "`\\{other}` is not an escape: write \\n, \\, or \\\\"
+                        ));
                     }
                 },
                 char => part.push(char),
@@ -117,7 +119,7 @@ mod tests {
         assert_eq!(parts("one ,two").unwrap(), [&b"one "[..], b"two"]);
         assert_eq!(parts(r"a\,b\n,,c\\").unwrap(), [&b"a,b\n"[..], b"", b"c\\"]);
         for wrong in [r"a\t", r"a\"] {
-            assert!(parts(wrong).unwrap_err().contains("means nothing"));
+            assert!(parts(wrong).unwrap_err().contains("is not an escape"));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `proactor explain`: one message through each model, in pictures of what really happened.
+//! `proactor explain`: the system calls of one message in each model, as recorded.
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -12,43 +12,43 @@ use crate::explain::{self, Terrain};
 use proactor::os;
 use proactor_models::model::Model;
 
-/// Show one message going through each I/O model: the system calls in order, who waits, who copies
+/// Show how a message passes through each I/O model: its system calls, where it waits, who copies
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Which models, as uring,epoll; see `proactor models`. -NAME leaves one out again, as
-    /// all,-process
+    /// Models to show, separated by commas, or all; -NAME removes one, as in all,-process. See
+    /// `proactor models`
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = "all")]
     models: Vec<Pick<Model>>,
 
-    /// Bytes of the message
+    /// Bytes per message
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=2048))]
     size: u32,
 
-    /// How many messages to record of each model; the one of median time is shown
+    /// Messages to record per model; the message with the median time is shown
     #[arg(long, value_name = "N", default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     runs: u32,
 
-    /// Write the picture as a page that needs nothing else
+    /// Write a self-contained HTML page to this file; - is standard output, instead of the text
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// Write the picture as SVG, for a document
+    /// Write the picture as SVG to this file; - is standard output, instead of the text
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 
-    /// As JSON
+    /// Print the recorded calls as JSON instead of the text
     #[arg(long)]
     json: bool,
 }
 
 impl Args {
-    /// Records, prints, and writes what was asked for.
+    /// Records the models, then prints and writes the results.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let terrain =
             Terrain { size: self.size as usize, runs: self.runs as usize, cpus: two_cpus() };
         let models = picked(&self.models);
         if models.is_empty() {
-            wrong_usage("--models leaves no model over");
+            wrong_usage("--models selects no model");
         }
         let save = |path: &Option<PathBuf>| path.as_deref().map(Save::new).transpose();
         let (svg, html) = (save(&self.svg)?, save(&self.html)?);
@@ -61,7 +61,7 @@ impl Args {
         if live {
             eprint!("\r\x1b[K");
         }
-        let report = report.context("nothing can be recorded")?;
+        let report = report.context("cannot record")?;
         if let Some(file) = svg {
             file.write(explain::svg(&report).as_bytes())?;
         }
@@ -80,7 +80,7 @@ impl Args {
     }
 }
 
-/// One for the server and one for the client, if there are two that we may use.
+/// Returns a CPU for the server and one for the client, if this process may use two.
 fn two_cpus() -> Option<(usize, usize)> {
     match os::usable_cpus()[..] {
         [server, client, ..] => Some((server, client)),

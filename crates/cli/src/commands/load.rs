@@ -1,4 +1,4 @@
-//! `proactor load`: put a server under load, and verify every byte it says.
+//! `proactor load`: put a server under load, and verify every reply.
 
 use std::time::Duration;
 
@@ -14,26 +14,26 @@ use proactor_load::{
 };
 use proactor_report::units;
 
-/// Put an echo server under load and verify every byte it says.
+/// Put an echo server under load, and verify every byte of its replies.
 ///
-/// A closed loop: each connection sends its next message when a reply has come back, so what is
-/// measured is the server's ceiling. The latencies are service times; they do not show how long a
-/// message would have waited at a fixed rate.
+/// The load is a closed loop: a connection sends its next message when a reply has arrived, so the
+/// rate is the maximum of the server. The latencies are service times; they do not contain the time
+/// that a message would wait at a fixed rate.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
-    /// Where the server listens: 127.0.0.1:7000, [::1]:7000 or unix:PATH
+    /// Address of the server: HOST:PORT, [IPV6]:PORT or unix:PATH
     #[arg(value_name = "ADDR", required_unless_present = "address")]
     addr: Option<Address>,
 
-    /// The same, as rust_echo_bench would have it
+    /// Address of the server, as an option (the spelling of rust_echo_bench)
     #[arg(long, short = 'a', value_name = "ADDR", conflicts_with = "addr")]
     address: Option<Address>,
 
-    /// For how long: seconds, or with a unit (500ms, 2m)
-    #[arg(long, short = 't', value_name = "TIME", default_value = "5", value_parser = units::parse_positive_duration)]
+    /// Duration of the measurement: 5s, 500ms, 2m
+    #[arg(long, short = 't', value_name = "TIME", default_value = "5s", value_parser = units::parse_positive_duration)]
     duration: Duration,
 
-    /// Connections
+    /// Number of connections
     #[arg(long, short = 'c', visible_alias = "number", value_name = "N", default_value_t = 64,
           value_parser = number(CONNECTIONS_MAX))]
     connections: u64,
@@ -43,42 +43,43 @@ pub(super) struct Args {
           value_parser = number(SIZE_MAX))]
     size: u64,
 
-    /// Messages that a connection sends before it awaits a reply
+    /// Messages in flight per connection (pipelining)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(DEPTH_MAX))]
     depth: u64,
 
-    /// What moves the bytes: uring, epoll, or auto (uring where it works). Both spin: they use
-    /// their CPU whole
-    #[arg(long, value_name = "WIRE", default_value = "auto")]
-    wire: WireChoice,
+    /// I/O engine of the client: uring, epoll, or auto (uring where it works). Both busy-poll, so
+    /// that the client uses a whole CPU
+    #[arg(long, alias = "wire", value_name = "ENGINE", default_value = "auto")]
+    engine: WireChoice,
 
-    /// Keep the client on this CPU
+    /// Run the client on this CPU
     #[arg(long, value_name = "CPU")]
     cpu: Option<usize>,
 
-    /// How long a connection may be silent while it is owed a reply, before the run has failed
-    #[arg(long, value_name = "TIME", default_value = "5", value_parser = units::parse_positive_duration)]
-    patience: Duration,
+    /// Fail if a connection waits longer than this for a reply
+    #[arg(long, alias = "patience", value_name = "TIME", default_value = "5s", value_parser = units::parse_positive_duration)]
+    timeout: Duration,
 
-    /// From which the bytes of the messages are made
+    /// Seed of the message bytes
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
-    /// Tell the result as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Reads a number between one and `max`.
+/// Returns a parser for a number from 1 to `max`.
 pub(super) fn number(max: usize) -> clap::builder::RangedU64ValueParser {
     clap::builder::RangedU64ValueParser::new().range(1..=max as u64)
 }
 
 impl Args {
-    /// Runs it, and prints what came of it on standard output.
+    /// Runs the load, and prints the result on standard output.
     ///
     /// # Errors
-    /// The server cannot be reached, or a reply was wrong, late or missing: the first of these.
+    /// The server cannot be reached, or a reply was wrong, late or missing. The first failure is
+    /// returned.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let address = self.addr.as_ref().or(self.address.as_ref()).context("no address")?;
         let shape = Shape {
@@ -86,9 +87,9 @@ impl Args {
             size: self.size as usize,
             depth: self.depth as usize,
         };
-        let options = Options { shape, seed: self.seed, wire: self.wire, patience: self.patience };
+        let options = Options { shape, seed: self.seed, wire: self.engine, patience: self.timeout };
         if let Some(cpu) = self.cpu {
-            os::pin_to_cpu(cpu).with_context(|| format!("cannot pin the client to CPU {cpu}"))?;
+            os::pin_to_cpu(cpu).with_context(|| format!("cannot run the client on CPU {cpu}"))?;
         }
         let stop = Stop::new().context("cannot wait for Ctrl-C")?;
         stop.on_signals().context("cannot wait for Ctrl-C")?;
@@ -106,8 +107,8 @@ impl Args {
         });
         live.finish_and_clear();
         let slice = slice?;
-        let summary = Summary::new(&load, address.to_string(), self.seed, self.wire, slice);
-        // Before it is told: a byte that comes after the last reply makes all of it void.
+        let summary = Summary::new(&load, address.to_string(), self.seed, self.engine, slice);
+        // Before the result is printed: a byte after the last reply makes it void.
         load.part()?;
         let text = match self.json {
             true => serde_json::to_string_pretty(&summary)? + "\n",
@@ -117,7 +118,7 @@ impl Args {
     }
 }
 
-/// A line on standard error that says how it goes; nothing where that is no terminal.
+/// The progress line on standard error; nothing if that is not a terminal.
 fn live(span: Duration) -> ProgressBar {
     let bar = ProgressBar::new(span.as_millis() as u64);
     let style = ProgressStyle::with_template("load  {bar:24} {elapsed_precise}  {msg}");

@@ -1,4 +1,4 @@
-//! The command line, as typed commands.
+//! The command line of `proactor` and `reactor`.
 //!
 //! Exit status: 0 for success, 1 for a failure, 2 for wrong usage. An error is one line on stderr.
 
@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// What to try first.
+/// The commands to try first, shown below the help.
 const BEGIN: &str = "\
 To begin with:
   proactor compare   io_uring, epoll, poll and select under the same load, here, in half a minute
@@ -44,7 +44,7 @@ enum Command {
     Trace(trace::Args),
 }
 
-/// A readiness TCP server: epoll unless told otherwise. The twin of `proactor serve`.
+/// A readiness TCP server, on epoll by default: `proactor serve` without io_uring.
 #[derive(Debug, Parser)]
 #[command(name = "reactor", version)]
 struct Reactor {
@@ -73,12 +73,12 @@ pub fn reactor() -> ExitCode {
     finish(Reactor::parse().serve.run(epoll))
 }
 
-/// Ends the process as clap does, for what clap cannot know.
+/// Reports wrong usage that clap cannot detect, and exits as clap does.
 fn wrong_usage(wrong: &str) -> ! {
     clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{wrong}\n")).exit()
 }
 
-/// Prints an error on one line. That nobody reads our output any more is none.
+/// Prints an error on one line. A closed standard output is not an error.
 fn finish(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     let broken_pipe = error.chain().any(|cause| {

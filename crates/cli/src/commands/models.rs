@@ -1,4 +1,4 @@
-//! `proactor models`: every way to wait, what it costs, and whether this machine permits it.
+//! `proactor models`: every I/O model, its cost, and whether it works on this machine.
 
 use serde::Serialize;
 
@@ -6,15 +6,15 @@ use super::output;
 use proactor_models::model::{Ability, About, Model};
 use proactor_report::{Align, Table};
 
-/// List the I/O models: how each waits, what a message costs, and whether it is to be had here
+/// List the I/O models: how each waits, its system calls, and whether it works on this machine
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// As JSON
+    /// Print the list as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Models {
     schema: &'static str,
@@ -29,12 +29,12 @@ struct Row {
     limits: &'static str,
     since_linux: &'static str,
     usable: bool,
-    /// Why not, if it is not.
+    /// Why the model does not work here.
     refusal: Option<String>,
     lacks: Vec<Lack>,
 }
 
-/// What a model does not do, and why.
+/// A feature that a model does not have.
 #[derive(Debug, Serialize)]
 struct Lack {
     what: &'static str,

@@ -1,4 +1,4 @@
-//! Where results go: standard output, and files that are asked for.
+//! Destinations of results: standard output and files.
 
 use std::fs::File;
 use std::io::{self, StdoutLock, Write};
@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// Standard output, whose errors have its name. It is flushed by line, unless it is wrapped.
+/// Standard output; its errors name it. It is flushed at each line end.
 pub(super) struct Output(StdoutLock<'static>);
 
-/// Standard output, from now on ours alone.
+/// Locks standard output for the rest of the process.
 pub(super) fn stdout() -> Output {
     Output(io::stdout().lock())
 }
 
-/// Prints all of a result.
+/// Prints a complete result.
 ///
 /// # Errors
-/// Standard output does not take it.
+/// Standard output cannot be written.
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = stdout();
     out.write_all(text.as_bytes())?;
@@ -34,7 +34,7 @@ impl Write for Output {
     }
 }
 
-/// The same error, of the same kind: whether it is a broken pipe is still to be seen.
+/// Adds the name of the stream to an error. The kind stays, so that a broken pipe is recognised.
 fn named(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::Interrupted => error,
@@ -42,28 +42,28 @@ fn named(error: io::Error) -> io::Error {
     }
 }
 
-/// A file for what is to come: opened before that is made, for nobody wants to learn afterwards
-/// that it cannot be kept.
+/// The file of a result. It is opened before the result is made, so that an unwritable path fails
+/// before the work and not after it.
 pub(super) struct Save {
     path: PathBuf,
     file: File,
 }
 
 impl Save {
-    /// Makes the file, or empties it.
+    /// Creates the file, or empties it.
     ///
     /// # Errors
-    /// It cannot be written; the error names it.
+    /// The file cannot be written; the error names it.
     pub(super) fn new(path: &Path) -> anyhow::Result<Save> {
         let file = File::create(path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Save { path: path.to_owned(), file })
     }
 
-    /// Writes all that there is to be in it.
+    /// Writes the whole content.
     ///
     /// # Errors
-    /// There is no room; the error names the file.
+    /// The write fails; the error names the file.
     pub(super) fn write(mut self, bytes: &[u8]) -> anyhow::Result<()> {
         let wrote = self.file.write_all(bytes);
         wrote.with_context(|| format!("cannot write {}", self.path.display()))

@@ -1,30 +1,30 @@
-//! `--models`: which I/O models are meant.
+//! `--models`: a selection of I/O models.
 
 use std::str::FromStr;
 
 use proactor_compare::plan::{RECORDED, Variant};
 use proactor_models::model::{Choice, Model};
 
-/// A word of `--models`, of which commas separate several.
+/// One word of `--models`; words are separated by commas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Pick<T> {
-    /// `all`.
+    /// `all`: every model.
     All,
-    /// A name.
+    /// `NAME`: adds a model.
     Take(T),
-    /// `-` and a name.
+    /// `-NAME`: removes a model.
     Leave(T),
 }
 
-/// What can be picked by its name.
+/// A value that can be selected by name.
 pub(super) trait Candidate: Clone + PartialEq {
-    /// The one of this name.
+    /// Returns the value of this name.
     ///
     /// # Errors
-    /// There is none: a sentence that says which there are.
+    /// The name is unknown; the message lists the known names.
     fn named(name: &str) -> Result<Self, String>;
 
-    /// What stands for this model if all are meant.
+    /// Returns the value that `all` selects for this model.
     fn of(model: Model) -> Self;
 }
 
@@ -32,10 +32,10 @@ impl Candidate for Model {
     fn named(name: &str) -> Result<Model, String> {
         match name.parse() {
             Ok(Choice::Model(model)) => Ok(model),
-            Ok(Choice::Auto) => Err("name the model itself".to_owned()),
+            Ok(Choice::Auto) => Err("`auto` is not possible here: name a model".to_owned()),
             Err(_) => {
                 let names = Model::ALL.map(Model::name).join(", ");
-                Err(format!("no model {name:?}: one of {names}"))
+                Err(format!("unknown model {name:?}: use one of {names}"))
             }
         }
     }
@@ -45,12 +45,12 @@ impl Candidate for Model {
     }
 }
 
-/// `NAME+trace` is another than `NAME`.
+/// `NAME+trace` and `NAME` are different values.
 impl Candidate for Variant {
     fn named(name: &str) -> Result<Variant, String> {
         let variant = Variant::from(name);
         if variant.model == "all" && variant.recorded {
-            return Err(format!("name each that is to be recorded, as uring{RECORDED}"));
+            return Err(format!("name each model to record, for example uring{RECORDED}"));
         }
         Model::named(&variant.model).map(|_| variant)
     }
@@ -69,11 +69,11 @@ impl<T: Candidate> FromStr for Pick<T> {
             (_, Some(left)) => T::named(left).map(Pick::Leave),
             (_, None) => T::named(text).map(Pick::Take),
         }
-        .map_err(|why| format!("{why} (or all; -NAME leaves one out)"))
+        .map_err(|why| format!("{why} (or all; -NAME removes one)"))
     }
 }
 
-/// Those who are picked, one word after the other: each once, in the order of their first words.
+/// Applies the words in order. Returns each selected value once, in the order of its first word.
 pub(super) fn picked<T: Candidate>(picks: &[Pick<T>]) -> Vec<T> {
     let mut taken: Vec<T> = Vec::new();
     let take = |taken: &mut Vec<T>, one: T| {

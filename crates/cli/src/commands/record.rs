@@ -1,4 +1,4 @@
-//! The options of `serve` that record, and the thread that prints what is recorded.
+//! The tracing options of `serve`, and the thread that prints a trace.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,72 +17,73 @@ use proactor_models::model::Model;
 use proactor_trace::kernel::{Listening, Scribe, beside};
 use proactor_trace::{Filter, Follow, Level, Recording, Settings, Trigger};
 
-/// What to record.
+/// The tracing options.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Record every submission, completion, wait and call: into FILE, of which the last records
-    /// survive even SIGKILL (see `proactor trace`), or, without one, as lines on stderr. SIGUSR2
-    /// stops the recording and starts it again
+    /// Record every submission, completion, wait and system call into FILE (read it with
+    /// `proactor trace`; it survives SIGKILL), or print them on stderr if there is no FILE. SIGUSR2
+    /// stops the recording, and starts it again
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     trace: Option<Option<PathBuf>>,
 
-    /// Read the clock once per `batch` (before and after each wait) or for each `record`;
-    /// coroutine, thread, process and blocking have no batches, and each record has its time
+    /// Read the clock once per `batch` (before and after each wait) or for each `record`. The
+    /// models coroutine, thread, process and blocking have no batches: each record has its time
     #[arg(long, value_name = "LEVEL", default_value = "batch", value_parser = level, requires = "trace")]
     trace_clock: Level,
 
-    /// How much to keep: 64M is two million records; when full, the oldest are overwritten
+    /// Size of the trace: 64M holds two million records. When it is full, the oldest are overwritten
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size, requires = "trace")]
     trace_size: u64,
 
-    /// Record one connection of N, all of its life
+    /// Record one connection of N, from accept to close
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), requires = "trace")]
     trace_sample: u32,
 
-    /// Stop recording, and so keep what came before, at p99>1ms (operations are older than that),
-    /// error, overflow (of the completion queue) or signal (SIGUSR2). Repeatable
+    /// Stop recording at the first: p99>1ms (the latency of operations), error, overflow (of the
+    /// completion queue) or signal (SIGUSR2), so that the events before it are kept. Repeatable
     #[arg(long, value_name = "WHAT", requires = "trace")]
     trace_trigger: Vec<Trigger>,
 
-    /// Record what the kernel tells, too: when data arrived, when each completion was posted, what
-    /// threads of the kernel had to do; into FILE.kernel, beside FILE. Takes root
+    /// Also record kernel events into FILE.kernel: when data arrived, when each completion was
+    /// posted, the work of kernel threads. Needs root
     #[arg(long, requires = "trace")]
     kernel_events: bool,
 }
 
-/// A recording that is about to begin.
+/// A recording that is ready to start.
 #[derive(Debug)]
 pub(super) struct Prepared {
-    /// What the model is told.
+    /// The recording, for the model.
     pub(super) recording: Recording,
-    /// The same file, if what is in it is to be printed.
+    /// The same file, opened again to print it.
     live: Option<File>,
-    /// Writes down what the kernel tells.
+    /// Records the kernel events.
     scribe: Option<Scribe>,
 }
 
 impl Args {
-    /// Makes the file, if anything is to be recorded.
+    /// Creates the trace file, if there is a recording.
     ///
     /// # Errors
-    /// There can be none; the model records nothing.
+    /// The file cannot be created, or kernel events cannot be recorded.
     pub(super) fn prepare(&self, model: Model) -> anyhow::Result<Option<Prepared>> {
         let Some(path) = &self.trace else { return Ok(None) };
         if let Some(wrong) = self.conflict(model) {
             clap::Error::raw(ErrorKind::ArgumentConflict, wrong).exit();
         }
-        // Before there is a file: what fails leaves none behind.
+        // Before the file is created, so that a failure leaves no file.
         let listening = self.kernel_events.then(|| Listening::begin(None)).transpose()?;
         let (file, live) = match path {
             Some(path) => {
                 (create(path).with_context(|| format!("cannot write {}", path.display()))?, None)
             }
             None => {
-                let file = os::memory_file(c"proactor.trace").context("no memory for a trace")?;
-                // Opened anew, so that it sees the recorder's lock.
+                let file =
+                    os::memory_file(c"proactor.trace").context("cannot allocate the trace")?;
+                // Opened again, so that it sees the lock of the recorder.
                 let live = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
-                    .context("cannot read back a trace in memory: record into a file")?;
+                    .context("cannot read the trace in memory: use --trace=FILE")?;
                 (file, Some(live))
             }
         };
@@ -99,45 +100,45 @@ impl Args {
         Ok(Some(Prepared { recording: Recording { file, settings }, live, scribe }))
     }
 
-    /// What cannot be had together.
+    /// Returns the conflict between the options, if there is one.
     fn conflict(&self, model: Model) -> Option<String> {
         if self.kernel_events && model != Model::Uring {
-            return Some(format!("--kernel-events is for uring: {model} has no ring\n"));
+            return Some(format!("--kernel-events is only for uring: {model} has no ring\n"));
         }
         if self.kernel_events && self.trace == Some(None) {
-            return Some("--kernel-events records beside a file: write --trace=FILE\n".to_owned());
+            return Some("--kernel-events needs a trace file: write --trace=FILE\n".to_owned());
         }
         let old = self.trace_trigger.iter().find(|one| matches!(one, Trigger::Age { .. }))?;
         let vague = model != Model::Uring && model.has_turns();
         (vague && self.trace_clock == Level::Batch).then(|| {
             format!(
-                "--trace-trigger '{old}' looks at how long calls take, which a clock read once a \
-                 batch cannot tell of {model}: add --trace-clock record\n"
+                "--trace-trigger '{old}' needs the duration of each call, and with {model} the clock \
+                 is read once per batch: add --trace-clock record\n"
             )
         })
     }
 }
 
-/// Has what the kernel tells written down beside the recording.
+/// Starts the recording of kernel events.
 fn scribe(path: &Path, listening: Listening, settings: &Settings) -> anyhow::Result<Scribe> {
     let path = beside(path);
     let file = create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(Scribe::start(listening, file, settings)?)
 }
 
-/// Who prints what is recorded on stderr, until the recorder ends.
+/// Prints the trace on stderr until the recorder ends.
 #[derive(Debug)]
 pub(super) enum Printer {
     Thread(JoinHandle<anyhow::Result<()>>),
-    /// A child, where a thread would keep the server from forking. It ends with its parent.
+    /// A child process, because a server with a second thread cannot fork. It ends with its parent.
     Process(Pid),
 }
 
 impl Printer {
-    /// Of what this model does; `None` if nothing is to be printed.
+    /// Starts the printer for this model; `None` if nothing is printed.
     ///
     /// # Errors
-    /// There can be no process for it.
+    /// The thread or the process cannot be created.
     pub(super) fn start(live: Option<File>, model: Model) -> io::Result<Option<Printer>> {
         let Some(live) = live else { return Ok(None) };
         if model == Model::Process {
@@ -155,14 +156,14 @@ impl Printer {
         name.spawn(move || print(live)).map(Printer::Thread).map(Some)
     }
 
-    /// Waits until it has printed all. That it could not is no failure of the server's.
+    /// Waits until everything is printed. A failure is not a failure of the server.
     pub(super) fn finish(self) {
         let printed = match self {
             Printer::Thread(thread) => thread.join().expect("the printer does not panic"),
             Printer::Process(pid) => match process::wait(pid) {
-                // One that failed has said why.
+                // A printer that failed has reported the reason.
                 Ok(status) if status.signal().is_some() => {
-                    Err(anyhow!("its printer died: {status}"))
+                    Err(anyhow!("the printer ended: {status}"))
                 }
                 waited => waited.map(drop).map_err(anyhow::Error::from),
             },
@@ -176,11 +177,11 @@ fn print(live: File) -> anyhow::Result<()> {
 }
 
 fn warn(error: &anyhow::Error) {
-    tracing::warn!("the trace was not printed to its end: {error:#}");
+    tracing::warn!("the printed trace is incomplete: {error:#}");
 }
 
 impl Prepared {
-    /// The recording, the file that is to be printed, and who writes down what the kernel tells.
+    /// Returns the recording, the file to print, and the recorder of kernel events.
     pub(super) fn split(
         prepared: Option<Prepared>,
     ) -> (Option<Recording>, Option<File>, Option<Scribe>) {
@@ -189,14 +190,17 @@ impl Prepared {
 }
 
 fn create(path: &Path) -> io::Result<File> {
-    // Not truncated before it is known to be a file: the recorder does that.
+    // Not truncated here: only after the checks below, by the recorder.
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    // The recorder keeps the lock; here its lack has the file's name.
+    // The recorder takes the lock again; this check reports the name of the file.
     if !os::lock(file.as_fd())? {
-        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another server records into it"));
+        return Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "another server is recording into it",
+        ));
     }
     Ok(file)
 }
@@ -207,7 +211,7 @@ fn level(text: &str) -> Result<Level, String> {
 }
 
 fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is no size: write 64M or 1G, from 128K to 64G");
+    let wrong = || format!("invalid size `{text}`: write 64M or 1G, from 128K to 64G");
     let (number, unit) = match text.strip_suffix(['K', 'M', 'G']) {
         Some(number) => (number, &text[number.len()..]),
         None => (text, ""),
@@ -228,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_size_is_read_with_its_unit() {
+    fn sizes_are_parsed_with_their_unit() {
         assert_eq!(size("64M"), Ok(64 << 20));
         assert_eq!(size("131072"), Ok(128 << 10));
         for wrong in ["", "M", "-1M", "64m", "127K", "65G", "99999999999999999999G"] {

@@ -1,4 +1,4 @@
-//! `proactor serve`, and all of `reactor`.
+//! `proactor serve`, and the whole of `reactor`.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -24,77 +24,75 @@ use proactor_models::model::{self, Ability, Choice, Chosen, Engine, Model, Servi
 use proactor_report::units;
 use proactor_trace::kernel::Scribe;
 
-/// Serve a protocol to whoever connects, until SIGTERM or SIGINT
+/// Run a server until SIGTERM or SIGINT
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 takes a free one. Repeatable.
-    /// The first single `=` ends the address, and all behind it is what this listener says, as
-    /// for --protocol; write an `=` within a path as `==`
+    /// Address to listen on, optionally with the protocol of this listener: HOST:PORT, [IPV6]:PORT
+    /// or unix:PATH; port 0 selects a free port. Write `==` for a literal `=` in a path. Repeatable
     #[arg(long, value_name = "ADDR[=PROTOCOL]", default_value = "127.0.0.1:7000")]
     listen: Vec<Listen>,
 
-    /// How to wait: uring, epoll, epoll-et, poll, select, epoll-oneshot, sigio, nonblocking,
-    /// coroutine, thread, process, blocking, or auto, the best that this machine permits; see
-    /// `proactor models` [default: auto; of `reactor`: epoll]
+    /// I/O model: uring, epoll, epoll-et, poll, select, epoll-oneshot, sigio, nonblocking,
+    /// coroutine, thread, process, blocking, or auto (the best that works on this machine); see
+    /// `proactor models` [default: auto; for `reactor`: epoll]
     #[arg(long, value_name = "MODEL")]
     model: Option<Choice>,
 
-    /// Of nonblocking: sleep so long after a round in which nothing moved, as 1ms; without it, a
-    /// CPU burns
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_positive_duration)]
+    /// Only for nonblocking: sleep this long after a pass over all sockets that did nothing, for
+    /// example 1ms; without it, the server uses a whole CPU
+    #[arg(long, value_name = "TIME", value_parser = units::parse_positive_duration)]
     idle_sleep: Option<Duration>,
 
-    /// What listeners say that do not name their own: echo, upper, discard, chargen, chat, talk
-    /// (to the operator, at the console, which it turns on), reply[=TEXT] (each line is
-    /// answered with TEXT [ok] and a newline) or prefix[=TEXT] (with TEXT [`your msg = `], the
-    /// line, ` ===` and a newline)
+    /// Protocol of listeners without `=PROTOCOL`: echo, upper, discard, chargen, chat, talk (with
+    /// the operator; turns --console on), reply[=TEXT] (replies to each line with TEXT, by default
+    /// `ok`) or prefix[=TEXT] (replies with TEXT, by default `your msg = `, the line and ` ===`)
     #[arg(long, value_name = "PROTOCOL", default_value = "echo")]
     protocol: Any,
 
-    /// Connections served at a time; who comes beyond waits [default: 10000, or what `ulimit -n`
-    /// leaves room for]
+    /// Maximum number of concurrent connections; further ones wait in the backlog [default: 10000,
+    /// or fewer if `ulimit -n` is lower]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_connections: Option<u32>,
 
-    /// Bytes in each of the smallest buffers; a multiple of 64. Larger ones, of 16 and 128 times
-    /// the size, serve those who send much
+    /// Size of the smallest receive buffers: a multiple of 64. Connections that receive much use
+    /// larger buffers, of 16 and 128 times this size
     #[arg(long, value_name = "BYTES", default_value = "2048", value_parser = buffer_size)]
     buffer_size: usize,
 
-    /// How many of the smallest buffers; of the larger ones there are an eighth and a 32nd as many
+    /// Number of the smallest buffers; of the larger ones there are an eighth and a 32nd of this
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=32_768))]
     buffers: u32,
 
-    /// Let an operator type commands: list, say, kick, stats, drain, quit; `help` explains them.
-    /// On io_uring connections are ordinary descriptors then, for their addresses to be known
+    /// Read operator commands from stdin: list, say, kick, stats, drain, quit; `help` explains
+    /// them. On io_uring, connections are then plain descriptors, so that their addresses are known
     #[arg(long)]
     console: bool,
 
-    /// Use only what io_uring had in this kernel version, down to 5.6
+    /// Only for uring: use no io_uring feature newer than this kernel version, 5.6 or later
     #[arg(long, value_name = "X.Y")]
     kernel: Option<Version>,
 
-    /// Seconds that a drain may take before who is left is cut off
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    /// Time to wait for connections to finish on shutdown before they are closed
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = up_to_a_day)]
     drain_timeout: Duration,
 
-    /// Stay on this CPU
+    /// Run on this CPU only
     #[arg(long, value_name = "N")]
     cpu: Option<usize>,
 
     #[command(flatten)]
     record: record::Args,
 
-    /// At the end, print what was counted, as one line of JSON
+    /// At the end, print the counters as one line of JSON
     #[arg(long)]
     stats: bool,
 
-    /// What to say on stderr: off, error, warn, info, debug or trace
+    /// Level of the log on stderr: off, error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     log: tracing_subscriber::filter::LevelFilter,
 }
 
-/// An address, and what is said there if it was named.
+/// An address to listen on, and its protocol if it has its own.
 #[derive(Debug, Clone)]
 struct Listen {
     address: Address,
@@ -104,8 +102,8 @@ struct Listen {
 impl FromStr for Listen {
     type Err = String;
 
-    /// `ADDR` or `ADDR=PROTOCOL`. The first `=` that is not doubled divides; before it, `==`
-    /// stands for `=`, and behind it everything stands for itself.
+    /// `ADDR` or `ADDR=PROTOCOL`. The first single `=` is the separator. Before it, `==` means `=`;
+    /// after it, every character means itself.
     fn from_str(text: &str) -> Result<Listen, String> {
         let (mut address, mut rest) = (String::new(), text);
         loop {
@@ -124,7 +122,7 @@ impl FromStr for Listen {
     }
 }
 
-/// What `--stats` prints.
+/// The output of `--stats`.
 #[derive(Debug, Serialize)]
 struct Stats {
     schema: &'static str,
@@ -133,17 +131,17 @@ struct Stats {
     counters: Counters,
 }
 
-/// What is listened at.
+/// The open listeners.
 struct Open<'a> {
     listeners: Vec<(OwnedFd, Any)>,
-    /// With the ports that they got.
+    /// The bound addresses, with their real ports.
     addresses: Vec<(Address, &'a Any)>,
-    /// Of Unix sockets: gone with this.
+    /// The files of Unix sockets; they are removed when this is dropped.
     files: Vec<SocketFile>,
 }
 
 impl Args {
-    /// Serves. `default` is the model if none was named.
+    /// Runs the server. `default` is the model without `--model`.
     pub(super) fn run(self, default: Choice) -> anyhow::Result<()> {
         self.begin()?;
         let (choice, console) = (self.model.unwrap_or(default), self.wants_console());
@@ -158,7 +156,7 @@ impl Args {
         let Open { listeners, addresses, files } = self.listen()?;
         let attended = console.is_some();
         let console = console.map(|_| open_console(&addresses)).transpose();
-        let console = console.context("there can be no console")?;
+        let console = console.context("cannot open the console")?;
         let (trace, live, scribe) = Prepared::split(self.record.prepare(chosen.model)?);
         let idle_sleep = self.idle_sleep;
         let service = Service { listeners, buffers, limits, stop, idle_sleep, console, trace };
@@ -174,7 +172,7 @@ impl Args {
         self.conclude(ended, &chosen, counters, attended)
     }
 
-    /// What is said aside goes to stderr, and all stays on the CPU that was asked for.
+    /// Starts the log, and pins this thread to the CPU of `--cpu`.
     fn begin(&self) -> anyhow::Result<()> {
         tracing_subscriber::fmt()
             .with_max_level(self.log)
@@ -182,12 +180,12 @@ impl Args {
             .with_target(false)
             .init();
         if let Some(cpu) = self.cpu {
-            os::pin_to_cpu(cpu).with_context(|| format!("cannot stay on CPU {cpu}"))?;
+            os::pin_to_cpu(cpu).with_context(|| format!("cannot run on CPU {cpu}"))?;
         }
         Ok(())
     }
 
-    /// The model, set up, and announced if it was not named.
+    /// Sets the model up. Reports the choice of `auto`.
     fn set_up(
         &self,
         choice: Choice,
@@ -199,13 +197,13 @@ impl Args {
         let engine = Engine::set_up(choice, terms, limits, buffers)?;
         let model = engine.chosen().model;
         if self.idle_sleep.is_some() && model != Model::Nonblocking {
-            wrong_usage(&format!("--idle-sleep is for nonblocking: {model} sleeps by itself"));
+            wrong_usage(&format!("--idle-sleep is only for nonblocking: {model} sleeps by itself"));
         }
         announce_choice(choice, &engine);
         Ok(engine)
     }
 
-    /// Listens wherever it was asked to.
+    /// Opens every listener.
     fn listen(&self) -> anyhow::Result<Open<'_>> {
         let (listeners, addresses, files) = (Vec::new(), Vec::new(), Vec::new());
         let mut open = Open { listeners, addresses, files };
@@ -220,7 +218,7 @@ impl Args {
         Ok(open)
     }
 
-    /// Tells how it ended: well only if it drained.
+    /// Reports the end: success only after a complete drain.
     fn conclude(
         &self,
         ended: Ended,
@@ -232,7 +230,11 @@ impl Args {
             print_stats(chosen, counters)?;
         }
         if counters.cut > 0 {
-            eprintln!("drain timeout: {} connections were cut off", counters.cut);
+            eprintln!(
+                "drain timeout: {} closed before {} finished",
+                units::plural(counters.cut, "connection"),
+                units::agree(counters.cut, "it", "they")
+            );
         }
         match ended {
             Ended::Drained => Ok(()),
@@ -241,35 +243,35 @@ impl Args {
         }
     }
 
-    /// What wants a console, if anything does.
+    /// Returns the option that needs a console, if there is one.
     fn wants_console(&self) -> Option<&'static str> {
-        let mut said = self.listen.iter().map(|it| it.protocol.as_ref().unwrap_or(&self.protocol));
-        let talks = said.any(|protocol| matches!(protocol, Any::Talk(_)));
-        if self.console { Some("--console") } else { talks.then_some("the console of talk") }
+        let mut protocols =
+            self.listen.iter().map(|it| it.protocol.as_ref().unwrap_or(&self.protocol));
+        let talks = protocols.any(|protocol| matches!(protocol, Any::Talk(_)));
+        if self.console { Some("--console") } else { talks.then_some("the protocol talk") }
     }
 
-    /// The limit of connections that the limit of descriptors leaves room for.
+    /// Returns the maximum number of connections, lowered to the limit of descriptors.
     fn connections(&self) -> anyhow::Result<usize> {
-        /// Standard streams, ring, stop, selector, and a few to spare.
+        /// The standard streams, the ring, the shutdown signal, the selector, and some spare.
         const RESERVE: usize = 16;
         let descriptors = os::raise_descriptor_limit().context("cannot read `ulimit -n`")? as usize;
-        let room = descriptors.saturating_sub(RESERVE + self.listen.len()).max(1);
+        let most = descriptors.saturating_sub(RESERVE + self.listen.len()).max(1);
         let Some(asked) = self.max_connections else {
-            return Ok(Limits::default().connections.min(room));
+            return Ok(Limits::default().connections.min(most));
         };
-        if asked as usize > room {
-            tracing::warn!("`ulimit -n` of {descriptors} leaves room for {room} connections");
+        if asked as usize > most {
+            tracing::warn!("`ulimit -n` of {descriptors} allows only {most} connections");
         }
-        Ok(room.min(asked as usize))
+        Ok(most.min(asked as usize))
     }
 
-    /// That there are to be more buffers than can be is wrong usage.
+    /// Rejects a pool that is too large.
     fn check_buffers(&self, buffers: &[Shape]) {
         let bytes: usize = buffers.iter().map(|shape| shape.bytes * shape.count).sum();
         if bytes > Pool::BYTES_MAX {
             wrong_usage(&format!(
-                "--buffers {} of {} B, and the larger ones, are {} in all: less than 2 GiB are to \
-                 be had",
+                "--buffers {} of {} B make {} with the larger buffers: the maximum is 2 GiB",
                 self.buffers,
                 self.buffer_size,
                 units::bytes(bytes as f64)
@@ -277,7 +279,7 @@ impl Args {
         }
     }
 
-    /// The pool: a size for messages, one for pages, one for bulk.
+    /// Returns the sizes of the pool: for messages, for pages, and for bulk transfers.
     fn shapes(&self) -> Vec<Shape> {
         let (bytes, count) = (self.buffer_size, self.buffers as usize);
         [(1, 1), (16, 8), (128, 32)]
@@ -288,7 +290,7 @@ impl Args {
     }
 }
 
-/// The standard streams as a console; it prompts if both are terminals.
+/// Opens the standard streams as a console. It prompts if both are terminals.
 fn open_console(addresses: &[(Address, &Any)]) -> io::Result<Console> {
     let (input, output) = (io::stdin(), io::stdout());
     let prompts = input.is_terminal() && output.is_terminal();
@@ -310,7 +312,7 @@ fn announce_choice(choice: Choice, engine: &Engine) {
     }
 }
 
-/// One line for each listener. That nobody reads them does not stop a server.
+/// Prints one line for each listener. A closed standard output does not stop the server.
 fn announce_listeners(addresses: &[(Address, &Any)], model: Model) {
     let mut out = io::stdout().lock();
     for (address, protocol) in addresses {
@@ -319,23 +321,23 @@ fn announce_listeners(addresses: &[(Address, &Any)], model: Model) {
     let _ = out.flush();
 }
 
-/// That a model has no console, and something wants one, is wrong usage.
+/// Rejects a console for a model that has none.
 fn check_console(choice: Choice, console: Option<&str>) {
     if let (Choice::Model(model), Some(why)) = (choice, console)
         && let Some(reason) = model.lacks(Ability::Console)
     {
-        wrong_usage(&format!("{why} is not for {model}: {reason}"));
+        wrong_usage(&format!("{why} does not work with {model}: {reason}"));
     }
 }
 
-/// Waits for whoever writes what was recorded; that one could not is no failure of the server.
+/// Waits for the threads that write the recording. Their failure is not a failure of the server.
 fn finish_trace(scribe: Option<Scribe>, printer: io::Result<Option<Printer>>) {
     if let Some(Err(error)) = scribe.map(Scribe::finish) {
-        tracing::warn!("what the kernel told was not recorded to its end: {error:#}");
+        tracing::warn!("the recording of kernel events is incomplete: {error:#}");
     }
     match printer {
         Ok(printer) => printer.into_iter().for_each(Printer::finish),
-        Err(error) => tracing::warn!("the trace is not printed: {error}"),
+        Err(error) => tracing::warn!("cannot print the trace: {error}"),
     }
 }
 
@@ -352,17 +354,16 @@ fn print_stats(chosen: &Chosen, counters: Counters) -> anyhow::Result<()> {
 fn buffer_size(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(bytes) if bytes % 64 == 0 && (64..=1 << 20).contains(&bytes) => Ok(bytes),
-        _ => Err("a multiple of 64, from 64 to 1048576".to_owned()),
+        _ => Err("write a multiple of 64, from 64 to 1048576".to_owned()),
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let wrong = || "seconds, from 0 to 86400, as 5 or 0.5".to_owned();
-    let seconds: f64 = text.parse().map_err(|_| wrong())?;
-    if !(0.0..=86_400.0).contains(&seconds) {
-        return Err(wrong());
+/// Parses a duration of at most one day.
+fn up_to_a_day(text: &str) -> Result<Duration, String> {
+    match units::parse_duration(text)? {
+        time if time <= Duration::from_secs(86_400) => Ok(time),
+        _ => Err(format!("invalid duration `{text}`: the maximum is 24h")),
     }
-    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
 }
 
 #[cfg(test)]
@@ -370,7 +371,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_single_sign_divides_an_address_from_its_protocol() {
+    fn the_first_single_equals_sign_separates_address_and_protocol() {
         let cases = [
             ("127.0.0.1:80", "127.0.0.1:80", None),
             ("127.0.0.1:80=chat", "127.0.0.1:80", Some("chat")),

@@ -1,4 +1,4 @@
-//! `proactor trace attach`: what any process does with its rings.
+//! `proactor trace attach`: the io_uring activity of any process.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -12,27 +12,27 @@ use proactor_report::units;
 use proactor_trace::kernel::{Instance, Point};
 use proactor_trace::{Attached, Clock};
 
-/// How long between two looks at what the kernel told.
+/// Period at which the kernel events are read.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// Bytes for what it tells meanwhile, of all CPUs together.
+/// Bytes for the events of one period, for all CPUs together.
 const BUFFER: usize = 64 << 20;
 
-/// Watch what a process does with io_uring, ours or any other, by the kernel's tracepoints: then
-/// show its operations, results, latencies and what stands out. Takes root
+/// Watch the io_uring activity of any process through kernel tracepoints, then print its
+/// operations, results, latencies and anomalies. Needs root
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The process
+    /// Process id
     pid: u32,
 
-    /// For so long, as 5s; without it until SIGINT, or until the process ends
-    #[arg(long = "for", value_name = "DURATION", value_parser = units::parse_positive_duration)]
+    /// Watch this long, for example 5s [default: until SIGINT, or until the process ends]
+    #[arg(long = "for", value_name = "TIME", value_parser = units::parse_positive_duration)]
     span: Option<Duration>,
 
-    /// One line an event, while they happen
+    /// Print each event when it happens, one per line
     #[arg(long)]
     live: bool,
 
-    /// As JSON: with --live one object a line, and at the end the summary
+    /// Print as JSON: with --live one object per line; the summary at the end
     #[arg(long)]
     json: bool,
 }
@@ -47,7 +47,7 @@ impl Args {
         instance.lacks().iter().for_each(|lack| eprintln!("note: {lack}"));
         let deadline = self.span.map(|span| Instant::now() + span);
         if attached.open_rings() == 0 {
-            eprintln!("{} has no io_uring open yet: waiting for one …", attached.who());
+            eprintln!("{} has no io_uring instance yet: waiting for one …", attached.who());
         }
         if self.span.is_none() {
             eprintln!("watching process {} until SIGINT (Ctrl-C) …", self.pid);
@@ -55,8 +55,8 @@ impl Args {
         let begin = Instant::now();
         let watched = self.watch(&mut attached, &mut instance, &stop, deadline);
         attached.set_watched(begin.elapsed());
-        // What was seen is shown even if nobody reads the lines any more.
-        attached.set_lost(instance.lost().context("the kernel does not say what was lost")?);
+        // The summary is printed even if the output of the live lines failed.
+        attached.set_lost(instance.lost().context("cannot read the number of lost events")?);
         drop(instance);
         watched?;
         let mut out = stdout();
@@ -69,7 +69,7 @@ impl Args {
         silence.map_or(Ok(()), |why| bail!(why))
     }
 
-    /// Until the deadline, a signal, or the end of the process.
+    /// Reads events until the deadline, a signal, or the end of the process.
     fn watch(
         &self,
         attached: &mut Attached,
@@ -105,7 +105,7 @@ impl Args {
     }
 }
 
-/// Sleeps so long, or until somebody asks to stop: whether that was it.
+/// Sleeps for `span`. Returns true if a signal ended the sleep.
 fn wait(stop: &Stop, span: Duration) -> io::Result<bool> {
     use std::os::fd::AsRawFd;
     let fd = stop.as_fd().as_raw_fd();

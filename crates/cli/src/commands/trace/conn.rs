@@ -1,4 +1,4 @@
-//! `proactor trace conn`: one connection's life, or all connections, the worst first.
+//! `proactor trace conn`: one connection, or the list of all.
 
 use anyhow::bail;
 
@@ -6,24 +6,24 @@ use super::Look;
 use proactor_trace::parse_conn;
 use proactor_trace::view::{Roster, Story};
 
-/// Connections in the list, unless all are wanted.
+/// Connections in the list without `--all`.
 const LISTED: usize = 20;
 
-/// Tell one connection's life, with its slowest turns; or list all connections, the worst first
+/// Show the timeline of one connection and its slowest exchanges, or list all, the worst first
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     look: Look,
 
-    /// Which: c7, or c7.1 for one tenant of slot 7 [default: list them]
+    /// Connection: c7, or c7.1 for one connection that used slot 7 [default: list all]
     #[arg(value_parser = parse_conn)]
     conn: Option<(u32, Option<u32>)>,
 
-    /// Every step, or every connection: fold and leave out nothing
+    /// Show every step, or list every connection, without folding
     #[arg(long)]
     all: bool,
 
-    /// How many of the slowest turns to name
+    /// Number of slowest exchanges to show
     #[arg(long, value_name = "N", default_value_t = 3)]
     slowest: u16,
 }
@@ -41,7 +41,7 @@ impl Args {
             let generation = conn.1.map_or(String::new(), |generation| format!(".{generation}"));
             let (slot, file) = (conn.0, file.display());
             bail!(
-                "c{slot}{generation} is not in {file}: `proactor trace conn {file}` lists who is"
+                "c{slot}{generation} is not in {file}: `proactor trace conn {file}` lists the connections"
             );
         };
         how.print(&story)

@@ -1,4 +1,4 @@
-//! `proactor trace delays`: where the time of a completion goes.
+//! `proactor trace delays`: the delays between arrival and handling of a completion.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use crate::commands::output::stdout;
 use proactor_trace::Trace;
 use proactor_trace::kernel::{Beside, Delays, beside};
 
-/// Show where the time of completions went, as `serve --trace=FILE --kernel-events` recorded it:
-/// arrival, posted, reaped, handled
+/// Show the delays of completions, from arrival to posted, reaped and handled, as recorded by
+/// `serve --trace=FILE --kernel-events`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What was recorded; what the kernel told stands beside it in FILE.kernel
+    /// File written by `serve --trace=FILE --kernel-events`; the kernel events are in FILE.kernel
     file: PathBuf,
 
-    /// As one object of JSON
+    /// Print as JSON
     #[arg(long)]
     json: bool,
 }
@@ -25,9 +25,7 @@ impl Args {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let trace = super::open(&self.file)?;
         let Some(delays) = delays(&self.file, &trace)? else {
-            bail!(
-                "nothing of the kernel's is there: record with `serve --trace=FILE --kernel-events`"
-            );
+            bail!("no kernel events: record with `serve --trace=FILE --kernel-events`");
         };
         let mut out = stdout();
         if self.json {
@@ -39,7 +37,7 @@ impl Args {
     }
 }
 
-/// What the kernel's side of a recording comes to; `None` if there is none.
+/// Returns the delays of a recording; `None` if it has no kernel events.
 pub(super) fn delays(file: &Path, trace: &Trace) -> anyhow::Result<Option<Delays>> {
     let told = Beside::open(file, &trace.header)
         .with_context(|| format!("cannot read {}", beside(file).display()))?;

@@ -1,4 +1,4 @@
-//! `proactor trace diff`: two traces side by side.
+//! `proactor trace diff`: compares two traces.
 
 use std::path::PathBuf;
 
@@ -7,13 +7,13 @@ use anyhow::anyhow;
 use super::{How, digest};
 use proactor_trace::view::Diff;
 
-/// Lay two traces side by side, each number per message: two models, or two versions
+/// Compare two traces per message, for example of two models or two versions
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The one
+    /// First trace
     a: PathBuf,
 
-    /// The other
+    /// Second trace
     b: PathBuf,
 
     #[command(flatten)]

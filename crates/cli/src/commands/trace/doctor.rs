@@ -1,17 +1,17 @@
-//! `proactor trace doctor`: what is wrong, and the way out.
+//! `proactor trace doctor`: problems, and how to fix them.
 
 use anyhow::bail;
 
 use super::Look;
 use proactor_trace::view::{Doctor, Severity};
 
-/// Name what is wrong or costs more than it must, with evidence and the way out
+/// Report problems and avoidable costs, with evidence and a remedy
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     look: Look,
 
-    /// Fail (exit status 1) if anything is wrong or costly
+    /// Exit with status 1 if there is a problem or an avoidable cost
     #[arg(long)]
     check: bool,
 }
@@ -23,7 +23,7 @@ impl Args {
         if self.check && doctor.is_ill() {
             let ill = doctor.findings.iter().filter(|one| one.severity != Severity::Note);
             let names: Vec<_> = ill.map(|one| one.name).collect();
-            bail!("{} is not well: {}", self.look.file.display(), names.join(", "));
+            bail!("{} has problems: {}", self.look.file.display(), names.join(", "));
         }
         Ok(())
     }

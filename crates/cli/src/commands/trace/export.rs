@@ -1,4 +1,4 @@
-//! `proactor trace export`: a trace for other tools.
+//! `proactor trace export`: converts a trace for other tools.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -15,21 +15,21 @@ use proactor_report::units;
 use proactor_trace::export::{PAGE_LANES, PERFETTO_TRACKS, jsonl, page, perfetto};
 use proactor_trace::{Filter, Trace};
 
-/// Write a trace for other tools: the Perfetto UI, jq, a browser
+/// Convert a trace for other tools: the Perfetto UI, jq, a browser
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What `serve --trace=FILE` has written, also if the server was killed
+    /// File written by `serve --trace=FILE`
     file: PathBuf,
 
-    /// As what; by default what the output's name says: .pftrace, .jsonl, .html
+    /// Output format [default: by the name of the output: .pftrace, .jsonl, .html]
     #[arg(long, value_enum)]
     format: Option<Format>,
 
-    /// Where to; by default standard output
+    /// Output file; - is standard output [default: -]
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
 
-    /// Connections with tracks of their own, the worst first [default: 200, on a page 48]
+    /// Number of connections with their own track, the worst first [default: 200; html: 48]
     #[arg(long, value_name = "N")]
     connections: Option<usize>,
 
@@ -39,11 +39,11 @@ pub(super) struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Tracks, slices, flows and counters, to be opened in ui.perfetto.dev
+    /// Tracks, slices, flows and counters for ui.perfetto.dev
     Perfetto,
-    /// One JSON object a line: the header, then the events
+    /// One JSON object per line: the header, then the events
     Jsonl,
-    /// One page that needs no other file and no network
+    /// One self-contained page
     Html,
 }
 
@@ -67,7 +67,7 @@ impl Args {
         Ok(())
     }
 
-    /// What is asked for. Without a word of it, this is wrong usage.
+    /// Returns the output format, from the option or from the name of the output.
     fn format(&self) -> Format {
         let name = self.output.as_ref().and_then(|path| path.extension()?.to_str());
         match (self.format, name) {
@@ -77,13 +77,13 @@ impl Args {
             (None, Some("html" | "htm")) => Format::Html,
             (None, _) => clap::Error::raw(
                 ErrorKind::MissingRequiredArgument,
-                "in which format? Say --format perfetto, jsonl or html\n",
+                "unknown output format: add --format perfetto, jsonl or html\n",
             )
             .exit(),
         }
     }
 
-    /// Answers what was left out.
+    /// Writes the output. Returns notes about omitted content.
     fn write(&self, trace: &Trace, format: Format, out: impl Write) -> io::Result<Vec<String>> {
         let (mut out, cut) = (BufWriter::new(out), self.part.cut(None));
         let notes = match format {
@@ -111,13 +111,13 @@ impl Args {
     }
 }
 
-/// To write over what is read would destroy it.
+/// Rejects an output that is the trace itself.
 fn refuse_the_same(input: &Path, output: &Path) -> anyhow::Result<()> {
     let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
     if let (Ok(one), Ok(other)) = (identity(input), identity(output))
         && one == other
     {
-        bail!("{} is the trace itself: name another file", output.display());
+        bail!("{} is the trace itself: use another output file", output.display());
     }
     Ok(())
 }

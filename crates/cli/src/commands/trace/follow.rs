@@ -1,4 +1,4 @@
-//! `proactor trace follow`: one line an event, while they happen.
+//! `proactor trace follow`: prints events when they are recorded.
 
 use std::fs::File;
 use std::io::Write;
@@ -11,41 +11,43 @@ use super::Selection;
 use crate::commands::output::stdout;
 use proactor_trace::{Filter, Follow};
 
-/// How long between two looks at the file.
+/// Period at which the file is read.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Follow a trace while it is written, until its recorder ends
+/// Print the events of a trace while it is written, until its recorder ends
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The file that is being written, or the id of the process that writes it
+    /// Trace file, or the id of the process that writes it
     #[arg(value_name = "FILE|PID")]
-    whom: String,
+    source: String,
 
     #[command(flatten)]
     selection: Selection,
 
-    /// Only what happens from now on
+    /// Only events from now on
     #[arg(long)]
     now: bool,
 
-    /// As JSON: the header, then one object a line
+    /// Print as JSON: the header, then one object per line
     #[arg(long)]
     json: bool,
 }
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let file = match self.whom.parse() {
-            Ok(pid) if !Path::new(&self.whom).exists() => proactor_trace::open_process(pid)?,
-            _ => File::open(&self.whom).with_context(|| format!("cannot read {}", self.whom))?,
+        let file = match self.source.parse() {
+            Ok(pid) if !Path::new(&self.source).exists() => proactor_trace::open_process(pid)?,
+            _ => {
+                File::open(&self.source).with_context(|| format!("cannot read {}", self.source))?
+            }
         };
-        let follow =
-            Follow::new(file, self.now).with_context(|| format!("cannot follow {}", self.whom))?;
+        let follow = Follow::new(file, self.now)
+            .with_context(|| format!("cannot follow {}", self.source))?;
         follow_to_end(follow, &self.selection.filter(), self.json, &mut stdout())
     }
 }
 
-/// Writes what happens until the recorder ends, or nobody reads it any more.
+/// Prints events until the recorder ends, or until the output is closed.
 pub(in crate::commands) fn follow_to_end(
     mut follow: Follow,
     filter: &Filter,

@@ -1,9 +1,9 @@
-//! `proactor trace health`: how the loop does.
+//! `proactor trace health`: the state of the event loop.
 
 use super::Look;
 use proactor_trace::view::Health;
 
-/// How a server's loop does: system calls per message, batches, queues, buffers, and a verdict
+/// Show the state of the event loop: system calls per message, batches, queues, buffers, a verdict
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `proactor trace`: what was recorded, as people and as programs read it.
+//! `proactor trace`: reads recordings.
 
 mod attach;
 mod conn;
@@ -26,7 +26,7 @@ use proactor_report::units;
 use proactor_trace::view::{Cut, Digest};
 use proactor_trace::{Filter, Trace, parse_conn};
 
-/// Look at what `serve --trace` has recorded, or at the rings of any process
+/// Inspect a recording of `serve --trace`, or the rings of any process
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -48,7 +48,7 @@ enum View {
 }
 
 impl Args {
-    /// Prints on standard output.
+    /// Runs the view; it prints on standard output.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         match &self.view {
             View::Show(show) => show.run(),
@@ -70,20 +70,20 @@ fn read(path: &Path) -> anyhow::Result<Trace> {
     Trace::open(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Reads a trace, and complains of what is wrong with it.
+/// Reads a trace, and reports its defects on stderr.
 fn open(path: &Path) -> anyhow::Result<Trace> {
     let trace = read(path)?;
     trace.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
     Ok(trace)
 }
 
-/// In the help behind what is a view's own.
+/// Places these options after the options of the view in the help.
 const LAST: usize = 500;
 
-/// What to look at, and how: what most views ask for.
+/// The arguments that most views share.
 #[derive(Debug, clap::Args)]
 struct Look {
-    /// What `serve --trace=FILE` has written, also if the server was killed
+    /// File written by `serve --trace=FILE`
     file: PathBuf,
 
     #[command(flatten)]
@@ -91,19 +91,19 @@ struct Look {
 }
 
 impl Look {
-    /// The part that is looked at, in numbers.
+    /// Returns the statistics of the selected part.
     fn digest(&self) -> anyhow::Result<Digest> {
         digest(&self.file, &self.how.cut(None))
     }
 }
 
-/// Which part of it, and as what.
+/// The selected part, and the output format.
 #[derive(Debug, clap::Args)]
 struct How {
     #[command(flatten)]
     part: Part,
 
-    /// As JSON
+    /// Print as JSON
     #[arg(long, display_order = LAST)]
     json: bool,
 }
@@ -113,7 +113,7 @@ impl How {
         self.part.cut(conn)
     }
 
-    /// Prints a view: its text, or itself as JSON.
+    /// Prints a view as text, or as JSON.
     fn print(&self, view: &(impl Display + Serialize)) -> anyhow::Result<()> {
         let as_json = || serde_json::to_string_pretty(view);
         let text = if self.json { as_json()? } else { view.to_string() };
@@ -121,19 +121,19 @@ impl How {
     }
 }
 
-/// A trace in numbers. What is wrong with it is among them: every view begins with that.
+/// Returns the statistics of a trace. They contain its defects: every view begins with them.
 fn digest(path: &Path, cut: &Cut) -> anyhow::Result<Digest> {
     Ok(Digest::of(&read(path)?, cut))
 }
 
-/// Which part of the time to look at.
+/// The selected range of time.
 #[derive(Debug, clap::Args)]
 struct Part {
-    /// Only from then on, counted from the begin of the recording: 0.2, 40ms
+    /// Only events at or after this time, from the start of the recording: 0.2s, 40ms
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration, display_order = LAST)]
     since: Option<Duration>,
 
-    /// Only before then
+    /// Only events before this time
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration, display_order = LAST)]
     until: Option<Duration>,
 }
@@ -144,30 +144,30 @@ impl Part {
     }
 }
 
-/// Which events to show.
+/// The selected events.
 #[derive(Debug, clap::Args)]
 struct Selection {
-    /// Only this connection: c7, or c7.1 for one tenant of slot 7. Repeatable
+    /// Only this connection: c7, or c7.1 for one connection that used slot 7. Repeatable
     #[arg(long, value_name = "CONN", value_parser = parse_conn)]
     conn: Vec<(u32, Option<u32>)>,
 
-    /// Only this operation, call or kind of record: recv, send, cqe, enter … Repeatable
+    /// Only this operation, system call or kind of record: recv, send, cqe, enter … Repeatable
     #[arg(long, value_name = "NAME")]
     op: Vec<String>,
 
-    /// Only this result: the name of an error, a number, ok or error. Repeatable
+    /// Only this result: an error name (ECONNRESET), a number, ok or error. Repeatable
     #[arg(long, value_name = "RESULT")]
     result: Vec<String>,
 
-    /// Only from then on, counted from the begin of the recording: 0.2, 40ms
+    /// Only events at or after this time, from the start of the recording: 0.2s, 40ms
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     since: Option<Duration>,
 
-    /// Only before then
+    /// Only events before this time
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     until: Option<Duration>,
 
-    /// Only what ought not to happen
+    /// Only abnormal events: failures, overflows, drops
     #[arg(long)]
     abnormal: bool,
 }

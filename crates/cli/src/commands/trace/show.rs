@@ -1,4 +1,4 @@
-//! `proactor trace show`: one line an event.
+//! `proactor trace show`: prints a trace, one event per line.
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -10,16 +10,16 @@ use crate::commands::output::stdout;
 use proactor_trace::Header;
 use proactor_trace::kernel::{self, Beside, Told};
 
-/// Show a trace, one line an event
+/// Print a trace, one event per line
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What `serve --trace=FILE` has written, also if the server was killed
+    /// File written by `serve --trace=FILE`
     file: PathBuf,
 
     #[command(flatten)]
     selection: Selection,
 
-    /// As JSON: the header, then one object a line
+    /// Print as JSON: the header, then one object per line
     #[arg(long)]
     json: bool,
 }
@@ -35,7 +35,7 @@ impl Args {
             writeln!(out, "{}", proactor_trace::title(header, trace.lost()))?;
             writeln!(out, "{}", proactor_trace::heading())?;
         }
-        // What the kernel told stands among it, in the order of time.
+        // The kernel events are merged in, in the order of time.
         let beside = Beside::open(&self.file, header)
             .with_context(|| format!("cannot read {}", kernel::beside(&self.file).display()))?;
         let told = beside.as_ref().map_or(&[][..], |beside| &beside.told);

@@ -1,4 +1,4 @@
-//! `proactor trace summary`: what was asked, what came of it, how old it was.
+//! `proactor trace summary`: counts and latencies per operation.
 
 use std::fmt;
 
@@ -10,18 +10,18 @@ use super::{Look, read};
 use proactor_trace::kernel::Delays;
 use proactor_trace::view::{Digest, Summary};
 
-/// Count a trace, operation by operation: how many, what came of them, how old they were
+/// Summarise a trace per operation: counts, results, latencies
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     look: Look,
 
-    /// Only this connection: c7, or c7.1 for one tenant of slot 7
+    /// Only this connection: c7, or c7.1 for one connection that used slot 7
     #[arg(long, value_name = "CONN", value_parser = proactor_trace::parse_conn)]
     conn: Option<(u32, Option<u32>)>,
 }
 
-/// A summary, and under it what the kernel told.
+/// The summary, followed by the delays of the kernel.
 #[derive(Debug, Serialize)]
 struct Whole {
     #[serde(flatten)]
@@ -44,7 +44,7 @@ impl Args {
         let Look { file, how } = &self.look;
         let cut = how.cut(self.conn);
         let trace = read(file)?;
-        // Of the whole only: the kernel's side is not cut.
+        // Only for the whole recording: kernel events cannot be selected by time or connection.
         let is_whole = cut.since.is_none() && cut.until.is_none() && cut.conn.is_none();
         let delays = if is_whole { delays(file, &trace)? } else { None };
         let kernel = delays.as_ref().map(Delays::json);

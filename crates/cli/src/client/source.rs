@@ -1,4 +1,4 @@
-//! Where what the client says comes from.
+//! The source of the bytes that the client sends.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -9,45 +9,45 @@ use std::time::{Duration, Instant};
 use super::{INPUT, Script, watch};
 use proactor::selector::{Epoll, Interest, Selector, Trigger};
 
-/// Where what is said comes from.
-pub(super) enum Speaker {
-    /// A terminal, a pipe, a socket: watched.
+/// The source of the bytes to send.
+pub(super) enum Source {
+    /// A terminal, a pipe, a socket: registered with epoll.
     Stream(File, Option<Interest>),
-    /// What cannot be watched, because it is always ready: a file, /dev/null.
+    /// A file or /dev/null: always ready, and refused by epoll.
     File(File),
-    /// The first part is due when every connection is there, or has failed.
+    /// Parts. The first is due when every connection is established or has failed.
     Parts { parts: VecDeque<Vec<u8>>, pause: Duration, due: Instant },
-    /// All has been said.
+    /// Everything is read.
     Done,
 }
 
-impl Speaker {
-    pub(super) fn new(script: Script) -> io::Result<Speaker> {
+impl Source {
+    pub(super) fn new(script: Script) -> io::Result<Source> {
         let file = match script {
             Script::Parts { parts, pause } => {
-                return Ok(Speaker::Parts { parts, pause, due: Instant::now() });
+                return Ok(Source::Parts { parts, pause, due: Instant::now() });
             }
-            Script::Typed(file) => file,
+            Script::Input(file) => file,
         };
-        // The kernel alone knows what can be watched, and says so when it is tried.
+        // Only the kernel knows which files epoll takes.
         match Epoll::new(Trigger::Level)?.add(file.as_fd(), INPUT, Interest::READ) {
-            Ok(()) => Ok(Speaker::Stream(file, None)),
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(Speaker::File(file)),
+            Ok(()) => Ok(Source::Stream(file, None)),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(Source::File(file)),
             Err(error) => Err(error),
         }
     }
 
     pub(super) fn is_file(&self) -> bool {
-        matches!(self, Speaker::File(_))
+        matches!(self, Source::File(_))
     }
 
     pub(super) fn is_done(&self) -> bool {
-        matches!(self, Speaker::Done)
+        matches!(self, Source::Done)
     }
 
     pub(super) fn watch(&mut self, selector: &mut Epoll, interest: Interest) -> io::Result<()> {
         match self {
-            Speaker::Stream(file, watched) => {
+            Source::Stream(file, watched) => {
                 watch(selector, file.as_fd(), INPUT, watched, interest)
             }
             _ => Ok(()),
