@@ -16,7 +16,7 @@ use proactor::limits::Limits;
 use proactor::os::Stop;
 use proactor::protocol::Any;
 use proactor_load::{Load, Options, WireChoice};
-use proactor_models::model::{self, Choice, Engine, Model, Service, Terms};
+use proactor_models::model::{self, Choice, Model, PreparedModel, RingOptions, Service};
 
 const MODELS: [Model; 4] = [Model::Uring, Model::Epoll, Model::EpollEt, Model::Poll];
 
@@ -29,7 +29,14 @@ fn echoes(c: &mut Criterion) {
             let (limits, buffers) = (Limits::default(), vec![Shape { bytes: 2048, count: 1024 }]);
             let set_up = {
                 let buffers = buffers.clone();
-                move || Engine::set_up(Choice::Model(model), Terms::default(), &limits, &buffers)
+                move || {
+                    PreparedModel::set_up(
+                        Choice::Model(model),
+                        RingOptions::default(),
+                        &limits,
+                        &buffers,
+                    )
+                }
             };
             if let Err(error) = set_up() {
                 println!("skipped: {error}");

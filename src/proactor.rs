@@ -19,8 +19,8 @@
 //! ring tells when all else is reaped, and if it came short the next send is not quiet. Who
 //! *starves* would receive, and there is no buffer. Who was accepted beyond the limit is *parked*.
 
-mod accepting;
-mod desk;
+mod accept;
+mod console;
 
 use std::collections::VecDeque;
 use std::io;
@@ -35,8 +35,8 @@ use crate::os::{self, Stop};
 use crate::peers::{Peers, Ready};
 use crate::protocol::Protocol;
 use crate::ring::{Completion, ListenerId, Op, Recv, Ring, Sent, Socket, Target, Wait};
-use accepting::Listener;
-use desk::Desk;
+use accept::Listener;
+use console::ConsoleInput;
 
 /// A server on a ring.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub struct Proactor<R, P> {
     /// Whether quiet sends were issued of which it is not known yet how they went.
     quiet: bool,
     /// Where the operator sits, if there is one.
-    desk: Option<Box<Desk>>,
+    desk: Option<Box<ConsoleInput>>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
@@ -155,7 +155,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         }
         self.quiet = false;
         self.resume_ready()?;
-        if self.peers.has_told() && self.attend() {
+        if self.peers.has_messages() && self.attend() {
             return Ok(Some(Ended::AtOnce));
         }
         Ok(self.is_drained().then_some(Ended::Drained))

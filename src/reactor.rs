@@ -18,9 +18,9 @@
 //! less than it was given room for: that is right for edges and spares a level-triggered loop the
 //! call that finds nothing. The interest is changed only when the wish changes.
 
-mod accepting;
-mod desk;
-mod owned;
+mod accept;
+mod console;
+mod embedded;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,8 +35,8 @@ use crate::os::{self, Stop};
 use crate::peers::Peers;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Ready, Selector, Trigger, Whose};
-use accepting::Listener;
-use desk::Desk;
+use accept::Listener;
+use console::ConsoleInput;
 
 /// How often one connection may be resumed in a turn, and so receive: a flood does not own the
 /// loop.
@@ -61,7 +61,7 @@ pub struct Reactor<S, P> {
     /// Emptied at every turn: its capacity is kept.
     reports: Vec<Ready>,
     /// Where the operator sits, if there is one.
-    desk: Option<Box<Desk>>,
+    desk: Option<Box<ConsoleInput>>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
@@ -170,7 +170,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         let before = self.moved();
         self.accept();
         self.resume_ready();
-        if self.peers.has_told() && self.attend()? {
+        if self.peers.has_messages() && self.attend()? {
             return Ok(Some(Ended::AtOnce));
         }
         self.selector.came_of_it(self.moved() != before);

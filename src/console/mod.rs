@@ -5,16 +5,16 @@
 //! ```
 //!
 //! It waits for nothing and knows no connection. A driver brings what its input says, however it
-//! waits for that, and its connections as something that can be [`Attended`] to. It is the
+//! waits for that, and its connections as something that can be [`Inspect`] to. It is the
 //! counterpart of Python's `selector.get_map()`: everything that is waited for, listed.
 
-mod attended;
-mod language;
+mod command;
 mod output;
+mod session;
 mod view;
 
-pub use attended::{Attended, Reach};
-pub use language::Command;
+pub use session::{Delivery, Inspect};
+pub use command::Command;
 pub use view::Row;
 
 use std::collections::VecDeque;
@@ -36,7 +36,7 @@ const PROMPT: &str = "> ";
 const ERASE: &str = "\r\x1b[K";
 
 /// The most that is read at a time of what is typed.
-const TYPED: usize = 4096;
+const INPUT_SIZE: usize = 4096;
 
 /// What only a server's loop can do for an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub enum Order {
 
 /// What a driver knows of a connection beside the connection.
 #[derive(Debug, Clone, Default)]
-pub struct Sight {
+pub struct SocketInfo {
     /// Its peer's address; `None` if there is none any more.
     pub address: Option<String>,
     /// What is in flight, or waited for.
@@ -69,7 +69,7 @@ pub struct Moment {
 
 /// A listener, as the operator is to read it.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct ListenerInfo {
     /// Where it listens.
     pub address: String,
     /// What it says.
@@ -94,14 +94,14 @@ pub struct Console {
     /// it.
     prompting: bool,
     /// By the listener's number.
-    places: Vec<Place>,
+    listeners: Vec<ListenerInfo>,
     /// By slot, when its last tenant came.
     came: Vec<Nanos>,
 }
 
 impl Console {
     /// A console that reads from `input` and prints to `output`; to prompt is for terminals.
-    /// `places` are the listeners, in the order in which the server has them.
+    /// `listeners` are the listeners, in the order in which the server has them.
     ///
     /// # Errors
     /// There can be no thread to print.
@@ -109,7 +109,7 @@ impl Console {
         input: OwnedFd,
         output: impl Write + Send + 'static,
         prompts: bool,
-        places: Vec<Place>,
+        listeners: Vec<ListenerInfo>,
     ) -> io::Result<Console> {
         Ok(Console {
             input,
@@ -120,7 +120,7 @@ impl Console {
             answer: String::new(),
             prompts,
             prompting: false,
-            places,
+            listeners,
             came: Vec::new(),
         })
     }
@@ -143,14 +143,14 @@ impl Console {
     }
 
     /// This was typed.
-    pub fn hear(&mut self, typed: Chunk) {
+    pub fn input_read(&mut self, typed: Chunk) {
         let Console { lines, typed: commands, prompting, .. } = self;
         lines.feed(typed, |piece| {
             *prompting = false;
             match piece {
                 Piece::Lines(lines) => lines
                     .split_inclusive(|&byte| byte == b'\n')
-                    .filter_map(language::parse)
+                    .filter_map(command::parse)
                     .for_each(|command| commands.push_back(command)),
                 Piece::TooLong => commands.push_back(Err(TOO_LONG.trim_end().to_owned())),
             }
@@ -163,7 +163,7 @@ impl Console {
         if self.ended {
             return false;
         }
-        let mut typed = [0; TYPED];
+        let mut typed = [0; INPUT_SIZE];
         // Not the last word of who watches, who may be guessing: the read would block.
         let read = match os::is_readable(self.input()) {
             Ok(true) => os::read(self.input(), &mut typed),
@@ -171,30 +171,30 @@ impl Console {
             Err(error) => Err(error),
         };
         match read {
-            Ok(0) => self.hear_end(),
-            Ok(n) => self.hear(typed[..n].to_vec().into()),
+            Ok(0) => self.input_ended(),
+            Ok(n) => self.input_read(typed[..n].to_vec().into()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => self.hear_failure(&error),
+            Err(error) => self.input_failed(&error),
         }
         true
     }
 
     /// Nothing more will be typed. The server goes on.
-    pub fn hear_end(&mut self) {
+    pub fn input_ended(&mut self) {
         if let Some(last) = self.lines.finish() {
-            self.typed.extend(language::parse(&last));
+            self.typed.extend(command::parse(&last));
         }
         self.end("the input has ended; the server goes on, and SIGTERM drains it");
     }
 
     /// The input cannot be read. The server goes on.
-    pub fn hear_failure(&mut self, error: &io::Error) {
+    pub fn input_failed(&mut self, error: &io::Error) {
         self.end(&format!("the input fails: {error}; the server goes on, and SIGTERM drains it"));
     }
 
     /// Somebody has come.
-    pub fn met(&mut self, id: ConnId, now: Nanos) {
+    pub fn opened(&mut self, id: ConnId, now: Nanos) {
         let slot = id.slot() as usize;
         if self.came.len() <= slot {
             self.came.resize(slot + 1, now);
@@ -228,7 +228,7 @@ impl Console {
 
     /// Lists connections.
     pub fn list(&mut self, rows: Vec<Row>) {
-        let table = view::list(rows, &self.places);
+        let table = view::list(rows, &self.listeners);
         self.say(&table);
     }
 
@@ -239,7 +239,7 @@ impl Console {
 
     /// Explains its commands.
     pub fn help(&mut self) {
-        self.say(language::HELP);
+        self.say(command::HELP);
     }
 
     /// Prints what was answered, and prompts for more.

@@ -19,8 +19,8 @@ impl Typed {
         Typed { console: console.unwrap(), printed }
     }
 
-    fn hear(&mut self, typed: &[u8]) {
-        self.console.hear(typed.to_vec().into());
+    fn input_read(&mut self, typed: &[u8]) {
+        self.console.input_read(typed.to_vec().into());
     }
 
     fn commands(&mut self) -> Vec<Result<Command, String>> {
@@ -40,19 +40,19 @@ impl Typed {
 #[test]
 fn commands_are_lines_however_they_were_read() {
     let mut typed = Typed::new(false);
-    typed.hear(b"li");
+    typed.input_read(b"li");
     assert_eq!(typed.commands(), []);
-    typed.hear(b"st\n\nkick 3\nsay a");
+    typed.input_read(b"st\n\nkick 3\nsay a");
     assert_eq!(typed.commands(), [Ok(Command::List), Ok(Command::Kick(3))]);
-    typed.hear(b"b\n");
+    typed.input_read(b"b\n");
     assert_eq!(typed.commands(), [Ok(Command::Say(b"ab\n".to_vec()))]);
 }
 
 #[test]
 fn a_line_too_long_is_answered_once_and_costs_bounded_memory() {
     let mut typed = Typed::new(false);
-    (0..100).for_each(|_| typed.hear(&[b'x'; 4096]));
-    typed.hear(b"\nlist\n");
+    (0..100).for_each(|_| typed.input_read(&[b'x'; 4096]));
+    typed.input_read(b"\nlist\n");
     let too_long = "line too long: 16384 bytes at most".to_owned();
     assert_eq!(typed.commands(), [Err(too_long), Ok(Command::List)]);
 }
@@ -60,10 +60,10 @@ fn a_line_too_long_is_answered_once_and_costs_bounded_memory() {
 #[test]
 fn the_last_line_counts_without_its_newline_and_the_end_ends_it_once() {
     let mut typed = Typed::new(true);
-    typed.hear(b"drain");
+    typed.input_read(b"drain");
     assert!(!typed.console.has_ended());
-    typed.console.hear_end();
-    typed.console.hear_end();
+    typed.console.input_ended();
+    typed.console.input_ended();
     assert_eq!(typed.commands(), [Ok(Command::Drain)]);
     assert!(typed.console.has_ended());
     assert_eq!(typed.end(), "", "nobody is there to be prompted");
@@ -77,7 +77,7 @@ fn a_prompt_is_printed_once_and_gives_way_to_what_comes_meanwhile() {
     typed.console.show(b"[1] hello\n");
     typed.console.show(b"[2] hello\n");
     typed.console.flush();
-    typed.hear(b"list\n");
+    typed.input_read(b"list\n");
     typed.console.say("no connections");
     let expected = "> \r\x1b[K[1] hello\n[2] hello\n> no connections\n> \r\x1b[K";
     assert_eq!(typed.end(), expected);
@@ -96,8 +96,8 @@ fn without_a_terminal_there_is_no_prompt_and_nothing_is_erased() {
 fn an_age_is_that_of_the_slots_tenant() {
     let mut typed = Typed::new(false);
     let (old, new) = (ConnId::new(3, 0), ConnId::new(3, 1));
-    typed.console.met(old, Nanos(1_000_000_000));
-    typed.console.met(new, Nanos(5_000_000_000));
+    typed.console.opened(old, Nanos(1_000_000_000));
+    typed.console.opened(new, Nanos(5_000_000_000));
     let now = Nanos(6_000_000_000);
     assert_eq!(typed.console.age(new, now), Some(Duration::from_secs(1)));
     assert_eq!(typed.console.age(ConnId::new(9, 0), now), None);

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::Place;
+use super::ListenerInfo;
 use crate::counters::Counters;
 use crate::keys::ConnId;
 use proactor_report::{Align, NOTHING, Table, units};
@@ -34,7 +34,7 @@ pub struct Row {
 }
 
 /// The table of all connections, in the order in which they came, and how many there are.
-pub(super) fn list(mut rows: Vec<Row>, places: &[Place]) -> String {
+pub(super) fn list(mut rows: Vec<Row>, listeners: &[ListenerInfo]) -> String {
     if rows.is_empty() {
         return "no connections".to_owned();
     }
@@ -54,7 +54,7 @@ pub(super) fn list(mut rows: Vec<Row>, places: &[Place]) -> String {
     ]);
     let count = rows.len();
     for row in rows {
-        let place = places.get(row.place);
+        let place = listeners.get(row.place);
         table.row([
             row.number.to_string(),
             row.id.to_string(),
@@ -164,9 +164,10 @@ mod tests {
             doing: vec!["recv".to_owned()],
             marks: vec![],
         };
-        let places = [Place { address: "127.0.0.1:7000".into(), protocol: "echo".into() }];
+        let listeners =
+            [ListenerInfo { address: "127.0.0.1:7000".into(), protocol: "echo".into() }];
         let strange = Row { place: 7, address: None, age: None, ..row(1, 5) };
-        let text = list(vec![row(2, 0), strange], &places);
+        let text = list(vec![row(2, 0), strange], &listeners);
         let expected = "\
 no  key  listener        protocol  peer            age   in      out  wants               under way  marks
  1  5.0  7               –         –                 –  64 B  1.60 MB  receive, send 12 B  recv       –
@@ -174,7 +175,7 @@ no  key  listener        protocol  peer            age   in      out  wants     
 2 connections";
         let narrow = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(narrow(&text), narrow(expected), "{text}");
-        assert_eq!(list(vec![], &places), "no connections");
+        assert_eq!(list(vec![], &listeners), "no connections");
     }
 
     #[test]

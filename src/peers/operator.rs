@@ -3,7 +3,7 @@
 use super::{Peer, Peers, wants_recv};
 use crate::buffer::Chunk;
 use crate::connection::Connection;
-use crate::console::{Attended, Console, Moment, Order, Reach, Row, Sight};
+use crate::console::{Console, Delivery, Inspect, Moment, Order, Row, SocketInfo};
 use crate::counters::Counters;
 use crate::keys::ConnId;
 use crate::protocol::Protocol;
@@ -16,7 +16,7 @@ impl<P: Protocol, D> Peers<P, D> {
     }
 
     /// Whether there is something to tell the operator.
-    pub fn has_told(&self) -> bool {
+    pub fn has_messages(&self) -> bool {
         !self.told.is_empty()
     }
 
@@ -27,19 +27,19 @@ impl<P: Protocol, D> Peers<P, D> {
         &mut self,
         console: &mut Console,
         moment: Moment,
-        look: impl Fn(&D) -> Sight,
+        look: impl Fn(&D) -> SocketInfo,
     ) -> Option<Order> {
         console.attend(&mut View { peers: self, moment, look }, moment.ending)
     }
 
     /// Shows the operator what was said to it.
-    pub fn show_told(&mut self, console: &mut Console) {
+    pub fn show_messages(&mut self, console: &mut Console) {
         self.told.drain(..).for_each(|chunk| console.show(&chunk));
         console.flush();
     }
 
     /// Says `line` to a peer, after all that it is owed. Answers whether it will be sent.
-    fn tell(&mut self, id: ConnId, line: Chunk) -> bool {
+    fn send_to(&mut self, id: ConnId, line: Chunk) -> bool {
         let mut evicted = false;
         self.step(id, |peer, posts| {
             let broken = peer.connection.is_broken();
@@ -66,8 +66,8 @@ struct View<'a, P, D, L> {
     look: L,
 }
 
-impl<P: Protocol, D, L: Fn(&D) -> Sight> Attended for View<'_, P, D, L> {
-    fn show_told(&mut self, console: &mut Console) {
+impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for View<'_, P, D, L> {
+    fn show_messages(&mut self, console: &mut Console) {
         self.peers.told.drain(..).for_each(|chunk| console.show(&chunk));
     }
 
@@ -79,7 +79,7 @@ impl<P: Protocol, D, L: Fn(&D) -> Sight> Attended for View<'_, P, D, L> {
         let View { peers, moment, look } = self;
         let crowds = &peers.crowds;
         let row = |(id, peer): (ConnId, &mut Peer<P, D>)| {
-            let Sight { address, doing } = look(&peer.driver);
+            let SocketInfo { address, doing } = look(&peer.driver);
             let hushed = !peer.starved && peer.connection.wants_recv() && !wants_recv(peer, crowds);
             let marks = [
                 (peer.connection.is_paused(), "paused"),
@@ -106,18 +106,18 @@ impl<P: Protocol, D, L: Fn(&D) -> Sight> Attended for View<'_, P, D, L> {
         self.moment.counters
     }
 
-    fn tell(&mut self, number: u64, line: Vec<u8>) -> Reach {
+    fn send_to(&mut self, number: u64, line: Vec<u8>) -> Delivery {
         match self.peers.find(number) {
-            Some(id) if self.peers.tell(id, line.into()) => Reach::Sent,
-            Some(_) => Reach::Ending,
-            None => Reach::Nobody,
+            Some(id) if self.peers.send_to(id, line.into()) => Delivery::Sent,
+            Some(_) => Delivery::Ending,
+            None => Delivery::NotFound,
         }
     }
 
-    fn tell_all(&mut self, line: Vec<u8>) -> usize {
+    fn send_to_all(&mut self, line: Vec<u8>) -> usize {
         let ids: Vec<ConnId> = self.peers.keys.iter_mut().map(|(id, _)| id).collect();
         let line = Chunk::from(line);
-        ids.into_iter().filter(|&id| self.peers.tell(id, line.clone())).count()
+        ids.into_iter().filter(|&id| self.peers.send_to(id, line.clone())).count()
     }
 
     fn kick(&mut self, number: u64) -> bool {

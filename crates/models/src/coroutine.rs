@@ -1,22 +1,22 @@
 //! The coroutine server: a task for each connection, written as if it were alone.
 //!
 //! ```text
-//!   welcome ── accepts, and spawns ──►  converse   loop { what does it want? … .await … do it }
-//!   keep_time ── does what is due       converse   …
-//!   heed ── hears the stop signal       converse   …
+//!   accept_connections ── accepts, and spawns ──►  serve_connection   loop { what does it want? … .await … do it }
+//!   run_timers ── does what is due       serve_connection   …
+//!   watch_shutdown ── hears the stop signal       serve_connection   …
 //!   attend ── has an operator see and do, if there is one
 //! ```
 //!
-//! `converse` is to be read first: a connection's whole life in one loop that *waits* in the
+//! `serve_connection` is to be read first: a connection's whole life in one loop that *waits* in the
 //! middle. The compiler makes a state machine of it, and an executor (tokio's, on one thread)
 //! resumes it. Beneath is readiness by edges, as in [`reactor`](proactor::reactor): tokio waits in
 //! epoll, and wakes the task whose socket may proceed; the data are copied by us, in calls of our
 //! own. The same connections, rooms, limits and drain as in both loops.
 //!
 //! What the tasks share is in a `RefCell`, which no task holds while it waits: every method of
-//! `Server` returns before the next `.await`. Whoever is marked by what another did is woken.
+//! `ServerState` returns before the next `.await`. Whoever is marked by what another did is woken.
 //!
-//! Who remembers what happens is a [`Witness`], by which all calls are made; by default nobody is,
+//! Who remembers what happens is a [`RuntimeHooks`], by which all calls are made; by default nobody is,
 //! and nothing of that is there.
 //!
 //! A wait is counted once for each time that tokio parks. Uncounted are its looks without waiting:
@@ -45,14 +45,14 @@ use proactor::os::{self, Stop};
 use proactor::peers::Room;
 use proactor::protocol::Protocol;
 
-mod desk;
-mod server;
+mod console;
+mod hooks;
+mod state;
 mod watched;
-mod witness;
 
-use server::Server;
-use watched::{Ready, Watched};
-pub use witness::Witness;
+use state::ServerState;
+use watched::{Ready, WatchedFd};
+pub use hooks::RuntimeHooks;
 
 /// Calls that one connection may make before others have their turn: a flood does not own the
 /// executor. (tokio's own budget counts 128, of whatever size.)
@@ -71,7 +71,7 @@ pub struct Coroutines<P, C = Plain> {
 }
 
 /// What the tasks share; never borrowed across an `.await`.
-type Shared<P, C> = Rc<RefCell<Server<P, C>>>;
+type Shared<P, C> = Rc<RefCell<ServerState<P, C>>>;
 
 impl<P: Protocol + Clone + 'static> Coroutines<P> {
     /// A server as [`with_calls`](Coroutines::with_calls) makes it, whose calls are only made.
@@ -83,7 +83,7 @@ impl<P: Protocol + Clone + 'static> Coroutines<P> {
     }
 }
 
-impl<P: Protocol + Clone + 'static, C: Witness> Coroutines<P, C> {
+impl<P: Protocol + Clone + 'static, C: RuntimeHooks> Coroutines<P, C> {
     /// A server without a listener, which `stop` can stop. Its buffers are `pool`'s, its calls are
     /// made by `calls`.
     ///
@@ -95,7 +95,7 @@ impl<P: Protocol + Clone + 'static, C: Witness> Coroutines<P, C> {
         limits: Limits,
         stop: Stop,
     ) -> io::Result<Coroutines<P, C>> {
-        let server = Rc::new(RefCell::new(Server::new(calls.clone(), pool, limits)));
+        let server = Rc::new(RefCell::new(ServerState::new(calls.clone(), pool, limits)));
         let mut builder = Builder::new_current_thread();
         calls.attend(&mut builder);
         let runtime = builder.enable_io().enable_time().build_local(<_>::default())?;
@@ -127,19 +127,19 @@ impl<P: Protocol + Clone + 'static, C: Witness> Coroutines<P, C> {
         let listeners = std::mem::take(&mut self.listeners);
         let (server, calls) = (Rc::clone(&self.server), self.calls.clone());
         let ended = self.runtime.block_on(async {
-            let watched = Watched::new(watched, Whose::Stop.into(), &calls)?;
-            spawn_local(heed(Rc::clone(&server), calls.clone(), watched, stop));
-            spawn_local(keep_time(Rc::clone(&server)));
-            if let Some(typed) = desk::open(&server)? {
-                spawn_local(desk::attend(Rc::clone(&server), calls.clone(), typed));
+            let watched = WatchedFd::new(watched, Whose::Stop.into(), &calls)?;
+            spawn_local(watch_shutdown(Rc::clone(&server), calls.clone(), watched, stop));
+            spawn_local(run_timers(Rc::clone(&server)));
+            if let Some(typed) = console::open(&server)? {
+                spawn_local(console::attend(Rc::clone(&server), calls.clone(), typed));
             }
             for (at, (fd, protocol)) in listeners.into_iter().enumerate() {
-                let listener = Watched::new(fd, Whose::Listener(at).into(), &calls)?;
+                let listener = WatchedFd::new(fd, Whose::Listener(at).into(), &calls)?;
                 let (server, calls) = (Rc::clone(&server), calls.clone());
-                spawn_local(welcome(server, calls, listener, protocol, Room(at as u16)));
+                spawn_local(accept_connections(server, calls, listener, protocol, Room(at as u16)));
             }
             // In a task: to wake what is blocked on would take a system call.
-            Ok(spawn_local(preside(server)).await.expect("a task of ours that is not aborted"))
+            Ok(spawn_local(supervise(server)).await.expect("a task of ours that is not aborted"))
         });
         if matches!(ended, Ok(Ended::Drained)) {
             self.server.borrow_mut().show_last();
@@ -157,10 +157,10 @@ impl<P: Protocol + Clone + 'static, C: Witness> Coroutines<P, C> {
 // The tasks.
 
 /// A connection's life: find out what it wants, wait until it may, do it.
-async fn converse<P: Protocol, C: Witness>(
+async fn serve_connection<P: Protocol, C: RuntimeHooks>(
     server: Shared<P, C>,
     calls: C,
-    socket: Watched,
+    socket: WatchedFd,
     id: ConnId,
 ) {
     let _guard = Guard(&server);
@@ -179,13 +179,13 @@ async fn converse<P: Protocol, C: Witness>(
         server.borrow_mut().settle(Some(id));
         steps += 1;
         if steps == STEPS {
-            server.borrow_mut().yields(id);
+            server.borrow_mut().yield_task(id);
             yield_now().await; // First others are resumed, and tokio asks who else is ready.
             steps = 0;
         }
     }
     socket.close(key, &calls);
-    server.borrow_mut().left(id);
+    server.borrow_mut().closed(id);
 }
 
 /// What a connection does next, once it may.
@@ -199,10 +199,10 @@ enum Step<'a> {
 /// Waits until the connection wants something and its socket may. Its wishes are asked for anew
 /// whenever the task is woken, by its socket or by what another did. `steps` begins anew if there
 /// was anything to wait for.
-async fn next_step<'a, P: Protocol, C: Witness>(
+async fn next_step<'a, P: Protocol, C: RuntimeHooks>(
     server: &Shared<P, C>,
     calls: &C,
-    socket: &'a Watched,
+    socket: &'a WatchedFd,
     id: ConnId,
     steps: &mut usize,
 ) -> Step<'a> {
@@ -220,30 +220,30 @@ async fn next_step<'a, P: Protocol, C: Witness>(
     .await
 }
 
-fn poll_step<'a, P: Protocol, C: Witness>(
+fn poll_step<'a, P: Protocol, C: RuntimeHooks>(
     server: &Shared<P, C>,
-    socket: &'a Watched,
+    socket: &'a WatchedFd,
     id: ConnId,
     cx: &mut Context<'_>,
 ) -> Poll<Step<'a>> {
-    let wish = server.borrow_mut().wish(id, cx.waker());
+    let wants = server.borrow_mut().wants(id, cx.waker());
     // tokio's driver fails only when it shuts down, and this task with it.
     let may = |ready: io::Result<_>, step: fn(_) -> Step<'a>| {
         Poll::Ready(ready.map_or(Step::Close, step))
     };
-    if wish.close {
+    if wants.close {
         return Poll::Ready(Step::Close);
     }
-    if wish.shut_down {
+    if wants.shut_down {
         return Poll::Ready(Step::ShutDown);
     }
     // What it has to say goes out first, from a buffer that is still in the cache.
-    if wish.send
+    if wants.send
         && let Poll::Ready(ready) = socket.poll_writable(cx)
     {
         return may(ready, Step::Send);
     }
-    if wish.receive
+    if wants.receive
         && let Poll::Ready(ready) = socket.poll_readable(cx)
     {
         return may(ready, Step::Receive);
@@ -253,16 +253,16 @@ fn poll_step<'a, P: Protocol, C: Witness>(
 
 /// Accepts whoever comes while there is room: who comes meanwhile waits in the kernel's queue. The
 /// listener is closed when the server drains.
-async fn welcome<P: Protocol + Clone + 'static, C: Witness>(
+async fn accept_connections<P: Protocol + Clone + 'static, C: RuntimeHooks>(
     server: Shared<P, C>,
     calls: C,
-    listener: Watched,
+    listener: WatchedFd,
     protocol: P,
     room: Room,
 ) {
     let _guard = Guard(&server);
     let key = Whose::Listener(room.0.into()).into();
-    while let Some(mut ready) = caller(&server, &calls, &listener, key).await {
+    while let Some(mut ready) = next_connection(&server, &calls, &listener, key).await {
         match calls.accept_nonblocking(key, listener.as_fd()) {
             Ok(socket) => open(&server, &calls, socket, protocol.clone(), room),
             Err(error) => match error.raw_os_error() {
@@ -281,10 +281,10 @@ async fn welcome<P: Protocol + Clone + 'static, C: Witness>(
 
 /// Waits until there is room for one more and, it seems, somebody has come; `None` once nobody is
 /// wanted any more.
-async fn caller<'a, P: Protocol, C: Witness>(
+async fn next_connection<'a, P: Protocol, C: RuntimeHooks>(
     server: &Shared<P, C>,
     calls: &C,
-    listener: &'a Watched,
+    listener: &'a WatchedFd,
     key: Key,
 ) -> Option<Ready<'a>> {
     let mut awaited = false;
@@ -308,7 +308,7 @@ async fn caller<'a, P: Protocol, C: Witness>(
     .await
 }
 
-fn open<P: Protocol + 'static, C: Witness>(
+fn open<P: Protocol + 'static, C: RuntimeHooks>(
     server: &Shared<P, C>,
     calls: &C,
     socket: OwnedFd,
@@ -316,21 +316,21 @@ fn open<P: Protocol + 'static, C: Witness>(
     room: Room,
 ) {
     let id = server.borrow().peers.next_id();
-    match Watched::new(socket, Whose::Conn(id).into(), calls) {
+    match WatchedFd::new(socket, Whose::Conn(id).into(), calls) {
         Ok(socket) => {
             let opened = server.borrow_mut().open(protocol, room, socket.as_fd());
             debug_assert_eq!(opened, id, "nobody came between");
-            spawn_local(converse(Rc::clone(server), calls.clone(), socket, id));
+            spawn_local(serve_connection(Rc::clone(server), calls.clone(), socket, id));
         }
         Err(error) => server.borrow_mut().refuse(&error),
     }
 }
 
 /// Hears the stop signal.
-async fn heed<P: Protocol, C: Witness>(
+async fn watch_shutdown<P: Protocol, C: RuntimeHooks>(
     server: Shared<P, C>,
     calls: C,
-    watched: Watched,
+    watched: WatchedFd,
     stop: Stop,
 ) {
     while let Ok(mut ready) = watched.readable().await {
@@ -342,13 +342,13 @@ async fn heed<P: Protocol, C: Witness>(
 }
 
 /// Does what is due by the clock.
-async fn keep_time<P: Protocol, C: Witness>(server: Shared<P, C>) {
+async fn run_timers<P: Protocol, C: RuntimeHooks>(server: Shared<P, C>) {
     let _guard = Guard(&server);
     let mut alarm = pin!(sleep(Duration::ZERO));
     loop {
         poll_fn(|cx| {
             let mut server = server.borrow_mut();
-            server.timekeeper.clone_from(cx.waker());
+            server.timer_waker.clone_from(cx.waker());
             let Some(due) = server.due else {
                 server.alarm = None;
                 return Poll::Pending;
@@ -366,10 +366,10 @@ async fn keep_time<P: Protocol, C: Witness>(server: Shared<P, C>) {
 }
 
 /// Sees the server from its start to its end.
-async fn preside<P: Protocol, C: Witness>(server: Shared<P, C>) -> Ended {
+async fn supervise<P: Protocol, C: RuntimeHooks>(server: Shared<P, C>) -> Ended {
     until(&server, |server| server.asked > 0).await;
     let span = server.borrow_mut().drain();
-    let ended = |server: &Server<P, C>| server.asked > 1 || server.peers.is_empty();
+    let ended = |server: &ServerState<P, C>| server.asked > 1 || server.peers.is_empty();
     if timeout(span, until(&server, ended)).await.is_err() {
         server.borrow_mut().cut();
         until(&server, ended).await;
@@ -378,9 +378,9 @@ async fn preside<P: Protocol, C: Witness>(server: Shared<P, C>) -> Ended {
 }
 
 /// Waits until `condition` holds of the server.
-async fn until<P: Protocol, C: Witness>(
+async fn until<P: Protocol, C: RuntimeHooks>(
     server: &Shared<P, C>,
-    condition: impl Fn(&Server<P, C>) -> bool,
+    condition: impl Fn(&ServerState<P, C>) -> bool,
 ) {
     poll_fn(|cx| {
         let mut server = server.borrow_mut();
@@ -395,9 +395,9 @@ async fn until<P: Protocol, C: Witness>(
 }
 
 /// Ends the server if its task panics: tokio would go on without it.
-struct Guard<'a, P: Protocol, C: Witness>(&'a Shared<P, C>);
+struct Guard<'a, P: Protocol, C: RuntimeHooks>(&'a Shared<P, C>);
 
-impl<P: Protocol, C: Witness> Drop for Guard<'_, P, C> {
+impl<P: Protocol, C: RuntimeHooks> Drop for Guard<'_, P, C> {
     fn drop(&mut self) {
         if std::thread::panicking()
             && let Ok(mut server) = self.0.try_borrow_mut()

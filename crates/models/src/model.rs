@@ -1,8 +1,8 @@
 //! The I/O models by name, and how to serve by each.
 
-mod engine;
+mod prepare;
 
-pub use engine::{Engine, Terms};
+pub use prepare::{PreparedModel, RingOptions};
 
 use std::fmt;
 use std::io;
@@ -11,9 +11,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::blocking::{Blocking, Style};
-use crate::coroutine::{Coroutines, Witness};
-use crate::processes::{Family, Processes};
-use engine::Means;
+use crate::coroutine::{Coroutines, RuntimeHooks};
+use crate::processes::{ForkHooks, Processes};
+use prepare::Waiting;
 use proactor::buffer::{Pool, Shape};
 use proactor::calls::{Calls, Plain};
 use proactor::console::Console;
@@ -328,16 +328,16 @@ pub struct Service {
 /// # Errors
 /// The model cannot be set up after all, or the kernel fails it as a whole.
 pub fn serve(
-    engine: Engine,
+    engine: PreparedModel,
     service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
     let chosen = engine.chosen();
     let idle_sleep = service.idle_sleep;
-    match (chosen.model, engine.into_means()) {
-        (_, Means::Ring(ring)) => serve_uring(chosen, *ring, service, ready),
-        (_, Means::Epoll(epoll)) => serve_ready(chosen, epoll, service, ready),
-        (Model::Uring | Model::Epoll, Means::Later) => unreachable!("they are set up first"),
+    match (chosen.model, engine.into_waiting()) {
+        (_, Waiting::Ring(ring)) => serve_uring(chosen, *ring, service, ready),
+        (_, Waiting::Epoll(epoll)) => serve_ready(chosen, epoll, service, ready),
+        (Model::Uring | Model::Epoll, Waiting::Later) => unreachable!("they are set up first"),
         (Model::EpollEt, _) => serve_ready(chosen, Epoll::new(Trigger::Edge)?, service, ready),
         (Model::Poll, _) => serve_ready(chosen, Poll::new(), service, ready),
         (Model::Select, _) => serve_ready(chosen, Select::new(), service, ready),
@@ -393,7 +393,7 @@ fn serve_forked(
     serve_by_children(TracedCalls::new(log), service, ready)
 }
 
-fn serve_by_children<C: Family>(
+fn serve_by_children<C: ForkHooks>(
     calls: C,
     service: Service,
     ready: impl FnOnce(),
@@ -445,7 +445,7 @@ fn serve_tasks(
     serve_by_tasks(TracedCalls::on_nonblocking(log), service, ready)
 }
 
-fn serve_by_tasks<C: Witness>(
+fn serve_by_tasks<C: RuntimeHooks>(
     calls: C,
     service: Service,
     ready: impl FnOnce(),

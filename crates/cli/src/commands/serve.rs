@@ -14,13 +14,15 @@ use super::record::{self, Prepared, Printer};
 use super::wrong_usage;
 use proactor::address::{Address, Listener, SocketFile};
 use proactor::buffer::{Pool, Shape};
-use proactor::console::{Console, Place};
+use proactor::console::{Console, ListenerInfo};
 use proactor::counters::Counters;
 use proactor::limits::{Ended, Limits};
 use proactor::os::{self, Stop};
 use proactor::protocol::Any;
 use proactor::ring::kernel::Version;
-use proactor_models::model::{self, Ability, Choice, Chosen, Engine, Model, Service, Terms};
+use proactor_models::model::{
+    self, Ability, Choice, Chosen, Model, PreparedModel, RingOptions, Service,
+};
 use proactor_report::units;
 use proactor_trace::kernel::Scribe;
 
@@ -192,9 +194,9 @@ impl Args {
         addressable: bool,
         limits: &Limits,
         buffers: &[Shape],
-    ) -> anyhow::Result<Engine> {
-        let terms = Terms { ceiling: self.kernel, addressable };
-        let engine = Engine::set_up(choice, terms, limits, buffers)?;
+    ) -> anyhow::Result<PreparedModel> {
+        let terms = RingOptions { ceiling: self.kernel, addressable };
+        let engine = PreparedModel::set_up(choice, terms, limits, buffers)?;
         let model = engine.chosen().model;
         if self.idle_sleep.is_some() && model != Model::Nonblocking {
             wrong_usage(&format!("--idle-sleep is only for nonblocking: {model} sleeps by itself"));
@@ -295,15 +297,15 @@ fn open_console(addresses: &[(Address, &Any)]) -> io::Result<Console> {
     let (input, output) = (io::stdin(), io::stdout());
     let prompts = input.is_terminal() && output.is_terminal();
     let output = File::from(output.as_fd().try_clone_to_owned()?);
-    let place = |(address, protocol): &(Address, &Any)| Place {
+    let listeners = |(address, protocol): &(Address, &Any)| ListenerInfo {
         address: address.to_string(),
         protocol: protocol.to_string(),
     };
-    let places = addresses.iter().map(place).collect();
-    Console::new(input.as_fd().try_clone_to_owned()?, output, prompts, places)
+    let listeners = addresses.iter().map(listeners).collect();
+    Console::new(input.as_fd().try_clone_to_owned()?, output, prompts, listeners)
 }
 
-fn announce_choice(choice: Choice, engine: &Engine) {
+fn announce_choice(choice: Choice, engine: &PreparedModel) {
     if choice == Choice::Auto {
         let chosen = engine.chosen();
         let reason = Some(engine.reason()).filter(|reason| !reason.is_empty());

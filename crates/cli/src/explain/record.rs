@@ -15,7 +15,7 @@ use proactor::os::probe::{Call, Probe};
 use proactor::os::process::{self, Alone, Signals, Wake};
 use proactor::os::{self, Stop};
 use proactor::protocol::Any;
-use proactor_models::model::{self, Choice, Engine, Model, Service, Terms};
+use proactor_models::model::{self, Choice, Model, PreparedModel, RingOptions, Service};
 use proactor_trace::{Event, Happened, Level, Op, Recording, Settings, Trace};
 
 /// How long before a message the server is left in peace, so that it waits.
@@ -96,7 +96,8 @@ fn serve(
     }
     let limits = Limits { connections: 16, drain: Duration::from_secs(1) };
     let buffers = vec![Shape { bytes: 2048, count: 64 }, Shape { bytes: 64 << 10, count: 8 }];
-    let engine = Engine::set_up(Choice::Model(model), Terms::default(), &limits, &buffers)?;
+    let engine =
+        PreparedModel::set_up(Choice::Model(model), RingOptions::default(), &limits, &buffers)?;
     let trace =
         (model == Model::Uring).then(|| ring_log.try_clone()).transpose()?.map(|file| Recording {
             file,

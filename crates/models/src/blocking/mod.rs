@@ -15,9 +15,9 @@
 //!
 //! Each connection has a few buffers of its own, of the shapes that a loop would share among all.
 //! Who speaks to others writes to their sockets itself, so a slow listener slows its speaker
-//! (`room.rs`).
+//! (`group.rs`).
 //!
-//! An operator sits at the thread that waits for the end (`desk.rs`).
+//! An operator sits at the thread that waits for the end (`console.rs`).
 //!
 //! # Stopping
 //!
@@ -29,15 +29,15 @@
 //! finishes by itself. Past the deadline nothing is to be preserved, and `shutdown(2)` it is, which
 //! lasts: whoever goes to sleep later wakes at once. In the end every thread is joined.
 
-mod conversation;
-mod crew;
-mod desk;
-mod doing;
-mod door;
-mod hall;
-mod room;
-mod slate;
-mod tally;
+mod acceptor;
+mod connection;
+mod console;
+mod group;
+mod local_counters;
+mod pool;
+mod shared;
+mod state;
+mod status;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -45,14 +45,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use conversation::converse;
-use crew::Crew;
-use desk::Desk;
-use door::Door;
-use hall::{Hall, Stage};
-use room::Room;
-use slate::Slate;
-use tally::Tally;
+use acceptor::Acceptor;
+use connection::serve_connection;
+use console::BlockingConsole;
+use group::Room;
+use local_counters::LocalCounters;
+use pool::ThreadPool;
+use shared::{SharedState, Stage};
+use status::ThreadStatus;
 
 use proactor::buffer::Shape;
 use proactor::calls::{Calls, Plain};
@@ -86,20 +86,20 @@ pub struct Blocking<P, C = Plain> {
     /// What this thread calls by.
     calls: C,
     style: Style,
-    door: Door<P>,
+    acceptor: Acceptor<P>,
     rooms: Vec<Arc<Room>>,
     /// How many have ever come.
     came: Arc<AtomicU64>,
-    hall: Arc<Hall>,
-    crew: Crew,
+    shared: Arc<SharedState>,
+    threads: ThreadPool,
     limits: Limits,
     stop: Stop,
     /// Where the operator sits, if there is one.
-    desk: Option<Desk>,
+    desk: Option<BlockingConsole>,
     /// What those have counted who are gone.
     gone: Counters,
     /// What this thread has.
-    tally: Tally,
+    counted: LocalCounters,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
@@ -139,16 +139,16 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
         Ok(Blocking {
             calls,
             style,
-            door: Door::new(),
+            acceptor: Acceptor::new(),
             rooms: Vec::new(),
             came: Arc::default(),
-            hall: Arc::new(Hall::new(buffers, Bell::new()?)),
-            crew: Crew::new(),
+            shared: Arc::new(SharedState::new(buffers, Bell::new()?)),
+            threads: ThreadPool::new(),
             limits,
             stop,
             desk: None,
             gone: Counters::default(),
-            tally: Tally::default(),
+            counted: LocalCounters::default(),
             calls_before,
         })
     }
@@ -160,16 +160,16 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
     /// `fd` cannot be made non-blocking.
     pub fn listen(&mut self, fd: OwnedFd, protocol: P) -> io::Result<()> {
         let room = Arc::new(Room::new(Arc::clone(&self.came), self.rooms.len()));
-        self.door.add(fd, protocol, Arc::clone(&room))?;
+        self.acceptor.add(fd, protocol, Arc::clone(&room))?;
         self.rooms.push(room);
         Ok(())
     }
 
     /// Has an operator see and do at `console` what there is to be seen and done, while it runs.
-    /// The places of the console are the listeners, in their order.
+    /// The listeners of the console are the listeners, in their order.
     pub fn attend_to(&mut self, console: Console) {
-        Arc::get_mut(&mut self.hall).expect("no thread runs yet").attended = true;
-        self.desk = Some(Desk::new(console));
+        Arc::get_mut(&mut self.shared).expect("no thread runs yet").attended = true;
+        self.desk = Some(BlockingConsole::new(console));
     }
 
     /// Serves until it is stopped. No thread of it is left.
@@ -180,10 +180,10 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
     /// # Panics
     /// If a protocol did in its thread.
     pub fn run(&mut self) -> io::Result<Ended> {
-        self.desk.iter_mut().for_each(Desk::begin);
+        self.desk.iter_mut().for_each(BlockingConsole::begin);
         let asked = match self.style {
-            Style::OneByOne => self.serve_one_by_one(),
-            Style::Threads => self.serve_by_threads(),
+            Style::OneByOne => self.run_one_by_one(),
+            Style::Threads => self.run_threads(),
         };
         let at_once = !matches!(asked, Ok(1));
         let ended = self.finish(at_once);
@@ -193,21 +193,23 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
     /// What it has counted.
     pub fn counters(&self) -> Counters {
         let calls = os::calls() - self.calls_before;
-        let mut counters = Counters { calls, ..self.tally.counters() };
+        let mut counters = Counters { calls, ..self.counted.counters() };
         counters += self.gone;
-        counters += self.crew.counters();
+        counters += self.threads.counters();
         counters
     }
 
     /// Has a thread serve; answers how often it was asked to stop.
-    fn serve_one_by_one(&mut self) -> io::Result<u64> {
-        let door = std::mem::replace(&mut self.door, Door::new());
+    fn run_one_by_one(&mut self) -> io::Result<u64> {
+        let acceptor = std::mem::replace(&mut self.acceptor, Acceptor::new());
         let calls = self.calls.clone();
-        self.crew.add(&self.hall, move |hall, slate| one_by_one(&calls, hall, slate, door))?;
+        self.threads.add(&self.shared, move |shared, status| {
+            serve_one_after_another(&calls, shared, status, acceptor)
+        })?;
         loop {
             let again = self.call();
             self.wait(again)?;
-            self.gone += self.crew.reap(&self.hall)?;
+            self.gone += self.threads.reap(&self.shared)?;
             match self.asked() {
                 0 => {}
                 asked => return Ok(asked),
@@ -216,17 +218,17 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
     }
 
     /// Accepts, and has a thread serve each; answers how often it was asked to stop.
-    fn serve_by_threads(&mut self) -> io::Result<u64> {
+    fn run_threads(&mut self) -> io::Result<u64> {
         loop {
-            let room = self.crew.len() < self.limits.connections;
+            let room = self.threads.len() < self.limits.connections;
             let again = self.call();
-            let typed = self.desk.as_ref().and_then(Desk::input);
-            let others = [self.stop.as_fd(), self.hall.bell.as_fd()].into_iter().chain(typed);
-            let ready = self.door.wait(&self.calls, others, room, again)?;
-            self.tally.completed.add(ready as u64);
-            self.tally.turns.add(1);
+            let typed = self.desk.as_ref().and_then(BlockingConsole::input);
+            let others = [self.stop.as_fd(), self.shared.bell.as_fd()].into_iter().chain(typed);
+            let ready = self.acceptor.wait(&self.calls, others, room, again)?;
+            self.counted.completed.add(ready as u64);
+            self.counted.turns.add(1);
             self.reap()?;
-            (0..self.door.len()).for_each(|at| self.accept(at));
+            (0..self.acceptor.len()).for_each(|at| self.accept(at));
             match self.asked() {
                 0 => {}
                 asked => return Ok(asked),
@@ -236,58 +238,60 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
 
     fn accept(&mut self, at: usize) {
         for _ in 0..ACCEPTS {
-            if self.crew.len() >= self.limits.connections {
+            if self.threads.len() >= self.limits.connections {
                 return;
             }
-            let id = self.crew.next_id();
-            let came = self.door.accept(&self.calls, at, id, &self.tally);
-            let Some((seat, protocol)) = came else { return };
+            let id = self.threads.next_id();
+            let came = self.acceptor.accept(&self.calls, at, id, &self.counted);
+            let Some((membership, protocol)) = came else { return };
             let calls = self.calls.clone();
-            let work = move |hall: &Hall, slate: &Slate| {
+            let work = move |shared: &SharedState, status: &ThreadStatus| {
                 let calls = calls.lane(id.slot());
-                converse(&calls, hall, slate, seat, protocol, &mut || slate.notice());
+                serve_connection(&calls, shared, status, membership, protocol, &mut || {
+                    status.notice()
+                });
                 Ok(())
             };
-            if let Err(error) = self.crew.add(&self.hall, work) {
-                tracing::warn!(%error, threads = self.crew.len(), "a connection is refused");
-                self.tally.refused.add(1);
-                self.tally.closed.add(1);
+            if let Err(error) = self.threads.add(&self.shared, work) {
+                tracing::warn!(%error, threads = self.threads.len(), "a connection is refused");
+                self.counted.refused.add(1);
+                self.counted.closed.add(1);
             }
         }
     }
 
     fn reap(&mut self) -> io::Result<()> {
-        let before = self.crew.len();
-        self.gone += self.crew.reap(&self.hall)?;
-        if self.crew.len() < before {
-            self.door.try_again();
+        let before = self.threads.len();
+        self.gone += self.threads.reap(&self.shared)?;
+        if self.threads.len() < before {
+            self.acceptor.try_again();
         }
         Ok(())
     }
 
     /// Has everyone finish, and cuts off who takes too long, or all `at_once`.
     fn finish(&mut self, mut at_once: bool) -> io::Result<Ended> {
-        self.door.close();
-        self.hall.advance(Stage::Draining);
+        self.acceptor.close();
+        self.shared.advance(Stage::Draining);
         if at_once {
             self.cut();
         }
         let until = os::now() + self.limits.drain;
         let (mut pause, mut failed) = (WAKE, Ok(()));
         loop {
-            match self.crew.reap(&self.hall) {
+            match self.threads.reap(&self.shared) {
                 Ok(counted) => self.gone += counted,
                 Err(error) => failed = failed.and(Err(error)),
             }
-            if self.crew.len() == 0 {
+            if self.threads.len() == 0 {
                 self.attend(); // To what was told last.
                 let ended = if at_once { Ended::AtOnce } else { Ended::Drained };
                 return failed.map(|()| ended);
             }
             let again = self.call();
-            let wake = self.crew.wake().then_some(pause);
+            let wake = self.threads.wake().then_some(pause);
             pause = (2 * pause).min(WAKE_MOST);
-            let cuts = self.hall.stage() < Stage::Cutting;
+            let cuts = self.shared.stage() < Stage::Cutting;
             let left = cuts.then(|| until.since(os::now()));
             self.wait([again, wake, left].into_iter().flatten().min())?;
             if self.asked() > 0 {
@@ -302,51 +306,51 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
     /// Breaks everyone off; answers how many.
     fn cut(&self) -> u64 {
         // In this order: who enters a room after it was cut sees that.
-        self.hall.advance(Stage::Cutting);
+        self.shared.advance(Stage::Cutting);
         self.rooms.iter().map(|room| room.cut(&self.calls)).sum()
     }
 
     /// Sleeps until it is asked to stop, a thread has ended, or the operator has something to see
     /// or to do.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let typed = self.desk.as_ref().and_then(Desk::input);
+        let typed = self.desk.as_ref().and_then(BlockingConsole::input);
         let ask = |fd: Option<BorrowedFd<'_>>| libc::pollfd {
             fd: fd.map_or(-1, |fd| fd.as_raw_fd()), // A negative one is skipped.
             events: libc::POLLIN,
             revents: 0,
         };
-        let mut asked = [Some(self.stop.as_fd()), Some(self.hall.bell.as_fd()), typed].map(ask);
-        self.tally.turns.add(1);
-        self.tally.completed.add(self.calls.wait(&mut asked, timeout)? as u64);
+        let mut asked = [Some(self.stop.as_fd()), Some(self.shared.bell.as_fd()), typed].map(ask);
+        self.counted.turns.add(1);
+        self.counted.completed.add(self.calls.wait(&mut asked, timeout)? as u64);
         Ok(())
     }
 }
 
 /// Accepts one, serves it until it is over, and accepts the next, until the server drains.
-fn one_by_one<P: Protocol + Clone>(
+fn serve_one_after_another<P: Protocol + Clone>(
     calls: &impl Calls,
-    hall: &Hall,
-    slate: &Slate,
-    mut door: Door<P>,
+    shared: &SharedState,
+    status: &ThreadStatus,
+    mut acceptor: Acceptor<P>,
 ) -> io::Result<()> {
-    let calls = calls.lane(slate.id.slot());
-    let mut id = slate.id;
-    while hall.stage() == Stage::Serving {
-        slate.tally.completed.add(door.wait(&calls, [], true, None)? as u64);
-        slate.tally.turns.add(1);
-        for at in 0..door.len() {
-            if let Some((seat, protocol)) = door.accept(&calls, at, id, &slate.tally) {
+    let calls = calls.lane(status.id.slot());
+    let mut id = status.id;
+    while shared.stage() == Stage::Serving {
+        status.counted.completed.add(acceptor.wait(&calls, [], true, None)? as u64);
+        status.counted.turns.add(1);
+        for at in 0..acceptor.len() {
+            if let Some((membership, protocol)) = acceptor.accept(&calls, at, id, &status.counted) {
                 // Who has not been let in by then never will be, and should learn it now.
                 let mut noticed = || {
-                    slate.notice();
-                    door.close();
+                    status.notice();
+                    acceptor.close();
                 };
-                converse(&calls, hall, slate, seat, protocol, &mut noticed);
+                serve_connection(&calls, shared, status, membership, protocol, &mut noticed);
                 id = ConnId::new(id.slot(), id.generation() + 1); // The next tenant's.
             }
         }
     }
-    slate.notice();
+    status.notice();
     Ok(())
 }
 

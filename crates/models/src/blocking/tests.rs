@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 
-use super::doing::Doing;
-use super::room::{Patience, Seat};
+use super::group::{Membership, StallCheck};
+use super::state::ThreadState;
 use super::*;
 use proactor::buffer::Chunk;
 use proactor::connection::{HARD, HIGH};
@@ -20,8 +20,8 @@ const BUFFERS: &[Shape] = &[Shape { bytes: 4096, count: 256 }, Shape { bytes: 65
 /// Whoever is served.
 const ID: ConnId = ConnId::new(0, 0);
 
-fn hall() -> Hall {
-    Hall::new(BUFFERS.to_vec(), Bell::new().unwrap())
+fn shared() -> SharedState {
+    SharedState::new(BUFFERS.to_vec(), Bell::new().unwrap())
 }
 
 /// What a member says to the others.
@@ -30,31 +30,33 @@ fn said(text: impl Into<Chunk>) -> Post {
 }
 
 /// Somebody in a room, and the other end of its socket.
-fn enter(room: &Arc<Room>) -> (Seat, UnixStream) {
+fn enter(room: &Arc<Room>) -> (Membership, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     theirs.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
     (room.enter(ID, ours.into()).unwrap(), theirs)
 }
 
-/// Has a thread converse with the peer that is answered; it answers what was counted.
+/// Has a thread serve_connection with the peer that is answered; it answers what was counted.
 fn host<P>(protocol: P) -> (UnixStream, JoinHandle<Counters>)
 where
     P: Protocol + Send + 'static,
 {
-    let (seat, peer) = enter(&Arc::default());
-    (peer, thread::spawn(move || sit(seat, protocol)))
+    let (membership, peer) = enter(&Arc::default());
+    (peer, thread::spawn(move || sit(membership, protocol)))
 }
 
 /// Converses, in this thread; answers what was counted.
-fn sit(seat: Seat, protocol: impl Protocol) -> Counters {
-    let slate = slate();
-    converse(&Plain, &hall(), &slate, seat, protocol, &mut || unreachable!("nobody drains"));
-    Counters { calls: os::calls(), ..slate.tally.counters() }
+fn sit(membership: Membership, protocol: impl Protocol) -> Counters {
+    let status = status();
+    serve_connection(&Plain, &shared(), &status, membership, protocol, &mut || {
+        unreachable!("nobody drains")
+    });
+    Counters { calls: os::calls(), ..status.counted.counters() }
 }
 
-fn slate() -> Slate {
-    Slate::new(ID)
+fn status() -> ThreadStatus {
+    ThreadStatus::new(ID)
 }
 
 fn hear(peer: &mut impl Read, bytes: usize) -> Vec<u8> {
@@ -117,8 +119,8 @@ impl Protocol for Hoard {
 
 #[test]
 fn who_keeps_every_buffer_is_served_all_the_same() {
-    let (seat, mut peer) = enter(&Arc::default());
-    let host = thread::spawn(move || sit(seat, Hoard::default()));
+    let (membership, mut peer) = enter(&Arc::default());
+    let host = thread::spawn(move || sit(membership, Hoard::default()));
     for _ in 0..50 {
         peer.write_all(b"x").unwrap();
         assert_eq!(hear(&mut peer, 1), b"+");
@@ -171,9 +173,9 @@ fn who_has_said_all_discards_until_the_peer_ends_and_not_for_ever() {
 fn who_comes_is_seen_by_those_who_were_there_and_then_by_all() {
     let room = Arc::default();
     let seats = [(); 3].map(|()| enter(&room));
-    let seen = |elders| {
+    let seen = |earlier_only| {
         let mut others = Vec::new();
-        seats[1].0.look_around(elders, &mut others);
+        seats[1].0.others(earlier_only, &mut others);
         let mut numbers: Vec<u64> = others.iter().map(|other| other.number).collect();
         numbers.sort_unstable();
         numbers
@@ -182,7 +184,7 @@ fn who_comes_is_seen_by_those_who_were_there_and_then_by_all() {
     let [first, second, third] = seats;
     drop((first, third));
     let mut others = Vec::new();
-    second.0.look_around(false, &mut others);
+    second.0.others(false, &mut others);
     assert!(others.is_empty());
     assert_eq!(enter(&room).0.member.number, 4, "a number is not given twice");
 }
@@ -193,16 +195,16 @@ fn pieces_of_several_speakers_never_interleave() {
     const PIECES: usize = 40;
     /// More than the socket takes at once.
     const PIECE: usize = 400_000;
-    let (seat, mut peer) = enter(&Arc::default());
+    let (membership, mut peer) = enter(&Arc::default());
     thread::scope(|scope| {
         for speaker in 0..SPEAKERS {
-            let member = Arc::clone(&seat.member);
+            let member = Arc::clone(&membership.member);
             scope.spawn(move || {
                 let piece = vec![b'a' + speaker; PIECE];
-                let tally = Tally::default();
+                let counted = LocalCounters::default();
                 (0..PIECES)
-                    .for_each(|_| member.hear(&Plain, &[said(piece.clone())], &member, &tally));
-                assert_eq!(tally.sent_bytes.get(), (PIECES * PIECE) as u64);
+                    .for_each(|_| member.hear(&Plain, &[said(piece.clone())], &member, &counted));
+                assert_eq!(counted.sent_bytes.get(), (PIECES * PIECE) as u64);
             });
         }
         for _ in 0..PIECES * usize::from(SPEAKERS) {
@@ -215,18 +217,18 @@ fn pieces_of_several_speakers_never_interleave() {
 
 #[test]
 fn who_takes_nothing_is_evicted_and_its_thread_wakes() {
-    let (seat, _peer) = enter(&Arc::default());
-    let speaker = Arc::clone(&seat.member);
+    let (membership, _peer) = enter(&Arc::default());
+    let speaker = Arc::clone(&membership.member);
     let speaking = thread::spawn(move || {
-        let tally = Tally::default();
-        speaker.hear(&Plain, &[said(vec![b'x'; 16 << 20])], &speaker, &tally);
+        let counted = LocalCounters::default();
+        speaker.hear(&Plain, &[said(vec![b'x'; 16 << 20])], &speaker, &counted);
         // Nothing more is said to it, not even in vain.
         let calls = os::calls();
-        speaker.hear(&Plain, &[said("more")], &speaker, &tally);
+        speaker.hear(&Plain, &[said("more")], &speaker, &counted);
         assert_eq!(os::calls(), calls);
-        tally.evicted.get()
+        counted.evicted.get()
     });
-    let counters = sit(seat, Echo);
+    let counters = sit(membership, Echo);
     assert_eq!((speaking.join().unwrap(), counters.closed), (1, 1));
 }
 
@@ -236,17 +238,17 @@ fn who_waits_for_a_listener_says_for_whom() {
     let [(listener, mut peer), (speaker, _)] = [(); 2].map(|()| enter(&room));
     let (listener, speaker) = (&listener.member, &speaker.member);
     thread::scope(|scope| {
-        let pen = listener.take_pen(&Plain);
-        let tally = Tally::default();
-        scope.spawn(move || listener.hear(&Plain, &[said(vec![b'x'; 4 << 20])], speaker, &tally));
+        let writer = listener.lock_writer(&Plain);
+        let counted = LocalCounters::default();
+        scope.spawn(move || listener.hear(&Plain, &[said(vec![b'x'; 4 << 20])], speaker, &counted));
         let shows = |doing| {
-            while speaker.doing() != doing {
+            while speaker.state() != doing {
                 thread::yield_now();
             }
         };
-        shows(Doing::WaitsForPenOf(1));
-        drop(pen);
-        shows(Doing::SendsTo(1));
+        shows(ThreadState::LocksWriterOf(1));
+        drop(writer);
+        shows(ThreadState::SendsTo(1));
         hear(&mut peer, 4 << 20);
     });
     assert_eq!(listener.sent.get(), 4 << 20);
@@ -254,15 +256,15 @@ fn who_waits_for_a_listener_says_for_whom() {
 
 #[test]
 fn who_does_not_read_its_replies_gives_way_to_who_waits_to_speak() {
-    let (seat, mut peer) = enter(&Arc::default());
-    let member = Arc::clone(&seat.member);
-    let own = thread::spawn(move || sit(seat, Echo));
+    let (membership, mut peer) = enter(&Arc::default());
+    let member = Arc::clone(&membership.member);
+    let own = thread::spawn(move || sit(membership, Echo));
     // Until its own thread holds the pen and sleeps.
     peer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     while peer.write(&[0; 4096]).is_ok() {}
-    let tally = Tally::default();
-    member.hear(&Plain, &[said("news")], &member, &tally);
-    assert_eq!((own.join().unwrap().evicted, tally.counters()), (1, Counters::default()));
+    let counted = LocalCounters::default();
+    member.hear(&Plain, &[said("news")], &member, &counted);
+    assert_eq!((own.join().unwrap().evicted, counted.counters()), (1, Counters::default()));
 }
 
 #[test]
@@ -270,25 +272,25 @@ fn patience_is_over_with_who_takes_nothing_and_not_with_who_takes_a_little() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     while (&ours).write(&[0; 4096]).is_ok() {}
-    let mut patience = Patience::default();
-    assert!(!patience.is_over(ours.as_fd()), "the first time");
+    let mut stall = StallCheck::default();
+    assert!(!stall.is_over(ours.as_fd()), "the first time");
     hear(&mut theirs, 4096);
-    assert!(!patience.is_over(ours.as_fd()), "it took some");
-    assert!(patience.is_over(ours.as_fd()), "it took none since");
+    assert!(!stall.is_over(ours.as_fd()), "it took some");
+    assert!(stall.is_over(ours.as_fd()), "it took none since");
 }
 
 #[test]
 fn a_send_sleeps_for_a_bounded_time_and_who_is_cut_does_not_sleep_again() {
     let room = Arc::default();
-    let (seat, _peer) = enter(&room);
+    let (membership, _peer) = enter(&room);
     let piece = vec![0; 16 << 20];
-    while seat.member.send(&Plain, &queue(&piece), usize::MAX).is_ok() {} // Each sleeps for `SOFT`.
-    let error = seat.member.send(&Plain, &queue(&piece), usize::MAX).unwrap_err();
+    while membership.member.send(&Plain, &queue(&piece), usize::MAX).is_ok() {} // Each sleeps for `SOFT`.
+    let error = membership.member.send(&Plain, &queue(&piece), usize::MAX).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock, "after {SOFT:?}");
     assert_eq!(room.cut(&Plain), 1);
-    let error = seat.member.send(&Plain, &queue(&piece), usize::MAX).unwrap_err();
+    let error = membership.member.send(&Plain, &queue(&piece), usize::MAX).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
-    assert_eq!(os::recv(seat.member.socket(), &mut [0]).unwrap(), 0);
+    assert_eq!(os::recv(membership.member.socket(), &mut [0]).unwrap(), 0);
 }
 
 fn queue(bytes: &[u8]) -> proactor::buffer::SendQueue {
@@ -301,107 +303,109 @@ fn queue(bytes: &[u8]) -> proactor::buffer::SendQueue {
 
 #[test]
 fn mail_is_for_who_is_served_and_not_for_the_next() {
-    let (room, slate) = (Arc::default(), slate());
+    let (room, status) = (Arc::default(), status());
     let [first, second] = [(); 2].map(|()| enter(&room).0);
-    assert_eq!(slate.post(&Plain, None, b"nobody\n"), None);
-    slate.begin(Arc::clone(&first.member));
-    assert_eq!(slate.post(&Plain, Some(2), b"another\n"), None);
-    assert_eq!(slate.post(&Plain, Some(1), b"one\n"), Some(true));
-    assert_eq!(slate.post(&Plain, None, b"all\n"), Some(true));
-    assert_eq!(slate.take_mail().as_deref(), Some(&b"one\nall\n"[..]));
-    assert!(slate.take_mail().is_none() && !slate.is_called());
-    slate.post(&Plain, None, b"too late\n");
-    slate.end();
-    slate.begin(Arc::clone(&second.member));
-    assert!(slate.take_mail().is_none() && !slate.is_called());
-    assert_eq!(slate.look(|member| member.number), Some(2));
+    assert_eq!(status.post(&Plain, None, b"nobody\n"), None);
+    status.begin(Arc::clone(&first.member));
+    assert_eq!(status.post(&Plain, Some(2), b"another\n"), None);
+    assert_eq!(status.post(&Plain, Some(1), b"one\n"), Some(true));
+    assert_eq!(status.post(&Plain, None, b"all\n"), Some(true));
+    assert_eq!(status.take_messages().as_deref(), Some(&b"one\nall\n"[..]));
+    assert!(status.take_messages().is_none() && !status.is_called());
+    status.post(&Plain, None, b"too late\n");
+    status.end();
+    status.begin(Arc::clone(&second.member));
+    assert!(status.take_messages().is_none() && !status.is_called());
+    assert_eq!(status.look(|member| member.number), Some(2));
     second.member.set_open(false);
-    assert_eq!(slate.post(&Plain, None, b"said in vain\n"), Some(false));
+    assert_eq!(status.post(&Plain, None, b"said in vain\n"), Some(false));
 }
 
 #[test]
 fn only_who_sleeps_for_its_own_peer_is_woken_for_its_mail() {
-    let ((seat, _peer), slate) = (enter(&Arc::default()), slate());
-    slate.begin(Arc::clone(&seat.member));
+    let ((membership, _peer), status) = (enter(&Arc::default()), status());
+    status.begin(Arc::clone(&membership.member));
     let woken = |doing| {
-        seat.member.does(doing);
-        slate.is_to_be_woken()
+        membership.member.does(doing);
+        status.is_to_be_woken()
     };
-    assert!(!woken(Doing::Receives), "it has none");
-    slate.post(&Plain, None, b"news\n");
-    assert!(woken(Doing::Receives) && woken(Doing::Stays));
-    assert!(!woken(Doing::Sends) && !woken(Doing::SendsTo(2)) && !woken(Doing::Runs));
+    assert!(!woken(ThreadState::Receives), "it has none");
+    status.post(&Plain, None, b"news\n");
+    assert!(woken(ThreadState::Receives) && woken(ThreadState::Stays));
+    assert!(
+        !woken(ThreadState::Sends) && !woken(ThreadState::SendsTo(2)) && !woken(ThreadState::Runs)
+    );
 }
 
 #[test]
 fn an_operator_who_says_more_than_anyone_takes_gives_the_listener_up() {
-    let ((seat, mut peer), slate) = (enter(&Arc::default()), slate());
-    slate.begin(Arc::clone(&seat.member));
-    assert_eq!(slate.post(&Plain, None, &vec![b'x'; HARD]), Some(true));
-    assert_eq!(slate.post(&Plain, None, b"x"), Some(false));
-    assert!(seat.member.is_given_up());
+    let ((membership, mut peer), status) = (enter(&Arc::default()), status());
+    status.begin(Arc::clone(&membership.member));
+    assert_eq!(status.post(&Plain, None, &vec![b'x'; HARD]), Some(true));
+    assert_eq!(status.post(&Plain, None, b"x"), Some(false));
+    assert!(membership.member.is_broken_off());
     assert_eq!(hear_all(&mut peer), b"");
 }
 
 #[test]
 fn what_the_operator_is_told_faster_than_it_is_shown_is_bounded_and_counted() {
-    let mut hall = hall();
-    hall.tell(b"nobody sits there\n");
-    hall.attended = true;
-    assert_eq!(hall.take_told(), (vec![], 0));
+    let mut shared = shared();
+    shared.tell(b"nobody sits there\n");
+    shared.attended = true;
+    assert_eq!(shared.take_operator_messages(), (vec![], 0));
     let line = vec![b'x'; 1 << 16];
-    (0..20).for_each(|_| hall.tell(&line));
-    let (lines, lost) = hall.take_told();
+    (0..20).for_each(|_| shared.tell(&line));
+    let (lines, lost) = shared.take_operator_messages();
     assert_eq!((lines.len() / line.len(), lost), (16, 4));
-    assert_eq!(hall.bell.take(), 1, "rung once");
-    hall.tell(b"more\n");
-    assert_eq!((hall.bell.take(), hall.take_told()), (1, (b"more\n".to_vec(), 0)));
+    assert_eq!(shared.bell.take(), 1, "rung once");
+    shared.tell(b"more\n");
+    assert_eq!((shared.bell.take(), shared.take_operator_messages()), (1, (b"more\n".to_vec(), 0)));
 }
 
 // Threads.
 
 #[test]
 fn whoever_sleeps_is_woken_until_it_has_noticed() {
-    let hall = Arc::new(hall());
-    let mut crew = Crew::new();
+    let shared = Arc::new(shared());
+    let mut threads = ThreadPool::new();
     os::allow_interrupts().unwrap();
-    let (seat, _peer) = enter(&Arc::default());
-    let hear_it = |hall: &Hall, slate: &Slate| {
-        converse(&Plain, hall, slate, seat, Echo, &mut || slate.notice());
+    let (membership, _peer) = enter(&Arc::default());
+    let hear_it = |shared: &SharedState, status: &ThreadStatus| {
+        serve_connection(&Plain, shared, status, membership, Echo, &mut || status.notice());
         Ok(())
     };
-    crew.add(&hall, hear_it).unwrap();
-    hall.advance(Stage::Draining);
-    while crew.wake() {
+    threads.add(&shared, hear_it).unwrap();
+    shared.advance(Stage::Draining);
+    while threads.wake() {
         thread::yield_now();
     }
     drop(_peer);
-    while crew.len() > 0 {
-        crew.reap(&hall).unwrap();
+    while threads.len() > 0 {
+        threads.reap(&shared).unwrap();
         thread::yield_now();
     }
 }
 
 #[test]
 fn a_thread_that_cannot_begin_leaves_its_place_to_the_next() {
-    let hall = Arc::new(hall());
-    let mut crew = Crew::new();
+    let shared = Arc::new(shared());
+    let mut threads = ThreadPool::new();
     let (go, gone) = std::sync::mpsc::channel::<()>();
-    crew.stack = 1 << 60;
-    assert!(crew.add(&hall, |_, _| unreachable!()).is_err());
-    crew.stack = 1 << 20;
-    let work = move |_: &Hall, slate: &Slate| {
+    threads.stack = 1 << 60;
+    assert!(threads.add(&shared, |_, _| unreachable!()).is_err());
+    threads.stack = 1 << 20;
+    let work = move |_: &SharedState, status: &ThreadStatus| {
         gone.recv().unwrap();
-        slate.tally.turns.add(7);
+        status.counted.turns.add(7);
         Ok(())
     };
-    crew.add(&hall, work).unwrap();
-    assert_eq!(crew.reap(&hall).unwrap().turns, 0, "nobody has ended");
-    assert_eq!(crew.len(), 1);
+    threads.add(&shared, work).unwrap();
+    assert_eq!(threads.reap(&shared).unwrap().turns, 0, "nobody has ended");
+    assert_eq!(threads.len(), 1);
     go.send(()).unwrap();
     let mut turns = 0;
-    while crew.len() > 0 {
-        turns += crew.reap(&hall).unwrap().turns;
+    while threads.len() > 0 {
+        turns += threads.reap(&shared).unwrap().turns;
     }
     assert_eq!(turns, 7);
 }
@@ -419,7 +423,7 @@ fn serve<P: Protocol + Clone + Send + 'static>(style: Style, protocol: P, stack:
         // Long: who is cut off would not have ended by itself.
         let limits = Limits { drain: Duration::from_secs(60), ..Limits::default() };
         let mut server = Blocking::new(style, BUFFERS.to_vec(), limits, asked).unwrap();
-        server.crew.stack = stack;
+        server.threads.stack = stack;
         server.listen(listener.into(), protocol).unwrap();
         (server.run().unwrap(), server.counters())
     });

@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::task::{Wake, Waker};
 use std::thread;
 
-use super::server::Task;
+use super::state::TaskState;
 use super::*;
 use proactor::buffer::{Chunk, Shape};
 use proactor::protocol::testing::Tell;
@@ -161,7 +161,7 @@ fn an_alarm_that_nobody_needs_any_more_is_forgotten() {
     let (coroutines, ..) = server(Echo, Limits::default());
     let shared = Rc::clone(&coroutines.server);
     coroutines.runtime.block_on(async {
-        let mut keeper = pin!(keep_time(Rc::clone(&shared)));
+        let mut keeper = pin!(run_timers(Rc::clone(&shared)));
         let mut poll = |due| {
             shared.borrow_mut().due = due;
             let mut cx = Context::from_waker(Waker::noop());
@@ -185,32 +185,34 @@ fn whom_others_mark_is_woken_and_who_goes_on_anyway_is_not() {
     let bell = Arc::new(Bell(AtomicU32::new(0)));
     let waker = Waker::from(Arc::clone(&bell));
     let rung = || bell.0.swap(0, Ordering::Relaxed);
-    let mut server = Server::<Tell>::new(Plain, Pool::new(BUFFERS).unwrap(), Limits::default());
-    let ids = [(); 3].map(|()| server.peers.open(Tell, Room(0), Task::new(None)));
-    ids.iter().for_each(|&id| assert!(!server.wish(id, &waker).send));
+    let mut server =
+        ServerState::<Tell>::new(Plain, Pool::new(BUFFERS).unwrap(), Limits::default());
+    let ids = [(); 3].map(|()| server.peers.open(Tell, Room(0), TaskState::new(None)));
+    ids.iter().for_each(|&id| assert!(!server.wants(id, &waker).send));
     server.settle(None);
     rung();
     server.peers.received(ids[0], Chunk::from("to both others"));
     server.settle(Some(ids[0]));
     assert_eq!(rung(), 2);
-    assert!(server.wish(ids[1], &waker).send && !server.wish(ids[0], &waker).send);
+    assert!(server.wants(ids[1], &waker).send && !server.wants(ids[0], &waker).send);
 }
 
 #[test]
 fn a_task_shows_what_it_awaits() {
-    let mut server = Server::<Tell>::new(Plain, Pool::new(BUFFERS).unwrap(), Limits::default());
-    let ids = [(); 2].map(|()| server.peers.open(Tell, Room(0), Task::new(None)));
+    let mut server =
+        ServerState::<Tell>::new(Plain, Pool::new(BUFFERS).unwrap(), Limits::default());
+    let ids = [(); 2].map(|()| server.peers.open(Tell, Room(0), TaskState::new(None)));
     server.settle(None);
-    let shown = |server: &mut Server<Tell>| {
-        server.peers.get_mut(ids[0]).unwrap().driver.sight().doing.join(", ")
+    let shown = |server: &mut ServerState<Tell>| {
+        server.peers.get_mut(ids[0]).unwrap().driver.socket_info().doing.join(", ")
     };
     assert_eq!(shown(&mut server), "awaits its turn");
-    server.wish(ids[0], Waker::noop());
+    server.wants(ids[0], Waker::noop());
     assert_eq!(shown(&mut server), "awaits read");
     server.peers.received(ids[1], Chunk::from("to the other"));
     server.settle(Some(ids[1]));
-    server.wish(ids[0], Waker::noop());
+    server.wants(ids[0], Waker::noop());
     assert_eq!(shown(&mut server), "awaits read, awaits write");
-    server.yields(ids[0]);
+    server.yield_task(ids[0]);
     assert_eq!(shown(&mut server), "awaits its turn");
 }

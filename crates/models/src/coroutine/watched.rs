@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
-use super::witness::Witness;
+use super::hooks::RuntimeHooks;
 use proactor::keys::Key;
 use proactor::os;
 use proactor_trace::Call;
@@ -16,12 +16,12 @@ use proactor_trace::Call;
 /// A descriptor in the epoll(7) of the executor, edge-triggered: what was reported is remembered
 /// until it is [`Ready::clear_ready`]ed.
 #[derive(Debug)]
-pub(super) struct Watched(AsyncFd<OwnedFd>);
+pub(super) struct WatchedFd(AsyncFd<OwnedFd>);
 
 /// The memory of a report.
 pub(super) type Ready<'a> = AsyncFdReadyGuard<'a, OwnedFd>;
 
-impl Watched {
+impl WatchedFd {
     /// From now on the executor, within which this is called, watches `fd`, which is `key`'s;
     /// `calls` sees it.
     ///
@@ -30,8 +30,8 @@ impl Watched {
     ///
     /// # Panics
     /// Outside of an executor.
-    pub(super) fn new(fd: OwnedFd, key: Key, calls: &impl Witness) -> io::Result<Watched> {
-        Watched::with(fd, Interest::READABLE | Interest::WRITABLE, key, calls)
+    pub(super) fn new(fd: OwnedFd, key: Key, calls: &impl RuntimeHooks) -> io::Result<WatchedFd> {
+        WatchedFd::with(fd, Interest::READABLE | Interest::WRITABLE, key, calls)
     }
 
     /// The same, of what is only read from.
@@ -41,21 +41,25 @@ impl Watched {
     ///
     /// # Panics
     /// Outside of an executor.
-    pub(super) fn reading(fd: OwnedFd, key: Key, calls: &impl Witness) -> io::Result<Watched> {
-        Watched::with(fd, Interest::READABLE, key, calls)
+    pub(super) fn reading(
+        fd: OwnedFd,
+        key: Key,
+        calls: &impl RuntimeHooks,
+    ) -> io::Result<WatchedFd> {
+        WatchedFd::with(fd, Interest::READABLE, key, calls)
     }
 
     fn with(
         fd: OwnedFd,
         interest: Interest,
         key: Key,
-        calls: &impl Witness,
-    ) -> io::Result<Watched> {
+        calls: &impl RuntimeHooks,
+    ) -> io::Result<WatchedFd> {
         os::count_call(); // epoll_ctl(2), by tokio
         calls.watch(Call::Watch, key, fd.as_raw_fd(), || {
             // SAFETY: an `OwnedFd` is open, stays open and stays the same descriptor while it is
             // owned; nothing here hands out a `&mut` by which another could be put in its place.
-            Ok(Watched(unsafe { AsyncFd::register_with_interest(fd, interest) }?))
+            Ok(WatchedFd(unsafe { AsyncFd::register_with_interest(fd, interest) }?))
         })
     }
 
@@ -84,7 +88,7 @@ impl Watched {
     }
 
     /// No longer watches it, and closes it.
-    pub(super) fn close(self, key: Key, calls: &impl Witness) {
+    pub(super) fn close(self, key: Key, calls: &impl RuntimeHooks) {
         os::count_call(); // epoll_ctl(2), by tokio
         let file = self.as_fd().as_raw_fd();
         let fd = calls.watch(Call::Unwatch, key, file, || Ok(self.0.into_inner()));
@@ -92,7 +96,7 @@ impl Watched {
     }
 }
 
-impl AsFd for Watched {
+impl AsFd for WatchedFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

@@ -5,9 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::family::Family;
-use super::relay::Member;
-use super::single::Single;
+use super::fork_hooks::ForkHooks;
+use super::relay::RelayEnd;
+use super::single::SingleConnection;
 use proactor::buffer::{Pool, Shape};
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, Whose};
@@ -23,17 +23,17 @@ const BUFFERS: usize = 16;
 
 /// What a child is given: its client, the `me`th at its listener.
 #[derive(Debug)]
-pub(super) struct Charge<P> {
+pub(super) struct NewConnection<P> {
     pub(super) socket: OwnedFd,
     pub(super) protocol: P,
     pub(super) me: u64,
 }
 
-impl<P: Protocol + Clone> Charge<P> {
+impl<P: Protocol + Clone> NewConnection<P> {
     /// Serves it, until it has gone or has been told to and drained; answers the exit status.
     /// `calls` are this process's own, and the connection is known as `client` to all. `line` leads
     /// to the parent, if its client can hear of others.
-    pub(super) fn live<C: Family>(
+    pub(super) fn live<C: ForkHooks>(
         self,
         (calls, client): (C, ConnId),
         line: Option<OwnedFd>,
@@ -58,7 +58,7 @@ impl<P: Protocol + Clone> Charge<P> {
         }
     }
 
-    fn alone<C: Family>(
+    fn alone<C: ForkHooks>(
         self,
         (calls, client): (C, ConnId),
         pool: Rc<Pool>,
@@ -69,12 +69,12 @@ impl<P: Protocol + Clone> Charge<P> {
         // The socket is closed when this has ended; then nothing is opened before the process ends.
         signals.tell(Wake::Unblock(self.socket.as_fd()))?;
         let calls = (calls, Whose::Conn(client).into());
-        let single = Single::new(calls, self.socket, self.protocol, self.me, pool);
+        let single = SingleConnection::new(calls, self.socket, self.protocol, self.me, pool);
         single.serve(process::told, publish)
     }
 
     /// Serves it in a room of two: the client, and the line to the parent.
-    pub(super) fn among_others<C: Family>(
+    pub(super) fn among_others<C: ForkHooks>(
         self,
         (calls, client): (C, ConnId),
         line: OwnedFd,
@@ -88,10 +88,10 @@ impl<P: Protocol + Clone> Charge<P> {
         let mut room = Reactor::new(calls.selector(), pool, limits, stop)?;
         let next = room.next_id();
         C::name(room.selector_mut(), next, Whose::Line(client));
-        room.adopt_line(line, Member::line(), Room(0));
+        room.adopt_line(line, RelayEnd::line(), Room(0));
         let next = room.next_id();
         C::name(room.selector_mut(), next, Whose::Conn(client));
-        room.adopt(self.socket, Member::guest(self.protocol, self.me), Room(0));
+        room.adopt(self.socket, RelayEnd::client(self.protocol, self.me), Room(0));
         loop {
             // To be told while it drains by itself changes nothing.
             let drained = room.turn()? == Some(Ended::Drained);
@@ -130,9 +130,11 @@ mod tests {
         let child = thread::spawn(move || {
             let pool = Pool::new(&[Shape { bytes: 1024, count: 8 }]).unwrap();
             let (stop, mut counted) = (Stop::new().unwrap(), Counters::default());
-            let charge = Charge { socket, protocol: Chat::default(), me: 7 };
+            let connection = NewConnection { socket, protocol: Chat::default(), me: 7 };
             let calls = (Plain, ConnId::new(0, 0));
-            charge.among_others(calls, its, pool, stop, |counters| counted = *counters).unwrap();
+            connection
+                .among_others(calls, its, pool, stop, |counters| counted = *counters)
+                .unwrap();
             counted
         });
         (client, parent, child)

@@ -18,7 +18,7 @@ pub(super) fn broadcast(post: Post, out: &mut Outbox<'_>) {
 }
 
 /// Says to the others that no more will be said: a frame of nothing.
-pub(super) fn broadcast_farewell(out: &mut Outbox<'_>) {
+pub(super) fn broadcast_goodbye(out: &mut Outbox<'_>) {
     out.broadcast(&[0; HEADER][..]);
 }
 

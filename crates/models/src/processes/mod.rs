@@ -1,4 +1,4 @@
-//! A child process for each connection, and the parent that accepts, relays and buries.
+//! A child process for each connection, and the parent that accepts, relays and reaps.
 //!
 //! ```text
 //!   parent: accept ──► fork ──► relay, reap ──► …        one thread, asleep in one poll(2)
@@ -17,14 +17,14 @@
 //! nothing is lost with a child; it waits for every child that ends, whatever signals coalesce; and
 //! no child outlives it.
 //!
-//! Who remembers what happens is a [`Family`], by which all calls are made; by default nobody is,
+//! Who remembers what happens is a [`ForkHooks`], by which all calls are made; by default nobody is,
 //! and nothing of that is there.
 
 mod child;
-mod family;
+mod fork_hooks;
 mod frames;
-mod ledger;
 mod relay;
+mod shared_counters;
 mod single;
 
 use std::collections::HashMap;
@@ -33,11 +33,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitStatus;
 
-pub use self::family::{Family, Named};
+pub use self::fork_hooks::{ForkHooks, RenamingLog};
 
-use self::child::Charge;
-use self::ledger::{Ledger, Page};
+use self::child::NewConnection;
 use self::relay::Relay;
+use self::shared_counters::{CounterSlot, SharedCounters};
 use proactor::buffer::{Pool, Shape};
 use proactor::calls::Plain;
 use proactor::clock::Nanos;
@@ -59,12 +59,12 @@ const NONE: RawFd = -1;
 
 // What the relay's loop watches for the parent.
 const STOP: u32 = 0;
-const DEATHS: u32 = 1;
+const CHILD_EXITS: u32 = 1;
 const LISTENERS: u32 = 2;
 
 /// A server that forks a child for each connection.
 #[derive(Debug)]
-pub struct Processes<P, C: Family = Plain> {
+pub struct Processes<P, C: ForkHooks = Plain> {
     /// By what the parent's calls are made.
     calls: C,
     /// The loop in which the parent waits for everything. Its connections are lines to children.
@@ -73,9 +73,9 @@ pub struct Processes<P, C: Family = Plain> {
     /// How many have ever come: the number of the last.
     came: u64,
     /// Whose client was accepted and could not be forked for yet.
-    waiting: Option<(usize, Charge<P>)>,
-    children: HashMap<Pid, Page>,
-    ledger: Ledger,
+    waiting: Option<(usize, NewConnection<P>)>,
+    children: HashMap<Pid, CounterSlot>,
+    counted: SharedCounters,
     deaths: Deaths,
     alone: Alone,
     buffers: Vec<Shape>,
@@ -111,7 +111,7 @@ impl<P: Protocol + Clone> Processes<P> {
     }
 }
 
-impl<P: Protocol + Clone, C: Family> Processes<P, C> {
+impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
     /// A server without a listener, which `stop` can stop. The relay and each child have buffers
     /// like these, of each size a few; each child has its own [lane](proactor::calls::Calls::lane) of
     /// `calls`. Blocks SIGCHLD in this thread for good.
@@ -130,7 +130,7 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
         let never = Stop::new()?;
         let mut relay = Reactor::new(calls.selector(), Pool::new(buffers)?, limits, never)?;
         relay.watch(stop.as_fd(), STOP)?;
-        relay.watch(deaths.as_fd(), DEATHS)?;
+        relay.watch(deaths.as_fd(), CHILD_EXITS)?;
         Ok(Processes {
             calls,
             relay,
@@ -138,7 +138,7 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
             came: 0,
             waiting: None,
             children: HashMap::new(),
-            ledger: Ledger::new(limits.connections)?,
+            counted: SharedCounters::new(limits.connections)?,
             deaths,
             alone,
             buffers: buffers.to_vec(),
@@ -185,13 +185,13 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
         counters.starved += relay.starved;
         counters.evicted += relay.evicted;
         counters.calls += os::calls() - self.calls_before;
-        for &page in self.children.values() {
-            counters += self.ledger.read(page);
+        for &slot in self.children.values() {
+            counters += self.counted.read(slot);
         }
         counters
     }
 
-    /// One turn: sleep until something is to be relayed, accepted or buried.
+    /// One turn: sleep until something is to be relayed, accepted or reaped.
     fn turn(&mut self) -> io::Result<Option<Ended>> {
         self.watch_listeners()?;
         self.relay.wake_at([self.stage.deadline(), self.accept_at].into_iter().flatten().min());
@@ -202,7 +202,7 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
         for guest in guests.drain(..) {
             match guest {
                 STOP => at_once |= self.stop(),
-                DEATHS => self.bury()?,
+                CHILD_EXITS => self.reap()?,
                 listener => self.accept((listener - LISTENERS) as usize),
             }
         }
@@ -273,13 +273,13 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
         self.counters.accepted += 1;
         self.came += 1;
         let (protocol, me) = (self.listeners[at].protocol.clone(), self.came);
-        self.fork_for(at, Charge { socket, protocol, me });
+        self.fork_for(at, NewConnection { socket, protocol, me });
     }
 
     /// Forks a child for a client. If that fails for now, the client waits.
-    fn fork_for(&mut self, at: usize, charge: Charge<P>) {
-        let (protocol, me) = (charge.protocol.clone(), charge.me);
-        match self.fork(at, charge) {
+    fn fork_for(&mut self, at: usize, connection: NewConnection<P>) {
+        let (protocol, me) = (connection.protocol.clone(), connection.me);
+        match self.fork(at, connection) {
             Ok((_, None)) => {}
             Ok((client, Some(line))) => {
                 // A child that says something before this is heard after it.
@@ -287,9 +287,9 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
                 C::name(self.relay.selector_mut(), next, Whose::Line(client));
                 self.relay.adopt_line(line, relay, Room(at as u16));
             }
-            Err((error, charge)) => {
+            Err((error, connection)) => {
                 self.pause("cannot fork for now: a connection waits", &error);
-                self.waiting = Some((at, charge));
+                self.waiting = Some((at, connection));
             }
         }
     }
@@ -299,38 +299,38 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
     fn fork(
         &mut self,
         at: usize,
-        charge: Charge<P>,
-    ) -> Result<(ConnId, Option<OwnedFd>), (io::Error, Charge<P>)> {
-        let (ours, its) = match charge.protocol.broadcasts().then(line).transpose() {
+        connection: NewConnection<P>,
+    ) -> Result<(ConnId, Option<OwnedFd>), (io::Error, NewConnection<P>)> {
+        let (ours, its) = match connection.protocol.broadcasts().then(line).transpose() {
             Ok(pair) => pair.unzip(),
-            Err(error) => return Err((error, charge)),
+            Err(error) => return Err((error, connection)),
         };
-        let page = self.ledger.open();
-        let client = page.client();
-        let mut keep = vec![charge.socket.as_raw_fd()];
+        let slot = self.counted.open();
+        let client = slot.client();
+        let mut keep = vec![connection.socket.as_raw_fd()];
         keep.extend(its.as_ref().map(|its: &OwnedFd| its.as_raw_fd()));
         // Both processes own them; each takes its own.
-        let (mut charge, mut its) = (Some(charge), its);
-        let (calls, ledger, buffers) = (&self.calls, &self.ledger, &self.buffers);
+        let (mut connection, mut its) = (Some(connection), its);
+        let (calls, counted, buffers) = (&self.calls, &self.counted, &self.buffers);
         let live = |signals| {
-            let charge = charge.take().expect("taken once, in the child");
+            let connection = connection.take().expect("taken once, in the child");
             let own = (calls.lane(client.slot()), client);
-            let publish = |counters: &Counters| ledger.write(page, counters);
-            charge.live(own, its.take(), buffers, signals, publish)
+            let publish = |counters: &Counters| counted.write(slot, counters);
+            connection.live(own, its.take(), buffers, signals, publish)
         };
         let (whose, fork) = (Whose::Conn(client), || process::fork(&self.alone, &keep, live));
         let forked = calls.made(Call::Fork, (whose, keep[0]), fork, |pid| pid.number());
-        let charge = charge.take().expect("not taken in the parent");
+        let connection = connection.take().expect("not taken in the parent");
         match forked {
             Ok(pid) => {
-                self.children.insert(pid, page);
+                self.children.insert(pid, slot);
                 // It was the listener's; the connection's own is the child's to close.
-                self.calls.close(Whose::Listener(at).into(), charge.socket);
+                self.calls.close(Whose::Listener(at).into(), connection.socket);
                 Ok((client, ours))
             }
             Err(error) => {
-                self.ledger.close(page);
-                Err((error, charge))
+                self.counted.close(slot);
+                Err((error, connection))
             }
         }
     }
@@ -338,43 +338,43 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
     // Going.
 
     /// Waits for the children that have ended: for all, since their signals are one.
-    fn bury(&mut self) -> io::Result<()> {
+    fn reap(&mut self) -> io::Result<()> {
         self.deaths.take();
         let who = |pid: &Option<Pid>| pid.map_or(0, Pid::number);
         while let Some(pid) =
-            self.calls.made(Call::Reap, (Whose::Guest(DEATHS), NONE), process::ended, who)?
+            self.calls.made(Call::Reap, (Whose::Guest(CHILD_EXITS), NONE), process::ended, who)?
         {
             if !self.children.contains_key(&pid) {
                 // A child of somebody else's in this process, who is to wait for it. It is named
                 // before ours, so these are asked one by one.
-                return self.bury_each();
+                return self.reap_each();
             }
-            self.bury_if_ended(pid)?;
+            self.reap_if_ended(pid)?;
         }
         Ok(())
     }
 
-    fn bury_each(&mut self) -> io::Result<()> {
+    fn reap_each(&mut self) -> io::Result<()> {
         let all: Vec<Pid> = self.children.keys().copied().collect();
-        all.into_iter().try_for_each(|pid| self.bury_if_ended(pid))
+        all.into_iter().try_for_each(|pid| self.reap_if_ended(pid))
     }
 
-    fn bury_if_ended(&mut self, pid: Pid) -> io::Result<()> {
+    fn reap_if_ended(&mut self, pid: Pid) -> io::Result<()> {
         let client = self.children[&pid].client();
         let who = |status: &Option<_>| status.map_or(0, |_| pid.number());
         let reap = || process::reap(pid);
         if let Some(status) = self.calls.made(Call::Reap, (Whose::Conn(client), NONE), reap, who)? {
-            self.buried(pid, status);
+            self.reaped(pid, status);
         }
         Ok(())
     }
 
-    fn buried(&mut self, pid: Pid, status: ExitStatus) {
+    fn reaped(&mut self, pid: Pid, status: ExitStatus) {
         if !status.success() && self.stage != Stage::Cutting {
             tracing::warn!(%pid, "a child died, and its connection with it: {status}");
         }
-        let page = self.children.remove(&pid).expect("a child is buried once");
-        self.counters += self.ledger.close(page);
+        let slot = self.children.remove(&pid).expect("a child is reaped once");
+        self.counters += self.counted.close(slot);
         self.counters.closed += 1;
         self.accept_at = None;
     }
@@ -389,9 +389,9 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
             }
         }
         if self.wants_accept()
-            && let Some((at, charge)) = self.waiting.take()
+            && let Some((at, connection)) = self.waiting.take()
         {
-            self.fork_for(at, charge);
+            self.fork_for(at, connection);
         }
     }
 
@@ -408,12 +408,12 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
     /// Accepts no more, and tells every child to finish.
     fn drain(&mut self) {
         self.stage = Stage::Draining(os::now() + self.limits.drain);
-        if let Some((at, charge)) = self.waiting.take() {
-            self.calls.close(Whose::Listener(at).into(), charge.socket);
+        if let Some((at, connection)) = self.waiting.take() {
+            self.calls.close(Whose::Listener(at).into(), connection.socket);
             self.counters.closed += 1;
         }
-        for (&pid, page) in &self.children {
-            if let Err(error) = self.kill(page.client(), || process::tell(pid)) {
+        for (&pid, slot) in &self.children {
+            if let Err(error) = self.kill(slot.client(), || process::tell(pid)) {
                 tracing::warn!(%pid, "a child cannot be told to drain: {error}");
             }
         }
@@ -427,31 +427,31 @@ impl<P: Protocol + Clone, C: Family> Processes<P, C> {
     }
 }
 
-impl<P, C: Family> Processes<P, C> {
+impl<P, C: ForkHooks> Processes<P, C> {
     fn kill(&self, client: ConnId, kill: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         self.calls.made(Call::Kill, (Whose::Conn(client), NONE), kill, |()| 0)
     }
 
     fn kill_each(&self) {
-        for (&pid, page) in &self.children {
+        for (&pid, slot) in &self.children {
             // One that has ended already is still there to be waited for.
-            let _ = self.kill(page.client(), || process::kill(pid));
+            let _ = self.kill(slot.client(), || process::kill(pid));
         }
     }
 
     /// Ends all children, and waits for each.
     fn kill_all(&mut self) {
         self.kill_each();
-        for (pid, page) in self.children.drain() {
-            let (whose, wait) = ((Whose::Conn(page.client()), NONE), || process::wait(pid));
+        for (pid, slot) in self.children.drain() {
+            let (whose, wait) = ((Whose::Conn(slot.client()), NONE), || process::wait(pid));
             let _ = self.calls.made(Call::Reap, whose, wait, |_| pid.number());
-            self.counters += self.ledger.close(page);
+            self.counters += self.counted.close(slot);
             self.counters.closed += 1;
         }
     }
 }
 
-impl<P, C: Family> Drop for Processes<P, C> {
+impl<P, C: ForkHooks> Drop for Processes<P, C> {
     /// No child outlives it.
     fn drop(&mut self) {
         self.kill_all();

@@ -17,7 +17,7 @@
 //! who talks waits for who is slow, across all three processes.
 //!
 //! Who comes is announced by the parent, with a copy of the protocol that begins as the child's
-//! does. Who goes is announced by the child, if it lives to; its last frame is a farewell. Of a
+//! does. Who goes is announced by the child, if it lives to; its last frame is a goodbye. Of a
 //! child that ended without one, the parent's copy says what it has to say when it goes.
 
 use super::frames::{self, Frames, HEADER};
@@ -32,14 +32,14 @@ pub(super) struct Relay<P> {
     me: u64,
     frames: Frames,
     /// True once the child has said all, its going included.
-    farewell: bool,
+    goodbye: bool,
 }
 
 impl<P: Protocol> Relay<P> {
     /// The end of a line to the child whose client is the `me`th at its listener, and is served
     /// `protocol`.
     pub(super) fn new(protocol: P, me: u64) -> Relay<P> {
-        Relay { protocol, me, frames: Frames::default(), farewell: false }
+        Relay { protocol, me, frames: Frames::default(), goodbye: false }
     }
 
     /// Says to the others what its protocol says to them; what it replies, the child replies.
@@ -57,15 +57,15 @@ impl<P: Protocol> Protocol for Relay<P> {
     }
 
     fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-        let farewell = &mut self.farewell;
+        let goodbye = &mut self.goodbye;
         self.frames.feed(chunk, |frame| match frame.len() {
-            HEADER => *farewell = true,
+            HEADER => *goodbye = true,
             _ => out.broadcast(frame),
         });
     }
 
     fn close(&mut self, out: &mut Outbox<'_>) {
-        if !self.farewell {
+        if !self.goodbye {
             self.announce(out, |protocol, out| protocol.close(out));
         }
     }
@@ -73,35 +73,35 @@ impl<P: Protocol> Protocol for Relay<P> {
 
 /// In a child: one of the two in its room.
 #[derive(Debug, Clone)]
-pub(super) enum Member<P> {
+pub(super) enum RelayEnd<P> {
     /// The client.
-    Guest(Guest<P>),
+    Client(Client<P>),
     /// The parent.
     Line(Line),
 }
 
-impl<P: Protocol> Member<P> {
+impl<P: Protocol> RelayEnd<P> {
     /// The client, the `me`th at its listener.
-    pub(super) fn guest(protocol: P, me: u64) -> Member<P> {
-        Member::Guest(Guest { protocol, me, posts: Vec::new() })
+    pub(super) fn client(protocol: P, me: u64) -> RelayEnd<P> {
+        RelayEnd::Client(Client { protocol, me, posts: Vec::new() })
     }
 
     /// The parent.
-    pub(super) fn line() -> Member<P> {
-        Member::Line(Line::default())
+    pub(super) fn line() -> RelayEnd<P> {
+        RelayEnd::Line(Line::default())
     }
 }
 
 /// The client: what its protocol says to all is packed.
 #[derive(Debug, Clone)]
-pub(super) struct Guest<P> {
+pub(super) struct Client<P> {
     protocol: P,
     me: u64,
     /// Emptied before every return: its capacity is kept.
     posts: Vec<Post>,
 }
 
-impl<P: Protocol> Guest<P> {
+impl<P: Protocol> Client<P> {
     fn pack(&mut self, out: &mut Outbox<'_>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
         event(&mut self.protocol, &mut out.with_posts(&mut self.posts));
         self.posts.drain(..).for_each(|post| frames::broadcast(post, out));
@@ -114,18 +114,18 @@ pub(super) struct Line {
     frames: Frames,
 }
 
-impl<P: Protocol> Protocol for Member<P> {
+impl<P: Protocol> Protocol for RelayEnd<P> {
     fn open(&mut self, _: u64, out: &mut Outbox<'_>) {
-        if let Member::Guest(guest) = self {
-            guest.protocol.open(guest.me, &mut out.with_posts(&mut guest.posts));
-            guest.posts.clear(); // The parent has announced it.
+        if let RelayEnd::Client(client) = self {
+            client.protocol.open(client.me, &mut out.with_posts(&mut client.posts));
+            client.posts.clear(); // The parent has announced it.
         }
     }
 
     fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
         match self {
-            Member::Guest(guest) => guest.pack(out, |protocol, out| protocol.data(chunk, out)),
-            Member::Line(line) => line.frames.feed(chunk, |mut frame| {
+            RelayEnd::Client(client) => client.pack(out, |protocol, out| protocol.data(chunk, out)),
+            RelayEnd::Line(line) => line.frames.feed(chunk, |mut frame| {
                 frame.advance(HEADER);
                 out.broadcast(frame);
             }),
@@ -134,25 +134,25 @@ impl<P: Protocol> Protocol for Member<P> {
 
     fn end(&mut self, out: &mut Outbox<'_>) {
         match self {
-            Member::Guest(guest) => guest.pack(out, |protocol, out| protocol.end(out)),
-            Member::Line(_) => out.finish(),
+            RelayEnd::Client(client) => client.pack(out, |protocol, out| protocol.end(out)),
+            RelayEnd::Line(_) => out.finish(),
         }
     }
 
     fn refills(&self) -> bool {
-        matches!(self, Member::Guest(guest) if guest.protocol.refills())
+        matches!(self, RelayEnd::Client(client) if client.protocol.refills())
     }
 
     fn refill(&mut self, out: &mut Outbox<'_>) {
-        if let Member::Guest(guest) = self {
-            guest.pack(out, |protocol, out| protocol.refill(out));
+        if let RelayEnd::Client(client) = self {
+            client.pack(out, |protocol, out| protocol.refill(out));
         }
     }
 
     fn close(&mut self, out: &mut Outbox<'_>) {
-        if let Member::Guest(guest) = self {
-            guest.pack(out, |protocol, out| protocol.close(out));
-            frames::broadcast_farewell(out);
+        if let RelayEnd::Client(client) = self {
+            client.pack(out, |protocol, out| protocol.close(out));
+            frames::broadcast_goodbye(out);
         }
     }
 }
@@ -176,7 +176,7 @@ mod tests {
 
     /// What clients would hear of these frames.
     fn unpacked(frames: &[u8]) -> String {
-        let mut line = Member::<Chat>::line();
+        let mut line = RelayEnd::<Chat>::line();
         let chunk = Chunk::from(frames.to_vec());
         String::from_utf8(said(&mut line, |line, out| line.data(chunk, out)).0).unwrap()
     }
@@ -184,12 +184,12 @@ mod tests {
     #[test]
     fn what_a_guest_says_to_all_is_heard_as_it_was_said_and_its_coming_once() {
         let mut relay = Relay::new(Chat::default(), 7);
-        let mut guest = Member::guest(Chat::default(), 7);
+        let mut client = RelayEnd::client(Chat::default(), 7);
         let (joined, _) = said(&mut relay, |relay, out| relay.open(1, out));
         assert_eq!(unpacked(&joined), "* 7 joined\n");
-        assert_eq!(said(&mut guest, |guest, out| guest.open(1, out)).0, b"");
+        assert_eq!(said(&mut client, |client, out| client.open(1, out)).0, b"");
         let hello = Chunk::from(b"hello\nyou\nhalf".to_vec());
-        let (frames, _) = said(&mut guest, |guest, out| guest.data(hello, out));
+        let (frames, _) = said(&mut client, |client, out| client.data(hello, out));
         let (passed, reply) =
             said(&mut relay, |relay, out| relay.data(Chunk::from(frames.clone()), out));
         assert_eq!((&passed, &reply[..]), (&frames, &b""[..]));
@@ -199,11 +199,11 @@ mod tests {
     #[test]
     fn who_says_farewell_has_left_once() {
         let mut relay = Relay::new(Chat::default(), 7);
-        let mut guest = Member::guest(Chat::default(), 7);
+        let mut client = RelayEnd::client(Chat::default(), 7);
         said(&mut relay, |relay, out| relay.open(1, out));
-        said(&mut guest, |guest, out| guest.open(1, out));
-        let (farewell, _) = said(&mut guest, |guest, out| guest.close(out));
-        let (passed, _) = said(&mut relay, |relay, out| relay.data(Chunk::from(farewell), out));
+        said(&mut client, |client, out| client.open(1, out));
+        let (goodbye, _) = said(&mut client, |client, out| client.close(out));
+        let (passed, _) = said(&mut relay, |relay, out| relay.data(Chunk::from(goodbye), out));
         assert_eq!(unpacked(&passed), "* 7 left\n");
         assert_eq!(said(&mut relay, |relay, out| relay.close(out)).0, b"");
     }
@@ -211,11 +211,11 @@ mod tests {
     #[test]
     fn of_who_died_in_mid_word_the_parent_says_that_it_left() {
         let mut relay = Relay::new(Chat::default(), 7);
-        let mut guest = Member::guest(Chat::default(), 7);
+        let mut client = RelayEnd::client(Chat::default(), 7);
         said(&mut relay, |relay, out| relay.open(1, out));
-        said(&mut guest, |guest, out| guest.open(1, out));
+        said(&mut client, |client, out| client.open(1, out));
         let chunk = Chunk::from(b"never to be heard\n".to_vec());
-        let (frames, _) = said(&mut guest, |guest, out| guest.data(chunk, out));
+        let (frames, _) = said(&mut client, |client, out| client.data(chunk, out));
         let torn = Chunk::from(frames[..frames.len() - 1].to_vec());
         assert_eq!(said(&mut relay, |relay, out| relay.data(torn, out)).0, b"");
         let (left, _) = said(&mut relay, |relay, out| relay.close(out));

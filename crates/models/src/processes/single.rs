@@ -19,7 +19,7 @@ use proactor::peers::LINGER;
 use proactor::protocol::{Post, Protocol};
 
 /// The only connection of its process.
-pub(super) struct Single<P, C = Plain> {
+pub(super) struct SingleConnection<P, C = Plain> {
     /// By what calls are made, and whose they are.
     calls: C,
     key: Key,
@@ -39,7 +39,7 @@ pub(super) struct Single<P, C = Plain> {
     calls_before: u64,
 }
 
-impl<P: Protocol, C: Calls> Single<P, C> {
+impl<P: Protocol, C: Calls> SingleConnection<P, C> {
     /// The `me`th to come to its listener, by a socket that blocks. In a trace it is `key`'s.
     pub(super) fn new(
         (calls, key): (C, Key),
@@ -47,9 +47,9 @@ impl<P: Protocol, C: Calls> Single<P, C> {
         protocol: P,
         me: u64,
         pool: Rc<Pool>,
-    ) -> Single<P, C> {
+    ) -> SingleConnection<P, C> {
         let mut posts = Vec::new();
-        Single {
+        SingleConnection {
             calls,
             key,
             socket,
@@ -210,7 +210,7 @@ mod tests {
             let pool = Pool::new(&[Shape { bytes: 1024, count: 8 }]).unwrap();
             let counted = Cell::new(Counters::default());
             let calls = (Plain, Key(0));
-            let single = Single::new(calls, its.into(), protocol, 1, Rc::clone(&pool));
+            let single = SingleConnection::new(calls, its.into(), protocol, 1, Rc::clone(&pool));
             single.serve(told, |counters| counted.set(*counters)).unwrap();
             assert!(pool.is_whole(), "a buffer is missing");
             counted.get()

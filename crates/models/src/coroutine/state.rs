@@ -10,7 +10,7 @@ use proactor::address;
 use proactor::buffer::{Chunk, Pool};
 use proactor::calls::Plain;
 use proactor::clock::Nanos;
-use proactor::console::Sight;
+use proactor::console::SocketInfo;
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, Whose};
 use proactor::limits::{Limits, Stage};
@@ -18,16 +18,16 @@ use proactor::os;
 use proactor::peers::{Peers, Room};
 use proactor::protocol::Protocol;
 
-use super::desk::Desk;
+use super::console::ConsoleTask;
+use super::hooks::RuntimeHooks;
 use super::watched::Ready;
-use super::witness::Witness;
 
 #[derive(Debug)]
-pub(super) struct Server<P, C = Plain> {
+pub(super) struct ServerState<P, C = Plain> {
     /// By what calls are made.
     pub(super) calls: C,
     /// Beside each connection, what is known of its task.
-    pub(super) peers: Peers<P, Task>,
+    pub(super) peers: Peers<P, TaskState>,
     pool: Rc<Pool>,
     limits: Limits,
     pub(super) stage: Stage,
@@ -40,13 +40,13 @@ pub(super) struct Server<P, C = Plain> {
     pub(super) panicked: bool,
     /// When something will next be due by the clock.
     pub(super) due: Option<Nanos>,
-    /// When [`keep_time`](super::keep_time) will be woken in any case.
+    /// When [`run_timers`](super::run_timers) will be woken in any case.
     pub(super) alarm: Option<Nanos>,
-    pub(super) timekeeper: Waker,
+    pub(super) timer_waker: Waker,
     /// Who waits for a change of the server itself: for room, for the drain, for the end.
     waiting: Vec<Waker>,
     /// Where the operator sits, if there is one.
-    pub(super) desk: Option<Desk>,
+    pub(super) desk: Option<ConsoleTask>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
@@ -54,7 +54,7 @@ pub(super) struct Server<P, C = Plain> {
 
 /// A connection's task, as the others know it.
 #[derive(Debug)]
-pub(super) struct Task {
+pub(super) struct TaskState {
     waker: Waker,
     /// What it awaits, while it is not resumed.
     awaits: Awaits,
@@ -71,36 +71,36 @@ enum Awaits {
     Turn,
 }
 
-impl Task {
+impl TaskState {
     /// One that is not resumed yet.
-    pub(super) fn new(address: Option<String>) -> Task {
-        Task { waker: Waker::noop().clone(), awaits: Awaits::Turn, address }
+    pub(super) fn new(address: Option<String>) -> TaskState {
+        TaskState { waker: Waker::noop().clone(), awaits: Awaits::Turn, address }
     }
 
     /// As an operator sees it.
-    pub(super) fn sight(&self) -> Sight {
+    pub(super) fn socket_info(&self) -> SocketInfo {
         let awaited = match self.awaits {
             Awaits::Socket { read, write } => [(read, "awaits read"), (write, "awaits write")],
             Awaits::Turn => [(true, "awaits its turn"), (false, "")],
         };
         let doing = awaited.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned());
-        Sight { address: self.address.clone(), doing: doing.collect() }
+        SocketInfo { address: self.address.clone(), doing: doing.collect() }
     }
 }
 
 /// What a connection would do, if it may.
 #[derive(Debug)]
-pub(super) struct Wish {
+pub(super) struct Wants {
     pub(super) receive: bool,
     pub(super) send: bool,
     pub(super) shut_down: bool,
     pub(super) close: bool,
 }
 
-impl<P: Protocol, C: Witness> Server<P, C> {
+impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     /// Nobody is here.
-    pub(super) fn new(calls: C, pool: Rc<Pool>, limits: Limits) -> Server<P, C> {
-        Server {
+    pub(super) fn new(calls: C, pool: Rc<Pool>, limits: Limits) -> ServerState<P, C> {
+        ServerState {
             calls,
             peers: Peers::new(),
             pool,
@@ -111,7 +111,7 @@ impl<P: Protocol, C: Witness> Server<P, C> {
             panicked: false,
             due: None,
             alarm: None,
-            timekeeper: Waker::noop().clone(),
+            timer_waker: Waker::noop().clone(),
             waiting: Vec::new(),
             desk: None,
             counters: Counters::default(),
@@ -129,9 +129,9 @@ impl<P: Protocol, C: Witness> Server<P, C> {
     pub(super) fn open(&mut self, protocol: P, room: Room, socket: BorrowedFd<'_>) -> ConnId {
         self.counters.accepted += 1;
         let address = self.desk.as_ref().and_then(|_| address::of_peer(socket));
-        let id = self.peers.open(protocol, room, Task::new(address));
+        let id = self.peers.open(protocol, room, TaskState::new(address));
         if let Some(desk) = &mut self.desk {
-            desk.console.met(id, os::now());
+            desk.console.opened(id, os::now());
         }
         self.settle(Some(id)); // Others may be told that it came.
         id
@@ -144,14 +144,14 @@ impl<P: Protocol, C: Witness> Server<P, C> {
     }
 
     /// What the connection wants now. From now on `waker` is woken when that may have changed.
-    pub(super) fn wish(&mut self, id: ConnId, waker: &Waker) -> Wish {
+    pub(super) fn wants(&mut self, id: ConnId, waker: &Waker) -> Wants {
         let receive = self.peers.wants_recv(id);
         let peer = self.peers.get_mut(id).expect("only its own task removes a connection");
         let (task, connection) = (&mut peer.driver, &peer.connection);
         let send = !connection.outgoing().is_empty();
         task.waker.clone_from(waker);
         task.awaits = Awaits::Socket { read: receive, write: send };
-        Wish {
+        Wants {
             receive,
             send,
             shut_down: connection.wants_shutdown(),
@@ -160,7 +160,7 @@ impl<P: Protocol, C: Witness> Server<P, C> {
     }
 
     /// Its task lets others go first.
-    pub(super) fn yields(&mut self, id: ConnId) {
+    pub(super) fn yield_task(&mut self, id: ConnId) {
         self.peers.get_mut(id).expect("its task yields").driver.awaits = Awaits::Turn;
     }
 
@@ -221,7 +221,7 @@ impl<P: Protocol, C: Witness> Server<P, C> {
         }
         self.due = self.peers.tick(os::now);
         if self.due.is_some_and(|due| self.alarm.is_none_or(|alarm| due < alarm)) {
-            self.timekeeper.wake_by_ref();
+            self.timer_waker.wake_by_ref();
         }
         self.peers.begin();
         while let Some(marked) = self.peers.next_ready() {
@@ -229,15 +229,15 @@ impl<P: Protocol, C: Witness> Server<P, C> {
                 marked.peer.driver.waker.wake_by_ref();
             }
         }
-        if self.peers.has_told()
+        if self.peers.has_messages()
             && let Some(desk) = &self.desk
         {
-            desk.attendant.wake_by_ref();
+            desk.waker.wake_by_ref();
         }
     }
 
     /// Its socket is closed.
-    pub(super) fn left(&mut self, id: ConnId) {
+    pub(super) fn closed(&mut self, id: ConnId) {
         let awaited = self.is_full() || self.pausing || self.stage != Stage::Serving;
         self.peers.remove(id);
         self.counters.closed += 1;
@@ -287,7 +287,7 @@ impl<P: Protocol, C: Witness> Server<P, C> {
         self.settle(None);
     }
 
-    /// Has `waker` woken at the next [`changed`](Server::changed).
+    /// Has `waker` woken at the next [`changed`](ServerState::changed).
     pub(super) fn wait_for_change(&mut self, waker: &Waker) {
         if !self.waiting.iter().any(|waits| waits.will_wake(waker)) {
             self.waiting.push(waker.clone());

@@ -1,6 +1,6 @@
 //! The operator's desk at a server of threads.
 //!
-//! The thread that waits for the end waits for what is typed too, and looks at the slates of the
+//! The thread that waits for the end waits for what is typed too, and looks at the statuses of the
 //! others. Nothing that an operator does waits for a peer. What it says is left as *mail* for the
 //! thread that serves the peer: it is sent after what is owed, however long that takes. A thread
 //! that sleeps because its peer says nothing is interrupted, again and again until it has taken its
@@ -9,30 +9,30 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use super::crew::Crew;
-use super::hall::{Hall, Stage};
-use super::room::Member;
-use super::slate::Slate;
+use super::group::Member;
+use super::pool::ThreadPool;
+use super::shared::{SharedState, Stage};
+use super::status::ThreadStatus;
 use super::{Blocking, WAKE, WAKE_MOST};
 use proactor::address;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
-use proactor::console::{Attended, Console, Order, Reach, Row};
+use proactor::console::{Console, Delivery, Inspect, Order, Row};
 use proactor::counters::Counters;
 use proactor::os;
 use proactor::protocol::Protocol;
 
 /// A console, and whether somebody has mail.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct BlockingConsole {
     console: Console,
     /// How soon those with mail are interrupted again; `Some` exactly while some may have to be.
     again: Option<Duration>,
 }
 
-impl Desk {
-    pub(super) fn new(console: Console) -> Desk {
-        Desk { console, again: None }
+impl BlockingConsole {
+    pub(super) fn new(console: Console) -> BlockingConsole {
+        BlockingConsole { console, again: None }
     }
 
     pub(super) fn begin(&mut self) {
@@ -58,19 +58,19 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
         desk.console.read();
         let mut asked = 0;
         loop {
-            let ending = self.hall.stage() != Stage::Serving;
+            let ending = self.shared.stage() != Stage::Serving;
             let counters = self.counters();
-            let (calls, crew, hall) = (&self.calls, &self.crew, &*self.hall);
-            let mut floor = Floor { calls, crew, hall, counters, posted: false };
-            let order = desk.console.attend(&mut floor, ending);
-            if floor.posted {
+            let (calls, threads, shared) = (&self.calls, &self.threads, &*self.shared);
+            let mut view = ThreadsView { calls, threads, shared, counters, posted: false };
+            let order = desk.console.attend(&mut view, ending);
+            if view.posted {
                 desk.again = Some(WAKE);
             }
             match order {
                 None => break,
                 Some(Order::Drain) => {
                     asked += 1;
-                    self.hall.advance(Stage::Draining);
+                    self.shared.advance(Stage::Draining);
                 }
                 Some(Order::Quit) => return asked + 2, // And nobody sits there any more.
             }
@@ -83,36 +83,36 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
     pub(super) fn call(&mut self) -> Option<Duration> {
         let desk = self.desk.as_mut()?;
         let pause = desk.again?;
-        desk.again = self.crew.call().then(|| (2 * pause).min(WAKE_MOST));
+        desk.again = self.threads.call().then(|| (2 * pause).min(WAKE_MOST));
         desk.again.map(|_| pause)
     }
 }
 
 /// All threads, as an operator sees them.
-struct Floor<'a, C> {
+struct ThreadsView<'a, C> {
     calls: &'a C,
-    crew: &'a Crew,
-    hall: &'a Hall,
+    threads: &'a ThreadPool,
+    shared: &'a SharedState,
     counters: Counters,
     /// Whether it has left mail.
     posted: bool,
 }
 
-impl<C: Calls> Floor<'_, C> {
-    /// Leaves mail, as [`Slate::post`] does, unless all are to finish, who may not have noticed
+impl<C: Calls> ThreadsView<'_, C> {
+    /// Leaves mail, as [`ThreadStatus::post`] does, unless all are to finish, who may not have noticed
     /// yet.
-    fn post(&self, slate: &Slate, number: Option<u64>, line: &[u8]) -> Option<bool> {
-        if self.hall.stage() == Stage::Serving {
-            return slate.post(self.calls, number, line);
+    fn post(&self, status: &ThreadStatus, number: Option<u64>, line: &[u8]) -> Option<bool> {
+        if self.shared.stage() == Stage::Serving {
+            return status.post(self.calls, number, line);
         }
         let is_it = |member: &Member| number.is_none_or(|number| number == member.number);
-        slate.look(|member| is_it(member).then_some(false))?
+        status.look(|member| is_it(member).then_some(false))?
     }
 }
 
-impl<C: Calls> Attended for Floor<'_, C> {
-    fn show_told(&mut self, console: &mut Console) {
-        let (lines, lost) = self.hall.take_told();
+impl<C: Calls> Inspect for ThreadsView<'_, C> {
+    fn show_messages(&mut self, console: &mut Console) {
+        let (lines, lost) = self.shared.take_operator_messages();
         if !lines.is_empty() {
             console.show(&lines);
         }
@@ -122,32 +122,33 @@ impl<C: Calls> Attended for Floor<'_, C> {
     }
 
     fn count(&self) -> usize {
-        self.crew.slates().filter_map(|slate| slate.look(|_| ())).count()
+        self.threads.statuses().filter_map(|status| status.look(|_| ())).count()
     }
 
     fn rows(&mut self, _: &Console) -> Vec<Row> {
         let now = os::now();
         let row = |member: &Member| row(member, now);
-        self.crew.slates().filter_map(|slate| slate.look(row)).collect()
+        self.threads.statuses().filter_map(|status| status.look(row)).collect()
     }
 
     fn counters(&self) -> Counters {
         self.counters
     }
 
-    fn tell(&mut self, number: u64, line: Vec<u8>) -> Reach {
-        let posted = self.crew.slates().find_map(|slate| self.post(slate, Some(number), &line));
+    fn send_to(&mut self, number: u64, line: Vec<u8>) -> Delivery {
+        let posted =
+            self.threads.statuses().find_map(|status| self.post(status, Some(number), &line));
         self.posted |= posted == Some(true);
         match posted {
-            Some(true) => Reach::Sent,
-            Some(false) => Reach::Ending,
-            None => Reach::Nobody,
+            Some(true) => Delivery::Sent,
+            Some(false) => Delivery::Ending,
+            None => Delivery::NotFound,
         }
     }
 
-    fn tell_all(&mut self, line: Vec<u8>) -> usize {
-        let posted = |slate: &&Slate| self.post(slate, None, &line) == Some(true);
-        let posted = self.crew.slates().filter(posted).count();
+    fn send_to_all(&mut self, line: Vec<u8>) -> usize {
+        let posted = |status: &&ThreadStatus| self.post(status, None, &line) == Some(true);
+        let posted = self.threads.statuses().filter(posted).count();
         self.posted |= posted > 0;
         posted
     }
@@ -160,14 +161,14 @@ impl<C: Calls> Attended for Floor<'_, C> {
             }
             is_it
         };
-        self.crew.slates().any(|slate| slate.look(kick) == Some(true))
+        self.threads.statuses().any(|status| status.look(kick) == Some(true))
     }
 }
 
 fn row(member: &Member, now: Nanos) -> Row {
-    let (doing, owed) = (member.doing(), member.owed.get());
+    let (state, owed) = (member.state(), member.owed.get());
     let mut wants = Vec::new();
-    wants.extend(doing.receives().then(|| "receive".to_owned()));
+    wants.extend(state.receives().then(|| "receive".to_owned()));
     wants.extend((owed > 0).then(|| format!("send {owed} B")));
     Row {
         number: member.number,
@@ -178,7 +179,7 @@ fn row(member: &Member, now: Nanos) -> Row {
         received: member.received.get(),
         sent: member.sent.get(),
         wants,
-        doing: vec![doing.to_string()],
+        doing: vec![state.to_string()],
         marks: Vec::new(),
     }
 }

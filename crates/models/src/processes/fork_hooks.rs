@@ -16,7 +16,7 @@ use proactor_trace::{Call, Log, Record, Traced, TracedCalls, Writer};
 
 /// Makes the calls of a parent and of its children: each child has a [lane](Calls::lane) of its
 /// own. By default nobody looks, and it costs nothing.
-pub trait Family: Calls + fmt::Debug {
+pub trait ForkHooks: Calls + fmt::Debug {
     /// By what whoever relays waits: it asks poll(2).
     type Selector: Selector + fmt::Debug;
 
@@ -27,7 +27,7 @@ pub trait Family: Calls + fmt::Debug {
     #[inline]
     fn name(_selector: &mut Self::Selector, _conn: ConnId, _whose: Whose) {}
 
-    /// A call that makes, tells or buries a child; `make` makes it, and `res` says what its answer
+    /// A call that makes, tells or reaps a child; `make` makes it, and `res` says what its answer
     /// comes to. `file` is what the child is given, or -1.
     ///
     /// # Errors
@@ -44,7 +44,7 @@ pub trait Family: Calls + fmt::Debug {
     }
 }
 
-impl Family for Plain {
+impl ForkHooks for Plain {
     type Selector = Poll;
 
     fn selector(&self) -> Poll {
@@ -52,15 +52,15 @@ impl Family for Plain {
     }
 }
 
-impl Family for TracedCalls {
-    type Selector = Traced<Poll, Named>;
+impl ForkHooks for TracedCalls {
+    type Selector = Traced<Poll, RenamingLog>;
 
-    fn selector(&self) -> Traced<Poll, Named> {
+    fn selector(&self) -> Traced<Poll, RenamingLog> {
         let log = self.writer().clone();
-        Traced::new(Poll::new(), Named { log, names: Vec::new() })
+        Traced::new(Poll::new(), RenamingLog { log, names: Vec::new() })
     }
 
-    fn name(selector: &mut Traced<Poll, Named>, conn: ConnId, whose: Whose) {
+    fn name(selector: &mut Traced<Poll, RenamingLog>, conn: ConnId, whose: Whose) {
         selector.recorder().name(conn, whose);
     }
 
@@ -77,13 +77,13 @@ impl Family for TracedCalls {
 
 /// Writes into a lane, with the names that all know.
 #[derive(Debug)]
-pub struct Named {
+pub struct RenamingLog {
     log: Writer,
     /// By the slot in the loop.
     names: Vec<Whose>,
 }
 
-impl Named {
+impl RenamingLog {
     fn name(&mut self, conn: ConnId, whose: Whose) {
         let slot = conn.slot() as usize;
         if self.names.len() <= slot {
@@ -107,7 +107,7 @@ impl Named {
     }
 }
 
-impl Log for Named {
+impl Log for RenamingLog {
     fn begin_turn(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
         self.log.begin_turn(nanos, record);
     }

@@ -18,10 +18,10 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::doing::Doing;
-use super::hall::{Hall, Stage};
-use super::room::{Hears, Member, Patience, Seat};
-use super::slate::Slate;
+use super::group::{MayWrite, Member, Membership, StallCheck};
+use super::shared::{SharedState, Stage};
+use super::state::ThreadState;
+use super::status::ThreadStatus;
 use proactor::buffer::{Chunk, Pool};
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
@@ -35,12 +35,12 @@ use proactor::protocol::{Post, Protocol};
 const BUFFERS: usize = 4;
 
 /// A connection and its thread's view of it.
-pub(super) struct Conversation<'a, P, C> {
+pub(super) struct ConnectionThread<'a, P, C> {
     calls: &'a C,
-    hall: &'a Hall,
-    slate: &'a Slate,
+    shared: &'a SharedState,
+    status: &'a ThreadStatus,
     member: &'a Member,
-    seat: &'a Seat,
+    membership: &'a Membership,
     /// Called as soon as it is seen that the server drains, once.
     noticed: Option<&'a mut dyn FnMut()>,
     connection: Connection<P>,
@@ -53,29 +53,29 @@ pub(super) struct Conversation<'a, P, C> {
     lingers: Option<Nanos>,
 }
 
-/// Serves `protocol` to who sits on `seat` until one of them has had enough. What is counted stands
-/// on the `slate`; the `calls` are this thread's. `noticed` is called as soon as it is seen that
+/// Serves `protocol` to who sits on `membership` until one of them has had enough. What is counted stands
+/// on the `status`; the `calls` are this thread's. `noticed` is called as soon as it is seen that
 /// the server drains.
-pub(super) fn converse<P: Protocol, C: Calls>(
+pub(super) fn serve_connection<P: Protocol, C: Calls>(
     calls: &C,
-    hall: &Hall,
-    slate: &Slate,
-    seat: Seat,
+    shared: &SharedState,
+    status: &ThreadStatus,
+    membership: Membership,
     protocol: P,
     noticed: &mut dyn FnMut(),
 ) {
-    let member = Arc::clone(&seat.member);
-    slate.begin(Arc::clone(&member));
-    match Pool::few(&hall.buffers, BUFFERS) {
+    let member = Arc::clone(&membership.member);
+    status.begin(Arc::clone(&member));
+    match Pool::few(&shared.buffers, BUFFERS) {
         Ok(pool) => {
             let mut posts = Vec::new();
             let connection = Connection::open(protocol, member.number, &mut posts);
-            Conversation {
+            ConnectionThread {
                 calls,
-                hall,
-                slate,
+                shared,
+                status,
                 member: &member,
-                seat: &seat,
+                membership: &membership,
                 noticed: Some(noticed),
                 connection,
                 pool,
@@ -87,12 +87,12 @@ pub(super) fn converse<P: Protocol, C: Calls>(
         }
         Err(error) => {
             tracing::warn!("a connection is refused: {error}");
-            slate.tally.refused.add(1);
+            status.counted.refused.add(1);
         }
     }
-    slate.tally.closed.add(1);
-    slate.end();
-    drop(seat);
+    status.counted.closed.add(1);
+    status.end();
+    drop(membership);
     close(calls, member);
 }
 
@@ -103,27 +103,27 @@ fn close(calls: &impl Calls, member: Arc<Member>) {
         Ok(member) => calls.close(member.key(), member.into_socket()),
         Err(shared) => {
             let _ = calls.shutdown_both(shared.key(), shared.socket());
-            let_go(calls, shared);
+            release(calls, shared);
         }
     }
 }
 
 /// Whoever is the last to let go of a member closes its socket.
-fn let_go(calls: &impl Calls, member: Arc<Member>) {
+fn release(calls: &impl Calls, member: Arc<Member>) {
     if let Some(member) = Arc::into_inner(member) {
         calls.close(member.key(), member.into_socket());
     }
 }
 
-impl<P: Protocol, C: Calls> Conversation<'_, P, C> {
+impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
     fn run(mut self) {
         // Who comes later does not hear that it came, whichever thread is first.
         self.tell_to(true);
         loop {
-            self.slate.tally.turns.add(1);
-            self.slate.tally.calls.set(os::calls());
+            self.status.counted.turns.add(1);
+            self.status.counted.calls.set(os::calls());
             self.notice();
-            self.take_mail();
+            self.take_messages();
             if !self.connection.outgoing().is_empty() {
                 self.send();
             }
@@ -140,13 +140,13 @@ impl<P: Protocol, C: Calls> Conversation<'_, P, C> {
     }
 
     /// Takes what the operator says to its peer, and tells the operator how it is.
-    fn take_mail(&mut self) {
-        if let Some(mail) = self.slate.take_mail() {
+    fn take_messages(&mut self) {
+        if let Some(messages) = self.status.take_messages() {
             let broken = self.connection.is_broken();
-            self.connection.deliver(mail.into());
+            self.connection.deliver(messages.into());
             if self.connection.is_broken() && !broken {
                 tracing::warn!("evicted: it is owed too much");
-                self.slate.tally.evicted.add(1);
+                self.status.counted.evicted.add(1);
             }
         }
         self.member.owed.set(self.connection.outgoing().bytes() as u64);
@@ -154,21 +154,21 @@ impl<P: Protocol, C: Calls> Conversation<'_, P, C> {
     }
 
     /// Tells that it sleeps for its own peer; answers whether it must not, because it is called.
-    fn is_called_before(&self, sleep: Doing) -> bool {
+    fn is_called_before(&self, sleep: ThreadState) -> bool {
         self.member.does(sleep);
-        self.hall.attended && self.slate.is_called()
+        self.shared.attended && self.status.is_called()
     }
 
     /// Sees what the server and the others have decided meanwhile.
     fn notice(&mut self) {
-        let stage = self.hall.stage();
+        let stage = self.shared.stage();
         if stage != Stage::Serving
             && let Some(noticed) = self.noticed.take()
         {
             noticed();
             self.connection.finish();
         }
-        if stage == Stage::Cutting || self.member.is_given_up() {
+        if stage == Stage::Cutting || self.member.is_broken_off() {
             self.connection.broken();
         }
     }
@@ -176,28 +176,28 @@ impl<P: Protocol, C: Calls> Conversation<'_, P, C> {
     /// Writes all that is owed now, in one piece, however long the peer sleeps. What its protocol
     /// says because it is sent is written the next time.
     fn send(&mut self) {
-        self.member.does(Doing::WaitsForPen);
-        let mut pen = self.member.take_pen(self.calls);
-        self.member.does(Doing::Sends);
+        self.member.does(ThreadState::LocksWriter);
+        let mut writer = self.member.lock_writer(self.calls);
+        self.member.does(ThreadState::Sends);
         let mut owed = self.connection.outgoing().bytes();
-        let mut patience = Patience::default();
+        let mut stall = StallCheck::default();
         self.notice();
         while owed > 0 && !self.connection.is_broken() {
             match self.member.send(self.calls, self.connection.outgoing(), owed) {
                 Ok(n) => {
                     owed -= n;
-                    patience = Patience::default();
-                    self.slate.tally.sends.add(1);
-                    self.slate.tally.sent_bytes.add(n as u64);
+                    stall = StallCheck::default();
+                    self.status.counted.sends.add(1);
+                    self.status.counted.sent_bytes.add(n as u64);
                     self.connection.sent(n, &mut self.posts);
                     self.member.owed.set(self.connection.outgoing().bytes() as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // Who waits for itself alone may do so for as long as it likes.
-                    if self.member.is_waited_for() && patience.is_over(self.member.socket()) {
+                    if self.member.is_waited_for() && stall.is_over(self.member.socket()) {
                         tracing::warn!("evicted: others wait, and it takes nothing of its replies");
-                        self.slate.tally.evicted.add(1);
+                        self.status.counted.evicted.add(1);
                         self.connection.broken();
                     }
                 }
@@ -207,9 +207,9 @@ impl<P: Protocol, C: Calls> Conversation<'_, P, C> {
         }
         if self.connection.is_broken() {
             // Whoever has waited for the pen need not write in vain.
-            *pen = Hears::Replies;
+            *writer = MayWrite::RepliesOnly;
         }
-        drop(pen);
+        drop(writer);
         self.tell();
     }
 
@@ -224,19 +224,20 @@ impl<P: Protocol, C: Calls> Conversation<'_, P, C> {
             let _ = os::set_receive_timeout(self.member.socket(), left);
         }
         if self.connection.outgoing().is_empty() {
-            let sleep = if self.lingers.is_some() { Doing::Lingers } else { Doing::Receives };
+            let sleep =
+                if self.lingers.is_some() { ThreadState::Lingers } else { ThreadState::Receives };
             if self.is_called_before(sleep) {
                 return;
             }
         }
         let received = self.fill();
-        self.member.does(Doing::Runs);
+        self.member.does(ThreadState::Runs);
         self.notice();
         match received {
             Ok(None) => self.connection.ended(&mut self.posts),
             Ok(Some(chunk)) => {
-                self.slate.tally.receives.add(1);
-                self.slate.tally.received_bytes.add(chunk.len() as u64);
+                self.status.counted.receives.add(1);
+                self.status.counted.received_bytes.add(chunk.len() as u64);
                 self.member.received.add(chunk.len() as u64);
                 self.connection.received(chunk, &mut self.posts);
             }
@@ -259,8 +260,8 @@ impl<P: Protocol, C: Calls> Conversation<'_, P, C> {
         };
         let Some(mut lease) = self.pool.lease(self.connection.appetite()) else {
             // Its protocol keeps them all. Nobody else would ever let go of one.
-            self.slate.tally.starved.add(1);
-            let mut buffer = vec![0; self.hall.buffers[0].bytes];
+            self.status.counted.starved.add(1);
+            let mut buffer = vec![0; self.shared.buffers[0].bytes];
             let n = recv(&mut buffer)?;
             buffer.truncate(n);
             return Ok((n > 0).then(|| Chunk::from(buffer)));
@@ -274,25 +275,25 @@ impl<P: Protocol, C: Calls> Conversation<'_, P, C> {
         self.tell_to(false);
     }
 
-    fn tell_to(&mut self, elders: bool) {
+    fn tell_to(&mut self, earlier_only: bool) {
         for post in &self.posts {
             if let Post::Operator(lines) = post {
-                self.hall.tell(lines);
+                self.shared.tell(lines);
             }
         }
         if self.posts.iter().any(|post| matches!(post, Post::Others(_))) {
-            self.seat.look_around(elders, &mut self.others);
+            self.membership.others(earlier_only, &mut self.others);
         }
         for other in self.others.drain(..) {
-            other.hear(self.calls, &self.posts, self.member, &self.slate.tally);
-            let_go(self.calls, other);
+            other.hear(self.calls, &self.posts, self.member, &self.status.counted);
+            release(self.calls, other);
         }
         self.posts.clear();
     }
 
     /// Says no more: all that was owed has been sent, and what still comes is discarded.
     fn shut_down(&mut self) {
-        *self.member.take_pen(self.calls) = Hears::Replies;
+        *self.member.lock_writer(self.calls) = MayWrite::RepliesOnly;
         // It fails only if the peer has reset, and then a read will tell.
         let _ = self.calls.shutdown_write(self.member.key(), self.member.socket());
         self.connection.shut_down();
@@ -302,12 +303,12 @@ impl<P: Protocol, C: Calls> Conversation<'_, P, C> {
     /// Has neither to read nor to write, and is there for what others say until the server drains
     /// or the peer is gone.
     fn wait_for_the_others(&mut self) {
-        if self.is_called_before(Doing::Stays) {
+        if self.is_called_before(ThreadState::Stays) {
             return;
         }
         // Hang-ups and errors are always reported.
         let gone = self.calls.poll(self.member.key(), self.member.socket(), 0);
-        self.member.does(Doing::Runs);
+        self.member.does(ThreadState::Runs);
         if !matches!(gone, Ok(0)) {
             self.connection.broken();
         }
@@ -315,7 +316,7 @@ impl<P: Protocol, C: Calls> Conversation<'_, P, C> {
 
     fn leave(mut self) {
         self.member.set_open(false);
-        *self.member.take_pen(self.calls) = Hears::Replies;
+        *self.member.lock_writer(self.calls) = MayWrite::RepliesOnly;
         self.connection.close(&mut self.posts);
         if !self.posts.is_empty() {
             // Whoever tells the others may have to wait; the peer need not.

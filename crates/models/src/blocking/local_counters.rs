@@ -25,7 +25,7 @@ impl Count {
 
 /// A thread's [`Counters`]: those that a server of threads has.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct LocalCounters {
     pub(super) turns: Count,
     pub(super) calls: Count,
     pub(super) completed: Count,
@@ -40,7 +40,7 @@ pub(super) struct Tally {
     pub(super) evicted: Count,
 }
 
-impl Tally {
+impl LocalCounters {
     /// What it has counted until now.
     pub(super) fn counters(&self) -> Counters {
         Counters {

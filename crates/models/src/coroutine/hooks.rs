@@ -11,7 +11,7 @@ use proactor_trace::{Call, TracedCalls};
 
 /// Makes the calls of the tasks, and sees what tokio does in their place: it waits, and has the
 /// kernel watch their sockets. By default nobody looks, and it costs nothing.
-pub trait Witness: Calls + Sync {
+pub trait RuntimeHooks: Calls + Sync {
     /// Has the executor say when it waits.
     fn attend(&self, _executor: &mut Builder) {}
 
@@ -36,9 +36,9 @@ pub trait Witness: Calls + Sync {
     }
 }
 
-impl Witness for Plain {}
+impl RuntimeHooks for Plain {}
 
-impl Witness for TracedCalls {
+impl RuntimeHooks for TracedCalls {
     fn attend(&self, executor: &mut Builder) {
         let (before, after) = (self.clone(), self.clone());
         // For how long at most, and how many are ready, it tells nobody.

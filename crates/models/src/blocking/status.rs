@@ -3,19 +3,19 @@
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex};
 
-use super::doing::Doing;
-use super::room::{Member, lock};
-use super::tally::Tally;
+use super::group::{Member, lock};
+use super::local_counters::LocalCounters;
+use super::state::ThreadState;
 use proactor::calls::Calls;
 use proactor::connection::HARD;
 use proactor::keys::ConnId;
 
-/// A thread's slate. It writes there itself; the server's own thread reads, and leaves mail.
+/// A thread's status. It writes there itself; the server's own thread reads, and leaves mail.
 #[derive(Debug)]
-pub(super) struct Slate {
+pub(super) struct ThreadStatus {
     /// The thread's, as its server has it.
     pub(super) id: ConnId,
-    pub(super) tally: Tally,
+    pub(super) counted: LocalCounters,
     /// True once it has noticed that the server drains: it need not be woken any more.
     noticed: AtomicBool,
     /// True exactly while there is mail.
@@ -28,14 +28,14 @@ pub(super) struct Slate {
 struct Served {
     now: Option<Arc<Member>>,
     /// What the operator says to who is served now.
-    mail: Vec<u8>,
+    messages: Vec<u8>,
 }
 
-impl Slate {
-    pub(super) fn new(id: ConnId) -> Slate {
-        Slate {
+impl ThreadStatus {
+    pub(super) fn new(id: ConnId) -> ThreadStatus {
+        ThreadStatus {
             id,
-            tally: Tally::default(),
+            counted: LocalCounters::default(),
             noticed: AtomicBool::new(false),
             called: AtomicBool::new(false),
             served: Mutex::default(),
@@ -58,7 +58,7 @@ impl Slate {
     pub(super) fn end(&self) {
         let mut served = lock(&self.served);
         served.now = None;
-        served.mail.clear();
+        served.messages.clear();
         self.called.store(false, Ordering::Relaxed);
     }
 
@@ -70,13 +70,13 @@ impl Slate {
     }
 
     /// What the operator says to who is served.
-    pub(super) fn take_mail(&self) -> Option<Vec<u8>> {
+    pub(super) fn take_messages(&self) -> Option<Vec<u8>> {
         if !self.called.load(Ordering::Relaxed) {
             return None;
         }
         let mut served = lock(&self.served);
         self.called.store(false, Ordering::Relaxed);
-        Some(std::mem::take(&mut served.mail))
+        Some(std::mem::take(&mut served.messages))
     }
 
     // By others.
@@ -100,17 +100,17 @@ impl Slate {
         line: &[u8],
     ) -> Option<bool> {
         let mut served = lock(&self.served);
-        let Served { now, mail, .. } = &mut *served;
+        let Served { now, messages, .. } = &mut *served;
         let member = now.as_ref().filter(|member| number.is_none_or(|it| it == member.number))?;
         if !member.is_open() {
             return Some(false);
         }
-        if mail.len() + line.len() > HARD {
+        if messages.len() + line.len() > HARD {
             tracing::warn!("evicted: it is owed too much");
             member.break_off(calls);
             return Some(false);
         }
-        mail.extend_from_slice(line);
+        messages.extend_from_slice(line);
         self.called.store(true, Ordering::Relaxed);
         Some(true)
     }
@@ -118,16 +118,16 @@ impl Slate {
     /// Whether it writes to another's socket. That has a bounded time, which an interrupt would
     /// begin anew (kernel-notes §30).
     pub(super) fn sends_to_another(&self) -> bool {
-        self.look(|member| matches!(member.doing(), Doing::SendsTo(_))).unwrap_or(false)
+        self.look(|member| matches!(member.state(), ThreadState::SendsTo(_))).unwrap_or(false)
     }
 
-    /// Whether it sleeps for its own peer and there is mail: then it is to be woken. Who sleeps for
-    /// another, or in a send, looks when that is over; interrupted, its patience would begin anew.
+    /// Whether it sleeps for its own peer and there is messages: then it is to be woken. Who sleeps for
+    /// another, or in a send, looks when that is over; interrupted, its stall would begin anew.
     pub(super) fn is_to_be_woken(&self) -> bool {
         if !self.called.load(Ordering::Relaxed) {
             return false;
         }
         fence(Ordering::SeqCst); // Either it sees the mail, or we see that it sleeps.
-        self.look(|member| member.doing().may_be_woken()).unwrap_or(false)
+        self.look(|member| member.state().may_be_woken()).unwrap_or(false)
     }
 }

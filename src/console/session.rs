@@ -4,9 +4,9 @@ use super::{Command, Console, Order, Row};
 use crate::counters::Counters;
 
 /// Connections that an operator attends to.
-pub trait Attended {
+pub trait Inspect {
     /// Shows what protocols have told the operator since this was last called.
-    fn show_told(&mut self, console: &mut Console);
+    fn show_messages(&mut self, console: &mut Console);
 
     /// How many connections there are.
     fn count(&self) -> usize;
@@ -18,10 +18,10 @@ pub trait Attended {
     fn counters(&self) -> Counters;
 
     /// Has `line` said to the connection of this number, after all that it is owed.
-    fn tell(&mut self, number: u64, line: Vec<u8>) -> Reach;
+    fn send_to(&mut self, number: u64, line: Vec<u8>) -> Delivery;
 
     /// Has `line` said to everyone; answers how many will hear it.
-    fn tell_all(&mut self, line: Vec<u8>) -> usize;
+    fn send_to_all(&mut self, line: Vec<u8>) -> usize;
 
     /// Closes the connection of this number at once; answers whether it is there.
     fn kick(&mut self, number: u64) -> bool;
@@ -29,21 +29,21 @@ pub trait Attended {
 
 /// What becomes of a line for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub enum Delivery {
     /// It will be sent.
     Sent,
     /// It is dropped: nothing more is said to that connection.
     Ending,
     /// There is no such connection.
-    Nobody,
+    NotFound,
 }
 
 impl Console {
     /// Shows the operator what was said to it, and does what it has typed. Stops at an order, which
     /// is the driver's to carry out, and is to be called again until there is none. `ending` says
     /// whether the server is on its way to its end.
-    pub fn attend(&mut self, attended: &mut impl Attended, ending: bool) -> Option<Order> {
-        attended.show_told(self);
+    pub fn attend(&mut self, attended: &mut impl Inspect, ending: bool) -> Option<Order> {
+        attended.show_messages(self);
         while let Some(command) = self.next_command() {
             match command {
                 Ok(Command::Drain) if ending => self.say("draining already"),
@@ -58,27 +58,27 @@ impl Console {
                 Ok(command) => self.obey(command, attended),
                 Err(complaint) => self.say(&complaint),
             }
-            attended.show_told(self); // Who is kicked leaves.
+            attended.show_messages(self); // Who is kicked leaves.
         }
         self.flush();
         None
     }
 
-    fn obey(&mut self, command: Command, attended: &mut impl Attended) {
+    fn obey(&mut self, command: Command, attended: &mut impl Inspect) {
         match command {
             Command::List => self.list(attended.rows(self)),
             Command::Stats => self.stats(&attended.counters()),
             Command::Help => self.help(),
             Command::Say(line) => {
-                let told = attended.tell_all(line);
+                let told = attended.send_to_all(line);
                 self.say(&format!("said to {}", connections(told)));
             }
-            Command::Tell(number, line) => match attended.tell(number, line) {
-                Reach::Sent => {}
-                Reach::Ending => {
+            Command::Tell(number, line) => match attended.send_to(number, line) {
+                Delivery::Sent => {}
+                Delivery::Ending => {
                     self.say(&format!("connection {number} is ending: it hears no more"));
                 }
-                Reach::Nobody => self.say(&nobody(number)),
+                Delivery::NotFound => self.say(&nobody(number)),
             },
             Command::Kick(number) if attended.kick(number) => self.say(&format!("kicked {number}")),
             Command::Kick(number) => self.say(&nobody(number)),

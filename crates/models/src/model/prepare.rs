@@ -22,7 +22,7 @@ const AUTO: [Model; 4] = [Model::Uring, Model::Epoll, Model::Poll, Model::Select
 
 /// What a ring must content itself with.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Terms {
+pub struct RingOptions {
     /// It uses nothing that is newer than this kernel.
     pub ceiling: Option<Version>,
     /// Its sockets are descriptors, of which anybody may ask the address: a slot of the ring's own
@@ -32,23 +32,23 @@ pub struct Terms {
 
 /// A model that is set up: what could be refused has been granted.
 #[derive(Debug)]
-pub struct Engine {
+pub struct PreparedModel {
     chosen: Chosen,
-    means: Means,
+    waiting: Waiting,
     /// Why none of the better ones.
     passed_over: Vec<String>,
 }
 
 /// What it waits by.
 #[derive(Debug)]
-pub(super) enum Means {
+pub(super) enum Waiting {
     Ring(Box<Uring>),
     Epoll(Epoll),
     /// What is made when it serves: of these nothing can be had beforehand.
     Later,
 }
 
-impl Engine {
+impl PreparedModel {
     /// Sets up what was chosen, for a server with these bounds and buffers, on the thread that will
     /// serve; a ring on these terms.
     ///
@@ -58,19 +58,19 @@ impl Engine {
     /// What was named is refused; or, with `Auto`, everything is.
     pub fn set_up(
         choice: Choice,
-        terms: Terms,
+        terms: RingOptions,
         limits: &Limits,
         buffers: &[Shape],
-    ) -> io::Result<Engine> {
+    ) -> io::Result<PreparedModel> {
         let make = |model| make(model, terms, limits, buffers);
         match choice {
             Choice::Model(model) => {
-                let (chosen, means) = make(model)?;
-                Ok(Engine { chosen, means, passed_over: Vec::new() })
+                let (chosen, waiting) = make(model)?;
+                Ok(PreparedModel { chosen, waiting, passed_over: Vec::new() })
             }
             Choice::Auto => {
-                let ((chosen, means), passed_over) = first(&AUTO, make)?;
-                Ok(Engine { chosen, means, passed_over })
+                let ((chosen, waiting), passed_over) = first(&AUTO, make)?;
+                Ok(PreparedModel { chosen, waiting, passed_over })
             }
         }
     }
@@ -85,8 +85,8 @@ impl Engine {
         self.passed_over.join("; ")
     }
 
-    pub(super) fn into_means(self) -> Means {
-        self.means
+    pub(super) fn into_waiting(self) -> Waiting {
+        self.waiting
     }
 }
 
@@ -107,34 +107,34 @@ fn first<T>(
 
 fn make(
     model: Model,
-    terms: Terms,
+    terms: RingOptions,
     limits: &Limits,
     buffers: &[Shape],
-) -> io::Result<(Chosen, Means)> {
+) -> io::Result<(Chosen, Waiting)> {
     let refused = |error: io::Error| refused(model, &error);
-    let (kernel, means) = match model {
+    let (kernel, waiting) = match model {
         Model::Uring => {
             let kernel = kernel(terms).map_err(io::Error::other)?;
             let (connections, buffers) = (limits.connections, buffers.to_vec());
             let ring = Uring::new(Config { kernel, connections, buffers });
-            (kernel, Means::Ring(Box::new(ring.map_err(refused)?)))
+            (kernel, Waiting::Ring(Box::new(ring.map_err(refused)?)))
         }
-        Model::Epoll => (Kernel::OLDEST, Means::Epoll(epoll().map_err(refused)?)),
+        Model::Epoll => (Kernel::OLDEST, Waiting::Epoll(epoll().map_err(refused)?)),
         Model::Poll => {
             os::poll(&mut [], Some(Duration::ZERO)).map_err(refused)?;
-            (Kernel::OLDEST, Means::Later)
+            (Kernel::OLDEST, Waiting::Later)
         }
         Model::Select => {
             let (mut read, mut write) = (FdSet::default(), FdSet::default());
             os::select(0, &mut read, &mut write, Some(Duration::ZERO)).map_err(refused)?;
-            (Kernel::OLDEST, Means::Later)
+            (Kernel::OLDEST, Waiting::Later)
         }
-        _ => (Kernel::OLDEST, Means::Later),
+        _ => (Kernel::OLDEST, Waiting::Later),
     };
-    Ok((Chosen { model, kernel }, means))
+    Ok((Chosen { model, kernel }, waiting))
 }
 
-fn kernel(terms: Terms) -> Result<Kernel, Refusal> {
+fn kernel(terms: RingOptions) -> Result<Kernel, Refusal> {
     let kernel = Kernel::detect()?;
     let kernel = terms.ceiling.map_or(Ok(kernel), |ceiling| kernel.lowered_to(ceiling))?;
     Ok(if terms.addressable { kernel.without(Capability::Direct) } else { kernel })
@@ -207,10 +207,11 @@ mod tests {
 
     #[test]
     fn auto_falls_back_from_a_ring_and_the_ring_by_name_does_not() {
-        let terms = Terms { ceiling: Some(Version { major: 5, minor: 5 }), ..Terms::default() };
+        let terms =
+            RingOptions { ceiling: Some(Version { major: 5, minor: 5 }), ..RingOptions::default() };
         let set_up = |choice| {
             let buffers = [Shape { bytes: 64, count: 2 }];
-            Engine::set_up(choice, terms, &Limits::default(), &buffers)
+            PreparedModel::set_up(choice, terms, &Limits::default(), &buffers)
         };
         let engine = set_up(Choice::Auto).expect("epoll is everywhere");
         assert_eq!(engine.chosen().model, Model::Epoll);

@@ -85,7 +85,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         let socket = self.socket(fd, 1);
         let id = self.peers.open(protocol, Room(at as u16), socket);
         if let Some(desk) = &mut self.desk {
-            desk.console.met(id, os::now());
+            desk.console.opened(id, os::now());
         }
         self.watch_new(id);
     }

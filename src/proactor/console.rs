@@ -6,30 +6,30 @@ use std::rc::Rc;
 use super::{Flight, InFlight, Proactor};
 use crate::address;
 use crate::buffer::{Pool, Shape, Size};
-use crate::console::{Console, Moment, Order, Sight};
+use crate::console::{Console, Moment, Order, SocketInfo};
 use crate::limits::Stage;
 use crate::protocol::Protocol;
 use crate::ring::{Op, Recv, Ring};
 
 /// A console, and the buffer that its input is read into: one that no connection can hold.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct ConsoleInput {
     pub(super) console: Console,
     pool: Rc<Pool>,
 }
 
 /// The most that is read at a time of what is typed.
-const TYPED: usize = 4096;
+const INPUT_SIZE: usize = 4096;
 
 impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     /// Has an operator see and do at `console` what there is to be seen and done. What is typed is
-    /// read through the ring. The places of the console are the listeners, in their order.
+    /// read through the ring. The listeners of the console are the listeners, in their order.
     ///
     /// # Errors
     /// There is no memory for a buffer, or the ring as a whole fails.
     pub fn attend_to(&mut self, console: Console) -> io::Result<()> {
-        let pool = Pool::new(&[Shape { bytes: TYPED, count: 1 }])?;
-        self.desk = Some(Box::new(Desk { console, pool }));
+        let pool = Pool::new(&[Shape { bytes: INPUT_SIZE, count: 1 }])?;
+        self.desk = Some(Box::new(ConsoleInput { console, pool }));
         self.peers.expect_operator();
         self.read_typed()
     }
@@ -38,9 +38,9 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     pub(super) fn typed(&mut self, outcome: Recv) -> io::Result<bool> {
         let Some(desk) = &mut self.desk else { return Ok(false) };
         match outcome {
-            Recv::Data(typed) => desk.console.hear(typed),
-            Recv::End => desk.console.hear_end(),
-            Recv::Failed(error) => desk.console.hear_failure(&error),
+            Recv::Data(typed) => desk.console.input_read(typed),
+            Recv::End => desk.console.input_ended(),
+            Recv::Failed(error) => desk.console.input_failed(&error),
             Recv::Starved | Recv::Cancelled => {}
         }
         let quits = self.attend();
@@ -66,7 +66,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             let ending = self.stage != Stage::Serving;
             let moment = Moment { counters: self.counters(), now: self.ring.now(), ending };
             let ring = &self.ring;
-            match self.peers.attend(&mut desk.console, moment, |flight| flight.sight(ring)) {
+            match self.peers.attend(&mut desk.console, moment, |flight| flight.socket_info(ring)) {
                 None => break false,
                 Some(Order::Quit) => break true,
                 Some(Order::Drain) => self.drain(),
@@ -79,7 +79,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
 
 impl Flight {
     /// As an operator sees it.
-    fn sight(&self, ring: &impl Ring) -> Sight {
+    fn socket_info(&self, ring: &impl Ring) -> SocketInfo {
         let kinds = [
             (self.receiving != InFlight::No, "recv"),
             (self.sending != InFlight::No, "send"),
@@ -89,6 +89,6 @@ impl Flight {
         ];
         let doing = kinds.into_iter().filter(|(is, _)| *is).map(|(_, kind)| kind.to_owned());
         let address = ring.descriptor(self.socket).and_then(address::of_peer);
-        Sight { address, doing: doing.collect() }
+        SocketInfo { address, doing: doing.collect() }
     }
 }

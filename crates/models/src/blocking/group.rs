@@ -2,7 +2,7 @@
 //!
 //! There is no queue between two threads: who speaks writes to each listener's socket itself, and
 //! sleeps while one of them reads nothing. That is this model's character. So that a line stays a
-//! line, each socket has a *pen*, a lock that whoever writes to it holds until a piece is written
+//! line, each socket has a *writer*, a lock that whoever writes to it holds until a piece is written
 //! whole; and so that nobody sleeps for ever, a send sleeps [`SOFT`] at most.
 //!
 //! Nobody holds two locks, so there is no circle of threads that wait for locks. There may be one
@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use slab::Slab;
 
-use super::doing::Doing;
-use super::tally::{Count, Tally};
+use super::local_counters::{Count, LocalCounters};
+use super::state::ThreadState;
 use proactor::buffer::SendQueue;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
@@ -46,7 +46,7 @@ impl Room {
     ///
     /// # Errors
     /// Its socket takes no timeout.
-    pub(super) fn enter(self: &Arc<Self>, id: ConnId, socket: OwnedFd) -> io::Result<Seat> {
+    pub(super) fn enter(self: &Arc<Self>, id: ConnId, socket: OwnedFd) -> io::Result<Membership> {
         os::set_send_timeout(socket.as_fd(), SOFT)?;
         let mut members = lock(&self.members);
         let (number, key) = (self.came.fetch_add(1, Ordering::Relaxed) + 1, members.vacant_key());
@@ -60,13 +60,13 @@ impl Room {
             sent: Count::default(),
             owed: Count::default(),
             open: AtomicBool::new(true),
-            doing: AtomicU64::new(Doing::Runs.into()),
-            pen: Mutex::new(Hears::All),
+            state: AtomicU64::new(ThreadState::Runs.into()),
+            writer: Mutex::new(MayWrite::Anything),
             waiting: AtomicUsize::new(0),
-            given_up: AtomicBool::new(false),
+            broken_off: AtomicBool::new(false),
         });
         members.insert(Arc::clone(&member));
-        Ok(Seat { room: Arc::clone(self), key, member })
+        Ok(Membership { room: Arc::clone(self), key, member })
     }
 
     /// Wakes everyone for good; answers how many there are.
@@ -82,25 +82,25 @@ impl Room {
 
 /// A place in a room. Dropped, it is given up: nobody writes there any more.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct Membership {
     room: Arc<Room>,
     key: usize,
     /// Who sits here.
     pub(super) member: Arc<Member>,
 }
 
-impl Seat {
-    /// Adds to `others` who else is here; if only the `elders`, of those who came before.
-    pub(super) fn look_around(&self, elders: bool, others: &mut Vec<Arc<Member>>) {
+impl Membership {
+    /// Adds to `others` who else is here; if only the `earlier_only`, of those who came before.
+    pub(super) fn others(&self, earlier_only: bool, others: &mut Vec<Arc<Member>>) {
         let (members, me) = (lock(&self.room.members), self.member.number);
         let heard =
-            |other: &Arc<Member>| if elders { other.number < me } else { other.number != me };
+            |other: &Arc<Member>| if earlier_only { other.number < me } else { other.number != me };
         let members = members.iter().map(|(_, member)| member);
         others.extend(members.filter(|other| heard(other)).cloned());
     }
 }
 
-impl Drop for Seat {
+impl Drop for Membership {
     fn drop(&mut self) {
         lock(&self.room.members).remove(self.key);
     }
@@ -127,22 +127,22 @@ pub(super) struct Member {
     /// Whether what is said to it will be sent.
     open: AtomicBool,
     /// What its own thread does.
-    doing: AtomicU64,
+    state: AtomicU64,
     /// Held by whoever writes, until it has written what is to stay together.
-    pen: Mutex<Hears>,
+    writer: Mutex<MayWrite>,
     /// How many wait for the pen to write what they say.
     waiting: AtomicUsize,
     /// True once it was broken off by somebody else than its own thread.
-    given_up: AtomicBool,
+    broken_off: AtomicBool,
 }
 
 /// What may be written to a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hears {
+pub(super) enum MayWrite {
     /// Replies and what others say.
-    All,
+    Anything,
     /// Nothing that others say: it says no more, or is gone.
-    Replies,
+    RepliesOnly,
 }
 
 impl Member {
@@ -162,23 +162,23 @@ impl Member {
     }
 
     /// The right to write to it.
-    pub(super) fn take_pen(&self, calls: &impl Calls) -> MutexGuard<'_, Hears> {
-        calls.lock(self.key(), self.socket(), &self.pen)
+    pub(super) fn lock_writer(&self, calls: &impl Calls) -> MutexGuard<'_, MayWrite> {
+        calls.lock(self.key(), self.socket(), &self.writer)
     }
 
     /// Whether another thread broke it off: its own is to close it.
-    pub(super) fn is_given_up(&self) -> bool {
-        self.given_up.load(Ordering::Acquire)
+    pub(super) fn is_broken_off(&self) -> bool {
+        self.broken_off.load(Ordering::Acquire)
     }
 
     /// Its own thread tells what it is about to do.
-    pub(super) fn does(&self, doing: Doing) {
-        self.doing.store(doing.into(), Ordering::Relaxed);
+    pub(super) fn does(&self, state: ThreadState) {
+        self.state.store(state.into(), Ordering::Relaxed);
     }
 
     /// What its own thread does.
-    pub(super) fn doing(&self) -> Doing {
-        self.doing.load(Ordering::Relaxed).into()
+    pub(super) fn state(&self) -> ThreadState {
+        self.state.load(Ordering::Relaxed).into()
     }
 
     /// Its own thread tells whether what is said to it will be sent.
@@ -213,15 +213,21 @@ impl Member {
 
     /// Writes what `speaker` said, all of it in one piece, however long the listener sleeps, unless
     /// it takes nothing at all: then it is evicted. Called by the speaker's thread, whose calls and
-    /// tally these are.
-    pub(super) fn hear(&self, calls: &impl Calls, posts: &[Post], speaker: &Member, tally: &Tally) {
-        speaker.does(Doing::WaitsForPenOf(self.number));
+    /// counted these are.
+    pub(super) fn hear(
+        &self,
+        calls: &impl Calls,
+        posts: &[Post],
+        speaker: &Member,
+        counted: &LocalCounters,
+    ) {
+        speaker.does(ThreadState::LocksWriterOf(self.number));
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let mut pen = self.take_pen(calls);
+        let mut writer = self.lock_writer(calls);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        speaker.does(Doing::SendsTo(self.number));
+        speaker.does(ThreadState::SendsTo(self.number));
         let mut queue = SendQueue::new();
-        if *pen == Hears::All {
+        if *writer == MayWrite::Anything {
             for post in posts {
                 match post {
                     Post::Others(chunk) => queue.push(chunk.clone()),
@@ -229,39 +235,39 @@ impl Member {
                 }
             }
         }
-        let mut patience = Patience::default();
+        let mut stall = StallCheck::default();
         while !queue.is_empty() {
             match self.send(calls, &queue, usize::MAX) {
                 Ok(n) => {
                     queue.advance(n);
-                    patience = Patience::default();
-                    tally.sends.add(1);
-                    tally.sent_bytes.add(n as u64);
+                    stall = StallCheck::default();
+                    counted.sends.add(1);
+                    counted.sent_bytes.add(n as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if patience.is_over(self.socket()) {
+                    if stall.is_over(self.socket()) {
                         tracing::warn!(
                             "evicted: others wait, and it takes nothing of what is said"
                         );
-                        tally.evicted.add(1);
-                        return self.give_up(calls, &mut pen);
+                        counted.evicted.add(1);
+                        return self.give_up(calls, &mut writer);
                     }
                 }
-                Err(_) => return self.give_up(calls, &mut pen),
+                Err(_) => return self.give_up(calls, &mut writer),
             }
         }
     }
 
     /// Breaks it off, by who has the pen; nothing is written any more.
-    fn give_up(&self, calls: &impl Calls, pen: &mut Hears) {
-        *pen = Hears::Replies;
+    fn give_up(&self, calls: &impl Calls, writer: &mut MayWrite) {
+        *writer = MayWrite::RepliesOnly;
         self.break_off(calls);
     }
 
     /// Breaks it off, from another thread than its own. That wakes whoever sleeps in a call for it.
     pub(super) fn break_off(&self, calls: &impl Calls) {
-        self.given_up.store(true, Ordering::Release);
+        self.broken_off.store(true, Ordering::Release);
         let _ = calls.shutdown_both(self.key(), self.socket());
     }
 }
@@ -269,12 +275,12 @@ impl Member {
 /// What is left of it with one who takes nothing: a send that came to nothing for [`SOFT`] is
 /// forgiven once, and as often as the peer has taken some of what was sent before.
 #[derive(Debug, Default)]
-pub(super) struct Patience {
+pub(super) struct StallCheck {
     /// What the peer had not taken at the last look.
     unsent: Option<usize>,
 }
 
-impl Patience {
+impl StallCheck {
     /// Whether it is over, after another send that came to nothing.
     pub(super) fn is_over(&mut self, socket: BorrowedFd<'_>) -> bool {
         let unsent = os::unsent(socket).unwrap_or(usize::MAX);

@@ -74,7 +74,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         let protocol = self.listeners[listener.0 as usize].protocol.clone();
         let id = self.peers.open(protocol, Room(listener.0), Flight::new(socket));
         if let Some(desk) = &mut self.desk {
-            desk.console.met(id, self.ring.now());
+            desk.console.opened(id, self.ring.now());
         }
         match self.stage {
             Stage::Serving => {}

@@ -10,57 +10,57 @@ use proactor::os::shared::Shared;
 /// Numbers of one child; two cache lines, so that no two children write to the same.
 const WIDTH: usize = 16;
 
-/// A page for each child that lives.
+/// A slot for each child that lives.
 #[derive(Debug)]
-pub(super) struct Ledger {
-    /// A page that is nobody's is all zero.
+pub(super) struct SharedCounters {
+    /// A slot that is nobody's is all zero.
     numbers: Shared,
-    tenants: Keys<()>,
+    slots: Keys<()>,
 }
 
-/// One child's page: the slot of its connection.
+/// One child's slot: the slot of its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Page(ConnId);
+pub(super) struct CounterSlot(ConnId);
 
-impl Page {
+impl CounterSlot {
     /// Whose it is, the only one whom this child serves.
     pub(super) fn client(self) -> ConnId {
         self.0
     }
 }
 
-impl Ledger {
+impl SharedCounters {
     /// For so many children at a time.
     ///
     /// # Errors
     /// mmap(2), `ENOMEM` above all.
-    pub(super) fn new(children: usize) -> io::Result<Ledger> {
-        Ok(Ledger { numbers: Shared::map(children * WIDTH)?, tenants: Keys::new() })
+    pub(super) fn new(children: usize) -> io::Result<SharedCounters> {
+        Ok(SharedCounters { numbers: Shared::map(children * WIDTH)?, slots: Keys::new() })
     }
 
-    /// A page for another child.
+    /// A slot for another child.
     ///
     /// # Panics
     /// If there are more children than were said.
-    pub(super) fn open(&mut self) -> Page {
-        let page = Page(self.tenants.insert(()));
-        let end = (page.0.slot() as usize + 1) * WIDTH;
-        assert!(end <= self.numbers.len(), "a page for every child");
-        page
+    pub(super) fn open(&mut self) -> CounterSlot {
+        let slot = CounterSlot(self.slots.insert(()));
+        let end = (slot.0.slot() as usize + 1) * WIDTH;
+        assert!(end <= self.numbers.len(), "a slot for every child");
+        slot
     }
 
-    /// The child has ended, however: takes what it counted, and the page.
-    pub(super) fn close(&mut self, page: Page) -> Counters {
-        let counters = self.read(page);
-        self.write(page, &Counters::default());
-        self.tenants.remove(page.0);
+    /// The child has ended, however: takes what it counted, and the slot.
+    pub(super) fn close(&mut self, slot: CounterSlot) -> Counters {
+        let counters = self.read(slot);
+        self.write(slot, &Counters::default());
+        self.slots.remove(slot.0);
         counters
     }
 
     /// What the child has counted.
-    pub(super) fn read(&self, page: Page) -> Counters {
+    pub(super) fn read(&self, slot: CounterSlot) -> Counters {
         let mut counters = Counters::default();
-        let numbers = self.numbers(page);
+        let numbers = self.numbers(slot);
         for (to, from) in columns(&mut counters).into_iter().zip(numbers) {
             *to = from.load(Ordering::Relaxed);
         }
@@ -68,14 +68,14 @@ impl Ledger {
     }
 
     /// In the child: this is what it has counted. A store for each number: nobody else writes here.
-    pub(super) fn write(&self, page: Page, counters: &Counters) {
+    pub(super) fn write(&self, slot: CounterSlot, counters: &Counters) {
         let mut counters = *counters;
-        for (from, to) in columns(&mut counters).into_iter().zip(self.numbers(page)) {
+        for (from, to) in columns(&mut counters).into_iter().zip(self.numbers(slot)) {
             to.store(*from, Ordering::Relaxed);
         }
     }
 
-    fn numbers(&self, Page(client): Page) -> &[AtomicU64] {
+    fn numbers(&self, CounterSlot(client): CounterSlot) -> &[AtomicU64] {
         let begin = client.slot() as usize * WIDTH;
         &self.numbers[begin..begin + WIDTH]
     }
@@ -103,16 +103,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_counted_outlives_who_counted_it_and_the_page_is_taken_again() {
-        let mut ledger = Ledger::new(2).unwrap();
-        let [one, other] = [ledger.open(), ledger.open()];
+    fn what_was_shared_outlives_who_shared_it_and_the_page_is_taken_again() {
+        let mut shared = SharedCounters::new(2).unwrap();
+        let [one, other] = [shared.open(), shared.open()];
         let counted = Counters { turns: 1, received_bytes: 7, evicted: 1, ..Counters::default() };
-        ledger.write(one, &counted);
-        assert_eq!(ledger.read(other), Counters::default());
-        assert_eq!(ledger.close(one), counted);
-        let next = ledger.open();
+        shared.write(one, &counted);
+        assert_eq!(shared.read(other), Counters::default());
+        assert_eq!(shared.close(one), counted);
+        let next = shared.open();
         assert_eq!(next.client().slot(), one.client().slot());
-        assert_ne!(next, one, "it is another's now");
-        assert_eq!(ledger.read(next), Counters::default());
+        assert_ne!(next, one, "the generation has changed");
+        assert_eq!(shared.read(next), Counters::default());
     }
 }

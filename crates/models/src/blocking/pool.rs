@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use super::hall::Hall;
-use super::slate::Slate;
+use super::shared::SharedState;
+use super::status::ThreadStatus;
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, Keys};
 use proactor::os;
@@ -15,65 +15,65 @@ const STACK: usize = 256 << 10;
 
 /// The threads of a server.
 #[derive(Debug)]
-pub(super) struct Crew {
-    hands: Keys<Hand>,
+pub(super) struct ThreadPool {
+    workers: Keys<Worker>,
     /// The stack of those who will be added.
     pub(super) stack: usize,
 }
 
 #[derive(Debug)]
-struct Hand {
+struct Worker {
     thread: JoinHandle<io::Result<()>>,
-    slate: Arc<Slate>,
+    status: Arc<ThreadStatus>,
 }
 
-impl Crew {
+impl ThreadPool {
     /// Nobody.
-    pub(super) fn new() -> Crew {
-        Crew { hands: Keys::new(), stack: STACK }
+    pub(super) fn new() -> ThreadPool {
+        ThreadPool { workers: Keys::new(), stack: STACK }
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.hands.len()
+        self.workers.len()
     }
 
     /// What who is added next will be known by.
     pub(super) fn next_id(&self) -> ConnId {
-        self.hands.next_id()
+        self.workers.next_id()
     }
 
-    /// Has a thread do `work`, which keeps its slate.
+    /// Has a thread do `work`, which keeps its status.
     ///
     /// # Errors
     /// There can be no more threads; `work` is dropped.
-    pub(super) fn add<W>(&mut self, hall: &Arc<Hall>, work: W) -> io::Result<()>
+    pub(super) fn add<W>(&mut self, shared: &Arc<SharedState>, work: W) -> io::Result<()>
     where
-        W: FnOnce(&Hall, &Slate) -> io::Result<()> + Send + 'static,
+        W: FnOnce(&SharedState, &ThreadStatus) -> io::Result<()> + Send + 'static,
     {
         let id = self.next_id();
-        let slate = Arc::new(Slate::new(id));
-        let (its, hall) = (Arc::clone(&slate), Arc::clone(hall));
+        let status = Arc::new(ThreadStatus::new(id));
+        let (its, shared) = (Arc::clone(&status), Arc::clone(shared));
         let thread = thread::Builder::new().stack_size(self.stack).spawn(move || {
-            let ending = Ending(hall, id);
+            let ending = Ending(shared, id);
             let worked = work(&ending.0, &its);
             drop(ending);
-            its.tally.calls.set(os::calls());
+            its.counted.calls.set(os::calls());
             worked
         })?;
-        self.hands.insert(Hand { thread, slate });
+        self.workers.insert(Worker { thread, status });
         Ok(())
     }
 
     /// What each of them lets the others know.
-    pub(super) fn slates(&self) -> impl Iterator<Item = &Slate> {
-        self.hands.iter().map(|(_, hand)| &*hand.slate)
+    pub(super) fn statuses(&self) -> impl Iterator<Item = &ThreadStatus> {
+        self.workers.iter().map(|(_, worker)| &*worker.status)
     }
 
     /// What those have counted who are here.
     pub(super) fn counters(&self) -> Counters {
         let mut counters = Counters::default();
-        self.slates().for_each(|slate| counters += slate.tally.counters());
+        self.statuses().for_each(|status| counters += status.counted.counters());
         counters
     }
 
@@ -84,12 +84,12 @@ impl Crew {
     ///
     /// # Panics
     /// If one of them did: a mistake in a protocol is not hidden.
-    pub(super) fn reap(&mut self, hall: &Hall) -> io::Result<Counters> {
+    pub(super) fn reap(&mut self, shared: &SharedState) -> io::Result<Counters> {
         let (mut counters, mut failed) = (Counters::default(), Ok(()));
-        for id in hall.take_ended() {
-            let Hand { thread, slate } = self.hands.remove(id).expect("a thread ends once");
+        for id in shared.take_ended() {
+            let Worker { thread, status } = self.workers.remove(id).expect("a thread ends once");
             let worked = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            counters += slate.tally.counters();
+            counters += status.counted.counters();
             failed = failed.and(worked);
         }
         failed.map(|()| counters)
@@ -99,19 +99,19 @@ impl Crew {
     /// there are any. One may have looked just before, and go to sleep just after: so again. Who
     /// writes to another is left alone, and notices when that is over.
     pub(super) fn wake(&self) -> bool {
-        self.interrupt(|slate| !slate.has_noticed() && !slate.sends_to_another());
-        self.slates().any(|slate| !slate.has_noticed())
+        self.interrupt(|status| !status.has_noticed() && !status.sends_to_another());
+        self.statuses().any(|status| !status.has_noticed())
     }
 
     /// Interrupts those who sleep for their own peer and have mail; answers whether there are any.
     pub(super) fn call(&self) -> bool {
-        self.interrupt(Slate::is_to_be_woken)
+        self.interrupt(ThreadStatus::is_to_be_woken)
     }
 
-    fn interrupt(&self, whom: impl Fn(&Slate) -> bool) -> bool {
+    fn interrupt(&self, whom: impl Fn(&ThreadStatus) -> bool) -> bool {
         let mut any = false;
-        for (_, hand) in self.hands.iter().filter(|(_, hand)| whom(&hand.slate)) {
-            os::interrupt(&hand.thread);
+        for (_, worker) in self.workers.iter().filter(|(_, worker)| whom(&worker.status)) {
+            os::interrupt(&worker.thread);
             any = true;
         }
         any
@@ -119,7 +119,7 @@ impl Crew {
 }
 
 /// Says that a thread ends, however that comes about.
-struct Ending(Arc<Hall>, ConnId);
+struct Ending(Arc<SharedState>, ConnId);
 
 impl Drop for Ending {
     fn drop(&mut self) {

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::room::{Room, Seat};
-use super::tally::Tally;
+use super::group::{Membership, Room};
+use super::local_counters::LocalCounters;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
 use proactor::keys::{ConnId, Whose};
@@ -15,7 +15,7 @@ use proactor::os;
 
 /// The listeners of a server.
 #[derive(Debug)]
-pub(super) struct Door<P> {
+pub(super) struct Acceptor<P> {
     listeners: Vec<Listener<P>>,
     /// Until when nothing is accepted, after it failed for want of resources.
     accept_at: Option<Nanos>,
@@ -35,10 +35,10 @@ struct Listener<P> {
     room: Arc<Room>,
 }
 
-impl<P: Clone> Door<P> {
-    pub(super) fn new() -> Door<P> {
+impl<P: Clone> Acceptor<P> {
+    pub(super) fn new() -> Acceptor<P> {
         let (listeners, asked) = (Vec::new(), Vec::new());
-        Door { listeners, accept_at: None, asked, others: 0, open: false }
+        Acceptor { listeners, accept_at: None, asked, others: 0, open: false }
     }
 
     /// # Errors
@@ -101,8 +101,8 @@ impl<P: Clone> Door<P> {
         calls: &impl Calls,
         at: usize,
         id: ConnId,
-        tally: &Tally,
-    ) -> Option<(Seat, P)> {
+        counted: &LocalCounters,
+    ) -> Option<(Membership, P)> {
         let listener = self.listeners.get(at)?;
         let came = self.asked.get(self.others + at).is_some_and(|asked| asked.revents != 0);
         if !self.open || !came {
@@ -110,22 +110,22 @@ impl<P: Clone> Door<P> {
         }
         let entered = match calls.accept(Whose::Listener(at).into(), listener.fd.as_fd()) {
             Ok(socket) => {
-                tally.accepted.add(1);
-                listener.room.enter(id, socket).inspect_err(|_| tally.closed.add(1))
+                counted.accepted.add(1);
+                listener.room.enter(id, socket).inspect_err(|_| counted.closed.add(1))
             }
             Err(error) => Err(error),
         };
         entered
-            .map(|seat| (seat, listener.protocol.clone()))
-            .map_err(|error| self.not_accepted(at, error, tally))
+            .map(|membership| (membership, listener.protocol.clone()))
+            .map_err(|error| self.not_accepted(at, error, counted))
             .ok()
     }
 
-    fn not_accepted(&mut self, at: usize, error: io::Error, tally: &Tally) {
+    fn not_accepted(&mut self, at: usize, error: io::Error, counted: &LocalCounters) {
         match error.raw_os_error() {
             Some(libc::EAGAIN) => self.asked[self.others + at].revents = 0,
             Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
-                tally.refused.add(1);
+                counted.refused.add(1);
                 tracing::warn!(%error, "cannot accept for now");
                 self.accept_at = Some(os::now() + ACCEPT_PAUSE);
                 self.open = false;

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use super::{Reactor, Socket};
 use crate::address;
-use crate::console::{Console, Moment, Order, Sight};
+use crate::console::{Console, Moment, Order, SocketInfo};
 use crate::limits::Stage;
 use crate::os;
 use crate::protocol::Protocol;
@@ -13,7 +13,7 @@ use crate::selector::{Interest, Selector, Trigger, Whose};
 
 /// A console, and what is known of the readiness of its input.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct ConsoleInput {
     pub(super) console: Console,
     /// True exactly when the selector watches the input.
     watched: bool,
@@ -22,7 +22,7 @@ pub(super) struct Desk {
 }
 
 impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
-    /// Has an operator see and do at `console` what there is to be seen and done. The places of the
+    /// Has an operator see and do at `console` what there is to be seen and done. The listeners of the
     /// console are the listeners, in their order.
     ///
     /// # Errors
@@ -35,7 +35,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => false,
             Err(error) => return Err(error),
         };
-        self.desk = Some(Box::new(Desk { console, watched, readable: !watched }));
+        self.desk = Some(Box::new(ConsoleInput { console, watched, readable: !watched }));
         self.peers.expect_operator();
         Ok(())
     }
@@ -62,7 +62,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         let quits = loop {
             let ending = self.stage != Stage::Serving;
             let moment = Moment { counters: self.counters(), now: os::now(), ending };
-            match self.peers.attend(&mut desk.console, moment, Socket::sight) {
+            match self.peers.attend(&mut desk.console, moment, Socket::socket_info) {
                 None => break false,
                 Some(Order::Quit) => break true,
                 Some(Order::Drain) => self.drain(),
@@ -81,7 +81,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
 
 impl Socket {
     /// As an operator sees it.
-    fn sight(&self) -> Sight {
+    fn socket_info(&self) -> SocketInfo {
         let mut doing = Vec::new();
         if self.interest != Interest::NONE {
             doing.push(format!("watched: {:?}", self.interest));
@@ -89,6 +89,6 @@ impl Socket {
         // What is remembered: to be read from in the next turn, or full until it is reported.
         doing.extend(self.readable.then(|| "readable".to_owned()));
         doing.extend((!self.writable).then(|| "full".to_owned()));
-        Sight { address: address::of_peer(self.fd.as_fd()), doing }
+        SocketInfo { address: address::of_peer(self.fd.as_fd()), doing }
     }
 }

@@ -7,9 +7,9 @@ use std::task::{Poll, Waker};
 use tokio::runtime::Handle;
 use tokio::task::yield_now;
 
-use super::server::{Server, Task};
-use super::watched::{Ready, Watched};
-use super::witness::Witness;
+use super::hooks::RuntimeHooks;
+use super::state::{ServerState, TaskState};
+use super::watched::{Ready, WatchedFd};
 use super::{Coroutines, Guard, Shared};
 use proactor::console::{Console, Moment, Order};
 use proactor::keys::Whose;
@@ -19,24 +19,24 @@ use proactor::protocol::Protocol;
 
 /// A console, and who is woken to attend to it.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct ConsoleTask {
     pub(super) console: Console,
-    pub(super) attendant: Waker,
+    pub(super) waker: Waker,
 }
 
-impl<P: Protocol + Clone + 'static, C: Witness> Coroutines<P, C> {
+impl<P: Protocol + Clone + 'static, C: RuntimeHooks> Coroutines<P, C> {
     /// Has an operator see and do at `console` what there is to be seen and done, while it runs.
-    /// The places of the console are the listeners, in their order.
+    /// The listeners of the console are the listeners, in their order.
     pub fn attend_to(&mut self, console: Console) {
         let mut server = self.server.borrow_mut();
-        server.desk = Some(Desk { console, attendant: Waker::noop().clone() });
+        server.desk = Some(ConsoleTask { console, waker: Waker::noop().clone() });
         server.peers.expect_operator();
     }
 }
 
 /// What is typed, as it is waited for.
-pub(super) enum Typed {
-    Watched(Watched),
+pub(super) enum ConsoleInput {
+    Watched(WatchedFd),
     /// No epoll(7) watches it: it is always readable (kernel-notes §35).
     File,
     /// There will be no more.
@@ -47,35 +47,38 @@ pub(super) enum Typed {
 ///
 /// # Errors
 /// The executor cannot watch it.
-pub(super) fn open<P: Protocol, C: Witness>(server: &Shared<P, C>) -> io::Result<Option<Typed>> {
+pub(super) fn open<P: Protocol, C: RuntimeHooks>(
+    server: &Shared<P, C>,
+) -> io::Result<Option<ConsoleInput>> {
     let mut server = server.borrow_mut();
-    let Server { desk, calls, .. } = &mut *server;
+    let ServerState { desk, calls, .. } = &mut *server;
     let Some(desk) = desk else { return Ok(None) };
     desk.console.begin();
     // A descriptor of its own: the executor wants to own what it watches.
     let typed = desk.console.input().try_clone_to_owned()?;
-    let typed = match Watched::reading(typed, Whose::Input.into(), calls) {
-        Ok(watched) => Typed::Watched(watched),
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Typed::File,
+    let typed = match WatchedFd::reading(typed, Whose::Input.into(), calls) {
+        Ok(watched) => ConsoleInput::Watched(watched),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => ConsoleInput::File,
         Err(error) => return Err(error),
     };
     Ok(Some(typed))
 }
 
 /// Has the operator see and do, as soon as something is typed or told, until it quits.
-pub(super) async fn attend<P: Protocol, C: Witness>(
+pub(super) async fn attend<P: Protocol, C: RuntimeHooks>(
     server: Shared<P, C>,
     calls: C,
-    mut typed: Typed,
+    mut typed: ConsoleInput,
 ) {
     let _guard = Guard(&server);
     loop {
-        let cause = something(&server, &typed).await;
+        let cause = next_event(&server, &typed).await;
         if server.borrow_mut().serve_operator(cause) {
             return;
         }
-        if server.borrow().hears_no_more()
-            && let Typed::Watched(watched) = std::mem::replace(&mut typed, Typed::Ended)
+        if server.borrow().input_has_ended()
+            && let ConsoleInput::Watched(watched) =
+                std::mem::replace(&mut typed, ConsoleInput::Ended)
         {
             watched.close(Whose::Input.into(), &calls);
         }
@@ -84,45 +87,49 @@ pub(super) async fn attend<P: Protocol, C: Witness>(
 }
 
 /// Why the operator is attended to.
-enum Cause<'a> {
+enum ConsoleEvent<'a> {
     /// It has typed something, it seems; with the memory of that, if it was reported. That is kept
     /// until a look finds nothing: a terminal gives a line at a time, and tells of none behind it.
-    Typed(Option<Ready<'a>>),
+    Input(Option<Ready<'a>>),
     /// Something was told to it.
-    Told,
+    Messages,
 }
 
 /// Waits until something is typed or told.
-async fn something<'a, P: Protocol, C: Witness>(
+async fn next_event<'a, P: Protocol, C: RuntimeHooks>(
     server: &Shared<P, C>,
-    typed: &'a Typed,
-) -> Cause<'a> {
+    typed: &'a ConsoleInput,
+) -> ConsoleEvent<'a> {
     poll_fn(|cx| {
         let mut server = server.borrow_mut();
         if let Some(desk) = &mut server.desk {
-            desk.attendant.clone_from(cx.waker());
+            desk.waker.clone_from(cx.waker());
         }
         match typed {
             // tokio's driver fails only when it shuts down, and this task with it.
-            Typed::Watched(watched) => {
+            ConsoleInput::Watched(watched) => {
                 if let Poll::Ready(ready) = watched.poll_readable(cx) {
-                    return Poll::Ready(Cause::Typed(ready.ok()));
+                    return Poll::Ready(ConsoleEvent::Input(ready.ok()));
                 }
             }
-            Typed::File => return Poll::Ready(Cause::Typed(None)),
-            Typed::Ended => {}
+            ConsoleInput::File => return Poll::Ready(ConsoleEvent::Input(None)),
+            ConsoleInput::Ended => {}
         }
-        if server.peers.has_told() { Poll::Ready(Cause::Told) } else { Poll::Pending }
+        if server.peers.has_messages() {
+            Poll::Ready(ConsoleEvent::Messages)
+        } else {
+            Poll::Pending
+        }
     })
     .await
 }
 
-impl<P: Protocol, C: Witness> Server<P, C> {
+impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     /// Reads what was typed, if that is the cause, and attends to it; answers whether the operator
     /// quits.
-    fn serve_operator(&mut self, cause: Cause<'_>) -> bool {
+    fn serve_operator(&mut self, cause: ConsoleEvent<'_>) -> bool {
         if let Some(desk) = &mut self.desk
-            && let Cause::Typed(ready) = cause
+            && let ConsoleEvent::Input(ready) = cause
             && !desk.console.read()
             && let Some(mut ready) = ready
         {
@@ -132,7 +139,7 @@ impl<P: Protocol, C: Witness> Server<P, C> {
     }
 
     /// Whether nothing more will be typed.
-    fn hears_no_more(&self) -> bool {
+    fn input_has_ended(&self) -> bool {
         self.desk.as_ref().is_some_and(|desk| desk.console.has_ended())
     }
 
@@ -143,7 +150,7 @@ impl<P: Protocol, C: Witness> Server<P, C> {
             let ending = self.asked > 0 || self.stage != Stage::Serving;
             let counters = self.counters(Handle::current().metrics().worker_park_count(0));
             let moment = Moment { counters, now: os::now(), ending };
-            match self.peers.attend(&mut desk.console, moment, Task::sight) {
+            match self.peers.attend(&mut desk.console, moment, TaskState::socket_info) {
                 None => break false,
                 Some(Order::Drain) => {
                     self.ask(1);
@@ -162,9 +169,9 @@ impl<P: Protocol, C: Witness> Server<P, C> {
 
     /// Shows what was told at the very end, when no task runs any more.
     pub(super) fn show_last(&mut self) {
-        let Server { desk, peers, .. } = self;
+        let ServerState { desk, peers, .. } = self;
         if let Some(desk) = desk {
-            peers.show_told(&mut desk.console);
+            peers.show_messages(&mut desk.console);
         }
     }
 }

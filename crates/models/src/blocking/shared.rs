@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::room::lock;
+use super::group::lock;
 use proactor::buffer::Shape;
 use proactor::keys::ConnId;
 use proactor::os::Bell;
@@ -21,7 +21,7 @@ pub(super) enum Stage {
 
 /// What all threads of a server share.
 #[derive(Debug)]
-pub(super) struct Hall {
+pub(super) struct SharedState {
     stage: AtomicU8,
     /// The shapes of each connection's buffers, before a few of them are taken.
     pub(super) buffers: Vec<Shape>,
@@ -31,12 +31,12 @@ pub(super) struct Hall {
     ended: Mutex<Vec<ConnId>>,
     /// Whether there is an operator.
     pub(super) attended: bool,
-    told: Mutex<Told>,
+    operator_messages: Mutex<OperatorMessages>,
 }
 
 /// What the operator was told and has not seen.
 #[derive(Debug, Default)]
-struct Told {
+struct OperatorMessages {
     /// Whole lines.
     lines: Vec<u8>,
     /// How often there was no room for more.
@@ -44,18 +44,18 @@ struct Told {
 }
 
 /// With more than this to be seen, in bytes, what the operator is told is lost.
-const TOLD_MOST: usize = 1 << 20;
+const OPERATOR_MESSAGES_MAX: usize = 1 << 20;
 
-impl Hall {
-    pub(super) fn new(buffers: Vec<Shape>, bell: Bell) -> Hall {
+impl SharedState {
+    pub(super) fn new(buffers: Vec<Shape>, bell: Bell) -> SharedState {
         let stage = AtomicU8::new(Stage::Serving as u8);
-        Hall {
+        SharedState {
             stage,
             buffers,
             bell,
             ended: Mutex::default(),
             attended: false,
-            told: Mutex::default(),
+            operator_messages: Mutex::default(),
         }
     }
 
@@ -89,9 +89,9 @@ impl Hall {
         if !self.attended {
             return;
         }
-        let mut told = lock(&self.told);
+        let mut told = lock(&self.operator_messages);
         let first = told.lines.is_empty() && told.lost == 0;
-        if told.lines.len() < TOLD_MOST {
+        if told.lines.len() < OPERATOR_MESSAGES_MAX {
             told.lines.extend_from_slice(lines);
         } else {
             told.lost += 1;
@@ -103,8 +103,8 @@ impl Hall {
     }
 
     /// What the operator was told since this was last called, and how often there was no room.
-    pub(super) fn take_told(&self) -> (Vec<u8>, u64) {
-        let Told { lines, lost } = std::mem::take(&mut *lock(&self.told));
+    pub(super) fn take_operator_messages(&self) -> (Vec<u8>, u64) {
+        let OperatorMessages { lines, lost } = std::mem::take(&mut *lock(&self.operator_messages));
         (lines, lost)
     }
 }
