@@ -1,10 +1,10 @@
 //! What buffers cost: lease, split, queue.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use proactor::buffer::{Chunk, Pool, SendQueue, Shape, Size};
+use proactor::buffer::{BufferClass, Chunk, Pool, SendQueue, Size};
 
 fn chunks(c: &mut Criterion) {
-    let pool = Pool::new(&[Shape { bytes: 2048, count: 64 }]).expect("memory");
+    let pool = Pool::new(&[BufferClass { bytes: 2048, count: 64 }]).expect("memory");
     let chunk = || Chunk::received(pool.lease(Size::SMALLEST).expect("idle buffers"), 2000);
 
     let mut group = c.benchmark_group("chunk");

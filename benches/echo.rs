@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use proactor::address::Address;
-use proactor::buffer::Shape;
+use proactor::buffer::BufferClass;
 use proactor::limits::Limits;
-use proactor::os::Stop;
+use proactor::os::ShutdownSignal;
 use proactor::protocol::Any;
 use proactor_load::{Load, Options, WireChoice};
 use proactor_models::model::{self, Choice, Model, PreparedModel, RingOptions, Service};
@@ -26,7 +26,8 @@ fn echoes(c: &mut Criterion) {
         group.sample_size(10).measurement_time(Duration::from_secs(3));
         group.throughput(Throughput::Elements(1));
         for model in MODELS {
-            let (limits, buffers) = (Limits::default(), vec![Shape { bytes: 2048, count: 1024 }]);
+            let (limits, buffers) =
+                (Limits::default(), vec![BufferClass { bytes: 2048, count: 1024 }]);
             let set_up = {
                 let buffers = buffers.clone();
                 move || {
@@ -44,8 +45,8 @@ fn echoes(c: &mut Criterion) {
             }
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let address = Address::Tcp(listener.local_addr().expect("bound"));
-            let stop = Stop::new().expect("a descriptor");
-            let stopper = stop.handle().expect("a descriptor");
+            let stop = ShutdownSignal::new().expect("a descriptor");
+            let stopper = stop.try_clone().expect("a descriptor");
             let service = Service {
                 listeners: vec![(listener.into(), "echo".parse::<Any>().expect("a protocol"))],
                 buffers,
@@ -78,7 +79,7 @@ fn echoes(c: &mut Criterion) {
                 })
             });
             drop(load);
-            stopper.ask();
+            stopper.request();
             server.join().expect("no panic").expect("it served");
         }
         group.finish();

@@ -5,7 +5,7 @@
 //! `proactor_trace` is called from it. The bench `turn` is of the first. To see it: in
 //! `objdump -dC target/release/proactor`, the loops whose type has no `Traced` in it call no
 //! `Recorder` and read no counter (`rdtsc`); those that have it do both a dozen times. The same
-//! holds of what is made `Plain`, beside `TracedCalls`.
+//! holds of what is made `PlainCalls`, beside `TracedCalls`.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};

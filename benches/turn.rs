@@ -8,10 +8,10 @@ use std::io;
 use std::rc::Rc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use proactor::buffer::{Lease, Pool, Shape, Size};
+use proactor::buffer::{BufferClass, Lease, Pool, Size};
 use proactor::clock::Nanos;
 use proactor::limits::Limits;
-use proactor::os::Stop;
+use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
 use proactor::protocol::{Echo, Protocol, Upper};
 use proactor::ring::{Cqe, Entered, Kind, Op, Pushed, Ring, Sqe, Token, Wait};
@@ -71,7 +71,7 @@ impl Ring for Instant {
         self.answers.pop()
     }
 
-    fn claim(&mut self, _: Cqe) -> Option<Lease> {
+    fn take_buffer(&mut self, _: Cqe) -> Option<Lease> {
         self.pool.lease(Size::SMALLEST)
     }
 
@@ -89,13 +89,13 @@ impl Ring for Instant {
 }
 
 fn pushed(token: Token, len: u32) -> Pushed {
-    Pushed { before: None, op: Sqe { token, opcode: 0, flags: 0, fd: 0, len } }
+    Pushed { preceding: None, op: Sqe { token, opcode: 0, flags: 0, fd: 0, len } }
 }
 
 fn turning<P: Protocol + Clone>(protocol: P) -> Proactor<Instant, P> {
-    let pool = Pool::new(&[Shape { bytes: 2048, count: 1024 }]).expect("memory");
+    let pool = Pool::new(&[BufferClass { bytes: 2048, count: 1024 }]).expect("memory");
     let ring = Instant { pool, armed: Vec::new(), answers: Vec::new(), next: Vec::new() };
-    let stop = Stop::new().expect("a descriptor");
+    let stop = ShutdownSignal::new().expect("a descriptor");
     let mut proactor = Proactor::new(ring, Limits::default(), stop).expect("nothing to fail");
     proactor.listen(std::fs::File::open("/dev/null").expect("/dev/null").into(), protocol);
     (0..8).for_each(|_| drop(proactor.turn()));

@@ -5,9 +5,9 @@
 //! ```
 
 use proactor::address::Address;
-use proactor::buffer::{Chunk, Pool, Shape};
+use proactor::buffer::{BufferClass, Chunk, Pool};
 use proactor::limits::Limits;
-use proactor::os::Stop;
+use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
 use proactor::protocol::{Outbox, Protocol};
 use proactor::reactor::Reactor;
@@ -29,9 +29,10 @@ impl Protocol for Shout {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:7001".to_owned());
     let listener = address.parse::<Address>()?.listen()?;
-    let stop = Stop::new()?;
+    let stop = ShutdownSignal::new()?;
     stop.on_signals()?; // SIGINT and SIGTERM drain it
-    let buffers = vec![Shape { bytes: 2048, count: 256 }, Shape { bytes: 65536, count: 32 }];
+    let buffers =
+        vec![BufferClass { bytes: 2048, count: 256 }, BufferClass { bytes: 65536, count: 32 }];
     let limits = Limits { connections: 1000, ..Limits::default() };
 
     println!("listening on {}", listener.address);

@@ -1,8 +1,8 @@
 //! The calls that a thread makes on behalf of a connection or a listener, and may sleep in.
 //!
 //! Whoever serves by calls that wait makes them here and says whose each is, so that one who
-//! remembers can stand between. [`Plain`] only makes them: it has no size, and costs nothing. The
-//! loops have the same in their [`Selector`](crate::selector::Selector), or in their ring.
+//! remembers can stand between. [`PlainCalls`] only makes them: it has no size, and costs nothing.
+//! The loops have the same in their [`Selector`](crate::selector::Selector), or in their ring.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -142,11 +142,11 @@ pub trait Calls: Clone + Send + 'static {
 
 /// Nobody remembers.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Plain;
+pub struct PlainCalls;
 
-impl Calls for Plain {
+impl Calls for PlainCalls {
     #[inline]
-    fn lane(&self, _slot: u32) -> Plain {
-        Plain
+    fn lane(&self, _slot: u32) -> PlainCalls {
+        PlainCalls
     }
 }

@@ -23,7 +23,7 @@
 //! difference.** The comparison may be made at any time, any number of times.
 
 use crate::buffer::{Chunk, Fit, SendQueue, Size};
-use crate::protocol::{Outbox, Post, Protocol};
+use crate::protocol::{Message, Outbox, Protocol};
 
 /// Owed so many bytes, a connection is paused: not received from.
 pub const HIGH: usize = 512 << 10;
@@ -54,7 +54,7 @@ pub struct Connection<P> {
     shut: bool,
     /// True once the protocol was told that the connection goes away.
     closed: bool,
-    appetite: Appetite,
+    recv_size: RecvSize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ enum Outbound {
 impl<P: Protocol> Connection<P> {
     /// A connection that has just opened, the `me`th at its server, and what its protocol says
     /// first.
-    pub fn open(protocol: P, me: u64, posts: &mut Vec<Post>) -> Connection<P> {
+    pub fn open(protocol: P, me: u64, messages: &mut Vec<Message>) -> Connection<P> {
         let mut connection = Connection {
             protocol,
             queue: SendQueue::new(),
@@ -82,35 +82,35 @@ impl<P: Protocol> Connection<P> {
             paused: false,
             shut: false,
             closed: false,
-            appetite: Appetite::default(),
+            recv_size: RecvSize::default(),
         };
-        connection.ask(posts, |protocol, out| protocol.open(me, out));
+        connection.ask(messages, |protocol, out| protocol.open(me, out));
         connection
     }
 
     // Events.
 
-    /// Bytes arrived. What the protocol says to others is added to `posts`.
-    pub fn received(&mut self, chunk: Chunk, posts: &mut Vec<Post>) {
-        self.appetite.learn(chunk.fit());
+    /// Bytes arrived. What the protocol says to others is added to `messages`.
+    pub fn received(&mut self, chunk: Chunk, messages: &mut Vec<Message>) {
+        self.recv_size.learn(chunk.fit());
         if self.outbound == Outbound::Open {
-            self.ask(posts, |protocol, out| protocol.data(chunk, out));
+            self.ask(messages, |protocol, out| protocol.data(chunk, out));
         }
     }
 
     /// The peer will send no more.
-    pub fn ended(&mut self, posts: &mut Vec<Post>) {
+    pub fn ended(&mut self, messages: &mut Vec<Message>) {
         if self.inbound == Inbound::Open {
             self.inbound = Inbound::Ended;
             if self.outbound == Outbound::Open {
-                self.ask(posts, |protocol, out| protocol.end(out));
+                self.ask(messages, |protocol, out| protocol.end(out));
             }
         }
     }
 
     /// A receive found no buffer: the next one asks for less.
-    pub fn starved(&mut self) {
-        self.appetite.lower();
+    pub fn no_buffer(&mut self) {
+        self.recv_size.lower();
     }
 
     /// Another peer said `chunk` to all.
@@ -125,10 +125,10 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// `n` of the bytes that were owed have been sent.
-    pub fn sent(&mut self, n: usize, posts: &mut Vec<Post>) {
+    pub fn sent(&mut self, n: usize, messages: &mut Vec<Message>) {
         if self.outbound != Outbound::Broken {
             self.queue.advance(n);
-            self.refill(posts);
+            self.refill(messages);
             self.weigh();
         }
     }
@@ -147,11 +147,11 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// It goes away: its protocol is told, the first time.
-    pub fn close(&mut self, posts: &mut Vec<Post>) {
+    pub fn close(&mut self, messages: &mut Vec<Message>) {
         if !std::mem::replace(&mut self.closed, true) {
             // Finished: nobody is left to reply to.
             let mut finished = true;
-            self.protocol.close(&mut Outbox::new(&mut self.queue, posts, &mut finished));
+            self.protocol.close(&mut Outbox::new(&mut self.queue, messages, &mut finished));
         }
     }
 
@@ -210,7 +210,7 @@ impl<P: Protocol> Connection<P> {
 
     /// Whether it will want nothing new merely because all that it is owed has been sent. Who has
     /// more to say by itself is never at ease.
-    pub fn is_at_ease(&self) -> bool {
+    pub fn can_skip_completion(&self) -> bool {
         self.inbound == Inbound::Open
             && self.outbound == Outbound::Open
             && !self.paused
@@ -223,8 +223,8 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// The size of buffer that fits what it has been receiving.
-    pub fn appetite(&self) -> Size {
-        self.appetite.size
+    pub fn recv_size(&self) -> Size {
+        self.recv_size.size
     }
 
     /// Its protocol.
@@ -232,23 +232,23 @@ impl<P: Protocol> Connection<P> {
         &self.protocol
     }
 
-    fn ask(&mut self, posts: &mut Vec<Post>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
+    fn ask(&mut self, messages: &mut Vec<Message>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
         let mut finished = false;
-        event(&mut self.protocol, &mut Outbox::new(&mut self.queue, posts, &mut finished));
+        event(&mut self.protocol, &mut Outbox::new(&mut self.queue, messages, &mut finished));
         if finished {
             self.finish();
         }
-        self.refill(posts);
+        self.refill(messages);
         self.weigh();
     }
 
     /// Asks the protocol for more, if it has more and there is room.
     #[inline]
-    fn refill(&mut self, posts: &mut Vec<Post>) {
+    fn refill(&mut self, messages: &mut Vec<Message>) {
         if self.protocol.refills() && self.outbound == Outbound::Open && self.queue.bytes() < REFILL
         {
             let mut finished = false;
-            self.protocol.refill(&mut Outbox::new(&mut self.queue, posts, &mut finished));
+            self.protocol.refill(&mut Outbox::new(&mut self.queue, messages, &mut finished));
             if finished {
                 self.finish();
             }
@@ -267,13 +267,13 @@ impl<P: Protocol> Connection<P> {
 
 /// Which size of buffer suits the peer, learned from how its chunks fit.
 #[derive(Debug, Clone, Copy, Default)]
-struct Appetite {
+struct RecvSize {
     size: Size,
     /// How many chunks in a row have asked for another size.
     run: u8,
 }
 
-impl Appetite {
+impl RecvSize {
     /// So many tight chunks in a row ask for more …
     const GROW: u8 = 2;
     /// … and so many loose ones for less.
@@ -290,30 +290,30 @@ impl Appetite {
     fn turn(&mut self, size: Size, after: u8) {
         self.run += 1;
         if self.run >= after {
-            *self = Appetite { size, run: 0 };
+            *self = RecvSize { size, run: 0 };
         }
     }
 
     fn lower(&mut self) {
-        *self = Appetite { size: Size(self.size.0.saturating_sub(1)), run: 0 };
+        *self = RecvSize { size: Size(self.size.0.saturating_sub(1)), run: 0 };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::{Pool, Shape};
-    use crate::protocol::testing::{Tell, to_others};
+    use crate::buffer::{BufferClass, Pool};
+    use crate::protocol::testing::{Broadcast, to_others};
     use crate::protocol::{Chargen, Chat, Echo};
 
     fn echo() -> Connection<Echo> {
         Connection::open(Echo, 1, &mut Vec::new())
     }
 
-    fn hear<P: Protocol>(connection: &mut Connection<P>, bytes: &[u8]) -> Vec<Post> {
-        let mut posts = Vec::new();
-        connection.received(Chunk::from(bytes.to_vec()), &mut posts);
-        posts
+    fn hear<P: Protocol>(connection: &mut Connection<P>, bytes: &[u8]) -> Vec<Message> {
+        let mut messages = Vec::new();
+        connection.received(Chunk::from(bytes.to_vec()), &mut messages);
+        messages
     }
 
     #[test]
@@ -364,7 +364,7 @@ mod tests {
         assert!(connection.wants_recv());
         hear(&mut connection, b"x");
         assert!(!connection.wants_recv() && connection.is_paused());
-        assert!(!connection.is_at_ease(), "once all is sent it will want to receive");
+        assert!(!connection.can_skip_completion(), "once all is sent it will want to receive");
         connection.sent(HIGH - LOW - 1, &mut Vec::new());
         assert!(!connection.wants_recv(), "hysteresis");
         connection.sent(1, &mut Vec::new());
@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn holding_many_buffers_pauses_too() {
-        let pool = Pool::new(&[Shape { bytes: 1024, count: 64 }]).unwrap();
+        let pool = Pool::new(&[BufferClass { bytes: 1024, count: 64 }]).unwrap();
         let mut connection = echo();
         for _ in 0..LEASES_HIGH {
             assert!(connection.wants_recv());
@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn what_others_said_beyond_the_hard_limit_evicts() {
-        let mut connection = Connection::open(Tell, 1, &mut Vec::new());
+        let mut connection = Connection::open(Broadcast, 1, &mut Vec::new());
         let chunk = Chunk::from(vec![b'x'; 1 << 20]);
         (0..HARD / chunk.len()).for_each(|_| connection.deliver(chunk.clone()));
         assert!(!connection.is_broken());
@@ -396,14 +396,14 @@ mod tests {
     }
 
     #[test]
-    fn posts_come_out_as_data() {
-        let mut posts = Vec::new();
-        let mut connection = Connection::open(Chat::default(), 7, &mut posts);
-        posts.extend(hear(&mut connection, b"one\ntw"));
+    fn messages_come_out_as_data() {
+        let mut messages = Vec::new();
+        let mut connection = Connection::open(Chat::default(), 7, &mut messages);
+        messages.extend(hear(&mut connection, b"one\ntw"));
         connection.broken();
-        connection.close(&mut posts);
-        connection.close(&mut posts);
-        assert_eq!(to_others(&posts), [&b"* 7 joined\n"[..], b"[7] one\n", b"* 7 left\n"]);
+        connection.close(&mut messages);
+        connection.close(&mut messages);
+        assert_eq!(to_others(&messages), [&b"* 7 joined\n"[..], b"[7] one\n", b"* 7 left\n"]);
     }
 
     #[test]
@@ -411,7 +411,12 @@ mod tests {
         let mut connection = Connection::open(Chargen, 1, &mut Vec::new());
         for _ in 0..1000 {
             let owed = connection.outgoing().bytes();
-            assert!(owed > 0 && owed < HIGH && !connection.is_at_ease() && connection.wants_recv());
+            assert!(
+                owed > 0
+                    && owed < HIGH
+                    && !connection.can_skip_completion()
+                    && connection.wants_recv()
+            );
             connection.sent(owed.min(10_007), &mut Vec::new());
         }
         connection.finish();
@@ -437,33 +442,33 @@ mod tests {
     }
 
     #[test]
-    fn appetite_grows_by_tight_chunks_and_shrinks_by_loose_ones() {
-        let shapes = [64, 256, 1024].map(|bytes| Shape { bytes, count: 40 });
+    fn recv_size_grows_by_tight_chunks_and_shrinks_by_loose_ones() {
+        let shapes = [64, 256, 1024].map(|bytes| BufferClass { bytes, count: 40 });
         let pool = Pool::new(&shapes).unwrap();
         let mut connection = echo();
         let mut receive = |len: usize| {
-            let lease = pool.lease(connection.appetite()).unwrap();
+            let lease = pool.lease(connection.recv_size()).unwrap();
             let len = len.min(lease.location().1);
             connection.received(Chunk::received(lease, len), &mut Vec::new());
             connection.sent(len, &mut Vec::new());
-            connection.appetite()
+            connection.recv_size()
         };
         assert_eq!((receive(5000), receive(10), receive(5000)), (Size(0), Size(0), Size(0)));
         assert_eq!(receive(5000), Size(1), "two in a row");
         assert_eq!((receive(5000), receive(5000)), (Size(1), Size(2)));
-        assert!((1..Appetite::SHRINK).all(|_| receive(100) == Size(2)), "not at once");
+        assert!((1..RecvSize::SHRINK).all(|_| receive(100) == Size(2)), "not at once");
         assert_eq!(receive(100), Size(1));
         assert!((0..100).all(|_| receive(100) == Size(1)), "this fits");
     }
 
     #[test]
-    fn appetite_beyond_the_largest_buffer_is_clamped_by_the_pool() {
-        let pool = Pool::new(&[Shape { bytes: 64, count: 2 }]).unwrap();
-        let mut appetite = Appetite::default();
-        (0..20).for_each(|_| appetite.learn(Fit::Tight(pool.clamp(appetite.size))));
-        assert_eq!(appetite.size, Size(1));
-        appetite.lower();
-        assert_eq!(appetite.size, Size(0));
+    fn recv_size_beyond_the_largest_buffer_is_clamped_by_the_pool() {
+        let pool = Pool::new(&[BufferClass { bytes: 64, count: 2 }]).unwrap();
+        let mut recv_size = RecvSize::default();
+        (0..20).for_each(|_| recv_size.learn(Fit::Tight(pool.clamp(recv_size.size))));
+        assert_eq!(recv_size.size, Size(1));
+        recv_size.lower();
+        assert_eq!(recv_size.size, Size(0));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Counters {
     /// The bytes they took.
     pub sent_bytes: u64,
     /// Receives that found no buffer.
-    pub starved: u64,
+    pub out_of_buffers: u64,
     /// Connections evicted because others waited for them.
     pub evicted: u64,
     /// Connections that the drain's deadline cut off.
@@ -61,7 +61,7 @@ impl Counters {
             received_bytes,
             sends,
             sent_bytes,
-            starved,
+            out_of_buffers,
             evicted,
             cut,
         } = self;
@@ -78,7 +78,7 @@ impl Counters {
             ("received_bytes", received_bytes),
             ("sends", sends),
             ("sent_bytes", sent_bytes),
-            ("starved", starved),
+            ("out_of_buffers", out_of_buffers),
             ("evicted", evicted),
             ("cut", cut),
         ]

@@ -53,68 +53,68 @@ pub struct Key(pub u64);
 
 /// Whose a descriptor is, to be packed into a [`Key`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
+pub enum KeyOwner {
     /// A connection's.
     Conn(ConnId),
     /// A listener's: which.
     Listener(usize),
     /// What stops the loop.
-    Stop,
+    Shutdown,
     /// What is typed at the console.
-    Input,
+    Console,
     /// A descriptor of the loop's owner: which.
-    Guest(u32),
+    External(u32),
     /// The line between the parent and the child that serves this connection: only in a trace,
     /// where all processes know connections by the same names.
-    Line(ConnId),
+    Link(ConnId),
 }
 
-const LINE: u64 = 1 << 60;
-const GUEST: u64 = 1 << 61;
+const LINK: u64 = 1 << 60;
+const EXTERNAL: u64 = 1 << 61;
 const LISTENER: u64 = 1 << 62;
-const STOP: u64 = 1 << 63;
-const INPUT: u64 = STOP | 1;
+const SHUTDOWN: u64 = 1 << 63;
+const CONSOLE: u64 = SHUTDOWN | 1;
 
-impl From<Whose> for Key {
-    fn from(whose: Whose) -> Key {
+impl From<KeyOwner> for Key {
+    fn from(whose: KeyOwner) -> Key {
         let name = |conn: ConnId| u64::from(conn.generation()) << 32 | u64::from(conn.slot());
         Key(match whose {
-            Whose::Conn(conn) => name(conn),
-            Whose::Listener(at) => LISTENER | at as u64,
-            Whose::Stop => STOP,
-            Whose::Input => INPUT,
-            Whose::Guest(guest) => GUEST | u64::from(guest),
-            Whose::Line(conn) => LINE | name(conn),
+            KeyOwner::Conn(conn) => name(conn),
+            KeyOwner::Listener(at) => LISTENER | at as u64,
+            KeyOwner::Shutdown => SHUTDOWN,
+            KeyOwner::Console => CONSOLE,
+            KeyOwner::External(guest) => EXTERNAL | u64::from(guest),
+            KeyOwner::Link(conn) => LINK | name(conn),
         })
     }
 }
 
-impl From<Key> for Whose {
-    fn from(Key(key): Key) -> Whose {
+impl From<Key> for KeyOwner {
+    fn from(Key(key): Key) -> KeyOwner {
         let conn = ConnId::new(key as u32, (key >> 32) as u32);
         match key {
-            _ if key < LINE => Whose::Conn(conn),
-            STOP => Whose::Stop,
-            INPUT => Whose::Input,
-            _ if key & LISTENER != 0 => Whose::Listener((key & !LISTENER) as usize),
-            _ if key & GUEST != 0 => Whose::Guest(key as u32),
-            _ => Whose::Line(conn),
+            _ if key < LINK => KeyOwner::Conn(conn),
+            SHUTDOWN => KeyOwner::Shutdown,
+            CONSOLE => KeyOwner::Console,
+            _ if key & LISTENER != 0 => KeyOwner::Listener((key & !LISTENER) as usize),
+            _ if key & EXTERNAL != 0 => KeyOwner::External(key as u32),
+            _ => KeyOwner::Link(conn),
         }
     }
 }
 
 /// A slab whose keys know their tenant.
 #[derive(Debug)]
-pub struct Keys<T> {
+pub struct ConnSlab<T> {
     slots: Slab<T>,
     /// Of each slot that was ever used, its present or next tenant's generation.
     generations: Vec<u32>,
 }
 
-impl<T> Keys<T> {
+impl<T> ConnSlab<T> {
     /// Nobody lives here.
-    pub fn new() -> Keys<T> {
-        Keys { slots: Slab::new(), generations: Vec::new() }
+    pub fn new() -> ConnSlab<T> {
+        ConnSlab { slots: Slab::new(), generations: Vec::new() }
     }
 
     /// Moves `value` in.
@@ -185,9 +185,9 @@ impl<T> Keys<T> {
     }
 }
 
-impl<T> Default for Keys<T> {
-    fn default() -> Keys<T> {
-        Keys::new()
+impl<T> Default for ConnSlab<T> {
+    fn default() -> ConnSlab<T> {
+        ConnSlab::new()
     }
 }
 
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_key_finds_its_tenant_and_never_the_next() {
-        let mut keys = Keys::new();
+        let mut keys = ConnSlab::new();
         let old = keys.insert("old");
         assert_eq!(keys.remove(old), Some("old"));
         let next = keys.next_id();
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn generations_wrap_at_24_bits() {
-        let mut keys = Keys::new();
+        let mut keys = ConnSlab::new();
         let id = keys.insert(());
         keys.generations[0] = GENERATIONS - 1;
         assert!(keys.get(id).is_none());
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_key_of_nowhere_finds_nobody() {
-        let keys: Keys<()> = Keys::new();
+        let keys: ConnSlab<()> = ConnSlab::new();
         assert!(keys.get(ConnId::new(7, 0)).is_none());
     }
 }

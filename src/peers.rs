@@ -11,7 +11,7 @@
 //! * *Hushed*: a peer that is owed too much is *congested*. While anyone in a room is congested,
 //!   those of the room who talk (have broadcast) are not received from. So a flood runs at the
 //!   speed of the slowest listener, and nobody who reads loses a line.
-//! * *Starved*: a peer wanted a buffer and there was none: they are all in what others are owed.
+//! * *Out of buffers*: a peer wants to receive and every buffer holds bytes owed to others.
 //!
 //! While somebody waits in either way, a peer that is owed bytes and takes none of them for
 //! [`SOFT`] is evicted. (The words are those of redis' `client-output-buffer-limit`.)
@@ -25,9 +25,9 @@ use std::time::Duration;
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::connection::Connection;
-use crate::keys::{ConnId, Keys};
-use crate::protocol::{Post, Protocol};
-use waiting::{Crowd, wants_recv, weigh};
+use crate::keys::{ConnId, ConnSlab};
+use crate::protocol::{Message, Protocol};
+use waiting::{GroupCounts, wants_recv, weigh};
 
 /// How long a peer for whom somebody waits may take nothing of what it is owed: at least this long,
 /// and at most twice as long.
@@ -60,12 +60,12 @@ pub struct Peer<P, D> {
     talks: bool,
     /// True exactly when it is counted in its room's `congested`.
     congested: bool,
-    /// True exactly when it stands in `starved`.
-    starved: bool,
-    /// True from starving until bytes arrive: it takes whatever size of buffer there is most of.
-    hungry: bool,
-    /// True for a line to another process of the house: see [`Peers::open_line`].
-    line: bool,
+    /// True exactly when it stands in `waiting_for_buffer`.
+    waits_for_buffer: bool,
+    /// True from waiting for a buffer until bytes arrive: it takes whichever size is free.
+    any_size: bool,
+    /// True for a link to another process: see [`Peers::open_link`].
+    link: bool,
     /// True if, since the last look at the stalled, it took some of what it is owed or was owed
     /// nothing.
     progressed: bool,
@@ -73,7 +73,7 @@ pub struct Peer<P, D> {
 
 /// A peer whose turn it is.
 #[derive(Debug)]
-pub struct Ready<'a, P, D> {
+pub struct ReadyPeer<'a, P, D> {
     /// Which.
     pub id: ConnId,
     /// The peer.
@@ -81,32 +81,32 @@ pub struct Ready<'a, P, D> {
     /// Whether it would receive, and need not wait for others.
     pub wants_recv: bool,
     /// Whether it has starved since it last received: better any buffer than the right one.
-    pub hungry: bool,
+    pub any_size: bool,
 }
 
 /// Every open connection.
 #[derive(Debug)]
 pub struct Peers<P, D> {
-    keys: Keys<Peer<P, D>>,
+    slab: ConnSlab<Peer<P, D>>,
     /// Whose turn it is, from `next` on.
     ready: Vec<ConnId>,
     next: usize,
     /// Whose turn it will be. Ids of peers that have left meanwhile are skipped.
     marked: Vec<ConnId>,
     /// Who waits for a buffer, longest first. Ids of peers that have left are skipped.
-    starved: VecDeque<ConnId>,
+    waiting_for_buffer: VecDeque<ConnId>,
     /// How many of those have not left.
-    starving: usize,
+    buffer_waiters: usize,
     /// By room.
-    crowds: Vec<Crowd>,
+    group_counts: Vec<GroupCounts>,
     /// How many have ever come: the number of the last.
     came: u64,
     /// Emptied before every return: its capacity is kept.
-    posts: Vec<Post>,
+    messages: Vec<Message>,
     /// Whether there is an operator to be told anything.
-    attended: bool,
+    has_operator: bool,
     /// What is for the operator.
-    told: Vec<Chunk>,
+    to_operator: Vec<Chunk>,
     /// Who has said all and discards, and until when; in order of time.
     lingering: VecDeque<(Nanos, ConnId)>,
     /// Who began to linger since the clock was last read.
@@ -120,17 +120,17 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Nobody is here.
     pub fn new() -> Peers<P, D> {
         Peers {
-            keys: Keys::new(),
+            slab: ConnSlab::new(),
             ready: Vec::new(),
             next: 0,
             marked: Vec::new(),
-            starved: VecDeque::new(),
-            starving: 0,
-            crowds: Vec::new(),
+            waiting_for_buffer: VecDeque::new(),
+            buffer_waiters: 0,
+            group_counts: Vec::new(),
             came: 0,
-            posts: Vec::new(),
-            attended: false,
-            told: Vec::new(),
+            messages: Vec::new(),
+            has_operator: false,
+            to_operator: Vec::new(),
             lingering: VecDeque::new(),
             fresh: Vec::new(),
             look_at: None,
@@ -146,31 +146,30 @@ impl<P: Protocol, D> Peers<P, D> {
         self.admit(protocol, room, driver, false)
     }
 
-    /// A line to another process of the house has come: one that talks for others, and listens for
-    /// them.
+    /// Opens a link to another process: a connection that carries the messages of other peers.
     ///
     /// It differs in three ways. It is never evicted for taking nothing: the process at its other
     /// end evicts whom it waits for. It lingers for as long as it takes: that process may have to
     /// wait before it hears the last word. And it is received from however much it is owed, while
     /// nobody else in its room is congested: were both ends to wait until the other receives, both
     /// would wait for ever (kernel-notes §45).
-    pub fn open_line(&mut self, protocol: P, room: Room, driver: D) -> ConnId {
+    pub fn open_link(&mut self, protocol: P, room: Room, driver: D) -> ConnId {
         self.admit(protocol, room, driver, true)
     }
 
     /// By what the next who comes will be known.
     pub fn next_id(&self) -> ConnId {
-        self.keys.next_id()
+        self.slab.next_id()
     }
 
-    fn admit(&mut self, protocol: P, room: Room, driver: D, line: bool) -> ConnId {
-        if self.crowds.len() <= room.0 as usize {
-            self.crowds.resize(room.0 as usize + 1, Crowd::default());
+    fn admit(&mut self, protocol: P, room: Room, driver: D, link: bool) -> ConnId {
+        if self.group_counts.len() <= room.0 as usize {
+            self.group_counts.resize(room.0 as usize + 1, GroupCounts::default());
         }
         self.came += 1;
-        let connection = Connection::open(protocol, self.came, &mut self.posts);
-        self.crowds[room.0 as usize].lines += usize::from(line);
-        let id = self.keys.insert(Peer {
+        let connection = Connection::open(protocol, self.came, &mut self.messages);
+        self.group_counts[room.0 as usize].links += usize::from(link);
+        let id = self.slab.insert(Peer {
             connection,
             driver,
             number: self.came,
@@ -180,9 +179,9 @@ impl<P: Protocol, D> Peers<P, D> {
             marked: false,
             talks: false,
             congested: false,
-            starved: false,
-            hungry: false,
-            line,
+            waits_for_buffer: false,
+            any_size: false,
+            link,
             progressed: false,
         });
         self.settle(id);
@@ -191,69 +190,72 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Bytes arrived from it.
     pub fn received(&mut self, id: ConnId, chunk: Chunk) {
-        let Some(peer) = self.keys.get_mut(id) else { return };
+        let Some(peer) = self.slab.get_mut(id) else { return };
         peer.progressed |= peer.connection.outgoing().is_empty();
-        peer.hungry = false;
+        peer.any_size = false;
         peer.received += chunk.len() as u64;
-        peer.connection.received(chunk, &mut self.posts);
+        peer.connection.received(chunk, &mut self.messages);
         // Only who is received from can be hushed: to come and to go is not to talk.
-        if !peer.talks && self.posts.iter().any(|post| matches!(post, Post::Others(_))) {
+        if !peer.talks
+            && self.messages.iter().any(|message| matches!(message, Message::Broadcast(_)))
+        {
             peer.talks = true;
-            self.crowds[peer.room.0 as usize].talkers += 1;
+            self.group_counts[peer.room.0 as usize].talkers += 1;
         }
         self.settle(id);
     }
 
     /// It will send no more.
     pub fn ended(&mut self, id: ConnId) {
-        self.step(id, |peer, posts| peer.connection.ended(posts));
+        self.step(id, |peer, messages| peer.connection.ended(messages));
     }
 
     /// It took `n` bytes of what it is owed.
     pub fn sent(&mut self, id: ConnId, n: usize) {
-        self.step(id, |peer, posts| {
+        self.step(id, |peer, messages| {
             peer.progressed |= n > 0;
             peer.sent += n as u64;
-            peer.connection.sent(n, posts);
+            peer.connection.sent(n, messages);
         });
     }
 
     /// Its outbound direction has been shut down.
     pub fn shut_down(&mut self, id: ConnId) {
         self.step(id, |peer, _| peer.connection.shut_down());
-        if self.keys.get(id).is_some_and(|peer| !peer.line) {
+        if self.slab.get(id).is_some_and(|peer| !peer.link) {
             self.fresh.push(id);
         }
     }
 
     /// It was reset.
     pub fn broken(&mut self, id: ConnId) {
-        self.step(id, |peer, posts| {
+        self.step(id, |peer, messages| {
             peer.connection.broken();
-            peer.connection.close(posts);
+            peer.connection.close(messages);
         });
     }
 
     /// It is gone. Answers what the driver kept beside it.
     pub fn remove(&mut self, id: ConnId) -> Option<D> {
-        let peer = self.keys.remove(id)?;
-        let Peer { mut connection, room, talks, congested, starved, line, driver, .. } = peer;
-        self.starving -= usize::from(starved);
-        let crowd = &mut self.crowds[room.0 as usize];
-        crowd.talkers -= usize::from(talks);
-        crowd.lines -= usize::from(line);
+        let peer = self.slab.remove(id)?;
+        let Peer { mut connection, room, talks, congested, waits_for_buffer, link, driver, .. } =
+            peer;
+        self.buffer_waiters -= usize::from(waits_for_buffer);
+        let counts = &mut self.group_counts[room.0 as usize];
+        counts.talkers -= usize::from(talks);
+        counts.links -= usize::from(link);
         if congested {
-            crowd.congested -= 1;
+            counts.congested -= 1;
             self.wake_talkers(room);
         }
-        connection.close(&mut self.posts);
+        connection.close(&mut self.messages);
         self.hand_on(id, room);
         Some(driver)
     }
 
     /// Something changed in what the driver keeps beside it.
     pub fn mark(&mut self, id: ConnId) {
-        if let Some(peer) = self.keys.get_mut(id) {
+        if let Some(peer) = self.slab.get_mut(id) {
             mark(peer, id, &mut self.marked);
         }
     }
@@ -262,7 +264,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Has all send what they are owed, and end.
     pub fn finish_all(&mut self) {
-        for (id, peer) in self.keys.iter_mut() {
+        for (id, peer) in self.slab.iter_mut() {
             peer.connection.finish();
             mark(peer, id, &mut self.marked);
         }
@@ -270,7 +272,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Gives up on all.
     pub fn break_all(&mut self) {
-        let ids: Vec<ConnId> = self.keys.iter_mut().map(|(id, _)| id).collect();
+        let ids: Vec<ConnId> = self.slab.iter_mut().map(|(id, _)| id).collect();
         ids.into_iter().for_each(|id| self.broken(id));
     }
 
@@ -285,24 +287,24 @@ impl<P: Protocol, D> Peers<P, D> {
     }
 
     /// The next who is ready, until none is.
-    pub fn next_ready(&mut self) -> Option<Ready<'_, P, D>> {
+    pub fn next_ready(&mut self) -> Option<ReadyPeer<'_, P, D>> {
         let id = loop {
             let id = *self.ready.get(self.next)?;
             self.next += 1;
-            if self.keys.get(id).is_some() {
+            if self.slab.get(id).is_some() {
                 break id;
             }
         };
-        let peer = self.keys.get_mut(id).expect("it is here");
+        let peer = self.slab.get_mut(id).expect("it is here");
         peer.marked = false;
-        let (wants_recv, hungry) = (wants_recv(peer, &self.crowds), peer.hungry);
-        Some(Ready { id, peer, wants_recv, hungry })
+        let (wants_recv, any_size) = (wants_recv(peer, &self.group_counts), peer.any_size);
+        Some(ReadyPeer { id, peer, wants_recv, any_size })
     }
 
-    /// Whether it would receive, and need not wait for others: what [`Ready`] said of it may have
-    /// changed by what it said since.
+    /// Whether it would receive, and need not wait for others: what [`ReadyPeer`] said may have
+    /// changed since.
     pub fn wants_recv(&self, id: ConnId) -> bool {
-        self.keys.get(id).is_some_and(|peer| wants_recv(peer, &self.crowds))
+        self.slab.get(id).is_some_and(|peer| wants_recv(peer, &self.group_counts))
     }
 
     /// Whether anyone is marked: there is no time to sleep.
@@ -314,22 +316,22 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// A peer.
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Peer<P, D>> {
-        self.keys.get_mut(id)
+        self.slab.get_mut(id)
     }
 
     /// All of them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut Peer<P, D>)> {
-        self.keys.iter_mut()
+        self.slab.iter_mut()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.slab.len()
     }
 
     /// Whether there is nobody.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.slab.is_empty()
     }
 
     /// How many have been evicted.
@@ -339,59 +341,59 @@ impl<P: Protocol, D> Peers<P, D> {
 
     // Within.
 
-    fn step(&mut self, id: ConnId, event: impl FnOnce(&mut Peer<P, D>, &mut Vec<Post>)) {
-        let Some(peer) = self.keys.get_mut(id) else { return };
+    fn step(&mut self, id: ConnId, event: impl FnOnce(&mut Peer<P, D>, &mut Vec<Message>)) {
+        let Some(peer) = self.slab.get_mut(id) else { return };
         peer.progressed |= peer.connection.outgoing().is_empty();
-        event(peer, &mut self.posts);
+        event(peer, &mut self.messages);
         self.settle(id);
     }
 
     /// After any change of a connection: mark it, count it, hand on what it said.
     fn settle(&mut self, id: ConnId) {
-        let peer = self.keys.get_mut(id).expect("a peer settles while it is here");
+        let peer = self.slab.get_mut(id).expect("a peer settles while it is here");
         mark(peer, id, &mut self.marked);
         let room = peer.room;
-        if weigh(peer, &mut self.crowds) {
+        if weigh(peer, &mut self.group_counts) {
             self.wake_talkers(room);
         }
         self.hand_on(id, room);
     }
 
-    /// Hands `posts` on to the others of the room or to the operator, and then what is said by the
-    /// going of those whom that evicts.
+    /// Delivers `messages` to the other peers of the group or to the operator, then those of the
+    /// peers that this evicts.
     #[inline]
     fn hand_on(&mut self, from: ConnId, room: Room) {
-        if self.posts.is_empty() {
+        if self.messages.is_empty() {
             return;
         }
         let mut evicted = Vec::new();
         self.hand_on_once(from, room, &mut evicted);
         while let Some(id) = evicted.pop() {
-            let peer = self.keys.get_mut(id).expect("who is evicted is still to be closed");
-            peer.connection.close(&mut self.posts);
+            let peer = self.slab.get_mut(id).expect("who is evicted is still to be closed");
+            peer.connection.close(&mut self.messages);
             self.hand_on_once(id, room, &mut evicted);
         }
     }
 
     fn hand_on_once(&mut self, from: ConnId, room: Room, evicted: &mut Vec<ConnId>) {
-        let (told, attended) = (&mut self.told, self.attended);
-        self.posts.retain(|post| match post {
-            Post::Others(_) => true,
-            Post::Operator(chunk) => {
-                told.extend(attended.then(|| chunk.clone()));
+        let (to_operator, has_operator) = (&mut self.to_operator, self.has_operator);
+        self.messages.retain(|message| match message {
+            Message::Broadcast(_) => true,
+            Message::Operator(chunk) => {
+                to_operator.extend(has_operator.then(|| chunk.clone()));
                 false
             }
         });
-        if self.posts.is_empty() {
+        if self.messages.is_empty() {
             return;
         }
         let mut relieved = false;
-        for (id, peer) in self.keys.iter_mut().filter(|(_, peer)| peer.room == room) {
+        for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.room == room) {
             if id != from {
                 peer.progressed |= peer.connection.outgoing().is_empty();
                 let broken = peer.connection.is_broken();
-                for post in &self.posts {
-                    let (Post::Others(chunk) | Post::Operator(chunk)) = post;
+                for message in &self.messages {
+                    let (Message::Broadcast(chunk) | Message::Operator(chunk)) = message;
                     peer.connection.deliver(chunk.clone());
                 }
                 if peer.connection.is_broken() && !broken {
@@ -400,10 +402,10 @@ impl<P: Protocol, D> Peers<P, D> {
                     evicted.push(id);
                 }
                 mark(peer, id, &mut self.marked);
-                relieved |= weigh(peer, &mut self.crowds); // by its eviction
+                relieved |= weigh(peer, &mut self.group_counts); // by its eviction
             }
         }
-        self.posts.clear();
+        self.messages.clear();
         if relieved {
             self.wake_talkers(room);
         }

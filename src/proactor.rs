@@ -15,9 +15,10 @@
 //! are different wants. Teardown is a *join*: a connection is closed when nothing of it is in
 //! flight any more, not even a cancel.
 //!
-//! Three words that sockets do not have. A *quiet* send has no completion if all of it went: the
-//! ring tells when all else is reaped, and if it came short the next send is not quiet. Who
-//! *starves* would receive, and there is no buffer. Who was accepted beyond the limit is *parked*.
+//! Terms: a send with *skip_success* (`IOSQE_CQE_SKIP_SUCCESS`) posts a completion only if it fails
+//! or comes short; after a short one, the next send asks for its completion. A connection is *out of
+//! buffers* when it wants to receive and the pool has none. A socket accepted above the limit of
+//! connections waits in the *backlog*.
 
 mod accept;
 mod console;
@@ -31,10 +32,10 @@ use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::keys::ConnId;
 use crate::limits::{Ended, Limits, Stage};
-use crate::os::{self, Stop};
-use crate::peers::{Peers, Ready};
+use crate::os::{self, ShutdownSignal};
+use crate::peers::{Peers, ReadyPeer};
 use crate::protocol::Protocol;
-use crate::ring::{Completion, ListenerId, Op, Recv, Ring, Sent, Socket, Target, Wait};
+use crate::ring::{CancelTarget, Completion, ListenerId, Op, Recv, Ring, Sent, Socket, Wait};
 use accept::Listener;
 use console::ConsoleInput;
 
@@ -45,14 +46,14 @@ pub struct Proactor<R, P> {
     peers: Peers<P, Flight>,
     listeners: Vec<Listener<P>>,
     /// Accepted beyond the limit: connected, not yet served.
-    parked: VecDeque<(ListenerId, Socket)>,
+    backlog: VecDeque<(ListenerId, Socket)>,
     limits: Limits,
-    stop: Stop,
+    stop: ShutdownSignal,
     stage: Stage,
     /// Until when no accept is armed, after one failed for want of resources.
     accept_at: Option<Nanos>,
     /// Whether quiet sends were issued of which it is not known yet how they went.
-    quiet: bool,
+    unconfirmed_sends: bool,
     /// Where the operator sits, if there is one.
     desk: Option<Box<ConsoleInput>>,
     counters: Counters,
@@ -66,12 +67,12 @@ pub struct Flight {
     socket: Socket,
     receiving: InFlight,
     /// The size that the connection would have had when the receive in flight was issued.
-    appetite: Size,
+    recv_size: Size,
     sending: InFlight,
     /// Whether the send in flight is one that says nothing if all of it goes.
-    quiet: bool,
+    skip_success: bool,
     /// True while the peer takes less than it is owed: sends wait, and say how they went.
-    patient: bool,
+    await_send: bool,
     shutting: bool,
     /// Cancels that have not completed.
     cancels: u8,
@@ -91,19 +92,19 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     ///
     /// # Errors
     /// The ring refuses its first submission.
-    pub fn new(mut ring: R, limits: Limits, stop: Stop) -> io::Result<Proactor<R, P>> {
+    pub fn new(mut ring: R, limits: Limits, stop: ShutdownSignal) -> io::Result<Proactor<R, P>> {
         let calls_before = os::calls();
         ring.submit(Op::Wake { fd: stop.as_fd() })?;
         Ok(Proactor {
             ring,
             peers: Peers::new(),
             listeners: Vec::new(),
-            parked: VecDeque::new(),
+            backlog: VecDeque::new(),
             limits,
             stop,
             stage: Stage::Serving,
             accept_at: None,
-            quiet: false,
+            unconfirmed_sends: false,
             desk: None,
             counters: Counters::default(),
             calls_before,
@@ -150,10 +151,10 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             }
         }
         // Quiet sends that went out whole.
-        while let Some((conn, n)) = self.ring.silent() {
+        while let Some((conn, n)) = self.ring.next_implied() {
             self.sent(conn, Sent::Bytes(n));
         }
-        self.quiet = false;
+        self.unconfirmed_sends = false;
         self.resume_ready()?;
         if self.peers.has_messages() && self.attend() {
             return Ok(Some(Ended::AtOnce));
@@ -192,7 +193,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             Completion::Recv { conn, outcome, more } => self.received(conn, outcome, more),
             Completion::Send { conn, outcome } => {
                 // A quiet send that says something was short: the next one waits.
-                self.update(conn, |flight| flight.patient = flight.quiet);
+                self.update(conn, |flight| flight.await_send = flight.skip_success);
                 self.sent(conn, outcome);
             }
             Completion::Shutdown { conn } => {
@@ -200,14 +201,14 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 self.peers.shut_down(conn);
             }
             Completion::Close { conn } => self.closed(conn),
-            Completion::Cancel { target: Target::Recv(conn) | Target::Send(conn) } => {
+            Completion::Cancel { target: CancelTarget::Recv(conn) | CancelTarget::Send(conn) } => {
                 self.update(conn, |flight| flight.cancels -= 1);
                 self.peers.mark(conn);
             }
-            Completion::Cancel { target: Target::Accept(listener) } => {
+            Completion::Cancel { target: CancelTarget::Accept(listener) } => {
                 self.listeners[listener.0 as usize].cancelling = false;
             }
-            Completion::Aside => {}
+            Completion::Internal => {}
             Completion::Read { outcome } => return self.typed(outcome),
             Completion::Wake => return self.stop(),
         }
@@ -225,9 +226,9 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 self.peers.received(conn, chunk);
             }
             Recv::End => self.peers.ended(conn),
-            Recv::Starved => {
-                self.counters.starved += 1;
-                self.peers.starve(conn);
+            Recv::NoBuffer => {
+                self.counters.out_of_buffers += 1;
+                self.peers.wait_for_buffer(conn);
             }
             Recv::Cancelled => self.peers.mark(conn),
             Recv::Failed(_) => self.peers.broken(conn),
@@ -251,7 +252,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         self.peers.remove(conn).expect("a connection is closed once");
         self.counters.closed += 1;
         self.accept_at = None;
-        if let Some((listener, socket)) = self.parked.pop_front() {
+        if let Some((listener, socket)) = self.backlog.pop_front() {
             self.open(listener, socket);
         }
     }
@@ -262,7 +263,8 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         let timer = self.peers.tick(|| ring.now());
         let drain = self.stage.deadline();
         // Who starves may be waiting for a buffer that a quiet send is about to free.
-        let hasty = self.peers.has_marked() || (self.quiet && self.peers.is_starving());
+        let hasty =
+            self.peers.has_marked() || (self.unconfirmed_sends && self.peers.has_buffer_waiters());
         let Some(due) = [timer, drain, self.accept_at].into_iter().flatten().min() else {
             return if hasty { Wait::No } else { Wait::Completion };
         };
@@ -276,15 +278,15 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
 
     fn resume_ready(&mut self) -> io::Result<()> {
         let pool = self.ring.pool();
-        self.peers.feed(pool.unfilled(pool.roomiest()));
+        self.peers.wake_buffer_waiters(pool.unfilled(pool.largest_free()));
         self.peers.begin();
         while let Some(ready) = self.peers.next_ready() {
             let conn = ready.id;
-            let Resumed { quiet, starved } = resume(&mut self.ring, ready)?;
-            self.quiet |= quiet;
-            if starved {
-                self.counters.starved += 1;
-                self.peers.starve(conn);
+            let Resumed { skip_success, out_of_buffers } = resume(&mut self.ring, ready)?;
+            self.unconfirmed_sends |= skip_success;
+            if out_of_buffers {
+                self.counters.out_of_buffers += 1;
+                self.peers.wait_for_buffer(conn);
             }
         }
         Ok(())
@@ -303,7 +305,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
 
     fn drain(&mut self) {
         self.stage = Stage::Draining(self.ring.now() + self.limits.drain);
-        while let Some((listener, socket)) = self.parked.pop_front() {
+        while let Some((listener, socket)) = self.backlog.pop_front() {
             self.open(listener, socket);
         }
         self.peers.finish_all();
@@ -333,10 +335,10 @@ impl Flight {
         Flight {
             socket,
             receiving: InFlight::No,
-            appetite: Size::SMALLEST,
+            recv_size: Size::SMALLEST,
             sending: InFlight::No,
-            quiet: false,
-            patient: false,
+            skip_success: false,
+            await_send: false,
             shutting: false,
             cancels: 0,
             closing: false,
@@ -356,15 +358,18 @@ impl Flight {
 #[derive(Debug, Clone, Copy, Default)]
 struct Resumed {
     /// A quiet send was issued.
-    quiet: bool,
+    skip_success: bool,
     /// It wants to receive, and there is no buffer.
-    starved: bool,
+    out_of_buffers: bool,
 }
 
 /// Issues the difference between what a connection wants and what it has in flight.
-fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io::Result<Resumed> {
+fn resume<R: Ring, P: Protocol>(
+    ring: &mut R,
+    ready: ReadyPeer<'_, P, Flight>,
+) -> io::Result<Resumed> {
     let mut resumed = Resumed::default();
-    let Ready { id: conn, peer, wants_recv, hungry } = ready;
+    let ReadyPeer { id: conn, peer, wants_recv, any_size } = ready;
     let (connection, flight) = (&peer.connection, &mut peer.driver);
     let socket = flight.socket;
 
@@ -372,32 +377,35 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, ready: Ready<'_, P, Flight>) -> io
         InFlight::No if !connection.outgoing().is_empty() => {
             let queue = connection.outgoing();
             // Nothing waits to hear that it went.
-            let quiet = connection.is_at_ease() && !flight.patient;
-            (flight.sending, flight.quiet, resumed.quiet) = (InFlight::Yes, quiet, quiet);
-            ring.submit(Op::Send { conn, socket, queue, quiet })?;
+            let skip_success = connection.can_skip_completion() && !flight.await_send;
+            (flight.sending, flight.skip_success, resumed.skip_success) =
+                (InFlight::Yes, skip_success, skip_success);
+            ring.submit(Op::Send { conn, socket, queue, skip_success })?;
         }
         InFlight::Yes if connection.is_broken() => {
             flight.sending = InFlight::Cancelling;
             flight.cancels += 1;
-            ring.submit(Op::Cancel { target: Target::Send(conn) })?;
+            ring.submit(Op::Cancel { target: CancelTarget::Send(conn) })?;
         }
         _ => {}
     }
     // One that waits for another size than would suit now is cancelled, and then issued anew.
-    let appetite = ring.pool().clamp(connection.appetite());
+    let recv_size = ring.pool().clamp(connection.recv_size());
     match flight.receiving {
         InFlight::No if wants_recv && flight.cancels > 0 => {} // Resumed again when it is answered.
-        InFlight::No if wants_recv && ring.lacks_buffer(appetite) => resumed.starved = true,
+        InFlight::No if wants_recv && ring.out_of_buffers(recv_size) => {
+            resumed.out_of_buffers = true
+        }
         InFlight::No if wants_recv => {
-            (flight.receiving, flight.appetite) = (InFlight::Yes, appetite);
+            (flight.receiving, flight.recv_size) = (InFlight::Yes, recv_size);
             let pool = ring.pool();
-            let size = if hungry { pool.roomiest() } else { pool.nearest(appetite) };
+            let size = if any_size { pool.largest_free() } else { pool.nearest(recv_size) };
             ring.submit(Op::Recv { conn, socket, size })?;
         }
-        InFlight::Yes if !wants_recv || flight.appetite != appetite => {
+        InFlight::Yes if !wants_recv || flight.recv_size != recv_size => {
             flight.receiving = InFlight::Cancelling;
             flight.cancels += 1;
-            ring.submit(Op::Cancel { target: Target::Recv(conn) })?;
+            ring.submit(Op::Cancel { target: CancelTarget::Recv(conn) })?;
         }
         _ => {}
     }

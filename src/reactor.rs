@@ -31,10 +31,10 @@ use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::keys::ConnId;
 use crate::limits::{Ended, Limits, Stage};
-use crate::os::{self, Stop};
+use crate::os::{self, ShutdownSignal};
 use crate::peers::Peers;
 use crate::protocol::Protocol;
-use crate::selector::{Interest, Ready, Selector, Trigger, Whose};
+use crate::selector::{Interest, KeyOwner, Ready, Selector, Trigger};
 use accept::Listener;
 use console::ConsoleInput;
 
@@ -50,7 +50,7 @@ pub struct Reactor<S, P> {
     peers: Peers<P, Socket>,
     listeners: Vec<Listener<P>>,
     limits: Limits,
-    stop: Stop,
+    stop: ShutdownSignal,
     stage: Stage,
     /// Until when nothing is accepted, after it failed for want of resources.
     accept_at: Option<Nanos>,
@@ -94,10 +94,10 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         mut selector: S,
         pool: Rc<Pool>,
         limits: Limits,
-        stop: Stop,
+        stop: ShutdownSignal,
     ) -> io::Result<Reactor<S, P>> {
         let calls_before = os::calls();
-        selector.add(stop.as_fd(), Whose::Stop.into(), Interest::READ)?;
+        selector.add(stop.as_fd(), KeyOwner::Shutdown.into(), Interest::READ)?;
         Ok(Reactor {
             selector,
             pool,
@@ -195,8 +195,8 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// it has been read from; the stop signal is, here.
     fn reported(&mut self, report: Ready) -> io::Result<bool> {
         let armed = self.selector.trigger() != Trigger::Oneshot;
-        match Whose::from(report.key) {
-            Whose::Conn(conn) => {
+        match KeyOwner::from(report.key) {
+            KeyOwner::Conn(conn) => {
                 if let Some(peer) = self.peers.get_mut(conn) {
                     peer.driver.readable |= report.readable;
                     peer.driver.writable |= report.writable;
@@ -205,24 +205,24 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                     self.peers.mark(conn);
                 }
             }
-            Whose::Listener(at) => {
+            KeyOwner::Listener(at) => {
                 self.listeners[at].readable = true;
                 self.listeners[at].armed &= armed;
             }
-            Whose::Stop => {
+            KeyOwner::Shutdown => {
                 if !armed {
-                    let (stop, key) = (self.stop.as_fd(), Whose::Stop.into());
+                    let (stop, key) = (self.stop.as_fd(), KeyOwner::Shutdown.into());
                     self.selector.modify(stop, key, Interest::READ)?;
                 }
                 return Ok(self.stop());
             }
-            Whose::Input => {
+            KeyOwner::Console => {
                 if let Some(desk) = &mut self.desk {
                     desk.readable = true;
                 }
             }
-            Whose::Guest(guest) => self.guests.push(guest),
-            Whose::Line(_) => {} // Only in a trace.
+            KeyOwner::External(guest) => self.guests.push(guest),
+            KeyOwner::Link(_) => {} // Only in a trace.
         }
         Ok(false)
     }
@@ -246,7 +246,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     fn watch_new(&mut self, id: ConnId) {
         let socket = &self.peers.get_mut(id).expect("just opened").driver;
         let (fd, interest) = (socket.fd.as_fd(), socket.interest);
-        if let Err(error) = self.selector.add(fd, Whose::Conn(id).into(), interest) {
+        if let Err(error) = self.selector.add(fd, KeyOwner::Conn(id).into(), interest) {
             self.counters.refused += 1;
             tracing::warn!("a connection is refused: {error}");
             self.peers.get_mut(id).expect("just opened").driver.interest = Interest::NONE;
@@ -291,7 +291,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                 let (conn, wants_recv) = (ready.id, ready.wants_recv);
                 self.resume(conn, wants_recv);
             }
-            self.peers.feed(self.pool.unfilled_in_all());
+            self.peers.wake_buffer_waiters(self.pool.unfilled_in_all());
         }
     }
 
@@ -306,7 +306,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         let (connection, socket) = (&peer.connection, &mut peer.driver);
         if connection.wants_shutdown() {
             // It fails only if the peer has reset, and then a read will tell.
-            let _ = self.selector.shutdown(Whose::Conn(conn).into(), socket.fd.as_fd());
+            let _ = self.selector.shutdown(KeyOwner::Conn(conn).into(), socket.fd.as_fd());
             self.peers.shut_down(conn);
         } else if connection.is_finished() {
             self.close(conn);
@@ -328,13 +328,13 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         if !socket.readable {
             return;
         }
-        let Some(mut lease) = self.pool.lease(connection.appetite()) else {
-            self.counters.starved += 1;
-            return self.peers.starve(conn);
+        let Some(mut lease) = self.pool.lease(connection.recv_size()) else {
+            self.counters.out_of_buffers += 1;
+            return self.peers.wait_for_buffer(conn);
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
         let room = buffer.len();
-        match self.selector.recv(Whose::Conn(conn).into(), socket.fd.as_fd(), buffer) {
+        match self.selector.recv(KeyOwner::Conn(conn).into(), socket.fd.as_fd(), buffer) {
             Ok(0) => {
                 socket.readable = false;
                 self.peers.ended(conn);
@@ -365,7 +365,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             if queue.is_empty() || !socket.writable {
                 return;
             }
-            let (fd, key) = (socket.fd.as_fd(), Whose::Conn(conn).into());
+            let (fd, key) = (socket.fd.as_fd(), KeyOwner::Conn(conn).into());
             let (sent, room) = queue.offer(usize::MAX, |parts| self.selector.send(key, fd, parts));
             match sent {
                 Ok(n) => {
@@ -385,7 +385,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         let mut socket = self.peers.remove(conn).expect("a connection is closed once");
         // It was watched, so it can be unwatched; and if not, closing does it.
         let _ = socket.wish(&mut self.selector, conn, Interest::NONE);
-        self.selector.close(Whose::Conn(conn).into(), socket.fd);
+        self.selector.close(KeyOwner::Conn(conn).into(), socket.fd);
         self.counters.closed += 1;
         self.accept_at = None;
     }
@@ -422,7 +422,7 @@ impl Socket {
     ) -> io::Result<()> {
         let asked = std::mem::replace(&mut self.interest, wish);
         let armed = std::mem::replace(&mut self.armed, true);
-        let (fd, key) = (self.fd.as_fd(), Whose::Conn(conn).into());
+        let (fd, key) = (self.fd.as_fd(), KeyOwner::Conn(conn).into());
         match (asked == Interest::NONE, wish == Interest::NONE) {
             (true, true) => Ok(()),
             _ if asked == wish && armed => Ok(()),

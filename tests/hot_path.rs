@@ -11,11 +11,11 @@ use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Barrier;
 
-use proactor::buffer::{Lease, Pool, Shape, Size};
+use proactor::buffer::{BufferClass, Lease, Pool, Size};
 use proactor::clock::Nanos;
 use proactor::keys::ConnId;
 use proactor::limits::Limits;
-use proactor::os::Stop;
+use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
 use proactor::ring::kernel::Kernel;
@@ -63,8 +63,8 @@ impl Ring for Watched {
         self.ring.is_full()
     }
 
-    fn lacks_buffer(&self, size: Size) -> bool {
-        self.ring.lacks_buffer(size)
+    fn out_of_buffers(&self, size: Size) -> bool {
+        self.ring.out_of_buffers(size)
     }
 
     fn push(&mut self, op: Op<'_>) -> Pushed {
@@ -83,12 +83,12 @@ impl Ring for Watched {
         self.ring.reap()
     }
 
-    fn silent(&mut self) -> Option<(ConnId, usize)> {
-        self.ring.silent()
+    fn next_implied(&mut self) -> Option<(ConnId, usize)> {
+        self.ring.next_implied()
     }
 
-    fn claim(&mut self, cqe: Cqe) -> Option<Lease> {
-        self.ring.claim(cqe)
+    fn take_buffer(&mut self, cqe: Cqe) -> Option<Lease> {
+        self.ring.take_buffer(cqe)
     }
 
     fn pool(&self) -> &Rc<Pool> {
@@ -128,15 +128,15 @@ fn an_echo_on_io_uring_neither_allocates_nor_copies() {
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let stop = Stop::new().unwrap();
-    let stopper = stop.handle().unwrap();
+    let stop = ShutdownSignal::new().unwrap();
+    let stopper = stop.try_clone().unwrap();
 
     // All that can be marked at once is marked once, before anything is counted: from then on no
     // list has to grow. So the server rests between its accepts and the first messages.
     let (connected, written) = (Barrier::new(2), Barrier::new(2));
     std::thread::scope(|scope| {
         let server = scope.spawn(|| {
-            let buffers = vec![Shape { bytes: 2048, count: 256 }];
+            let buffers = vec![BufferClass { bytes: 2048, count: 256 }];
             let ring = Uring::new(Config { kernel, connections: 64, buffers }).unwrap();
             let ring = Watched { ring, sends: 0, in_place: 0 };
             let mut server = Proactor::new(ring, Limits::default(), stop).unwrap();
@@ -166,7 +166,7 @@ fn an_echo_on_io_uring_neither_allocates_nor_copies() {
         clients.iter_mut().for_each(read_answer);
         pass_messages(&mut clients, 1200);
         drop(clients);
-        stopper.ask();
+        stopper.request();
         let (allocated, counters, sends, in_place) = server.join().unwrap();
         println!(
             "{allocated} allocations in 16,000 messages; {in_place} of {sends} sends in place"

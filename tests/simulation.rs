@@ -11,12 +11,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use proactor::buffer::{Chunk, Pool, Shape, Size};
+use proactor::buffer::{BufferClass, Chunk, Pool, Size};
 use proactor::clock::Nanos;
 use proactor::connection::{HIGH, LEASES_HIGH};
 use proactor::console::Console;
 use proactor::limits::{ACCEPT_PAUSE, Ended, Limits};
-use proactor::os::Stop;
+use proactor::os::ShutdownSignal;
 use proactor::peers::{LINGER, SOFT};
 use proactor::proactor::Proactor;
 use proactor::protocol::{Chat, Echo, Outbox, Protocol, Upper};
@@ -73,19 +73,19 @@ fn play(
 /// A server, and the world that it serves.
 struct World<P> {
     server: Proactor<Sim, P>,
-    stop: Stop,
+    stop: ShutdownSignal,
     pool: Rc<Pool>,
     limits: Limits,
 }
 
 impl<P: Protocol + Clone> World<P> {
     fn new(setup: Setup, shapes: &[(usize, usize)], limits: Limits, protocol: P) -> World<P> {
-        let shapes: Vec<Shape> =
-            shapes.iter().map(|&(bytes, count)| Shape { bytes, count }).collect();
+        let shapes: Vec<BufferClass> =
+            shapes.iter().map(|&(bytes, count)| BufferClass { bytes, count }).collect();
         let pool = Pool::new(&shapes).unwrap();
-        let stop = Stop::new().unwrap();
+        let stop = ShutdownSignal::new().unwrap();
         let sim = Sim::new(setup, Rc::clone(&pool));
-        let mut server = Proactor::new(sim, limits, stop.handle().unwrap()).unwrap();
+        let mut server = Proactor::new(sim, limits, stop.try_clone().unwrap()).unwrap();
         server.listen(File::open("/dev/null").unwrap().into(), protocol);
         World { server, stop, pool, limits }
     }
@@ -123,7 +123,7 @@ impl<P: Protocol + Clone> World<P> {
     }
 
     fn ask_to_stop(&mut self) {
-        self.stop.ask();
+        self.stop.request();
         self.sim().wake();
     }
 
@@ -147,13 +147,13 @@ impl<P: Protocol + Clone> World<P> {
     }
 
     fn until_quiet(&mut self) {
-        self.until("nothing more can happen", |world| world.server.ring().is_quiet());
+        self.until("nothing more can happen", |world| world.server.ring().is_idle());
     }
 
     /// So many turns, unless nothing more can happen.
     fn turns(&mut self, count: usize) {
         for _ in 0..count {
-            if !self.server.ring().is_quiet() {
+            if !self.server.ring().is_idle() {
                 assert_eq!(self.server.turn().unwrap(), None);
             }
         }
@@ -523,7 +523,11 @@ fn thirty_two_clients_share_two_buffers_without_a_storm() {
         // Everybody starves once at first. After that, each receive that brought bytes is a buffer
         // that came back.
         let most = 32 + 2 * counters.receives;
-        assert!(counters.starved <= most, "starved {} times, {most} at most", counters.starved);
+        assert!(
+            counters.out_of_buffers <= most,
+            "out of buffers {} times, {most} at most",
+            counters.out_of_buffers
+        );
         assert_eq!(counters.evicted, 0);
         assert!(world.now() < Nanos(0) + SOFT, "nobody waited for the clock");
         world.drain(tally);
@@ -549,7 +553,7 @@ fn nobody_waits_while_there_is_a_buffer_of_any_size() {
         all.iter().for_each(|&id| assert_heard(world.client(id), &said));
         let counters = world.server.counters();
         assert_eq!(counters.evicted, 0);
-        assert!(counters.starved <= 13 + counters.receives, "{counters:?}");
+        assert!(counters.out_of_buffers <= 13 + counters.receives, "{counters:?}");
         assert!(world.now() < Nanos(0) + SOFT, "nobody waited for the clock: {:?}", world.now());
         world.client_mut(idler).reset();
         world.drain(tally);
@@ -782,18 +786,18 @@ fn who_waits_beyond_the_limit_is_told_the_end_at_once() {
         }
         let waiting = world.connect_many(3);
         world.until_quiet();
-        let parked = 3 - world.sim().waiting();
+        let in_backlog = 3 - world.sim().waiting();
         // Nothing is accepted any more: who comes now stays with the kernel.
         world.connect_many(2);
         world.until_quiet();
-        assert_eq!(world.sim().waiting(), 5 - parked);
+        assert_eq!(world.sim().waiting(), 5 - in_backlog);
         let asked = world.now();
         world.ask_to_stop();
-        while !waiting[..parked].iter().all(|&id| world.client(id).is_done()) {
+        while !waiting[..in_backlog].iter().all(|&id| world.client(id).is_done()) {
             assert_eq!(world.server.turn().unwrap(), None, "others are owed something");
         }
         assert!(world.now().since(asked) < SOFT, "{:?}", world.now().since(asked));
-        waiting[..parked].iter().for_each(|&id| assert_heard(world.client(id), b""));
+        waiting[..in_backlog].iter().for_each(|&id| assert_heard(world.client(id), b""));
         assert_eq!(world.run_to_end(), Ended::Drained);
         world.leave(tally);
     });

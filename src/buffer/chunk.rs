@@ -31,8 +31,8 @@ enum Memory {
     Static(&'static [u8]),
 }
 
-/// How well a received chunk fits the buffer it came in: what a connection learns its appetite
-/// from.
+/// How well a received chunk fits the buffer it came in: what a connection learns its
+/// receive size from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
     /// It fills the whole buffer: there was probably more.
@@ -185,12 +185,13 @@ impl fmt::Debug for Chunk {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Pool, Shape};
+    use super::super::{BufferClass, Pool};
     use super::*;
 
     fn pooled(bytes: &[u8]) -> (Rc<Pool>, Chunk) {
         let pool =
-            Pool::new(&[Shape { bytes: 64, count: 2 }, Shape { bytes: 256, count: 2 }]).unwrap();
+            Pool::new(&[BufferClass { bytes: 64, count: 2 }, BufferClass { bytes: 256, count: 2 }])
+                .unwrap();
         let mut lease = pool.lease(Size(0)).unwrap();
         lease.bytes_mut().unwrap()[..bytes.len()].copy_from_slice(bytes);
         let chunk = Chunk::received(lease, bytes.len());
@@ -252,7 +253,8 @@ mod tests {
     #[test]
     fn the_fit_says_whether_another_size_would_do() {
         let pool =
-            Pool::new(&[Shape { bytes: 64, count: 2 }, Shape { bytes: 256, count: 2 }]).unwrap();
+            Pool::new(&[BufferClass { bytes: 64, count: 2 }, BufferClass { bytes: 256, count: 2 }])
+                .unwrap();
         let fit = |size, len| Chunk::received(pool.lease(Size(size)).unwrap(), len).fit();
         assert_eq!(fit(0, 64), Fit::Tight(Size(0)));
         assert_eq!(fit(0, 10), Fit::Good);

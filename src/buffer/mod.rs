@@ -17,5 +17,5 @@ mod pool;
 mod queue;
 
 pub use chunk::{Chunk, Fit};
-pub use pool::{BufferId, Lease, Pages, Pool, Shape, Size};
+pub use pool::{BufferClass, BufferId, Lease, Pages, Pool, Size};
 pub use queue::SendQueue;

@@ -88,7 +88,7 @@ impl Size {
 
 /// So many buffers of so many bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
+pub struct BufferClass {
     /// Bytes in each.
     pub bytes: usize,
     /// How many of them.
@@ -130,7 +130,7 @@ impl Pool {
     /// If no shape is left, if sizes do not grow, if one is empty or not a multiple of 64, or if
     /// there are more than [`BYTES_MAX`](Pool::BYTES_MAX) bytes, or 2³¹ buffers: programmer errors;
     /// the command line checks first.
-    pub fn new(shapes: &[Shape]) -> io::Result<Rc<Pool>> {
+    pub fn new(shapes: &[BufferClass]) -> io::Result<Rc<Pool>> {
         let mut classes: Vec<Class> = Vec::new();
         let (mut offset, mut first) = (0usize, 0usize);
         for shape in shapes.iter().filter(|shape| shape.count > 0) {
@@ -166,8 +166,8 @@ impl Pool {
     ///
     /// # Panics
     /// As [`new`](Pool::new); and if `most` is zero.
-    pub fn few(shapes: &[Shape], most: usize) -> io::Result<Rc<Pool>> {
-        let few = |shape: &Shape| Shape { count: shape.count.min(most), ..*shape };
+    pub fn few(shapes: &[BufferClass], most: usize) -> io::Result<Rc<Pool>> {
+        let few = |shape: &BufferClass| BufferClass { count: shape.count.min(most), ..*shape };
         Pool::new(&shapes.iter().map(few).collect::<Vec<_>>())
     }
 
@@ -177,9 +177,9 @@ impl Pool {
     }
 
     /// The bytes and the count of one size.
-    pub fn shape(&self, size: Size) -> Shape {
+    pub fn shape(&self, size: Size) -> BufferClass {
         let class = &self.classes[size.0 as usize];
-        Shape { bytes: class.bytes, count: class.count as usize }
+        BufferClass { bytes: class.bytes, count: class.count as usize }
     }
 
     /// The largest size that is there, at most `size`.
@@ -214,7 +214,7 @@ impl Pool {
     }
 
     /// The size of which most is unfilled.
-    pub fn roomiest(&self) -> Size {
+    pub fn largest_free(&self) -> Size {
         self.all_sizes().max_by_key(|&size| self.unfilled(size)).expect("there is a size")
     }
 
@@ -291,7 +291,7 @@ impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut list = f.debug_list();
         for size in self.all_sizes() {
-            let Shape { bytes, count } = self.shape(size);
+            let BufferClass { bytes, count } = self.shape(size);
             let (idle, lent) = (self.idle(size), self.lent(size));
             list.entry(&format_args!("{count} × {bytes} B: {idle} idle, {lent} lent"));
         }
@@ -382,7 +382,8 @@ mod tests {
     use super::*;
 
     fn pool() -> Rc<Pool> {
-        Pool::new(&[Shape { bytes: 64, count: 2 }, Shape { bytes: 4096, count: 1 }]).unwrap()
+        Pool::new(&[BufferClass { bytes: 64, count: 2 }, BufferClass { bytes: 4096, count: 1 }])
+            .unwrap()
     }
 
     #[test]

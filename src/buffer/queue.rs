@@ -153,7 +153,7 @@ impl SendQueue {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Pool, Shape, Size};
+    use super::super::{BufferClass, Pool, Size};
     use super::*;
 
     fn content(queue: &SendQueue) -> Vec<u8> {
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn leases_count_the_pooled_chunks() {
-        let pool = Pool::new(&[Shape { bytes: 64, count: 4 }]).unwrap();
+        let pool = Pool::new(&[BufferClass { bytes: 64, count: 4 }]).unwrap();
         let mut queue = SendQueue::new();
         for _ in 0..2 {
             queue.push(Chunk::received(pool.lease(Size(0)).unwrap(), 10));
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn many_small_chunks_do_not_each_pin_a_buffer() {
-        let pool = Pool::new(&[Shape { bytes: 64, count: 100 }]).unwrap();
+        let pool = Pool::new(&[BufferClass { bytes: 64, count: 100 }]).unwrap();
         let mut queue = SendQueue::new();
         let mut expected = Vec::new();
         for i in 0..100u8 {

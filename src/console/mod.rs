@@ -13,8 +13,8 @@ mod output;
 mod session;
 mod view;
 
-pub use session::{Delivery, Inspect};
 pub use command::Command;
+pub use session::{Delivery, Inspect};
 pub use view::Row;
 
 use std::collections::VecDeque;

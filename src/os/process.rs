@@ -14,7 +14,7 @@ use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::count_call;
-use super::signal::{SIGNALLED, STOP, Stop, add};
+use super::signal::{SIGNALLED, STOP, ShutdownSignal, add};
 
 /// That this process has one thread: what makes it sound to fork and go on as before.
 ///
@@ -202,7 +202,7 @@ pub enum Wake<'a> {
     /// (kernel-notes §43). To stay open as long as the process lives.
     Unblock(BorrowedFd<'a>),
     /// This is asked, the first time.
-    Ask(&'a Stop),
+    Ask(&'a ShutdownSignal),
 }
 
 impl Signals {
@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn those_in_a_range_are_closed_and_no_others() {
-        let stop = Stop::new().unwrap();
+        let stop = ShutdownSignal::new().unwrap();
         // Where nobody else of this process has any.
         let raw = |least| std::os::fd::IntoRawFd::into_raw_fd(duplicate_from(stop.as_fd(), least));
         for close in [close_range, close_each] {

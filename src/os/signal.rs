@@ -9,21 +9,21 @@ use super::count_call;
 
 /// A counter (an eventfd) that one thread waits for as for any descriptor, and any may add to.
 #[derive(Debug)]
-pub struct Bell(OwnedFd);
+pub struct EventFd(OwnedFd);
 
-impl Bell {
+impl EventFd {
     /// One at zero.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn new() -> io::Result<Bell> {
+    pub fn new() -> io::Result<EventFd> {
         let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
         // SAFETY: the kernel has just given us this descriptor.
-        Ok(Bell(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     /// Adds one.
-    pub fn ring(&self) {
+    pub fn notify(&self) {
         count_call();
         add(self.0.as_raw_fd(), 1);
     }
@@ -39,31 +39,31 @@ impl Bell {
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-/// How a loop is told to stop: a [`Bell`] that signals ring.
+/// Asks a loop to stop: an [`EventFd`] that signal handlers write to.
 #[derive(Debug)]
-pub struct Stop(Bell);
+pub struct ShutdownSignal(EventFd);
 
 /// What is added to the bell to ask that a loop stop.
 pub(super) const STOP: u64 = 1;
 /// What is added to it to have the loop turn once, without being asked anything.
 const WAKE: u64 = 1 << 32;
 
-/// Where the signal handlers write to; -1 before [`Stop::on_signals`].
+/// Where the signal handlers write to; -1 before [`ShutdownSignal::on_signals`].
 pub(super) static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
 
-impl Stop {
+impl ShutdownSignal {
     /// A counter at zero.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn new() -> io::Result<Stop> {
-        Bell::new().map(Stop)
+    pub fn new() -> io::Result<ShutdownSignal> {
+        EventFd::new().map(ShutdownSignal)
     }
 
     /// From now on SIGINT and SIGTERM ask this one to stop. Of several, the last is asked.
@@ -83,12 +83,12 @@ impl Stop {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn handle(&self) -> io::Result<Stop> {
-        self.0.0.try_clone().map(|fd| Stop(Bell(fd)))
+    pub fn try_clone(&self) -> io::Result<ShutdownSignal> {
+        self.0.0.try_clone().map(|fd| ShutdownSignal(EventFd(fd)))
     }
 
     /// Asks to stop: the first time to drain, the second to end at once.
-    pub fn ask(&self) {
+    pub fn request(&self) {
         add(self.0.0.as_raw_fd(), STOP);
     }
 
@@ -98,7 +98,7 @@ impl Stop {
     }
 }
 
-impl AsFd for Stop {
+impl AsFd for ShutdownSignal {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -107,9 +107,9 @@ impl AsFd for Stop {
 /// How often SIGUSR2 has come since [`count_usr2`].
 static USR2: AtomicU32 = AtomicU32::new(0);
 
-/// From now on SIGUSR2 is counted instead of ending the process. It wakes the loop whose [`Stop`]
-/// is asked by [signals](Stop::on_signals), whichever thread it comes to and also if it comes just
-/// before the loop goes to sleep (kernel-notes §52).
+/// From now on SIGUSR2 is counted instead of ending the process. It wakes the loop
+/// whose [`ShutdownSignal`] receives [signals](ShutdownSignal::on_signals), whichever thread gets the
+/// signal, and also if it comes just before the loop sleeps (kernel-notes §52).
 ///
 /// # Errors
 /// sigaction(2), never for this signal.

@@ -12,12 +12,12 @@ impl<P: Protocol, D> Peers<P, D> {
     /// From now on there is an operator: what protocols tell it is kept for
     /// [`attend`](Peers::attend). Without one it is dropped.
     pub fn expect_operator(&mut self) {
-        self.attended = true;
+        self.has_operator = true;
     }
 
     /// Whether there is something to tell the operator.
     pub fn has_messages(&self) -> bool {
-        !self.told.is_empty()
+        !self.to_operator.is_empty()
     }
 
     /// Shows the operator what was said to it, and does what it has typed; `look` tells what the
@@ -34,28 +34,28 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Shows the operator what was said to it.
     pub fn show_messages(&mut self, console: &mut Console) {
-        self.told.drain(..).for_each(|chunk| console.show(&chunk));
+        self.to_operator.drain(..).for_each(|chunk| console.show(&chunk));
         console.flush();
     }
 
     /// Says `line` to a peer, after all that it is owed. Answers whether it will be sent.
     fn send_to(&mut self, id: ConnId, line: Chunk) -> bool {
         let mut evicted = false;
-        self.step(id, |peer, posts| {
+        self.step(id, |peer, messages| {
             let broken = peer.connection.is_broken();
             peer.connection.deliver(line);
             if peer.connection.is_broken() && !broken {
                 tracing::warn!(%id, "evicted: it is owed too much");
                 evicted = true;
-                peer.connection.close(posts);
+                peer.connection.close(messages);
             }
         });
         self.evicted += u64::from(evicted);
-        self.keys.get(id).is_some_and(|peer| peer.connection.is_open())
+        self.slab.get(id).is_some_and(|peer| peer.connection.is_open())
     }
 
     fn find(&mut self, number: u64) -> Option<ConnId> {
-        self.keys.iter_mut().find(|(_, peer)| peer.number == number).map(|(id, _)| id)
+        self.slab.iter_mut().find(|(_, peer)| peer.number == number).map(|(id, _)| id)
     }
 }
 
@@ -68,7 +68,7 @@ struct View<'a, P, D, L> {
 
 impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for View<'_, P, D, L> {
     fn show_messages(&mut self, console: &mut Console) {
-        self.peers.told.drain(..).for_each(|chunk| console.show(&chunk));
+        self.peers.to_operator.drain(..).for_each(|chunk| console.show(&chunk));
     }
 
     fn count(&self) -> usize {
@@ -77,14 +77,16 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for View<'_, P, D, L> {
 
     fn rows(&mut self, console: &Console) -> Vec<Row> {
         let View { peers, moment, look } = self;
-        let crowds = &peers.crowds;
+        let group_counts = &peers.group_counts;
         let row = |(id, peer): (ConnId, &mut Peer<P, D>)| {
             let SocketInfo { address, doing } = look(&peer.driver);
-            let hushed = !peer.starved && peer.connection.wants_recv() && !wants_recv(peer, crowds);
+            let throttled = !peer.waits_for_buffer
+                && peer.connection.wants_recv()
+                && !wants_recv(peer, group_counts);
             let marks = [
                 (peer.connection.is_paused(), "paused"),
-                (hushed, "hushed"),
-                (peer.starved, "starved"),
+                (throttled, "throttled"),
+                (peer.waits_for_buffer, "no-buffer"),
             ];
             Row {
                 number: peer.number,
@@ -99,7 +101,7 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for View<'_, P, D, L> {
                 marks: marks.into_iter().filter_map(|(is, mark)| is.then_some(mark)).collect(),
             }
         };
-        peers.keys.iter_mut().map(row).collect()
+        peers.slab.iter_mut().map(row).collect()
     }
 
     fn counters(&self) -> Counters {
@@ -115,7 +117,7 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for View<'_, P, D, L> {
     }
 
     fn send_to_all(&mut self, line: Vec<u8>) -> usize {
-        let ids: Vec<ConnId> = self.peers.keys.iter_mut().map(|(id, _)| id).collect();
+        let ids: Vec<ConnId> = self.peers.slab.iter_mut().map(|(id, _)| id).collect();
         let line = Chunk::from(line);
         ids.into_iter().filter(|&id| self.peers.send_to(id, line.clone())).count()
     }

@@ -3,28 +3,28 @@
 use std::rc::Rc;
 
 use super::*;
-use crate::buffer::{Pool, Shape, Size};
+use crate::buffer::{BufferClass, Pool, Size};
 use crate::connection::{HARD, HIGH, LOW};
-use crate::protocol::testing::Tell;
+use crate::protocol::testing::Broadcast;
 use crate::protocol::{Chat, Echo};
 
 const ROOM: Room = Room(0);
 
 /// Talking peers, whose drivers are nothing.
-fn chat<const N: usize>() -> (Peers<Tell, ()>, [ConnId; N]) {
+fn chat<const N: usize>() -> (Peers<Broadcast, ()>, [ConnId; N]) {
     let mut peers = Peers::new();
-    let ids = [(); N].map(|()| peers.open(Tell, ROOM, ()));
+    let ids = [(); N].map(|()| peers.open(Broadcast, ROOM, ()));
     turn(&mut peers);
     (peers, ids)
 }
 
 /// A turn of nobody's: whose it was, and whether they would receive.
-fn turn(peers: &mut Peers<Tell, ()>) -> Vec<(ConnId, bool)> {
+fn turn(peers: &mut Peers<Broadcast, ()>) -> Vec<(ConnId, bool)> {
     peers.begin();
     std::iter::from_fn(|| peers.next_ready().map(|ready| (ready.id, ready.wants_recv))).collect()
 }
 
-fn say(peers: &mut Peers<Tell, ()>, id: ConnId, lines: usize) {
+fn say(peers: &mut Peers<Broadcast, ()>, id: ConnId, lines: usize) {
     let text: Vec<u8> = b"0123456\n".repeat(lines / 8);
     peers.received(id, Chunk::from(text));
 }
@@ -33,7 +33,7 @@ fn pooled(pool: &Rc<Pool>) -> Chunk {
     Chunk::received(pool.lease(Size(0)).unwrap(), 1000)
 }
 
-fn owed(peers: &mut Peers<Tell, ()>, id: ConnId) -> usize {
+fn owed(peers: &mut Peers<Broadcast, ()>, id: ConnId) -> usize {
     peers.get_mut(id).unwrap().connection.outgoing().bytes()
 }
 
@@ -44,7 +44,7 @@ fn at(seconds: u64) -> impl FnOnce() -> Nanos {
 #[test]
 fn what_one_says_the_others_of_its_room_are_owed() {
     let (mut peers, [a, b]) = chat();
-    let elsewhere = peers.open(Tell, Room(1), ());
+    let elsewhere = peers.open(Broadcast, Room(1), ());
     say(&mut peers, a, 8);
     assert_eq!([a, b, elsewhere].map(|id| owed(&mut peers, id)), [0, 8, 0]);
 }
@@ -151,7 +151,7 @@ fn late_events_of_who_has_left_are_nothing() {
     peers.ended(a);
     peers.sent(a, 1);
     peers.broken(a);
-    peers.starve(a);
+    peers.wait_for_buffer(a);
     peers.mark(a);
     assert_eq!(owed(&mut peers, b), 0);
     assert_eq!(turn(&mut peers), []);
@@ -181,39 +181,39 @@ fn a_congestion_that_leaves_wakes_the_talkers() {
 #[test]
 fn a_line_is_received_from_however_much_it_is_owed_unless_others_are_congested() {
     let mut peers = Peers::new();
-    let line = peers.open_line(Tell, ROOM, ());
-    let guest = peers.open(Tell, ROOM, ());
-    say(&mut peers, line, 8);
+    let link = peers.open_link(Broadcast, ROOM, ());
+    let guest = peers.open(Broadcast, ROOM, ());
+    say(&mut peers, link, 8);
     say(&mut peers, guest, HIGH);
-    assert_eq!(turn(&mut peers), [(line, true), (guest, false)], "the guest waits for the line");
-    say(&mut peers, line, HIGH);
-    assert_eq!(turn(&mut peers), [(line, false), (guest, false)], "and the line for the guest");
+    assert_eq!(turn(&mut peers), [(link, true), (guest, false)], "the guest waits for the link");
+    say(&mut peers, link, HIGH);
+    assert_eq!(turn(&mut peers), [(link, false), (guest, false)], "and the link for the guest");
     peers.sent(guest, HIGH);
     let woken = turn(&mut peers);
-    assert!(woken.contains(&(line, true)), "the line waits for nobody now: {woken:?}");
-    peers.sent(line, HIGH);
+    assert!(woken.contains(&(link, true)), "the link waits for nobody now: {woken:?}");
+    peers.sent(link, HIGH);
     assert!(turn(&mut peers).contains(&(guest, true)));
 }
 
 #[test]
 fn a_line_is_never_given_up_for_taking_its_time() {
     let mut peers = Peers::new();
-    let line = peers.open_line(Tell, ROOM, ());
-    let [talker, slow] = [(); 2].map(|()| peers.open(Tell, ROOM, ()));
+    let link = peers.open_link(Broadcast, ROOM, ());
+    let [talker, slow] = [(); 2].map(|()| peers.open(Broadcast, ROOM, ()));
     say(&mut peers, talker, HIGH);
     for second in 0..10 {
         peers.tick(at(second));
     }
     assert!(peers.get_mut(slow).unwrap().connection.is_broken());
-    assert!(!peers.get_mut(line).unwrap().connection.is_broken());
+    assert!(!peers.get_mut(link).unwrap().connection.is_broken());
     assert_eq!(peers.evicted(), 1);
     peers.finish_all();
-    peers.shut_down(line);
+    peers.shut_down(link);
     peers.tick(at(100));
     peers.tick(at(200));
-    assert!(!peers.get_mut(line).unwrap().connection.is_broken(), "nor for lingering");
-    peers.remove(line);
-    assert_eq!(peers.crowds[0].lines, 0);
+    assert!(!peers.get_mut(link).unwrap().connection.is_broken(), "nor for lingering");
+    peers.remove(link);
+    assert_eq!(peers.group_counts[0].links, 0);
 }
 
 #[test]
@@ -257,10 +257,10 @@ fn who_was_owed_nothing_a_moment_ago_is_not_stalled() {
 
 #[test]
 fn who_has_just_begun_to_be_answered_is_not_stalled() {
-    let pool = Pool::new(&[Shape { bytes: 1024, count: 1 }]).unwrap();
+    let pool = Pool::new(&[BufferClass { bytes: 1024, count: 1 }]).unwrap();
     let mut peers = Peers::new();
     let [starved, quick] = [(); 2].map(|()| peers.open(Echo, ROOM, ()));
-    peers.starve(starved);
+    peers.wait_for_buffer(starved);
     peers.tick(at(10));
     peers.received(quick, pooled(&pool));
     peers.tick(at(11));
@@ -271,15 +271,15 @@ fn who_has_just_begun_to_be_answered_is_not_stalled() {
 
 #[test]
 fn nobody_is_evicted_for_its_own_sake() {
-    let pool = Pool::new(&[Shape { bytes: 1024, count: 1 }]).unwrap();
+    let pool = Pool::new(&[BufferClass { bytes: 1024, count: 1 }]).unwrap();
     let (mut peers, [idler, starved]) = chat();
     peers.get_mut(idler).unwrap().connection.deliver(pooled(&pool));
-    peers.starve(idler);
+    peers.wait_for_buffer(idler);
     for second in 10..15 {
         peers.tick(at(second));
     }
     assert!(!peers.get_mut(idler).unwrap().connection.is_broken());
-    peers.starve(starved);
+    peers.wait_for_buffer(starved);
     for second in 15..18 {
         peers.tick(at(second));
     }
@@ -299,15 +299,15 @@ fn nobody_is_evicted_while_nobody_waits() {
 #[test]
 fn the_starved_are_fed_in_order_and_only_as_many_as_there_are_buffers() {
     let (mut peers, [a, b, c]) = chat();
-    [a, b, c].into_iter().for_each(|id| peers.starve(id));
-    peers.starve(b); // twice is once
+    [a, b, c].into_iter().for_each(|id| peers.wait_for_buffer(id));
+    peers.wait_for_buffer(b); // twice is once
     assert!(turn(&mut peers).iter().all(|&(_, wants_recv)| !wants_recv));
-    peers.feed(0);
+    peers.wake_buffer_waiters(0);
     assert_eq!(turn(&mut peers), []);
     peers.remove(a);
-    peers.feed(1);
+    peers.wake_buffer_waiters(1);
     assert_eq!(turn(&mut peers), [(b, true)]);
-    peers.feed(5);
+    peers.wake_buffer_waiters(5);
     assert_eq!(turn(&mut peers), [(c, true)]);
 }
 

@@ -1,4 +1,4 @@
-//! Who must wait for whom, and who is evicted because others wait: the hushed and the starved of
+//! Who must wait for whom, and who is evicted because others wait: the throttled and the starved of
 //! [`Peers`].
 
 use super::{LINGER, Peer, Peers, Room, SOFT, mark};
@@ -8,50 +8,51 @@ use crate::protocol::Protocol;
 
 /// Of one room.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Crowd {
+pub(super) struct GroupCounts {
     pub(super) congested: usize,
     pub(super) talkers: usize,
     /// Of those, how many are lines to other processes.
-    pub(super) lines: usize,
+    pub(super) links: usize,
 }
 
 impl<P: Protocol, D> Peers<P, D> {
-    /// A receive of it found no buffer: it waits until [`feed`](Peers::feed) lets it try again.
-    pub fn starve(&mut self, id: ConnId) {
-        self.step(id, |peer, _| peer.connection.starved());
-        let Some(peer) = self.keys.get_mut(id) else { return };
-        if !peer.starved {
-            (peer.starved, peer.hungry) = (true, true);
-            self.starving += 1;
-            self.starved.push_back(id);
+    /// A receive found no buffer: the connection does not receive until
+    /// [`wake_buffer_waiters`](Peers::wake_buffer_waiters) marks it.
+    pub fn wait_for_buffer(&mut self, id: ConnId) {
+        self.step(id, |peer, _| peer.connection.no_buffer());
+        let Some(peer) = self.slab.get_mut(id) else { return };
+        if !peer.waits_for_buffer {
+            (peer.waits_for_buffer, peer.any_size) = (true, true);
+            self.buffer_waiters += 1;
+            self.waiting_for_buffer.push_back(id);
         }
     }
 
     /// Lets those who starve try again, longest waiting first: as many as there are `buffers` of
     /// the size that they will get. Nobody waits while there is one.
-    pub fn feed(&mut self, mut buffers: usize) {
+    pub fn wake_buffer_waiters(&mut self, mut buffers: usize) {
         while buffers > 0
-            && let Some(id) = self.starved.pop_front()
+            && let Some(id) = self.waiting_for_buffer.pop_front()
         {
-            if let Some(peer) = self.keys.get_mut(id).filter(|peer| peer.starved) {
+            if let Some(peer) = self.slab.get_mut(id).filter(|peer| peer.waits_for_buffer) {
                 buffers -= 1;
-                self.starving -= 1;
-                peer.starved = false;
+                self.buffer_waiters -= 1;
+                peer.waits_for_buffer = false;
                 mark(peer, id, &mut self.marked);
             }
         }
     }
 
     /// Whether anybody waits for a buffer.
-    pub fn is_starving(&self) -> bool {
-        self.starving > 0
+    pub fn has_buffer_waiters(&self) -> bool {
+        self.buffer_waiters > 0
     }
 
     /// Does what is due by the clock, and answers when something will next be due. The clock is
     /// read only if anyone lingers or waits.
     pub fn tick(&mut self, clock: impl FnOnce() -> Nanos) -> Option<Nanos> {
-        let waits = self.starving > 0
-            || self.crowds.iter().any(|crowd| crowd.congested > 0 && crowd.talkers > 0);
+        let waits = self.buffer_waiters > 0
+            || self.group_counts.iter().any(|counts| counts.congested > 0 && counts.talkers > 0);
         if !waits {
             self.look_at = None;
             if self.fresh.is_empty() && self.lingering.is_empty() {
@@ -75,13 +76,13 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Evicts who is owed bytes and took none since the last look, if this is not the first.
     fn evict_stalled(&mut self, evict: bool) {
         let mut stalled = Vec::new();
-        for (id, peer) in self.keys.iter_mut() {
+        for (id, peer) in self.slab.iter_mut() {
             // Others: who waits for itself alone may do so for as long as it likes.
-            let starving = self.starving - usize::from(peer.starved);
-            let talkers = self.crowds[peer.room.0 as usize].talkers - usize::from(peer.talks);
-            let waited_for = (starving > 0 && peer.connection.outgoing().leases() > 0)
+            let buffer_waiters = self.buffer_waiters - usize::from(peer.waits_for_buffer);
+            let talkers = self.group_counts[peer.room.0 as usize].talkers - usize::from(peer.talks);
+            let waited_for = (buffer_waiters > 0 && peer.connection.outgoing().leases() > 0)
                 || (talkers > 0 && peer.congested);
-            if waited_for && !peer.line && !std::mem::take(&mut peer.progressed) && evict {
+            if waited_for && !peer.link && !std::mem::take(&mut peer.progressed) && evict {
                 stalled.push(id);
             }
             peer.progressed = false;
@@ -96,9 +97,9 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Has those who talk resumed, if nobody of their room is congested any more; or one only,
     /// which may be a line, and does not wait for itself.
     pub(super) fn wake_talkers(&mut self, room: Room) {
-        let crowd = self.crowds[room.0 as usize];
-        if crowd.congested <= usize::from(crowd.lines > 0) && crowd.talkers > 0 {
-            for (id, peer) in self.keys.iter_mut().filter(|(_, peer)| peer.room == room) {
+        let counts = self.group_counts[room.0 as usize];
+        if counts.congested <= usize::from(counts.links > 0) && counts.talkers > 0 {
+            for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.room == room) {
                 if peer.talks {
                     mark(peer, id, &mut self.marked);
                 }
@@ -108,22 +109,25 @@ impl<P: Protocol, D> Peers<P, D> {
 }
 
 /// Whether a peer would receive, and waits neither for a listener nor for a buffer.
-pub(super) fn wants_recv<P: Protocol, D>(peer: &Peer<P, D>, crowds: &[Crowd]) -> bool {
-    let mut congested = crowds[peer.room.0 as usize].congested;
-    let wants = if peer.line {
+pub(super) fn wants_recv<P: Protocol, D>(peer: &Peer<P, D>, group_counts: &[GroupCounts]) -> bool {
+    let mut congested = group_counts[peer.room.0 as usize].congested;
+    let wants = if peer.link {
         congested -= usize::from(peer.congested);
         peer.connection.could_recv()
     } else {
         peer.connection.wants_recv()
     };
-    wants && !(peer.talks && congested > 0) && !peer.starved
+    wants && !(peer.talks && congested > 0) && !peer.waits_for_buffer
 }
 
 /// Counts a peer as congested or not; answers whether it just ceased to be.
-pub(super) fn weigh<P: Protocol, D>(peer: &mut Peer<P, D>, crowds: &mut [Crowd]) -> bool {
+pub(super) fn weigh<P: Protocol, D>(
+    peer: &mut Peer<P, D>,
+    group_counts: &mut [GroupCounts],
+) -> bool {
     let (was, is) = (peer.congested, peer.connection.is_paused());
     peer.congested = is;
-    let crowd = &mut crowds[peer.room.0 as usize];
-    crowd.congested = crowd.congested + usize::from(is) - usize::from(was);
+    let counts = &mut group_counts[peer.room.0 as usize];
+    counts.congested = counts.congested + usize::from(is) - usize::from(was);
     was && !is
 }

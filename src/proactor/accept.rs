@@ -7,7 +7,7 @@ use super::{Flight, InFlight, Proactor};
 use crate::limits::{ACCEPT_PAUSE, Stage};
 use crate::peers::Room;
 use crate::protocol::Protocol;
-use crate::ring::{Accepted, ListenerId, Op, Ring, Socket, Target};
+use crate::ring::{Accepted, CancelTarget, ListenerId, Op, Ring, Socket};
 
 /// A listening socket, and its accept.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 InFlight::Yes if !wanted => {
                     listener.accepting = InFlight::Cancelling;
                     listener.cancelling = true;
-                    self.ring.submit(Op::Cancel { target: Target::Accept(id) })?;
+                    self.ring.submit(Op::Cancel { target: CancelTarget::Accept(id) })?;
                 }
                 _ => {}
             }
@@ -57,7 +57,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 if self.has_room() {
                     self.open(listener, socket);
                 } else {
-                    self.parked.push_back((listener, socket));
+                    self.backlog.push_back((listener, socket));
                 }
             }
             Accepted::Exhausted(error) => {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::{Flight, InFlight, Proactor};
 use crate::address;
-use crate::buffer::{Pool, Shape, Size};
+use crate::buffer::{BufferClass, Pool, Size};
 use crate::console::{Console, Moment, Order, SocketInfo};
 use crate::limits::Stage;
 use crate::protocol::Protocol;
@@ -28,7 +28,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     /// # Errors
     /// There is no memory for a buffer, or the ring as a whole fails.
     pub fn attend_to(&mut self, console: Console) -> io::Result<()> {
-        let pool = Pool::new(&[Shape { bytes: INPUT_SIZE, count: 1 }])?;
+        let pool = Pool::new(&[BufferClass { bytes: INPUT_SIZE, count: 1 }])?;
         self.desk = Some(Box::new(ConsoleInput { console, pool }));
         self.peers.expect_operator();
         self.read_typed()
@@ -41,7 +41,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
             Recv::Data(typed) => desk.console.input_read(typed),
             Recv::End => desk.console.input_ended(),
             Recv::Failed(error) => desk.console.input_failed(&error),
-            Recv::Starved | Recv::Cancelled => {}
+            Recv::NoBuffer | Recv::Cancelled => {}
         }
         let quits = self.attend();
         self.read_typed()?;

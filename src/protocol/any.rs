@@ -140,7 +140,7 @@ impl fmt::Display for Any {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{converse, to_others, told};
+    use super::super::testing::{converse, to_operator, to_others};
     use super::*;
 
     #[test]
@@ -175,14 +175,14 @@ mod tests {
         // Each event reaches the protocol within: who refills, and who has something to tell.
         for name in Any::NAMES {
             let mut any: Any = name.parse().unwrap();
-            let (mut queue, mut posts, mut finished) = Default::default();
-            let mut out = Outbox::new(&mut queue, &mut posts, &mut finished);
+            let (mut queue, mut messages, mut finished) = Default::default();
+            let mut out = Outbox::new(&mut queue, &mut messages, &mut finished);
             any.open(1, &mut out);
             any.refill(&mut out);
             any.close(&mut out);
             assert_eq!((any.refills(), !queue.is_empty()), (name == "chargen", name == "chargen"));
-            assert_eq!(to_others(&posts).len(), if name == "chat" { 2 } else { 0 });
-            assert_eq!(told(&posts).len(), if name == "talk" { 2 } else { 0 });
+            assert_eq!(to_others(&messages).len(), if name == "chat" { 2 } else { 0 });
+            assert_eq!(to_operator(&messages).len(), if name == "talk" { 2 } else { 0 });
             assert_eq!(any.broadcasts(), name == "chat");
         }
     }

@@ -60,9 +60,9 @@ mod tests {
 
     #[test]
     fn every_line_begins_one_character_later() {
-        let (mut queue, mut posts, mut finished) = (SendQueue::new(), Vec::new(), false);
+        let (mut queue, mut messages, mut finished) = (SendQueue::new(), Vec::new(), false);
         for _ in 0..2 {
-            Chargen.refill(&mut Outbox::new(&mut queue, &mut posts, &mut finished));
+            Chargen.refill(&mut Outbox::new(&mut queue, &mut messages, &mut finished));
         }
         let heard: Vec<u8> = queue.iter().flat_map(|chunk| chunk.to_vec()).collect();
         let heard = String::from_utf8(heard).unwrap();
@@ -72,7 +72,7 @@ mod tests {
             assert_eq!(line, &ring[n % PRINTABLE..][..72]);
         }
         assert!(heard.starts_with(r##" !"#$%&'()*+,-./0123456789"##));
-        assert!(!finished && posts.is_empty());
+        assert!(!finished && messages.is_empty());
     }
 
     #[test]

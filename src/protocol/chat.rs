@@ -30,15 +30,15 @@ mod tests {
     use super::*;
 
     /// What the others heard of it; it is number 1.
-    fn posts<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> Vec<u8> {
+    fn messages<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> Vec<u8> {
         let said = converse(&mut Chat::default(), parts);
         assert!(said.replies.is_empty() && said.finished);
-        said.posts.concat()
+        said.messages.concat()
     }
 
     #[test]
     fn lines_go_to_the_others_with_a_label_and_not_back() {
-        let heard = posts([&b"hel"[..], b"lo\nyou\nthere"]);
+        let heard = messages([&b"hel"[..], b"lo\nyou\nthere"]);
         let expected = "* 1 joined\n[1] hello\n[1] you\n[1] there\n* 1 left\n";
         assert_eq!(String::from_utf8(heard).unwrap(), expected);
     }
@@ -47,21 +47,21 @@ mod tests {
     fn quit_leaves_and_what_stands_behind_it_is_nothing() {
         for quit in [&b"quit\n"[..], b"quit\r\n", b"quit"] {
             let say = [b"quit it\n", quit].concat();
-            assert_eq!(posts([&say[..]]), b"* 1 joined\n[1] quit it\n* 1 left\n");
+            assert_eq!(messages([&say[..]]), b"* 1 joined\n[1] quit it\n* 1 left\n");
         }
-        let rest = posts([&b"a\nquit\nb\n"[..], b"c\nquit\n"]);
+        let rest = messages([&b"a\nquit\nb\n"[..], b"c\nquit\n"]);
         assert_eq!(rest, b"* 1 joined\n[1] a\n* 1 left\n");
     }
 
     #[test]
     fn who_is_torn_away_leaves_once() {
         let mut chat = Chat::default();
-        let (mut queue, mut posts, mut finished) = Default::default();
-        let mut out = Outbox::new(&mut queue, &mut posts, &mut finished);
+        let (mut queue, mut messages, mut finished) = Default::default();
+        let mut out = Outbox::new(&mut queue, &mut messages, &mut finished);
         chat.open(7, &mut out);
         chat.close(&mut out);
         chat.close(&mut out);
-        assert_eq!(to_others(&posts), [&b"* 7 joined\n"[..], b"* 7 left\n"]);
+        assert_eq!(to_others(&messages), [&b"* 7 joined\n"[..], b"* 7 left\n"]);
     }
 
     #[test]
@@ -69,12 +69,12 @@ mod tests {
         let long = vec![b'x'; LINE_MAX + 1];
         let said = converse(&mut Chat::default(), [&long[..], b"xx\nshort\n"]);
         assert_eq!(said.replies, b"line too long: 16384 bytes at most\n");
-        assert_eq!(said.posts.concat(), b"* 1 joined\n[1] short\n* 1 left\n");
+        assert_eq!(said.messages.concat(), b"* 1 joined\n[1] short\n* 1 left\n");
     }
 
     #[test]
     fn bytes_that_are_no_text_pass_unharmed() {
-        assert_eq!(posts([&b"\xff\xfe\0\n"[..]]), b"* 1 joined\n[1] \xff\xfe\0\n* 1 left\n");
+        assert_eq!(messages([&b"\xff\xfe\0\n"[..]]), b"* 1 joined\n[1] \xff\xfe\0\n* 1 left\n");
     }
 
     proptest! {
@@ -84,7 +84,7 @@ mod tests {
             cuts in prop::collection::vec(0..40usize, 0..8),
         ) {
             let text = lines.join("\n");
-            prop_assert_eq!(posts(cut(text.as_bytes(), &cuts)), posts([text.as_bytes()]));
+            prop_assert_eq!(messages(cut(text.as_bytes(), &cuts)), messages([text.as_bytes()]));
         }
     }
 }

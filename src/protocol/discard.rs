@@ -24,6 +24,6 @@ mod tests {
     fn nothing_is_said_and_then_the_end() {
         let said = converse(&mut Discard, [&b"hel"[..], b"lo\n"]);
         assert_eq!((&said.replies[..], said.finished), (&b""[..], true));
-        assert!(said.posts.is_empty());
+        assert!(said.messages.is_empty());
     }
 }

@@ -26,6 +26,6 @@ mod tests {
     fn what_comes_goes_back_and_then_the_end() {
         let said = converse(&mut Echo, [&b"hel"[..], b"lo"]);
         assert_eq!((&said.replies[..], said.finished), (&b"hello"[..], true));
-        assert!(said.posts.is_empty());
+        assert!(said.messages.is_empty());
     }
 }

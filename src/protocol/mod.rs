@@ -82,9 +82,9 @@ pub trait Protocol {
 
 /// What a protocol said to others than its peer.
 #[derive(Debug, Clone)]
-pub enum Post {
+pub enum Message {
     /// To every other peer of its listener.
-    Others(Chunk),
+    Broadcast(Chunk),
     /// To the server's operator; to nobody, if there is none.
     Operator(Chunk),
 }
@@ -93,24 +93,24 @@ pub enum Post {
 #[derive(Debug)]
 pub struct Outbox<'a> {
     queue: &'a mut SendQueue,
-    posts: &'a mut Vec<Post>,
+    messages: &'a mut Vec<Message>,
     finished: &'a mut bool,
 }
 
 impl<'a> Outbox<'a> {
-    /// An outbox: replies go to `queue`, what is for others to `posts`, and `finished` tells
+    /// An outbox: replies go to `queue`, what is for others to `messages`, and `finished` tells
     /// whether the protocol has finished.
     pub fn new(
         queue: &'a mut SendQueue,
-        posts: &'a mut Vec<Post>,
+        messages: &'a mut Vec<Message>,
         finished: &'a mut bool,
     ) -> Outbox<'a> {
-        Outbox { queue, posts, finished }
+        Outbox { queue, messages, finished }
     }
 
-    /// The same outbox, but what is broadcast goes to `posts`.
-    pub fn with_posts<'b>(&'b mut self, posts: &'b mut Vec<Post>) -> Outbox<'b> {
-        Outbox { queue: self.queue, posts, finished: self.finished }
+    /// The same outbox, but what is broadcast goes to `messages`.
+    pub fn with_messages<'b>(&'b mut self, messages: &'b mut Vec<Message>) -> Outbox<'b> {
+        Outbox { queue: self.queue, messages, finished: self.finished }
     }
 
     /// Says `chunk` to this peer, after all it is already owed. After
@@ -125,16 +125,16 @@ impl<'a> Outbox<'a> {
     pub fn broadcast(&mut self, chunk: impl Into<Chunk>) {
         let chunk = chunk.into();
         if !chunk.is_empty() {
-            self.posts.push(Post::Others(chunk));
+            self.messages.push(Message::Broadcast(chunk));
         }
     }
 
     /// Says `chunk`, whole lines, to the operator at the server's console. They are shown as they
     /// are, but for what would do something to a terminal.
-    pub fn tell(&mut self, chunk: impl Into<Chunk>) {
+    pub fn to_operator(&mut self, chunk: impl Into<Chunk>) {
         let chunk = chunk.into();
         if !chunk.is_empty() {
-            self.posts.push(Post::Operator(chunk));
+            self.messages.push(Message::Operator(chunk));
         }
     }
 
@@ -155,18 +155,18 @@ pub mod testing {
         /// To the peer.
         pub replies: Vec<u8>,
         /// To others.
-        pub posts: Vec<Vec<u8>>,
+        pub messages: Vec<Vec<u8>>,
         /// To the operator.
-        pub told: Vec<Vec<u8>>,
+        pub to_operator: Vec<Vec<u8>>,
         /// Whether it finished.
         pub finished: bool,
     }
 
     /// Says every chunk to all, as it came: who talks, and no more than that.
     #[derive(Debug, Clone, Default)]
-    pub struct Tell;
+    pub struct Broadcast;
 
-    impl Protocol for Tell {
+    impl Protocol for Broadcast {
         fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
             out.broadcast(chunk);
         }
@@ -185,36 +185,36 @@ pub mod testing {
         protocol: &mut impl Protocol,
         parts: impl IntoIterator<Item = &'p [u8]>,
     ) -> Said {
-        let (mut queue, mut posts, mut finished) = (SendQueue::new(), Vec::new(), false);
-        protocol.open(1, &mut Outbox::new(&mut queue, &mut posts, &mut finished));
+        let (mut queue, mut messages, mut finished) = (SendQueue::new(), Vec::new(), false);
+        protocol.open(1, &mut Outbox::new(&mut queue, &mut messages, &mut finished));
         for part in parts {
             let chunk = Chunk::from(part.to_vec());
-            protocol.data(chunk, &mut Outbox::new(&mut queue, &mut posts, &mut finished));
+            protocol.data(chunk, &mut Outbox::new(&mut queue, &mut messages, &mut finished));
         }
-        protocol.end(&mut Outbox::new(&mut queue, &mut posts, &mut finished));
+        protocol.end(&mut Outbox::new(&mut queue, &mut messages, &mut finished));
         Said {
             replies: queue.iter().flat_map(|chunk| chunk.to_vec()).collect(),
-            posts: to_others(&posts),
-            told: told(&posts),
+            messages: to_others(&messages),
+            to_operator: to_operator(&messages),
             finished,
         }
     }
 
     /// What is for the other peers.
-    pub fn to_others(posts: &[Post]) -> Vec<Vec<u8>> {
-        let to_others = |post: &Post| match post {
-            Post::Others(chunk) => Some(chunk.to_vec()),
-            Post::Operator(_) => None,
+    pub fn to_others(messages: &[Message]) -> Vec<Vec<u8>> {
+        let to_others = |message: &Message| match message {
+            Message::Broadcast(chunk) => Some(chunk.to_vec()),
+            Message::Operator(_) => None,
         };
-        posts.iter().filter_map(to_others).collect()
+        messages.iter().filter_map(to_others).collect()
     }
 
     /// What is for the operator.
-    pub fn told(posts: &[Post]) -> Vec<Vec<u8>> {
-        let told = |post: &Post| match post {
-            Post::Others(_) => None,
-            Post::Operator(chunk) => Some(chunk.to_vec()),
+    pub fn to_operator(messages: &[Message]) -> Vec<Vec<u8>> {
+        let to_operator = |message: &Message| match message {
+            Message::Broadcast(_) => None,
+            Message::Operator(chunk) => Some(chunk.to_vec()),
         };
-        posts.iter().filter_map(told).collect()
+        messages.iter().filter_map(to_operator).collect()
     }
 }

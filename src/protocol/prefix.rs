@@ -75,7 +75,7 @@ mod tests {
 
     fn answer(text: &str, say: &[u8]) -> String {
         let said = converse(&mut Prefix::new(text), [say]);
-        assert!(said.finished && said.posts.is_empty());
+        assert!(said.finished && said.messages.is_empty());
         String::from_utf8(said.replies).unwrap()
     }
 

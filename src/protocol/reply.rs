@@ -87,10 +87,11 @@ mod tests {
 
     #[test]
     fn many_answers_share_their_memory() {
-        let (mut queue, mut posts, mut finished) = (SendQueue::new(), Vec::new(), false);
+        let (mut queue, mut messages, mut finished) = (SendQueue::new(), Vec::new(), false);
         let text = "x".repeat(255);
         let newlines = Chunk::from(vec![b'\n'; 256 << 10]);
-        Reply::new(&text).data(newlines, &mut Outbox::new(&mut queue, &mut posts, &mut finished));
+        Reply::new(&text)
+            .data(newlines, &mut Outbox::new(&mut queue, &mut messages, &mut finished));
         assert_eq!(queue.bytes(), 256 * (256 << 10));
         let places: std::collections::BTreeSet<_> = queue.iter().map(|c| c.as_ptr()).collect();
         assert_eq!(places.len(), 1);

@@ -17,7 +17,7 @@ impl Audience for Operator {
     const OTHERS: bool = false;
 
     fn hear(said: Vec<u8>, out: &mut Outbox<'_>) {
-        out.tell(said);
+        out.to_operator(said);
     }
 }
 
@@ -33,8 +33,8 @@ mod tests {
     fn lines_go_to_the_operator_and_to_nobody_else() {
         let said = converse(&mut Talk::default(), [&b"hel"[..], b"lo\nthere"]);
         let told = "* 1 joined\n[1] hello\n[1] there\n* 1 left\n";
-        assert_eq!(String::from_utf8(said.told.concat()).unwrap(), told);
-        assert!(said.posts.is_empty() && said.replies.is_empty() && said.finished);
+        assert_eq!(String::from_utf8(said.to_operator.concat()).unwrap(), told);
+        assert!(said.messages.is_empty() && said.replies.is_empty() && said.finished);
     }
 
     #[test]
@@ -42,7 +42,7 @@ mod tests {
         let long = vec![b'x'; LINE_MAX + 1];
         let said = converse(&mut Talk::default(), [&long[..], b"xx\nshort\n"]);
         assert_eq!(said.replies, TOO_LONG.as_bytes());
-        assert_eq!(said.told.concat(), b"* 1 joined\n[1] short\n* 1 left\n");
+        assert_eq!(said.to_operator.concat(), b"* 1 joined\n[1] short\n* 1 left\n");
     }
 
     proptest! {
@@ -52,7 +52,7 @@ mod tests {
             cuts in prop::collection::vec(0..40usize, 0..8),
         ) {
             let text = lines.join("\n");
-            let told = |parts| converse(&mut Talk::default(), parts).told.concat();
+            let told = |parts| converse(&mut Talk::default(), parts).to_operator.concat();
             prop_assert_eq!(told(cut(text.as_bytes(), &cuts)), told(vec![text.as_bytes()]));
         }
     }

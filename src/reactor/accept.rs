@@ -8,7 +8,7 @@ use crate::limits::{ACCEPT_PAUSE, Stage};
 use crate::os;
 use crate::peers::Room;
 use crate::protocol::Protocol;
-use crate::selector::{Interest, Selector, Whose};
+use crate::selector::{Interest, KeyOwner, Selector};
 
 /// Accepts at one listener in a turn.
 const ACCEPTS: usize = 64;
@@ -36,10 +36,10 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         for (at, listener) in self.listeners.iter_mut().enumerate() {
             let Some(fd) = &listener.fd else { continue };
             if wanted && !listener.watched {
-                self.selector.add(fd.as_fd(), Whose::Listener(at).into(), Interest::READ)?;
+                self.selector.add(fd.as_fd(), KeyOwner::Listener(at).into(), Interest::READ)?;
                 (listener.watched, listener.armed) = (true, true);
             } else if wanted && !listener.armed && !listener.readable {
-                self.selector.modify(fd.as_fd(), Whose::Listener(at).into(), Interest::READ)?;
+                self.selector.modify(fd.as_fd(), KeyOwner::Listener(at).into(), Interest::READ)?;
                 listener.armed = true;
             } else if !wanted && listener.watched {
                 self.selector.remove(fd.as_fd())?;
@@ -59,7 +59,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
                     break;
                 }
                 let Some(fd) = &self.listeners[at].fd else { break };
-                match self.selector.accept(Whose::Listener(at).into(), fd.as_fd()) {
+                match self.selector.accept(KeyOwner::Listener(at).into(), fd.as_fd()) {
                     Ok(socket) => self.open(at, socket),
                     Err(error) => self.not_accepted(at, error),
                 }

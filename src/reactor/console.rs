@@ -9,7 +9,7 @@ use crate::console::{Console, Moment, Order, SocketInfo};
 use crate::limits::Stage;
 use crate::os;
 use crate::protocol::Protocol;
-use crate::selector::{Interest, Selector, Trigger, Whose};
+use crate::selector::{Interest, KeyOwner, Selector, Trigger};
 
 /// A console, and what is known of the readiness of its input.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// # Errors
     /// The selector cannot watch the input.
     pub fn attend_to(&mut self, console: Console) -> io::Result<()> {
-        let key = Whose::Input.into();
+        let key = KeyOwner::Console.into();
         let watched = match self.selector.add_shared(console.input(), key, Interest::READ) {
             Ok(()) => true,
             // epoll(7) watches no files: they are always readable (kernel-notes §35).
@@ -49,7 +49,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             desk.readable = false;
             if self.selector.trigger() != Trigger::Level {
                 // It may have more: a terminal gives a line at a time, and tells of none behind it.
-                let (input, key) = (desk.console.input(), Whose::Input.into());
+                let (input, key) = (desk.console.input(), KeyOwner::Console.into());
                 self.selector.modify(input, key, Interest::READ)?;
             }
         }

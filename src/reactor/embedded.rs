@@ -11,7 +11,7 @@ use crate::limits::Stage;
 use crate::os;
 use crate::peers::Room;
 use crate::protocol::Protocol;
-use crate::selector::{Interest, Selector, Whose};
+use crate::selector::{Interest, KeyOwner, Selector};
 
 impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// Serves a connection, a non-blocking socket, that was accepted elsewhere, in the room of a
@@ -23,11 +23,11 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         id
     }
 
-    /// As [`adopt`](Reactor::adopt), but for a [line](crate::peers::Peers::open_line) within the
+    /// As [`adopt`](Reactor::adopt), but for a [line](crate::peers::Peers::open_link) within the
     /// house: what passes there is not counted.
-    pub fn adopt_line(&mut self, fd: OwnedFd, protocol: P, room: Room) -> ConnId {
+    pub fn adopt_link(&mut self, fd: OwnedFd, protocol: P, room: Room) -> ConnId {
         let socket = self.socket(fd, 0);
-        let id = self.peers.open_line(protocol, room, socket);
+        let id = self.peers.open_link(protocol, room, socket);
         self.watch_new(id);
         id
     }
@@ -48,7 +48,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// # Errors
     /// It is watched already, or cannot be.
     pub fn watch(&mut self, fd: BorrowedFd<'_>, guest: u32) -> io::Result<()> {
-        self.selector.add(fd, Whose::Guest(guest).into(), Interest::READ)
+        self.selector.add(fd, KeyOwner::External(guest).into(), Interest::READ)
     }
 
     /// Ceases to watch a descriptor of its owner.
@@ -86,15 +86,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::buffer::{Pool, Shape};
+    use crate::buffer::{BufferClass, Pool};
     use crate::limits::{Ended, Limits};
-    use crate::os::Stop;
+    use crate::os::ShutdownSignal;
     use crate::protocol::Echo;
     use crate::selector::Poll;
 
     fn reactor() -> Reactor<Poll, Echo> {
-        let pool = Pool::new(&[Shape { bytes: 1024, count: 8 }]).unwrap();
-        Reactor::new(Poll::new(), pool, Limits::default(), Stop::new().unwrap()).unwrap()
+        let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
+        Reactor::new(Poll::new(), pool, Limits::default(), ShutdownSignal::new().unwrap()).unwrap()
     }
 
     #[test]
@@ -105,7 +105,7 @@ mod tests {
             let mut reactor = reactor();
             match adopt {
                 true => reactor.adopt(its.into(), Echo, Room(0)),
-                false => reactor.adopt_line(its.into(), Echo, Room(0)),
+                false => reactor.adopt_link(its.into(), Echo, Room(0)),
             };
             ours.write_all(b"PING").unwrap();
             reactor.turn().unwrap();
@@ -122,15 +122,16 @@ mod tests {
 
     #[test]
     fn a_guest_is_reported_while_it_is_watched_and_a_turn_sleeps_no_longer_than_its_owner_says() {
-        let (bell, mut reactor, mut guests) = (Stop::new().unwrap(), reactor(), Vec::new());
-        reactor.watch(bell.as_fd(), 7).unwrap();
-        bell.ask();
+        let (stop, mut reactor, mut guests) =
+            (ShutdownSignal::new().unwrap(), reactor(), Vec::new());
+        reactor.watch(stop.as_fd(), 7).unwrap();
+        stop.request();
         for _ in 0..2 {
             reactor.turn().unwrap();
             reactor.take_guests(&mut guests);
             assert_eq!(std::mem::take(&mut guests), [7]);
         }
-        reactor.unwatch(bell.as_fd()).unwrap();
+        reactor.unwatch(stop.as_fd()).unwrap();
         let begin = os::now();
         reactor.wake_at(Some(begin + Duration::from_millis(10)));
         reactor.turn().unwrap();

@@ -15,29 +15,30 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::*;
-use crate::buffer::Shape;
-use crate::protocol::testing::Tell;
+use crate::buffer::BufferClass;
+use crate::protocol::testing::Broadcast;
 use crate::protocol::{Echo, Outbox};
 use crate::selector::{Epoll, Key, Poll, Select, Sigio, Spin, Trigger};
 
 /// Room enough for every scenario that is not about the lack of it.
-const PLENTY: &[Shape] = &[Shape { bytes: 4096, count: 256 }, Shape { bytes: 65536, count: 64 }];
+const PLENTY: &[BufferClass] =
+    &[BufferClass { bytes: 4096, count: 256 }, BufferClass { bytes: 65536, count: 64 }];
 
 struct Server {
     address: SocketAddr,
-    stop: Stop,
+    stop: ShutdownSignal,
     thread: JoinHandle<(Ended, Counters, bool)>,
 }
 
 /// An echo server in a thread.
 fn serve<S: Selector + 'static>(
     selector: fn() -> S,
-    buffers: &'static [Shape],
+    buffers: &'static [BufferClass],
     limits: Limits,
 ) -> Server {
     let (listener, address) = listener();
-    let stop = Stop::new().unwrap();
-    let asked = stop.handle().unwrap();
+    let stop = ShutdownSignal::new().unwrap();
+    let asked = stop.try_clone().unwrap();
     let thread = thread::spawn(move || {
         let pool = Pool::new(buffers).unwrap();
         let mut reactor = Reactor::new(selector(), Rc::clone(&pool), limits, asked).unwrap();
@@ -53,7 +54,7 @@ fn serve<S: Selector + 'static>(
 impl Server {
     /// Asks it to drain, and checks that it did.
     fn end(self) -> Counters {
-        self.stop.ask();
+        self.stop.request();
         let (ended, counters, whole) = self.thread.join().unwrap();
         assert_eq!(ended, Ended::Drained);
         assert!(whole, "a buffer is missing");
@@ -66,12 +67,13 @@ impl Server {
 fn turned<S: Selector, P: Protocol + Clone>(
     selector: fn() -> S,
     protocol: P,
-    buffers: &[Shape],
+    buffers: &[BufferClass],
     limits: Limits,
 ) -> (Reactor<S, P>, SocketAddr) {
     let (listener, address) = listener();
     let pool = Pool::new(buffers).unwrap();
-    let mut reactor = Reactor::new(selector(), pool, limits, Stop::new().unwrap()).unwrap();
+    let mut reactor =
+        Reactor::new(selector(), pool, limits, ShutdownSignal::new().unwrap()).unwrap();
     reactor.listen(listener, protocol).unwrap();
     (reactor, address)
 }
@@ -104,7 +106,7 @@ fn listener() -> (OwnedFd, SocketAddr) {
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
-    patient(TcpStream::connect(address).unwrap())
+    with_timeout(TcpStream::connect(address).unwrap())
 }
 
 /// A client that the kernel keeps little for: who sends to it soon has to wait.
@@ -112,10 +114,10 @@ fn connect_narrow(address: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&address.into()).unwrap();
-    patient(socket.into())
+    with_timeout(socket.into())
 }
 
-fn patient(stream: TcpStream) -> TcpStream {
+fn with_timeout(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
     stream
@@ -227,19 +229,19 @@ fn a_reset_concerns_nobody_else<S: Selector + 'static>(selector: fn() -> S) {
 }
 
 fn sixteen_clients_share_two_buffers<S: Selector>(selector: fn() -> S) {
-    const TWO: &[Shape] = &[Shape { bytes: 1024, count: 2 }];
+    const TWO: &[BufferClass] = &[BufferClass { bytes: 1024, count: 2 }];
     let (mut reactor, address) = turned(selector, Echo, TWO, Limits::default());
     let late = connect_narrow(address);
     let sent = send_all(&late, text(100_000));
     // It reads nothing yet, is owed both buffers, and would fill a third.
-    turn_until(&mut reactor, |counters| counters.starved > 0);
+    turn_until(&mut reactor, |counters| counters.out_of_buffers > 0);
     if reactor.peers.has_marked() {
         assert_eq!(reactor.turn().unwrap(), None); // In the last pass it starved.
     }
     assert!(!reactor.peers.has_marked(), "an empty pool feeds nobody");
     let is_asked = reports(&mut reactor)
         .iter()
-        .any(|report| report.readable && matches!(Whose::from(report.key), Whose::Conn(_)));
+        .any(|report| report.readable && matches!(KeyOwner::from(report.key), KeyOwner::Conn(_)));
     assert!(!is_asked, "it has sent, and nobody wants to know");
     let others: Vec<_> = (0..15).map(|_| connect_narrow(address)).collect();
     thread::scope(|scope| {
@@ -270,7 +272,7 @@ impl<S: Selector> Selector for Choosy<S> {
     }
 
     fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
-        if matches!(Whose::from(key), Whose::Conn(_)) && !self.refused {
+        if matches!(KeyOwner::from(key), KeyOwner::Conn(_)) && !self.refused {
             self.refused = true;
             return Err(io::Error::other("cannot watch this one"));
         }
@@ -297,7 +299,7 @@ impl<S: Selector> Selector for Choosy<S> {
 fn who_cannot_be_watched_is_refused_alone<S: Selector>(selector: fn() -> S) {
     let (mut plain, address) = turned(selector, Echo, PLENTY, Limits::default());
     let choosy = Choosy { selector: selector(), refused: false };
-    let stop = Stop::new().unwrap();
+    let stop = ShutdownSignal::new().unwrap();
     let mut reactor =
         Reactor::new(choosy, Rc::clone(&plain.pool), Limits::default(), stop).unwrap();
     let fd = plain.listeners.pop().unwrap().fd.unwrap();
@@ -349,7 +351,7 @@ fn a_message_costs<S: Selector>(calls: u64, selector: fn() -> S) {
 }
 
 fn a_turn_reads_no_more_than_its_share<S: Selector>(selector: fn() -> S) {
-    const SMALL: &[Shape] = &[Shape { bytes: 64, count: 4 }];
+    const SMALL: &[BufferClass] = &[BufferClass { bytes: 64, count: 4 }];
     let (mut reactor, address) = turned(selector, Sink, SMALL, Limits::default());
     let client = connect(address);
     turn_until(&mut reactor, |counters| counters.accepted == 1);
@@ -364,8 +366,8 @@ fn a_turn_reads_no_more_than_its_share<S: Selector>(selector: fn() -> S) {
 // Talk.
 
 /// Three who are in a room, the last of them with little room in the kernel.
-fn three<S: Selector>(selector: fn() -> S) -> (Reactor<S, Tell>, [TcpStream; 2], TcpStream) {
-    let (mut reactor, address) = turned(selector, Tell, PLENTY, Limits::default());
+fn three<S: Selector>(selector: fn() -> S) -> (Reactor<S, Broadcast>, [TcpStream; 2], TcpStream) {
+    let (mut reactor, address) = turned(selector, Broadcast, PLENTY, Limits::default());
     let clients = [connect(address), connect(address)];
     let narrow = connect_narrow(address);
     turn_until(&mut reactor, |counters| counters.accepted == 3);
@@ -408,7 +410,7 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector>(selector: fn() ->
         reactor.peers.iter_mut().map(|(_, peer)| peer.connection.outgoing().bytes()).sum()
     };
     assert!(owed(&mut reactor) > 0, "else this shows nothing");
-    reactor.stop.ask();
+    reactor.stop.request();
     assert_eq!(reactor.turn().unwrap(), None, "bytes are owed");
     let late = thread::spawn(move || read_all(&late));
     let leavers = thread::spawn(move || {
@@ -427,7 +429,7 @@ fn a_drain_cuts_off_who_stays<S: Selector>(selector: fn() -> S) {
     let (mut reactor, address) = turned(selector, Echo, PLENTY, limits);
     let stays = connect(address);
     turn_until(&mut reactor, |counters| counters.accepted == 1);
-    reactor.stop.ask();
+    reactor.stop.request();
     assert_eq!(reactor.run().unwrap(), Ended::Drained);
     assert_eq!(reactor.counters().cut, 1);
     assert_eq!(read_all(&stays), b"");
@@ -437,9 +439,9 @@ fn who_is_asked_twice_ends_at_once<S: Selector>(selector: fn() -> S) {
     let (mut reactor, address) = turned(selector, Echo, PLENTY, Limits::default());
     let _stays = connect(address);
     turn_until(&mut reactor, |counters| counters.accepted == 1);
-    reactor.stop.ask();
+    reactor.stop.request();
     assert_eq!(reactor.turn().unwrap(), None);
-    reactor.stop.ask();
+    reactor.stop.request();
     assert_eq!(reactor.run().unwrap(), Ended::AtOnce);
 }
 

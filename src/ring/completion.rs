@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Cqe, Kind, ListenerId, Socket, Target};
+use super::{CancelTarget, Cqe, Kind, ListenerId, Socket};
 use crate::buffer::{Chunk, Lease};
 use crate::keys::ConnId;
 
@@ -47,9 +47,9 @@ pub enum Completion {
     /// A cancel was carried out, or found nothing to cancel.
     Cancel {
         /// Of what.
-        target: Target,
+        target: CancelTarget,
     },
-    /// A read came to something; it is never [`Starved`](Recv::Starved).
+    /// A read came to something; it is never [`NoBuffer`](Recv::NoBuffer).
     Read {
         /// To what.
         outcome: Recv,
@@ -57,7 +57,7 @@ pub enum Completion {
     /// The descriptor of a [`Op::Wake`](super::Op::Wake) can be read, or never will be.
     Wake,
     /// The ring's own affair.
-    Aside,
+    Internal,
 }
 
 /// What an accept came to.
@@ -81,7 +81,7 @@ pub enum Recv {
     /// The peer's end.
     End,
     /// There was no buffer for it; the bytes are safe in the socket.
-    Starved,
+    NoBuffer,
     /// It was cancelled; no byte was lost.
     Cancelled,
     /// The connection is broken.
@@ -99,26 +99,30 @@ pub enum Sent {
     Failed(io::Error),
 }
 
-/// What an answer means. `claim` hands over the buffer that a receive has filled.
-pub(super) fn decode(cqe: Cqe, claim: impl FnOnce(Cqe) -> Option<Lease>) -> Completion {
+/// What an answer means. `take_buffer` hands over the buffer that a receive has filled.
+pub(super) fn decode(cqe: Cqe, take_buffer: impl FnOnce(Cqe) -> Option<Lease>) -> Completion {
     let (token, more) = (cqe.token, cqe.more());
     let conn = token.conn();
     match token.kind() {
         Some(Kind::Accept) => {
             Completion::Accept { listener: token.listener(), outcome: accepted(cqe), more }
         }
-        Some(Kind::Recv) => Completion::Recv { conn, outcome: received(cqe, claim(cqe)), more },
+        Some(Kind::Recv) => {
+            Completion::Recv { conn, outcome: received(cqe, take_buffer(cqe)), more }
+        }
         Some(Kind::Send) => Completion::Send { conn, outcome: sent(cqe) },
         Some(Kind::Shutdown) => Completion::Shutdown { conn },
         Some(Kind::Close) => Completion::Close { conn },
-        Some(Kind::CancelAccept) => Completion::Cancel { target: Target::Accept(token.listener()) },
-        Some(Kind::CancelRecv) => Completion::Cancel { target: Target::Recv(conn) },
-        Some(Kind::CancelSend) => Completion::Cancel { target: Target::Send(conn) },
-        Some(Kind::Read) => Completion::Read { outcome: received(cqe, claim(cqe)) },
-        Some(Kind::Wake) => Completion::Wake,
-        Some(Kind::Aside | Kind::PollAccept | Kind::PollRecv | Kind::PollSend | Kind::PollRead) => {
-            Completion::Aside
+        Some(Kind::CancelAccept) => {
+            Completion::Cancel { target: CancelTarget::Accept(token.listener()) }
         }
+        Some(Kind::CancelRecv) => Completion::Cancel { target: CancelTarget::Recv(conn) },
+        Some(Kind::CancelSend) => Completion::Cancel { target: CancelTarget::Send(conn) },
+        Some(Kind::Read) => Completion::Read { outcome: received(cqe, take_buffer(cqe)) },
+        Some(Kind::Wake) => Completion::Wake,
+        Some(
+            Kind::Internal | Kind::PollAccept | Kind::PollRecv | Kind::PollSend | Kind::PollRead,
+        ) => Completion::Internal,
         None => panic!("the kernel answers only what was asked: {cqe:?}"),
     }
 }
@@ -144,7 +148,7 @@ fn received(cqe: Cqe, buffer: Option<Lease>) -> Recv {
             None => panic!("bytes are received into a buffer: {cqe:?}"),
         },
         Err(error) => match error.raw_os_error() {
-            Some(libc::ENOBUFS) => Recv::Starved,
+            Some(libc::ENOBUFS) => Recv::NoBuffer,
             // Interrupted, or refused for want of memory: as good as cancelled, to be asked again.
             Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOMEM) => Recv::Cancelled,
             _ => Recv::Failed(error),
@@ -165,7 +169,7 @@ fn sent(cqe: Cqe) -> Sent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::{Pool, Shape, Size};
+    use crate::buffer::{BufferClass, Pool, Size};
     use crate::ring::Token;
 
     fn decoded(kind: Kind, res: i32, flags: u32, lease: Option<Lease>) -> Completion {
@@ -191,7 +195,7 @@ mod tests {
     #[test]
     fn errno_ends_in_decode() {
         assert!(matches!(outcome(0), Recv::End));
-        assert!(matches!(outcome(-libc::ENOBUFS), Recv::Starved));
+        assert!(matches!(outcome(-libc::ENOBUFS), Recv::NoBuffer));
         assert!(matches!(outcome(-libc::ECANCELED), Recv::Cancelled));
         assert!(matches!(outcome(-libc::ECONNRESET), Recv::Failed(_)));
         let Completion::Send { outcome, .. } = decoded(Kind::Send, -libc::EPIPE, 0, None) else {
@@ -202,7 +206,7 @@ mod tests {
 
     #[test]
     fn data_is_the_claimed_buffer_and_more_is_the_kernels_word() {
-        let pool = Pool::new(&[Shape { bytes: 64, count: 1 }]).unwrap();
+        let pool = Pool::new(&[BufferClass { bytes: 64, count: 1 }]).unwrap();
         let flags = Cqe::BUFFER | Cqe::MORE;
         let completion = decoded(Kind::Recv, 5, flags, pool.lease(Size(0)));
         let Completion::Recv { outcome: Recv::Data(chunk), more: true, .. } = completion else {
@@ -214,7 +218,7 @@ mod tests {
     #[test]
     fn a_cancel_names_its_target() {
         let completion = decoded(Kind::CancelSend, -libc::ENOENT, 0, None);
-        let target = Target::Send(ConnId::new(7, 3));
+        let target = CancelTarget::Send(ConnId::new(7, 3));
         assert!(matches!(completion, Completion::Cancel { target: t } if t == target));
         assert_eq!(Token::from(target), Token::of(Kind::Send, ConnId::new(7, 3)));
     }

@@ -21,8 +21,8 @@ pub(super) struct Held {
     /// Vectors not in use, kept so that sending allocates nothing.
     #[expect(clippy::vec_box, reason = "the kernel reads them where they are")]
     spare: Vec<Box<Vector>>,
-    /// Quiet sends of which it is not known yet how they went, oldest first.
-    quiet: VecDeque<Quiet>,
+    /// ImpliedSuccess sends of which it is not known yet how they went, oldest first.
+    implied_successes: VecDeque<ImpliedSuccess>,
     /// The buffer of the read in flight.
     read: Option<Lease>,
 }
@@ -34,7 +34,7 @@ struct Slot {
     /// The bytes of the send in flight.
     send: Sending,
     /// Which submission that send is, while it is a quiet one that has not completed.
-    quiet: Option<u64>,
+    skip_success: Option<u64>,
 }
 
 #[derive(Default)]
@@ -54,7 +54,7 @@ struct Vector {
 
 /// A quiet send: it fails, or comes short, with a completion, and succeeds with none. It never
 /// waits, so that how it went is known when the enter that submits it has returned.
-struct Quiet {
+struct ImpliedSuccess {
     conn: ConnId,
     len: u32,
     /// Which submission it was.
@@ -109,7 +109,7 @@ impl Held {
     /// Lets go of what was being sent.
     pub(super) fn sent(&mut self, conn: ConnId) {
         let slot = self.slot(conn);
-        slot.quiet = None;
+        slot.skip_success = None;
         if let Sending::Many(mut vector) = std::mem::take(&mut slot.send) {
             vector.chunks.clear();
             self.spare.push(vector);
@@ -117,24 +117,24 @@ impl Held {
     }
 
     /// Remembers that the send in flight, the `at`th submission, of `len` bytes, is a quiet one.
-    pub(super) fn hush(&mut self, conn: ConnId, len: u32, at: u64) {
-        self.slot(conn).quiet = Some(at);
-        self.quiet.push_back(Quiet { conn, len, at });
+    pub(super) fn skips_success(&mut self, conn: ConnId, len: u32, at: u64) {
+        self.slot(conn).skip_success = Some(at);
+        self.implied_successes.push_back(ImpliedSuccess { conn, len, at });
     }
 
     /// Whether there are quiet sends of which it is not known how they went.
-    pub(super) fn awaits_silence(&self) -> bool {
-        !self.quiet.is_empty()
+    pub(super) fn has_unconfirmed(&self) -> bool {
+        !self.implied_successes.is_empty()
     }
 
     /// Lets go of the next quiet send among the first `taken` submissions that has not completed,
     /// and so has gone out whole. To be asked when every completion has been reaped.
-    pub(super) fn silent(&mut self, taken: u64) -> Option<(ConnId, usize)> {
-        while self.quiet.front().is_some_and(|quiet| quiet.at < taken) {
-            let Quiet { conn, len, at } = self.quiet.pop_front()?;
+    pub(super) fn next_implied(&mut self, taken: u64) -> Option<(ConnId, usize)> {
+        while self.implied_successes.front().is_some_and(|send| send.at < taken) {
+            let ImpliedSuccess { conn, len, at } = self.implied_successes.pop_front()?;
             // One that has completed may still stand here, while an overflow forbids the question;
             // the connection's next quiet send is another.
-            if self.slot(conn).quiet == Some(at) {
+            if self.slot(conn).skip_success == Some(at) {
                 self.sent(conn);
                 return Some((conn, len as usize));
             }
@@ -183,7 +183,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::buffer::{Pool, Shape, Size};
+    use crate::buffer::{BufferClass, Pool, Size};
 
     fn owed(pool: &Rc<Pool>, chunks: usize) -> SendQueue {
         let mut queue = SendQueue::new();
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn what_is_sent_stays_where_it_is_whatever_becomes_of_the_queue() {
         for chunks in [1, 3] {
-            let pool = Pool::new(&[Shape { bytes: 1024, count: 4 }]).unwrap();
+            let pool = Pool::new(&[BufferClass { bytes: 1024, count: 4 }]).unwrap();
             let (mut held, conn) = (Held::default(), ConnId::new(5, 0));
             held.send(conn, &owed(&pool, chunks)); // The queue is dropped here.
             assert_eq!(pool.idle(Size(0)), 4 - chunks);
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_vector_names_each_chunk_and_is_used_again() {
-        let pool = Pool::new(&[Shape { bytes: 1024, count: 4 }]).unwrap();
+        let pool = Pool::new(&[BufferClass { bytes: 1024, count: 4 }]).unwrap();
         let (mut held, conn) = (Held::default(), ConnId::new(0, 0));
         let queue = owed(&pool, 3);
         let Bytes::Many(first) = held.send(conn, &queue) else { panic!("three pieces") };
@@ -223,32 +223,32 @@ mod tests {
 
     #[test]
     fn silence_is_that_of_sends_that_were_taken_and_did_not_complete() {
-        let pool = Pool::new(&[Shape { bytes: 1024, count: 4 }]).unwrap();
+        let pool = Pool::new(&[BufferClass { bytes: 1024, count: 4 }]).unwrap();
         let mut held = Held::default();
         let conns = [0, 1, 2].map(|slot| ConnId::new(slot, 0));
         for (at, conn) in conns.into_iter().enumerate() {
             held.send(conn, &owed(&pool, 1));
-            held.hush(conn, 600, at as u64);
+            held.skips_success(conn, 600, at as u64);
         }
         held.sent(conns[0]); // It completed: short, or refused.
-        assert_eq!(held.silent(2), Some((conns[1], 600)));
-        assert_eq!(held.silent(2), None, "the third was not taken");
-        assert_eq!(held.silent(3), Some((conns[2], 600)));
+        assert_eq!(held.next_implied(2), Some((conns[1], 600)));
+        assert_eq!(held.next_implied(2), None, "the third was not taken");
+        assert_eq!(held.next_implied(3), Some((conns[2], 600)));
         assert!(pool.is_whole());
     }
 
     #[test]
     fn a_send_that_completed_is_not_taken_for_the_next_quiet_one() {
-        let pool = Pool::new(&[Shape { bytes: 1024, count: 4 }]).unwrap();
+        let pool = Pool::new(&[BufferClass { bytes: 1024, count: 4 }]).unwrap();
         let (mut held, conn) = (Held::default(), ConnId::new(0, 0));
         held.send(conn, &owed(&pool, 1));
-        held.hush(conn, 600, 0);
+        held.skips_success(conn, 600, 0);
         // It comes short while completions wait outside the queue: nobody asks for silence.
         held.sent(conn);
         held.send(conn, &owed(&pool, 2));
-        held.hush(conn, 1200, 1);
-        assert_eq!(held.silent(1), None, "the second was not taken");
-        assert_eq!(held.silent(2), Some((conn, 1200)));
-        assert_eq!(held.silent(2), None);
+        held.skips_success(conn, 1200, 1);
+        assert_eq!(held.next_implied(1), None, "the second was not taken");
+        assert_eq!(held.next_implied(2), Some((conn, 1200)));
+        assert_eq!(held.next_implied(2), None);
     }
 }

@@ -15,7 +15,7 @@ use std::str::FromStr;
 use io_uring::{Builder, IoUring, Probe, cqueue, opcode, types};
 
 use super::provided::ProvidedRing;
-use crate::buffer::{Pool, Shape, Size};
+use crate::buffer::{BufferClass, Pool, Size};
 
 /// Entries of the throw-away ring.
 const ENTRIES: u32 = 8;
@@ -288,7 +288,7 @@ fn try_direct_close(ring: &mut IoUring) -> io::Result<bool> {
 /// sockets: an `EINVAL`, or a receive that ends at once, says that it is not there (kernel-notes
 /// §15). Answers whether there are buffer rings, and whether there is multishot recv.
 fn try_multishot_recv(mut ring: IoUring) -> io::Result<(bool, bool)> {
-    let pool = Pool::new(&[Shape { bytes: 64, count: 2 }])?;
+    let pool = Pool::new(&[BufferClass { bytes: 64, count: 2 }])?;
     let Ok(mut provided) = ProvidedRing::register(&ring, &pool, Size::SMALLEST) else {
         return Ok((false, false));
     };

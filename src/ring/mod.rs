@@ -78,8 +78,8 @@ pub enum Op<'a> {
         socket: Socket,
         /// What is owed: not empty. The ring holds shares of what it sends until it is sent.
         queue: &'a SendQueue,
-        /// Whether it need not be told at once that all of it went: see [`Ring::silent`].
-        quiet: bool,
+        /// Whether it need not be told at once that all of it went: see [`Ring::next_implied`].
+        skip_success: bool,
     },
     /// Shut the outbound direction down.
     Shutdown {
@@ -98,7 +98,7 @@ pub enum Op<'a> {
     /// Cancel what is in flight. It still completes, and so does the cancel: in either order.
     Cancel {
         /// What.
-        target: Target,
+        target: CancelTarget,
     },
     /// Read from a descriptor that is no socket, when there is something: from a terminal, a pipe,
     /// a file. One at a time.
@@ -117,7 +117,7 @@ pub enum Op<'a> {
 
 /// What a [`Op::Cancel`] cancels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
+pub enum CancelTarget {
     /// The accept of a listener.
     Accept(ListenerId),
     /// The receive of a connection.
@@ -145,7 +145,7 @@ pub struct Sqe {
 #[derive(Debug, Clone, Copy)]
 pub struct Pushed {
     /// A poll that goes before, where a kernel thread would else be blocked.
-    pub before: Option<Sqe>,
+    pub preceding: Option<Sqe>,
     /// The operation.
     pub op: Sqe,
 }
@@ -217,8 +217,8 @@ pub trait Ring {
 
     /// Whether a receive of this size would have no buffer, not even of another: it is not to be
     /// pushed. A ring whose kernel picks the buffer never lacks one beforehand; its receive
-    /// completes as [`Recv::Starved`].
-    fn lacks_buffer(&self, _size: Size) -> bool {
+    /// completes as [`Recv::NoBuffer`].
+    fn out_of_buffers(&self, _size: Size) -> bool {
         false
     }
 
@@ -244,13 +244,13 @@ pub trait Ring {
     /// the next enter does not sleep: who has more to send behind them would wait for ever.
     ///
     /// A ring may take no notice of quietness, and then always answers `None`.
-    fn silent(&mut self) -> Option<(ConnId, usize)> {
+    fn next_implied(&mut self) -> Option<(ConnId, usize)> {
         None
     }
 
     /// The buffer that the answer of a receive, or of a read, is about. Asked once for each, after
     /// the reaping.
-    fn claim(&mut self, cqe: Cqe) -> Option<Lease>;
+    fn take_buffer(&mut self, cqe: Cqe) -> Option<Lease>;
 
     /// Where its buffers come from.
     fn pool(&self) -> &Rc<Pool>;
@@ -281,6 +281,6 @@ pub trait Ring {
     /// The next completion, if there is one.
     fn next(&mut self) -> Option<Completion> {
         let cqe = self.reap()?;
-        Some(decode(cqe, |cqe| self.claim(cqe)))
+        Some(decode(cqe, |cqe| self.take_buffer(cqe)))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ListenerId, Target};
+use super::{CancelTarget, ListenerId};
 use crate::keys::ConnId;
 
 /// The kinds of operation that a token can name.
@@ -28,7 +28,7 @@ pub enum Kind {
     /// [`Op::Wake`](super::Op::Wake)
     Wake = 9,
     /// The ring's own affair, a timeout for one.
-    Aside = 10,
+    Internal = 10,
     /// The poll that goes before an accept, where one must.
     PollAccept = 11,
     /// The poll that goes before a receive, where one must.
@@ -53,7 +53,7 @@ impl Kind {
         Kind::CancelRecv,
         Kind::CancelSend,
         Kind::Wake,
-        Kind::Aside,
+        Kind::Internal,
         Kind::PollAccept,
         Kind::PollRecv,
         Kind::PollSend,
@@ -108,12 +108,12 @@ impl fmt::Debug for Token {
     }
 }
 
-impl From<Target> for Token {
-    fn from(target: Target) -> Token {
+impl From<CancelTarget> for Token {
+    fn from(target: CancelTarget) -> Token {
         match target {
-            Target::Accept(listener) => Token::at(Kind::Accept, u32::from(listener.0)),
-            Target::Recv(conn) => Token::of(Kind::Recv, conn),
-            Target::Send(conn) => Token::of(Kind::Send, conn),
+            CancelTarget::Accept(listener) => Token::at(Kind::Accept, u32::from(listener.0)),
+            CancelTarget::Recv(conn) => Token::of(Kind::Recv, conn),
+            CancelTarget::Send(conn) => Token::of(Kind::Send, conn),
         }
     }
 }

@@ -31,7 +31,7 @@ use super::kernel::{Capability, Kernel};
 use super::provided::ProvidedRing;
 use super::setup::set_up;
 use super::{Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
-use crate::buffer::{Lease, Pool, Shape, Size};
+use crate::buffer::{BufferClass, Lease, Pool, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
 use crate::os;
@@ -44,14 +44,14 @@ pub struct Config {
     /// Connections at a time; the tables are sized for it.
     pub connections: usize,
     /// The buffers, smallest first.
-    pub buffers: Vec<Shape>,
+    pub buffers: Vec<BufferClass>,
 }
 
 /// Completions taken from the queue at a time.
 const BATCH: usize = 64;
 
 /// What a timeout operation is known by.
-const TIMER: (Kind, u32) = (Kind::Aside, 1);
+const TIMER: (Kind, u32) = (Kind::Internal, 1);
 
 /// The kernel's ring.
 pub struct Uring {
@@ -243,7 +243,7 @@ impl Uring {
                 }
             }
             Some(Kind::Close) => self.open -= 1,
-            Some(Kind::Aside) => self.timer = self.timer.filter(|&at| at > os::now()),
+            Some(Kind::Internal) => self.timer = self.timer.filter(|&at| at > os::now()),
             _ => {}
         }
     }
@@ -263,7 +263,7 @@ impl Ring for Uring {
         queue.capacity() - queue.len() < 2
     }
 
-    fn lacks_buffer(&self, _: Size) -> bool {
+    fn out_of_buffers(&self, _: Size) -> bool {
         self.provided.is_empty() && self.pool.unfilled_in_all() == 0
     }
 
@@ -299,17 +299,17 @@ impl Ring for Uring {
         Some(cqe)
     }
 
-    fn silent(&mut self) -> Option<(ConnId, usize)> {
+    fn next_implied(&mut self) -> Option<(ConnId, usize)> {
         // A failure may be among the completions that wait outside the queue.
-        let silent = if self.overflow { None } else { self.held.silent(self.taken) };
-        match silent {
+        let implied = if self.overflow { None } else { self.held.next_implied(self.taken) };
+        match implied {
             Some(_) => self.in_flight -= 1,
-            None => self.unanswered = self.held.awaits_silence(),
+            None => self.unanswered = self.held.has_unconfirmed(),
         }
-        silent
+        implied
     }
 
-    fn claim(&mut self, cqe: Cqe) -> Option<Lease> {
+    fn take_buffer(&mut self, cqe: Cqe) -> Option<Lease> {
         match cqe.buffer() {
             // SAFETY: the kernel has named this buffer in a completion: it is done with it.
             Some(id) => unsafe { self.pool.reclaim(crate::buffer::BufferId(u32::from(id))) },
@@ -346,9 +346,9 @@ impl Drop for Uring {
         let patience = Duration::from_millis(100);
         for _ in 0..20 {
             while let Some(cqe) = self.reap() {
-                drop(self.claim_if_recv(cqe));
+                drop(self.take_buffer_if_recv(cqe));
             }
-            while self.silent().is_some() {}
+            while self.next_implied().is_some() {}
             if self.in_flight == 0 {
                 break;
             }
@@ -381,9 +381,9 @@ impl Drop for Uring {
 }
 
 impl Uring {
-    fn claim_if_recv(&mut self, cqe: Cqe) -> Option<Lease> {
+    fn take_buffer_if_recv(&mut self, cqe: Cqe) -> Option<Lease> {
         if matches!(cqe.token.kind(), Some(Kind::Recv | Kind::Read)) {
-            self.claim(cqe)
+            self.take_buffer(cqe)
         } else {
             None
         }
@@ -395,7 +395,7 @@ impl Uring {
         }
         if self.has(Capability::CancelAny) {
             let any = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
-            self.queue(any, Token::at(Kind::Aside, 0), -1, 0, 0);
+            self.queue(any, Token::at(Kind::Internal, 0), -1, 0, 0);
             return;
         }
         // An old kernel cancels by name only. Closing its socket's other references is not ours
@@ -416,7 +416,7 @@ impl Uring {
         for token in others.map(|(kind, index)| Token::at(kind, index)) {
             if !self.is_full() {
                 let cancel = opcode::AsyncCancel::new(token.0).build();
-                self.queue(cancel, Token::at(Kind::Aside, 0), -1, 0, 0);
+                self.queue(cancel, Token::at(Kind::Internal, 0), -1, 0, 0);
             }
         }
     }

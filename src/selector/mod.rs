@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use crate::os;
 
-pub use crate::keys::{Key, Whose};
+pub use crate::keys::{Key, KeyOwner};
 
 /// What is asked of a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -303,10 +303,10 @@ fn when_signals_overflow_everybody_is_looked_at() {
 #[test]
 fn what_sends_no_signals_is_looked_at_in_every_wait() {
     let mut sigio = Sigio::new().unwrap();
-    let stop = crate::os::Stop::new().unwrap();
+    let stop = crate::os::ShutdownSignal::new().unwrap();
     sigio.add(stop.as_fd(), KEY, Interest::READ).unwrap();
     assert_eq!(ready(&mut sigio), []);
-    stop.ask();
+    stop.request();
     assert!(is_readable(&mut sigio) && is_readable(&mut sigio));
     stop.take();
     assert_eq!(ready(&mut sigio), []);
@@ -339,7 +339,9 @@ fn select_refuses_what_it_cannot_watch_and_goes_on() {
 #[test]
 fn a_key_says_whose_it_is() {
     let conn = ConnId::new(u32::MAX, 0xff_ffff);
-    for whose in [Whose::Conn(conn), Whose::Line(conn), Whose::Listener(3), Whose::Stop] {
-        assert_eq!(Whose::from(Key::from(whose)), whose);
+    for whose in
+        [KeyOwner::Conn(conn), KeyOwner::Link(conn), KeyOwner::Listener(3), KeyOwner::Shutdown]
+    {
+        assert_eq!(KeyOwner::from(Key::from(whose)), whose);
     }
 }

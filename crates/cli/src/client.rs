@@ -28,7 +28,7 @@ use connection::Connection;
 use lines::{Labelled, Router, To};
 use proactor::address::Address;
 use proactor::buffer::Chunk;
-use proactor::os::{self, Stop};
+use proactor::os::{self, ShutdownSignal};
 use proactor::selector::{Epoll, Interest, Key, Poll, Ready, Selector, Trigger};
 use source::Source;
 
@@ -110,7 +110,7 @@ pub fn run(
     addresses: &[Address],
     script: Script,
     output: File,
-    stop: &Stop,
+    stop: &ShutdownSignal,
     report: &mut dyn FnMut(Event),
 ) -> Result<(), Failure> {
     let mut selector = Epoll::new(Trigger::Level).map_err(Failure::Wait)?;
@@ -144,7 +144,7 @@ struct Client<'a> {
     /// Adds the number of the server to its lines; empty with one server.
     labels: Vec<Labelled>,
     output: File,
-    stop: &'a Stop,
+    stop: &'a ShutdownSignal,
     /// Whether `stop` is set.
     stopped: bool,
     report: &'a mut dyn FnMut(Event),
@@ -355,7 +355,7 @@ fn queue(
 /// Writes all bytes, unless `stop` is set first.
 fn print(
     output: &mut File,
-    stop: &Stop,
+    stop: &ShutdownSignal,
     stopped: &mut bool,
     mut bytes: &[u8],
 ) -> Result<(), Failure> {
@@ -375,7 +375,7 @@ fn print(
 }
 
 /// Waits until the output is writable. Returns true if `stop` is set instead.
-fn wait_to_write(output: &File, stop: &Stop) -> io::Result<bool> {
+fn wait_to_write(output: &File, stop: &ShutdownSignal) -> io::Result<bool> {
     let (mut poll, mut ready) = (Poll::new(), Vec::new());
     poll.add(stop.as_fd(), STOP, Interest::READ)?;
     poll.add(output.as_fd(), INPUT, Interest::WRITE)?;

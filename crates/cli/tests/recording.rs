@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use proactor::keys::{Key, Whose};
+use proactor::keys::{Key, KeyOwner};
 use proactor_trace::{Event, Frozen, Happened, Op, Trace, Writers};
 use serde_json::Value;
 
@@ -259,7 +259,7 @@ fn what_children_say_to_one_another_passes_by_lines_and_is_no_connections() {
     let sent = called(&trace, "send", true) + called(&trace, "sendmsg", true);
     assert_eq!(sent, exit.counter("sent_bytes"));
     // What goes up a line comes out of it, at either end.
-    let line = |event: &Event| matches!(Whose::from(Key(event.raw.id)), Whose::Line(_));
+    let line = |event: &Event| matches!(KeyOwner::from(Key(event.raw.id)), KeyOwner::Link(_));
     let passed = |op: &str| {
         count(&trace, |event| match event.what {
             Happened::CallEnd { result: Ok(n), .. } if line(event) => {

@@ -81,12 +81,12 @@ pub struct Plan {
 
 fn shapes<S: serde::Serializer>(shapes: &[Shape], to: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
-    struct Plain {
+    struct PlainCalls {
         connections: usize,
         size: usize,
         depth: usize,
     }
-    to.collect_seq(shapes.iter().map(|&Shape { connections, size, depth }| Plain {
+    to.collect_seq(shapes.iter().map(|&Shape { connections, size, depth }| PlainCalls {
         connections,
         size,
         depth,

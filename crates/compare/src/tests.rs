@@ -224,7 +224,7 @@ fn a_stand_in_server() {
     // Its own end ends it too, below; the limit, if this process is killed.
     let burn = || Command::new("/bin/sh").args(["-c", "ulimit -t 60; while :; do :; done"]).spawn();
     let child = (model == "parent").then(|| burn().expect("a shell"));
-    let stop = os::Stop::new().expect("a descriptor");
+    let stop = os::ShutdownSignal::new().expect("a descriptor");
     stop.on_signals().expect("a descriptor");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
     println!("\nlistening on {} (stand-in, echo)", listener.local_addr().expect("it is bound"));

@@ -37,11 +37,11 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 
 use proactor::buffer::Pool;
-use proactor::calls::Plain;
+use proactor::calls::PlainCalls;
 use proactor::counters::Counters;
-use proactor::keys::{ConnId, Key, Whose};
+use proactor::keys::{ConnId, Key, KeyOwner};
 use proactor::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
-use proactor::os::{self, Stop};
+use proactor::os::{self, ShutdownSignal};
 use proactor::peers::Room;
 use proactor::protocol::Protocol;
 
@@ -50,9 +50,9 @@ mod hooks;
 mod state;
 mod watched;
 
+pub use hooks::RuntimeHooks;
 use state::ServerState;
 use watched::{Ready, WatchedFd};
-pub use hooks::RuntimeHooks;
 
 /// Calls that one connection may make before others have their turn: a flood does not own the
 /// executor. (tokio's own budget counts 128, of whatever size.)
@@ -60,14 +60,14 @@ const STEPS: usize = 32;
 
 /// A server whose connections are coroutines.
 #[derive(Debug)]
-pub struct Coroutines<P, C = Plain> {
+pub struct Coroutines<P, C = PlainCalls> {
     /// By what calls are made.
     calls: C,
     runtime: LocalRuntime,
     server: Shared<P, C>,
     listeners: Vec<(OwnedFd, P)>,
     /// Its counter, and the descriptor of it that is waited for; none once it has run.
-    stop: Option<(Stop, OwnedFd)>,
+    stop: Option<(ShutdownSignal, OwnedFd)>,
 }
 
 /// What the tasks share; never borrowed across an `.await`.
@@ -78,8 +78,8 @@ impl<P: Protocol + Clone + 'static> Coroutines<P> {
     ///
     /// # Errors
     /// No descriptor is left for the executor.
-    pub fn new(pool: Rc<Pool>, limits: Limits, stop: Stop) -> io::Result<Coroutines<P>> {
-        Coroutines::with_calls(Plain, pool, limits, stop)
+    pub fn new(pool: Rc<Pool>, limits: Limits, stop: ShutdownSignal) -> io::Result<Coroutines<P>> {
+        Coroutines::with_calls(PlainCalls, pool, limits, stop)
     }
 }
 
@@ -93,7 +93,7 @@ impl<P: Protocol + Clone + 'static, C: RuntimeHooks> Coroutines<P, C> {
         calls: C,
         pool: Rc<Pool>,
         limits: Limits,
-        stop: Stop,
+        stop: ShutdownSignal,
     ) -> io::Result<Coroutines<P, C>> {
         let server = Rc::new(RefCell::new(ServerState::new(calls.clone(), pool, limits)));
         let mut builder = Builder::new_current_thread();
@@ -127,14 +127,14 @@ impl<P: Protocol + Clone + 'static, C: RuntimeHooks> Coroutines<P, C> {
         let listeners = std::mem::take(&mut self.listeners);
         let (server, calls) = (Rc::clone(&self.server), self.calls.clone());
         let ended = self.runtime.block_on(async {
-            let watched = WatchedFd::new(watched, Whose::Stop.into(), &calls)?;
+            let watched = WatchedFd::new(watched, KeyOwner::Shutdown.into(), &calls)?;
             spawn_local(watch_shutdown(Rc::clone(&server), calls.clone(), watched, stop));
             spawn_local(run_timers(Rc::clone(&server)));
             if let Some(typed) = console::open(&server)? {
                 spawn_local(console::attend(Rc::clone(&server), calls.clone(), typed));
             }
             for (at, (fd, protocol)) in listeners.into_iter().enumerate() {
-                let listener = WatchedFd::new(fd, Whose::Listener(at).into(), &calls)?;
+                let listener = WatchedFd::new(fd, KeyOwner::Listener(at).into(), &calls)?;
                 let (server, calls) = (Rc::clone(&server), calls.clone());
                 spawn_local(accept_connections(server, calls, listener, protocol, Room(at as u16)));
             }
@@ -164,7 +164,7 @@ async fn serve_connection<P: Protocol, C: RuntimeHooks>(
     id: ConnId,
 ) {
     let _guard = Guard(&server);
-    let (key, mut steps) = (Whose::Conn(id).into(), 0);
+    let (key, mut steps) = (KeyOwner::Conn(id).into(), 0);
     loop {
         match next_step(&server, &calls, &socket, id, &mut steps).await {
             Step::Receive(ready) => server.borrow_mut().receive(id, ready),
@@ -213,7 +213,7 @@ async fn next_step<'a, P: Protocol, C: RuntimeHooks>(
             && *steps == 0
         {
             let readable = matches!(step, Step::Receive(_));
-            calls.ready(Whose::Conn(id).into(), readable, !readable);
+            calls.ready(KeyOwner::Conn(id).into(), readable, !readable);
         }
         step
     })
@@ -261,7 +261,7 @@ async fn accept_connections<P: Protocol + Clone + 'static, C: RuntimeHooks>(
     room: Room,
 ) {
     let _guard = Guard(&server);
-    let key = Whose::Listener(room.0.into()).into();
+    let key = KeyOwner::Listener(room.0.into()).into();
     while let Some(mut ready) = next_connection(&server, &calls, &listener, key).await {
         match calls.accept_nonblocking(key, listener.as_fd()) {
             Ok(socket) => open(&server, &calls, socket, protocol.clone(), room),
@@ -316,7 +316,7 @@ fn open<P: Protocol + 'static, C: RuntimeHooks>(
     room: Room,
 ) {
     let id = server.borrow().peers.next_id();
-    match WatchedFd::new(socket, Whose::Conn(id).into(), calls) {
+    match WatchedFd::new(socket, KeyOwner::Conn(id).into(), calls) {
         Ok(socket) => {
             let opened = server.borrow_mut().open(protocol, room, socket.as_fd());
             debug_assert_eq!(opened, id, "nobody came between");
@@ -331,10 +331,10 @@ async fn watch_shutdown<P: Protocol, C: RuntimeHooks>(
     server: Shared<P, C>,
     calls: C,
     watched: WatchedFd,
-    stop: Stop,
+    stop: ShutdownSignal,
 ) {
     while let Ok(mut ready) = watched.readable().await {
-        calls.ready(Whose::Stop.into(), true, false);
+        calls.ready(KeyOwner::Shutdown.into(), true, false);
         let asked = stop.take();
         ready.clear_ready();
         server.borrow_mut().ask(asked);

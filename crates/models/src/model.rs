@@ -14,12 +14,12 @@ use crate::blocking::{Blocking, Style};
 use crate::coroutine::{Coroutines, RuntimeHooks};
 use crate::processes::{ForkHooks, Processes};
 use prepare::Waiting;
-use proactor::buffer::{Pool, Shape};
-use proactor::calls::{Calls, Plain};
+use proactor::buffer::{BufferClass, Pool};
+use proactor::calls::{Calls, PlainCalls};
 use proactor::console::Console;
 use proactor::counters::Counters;
 use proactor::limits::{Ended, Limits};
-use proactor::os::Stop;
+use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
 use proactor::protocol::Any;
 use proactor::reactor::Reactor;
@@ -309,11 +309,11 @@ pub struct Service {
     /// Listening sockets, and what each says.
     pub listeners: Vec<(OwnedFd, Any)>,
     /// Its buffers, smallest first.
-    pub buffers: Vec<Shape>,
+    pub buffers: Vec<BufferClass>,
     /// Its bounds.
     pub limits: Limits,
     /// What stops it.
-    pub stop: Stop,
+    pub stop: ShutdownSignal,
     /// How long [`Nonblocking`](Model::Nonblocking) sleeps after a round in which nothing moved.
     pub idle_sleep: Option<Duration>,
     /// Where its operator sits, if it has one and the model [can](Ability::Console) have one.
@@ -387,7 +387,7 @@ fn serve_forked(
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
     let Some(recording) = service.trace.take() else {
-        return serve_by_children(Plain, service, ready);
+        return serve_by_children(PlainCalls, service, ready);
     };
     let log = recording.start_for(&recorded(chosen), Writers::Processes)?;
     serve_by_children(TracedCalls::new(log), service, ready)
@@ -439,7 +439,7 @@ fn serve_tasks(
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
     let Some(recording) = service.trace.take() else {
-        return serve_by_tasks(Plain, service, ready);
+        return serve_by_tasks(PlainCalls, service, ready);
     };
     let log = recording.start_for(&recorded(chosen), Writers::Threads)?;
     serve_by_tasks(TracedCalls::on_nonblocking(log), service, ready)
@@ -467,7 +467,7 @@ fn serve_blocking(
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
     let Some(recording) = service.trace.take() else {
-        return serve_by_calls(Plain, style, service, ready);
+        return serve_by_calls(PlainCalls, style, service, ready);
     };
     let log = recording.start_for(&recorded(chosen), Writers::Threads)?;
     serve_by_calls(TracedCalls::new(log), style, service, ready)

@@ -38,7 +38,7 @@ use proactor::clock::Nanos;
 use proactor::keys::ConnId;
 use proactor::ring::VECTOR;
 use proactor::ring::{
-    Cqe, Entered, Kind, ListenerId, Op, Pushed, Ring, Socket, Sqe, Target, Token, Wait,
+    CancelTarget, Cqe, Entered, Kind, ListenerId, Op, Pushed, Ring, Socket, Sqe, Token, Wait,
 };
 
 /// Which kernel is played.
@@ -111,10 +111,10 @@ pub struct Sim {
     input_ended: bool,
     idle_enters: u32,
     /// True from a sleep that nothing could end until anything happens.
-    quiet: bool,
+    idle: bool,
     queue_most: usize,
     /// Quiet sends that went out whole, and of which the loop has not heard.
-    silent: VecDeque<(Token, usize)>,
+    implied: VecDeque<(Token, usize)>,
     /// True from the last question about them, if it could not be answered, to the next enter.
     unanswered: bool,
 }
@@ -152,11 +152,11 @@ enum Work {
         socket: Socket,
         chunks: VecDeque<Chunk>,
         sent: usize,
-        quiet: bool,
+        skip_success: bool,
     },
     Shutdown(Socket),
     Close(Socket),
-    Cancel(Target),
+    Cancel(CancelTarget),
     Read(Lease),
     Wake,
     /// Done when it was submitted, with this result.
@@ -195,9 +195,9 @@ impl Sim {
             input: VecDeque::new(),
             input_ended: false,
             idle_enters: 0,
-            quiet: false,
+            idle: false,
             queue_most: 0,
-            silent: VecDeque::new(),
+            implied: VecDeque::new(),
             unanswered: false,
             setup,
             pool,
@@ -206,7 +206,7 @@ impl Sim {
 
     /// A client connects: it stands in the listener's backlog.
     pub fn connect(&mut self, listener: ListenerId, reads: Reads) -> ClientId {
-        self.quiet = false;
+        self.idle = false;
         let id = ClientId(self.clients.len());
         self.clients.push(Client::new(reads, self.setup.socket_buffer));
         let at = listener.0 as usize;
@@ -222,7 +222,7 @@ impl Sim {
 
     /// A client, to tell it something.
     pub fn client_mut(&mut self, id: ClientId) -> &mut Client {
-        self.quiet = false;
+        self.idle = false;
         &mut self.clients[id.0]
     }
 
@@ -230,19 +230,19 @@ impl Sim {
     /// the simulated kernel, which does not look at real descriptors.
     pub fn wake(&mut self) {
         self.readable = true;
-        self.quiet = false;
+        self.idle = false;
     }
 
     /// Puts bytes where [`Op::Read`] reads.
     pub fn type_in(&mut self, bytes: &[u8]) {
         self.input.extend(bytes);
-        self.quiet = false;
+        self.idle = false;
     }
 
     /// Has that end behind them.
     pub fn end_input(&mut self) {
         self.input_ended = true;
-        self.quiet = false;
+        self.idle = false;
     }
 
     /// How many bytes of it have not been read.
@@ -261,8 +261,8 @@ impl Sim {
     }
 
     /// Whether nothing more can happen before a client is told something.
-    pub fn is_quiet(&self) -> bool {
-        self.quiet
+    pub fn is_idle(&self) -> bool {
+        self.idle
     }
 
     /// How many clients have not been accepted.
@@ -307,13 +307,14 @@ impl Sim {
                 self.check(lease.is_some() == own, "a receive without a buffer to receive into");
                 (Token::of(Kind::Recv, conn), Work::Recv { socket, size, lease })
             }
-            Op::Send { conn, socket, queue, quiet } => {
+            Op::Send { conn, socket, queue, skip_success } => {
                 self.check_owner(conn, socket);
                 self.check(!queue.is_empty(), "a send has something to send");
                 self.queue_most = self.queue_most.max(queue.bytes());
                 let chunks = queue.iter().take(VECTOR).cloned().collect();
-                let quiet = quiet && self.setup.tier == Tier::Multishot && queue.chunks() <= VECTOR;
-                (Token::of(Kind::Send, conn), Work::Send { socket, chunks, sent: 0, quiet })
+                let skip_success =
+                    skip_success && self.setup.tier == Tier::Multishot && queue.chunks() <= VECTOR;
+                (Token::of(Kind::Send, conn), Work::Send { socket, chunks, sent: 0, skip_success })
             }
             Op::Shutdown { conn, socket } => {
                 self.check_owner(conn, socket);
@@ -376,20 +377,20 @@ impl Ring for Sim {
         self.full || self.queue.len() >= self.setup.entries
     }
 
-    fn lacks_buffer(&self, _: Size) -> bool {
+    fn out_of_buffers(&self, _: Size) -> bool {
         self.setup.tier == Tier::OneShot && self.pool.unfilled_in_all() == 0
     }
 
     fn push(&mut self, op: Op<'_>) -> Pushed {
         self.check(!self.is_full(), "pushed into a full queue");
-        self.check(!self.quiet, "the loop slept, for ever, with work to do");
+        self.check(!self.idle, "the loop slept, for ever, with work to do");
         let doing = self.doing(op);
         let sqe = sqe(&doing);
         let new = self.live.insert(doing.token);
         self.check(new, format_args!("two of {:?} in flight", doing.token));
         self.queue.push_back(doing);
         self.full = self.befalls(Fault::QueueFull);
-        Pushed { before: None, op: sqe }
+        Pushed { preceding: None, op: sqe }
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
@@ -421,21 +422,21 @@ impl Ring for Sim {
         Some(cqe)
     }
 
-    fn silent(&mut self) -> Option<(ConnId, usize)> {
+    fn next_implied(&mut self) -> Option<(ConnId, usize)> {
         self.check(self.completions.is_empty(), "silence is asked about when all is reaped");
-        let queued = |doing: &Doing| matches!(doing.work, Work::Send { quiet: true, .. });
-        if !self.overflow.is_empty() || self.silent.is_empty() {
+        let queued = |doing: &Doing| matches!(doing.work, Work::Send { skip_success: true, .. });
+        if !self.overflow.is_empty() || self.implied.is_empty() {
             // A failure may be among those that wait outside the queue.
-            self.unanswered = !self.silent.is_empty() || self.queue.iter().any(queued);
+            self.unanswered = !self.implied.is_empty() || self.queue.iter().any(queued);
             return None;
         }
-        let (token, len) = self.silent.pop_front()?;
+        let (token, len) = self.implied.pop_front()?;
         let lived = self.live.remove(&token);
         self.check(lived, format_args!("{token:?} has been answered"));
         Some((token.conn(), len))
     }
 
-    fn claim(&mut self, cqe: Cqe) -> Option<Lease> {
+    fn take_buffer(&mut self, cqe: Cqe) -> Option<Lease> {
         let at = self.filled.iter().position(|(filled, _)| *filled == cqe);
         self.check(at.is_some() == (cqe.res > 0), format_args!("{cqe:?} is claimed once"));
         at.map(|at| self.filled.swap_remove(at).1)
@@ -508,17 +509,17 @@ fn sqe(doing: &Doing) -> Sqe {
     Sqe { token: doing.token, opcode, flags, fd, len: len as u32 }
 }
 
-fn cancel_token(target: Target) -> Token {
+fn cancel_token(target: CancelTarget) -> Token {
     match target {
-        Target::Accept(listener) => Token::at(Kind::CancelAccept, u32::from(listener.0)),
-        Target::Recv(conn) => Token::of(Kind::CancelRecv, conn),
-        Target::Send(conn) => Token::of(Kind::CancelSend, conn),
+        CancelTarget::Accept(listener) => Token::at(Kind::CancelAccept, u32::from(listener.0)),
+        CancelTarget::Recv(conn) => Token::of(Kind::CancelRecv, conn),
+        CancelTarget::Send(conn) => Token::of(Kind::CancelSend, conn),
     }
 }
 
 /// Whether `token` is that of an operation on this connection.
 fn is_of(token: Token, conn: ConnId) -> bool {
-    let at_large = [Kind::Accept, Kind::CancelAccept, Kind::Read, Kind::Wake, Kind::Aside];
+    let at_large = [Kind::Accept, Kind::CancelAccept, Kind::Read, Kind::Wake, Kind::Internal];
     token.conn() == conn && token.kind().is_some_and(|kind| !at_large.contains(&kind))
 }
 

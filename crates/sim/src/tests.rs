@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use super::*;
-use proactor::buffer::Shape;
+use proactor::buffer::BufferClass;
 use proactor::ring::{Completion, Recv};
 
 const SOCKET: Socket = Socket(0);
@@ -13,7 +13,7 @@ const SOCKET: Socket = Socket(0);
 fn sim(tier: Tier) -> Sim {
     let setup =
         Setup { seed: 1, tier, sockets: 4, entries: 8, socket_buffer: 64, faults: Faults::NONE };
-    let mut sim = Sim::new(setup, Pool::new(&[Shape { bytes: 64, count: 2 }]).unwrap());
+    let mut sim = Sim::new(setup, Pool::new(&[BufferClass { bytes: 64, count: 2 }]).unwrap());
     let listener = ListenerId(0);
     let client = sim.connect(listener, Reads::AtOnce);
     sim.client_mut(client).say(b"hello");
@@ -85,7 +85,7 @@ fn the_use_of_a_closed_socket_is_found_out() {
 #[test]
 #[should_panic(expected = "aims at nothing")]
 fn a_cancel_of_nothing_is_found_out() {
-    sim(Tier::Multishot).push(Op::Cancel { target: Target::Send(conn()) });
+    sim(Tier::Multishot).push(Op::Cancel { target: CancelTarget::Send(conn()) });
 }
 
 #[test]

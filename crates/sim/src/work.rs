@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::client::Client;
 use super::{Cancelled, Doing, Fault, Open, Reset, STEPS, Sim, Tier, Work, reclaim, stays};
 use proactor::buffer::{Chunk, Lease, Size};
-use proactor::ring::{Cqe, Kind, ListenerId, Socket, Target, Token, Wait};
+use proactor::ring::{CancelTarget, Cqe, Kind, ListenerId, Socket, Token, Wait};
 
 impl Sim {
     /// Lends itself what is idle.
@@ -49,7 +49,7 @@ impl Sim {
                 Work::Done(0)
             }
             Work::Cancel(target) => Work::Done(self.cancel(target)),
-            Work::Send { socket, chunks, quiet: true, .. } => {
+            Work::Send { socket, chunks, skip_success: true, .. } => {
                 return self.send_quietly(doing.token, socket, &chunks);
             }
             work => work,
@@ -57,7 +57,7 @@ impl Sim {
         self.bag.push(doing);
     }
 
-    fn cancel(&mut self, target: Target) -> i32 {
+    fn cancel(&mut self, target: CancelTarget) -> i32 {
         let target = Token::from(target);
         let Some(at) = self.bag.iter().position(|doing| doing.token == target) else {
             self.tally.count(Fault::CancelFoundNothing);
@@ -99,7 +99,7 @@ impl Sim {
 
     pub(super) fn play_some(&mut self) {
         for _ in 0..self.dice.below(STEPS) {
-            self.quiet &= !self.play();
+            self.idle &= !self.play();
         }
     }
 
@@ -279,7 +279,7 @@ impl Sim {
         } else if doing.cancelled == Cancelled::TooLate {
             self.end_cancelled(&doing);
         } else {
-            let work = Work::Send { socket, chunks, sent, quiet: false };
+            let work = Work::Send { socket, chunks, sent, skip_success: false };
             self.bag.push(Doing { work, ..doing });
         }
     }
@@ -304,7 +304,7 @@ impl Sim {
         match room {
             0 => drop(self.post(token, -libc::EAGAIN, 0)),
             room if room < all => drop(self.post(token, room as i32, 0)),
-            all => self.silent.push_back((token, all)),
+            all => self.implied.push_back((token, all)),
         }
     }
 
@@ -355,7 +355,7 @@ impl Sim {
         let mut slept = false;
         while self.completions.is_empty() && self.overflow.is_empty() {
             if self.play() {
-                self.quiet = false;
+                self.idle = false;
                 continue;
             }
             let late = self.bag.iter().filter(|doing| self.can_go_on(doing)).map(|doing| doing.at);
@@ -366,8 +366,8 @@ impl Sim {
                 Wait::Until(until) => Some(until),
             };
             let Some(to) = next.into_iter().chain(until).min() else {
-                self.check(!self.quiet, "deadlock: nothing can ever complete");
-                self.quiet = true;
+                self.check(!self.idle, "deadlock: nothing can ever complete");
+                self.idle = true;
                 return true;
             };
             slept |= to > self.now;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::format::{Call, MAY_SLEEP, Patience, Record, UNTOLD, What};
 use super::selector::{clock, minus_errno, owner};
 use super::writer::Writer;
-use proactor::calls::{Calls, Plain};
+use proactor::calls::{Calls, PlainCalls};
 use proactor::keys::Key;
 
 /// The calls of a thread or of a child process, in a lane of a trace.
@@ -103,38 +103,44 @@ impl Calls for TracedCalls {
 
     fn wait(&self, asked: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<usize> {
         self.wait_begins(timeout);
-        let waited = Plain.wait(asked, timeout);
+        let waited = PlainCalls.wait(asked, timeout);
         self.wait_ends(waited.as_ref().map(|&ready| Some(ready)));
         waited
     }
 
     fn poll(&self, key: Key, socket: BorrowedFd<'_>, events: i16) -> io::Result<usize> {
-        let make = || Plain.poll(key, socket, events);
+        let make = || PlainCalls.poll(key, socket, events);
         self.made((Call::Poll, SLEEPS), (key, socket.as_raw_fd()), 0, make, count)
     }
 
     fn accept(&self, key: Key, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         // Its listener does not block.
-        let make = || Plain.accept(key, listener);
+        let make = || PlainCalls.accept(key, listener);
         let accepted = |fd: &OwnedFd| fd.as_raw_fd();
         self.made((Call::Accept, AT_ONCE), (key, listener.as_raw_fd()), 0, make, accepted)
     }
 
     fn accept_nonblocking(&self, key: Key, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        let make = || Plain.accept_nonblocking(key, listener);
+        let make = || PlainCalls.accept_nonblocking(key, listener);
         let accepted = |fd: &OwnedFd| fd.as_raw_fd();
         self.made((Call::Accept, AT_ONCE), (key, listener.as_raw_fd()), 0, make, accepted)
     }
 
     fn recv(&self, key: Key, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
         let (whose, len) = ((key, socket.as_raw_fd()), buffer.len());
-        let make = || Plain.recv(key, socket, buffer);
+        let make = || PlainCalls.recv(key, socket, buffer);
         self.made((Call::Recv, self.sleeps), whose, len, make, count)
     }
 
     fn recv_now(&self, key: Key, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
         let (whose, len) = ((key, socket.as_raw_fd()), buffer.len());
-        self.made((Call::Recv, AT_ONCE), whose, len, || Plain.recv_now(key, socket, buffer), count)
+        self.made(
+            (Call::Recv, AT_ONCE),
+            whose,
+            len,
+            || PlainCalls.recv_now(key, socket, buffer),
+            count,
+        )
     }
 
     fn send(
@@ -144,7 +150,7 @@ impl Calls for TracedCalls {
         parts: &[io::IoSlice<'_>],
     ) -> io::Result<usize> {
         let (call, len) = Call::send_of(parts);
-        let make = || Plain.send(key, socket, parts);
+        let make = || PlainCalls.send(key, socket, parts);
         self.made((call, self.sleeps), (key, socket.as_raw_fd()), len, make, count)
     }
 
@@ -155,24 +161,24 @@ impl Calls for TracedCalls {
         parts: &[io::IoSlice<'_>],
     ) -> io::Result<usize> {
         let (call, len) = Call::send_of(parts);
-        let make = || Plain.send_now(key, socket, parts);
+        let make = || PlainCalls.send_now(key, socket, parts);
         self.made((call, AT_ONCE), (key, socket.as_raw_fd()), len, make, count)
     }
 
     fn shutdown_write(&self, key: Key, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let make = || Plain.shutdown_write(key, socket);
+        let make = || PlainCalls.shutdown_write(key, socket);
         self.made((Call::Shutdown, AT_ONCE), (key, socket.as_raw_fd()), 0, make, |()| 0)
     }
 
     fn shutdown_both(&self, key: Key, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let make = || Plain.shutdown_both(key, socket);
+        let make = || PlainCalls.shutdown_both(key, socket);
         self.made((Call::Shutdown, AT_ONCE), (key, socket.as_raw_fd()), 0, make, |()| 0)
     }
 
     fn close(&self, key: Key, fd: OwnedFd) {
         let whose = (key, fd.as_raw_fd());
         let make = || {
-            Plain.close(key, fd);
+            PlainCalls.close(key, fd);
             Ok(())
         };
         // It cannot fail: what the kernel says of it is not asked.

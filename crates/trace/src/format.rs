@@ -384,7 +384,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
         Kind::CancelRecv => "cancel-recv",
         Kind::CancelSend => "cancel-send",
         Kind::Wake => "wake",
-        Kind::Aside => "aside",
+        Kind::Internal => "aside",
         Kind::PollAccept => "poll-accept",
         Kind::PollRecv => "poll-recv",
         Kind::PollSend => "poll-send",

@@ -20,15 +20,15 @@ impl<R: Ring> Ring for Traced<R> {
         self.inner.is_full()
     }
 
-    fn lacks_buffer(&self, size: Size) -> bool {
-        self.inner.lacks_buffer(size)
+    fn out_of_buffers(&self, size: Size) -> bool {
+        self.inner.out_of_buffers(size)
     }
 
     #[inline]
     fn push(&mut self, op: Op<'_>) -> Pushed {
         let pushed = self.inner.push(op);
-        if let Some(before) = pushed.before {
-            self.note_sqe(before);
+        if let Some(preceding) = pushed.preceding {
+            self.note_sqe(preceding);
         }
         self.note_sqe(pushed.op);
         pushed
@@ -83,16 +83,16 @@ impl<R: Ring> Ring for Traced<R> {
         Some(cqe)
     }
 
-    fn silent(&mut self) -> Option<(ConnId, usize)> {
-        let (conn, bytes) = self.inner.silent()?;
+    fn next_implied(&mut self) -> Option<(ConnId, usize)> {
+        let (conn, bytes) = self.inner.next_implied()?;
         let (id, res) = (Token::of(Kind::Send, conn).0, bytes as i32);
         let record = Record { what: What::Silent as u8, id, res, ..Record::default() };
         self.log.note(Some(conn), || self.inner.now().0, record);
         Some((conn, bytes))
     }
 
-    fn claim(&mut self, cqe: Cqe) -> Option<Lease> {
-        self.inner.claim(cqe)
+    fn take_buffer(&mut self, cqe: Cqe) -> Option<Lease> {
+        self.inner.take_buffer(cqe)
     }
 
     fn pool(&self) -> &Rc<Pool> {
@@ -136,7 +136,7 @@ pub(super) fn owner(token: Token) -> Option<ConnId> {
         | Kind::CancelAccept
         | Kind::PollAccept
         | Kind::Wake
-        | Kind::Aside
+        | Kind::Internal
         | Kind::Read
         | Kind::PollRead => None,
         Kind::Recv

@@ -8,7 +8,7 @@ use super::format::{Call, Patience, Record, What};
 use super::{Log, Traced};
 use proactor::keys::ConnId;
 use proactor::os;
-use proactor::selector::{Interest, Key, Ready, Selector, Trigger, Whose};
+use proactor::selector::{Interest, Key, KeyOwner, Ready, Selector, Trigger};
 
 impl<S: Selector, L: Log> Selector for Traced<S, L> {
     fn trigger(&self) -> Trigger {
@@ -31,7 +31,7 @@ impl<S: Selector, L: Log> Selector for Traced<S, L> {
     }
 
     fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let key = self.watched.remove(&fd.as_raw_fd()).unwrap_or(Whose::Stop.into());
+        let key = self.watched.remove(&fd.as_raw_fd()).unwrap_or(KeyOwner::Shutdown.into());
         self.call(Call::Unwatch, key, fd, 0, |inner| inner.remove(fd))
     }
 
@@ -164,8 +164,12 @@ pub(super) fn minus_errno(error: &io::Error) -> i32 {
 
 /// Whose connection's key that is, if any's.
 pub(super) fn owner(key: Key) -> Option<ConnId> {
-    match Whose::from(key) {
-        Whose::Conn(conn) => Some(conn),
-        Whose::Listener(_) | Whose::Stop | Whose::Input | Whose::Guest(_) | Whose::Line(_) => None,
+    match KeyOwner::from(key) {
+        KeyOwner::Conn(conn) => Some(conn),
+        KeyOwner::Listener(_)
+        | KeyOwner::Shutdown
+        | KeyOwner::Console
+        | KeyOwner::External(_)
+        | KeyOwner::Link(_) => None,
     }
 }

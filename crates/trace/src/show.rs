@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::event::{Event, Happened, Op, Submission};
 use super::format::{Call, Clock, Level, MAIN, Patience, UNTOLD, What, Writers};
 use super::reader::Header;
-use proactor::keys::{ConnId, Key, Whose};
+use proactor::keys::{ConnId, Key, KeyOwner};
 use proactor_report::{Errno, units};
 
 /// Where the details end and the mark of the abnormal stands.
@@ -167,13 +167,13 @@ fn whose(event: &Event) -> String {
     match (event.conn, &event.what) {
         (Some(conn), _) => format!("c{conn}"),
         (None, Happened::Ready { .. } | Happened::CallBegin { .. } | Happened::CallEnd { .. }) => {
-            match Whose::from(Key(event.raw.id)) {
-                Whose::Conn(conn) => format!("c{conn}"),
-                Whose::Listener(at) => format!("listen {at}"),
-                Whose::Stop => "stop".to_owned(),
-                Whose::Input => "input".to_owned(),
-                Whose::Guest(guest) => format!("guest {guest}"),
-                Whose::Line(conn) => format!("to c{conn}"),
+            match KeyOwner::from(Key(event.raw.id)) {
+                KeyOwner::Conn(conn) => format!("c{conn}"),
+                KeyOwner::Listener(at) => format!("listen {at}"),
+                KeyOwner::Shutdown => "stop".to_owned(),
+                KeyOwner::Console => "input".to_owned(),
+                KeyOwner::External(guest) => format!("guest {guest}"),
+                KeyOwner::Link(conn) => format!("to c{conn}"),
             }
         }
         _ => String::new(),

@@ -159,7 +159,7 @@ fn waits_for_others(record: &Record) -> bool {
             Kind::Accept
             | Kind::Recv
             | Kind::Wake
-            | Kind::Aside
+            | Kind::Internal
             | Kind::PollAccept
             | Kind::PollRecv
             | Kind::PollSend

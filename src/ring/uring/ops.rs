@@ -11,7 +11,7 @@ use crate::keys::ConnId;
 use crate::os;
 use crate::ring::held::{Bytes, VECTOR};
 use crate::ring::kernel::Capability;
-use crate::ring::{Kind, ListenerId, Op, Pushed, Ring, Socket, Sqe, Target, Token};
+use crate::ring::{CancelTarget, Kind, ListenerId, Op, Pushed, Ring, Socket, Sqe, Token};
 
 /// Makes an entry for a socket, whichever kind of descriptor this ring's sockets are.
 macro_rules! on_socket {
@@ -29,11 +29,13 @@ macro_rules! on_socket {
 impl Uring {
     /// Queues what `op` asks for, and what must go before it.
     pub(super) fn queue_op(&mut self, op: Op<'_>) -> Pushed {
-        let alone = |op| Pushed { before: None, op };
+        let alone = |op| Pushed { preceding: None, op };
         match op {
             Op::Accept { listener, fd } => self.queue_accept(listener, fd),
             Op::Recv { conn, socket, size } => self.queue_recv(conn, socket, size),
-            Op::Send { conn, socket, queue, quiet } => self.queue_send(conn, socket, queue, quiet),
+            Op::Send { conn, socket, queue, skip_success } => {
+                self.queue_send(conn, socket, queue, skip_success)
+            }
             Op::Shutdown { conn, socket } => {
                 let entry = self.shutdown(socket);
                 let token = Token::of(Kind::Shutdown, conn);
@@ -56,18 +58,18 @@ impl Uring {
 
     fn queue_accept(&mut self, listener: ListenerId, fd: BorrowedFd<'_>) -> Pushed {
         let (index, raw) = (u32::from(listener.0), fd.as_raw_fd());
-        let before = self.queue_poll(raw, libc::POLLIN, Token::at(Kind::PollAccept, index));
+        let preceding = self.queue_poll(raw, libc::POLLIN, Token::at(Kind::PollAccept, index));
         let entry = self.accept(fd);
-        Pushed { before, op: self.queue(entry, Token::at(Kind::Accept, index), raw, 0, 0) }
+        Pushed { preceding, op: self.queue(entry, Token::at(Kind::Accept, index), raw, 0, 0) }
     }
 
     #[inline]
     fn queue_recv(&mut self, conn: ConnId, socket: Socket, size: Size) -> Pushed {
         let fd = socket.0 as i32;
-        let before = self.queue_poll(fd, libc::POLLIN, Token::of(Kind::PollRecv, conn));
+        let preceding = self.queue_poll(fd, libc::POLLIN, Token::of(Kind::PollRecv, conn));
         let entry = self.recv(conn, socket, size);
         let len = self.pool.shape(size).bytes as u32;
-        Pushed { before, op: self.queue(entry, Token::of(Kind::Recv, conn), fd, len, 0) }
+        Pushed { preceding, op: self.queue(entry, Token::of(Kind::Recv, conn), fd, len, 0) }
     }
 
     #[inline]
@@ -76,21 +78,22 @@ impl Uring {
         conn: ConnId,
         socket: Socket,
         queue: &SendQueue,
-        quiet: bool,
+        skip_success: bool,
     ) -> Pushed {
         let fd = socket.0 as i32;
-        let before = self.queue_poll(fd, libc::POLLOUT, Token::of(Kind::PollSend, conn));
-        let quiet = quiet && queue.chunks() <= VECTOR && self.has(Capability::CqeSkip);
-        let mut entry = self.send(conn, socket, queue, quiet);
+        let preceding = self.queue_poll(fd, libc::POLLOUT, Token::of(Kind::PollSend, conn));
+        let skip_success =
+            skip_success && queue.chunks() <= VECTOR && self.has(Capability::CqeSkip);
+        let mut entry = self.send(conn, socket, queue, skip_success);
         let len = queue.iter().take(VECTOR).map(|chunk| chunk.len() as u32).sum();
         let mut flags = squeue::Flags::empty();
-        if quiet {
+        if skip_success {
             flags = squeue::Flags::SKIP_SUCCESS;
             entry = entry.flags(flags);
-            self.held.hush(conn, len, self.queued);
+            self.held.skips_success(conn, len, self.queued);
         }
         let token = Token::of(Kind::Send, conn);
-        Pushed { before, op: self.queue(entry, token, fd, len, flags.bits()) }
+        Pushed { preceding, op: self.queue(entry, token, fd, len, flags.bits()) }
     }
 
     fn queue_read(&mut self, fd: BorrowedFd<'_>, lease: Lease) -> Pushed {
@@ -98,34 +101,34 @@ impl Uring {
         // On some kernels a read that waits would hold a thread of theirs, or fail at once if
         // somebody made this descriptor non-blocking (kernel-notes §34).
         let poll = Token::at(Kind::PollRead, 0);
-        let before = Some(self.queue_linked_poll(fd, libc::POLLIN, poll));
+        let preceding = Some(self.queue_linked_poll(fd, libc::POLLIN, poll));
         let (base, len) = lease.location();
         self.held.read(lease);
         // From where the file stands, if it is one that stands anywhere.
         let entry = opcode::Read::new(Fd(fd), base.as_ptr(), len as u32).offset(u64::MAX);
         let token = Token::at(Kind::Read, 0);
-        Pushed { before, op: self.queue(entry.build(), token, fd, len as u32, 0) }
+        Pushed { preceding, op: self.queue(entry.build(), token, fd, len as u32, 0) }
     }
 
-    fn queue_cancel(&mut self, target: Target) -> Pushed {
+    fn queue_cancel(&mut self, target: CancelTarget) -> Pushed {
         let (kind, poll) = match target {
-            Target::Accept(id) => {
+            CancelTarget::Accept(id) => {
                 let index = u32::from(id.0);
                 (Token::at(Kind::CancelAccept, index), Token::at(Kind::PollAccept, index))
             }
-            Target::Recv(conn) => {
+            CancelTarget::Recv(conn) => {
                 (Token::of(Kind::CancelRecv, conn), Token::of(Kind::PollRecv, conn))
             }
-            Target::Send(conn) => {
+            CancelTarget::Send(conn) => {
                 (Token::of(Kind::CancelSend, conn), Token::of(Kind::PollSend, conn))
             }
         };
-        let before = (!self.has(Capability::FastPoll)).then(|| {
+        let preceding = (!self.has(Capability::FastPoll)).then(|| {
             let cancel = opcode::AsyncCancel::new(poll.0).build();
-            self.queue(cancel, Token::at(Kind::Aside, 0), -1, 0, 0)
+            self.queue(cancel, Token::at(Kind::Internal, 0), -1, 0, 0)
         });
         let cancel = opcode::AsyncCancel::new(Token::from(target).0).build();
-        Pushed { before, op: self.queue(cancel, kind, -1, 0, 0) }
+        Pushed { preceding, op: self.queue(cancel, kind, -1, 0, 0) }
     }
 
     // One function per operation, each making the 64 bytes that the kernel reads.
@@ -161,7 +164,7 @@ impl Uring {
             })
             .flags(squeue::Flags::BUFFER_SELECT);
         }
-        let lease = self.pool.lease(size).expect("`lacks_buffer` was asked");
+        let lease = self.pool.lease(size).expect("`out_of_buffers` was asked");
         let (base, len) = lease.location();
         self.held.recv(conn, lease);
         on_socket!(self, socket, |fd| opcode::Recv::new(fd, base.as_ptr(), len as u32).build())
@@ -172,13 +175,13 @@ impl Uring {
         conn: ConnId,
         socket: Socket,
         queue: &SendQueue,
-        quiet: bool,
+        skip_success: bool,
     ) -> squeue::Entry {
         // A quiet send must fail if it comes short, or its silence would say too much. One that
         // waits must not wait for all of it: a slow reader would seem to take nothing
         // (kernel-notes §6).
         let mut flags = libc::MSG_NOSIGNAL;
-        if quiet {
+        if skip_success {
             flags |= libc::MSG_DONTWAIT | libc::MSG_WAITALL;
         }
         match self.held.send(conn, queue) {

@@ -15,7 +15,7 @@ use super::load::number;
 use super::output::{self, Save};
 use super::picks::{Candidate, Pick, picked};
 use proactor::limits::Limits;
-use proactor::os::Stop;
+use proactor::os::ShutdownSignal;
 use proactor_compare::contender::Refusal;
 use proactor_compare::plan::{BASELINE, Budget, MODELS, Plan, Variant};
 use proactor_compare::{Doing, Progress, render};
@@ -108,7 +108,7 @@ impl Args {
         let loads = plan.loads.iter().map(|load| load.connections);
         // One idle connection more than are counted: it is opened first and stays open.
         let most = loads.max().unwrap_or(0).max(plan.idle + 1);
-        let stop = Stop::new().context("cannot wait for Ctrl-C")?;
+        let stop = ShutdownSignal::new().context("cannot wait for Ctrl-C")?;
         stop.on_signals().context("cannot wait for Ctrl-C")?;
         let recordings = Recordings::default();
         let recipe = |Variant { model, recorded }: &Variant| {

@@ -12,7 +12,7 @@ use anyhow::Context;
 
 use crate::client::{self, Event, Script};
 use proactor::address::Address;
-use proactor::os::Stop;
+use proactor::os::ShutdownSignal;
 use proactor_report::units;
 
 /// Connect to one server, or to several at once: send standard input, print the replies.
@@ -48,7 +48,7 @@ impl Args {
     /// The client itself fails. The failure of a connection is reported at once; the exit status is
     /// then 1.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let stop = Stop::new().context("cannot wait for Ctrl-C")?;
+        let stop = ShutdownSignal::new().context("cannot wait for Ctrl-C")?;
         stop.on_signals().context("cannot wait for Ctrl-C")?;
         let file = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
         // Unlike the streams of std, these are not buffered.

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output;
 use proactor::address::Address;
-use proactor::os::{self, Stop};
+use proactor::os::{self, ShutdownSignal};
 use proactor_load::summary::Summary;
 use proactor_load::{
     CONNECTIONS_MAX, DEPTH_MAX, Load, Options, SIZE_MAX, Shape, Slice, WireChoice,
@@ -91,7 +91,7 @@ impl Args {
         if let Some(cpu) = self.cpu {
             os::pin_to_cpu(cpu).with_context(|| format!("cannot run the client on CPU {cpu}"))?;
         }
-        let stop = Stop::new().context("cannot wait for Ctrl-C")?;
+        let stop = ShutdownSignal::new().context("cannot wait for Ctrl-C")?;
         stop.on_signals().context("cannot wait for Ctrl-C")?;
 
         let mut load = Load::connect(address, &options)?;

@@ -13,11 +13,11 @@ use super::output;
 use super::record::{self, Prepared, Printer};
 use super::wrong_usage;
 use proactor::address::{Address, Listener, SocketFile};
-use proactor::buffer::{Pool, Shape};
+use proactor::buffer::{BufferClass, Pool};
 use proactor::console::{Console, ListenerInfo};
 use proactor::counters::Counters;
 use proactor::limits::{Ended, Limits};
-use proactor::os::{self, Stop};
+use proactor::os::{self, ShutdownSignal};
 use proactor::protocol::Any;
 use proactor::ring::kernel::Version;
 use proactor_models::model::{
@@ -153,7 +153,7 @@ impl Args {
         self.check_buffers(&buffers);
         let engine = self.set_up(choice, console.is_some(), &limits, &buffers)?;
         let chosen = engine.chosen();
-        let stop = Stop::new().and_then(|stop| stop.on_signals().map(|()| stop));
+        let stop = ShutdownSignal::new().and_then(|stop| stop.on_signals().map(|()| stop));
         let stop = stop.context("cannot listen for signals")?;
         let Open { listeners, addresses, files } = self.listen()?;
         let attended = console.is_some();
@@ -193,7 +193,7 @@ impl Args {
         choice: Choice,
         addressable: bool,
         limits: &Limits,
-        buffers: &[Shape],
+        buffers: &[BufferClass],
     ) -> anyhow::Result<PreparedModel> {
         let terms = RingOptions { ceiling: self.kernel, addressable };
         let engine = PreparedModel::set_up(choice, terms, limits, buffers)?;
@@ -269,7 +269,7 @@ impl Args {
     }
 
     /// Rejects a pool that is too large.
-    fn check_buffers(&self, buffers: &[Shape]) {
+    fn check_buffers(&self, buffers: &[BufferClass]) {
         let bytes: usize = buffers.iter().map(|shape| shape.bytes * shape.count).sum();
         if bytes > Pool::BYTES_MAX {
             wrong_usage(&format!(
@@ -282,11 +282,11 @@ impl Args {
     }
 
     /// Returns the sizes of the pool: for messages, for pages, and for bulk transfers.
-    fn shapes(&self) -> Vec<Shape> {
+    fn shapes(&self) -> Vec<BufferClass> {
         let (bytes, count) = (self.buffer_size, self.buffers as usize);
         [(1, 1), (16, 8), (128, 32)]
             .into_iter()
-            .map(|(larger, fewer)| Shape { bytes: bytes * larger, count: count / fewer })
+            .map(|(larger, fewer)| BufferClass { bytes: bytes * larger, count: count / fewer })
             .filter(|shape| shape.count > 0 && shape.bytes <= 1 << 20)
             .collect()
     }

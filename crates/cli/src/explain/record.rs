@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use super::scene::{self, Carried, Run, Scene};
 use proactor::address::{Address, Listener};
-use proactor::buffer::Shape;
+use proactor::buffer::BufferClass;
 use proactor::limits::Limits;
 use proactor::os::probe::{Call, Probe};
 use proactor::os::process::{self, Alone, Signals, Wake};
-use proactor::os::{self, Stop};
+use proactor::os::{self, ShutdownSignal};
 use proactor::protocol::Any;
 use proactor_models::model::{self, Choice, Model, PreparedModel, RingOptions, Service};
 use proactor_trace::{Event, Happened, Level, Op, Recording, Settings, Trace};
@@ -89,13 +89,14 @@ fn serve(
     terrain: Terrain,
     signals: Signals,
 ) -> io::Result<()> {
-    let stop = Stop::new()?;
+    let stop = ShutdownSignal::new()?;
     signals.tell(Wake::Ask(&stop))?;
     if let Some((server, _)) = terrain.cpus {
         os::pin_to_cpu(server)?;
     }
     let limits = Limits { connections: 16, drain: Duration::from_secs(1) };
-    let buffers = vec![Shape { bytes: 2048, count: 64 }, Shape { bytes: 64 << 10, count: 8 }];
+    let buffers =
+        vec![BufferClass { bytes: 2048, count: 64 }, BufferClass { bytes: 64 << 10, count: 8 }];
     let engine =
         PreparedModel::set_up(Choice::Model(model), RingOptions::default(), &limits, &buffers)?;
     let trace =

@@ -1,6 +1,6 @@
 //! A trace of threads, made by hand: who did what, and when, is known.
 
-use proactor::keys::{ConnId, Key, Whose};
+use proactor::keys::{ConnId, Key, KeyOwner};
 use proactor_trace::format::{HEADER, MAY_SLEEP, RECORD};
 use proactor_trace::{About, Call, Clock, Patience, Record, Settings, What, Writer, Writers};
 
@@ -88,7 +88,7 @@ fn record(did: Did) -> Record {
         Record {
             what: what as u8,
             op: call as u8 | if sleeps { MAY_SLEEP } else { 0 },
-            id: Key::from(Whose::Conn(ConnId::new(conn, 0))).0,
+            id: Key::from(KeyOwner::Conn(ConnId::new(conn, 0))).0,
             flags: 10 + conn,
             res,
             ..Record::default()

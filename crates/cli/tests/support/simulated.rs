@@ -5,9 +5,9 @@ use std::fs::File;
 use std::rc::Rc;
 use std::time::Duration;
 
-use proactor::buffer::{Pool, Shape};
+use proactor::buffer::{BufferClass, Pool};
 use proactor::limits::{Ended, Limits};
-use proactor::os::Stop;
+use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
 use proactor::ring::ListenerId;
@@ -31,12 +31,12 @@ pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64)
         socket_buffer: [200, 4096][dice.below(2)],
         faults: Faults::some(&mut dice).without_resets(),
     };
-    let pool = Pool::new(&[Shape { bytes: 256, count: 48 }]).unwrap();
+    let pool = Pool::new(&[BufferClass { bytes: 256, count: 48 }]).unwrap();
     let log = Recorder::in_memory(settings, &About::default()).unwrap();
     let ring = Traced::new(Sim::new(setup, Rc::clone(&pool)), log);
-    let stop = Stop::new().unwrap();
+    let stop = ShutdownSignal::new().unwrap();
     let limits = Limits { connections: 8, drain: Duration::from_secs(5) };
-    let mut server = Proactor::new(ring, limits, stop.handle().unwrap()).unwrap();
+    let mut server = Proactor::new(ring, limits, stop.try_clone().unwrap()).unwrap();
     server.listen(File::open("/dev/null").unwrap().into(), Echo);
     let sim = server.ring_mut().inner_mut();
     let clients: Vec<_> = (0..5).map(|_| sim.connect(ListenerId(0), Reads::AtOnce)).collect();
@@ -50,7 +50,7 @@ pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64)
     while !clients.iter().all(|&id| server.ring().inner().client(id).is_done()) {
         assert_eq!(server.turn().unwrap(), None);
     }
-    stop.ask();
+    stop.request();
     server.ring_mut().inner_mut().wake();
     while server.turn().unwrap() != Some(Ended::Drained) {}
     (server.ring_mut().recorder().bytes().to_vec(), said)

@@ -13,7 +13,7 @@ mod support;
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use proactor::buffer::Shape;
+use proactor::buffer::BufferClass;
 use proactor::ring::Kind;
 use proactor::ring::kernel::{Capability, Kernel};
 use proactor_trace::Clock;
@@ -61,7 +61,8 @@ fn is_told() -> bool {
 
 /// A scene with plenty of everything.
 fn plenty(kernel: Kernel) -> Scene {
-    let buffers = vec![Shape { bytes: 2048, count: 1024 }, Shape { bytes: 32 << 10, count: 128 }];
+    let buffers =
+        vec![BufferClass { bytes: 2048, count: 1024 }, BufferClass { bytes: 32 << 10, count: 128 }];
     Scene { kernel, buffers, completions: None, rounds: ENOUGH / 64 + 50, guests: 150 }
 }
 
@@ -153,7 +154,7 @@ fn when_the_queue_overflows_the_trace_is_what_the_kernel_says() {
 fn without_a_buffer_left_the_trace_is_what_the_kernel_says_and_every_mutation_is_seen() {
     let Some(kernel) = kernel() else { return };
     let tiny = Scene {
-        buffers: vec![Shape { bytes: 2048, count: 4 }],
+        buffers: vec![BufferClass { bytes: 2048, count: 4 }],
         rounds: 60,
         guests: 40,
         ..plenty(kernel)

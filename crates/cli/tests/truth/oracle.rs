@@ -114,8 +114,8 @@ impl Evidence {
             let wrong = |why| Err(format!("I3: record {at}, {token:?}, {why}: {record:?}"));
             match What::from_number(record.what) {
                 // Timers are all of one name, and the last may not have come due.
-                Some(What::Sqe) if token.kind() == Some(Kind::Aside) => timers += 1,
-                Some(What::Cqe) if token.kind() == Some(Kind::Aside) => {
+                Some(What::Sqe) if token.kind() == Some(Kind::Internal) => timers += 1,
+                Some(What::Cqe) if token.kind() == Some(Kind::Internal) => {
                     timers -= 1;
                     if timers < 0 {
                         return wrong("ended and was not in flight");

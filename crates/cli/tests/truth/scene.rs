@@ -8,9 +8,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::thread;
 use std::time::Duration;
 
-use proactor::buffer::Shape;
+use proactor::buffer::BufferClass;
 use proactor::limits::{Ended, Limits};
-use proactor::os::Stop;
+use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
 use proactor::ring::kernel::{Capability, Kernel};
@@ -27,7 +27,7 @@ pub(crate) struct Scene {
     /// What it may use.
     pub(crate) kernel: Kernel,
     /// Its buffers.
-    pub(crate) buffers: Vec<Shape>,
+    pub(crate) buffers: Vec<BufferClass>,
     /// Completions that its queue holds, if not as many as usual.
     pub(crate) completions: Option<u32>,
     /// Messages that each of 64 clients says and hears, at the least.
@@ -41,17 +41,17 @@ impl Scene {
     pub(crate) fn play(&self, points: &[Point]) -> Evidence {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let stop = Stop::new().expect("a descriptor is left");
-        let ours = stop.handle().expect("a descriptor is left");
+        let stop = ShutdownSignal::new().expect("a descriptor is left");
+        let ours = stop.try_clone().expect("a descriptor is left");
         let (scene, points) = (self.clone(), points.to_vec());
         let server = thread::spawn(move || scene.serve(listener, stop, &points));
         self.befall(address);
-        ours.ask();
+        ours.request();
         server.join().expect("the server does not panic")
     }
 
     /// The server's thread.
-    fn serve(&self, listener: TcpListener, stop: Stop, points: &[Point]) -> Evidence {
+    fn serve(&self, listener: TcpListener, stop: ShutdownSignal, points: &[Point]) -> Evidence {
         let clock = Clock::best();
         let make = |bytes| Instance::new(points, clock, bytes).expect("tracing was tried before");
         let mut instance = (!points.is_empty()).then(|| make(192 << 20));

@@ -9,7 +9,7 @@ use super::group::{Membership, Room};
 use super::local_counters::LocalCounters;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
-use proactor::keys::{ConnId, Whose};
+use proactor::keys::{ConnId, KeyOwner};
 use proactor::limits::ACCEPT_PAUSE;
 use proactor::os;
 
@@ -108,7 +108,7 @@ impl<P: Clone> Acceptor<P> {
         if !self.open || !came {
             return None;
         }
-        let entered = match calls.accept(Whose::Listener(at).into(), listener.fd.as_fd()) {
+        let entered = match calls.accept(KeyOwner::Listener(at).into(), listener.fd.as_fd()) {
             Ok(socket) => {
                 counted.accepted.add(1);
                 listener.room.enter(id, socket).inspect_err(|_| counted.closed.add(1))

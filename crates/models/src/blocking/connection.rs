@@ -28,7 +28,7 @@ use proactor::clock::Nanos;
 use proactor::connection::Connection;
 use proactor::os;
 use proactor::peers::LINGER;
-use proactor::protocol::{Post, Protocol};
+use proactor::protocol::{Message, Protocol};
 
 /// Buffers of each size that a connection has of its own: one that it receives into and, rarely,
 /// a few that its protocol keeps.
@@ -46,7 +46,7 @@ pub(super) struct ConnectionThread<'a, P, C> {
     connection: Connection<P>,
     pool: Rc<Pool>,
     /// What was said and not yet told to the others.
-    posts: Vec<Post>,
+    messages: Vec<Message>,
     /// Empty but while they are told: its capacity is kept.
     others: Vec<Arc<Member>>,
     /// Until when it discards what still comes, once it has shut its direction down.
@@ -68,8 +68,8 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
     status.begin(Arc::clone(&member));
     match Pool::few(&shared.buffers, BUFFERS) {
         Ok(pool) => {
-            let mut posts = Vec::new();
-            let connection = Connection::open(protocol, member.number, &mut posts);
+            let mut messages = Vec::new();
+            let connection = Connection::open(protocol, member.number, &mut messages);
             ConnectionThread {
                 calls,
                 shared,
@@ -79,7 +79,7 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
                 noticed: Some(noticed),
                 connection,
                 pool,
-                posts,
+                messages,
                 others: Vec::new(),
                 lingers: None,
             }
@@ -189,7 +189,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
                     stall = StallCheck::default();
                     self.status.counted.sends.add(1);
                     self.status.counted.sent_bytes.add(n as u64);
-                    self.connection.sent(n, &mut self.posts);
+                    self.connection.sent(n, &mut self.messages);
                     self.member.owed.set(self.connection.outgoing().bytes() as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -234,12 +234,12 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         self.member.does(ThreadState::Runs);
         self.notice();
         match received {
-            Ok(None) => self.connection.ended(&mut self.posts),
+            Ok(None) => self.connection.ended(&mut self.messages),
             Ok(Some(chunk)) => {
                 self.status.counted.receives.add(1);
                 self.status.counted.received_bytes.add(chunk.len() as u64);
                 self.member.received.add(chunk.len() as u64);
-                self.connection.received(chunk, &mut self.posts);
+                self.connection.received(chunk, &mut self.messages);
             }
             // A signal; nothing came, and there is more to write; it lingered too long, which is
             // seen above.
@@ -258,9 +258,9 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
             true => calls.recv(key, socket, buffer),
             false => calls.recv_now(key, socket, buffer),
         };
-        let Some(mut lease) = self.pool.lease(self.connection.appetite()) else {
+        let Some(mut lease) = self.pool.lease(self.connection.recv_size()) else {
             // Its protocol keeps them all. Nobody else would ever let go of one.
-            self.status.counted.starved.add(1);
+            self.status.counted.out_of_buffers.add(1);
             let mut buffer = vec![0; self.shared.buffers[0].bytes];
             let n = recv(&mut buffer)?;
             buffer.truncate(n);
@@ -276,19 +276,19 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
     }
 
     fn tell_to(&mut self, earlier_only: bool) {
-        for post in &self.posts {
-            if let Post::Operator(lines) = post {
+        for message in &self.messages {
+            if let Message::Operator(lines) = message {
                 self.shared.tell(lines);
             }
         }
-        if self.posts.iter().any(|post| matches!(post, Post::Others(_))) {
+        if self.messages.iter().any(|message| matches!(message, Message::Broadcast(_))) {
             self.membership.others(earlier_only, &mut self.others);
         }
         for other in self.others.drain(..) {
-            other.hear(self.calls, &self.posts, self.member, &self.status.counted);
+            other.hear(self.calls, &self.messages, self.member, &self.status.counted);
             release(self.calls, other);
         }
-        self.posts.clear();
+        self.messages.clear();
     }
 
     /// Says no more: all that was owed has been sent, and what still comes is discarded.
@@ -317,8 +317,8 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
     fn leave(mut self) {
         self.member.set_open(false);
         *self.member.lock_writer(self.calls) = MayWrite::RepliesOnly;
-        self.connection.close(&mut self.posts);
-        if !self.posts.is_empty() {
+        self.connection.close(&mut self.messages);
+        if !self.messages.is_empty() {
             // Whoever tells the others may have to wait; the peer need not.
             let _ = self.calls.shutdown_both(self.member.key(), self.member.socket());
             self.tell();

@@ -21,10 +21,10 @@ use super::state::ThreadState;
 use proactor::buffer::SendQueue;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
-use proactor::keys::{ConnId, Key, Whose};
+use proactor::keys::{ConnId, Key, KeyOwner};
 use proactor::os;
 use proactor::peers::SOFT;
-use proactor::protocol::Post;
+use proactor::protocol::Message;
 
 /// Everyone at one listener.
 #[derive(Debug, Default)]
@@ -158,7 +158,7 @@ impl Member {
 
     /// Whose its calls are.
     pub(super) fn key(&self) -> Key {
-        Whose::Conn(self.id).into()
+        KeyOwner::Conn(self.id).into()
     }
 
     /// The right to write to it.
@@ -217,7 +217,7 @@ impl Member {
     pub(super) fn hear(
         &self,
         calls: &impl Calls,
-        posts: &[Post],
+        messages: &[Message],
         speaker: &Member,
         counted: &LocalCounters,
     ) {
@@ -228,10 +228,10 @@ impl Member {
         speaker.does(ThreadState::SendsTo(self.number));
         let mut queue = SendQueue::new();
         if *writer == MayWrite::Anything {
-            for post in posts {
-                match post {
-                    Post::Others(chunk) => queue.push(chunk.clone()),
-                    Post::Operator(_) => {} // It was told by who speaks.
+            for message in messages {
+                match message {
+                    Message::Broadcast(chunk) => queue.push(chunk.clone()),
+                    Message::Operator(_) => {} // It was told by who speaks.
                 }
             }
         }

@@ -36,7 +36,7 @@ pub(super) struct LocalCounters {
     pub(super) received_bytes: Count,
     pub(super) sends: Count,
     pub(super) sent_bytes: Count,
-    pub(super) starved: Count,
+    pub(super) out_of_buffers: Count,
     pub(super) evicted: Count,
 }
 
@@ -54,7 +54,7 @@ impl LocalCounters {
             received_bytes: self.received_bytes.get(),
             sends: self.sends.get(),
             sent_bytes: self.sent_bytes.get(),
-            starved: self.starved.get(),
+            out_of_buffers: self.out_of_buffers.get(),
             evicted: self.evicted.get(),
             ..Counters::default()
         }

@@ -54,13 +54,13 @@ use pool::ThreadPool;
 use shared::{SharedState, Stage};
 use status::ThreadStatus;
 
-use proactor::buffer::Shape;
-use proactor::calls::{Calls, Plain};
+use proactor::buffer::BufferClass;
+use proactor::calls::{Calls, PlainCalls};
 use proactor::console::Console;
 use proactor::counters::Counters;
 use proactor::keys::ConnId;
 use proactor::limits::{Ended, Limits};
-use proactor::os::{self, Bell, Stop};
+use proactor::os::{self, EventFd, ShutdownSignal};
 use proactor::protocol::Protocol;
 
 /// Accepts at one listener in a turn.
@@ -82,7 +82,7 @@ pub enum Style {
 
 /// A server whose calls wait. `C` is what makes them.
 #[derive(Debug)]
-pub struct Blocking<P, C = Plain> {
+pub struct Blocking<P, C = PlainCalls> {
     /// What this thread calls by.
     calls: C,
     style: Style,
@@ -93,7 +93,7 @@ pub struct Blocking<P, C = Plain> {
     shared: Arc<SharedState>,
     threads: ThreadPool,
     limits: Limits,
-    stop: Stop,
+    stop: ShutdownSignal,
     /// Where the operator sits, if there is one.
     desk: Option<BlockingConsole>,
     /// What those have counted who are gone.
@@ -111,11 +111,11 @@ impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
     /// No descriptor is left.
     pub fn new(
         style: Style,
-        buffers: Vec<Shape>,
+        buffers: Vec<BufferClass>,
         limits: Limits,
-        stop: Stop,
+        stop: ShutdownSignal,
     ) -> io::Result<Blocking<P>> {
-        Blocking::with_calls(Plain, style, buffers, limits, stop)
+        Blocking::with_calls(PlainCalls, style, buffers, limits, stop)
     }
 }
 
@@ -130,9 +130,9 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
     pub fn with_calls(
         calls: C,
         style: Style,
-        buffers: Vec<Shape>,
+        buffers: Vec<BufferClass>,
         limits: Limits,
-        stop: Stop,
+        stop: ShutdownSignal,
     ) -> io::Result<Blocking<P, C>> {
         let calls_before = os::calls();
         os::allow_interrupts()?;
@@ -142,7 +142,7 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
             acceptor: Acceptor::new(),
             rooms: Vec::new(),
             came: Arc::default(),
-            shared: Arc::new(SharedState::new(buffers, Bell::new()?)),
+            shared: Arc::new(SharedState::new(buffers, EventFd::new()?)),
             threads: ThreadPool::new(),
             limits,
             stop,
@@ -223,7 +223,7 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
             let room = self.threads.len() < self.limits.connections;
             let again = self.call();
             let typed = self.desk.as_ref().and_then(BlockingConsole::input);
-            let others = [self.stop.as_fd(), self.shared.bell.as_fd()].into_iter().chain(typed);
+            let others = [self.stop.as_fd(), self.shared.event.as_fd()].into_iter().chain(typed);
             let ready = self.acceptor.wait(&self.calls, others, room, again)?;
             self.counted.completed.add(ready as u64);
             self.counted.turns.add(1);
@@ -319,7 +319,7 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
             events: libc::POLLIN,
             revents: 0,
         };
-        let mut asked = [Some(self.stop.as_fd()), Some(self.shared.bell.as_fd()), typed].map(ask);
+        let mut asked = [Some(self.stop.as_fd()), Some(self.shared.event.as_fd()), typed].map(ask);
         self.counted.turns.add(1);
         self.counted.completed.add(self.calls.wait(&mut asked, timeout)? as u64);
         Ok(())

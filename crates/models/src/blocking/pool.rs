@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use super::shared::SharedState;
 use super::status::ThreadStatus;
 use proactor::counters::Counters;
-use proactor::keys::{ConnId, Keys};
+use proactor::keys::{ConnId, ConnSlab};
 use proactor::os;
 
 /// A thread's stack. Address space: the kernel gives memory for what is touched.
@@ -16,7 +16,7 @@ const STACK: usize = 256 << 10;
 /// The threads of a server.
 #[derive(Debug)]
 pub(super) struct ThreadPool {
-    workers: Keys<Worker>,
+    workers: ConnSlab<Worker>,
     /// The stack of those who will be added.
     pub(super) stack: usize,
 }
@@ -30,7 +30,7 @@ struct Worker {
 impl ThreadPool {
     /// Nobody.
     pub(super) fn new() -> ThreadPool {
-        ThreadPool { workers: Keys::new(), stack: STACK }
+        ThreadPool { workers: ConnSlab::new(), stack: STACK }
     }
 
     /// How many there are.

@@ -4,9 +4,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::group::lock;
-use proactor::buffer::Shape;
+use proactor::buffer::BufferClass;
 use proactor::keys::ConnId;
-use proactor::os::Bell;
+use proactor::os::EventFd;
 
 /// How far a server is on its way to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,9 +24,9 @@ pub(super) enum Stage {
 pub(super) struct SharedState {
     stage: AtomicU8,
     /// The shapes of each connection's buffers, before a few of them are taken.
-    pub(super) buffers: Vec<Shape>,
+    pub(super) buffers: Vec<BufferClass>,
     /// Rung by each thread as it ends, and when the operator is told something.
-    pub(super) bell: Bell,
+    pub(super) event: EventFd,
     /// Which threads have ended, or are about to.
     ended: Mutex<Vec<ConnId>>,
     /// Whether there is an operator.
@@ -47,12 +47,12 @@ struct OperatorMessages {
 const OPERATOR_MESSAGES_MAX: usize = 1 << 20;
 
 impl SharedState {
-    pub(super) fn new(buffers: Vec<Shape>, bell: Bell) -> SharedState {
+    pub(super) fn new(buffers: Vec<BufferClass>, event: EventFd) -> SharedState {
         let stage = AtomicU8::new(Stage::Serving as u8);
         SharedState {
             stage,
             buffers,
-            bell,
+            event,
             ended: Mutex::default(),
             attended: false,
             operator_messages: Mutex::default(),
@@ -75,12 +75,12 @@ impl SharedState {
     /// Says that a thread is about to end.
     pub(super) fn ends(&self, key: ConnId) {
         lock(&self.ended).push(key);
-        self.bell.ring();
+        self.event.notify();
     }
 
     /// Which threads have ended since this was last called.
     pub(super) fn take_ended(&self) -> Vec<ConnId> {
-        self.bell.take();
+        self.event.take();
         std::mem::take(&mut lock(&self.ended))
     }
 
@@ -98,7 +98,7 @@ impl SharedState {
         }
         drop(told);
         if first {
-            self.bell.ring();
+            self.event.notify();
         }
     }
 

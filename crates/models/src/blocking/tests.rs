@@ -12,21 +12,22 @@ use proactor::buffer::Chunk;
 use proactor::connection::{HARD, HIGH};
 use proactor::keys::ConnId;
 use proactor::peers::SOFT;
-use proactor::protocol::testing::Tell;
-use proactor::protocol::{Chargen, Echo, Outbox, Post};
+use proactor::protocol::testing::Broadcast;
+use proactor::protocol::{Chargen, Echo, Message, Outbox};
 
-const BUFFERS: &[Shape] = &[Shape { bytes: 4096, count: 256 }, Shape { bytes: 65536, count: 8 }];
+const BUFFERS: &[BufferClass] =
+    &[BufferClass { bytes: 4096, count: 256 }, BufferClass { bytes: 65536, count: 8 }];
 
 /// Whoever is served.
 const ID: ConnId = ConnId::new(0, 0);
 
 fn shared() -> SharedState {
-    SharedState::new(BUFFERS.to_vec(), Bell::new().unwrap())
+    SharedState::new(BUFFERS.to_vec(), EventFd::new().unwrap())
 }
 
 /// What a member says to the others.
-fn said(text: impl Into<Chunk>) -> Post {
-    Post::Others(text.into())
+fn said(text: impl Into<Chunk>) -> Message {
+    Message::Broadcast(text.into())
 }
 
 /// Somebody in a room, and the other end of its socket.
@@ -49,7 +50,7 @@ where
 /// Converses, in this thread; answers what was counted.
 fn sit(membership: Membership, protocol: impl Protocol) -> Counters {
     let status = status();
-    serve_connection(&Plain, &shared(), &status, membership, protocol, &mut || {
+    serve_connection(&PlainCalls, &shared(), &status, membership, protocol, &mut || {
         unreachable!("nobody drains")
     });
     Counters { calls: os::calls(), ..status.counted.counters() }
@@ -127,7 +128,7 @@ fn who_keeps_every_buffer_is_served_all_the_same() {
     }
     drop(peer);
     let counters = host.join().unwrap();
-    assert!(counters.starved > 0 && counters.receives == 50, "{counters:?}");
+    assert!(counters.out_of_buffers > 0 && counters.receives == 50, "{counters:?}");
 }
 
 #[test]
@@ -202,8 +203,9 @@ fn pieces_of_several_speakers_never_interleave() {
             scope.spawn(move || {
                 let piece = vec![b'a' + speaker; PIECE];
                 let counted = LocalCounters::default();
-                (0..PIECES)
-                    .for_each(|_| member.hear(&Plain, &[said(piece.clone())], &member, &counted));
+                (0..PIECES).for_each(|_| {
+                    member.hear(&PlainCalls, &[said(piece.clone())], &member, &counted)
+                });
                 assert_eq!(counted.sent_bytes.get(), (PIECES * PIECE) as u64);
             });
         }
@@ -221,10 +223,10 @@ fn who_takes_nothing_is_evicted_and_its_thread_wakes() {
     let speaker = Arc::clone(&membership.member);
     let speaking = thread::spawn(move || {
         let counted = LocalCounters::default();
-        speaker.hear(&Plain, &[said(vec![b'x'; 16 << 20])], &speaker, &counted);
+        speaker.hear(&PlainCalls, &[said(vec![b'x'; 16 << 20])], &speaker, &counted);
         // Nothing more is said to it, not even in vain.
         let calls = os::calls();
-        speaker.hear(&Plain, &[said("more")], &speaker, &counted);
+        speaker.hear(&PlainCalls, &[said("more")], &speaker, &counted);
         assert_eq!(os::calls(), calls);
         counted.evicted.get()
     });
@@ -238,9 +240,11 @@ fn who_waits_for_a_listener_says_for_whom() {
     let [(listener, mut peer), (speaker, _)] = [(); 2].map(|()| enter(&room));
     let (listener, speaker) = (&listener.member, &speaker.member);
     thread::scope(|scope| {
-        let writer = listener.lock_writer(&Plain);
+        let writer = listener.lock_writer(&PlainCalls);
         let counted = LocalCounters::default();
-        scope.spawn(move || listener.hear(&Plain, &[said(vec![b'x'; 4 << 20])], speaker, &counted));
+        scope.spawn(move || {
+            listener.hear(&PlainCalls, &[said(vec![b'x'; 4 << 20])], speaker, &counted)
+        });
         let shows = |doing| {
             while speaker.state() != doing {
                 thread::yield_now();
@@ -263,7 +267,7 @@ fn who_does_not_read_its_replies_gives_way_to_who_waits_to_speak() {
     peer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     while peer.write(&[0; 4096]).is_ok() {}
     let counted = LocalCounters::default();
-    member.hear(&Plain, &[said("news")], &member, &counted);
+    member.hear(&PlainCalls, &[said("news")], &member, &counted);
     assert_eq!((own.join().unwrap().evicted, counted.counters()), (1, Counters::default()));
 }
 
@@ -284,11 +288,11 @@ fn a_send_sleeps_for_a_bounded_time_and_who_is_cut_does_not_sleep_again() {
     let room = Arc::default();
     let (membership, _peer) = enter(&room);
     let piece = vec![0; 16 << 20];
-    while membership.member.send(&Plain, &queue(&piece), usize::MAX).is_ok() {} // Each sleeps for `SOFT`.
-    let error = membership.member.send(&Plain, &queue(&piece), usize::MAX).unwrap_err();
+    while membership.member.send(&PlainCalls, &queue(&piece), usize::MAX).is_ok() {} // `SOFT` each
+    let error = membership.member.send(&PlainCalls, &queue(&piece), usize::MAX).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock, "after {SOFT:?}");
-    assert_eq!(room.cut(&Plain), 1);
-    let error = membership.member.send(&Plain, &queue(&piece), usize::MAX).unwrap_err();
+    assert_eq!(room.cut(&PlainCalls), 1);
+    let error = membership.member.send(&PlainCalls, &queue(&piece), usize::MAX).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
     assert_eq!(os::recv(membership.member.socket(), &mut [0]).unwrap(), 0);
 }
@@ -305,20 +309,20 @@ fn queue(bytes: &[u8]) -> proactor::buffer::SendQueue {
 fn mail_is_for_who_is_served_and_not_for_the_next() {
     let (room, status) = (Arc::default(), status());
     let [first, second] = [(); 2].map(|()| enter(&room).0);
-    assert_eq!(status.post(&Plain, None, b"nobody\n"), None);
+    assert_eq!(status.post(&PlainCalls, None, b"nobody\n"), None);
     status.begin(Arc::clone(&first.member));
-    assert_eq!(status.post(&Plain, Some(2), b"another\n"), None);
-    assert_eq!(status.post(&Plain, Some(1), b"one\n"), Some(true));
-    assert_eq!(status.post(&Plain, None, b"all\n"), Some(true));
+    assert_eq!(status.post(&PlainCalls, Some(2), b"another\n"), None);
+    assert_eq!(status.post(&PlainCalls, Some(1), b"one\n"), Some(true));
+    assert_eq!(status.post(&PlainCalls, None, b"all\n"), Some(true));
     assert_eq!(status.take_messages().as_deref(), Some(&b"one\nall\n"[..]));
     assert!(status.take_messages().is_none() && !status.is_called());
-    status.post(&Plain, None, b"too late\n");
+    status.post(&PlainCalls, None, b"too late\n");
     status.end();
     status.begin(Arc::clone(&second.member));
     assert!(status.take_messages().is_none() && !status.is_called());
     assert_eq!(status.look(|member| member.number), Some(2));
     second.member.set_open(false);
-    assert_eq!(status.post(&Plain, None, b"said in vain\n"), Some(false));
+    assert_eq!(status.post(&PlainCalls, None, b"said in vain\n"), Some(false));
 }
 
 #[test]
@@ -330,7 +334,7 @@ fn only_who_sleeps_for_its_own_peer_is_woken_for_its_mail() {
         status.is_to_be_woken()
     };
     assert!(!woken(ThreadState::Receives), "it has none");
-    status.post(&Plain, None, b"news\n");
+    status.post(&PlainCalls, None, b"news\n");
     assert!(woken(ThreadState::Receives) && woken(ThreadState::Stays));
     assert!(
         !woken(ThreadState::Sends) && !woken(ThreadState::SendsTo(2)) && !woken(ThreadState::Runs)
@@ -341,8 +345,8 @@ fn only_who_sleeps_for_its_own_peer_is_woken_for_its_mail() {
 fn an_operator_who_says_more_than_anyone_takes_gives_the_listener_up() {
     let ((membership, mut peer), status) = (enter(&Arc::default()), status());
     status.begin(Arc::clone(&membership.member));
-    assert_eq!(status.post(&Plain, None, &vec![b'x'; HARD]), Some(true));
-    assert_eq!(status.post(&Plain, None, b"x"), Some(false));
+    assert_eq!(status.post(&PlainCalls, None, &vec![b'x'; HARD]), Some(true));
+    assert_eq!(status.post(&PlainCalls, None, b"x"), Some(false));
     assert!(membership.member.is_broken_off());
     assert_eq!(hear_all(&mut peer), b"");
 }
@@ -357,9 +361,12 @@ fn what_the_operator_is_told_faster_than_it_is_shown_is_bounded_and_counted() {
     (0..20).for_each(|_| shared.tell(&line));
     let (lines, lost) = shared.take_operator_messages();
     assert_eq!((lines.len() / line.len(), lost), (16, 4));
-    assert_eq!(shared.bell.take(), 1, "rung once");
+    assert_eq!(shared.event.take(), 1, "rung once");
     shared.tell(b"more\n");
-    assert_eq!((shared.bell.take(), shared.take_operator_messages()), (1, (b"more\n".to_vec(), 0)));
+    assert_eq!(
+        (shared.event.take(), shared.take_operator_messages()),
+        (1, (b"more\n".to_vec(), 0))
+    );
 }
 
 // Threads.
@@ -371,7 +378,7 @@ fn whoever_sleeps_is_woken_until_it_has_noticed() {
     os::allow_interrupts().unwrap();
     let (membership, _peer) = enter(&Arc::default());
     let hear_it = |shared: &SharedState, status: &ThreadStatus| {
-        serve_connection(&Plain, shared, status, membership, Echo, &mut || status.notice());
+        serve_connection(&PlainCalls, shared, status, membership, Echo, &mut || status.notice());
         Ok(())
     };
     threads.add(&shared, hear_it).unwrap();
@@ -412,13 +419,13 @@ fn a_thread_that_cannot_begin_leaves_its_place_to_the_next() {
 
 // The server.
 
-type Serving = (SocketAddr, Stop, JoinHandle<(Ended, Counters)>);
+type Serving = (SocketAddr, ShutdownSignal, JoinHandle<(Ended, Counters)>);
 
 fn serve<P: Protocol + Clone + Send + 'static>(style: Style, protocol: P, stack: usize) -> Serving {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let stop = Stop::new().unwrap();
-    let asked = stop.handle().unwrap();
+    let stop = ShutdownSignal::new().unwrap();
+    let asked = stop.try_clone().unwrap();
     let thread = thread::spawn(move || {
         // Long: who is cut off would not have ended by itself.
         let limits = Limits { drain: Duration::from_secs(60), ..Limits::default() };
@@ -442,7 +449,7 @@ fn a_connection_without_a_thread_is_refused_and_counted() {
     for _ in 0..3 {
         assert!(matches!(connect(address).read(&mut [0]), Ok(0) | Err(_)));
     }
-    stop.ask();
+    stop.request();
     let (ended, counters) = server.join().unwrap();
     let Counters { accepted, closed, refused, .. } = counters;
     assert_eq!((ended, accepted, closed, refused), (Ended::Drained, 3, 3, 3));
@@ -474,7 +481,7 @@ fn who_has_ended_goes_on_hearing_the_others_without_spinning_until_a_drain() {
         speaker.write_all(b"x").unwrap();
         assert_eq!(hear(&mut listener, 1), b"x");
     }
-    stop.ask();
+    stop.request();
     assert_eq!(hear_all(&mut listener), b"");
     drop((listener, speaker));
     let (ended, counters) = server.join().unwrap();
@@ -491,7 +498,7 @@ fn a_drain_does_not_renew_the_patience_with_a_listener_that_takes_nothing() {
     // Until its thread sleeps in a send to the listener.
     speaker.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     while speaker.write(&vec![0; HIGH]).is_ok() {}
-    stop.ask();
+    stop.request();
     let (ended, counters) = server.join().unwrap();
     assert_eq!((ended, counters.closed, counters.cut), (Ended::Drained, 2, 0));
 }
@@ -505,8 +512,8 @@ fn who_is_asked_twice_ends_at_once_whoever_sleeps() {
         assert_eq!(hear(&mut client, 4), b"PING");
         client.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
         while client.write(&vec![0; HIGH]).is_ok() {}
-        stop.ask();
-        stop.ask();
+        stop.request();
+        stop.request();
         assert_eq!(server.join().unwrap().0, Ended::AtOnce);
     }
 }
@@ -514,8 +521,8 @@ fn who_is_asked_twice_ends_at_once_whoever_sleeps() {
 #[test]
 fn nobody_has_come_and_it_drains_all_the_same() {
     for style in [Style::OneByOne, Style::Threads] {
-        let (_, stop, server) = serve(style, Tell, 1 << 20);
-        stop.ask();
+        let (_, stop, server) = serve(style, Broadcast, 1 << 20);
+        stop.request();
         let (ended, counters) = server.join().unwrap();
         assert_eq!((ended, counters.accepted), (Ended::Drained, 0));
     }

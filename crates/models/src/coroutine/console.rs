@@ -12,7 +12,7 @@ use super::state::{ServerState, TaskState};
 use super::watched::{Ready, WatchedFd};
 use super::{Coroutines, Guard, Shared};
 use proactor::console::{Console, Moment, Order};
-use proactor::keys::Whose;
+use proactor::keys::KeyOwner;
 use proactor::limits::Stage;
 use proactor::os;
 use proactor::protocol::Protocol;
@@ -56,7 +56,7 @@ pub(super) fn open<P: Protocol, C: RuntimeHooks>(
     desk.console.begin();
     // A descriptor of its own: the executor wants to own what it watches.
     let typed = desk.console.input().try_clone_to_owned()?;
-    let typed = match WatchedFd::reading(typed, Whose::Input.into(), calls) {
+    let typed = match WatchedFd::reading(typed, KeyOwner::Console.into(), calls) {
         Ok(watched) => ConsoleInput::Watched(watched),
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => ConsoleInput::File,
         Err(error) => return Err(error),
@@ -80,7 +80,7 @@ pub(super) async fn attend<P: Protocol, C: RuntimeHooks>(
             && let ConsoleInput::Watched(watched) =
                 std::mem::replace(&mut typed, ConsoleInput::Ended)
         {
-            watched.close(Whose::Input.into(), &calls);
+            watched.close(KeyOwner::Console.into(), &calls);
         }
         yield_now().await; // Who types a lot has others go first.
     }

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 
 use tokio::runtime::Builder;
 
-use proactor::calls::{Calls, Plain};
+use proactor::calls::{Calls, PlainCalls};
 use proactor::keys::Key;
 use proactor_trace::{Call, TracedCalls};
 
@@ -36,7 +36,7 @@ pub trait RuntimeHooks: Calls + Sync {
     }
 }
 
-impl RuntimeHooks for Plain {}
+impl RuntimeHooks for PlainCalls {}
 
 impl RuntimeHooks for TracedCalls {
     fn attend(&self, executor: &mut Builder) {

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use proactor::address;
 use proactor::buffer::{Chunk, Pool};
-use proactor::calls::Plain;
+use proactor::calls::PlainCalls;
 use proactor::clock::Nanos;
 use proactor::console::SocketInfo;
 use proactor::counters::Counters;
-use proactor::keys::{ConnId, Whose};
+use proactor::keys::{ConnId, KeyOwner};
 use proactor::limits::{Limits, Stage};
 use proactor::os;
 use proactor::peers::{Peers, Room};
@@ -23,7 +23,7 @@ use super::hooks::RuntimeHooks;
 use super::watched::Ready;
 
 #[derive(Debug)]
-pub(super) struct ServerState<P, C = Plain> {
+pub(super) struct ServerState<P, C = PlainCalls> {
     /// By what calls are made.
     pub(super) calls: C,
     /// Beside each connection, what is known of its task.
@@ -167,13 +167,13 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     /// Receives once, and forgets that it is `ready` if that was all.
     pub(super) fn receive(&mut self, id: ConnId, mut ready: Ready<'_>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let Some(mut lease) = self.pool.lease(peer.connection.appetite()) else {
-            self.counters.starved += 1;
-            return self.peers.starve(id);
+        let Some(mut lease) = self.pool.lease(peer.connection.recv_size()) else {
+            self.counters.out_of_buffers += 1;
+            return self.peers.wait_for_buffer(id);
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
         let room = buffer.len();
-        match self.calls.recv(Whose::Conn(id).into(), ready.get_inner().as_fd(), buffer) {
+        match self.calls.recv(KeyOwner::Conn(id).into(), ready.get_inner().as_fd(), buffer) {
             Ok(0) => self.peers.ended(id),
             Ok(n) => {
                 if n < room {
@@ -196,7 +196,7 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
         if queue.is_empty() {
             return;
         }
-        let key = Whose::Conn(id).into();
+        let key = KeyOwner::Conn(id).into();
         let (sent, room) = queue.offer(usize::MAX, |parts| self.calls.send(key, socket, parts));
         match sent {
             Ok(n) => {
@@ -216,8 +216,8 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     /// marked, except the one whose task this is: it goes on anyway. The operator's task is woken
     /// if there is something to tell.
     pub(super) fn settle(&mut self, except: Option<ConnId>) {
-        if self.peers.is_starving() {
-            self.peers.feed(self.pool.unfilled_in_all());
+        if self.peers.has_buffer_waiters() {
+            self.peers.wake_buffer_waiters(self.pool.unfilled_in_all());
         }
         self.due = self.peers.tick(os::now);
         if self.due.is_some_and(|due| self.alarm.is_none_or(|alarm| due < alarm)) {

@@ -12,21 +12,21 @@ use std::thread;
 
 use super::state::TaskState;
 use super::*;
-use proactor::buffer::{Chunk, Shape};
-use proactor::protocol::testing::Tell;
+use proactor::buffer::{BufferClass, Chunk};
+use proactor::protocol::testing::Broadcast;
 use proactor::protocol::{Echo, Outbox};
 
-const BUFFERS: &[Shape] = &[Shape { bytes: 64, count: 64 }];
+const BUFFERS: &[BufferClass] = &[BufferClass { bytes: 64, count: 64 }];
 
 /// A server of one listener, and what stops it.
 fn server<P: Protocol + Clone + 'static>(
     protocol: P,
     limits: Limits,
-) -> (Coroutines<P>, Rc<Pool>, SocketAddr, Stop) {
+) -> (Coroutines<P>, Rc<Pool>, SocketAddr, ShutdownSignal) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (stop, pool) = (Stop::new().unwrap(), Pool::new(BUFFERS).unwrap());
-    let asked = stop.handle().unwrap();
+    let (stop, pool) = (ShutdownSignal::new().unwrap(), Pool::new(BUFFERS).unwrap());
+    let asked = stop.try_clone().unwrap();
     let mut coroutines = Coroutines::new(Rc::clone(&pool), limits, asked).unwrap();
     coroutines.listen(listener.into(), protocol).unwrap();
     (coroutines, pool, address, stop)
@@ -55,7 +55,7 @@ fn a_drain_leaves_nobody_and_no_buffer_behind() {
                 client.write_all(&[b'x'; 1000]).unwrap();
                 client.read_exact(&mut [0; 1000]).unwrap();
             }
-            stop.ask();
+            stop.request();
             for mut client in &clients {
                 assert_eq!(client.read(&mut [0]).unwrap(), 0, "the end");
             }
@@ -78,9 +78,9 @@ fn who_is_asked_twice_ends_at_once_and_holds_nothing() {
             let mut client = TcpStream::connect(address).unwrap();
             client.write_all(b"x").unwrap();
             client.read_exact(&mut [0]).unwrap();
-            stop.ask();
+            stop.request();
             assert_eq!(client.read(&mut [0]).unwrap(), 0, "it drains");
-            stop.ask();
+            stop.request();
             client
         });
         assert_eq!(coroutines.run().unwrap(), Ended::AtOnce, "who stays did not hold it up");
@@ -121,7 +121,7 @@ fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
             for mut client in clients {
                 assert_eq!(client.read(&mut [0]).unwrap(), 0);
             }
-            stop.ask();
+            stop.request();
         });
         coroutines.run().unwrap();
         clients.join().unwrap();
@@ -147,8 +147,8 @@ fn a_protocol_that_panics_ends_the_server_instead_of_leaving_it_without_a_task()
         client.write_all(b"x").unwrap();
         let client = thread::spawn(move || {
             let _ = client.read(&mut [0]); // Its task is gone, and its socket.
-            stop.ask();
-            stop.ask();
+            stop.request();
+            stop.request();
         });
         assert!(catch_unwind(AssertUnwindSafe(|| coroutines.run())).is_err(), "it went on without");
         client.join().unwrap();
@@ -176,18 +176,18 @@ fn an_alarm_that_nobody_needs_any_more_is_forgotten() {
 
 #[test]
 fn whom_others_mark_is_woken_and_who_goes_on_anyway_is_not() {
-    struct Bell(AtomicU32);
-    impl Wake for Bell {
+    struct WakeCount(AtomicU32);
+    impl Wake for WakeCount {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
-    let bell = Arc::new(Bell(AtomicU32::new(0)));
+    let bell = Arc::new(WakeCount(AtomicU32::new(0)));
     let waker = Waker::from(Arc::clone(&bell));
     let rung = || bell.0.swap(0, Ordering::Relaxed);
     let mut server =
-        ServerState::<Tell>::new(Plain, Pool::new(BUFFERS).unwrap(), Limits::default());
-    let ids = [(); 3].map(|()| server.peers.open(Tell, Room(0), TaskState::new(None)));
+        ServerState::<Broadcast>::new(PlainCalls, Pool::new(BUFFERS).unwrap(), Limits::default());
+    let ids = [(); 3].map(|()| server.peers.open(Broadcast, Room(0), TaskState::new(None)));
     ids.iter().for_each(|&id| assert!(!server.wants(id, &waker).send));
     server.settle(None);
     rung();
@@ -200,10 +200,10 @@ fn whom_others_mark_is_woken_and_who_goes_on_anyway_is_not() {
 #[test]
 fn a_task_shows_what_it_awaits() {
     let mut server =
-        ServerState::<Tell>::new(Plain, Pool::new(BUFFERS).unwrap(), Limits::default());
-    let ids = [(); 2].map(|()| server.peers.open(Tell, Room(0), TaskState::new(None)));
+        ServerState::<Broadcast>::new(PlainCalls, Pool::new(BUFFERS).unwrap(), Limits::default());
+    let ids = [(); 2].map(|()| server.peers.open(Broadcast, Room(0), TaskState::new(None)));
     server.settle(None);
-    let shown = |server: &mut ServerState<Tell>| {
+    let shown = |server: &mut ServerState<Broadcast>| {
         server.peers.get_mut(ids[0]).unwrap().driver.socket_info().doing.join(", ")
     };
     assert_eq!(shown(&mut server), "awaits its turn");

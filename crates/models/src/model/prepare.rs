@@ -10,7 +10,7 @@ use std::io;
 use std::time::Duration;
 
 use super::{Choice, Chosen, Model};
-use proactor::buffer::Shape;
+use proactor::buffer::BufferClass;
 use proactor::limits::Limits;
 use proactor::os::{self, FdSet};
 use proactor::ring::kernel::{Capability, Kernel, Refusal, Version};
@@ -60,7 +60,7 @@ impl PreparedModel {
         choice: Choice,
         terms: RingOptions,
         limits: &Limits,
-        buffers: &[Shape],
+        buffers: &[BufferClass],
     ) -> io::Result<PreparedModel> {
         let make = |model| make(model, terms, limits, buffers);
         match choice {
@@ -109,7 +109,7 @@ fn make(
     model: Model,
     terms: RingOptions,
     limits: &Limits,
-    buffers: &[Shape],
+    buffers: &[BufferClass],
 ) -> io::Result<(Chosen, Waiting)> {
     let refused = |error: io::Error| refused(model, &error);
     let (kernel, waiting) = match model {
@@ -210,7 +210,7 @@ mod tests {
         let terms =
             RingOptions { ceiling: Some(Version { major: 5, minor: 5 }), ..RingOptions::default() };
         let set_up = |choice| {
-            let buffers = [Shape { bytes: 64, count: 2 }];
+            let buffers = [BufferClass { bytes: 64, count: 2 }];
             PreparedModel::set_up(choice, terms, &Limits::default(), &buffers)
         };
         let engine = set_up(Choice::Auto).expect("epoll is everywhere");

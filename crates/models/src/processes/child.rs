@@ -8,12 +8,12 @@ use std::time::Duration;
 use super::fork_hooks::ForkHooks;
 use super::relay::RelayEnd;
 use super::single::SingleConnection;
-use proactor::buffer::{Pool, Shape};
+use proactor::buffer::{BufferClass, Pool};
 use proactor::counters::Counters;
-use proactor::keys::{ConnId, Whose};
+use proactor::keys::{ConnId, KeyOwner};
 use proactor::limits::{Ended, Limits};
 use proactor::os::process::{self, Signals, Wake};
-use proactor::os::{self, Stop};
+use proactor::os::{self, ShutdownSignal};
 use proactor::peers::Room;
 use proactor::protocol::Protocol;
 use proactor::reactor::Reactor;
@@ -31,22 +31,22 @@ pub(super) struct NewConnection<P> {
 
 impl<P: Protocol + Clone> NewConnection<P> {
     /// Serves it, until it has gone or has been told to and drained; answers the exit status.
-    /// `calls` are this process's own, and the connection is known as `client` to all. `line` leads
+    /// `calls` are this process's own, and the connection is known as `client` to all. `link` leads
     /// to the parent, if its client can hear of others.
     pub(super) fn live<C: ForkHooks>(
         self,
         (calls, client): (C, ConnId),
-        line: Option<OwnedFd>,
-        buffers: &[Shape],
+        link: Option<OwnedFd>,
+        buffers: &[BufferClass],
         signals: Signals,
         publish: impl FnMut(&Counters),
     ) -> u8 {
-        let lived = Pool::few(buffers, BUFFERS).and_then(|pool| match line {
+        let lived = Pool::few(buffers, BUFFERS).and_then(|pool| match link {
             None => self.alone((calls, client), pool, signals, publish),
-            Some(line) => {
-                let stop = Stop::new()?;
+            Some(link) => {
+                let stop = ShutdownSignal::new()?;
                 signals.tell(Wake::Ask(&stop))?;
-                self.among_others((calls, client), line, pool, stop, publish)
+                self.among_others((calls, client), link, pool, stop, publish)
             }
         });
         match lived {
@@ -68,18 +68,18 @@ impl<P: Protocol + Clone> NewConnection<P> {
         os::set_blocking(self.socket.as_fd())?;
         // The socket is closed when this has ended; then nothing is opened before the process ends.
         signals.tell(Wake::Unblock(self.socket.as_fd()))?;
-        let calls = (calls, Whose::Conn(client).into());
+        let calls = (calls, KeyOwner::Conn(client).into());
         let single = SingleConnection::new(calls, self.socket, self.protocol, self.me, pool);
         single.serve(process::told, publish)
     }
 
-    /// Serves it in a room of two: the client, and the line to the parent.
+    /// Serves it in a room of two: the client, and the link to the parent.
     pub(super) fn among_others<C: ForkHooks>(
         self,
         (calls, client): (C, ConnId),
-        line: OwnedFd,
+        link: OwnedFd,
         pool: Rc<Pool>,
-        stop: Stop,
+        stop: ShutdownSignal,
         mut publish: impl FnMut(&Counters),
     ) -> io::Result<()> {
         /// The parent's deadline is the only one: past it, it kills, and counts.
@@ -87,10 +87,10 @@ impl<P: Protocol + Clone> NewConnection<P> {
         let limits = Limits { connections: 2, drain: FOR_EVER };
         let mut room = Reactor::new(calls.selector(), pool, limits, stop)?;
         let next = room.next_id();
-        C::name(room.selector_mut(), next, Whose::Line(client));
-        room.adopt_line(line, RelayEnd::line(), Room(0));
+        C::name(room.selector_mut(), next, KeyOwner::Link(client));
+        room.adopt_link(link, RelayEnd::link(), Room(0));
         let next = room.next_id();
-        C::name(room.selector_mut(), next, Whose::Conn(client));
+        C::name(room.selector_mut(), next, KeyOwner::Conn(client));
         room.adopt(self.socket, RelayEnd::client(self.protocol, self.me), Room(0));
         loop {
             // To be told while it drains by itself changes nothing.
@@ -113,14 +113,14 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::thread::{self, JoinHandle};
 
-    use super::super::line;
+    use super::super::link;
     use super::*;
-    use proactor::calls::Plain;
+    use proactor::calls::PlainCalls;
     use proactor::protocol::Chat;
 
-    /// A child in a room, as a thread; its client, and the parent's end of its line.
+    /// A child in a room, as a thread; its client, and the parent's end of its link.
     fn child() -> (UnixStream, UnixStream, JoinHandle<Counters>) {
-        let ((client, socket), (parent, its)) = (line().unwrap(), line().unwrap());
+        let ((client, socket), (parent, its)) = (link().unwrap(), link().unwrap());
         let [client, parent] = [client, parent].map(|fd| {
             let stream = UnixStream::from(fd);
             stream.set_nonblocking(false).unwrap();
@@ -128,10 +128,10 @@ mod tests {
             stream
         });
         let child = thread::spawn(move || {
-            let pool = Pool::new(&[Shape { bytes: 1024, count: 8 }]).unwrap();
-            let (stop, mut counted) = (Stop::new().unwrap(), Counters::default());
+            let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
+            let (stop, mut counted) = (ShutdownSignal::new().unwrap(), Counters::default());
             let connection = NewConnection { socket, protocol: Chat::default(), me: 7 };
-            let calls = (Plain, ConnId::new(0, 0));
+            let calls = (PlainCalls, ConnId::new(0, 0));
             connection
                 .among_others(calls, its, pool, stop, |counters| counted = *counters)
                 .unwrap();
@@ -158,7 +158,7 @@ mod tests {
         read(&parent, b"\x09\0\0\0* 7 left\n\0\0\0\0");
         drop(parent);
         let counted = child.join().unwrap();
-        // What passed by the line is not among it.
+        // What passed by the link is not among it.
         assert_eq!((counted.received_bytes, counted.sent_bytes), (6, 7));
     }
 

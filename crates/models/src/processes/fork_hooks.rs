@@ -2,15 +2,15 @@
 //!
 //! Each loop numbers its own connections, and there is one in the parent and one in each child that
 //! relays. In a trace of them all they have the names that the parent gave: a client's, in
-//! whichever process, and that of the line to its child, at either end.
+//! whichever process, and that of the link to its child, at either end.
 
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
 
 use super::{LISTENERS, STOP};
-use proactor::calls::{Calls, Plain};
-use proactor::keys::{ConnId, Key, Whose};
+use proactor::calls::{Calls, PlainCalls};
+use proactor::keys::{ConnId, Key, KeyOwner};
 use proactor::selector::{Poll, Selector};
 use proactor_trace::{Call, Log, Record, Traced, TracedCalls, Writer};
 
@@ -25,7 +25,7 @@ pub trait ForkHooks: Calls + fmt::Debug {
 
     /// The next connection of the loop, `conn`, is known as `whose` to all.
     #[inline]
-    fn name(_selector: &mut Self::Selector, _conn: ConnId, _whose: Whose) {}
+    fn name(_selector: &mut Self::Selector, _conn: ConnId, _whose: KeyOwner) {}
 
     /// A call that makes, tells or reaps a child; `make` makes it, and `res` says what its answer
     /// comes to. `file` is what the child is given, or -1.
@@ -36,7 +36,7 @@ pub trait ForkHooks: Calls + fmt::Debug {
     fn made<T>(
         &self,
         _call: Call,
-        (_whose, _file): (Whose, RawFd),
+        (_whose, _file): (KeyOwner, RawFd),
         make: impl FnOnce() -> io::Result<T>,
         _res: impl FnOnce(&T) -> i32,
     ) -> io::Result<T> {
@@ -44,7 +44,7 @@ pub trait ForkHooks: Calls + fmt::Debug {
     }
 }
 
-impl ForkHooks for Plain {
+impl ForkHooks for PlainCalls {
     type Selector = Poll;
 
     fn selector(&self) -> Poll {
@@ -60,14 +60,14 @@ impl ForkHooks for TracedCalls {
         Traced::new(Poll::new(), RenamingLog { log, names: Vec::new() })
     }
 
-    fn name(selector: &mut Traced<Poll, RenamingLog>, conn: ConnId, whose: Whose) {
+    fn name(selector: &mut Traced<Poll, RenamingLog>, conn: ConnId, whose: KeyOwner) {
         selector.recorder().name(conn, whose);
     }
 
     fn made<T>(
         &self,
         call: Call,
-        (whose, file): (Whose, RawFd),
+        (whose, file): (KeyOwner, RawFd),
         make: impl FnOnce() -> io::Result<T>,
         res: impl FnOnce(&T) -> i32,
     ) -> io::Result<T> {
@@ -80,29 +80,31 @@ impl ForkHooks for TracedCalls {
 pub struct RenamingLog {
     log: Writer,
     /// By the slot in the loop.
-    names: Vec<Whose>,
+    names: Vec<KeyOwner>,
 }
 
 impl RenamingLog {
-    fn name(&mut self, conn: ConnId, whose: Whose) {
+    fn name(&mut self, conn: ConnId, whose: KeyOwner) {
         let slot = conn.slot() as usize;
         if self.names.len() <= slot {
-            self.names.resize(slot + 1, Whose::Stop);
+            self.names.resize(slot + 1, KeyOwner::Shutdown);
         }
         self.names[slot] = whose;
     }
 
     /// Whose it is to all that is this to the loop.
-    fn known(&self, whose: Whose) -> Whose {
+    fn known(&self, whose: KeyOwner) -> KeyOwner {
         match whose {
-            Whose::Conn(conn) => self.names.get(conn.slot() as usize).copied().unwrap_or(whose),
-            Whose::Guest(STOP) => Whose::Stop,
-            Whose::Guest(guest) if guest >= LISTENERS => {
-                Whose::Listener((guest - LISTENERS) as usize)
+            KeyOwner::Conn(conn) => self.names.get(conn.slot() as usize).copied().unwrap_or(whose),
+            KeyOwner::External(STOP) => KeyOwner::Shutdown,
+            KeyOwner::External(guest) if guest >= LISTENERS => {
+                KeyOwner::Listener((guest - LISTENERS) as usize)
             }
-            Whose::Listener(_) | Whose::Stop | Whose::Input | Whose::Guest(_) | Whose::Line(_) => {
-                whose
-            }
+            KeyOwner::Listener(_)
+            | KeyOwner::Shutdown
+            | KeyOwner::Console
+            | KeyOwner::External(_)
+            | KeyOwner::Link(_) => whose,
         }
     }
 }
@@ -119,7 +121,7 @@ impl Log for RenamingLog {
     fn note(&mut self, _: Option<ConnId>, nanos: impl FnOnce() -> u64, record: Record) {
         let whose = self.known(Key(record.id).into());
         let conn = match whose {
-            Whose::Conn(conn) | Whose::Line(conn) => Some(conn),
+            KeyOwner::Conn(conn) | KeyOwner::Link(conn) => Some(conn),
             _ => None,
         };
         self.log.note(conn, nanos, Record { id: Key::from(whose).0, ..record });

@@ -4,17 +4,17 @@
 //! their midst, not even if a process was killed in the midst of one.
 
 use proactor::buffer::Chunk;
-use proactor::protocol::{Outbox, Post};
+use proactor::protocol::{Message, Outbox};
 
 /// The bytes that stand before each.
 pub(super) const HEADER: usize = 4;
 
-/// Says `post` to the others, packed. What is for an operator is for nobody: there is none.
-pub(super) fn broadcast(post: Post, out: &mut Outbox<'_>) {
-    let Post::Others(post) = post else { return };
-    let len = u32::try_from(post.len()).expect("a chunk is smaller than 4 GiB");
+/// Says `message` to the others, packed. What is for an operator is for nobody: there is none.
+pub(super) fn broadcast(message: Message, out: &mut Outbox<'_>) {
+    let Message::Broadcast(chunk) = message else { return };
+    let len = u32::try_from(chunk.len()).expect("a chunk is smaller than 4 GiB");
     out.broadcast(len.to_le_bytes().to_vec());
-    out.broadcast(post);
+    out.broadcast(chunk);
 }
 
 /// Says to the others that no more will be said: a frame of nothing.
@@ -61,9 +61,9 @@ mod tests {
     use super::*;
     use proactor::protocol::testing::cut;
 
-    fn packed(posts: &[Vec<u8>]) -> Vec<u8> {
+    fn packed(messages: &[Vec<u8>]) -> Vec<u8> {
         let frame = |post: &Vec<u8>| [&(post.len() as u32).to_le_bytes()[..], post].concat();
-        posts.iter().flat_map(frame).collect()
+        messages.iter().flat_map(frame).collect()
     }
 
     fn frames<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> Vec<Vec<u8>> {
@@ -92,10 +92,10 @@ mod tests {
     proptest! {
         #[test]
         fn how_the_stream_was_cut_changes_nothing(
-            posts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9), 0..6),
+            messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9), 0..6),
             cuts in prop::collection::vec(0..80usize, 0..12),
         ) {
-            prop_assert_eq!(frames(cut(&packed(&posts), &cuts)), posts);
+            prop_assert_eq!(frames(cut(&packed(&messages), &cuts)), messages);
         }
     }
 }

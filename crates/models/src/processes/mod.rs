@@ -38,14 +38,14 @@ pub use self::fork_hooks::{ForkHooks, RenamingLog};
 use self::child::NewConnection;
 use self::relay::Relay;
 use self::shared_counters::{CounterSlot, SharedCounters};
-use proactor::buffer::{Pool, Shape};
-use proactor::calls::Plain;
+use proactor::buffer::{BufferClass, Pool};
+use proactor::calls::PlainCalls;
 use proactor::clock::Nanos;
 use proactor::counters::Counters;
-use proactor::keys::{ConnId, Whose};
+use proactor::keys::{ConnId, KeyOwner};
 use proactor::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
 use proactor::os::process::{self, Alone, Deaths, Pid};
-use proactor::os::{self, Stop};
+use proactor::os::{self, ShutdownSignal};
 use proactor::peers::Room;
 use proactor::protocol::Protocol;
 use proactor::reactor::Reactor;
@@ -64,10 +64,10 @@ const LISTENERS: u32 = 2;
 
 /// A server that forks a child for each connection.
 #[derive(Debug)]
-pub struct Processes<P, C: ForkHooks = Plain> {
+pub struct Processes<P, C: ForkHooks = PlainCalls> {
     /// By what the parent's calls are made.
     calls: C,
-    /// The loop in which the parent waits for everything. Its connections are lines to children.
+    /// The loop in which the parent waits for everything. Its connections are links to children.
     relay: Reactor<C::Selector, Relay<P>>,
     listeners: Vec<Listener<P>>,
     /// How many have ever come: the number of the last.
@@ -78,9 +78,9 @@ pub struct Processes<P, C: ForkHooks = Plain> {
     counted: SharedCounters,
     deaths: Deaths,
     alone: Alone,
-    buffers: Vec<Shape>,
+    buffers: Vec<BufferClass>,
     limits: Limits,
-    stop: Stop,
+    stop: ShutdownSignal,
     stage: Stage,
     /// Until when nothing is accepted or forked, after it failed for want of resources.
     accept_at: Option<Nanos>,
@@ -106,8 +106,12 @@ impl<P: Protocol + Clone> Processes<P> {
     ///
     /// # Errors
     /// As of [`with_calls`](Processes::with_calls).
-    pub fn new(buffers: &[Shape], limits: Limits, stop: Stop) -> io::Result<Processes<P>> {
-        Processes::with_calls(Plain, buffers, limits, stop)
+    pub fn new(
+        buffers: &[BufferClass],
+        limits: Limits,
+        stop: ShutdownSignal,
+    ) -> io::Result<Processes<P>> {
+        Processes::with_calls(PlainCalls, buffers, limits, stop)
     }
 }
 
@@ -120,14 +124,14 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
     /// There are other threads in this process, or there is no descriptor or memory left.
     pub fn with_calls(
         calls: C,
-        buffers: &[Shape],
+        buffers: &[BufferClass],
         limits: Limits,
-        stop: Stop,
+        stop: ShutdownSignal,
     ) -> io::Result<Processes<P, C>> {
         let calls_before = os::calls();
         let (alone, deaths) = (Alone::check()?, Deaths::new()?);
         // Nobody asks it to stop: it is turned for as long as there are children.
-        let never = Stop::new()?;
+        let never = ShutdownSignal::new()?;
         let mut relay = Reactor::new(calls.selector(), Pool::new(buffers)?, limits, never)?;
         relay.watch(stop.as_fd(), STOP)?;
         relay.watch(deaths.as_fd(), CHILD_EXITS)?;
@@ -182,7 +186,7 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
         // Of what the relay counts, connections are children's, and so are the bytes.
         counters.turns += relay.turns;
         counters.completed += relay.completed;
-        counters.starved += relay.starved;
+        counters.out_of_buffers += relay.out_of_buffers;
         counters.evicted += relay.evicted;
         counters.calls += os::calls() - self.calls_before;
         for &slot in self.children.values() {
@@ -249,7 +253,7 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
             if !self.wants_accept() || self.waiting.is_some() {
                 return;
             }
-            match self.calls.accept_nonblocking(Whose::Listener(at).into(), fd.as_fd()) {
+            match self.calls.accept_nonblocking(KeyOwner::Listener(at).into(), fd.as_fd()) {
                 Ok(socket) => self.admit(at, socket),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => return,
@@ -281,11 +285,11 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
         let (protocol, me) = (connection.protocol.clone(), connection.me);
         match self.fork(at, connection) {
             Ok((_, None)) => {}
-            Ok((client, Some(line))) => {
+            Ok((client, Some(link))) => {
                 // A child that says something before this is heard after it.
                 let (relay, next) = (Relay::new(protocol, me), self.relay.next_id());
-                C::name(self.relay.selector_mut(), next, Whose::Line(client));
-                self.relay.adopt_line(line, relay, Room(at as u16));
+                C::name(self.relay.selector_mut(), next, KeyOwner::Link(client));
+                self.relay.adopt_link(link, relay, Room(at as u16));
             }
             Err((error, connection)) => {
                 self.pause("cannot fork for now: a connection waits", &error);
@@ -294,14 +298,14 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
         }
     }
 
-    /// Forks a child. Answers by what its client is known to all, and the line to it, if it has
+    /// Forks a child. Answers by what its client is known to all, and the link to it, if it has
     /// one.
     fn fork(
         &mut self,
         at: usize,
         connection: NewConnection<P>,
     ) -> Result<(ConnId, Option<OwnedFd>), (io::Error, NewConnection<P>)> {
-        let (ours, its) = match connection.protocol.broadcasts().then(line).transpose() {
+        let (ours, its) = match connection.protocol.broadcasts().then(link).transpose() {
             Ok(pair) => pair.unzip(),
             Err(error) => return Err((error, connection)),
         };
@@ -318,14 +322,14 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
             let publish = |counters: &Counters| counted.write(slot, counters);
             connection.live(own, its.take(), buffers, signals, publish)
         };
-        let (whose, fork) = (Whose::Conn(client), || process::fork(&self.alone, &keep, live));
+        let (whose, fork) = (KeyOwner::Conn(client), || process::fork(&self.alone, &keep, live));
         let forked = calls.made(Call::Fork, (whose, keep[0]), fork, |pid| pid.number());
         let connection = connection.take().expect("not taken in the parent");
         match forked {
             Ok(pid) => {
                 self.children.insert(pid, slot);
                 // It was the listener's; the connection's own is the child's to close.
-                self.calls.close(Whose::Listener(at).into(), connection.socket);
+                self.calls.close(KeyOwner::Listener(at).into(), connection.socket);
                 Ok((client, ours))
             }
             Err(error) => {
@@ -341,9 +345,12 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
     fn reap(&mut self) -> io::Result<()> {
         self.deaths.take();
         let who = |pid: &Option<Pid>| pid.map_or(0, Pid::number);
-        while let Some(pid) =
-            self.calls.made(Call::Reap, (Whose::Guest(CHILD_EXITS), NONE), process::ended, who)?
-        {
+        while let Some(pid) = self.calls.made(
+            Call::Reap,
+            (KeyOwner::External(CHILD_EXITS), NONE),
+            process::ended,
+            who,
+        )? {
             if !self.children.contains_key(&pid) {
                 // A child of somebody else's in this process, who is to wait for it. It is named
                 // before ours, so these are asked one by one.
@@ -363,7 +370,9 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
         let client = self.children[&pid].client();
         let who = |status: &Option<_>| status.map_or(0, |_| pid.number());
         let reap = || process::reap(pid);
-        if let Some(status) = self.calls.made(Call::Reap, (Whose::Conn(client), NONE), reap, who)? {
+        if let Some(status) =
+            self.calls.made(Call::Reap, (KeyOwner::Conn(client), NONE), reap, who)?
+        {
             self.reaped(pid, status);
         }
         Ok(())
@@ -409,7 +418,7 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
     fn drain(&mut self) {
         self.stage = Stage::Draining(os::now() + self.limits.drain);
         if let Some((at, connection)) = self.waiting.take() {
-            self.calls.close(Whose::Listener(at).into(), connection.socket);
+            self.calls.close(KeyOwner::Listener(at).into(), connection.socket);
             self.counters.closed += 1;
         }
         for (&pid, slot) in &self.children {
@@ -429,7 +438,7 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
 
 impl<P, C: ForkHooks> Processes<P, C> {
     fn kill(&self, client: ConnId, kill: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        self.calls.made(Call::Kill, (Whose::Conn(client), NONE), kill, |()| 0)
+        self.calls.made(Call::Kill, (KeyOwner::Conn(client), NONE), kill, |()| 0)
     }
 
     fn kill_each(&self) {
@@ -443,7 +452,7 @@ impl<P, C: ForkHooks> Processes<P, C> {
     fn kill_all(&mut self) {
         self.kill_each();
         for (pid, slot) in self.children.drain() {
-            let (whose, wait) = ((Whose::Conn(slot.client()), NONE), || process::wait(pid));
+            let (whose, wait) = ((KeyOwner::Conn(slot.client()), NONE), || process::wait(pid));
             let _ = self.calls.made(Call::Reap, whose, wait, |_| pid.number());
             self.counters += self.counted.close(slot);
             self.counters.closed += 1;
@@ -458,8 +467,8 @@ impl<P, C: ForkHooks> Drop for Processes<P, C> {
     }
 }
 
-/// A line between two processes: either end.
-fn line() -> io::Result<(OwnedFd, OwnedFd)> {
+/// A link between two processes: either end.
+fn link() -> io::Result<(OwnedFd, OwnedFd)> {
     let (one, other) = UnixStream::pair()?;
     one.set_nonblocking(true)?;
     other.set_nonblocking(true)?;

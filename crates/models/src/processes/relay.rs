@@ -2,18 +2,18 @@
 //! says to what it hears.
 //!
 //! ```text
-//!   client ◄──► Guest ─┐                ┌─ Line ◄──► client
+//!   client ◄──► Guest ─┐                ┌─ Link ◄──► client
 //!                      │ a room of two, │
-//!                Line ◄┘ in each child  └► Line
+//!                Link ◄┘ in each child  └► Link
 //!                  ▲                        ▲
 //!     frames       ▼                        ▼
 //!                Relay ◄── a room, in ──► Relay
 //!                          the parent
 //! ```
 //!
-//! A child is a room of two: its client, and its line to the parent. What the client says to all,
-//! the line hears, packed; what comes by the line, the client hears, unpacked. The parent is a room
-//! of lines, one to each child, and passes every frame on. So all that holds in a room holds here:
+//! A child is a room of two: its client, and its link to the parent. What the client says to all,
+//! the link hears, packed; what comes by the link, the client hears, unpacked. The parent is a room
+//! of links, one to each child, and passes every frame on. So all that holds in a room holds here:
 //! who talks waits for who is slow, across all three processes.
 //!
 //! Who comes is announced by the parent, with a copy of the protocol that begins as the child's
@@ -22,9 +22,9 @@
 
 use super::frames::{self, Frames, HEADER};
 use proactor::buffer::{Chunk, SendQueue};
-use proactor::protocol::{Outbox, Post, Protocol};
+use proactor::protocol::{Message, Outbox, Protocol};
 
-/// In the parent: the end of a line to one child.
+/// In the parent: the end of a link to one child.
 #[derive(Debug, Clone)]
 pub(super) struct Relay<P> {
     /// Told only that it comes, and perhaps that it goes.
@@ -36,7 +36,7 @@ pub(super) struct Relay<P> {
 }
 
 impl<P: Protocol> Relay<P> {
-    /// The end of a line to the child whose client is the `me`th at its listener, and is served
+    /// The end of a link to the child whose client is the `me`th at its listener, and is served
     /// `protocol`.
     pub(super) fn new(protocol: P, me: u64) -> Relay<P> {
         Relay { protocol, me, frames: Frames::default(), goodbye: false }
@@ -44,9 +44,9 @@ impl<P: Protocol> Relay<P> {
 
     /// Says to the others what its protocol says to them; what it replies, the child replies.
     fn announce(&mut self, out: &mut Outbox<'_>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
-        let (mut replies, mut posts, mut finished) = (SendQueue::new(), Vec::new(), false);
-        event(&mut self.protocol, &mut Outbox::new(&mut replies, &mut posts, &mut finished));
-        posts.into_iter().for_each(|post| frames::broadcast(post, out));
+        let (mut replies, mut messages, mut finished) = (SendQueue::new(), Vec::new(), false);
+        event(&mut self.protocol, &mut Outbox::new(&mut replies, &mut messages, &mut finished));
+        messages.into_iter().for_each(|message| frames::broadcast(message, out));
     }
 }
 
@@ -77,18 +77,18 @@ pub(super) enum RelayEnd<P> {
     /// The client.
     Client(Client<P>),
     /// The parent.
-    Line(Line),
+    Link(Link),
 }
 
 impl<P: Protocol> RelayEnd<P> {
     /// The client, the `me`th at its listener.
     pub(super) fn client(protocol: P, me: u64) -> RelayEnd<P> {
-        RelayEnd::Client(Client { protocol, me, posts: Vec::new() })
+        RelayEnd::Client(Client { protocol, me, messages: Vec::new() })
     }
 
     /// The parent.
-    pub(super) fn line() -> RelayEnd<P> {
-        RelayEnd::Line(Line::default())
+    pub(super) fn link() -> RelayEnd<P> {
+        RelayEnd::Link(Link::default())
     }
 }
 
@@ -98,34 +98,34 @@ pub(super) struct Client<P> {
     protocol: P,
     me: u64,
     /// Emptied before every return: its capacity is kept.
-    posts: Vec<Post>,
+    messages: Vec<Message>,
 }
 
 impl<P: Protocol> Client<P> {
     fn pack(&mut self, out: &mut Outbox<'_>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
-        event(&mut self.protocol, &mut out.with_posts(&mut self.posts));
-        self.posts.drain(..).for_each(|post| frames::broadcast(post, out));
+        event(&mut self.protocol, &mut out.with_messages(&mut self.messages));
+        self.messages.drain(..).for_each(|message| frames::broadcast(message, out));
     }
 }
 
 /// The parent: what it passes on is unpacked.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Line {
+pub(super) struct Link {
     frames: Frames,
 }
 
 impl<P: Protocol> Protocol for RelayEnd<P> {
     fn open(&mut self, _: u64, out: &mut Outbox<'_>) {
         if let RelayEnd::Client(client) = self {
-            client.protocol.open(client.me, &mut out.with_posts(&mut client.posts));
-            client.posts.clear(); // The parent has announced it.
+            client.protocol.open(client.me, &mut out.with_messages(&mut client.messages));
+            client.messages.clear(); // The parent has announced it.
         }
     }
 
     fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
         match self {
             RelayEnd::Client(client) => client.pack(out, |protocol, out| protocol.data(chunk, out)),
-            RelayEnd::Line(line) => line.frames.feed(chunk, |mut frame| {
+            RelayEnd::Link(link) => link.frames.feed(chunk, |mut frame| {
                 frame.advance(HEADER);
                 out.broadcast(frame);
             }),
@@ -135,7 +135,7 @@ impl<P: Protocol> Protocol for RelayEnd<P> {
     fn end(&mut self, out: &mut Outbox<'_>) {
         match self {
             RelayEnd::Client(client) => client.pack(out, |protocol, out| protocol.end(out)),
-            RelayEnd::Line(_) => out.finish(),
+            RelayEnd::Link(_) => out.finish(),
         }
     }
 
@@ -168,15 +168,15 @@ mod tests {
         protocol: &mut P,
         event: impl FnOnce(&mut P, &mut Outbox<'_>),
     ) -> (Vec<u8>, Vec<u8>) {
-        let (mut queue, mut posts, mut finished) = (SendQueue::new(), Vec::new(), false);
-        event(protocol, &mut Outbox::new(&mut queue, &mut posts, &mut finished));
+        let (mut queue, mut messages, mut finished) = (SendQueue::new(), Vec::new(), false);
+        event(protocol, &mut Outbox::new(&mut queue, &mut messages, &mut finished));
         let replies = queue.iter().flat_map(|chunk| chunk.to_vec()).collect();
-        (to_others(&posts).concat(), replies)
+        (to_others(&messages).concat(), replies)
     }
 
     /// What clients would hear of these frames.
     fn unpacked(frames: &[u8]) -> String {
-        let mut line = RelayEnd::<Chat>::line();
+        let mut line = RelayEnd::<Chat>::link();
         let chunk = Chunk::from(frames.to_vec());
         String::from_utf8(said(&mut line, |line, out| line.data(chunk, out)).0).unwrap()
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proactor::counters::Counters;
-use proactor::keys::{ConnId, Keys};
+use proactor::keys::{ConnId, ConnSlab};
 use proactor::os::shared::Shared;
 
 /// Numbers of one child; two cache lines, so that no two children write to the same.
@@ -15,7 +15,7 @@ const WIDTH: usize = 16;
 pub(super) struct SharedCounters {
     /// A slot that is nobody's is all zero.
     numbers: Shared,
-    slots: Keys<()>,
+    slots: ConnSlab<()>,
 }
 
 /// One child's slot: the slot of its connection.
@@ -35,7 +35,7 @@ impl SharedCounters {
     /// # Errors
     /// mmap(2), `ENOMEM` above all.
     pub(super) fn new(children: usize) -> io::Result<SharedCounters> {
-        Ok(SharedCounters { numbers: Shared::map(children * WIDTH)?, slots: Keys::new() })
+        Ok(SharedCounters { numbers: Shared::map(children * WIDTH)?, slots: ConnSlab::new() })
     }
 
     /// A slot for another child.
@@ -91,11 +91,11 @@ fn columns(counters: &mut Counters) -> [&mut u64; 9] {
         received_bytes,
         sends,
         sent_bytes,
-        starved,
+        out_of_buffers,
         evicted,
         ..
     } = counters;
-    [turns, calls, completed, receives, received_bytes, sends, sent_bytes, starved, evicted]
+    [turns, calls, completed, receives, received_bytes, sends, sent_bytes, out_of_buffers, evicted]
 }
 
 #[cfg(test)]

@@ -9,17 +9,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use proactor::buffer::{Chunk, Pool};
-use proactor::calls::{Calls, Plain};
+use proactor::calls::{Calls, PlainCalls};
 use proactor::clock::Nanos;
 use proactor::connection::Connection;
 use proactor::counters::Counters;
 use proactor::keys::Key;
 use proactor::os;
 use proactor::peers::LINGER;
-use proactor::protocol::{Post, Protocol};
+use proactor::protocol::{Message, Protocol};
 
 /// The only connection of its process.
-pub(super) struct SingleConnection<P, C = Plain> {
+pub(super) struct SingleConnection<P, C = PlainCalls> {
     /// By what calls are made, and whose they are.
     calls: C,
     key: Key,
@@ -29,11 +29,11 @@ pub(super) struct SingleConnection<P, C = Plain> {
     /// True until a send would wait, or comes short.
     writable: bool,
     /// True from a receive that found no buffer until something is sent.
-    starved: bool,
+    waits_for_buffer: bool,
     /// Until when it discards what still comes, once it has shut its direction down.
     lingers: Option<Nanos>,
     /// What its protocol says to the others: there is nobody.
-    posts: Vec<Post>,
+    messages: Vec<Message>,
     counters: Counters,
     /// System calls that this process had made before it was one.
     calls_before: u64,
@@ -48,17 +48,17 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         me: u64,
         pool: Rc<Pool>,
     ) -> SingleConnection<P, C> {
-        let mut posts = Vec::new();
+        let mut messages = Vec::new();
         SingleConnection {
             calls,
             key,
             socket,
-            connection: Connection::open(protocol, me, &mut posts),
+            connection: Connection::open(protocol, me, &mut messages),
             pool,
             writable: true,
-            starved: false,
+            waits_for_buffer: false,
             lingers: None,
-            posts,
+            messages,
             counters: Counters::default(),
             calls_before: os::calls(),
         }
@@ -89,11 +89,11 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
             self.counters.calls = os::calls() - self.calls_before;
             publish(&self.counters);
             if self.connection.is_finished() {
-                self.connection.close(&mut self.posts);
+                self.connection.close(&mut self.messages);
                 self.calls.close(self.key, self.socket);
                 return Ok(());
             }
-            if self.connection.is_at_ease() && self.connection.outgoing().is_empty() {
+            if self.connection.can_skip_completion() && self.connection.outgoing().is_empty() {
                 self.receive(C::recv);
             } else {
                 self.wait()?;
@@ -111,46 +111,46 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
             let (sent, room) = queue.offer(owed, |parts| self.calls.send_now(key, socket, parts));
             match sent {
                 Ok(n) => {
-                    (self.writable, self.starved) = (n == room, false);
+                    (self.writable, self.waits_for_buffer) = (n == room, false);
                     owed -= n;
                     self.counters.sends += 1;
                     self.counters.sent_bytes += n as u64;
-                    self.connection.sent(n, &mut self.posts);
+                    self.connection.sent(n, &mut self.messages);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => self.connection.broken(),
             }
         }
-        self.posts.clear();
+        self.messages.clear();
     }
 
     /// Receives once.
     fn receive(&mut self, recv: fn(&C, Key, BorrowedFd<'_>, &mut [u8]) -> io::Result<usize>) {
-        let Some(mut lease) = self.pool.lease(self.connection.appetite()) else {
-            return self.starve();
+        let Some(mut lease) = self.pool.lease(self.connection.recv_size()) else {
+            return self.wait_for_buffer();
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
         match recv(&self.calls, self.key, self.socket.as_fd(), buffer) {
-            Ok(0) => self.connection.ended(&mut self.posts),
+            Ok(0) => self.connection.ended(&mut self.messages),
             Ok(n) => {
                 self.counters.receives += 1;
                 self.counters.received_bytes += n as u64;
-                self.connection.received(Chunk::received(lease, n), &mut self.posts);
+                self.connection.received(Chunk::received(lease, n), &mut self.messages);
             }
             // It was told meanwhile, or was stopped and continued.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.connection.broken(),
         }
-        self.posts.clear();
+        self.messages.clear();
     }
 
     /// There is no buffer: there will be one when something is sent.
-    fn starve(&mut self) {
-        self.counters.starved += 1;
-        self.connection.starved();
-        self.starved = true;
+    fn wait_for_buffer(&mut self) {
+        self.counters.out_of_buffers += 1;
+        self.connection.no_buffer();
+        self.waits_for_buffer = true;
         if self.connection.outgoing().is_empty() {
             tracing::warn!("a connection is lost: its protocol keeps every buffer");
             self.connection.broken();
@@ -168,7 +168,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
             self.connection.broken();
             return Ok(());
         }
-        let reads = self.connection.wants_recv() && !self.starved;
+        let reads = self.connection.wants_recv() && !self.waits_for_buffer;
         let writes = !self.connection.outgoing().is_empty();
         let events = if reads { libc::POLLIN } else { 0 } | if writes { libc::POLLOUT } else { 0 };
         let mut asked = [libc::pollfd { fd: self.socket.as_raw_fd(), events, revents: 0 }];
@@ -196,7 +196,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use proactor::buffer::Shape;
+    use proactor::buffer::BufferClass;
     use proactor::protocol::{Any, Chargen, Echo};
 
     /// What `peer` does to a child served `protocol`; and what the child counted.
@@ -207,9 +207,9 @@ mod tests {
     ) -> Counters {
         let (ours, its) = UnixStream::pair().unwrap();
         let child = thread::spawn(move || {
-            let pool = Pool::new(&[Shape { bytes: 1024, count: 8 }]).unwrap();
+            let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
             let counted = Cell::new(Counters::default());
-            let calls = (Plain, Key(0));
+            let calls = (PlainCalls, Key(0));
             let single = SingleConnection::new(calls, its.into(), protocol, 1, Rc::clone(&pool));
             single.serve(told, |counters| counted.set(*counters)).unwrap();
             assert!(pool.is_whole(), "a buffer is missing");

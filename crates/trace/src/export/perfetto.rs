@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use super::ids;
-use super::protobuf::Message;
+use super::protobuf::ProtoMessage;
 use super::scene::{Draw, Flow, Gauge, Place, Scene, Stroke};
 use super::threads::Threads;
 use crate::view::{Cut, Digest, Lanes, Life, Roster, Stint};
@@ -216,7 +216,7 @@ struct Writer<'a, W> {
     /// Names that have a number, and what is new since the last packet.
     names: HashMap<String, u64>,
     keys: HashMap<String, u64>,
-    interned: Message,
+    interned: ProtoMessage,
     /// Tracks that are told of where they first occur.
     told: HashSet<u64>,
     is_first: bool,
@@ -231,7 +231,7 @@ impl<'a, W: Write> Writer<'a, W> {
             out,
             names: HashMap::new(),
             keys: HashMap::new(),
-            interned: Message::default(),
+            interned: ProtoMessage::default(),
             told: HashSet::new(),
             is_first: true,
             last: (0, None),
@@ -243,7 +243,7 @@ impl<'a, W: Write> Writer<'a, W> {
         let header = self.header;
         // No `ProcessDescriptor`: below a process, Perfetto sorts tracks by name, whatever their
         // rank.
-        let mut track = Message::default();
+        let mut track = ProtoMessage::default();
         track
             .uint(field::UUID, uuid(header, Common::Process))
             .text(field::TRACK_NAME, &format!("proactor {} {}", header.model(), header.pid))
@@ -284,7 +284,7 @@ impl<'a, W: Write> Writer<'a, W> {
         rank: u64,
         said: &str,
     ) -> io::Result<()> {
-        let mut track = Message::default();
+        let mut track = ProtoMessage::default();
         track
             .uint(field::UUID, uuid(self.header, common))
             .uint(field::PARENT, parent)
@@ -295,7 +295,7 @@ impl<'a, W: Write> Writer<'a, W> {
             track.text(field::DESCRIPTION, said);
         }
         if let Common::Counter(_) = common {
-            let mut counter = Message::default();
+            let mut counter = ProtoMessage::default();
             counter.uint(field::UNIT, PLAIN_COUNT);
             track.message(field::COUNTER, &counter);
         }
@@ -328,21 +328,21 @@ impl<'a, W: Write> Writer<'a, W> {
                     true => "proactor".to_owned(),
                     false => format!("proactor {}", stint.lane),
                 };
-                let mut about = Message::default();
+                let mut about = ProtoMessage::default();
                 about.uint(field::PID, process.into()).text(field::PROCESS_NAME, &name);
-                let mut track = Message::default();
+                let mut track = ProtoMessage::default();
                 track
                     .uint(field::UUID, owner)
                     .text(field::TRACK_NAME, &name)
                     .message(field::PROCESS, &about);
                 self.descriptor(&track)?;
             }
-            let mut about = Message::default();
+            let mut about = ProtoMessage::default();
             about
                 .uint(field::THREAD_PID, process.into())
                 .uint(field::TID, thread.into())
                 .text(field::THREAD_NAME, &stint.lane);
-            let mut track = Message::default();
+            let mut track = ProtoMessage::default();
             track
                 .uint(field::UUID, uuid(self.header, Common::Lane(one)))
                 .text(field::TRACK_NAME, &stint.lane)
@@ -362,7 +362,7 @@ impl<'a, W: Write> Writer<'a, W> {
         for (side, name) in ["", " in", " out"].into_iter().enumerate() {
             let parent = if side == 0 { group } else { conn_uuid(self.header, conn, 0) };
             let rank = if side == 0 { rank } else { side as u64 };
-            let mut track = Message::default();
+            let mut track = ProtoMessage::default();
             track
                 .uint(field::UUID, conn_uuid(self.header, conn, side as u64))
                 .uint(field::PARENT, parent)
@@ -375,7 +375,7 @@ impl<'a, W: Write> Writer<'a, W> {
     }
 
     fn stroke(&mut self, stroke: &Stroke<'_>) -> io::Result<()> {
-        let mut event = Message::default();
+        let mut event = ProtoMessage::default();
         match &stroke.what {
             Draw::Begin { place, name, event: of, flow } => {
                 event.uint(field::TYPE, BEGIN);
@@ -410,14 +410,14 @@ impl<'a, W: Write> Writer<'a, W> {
             }
         }
         let (begun, at) = (self.header.pairs[0].1, self.moment(stroke));
-        let mut packet = Message::default();
+        let mut packet = ProtoMessage::default();
         packet.uint(field::TIMESTAMP, begun.saturating_add(at));
         packet.message(field::TRACK_EVENT, &event);
         self.packet(packet)
     }
 
     /// Says of an event what it is called, and on which track it is; that one is told of before.
-    fn named(&mut self, event: &mut Message, place: Place, name: &str) -> io::Result<()> {
+    fn named(&mut self, event: &mut ProtoMessage, place: Place, name: &str) -> io::Result<()> {
         self.place(place)?;
         event.uint(field::TRACK, place_uuid(self.header, place));
         event.uint(field::NAME_ID, self.name(name));
@@ -456,7 +456,7 @@ impl<'a, W: Write> Writer<'a, W> {
         self.track(Common::Loop, group, "the recording", 0, "")
     }
 
-    fn flow(&self, event: &mut Message, flow: Option<Flow>) {
+    fn flow(&self, event: &mut ProtoMessage, flow: Option<Flow>) {
         match flow {
             Some(Flow::On(number)) => _ = event.fixed(field::FLOW, number),
             Some(Flow::Last(number)) => _ = event.fixed(field::LAST_FLOW, number),
@@ -465,21 +465,21 @@ impl<'a, W: Write> Writer<'a, W> {
     }
 
     /// On a lane's track it is to be seen whose connection it is.
-    fn annotate_conn(&mut self, to: &mut Message, place: Place, event: &Event) {
+    fn annotate_conn(&mut self, to: &mut ProtoMessage, place: Place, event: &Event) {
         if let (Place::Lane(_), Some(conn)) = (place, event.conn) {
-            let mut one = Message::default();
+            let mut one = ProtoMessage::default();
             one.text(field::TEXT, &format!("c{conn}")).uint(field::KEY_ID, self.key("conn"));
             to.message(field::ANNOTATION, &one);
         }
     }
 
     /// What is known of an event, by name.
-    fn annotate(&mut self, to: &mut Message, event: &Event) {
+    fn annotate(&mut self, to: &mut ProtoMessage, event: &Event) {
         let all = json(self.header, event);
         let alone = self.header.writers == Writers::One;
         for name in ANNOTATED.into_iter().filter(|&name| !(alone && name == "lane")) {
             let value = &all[name];
-            let mut one = Message::default();
+            let mut one = ProtoMessage::default();
             if let Some(number) = value.as_u64().filter(|&number| number > 0 || name == "res") {
                 one.uint(field::UINT, number);
             } else if let Some(number) = value.as_i64().filter(|&number| number < 0) {
@@ -506,13 +506,13 @@ impl<'a, W: Write> Writer<'a, W> {
         intern(&mut self.keys, &mut self.interned, field::KEYS, name)
     }
 
-    fn descriptor(&mut self, track: &Message) -> io::Result<()> {
-        let mut packet = Message::default();
+    fn descriptor(&mut self, track: &ProtoMessage) -> io::Result<()> {
+        let mut packet = ProtoMessage::default();
         packet.message(field::DESCRIPTOR, track);
         self.packet(packet)
     }
 
-    fn packet(&mut self, mut packet: Message) -> io::Result<()> {
+    fn packet(&mut self, mut packet: ProtoMessage) -> io::Result<()> {
         packet.uint(field::SEQUENCE, u64::from(self.header.lane).saturating_add(1));
         if std::mem::take(&mut self.is_first) {
             packet.uint(field::SEQUENCE_FLAGS, CLEARED | NEEDS_STATE).uint(field::FIRST, 1);
@@ -523,20 +523,25 @@ impl<'a, W: Write> Writer<'a, W> {
         if !interned.as_bytes().is_empty() {
             packet.message(field::INTERNED, &interned);
         }
-        let mut framed = Message::default();
+        let mut framed = ProtoMessage::default();
         framed.message(field::PACKET, &packet);
         self.out.write_all(framed.as_bytes())
     }
 }
 
 /// The number of a name; a new one is told with the next packet, which is the first to use it.
-fn intern(known: &mut HashMap<String, u64>, interned: &mut Message, field: u32, name: &str) -> u64 {
+fn intern(
+    known: &mut HashMap<String, u64>,
+    interned: &mut ProtoMessage,
+    field: u32,
+    name: &str,
+) -> u64 {
     if let Some(&id) = known.get(name) {
         return id;
     }
     let id = known.len() as u64 + 1;
     known.insert(name.to_owned(), id);
-    let mut entry = Message::default();
+    let mut entry = ProtoMessage::default();
     entry.uint(field::ID, id).text(field::INTERNED_NAME, name);
     interned.message(field, &entry);
     id

@@ -3,44 +3,44 @@
 
 /// A message that is being written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Message(Vec<u8>);
+pub(super) struct ProtoMessage(Vec<u8>);
 
-impl Message {
+impl ProtoMessage {
     /// Its bytes so far.
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
     /// A number: `uint64`, `bool` or an enumeration.
-    pub(super) fn uint(&mut self, field: u32, value: u64) -> &mut Message {
+    pub(super) fn uint(&mut self, field: u32, value: u64) -> &mut ProtoMessage {
         self.tag(field, 0);
         varint(&mut self.0, value);
         self
     }
 
     /// An `int64`: ten bytes if it is negative.
-    pub(super) fn int(&mut self, field: u32, value: i64) -> &mut Message {
+    pub(super) fn int(&mut self, field: u32, value: i64) -> &mut ProtoMessage {
         self.uint(field, value as u64)
     }
 
     /// A `fixed64`.
-    pub(super) fn fixed(&mut self, field: u32, value: u64) -> &mut Message {
+    pub(super) fn fixed(&mut self, field: u32, value: u64) -> &mut ProtoMessage {
         self.tag(field, 1);
         self.0.extend_from_slice(&value.to_le_bytes());
         self
     }
 
     /// A `string`.
-    pub(super) fn text(&mut self, field: u32, text: &str) -> &mut Message {
+    pub(super) fn text(&mut self, field: u32, text: &str) -> &mut ProtoMessage {
         self.bytes(field, text.as_bytes())
     }
 
     /// A message within it.
-    pub(super) fn message(&mut self, field: u32, inner: &Message) -> &mut Message {
+    pub(super) fn message(&mut self, field: u32, inner: &ProtoMessage) -> &mut ProtoMessage {
         self.bytes(field, &inner.0)
     }
 
-    fn bytes(&mut self, field: u32, bytes: &[u8]) -> &mut Message {
+    fn bytes(&mut self, field: u32, bytes: &[u8]) -> &mut ProtoMessage {
         self.tag(field, 2);
         varint(&mut self.0, bytes.len() as u64);
         self.0.extend_from_slice(bytes);
@@ -68,20 +68,20 @@ mod tests {
     #[test]
     fn a_message_is_encoded_as_the_specification_shows() {
         // The examples of the encoding's own guide: 150 in field 1, "testing" in field 2.
-        let mut inner = Message::default();
+        let mut inner = ProtoMessage::default();
         inner.uint(1, 150);
         assert_eq!(inner.as_bytes(), [0x08, 0x96, 0x01]);
-        let mut message = Message::default();
+        let mut message = ProtoMessage::default();
         message.text(2, "testing").message(3, &inner);
         assert_eq!(message.as_bytes(), b"\x12\x07testing\x1a\x03\x08\x96\x01");
     }
 
     #[test]
     fn the_widest_numbers_have_ten_and_eight_bytes() {
-        let mut message = Message::default();
+        let mut message = ProtoMessage::default();
         message.int(1, -2);
         assert_eq!(message.as_bytes(), b"\x08\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01");
-        let mut message = Message::default();
+        let mut message = ProtoMessage::default();
         message.fixed(47, 1);
         assert_eq!(message.as_bytes(), [0xf9, 0x02, 1, 0, 0, 0, 0, 0, 0, 0]);
     }

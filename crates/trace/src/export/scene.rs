@@ -11,7 +11,7 @@ use crate::format::Call;
 use crate::view::Cut;
 use proactor::keys::ConnId;
 use proactor::ring::{Kind, Token};
-use proactor::selector::{Key, Whose};
+use proactor::selector::{Key, KeyOwner};
 use proactor_report::Errno;
 
 /// Where something is drawn.
@@ -439,11 +439,13 @@ fn elsewhere(event: &Event) -> Place {
             Place::Listener(Token(event.raw.id).listener().0.into())
         }
         Some(Op::Ring(_)) => Place::Loop,
-        _ => match Whose::from(Key(event.raw.id)) {
-            Whose::Listener(index) => Place::Listener(index as u32),
-            Whose::Conn(_) | Whose::Stop | Whose::Input | Whose::Guest(_) | Whose::Line(_) => {
-                Place::Loop
-            }
+        _ => match KeyOwner::from(Key(event.raw.id)) {
+            KeyOwner::Listener(index) => Place::Listener(index as u32),
+            KeyOwner::Conn(_)
+            | KeyOwner::Shutdown
+            | KeyOwner::Console
+            | KeyOwner::External(_)
+            | KeyOwner::Link(_) => Place::Loop,
         },
     }
 }

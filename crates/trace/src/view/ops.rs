@@ -285,8 +285,8 @@ pub(super) fn passes(errno: Errno) -> bool {
 
 /// Whether it is a peer's or a signal's affair how long it takes.
 fn waits_for_others(kind: Kind) -> bool {
-    use Kind::{Accept, Aside, PollAccept, PollRecv, PollSend, Recv, Wake};
-    matches!(kind, Accept | Recv | Wake | Aside | PollAccept | PollRecv | PollSend)
+    use Kind::{Accept, Internal, PollAccept, PollRecv, PollSend, Recv, Wake};
+    matches!(kind, Accept | Recv | Wake | Internal | PollAccept | PollRecv | PollSend)
 }
 
 /// The power of two of a microsecond below it, in nanoseconds, or zero.

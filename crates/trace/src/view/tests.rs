@@ -7,7 +7,7 @@ use super::{Cut, Diff, Digest, Doctor, Ending, Health, Measure, Roster, Story, S
 use crate::{About, Call, Clock, Level, Patience, Record, Recorder, Settings, Trace, What};
 use proactor::keys::ConnId;
 use proactor::ring::{Cqe, Kind, Token};
-use proactor::selector::{Key, Whose};
+use proactor::selector::{Key, KeyOwner};
 
 const SKIP_SUCCESS: u16 = 1 << 6;
 
@@ -145,7 +145,7 @@ fn of(kind: Kind, conn: u32) -> (u64, Option<ConnId>) {
 }
 
 fn key(conn: u32) -> u64 {
-    Key::from(Whose::Conn(ConnId::new(conn, 0))).0
+    Key::from(KeyOwner::Conn(ConnId::new(conn, 0))).0
 }
 
 /// A ring that serves two connections, 100 messages each.

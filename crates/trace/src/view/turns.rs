@@ -22,7 +22,7 @@ const REMEMBERED: usize = 3;
 pub struct Moment {
     /// Nanoseconds since recording began.
     pub at_ns: u64,
-    /// Whose, if a connection's: slot and tenant.
+    /// KeyOwner, if a connection's: slot and tenant.
     pub conn: Option<(u32, u32)>,
     /// How much, how many or how long, if there is such a number.
     pub amount: Option<u64>,

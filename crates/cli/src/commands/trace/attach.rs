@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::commands::output::stdout;
-use proactor::os::{self, Stop};
+use proactor::os::{self, ShutdownSignal};
 use proactor_report::units;
 use proactor_trace::kernel::{Instance, Point};
 use proactor_trace::{Attached, Clock};
@@ -40,7 +40,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let mut attached = Attached::new(self.pid)?;
-        let stop = Stop::new().and_then(|stop| stop.on_signals().map(|()| stop));
+        let stop = ShutdownSignal::new().and_then(|stop| stop.on_signals().map(|()| stop));
         let stop = stop.context("cannot listen for signals")?;
         let mut instance = Instance::new(&Point::ALL, Clock::Nanos, BUFFER)?;
         attached.set_lacks(instance.lacks());
@@ -74,7 +74,7 @@ impl Args {
         &self,
         attached: &mut Attached,
         instance: &mut Instance,
-        stop: &Stop,
+        stop: &ShutdownSignal,
         deadline: Option<Instant>,
     ) -> anyhow::Result<()> {
         let mut out = stdout();
@@ -106,7 +106,7 @@ impl Args {
 }
 
 /// Sleeps for `span`. Returns true if a signal ended the sleep.
-fn wait(stop: &Stop, span: Duration) -> io::Result<bool> {
+fn wait(stop: &ShutdownSignal, span: Duration) -> io::Result<bool> {
     use std::os::fd::AsRawFd;
     let fd = stop.as_fd().as_raw_fd();
     let mut asked = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
