@@ -1,0 +1,373 @@
+//! The rules of style that neither the compiler nor Cargo checks.
+//!
+//! `cargo test --test style -- --nocapture` prints each offence with its file and line, by folder;
+//! `STYLE=src/ring cargo test --test style -- --nocapture` prints those of one folder or file only.
+
+mod modules;
+mod rust;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+
+use rust::{Comment, Kind, SOURCES, Source, crate_of, files, read};
+
+// The number of offences that are left. They may only fall, and the aim is 0.
+const TYPES_TWICE_LEFT: usize = 57;
+const BANNED_WORDS_LEFT: usize = 2734;
+const BANNED_NAMES_LEFT: usize = 1170;
+const FILES_IN_CIRCLES_LEFT: usize = 12;
+const UNEXPLAINED_UNSAFE_LEFT: usize = 0;
+const POOR_DOCS_LEFT: usize = 573;
+const LONG_FUNCTIONS_LEFT: usize = 4;
+const LONG_LINES_LEFT: usize = 60;
+const CODE_LINES_LEFT: usize = 27_400; // The aim is 25,000.
+
+/// The type names that may be defined more than once, each with a reason; at most ten.
+const TWICE: &[(&str, &str)] = &[];
+
+/// The files in which `unsafe` may be.
+const UNSAFE: &[&str] = &[
+    "crates/load/src/wire_uring.rs",
+    "crates/models/src/coroutine/watched.rs",
+    "crates/sim/src/lib.rs",
+    "crates/trace/src/map.rs",
+    "src/buffer/pool.rs",
+    "src/os.rs",
+    "src/os/child.rs",
+    "src/os/io_signals.rs",
+    "src/os/probe.rs",
+    "src/os/process.rs",
+    "src/os/readiness.rs",
+    "src/os/shared.rs",
+    "src/os/signal.rs",
+    "src/os/socket.rs",
+    "src/ring/kernel.rs",
+    "src/ring/provided.rs",
+    "src/ring/uring.rs",
+];
+
+const MAX_FUNCTION: usize = 70;
+const MAX_COLUMNS: usize = 100;
+
+/// The Rust and Markdown files that quote banned words because they are about them.
+const ABOUT_WORDS: &[&str] = &["tests/style/words.rs", "tests/style/main.rs"];
+
+#[test]
+fn a_type_name_is_defined_once() {
+    let mut defined: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in SOURCES.iter() {
+        for (line, name) in types(source) {
+            defined.entry(name).or_default().push(format!("{}:{line}", source.path));
+        }
+    }
+    assert!(TWICE.len() <= 10, "TWICE lists more than ten names");
+    let is_listed = |name: &String| TWICE.iter().any(|(listed, _)| listed == name);
+    let twice = defined.iter().filter(|(name, places)| places.len() > 1 && !is_listed(name));
+    let offences = twice.map(|(name, places)| {
+        let others = places[1..].join(", ");
+        format!("{}: `{name}` is defined again in {others}", places[0])
+    });
+    check("TYPES_TWICE_LEFT", TYPES_TWICE_LEFT, offences.collect());
+}
+
+#[test]
+fn prose_uses_plain_words() {
+    let mut offences = Vec::new();
+    let mut add = |path: &str, found: Vec<words::Found>| {
+        offences.extend(found.into_iter().map(|found| {
+            format!("{path}:{}: \"{}\": write {}", found.line, found.word, found.instead)
+        }));
+    };
+    for source in SOURCES.iter().filter(|source| !ABOUT_WORDS.contains(&&*source.path)) {
+        for Comment { line, text, .. } in &source.comments {
+            add(&source.path, words::in_prose(*line, text.iter().map(String::as_str)));
+        }
+        for token in &source.tokens {
+            let text = token.literal().unwrap_or_default();
+            add(&source.path, words::in_prose(token.line, text.lines()));
+        }
+    }
+    for path in ["md", "html", "js", "css", "toml", "py"].iter().flat_map(|its| files("", its)) {
+        add(&path, words::in_prose(1, read(&path).lines()));
+    }
+    check("BANNED_WORDS_LEFT", BANNED_WORDS_LEFT, offences);
+}
+
+#[test]
+fn names_use_plain_words() {
+    let mut offences = Vec::new();
+    for source in SOURCES.iter().filter(|source| !ABOUT_WORDS.contains(&&*source.path)) {
+        let mut seen = BTreeSet::new();
+        for token in source.tokens.iter().filter(|token| token.is_name()) {
+            if seen.insert(&token.text) {
+                offences.extend(words::in_name(&token.text).into_iter().map(|(word, instead)| {
+                    let (path, line, name) = (&source.path, token.line, &token.text);
+                    format!("{path}:{line}: `{name}`: for \"{word}\" write {instead}")
+                }));
+            }
+        }
+    }
+    check("BANNED_NAMES_LEFT", BANNED_NAMES_LEFT, offences);
+}
+
+#[test]
+fn no_files_import_one_another() {
+    let mut crates: BTreeMap<&str, Vec<&Source>> = BTreeMap::new();
+    for source in SOURCES.iter() {
+        if let Some(name) = crate_of(&source.path) {
+            crates.entry(name).or_default().push(source);
+        }
+    }
+    let offences = crates.values().flat_map(|sources| modules::circles(sources)).flatten();
+    check("FILES_IN_CIRCLES_LEFT", FILES_IN_CIRCLES_LEFT, offences.collect());
+}
+
+#[test]
+fn unsafe_code_is_in_few_files_and_explained() {
+    let mut offences = Vec::new();
+    let mut listed: BTreeSet<&str> = UNSAFE.iter().copied().collect();
+    for source in SOURCES.iter().filter(|source| crate_of(&source.path).is_some()) {
+        for at in source.positions(&["unsafe"]) {
+            let line = source.tokens[at].line;
+            if !UNSAFE.contains(&&*source.path) {
+                offences.push(format!(
+                    "{}:{line}: `unsafe` outside of the files in UNSAFE: write a safe function in \
+                     one of them",
+                    source.path
+                ));
+            }
+            listed.remove(&*source.path);
+            let block =
+                source.tokens.get(at + 1).is_some_and(|next| next.is("{") || next.is("impl"));
+            if block && !is_explained(source, line) {
+                offences.push(format!("{}:{line}: `unsafe` without a SAFETY comment", source.path));
+            }
+        }
+    }
+    offences.extend(listed.iter().map(|file| format!("{file}:1: in UNSAFE without `unsafe`")));
+    check("UNEXPLAINED_UNSAFE_LEFT", UNEXPLAINED_UNSAFE_LEFT, offences);
+}
+
+#[test]
+fn documentation_is_sentences() {
+    let mut offences = Vec::new();
+    for source in SOURCES.iter() {
+        for comment in source.comments.iter().filter(|comment| comment.kind != Kind::Plain) {
+            let first = comment.text.iter().map(|line| line.trim());
+            let first: Vec<&str> = first.take_while(|line| !line.is_empty()).collect();
+            if let Some(problem) = problem_of(&first.join(" ")) {
+                offences.push(format!("{}:{}: {problem}", source.path, comment.line));
+            }
+        }
+        if source.comments.first().is_none_or(|first| first.kind != Kind::Inner || first.line != 1)
+        {
+            let text = "the file does not begin with a `//!` comment that says what it is for";
+            offences.push(format!("{}:1: {text}", source.path));
+        }
+    }
+    check("POOR_DOCS_LEFT", POOR_DOCS_LEFT, offences);
+}
+
+#[test]
+fn functions_and_lines_are_short() {
+    let (mut functions, mut lines) = (Vec::new(), Vec::new());
+    for source in SOURCES.iter() {
+        for at in source.positions(&["fn"]).filter(|&at| source.tokens[at + 1].is_name()) {
+            let (line, end) = (source.tokens[at].line, source.end_of_item(at));
+            let length = source.tokens[end - 1].end - line + 1;
+            if length > MAX_FUNCTION {
+                let name = &source.tokens[at + 1].text;
+                functions.push(format!("{}:{line}: `{name}` has {length} lines", source.path));
+            }
+        }
+        let literals = source.tokens.iter().filter(|token| token.end > token.line);
+        let within: BTreeSet<usize> = literals.flat_map(|token| token.line..=token.end).collect();
+        for (n, line) in source.lines.iter().enumerate() {
+            let columns = line.chars().count();
+            if columns > MAX_COLUMNS && !within.contains(&(n + 1)) {
+                lines.push(format!("{}:{}: {columns} columns", source.path, n + 1));
+            }
+        }
+    }
+    check("LONG_FUNCTIONS_LEFT", LONG_FUNCTIONS_LEFT, functions);
+    check("LONG_LINES_LEFT", LONG_LINES_LEFT, lines);
+}
+
+#[test]
+fn the_product_is_small() {
+    let mut crates: BTreeMap<String, usize> = BTreeMap::new();
+    for source in SOURCES.iter() {
+        let Some(name) = crate_of(&source.path) else { continue };
+        let simulator =
+            source.path.contains("/ring/sim") || name.trim_end_matches('/').ends_with("sim");
+        if !simulator {
+            *crates.entry(name.to_owned()).or_default() += source.code_lines();
+        }
+    }
+    let whole: usize = crates.values().sum();
+    for (name, lines) in &crates {
+        println!("code lines of {name:24} {lines:6}");
+    }
+    println!("code lines in all {:17} {whole:6}", "");
+    assert!(whole <= CODE_LINES_LEFT, "{whole} lines of code: more than {CODE_LINES_LEFT}");
+}
+
+#[test]
+fn protocols_do_no_io_and_loops_know_no_kernel() {
+    let mut offences = Vec::new();
+    for source in SOURCES.iter() {
+        let Some(inside) = crate_of(&source.path).map(|name| &source.path[name.len()..]) else {
+            continue;
+        };
+        let mut ban = |words: &[&str], instead: &str| {
+            for at in source.positions(words).filter(|&at| !source.tokens[at].test) {
+                let (path, line) = (&source.path, source.tokens[at].line);
+                offences.push(format!("{path}:{line}: `{}`: {instead}", words.concat()));
+            }
+        };
+        if inside.contains("/protocol/") {
+            for part in ["io", "net", "os", "time", "thread", "fs", "process"] {
+                ban(&["std", ":", ":", part], "protocols are pure");
+            }
+        }
+        if inside.contains("/proactor.rs") || inside.contains("/proactor/") {
+            for ring in ["Uring", "Sim", "Traced"] {
+                ban(&[ring], "the loop has a type parameter, `R: Ring`");
+            }
+        }
+        if !inside.contains("/ring/") && !inside.contains("uring") {
+            ban(&["io_uring", ":", ":"], "only `ring` and the load client know io_uring");
+        }
+        if source.path.starts_with("crates/load/") {
+            ban(&["ring", ":", ":"], "what measures shares no hot code with what is measured");
+        }
+        ban(&["todo", "!"], "write it, or return an error that says what is missing");
+        ban(&["unimplemented", "!"], "write it, or return an error that says what is missing");
+        ban(&["dbg", "!"], "use `tracing`, or a test");
+        ban(&["allow", "(", "dead_code"], "delete it");
+        ban(&[".", "unwrap", "("], "use `expect` with the invariant that makes it hold, or `?`");
+    }
+    for source in SOURCES.iter() {
+        offences.extend(
+            source
+                .positions(&["#", "[", "ignore"])
+                .map(|at| format!("{}:{}: an ignored test", source.path, source.tokens[at].line)),
+        );
+    }
+    check("0", 0, offences);
+}
+
+#[test]
+fn the_reader_of_sources_sees_what_it_should() {
+    let text = "use crate::{a::B, c::{D, e as E}, f::*};\n// crate::comment\n/* /* no */ */\n\
+                let s = \"two\\nlines\"; let r = r#\"crate::\"raw\"#; let c = '\"'; let l: &'x T;\n\
+                #[cfg(test)]\nmod tests { use super::super::j; fn k() { x.unwrap() } }\n\
+                /// Doc.\n/// More.\nfn after() { super::l::m() }";
+    let source = Source::new("src/group/file.rs", text);
+    assert!(source.tokens.iter().any(|token| token.is("unwrap") && token.test));
+    assert!(source.tokens.iter().any(|token| token.is("after") && !token.test));
+    let literals: Vec<_> = source.tokens.iter().filter_map(|token| token.literal()).collect();
+    assert_eq!(literals, ["two\nlines", "crate::\"raw"]);
+    assert_eq!(source.comments.last().map(|its| (its.line, its.text.len())), Some((7, 2)));
+    assert_eq!(source.code_lines(), 3);
+
+    let root = Source::new("src/lib.rs", "mod a; mod b; mod c;");
+    let a = Source::new("src/a/mod.rs", "mod d; pub use d::D; struct A;");
+    let d = Source::new("src/a/d.rs", "use super::A; struct D;");
+    let b = Source::new("src/b.rs", "use crate::a::D; fn b() { crate::c::c() }");
+    let c = Source::new("src/c.rs", "use crate::a;");
+    let far = Source::new("src/c.rs", "use crate::{a, b::{self, x}};");
+    assert_eq!(modules::circles(&[&root, &a, &b, &c, &d]), Vec::<Vec<String>>::new());
+    let found = modules::circles(&[&root, &a, &b, &far, &d]);
+    assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [2], "{found:?}");
+
+    let words = |text: &str| -> Vec<String> {
+        words::in_prose(1, text.lines()).into_iter().map(|found| found.word).collect()
+    };
+    assert_eq!(words("a house of the\naddress family, in turn, to turn\non"), ["house"]);
+    assert_eq!(words("the turn of whoever's hand"), ["turn", "whoever", "hand"]);
+    assert_eq!(words::in_name("ReadTurn").len() + words::in_name("starve_at").len(), 2);
+    assert!(words::in_name("return_value").is_empty());
+}
+
+/// Prints the offences by folder, and fails if there are more than `left`.
+fn check(limit: &str, left: usize, mut offences: Vec<String>) {
+    let only = env::var("STYLE").ok();
+    let found = offences.len();
+    offences.retain(|offence| only.as_ref().is_none_or(|only| offence.starts_with(only)));
+    offences.sort_by_key(|offence| {
+        let (path, rest) = offence.split_once(':').unwrap_or((offence, ""));
+        let line: usize = rest.split(':').next().and_then(|line| line.parse().ok()).unwrap_or(0);
+        (path.to_owned(), line)
+    });
+    let mut folders: BTreeMap<&str, usize> = BTreeMap::new();
+    for offence in &offences {
+        println!("{offence}");
+        let path = offence.split(':').next().unwrap_or_default();
+        *folders.entry(path.rsplit_once('/').map_or(path, |(folder, _)| folder)).or_default() += 1;
+    }
+    for (folder, count) in folders {
+        println!("{limit}: {folder}: {count}");
+    }
+    println!("{limit}: {found} found, {left} allowed\n");
+    assert!(only.is_some() || found <= left, "{limit}: {found} found, {left} allowed");
+    if found < left {
+        println!("{limit}: lower the limit to {found}\n");
+    }
+}
+
+/// Returns the types that a file defines outside of tests, each with its line.
+fn types(source: &Source) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (at, pair) in source.tokens.windows(2).enumerate() {
+        let [keyword, name] = pair else { continue };
+        let defines = match &*keyword.text {
+            "struct" | "enum" | "union" | "trait" => true,
+            "type" => keyword.depth == keyword.modules,
+            _ => false,
+        };
+        let field = at > 0 && [".", "r", "#"].contains(&&*source.tokens[at - 1].text);
+        let capital = name.text.starts_with(char::is_uppercase);
+        if defines && capital && !field && !keyword.test {
+            found.push((name.line, name.text.clone()));
+        }
+    }
+    found
+}
+
+/// Whether a SAFETY comment is right above the statement with `unsafe` on this line, or on it.
+fn is_explained(source: &Source, line: usize) -> bool {
+    let mut above = source.lines[..line].iter().rev().map(|line| line.trim());
+    if above.next().is_some_and(|its| its.contains("SAFETY:")) {
+        return true;
+    }
+    for text in above {
+        if text.starts_with("//") {
+            if text.contains("SAFETY:") {
+                return true;
+            }
+        } else if text.is_empty() || text.ends_with([';', '}', '{']) {
+            return false;
+        }
+    }
+    false
+}
+
+/// Returns what is wrong with the first paragraph of a documentation comment.
+fn problem_of(paragraph: &str) -> Option<String> {
+    let text = paragraph.trim();
+    if text.is_empty() || text.starts_with(['|', '*', '#', '-']) || text.starts_with("```") {
+        return None;
+    }
+    let words = text.split_whitespace().count();
+    let begins = !text.starts_with(char::is_lowercase);
+    let ends = text.ends_with(['.', ':', '?', '!', '…', '|']) || text.ends_with(".)");
+    let problem = match (words, begins, ends) {
+        (..4, ..) => "fewer than four words",
+        (_, false, _) => "does not begin with a capital letter",
+        (_, _, false) => "does not end with a period",
+        _ => return None,
+    };
+    Some(format!("{problem}: \"{}\"", text.chars().take(60).collect::<String>()))
+}
