@@ -272,7 +272,7 @@ fn a_stand_in_server() {
 fn stand_in(Variant { model, .. }: &Variant) -> Result<Command, Refusal> {
     let mut command = Command::new(std::env::current_exe().expect("this test has a path"));
     command
-        .args(["--exact", "compare::tests::a_stand_in_server", "--nocapture"])
+        .args(["--exact", "tests::a_stand_in_server", "--nocapture"])
         .env("PROACTOR_STAND_IN", model);
     Ok(command)
 }
