@@ -15,7 +15,7 @@ use proactor::buffer::BufferClass;
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
 use proactor::protocol::Any;
-use proactor_load::{Load, Options, WireChoice};
+use proactor_load::{EngineChoice, Load, LoadOptions};
 use proactor_models::model::{self, Choice, Model, PreparedModel, RingOptions, Service};
 
 const MODELS: [Model; 4] = [Model::Uring, Model::Epoll, Model::EpollEt, Model::Poll];
@@ -58,11 +58,11 @@ fn echoes(c: &mut Criterion) {
             };
             // A ring is set up on the thread that serves.
             let server = thread::spawn(move || model::serve(set_up()?, service, || ()));
-            let options = Options {
-                shape: proactor_load::Shape { connections, size: 64, depth: 1 },
+            let options = LoadOptions {
+                shape: proactor_load::LoadShape { connections, size: 64, depth: 1 },
                 seed: 1,
-                wire: WireChoice::Auto,
-                patience: Duration::from_secs(10),
+                engine: EngineChoice::Auto,
+                timeout: Duration::from_secs(10),
             };
             let mut load = Load::connect(&address, &options).expect("the server listens");
             group.bench_function(BenchmarkId::from_parameter(model), |b| {

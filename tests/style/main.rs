@@ -28,7 +28,7 @@ const TWICE: &[(&str, &str)] = &[];
 
 /// The files in which `unsafe` may be.
 const UNSAFE: &[&str] = &[
-    "crates/load/src/wire_uring.rs",
+    "crates/load/src/engine_uring.rs",
     "crates/models/src/coroutine/watched.rs",
     "crates/sim/src/lib.rs",
     "crates/trace/src/map.rs",

@@ -72,7 +72,7 @@ fn load_has_the_shape_of_rust_echo_bench_and_speaks_json() {
     let output = proactor(&arguments);
     let json: serde_json::Value =
         serde_json::from_slice(&output.stdout).expect("it was asked for JSON");
-    assert_eq!(json["schema"], "proactor.load/1");
+    assert_eq!(json["schema"], "proactor.load/2");
     assert_eq!((&json["connections"], &json["size"]), (&2.into(), &32.into()));
     assert_eq!(json["bytes"], json["messages"].as_u64().expect("a count") * 32);
 }

@@ -16,7 +16,7 @@ use super::schedule::Schedule;
 use super::{Doing, Heat, Outcome, PATIENCE, Progress, Recipe, Watch, room, summary};
 use proactor::clock::Nanos;
 use proactor::os;
-use proactor_load::{Failure, Load, Shape};
+use proactor_load::{Load, LoadError, LoadShape};
 
 /// A server sleeps when its clock has stood still for so long.
 const AT_REST: Duration = Duration::from_micros(200);
@@ -28,7 +28,7 @@ pub(super) const SPINNING: f64 = 0.05;
 /// A heat that is being measured.
 pub(super) struct Running<'a> {
     plan: &'a Plan,
-    shape: Shape,
+    shape: LoadShape,
     recipe: Recipe<'a>,
     /// Which load, from 0, of how many.
     table: (usize, usize),
@@ -44,7 +44,7 @@ pub(super) struct Running<'a> {
 impl<'a> Running<'a> {
     pub(super) fn new(
         plan: &'a Plan,
-        shape: Shape,
+        shape: LoadShape,
         recipe: Recipe<'a>,
         table: (usize, usize),
     ) -> Running<'a> {
@@ -78,7 +78,7 @@ impl<'a> Running<'a> {
     }
 
     /// What is to be played: who is open at the same time, beside the baseline.
-    pub(super) fn phases(&self) -> impl Iterator<Item = (Shape, &[usize])> {
+    pub(super) fn phases(&self) -> impl Iterator<Item = (LoadShape, &[usize])> {
         self.phases.iter().map(|phase| (self.shape, phase.as_slice()))
     }
 
@@ -219,11 +219,11 @@ impl<'a> Running<'a> {
             Err(refusal) => return Ok(Err(refusal)),
         };
         self.outcomes[entrant].about = server.about().to_owned();
-        let options = proactor_load::Options {
+        let options = proactor_load::LoadOptions {
             shape: self.shape,
             seed: self.plan.seed ^ entrant as u64,
-            wire: self.plan.wire,
-            patience: PATIENCE,
+            engine: self.plan.engine,
+            timeout: PATIENCE,
         };
         match set_up(&server, &options, tell) {
             Ok(Some(mut stand)) => {
@@ -243,7 +243,7 @@ impl<'a> Running<'a> {
     }
 
     fn tell_wire(&mut self, load: &Load) {
-        self.wire = load.wire();
+        self.wire = load.engine();
         let Some(error) = load.fallback() else { return };
         let warning = format!(
             "io_uring does not work for the client ({error}); it used epoll, which is at its end at a \
@@ -270,7 +270,7 @@ impl<'a> Running<'a> {
                 family.processes()
             ));
         }
-        match load.part() {
+        match load.close() {
             Err(failure) if failure.is_wrong() => {
                 return Err(anyhow::Error::new(failure).context(name));
             }
@@ -294,10 +294,10 @@ impl<'a> Running<'a> {
 /// Connects to a server and warms it up. `None` if `tell` says not to go on.
 fn set_up(
     server: &Server,
-    options: &proactor_load::Options,
+    options: &proactor_load::LoadOptions,
     tell: &mut dyn FnMut(Doing) -> bool,
-) -> Result<Option<Stand>, Failure> {
-    let read = Failure::client("read the server's clock");
+) -> Result<Option<Stand>, LoadError> {
+    let read = LoadError::client("read the server's clock");
     if !tell(Doing::Connecting) {
         return Ok(None);
     }
@@ -361,18 +361,18 @@ struct Stand {
 }
 
 impl Stand {
-    fn pause(&mut self) -> Result<(), Failure> {
+    fn pause(&mut self) -> Result<(), LoadError> {
         let paused = self.server.as_mut().map_or(Ok(()), Server::pause);
-        paused.map_err(Failure::client("pause the server"))
+        paused.map_err(LoadError::client("pause the server"))
     }
 
-    fn resume(&mut self) -> Result<(), Failure> {
+    fn resume(&mut self) -> Result<(), LoadError> {
         let resumed = self.server.as_mut().map_or(Ok(()), Server::resume);
-        resumed.map_err(Failure::client("resume the server"))
+        resumed.map_err(LoadError::client("resume the server"))
     }
 
-    fn slice(&mut self, span: Duration) -> Result<Sample, Failure> {
-        let read = Failure::client("read the server's clock");
+    fn slice(&mut self, span: Duration) -> Result<Sample, LoadError> {
+        let read = LoadError::client("read the server's clock");
         let (before, began) = at_rest(&self.clocks).map_err(&read)?;
         let between = began.since(self.at).as_secs_f64();
         let unasked = before.saturating_sub(self.cpu).as_secs_f64();
@@ -408,7 +408,7 @@ impl Stage {
     }
 
     /// Ends a server that failed its client; answers why, in one line.
-    fn failed(&mut self, entrant: usize, failure: &Failure) -> String {
+    fn failed(&mut self, entrant: usize, failure: &LoadError) -> String {
         match self.stands[entrant].take().and_then(|stand| stand.server) {
             Some(server) => server.failed(failure).0,
             None => failure.to_string(),
@@ -416,14 +416,14 @@ impl Stage {
     }
 
     /// The failure, with the name of whom it happened to.
-    fn blame(&self, failure: Failure, entrants: &[Entrant]) -> anyhow::Error {
+    fn blame(&self, failure: LoadError, entrants: &[Entrant]) -> anyhow::Error {
         let void = if failure.is_wrong() { ": the whole run is void" } else { "" };
         anyhow::Error::new(failure).context(format!("{}{void}", entrants[self.current].name()))
     }
 }
 
 impl Arena for Stage {
-    fn slice(&mut self, entrant: usize, span: Duration) -> Result<Sample, Failure> {
+    fn slice(&mut self, entrant: usize, span: Duration) -> Result<Sample, LoadError> {
         self.current = entrant;
         let stand = self.stands[entrant].as_mut().expect("only who has entered has a turn");
         stand.slice(span)

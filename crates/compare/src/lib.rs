@@ -41,7 +41,7 @@ use heat::Running;
 use idle::Idle;
 use plan::{Entrant, Plan, Role, Variant};
 use proactor::os;
-use proactor_load::Shape;
+use proactor_load::LoadShape;
 use rounds::{Round, Step};
 use schedule::Schedule;
 use summary::Row;
@@ -123,7 +123,7 @@ pub struct Progress<'a> {
     /// Which load, from 0, of how many.
     pub table: (usize, usize),
     /// What it is.
-    pub load: Shape,
+    pub load: LoadShape,
     /// Whose turn it is.
     pub entrant: &'a Entrant,
     /// What is done with it.
@@ -211,7 +211,7 @@ pub fn run(plan: &Plan, recipe: Recipe<'_>, watch: Watch<'_>) -> anyhow::Result<
 
 /// What an idle connection costs each model; and whether `watch` ended that.
 fn idle_costs(plan: &Plan, recipe: Recipe<'_>, watch: Watch<'_>) -> (Option<Idle>, bool) {
-    let load = Shape { connections: plan.idle, size: idle::MESSAGE.len(), depth: 1 };
+    let load = LoadShape { connections: plan.idle, size: idle::MESSAGE.len(), depth: 1 };
     let table = (plan.loads.len().saturating_sub(1), plan.loads.len());
     let (mut rows, mut stopped) = (Vec::new(), false);
     for entrant in plan.entrants().iter().filter(|entrant| entrant.role != Role::Again) {

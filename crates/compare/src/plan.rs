@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::rounds::slices;
-use proactor_load::{Shape, WireChoice};
+use proactor_load::{EngineChoice, LoadShape};
 
 /// What every model is compared with, unless another is asked for: level-triggered epoll.
 pub const BASELINE: &str = "epoll";
@@ -63,34 +63,19 @@ pub struct Plan {
     /// The models, the baseline perhaps among them: it takes part in any case.
     pub models: Vec<Variant>,
     /// The loads: a table each.
-    #[serde(serialize_with = "shapes")]
-    pub loads: Vec<Shape>,
+    pub loads: Vec<LoadShape>,
     /// How much is measured.
     pub budget: Budget,
     /// How many idle connections are held to find out what one costs; of 0 it is not found out.
     pub idle: usize,
     /// From which the order of the contenders and the bytes of the messages are made.
     pub seed: u64,
-    /// What moves the client's bytes.
-    pub wire: WireChoice,
+    /// The I/O engine of the client.
+    pub engine: EngineChoice,
     /// The CPU of the servers.
     pub server_cpu: usize,
     /// The CPU of the client.
     pub client_cpu: usize,
-}
-
-fn shapes<S: serde::Serializer>(shapes: &[Shape], to: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct PlainCalls {
-        connections: usize,
-        size: usize,
-        depth: usize,
-    }
-    to.collect_seq(shapes.iter().map(|&Shape { connections, size, depth }| PlainCalls {
-        connections,
-        size,
-        depth,
-    }))
 }
 
 /// A model, and whether what it does is recorded meanwhile: `thread`, or `thread+trace`, as which
@@ -169,7 +154,7 @@ impl Plan {
     }
 
     /// Which of `challengers` are open at the same time, beside the baseline.
-    pub fn phases(&self, load: Shape, challengers: &[usize]) -> Vec<Vec<usize>> {
+    pub fn phases(&self, load: LoadShape, challengers: &[usize]) -> Vec<Vec<usize>> {
         if load.connections >= PAIRS_FROM {
             challengers.iter().map(|&challenger| vec![challenger]).collect()
         } else {
@@ -190,7 +175,7 @@ impl Plan {
 }
 
 /// What a phase takes, about: setting its challengers up, and [`ROUNDS_AIMED`] rounds.
-pub(super) fn cost(load: Shape, phase: &[usize]) -> Duration {
+pub(super) fn cost(load: LoadShape, phase: &[usize]) -> Duration {
     let slice = slice(load);
     let set_up = PER_SERVER + PER_CONNECTION * load.connections as u32 + slice * WARM_UP as u32;
     // What the baseline and its double cannot tell apart bounds what is said of all others.
@@ -200,7 +185,7 @@ pub(super) fn cost(load: Shape, phase: &[usize]) -> Duration {
 }
 
 /// How long a slice really is, about.
-fn slice(load: Shape) -> Duration {
+fn slice(load: LoadShape) -> Duration {
     SLICE + PER_MESSAGE * load.connections as u32
 }
 
@@ -216,7 +201,7 @@ mod tests {
             budget: Budget::Rounds(6),
             idle: 0,
             seed: 7,
-            wire: WireChoice::Auto,
+            engine: EngineChoice::Auto,
             server_cpu: 0,
             client_cpu: 1,
         }
@@ -246,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_thousand_connections_are_compared_in_pairs() {
-        let shape = |connections| Shape { connections, size: 64, depth: 1 };
+        let shape = |connections| LoadShape { connections, size: 64, depth: 1 };
         let plan = plan(&["uring", "poll"]);
         assert_eq!(plan.phases(shape(999), &[1, 2, 3]), [vec![1, 2, 3]]);
         assert_eq!(plan.phases(shape(1000), &[1, 2, 3]), [vec![1], vec![2], vec![3]]);
@@ -255,7 +240,7 @@ mod tests {
     #[test]
     fn the_default_time_grows_with_what_is_asked_for_and_stays_under_two_minutes() {
         let seconds = |models: &[&str], loads: &[usize]| {
-            let shape = |&connections| Shape { connections, size: 64, depth: 1 };
+            let shape = |&connections| LoadShape { connections, size: 64, depth: 1 };
             let plan = Plan { loads: loads.iter().map(shape).collect(), ..plan(models) };
             match plan.default_budget() {
                 Budget::Seconds(seconds) => seconds,

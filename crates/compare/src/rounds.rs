@@ -23,7 +23,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use proactor::clock::Nanos;
-use proactor_load::{Failure, Slice};
+use proactor_load::{LoadError, Slice};
 use proactor_report::stats;
 use proactor_report::units::as_nanos;
 
@@ -33,7 +33,7 @@ pub trait Arena {
     ///
     /// # Errors
     /// As [`proactor_load::Load::run_for`].
-    fn slice(&mut self, entrant: usize, span: Duration) -> Result<Sample, Failure>;
+    fn slice(&mut self, entrant: usize, span: Duration) -> Result<Sample, LoadError>;
 
     /// The share of CPU time that the host has taken since this was last called; `None` where that
     /// is not told.
@@ -188,7 +188,7 @@ pub struct Played {
     /// The rounds that were played to their end.
     pub rounds: Vec<Round>,
     /// Who failed, and how: from there on the others went on alone.
-    pub failed: Vec<(usize, Failure)>,
+    pub failed: Vec<(usize, LoadError)>,
     /// Whether `watch` ended it.
     pub stopped: bool,
 }
@@ -205,7 +205,7 @@ pub fn play(
     span: Duration,
     until: Until,
     watch: &mut dyn FnMut(&Step) -> bool,
-) -> Result<Played, Failure> {
+) -> Result<Played, LoadError> {
     let start = arena.now();
     let mut challengers = challengers.to_vec();
     let mut played = Played::default();
@@ -280,11 +280,11 @@ mod tests {
     }
 
     impl Arena for Mock {
-        fn slice(&mut self, entrant: usize, span: Duration) -> Result<Sample, Failure> {
+        fn slice(&mut self, entrant: usize, span: Duration) -> Result<Sample, LoadError> {
             self.slices.push(entrant);
             if self.broken == Some(entrant) && self.slices.len() > 10 {
                 let error = io::ErrorKind::ConnectionReset.into();
-                return Err(Failure::Broken { connection: 3, offset: 4, error });
+                return Err(LoadError::Broken { connection: 3, offset: 4, error });
             }
             self.now = self.now + span;
             let pace = if self.slices.len() > 20 { 2 } else { 1 };
@@ -295,7 +295,7 @@ mod tests {
                 wall: span,
                 cpu: span,
                 idle: Duration::ZERO,
-                backlog: 0.1,
+                unread_share: 0.1,
             };
             let server_waited = Duration::ZERO;
             Ok(Sample { slice, server_cpu: span, server_waited, server_idle_cpu_share: 0.0 })
@@ -392,7 +392,7 @@ mod tests {
         let mut mock = Mock { broken: Some(2), ..Mock::new() };
         let played = rounds(&mut mock, &[1, 2], Until::Rounds(9));
         assert_eq!(played.rounds.len(), 9);
-        assert!(matches!(played.failed[..], [(2, Failure::Broken { .. })]), "{played:?}");
+        assert!(matches!(played.failed[..], [(2, LoadError::Broken { .. })]), "{played:?}");
         let last: Vec<usize> = played.rounds[8].pairs().map(|pair| pair.entrant).collect();
         assert_eq!(last, [1]);
     }
@@ -401,7 +401,7 @@ mod tests {
     fn a_baseline_that_breaks_ends_everything() {
         let mut mock = Mock { broken: Some(0), ..Mock::new() };
         let ended = play(&mut mock, &[1, 2], 7, SPAN, Until::Rounds(9), &mut |_| true);
-        assert!(matches!(ended, Err(Failure::Broken { .. })));
+        assert!(matches!(ended, Err(LoadError::Broken { .. })));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::plan::{self, Budget};
 use super::rounds::Until;
 use proactor::clock::Nanos;
-use proactor_load::Shape;
+use proactor_load::LoadShape;
 
 /// When a comparison is to be over, and what is still to be done.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Schedule {
     /// For these phases, from `now` on.
     pub fn new<'a>(
         budget: Budget,
-        phases: impl Iterator<Item = (Shape, &'a [usize])>,
+        phases: impl Iterator<Item = (LoadShape, &'a [usize])>,
         now: Nanos,
     ) -> Schedule {
         let ahead: Duration = phases.map(|(load, phase)| plan::cost(load, phase)).sum();
@@ -39,7 +39,7 @@ impl Schedule {
     }
 
     /// The part of the next phase, which begins now.
-    pub fn next(&mut self, load: Shape, phase: &[usize], now: Nanos) -> Share {
+    pub fn next(&mut self, load: LoadShape, phase: &[usize], now: Nanos) -> Share {
         let cost = plan::cost(load, phase).as_secs_f64();
         let part = cost / self.ahead.max(cost);
         self.ahead -= cost;
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     const PHASE: &[usize] = &[2];
-    const LOAD: Shape = Shape { connections: 10, size: 64, depth: 1 };
+    const LOAD: LoadShape = LoadShape { connections: 10, size: 64, depth: 1 };
 
     fn at(seconds: f64) -> Nanos {
         Nanos(1_000_000_000) + Duration::from_secs_f64(seconds)

@@ -7,7 +7,7 @@ use super::plan::{AGAIN, Entrant, Role};
 use super::rounds::{Pair, Round, Sample};
 use super::verdict::{self, Finding, Ratio};
 use super::{Heat, Outcome};
-use proactor_load::Shape;
+use proactor_load::LoadShape;
 use proactor_report::{stats, units};
 
 /// A server that had less to do than this in its median slice was not at its limit: it waited for
@@ -70,7 +70,7 @@ pub struct Measured {
 
 /// Makes the rows of a load.
 pub(super) fn heat(
-    shape: Shape,
+    shape: LoadShape,
     entrants: Vec<Entrant>,
     rounds: Vec<Round>,
     servers: Vec<Outcome>,
@@ -121,7 +121,7 @@ pub(super) fn heat(
             measured.cpu_finding = Some(if is_disturbed { Finding::Invalid } else { cpu });
         }
     }
-    let Shape { connections, size, depth } = shape;
+    let LoadShape { connections, size, depth } = shape;
     Heat {
         connections,
         size,

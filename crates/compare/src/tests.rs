@@ -9,16 +9,16 @@ use super::rounds::{Sample, Turn};
 use super::verdict::Finding;
 use super::*;
 use proactor::counters::Counters;
-use proactor_load::{Slice, WireChoice};
+use proactor_load::{EngineChoice, Slice};
 
-const SHAPE: Shape = Shape { connections: 64, size: 64, depth: 1 };
+const SHAPE: LoadShape = LoadShape { connections: 64, size: 64, depth: 1 };
 
 /// A slice of 40 ms at this rate, with the server this busy.
 fn sample(rate: f64, busy: f64) -> Sample {
     let wall = Duration::from_millis(40);
     let messages = (rate * wall.as_secs_f64()).round() as u64;
     let bytes = messages * 64;
-    let slice = Slice { messages, bytes, wall, cpu: wall, idle: wall / 2, backlog: 0.1 };
+    let slice = Slice { messages, bytes, wall, cpu: wall, idle: wall / 2, unread_share: 0.1 };
     let server_cpu = wall.mul_f64(busy);
     Sample { slice, server_cpu, server_waited: Duration::ZERO, server_idle_cpu_share: 0.0 }
 }
@@ -58,7 +58,7 @@ fn plan(models: &[&str]) -> Plan {
         budget: Budget::Rounds(6),
         idle: 0,
         seed: 7419,
-        wire: WireChoice::Auto,
+        engine: EngineChoice::Auto,
         server_cpu: 0,
         client_cpu: 1,
     }
@@ -279,7 +279,7 @@ fn stand_in(Variant { model, .. }: &Variant) -> Result<Command, Refusal> {
 
 /// On the CPUs that there are.
 fn compared(models: &[&str], budget: Budget) -> anyhow::Result<Comparison> {
-    let load = Shape { connections: 2, size: 64, depth: 1 };
+    let load = LoadShape { connections: 2, size: 64, depth: 1 };
     let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(models) };
     run(&plan, &stand_in, &mut |_| true)
 }
@@ -308,7 +308,7 @@ fn a_server_that_dies_is_a_row_with_its_last_words() {
 fn a_server_that_dies_in_mid_run_is_a_row_with_its_last_words() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("die");
-    let load = Shape { connections: 2, size: 64, depth: 1 };
+    let load = LoadShape { connections: 2, size: 64, depth: 1 };
     let budget = Budget::Rounds(3);
     let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&["doomed", "other"]) };
     let recipe = |model: &Variant| {
@@ -349,7 +349,7 @@ fn what_is_known_beforehand_is_a_row_and_not_tried() {
 
 #[test]
 fn who_cannot_be_started_for_want_of_something_is_a_row_that_says_so() {
-    let load = Shape { connections: 2, size: 64, depth: 1 };
+    let load = LoadShape { connections: 2, size: 64, depth: 1 };
     let budget = Budget::Rounds(1);
     let models = ["other+trace", "another"];
     let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&models) };
@@ -367,7 +367,7 @@ fn who_cannot_be_started_for_want_of_something_is_a_row_that_says_so() {
 fn a_baseline_that_fails_is_told_in_one_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("die");
-    let load = Shape { connections: 2, size: 64, depth: 1 };
+    let load = LoadShape { connections: 2, size: 64, depth: 1 };
     let plan = Plan { loads: vec![load], client_cpu: 0, ..plan(&["other"]) };
     let recipe = |_: &Variant| {
         let mut command = stand_in(&"doomed".into())?;
@@ -397,7 +397,7 @@ fn a_baseline_that_fails_is_told_in_one_line() {
 
 #[test]
 fn the_cpu_of_a_child_is_counted_and_who_spins_is_paused() {
-    let load = Shape { connections: 2, size: 64, depth: 1 };
+    let load = LoadShape { connections: 2, size: 64, depth: 1 };
     let budget = Budget::Rounds(3);
     let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&["parent", "other"]) };
     let mut seen = 0;
@@ -442,7 +442,7 @@ fn stand_ins(model: &str) -> (usize, usize) {
 
 #[test]
 fn what_idle_connections_cost_is_measured_of_each_model() {
-    let load = Shape { connections: 1, size: 64, depth: 1 };
+    let load = LoadShape { connections: 1, size: 64, depth: 1 };
     let plan = Plan {
         loads: vec![load],
         budget: Budget::Rounds(1),
@@ -497,7 +497,7 @@ fn a_wrong_byte_voids_the_whole_run() {
 
 #[test]
 fn whoever_watches_can_end_it_and_is_told_what_there_is() {
-    let load = Shape { connections: 1, size: 64, depth: 1 };
+    let load = LoadShape { connections: 1, size: 64, depth: 1 };
     let plan = Plan { loads: vec![load; 2], client_cpu: 0, ..plan(&[]) };
     let mut slices = 0;
     let comparison = run(&plan, &stand_in, &mut |progress| {
@@ -517,7 +517,7 @@ fn whoever_watches_can_end_it_and_is_told_what_there_is() {
 #[test]
 fn it_can_be_ended_before_anything_was_measured() {
     for end in 1..=4 {
-        let load = Shape { connections: 1, size: 64, depth: 1 };
+        let load = LoadShape { connections: 1, size: 64, depth: 1 };
         let plan = Plan { loads: vec![load], client_cpu: 0, idle: 5, ..plan(&["other"]) };
         let mut told = 0;
         let comparison = run(&plan, &stand_in, &mut |_| {

@@ -1,36 +1,35 @@
-//! The client: many connections that each send messages, await their replies, and verify every
-//! byte of them.
+//! The load generator: connections that send messages, wait for the replies, and verify every byte.
 //!
-//! It is a *closed loop*: a connection sends its next message when a reply has come back, so a slow
-//! server is asked less. What is measured is then the server's ceiling; the latencies are *service
-//! times* and hide how long a message would have queued at a fixed rate.
+//! The load is a *closed loop*: a connection sends its next message when a reply has arrived, so a
+//! slow server receives fewer messages. The result is the highest rate of the server. The latencies
+//! are *service times*; they do not show how long a message would have queued at a fixed rate.
 //!
 //! ```text
-//!   Load::connect ── run_for ── run_for ── … ── part
-//!                    │      └ at its end nothing is begun any more, and all that is owed is awaited:
-//!                    │        between two slices the server has nothing to do
-//!                    └ a slice: the wire moves bytes, the crowd says which and verifies them
+//!   Load::connect ── run_for ── run_for ── … ── close
+//!                    └ a slice: an engine moves bytes; the streams say which, and verify them.
+//!                      A slice ends when all replies have arrived, so that the server has
+//!                      nothing to do between two slices.
 //! ```
 //!
-//! The client shares no hot code with the servers: neither their connections nor their buffers nor
-//! their ring. It never sleeps while a slice runs, since a client that must be woken is one that a
-//! fast server waits for; so its CPU share says nothing, and what it tells instead is how much of
-//! its time it found nothing to do.
+//! The client shares no hot code with the servers: it has its own connections, buffers and ring. It
+//! does not sleep during a slice, because a fast server would wait for a client that must first be
+//! woken. Its CPU time therefore says nothing about its load; it reports the share of the time in
+//! which it found work.
 #![deny(unsafe_code)]
 
-mod crowd;
-mod failure;
+mod engine_epoll;
+mod engine_uring;
+mod error;
 mod pattern;
 mod slice;
 mod socket;
+mod streams;
 pub mod summary;
-mod wire_epoll;
-mod wire_uring;
 
-pub use crowd::Shape;
-pub use failure::Failure;
+pub use error::LoadError;
 pub use pattern::Mismatch;
 pub use slice::Slice;
+pub use streams::LoadShape;
 
 use std::fmt;
 use std::io;
@@ -39,128 +38,125 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crowd::Crowd;
 use proactor::address::Address;
 use proactor::os::{self, CpuClock};
 use proactor_report::Latencies;
-use slice::Watched;
-use socket::Socket;
+use slice::SliceProgress;
+use socket::ClientSocket;
+use streams::EchoStreams;
 
-/// The most connections, bytes per message and messages outstanding that a run may be asked for:
-/// what fits two bytes of ports, and a buffer that is not absurd.
+/// The maximum number of connections: the number of TCP ports.
 pub const CONNECTIONS_MAX: usize = 65_535;
-/// See [`CONNECTIONS_MAX`].
+/// The maximum size of a message in bytes.
 pub const SIZE_MAX: usize = 16 << 20;
-/// See [`CONNECTIONS_MAX`].
+/// The maximum number of outstanding messages of a connection.
 pub const DEPTH_MAX: usize = 4096;
 
-/// What moves the bytes, as asked for.
+/// The requested I/O engine of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum WireChoice {
-    /// io_uring where it works, else epoll.
+pub enum EngineChoice {
+    /// io_uring if it works here, else epoll.
     #[default]
     Auto,
-    /// epoll, edge-triggered, asked without waiting.
+    /// Edge-triggered epoll, polled without waiting.
     Epoll,
-    /// io_uring: multishot receives, sends in batches.
+    /// io_uring: multishot receives, and sends in batches.
     Uring,
 }
 
-impl FromStr for WireChoice {
+impl FromStr for EngineChoice {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<WireChoice, String> {
+    fn from_str(text: &str) -> Result<EngineChoice, String> {
         match text {
-            "auto" => Ok(WireChoice::Auto),
-            "epoll" => Ok(WireChoice::Epoll),
-            "uring" => Ok(WireChoice::Uring),
-            _ => Err(format!("`{text}` is no wire: write auto, epoll or uring")),
+            "auto" => Ok(EngineChoice::Auto),
+            "epoll" => Ok(EngineChoice::Epoll),
+            "uring" => Ok(EngineChoice::Uring),
+            _ => Err(format!("unknown engine `{text}`: use auto, epoll or uring")),
         }
     }
 }
 
-impl fmt::Display for WireChoice {
+impl fmt::Display for EngineChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            WireChoice::Auto => "auto",
-            WireChoice::Epoll => "epoll",
-            WireChoice::Uring => "uring",
+            EngineChoice::Auto => "auto",
+            EngineChoice::Epoll => "epoll",
+            EngineChoice::Uring => "uring",
         })
     }
 }
 
-/// What moves the bytes of a crowd. It must not sleep, and must not allocate per message.
-trait Wire: fmt::Debug {
-    /// What it is called.
+/// Moves the bytes of the streams. An engine neither sleeps nor allocates per message.
+trait ClientEngine: fmt::Debug {
     fn name(&self) -> &'static str;
 
-    /// Takes a connected socket; connections are numbered in the order of these calls.
-    fn adopt(&mut self, socket: Socket) -> io::Result<()>;
+    /// Takes a connected socket. The connections are numbered in the order of these calls.
+    fn add(&mut self, socket: ClientSocket) -> io::Result<()>;
 
-    /// Sends what `conn` may send by now, unless it is being sent.
-    fn send(&mut self, conn: usize, crowd: &mut Crowd) -> Result<(), Failure>;
+    /// Sends what `conn` may send now, unless a send of it is in progress.
+    fn send(&mut self, conn: usize, streams: &mut EchoStreams) -> Result<(), LoadError>;
 
-    /// Sends and receives what can be without waiting; answers what there was.
-    fn turn(&mut self, crowd: &mut Crowd) -> Result<Found, Failure>;
+    /// Sends and receives what is possible without waiting.
+    fn poll(&mut self, streams: &mut EchoStreams) -> Result<Polled, LoadError>;
 
-    /// Ends our direction of every connection.
-    fn finish(&mut self) -> io::Result<()>;
+    /// Shuts down the client's direction of every connection.
+    fn shutdown(&mut self) -> io::Result<()>;
 }
 
-/// What a wire found in a turn.
+/// The result of one poll of an engine.
 #[derive(Debug, Clone, Copy, Default)]
-struct Found {
-    /// Something was reported: the turn was not in vain.
-    anything: bool,
-    /// So many receives brought bytes.
+struct Polled {
+    any_event: bool,
+    /// How many receives returned bytes.
     receives: usize,
 }
 
-/// How a run is to be.
+/// The options of a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// What every connection does.
-    pub shape: Shape,
-    /// From which the bytes are made.
+pub struct LoadOptions {
+    /// The number of connections, and what each of them does.
+    pub shape: LoadShape,
+    /// The seed of the message bytes.
     pub seed: u64,
-    /// What moves them.
-    pub wire: WireChoice,
-    /// How long a connection may be owed bytes without one coming, and how long connecting may
+    /// The I/O engine.
+    pub engine: EngineChoice,
+    /// How long a connection may wait for the next byte of a reply, and how long connecting may
     /// take.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// A client with its connections.
 #[derive(Debug)]
 pub struct Load {
-    wire: Box<dyn Wire>,
-    /// Why it is not the wire that [`WireChoice::Auto`] prefers.
+    engine: Box<dyn ClientEngine>,
+    /// Why [`EngineChoice::Auto`] did not use io_uring.
     fallback: Option<io::Error>,
-    crowd: Crowd,
-    patience: Duration,
+    streams: EchoStreams,
+    timeout: Duration,
 }
 
 impl Load {
-    /// Connects. Every connection stands when this returns.
+    /// Opens all connections.
     ///
     /// # Errors
-    /// A connection is refused, the wire that was asked for does not work here, or a number is
-    /// beyond what [`CONNECTIONS_MAX`] and its like allow.
-    pub fn connect(address: &Address, options: &Options) -> Result<Load, Failure> {
+    /// A connection is refused, the requested engine does not work here, or a number of the shape
+    /// is zero or above its maximum.
+    pub fn connect(address: &Address, options: &LoadOptions) -> Result<Load, LoadError> {
         let shape = options.shape;
-        let client = Failure::client;
-        check(shape).map_err(client("take these numbers"))?;
+        let client = LoadError::client;
+        check(shape).map_err(client("use these options"))?;
         os::raise_descriptor_limit().map_err(client("raise the limit of open files"))?;
-        let epoll = || wire_epoll::open(shape).map_err(client("open an epoll"));
+        let epoll = || engine_epoll::open(shape).map_err(client("open an epoll instance"));
         let mut fallback = None;
-        let mut wire: Box<dyn Wire> = match options.wire {
-            WireChoice::Epoll => Box::new(epoll()?),
-            WireChoice::Uring => {
-                Box::new(wire_uring::open(shape).map_err(client("open an io_uring"))?)
+        let mut engine: Box<dyn ClientEngine> = match options.engine {
+            EngineChoice::Epoll => Box::new(epoll()?),
+            EngineChoice::Uring => {
+                Box::new(engine_uring::open(shape).map_err(client("set up io_uring"))?)
             }
-            WireChoice::Auto => match wire_uring::open(shape) {
-                Ok(wire) => Box::new(wire),
+            EngineChoice::Auto => match engine_uring::open(shape) {
+                Ok(engine) => Box::new(engine),
                 Err(error) => {
                     fallback = Some(error);
                     Box::new(epoll()?)
@@ -168,58 +164,58 @@ impl Load {
             },
         };
         for connection in 0..shape.connections {
-            Socket::connect(address, options.patience)
-                .and_then(|socket| wire.adopt(socket))
-                .map_err(|error| Failure::Connect {
+            ClientSocket::connect(address, options.timeout)
+                .and_then(|socket| engine.add(socket))
+                .map_err(|error| LoadError::Connect {
                     address: address.clone(),
                     connection,
                     error,
                 })?;
         }
-        let crowd = Crowd::new(shape, options.seed);
-        Ok(Load { wire, fallback, crowd, patience: options.patience })
+        let streams = EchoStreams::new(shape, options.seed);
+        Ok(Load { engine, fallback, streams, timeout: options.timeout })
     }
 
-    /// What moves the bytes: `epoll` or `uring`.
-    pub fn wire(&self) -> &'static str {
-        self.wire.name()
+    /// Returns the name of the engine in use: `epoll` or `uring`.
+    pub fn engine(&self) -> &'static str {
+        self.engine.name()
     }
 
-    /// Why it is not io_uring, where that was preferred.
+    /// Returns why io_uring is not used, if it was preferred.
     pub fn fallback(&self) -> Option<&io::Error> {
         self.fallback.as_ref()
     }
 
-    /// Service times of the messages so far, or since they were last cleared.
+    /// Returns the service times since they were last cleared.
     pub fn latencies(&self) -> &Latencies {
-        self.crowd.latencies()
+        self.streams.latencies()
     }
 
-    /// Forgets the service times so far: they were a warm-up.
+    /// Removes the service times of a warm-up.
     pub fn clear_latencies(&mut self) {
-        self.crowd.clear_latencies();
+        self.streams.clear_latencies();
     }
 
-    /// Messages replied to, of all slices.
+    /// Returns the number of verified replies of all slices.
     pub fn messages(&self) -> u64 {
-        self.crowd.messages()
+        self.streams.messages()
     }
 
-    /// The least and the most messages that a connection has had replied to.
-    pub fn fairness(&self) -> (u64, u64) {
-        self.crowd.fairness()
+    /// Returns the smallest and the largest number of replies that a connection has received.
+    pub fn replies_per_connection(&self) -> (u64, u64) {
+        self.streams.replies_per_connection()
     }
 
-    /// Sends for so long, then awaits what is owed.
+    /// Sends for `span`, then waits for the outstanding replies.
     ///
     /// # Errors
-    /// The first reply that is wrong, missing or late; the client is of no use after that.
-    pub fn run_for(&mut self, span: Duration) -> Result<Slice, Failure> {
+    /// The first reply that is wrong, missing or late. The client is unusable after that.
+    pub fn run_for(&mut self, span: Duration) -> Result<Slice, LoadError> {
         self.run(span, &mut |_| true)
     }
 
-    /// As [`Load::run_for`]; ten times a second `watch` is shown what was done so far, but for the
-    /// CPU time, and says whether to go on.
+    /// As [`Load::run_for`]. Ten times a second, `watch` receives the result so far, without the
+    /// CPU time; the run ends early if it returns false.
     ///
     /// # Errors
     /// As [`Load::run_for`].
@@ -227,69 +223,66 @@ impl Load {
         &mut self,
         span: Duration,
         watch: &mut dyn FnMut(&Slice) -> bool,
-    ) -> Result<Slice, Failure> {
-        let cpu = || CpuClock::THIS_THREAD.read().map_err(Failure::client("read its CPU clock"));
-        let Load { wire, crowd, patience, .. } = self;
+    ) -> Result<Slice, LoadError> {
+        let cpu = || CpuClock::THIS_THREAD.read().map_err(LoadError::client("read its CPU clock"));
+        let Load { engine, streams, timeout, .. } = self;
         let cpu_before = cpu()?;
-        let mut watched = Watched::begin(crowd, span);
-        crowd.set_open(true);
-        for conn in 0..crowd.shape().connections {
-            wire.send(conn, crowd)?;
+        let mut progress = SliceProgress::begin(streams, span);
+        streams.set_sending(true);
+        for conn in 0..streams.shape().connections {
+            engine.send(conn, streams)?;
         }
         loop {
-            watched.saw(wire.turn(crowd)?);
-            if watched.is_over() {
-                crowd.set_open(false);
+            progress.add(engine.poll(streams)?);
+            if progress.is_over() {
+                streams.set_sending(false);
             }
-            if crowd.is_idle() {
+            if streams.is_idle() {
                 break;
             }
-            if watched.ticks() {
-                crowd.check_progress(watched.now, *patience)?;
-                if !watch(&watched.slice(crowd)) {
-                    watched.end = watched.now;
+            if progress.is_check_due() {
+                streams.check_progress(progress.now, *timeout)?;
+                if !watch(&progress.slice(streams)) {
+                    progress.end = progress.now;
                 }
             }
         }
-        crowd.set_open(false);
-        Ok(Slice { cpu: cpu()?.saturating_sub(cpu_before), ..watched.slice(crowd) })
+        streams.set_sending(false);
+        Ok(Slice { cpu: cpu()?.saturating_sub(cpu_before), ..progress.slice(streams) })
     }
 
-    /// Ends our direction of every connection and awaits that the server ends the other without
-    /// another byte.
+    /// Shuts down the client's direction of every connection, and waits until the server closes
+    /// them without sending another byte.
     ///
     /// # Errors
-    /// It says something more, or does not end within the patience.
-    pub fn part(mut self) -> Result<(), Failure> {
-        self.crowd.part();
-        self.wire.finish().map_err(Failure::client("end its connections"))?;
+    /// The server sends a byte, or does not close within the timeout.
+    pub fn close(mut self) -> Result<(), LoadError> {
+        let client = LoadError::client("close its connections");
+        self.streams.set_closing();
+        self.engine.shutdown().map_err(&client)?;
         let start = os::now();
-        while !self.crowd.is_parted() {
-            if !self.wire.turn(&mut self.crowd)?.anything {
+        while !self.streams.all_closed() {
+            if !self.engine.poll(&mut self.streams)?.any_event {
                 std::thread::yield_now();
             }
-            if os::now().since(start) > self.patience {
-                let error = io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the server did not end them in its turn",
-                );
-                return Err(Failure::client("end its connections")(error));
+            if os::now().since(start) > self.timeout {
+                let what = "the server did not close its side";
+                return Err(client(io::Error::new(io::ErrorKind::TimedOut, what)));
             }
         }
         Ok(())
     }
 }
 
-/// Refuses shapes that nothing here is made for.
-fn check(shape: Shape) -> io::Result<()> {
+fn check(shape: LoadShape) -> io::Result<()> {
     let limits = [
         ("connections", shape.connections, CONNECTIONS_MAX),
         ("bytes per message", shape.size, SIZE_MAX),
-        ("messages outstanding", shape.depth, DEPTH_MAX),
+        ("outstanding messages", shape.depth, DEPTH_MAX),
     ];
-    for (what, asked, max) in limits {
-        if asked == 0 || asked > max {
-            let text = format!("{asked} {what}: between 1 and {max} are possible");
+    for (what, value, max) in limits {
+        if value == 0 || value > max {
+            let text = format!("{value} {what}: must be between 1 and {max}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
     }

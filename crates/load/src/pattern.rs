@@ -1,18 +1,17 @@
-//! What a connection sends: bytes that follow from (seed, connection, offset) and from nothing
-//! else.
+//! The bytes that a connection sends: a function of seed, connection and offset.
 //!
-//! So nothing that was sent need be remembered to be verified, and a byte that is swapped, lost,
-//! doubled, or another connection's is found where it stands: nowhere else does the stream go on
-//! like that. The byte at offset *o* is that of a fixed table at *o* mod 512, mixed with a key of
-//! its own for each block of 512: making it costs about as much as copying it.
+//! Replies are therefore verified without a copy of what was sent, and a byte that is changed, lost,
+//! duplicated, or of another connection is found at its offset. The byte at offset *o* is the byte
+//! *o* mod 512 of a fixed table, mixed with a key for each block of 512 bytes. Generating it costs
+//! about as much as copying it.
 
 use std::fmt;
 
-/// Bytes per block: those that share a key.
+/// The number of bytes that share a key.
 const BLOCK: usize = 512;
 const WORD: usize = size_of::<u64>();
 
-/// Random words, the same in each block.
+/// Pseudo-random words, the same in every block.
 static TABLE: [u64; BLOCK / WORD] = {
     let mut table = [0; BLOCK / WORD];
     let mut at = 0;
@@ -23,20 +22,20 @@ static TABLE: [u64; BLOCK / WORD] = {
     table
 };
 
-/// The bytes of one connection.
+/// The byte stream of one connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pattern {
     key: u64,
 }
 
-/// The first byte that is not what was sent.
+/// The first byte that differs from the sent byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mismatch {
-    /// Where in the connection's stream of replies.
+    /// The offset in the connection's stream of replies.
     pub offset: u64,
-    /// What was sent there.
+    /// The byte that was sent.
     pub expected: u8,
-    /// What came back.
+    /// The byte that was received.
     pub found: u8,
 }
 
@@ -48,14 +47,13 @@ impl fmt::Display for Mismatch {
 }
 
 impl Pattern {
-    /// That of this connection.
     pub(super) fn new(seed: u64, connection: usize) -> Pattern {
         Pattern { key: mix(mix(seed) ^ connection as u64) }
     }
 
-    /// Writes what stands at `offset` and after.
+    /// Writes the bytes from `offset` on.
     pub(super) fn fill(&self, offset: u64, out: &mut [u8]) {
-        self.each_run(offset, out.len(), |run, range| {
+        self.each_block(offset, out.len(), |run, range| {
             let out = &mut out[range];
             let (head, body) = out.split_at_mut(run.head.min(out.len()));
             for (at, byte) in head.iter_mut().enumerate() {
@@ -72,13 +70,13 @@ impl Pattern {
         });
     }
 
-    /// Compares `bytes` with what stands at `offset` and after.
+    /// Compares `bytes` with the stream from `offset` on.
     ///
     /// # Errors
     /// The first byte that differs.
     pub(super) fn check(&self, offset: u64, bytes: &[u8]) -> Result<(), Mismatch> {
         let mut same = true;
-        self.each_run(offset, bytes.len(), |run, range| {
+        self.each_block(offset, bytes.len(), |run, range| {
             let bytes = &bytes[range];
             let (head, body) = bytes.split_at(run.head.min(bytes.len()));
             let (words, tail) = body.as_chunks::<WORD>();
@@ -104,10 +102,10 @@ impl Pattern {
             .zip(bytes)
             .map(|(offset, &found)| Mismatch { offset, expected: self.byte(offset), found })
             .find(|at| at.expected != at.found)
-            .expect("the whole differs, hence one of its bytes")
+            .expect("the whole range differs, so one byte does")
     }
 
-    /// The byte at `offset`: the definition, of which the rest is the fast way.
+    /// Returns the byte at `offset`. This is the definition; `fill` and `check` are its fast forms.
     fn byte(&self, offset: u64) -> u8 {
         let word = TABLE[offset as usize % BLOCK / WORD] ^ self.block_key(offset / BLOCK as u64);
         word.to_le_bytes()[offset as usize % WORD]
@@ -117,28 +115,34 @@ impl Pattern {
         mix(self.key.wrapping_add(block))
     }
 
-    /// Cuts a range of the stream at the borders of its blocks.
-    fn each_run(&self, offset: u64, len: usize, mut with: impl FnMut(Run, std::ops::Range<usize>)) {
+    /// Splits a range of the stream at block boundaries.
+    fn each_block(
+        &self,
+        offset: u64,
+        len: usize,
+        mut with: impl FnMut(BlockRange, std::ops::Range<usize>),
+    ) {
         let mut at = 0;
         while at < len {
             let within = ((offset + at as u64) % BLOCK as u64) as usize;
             let end = len.min(at + BLOCK - within);
             let key = self.block_key((offset + at as u64) / BLOCK as u64);
-            with(Run { within, head: within.wrapping_neg() % WORD, key }, at..end);
+            with(BlockRange { within, head: within.wrapping_neg() % WORD, key }, at..end);
             at = end;
         }
     }
 }
 
-/// Bytes of one block, from `within` it on; its words begin after `head` bytes.
+/// A range within one block, from offset `within` on. Its first aligned word begins after `head`
+/// bytes.
 #[derive(Clone, Copy)]
-struct Run {
+struct BlockRange {
     within: usize,
     head: usize,
     key: u64,
 }
 
-impl Run {
+impl BlockRange {
     fn words(&self) -> &'static [u64] {
         &TABLE[(self.within + self.head) / WORD..]
     }
@@ -149,7 +153,7 @@ impl Run {
     }
 }
 
-/// A good mixer of 64 bits (splitmix64's).
+/// The 64-bit mixing function of splitmix64.
 const fn mix(value: u64) -> u64 {
     let z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stream_is_the_same_however_it_is_cut() {
+    fn the_stream_is_the_same_for_every_split() {
         let pattern = Pattern::new(7, 3);
         let defined: Vec<u8> = (0..1500).map(|offset| pattern.byte(offset)).collect();
         for start in (0..530).chain([1023, 1024, 1025]) {
@@ -181,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_byte_is_found_where_it_stands() {
+    fn a_changed_byte_is_found_at_its_offset() {
         let pattern = Pattern::new(7, 3);
         for at in 0..600 {
             let mut bytes = stream(pattern, 1000, 600);
@@ -193,22 +197,22 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_a_doubled_and_a_foreign_message_are_found() {
+    fn a_lost_a_duplicated_and_a_foreign_message_are_found() {
         let pattern = Pattern::new(7, 3);
         for message in [64u64, 512, 4096, 65536] {
             let len = message as usize;
-            let at_fault = [
-                stream(pattern, message, len),      // the first one was lost
-                stream(Pattern::new(7, 4), 0, len), // another connection's
-                stream(Pattern::new(8, 3), 0, len), // another run's
+            let wrong = [
+                stream(pattern, message, len),      // the first message is missing
+                stream(Pattern::new(7, 4), 0, len), // another connection
+                stream(Pattern::new(8, 3), 0, len), // another seed
                 stream(pattern, 0, len).into_iter().rev().collect(),
             ];
-            for bytes in at_fault {
+            for bytes in wrong {
                 let at = pattern.check(0, &bytes).expect_err("these are not its bytes").offset;
                 assert!(at < 8, "found at {at} only");
             }
             let doubled = stream(pattern, 0, len);
-            assert!(pattern.check(message, &doubled).is_err(), "the first one came twice");
+            assert!(pattern.check(message, &doubled).is_err(), "the first message is duplicated");
         }
     }
 }

@@ -1,95 +1,101 @@
-//! A slice of a run: what was done in a stretch of time, and how that is noted while it lasts.
+//! A slice of a run: its result, and the measurement in progress.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Found;
-use super::crowd::{Crowd, Shape};
+use super::Polled;
+use super::streams::{EchoStreams, LoadShape};
 use proactor::clock::Nanos;
 use proactor::os;
 use proactor_report::units::as_nanos;
 
-/// How often a run looks for connections that have stalled, and says how it goes.
-const TICK: Duration = Duration::from_millis(100);
+/// The interval at which a run looks for stalled connections and reports its progress.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What was done in a stretch of time.
+/// The result of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Slice {
-    /// Messages sent, replied to, and verified.
+    /// The number of messages whose replies were verified.
     pub messages: u64,
-    /// Their bytes, counted once.
+    /// The bytes of these messages, counted once.
     pub bytes: u64,
-    /// How long it took, until the last reply was there.
+    /// The time until the last reply had arrived.
     #[serde(rename = "wall_ns", serialize_with = "as_nanos")]
     pub wall: Duration,
     /// CPU time of the client's thread.
     #[serde(rename = "client_cpu_ns", serialize_with = "as_nanos")]
     pub cpu: Duration,
-    /// How long the client looked and found nothing to do.
+    /// How long the client polled without finding work.
     #[serde(rename = "client_idle_ns", serialize_with = "as_nanos")]
     pub idle: Duration,
-    /// Of the connections, the share whose replies lay there when the client looked, on average of
-    /// the looks that found any. Near zero, messages spend their time at the server; near one, they
-    /// wait for the client.
-    pub backlog: f64,
+    /// The share of the connections that had an unread reply when the client polled, averaged over
+    /// the polls that found any. Near zero, messages wait for the server; near one, they wait for
+    /// the client.
+    pub unread_share: f64,
 }
 
 impl Slice {
-    /// Messages per second.
+    /// Returns the messages per second.
     pub fn rate(&self) -> f64 {
-        self.messages as f64 / self.wall.as_secs_f64().max(1e-9)
+        self.messages as f64 / self.seconds()
     }
 
-    /// Of its time, how much the client was at work: near one, it was the bottleneck.
+    /// Returns the share of the time in which the client had work. Near one, the client was the
+    /// bottleneck.
     pub fn busy(&self) -> f64 {
-        1.0 - self.idle.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
+        1.0 - self.idle.as_secs_f64() / self.seconds()
     }
 
-    /// Of its time, how much the client had a CPU: well below one, others took it away.
+    /// Returns the share of the time in which the client ran on a CPU. Below one, other processes
+    /// used that CPU.
     pub fn cpu_share(&self) -> f64 {
-        self.cpu.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
+        self.cpu.as_secs_f64() / self.seconds()
+    }
+
+    /// Returns the wall time in seconds, for use as a divisor.
+    pub fn seconds(&self) -> f64 {
+        self.wall.as_secs_f64().max(1e-9)
     }
 }
 
-/// A slice while it lasts: what its turns found, by one reading of the clock for each.
+/// A slice in progress. The clock is read once per poll.
 #[derive(Debug)]
-pub(super) struct Watched {
-    begun: Nanos,
+pub(super) struct SliceProgress {
+    start: Nanos,
     pub(super) now: Nanos,
-    /// From when on nothing is begun any more.
+    /// From this time on, no message is sent.
     pub(super) end: Nanos,
-    /// When to look how it goes.
-    tick: Nanos,
-    /// The messages of the slices before.
+    next_check: Nanos,
+    /// The messages of earlier slices.
     messages_before: u64,
     idle: Duration,
-    /// How many receives brought bytes, and in how many turns.
+    /// Receives that returned bytes, and the number of polls with such a receive.
     receives: usize,
-    looks: usize,
+    receiving_polls: usize,
 }
 
-impl Watched {
-    pub(super) fn begin(crowd: &Crowd, span: Duration) -> Watched {
-        let begun = os::now();
-        Watched {
-            begun,
-            now: begun,
-            end: begun + span,
-            tick: begun + TICK,
-            messages_before: crowd.messages(),
+impl SliceProgress {
+    pub(super) fn begin(streams: &EchoStreams, span: Duration) -> SliceProgress {
+        let start = os::now();
+        SliceProgress {
+            start,
+            now: start,
+            end: start + span,
+            next_check: start + CHECK_INTERVAL,
+            messages_before: streams.messages(),
             idle: Duration::ZERO,
             receives: 0,
-            looks: 0,
+            receiving_polls: 0,
         }
     }
 
-    /// A turn is over, that found this.
-    pub(super) fn saw(&mut self, found: Found) {
+    /// Adds the result of a poll that has just returned.
+    pub(super) fn add(&mut self, polled: Polled) {
         let before = std::mem::replace(&mut self.now, os::now());
-        self.receives += found.receives;
-        self.looks += usize::from(found.receives > 0);
-        if !found.anything {
+        self.receives += polled.receives;
+        self.receiving_polls += usize::from(polled.receives > 0);
+        if !polled.any_event {
             self.idle += self.now.since(before);
         }
     }
@@ -98,26 +104,26 @@ impl Watched {
         self.now >= self.end
     }
 
-    /// Whether it is time to look how it goes; then the next time is set.
-    pub(super) fn ticks(&mut self) -> bool {
-        let ticks = self.now >= self.tick;
-        if ticks {
-            self.tick = self.now + TICK;
+    /// Returns true once per [`CHECK_INTERVAL`].
+    pub(super) fn is_check_due(&mut self) -> bool {
+        let due = self.now >= self.next_check;
+        if due {
+            self.next_check = self.now + CHECK_INTERVAL;
         }
-        ticks
+        due
     }
 
-    /// What was done so far, but for the CPU time, which is read at the end only.
-    pub(super) fn slice(&self, crowd: &Crowd) -> Slice {
-        let messages = crowd.messages() - self.messages_before;
-        let Shape { connections, size, .. } = crowd.shape();
+    /// Returns the result so far, without the CPU time, which is read only at the end.
+    pub(super) fn slice(&self, streams: &EchoStreams) -> Slice {
+        let messages = streams.messages() - self.messages_before;
+        let LoadShape { connections, size, .. } = streams.shape();
         Slice {
             messages,
             bytes: messages * size as u64,
-            wall: self.now.since(self.begun),
+            wall: self.now.since(self.start),
             cpu: Duration::ZERO,
             idle: self.idle,
-            backlog: self.receives as f64 / (self.looks.max(1) * connections) as f64,
+            unread_share: self.receives as f64 / (self.receiving_polls.max(1) * connections) as f64,
         }
     }
 }

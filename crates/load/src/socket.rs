@@ -1,4 +1,4 @@
-//! The client's end of a connection.
+//! The socket of a client connection.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -8,61 +8,60 @@ use std::time::Duration;
 
 use proactor::address::Address;
 
-/// A connected socket.
+/// A connected TCP or Unix socket.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(super) enum ClientSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl Socket {
-    /// Connects, and sends at once from then on: no message waits for an acknowledgement.
-    pub(super) fn connect(address: &Address, patience: Duration) -> io::Result<Socket> {
+impl ClientSocket {
+    /// Connects, and disables Nagle's algorithm: no message waits for an acknowledgement.
+    pub(super) fn connect(address: &Address, timeout: Duration) -> io::Result<ClientSocket> {
         match address {
             Address::Tcp(address) => {
-                let stream = TcpStream::connect_timeout(address, patience)?;
+                let stream = TcpStream::connect_timeout(address, timeout)?;
                 stream.set_nodelay(true)?;
-                Ok(Socket::Tcp(stream))
+                Ok(ClientSocket::Tcp(stream))
             }
-            Address::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
+            Address::Unix(path) => UnixStream::connect(path).map(ClientSocket::Unix),
         }
     }
 
     pub(super) fn set_nonblocking(&self) -> io::Result<()> {
         match self {
-            Socket::Tcp(stream) => stream.set_nonblocking(true),
-            Socket::Unix(stream) => stream.set_nonblocking(true),
+            ClientSocket::Tcp(stream) => stream.set_nonblocking(true),
+            ClientSocket::Unix(stream) => stream.set_nonblocking(true),
         }
     }
 
-    pub(super) fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+    pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Socket::Tcp(stream) => (&*stream).read(into),
-            Socket::Unix(stream) => (&*stream).read(into),
+            ClientSocket::Tcp(stream) => (&*stream).read(buffer),
+            ClientSocket::Unix(stream) => (&*stream).read(buffer),
         }
     }
 
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Socket::Tcp(stream) => (&*stream).write(bytes),
-            Socket::Unix(stream) => (&*stream).write(bytes),
+            ClientSocket::Tcp(stream) => (&*stream).write(bytes),
+            ClientSocket::Unix(stream) => (&*stream).write(bytes),
         }
     }
 
-    /// Ends one direction, or both.
     pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match self {
-            Socket::Tcp(stream) => stream.shutdown(how),
-            Socket::Unix(stream) => stream.shutdown(how),
+            ClientSocket::Tcp(stream) => stream.shutdown(how),
+            ClientSocket::Unix(stream) => stream.shutdown(how),
         }
     }
 }
 
-impl AsFd for Socket {
+impl AsFd for ClientSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Socket::Tcp(stream) => stream.as_fd(),
-            Socket::Unix(stream) => stream.as_fd(),
+            ClientSocket::Tcp(stream) => stream.as_fd(),
+            ClientSocket::Unix(stream) => stream.as_fd(),
         }
     }
 }

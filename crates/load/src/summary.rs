@@ -1,82 +1,80 @@
-//! What a run of `load` tells: as text, and as JSON. Pure functions.
+//! The result of `proactor load`, as text and as JSON. Pure functions.
 
-use serde::Serialize;
+use std::fmt;
 
-use super::{Load, Shape, Slice, WireChoice};
+use serde::{Serialize, Serializer};
+
+use super::{EngineChoice, Load, LoadShape, Slice};
 use proactor_report::histogram::Percentiles;
 use proactor_report::units;
 
-/// The shape of the JSON, and its version.
-pub const SCHEMA: &str = "proactor.load/1";
+/// Name and version of the JSON schema.
+pub const SCHEMA: &str = "proactor.load/2";
 
-/// Busier than this, a client is the bottleneck.
+/// A client that is busier than this is the bottleneck.
 const BUSY: f64 = 0.95;
-/// With more of the connections' replies than this lying there at each look, messages wait for the
-/// client.
-const BEHIND: f64 = 0.50;
-/// With less of a CPU than this, a client was disturbed.
-const DISTURBED: f64 = 0.90;
+/// With a larger share of unread replies, messages wait for the client.
+const UNREAD_MAX: f64 = 0.50;
+/// A client that had less of its CPU than this was disturbed.
+const CPU_MIN: f64 = 0.90;
 
-/// A run, told.
+/// The result of a run.
 #[derive(Debug, Clone, Serialize)]
-pub struct Summary {
+pub struct LoadSummary {
     /// [`SCHEMA`].
     pub schema: &'static str,
-    /// To where.
+    /// The address of the server.
     pub address: String,
-    /// Connections.
+    /// The number of connections.
     pub connections: usize,
     /// Bytes per message.
     pub size: usize,
-    /// Messages outstanding per connection, at most.
+    /// The maximum number of outstanding messages of a connection.
     pub depth: usize,
-    /// From which the bytes were made.
+    /// The seed of the message bytes.
     pub seed: u64,
-    /// What moved them: `epoll` or `uring`.
-    pub wire: &'static str,
-    /// What was done.
+    /// The engine in use: `epoll` or `uring`.
+    pub engine: &'static str,
+    /// The whole run as one slice.
     #[serde(flatten)]
     pub slice: Slice,
     /// Messages per second.
     pub rate: f64,
-    /// Of its time, how much the client was at work.
+    /// The share of the time in which the client had work.
     pub client_busy: f64,
-    /// Service times in a closed loop.
+    /// The service times in a closed loop.
     pub service_time: Percentiles,
-    /// The least messages that a connection had replied to.
+    /// The smallest number of replies of a connection.
     pub connection_messages_min: u64,
-    /// The most.
+    /// The largest number of replies of a connection.
     pub connection_messages_max: u64,
-    /// What is to be said of these numbers.
-    pub warnings: Vec<String>,
+    /// What makes the numbers doubtful.
+    pub warnings: Vec<LoadWarning>,
 }
 
-impl Summary {
-    /// Of a run that has come to its end.
+impl LoadSummary {
+    /// Makes the result of a finished run.
     pub fn new(
         load: &Load,
         address: String,
         seed: u64,
-        wanted: WireChoice,
+        requested: EngineChoice,
         slice: Slice,
-    ) -> Summary {
-        let Shape { connections, size, depth } = load.crowd.shape();
-        let (least, most) = load.fairness();
+    ) -> LoadSummary {
+        let LoadShape { connections, size, depth } = load.streams.shape();
+        let (least, most) = load.replies_per_connection();
         let mut warnings = warnings(&slice);
-        if let (WireChoice::Auto, Some(error)) = (wanted, load.fallback()) {
-            warnings.push(format!(
-                "io_uring does not work for the load generator ({error}); it used epoll, which is at \
-                 its end at a lower rate."
-            ));
+        if let (EngineChoice::Auto, Some(error)) = (requested, load.fallback()) {
+            warnings.push(LoadWarning::Fallback { error: error.to_string() });
         }
-        Summary {
+        LoadSummary {
             schema: SCHEMA,
             address,
             connections,
             size,
             depth,
             seed,
-            wire: load.wire(),
+            engine: load.engine(),
             slice,
             rate: slice.rate(),
             client_busy: slice.busy(),
@@ -87,13 +85,13 @@ impl Summary {
         }
     }
 
-    /// For people.
+    /// Returns the result as text.
     pub fn text(&self) -> String {
-        let Summary { connections, size, depth, wire, address, seed, slice, .. } = self;
-        let plural = if *connections == 1 { "" } else { "s" };
+        let LoadSummary { connections, size, depth, engine, address, seed, slice, .. } = self;
+        let connections = units::plural(*connections as u64, "connection");
         let mut text = format!(
-            "{connections} connection{plural} to {address}, {size} B messages, depth {depth}, closed \
-             loop, wire {wire}, seed {seed}\n\n"
+            "{connections} to {address}, {size} B messages, depth {depth}, closed \
+             loop, engine {engine}, seed {seed}\n\n"
         );
         let [p50, p90, p99, p99_9, max] =
             self.service_time.cells().map(|(n, v)| format!("{n} {v}"));
@@ -103,7 +101,7 @@ impl Summary {
                 format!(
                     "{} msg/s, {}/s each way, for {}",
                     units::rate(self.rate),
-                    units::bytes(slice.bytes as f64 / slice.wall.as_secs_f64().max(1e-9)),
+                    units::bytes(slice.bytes as f64 / slice.seconds()),
                     units::span(slice.wall)
                 ),
             ),
@@ -120,10 +118,10 @@ impl Summary {
             (
                 "load generator",
                 format!(
-                    "busy {}, on a CPU {} of the time, replies of {} of the connections waiting for it",
+                    "busy {}, on a CPU {} of the time; {} of the connections had an unread reply",
                     units::percent(self.client_busy),
                     units::percent(slice.cpu_share()),
-                    units::percent(slice.backlog)
+                    units::percent(slice.unread_share)
                 ),
             ),
         ];
@@ -137,31 +135,83 @@ impl Summary {
     }
 }
 
-/// What is to be said of a client, as advice.
-fn warnings(slice: &Slice) -> Vec<String> {
+/// What makes the numbers of a run doubtful, displayed with advice.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LoadWarning {
+    /// The client was busy, and replies waited for it.
+    Bottleneck {
+        /// The share of the time in which the client had work.
+        busy: f64,
+        /// [`Slice::unread_share`].
+        unread: f64,
+    },
+    /// The client was busy.
+    NoSpareTime {
+        /// The share of the time in which the client had work.
+        busy: f64,
+    },
+    /// Other processes used the client's CPU.
+    CpuShared {
+        /// The share of the time in which the client ran.
+        share: f64,
+    },
+    /// io_uring does not work here.
+    Fallback {
+        /// The error of the setup.
+        error: String,
+    },
+}
+
+fn warnings(slice: &Slice) -> Vec<LoadWarning> {
+    let (busy, unread, share) = (slice.busy(), slice.unread_share, slice.cpu_share());
     let mut warnings = Vec::new();
-    let busy = units::percent(slice.busy());
-    if slice.busy() > BUSY && slice.backlog > BEHIND {
-        warnings.push(format!(
-            "the load generator was the bottleneck ({busy} busy, with replies of {} of the connections \
-             waiting for it): these are its numbers, not the server's. Use --engine uring, or a second \
-             load generator.",
-            units::percent(slice.backlog)
-        ));
-    } else if slice.busy() > BUSY {
-        warnings.push(format!(
-            "the load generator had no time to spare ({busy} busy): the server may be able to do more. \
-             See whether it slept, or use a second load generator."
-        ));
+    if busy > BUSY && unread > UNREAD_MAX {
+        warnings.push(LoadWarning::Bottleneck { busy, unread });
+    } else if busy > BUSY {
+        warnings.push(LoadWarning::NoSpareTime { busy });
     }
-    if slice.cpu_share() < DISTURBED {
-        warnings.push(format!(
-            "the load generator had a CPU only {} of the time: something else ran on it. Pin it to one \
-             of its own with --cpu.",
-            units::percent(slice.cpu_share())
-        ));
+    if share < CPU_MIN {
+        warnings.push(LoadWarning::CpuShared { share });
     }
     warnings
+}
+
+impl fmt::Display for LoadWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoadWarning::Bottleneck { busy, unread } => write!(
+                f,
+                "the load generator was the bottleneck ({} busy, and {} of the connections had an \
+                 unread reply): the rate is that of the load generator, not of the server. Use \
+                 --engine uring, or a second load generator.",
+                units::percent(*busy),
+                units::percent(*unread)
+            ),
+            LoadWarning::NoSpareTime { busy } => write!(
+                f,
+                "the load generator was {} busy: the server may be able to serve more. Check \
+                 whether the server was idle, or use a second load generator.",
+                units::percent(*busy)
+            ),
+            LoadWarning::CpuShared { share } => write!(
+                f,
+                "the load generator had a CPU for only {} of the time: another process ran on it. \
+                 Pin the load generator to a free CPU with --cpu.",
+                units::percent(*share)
+            ),
+            LoadWarning::Fallback { error } => write!(
+                f,
+                "io_uring does not work for the load generator ({error}): it used epoll, whose \
+                 maximum rate is lower."
+            ),
+        }
+    }
+}
+
+impl Serialize for LoadWarning {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
 }
 
 #[cfg(test)]
@@ -171,27 +221,27 @@ mod tests {
     use super::*;
     use proactor_report::Latencies;
 
-    fn summary(idle_millis: u64, cpu_millis: u64, backlog: f64) -> Summary {
+    fn summary(idle_millis: u64, cpu_millis: u64, unread_share: f64) -> LoadSummary {
         let slice = Slice {
             messages: 200_000,
             bytes: 12_800_000,
             wall: Duration::from_secs(2),
             cpu: Duration::from_millis(cpu_millis),
             idle: Duration::from_millis(idle_millis),
-            backlog,
+            unread_share,
         };
         let mut latencies = Latencies::new();
         for i in 1..=2000 {
             latencies.record(Duration::from_micros(i));
         }
-        Summary {
+        LoadSummary {
             schema: SCHEMA,
             address: "127.0.0.1:7000".to_owned(),
             connections: 64,
             size: 64,
             depth: 1,
             seed: 7,
-            wire: "uring",
+            engine: "uring",
             slice,
             rate: slice.rate(),
             client_busy: slice.busy(),
@@ -203,38 +253,38 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_told_in_five_lines() {
+    fn the_text_has_five_lines() {
         let expected = "\
-64 connections to 127.0.0.1:7000, 64 B messages, depth 1, closed loop, wire uring, seed 7
+64 connections to 127.0.0.1:7000, 64 B messages, depth 1, closed loop, engine uring, seed 7
 
 rate                       100k msg/s, 6.40 MB/s each way, for 2.00 s
 replies                    200,000, every byte verified
 service time, closed loop  p50 1.00 ms   p90 1.80 ms   p99 1.98 ms   p99.9 –   max 2.00 ms
 messages per connection    3,100 to 3,150
-load generator             busy 60 %, on a CPU 100 % of the time, replies of 20 % of the connections waiting for it
+load generator             busy 60 %, on a CPU 100 % of the time; 20 % of the connections had an unread reply
 ";
         assert_eq!(summary(800, 1995, 0.2).text(), expected);
     }
 
     #[test]
-    fn a_client_that_was_the_bottleneck_says_so() {
+    fn a_client_that_is_the_bottleneck_is_a_warning() {
         let text = summary(40, 1995, 0.7).text();
         assert!(
             text.contains(
-                "Warning: the load generator was the bottleneck (98 % busy, with replies of 70 %"
+                "Warning: the load generator was the bottleneck (98 % busy, and 70 % of the"
             ),
             "{text}"
         );
         let text = summary(40, 1995, 0.2).text();
-        assert!(text.contains("no time to spare (98 % busy)"), "{text}");
+        assert!(text.contains("the load generator was 98 % busy"), "{text}");
         let text = summary(800, 1000, 0.2).text();
-        assert!(text.contains("had a CPU only 50 % of the time"), "{text}");
+        assert!(text.contains("had a CPU for only 50 % of the time"), "{text}");
     }
 
     #[test]
-    fn the_json_names_its_schema_and_its_units() {
+    fn the_json_names_its_schema_and_units() {
         let json = serde_json::to_value(summary(800, 1995, 0.2)).expect("it is plain data");
-        assert_eq!(json["schema"], "proactor.load/1");
+        assert_eq!(json["schema"], "proactor.load/2");
         assert_eq!(json["wall_ns"], 2_000_000_000u64);
         assert_eq!(json["service_time"]["p99_9_ns"], serde_json::Value::Null);
     }

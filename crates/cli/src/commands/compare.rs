@@ -19,7 +19,7 @@ use proactor::os::ShutdownSignal;
 use proactor_compare::contender::Refusal;
 use proactor_compare::plan::{BASELINE, Budget, MODELS, Plan, Variant};
 use proactor_compare::{Doing, Progress, render};
-use proactor_load::{CONNECTIONS_MAX, DEPTH_MAX, SIZE_MAX, Shape, WireChoice};
+use proactor_load::{CONNECTIONS_MAX, DEPTH_MAX, EngineChoice, LoadShape, SIZE_MAX};
 use proactor_report::units;
 
 /// Compare I/O models under the same load, side by side.
@@ -74,7 +74,7 @@ pub(super) struct Args {
 
     /// I/O engine of the client: uring, epoll, or auto (uring where it works)
     #[arg(long, alias = "wire", value_name = "ENGINE", default_value = "auto")]
-    engine: WireChoice,
+    engine: EngineChoice,
 
     /// CPU of the servers
     #[arg(long, value_name = "CPU", default_value_t = 0)]
@@ -144,7 +144,7 @@ impl Args {
     }
 
     fn plan(&self) -> Plan {
-        let shape = |&connections: &u64| Shape {
+        let shape = |&connections: &u64| LoadShape {
             connections: connections as usize,
             size: self.size as usize,
             depth: self.depth as usize,
@@ -156,7 +156,7 @@ impl Args {
             budget: Budget::Rounds(0),
             idle: self.idle as usize,
             seed: self.seed.unwrap_or_else(drawn),
-            wire: self.engine,
+            engine: self.engine,
             server_cpu: self.server_cpu,
             client_cpu: self.client_cpu,
         };

@@ -8,9 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::output;
 use proactor::address::Address;
 use proactor::os::{self, ShutdownSignal};
-use proactor_load::summary::Summary;
+use proactor_load::summary::LoadSummary;
 use proactor_load::{
-    CONNECTIONS_MAX, DEPTH_MAX, Load, Options, SIZE_MAX, Shape, Slice, WireChoice,
+    CONNECTIONS_MAX, DEPTH_MAX, EngineChoice, Load, LoadOptions, LoadShape, SIZE_MAX, Slice,
 };
 use proactor_report::units;
 
@@ -50,7 +50,7 @@ pub(super) struct Args {
     /// I/O engine of the client: uring, epoll, or auto (uring where it works). Both busy-poll, so
     /// that the client uses a whole CPU
     #[arg(long, alias = "wire", value_name = "ENGINE", default_value = "auto")]
-    engine: WireChoice,
+    engine: EngineChoice,
 
     /// Run the client on this CPU
     #[arg(long, value_name = "CPU")]
@@ -82,12 +82,13 @@ impl Args {
     /// returned.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let address = self.addr.as_ref().or(self.address.as_ref()).context("no address")?;
-        let shape = Shape {
+        let shape = LoadShape {
             connections: self.connections as usize,
             size: self.size as usize,
             depth: self.depth as usize,
         };
-        let options = Options { shape, seed: self.seed, wire: self.engine, patience: self.timeout };
+        let options =
+            LoadOptions { shape, seed: self.seed, engine: self.engine, timeout: self.timeout };
         if let Some(cpu) = self.cpu {
             os::pin_to_cpu(cpu).with_context(|| format!("cannot run the client on CPU {cpu}"))?;
         }
@@ -107,9 +108,9 @@ impl Args {
         });
         live.finish_and_clear();
         let slice = slice?;
-        let summary = Summary::new(&load, address.to_string(), self.seed, self.engine, slice);
+        let summary = LoadSummary::new(&load, address.to_string(), self.seed, self.engine, slice);
         // Before the result is printed: a byte after the last reply makes it void.
-        load.part()?;
+        load.close()?;
         let text = match self.json {
             true => serde_json::to_string_pretty(&summary)? + "\n",
             false => summary.text(),

@@ -1,0 +1,175 @@
+//! The readiness engine: polls an edge-triggered selector without waiting, and does what is
+//! reported as ready.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::error::LoadError;
+use super::socket::ClientSocket;
+use super::streams::{EchoStreams, LoadShape};
+use super::{ClientEngine, Polled};
+use proactor::os;
+use proactor::selector::{Epoll, Interest, Key, Ready, Selector, Trigger};
+
+/// The maximum number of bytes of one send or receive.
+const BUFFER_MAX: usize = 256 << 10;
+/// The alignment of the buffers. The kernel's copy is about half as fast at offset 16 of a page,
+/// where `malloc` places large allocations.
+const PAGE: usize = 4096;
+
+/// An engine over an edge-triggered selector.
+#[derive(Debug)]
+pub(super) struct ReadinessEngine<S> {
+    selector: S,
+    connections: Vec<EpollConnection>,
+    ready: Vec<Ready>,
+    /// Shared by all sends: the pattern is generated again for each of them.
+    outgoing: PageAligned,
+    /// Shared by all receives.
+    incoming: PageAligned,
+}
+
+#[derive(Debug)]
+struct EpollConnection {
+    socket: ClientSocket,
+    /// False after a short send, until the selector reports that the socket is writable.
+    writable: bool,
+    ended: bool,
+}
+
+/// Opens an engine over epoll.
+pub(super) fn open(shape: LoadShape) -> io::Result<ReadinessEngine<Epoll>> {
+    Epoll::new(Trigger::Edge).map(|epoll| ReadinessEngine::new(epoll, shape))
+}
+
+impl<S: Selector> ReadinessEngine<S> {
+    fn new(selector: S, shape: LoadShape) -> ReadinessEngine<S> {
+        assert_eq!(
+            selector.trigger(),
+            Trigger::Edge,
+            "interests are registered once and never modified"
+        );
+        let len = shape.window().min(BUFFER_MAX);
+        ReadinessEngine {
+            selector,
+            connections: Vec::with_capacity(shape.connections),
+            ready: Vec::with_capacity(1024),
+            outgoing: PageAligned::new(len),
+            // One byte larger than the largest reply: a short receive has emptied the socket.
+            incoming: PageAligned::new(len + 1),
+        }
+    }
+
+    fn receive(
+        &mut self,
+        conn: usize,
+        hung_up: bool,
+        streams: &mut EchoStreams,
+    ) -> Result<(), LoadError> {
+        let connection = &mut self.connections[conn];
+        let buffer = self.incoming.bytes();
+        while !connection.ended {
+            match connection.socket.read(buffer) {
+                Ok(0) => {
+                    connection.ended = true;
+                    streams.ended(conn)?;
+                }
+                Ok(len) => {
+                    streams.received(conn, &buffer[..len], os::now())?;
+                    if len < buffer.len() && !hung_up {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(streams.broken(conn, error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S: Selector + std::fmt::Debug> ClientEngine for ReadinessEngine<S> {
+    fn name(&self) -> &'static str {
+        "epoll"
+    }
+
+    fn add(&mut self, socket: ClientSocket) -> io::Result<()> {
+        socket.set_nonblocking()?;
+        let key = Key(self.connections.len() as u64);
+        self.selector.add(socket.as_fd(), key, Interest::BOTH)?;
+        self.connections.push(EpollConnection { socket, writable: true, ended: false });
+        Ok(())
+    }
+
+    fn send(&mut self, conn: usize, streams: &mut EchoStreams) -> Result<(), LoadError> {
+        let connection = &mut self.connections[conn];
+        while connection.writable {
+            let len = streams.outgoing(conn, os::now());
+            if len == 0 {
+                break;
+            }
+            let bytes = &mut self.outgoing.bytes()[..len.min(BUFFER_MAX)];
+            streams.fill(conn, bytes);
+            match connection.socket.write(bytes) {
+                Ok(sent) => {
+                    streams.sent(conn, sent);
+                    connection.writable = sent == bytes.len();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    connection.writable = false
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(streams.broken(conn, error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, streams: &mut EchoStreams) -> Result<Polled, LoadError> {
+        self.ready.clear();
+        self.selector
+            .wait(&mut self.ready, Some(Duration::ZERO))
+            .map_err(LoadError::client("poll its epoll instance"))?;
+        let mut polled = Polled { any_event: !self.ready.is_empty(), receives: 0 };
+        for at in 0..self.ready.len() {
+            let Ready { key, readable, writable, hung_up } = self.ready[at];
+            let conn = key.0 as usize;
+            if readable {
+                polled.receives += 1;
+                self.receive(conn, hung_up, streams)?;
+            }
+            self.connections[conn].writable |= writable;
+            self.send(conn, streams)?;
+        }
+        Ok(polled)
+    }
+
+    fn shutdown(&mut self) -> io::Result<()> {
+        self.connections
+            .iter()
+            .try_for_each(|connection| connection.socket.shutdown(Shutdown::Write))
+    }
+}
+
+/// A buffer that begins at a page boundary.
+#[derive(Debug)]
+struct PageAligned {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl PageAligned {
+    fn new(len: usize) -> PageAligned {
+        let memory = vec![0; len + PAGE];
+        let start = memory.as_ptr().align_offset(PAGE).min(PAGE);
+        PageAligned { memory, start, len }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}

@@ -1,0 +1,134 @@
+//! The errors of a run. Each is displayed as one line, and each ends the run.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use super::pattern::Mismatch;
+use proactor::address::Address;
+use proactor_report::units;
+
+/// Why a run is void. Connections are numbered from 0; offsets count the bytes of a connection's
+/// stream of replies.
+#[derive(Debug)]
+pub enum LoadError {
+    /// A connection cannot be opened.
+    Connect {
+        /// The address of the server.
+        address: Address,
+        /// The number of the connection.
+        connection: usize,
+        /// The error of the system call.
+        error: io::Error,
+    },
+    /// A received byte differs from the byte that was sent.
+    Wrong {
+        /// The number of the connection.
+        connection: usize,
+        /// The first byte that differs.
+        at: Mismatch,
+    },
+    /// More bytes were received than sent.
+    Surplus {
+        /// The number of the connection.
+        connection: usize,
+        /// How many bytes had been sent.
+        offset: u64,
+        /// How many bytes were received beyond that, at least.
+        surplus: usize,
+    },
+    /// The server closed a connection that was in use.
+    Ended {
+        /// The number of the connection.
+        connection: usize,
+        /// How many bytes of replies had been received.
+        offset: u64,
+        /// How many bytes of replies are missing.
+        outstanding: u64,
+    },
+    /// A system call on a connection failed.
+    Broken {
+        /// The number of the connection.
+        connection: usize,
+        /// How many bytes of replies had been received.
+        offset: u64,
+        /// The error of the system call.
+        error: io::Error,
+    },
+    /// A connection received no byte for too long.
+    Stalled {
+        /// The number of the connection.
+        connection: usize,
+        /// How many bytes of replies had been received.
+        offset: u64,
+        /// How many bytes of replies are missing.
+        outstanding: u64,
+        /// How long the connection waited.
+        timeout: Duration,
+    },
+    /// The client itself failed.
+    Client {
+        /// The action that failed, as an infinitive.
+        what: &'static str,
+        /// The error of the system call.
+        error: io::Error,
+    },
+}
+
+impl LoadError {
+    /// Returns true if a received byte was wrong. Nothing that the server did can be trusted then.
+    pub fn is_wrong(&self) -> bool {
+        matches!(self, LoadError::Wrong { .. } | LoadError::Surplus { .. })
+    }
+
+    /// Returns a function that makes an [`LoadError::Client`] of an error.
+    pub fn client(what: &'static str) -> impl Fn(io::Error) -> LoadError {
+        move |error| LoadError::Client { what, error }
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoadError::Connect { address, connection, error } => {
+                write!(f, "cannot connect to {address} (connection {connection}): {error}")
+            }
+            LoadError::Wrong { connection, at } => {
+                write!(f, "wrong reply on connection {connection}: {at}{}", hint(at.offset))
+            }
+            LoadError::Surplus { connection, offset, surplus } => write!(
+                f,
+                "wrong reply on connection {connection}: {surplus} or more bytes after offset \
+                 {offset} that were never sent"
+            ),
+            LoadError::Ended { connection, offset, outstanding } => write!(
+                f,
+                "the server closed connection {connection} after {offset} bytes of replies: \
+                 {outstanding} bytes are missing"
+            ),
+            LoadError::Broken { connection, offset, error } => {
+                write!(f, "connection {connection} failed after {offset} bytes of replies: {error}")
+            }
+            LoadError::Stalled { connection, offset, outstanding, timeout } => write!(
+                f,
+                "connection {connection} has stalled: after {offset} bytes of replies, \
+                 {outstanding} bytes are missing and none arrived for {}{}",
+                units::span(*timeout),
+                hint(*offset)
+            ),
+            LoadError::Client { what, error } => {
+                write!(f, "the load generator cannot {what}: {error}")
+            }
+        }
+    }
+}
+
+/// A likely cause if not even the first bytes of a connection came back.
+fn hint(offset: u64) -> &'static str {
+    /// A server with another protocol differs from an echo server within its first bytes.
+    const FIRST: u64 = 64;
+    if offset < FIRST { " (is it an echo server?)" } else { "" }
+}
+
+impl Error for LoadError {}
