@@ -322,8 +322,8 @@ fn spoken(heard: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn every_line_reaches_everyone_who_stays_whole_once_and_in_order() {
-    let name = "every_line_reaches_everyone_who_stays_whole_once_and_in_order";
+fn every_line_reaches_every_member_whole_once_and_in_order() {
+    let name = "every_line_reaches_every_member_whole_once_and_in_order";
     let expected = [Fault::RecvReset, Fault::SendReset, Fault::ShortRecv, Fault::NoBuffers];
     play(name, 0.5, &expected, |dice, mut setup, tally| {
         let faults = Faults::some(dice);
@@ -373,8 +373,8 @@ fn every_line_reaches_everyone_who_stays_whole_once_and_in_order() {
 }
 
 #[test]
-fn lines_stay_in_their_room() {
-    play("lines_stay_in_their_room", 0.05, &[], |dice, setup, tally| {
+fn lines_stay_in_their_group() {
+    play("lines_stay_in_their_group", 0.05, &[], |dice, setup, tally| {
         let mut world = World::new(setup, SMALL, LIMITS, Chat::default());
         world.server.listen(File::open("/dev/null").unwrap().into(), Chat::default());
         let rooms = [0, 1]
@@ -431,8 +431,8 @@ fn backpressure_bounds_what_is_owed() {
 }
 
 #[test]
-fn who_never_reads_harms_nobody_and_is_left_alone_while_nobody_waits() {
-    let name = "who_never_reads_harms_nobody_and_is_left_alone_while_nobody_waits";
+fn a_client_that_never_reads_stays_while_no_other_waits() {
+    let name = "a_client_that_never_reads_stays_while_no_other_waits";
     play(name, 0.1, &[], |dice, mut setup, tally| {
         setup.faults = some_faults_that_pass(dice);
         let mut world = World::new(setup, &[(1024, 400)], LIMITS, Echo);
@@ -451,8 +451,8 @@ fn who_never_reads_harms_nobody_and_is_left_alone_while_nobody_waits() {
 }
 
 #[test]
-fn who_never_reads_is_evicted_once_others_wait_for_its_buffers() {
-    let name = "who_never_reads_is_evicted_once_others_wait_for_its_buffers";
+fn a_client_that_never_reads_is_evicted_when_others_wait_for_its_buffers() {
+    let name = "a_client_that_never_reads_is_evicted_when_others_wait_for_its_buffers";
     play(name, 0.1, &[], |dice, mut setup, tally| {
         setup.faults = some_faults_that_pass(dice).with(Fault::NoBuffers, 0);
         setup.socket_buffer = 4096;
@@ -475,8 +475,8 @@ fn who_never_reads_is_evicted_once_others_wait_for_its_buffers() {
 }
 
 #[test]
-fn who_fills_the_pool_alone_is_left_alone() {
-    play("who_fills_the_pool_alone_is_left_alone", 0.1, &[], |dice, mut setup, tally| {
+fn a_single_client_may_use_the_whole_pool() {
+    play("a_single_client_may_use_the_whole_pool", 0.1, &[], |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets();
         setup.socket_buffer = 4096;
         let mut world = World::new(setup, &[(1024, 8)], LIMITS, Echo);
@@ -491,8 +491,8 @@ fn who_fills_the_pool_alone_is_left_alone() {
 }
 
 #[test]
-fn who_reads_slowly_but_reads_is_not_evicted() {
-    let name = "who_reads_slowly_but_reads_is_not_evicted";
+fn a_slow_reader_that_makes_progress_is_not_evicted() {
+    let name = "a_slow_reader_that_makes_progress_is_not_evicted";
     play(name, 0.25, &[], |dice, mut setup, tally| {
         // A send that waits until it has gone as a whole (MSG_WAITALL) hides its progress.
         setup.faults = Faults::NONE.with(Fault::ShortSend, 1000);
@@ -535,8 +535,8 @@ fn thirty_two_clients_share_two_buffers_without_a_storm() {
 }
 
 #[test]
-fn nobody_waits_while_there_is_a_buffer_of_any_size() {
-    let name = "nobody_waits_while_there_is_a_buffer_of_any_size";
+fn no_connection_waits_while_there_is_a_buffer_of_any_size() {
+    let name = "no_connection_waits_while_there_is_a_buffer_of_any_size";
     play(name, 0.25, &[], |dice, mut setup, tally| {
         setup.faults = Faults::NONE.with(Fault::Late, [0, 100][dice.below(2)]);
         setup.socket_buffer = 4096;
@@ -561,8 +561,8 @@ fn nobody_waits_while_there_is_a_buffer_of_any_size() {
 }
 
 #[test]
-fn resets_leave_nothing_behind_and_harm_nobody_else() {
-    let name = "resets_leave_nothing_behind_and_harm_nobody_else";
+fn resets_leave_nothing_behind_and_affect_no_other_connection() {
+    let name = "resets_leave_nothing_behind_and_affect_no_other_connection";
     play(name, 0.25, &[Fault::SocketReused], |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets();
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
@@ -613,8 +613,8 @@ fn an_accept_without_descriptors_pauses_and_recovers() {
 }
 
 #[test]
-fn a_full_table_of_sockets_costs_whom_it_has_no_room_for_and_nobody_else() {
-    let name = "a_full_table_of_sockets_costs_whom_it_has_no_room_for_and_nobody_else";
+fn a_full_socket_table_costs_only_the_connections_that_do_not_fit() {
+    let name = "a_full_socket_table_costs_only_the_connections_that_do_not_fit";
     play(name, 0.1, &[], |dice, mut setup, tally| {
         setup.sockets = 8;
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
@@ -641,8 +641,8 @@ fn a_full_table_of_sockets_costs_whom_it_has_no_room_for_and_nobody_else() {
 }
 
 #[test]
-fn who_comes_beyond_the_limit_waits_and_is_served() {
-    let name = "who_comes_beyond_the_limit_waits_and_is_served";
+fn a_connection_above_the_limit_waits_and_is_served() {
+    let name = "a_connection_above_the_limit_waits_and_is_served";
     let expected = [Fault::CancelFirst, Fault::TargetFirst, Fault::AcceptAborted];
     play(name, 0.25, &expected, |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets();
@@ -663,10 +663,10 @@ fn who_comes_beyond_the_limit_waits_and_is_served() {
 }
 
 #[test]
-fn a_talker_is_heard_at_the_pace_of_the_slowest_who_reads() {
+fn a_sender_runs_at_the_speed_of_the_slowest_reader() {
     /// More than may be owed: two say so many.
     const LINES: usize = 5000;
-    let name = "a_talker_is_heard_at_the_pace_of_the_slowest_who_reads";
+    let name = "a_sender_runs_at_the_speed_of_the_slowest_reader";
     play(name, 0.1, &[], |dice, mut setup, tally| {
         setup.faults =
             some_faults_that_pass(dice).with(Fault::NoBuffers, 0).with(Fault::ShortSend, 0);
@@ -698,8 +698,8 @@ fn a_talker_is_heard_at_the_pace_of_the_slowest_who_reads() {
 }
 
 #[test]
-fn who_never_reads_is_evicted_from_a_room_that_waits_for_it() {
-    let name = "who_never_reads_is_evicted_from_a_room_that_waits_for_it";
+fn a_member_that_never_reads_is_evicted_when_its_group_waits() {
+    let name = "a_member_that_never_reads_is_evicted_when_its_group_waits";
     play(name, 0.1, &[], |dice, mut setup, tally| {
         let faults = some_faults_that_pass(dice);
         setup.faults = faults.with(Fault::NoBuffers, 0).with(Fault::ShortSend, 0);
@@ -772,8 +772,8 @@ fn a_drain_delivers_what_is_owed() {
 }
 
 #[test]
-fn who_waits_beyond_the_limit_is_told_the_end_at_once() {
-    let name = "who_waits_beyond_the_limit_is_told_the_end_at_once";
+fn a_drain_closes_the_backlog_at_once() {
+    let name = "a_drain_closes_the_backlog_at_once";
     play(name, 0.1, &[], |dice, mut setup, tally| {
         setup.faults = some_faults_that_pass(dice).with(Fault::MultishotEnded, 0);
         setup.faults = setup.faults.with(Fault::Overflow, 0);
@@ -804,8 +804,8 @@ fn who_waits_beyond_the_limit_is_told_the_end_at_once() {
 }
 
 #[test]
-fn the_deadline_of_a_drain_cuts_who_does_not_read() {
-    let name = "the_deadline_of_a_drain_cuts_who_does_not_read";
+fn the_drain_deadline_cuts_a_client_that_does_not_read() {
+    let name = "the_drain_deadline_cuts_a_client_that_does_not_read";
     play(name, 0.25, &[Fault::CancelFirst, Fault::TargetFirst], |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets().with(Fault::NoBuffers, 0);
         setup.socket_buffer = 1024;
@@ -832,8 +832,8 @@ fn the_deadline_of_a_drain_cuts_who_does_not_read() {
 }
 
 #[test]
-fn who_does_not_answer_the_end_is_lingered_for_and_then_closed() {
-    let name = "who_does_not_answer_the_end_is_lingered_for_and_then_closed";
+fn a_client_that_does_not_end_is_closed_after_the_linger_time() {
+    let name = "a_client_that_does_not_end_is_closed_after_the_linger_time";
     play(name, 0.1, &[], |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets();
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
@@ -888,8 +888,8 @@ impl Protocol for Curt {
 }
 
 #[test]
-fn who_ends_first_destroys_nothing_of_its_last_words() {
-    let name = "who_ends_first_destroys_nothing_of_its_last_words";
+fn a_server_that_closes_first_loses_none_of_its_last_bytes() {
+    let name = "a_server_that_closes_first_loses_none_of_its_last_bytes";
     play(name, 0.1, &[], |dice, mut setup, tally| {
         setup.faults = some_faults_that_pass(dice);
         let mut world = World::new(setup, SMALL, LIMITS, Curt);
@@ -904,8 +904,8 @@ fn who_ends_first_destroys_nothing_of_its_last_words() {
 }
 
 #[test]
-fn who_does_not_answer_is_closed_and_its_timer_concerns_no_later_tenant() {
-    let name = "who_does_not_answer_is_closed_and_its_timer_concerns_no_later_tenant";
+fn a_linger_timer_does_not_affect_the_next_connection_in_its_slot() {
+    let name = "a_linger_timer_does_not_affect_the_next_connection_in_its_slot";
     play(name, 0.1, &[], |dice, mut setup, tally| {
         setup.faults = some_faults_that_pass(dice);
         let mut world = World::new(setup, SMALL, LIMITS, Curt);
@@ -1008,8 +1008,8 @@ fn what_is_typed_is_done_however_it_is_read() {
 }
 
 #[test]
-fn an_operator_who_drains_ends_it_and_one_who_quits_does_so_at_once() {
-    let name = "an_operator_who_drains_ends_it_and_one_who_quits_does_so_at_once";
+fn drain_ends_the_server_and_quit_ends_it_at_once() {
+    let name = "drain_ends_the_server_and_quit_ends_it_at_once";
     play(name, 0.1, &[], |dice, mut setup, tally| {
         setup.faults = some_faults_that_read_badly(dice);
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
@@ -1032,8 +1032,8 @@ fn an_operator_who_drains_ends_it_and_one_who_quits_does_so_at_once() {
 }
 
 #[test]
-fn an_input_that_fails_costs_nobody_a_byte() {
-    let name = "an_input_that_fails_costs_nobody_a_byte";
+fn a_failed_console_input_costs_no_connection_a_byte() {
+    let name = "a_failed_console_input_costs_no_connection_a_byte";
     play(name, 0.05, &[Fault::ReadFailed], |dice, mut setup, tally| {
         setup.faults = some_faults_that_pass(dice).with(Fault::ReadFailed, 1000);
         let mut world = World::new(setup, SMALL, LIMITS, Echo);

@@ -165,7 +165,9 @@ impl Protocol for Sink {
 
 // Bytes.
 
-fn who_ends_hears_all_and_then_the_end<S: Selector + 'static>(selector: fn() -> S) {
+fn a_client_that_ends_receives_everything_and_then_the_end<S: Selector + 'static>(
+    selector: fn() -> S,
+) {
     let server = serve(selector, PLENTY, Limits::default());
     for len in [0, 1, 4096, 100_000] {
         let client = connect(server.address);
@@ -199,7 +201,7 @@ fn who_reads_late_loses_nothing<S: Selector + 'static>(selector: fn() -> S) {
 
 // Crowds and scarcity.
 
-fn who_comes_beyond_the_limit_is_served_when_others_leave<S: Selector>(selector: fn() -> S) {
+fn a_connection_above_the_limit_is_served_when_others_leave<S: Selector>(selector: fn() -> S) {
     let limits = Limits { connections: 2, ..Limits::default() };
     let (mut reactor, address) = turned(selector, Echo, PLENTY, limits);
     let clients: Vec<_> = (0..4).map(|_| connect(address)).collect();
@@ -465,10 +467,10 @@ macro_rules! scenarios {
             use super::*;
 
             scenarios!(@ $selector; $($more)*
-                who_ends_hears_all_and_then_the_end
+                a_client_that_ends_receives_everything_and_then_the_end
                 bytes_and_the_end_may_come_together
                 who_reads_late_loses_nothing
-                who_comes_beyond_the_limit_is_served_when_others_leave
+                a_connection_above_the_limit_is_served_when_others_leave
                 a_reset_concerns_nobody_else
                 sixteen_clients_share_two_buffers
                 who_cannot_be_watched_is_refused_alone

@@ -81,7 +81,7 @@ fn times_that_go_anywhere_are_read_and_exported() {
 }
 
 #[test]
-fn no_damage_to_what_the_kernel_tells_makes_a_reader_of_it_panic() {
+fn no_damage_to_kernel_events_makes_a_reader_panic() {
     let mut dice = Dice::new(1);
     let events = kernel::events();
     let format = kernel::format(Point::Complete);

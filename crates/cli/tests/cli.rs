@@ -146,7 +146,7 @@ fn proactor_alone_says_what_it_can_do_and_that_this_was_no_command() {
 }
 
 #[test]
-fn nobody_who_stops_reading_its_help_makes_it_panic() {
+fn help_to_a_closed_pipe_does_not_panic() {
     for args in [&["--help"][..], &["serve", "--help"], &["--version"]] {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
@@ -187,7 +187,7 @@ fn a_result_that_standard_output_does_not_take_is_a_failure_that_names_it() {
 }
 
 #[test]
-fn a_server_whose_stdout_nobody_reads_does_not_panic() {
+fn a_server_with_a_closed_stdout_does_not_panic() {
     let folder = tempfile::tempdir().expect("a folder");
     for (at, (program, args)) in SERVERS.into_iter().enumerate() {
         let address = format!("unix:{}", folder.path().join(at.to_string()).display());
@@ -273,7 +273,7 @@ fn every_model_says_its_name() {
 }
 
 #[test]
-fn every_model_is_listed_with_what_it_costs_and_whether_it_is_to_be_had() {
+fn every_model_is_listed_with_its_cost_and_whether_it_works_here() {
     let table = Launch::new(PROACTOR, &["models"]).run();
     assert_eq!((table.code(), &*table.stderr), (Some(0), ""), "{table:?}");
     let json = Launch::new(PROACTOR, &["models", "--json"]).run();
@@ -308,7 +308,7 @@ fn every_model_is_listed_with_what_it_costs_and_whether_it_is_to_be_had() {
 }
 
 #[test]
-fn who_waits_need_not_be_told_to_sleep() {
+fn idle_sleep_is_refused_for_models_that_wait() {
     for (program, args) in SERVERS {
         let sleep = ["--model", "poll", "--idle-sleep", "1ms", "--listen", "127.0.0.1:0"];
         assert_refused(Launch::new(program, args).args(&sleep).run(), 2, "poll");
@@ -316,7 +316,7 @@ fn who_waits_need_not_be_told_to_sleep() {
 }
 
 #[test]
-fn unless_told_otherwise_proactor_takes_the_ring_and_reactor_epoll() {
+fn proactor_defaults_to_the_ring_and_reactor_to_epoll() {
     let server = reactor(&["--listen", "127.0.0.1:0"]).start();
     assert_eq!((&*server.listening[0].model, &*server.listening[0].protocol), ("epoll", "echo"));
     let server = proactor(&["--listen", "127.0.0.1:0"]).start();
@@ -325,7 +325,7 @@ fn unless_told_otherwise_proactor_takes_the_ring_and_reactor_epoll() {
 }
 
 #[test]
-fn unless_told_otherwise_they_listen_on_port_7000_of_localhost() {
+fn the_default_address_is_port_7000_of_localhost() {
     // Somebody else may be there: then it says so, and that names the address too.
     let _mine = TcpListener::bind("127.0.0.1:7000");
     for (program, args) in SERVERS {
@@ -334,7 +334,7 @@ fn unless_told_otherwise_they_listen_on_port_7000_of_localhost() {
 }
 
 #[test]
-fn what_is_said_comes_back_to_one_who_ends_first() {
+fn a_client_that_ends_first_receives_its_echo() {
     // As `printf hello | nc -N 127.0.0.1 PORT` does.
     for (program, args) in SERVERS {
         let server = Launch::new(program, args).args(&["--listen", "127.0.0.1:0"]).start();

@@ -145,44 +145,44 @@ conformance!({
     single_bytes_come_back,
     every_kind_of_listener_at_once,
     // Ends.
-    who_ends_hears_all_and_then_the_end,
-    who_ends_while_stuck_hears_all_and_then_the_end,
-    who_ends_while_it_is_owed_hears_all_and_then_the_end needs Duplex,
-    who_ends_without_a_byte_hears_the_end,
+    a_client_that_ends_receives_everything_and_then_the_end,
+    a_client_that_ends_while_its_reads_stall_receives_everything_and_then_the_end,
+    a_client_that_ends_while_output_is_queued_receives_everything_and_then_the_end needs Duplex,
+    a_client_that_ends_without_a_byte_receives_the_end,
     a_reader_that_stalls_gets_every_byte_when_it_goes_on,
-    a_reset_in_mid_stream_concerns_nobody_else,
+    a_reset_in_mid_stream_affects_no_other_connection,
     thousands_come_and_go_and_nothing_stays,
-    who_leaves_without_a_byte_leaves_nothing,
+    a_client_that_leaves_without_a_byte_leaves_nothing_behind,
     a_client_killed_in_mid_message_leaves_nothing,
     two_hundred_short_connections_at_once_leave_nothing,
     // Crowds and scarcity.
-    who_never_reads_costs_neither_memory_nor_time needs Crowd,
-    who_floods_leaves_the_others_their_turn needs Crowd,
+    a_client_that_never_reads_costs_bounded_memory_and_no_time needs Crowd,
+    a_flood_does_not_delay_other_connections needs Crowd,
     an_idle_crowd_costs_nothing needs Crowd,
-    who_comes_beyond_the_limit_is_served_when_others_leave needs Crowd,
+    a_connection_above_the_limit_is_served_when_others_leave needs Crowd,
     more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end needs Crowd,
     descriptors_that_run_out_meanwhile_spin_nothing_and_all_are_served_in_the_end needs Crowd,
     a_crowd_that_bursts_into_two_buffers_gets_every_byte,
-    who_takes_every_buffer_and_reads_nothing_gives_way needs Crowd,
+    a_client_that_holds_every_buffer_and_reads_nothing_is_evicted needs Crowd,
     // Chat.
     lines_reach_all_others_whole_in_order_and_never_their_speaker needs Crowd,
     a_stopped_reader_costs_the_healthy_no_line needs Crowd,
     a_slow_reader_loses_no_line needs Crowd,
     a_line_too_long_is_answered_and_goes_no_further needs Crowd,
     the_last_line_needs_no_newline needs Crowd,
-    each_listener_is_a_room_of_its_own needs Crowd,
-    who_goes_is_announced_however_it_goes needs Crowd,
+    each_listener_is_a_group_of_its_own needs Crowd,
+    every_leave_is_announced_however_it_happens needs Crowd,
     // Other protocols.
     each_listener_says_its_own needs Crowd,
     a_pattern_without_end_keeps_to_the_pace_of_its_readers needs Crowd,
     // Stopping.
     a_drain_delivers_what_is_owed_and_then_the_end needs Duplex,
-    a_drain_delivers_to_one_who_was_stuck,
-    a_drain_ends_who_is_idle,
-    a_drain_resets_nobody_who_talks_on,
+    a_drain_delivers_to_a_reader_that_resumes,
+    a_drain_ends_idle_connections,
+    a_drain_does_not_reset_a_client_that_still_sends,
     a_drain_with_clients_connected_leaves_nothing,
     a_drain_in_mid_talk_delivers_whole_lines needs Crowd,
-    a_drain_cuts_off_who_never_reads,
+    a_drain_cuts_a_client_that_never_reads,
     a_drain_in_a_storm_of_connects_ends,
     a_second_signal_ends_at_once,
     a_server_that_was_stopped_and_continued_goes_on,
@@ -219,7 +219,7 @@ fn no_model_is_left_out() {
 
 /// What is declared to be lacking is lacking: who came second waits.
 #[test]
-fn who_cannot_serve_a_crowd_lets_the_next_wait() {
+fn blocking_serves_one_connection_while_the_next_waits() {
     for model in MODELS.iter().filter(|model| model.lacks(Ability::Crowd)) {
         let server = model.serve("echo").start();
         let [first, second] = [(); 2].map(|()| Client::connect(server.address()));
@@ -238,7 +238,7 @@ fn who_cannot_serve_a_crowd_lets_the_next_wait() {
 
 /// What is declared to be lacking is lacking: a loop would have received more, and owed it.
 #[test]
-fn who_cannot_send_and_receive_at_once_owes_no_more_than_it_received_last() {
+fn blocking_models_owe_no_more_than_the_last_receive() {
     /// The largest buffer.
     const MOST: usize = 256 << 10;
     let bytes = Random::of_test().bytes(32 << 20);
@@ -281,7 +281,7 @@ fn a_queue_of_two_signals_loses_no_byte() {
 }
 
 #[test]
-fn who_never_asks_burns_a_cpu_unless_it_sleeps() {
+fn nonblocking_uses_a_whole_cpu_unless_it_sleeps() {
     let spinning = Launch::new(REACTOR, &["--model", "nonblocking", "--listen", "127.0.0.1:0"]);
     let spinning = spinning.start();
     let client = Client::connect(spinning.address());
@@ -429,7 +429,7 @@ fn every_kind_of_listener_at_once(model: Model) {
 
 // Ends.
 
-fn who_ends_hears_all_and_then_the_end(model: Model) {
+fn a_client_that_ends_receives_everything_and_then_the_end(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
     // Older ones that rest: they concern nobody (kernel-notes §67).
@@ -452,7 +452,7 @@ fn who_ends_hears_all_and_then_the_end(model: Model) {
     server.drain();
 }
 
-fn who_ends_while_stuck_hears_all_and_then_the_end(model: Model) {
+fn a_client_that_ends_while_its_reads_stall_receives_everything_and_then_the_end(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
     let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
@@ -465,7 +465,7 @@ fn who_ends_while_stuck_hears_all_and_then_the_end(model: Model) {
 }
 
 /// While the server owes more than the kernel takes.
-fn who_ends_while_it_is_owed_hears_all_and_then_the_end(model: Model) {
+fn a_client_that_ends_while_output_is_queued_receives_everything_and_then_the_end(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
     let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
@@ -502,7 +502,7 @@ fn say_until_owed(server: &Server, client: &Client, bytes: &[u8]) -> usize {
     }
 }
 
-fn who_ends_without_a_byte_hears_the_end(model: Model) {
+fn a_client_that_ends_without_a_byte_receives_the_end(model: Model) {
     let server = model.serve("echo").start();
     let client = Client::connect(server.address());
     client.finish();
@@ -522,7 +522,7 @@ fn a_reader_that_stalls_gets_every_byte_when_it_goes_on(model: Model) {
     server.drain();
 }
 
-fn a_reset_in_mid_stream_concerns_nobody_else(model: Model) {
+fn a_reset_in_mid_stream_affects_no_other_connection(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
     let before = at_rest(&server);
@@ -591,7 +591,7 @@ fn thousands_come_and_go_and_nothing_stays(model: Model) {
     assert_eq!(server.drain().counter("cut"), 0);
 }
 
-fn who_leaves_without_a_byte_leaves_nothing(model: Model) {
+fn a_client_that_leaves_without_a_byte_leaves_nothing_behind(model: Model) {
     let server = model.serve("echo").start();
     let before = at_rest(&server);
     for _ in 0..3 {
@@ -651,7 +651,7 @@ fn two_hundred_short_connections_at_once_leave_nothing(model: Model) {
 
 // Crowds and scarcity.
 
-fn who_never_reads_costs_neither_memory_nor_time(model: Model) {
+fn a_client_that_never_reads_costs_bounded_memory_and_no_time(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
     let other = Client::connect(server.address());
@@ -673,7 +673,7 @@ fn who_never_reads_costs_neither_memory_nor_time(model: Model) {
     server.drain();
 }
 
-fn who_floods_leaves_the_others_their_turn(model: Model) {
+fn a_flood_does_not_delay_other_connections(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
     let over = AtomicBool::new(false);
@@ -716,7 +716,7 @@ fn an_idle_crowd_costs_nothing(model: Model) {
     server.drain();
 }
 
-fn who_comes_beyond_the_limit_is_served_when_others_leave(model: Model) {
+fn a_connection_above_the_limit_is_served_when_others_leave(model: Model) {
     let server = model.serve("echo").args(&["--max-connections", "4"]).start();
     let mut clients: Vec<Client> = (0..12).map(|_| Client::connect(server.address())).collect();
     for client in &clients {
@@ -797,7 +797,7 @@ fn a_crowd_that_bursts_into_two_buffers_gets_every_byte(model: Model) {
     server.drain();
 }
 
-fn who_takes_every_buffer_and_reads_nothing_gives_way(model: Model) {
+fn a_client_that_holds_every_buffer_and_reads_nothing_is_evicted(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").args(&["--buffers", "2"]).start();
     let greedy = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
@@ -985,7 +985,7 @@ fn the_last_line_needs_no_newline(model: Model) {
     server.drain();
 }
 
-fn each_listener_is_a_room_of_its_own(model: Model) {
+fn each_listener_is_a_group_of_its_own(model: Model) {
     let server = model.serve_at("chat", &["127.0.0.1:0", "127.0.0.1:0"]).start();
     let [one, other] = [0, 1].map(|at| &server.listening[at].address);
     let clients = room(one, &[Options::default(); 2]);
@@ -1018,7 +1018,7 @@ fn hear_but(client: &Client, expected: &[u8], aside: &[u8]) {
     assert!(heard == expected, "all else is as it was said");
 }
 
-fn who_goes_is_announced_however_it_goes(model: Model) {
+fn every_leave_is_announced_however_it_happens(model: Model) {
     let server = model.serve("chat").start();
     let mut clients = room(server.address(), &[Options::default(); 5]);
     let stays = clients.remove(0);
@@ -1134,7 +1134,7 @@ fn a_drain_delivers_what_is_owed_and_then_the_end(model: Model) {
     assert_eq!(exit.counter("cut"), 0, "{exit:?}");
 }
 
-fn a_drain_delivers_to_one_who_was_stuck(model: Model) {
+fn a_drain_delivers_to_a_reader_that_resumes(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
     let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
@@ -1163,7 +1163,7 @@ fn a_drain_delivers_to_one_who_was_stuck(model: Model) {
     assert_eq!(exit.counter("cut"), 0, "{exit:?}");
 }
 
-fn a_drain_ends_who_is_idle(model: Model) {
+fn a_drain_ends_idle_connections(model: Model) {
     let server = model.serve("echo").start();
     let clients: Vec<Client> =
         (0..model.at_once(5)).map(|_| Client::connect(server.address())).collect();
@@ -1175,7 +1175,7 @@ fn a_drain_ends_who_is_idle(model: Model) {
     assert_eq!(exit.counter("cut"), 0, "{exit:?}");
 }
 
-fn a_drain_resets_nobody_who_talks_on(model: Model) {
+fn a_drain_does_not_reset_a_client_that_still_sends(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
     let (client, ended) = (Client::connect(server.address()), AtomicBool::new(false));
@@ -1245,7 +1245,7 @@ fn a_drain_in_mid_talk_delivers_whole_lines(model: Model) {
     assert_eq!(exit.counter("cut"), 0, "{exit:?}");
 }
 
-fn a_drain_cuts_off_who_never_reads(model: Model) {
+fn a_drain_cuts_a_client_that_never_reads(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").args(&["--drain-timeout", "0.2"]).start();
     let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);

@@ -227,7 +227,7 @@ fn parts_arrive_one_after_the_other() {
 }
 
 #[test]
-fn who_refuses_is_named_and_the_others_go_on() {
+fn a_server_that_refuses_is_named_and_the_others_go_on() {
     let (refused, _bound) = nobody();
     let complaint = format!("error: cannot connect to {refused}: Connection refused");
     assert_ended(&run(&[&refused], b"hi\n"), 1, "", &[&complaint]);
@@ -260,7 +260,7 @@ fn a_reset_is_named_behind_what_came_before_it() {
 }
 
 #[test]
-fn that_nobody_reads_what_comes_is_a_success() {
+fn unread_standard_output_is_a_success() {
     let (address, served) = server(|mut stream| {
         // The client asks when its reader has gone.
         stream.read_exact(&mut [0; 1]).unwrap();

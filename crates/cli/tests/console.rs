@@ -77,18 +77,18 @@ macro_rules! on_every_model {
 }
 
 on_every_model!({
-    an_operator_sees_everybody_says_and_kicks,
+    an_operator_lists_says_and_kicks,
     what_is_under_way_is_shown,
-    who_reads_nothing_hinders_no_operator,
-    who_drains_ends_it_with_success,
-    who_quits_ends_it_at_once,
+    a_client_that_reads_nothing_does_not_block_the_operator,
+    drain_ends_the_server_with_success,
+    quit_ends_the_server_at_once,
     the_end_of_what_is_typed_leaves_it_serving,
     commands_may_stand_in_a_file,
-    an_input_that_somebody_made_non_blocking_is_waited_for,
-    nobody_reads_the_answers_and_everybody_is_served,
+    an_input_that_is_already_non_blocking_is_waited_for,
+    all_clients_are_served_while_no_answer_is_read,
     the_answers_cannot_be_written_and_everybody_is_served,
     talk_is_answered_by_number,
-    who_leaves_last_is_told_of,
+    the_last_leave_is_announced,
     a_terminal_is_prompted_and_left_as_it_was,
 } on
     uring: Model("uring", None),
@@ -169,9 +169,9 @@ fn assert_counted(server: &mut Server, expected: &[&str]) {
     }
 }
 
-fn an_operator_sees_everybody_says_and_kicks(model: Model) {
+fn an_operator_lists_says_and_kicks(model: Model) {
     if !model.can(Ability::Crowd) {
-        return an_operator_sees_who_is_served_and_kicks_it_for_the_next(model);
+        return an_operator_lists_the_connection_and_kicks_it_for_the_next(model);
     }
     let mut server = model.attended("echo").start();
     server.type_in("list\nlsit\nfrobnicate\n");
@@ -216,7 +216,7 @@ fn an_operator_sees_everybody_says_and_kicks(model: Model) {
     server.drain();
 }
 
-fn an_operator_sees_who_is_served_and_kicks_it_for_the_next(model: Model) {
+fn an_operator_lists_the_connection_and_kicks_it_for_the_next(model: Model) {
     let mut server = model.attended("echo").start();
     let listener = server.address().to_string();
     let clients: Vec<Client> = (0..3).map(|_| Client::connect(server.address())).collect();
@@ -273,7 +273,7 @@ fn what_is_under_way_is_shown(model: Model) {
     server.drain();
 }
 
-fn who_reads_nothing_hinders_no_operator(model: Model) {
+fn a_client_that_reads_nothing_does_not_block_the_operator(model: Model) {
     let mut server = model.attended("echo").start();
     let stuck = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
     stuck.ping();
@@ -293,7 +293,7 @@ fn who_reads_nothing_hinders_no_operator(model: Model) {
     drop(stuck);
 }
 
-fn who_drains_ends_it_with_success(model: Model) {
+fn drain_ends_the_server_with_success(model: Model) {
     let mut server = model.attended("echo").start();
     let client = Client::connect(server.address());
     client.ping();
@@ -310,7 +310,7 @@ fn who_drains_ends_it_with_success(model: Model) {
     assert_eq!((exit.code(), exit.stdout.len()), (Some(0), 0), "{exit:?}");
 }
 
-fn who_quits_ends_it_at_once(model: Model) {
+fn quit_ends_the_server_at_once(model: Model) {
     let mut server = model.attended("echo").start();
     let client = Client::connect(server.address());
     client.ping();
@@ -356,7 +356,7 @@ fn commands_may_stand_in_a_file(model: Model) {
     server.drain();
 }
 
-fn an_input_that_somebody_made_non_blocking_is_waited_for(model: Model) {
+fn an_input_that_is_already_non_blocking_is_waited_for(model: Model) {
     let (mut ours, theirs) = UnixStream::pair().expect("two descriptors");
     theirs.set_nonblocking(true).expect("a mode can be set");
     let stdin = OwnedFd::from(theirs);
@@ -376,7 +376,7 @@ fn ask_for_much(server: &mut Server) {
     server.type_in("say done\n");
 }
 
-fn nobody_reads_the_answers_and_everybody_is_served(model: Model) {
+fn all_clients_are_served_while_no_answer_is_read(model: Model) {
     let mut server = model.attended("echo").unheard(false).start();
     let client = Client::connect(server.address());
     client.ping();
@@ -400,7 +400,7 @@ fn the_answers_cannot_be_written_and_everybody_is_served(model: Model) {
     assert_eq!(exit.code(), Some(0), "{exit:?}");
 }
 
-fn who_leaves_last_is_told_of(model: Model) {
+fn the_last_leave_is_announced(model: Model) {
     let mut server = model.serve("talk").typed().start();
     let client = Client::connect(server.address());
     server.assert_says(&["* 1 joined"]);

@@ -55,7 +55,7 @@ fn models_are_named_as_for_compare_and_each_is_shown_once() {
 }
 
 #[test]
-fn who_is_told_of_readiness_waits_then_receives_then_sends() {
+fn readiness_waits_then_receives_then_sends() {
     for (model, wait) in [
         ("epoll", "epoll_wait"),
         ("epoll-et", "epoll_wait"),
@@ -69,7 +69,7 @@ fn who_is_told_of_readiness_waits_then_receives_then_sends() {
 }
 
 #[test]
-fn who_is_told_once_asks_again_and_who_is_told_by_a_signal_takes_it_and_looks() {
+fn oneshot_rearms_and_sigio_takes_the_signal_and_polls() {
     assert_calls(
         "epoll-oneshot",
         &[
@@ -94,7 +94,7 @@ fn who_is_told_once_asks_again_and_who_is_told_by_a_signal_takes_it_and_looks() 
 }
 
 #[test]
-fn who_sleeps_in_its_receive_waits_and_copies_in_one_call() {
+fn a_blocking_receive_waits_and_copies_in_one_call() {
     for model in ["blocking", "thread", "process"] {
         let woken = "recv waiting+waking-and-copying";
         assert_calls(model, &[woken, "send copying", "recv waiting"]);
@@ -114,7 +114,7 @@ fn one_enter_carries_the_send_and_the_wait_and_the_kernel_copies() {
 }
 
 #[test]
-fn who_asks_nobody_never_waits_and_tries_until_there_is_something() {
+fn nonblocking_never_waits_and_retries_until_data_comes() {
     let row = explained("nonblocking").expect("it is everywhere");
     let calls = calls(&row);
     assert!(calls.iter().all(|call| !call.contains("waiting")), "{calls:?}");

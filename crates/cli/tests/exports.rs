@@ -178,7 +178,7 @@ fn perfettos_own_descriptors_know_every_field() {
 }
 
 #[test]
-fn a_lane_of_each_thread_has_its_calls_and_an_arrow_leads_to_whose_connection_it_writes_to() {
+fn a_thread_track_has_its_calls_and_flows_to_the_connections_that_it_writes_to() {
     let trace = Trace::from_bytes(&threads()).unwrap();
     let mut bytes = Vec::new();
     write_perfetto(&trace, &Cut::default(), 200, &mut bytes).unwrap();
@@ -201,7 +201,7 @@ fn a_lane_of_each_thread_has_its_calls_and_an_arrow_leads_to_whose_connection_it
 }
 
 #[test]
-fn who_is_in_a_call_when_a_part_begins_is_in_it_from_then_on() {
+fn a_call_in_progress_when_a_part_begins_is_drawn_from_there() {
     let trace = Trace::from_bytes(&threads()).unwrap();
     let sends = trace.events().find(|event| event.op.is_some_and(|op| op.name() == "send"));
     let cut = Cut { since: Some(Duration::from_nanos(sends.unwrap().at)), ..Cut::default() };
@@ -226,7 +226,7 @@ fn threads_beyond_the_cap_have_no_track_and_are_counted() {
 }
 
 #[test]
-fn a_real_servers_threads_have_lanes_in_every_export() {
+fn a_real_servers_threads_have_tracks_in_every_export() {
     let (_folder, path) = recorded("thread");
     let trace = Trace::open(&path).unwrap();
     let seen = decode(&fs::read(exported(&path, "run.pftrace", &[])).unwrap());
@@ -301,7 +301,7 @@ fn data(page: &str) -> Value {
 }
 
 #[test]
-fn a_page_of_threads_has_a_lane_for_each_and_says_what_they_did_with_their_time() {
+fn a_page_of_threads_has_a_track_for_each_with_its_times() {
     let trace = Trace::from_bytes(&threads()).unwrap();
     let mut page = Vec::new();
     assert_eq!(write_page(&trace, &Cut::default(), 48, &mut page).unwrap(), [""; 0]);
@@ -383,7 +383,7 @@ root.dataset.absent = +/has no lane/.test($('search-said').textContent);
 </script></body>";
 
 #[test]
-fn a_page_is_zoomed_moved_read_and_searched_by_hand() {
+fn a_page_can_be_zoomed_moved_and_searched() {
     for model in models() {
         let (_folder, path) = recorded(model);
         let page = exported(&path, "run.html", &[]);
@@ -416,7 +416,7 @@ root.dataset.noloop = +($('turns-details').hidden && rows.loop === null);
 </script></body>";
 
 #[test]
-fn a_page_of_threads_is_drawn_and_read_by_hand() {
+fn a_page_of_threads_can_be_zoomed_and_searched() {
     let trace = Trace::from_bytes(&threads()).unwrap();
     let mut page = Vec::new();
     write_page(&trace, &Cut::default(), 48, &mut page).unwrap();

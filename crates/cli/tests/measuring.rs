@@ -44,7 +44,7 @@ impl Drop for Server {
 }
 
 #[test]
-fn load_tells_what_it_verified() {
+fn load_prints_what_it_verified() {
     let (_server, address) = Server::start(&["--model", "epoll"]);
     let output = proactor(&["load", &address, "-t", "100ms", "-c", "3", "--size", "100"]);
     let out = text(&output.stdout);
@@ -91,7 +91,7 @@ fn load_fails_in_one_line_when_a_reply_is_wrong() {
 }
 
 #[test]
-fn load_fails_in_one_line_when_nobody_listens() {
+fn load_fails_in_one_line_without_a_listener() {
     let output = proactor(&["load", "unix:/no/such/socket"]);
     assert_eq!(output.status.code(), Some(1));
     let error = text(&output.stderr);
@@ -100,7 +100,7 @@ fn load_fails_in_one_line_when_nobody_listens() {
 }
 
 #[test]
-fn wrong_usage_is_told_with_status_two() {
+fn wrong_usage_exits_with_status_two() {
     for arguments in [
         &["load"][..],
         &["load", "nowhere"],

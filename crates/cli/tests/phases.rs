@@ -114,7 +114,7 @@ fn on_a_ring_one_call_carries_both_phases() {
 }
 
 #[test]
-fn who_is_not_told_tries_everybody_in_every_round() {
+fn nonblocking_tries_every_socket_in_every_round() {
     let Some(exit) = converse(Model::Nonblocking, &["--idle-sleep", "1ms"], FEW) else { return };
     let (calls, rounds) = (exit.counter("calls"), exit.counter("turns"));
     // The listener and the stop signal are tried too; the drain's last rounds have no listener.

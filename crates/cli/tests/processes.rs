@@ -85,7 +85,7 @@ fn a_message_costs_its_child_two_calls() {
 // Children that end before their time.
 
 #[test]
-fn a_child_killed_in_mid_message_leaves_and_harms_nobody_else() {
+fn a_child_killed_in_mid_message_affects_no_other_connection() {
     let server = serve(&[CHAT]).start();
     let first = enter(server.address());
     let second = enter(server.address());
@@ -118,7 +118,7 @@ fn a_child_killed_in_mid_message_leaves_and_harms_nobody_else() {
 }
 
 #[test]
-fn children_killed_all_at_once_are_all_buried() {
+fn children_killed_all_at_once_are_all_reaped() {
     let server = serve(&[ECHO]).args(&["--max-connections", "50"]).start();
     for _ in 0..3 {
         let clients = [(); 50].map(|()| Client::connect(server.address()));
@@ -162,7 +162,7 @@ fn two_hundred_short_connections_at_once_leave_nothing() {
 }
 
 #[test]
-fn a_server_that_began_with_dead_children_ignored_buries_its_own() {
+fn a_server_started_with_sigchld_ignored_reaps_its_children() {
     let server = serve(&[ECHO]).ignoring_dead_children().start();
     for _ in 0..10 {
         Client::connect(server.address()).ping();
@@ -172,7 +172,7 @@ fn a_server_that_began_with_dead_children_ignored_buries_its_own() {
 }
 
 #[test]
-fn a_dead_child_of_somebody_elses_is_in_nobodys_way() {
+fn a_child_of_other_code_is_left_to_be_waited_for() {
     // The shell's child becomes the server's, and nobody waits for it.
     let script = format!("true & exec {PROACTOR} serve --model process --stats --listen {ECHO}");
     let server = Launch::new("/bin/sh", &["-c", &script]).start();
@@ -189,7 +189,7 @@ fn a_dead_child_of_somebody_elses_is_in_nobodys_way() {
 // Rooms.
 
 #[test]
-fn everybody_who_floods_hears_all_the_others() {
+fn every_flooding_client_receives_all_the_others() {
     const CLIENTS: usize = 3;
     let mut random = Random::of_test();
     let server = serve(&[CHAT]).start();
@@ -230,7 +230,7 @@ fn everybody_who_floods_hears_all_the_others() {
 }
 
 #[test]
-fn who_finds_no_descriptors_for_a_line_waits_until_others_leave() {
+fn a_connection_without_descriptors_for_its_link_waits_until_others_leave() {
     let server = serve(&[CHAT]).start();
     server.process.limit_descriptors(server.process.descriptors() + 5);
     let clients: Vec<Client> = (0..8).map(|_| Client::connect(server.address())).collect();
@@ -284,7 +284,7 @@ fn a_key_at_the_terminal_reaches_all_and_all_is_delivered() {
 }
 
 #[test]
-fn a_child_that_is_told_drains_and_the_others_stay() {
+fn a_child_that_is_signalled_drains_and_the_others_stay() {
     let server = serve(&[ECHO]).start();
     let one = Client::connect(server.address());
     one.ping();
@@ -319,7 +319,7 @@ fn signals_at_any_moment_are_noticed() {
 }
 
 #[test]
-fn who_is_stopped_for_good_is_cut_at_the_deadline() {
+fn a_stopped_client_is_cut_at_the_deadline() {
     let server = serve(&[ECHO, CHAT]).args(&["--drain-timeout", "0.2"]).start();
     let clients = [0, 1].map(|at| Client::connect(&server.listening[at].address));
     clients[0].ping();

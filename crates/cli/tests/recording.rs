@@ -145,7 +145,7 @@ fn lanes_are_in_order(trace: &Trace) {
 }
 
 #[test]
-fn the_calls_of_all_who_serve_are_in_one_trace() {
+fn the_calls_of_all_threads_and_children_are_in_one_trace() {
     for model in MANY {
         let (_folder, path, server) = recording(model, &[]);
         // One at a time is all that one of them can have.
@@ -174,7 +174,7 @@ fn the_calls_of_all_who_serve_are_in_one_trace() {
 }
 
 #[test]
-fn who_speaks_to_others_is_seen_to_write_to_their_sockets() {
+fn chat_writes_are_recorded_with_the_receiving_connections() {
     let (_folder, path, server) = recording("thread", &["--protocol", "chat"]);
     let clients = [(); 4].map(|()| Client::connect(server.address()));
     for (at, client) in clients.iter().enumerate() {
@@ -302,7 +302,7 @@ fn a_child_fetches_the_pages_that_it_will_write_to_and_not_one_by_one() {
 
 /// They talk without end, so that some are killed while they write a record.
 #[test]
-fn a_child_that_is_killed_costs_one_record_at_most_and_nobody_else_anything() {
+fn a_killed_child_costs_at_most_one_record_and_no_other_child_any() {
     let (_folder, path, server) = recording("process", &["--protocol", "chargen"]);
     for _ in 0..20 {
         let client = Client::connect(server.address());
@@ -367,7 +367,7 @@ fn a_sample_has_whole_connections() {
 }
 
 #[test]
-fn the_views_of_threads_speak_of_no_turns_and_say_what_slept() {
+fn views_of_threads_report_sleeps_and_no_iterations() {
     let (_folder, path, server) = recording("thread", &[]);
     let client = Client::connect(server.address());
     (0..200).for_each(|_| client.ping());
@@ -535,7 +535,7 @@ fn without_a_file_all_that_happens_is_said_on_stderr() {
 
 /// A thread would keep it from forking, so another process prints.
 #[test]
-fn whoever_prints_for_a_server_that_forks_ends_with_it() {
+fn the_printer_of_a_forking_server_ends_with_it() {
     for kills in [false, true] {
         let args = ["serve", "--model", "process", "--listen", "127.0.0.1:0", "--trace"];
         let server = Launch::new(PROACTOR, &args).start();
@@ -565,7 +565,7 @@ fn objects(text: &[u8]) -> Vec<Value> {
 }
 
 #[test]
-fn who_follows_a_file_or_a_process_is_told_what_is_shown_afterwards() {
+fn follow_prints_what_show_prints_afterwards() {
     // Three at a time are too many for one.
     for model in models().into_iter().filter(|&model| model != "blocking") {
         let (_folder, path, server) = recording(model, &[]);

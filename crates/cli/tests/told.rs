@@ -83,7 +83,7 @@ fn a_ring_of_another_process_is_seen_at_work() {
 }
 
 #[test]
-fn what_the_kernel_told_stands_beside_a_recording() {
+fn kernel_events_are_recorded_in_a_sidecar_file() {
     if let Some(why) = io_uring_refused() {
         return skip(&why);
     }
@@ -178,7 +178,7 @@ fn as_nobody(args: &[&str]) -> Option<Output> {
 }
 
 #[test]
-fn where_the_kernel_does_not_tell_no_file_is_left_behind() {
+fn without_kernel_events_no_file_is_left_behind() {
     let folder = tempfile::tempdir().unwrap();
     // Anybody may write there.
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -192,7 +192,7 @@ fn where_the_kernel_does_not_tell_no_file_is_left_behind() {
 }
 
 #[test]
-fn who_may_not_is_told_so_in_one_line() {
+fn a_missing_privilege_is_reported_in_one_line() {
     let me = std::process::id().to_string();
     let Some(output) = as_nobody(&["trace", "attach", &me]) else { return };
     let complaint = String::from_utf8(output.stderr).unwrap();

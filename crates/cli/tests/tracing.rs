@@ -123,7 +123,7 @@ fn smallest() -> (tempfile::NamedTempFile, Recorder) {
 }
 
 #[test]
-fn a_reader_beside_the_recorder_never_takes_one_record_for_another() {
+fn a_concurrent_reader_never_mistakes_one_record_for_another() {
     let (file, mut log) = smallest();
     for n in 0..9000 {
         log.note(None, || n, numbered(n));
@@ -171,7 +171,7 @@ fn what_stands_before_an_enter_is_in_the_file_while_it_sleeps() {
 }
 
 #[test]
-fn who_follows_too_slowly_is_told_how_much_is_lost_to_the_record() {
+fn a_slow_follower_counts_every_lost_record() {
     let (file, mut log) = smallest();
     let mut follow = Follow::new(file.reopen().unwrap(), false).unwrap();
     let (mut written, mut told) = (0, 0);
@@ -201,7 +201,7 @@ fn who_follows_too_slowly_is_told_how_much_is_lost_to_the_record() {
 }
 
 #[test]
-fn who_reads_while_it_is_written_reads_nothing_torn() {
+fn a_reader_never_sees_a_partly_written_record() {
     let (file, mut log) = smallest();
     let mut follow = Follow::new(file.reopen().unwrap(), false).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
@@ -249,7 +249,7 @@ fn who_reads_while_it_is_written_reads_nothing_torn() {
 }
 
 #[test]
-fn a_file_has_one_recorder_and_who_follows_notices_the_next() {
+fn a_file_has_one_recorder_and_a_follower_notices_the_next() {
     let (file, mut log) = smallest();
     log.note(None, || 0, numbered(0));
     let again = file.reopen().unwrap();

@@ -340,7 +340,7 @@ fn listeners_and_what_stops_a_loop_are_named_where_no_connection_is_meant() {
 }
 
 #[test]
-fn a_model_that_asks_nobody_is_not_said_to_wait_for_anybody() {
+fn nonblocking_is_not_reported_as_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let options = ["--model", "nonblocking", "--trace-size", "128K"];
     let begun = |what: &Happened| matches!(what, Happened::WaitBegin { .. });

@@ -198,7 +198,7 @@ fn of_bundles_the_trace_is_what_the_kernel_says_and_every_byte_is_in_its_buffer(
 }
 
 #[test]
-fn what_the_kernel_tells_anybody_adds_up_in_every_tier() {
+fn fdinfo_counts_match_the_trace_in_every_tier() {
     let Some(kernel) = kernel() else { return };
     let _turn = alone();
     for ceiling in ["5.6", "5.18", "5.19", "6.0", "9.0"] {
