@@ -27,7 +27,7 @@ struct Use {
 
 /// Returns the files of `sources`, all of one crate, that import one another in a circle: each
 /// group with the imports, as text, that close it.
-pub fn circles(sources: &[&Source]) -> Vec<Vec<String>> {
+pub(crate) fn circles(sources: &[&Source]) -> Vec<Vec<String>> {
     let modules: Modules = sources
         .iter()
         .filter_map(|source| {

@@ -6,37 +6,37 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 /// A source file, cut into tokens and prose.
-pub struct Source {
+pub(crate) struct Source {
     /// The path from the root of the repository.
-    pub path: String,
-    pub lines: Vec<String>,
-    pub tokens: Vec<Token>,
-    pub comments: Vec<Comment>,
+    pub(crate) path: String,
+    pub(crate) lines: Vec<String>,
+    pub(crate) tokens: Vec<Token>,
+    pub(crate) comments: Vec<Comment>,
 }
 
-pub struct Token {
-    pub line: usize,
+pub(crate) struct Token {
+    pub(crate) line: usize,
     /// The last line of the token: a string literal may have several lines.
-    pub end: usize,
+    pub(crate) end: usize,
     /// The word or sign; a string literal is its content behind a quotation mark.
-    pub text: String,
+    pub(crate) text: String,
     /// Whether the token is compiled for tests only.
-    pub test: bool,
+    pub(crate) test: bool,
     /// The number of `{` that are open around the token, and how many of them are of modules.
-    pub depth: usize,
-    pub modules: usize,
+    pub(crate) depth: usize,
+    pub(crate) modules: usize,
 }
 
 /// Consecutive comment lines of one kind.
-pub struct Comment {
-    pub line: usize,
-    pub kind: Kind,
+pub(crate) struct Comment {
+    pub(crate) line: usize,
+    pub(crate) kind: Kind,
     /// The text of each line, without the comment sign.
-    pub text: Vec<String>,
+    pub(crate) text: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Plain,
     /// `///` comments.
     Outer,
@@ -45,22 +45,22 @@ pub enum Kind {
 }
 
 impl Token {
-    pub fn is(&self, text: &str) -> bool {
+    pub(crate) fn is(&self, text: &str) -> bool {
         self.text == text
     }
 
-    pub fn is_name(&self) -> bool {
+    pub(crate) fn is_name(&self) -> bool {
         self.text.starts_with(|c: char| c.is_alphabetic() || c == '_')
     }
 
     /// Returns the content of a string literal.
-    pub fn literal(&self) -> Option<&str> {
+    pub(crate) fn literal(&self) -> Option<&str> {
         self.text.strip_prefix('"')
     }
 }
 
 impl Source {
-    pub fn new(path: &str, text: &str) -> Source {
+    pub(crate) fn new(path: &str, text: &str) -> Source {
         let (tokens, comments) = cut(text);
         let lines = text.lines().map(str::to_owned).collect();
         let mut source = Source { path: path.to_owned(), lines, tokens, comments };
@@ -70,7 +70,7 @@ impl Source {
     }
 
     /// Returns the positions at which `words` stand one after another.
-    pub fn positions<'a>(&'a self, words: &'a [&str]) -> impl Iterator<Item = usize> + 'a {
+    pub(crate) fn positions<'a>(&'a self, words: &'a [&str]) -> impl Iterator<Item = usize> + 'a {
         let windows = self.tokens.windows(words.len()).enumerate();
         windows
             .filter(move |(_, tokens)| tokens.iter().zip(words).all(|(token, word)| token.is(word)))
@@ -78,7 +78,7 @@ impl Source {
     }
 
     /// Returns the position after the item that begins at `at`: after its `;` or closing brace.
-    pub fn end_of_item(&self, at: usize) -> usize {
+    pub(crate) fn end_of_item(&self, at: usize) -> usize {
         let mut depth = 0;
         for (n, token) in self.tokens[at..].iter().enumerate() {
             match &*token.text {
@@ -94,13 +94,13 @@ impl Source {
     }
 
     /// Returns the number of lines with code that is not compiled for tests only.
-    pub fn code_lines(&self) -> usize {
+    pub(crate) fn code_lines(&self) -> usize {
         let code = self.tokens.iter().filter(|token| !token.test);
         code.flat_map(|token| token.line..=token.end).collect::<BTreeSet<_>>().len()
     }
 
     /// Returns the folder in which the files of this module's children are.
-    pub fn folder(&self) -> &str {
+    pub(crate) fn folder(&self) -> &str {
         let (folder, file) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
         match file {
             "mod.rs" | "lib.rs" | "main.rs" => folder,
@@ -144,12 +144,12 @@ impl Source {
     }
 }
 
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Returns the files with this extension below `folder`, which is relative to the root.
-pub fn files(folder: &str, extension: &str) -> Vec<String> {
+pub(crate) fn files(folder: &str, extension: &str) -> Vec<String> {
     let mut found = Vec::new();
     collect(&root().join(folder), extension, &mut found);
     let relative = |path: &PathBuf| {
@@ -176,13 +176,13 @@ fn collect(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-pub fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).expect("a readable file")
 }
 
 /// All Rust files of the repository. Files outside of `src` are tests as a whole, and so
 /// are the files that a `#[cfg(test)] mod name;` declares.
-pub static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
+pub(crate) static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
     let mut sources: Vec<Source> =
         files("", "rs").iter().map(|path| Source::new(path, &read(path))).collect();
     let tests: BTreeSet<String> = sources.iter().flat_map(Source::test_files).collect();
@@ -198,7 +198,7 @@ pub static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
 });
 
 /// Returns the folder of the crate whose `src` the file is in; the root crate is "src".
-pub fn crate_of(path: &str) -> Option<&str> {
+pub(crate) fn crate_of(path: &str) -> Option<&str> {
     if path.starts_with("src/") {
         return Some("src");
     }

@@ -122,14 +122,14 @@ static PHRASES: LazyLock<HashMap<&str, Vec<Phrase>>> = LazyLock::new(|| {
     by_first
 });
 
-pub struct Found {
-    pub line: usize,
-    pub word: String,
-    pub instead: &'static str,
+pub(crate) struct Found {
+    pub(crate) line: usize,
+    pub(crate) word: String,
+    pub(crate) instead: &'static str,
 }
 
 /// Returns the banned words in consecutive lines of prose, the first of which is `line`.
-pub fn in_prose<'a>(line: usize, text: impl Iterator<Item = &'a str>) -> Vec<Found> {
+pub(crate) fn in_prose<'a>(line: usize, text: impl Iterator<Item = &'a str>) -> Vec<Found> {
     let words: Vec<(usize, String)> = text
         .enumerate()
         .flat_map(|(n, text)| words(text).map(move |word| (line + n, word)))
@@ -147,7 +147,7 @@ pub fn in_prose<'a>(line: usize, text: impl Iterator<Item = &'a str>) -> Vec<Fou
 }
 
 /// Returns the banned words in one name, in snake case, camel case or capitals.
-pub fn in_name(name: &str) -> Vec<(&'static str, &'static str)> {
+pub(crate) fn in_name(name: &str) -> Vec<(&'static str, &'static str)> {
     let parts = parts(name);
     let mut found = Vec::new();
     for (phrases, instead, fine) in PROSE.iter().chain(NAMES) {
