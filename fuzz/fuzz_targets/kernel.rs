@@ -8,4 +8,4 @@ mod kernel;
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| kernel::tell(bytes));
+fuzz_target!(|bytes: &[u8]| kernel::kernel(bytes));

@@ -20,7 +20,7 @@ use std::path::Path;
 use proactor_sim::{Dice, Tier};
 use proactor_trace::Trace;
 use proactor_trace::format::{HEADER, RECORD};
-use proactor_trace::kernel::Point;
+use proactor_trace::kernel::Tracepoint;
 
 use support::server::PROACTOR;
 use support::simulated::simulated;
@@ -84,11 +84,11 @@ fn times_that_go_anywhere_are_read_and_exported() {
 fn no_damage_to_kernel_events_makes_a_reader_panic() {
     let mut dice = Dice::new(1);
     let events = kernel::events();
-    let format = kernel::format(Point::Complete);
+    let format = kernel::format(Tracepoint::Complete);
     let far = format.replace("offset:32", &format!("offset:{}", usize::MAX));
     for whole in [&events[..], kernel::PAGE.as_bytes(), format.as_bytes(), far.as_bytes()] {
         for _ in 0..400 {
-            kernel::tell(&damaged(whole, &mut dice));
+            kernel::kernel(&damaged(whole, &mut dice));
         }
     }
 }
@@ -136,13 +136,13 @@ fn what_fuzz_targets_begin_from_is_read_as_it_stands() {
         trace::export(some, 3);
         ["trace", "exports"].iter().for_each(|target| write(target, name, some));
     }
-    let format = kernel::format(Point::Complete);
+    let format = kernel::format(Tracepoint::Complete);
     for (name, bytes) in [
         ("events", &kernel::events()[..]),
         ("page", kernel::PAGE.as_bytes()),
         ("format", format.as_bytes()),
     ] {
-        kernel::tell(bytes);
+        kernel::kernel(bytes);
         write("kernel", name, bytes);
     }
 }

@@ -1,6 +1,5 @@
-//! What the kernel tells: `trace attach` on a server that knows nothing of it, and `serve
-//! --kernel-events` beside a recording. It takes root; where there is none, what is said of that is
-//! what is tested.
+//! The kernel's events: `trace attach` on an unmodified server, and `serve --kernel-events` with a
+//! recording. They need root; without it, the error messages are tested.
 
 #[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
 mod support;
@@ -11,16 +10,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
-use proactor_trace::kernel::{Beside, Delays, Instance, Point};
+use proactor_trace::kernel::{Delays, Instance, Sidecar, Tracepoint};
 use proactor_trace::{Clock, Trace};
 use serde_json::Value;
 
 use support::server::PROACTOR;
 use support::{Client, Launch, Process, io_uring_refused, skip};
 
-/// Whether the kernel's tracepoints are to be had; if not, a skip.
-fn is_told() -> bool {
-    match Instance::new(&Point::ALL, Clock::Nanos, 1 << 20) {
+/// Whether the kernel's tracepoints are available; a skip otherwise.
+fn has_tracepoints() -> bool {
+    match Instance::new(&Tracepoint::ALL, Clock::Nanos, 1 << 20) {
         Ok(_) => true,
         Err(why) => {
             skip(&why.to_string());
@@ -34,7 +33,7 @@ fn a_ring_of_another_process_is_seen_at_work() {
     if let Some(why) = io_uring_refused() {
         return skip(&why);
     }
-    if !is_told() {
+    if !has_tracepoints() {
         return;
     }
     let server =
@@ -53,7 +52,7 @@ fn a_ring_of_another_process_is_seen_at_work() {
     let reader = std::thread::spawn(move || {
         stdout.lines().map_while(Result::ok).for_each(|line| drop(said.send(line)));
     });
-    // Until something is seen: then it watches.
+    // The first event shows that it watches.
     let seen = support::eventually("something is seen", || {
         client.ping();
         lines.try_recv().ok()
@@ -70,7 +69,10 @@ fn a_ring_of_another_process_is_seen_at_work() {
     reader.join().unwrap();
     let rest: Vec<String> = lines.try_iter().collect();
     let summary: Value = serde_json::from_str(rest.last().unwrap()).unwrap();
-    assert_eq!((&summary["schema"], &summary["lost"]), (&"proactor.attach/1".into(), &0.into()));
+    assert_eq!(
+        (&summary["schema"], &summary["lost"]),
+        (&"proactor.trace.attach/2".into(), &0.into())
+    );
     let ops = summary["rings"][0]["ops"].as_array().unwrap();
     let op = |name: &str| {
         let find = |op: &&Value| op["op"] == name;
@@ -78,7 +80,7 @@ fn a_ring_of_another_process_is_seen_at_work() {
     };
     assert!(op("recv")["completed"].as_u64() >= Some(50), "{summary}");
     assert!(op("send")["submitted"].as_u64() >= Some(50), "{summary}");
-    assert_eq!(op("close")["ok"], 1, "the guest that left: {summary}");
+    assert_eq!(op("close")["ok"], 1, "the client that left: {summary}");
     server.drain();
 }
 
@@ -87,7 +89,7 @@ fn kernel_events_are_recorded_in_a_sidecar_file() {
     if let Some(why) = io_uring_refused() {
         return skip(&why);
     }
-    if !is_told() {
+    if !has_tracepoints() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -103,8 +105,8 @@ fn kernel_events_are_recorded_in_a_sidecar_file() {
     server.drain();
 
     let trace = Trace::open(&path).unwrap();
-    let told = Beside::open(&path, &trace.header).unwrap().expect("it is this server's");
-    let delays = Delays::of(&trace, &told);
+    let sidecar = Sidecar::open(&path, &trace.header).unwrap().expect("the server's file");
+    let delays = Delays::of(&trace, &sidecar);
     assert_eq!((delays.lost, delays.unmatched), (0, 0), "{delays}");
     assert!(delays.reaping.len() >= 200 && delays.posting.len() >= 100, "{delays}");
     let run = |args: &[&str]| {
@@ -124,17 +126,17 @@ fn kernel_events_are_recorded_in_a_sidecar_file() {
     let (_, summary) = run(&["summary", "--json"]);
     let summary: Value = serde_json::from_str(&summary).unwrap();
     assert_eq!(summary["kernel"], json);
-    // Of another process, under the same name: it is not taken for this one's.
+    // A file of another process with the same name is not used.
     let mut other = trace.header.clone();
     other.pid += 1;
-    assert!(Beside::open(&path, &other).unwrap().is_none());
+    assert!(Sidecar::open(&path, &other).unwrap().is_none());
     fs::remove_file(folder.path().join("a.trace.kernel")).unwrap();
     assert_eq!(run(&["delays"]).0, Some(1));
 }
 
 #[test]
-fn of_a_process_without_a_ring_it_is_said_at_once_and_in_the_end() {
-    if !is_told() {
+fn a_process_without_a_ring_is_reported_at_once_and_at_the_end() {
+    if !has_tracepoints() {
         return;
     }
     let mut sleeper = Command::new("sleep").arg("60").spawn().unwrap();
@@ -148,21 +150,21 @@ fn of_a_process_without_a_ring_it_is_said_at_once_and_in_the_end() {
     let output = output.unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     let who = format!("process {pid} (sleep)");
-    let last = format!("error: nothing was told of a ring of {who}: it has no io_uring open");
+    let last = format!("error: {who} has no io_uring open");
     assert!(said.contains(&format!("{who} has no io_uring open yet: waiting for one")), "{said}");
     assert_eq!((output.status.code(), said.lines().last()), (Some(1), Some(&*last)));
     assert!(output.stdout.is_empty());
 }
 
 #[test]
-fn a_process_that_is_not_there_is_one_line() {
+fn a_missing_process_is_one_line() {
     let output = Command::new(PROACTOR).args(["trace", "attach", "4294967295"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert_eq!(complaint, "error: there is no process 4294967295\n");
 }
 
-/// This command, as somebody who is not root.
+/// Runs this command without root.
 fn as_nobody(args: &[&str]) -> Option<Output> {
     let mut command = Command::new(PROACTOR);
     command.args(args);
@@ -172,7 +174,7 @@ fn as_nobody(args: &[&str]) -> Option<Output> {
     }
     let output = command.output().ok();
     if output.is_none() {
-        skip("nobody may not run our programs");
+        skip("the user nobody cannot run our programs");
     }
     output
 }
@@ -180,7 +182,7 @@ fn as_nobody(args: &[&str]) -> Option<Output> {
 #[test]
 fn without_kernel_events_no_file_is_left_behind() {
     let folder = tempfile::tempdir().unwrap();
-    // Anybody may write there.
+    // Every user may write there.
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let option = format!("--trace={}", folder.path().join("a.trace").display());
     let args = ["serve", "--model", "uring", "--listen", "127.0.0.1:0", &option, "--kernel-events"];

@@ -42,7 +42,7 @@ use std::os::fd::RawFd;
 
 use proactor::selector::Key;
 
-pub use attach::{Attached, Line};
+pub use attach::{RingEvent, WatchedProcess};
 pub use calls::TracedCalls;
 pub use event::{Event, Events, Happened, Op};
 pub use follow::{Follow, open_process};

@@ -14,7 +14,7 @@ use super::trace::follow_to_end;
 use proactor::os;
 use proactor::os::process::{self, Alone, Pid};
 use proactor_models::model::Model;
-use proactor_trace::kernel::{Listening, Scribe, beside};
+use proactor_trace::kernel::{Instance, KernelRecorder, sidecar_path};
 use proactor_trace::{Filter, Follow, Level, Recording, Settings, Trigger};
 
 /// The tracing options.
@@ -59,7 +59,7 @@ pub(super) struct Prepared {
     /// The same file, opened again to print it.
     live: Option<File>,
     /// Records the kernel events.
-    scribe: Option<Scribe>,
+    kernel: Option<KernelRecorder>,
 }
 
 impl Args {
@@ -73,7 +73,7 @@ impl Args {
             clap::Error::raw(ErrorKind::ArgumentConflict, wrong).exit();
         }
         // Before the file is created, so that a failure leaves no file.
-        let listening = self.kernel_events.then(|| Listening::begin(None)).transpose()?;
+        let tracepoints = self.kernel_events.then(|| KernelRecorder::prepare(None)).transpose()?;
         let (file, live) = match path {
             Some(path) => {
                 (create(path).with_context(|| format!("cannot write {}", path.display()))?, None)
@@ -95,9 +95,9 @@ impl Args {
             triggers: self.trace_trigger.clone(),
             clock: None,
         };
-        let told = path.as_deref().zip(listening);
-        let scribe = told.map(|(path, told)| scribe(path, told, &settings)).transpose()?;
-        Ok(Some(Prepared { recording: Recording { file, settings }, live, scribe }))
+        let kernel = path.as_deref().zip(tracepoints);
+        let kernel = kernel.map(|(path, points)| start(path, points, &settings)).transpose()?;
+        Ok(Some(Prepared { recording: Recording { file, settings }, live, kernel }))
     }
 
     /// Returns the conflict between the options, if there is one.
@@ -120,10 +120,10 @@ impl Args {
 }
 
 /// Starts the recording of kernel events.
-fn scribe(path: &Path, listening: Listening, settings: &Settings) -> anyhow::Result<Scribe> {
-    let path = beside(path);
+fn start(path: &Path, points: Instance, settings: &Settings) -> anyhow::Result<KernelRecorder> {
+    let path = sidecar_path(path);
     let file = create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(Scribe::start(listening, file, settings)?)
+    Ok(KernelRecorder::start(points, file, settings)?)
 }
 
 /// Prints the trace on stderr until the recorder ends.
@@ -184,8 +184,8 @@ impl Prepared {
     /// Returns the recording, the file to print, and the recorder of kernel events.
     pub(super) fn split(
         prepared: Option<Prepared>,
-    ) -> (Option<Recording>, Option<File>, Option<Scribe>) {
-        prepared.map_or((None, None, None), |one| (Some(one.recording), one.live, one.scribe))
+    ) -> (Option<Recording>, Option<File>, Option<KernelRecorder>) {
+        prepared.map_or((None, None, None), |one| (Some(one.recording), one.live, one.kernel))
     }
 }
 

@@ -24,7 +24,7 @@ use proactor_models::model::{
     self, Ability, Choice, Chosen, Model, PreparedModel, RingOptions, Service,
 };
 use proactor_report::units;
-use proactor_trace::kernel::Scribe;
+use proactor_trace::kernel::KernelRecorder;
 
 /// Run a server until SIGTERM or SIGINT
 #[derive(Debug, clap::Args)]
@@ -159,7 +159,7 @@ impl Args {
         let attended = console.is_some();
         let console = console.map(|_| open_console(&addresses)).transpose();
         let console = console.context("cannot open the console")?;
-        let (trace, live, scribe) = Prepared::split(self.record.prepare(chosen.model)?);
+        let (trace, live, kernel) = Prepared::split(self.record.prepare(chosen.model)?);
         let idle_sleep = self.idle_sleep;
         let service = Service { listeners, buffers, limits, stop, idle_sleep, console, trace };
         let mut printer = Ok(None);
@@ -169,7 +169,7 @@ impl Args {
         };
         let served = model::serve(engine, service, ready);
         drop(files);
-        finish_trace(scribe, printer);
+        finish_trace(kernel, printer);
         let (ended, counters) = served.with_context(|| format!("{} failed", chosen.model))?;
         self.conclude(ended, &chosen, counters, attended)
     }
@@ -333,8 +333,8 @@ fn check_console(choice: Choice, console: Option<&str>) {
 }
 
 /// Waits for the threads that write the recording. Their failure is not a failure of the server.
-fn finish_trace(scribe: Option<Scribe>, printer: io::Result<Option<Printer>>) {
-    if let Some(Err(error)) = scribe.map(Scribe::finish) {
+fn finish_trace(kernel: Option<KernelRecorder>, printer: io::Result<Option<Printer>>) {
+    if let Some(Err(error)) = kernel.map(KernelRecorder::finish) {
         tracing::warn!("the recording of kernel events is incomplete: {error:#}");
     }
     match printer {

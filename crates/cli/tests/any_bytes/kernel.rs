@@ -1,10 +1,13 @@
-//! All that is made of what the kernel tells: its `format` files, and the pages of its buffers. It
-//! is root's file system that is read; yet a kernel that is not yet written may say anything there.
+//! Any bytes as the kernel's tracing files: `format` files and pages of the buffers. Only root can
+//! write there, but a future kernel may have any format.
 
 use std::fmt::Write;
 
-use proactor_trace::kernel::{Beside, Decoder, Delays, Entries, Layout, Point, Shape, Tale, Told};
-use proactor_trace::{About, Attached, Record, Recorder, Settings, Trace, What};
+use proactor_trace::kernel::{
+    Delays, KernelEvent, KernelEventKind, Layout, PageEntries, PageLayout, Sidecar, Tracepoint,
+    TracepointDecoder,
+};
+use proactor_trace::{About, Record, Recorder, Settings, Trace, WatchedProcess, What};
 
 /// The header of a page, as `events/header_page` has it.
 pub(crate) const PAGE: &str = "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n\
@@ -14,65 +17,67 @@ pub(crate) const PAGE: &str = "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsign
 const EVENT: usize = 52;
 
 /// As a text, as a page, and as the events of a page.
-pub(crate) fn tell(bytes: &[u8]) {
+pub(crate) fn kernel(bytes: &[u8]) {
     text(&String::from_utf8_lossy(bytes), bytes);
-    let shape = Shape::parse(PAGE).expect("a page's header");
-    let mut decoder = Decoder::default();
-    for point in Point::ALL {
+    let shape = PageLayout::parse(PAGE).expect("a page's header");
+    let mut decoder = TracepointDecoder::default();
+    for point in Tracepoint::ALL {
         assert!(decoder.learn(point, &format(point)));
     }
-    let mut told = decoded(&decoder, shape.read(bytes).0);
+    let mut events = decoded(&decoder, shape.read(bytes).0);
     let header = [&1000u64.to_ne_bytes()[..], &(bytes.len() as u64).to_ne_bytes()].concat();
     let page = [&header, bytes].concat();
-    told.extend(decoded(&decoder, shape.read(&page).0));
-    told.extend(decoder.decode(0, bytes));
-    views(told);
+    events.extend(decoded(&decoder, shape.read(&page).0));
+    events.extend(decoder.decode(0, bytes));
+    views(events);
 }
 
 /// What a text might be: a page's header, or the format of any tracepoint.
 fn text(text: &str, page: &[u8]) {
-    if let Some(shape) = Shape::parse(text) {
+    if let Some(shape) = PageLayout::parse(text) {
         let (entries, _) = shape.read(page);
         assert!(entries.count() <= page.len() / 4, "more events than words");
     }
     let Some(layout) = Layout::parse(text) else { return };
     // An event of its, whatever follows.
     let event = [&layout.id.to_ne_bytes()[..], page].concat();
-    for point in Point::ALL {
-        let mut decoder = Decoder::default();
+    for point in Tracepoint::ALL {
+        let mut decoder = TracepointDecoder::default();
         decoder.learn(point, text);
         decoder.decode(0, &event);
     }
 }
 
-fn decoded(decoder: &Decoder, entries: Entries<'_>) -> Vec<Told> {
+fn decoded(decoder: &TracepointDecoder, entries: PageEntries<'_>) -> Vec<KernelEvent> {
     entries.filter_map(|(time, event)| decoder.decode(time, event)).collect()
 }
 
-/// All that shows what was told.
-fn views(mut told: Vec<Told>) {
+/// All views of kernel events.
+fn views(mut events: Vec<KernelEvent>) {
     thread_local!(static TRACE: Trace = some_trace());
     TRACE.with(|trace| {
-        told.iter().for_each(|told| drop((told.line(&trace.header), told.json(&trace.header))));
+        events
+            .iter()
+            .for_each(|event| drop((event.line(&trace.header), event.json(&trace.header))));
         let ours = std::process::id();
-        let mut attached = Attached::new(ours).expect("we run");
-        for told in &mut told {
-            // The rings of this process: those of others are overlooked.
-            if told.thread & 1 == 0 || matches!(told.what, Tale::Created { .. }) {
-                told.thread = ours as i32;
+        let mut attached = WatchedProcess::new(ours).expect("we run");
+        for event in &mut events {
+            // Rings of other processes are ignored.
+            if event.thread & 1 == 0 || matches!(event.kind, KernelEventKind::Created { .. }) {
+                event.thread = ours as i32;
             }
-            told.ring &= 3;
-            if let Some(line) = attached.see(told) {
-                drop((line.text(), line.json()));
+            event.ring &= 3;
+            if let Some(event) = attached.observe(event) {
+                drop((event.text(), event.json()));
             }
         }
         drop((attached.summary(), attached.json()));
-        let delays = Delays::of(trace, &Beside { told, lost: 0, lacks: Vec::new() });
+        let delays = Delays::of(trace, &Sidecar { events, lost: 0, missing: Vec::new() });
         drop((delays.to_string(), delays.json()));
     });
 }
 
-/// A recording of completions that might be those that are told of.
+/// A recording of completions that may match the events.
 fn some_trace() -> Trace {
     let least = Settings { bytes: 0, ..Settings::default() };
     let mut log = Recorder::in_memory(&least, &About::default()).expect("memory");
@@ -83,7 +88,7 @@ fn some_trace() -> Trace {
 }
 
 /// A tracepoint's `format` file, with every field that any of them has.
-pub(crate) fn format(point: Point) -> String {
+pub(crate) fn format(point: Tracepoint) -> String {
     let mut text = format!("name: {}\nID: {}\nformat:\n", point.names()[0], 1 + point as u16);
     let fields = [
         ("unsigned short common_type", 0, 2, 0),
@@ -114,7 +119,7 @@ pub(crate) fn format(point: Point) -> String {
 pub(crate) fn events() -> Vec<u8> {
     let mut bytes = Vec::new();
     for n in 0..60u64 {
-        let point = Point::ALL[n as usize % Point::ALL.len()];
+        let point = Tracepoint::ALL[n as usize % Tracepoint::ALL.len()];
         let mut event = [0; EVENT];
         event[..2].copy_from_slice(&(1 + point as u16).to_ne_bytes());
         event[4..8].copy_from_slice(&(n as u32).to_ne_bytes());

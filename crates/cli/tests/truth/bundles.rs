@@ -21,7 +21,7 @@ use io_uring::{IoUring, opcode, squeue};
 use proactor::keys::ConnId;
 use proactor::os;
 use proactor::ring::{Cqe, Kind, Token};
-use proactor_trace::kernel::{Instance, Point};
+use proactor_trace::kernel::{Instance, Tracepoint};
 use proactor_trace::{About, Clock, Record, Recorder, Settings, Trace, What};
 
 use crate::oracle::Evidence;
@@ -57,7 +57,7 @@ pub(crate) fn are_known() -> bool {
 
 /// Receives what all peers say and speaks to one more, then cancels all receives at once.
 /// `completions` are what the queue holds.
-pub(crate) fn play(points: &[Point], completions: u32) -> Bundled {
+pub(crate) fn play(points: &[Tracepoint], completions: u32) -> Bundled {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     let meet = |_| {
@@ -235,7 +235,7 @@ impl Speech {
 
 impl<'a> Table<'a> {
     fn new(
-        points: &[Point],
+        points: &[Tracepoint],
         completions: u32,
         sockets: &'a [TcpStream],
         speaker: TcpStream,
@@ -296,15 +296,15 @@ impl<'a> Table<'a> {
             self.enter(1);
             self.reap();
         }
-        let told = self.instance.finish().expect("the buffers are readable");
+        let events = self.instance.finish().expect("the buffers are readable");
         let trace = Trace::from_bytes(self.log.bytes()).expect("a trace");
         let fd = self.ring.as_raw_fd();
         let evidence = Evidence {
             lost: trace.lost(),
             records: trace.records,
             tails: tails(fd),
-            told: Some(of_ring(told, fd)),
-            untold: self.instance.lost().expect("the kernel counts"),
+            kernel: Some(of_ring(events, fd)),
+            kernel_lost: self.instance.lost().expect("the kernel counts"),
             deferred: true,
             ordered: true,
         };

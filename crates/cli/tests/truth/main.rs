@@ -17,15 +17,20 @@ use proactor::buffer::BufferClass;
 use proactor::ring::Kind;
 use proactor::ring::kernel::{Capability, Kernel};
 use proactor_trace::Clock;
-use proactor_trace::kernel::{Instance, Point, Unavailable};
+use proactor_trace::kernel::{Instance, Tracepoint, Unavailable};
 
 use oracle::{Evidence, Mutation};
 use scene::Scene;
 use support::{Random, io_uring_refused, skip};
 
 /// What is asked of the kernel.
-const POINTS: [Point; 5] =
-    [Point::Create, Point::Submit, Point::Refuse, Point::Complete, Point::Overflow];
+const POINTS: [Tracepoint; 5] = [
+    Tracepoint::Create,
+    Tracepoint::SubmitReq,
+    Tracepoint::ReqFailed,
+    Tracepoint::Complete,
+    Tracepoint::CqeOverflow,
+];
 
 /// As many completions at least prove something.
 const ENOUGH: usize = 64_000;
@@ -49,7 +54,7 @@ fn kernel() -> Option<Kernel> {
 }
 
 /// Whether the kernel's tracepoints are to be had; if not, a skip.
-fn is_told() -> bool {
+fn has_tracepoints() -> bool {
     static WHY: OnceLock<Option<Unavailable>> = OnceLock::new();
     let ask = || Instance::new(&POINTS, Clock::Nanos, 1 << 20).err();
     match WHY.get_or_init(ask) {
@@ -98,7 +103,7 @@ fn with_deferred_work_the_trace_is_what_the_kernel_says() {
     let Some(kernel) = kernel().filter(|kernel| kernel.has(Capability::DeferTaskrun)) else {
         return skip("this kernel has no DEFER_TASKRUN");
     };
-    if is_told() {
+    if has_tracepoints() {
         let evidence = proven(&plenty(kernel), ENOUGH);
         assert!(count(&evidence, Kind::Recv, libc::ECANCELED) > 0, "no receive was cancelled");
         assert!(count(&evidence, Kind::Recv, libc::ECONNRESET) > 0, "nobody left with a reset");
@@ -112,7 +117,7 @@ fn with_cooperative_work_the_trace_is_what_the_kernel_says() {
     let Some(kernel) = kernel().filter(|kernel| kernel.has(Capability::CoopTaskrun)) else {
         return skip("this kernel has no COOP_TASKRUN");
     };
-    if is_told() {
+    if has_tracepoints() {
         proven(&plenty(kernel.without(Capability::DeferTaskrun)), ENOUGH);
     }
 }
@@ -120,7 +125,7 @@ fn with_cooperative_work_the_trace_is_what_the_kernel_says() {
 #[test]
 fn without_a_flag_the_trace_is_what_the_kernel_says() {
     let Some(kernel) = kernel() else { return };
-    if is_told() {
+    if has_tracepoints() {
         let kernel = kernel.without(Capability::DeferTaskrun).without(Capability::CoopTaskrun);
         proven(&plenty(kernel), ENOUGH);
     }
@@ -129,7 +134,7 @@ fn without_a_flag_the_trace_is_what_the_kernel_says() {
 #[test]
 fn with_one_shot_operations_the_trace_is_what_the_kernel_says() {
     let Some(kernel) = kernel() else { return };
-    if is_told() {
+    if has_tracepoints() {
         for version in ["5.6", "5.18"] {
             let lowered = kernel.lowered_to(version.parse().unwrap()).unwrap();
             proven(&Scene { rounds: 200, ..plenty(lowered) }, 12_000);
@@ -140,7 +145,7 @@ fn with_one_shot_operations_the_trace_is_what_the_kernel_says() {
 #[test]
 fn when_the_queue_overflows_the_trace_is_what_the_kernel_says() {
     let Some(kernel) = kernel() else { return };
-    if is_told() {
+    if has_tracepoints() {
         let flagless = kernel.without(Capability::DeferTaskrun).without(Capability::CoopTaskrun);
         for kernel in [kernel, flagless] {
             let evidence = proven(&Scene { completions: Some(16), ..plenty(kernel) }, ENOUGH);
@@ -159,7 +164,7 @@ fn without_a_buffer_left_the_trace_is_what_the_kernel_says_and_every_mutation_is
         guests: 40,
         ..plenty(kernel)
     };
-    if !is_told() {
+    if !has_tracepoints() {
         return;
     }
     let evidence = proven(&tiny, 4000);
@@ -179,7 +184,7 @@ fn of_bundles_the_trace_is_what_the_kernel_says_and_every_byte_is_in_its_buffer(
     if !bundles::are_known() {
         return skip("this kernel has no bundles (6.10)");
     }
-    if !is_told() {
+    if !has_tracepoints() {
         return;
     }
     let _turn = alone();

@@ -15,7 +15,7 @@
 use std::collections::{HashMap, HashSet};
 
 use proactor::ring::{Cqe, Kind, Token};
-use proactor_trace::kernel::{Tale, Told};
+use proactor_trace::kernel::{KernelEvent, KernelEventKind};
 use proactor_trace::{Record, What};
 
 /// What there is to be held against each other.
@@ -28,10 +28,10 @@ pub(crate) struct Evidence {
     /// What `fdinfo` says at the end: submissions and completions, modulo 2³². Some kernels do
     /// not.
     pub(crate) tails: Option<(u32, u32)>,
-    /// What the kernel told of this ring, if it was asked.
-    pub(crate) told: Option<Vec<Told>>,
-    /// What the kernel did not tell for want of room.
-    pub(crate) untold: u64,
+    /// The kernel's events of this ring, if they were recorded.
+    pub(crate) kernel: Option<Vec<KernelEvent>>,
+    /// Events that the kernel lost.
+    pub(crate) kernel_lost: u64,
     /// Whether completions are made only when they are asked for.
     pub(crate) deferred: bool,
     /// Whether the queue has the order in which completions were posted. Before 5.19 those that
@@ -43,18 +43,21 @@ impl Evidence {
     /// All that must hold.
     pub(crate) fn verdict(&self) -> Result<(), String> {
         // What neither side has is not held against the other.
-        if self.records.is_empty() || self.told.as_ref().is_some_and(Vec::is_empty) {
+        if self.records.is_empty() || self.kernel.as_ref().is_some_and(Vec::is_empty) {
             return Err("I6: nothing was recorded".to_owned());
         }
-        if (self.lost, self.untold) != (0, 0) {
-            return Err(format!("I6: lost {} records, {} of the kernel's", self.lost, self.untold));
+        if (self.lost, self.kernel_lost) != (0, 0) {
+            return Err(format!(
+                "I6: lost {} records, {} of the kernel's",
+                self.lost, self.kernel_lost
+            ));
         }
         self.lives()?;
         self.sums()?;
-        let Some(told) = &self.told else { return Ok(()) };
-        self.submissions(told)?;
-        self.completions(told)?;
-        if self.deferred { self.windows(told) } else { Ok(()) }
+        let Some(events) = &self.kernel else { return Ok(()) };
+        self.submissions(events)?;
+        self.completions(events)?;
+        if self.deferred { self.windows(events) } else { Ok(()) }
     }
 
     /// After how many enters the kernel said that completions waited outside a full queue.
@@ -76,11 +79,11 @@ impl Evidence {
     }
 
     /// I1.
-    fn submissions(&self, told: &[Told]) -> Result<(), String> {
+    fn submissions(&self, events: &[KernelEvent]) -> Result<(), String> {
         let ours = self.of(What::Sqe).map(|record| (record.id, record.op));
-        let theirs = told.iter().filter_map(|told| match told.what {
-            Tale::Submitted { .. } | Tale::Refused { .. } => {
-                Some((told.user_data, told.opcode.expect("a submission has an opcode")))
+        let theirs = events.iter().filter_map(|event| match event.kind {
+            KernelEventKind::Submitted { .. } | KernelEventKind::Rejected { .. } => {
+                Some((event.user_data, event.opcode.expect("a submission has an opcode")))
             }
             _ => None,
         });
@@ -88,12 +91,11 @@ impl Evidence {
     }
 
     /// I2. Where later completions overtake those outside the queue, in order for each operation.
-    fn completions(&self, told: &[Told]) -> Result<(), String> {
+    fn completions(&self, events: &[KernelEvent]) -> Result<(), String> {
         let ours = self.reaped().map(|cqe| (cqe.token.0, cqe.res, cqe.flags));
-        let theirs = told.iter().filter_map(|told| match told.what {
-            Tale::Completed { res, flags } | Tale::Overflowed { res, flags } => {
-                Some((told.user_data, res, flags))
-            }
+        let theirs = events.iter().filter_map(|event| match event.kind {
+            KernelEventKind::Completed { res, flags }
+            | KernelEventKind::Overflowed { res, flags } => Some((event.user_data, res, flags)),
             _ => None,
         });
         let (mut ours, mut theirs): (Vec<_>, Vec<_>) = (ours.collect(), theirs.collect());
@@ -189,15 +191,19 @@ impl Evidence {
     }
 
     /// I7.
-    fn windows(&self, told: &[Told]) -> Result<(), String> {
+    fn windows(&self, events: &[KernelEvent]) -> Result<(), String> {
         let begins = self.of(What::EnterBegin).map(|record| record.time);
         let ends = self.of(What::EnterEnd).map(|record| record.time);
         let windows: Vec<_> = begins.zip(ends).collect();
-        for told in told {
-            let (Tale::Completed { .. } | Tale::Overflowed { .. }) = told.what else { continue };
-            let at = windows.partition_point(|&(_, end)| end < told.time);
-            if windows.get(at).is_none_or(|&(begin, _)| told.time < begin) {
-                return Err(format!("I7: posted outside of every enter: {told:?}"));
+        for event in events {
+            let (KernelEventKind::Completed { .. } | KernelEventKind::Overflowed { .. }) =
+                event.kind
+            else {
+                continue;
+            };
+            let at = windows.partition_point(|&(_, end)| end < event.time);
+            if windows.get(at).is_none_or(|&(begin, _)| event.time < begin) {
+                return Err(format!("I7: posted outside of every enter: {event:?}"));
             }
         }
         Ok(())

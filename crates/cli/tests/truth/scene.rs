@@ -15,7 +15,7 @@ use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
 use proactor::ring::kernel::{Capability, Kernel};
 use proactor::ring::{Config, Uring};
-use proactor_trace::kernel::{Instance, Lack, Point, Tale, Told};
+use proactor_trace::kernel::{Instance, KernelEvent, KernelEventKind, Missing, Tracepoint};
 use proactor_trace::{About, Clock, Recorder, Settings, Trace, Traced};
 
 use crate::oracle::Evidence;
@@ -38,7 +38,7 @@ pub(crate) struct Scene {
 
 impl Scene {
     /// Plays it. `points` are asked of the kernel, if any.
-    pub(crate) fn play(&self, points: &[Point]) -> Evidence {
+    pub(crate) fn play(&self, points: &[Tracepoint]) -> Evidence {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let stop = ShutdownSignal::new().expect("a descriptor is left");
@@ -51,7 +51,12 @@ impl Scene {
     }
 
     /// The server's thread.
-    fn serve(&self, listener: TcpListener, stop: ShutdownSignal, points: &[Point]) -> Evidence {
+    fn serve(
+        &self,
+        listener: TcpListener,
+        stop: ShutdownSignal,
+        points: &[Tracepoint],
+    ) -> Evidence {
         let clock = Clock::best();
         let make = |bytes| Instance::new(points, clock, bytes).expect("tracing was tried before");
         let mut instance = (!points.is_empty()).then(|| make(192 << 20));
@@ -71,18 +76,19 @@ impl Scene {
         server.listen(listener.into(), Echo);
         assert_eq!(server.run().expect("the ring serves"), Ended::Drained);
         // What follows is not recorded: dropping the ring cancels what is left.
-        let told = instance.as_mut().map(|one| one.finish().expect("the buffers are readable"));
-        // Told apart, overflowing completions keep their place; both since 5.19.
-        let is_told_apart = |one: &Instance| !one.lacks().contains(&Lack::Point(Point::Overflow));
-        let ordered = self.completions.is_none() || instance.as_ref().is_none_or(is_told_apart);
-        let untold = instance.map_or(0, |one| one.lost().expect("the kernel counts"));
+        let events = instance.as_mut().map(|one| one.finish().expect("the buffers are readable"));
+        // KernelEvent apart, overflowing completions keep their place; both since 5.19.
+        let is_traced =
+            |one: &Instance| !one.missing().contains(&Missing::Tracepoint(Tracepoint::CqeOverflow));
+        let ordered = self.completions.is_none() || instance.as_ref().is_none_or(is_traced);
+        let kernel_lost = instance.map_or(0, |one| one.lost().expect("the kernel counts"));
         let trace = Trace::from_bytes(server.ring_mut().recorder().bytes()).expect("a trace");
         Evidence {
             lost: trace.lost(),
             records: trace.records,
             tails: tails(fd),
-            told: told.map(|told| of_ring(told, fd)),
-            untold,
+            kernel: events.map(|events| of_ring(events, fd)),
+            kernel_lost,
             deferred: kernel.has(Capability::DeferTaskrun),
             ordered,
         }
@@ -145,16 +151,18 @@ fn slow_reader(to: &Address) {
     client.hear_end();
 }
 
-/// What the kernel told of the ring that this thread made and that has this descriptor.
-pub(crate) fn of_ring(told: Vec<Told>, ring_fd: RawFd) -> Vec<Told> {
+/// The kernel's events of the ring that this thread created with this descriptor.
+pub(crate) fn of_ring(events: Vec<KernelEvent>, ring_fd: RawFd) -> Vec<KernelEvent> {
     // SAFETY: gettid(2) touches no memory and cannot fail.
     let me = unsafe { libc::gettid() };
-    let ring = told.iter().rev().find_map(|told| match told.what {
-        Tale::Created { fd, .. } if fd == ring_fd && told.thread == me => Some(told.ring),
+    let ring = events.iter().rev().find_map(|event| match event.kind {
+        KernelEventKind::Created { fd, .. } if fd == ring_fd && event.thread == me => {
+            Some(event.ring)
+        }
         _ => None,
     });
-    let ring = ring.expect("the kernel told of the ring's making");
-    told.into_iter().filter(|told| told.ring == ring).collect()
+    let ring = ring.expect("an event of the ring's creation");
+    events.into_iter().filter(|event| event.ring == ring).collect()
 }
 
 /// How many submissions were ever taken off a ring's queue, and completions put into it; `None` on

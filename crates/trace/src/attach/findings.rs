@@ -1,29 +1,28 @@
-//! What stands out in what was counted, each with its evidence and a way out.
+//! Findings of `trace attach`: what stands out in the counts, the evidence, and a remedy.
 
-use super::rings::{Operation, Ring};
+use super::rings::{OpCounts, RingState};
 use crate::kernel::operation;
 use proactor_report::units;
 
-/// Below so many of a thing nothing is said of it.
+/// The number of events below which ratios are not judged.
 const ENOUGH: u64 = 100;
 
-/// A sentence for each finding, none if nothing stands out.
-pub(super) fn findings(ring: &Ring) -> Vec<String> {
+/// Returns a sentence for each finding.
+pub(super) fn findings(ring: &RingState) -> Vec<String> {
     let mut found = Vec::new();
     let (_, completions) = ring.totals();
     if ring.overflows > 0 {
         found.push(format!(
-            "the completion queue overflowed: {} of {} had to wait outside it. Make it \
-             longer (IORING_SETUP_CQSIZE), or reap all of it before submitting more.",
+            "the completion queue overflowed: {} of {} had no space in it. Make the queue \
+             longer (IORING_SETUP_CQSIZE), or reap all completions before submitting more.",
             units::count(ring.overflows),
             units::plural(completions, "completion"),
         ));
     }
     for (opcode, op) in &ring.ops {
         let name = opcode.map_or("unknown".to_owned(), operation);
-        found.extend(of_operation(&name, op));
+        found.extend(operation_findings(&name, op));
     }
-    // A ring that defers its work wakes up for each of its waits.
     if ring.waits >= ENOUGH && completions < 3 * ring.waits / 2 {
         found.push(format!(
             "one completion at a time: {} sleeps for {} completions. Waiting for more than one \
@@ -36,44 +35,44 @@ pub(super) fn findings(ring: &Ring) -> Vec<String> {
     found
 }
 
-fn of_operation(name: &str, op: &Operation) -> Vec<String> {
+fn operation_findings(name: &str, op: &OpCounts) -> Vec<String> {
     let mut found = Vec::new();
     let count = |errno: i32| op.errors.get(&errno).copied().unwrap_or(0);
     if op.punts >= ENOUGH && op.punts * 20 > op.submitted {
         found.push(format!(
-            "{} of {} {name} were handed to a thread of the kernel (io-wq), which costs a switch of \
-             threads each: files that cannot be polled, or IOSQE_ASYNC.",
+            "{} of {} {name} were handed to a worker thread (io-wq), each at the cost of a thread \
+             switch: the file cannot be polled, or IOSQE_ASYNC is set.",
             units::count(op.punts),
             units::count(op.submitted),
         ));
     }
     if count(libc::ENOBUFS) > 0 {
         found.push(format!(
-            "{name} found no buffer {} (ENOBUFS): provide more of them, or give them back \
+            "{name} found no buffer {} (ENOBUFS): provide more buffers, or return them \
              sooner.",
             units::times(count(libc::ENOBUFS)),
         ));
     }
-    let (ended, shots) = op.ended;
+    let (ended, shots) = op.multishot;
     if ended >= ENOUGH && shots < 4 * ended {
         found.push(format!(
-            "multishot {name} ends after {:.1} completions on average, {} times: what ends it (an \
-             error, no buffer, an overflow, a cancel) costs a submission each.",
+            "multishot {name} ends after {:.1} completions on average, {} times: each end (an \
+             error, no buffer, an overflow, a cancel) costs a new submission.",
             shots as f64 / ended as f64,
             units::count(ended),
         ));
     }
-    if op.refused > 0 {
+    if op.rejected > 0 {
         found.push(format!(
-            "{} {name} {} before beginning: this kernel does not know it, or not in that form.",
-            units::count(op.refused),
-            units::agree(op.refused, "was refused", "were refused"),
+            "{} {name} {} before the start: this kernel does not support it, or not with these flags.",
+            units::count(op.rejected),
+            units::agree(op.rejected, "was rejected", "were rejected"),
         ));
     }
     let receives = ["recv", "recvmsg", "read"].contains(&name);
     if receives && op.submitted >= ENOUGH && op.polls * 10 > op.submitted * 9 && ended == 0 {
         found.push(format!(
-            "each of {} {name} is submitted anew and then waits by polling: a multishot recv with a \
+            "each of {} {name} is submitted again and then waits by polling: a multishot recv with a \
              ring of buffers (6.0) is submitted once.",
             units::count(op.submitted),
         ));

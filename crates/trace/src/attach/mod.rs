@@ -1,9 +1,9 @@
-//! What any process does with its rings, as the kernel tells: a strace for io_uring.
+//! A strace for io_uring: what any process does with its rings, by the kernel's tracepoints.
 //!
-//! The process need not know of it. [`Attached`] is fed what the kernel [told](Told) of all rings,
-//! picks out those of the process, and joins what belongs together: a submission, what it waited
-//! for, its completions. Requests are known by their address where that is told, else by the user
-//! data that travels with them, of which the latest in flight is taken if several have the same.
+//! The process does not have to cooperate. [`WatchedProcess`] receives the [events](KernelEvent) of
+//! all rings, selects those of the process, and matches submissions, arrivals and completions.
+//! A request is identified by its address where the kernel traces it, and by its user data
+//! otherwise. If several requests in flight have the same user data, the latest is taken.
 
 mod findings;
 mod rings;
@@ -15,75 +15,75 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::kernel::{Lack, Tale, Told};
-use proactor_report::units;
-use rings::{Done, Ring};
+use super::kernel::{KernelEvent, KernelEventKind, Missing};
+use rings::{MatchedCompletion, RingState};
 
-/// A process that is watched.
+/// A process whose rings are watched.
 #[derive(Debug)]
-pub struct Attached {
+pub struct WatchedProcess {
     pid: u32,
     name: String,
-    /// Whether a thread is one of the process: asked once of each.
+    /// By thread, whether it belongs to the process. Each is looked up once.
     threads: HashMap<i32, bool>,
-    rings: Vec<Ring>,
-    /// Their numbers, by address.
-    known: HashMap<u64, usize>,
-    /// When the first was told, in nanoseconds.
+    rings: Vec<RingState>,
+    /// The indices of `rings`, by address.
+    indices: HashMap<u64, usize>,
+    /// The time of the first event, in nanoseconds.
     first: Option<u64>,
-    /// For how long it was watched.
+    /// How long the process was watched.
     watched: Duration,
     lost: u64,
-    /// What the kernel does not tell.
-    lacks: Vec<Lack>,
+    /// Tracepoints and fields that the kernel does not have.
+    missing: Vec<Missing>,
 }
 
-/// Something that was told of a ring of the process, joined with what it belongs to.
+/// An event of a ring of the process, with the request that it belongs to.
 #[derive(Debug)]
-pub struct Line {
-    /// Nanoseconds since the first that was told.
+pub struct RingEvent {
+    /// Nanoseconds since the first event.
     at: u64,
+    /// The index of the ring.
     ring: usize,
-    told: Told,
-    /// The operation, if it is about one.
+    event: KernelEvent,
+    /// The operation, if the event is about one.
     opcode: Option<u8>,
-    done: Option<Done>,
+    matched: Option<MatchedCompletion>,
 }
 
-impl Attached {
-    /// A process that runs.
+impl WatchedProcess {
+    /// Watches a running process.
     ///
     /// # Errors
-    /// It does not, or is not ours to see.
-    pub fn new(pid: u32) -> io::Result<Attached> {
+    /// The process does not exist, or is not visible.
+    pub fn new(pid: u32) -> io::Result<WatchedProcess> {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).map_err(|error| {
             let why = match error.kind() {
                 io::ErrorKind::NotFound => format!("there is no process {pid}"),
-                _ => format!("process {pid} is not to be seen: {error}"),
+                _ => format!("cannot see process {pid}: {error}"),
             };
             io::Error::new(error.kind(), why)
         })?;
-        Ok(Attached {
+        Ok(WatchedProcess {
             pid,
             name: name.trim().to_owned(),
             threads: HashMap::new(),
             rings: Vec::new(),
-            known: HashMap::new(),
+            indices: HashMap::new(),
             first: None,
             watched: Duration::ZERO,
             lost: 0,
-            lacks: Vec::new(),
+            missing: Vec::new(),
         })
     }
 
     /// Whether the process still runs.
     pub fn is_alive(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        // The state stands behind the name, which may contain anything.
+        // The state follows the name, which may contain any characters.
         stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
     }
 
-    /// How many rings it has open. More than are seen if some of them rest.
+    /// The number of its open rings. Idle rings have no events.
     pub fn open_rings(&self) -> usize {
         let Ok(files) = fs::read_dir(format!("/proc/{}/fd", self.pid)) else { return 0 };
         let is_ring = |path: PathBuf| {
@@ -92,70 +92,70 @@ impl Attached {
         files.filter_map(Result::ok).filter(|file| is_ring(file.path())).count()
     }
 
-    /// Who it is: `process 123 (nginx)`.
-    pub fn who(&self) -> String {
+    /// The process in words: `process 123 (nginx)`.
+    pub fn label(&self) -> String {
         format!("process {} ({})", self.pid, self.name)
     }
 
-    /// Why nothing is to be shown, as a sentence; `None` if something was told of its rings.
-    pub fn silence(&self) -> Option<String> {
-        let open = match self.open_rings() {
+    /// Why there is nothing to watch, as a sentence; `None` if a ring was seen or is open.
+    pub fn nothing_to_watch(&self) -> Option<String> {
+        let why = match self.open_rings() {
             _ if !self.rings.is_empty() => return None,
-            _ if !self.is_alive() => "it has ended".to_owned(),
-            0 => "it has no io_uring open".to_owned(),
-            n => format!("it has {} open, which rested", units::plural(n as u64, "ring")),
+            _ if !self.is_alive() => "has ended without io_uring activity",
+            0 => "has no io_uring open",
+            _ => return None,
         };
-        Some(format!("nothing was told of a ring of {}: {open}", self.who()))
+        Some(format!("{} {why}", self.label()))
     }
 
-    /// It was watched for so long, whatever happened meanwhile.
+    /// Sets how long the process was watched.
     pub fn set_watched(&mut self, watched: Duration) {
         self.watched = watched;
     }
 
-    /// So many events were lost since the begin.
+    /// Sets how many events the kernel lost.
     pub fn set_lost(&mut self, lost: u64) {
         self.lost = lost;
     }
 
-    /// The kernel does not tell these: what they would count is shown as unknown.
-    pub fn set_lacks(&mut self, lacks: &[Lack]) {
-        self.lacks = lacks.to_vec();
+    /// Sets what the kernel does not trace. The counts of it are shown as unknown.
+    pub fn set_missing(&mut self, missing: &[Missing]) {
+        self.missing = missing.to_vec();
     }
 
-    /// Takes in what the kernel told; `None` if it is about another process's ring, or about one
-    /// of which it is not known yet whose it is.
-    pub fn see(&mut self, told: &Told) -> Option<Line> {
-        let ring = match self.known.get(&told.ring) {
-            // An address may be a new ring's.
-            Some(&at) if !matches!(told.what, Tale::Created { .. }) => at,
-            _ => self.adopt(told)?,
+    /// Adds an event; `None` if its ring belongs to another process, or to one that is not known
+    /// yet.
+    pub fn observe(&mut self, event: &KernelEvent) -> Option<RingEvent> {
+        let ring = match self.indices.get(&event.ring) {
+            // A new ring may have the address of a former one.
+            Some(&at) if !matches!(event.kind, KernelEventKind::Created { .. }) => at,
+            _ => self.add_ring(event)?,
         };
-        let first = *self.first.get_or_insert(told.time);
-        let at = told.time.saturating_sub(first);
-        let told = self.rings[ring].named(told);
-        let (opcode, done) = self.rings[ring].see(&told);
-        Some(Line { at, ring, told, opcode, done })
+        let first = *self.first.get_or_insert(event.time);
+        let at = event.time.saturating_sub(first);
+        let event = self.rings[ring].identified(event);
+        let (opcode, matched) = self.rings[ring].observe(&event);
+        Some(RingEvent { at, ring, event, opcode, matched })
     }
 
-    /// A ring that is new to us, if it is the process's: of these events only, the thread is one of
-    /// the ring's own process. (Data arrive in anybody's time, and rings send one another
-    /// messages.)
-    fn adopt(&mut self, told: &Told) -> Option<usize> {
+    /// Adds the ring of an event if it belongs to the process. Only these events run in a thread of
+    /// the ring's own process: data arrives in any thread's time, and rings post messages to one
+    /// another.
+    fn add_ring(&mut self, event: &KernelEvent) -> Option<usize> {
         let own = matches!(
-            told.what,
-            Tale::Created { .. }
-                | Tale::Submitted { .. }
-                | Tale::Waited { .. }
-                | Tale::Worked { .. }
+            event.kind,
+            KernelEventKind::Created { .. }
+                | KernelEventKind::Submitted { .. }
+                | KernelEventKind::Waited { .. }
+                | KernelEventKind::WorkRun { .. }
         );
-        if !own || !self.owns(told.thread) {
+        if !own || !self.owns(event.thread) {
             return None;
         }
-        self.known.insert(told.ring, self.rings.len());
-        let name = format!("/proc/{}/task/{}/comm", self.pid, told.thread);
+        self.indices.insert(event.ring, self.rings.len());
+        let name = format!("/proc/{}/task/{}/comm", self.pid, event.thread);
         let name = fs::read_to_string(name).unwrap_or_default();
-        self.rings.push(Ring::new(told.thread, name.trim().to_owned()));
+        self.rings.push(RingState::new(event.thread, name.trim().to_owned()));
         Some(self.rings.len() - 1)
     }
 
@@ -167,8 +167,9 @@ impl Attached {
             .or_insert_with(|| fs::exists(format!("/proc/{pid}/task/{thread}")).unwrap_or(false))
     }
 
-    /// Asks anew of threads that were not its: numbers are given again. To be called now and then.
-    pub fn forget_strangers(&mut self) {
+    /// Forgets the threads of other processes, because the kernel reuses their numbers. Call it
+    /// from time to time.
+    pub fn forget_foreign_threads(&mut self) {
         self.threads.retain(|_, ours| *ours);
     }
 }

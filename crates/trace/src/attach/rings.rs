@@ -1,241 +1,250 @@
-//! One ring as it is watched: what is in flight on it, and what was counted.
+//! The state of one watched ring: its requests in request and its counts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::kernel::{Tale, Told};
+use crate::kernel::{KernelEvent, KernelEventKind};
 use proactor::ring::Cqe;
 use proactor_report::{Errno, Latencies};
 
-/// `IORING_CQE_F_NOTIF`: not the answer, but that the bytes of a send are no longer needed.
+/// `IORING_CQE_F_NOTIF`: the buffer of a zero-copy send is no longer in use. It is not a result.
 const NOTIFICATION: u32 = 1 << 3;
 
-/// A ring, and what was told of it.
+/// A ring of the watched process.
 #[derive(Debug)]
-pub(super) struct Ring {
-    /// Who was first seen to use it.
+pub(super) struct RingState {
+    /// The first thread that was seen to use it.
     pub(super) thread: i32,
     /// That thread's name.
     pub(super) name: String,
-    /// Its entries and set-up flags, if its making was seen.
-    pub(super) made: Option<(u32, u32, u32)>,
-    /// By `IORING_OP_*`; `None` gathers what began before.
-    pub(super) ops: BTreeMap<Option<u8>, Operation>,
-    /// Completions that found the queue full.
+    /// The entries of both queues and the setup flags, if its creation was seen.
+    pub(super) setup: Option<(u32, u32, u32)>,
+    /// By `IORING_OP_*`; `None` counts what was submitted before the watching began.
+    pub(super) ops: BTreeMap<Option<u8>, OpCounts>,
+    /// Completions that overflowed the queue.
     pub(super) overflows: u64,
-    /// How often a thread slept on it.
+    /// How often a thread waited on it.
     pub(super) waits: u64,
-    /// How often deferred work was done, and how many pieces of it.
-    pub(super) works: (u64, u64),
-    flights: HashMap<Name, Flight>,
-    /// Whose user data that is: the latest.
-    latest: HashMap<u64, Name>,
+    /// How often deferred work was run, and how many pieces of it.
+    pub(super) work_runs: (u64, u64),
+    requests: HashMap<RequestKey, Request>,
+    /// The latest request with each user data.
+    latest: HashMap<u64, RequestKey>,
 }
 
-/// By what a request is known.
+/// The identity of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Name {
+enum RequestKey {
     Address(u64),
     UserData(u64),
 }
 
+/// A request in request.
 #[derive(Debug, Clone, Copy)]
-struct Flight {
+struct Request {
     opcode: Option<u8>,
     user_data: u64,
-    /// When it was submitted, if that was seen.
+    /// The time of the submission, if it was seen.
     begun: Option<u64>,
-    /// When what it waited for came, if no completion has told of it since.
+    /// The time of an arrival that no completion has reported yet.
     arrived: Option<u64>,
     shots: u64,
 }
 
-/// What was counted of one operation.
+/// The counts of one operation.
 #[derive(Debug, Default)]
-pub(super) struct Operation {
+pub(super) struct OpCounts {
     pub(super) submitted: u64,
     pub(super) completed: u64,
     /// Completions without an error.
-    pub(super) fine: u64,
+    pub(super) ok: u64,
     pub(super) errors: BTreeMap<i32, u64>,
-    /// Refused before it began.
-    pub(super) refused: u64,
-    /// Ended without a completion, as a `CQE_SKIP_SUCCESS` that goes well.
-    pub(super) silent: u64,
-    /// Handed to a thread of the kernel.
+    /// Rejected before they started.
+    pub(super) rejected: u64,
+    /// Ended without a completion (`IOSQE_CQE_SKIP_SUCCESS`).
+    pub(super) skipped: u64,
+    /// Handed to a worker thread (io-wq).
     pub(super) punts: u64,
     /// Waited by polling.
     pub(super) polls: u64,
-    /// Of multishot operations: how many ended, and after how many completions in all.
-    pub(super) ended: (u64, u64),
-    /// Of others: from the submission to the completion.
+    /// Multishot operations that ended, and their completions.
+    pub(super) multishot: (u64, u64),
+    /// Other operations: from the submission to the completion.
     pub(super) took: Latencies,
     /// From the arrival of what was waited for to the completion.
     pub(super) after: Latencies,
 }
 
-/// A completion, joined with its submission.
+/// A completion, matched with its submission.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Done {
-    /// The how-manieth of its submission.
+pub(super) struct MatchedCompletion {
+    /// Its number among the completions of the submission, from 1.
     pub(super) shot: u64,
-    /// Nanoseconds since the submission, if that was seen.
+    /// Nanoseconds since the submission, if it was seen.
     pub(super) took: Option<u64>,
-    /// Nanoseconds since what it waited for came.
+    /// Nanoseconds since the arrival of what it waited for.
     pub(super) after: Option<u64>,
 }
 
-impl Ring {
-    pub(super) fn new(thread: i32, name: String) -> Ring {
-        Ring {
+impl RingState {
+    pub(super) fn new(thread: i32, name: String) -> RingState {
+        RingState {
             thread,
             name,
-            made: None,
+            setup: None,
             ops: BTreeMap::new(),
             overflows: 0,
             waits: 0,
-            works: (0, 0),
-            flights: HashMap::new(),
+            work_runs: (0, 0),
+            requests: HashMap::new(),
             latest: HashMap::new(),
         }
     }
 
-    /// All submissions and all completions.
+    /// The numbers of all submissions and of all completions.
     pub(super) fn totals(&self) -> (u64, u64) {
         let ops = self.ops.values();
-        ops.fold((0, 0), |(s, c), op| (s + op.submitted + op.refused, c + op.completed))
+        ops.fold((0, 0), |(s, c), op| (s + op.submitted + op.rejected, c + op.completed))
     }
 
-    /// What was told, with what its submission told of the operation: 5.10 says of work for its
-    /// threads only which request it is.
-    pub(super) fn named(&self, told: &Told) -> Told {
-        let is_bare = matches!(told.what, Tale::Punted) && told.opcode.is_none();
-        match self.flights.get(&Name::Address(told.request)) {
-            Some(flight) if is_bare => {
-                Told { user_data: flight.user_data, opcode: flight.opcode, ..*told }
+    /// Returns the event with the user data and the opcode of its request: 5.10 traces a punted
+    /// request by its address only.
+    pub(super) fn identified(&self, event: &KernelEvent) -> KernelEvent {
+        let is_bare = matches!(event.kind, KernelEventKind::Punted) && event.opcode.is_none();
+        match self.requests.get(&RequestKey::Address(event.request)) {
+            Some(request) if is_bare => {
+                KernelEvent { user_data: request.user_data, opcode: request.opcode, ..*event }
             }
-            _ => *told,
+            _ => *event,
         }
     }
 
-    /// Takes in what was told. Answers which operation it is about, and, of a completion, what it
-    /// belongs to.
-    pub(super) fn see(&mut self, told: &Told) -> (Option<u8>, Option<Done>) {
-        match told.what {
-            Tale::Created { submissions, completions, flags, .. } => {
-                self.made = Some((submissions, completions, flags));
+    /// Counts an event. Returns its operation, and for a completion the match.
+    pub(super) fn observe(
+        &mut self,
+        event: &KernelEvent,
+    ) -> (Option<u8>, Option<MatchedCompletion>) {
+        match event.kind {
+            KernelEventKind::Created { submissions, completions, flags, .. } => {
+                self.setup = Some((submissions, completions, flags));
             }
-            Tale::Waited { .. } => self.waits += 1,
-            Tale::Worked { count } => {
-                self.works.0 += 1;
-                self.works.1 += u64::from(count);
+            KernelEventKind::Waited { .. } => self.waits += 1,
+            KernelEventKind::WorkRun { count } => {
+                self.work_runs.0 += 1;
+                self.work_runs.1 += u64::from(count);
             }
-            Tale::Submitted { .. } => self.submitted(told),
-            Tale::Refused { .. } => self.op(told.opcode).refused += 1,
-            Tale::Completed { res, flags } => return self.completed(told, res, flags),
-            Tale::Overflowed { res, flags } => {
-                self.overflows += 1;
-                return self.completed(told, res, flags);
-            }
-            Tale::Arrived => self.arrived(told),
-            Tale::Punted => self.op(told.opcode).punts += 1,
-            Tale::Armed => self.op(told.opcode).polls += 1,
-            Tale::LinkFailed => {}
+            KernelEventKind::Submitted { .. } => self.submitted(event),
+            KernelEventKind::Rejected { .. } => self.op(event.opcode).rejected += 1,
+            KernelEventKind::Completed { .. } => {}
+            KernelEventKind::Overflowed { .. } => self.overflows += 1,
+            KernelEventKind::Arrived => self.arrived(event),
+            KernelEventKind::Punted => self.op(event.opcode).punts += 1,
+            KernelEventKind::PollArmed => self.op(event.opcode).polls += 1,
+            KernelEventKind::LinkFailed => {}
         }
-        (told.opcode, None)
+        match event.kind.completion() {
+            Some((res, flags)) => self.completed(event, res, flags),
+            None => (event.opcode, None),
+        }
     }
 
-    fn op(&mut self, opcode: Option<u8>) -> &mut Operation {
+    fn op(&mut self, opcode: Option<u8>) -> &mut OpCounts {
         self.ops.entry(opcode).or_default()
     }
 
-    fn submitted(&mut self, told: &Told) {
-        self.op(told.opcode).submitted += 1;
-        self.begin(told, Some(told.time));
+    fn submitted(&mut self, event: &KernelEvent) {
+        self.op(event.opcode).submitted += 1;
+        self.begin(event, Some(event.time));
     }
 
-    fn arrived(&mut self, told: &Told) {
-        // What was submitted before we came is known from then on.
-        let name = self.find(told).unwrap_or_else(|| self.begin(told, None));
-        if let Some(flight) = self.flights.get_mut(&name) {
-            flight.arrived.get_or_insert(told.time);
+    fn arrived(&mut self, event: &KernelEvent) {
+        // A request that was submitted before the watching began is known from here on.
+        let key = self.find(event).unwrap_or_else(|| self.begin(event, None));
+        if let Some(request) = self.requests.get_mut(&key) {
+            request.arrived.get_or_insert(event.time);
         }
     }
 
-    fn begin(&mut self, told: &Told, begun: Option<u64>) -> Name {
-        let Told { opcode, user_data, .. } = *told;
-        let name = match told.request {
-            0 => Name::UserData(user_data),
-            address => Name::Address(address),
+    fn begin(&mut self, event: &KernelEvent, begun: Option<u64>) -> RequestKey {
+        let KernelEvent { opcode, user_data, .. } = *event;
+        let key = match event.request {
+            0 => RequestKey::UserData(user_data),
+            address => RequestKey::Address(address),
         };
-        let flight = Flight { opcode, user_data, begun, arrived: None, shots: 0 };
-        // What ends without a completion is known to have ended when its address is another's.
-        if let Some(old) = self.flights.insert(name, flight) {
-            self.forget(old.user_data, name);
-            self.op(old.opcode).silent += 1;
+        let request = Request { opcode, user_data, begun, arrived: None, shots: 0 };
+        // A request without a completion is known to have ended when its address is reused.
+        if let Some(old) = self.requests.insert(key, request) {
+            self.forget(old.user_data, key);
+            self.op(old.opcode).skipped += 1;
         }
-        self.latest.insert(user_data, name);
-        name
+        self.latest.insert(user_data, key);
+        key
     }
 
-    /// How much is remembered of what is in flight.
+    /// The sizes of both tables of requests.
     #[cfg(test)]
     pub(super) fn remembered(&self) -> (usize, usize) {
-        (self.flights.len(), self.latest.len())
+        (self.requests.len(), self.latest.len())
     }
 
-    fn forget(&mut self, user_data: u64, name: Name) {
-        if self.latest.get(&user_data) == Some(&name) {
+    fn forget(&mut self, user_data: u64, key: RequestKey) {
+        if self.latest.get(&user_data) == Some(&key) {
             self.latest.remove(&user_data);
         }
     }
 
-    /// Which flight that is about. All but the last of many completions tell no address.
-    fn find(&self, told: &Told) -> Option<Name> {
-        let name = Name::Address(told.request);
-        let is_its = |flight: &Flight| flight.user_data == told.user_data;
-        if told.request != 0 && self.flights.get(&name).is_some_and(is_its) {
-            return Some(name);
+    /// Finds the request of an event. Of a multishot request's completions only the last has the
+    /// address.
+    fn find(&self, event: &KernelEvent) -> Option<RequestKey> {
+        let key = RequestKey::Address(event.request);
+        let is_its = |request: &Request| request.user_data == event.user_data;
+        if event.request != 0 && self.requests.get(&key).is_some_and(is_its) {
+            return Some(key);
         }
-        self.latest.get(&told.user_data).copied()
+        self.latest.get(&event.user_data).copied()
     }
 
-    fn completed(&mut self, told: &Told, res: i32, flags: u32) -> (Option<u8>, Option<Done>) {
+    fn completed(
+        &mut self,
+        event: &KernelEvent,
+        res: i32,
+        flags: u32,
+    ) -> (Option<u8>, Option<MatchedCompletion>) {
         let more = flags & Cqe::MORE != 0;
-        let name = self.find(told);
-        let Some(flight) = name.and_then(|name| self.flights.get_mut(&name)) else {
+        let key = self.find(event);
+        let Some(request) = key.and_then(|key| self.requests.get_mut(&key)) else {
             self.count(None, res);
             return (None, None);
         };
-        flight.shots += 1;
-        let Flight { opcode, user_data, begun, shots, .. } = *flight;
-        let since = |then: u64| told.time.saturating_sub(then);
-        let after = flight.arrived.take().map(since);
-        let done = Done { shot: shots, took: begun.map(since), after };
-        if let (false, Some(name)) = (more, name) {
-            self.flights.remove(&name);
-            self.forget(user_data, name);
+        request.shots += 1;
+        let Request { opcode, user_data, begun, shots, .. } = *request;
+        let since = |then: u64| event.time.saturating_sub(then);
+        let after = request.arrived.take().map(since);
+        let matched = MatchedCompletion { shot: shots, took: begun.map(since), after };
+        if let (false, Some(key)) = (more, key) {
+            self.requests.remove(&key);
+            self.forget(user_data, key);
         }
         if flags & NOTIFICATION != 0 {
-            return (opcode, Some(done));
+            return (opcode, Some(matched));
         }
         self.count(opcode, res);
         let op = self.op(opcode);
         if let Some(after) = after {
             op.after.record(Duration::from_nanos(after));
         }
-        match done.took {
-            // A last completion may be that of a multishot operation or of one that never was one:
-            // the first of which the submission was not seen tells nothing.
+        match matched.took {
+            // The first completion seen may be the last of a multishot request. Without its
+            // submission it says nothing.
             Some(took) if !more && shots == 1 => op.took.record(Duration::from_nanos(took)),
             None if shots == 1 => {}
             _ if !more => {
-                op.ended.0 += 1;
-                op.ended.1 += shots;
+                op.multishot.0 += 1;
+                op.multishot.1 += shots;
             }
             _ => {}
         }
-        (opcode, Some(done))
+        (opcode, Some(matched))
     }
 
     fn count(&mut self, opcode: Option<u8>, res: i32) {
@@ -244,13 +253,13 @@ impl Ring {
         if res < 0 {
             *op.errors.entry(res.wrapping_neg()).or_default() += 1;
         } else {
-            op.fine += 1;
+            op.ok += 1;
         }
     }
 }
 
-impl Operation {
-    /// Its errors by name, the most frequent first: `3 ECONNRESET, 1 EPIPE`.
+impl OpCounts {
+    /// The errors by name, the most frequent first: `3 ECONNRESET, 1 EPIPE`.
     pub(super) fn errors(&self) -> String {
         let mut errors: Vec<_> = self.errors.iter().collect();
         errors.sort_by_key(|&(errno, count)| (std::cmp::Reverse(*count), *errno));

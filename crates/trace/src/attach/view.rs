@@ -1,4 +1,4 @@
-//! What was told, as people and as programs read it: a line an event, and a summary at the end.
+//! The output of `trace attach`: one line or JSON object per event, and a summary.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -6,18 +6,18 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::findings::findings;
-use super::rings::{Done, Operation, Ring};
-use super::{Attached, Line};
-use crate::kernel::{Lack, Point, Tale, operation};
+use super::rings::{MatchedCompletion, OpCounts, RingState};
+use super::{RingEvent, WatchedProcess};
+use crate::kernel::{KernelEventKind, Missing, Tracepoint, operation};
 use crate::show::end_line;
 use proactor::os;
 use proactor::ring::Cqe;
 use proactor_report::{Align, Errno, Latencies, NOTHING, Table, units};
 
-/// Where the details end and the mark of the abnormal stands.
-const MARK: usize = 96;
+/// The column of the mark of abnormal events, behind the details.
+const MARK: usize = 102;
 
-/// `IORING_SETUP_*`, by their bits.
+/// The names of `IORING_SETUP_*`, by bit.
 const SETUP: [&str; 20] = [
     "IOPOLL",
     "SQPOLL",
@@ -41,12 +41,14 @@ const SETUP: [&str; 20] = [
     "SQE_MIXED",
 ];
 
-impl Line {
-    /// Whether it is something that ought not to happen, or not often.
+impl RingEvent {
+    /// Whether the event indicates a problem.
     fn is_abnormal(&self) -> bool {
-        match self.told.what {
-            Tale::Overflowed { .. } | Tale::Refused { .. } | Tale::LinkFailed => true,
-            Tale::Completed { res, .. } => {
+        match self.event.kind {
+            KernelEventKind::Overflowed { .. }
+            | KernelEventKind::Rejected { .. }
+            | KernelEventKind::LinkFailed => true,
+            KernelEventKind::Completed { res, .. } => {
                 let expected = [libc::EAGAIN, libc::ECANCELED, libc::ETIME, libc::ENOENT];
                 res < 0 && !expected.contains(&res.wrapping_neg())
             }
@@ -54,72 +56,65 @@ impl Line {
         }
     }
 
-    fn name(&self) -> &'static str {
-        match &self.told.what {
-            Tale::Completed { .. } => "cqe",
-            Tale::Overflowed { .. } => "overfl.",
-            what => what.name(),
-        }
-    }
-
-    fn result(&self) -> Option<i32> {
-        match self.told.what {
-            Tale::Completed { res, .. } | Tale::Overflowed { res, .. } => Some(res),
-            Tale::Refused { error } => Some(error),
-            _ => None,
-        }
-    }
-
+    /// Whether more completions of the same request follow.
     fn more(&self) -> bool {
-        match self.told.what {
-            Tale::Completed { flags, .. } | Tale::Overflowed { flags, .. } => {
-                flags & Cqe::MORE != 0
-            }
-            _ => false,
-        }
+        self.event.kind.completion().is_some_and(|(_, flags)| flags & Cqe::MORE != 0)
     }
 
-    /// For people: always the same columns.
+    /// The user data in hexadecimal, of `width` characters, if the event is about one request.
+    fn user_data(&self, width: usize) -> Option<String> {
+        let of_request = self.opcode.is_some() || self.event.kind.result().is_some();
+        of_request.then(|| format!("{:#0width$x}", self.event.user_data))
+    }
+
+    /// The event as a line, always in the same columns.
     pub fn text(&self) -> String {
-        let many = self.more() || self.done.is_some_and(|done| done.shot > 1);
-        let star = if many { "*" } else { "" };
+        let multishot = self.more() || self.matched.is_some_and(|matched| matched.shot > 1);
+        let star = if multishot { "*" } else { "" };
         let op = self.opcode.map_or(String::new(), |code| format!("{}{star}", operation(code)));
-        let of_one = self.opcode.is_some() || self.result().is_some();
-        let user_data = if of_one { format!("{:#x}", self.told.user_data) } else { String::new() };
+        let result = match self.event.kind.result() {
+            Some(Ok(n)) => n.to_string(),
+            Some(Err(errno)) => errno.to_string(),
+            None => String::new(),
+        };
         let (seconds, nanos) = (self.at / 1_000_000_000, self.at % 1_000_000_000);
-        let text = format!(
-            "{seconds:>3}.{nanos:09}  {:<4} {:<7} {op:<12} {user_data:<18} {:>9}  {}",
-            format!("r{}", self.ring),
-            self.name(),
-            self.result().map_or(String::new(), result),
-            self.details(),
-        );
+        let text = columns([
+            &format!("{seconds}.{nanos:09}"),
+            &format!("r{}", self.ring),
+            self.event.kind.name(),
+            &op,
+            &self.user_data(0).unwrap_or_default(),
+            &result,
+            &self.details(),
+        ]);
         end_line(text, MARK, self.is_abnormal())
     }
 
     fn details(&self) -> String {
-        match self.told.what {
-            Tale::Created { fd, submissions, completions, flags } => {
+        match self.event.kind {
+            KernelEventKind::Created { fd, submissions, completions, flags } => {
                 format!("fd {fd}  {submissions}/{completions}  {}", setup(flags))
             }
-            Tale::Submitted { by_kernel: true } => "by the kernel's thread".to_owned(),
-            Tale::Refused { .. } => "before it began".to_owned(),
-            Tale::Completed { .. } => self.completed(),
-            Tale::Overflowed { .. } => format!("{}  the queue is full", self.completed()),
-            Tale::Arrived => "what it waited for is there".to_owned(),
-            Tale::Punted => "to a thread of the kernel".to_owned(),
-            Tale::Armed => "waits by polling".to_owned(),
-            Tale::Worked { count } => {
+            KernelEventKind::Submitted { by_kernel: true } => {
+                "by the kernel's submission thread".to_owned()
+            }
+            KernelEventKind::Rejected { .. } => "before it started".to_owned(),
+            KernelEventKind::Completed { .. } => self.completed(),
+            KernelEventKind::Overflowed { .. } => format!("{}  queue full", self.completed()),
+            KernelEventKind::Arrived => "what it waited for has arrived".to_owned(),
+            KernelEventKind::Punted => "to a worker thread (io-wq)".to_owned(),
+            KernelEventKind::PollArmed => "waits by polling".to_owned(),
+            KernelEventKind::WorkRun { count } => {
                 format!("{} of deferred work", units::plural(count.into(), "piece"))
             }
-            Tale::Waited { least } => format!("for {least}"),
-            Tale::Submitted { .. } | Tale::LinkFailed => String::new(),
+            KernelEventKind::Waited { least } => format!("for {least}"),
+            KernelEventKind::Submitted { .. } | KernelEventKind::LinkFailed => String::new(),
         }
     }
 
     fn completed(&self) -> String {
-        let Some(Done { shot, took, after }) = self.done else {
-            return "submitted before".to_owned();
+        let Some(MatchedCompletion { shot, took, after }) = self.matched else {
+            return "submitted earlier".to_owned();
         };
         let mut text = match (self.more(), shot) {
             (true, _) => format!("more (shot {shot})  "),
@@ -135,13 +130,13 @@ impl Line {
         text
     }
 
-    /// For programs. Names that do not apply are left out.
+    /// The event as JSON. Keys that do not apply are omitted.
     pub fn json(&self) -> Value {
         let mut value = json!({
             "t_ns": self.at,
             "ring": self.ring,
-            "thread": self.told.thread,
-            "kind": self.name().trim_end_matches('.'),
+            "thread": self.event.thread,
+            "kind": self.event.kind.name(),
             "abnormal": self.is_abnormal(),
         });
         let mut put = |name: &str, part: Value| value[name] = part;
@@ -149,92 +144,102 @@ impl Line {
             put("op", json!(operation(opcode)));
             put("opcode", json!(opcode));
         }
-        if self.opcode.is_some() || self.result().is_some() {
-            put("user_data", json!(format!("{:#018x}", self.told.user_data)));
+        if let Some(user_data) = self.user_data(18) {
+            put("user_data", json!(user_data));
         }
-        if let Some(res) = self.result() {
-            put("res", json!(res));
-            if res < 0 {
-                put("error", json!(Errno(res.wrapping_neg()).to_string()));
+        match self.event.kind.result() {
+            Some(Ok(n)) => put("res", json!(n)),
+            Some(Err(errno)) => {
+                put("res", json!(-i64::from(errno.0)));
+                put("error", json!(errno.to_string()));
             }
+            None => {}
         }
-        match self.told.what {
-            Tale::Completed { flags, .. } | Tale::Overflowed { flags, .. } => {
-                put("flags", json!(flags));
-                put("more", json!(self.more()));
-            }
-            Tale::Worked { count } => put("count", json!(count)),
-            Tale::Waited { least } => put("least", json!(least)),
+        if let Some((_, flags)) = self.event.kind.completion() {
+            put("flags", json!(flags));
+            put("more", json!(self.more()));
+        }
+        match self.event.kind {
+            KernelEventKind::WorkRun { count } => put("count", json!(count)),
+            KernelEventKind::Waited { least } => put("min_events", json!(least)),
             _ => {}
         }
-        if let Some(done) = self.done {
-            put("shot", json!(done.shot));
-            put("took_ns", json!(done.took));
-            put("after_arrival_ns", json!(done.after));
+        if let Some(matched) = self.matched {
+            put("shot", json!(matched.shot));
+            put("took_ns", json!(matched.took));
+            put("after_arrival_ns", json!(matched.after));
         }
         value
     }
 }
 
-impl Attached {
-    /// The columns of [`Line::text`], as `trace show` has them over its own.
+/// A line: always the same columns.
+fn columns([time, ring, what, op, user_data, result, details]: [&str; 7]) -> String {
+    format!("{time:>13}  {ring:<4} {what:<9} {op:<16} {user_data:<18} {result:>9}  {details}")
+}
+
+impl WatchedProcess {
+    /// The heading above the lines of [`RingEvent::text`].
     pub fn heading() -> String {
-        let (time, lane, what, op) = ("time", "ring", "what", "op");
-        let (id, res, details) = ("user data", "res", "details");
-        format!("{time:>13}  {lane:<4} {what:<7} {op:<12} {id:<18} {res:>9}  {details}")
+        columns(["time", "ring", "what", "op", "user data", "res", "details"])
     }
 
-    /// All that was counted, for people.
+    /// The summary as text.
     pub fn summary(&self) -> String {
         let uname = os::uname();
         let mut text = format!(
             "{}  {} watched  {}  {} lost  kernel: {}\n",
-            self.who(),
+            self.label(),
             units::span(self.watched),
             units::plural(self.rings.len() as u64, "ring"),
             units::plural(self.lost, "event"),
             uname.split(' ').nth(1).unwrap_or(&uname),
         );
-        for (at, ring) in self.rings.iter().enumerate() {
-            text.push_str(&self.of_ring(at, ring));
+        if self.rings.is_empty() {
+            let (watched, open) = (units::span(self.watched), self.open_rings() as u64);
+            let _ =
+                writeln!(text, "no activity in {watched} ({} open)", units::plural(open, "ring"));
         }
-        for lack in &self.lacks {
-            let _ = writeln!(text, "{lack}");
+        for (at, ring) in self.rings.iter().enumerate() {
+            text.push_str(&self.ring_text(at, ring));
+        }
+        for missing in &self.missing {
+            let _ = writeln!(text, "{missing}");
         }
         text
     }
 
-    /// All that was counted, for programs.
+    /// The summary as one JSON object.
     pub fn json(&self) -> Value {
         json!({
-            "schema": "proactor.attach/1",
+            "schema": "proactor.trace.attach/2",
             "pid": self.pid,
             "name": self.name,
             "uname": os::uname(),
             "watched_ns": self.watched.as_nanos() as u64,
             "lost": self.lost,
-            "not_told": self.lacks.iter().map(|lack| lack.name()).collect::<Vec<_>>(),
+            "missing": self.missing.iter().map(|missing| missing.name()).collect::<Vec<_>>(),
             "rings": self.rings.iter().map(|ring| self.ring_json(ring)).collect::<Vec<_>>(),
         })
     }
 
-    /// What that point counts, unless the kernel does not tell of it.
-    fn told<T>(&self, point: Point, count: T) -> Option<T> {
-        (!self.lacks.contains(&Lack::Point(point))).then_some(count)
+    /// The count of a tracepoint, unless the kernel does not have it.
+    fn known<T>(&self, tracepoint: Tracepoint, count: T) -> Option<T> {
+        (!self.missing.contains(&Missing::Tracepoint(tracepoint))).then_some(count)
     }
 
-    fn of_ring(&self, at: usize, ring: &Ring) -> String {
+    fn ring_text(&self, at: usize, ring: &RingState) -> String {
         let mut text = format!(
             "\nr{at}  thread {} ({}){}\n",
             ring.thread,
             ring.name,
-            ring.made.map_or(String::new(), |(submissions, completions, flags)| {
+            ring.setup.map_or(String::new(), |(submissions, completions, flags)| {
                 format!("  {submissions}/{completions} entries  {}", setup(flags))
             }),
         );
         let _ = writeln!(text, "{}", self.table(ring));
-        for (opcode, op) in ring.ops.iter().filter(|(_, op)| op.ended.0 > 0) {
-            let (ended, shots) = op.ended;
+        for (opcode, op) in ring.ops.iter().filter(|(_, op)| op.multishot.0 > 0) {
+            let (ended, shots) = op.multishot;
             let _ = writeln!(
                 text,
                 "multishot {}: {} ended, after {:.1} completions on average",
@@ -243,12 +248,12 @@ impl Attached {
                 shots as f64 / ended as f64,
             );
         }
-        for (opcode, op) in ring.ops.iter().filter(|(_, op)| op.silent > 0) {
+        for (opcode, op) in ring.ops.iter().filter(|(_, op)| op.skipped > 0) {
             let _ = writeln!(
                 text,
-                "{}: {} ended without a completion, as asked (IOSQE_CQE_SKIP_SUCCESS)",
+                "{}: {} ended without a completion (IOSQE_CQE_SKIP_SUCCESS)",
                 opcode.map_or("?".to_owned(), operation),
-                units::count(op.silent),
+                units::count(op.skipped),
             );
         }
         let _ = writeln!(text, "{}", self.totals(ring));
@@ -262,8 +267,8 @@ impl Attached {
         text
     }
 
-    /// Its operations, a row each.
-    fn table(&self, ring: &Ring) -> Table {
+    /// The operations of a ring, one row each.
+    fn table(&self, ring: &RingState) -> Table {
         let mut table = Table::new(&[
             ("op", Align::Left),
             ("submitted", Align::Right),
@@ -282,19 +287,19 @@ impl Attached {
         table
     }
 
-    /// All its operations in one line.
-    fn totals(&self, ring: &Ring) -> String {
+    /// All operations of a ring in one line.
+    fn totals(&self, ring: &RingState) -> String {
         let (submissions, completions) = ring.totals();
         let each = match ring.waits {
             0 => String::new(),
             waits => format!(", {:.1} completions each", completions as f64 / waits as f64),
         };
-        let sleeps = match self.told(Point::Wait, ring.waits) {
+        let sleeps = match self.known(Tracepoint::CqringWait, ring.waits) {
             None => format!("{NOTHING} sleeps"),
             Some(waits) => units::plural(waits, "sleep"),
         };
-        let overflow = match self.told(Point::Overflow, ring.overflows) {
-            None => "not told".to_owned(),
+        let overflow = match self.known(Tracepoint::CqeOverflow, ring.overflows) {
+            None => "unknown".to_owned(),
             Some(0) => "never".to_owned(),
             Some(overflows) => units::count(overflows),
         };
@@ -305,32 +310,32 @@ impl Attached {
         )
     }
 
-    fn row(&self, opcode: Option<u8>, op: &Operation) -> [String; 12] {
-        let [took, took_99] = [0.5, 0.99].map(|share| known(op.took.percentile(share)));
-        let [after, after_99] = [0.5, 0.99].map(|share| known(op.after.percentile(share)));
-        let star = if op.ended.0 > 0 || op.completed > op.submitted { "*" } else { "" };
-        let zero = |point: Point, count: u64| match self.told(point, count) {
+    fn row(&self, opcode: Option<u8>, op: &OpCounts) -> [String; 12] {
+        let [took, took_99] = [0.5, 0.99].map(|share| duration(op.took.percentile(share)));
+        let [after, after_99] = [0.5, 0.99].map(|share| duration(op.after.percentile(share)));
+        let star = if op.multishot.0 > 0 || op.completed > op.submitted { "*" } else { "" };
+        let zero = |tracepoint, count| match self.known(tracepoint, count) {
             None => NOTHING.to_owned(),
             Some(0) => String::new(),
             Some(count) => units::count(count),
         };
         [
-            opcode.map_or("(before)".to_owned(), |code| format!("{}{star}", operation(code))),
-            units::count(op.submitted + op.refused),
+            opcode.map_or("(earlier)".to_owned(), |code| format!("{}{star}", operation(code))),
+            units::count(op.submitted + op.rejected),
             units::count(op.completed),
-            units::count(op.fine),
-            zero(Point::Arm, op.polls),
-            zero(Point::Punt, op.punts),
+            units::count(op.ok),
+            zero(Tracepoint::PollArm, op.polls),
+            zero(Tracepoint::QueueAsyncWork, op.punts),
             took,
             took_99,
-            known(op.took.max()),
+            duration(op.took.max()),
             after,
             after_99,
             op.errors(),
         ]
     }
 
-    fn ring_json(&self, ring: &Ring) -> Value {
+    fn ring_json(&self, ring: &RingState) -> Value {
         let latencies = |all: &Latencies| json!(all.percentiles());
         let ops = ring.ops.iter().map(|(opcode, op)| {
             let errors = op.errors.iter().map(|(errno, n)| (Errno(*errno).to_string(), json!(n)));
@@ -338,15 +343,15 @@ impl Attached {
                 "op": opcode.map(operation),
                 "opcode": opcode,
                 "submitted": op.submitted,
-                "refused": self.told(Point::Refuse, op.refused),
-                "silent": op.silent,
+                "rejected": self.known(Tracepoint::ReqFailed, op.rejected),
+                "skipped_cqes": op.skipped,
                 "completed": op.completed,
-                "ok": op.fine,
+                "ok": op.ok,
                 "errors": errors.collect::<serde_json::Map<_, _>>(),
-                "polls": self.told(Point::Arm, op.polls),
-                "punts": self.told(Point::Punt, op.punts),
-                "multishot_ended": op.ended.0,
-                "multishot_completions": op.ended.1,
+                "polls": self.known(Tracepoint::PollArm, op.polls),
+                "punts": self.known(Tracepoint::QueueAsyncWork, op.punts),
+                "multishot_ended": op.multishot.0,
+                "multishot_completions": op.multishot.1,
                 "submit_to_cqe": latencies(&op.took),
                 "arrival_to_cqe": latencies(&op.after),
             })
@@ -354,32 +359,28 @@ impl Attached {
         json!({
             "thread": ring.thread,
             "name": ring.name,
-            "entries": ring.made.map(|(submissions, completions, _)| [submissions, completions]),
-            "setup": ring.made.map(|(.., flags)| flags),
+            "entries": ring.setup.map(|(submissions, completions, _)| [submissions, completions]),
+            "setup": ring.setup.map(|(.., flags)| flags),
             "ops": ops.collect::<Vec<_>>(),
-            "sleeps": self.told(Point::Wait, ring.waits),
-            "work_runs": ring.works.0,
-            "work": ring.works.1,
-            "overflows": self.told(Point::Overflow, ring.overflows),
+            "sleeps": self.known(Tracepoint::CqringWait, ring.waits),
+            "work_runs": ring.work_runs.0,
+            "work": ring.work_runs.1,
+            "overflows": self.known(Tracepoint::CqeOverflow, ring.overflows),
             "findings": findings(ring),
         })
     }
 }
 
-fn result(res: i32) -> String {
-    if res < 0 { Errno(res.wrapping_neg()).to_string() } else { res.to_string() }
-}
-
 fn setup(flags: u32) -> String {
     let names = (0..32).filter(|bit| flags & 1 << bit != 0);
     let names: Vec<_> = names.map(|bit: usize| SETUP.get(bit).map_or("?", |name| name)).collect();
-    if names.is_empty() { "no flag".to_owned() } else { names.join("|") }
+    if names.is_empty() { "no flags".to_owned() } else { names.join("|") }
 }
 
 fn span(nanos: u64) -> String {
     units::span(Duration::from_nanos(nanos))
 }
 
-fn known(span: Option<Duration>) -> String {
+fn duration(span: Option<Duration>) -> String {
     span.map_or(NOTHING.to_owned(), units::span)
 }

@@ -1,6 +1,6 @@
-//! Where the time of a completion goes: arrival → posted → reaped → handled. The first two the
-//! kernel told, the others the loop recorded; what joins them is that completions are reaped in the
-//! order in which they were posted.
+//! The stages of a completion: arrival → posted → reaped → next enter. The kernel's events have the
+//! first two times, the recording the others. Completions are reaped in the order in which they were
+//! posted, so the two can be matched.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -8,34 +8,34 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Beside, Lack, Point, Tale};
+use super::{KernelEvent, KernelEventKind, Missing, Sidecar, Tracepoint};
 use crate::format::What;
 use crate::reader::Trace;
 use proactor_report::{Align, Latencies, NOTHING, Table, units};
 
-/// How long each of the stages took, over a whole trace.
+/// The durations of the stages over a whole recording.
 #[derive(Debug, Clone, Default)]
 pub struct Delays {
-    /// From when what an operation waited for was there, to its completion's being posted. Only of
-    /// those that waited.
+    /// From the arrival of what an operation waited for to its completion being posted. Operations
+    /// that did not wait are not included.
     pub posting: Latencies,
-    /// From there to the reaping; with a clock per batch, to the end of the enter before it.
+    /// From there to the reaping; with a clock per batch, to the end of the enter before the reaping.
     pub reaping: Latencies,
-    /// From there to the next enter, in which the answers go out: what the loop itself takes.
+    /// From there to the next enter, which submits the replies: the loop's own share.
     pub handling: Latencies,
-    /// Completions that were posted outside a full queue; `None` if the kernel does not tell.
+    /// Completions that were posted outside a full queue; `None` if the kernel does not trace them.
     pub overflowed: Option<u64>,
-    /// Operations that were handed to a thread of the kernel; `None` likewise.
+    /// Operations that were handed to a kernel worker thread; `None` as above.
     pub punted: Option<u64>,
-    /// Completions that only one of the two tells of: where something is lost.
+    /// Reaped completions without a posting in the kernel's events.
     pub unmatched: u64,
-    /// What is lost of the kernel's side.
+    /// Events that the kernel lost.
     pub lost: u64,
-    /// What the kernel does not tell at all.
-    pub lacks: Vec<Lack>,
+    /// Tracepoints and fields that the kernel does not have.
+    pub missing: Vec<Missing>,
 }
 
-/// A completion as it was posted.
+/// A posted completion that has not been matched.
 struct Posted {
     time: u64,
     res: i32,
@@ -43,22 +43,22 @@ struct Posted {
 }
 
 impl Delays {
-    /// Joins a recording with what the kernel told of it.
-    pub fn of(trace: &Trace, beside: &Beside) -> Delays {
-        let told = |point| (!beside.lacks.contains(&Lack::Point(point))).then_some(0);
+    /// Matches a recording with the kernel's events.
+    pub fn of(trace: &Trace, sidecar: &Sidecar) -> Delays {
+        let zero = |point| (!sidecar.missing.contains(&Missing::Tracepoint(point))).then_some(0);
         let mut delays = Delays {
-            overflowed: told(Point::Overflow),
-            punted: told(Point::Punt),
-            lost: beside.lost,
-            lacks: beside.lacks.clone(),
+            overflowed: zero(Tracepoint::CqeOverflow),
+            punted: zero(Tracepoint::QueueAsyncWork),
+            lost: sidecar.lost,
+            missing: sidecar.missing.clone(),
             ..Delays::default()
         };
         let since = |from: u64, to: u64| {
             let nanos = |tick| trace.header.nanos(tick);
             Duration::from_nanos(nanos(to).saturating_sub(nanos(from)))
         };
-        let mut posted = delays.post(beside, since);
-        // Reaped, and not yet known when handled.
+        let mut posted = delays.post(sidecar, since);
+        // Reaped since the last enter.
         let mut reaped = Vec::new();
         for record in &trace.records {
             match What::from_number(record.what) {
@@ -80,44 +80,37 @@ impl Delays {
         delays
     }
 
-    /// The kernel's side: what was posted, by user data.
+    /// Counts the kernel's events; returns the posted completions by user data.
     fn post(
         &mut self,
-        beside: &Beside,
+        sidecar: &Sidecar,
         since: impl Fn(u64, u64) -> Duration,
     ) -> HashMap<u64, VecDeque<Posted>> {
         let mut posted: HashMap<u64, VecDeque<Posted>> = HashMap::new();
         let mut arrived = HashMap::new();
-        for told in &beside.told {
-            let (res, flags) = match told.what {
-                Tale::Completed { res, flags } => (res, flags),
-                Tale::Overflowed { res, flags } => {
+        for event in &sidecar.events {
+            let &KernelEvent { time, user_data, kind, .. } = event;
+            match kind {
+                KernelEventKind::Overflowed { .. } => {
                     self.overflowed = self.overflowed.map(|n| n + 1);
-                    (res, flags)
                 }
-                Tale::Arrived => {
-                    arrived.entry(told.user_data).or_insert(told.time);
-                    continue;
-                }
-                Tale::Punted => {
-                    self.punted = self.punted.map(|n| n + 1);
-                    continue;
-                }
-                _ => continue,
-            };
-            if let Some(at) = arrived.remove(&told.user_data) {
-                self.posting.record(since(at, told.time));
+                KernelEventKind::Arrived => _ = arrived.entry(user_data).or_insert(time),
+                KernelEventKind::Punted => self.punted = self.punted.map(|n| n + 1),
+                _ => {}
             }
-            let queue = posted.entry(told.user_data).or_default();
-            queue.push_back(Posted { time: told.time, res, flags });
+            let Some((res, flags)) = kind.completion() else { continue };
+            if let Some(at) = arrived.remove(&user_data) {
+                self.posting.record(since(at, time));
+            }
+            posted.entry(user_data).or_default().push_back(Posted { time, res, flags });
         }
         posted
     }
 
-    /// For programs.
+    /// The delays as one JSON object.
     pub fn json(&self) -> Value {
         json!({
-            "schema": "proactor.delays/1",
+            "schema": "proactor.trace.delays/2",
             "arrival_to_posted": self.posting.percentiles(),
             "posted_to_reaped": self.reaping.percentiles(),
             "reaped_to_enter": self.handling.percentiles(),
@@ -125,13 +118,13 @@ impl Delays {
             "punted": self.punted,
             "unmatched": self.unmatched,
             "lost": self.lost,
-            "not_told": self.lacks.iter().map(|lack| lack.name()).collect::<Vec<_>>(),
+            "missing": self.missing.iter().map(|missing| missing.name()).collect::<Vec<_>>(),
         })
     }
 }
 
-/// When that completion was posted: the first that is the same. Those before it are not in the
-/// recording.
+/// Returns when a completion was posted: the first equal entry of the queue. The entries before it
+/// are not in the recording, and are removed.
 fn take(queue: &mut VecDeque<Posted>, res: i32, flags: u32) -> Option<u64> {
     let at = queue.iter().position(|one| (one.res, one.flags) == (res, flags))?;
     queue.drain(..=at).next_back().map(|posted| posted.time)
@@ -156,10 +149,10 @@ impl fmt::Display for Delays {
             .map(|count| count.map_or(NOTHING.to_owned(), units::count));
         write!(
             f,
-            "{table}\nposted outside a full queue {overflowed}, handed to threads of the kernel \
+            "{table}\nposted outside a full queue {overflowed}, handed to worker threads (io-wq) \
              {punted}, not matched {unmatched}, lost by the kernel {lost}"
         )?;
-        self.lacks.iter().try_for_each(|lack| write!(f, "\n{lack}"))
+        self.missing.iter().try_for_each(|missing| write!(f, "\n{missing}"))
     }
 }
 
@@ -167,16 +160,15 @@ impl fmt::Display for Delays {
 mod tests {
     use super::*;
     use crate::format::{Clock, Record};
-    use crate::kernel::Told;
     use crate::preface::{About, Settings};
     use crate::recorder::Recorder;
 
-    fn told(time: u64, user_data: u64, what: Tale) -> Told {
-        Told { time, thread: 1, ring: 0, request: 0, user_data, opcode: None, what }
+    fn event(time: u64, user_data: u64, kind: KernelEventKind) -> KernelEvent {
+        KernelEvent { time, thread: 1, ring: 0, request: 0, user_data, opcode: None, kind }
     }
 
     #[test]
-    fn the_stages_of_a_completion_are_told_apart() {
+    fn the_stages_of_a_completion_are_measured() {
         let settings = Settings { bytes: 0, clock: Some(Clock::Nanos), ..Settings::default() };
         let mut log = Recorder::in_memory(&settings, &About::default()).expect("memory");
         let cqe = |id, res| Record { what: What::Cqe as u8, id, res, ..Record::default() };
@@ -185,17 +177,17 @@ mod tests {
         log.write_at(5000, cqe(9, 1));
         log.write_at(9000, Record { what: What::EnterBegin as u8, ..Record::default() });
         let trace = Trace::from_bytes(log.bytes()).expect("a trace");
-        let done = |res| Tale::Completed { res, flags: 0 };
-        let told = vec![
-            told(500, 7, done(1)), // Before the recording began.
-            told(1000, 7, Tale::Arrived),
-            told(1500, 7, Tale::Arrived),
-            told(3000, 7, done(64)),
-            told(4000, 7, Tale::Overflowed { res: 32, flags: 0 }),
-            told(4000, 3, Tale::Punted),
+        let done = |res| KernelEventKind::Completed { res, flags: 0 };
+        let events = vec![
+            event(500, 7, done(1)), // Before the recording started.
+            event(1000, 7, KernelEventKind::Arrived),
+            event(1500, 7, KernelEventKind::Arrived),
+            event(3000, 7, done(64)),
+            event(4000, 7, KernelEventKind::Overflowed { res: 32, flags: 0 }),
+            event(4000, 3, KernelEventKind::Punted),
         ];
-        let mut beside = Beside { told, lost: 2, lacks: Vec::new() };
-        let delays = Delays::of(&trace, &beside);
+        let mut sidecar = Sidecar { events, lost: 2, missing: Vec::new() };
+        let delays = Delays::of(&trace, &sidecar);
         assert_eq!(delays.posting.max(), Some(Duration::from_nanos(2000)));
         assert_eq!((delays.posting.len(), delays.reaping.len(), delays.handling.len()), (1, 2, 3));
         assert_eq!(delays.reaping.max(), Some(Duration::from_nanos(2000)));
@@ -203,15 +195,15 @@ mod tests {
         let counts = (delays.overflowed, delays.punted, delays.unmatched, delays.lost);
         assert_eq!(counts, (Some(1), Some(1), 1, 2));
         assert!(delays.to_string().ends_with("not matched 1, lost by the kernel 2"));
-        // What is not told is not none.
-        beside.lacks = vec![Lack::Point(Point::Overflow)];
-        let delays = Delays::of(&trace, &beside);
+        // An unknown count is not shown as zero.
+        sidecar.missing = vec![Missing::Tracepoint(Tracepoint::CqeOverflow)];
+        let delays = Delays::of(&trace, &sidecar);
         assert_eq!((delays.overflowed, delays.punted), (None, Some(1)));
         let (text, json) = (delays.to_string(), delays.json());
         assert!(
             text.contains("full queue –") && text.contains("no io_uring_cqe_overflow"),
             "{text}"
         );
-        assert!(json["overflowed"].is_null() && json["not_told"][0] == "io_uring_cqe_overflow");
+        assert!(json["overflowed"].is_null() && json["missing"][0] == "io_uring_cqe_overflow");
     }
 }

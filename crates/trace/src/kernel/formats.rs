@@ -1,9 +1,9 @@
-//! The formats of real kernels, as their `events/io_uring/*/format` have them, and what is made of
-//! them: so a machine with another kernel holds it too.
+//! Tests with the formats of real kernels, copied from their `events/io_uring/*/format`, so that
+//! one machine checks the decoder for several kernels.
 
-use super::{Decoder, Lack, Layout, Point, Tale};
+use super::{KernelEventKind, Layout, Missing, Tracepoint, TracepointDecoder};
 
-/// By version: the texts of those tracepoints that are known here.
+/// By version, the formats of the tracepoints that are decoded.
 const KERNELS: [(&str, &str); 4] = [
     ("5.10", include_str!("formats/5.10.txt")), // Debian's, with the io_uring of 5.15
     ("6.1", include_str!("formats/6.1.txt")),
@@ -11,28 +11,34 @@ const KERNELS: [(&str, &str); 4] = [
     ("6.18", include_str!("formats/6.18.txt")),
 ];
 
-/// The format of a tracepoint on that kernel.
+/// Returns the format of a tracepoint on a kernel.
 fn format(kernel: &str, name: &str) -> Option<&'static str> {
-    let (_, texts) = KERNELS.iter().find(|(version, _)| *version == kernel).expect("it is kept");
+    let (_, texts) =
+        KERNELS.iter().find(|(version, _)| *version == kernel).expect("a listed kernel");
     let named = |text: &&str| text.lines().next() == Some(name);
     texts.split("name: ").find(named)
 }
 
-/// What is learnt of a kernel, and what it lacks.
-fn learnt(kernel: &str) -> (Decoder, Vec<Lack>) {
-    let mut decoder = Decoder::default();
-    let mut learn = |point: &Point| {
-        let texts = point.names().iter().filter_map(|name| format(kernel, name));
-        texts.into_iter().any(|text| decoder.learn(*point, text))
+/// Learns all tracepoints of a kernel; also returns what it does not have.
+fn learn(kernel: &str) -> (TracepointDecoder, Vec<Missing>) {
+    let mut decoder = TracepointDecoder::default();
+    let mut learn_one = |tracepoint: &Tracepoint| {
+        let texts = tracepoint.names().iter().filter_map(|name| format(kernel, name));
+        texts.into_iter().any(|text| decoder.learn(*tracepoint, text))
     };
-    let lacks = Point::ALL.into_iter().filter(|point| !learn(point)).filter_map(Lack::of).collect();
-    (decoder, lacks)
+    let missing = Tracepoint::ALL
+        .into_iter()
+        .filter(|tracepoint| !learn_one(tracepoint))
+        .filter_map(Missing::of)
+        .collect();
+    (decoder, missing)
 }
 
-/// An event of that point, as that kernel would write it: these fields have these values, all
-/// others are filled with ones.
-fn event(kernel: &str, point: Point, values: &[(&str, u64)]) -> Vec<u8> {
-    let text = point.names().iter().find_map(|name| format(kernel, name)).expect("it has one");
+/// Makes an event as the kernel would write it. These fields have these values; all others are
+/// filled with ones.
+fn event(kernel: &str, tracepoint: Tracepoint, values: &[(&str, u64)]) -> Vec<u8> {
+    let text =
+        tracepoint.names().iter().find_map(|name| format(kernel, name)).expect("the kernel has it");
     let layout = Layout::parse(text).expect("a format");
     let mut bytes = vec![0xff; 128];
     for (name, value) in [("common_type", u64::from(layout.id))].iter().chain(values) {
@@ -44,74 +50,109 @@ fn event(kernel: &str, point: Point, values: &[(&str, u64)]) -> Vec<u8> {
 }
 
 #[test]
-fn what_a_kernel_does_not_tell_is_known() {
-    let old = [Point::Refuse, Point::Overflow, Point::FailLink].map(Lack::Point);
-    for (kernel, lacks) in [("5.10", &old[..]), ("6.1", &[]), ("6.12", &[]), ("6.18", &[])] {
-        let (decoder, found) = learnt(kernel);
-        assert_eq!(found, lacks, "{kernel}");
+fn missing_tracepoints_are_found() {
+    let old = [Tracepoint::ReqFailed, Tracepoint::CqeOverflow, Tracepoint::FailLink]
+        .map(Missing::Tracepoint);
+    for (kernel, missing) in [("5.10", &old[..]), ("6.1", &[]), ("6.12", &[]), ("6.18", &[])] {
+        let (decoder, found) = learn(kernel);
+        assert_eq!(found, missing, "{kernel}");
         assert!(decoder.has_flags(), "{kernel}");
     }
 }
 
 #[test]
 #[cfg(target_endian = "little")]
-fn every_point_of_every_kernel_is_read_field_by_field() {
+fn every_tracepoint_of_every_kernel_is_decoded_field_by_field() {
     const RES: u64 = -104i64 as u64;
     for (kernel, _) in KERNELS {
-        let (decoder, lacks) = learnt(kernel);
-        let told = |point: Point, own: &[(&str, u64)]| {
+        let (decoder, missing) = learn(kernel);
+        let decode = |tracepoint: Tracepoint, own: &[(&str, u64)]| {
             let common = [("common_pid", 77), ("ctx", 0xc0), ("req", 0xe0), ("opcode", 27)];
             let named = [("user_data", 0x0123_4567_89ab_cdef)];
             let values: Vec<_> = common.iter().chain(&named).chain(own).copied().collect();
-            let told = decoder.decode(5, &event(kernel, point, &values));
-            let told = told.unwrap_or_else(|| panic!("{kernel} {point:?}"));
-            assert_eq!((told.time, told.thread, told.ring), (5, 77, 0xc0), "{kernel} {point:?}");
-            told
+            let event = decoder.decode(5, &event(kernel, tracepoint, &values));
+            let event = event.unwrap_or_else(|| panic!("{kernel} {tracepoint:?}"));
+            assert_eq!(
+                (event.time, event.thread, event.ring),
+                (5, 77, 0xc0),
+                "{kernel} {tracepoint:?}"
+            );
+            event
         };
         let res = [("res", RES), ("cflags", 0x0003_0002)];
         let made = [("fd", 9), ("sq_entries", 128), ("cq_entries", 256), ("flags", 0x3000)];
-        for (point, own, what) in [
+        for (tracepoint, own, what) in [
             (
-                Point::Create,
+                Tracepoint::Create,
                 &made[..],
-                Tale::Created { fd: 9, submissions: 128, completions: 256, flags: 0x3000 },
+                KernelEventKind::Created {
+                    fd: 9,
+                    submissions: 128,
+                    completions: 256,
+                    flags: 0x3000,
+                },
             ),
-            (Point::Submit, &[("sq_thread", 1)], Tale::Submitted { by_kernel: true }),
-            (Point::Submit, &[("sq_thread", 0)], Tale::Submitted { by_kernel: false }),
-            (Point::Refuse, &[("error", -22i64 as u64)], Tale::Refused { error: -22 }),
-            (Point::Complete, &res, Tale::Completed { res: -104, flags: 0x0003_0002 }),
-            (Point::Overflow, &res, Tale::Overflowed { res: -104, flags: 0x0003_0002 }),
-            (Point::Arrive, &[], Tale::Arrived),
-            (Point::Punt, &[], Tale::Punted),
-            (Point::Arm, &[], Tale::Armed),
-            (Point::Wait, &[("min_events", 3)], Tale::Waited { least: 3 }),
-            (Point::FailLink, &[], Tale::LinkFailed),
+            (
+                Tracepoint::SubmitReq,
+                &[("sq_thread", 1)],
+                KernelEventKind::Submitted { by_kernel: true },
+            ),
+            (
+                Tracepoint::SubmitReq,
+                &[("sq_thread", 0)],
+                KernelEventKind::Submitted { by_kernel: false },
+            ),
+            (
+                Tracepoint::ReqFailed,
+                &[("error", -22i64 as u64)],
+                KernelEventKind::Rejected { error: -22 },
+            ),
+            (
+                Tracepoint::Complete,
+                &res,
+                KernelEventKind::Completed { res: -104, flags: 0x0003_0002 },
+            ),
+            (
+                Tracepoint::CqeOverflow,
+                &res,
+                KernelEventKind::Overflowed { res: -104, flags: 0x0003_0002 },
+            ),
+            (Tracepoint::TaskAdd, &[], KernelEventKind::Arrived),
+            (Tracepoint::QueueAsyncWork, &[], KernelEventKind::Punted),
+            (Tracepoint::PollArm, &[], KernelEventKind::PollArmed),
+            (Tracepoint::CqringWait, &[("min_events", 3)], KernelEventKind::Waited { least: 3 }),
+            (Tracepoint::FailLink, &[], KernelEventKind::LinkFailed),
         ] {
-            if lacks.contains(&Lack::Point(point)) {
+            if missing.contains(&Missing::Tracepoint(tracepoint)) {
                 continue;
             }
-            let told = told(point, own);
-            assert_eq!(told.what, what, "{kernel}");
-            let is_of_one = !matches!(point, Point::Create | Point::Wait);
-            let told_of = told.user_data == 0x0123_4567_89ab_cdef;
-            let bare = (kernel, point) == ("5.10", Point::Punt);
-            assert_eq!(told_of, is_of_one && !bare, "{kernel} {point:?}");
-            // A completion says of which operation it is by its user data alone.
+            let event = decode(tracepoint, own);
+            assert_eq!(event.kind, what, "{kernel}");
+            let is_of_a_request =
+                !matches!(tracepoint, Tracepoint::Create | Tracepoint::CqringWait);
+            let has_user_data = event.user_data == 0x0123_4567_89ab_cdef;
+            let bare = (kernel, tracepoint) == ("5.10", Tracepoint::QueueAsyncWork);
+            assert_eq!(has_user_data, is_of_a_request && !bare, "{kernel} {tracepoint:?}");
+            // Completions do not have the opcode.
             let has_opcode = matches!(
-                point,
-                Point::Submit | Point::Refuse | Point::Arrive | Point::Punt | Point::Arm
+                tracepoint,
+                Tracepoint::SubmitReq
+                    | Tracepoint::ReqFailed
+                    | Tracepoint::TaskAdd
+                    | Tracepoint::QueueAsyncWork
+                    | Tracepoint::PollArm
             ) && !bare
-                || point == Point::FailLink;
-            assert_eq!(told.opcode == Some(27), has_opcode, "{kernel} {point:?}");
+                || tracepoint == Tracepoint::FailLink;
+            assert_eq!(event.opcode == Some(27), has_opcode, "{kernel} {tracepoint:?}");
         }
     }
 }
 
 #[test]
 #[cfg(target_endian = "little")]
-fn what_5_10_hands_to_its_threads_is_known_by_its_request() {
-    let (decoder, _) = learnt("5.10");
-    let bytes = event("5.10", Point::Punt, &[("ctx", 1), ("req", 0xe0)]);
-    let told = decoder.decode(0, &bytes).expect("an event");
-    assert_eq!((told.request, told.user_data, told.opcode), (0xe0, 0, None));
+fn a_punted_request_of_5_10_has_only_its_address() {
+    let (decoder, _) = learn("5.10");
+    let bytes = event("5.10", Tracepoint::QueueAsyncWork, &[("ctx", 1), ("req", 0xe0)]);
+    let event = decoder.decode(0, &bytes).expect("an event");
+    assert_eq!((event.request, event.user_data, event.opcode), (0xe0, 0, None));
 }

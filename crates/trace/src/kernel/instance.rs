@@ -1,8 +1,8 @@
-//! A trace instance of our own: the kernel's tracepoints of io_uring, in buffers that nobody else
-//! reads, on a clock that the recorder's ticks can be laid beside.
+//! A private trace instance: the kernel's io_uring tracepoints in their own buffers, on a clock
+//! that can be compared with the recorder's ticks.
 //!
-//! What else is traced on the machine is not touched, and the instance is gone when this is
-//! dropped; one that a killed process left behind is removed by the next that comes.
+//! Other tracing on the machine is not affected. Dropping the instance removes it; an instance that
+//! a killed process left behind is removed when the next one is created.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -12,28 +12,27 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::lack::Lack;
-use super::page::Shape;
-use super::point::{Decoder, Point, Told};
+use super::lack::Missing;
+use super::page::PageLayout;
+use super::point::{KernelEvent, Tracepoint, TracepointDecoder};
 use crate::format::Clock;
 use proactor::os;
 
-/// The most that a page may be: a buffer's pages are all of one size, which can be chosen since
-/// 6.8.
+/// The largest page that can be read. All pages of a buffer have one size, configurable since 6.8.
 const PAGE: usize = 64 << 10;
 
-/// Why the kernel's tracepoints are not to be had.
+/// Why the kernel's tracepoints are not available.
 #[derive(Debug)]
 pub enum Unavailable {
-    /// Only root may.
+    /// Only root may read them.
     NotRoot,
-    /// The kernel was built without tracing, or there is none to be seen here.
+    /// The kernel was built without tracing, or tracefs cannot be mounted here.
     NoTracefs(io::Error),
-    /// The kernel was built without this, or is too old to have it.
-    NoPoint(&'static str),
-    /// It does not have the clock that the trace has.
+    /// The kernel does not have this tracepoint, or not in a known format.
+    NoTracepoint(&'static str),
+    /// The kernel's tracing does not have the clock of the recording.
     NoClock(&'static str),
-    /// Something else: what was done, and what became of it.
+    /// Another failure: the attempted action and its error.
     Failed(String, io::Error),
 }
 
@@ -41,18 +40,18 @@ impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Unavailable::NotRoot => {
-                f.write_str("the kernel shows its tracepoints to root only: run it with sudo")
+                f.write_str("only root can read the kernel's tracepoints: run it with sudo")
             }
             Unavailable::NoTracefs(error) => write!(
                 f,
-                "this kernel shows no tracepoints here (tracefs: {error}): it needs CONFIG_FTRACE, \
-                 and a container needs CAP_SYS_ADMIN"
+                "no tracepoints are available here (tracefs: {error}): the kernel needs \
+                 CONFIG_FTRACE, and a container needs CAP_SYS_ADMIN"
             ),
-            Unavailable::NoPoint(name) => {
-                write!(f, "this kernel has no tracepoint {name} that this can read")
+            Unavailable::NoTracepoint(name) => {
+                write!(f, "this kernel has no tracepoint {name} in a known format")
             }
             Unavailable::NoClock(name) => {
-                write!(f, "this kernel's tracing has no clock {name}, which the trace has")
+                write!(f, "this kernel's tracing does not have the recording's clock ({name})")
             }
             Unavailable::Failed(what, error) => write!(f, "cannot {what}: {error}"),
         }
@@ -61,44 +60,48 @@ impl fmt::Display for Unavailable {
 
 impl std::error::Error for Unavailable {}
 
-/// A trace instance of our own.
+/// A private trace instance.
 #[derive(Debug)]
 pub struct Instance {
     folder: PathBuf,
-    cpus: Vec<Cpu>,
-    shape: Shape,
-    decoder: Decoder,
-    /// What was asked for and is not to be had.
-    lacks: Vec<Lack>,
+    cpus: Vec<CpuBuffer>,
+    page_layout: PageLayout,
+    decoder: TracepointDecoder,
+    /// Requested tracepoints and fields that this kernel does not have.
+    missing: Vec<Missing>,
     clock: Clock,
-    /// Told, and not yet given on: something earlier may still come from another CPU.
-    held: Vec<Told>,
-    /// Before when all has come.
+    /// Events that were read and not yet returned: another CPU may still deliver an earlier one.
+    pending: Vec<KernelEvent>,
+    /// Every event before this time has been read.
     settled: u64,
     page: Vec<u8>,
-    /// Pages that said that events before them were missed.
+    /// Pages that report missed events before them.
     gaps: u64,
-    /// Keeps the file system there, if it is mounted nowhere. Last: the others lie in it.
+    /// Keeps a private mount of tracefs alive. Last, because the other fields use files in it.
     _tracefs: Option<OwnedFd>,
 }
 
+/// The trace buffer of one CPU.
 #[derive(Debug)]
-struct Cpu {
-    /// Not there any more when the instance is to go: an open one would keep it.
+struct CpuBuffer {
+    /// `None` while the instance is being removed: an open pipe would keep it alive.
     pipe: Option<File>,
     folder: PathBuf,
 }
 
 impl Instance {
-    /// Begins to record these points, on every CPU, in buffers of so many bytes for all of them
-    /// together.
+    /// Starts to record these tracepoints on every CPU, into buffers of `bytes` in total.
     ///
     /// # Errors
     /// See [`Unavailable`].
-    pub fn new(points: &[Point], clock: Clock, bytes: usize) -> Result<Instance, Unavailable> {
+    pub fn new(
+        tracepoints: &[Tracepoint],
+        clock: Clock,
+        bytes: usize,
+    ) -> Result<Instance, Unavailable> {
         let (root, tracefs) = tracefs()?;
         remove_left_behind(&root);
-        let header = header_page(&root)?;
+        let page_layout = page_layout(&root)?;
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", std::process::id());
@@ -107,34 +110,34 @@ impl Instance {
             io::ErrorKind::PermissionDenied => Unavailable::NotRoot,
             _ => Unavailable::Failed("make a trace instance".to_owned(), error),
         })?;
-        // From here on dropping it removes the folder.
+        // From here on, dropping the value removes the folder.
         let mut instance = Instance {
             folder,
             cpus: Vec::new(),
-            shape: header,
-            decoder: Decoder::default(),
-            lacks: Vec::new(),
+            page_layout,
+            decoder: TracepointDecoder::default(),
+            missing: Vec::new(),
             clock,
-            held: Vec::new(),
+            pending: Vec::new(),
             settled: 0,
             page: vec![0; PAGE],
             gaps: 0,
             _tracefs: tracefs,
         };
-        instance.set_up(points, bytes)?;
+        instance.set_up(tracepoints, bytes)?;
         Ok(instance)
     }
 
-    fn set_up(&mut self, points: &[Point], bytes: usize) -> Result<(), Unavailable> {
-        // All points begin at one moment: enabling each takes its time, and a submission would be
-        // told of whose completion is not.
+    fn set_up(&mut self, tracepoints: &[Tracepoint], bytes: usize) -> Result<(), Unavailable> {
+        // All tracepoints start at one moment. Enabling them one by one would record submissions
+        // without their completions.
         self.set("tracing_on", "0")?;
         let clock = match self.clock {
             Clock::Tsc => "x86-tsc",
             Clock::Nanos => "mono",
         };
         self.set("trace_clock", clock).map_err(|_| Unavailable::NoClock(clock))?;
-        // What there is no room for is dropped and counted; what is there is never overwritten.
+        // A full buffer drops new events and counts them; it never overwrites old ones.
         self.set("options/overwrite", "0")?;
         let cpus = self.folder.join("per_cpu");
         let listed = fs::read_dir(&cpus)
@@ -145,42 +148,47 @@ impl Instance {
         for entry in listed {
             let folder = entry.path();
             let path = folder.join("trace_pipe_raw");
-            let mut how = OpenOptions::new();
-            let pipe = how.read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+            let mut options = OpenOptions::new();
+            let pipe = options.read(true).custom_flags(libc::O_NONBLOCK).open(&path);
             let explain = |error| Unavailable::Failed(format!("open {}", path.display()), error);
-            self.cpus.push(Cpu { pipe: Some(pipe.map_err(explain)?), folder });
+            self.cpus.push(CpuBuffer { pipe: Some(pipe.map_err(explain)?), folder });
         }
-        points.iter().try_for_each(|&point| self.watch(point))?;
+        tracepoints.iter().try_for_each(|&tracepoint| self.enable(tracepoint))?;
         if !self.decoder.has_flags() {
-            self.lacks.push(Lack::Flags);
+            self.missing.push(Missing::Flags);
         }
         self.set("tracing_on", "1")
     }
 
-    /// Learns how a point's events look, and has them recorded.
-    fn watch(&mut self, point: Point) -> Result<(), Unavailable> {
-        let names = point.names();
+    /// Learns the format of a tracepoint and enables it.
+    fn enable(&mut self, tracepoint: Tracepoint) -> Result<(), Unavailable> {
+        let names = tracepoint.names();
         let group = self.folder.join("events/io_uring");
         let known = names.iter().find_map(|name| {
             let format = fs::read_to_string(group.join(name).join("format")).ok()?;
-            self.decoder.learn(point, &format).then_some(*name)
+            self.decoder.learn(tracepoint, &format).then_some(*name)
         });
         match known {
             Some(name) => self.set(&format!("events/io_uring/{name}/enable"), "1"),
-            // Without these two nothing can be said; without another, less.
-            None if matches!(point, Point::Submit | Point::Complete) => {
-                Err(Unavailable::NoPoint(names[0]))
+            // These two are required; the others are optional.
+            None if matches!(tracepoint, Tracepoint::SubmitReq | Tracepoint::Complete) => {
+                Err(Unavailable::NoTracepoint(names[0]))
             }
             None => {
-                self.lacks.extend(Lack::of(point));
+                self.missing.extend(Missing::of(tracepoint));
                 Ok(())
             }
         }
     }
 
-    /// What was asked for and this kernel does not tell.
-    pub fn lacks(&self) -> &[Lack] {
-        &self.lacks
+    /// The clock of the events' times.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Requested tracepoints and fields that this kernel does not have.
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
     }
 
     fn set(&self, file: &str, value: &str) -> Result<(), Unavailable> {
@@ -190,37 +198,37 @@ impl Instance {
         })
     }
 
-    /// What was told since this was last called, in the order of time. What is so new that
-    /// something older may still come from another CPU is held back until the next time.
+    /// Returns the events since the last call, in the order of time. The newest are kept until the
+    /// next call, because another CPU may still deliver an earlier one.
     ///
     /// # Errors
     /// A buffer cannot be read.
-    pub fn poll(&mut self) -> io::Result<Vec<Told>> {
+    pub fn poll(&mut self) -> io::Result<Vec<KernelEvent>> {
         let now = match self.clock {
             Clock::Tsc => os::cycles(),
             Clock::Nanos => os::now().0,
         };
         self.drain()?;
         let settled = std::mem::replace(&mut self.settled, now);
-        let rest = self.held.partition_point(|told| told.time < settled);
-        let rest = self.held.split_off(rest);
-        Ok(std::mem::replace(&mut self.held, rest))
+        let rest = self.pending.partition_point(|event| event.time < settled);
+        let rest = self.pending.split_off(rest);
+        Ok(std::mem::replace(&mut self.pending, rest))
     }
 
-    /// Stops recording, and answers all that was told and not yet given.
+    /// Stops recording and returns all remaining events.
     ///
     /// # Errors
     /// A buffer cannot be read.
-    pub fn finish(&mut self) -> io::Result<Vec<Told>> {
+    pub fn finish(&mut self) -> io::Result<Vec<KernelEvent>> {
         fs::write(self.folder.join("tracing_on"), "0")?;
         self.drain()?;
-        Ok(std::mem::take(&mut self.held))
+        Ok(std::mem::take(&mut self.pending))
     }
 
-    /// How many events there was no room for. To be asked before the instance is dropped.
+    /// Returns how many events were dropped because a buffer was full.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// The kernel's counters cannot be read.
     pub fn lost(&self) -> io::Result<u64> {
         let mut lost = self.gaps;
         for cpu in &self.cpus {
@@ -237,10 +245,10 @@ impl Instance {
                 match pipe.read(&mut self.page) {
                     Ok(0) => break,
                     Ok(len) => {
-                        let (entries, missed) = self.shape.read(&self.page[..len]);
+                        let (entries, missed) = self.page_layout.read(&self.page[..len]);
                         self.gaps += u64::from(missed > 0);
                         let decode = |(time, bytes)| self.decoder.decode(time, bytes);
-                        self.held.extend(entries.filter_map(decode));
+                        self.pending.extend(entries.filter_map(decode));
                     }
                     Err(error) => match error.kind() {
                         io::ErrorKind::WouldBlock => break,
@@ -250,8 +258,8 @@ impl Instance {
                 }
             }
         }
-        // Stable: what one CPU told keeps its order.
-        self.held.sort_by_key(|told| told.time);
+        // A stable sort: events of one CPU keep their order.
+        self.pending.sort_by_key(|event| event.time);
         Ok(())
     }
 }
@@ -260,12 +268,13 @@ impl Drop for Instance {
     fn drop(&mut self) {
         self.cpus.iter_mut().for_each(|cpu| cpu.pipe = None);
         if let Err(error) = fs::remove_dir(&self.folder) {
-            tracing::warn!("the trace instance {} is left behind: {error}", self.folder.display());
+            tracing::warn!("cannot remove the trace instance {}: {error}", self.folder.display());
         }
     }
 }
 
-/// What a CPU's `stats` say was lost: overwritten, dropped, or not written since a buffer was busy.
+/// The number of lost events in a CPU's `stats`: overwritten, dropped, or not written to a busy
+/// buffer.
 fn lost_of(stats: &str) -> u64 {
     let counted = ["overrun", "commit overrun", "dropped events"];
     let values = stats.lines().filter_map(|line| line.split_once(':'));
@@ -273,10 +282,10 @@ fn lost_of(stats: &str) -> u64 {
     lost.filter_map(|(_, value)| value.trim().parse::<u64>().ok()).sum()
 }
 
-/// What our instances' names begin with; then come the process, and a number.
+/// The prefix of an instance's name. The process id and a number follow.
 const PREFIX: &str = "proactor-";
 
-/// Where tracefs is: where it is mounted, or else mounted for this process alone.
+/// Returns the path of tracefs: an existing mount, or a private one for this process.
 fn tracefs() -> Result<(PathBuf, Option<OwnedFd>), Unavailable> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mounted = mounts.lines().find_map(|line| {
@@ -295,7 +304,7 @@ fn tracefs() -> Result<(PathBuf, Option<OwnedFd>), Unavailable> {
     }
 }
 
-/// Removes the instances of processes that are no more. One that is in use cannot be removed.
+/// Removes the instances of processes that have ended. An instance in use cannot be removed.
 fn remove_left_behind(root: &Path) {
     let Ok(entries) = fs::read_dir(root.join("instances")) else { return };
     for entry in entries.filter_map(Result::ok) {
@@ -310,17 +319,18 @@ fn remove_left_behind(root: &Path) {
     }
 }
 
-/// How the pages of a buffer begin.
-fn header_page(root: &Path) -> Result<Shape, Unavailable> {
+/// Reads the layout of a buffer's pages.
+fn page_layout(root: &Path) -> Result<PageLayout, Unavailable> {
     let path = root.join("events/header_page");
-    // At once: this file has nothing to say to a second read(2).
+    // In one read(2): this file returns nothing to a second one.
     let mut text = [0; 4096];
     let len = File::open(&path).and_then(|mut file| file.read(&mut text));
     let len = len.map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => Unavailable::NotRoot,
         _ => Unavailable::Failed(format!("read {}", path.display()), error),
     })?;
-    Shape::parse(&String::from_utf8_lossy(&text[..len])).ok_or(Unavailable::NoPoint("header_page"))
+    PageLayout::parse(&String::from_utf8_lossy(&text[..len]))
+        .ok_or(Unavailable::NoTracepoint("header_page"))
 }
 
 #[cfg(test)]
@@ -328,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_was_lost_is_counted() {
+    fn every_kind_of_lost_event_is_counted() {
         let stats = "entries: 4\noverrun: 3\ncommit overrun: 2\nbytes: 100\noldest event ts: 1.5\n\
                      now ts: 12.1\ndropped events: 10\nread events: 77\n";
         assert_eq!(lost_of(stats), 15);

@@ -1,65 +1,71 @@
-//! What a kernel does not tell, for want of a tracepoint or of a field in one.
+//! Tracepoints, and fields of tracepoints, that the running kernel does not have.
 //!
-//! Each lack is a line that says what cannot be known, so that nothing reads a zero that is none.
+//! Each is one line that says what cannot be known, so that an unknown count is never shown as zero.
 
 use std::fmt;
 
-use super::Point;
+use super::Tracepoint;
 
-/// Something that a kernel does not tell.
+/// Something that this kernel does not trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Lack {
-    /// It has no such tracepoint, or one that does not say of which ring or operation it is.
-    Point(Point),
-    /// Its completions are told without their flags.
+pub enum Missing {
+    /// The tracepoint does not exist, or its events do not name the ring or the operation.
+    Tracepoint(Tracepoint),
+    /// Completion events have no flags.
     Flags,
 }
 
-impl Lack {
-    /// What that point's not being told comes to; `None` if nothing is lost by it.
-    pub(super) fn of(point: Point) -> Option<Lack> {
-        // It came with the only rings that it tells of (`DEFER_TASKRUN`, 6.1).
-        (point != Point::Work).then_some(Lack::Point(point))
+impl Missing {
+    /// The entry for a tracepoint; `None` if nothing is unknown without it.
+    pub(super) fn of(tracepoint: Tracepoint) -> Option<Missing> {
+        // It is as old as the only rings that have such work (`DEFER_TASKRUN`, 6.1).
+        (tracepoint != Tracepoint::LocalWorkRun).then_some(Missing::Tracepoint(tracepoint))
     }
 
-    /// What is missing, as the kernel would call it.
+    /// The kernel's name for what is missing.
     pub fn name(self) -> &'static str {
         match self {
-            Lack::Point(point) => point.names()[0],
-            Lack::Flags => "io_uring_complete.cflags",
+            Missing::Tracepoint(tracepoint) => tracepoint.names()[0],
+            Missing::Flags => "io_uring_complete.cflags",
         }
     }
 
-    /// The lack of what has this name.
-    pub fn from_name(name: &str) -> Option<Lack> {
-        let all = Point::ALL.map(Lack::Point).into_iter().chain([Lack::Flags]);
-        all.into_iter().find(|lack| lack.name() == name)
+    /// The entry with this [name](Missing::name).
+    pub fn from_name(name: &str) -> Option<Missing> {
+        let all = Tracepoint::ALL.map(Missing::Tracepoint).into_iter().chain([Missing::Flags]);
+        all.into_iter().find(|missing| missing.name() == name)
     }
 
-    /// What is not known without it.
+    /// What is unknown without it.
     pub fn unknown(self) -> &'static str {
         match self {
-            Lack::Point(Point::Create) => "how a ring was made is not known",
-            Lack::Point(Point::Submit) => "submissions are not known",
-            Lack::Point(Point::Refuse) => {
-                "a submission that is refused before it begins is seen only to complete"
+            Missing::Tracepoint(Tracepoint::Create) => "how rings were created is unknown",
+            Missing::Tracepoint(Tracepoint::SubmitReq) => "submissions are unknown",
+            Missing::Tracepoint(Tracepoint::ReqFailed) => {
+                "a rejected submission is seen only when it completes"
             }
-            Lack::Point(Point::Complete) => "completions are not known",
-            Lack::Point(Point::Overflow) => {
-                "which completions found the queue full is not known: they are told of as any other"
+            Missing::Tracepoint(Tracepoint::Complete) => "completions are unknown",
+            Missing::Tracepoint(Tracepoint::CqeOverflow) => {
+                "completions that overflowed the queue look like any other"
             }
-            Lack::Point(Point::Arrive) => "when data arrived is not known",
-            Lack::Point(Point::Punt) => "what threads of the kernel (io-wq) had to do is not known",
-            Lack::Point(Point::Arm) => "what waited by polling is not known",
-            Lack::Point(Point::Work) => "runs of deferred work are not known",
-            Lack::Point(Point::Wait) => "sleeps are not known",
-            Lack::Point(Point::FailLink) => "that a link was broken is not told by itself",
-            Lack::Flags => "which completions are of many, or have a buffer, is not known",
+            Missing::Tracepoint(Tracepoint::TaskAdd) => "arrival times are unknown",
+            Missing::Tracepoint(Tracepoint::QueueAsyncWork) => {
+                "the work of the kernel's worker threads (io-wq) is unknown"
+            }
+            Missing::Tracepoint(Tracepoint::PollArm) => {
+                "which requests waited by polling is unknown"
+            }
+            Missing::Tracepoint(Tracepoint::LocalWorkRun) => "runs of deferred work are unknown",
+            Missing::Tracepoint(Tracepoint::CqringWait) => "sleeps are unknown",
+            Missing::Tracepoint(Tracepoint::FailLink) => {
+                "broken links are seen only as cancelled requests"
+            }
+            Missing::Flags => "which completions are multishot or have a buffer is unknown",
         }
     }
 }
 
-impl fmt::Display for Lack {
+impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no {} on this kernel: {}", self.name(), self.unknown())
     }
@@ -70,13 +76,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lack_is_found_again_by_its_name_and_is_one_sentence() {
-        for lack in Point::ALL.map(Lack::Point).into_iter().chain([Lack::Flags]) {
-            assert_eq!(Lack::from_name(lack.name()), Some(lack));
-            let line = lack.to_string();
-            assert!(line.contains(lack.name()) && !line.contains('\n'), "{line}");
+    fn an_entry_is_found_by_its_name_and_is_one_line() {
+        for missing in Tracepoint::ALL.map(Missing::Tracepoint).into_iter().chain([Missing::Flags])
+        {
+            assert_eq!(Missing::from_name(missing.name()), Some(missing));
+            let line = missing.to_string();
+            assert!(line.contains(missing.name()) && !line.contains('\n'), "{line}");
         }
-        assert_eq!(Lack::from_name("io_uring_submit_sqe"), None);
-        assert_eq!(Lack::of(Point::Work), None);
+        assert_eq!(Missing::from_name("io_uring_submit_sqe"), None);
+        assert_eq!(Missing::of(Tracepoint::LocalWorkRun), None);
     }
 }

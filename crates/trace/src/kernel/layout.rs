@@ -1,22 +1,21 @@
-//! Where a tracepoint keeps its fields, as the kernel says: its `format` file.
+//! The layout of a tracepoint's events, read from the kernel's `format` file.
 //!
-//! Names come and go with kernel versions, and offsets with their compilers. So nothing is known
-//! beforehand but what the fields that are wanted have been called; where they stand, and how wide
-//! they are, is read from the kernel that runs.
+//! Names change between kernel versions, and offsets between compilers. Only the names of the
+//! wanted fields are known in advance; their positions and widths come from the running kernel.
 
-/// Where a field stands.
+/// The position of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {
-    /// Bytes before it.
+    /// Offset in bytes.
     pub offset: usize,
-    /// Its bytes.
+    /// Width in bytes.
     pub size: usize,
-    /// Whether its uppermost bit is a sign.
+    /// Whether the highest bit is a sign.
     pub signed: bool,
 }
 
 impl Field {
-    /// Its value, with its sign extended; `None` if it is no number or does not lie within `bytes`.
+    /// Returns the value, sign-extended; `None` if it is not a number or lies outside `bytes`.
     pub fn read(self, bytes: &[u8]) -> Option<u64> {
         let part = bytes.get(self.offset..self.offset.checked_add(self.size)?)?;
         let (narrow, signed) = match *part {
@@ -41,27 +40,27 @@ impl Field {
 /// The fields of one tracepoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// What the tracepoint's events begin with.
+    /// The number that each of its events begins with.
     pub id: u16,
     /// By name.
     fields: Vec<(String, Field)>,
 }
 
 impl Layout {
-    /// Reads a `format` file. Lines that are no fields are overlooked; `None` if there is no id.
+    /// Parses a `format` file. Lines that are not fields are ignored; `None` if there is no id.
     pub fn parse(text: &str) -> Option<Layout> {
         let id = text.lines().find_map(|line| line.strip_prefix("ID:"))?.trim().parse().ok()?;
         Some(Layout { id, fields: fields(text) })
     }
 
-    /// The first of these names that there is.
+    /// Returns the field with the first of these names that exists.
     pub fn field(&self, names: &[&str]) -> Option<Field> {
         let find = |wanted: &&str| self.fields.iter().find(|(name, _)| name == wanted);
         names.iter().find_map(find).map(|(_, field)| *field)
     }
 }
 
-/// The fields in a text of lines such as
+/// Parses fields from lines such as
 /// `field:unsigned int common_type;  offset:0;  size:2;  signed:0;`.
 pub(super) fn fields(text: &str) -> Vec<(String, Field)> {
     text.lines().filter_map(field).collect()
@@ -89,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_is_found_by_name_wherever_it_stands() {
+    fn a_field_is_found_by_name_at_any_position() {
         let layout = Layout::parse(
             "name: io_uring_submit_sqe\nID: 1190\nformat:\n\
              \tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;\n\
@@ -106,12 +105,12 @@ mod tests {
         bytes[48..].copy_from_slice(&(-105i32).to_ne_bytes());
         let read = |name| layout.field(&[name]).and_then(|field| field.read(&bytes));
         assert_eq!(read("res"), Some(-105i64 as u64));
-        assert_eq!(read("name"), None, "sixteen bytes are no number");
+        assert_eq!(read("name"), None, "sixteen bytes are not a number");
         assert_eq!(layout.field(&["res"]).and_then(|field| field.read(&bytes[..50])), None);
     }
 
     #[test]
-    fn what_is_no_format_is_none_or_has_no_fields() {
+    fn a_text_that_is_not_a_format_is_none_or_has_no_fields() {
         for text in ["", "ID:", "ID: x", "ID: 70000", "format:\nfield:a b;offset:1;size:1;"] {
             assert_eq!(Layout::parse(text), None, "{text:?}");
         }

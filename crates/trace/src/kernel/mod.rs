@@ -1,14 +1,14 @@
-//! What the kernel itself tells of io_uring: its tracepoints, read in an instance of our own.
+//! The kernel's io_uring tracepoints, read from a private trace instance.
 //!
-//! It takes root. It tells what no process can know: when data arrived, when a completion was
-//! posted, what a thread of the kernel had to do; and it tells of any process. What it does not
-//! tell is what a process made of its completions, and when. Older kernels tell less: what is not
-//! known there is said ([`Lack`]), and never shown as none.
+//! They need root. They show what no process can know about itself: when data arrived, when a
+//! completion was posted, what the kernel's worker threads had to do; and they cover every process.
+//! They do not show when a process handled a completion. Older kernels have fewer tracepoints: what
+//! is unknown there is reported as [`Missing`], never as zero.
 //!
 //! ```text
-//!   format files ─► Layout ─► Decoder ─┐
-//!                                      ▼
-//!   trace_pipe_raw ─► page ─► event ─► Told, in the order of time
+//!   format files ─► Layout ─► TracepointDecoder ─┐
+//!                                                ▼
+//!   trace_pipe_raw ─► PageLayout ─► bytes ─► KernelEvent, in the order of time
 //! ```
 
 mod beside;
@@ -23,10 +23,10 @@ mod point;
 mod show;
 
 pub(super) use beside::MODEL;
-pub use beside::{Beside, Listening, Scribe, beside};
+pub use beside::{KernelRecorder, Sidecar, sidecar_path};
 pub use delays::Delays;
 pub use instance::{Instance, Unavailable};
-pub use lack::Lack;
+pub use lack::Missing;
 pub use layout::{Field, Layout};
-pub use page::{Entries, Shape};
-pub use point::{Decoder, Point, Tale, Told, operation};
+pub use page::{PageEntries, PageLayout};
+pub use point::{KernelEvent, KernelEventKind, Tracepoint, TracepointDecoder, operation};

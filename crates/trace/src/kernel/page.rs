@@ -1,68 +1,68 @@
-//! The pages of a trace buffer, as `trace_pipe_raw` gives them: a header, then events with the time
-//! between them.
+//! The pages of a trace buffer, as read from `trace_pipe_raw`: a header, then events with time
+//! differences.
 //!
 //! ```text
-//!   type 5 bits │ delta 27 bits     1..28 payload of so many words    0 its length in the next word
-//!                                   29 padding    30 more of the delta    31 the whole time
+//!   type 5 bits │ delta 27 bits     1..28 payload length in words     0 length in the next word
+//!                                   29 padding    30 upper part of delta  31 absolute time
 //! ```
 //!
-//! The header's fields are where the kernel says (`events/header_page`); the encoding of the events
-//! is part of its interface to user space (`events/header_event`, unchanged since 2.6.32).
+//! The kernel describes the header in `events/header_page`. The encoding of the events is part of
+//! its interface to user space (`events/header_event`, unchanged since 2.6.32).
 
-use super::layout::{self, Field};
+use super::layout::{Field, fields};
 
-/// Bits of the commit field that are the length; the uppermost two tell of missed events.
+/// The bits of the commit field that are the length. The highest two report missed events.
 const LENGTH: u64 = (1 << 27) - 1;
 const MISSED: u64 = 1 << 31;
 const MISSED_STORED: u64 = 1 << 30;
-/// The uppermost bits of the time, which an absolute time stamp has no room for.
+/// The highest bits of the time, which an absolute time stamp does not contain.
 const UPPER: u64 = 0x1f << 59;
 
-/// Where a page's header keeps what.
+/// The layout of a page's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
+pub struct PageLayout {
     time: Field,
     commit: Field,
     data: usize,
 }
 
-impl Shape {
-    /// Reads `events/header_page`; `None` if a field is missing.
-    pub fn parse(text: &str) -> Option<Shape> {
-        let fields = layout::fields(&text.replace("field: ", "field:"));
-        let field = |name| fields.iter().find(|(known, _)| known == name).map(|(_, field)| *field);
+impl PageLayout {
+    /// Parses `events/header_page`; `None` if a field is missing.
+    pub fn parse(text: &str) -> Option<PageLayout> {
+        let all = fields(&text.replace("field: ", "field:"));
+        let field = |name| all.iter().find(|(known, _)| known == name).map(|(_, field)| *field);
         let (time, commit, data) = (field("timestamp")?, field("commit")?, field("data")?);
-        Some(Shape { time, commit, data: data.offset })
+        Some(PageLayout { time, commit, data: data.offset })
     }
 
-    /// The events of a page, in their order, and how many events before them were missed, if any
-    /// were: `u64::MAX` if it is not known how many. Any bytes will do.
-    pub fn read<'a>(&self, page: &'a [u8]) -> (Entries<'a>, u64) {
+    /// Returns the events of a page, in order, and how many events were missed before them
+    /// (`u64::MAX` if the number is unknown). Accepts any bytes.
+    pub fn read<'a>(&self, page: &'a [u8]) -> (PageEntries<'a>, u64) {
         let time = self.time.read(page).unwrap_or(0);
         let commit = self.commit.read(page).unwrap_or(0);
         let end = self.data.saturating_add((commit & LENGTH) as usize);
         let rest = page.get(self.data..end.min(page.len())).unwrap_or_default();
         let missed = match (commit & MISSED != 0, commit & MISSED_STORED != 0) {
             (false, _) => 0,
-            // How many stands behind the data, if there was room.
+            // The number follows the data if there was space for it.
             (true, true) => {
                 let stored = Field { offset: end, size: 8, signed: false };
                 stored.read(page).unwrap_or(u64::MAX)
             }
             (true, false) => u64::MAX,
         };
-        (Entries { rest, time }, missed)
+        (PageEntries { rest, time }, missed)
     }
 }
 
-/// The events of a page: each its time and its payload.
+/// The events of a page, each with its time and its payload.
 #[derive(Debug, Clone)]
-pub struct Entries<'a> {
+pub struct PageEntries<'a> {
     rest: &'a [u8],
     time: u64,
 }
 
-impl<'a> Iterator for Entries<'a> {
+impl<'a> Iterator for PageEntries<'a> {
     type Item = (u64, &'a [u8]);
 
     fn next(&mut self) -> Option<(u64, &'a [u8])> {
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_entry_is_read() {
-        let shape = Shape::parse(HEADER).expect("a header");
+        let layout = PageLayout::parse(HEADER).expect("a header");
         let long = [&16u32.to_ne_bytes()[..], &[7; 12]].concat();
         let bytes = page(
             &[
@@ -154,7 +154,7 @@ mod tests {
             ],
             0,
         );
-        let (entries, missed) = shape.read(&bytes);
+        let (entries, missed) = layout.read(&bytes);
         let entries: Vec<_> = entries.collect();
         let extended = 1006 + (2 << 27) + 3;
         let expected: [(u64, &[u8]); 4] =
@@ -163,17 +163,17 @@ mod tests {
     }
 
     #[test]
-    fn missed_events_are_told_with_their_number_if_it_is_known() {
-        let shape = Shape::parse(HEADER).expect("a header");
-        assert_eq!(shape.read(&page(&[], MISSED)).1, u64::MAX);
+    fn missed_events_are_reported_with_their_number_if_it_is_known() {
+        let layout = PageLayout::parse(HEADER).expect("a header");
+        assert_eq!(layout.read(&page(&[], MISSED)).1, u64::MAX);
         let mut stored = page(&[], MISSED | MISSED_STORED);
         stored.extend(77u64.to_ne_bytes());
-        assert_eq!(shape.read(&stored).1, 77);
+        assert_eq!(layout.read(&stored).1, 77);
     }
 
     #[test]
-    fn whatever_the_bytes_are_a_page_ends() {
-        let shape = Shape::parse(HEADER).expect("a header");
+    fn reading_any_bytes_as_a_page_ends() {
+        let layout = PageLayout::parse(HEADER).expect("a header");
         let mut state = 1u64;
         for len in (0..600).chain([4096; 200]) {
             let mut bytes = vec![0; len];
@@ -181,8 +181,8 @@ mod tests {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 *byte = (state >> 56) as u8;
             }
-            assert!(shape.read(&bytes).0.count() <= len / 4);
+            assert!(layout.read(&bytes).0.count() <= len / 4);
         }
-        assert_eq!(Shape::parse(""), None);
+        assert_eq!(PageLayout::parse(""), None);
     }
 }

@@ -1,276 +1,310 @@
-//! The kernel's tracepoints of io_uring, and what each tells: typed, whatever kernel it is.
+//! The kernel's io_uring tracepoints and their events, typed, for every kernel version.
 
 use super::layout::{Field, Layout};
+use proactor_report::Errno;
 
-/// A tracepoint of io_uring.
+/// An io_uring tracepoint. The variants have the kernel's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum Point {
-    /// A ring was made.
+pub enum Tracepoint {
+    /// A ring was created.
     Create,
-    /// A submission was taken and found to be well-formed.
-    Submit,
-    /// A submission was refused before it began. It completes with an error all the same.
-    Refuse,
-    /// A completion was put into the queue.
+    /// A submission was read from the queue and is well-formed.
+    SubmitReq,
+    /// A submission was rejected before it started. It completes with an error as well.
+    ReqFailed,
+    /// A completion was posted to the queue.
     Complete,
-    /// A completion was put aside, since the queue was full. It is not told of again when it is put
-    /// into the queue.
-    Overflow,
-    /// What an operation waits for has come: its work goes on when its task has time for it.
-    Arrive,
-    /// A thread of the kernel is to do the work: it might block.
-    Punt,
-    /// An operation waits by polling.
-    Arm,
-    /// The work that was deferred to an enter was done.
-    Work,
+    /// A completion was stored outside the queue because the queue was full. No second event
+    /// follows when it moves into the queue.
+    CqeOverflow,
+    /// What a request waited for has arrived. Its work is queued to its task.
+    TaskAdd,
+    /// A request was handed to a worker thread (io-wq) because it might block.
+    QueueAsyncWork,
+    /// A request waits by polling.
+    PollArm,
+    /// Work that was deferred to an enter was run.
+    LocalWorkRun,
     /// A task sleeps until there are completions.
-    Wait,
-    /// A link was broken.
+    CqringWait,
+    /// A linked request failed, and the rest of its chain is cancelled.
     FailLink,
 }
 
-impl Point {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Point; 11] = [
-        Point::Create,
-        Point::Submit,
-        Point::Refuse,
-        Point::Complete,
-        Point::Overflow,
-        Point::Arrive,
-        Point::Punt,
-        Point::Arm,
-        Point::Work,
-        Point::Wait,
-        Point::FailLink,
+impl Tracepoint {
+    /// All tracepoints, in the order of their numbers.
+    pub const ALL: [Tracepoint; 11] = [
+        Tracepoint::Create,
+        Tracepoint::SubmitReq,
+        Tracepoint::ReqFailed,
+        Tracepoint::Complete,
+        Tracepoint::CqeOverflow,
+        Tracepoint::TaskAdd,
+        Tracepoint::QueueAsyncWork,
+        Tracepoint::PollArm,
+        Tracepoint::LocalWorkRun,
+        Tracepoint::CqringWait,
+        Tracepoint::FailLink,
     ];
 
-    /// What the tracepoint is called, and was called on older kernels.
+    /// The tracepoint's name, and its name on older kernels.
     pub fn names(self) -> &'static [&'static str] {
         match self {
-            Point::Create => &["io_uring_create"],
+            Tracepoint::Create => &["io_uring_create"],
             // Renamed in 6.3.
-            Point::Submit => &["io_uring_submit_req", "io_uring_submit_sqe"],
+            Tracepoint::SubmitReq => &["io_uring_submit_req", "io_uring_submit_sqe"],
             // Since 5.16.
-            Point::Refuse => &["io_uring_req_failed"],
-            Point::Complete => &["io_uring_complete"],
+            Tracepoint::ReqFailed => &["io_uring_req_failed"],
+            Tracepoint::Complete => &["io_uring_complete"],
             // Since 5.19.
-            Point::Overflow => &["io_uring_cqe_overflow"],
-            Point::Arrive => &["io_uring_task_add"],
-            Point::Punt => &["io_uring_queue_async_work"],
-            Point::Arm => &["io_uring_poll_arm"],
+            Tracepoint::CqeOverflow => &["io_uring_cqe_overflow"],
+            Tracepoint::TaskAdd => &["io_uring_task_add"],
+            Tracepoint::QueueAsyncWork => &["io_uring_queue_async_work"],
+            Tracepoint::PollArm => &["io_uring_poll_arm"],
             // Since 6.1.
-            Point::Work => &["io_uring_local_work_run"],
-            Point::Wait => &["io_uring_cqring_wait"],
-            Point::FailLink => &["io_uring_fail_link"],
+            Tracepoint::LocalWorkRun => &["io_uring_local_work_run"],
+            Tracepoint::CqringWait => &["io_uring_cqring_wait"],
+            Tracepoint::FailLink => &["io_uring_fail_link"],
+        }
+    }
+
+    /// The names of the fields that only this tracepoint has.
+    fn own_fields(self) -> &'static [&'static str] {
+        match self {
+            Tracepoint::Create => &["fd", "sq_entries", "cq_entries", "flags"],
+            Tracepoint::SubmitReq => &["sq_thread"],
+            Tracepoint::ReqFailed => &["error"],
+            Tracepoint::Complete | Tracepoint::CqeOverflow => &["res", "cflags"],
+            Tracepoint::LocalWorkRun => &["count"],
+            Tracepoint::CqringWait => &["min_events"],
+            Tracepoint::TaskAdd
+            | Tracepoint::QueueAsyncWork
+            | Tracepoint::PollArm
+            | Tracepoint::FailLink => &[],
         }
     }
 }
 
-/// Something that a kernel told.
+/// One event of a tracepoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Told {
-    /// When, in ticks of the trace's clock.
+pub struct KernelEvent {
+    /// Time in ticks of the trace's clock.
     pub time: u64,
-    /// Which thread ran: not always one that the ring belongs to.
+    /// The thread that ran. It does not always belong to the ring's process.
     pub thread: i32,
-    /// Which ring: an address, good for nothing but to tell rings apart.
+    /// The ring's address in the kernel: it identifies the ring and has no other use.
     pub ring: u64,
-    /// Which request: an address likewise; zero if it is not told.
+    /// The request's address in the kernel; zero if the tracepoint does not have it.
     pub request: u64,
-    /// What the submission was given to travel with it; zero if it is not told (of [`Tale::Punted`]
-    /// on 5.10).
+    /// The submission's user data; zero if the tracepoint does not have it
+    /// ([`KernelEventKind::Punted`] on 5.10).
     pub user_data: u64,
-    /// `IORING_OP_*`, if that is told.
+    /// `IORING_OP_*`, if the tracepoint has it.
     pub opcode: Option<u8>,
-    /// What.
-    pub what: Tale,
+    /// The tracepoint and its own fields.
+    pub kind: KernelEventKind,
 }
 
-/// What was told.
+/// The tracepoint of an event and the fields that only this tracepoint has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tale {
-    /// [`Point::Create`]
+pub enum KernelEventKind {
+    /// [`Tracepoint::Create`]
     Created {
-        /// Its descriptor.
+        /// The ring's descriptor.
         fd: i32,
-        /// Entries of its submission queue.
+        /// Entries of the submission queue.
         submissions: u32,
-        /// Entries of its completion queue.
+        /// Entries of the completion queue.
         completions: u32,
         /// `IORING_SETUP_*`
         flags: u32,
     },
-    /// [`Point::Submit`]
+    /// [`Tracepoint::SubmitReq`]
     Submitted {
-        /// Whether a thread of the kernel took it off the queue (`SQPOLL`).
+        /// Whether a kernel thread read it from the queue (`SQPOLL`).
         by_kernel: bool,
     },
-    /// [`Point::Refuse`]
-    Refused {
-        /// Minus an errno.
+    /// [`Tracepoint::ReqFailed`]
+    Rejected {
+        /// A negative errno.
         error: i32,
     },
-    /// [`Point::Complete`]
+    /// [`Tracepoint::Complete`]
     Completed {
-        /// A result, or minus an errno.
+        /// A result, or a negative errno.
         res: i32,
-        /// `IORING_CQE_F_*`; zero on kernels that do not tell.
+        /// `IORING_CQE_F_*`; zero on kernels whose tracepoint has no flags.
         flags: u32,
     },
-    /// [`Point::Overflow`]
+    /// [`Tracepoint::CqeOverflow`]
     Overflowed {
-        /// A result, or minus an errno.
+        /// A result, or a negative errno.
         res: i32,
         /// `IORING_CQE_F_*`
         flags: u32,
     },
-    /// [`Point::Arrive`]
+    /// [`Tracepoint::TaskAdd`]
     Arrived,
-    /// [`Point::Punt`]
+    /// [`Tracepoint::QueueAsyncWork`]
     Punted,
-    /// [`Point::Arm`]
-    Armed,
-    /// [`Point::Work`]
-    Worked {
-        /// So many pieces of work.
+    /// [`Tracepoint::PollArm`]
+    PollArmed,
+    /// [`Tracepoint::LocalWorkRun`]
+    WorkRun {
+        /// How many pieces of work.
         count: u32,
     },
-    /// [`Point::Wait`]
+    /// [`Tracepoint::CqringWait`]
     Waited {
-        /// For so many completions.
+        /// How many completions it waits for.
         least: u32,
     },
-    /// [`Point::FailLink`]
+    /// [`Tracepoint::FailLink`]
     LinkFailed,
 }
 
-impl Tale {
-    /// A word for it, as lines and JSON have it.
+impl KernelEventKind {
+    /// The word for it in lines and in JSON.
     pub fn name(&self) -> &'static str {
         match self {
-            Tale::Created { .. } => "create",
-            Tale::Submitted { .. } => "submit",
-            Tale::Refused { .. } => "refuse",
-            Tale::Completed { .. } => "post",
-            Tale::Overflowed { .. } => "aside",
-            Tale::Arrived => "arrive",
-            Tale::Punted => "punt",
-            Tale::Armed => "poll",
-            Tale::Worked { .. } => "work",
-            Tale::Waited { .. } => "wait",
-            Tale::LinkFailed => "unlink",
+            KernelEventKind::Created { .. } => "create",
+            KernelEventKind::Submitted { .. } => "submit",
+            KernelEventKind::Rejected { .. } => "reject",
+            KernelEventKind::Completed { .. } => "post",
+            KernelEventKind::Overflowed { .. } => "overflow",
+            KernelEventKind::Arrived => "arrive",
+            KernelEventKind::Punted => "punt",
+            KernelEventKind::PollArmed => "poll",
+            KernelEventKind::WorkRun { .. } => "work",
+            KernelEventKind::Waited { .. } => "wait",
+            KernelEventKind::LinkFailed => "fail_link",
         }
+    }
+
+    /// The result and the flags of a completion, in the queue or outside it.
+    pub fn completion(&self) -> Option<(i32, u32)> {
+        match *self {
+            KernelEventKind::Completed { res, flags }
+            | KernelEventKind::Overflowed { res, flags } => Some((res, flags)),
+            _ => None,
+        }
+    }
+
+    /// The result of a completion or of a rejected submission.
+    pub fn result(&self) -> Option<Result<u32, Errno>> {
+        let res = match *self {
+            KernelEventKind::Rejected { error } => error,
+            _ => self.completion()?.0,
+        };
+        Some(u32::try_from(res).map_err(|_| Errno(res.wrapping_neg())))
     }
 }
 
-/// Makes [`Told`]s of events, for a kernel of which the formats are known.
+/// Makes [`KernelEvent`]s of a kernel's bytes, after it has learned the kernel's formats.
 #[derive(Debug, Clone, Default)]
-pub struct Decoder {
+pub struct TracepointDecoder {
     /// By the number of the event.
-    points: Vec<(u16, Point, Places)>,
+    tracepoints: Vec<(u16, Tracepoint, FieldSet)>,
     number: Option<Field>,
     thread: Option<Field>,
 }
 
-/// Where a tracepoint keeps what is wanted of it.
+/// The positions of the fields that are read of one tracepoint.
 #[derive(Debug, Clone, Copy, Default)]
-struct Places {
+struct FieldSet {
     ring: Option<Field>,
     request: Option<Field>,
     user_data: Option<Field>,
     opcode: Option<Field>,
-    /// What differs from point to point.
+    /// See [`Tracepoint::own_fields`].
     own: [Option<Field>; 4],
 }
 
-impl Decoder {
-    /// Learns where a tracepoint keeps its fields, from its `format` file. Answers whether all that
-    /// is needed is there.
-    pub fn learn(&mut self, point: Point, format: &str) -> bool {
+impl TracepointDecoder {
+    /// Learns the positions of a tracepoint's fields from its `format` file. Returns whether all
+    /// required fields are there.
+    pub fn learn(&mut self, tracepoint: Tracepoint, format: &str) -> bool {
         let Some(layout) = Layout::parse(format) else { return false };
-        let own: &[&[&str]] = match point {
-            Point::Create => &[&["fd"], &["sq_entries"], &["cq_entries"], &["flags"]],
-            Point::Submit => &[&["sq_thread"]],
-            Point::Refuse => &[&["error"]],
-            Point::Complete | Point::Overflow => &[&["res"], &["cflags"]],
-            Point::Work => &[&["count"]],
-            Point::Wait => &[&["min_events"]],
-            Point::Arrive | Point::Punt | Point::Arm | Point::FailLink => &[],
-        };
-        let mut places = Places {
+        let mut fields = FieldSet {
             ring: layout.field(&["ctx"]),
             request: layout.field(&["req"]),
             user_data: layout.field(&["user_data", "data"]),
             opcode: layout.field(&["opcode"]),
             own: [None; 4],
         };
-        for (place, names) in places.own.iter_mut().zip(own) {
-            *place = layout.field(names);
+        for (field, name) in fields.own.iter_mut().zip(tracepoint.own_fields()) {
+            *field = layout.field(&[name]);
         }
-        let named = match point {
-            Point::Create | Point::Work | Point::Wait => true,
-            Point::Complete | Point::Overflow => {
-                places.user_data.is_some() && places.own[0].is_some()
+        let identified = match tracepoint {
+            Tracepoint::Create | Tracepoint::LocalWorkRun | Tracepoint::CqringWait => true,
+            Tracepoint::Complete | Tracepoint::CqeOverflow => {
+                fields.user_data.is_some() && fields.own[0].is_some()
             }
-            // 5.10 tells the request alone, which its submission has named.
-            Point::Punt => places.user_data.is_some() || places.request.is_some(),
-            _ => places.user_data.is_some(),
+            // 5.10 has the request only, which is known from its submission.
+            Tracepoint::QueueAsyncWork => fields.user_data.is_some() || fields.request.is_some(),
+            _ => fields.user_data.is_some(),
         };
         self.number = layout.field(&["common_type"]);
         self.thread = layout.field(&["common_pid"]);
-        let whole = named && places.ring.is_some() && self.number.is_some();
-        if whole {
-            self.points.push((layout.id, point, places));
+        let complete = identified && fields.ring.is_some() && self.number.is_some();
+        if complete {
+            self.tracepoints.push((layout.id, tracepoint, fields));
         }
-        whole
+        complete
     }
 
-    /// Whether completions are told with their flags, as far as they are told at all.
+    /// Whether completions have their flags, if completions are learned at all.
     pub fn has_flags(&self) -> bool {
-        let told = self.points.iter().filter(|(_, point, _)| *point == Point::Complete);
-        told.into_iter().all(|(.., places)| places.own[1].is_some())
+        let mut completions = self
+            .tracepoints
+            .iter()
+            .filter(|(_, tracepoint, _)| *tracepoint == Tracepoint::Complete);
+        completions.all(|(.., fields)| fields.own[1].is_some())
     }
 
-    /// What an event tells; `None` if it is none of those that were learnt, or is cut short.
-    pub fn decode(&self, time: u64, bytes: &[u8]) -> Option<Told> {
+    /// Decodes an event; `None` if its tracepoint was not learned or the bytes end too early.
+    pub fn decode(&self, time: u64, bytes: &[u8]) -> Option<KernelEvent> {
         let number = self.number?.read(bytes)?;
-        let (_, point, places) = self.points.iter().find(|(id, ..)| u64::from(*id) == number)?;
+        let known = self.tracepoints.iter().find(|(id, ..)| u64::from(*id) == number);
+        let (_, tracepoint, fields) = known?;
         let read = |field: Option<Field>| field.and_then(|field| field.read(bytes));
-        let own = places.own.map(|field| read(field).unwrap_or(0));
-        let what = match point {
-            Point::Create => Tale::Created {
-                fd: own[0] as i32,
-                submissions: own[1] as u32,
-                completions: own[2] as u32,
-                flags: own[3] as u32,
-            },
-            Point::Submit => Tale::Submitted { by_kernel: own[0] & 0xff != 0 },
-            Point::Refuse => Tale::Refused { error: own[0] as i32 },
-            Point::Complete => Tale::Completed { res: own[0] as i32, flags: own[1] as u32 },
-            Point::Overflow => Tale::Overflowed { res: own[0] as i32, flags: own[1] as u32 },
-            Point::Arrive => Tale::Arrived,
-            Point::Punt => Tale::Punted,
-            Point::Arm => Tale::Armed,
-            Point::Work => Tale::Worked { count: own[0] as u32 },
-            Point::Wait => Tale::Waited { least: own[0] as u32 },
-            Point::FailLink => Tale::LinkFailed,
-        };
-        Some(Told {
+        Some(KernelEvent {
             time,
             thread: read(self.thread).unwrap_or(0) as i32,
-            ring: read(places.ring)?,
-            request: read(places.request).unwrap_or(0),
-            user_data: read(places.user_data).unwrap_or(0),
-            opcode: read(places.opcode).map(|code| code as u8),
-            what,
+            ring: read(fields.ring)?,
+            request: read(fields.request).unwrap_or(0),
+            user_data: read(fields.user_data).unwrap_or(0),
+            opcode: read(fields.opcode).map(|code| code as u8),
+            kind: kind(*tracepoint, fields.own.map(|field| read(field).unwrap_or(0))),
         })
     }
 }
 
-/// The operations by their numbers (`enum io_uring_op`), to Linux 7.2.
+/// An event's kind, of the values of the [own fields](Tracepoint::own_fields).
+fn kind(tracepoint: Tracepoint, own: [u64; 4]) -> KernelEventKind {
+    let (res, flags) = (own[0] as i32, own[1] as u32);
+    match tracepoint {
+        Tracepoint::Create => KernelEventKind::Created {
+            fd: own[0] as i32,
+            submissions: own[1] as u32,
+            completions: own[2] as u32,
+            flags: own[3] as u32,
+        },
+        Tracepoint::SubmitReq => KernelEventKind::Submitted { by_kernel: own[0] & 0xff != 0 },
+        Tracepoint::ReqFailed => KernelEventKind::Rejected { error: res },
+        Tracepoint::Complete => KernelEventKind::Completed { res, flags },
+        Tracepoint::CqeOverflow => KernelEventKind::Overflowed { res, flags },
+        Tracepoint::TaskAdd => KernelEventKind::Arrived,
+        Tracepoint::QueueAsyncWork => KernelEventKind::Punted,
+        Tracepoint::PollArm => KernelEventKind::PollArmed,
+        Tracepoint::LocalWorkRun => KernelEventKind::WorkRun { count: own[0] as u32 },
+        Tracepoint::CqringWait => KernelEventKind::Waited { least: own[0] as u32 },
+        Tracepoint::FailLink => KernelEventKind::LinkFailed,
+    }
+}
+
+/// The names of `IORING_OP_*` in lower case, by number (`enum io_uring_op`), up to Linux 7.2.
 const OPERATIONS: [&str; 65] = [
     "nop",
     "readv",
@@ -278,15 +312,15 @@ const OPERATIONS: [&str; 65] = [
     "fsync",
     "read_fixed",
     "write_fixed",
-    "poll",
+    "poll_add",
     "poll_remove",
-    "sync_range",
+    "sync_file_range",
     "sendmsg",
     "recvmsg",
     "timeout",
-    "timeout_rm",
+    "timeout_remove",
     "accept",
-    "cancel",
+    "async_cancel",
     "link_timeout",
     "connect",
     "fallocate",
@@ -303,8 +337,8 @@ const OPERATIONS: [&str; 65] = [
     "openat2",
     "epoll_ctl",
     "splice",
-    "give_buffers",
-    "take_buffers",
+    "provide_buffers",
+    "remove_buffers",
     "tee",
     "shutdown",
     "renameat",
@@ -321,12 +355,12 @@ const OPERATIONS: [&str; 65] = [
     "uring_cmd",
     "send_zc",
     "sendmsg_zc",
-    "read_multi",
+    "read_multishot",
     "waitid",
     "futex_wait",
     "futex_wake",
     "futex_waitv",
-    "install_fd",
+    "fixed_fd_install",
     "ftruncate",
     "bind",
     "listen",
@@ -339,7 +373,7 @@ const OPERATIONS: [&str; 65] = [
     "uring_cmd128",
 ];
 
-/// What an operation is called; `op 70`, if it has no name here.
+/// The name of an operation; `op 70` if the number has none here.
 pub fn operation(opcode: u8) -> String {
     OPERATIONS.get(usize::from(opcode)).map_or_else(|| format!("op {opcode}"), |&n| n.to_owned())
 }
@@ -359,7 +393,7 @@ mod tests {
         format!("name: x\nID: {id}\nformat:\n{COMMON}\n{}", own.collect::<String>())
     }
 
-    fn event(id: u16, rest: &[u8]) -> Vec<u8> {
+    fn bytes(id: u16, rest: &[u8]) -> Vec<u8> {
         let head = [&id.to_ne_bytes()[..], &[0, 0], &77i32.to_ne_bytes(), &9u64.to_ne_bytes()];
         [&head.concat(), rest].concat()
     }
@@ -387,56 +421,61 @@ mod tests {
                 ("bool sq_thread", 33, 1, 0),
             ],
         );
-        let mut decoder = Decoder::default();
-        assert!(decoder.learn(Point::Submit, &new) && decoder.learn(Point::Submit, &old));
+        let mut decoder = TracepointDecoder::default();
+        assert!(
+            decoder.learn(Tracepoint::SubmitReq, &new)
+                && decoder.learn(Tracepoint::SubmitReq, &old)
+        );
         let mut rest = [0u8; 40];
         rest[..8].copy_from_slice(&3u64.to_ne_bytes());
         rest[8..16].copy_from_slice(&42u64.to_ne_bytes());
         rest[16] = 27;
-        let told = decoder.decode(1, &event(5, &rest)).expect("an event");
-        assert_eq!((told.thread, told.ring, told.request), (77, 9, 3));
-        assert_eq!((told.user_data, told.opcode), (42, Some(27)));
+        let event = decoder.decode(1, &bytes(5, &rest)).expect("an event");
+        assert_eq!((event.thread, event.ring, event.request), (77, 9, 3));
+        assert_eq!((event.user_data, event.opcode), (42, Some(27)));
         rest[0] = 13;
         rest[17] = 1;
-        let told = decoder.decode(1, &event(6, &rest)).expect("an event");
-        assert_eq!((told.request, told.user_data, told.opcode), (0, 42, Some(13)));
-        assert_eq!(told.what, Tale::Submitted { by_kernel: true });
+        let event = decoder.decode(1, &bytes(6, &rest)).expect("an event");
+        assert_eq!((event.request, event.user_data, event.opcode), (0, 42, Some(13)));
+        assert_eq!(event.kind, KernelEventKind::Submitted { by_kernel: true });
     }
 
     #[test]
-    fn a_completion_without_flags_is_one_and_one_without_a_name_is_not() {
+    fn a_completion_without_flags_is_one_and_one_without_user_data_is_not() {
         // 5.6: a long for the result, and no flags.
         let old = format(7, &[("u64 user_data", 16, 8, 0), ("long res", 24, 8, 1)]);
-        let mut decoder = Decoder::default();
-        assert!(decoder.learn(Point::Complete, &old));
+        let mut decoder = TracepointDecoder::default();
+        assert!(decoder.learn(Tracepoint::Complete, &old));
         let rest = [&1u64.to_ne_bytes()[..], &(-11i64).to_ne_bytes()].concat();
-        let told = decoder.decode(0, &event(7, &rest)).expect("an event");
-        assert_eq!(told.what, Tale::Completed { res: -11, flags: 0 });
+        let event = decoder.decode(0, &bytes(7, &rest)).expect("an event");
+        assert_eq!(event.kind, KernelEventKind::Completed { res: -11, flags: 0 });
         // 5.10's fail_link had a request and nothing else.
-        assert!(!decoder.learn(Point::FailLink, &format(8, &[("void * req", 16, 8, 0)])));
-        assert!(!decoder.learn(Point::Complete, &format(9, &[("int res", 16, 4, 1)])));
+        assert!(!decoder.learn(Tracepoint::FailLink, &format(8, &[("void * req", 16, 8, 0)])));
+        assert!(!decoder.learn(Tracepoint::Complete, &format(9, &[("int res", 16, 4, 1)])));
     }
 
     #[test]
-    fn what_is_unknown_or_cut_short_is_nothing() {
-        let mut decoder = Decoder::default();
+    fn an_unknown_or_truncated_event_is_none() {
+        let mut decoder = TracepointDecoder::default();
         assert_eq!(decoder.decode(0, &[0; 64]), None);
-        assert!(decoder.learn(Point::Work, &format(7, &[("int count", 16, 4, 1)])));
-        assert_eq!(decoder.decode(0, &event(8, &[0; 40])), None);
+        assert!(decoder.learn(Tracepoint::LocalWorkRun, &format(7, &[("int count", 16, 4, 1)])));
+        assert_eq!(decoder.decode(0, &bytes(8, &[0; 40])), None);
         for len in 0..16 {
-            assert_eq!(decoder.decode(0, &event(7, &[])[..len]), None);
+            assert_eq!(decoder.decode(0, &bytes(7, &[])[..len]), None);
         }
-        let told = decoder.decode(0, &event(7, &[])).expect("a count that is cut off is zero");
-        assert_eq!(told.what, Tale::Worked { count: 0 });
+        let event = decoder.decode(0, &bytes(7, &[])).expect("a truncated count is zero");
+        assert_eq!(event.kind, KernelEventKind::WorkRun { count: 0 });
     }
 
     #[test]
     fn operations_have_the_names_of_their_numbers() {
         for (code, name) in [
+            (6, "poll_add"),
             (13, "accept"),
-            (14, "cancel"),
+            (14, "async_cancel"),
             (19, "close"),
             (27, "recv"),
+            (31, "provide_buffers"),
             (34, "shutdown"),
             (45, "socket"),
             (47, "send_zc"),

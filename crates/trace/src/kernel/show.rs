@@ -1,18 +1,17 @@
-//! What the kernel told of a recorded ring, in lines that stand among those of the recording.
+//! The kernel's events of a recorded ring, as lines among those of the recording.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Tale, Told, operation};
+use super::{KernelEvent, KernelEventKind, operation};
 use crate::format::kind_name;
 use crate::reader::Header;
 use crate::ring::owner;
 use crate::show::{Filter, MARK, columns, end_line, moment};
 use proactor::ring::{Cqe, Token};
-use proactor_report::Errno;
 
-impl Told {
+impl KernelEvent {
     fn op(&self) -> String {
         match (Token(self.user_data).kind(), self.opcode) {
             (Some(kind), _) => kind_name(kind).to_owned(),
@@ -21,21 +20,11 @@ impl Told {
         }
     }
 
-    fn answer(&self) -> Option<Result<u32, Errno>> {
-        match self.what {
-            Tale::Completed { res, .. } | Tale::Overflowed { res, .. } => {
-                Some(u32::try_from(res).map_err(|_| Errno(res.wrapping_neg())))
-            }
-            _ => None,
-        }
-    }
-
     fn is_abnormal(&self) -> bool {
-        matches!(self.what, Tale::Overflowed { .. } | Tale::Punted)
+        matches!(self.kind, KernelEventKind::Overflowed { .. } | KernelEventKind::Punted)
     }
 
-    /// Whether it is to be shown. Of a time by the recording's clock, and as its records are
-    /// chosen.
+    /// Whether the filter selects the event, by the same rules as the recording's own.
     pub fn passes(&self, header: &Header, filter: &Filter) -> bool {
         let at = Duration::from_nanos(header.nanos(self.time));
         let conn = owner(Token(self.user_data));
@@ -44,8 +33,8 @@ impl Told {
                 slot == conn.slot() && generation.is_none_or(|one| one == conn.generation())
             })
         };
-        let named = |name: &String| *name == self.op() || name == self.what.name();
-        let result = |wanted: &String| match self.answer() {
+        let named = |name: &String| *name == self.op() || name == self.kind.name();
+        let result = |wanted: &String| match self.kind.result() {
             None => false,
             Some(Ok(n)) => wanted == "ok" || wanted.parse() == Ok(n),
             Some(Err(errno)) => wanted == "error" || errno.to_string().eq_ignore_ascii_case(wanted),
@@ -58,34 +47,34 @@ impl Told {
             && (!filter.abnormal || self.is_abnormal())
     }
 
-    /// For people, in the columns of the recording's lines.
+    /// The event as a line, in the columns of the recording's lines.
     pub fn line(&self, header: &Header) -> String {
         let at = header.nanos(self.time);
         let conn = owner(Token(self.user_data)).map_or(String::new(), |conn| format!("c{conn}"));
-        let result = match self.answer() {
+        let result = match self.kind.result() {
             Some(Ok(n)) => n.to_string(),
             Some(Err(errno)) => errno.to_string(),
             None => String::new(),
         };
-        let details = match self.what {
-            Tale::Created { fd, .. } => format!("fd {fd}"),
-            Tale::Completed { flags, .. } if flags & Cqe::MORE != 0 => "more".to_owned(),
-            Tale::Overflowed { .. } => "the queue is full: it waits outside".to_owned(),
-            Tale::Arrived => "what it waited for is there".to_owned(),
-            Tale::Punted => "to a thread of the kernel".to_owned(),
+        let details = match self.kind {
+            KernelEventKind::Created { fd, .. } => format!("fd {fd}"),
+            KernelEventKind::Completed { flags, .. } if flags & Cqe::MORE != 0 => "more".to_owned(),
+            KernelEventKind::Overflowed { .. } => "queue full: posted outside it".to_owned(),
+            KernelEventKind::Arrived => "what it waited for has arrived".to_owned(),
+            KernelEventKind::Punted => "to a worker thread (io-wq)".to_owned(),
             _ => String::new(),
         };
-        let (time, name) = (moment(at), self.what.name());
+        let (time, name) = (moment(at), self.kind.name());
         let text = columns([&time, "krnl", name, &self.op(), &conn, &result, &details]);
         end_line(text, MARK, self.is_abnormal())
     }
 
-    /// For programs.
+    /// The event as JSON.
     pub fn json(&self, header: &Header) -> Value {
         let mut value = json!({
             "t_ns": header.nanos(self.time),
             "lane": "kernel",
-            "kind": self.what.name(),
+            "kind": self.kind.name(),
             "op": self.op(),
             "thread": self.thread,
             "abnormal": self.is_abnormal(),
@@ -95,12 +84,12 @@ impl Told {
             value["slot"] = json!(conn.slot());
             value["gen"] = json!(conn.generation());
         }
-        if let Tale::Completed { res, flags } | Tale::Overflowed { res, flags } = self.what {
+        if let Some((res, flags)) = self.kind.completion() {
             value["res"] = json!(res);
             value["flags"] = json!(flags);
             value["more"] = json!(flags & Cqe::MORE != 0);
         }
-        if let Some(Err(errno)) = self.answer() {
+        if let Some(Err(errno)) = self.kind.result() {
             value["error"] = json!(errno.to_string());
         }
         value

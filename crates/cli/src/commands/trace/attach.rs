@@ -9,8 +9,8 @@ use anyhow::{Context, bail};
 use crate::commands::output::stdout;
 use proactor::os::{self, ShutdownSignal};
 use proactor_report::units;
-use proactor_trace::kernel::{Instance, Point};
-use proactor_trace::{Attached, Clock};
+use proactor_trace::kernel::{Instance, Tracepoint};
+use proactor_trace::{Clock, WatchedProcess};
 
 /// Period at which the kernel events are read.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -39,15 +39,15 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let mut attached = Attached::new(self.pid)?;
+        let mut attached = WatchedProcess::new(self.pid)?;
         let stop = ShutdownSignal::new().and_then(|stop| stop.on_signals().map(|()| stop));
         let stop = stop.context("cannot listen for signals")?;
-        let mut instance = Instance::new(&Point::ALL, Clock::Nanos, BUFFER)?;
-        attached.set_lacks(instance.lacks());
-        instance.lacks().iter().for_each(|lack| eprintln!("note: {lack}"));
+        let mut instance = Instance::new(&Tracepoint::ALL, Clock::Nanos, BUFFER)?;
+        attached.set_missing(instance.missing());
+        instance.missing().iter().for_each(|missing| eprintln!("note: {missing}"));
         let deadline = self.span.map(|span| Instant::now() + span);
         if attached.open_rings() == 0 {
-            eprintln!("{} has no io_uring instance yet: waiting for one …", attached.who());
+            eprintln!("{} has no io_uring open yet: waiting for one …", attached.label());
         }
         if self.span.is_none() {
             eprintln!("watching process {} until SIGINT (Ctrl-C) …", self.pid);
@@ -60,26 +60,26 @@ impl Args {
         drop(instance);
         watched?;
         let mut out = stdout();
-        let silence = attached.silence();
+        let failure = attached.nothing_to_watch();
         if self.json {
             writeln!(out, "{}", attached.json())?;
-        } else if silence.is_none() {
+        } else if failure.is_none() {
             write!(out, "{}", attached.summary())?;
         }
-        silence.map_or(Ok(()), |why| bail!(why))
+        failure.map_or(Ok(()), |why| bail!(why))
     }
 
     /// Reads events until the deadline, a signal, or the end of the process.
     fn watch(
         &self,
-        attached: &mut Attached,
+        attached: &mut WatchedProcess,
         instance: &mut Instance,
         stop: &ShutdownSignal,
         deadline: Option<Instant>,
     ) -> anyhow::Result<()> {
         let mut out = stdout();
         if self.live && !self.json {
-            writeln!(out, "{}", Attached::heading())?;
+            writeln!(out, "{}", WatchedProcess::heading())?;
             out.flush()?;
         }
         loop {
@@ -87,12 +87,12 @@ impl Args {
             let over = wait(stop, left.map_or(INTERVAL, |left| left.min(INTERVAL)))?
                 || left.is_some_and(|left| left.is_zero())
                 || !attached.is_alive();
-            let told = if over { instance.finish()? } else { instance.poll()? };
-            attached.forget_strangers();
+            let events = if over { instance.finish()? } else { instance.poll()? };
+            attached.forget_foreign_threads();
             let mut text = String::new();
-            for line in told.iter().filter_map(|told| attached.see(told)) {
+            for event in events.iter().filter_map(|event| attached.observe(event)) {
                 if self.live {
-                    text.push_str(&if self.json { line.json().to_string() } else { line.text() });
+                    text.push_str(&if self.json { event.json().to_string() } else { event.text() });
                     text.push('\n');
                 }
             }

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 
 use crate::commands::output::stdout;
 use proactor_trace::Trace;
-use proactor_trace::kernel::{Beside, Delays, beside};
+use proactor_trace::kernel::{Delays, Sidecar, sidecar_path};
 
 /// Show the delays of completions, from arrival to posted, reaped and handled, as recorded by
 /// `serve --trace=FILE --kernel-events`
@@ -39,7 +39,7 @@ impl Args {
 
 /// Returns the delays of a recording; `None` if it has no kernel events.
 pub(super) fn delays(file: &Path, trace: &Trace) -> anyhow::Result<Option<Delays>> {
-    let told = Beside::open(file, &trace.header)
-        .with_context(|| format!("cannot read {}", beside(file).display()))?;
-    Ok(told.map(|told| Delays::of(trace, &told)))
+    let sidecar = Sidecar::open(file, &trace.header)
+        .with_context(|| format!("cannot read {}", sidecar_path(file).display()))?;
+    Ok(sidecar.map(|sidecar| Delays::of(trace, &sidecar)))
 }

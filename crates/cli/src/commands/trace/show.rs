@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::Selection;
 use crate::commands::output::stdout;
 use proactor_trace::Header;
-use proactor_trace::kernel::{self, Beside, Told};
+use proactor_trace::kernel::{KernelEvent, Sidecar, sidecar_path};
 
 /// Print a trace, one event per line
 #[derive(Debug, clap::Args)]
@@ -36,13 +36,13 @@ impl Args {
             writeln!(out, "{}", proactor_trace::heading())?;
         }
         // The kernel events are merged in, in the order of time.
-        let beside = Beside::open(&self.file, header)
-            .with_context(|| format!("cannot read {}", kernel::beside(&self.file).display()))?;
-        let told = beside.as_ref().map_or(&[][..], |beside| &beside.told);
-        let mut told = told.iter().filter(|told| told.passes(header, &filter)).peekable();
+        let sidecar = Sidecar::open(&self.file, header)
+            .with_context(|| format!("cannot read {}", sidecar_path(&self.file).display()))?;
+        let events = sidecar.as_ref().map_or(&[][..], |sidecar| &sidecar.events);
+        let mut kernel = events.iter().filter(|event| event.passes(header, &filter)).peekable();
         for event in trace.events().filter(|event| filter.passes(event)) {
-            while let Some(told) = told.next_if(|told| header.nanos(told.time) <= event.at) {
-                self.write_told(&mut out, header, told)?;
+            while let Some(earlier) = kernel.next_if(|one| header.nanos(one.time) <= event.at) {
+                self.write_kernel(&mut out, header, earlier)?;
             }
             if self.json {
                 writeln!(out, "{}", proactor_trace::json(header, &event))?;
@@ -50,18 +50,23 @@ impl Args {
                 writeln!(out, "{}", proactor_trace::line(header, &event))?;
             }
         }
-        for told in told {
-            self.write_told(&mut out, header, told)?;
+        for event in kernel {
+            self.write_kernel(&mut out, header, event)?;
         }
         out.flush()?;
         Ok(())
     }
 
-    fn write_told(&self, out: &mut impl Write, header: &Header, told: &Told) -> io::Result<()> {
+    fn write_kernel(
+        &self,
+        out: &mut impl Write,
+        header: &Header,
+        event: &KernelEvent,
+    ) -> io::Result<()> {
         if self.json {
-            writeln!(out, "{}", told.json(header))
+            writeln!(out, "{}", event.json(header))
         } else {
-            writeln!(out, "{}", told.line(header))
+            writeln!(out, "{}", event.line(header))
         }
     }
 }
