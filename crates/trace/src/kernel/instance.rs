@@ -12,9 +12,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::lack::Missing;
+use super::missing::Missing;
 use super::page::PageLayout;
-use super::point::{KernelEvent, Tracepoint, TracepointDecoder};
+use super::tracepoint::{KernelEvent, Tracepoint, TracepointDecoder};
 use crate::format::Clock;
 use proactor::os;
 

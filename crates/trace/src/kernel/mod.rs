@@ -11,22 +11,22 @@
 //!   trace_pipe_raw ─► PageLayout ─► bytes ─► KernelEvent, in the order of time
 //! ```
 
-mod beside;
 mod delays;
 #[cfg(test)]
 mod formats;
 mod instance;
-mod lack;
 mod layout;
+mod missing;
 mod page;
-mod point;
 mod show;
+mod sidecar;
+mod tracepoint;
 
-pub(super) use beside::MODEL;
-pub use beside::{KernelRecorder, Sidecar, sidecar_path};
 pub use delays::Delays;
 pub use instance::{Instance, Unavailable};
-pub use lack::Missing;
 pub use layout::{Field, Layout};
+pub use missing::Missing;
 pub use page::{PageEntries, PageLayout};
-pub use point::{KernelEvent, KernelEventKind, Tracepoint, TracepointDecoder, operation};
+pub(super) use sidecar::MODEL;
+pub use sidecar::{KernelRecorder, Sidecar, sidecar_path};
+pub use tracepoint::{KernelEvent, KernelEventKind, Tracepoint, TracepointDecoder, operation};
