@@ -12,7 +12,59 @@ use std::time::Duration;
 use crate::keys::Key;
 use crate::os;
 
-/// Makes system calls. By default each goes straight to the kernel.
+/// The calls that a loop makes on sockets once a selector has reported them. By default each goes
+/// straight to the kernel. The loop makes them through its selector, so that a recorder around the
+/// selector sees its waits and its calls in one order.
+pub trait SocketCalls {
+    /// Accepts a connection of a listener: [`os::accept`].
+    ///
+    /// # Errors
+    /// accept4(2).
+    #[inline]
+    fn accept(&mut self, _key: Key, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        os::accept(fd)
+    }
+
+    /// Receives: [`os::recv`].
+    ///
+    /// # Errors
+    /// recv(2).
+    #[inline]
+    fn recv(&mut self, _key: Key, fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+        os::recv(fd, buffer)
+    }
+
+    /// Sends from one or several buffers: [`os::send_vectored`].
+    ///
+    /// # Errors
+    /// send(2), from several buffers sendmsg(2).
+    #[inline]
+    fn send(
+        &mut self,
+        _key: Key,
+        fd: BorrowedFd<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> io::Result<usize> {
+        os::send_vectored(fd, parts)
+    }
+
+    /// Shuts the outbound direction down: [`os::shutdown_write`].
+    ///
+    /// # Errors
+    /// shutdown(2).
+    #[inline]
+    fn shutdown(&mut self, _key: Key, fd: BorrowedFd<'_>) -> io::Result<()> {
+        os::shutdown_write(fd)
+    }
+
+    /// Closes: [`os::close`].
+    #[inline]
+    fn close(&mut self, _key: Key, fd: OwnedFd) {
+        os::close(fd);
+    }
+}
+
+/// Makes system calls that may sleep. By default each goes straight to the kernel.
 ///
 /// Every thread has one of its own, by [`lane`](Calls::lane). The errors are those of the call.
 pub trait Calls: Clone + Send + 'static {

@@ -25,8 +25,10 @@ mod embedded;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::buffer::{Chunk, Pool};
+use crate::calls::SocketCalls;
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::keys::ConnId;
@@ -58,6 +60,8 @@ pub struct Reactor<S, P> {
     wake_at: Option<Nanos>,
     /// Which of its owner's descriptors were reported and not yet taken.
     guests: Vec<u32>,
+    /// True if the last iteration accepted, received, sent or closed anything.
+    busy: bool,
     /// Emptied at every turn: its capacity is kept.
     reports: Vec<Ready>,
     /// Where the operator sits, if there is one.
@@ -85,7 +89,7 @@ pub struct Socket {
     armed: bool,
 }
 
-impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
+impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
     /// A server without a listener, which `stop` can stop. Its buffers are `pool`'s.
     ///
     /// # Errors
@@ -109,6 +113,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
             accept_at: None,
             wake_at: None,
             guests: Vec::new(),
+            busy: true,
             reports: Vec::new(),
             desk: None,
             counters: Counters::default(),
@@ -154,7 +159,11 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     /// The selector as a whole fails.
     pub fn turn(&mut self) -> io::Result<Option<Ended>> {
         self.watch_listeners()?;
-        let timeout = self.wait();
+        let mut timeout = self.wait();
+        if let Some(longest) = self.selector.longest_wait() {
+            let longest = if self.busy { Duration::ZERO } else { longest };
+            timeout = Some(timeout.map_or(longest, |timeout| timeout.min(longest)));
+        }
         let mut reports = std::mem::take(&mut self.reports);
         self.selector.wait(&mut reports, timeout)?;
         self.counters.turns += 1;
@@ -173,7 +182,7 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
         if self.peers.has_messages() && self.attend()? {
             return Ok(Some(Ended::AtOnce));
         }
-        self.selector.came_of_it(self.moved() != before);
+        self.busy = self.moved() != before;
         Ok(self.is_drained().then_some(Ended::Drained))
     }
 
@@ -255,8 +264,8 @@ impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
     }
 
     /// How long this turn may sleep. What is due by the clock is done on the way.
-    fn wait(&mut self) -> Option<std::time::Duration> {
-        const NO: Option<std::time::Duration> = Some(std::time::Duration::ZERO);
+    fn wait(&mut self) -> Option<Duration> {
+        const NO: Option<Duration> = Some(Duration::ZERO);
         if self.is_drained() {
             return NO;
         }

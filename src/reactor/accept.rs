@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Reactor;
+use crate::calls::SocketCalls;
 use crate::limits::{ACCEPT_PAUSE, Stage};
 use crate::os;
 use crate::peers::Room;
@@ -28,7 +29,7 @@ pub(super) struct Listener<P> {
     pub(super) readable: bool,
 }
 
-impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
+impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
     /// Watches the listeners while connections are wanted: who comes meanwhile waits in the
     /// kernel's queue.
     pub(super) fn watch_listeners(&mut self) -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use super::{Reactor, Socket};
 use crate::address;
+use crate::calls::SocketCalls;
 use crate::console::{Console, Moment, Order, SocketInfo};
 use crate::limits::Stage;
 use crate::os;
@@ -21,7 +22,7 @@ pub(super) struct ConsoleInput {
     pub(super) readable: bool,
 }
 
-impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
+impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
     /// Has an operator see and do at `console` what there is to be seen and done. The listeners of the
     /// console are the listeners, in their order.
     ///

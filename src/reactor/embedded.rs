@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::Reactor;
+use crate::calls::SocketCalls;
 use crate::clock::Nanos;
 use crate::keys::ConnId;
 use crate::limits::Stage;
@@ -13,7 +14,7 @@ use crate::peers::Room;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, KeyOwner, Selector};
 
-impl<S: Selector, P: Protocol + Clone> Reactor<S, P> {
+impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
     /// Serves a connection, a non-blocking socket, that was accepted elsewhere, in the room of a
     /// listener or in one of its own. It is not counted as accepted here.
     pub fn adopt(&mut self, fd: OwnedFd, protocol: P, room: Room) -> ConnId {

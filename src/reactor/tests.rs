@@ -31,7 +31,7 @@ struct Server {
 }
 
 /// An echo server in a thread.
-fn serve<S: Selector + 'static>(
+fn serve<S: Selector + SocketCalls + 'static>(
     selector: fn() -> S,
     buffers: &'static [BufferClass],
     limits: Limits,
@@ -64,7 +64,7 @@ impl Server {
 }
 
 /// A loop for the test to turn.
-fn turned<S: Selector, P: Protocol + Clone>(
+fn turned<S: Selector + SocketCalls, P: Protocol + Clone>(
     selector: fn() -> S,
     protocol: P,
     buffers: &[BufferClass],
@@ -78,7 +78,7 @@ fn turned<S: Selector, P: Protocol + Clone>(
     (reactor, address)
 }
 
-fn turn_until<S: Selector, P: Protocol + Clone>(
+fn turn_until<S: Selector + SocketCalls, P: Protocol + Clone>(
     reactor: &mut Reactor<S, P>,
     done: impl Fn(&Counters) -> bool,
 ) {
@@ -88,7 +88,7 @@ fn turn_until<S: Selector, P: Protocol + Clone>(
 }
 
 /// What a level-triggered selector would report now.
-fn reports<S: Selector, P>(reactor: &mut Reactor<S, P>) -> Vec<Ready> {
+fn reports<S: Selector + SocketCalls, P>(reactor: &mut Reactor<S, P>) -> Vec<Ready> {
     let mut reports = Vec::new();
     if reactor.selector.trigger() != Trigger::Edge {
         reactor.selector.wait(&mut reports, Some(Duration::ZERO)).unwrap();
@@ -165,7 +165,7 @@ impl Protocol for Sink {
 
 // Bytes.
 
-fn a_client_that_ends_receives_everything_and_then_the_end<S: Selector + 'static>(
+fn a_client_that_ends_receives_everything_and_then_the_end<S: Selector + SocketCalls + 'static>(
     selector: fn() -> S,
 ) {
     let server = serve(selector, PLENTY, Limits::default());
@@ -179,7 +179,7 @@ fn a_client_that_ends_receives_everything_and_then_the_end<S: Selector + 'static
     assert_eq!((counters.received_bytes, counters.sent_bytes), (104_097, 104_097));
 }
 
-fn bytes_and_the_end_may_come_together<S: Selector>(selector: fn() -> S) {
+fn bytes_and_the_end_may_come_together<S: Selector + SocketCalls>(selector: fn() -> S) {
     let (mut reactor, address) = turned(selector, Echo, PLENTY, Limits::default());
     let mut client = connect(address);
     turn_until(&mut reactor, |counters| counters.accepted == 1);
@@ -189,7 +189,7 @@ fn bytes_and_the_end_may_come_together<S: Selector>(selector: fn() -> S) {
     assert_eq!(read_all(&client), b"all there is");
 }
 
-fn who_reads_late_loses_nothing<S: Selector + 'static>(selector: fn() -> S) {
+fn who_reads_late_loses_nothing<S: Selector + SocketCalls + 'static>(selector: fn() -> S) {
     let server = serve(selector, PLENTY, Limits::default());
     let client = connect_narrow(server.address);
     let sent = send_all(&client, text(1 << 20));
@@ -201,7 +201,9 @@ fn who_reads_late_loses_nothing<S: Selector + 'static>(selector: fn() -> S) {
 
 // Crowds and scarcity.
 
-fn a_connection_above_the_limit_is_served_when_others_leave<S: Selector>(selector: fn() -> S) {
+fn a_connection_above_the_limit_is_served_when_others_leave<S: Selector + SocketCalls>(
+    selector: fn() -> S,
+) {
     let limits = Limits { connections: 2, ..Limits::default() };
     let (mut reactor, address) = turned(selector, Echo, PLENTY, limits);
     let clients: Vec<_> = (0..4).map(|_| connect(address)).collect();
@@ -216,7 +218,7 @@ fn a_connection_above_the_limit_is_served_when_others_leave<S: Selector>(selecto
     clients.iter().for_each(|client| assert_eq!(read_all(client), b"ping"));
 }
 
-fn a_reset_concerns_nobody_else<S: Selector + 'static>(selector: fn() -> S) {
+fn a_reset_concerns_nobody_else<S: Selector + SocketCalls + 'static>(selector: fn() -> S) {
     let server = serve(selector, PLENTY, Limits::default());
     let (idle, owed, other) =
         (connect(server.address), connect_narrow(server.address), connect(server.address));
@@ -230,7 +232,7 @@ fn a_reset_concerns_nobody_else<S: Selector + 'static>(selector: fn() -> S) {
     server.end();
 }
 
-fn sixteen_clients_share_two_buffers<S: Selector>(selector: fn() -> S) {
+fn sixteen_clients_share_two_buffers<S: Selector + SocketCalls>(selector: fn() -> S) {
     const TWO: &[BufferClass] = &[BufferClass { bytes: 1024, count: 2 }];
     let (mut reactor, address) = turned(selector, Echo, TWO, Limits::default());
     let late = connect_narrow(address);
@@ -293,12 +295,14 @@ impl<S: Selector> Selector for Choosy<S> {
         self.selector.wait(ready, timeout)
     }
 
-    fn came_of_it(&mut self, moved: bool) {
-        self.selector.came_of_it(moved);
+    fn longest_wait(&self) -> Option<Duration> {
+        self.selector.longest_wait()
     }
 }
 
-fn who_cannot_be_watched_is_refused_alone<S: Selector>(selector: fn() -> S) {
+impl<S: Selector> SocketCalls for Choosy<S> {}
+
+fn who_cannot_be_watched_is_refused_alone<S: Selector + SocketCalls>(selector: fn() -> S) {
     let (mut plain, address) = turned(selector, Echo, PLENTY, Limits::default());
     let choosy = Choosy { selector: selector(), refused: false };
     let stop = ShutdownSignal::new().unwrap();
@@ -319,7 +323,7 @@ fn who_cannot_be_watched_is_refused_alone<S: Selector>(selector: fn() -> S) {
 // What it costs.
 
 /// A wait, a receive, a send.
-fn a_message_costs_three_calls<S: Selector>(selector: fn() -> S) {
+fn a_message_costs_three_calls<S: Selector + SocketCalls>(selector: fn() -> S) {
     a_message_costs(3, selector);
 }
 
@@ -335,7 +339,7 @@ fn a_message_by_signals_costs_five_calls() {
     in_time(|| a_message_costs(5, || Sigio::new().unwrap()));
 }
 
-fn a_message_costs<S: Selector>(calls: u64, selector: fn() -> S) {
+fn a_message_costs<S: Selector + SocketCalls>(calls: u64, selector: fn() -> S) {
     let (mut reactor, address) = turned(selector, Echo, PLENTY, Limits::default());
     let client = connect(address);
     let mut exchange = |length: usize| {
@@ -352,7 +356,7 @@ fn a_message_costs<S: Selector>(calls: u64, selector: fn() -> S) {
     assert_eq!(costs, [(1, calls); 100]);
 }
 
-fn a_turn_reads_no_more_than_its_share<S: Selector>(selector: fn() -> S) {
+fn a_turn_reads_no_more_than_its_share<S: Selector + SocketCalls>(selector: fn() -> S) {
     const SMALL: &[BufferClass] = &[BufferClass { bytes: 64, count: 4 }];
     let (mut reactor, address) = turned(selector, Sink, SMALL, Limits::default());
     let client = connect(address);
@@ -368,7 +372,9 @@ fn a_turn_reads_no_more_than_its_share<S: Selector>(selector: fn() -> S) {
 // Talk.
 
 /// Three who are in a room, the last of them with little room in the kernel.
-fn three<S: Selector>(selector: fn() -> S) -> (Reactor<S, Broadcast>, [TcpStream; 2], TcpStream) {
+fn three<S: Selector + SocketCalls>(
+    selector: fn() -> S,
+) -> (Reactor<S, Broadcast>, [TcpStream; 2], TcpStream) {
     let (mut reactor, address) = turned(selector, Broadcast, PLENTY, Limits::default());
     let clients = [connect(address), connect(address)];
     let narrow = connect_narrow(address);
@@ -376,7 +382,7 @@ fn three<S: Selector>(selector: fn() -> S) -> (Reactor<S, Broadcast>, [TcpStream
     (reactor, clients, narrow)
 }
 
-fn a_line_reaches_all_others_and_not_its_speaker<S: Selector>(selector: fn() -> S) {
+fn a_line_reaches_all_others_and_not_its_speaker<S: Selector + SocketCalls>(selector: fn() -> S) {
     let (mut reactor, [a, b], c) = three(selector);
     (&a).write_all(b"good morn").unwrap();
     turn_until(&mut reactor, |counters| counters.received_bytes == 9);
@@ -395,7 +401,7 @@ fn a_line_reaches_all_others_and_not_its_speaker<S: Selector>(selector: fn() -> 
 
 // Stopping.
 
-fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector>(selector: fn() -> S) {
+fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector + SocketCalls>(selector: fn() -> S) {
     let (mut reactor, [speaker, listener], late) = three(selector);
     let lines = b"sixteen letters\n".repeat(8192);
     let said = {
@@ -426,7 +432,7 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector>(selector: fn() ->
     assert!(reactor.pool.is_whole() && reactor.counters().cut == 0);
 }
 
-fn a_drain_cuts_off_who_stays<S: Selector>(selector: fn() -> S) {
+fn a_drain_cuts_off_who_stays<S: Selector + SocketCalls>(selector: fn() -> S) {
     let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
     let (mut reactor, address) = turned(selector, Echo, PLENTY, limits);
     let stays = connect(address);
@@ -437,7 +443,7 @@ fn a_drain_cuts_off_who_stays<S: Selector>(selector: fn() -> S) {
     assert_eq!(read_all(&stays), b"");
 }
 
-fn who_is_asked_twice_ends_at_once<S: Selector>(selector: fn() -> S) {
+fn who_is_asked_twice_ends_at_once<S: Selector + SocketCalls>(selector: fn() -> S) {
     let (mut reactor, address) = turned(selector, Echo, PLENTY, Limits::default());
     let _stays = connect(address);
     turn_until(&mut reactor, |counters| counters.accepted == 1);

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::{Interest, Key, Ready, Selector, Trigger};
+use crate::calls::SocketCalls;
 use crate::os;
 
 /// Reports from one wait; more than that are reported by the next.
@@ -86,6 +87,8 @@ impl Selector for Epoll {
         Ok(())
     }
 }
+
+impl SocketCalls for Epoll {}
 
 impl std::fmt::Debug for Epoll {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

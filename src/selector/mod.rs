@@ -28,10 +28,8 @@ pub use spin::Spin;
 
 use std::fmt;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
-
-use crate::os;
 
 pub use crate::keys::{Key, KeyOwner};
 
@@ -133,66 +131,12 @@ pub trait Selector {
     /// The selector itself is broken.
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// For how long at most a [`wait`](Selector::wait) with this timeout would sleep now; `None` is
-    /// until something is ready. By default for as long as it may; less where a selector does not
-    /// ask the kernel.
-    fn sleeps(&self, timeout: Option<Duration>) -> Option<Duration> {
-        timeout
+    /// Returns the longest time that a wait may sleep, if the selector does not learn from the
+    /// kernel when a descriptor becomes ready. The caller passes no longer timeout, and a timeout
+    /// of zero while its calls still find something.
+    fn longest_wait(&self) -> Option<Duration> {
+        None
     }
-
-    // The calls that a report is for. They are the caller's to make: these are only the way past
-    // which they go, so that a selector that remembers sees them.
-
-    /// Accepts a connection of a listener: [`os::accept`].
-    ///
-    /// # Errors
-    /// Those of the call, as with all of these.
-    #[inline]
-    fn accept(&mut self, _key: Key, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        os::accept(fd)
-    }
-
-    /// Receives: [`os::recv`].
-    ///
-    /// # Errors
-    /// Those of the call.
-    #[inline]
-    fn recv(&mut self, _key: Key, fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-        os::recv(fd, buffer)
-    }
-
-    /// Sends, from one place or several: [`os::send_vectored`].
-    ///
-    /// # Errors
-    /// Those of the call.
-    #[inline]
-    fn send(
-        &mut self,
-        _key: Key,
-        fd: BorrowedFd<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> io::Result<usize> {
-        os::send_vectored(fd, parts)
-    }
-
-    /// Shuts the outbound direction down: [`os::shutdown_write`].
-    ///
-    /// # Errors
-    /// Those of the call.
-    #[inline]
-    fn shutdown(&mut self, _key: Key, fd: BorrowedFd<'_>) -> io::Result<()> {
-        os::shutdown_write(fd)
-    }
-
-    /// Closes: [`os::close`].
-    #[inline]
-    fn close(&mut self, _key: Key, fd: OwnedFd) {
-        os::close(fd);
-    }
-
-    /// Is told after each wait whether what it reported led to anything: whoever asks the kernel
-    /// need not know, whoever guesses does.
-    fn came_of_it(&mut self, _moved: bool) {}
 }
 
 fn watched_already(fd: RawFd) -> io::Error {

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use super::{Interest, Key, Ready, Selector, Trigger, not_watched, watched_already};
+use crate::calls::SocketCalls;
 use crate::os;
 
 /// A selector by poll(2).
@@ -98,6 +99,8 @@ impl Selector for Poll {
         Ok(())
     }
 }
+
+impl SocketCalls for Poll {}
 
 impl fmt::Debug for Poll {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use super::{Interest, Key, Ready, Selector, Trigger, not_watched, watched_already};
+use crate::calls::SocketCalls;
 use crate::os::{self, FdSet};
 
 /// A selector by select(2).
@@ -97,6 +98,8 @@ impl Selector for Select {
         Ok(())
     }
 }
+
+impl SocketCalls for Select {}
 
 impl fmt::Debug for Select {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

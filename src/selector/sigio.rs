@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use super::{Interest, Key, Ready, Selector, Trigger, not_watched, watched_already};
+use crate::calls::SocketCalls;
 use crate::os::{self, IoSignals};
 
 /// A selector by signals.
@@ -186,6 +187,8 @@ impl Selector for Sigio {
         Ok(())
     }
 }
+
+impl SocketCalls for Sigio {}
 
 impl fmt::Debug for Sigio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

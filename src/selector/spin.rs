@@ -13,6 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use super::{Interest, Key, Ready, Selector, Trigger, not_watched, watched_already};
+use crate::calls::SocketCalls;
 use crate::os;
 
 /// A selector that does not ask.
@@ -22,8 +23,6 @@ pub struct Spin {
     watched: Vec<Option<(Key, Interest)>>,
     /// How long to do something else after a round in which nothing moved.
     idle_sleep: Option<Duration>,
-    /// True once the reports of the last wait have moved nothing.
-    idle: bool,
 }
 
 impl Spin {
@@ -34,16 +33,6 @@ impl Spin {
 
     fn watched(&mut self, fd: RawFd) -> Option<&mut (Key, Interest)> {
         self.watched.get_mut(fd as usize)?.as_mut()
-    }
-
-    /// How long a wait does something else, if it does; `any` is whether there is somebody to try.
-    fn rest(&self, any: bool, timeout: Option<Duration>) -> Option<Duration> {
-        if !any {
-            // Nothing can come but a signal.
-            return Some(timeout.or(self.idle_sleep).unwrap_or_default());
-        }
-        let span = self.idle_sleep.filter(|_| self.idle)?;
-        Some(timeout.map_or(span, |timeout| timeout.min(span)))
     }
 }
 
@@ -88,19 +77,22 @@ impl Selector for Spin {
                 Ready { key, readable, writable, hung_up: false }
             },
         ));
-        self.rest(ready.len() > before, timeout).map_or(Ok(()), os::sleep)
+        // With nothing to try, only a signal can end the wait.
+        let none = ready.len() == before;
+        let span = match timeout {
+            Some(timeout) if none => timeout,
+            Some(timeout) => timeout.min(self.idle_sleep.unwrap_or_default()),
+            None => self.idle_sleep.unwrap_or_default(),
+        };
+        if span.is_zero() { Ok(()) } else { os::sleep(span) }
     }
 
-    fn sleeps(&self, timeout: Option<Duration>) -> Option<Duration> {
-        let is_wished = |&(_, interest): &(Key, Interest)| interest != Interest::NONE;
-        let any = self.watched.iter().flatten().any(is_wished);
-        Some(self.rest(any, timeout).unwrap_or_default())
-    }
-
-    fn came_of_it(&mut self, moved: bool) {
-        self.idle = !moved;
+    fn longest_wait(&self) -> Option<Duration> {
+        Some(self.idle_sleep.unwrap_or_default())
     }
 }
+
+impl SocketCalls for Spin {}
 
 impl fmt::Debug for Spin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

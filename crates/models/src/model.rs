@@ -15,7 +15,7 @@ use crate::coroutine::{Coroutines, RuntimeHooks};
 use crate::processes::{ForkHooks, Processes};
 use prepare::Waiting;
 use proactor::buffer::{BufferClass, Pool};
-use proactor::calls::{Calls, PlainCalls};
+use proactor::calls::{Calls, PlainCalls, SocketCalls};
 use proactor::console::Console;
 use proactor::counters::Counters;
 use proactor::limits::{Ended, Limits};
@@ -407,7 +407,7 @@ fn serve_by_children<C: ForkHooks>(
     Ok((server.run()?, server.counters()))
 }
 
-fn serve_ready<S: Selector>(
+fn serve_ready<S: Selector + SocketCalls>(
     chosen: Chosen,
     selector: S,
     mut service: Service,
@@ -418,7 +418,7 @@ fn serve_ready<S: Selector>(
     serve_on(Traced::new(selector, log), service, ready)
 }
 
-fn serve_on<S: Selector>(
+fn serve_on<S: Selector + SocketCalls>(
     selector: S,
     service: Service,
     ready: impl FnOnce(),

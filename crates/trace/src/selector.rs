@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::format::{Call, Patience, Record, What};
 use super::{Log, Traced};
+use proactor::calls::SocketCalls;
 use proactor::keys::ConnId;
 use proactor::os;
 use proactor::selector::{Interest, Key, KeyOwner, Ready, Selector, Trigger};
@@ -36,9 +37,8 @@ impl<S: Selector, L: Log> Selector for Traced<S, L> {
     }
 
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
-        let sleeps = self.inner.sleeps(timeout);
-        let patience = Patience::of(sleeps);
-        let nanos = sleeps.map_or(0, |span| span.as_nanos() as u64);
+        let patience = Patience::of(timeout);
+        let nanos = timeout.map_or(0, |span| span.as_nanos() as u64);
         let (what, op) = (What::WaitBegin as u8, patience as u8);
         self.log.begin_turn(clock, Record { what, id: nanos, op, ..Record::default() });
         let before = ready.len();
@@ -63,14 +63,12 @@ impl<S: Selector, L: Log> Selector for Traced<S, L> {
         waited
     }
 
-    fn sleeps(&self, timeout: Option<Duration>) -> Option<Duration> {
-        self.inner.sleeps(timeout)
+    fn longest_wait(&self) -> Option<Duration> {
+        self.inner.longest_wait()
     }
+}
 
-    fn came_of_it(&mut self, moved: bool) {
-        self.inner.came_of_it(moved);
-    }
-
+impl<S: Selector + SocketCalls, L: Log> SocketCalls for Traced<S, L> {
     fn accept(&mut self, key: Key, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         let whose = (key, fd.as_raw_fd());
         self.made(Call::Accept, whose, 0, |inner| inner.accept(key, fd), AsRawFd::as_raw_fd)

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use super::{LISTENERS, STOP};
-use proactor::calls::{Calls, PlainCalls};
+use proactor::calls::{Calls, PlainCalls, SocketCalls};
 use proactor::keys::{ConnId, Key, KeyOwner};
 use proactor::selector::{Poll, Selector};
 use proactor_trace::{Call, Log, Record, Traced, TracedCalls, Writer};
@@ -18,7 +18,7 @@ use proactor_trace::{Call, Log, Record, Traced, TracedCalls, Writer};
 /// own. By default nobody looks, and it costs nothing.
 pub trait ForkHooks: Calls + fmt::Debug {
     /// By what whoever relays waits: it asks poll(2).
-    type Selector: Selector + fmt::Debug;
+    type Selector: Selector + SocketCalls + fmt::Debug;
 
     /// For the loop of whoever's calls these are.
     fn selector(&self) -> Self::Selector;
