@@ -1,8 +1,8 @@
-//! Where to listen and where to connect: TCP over IPv4 and IPv6, and Unix sockets.
+//! Addresses to listen on and to connect to: TCP over IPv4 and IPv6, and Unix sockets.
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
@@ -22,33 +22,40 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// How many connections may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
+/// Maximum connections in the accept queue; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// How long an address may still be taken by a server that was killed. A ring outlives its process
-/// for some milliseconds, and until it is taken apart an accept in flight holds the listener.
-const AFTERLIFE: Duration = Duration::from_millis(500);
+/// How long a killed server may keep its address. The kernel frees a ring some milliseconds after
+/// its process, and until then an accept in flight holds the listener.
+const RELEASE_TIME: Duration = Duration::from_millis(500);
 
 impl Address {
-    /// A socket that listens here, in blocking mode and closed on exec.
+    /// Opens a listening socket: blocking, and closed on exec.
     ///
     /// `SO_REUSEADDR` is set, so that a server can be started again at once; IPv6 means IPv6 only.
-    /// `TCP_NODELAY` is set and is inherited by what is accepted (kernel-notes §17). The file of a
-    /// dead Unix socket is replaced; that of a live one, or any other file, is not.
+    /// `TCP_NODELAY` is set; accepted sockets inherit it (kernel-notes §17). The file of a
+    /// Unix socket without a listener is replaced; that of a listener, or any other file, is not.
     ///
     /// # Errors
-    /// `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL` and whatever else stands against it.
+    /// `EADDRINUSE`, with the process that listens there if it is known; `EACCES`, `EADDRNOTAVAIL`
+    /// and others.
     pub fn listen(&self) -> io::Result<Listener> {
         let begin = Instant::now();
         loop {
-            match self.try_listen() {
-                Err(error)
-                    if error.kind() == io::ErrorKind::AddrInUse && begin.elapsed() < AFTERLIFE =>
-                {
-                    std::thread::sleep(AFTERLIFE / 25);
-                }
+            let error = match self.try_listen() {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
                 result => return result,
-            }
+            };
+            let show = if matches!(self, Address::Tcp(_)) { "ss -ltnp" } else { "ss -lxnp" };
+            let text = match self.owner() {
+                Some(owner) => format!("{error}: {owner} listens there (see `{show}`)"),
+                None if begin.elapsed() < RELEASE_TIME => {
+                    std::thread::sleep(RELEASE_TIME / 25);
+                    continue;
+                }
+                None => format!("{error}: `{show}` shows the process"),
+            };
+            return Err(io::Error::new(error.kind(), text));
         }
     }
 
@@ -81,8 +88,49 @@ impl Address {
     }
 }
 
-/// The address of a socket's peer, as a user reads it: `127.0.0.1:50312`, or `unix` for one that
-/// has no name. `None` if it has no peer any more (getpeername(2)).
+impl Address {
+    /// Returns the process that listens here, as `nginx (pid 4711)`; `None` if there is none, or if
+    /// it belongs to another user.
+    fn owner(&self) -> Option<String> {
+        let sockets = self.listening_sockets();
+        let holds = |process: &Path| {
+            let mut files = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+            files.any(|file| {
+                let target = std::fs::read_link(file.path()).unwrap_or_default();
+                sockets.iter().any(|socket| target.as_os_str() == socket.as_str())
+            })
+        };
+        let mut processes = std::fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
+        let process = processes.find(|process| !sockets.is_empty() && holds(process))?;
+        let name = std::fs::read_to_string(process.join("comm")).ok()?;
+        Some(format!("{} (pid {})", name.trim(), process.file_name()?.display()))
+    }
+
+    /// Returns the sockets that listen here, as /proc/PID/fd names them.
+    fn listening_sockets(&self) -> Vec<String> {
+        let (tables, end) = match self {
+            Address::Tcp(address) => {
+                (&["/proc/net/tcp", "/proc/net/tcp6"][..], format!(":{:04X}", address.port()))
+            }
+            Address::Unix(path) => (&["/proc/net/unix"][..], path.display().to_string()),
+        };
+        let tables = tables.iter().filter_map(|table| std::fs::read_to_string(table).ok());
+        let inode = |line: &str| {
+            let field: Vec<&str> = line.split_whitespace().collect();
+            // The state LISTEN of TCP; the flag SO_ACCEPTCON of a Unix socket.
+            let inode = match *field.get(3)? {
+                "0A" if field[1].ends_with(&end) => field.get(9)?,
+                "00010000" if line.ends_with(&end) => field.get(6)?,
+                _ => return None,
+            };
+            Some(format!("socket:[{inode}]"))
+        };
+        tables.flat_map(|table| table.lines().filter_map(inode).collect::<Vec<_>>()).collect()
+    }
+}
+
+/// Returns the address of the peer of a socket: `127.0.0.1:50312`, or `unix` for a Unix socket
+/// without a name. `None` after the peer is gone (getpeername(2)).
 pub fn of_peer(socket: BorrowedFd<'_>) -> Option<String> {
     let address = SockRef::from(&socket).peer_addr().ok()?;
     Some(match (address.as_socket(), address.as_pathname()) {
@@ -92,12 +140,12 @@ pub fn of_peer(socket: BorrowedFd<'_>) -> Option<String> {
     })
 }
 
-/// A listening socket and where it listens.
+/// A listening socket and its address.
 #[derive(Debug)]
 pub struct Listener {
     /// The socket.
     pub fd: OwnedFd,
-    /// The address with the port that it got.
+    /// The bound address, with the real port.
     pub address: Address,
     /// Removes the file of a Unix socket when it is dropped.
     pub file: Option<SocketFile>,
@@ -118,27 +166,26 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // It may have been removed or replaced; that is its owner's affair.
+        // Another process may have removed or replaced it.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Removes a Unix socket's file to which nobody listens any more. What is no socket is refused, and
-/// not touched.
+/// Removes the file of a Unix socket without a listener. Any other file is an error, and stays.
 fn remove_if_dead(path: &Path) -> io::Result<()> {
     match std::fs::metadata(path) {
         Ok(meta) if meta.file_type().is_socket() => {}
         Ok(_) => {
-            let what = "something is there that is no socket";
+            let what = "the file exists and is no socket";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
         }
-        Err(_) => return Ok(()), // most likely there is none; bind says if there is more to it
+        Err(_) => return Ok(()), // most likely there is no file; bind reports other errors
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path)
         }
-        _ => Ok(()), // bind says that it is in use
+        _ => Ok(()), // bind reports that it is in use
     }
 }
 
@@ -146,24 +193,44 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Address, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match path {
-                "" => Err(format!("no path in {text:?}: write unix:/run/echo.sock")),
-                path => Ok(Address::Unix(path.into())),
-            };
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+            return Ok(Address::Unix(path.into()));
         }
         if let Ok(address) = text.parse() {
             return Ok(Address::Tcp(address));
         }
-        let wrong = |why: &str| {
-            format!("no address {text:?} ({why}): write 127.0.0.1:7000, [::1]:7000 or unix:PATH")
-        };
-        if text.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-            return Err(wrong("it ends in no port"));
+        let invalid = |why: &str| format!("invalid address {text:?}: {why}");
+        if let Some(why) = misspelled(text) {
+            return Err(invalid(&why));
         }
-        let mut found = text.to_socket_addrs().map_err(|error| wrong(&error.to_string()))?;
-        found.next().map(Address::Tcp).ok_or_else(|| wrong("no such host"))
+        let mut found = text.to_socket_addrs().map_err(|error| invalid(&error.to_string()))?;
+        found.next().map(Address::Tcp).ok_or_else(|| invalid("the host has no address"))
     }
+}
+
+/// Returns the right spelling of an address that cannot be `HOST:PORT`.
+fn misspelled(text: &str) -> Option<String> {
+    let port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let Some((host, last)) = text.rsplit_once(':').filter(|_| !text.ends_with(']')) else {
+        return Some(match text {
+            "" => "write HOST:PORT or unix:PATH".to_owned(),
+            path if path.contains('/') => format!("write unix:{path}"),
+            number if port(number) => format!("write 127.0.0.1:{number}"),
+            host => format!("the port is missing: write {host}:7000"),
+        });
+    };
+    Some(match host {
+        "unix" => "the path is missing: write unix:/run/echo.sock".to_owned(),
+        path if path.contains('/') => format!("write unix:{text}"),
+        host if host.parse::<Ipv6Addr>().is_ok() => format!("write [{host}]:{last}"),
+        _ if text.parse::<Ipv6Addr>().is_ok() => {
+            format!("the port is missing: write [{text}]:7000")
+        }
+        _ if !port(last) => format!("{last:?} is not a port: write a number from 0 to 65535"),
+        _ if last.parse::<u16>().is_err() => format!("port {last} is not in 0 to 65535"),
+        "" | "*" => format!("write 0.0.0.0:{last} or [::]:{last} for every interface"),
+        _ => return None,
+    })
 }
 
 impl fmt::Display for Address {
@@ -180,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_written_as_it_is_read() {
+    fn an_address_is_displayed_as_it_is_parsed() {
         for text in ["127.0.0.1:7000", "[::1]:0", "unix:/tmp/a.sock"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
@@ -188,29 +255,51 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_named() {
-        for wrong in ["", "7000", "127.0.0.1", "127.0.0.1:99999", "[::1]", "unix:"] {
+    fn an_invalid_address_is_named_with_the_right_spelling() {
+        for (wrong, right) in [
+            ("", "HOST:PORT"),
+            ("7000", "127.0.0.1:7000"),
+            ("127.0.0.1", "127.0.0.1:7000"),
+            ("localhost", "localhost:7000"),
+            ("[::1]", "[::1]:7000"),
+            ("127.0.0.1:99999", "0 to 65535"),
+            ("127.0.0.1:http", "0 to 65535"),
+            (":7000", "0.0.0.0:7000"),
+            ("*:7000", "[::]:7000"),
+            ("::1:7000", "[::1]:7000"),
+            ("2001:db8::1", "[2001:db8::1]:7000"),
+            ("/tmp/x.sock", "unix:/tmp/x.sock"),
+            ("unix:", "unix:/run/echo.sock"),
+        ] {
             let error = wrong.parse::<Address>().unwrap_err();
-            assert!(error.contains(&format!("{wrong:?}")), "{error}");
+            assert!(error.contains(&format!("{wrong:?}")) && error.contains(right), "{error}");
         }
     }
 
     #[test]
-    fn port_zero_becomes_a_real_one() {
+    fn an_address_in_use_is_reported_with_the_process() {
+        let listener = "127.0.0.1:0".parse::<Address>().unwrap().listen().unwrap();
+        let error = listener.address.listen().expect_err("it is in use").to_string();
+        let process = format!("(pid {})", std::process::id());
+        assert!(error.contains(&process) && error.contains("ss -ltnp"), "{error}");
+    }
+
+    #[test]
+    fn port_zero_becomes_a_free_port() {
         let listener = "127.0.0.1:0".parse::<Address>().unwrap().listen().unwrap();
         let Address::Tcp(address) = listener.address else { panic!("TCP stays TCP") };
         assert_ne!(address.port(), 0);
     }
 
     #[test]
-    fn a_dead_unix_socket_is_replaced_and_a_live_one_is_not() {
+    fn a_unix_socket_without_listener_is_replaced_and_one_in_use_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let address = Address::Unix(dir.path().join("s"));
         let mut listener = address.listen().unwrap();
         assert_eq!(address.listen().unwrap_err().kind(), io::ErrorKind::AddrInUse);
         std::mem::forget(listener.file.take());
         drop(listener);
-        let listener = address.listen().expect("its server is dead");
+        let listener = address.listen().expect("it has no listener");
         drop(listener);
         assert!(!dir.path().join("s").exists(), "the file goes with its listener");
         std::fs::write(dir.path().join("s"), "a file").unwrap();
