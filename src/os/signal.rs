@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use super::count_call;
@@ -122,6 +123,22 @@ pub fn count_usr2() -> io::Result<()> {
 #[inline]
 pub fn usr2() -> u32 {
     USR2.load(Ordering::Acquire)
+}
+
+/// Makes SIGUSR2 print `line` on standard error instead of ending the process.
+///
+/// # Errors
+/// sigaction(2), never for this signal.
+pub fn refuse_usr2(line: &'static str) -> io::Result<()> {
+    static LINE: OnceLock<&str> = OnceLock::new();
+    extern "C" fn print(_: libc::c_int) {
+        let line = LINE.get().map_or("", |line| line);
+        // SAFETY: `line` is readable for its length. write(2) is async-signal-safe, and so is
+        // OnceLock::get, an atomic load. As in `add`, no code reads errno after a handler.
+        unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+    }
+    LINE.get_or_init(|| line);
+    handle(libc::SIGUSR2, print)
 }
 
 extern "C" fn on_usr2(_: libc::c_int) {

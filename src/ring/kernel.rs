@@ -96,11 +96,21 @@ pub struct Version {
     pub minor: u16,
 }
 
+impl Version {
+    /// Returns the version of the running kernel.
+    pub fn running() -> Option<Version> {
+        let uname = crate::os::uname();
+        let mut numbers = uname.split(' ').nth(1)?.split(|one: char| !one.is_ascii_digit());
+        let mut number = || numbers.next()?.parse().ok();
+        Some(Version { major: number()?, minor: number()? })
+    }
+}
+
 impl FromStr for Version {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Version, String> {
-        let wrong = || format!("no kernel version {text:?}: write it as 6.1");
+        let wrong = || format!("invalid kernel version {text:?}: write it as 6.1");
         let (major, minor) = text.split_once('.').ok_or_else(wrong)?;
         let number = |part: &str| part.parse().map_err(|_| wrong());
         Ok(Version { major: number(major)?, minor: number(minor)? })

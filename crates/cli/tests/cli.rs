@@ -94,6 +94,7 @@ fn the_help_of_a_server_names_every_option() {
         "--trace-trigger",
         "--stats",
         "--log",
+        "--log-format",
     ];
     for (program, args) in SERVERS {
         let help = Launch::new(program, args).args(&["--help"]).run().stdout.join("\n");
@@ -499,16 +500,27 @@ fn a_value_that_cannot_be_meant_is_a_usage_error_and_named() {
         ("--drain-timeout", "NaN"),
         ("--drain-timeout", "soon"),
         ("--cpu", "first"),
+        ("--kernel", "99.0"),
         ("--log", "loud"),
+        ("--log-format", "xml"),
     ];
     for (program, args) in SERVERS {
         for (option, value) in wrong {
             // With the sign, so that a minus is no option.
             let assigned = format!("{option}={value}");
             let exit = Launch::new(program, args).args(&[&assigned]).run();
+            assert!(!exit.stderr.contains("invalid digit"), "an error in plain words: {exit:?}");
             assert_refused(exit, 2, value);
         }
     }
+}
+
+#[test]
+fn an_option_without_effect_is_a_usage_error() {
+    let exit = proactor(&["--kernel", "5.6", "--model", "epoll"]).run();
+    assert_refused(exit, 2, "--kernel is only for uring");
+    let exit = proactor(&["--stats=-", "--trace=-"]).run();
+    assert_refused(exit, 2, "--stats and --trace");
 }
 
 #[test]
@@ -549,7 +561,7 @@ fn an_unknown_name_is_answered_with_those_that_are_known() {
 fn a_cpu_that_is_not_there_is_named() {
     for (program, args) in SERVERS {
         let args = Launch::new(program, args).args(&["--listen", "127.0.0.1:0", "--cpu", "1000"]);
-        assert_refused(args.run(), 1, "1000");
+        assert_refused(args.run(), 1, "CPU 1000 is not among 0");
     }
 }
 
@@ -676,6 +688,98 @@ fn statistics_are_one_line_with_every_counter() {
         assert_eq!(facts.map(|name| exit.counter(name)), [1, 1, 4, 4], "{stats}");
         let some = ["turns", "calls", "completed", "receives", "sends"];
         assert!(some.iter().all(|name| exit.counter(name) > 0), "{stats}");
+    }
+}
+
+#[test]
+fn statistics_on_standard_output_are_alone_there() {
+    for (program, args) in SERVERS {
+        let mut command = Command::new(program);
+        command.args(args).args(["--listen", "127.0.0.1:0", "--stats"]).stdin(Stdio::null());
+        let mut server = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut errors = BufReader::new(server.stderr.take().expect("it is piped"));
+        let mut lines = String::new();
+        while !lines.contains("listening on ") {
+            assert!(errors.read_line(&mut lines).expect("UTF-8") > 0, "{lines}");
+        }
+        support::Process(server.id()).signal(libc::SIGTERM);
+        let output = server.wait_with_output().expect("it ends");
+        let stats: serde_json::Value = serde_json::from_slice(&output.stdout).expect("only JSON");
+        assert_eq!((&stats["schema"], output.status.code()), (&"proactor.stats/1".into(), Some(0)));
+    }
+}
+
+#[test]
+fn statistics_and_recordings_go_to_a_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [stats, trace] = ["stats.json", "run.trace"].map(|name| folder.path().join(name));
+    let [stats_path, trace_path] = [&stats, &trace].map(|path| path.to_str().expect("UTF-8"));
+    let files = ["--stats", "--trace"];
+    let server = Launch::new(PROACTOR, &["serve", "--listen", "127.0.0.1:0"])
+        .args(&[&format!("{}={stats_path}", files[0]), files[1], trace_path])
+        .start();
+    Client::connect(server.address()).ping();
+    let exit = server.terminate();
+    assert_eq!((exit.code(), exit.stdout.len()), (Some(0), 0), "{exit:?}");
+    let stats: serde_json::Value = serde_json::from_slice(&fs::read(stats).unwrap()).unwrap();
+    assert_eq!(stats["counters"]["accepted"], 1);
+    assert!(fs::metadata(trace).expect("a trace").len() > 0);
+}
+
+#[test]
+fn a_trace_on_standard_output_is_alone_there() {
+    for model in ["epoll", "process"] {
+        let mut command = Command::new(PROACTOR);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--trace=-", "--model", model]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut server = command.spawn().expect("it runs");
+        let mut errors = BufReader::new(server.stderr.take().expect("it is piped"));
+        let mut line = String::new();
+        errors.read_line(&mut line).expect("UTF-8");
+        let address = line.split_whitespace().nth(2).unwrap_or_else(|| panic!("{model}: {line}"));
+        Client::connect(&Address::Tcp(address.parse().expect("an address"))).ping();
+        support::Process(server.id()).signal(libc::SIGTERM);
+        let output = server.wait_with_output().expect("it ends");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains(" recv ") && !text.contains("listening on"), "{model}: {text}");
+    }
+}
+
+#[test]
+fn sigusr2_does_not_end_a_server_that_does_not_record() {
+    for (program, args) in SERVERS {
+        let server = Launch::new(program, args).args(&["--listen", "127.0.0.1:0"]).start();
+        server.process.signal(libc::SIGUSR2);
+        Client::connect(server.address()).ping();
+        let exit = server.terminate();
+        let lines = complaints(&exit.stderr);
+        assert_eq!((exit.code(), lines.len()), (Some(0), 1), "{exit:?}");
+        assert!(lines[0].contains("does not record") && lines[0].contains("--trace"), "{exit:?}");
+    }
+}
+
+#[test]
+fn a_log_as_json_has_an_object_on_each_line() {
+    for (program, args) in SERVERS {
+        let json = ["--log", "trace", "--log-format", "json", "--listen", "127.0.0.1:0"];
+        let server = Launch::new(program, args).args(&json).args(&["--max-connections", "999999"]);
+        let server = server.descriptors(1024).start();
+        Client::connect(server.address()).ping();
+        let exit = server.terminate();
+        let lines: Vec<serde_json::Value> = exit
+            .stderr
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            })
+            .collect();
+        assert!(!lines.is_empty(), "{exit:?}");
+        for line in &lines {
+            let fields = ["time", "level", "message"];
+            assert!(fields.iter().all(|name| line[name].is_string()), "{line}");
+        }
+        let warning = lines.iter().find(|line| line["level"] == "warn").expect("of `ulimit -n`");
+        assert!(warning["message"].as_str().expect("text").contains("ulimit -n"), "{warning}");
     }
 }
 

@@ -174,7 +174,9 @@ fn a_server_started_with_sigchld_ignored_reaps_its_children() {
 #[test]
 fn a_child_of_other_code_is_left_to_be_waited_for() {
     // The shell's child becomes the server's, and nobody waits for it.
-    let script = format!("true & exec {PROACTOR} serve --model process --stats --listen {ECHO}");
+    let script = format!(
+        "true & exec {PROACTOR} serve --model process --stats=/proc/self/fd/1 --listen {ECHO}"
+    );
     let server = Launch::new("/bin/sh", &["-c", &script]).start();
     let strangers = server.process.children();
     assert_eq!(strangers.len(), 1);

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::load::number;
-use super::output::{self, Save};
+use super::number;
+use super::output::{self, Destination};
 use super::picks::{Candidate, Pick, picked};
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
@@ -44,16 +44,16 @@ pub(super) struct Args {
 
     /// Connections per server; several numbers make several tables
     #[arg(long, short = 'c', value_name = "N,…", value_delimiter = ',', default_value = "64",
-          value_parser = number(CONNECTIONS_MAX))]
-    connections: Vec<u64>,
+          value_parser = number::<usize>(1, CONNECTIONS_MAX as u64))]
+    connections: Vec<usize>,
 
     /// Bytes per message
-    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = number(SIZE_MAX))]
-    size: u64,
+    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = number::<usize>(1, SIZE_MAX as u64))]
+    size: usize,
 
     /// Messages in flight per connection (pipelining)
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(DEPTH_MAX))]
-    depth: u64,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<usize>(1, DEPTH_MAX as u64))]
+    depth: usize,
 
     /// Time for all tables together, with start and connect: 30s, 2m. Less time means
     /// fewer rounds, and fewer than 6 rounds give no verdict [default: 25 s to 100 s, depending on
@@ -63,29 +63,29 @@ pub(super) struct Args {
 
     /// Number of rounds per table, without a time limit; a verdict needs 6
     #[arg(long, value_name = "N", conflicts_with = "time",
-          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+          value_parser = number::<u32>(1, 1_000_000))]
     rounds: Option<u32>,
 
     /// Idle connections per model, to measure memory, descriptors, threads and processes of one
     /// connection; 0 skips this
     #[arg(long, value_name = "N", default_value_t = 1000,
-          value_parser = clap::value_parser!(u64).range(..=CONNECTIONS_MAX as u64))]
-    idle: u64,
+          value_parser = number::<usize>(0, CONNECTIONS_MAX as u64))]
+    idle: usize,
 
     /// I/O engine of the client: uring, epoll, or auto (uring where it works)
     #[arg(long, alias = "wire", value_name = "ENGINE", default_value = "auto")]
     engine: EngineChoice,
 
     /// CPU of the servers
-    #[arg(long, value_name = "CPU", default_value_t = 0)]
+    #[arg(long, value_name = "CPU", default_value_t = 0, value_parser = number::<usize>(0, 65_535))]
     server_cpu: usize,
 
     /// CPU of the client
-    #[arg(long, value_name = "CPU", default_value_t = 1)]
+    #[arg(long, value_name = "CPU", default_value_t = 1, value_parser = number::<usize>(0, 65_535))]
     client_cpu: usize,
 
     /// Seed of the model order and of the message bytes [default: random]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<u64>(0, u64::MAX))]
     seed: Option<u64>,
 
     /// Write the full result, with every slice, as JSON to this file; - is standard output, instead
@@ -102,8 +102,7 @@ impl Args {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let plan = self.plan();
         // Opened before the measurement: an unwritable path fails at once.
-        let path = self.json.as_deref().filter(|path| path.as_os_str() != "-");
-        let save = path.map(Save::new).transpose()?;
+        let to = self.json.as_deref().map(Destination::open).transpose()?;
         let program = std::env::current_exe().context("cannot find the file of this program")?;
         let loads = plan.loads.iter().map(|load| load.connections);
         // One idle connection more than are counted: it is opened first and stays open.
@@ -113,8 +112,10 @@ impl Args {
         let recordings = Recordings::default();
         let recipe = |Variant { model, recorded }: &Variant| {
             let mut command = Command::new(&program);
-            command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", "echo", "--stats"]);
+            command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", "echo"]);
             command.args(["--model", model, "--cpu", &plan.server_cpu.to_string()]);
+            // The pipe of standard output, by its path: the first line stays there too.
+            command.arg("--stats=/proc/self/fd/1");
             if most > Limits::default().connections {
                 command.args(["--max-connections", &most.to_string()]);
             }
@@ -132,29 +133,25 @@ impl Args {
         live.bar.finish_and_clear();
         let comparison = comparison?;
 
-        let json = || serde_json::to_string_pretty(&comparison).context("cannot write the result");
-        if let Some(save) = save {
-            save.write(json()?.as_bytes())?;
+        let prints_text = !matches!(to, Some(Destination::Stdout));
+        if let Some(to) = to {
+            to.write(&serde_json::to_string_pretty(&comparison)?)?;
         }
-        let text = match self.json.as_deref() {
-            Some(path) if path.as_os_str() == "-" => json()?,
-            _ => render::text(&comparison),
-        };
-        Ok(output::print(&text)?)
+        if prints_text {
+            output::print(&render::text(&comparison))?;
+        }
+        Ok(())
     }
 
     fn plan(&self) -> Plan {
-        let shape = |&connections: &u64| LoadShape {
-            connections: connections as usize,
-            size: self.size as usize,
-            depth: self.depth as usize,
-        };
+        let shape =
+            |&connections: &usize| LoadShape { connections, size: self.size, depth: self.depth };
         let mut plan = Plan {
             baseline: self.baseline.clone(),
             models: picked(&self.models),
             loads: self.connections.iter().map(shape).collect(),
             budget: Budget::Rounds(0),
-            idle: self.idle as usize,
+            idle: self.idle,
             seed: self.seed.unwrap_or_else(drawn),
             engine: self.engine,
             server_cpu: self.server_cpu,

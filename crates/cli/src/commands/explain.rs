@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-use super::output::{self, Save};
+use super::output::{self, Destination};
 use super::picks::{Pick, picked};
-use super::wrong_usage;
+use super::{number, wrong_usage};
 use crate::explain::{self, Terrain};
 use proactor::os;
 use proactor_models::model::Model;
@@ -21,12 +21,12 @@ pub(super) struct Args {
     models: Vec<Pick<Model>>,
 
     /// Bytes per message
-    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=2048))]
-    size: u32,
+    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = number::<usize>(1, 2048))]
+    size: usize,
 
     /// Messages to record per model; the message with the median time is shown
-    #[arg(long, value_name = "N", default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    runs: u32,
+    #[arg(long, value_name = "N", default_value_t = 101, value_parser = number::<usize>(1, 10_000))]
+    runs: usize,
 
     /// Write a self-contained HTML page to this file; - is standard output, instead of the text
     #[arg(long, value_name = "FILE")]
@@ -44,14 +44,20 @@ pub(super) struct Args {
 impl Args {
     /// Records the models, then prints and writes the results.
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let terrain =
-            Terrain { size: self.size as usize, runs: self.runs as usize, cpus: two_cpus() };
+        let terrain = Terrain { size: self.size, runs: self.runs, cpus: two_cpus() };
         let models = picked(&self.models);
         if models.is_empty() {
             wrong_usage("--models selects no model");
         }
-        let save = |path: &Option<PathBuf>| path.as_deref().map(Save::new).transpose();
-        let (svg, html) = (save(&self.svg)?, save(&self.html)?);
+        let is_stdout = |path: &Option<PathBuf>| path.as_deref().is_some_and(output::is_stdout);
+        let [svg_on_stdout, html_on_stdout] = [&self.svg, &self.html].map(is_stdout);
+        output::check_one_on_stdout(&[
+            ("--svg", svg_on_stdout),
+            ("--html", html_on_stdout),
+            ("--json", self.json),
+        ]);
+        let open = |path: &Option<PathBuf>| path.as_deref().map(Destination::open).transpose();
+        let (svg, html) = (open(&self.svg)?, open(&self.html)?);
         let live = io::stderr().is_terminal();
         let report = explain::run(&models, terrain, |model| {
             if live {
@@ -62,17 +68,13 @@ impl Args {
             eprint!("\r\x1b[K");
         }
         let report = report.context("cannot record")?;
-        if let Some(file) = svg {
-            file.write(explain::svg(&report).as_bytes())?;
+        svg.map_or(Ok(()), |to| to.write(&explain::svg(&report)))?;
+        html.map_or(Ok(()), |to| to.write(&explain::html(&report)))?;
+        if self.json {
+            output::print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+        } else if !svg_on_stdout && !html_on_stdout {
+            output::print(&explain::text(&report))?;
         }
-        if let Some(file) = html {
-            file.write(explain::html(&report).as_bytes())?;
-        }
-        let text = match self.json {
-            true => serde_json::to_string_pretty(&report)? + "\n",
-            false => explain::text(&report),
-        };
-        output::print(&text)?;
         if report.models.iter().all(|row| row.scene.is_none()) {
             bail!("no model could be recorded");
         }

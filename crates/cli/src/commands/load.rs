@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::output;
+use super::{number, output, run_on_cpu};
 use proactor::address::Address;
-use proactor::os::{self, ShutdownSignal};
+use proactor::os::ShutdownSignal;
 use proactor_load::summary::LoadSummary;
 use proactor_load::{
     CONNECTIONS_MAX, DEPTH_MAX, EngineChoice, Load, LoadOptions, LoadShape, SIZE_MAX, Slice,
@@ -35,17 +35,17 @@ pub(super) struct Args {
 
     /// Number of connections
     #[arg(long, short = 'c', visible_alias = "number", value_name = "N", default_value_t = 64,
-          value_parser = number(CONNECTIONS_MAX))]
-    connections: u64,
+          value_parser = number::<usize>(1, CONNECTIONS_MAX as u64))]
+    connections: usize,
 
     /// Bytes per message
     #[arg(long, short = 'l', visible_alias = "length", value_name = "BYTES", default_value_t = 64,
-          value_parser = number(SIZE_MAX))]
-    size: u64,
+          value_parser = number::<usize>(1, SIZE_MAX as u64))]
+    size: usize,
 
     /// Messages in flight per connection (pipelining)
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(DEPTH_MAX))]
-    depth: u64,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<usize>(1, DEPTH_MAX as u64))]
+    depth: usize,
 
     /// I/O engine of the client: uring, epoll, or auto (uring where it works). Both busy-poll, so
     /// that the client uses a whole CPU
@@ -53,7 +53,7 @@ pub(super) struct Args {
     engine: EngineChoice,
 
     /// Run the client on this CPU
-    #[arg(long, value_name = "CPU")]
+    #[arg(long, value_name = "CPU", value_parser = number::<usize>(0, 65_535))]
     cpu: Option<usize>,
 
     /// Fail if a connection waits longer than this for a reply
@@ -61,17 +61,12 @@ pub(super) struct Args {
     timeout: Duration,
 
     /// Seed of the message bytes
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u64>(0, u64::MAX))]
     seed: u64,
 
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// Returns a parser for a number from 1 to `max`.
-pub(super) fn number(max: usize) -> clap::builder::RangedU64ValueParser {
-    clap::builder::RangedU64ValueParser::new().range(1..=max as u64)
 }
 
 impl Args {
@@ -82,16 +77,10 @@ impl Args {
     /// returned.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let address = self.addr.as_ref().or(self.address.as_ref()).context("no address")?;
-        let shape = LoadShape {
-            connections: self.connections as usize,
-            size: self.size as usize,
-            depth: self.depth as usize,
-        };
+        let shape = LoadShape { connections: self.connections, size: self.size, depth: self.depth };
         let options =
             LoadOptions { shape, seed: self.seed, engine: self.engine, timeout: self.timeout };
-        if let Some(cpu) = self.cpu {
-            os::pin_to_cpu(cpu).with_context(|| format!("cannot run the client on CPU {cpu}"))?;
-        }
+        self.cpu.map_or(Ok(()), run_on_cpu)?;
         let stop = ShutdownSignal::new().context("cannot wait for Ctrl-C")?;
         stop.on_signals().context("cannot wait for Ctrl-C")?;
 

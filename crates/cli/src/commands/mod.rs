@@ -6,6 +6,7 @@ mod compare;
 mod connect;
 mod explain;
 mod load;
+mod log;
 mod models;
 mod output;
 mod picks;
@@ -13,10 +14,13 @@ mod record;
 mod serve;
 mod trace;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
+use anyhow::{Context, bail};
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use proactor::os;
 
 /// The commands to try first, shown below the help.
 const BEGIN: &str = "\
@@ -54,7 +58,7 @@ struct Reactor {
 
 /// Runs `proactor` with the arguments of this process.
 pub fn proactor() -> ExitCode {
-    finish(match Proactor::parse().command {
+    finish(match parse::<Proactor>().command {
         Command::Serve(serve) => serve.run(proactor_models::model::Choice::Auto),
         Command::Connect(connect) => {
             return connect.run().unwrap_or_else(|error| finish(Err(error)));
@@ -70,12 +74,70 @@ pub fn proactor() -> ExitCode {
 /// Runs `reactor` with the arguments of this process.
 pub fn reactor() -> ExitCode {
     let epoll = proactor_models::model::Choice::Model(proactor_models::model::Model::Epoll);
-    finish(Reactor::parse().serve.run(epoll))
+    finish(parse::<Reactor>().serve.run(epoll))
 }
 
-/// Reports wrong usage that clap cannot detect, and exits as clap does.
+/// Parses the arguments of this process, or prints the help or the error and exits.
+fn parse<T: Parser>() -> T {
+    T::try_parse().unwrap_or_else(|error| exit(&error))
+}
+
+/// Prints the message of clap and exits, as its own `exit` does.
+fn exit(message: &clap::Error) -> ! {
+    if !message.use_stderr() {
+        message.exit();
+    }
+    print_error(&message.render().to_string());
+    std::process::exit(message.exit_code())
+}
+
+/// Prints an error message on stderr, with a red `error:` on a terminal.
+fn print_error(message: &str) {
+    match message.strip_prefix("error:").filter(|_| shows_colours(&io::stderr())) {
+        Some(rest) => eprint!("\x1b[1;31merror:\x1b[0m{rest}"),
+        None => eprint!("{message}"),
+    }
+}
+
+/// Returns true if this stream is a terminal that shows colours (`NO_COLOR`, `TERM=dumb`).
+fn shows_colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
+}
+
+/// Reports wrong usage that clap cannot detect, and exits.
 fn wrong_usage(wrong: &str) -> ! {
-    clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{wrong}\n")).exit()
+    exit(&clap::Error::raw(ErrorKind::ArgumentConflict, format!("{wrong}\n")))
+}
+
+/// Returns a parser for a number from `min` to `max`.
+fn number<T: TryFrom<u64> + Clone + Send + Sync + 'static>(
+    min: u64,
+    max: u64,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| (min..=max).contains(number));
+        number.and_then(|number| T::try_from(number).ok()).ok_or_else(|| match max {
+            u64::MAX => "write a whole number".to_owned(),
+            max => format!("write a number from {min} to {max}"),
+        })
+    }
+}
+
+/// Runs this thread, and the threads it will create, on one CPU.
+fn run_on_cpu(cpu: usize) -> anyhow::Result<()> {
+    let usable = os::usable_cpus();
+    if !usable.is_empty() && !usable.contains(&cpu) {
+        let ranges = usable.chunk_by(|one, next| one + 1 == *next);
+        let ranges = ranges.map(|range| match range {
+            [one] => one.to_string(),
+            [first, .., last] => format!("{first}-{last}"),
+            [] => unreachable!("a chunk has an element"),
+        });
+        bail!("CPU {cpu} is not among {}", ranges.collect::<Vec<_>>().join(","));
+    }
+    os::pin_to_cpu(cpu).with_context(|| format!("cannot run on CPU {cpu}"))
 }
 
 /// Prints an error on one line. A closed standard output is not an error.
@@ -87,6 +149,6 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
     if broken_pipe {
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {error:#}");
+    print_error(&format!("error: {error:#}\n"));
     ExitCode::FAILURE
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use super::wrong_usage;
+
 /// Standard output; its errors name it. It is flushed at each line end.
 pub(super) struct Output(StdoutLock<'static>);
 
@@ -42,30 +44,53 @@ fn named(error: io::Error) -> io::Error {
     }
 }
 
-/// The file of a result. It is opened before the result is made, so that an unwritable path fails
-/// before the work and not after it.
-pub(super) struct Save {
-    path: PathBuf,
-    file: File,
+/// The destination of a result: a file, or standard output for `-`. A file is opened before the
+/// result is made, so that an unwritable path fails before the work and not after it.
+#[derive(Debug)]
+pub(super) enum Destination {
+    /// Standard output. The command prints nothing else there.
+    Stdout,
+    /// A file and its path.
+    File(File, PathBuf),
 }
 
-impl Save {
-    /// Creates the file, or empties it.
+impl Destination {
+    /// Opens the destination. A file is created, or emptied.
     ///
     /// # Errors
     /// The file cannot be written; the error names it.
-    pub(super) fn new(path: &Path) -> anyhow::Result<Save> {
+    pub(super) fn open(path: &Path) -> anyhow::Result<Destination> {
+        if is_stdout(path) {
+            return Ok(Destination::Stdout);
+        }
         let file = File::create(path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Save { path: path.to_owned(), file })
+        Ok(Destination::File(file, path.to_owned()))
     }
 
-    /// Writes the whole content.
+    /// Writes the whole result.
     ///
     /// # Errors
-    /// The write fails; the error names the file.
-    pub(super) fn write(mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        let wrote = self.file.write_all(bytes);
-        wrote.with_context(|| format!("cannot write {}", self.path.display()))
+    /// The write fails; the error names the destination.
+    pub(super) fn write(self, text: &str) -> anyhow::Result<()> {
+        match self {
+            Destination::Stdout => Ok(print(text)?),
+            Destination::File(mut file, path) => file
+                .write_all(text.as_bytes())
+                .with_context(|| format!("cannot write {}", path.display())),
+        }
+    }
+}
+
+/// Returns true for `-`: standard output.
+pub(super) fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// Rejects two results on standard output.
+pub(super) fn check_one_on_stdout(options: &[(&str, bool)]) {
+    let mut used = options.iter().filter(|(_, is_stdout)| *is_stdout).map(|(name, _)| name);
+    if let (Some(one), Some(other)) = (used.next(), used.next()) {
+        wrong_usage(&format!("{one} and {other} cannot both write to standard output"));
     }
 }

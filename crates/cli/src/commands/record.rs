@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, anyhow};
-use clap::error::ErrorKind;
 
+use super::output::{is_stdout, stdout};
 use super::trace::follow_to_end;
+use super::{number, wrong_usage};
 use proactor::os;
 use proactor::os::process::{self, Alone, Pid};
 use proactor_models::model::Model;
@@ -22,9 +23,9 @@ use proactor_trace::{Filter, Follow, Level, Recording, Settings, Trigger};
 #[group(skip)]
 pub(super) struct Args {
     /// Record every submission, completion, wait and system call into FILE (read it with
-    /// `proactor trace`; it survives SIGKILL), or print them on stderr if there is no FILE. SIGUSR2
-    /// stops the recording, and starts it again
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    /// `proactor trace`; it survives SIGKILL), or print them: on stderr without FILE, on standard
+    /// output if FILE is -. SIGUSR2 stops the recording, and starts it again
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
     trace: Option<Option<PathBuf>>,
 
     /// Read the clock once per `batch` (before and after each wait) or for each `record`. The
@@ -37,7 +38,7 @@ pub(super) struct Args {
     trace_size: u64,
 
     /// Record one connection of N, from accept to close
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), requires = "trace")]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u32>(1, 1 << 31), requires = "trace")]
     trace_sample: u32,
 
     /// Stop recording at the first: p99>1ms (the latency of operations), error, overflow (of the
@@ -63,14 +64,25 @@ pub(super) struct Prepared {
 }
 
 impl Args {
+    /// Returns true for `--trace=-`.
+    pub(super) fn prints_on_stdout(&self) -> bool {
+        matches!(&self.trace, Some(Some(path)) if is_stdout(path))
+    }
+
     /// Creates the trace file, if there is a recording.
     ///
     /// # Errors
     /// The file cannot be created, or kernel events cannot be recorded.
     pub(super) fn prepare(&self, model: Model) -> anyhow::Result<Option<Prepared>> {
-        let Some(path) = &self.trace else { return Ok(None) };
+        let Some(path) = &self.trace else {
+            os::refuse_usr2(
+                "SIGUSR2 ignored: this server does not record; start it with --trace\n",
+            )?;
+            return Ok(None);
+        };
+        let path = path.as_deref().filter(|path| !is_stdout(path));
         if let Some(wrong) = self.conflict(model) {
-            clap::Error::raw(ErrorKind::ArgumentConflict, wrong).exit();
+            wrong_usage(&wrong);
         }
         // Before the file is created, so that a failure leaves no file.
         let tracepoints = self.kernel_events.then(|| KernelRecorder::prepare(None)).transpose()?;
@@ -95,7 +107,7 @@ impl Args {
             triggers: self.trace_trigger.clone(),
             clock: None,
         };
-        let kernel = path.as_deref().zip(tracepoints);
+        let kernel = path.zip(tracepoints);
         let kernel = kernel.map(|(path, points)| start(path, points, &settings)).transpose()?;
         Ok(Some(Prepared { recording: Recording { file, settings }, live, kernel }))
     }
@@ -103,17 +115,17 @@ impl Args {
     /// Returns the conflict between the options, if there is one.
     fn conflict(&self, model: Model) -> Option<String> {
         if self.kernel_events && model != Model::Uring {
-            return Some(format!("--kernel-events is only for uring: {model} has no ring\n"));
+            return Some(format!("--kernel-events is only for uring: {model} has no ring"));
         }
-        if self.kernel_events && self.trace == Some(None) {
-            return Some("--kernel-events needs a trace file: write --trace=FILE\n".to_owned());
+        if self.kernel_events && (self.trace == Some(None) || self.prints_on_stdout()) {
+            return Some("--kernel-events needs a trace file: write --trace=FILE".to_owned());
         }
         let old = self.trace_trigger.iter().find(|one| matches!(one, Trigger::Age { .. }))?;
         let vague = model != Model::Uring && model.has_turns();
         (vague && self.trace_clock == Level::Batch).then(|| {
             format!(
                 "--trace-trigger '{old}' needs the duration of each call, and with {model} the clock \
-                 is read once per batch: add --trace-clock record\n"
+                 is read once per batch: add --trace-clock record"
             )
         })
     }
@@ -126,7 +138,7 @@ fn start(path: &Path, points: Instance, settings: &Settings) -> anyhow::Result<K
     Ok(KernelRecorder::start(points, file, settings)?)
 }
 
-/// Prints the trace on stderr until the recorder ends.
+/// Prints the trace until the recorder ends.
 #[derive(Debug)]
 pub(super) enum Printer {
     Thread(JoinHandle<anyhow::Result<()>>),
@@ -139,11 +151,15 @@ impl Printer {
     ///
     /// # Errors
     /// The thread or the process cannot be created.
-    pub(super) fn start(live: Option<File>, model: Model) -> io::Result<Option<Printer>> {
+    pub(super) fn start(
+        live: Option<File>,
+        to_stdout: bool,
+        model: Model,
+    ) -> io::Result<Option<Printer>> {
         let Some(live) = live else { return Ok(None) };
         if model == Model::Process {
             let keep = [live.as_raw_fd()];
-            let child = |_| match print(live) {
+            let child = |_| match print(live, to_stdout) {
                 Ok(()) => 0,
                 Err(error) => {
                     warn(&error);
@@ -153,7 +169,7 @@ impl Printer {
             return process::fork(&Alone::check()?, &keep, child).map(Printer::Process).map(Some);
         }
         let name = std::thread::Builder::new().name("trace".to_owned());
-        name.spawn(move || print(live)).map(Printer::Thread).map(Some)
+        name.spawn(move || print(live, to_stdout)).map(Printer::Thread).map(Some)
     }
 
     /// Waits until everything is printed. A failure is not a failure of the server.
@@ -172,8 +188,12 @@ impl Printer {
     }
 }
 
-fn print(live: File) -> anyhow::Result<()> {
-    follow_to_end(Follow::new(live, false)?, &Filter::default(), false, &mut io::stderr())
+fn print(live: File, to_stdout: bool) -> anyhow::Result<()> {
+    let (follow, all) = (Follow::new(live, false)?, Filter::default());
+    match to_stdout {
+        true => follow_to_end(follow, &all, false, &mut stdout()),
+        false => follow_to_end(follow, &all, false, &mut io::stderr()),
+    }
 }
 
 fn warn(error: &anyhow::Error) {

@@ -3,15 +3,16 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use super::output;
+use super::output::{self, Destination};
 use super::record::{self, Prepared, Printer};
-use super::wrong_usage;
+use super::{log, number, run_on_cpu, wrong_usage};
 use proactor::address::{Address, Listener, SocketFile};
 use proactor::buffer::{BufferClass, Pool};
 use proactor::console::{Console, ListenerInfo};
@@ -19,7 +20,7 @@ use proactor::counters::Counters;
 use proactor::limits::{Ended, Limits};
 use proactor::os::{self, ShutdownSignal};
 use proactor::protocol::Any;
-use proactor::ring::kernel::Version;
+use proactor::ring::kernel::{self, Version};
 use proactor_models::model::{
     self, Ability, Choice, Chosen, Model, PreparedModel, RingOptions, Service,
 };
@@ -53,7 +54,7 @@ pub(super) struct Args {
 
     /// Maximum number of concurrent connections; further ones wait in the backlog [default: 10000,
     /// or fewer if `ulimit -n` is lower]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = number::<u32>(1, 1_000_000))]
     max_connections: Option<u32>,
 
     /// Size of the smallest receive buffers: a multiple of 64. Connections that receive much use
@@ -62,7 +63,7 @@ pub(super) struct Args {
     buffer_size: usize,
 
     /// Number of the smallest buffers; of the larger ones there are an eighth and a 32nd of this
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = number::<u32>(1, 32_768))]
     buffers: u32,
 
     /// Read operator commands from stdin: list, say, kick, stats, drain, quit; `help` explains
@@ -79,19 +80,19 @@ pub(super) struct Args {
     drain_timeout: Duration,
 
     /// Run on this CPU only
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "CPU", value_parser = number::<usize>(0, 65_535))]
     cpu: Option<usize>,
 
     #[command(flatten)]
     record: record::Args,
 
-    /// At the end, print the counters as one line of JSON
-    #[arg(long)]
-    stats: bool,
+    /// At the end, write the counters as one line of JSON to FILE; - and no FILE are standard
+    /// output, and the lines "listening on" then go to stderr
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    stats: Option<PathBuf>,
 
-    /// Level of the log on stderr: off, error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
-    log: tracing_subscriber::filter::LevelFilter,
+    #[command(flatten)]
+    log: log::Args,
 }
 
 /// An address to listen on, and its protocol if it has its own.
@@ -145,7 +146,14 @@ struct Open<'a> {
 impl Args {
     /// Runs the server. `default` is the model without `--model`.
     pub(super) fn run(self, default: Choice) -> anyhow::Result<()> {
-        self.begin()?;
+        self.log.start();
+        self.cpu.map_or(Ok(()), run_on_cpu)?;
+        self.check_kernel();
+        output::check_one_on_stdout(&[
+            ("--stats", self.stats.as_deref().is_some_and(output::is_stdout)),
+            ("--trace", self.record.prints_on_stdout()),
+        ]);
+        let stats = self.stats.as_deref().map(Destination::open).transpose()?;
         let (choice, console) = (self.model.unwrap_or(default), self.wants_console());
         check_console(choice, console);
         let limits = Limits { connections: self.connections()?, drain: self.drain_timeout };
@@ -163,28 +171,38 @@ impl Args {
         let idle_sleep = self.idle_sleep;
         let service = Service { listeners, buffers, limits, stop, idle_sleep, console, trace };
         let mut printer = Ok(None);
+        let to_stdout = self.record.prints_on_stdout();
+        let stdout_is_free = !to_stdout && !matches!(stats, Some(Destination::Stdout));
         let ready = || {
-            printer = Printer::start(live, chosen.model);
-            announce_listeners(&addresses, chosen.model);
+            printer = Printer::start(live, to_stdout, chosen.model);
+            match stdout_is_free {
+                true => announce_listeners(&addresses, chosen.model, io::stdout().lock()),
+                false => announce_listeners(&addresses, chosen.model, io::stderr().lock()),
+            }
         };
         let served = model::serve(engine, service, ready);
         drop(files);
         finish_trace(kernel, printer);
         let (ended, counters) = served.with_context(|| format!("{} failed", chosen.model))?;
-        self.conclude(ended, &chosen, counters, attended)
+        self.conclude(ended, &chosen, (stats, counters), attended)
     }
 
-    /// Starts the log, and pins this thread to the CPU of `--cpu`.
-    fn begin(&self) -> anyhow::Result<()> {
-        tracing_subscriber::fmt()
-            .with_max_level(self.log)
-            .with_writer(io::stderr)
-            .with_target(false)
-            .init();
-        if let Some(cpu) = self.cpu {
-            os::pin_to_cpu(cpu).with_context(|| format!("cannot run on CPU {cpu}"))?;
+    /// Rejects a `--kernel` that has no effect: with another model, or of the future.
+    fn check_kernel(&self) {
+        let Some(version) = self.kernel else { return };
+        match self.model {
+            None | Some(Choice::Auto | Choice::Model(Model::Uring)) => {}
+            Some(Choice::Model(model)) => {
+                wrong_usage(&format!("--kernel is only for uring: {model} does not use io_uring"))
+            }
         }
-        Ok(())
+        let newest = kernel::TABLE.iter().map(|(_, since, ..)| *since).chain(Version::running());
+        let newest = newest.max().unwrap_or(version);
+        if version > newest {
+            wrong_usage(&format!(
+                "--kernel {version} does not exist: {newest} is the newest known"
+            ));
+        }
     }
 
     /// Sets the model up. Reports the choice of `auto`.
@@ -201,7 +219,11 @@ impl Args {
         if self.idle_sleep.is_some() && model != Model::Nonblocking {
             wrong_usage(&format!("--idle-sleep is only for nonblocking: {model} sleeps by itself"));
         }
-        announce_choice(choice, &engine);
+        if choice == Choice::Auto {
+            let (chosen, reason) = (engine.chosen(), engine.reason());
+            let reason = if reason.is_empty() { chosen.describe() } else { reason };
+            self.log.print(&format!("model: {} (auto): {reason}", chosen.model));
+        }
         Ok(engine)
     }
 
@@ -225,18 +247,15 @@ impl Args {
         &self,
         ended: Ended,
         chosen: &Chosen,
-        counters: Counters,
+        (stats, counters): (Option<Destination>, Counters),
         attended: bool,
     ) -> anyhow::Result<()> {
-        if self.stats {
-            print_stats(chosen, counters)?;
+        if let Some(stats) = stats {
+            write_stats(stats, chosen, counters)?;
         }
         if counters.cut > 0 {
-            eprintln!(
-                "drain timeout: {} closed before {} finished",
-                units::plural(counters.cut, "connection"),
-                units::agree(counters.cut, "it", "they")
-            );
+            let (cut, end) = (units::plural(counters.cut, "connection"), "closed before the end");
+            self.log.print(&format!("drain timeout: {cut} {end}"));
         }
         match ended {
             Ended::Drained => Ok(()),
@@ -305,18 +324,8 @@ fn open_console(addresses: &[(Address, &Any)]) -> io::Result<Console> {
     Console::new(input.as_fd().try_clone_to_owned()?, output, prompts, listeners)
 }
 
-fn announce_choice(choice: Choice, engine: &PreparedModel) {
-    if choice == Choice::Auto {
-        let chosen = engine.chosen();
-        let reason = Some(engine.reason()).filter(|reason| !reason.is_empty());
-        let reason = reason.unwrap_or_else(|| chosen.describe());
-        eprintln!("model: {} (auto): {reason}", chosen.model);
-    }
-}
-
-/// Prints one line for each listener. A closed standard output does not stop the server.
-fn announce_listeners(addresses: &[(Address, &Any)], model: Model) {
-    let mut out = io::stdout().lock();
+/// Prints one line for each listener. A closed output does not stop the server.
+fn announce_listeners(addresses: &[(Address, &Any)], model: Model, mut out: impl Write) {
     for (address, protocol) in addresses {
         let _ = writeln!(out, "listening on {address} ({model}, {protocol})");
     }
@@ -343,14 +352,14 @@ fn finish_trace(kernel: Option<KernelRecorder>, printer: io::Result<Option<Print
     }
 }
 
-fn print_stats(chosen: &Chosen, counters: Counters) -> anyhow::Result<()> {
+fn write_stats(to: Destination, chosen: &Chosen, counters: Counters) -> anyhow::Result<()> {
     let stats = Stats {
         schema: "proactor.stats/1",
         model: chosen.model.name(),
         detail: chosen.describe(),
         counters,
     };
-    Ok(output::print(&(serde_json::to_string(&stats)? + "\n"))?)
+    to.write(&(serde_json::to_string(&stats)? + "\n"))
 }
 
 fn buffer_size(text: &str) -> Result<usize, String> {
@@ -394,8 +403,8 @@ mod tests {
             ("127.0.0.1:80=http", r#"no protocol "http""#),
             ("127.0.0.1:80=", r#"no protocol """#),
             ("unix:/a=b", r#"no protocol "b""#),
-            ("127.0.0.1=echo", r#"no address "127.0.0.1""#),
-            ("=echo", r#"no address """#),
+            ("127.0.0.1=echo", r#"invalid address "127.0.0.1""#),
+            ("=echo", r#"invalid address """#),
         ] {
             let error = text.parse::<Listen>().unwrap_err();
             assert!(error.contains(named), "{text}: {error}");

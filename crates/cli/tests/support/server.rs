@@ -89,6 +89,8 @@ impl Launch {
     /// With these arguments too.
     pub(crate) fn args(mut self, args: &[&str]) -> Launch {
         for arg in args {
+            // Statistics behind the line of each listener: the same pipe, by its path.
+            let arg = if *arg == "--stats" { &"--stats=/proc/self/fd/1" } else { arg };
             self.command.arg(arg);
             self.listeners += usize::from(*arg == "--listen");
             self.line = format!("{} {arg}", self.line);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::commands::number;
 use crate::commands::output::stdout;
 use proactor::os::{self, ShutdownSignal};
 use proactor_report::units;
@@ -22,6 +23,7 @@ const BUFFER: usize = 64 << 20;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Process id
+    #[arg(value_parser = number::<u32>(1, 1 << 22))]
     pid: u32,
 
     /// Watch this long, for example 5s [default: until SIGINT, or until the process ends]

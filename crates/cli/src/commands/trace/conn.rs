@@ -3,6 +3,7 @@
 use anyhow::bail;
 
 use super::Look;
+use crate::commands::number;
 use proactor_trace::parse_conn;
 use proactor_trace::view::{Roster, Story};
 
@@ -24,8 +25,8 @@ pub(super) struct Args {
     all: bool,
 
     /// Number of slowest exchanges to show
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    slowest: u16,
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = number::<usize>(0, 65_535))]
+    slowest: usize,
 }
 
 impl Args {
@@ -36,8 +37,7 @@ impl Args {
             return how.print(&Roster::new(self.look.digest()?, most));
         };
         let trace = super::read(file)?;
-        let slowest = usize::from(self.slowest);
-        let Some(story) = Story::of(&trace, &how.cut(None), conn, slowest, self.all) else {
+        let Some(story) = Story::of(&trace, &how.cut(None), conn, self.slowest, self.all) else {
             let generation = conn.1.map_or(String::new(), |generation| format!(".{generation}"));
             let (slot, file) = (conn.0, file.display());
             bail!(

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
-use clap::error::ErrorKind;
 
 use super::Part;
-use crate::commands::output::stdout;
+use crate::commands::output::{is_stdout, stdout};
+use crate::commands::{number, wrong_usage};
 use proactor_report::units;
 use proactor_trace::export::{PAGE_LANES, PERFETTO_TRACKS, jsonl, page, perfetto};
 use proactor_trace::{Filter, Trace};
@@ -30,7 +30,7 @@ pub(super) struct Args {
     output: Option<PathBuf>,
 
     /// Number of connections with their own track, the worst first [default: 200; html: 48]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<usize>(0, u64::MAX))]
     connections: Option<usize>,
 
     #[command(flatten)]
@@ -52,16 +52,24 @@ impl Args {
         let format = self.format();
         let trace = super::open(&self.file)?;
         let notes = match &self.output {
-            Some(path) => {
+            Some(path) if !is_stdout(path) => {
                 refuse_the_same(&self.file, path)?;
                 let cannot = || format!("cannot write {}", path.display());
                 let file = File::create(path).with_context(cannot)?;
-                self.write(&trace, format, file).with_context(cannot)?
+                let notes = self.write(&trace, format, &file).with_context(cannot)?;
+                let size = units::bytes(file.metadata().with_context(cannot)?.len() as f64);
+                let viewer = match format {
+                    Format::Perfetto => "; open it in https://ui.perfetto.dev",
+                    Format::Jsonl => "",
+                    Format::Html => "; open it in a browser",
+                };
+                eprintln!("wrote {} ({size}){viewer}", path.display());
+                notes
             }
-            None if format == Format::Perfetto && io::stdout().is_terminal() => {
+            _ if format == Format::Perfetto && io::stdout().is_terminal() => {
                 bail!("standard output is a terminal: name a file with -o, or redirect it")
             }
-            None => self.write(&trace, format, stdout())?,
+            _ => self.write(&trace, format, stdout())?,
         };
         notes.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(())
@@ -75,11 +83,7 @@ impl Args {
             (None, Some("pftrace" | "perfetto-trace")) => Format::Perfetto,
             (None, Some("jsonl" | "ndjson")) => Format::Jsonl,
             (None, Some("html" | "htm")) => Format::Html,
-            (None, _) => clap::Error::raw(
-                ErrorKind::MissingRequiredArgument,
-                "unknown output format: add --format perfetto, jsonl or html\n",
-            )
-            .exit(),
+            (None, _) => wrong_usage("unknown output format: add --format perfetto, jsonl or html"),
         }
     }
 
