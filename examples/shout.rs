@@ -5,11 +5,11 @@
 //! ```
 
 use proactor::address::Address;
-use proactor::buffer::{BufferClass, Chunk, Pool};
+use proactor::buffer::{BufferClass, Pool};
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
-use proactor::protocol::{Outbox, Protocol};
+use proactor::protocol::{Input, Outbox, Protocol};
 use proactor::reactor::Reactor;
 use proactor::ring::kernel::Kernel;
 use proactor::ring::{Config, Uring};
@@ -20,9 +20,10 @@ use proactor::selector::{Epoll, Trigger};
 struct Shout;
 
 impl Protocol for Shout {
-    fn data(&mut self, mut chunk: Chunk, out: &mut Outbox<'_>) {
-        chunk.make_mut().make_ascii_uppercase(); // in the buffer that the kernel filled …
-        out.reply(chunk); // … and is sent from
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        let mut bytes = input.take_all();
+        bytes.make_ascii_uppercase(); // in the buffer that the kernel filled …
+        out.send(bytes); // … and it is sent from there
     }
 }
 

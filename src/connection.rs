@@ -15,15 +15,18 @@
 //! | Ended × Open | send (a protocol that goes on talking after the peer's end) |
 //! | Open × Finishing | send what is owed, shut that direction down, discard until the peer ends |
 //! | Ended × Finishing | send what is owed, close |
-//! | any × Broken | be rid of what is in flight, close |
+//! | any × Broken | cancel what is in flight, close |
 //!
-//! Its methods are of three kinds. *Events* tell it what happened. *Wants* answer what it would
-//! have its driver do. One *command*, [`finish`](Connection::finish), comes from a server that
-//! drains. The one law: **after any event, compare the wants with what is in flight, and issue the
-//! difference.** The comparison may be made at any time, any number of times.
+//! A protocol may pause its connection: then it receives nothing, and neither the peer's end nor a
+//! drain reaches the protocol until it resumes.
+//!
+//! The methods are of three kinds. *Events* report what happened. *Wants* return what the driver
+//! should do. One *command*, [`drain`](Connection::drain), comes from a server that stops. The one
+//! law: **after any event, compare the wants with what is in flight, and issue the difference.**
+//! The comparison may be made at any time, any number of times.
 
 use crate::buffer::{Chunk, Fit, SendQueue, Size};
-use crate::protocol::{Message, Outbox, Protocol};
+use crate::protocol::{Input, Message, Outbox, Protocol, Requests, Untaken};
 
 /// Owed so many bytes, a connection is paused: not received from.
 pub const HIGH: usize = 512 << 10;
@@ -34,24 +37,48 @@ pub const LOW: usize = 128 << 10;
 pub const LEASES_HIGH: usize = 32;
 /// Holding no more than this, a paused connection goes on.
 pub const LEASES_LOW: usize = 8;
-/// Owed less than this, a protocol that has more to say by itself is asked for it.
+/// Owing less than this, a connection calls a protocol that requested a refill.
 pub const REFILL: usize = 64 << 10;
 /// Owed more than this by what others said, a connection is evicted at once. More than one turn
 /// brings, lest a healthy reader be evicted before it is first sent to: a ring may have filled
 /// every buffer that it was lent before its talkers can be hushed.
 pub const HARD: usize = 64 << 20;
 
+/// What the events of all connections of a server share.
+#[derive(Debug)]
+pub struct Context {
+    /// What protocols have sent to others than their peer; the driver takes it.
+    pub messages: Vec<Message>,
+    /// The limit of input that a protocol may leave untaken, in bytes.
+    pub max_input: usize,
+}
+
+impl Context {
+    /// The limit of untaken input where none is given.
+    pub const MAX_INPUT: usize = 1 << 20;
+}
+
+impl Default for Context {
+    fn default() -> Context {
+        Context { messages: Vec::new(), max_input: Context::MAX_INPUT }
+    }
+}
+
 /// The protocol's state, the bytes owed to the peer, and which of the two directions are open.
 #[derive(Debug)]
 pub struct Connection<P> {
     protocol: P,
     queue: SendQueue,
+    /// What the protocol has not taken.
+    untaken: Untaken,
     inbound: Inbound,
     outbound: Outbound,
     /// True from reaching a high mark until both low marks are reached.
     paused: bool,
-    /// True once the outbound direction was shut down.
-    shut: bool,
+    /// Whether its protocol is paused, and for what it is to be called when it resumes.
+    calls: Calls,
+    /// True from the protocol's request until it is called for it.
+    refill: bool,
     /// True once the protocol was told that the connection goes away.
     closed: bool,
     recv_size: RecvSize,
@@ -67,44 +94,78 @@ enum Inbound {
 enum Outbound {
     Open,
     Finishing,
+    /// Finished and shut down.
+    Shut,
     Broken,
 }
 
+/// A set of bits about a protocol: whether it is paused, and what it has not been told since.
+#[derive(Debug, Clone, Copy, Default)]
+struct Calls(u8);
+
+impl Calls {
+    /// From `pause` to `resume`.
+    const PAUSED: u8 = 1;
+    /// `end` is due.
+    const END: u8 = 2;
+    /// `drain` is due.
+    const DRAIN: u8 = 4;
+    /// The connection drains.
+    const DRAINING: u8 = 8;
+
+    fn has(self, bits: u8) -> bool {
+        self.0 & bits != 0
+    }
+
+    fn set(&mut self, bits: u8) {
+        self.0 |= bits;
+    }
+
+    /// Clears `bits`. Returns whether any was set.
+    fn take(&mut self, bits: u8) -> bool {
+        let had = self.has(bits);
+        self.0 &= !bits;
+        had
+    }
+}
+
 impl<P: Protocol> Connection<P> {
-    /// A connection that has just opened, the `me`th at its server, and what its protocol says
-    /// first.
-    pub fn open(protocol: P, me: u64, messages: &mut Vec<Message>) -> Connection<P> {
+    /// A connection that has just opened; `me` is its number at the server.
+    pub fn open(protocol: P, me: u64, context: &mut Context) -> Connection<P> {
         let mut connection = Connection {
             protocol,
             queue: SendQueue::new(),
+            untaken: Untaken::default(),
             inbound: Inbound::Open,
             outbound: Outbound::Open,
             paused: false,
-            shut: false,
+            calls: Calls::default(),
+            refill: false,
             closed: false,
             recv_size: RecvSize::default(),
         };
-        connection.ask(messages, |protocol, out| protocol.open(me, out));
+        connection.call(context, |protocol, out| protocol.open(me, out));
         connection
     }
 
-    // Events.
+    // Events. Each adds what the protocol sends to others to the context.
 
-    /// Bytes arrived. What the protocol says to others is added to `messages`.
-    pub fn received(&mut self, chunk: Chunk, messages: &mut Vec<Message>) {
+    /// Bytes arrived.
+    pub fn received(&mut self, chunk: Chunk, context: &mut Context) {
         self.recv_size.learn(chunk.fit());
         if self.outbound == Outbound::Open {
-            self.ask(messages, |protocol, out| protocol.data(chunk, out));
+            self.offer(chunk, context);
+            self.refill(context);
+            self.weigh();
         }
     }
 
     /// The peer will send no more.
-    pub fn ended(&mut self, messages: &mut Vec<Message>) {
+    pub fn ended(&mut self, context: &mut Context) {
         if self.inbound == Inbound::Open {
             self.inbound = Inbound::Ended;
-            if self.outbound == Outbound::Open {
-                self.ask(messages, |protocol, out| protocol.end(out));
-            }
+            self.calls.set(Calls::END);
+            self.report_due(context);
         }
     }
 
@@ -125,17 +186,19 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// `n` of the bytes that were owed have been sent.
-    pub fn sent(&mut self, n: usize, messages: &mut Vec<Message>) {
+    pub fn sent(&mut self, n: usize, context: &mut Context) {
         if self.outbound != Outbound::Broken {
             self.queue.advance(n);
-            self.refill(messages);
+            self.refill(context);
             self.weigh();
         }
     }
 
     /// The outbound direction has been shut down: the peer will see our end.
     pub fn shut_down(&mut self) {
-        self.shut = true;
+        if self.outbound == Outbound::Finishing {
+            self.outbound = Outbound::Shut;
+        }
     }
 
     /// Reset, timed out, or evicted: nothing more can be or will be done with the peer.
@@ -143,24 +206,26 @@ impl<P: Protocol> Connection<P> {
         self.outbound = Outbound::Broken;
         self.inbound = Inbound::Ended;
         self.queue.clear();
+        self.untaken.clear();
         self.paused = false;
     }
 
-    /// It goes away: its protocol is told, the first time.
-    pub fn close(&mut self, messages: &mut Vec<Message>) {
+    /// The connection closes: its protocol is called the last time, once.
+    pub fn close(&mut self, context: &mut Context) {
         if !std::mem::replace(&mut self.closed, true) {
-            // Finished: nobody is left to reply to.
-            let mut finished = true;
-            self.protocol.close(&mut Outbox::new(&mut self.queue, messages, &mut finished));
+            let mut requests = Requests::of_finished();
+            let messages = &mut context.messages;
+            self.protocol.close(&mut Outbox::new(&mut self.queue, messages, &mut requests));
         }
     }
 
     // The command.
 
-    /// Has it send what is owed, and then end, whatever its protocol would say.
-    pub fn finish(&mut self) {
-        if self.outbound == Outbound::Open {
-            self.outbound = Outbound::Finishing;
+    /// Has the protocol finish: at once, or when it resumes.
+    pub fn drain(&mut self, context: &mut Context) {
+        if !self.calls.has(Calls::DRAINING) {
+            self.calls.set(Calls::DRAINING | Calls::DRAIN);
+            self.report_due(context);
         }
     }
 
@@ -168,7 +233,8 @@ impl<P: Protocol> Connection<P> {
 
     /// Whether it would receive; a finishing one does so to discard.
     pub fn wants_recv(&self) -> bool {
-        self.inbound == Inbound::Open && (!self.paused || self.outbound == Outbound::Finishing)
+        let waits = self.paused || self.calls.has(Calls::PAUSED);
+        self.inbound == Inbound::Open && (!waits || self.is_finishing())
     }
 
     /// Whether it would receive if it were owed nothing.
@@ -183,8 +249,7 @@ impl<P: Protocol> Connection<P> {
 
     /// Whether it would shut the outbound direction down: all is sent, and the peer goes on.
     pub fn wants_shutdown(&self) -> bool {
-        !self.shut
-            && self.outbound == Outbound::Finishing
+        self.outbound == Outbound::Finishing
             && self.queue.is_empty()
             && self.inbound == Inbound::Open
     }
@@ -193,7 +258,9 @@ impl<P: Protocol> Connection<P> {
     pub fn is_finished(&self) -> bool {
         match self.outbound {
             Outbound::Open => false,
-            Outbound::Finishing => self.queue.is_empty() && self.inbound == Inbound::Ended,
+            Outbound::Finishing | Outbound::Shut => {
+                self.queue.is_empty() && self.inbound == Inbound::Ended
+            }
             Outbound::Broken => true,
         }
     }
@@ -208,13 +275,13 @@ impl<P: Protocol> Connection<P> {
         self.outbound == Outbound::Broken
     }
 
-    /// Whether it will want nothing new merely because all that it is owed has been sent. Who has
-    /// more to say by itself is never at ease.
+    /// Whether it will want nothing new merely because all that it is owed has been sent; false
+    /// while its protocol waits to refill.
     pub fn can_skip_completion(&self) -> bool {
         self.inbound == Inbound::Open
             && self.outbound == Outbound::Open
             && !self.paused
-            && !self.protocol.refills()
+            && !self.refill
     }
 
     /// Whether it is owed so much that it is not received from. As a listener: congested.
@@ -232,26 +299,106 @@ impl<P: Protocol> Connection<P> {
         &self.protocol
     }
 
-    fn ask(&mut self, messages: &mut Vec<Message>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
-        let mut finished = false;
-        event(&mut self.protocol, &mut Outbox::new(&mut self.queue, messages, &mut finished));
-        if finished {
-            self.finish();
-        }
-        self.refill(messages);
+    fn is_finishing(&self) -> bool {
+        matches!(self.outbound, Outbound::Finishing | Outbound::Shut)
+    }
+
+    /// Calls the protocol for an event that is not input.
+    fn call(&mut self, context: &mut Context, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
+        let mut requests = Requests::default();
+        let messages = &mut context.messages;
+        event(&mut self.protocol, &mut Outbox::new(&mut self.queue, messages, &mut requests));
+        self.apply(&requests, context);
+        self.refill(context);
         self.weigh();
     }
 
-    /// Asks the protocol for more, if it has more and there is room.
+    /// Offers `chunk`, behind what was left before, until the protocol can take no more of it.
+    fn offer(&mut self, chunk: Chunk, context: &mut Context) {
+        let mut requests = Requests::default();
+        let mut input = Input::new(chunk, &mut self.untaken, context.max_input);
+        let mut out = Outbox::new(&mut self.queue, &mut context.messages, &mut requests);
+        let mut again = input.is_enough() && !self.calls.has(Calls::PAUSED);
+        while again {
+            let before = input.len();
+            self.protocol.data(&mut input, &mut out);
+            again = !input.is_empty()
+                && input.len() < before
+                && !input.awaits_more()
+                && !out.stops_input();
+        }
+        let paused = self.calls.has(Calls::PAUSED) || requests.pauses();
+        if let Some(violation) = input.leave(paused) {
+            self.abort(&violation);
+        } else {
+            self.apply(&requests, context);
+        }
+    }
+
+    /// Does what the protocol asked for.
     #[inline]
-    fn refill(&mut self, messages: &mut Vec<Message>) {
-        if self.protocol.refills() && self.outbound == Outbound::Open && self.queue.bytes() < REFILL
-        {
-            let mut finished = false;
-            self.protocol.refill(&mut Outbox::new(&mut self.queue, messages, &mut finished));
-            if finished {
-                self.finish();
+    fn apply(&mut self, requests: &Requests, context: &mut Context) {
+        if !requests.is_empty() {
+            self.apply_some(requests, context);
+        }
+    }
+
+    #[cold]
+    fn apply_some(&mut self, requests: &Requests, context: &mut Context) {
+        self.refill |= requests.refills();
+        if let Some(reason) = requests.abort() {
+            return self.abort(reason);
+        }
+        if requests.finishes() && self.outbound == Outbound::Open {
+            self.outbound = Outbound::Finishing;
+            self.untaken.clear();
+        }
+        if requests.pauses() {
+            self.calls.set(Calls::PAUSED);
+        } else if requests.resumes() && self.calls.take(Calls::PAUSED) {
+            if self.outbound == Outbound::Open && !self.untaken.is_empty() {
+                self.offer(Chunk::EMPTY, context);
             }
+            self.report_due(context);
+        }
+    }
+
+    /// Reports to the protocol what happened while it was paused, and what has just happened.
+    fn report_due(&mut self, context: &mut Context) {
+        if self.calls.has(Calls::PAUSED) || self.outbound != Outbound::Open {
+            return;
+        }
+        if self.calls.take(Calls::DRAIN) {
+            self.call(context, |protocol, out| protocol.drain(out));
+        }
+        let may_end = self.outbound == Outbound::Open && !self.calls.has(Calls::PAUSED);
+        if may_end && self.calls.take(Calls::END) {
+            self.end(context);
+        }
+    }
+
+    /// The peer's end, with what is left of its input.
+    fn end(&mut self, context: &mut Context) {
+        let mut untaken = std::mem::take(&mut self.untaken);
+        let mut input = Input::new(Chunk::EMPTY, &mut untaken, context.max_input);
+        self.call(context, |protocol, out| protocol.end(&mut input, out));
+    }
+
+    #[cold]
+    fn abort(&mut self, reason: &str) {
+        tracing::warn!("a connection is aborted: {reason}");
+        self.broken();
+    }
+
+    /// Calls the protocol for the refill that it requested, if little is queued.
+    #[inline]
+    fn refill(&mut self, context: &mut Context) {
+        if self.refill && self.outbound == Outbound::Open && self.queue.bytes() < REFILL {
+            self.refill = false;
+            let mut requests = Requests::default();
+            let messages = &mut context.messages;
+            self.protocol.refill(&mut Outbox::new(&mut self.queue, messages, &mut requests));
+            self.apply(&requests, context);
         }
     }
 
@@ -307,25 +454,25 @@ mod tests {
     use crate::protocol::{Chargen, Chat, Echo};
 
     fn echo() -> Connection<Echo> {
-        Connection::open(Echo, 1, &mut Vec::new())
+        Connection::open(Echo, 1, &mut Context::default())
     }
 
     fn hear<P: Protocol>(connection: &mut Connection<P>, bytes: &[u8]) -> Vec<Message> {
-        let mut messages = Vec::new();
-        connection.received(Chunk::from(bytes.to_vec()), &mut messages);
-        messages
+        let mut context = Context::default();
+        connection.received(Chunk::from(bytes.to_vec()), &mut context);
+        context.messages
     }
 
     #[test]
     fn half_close_sends_what_is_owed_and_then_finishes() {
         let mut connection = echo();
         hear(&mut connection, b"hello");
-        connection.ended(&mut Vec::new());
+        connection.ended(&mut Context::default());
         assert!(!connection.is_finished(), "five bytes are owed");
         assert!(!connection.wants_recv() && !connection.wants_shutdown());
-        connection.sent(2, &mut Vec::new());
+        connection.sent(2, &mut Context::default());
         assert_eq!(connection.outgoing().bytes(), 3);
-        connection.sent(3, &mut Vec::new());
+        connection.sent(3, &mut Context::default());
         assert!(connection.is_finished());
     }
 
@@ -333,15 +480,15 @@ mod tests {
     fn finishing_first_shuts_down_and_discards_until_the_peer_ends() {
         let mut connection = echo();
         hear(&mut connection, b"hello");
-        connection.finish();
+        connection.drain(&mut Context::default());
         assert!(!connection.wants_shutdown(), "not before all is sent");
-        connection.sent(5, &mut Vec::new());
+        connection.sent(5, &mut Context::default());
         assert!(connection.wants_shutdown() && connection.wants_recv());
         connection.shut_down();
         assert!(!connection.wants_shutdown(), "once");
         hear(&mut connection, b"late");
         assert!(connection.outgoing().is_empty() && !connection.is_finished());
-        connection.ended(&mut Vec::new());
+        connection.ended(&mut Context::default());
         assert!(connection.is_finished());
     }
 
@@ -352,8 +499,9 @@ mod tests {
         connection.broken();
         assert!(connection.is_finished() && connection.is_broken());
         assert!(connection.outgoing().is_empty() && !connection.wants_recv());
-        connection.sent(5, &mut Vec::new()); // The send that was in flight; its bytes are no longer counted.
-        connection.ended(&mut Vec::new());
+        // The send that was in flight; its bytes are no longer counted.
+        connection.sent(5, &mut Context::default());
+        connection.ended(&mut Context::default());
         assert!(connection.is_finished());
     }
 
@@ -365,9 +513,9 @@ mod tests {
         hear(&mut connection, b"x");
         assert!(!connection.wants_recv() && connection.is_paused());
         assert!(!connection.can_skip_completion(), "once all is sent it will want to receive");
-        connection.sent(HIGH - LOW - 1, &mut Vec::new());
+        connection.sent(HIGH - LOW - 1, &mut Context::default());
         assert!(!connection.wants_recv(), "hysteresis");
-        connection.sent(1, &mut Vec::new());
+        connection.sent(1, &mut Context::default());
         assert!(connection.wants_recv());
     }
 
@@ -378,16 +526,16 @@ mod tests {
         for _ in 0..LEASES_HIGH {
             assert!(connection.wants_recv());
             let chunk = Chunk::received(pool.lease(Size(0)).unwrap(), 600);
-            connection.received(chunk, &mut Vec::new());
+            connection.received(chunk, &mut Context::default());
         }
         assert!(!connection.wants_recv());
-        connection.sent(600 * (LEASES_HIGH - LEASES_LOW), &mut Vec::new());
+        connection.sent(600 * (LEASES_HIGH - LEASES_LOW), &mut Context::default());
         assert!(connection.wants_recv());
     }
 
     #[test]
     fn what_others_said_beyond_the_hard_limit_evicts() {
-        let mut connection = Connection::open(Broadcast, 1, &mut Vec::new());
+        let mut connection = Connection::open(Broadcast, 1, &mut Context::default());
         let chunk = Chunk::from(vec![b'x'; 1 << 20]);
         (0..HARD / chunk.len()).for_each(|_| connection.deliver(chunk.clone()));
         assert!(!connection.is_broken());
@@ -397,18 +545,21 @@ mod tests {
 
     #[test]
     fn messages_come_out_as_data() {
-        let mut messages = Vec::new();
-        let mut connection = Connection::open(Chat::default(), 7, &mut messages);
-        messages.extend(hear(&mut connection, b"one\ntw"));
+        let mut context = Context::default();
+        let mut connection = Connection::open(Chat::default(), 7, &mut context);
+        context.messages.extend(hear(&mut connection, b"one\ntw"));
         connection.broken();
-        connection.close(&mut messages);
-        connection.close(&mut messages);
-        assert_eq!(to_others(&messages), [&b"* 7 joined\n"[..], b"[7] one\n", b"* 7 left\n"]);
+        connection.close(&mut context);
+        connection.close(&mut context);
+        assert_eq!(
+            to_others(&context.messages),
+            [&b"* 7 joined\n"[..], b"[7] one\n", b"* 7 left\n"]
+        );
     }
 
     #[test]
     fn who_has_more_to_say_is_asked_for_it_while_little_is_owed() {
-        let mut connection = Connection::open(Chargen, 1, &mut Vec::new());
+        let mut connection = Connection::open(Chargen, 1, &mut Context::default());
         for _ in 0..1000 {
             let owed = connection.outgoing().bytes();
             assert!(
@@ -417,12 +568,120 @@ mod tests {
                     && !connection.can_skip_completion()
                     && connection.wants_recv()
             );
-            connection.sent(owed.min(10_007), &mut Vec::new());
+            connection.sent(owed.min(10_007), &mut Context::default());
         }
-        connection.finish();
+        connection.drain(&mut Context::default());
         let owed = connection.outgoing().bytes();
-        connection.sent(owed, &mut Vec::new());
+        connection.sent(owed, &mut Context::default());
         assert!(connection.wants_shutdown(), "who drains is asked for no more");
+    }
+
+    /// Replies to a line when it is told to; in between it is paused.
+    #[derive(Debug, Default)]
+    struct Worker(Vec<u8>);
+
+    impl Protocol for Worker {
+        fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+            if let Some(line) = input.line(100) {
+                self.0 = line.to_vec();
+                out.pause();
+            }
+        }
+
+        fn end(&mut self, _: &mut Input<'_>, out: &mut Outbox<'_>) {
+            out.send("end");
+            out.finish();
+        }
+
+        fn drain(&mut self, out: &mut Outbox<'_>) {
+            out.send("drained");
+            out.finish();
+        }
+    }
+
+    /// The answer to the line that a [`Worker`] waits with.
+    fn answer(connection: &mut Connection<Worker>) {
+        connection.call(&mut Context::default(), |worker, out| {
+            out.send(std::mem::take(&mut worker.0));
+            out.resume();
+        });
+    }
+
+    fn owed<P: Protocol>(connection: &Connection<P>) -> String {
+        let owed = connection.outgoing().iter().flat_map(|chunk| chunk.to_vec()).collect();
+        String::from_utf8(owed).unwrap()
+    }
+
+    #[test]
+    fn a_paused_protocol_is_called_for_neither_input_nor_the_end_until_it_resumes() {
+        let context = &mut Context::default();
+        let mut connection = Connection::open(Worker::default(), 1, context);
+        hear(&mut connection, b"one\ntwo\nth");
+        assert!(!connection.wants_recv() && owed(&connection).is_empty());
+        hear(&mut connection, b"ree\n"); // It was in flight.
+        connection.ended(context);
+        assert!(!connection.is_finished());
+        answer(&mut connection);
+        answer(&mut connection);
+        assert_eq!(owed(&connection), "one\ntwo\n");
+        answer(&mut connection);
+        assert_eq!(owed(&connection), "one\ntwo\nthree\nend");
+        connection.sent(17, context);
+        assert!(connection.is_finished());
+    }
+
+    #[test]
+    fn a_drain_waits_for_a_paused_protocol_and_takes_no_further_input() {
+        let context = &mut Context::default();
+        let mut connection = Connection::open(Worker::default(), 1, context);
+        hear(&mut connection, b"one\n");
+        connection.drain(context);
+        assert!(connection.is_open(), "an answer is awaited");
+        answer(&mut connection);
+        assert_eq!((owed(&connection), connection.is_open()), ("one\ndrained".to_owned(), false));
+        connection.drain(context);
+        assert_eq!(owed(&connection), "one\ndrained", "once");
+    }
+
+    #[test]
+    fn input_that_is_not_taken_is_limited_and_an_abort_owes_nothing() {
+        #[derive(Debug)]
+        struct Lazy;
+        impl Protocol for Lazy {
+            fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+                out.send("x");
+                if input.peek() == b"abort" {
+                    out.abort("as it was told");
+                }
+            }
+        }
+        let context = &mut Context { max_input: 10, ..Context::default() };
+        let mut connection = Connection::open(Lazy, 1, context);
+        connection.received(Chunk::from(vec![b'x'; 10]), context);
+        assert!(!connection.is_broken() && owed(&connection) == "x", "called once");
+        connection.received(Chunk::from("x"), context);
+        assert!(connection.is_broken());
+        let mut connection = Connection::open(Lazy, 1, context);
+        connection.received(Chunk::from("abort"), context);
+        assert!(connection.is_broken() && owed(&connection).is_empty());
+    }
+
+    #[test]
+    fn data_is_called_until_the_input_is_taken() {
+        #[derive(Debug)]
+        struct One;
+        impl Protocol for One {
+            fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+                if let Some(line) = input.line(100) {
+                    out.send(line);
+                }
+            }
+        }
+        let mut connection = Connection::open(One, 1, &mut Context::default());
+        hear(&mut connection, b"one\ntwo\nthr");
+        assert_eq!(owed(&connection), "one\ntwo\n");
+        hear(&mut connection, b"ee\n");
+        assert_eq!(owed(&connection), "one\ntwo\nthree\n");
     }
 
     #[test]
@@ -430,14 +689,14 @@ mod tests {
         #[derive(Debug)]
         struct Polite;
         impl Protocol for Polite {
-            fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {}
+            fn data(&mut self, _: &mut Input<'_>, _: &mut Outbox<'_>) {}
             fn close(&mut self, out: &mut Outbox<'_>) {
-                out.reply("farewell");
+                out.send("farewell");
             }
         }
-        let mut connection = Connection::open(Polite, 1, &mut Vec::new());
+        let mut connection = Connection::open(Polite, 1, &mut Context::default());
         connection.broken();
-        connection.close(&mut Vec::new());
+        connection.close(&mut Context::default());
         assert!(connection.outgoing().is_empty());
     }
 
@@ -449,8 +708,8 @@ mod tests {
         let mut receive = |len: usize| {
             let lease = pool.lease(connection.recv_size()).unwrap();
             let len = len.min(lease.location().1);
-            connection.received(Chunk::received(lease, len), &mut Vec::new());
-            connection.sent(len, &mut Vec::new());
+            connection.received(Chunk::received(lease, len), &mut Context::default());
+            connection.sent(len, &mut Context::default());
             connection.recv_size()
         };
         assert_eq!((receive(5000), receive(10), receive(5000)), (Size(0), Size(0), Size(0)));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Nanos;
+use crate::connection::Context;
 
 /// How long no connection is accepted after the kernel had no descriptor or memory for one, unless
 /// one of ours closes before.
@@ -15,11 +16,13 @@ pub struct Limits {
     pub connections: usize,
     /// How long a drain may take.
     pub drain: Duration,
+    /// Bytes of input that a protocol may leave untaken; beyond, its connection is aborted.
+    pub max_input: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { connections: 10_000, drain: Duration::from_secs(5) }
+        Limits { connections: 10_000, drain: Duration::from_secs(5), max_input: Context::MAX_INPUT }
     }
 }
 

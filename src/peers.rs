@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
-use crate::connection::Connection;
+use crate::connection::{Connection, Context};
 use crate::keys::{ConnId, ConnSlab};
 use crate::protocol::{Message, Protocol};
 use waiting::{GroupCounts, wants_recv, weigh};
@@ -101,8 +101,9 @@ pub struct Peers<P, D> {
     group_counts: Vec<GroupCounts>,
     /// How many have ever come: the number of the last.
     came: u64,
-    /// Emptied before every return: its capacity is kept.
-    messages: Vec<Message>,
+    /// Its messages are emptied before every return; their capacity is kept.
+    context: Context,
+    max_input: usize,
     /// Whether there is an operator to be told anything.
     has_operator: bool,
     /// What is for the operator.
@@ -117,8 +118,8 @@ pub struct Peers<P, D> {
 }
 
 impl<P: Protocol, D> Peers<P, D> {
-    /// Nobody is here.
-    pub fn new() -> Peers<P, D> {
+    /// No connections. A protocol may leave `max_input` bytes of its input untaken.
+    pub fn new(max_input: usize) -> Peers<P, D> {
         Peers {
             slab: ConnSlab::new(),
             ready: Vec::new(),
@@ -128,7 +129,8 @@ impl<P: Protocol, D> Peers<P, D> {
             buffer_waiters: 0,
             group_counts: Vec::new(),
             came: 0,
-            messages: Vec::new(),
+            context: Context::default(),
+            max_input,
             has_operator: false,
             to_operator: Vec::new(),
             lingering: VecDeque::new(),
@@ -167,7 +169,7 @@ impl<P: Protocol, D> Peers<P, D> {
             self.group_counts.resize(room.0 as usize + 1, GroupCounts::default());
         }
         self.came += 1;
-        let connection = Connection::open(protocol, self.came, &mut self.messages);
+        let connection = Connection::open(protocol, self.came, &mut self.context);
         self.group_counts[room.0 as usize].links += usize::from(link);
         let id = self.slab.insert(Peer {
             connection,
@@ -194,10 +196,12 @@ impl<P: Protocol, D> Peers<P, D> {
         peer.progressed |= peer.connection.outgoing().is_empty();
         peer.any_size = false;
         peer.received += chunk.len() as u64;
-        peer.connection.received(chunk, &mut self.messages);
+        // What another process of this server sends is bounded there.
+        self.context.max_input = if peer.link { usize::MAX } else { self.max_input };
+        peer.connection.received(chunk, &mut self.context);
         // Only who is received from can be hushed: to come and to go is not to talk.
         if !peer.talks
-            && self.messages.iter().any(|message| matches!(message, Message::Broadcast(_)))
+            && self.context.messages.iter().any(|message| matches!(message, Message::Broadcast(_)))
         {
             peer.talks = true;
             self.group_counts[peer.room.0 as usize].talkers += 1;
@@ -207,15 +211,15 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// It will send no more.
     pub fn ended(&mut self, id: ConnId) {
-        self.step(id, |peer, messages| peer.connection.ended(messages));
+        self.step(id, |peer, context| peer.connection.ended(context));
     }
 
     /// It took `n` bytes of what it is owed.
     pub fn sent(&mut self, id: ConnId, n: usize) {
-        self.step(id, |peer, messages| {
+        self.step(id, |peer, context| {
             peer.progressed |= n > 0;
             peer.sent += n as u64;
-            peer.connection.sent(n, messages);
+            peer.connection.sent(n, context);
         });
     }
 
@@ -229,9 +233,9 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// It was reset.
     pub fn broken(&mut self, id: ConnId) {
-        self.step(id, |peer, messages| {
+        self.step(id, |peer, context| {
             peer.connection.broken();
-            peer.connection.close(messages);
+            peer.connection.close(context);
         });
     }
 
@@ -248,7 +252,7 @@ impl<P: Protocol, D> Peers<P, D> {
             counts.congested -= 1;
             self.wake_talkers(room);
         }
-        connection.close(&mut self.messages);
+        connection.close(&mut self.context);
         self.hand_on(id, room);
         Some(driver)
     }
@@ -264,10 +268,13 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Has all send what they are owed, and end.
     pub fn finish_all(&mut self) {
-        for (id, peer) in self.slab.iter_mut() {
-            peer.connection.finish();
-            mark(peer, id, &mut self.marked);
-        }
+        let ids: Vec<ConnId> = self.slab.iter_mut().map(|(id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.finish(id));
+    }
+
+    /// Has one send what it is owed, and end.
+    pub fn finish(&mut self, id: ConnId) {
+        self.step(id, |peer, context| peer.connection.drain(context));
     }
 
     /// Gives up on all.
@@ -341,10 +348,10 @@ impl<P: Protocol, D> Peers<P, D> {
 
     // Within.
 
-    fn step(&mut self, id: ConnId, event: impl FnOnce(&mut Peer<P, D>, &mut Vec<Message>)) {
+    fn step(&mut self, id: ConnId, event: impl FnOnce(&mut Peer<P, D>, &mut Context)) {
         let Some(peer) = self.slab.get_mut(id) else { return };
         peer.progressed |= peer.connection.outgoing().is_empty();
-        event(peer, &mut self.messages);
+        event(peer, &mut self.context);
         self.settle(id);
     }
 
@@ -359,32 +366,32 @@ impl<P: Protocol, D> Peers<P, D> {
         self.hand_on(id, room);
     }
 
-    /// Delivers `messages` to the other peers of the group or to the operator, then those of the
-    /// peers that this evicts.
+    /// Hands the messages on to the others of the room or to the operator, and then what is said by the
+    /// going of those whom that evicts.
     #[inline]
     fn hand_on(&mut self, from: ConnId, room: Room) {
-        if self.messages.is_empty() {
+        if self.context.messages.is_empty() {
             return;
         }
         let mut evicted = Vec::new();
         self.hand_on_once(from, room, &mut evicted);
         while let Some(id) = evicted.pop() {
             let peer = self.slab.get_mut(id).expect("who is evicted is still to be closed");
-            peer.connection.close(&mut self.messages);
+            peer.connection.close(&mut self.context);
             self.hand_on_once(id, room, &mut evicted);
         }
     }
 
     fn hand_on_once(&mut self, from: ConnId, room: Room, evicted: &mut Vec<ConnId>) {
         let (to_operator, has_operator) = (&mut self.to_operator, self.has_operator);
-        self.messages.retain(|message| match message {
+        self.context.messages.retain(|message| match message {
             Message::Broadcast(_) => true,
             Message::Operator(chunk) => {
                 to_operator.extend(has_operator.then(|| chunk.clone()));
                 false
             }
         });
-        if self.messages.is_empty() {
+        if self.context.messages.is_empty() {
             return;
         }
         let mut relieved = false;
@@ -392,7 +399,7 @@ impl<P: Protocol, D> Peers<P, D> {
             if id != from {
                 peer.progressed |= peer.connection.outgoing().is_empty();
                 let broken = peer.connection.is_broken();
-                for message in &self.messages {
+                for message in &self.context.messages {
                     let (Message::Broadcast(chunk) | Message::Operator(chunk)) = message;
                     peer.connection.deliver(chunk.clone());
                 }
@@ -405,7 +412,7 @@ impl<P: Protocol, D> Peers<P, D> {
                 relieved |= weigh(peer, &mut self.group_counts); // by its eviction
             }
         }
-        self.messages.clear();
+        self.context.messages.clear();
         if relieved {
             self.wake_talkers(room);
         }
@@ -414,7 +421,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
 impl<P: Protocol, D> Default for Peers<P, D> {
     fn default() -> Peers<P, D> {
-        Peers::new()
+        Peers::new(Context::MAX_INPUT)
     }
 }
 

@@ -97,7 +97,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         ring.submit(Op::Wake { fd: stop.as_fd() })?;
         Ok(Proactor {
             ring,
-            peers: Peers::new(),
+            peers: Peers::new(limits.max_input),
             listeners: Vec::new(),
             backlog: VecDeque::new(),
             limits,

@@ -105,7 +105,7 @@ impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
         Ok(Reactor {
             selector,
             pool,
-            peers: Peers::new(),
+            peers: Peers::new(limits.max_input),
             listeners: Vec::new(),
             limits,
             stop,

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use proactor::buffer::{BufferClass, Chunk, Pool, Size};
+use proactor::buffer::{BufferClass, Pool, Size};
 use proactor::clock::Nanos;
 use proactor::connection::{HIGH, LEASES_HIGH};
 use proactor::console::Console;
@@ -19,7 +19,7 @@ use proactor::limits::{ACCEPT_PAUSE, Ended, Limits};
 use proactor::os::ShutdownSignal;
 use proactor::peers::{LINGER, SOFT};
 use proactor::proactor::Proactor;
-use proactor::protocol::{Chat, Echo, Outbox, Protocol, Upper};
+use proactor::protocol::{Chat, Echo, Input, Outbox, Protocol, Upper};
 use proactor::ring::{ListenerId, Ring};
 use proactor_sim::{Client, ClientId, Dice, Fault, Faults, Reads, Reset, Setup, Sim, Tally, Tier};
 
@@ -218,7 +218,8 @@ fn some_faults_that_pass(dice: &mut Dice) -> Faults {
     Faults::some(dice).without_resets().with(Fault::AcceptExhausted, 0)
 }
 
-const LIMITS: Limits = Limits { connections: 60, drain: Duration::from_secs(5) };
+const LIMITS: Limits =
+    Limits { connections: 60, drain: Duration::from_secs(5), max_input: 1 << 20 };
 const SMALL: &[(usize, usize)] = &[(256, 48), (2048, 8)];
 
 #[test]
@@ -809,7 +810,8 @@ fn the_drain_deadline_cuts_a_client_that_does_not_read() {
     play(name, 0.25, &[Fault::CancelFirst, Fault::TargetFirst], |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets().with(Fault::NoBuffers, 0);
         setup.socket_buffer = 1024;
-        let limits = Limits { connections: 4, drain: Duration::from_millis(700) };
+        let drain = Duration::from_millis(700);
+        let limits = Limits { connections: 4, drain, ..LIMITS };
         let mut world = World::new(setup, &[(256, 400)], limits, Echo);
         let said = speech(dice, 20_000);
         let all: Vec<_> = (0..dice.between(3, 9)).map(|_| world.connect(Reads::Never)).collect();
@@ -881,8 +883,9 @@ fn a_second_stop_ends_at_once() {
 struct Curt;
 
 impl Protocol for Curt {
-    fn data(&mut self, _: Chunk, out: &mut Outbox<'_>) {
-        out.reply("no");
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        input.take_all();
+        out.send("no");
         out.finish();
     }
 }

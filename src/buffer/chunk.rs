@@ -44,6 +44,18 @@ pub enum Fit {
 }
 
 impl Chunk {
+    /// No bytes.
+    pub const EMPTY: Chunk = Chunk { memory: Memory::Static(&[]), start: 0, end: 0 };
+
+    /// A view of constant bytes; nothing is copied.
+    ///
+    /// # Panics
+    /// If there are 4 GiB or more.
+    pub const fn from_static(bytes: &'static [u8]) -> Chunk {
+        assert!(bytes.len() <= u32::MAX as usize, "a chunk is smaller than 4 GiB");
+        Chunk { memory: Memory::Static(bytes), start: 0, end: bytes.len() as u32 }
+    }
+
     /// The first `len` bytes of a leased buffer: what was received into it.
     ///
     /// # Panics
@@ -110,9 +122,13 @@ impl Chunk {
     /// answers whether it did. So that many small chunks need not each pin a buffer.
     pub fn try_extend(&mut self, bytes: &[u8]) -> bool {
         let Memory::Heap(vec) = &mut self.memory else { return false };
-        let end = self.end as usize;
+        let (start, end) = (self.start as usize, self.end as usize);
         match Rc::get_mut(vec) {
-            Some(vec) if vec.len() == end && end + bytes.len() <= u32::MAX as usize => {
+            Some(vec)
+                if vec.len() == end
+                    && start <= end - start
+                    && end + bytes.len() <= u32::MAX as usize =>
+            {
                 vec.extend_from_slice(bytes);
                 self.end = vec.len() as u32;
                 true
@@ -161,8 +177,7 @@ impl From<Vec<u8>> for Chunk {
 
 impl From<&'static [u8]> for Chunk {
     fn from(bytes: &'static [u8]) -> Chunk {
-        let end = u32::try_from(bytes.len()).expect("a chunk is smaller than 4 GiB");
-        Chunk { memory: Memory::Static(bytes), start: 0, end }
+        Chunk::from_static(bytes)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::keys::ConnId;
 use crate::os;
-use crate::protocol::{Lines, Piece, TOO_LONG};
+use crate::protocol::{Input, LINE_MAX, TOO_LONG, Untaken};
 use output::Output;
 
 /// What stands before the operator's line on a terminal.
@@ -82,7 +82,8 @@ pub struct Console {
     input: OwnedFd,
     /// True once nothing more is to be read from it.
     ended: bool,
-    lines: Lines,
+    /// The beginning of a line that has not been typed to its end.
+    untaken: Untaken,
     /// What was typed and not done yet: a command, or why it is none.
     typed: VecDeque<Result<Command, String>>,
     output: Output,
@@ -114,7 +115,7 @@ impl Console {
         Ok(Console {
             input,
             ended: false,
-            lines: Lines::default(),
+            untaken: Untaken::default(),
             typed: VecDeque::new(),
             output: Output::new(output)?,
             answer: String::new(),
@@ -144,17 +145,15 @@ impl Console {
 
     /// This was typed.
     pub fn input_read(&mut self, typed: Chunk) {
-        let Console { lines, typed: commands, prompting, .. } = self;
-        lines.feed(typed, |piece| {
-            *prompting = false;
-            match piece {
-                Piece::Lines(lines) => lines
-                    .split_inclusive(|&byte| byte == b'\n')
-                    .filter_map(command::parse)
-                    .for_each(|command| commands.push_back(command)),
-                Piece::TooLong => commands.push_back(Err(TOO_LONG.trim_end().to_owned())),
+        let mut input = Input::new(typed, &mut self.untaken, usize::MAX);
+        while let Some(line) = input.try_line(LINE_MAX) {
+            self.prompting = false;
+            match line {
+                Ok(line) => self.typed.extend(command::parse(&line)),
+                Err(_) => self.typed.push_back(Err(TOO_LONG.trim_end().to_owned())),
             }
-        });
+        }
+        input.leave(false);
     }
 
     /// Reads once of what is typed, if there is something, and hears it; never waits. Answers
@@ -182,9 +181,8 @@ impl Console {
 
     /// Nothing more will be typed. The server goes on.
     pub fn input_ended(&mut self) {
-        if let Some(last) = self.lines.finish() {
-            self.typed.extend(command::parse(&last));
-        }
+        let mut last = Input::new(Chunk::EMPTY, &mut self.untaken, usize::MAX);
+        self.typed.extend(command::parse(&last.take_all()));
         self.end("the input has ended; the server goes on, and SIGTERM drains it");
     }
 

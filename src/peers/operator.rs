@@ -41,13 +41,13 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Says `line` to a peer, after all that it is owed. Answers whether it will be sent.
     fn send_to(&mut self, id: ConnId, line: Chunk) -> bool {
         let mut evicted = false;
-        self.step(id, |peer, messages| {
+        self.step(id, |peer, context| {
             let broken = peer.connection.is_broken();
             peer.connection.deliver(line);
             if peer.connection.is_broken() && !broken {
                 tracing::warn!(%id, "evicted: it is owed too much");
                 evicted = true;
-                peer.connection.close(messages);
+                peer.connection.close(context);
             }
         });
         self.evicted += u64::from(evicted);

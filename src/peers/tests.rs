@@ -12,7 +12,7 @@ const ROOM: Room = Room(0);
 
 /// Talking peers, whose drivers are nothing.
 fn chat<const N: usize>() -> (Peers<Broadcast, ()>, [ConnId; N]) {
-    let mut peers = Peers::new();
+    let mut peers = Peers::default();
     let ids = [(); N].map(|()| peers.open(Broadcast, ROOM, ()));
     turn(&mut peers);
     (peers, ids)
@@ -59,7 +59,7 @@ fn heard(peers: &mut Peers<Chat, ()>, id: ConnId) -> String {
 
 #[test]
 fn a_number_is_given_once_in_order_of_arrival() {
-    let mut peers = Peers::new();
+    let mut peers = Peers::default();
     let [first, second] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
     peers.open(Chat::default(), Room(1), ());
     peers.remove(second);
@@ -81,7 +81,7 @@ fn who_goes_away_says_so_once_however_it_goes() {
         },
     ];
     for way in ways {
-        let mut peers = Peers::new();
+        let mut peers = Peers::default();
         let [stays, leaves] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
         way(&mut peers, leaves);
         peers.remove(leaves);
@@ -91,7 +91,7 @@ fn who_goes_away_says_so_once_however_it_goes() {
 
 #[test]
 fn who_is_evicted_says_so_at_once_and_those_whom_that_evicts_too() {
-    let mut peers = Peers::new();
+    let mut peers = Peers::default();
     let [talker, slow, slower] = [(); 3].map(|()| peers.open(Chat::default(), ROOM, ()));
     heard(&mut peers, talker);
     for (id, room) in [(slow, 10), (slower, 5)] {
@@ -110,7 +110,7 @@ fn who_is_evicted_says_so_at_once_and_those_whom_that_evicts_too() {
 
 #[test]
 fn to_come_and_to_go_is_not_to_talk() {
-    let mut peers = Peers::new();
+    let mut peers = Peers::default();
     let [quiet, slow] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
     peers.get_mut(slow).unwrap().connection.deliver(Chunk::from(vec![b'x'; HIGH]));
     peers.sent(slow, 1);
@@ -180,7 +180,7 @@ fn a_congestion_that_leaves_wakes_the_talkers() {
 
 #[test]
 fn a_line_is_received_from_however_much_it_is_owed_unless_others_are_congested() {
-    let mut peers = Peers::new();
+    let mut peers = Peers::default();
     let link = peers.open_link(Broadcast, ROOM, ());
     let guest = peers.open(Broadcast, ROOM, ());
     say(&mut peers, link, 8);
@@ -197,7 +197,7 @@ fn a_line_is_received_from_however_much_it_is_owed_unless_others_are_congested()
 
 #[test]
 fn a_line_is_never_given_up_for_taking_its_time() {
-    let mut peers = Peers::new();
+    let mut peers = Peers::default();
     let link = peers.open_link(Broadcast, ROOM, ());
     let [talker, slow] = [(); 2].map(|()| peers.open(Broadcast, ROOM, ()));
     say(&mut peers, talker, HIGH);
@@ -258,7 +258,7 @@ fn who_was_owed_nothing_a_moment_ago_is_not_stalled() {
 #[test]
 fn who_has_just_begun_to_be_answered_is_not_stalled() {
     let pool = Pool::new(&[BufferClass { bytes: 1024, count: 1 }]).unwrap();
-    let mut peers = Peers::new();
+    let mut peers = Peers::default();
     let [starved, quick] = [(); 2].map(|()| peers.open(Echo, ROOM, ()));
     peers.wait_for_buffer(starved);
     peers.tick(at(10));

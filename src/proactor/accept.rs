@@ -78,7 +78,7 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         }
         match self.stage {
             Stage::Serving => {}
-            Stage::Draining(_) => self.peers.get_mut(id).expect("just opened").connection.finish(),
+            Stage::Draining(_) => self.peers.finish(id),
             Stage::Cutting => self.peers.broken(id),
         }
     }

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Chargen, Chat, Discard, Echo, Outbox, Prefix, Protocol, Reply, Talk, Upper};
-use crate::buffer::Chunk;
+use super::{Chargen, Chat, Discard, Echo, Input, Outbox, Prefix, Protocol, Reply, Talk, Upper};
 
 /// One of the protocols that come with the house.
 #[derive(Debug, Clone)]
@@ -58,20 +57,20 @@ impl Protocol for Any {
         each!(self, protocol => protocol.open(me, out));
     }
 
-    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-        each!(self, protocol => protocol.data(chunk, out));
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        each!(self, protocol => protocol.data(input, out));
     }
 
-    fn end(&mut self, out: &mut Outbox<'_>) {
-        each!(self, protocol => protocol.end(out));
-    }
-
-    fn refills(&self) -> bool {
-        each!(self, protocol => protocol.refills())
+    fn end(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        each!(self, protocol => protocol.end(input, out));
     }
 
     fn refill(&mut self, out: &mut Outbox<'_>) {
         each!(self, protocol => protocol.refill(out));
+    }
+
+    fn drain(&mut self, out: &mut Outbox<'_>) {
+        each!(self, protocol => protocol.drain(out));
     }
 
     fn broadcasts(&self) -> bool {
@@ -140,6 +139,7 @@ impl fmt::Display for Any {
 
 #[cfg(test)]
 mod tests {
+    use super::super::OutboxBuffer;
     use super::super::testing::{converse, to_operator, to_others};
     use super::*;
 
@@ -175,14 +175,16 @@ mod tests {
         // Each event reaches the protocol within: who refills, and who has something to tell.
         for name in Any::NAMES {
             let mut any: Any = name.parse().unwrap();
-            let (mut queue, mut messages, mut finished) = Default::default();
-            let mut out = Outbox::new(&mut queue, &mut messages, &mut finished);
-            any.open(1, &mut out);
-            any.refill(&mut out);
-            any.close(&mut out);
-            assert_eq!((any.refills(), !queue.is_empty()), (name == "chargen", name == "chargen"));
-            assert_eq!(to_others(&messages).len(), if name == "chat" { 2 } else { 0 });
-            assert_eq!(to_operator(&messages).len(), if name == "talk" { 2 } else { 0 });
+            let mut out = OutboxBuffer::default();
+            any.open(1, &mut out.outbox());
+            any.refill(&mut out.outbox());
+            any.close(&mut out.outbox());
+            let refills = (out.requests.refills(), !out.queue.is_empty());
+            assert_eq!(refills, (name == "chargen", name == "chargen"));
+            assert_eq!(to_others(&out.messages).len(), if name == "chat" { 2 } else { 0 });
+            assert_eq!(to_operator(&out.messages).len(), if name == "talk" { 2 } else { 0 });
+            any.drain(&mut out.outbox());
+            assert!(out.requests.finishes());
             assert_eq!(any.broadcasts(), name == "chat");
         }
     }

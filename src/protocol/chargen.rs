@@ -1,14 +1,13 @@
 //! Chargen: a pattern without end.
 
-use super::{Outbox, Protocol};
+use super::{Input, Outbox, Protocol};
 use crate::buffer::Chunk;
 
 /// Sends the rotating pattern of RFC 864, as fast as the peer reads, until the peer ends: lines of
-/// 72 printable characters, each beginning one character later than the one before. What it hears
-/// is thrown away.
+/// 72 printable characters, each beginning one character later than the one before. Its input is
+/// dropped.
 ///
-/// It has no state: what it says each time is the pattern from its beginning to its end, a
-/// constant.
+/// It has no state: each time it sends the pattern from its beginning to its end, a constant.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Chargen;
 
@@ -18,7 +17,7 @@ const PRINTABLE: usize = 95;
 const LINE: usize = 72 + 2;
 /// Each rotation once: then the first line comes again.
 const PERIOD: usize = PRINTABLE * LINE;
-/// What is said at a time: whole periods, as many as make a send worth its while.
+/// What is sent at a time: whole periods, enough for a send of a useful size.
 static PATTERN: [u8; 8 * PERIOD] = pattern();
 
 const fn pattern() -> [u8; 8 * PERIOD] {
@@ -37,14 +36,17 @@ const fn pattern() -> [u8; 8 * PERIOD] {
 }
 
 impl Protocol for Chargen {
-    fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {}
+    fn open(&mut self, _: u64, out: &mut Outbox<'_>) {
+        out.request_refill();
+    }
 
-    fn refills(&self) -> bool {
-        true
+    fn data(&mut self, input: &mut Input<'_>, _: &mut Outbox<'_>) {
+        input.take_all();
     }
 
     fn refill(&mut self, out: &mut Outbox<'_>) {
-        out.reply(&PATTERN[..]);
+        out.send(Chunk::from_static(&PATTERN));
+        out.request_refill();
     }
 
     fn broadcasts(&self) -> bool {
@@ -54,29 +56,28 @@ impl Protocol for Chargen {
 
 #[cfg(test)]
 mod tests {
+    use super::super::OutboxBuffer;
     use super::super::testing::converse;
     use super::*;
-    use crate::buffer::SendQueue;
 
     #[test]
     fn every_line_begins_one_character_later() {
-        let (mut queue, mut messages, mut finished) = (SendQueue::new(), Vec::new(), false);
+        let mut out = OutboxBuffer::default();
         for _ in 0..2 {
-            Chargen.refill(&mut Outbox::new(&mut queue, &mut messages, &mut finished));
+            Chargen.refill(&mut out.outbox());
         }
-        let heard: Vec<u8> = queue.iter().flat_map(|chunk| chunk.to_vec()).collect();
-        let heard = String::from_utf8(heard).unwrap();
+        let heard = String::from_utf8(out.replies()).unwrap();
         let ring: String = (' '..='~').cycle().take(3 * PRINTABLE).collect();
         assert!(heard.ends_with("\r\n"));
         for (n, line) in heard.split_terminator("\r\n").enumerate() {
             assert_eq!(line, &ring[n % PRINTABLE..][..72]);
         }
         assert!(heard.starts_with(r##" !"#$%&'()*+,-./0123456789"##));
-        assert!(!finished && messages.is_empty());
+        assert!(!out.requests.finishes() && out.messages.is_empty());
     }
 
     #[test]
-    fn what_it_hears_changes_nothing_and_the_end_is_the_end() {
+    fn input_changes_nothing_and_the_peers_end_finishes() {
         let said = converse(&mut Chargen, [&b"stop\n"[..]]);
         assert_eq!((&said.replies[..], said.finished), (&b""[..], true));
     }

@@ -1,23 +1,23 @@
-//! Chat: every line goes to everyone else, with the number of who said it.
+//! Chat: every line goes to all other peers, with the number of its sender.
 
 use super::Outbox;
 use super::speaker::{Audience, Speaker};
 
 /// Passes each line on to every other peer of the same listener, as `[7] hello`: 7 is the number of
-/// its speaker. Tells them who comes and goes, as `* 7 joined` and `* 7 left`.
+/// the sending connection. Announces connections that come and go, as `* 7 joined` and `* 7 left`.
 ///
-/// What a line is, [`Speaker`] says.
+/// [`Speaker`] says what a line is.
 pub type Chat = Speaker<Others>;
 
-/// The other peers of the speaker's listener.
+/// The other peers of the sender's listener.
 #[derive(Debug, Clone, Copy)]
 pub enum Others {}
 
 impl Audience for Others {
     const OTHERS: bool = true;
 
-    fn hear(said: Vec<u8>, out: &mut Outbox<'_>) {
-        out.broadcast(said);
+    fn send(lines: Vec<u8>, out: &mut Outbox<'_>) {
+        out.broadcast(lines);
     }
 }
 
@@ -26,10 +26,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::testing::{converse, cut, to_others};
-    use super::super::{LINE_MAX, Protocol};
+    use super::super::{LINE_MAX, OutboxBuffer, Protocol};
     use super::*;
 
-    /// What the others heard of it; it is number 1.
+    /// Returns what the others receive of connection 1.
     fn messages<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> Vec<u8> {
         let said = converse(&mut Chat::default(), parts);
         assert!(said.replies.is_empty() && said.finished);
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn quit_leaves_and_what_stands_behind_it_is_nothing() {
+    fn quit_leaves_and_later_lines_are_ignored() {
         for quit in [&b"quit\n"[..], b"quit\r\n", b"quit"] {
             let say = [b"quit it\n", quit].concat();
             assert_eq!(messages([&say[..]]), b"* 1 joined\n[1] quit it\n* 1 left\n");
@@ -54,18 +54,17 @@ mod tests {
     }
 
     #[test]
-    fn who_is_torn_away_leaves_once() {
+    fn the_end_is_announced_once() {
         let mut chat = Chat::default();
-        let (mut queue, mut messages, mut finished) = Default::default();
-        let mut out = Outbox::new(&mut queue, &mut messages, &mut finished);
-        chat.open(7, &mut out);
-        chat.close(&mut out);
-        chat.close(&mut out);
-        assert_eq!(to_others(&messages), [&b"* 7 joined\n"[..], b"* 7 left\n"]);
+        let mut out = OutboxBuffer::default();
+        chat.open(7, &mut out.outbox());
+        chat.close(&mut out.outbox());
+        chat.close(&mut out.outbox());
+        assert_eq!(to_others(&out.messages), [&b"* 7 joined\n"[..], b"* 7 left\n"]);
     }
 
     #[test]
-    fn a_line_too_long_is_answered_and_reaches_nobody() {
+    fn a_line_too_long_gets_a_complaint_and_is_not_passed_on() {
         let long = vec![b'x'; LINE_MAX + 1];
         let said = converse(&mut Chat::default(), [&long[..], b"xx\nshort\n"]);
         assert_eq!(said.replies, b"line too long: 16384 bytes at most\n");
@@ -73,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_pass_unharmed() {
+    fn bytes_that_are_not_text_are_passed_on_unchanged() {
         assert_eq!(messages([&b"\xff\xfe\0\n"[..]]), b"* 1 joined\n[1] \xff\xfe\0\n* 1 left\n");
     }
 

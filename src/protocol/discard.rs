@@ -1,14 +1,15 @@
-//! Discard: all is heard, nothing is said.
+//! Discard: everything is received, nothing is sent.
 
-use super::{Outbox, Protocol};
-use crate::buffer::Chunk;
+use super::{Input, Outbox, Protocol};
 
-/// Throws away every byte (RFC 863), and ends when the peer does.
+/// Drops every byte (RFC 863), and finishes when the peer does.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Discard;
 
 impl Protocol for Discard {
-    fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {}
+    fn data(&mut self, input: &mut Input<'_>, _: &mut Outbox<'_>) {
+        input.take_all();
+    }
 
     fn broadcasts(&self) -> bool {
         false
@@ -21,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_said_and_then_the_end() {
+    fn nothing_is_sent_and_then_the_end() {
         let said = converse(&mut Discard, [&b"hel"[..], b"lo\n"]);
         assert_eq!((&said.replies[..], said.finished), (&b""[..], true));
         assert!(said.messages.is_empty());

@@ -1,15 +1,14 @@
-//! Echo: what comes goes back.
+//! Echo: every byte is sent back.
 
-use super::{Outbox, Protocol};
-use crate::buffer::Chunk;
+use super::{Input, Outbox, Protocol};
 
-/// Sends back every byte (RFC 862). The received chunk itself is the reply: no byte is copied.
+/// Sends back every byte (RFC 862). The receive buffer itself is sent: no byte is copied.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Echo;
 
 impl Protocol for Echo {
-    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-        out.reply(chunk);
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        out.send(input.take_all());
     }
 
     fn broadcasts(&self) -> bool {
@@ -23,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_goes_back_and_then_the_end() {
+    fn every_byte_is_sent_back_and_then_the_end() {
         let said = converse(&mut Echo, [&b"hel"[..], b"lo"]);
         assert_eq!((&said.replies[..], said.finished), (&b"hello"[..], true));
         assert!(said.messages.is_empty());

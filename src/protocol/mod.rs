@@ -1,14 +1,15 @@
-//! What to say: protocols, without sockets, clocks or I/O.
+//! Protocols: what a connection sends in reply to what it receives. No sockets, no clock, no I/O.
 //!
-//! A [`Protocol`] is a value that turns chunks into replies. One value lives in each connection;
-//! every I/O model drives the same one. [`Echo`] is the shortest, [`Chat`] uses all there is.
+//! Each connection has one [`Protocol`] value; every I/O model drives the same one. [`Echo`]
+//! is the shortest, [`Chat`] uses the most.
 
 mod any;
 mod chargen;
 mod chat;
 mod discard;
 mod echo;
-mod lines;
+mod input;
+mod outbox;
 mod prefix;
 mod reply;
 mod speaker;
@@ -20,139 +21,85 @@ pub use chargen::Chargen;
 pub use chat::{Chat, Others};
 pub use discard::Discard;
 pub use echo::Echo;
-pub use lines::{LINE_MAX, Lines, Piece, TOO_LONG};
+pub use input::{Input, Received, TooLong, Untaken};
+pub use outbox::{Message, Outbox, OutboxBuffer, Payload, Requests};
 pub use prefix::Prefix;
 pub use reply::Reply;
 pub use speaker::{Audience, Speaker};
 pub use talk::{Operator, Talk};
 pub use upper::Upper;
 
-use crate::buffer::{Chunk, SendQueue};
+/// The longest line that these protocols take, in bytes, its newline not counted.
+pub const LINE_MAX: usize = 16 << 10;
+/// The reply to a line that is longer.
+pub const TOO_LONG: &str = "line too long: 16384 bytes at most\n";
 
-/// What one connection says to what it hears.
+/// What a connection sends in reply to what it receives.
 ///
 /// ```
-/// use proactor::buffer::Chunk;
-/// use proactor::protocol::{Outbox, Protocol};
+/// use proactor::protocol::{Input, Outbox, Protocol};
 ///
-/// /// Answers every receive with its length.
-/// struct Count;
+/// /// Sends each line back in upper case.
+/// struct Shout;
 ///
-/// impl Protocol for Count {
-///     fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-///         out.reply(format!("{}\n", chunk.len()).into_bytes());
+/// impl Protocol for Shout {
+///     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+///         while let Some(mut line) = input.line(1024) {
+///             line.make_ascii_uppercase(); // where it was received …
+///             out.send(line); // … and it is sent from there
+///         }
 ///     }
 /// }
 /// ```
 pub trait Protocol {
-    /// The connection has opened. It is the `me`th to come to the server, from 1; nobody else
-    /// will have this number while the server runs.
+    /// The connection has opened. `me` is its number at the server, from 1; no other connection
+    /// gets the same number while the server runs.
     fn open(&mut self, _me: u64, _out: &mut Outbox<'_>) {}
 
-    /// Bytes arrived; how many at a time is the network's choice and means nothing.
-    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>);
+    /// Bytes have arrived. How they are cut is the network's choice and means nothing.
+    ///
+    /// What is not taken stays in the connection. This is called again until nothing is left, or it
+    /// takes nothing, or it asks for bytes that have not arrived.
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>);
 
-    /// The peer will send no more. By default: say no more either.
-    fn end(&mut self, out: &mut Outbox<'_>) {
+    /// The peer will send no more; `input` is what was not taken. By default: send no more either.
+    fn end(&mut self, _input: &mut Input<'_>, out: &mut Outbox<'_>) {
         out.finish();
     }
 
-    /// Whether it has something to say by itself: then [`refill`](Protocol::refill) is called.
-    /// Always the same answer.
-    #[inline]
-    fn refills(&self) -> bool {
-        false
-    }
-
-    /// Little of what was said is left to send, and there is room for more. Asked at the opening
-    /// and whenever the peer took some, so what it takes decides how fast this goes.
-    #[inline]
+    /// Little is queued, after [`Outbox::request_refill`].
     fn refill(&mut self, _out: &mut Outbox<'_>) {}
 
-    /// Whether it ever broadcasts. Always the same answer; who says no and does is not heard. Some
-    /// I/O models need not let connections hear of one another that have nothing to say.
+    /// The server drains. By default: send what is queued, then finish. A protocol that does
+    /// otherwise is closed when the drain's time is over.
+    fn drain(&mut self, out: &mut Outbox<'_>) {
+        out.finish();
+    }
+
+    /// Returns whether it ever broadcasts; always the same. Some I/O models need not connect peers
+    /// that have nothing to send to one another.
     fn broadcasts(&self) -> bool {
         true
     }
 
-    /// The connection goes away, however that came about: the last thing that it is told, once. A
-    /// reply reaches nobody; a broadcast still reaches the others.
+    /// The connection closes, for whatever reason: the last call, made once. What it sends to its
+    /// peer is dropped; a broadcast still reaches the others.
     fn close(&mut self, _out: &mut Outbox<'_>) {}
 }
 
-/// What a protocol said to others than its peer.
-#[derive(Debug, Clone)]
-pub enum Message {
-    /// To every other peer of its listener.
-    Broadcast(Chunk),
-    /// To the server's operator; to nobody, if there is none.
-    Operator(Chunk),
-}
-
-/// Where a protocol puts what it has to say.
-#[derive(Debug)]
-pub struct Outbox<'a> {
-    queue: &'a mut SendQueue,
-    messages: &'a mut Vec<Message>,
-    finished: &'a mut bool,
-}
-
-impl<'a> Outbox<'a> {
-    /// An outbox: replies go to `queue`, what is for others to `messages`, and `finished` tells
-    /// whether the protocol has finished.
-    pub fn new(
-        queue: &'a mut SendQueue,
-        messages: &'a mut Vec<Message>,
-        finished: &'a mut bool,
-    ) -> Outbox<'a> {
-        Outbox { queue, messages, finished }
-    }
-
-    /// The same outbox, but what is broadcast goes to `messages`.
-    pub fn with_messages<'b>(&'b mut self, messages: &'b mut Vec<Message>) -> Outbox<'b> {
-        Outbox { queue: self.queue, messages, finished: self.finished }
-    }
-
-    /// Says `chunk` to this peer, after all it is already owed. After
-    /// [`finish`](Outbox::finish) there is nothing more to say, and it is dropped.
-    pub fn reply(&mut self, chunk: impl Into<Chunk>) {
-        if !*self.finished {
-            self.queue.push(chunk.into());
-        }
-    }
-
-    /// Says `chunk` to every other peer of this listener.
-    pub fn broadcast(&mut self, chunk: impl Into<Chunk>) {
-        let chunk = chunk.into();
-        if !chunk.is_empty() {
-            self.messages.push(Message::Broadcast(chunk));
-        }
-    }
-
-    /// Says `chunk`, whole lines, to the operator at the server's console. They are shown as they
-    /// are, but for what would do something to a terminal.
-    pub fn to_operator(&mut self, chunk: impl Into<Chunk>) {
-        let chunk = chunk.into();
-        if !chunk.is_empty() {
-            self.messages.push(Message::Operator(chunk));
-        }
-    }
-
-    /// Sends what is owed, then closes this direction.
-    pub fn finish(&mut self) {
-        *self.finished = true;
-    }
-}
-
-/// What the tests of the protocols share.
 #[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
 pub mod testing {
     use super::*;
+    use crate::buffer::Chunk;
 
-    /// What a protocol said to what it heard.
+    /// The limit of untaken input in these tests.
+    const MAX_INPUT: usize = 1 << 20;
+
+    /// What a protocol sent in reply to what it received.
     #[derive(Debug, Default, PartialEq, Eq)]
     pub struct Said {
-        /// To the peer.
+        /// To its peer.
         pub replies: Vec<u8>,
         /// To others.
         pub messages: Vec<Vec<u8>>,
@@ -162,17 +109,17 @@ pub mod testing {
         pub finished: bool,
     }
 
-    /// Says every chunk to all, as it came: who talks, and no more than that.
+    /// Broadcasts all that it receives.
     #[derive(Debug, Clone, Default)]
     pub struct Broadcast;
 
     impl Protocol for Broadcast {
-        fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-            out.broadcast(chunk);
+        fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+            out.broadcast(input.take_all());
         }
     }
 
-    /// The parts of `bytes` between these places; those beyond its end are none.
+    /// Returns the parts of `bytes` between these places; those beyond its end are ignored.
     pub fn cut<'b>(bytes: &'b [u8], cuts: &[usize]) -> Vec<&'b [u8]> {
         let mut cuts: Vec<usize> =
             cuts.iter().copied().filter(|&cut| cut < bytes.len()).chain([0, bytes.len()]).collect();
@@ -180,27 +127,48 @@ pub mod testing {
         cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
     }
 
-    /// Opens `protocol` as number 1, tells it `parts` and then the end.
+    /// Opens `protocol` as number 1, gives it `parts` and then the end.
     pub fn converse<'p>(
         protocol: &mut impl Protocol,
         parts: impl IntoIterator<Item = &'p [u8]>,
     ) -> Said {
-        let (mut queue, mut messages, mut finished) = (SendQueue::new(), Vec::new(), false);
-        protocol.open(1, &mut Outbox::new(&mut queue, &mut messages, &mut finished));
+        let (mut out, mut untaken) = (OutboxBuffer::default(), Untaken::default());
+        protocol.open(1, &mut out.outbox());
         for part in parts {
             let chunk = Chunk::from(part.to_vec());
-            protocol.data(chunk, &mut Outbox::new(&mut queue, &mut messages, &mut finished));
+            receive(protocol, chunk, &mut untaken, &mut out);
         }
-        protocol.end(&mut Outbox::new(&mut queue, &mut messages, &mut finished));
+        let mut input = Input::new(Chunk::EMPTY, &mut untaken, MAX_INPUT);
+        if !out.requests.finishes() {
+            protocol.end(&mut input, &mut out.outbox());
+        }
         Said {
-            replies: queue.iter().flat_map(|chunk| chunk.to_vec()).collect(),
-            messages: to_others(&messages),
-            to_operator: to_operator(&messages),
-            finished,
+            replies: out.replies(),
+            messages: to_others(&out.messages),
+            to_operator: to_operator(&out.messages),
+            finished: out.requests.finishes(),
         }
     }
 
-    /// What is for the other peers.
+    /// Gives `protocol` a chunk, as a connection does that is not limited.
+    pub fn receive(
+        protocol: &mut impl Protocol,
+        chunk: Chunk,
+        untaken: &mut Untaken,
+        out: &mut OutboxBuffer,
+    ) {
+        let mut input = Input::new(chunk, untaken, MAX_INPUT);
+        while !out.requests.finishes() && !input.is_empty() {
+            let before = input.len();
+            protocol.data(&mut input, &mut out.outbox());
+            if input.len() == before || input.awaits_more() {
+                break;
+            }
+        }
+        assert_eq!(input.leave(false), None);
+    }
+
+    /// Returns what is for the other peers.
     pub fn to_others(messages: &[Message]) -> Vec<Vec<u8>> {
         let to_others = |message: &Message| match message {
             Message::Broadcast(chunk) => Some(chunk.to_vec()),
@@ -209,7 +177,7 @@ pub mod testing {
         messages.iter().filter_map(to_others).collect()
     }
 
-    /// What is for the operator.
+    /// Returns what is for the operator.
     pub fn to_operator(messages: &[Message]) -> Vec<Vec<u8>> {
         let to_operator = |message: &Message| match message {
             Message::Broadcast(_) => None,

@@ -1,33 +1,29 @@
-//! Prefix: every line comes back between two texts.
+//! Prefix: every line is sent back between two texts.
 
 use std::sync::Arc;
 
-use super::{Lines, Outbox, Piece, Protocol, TOO_LONG};
-use crate::buffer::Chunk;
+use super::{Input, LINE_MAX, Outbox, Protocol, TOO_LONG};
 
-/// Answers each line with a text, the line, ` ===` and a newline, in one piece for all lines that
-/// arrived together.
-///
-/// The last line is answered too if the peer ended without its newline. A line longer than
-/// [`LINE_MAX`](super::LINE_MAX) is answered with a complaint.
+/// Replies to each line with a text, the line, ` ===` and a newline, in one piece for all lines
+/// that arrived together; also to a last line without a newline. The reply to a line longer than
+/// [`LINE_MAX`] is a complaint.
 #[derive(Debug, Clone)]
 pub struct Prefix {
     text: Arc<str>,
-    lines: Lines,
 }
 
 const SUFFIX: &[u8] = b" ===\n";
 
 impl Prefix {
-    /// The text unless told otherwise.
+    /// The default text.
     pub const DEFAULT: &'static str = "your msg = ";
 
-    /// Answers with `text`, the line, and ` ===`.
+    /// Replies with `text`, the line, and ` ===`.
     pub fn new(text: &str) -> Prefix {
-        Prefix { text: text.into(), lines: Lines::default() }
+        Prefix { text: text.into() }
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -46,16 +42,19 @@ fn wrap(text: &str, lines: &[u8]) -> Vec<u8> {
 }
 
 impl Protocol for Prefix {
-    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-        self.lines.feed(chunk, |piece| match piece {
-            Piece::Lines(lines) => out.reply(wrap(&self.text, &lines)),
-            Piece::TooLong => out.reply(TOO_LONG),
-        });
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        while let Some(lines) = input.try_lines(LINE_MAX) {
+            match lines {
+                Ok(lines) => out.send(wrap(&self.text, &lines)),
+                Err(_) => out.send(TOO_LONG),
+            }
+        }
     }
 
-    fn end(&mut self, out: &mut Outbox<'_>) {
-        if let Some(line) = self.lines.finish() {
-            out.reply(wrap(&self.text, &line));
+    fn end(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        let last = input.take_all();
+        if !last.is_empty() {
+            out.send(wrap(&self.text, &last));
         }
         out.finish();
     }
@@ -69,7 +68,6 @@ impl Protocol for Prefix {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::LINE_MAX;
     use super::super::testing::{converse, cut};
     use super::*;
 

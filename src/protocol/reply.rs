@@ -1,36 +1,35 @@
-//! Reply: the same answer to every line.
+//! Reply: the same reply to every line.
 
 use std::sync::Arc;
 
-use super::{Outbox, Protocol};
+use super::{Input, Outbox, Protocol};
 use crate::buffer::Chunk;
 
-/// Answers each line with a fixed text and a newline; the last one too if the peer ended without
-/// its newline.
+/// Replies to each line with a fixed text and a newline; also to a last line without a newline.
 ///
-/// A line may be as long as it likes: nothing of it is kept. Many answers at once are shares of one
-/// block of memory, so a peer that sends a buffer full of newlines gets no more of ours than that.
+/// A line may have any length: nothing of it is kept. Many replies at once share one block of
+/// memory, so a peer that sends a buffer full of newlines occupies no more memory than that.
 #[derive(Debug, Clone)]
 pub struct Reply {
     /// With its newline.
     answer: Arc<[u8]>,
-    /// True while a line has begun that has not ended.
+    /// True while a line has begun and its newline has not arrived.
     begun: bool,
 }
 
-/// The longest block of answers.
+/// The longest block of replies.
 const BLOCK: usize = 16 << 10;
 
 impl Reply {
-    /// What it answers unless told otherwise.
+    /// The default text.
     pub const DEFAULT: &'static str = "ok";
 
-    /// Answers with `text`, and a newline after it.
+    /// Replies with `text` and a newline.
     pub fn new(text: &str) -> Reply {
         Reply { answer: format!("{text}\n").into_bytes().into(), begun: false }
     }
 
-    /// The text, without its newline.
+    /// Returns the text, without its newline.
     pub fn text(&self) -> &str {
         let text = &self.answer[..self.answer.len() - 1];
         std::str::from_utf8(text).expect("it was given as a str")
@@ -44,21 +43,22 @@ impl Reply {
         let most = (BLOCK / length).max(1).min(lines);
         let mut block = Chunk::from(self.answer.repeat(most));
         for _ in 0..lines / most {
-            out.reply(block.clone());
+            out.send(block.clone());
         }
-        out.reply(block.split_to(lines % most * length));
+        out.send(block.split_to(lines % most * length));
     }
 }
 
 impl Protocol for Reply {
-    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-        if let Some(last) = chunk.last() {
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        let bytes = input.take_all();
+        if let Some(last) = bytes.last() {
             self.begun = *last != b'\n';
         }
-        self.answer(chunk.iter().filter(|&&byte| byte == b'\n').count(), out);
+        self.answer(bytes.iter().filter(|&&byte| byte == b'\n').count(), out);
     }
 
-    fn end(&mut self, out: &mut Outbox<'_>) {
+    fn end(&mut self, _: &mut Input<'_>, out: &mut Outbox<'_>) {
         self.answer(usize::from(self.begun), out);
         out.finish();
     }
@@ -72,9 +72,9 @@ impl Protocol for Reply {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::{converse, cut};
+    use super::super::testing::{converse, cut, receive};
+    use super::super::{OutboxBuffer, Untaken};
     use super::*;
-    use crate::buffer::SendQueue;
 
     #[test]
     fn every_line_is_answered_and_the_last_without_its_newline_too() {
@@ -87,13 +87,12 @@ mod tests {
 
     #[test]
     fn many_answers_share_their_memory() {
-        let (mut queue, mut messages, mut finished) = (SendQueue::new(), Vec::new(), false);
+        let mut out = OutboxBuffer::default();
         let text = "x".repeat(255);
         let newlines = Chunk::from(vec![b'\n'; 256 << 10]);
-        Reply::new(&text)
-            .data(newlines, &mut Outbox::new(&mut queue, &mut messages, &mut finished));
-        assert_eq!(queue.bytes(), 256 * (256 << 10));
-        let places: std::collections::BTreeSet<_> = queue.iter().map(|c| c.as_ptr()).collect();
+        receive(&mut Reply::new(&text), newlines, &mut Untaken::default(), &mut out);
+        assert_eq!(out.queue.bytes(), 256 * (256 << 10));
+        let places: std::collections::BTreeSet<_> = out.queue.iter().map(|c| c.as_ptr()).collect();
         assert_eq!(places.len(), 1);
     }
 

@@ -1,46 +1,38 @@
-//! Who speaks line by line, and is heard by others: what chat and talk have in common.
+//! Lines that go to others than their peer: what chat and talk have in common.
 
 use std::marker::PhantomData;
 
-use super::{Lines, Outbox, Piece, Protocol, TOO_LONG};
-use crate::buffer::Chunk;
+use super::{Input, LINE_MAX, Outbox, Protocol, TOO_LONG};
 
-/// Who hears what a peer says.
+/// The receivers of what a peer sends.
 pub trait Audience {
-    /// Whether they are the other peers of its listener: see [`Protocol::broadcasts`].
+    /// Whether they are the other peers of its listener; see [`Protocol::broadcasts`].
     const OTHERS: bool;
 
-    /// Says it to them.
-    fn hear(said: Vec<u8>, out: &mut Outbox<'_>);
+    /// Sends `lines` to them.
+    fn send(lines: Vec<u8>, out: &mut Outbox<'_>);
 }
 
-/// Passes whole lines on to its audience, each labelled with its number, as `[7] hello`, and tells
-/// that it came and went, as `* 7 joined` and `* 7 left`.
+/// Passes whole lines on to its audience, each labelled with the number of its connection, as
+/// `[7] hello`, and announces the connection's begin and end, as `* 7 joined` and `* 7 left`.
 ///
-/// Lines are passed on whole, however they arrived; the last one too if the peer left without its
-/// newline. Their bytes need not be text. A line longer than [`LINE_MAX`](super::LINE_MAX) is
-/// answered with a complaint and passed on to nobody. `quit`, on a line of its own, leaves.
+/// Lines are passed on whole, however they arrived; also a last line without a newline. Their bytes
+/// need not be text. A line longer than [`LINE_MAX`] is dropped, and the reply is a complaint. The
+/// line `quit` leaves.
 #[derive(Debug, Clone)]
 pub struct Speaker<A> {
-    lines: Lines,
     me: u64,
-    /// What stands before each of its lines.
+    /// What stands in front of each of its lines.
     label: Box<[u8]>,
-    /// True once it has told that it left: what it hears from then on is nothing.
+    /// True once its end was announced: later input is ignored.
     left: bool,
     audience: PhantomData<A>,
 }
 
 impl<A> Default for Speaker<A> {
-    /// One who has not opened yet.
+    /// A connection that has not opened yet.
     fn default() -> Speaker<A> {
-        Speaker {
-            lines: Lines::default(),
-            me: 0,
-            label: Box::default(),
-            left: false,
-            audience: PhantomData,
-        }
+        Speaker { me: 0, label: Box::default(), left: false, audience: PhantomData }
     }
 }
 
@@ -48,21 +40,22 @@ impl<A: Audience> Protocol for Speaker<A> {
     fn open(&mut self, me: u64, out: &mut Outbox<'_>) {
         self.me = me;
         self.label = format!("[{me}] ").into_bytes().into();
-        A::hear(format!("* {me} joined\n").into_bytes(), out);
+        A::send(format!("* {me} joined\n").into_bytes(), out);
     }
 
-    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-        let mut lines = std::mem::take(&mut self.lines);
-        lines.feed(chunk, |piece| match piece {
-            Piece::Lines(lines) => self.say(&lines, out),
-            Piece::TooLong => out.reply(TOO_LONG),
-        });
-        self.lines = lines;
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        while let Some(lines) = input.try_lines(LINE_MAX) {
+            match lines {
+                Ok(lines) => self.pass_on(&lines, out),
+                Err(_) => out.send(TOO_LONG),
+            }
+        }
     }
 
-    fn end(&mut self, out: &mut Outbox<'_>) {
-        if let Some(line) = self.lines.finish() {
-            self.say(&line, out);
+    fn end(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        let last = input.take_all();
+        if !last.is_empty() {
+            self.pass_on(&[&last, &b"\n"[..]].concat(), out);
         }
         self.leave(out);
         out.finish();
@@ -78,7 +71,7 @@ impl<A: Audience> Protocol for Speaker<A> {
 }
 
 impl<A: Audience> Speaker<A> {
-    fn say(&mut self, lines: &[u8], out: &mut Outbox<'_>) {
+    fn pass_on(&mut self, lines: &[u8], out: &mut Outbox<'_>) {
         let (before, quits) = match find_quit(lines) {
             Some(at) => (&lines[..at], true),
             None => (lines, false),
@@ -87,7 +80,7 @@ impl<A: Audience> Speaker<A> {
             return;
         }
         if !before.is_empty() {
-            A::hear(labelled(&self.label, before), out);
+            A::send(labelled(&self.label, before), out);
         }
         if quits {
             self.leave(out);
@@ -97,12 +90,12 @@ impl<A: Audience> Speaker<A> {
 
     fn leave(&mut self, out: &mut Outbox<'_>) {
         if !std::mem::replace(&mut self.left, true) {
-            A::hear(format!("* {} left\n", self.me).into_bytes(), out);
+            A::send(format!("* {} left\n", self.me).into_bytes(), out);
         }
     }
 }
 
-/// Where the line begins that says `quit`; a line may end as telnet ends them.
+/// Returns where the first line `quit` begins; a line may end in a carriage return, as telnet's.
 fn find_quit(lines: &[u8]) -> Option<usize> {
     let mut at = 0;
     for line in lines.split_inclusive(|&byte| byte == b'\n') {
@@ -114,7 +107,7 @@ fn find_quit(lines: &[u8]) -> Option<usize> {
     None
 }
 
-/// Whole lines, each with `label` before it, in one allocation.
+/// Returns whole lines with `label` in front of each, in one allocation.
 fn labelled(label: &[u8], lines: &[u8]) -> Vec<u8> {
     let count = lines.iter().filter(|&&byte| byte == b'\n').count();
     let mut labelled = Vec::with_capacity(lines.len() + count * label.len());

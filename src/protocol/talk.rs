@@ -1,12 +1,12 @@
-//! Talk: every line goes to the operator at the server's console, who may answer it.
+//! Talk: every line goes to the operator at the server's console.
 
 use super::Outbox;
 use super::speaker::{Audience, Speaker};
 
-/// Tells the operator each line, as `[7] hello`: 7 is the number of its speaker, by which the
-/// operator answers. Tells who comes and goes too, as `* 7 joined` and `* 7 left`.
+/// Sends each line to the operator, as `[7] hello`: 7 is the number of the connection, by which the
+/// operator replies. Announces connections that come and go, as `* 7 joined` and `* 7 left`.
 ///
-/// The peers of one listener do not hear one another. What a line is, [`Speaker`] says.
+/// The peers of a listener receive nothing of one another. [`Speaker`] says what a line is.
 pub type Talk = Speaker<Operator>;
 
 /// The operator at the server's console.
@@ -16,8 +16,8 @@ pub enum Operator {}
 impl Audience for Operator {
     const OTHERS: bool = false;
 
-    fn hear(said: Vec<u8>, out: &mut Outbox<'_>) {
-        out.to_operator(said);
+    fn send(lines: Vec<u8>, out: &mut Outbox<'_>) {
+        out.to_operator(lines);
     }
 }
 
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_go_to_the_operator_and_to_nobody_else() {
+    fn lines_go_to_the_operator_and_not_to_peers() {
         let said = converse(&mut Talk::default(), [&b"hel"[..], b"lo\nthere"]);
         let told = "* 1 joined\n[1] hello\n[1] there\n* 1 left\n";
         assert_eq!(String::from_utf8(said.to_operator.concat()).unwrap(), told);
@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_too_long_is_answered_and_the_operator_is_spared() {
+    fn a_line_too_long_gets_a_complaint_and_the_operator_does_not_see_it() {
         let long = vec![b'x'; LINE_MAX + 1];
         let said = converse(&mut Talk::default(), [&long[..], b"xx\nshort\n"]);
         assert_eq!(said.replies, TOO_LONG.as_bytes());

@@ -1,16 +1,16 @@
-//! Upper: what comes goes back louder.
+//! Upper: every byte is sent back, letters in upper case.
 
-use super::{Outbox, Protocol};
-use crate::buffer::Chunk;
+use super::{Input, Outbox, Protocol};
 
-/// Sends back every byte with ASCII letters in upper case, written over where they arrived.
+/// Sends back every byte with ASCII letters in upper case, changed in the receive buffer.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Upper;
 
 impl Protocol for Upper {
-    fn data(&mut self, mut chunk: Chunk, out: &mut Outbox<'_>) {
-        chunk.make_mut().make_ascii_uppercase();
-        out.reply(chunk);
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        let mut bytes = input.take_all();
+        bytes.make_ascii_uppercase();
+        out.send(bytes);
     }
 
     fn broadcasts(&self) -> bool {
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ascii_letters_are_raised_and_all_else_is_left() {
+    fn ascii_letters_become_upper_case_and_the_rest_stays() {
         let said = converse(&mut Upper, ["straße 1".as_bytes()]);
         assert_eq!(said.replies, "STRAßE 1".as_bytes());
     }

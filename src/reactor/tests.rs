@@ -17,7 +17,7 @@ use socket2::SockRef;
 use super::*;
 use crate::buffer::BufferClass;
 use crate::protocol::testing::Broadcast;
-use crate::protocol::{Echo, Outbox};
+use crate::protocol::{Echo, Input, Outbox};
 use crate::selector::{Epoll, Key, Poll, Select, Sigio, Spin, Trigger};
 
 /// Room enough for every scenario that is not about the lack of it.
@@ -160,7 +160,9 @@ fn reset(stream: TcpStream) {
 struct Sink;
 
 impl Protocol for Sink {
-    fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {}
+    fn data(&mut self, input: &mut Input<'_>, _: &mut Outbox<'_>) {
+        input.take_all();
+    }
 }
 
 // Bytes.

@@ -156,7 +156,8 @@ impl Args {
         let stats = self.stats.as_deref().map(Destination::open).transpose()?;
         let (choice, console) = (self.model.unwrap_or(default), self.wants_console());
         check_console(choice, console);
-        let limits = Limits { connections: self.connections()?, drain: self.drain_timeout };
+        let connections = self.connections()?;
+        let limits = Limits { connections, drain: self.drain_timeout, ..Limits::default() };
         let buffers = self.shapes();
         self.check_buffers(&buffers);
         let engine = self.set_up(choice, console.is_some(), &limits, &buffers)?;

@@ -94,7 +94,8 @@ fn serve(
     if let Some((server, _)) = terrain.cpus {
         os::pin_to_cpu(server)?;
     }
-    let limits = Limits { connections: 16, drain: Duration::from_secs(1) };
+    let drain = Duration::from_secs(1);
+    let limits = Limits { connections: 16, drain, ..Limits::default() };
     let buffers =
         vec![BufferClass { bytes: 2048, count: 64 }, BufferClass { bytes: 64 << 10, count: 8 }];
     let engine =

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::rc::Rc;
-use std::time::Duration;
 
 use proactor::buffer::{BufferClass, Pool};
 use proactor::limits::{Ended, Limits};
@@ -35,7 +34,7 @@ pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64)
     let log = Recorder::in_memory(settings, &About::default()).unwrap();
     let ring = Traced::new(Sim::new(setup, Rc::clone(&pool)), log);
     let stop = ShutdownSignal::new().unwrap();
-    let limits = Limits { connections: 8, drain: Duration::from_secs(5) };
+    let limits = Limits { connections: 8, ..Limits::default() };
     let mut server = Proactor::new(ring, limits, stop.try_clone().unwrap()).unwrap();
     server.listen(File::open("/dev/null").unwrap().into(), Echo);
     let sim = server.ring_mut().inner_mut();

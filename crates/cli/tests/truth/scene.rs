@@ -70,7 +70,7 @@ impl Scene {
         let fd = ring.as_raw_fd();
         let settings = Settings { bytes: 64 << 20, clock: Some(clock), ..Settings::default() };
         let log = Recorder::in_memory(&settings, &About::default()).expect("memory");
-        let limits = Limits { connections, drain: Duration::from_secs(10) };
+        let limits = Limits { connections, drain: Duration::from_secs(10), ..Limits::default() };
         let ring = Traced::new(ring, log);
         let mut server = Proactor::new(ring, limits, stop).expect("room for a submission");
         server.listen(listener.into(), Echo);

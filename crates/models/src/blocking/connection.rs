@@ -25,7 +25,7 @@ use super::status::ThreadStatus;
 use proactor::buffer::{Chunk, Pool};
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
-use proactor::connection::Connection;
+use proactor::connection::{Connection, Context};
 use proactor::os;
 use proactor::peers::LINGER;
 use proactor::protocol::{Message, Protocol};
@@ -45,8 +45,8 @@ pub(super) struct ConnectionThread<'a, P, C> {
     noticed: Option<&'a mut dyn FnMut()>,
     connection: Connection<P>,
     pool: Rc<Pool>,
-    /// What was said and not yet told to the others.
-    messages: Vec<Message>,
+    /// Its messages have not been delivered to the others.
+    context: Context,
     /// Empty but while they are told: its capacity is kept.
     others: Vec<Arc<Member>>,
     /// Until when it discards what still comes, once it has shut its direction down.
@@ -68,8 +68,8 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
     status.begin(Arc::clone(&member));
     match Pool::few(&shared.buffers, BUFFERS) {
         Ok(pool) => {
-            let mut messages = Vec::new();
-            let connection = Connection::open(protocol, member.number, &mut messages);
+            let mut context = Context { max_input: shared.max_input, ..Context::default() };
+            let connection = Connection::open(protocol, member.number, &mut context);
             ConnectionThread {
                 calls,
                 shared,
@@ -79,7 +79,7 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
                 noticed: Some(noticed),
                 connection,
                 pool,
-                messages,
+                context,
                 others: Vec::new(),
                 lingers: None,
             }
@@ -166,7 +166,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
             && let Some(noticed) = self.noticed.take()
         {
             noticed();
-            self.connection.finish();
+            self.connection.drain(&mut self.context);
         }
         if stage == Stage::Cutting || self.member.is_broken_off() {
             self.connection.broken();
@@ -189,7 +189,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
                     stall = StallCheck::default();
                     self.status.counted.sends.add(1);
                     self.status.counted.sent_bytes.add(n as u64);
-                    self.connection.sent(n, &mut self.messages);
+                    self.connection.sent(n, &mut self.context);
                     self.member.owed.set(self.connection.outgoing().bytes() as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -234,12 +234,12 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         self.member.does(ThreadState::Runs);
         self.notice();
         match received {
-            Ok(None) => self.connection.ended(&mut self.messages),
+            Ok(None) => self.connection.ended(&mut self.context),
             Ok(Some(chunk)) => {
                 self.status.counted.receives.add(1);
                 self.status.counted.received_bytes.add(chunk.len() as u64);
                 self.member.received.add(chunk.len() as u64);
-                self.connection.received(chunk, &mut self.messages);
+                self.connection.received(chunk, &mut self.context);
             }
             // A signal; nothing came, and there is more to write; it lingered too long, which is
             // seen above.
@@ -276,19 +276,19 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
     }
 
     fn tell_to(&mut self, earlier_only: bool) {
-        for message in &self.messages {
+        for message in &self.context.messages {
             if let Message::Operator(lines) = message {
                 self.shared.tell(lines);
             }
         }
-        if self.messages.iter().any(|message| matches!(message, Message::Broadcast(_))) {
+        if self.context.messages.iter().any(|message| matches!(message, Message::Broadcast(_))) {
             self.membership.others(earlier_only, &mut self.others);
         }
         for other in self.others.drain(..) {
-            other.hear(self.calls, &self.messages, self.member, &self.status.counted);
+            other.hear(self.calls, &self.context.messages, self.member, &self.status.counted);
             release(self.calls, other);
         }
-        self.messages.clear();
+        self.context.messages.clear();
     }
 
     /// Says no more: all that was owed has been sent, and what still comes is discarded.
@@ -317,8 +317,8 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
     fn leave(mut self) {
         self.member.set_open(false);
         *self.member.lock_writer(self.calls) = MayWrite::RepliesOnly;
-        self.connection.close(&mut self.messages);
-        if !self.messages.is_empty() {
+        self.connection.close(&mut self.context);
+        if !self.context.messages.is_empty() {
             // Whoever tells the others may have to wait; the peer need not.
             let _ = self.calls.shutdown_both(self.member.key(), self.member.socket());
             self.tell();

@@ -142,7 +142,7 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
             acceptor: Acceptor::new(),
             rooms: Vec::new(),
             came: Arc::default(),
-            shared: Arc::new(SharedState::new(buffers, EventFd::new()?)),
+            shared: Arc::new(SharedState::new(buffers, limits.max_input, EventFd::new()?)),
             threads: ThreadPool::new(),
             limits,
             stop,

@@ -25,6 +25,8 @@ pub(super) struct SharedState {
     stage: AtomicU8,
     /// The shapes of each connection's buffers, before a few of them are taken.
     pub(super) buffers: Vec<BufferClass>,
+    /// See [`Limits::max_input`](proactor::limits::Limits::max_input).
+    pub(super) max_input: usize,
     /// Rung by each thread as it ends, and when the operator is told something.
     pub(super) event: EventFd,
     /// Which threads have ended, or are about to.
@@ -47,11 +49,12 @@ struct OperatorMessages {
 const OPERATOR_MESSAGES_MAX: usize = 1 << 20;
 
 impl SharedState {
-    pub(super) fn new(buffers: Vec<BufferClass>, event: EventFd) -> SharedState {
+    pub(super) fn new(buffers: Vec<BufferClass>, max_input: usize, event: EventFd) -> SharedState {
         let stage = AtomicU8::new(Stage::Serving as u8);
         SharedState {
             stage,
             buffers,
+            max_input,
             event,
             ended: Mutex::default(),
             attended: false,

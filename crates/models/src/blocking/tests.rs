@@ -13,7 +13,7 @@ use proactor::connection::{HARD, HIGH};
 use proactor::keys::ConnId;
 use proactor::peers::SOFT;
 use proactor::protocol::testing::Broadcast;
-use proactor::protocol::{Chargen, Echo, Message, Outbox};
+use proactor::protocol::{Chargen, Echo, Input, Message, Outbox};
 
 const BUFFERS: &[BufferClass] =
     &[BufferClass { bytes: 4096, count: 256 }, BufferClass { bytes: 65536, count: 8 }];
@@ -22,7 +22,7 @@ const BUFFERS: &[BufferClass] =
 const ID: ConnId = ConnId::new(0, 0);
 
 fn shared() -> SharedState {
-    SharedState::new(BUFFERS.to_vec(), EventFd::new().unwrap())
+    SharedState::new(BUFFERS.to_vec(), 1 << 20, EventFd::new().unwrap())
 }
 
 /// What a member says to the others.
@@ -112,9 +112,10 @@ fn who_ends_hears_all_that_it_is_owed_and_then_the_end() {
 struct Hoard(Vec<Chunk>);
 
 impl Protocol for Hoard {
-    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        let chunk = input.take_all().into_chunk();
         self.0.push(chunk);
-        out.reply(&b"+"[..]);
+        out.send("+");
     }
 }
 
@@ -146,8 +147,9 @@ fn who_always_has_more_to_say_hears_the_end_all_the_same() {
 struct Curt;
 
 impl Protocol for Curt {
-    fn data(&mut self, _: Chunk, out: &mut Outbox<'_>) {
-        out.reply(&b"bye"[..]);
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        input.take_all();
+        out.send("bye");
         out.finish();
     }
 }
@@ -460,11 +462,11 @@ fn a_connection_without_a_thread_is_refused_and_counted() {
 struct Stay;
 
 impl Protocol for Stay {
-    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-        out.broadcast(chunk);
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        out.broadcast(input.take_all());
     }
 
-    fn end(&mut self, _: &mut Outbox<'_>) {}
+    fn end(&mut self, _: &mut Input<'_>, _: &mut Outbox<'_>) {}
 }
 
 #[test]
@@ -533,7 +535,7 @@ fn nobody_has_come_and_it_drains_all_the_same() {
 struct Mistake;
 
 impl Protocol for Mistake {
-    fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {
+    fn data(&mut self, _: &mut Input<'_>, _: &mut Outbox<'_>) {
         panic!("a mistake");
     }
 }

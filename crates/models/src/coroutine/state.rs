@@ -102,7 +102,7 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     pub(super) fn new(calls: C, pool: Rc<Pool>, limits: Limits) -> ServerState<P, C> {
         ServerState {
             calls,
-            peers: Peers::new(),
+            peers: Peers::new(limits.max_input),
             pool,
             limits,
             stage: Stage::Serving,

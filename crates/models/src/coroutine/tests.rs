@@ -14,7 +14,7 @@ use super::state::TaskState;
 use super::*;
 use proactor::buffer::{BufferClass, Chunk};
 use proactor::protocol::testing::Broadcast;
-use proactor::protocol::{Echo, Outbox};
+use proactor::protocol::{Echo, Input, Outbox};
 
 const BUFFERS: &[BufferClass] = &[BufferClass { bytes: 64, count: 64 }];
 
@@ -99,7 +99,8 @@ impl Protocol for Noted {
         self.1 = me;
     }
 
-    fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {
+    fn data(&mut self, input: &mut Input<'_>, _: &mut Outbox<'_>) {
+        input.take_all();
         self.0.borrow_mut().push(self.1);
     }
 }
@@ -138,7 +139,7 @@ fn a_protocol_that_panics_ends_the_server_instead_of_leaving_it_without_a_task()
         #[derive(Clone)]
         struct Wrong;
         impl Protocol for Wrong {
-            fn data(&mut self, _: Chunk, _: &mut Outbox<'_>) {
+            fn data(&mut self, _: &mut Input<'_>, _: &mut Outbox<'_>) {
                 panic!("as this test has it");
             }
         }

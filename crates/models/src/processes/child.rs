@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::fork_hooks::ForkHooks;
 use super::relay::RelayEnd;
-use super::single::SingleConnection;
+use super::single::{NewConnection, SingleConnection};
 use proactor::buffer::{BufferClass, Pool};
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, KeyOwner};
@@ -20,14 +20,6 @@ use proactor::reactor::Reactor;
 
 /// Buffers of each size that a child has of its own.
 const BUFFERS: usize = 16;
-
-/// What a child is given: its client, the `me`th at its listener.
-#[derive(Debug)]
-pub(super) struct NewConnection<P> {
-    pub(super) socket: OwnedFd,
-    pub(super) protocol: P,
-    pub(super) me: u64,
-}
 
 impl<P: Protocol + Clone> NewConnection<P> {
     /// Serves it, until it has gone or has been told to and drained; answers the exit status.
@@ -69,7 +61,7 @@ impl<P: Protocol + Clone> NewConnection<P> {
         // The socket is closed when this has ended; then nothing is opened before the process ends.
         signals.tell(Wake::Unblock(self.socket.as_fd()))?;
         let calls = (calls, KeyOwner::Conn(client).into());
-        let single = SingleConnection::new(calls, self.socket, self.protocol, self.me, pool);
+        let single = SingleConnection::new(calls, self, pool);
         single.serve(process::told, publish)
     }
 
@@ -84,7 +76,7 @@ impl<P: Protocol + Clone> NewConnection<P> {
     ) -> io::Result<()> {
         /// The parent's deadline is the only one: past it, it kills, and counts.
         const FOR_EVER: Duration = Duration::MAX;
-        let limits = Limits { connections: 2, drain: FOR_EVER };
+        let limits = Limits { connections: 2, drain: FOR_EVER, max_input: self.max_input };
         let mut room = Reactor::new(calls.selector(), pool, limits, stop)?;
         let next = room.next_id();
         C::name(room.selector_mut(), next, KeyOwner::Link(client));
@@ -130,7 +122,8 @@ mod tests {
         let child = thread::spawn(move || {
             let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
             let (stop, mut counted) = (ShutdownSignal::new().unwrap(), Counters::default());
-            let connection = NewConnection { socket, protocol: Chat::default(), me: 7 };
+            let connection =
+                NewConnection { socket, protocol: Chat::default(), me: 7, max_input: 1 << 20 };
             let calls = (PlainCalls, ConnId::new(0, 0));
             connection
                 .among_others(calls, its, pool, stop, |counters| counted = *counters)

@@ -35,9 +35,9 @@ use std::process::ExitStatus;
 
 pub use self::fork_hooks::{ForkHooks, RenamingLog};
 
-use self::child::NewConnection;
 use self::relay::Relay;
 use self::shared_counters::{CounterSlot, SharedCounters};
+use self::single::NewConnection;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::calls::PlainCalls;
 use proactor::clock::Nanos;
@@ -277,7 +277,7 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
         self.counters.accepted += 1;
         self.came += 1;
         let (protocol, me) = (self.listeners[at].protocol.clone(), self.came);
-        self.fork_for(at, NewConnection { socket, protocol, me });
+        self.fork_for(at, NewConnection { socket, protocol, me, max_input: self.limits.max_input });
     }
 
     /// Forks a child for a client. If that fails for now, the client waits.

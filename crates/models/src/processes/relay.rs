@@ -20,9 +20,8 @@
 //! does. Who goes is announced by the child, if it lives to; its last frame is a goodbye. Of a
 //! child that ended without one, the parent's copy says what it has to say when it goes.
 
-use super::frames::{self, Frames, HEADER};
-use proactor::buffer::{Chunk, SendQueue};
-use proactor::protocol::{Message, Outbox, Protocol};
+use super::frames::{self, HEADER};
+use proactor::protocol::{Input, Message, Outbox, OutboxBuffer, Protocol};
 
 /// In the parent: the end of a link to one child.
 #[derive(Debug, Clone)]
@@ -30,7 +29,6 @@ pub(super) struct Relay<P> {
     /// Told only that it comes, and perhaps that it goes.
     protocol: P,
     me: u64,
-    frames: Frames,
     /// True once the child has said all, its going included.
     goodbye: bool,
 }
@@ -39,14 +37,14 @@ impl<P: Protocol> Relay<P> {
     /// The end of a link to the child whose client is the `me`th at its listener, and is served
     /// `protocol`.
     pub(super) fn new(protocol: P, me: u64) -> Relay<P> {
-        Relay { protocol, me, frames: Frames::default(), goodbye: false }
+        Relay { protocol, me, goodbye: false }
     }
 
     /// Says to the others what its protocol says to them; what it replies, the child replies.
     fn announce(&mut self, out: &mut Outbox<'_>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
-        let (mut replies, mut messages, mut finished) = (SendQueue::new(), Vec::new(), false);
-        event(&mut self.protocol, &mut Outbox::new(&mut replies, &mut messages, &mut finished));
-        messages.into_iter().for_each(|message| frames::broadcast(message, out));
+        let mut asked = OutboxBuffer::default();
+        event(&mut self.protocol, &mut asked.outbox());
+        asked.messages.into_iter().for_each(|message| frames::broadcast(message, out));
     }
 }
 
@@ -56,12 +54,13 @@ impl<P: Protocol> Protocol for Relay<P> {
         self.announce(out, |protocol, out| protocol.open(me, out));
     }
 
-    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
-        let goodbye = &mut self.goodbye;
-        self.frames.feed(chunk, |frame| match frame.len() {
-            HEADER => *goodbye = true,
-            _ => out.broadcast(frame),
-        });
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        while let Some(frame) = frames::next(input) {
+            match frame.len() {
+                HEADER => self.goodbye = true,
+                _ => out.broadcast(frame),
+            }
+        }
     }
 
     fn close(&mut self, out: &mut Outbox<'_>) {
@@ -76,8 +75,8 @@ impl<P: Protocol> Protocol for Relay<P> {
 pub(super) enum RelayEnd<P> {
     /// The client.
     Client(Client<P>),
-    /// The parent.
-    Link(Link),
+    /// The parent: what it passes on is unpacked.
+    Link,
 }
 
 impl<P: Protocol> RelayEnd<P> {
@@ -88,7 +87,7 @@ impl<P: Protocol> RelayEnd<P> {
 
     /// The parent.
     pub(super) fn link() -> RelayEnd<P> {
-        RelayEnd::Link(Link::default())
+        RelayEnd::Link
     }
 }
 
@@ -108,12 +107,6 @@ impl<P: Protocol> Client<P> {
     }
 }
 
-/// The parent: what it passes on is unpacked.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Link {
-    frames: Frames,
-}
-
 impl<P: Protocol> Protocol for RelayEnd<P> {
     fn open(&mut self, _: u64, out: &mut Outbox<'_>) {
         if let RelayEnd::Client(client) = self {
@@ -122,25 +115,31 @@ impl<P: Protocol> Protocol for RelayEnd<P> {
         }
     }
 
-    fn data(&mut self, chunk: Chunk, out: &mut Outbox<'_>) {
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
         match self {
-            RelayEnd::Client(client) => client.pack(out, |protocol, out| protocol.data(chunk, out)),
-            RelayEnd::Link(link) => link.frames.feed(chunk, |mut frame| {
-                frame.advance(HEADER);
-                out.broadcast(frame);
-            }),
+            RelayEnd::Client(client) => client.pack(out, |protocol, out| protocol.data(input, out)),
+            RelayEnd::Link => {
+                while let Some(frame) = frames::next(input) {
+                    let mut frame = frame.into_chunk();
+                    frame.advance(HEADER);
+                    out.broadcast(frame);
+                }
+            }
         }
     }
 
-    fn end(&mut self, out: &mut Outbox<'_>) {
+    fn end(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
         match self {
-            RelayEnd::Client(client) => client.pack(out, |protocol, out| protocol.end(out)),
-            RelayEnd::Link(_) => out.finish(),
+            RelayEnd::Client(client) => client.pack(out, |protocol, out| protocol.end(input, out)),
+            RelayEnd::Link => out.finish(),
         }
     }
 
-    fn refills(&self) -> bool {
-        matches!(self, RelayEnd::Client(client) if client.protocol.refills())
+    fn drain(&mut self, out: &mut Outbox<'_>) {
+        match self {
+            RelayEnd::Client(client) => client.pack(out, |protocol, out| protocol.drain(out)),
+            RelayEnd::Link => out.finish(),
+        }
     }
 
     fn refill(&mut self, out: &mut Outbox<'_>) {
@@ -160,25 +159,30 @@ impl<P: Protocol> Protocol for RelayEnd<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proactor::protocol::Chat;
-    use proactor::protocol::testing::to_others;
+    use proactor::buffer::Chunk;
+    use proactor::protocol::testing::{receive, to_others};
+    use proactor::protocol::{Chat, Untaken};
 
-    /// What the others hear of this event, and what it is replied.
+    /// Returns what the others receive because of this event, and the reply.
     fn said<P: Protocol>(
         protocol: &mut P,
         event: impl FnOnce(&mut P, &mut Outbox<'_>),
     ) -> (Vec<u8>, Vec<u8>) {
-        let (mut queue, mut messages, mut finished) = (SendQueue::new(), Vec::new(), false);
-        event(protocol, &mut Outbox::new(&mut queue, &mut messages, &mut finished));
-        let replies = queue.iter().flat_map(|chunk| chunk.to_vec()).collect();
-        (to_others(&messages).concat(), replies)
+        let mut out = OutboxBuffer::default();
+        event(protocol, &mut out.outbox());
+        (to_others(&out.messages).concat(), out.replies())
+    }
+
+    /// Returns what the others receive because of these bytes, and the reply.
+    fn reply_to<P: Protocol>(protocol: &mut P, bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let (mut out, mut untaken) = (OutboxBuffer::default(), Untaken::default());
+        receive(protocol, Chunk::from(bytes.to_vec()), &mut untaken, &mut out);
+        (to_others(&out.messages).concat(), out.replies())
     }
 
     /// What clients would hear of these frames.
     fn unpacked(frames: &[u8]) -> String {
-        let mut line = RelayEnd::<Chat>::link();
-        let chunk = Chunk::from(frames.to_vec());
-        String::from_utf8(said(&mut line, |line, out| line.data(chunk, out)).0).unwrap()
+        String::from_utf8(reply_to(&mut RelayEnd::<Chat>::link(), frames).0).unwrap()
     }
 
     #[test]
@@ -188,10 +192,8 @@ mod tests {
         let (joined, _) = said(&mut relay, |relay, out| relay.open(1, out));
         assert_eq!(unpacked(&joined), "* 7 joined\n");
         assert_eq!(said(&mut client, |client, out| client.open(1, out)).0, b"");
-        let hello = Chunk::from(b"hello\nyou\nhalf".to_vec());
-        let (frames, _) = said(&mut client, |client, out| client.data(hello, out));
-        let (passed, reply) =
-            said(&mut relay, |relay, out| relay.data(Chunk::from(frames.clone()), out));
+        let (frames, _) = reply_to(&mut client, b"hello\nyou\nhalf");
+        let (passed, reply) = reply_to(&mut relay, &frames);
         assert_eq!((&passed, &reply[..]), (&frames, &b""[..]));
         assert_eq!(unpacked(&passed), "[7] hello\n[7] you\n");
     }
@@ -203,7 +205,7 @@ mod tests {
         said(&mut relay, |relay, out| relay.open(1, out));
         said(&mut client, |client, out| client.open(1, out));
         let (goodbye, _) = said(&mut client, |client, out| client.close(out));
-        let (passed, _) = said(&mut relay, |relay, out| relay.data(Chunk::from(goodbye), out));
+        let (passed, _) = reply_to(&mut relay, &goodbye);
         assert_eq!(unpacked(&passed), "* 7 left\n");
         assert_eq!(said(&mut relay, |relay, out| relay.close(out)).0, b"");
     }
@@ -214,10 +216,8 @@ mod tests {
         let mut client = RelayEnd::client(Chat::default(), 7);
         said(&mut relay, |relay, out| relay.open(1, out));
         said(&mut client, |client, out| client.open(1, out));
-        let chunk = Chunk::from(b"never to be heard\n".to_vec());
-        let (frames, _) = said(&mut client, |client, out| client.data(chunk, out));
-        let torn = Chunk::from(frames[..frames.len() - 1].to_vec());
-        assert_eq!(said(&mut relay, |relay, out| relay.data(torn, out)).0, b"");
+        let (frames, _) = reply_to(&mut client, b"never to be heard\n");
+        assert_eq!(reply_to(&mut relay, &frames[..frames.len() - 1]).0, b"");
         let (left, _) = said(&mut relay, |relay, out| relay.close(out));
         assert_eq!(unpacked(&left), "* 7 left\n");
     }

@@ -11,12 +11,22 @@ use std::rc::Rc;
 use proactor::buffer::{Chunk, Pool};
 use proactor::calls::{Calls, PlainCalls};
 use proactor::clock::Nanos;
-use proactor::connection::Connection;
+use proactor::connection::{Connection, Context};
 use proactor::counters::Counters;
 use proactor::keys::Key;
 use proactor::os;
 use proactor::peers::LINGER;
-use proactor::protocol::{Message, Protocol};
+use proactor::protocol::Protocol;
+
+/// What a child is given: its client, the `me`th at its listener.
+#[derive(Debug)]
+pub(super) struct NewConnection<P> {
+    pub(super) socket: OwnedFd,
+    pub(super) protocol: P,
+    pub(super) me: u64,
+    /// See [`Limits::max_input`](proactor::limits::Limits::max_input).
+    pub(super) max_input: usize,
+}
 
 /// The only connection of its process.
 pub(super) struct SingleConnection<P, C = PlainCalls> {
@@ -32,33 +42,32 @@ pub(super) struct SingleConnection<P, C = PlainCalls> {
     waits_for_buffer: bool,
     /// Until when it discards what still comes, once it has shut its direction down.
     lingers: Option<Nanos>,
-    /// What its protocol says to the others: there is nobody.
-    messages: Vec<Message>,
+    /// What its protocol sends to others is dropped: there are none.
+    context: Context,
     counters: Counters,
     /// System calls that this process had made before it was one.
     calls_before: u64,
 }
 
 impl<P: Protocol, C: Calls> SingleConnection<P, C> {
-    /// The `me`th to come to its listener, by a socket that blocks. In a trace it is `key`'s.
+    /// Serves `connection`, whose socket blocks. In a trace it is `key`'s.
     pub(super) fn new(
         (calls, key): (C, Key),
-        socket: OwnedFd,
-        protocol: P,
-        me: u64,
+        connection: NewConnection<P>,
         pool: Rc<Pool>,
     ) -> SingleConnection<P, C> {
-        let mut messages = Vec::new();
+        let NewConnection { socket, protocol, me, max_input } = connection;
+        let mut context = Context { max_input, ..Context::default() };
         SingleConnection {
             calls,
             key,
             socket,
-            connection: Connection::open(protocol, me, &mut messages),
+            connection: Connection::open(protocol, me, &mut context),
             pool,
             writable: true,
             waits_for_buffer: false,
             lingers: None,
-            messages,
+            context,
             counters: Counters::default(),
             calls_before: os::calls(),
         }
@@ -76,7 +85,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
     ) -> io::Result<()> {
         loop {
             if told() {
-                self.connection.finish();
+                self.connection.drain(&mut self.context);
             }
             self.send();
             if self.connection.wants_shutdown() {
@@ -89,7 +98,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
             self.counters.calls = os::calls() - self.calls_before;
             publish(&self.counters);
             if self.connection.is_finished() {
-                self.connection.close(&mut self.messages);
+                self.connection.close(&mut self.context);
                 self.calls.close(self.key, self.socket);
                 return Ok(());
             }
@@ -115,14 +124,14 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
                     owed -= n;
                     self.counters.sends += 1;
                     self.counters.sent_bytes += n as u64;
-                    self.connection.sent(n, &mut self.messages);
+                    self.connection.sent(n, &mut self.context);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => self.connection.broken(),
             }
         }
-        self.messages.clear();
+        self.context.messages.clear();
     }
 
     /// Receives once.
@@ -132,18 +141,18 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
         match recv(&self.calls, self.key, self.socket.as_fd(), buffer) {
-            Ok(0) => self.connection.ended(&mut self.messages),
+            Ok(0) => self.connection.ended(&mut self.context),
             Ok(n) => {
                 self.counters.receives += 1;
                 self.counters.received_bytes += n as u64;
-                self.connection.received(Chunk::received(lease, n), &mut self.messages);
+                self.connection.received(Chunk::received(lease, n), &mut self.context);
             }
             // It was told meanwhile, or was stopped and continued.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.connection.broken(),
         }
-        self.messages.clear();
+        self.context.messages.clear();
     }
 
     /// There is no buffer: there will be one when something is sent.
@@ -197,7 +206,7 @@ mod tests {
 
     use super::*;
     use proactor::buffer::BufferClass;
-    use proactor::protocol::{Any, Chargen, Echo};
+    use proactor::protocol::{Any, Chargen, Echo, Input, Outbox};
 
     /// What `peer` does to a child served `protocol`; and what the child counted.
     fn with_child<P: Protocol + Send + 'static>(
@@ -210,7 +219,9 @@ mod tests {
             let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
             let counted = Cell::new(Counters::default());
             let calls = (PlainCalls, Key(0));
-            let single = SingleConnection::new(calls, its.into(), protocol, 1, Rc::clone(&pool));
+            let connection =
+                NewConnection { socket: its.into(), protocol, me: 1, max_input: 1 << 20 };
+            let single = SingleConnection::new(calls, connection, Rc::clone(&pool));
             single.serve(told, |counters| counted.set(*counters)).unwrap();
             assert!(pool.is_whole(), "a buffer is missing");
             counted.get()
@@ -297,8 +308,8 @@ mod tests {
     struct Late(fn() -> Any);
 
     impl Protocol for Late {
-        fn data(&mut self, chunk: Chunk, out: &mut proactor::protocol::Outbox<'_>) {
-            (self.0)().data(chunk, out);
+        fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+            (self.0)().data(input, out);
         }
     }
 }

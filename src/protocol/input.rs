@@ -1,0 +1,632 @@
+//! What a connection received and its protocol has not taken.
+//!
+//! ```text
+//!   kept from before          received now
+//!   ┌──────────────────┐ ┌─────────────────────┐
+//!   │ head: heap memory │ │ tail: pooled buffer │      take, line: from the front
+//!   └──────────────────┘ └─────────────────────┘
+//! ```
+//!
+//! What the protocol leaves is copied to the head, so a connection that waits for the rest of a
+//! message keeps no pooled buffer. Only a message that lies across both parts is copied; all others
+//! are handed out where they were received.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+
+use crate::buffer::Chunk;
+
+/// The bytes that a connection received and its [`Protocol`](super::Protocol) has not taken.
+///
+/// Each method that returns bytes takes them, except the two that begin with `peek`. Bytes that
+/// are not taken stay in the connection, and are there at the next call in front of what arrives
+/// meanwhile. They are limited by `Limits::max_input`: a connection that exceeds it is aborted.
+#[derive(Debug)]
+pub struct Input<'a> {
+    tail: Chunk,
+    untaken: &'a mut Untaken,
+    max_input: usize,
+    received: PhantomData<&'a mut [u8]>,
+}
+
+/// What a connection keeps of its input between two calls; empty for most connections.
+#[derive(Debug, Default)]
+pub struct Untaken(Option<Box<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    head: Vec<u8>,
+    /// How many of its first bytes have been taken.
+    taken: usize,
+    /// How many of the first bytes are known to hold no newline.
+    searched: usize,
+    /// How many bytes the protocol asked for: it is not called before they are there.
+    wanted: usize,
+    /// True while the rest of a line that was too long is dropped.
+    skips_line: bool,
+    /// True once the protocol asked for what is not there.
+    asked: bool,
+    /// Why the connection must be aborted.
+    violation: Option<String>,
+}
+
+impl Kept {
+    fn head(&self) -> &[u8] {
+        &self.head[self.taken..]
+    }
+
+    /// Takes the first `n` bytes of the head.
+    fn advance(&mut self, n: usize) {
+        self.taken += n;
+        if self.taken == self.head.len() {
+            self.head.clear();
+            self.taken = 0;
+        }
+    }
+
+    /// Appends `bytes` to the head. What was taken is dropped as soon as it is more than what is
+    /// left, so each byte is moved at most once for each byte taken.
+    fn append(&mut self, bytes: &[u8]) {
+        if self.taken > self.head.len() - self.taken {
+            self.head.drain(..self.taken);
+            self.taken = 0;
+        }
+        self.head.extend_from_slice(bytes);
+    }
+}
+
+/// Bytes taken from an [`Input`], where they were received; writable in place.
+///
+/// [`Outbox::send`](super::Outbox::send) sends them from there, without a copy.
+/// [`into_chunk`](Received::into_chunk) keeps them beyond the call. Several may live at once.
+pub struct Received<'a> {
+    chunk: Chunk,
+    input: PhantomData<&'a mut [u8]>,
+}
+
+/// A line was longer than its limit, and is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong;
+
+impl<'a> Input<'a> {
+    /// An input of `chunk` behind what `untaken` holds. With more than `max_input` bytes left
+    /// untaken, [`leave`](Input::leave) returns a violation.
+    #[inline]
+    pub fn new(chunk: Chunk, untaken: &'a mut Untaken, max_input: usize) -> Input<'a> {
+        if let Some(kept) = &mut untaken.0 {
+            kept.asked = false;
+        }
+        Input { tail: chunk, untaken, max_input, received: PhantomData }
+    }
+
+    /// Returns the number of bytes that are there.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.head_len() + self.tail.len()
+    }
+
+    /// Returns whether no byte is there.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns all bytes without taking them.
+    pub fn peek(&mut self) -> &[u8] {
+        if self.head_len() == 0 {
+            return &self.tail;
+        }
+        self.join();
+        self.head()
+    }
+
+    /// Returns the first `N` bytes without taking them, as for a header. If fewer are there,
+    /// `data` is called again once they are.
+    pub fn peek_array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        if self.len() < N {
+            self.want(N);
+            return None;
+        }
+        let mut bytes = [0; N];
+        let head = self.head();
+        let (first, rest) = bytes.split_at_mut(head.len().min(N));
+        first.copy_from_slice(&head[..first.len()]);
+        rest.copy_from_slice(&self.tail[..rest.len()]);
+        Some(bytes)
+    }
+
+    /// Takes the first `n` bytes. If fewer are there it takes none, and `data` is called again once
+    /// they are. An `n` above `Limits::max_input` aborts the connection.
+    pub fn take(&mut self, n: usize) -> Option<Received<'a>> {
+        if self.len() < n {
+            self.want(n);
+            return None;
+        }
+        if self.head_len() == 0 {
+            return Some(self.take_tail(n));
+        }
+        Some(self.take_across(n))
+    }
+
+    /// Takes all bytes.
+    #[inline]
+    pub fn take_all(&mut self) -> Received<'a> {
+        if self.head_len() == 0 {
+            self.forget_search(usize::MAX);
+            return Received::new(std::mem::replace(&mut self.tail, Chunk::EMPTY));
+        }
+        self.take_across(self.len())
+    }
+
+    /// Takes the next line with its newline. `None`: no whole line is there, and `data` is called
+    /// again when more has arrived. A line of more than `max` bytes, its newline not counted,
+    /// aborts the connection.
+    pub fn line(&mut self, max: usize) -> Option<Received<'a>> {
+        match self.try_line(max)? {
+            Ok(line) => Some(line),
+            Err(TooLong) => {
+                self.violate(format!("a line of more than {max} bytes"));
+                None
+            }
+        }
+    }
+
+    /// Takes the next line with its newline, as [`line`](Input::line) does; a line that is too long
+    /// is dropped, and reported once in its place.
+    pub fn try_line(&mut self, max: usize) -> Option<Result<Received<'a>, TooLong>> {
+        match self.find_line(max)? {
+            Ok(len) => self.take(len).map(Ok),
+            Err(too_long) => Some(Err(too_long)),
+        }
+    }
+
+    /// Takes whole lines, each with its newline: as many as are there, in one piece as long as none
+    /// has to be copied for it. A line that is too long is dropped and reported in its place.
+    pub fn try_lines(&mut self, max: usize) -> Option<Result<Received<'a>, TooLong>> {
+        let first = match self.find_line(max)? {
+            Ok(first) => first,
+            Err(too_long) => return Some(Err(too_long)),
+        };
+        if self.head_len() > 0 {
+            return self.take(first).map(Ok);
+        }
+        let mut whole = first;
+        while let Some(len) = newline(&self.tail[whole..]).filter(|&len| len <= max) {
+            whole += len + 1;
+        }
+        self.take(whole).map(Ok)
+    }
+
+    /// Returns the length of the next line, its newline included, if it is there and not too long.
+    fn find_line(&mut self, max: usize) -> Option<Result<usize, TooLong>> {
+        if !self.skip_line() || self.is_empty() {
+            return None;
+        }
+        let searched = self.untaken.0.as_ref().map_or(0, |kept| kept.searched);
+        let Some(len) = self.newline_from(searched) else {
+            let len = self.len();
+            if len > max {
+                self.kept().skips_line = true;
+                self.skip_line();
+                return Some(Err(TooLong));
+            }
+            let kept = self.kept();
+            (kept.searched, kept.asked) = (len, true);
+            return None;
+        };
+        if len > max {
+            self.drop_front(len + 1);
+            return Some(Err(TooLong));
+        }
+        Some(Ok(len + 1))
+    }
+
+    /// Returns how many bytes stand before the first newline at or behind `from`.
+    fn newline_from(&self, from: usize) -> Option<usize> {
+        let head = self.head();
+        if from < head.len()
+            && let Some(at) = newline(&head[from..])
+        {
+            return Some(from + at);
+        }
+        let from = from.saturating_sub(head.len());
+        newline(&self.tail[from..]).map(|at| head.len() + from + at)
+    }
+
+    /// Drops the rest of a line that was too long. Returns whether its newline has been found.
+    fn skip_line(&mut self) -> bool {
+        if !self.untaken.0.as_ref().is_some_and(|kept| kept.skips_line) {
+            return true;
+        }
+        let end = self.newline_from(0);
+        self.drop_front(end.map_or(self.len(), |len| len + 1));
+        let kept = self.kept();
+        kept.skips_line = end.is_none();
+        kept.asked |= end.is_none();
+        end.is_some()
+    }
+
+    fn take_tail(&mut self, n: usize) -> Received<'a> {
+        self.forget_search(n);
+        if n == self.tail.len() {
+            return Received::new(std::mem::replace(&mut self.tail, Chunk::EMPTY));
+        }
+        Received::new(self.tail.split_to(n))
+    }
+
+    #[cold]
+    fn take_across(&mut self, n: usize) -> Received<'a> {
+        self.forget_search(n);
+        let mut bytes = Vec::with_capacity(n);
+        let from_head = n.min(self.head_len());
+        bytes.extend_from_slice(&self.head()[..from_head]);
+        bytes.extend_from_slice(&self.tail[..n - from_head]);
+        self.advance(n);
+        Received::new(bytes.into())
+    }
+
+    fn drop_front(&mut self, n: usize) {
+        self.forget_search(n);
+        self.advance(n);
+    }
+
+    fn advance(&mut self, n: usize) {
+        let from_head = n.min(self.head_len());
+        if from_head > 0 {
+            self.kept().advance(from_head);
+        }
+        self.tail.advance(n - from_head);
+    }
+
+    /// Has the bytes of both parts in the head.
+    fn join(&mut self) {
+        let tail = std::mem::replace(&mut self.tail, Chunk::EMPTY);
+        if tail.is_empty() {
+            return;
+        }
+        self.kept().append(&tail);
+    }
+
+    fn want(&mut self, n: usize) {
+        if n > self.max_input {
+            let most = self.max_input;
+            return self.violate(format!("{n} bytes are asked for at once, {most} at most"));
+        }
+        let kept = self.kept();
+        (kept.wanted, kept.asked) = (n, true);
+    }
+
+    #[cold]
+    fn violate(&mut self, reason: String) {
+        let kept = self.kept();
+        kept.asked = true;
+        kept.violation.get_or_insert(reason);
+    }
+
+    #[inline]
+    fn forget_search(&mut self, taken: usize) {
+        if let Some(kept) = &mut self.untaken.0 {
+            kept.searched = kept.searched.saturating_sub(taken);
+            kept.wanted = 0;
+        }
+    }
+
+    #[inline]
+    fn head_len(&self) -> usize {
+        self.untaken.0.as_ref().map_or(0, |kept| kept.head.len() - kept.taken)
+    }
+
+    fn head(&self) -> &[u8] {
+        self.untaken.0.as_ref().map_or(&[], |kept| kept.head())
+    }
+
+    fn kept(&mut self) -> &mut Kept {
+        self.untaken.0.get_or_insert_default()
+    }
+
+    // For the connection.
+
+    /// Returns whether the protocol can make use of what is there: it did not ask for more.
+    #[inline]
+    pub(crate) fn is_enough(&self) -> bool {
+        self.untaken.0.as_ref().is_none_or(|kept| self.len() >= kept.wanted)
+    }
+
+    /// Returns whether the protocol asked for what is not there.
+    #[inline]
+    pub(crate) fn awaits_more(&self) -> bool {
+        self.untaken.0.as_ref().is_some_and(|kept| kept.asked)
+    }
+
+    /// Keeps what was not taken for the next call. Returns why the connection must be aborted, if
+    /// it must; a `paused` one may keep what had arrived before it paused, however much that is.
+    #[inline]
+    pub(crate) fn leave(mut self, paused: bool) -> Option<String> {
+        if self.tail.is_empty() && self.untaken.0.is_none() {
+            return None;
+        }
+        self.leave_some(paused)
+    }
+
+    fn leave_some(&mut self, paused: bool) -> Option<String> {
+        self.join();
+        let (len, most) = (self.len(), self.max_input);
+        let kept = self.untaken.0.as_mut()?;
+        let violation = kept.violation.take();
+        let idle = len == 0 && kept.wanted == 0 && !kept.skips_line;
+        if violation.is_some() || idle {
+            self.untaken.0 = None;
+            return violation;
+        }
+        let over = len > most && !paused;
+        over.then(|| format!("{len} bytes of input are not taken, {most} at most"))
+    }
+}
+
+impl Untaken {
+    /// Returns whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.0.as_ref().is_none_or(|kept| kept.head().is_empty())
+    }
+
+    /// Drops what is kept.
+    pub(crate) fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl<'a> Received<'a> {
+    #[inline]
+    fn new(chunk: Chunk) -> Received<'a> {
+        Received { chunk, input: PhantomData }
+    }
+
+    /// Keeps the bytes beyond the call, without a copy.
+    #[inline]
+    pub fn into_chunk(self) -> Chunk {
+        self.chunk
+    }
+}
+
+impl Deref for Received<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.chunk
+    }
+}
+
+impl DerefMut for Received<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.chunk.make_mut()
+    }
+}
+
+impl fmt::Debug for Received<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.chunk.fmt(f)
+    }
+}
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the line is too long")
+    }
+}
+
+impl std::error::Error for TooLong {}
+
+fn newline(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|&byte| byte == b'\n')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::super::{LINE_MAX, TOO_LONG};
+    use super::*;
+
+    /// Calls `each` with an input of each of `parts` behind what was left of those before.
+    fn feed<'p>(
+        untaken: &mut Untaken,
+        parts: impl IntoIterator<Item = &'p [u8]>,
+        mut each: impl FnMut(&mut Input<'_>),
+    ) {
+        for part in parts {
+            let mut input = Input::new(Chunk::from(part.to_vec()), untaken, 1 << 20);
+            each(&mut input);
+            assert_eq!(input.leave(false), None);
+        }
+    }
+
+    /// Returns the lines of `parts`, and how many were too long.
+    fn lines<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> (Vec<u8>, usize) {
+        let (mut untaken, mut text, mut too_long) = (Untaken::default(), Vec::new(), 0);
+        feed(&mut untaken, parts, |input| {
+            while let Some(lines) = input.try_lines(LINE_MAX) {
+                match lines {
+                    Ok(lines) => {
+                        assert_eq!(lines.last(), Some(&b'\n'), "whole lines only");
+                        text.extend_from_slice(&lines);
+                    }
+                    Err(TooLong) => too_long += 1,
+                }
+            }
+            assert!(input.len() <= LINE_MAX);
+        });
+        let last = Input::new(Chunk::EMPTY, &mut untaken, 1 << 20).take_all();
+        text.extend_from_slice(&last);
+        text.extend_from_slice(if last.is_empty() { b"" } else { b"\n" });
+        (text, too_long)
+    }
+
+    #[test]
+    fn the_complaint_names_the_limit() {
+        assert_eq!(TOO_LONG, format!("line too long: {LINE_MAX} bytes at most\n"));
+    }
+
+    #[test]
+    fn whole_lines_are_taken_together_and_in_place() {
+        let chunk = Chunk::from(b"one\ntwo\nthr".to_vec());
+        let (place, mut untaken) = (chunk.as_ptr(), Untaken::default());
+        let mut input = Input::new(chunk, &mut untaken, 100);
+        let lines = input.try_lines(LINE_MAX).unwrap().unwrap();
+        assert_eq!((&lines[..], lines.as_ptr()), (&b"one\ntwo\n"[..], place));
+        assert!(input.try_lines(LINE_MAX).is_none() && input.awaits_more());
+        assert_eq!(input.len(), 3);
+    }
+
+    #[test]
+    fn lines_one_by_one_lie_where_they_were_received() {
+        let chunk = Chunk::from(b"one\ntwo\n".to_vec());
+        let (place, mut untaken) = (chunk.as_ptr(), Untaken::default());
+        let mut input = Input::new(chunk, &mut untaken, 100);
+        let [first, second] = [(); 2].map(|()| input.line(10).unwrap());
+        assert_eq!((&first[..], first.as_ptr()), (&b"one\n"[..], place));
+        assert_eq!((&second[..], second.as_ptr()), (&b"two\n"[..], place.wrapping_add(4)));
+        assert!(input.line(10).is_none() && input.is_empty());
+        assert_eq!(input.leave(false), None);
+        assert!(untaken.0.is_none(), "nothing is allocated for whole lines");
+    }
+
+    #[test]
+    fn a_line_of_the_greatest_length_passes_and_one_more_byte_does_not() {
+        let mut line = vec![b'x'; LINE_MAX];
+        line.push(b'\n');
+        assert_eq!(lines([&line[..]]), (line.clone(), 0));
+        line.insert(0, b'x');
+        line.extend_from_slice(b"next\n");
+        assert_eq!(lines([&line[..]]), (b"next\n".to_vec(), 1));
+    }
+
+    #[test]
+    fn a_line_too_long_aborts_or_is_reported() {
+        let mut untaken = Untaken::default();
+        let mut input = Input::new(Chunk::from(b"too long\nok\n".to_vec()), &mut untaken, 100);
+        assert!(matches!(input.try_line(7), Some(Err(TooLong))));
+        assert_eq!(&input.try_line(7).unwrap().unwrap()[..], b"ok\n");
+        let mut input = Input::new(Chunk::from(b"too long\n".to_vec()), &mut untaken, 100);
+        assert!(input.line(7).is_none());
+        assert_eq!(input.leave(false).as_deref(), Some("a line of more than 7 bytes"));
+    }
+
+    #[test]
+    fn a_frame_is_awaited_whole_and_copied_only_across_two_receives() {
+        let mut untaken = Untaken::default();
+        let mut input = Input::new(Chunk::from(b"\0\x03ab".to_vec()), &mut untaken, 100);
+        assert_eq!(input.peek_array(), Some([0, 3]));
+        assert!(input.take(5).is_none() && input.awaits_more());
+        assert_eq!(input.leave(false), None);
+        let second = Chunk::from(b"c\0\x01d".to_vec());
+        let place = second.as_ptr();
+        let mut input = Input::new(second, &mut untaken, 100);
+        assert!(input.is_enough());
+        let frame = input.take(5).unwrap();
+        let next = input.take(3).unwrap();
+        assert_eq!((&frame[..], &next[..]), (&b"\0\x03abc"[..], &b"\0\x01d"[..]));
+        assert_eq!(next.as_ptr(), place.wrapping_add(1));
+        assert!(input.peek_array::<2>().is_none());
+        assert_eq!(input.leave(false), None);
+        let input = Input::new(Chunk::from(b"\0".to_vec()), &mut untaken, 100);
+        assert!(!input.is_enough(), "a header of two bytes is awaited");
+    }
+
+    #[test]
+    fn more_than_the_limit_is_neither_awaited_nor_kept() {
+        let mut untaken = Untaken::default();
+        let mut input = Input::new(Chunk::from(b"12345".to_vec()), &mut untaken, 4);
+        assert!(input.take(6).is_none());
+        let reason = input.leave(false).unwrap();
+        assert_eq!(reason, "6 bytes are asked for at once, 4 at most");
+        let five = || Chunk::from(b"12345".to_vec());
+        let reason = Input::new(five(), &mut untaken, 4).leave(false).unwrap();
+        assert_eq!(reason, "5 bytes of input are not taken, 4 at most");
+        untaken.clear();
+        assert_eq!(Input::new(five(), &mut untaken, 4).leave(true), None, "it paused");
+    }
+
+    #[test]
+    fn what_is_peeked_at_stays() {
+        let mut untaken = Untaken::default();
+        feed(&mut untaken, [&b"hel"[..], b"lo"], |input| {
+            let seen = input.peek().to_vec();
+            assert!(seen == b"hel" || seen == b"hello");
+        });
+        let mut input = Input::new(Chunk::from(b"!".to_vec()), &mut untaken, 100);
+        assert_eq!(&input.take_all()[..], b"hello!");
+        assert!(input.is_empty());
+    }
+
+    #[test]
+    fn what_passes_through_leaves_no_memory_behind() {
+        let mut untaken = Untaken::default();
+        let part = [&[b'x'; 100][..], b"\nrest"].concat();
+        for _ in 0..1000 {
+            feed(&mut untaken, [&part[..]], |input| while input.line(200).is_some() {});
+            let kept = untaken.0.as_ref().unwrap();
+            assert!(kept.head().len() == 4 && kept.head.capacity() < 1000);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_network_cut_the_bytes_changes_nothing(
+            lengths in vec(prop_oneof![0..40usize, LINE_MAX - 1..LINE_MAX + 3], 0..6),
+            terminated: bool,
+            mut cuts in vec(0..=4 * LINE_MAX, 0..8),
+        ) {
+            let mut text = Vec::new();
+            for (at, length) in lengths.iter().enumerate() {
+                text.resize(text.len() + length, b'a' + at as u8);
+                if terminated || at + 1 < lengths.len() {
+                    text.push(b'\n');
+                }
+            }
+            cuts.retain(|&cut| cut < text.len());
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            let parts = cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]);
+            prop_assert_eq!(lines(parts), lines([&text[..]]));
+        }
+
+        /// Against a model: everything that was received, as one string.
+        #[test]
+        fn every_method_takes_from_the_front(
+            parts in vec(vec(prop_oneof![Just(b'\n'), Just(b'a')], 0..12), 0..6),
+            takes in vec((0..4u8, 0..9usize), 0..24),
+        ) {
+            let (mut untaken, mut model) = (Untaken::default(), Vec::new());
+            let mut takes = takes.iter();
+            for part in &parts {
+                model.extend_from_slice(part);
+                let mut input = Input::new(Chunk::from(part.clone()), &mut untaken, 1 << 20);
+                for &(method, n) in takes.by_ref().take(4) {
+                    prop_assert_eq!(input.len(), model.len());
+                    let taken = match method {
+                        0 => input.take(n),
+                        1 => input.line(100),
+                        2 => (input.peek().len() == n).then(|| input.take_all()),
+                        _ => {
+                            let header = input.peek_array::<3>();
+                            prop_assert_eq!(header.as_ref().map(|it| &it[..]), model.get(..3));
+                            None
+                        }
+                    };
+                    let expected = match method {
+                        0 => model.get(..n),
+                        1 => newline(&model).map(|at| &model[..=at]),
+                        2 => model.get(..).filter(|all| all.len() == n),
+                        _ => None,
+                    };
+                    prop_assert_eq!(taken.as_deref(), expected);
+                    let len = expected.map_or(0, <[u8]>::len);
+                    model.drain(..len);
+                }
+                prop_assert_eq!(input.leave(false), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Where a protocol puts what it sends and asks for.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write};
+
+use super::Received;
+use crate::buffer::{Chunk, SendQueue};
+
+/// Where a [`Protocol`](super::Protocol) puts what it sends, and asks for what it needs.
+#[derive(Debug)]
+pub struct Outbox<'a> {
+    queue: &'a mut SendQueue,
+    messages: &'a mut Vec<Message>,
+    requests: &'a mut Requests,
+}
+
+/// What a protocol sends to others than its peer.
+#[derive(Debug, Clone)]
+pub enum Message {
+    /// To every other peer of its listener.
+    Broadcast(Chunk),
+    /// To the server's operator; dropped if there is none.
+    Operator(Chunk),
+}
+
+/// What a protocol asked its connection for during a call.
+#[derive(Debug, Default)]
+pub struct Requests {
+    /// One bit each: see the constants.
+    flags: u8,
+    /// Why it aborts, if it does.
+    abort: Option<Cow<'static, str>>,
+}
+
+impl Requests {
+    const FINISH: u8 = 1;
+    const REFILL: u8 = 2;
+    const PAUSE: u8 = 4;
+    const RESUME: u8 = 8;
+    const ABORT: u8 = 16;
+
+    /// Requests of a connection that takes nothing more to send.
+    pub fn of_finished() -> Requests {
+        Requests { flags: Requests::FINISH, abort: None }
+    }
+
+    /// Returns whether nothing was asked for.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.flags == 0
+    }
+
+    /// Returns whether [`Outbox::finish`] was called.
+    pub fn finishes(&self) -> bool {
+        self.has(Requests::FINISH)
+    }
+
+    /// Returns whether [`Outbox::request_refill`] was called.
+    pub(crate) fn refills(&self) -> bool {
+        self.has(Requests::REFILL)
+    }
+
+    /// Returns whether [`Outbox::pause`] was called, and not `resume` behind it.
+    pub(crate) fn pauses(&self) -> bool {
+        self.has(Requests::PAUSE)
+    }
+
+    /// Returns whether [`Outbox::resume`] was called, and not `pause` behind it.
+    pub(crate) fn resumes(&self) -> bool {
+        self.has(Requests::RESUME)
+    }
+
+    /// Returns why the connection must be aborted, if [`Outbox::abort`] was called.
+    pub(crate) fn abort(&self) -> Option<&str> {
+        self.abort.as_deref()
+    }
+
+    #[inline]
+    fn stops_input(&self) -> bool {
+        self.has(Requests::FINISH | Requests::PAUSE | Requests::ABORT)
+    }
+
+    #[inline]
+    fn has(&self, flags: u8) -> bool {
+        self.flags & flags != 0
+    }
+}
+
+/// An outbox that no connection reads: for a protocol that another one embeds, and for tests.
+#[derive(Debug, Default)]
+pub struct OutboxBuffer {
+    /// What was sent to the peer.
+    pub queue: SendQueue,
+    /// What was sent to others.
+    pub messages: Vec<Message>,
+    /// What the connection was asked for.
+    pub requests: Requests,
+}
+
+impl OutboxBuffer {
+    /// Returns the outbox.
+    pub fn outbox(&mut self) -> Outbox<'_> {
+        Outbox::new(&mut self.queue, &mut self.messages, &mut self.requests)
+    }
+
+    /// Returns the bytes that were sent to the peer.
+    pub fn replies(&self) -> Vec<u8> {
+        self.queue.iter().flat_map(|chunk| chunk.to_vec()).collect()
+    }
+}
+
+impl<'a> Outbox<'a> {
+    /// An outbox of a connection: what is sent goes to `queue`, what is for others to `messages`,
+    /// and what the connection must do to `requests`.
+    #[inline]
+    pub fn new(
+        queue: &'a mut SendQueue,
+        messages: &'a mut Vec<Message>,
+        requests: &'a mut Requests,
+    ) -> Outbox<'a> {
+        Outbox { queue, messages, requests }
+    }
+
+    /// The same outbox, but what is for others goes to `messages`.
+    pub fn with_messages<'b>(&'b mut self, messages: &'b mut Vec<Message>) -> Outbox<'b> {
+        Outbox { queue: self.queue, messages, requests: self.requests }
+    }
+
+    /// Sends `bytes` to the peer, behind what is already queued. Once
+    /// [`finish`](Outbox::finish) was called they are dropped.
+    #[inline]
+    pub fn send(&mut self, bytes: impl Payload) {
+        if !self.requests.has(Requests::FINISH) {
+            self.queue.push(bytes.into_chunk());
+        }
+    }
+
+    /// Sends formatted text: with it, `write!(out, …)` and `writeln!(out, …)` work and return
+    /// nothing, since they cannot fail.
+    pub fn write_fmt(&mut self, text: fmt::Arguments<'_>) {
+        if let Some(text) = text.as_str() {
+            return self.send(text);
+        }
+        let mut written = String::new();
+        written.write_fmt(text).expect("a String takes what is written");
+        self.send(written);
+    }
+
+    /// Sends `bytes` to every other peer of this listener.
+    pub fn broadcast(&mut self, bytes: impl Payload) {
+        let chunk = bytes.into_chunk();
+        if !chunk.is_empty() {
+            self.messages.push(Message::Broadcast(chunk));
+        }
+    }
+
+    /// Sends `bytes`, whole lines, to the operator at the server's console. Control characters are
+    /// shown, not obeyed.
+    pub fn to_operator(&mut self, bytes: impl Payload) {
+        let chunk = bytes.into_chunk();
+        if !chunk.is_empty() {
+            self.messages.push(Message::Operator(chunk));
+        }
+    }
+
+    /// Sends what is queued, then closes this direction.
+    pub fn finish(&mut self) {
+        self.requests.flags |= Requests::FINISH;
+    }
+
+    /// Closes the connection now; what is queued is dropped. The reason is logged.
+    pub fn abort(&mut self, reason: impl Into<Cow<'static, str>>) {
+        self.requests.flags |= Requests::ABORT;
+        self.requests.abort.get_or_insert_with(|| reason.into());
+    }
+
+    /// Asks for one call of [`refill`](super::Protocol::refill), as soon as little is queued.
+    pub fn request_refill(&mut self) {
+        self.requests.flags |= Requests::REFILL;
+    }
+
+    /// Receives nothing more until [`resume`](Outbox::resume): an answer from elsewhere is awaited.
+    /// A drain waits too.
+    pub fn pause(&mut self) {
+        self.requests.flags = self.requests.flags & !Requests::RESUME | Requests::PAUSE;
+    }
+
+    /// Receives again. Input that was not taken is offered first.
+    pub fn resume(&mut self) {
+        self.requests.flags = self.requests.flags & !Requests::PAUSE | Requests::RESUME;
+    }
+
+    /// Returns whether `data` must not be called again for what is left.
+    #[inline]
+    pub(crate) fn stops_input(&self) -> bool {
+        self.requests.stops_input()
+    }
+
+    /// Returns how many bytes are queued and not yet sent.
+    pub fn queued(&self) -> usize {
+        self.queue.bytes()
+    }
+}
+
+/// What [`Outbox::send`] and [`Outbox::broadcast`] take. [`Received`], [`Chunk`], `Vec<u8>` and
+/// `String` are passed on as they are; `&[u8]`, `&[u8; N]` and `&str` are copied.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent",
+    note = "pass a `Received`, `Chunk`, `Vec<u8>` or `String`, or a slice to have it copied"
+)]
+pub trait Payload: sealed::Sealed {
+    /// Returns the bytes as a chunk.
+    #[doc(hidden)]
+    fn into_chunk(self) -> Chunk;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+macro_rules! payloads {
+    ($($type:ty: $bytes:ident => $chunk:expr,)+) => {$(
+        impl sealed::Sealed for $type {}
+
+        impl Payload for $type {
+            #[inline]
+            fn into_chunk(self) -> Chunk {
+                let $bytes = self;
+                $chunk
+            }
+        }
+    )+};
+}
+
+payloads! {
+    Received<'_>: bytes => Received::into_chunk(bytes),
+    Chunk: bytes => bytes,
+    Vec<u8>: bytes => Chunk::from(bytes),
+    String: text => Chunk::from(text.into_bytes()),
+    &[u8]: bytes => Chunk::from(bytes.to_vec()),
+    &str: text => Chunk::from(text.as_bytes().to_vec()),
+}
+
+impl<const N: usize> sealed::Sealed for &[u8; N] {}
+
+impl<const N: usize> Payload for &[u8; N] {
+    fn into_chunk(self) -> Chunk {
+        Chunk::from(self.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_after_the_finish_is_dropped() {
+        let mut sent = OutboxBuffer::default();
+        let mut out = sent.outbox();
+        out.send("first");
+        out.finish();
+        out.send("second");
+        writeln!(out, "third {}", 3);
+        assert_eq!(sent.replies(), b"first");
+    }
+
+    #[test]
+    fn formatted_text_needs_no_result() {
+        let mut sent = OutboxBuffer::default();
+        let mut out = sent.outbox();
+        write!(out, "{} ", 1);
+        writeln!(out, "two");
+        assert_eq!(out.queued(), 6);
+        assert_eq!(sent.replies(), b"1 two\n");
+    }
+
+    #[test]
+    fn the_last_of_pause_and_resume_holds() {
+        let mut sent = OutboxBuffer::default();
+        sent.outbox().pause();
+        assert!(sent.requests.pauses() && !sent.requests.resumes());
+        sent.outbox().resume();
+        assert!(!sent.requests.pauses() && sent.requests.resumes());
+    }
+}
