@@ -1,4 +1,4 @@
-//! What a record costs; an iteration is a busy turn's, so divide by 66.
+//! The cost of a record. One sample is a busy loop iteration, so divide by 66.
 //!
 //! What recording costs that is *off* is in no bench of this file, for there is nothing to run: a
 //! `Proactor<Uring, P>` is another type than a `Proactor<Traced<Uring>, P>`, and no function of
@@ -27,13 +27,13 @@ fn settings(level: Level, sample: u32) -> Settings {
 
 fn recorder(level: Level, sample: u32) -> Recorder {
     let file = tempfile::tempfile().expect("a file");
-    Recorder::create(&file, &settings(level, sample), &About::default()).expect("room for it")
+    Recorder::create(&file, &settings(level, sample), &About::default()).expect("space on the disk")
 }
 
 fn writer() -> Writer {
     let file = tempfile::tempfile().expect("a file");
     let (settings, about) = (settings(Level::Record, 1), About::default());
-    Writer::create(&file, &settings, &about, Writers::Threads).expect("room for it")
+    Writer::create(&file, &settings, &about, Writers::Threads).expect("space on the disk")
 }
 
 fn monotonic() -> u64 {

@@ -1,7 +1,7 @@
 //! What the ring loop itself costs: turns on a ring that completes everything at once.
 //!
 //! No kernel, no sockets: `Instant` answers each receive with a full small buffer and each send
-//! with all its bytes. One iteration is one turn of 64 connections, each with one receive and one
+//! with all its bytes. One sample is one loop iteration with 64 connections, each with one receive and one
 //! send, so 128 completions; divide by that for the cost of one.
 
 use std::io;
@@ -104,7 +104,7 @@ fn turning<P: Protocol + Clone>(protocol: P) -> Proactor<Instant, P> {
 }
 
 fn turns(c: &mut Criterion) {
-    let mut group = c.benchmark_group("turn of 64 connections");
+    let mut group = c.benchmark_group("iteration with 64 connections");
     group.throughput(Throughput::Elements(2 * u64::from(CONNECTIONS)));
     let mut echo = turning(Echo);
     group.bench_function("echo", |b| b.iter(|| echo.turn()));

@@ -70,7 +70,17 @@ fn play(
     }
 }
 
-/// A server, and the world that it serves.
+/// Defines a test that plays a scenario; the command that replays a seed names the test.
+macro_rules! scenario {
+    ($name:ident, $share:expr, $expected:expr, $scenario:expr) => {
+        #[test]
+        fn $name() {
+            play(stringify!($name), $share, $expected, $scenario);
+        }
+    };
+}
+
+/// A server on a simulated kernel, and what the test needs to observe it.
 struct World<P> {
     server: Proactor<Sim, P>,
     stop: ShutdownSignal,
@@ -127,14 +137,14 @@ impl<P: Protocol + Clone> World<P> {
         self.sim().wake();
     }
 
-    /// Turns until it is so.
+    /// Runs the loop until the condition holds.
     fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
         for _ in 0..200_000 {
             if is_so(self) {
                 return;
             }
             let ended = self.server.turn().unwrap();
-            assert_eq!(ended, None, "nobody asked it to end");
+            assert_eq!(ended, None, "the server ended without a request");
             assert!(self.server.connections() <= self.limits.connections, "the limit holds");
         }
         panic!("it takes too long until {what}\n{:?}", self.server.ring());
@@ -146,12 +156,12 @@ impl<P: Protocol + Clone> World<P> {
         });
     }
 
-    fn until_quiet(&mut self) {
+    fn until_idle(&mut self) {
         self.until("nothing more can happen", |world| world.server.ring().is_idle());
     }
 
-    /// So many turns, unless nothing more can happen.
-    fn turns(&mut self, count: usize) {
+    /// Runs `count` iterations, or fewer if nothing more can happen.
+    fn iterate(&mut self, count: usize) {
         for _ in 0..count {
             if !self.server.ring().is_idle() {
                 assert_eq!(self.server.turn().unwrap(), None);
@@ -159,7 +169,7 @@ impl<P: Protocol + Clone> World<P> {
         }
     }
 
-    /// Turns until the server ends.
+    /// Runs the loop until the server ends.
     fn run_to_end(&mut self) -> Ended {
         for _ in 0..200_000 {
             if let Some(ended) = self.server.turn().unwrap() {
@@ -169,8 +179,8 @@ impl<P: Protocol + Clone> World<P> {
         panic!("it does not end\n{:?}", self.server.ring());
     }
 
-    /// Drains, and looks whether all that was given out has come home. Everybody reads, or has
-    /// left: nothing is waited for but what is on its way.
+    /// Drains the server, and asserts that every buffer, socket and connection is released. All
+    /// clients read or have left, so the drain waits only for data in flight.
     fn drain(mut self, tally: &mut Tally) {
         let asked = self.now();
         self.ask_to_stop();
@@ -189,20 +199,20 @@ impl<P: Protocol + Clone> World<P> {
     }
 }
 
-/// Bytes that no other client says.
+/// Random bytes for one client.
 fn speech(dice: &mut Dice, len: usize) -> Vec<u8> {
     (0..len).map(|_| dice.roll() as u8).collect()
 }
 
-/// Whether a client heard what it should: all of it and then the end, or, if it was reset, the
-/// beginning of it.
+/// Asserts that a client received all that was expected and then the end, or, if it was reset, a
+/// prefix of it.
 #[track_caller]
 fn assert_heard(client: &Client, expected: &[u8]) {
     let heard = client.heard();
     assert_eq!(expected.get(..heard.len()), Some(heard), "byte for byte");
     match client.was_reset() {
         None => assert_eq!((heard.len(), client.heard_end()), (expected.len(), true)),
-        Some(by) => assert_eq!(by, Reset::ByClient, "a server resets nobody who reads"),
+        Some(by) => assert_eq!(by, Reset::ByClient, "a server resets no client that reads"),
     }
 }
 
@@ -222,12 +232,11 @@ const LIMITS: Limits =
     Limits { connections: 60, drain: Duration::from_secs(5), max_input: 1 << 20 };
 const SMALL: &[(usize, usize)] = &[(256, 48), (2048, 8)];
 
-#[test]
-fn echo_survives_every_fault() {
-    let name = "echo_survives_every_fault";
-    let without_a_console: Vec<Fault> =
-        Fault::ALL.into_iter().filter(|fault| !fault.is_of_console()).collect();
-    play(name, 1.0, &without_a_console, |dice, mut setup, tally| {
+scenario!(
+    echo_survives_every_fault,
+    1.0,
+    &Fault::ALL.into_iter().filter(|fault| !fault.is_of_console()).collect::<Vec<_>>(),
+    |dice, mut setup, tally| {
         setup.faults = Faults::some(dice);
         let limits = Limits { connections: dice.between(2, 11), ..LIMITS };
         let count = dice.between(1, 20);
@@ -247,13 +256,14 @@ fn echo_survives_every_fault() {
         let counters = world.server.counters();
         assert_eq!((counters.accepted, counters.evicted), (count as u64, 0));
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn a_half_close_delivers_every_byte_and_then_the_end() {
-    let name = "a_half_close_delivers_every_byte_and_then_the_end";
-    play(name, 0.25, &[Fault::ShortSend, Fault::Late], |dice, mut setup, tally| {
+scenario!(
+    a_half_close_delivers_every_byte_and_then_the_end,
+    0.25,
+    &[Fault::ShortSend, Fault::Late],
+    |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets();
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
         let said = speech(dice, 40_000);
@@ -264,13 +274,14 @@ fn a_half_close_delivers_every_byte_and_then_the_end() {
         assert_eq!(world.client(id).was_reset(), None);
         assert_heard(world.client(id), &said);
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn upper_raises_in_place_and_spoils_nothing_that_is_being_sent() {
-    let name = "upper_raises_in_place_and_spoils_nothing_that_is_being_sent";
-    play(name, 0.25, &[Fault::ShortRecv], |dice, mut setup, tally| {
+scenario!(
+    upper_raises_in_place_and_spoils_nothing_that_is_being_sent,
+    0.25,
+    &[Fault::ShortRecv],
+    |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets();
         let mut world = World::new(setup, SMALL, LIMITS, Upper);
         let said = b"all the world's a stage; ".repeat(dice.between(1, 400));
@@ -280,8 +291,8 @@ fn upper_raises_in_place_and_spoils_nothing_that_is_being_sent() {
             assert_heard(world.client(id), &said.to_ascii_uppercase());
         }
         world.drain(tally);
-    });
-}
+    }
+);
 
 /// Line `n` of client `of`, of a length that differs.
 fn line(of: usize, n: usize, dice: &mut Dice) -> Vec<u8> {
@@ -298,7 +309,7 @@ fn by_sender(heard: &[u8]) -> HashMap<usize, Vec<usize>> {
         let text = std::str::from_utf8(line).unwrap();
         let text = text.strip_suffix('\n').expect("every line is whole");
         if text.starts_with("* ") {
-            assert!(events.insert(text), "told once: {text:?}");
+            assert!(events.insert(text), "announced once: {text:?}");
             continue;
         }
         let (label, text) = text.split_once(' ').expect("a label");
@@ -313,7 +324,7 @@ fn by_sender(heard: &[u8]) -> HashMap<usize, Vec<usize>> {
     numbers
 }
 
-/// The lines of a chat without their labels, and without who came and went.
+/// The lines of a chat without their labels, and without join and leave messages.
 fn spoken(heard: &[u8]) -> Vec<u8> {
     let lines = heard.split_inclusive(|&byte| byte == b'\n').filter(|line| line[0] == b'[');
     lines
@@ -322,14 +333,14 @@ fn spoken(heard: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-#[test]
-fn every_line_reaches_every_member_whole_once_and_in_order() {
-    let name = "every_line_reaches_every_member_whole_once_and_in_order";
-    let expected = [Fault::RecvReset, Fault::SendReset, Fault::ShortRecv, Fault::NoBuffers];
-    play(name, 0.5, &expected, |dice, mut setup, tally| {
+scenario!(
+    every_line_reaches_every_member_whole_once_and_in_order,
+    0.5,
+    &[Fault::RecvReset, Fault::SendReset, Fault::ShortRecv, Fault::NoBuffers],
+    |dice, mut setup, tally| {
         let faults = Faults::some(dice);
         setup.faults = Faults::NONE;
-        // Buffers in plenty: with none, who reads slowly would be waited for, and be evicted.
+        // Plenty of buffers: without free ones, others would wait for a slow reader and evict it.
         let mut world = World::new(setup, &[(256, 400)], LIMITS, Chat::default());
         let clients: Vec<_> =
             (0..dice.between(2, 8)).map(|_| world.connect(some_reads(dice))).collect();
@@ -360,7 +371,7 @@ fn every_line_reaches_every_member_whole_once_and_in_order() {
         let stayed = |of: usize| world.client(clients[of]).was_reset().is_none();
         for of in (0..count).filter(|&of| stayed(of)) {
             let heard = by_sender(world.client(clients[of]).heard());
-            assert!(!heard.contains_key(&of), "nobody hears himself");
+            assert!(!heard.contains_key(&of), "no client receives its own lines");
             for from in (0..count).filter(|&from| from != of) {
                 let numbers = heard.get(&from).cloned().unwrap_or_default();
                 let all = numbers.len() == lines[from] || !stayed(from);
@@ -370,44 +381,41 @@ fn every_line_reaches_every_member_whole_once_and_in_order() {
         }
         assert_eq!(world.server.counters().evicted, 0);
         world.leave(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn lines_stay_in_their_group() {
-    play("lines_stay_in_their_group", 0.05, &[], |dice, setup, tally| {
-        let mut world = World::new(setup, SMALL, LIMITS, Chat::default());
-        world.server.listen(File::open("/dev/null").unwrap().into(), Chat::default());
-        let rooms = [0, 1]
-            .map(|room| [0; 3].map(|_| world.sim().connect(ListenerId(room), some_reads(dice))));
-        world.until("all are there", |world| world.server.connections() == 6);
-        for (room, name) in rooms.iter().zip(["this", "that"]) {
-            for &id in room {
-                world.client_mut(id).say(format!("{name} room\n").as_bytes());
-            }
+scenario!(lines_stay_in_their_group, 0.05, &[], |dice, setup, tally| {
+    let mut world = World::new(setup, SMALL, LIMITS, Chat::default());
+    world.server.listen(File::open("/dev/null").unwrap().into(), Chat::default());
+    let groups = [0, 1]
+        .map(|group| [0; 3].map(|_| world.sim().connect(ListenerId(group), some_reads(dice))));
+    world.until("all are there", |world| world.server.connections() == 6);
+    for (group, name) in groups.iter().zip(["this", "that"]) {
+        for &id in group {
+            world.client_mut(id).say(format!("{name} group\n").as_bytes());
         }
-        world.until_quiet();
-        for (room, line) in rooms.iter().zip(["this room\n", "that room\n"]) {
-            for &id in room {
-                assert_eq!(spoken(world.client(id).heard()), line.repeat(2).as_bytes());
-            }
+    }
+    world.until_idle();
+    for (group, line) in groups.iter().zip(["this group\n", "that group\n"]) {
+        for &id in group {
+            assert_eq!(spoken(world.client(id).heard()), line.repeat(2).as_bytes());
         }
-        world.drain(tally);
-    });
-}
+    }
+    world.drain(tally);
+});
 
-/// Who reads nothing is received from no more, and loses nothing.
-#[test]
-fn backpressure_bounds_what_is_owed() {
-    let name = "backpressure_bounds_what_is_owed";
-    let expected = [
+// A client that reads nothing is no longer received from, and loses nothing.
+scenario!(
+    backpressure_bounds_what_is_owed,
+    0.2,
+    &[
         Fault::DataAfterCancel,
         Fault::CancelFirst,
         Fault::TargetFirst,
         Fault::CancelTooLate,
         Fault::CancelFoundNothing,
-    ];
-    play(name, 0.2, &expected, |dice, mut setup, tally| {
+    ],
+    |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets();
         setup.faults =
             setup.faults.with(Fault::DataAfterCancel, 300).with(Fault::CancelTooLate, 100);
@@ -418,7 +426,7 @@ fn backpressure_bounds_what_is_owed() {
         let said = speech(dice, 3 * HIGH);
         let mut world = World::new(setup, &[(size, count)], LIMITS, Echo);
         let id = world.say_and_end(Reads::Never, &said);
-        world.until_quiet();
+        world.until_idle();
         let leased = count - world.pool.idle(Size(0)) - world.pool.lent(Size(0));
         assert!(leased <= LEASES_HIGH + batch, "it holds {leased} buffers");
         let (owed, taken) = (world.client(id).owed_most(), world.client(id).taken());
@@ -428,33 +436,35 @@ fn backpressure_bounds_what_is_owed() {
         assert_heard(world.client(id), &said);
         assert!(world.client(id).owed_most() <= bound);
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn a_client_that_never_reads_stays_while_no_other_waits() {
-    let name = "a_client_that_never_reads_stays_while_no_other_waits";
-    play(name, 0.1, &[], |dice, mut setup, tally| {
+scenario!(
+    a_client_that_never_reads_stays_while_no_other_waits,
+    0.1,
+    &[],
+    |dice, mut setup, tally| {
         setup.faults = some_faults_that_pass(dice);
         let mut world = World::new(setup, &[(1024, 400)], LIMITS, Echo);
         let idler = world.say_and_end(Reads::Never, &speech(dice, 400_000));
-        world.until_quiet();
+        world.until_idle();
         let said = speech(dice, 10_000);
         let others: Vec<_> = (0..8).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
         world.until_done(&others);
         others.iter().for_each(|&id| assert_heard(world.client(id), &said));
-        world.until_quiet();
+        world.until_idle();
         let counters = world.server.counters();
         assert_eq!((counters.evicted, world.server.connections()), (0, 1));
         world.client_mut(idler).reset();
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn a_client_that_never_reads_is_evicted_when_others_wait_for_its_buffers() {
-    let name = "a_client_that_never_reads_is_evicted_when_others_wait_for_its_buffers";
-    play(name, 0.1, &[], |dice, mut setup, tally| {
+scenario!(
+    a_client_that_never_reads_is_evicted_when_others_wait_for_its_buffers,
+    0.1,
+    &[],
+    |dice, mut setup, tally| {
         setup.faults = some_faults_that_pass(dice).with(Fault::NoBuffers, 0);
         setup.socket_buffer = 4096;
         let mut world = World::new(setup, &[(1024, 8)], LIMITS, Echo);
@@ -472,48 +482,42 @@ fn a_client_that_never_reads_is_evicted_when_others_wait_for_its_buffers() {
         assert!(SOFT <= took && took < 3 * SOFT, "it took {took:?}");
         assert_eq!(world.server.counters().evicted, 1);
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn a_single_client_may_use_the_whole_pool() {
-    play("a_single_client_may_use_the_whole_pool", 0.1, &[], |dice, mut setup, tally| {
-        setup.faults = Faults::some(dice).without_resets();
-        setup.socket_buffer = 4096;
-        let mut world = World::new(setup, &[(1024, 8)], LIMITS, Echo);
-        let said = speech(dice, 50_000);
-        let id = world.say_and_end(Reads::Never, &said);
-        world.until("a long time has passed", |world| world.now() > Nanos(0) + 10 * SOFT);
-        world.client_mut(id).set_reads(Reads::AtOnce);
-        world.until_done(&[id]);
-        assert_heard(world.client(id), &said);
-        world.drain(tally);
-    });
-}
+scenario!(a_single_client_may_use_the_whole_pool, 0.1, &[], |dice, mut setup, tally| {
+    setup.faults = Faults::some(dice).without_resets();
+    setup.socket_buffer = 4096;
+    let mut world = World::new(setup, &[(1024, 8)], LIMITS, Echo);
+    let said = speech(dice, 50_000);
+    let id = world.say_and_end(Reads::Never, &said);
+    world.until("a long time has passed", |world| world.now() > Nanos(0) + 10 * SOFT);
+    world.client_mut(id).set_reads(Reads::AtOnce);
+    world.until_done(&[id]);
+    assert_heard(world.client(id), &said);
+    world.drain(tally);
+});
 
-#[test]
-fn a_slow_reader_that_makes_progress_is_not_evicted() {
-    let name = "a_slow_reader_that_makes_progress_is_not_evicted";
-    play(name, 0.25, &[], |dice, mut setup, tally| {
-        // A send that waits until it has gone as a whole (MSG_WAITALL) hides its progress.
-        setup.faults = Faults::NONE.with(Fault::ShortSend, 1000);
-        setup.socket_buffer = 1024;
-        let mut world = World::new(setup, &[(1024, 4)], LIMITS, Echo);
-        let said = speech(dice, 30_000);
-        let slow = Reads::Paced { bytes: 4000, every: SOFT / 3 };
-        let mut all = vec![world.say_and_end(slow, &said)];
-        all.extend((0..4).map(|_| world.say_and_end(Reads::AtOnce, &said)));
-        world.until_done(&all);
-        all.iter().for_each(|&id| assert_heard(world.client(id), &said));
-        assert_eq!(world.server.counters().evicted, 0);
-        world.drain(tally);
-    });
-}
+scenario!(a_slow_reader_that_makes_progress_is_not_evicted, 0.25, &[], |dice, mut setup, tally| {
+    // A send that waits until it has gone as a whole (MSG_WAITALL) hides its progress.
+    setup.faults = Faults::NONE.with(Fault::ShortSend, 1000);
+    setup.socket_buffer = 1024;
+    let mut world = World::new(setup, &[(1024, 4)], LIMITS, Echo);
+    let said = speech(dice, 30_000);
+    let slow = Reads::Paced { bytes: 4000, every: SOFT / 3 };
+    let mut all = vec![world.say_and_end(slow, &said)];
+    all.extend((0..4).map(|_| world.say_and_end(Reads::AtOnce, &said)));
+    world.until_done(&all);
+    all.iter().for_each(|&id| assert_heard(world.client(id), &said));
+    assert_eq!(world.server.counters().evicted, 0);
+    world.drain(tally);
+});
 
-#[test]
-fn thirty_two_clients_share_two_buffers_without_a_storm() {
-    let name = "thirty_two_clients_share_two_buffers_without_a_storm";
-    play(name, 0.25, &[Fault::Late], |dice, mut setup, tally| {
+scenario!(
+    thirty_two_clients_share_two_buffers_without_a_storm,
+    0.25,
+    &[Fault::Late],
+    |dice, mut setup, tally| {
         setup.faults = Faults::NONE.with(Fault::Late, [0, 100][dice.below(2)]);
         let mut world = World::new(setup, &[(256, 2)], LIMITS, Echo);
         let said = speech(dice, 3000);
@@ -521,8 +525,8 @@ fn thirty_two_clients_share_two_buffers_without_a_storm() {
         world.until_done(&all);
         all.iter().for_each(|&id| assert_heard(world.client(id), &said));
         let counters = world.server.counters();
-        // Everybody starves once at first. After that, each receive that brought bytes is a buffer
-        // that came back.
+        // Every connection waits for a buffer once at first. After that, each receive that brought
+        // bytes used a buffer that came back.
         let most = 32 + 2 * counters.receives;
         assert!(
             counters.out_of_buffers <= most,
@@ -530,15 +534,16 @@ fn thirty_two_clients_share_two_buffers_without_a_storm() {
             counters.out_of_buffers
         );
         assert_eq!(counters.evicted, 0);
-        assert!(world.now() < Nanos(0) + SOFT, "nobody waited for the clock");
+        assert!(world.now() < Nanos(0) + SOFT, "no connection waited for the clock");
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn no_connection_waits_while_there_is_a_buffer_of_any_size() {
-    let name = "no_connection_waits_while_there_is_a_buffer_of_any_size";
-    play(name, 0.25, &[], |dice, mut setup, tally| {
+scenario!(
+    no_connection_waits_while_there_is_a_buffer_of_any_size,
+    0.25,
+    &[],
+    |dice, mut setup, tally| {
         setup.faults = Faults::NONE.with(Fault::Late, [0, 100][dice.below(2)]);
         setup.socket_buffer = 4096;
         // It takes all that there are of one size: the large, which it learns to want, or the
@@ -547,7 +552,7 @@ fn no_connection_waits_while_there_is_a_buffer_of_any_size() {
         let mut world = World::new(setup, &shapes, LIMITS, Echo);
         let idler = world.connect(Reads::Never);
         world.client_mut(idler).say(&speech(dice, 50_000));
-        world.until_quiet();
+        world.until_idle();
         let said = speech(dice, 20_000);
         let all: Vec<_> = (0..12).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
         world.until_done(&all);
@@ -555,16 +560,21 @@ fn no_connection_waits_while_there_is_a_buffer_of_any_size() {
         let counters = world.server.counters();
         assert_eq!(counters.evicted, 0);
         assert!(counters.out_of_buffers <= 13 + counters.receives, "{counters:?}");
-        assert!(world.now() < Nanos(0) + SOFT, "nobody waited for the clock: {:?}", world.now());
+        assert!(
+            world.now() < Nanos(0) + SOFT,
+            "no connection waited for the clock: {:?}",
+            world.now()
+        );
         world.client_mut(idler).reset();
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn resets_leave_nothing_behind_and_affect_no_other_connection() {
-    let name = "resets_leave_nothing_behind_and_affect_no_other_connection";
-    play(name, 0.25, &[Fault::SocketReused], |dice, mut setup, tally| {
+scenario!(
+    resets_leave_nothing_behind_and_affect_no_other_connection,
+    0.25,
+    &[Fault::SocketReused],
+    |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets();
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
         for _ in 0..5 {
@@ -581,13 +591,14 @@ fn resets_leave_nothing_behind_and_affect_no_other_connection() {
         }
         world.until("all have left", |world| world.server.connections() == 0);
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn an_accept_without_descriptors_pauses_and_recovers() {
-    let name = "an_accept_without_descriptors_pauses_and_recovers";
-    play(name, 0.1, &[Fault::AcceptExhausted], |dice, mut setup, tally| {
+scenario!(
+    an_accept_without_descriptors_pauses_and_recovers,
+    0.1,
+    &[Fault::AcceptExhausted],
+    |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets().with(Fault::AcceptExhausted, 0);
         let faults = setup.faults;
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
@@ -602,7 +613,7 @@ fn an_accept_without_descriptors_pauses_and_recovers() {
         assert!((2..=u64::from(pauses) + 1).contains(&refused), "{refused} in {pauses} pauses");
         world.client_mut(early).say(&said);
         world.client_mut(early).finish();
-        world.until("who is here is served all the while", |world| {
+        world.until("the present connections are served meanwhile", |world| {
             world.client(early).is_done() && world.server.connections() == 0
         });
         assert_heard(world.client(early), &said);
@@ -610,13 +621,14 @@ fn an_accept_without_descriptors_pauses_and_recovers() {
         world.until_done(&late);
         late.iter().for_each(|&id| assert_heard(world.client(id), &said));
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn a_full_socket_table_costs_only_the_connections_that_do_not_fit() {
-    let name = "a_full_socket_table_costs_only_the_connections_that_do_not_fit";
-    play(name, 0.1, &[], |dice, mut setup, tally| {
+scenario!(
+    a_full_socket_table_costs_only_the_connections_that_do_not_fit,
+    0.1,
+    &[],
+    |dice, mut setup, tally| {
         setup.sockets = 8;
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
         let early: Vec<_> = world.connect_many(8);
@@ -636,16 +648,16 @@ fn a_full_socket_table_costs_only_the_connections_that_do_not_fit() {
         world.until_done(&late);
         // A close ends the pause: what waits is not left to the clock.
         assert!(world.now() < before + ACCEPT_PAUSE, "{:?}", world.now());
-        assert!(late.iter().any(|&id| world.client(id).heard() == said), "there is room again");
+        assert!(late.iter().any(|&id| world.client(id).heard() == said), "a slot is free again");
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn a_connection_above_the_limit_waits_and_is_served() {
-    let name = "a_connection_above_the_limit_waits_and_is_served";
-    let expected = [Fault::CancelFirst, Fault::TargetFirst, Fault::AcceptAborted];
-    play(name, 0.25, &expected, |dice, mut setup, tally| {
+scenario!(
+    a_connection_above_the_limit_waits_and_is_served,
+    0.25,
+    &[Fault::CancelFirst, Fault::TargetFirst, Fault::AcceptAborted],
+    |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets();
         let limits = Limits { connections: dice.between(1, 4), ..LIMITS };
         let mut world = World::new(setup, SMALL, limits, Echo);
@@ -660,48 +672,44 @@ fn a_connection_above_the_limit_waits_and_is_served() {
         all.iter().for_each(|&id| assert_heard(world.client(id), &said));
         assert_eq!(world.server.counters().accepted, 40);
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn a_sender_runs_at_the_speed_of_the_slowest_reader() {
-    /// More than may be owed: two say so many.
+scenario!(a_sender_runs_at_the_speed_of_the_slowest_reader, 0.1, &[], |dice, mut setup, tally| {
+    /// More than may be queued for both senders.
     const LINES: usize = 5000;
-    let name = "a_sender_runs_at_the_speed_of_the_slowest_reader";
-    play(name, 0.1, &[], |dice, mut setup, tally| {
-        setup.faults =
-            some_faults_that_pass(dice).with(Fault::NoBuffers, 0).with(Fault::ShortSend, 0);
-        setup.socket_buffer = 4096;
-        let mut world = World::new(setup, &[(1024, 400)], LIMITS, Chat::default());
-        let talkers = [0; 2].map(|_| world.connect(Reads::AtOnce));
-        let slow = Reads::Paced { bytes: 8000, every: Duration::from_millis(5) };
-        let listeners = [slow, Reads::AtOnce].map(|reads| world.connect(reads));
-        world.until("all are there", |world| world.server.connections() == 4);
-        for (of, talker) in talkers.into_iter().enumerate() {
-            let lines: Vec<u8> = (0..LINES).flat_map(|n| line(of, n, dice)).collect();
-            world.client_mut(talker).say(&lines);
+    setup.faults = some_faults_that_pass(dice).with(Fault::NoBuffers, 0).with(Fault::ShortSend, 0);
+    setup.socket_buffer = 4096;
+    let mut world = World::new(setup, &[(1024, 400)], LIMITS, Chat::default());
+    let talkers = [0; 2].map(|_| world.connect(Reads::AtOnce));
+    let slow = Reads::Paced { bytes: 8000, every: Duration::from_millis(5) };
+    let listeners = [slow, Reads::AtOnce].map(|reads| world.connect(reads));
+    world.until("all are there", |world| world.server.connections() == 4);
+    for (of, talker) in talkers.into_iter().enumerate() {
+        let lines: Vec<u8> = (0..LINES).flat_map(|n| line(of, n, dice)).collect();
+        world.client_mut(talker).say(&lines);
+    }
+    world.until_idle();
+    for listener in listeners {
+        let heard = by_sender(world.client(listener).heard());
+        for of in 0..2 {
+            assert!(heard[&of].iter().copied().eq(0..LINES), "every line, once, in order");
         }
-        world.until_quiet();
-        for listener in listeners {
-            let heard = by_sender(world.client(listener).heard());
-            for of in 0..2 {
-                assert!(heard[&of].iter().copied().eq(0..LINES), "every line, once, in order");
-            }
-        }
-        // Two talk: each may have filled its socket buffer before it was hushed. The labels at most
-        // double what they say, and are in no buffer of the pool.
-        let most = world.server.ring().queue_most();
-        let bound = HIGH + 2 * 2 * 64 * 1024;
-        assert!(most <= bound, "{most} were owed, {bound} may be");
-        assert_eq!(world.server.counters().evicted, 0);
-        world.drain(tally);
-    });
-}
+    }
+    // Two talk: each may have filled its socket buffer before it was throttled. The labels at most
+    // double what they say, and are in no buffer of the pool.
+    let most = world.server.ring().queue_most();
+    let bound = HIGH + 2 * 2 * 64 * 1024;
+    assert!(most <= bound, "{most} were owed, {bound} may be");
+    assert_eq!(world.server.counters().evicted, 0);
+    world.drain(tally);
+});
 
-#[test]
-fn a_member_that_never_reads_is_evicted_when_its_group_waits() {
-    let name = "a_member_that_never_reads_is_evicted_when_its_group_waits";
-    play(name, 0.1, &[], |dice, mut setup, tally| {
+scenario!(
+    a_member_that_never_reads_is_evicted_when_its_group_waits,
+    0.1,
+    &[],
+    |dice, mut setup, tally| {
         let faults = some_faults_that_pass(dice);
         setup.faults = faults.with(Fault::NoBuffers, 0).with(Fault::ShortSend, 0);
         setup.socket_buffer = 4096;
@@ -725,89 +733,82 @@ fn a_member_that_never_reads_is_evicted_when_its_group_waits() {
             heard.len() >= lines.len() + labels && spoken(heard).len() == lines.len()
         });
         assert_eq!(spoken(world.client(listener).heard()), lines);
-        let told = |world: &World<_>| {
+        let announced = |world: &World<_>| {
             let heard = String::from_utf8_lossy(world.client(listener).heard());
             heard.matches(" left\n").count()
         };
-        world.until("its going is told", |world| told(world) > 0);
-        assert_eq!(told(&world), 1, "once");
+        world.until("its leave is announced", |world| announced(world) > 0);
+        assert_eq!(announced(&world), 1, "once");
         assert_eq!(world.server.counters().evicted, u64::from(!leaves));
         assert!(world.now() < Nanos(0) + 3 * SOFT, "{:?}", world.now());
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn a_drain_delivers_what_is_owed() {
-    let name = "a_drain_delivers_what_is_owed";
-    play(name, 0.25, &[Fault::SpuriousWake], |dice, mut setup, tally| {
-        setup.faults = some_faults_that_pass(dice);
-        setup.socket_buffer = 4096;
-        let limits = Limits { connections: 6, ..LIMITS };
-        let mut world = World::new(setup, SMALL, limits, Echo);
-        let said = speech(dice, 6000);
-        // More than are served: who waits is told the end as well.
-        let all: Vec<_> = (0..dice.between(1, 9)).map(|_| world.connect(Reads::Never)).collect();
-        let served = all.len().min(6);
-        world.until("they are served", |world| world.server.connections() == served);
-        all.iter().for_each(|&id| world.client_mut(id).say(&said));
-        let heard = dice.below(served * said.len() / 2) as u64;
-        world.until("some was heard", |world| world.server.counters().received_bytes >= heard);
-        let asked = world.now();
-        world.ask_to_stop();
-        for &id in &all {
-            world.client_mut(id).set_reads(some_reads(dice));
-        }
-        assert_eq!(world.run_to_end(), Ended::Drained);
-        assert!(world.now().since(asked) < LINGER, "{:?}", world.now().since(asked));
-        assert_eq!(world.server.counters().cut, 0);
-        for &id in &all {
-            let client = world.client(id);
-            assert!(said.starts_with(client.heard()));
-            assert_eq!(client.was_reset(), None, "the end comes in order");
-        }
-        let echoed: usize = all.iter().map(|&id| world.client(id).heard().len()).sum();
-        assert!(echoed as u64 >= heard, "{echoed} of {heard}: what was heard is answered");
-        world.leave(tally);
-    });
-}
+scenario!(a_drain_delivers_what_is_owed, 0.25, &[Fault::SpuriousWake], |dice, mut setup, tally| {
+    setup.faults = some_faults_that_pass(dice);
+    setup.socket_buffer = 4096;
+    let limits = Limits { connections: 6, ..LIMITS };
+    let mut world = World::new(setup, SMALL, limits, Echo);
+    let said = speech(dice, 6000);
+    // More clients than are served: a drain ends those in the backlog as well.
+    let all: Vec<_> = (0..dice.between(1, 9)).map(|_| world.connect(Reads::Never)).collect();
+    let served = all.len().min(6);
+    world.until("they are served", |world| world.server.connections() == served);
+    all.iter().for_each(|&id| world.client_mut(id).say(&said));
+    let heard = dice.below(served * said.len() / 2) as u64;
+    world.until("some was heard", |world| world.server.counters().received_bytes >= heard);
+    let asked = world.now();
+    world.ask_to_stop();
+    for &id in &all {
+        world.client_mut(id).set_reads(some_reads(dice));
+    }
+    assert_eq!(world.run_to_end(), Ended::Drained);
+    assert!(world.now().since(asked) < LINGER, "{:?}", world.now().since(asked));
+    assert_eq!(world.server.counters().cut, 0);
+    for &id in &all {
+        let client = world.client(id);
+        assert!(said.starts_with(client.heard()));
+        assert_eq!(client.was_reset(), None, "the end comes in order");
+    }
+    let echoed: usize = all.iter().map(|&id| world.client(id).heard().len()).sum();
+    assert!(echoed as u64 >= heard, "{echoed} of {heard}: what was heard is answered");
+    world.leave(tally);
+});
 
-#[test]
-fn a_drain_closes_the_backlog_at_once() {
-    let name = "a_drain_closes_the_backlog_at_once";
-    play(name, 0.1, &[], |dice, mut setup, tally| {
-        setup.faults = some_faults_that_pass(dice).with(Fault::MultishotEnded, 0);
-        setup.faults = setup.faults.with(Fault::Overflow, 0);
-        setup.socket_buffer = 4096;
-        let limits = Limits { connections: 2, ..LIMITS };
-        let mut world = World::new(setup, &[(1024, 100)], limits, Echo);
-        for _ in 0..2 {
-            let id = world.connect(Reads::Never);
-            world.client_mut(id).say(&speech(dice, 20_000));
-        }
-        let waiting = world.connect_many(3);
-        world.until_quiet();
-        let in_backlog = 3 - world.sim().waiting();
-        // Nothing is accepted any more: who comes now stays with the kernel.
-        world.connect_many(2);
-        world.until_quiet();
-        assert_eq!(world.sim().waiting(), 5 - in_backlog);
-        let asked = world.now();
-        world.ask_to_stop();
-        while !waiting[..in_backlog].iter().all(|&id| world.client(id).is_done()) {
-            assert_eq!(world.server.turn().unwrap(), None, "others are owed something");
-        }
-        assert!(world.now().since(asked) < SOFT, "{:?}", world.now().since(asked));
-        waiting[..in_backlog].iter().for_each(|&id| assert_heard(world.client(id), b""));
-        assert_eq!(world.run_to_end(), Ended::Drained);
-        world.leave(tally);
-    });
-}
+scenario!(a_drain_closes_the_backlog_at_once, 0.1, &[], |dice, mut setup, tally| {
+    setup.faults = some_faults_that_pass(dice).with(Fault::MultishotEnded, 0);
+    setup.faults = setup.faults.with(Fault::Overflow, 0);
+    setup.socket_buffer = 4096;
+    let limits = Limits { connections: 2, ..LIMITS };
+    let mut world = World::new(setup, &[(1024, 100)], limits, Echo);
+    for _ in 0..2 {
+        let id = world.connect(Reads::Never);
+        world.client_mut(id).say(&speech(dice, 20_000));
+    }
+    let waiting = world.connect_many(3);
+    world.until_idle();
+    let in_backlog = 3 - world.sim().waiting();
+    // Accepting has stopped: a new client stays in the kernel's queue.
+    world.connect_many(2);
+    world.until_idle();
+    assert_eq!(world.sim().waiting(), 5 - in_backlog);
+    let asked = world.now();
+    world.ask_to_stop();
+    while !waiting[..in_backlog].iter().all(|&id| world.client(id).is_done()) {
+        assert_eq!(world.server.turn().unwrap(), None, "others are owed something");
+    }
+    assert!(world.now().since(asked) < SOFT, "{:?}", world.now().since(asked));
+    waiting[..in_backlog].iter().for_each(|&id| assert_heard(world.client(id), b""));
+    assert_eq!(world.run_to_end(), Ended::Drained);
+    world.leave(tally);
+});
 
-#[test]
-fn the_drain_deadline_cuts_a_client_that_does_not_read() {
-    let name = "the_drain_deadline_cuts_a_client_that_does_not_read";
-    play(name, 0.25, &[Fault::CancelFirst, Fault::TargetFirst], |dice, mut setup, tally| {
+scenario!(
+    the_drain_deadline_cuts_a_client_that_does_not_read,
+    0.25,
+    &[Fault::CancelFirst, Fault::TargetFirst],
+    |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets().with(Fault::NoBuffers, 0);
         setup.socket_buffer = 1024;
         let drain = Duration::from_millis(700);
@@ -816,8 +817,8 @@ fn the_drain_deadline_cuts_a_client_that_does_not_read() {
         let said = speech(dice, 20_000);
         let all: Vec<_> = (0..dice.between(3, 9)).map(|_| world.connect(Reads::Never)).collect();
         all.iter().for_each(|&id| world.client_mut(id).say(&said));
-        world.until_quiet();
-        // Who comes while the server is told to stop is cut off with the rest.
+        world.until_idle();
+        // A client that connects while the server is asked to stop is cut with the rest.
         for _ in 0..dice.below(8) {
             let id = world.connect(Reads::AtOnce);
             world.client_mut(id).be_stubborn();
@@ -830,13 +831,14 @@ fn the_drain_deadline_cuts_a_client_that_does_not_read() {
         assert!(limits.drain <= took && took < most, "it took {took:?}");
         assert!(world.server.counters().cut >= 3);
         world.leave(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn a_client_that_does_not_end_is_closed_after_the_linger_time() {
-    let name = "a_client_that_does_not_end_is_closed_after_the_linger_time";
-    play(name, 0.1, &[], |dice, mut setup, tally| {
+scenario!(
+    a_client_that_does_not_end_is_closed_after_the_linger_time,
+    0.1,
+    &[],
+    |dice, mut setup, tally| {
         setup.faults = Faults::some(dice).without_resets();
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
         let id = world.connect(Reads::AtOnce);
@@ -849,36 +851,32 @@ fn a_client_that_does_not_end_is_closed_after_the_linger_time() {
         assert!(LINGER <= took && took < LINGER + Duration::from_millis(100), "{took:?}");
         assert!(world.client(id).heard_end() && world.server.counters().cut == 0);
         world.leave(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn a_second_stop_ends_at_once() {
-    let name = "a_second_stop_ends_at_once";
-    play(name, 0.1, &[], |dice, mut setup, tally| {
-        setup.faults = Faults::some(dice).without_resets();
-        let mut world = World::new(setup, SMALL, LIMITS, Echo);
-        for _ in 0..5 {
-            let id = world.connect(Reads::Never);
-            world.client_mut(id).say(&speech(dice, 8000));
+scenario!(a_second_stop_ends_at_once, 0.1, &[], |dice, mut setup, tally| {
+    setup.faults = Faults::some(dice).without_resets();
+    let mut world = World::new(setup, SMALL, LIMITS, Echo);
+    for _ in 0..5 {
+        let id = world.connect(Reads::Never);
+        world.client_mut(id).say(&speech(dice, 8000));
+    }
+    world.until("one is served", |world| world.server.counters().received_bytes > 0);
+    world.iterate(dice.below(40));
+    world.ask_to_stop();
+    for _ in 0..dice.below(40) {
+        if world.server.turn().unwrap() == Some(Ended::Drained) {
+            return world.leave(tally); // It was quicker.
         }
-        world.until("one is served", |world| world.server.counters().received_bytes > 0);
-        world.turns(dice.below(40));
-        world.ask_to_stop();
-        for _ in 0..dice.below(40) {
-            if world.server.turn().unwrap() == Some(Ended::Drained) {
-                return world.leave(tally); // It was quicker.
-            }
-        }
-        let asked = world.now();
-        world.ask_to_stop();
-        assert_eq!(world.run_to_end(), Ended::AtOnce);
-        assert!(world.now().since(asked) < Duration::from_millis(10));
-        world.leave(tally);
-    });
-}
+    }
+    let asked = world.now();
+    world.ask_to_stop();
+    assert_eq!(world.run_to_end(), Ended::AtOnce);
+    assert!(world.now().since(asked) < Duration::from_millis(10));
+    world.leave(tally);
+});
 
-/// Answers the first thing it hears, and ends.
+/// Replies to the first bytes that it receives, and ends.
 #[derive(Debug, Clone)]
 struct Curt;
 
@@ -890,10 +888,11 @@ impl Protocol for Curt {
     }
 }
 
-#[test]
-fn a_server_that_closes_first_loses_none_of_its_last_bytes() {
-    let name = "a_server_that_closes_first_loses_none_of_its_last_bytes";
-    play(name, 0.1, &[], |dice, mut setup, tally| {
+scenario!(
+    a_server_that_closes_first_loses_none_of_its_last_bytes,
+    0.1,
+    &[],
+    |dice, mut setup, tally| {
         setup.faults = some_faults_that_pass(dice);
         let mut world = World::new(setup, SMALL, LIMITS, Curt);
         let all: Vec<_> = (0..6).map(|_| world.connect(some_reads(dice))).collect();
@@ -901,15 +900,16 @@ fn a_server_that_closes_first_loses_none_of_its_last_bytes() {
         world.until_done(&all);
         all.iter().for_each(|&id| assert_heard(world.client(id), b"no"));
         world.until("all have left", |world| world.server.connections() == 0);
-        assert!(world.now() < Nanos(0) + LINGER, "the end was told, not waited out");
+        assert!(world.now() < Nanos(0) + LINGER, "the end was received, not waited out");
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn a_linger_timer_does_not_affect_the_next_connection_in_its_slot() {
-    let name = "a_linger_timer_does_not_affect_the_next_connection_in_its_slot";
-    play(name, 0.1, &[], |dice, mut setup, tally| {
+scenario!(
+    a_linger_timer_does_not_affect_the_next_connection_in_its_slot,
+    0.1,
+    &[],
+    |dice, mut setup, tally| {
         setup.faults = some_faults_that_pass(dice);
         let mut world = World::new(setup, SMALL, LIMITS, Curt);
         let mut first = world.connect_many(6);
@@ -918,36 +918,33 @@ fn a_linger_timer_does_not_affect_the_next_connection_in_its_slot() {
         first.iter().for_each(|&id| world.client_mut(id).say(b"hello"));
         world.until_done(&first);
         world.until("all but one have left", |world| world.server.connections() == 1);
-        // They live where those who answered lived, and say nothing for longer than those had.
+        // They reuse the slots of the clients that ended, and stay idle past the old linger timers.
         let next = world.connect_many(5);
         world.until("they are served", |world| world.server.connections() == 6);
         world.until("the stubborn one is closed", |world| world.server.connections() == 5);
         assert!(world.now() >= Nanos(0) + LINGER);
-        world.until_quiet();
+        world.until_idle();
         next.iter().for_each(|&id| world.client_mut(id).say(b"hello"));
         first.extend(&next);
         world.until_done(&first);
         next.iter().for_each(|&id| assert_heard(world.client(id), b"no"));
         world.drain(tally);
-    });
-}
+    }
+);
 
-#[test]
-fn the_same_seed_is_the_same_run() {
-    play("the_same_seed_is_the_same_run", 0.02, &[], |dice, mut setup, tally| {
-        setup.faults = Faults::some(dice);
-        let said = speech(dice, 5000);
-        let runs = [(); 2].map(|()| {
-            let mut world = World::new(setup.clone(), SMALL, LIMITS, Echo);
-            let all: Vec<_> = (0..9).map(|_| world.say_and_end(Reads::AtOnce, &said)).collect();
-            world.until_done(&all);
-            let run = (world.now(), world.server.counters(), *world.server.ring().tally());
-            world.drain(tally);
-            run
-        });
-        assert_eq!(runs[0], runs[1]);
+scenario!(the_same_seed_is_the_same_run, 0.02, &[], |dice, mut setup, tally| {
+    setup.faults = Faults::some(dice);
+    let said = speech(dice, 5000);
+    let runs = [(); 2].map(|()| {
+        let mut world = World::new(setup.clone(), SMALL, LIMITS, Echo);
+        let all: Vec<_> = (0..9).map(|_| world.say_and_end(Reads::AtOnce, &said)).collect();
+        world.until_done(&all);
+        let run = (world.now(), world.server.counters(), *world.server.ring().tally());
+        world.drain(tally);
+        run
     });
-}
+    assert_eq!(runs[0], runs[1]);
+});
 
 // A console.
 
@@ -955,10 +952,10 @@ fn some_faults_that_read_badly(dice: &mut Dice) -> Faults {
     some_faults_that_pass(dice).with(Fault::ShortRead, 300).with(Fault::ReadInterrupted, 100)
 }
 
-/// Has an operator sit before the world; what it is answered goes to the file.
+/// Attaches an operator console; its output goes to the file.
 fn attend<P: Protocol + Clone>(world: &mut World<P>) -> File {
     let answers = tempfile::tempfile().unwrap();
-    let input = File::open("/dev/null").unwrap().into(); // The simulated kernel does not look at it.
+    let input = File::open("/dev/null").unwrap().into(); // Not read by the simulated kernel.
     let output = answers.try_clone().unwrap();
     world.server.attend_to(Console::new(input, output, false, Vec::new()).unwrap()).unwrap();
     answers
@@ -971,10 +968,11 @@ fn text_of(mut file: File) -> String {
     text
 }
 
-#[test]
-fn what_is_typed_is_done_however_it_is_read() {
-    let name = "what_is_typed_is_done_however_it_is_read";
-    play(name, 0.2, &[Fault::ShortRead, Fault::ReadInterrupted], |dice, mut setup, tally| {
+scenario!(
+    what_is_typed_is_done_however_it_is_read,
+    0.2,
+    &[Fault::ShortRead, Fault::ReadInterrupted],
+    |dice, mut setup, tally| {
         setup.faults = some_faults_that_read_badly(dice);
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
         let answers = attend(&mut world);
@@ -986,7 +984,7 @@ fn what_is_typed_is_done_however_it_is_read() {
         while !typed.is_empty() {
             let (piece, rest) = typed.split_at(dice.between(1, typed.len()));
             world.sim().type_in(piece);
-            world.turns(dice.below(20));
+            world.iterate(dice.below(20));
             typed = rest;
         }
         world.until("all is heard", |world| {
@@ -997,7 +995,7 @@ fn what_is_typed_is_done_however_it_is_read() {
         }
         world.sim().type_in(b"kick 2\nlist\n3 alone");
         world.sim().end_input();
-        world.until("one is gone, and one is told", |world| {
+        world.until("one is gone, and one has the message", |world| {
             let heard = |&&id: &&ClientId| world.client(id).heard().ends_with(b"alone\n");
             world.server.connections() == 2 && clients.iter().filter(heard).count() == 1
         });
@@ -1007,37 +1005,34 @@ fn what_is_typed_is_done_however_it_is_read() {
             text.starts_with("said to 3 connections\n") && text.contains("kicked 2\n"),
             "{text}"
         );
-    });
-}
+    }
+);
 
-#[test]
-fn drain_ends_the_server_and_quit_ends_it_at_once() {
-    let name = "drain_ends_the_server_and_quit_ends_it_at_once";
-    play(name, 0.1, &[], |dice, mut setup, tally| {
-        setup.faults = some_faults_that_read_badly(dice);
-        let mut world = World::new(setup, SMALL, LIMITS, Echo);
-        let answers = attend(&mut world);
-        let bytes = speech(dice, 5000);
-        let client = world.say_and_end(Reads::AtOnce, &bytes);
-        world.until_done(&[client]);
-        world.connect_many(2);
-        world.until("all are there", |world| world.server.connections() == 2);
-        let quits = dice.chance(500);
-        world.sim().type_in(if quits { b"drain\nquit\n" } else { b"drain\ndrain\n" });
-        let ended = world.run_to_end();
-        assert_eq!(ended, if quits { Ended::AtOnce } else { Ended::Drained });
-        world.leave(tally);
-        let text = text_of(answers);
-        let both = "draining: 2 connections to finish\n";
-        assert!(text.starts_with(both), "{text}");
-        assert!(quits || text.ends_with("draining already\n"), "{text}");
-    });
-}
+scenario!(drain_ends_the_server_and_quit_ends_it_at_once, 0.1, &[], |dice, mut setup, tally| {
+    setup.faults = some_faults_that_read_badly(dice);
+    let mut world = World::new(setup, SMALL, LIMITS, Echo);
+    let answers = attend(&mut world);
+    let bytes = speech(dice, 5000);
+    let client = world.say_and_end(Reads::AtOnce, &bytes);
+    world.until_done(&[client]);
+    world.connect_many(2);
+    world.until("all are there", |world| world.server.connections() == 2);
+    let quits = dice.chance(500);
+    world.sim().type_in(if quits { b"drain\nquit\n" } else { b"drain\ndrain\n" });
+    let ended = world.run_to_end();
+    assert_eq!(ended, if quits { Ended::AtOnce } else { Ended::Drained });
+    world.leave(tally);
+    let text = text_of(answers);
+    let both = "draining: 2 connections to finish\n";
+    assert!(text.starts_with(both), "{text}");
+    assert!(quits || text.ends_with("draining already\n"), "{text}");
+});
 
-#[test]
-fn a_failed_console_input_costs_no_connection_a_byte() {
-    let name = "a_failed_console_input_costs_no_connection_a_byte";
-    play(name, 0.05, &[Fault::ReadFailed], |dice, mut setup, tally| {
+scenario!(
+    a_failed_console_input_costs_no_connection_a_byte,
+    0.05,
+    &[Fault::ReadFailed],
+    |dice, mut setup, tally| {
         setup.faults = some_faults_that_pass(dice).with(Fault::ReadFailed, 1000);
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
         let answers = attend(&mut world);
@@ -1048,5 +1043,5 @@ fn a_failed_console_input_costs_no_connection_a_byte() {
         assert_heard(world.client(client), &bytes);
         world.drain(tally);
         assert_eq!(text_of(answers), "");
-    });
-}
+    }
+);

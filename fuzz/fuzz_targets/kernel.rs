@@ -1,4 +1,4 @@
-//! What the kernel tells may be any text, and any page.
+//! Kernel events: any text and any page must be read without a panic.
 
 #![no_main]
 

@@ -18,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 use proactor_models::model::{Ability, Model};
 
 use support::server::{Exit, PROACTOR, REACTOR, Server};
-use support::{Address, Client, Launch, Options, PATIENCE, eventually, io_uring_refused, skip};
+use support::{Address, Client, Launch, Options, TIMEOUT, eventually, io_uring_refused, skip};
 
 /// Both servers, as one begins to type them.
 const SERVERS: [(&str, &[&str]); 2] = [(PROACTOR, &["serve"]), (REACTOR, &[])];
@@ -183,7 +183,7 @@ fn a_result_that_standard_output_does_not_take_is_a_failure_that_names_it() {
         drop(reader);
         let output = Command::new(PROACTOR).args(args).stdout(writer).output().expect("it runs");
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!((output.status.code(), &*stderr), (Some(0), ""), "{args:?}: nobody reads");
+        assert_eq!((output.status.code(), &*stderr), (Some(0), ""), "{args:?}: the reader is gone");
     }
 }
 
@@ -327,7 +327,7 @@ fn proactor_defaults_to_the_ring_and_reactor_to_epoll() {
 
 #[test]
 fn the_default_address_is_port_7000_of_localhost() {
-    // Somebody else may be there: then it says so, and that names the address too.
+    // Another server may be there: the error then says so, and names the address too.
     let _mine = TcpListener::bind("127.0.0.1:7000");
     for (program, args) in SERVERS {
         assert_refused(Launch::new(program, args).run(), 1, "127.0.0.1:7000");
@@ -340,7 +340,7 @@ fn a_client_that_ends_first_receives_its_echo() {
     for (program, args) in SERVERS {
         let server = Launch::new(program, args).args(&["--listen", "127.0.0.1:0"]).start();
         let mut stream = TcpStream::connect(server.address().tcp()).expect("it listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout can be set");
         stream.write_all(b"hello").expect("it takes five bytes");
         stream.shutdown(Shutdown::Write).expect("it is there");
         let mut heard = String::new();
@@ -389,7 +389,7 @@ fn a_missing_privilege_is_named() {
         return skip("every port is open to all");
     }
     for (program, args) in SERVERS {
-        // `nobody` may not reach into our folder, so the program is handed down open.
+        // The user 65534 may not enter our folder, so the program is inherited as a descriptor.
         let program = fs::File::open(program).expect("the program is there");
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&program));
         let mut command = Command::new(&path);
@@ -409,7 +409,7 @@ fn a_missing_privilege_is_named() {
         }
         let output = match command.output() {
             Ok(output) => output,
-            Err(error) => return skip(&format!("nobody may not run it: {error}")),
+            Err(error) => return skip(&format!("the user 65534 may not run it: {error}")),
         };
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -428,7 +428,7 @@ fn a_unix_path_left_by_the_dead_is_taken_and_one_in_use_is_not() {
         let start = || Launch::new(program, args).args(&["--listen", &address]);
 
         start().start().kill();
-        assert!(path.exists(), "who is killed cannot clean up");
+        assert!(path.exists(), "a killed server cannot clean up");
         let server = start().start();
         Client::connect(server.address()).ping();
 
@@ -602,12 +602,12 @@ fn the_best_model_without_a_ring_is_epoll_and_the_reason_is_said() {
 
 #[test]
 fn however_little_memory_may_be_locked_auto_serves_and_says_by_what() {
-    // Who has CAP_IPC_LOCK has no such limit: where we are root, the server is nobody, and reads
-    // its program from where nobody may.
+    // CAP_IPC_LOCK lifts the limit: where the test is root, the server runs as the user 65534, from
+    // a folder that this user may read.
     let dir = tempfile::tempdir().expect("a directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
     let program = dir.path().join("proactor");
-    fs::copy(PROACTOR, &program).expect("room for a copy");
+    fs::copy(PROACTOR, &program).expect("space for a copy");
     let is_root = fs::metadata("/proc/self").expect("procfs").uid() == 0;
     for kib in [0, 8, 16, 24, 32, 48, 64, 256] {
         let mut command = Command::new("/bin/sh");

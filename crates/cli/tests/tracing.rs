@@ -132,8 +132,8 @@ fn a_concurrent_reader_never_mistakes_one_record_for_another() {
             let trace = Trace::open(file.path()).unwrap();
             let right = (trace.first..).zip(&trace.records).all(|(n, record)| record.id == n);
             assert!(right, "after {n} records: {:?}", &trace.records[..3]);
-            let told = trace.first + trace.records.len() as u64;
-            assert!((n.saturating_sub(64)..=n + 1).contains(&told), "{told} of {n}");
+            let counted = trace.first + trace.records.len() as u64;
+            assert!((n.saturating_sub(64)..=n + 1).contains(&counted), "{counted} of {n}");
         }
     }
 }
@@ -174,7 +174,7 @@ fn what_stands_before_an_enter_is_in_the_file_while_it_sleeps() {
 fn a_slow_follower_counts_every_lost_record() {
     let (file, mut log) = smallest();
     let mut follow = Follow::new(file.reopen().unwrap(), false).unwrap();
-    let (mut written, mut told) = (0, 0);
+    let (mut written, mut counted) = (0, 0);
     for many in [10, 4000, 100, 10_000, 1, 4096, 3968, 3969, 64, 20_000] {
         log.begin_turn(|| 0, numbered(written));
         for n in 1..many {
@@ -184,16 +184,16 @@ fn a_slow_follower_counts_every_lost_record() {
         log.begin_turn(|| 0, Record { id: written, ..kind(What::EnterBegin) });
         written += 1;
         for event in follow.poll().unwrap() {
-            assert_eq!(event.number, told, "none is told twice, none is left out");
+            assert_eq!(event.number, counted, "every record once");
             match event.what {
-                Happened::Lost(n) => told += n,
+                Happened::Lost(n) => counted += n,
                 _ => {
-                    assert_eq!(event.raw.id, told);
-                    told += 1;
+                    assert_eq!(event.raw.id, counted);
+                    counted += 1;
                 }
             }
         }
-        assert_eq!(told, written);
+        assert_eq!(counted, written);
     }
     assert!(follow.lost() > 20_000 && !follow.is_over());
     drop(log);
@@ -219,19 +219,19 @@ fn a_reader_never_sees_a_partly_written_record() {
         let Record { time, id, res, flags, .. } = *record;
         assert_eq!((time, id, res as u32, !flags), (n, n, n as u32, n as u32));
     };
-    let (mut told, mut times) = (0, 0);
+    let (mut counted, mut times) = (0, 0);
     loop {
         let over = follow.is_over();
         let events = follow.poll().unwrap();
         times += u32::from(!events.is_empty());
         for event in events {
-            assert_eq!(event.number, told);
+            assert_eq!(event.number, counted);
             if let Happened::Lost(n) = event.what {
-                told += n;
+                counted += n;
                 continue;
             }
-            check(told, &event.raw);
-            told += 1;
+            check(counted, &event.raw);
+            counted += 1;
         }
         if times % 10 == 1 {
             let trace = Trace::open(file.path()).unwrap();
@@ -244,7 +244,7 @@ fn a_reader_never_sees_a_partly_written_record() {
             break;
         }
     }
-    assert_eq!(told, writer.join().unwrap());
+    assert_eq!(counted, writer.join().unwrap());
     assert!(follow.lost() > 0);
 }
 
@@ -278,7 +278,7 @@ fn what_is_missed_while_it_has_stopped_is_counted_where_it_goes_on() {
     let trace = Trace::open(file.path()).unwrap();
     assert_eq!((trace.header.frozen, trace.lost()), (Some(Frozen::Signal), 6));
     assert_eq!(trace.events().last().unwrap().what, Happened::Frozen(Some(Frozen::Signal)));
-    // All of it is told, though the turn is not over: there is no more to come.
+    // Follow prints all of it although the iteration has not ended: no more records come.
     let mut follow = Follow::new(file.reopen().unwrap(), false).unwrap();
     assert_eq!(follow.poll().unwrap().len(), 2);
     log.thaw();

@@ -58,7 +58,7 @@ fn a_simulated_echo_is_counted_to_the_byte_and_each_connection_is_clean() {
 fn what_each_thread_did_with_its_time_adds_up_to_how_long_it_was_there() {
     let trace = Trace::from_bytes(&threads()).unwrap();
     let lanes = Digest::of(&trace, &Cut::default()).lanes.unwrap();
-    let told: Vec<_> = lanes
+    let calls: Vec<_> = lanes
         .stints
         .iter()
         .map(|one| {
@@ -67,14 +67,14 @@ fn what_each_thread_did_with_its_time_adds_up_to_how_long_it_was_there() {
             (&*one.lane, one.thread.unwrap(), one.calls, micros.map(|nanos| nanos / 1000))
         })
         .collect();
-    // A call that is not over lasts to the end; who was in none has gone.
+    // A call that is not over lasts to the end; a thread outside of calls has ended.
     let expected = [
         ("main", 1000, 2, [199, 0, 0, 1]),
         ("t0", 1001, 4, [172, 12, 0, 16]),
         ("t1", 1002, 3, [127, 0, 4, 9]),
         ("t1", 1003, 1, [9, 0, 0, 1]),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(calls, expected);
     assert_eq!((lanes.count, lanes.most, lanes.lived_ns()), (4, 3, 550_000));
     // Of a part, only what lies in it: the receives and the wait of which it begins in the middle.
     let since = lanes.stints[0].from_ns + 50_000;
@@ -302,7 +302,7 @@ fn a_heading_stands_once_over_the_columns_of_the_events_and_not_among_json() {
     }
 }
 
-/// Serves nobody, until `seen` is in what it recorded; then what `trace show` says.
+/// Runs an idle server until `seen` is in its recording. Returns what `trace show` prints.
 fn shown_of(options: &[&str], file: &Path, seen: impl Fn(&Happened) -> bool) -> String {
     let option = format!("--trace={}", file.display());
     let args = [&["serve", "--listen", "127.0.0.1:0", &option], options].concat();

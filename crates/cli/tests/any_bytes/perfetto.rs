@@ -85,9 +85,9 @@ pub(crate) struct Seen {
     pub(crate) arrows: usize,
 }
 
-/// Decodes it, and fails unless each track is told of before it is used, each slice that begins
-/// ends, no flow ends that has not begun, time goes on, and each instant has a time of its own on
-/// its track: those of the same time Perfetto stacks, one row each.
+/// Decodes an export. Fails unless each track is declared before it is used, each slice that begins
+/// ends, no flow ends that has not begun, time never goes back, and each instant has a time of its
+/// own on its track: Perfetto draws instants of the same time in separate rows.
 pub(crate) fn decode(bytes: &[u8]) -> Seen {
     let mut decoder = Decoder::default();
     for (number, packet) in fields(bytes) {
@@ -130,7 +130,7 @@ impl Decoder {
         }
     }
 
-    /// A track is told of.
+    /// Reads the declaration of a track.
     fn track(&mut self, track: Field<'_>) {
         let track = fields(track.bytes());
         let name = text(find(&track, 2).unwrap());
@@ -141,7 +141,7 @@ impl Decoder {
     fn event(&mut self, at: u64, event: &[(u64, Field<'_>)]) {
         assert!(at >= std::mem::replace(&mut self.last, at), "it is earlier than the one before");
         let id = find(event, 11).unwrap().number();
-        let track = self.seen.tracks.get(&id).expect("it is told of").clone();
+        let track = self.seen.tracks.get(&id).expect("the track is declared").clone();
         let name = || self.names[&find(event, 10).unwrap().number()].clone();
         match find(event, 9).unwrap().number() {
             1 => {

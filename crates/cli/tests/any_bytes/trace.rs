@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::perfetto::decode;
 
-/// Everything that is told of a trace.
+/// Runs every view of a trace.
 pub(crate) fn read(bytes: &[u8]) {
     let Ok(trace) = Trace::from_bytes(bytes) else { return };
     let header = &trace.header;
@@ -20,10 +20,10 @@ pub(crate) fn read(bytes: &[u8]) {
     trace.events().for_each(|event| drop((line(header, &event), json(header, &event))));
 }
 
-/// The same bytes as if somebody were still writing them.
+/// Follows the same bytes, as if a recorder still wrote them.
 pub(crate) fn follow(bytes: &[u8]) {
     let mut file = tempfile::tempfile().expect("a file");
-    file.write_all(bytes).expect("room for it");
+    file.write_all(bytes).expect("space on the disk");
     let Ok(mut follow) = Follow::new(file, false) else { return };
     for _ in 0..64 {
         match follow.poll() {

@@ -38,7 +38,7 @@ fn user_data(folder: &Path) -> String {
 }
 
 impl Browser {
-    /// Opens a page, and leaves it open as long as the answer lives.
+    /// Opens a page, and keeps it open until the value is dropped.
     pub(crate) fn open(mut self, address: &str) -> Open {
         self.command.args(["--remote-debugging-port=0", address]);
         self.command.stdout(Stdio::null()).stderr(Stdio::null());

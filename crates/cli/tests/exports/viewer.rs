@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use super::browser;
 use super::perfetto::{Seen, decode};
 use super::support::lanes::threads;
-use super::support::{PATIENCE, skip};
+use super::support::{TIMEOUT, skip};
 use super::{exported, models, recorded};
 
 /// A page that opens traces in the UI and asks it.
@@ -56,7 +56,7 @@ struct Site {
     address: SocketAddr,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-    /// What the page tells.
+    /// The reports of the page.
     said: Receiver<Value>,
 }
 
@@ -65,7 +65,7 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let over = Arc::new(AtomicBool::new(false));
-        let (tell, said) = channel();
+        let (report, said) = channel();
         let asked = Arc::clone(&over);
         let serve = move || {
             std::thread::scope(|scope| {
@@ -73,9 +73,9 @@ impl Site {
                     if asked.load(Ordering::Acquire) {
                         break;
                     }
-                    // Whoever goes in the middle of an answer is not waited for.
-                    let (ui, own, tell) = (&ui, &own, tell.clone());
-                    scope.spawn(move || _ = answer(&stream, ui, own, &tell));
+                    // A client that leaves in the middle of a response is not waited for.
+                    let (ui, own, report) = (&ui, &own, report.clone());
+                    scope.spawn(move || _ = answer(&stream, ui, own, &report));
                 }
             });
         };
@@ -97,9 +97,9 @@ fn answer(
     mut stream: &TcpStream,
     ui: &Path,
     own: &BTreeMap<String, Vec<u8>>,
-    tell: &Sender<Value>,
+    report: &Sender<Value>,
 ) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut input = BufReader::new(stream);
     let mut request = String::new();
     input.read_line(&mut request)?;
@@ -120,8 +120,8 @@ fn answer(
     let (status, body) = if path == "said" {
         let mut said = vec![0; length];
         input.read_exact(&mut said)?;
-        // Nobody listens any more: the first thing that was said is enough.
-        let _ = tell.send(serde_json::from_slice(&said)?);
+        // The receiver is gone: the first report is enough.
+        let _ = report.send(serde_json::from_slice(&said)?);
         ("200 OK", Vec::new())
     } else if let Some(body) = own.get(path) {
         ("200 OK", body.clone())
@@ -254,7 +254,7 @@ fn assert_shown(export: &Export, seen: &Seen, said: &Value) {
     assert_eq!(shown, counters, "{name}");
     assert_eq!(said["arrows"], json!([[seen.arrows]]), "{name}");
     assert_eq!(said["unfinished"], json!([[0]]), "{name}");
-    // Turns, in them enters and the handling, in that operations: nothing is stacked.
+    // Iterations contain enters and the handling, which contains operations: one row each.
     let depth = if name == THREADS { 0 } else { 2 };
     assert_eq!(said["depth"], json!([[depth]]), "{name}");
     if name == THREADS {
@@ -286,8 +286,8 @@ fn assert_tracks(export: &Export, seen: &Seen, paths: &Value) {
     } else if export.is_whole {
         assert_eq!(shown, written, "{}", export.name);
     }
-    let told = |name: &&str| has_threads || written.contains(name);
-    assert!(shown.iter().all(told), "{}: {shown:?}", export.name);
+    let declared = |name: &&str| has_threads || written.contains(name);
+    assert!(shown.iter().all(declared), "{}: {shown:?}", export.name);
     // The first group is ours; a process has one for its threads.
     let ours = |path: &&Vec<&str>| path.len() == 2 && path[0] == paths[0][0];
     let below: Vec<_> = paths.iter().filter(ours).map(|path| path[1]).collect();
@@ -306,7 +306,7 @@ fn assert_tracks(export: &Export, seen: &Seen, paths: &Value) {
         _ => &["batch: reports per wait"],
     };
     let last = ["listeners", "connections, the worst first"];
-    // They have no loop, and were let in by nobody.
+    // They have no loop, and no listener accepted them.
     let first = if has_threads { &[][..] } else { &["loop r0"] };
     let last = if has_threads { &last[1..] } else { &last };
     let mut expected = [first, numbers, last].concat();

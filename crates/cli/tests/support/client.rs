@@ -1,4 +1,4 @@
-//! A client that never hangs: whatever takes longer than [`PATIENCE`] fails with a sentence.
+//! A client that never hangs: an operation that takes longer than [`TIMEOUT`] fails with a message.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Address, PATIENCE, Random};
+use super::{Address, Random, TIMEOUT};
 
 /// What a client's socket is like before it connects.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Options {
-    /// `SO_RCVBUF`: how much the kernel takes for one who does not read.
+    /// `SO_RCVBUF`: how much the kernel takes for a client that does not read.
     pub(crate) receive_buffer: Option<usize>,
-    /// `SO_SNDBUF`.
+    /// `SO_SNDBUF`: the size of the send buffer.
     pub(crate) send_buffer: Option<usize>,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects.
+    /// Connects to a server.
     pub(crate) fn connect(address: &Address) -> Client {
         Client::connect_with(address, Options::default())
     }
@@ -43,7 +43,7 @@ impl Client {
             .unwrap_or_else(|error| panic!("connecting to {address}: {error}"))
     }
 
-    /// Connects if somebody listens.
+    /// Connects, or returns none if there is no listener.
     pub(crate) fn try_connect(address: &Address, options: Options) -> io::Result<Client> {
         let (domain, address) = match address {
             Address::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
@@ -56,8 +56,8 @@ impl Client {
         if let Some(bytes) = options.send_buffer {
             socket.set_send_buffer_size(bytes)?;
         }
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.set_write_timeout(Some(TIMEOUT))?;
         socket.connect(&address)?;
         if domain != Domain::UNIX {
             socket.set_tcp_nodelay(true)?;
@@ -65,7 +65,7 @@ impl Client {
         Ok(Client { socket })
     }
 
-    /// Its own address.
+    /// Returns the local address.
     pub(crate) fn local(&self) -> SocketAddr {
         let address = self.socket.local_addr().expect("a connected socket has an address");
         address.as_socket().expect("an IP address")
@@ -90,7 +90,7 @@ impl Client {
         }
     }
 
-    /// Sends until nobody takes any more for a moment; answers how much that was.
+    /// Sends until nothing is taken for a moment. Returns the number of bytes sent.
     pub(crate) fn say_until_stuck(&self, bytes: &[u8]) -> usize {
         let moment = Some(Duration::from_millis(100));
         self.socket.set_write_timeout(moment).expect("a timeout can be set");
@@ -102,11 +102,11 @@ impl Client {
                 Err(error) => panic!("sent {sent} bytes, then: {error}"),
             }
         }
-        self.socket.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        self.socket.set_write_timeout(Some(TIMEOUT)).expect("a timeout can be set");
         sent
     }
 
-    /// Sends once.
+    /// Calls send(2) once.
     pub(crate) fn say_some(&self, bytes: &[u8]) -> io::Result<usize> {
         match (&self.socket).write(bytes) {
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),
@@ -175,7 +175,7 @@ impl Client {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             other => panic!("nothing was to come, and there is: {other:?} {byte:?}"),
         }
-        self.socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        self.socket.set_read_timeout(Some(TIMEOUT)).expect("a timeout can be set");
     }
 
     /// Receives until the end; what came before a reset too, with the error.
@@ -229,7 +229,7 @@ impl Client {
 
 fn describe(error: &io::Error) -> String {
     match error.kind() {
-        ErrorKind::WouldBlock => format!("nothing more within {PATIENCE:?}"),
+        ErrorKind::WouldBlock => format!("nothing more within {TIMEOUT:?}"),
         _ => error.to_string(),
     }
 }

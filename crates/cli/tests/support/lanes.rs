@@ -1,4 +1,4 @@
-//! A trace of threads, made by hand: who did what, and when, is known.
+//! A trace of threads, made by hand: every call and its time are known.
 
 use proactor::keys::{ConnId, Key, KeyOwner};
 use proactor_trace::format::{HEADER, MAY_SLEEP, RECORD};
@@ -16,7 +16,7 @@ enum Did {
     End(Call, u32, i32),
     /// A thread begins here.
     Lane,
-    /// Asleep until somebody comes, and awake.
+    /// Asleep until a connection comes, and awake.
     Wait,
     Wake,
 }

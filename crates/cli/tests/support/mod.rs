@@ -25,16 +25,16 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before it counts as hung.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Asks until there is an answer.
 pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {TIMEOUT:?}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -51,10 +51,10 @@ pub(crate) fn declared(reason: &str) {
     leave_out("declared", reason);
 }
 
-/// Counts by reason.
+/// Counts a test that is left out, by its reason.
 fn leave_out(how: &str, reason: &str) {
     static LEFT_OUT: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
-    let mut left_out = LEFT_OUT.lock().expect("nobody panics while counting");
+    let mut left_out = LEFT_OUT.lock().expect("no thread panics while it counts");
     let count = left_out.entry(format!("{how}: {reason}")).or_default();
     *count += 1;
     writeln!(io::stderr(), "{how}: {count} ({reason})").expect("stderr is open");
@@ -76,7 +76,7 @@ fn probe_io_uring() -> Option<String> {
     if fd == -1 {
         return Some(format!("io_uring is refused: {}", io::Error::last_os_error()));
     }
-    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+    // SAFETY: the kernel has just given us this descriptor, and no other code knows it.
     drop(unsafe { OwnedFd::from_raw_fd(fd as i32) });
     None
 }

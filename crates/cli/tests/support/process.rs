@@ -4,13 +4,13 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// What a process holds that it may forget to let go of.
+/// The resources of a process that it may forget to release.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Holdings {
     descriptors: usize,
     /// Without those that the kernel added.
     threads: usize,
-    /// Zombies included.
+    /// The children, zombies included.
     children: usize,
 }
 
@@ -84,7 +84,7 @@ impl Process {
         let processes = fs::read_dir("/proc").expect("/proc is mounted");
         let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         let children = pids.filter(|&pid| {
-            // `pid (name) state parent …`; one that has just gone is nobody's child.
+            // `pid (name) state parent …`; one that has just ended has no parent.
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1));
             parent == Some(&*self.0.to_string())
@@ -124,7 +124,7 @@ impl Process {
 
     /// Fails if it is busy. What waits takes nothing; what spins takes whatever it is given, which
     /// is a third of a CPU at least while two tests and their servers share two.
-    pub(crate) fn assert_quiet(self, while_: &str) {
+    pub(crate) fn assert_idle(self, while_: &str) {
         let share = self.share_of_cpu();
         assert!(share < 0.2, "{while_}, the server takes {:.0}% of a CPU", share * 100.0);
     }

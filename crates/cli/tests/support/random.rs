@@ -30,7 +30,7 @@ impl Random {
         Random { state: self.next(), seed: None }
     }
 
-    /// 64 bits (SplitMix64).
+    /// Returns the next 64 bits (SplitMix64).
     pub(crate) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
@@ -45,7 +45,7 @@ impl Random {
         1 + (self.next() % (1 << bits)) as usize % most
     }
 
-    /// So many bytes.
+    /// Returns `count` random bytes.
     pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(len + 8);
         while bytes.len() < len {

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::{PATIENCE, Process};
+use super::{Process, TIMEOUT};
 
 /// The one that serves on io_uring, with the tools.
 pub(crate) const PROACTOR: &str = env!("CARGO_BIN_EXE_proactor");
@@ -38,7 +38,7 @@ impl Address {
         }
     }
 
-    /// The IP address.
+    /// Returns the IP address.
     pub(crate) fn tcp(&self) -> SocketAddr {
         match self {
             Address::Tcp(address) => *address,
@@ -110,8 +110,8 @@ impl Launch {
         self
     }
 
-    /// Listened to no longer than it takes to say where it listens; then its stdout is closed, or
-    /// nobody reads it.
+    /// Reads the standard output only until the addresses are known. Then it is closed, or stays open
+    /// and unread.
     pub(crate) fn unheard(mut self, closed: bool) -> Launch {
         self.reads = Some((self.listeners.max(1), closed));
         self
@@ -221,13 +221,13 @@ impl Launch {
 /// The line that says where and how a server listens.
 #[derive(Debug, Clone)]
 pub(crate) struct Listening {
-    /// All of it.
+    /// The whole line as printed.
     pub(crate) line: String,
-    /// Where.
+    /// The address that it names.
     pub(crate) address: Address,
     /// On which I/O model.
     pub(crate) model: String,
-    /// What it says.
+    /// The protocol that it names.
     pub(crate) protocol: String,
 }
 
@@ -254,7 +254,7 @@ pub(crate) struct Server {
     child: Child,
     /// What is typed goes here.
     typed: Option<ChildStdin>,
-    /// Keeps its stdout open, though nobody reads it.
+    /// Keeps the standard output open and unread.
     _unread: Option<OwnedFd>,
     lines: Receiver<String>,
     complaints: Option<JoinHandle<String>>,
@@ -287,14 +287,14 @@ impl Server {
 
     /// Waits until it has ended.
     pub(crate) fn wait(mut self) -> Exit {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut stdout = Vec::new();
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => stdout.push(line),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
-                    panic!("`{}` did not end within {PATIENCE:?}", self.command)
+                    panic!("`{}` did not end within {TIMEOUT:?}", self.command)
                 }
             }
         }
@@ -326,11 +326,11 @@ impl Server {
 
     /// The next line that it says; none if it ends.
     pub(crate) fn line(&self) -> Option<String> {
-        match self.lines.recv_timeout(PATIENCE) {
+        match self.lines.recv_timeout(TIMEOUT) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => {
-                panic!("`{}` said nothing within {PATIENCE:?}", self.command)
+                panic!("`{}` said nothing within {TIMEOUT:?}", self.command)
             }
         }
     }
@@ -349,9 +349,9 @@ impl Drop for Server {
 
 /// How a program ended.
 pub(crate) struct Exit {
-    /// Its command line.
+    /// The command line of it.
     pub(crate) line: String,
-    /// Its status.
+    /// The exit status of it.
     pub(crate) status: ExitStatus,
     /// What it said on stdout, apart from where it listens.
     pub(crate) stdout: Vec<String>,

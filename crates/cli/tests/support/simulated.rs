@@ -13,13 +13,13 @@ use proactor::ring::ListenerId;
 use proactor_sim::{Dice, Faults, Reads, Setup, Sim, Tier};
 use proactor_trace::{About, Clock, Recorder, Settings, Traced};
 
-/// Room for all of it, and a clock read for each record.
+/// Settings with space for the whole run, and a clock read for each record.
 pub(crate) fn settings() -> Settings {
     Settings { bytes: 8 << 20, clock: Some(Clock::Nanos), ..Settings::default() }
 }
 
-/// Five clients said something to an echo, were answered and ended; then it drained. Answers what
-/// was recorded, and how many bytes they said.
+/// Serves five clients of an echo until they end, and drains. Returns the recording, and the number
+/// of bytes that the clients sent.
 pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64) {
     let mut dice = Dice::new(!seed);
     let setup = Setup {

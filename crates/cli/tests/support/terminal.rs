@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
-use super::{PATIENCE, Process};
+use super::{Process, TIMEOUT};
 
 /// A pseudo-terminal, and the server that has it as standard input and output. Killed when dropped.
 #[derive(Debug)]
@@ -57,15 +57,15 @@ impl Terminal {
         Terminal { child, master, slave, screen, seen: String::new() }
     }
 
-    /// Presses keys.
+    /// Writes keys to the terminal.
     pub(crate) fn press(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).expect("the terminal takes keys");
     }
 
-    /// Waits until `text` is on the screen; answers what stood before it.
+    /// Waits until `text` is on the screen. Returns the text before it.
     #[track_caller]
     pub(crate) fn see(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some((before, after)) = self.seen.split_once(text) {
                 let (before, after) = (before.to_owned(), after.to_owned());
@@ -86,7 +86,7 @@ impl Terminal {
         unsafe { libc::fcntl(self.slave.as_raw_fd(), libc::F_GETFL) }
     }
 
-    /// The server.
+    /// Returns the server process.
     pub(crate) fn process(&self) -> Process {
         Process(self.child.id())
     }

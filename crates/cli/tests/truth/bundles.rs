@@ -1,12 +1,12 @@
-//! Bundles: one completion that tells of many buffers (`IORING_RECVSEND_BUNDLE`, 6.10).
+//! Bundles: one completion for many buffers (`IORING_RECVSEND_BUNDLE`, 6.10).
 //!
 //! Our server asks for none. So this is a ring of the test's own, with one ring of small buffers
 //! for all of its sockets, recorded by the crate's recorder and held to the same oracle. And what a
 //! bundle means is held too: its result is spread over buffers in the order in which they were
 //! lent, of which it names the first; so every byte of every stream must be in its place.
 //!
-//! One more socket is spoken to in bundles: what was in the buffers of which a completion tells
-//! must be what its peer heard.
+//! One more socket is sent to in bundles: the content of the buffers of a completion must be what its
+//! peer received.
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
@@ -25,7 +25,7 @@ use proactor_trace::kernel::{Instance, Tracepoint};
 use proactor_trace::{About, Clock, Record, Recorder, Settings, Trace, What};
 
 use crate::oracle::Evidence;
-use crate::scene::{of_ring, tails};
+use crate::workload::{of_ring, tails};
 
 /// Sockets, and entries of the submission queue: each has one operation to submit at a time.
 pub(crate) const CROWD: usize = 16;
@@ -43,9 +43,9 @@ const SPEECH: u16 = 1;
 /// What came of it.
 pub(crate) struct Bundled {
     pub(crate) evidence: Evidence,
-    /// Completions that told of several buffers.
+    /// Completions of several buffers.
     pub(crate) several: usize,
-    /// Those of them that told of a send.
+    /// Those of them that were sends.
     pub(crate) sent: usize,
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn play(points: &[Tracepoint], completions: u32) -> Bundled {
     let address = listener.local_addr().expect("it is bound");
     let meet = |_| {
         let peer = TcpStream::connect(address).expect("it listens");
-        (peer, listener.accept().expect("somebody has come").0)
+        (peer, listener.accept().expect("a connection is pending").0)
     };
     let (mut peers, sockets): (Vec<_>, Vec<_>) = (0..CROWD).map(meet).unzip();
     let (mut hearer, speaker) = meet(CROWD);
@@ -121,7 +121,7 @@ impl Lent {
         let page = Box::leak(Box::new(Page([0; 4096])));
         let entries = page.0.as_mut_ptr().cast::<BufRingEntry>();
         assert!(BUFFERS * size_of::<BufRingEntry>() <= 4096);
-        // SAFETY: the page has room for so many entries, and is never freed.
+        // SAFETY: the page has space for so many entries, and is never freed.
         unsafe {
             ring.submitter().register_buf_ring_with_flags(entries as u64, BUFFERS as u16, group, 0)
         }
@@ -133,7 +133,7 @@ impl Lent {
     /// Puts bytes into a buffer that is not lent.
     fn fill(&mut self, id: u16, bytes: [u8; SIZE]) {
         assert!(!self.out.contains(&id), "the kernel may be reading it");
-        // SAFETY: it is not lent, so nobody else has it.
+        // SAFETY: the buffer is not lent to the kernel, so this is the only reference to it.
         unsafe { *self.memory[usize::from(id)].get() = bytes };
     }
 
@@ -155,7 +155,7 @@ impl Lent {
         tail.store(self.tail, Ordering::Release);
     }
 
-    /// The buffers that a completion tells of, each with its bytes: the oldest that are lent.
+    /// The buffers of a completion, each with its bytes: the oldest that are lent.
     fn take(&mut self, cqe: Cqe, mut each: impl FnMut(u16, [u8; SIZE], usize)) -> usize {
         assert!(cqe.flags & Cqe::BUFFER != 0, "bytes have a buffer: {cqe:?}");
         assert_eq!(self.out.front(), Some(&((cqe.flags >> 16) as u16)), "in the ring's order");
@@ -184,7 +184,7 @@ struct Table<'a> {
     /// Whether a receive is in flight, and how much was heard, of each socket.
     armed: [bool; CROWD],
     heard: [usize; CROWD],
-    /// Operations in flight.
+    /// The operations in flight.
     flying: usize,
     several: usize,
     speech: Speech,
@@ -200,7 +200,7 @@ struct Speech {
     flying: bool,
     /// Bytes that were put into buffers.
     written: usize,
-    /// Those that completions told of.
+    /// The buffers of completions so far.
     spoken: Vec<u8>,
     several: usize,
 }

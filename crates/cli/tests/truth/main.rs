@@ -1,15 +1,15 @@
-//! Is the trace true? The kernel's own tracepoints are recorded beside it, and every submission and
-//! every completion of the one must be in the other: in the same order, to the bit.
+//! Compares traces with the kernel's own tracepoints: every submission and every completion of one
+//! must be in the other, in the same order, with the same bits.
 //!
-//! That takes root and tracefs. Where there is neither, what the kernel tells anybody in `fdinfo`
-//! must still add up.
+//! This needs root and tracefs. Without them, the counts in `fdinfo`, which every user may read, must
+//! still match.
 
 mod bundles;
 mod oracle;
-mod scene;
 #[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
 #[path = "../support/mod.rs"]
 mod support;
+mod workload;
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -20,8 +20,8 @@ use proactor_trace::Clock;
 use proactor_trace::kernel::{Instance, Tracepoint, Unavailable};
 
 use oracle::{Evidence, Mutation};
-use scene::Scene;
 use support::{Random, io_uring_refused, skip};
+use workload::Workload;
 
 /// What is asked of the kernel.
 const POINTS: [Tracepoint; 5] = [
@@ -35,10 +35,10 @@ const POINTS: [Tracepoint; 5] = [
 /// As many completions at least prove something.
 const ENOUGH: usize = 64_000;
 
-/// One scene at a time: each fills the machine.
+/// One workload at a time: each uses the whole machine.
 fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What this kernel can do; none, and a skip, if it has no ring for us.
@@ -64,18 +64,18 @@ fn has_tracepoints() -> bool {
     false
 }
 
-/// A scene with plenty of everything.
-fn plenty(kernel: Kernel) -> Scene {
+/// A workload with plenty of everything.
+fn plenty(kernel: Kernel) -> Workload {
     let buffers =
         vec![BufferClass { bytes: 2048, count: 1024 }, BufferClass { bytes: 32 << 10, count: 128 }];
-    Scene { kernel, buffers, completions: None, rounds: ENOUGH / 64 + 50, guests: 150 }
+    Workload { kernel, buffers, completions: None, rounds: ENOUGH / 64 + 50, guests: 150 }
 }
 
 /// Plays it beside the kernel's tracepoints, and holds the two against each other.
-fn proven(scene: &Scene, least: usize) -> Evidence {
+fn proven(workload: &Workload, least: usize) -> Evidence {
     let _turn = alone();
-    let evidence = scene.play(&POINTS);
-    evidence.verdict().unwrap_or_else(|why| panic!("{why}\n{scene:?}"));
+    let evidence = workload.play(&POINTS);
+    evidence.verdict().unwrap_or_else(|why| panic!("{why}\n{workload:?}"));
     let count = evidence.reaped().count();
     assert!(count >= least, "too few completions: {count}");
     evidence
@@ -87,7 +87,7 @@ fn count(evidence: &Evidence, kind: Kind, errno: i32) -> usize {
     these.filter(|cqe| cqe.res == -errno).count()
 }
 
-/// I8.
+/// I8: every mutation of a trace is noticed.
 fn all_mutations_are_seen(evidence: &Evidence, mutations: usize) {
     let mut random = Random::of_test();
     for n in 0..mutations {
@@ -106,7 +106,7 @@ fn with_deferred_work_the_trace_is_what_the_kernel_says() {
     if has_tracepoints() {
         let evidence = proven(&plenty(kernel), ENOUGH);
         assert!(count(&evidence, Kind::Recv, libc::ECANCELED) > 0, "no receive was cancelled");
-        assert!(count(&evidence, Kind::Recv, libc::ECONNRESET) > 0, "nobody left with a reset");
+        assert!(count(&evidence, Kind::Recv, libc::ECONNRESET) > 0, "no client left with a reset");
         let ended = evidence.reaped().filter(|cqe| cqe.token.kind() == Some(Kind::Recv));
         assert!(ended.filter(|cqe| !cqe.more()).count() > 150, "multishot receives end");
     }
@@ -137,7 +137,7 @@ fn with_one_shot_operations_the_trace_is_what_the_kernel_says() {
     if has_tracepoints() {
         for version in ["5.6", "5.18"] {
             let lowered = kernel.lowered_to(version.parse().unwrap()).unwrap();
-            proven(&Scene { rounds: 200, ..plenty(lowered) }, 12_000);
+            proven(&Workload { rounds: 200, ..plenty(lowered) }, 12_000);
         }
     }
 }
@@ -148,7 +148,7 @@ fn when_the_queue_overflows_the_trace_is_what_the_kernel_says() {
     if has_tracepoints() {
         let flagless = kernel.without(Capability::DeferTaskrun).without(Capability::CoopTaskrun);
         for kernel in [kernel, flagless] {
-            let evidence = proven(&Scene { completions: Some(16), ..plenty(kernel) }, ENOUGH);
+            let evidence = proven(&Workload { completions: Some(16), ..plenty(kernel) }, ENOUGH);
             let aside = evidence.overflows();
             assert!(aside > 100, "completions waited outside the queue after {aside} enters");
         }
@@ -158,7 +158,7 @@ fn when_the_queue_overflows_the_trace_is_what_the_kernel_says() {
 #[test]
 fn without_a_buffer_left_the_trace_is_what_the_kernel_says_and_every_mutation_is_seen() {
     let Some(kernel) = kernel() else { return };
-    let tiny = Scene {
+    let tiny = Workload {
         buffers: vec![BufferClass { bytes: 2048, count: 4 }],
         rounds: 60,
         guests: 40,
@@ -208,8 +208,8 @@ fn fdinfo_counts_match_the_trace_in_every_tier() {
     let _turn = alone();
     for ceiling in ["5.6", "5.18", "5.19", "6.0", "9.0"] {
         let lowered = kernel.lowered_to(ceiling.parse().unwrap()).unwrap();
-        let scene = Scene { rounds: 30, guests: 20, ..plenty(lowered) };
-        let evidence = scene.play(&[]);
+        let workload = Workload { rounds: 30, guests: 20, ..plenty(lowered) };
+        let evidence = workload.play(&[]);
         evidence.verdict().unwrap_or_else(|why| panic!("up to {ceiling}: {why}"));
         assert!(evidence.reaped().count() > 1900);
     }

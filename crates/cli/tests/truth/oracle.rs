@@ -18,7 +18,7 @@ use proactor::ring::{Cqe, Kind, Token};
 use proactor_trace::kernel::{KernelEvent, KernelEventKind};
 use proactor_trace::{Record, What};
 
-/// What there is to be held against each other.
+/// The data to compare with each other.
 #[derive(Debug, Clone)]
 pub(crate) struct Evidence {
     /// What the loop recorded.
@@ -65,7 +65,7 @@ impl Evidence {
         self.of(What::EnterEnd).filter(|record| record.res >= 0 && record.flags & 1 != 0).count()
     }
 
-    /// What was reaped.
+    /// Returns the completions that were reaped.
     pub(crate) fn reaped(&self) -> impl Iterator<Item = Cqe> {
         self.of(What::Cqe).map(|record| Cqe {
             token: Token(record.id),
@@ -78,7 +78,7 @@ impl Evidence {
         self.records.iter().filter(move |record| record.what == what as u8)
     }
 
-    /// I1.
+    /// Checks I1, the submissions.
     fn submissions(&self, events: &[KernelEvent]) -> Result<(), String> {
         let ours = self.of(What::Sqe).map(|record| (record.id, record.op));
         let theirs = events.iter().filter_map(|event| match event.kind {
@@ -106,7 +106,7 @@ impl Evidence {
         same("I2: completion", ours.into_iter(), theirs.into_iter())
     }
 
-    /// I3.
+    /// Checks I3, the completions.
     fn lives(&self) -> Result<(), String> {
         let mut alive = HashSet::new();
         let mut lengths = HashMap::new();
@@ -190,7 +190,7 @@ impl Evidence {
         }
     }
 
-    /// I7.
+    /// Checks I7, the order of times.
     fn windows(&self, events: &[KernelEvent]) -> Result<(), String> {
         let begins = self.of(What::EnterBegin).map(|record| record.time);
         let ends = self.of(What::EnterEnd).map(|record| record.time);
@@ -210,7 +210,7 @@ impl Evidence {
     }
 }
 
-/// Position by position.
+/// Compares two sequences, position by position.
 fn same<T: PartialEq + std::fmt::Debug>(
     what: &str,
     mut ours: impl Iterator<Item = T>,
@@ -259,7 +259,7 @@ impl Mutation {
             match kind {
                 0 => return Mutation::Drop(at),
                 1 => return Mutation::Double(at),
-                // Silence is told after the reaping, in whatever order.
+                // Implied successes are recorded after the reaping, in any order.
                 2 if record.what != What::Silent as u8 => {
                     // Of a submission the kernel says whose it is and what, not its length.
                     let said = if record.what == What::Sqe as u8 { 0 } else { -1 };
@@ -279,13 +279,13 @@ impl Mutation {
         }
     }
 
-    /// Does it.
+    /// Applies the mutation to records.
     pub(crate) fn apply(self, records: &mut Vec<Record>) {
         match self {
             Mutation::Drop(at) => drop(records.remove(at)),
             Mutation::Double(at) => records.insert(at, records[at]),
             Mutation::Swap(one, other) => {
-                // What a record tells changes place; where and when it stands does not.
+                // The contents change place; the positions and times do not.
                 let (a, b) = (records[one], records[other]);
                 records[one] = Record { time: a.time, turn: a.turn, aux: a.aux, ..b };
                 records[other] = Record { time: b.time, turn: b.turn, aux: b.aux, ..a };

@@ -19,14 +19,14 @@ use proactor_trace::kernel::{Instance, KernelEvent, KernelEventKind, Missing, Tr
 use proactor_trace::{About, Clock, Recorder, Settings, Trace, Traced};
 
 use crate::oracle::Evidence;
-use crate::support::{Address, Client, PATIENCE};
+use crate::support::{Address, Client, TIMEOUT};
 
 /// A server, and how much is asked of it.
 #[derive(Debug, Clone)]
-pub(crate) struct Scene {
+pub(crate) struct Workload {
     /// What it may use.
     pub(crate) kernel: Kernel,
-    /// Its buffers.
+    /// The buffers of the server.
     pub(crate) buffers: Vec<BufferClass>,
     /// Completions that its queue holds, if not as many as usual.
     pub(crate) completions: Option<u32>,
@@ -36,15 +36,15 @@ pub(crate) struct Scene {
     pub(crate) guests: usize,
 }
 
-impl Scene {
+impl Workload {
     /// Plays it. `points` are asked of the kernel, if any.
     pub(crate) fn play(&self, points: &[Tracepoint]) -> Evidence {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let stop = ShutdownSignal::new().expect("a descriptor is left");
         let ours = stop.try_clone().expect("a descriptor is left");
-        let (scene, points) = (self.clone(), points.to_vec());
-        let server = thread::spawn(move || scene.serve(listener, stop, &points));
+        let (workload, points) = (self.clone(), points.to_vec());
+        let server = thread::spawn(move || workload.serve(listener, stop, &points));
         self.befall(address);
         ours.request();
         server.join().expect("the server does not panic")
@@ -72,7 +72,7 @@ impl Scene {
         let log = Recorder::in_memory(&settings, &About::default()).expect("memory");
         let limits = Limits { connections, drain: Duration::from_secs(10), ..Limits::default() };
         let ring = Traced::new(ring, log);
-        let mut server = Proactor::new(ring, limits, stop).expect("room for a submission");
+        let mut server = Proactor::new(ring, limits, stop).expect("space for a submission");
         server.listen(listener.into(), Echo);
         assert_eq!(server.run().expect("the ring serves"), Ended::Drained);
         // What follows is not recorded: dropping the ring cancels what is left.
@@ -101,7 +101,7 @@ impl Scene {
             for _ in 0..4 {
                 scope.spawn(|| crowd(address, 16, self.rounds));
             }
-            scope.spawn(|| (0..self.guests).for_each(|n| guest(&to, n)));
+            scope.spawn(|| (0..self.guests).for_each(|n| short_connection(&to, n)));
             scope.spawn(|| (0..3).for_each(|_| slow_reader(&to)));
         });
     }
@@ -112,7 +112,7 @@ fn crowd(address: SocketAddr, clients: usize, rounds: usize) {
     let connect = |_| {
         let client = TcpStream::connect(address).expect("the server listens");
         client.set_nodelay(true).expect("a TCP socket");
-        client.set_read_timeout(Some(PATIENCE)).expect("no zero");
+        client.set_read_timeout(Some(TIMEOUT)).expect("no zero");
         client
     };
     let mut clients: Vec<_> = (0..clients).map(connect).collect();
@@ -127,8 +127,8 @@ fn crowd(address: SocketAddr, clients: usize, rounds: usize) {
     }
 }
 
-/// One that comes for a moment: it leaves with a reset, or by the door.
-fn guest(to: &Address, n: usize) {
+/// A short connection: it leaves with a reset, or with an orderly end.
+fn short_connection(to: &Address, n: usize) {
     let client = Client::connect(to);
     client.say(&[n as u8; 3000]);
     if n.is_multiple_of(2) {
@@ -140,8 +140,8 @@ fn guest(to: &Address, n: usize) {
     }
 }
 
-/// One that says until nobody takes any more, and then listens: receiving is cancelled, and begun
-/// again.
+/// A client that sends until nothing more is taken, and then reads: the server cancels its receive,
+/// and starts it again.
 fn slow_reader(to: &Address) {
     let client = Client::connect(to);
     let bytes: Vec<u8> = (0..32usize << 20).map(|n| (n / 251) as u8).collect();

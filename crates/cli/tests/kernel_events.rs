@@ -165,7 +165,7 @@ fn a_missing_process_is_one_line() {
 }
 
 /// Runs this command without root.
-fn as_nobody(args: &[&str]) -> Option<Output> {
+fn without_root(args: &[&str]) -> Option<Output> {
     let mut command = Command::new(PROACTOR);
     command.args(args);
     // SAFETY: geteuid(2) touches no memory and cannot fail.
@@ -174,7 +174,7 @@ fn as_nobody(args: &[&str]) -> Option<Output> {
     }
     let output = command.output().ok();
     if output.is_none() {
-        skip("the user nobody cannot run our programs");
+        skip("the user 65534 may not run our programs");
     }
     output
 }
@@ -186,7 +186,7 @@ fn without_kernel_events_no_file_is_left_behind() {
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let option = format!("--trace={}", folder.path().join("a.trace").display());
     let args = ["serve", "--model", "uring", "--listen", "127.0.0.1:0", &option, "--kernel-events"];
-    let Some(output) = as_nobody(&args) else { return };
+    let Some(output) = without_root(&args) else { return };
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{complaint}");
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|it| it.unwrap().path()).collect();
@@ -196,7 +196,7 @@ fn without_kernel_events_no_file_is_left_behind() {
 #[test]
 fn a_missing_privilege_is_reported_in_one_line() {
     let me = std::process::id().to_string();
-    let Some(output) = as_nobody(&["trace", "attach", &me]) else { return };
+    let Some(output) = without_root(&["trace", "attach", &me]) else { return };
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), complaint.lines().count()), (Some(1), 1), "{complaint}");
     assert!(complaint.contains("root") || complaint.contains("tracefs"), "{complaint}");
