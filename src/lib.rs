@@ -8,6 +8,9 @@
 //! [`connection`], [`ring`], [`proactor`], and [`ring::Uring`] with `kernel-notes.md` beside it.
 #![deny(unsafe_code)]
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("proactor is for Linux: io_uring(7), epoll(7), signalfd(2) and eventfd(2)");
+
 pub mod address;
 pub mod buffer;
 pub mod calls;

@@ -55,6 +55,7 @@ pub use readiness::{
 pub use signal::{
     EventFd, ShutdownSignal, allow_interrupts, count_usr2, interrupt, refuse_usr2, usr2,
 };
+pub(crate) use socket::empty_msghdr;
 pub use socket::{
     accept, accept_blocking, close, read, recv, recv_now, send, send_now, send_vectored,
     set_blocking, set_nonblocking, set_receive_timeout, set_send_timeout, shutdown_both,

@@ -129,8 +129,8 @@ pub fn select(
     let mut time = libc::timeval { tv_sec: 0, tv_usec: 0 };
     let time = timeout.map_or(std::ptr::null_mut(), |span| {
         let micros = span.as_nanos().div_ceil(1000);
-        time.tv_sec = (micros / 1_000_000).try_into().unwrap_or(libc::time_t::MAX);
-        time.tv_usec = (micros % 1_000_000) as libc::suseconds_t;
+        time.tv_sec = (micros / 1_000_000).min(LONGEST) as _;
+        time.tv_usec = (micros % 1_000_000) as _;
         &raw mut time
     });
     let below = libc::c_int::try_from(below).unwrap_or(SELECT_LIMIT).min(SELECT_LIMIT);
@@ -144,14 +144,17 @@ pub fn select(
     Ok(n)
 }
 
-/// Does nothing for so long, or until a signal comes.
+/// The longest timeout, in seconds: 68 years fit every `time_t`.
+const LONGEST: u128 = i32::MAX as u128;
+
+/// Sleeps for this time, or until a signal comes.
 ///
 /// # Errors
 /// nanosleep(2), never for a span that a [`Duration`] can be.
 pub fn sleep(span: Duration) -> io::Result<()> {
     let time = libc::timespec {
-        tv_sec: span.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-        tv_nsec: libc::c_long::from(span.subsec_nanos() as i32),
+        tv_sec: u128::from(span.as_secs()).min(LONGEST) as _,
+        tv_nsec: span.subsec_nanos() as _,
     };
     // `time` is read during the call; what would be left of it is not asked for.
     unless_interrupted(syscall!(nanosleep(&time, std::ptr::null_mut()))).map(drop)

@@ -187,7 +187,7 @@ pub fn interrupt<T>(thread: &std::thread::JoinHandle<T>) {
     count_call();
     // SAFETY: the thread is named by a handle through which it can still be joined, so its name is
     // its own even if it has ended; then nothing is sent.
-    unsafe { libc::pthread_kill(thread.as_pthread_t(), INTERRUPT) };
+    unsafe { libc::pthread_kill(thread.as_pthread_t() as _, INTERRUPT) };
 }
 
 /// Unhandled it is ignored, nobody waits for it, and one too many means nothing: it is the signal

@@ -99,15 +99,21 @@ fn send_bytes(socket: BorrowedFd<'_>, bytes: &[u8], flags: libc::c_int) -> io::R
     Ok(n as usize)
 }
 
+/// Returns a message header without a name, buffers and control data. Some C libraries have private
+/// padding fields in it, so that a literal cannot be written.
+pub(crate) fn empty_msghdr() -> libc::msghdr {
+    // SAFETY: a `msghdr` consists of integers and raw pointers, for which zero is valid.
+    unsafe { std::mem::zeroed() }
+}
+
 fn send_message(
     socket: BorrowedFd<'_>,
     parts: &[io::IoSlice<'_>],
     flags: libc::c_int,
 ) -> io::Result<usize> {
-    // SAFETY: all-zero is a valid msghdr: no name, no parts, no control data.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = parts.as_ptr().cast_mut().cast(); // IoSlice is laid out as iovec: std's promise
-    header.msg_iovlen = parts.len();
+    let mut header = empty_msghdr();
+    header.msg_iov = parts.as_ptr().cast_mut().cast(); // std: IoSlice has the layout of iovec
+    header.msg_iovlen = parts.len() as _; // its type differs between C libraries
     // `header` and all it points to are readable during the call.
     let n = syscall!(sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL | flags))?;
     Ok(n as usize)
@@ -158,11 +164,11 @@ pub fn set_send_timeout(socket: BorrowedFd<'_>, span: Duration) -> io::Result<()
 }
 
 fn set_timeout(socket: BorrowedFd<'_>, which: libc::c_int, span: Duration) -> io::Result<()> {
-    // Zero would be for ever.
+    // Zero would mean no timeout.
     let span = span.max(Duration::from_micros(1));
     let time = libc::timeval {
-        tv_sec: span.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-        tv_usec: libc::suseconds_t::from(span.subsec_micros() as i32),
+        tv_sec: span.as_secs().min(i32::MAX as u64) as _,
+        tv_usec: span.subsec_micros() as _,
     };
     let (time, size) = ((&raw const time).cast(), size_of::<libc::timeval>() as libc::socklen_t);
     // `time` lives on this frame, is `size` bytes and is read during the call.

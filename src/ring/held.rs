@@ -10,6 +10,7 @@ use std::ptr;
 
 use crate::buffer::{Chunk, Lease, SendQueue};
 use crate::keys::ConnId;
+use crate::os;
 
 /// Chunks in one send.
 pub const VECTOR: usize = 16;
@@ -154,16 +155,11 @@ impl Held {
 impl Vector {
     fn new() -> Box<Vector> {
         let part = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        let header = libc::msghdr {
-            msg_name: ptr::null_mut(),
-            msg_namelen: 0,
-            msg_iov: ptr::null_mut(),
-            msg_iovlen: 0,
-            msg_control: ptr::null_mut(),
-            msg_controllen: 0,
-            msg_flags: 0,
-        };
-        Box::new(Vector { header, parts: [part; VECTOR], chunks: Vec::with_capacity(VECTOR) })
+        Box::new(Vector {
+            header: os::empty_msghdr(),
+            parts: [part; VECTOR],
+            chunks: Vec::with_capacity(VECTOR),
+        })
     }
 
     /// Takes shares of the leading chunks. The header then points into this very box.
@@ -174,7 +170,7 @@ impl Vector {
             part.iov_len = chunk.len();
         }
         self.header.msg_iov = self.parts.as_mut_ptr();
-        self.header.msg_iovlen = self.chunks.len();
+        self.header.msg_iovlen = self.chunks.len() as _; // its type differs between C libraries
     }
 }
 

@@ -14,15 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::family::Family;
+use super::stats::{STATS_SCHEMA, ServerStats};
 use proactor::address::Address;
-use proactor::counters::Counters;
 use proactor::os::{self, Order};
-
-/// The schema of the line in which a server tells its counters.
-pub const STATS_SCHEMA: &str = "proactor.stats/1";
 
 /// How long a server may take to listen, and how long to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,20 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PARTING: Duration = Duration::from_millis(500);
 /// How many lines of its log are kept.
 const LOG_LINES: usize = 8;
-
-/// What a server tells at its end.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Stats {
-    /// [`STATS_SCHEMA`].
-    pub schema: String,
-    /// Its I/O model.
-    pub model: String,
-    /// What it really used: the flags of its ring, its trigger, whatever it has to say.
-    #[serde(default)]
-    pub detail: String,
-    /// What it counted.
-    pub counters: Counters,
-}
 
 /// Why there is no server: one line, for its row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,11 +138,13 @@ impl Server {
     ///
     /// # Errors
     /// It ends, or is ended, without a word.
-    pub fn stop(mut self) -> Result<Stats, Refusal> {
+    pub fn stop(mut self) -> Result<ServerStats, Refusal> {
         os::terminate(&mut self.child)
             .map_err(|error| Refusal(format!("cannot be asked to end: {error}")))?;
         let stats = self.await_line(|line| {
-            serde_json::from_str::<Stats>(line).ok().filter(|stats| stats.schema == STATS_SCHEMA)
+            serde_json::from_str::<ServerStats>(line)
+                .ok()
+                .filter(|stats| stats.schema == STATS_SCHEMA)
         });
         match stats {
             Ok(stats) => Ok(stats),
@@ -322,7 +305,7 @@ mod tests {
     #[test]
     fn a_server_tells_its_counters_at_its_end() {
         let server = Server::start(shell(
-            r#"trap 'echo "{\"schema\":\"proactor.stats/1\",\"model\":\"m\",\"detail\":\"d\",\"counters\":{\"calls\":7}}"; exit 0' TERM
+            r#"trap 'echo "{\"schema\":\"proactor.stats/2\",\"model\":\"m\",\"detail\":\"d\",\"counters\":{\"calls\":7}}"; exit 0' TERM
                echo 'listening on 127.0.0.1:9 (m, echo)'; while :; do sleep 0.01; done"#,
         ));
         let server = server.expect("it listens");

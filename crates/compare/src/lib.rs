@@ -26,6 +26,7 @@ pub mod render;
 pub mod room;
 pub mod rounds;
 pub mod schedule;
+mod stats;
 pub mod summary;
 pub mod verdict;
 
@@ -35,7 +36,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 
-use contender::{Refusal, Server, Stats};
+use contender::{Refusal, Server};
 use environment::Environment;
 use heat::Running;
 use idle::Idle;
@@ -44,6 +45,7 @@ use proactor::os;
 use proactor_load::LoadShape;
 use rounds::{Round, Step};
 use schedule::Schedule;
+pub use stats::{STATS_SCHEMA, ServerStats};
 use summary::Row;
 
 /// The shape of the JSON, and its version. 2 has `idle`, and a plan's seconds are of the whole
@@ -106,7 +108,7 @@ pub struct Outcome {
     /// What it said of itself.
     pub about: String,
     /// What it told at its end.
-    pub stats: Option<Stats>,
+    pub stats: Option<ServerStats>,
     /// Messages of its whole life, the warm-up among them: those that `stats` is about.
     pub messages: u64,
     /// Service times in a closed loop.

@@ -41,8 +41,8 @@ fn rounds_of(number: u32, challengers: &[(f64, f64)], steal: f64) -> Vec<Round> 
 
 fn outcome(calls: u64) -> Outcome {
     let counters = Counters { calls, ..Counters::default() };
-    let stats = Stats {
-        schema: contender::STATS_SCHEMA.to_owned(),
+    let stats = ServerStats {
+        schema: STATS_SCHEMA.to_owned(),
         model: String::new(),
         detail: "as it said itself".to_owned(),
         counters,
@@ -265,7 +265,7 @@ fn a_stand_in_server() {
         child.kill().expect("it runs");
         child.wait().expect("it is ours");
     }
-    println!(r#"{{"schema":"proactor.stats/1","model":"{model}","counters":{{"calls":123}}}}"#);
+    println!(r#"{{"schema":"proactor.stats/2","model":"{model}","counters":{{"calls":123}}}}"#);
     std::process::exit(0);
 }
 

@@ -8,7 +8,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use serde::Serialize;
 
 use super::output::{self, Destination};
 use super::record::{self, Prepared, Printer};
@@ -21,6 +20,7 @@ use proactor::limits::{Ended, Limits};
 use proactor::os::{self, ShutdownSignal};
 use proactor::protocol::Any;
 use proactor::ring::kernel::{self, Version};
+use proactor_compare::{STATS_SCHEMA, ServerStats};
 use proactor_models::model::{
     self, Ability, Choice, Chosen, Model, PreparedModel, RingOptions, Service,
 };
@@ -123,15 +123,6 @@ impl FromStr for Listen {
             rest = after;
         }
     }
-}
-
-/// The output of `--stats`.
-#[derive(Debug, Serialize)]
-struct Stats {
-    schema: &'static str,
-    model: &'static str,
-    detail: String,
-    counters: Counters,
 }
 
 /// The open listeners.
@@ -354,9 +345,9 @@ fn finish_trace(kernel: Option<KernelRecorder>, printer: io::Result<Option<Print
 }
 
 fn write_stats(to: Destination, chosen: &Chosen, counters: Counters) -> anyhow::Result<()> {
-    let stats = Stats {
-        schema: "proactor.stats/1",
-        model: chosen.model.name(),
+    let stats = ServerStats {
+        schema: STATS_SCHEMA.to_owned(),
+        model: chosen.model.name().to_owned(),
         detail: chosen.describe(),
         counters,
     };

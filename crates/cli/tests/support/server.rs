@@ -386,7 +386,7 @@ impl Exit {
         let [line] = &self.stdout[..] else { panic!("one line of statistics: {self:?}") };
         let stats: Value =
             serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        assert_eq!(stats["schema"], "proactor.stats/1", "{stats}");
+        assert_eq!(stats["schema"], "proactor.stats/2", "{stats}");
         stats
     }
 }
