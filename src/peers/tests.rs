@@ -179,7 +179,7 @@ fn a_congestion_that_leaves_wakes_the_talkers() {
 }
 
 #[test]
-fn a_line_is_received_from_however_much_it_is_owed_unless_others_are_congested() {
+fn a_link_is_read_however_much_is_queued_for_it_unless_others_are_congested() {
     let mut peers = Peers::default();
     let link = peers.open_link(Broadcast, ROOM, ());
     let guest = peers.open(Broadcast, ROOM, ());

@@ -44,7 +44,7 @@ fn bytes_make_it_readable(mut selector: impl Selector) {
     assert!(is_readable(&mut selector));
 }
 
-fn level_reports_again_edge_what_is_new_and_oneshot_when_asked(mut selector: impl Selector) {
+fn level_repeats_edge_reports_news_and_oneshot_waits_for_a_request(mut selector: impl Selector) {
     let (mut ours, mut theirs) = pair();
     selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
     theirs.write_all(b"two bytes and more").unwrap();
@@ -124,7 +124,7 @@ fn a_signal_is_no_error_and_nothing_is_ready(mut selector: impl Selector) {
     assert_eq!(reports, []);
 }
 
-fn the_peers_end_is_not_reported_to_who_wants_to_write(mut selector: impl Selector) {
+fn the_peers_end_is_not_reported_to_a_writer(mut selector: impl Selector) {
     let (mut ours, theirs) = pair();
     ours.set_nonblocking(true).unwrap();
     while ours.write(&[0; 65536]).is_ok() {} // until it would block
@@ -169,13 +169,13 @@ macro_rules! scenarios {
     ($module:ident, $selector:expr) => {
             scenarios!($module, $selector;
                 bytes_make_it_readable
-                level_reports_again_edge_what_is_new_and_oneshot_when_asked
+                level_repeats_edge_reports_news_and_oneshot_waits_for_a_request
                 the_interest_is_what_is_reported
                 what_is_removed_is_not_reported
                 misuse_is_an_error
                 the_peers_end_is_readable
                 the_end_behind_the_last_bytes_is_told_with_them
-                the_peers_end_is_not_reported_to_who_wants_to_write
+                the_peers_end_is_not_reported_to_a_writer
                 a_signal_is_no_error_and_nothing_is_ready
                 many_descriptors_each_by_its_key
                 a_timeout_is_waited_for_and_rounded_up
@@ -209,7 +209,7 @@ scenarios!(spin, Spin::new(None);
 
 /// Level against edge, side by side, on TCP: what each says of bytes that were left unread.
 #[test]
-fn of_what_was_left_unread_level_tells_again_edge_with_the_next_bytes_and_oneshot_when_asked() {
+fn unread_bytes_are_reported_again_by_level_with_new_bytes_by_edge_and_on_request_by_oneshot() {
     fn told(mut selector: impl Selector) -> [bool; 4] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -267,7 +267,7 @@ fn spin_reports_what_is_wished_and_sleeps_only_if_nothing_moved() {
 }
 
 #[test]
-fn signals_of_the_dead_harm_nobody() {
+fn signals_of_closed_descriptors_report_nothing() {
     let mut sigio = Sigio::new().unwrap();
     let (ours, mut theirs) = pair();
     sigio.add(ours.as_fd(), KEY, Interest::READ).unwrap();
@@ -284,7 +284,7 @@ fn signals_of_the_dead_harm_nobody() {
 }
 
 #[test]
-fn when_signals_overflow_everybody_is_looked_at() {
+fn when_signals_overflow_every_socket_is_polled() {
     let mut sigio = Sigio::new().unwrap();
     let mut pairs = [pair(), pair(), pair()];
     for (at, (ours, _)) in pairs.iter().enumerate() {
@@ -302,7 +302,7 @@ fn when_signals_overflow_everybody_is_looked_at() {
 }
 
 #[test]
-fn what_sends_no_signals_is_looked_at_in_every_wait() {
+fn descriptors_without_signals_are_polled_in_every_wait() {
     let mut sigio = Sigio::new().unwrap();
     let stop = crate::os::ShutdownSignal::new().unwrap();
     sigio.add(stop.as_fd(), KEY, Interest::READ).unwrap();

@@ -83,7 +83,7 @@ on_every_model!({
     drain_ends_the_server_with_success,
     quit_ends_the_server_at_once,
     the_end_of_what_is_typed_leaves_it_serving,
-    commands_may_stand_in_a_file,
+    commands_may_come_from_a_file,
     an_input_that_is_already_non_blocking_is_waited_for,
     all_clients_are_served_while_no_answer_is_read,
     the_answers_cannot_be_written_and_everybody_is_served,
@@ -340,7 +340,7 @@ fn the_end_of_what_is_typed_leaves_it_serving(model: Model) {
     );
 }
 
-fn commands_may_stand_in_a_file(model: Model) {
+fn commands_may_come_from_a_file(model: Model) {
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(b"not read\nlist\nsay hello\n").expect("space on the disk");
     file.seek(std::io::SeekFrom::Start(9)).expect("a file can be sought in");

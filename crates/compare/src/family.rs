@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_its_own_does_not_wait_for_others() {
+    fn waiting_for_its_own_threads_is_not_waiting_for_others() {
         let shell = Shell::run("sleep 100 & wait");
         assert_eq!(shell.family(2).waited(), None);
     }

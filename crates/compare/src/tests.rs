@@ -396,7 +396,7 @@ fn a_baseline_that_fails_is_told_in_one_line() {
 }
 
 #[test]
-fn the_cpu_of_a_child_is_counted_and_who_spins_is_paused() {
+fn the_cpu_of_a_child_counts_and_a_spinning_server_is_stopped() {
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
     let budget = Budget::Rounds(3);
     let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&["parent", "other"]) };

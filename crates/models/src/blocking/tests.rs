@@ -220,7 +220,7 @@ fn pieces_of_several_speakers_never_interleave() {
 }
 
 #[test]
-fn who_takes_nothing_is_evicted_and_its_thread_wakes() {
+fn a_client_that_takes_nothing_is_evicted_and_its_thread_wakes() {
     let (membership, _peer) = enter(&Arc::default());
     let speaker = Arc::clone(&membership.member);
     let speaking = thread::spawn(move || {
@@ -274,7 +274,7 @@ fn who_does_not_read_its_replies_gives_way_to_who_waits_to_speak() {
 }
 
 #[test]
-fn patience_is_over_with_who_takes_nothing_and_not_with_who_takes_a_little() {
+fn a_client_that_takes_nothing_times_out_and_a_slow_one_does_not() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     while (&ours).write(&[0; 4096]).is_ok() {}
@@ -286,7 +286,7 @@ fn patience_is_over_with_who_takes_nothing_and_not_with_who_takes_a_little() {
 }
 
 #[test]
-fn a_send_sleeps_for_a_bounded_time_and_who_is_cut_does_not_sleep_again() {
+fn a_send_blocks_for_a_bounded_time_and_not_again_after_a_cut() {
     let room = Arc::default();
     let (membership, _peer) = enter(&room);
     let piece = vec![0; 16 << 20];
@@ -328,7 +328,7 @@ fn mail_is_for_who_is_served_and_not_for_the_next() {
 }
 
 #[test]
-fn only_who_sleeps_for_its_own_peer_is_woken_for_its_mail() {
+fn only_a_thread_that_waits_for_its_own_peer_is_woken_for_its_outbox() {
     let ((membership, _peer), status) = (enter(&Arc::default()), status());
     status.begin(Arc::clone(&membership.member));
     let woken = |doing| {
@@ -374,7 +374,7 @@ fn what_the_operator_is_told_faster_than_it_is_shown_is_bounded_and_counted() {
 // Threads.
 
 #[test]
-fn whoever_sleeps_is_woken_until_it_has_noticed() {
+fn a_sleeping_thread_is_signalled_until_it_has_noticed() {
     let shared = Arc::new(shared());
     let mut threads = ThreadPool::new();
     os::allow_interrupts().unwrap();
@@ -492,7 +492,7 @@ fn who_has_ended_goes_on_hearing_the_others_without_spinning_until_a_drain() {
 }
 
 #[test]
-fn a_drain_does_not_renew_the_patience_with_a_listener_that_takes_nothing() {
+fn a_drain_does_not_restart_the_send_timeout_of_a_stalled_client() {
     let (address, stop, server) = serve(Style::Threads, Stay, 1 << 20);
     let [mut listener, mut speaker] = [(); 2].map(|()| connect(address));
     speaker.write_all(b"1").unwrap();
