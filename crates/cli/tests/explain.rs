@@ -17,18 +17,18 @@ fn explained(model: &str) -> Option<Value> {
         skip(&reason);
         return None;
     }
-    let args = ["explain", "--json", "--runs", "9", "--models", model];
+    let args = ["explain", "--json", "--runs", "9", "--connections", "1", "--models", model];
     let done = Command::new(PROACTOR).args(args).output().expect("the binary is there");
     let complaint = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{model}: {complaint}");
     let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
-    assert_eq!(report["schema"], "proactor.explain/1");
+    assert_eq!(report["schema"], "proactor.explain/2");
     Some(report["models"][0].clone())
 }
 
 /// A call in a few words: its name, and what its phases are.
 fn calls(row: &Value) -> Vec<String> {
-    let calls = row["scene"]["calls"].as_array().unwrap_or_else(|| panic!("no scene: {row}"));
+    let calls = row["single"]["calls"].as_array().unwrap_or_else(|| panic!("no calls: {row}"));
     let words = |call: &Value| {
         let phases = call["phases"].as_array().expect("phases").iter();
         let kinds: Vec<&str> = phases.map(|phase| phase["kind"].as_str().expect("text")).collect();
@@ -51,7 +51,7 @@ fn models_are_named_as_for_compare_and_each_is_shown_once() {
     let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
     let rows = report["models"].as_array().expect("rows").iter();
     let names: Vec<&str> = rows.map(|row| row["model"].as_str().expect("a name")).collect();
-    assert_eq!(names, ["epoll", "epoll-et", "poll", "select", "epoll-oneshot", "sigio"]);
+    assert_eq!(names, ["select", "poll", "sigio", "epoll", "epoll-et", "epoll-oneshot"]);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn oneshot_rearms_and_sigio_takes_the_signal_and_polls() {
             "epoll_wait waiting+waking",
             "recv copying",
             "send copying",
-            "epoll_ctl asking",
+            "epoll_ctl without-data",
             "epoll_wait waiting",
         ],
     );
@@ -84,8 +84,8 @@ fn oneshot_rearms_and_sigio_takes_the_signal_and_polls() {
         "sigio",
         &[
             "poll waiting+waking",
-            "read asking",
-            "poll asking",
+            "read without-data",
+            "poll without-data",
             "recv copying",
             "send copying",
             "poll waiting",
@@ -106,10 +106,10 @@ fn one_enter_carries_the_send_and_the_wait_and_the_kernel_copies() {
     let Some(row) = explained("uring") else { return };
     let expected = ["enter waiting+waking-and-copying", "enter copying+waiting"];
     assert_eq!(calls(&row), expected);
-    let calls = &row["scene"]["calls"];
-    assert_eq!(calls[0]["phases"][1]["who"], "kernel");
+    let calls = &row["single"]["calls"];
+    assert_eq!(calls[0]["phases"][1]["actor"], "kernel");
     assert_eq!(calls[0]["completed"], serde_json::json!(["recv"]));
-    assert_eq!(calls[1]["phases"][0]["who"], "kernel");
+    assert_eq!(calls[1]["phases"][0]["actor"], "kernel");
     assert_eq!(calls[1]["submitted"], serde_json::json!(["send"]));
 }
 
@@ -120,6 +120,29 @@ fn nonblocking_never_waits_and_retries_until_data_comes() {
     assert!(calls.iter().all(|call| !call.contains("waiting")), "{calls:?}");
     let copying: Vec<&String> = calls.iter().filter(|call| call.ends_with(" copying")).collect();
     assert_eq!(copying, ["recv copying", "send copying"], "{calls:?}");
+}
+
+#[test]
+fn several_ready_sockets_cost_a_readiness_model_calls_each_and_a_ring_one() {
+    let args = ["explain", "--json", "--runs", "9", "--models", "all"];
+    let done = Command::new(PROACTOR).args(args).output().expect("the binary is there");
+    let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!(report["connections"], 4);
+    for model in report["models"].as_array().expect("a list") {
+        let (name, several) = (&model["model"], &model["several"]);
+        let refused = name == "uring" && io_uring_refused().is_some();
+        assert_eq!(several.is_null(), name == "blocking" || refused, "{model}");
+        let calls = several["calls"].as_array().into_iter().flatten();
+        let copies = calls.filter(|call| {
+            let own = |phase: &Value| {
+                phase["kind"].as_str().is_some_and(|kind| kind.ends_with("copying"))
+                    && phase["actor"] == "thread"
+            };
+            call["phases"].as_array().expect("a list").iter().any(own)
+        });
+        let expected = if name == "uring" || several.is_null() { 0 } else { 8 };
+        assert_eq!(copies.count(), expected, "a recv and a send each: {model}");
+    }
 }
 
 #[test]

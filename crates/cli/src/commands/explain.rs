@@ -7,12 +7,12 @@ use anyhow::{Context, bail};
 
 use super::output::{self, Destination};
 use super::picks::{Pick, picked};
-use super::{number, wrong_usage};
-use crate::explain::{self, Terrain};
+use super::{number, terminal_width, wrong_usage};
+use crate::explain::{self, ExplainOptions};
 use proactor::os;
 use proactor_models::model::Model;
 
-/// Show how a message passes through each I/O model: its system calls, where it waits, who copies
+/// Show the system calls of a message in each I/O model: where it waits, and what copies
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Models to show, separated by commas, or all; -NAME removes one, as in all,-process. See
@@ -24,8 +24,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = number::<usize>(1, 2048))]
     size: usize,
 
-    /// Messages to record per model; the message with the median time is shown
-    #[arg(long, value_name = "N", default_value_t = 101, value_parser = number::<usize>(1, 10_000))]
+    /// Connections in the first picture, with one message on each, sent at once; 1 omits the picture
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = number::<usize>(1, 8))]
+    connections: usize,
+
+    /// Runs to record per model and picture; the run with the median time is shown
+    #[arg(long, value_name = "N", default_value_t = 51, value_parser = number::<usize>(1, 10_000))]
     runs: usize,
 
     /// Write a self-contained HTML page to this file; - is standard output, instead of the text
@@ -44,7 +48,12 @@ pub(super) struct Args {
 impl Args {
     /// Records the models, then prints and writes the results.
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let terrain = Terrain { size: self.size, runs: self.runs, cpus: two_cpus() };
+        let options = ExplainOptions {
+            size: self.size,
+            connections: self.connections,
+            runs: self.runs,
+            cpus: two_cpus(),
+        };
         let models = picked(&self.models);
         if models.is_empty() {
             wrong_usage("--models selects no model");
@@ -59,7 +68,7 @@ impl Args {
         let open = |path: &Option<PathBuf>| path.as_deref().map(Destination::open).transpose();
         let (svg, html) = (open(&self.svg)?, open(&self.html)?);
         let live = io::stderr().is_terminal();
-        let report = explain::run(&models, terrain, |model| {
+        let report = explain::run(&models, options, |model| {
             if live {
                 eprint!("\r\x1b[Krecording {model}");
             }
@@ -73,9 +82,9 @@ impl Args {
         if self.json {
             output::print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
         } else if !svg_on_stdout && !html_on_stdout {
-            output::print(&explain::text(&report))?;
+            output::print(&explain::text(&report, terminal_width().unwrap_or(100)))?;
         }
-        if report.models.iter().all(|row| row.scene.is_none()) {
+        if report.models.iter().all(|it| it.single.is_none()) {
             bail!("no model could be recorded");
         }
         Ok(())

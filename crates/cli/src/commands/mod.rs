@@ -26,7 +26,7 @@ use proactor::os;
 const BEGIN: &str = "\
 To begin with:
   proactor compare   io_uring, epoll, poll and select under the same load, here, in half a minute
-  proactor explain   one message through each of twelve I/O models: who waits, who copies
+  proactor explain   the system calls of twelve I/O models: where each waits, what copies
   proactor serve     an echo server on 127.0.0.1:7000; `proactor connect 127.0.0.1:7000` talks to it";
 
 /// An io_uring TCP server, and the tools to load, compare and inspect it.
@@ -104,6 +104,13 @@ fn shows_colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
+}
+
+/// Returns the width of the terminal: `COLUMNS`, or that of standard output.
+fn terminal_width() -> Option<usize> {
+    let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    let terminal = || terminal_size::terminal_size_of(io::stdout());
+    columns.or_else(|| terminal().map(|(width, _)| width.0.into())).filter(|&width| width > 0)
 }
 
 /// Reports wrong usage that clap cannot detect, and exits.

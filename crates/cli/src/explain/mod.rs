@@ -1,23 +1,24 @@
-//! One message through every model, run for real and recorded: which calls, in which of the two
-//! phases, who waited and who copied.
+//! The system calls of a message in every model, recorded on real servers: which calls, what waits,
+//! and what copies.
 //!
-//! A server runs in a process of its own and is left in peace until it waits. Then a client sends
-//! one message and waits for its echo. The server's calls are noted where they are made
-//! ([`Probe`](proactor::os::probe::Probe)), alike for every model; the client notes when it began to
-//! send and when it had the reply. Both read the same clock. That is done many times, and the run
-//! with the median time to the reply is shown, not an average: everything shown has happened.
+//! A server runs in its own process. A client sends messages to it: one message on one connection,
+//! and then one on each of several connections at once. The server's calls are recorded where they
+//! are made ([`Probe`](proactor::os::probe::Probe)), in the same way for every model; the client
+//! records when it sent the message and when the reply arrived. Both read the same clock. This is
+//! repeated, and the run with the median time is shown, not an average: everything shown has
+//! happened.
 //!
-//! What it costs to look falls between the calls, where the server's own code is: so of the time
-//! between two calls most is the probe's. The calls themselves take what they take.
+//! The recorder takes time between the calls. Its cost is measured on the same server, and taken
+//! out of the timeline ([`timeline`]); what remains between two calls is the code of the server.
 
 mod axis;
 mod page;
 mod picture;
 mod record;
-mod scene;
 #[cfg(test)]
 mod tests;
 mod text;
+mod timeline;
 
 use std::io;
 
@@ -25,87 +26,135 @@ use serde::Serialize;
 
 pub use page::html;
 pub use picture::svg;
-pub use record::Terrain;
-pub use scene::{Kind, Phase, Scene, Step, Who};
+pub use record::ExplainOptions;
+pub(crate) use text::fold;
 pub use text::text;
+pub use timeline::{Actor, CallTimeline, Phase, PhaseKind, ServerCall};
 
+use axis::Axis;
 use proactor::os;
 use proactor::os::process::Alone;
-use proactor_models::model::Model;
+use proactor_models::model::{Ability, Model};
 
-/// What was seen. The shape of `--json`.
+/// The recorded models. The output of `--json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The version of this shape.
+    /// The version of this format.
     pub schema: &'static str,
-    /// What kernel it was.
+    /// The name and the release of the kernel.
     pub kernel: String,
-    /// Bytes of the message.
+    /// Bytes per message.
     pub size: usize,
-    /// Messages recorded of each model.
+    /// Connections of the first timeline, each with one message.
+    pub connections: usize,
+    /// Recorded runs per timeline.
     pub runs: usize,
-    /// One for each model, in the order that was asked for.
-    pub models: Vec<Row>,
+    /// The models, in the requested order.
+    pub models: Vec<ModelReport>,
 }
 
-/// One model.
+/// The timelines of one model.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
-    /// Its name on the command line.
+pub struct ModelReport {
+    /// The name on the command line.
     pub model: &'static str,
-    /// What is to be seen, in one sentence.
-    pub lesson: &'static str,
-    /// Why nothing is to be seen.
+    /// One sentence about the timeline.
+    pub summary: &'static str,
+    /// The reason why nothing could be recorded.
     pub refusal: Option<String>,
-    /// What was seen.
-    pub scene: Option<Scene>,
+    /// A message on each of several connections, sent at once; `None` also if the model serves one
+    /// connection at a time.
+    pub several: Option<CallTimeline>,
+    /// One message on one connection.
+    pub single: Option<CallTimeline>,
 }
 
-/// Records these models, one after the other. `progress` hears of each before it begins.
+/// Records these models, one after the other. `progress` is called before each.
 ///
 /// # Errors
-/// This process has other threads, so that it cannot fork. What a model is refused is in its row.
+/// This process has other threads, so that it cannot fork. A model that cannot be recorded has the
+/// reason in its report.
 pub fn run(
     models: &[Model],
-    terrain: Terrain,
+    options: ExplainOptions,
     mut progress: impl FnMut(Model),
 ) -> io::Result<Report> {
     let alone = Alone::check()?;
-    let rows = models.iter().map(|&model| {
+    let models = models.iter().map(|&model| {
         progress(model);
         let recorded = match model.refusal() {
             Some(refusal) => Err(refusal),
-            None => record::record(&alone, model, terrain).map_err(|error| error.to_string()),
+            None => record::record(&alone, model, options).map_err(|error| error.to_string()),
         };
-        let (scene, refusal) = match recorded {
-            Ok(scene) => (Some(scene), None),
-            Err(refusal) => (None, Some(refusal)),
+        let (several, single, refusal) = match recorded {
+            Ok((several, single)) => (several, Some(single), None),
+            Err(refusal) => (None, None, Some(refusal)),
         };
-        Row { model: model.name(), lesson: lesson(model), refusal, scene }
+        ModelReport { model: model.name(), summary: summary(model), refusal, several, single }
     });
     Ok(Report {
-        schema: "proactor.explain/1",
-        models: rows.collect(),
+        schema: "proactor.explain/2",
+        models: models.collect(),
         kernel: os::uname().split(' ').take(2).collect::<Vec<_>>().join(" "),
-        size: terrain.size,
-        runs: terrain.runs,
+        size: options.size,
+        connections: options.connections,
+        runs: options.runs,
     })
 }
 
-/// What a model's picture shows.
-fn lesson(model: Model) -> &'static str {
+/// One picture: the timelines of all models on one axis.
+struct Section<'a> {
+    title: String,
+    rows: Vec<Row<'a>>,
+    axis: Axis,
+}
+
+/// A model in a picture: its timeline, or the reason why it has none.
+struct Row<'a> {
+    model: &'static str,
+    summary: &'static str,
+    timeline: Result<&'a CallTimeline, &'a str>,
+}
+
+/// Returns the pictures of a report, in their order.
+fn sections(report: &Report) -> Vec<Section<'_>> {
+    let section = |title, timeline: fn(&ModelReport) -> Option<&CallTimeline>| {
+        let rows = report.models.iter().map(|it| {
+            let reason = it.refusal.as_deref().unwrap_or("one connection at a time");
+            Row { model: it.model, summary: it.summary, timeline: timeline(it).ok_or(reason) }
+        });
+        let rows: Vec<Row<'_>> = rows.collect();
+        let axis = Axis::of(rows.iter().filter_map(|row| row.timeline.ok()));
+        Section { title, rows, axis }
+    };
+    let several = format!("{} connections, one message on each, sent at once", report.connections);
+    let mut sections =
+        vec![section("One connection, one message".to_owned(), |it| it.single.as_ref())];
+    if report.connections > 1 {
+        sections.insert(0, section(several, |it| it.several.as_ref()));
+    }
+    sections
+}
+
+/// Returns true if the model serves several connections at once.
+fn serves_several(model: Model) -> bool {
+    model.lacks(Ability::Crowd).is_none()
+}
+
+/// Returns the sentence about the timeline of a model.
+fn summary(model: Model) -> &'static str {
     match model {
-        Model::Uring => "Only submits and reaps: the kernel receives and sends, inside the wait.",
-        Model::Epoll => "Waits for all sockets in one call; told who is ready, it copies itself.",
-        Model::EpollEt => "As epoll, told only of what is new.",
-        Model::Poll => "As epoll, but the whole list goes in at every wait.",
-        Model::Select => "As poll, with three sets of bits.",
-        Model::EpollOneshot => "As epoll, told once; so it asks again after each message.",
-        Model::Sigio => "Waits for a signal, takes it, looks which socket, then copies.",
-        Model::Nonblocking => "Never sleeps: tries every socket until one has something.",
-        Model::Coroutine => "The task seems to wait; in truth its executor does, in epoll.",
-        Model::Thread => "The thread sleeps in recv itself; the call that waits also copies.",
-        Model::Process => "As thread, with a process for each connection.",
-        Model::Blocking => "Sleeps in recv for one connection; everybody else waits outside.",
+        Model::Uring => "One call submits the sends and waits; the kernel receives and sends.",
+        Model::Epoll => "One wait reports every ready socket; then a recv and a send for each.",
+        Model::EpollEt => "As epoll, but a socket is reported only when new data arrives.",
+        Model::Poll => "As epoll, but each wait passes the list of all sockets.",
+        Model::Select => "As poll, with three bit sets instead of a list.",
+        Model::EpollOneshot => "As epoll, but a socket is reported once; epoll_ctl re-arms it.",
+        Model::Sigio => "A signal reports each socket: wait, read the signal, poll, then recv.",
+        Model::Nonblocking => "Never sleeps: tries recv on every socket until one has data.",
+        Model::Coroutine => "The code reads as if it blocked; its executor waits in epoll.",
+        Model::Thread => "A thread per connection blocks in recv: one call waits and copies.",
+        Model::Process => "As thread, with a process per connection.",
+        Model::Blocking => "Blocks in recv for one connection; further connections wait.",
     }
 }

@@ -1,8 +1,8 @@
-//! The picture as one page that needs nothing else: no network, no other file.
+//! The pictures as an HTML page that needs no network and no other file.
 
 use super::axis::micros;
 use super::picture::{escape, svg};
-use super::{Report, Row, Scene, Step};
+use super::{CallTimeline, ModelReport, Report, ServerCall};
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--paper:#fff;--ink:#1f2328;--dim:#59636e;--line:#d1d9e0;--tip:#1f2328;--on-tip:#fff}
@@ -17,7 +17,7 @@ td,th{padding:3px 20px 3px 0;text-align:left;vertical-align:top}th{color:var(--d
 #tip{position:fixed;display:none;max-width:340px;padding:6px 10px;border-radius:6px;background:var(--tip);color:var(--on-tip);font-size:13px;white-space:pre-line;pointer-events:none;z-index:2}
 ";
 
-/// Titles of the picture become tips that come at once and stay by the pointer.
+/// Turns the titles of the picture into tips that follow the pointer.
 const SCRIPT: &str = "
 const tip = document.getElementById('tip');
 for (const title of document.querySelectorAll('.picture rect > title, .picture path > title')) {
@@ -35,32 +35,32 @@ for (const title of document.querySelectorAll('.picture rect > title, .picture p
 }
 ";
 
-/// The report as a page.
+/// Formats the report as a page.
 pub fn html(report: &Report) -> String {
     let rows: String = report.models.iter().map(details).collect();
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <link rel=\"icon\" href=\"data:,\">\n\
-         <title>Who waits, who copies: one message through each I/O model</title>\n\
+         <title>Where each I/O model waits, and what copies</title>\n\
          <style>{STYLE}</style>\n</head>\n<body>\n<main>\n\
-         <h1>One message through each I/O model</h1>\n\
-         <p>A receive has two phases. First the server <b>waits</b> until bytes have come; then they \
-         are <b>copied</b> from the kernel’s buffer into its own. The models differ in who waits, \
-         where, and for how many at once; and all but io_uring make a call of their own in which the \
-         bytes are copied.</p>\n\
-         <p>Nothing here is drawn by hand. Each server ran alone in its process, and waited; a client \
-         sent {size} bytes and timed the echo; each system call was timed from within, just before \
-         and just after it. Shown is, of {runs} runs, the one whose echo took the median time.</p>\n\
+         <h1>Messages through each I/O model</h1>\n\
+         <p>A receive has two phases. First the server <b>waits</b> until bytes have arrived; then \
+         they are <b>copied</b> from the kernel’s buffer into its own. The models differ in the call \
+         that waits, and in the number of connections that one call waits for. In all models but \
+         io_uring, the server makes a call to copy.</p>\n\
+         <p>Everything shown is recorded. Each server ran alone in its process, and waited; a client \
+         sent {size} bytes per connection and timed the replies; each system call was timed just \
+         before and just after it. Of {runs} runs, the one with the median time is shown. The time \
+         of the recorder between the calls was measured, and is taken out.</p>\n\
          <div class=\"picture\">\n{svg}</div>\n<h2>Call by call</h2>\n{rows}\
          <h2>How to read it</h2>\n\
-         <p>Zero is when the client began to send, on the clock that both sides read. A call that slept \
-         then and has the bytes when it returns was woken and copied in between: no reading of a clock \
-         divides the two. What a ring copies by itself ends when the ring says so (a receive) or when the \
-         client has the echo (a send), at the latest. Recording takes its time between calls, so \
-         most of what is the server’s own code here is the recorder’s.</p>\n\
-         <p>It is no benchmark: one message at a time says little of many at once, and whatever else \
-         ran on the machine is in the times. <code>proactor compare</code> measures.</p>\n\
+         <p>Time zero is when the client began to send, on the clock that both sides read. A call \
+         that slept then, and returns with the bytes, was woken and copied in between: no clock \
+         reading divides the two. A copy of the kernel ends, at the latest, when the ring reports it \
+         (a receive) or when the client has the reply (a send).</p>\n\
+         <p>This is not a benchmark: other work of the machine is in the times. \
+         <code>proactor compare</code> measures.</p>\n\
          <p>{kernel}, proactor {version}.</p>\n</main>\n<div id=\"tip\" role=\"status\"></div>\n\
          <script>{SCRIPT}</script>\n</body>\n</html>\n",
         size = report.size,
@@ -71,53 +71,57 @@ pub fn html(report: &Report) -> String {
     )
 }
 
-fn details(row: &Row) -> String {
-    let (lesson, model) = (escape(row.lesson), row.model);
-    let inside = match (&row.scene, &row.refusal) {
-        (Some(scene), _) => table(scene),
-        (None, why) => {
-            format!("<p>Not here: {}</p>\n", escape(why.as_deref().unwrap_or("nothing was seen")))
-        }
-    };
-    format!("<details><summary>{model} <span>{lesson}</span></summary>\n{inside}</details>\n")
-}
-
-fn table(scene: &Scene) -> String {
-    let (least, most) = scene.spread;
-    let rows: String = scene.calls.iter().map(lines).collect();
-    let asleep = match &scene.asleep[..] {
-        [] => String::new(),
-        calls => format!(" Others of the server slept all the while, in {}.", calls.join(", ")),
-    };
+fn details(model: &ModelReport) -> String {
+    let timelines = [("Several connections", &model.several), ("One connection", &model.single)];
+    let tables = timelines.into_iter().filter_map(|(title, timeline)| {
+        timeline.as_ref().map(|timeline| format!("<h3>{title}</h3>\n{}", table(timeline)))
+    });
+    let refusal = model.refusal.as_deref().map(|reason| format!("<p>{}</p>\n", escape(reason)));
     format!(
-        "<p>The client has the echo after {}; of all runs, after {} to {}.{asleep}</p>\n\
-         <div class=\"table\"><table><tr><th>call</th><th>began at</th><th>what</th><th>who</th>\
-         <th>for</th><th>answer</th></tr>\n{rows}</table></div>\n",
-        micros(scene.received),
-        micros(least),
-        micros(most)
+        "<details><summary>{} <span>{}</span></summary>\n{}{}</details>\n",
+        model.model,
+        escape(model.summary),
+        refusal.unwrap_or_default(),
+        tables.collect::<String>()
     )
 }
 
-/// A line for each phase of a call.
-fn lines(call: &Step) -> String {
+fn table(timeline: &CallTimeline) -> String {
+    let (least, most) = timeline.spread;
+    let rows: String = timeline.calls.iter().map(lines).collect();
+    let asleep = match &timeline.asleep[..] {
+        [] => String::new(),
+        calls => format!(" Other threads of the server sleep in {}.", calls.join(", ")),
+    };
+    format!(
+        "<p>The client has the last reply after {}; in all runs, after {} to {}. {} of the recorder \
+         are taken out.{asleep}</p>\n\
+         <div class=\"table\"><table><tr><th>call</th><th>begin</th><th>phase</th>\
+         <th>duration</th><th>result</th></tr>\n{rows}</table></div>\n",
+        micros(timeline.received),
+        micros(least),
+        micros(most),
+        micros(timeline.recorder),
+    )
+}
+
+/// Formats a row for each phase of a call.
+fn lines(call: &ServerCall) -> String {
     let mut out = String::new();
     for (at, phase) in call.phases.iter().enumerate() {
         let first = at == 0;
         let name = if first { escape(&call.label()) } else { String::new() };
-        let answer = call.result.filter(|_| first).map(|it| it.to_string()).unwrap_or_default();
-        let began = if phase.begin < 0 { "before".to_owned() } else { micros(phase.begin) };
-        let length = phase.length().map(micros);
-        let length =
-            length.unwrap_or_else(|| if phase.end.is_none() { "still" } else { "" }.to_owned());
-        let who = match phase.who {
-            super::Who::Thread => "the thread",
-            super::Who::Kernel => "the kernel",
+        let result = call.result.filter(|_| first).map(|it| it.to_string()).unwrap_or_default();
+        let begin = if phase.begin < 0 { "before".to_owned() } else { micros(phase.begin) };
+        let length = match (phase.length(), phase.end) {
+            (Some(length), _) => micros(length),
+            (None, None) => "not ended".to_owned(),
+            (None, Some(_)) => String::new(),
         };
         out += &format!(
-            "<tr><td>{name}</td><td class=\"n\">{began}</td><td>{}</td><td>{who}</td>\
-             <td class=\"n\">{length}</td><td class=\"n\">{answer}</td></tr>\n",
-            phase.kind.words()
+            "<tr><td>{name}</td><td class=\"n\">{begin}</td><td>{}</td>\
+             <td class=\"n\">{length}</td><td class=\"n\">{result}</td></tr>\n",
+            phase.words()
         );
     }
     out

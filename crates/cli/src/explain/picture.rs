@@ -1,23 +1,26 @@
-//! The picture: for each model a lane for the server's own code and one for the kernel, all on one
-//! axis of time. It is an SVG that needs nothing else, in the colours of day and night.
+//! The pictures as SVG: for each model a track for the server's code and one for the kernel, on a
+//! common axis. The SVG is self-contained and has a light and a dark style.
 
-use super::axis::{Axis, micros, scenes};
-use super::text::folded;
-use super::{Kind, Phase, Report, Row, Scene, Step, Who};
+use super::axis::{Axis, micros};
+use super::text::calls;
+use super::timeline::words;
+use super::{Actor, CallTimeline, Phase, PhaseKind, Report, Row, Section, ServerCall, sections};
 
-/// Everything's width, and where the axis begins and how long it is.
+/// The width of the picture, and the begin and the length of the axis.
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 144.0;
 const LENGTH: f64 = 792.0;
-/// Above the first row, and each row's height.
-const HEAD: f64 = 128.0;
+/// The height of the legend, of a section's title and scale, and of a row.
+const HEAD: f64 = 98.0;
+const TITLE: f64 = 50.0;
+const SCALE: f64 = 34.0;
 const ROW: f64 = 94.0;
-/// Below a row's top: the server's lane, the border, the kernel's lane, the names of the calls.
+/// Places below the top of a row: the code track, the border, the kernel track, the names.
 const CODE: f64 = 27.0;
 const BORDER: f64 = 44.0;
 const KERNEL: f64 = 49.0;
 const NAMES: f64 = 81.0;
-/// Lanes' heights, and about how wide a letter of a name is.
+/// The heights of the tracks, and the approximate width of a letter of a name.
 const CODE_HEIGHT: f64 = 12.0;
 const KERNEL_HEIGHT: f64 = 18.0;
 const LETTER: f64 = 6.3;
@@ -35,33 +38,55 @@ const STYLE: &str = "
 .arrive{stroke:#4493f8}.reply{fill:#4493f8}.t-copy{fill:#e3b341}.t-own{fill:#56d364}.t-ask{fill:#be8fff}.t-wait{fill:#9198a1}}
 ";
 
-/// The report as an SVG of its own.
+/// Draws the report.
 pub fn svg(report: &Report) -> String {
-    let axis = Axis::of(report);
-    let height = HEAD + report.models.len() as f64 * ROW + 78.0;
+    let sections = sections(report);
+    let heights = sections.iter().map(|section| TITLE + section.rows.len() as f64 * ROW + SCALE);
+    let height = HEAD + heights.sum::<f64>() + 40.0;
+    let summaries = report.models.iter().map(|it| format!("{}: {}", it.model, it.summary));
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" \
          aria-labelledby=\"t d\" font-family=\"system-ui, -apple-system, 'Segoe UI', sans-serif\" \
-         font-size=\"13\">\n<title id=\"t\">One message through {} I/O models, as recorded</title>\n\
+         font-size=\"13\">\n<title id=\"t\">Messages through {} I/O models, as recorded</title>\n\
          <desc id=\"d\">{}</desc>\n<style>{STYLE}</style>\n\
          <defs><pattern id=\"h\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\" \
          patternTransform=\"rotate(45)\"><path class=\"hatch\" d=\"M0 0V6\" stroke-width=\"2\"/>\
          </pattern></defs>\n<rect class=\"paper\" width=\"{WIDTH}\" height=\"{height}\" rx=\"8\"/>\n",
-        scenes(report).count(),
-        escape(&description(report)),
+        report.models.len(),
+        escape(&summaries.collect::<Vec<_>>().join(" ")),
     );
     out += &header(report);
-    let bottom = HEAD + report.models.len() as f64 * ROW;
-    for (at, row) in report.models.iter().enumerate() {
-        out += &row_of(row, axis, HEAD + at as f64 * ROW, at % 2 == 0);
+    let mut top = HEAD;
+    for section in &sections {
+        top = draw(section, top, &mut out);
     }
-    out += &scale(axis, bottom);
-    out + &footer(bottom) + "</svg>\n"
+    out += &footer(top);
+    out + "</svg>\n"
 }
 
-fn description(report: &Report) -> String {
-    let rows = report.models.iter().map(|row| format!("{}: {}", row.model, row.lesson));
-    rows.collect::<Vec<_>>().join(" ")
+/// Draws a section, and returns its lower end.
+fn draw(section: &Section<'_>, top: f64, out: &mut String) -> f64 {
+    let Section { title, rows, axis } = section;
+    *out += &text(24.0, top + 24.0, "ink", " font-size=\"15\" font-weight=\"600\"", title);
+    let small = " font-size=\"11.5\"";
+    let first = top + TITLE;
+    *out += &text(x(*axis, 0), first - 8.0, "reply", small, "▏the client sends");
+    let end = " font-size=\"11.5\" text-anchor=\"end\"";
+    *out += &text(LEFT + LENGTH, first - 8.0, "reply", end, "▼ the client has the last reply");
+    for (at, row) in rows.iter().enumerate() {
+        *out += &draw_row(row, *axis, first + at as f64 * ROW, at % 2 == 0);
+    }
+    let bottom = first + rows.len() as f64 * ROW;
+    for tick in axis.ticks(10) {
+        let at = x(*axis, tick);
+        if tick != 0 {
+            *out += &format!("<path class=\"grid\" d=\"M{at:.1} {bottom}v6\"/>\n");
+        }
+        let words = if tick == 0 { "0".to_owned() } else { micros(tick) };
+        let middle = " font-size=\"11.5\" text-anchor=\"middle\"";
+        *out += &text(at, bottom + 20.0, "dim", middle, &words);
+    }
+    bottom + SCALE
 }
 
 fn text(x: f64, y: f64, class: &str, more: &str, words: &str) -> String {
@@ -69,7 +94,7 @@ fn text(x: f64, y: f64, class: &str, more: &str, words: &str) -> String {
 }
 
 fn bar(class: &str, x: f64, y: f64, width: f64, height: f64, tip: &str) -> String {
-    // However short it was, it can be seen.
+    // The shortest phase is visible.
     let width = width.max(1.5);
     let tip = escape(tip);
     format!(
@@ -80,37 +105,36 @@ fn bar(class: &str, x: f64, y: f64, width: f64, height: f64, tip: &str) -> Strin
 
 fn header(report: &Report) -> String {
     let title = " font-size=\"18\" font-weight=\"600\"";
-    let mut out =
-        text(24.0, 36.0, "ink", title, "Who waits, who copies: one message, and its echo");
+    let mut out = text(24.0, 36.0, "ink", title, "Where each I/O model waits, and what copies");
     let how = format!(
-        "{} bytes over loopback, recorded on {}: the median of {} runs each, all on one axis of time",
+        "{} bytes per message over loopback, recorded on {}: the run with the median time of {}",
         report.size, report.kernel, report.runs
     );
     out += &text(24.0, 57.0, "dim", "", &how);
     let legend: [(&[&str], &str); 6] = [
-        (&["code"], "own code"),
-        (&["wait", "hatched"], "waits: no data yet"),
-        (&["wake"], "data comes: is woken"),
-        (&["copy"], "a call copies"),
-        (&["own"], "the kernel copies by itself"),
-        (&["ask"], "asks"),
+        (&["code"], "server code"),
+        (&["wait", "hatched"], words(PhaseKind::Waiting, Actor::Thread)),
+        (&["wake"], words(PhaseKind::Waking, Actor::Thread)),
+        (&["copy"], words(PhaseKind::Copying, Actor::Thread)),
+        (&["own"], words(PhaseKind::Copying, Actor::Kernel)),
+        (&["ask"], words(PhaseKind::WithoutData, Actor::Thread)),
     ];
     let mut x = 24.0;
     for (classes, words) in legend {
         for class in classes {
             let fill = if *class == "hatched" { " fill=\"url(#h)\"" } else { "" };
             out += &format!(
-                "<rect class=\"{class}\"{fill} x=\"{x:.1}\" y=\"75\" width=\"22\" height=\"12\" rx=\"2\"/>\n"
+                "<rect class=\"{class}\"{fill} x=\"{x:.1}\" y=\"75\" width=\"18\" height=\"12\" rx=\"2\"/>\n"
             );
         }
-        out += &text(x + 28.0, 86.0, "dim", " font-size=\"12\"", words);
-        x += 28.0 + words.chars().count() as f64 * 6.3 + 14.0;
+        out += &text(x + 23.0, 86.0, "dim", " font-size=\"12\"", words);
+        x += 23.0 + words.chars().count() as f64 * 5.8 + 12.0;
     }
     out += &format!("<path class=\"cross\" d=\"M{x:.1} 74v14\"/>\n");
-    out + &text(x + 7.0, 86.0, "dim", " font-size=\"12\"", "a crossing")
+    out + &text(x + 5.0, 86.0, "dim", " font-size=\"12\"", "user/kernel switch")
 }
 
-fn row_of(row: &Row, axis: Axis, top: f64, banded: bool) -> String {
+fn draw_row(row: &Row<'_>, axis: Axis, top: f64, banded: bool) -> String {
     let mut out = String::new();
     if banded {
         out += &format!(
@@ -118,44 +142,44 @@ fn row_of(row: &Row, axis: Axis, top: f64, banded: bool) -> String {
         );
     }
     out += &text(24.0, top + 34.0, "ink", " font-size=\"15\" font-weight=\"600\"", row.model);
-    out += &text(LEFT, top + 14.0, "dim", " font-size=\"12.5\"", row.lesson);
-    let Some(scene) = &row.scene else {
-        let why = format!("not here: {}", row.refusal.as_deref().unwrap_or("nothing was seen"));
-        return out + &text(LEFT, top + 50.0, "ink", "", &why);
+    out += &text(LEFT, top + 14.0, "dim", " font-size=\"12.5\"", row.summary);
+    let timeline = match row.timeline {
+        Ok(timeline) => timeline,
+        Err(reason) => {
+            return out + &text(LEFT, top + 50.0, "ink", "", &format!("not shown: {reason}"));
+        }
     };
-    let count = match scene.calls_per_message() {
-        Some(1) => "1 call".to_owned(),
-        Some(calls) => format!("{calls} calls"),
-        None => "calls without end".to_owned(),
-    };
-    out += &text(24.0, top + 52.0, "ink", " font-size=\"12\"", &count);
-    let echo = format!("echo {}", micros(scene.received));
-    out += &text(24.0, top + 68.0, "dim", " font-size=\"12\"", &echo);
+    out += &text(24.0, top + 52.0, "ink", " font-size=\"12\"", &calls(timeline));
+    let reply = format!("reply {}", micros(timeline.received));
+    out += &text(24.0, top + 68.0, "dim", " font-size=\"12\"", &reply);
     out += &format!(
         "<path class=\"border\" d=\"M{LEFT} {y}H{}\"/>\n",
         LEFT + LENGTH,
         y = top + BORDER
     );
-    out += &arrival(scene, axis, top);
-    out += &code(scene, axis, top);
-    scene.calls.iter().for_each(|call| out += &call_of(call, axis, top));
-    out + &names(scene, axis, top)
+    out += &arrival(timeline, axis, top);
+    out += &code(timeline, axis, top);
+    for (call, phase) in timeline.phases() {
+        out += &draw_phase(call, phase, axis, top);
+    }
+    timeline.calls.iter().for_each(|call| out += &switches(call, axis, top));
+    out + &names(timeline, axis, top)
 }
 
 fn x(axis: Axis, at: i64) -> f64 {
     LEFT + axis.place(at, LENGTH)
 }
 
-/// The lines at which the message is sent and its echo is there.
-fn arrival(scene: &Scene, axis: Axis, top: f64) -> String {
-    let (sent, back) = (x(axis, 0), x(axis, scene.received));
+/// Draws when the message was sent, and when the reply arrived.
+fn arrival(timeline: &CallTimeline, axis: Axis, top: f64) -> String {
+    let (sent, back) = (x(axis, 0), x(axis, timeline.received));
     let mut out = format!(
         "<path class=\"arrive\" d=\"M{sent:.1} {}V{}\"/>\n",
         top + CODE - 4.0,
         top + NAMES - 12.0
     );
-    if scene.received < axis.to {
-        let tip = format!("The client has the echo after {}.", micros(scene.received));
+    if timeline.received < axis.to {
+        let tip = format!("The client has the last reply after {}.", micros(timeline.received));
         out += &format!(
             "<path class=\"reply\" d=\"M{:.1} {}h10l-5 7z\"><title>{tip}</title></path>\n",
             back - 5.0,
@@ -165,20 +189,17 @@ fn arrival(scene: &Scene, axis: Axis, top: f64) -> String {
     out
 }
 
-/// The server's own lane: its code between calls, and asleep while it waits.
-fn code(scene: &Scene, axis: Axis, top: f64) -> String {
+/// Draws the code track: the server's code between its calls, and a dotted line while it waits.
+fn code(timeline: &CallTimeline, axis: Axis, top: f64) -> String {
     let mut out = String::new();
-    for two in scene.calls.windows(2) {
-        if let Some(end) = two[0].end {
-            let (from, to) = (x(axis, end), x(axis, two[1].begin));
-            let tip = format!(
-                "The server’s own code, and what the recording takes: {}",
-                micros(two[1].begin - end)
-            );
-            out += &bar("code", from, top + CODE, to - from, CODE_HEIGHT, &tip);
-        }
+    for two in timeline.calls.windows(2) {
+        let Some(end) = two[0].end.filter(|&end| end <= two[1].begin) else { continue };
+        let (from, to) = (x(axis, end), x(axis, two[1].begin));
+        let tip = format!("server code: {}", micros(two[1].begin - end));
+        out += &bar("code", from, top + CODE, to - from, CODE_HEIGHT, &tip);
     }
-    for phase in phases(scene).filter(|phase| is_asleep(phase.kind)) {
+    let waits = |phase: &Phase| !matches!(phase.kind, PhaseKind::Copying | PhaseKind::WithoutData);
+    for (_, phase) in timeline.phases().into_iter().filter(|(_, phase)| waits(phase)) {
         let (from, to) = (x(axis, phase.begin), x(axis, phase.end.unwrap_or(axis.to)));
         let y = top + CODE + CODE_HEIGHT / 2.0;
         out += &format!("<path class=\"sleep\" d=\"M{:.1} {y}H{to:.1}\"/>\n", from.min(to));
@@ -186,45 +207,39 @@ fn code(scene: &Scene, axis: Axis, top: f64) -> String {
     out
 }
 
-fn phases(scene: &Scene) -> impl Iterator<Item = &Phase> {
-    scene.calls.iter().flat_map(|call| &call.phases)
-}
-
-fn is_asleep(kind: Kind) -> bool {
-    matches!(kind, Kind::Waiting | Kind::Waking | Kind::WakingAndCopying)
-}
-
-/// The kernel's lane: what happens in a call, and the crossings on both ends.
-fn call_of(call: &Step, axis: Axis, top: f64) -> String {
+/// Draws a phase on the kernel track. Half the height means: within this time, but no clock reading
+/// tells when exactly.
+fn draw_phase(call: &ServerCall, phase: &Phase, axis: Axis, top: f64) -> String {
     let mut out = String::new();
-    for phase in &call.phases {
-        let (from, to) = (x(axis, phase.begin), x(axis, phase.end.unwrap_or(axis.to)));
-        let tip = tip(call, phase);
-        let mut put = |class: &str, y: f64, height: f64| {
-            out += &bar(class, from, top + y, to - from, height, &tip);
-        };
-        match (phase.kind, phase.who) {
-            (Kind::Waiting, _) => {
-                put("wait", KERNEL, KERNEL_HEIGHT);
-                put("hatched\" fill=\"url(#h)", KERNEL, KERNEL_HEIGHT);
-            }
-            (Kind::Waking, _) => put("wake", KERNEL, KERNEL_HEIGHT),
-            // Woken and copied: nobody can say where the one ends, so both are drawn, one on
-            // another.
-            (Kind::WakingAndCopying, who) => {
-                let copy = if who == Who::Kernel { "own" } else { "copy" };
-                put("wake", KERNEL, KERNEL_HEIGHT);
-                put(copy, KERNEL + KERNEL_HEIGHT / 2.0, KERNEL_HEIGHT / 2.0);
-            }
-            // Done by then; when within, only the kernel knows.
-            (Kind::Copying, Who::Kernel) => {
-                put("wait", KERNEL, KERNEL_HEIGHT);
-                put("own", KERNEL + KERNEL_HEIGHT / 2.0, KERNEL_HEIGHT / 2.0);
-            }
-            (Kind::Copying, Who::Thread) => put("copy", KERNEL, KERNEL_HEIGHT),
-            (Kind::Asking, _) => put("ask", KERNEL, KERNEL_HEIGHT),
+    let (from, to) = (x(axis, phase.begin), x(axis, phase.end.unwrap_or(axis.to)));
+    let tip = tip(call, phase);
+    let mut put = |class: &str, part: f64| {
+        let y = top + KERNEL + KERNEL_HEIGHT * (1.0 - part);
+        out += &bar(class, from, y, to - from, KERNEL_HEIGHT * part, &tip);
+    };
+    match (phase.kind, phase.actor) {
+        (PhaseKind::Waiting, _) => {
+            put("wait", 1.0);
+            put("hatched\" fill=\"url(#h)", 1.0);
         }
+        (PhaseKind::Waking, _) => put("wake", 1.0),
+        (PhaseKind::WakingAndCopying, actor) => {
+            put("wake", 1.0);
+            put(if actor == Actor::Kernel { "own" } else { "copy" }, 0.5);
+        }
+        (PhaseKind::Copying, Actor::Kernel) => {
+            put("wait", 1.0);
+            put("own", 0.5);
+        }
+        (PhaseKind::Copying, Actor::Thread) => put("copy", 1.0),
+        (PhaseKind::WithoutData, _) => put("ask", 1.0),
     }
+    out
+}
+
+/// Draws the switches between user mode and the kernel, at both ends of a call.
+fn switches(call: &ServerCall, axis: Axis, top: f64) -> String {
+    let mut out = String::new();
     let ends = [(Some(call.begin), true), (call.end, false)];
     for (at, down) in ends {
         let Some(at) = at.filter(|at| (axis.from..axis.to).contains(at)) else { continue };
@@ -240,115 +255,69 @@ fn call_of(call: &Step, axis: Axis, top: f64) -> String {
     out
 }
 
-fn tip(call: &Step, phase: &Phase) -> String {
-    let what = match (phase.kind, phase.who) {
-        (Kind::Waiting, _) => "phase one: sleeps, as there is no data",
-        (Kind::Waking, _) => "the data comes and the thread is woken; nothing is copied yet",
-        (Kind::WakingAndCopying, Who::Kernel) => {
-            "the data comes, the kernel copies it by itself and wakes the thread"
-        }
-        (Kind::WakingAndCopying, Who::Thread) => {
-            "the data comes, the thread is woken and copies it, within the call that waited"
-        }
-        (Kind::Copying, Who::Kernel) => {
-            "phase two: the kernel copies, of its own accord; at most until the client has it"
-        }
-        (Kind::Copying, Who::Thread) => "phase two: the thread copies, in a call for just that",
-        (Kind::Asking, _) => "asks or says something, and returns at once",
-    };
+fn tip(call: &ServerCall, phase: &Phase) -> String {
     let length = phase.length().map(|length| format!(", {}", micros(length))).unwrap_or_default();
-    let answer = call.result.map(|result| format!("\nthe call answers {result}"));
-    let took = |does: &str, what: &[String]| match what {
+    let result = call.result.map(|result| format!("\nreturns {result}")).unwrap_or_default();
+    let ops = |does: &str, ops: &[String]| match ops {
         [] => String::new(),
-        what => format!("\n{does}: {}", what.join(", ")),
+        ops => format!("\n{does} {}", ops.join(", ")),
     };
-    format!(
-        "{}: {what}{length}{}{}{}",
-        call.name,
-        answer.unwrap_or_default(),
-        took("submits", &call.submitted),
-        took("brings back", &call.completed)
-    )
+    let (submits, completes) = (ops("submits", &call.submitted), ops("completes", &call.completed));
+    format!("{}: {}{length}{result}{submits}{completes}", call.name, phase.words())
 }
 
-/// The calls' names below where they begin, or as near behind as there is room.
-fn names(scene: &Scene, axis: Axis, top: f64) -> String {
+/// Draws the names of the calls below their begins, or behind the name before.
+fn names(timeline: &CallTimeline, axis: Axis, top: f64) -> String {
     let (mut out, mut free) = (String::new(), LEFT);
-    for call in folded(&scene.calls) {
-        let name = match call {
-            [one] => one.label(),
-            tries => format!("{} tries", tries.len()),
-        };
+    for (call, name) in timeline.labels() {
         let width = name.chars().count() as f64 * LETTER;
-        let at = x(axis, call[0].begin).max(free);
-        if call[0].begin >= axis.to || at + width > LEFT + LENGTH + 12.0 {
+        let at = x(axis, call.begin).max(free);
+        if call.begin >= axis.to || at + width > LEFT + LENGTH + 12.0 {
             continue;
         }
-        out += &text(at, top + NAMES, colour(&call[0]), " font-size=\"11.5\"", &name);
+        out += &text(at, top + NAMES, colour(call), " font-size=\"11.5\"", &name);
         free = at + width + 8.0;
     }
-    if scene.received >= axis.to {
-        let words = format!("echo after {} →", micros(scene.received));
+    if timeline.received >= axis.to {
+        let words = format!("reply after {} →", micros(timeline.received));
         let place = " font-size=\"11.5\" text-anchor=\"end\"";
         out += &text(LEFT + LENGTH - 4.0, top + CODE - 4.0, "reply", place, &words);
     }
-    let last = scene.calls.last().and_then(|last| last.end);
-    if let Some(end) = last.filter(|&end| end < axis.to) {
+    let last = timeline.calls.iter().map(|call| call.end).max().flatten();
+    let waits = timeline.calls.iter().any(|call| call.end.is_none());
+    if let Some(end) = last.filter(|&end| end < axis.to && !waits) {
         out += &text(x(axis, end) + 6.0, top + KERNEL + 13.0, "t-ask", "", "… and so on");
     }
     out
 }
 
-fn colour(call: &Step) -> &'static str {
-    let kinds = |kind, who| call.phases.iter().any(|phase| phase.kind == kind && phase.who == who);
-    if call.phases.iter().any(|phase| phase.who == Who::Kernel) {
+fn colour(call: &ServerCall) -> &'static str {
+    let has = |kinds: &[PhaseKind]| call.phases.iter().any(|phase| kinds.contains(&phase.kind));
+    if call.phases.iter().any(|phase| phase.actor == Actor::Kernel) {
         "t-own"
-    } else if kinds(Kind::Copying, Who::Thread) || kinds(Kind::WakingAndCopying, Who::Thread) {
+    } else if has(&[PhaseKind::Copying, PhaseKind::WakingAndCopying]) {
         "t-copy"
-    } else if kinds(Kind::Asking, Who::Thread) {
+    } else if has(&[PhaseKind::WithoutData]) {
         "t-ask"
     } else {
         "t-wait"
     }
 }
 
-fn scale(axis: Axis, bottom: f64) -> String {
-    let mut out = String::new();
-    for tick in axis.ticks() {
-        let at = x(axis, tick);
-        if tick != 0 {
-            out += &format!("<path class=\"grid\" d=\"M{at:.1} {bottom}v6\"/>\n");
-        }
-        let words = if tick == 0 { "0".to_owned() } else { micros(tick) };
-        out +=
-            &text(at, bottom + 20.0, "dim", " font-size=\"11.5\" text-anchor=\"middle\"", &words);
-    }
-    let zero = x(axis, 0);
-    let words = "▏the client sends";
-    out + &text(zero, HEAD - 8.0, "reply", " font-size=\"11.5\"", words)
-        + &text(
-            LEFT + LENGTH,
-            HEAD - 8.0,
-            "reply",
-            " font-size=\"11.5\" text-anchor=\"end\"",
-            "▼ the client has the echo",
-        )
-}
-
-fn footer(bottom: f64) -> String {
+fn footer(top: f64) -> String {
     let lines = [
-        "Upper lane: the server’s own code, with what the recording takes. Lower lane: the kernel, in \
-         the call that is named below.",
-        "Half height: it was copied within that time; when exactly, no clock of the server’s can tell. \
-         One message at a time: no benchmark.",
+        "Upper track: the server’s code; the time of the recorder is taken out. Lower track: the \
+         kernel, in the call that is named below.",
+        "Half height: within that time; no clock reading tells when exactly. This is not a \
+         benchmark: `proactor compare` measures.",
     ];
     let line = |(at, words): (usize, &&str)| {
-        text(24.0, bottom + 44.0 + 17.0 * at as f64, "dim", " font-size=\"11.5\"", words)
+        text(24.0, top + 10.0 + 17.0 * at as f64, "dim", " font-size=\"11.5\"", words)
     };
     lines.iter().enumerate().map(line).collect()
 }
 
-/// What XML takes as text.
+/// Escapes text for XML.
 pub(super) fn escape(words: &str) -> String {
     let mut out = String::with_capacity(words.len());
     for letter in words.chars() {
@@ -357,7 +326,7 @@ pub(super) fn escape(words: &str) -> String {
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
-            // XML has no other control characters.
+            // XML has no other control character.
             c if c.is_control() && c != '\n' => out.push('\u{fffd}'),
             c => out.push(c),
         }

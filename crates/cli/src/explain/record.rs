@@ -1,13 +1,14 @@
-//! One model, seen at work: a server in a process of its own, one client, one message at a time.
+//! Records one model: a server in its own process, and a client that sends it messages.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::scene::{self, Carried, Run, Scene};
+use super::serves_several;
+use super::timeline::{self, CallTimeline, EnterOps, MessageRun, RecorderCost};
 use proactor::address::{Address, Listener};
 use proactor::buffer::BufferClass;
 use proactor::limits::Limits;
@@ -18,80 +19,93 @@ use proactor::protocol::Any;
 use proactor_models::model::{self, Choice, Model, PreparedModel, RingOptions, Service};
 use proactor_trace::{Event, Happened, Level, Op, Recording, Settings, Trace};
 
-/// How long before a message the server is left in peace, so that it waits.
-const PEACE: Duration = Duration::from_millis(2);
-/// How much of what came before a message belongs to its picture, if the server does not sleep:
-/// nanoseconds, less than its peace.
+/// The pause before and after a message, in which the server goes to sleep.
+const PAUSE: Duration = Duration::from_millis(2);
+/// Nanoseconds before a message that its timeline shows of a server that does not sleep: less than
+/// the pause.
 const BEFORE: u64 = 30_000;
-/// Messages that are not shown: what happens only once is over then.
+/// Messages that are not recorded, in which the server does what it does only once.
 const WARM_UP: usize = 5;
-/// How long a reply may take before the server is given up.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest wait for a reply.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the recording is done.
+/// Calls made in threes before anything else, to measure the cost of the recorder.
+const CALIBRATION: usize = 3 * 32;
+
+/// How to record.
 #[derive(Debug, Clone, Copy)]
-pub struct Terrain {
-    /// Bytes of the message.
+pub struct ExplainOptions {
+    /// Bytes per message.
     pub size: usize,
-    /// How many are sent, one after the other; the median is shown.
+    /// Connections of the first timeline, each with one message.
+    pub connections: usize,
+    /// Recorded runs per timeline.
     pub runs: usize,
-    /// The server's CPU and the client's, if there are two.
+    /// The CPU of the server and the CPU of the client, if there are two.
     pub cpus: Option<(usize, usize)>,
 }
 
-/// Serves by `model` in a child, and sends it messages.
+/// Serves by `model` in a child process, sends it messages, and returns the timelines: of several
+/// connections, if the model serves several, and of one.
 ///
 /// # Errors
 /// The child cannot be made, the model cannot be set up, its calls cannot be recorded, or it does
-/// not answer: in words, with the model's own last word.
-pub(super) fn record(alone: &Alone, model: Model, terrain: Terrain) -> io::Result<Scene> {
+/// not reply. The last error of the child is returned, if it reported one.
+pub(super) fn record(
+    alone: &Alone,
+    model: Model,
+    options: ExplainOptions,
+) -> io::Result<(Option<CallTimeline>, CallTimeline)> {
     let listener = Address::Tcp(([127, 0, 0, 1], 0).into()).listen()?;
     let Address::Tcp(address) = listener.address else {
         return Err(io::Error::other("a TCP listener has another address"));
     };
     let (ring_log, probe) = (os::memory_file(c"proactor.explain")?, Probe::new()?);
-    let (words, last_words) = io::pipe()?;
-    let keep = [listener.fd.as_raw_fd(), ring_log.as_raw_fd(), last_words.as_raw_fd()];
+    let (errors, error_end) = io::pipe()?;
+    let keep = [listener.fd.as_raw_fd(), ring_log.as_raw_fd(), error_end.as_raw_fd()];
     let child = process::fork(alone, &keep, |signals| {
-        // All other descriptors are closed by now: these three were kept.
+        // Every other descriptor is closed here.
         let listener = listener.fd.as_fd().try_clone_to_owned();
-        let served = listener.and_then(|fd| serve(model, fd, &ring_log, &probe, terrain, signals));
+        let served = listener.and_then(|fd| serve(model, fd, &ring_log, &probe, options, signals));
         match served {
             Ok(()) => 0,
             Err(error) => {
-                let _ = (&last_words).write_all(error.to_string().as_bytes());
+                let _ = (&error_end).write_all(error.to_string().as_bytes());
                 1
             }
         }
     })?;
-    drop(last_words);
+    drop(error_end);
     let Listener { fd, .. } = listener;
     drop(fd);
-    let runs = converse(address, terrain, &probe);
-    // Whether it drains or has died: it is gone then.
-    let _ = if runs.is_ok() { process::tell(child) } else { process::kill(child) };
+    let most = if serves_several(model) { options.connections } else { 1 };
+    let recorded = send_messages(address, most, options, &probe);
+    // Both end the child: by a drain, or at once.
+    let _ = if recorded.is_ok() { process::tell(child) } else { process::kill(child) };
     process::wait(child)?;
-    let runs = runs.map_err(|error| {
-        let mut why = String::new();
-        let _ = (&words).take(4096).read_to_string(&mut why);
-        if why.is_empty() { error } else { io::Error::other(why) }
+    let recorded = recorded.map_err(|error| {
+        let mut reason = String::new();
+        let _ = (&errors).take(4096).read_to_string(&mut reason);
+        if reason.is_empty() { error } else { io::Error::other(reason) }
     })?;
-    let carried = if model == Model::Uring { carried(&ring_log)? } else { Vec::new() };
-    scene::median(runs, &carried)
+    let enters = if model == Model::Uring { enter_ops(&ring_log)? } else { Vec::new() };
+    let timeline = |runs: &[MessageRun]| timeline::median(runs, &enters, recorded.cost);
+    let several = (most > 1).then(|| timeline(&recorded.several)).transpose()?;
+    Ok((several, timeline(&recorded.single)?))
 }
 
-/// What the child does.
+/// Runs the server, in the child.
 fn serve(
     model: Model,
     listener: OwnedFd,
     ring_log: &File,
     probe: &Probe,
-    terrain: Terrain,
+    options: ExplainOptions,
     signals: Signals,
 ) -> io::Result<()> {
     let stop = ShutdownSignal::new()?;
     signals.tell(Wake::Ask(&stop))?;
-    if let Some((server, _)) = terrain.cpus {
+    if let Some((server, _)) = options.cpus {
         os::pin_to_cpu(server)?;
     }
     let drain = Duration::from_secs(1);
@@ -103,10 +117,15 @@ fn serve(
     let trace =
         (model == Model::Uring).then(|| ring_log.try_clone()).transpose()?.map(|file| Recording {
             file,
-            settings: Settings { bytes: 1 << 20, level: Level::Record, ..Settings::default() },
+            settings: Settings { bytes: 1 << 20, level: Level::Batch, ..Default::default() },
         });
     let echo: Any = "echo".parse().map_err(io::Error::other)?;
-    probe.begin(&scene::CALLS)?;
+    probe.begin(&timeline::CALLS)?;
+    for _ in 0..CALIBRATION / 3 {
+        sleep(Duration::from_micros(50));
+        os::poll(&mut [], Some(Duration::ZERO))?;
+        os::poll(&mut [], Some(Duration::ZERO))?;
+    }
     let service = Service {
         listeners: vec![(listener, echo)],
         buffers,
@@ -119,56 +138,99 @@ fn serve(
     model::serve(engine, service, || ()).map(drop)
 }
 
-/// The client's side: what it saw of each message, and the calls that were noted meanwhile.
-fn converse(
-    address: std::net::SocketAddr,
-    terrain: Terrain,
-    probe: &Probe,
-) -> io::Result<Vec<Run>> {
-    if let Some((_, client)) = terrain.cpus {
-        os::pin_to_cpu(client)?;
-    }
-    let mut socket = TcpStream::connect(address)?;
-    socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    let message = vec![b'm'; terrain.size];
-    let mut reply = vec![0; terrain.size];
-    let mut runs = Vec::with_capacity(terrain.runs);
-    for number in 0..WARM_UP + terrain.runs {
-        sleep(PEACE);
-        let begin = os::now().0;
-        socket.write_all(&message)?;
-        let sent = os::now().0;
-        socket.read_exact(&mut reply)?;
-        let received = os::now().0;
-        if reply != message {
-            return Err(io::Error::other("the reply is not what was sent"));
-        }
-        // Until it has come to rest: what it does after the reply belongs to the picture.
-        sleep(PEACE);
-        if number >= WARM_UP {
-            let calls: Vec<Call> = probe.calls();
-            let until = os::now().0;
-            let overlapping =
-                |call: &Call| call.begin < until && call.end.is_none_or(|end| end > begin - BEFORE);
-            let calls = calls.into_iter().filter(overlapping).collect();
-            runs.push(Run { begin, sent, received, calls });
-        }
-    }
-    Ok(runs)
+/// What the client recorded.
+struct Recorded {
+    cost: RecorderCost,
+    single: Vec<MessageRun>,
+    several: Vec<MessageRun>,
 }
 
-/// What each enter of a ring carried, as the ring's own recording has it.
-fn carried(file: &File) -> io::Result<Vec<Carried>> {
+/// Sends the messages: on one connection, then on `most` of them at once.
+fn send_messages(
+    address: SocketAddr,
+    most: usize,
+    options: ExplainOptions,
+    probe: &Probe,
+) -> io::Result<Recorded> {
+    if let Some((_, client)) = options.cpus {
+        os::pin_to_cpu(client)?;
+    }
+    let mut client = Client {
+        sockets: Vec::new(),
+        message: vec![b'm'; options.size],
+        reply: vec![0; options.size],
+    };
+    client.connect(address)?;
+    client.exchange(probe)?;
+    let calls = probe.calls();
+    let cost = timeline::recorder_cost(&calls[..calls.len().min(CALIBRATION)]);
+    let record = |client: &mut Client| -> io::Result<Vec<MessageRun>> {
+        (0..WARM_UP).try_for_each(|_| client.exchange(probe).map(drop))?;
+        (0..options.runs).map(|_| client.exchange(probe)).collect()
+    };
+    let single = record(&mut client)?;
+    (1..most).try_for_each(|_| client.connect(address))?;
+    let several = if most > 1 { record(&mut client)? } else { Vec::new() };
+    Ok(Recorded { cost, single, several })
+}
+
+struct Client {
+    sockets: Vec<TcpStream>,
+    message: Vec<u8>,
+    reply: Vec<u8>,
+}
+
+impl Client {
+    fn connect(&mut self, address: SocketAddr) -> io::Result<()> {
+        let socket = TcpStream::connect(address)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        self.sockets.push(socket);
+        Ok(())
+    }
+
+    /// Sends a message on every connection, receives the replies, and returns the calls of the
+    /// server meanwhile.
+    fn exchange(&mut self, probe: &Probe) -> io::Result<MessageRun> {
+        sleep(PAUSE);
+        let begin = os::now().0;
+        for mut socket in &self.sockets {
+            socket.write_all(&self.message)?;
+        }
+        let sent = os::now().0;
+        for mut socket in &self.sockets {
+            socket.read_exact(&mut self.reply)?;
+            if self.reply != self.message {
+                return Err(io::Error::other("the reply differs from the message"));
+            }
+        }
+        let received = os::now().0;
+        // The calls after the reply, until the server sleeps, are part of the timeline.
+        sleep(PAUSE);
+        let calls: Vec<Call> = probe.calls();
+        let until = os::now().0;
+        let overlaps =
+            |call: &Call| call.begin < until && call.end.is_none_or(|end| end > begin - BEFORE);
+        let calls = calls.into_iter().filter(overlaps).collect();
+        Ok(MessageRun { begin, sent, received, calls })
+    }
+}
+
+/// Returns the operations of each io_uring_enter, from the recording of the ring.
+fn enter_ops(file: &File) -> io::Result<Vec<EnterOps>> {
     let trace = Trace::from_file(file).map_err(|error| io::Error::other(error.to_string()))?;
     let origin = trace.header.pairs[0].1;
-    let (mut enters, mut queued) = (Vec::<Carried>::new(), Vec::new());
+    let (mut enters, mut queued) = (Vec::<EnterOps>::new(), Vec::new());
     for event in trace.events() {
         match event.what {
             Happened::Submitted { .. } => queued.extend(name(&event)),
             Happened::EnterBegin { .. } => {
                 let submitted = std::mem::take(&mut queued);
-                enters.push(Carried { begin: origin + event.at, submitted, completed: Vec::new() });
+                enters.push(EnterOps {
+                    begin: origin + event.at,
+                    submitted,
+                    completed: Vec::new(),
+                });
             }
             Happened::Completed { .. } => {
                 if let Some(last) = enters.last_mut() {

@@ -1,26 +1,26 @@
-//! The phases and the pictures, from readings that are made up.
+//! The phases and the pictures, from invented clock readings.
 
-use super::scene::{Carried, Run, median};
+use super::timeline::{EnterOps, MessageRun, RecorderCost, median, recorder_cost};
 use super::*;
 use proactor::os::probe::Call;
 
-/// A call of thread 1 at these times, where the message is sent at 1000.
+/// Returns a call of thread 1 at these times. The message is sent at 1000.
 fn call(number: i64, begin: u64, end: Option<u64>, result: i64) -> Call {
     Call { thread: 1, number, args: [5, 1, 1, 0], begin, end, result }
 }
 
-fn scene(calls: Vec<Call>, carried: &[Carried]) -> Scene {
-    let runs = vec![Run { begin: 1000, sent: 1020, received: 1090, calls }];
-    median(runs, carried).expect("there are calls")
+fn timeline(calls: Vec<Call>, enters: &[EnterOps]) -> CallTimeline {
+    let runs = [MessageRun { begin: 1000, sent: 1020, received: 1090, calls }];
+    median(&runs, enters, RecorderCost::default()).expect("there are calls")
 }
 
-fn phases(scene: &Scene) -> Vec<(Kind, Who, i64, Option<i64>)> {
-    let all = scene.calls.iter().flat_map(|call| &call.phases);
-    all.map(|phase| (phase.kind, phase.who, phase.begin, phase.end)).collect()
+fn phases(timeline: &CallTimeline) -> Vec<(PhaseKind, Actor, i64, Option<i64>)> {
+    let all = timeline.calls.iter().flat_map(|call| &call.phases);
+    all.map(|phase| (phase.kind, phase.actor, phase.begin, phase.end)).collect()
 }
 
-/// What a loop on poll does, with a thread beside it that sleeps.
-fn readiness() -> Scene {
+/// Returns the calls of a loop on poll, with another thread that sleeps.
+fn readiness() -> CallTimeline {
     let mut other = call(libc::SYS_accept4, 10, None, 0);
     other.thread = 2;
     let loops = [
@@ -29,11 +29,11 @@ fn readiness() -> Scene {
         call(libc::SYS_sendto, 1050, Some(1080), 64),
         call(libc::SYS_ppoll, 1085, None, 0),
     ];
-    scene([other].into_iter().chain(loops).collect(), &[])
+    timeline([other].into_iter().chain(loops).collect(), &[])
 }
 
-fn ring() -> Scene {
-    let carried = |begin, submitted: &[&str], completed: &[&str]| Carried {
+fn ring() -> CallTimeline {
+    let ops = |begin, submitted: &[&str], completed: &[&str]| EnterOps {
         begin,
         submitted: submitted.iter().map(|&name| name.to_owned()).collect(),
         completed: completed.iter().map(|&name| name.to_owned()).collect(),
@@ -42,43 +42,46 @@ fn ring() -> Scene {
         call(libc::SYS_io_uring_enter, 100, Some(1030), 1),
         call(libc::SYS_io_uring_enter, 1050, None, 0),
     ];
-    let carried = [carried(101, &["send"], &["recv"]), carried(1051, &["send"], &["recv"])];
-    scene(enters.into(), &carried)
+    let ops = [ops(101, &["send"], &["recv"]), ops(1051, &["send"], &["recv"])];
+    timeline(enters.into(), &ops)
 }
 
 fn report() -> Report {
-    let row = |model, scene: Option<Scene>, refusal: Option<&str>| Row {
+    let model = |model, timeline: Option<CallTimeline>, refusal: Option<&str>| ModelReport {
         model,
-        lesson: "What it is <good> for.",
+        summary: "What it is <good> for.",
         refusal: refusal.map(str::to_owned),
-        scene,
+        several: timeline.clone(),
+        single: timeline,
     };
     Report {
-        schema: "proactor.explain/1",
+        schema: "proactor.explain/2",
         kernel: "Linux 6.1".to_owned(),
         size: 64,
+        connections: 4,
         runs: 1,
         models: vec![
-            row("uring", Some(ring()), None),
-            row("poll", Some(readiness()), None),
-            row("select", None, Some("<forbidden> & gone")),
+            model("uring", Some(ring()), None),
+            model("poll", Some(readiness()), None),
+            model("select", None, Some("<forbidden> & gone")),
         ],
     }
 }
 
 #[test]
 fn a_wait_ends_where_the_data_comes_and_each_copy_is_a_call() {
-    use Kind::{Copying, Waiting, Waking};
-    let scene = readiness();
+    use PhaseKind::{Copying, Waiting, Waking};
+    let timeline = readiness();
     let expected = [
-        (Waiting, Who::Thread, -900, Some(0)),
-        (Waking, Who::Thread, 0, Some(30)),
-        (Copying, Who::Thread, 40, Some(45)),
-        (Copying, Who::Thread, 50, Some(80)),
-        (Waiting, Who::Thread, 85, None),
+        (Waiting, Actor::Thread, -900, Some(0)),
+        (Waking, Actor::Thread, 0, Some(30)),
+        (Copying, Actor::Thread, 40, Some(45)),
+        (Copying, Actor::Thread, 50, Some(80)),
+        (Waiting, Actor::Thread, 85, None),
     ];
-    assert_eq!(phases(&scene), expected);
-    assert_eq!((scene.asleep.join(","), scene.calls_per_message()), ("accept".to_owned(), Some(3)));
+    assert_eq!(phases(&timeline), expected);
+    assert_eq!(timeline.asleep.join(","), "accept");
+    assert_eq!(timeline.finished_calls(), Some(3));
 }
 
 #[test]
@@ -88,36 +91,36 @@ fn a_receive_that_slept_waits_and_copies_in_one_call() {
         call(libc::SYS_sendto, 1040, Some(1060), 64),
         call(libc::SYS_recvfrom, 1070, None, 0),
     ];
-    let scene = scene(calls.into(), &[]);
+    let timeline = timeline(calls.into(), &[]);
     let expected = [
-        (Kind::Waiting, Who::Thread, -900, Some(0)),
-        (Kind::WakingAndCopying, Who::Thread, 0, Some(30)),
-        (Kind::Copying, Who::Thread, 40, Some(60)),
-        (Kind::Waiting, Who::Thread, 70, None),
+        (PhaseKind::Waiting, Actor::Thread, -900, Some(0)),
+        (PhaseKind::WakingAndCopying, Actor::Thread, 0, Some(30)),
+        (PhaseKind::Copying, Actor::Thread, 40, Some(60)),
+        (PhaseKind::Waiting, Actor::Thread, 70, None),
     ];
-    assert_eq!(phases(&scene), expected);
+    assert_eq!(phases(&timeline), expected);
 }
 
 #[test]
 fn a_ring_copies_by_itself_and_one_enter_carries_the_send_and_the_wait() {
-    let scene = ring();
+    let timeline = ring();
     let expected = [
-        (Kind::Waiting, Who::Thread, -900, Some(0)),
-        (Kind::WakingAndCopying, Who::Kernel, 0, Some(30)),
-        (Kind::Copying, Who::Kernel, 50, Some(90)),
-        (Kind::Waiting, Who::Thread, 90, None),
+        (PhaseKind::Waiting, Actor::Thread, -900, Some(0)),
+        (PhaseKind::WakingAndCopying, Actor::Kernel, 0, Some(30)),
+        (PhaseKind::Copying, Actor::Kernel, 50, Some(90)),
+        (PhaseKind::Waiting, Actor::Thread, 90, None),
     ];
-    assert_eq!(phases(&scene), expected);
-    let labels: Vec<String> = scene.calls.iter().map(Step::label).collect();
-    assert_eq!(labels, ["enter: recv is done", "enter(send)"]);
+    assert_eq!(phases(&timeline), expected);
+    let labels: Vec<String> = timeline.calls.iter().map(ServerCall::label).collect();
+    assert_eq!(labels, ["enter: recv done", "enter(send)"]);
     assert!(
-        scene.calls[1].completed.is_empty(),
-        "it has not returned: what it will bring is unknown"
+        timeline.calls[1].completed.is_empty(),
+        "it has not returned: its completions are unknown"
     );
 }
 
 #[test]
-fn who_never_sleeps_is_shown_to_the_end_of_a_round() {
+fn a_server_that_never_sleeps_is_shown_to_the_end_of_a_pass() {
     let calls = [
         call(libc::SYS_recvfrom, 1010, Some(1015), -11),
         call(libc::SYS_recvfrom, 1020, Some(1025), 64),
@@ -125,39 +128,45 @@ fn who_never_sleeps_is_shown_to_the_end_of_a_round() {
         call(libc::SYS_recvfrom, 1095, Some(1099), -11),
         call(libc::SYS_recvfrom, 1110, Some(1112), -11),
     ];
-    let scene = scene(calls.into(), &[]);
-    assert_eq!((scene.calls.len(), scene.calls_per_message()), (4, None));
-    assert_eq!(phases(&scene)[0].0, Kind::Asking);
+    let timeline = timeline(calls.into(), &[]);
+    assert_eq!((timeline.calls.len(), timeline.finished_calls()), (4, None));
+    assert_eq!(phases(&timeline)[0].0, PhaseKind::WithoutData);
 }
 
 #[test]
-fn the_run_of_median_time_is_shown_and_the_spread_told() {
-    let run = |received| Run {
+fn the_run_of_median_time_is_shown_with_the_spread() {
+    let run = |received| MessageRun {
         begin: 1000,
         sent: 1001,
         received,
         calls: vec![call(libc::SYS_recvfrom, 1002, Some(1003), 64)],
     };
-    let scene = median(vec![run(1900), run(1100), run(1200)], &[]).expect("there are calls");
-    assert_eq!((scene.received, scene.spread, scene.runs), (200, (100, 900), 3));
-    assert!(median(Vec::new(), &[]).is_err());
+    let cost = RecorderCost::default();
+    let shown = median(&[run(1900), run(1100), run(1200)], &[], cost).expect("there are calls");
+    assert_eq!((shown.received, shown.spread, shown.runs), (200, (100, 900), 3));
+    assert!(median(&[], &[], cost).is_err());
 }
 
 #[test]
 fn the_lines_are_aligned_and_no_wider_than_a_terminal() {
-    let text = text(&report());
-    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    for width in [40, 60, 77, 78, 100, 200] {
+        let text = text(&report(), width);
+        let most = text.lines().map(|line| line.chars().count()).max();
+        assert!(most <= Some(width.min(100)), "{width}: {text}");
+    }
+    let text = text(&report(), 100);
     let bars: Vec<&str> = text.lines().filter(|line| line.contains("░░")).collect();
-    let [ring, poll] = bars[..] else { panic!("{text}") };
+    let [ring, poll, ring_alone, poll_alone] = bars[..] else { panic!("{text}") };
+    assert_eq!((ring, poll), (ring_alone, poll_alone), "the same calls in both sections");
     assert!(ring.starts_with("uring          ░") && poll.starts_with("poll           ░"), "{text}");
     let data_comes = |line: &str, sign| line.chars().position(|c| c == sign);
     assert!(data_comes(ring, '◆').is_some() && data_comes(ring, '◆') == data_comes(poll, '▒'));
     assert!(poll.contains('█') && !ring.contains('█'), "the ring makes no call to copy: {text}");
-    assert!(text.contains("not here: <forbidden> & gone"), "{text}");
+    assert!(text.contains("not shown: <forbidden> & gone"), "{text}");
 }
 
 #[test]
-fn a_picture_needs_nothing_else_and_escapes_what_it_is_told() {
+fn a_picture_is_self_contained_and_escapes_text() {
     for picture in [svg(&report()), html(&report())] {
         let own = picture.replace("http://www.w3.org/2000/svg", "");
         for outside in ["http:", "https:", "src=", "@import", "url(/", "//cdn"] {
@@ -168,4 +177,50 @@ fn a_picture_needs_nothing_else_and_escapes_what_it_is_told() {
         );
         assert!(!picture.contains("NaN") && !picture.contains("inf\""));
     }
+}
+
+#[test]
+fn the_time_of_the_recorder_is_taken_out() {
+    let calls = vec![
+        call(libc::SYS_ppoll, 100, Some(1030), 1),
+        call(libc::SYS_recvfrom, 1042, Some(1045), 64),
+        call(libc::SYS_sendto, 1050, Some(1080), 64),
+        call(libc::SYS_ppoll, 1099, None, 0),
+    ];
+    let runs = [MessageRun { begin: 1000, sent: 1020, received: 1090, calls }];
+    let cost = RecorderCost { warm: 4, cold: 10 };
+    let shown = median(&runs, &[], cost).expect("there are calls");
+    let times: Vec<_> = shown.calls.iter().map(|call| (call.begin, call.end)).collect();
+    // Ten after the wait, and four after each call that returned at once.
+    assert_eq!(times, [(-900, Some(30)), (32, Some(35)), (36, Some(66)), (81, None)]);
+    assert_eq!((shown.received, shown.recorder), (76, 14), "none after the send");
+}
+
+#[test]
+fn the_cost_of_the_recorder_is_the_median_gap_between_two_calls() {
+    let three = |at: u64, cold: u64, warm: u64| {
+        let poll = |begin| call(libc::SYS_ppoll, begin, Some(begin + 1), 0);
+        let second = at + 50 + cold;
+        let sleep = call(libc::SYS_clock_nanosleep, at, Some(at + 50), 0);
+        [sleep, poll(second), poll(second + 1 + warm)]
+    };
+    let calls = [three(0, 9, 3), three(100, 8, 4), three(200, 90, 40)].concat();
+    let cost = recorder_cost(&calls);
+    assert_eq!((cost.cold, cost.warm), (9, 4));
+}
+
+#[test]
+fn runs_in_which_the_server_woke_too_early_are_left_out() {
+    let run = |woke, received| MessageRun {
+        begin: 1000,
+        sent: 1020,
+        received,
+        calls: vec![
+            call(libc::SYS_ppoll, 100, Some(woke), 1),
+            call(libc::SYS_sendto, 1050, Some(1080), 64),
+        ],
+    };
+    let runs = [run(1010, 1100), run(1025, 1200), run(1010, 1300)];
+    let shown = median(&runs, &[], RecorderCost::default()).expect("there are calls");
+    assert_eq!((shown.received, shown.spread), (200, (200, 200)));
 }

@@ -1,149 +1,164 @@
-//! The picture in letters: a line of time for each model, aligned under one another.
+//! The pictures as text: a line of time per model, on a common axis.
 
 use super::axis::{Axis, micros};
-use super::{Kind, Phase, Report, Row, Scene, Step, Who};
+use super::timeline::words;
+use super::{Actor, CallTimeline, Phase, PhaseKind, Report, Row, sections};
 
-/// Columns before the line of time, and of it.
+/// Columns left of the line of time.
 const MARGIN: usize = 15;
-const LINE: usize = 84;
+/// The widest and the narrowest output, in columns.
+const WIDEST: usize = 100;
+const NARROWEST: usize = 40;
 
-/// The report in letters, in no more than 100 columns.
-pub fn text(report: &Report) -> String {
-    let axis = Axis::of(report);
-    let mut out = format!(
-        "One message of {} B through each model, and its echo: really made, on {}.\n\
-         Of {} messages each, the one whose echo took the median time. Zero: the client begins to send.\n\n\
-         ░ waits: no data   ▒ data comes, is woken   ▓ is woken, and the data copied, in one call\n\
-         █ copies           ◆ the kernel copies by itself        · asks        ─ the server's own code\n\n",
-        report.size, report.kernel, report.runs
-    );
-    out += &format!("{:MARGIN$}{}\n", "", scale(axis));
-    for row in &report.models {
-        out += &one(row, axis);
+/// The signs of the phases, in the order of the legend.
+const SIGNS: [(PhaseKind, Actor, char); 6] = [
+    (PhaseKind::Waiting, Actor::Thread, '░'),
+    (PhaseKind::Waking, Actor::Thread, '▒'),
+    (PhaseKind::WakingAndCopying, Actor::Thread, '▓'),
+    (PhaseKind::Copying, Actor::Thread, '█'),
+    (PhaseKind::Copying, Actor::Kernel, '◆'),
+    (PhaseKind::WithoutData, Actor::Thread, '·'),
+];
+
+/// Formats the report as text, in `width` columns or in 100 if that is less.
+pub fn text(report: &Report, width: usize) -> String {
+    let width = width.clamp(NARROWEST, WIDEST);
+    let canvas = Canvas { line: width - MARGIN };
+    let head = [
+        format!("Messages of {} B through each model, recorded on {}.", report.size, report.kernel),
+        format!("Each line is the run with the median time of {}.", report.runs),
+        "Time zero: the client begins to send.".to_owned(),
+    ];
+    let legend = SIGNS.map(|(kind, actor, sign)| format!("{sign} {}", words(kind, actor)));
+    let legend: Vec<String> = legend.into_iter().chain(["─ server code".to_owned()]).collect();
+    let mut out = fold(&head, " ", width).join("\n") + "\n\n";
+    out += &(fold(&legend, "   ", width).join("\n") + "\n");
+    for section in sections(report) {
+        let title = fold(&words_of(&section.title), " ", width).join("\n");
+        out += &format!("\n{title}\n\n");
+        out += &format!("{:MARGIN$}{}\n", "", canvas.scale(section.axis));
+        section.rows.iter().for_each(|row| out += &canvas.row(row, section.axis));
     }
     out
 }
 
-fn one(row: &Row, axis: Axis) -> String {
-    let mut out = format!("{:MARGIN$}", row.model);
-    match (&row.scene, &row.refusal) {
-        (Some(scene), _) => {
-            out += &bar(scene, axis);
-            let lines = [labels(scene, axis), row.lesson.to_owned()];
-            let lines = lines.into_iter().chain(wrap(&parts(scene)));
-            lines.for_each(|line| out += &format!("\n{:MARGIN$}{line}", ""));
+/// The place of a line of time.
+#[derive(Clone, Copy)]
+struct Canvas {
+    /// Its columns.
+    line: usize,
+}
+
+impl Canvas {
+    fn row(self, row: &Row<'_>, axis: Axis) -> String {
+        let mut lines = match row.timeline {
+            Ok(timeline) => vec![self.bar(timeline, axis), self.labels(timeline, axis)],
+            Err(reason) => fold(&words_of(&format!("not shown: {reason}")), " ", self.line),
+        };
+        if let Ok(timeline) = row.timeline {
+            lines.extend(fold(&words_of(row.summary), " ", self.line));
+            lines.extend(fold(&parts(timeline), " · ", self.line));
+            lines.retain(|line| !line.is_empty());
         }
-        (None, why) => {
-            let why = format!("not here: {}", why.as_deref().unwrap_or("nothing was seen"));
-            let words: Vec<String> = why.split_whitespace().map(str::to_owned).collect();
-            out += &fold(&words, " ").join(&format!("\n{:MARGIN$}", ""));
+        format!("{:MARGIN$}{}\n\n", row.model, lines.join(&format!("\n{:MARGIN$}", "")))
+    }
+
+    fn scale(self, axis: Axis) -> String {
+        let mut line = Line::new(self.line);
+        for tick in axis.ticks(self.line as i64 / 8) {
+            line.put(self.column(axis, tick), &format!("╷{}", micros(tick)));
         }
+        line.text
     }
-    out + "\n\n"
-}
 
-fn scale(axis: Axis) -> String {
-    let mut line = Line::new();
-    for tick in axis.ticks() {
-        let at = column(axis, tick);
-        line.put(at, &format!("╷{}", micros(tick)));
+    fn column(self, axis: Axis, at: i64) -> usize {
+        (axis.place(at, self.line as f64) as usize).min(self.line - 1)
     }
-    line.text()
-}
 
-fn column(axis: Axis, at: i64) -> usize {
-    (axis.place(at, LINE as f64) as usize).min(LINE - 1)
-}
+    fn bar(self, timeline: &CallTimeline, axis: Axis) -> String {
+        let mut cells = vec!['─'; self.line];
+        if let Some(first) = timeline.calls.first() {
+            // The time before belongs to an earlier message.
+            cells[..self.column(axis, first.begin)].fill(' ');
+        }
+        for (_, phase) in timeline.phases() {
+            let from = self.column(axis, phase.begin);
+            let to = phase.end.map_or(self.line, |end| self.column(axis, end));
+            // The shortest phase is visible.
+            let to = to.max(from + 1).min(self.line);
+            cells[from..to].fill(sign(phase));
+        }
+        cells.iter().collect()
+    }
 
-fn bar(scene: &Scene, axis: Axis) -> String {
-    let mut cells = ['─'; LINE];
-    if let Some(first) = scene.calls.first() {
-        // What came before is not shown: it was no part of this message.
-        cells[..column(axis, first.begin)].fill(' ');
+    /// Puts the names of the calls below their begins, or behind the name before.
+    fn labels(self, timeline: &CallTimeline, axis: Axis) -> String {
+        let mut line = Line::new(self.line);
+        for (call, name) in timeline.labels() {
+            line.put(self.column(axis, call.begin), &name);
+        }
+        line.text
     }
-    for phase in scene.calls.iter().flat_map(|call| &call.phases) {
-        let from = column(axis, phase.begin);
-        let to = phase.end.map_or(LINE, |end| column(axis, end));
-        // However short, it is there.
-        let to = to.max(from + 1).min(LINE);
-        cells[from..to].fill(sign(phase));
-    }
-    cells.iter().collect()
 }
 
 fn sign(phase: &Phase) -> char {
-    match (phase.kind, phase.who) {
-        (Kind::Waiting, _) => '░',
-        (Kind::Waking, _) => '▒',
-        (Kind::WakingAndCopying | Kind::Copying, Who::Kernel) => '◆',
-        (Kind::WakingAndCopying, _) => '▓',
-        (Kind::Copying, _) => '█',
-        (Kind::Asking, _) => '·',
-    }
+    let copies = phase.kind == PhaseKind::WakingAndCopying && phase.actor == Actor::Kernel;
+    let kind = if copies { PhaseKind::Copying } else { phase.kind };
+    let found = SIGNS.iter().find(|(it, actor, _)| (*it, *actor) == (kind, phase.actor));
+    found.map_or('─', |&(_, _, sign)| sign)
 }
 
-/// The calls' names below where they begin, or as near behind as there is room.
-fn labels(scene: &Scene, axis: Axis) -> String {
-    let mut line = Line::new();
-    for call in folded(&scene.calls) {
-        let name = match call {
-            [one] => one.label(),
-            tries => format!("{} tries", tries.len()),
-        };
-        line.put(column(axis, call[0].begin), &name);
+/// Returns the replies, and the calls with the duration of each phase.
+fn parts(timeline: &CallTimeline) -> Vec<String> {
+    let (least, most) = timeline.spread;
+    let reply = micros(timeline.received);
+    let mut parts = vec![
+        format!("reply after {reply} ({} to {})", micros(least), micros(most)),
+        calls(timeline),
+    ];
+    for (group, (_, label)) in timeline.groups().zip(timeline.labels()) {
+        let phases: Vec<String> = group.iter().flat_map(|call| &call.phases).map(phase).collect();
+        parts.push(match phases.len() {
+            1..=3 => format!("{label}: {}", phases.join(", ")),
+            _ => label,
+        });
     }
-    line.text()
-}
-
-/// Many calls in a row that only ask are one entry; else a call is one.
-pub(super) fn folded(calls: &[Step]) -> impl Iterator<Item = &[Step]> {
-    let asks = |call: &Step| call.phases.iter().all(|phase| phase.kind == Kind::Asking);
-    calls
-        .chunk_by(move |a, b| asks(a) && asks(b))
-        .flat_map(|group| if group.len() > 3 { group.chunks(group.len()) } else { group.chunks(1) })
-}
-
-/// Call by call: who did what, for how long.
-fn parts(scene: &Scene) -> Vec<String> {
-    let (least, most) = scene.spread;
-    let mut parts =
-        vec![format!("echo {} ({} to {})", micros(scene.received), micros(least), micros(most))];
-    for call in folded(&scene.calls) {
-        let phases: Vec<String> = call.iter().flat_map(|call| &call.phases).map(phase).collect();
-        match call {
-            [one] => parts.push(format!("{}: {}", one.label(), phases.join(", "))),
-            tries => parts.push(format!("{} tries", tries.len())),
-        }
-    }
-    if !scene.asleep.is_empty() {
-        parts.push(format!("others asleep in {}", scene.asleep.join(", ")));
+    if !timeline.asleep.is_empty() {
+        parts.push(format!("other threads sleep in {}", timeline.asleep.join(", ")));
     }
     parts
 }
 
+/// Counts the calls of a timeline.
+pub(super) fn calls(timeline: &CallTimeline) -> String {
+    match timeline.finished_calls() {
+        Some(1) => "1 call".to_owned(),
+        Some(calls) => format!("{calls} calls"),
+        None => "calls without end".to_owned(),
+    }
+}
+
 fn phase(phase: &Phase) -> String {
-    let who = if phase.who == Who::Kernel { "kernel " } else { "" };
     let length = phase.length().map(|length| format!(" {}", micros(length))).unwrap_or_default();
-    let within =
-        if phase.kind == Kind::Copying && phase.who == Who::Kernel { " within" } else { "" };
-    format!("{who}{}{within}{length}", phase.kind.words())
+    format!("{}{length}", phase.words())
 }
 
-fn wrap(parts: &[String]) -> Vec<String> {
-    fold(parts, " · ")
+fn words_of(sentence: &str) -> Vec<String> {
+    sentence.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Lines of no more than the line of time, broken between parts.
-fn fold(parts: &[String], between: &str) -> Vec<String> {
+/// Joins parts to lines of at most `width` columns, where that is possible.
+pub(crate) fn fold(parts: &[String], between: &str, width: usize) -> Vec<String> {
+    let columns = |text: &str| text.chars().count();
     let mut lines: Vec<String> = Vec::new();
     for part in parts {
         match lines.last_mut() {
-            Some(line)
-                if line.chars().count() + between.chars().count() + part.chars().count()
-                    <= LINE =>
-            {
+            Some(line) if columns(line) + columns(between) + columns(part) <= width => {
                 line.push_str(between);
                 line.push_str(part);
+            }
+            _ if columns(part) > width && part.contains(' ') => {
+                lines.extend(fold(&words_of(part), " ", width));
             }
             _ => lines.push(part.clone()),
         }
@@ -151,29 +166,26 @@ fn fold(parts: &[String], between: &str) -> Vec<String> {
     lines
 }
 
-/// A line of words, each at its place or behind the one before.
+/// A line of words, each at its column or behind the word before.
 struct Line {
     text: String,
+    used: usize,
     width: usize,
 }
 
 impl Line {
-    fn new() -> Line {
-        Line { text: String::new(), width: 0 }
+    fn new(width: usize) -> Line {
+        Line { text: String::new(), used: 0, width }
     }
 
-    /// Puts a word there, if it still fits.
+    /// Puts a word at this column, if it fits.
     fn put(&mut self, at: usize, word: &str) {
-        let at = if self.width == 0 { at } else { at.max(self.width + 1) };
-        let width = word.chars().count();
-        if at + width <= LINE {
-            self.text.extend(std::iter::repeat_n(' ', at - self.width));
+        let at = if self.used == 0 { at } else { at.max(self.used + 1) };
+        let columns = word.chars().count();
+        if at + columns <= self.width {
+            self.text.extend(std::iter::repeat_n(' ', at - self.used));
             self.text.push_str(word);
-            self.width = at + width;
+            self.used = at + columns;
         }
-    }
-
-    fn text(self) -> String {
-        self.text
     }
 }
