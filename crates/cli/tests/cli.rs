@@ -274,6 +274,20 @@ fn every_model_says_its_name() {
 }
 
 #[test]
+fn the_list_of_models_fits_the_terminal() {
+    for width in [80, 120] {
+        let mut command = Command::new(PROACTOR);
+        let output = command.arg("models").env("COLUMNS", width.to_string()).output().unwrap();
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let most = text.lines().map(|line| line.chars().count()).max();
+        assert!(most <= Some(width), "{text}");
+        for word in ["level-triggered", "edge-triggered", "one-shot"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+    }
+}
+
+#[test]
 fn every_model_is_listed_with_its_cost_and_whether_it_works_here() {
     let table = Launch::new(PROACTOR, &["models"]).run();
     assert_eq!((table.code(), &*table.stderr), (Some(0), ""), "{table:?}");

@@ -343,7 +343,8 @@ fn a_server_that_hangs_is_a_row_with_its_last_words() {
 fn what_is_known_beforehand_is_a_row_and_not_tried() {
     assert_eq!(
         reason("blocking", Budget::Rounds(1)),
-        "does not serve several at a time: the next is let in when the one before has gone"
+        "does not serve several connections at once: the next is accepted when the current one is \
+         closed"
     );
 }
 

@@ -78,42 +78,42 @@ impl Ability {
     /// What a model does not do that lacks it.
     pub fn denied(self) -> &'static str {
         match self {
-            Ability::Crowd => "does not serve several at a time",
-            Ability::Duplex => "does not receive while it cannot send",
-            Ability::Frugality => "does not keep an idle crowd cheaply",
+            Ability::Crowd => "does not serve several connections at once",
+            Ability::Duplex => "does not receive while a send blocks",
+            Ability::Frugality => "does not keep idle connections cheaply",
             Ability::Console => "has no console",
         }
     }
 }
 
-/// What there is to know of a model before one tries it.
+/// Facts about a model.
 #[derive(Debug, Clone, Copy)]
 pub struct About {
-    /// How it waits, in a few words.
+    /// How the model waits, in a few words.
     pub mechanism: &'static str,
-    /// The system calls that a message costs while there is one at a time.
+    /// The system calls per message, with one message at a time.
     pub calls: &'static str,
-    /// What bounds it, or what it costs beyond the calls.
+    /// The limits and the costs apart from the calls.
     pub limits: &'static str,
-    /// Since which Linux.
+    /// The first version of Linux that has it.
     pub since: &'static str,
 }
 
 impl Model {
-    /// All of them, newest first; then those that are there to learn from.
+    /// Every model, in historical order. All lists of models have this order.
     pub const ALL: [Model; 12] = [
-        Model::Uring,
+        Model::Blocking,
+        Model::Process,
+        Model::Nonblocking,
+        Model::Select,
+        Model::Poll,
+        Model::Thread,
+        Model::Sigio,
         Model::Epoll,
         Model::EpollEt,
-        Model::Poll,
-        Model::Select,
         Model::EpollOneshot,
-        Model::Sigio,
-        Model::Nonblocking,
         Model::Coroutine,
-        Model::Thread,
-        Model::Process,
-        Model::Blocking,
+        Model::Uring,
     ];
 
     /// Its name on the command line.
@@ -134,98 +134,100 @@ impl Model {
         }
     }
 
-    /// What there is to know of it.
+    /// Returns the facts about the model.
     pub fn about(self) -> About {
         let about = |mechanism, calls, limits, since| About { mechanism, calls, limits, since };
         match self {
             Model::Uring => about(
-                "asynchronous: the kernel does it, and says when it is done",
-                "1: enter",
-                "locked memory (`ulimit -l`) on many kernels; often forbidden in containers",
+                "completion: the kernel does the I/O and reports the result",
+                "1: io_uring_enter",
+                "locked memory (`ulimit -l`) on old kernels; forbidden in many containers",
                 "5.6",
             ),
             Model::Epoll => about(
-                "readiness, told as long as it lasts",
-                "3: wait, recv, send",
-                "a call for each change of interest",
+                "readiness, level-triggered",
+                "3: epoll_wait, recv, send",
+                "an epoll_ctl for each change of interest",
                 "2.6",
             ),
             Model::EpollEt => about(
-                "readiness, told when it begins",
-                "3: wait, recv, send",
-                "what was told has to be remembered",
+                "readiness, edge-triggered",
+                "3: epoll_wait, recv, send",
+                "the server must remember which sockets are still ready",
                 "2.6",
             ),
             Model::Poll => about(
-                "readiness, all asked at every wait",
+                "readiness, level-triggered (a list of all sockets)",
                 "3: poll, recv, send",
-                "a wait costs all that is watched",
+                "each wait takes time for every connection",
                 "2.2",
             ),
             Model::Select => about(
-                "readiness, three sets of bits at every wait",
+                "readiness, level-triggered (three bit sets)",
                 "3: select, recv, send",
-                "descriptors below 1024 (FD_SETSIZE)",
+                "descriptors below 1024 (FD_SETSIZE); a wait takes time for each",
                 "1.0",
             ),
             Model::EpollOneshot => about(
-                "readiness, told once until asked again",
-                "4: wait, recv, send, arm",
-                "made for threads that share an epoll",
+                "readiness, one-shot",
+                "4: epoll_wait, recv, send, epoll_ctl",
+                "useful only if several threads share an epoll",
                 "2.6.2",
             ),
             Model::Sigio => about(
-                "a signal at every change",
-                "5: wait, take the signal, look, recv, send",
-                "`ulimit -i` signals queued; beyond, all are looked at",
+                "a real-time signal for each change (O_ASYNC)",
+                "5: poll, read (the signal), poll, recv, send",
+                "`ulimit -i` queued signals; after an overflow all sockets are polled",
                 "2.6.32",
             ),
             Model::Nonblocking => about(
-                "none is asked, all are tried",
-                "a recv of each connection at every round",
-                "burns a CPU, or is late by --idle-sleep",
+                "busy polling: recv on every socket",
+                "a recv for each connection and pass",
+                "uses a whole CPU, or adds the delay of --idle-sleep",
                 "1.0",
             ),
             Model::Coroutine => about(
-                "a task each, which an executor resumes (tokio, on epoll)",
-                "3: wait, recv, send",
-                "a task's memory for each connection; waits are counted as tokio counts its parks",
+                "a task per connection, on an executor (tokio, on epoll)",
+                "3: epoll_wait, recv, send",
+                "the memory of a task per connection",
                 "2.6",
             ),
             Model::Thread => about(
-                "a thread each, which sleeps in recv",
+                "a thread per connection, blocked in recv",
                 "2: recv, send",
-                "a stack and a switch for each connection",
+                "a stack per connection; a context switch per message",
                 "2.6",
             ),
             Model::Process => about(
-                "a forked child each, which sleeps in recv",
+                "a forked process per connection, blocked in recv",
                 "2: recv, send",
-                "a process for each connection; a fork for each that comes",
+                "a process per connection; a fork per accept",
                 "2.6.22",
             ),
             Model::Blocking => about(
-                "sleeps in recv, for one connection",
+                "blocked in recv, for one connection",
                 "2: recv, send",
-                "one connection at a time: the next one waits",
+                "one connection at a time; further ones wait",
                 "1.0",
             ),
         }
     }
 
-    /// Why it cannot do that, if it cannot. The one table of what is left out: the conformance
-    /// tests and `proactor models` read it.
+    /// Returns the reason if the model lacks an ability. The conformance tests and `proactor
+    /// models` read this table.
     pub fn lacks(self, ability: Ability) -> Option<&'static str> {
         match (self, ability) {
             (Model::Blocking, Ability::Crowd) => {
-                Some("the next is let in when the one before has gone")
+                Some("the next is accepted when the current one is closed")
             }
             (Model::Blocking | Model::Thread, Ability::Duplex) => {
-                Some("who sleeps in a send hears nothing")
+                Some("a thread blocked in send cannot receive")
             }
-            (Model::Thread, Ability::Frugality) => Some("each has a thread"),
-            (Model::Process, Ability::Frugality) => Some("each has a process"),
-            (Model::Process, Ability::Console) => Some("each connection is another process's"),
+            (Model::Thread, Ability::Frugality) => Some("each connection has a thread"),
+            (Model::Process, Ability::Frugality) => Some("each connection has a process"),
+            (Model::Process, Ability::Console) => {
+                Some("each connection belongs to another process")
+            }
             _ => None,
         }
     }
@@ -235,7 +237,7 @@ impl Model {
         !matches!(self, Model::Coroutine | Model::Thread | Model::Process | Model::Blocking)
     }
 
-    /// What keeps it from being used here, if anything does.
+    /// Returns the reason if the model does not work on this machine.
     pub fn refusal(self) -> Option<String> {
         match self {
             Model::Uring => Kernel::detect().err().map(|refusal| refusal.to_string()),
@@ -270,7 +272,7 @@ impl FromStr for Choice {
         let found = Model::ALL.into_iter().find(|model| model.name() == name);
         found.map(Choice::Model).ok_or_else(|| {
             let names = Model::ALL.map(Model::name).join(", ");
-            format!("no model {name:?}: one of {names}, auto")
+            format!("unknown model {name:?}: use one of {names}, auto")
         })
     }
 }
@@ -291,13 +293,13 @@ impl Chosen {
             Model::Uring => self.kernel.describe(),
             Model::Epoll => "readiness, level-triggered".to_owned(),
             Model::EpollEt => "readiness, edge-triggered".to_owned(),
-            Model::EpollOneshot => "readiness, reported once until asked again".to_owned(),
-            Model::Sigio => "readiness, a real-time signal for every change".to_owned(),
-            Model::Nonblocking => "every socket is tried at every round".to_owned(),
-            Model::Poll | Model::Select => "readiness, all descriptors at every wait".to_owned(),
-            Model::Coroutine => "a task for each connection, on tokio".to_owned(),
-            Model::Thread => "a thread for each connection".to_owned(),
-            Model::Process => "a process for each connection".to_owned(),
+            Model::EpollOneshot => "readiness, one-shot".to_owned(),
+            Model::Sigio => "readiness, by real-time signals".to_owned(),
+            Model::Nonblocking => "busy polling".to_owned(),
+            Model::Poll | Model::Select => "readiness, level-triggered".to_owned(),
+            Model::Coroutine => "a task per connection, on tokio".to_owned(),
+            Model::Thread => "a thread per connection".to_owned(),
+            Model::Process => "a process per connection".to_owned(),
             Model::Blocking => "one connection at a time".to_owned(),
         }
     }

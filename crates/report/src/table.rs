@@ -26,7 +26,6 @@ impl Table {
         let aligns: Vec<Align> = columns.iter().map(|&(_, align)| align).collect();
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING);
-        // The table does not adapt to the terminal, which wraps long lines itself.
         table.set_content_arrangement(ContentArrangement::Disabled);
         let mut whole = Table { table, aligns };
         let heading = whole.cells(columns.iter().map(|&(name, _)| name.to_owned()));
@@ -35,6 +34,12 @@ impl Table {
             column.set_padding((0, 2));
         }
         whole
+    }
+
+    /// Wraps the cells so that a row is at most this wide.
+    pub fn fit(&mut self, width: usize) {
+        self.table.set_content_arrangement(ContentArrangement::Dynamic);
+        self.table.set_width(width.try_into().unwrap_or(u16::MAX));
     }
 
     /// Adds a row with one cell for each column.

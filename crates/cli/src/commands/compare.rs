@@ -30,8 +30,8 @@ use proactor_report::units;
 /// the run void.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
-    /// Models to compare, separated by commas, or all: uring, epoll, epoll-et, poll, select,
-    /// epoll-oneshot, sigio, nonblocking, coroutine, thread, process, blocking. -NAME removes one,
+    /// Models to compare, separated by commas, or all: blocking, process, nonblocking, select,
+    /// poll, thread, sigio, epoll, epoll-et, epoll-oneshot, coroutine, uring. -NAME removes one,
     /// as in all,-process; NAME+trace records into a file, as `serve --trace=FILE` does. A model
     /// that does not work here is a row with the reason
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = MODELS)]

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::output;
+use super::{output, terminal_width};
+use crate::explain::fold;
 use proactor_models::model::{Ability, About, Model};
 use proactor_report::{Align, Table};
 
@@ -49,12 +50,24 @@ impl Args {
             let models = Models { schema: "proactor.models/1", models: rows.into() };
             return Ok(output::print(&(serde_json::to_string_pretty(&models)? + "\n"))?);
         }
-        let mut text = format!("{}\n\n", table(&rows));
-        for (row, lack) in rows.iter().flat_map(|row| row.lacks.iter().map(move |it| (row, it))) {
-            text.push_str(&format!("{} {}: {}\n", row.model, lack.what, lack.why));
+        let mut table = table(&rows);
+        terminal_width().inspect(|&width| table.fit(width));
+        let mut text = format!("{table}\n\n");
+        for row in &rows {
+            let refusal = row.refusal.iter().map(|why| format!("does not work here: {why}"));
+            let lacks = row.lacks.iter().map(|lack| format!("{}: {}", lack.what, lack.why));
+            for remark in refusal.chain(lacks) {
+                text += &wrapped(&format!("{} {remark}", row.model));
+            }
         }
         Ok(output::print(&text)?)
     }
+}
+
+/// Wraps a sentence to the terminal.
+fn wrapped(sentence: &str) -> String {
+    let words: Vec<String> = sentence.split(' ').map(str::to_owned).collect();
+    fold(&words, " ", terminal_width().unwrap_or(usize::MAX)).join("\n  ") + "\n"
 }
 
 fn row(model: Model) -> Row {
@@ -79,9 +92,10 @@ fn table(rows: &[Row]) -> Table {
     let columns = ["model", "how it waits", "calls per message", "limits", "Linux", "here"];
     let mut table = Table::new(&columns.map(|name| (name, Align::Left)));
     for row in rows {
-        let here = row.refusal.as_ref().map_or("yes".to_owned(), |why| format!("no: {why}"));
-        let words = [row.model, row.mechanism, row.calls_per_message, row.limits, row.since_linux];
-        table.row(words.map(str::to_owned).into_iter().chain([here]));
+        let here = if row.usable { "yes" } else { "no" };
+        let words =
+            [row.model, row.mechanism, row.calls_per_message, row.limits, row.since_linux, here];
+        table.row(words.map(str::to_owned));
     }
     table
 }

@@ -35,8 +35,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR[=PROTOCOL]", default_value = "127.0.0.1:7000")]
     listen: Vec<Listen>,
 
-    /// I/O model: uring, epoll, epoll-et, poll, select, epoll-oneshot, sigio, nonblocking,
-    /// coroutine, thread, process, blocking, or auto (the best that works on this machine); see
+    /// I/O model: blocking, process, nonblocking, select, poll, thread, sigio, epoll, epoll-et,
+    /// epoll-oneshot, coroutine, uring, or auto (the best that works on this machine); see
     /// `proactor models` [default: auto; for `reactor`: epoll]
     #[arg(long, value_name = "MODEL")]
     model: Option<Choice>,
