@@ -1,9 +1,8 @@
 //! The interactive client: sends its input to the servers, prints their replies.
 //!
-//! One loop over non-blocking sockets and the input, on the core's [`Epoll`]. Each iteration
-//! compares the interest of a connection (receive, send, close) with its registration. Memory is
-//! bounded: the input is not read while a connection has `UNSENT_MAX` bytes to send, and received
-//! bytes are written before the next receive.
+//! Blocking calls in threads: one reads the input, and two per connection receive and send. The
+//! calling thread only handles their events. Memory is bounded: a connection has at most
+//! `QUEUED` blocks to send, and received bytes are printed before the next receive.
 //!
 //! **One server** receives the bytes unchanged. **Several servers** receive lines: see `lines.rs`.
 //!
@@ -12,34 +11,30 @@
 //! not read any more for it, and the writer sees a broken pipe; a file has no writer, so all of it
 //! is read and sent.
 
-mod connection;
 mod lines;
-mod source;
 
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
-use connection::Connection;
 use lines::{Labelled, Router, To};
-use proactor::address::Address;
-use proactor::buffer::Chunk;
-use proactor::os::{self, ShutdownSignal};
-use proactor::selector::{Epoll, Interest, Key, Poll, Ready, Selector, Trigger};
-use source::Source;
+use socket2::{Domain, SockAddr, Socket, Type};
 
-/// The input is not read while a connection has this many bytes to send.
-const UNSENT_MAX: usize = 256 << 10;
+use proactor::address::Address;
+use proactor::os::{self, ShutdownSignal};
+
 /// Maximum bytes of one read, from the input or from a server.
 const READ_MAX: usize = 64 << 10;
-
-/// The key of a connection is its index; these two keys are never an index.
-const STOP: Key = Key(u64::MAX);
-const INPUT: Key = Key(u64::MAX - 1);
+/// Maximum blocks that wait to be sent on a connection.
+const QUEUED: usize = 4;
 
 /// The bytes to send.
 #[derive(Debug)]
@@ -77,7 +72,7 @@ pub enum Failure {
     Input(io::Error),
     /// The output cannot be written; a closed pipe is one case.
     Output(io::Error),
-    /// Readiness cannot be awaited.
+    /// The signal to stop cannot be awaited.
     Wait(io::Error),
 }
 
@@ -86,7 +81,7 @@ impl fmt::Display for Failure {
         f.write_str(match self {
             Failure::Input(_) => "cannot read standard input",
             Failure::Output(_) => "cannot write to standard output",
-            Failure::Wait(_) => "cannot wait for the servers",
+            Failure::Wait(_) => "cannot wait for signals",
         })
     }
 }
@@ -99,10 +94,14 @@ impl Error for Failure {
     }
 }
 
+/// What a thread sends to the calling thread.
+enum Notice {
+    Event(Event),
+    /// The whole client ends, because of a failure or of the signal to stop.
+    End(Result<(), Failure>),
+}
+
 /// Connects to all servers at once, and runs until every connection is closed or `stop` is set.
-///
-/// The descriptors of input and output keep their flags: O_NONBLOCK belongs to the open file, which
-/// the shell shares.
 ///
 /// # Errors
 /// The client itself fails. The failure of one connection is reported, and ends no other.
@@ -113,297 +112,300 @@ pub fn run(
     stop: &ShutdownSignal,
     report: &mut dyn FnMut(Event),
 ) -> Result<(), Failure> {
-    let mut selector = Epoll::new(Trigger::Level).map_err(Failure::Wait)?;
-    selector.add(stop.as_fd(), STOP, Interest::READ).map_err(Failure::Wait)?;
+    let (notices, received) = channel();
     let several = addresses.len() > 1;
-    let mut client = Client {
-        selector,
-        connections: addresses.iter().map(|_| None).collect(),
-        source: Source::new(script).map_err(Failure::Wait)?,
-        router: several.then(Router::new),
-        labels: (1..=addresses.len()).filter(|_| several).map(Labelled::new).collect(),
-        output,
-        stop,
-        stopped: false,
-        report,
-        buffer: vec![0; READ_MAX],
-    };
+    let labels = (1..=addresses.len()).filter(|_| several).map(Labelled::new).collect();
+    let output = Arc::new(Mutex::new(Output { file: output, labels }));
+    let waits = stop.as_fd().try_clone_to_owned().map_err(Failure::Wait)?;
+    let to = notices.clone();
+    thread::spawn(move || drop(to.send(Notice::End(await_signal(&waits)))));
+    let sends_all = is_sent_whole(&script).map_err(Failure::Input)?;
+    let mut queues = Vec::new();
     for (at, address) in addresses.iter().enumerate() {
-        client.connect(at, address);
+        let (queue, blocks) = sync_channel(QUEUED);
+        queues.push(Some(queue.clone()));
+        let connection =
+            Connection { at, sends_all, queue, output: output.clone(), notices: notices.clone() };
+        let address = address.clone();
+        thread::spawn(move || connection.run(&address, blocks));
     }
-    client.run()
+    let (resolved, all_resolved) = channel();
+    let input = Input { queues, router: several.then(Router::new), output, notices };
+    thread::spawn(move || input.run(script, &all_resolved));
+
+    let (mut connecting, mut open) = (addresses.len(), addresses.len());
+    while open > 0 {
+        match received.recv().expect("the thread that waits for the signal has not ended") {
+            Notice::End(result) => return result,
+            Notice::Event(event) => {
+                let (established, ended) = match event {
+                    Event::Connected(_) => (1, 0),
+                    Event::Refused(..) => (1, 1),
+                    Event::Closed(_) | Event::Broken(..) => (0, 1),
+                    Event::NoServer(_) => (0, 0),
+                };
+                (connecting, open) = (connecting - established, open - ended);
+                report(event);
+                if established > 0 && connecting == 0 {
+                    let _ = resolved.send(());
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
-struct Client<'a> {
-    selector: Epoll,
-    /// `None` for a closed connection.
-    connections: Vec<Option<Connection>>,
-    source: Source,
+/// Waits for the signal to stop.
+fn await_signal(stop: &OwnedFd) -> Result<(), Failure> {
+    let events = libc::POLLIN;
+    let mut poll = [libc::pollfd { fd: stop.as_raw_fd(), events, revents: 0 }];
+    loop {
+        match os::poll(&mut poll, None) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result.map(drop).map_err(Failure::Wait),
+        }
+    }
+}
+
+/// Returns true if the script is sent even after a server has closed its side: a regular file has
+/// no writer that could notice. So has /dev/null; a script of parts has its own end.
+fn is_sent_whole(script: &Script) -> io::Result<bool> {
+    match script {
+        Script::Input(file) => file.metadata().map(|file| file.is_file()),
+        Script::Parts { .. } => Ok(false),
+    }
+}
+
+/// Reads the script and queues it for the connections.
+struct Input {
+    /// The queue of each connection; `None` after its end.
+    queues: Vec<Option<SyncSender<Block>>>,
     /// Finds the server of each line; `None` with one server.
     router: Option<Router>,
+    output: Arc<Mutex<Output>>,
+    notices: Sender<Notice>,
+}
+
+/// What a connection sends: bytes, or its half-close.
+enum Block {
+    Bytes(Arc<[u8]>),
+    End,
+}
+
+impl Input {
+    /// Queues the whole script. `all_resolved` gets a message when no connection is connecting.
+    fn run(mut self, script: Script, all_resolved: &Receiver<()>) {
+        match script {
+            Script::Input(file) => {
+                if let Err(error) = self.read(file) {
+                    let _ = self.notices.send(Notice::End(Err(Failure::Input(error))));
+                }
+            }
+            Script::Parts { parts, pause } => {
+                let _ = all_resolved.recv();
+                for part in parts {
+                    self.queue(To::All, &part);
+                    thread::sleep(pause);
+                    // The bytes received in the pause are the reply, even without a newline.
+                    let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Err(error) = output.print_unfinished() {
+                        let _ = self.notices.send(Notice::End(Err(Failure::Output(error))));
+                    }
+                }
+            }
+        }
+        self.queues.into_iter().flatten().for_each(|queue| drop(queue.send(Block::End)));
+    }
+
+    /// Reads the input while a connection takes it.
+    fn read(&mut self, mut file: File) -> io::Result<()> {
+        let mut buffer = vec![0; READ_MAX];
+        let mut router = self.router.take();
+        while self.queues.iter().any(Option::is_some) {
+            let length = match file.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    await_ready(&file, libc::POLLIN)?;
+                    continue;
+                }
+                result => result?,
+            };
+            match (&mut router, length) {
+                (Some(router), 0) => router.finish(&mut |to, bytes| self.queue(to, bytes)),
+                (Some(router), _) => {
+                    router.push(&buffer[..length], &mut |to, bytes| self.queue(to, bytes));
+                }
+                (None, _) => self.queue(To::All, &buffer[..length]),
+            }
+            if length == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues bytes for their servers. Waits while a queue is full.
+    fn queue(&mut self, to: To, bytes: &[u8]) {
+        let block: Arc<[u8]> = bytes.into();
+        let send = |queue: &mut Option<SyncSender<Block>>| {
+            let sent =
+                queue.as_ref().is_some_and(|it| it.send(Block::Bytes(block.clone())).is_ok());
+            if !sent {
+                *queue = None;
+            }
+            sent
+        };
+        match to {
+            To::All => self.queues.iter_mut().for_each(|queue| {
+                send(queue);
+            }),
+            To::One(at) => {
+                if !self.queues.get_mut(at).is_some_and(send) {
+                    let server = format!("@{}", at.wrapping_add(1));
+                    let _ = self.notices.send(Notice::Event(Event::NoServer(server)));
+                }
+            }
+        }
+    }
+}
+
+/// One connection.
+struct Connection {
+    at: usize,
+    /// Whether everything queued is sent even after the server has closed its side.
+    sends_all: bool,
+    /// Ends the sender when the server has closed its side.
+    queue: SyncSender<Block>,
+    output: Arc<Mutex<Output>>,
+    notices: Sender<Notice>,
+}
+
+impl Connection {
+    /// Connects, sends and receives until the end, and reports it.
+    fn run(self, address: &Address, blocks: Receiver<Block>) {
+        let Connection { at, sends_all, queue, output, notices } = self;
+        let report = |event| drop(notices.send(Notice::Event(event)));
+        let [receiver, sender] = match connect(address) {
+            Ok(ends) => ends,
+            Err(error) => return report(Event::Refused(at, error)),
+        };
+        report(Event::Connected(at));
+        let sender = thread::spawn(move || send(sender, &blocks));
+        let received = receive(receiver, |bytes| {
+            let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+            output.print(at, bytes).map_err(Failure::Output)
+        });
+        let received = match received {
+            Ok(received) => received,
+            Err(failure) => return drop(notices.send(Notice::End(Err(failure)))),
+        };
+        if received.is_ok() && !sends_all {
+            let _ = queue.send(Block::End);
+        }
+        drop(queue);
+        let sent = match received {
+            // The error of the sender is known only if it has ended.
+            Ok(()) => sender.join().expect("the sender does not panic"),
+            Err(_) => Ok(()),
+        };
+        let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = output.finish(at) {
+            return drop(notices.send(Notice::End(Err(Failure::Output(error)))));
+        }
+        report(match received.and(sent) {
+            Ok(()) => Event::Closed(at),
+            Err(error) => Event::Broken(at, error),
+        });
+    }
+}
+
+fn connect(address: &Address) -> io::Result<[Socket; 2]> {
+    let (domain, to) = match address {
+        Address::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
+        Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+    };
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    socket.connect(&to)?;
+    if domain != Domain::UNIX {
+        socket.set_tcp_nodelay(true)?;
+    }
+    Ok([socket.try_clone()?, socket])
+}
+
+/// Receives until the end of the stream. The outer error is that of `print`.
+fn receive(
+    socket: Socket,
+    mut print: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<io::Result<()>, Failure> {
+    let mut buffer = vec![0; READ_MAX];
+    loop {
+        match (&socket).read(&mut buffer) {
+            Ok(0) => return Ok(Ok(())),
+            Ok(length) => print(&buffer[..length])?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+}
+
+/// Sends what is queued, then shuts the sending side down.
+fn send(socket: Socket, blocks: &Receiver<Block>) -> io::Result<()> {
+    while let Ok(Block::Bytes(bytes)) = blocks.recv() {
+        (&socket).write_all(&bytes)?;
+    }
+    // It fails after a reset, which the receiver reports.
+    let _ = socket.shutdown(Shutdown::Write);
+    Ok(())
+}
+
+/// The output, shared by all connections.
+struct Output {
+    file: File,
     /// Adds the number of the server to its lines; empty with one server.
     labels: Vec<Labelled>,
-    output: File,
-    stop: &'a ShutdownSignal,
-    /// Whether `stop` is set.
-    stopped: bool,
-    report: &'a mut dyn FnMut(Event),
-    buffer: Vec<u8>,
 }
 
-impl Client<'_> {
-    fn run(&mut self) -> Result<(), Failure> {
-        let mut ready = Vec::new();
-        loop {
-            self.update()?;
-            if self.stopped || self.connections.iter().all(Option::is_none) {
-                return Ok(());
+impl Output {
+    fn print(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        match self.labels.get_mut(at) {
+            Some(labels) => {
+                let lines = labels.push(bytes);
+                self.write(&lines)
             }
-            ready.clear();
-            let timeout = self.timeout();
-            self.selector.wait(&mut ready, timeout).map_err(Failure::Wait)?;
-            for &report in &ready {
-                match report.key {
-                    STOP => self.stopped = true,
-                    INPUT => self.read()?,
-                    Key(at) => self.handle(at as usize, report)?,
+            None => self.write(bytes),
+        }
+    }
+
+    /// Prints the last line of a server, which has no end.
+    fn finish(&mut self, at: usize) -> io::Result<()> {
+        let line = self.labels.get_mut(at).map(Labelled::finish).unwrap_or_default();
+        self.write(&line)
+    }
+
+    fn print_unfinished(&mut self) -> io::Result<()> {
+        (0..self.labels.len()).try_for_each(|at| self.finish(at))
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.file.write(bytes) {
+                Ok(length) => bytes = &bytes[length..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Another process has made the terminal non-blocking.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    await_ready(&self.file, libc::POLLOUT)?;
                 }
+                Err(error) => return Err(error),
             }
-            if self.source.is_file() && self.wants_input() {
-                self.read()?;
-            }
-            self.send_part()?;
-        }
-    }
-
-    /// Starts to connect. An immediate failure is reported.
-    fn connect(&mut self, at: usize, address: &Address) {
-        match Connection::start(address) {
-            Ok(connection) => self.connections[at] = Some(connection),
-            Err(error) => (self.report)(Event::Refused(at, error)),
-        }
-    }
-
-    /// Updates every registration, and removes closed connections.
-    fn update(&mut self) -> Result<(), Failure> {
-        let is_file = self.source.is_file();
-        for at in 0..self.connections.len() {
-            let Some(connection) = &mut self.connections[at] else { continue };
-            if connection.is_over(is_file) {
-                let broken = connection.broken.take();
-                self.remove(
-                    at,
-                    broken.map_or(Event::Closed(at), |error| Event::Broken(at, error)),
-                )?;
-                continue;
-            }
-            if self.source.is_done() {
-                connection.finish();
-            }
-            let interest = connection.interest();
-            let fd = connection.socket.as_fd();
-            watch(&mut self.selector, fd, Key(at as u64), &mut connection.watched, interest)
-                .map_err(Failure::Wait)?;
-        }
-        let interest = Interest { readable: self.wants_input(), writable: false };
-        self.source.watch(&mut self.selector, interest).map_err(Failure::Wait)
-    }
-
-    fn remove(&mut self, at: usize, event: Event) -> Result<(), Failure> {
-        let connection = self.connections[at].take().expect("a connection ends once");
-        if connection.watched.is_some() {
-            self.selector.remove(connection.socket.as_fd()).map_err(Failure::Wait)?;
-        }
-        self.print_unfinished(at)?;
-        (self.report)(event);
-        Ok(())
-    }
-
-    /// Returns true if a server can take more input, and no connection has too much to send.
-    fn wants_input(&self) -> bool {
-        let is_file = self.source.is_file();
-        let mut takers =
-            self.connections.iter().flatten().filter(|it| it.takes(is_file)).peekable();
-        !self.source.is_done()
-            && takers.peek().is_some()
-            && takers.all(|connection| connection.unsent.bytes() < UNSENT_MAX)
-    }
-
-    fn is_connecting(&self) -> bool {
-        self.connections.iter().flatten().any(|connection| !connection.connected)
-    }
-
-    fn timeout(&self) -> Option<Duration> {
-        match &self.source {
-            // A regular file is always ready, and epoll refuses it.
-            Source::File(_) => self.wants_input().then_some(Duration::ZERO),
-            Source::Parts { due, .. } if !self.is_connecting() => {
-                Some(due.saturating_duration_since(Instant::now()))
-            }
-            _ => None,
-        }
-    }
-
-    /// Reads the input once, and queues the bytes for their servers.
-    fn read(&mut self) -> Result<(), Failure> {
-        let (Source::Stream(file, _) | Source::File(file)) = &mut self.source else {
-            return Ok(());
-        };
-        let mut queue = |to, bytes: &[u8]| queue(&mut self.connections, self.report, to, bytes);
-        match file.read(&mut self.buffer) {
-            Ok(0) => {
-                self.router.iter_mut().for_each(|router| router.finish(&mut queue));
-                self.finish_input()?;
-            }
-            Ok(n) => match &mut self.router {
-                Some(router) => router.push(&self.buffer[..n], &mut queue),
-                None => queue(To::All, &self.buffer[..n]),
-            },
-            Err(error) if is_transient(&error) => {}
-            Err(error) => return Err(Failure::Input(error)),
         }
         Ok(())
     }
-
-    fn finish_input(&mut self) -> Result<(), Failure> {
-        self.source.watch(&mut self.selector, Interest::NONE).map_err(Failure::Wait)?;
-        self.source = Source::Done;
-        Ok(())
-    }
-
-    /// Queues the next part when its time has come.
-    fn send_part(&mut self) -> Result<(), Failure> {
-        let connecting = self.is_connecting();
-        let Source::Parts { parts, pause, due } = &mut self.source else { return Ok(()) };
-        let now = Instant::now();
-        if connecting || now < *due {
-            return Ok(());
-        }
-        *due = now + *pause;
-        match parts.pop_front() {
-            Some(part) => queue(&mut self.connections, self.report, To::All, &part),
-            None => self.source = Source::Done,
-        }
-        // Bytes received during the pause are the reply to the part before, even without a newline.
-        (0..self.connections.len()).try_for_each(|at| self.print_unfinished(at))
-    }
-
-    /// Handles the readiness of a connection.
-    fn handle(&mut self, at: usize, report: Ready) -> Result<(), Failure> {
-        let Some(connection) = &mut self.connections[at] else { return Ok(()) };
-        if !connection.connected {
-            return match connection.check_connected() {
-                Ok(true) => {
-                    (self.report)(Event::Connected(at));
-                    Ok(())
-                }
-                Ok(false) => Ok(()),
-                Err(error) => self.remove(at, Event::Refused(at, error)),
-            };
-        }
-        if report.writable {
-            connection.send();
-        }
-        if !report.readable || connection.peer_closed {
-            return Ok(());
-        }
-        match os::recv(connection.socket.as_fd(), &mut self.buffer) {
-            Ok(0) => connection.peer_closed = true,
-            Ok(n) => {
-                let received = &self.buffer[..n];
-                match self.labels.get_mut(at) {
-                    Some(labels) => {
-                        let lines = labels.push(received);
-                        print(&mut self.output, self.stop, &mut self.stopped, &lines)?;
-                    }
-                    None => print(&mut self.output, self.stop, &mut self.stopped, received)?,
-                }
-            }
-            Err(error) if is_transient(&error) => {}
-            Err(error) => return self.remove(at, Event::Broken(at, error)),
-        }
-        Ok(())
-    }
-
-    fn print_unfinished(&mut self, at: usize) -> Result<(), Failure> {
-        let Some(labels) = self.labels.get_mut(at) else { return Ok(()) };
-        print(&mut self.output, self.stop, &mut self.stopped, &labels.finish())
-    }
 }
 
-/// Queues `bytes` for their servers. A closed connection takes none.
-fn queue(
-    connections: &mut [Option<Connection>],
-    report: &mut dyn FnMut(Event),
-    to: To,
-    bytes: &[u8],
-) {
-    let chunk = || Chunk::from(bytes.to_vec());
-    match to {
-        To::All => {
-            let chunk = chunk();
-            let takers = connections.iter_mut().flatten().filter(|it| it.broken.is_none());
-            takers.for_each(|connection| connection.unsent.push(chunk.clone()));
-        }
-        To::One(at) => match connections.get_mut(at).and_then(Option::as_mut) {
-            Some(connection) if connection.broken.is_none() => connection.unsent.push(chunk()),
-            _ => report(Event::NoServer(format!("@{}", at.wrapping_add(1)))),
-        },
+/// Waits until a file is readable or writable.
+fn await_ready(file: &File, events: libc::c_short) -> io::Result<()> {
+    match os::poll(&mut [libc::pollfd { fd: file.as_raw_fd(), events, revents: 0 }], None) {
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+        result => result.map(drop),
     }
-}
-
-/// Writes all bytes, unless `stop` is set first.
-fn print(
-    output: &mut File,
-    stop: &ShutdownSignal,
-    stopped: &mut bool,
-    mut bytes: &[u8],
-) -> Result<(), Failure> {
-    while !bytes.is_empty() && !*stopped {
-        match output.write(bytes) {
-            Ok(n) => bytes = &bytes[n..],
-            // Perhaps the signal that stops us; the reader of the output may never read again.
-            Err(error) if error.kind() == ErrorKind::Interrupted => *stopped = stop.take() > 0,
-            // Another process has made the terminal non-blocking.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                *stopped = wait_to_write(output, stop).map_err(Failure::Wait)?;
-            }
-            Err(error) => return Err(Failure::Output(error)),
-        }
-    }
-    Ok(())
-}
-
-/// Waits until the output is writable. Returns true if `stop` is set instead.
-fn wait_to_write(output: &File, stop: &ShutdownSignal) -> io::Result<bool> {
-    let (mut poll, mut ready) = (Poll::new(), Vec::new());
-    poll.add(stop.as_fd(), STOP, Interest::READ)?;
-    poll.add(output.as_fd(), INPUT, Interest::WRITE)?;
-    poll.wait(&mut ready, None)?;
-    Ok(ready.iter().any(|report| report.key == STOP))
-}
-
-/// Changes a registration from `watched` to `wanted`.
-fn watch(
-    selector: &mut Epoll,
-    fd: BorrowedFd<'_>,
-    key: Key,
-    watched: &mut Option<Interest>,
-    wanted: Interest,
-) -> io::Result<()> {
-    // Without interest there is no registration: epoll would report a hang-up without end.
-    let wanted = Some(wanted).filter(|&interest| interest != Interest::NONE);
-    match (*watched, wanted) {
-        (before, now) if before == now => {}
-        (None, Some(interest)) => selector.add(fd, key, interest)?,
-        (Some(_), Some(interest)) => selector.modify(fd, key, interest)?,
-        (_, None) => selector.remove(fd)?,
-    }
-    *watched = wanted;
-    Ok(())
-}
-
-/// Returns true if the call can simply be tried again.
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
