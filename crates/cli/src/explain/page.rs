@@ -1,8 +1,8 @@
 //! The pictures as an HTML page that needs no network and no other file.
 
-use super::axis::micros;
+use super::Report;
 use super::picture::{escape, svg};
-use super::{CallTimeline, ModelReport, Report, ServerCall};
+use super::text::text;
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--paper:#fff;--ink:#1f2328;--dim:#59636e;--line:#d1d9e0;--tip:#1f2328;--on-tip:#fff}
@@ -11,9 +11,7 @@ const STYLE: &str = "
 main{max-width:1120px;margin:0 auto;padding:24px 16px 64px}h1{font-size:24px;margin:0 0 8px}h2{font-size:18px;margin:32px 0 8px}
 p{max-width:76ch;margin:8px 0}.picture{overflow-x:auto;margin:16px 0}.picture svg{display:block;min-width:760px;width:100%;height:auto}
 .picture rect:has(title):hover{filter:brightness(1.12);stroke:currentColor}
-details{border-top:1px solid var(--line);padding:8px 0}summary{cursor:pointer;font-weight:600}summary span{font-weight:400;color:var(--dim)}
-.table{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:8px 0}
-td,th{padding:3px 20px 3px 0;text-align:left;vertical-align:top}th{color:var(--dim);font-weight:400}td.n{text-align:right}
+pre{overflow-x:auto;font:12px/1.35 ui-monospace,monospace}
 #tip{position:fixed;display:none;max-width:340px;padding:6px 10px;border-radius:6px;background:var(--tip);color:var(--on-tip);font-size:13px;white-space:pre-line;pointer-events:none;z-index:2}
 ";
 
@@ -37,7 +35,6 @@ for (const title of document.querySelectorAll('.picture rect > title, .picture p
 
 /// Formats the report as a page.
 pub fn html(report: &Report) -> String {
-    let rows: String = report.models.iter().map(details).collect();
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -53,7 +50,8 @@ pub fn html(report: &Report) -> String {
          sent {size} bytes per connection and timed the replies; each system call was timed just \
          before and just after it. Of {runs} runs, the one with the median time is shown. The time \
          of the recorder between the calls was measured, and is taken out.</p>\n\
-         <div class=\"picture\">\n{svg}</div>\n<h2>Call by call</h2>\n{rows}\
+         <div class=\"picture\">\n{svg}</div>\n<h2>Call by call</h2>\n\
+         <pre>{calls}</pre>\n\
          <h2>How to read it</h2>\n\
          <p>Time zero is when the client began to send, on the clock that both sides read. A call \
          that slept then, and returns with the bytes, was woken and copied in between: no clock \
@@ -66,63 +64,8 @@ pub fn html(report: &Report) -> String {
         size = report.size,
         runs = report.runs,
         svg = svg(report),
+        calls = escape(&text(report, usize::MAX)),
         kernel = escape(&report.kernel),
         version = env!("CARGO_PKG_VERSION"),
     )
-}
-
-fn details(model: &ModelReport) -> String {
-    let timelines = [("Several connections", &model.several), ("One connection", &model.single)];
-    let tables = timelines.into_iter().filter_map(|(title, timeline)| {
-        timeline.as_ref().map(|timeline| format!("<h3>{title}</h3>\n{}", table(timeline)))
-    });
-    let refusal = model.refusal.as_deref().map(|reason| format!("<p>{}</p>\n", escape(reason)));
-    format!(
-        "<details><summary>{} <span>{}</span></summary>\n{}{}</details>\n",
-        model.model,
-        escape(model.summary),
-        refusal.unwrap_or_default(),
-        tables.collect::<String>()
-    )
-}
-
-fn table(timeline: &CallTimeline) -> String {
-    let (least, most) = timeline.spread;
-    let rows: String = timeline.calls.iter().map(lines).collect();
-    let asleep = match &timeline.asleep[..] {
-        [] => String::new(),
-        calls => format!(" Other threads of the server sleep in {}.", calls.join(", ")),
-    };
-    format!(
-        "<p>The client has the last reply after {}; in all runs, after {} to {}. {} of the recorder \
-         are taken out.{asleep}</p>\n\
-         <div class=\"table\"><table><tr><th>call</th><th>begin</th><th>phase</th>\
-         <th>duration</th><th>result</th></tr>\n{rows}</table></div>\n",
-        micros(timeline.received),
-        micros(least),
-        micros(most),
-        micros(timeline.recorder),
-    )
-}
-
-/// Formats a row for each phase of a call.
-fn lines(call: &ServerCall) -> String {
-    let mut out = String::new();
-    for (at, phase) in call.phases.iter().enumerate() {
-        let first = at == 0;
-        let name = if first { escape(&call.label()) } else { String::new() };
-        let result = call.result.filter(|_| first).map(|it| it.to_string()).unwrap_or_default();
-        let begin = if phase.begin < 0 { "before".to_owned() } else { micros(phase.begin) };
-        let length = match (phase.length(), phase.end) {
-            (Some(length), _) => micros(length),
-            (None, None) => "not ended".to_owned(),
-            (None, Some(_)) => String::new(),
-        };
-        out += &format!(
-            "<tr><td>{name}</td><td class=\"n\">{begin}</td><td>{}</td>\
-             <td class=\"n\">{length}</td><td class=\"n\">{result}</td></tr>\n",
-            phase.words()
-        );
-    }
-    out
 }
