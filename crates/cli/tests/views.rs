@@ -466,3 +466,24 @@ fn what_cannot_be_shown_is_refused_by_one_line() {
     }
     assert_eq!(trace(&["conn", "seven"], &[file]).0, 2);
 }
+
+#[test]
+fn a_selection_without_events_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve("epoll", file, false);
+    let refused: [(&[&str], i32, &str); 5] = [
+        (&["show", "--op", "rcv"], 1, "has no `rcv`: it has accept, "),
+        (&["show", "--conn", "c99"], 1, "c99 is not in"),
+        (&["show", "--result", "EOF"], 2, "write ok, error, a number"),
+        (&["show", "--since", "5", "--until", "1"], 2, "--since 5s is not before --until 1s"),
+        (&["summary", "--since", "5", "--until", "1"], 2, "--since 5s is not before"),
+    ];
+    for (args, status, why) in refused {
+        let (code, _, complaint) = trace(args, &[file]);
+        assert_eq!(code, status, "{args:?}: {complaint}");
+        assert!(complaint.starts_with("error: ") && complaint.contains(why), "{complaint}");
+    }
+    let (code, _, complaint) = trace(&["show", "--result", "ECONNRESET"], &[file]);
+    assert_eq!((code, &*complaint), (0, "note: no event matches\n"));
+}

@@ -21,6 +21,12 @@ const NAMES: &[(i32, &str)] = names! {
 };
 
 impl Errno {
+    /// Returns the error of this name, in any case.
+    pub fn from_name(name: &str) -> Option<Errno> {
+        let found = NAMES.iter().find(|(_, known)| known.eq_ignore_ascii_case(name));
+        found.map(|(number, _)| Errno(*number))
+    }
+
     /// Returns the symbolic name, if the table has it.
     pub fn name(self) -> Option<&'static str> {
         NAMES.iter().find(|(number, _)| *number == self.0).map(|(_, name)| *name)

@@ -21,7 +21,8 @@ use serde::Serialize;
 
 pub(super) use follow::follow_to_end;
 
-use super::output;
+use super::{output, wrong_usage};
+use proactor_report::Errno;
 use proactor_report::units;
 use proactor_trace::view::{Cut, Digest};
 use proactor_trace::{Filter, Trace, parse_conn};
@@ -140,7 +141,17 @@ struct Part {
 
 impl Part {
     fn cut(&self, conn: Option<(u32, Option<u32>)>) -> Cut {
+        self.check();
         Cut { since: self.since, until: self.until, conn }
+    }
+
+    /// Rejects an empty range.
+    fn check(&self) {
+        if let (Some(since), Some(until)) = (self.since, self.until)
+            && since >= until
+        {
+            wrong_usage(&format!("--since {since:?} is not before --until {until:?}"));
+        }
     }
 }
 
@@ -156,16 +167,11 @@ struct Selection {
     op: Vec<String>,
 
     /// Only this result: an error name (ECONNRESET), a number, ok or error. Repeatable
-    #[arg(long, value_name = "RESULT")]
+    #[arg(long, value_name = "RESULT", value_parser = result)]
     result: Vec<String>,
 
-    /// Only events at or after this time, from the start of the recording: 0.2s, 40ms
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
-    since: Option<Duration>,
-
-    /// Only events before this time
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
-    until: Option<Duration>,
+    #[command(flatten)]
+    part: Part,
 
     /// Only abnormal events: failures, overflows, drops
     #[arg(long)]
@@ -174,13 +180,25 @@ struct Selection {
 
 impl Selection {
     fn filter(&self) -> Filter {
+        self.part.check();
         Filter {
             conns: self.conn.clone(),
             ops: self.op.clone(),
             results: self.result.clone(),
-            since: self.since,
-            until: self.until,
+            since: self.part.since,
+            until: self.part.until,
             abnormal: self.abnormal,
         }
+    }
+}
+
+/// Parses a result of `--result`.
+fn result(text: &str) -> Result<String, String> {
+    match text {
+        "ok" | "error" => Ok(text.to_owned()),
+        _ if text.parse::<u32>().is_ok() || Errno::from_name(text).is_some() => Ok(text.to_owned()),
+        _ => Err("write ok, error, a number (0 is the end of a stream) or an error name as \
+                  ECONNRESET"
+            .to_owned()),
     }
 }

@@ -1,14 +1,15 @@
 //! `proactor trace show`: prints a trace, one event per line.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::Selection;
 use crate::commands::output::stdout;
-use proactor_trace::Header;
 use proactor_trace::kernel::{KernelEvent, Sidecar, sidecar_path};
+use proactor_trace::{Filter, Header, Trace};
 
 /// Print a trace, one event per line
 #[derive(Debug, clap::Args)]
@@ -39,11 +40,14 @@ impl Args {
         let sidecar = Sidecar::open(&self.file, header)
             .with_context(|| format!("cannot read {}", sidecar_path(&self.file).display()))?;
         let events = sidecar.as_ref().map_or(&[][..], |sidecar| &sidecar.events);
+        let mut matches = 0;
         let mut kernel = events.iter().filter(|event| event.passes(header, &filter)).peekable();
         for event in trace.events().filter(|event| filter.passes(event)) {
             while let Some(earlier) = kernel.next_if(|one| header.nanos(one.time) <= event.at) {
+                matches += 1;
                 self.write_kernel(&mut out, header, earlier)?;
             }
+            matches += 1;
             if self.json {
                 writeln!(out, "{}", proactor_trace::json(header, &event))?;
             } else {
@@ -51,9 +55,38 @@ impl Args {
             }
         }
         for event in kernel {
+            matches += 1;
             self.write_kernel(&mut out, header, event)?;
         }
         out.flush()?;
+        if matches == 0 { self.explain_no_match(&trace, &filter, events) } else { Ok(()) }
+    }
+
+    /// Reports that no event matches: an error if a selected name does not occur in the trace.
+    fn explain_no_match(
+        &self,
+        trace: &Trace,
+        filter: &Filter,
+        kernel: &[KernelEvent],
+    ) -> anyhow::Result<()> {
+        let file = self.file.display();
+        let ops = trace.events().filter_map(|event| event.op.map(|op| op.name()));
+        let kinds = trace.events().map(|event| event.name().trim_matches(['<', '>']));
+        let names = ops.chain(kinds).map(str::to_lowercase);
+        let kernel = kernel.iter().map(|event| event.kind.name().to_owned());
+        let names: BTreeSet<String> = names.chain(kernel).collect();
+        if let Some(op) = filter.ops.iter().find(|op| !names.contains(&op.to_lowercase())) {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            bail!("{file} has no `{op}`: it has {}", names.join(", "));
+        }
+        let is_in = |conn: &(u32, Option<u32>)| {
+            let only = Filter { conns: vec![*conn], ..Filter::default() };
+            trace.events().any(|event| only.passes(&event))
+        };
+        if let Some((slot, _)) = filter.conns.iter().find(|conn| !is_in(conn)) {
+            bail!("c{slot} is not in {file}: `proactor trace conn {file}` lists the connections");
+        }
+        eprintln!("note: no event matches");
         Ok(())
     }
 
