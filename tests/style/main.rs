@@ -19,6 +19,7 @@ const BANNED_NAMES_LEFT: usize = 734;
 const FILES_IN_CIRCLES_LEFT: usize = 12;
 const UNEXPLAINED_UNSAFE_LEFT: usize = 0;
 const POOR_DOCS_LEFT: usize = 540;
+const ANSWERS_MISPLACED_LEFT: usize = 10;
 const TESTS_MISSING_LEFT: usize = 0;
 const LONG_FUNCTIONS_LEFT: usize = 7;
 const LONG_LINES_LEFT: usize = 70;
@@ -196,6 +197,28 @@ fn every_test_that_the_kernel_notes_name_exists() {
     }
     assert!(named > 60, "only {named} tests were found in kernel-notes.md");
     check("TESTS_MISSING_LEFT", TESTS_MISSING_LEFT, offences);
+}
+
+#[test]
+fn the_answers_of_the_reading_questions_are_where_they_say() {
+    let (mut offences, mut answers) = (Vec::new(), 0);
+    let file = "tests/reading/questions.md";
+    for (n, line) in read(file).lines().enumerate() {
+        let Some((_, answer)) = line.split_once("Answer: ") else { continue };
+        let quoted: Vec<&str> = answer.split('`').skip(1).step_by(2).collect();
+        let (place, text) = (quoted[0], quoted[1]);
+        let (path, number) = place.rsplit_once(':').expect("PATH:LINE");
+        let number: usize = number.parse().expect("a line number");
+        let found = SOURCES.iter().find(|source| source.path == path);
+        let lines = found.map_or(&[][..], |source| &source.lines[..]);
+        answers += 1;
+        if !lines.get(number.wrapping_sub(1)).is_some_and(|line| line.contains(text)) {
+            let now = lines.iter().position(|line| line.contains(text)).map(|at| at + 1);
+            offences.push(format!("{file}:{}: `{text}` is not at {place} but {now:?}", n + 1));
+        }
+    }
+    assert_eq!(answers, 10);
+    check("ANSWERS_MISPLACED_LEFT", ANSWERS_MISPLACED_LEFT, offences);
 }
 
 #[test]
