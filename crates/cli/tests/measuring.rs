@@ -190,15 +190,15 @@ fn compare_measures_real_servers_and_writes_every_slice() {
     assert!(out.contains("there are 2 rounds; a verdict needs 6"), "{out}");
     let bytes = std::fs::read(file).expect("it was written");
     let json: serde_json::Value = serde_json::from_slice(&bytes).expect("it is JSON");
-    assert_eq!(json["schema"], "proactor.compare/2");
+    assert_eq!(json["schema"], "proactor.compare/3");
     assert_eq!(json["idle"]["connections"], 10);
     assert_eq!(json["idle"]["rows"][1]["model"], "poll");
     assert_eq!(json["idle"]["rows"][1]["cost"]["descriptors"], 1.0);
     let table = &json["tables"][1];
-    assert_eq!(table["entrants"][3]["model"], "select");
-    assert_eq!(table["rounds"][1]["turns"].as_array().map(Vec::len), Some(7));
-    assert_eq!(table["servers"][2]["stats"]["model"], "poll");
-    assert!(table["rows"][2]["measured"]["calls_per_message"].as_f64() > Some(1.0));
+    assert_eq!(table["participants"][3]["model"], "select");
+    assert_eq!(table["rounds"][1]["slices"].as_array().map(Vec::len), Some(7));
+    assert_eq!(table["participants"][2]["stats"]["model"], "poll");
+    assert!(table["participants"][2]["measured"]["calls_per_message"].as_f64() > Some(1.0));
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn of_all_models_each_has_a_row_with_its_numbers_or_its_reason() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
     let list = |of: &serde_json::Value| of.as_array().expect("a list").clone();
-    let rows = list(&json["tables"][0]["rows"]);
+    let rows = list(&json["tables"][0]["participants"]);
     let idle = list(&json["idle"]["rows"]);
     for model in Model::ALL.map(Model::name) {
         let of = |rows: &[serde_json::Value], name: &str| {

@@ -1,41 +1,41 @@
-//! The machine, as far as it can be read without being root: a number without it is worth little.
+//! The machine of a measurement, as far as it can be read without root.
 
 use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
 
-use proactor_report::units;
+use crate::warning::Warning;
 
-/// What is known of the machine. What cannot be read is absent.
+/// The properties of the machine. A property that cannot be read is absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Environment {
     /// The version of this program.
     pub version: &'static str,
-    /// The kernel's release.
+    /// The release of the kernel.
     pub kernel: Option<String>,
-    /// The CPU's name.
+    /// The name of the CPU.
     pub cpu: Option<String>,
-    /// How many CPUs this process may use.
+    /// The number of CPUs that this process may use.
     pub cpus: usize,
-    /// Whether it runs under a hypervisor, as far as the CPU tells.
+    /// True in a virtual machine, as far as the CPU reports it.
     pub virtual_machine: Option<bool>,
-    /// What the kernel does against the CPU's vulnerabilities: those that cost something.
+    /// The kernel's mitigations of CPU vulnerabilities that are active.
     pub mitigations: Vec<String>,
-    /// How the CPU's frequency is governed. Absent in most virtual machines.
+    /// The governor of the CPU frequency. Absent in most virtual machines.
     pub governor: Option<String>,
-    /// The kernel's clock.
+    /// The clock source of the kernel.
     pub clocksource: Option<String>,
-    /// TCP's congestion control, by default.
+    /// The default congestion control of TCP.
     pub congestion_control: Option<String>,
-    /// 0: io_uring is for everyone; 1: for some; 2: for nobody.
+    /// The sysctl `kernel.io_uring_disabled`: 0 allows io_uring, 1 restricts it, 2 disables it.
     pub io_uring_disabled: Option<String>,
-    /// Of the last ten seconds, the share in which somebody waited for a CPU.
+    /// The share of the last ten seconds in which a task waited for a CPU.
     pub cpu_pressure: Option<f64>,
 }
 
 impl Environment {
-    /// Reads it.
+    /// Reads the properties of this machine.
     pub fn read() -> Environment {
         let cpuinfo = text("/proc/cpuinfo").unwrap_or_default();
         Environment {
@@ -53,38 +53,22 @@ impl Environment {
         }
     }
 
-    /// What of it harms a measurement, as advice.
-    pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if self.cpus < 2 {
-            warnings.push(
-                "this process may use one CPU only, so the client takes its time from the servers: \
-                 rates mean little here. Give it two."
-                    .to_owned(),
-            );
-        } else if self.cpus < 3 {
-            warnings.push(
-                "there are two CPUs, one for the server and one for the client: whatever else runs \
-                 here is in the numbers."
-                    .to_owned(),
-            );
-        }
-        if let Some(governor) = self.governor.as_deref().filter(|&name| name != "performance") {
-            warnings.push(format!(
-                "the CPU's governor is `{governor}`: its frequency follows the load. Set \
-                 `performance` for steadier numbers."
-            ));
-        }
-        if let Some(pressure) = self.cpu_pressure.filter(|&share| share > 0.05) {
-            warnings.push(format!(
-                "somebody waited for a CPU in {} of the last ten seconds: this machine is not idle.",
-                units::percent(pressure)
-            ));
-        }
-        warnings
+    /// Returns what makes a measurement on this machine doubtful.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let cpus = match self.cpus {
+            0 | 1 => Some(Warning::OneCpu),
+            2 => Some(Warning::TwoCpus),
+            _ => None,
+        };
+        let governor = self.governor.clone().filter(|name| name != "performance");
+        let pressure = self.cpu_pressure.filter(|&share| share > 0.05);
+        cpus.into_iter()
+            .chain(governor.map(Warning::Governor))
+            .chain(pressure.map(Warning::CpuPressure))
+            .collect()
     }
 
-    /// In a few lines.
+    /// Returns the properties as a few lines of text.
     pub fn text(&self) -> String {
         let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
         let machine = match self.virtual_machine {
@@ -109,7 +93,7 @@ impl Environment {
     }
 }
 
-/// The CPU time that the host took from this machine, and all there was; in ticks.
+/// The CPU time that the host took from this virtual machine, and the total, in ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Steal {
     stolen: u64,
@@ -117,19 +101,19 @@ pub struct Steal {
 }
 
 impl Steal {
-    /// Up to now. `None` where the kernel does not tell.
+    /// Reads the current values. Returns `None` if the kernel does not report them.
     pub fn read() -> Option<Steal> {
         Steal::parse(&fs::read_to_string("/proc/stat").ok()?)
     }
 
-    /// The share since `earlier`. `None` if no time has passed.
+    /// Returns the share since `earlier`, or `None` if no time has passed.
     pub fn since(self, earlier: Steal) -> Option<f64> {
         let all = self.all.checked_sub(earlier.all).filter(|&all| all > 0)?;
         Some(self.stolen.saturating_sub(earlier.stolen) as f64 / all as f64)
     }
 
-    /// Reads `cpu  user nice system idle iowait irq softirq steal guest guest_nice`. The guests are
-    /// counted in user and nice already.
+    /// Parses the line `cpu  user nice system idle iowait irq softirq steal …`. The fields after
+    /// `steal` are already included in `user` and `nice`.
     fn parse(stat: &str) -> Option<Steal> {
         let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
         let ticks: Vec<u64> = line.split_whitespace().map_while(|tick| tick.parse().ok()).collect();
@@ -144,7 +128,7 @@ fn text(path: &str) -> Option<String> {
 }
 
 fn cpu_name(cpuinfo: &str) -> Option<String> {
-    // x86 says `model name`; of the others, some say `Processor` or `cpu`, and most nothing.
+    // x86 has `model name`; some other architectures have `Processor`, most have neither.
     field(cpuinfo, "model name").or_else(|| field(cpuinfo, "Processor")).map(str::to_owned)
 }
 
@@ -159,14 +143,14 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// `some avg10=1.50 avg60=…` as a share.
+/// Parses `some avg10=1.50 avg60=…` as a share.
 fn pressure(text: &str) -> Option<f64> {
     let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
     let percent = some.split_whitespace().find_map(|word| word.strip_prefix("avg10="))?;
     Some(percent.parse::<f64>().ok()? / 100.0)
 }
 
-/// Those that do something, by name: a mitigation costs, `Not affected` does not.
+/// Returns the active mitigations by name.
 fn mitigations(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut found: Vec<String> = entries
@@ -186,13 +170,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steal_is_the_hosts_share_of_all_ticks() {
+    fn steal_is_the_share_of_the_host_in_all_ticks() {
         let at = |text| Steal::parse(text).expect("a line of cpu");
         let before = at("cpu  100 0 50 800 10 0 5 35 7 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n");
         let after = at("cpu  150 0 80 810 10 0 5 45 9 0\n");
         assert_eq!(after.since(before), Some(0.1));
         assert_eq!(before.since(before), None);
-        assert_eq!(Steal::parse("cpu  1 2 3"), None, "kernels of long ago do not tell");
+        assert_eq!(Steal::parse("cpu  1 2 3"), None, "old kernels have fewer fields");
         assert_eq!(Steal::parse("intr 1 2 3"), None);
     }
 
@@ -212,9 +196,9 @@ mod tests {
     }
 
     #[test]
-    fn what_harms_is_said_as_advice() {
-        let quiet = Environment { cpus: 8, ..Environment::default() };
-        assert_eq!(quiet.warnings(), [""; 0]);
+    fn doubtful_properties_are_warnings() {
+        let good = Environment { cpus: 8, ..Environment::default() };
+        assert_eq!(good.warnings(), []);
         let bad = Environment {
             cpus: 1,
             governor: Some("powersave".to_owned()),
@@ -223,10 +207,8 @@ mod tests {
         };
         let warnings = bad.warnings();
         assert_eq!(warnings.len(), 3);
-        assert!(
-            warnings[1].contains("`powersave`") && warnings[2].contains("12 %"),
-            "{warnings:?}"
-        );
+        let texts: Vec<String> = warnings.iter().map(Warning::to_string).collect();
+        assert!(texts[1].contains("`powersave`") && texts[2].contains("12 %"), "{texts:?}");
     }
 
     #[test]

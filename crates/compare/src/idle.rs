@@ -1,136 +1,164 @@
-//! What a connection costs that does nothing: memory, descriptors, threads, processes.
+//! The cost of an idle connection: memory, descriptors, threads and processes.
 //!
-//! A server with many connections spends most of them on waiting, and there the models differ by
-//! orders of magnitude, whatever their rates. Each model holds the same number of connections,
-//! each of which has exchanged one message, alone and one after the other: so no buffer is there
-//! that only a burst needs. What the first connection costs (code that is read in, tables that are
-//! made) is no part of it: one stands before it is begun to count.
+//! Most connections of a server with many of them wait, and there the models differ by orders of
+//! magnitude. Each connection exchanges one message, one connection after the other, so that the
+//! server allocates no buffers for a burst. The cost is the difference between two numbers of
+//! connections, divided by the difference of the numbers: a fixed part, such as code that is loaded
+//! and tables that are allocated for the first connections, cancels out.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
 
 use serde::Serialize;
 
-use super::contender::{Refusal, Server};
-use super::family::Footprint;
+use crate::capacity;
+use crate::plan::{ModelSpec, Plan, Role, TIMEOUT};
+use crate::process_tree::Footprint;
+use crate::progress::{Activity, Monitor};
+use crate::server_process::{ServerError, ServerProcess, StartCommand};
 use proactor::address::Address;
+use proactor_load::LoadShape;
 
-/// What each connection has said, and heard again.
-pub const MESSAGE: [u8; 64] = [b'.'; 64];
+/// The message of each connection.
+const MESSAGE: [u8; 64] = [b'.'; 64];
 
-/// What connections that wait cost, model by model.
+/// The cost of an idle connection for each model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Idle {
-    /// How many connections each model held.
+pub struct IdleCosts {
+    /// The number of connections of the first measurement.
+    pub from_connections: usize,
+    /// The number of connections of the second measurement.
     pub connections: usize,
-    /// One for each model.
-    pub rows: Vec<Row>,
+    /// One row for each model.
+    pub rows: Vec<IdleRow>,
 }
 
-/// What one model's cost.
+/// The cost of one model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
-    /// The model.
+pub struct IdleRow {
+    /// The name of the model.
     pub model: String,
-    /// Why it is not known; then `cost` is absent.
+    /// Why the cost is not known.
     pub reason: Option<String>,
-    /// Of one connection.
-    pub cost: Option<Cost>,
+    /// The cost; absent if there is a reason.
+    pub cost: Option<ConnectionCost>,
 }
 
-/// The cost of one connection: the server's and its children's, with all connections, less that
-/// without, by their number.
+/// The cost of one connection, including that of the server's children.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Cost {
-    /// Bytes of memory: proportional set size, so what n processes share counts once.
+pub struct ConnectionCost {
+    /// Bytes of memory (proportional set size, so that shared memory counts once).
     pub memory: f64,
-    /// Bytes of page tables, which are the kernel's.
+    /// Bytes of page tables, which belong to the kernel.
     pub page_tables: f64,
-    /// Descriptors.
+    /// The open file descriptors.
     pub descriptors: f64,
-    /// Threads.
+    /// The number of threads.
     pub threads: f64,
-    /// Processes.
+    /// The number of processes.
     pub processes: f64,
 }
 
-impl Cost {
-    /// What each of so many has of a footprint.
-    fn each(all: Footprint, connections: usize) -> Cost {
-        let each = |all: u64| all as f64 / connections as f64;
-        Cost {
-            memory: each(all.memory),
-            page_tables: each(all.page_tables),
-            descriptors: each(all.descriptors),
-            threads: each(all.threads),
-            processes: each(all.processes),
+impl ConnectionCost {
+    fn new(total: Footprint, connections: usize) -> ConnectionCost {
+        let each = |total: u64| total as f64 / connections as f64;
+        ConnectionCost {
+            memory: each(total.memory),
+            page_tables: each(total.page_tables),
+            descriptors: each(total.descriptors),
+            threads: each(total.threads),
+            processes: each(total.processes),
         }
     }
 }
 
-/// Has a server, which has no connection yet, hold so many, and looks what they cost.
-///
-/// # Errors
-/// It does not serve them, each within `patience`, or cannot be looked at.
-pub fn measure(server: Server, connections: usize, patience: Duration) -> Result<Cost, Refusal> {
-    match held(&server, connections, patience) {
-        Ok(all) => {
-            // Its counters are about nothing here; how it ends is told where it is measured.
+/// Measures the cost of an idle connection for each model of a plan, until `monitor` is
+/// interrupted.
+pub(crate) fn measure(
+    plan: &Plan,
+    command: StartCommand<'_>,
+    monitor: &mut Monitor<'_>,
+) -> IdleCosts {
+    let (from_connections, connections) = counts(plan.idle);
+    let load = LoadShape { connections, size: MESSAGE.len(), depth: 1 };
+    let mut rows = Vec::new();
+    for spec in plan.participants().iter().filter(|spec| spec.role != Role::Control) {
+        if !monitor.report(load, spec, Activity::MeasuringIdle(connections)) {
+            break;
+        }
+        let cost = model_cost(&spec.model, command, from_connections, connections);
+        let reason = cost.as_ref().err().map(ServerError::to_string);
+        rows.push(IdleRow { model: spec.name.clone(), reason, cost: cost.ok() });
+    }
+    IdleCosts { from_connections, connections, rows }
+}
+
+/// Returns the two numbers of connections: half of the requested number, and that number.
+fn counts(connections: usize) -> (usize, usize) {
+    let from = (connections / 2).max(1);
+    (from, connections.max(from + 1))
+}
+
+fn model_cost(
+    model: &ModelSpec,
+    command: StartCommand<'_>,
+    from_connections: usize,
+    connections: usize,
+) -> Result<ConnectionCost, ServerError> {
+    if let Some(reason) = capacity::shortage(&model.model, connections, 0) {
+        return Err(ServerError(reason));
+    }
+    let server = ServerProcess::start(command(model)?)?;
+    match difference(&server, from_connections, connections) {
+        Ok(total) => {
+            // Its counters are not needed, and its end is tested where it is measured.
             let _ = server.stop();
-            Ok(Cost::each(all, connections))
+            Ok(ConnectionCost::new(total, connections - from_connections))
         }
-        Err(refusal) => Err(server.failed(&refusal)),
+        Err(error) => Err(server.failed(&error)),
     }
 }
 
-fn held(server: &Server, connections: usize, patience: Duration) -> Result<Footprint, Refusal> {
-    let look = || {
-        let footprint = server.family().and_then(|family| family.footprint());
-        footprint.map_err(|error| Refusal(format!("its memory cannot be read in /proc: {error}")))
+/// Returns by how much the server grows between the two numbers of connections.
+fn difference(server: &ServerProcess, from: usize, to: usize) -> Result<Footprint, ServerError> {
+    let mut open = Vec::with_capacity(to);
+    let mut footprint_with = |connections: usize| {
+        for number in open.len()..connections {
+            let connection = IdleConnection::open(server.address()).map_err(|error| {
+                ServerError(format!("idle connection {number} is not served: {error}"))
+            })?;
+            open.push(connection);
+        }
+        let footprint = server.process_tree().and_then(|tree| tree.footprint());
+        footprint.map_err(|error| ServerError(format!("cannot read its memory in /proc: {error}")))
     };
-    let mut talkers = Vec::with_capacity(connections + 1);
-    let mut talk = |number: usize| -> Result<(), Refusal> {
-        let talker = Talker::talk(server.address(), patience);
-        let refused = |error| Refusal(format!("idle connection {number} is not served: {error}"));
-        talkers.push(talker.map_err(refused)?);
-        Ok(())
-    };
-    talk(0)?;
-    let before = look()?;
-    (1..=connections).try_for_each(&mut talk)?;
-    Ok(look()? - before)
+    let before = footprint_with(from)?;
+    Ok(footprint_with(to)? - before)
 }
 
 /// A connection that has exchanged one message.
-#[derive(Debug)]
-enum Talker {
+enum IdleConnection {
     Tcp(#[expect(dead_code, reason = "held open")] TcpStream),
     Unix(#[expect(dead_code, reason = "held open")] UnixStream),
 }
 
-impl Talker {
-    fn talk(address: &Address, patience: Duration) -> io::Result<Talker> {
+impl IdleConnection {
+    fn open(address: &Address) -> io::Result<IdleConnection> {
         match address {
-            Address::Tcp(address) => Talker::tcp(*address, patience),
-            Address::Unix(path) => Talker::unix(path, patience),
+            Address::Tcp(address) => {
+                let mut stream = TcpStream::connect_timeout(address, TIMEOUT)?;
+                stream.set_read_timeout(Some(TIMEOUT))?;
+                exchange(&mut stream)?;
+                Ok(IdleConnection::Tcp(stream))
+            }
+            Address::Unix(path) => {
+                let mut stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(TIMEOUT))?;
+                exchange(&mut stream)?;
+                Ok(IdleConnection::Unix(stream))
+            }
         }
-    }
-
-    fn tcp(address: SocketAddr, patience: Duration) -> io::Result<Talker> {
-        let mut stream = TcpStream::connect_timeout(&address, patience)?;
-        stream.set_read_timeout(Some(patience))?;
-        exchange(&mut stream)?;
-        Ok(Talker::Tcp(stream))
-    }
-
-    fn unix(path: &Path, patience: Duration) -> io::Result<Talker> {
-        let mut stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(patience))?;
-        exchange(&mut stream)?;
-        Ok(Talker::Unix(stream))
     }
 }
 
@@ -138,12 +166,12 @@ fn exchange(stream: &mut (impl Read + Write)) -> io::Result<()> {
     stream.write_all(&MESSAGE)?;
     let mut reply = [0; MESSAGE.len()];
     stream.read_exact(&mut reply).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "no reply came"),
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "no reply arrived"),
         _ => error,
     })?;
     match reply == MESSAGE {
         true => Ok(()),
-        false => Err(io::Error::new(io::ErrorKind::InvalidData, "its reply was wrong")),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "the reply was wrong")),
     }
 }
 
@@ -152,16 +180,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_all_cost_is_divided_by_their_number() {
-        let all = Footprint {
+    fn the_difference_is_divided_by_the_number_of_connections() {
+        let total = Footprint {
             memory: 4_096_000,
             page_tables: 8_192_000,
             descriptors: 1000,
             threads: 2000,
             processes: 0,
         };
-        let cost = Cost::each(all, 1000);
+        let cost = ConnectionCost::new(total, 1000);
         assert_eq!((cost.memory, cost.page_tables), (4096.0, 8192.0));
         assert_eq!((cost.descriptors, cost.threads, cost.processes), (1.0, 2.0, 0.0));
+    }
+
+    #[test]
+    fn the_first_measurement_has_half_of_the_connections() {
+        assert_eq!([1, 2, 3, 100].map(counts), [(1, 2), (1, 2), (1, 3), (50, 100)]);
     }
 }

@@ -1,190 +1,195 @@
-//! What is to be compared, and how.
+//! The plan of a comparison: participants, loads and budget.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::rounds::slices;
+use crate::sampling::slices_per_round;
 use proactor_load::{EngineChoice, LoadShape};
 
-/// What every model is compared with, unless another is asked for: level-triggered epoll.
+/// The default baseline: level-triggered epoll.
 pub const BASELINE: &str = "epoll";
 
-/// What is put to a model's name to have it recorded while it serves.
+/// The suffix of a model's name that makes its server record a trace.
 pub const RECORDED: &str = "+trace";
 
-/// The models compared unless others are asked for, as they are typed.
+/// The default models, as typed on the command line.
 pub const MODELS: &str = "uring,epoll,epoll-et,poll,select";
 
-/// Where the baseline's double stands among the entrants; the baseline is the first of all.
-pub const AGAIN: usize = 1;
+/// The index of the control among the participants. The baseline is the first participant.
+pub const CONTROL: usize = 1;
 
-/// From so many connections on, no more than two servers are open at a time. With more, the
-/// baseline, whose turn is every second slice, was measured 10 to 15 % faster than it is: its
-/// connections stay in the cache and those of the others do not.
+/// From this number of connections on, only two servers are open at a time. With more servers, the
+/// measured rate of the baseline was 10 to 15 % too high: the baseline has every second slice, so
+/// its connections stay in the cache and those of the others do not.
 pub const PAIRS_FROM: usize = 1000;
 
-/// How long one slice is. Short, so that a ratio is of neighbours in time: what drifts within
-/// minutes, and on shared machines everything does, drifts for both.
+/// The length of a slice. A slice is short so that the two sides of a ratio are measured within a
+/// moment of each other: slow drift, as on shared machines, then affects both.
 pub const SLICE: Duration = Duration::from_millis(40);
 
-/// How many slices of each server are not counted, at its beginning.
+/// The number of slices at the start of each server that do not count.
 pub const WARM_UP: usize = 3;
 
-/// How much is measured.
+/// How long a connection may wait for bytes.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The extent of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Budget {
-    /// So many rounds per table.
+    /// The number of rounds per table.
     Rounds(u32),
-    /// As many rounds as fit into so many seconds, for all tables together: starting, connecting
-    /// and warming up are in them.
+    /// The seconds for all tables together, including start, connecting and warm-up.
     Seconds(u64),
 }
 
-/// How many rounds the default time is to be enough for; a verdict needs
+/// The number of rounds that the default time allows. A verdict needs at least
 /// [`VALUES_MIN`](proactor_report::stats::VALUES_MIN).
 const ROUNDS_AIMED: f64 = 10.0;
-/// The least and the most that is taken without being asked for.
+/// The range of the default time.
 const SECONDS: std::ops::RangeInclusive<u64> = 25..=100;
-/// What a message costs both sides at most, about: how much longer a slice is for each connection,
-/// since it ends with all that is owed; and what a connection takes to be opened.
+/// Estimates: the time of a message, by which a slice grows for each connection because it ends
+/// with all replies, and the time to open a connection.
 const PER_MESSAGE: Duration = Duration::from_micros(10);
 const PER_CONNECTION: Duration = Duration::from_micros(100);
-/// What a server takes to be started, about.
+/// Estimate: the time to start a server.
 const PER_SERVER: Duration = Duration::from_millis(60);
 
-/// A comparison to be made.
+/// The plan of a comparison.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
-    /// What the others are compared with.
-    pub baseline: Variant,
-    /// The models, the baseline perhaps among them: it takes part in any case.
-    pub models: Vec<Variant>,
-    /// The loads: a table each.
+    /// The model that the others are compared with.
+    pub baseline: ModelSpec,
+    /// The models to compare. The baseline takes part even if it is not among them.
+    pub models: Vec<ModelSpec>,
+    /// The loads, with a table for each.
     pub loads: Vec<LoadShape>,
-    /// How much is measured.
+    /// The extent of the measurement.
     pub budget: Budget,
-    /// How many idle connections are held to find out what one costs; of 0 it is not found out.
+    /// The number of idle connections whose cost is measured; with 0 that is skipped.
     pub idle: usize,
-    /// From which the order of the contenders and the bytes of the messages are made.
+    /// The seed of the order of the participants and of the message bytes.
     pub seed: u64,
     /// The I/O engine of the client.
     pub engine: EngineChoice,
-    /// The CPU of the servers.
+    /// The CPU that runs the servers.
     pub server_cpu: usize,
-    /// The CPU of the client.
+    /// The CPU that runs the client.
     pub client_cpu: usize,
 }
 
-/// A model, and whether what it does is recorded meanwhile: `thread`, or `thread+trace`, as which
-/// it is also serialized.
+/// A model, and whether its server records a trace. Its text form, also in JSON, is `thread` or
+/// `thread+trace`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Variant {
-    /// The I/O model.
+pub struct ModelSpec {
+    /// The name of the I/O model.
     pub model: String,
-    /// Whether it records into a file.
+    /// True if the server records a trace into a file.
     pub recorded: bool,
 }
 
-impl From<&str> for Variant {
-    fn from(name: &str) -> Variant {
+impl From<&str> for ModelSpec {
+    fn from(name: &str) -> ModelSpec {
         let model = name.strip_suffix(RECORDED);
-        Variant { model: model.unwrap_or(name).to_owned(), recorded: model.is_some() }
+        ModelSpec { model: model.unwrap_or(name).to_owned(), recorded: model.is_some() }
     }
 }
 
-impl fmt::Display for Variant {
+impl fmt::Display for ModelSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.model)?;
         f.write_str(if self.recorded { RECORDED } else { "" })
     }
 }
 
-impl Serialize for Variant {
+impl Serialize for ModelSpec {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
     }
 }
 
-/// Who takes part.
+/// A participant of a table: a server process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Entrant {
-    /// The I/O model.
-    pub model: Variant,
-    /// In which part.
+pub struct ParticipantSpec {
+    /// The name in a table.
+    pub name: String,
+    /// The model of the server.
+    pub model: ModelSpec,
+    /// The role in the comparison.
     pub role: Role,
 }
 
-/// In which part a server takes part.
+/// The role of a participant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// What the others are compared with. Always the first.
+    /// The server that the others are compared with. It is the first participant.
     Baseline,
-    /// The baseline once more, as a process of its own: what is told apart here is noise.
-    Again,
+    /// The A/A control: a second server of the baseline's model. Its differences from the baseline
+    /// are noise.
+    Control,
     /// A model that is compared.
     Model,
 }
 
-impl Entrant {
-    /// Its name in a table.
-    pub fn name(&self) -> String {
-        match self.role {
-            Role::Again => format!("{} again (A/A)", self.model),
-            _ => self.model.to_string(),
-        }
+impl ParticipantSpec {
+    fn new(model: &ModelSpec, role: Role) -> ParticipantSpec {
+        let name = match role {
+            Role::Control => format!("{model} again (A/A)"),
+            _ => model.to_string(),
+        };
+        ParticipantSpec { name, model: model.clone(), role }
     }
 }
 
 impl Plan {
-    /// Who takes part: the baseline, then itself again, then the models in the order asked for,
-    /// each once.
-    pub fn entrants(&self) -> Vec<Entrant> {
-        let baseline = |role| Entrant { model: self.baseline.clone(), role };
-        let mut entrants = vec![baseline(Role::Baseline), baseline(Role::Again)];
+    /// Returns the participants: the baseline, its control, and the other models, each once.
+    pub fn participants(&self) -> Vec<ParticipantSpec> {
+        let mut participants: Vec<ParticipantSpec> = [Role::Baseline, Role::Control]
+            .map(|role| ParticipantSpec::new(&self.baseline, role))
+            .into();
         for model in &self.models {
-            if !entrants.iter().any(|entrant| entrant.model == *model) {
-                entrants.push(Entrant { model: model.clone(), role: Role::Model });
+            if !participants.iter().any(|participant| participant.model == *model) {
+                participants.push(ParticipantSpec::new(model, Role::Model));
             }
         }
-        entrants
+        participants
     }
 
-    /// Which of `challengers` are open at the same time, beside the baseline.
-    pub fn phases(&self, load: LoadShape, challengers: &[usize]) -> Vec<Vec<usize>> {
+    /// Divides participants into phases. The servers of a phase are open at the same time, together
+    /// with the baseline.
+    pub fn phases(&self, load: LoadShape, participants: &[usize]) -> Vec<Vec<usize>> {
         if load.connections >= PAIRS_FROM {
-            challengers.iter().map(|&challenger| vec![challenger]).collect()
+            participants.iter().map(|&participant| vec![participant]).collect()
         } else {
-            vec![challengers.to_vec()]
+            vec![participants.to_vec()]
         }
     }
 
-    /// The budget if none is asked for: as long as it takes to come to verdicts, about, within
-    /// what a person waits.
+    /// Returns the default budget: about the time that verdicts need, within [`SECONDS`].
     pub fn default_budget(&self) -> Budget {
-        let challengers: Vec<usize> = (1..self.entrants().len()).collect();
+        let others: Vec<usize> = (1..self.participants().len()).collect();
         let phases = self.loads.iter().flat_map(|&load| {
-            self.phases(load, &challengers).into_iter().map(move |phase| cost(load, &phase))
+            self.phases(load, &others).into_iter().map(move |phase| cost(load, &phase))
         });
         let all: Duration = phases.sum();
         Budget::Seconds(all.as_secs().clamp(*SECONDS.start(), *SECONDS.end()))
     }
 }
 
-/// What a phase takes, about: setting its challengers up, and [`ROUNDS_AIMED`] rounds.
-pub(super) fn cost(load: LoadShape, phase: &[usize]) -> Duration {
+/// Estimates the time of a phase: the start of its servers, and [`ROUNDS_AIMED`] rounds.
+pub(crate) fn cost(load: LoadShape, phase: &[usize]) -> Duration {
     let slice = slice(load);
     let set_up = PER_SERVER + PER_CONNECTION * load.connections as u32 + slice * WARM_UP as u32;
-    // What the baseline and its double cannot tell apart bounds what is said of all others.
-    let rounds = if phase == [AGAIN] { 2.0 * ROUNDS_AIMED } else { ROUNDS_AIMED };
-    // The baseline is set up once for a table; it is no great part of it.
-    set_up * phase.len() as u32 + (slice * slices(phase.len()) as u32).mul_f64(rounds)
+    // The noise floor, which the control measures, limits the verdicts about all other models.
+    let rounds = if phase == [CONTROL] { 2.0 * ROUNDS_AIMED } else { ROUNDS_AIMED };
+    // The baseline is started only once per table, which takes little time.
+    set_up * phase.len() as u32 + (slice * slices_per_round(phase.len()) as u32).mul_f64(rounds)
 }
 
-/// How long a slice really is, about.
+/// Estimates the length of a slice.
 fn slice(load: LoadShape) -> Duration {
     SLICE + PER_MESSAGE * load.connections as u32
 }
@@ -210,7 +215,7 @@ mod tests {
     #[test]
     fn the_baseline_takes_part_twice_and_every_other_model_once() {
         let names = |models: &[&str]| -> Vec<String> {
-            plan(models).entrants().iter().map(Entrant::name).collect()
+            plan(models).participants().into_iter().map(|participant| participant.name).collect()
         };
         assert_eq!(names(&["uring"]), ["epoll", "epoll again (A/A)", "uring"]);
         assert_eq!(
@@ -220,13 +225,15 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_is_recorded_is_another_than_one_that_is_not() {
+    fn a_recorded_model_differs_from_the_same_model_without_a_trace() {
         let plan = Plan { baseline: "poll".into(), ..plan(&["poll+trace", "poll", "epoll"]) };
-        let names: Vec<String> = plan.entrants().iter().map(Entrant::name).collect();
+        let names: Vec<String> =
+            plan.participants().into_iter().map(|participant| participant.name).collect();
         assert_eq!(names, ["poll", "poll again (A/A)", "poll+trace", "epoll"]);
-        let recorded: Vec<bool> = plan.entrants().iter().map(|one| one.model.recorded).collect();
+        let recorded: Vec<bool> =
+            plan.participants().iter().map(|one| one.model.recorded).collect();
         assert_eq!(recorded, [false, false, true, false]);
-        assert_eq!(plan.entrants()[2].model.model, "poll");
+        assert_eq!(plan.participants()[2].model.model, "poll");
     }
 
     #[test]
@@ -238,13 +245,13 @@ mod tests {
     }
 
     #[test]
-    fn the_default_time_grows_with_what_is_asked_for_and_stays_under_two_minutes() {
+    fn the_default_time_grows_with_the_plan_and_stays_under_two_minutes() {
         let seconds = |models: &[&str], loads: &[usize]| {
             let shape = |&connections| LoadShape { connections, size: 64, depth: 1 };
             let plan = Plan { loads: loads.iter().map(shape).collect(), ..plan(models) };
             match plan.default_budget() {
                 Budget::Seconds(seconds) => seconds,
-                Budget::Rounds(_) => panic!("a time is the default"),
+                Budget::Rounds(_) => panic!("the default is a time"),
             }
         };
         let all = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"];

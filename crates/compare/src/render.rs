@@ -1,29 +1,56 @@
-//! A comparison as text. Pure: what is printed is made from the results alone.
+//! A comparison as text or JSON. The output depends on the results alone.
 
 use std::collections::BTreeSet;
 
-use super::idle::Idle;
-use super::plan::{PAIRS_FROM, Role, SLICE};
-use super::summary::{Measured, Row};
-use super::verdict::{CpuWord, Finding, RateWord, Ratio};
-use super::{Comparison, Heat};
-use proactor_report::{Align, Interval, NOTHING, Table, units};
+use anyhow::Context;
 
-/// The whole comparison.
-pub fn text(comparison: &Comparison) -> String {
-    let Comparison { plan, wire, environment, tables, idle, warnings, .. } = comparison;
+use crate::idle::IdleCosts;
+use crate::plan::{PAIRS_FROM, Role, SLICE};
+use crate::results::{Comparison, Measured, Outcome, ResultTable};
+use crate::verdict::{Ratio, Verdict};
+use proactor_load::LoadShape;
+use proactor_report::units::{self, plural};
+use proactor_report::{Align, Interval, NOTHING, Table};
+
+/// An output format of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Tables and sentences for people.
+    Text,
+    /// All results with every slice.
+    Json,
+}
+
+impl Format {
+    /// Renders a comparison in this format.
+    ///
+    /// # Errors
+    /// The results cannot be serialized.
+    pub fn render(self, comparison: &Comparison) -> anyhow::Result<String> {
+        match self {
+            Format::Text => Ok(text(comparison)),
+            Format::Json => {
+                serde_json::to_string_pretty(comparison).context("cannot serialize the result")
+            }
+        }
+    }
+}
+
+fn text(comparison: &Comparison) -> String {
+    let Comparison { plan, engine, environment, tables, idle, warnings, .. } = comparison;
     let mut text = format!(
-        "proactor {} compare   seed {}   servers on CPU {}, client on CPU {} (wire {wire})\n\n{}",
+        "proactor {} compare   seed {}   servers on CPU {}, client on CPU {} (engine {engine})\n\n\
+         {}",
         environment.version,
         plan.seed,
         plan.server_cpu,
         plan.client_cpu,
         environment.text()
     );
-    let mut said = BTreeSet::new();
-    for heat in tables {
+    let mut described = BTreeSet::new();
+    for results in tables {
         text.push('\n');
-        text.push_str(&table(heat, &mut said));
+        text.push_str(&table(results, &mut described));
     }
     if let Some(idle) = idle {
         text.push('\n');
@@ -38,12 +65,11 @@ pub fn text(comparison: &Comparison) -> String {
     text
 }
 
-/// One load: its table, and what it says in words. What a model is stands in `said` once it was
-/// said, and is not said again.
-pub fn table(heat: &Heat, said: &mut BTreeSet<String>) -> String {
-    let Heat { connections, size, depth, .. } = heat;
-    let plural = if *connections == 1 { "" } else { "s" };
-    let baseline = baseline(heat);
+/// Returns the table and the sentences of one load. `described` contains the descriptions of models
+/// that were already printed.
+fn table(results: &ResultTable, described: &mut BTreeSet<String>) -> String {
+    let LoadShape { connections, size, depth } = results.load;
+    let baseline = baseline(results);
     let versus = format!("vs {baseline}");
     let mut table = Table::new(&[
         ("model", Align::Left),
@@ -56,55 +82,61 @@ pub fn table(heat: &Heat, said: &mut BTreeSet<String>) -> String {
         ("busy", Align::Right),
         ("calls/msg", Align::Right),
     ]);
-    for row in &heat.rows {
-        table.row(cells(row, heat));
+    for outcome in &results.participants {
+        table.row(cells(outcome, results));
     }
-    let rounds = match heat.rounds_each() {
-        (least, most) if least == most => most.to_string(),
-        (least, most) => format!("{least} to {most}"),
+    let rounds = match results.rounds_range() {
+        (least, most) if least == most => plural(most as u64, "round"),
+        (least, most) => format!("{least} to {most} rounds"),
     };
     let mut text = format!(
-        "{connections} connection{plural}, {size} B echo, depth {depth}, closed loop, {rounds} rounds of \
-         {} ms slices, paired per round\n{table}\n",
+        "{}, {size} B echo, depth {depth}, closed loop, {rounds} of {} ms slices, paired per \
+         round\n{table}\n",
+        plural(connections as u64, "connection"),
         SLICE.as_millis(),
     );
-    for ((row, server), entrant) in heat.rows.iter().zip(&heat.servers).zip(&heat.entrants) {
-        if let Some(reason) = &row.reason {
-            text.push_str(&format!("{}: not measured: {reason}\n", row.name));
-        } else if row.role != Role::Again {
-            let detail = server.stats.as_ref().map(|stats| stats.detail.as_str());
-            let detail = detail.filter(|detail| !detail.is_empty()).unwrap_or(&server.about);
-            let recorded = if entrant.model.recorded { "; recorded into a file" } else { "" };
-            let line = format!("{}: {detail}{recorded}\n", row.name);
-            if !said.contains(&line) {
+    for outcome in &results.participants {
+        let name = &outcome.spec.name;
+        if let Some(reason) = &outcome.reason {
+            text.push_str(&format!("{name}: not measured: {reason}\n"));
+        } else if outcome.spec.role != Role::Control {
+            let line = format!("{name}: {}\n", description(outcome));
+            if described.insert(line.clone()) {
                 text.push_str(&line);
-                said.insert(line);
             }
         }
     }
-    if *connections >= PAIRS_FROM {
+    if connections >= PAIRS_FROM {
         text.push_str(
             "measured in pairs, one pair after the other: compare ratios, not msg/s or µs\n",
         );
     }
     text.push_str(&format!(
-        "[..] encloses the median ratio with 95 % or more; wrong replies 0 of {}\n\n",
-        units::count(heat.messages())
+        "[..] encloses the median ratio with 95 % or more; wrong replies 0 of {}\n",
+        units::count(results.messages())
     ));
-    text.push_str("In words:\n");
-    for sentence in heat.rows.iter().filter_map(|row| sentence(row, baseline)) {
-        text.push_str(&format!("  {sentence}\n"));
+    let sentences: Vec<String> =
+        results.participants.iter().filter_map(|outcome| sentence(outcome, baseline)).collect();
+    if !sentences.is_empty() {
+        text.push_str(&format!("\nIn words:\n  {}\n", sentences.join("\n  ")));
     }
     text
 }
 
-/// What the others are compared with.
-fn baseline(heat: &Heat) -> &str {
-    heat.rows.first().map_or(NOTHING, |row| &row.name)
+/// Returns what a server is: from its counters, or else from its first line.
+fn description(outcome: &Outcome) -> String {
+    let detail = outcome.stats.as_ref().map(|stats| stats.detail.as_str());
+    let detail = detail.filter(|detail| !detail.is_empty()).unwrap_or(&outcome.about);
+    let recorded = if outcome.spec.model.recorded { "; recorded into a file" } else { "" };
+    format!("{detail}{recorded}")
 }
 
-/// What an idle connection costs, and what is in that.
-pub fn idle_table(idle: &Idle) -> String {
+fn baseline(results: &ResultTable) -> &str {
+    results.participants.first().map_or(NOTHING, |outcome| &outcome.spec.name)
+}
+
+/// Returns the table of the costs of idle connections.
+fn idle_table(idle: &IdleCosts) -> String {
     let mut table = Table::new(&[
         ("model", Align::Left),
         ("memory", Align::Right),
@@ -127,9 +159,10 @@ pub fn idle_table(idle: &Idle) -> String {
         table.row(std::iter::once(row.model.clone()).chain(cells));
     }
     let mut text = format!(
-        "What an idle connection costs the server: {} of them, each of which has exchanged one \
-         message, divided by their number\n{table}\n",
-        units::count(idle.connections as u64)
+        "Cost of an idle connection to the server: the growth from {} to {}, which have each \
+         exchanged one message\n{table}\n",
+        units::count(idle.from_connections as u64),
+        plural(idle.connections as u64, "connection")
     );
     for row in &idle.rows {
         if let Some(reason) = &row.reason {
@@ -137,38 +170,37 @@ pub fn idle_table(idle: &Idle) -> String {
         }
     }
     text.push_str(
-        "memory is the proportional set size of the server and its children: what they share counts \
-         once. Of the kernel's memory only page\ntables are in the table; sockets, and the stack and \
-         the tables of each thread and process, come on top. io_uring's direct\ndescriptors are \
-         slots of its ring, and no descriptors of the process.\n",
+        "memory is the proportional set size of the server and its children: shared memory counts \
+         once. Of the kernel's memory, the table\nhas only page tables; sockets, and the stacks and \
+         tables of threads and processes, come in addition. Direct descriptors of\nio_uring are \
+         slots of its ring and not descriptors of the process.\n",
     );
     text
 }
 
-fn cells(row: &Row, heat: &Heat) -> Vec<String> {
-    let Some(measured) = &row.measured else {
-        let mut cells = vec![row.name.clone(), NOTHING.to_owned(), String::new()];
-        cells.push("not measured".to_owned());
-        return cells;
+fn cells(outcome: &Outcome, results: &ResultTable) -> Vec<String> {
+    let name = outcome.spec.name.clone();
+    let Some(measured) = &outcome.measured else {
+        return vec![name, NOTHING.to_owned(), String::new(), "not measured".to_owned()];
     };
     let floor = |floor: Option<f64>| match floor {
         Some(floor) => format!("noise floor {}", units::percent(floor)),
         None => "noise floor unknown".to_owned(),
     };
-    let (rate, cpu) = match row.role {
+    let (rate, cpu) = match outcome.spec.role {
         Role::Baseline => ("baseline".to_owned(), "baseline".to_owned()),
-        Role::Again => (floor(heat.rate_floor), floor(heat.cpu_floor)),
+        Role::Control => (floor(results.rate_noise_floor), floor(results.cpu_noise_floor)),
         Role::Model => (
             match measured.is_client_bound {
                 true => "CLIENT-BOUND".to_owned(),
-                false => word(measured.rate_finding, |finding| RateWord(finding).to_string()),
+                false => word(measured.rate_verdict, Verdict::rate_word),
             },
-            word(measured.cpu_finding, |finding| CpuWord(finding).to_string()),
+            word(measured.cpu_verdict, Verdict::cpu_word),
         ),
     };
     let at_least = if measured.is_client_bound { "≥ " } else { "" };
     vec![
-        row.name.clone(),
+        name,
         format!("{at_least}{}", units::rate(measured.rate)),
         ratio(measured.rate_ratio),
         rate,
@@ -180,11 +212,11 @@ fn cells(row: &Row, heat: &Heat) -> Vec<String> {
     ]
 }
 
-fn word(finding: Option<Finding>, say: impl Fn(Finding) -> String) -> String {
-    finding.map_or(NOTHING.to_owned(), say)
+fn word(verdict: Option<Verdict>, display: fn(Verdict) -> String) -> String {
+    verdict.map_or(NOTHING.to_owned(), display)
 }
 
-/// `0.86 [0.84..0.88]`.
+/// Formats a ratio with its interval: `0.86 [0.84..0.88]`.
 fn ratio(ratio: Option<Ratio>) -> String {
     match ratio {
         None => String::new(),
@@ -195,13 +227,13 @@ fn ratio(ratio: Option<Ratio>) -> String {
     }
 }
 
-/// What is found out of a model.
-fn sentence(row: &Row, baseline: &str) -> Option<String> {
-    if row.role != Role::Model {
+/// Returns the verdicts about a compared model in words.
+fn sentence(outcome: &Outcome, baseline: &str) -> Option<String> {
+    if !outcome.is_compared() {
         return None;
     }
-    let name = &row.name;
-    let Some(measured) = &row.measured else {
+    let name = &outcome.spec.name;
+    let Some(measured) = &outcome.measured else {
         return Some(format!("{name} was not measured."));
     };
     Some(format!("{name} {}, and {}.", rate_words(measured, baseline), cpu_words(measured)))
@@ -209,14 +241,14 @@ fn sentence(row: &Row, baseline: &str) -> Option<String> {
 
 fn rate_words(measured: &Measured, baseline: &str) -> String {
     let by = difference(measured.rate_ratio);
-    match measured.rate_finding {
-        Some(Finding::Higher) => format!("serves {by} more messages than {baseline}"),
-        Some(Finding::Lower) => format!("serves {by} fewer messages than {baseline}"),
-        Some(Finding::Same(within)) => {
+    match measured.rate_verdict {
+        Some(Verdict::Higher) => format!("serves {by} more messages than {baseline}"),
+        Some(Verdict::Lower) => format!("serves {by} fewer messages than {baseline}"),
+        Some(Verdict::Same(within)) => {
             format!("serves as many messages as {baseline} (within ±{})", units::percent(within))
         }
-        Some(Finding::Invalid) => "has no valid rate here".to_owned(),
-        Some(Finding::NotShown) | None => {
+        Some(Verdict::Invalid) => "has no valid rate here".to_owned(),
+        Some(Verdict::NotShown) | None => {
             format!("is not shown to serve more or fewer messages than {baseline}")
         }
     }
@@ -224,18 +256,18 @@ fn rate_words(measured: &Measured, baseline: &str) -> String {
 
 fn cpu_words(measured: &Measured) -> String {
     let by = difference(measured.cpu_ratio);
-    match measured.cpu_finding {
-        Some(Finding::Higher) => format!("takes {by} more server CPU for each"),
-        Some(Finding::Lower) => format!("takes {by} less server CPU for each"),
-        Some(Finding::Same(within)) => {
-            format!("takes the same server CPU for each (within ±{})", units::percent(within))
+    match measured.cpu_verdict {
+        Some(Verdict::Higher) => format!("takes {by} more server CPU per message"),
+        Some(Verdict::Lower) => format!("takes {by} less server CPU per message"),
+        Some(Verdict::Same(within)) => {
+            format!("takes the same server CPU per message (within ±{})", units::percent(within))
         }
-        Some(Finding::Invalid) => "no valid CPU time".to_owned(),
-        Some(Finding::NotShown) | None => "is not shown to differ in server CPU".to_owned(),
+        Some(Verdict::Invalid) => "no valid CPU time".to_owned(),
+        Some(Verdict::NotShown) | None => "is not shown to differ in server CPU".to_owned(),
     }
 }
 
-/// `7 to 14 %`: how far the interval is from one.
+/// Formats the distance of an interval from one: `7 to 14 %`.
 fn difference(ratio: Option<Ratio>) -> String {
     let Some(Interval { low, high, .. }) = ratio.and_then(|ratio| ratio.interval) else {
         return "an unknown share".to_owned();

@@ -1,65 +1,65 @@
-//! Dividing the time of a comparison among its phases.
+//! Divides the time of a comparison among its phases.
 //!
-//! A phase gets its part of what is *left*, so that one that took longer than thought, or less,
-//! shortens or lengthens all that follow by a little, and the end is where it was promised.
+//! A phase gets its share of the *remaining* time. A phase that takes longer or shorter than
+//! planned changes all later phases a little, and the comparison ends on time.
 
 use std::time::Duration;
 
-use super::plan::{self, Budget};
-use super::rounds::Until;
+use crate::plan::{self, Budget};
+use crate::sampling::PhaseLimit;
 use proactor::clock::Nanos;
 use proactor_load::LoadShape;
 
-/// When a comparison is to be over, and what is still to be done.
+/// The deadline of a comparison, and the phases that remain.
 #[derive(Debug)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     budget: Budget,
     deadline: Nanos,
-    /// The cost of all phases that have not begun, in seconds by the plan's reckoning.
-    ahead: f64,
+    /// The estimated seconds of all phases that have not begun.
+    remaining: f64,
 }
 
-/// What a phase may take: until when, its set-up included.
+/// The deadline of a phase, including its setup.
 #[derive(Debug, Clone, Copy)]
-pub struct Share(Nanos);
+pub(crate) struct PhaseDeadline(Nanos);
 
 impl Schedule {
-    /// For these phases, from `now` on.
-    pub fn new<'a>(
+    /// Makes a schedule for these phases, from `now` on.
+    pub(crate) fn new<'a>(
         budget: Budget,
         phases: impl Iterator<Item = (LoadShape, &'a [usize])>,
         now: Nanos,
     ) -> Schedule {
-        let ahead: Duration = phases.map(|(load, phase)| plan::cost(load, phase)).sum();
+        let remaining: Duration = phases.map(|(load, phase)| plan::cost(load, phase)).sum();
         let span = match budget {
             Budget::Seconds(seconds) => Duration::from_secs(seconds),
-            Budget::Rounds(_) => ahead,
+            Budget::Rounds(_) => remaining,
         };
-        Schedule { budget, deadline: now + span, ahead: ahead.as_secs_f64() }
+        Schedule { budget, deadline: now + span, remaining: remaining.as_secs_f64() }
     }
 
-    /// The part of the next phase, which begins now.
-    pub fn next(&mut self, load: LoadShape, phase: &[usize], now: Nanos) -> Share {
+    /// Begins the next phase.
+    pub(crate) fn next(&mut self, load: LoadShape, phase: &[usize], now: Nanos) -> PhaseDeadline {
         let cost = plan::cost(load, phase).as_secs_f64();
-        let part = cost / self.ahead.max(cost);
-        self.ahead -= cost;
-        Share(now + self.left(now).mul_f64(part))
+        let part = cost / self.remaining.max(cost);
+        self.remaining -= cost;
+        PhaseDeadline(now + self.left(now).mul_f64(part))
     }
 
-    /// When a phase that has been set up by `now` is over. If that took most of its part, it may
-    /// still take what a verdict needs, unless that is more than a third of all that is left: so
-    /// there is always something left for the next.
-    pub fn until(&self, Share(until): Share, now: Nanos) -> Until {
+    /// Returns the limit of a phase whose setup has ended. If the setup took most of its time, the
+    /// phase may still take what a verdict needs, up to a third of the remaining time, so that time
+    /// is left for the next phase.
+    pub(crate) fn limit(&self, PhaseDeadline(deadline): PhaseDeadline, now: Nanos) -> PhaseLimit {
         match self.budget {
-            Budget::Rounds(rounds) => Until::Rounds(rounds),
+            Budget::Rounds(rounds) => PhaseLimit::Rounds(rounds),
             Budget::Seconds(_) => {
-                Until::Elapsed { limit: until.since(now), grace: self.left(now) / 3 }
+                PhaseLimit::Time { limit: deadline.since(now), grace: self.left(now) / 3 }
             }
         }
     }
 
-    /// How long it will yet take.
-    pub fn left(&self, now: Nanos) -> Duration {
+    /// Returns the remaining time.
+    pub(crate) fn left(&self, now: Nanos) -> Duration {
         self.deadline.since(now)
     }
 }
@@ -75,15 +75,15 @@ mod tests {
         Nanos(1_000_000_000) + Duration::from_secs_f64(seconds)
     }
 
-    fn spans(until: Until) -> (f64, f64) {
-        match until {
-            Until::Elapsed { limit, grace } => (limit.as_secs_f64(), grace.as_secs_f64()),
-            Until::Rounds(_) => panic!("it is by time"),
+    fn spans(limit: PhaseLimit) -> (f64, f64) {
+        match limit {
+            PhaseLimit::Time { limit, grace } => (limit.as_secs_f64(), grace.as_secs_f64()),
+            PhaseLimit::Rounds(_) => panic!("the budget is a time"),
         }
     }
 
-    fn elapsed(until: Until) -> f64 {
-        spans(until).0
+    fn elapsed(limit: PhaseLimit) -> f64 {
+        spans(limit).0
     }
 
     fn schedule(phases: usize) -> Schedule {
@@ -91,31 +91,31 @@ mod tests {
     }
 
     #[test]
-    fn equal_phases_have_equal_parts_and_set_up_is_in_them() {
+    fn equal_phases_have_equal_shares_including_setup() {
         let mut schedule = schedule(3);
         let first = schedule.next(LOAD, PHASE, at(0.0));
-        assert!((elapsed(schedule.until(first, at(10.0))) - 20.0).abs() < 1e-6);
+        assert!((elapsed(schedule.limit(first, at(10.0))) - 20.0).abs() < 1e-6);
         let second = schedule.next(LOAD, PHASE, at(30.0));
-        assert!((elapsed(schedule.until(second, at(30.0))) - 30.0).abs() < 1e-6);
+        assert!((elapsed(schedule.limit(second, at(30.0))) - 30.0).abs() < 1e-6);
     }
 
     #[test]
-    fn who_is_late_takes_it_from_all_that_follow_and_who_is_early_leaves_it_to_them() {
+    fn a_late_phase_shortens_all_that_follow_and_an_early_one_lengthens_them() {
         let mut schedule = schedule(3);
         schedule.next(LOAD, PHASE, at(0.0));
         let second = schedule.next(LOAD, PHASE, at(50.0));
-        assert!((elapsed(schedule.until(second, at(50.0))) - 20.0).abs() < 1e-6);
+        assert!((elapsed(schedule.limit(second, at(50.0))) - 20.0).abs() < 1e-6);
         let third = schedule.next(LOAD, PHASE, at(51.0));
-        assert!((elapsed(schedule.until(third, at(51.0))) - 39.0).abs() < 1e-6);
+        assert!((elapsed(schedule.limit(third, at(51.0))) - 39.0).abs() < 1e-6);
     }
 
     #[test]
-    fn a_set_up_that_took_all_leaves_a_third_of_the_rest_for_a_verdict() {
+    fn a_setup_that_took_all_leaves_a_third_of_the_rest_for_a_verdict() {
         let mut schedule = schedule(3);
         let first = schedule.next(LOAD, PHASE, at(0.0));
-        let (limit, grace) = spans(schedule.until(first, at(31.0)));
+        let (limit, grace) = spans(schedule.limit(first, at(31.0)));
         assert_eq!(limit, 0.0);
         assert!((grace - 59.0 / 3.0).abs() < 1e-6, "{grace}");
-        assert_eq!(spans(schedule.until(first, at(90.0))), (0.0, 0.0), "nothing is left at all");
+        assert_eq!(spans(schedule.limit(first, at(90.0))), (0.0, 0.0), "no time is left");
     }
 }

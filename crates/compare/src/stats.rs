@@ -10,9 +10,9 @@ pub const STATS_SCHEMA: &str = "proactor.stats/2";
 /// What a server reports when it ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServerStats {
-    /// [`STATS_SCHEMA`].
+    /// Name and version: [`STATS_SCHEMA`].
     pub schema: String,
-    /// The I/O model.
+    /// The name of the I/O model.
     pub model: String,
     /// What the model used: the ring's flags, the selector's trigger.
     #[serde(default)]

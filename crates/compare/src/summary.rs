@@ -1,165 +1,120 @@
-//! From slices to rows: medians, ratios, findings. Pure functions of what was measured.
+//! From slices to results: medians, ratios, verdicts and warnings. Pure functions.
 
-use serde::Serialize;
-
-use super::heat::SPINNING;
-use super::plan::{AGAIN, Entrant, Role};
-use super::rounds::{Pair, Round, Sample};
-use super::verdict::{self, Finding, Ratio};
-use super::{Heat, Outcome};
+use crate::plan::CONTROL;
+use crate::results::{Measured, Outcome, ResultTable};
+use crate::sampling::{Pair, Round, Sample};
+use crate::verdict::{self, Ratio, Verdict};
+use crate::warning::{TableWarning, Warning};
 use proactor_load::LoadShape;
-use proactor_report::{stats, units};
+use proactor_report::stats;
 
-/// A server that had less to do than this in its median slice was not at its limit: it waited for
-/// the client.
+/// A server that uses more of a CPU than this while it is idle is spinning.
+pub(crate) const SPINNING: f64 = 0.05;
+/// A server that was runnable for less of its median slice than this waited for the client.
 const SATURATED: f64 = 0.90;
-/// A server that waited longer than this for its CPU in the median slice was disturbed.
-const CROWDED: f64 = 0.05;
-/// The host took more than this from a round that is disturbed, …
+/// A server that waited for its CPU for more of its median slice than this was disturbed.
+const WAITING_MAX: f64 = 0.05;
+/// A round in which the host took a larger share of the CPU time than this is disturbed.
 const STEAL_MAX: f64 = 0.02;
-/// … and more than this share of disturbed rounds makes all of them worthless.
+/// With a larger share of disturbed rounds, no verdict is valid.
 const DISTURBED_MAX: f64 = 0.25;
-/// From here on, steal is worth a warning.
+/// A larger share of CPU time that the host took is a warning.
 const STEAL_WARN: f64 = 0.01;
-/// From here on, a floor is worth a warning.
-const FLOOR_WARN: f64 = 0.05;
+/// A larger noise floor is a warning.
+const NOISE_FLOOR_WARN: f64 = 0.05;
 
-/// One entrant's row.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
-    /// Its name.
-    pub name: String,
-    /// In which part it took part.
-    pub role: Role,
-    /// Why there are no numbers; then `measured` is absent.
-    pub reason: Option<String>,
-    /// The numbers.
-    pub measured: Option<Measured>,
+/// The ratios of one participant to the baseline, one for each round.
+struct PairRatios {
+    rates: Vec<f64>,
+    cpus: Vec<f64>,
 }
 
-/// What was measured of one entrant.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Measured {
-    /// Of how many slices.
-    pub slices: usize,
-    /// Messages per second: the median of the slices.
-    pub rate: f64,
-    /// Server CPU per message in microseconds: the median of the slices.
-    pub cpu_us: f64,
-    /// The rate relative to the baseline's; `None` for the baseline.
-    pub rate_ratio: Option<Ratio>,
-    /// CPU per message relative to the baseline's; `None` for the baseline.
-    pub cpu_ratio: Option<Ratio>,
-    /// What may be said of the rate; `None` for the baseline and its double.
-    pub rate_finding: Option<Finding>,
-    /// What may be said of CPU per message; `None` for the baseline and its double.
-    pub cpu_finding: Option<Finding>,
-    /// The share of the median slice for which the server was on a CPU.
-    pub server_busy: f64,
-    /// The share of the median slice for which it waited for a CPU that something else had.
-    pub server_crowded: f64,
-    /// The share of the median slice for which the client had something to do.
-    pub client_busy: f64,
-    /// The server was not kept busy: `rate` is what the client asked of it, at least.
-    pub is_client_bound: bool,
-    /// The server uses a CPU while nobody asks: that is in `cpu_us`.
-    pub is_spinning: bool,
-    /// System calls of the server per message, over its whole life.
-    pub calls_per_message: Option<f64>,
-}
-
-/// Makes the rows of a load.
-pub(super) fn heat(
-    shape: LoadShape,
-    entrants: Vec<Entrant>,
+/// Makes the results of a load.
+pub(crate) fn table(
+    load: LoadShape,
+    mut participants: Vec<Outcome>,
     rounds: Vec<Round>,
-    servers: Vec<Outcome>,
-) -> Heat {
-    let pairs: Vec<Pair> = rounds.iter().flat_map(Round::pairs).collect();
-    let ratios = |entrant: usize, of: fn(&Pair) -> f64| -> Vec<f64> {
-        pairs.iter().filter(|pair| pair.entrant == entrant).map(of).collect()
-    };
-    let rates: Vec<Vec<f64>> = (0..entrants.len()).map(|e| ratios(e, |pair| pair.rate)).collect();
-    let cpus: Vec<Vec<f64>> = (0..entrants.len()).map(|e| ratios(e, |pair| pair.cpu)).collect();
-    let again = entrants.iter().position(|entrant| entrant.role == Role::Again);
-    let floor = |of: &[Vec<f64>]| verdict::floor(again.and_then(|at| Ratio::of(&of[at])).as_ref());
-    let (rate_floor, cpu_floor) = (floor(&rates), floor(&cpus));
-    let is_disturbed = is_disturbed(&rounds);
-
-    let mut rows: Vec<Row> = entrants
-        .iter()
-        .enumerate()
-        .map(|(at, entrant)| {
-            let samples: Vec<Sample> = samples(&rounds, at).collect();
-            let reason = servers[at].reason.clone();
-            let measured = match reason {
-                Some(_) => None,
-                None => measured(&samples, &rates[at], &cpus[at], &servers[at]),
-            };
-            let reason = match (&measured, reason) {
-                (None, None) => Some("no round came to its end".to_owned()),
-                (_, reason) => reason,
-            };
-            Row { name: entrant.name(), role: entrant.role, reason, measured }
+) -> ResultTable {
+    let ratios: Vec<PairRatios> = (0..participants.len())
+        .map(|at| {
+            let pairs: Vec<Pair> = pairs(&rounds, at).collect();
+            let (rates, cpus) = pairs.iter().map(|pair| (pair.rate, pair.cpu)).unzip();
+            PairRatios { rates, cpus }
         })
         .collect();
-
-    let judged: Vec<usize> = (0..rows.len())
-        .filter(|&at| rows[at].role == Role::Model && rows[at].measured.is_some())
-        .collect();
-    let findings = |of: &[Vec<f64>], floor| {
-        let models: Vec<&[f64]> = judged.iter().map(|&at| of[at].as_slice()).collect();
-        verdict::judge(&models, floor)
+    let noise_floor = |of: fn(&PairRatios) -> &[f64]| {
+        verdict::noise_floor(ratios.get(CONTROL).and_then(|control| Ratio::of(of(control))))
     };
-    let found = findings(&rates, rate_floor).into_iter().zip(findings(&cpus, cpu_floor));
-    let baseline_bound = rows[0].measured.as_ref().is_some_and(|row| row.is_client_bound);
-    for (&at, (rate, cpu)) in judged.iter().zip(found) {
-        if let Some(measured) = &mut rows[at].measured {
-            // A rate that the client set is nobody's, whichever side of the ratio it is on.
-            let no_rate = is_disturbed || baseline_bound || measured.is_client_bound;
-            measured.rate_finding = Some(if no_rate { Finding::Invalid } else { rate });
-            measured.cpu_finding = Some(if is_disturbed { Finding::Invalid } else { cpu });
+    let (rate_noise_floor, cpu_noise_floor) = (noise_floor(rates), noise_floor(cpus));
+    let is_disturbed = is_disturbed(&rounds);
+
+    for (at, outcome) in participants.iter_mut().enumerate() {
+        if outcome.reason.is_none() {
+            let samples: Vec<Sample> = samples(&rounds, at).collect();
+            outcome.measured = measured(&samples, &ratios[at], outcome);
+            if outcome.measured.is_none() {
+                outcome.reason = Some("no round was completed".to_owned());
+            }
         }
     }
-    let LoadShape { connections, size, depth } = shape;
-    Heat {
-        connections,
-        size,
-        depth,
-        entrants,
-        rounds,
-        servers,
-        rows,
-        rate_floor,
-        cpu_floor,
-        is_disturbed,
+
+    let judged: Vec<usize> = (0..participants.len())
+        .filter(|&at| participants[at].is_compared() && participants[at].measured.is_some())
+        .collect();
+    let verdicts = |of: fn(&PairRatios) -> &[f64], floor| {
+        let models: Vec<&[f64]> = judged.iter().map(|&at| of(&ratios[at])).collect();
+        verdict::judge(&models, floor)
+    };
+    let found = verdicts(rates, rate_noise_floor).into_iter().zip(verdicts(cpus, cpu_noise_floor));
+    let is_bound = |outcome: &Outcome| outcome.measured.as_ref().is_some_and(|m| m.is_client_bound);
+    let baseline_bound = participants.first().is_some_and(is_bound);
+    for (&at, (rate, cpu)) in judged.iter().zip(found) {
+        if let Some(measured) = &mut participants[at].measured {
+            // If the client limited the rate of either side, the ratio says nothing.
+            let no_rate = is_disturbed || baseline_bound || measured.is_client_bound;
+            measured.rate_verdict = Some(if no_rate { Verdict::Invalid } else { rate });
+            measured.cpu_verdict = Some(if is_disturbed { Verdict::Invalid } else { cpu });
+        }
     }
+    ResultTable { load, participants, rounds, rate_noise_floor, cpu_noise_floor, is_disturbed }
 }
 
-fn samples(rounds: &[Round], entrant: usize) -> impl Iterator<Item = Sample> {
-    let turns = rounds.iter().flat_map(|round| &round.turns);
-    turns.filter(move |turn| turn.entrant == entrant).map(|turn| turn.sample)
+fn rates(ratios: &PairRatios) -> &[f64] {
+    &ratios.rates
 }
 
-fn measured(samples: &[Sample], rates: &[f64], cpus: &[f64], server: &Outcome) -> Option<Measured> {
+fn cpus(ratios: &PairRatios) -> &[f64] {
+    &ratios.cpus
+}
+
+fn samples(rounds: &[Round], participant: usize) -> impl Iterator<Item = Sample> {
+    let samples = rounds.iter().flat_map(|round| &round.slices).copied();
+    samples.filter(move |sample| sample.participant == participant)
+}
+
+fn pairs(rounds: &[Round], participant: usize) -> impl Iterator<Item = Pair> {
+    rounds.iter().flat_map(Round::pairs).filter(move |pair| pair.participant == participant)
+}
+
+fn measured(samples: &[Sample], ratios: &PairRatios, outcome: &Outcome) -> Option<Measured> {
     let median = |of: fn(&Sample) -> f64| -> Option<f64> {
         stats::median(&samples.iter().map(of).collect::<Vec<f64>>())
     };
-    let calls = server.stats.as_ref().map(|stats| stats.counters.calls as f64);
+    let calls = outcome.stats.as_ref().map(|stats| stats.counters.calls as f64);
     Some(Measured {
         slices: samples.len(),
         rate: median(Sample::rate)?,
         cpu_us: median(Sample::cpu_per_message)? * 1e6,
-        rate_ratio: Ratio::of(rates),
-        cpu_ratio: Ratio::of(cpus),
-        rate_finding: None,
-        cpu_finding: None,
+        rate_ratio: Ratio::of(&ratios.rates),
+        cpu_ratio: Ratio::of(&ratios.cpus),
+        rate_verdict: None,
+        cpu_verdict: None,
         server_busy: median(Sample::server_busy)?,
-        server_crowded: median(Sample::server_crowded)?,
+        server_waiting: median(Sample::server_waiting)?,
         client_busy: median(|sample| sample.slice.busy())?,
-        is_client_bound: median(Sample::server_wanted)? < SATURATED,
+        is_client_bound: median(Sample::server_runnable)? < SATURATED,
         is_spinning: median(|sample| sample.server_idle_cpu_share)? > SPINNING,
-        calls_per_message: calls.map(|calls| calls / server.messages.max(1) as f64),
+        calls_per_message: calls.map(|calls| calls / outcome.messages.max(1) as f64),
     })
 }
 
@@ -168,105 +123,80 @@ fn is_disturbed(rounds: &[Round]) -> bool {
     disturbed.count() as f64 > rounds.len() as f64 * DISTURBED_MAX
 }
 
-impl Heat {
-    /// How many messages were replied to, each verified byte by byte.
+impl ResultTable {
+    /// Returns the number of verified replies.
     pub fn messages(&self) -> u64 {
-        self.servers.iter().map(|server| server.messages).sum()
+        self.participants.iter().map(|participant| participant.messages).sum()
     }
 
-    /// In how many rounds an entrant met the baseline.
-    fn pairs(&self, entrant: usize) -> usize {
-        self.rounds.iter().flat_map(Round::pairs).filter(|pair| pair.entrant == entrant).count()
-    }
-
-    /// The least and the most rounds in which one of those that were measured met the baseline.
-    pub(super) fn rounds_each(&self) -> (usize, usize) {
-        let pairs = (AGAIN..self.rows.len()).map(|at| self.pairs(at)).filter(|&pairs| pairs > 0);
-        pairs
-            .fold(None, |range: Option<(usize, usize)>, pairs| {
-                Some(range.map_or((pairs, pairs), |(low, high)| (low.min(pairs), high.max(pairs))))
-            })
-            .unwrap_or_default()
-    }
-
-    /// What is to be said of these numbers, as advice.
-    pub(super) fn warnings(&self, wire: &str) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let load = match self.connections {
-            1 => "at 1 connection".to_owned(),
-            more => format!("at {more} connections"),
+    /// Returns the smallest and the largest number of rounds of a measured participant.
+    pub(crate) fn rounds_range(&self) -> (usize, usize) {
+        let counts = || {
+            let pairs = (CONTROL..self.participants.len()).map(|at| self.round_count(at));
+            pairs.filter(|&rounds| rounds > 0)
         };
-        let is_played = !self.rounds.is_empty();
-        if is_played && (self.rate_floor.is_none() || self.cpu_floor.is_none()) {
-            warnings.push(format!(
-                "{load} there are {} rounds; a verdict needs {}. Give it more --time or --rounds.",
-                self.pairs(AGAIN),
-                stats::VALUES_MIN
-            ));
-        }
-        let few: Vec<&str> = (AGAIN + 1..self.rows.len())
-            .filter(|&at| (1..stats::VALUES_MIN).contains(&self.pairs(at)))
-            .map(|at| self.rows[at].name.as_str())
-            .collect();
-        if self.rate_floor.is_some() && !few.is_empty() {
-            warnings.push(format!(
-                "{load} there were fewer than {} rounds of {}: no verdict is given of them. Give it \
-                 more --time or --rounds.",
-                stats::VALUES_MIN,
-                few.join(", ")
-            ));
-        }
-        if let Some(floor) = self.rate_floor.filter(|&floor| floor > FLOOR_WARN) {
-            warnings.push(format!(
-                "{load} the baseline differs from itself by up to {}: smaller differences of msg/s \
-                 cannot be told here. A quieter machine, or more --time, would help.",
-                units::percent(floor)
-            ));
-        }
-        let steal: Vec<f64> = self.rounds.iter().filter_map(|round| round.steal).collect();
-        let mean = steal.iter().sum::<f64>() / steal.len().max(1) as f64;
-        if self.is_disturbed {
-            warnings.push(format!(
-                "{load} the host took more than {} of the CPUs in over a quarter of the rounds: no \
-                 verdict is valid. Run it again when the host is quiet.",
-                units::percent(STEAL_MAX)
-            ));
-        } else if mean > STEAL_WARN {
-            warnings.push(format!(
-                "{load} the host took {} of the CPUs: expect wide intervals.",
-                units::percent(mean)
-            ));
-        }
-        let of = |is: fn(&Measured) -> bool| -> Vec<&str> {
-            let rows = self.rows.iter().filter(|row| row.measured.as_ref().is_some_and(is));
-            rows.map(|row| row.name.as_str()).collect()
-        };
-        let crowded = of(|row| row.server_crowded > CROWDED);
-        if !crowded.is_empty() {
-            warnings.push(format!(
-                "{load} something else ran on the servers' CPU while they had work to do ({}): their \
-                 msg/s are what was left to them. Let nothing else run.",
-                crowded.join(", ")
-            ));
-        }
-        let bound = of(|row| row.is_client_bound);
-        if !bound.is_empty() {
-            let faster = if wire == "uring" { "" } else { ", or --engine uring," };
-            warnings.push(format!(
-                "{load} the client did not keep every server busy ({}): their msg/s are the client's, \
-                 marked ≥, and only CPU per message is compared. More --connections{faster} would.",
-                bound.join(", ")
-            ));
-        }
-        let spinning = of(|row| row.is_spinning);
-        if !spinning.is_empty() {
-            warnings.push(format!(
-                "{load} {} used the CPU while nobody asked anything: who is seen to do so at the \
-                 beginning is stopped while others have their turn, so that only its own CPU per \
-                 message is higher for it.",
-                spinning.join(", ")
-            ));
-        }
-        warnings
+        (counts().min().unwrap_or(0), counts().max().unwrap_or(0))
     }
+
+    fn round_count(&self, participant: usize) -> usize {
+        pairs(&self.rounds, participant).count()
+    }
+
+    /// Returns the names of the participants whose numbers have a property.
+    fn names(&self, property: fn(&Measured) -> bool) -> Vec<String> {
+        let with = self
+            .participants
+            .iter()
+            .filter(|participant| participant.measured.as_ref().is_some_and(property));
+        with.map(|participant| participant.spec.name.clone()).collect()
+    }
+}
+
+/// Returns the warnings about a table. `engine` is the name of the client's engine.
+pub(crate) fn warnings(table: &ResultTable, engine: &str) -> Vec<Warning> {
+    let mut warnings = rounds_warnings(table);
+    warnings.extend(
+        table
+            .rate_noise_floor
+            .filter(|&floor| floor > NOISE_FLOOR_WARN)
+            .map(TableWarning::NoiseFloor),
+    );
+    let steal: Vec<f64> = table.rounds.iter().filter_map(|round| round.steal).collect();
+    let mean = steal.iter().sum::<f64>() / steal.len().max(1) as f64;
+    if table.is_disturbed {
+        warnings.push(TableWarning::Disturbed(STEAL_MAX));
+    } else if mean > STEAL_WARN {
+        warnings.push(TableWarning::Steal(mean));
+    }
+    let has_faster_engine = engine != "uring";
+    let about = |names: Vec<String>, warning: &dyn Fn(Vec<String>) -> TableWarning| {
+        (!names.is_empty()).then(|| warning(names))
+    };
+    let bound = |names| TableWarning::ClientBound { names, has_faster_engine };
+    warnings.extend(about(
+        table.names(|measured| measured.server_waiting > WAITING_MAX),
+        &TableWarning::CpuContention,
+    ));
+    warnings.extend(about(table.names(|measured| measured.is_client_bound), &bound));
+    warnings.extend(about(table.names(|measured| measured.is_spinning), &TableWarning::Spinning));
+    let connections = table.load.connections;
+    warnings.into_iter().map(|warning| Warning::Table { connections, warning }).collect()
+}
+
+fn rounds_warnings(table: &ResultTable) -> Vec<TableWarning> {
+    let mut warnings = Vec::new();
+    if table.rounds.is_empty() {
+        return warnings;
+    }
+    if table.rate_noise_floor.is_none() || table.cpu_noise_floor.is_none() {
+        warnings.push(TableWarning::FewRounds(table.round_count(CONTROL)));
+    }
+    let few: Vec<String> = (CONTROL + 1..table.participants.len())
+        .filter(|&at| (1..stats::VALUES_MIN).contains(&table.round_count(at)))
+        .map(|at| table.participants[at].spec.name.clone())
+        .collect();
+    if table.rate_noise_floor.is_some() && !few.is_empty() {
+        warnings.push(TableWarning::FewRoundsOf(few));
+    }
+    warnings
 }

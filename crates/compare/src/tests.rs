@@ -1,58 +1,78 @@
-//! The whole, with made-up slices and with a small server in a process of its own.
+//! Whole comparisons, with synthetic slices and with a small server in a child process.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
 
-use super::plan::{Budget, Role};
-use super::rounds::{Sample, Turn};
-use super::verdict::Finding;
+use std::process::Command;
+use std::time::Duration;
+
+use super::plan::{BASELINE, Budget, ModelSpec, ParticipantSpec, Role};
+use super::process_tree::ProcessTree;
+use super::progress::{Activity, Progress};
+use super::results::{Outcome, ResultTable};
+use super::sampling::{Round, Sample, SampleProgress};
+use super::server_process::ServerError;
+use super::stats::{STATS_SCHEMA, ServerStats};
+use super::verdict::Verdict;
 use super::*;
+use crate::idle::{ConnectionCost, IdleCosts, IdleRow};
+use crate::render::Format;
 use proactor::counters::Counters;
-use proactor_load::{EngineChoice, Slice};
+use proactor_load::{EngineChoice, LoadShape, Slice};
 
 const SHAPE: LoadShape = LoadShape { connections: 64, size: 64, depth: 1 };
 
-/// A slice of 40 ms at this rate, with the server this busy.
-fn sample(rate: f64, busy: f64) -> Sample {
+/// Returns a slice of 40 ms with this rate and this share of a busy server.
+fn sample(participant: usize, rate: f64, busy: f64) -> Sample {
     let wall = Duration::from_millis(40);
     let messages = (rate * wall.as_secs_f64()).round() as u64;
     let bytes = messages * 64;
     let slice = Slice { messages, bytes, wall, cpu: wall, idle: wall / 2, unread_share: 0.1 };
     let server_cpu = wall.mul_f64(busy);
-    Sample { slice, server_cpu, server_waited: Duration::ZERO, server_idle_cpu_share: 0.0 }
+    let server_waited = Duration::ZERO;
+    Sample { participant, slice, server_cpu, server_waited, server_idle_cpu_share: 0.0 }
 }
 
-/// Rounds in which the baseline makes 100,000 messages a second, within 1 %, and each challenger
-/// that many times as much.
-fn rounds_of(number: u32, challengers: &[(f64, f64)], steal: f64) -> Vec<Round> {
+/// Returns rounds in which the baseline serves 100,000 messages a second, and the others have these
+/// relative rates, within 1 %, and busy shares.
+fn rounds_of(number: u32, others: &[(f64, f64)], steal: f64) -> Vec<Round> {
     let round = |number: u32| {
         let noise = 1.0 + 0.01 * (f64::from(number % 5) - 2.0) / 2.0;
-        let baseline = Turn { entrant: 0, sample: sample(100_000.0, 1.0) };
-        let mut turns = vec![baseline];
-        for (at, &(ratio, busy)) in challengers.iter().enumerate() {
-            turns.push(Turn { entrant: at + 1, sample: sample(100_000.0 * ratio * noise, busy) });
-            turns.push(baseline);
+        let baseline = sample(0, 100_000.0, 1.0);
+        let mut slices = vec![baseline];
+        for (at, &(ratio, busy)) in others.iter().enumerate() {
+            slices.push(sample(at + 1, 100_000.0 * ratio * noise, busy));
+            slices.push(baseline);
         }
-        Round { steal: Some(steal), turns }
+        Round { steal: Some(steal), slices }
     };
     (0..number).map(round).collect()
 }
 
-fn outcome(calls: u64) -> Outcome {
-    let counters = Counters { calls, ..Counters::default() };
+fn outcome(spec: ParticipantSpec, calls: u64) -> Outcome {
     let stats = ServerStats {
         schema: STATS_SCHEMA.to_owned(),
         model: String::new(),
-        detail: "as it said itself".to_owned(),
-        counters,
+        detail: "its own description".to_owned(),
+        counters: Counters { calls, ..Counters::default() },
     };
-    Outcome { stats: Some(stats), messages: 100_000, ..Outcome::default() }
+    Outcome { stats: Some(stats), messages: 100_000, ..Outcome::new(spec) }
+}
+
+/// Returns the table of the baseline, its control and `uring` with these rounds.
+fn uring_table(rounds: Vec<Round>) -> ResultTable {
+    let participants = plan(&["uring"]).participants().into_iter().map(|spec| outcome(spec, 1));
+    summary::table(SHAPE, participants.collect(), rounds)
+}
+
+fn warnings(table: &ResultTable, engine: &str) -> Vec<String> {
+    summary::warnings(table, engine).iter().map(Warning::to_string).collect()
 }
 
 fn plan(models: &[&str]) -> Plan {
     Plan {
-        baseline: plan::BASELINE.into(),
+        baseline: BASELINE.into(),
         models: models.iter().map(|&model| model.into()).collect(),
         loads: vec![SHAPE],
         budget: Budget::Rounds(6),
@@ -64,35 +84,37 @@ fn plan(models: &[&str]) -> Plan {
     }
 }
 
-fn made_up() -> Heat {
-    let entrants = plan(&["uring", "epoll-et", "select"]).entrants();
+fn synthetic_table() -> ResultTable {
+    let specs = plan(&["uring", "epoll-et", "select"]).participants();
     let rounds = rounds_of(20, &[(1.0, 1.0), (1.15, 1.0), (1.001, 1.0)], 0.0);
-    let refused = "select cannot watch descriptors from 1024 on".to_owned();
-    let refused = Outcome { reason: Some(refused), ..Outcome::default() };
-    let servers =
-        vec![outcome(301_000), outcome(300_000), outcome(7_000), outcome(204_000), refused];
-    summary::heat(SHAPE, entrants, rounds, servers)
+    let calls = [301_000, 300_000, 7_000, 204_000, 0];
+    let mut participants: Vec<Outcome> =
+        specs.into_iter().zip(calls).map(|(spec, calls)| outcome(spec, calls)).collect();
+    let select = &mut participants[4];
+    select.reason = Some("select cannot watch descriptors from 1024 on".to_owned());
+    (select.stats, select.messages) = (None, 0);
+    summary::table(SHAPE, participants, rounds)
 }
 
-fn made_up_idle() -> Idle {
-    let row = |model: &str, cost: Result<idle::Cost, &str>| idle::Row {
+fn synthetic_idle() -> IdleCosts {
+    let row = |model: &str, cost: Result<ConnectionCost, &str>| IdleRow {
         model: model.to_owned(),
         reason: cost.err().map(str::to_owned),
         cost: cost.ok(),
     };
     let cost = |memory, page_tables, descriptors, threads, processes| {
-        Ok(idle::Cost { memory, page_tables, descriptors, threads, processes })
+        Ok(ConnectionCost { memory, page_tables, descriptors, threads, processes })
     };
     let rows = vec![
         row("epoll", cost(310.4, 8.2, 1.0, 0.0, 0.0)),
         row("process", cost(127_000.0, 61_440.0, 5.0, 1.0, 1.0)),
         row("blocking", Err("one connection at a time")),
     ];
-    Idle { connections: 1000, rows }
+    IdleCosts { from_connections: 500, connections: 1000, rows }
 }
 
 #[test]
-fn a_comparison_reads_like_this() {
+fn a_comparison_is_rendered_as_text() {
     let comparison = Comparison {
         schema: SCHEMA,
         environment: Environment {
@@ -107,13 +129,13 @@ fn a_comparison_reads_like_this() {
             ..Environment::default()
         },
         plan: plan(&["uring", "epoll-et", "select"]),
-        wire: "uring",
-        tables: vec![made_up()],
-        idle: Some(made_up_idle()),
-        warnings: vec!["there are two CPUs.".to_owned()],
+        engine: "uring",
+        tables: vec![synthetic_table()],
+        idle: Some(synthetic_idle()),
+        warnings: vec![Warning::TwoCpus],
     };
     let expected = "\
-proactor 0.1.0 compare   seed 7419   servers on CPU 0, client on CPU 1 (wire uring)
+proactor 0.1.0 compare   seed 7419   servers on CPU 0, client on CPU 1 (engine uring)
 
 kernel       6.18.44
 cpu          AMD EPYC (2 usable, virtual)
@@ -127,93 +149,96 @@ epoll again (A/A)   100k  1.00 [0.99..1.00]  noise floor 2.0 %          10.00  1
 uring               115k  1.15 [1.14..1.16]  faster                      8.70  0.87 [0.87..0.87]  less                  100 %       0.07
 epoll-et            100k  1.00 [1.00..1.01]  same (within ±2.0 %)        9.99  1.00 [0.99..1.00]  same (within ±2.0 %)  100 %       2.04
 select                 –                     not measured
-epoll: as it said itself
-uring: as it said itself
-epoll-et: as it said itself
+epoll: its own description
+uring: its own description
+epoll-et: its own description
 select: not measured: select cannot watch descriptors from 1024 on
 [..] encloses the median ratio with 95 % or more; wrong replies 0 of 400,000
 
 In words:
-  uring serves 14 to 16 % more messages than epoll, and takes 13 % less server CPU for each.
-  epoll-et serves as many messages as epoll (within ±2.0 %), and takes the same server CPU for each (within ±2.0 %).
+  uring serves 14 to 16 % more messages than epoll, and takes 13 % less server CPU per message.
+  epoll-et serves as many messages as epoll (within ±2.0 %), and takes the same server CPU per message (within ±2.0 %).
   select was not measured.
 
-What an idle connection costs the server: 1,000 of them, each of which has exchanged one message, divided by their number
+Cost of an idle connection to the server: the growth from 500 to 1,000 connections, which have each exchanged one message
 model     memory  page tables  descriptors  threads  processes
 epoll      310 B          8 B         1.00     0.00       0.00
 process   127 kB      61.4 kB         5.00     1.00       1.00
 blocking       –            –            –        –          –
 blocking: not measured: one connection at a time
-memory is the proportional set size of the server and its children: what they share counts once. Of the kernel's memory only page
-tables are in the table; sockets, and the stack and the tables of each thread and process, come on top. io_uring's direct
-descriptors are slots of its ring, and no descriptors of the process.
+memory is the proportional set size of the server and its children: shared memory counts once. Of the kernel's memory, the table
+has only page tables; sockets, and the stacks and tables of threads and processes, come in addition. Direct descriptors of
+io_uring are slots of its ring and not descriptors of the process.
 
-Warning: there are two CPUs.
+Warning: there are two CPUs, one for the servers and one for the client: every other program affects the numbers.
 ";
-    assert_eq!(render::text(&comparison), expected);
+    assert_eq!(Format::Text.render(&comparison).expect("it is text"), expected);
 }
 
 #[test]
 fn a_server_that_was_not_busy_is_client_bound() {
-    let entrants = plan(&["uring"]).entrants();
     let rounds = rounds_of(20, &[(1.0, 1.0), (1.15, 0.8)], 0.0);
-    let heat = summary::heat(SHAPE, entrants, rounds, vec![outcome(1); 3]);
-    let uring = heat.rows[2].measured.as_ref().expect("it was measured");
+    let table = uring_table(rounds);
+    let uring = table.participants[2].measured.as_ref().expect("it was measured");
     assert!(uring.is_client_bound);
-    assert_eq!(uring.rate_finding, Some(Finding::Invalid));
-    assert_eq!(uring.cpu_finding, Some(Finding::Lower));
-    assert!(render::table(&heat, &mut Default::default()).contains("≥ 115k"));
-    let advice = |wire| {
-        let mut warnings = heat.warnings(wire).into_iter();
-        warnings.find(|text| text.contains("did not keep every server busy (uring)")).unwrap()
+    assert_eq!(uring.rate_verdict, Some(Verdict::Invalid));
+    assert_eq!(uring.cpu_verdict, Some(Verdict::Lower));
+    let advice = |engine| {
+        let mut warnings = warnings(&table, engine).into_iter();
+        warnings.find(|text| text.contains("did not keep all servers busy (uring)")).unwrap()
     };
-    assert!(advice("epoll").ends_with("More --connections, or --engine uring, would."));
-    assert!(advice("uring").ends_with("More --connections would."), "it is in use already");
+    assert!(advice("epoll").ends_with("Use more --connections, or --engine uring."));
+    assert!(advice("uring").ends_with("Use more --connections."), "it is already in use");
+    let comparison = Comparison {
+        schema: SCHEMA,
+        environment: Environment::default(),
+        plan: plan(&["uring"]),
+        engine: "uring",
+        tables: vec![table],
+        idle: None,
+        warnings: Vec::new(),
+    };
+    assert!(Format::Text.render(&comparison).expect("it is text").contains("≥ 115k"));
 }
 
 #[test]
-fn a_server_that_waited_for_its_cpu_is_not_the_clients_fault() {
-    let entrants = plan(&["uring"]).entrants();
+fn a_server_that_waited_for_its_cpu_is_not_client_bound() {
     let mut rounds = rounds_of(20, &[(1.0, 1.0), (1.15, 0.8)], 0.0);
-    for turn in rounds.iter_mut().flat_map(|round| &mut round.turns) {
-        turn.sample.server_waited = turn.sample.slice.wall / 5;
+    for sample in rounds.iter_mut().flat_map(|round| &mut round.slices) {
+        sample.server_waited = sample.slice.wall / 5;
     }
-    let heat = summary::heat(SHAPE, entrants, rounds, vec![outcome(1); 3]);
-    let uring = heat.rows[2].measured.as_ref().expect("it was measured");
+    let table = uring_table(rounds);
+    let uring = table.participants[2].measured.as_ref().expect("it was measured");
     assert!(!uring.is_client_bound);
-    assert_eq!(uring.rate_finding, Some(Finding::Higher));
-    let warned = heat
-        .warnings("epoll")
-        .iter()
-        .any(|text| text.contains("something else ran on the servers' CPU"));
-    assert!(warned, "{:?}", heat.warnings("epoll"));
+    assert_eq!(uring.rate_verdict, Some(Verdict::Higher));
+    let warnings = warnings(&table, "epoll");
+    let warning = "another program used the CPU of busy servers";
+    assert!(warnings.iter().any(|text| text.contains(warning)), "{warnings:?}");
 }
 
 #[test]
-fn a_host_that_takes_the_cpus_makes_everything_invalid() {
-    let entrants = plan(&["uring"]).entrants();
+fn a_host_that_takes_cpu_time_makes_all_findings_invalid() {
     let rounds = rounds_of(20, &[(1.0, 1.0), (1.15, 1.0)], 0.03);
-    let heat = summary::heat(SHAPE, entrants, rounds, vec![outcome(1); 3]);
-    let uring = heat.rows[2].measured.as_ref().expect("it was measured");
+    let table = uring_table(rounds);
+    let uring = table.participants[2].measured.as_ref().expect("it was measured");
     assert_eq!(
-        (uring.rate_finding, uring.cpu_finding),
-        (Some(Finding::Invalid), Some(Finding::Invalid))
+        (uring.rate_verdict, uring.cpu_verdict),
+        (Some(Verdict::Invalid), Some(Verdict::Invalid))
     );
-    assert!(heat.warnings("epoll").iter().any(|text| text.contains("no verdict is valid")));
+    assert!(warnings(&table, "epoll").iter().any(|text| text.contains("no verdict is valid")));
 }
 
 #[test]
 fn five_rounds_have_numbers_and_no_verdict() {
-    let entrants = plan(&["uring"]).entrants();
     let rounds = rounds_of(5, &[(1.0, 1.0), (1.5, 1.0)], 0.0);
-    let heat = summary::heat(SHAPE, entrants, rounds, vec![outcome(1); 3]);
-    let uring = heat.rows[2].measured.as_ref().expect("it was measured");
-    assert_eq!(uring.rate_finding, Some(Finding::NotShown));
-    assert!(heat.warnings("epoll")[0].contains("there are 5 rounds; a verdict needs 6"));
+    let table = uring_table(rounds);
+    let uring = table.participants[2].measured.as_ref().expect("it was measured");
+    assert_eq!(uring.rate_verdict, Some(Verdict::NotShown));
+    assert!(warnings(&table, "epoll")[0].contains("there are 5 rounds; a verdict needs 6"));
 }
 
-/// Started again as a child, this very test is a server: it echoes on a thread per connection. The
-/// model `liar` swaps a byte in the end, `mute` says nothing, and `absent` is no model.
+/// Started as a child process, this test is a server that echoes with a thread per connection. Its
+/// model selects a fault: `liar` changes a byte, `mute` sends nothing, `absent` does not start.
 #[test]
 fn a_stand_in_server() {
     let Ok(model) = std::env::var("PROACTOR_STAND_IN") else { return };
@@ -221,7 +246,7 @@ fn a_stand_in_server() {
         eprintln!("no such model: absent");
         std::process::exit(2);
     }
-    // Its own end ends it too, below; the limit, if this process is killed.
+    // It is killed below; the limit is for the case that this process is killed.
     let burn = || Command::new("/bin/sh").args(["-c", "ulimit -t 60; while :; do :; done"]).spawn();
     let child = (model == "parent").then(|| burn().expect("a shell"));
     let stop = os::ShutdownSignal::new().expect("a descriptor");
@@ -233,25 +258,25 @@ fn a_stand_in_server() {
         for stream in listener.incoming() {
             let (mut stream, model) = (stream.expect("a connection"), serving.clone());
             thread::spawn(move || {
-                let (mut room, mut echoed) = ([0; 4096], 0);
-                while let Ok(len @ 1..) = stream.read(&mut room) {
+                let (mut buffer, mut echoed) = ([0; 4096], 0);
+                while let Ok(len @ 1..) = stream.read(&mut buffer) {
                     echoed += len;
                     if model == "liar" && echoed > 20_000 {
-                        room[0] ^= 1;
+                        buffer[0] ^= 1;
                     }
-                    let told = || {
+                    let must_die = || {
                         std::env::var_os("PROACTOR_DIE")
                             .is_some_and(|file| std::path::Path::new(&file).exists())
                     };
-                    if model == "mortal" && echoed > 20_000 || model == "doomed" && told() {
+                    if model == "mortal" && echoed > 20_000 || model == "doomed" && must_die() {
                         eprintln!("error: a fatal accident");
                         std::process::exit(7);
                     }
                     if model == "hanging" && echoed > 20_000 {
-                        eprintln!("2026-11-21T00:00:00Z  WARN nobody is served any more");
+                        eprintln!("2026-11-21T00:00:00Z  WARN no connection is served");
                         thread::park();
                     }
-                    if model != "mute" && stream.write_all(&room[..len]).is_err() {
+                    if model != "mute" && stream.write_all(&buffer[..len]).is_err() {
                         break;
                     }
                 }
@@ -269,7 +294,7 @@ fn a_stand_in_server() {
     std::process::exit(0);
 }
 
-fn stand_in(Variant { model, .. }: &Variant) -> Result<Command, Refusal> {
+fn stand_in(ModelSpec { model, .. }: &ModelSpec) -> Result<Command, ServerError> {
     let mut command = Command::new(std::env::current_exe().expect("this test has a path"));
     command
         .args(["--exact", "tests::a_stand_in_server", "--nocapture"])
@@ -277,26 +302,31 @@ fn stand_in(Variant { model, .. }: &Variant) -> Result<Command, Refusal> {
     Ok(command)
 }
 
-/// On the CPUs that there are.
+/// Compares stand-ins; client and servers may share a CPU.
 fn compared(models: &[&str], budget: Budget) -> anyhow::Result<Comparison> {
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
     let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(models) };
     run(&plan, &stand_in, &mut |_| true)
 }
 
-/// Why this model has no numbers; that the others have theirs is made sure of.
+/// Returns why this model has no numbers, and asserts that the others have.
 fn reason(model: &str, budget: Budget) -> String {
-    let comparison = compared(&[model, "other"], budget).expect("one model's trouble ends nothing");
-    let rows = &comparison.tables[0].rows;
+    let comparison = compared(&[model, "other"], budget).expect("one failed model ends nothing");
+    let rows = &comparison.tables[0].participants;
     for other in [0, 1, 3] {
         assert!(rows[other].measured.is_some(), "{:?}", rows[other]);
     }
-    assert!(render::text(&comparison).contains(&format!("{model}: not measured: ")));
+    assert!(
+        Format::Text
+            .render(&comparison)
+            .expect("it is text")
+            .contains(&format!("{model}: not measured: "))
+    );
     rows[2].reason.clone().expect("it has no numbers")
 }
 
 #[test]
-fn a_server_that_dies_is_a_row_with_its_last_words() {
+fn a_server_that_dies_is_a_row_with_its_last_log_line() {
     let reason = reason("mortal", Budget::Rounds(3));
     assert!(
         reason.starts_with("the server ended (exit status: 7): a fatal accident; "),
@@ -305,26 +335,26 @@ fn a_server_that_dies_is_a_row_with_its_last_words() {
 }
 
 #[test]
-fn a_server_that_dies_in_mid_run_is_a_row_with_its_last_words() {
+fn a_server_that_dies_during_sampling_is_a_row_with_its_last_log_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("die");
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
     let budget = Budget::Rounds(3);
     let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&["doomed", "other"]) };
-    let recipe = |model: &Variant| {
-        let mut command = stand_in(model)?;
-        command.env("PROACTOR_DIE", &file);
-        Ok(command)
+    let command = |model: &ModelSpec| {
+        let mut start = stand_in(model)?;
+        start.env("PROACTOR_DIE", &file);
+        Ok(start)
     };
     let mut watch = |progress: &Progress<'_>| {
-        if matches!(progress.doing, Doing::Slice(Step { round: 1, .. }, _)) {
-            std::fs::write(&file, "").expect("room for a file");
+        if matches!(progress.activity, Activity::Sampled(SampleProgress { round: 1, .. }, _)) {
+            std::fs::write(&file, "").expect("a writable directory");
         }
         true
     };
-    let comparison = run(&plan, &recipe, &mut watch).expect("one model's trouble ends nothing");
-    let rows = &comparison.tables[0].rows;
-    assert_eq!(rows[3].measured.as_ref().expect("it is honest").slices, 3);
+    let comparison = run(&plan, &command, &mut watch).expect("one failed model ends nothing");
+    let rows = &comparison.tables[0].participants;
+    assert_eq!(rows[3].measured.as_ref().expect("it is correct").slices, 3);
     let reason = rows[2].reason.as_deref().expect("it died in the second round");
     assert!(
         reason.starts_with("the server ended (exit status: 7): a fatal accident; "),
@@ -333,14 +363,14 @@ fn a_server_that_dies_in_mid_run_is_a_row_with_its_last_words() {
 }
 
 #[test]
-fn a_server_that_hangs_is_a_row_with_its_last_words() {
+fn a_server_that_hangs_is_a_row_with_its_last_log_line() {
     let reason = reason("hanging", Budget::Rounds(2));
     assert!(reason.contains("has stalled"), "{reason}");
-    assert!(reason.ends_with("; the server said: nobody is served any more"), "{reason}");
+    assert!(reason.ends_with("; the server said: no connection is served"), "{reason}");
 }
 
 #[test]
-fn what_is_known_beforehand_is_a_row_and_not_tried() {
+fn a_known_limit_is_a_row_and_not_tried() {
     assert_eq!(
         reason("blocking", Budget::Rounds(1)),
         "does not serve several connections at once: the next is accepted when the current one is \
@@ -349,46 +379,48 @@ fn what_is_known_beforehand_is_a_row_and_not_tried() {
 }
 
 #[test]
-fn who_cannot_be_started_for_want_of_something_is_a_row_that_says_so() {
+fn a_server_without_a_command_is_a_row_with_the_reason() {
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
     let budget = Budget::Rounds(1);
     let models = ["other+trace", "another"];
     let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&models) };
-    let recipe = |variant: &Variant| match variant.recorded {
-        true => Err(Refusal("no room".to_owned())),
-        false => stand_in(variant),
+    let command = |model: &ModelSpec| match model.recorded {
+        true => Err(ServerError("no space".to_owned())),
+        false => stand_in(model),
     };
-    let comparison = run(&plan, &recipe, &mut |_| true).expect("the others can");
-    let reasons = |heat: &Heat| heat.rows.iter().map(|row| row.reason.clone()).collect::<Vec<_>>();
-    let expected = [None, None, Some("no room".to_owned()), None];
+    let comparison = run(&plan, &command, &mut |_| true).expect("the others can");
+    let reasons = |table: &ResultTable| -> Vec<Option<String>> {
+        table.participants.iter().map(|participant| participant.reason.clone()).collect()
+    };
+    let expected = [None, None, Some("no space".to_owned()), None];
     assert_eq!(reasons(&comparison.tables[0]), expected);
 }
 
 #[test]
-fn a_baseline_that_fails_is_told_in_one_line() {
+fn a_baseline_that_fails_is_an_error_of_one_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("die");
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
     let plan = Plan { loads: vec![load], client_cpu: 0, ..plan(&["other"]) };
-    let recipe = |_: &Variant| {
-        let mut command = stand_in(&"doomed".into())?;
-        command.env("PROACTOR_DIE", &file);
-        Ok(command)
+    let command = |_: &ModelSpec| {
+        let mut start = stand_in(&"doomed".into())?;
+        start.env("PROACTOR_DIE", &file);
+        Ok(start)
     };
-    let fails = |when: fn(&Doing) -> bool| {
+    let fails = |when: fn(&Activity) -> bool| {
         let _ = std::fs::remove_file(&file);
         let mut watch = |progress: &Progress<'_>| {
-            if when(&progress.doing) {
-                std::fs::write(&file, "").expect("room for a file");
+            if when(&progress.activity) {
+                std::fs::write(&file, "").expect("a writable directory");
             }
             true
         };
-        let error = run(&plan, &recipe, &mut watch);
+        let error = run(&plan, &command, &mut watch);
         format!("{:#}", error.expect_err("without it there is nothing to compare with"))
     };
     let at_once = fails(|_| true);
     assert!(at_once.starts_with("the baseline, epoll, cannot run: the server ended"), "{at_once}");
-    let later = fails(|doing| matches!(doing, Doing::Slice(..)));
+    let later = fails(|activity| matches!(activity, Activity::Sampled(..)));
     assert!(later.starts_with("the baseline, epoll, cannot go on: the server ended"), "{later}");
     for text in [at_once, later] {
         assert!(text.contains("a fatal accident"), "{text}");
@@ -403,46 +435,47 @@ fn the_cpu_of_a_child_counts_and_a_spinning_server_is_stopped() {
     let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&["parent", "other"]) };
     let mut seen = 0;
     let mut watch = |progress: &Progress<'_>| {
-        if matches!(progress.doing, Doing::Slice(..))
-            && progress.entrant.model != Variant::from("parent")
+        if matches!(progress.activity, Activity::Sampled(..))
+            && progress.participant.model != ModelSpec::from("parent")
         {
             let (all, stopped) = stand_ins("parent");
-            assert_eq!((all, stopped), (2, 2), "it and its child are stopped in others' slices");
+            assert_eq!((all, stopped), (2, 2), "both are stopped in the slices of others");
             seen += 1;
         }
         true
     };
-    let comparison = run(&plan, &stand_in, &mut watch).expect("honest servers");
-    assert_eq!(seen, 3 * 6, "of seven slices in a round one is its own");
-    let heat = &comparison.tables[0];
-    let row = |at: usize| heat.rows[at].measured.as_ref().expect("it was measured");
+    let comparison = run(&plan, &stand_in, &mut watch).expect("correct servers");
+    assert_eq!(seen, 3 * 6, "one of seven slices in a round is its own");
+    let table = &comparison.tables[0];
+    let row = |at: usize| table.participants[at].measured.as_ref().expect("it was measured");
     let (parent, other) = (row(2), row(3));
     assert!(parent.is_spinning, "its child burns a CPU: {parent:?}");
     assert!(!other.is_spinning && !row(0).is_spinning, "{other:?}");
-    assert!(
-        heat.warnings("epoll").iter().any(|text| text.contains("parent used the CPU while nobody"))
-    );
-    let of =
-        |at| heat.rounds.iter().flat_map(|round| &round.turns).filter(move |t| t.entrant == at);
-    assert!(of(2).all(|turn| turn.sample.server_idle_cpu_share > heat::SPINNING));
-    assert!(of(0).chain(of(3)).all(|turn| !turn.sample.server_cpu.is_zero()));
+    let warnings = warnings(table, "epoll");
+    assert!(warnings.iter().any(|text| text.contains("parent used CPU time while idle")));
+    let samples = |at| {
+        let all = table.rounds.iter().flat_map(|round| &round.slices);
+        all.filter(move |sample| sample.participant == at)
+    };
+    assert!(samples(2).all(|sample| sample.server_idle_cpu_share > summary::SPINNING));
+    assert!(samples(0).chain(samples(3)).all(|sample| !sample.server_cpu.is_zero()));
 }
 
-/// How many processes of stand-ins for this model we have, and how many of them are stopped.
+/// Returns the number of stand-in processes of this model, and how many of them are stopped.
 fn stand_ins(model: &str) -> (usize, usize) {
     let environment = format!("PROACTOR_STAND_IN={model}\0");
     let read = |pid: u32, file: &str| {
         String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default())
             .into_owned()
     };
-    let all = family::Family::of(std::process::id()).expect("we run");
-    let ours = all.pids().iter().filter(|&&pid| read(pid, "environ").contains(&environment));
+    let all = ProcessTree::of(std::process::id()).expect("this process runs");
+    let ours = all.pids.iter().filter(|&&pid| read(pid, "environ").contains(&environment));
     let stopped = |&&pid: &&u32| read(pid, "status").contains("State:\tT");
     (ours.clone().count(), ours.filter(stopped).count())
 }
 
 #[test]
-fn what_idle_connections_cost_is_measured_of_each_model() {
+fn the_cost_of_idle_connections_is_measured_for_each_model() {
     let load = LoadShape { connections: 1, size: 64, depth: 1 };
     let plan = Plan {
         loads: vec![load],
@@ -451,79 +484,79 @@ fn what_idle_connections_cost_is_measured_of_each_model() {
         client_cpu: 0,
         ..plan(&["blocking", "absent"])
     };
-    let comparison = run(&plan, &stand_in, &mut |_| true).expect("an honest baseline");
+    let comparison = run(&plan, &stand_in, &mut |_| true).expect("a correct baseline");
     let idle = comparison.idle.as_ref().expect("it was asked for");
     let names: Vec<&str> = idle.rows.iter().map(|row| row.model.as_str()).collect();
-    assert_eq!(names, ["epoll", "blocking", "absent"], "the baseline once");
+    assert_eq!(names, ["epoll", "blocking", "absent"], "the baseline is measured once");
     let cost = idle.rows[0].cost.expect("it was measured");
     assert_eq!((cost.descriptors, cost.threads, cost.processes), (1.0, 1.0, 0.0));
     assert!(cost.memory > 0.0, "a thread has a stack");
     let reason = |at: usize| idle.rows[at].reason.as_deref().unwrap_or("none");
     assert!(reason(1).starts_with("does not serve several at a time"), "{}", reason(1));
     assert_eq!(reason(2), "no such model: absent");
-    let text = render::text(&comparison);
+    let text = Format::Text.render(&comparison).expect("it is text");
     assert!(text.contains("absent: not measured: no such model: absent"), "{text}");
     let json = serde_json::to_value(&comparison).expect("it is plain data");
     assert_eq!(json["idle"]["rows"][0]["cost"]["threads"], 1.0);
 }
 
 #[test]
-fn servers_are_started_measured_and_asked_for_their_counters() {
-    let comparison = compared(&["other", "absent"], Budget::Rounds(2)).expect("honest servers");
-    let heat = &comparison.tables[0];
-    let roles: Vec<Role> = heat.entrants.iter().map(|entrant| entrant.role).collect();
-    assert_eq!(roles, [Role::Baseline, Role::Again, Role::Model, Role::Model]);
-    assert_eq!(heat.rounds.len(), 2);
-    for at in 0..3 {
-        let stats = heat.servers[at].stats.as_ref().expect("it told its counters");
+fn servers_are_started_measured_and_report_their_counters() {
+    let comparison = compared(&["other", "absent"], Budget::Rounds(2)).expect("correct servers");
+    let table = &comparison.tables[0];
+    let roles: Vec<Role> = table.participants.iter().map(|one| one.spec.role).collect();
+    assert_eq!(roles, [Role::Baseline, Role::Control, Role::Model, Role::Model]);
+    assert_eq!(table.rounds.len(), 2);
+    for participant in &table.participants[..3] {
+        let stats = participant.stats.as_ref().expect("it reported its counters");
         assert_eq!(stats.counters.calls, 123);
-        assert!(heat.servers[at].messages > 0);
-        assert_eq!(heat.servers[at].about, "stand-in, echo");
-        assert!(heat.rows[at].measured.as_ref().expect("it was measured").cpu_us > 0.0);
+        assert!(participant.messages > 0);
+        assert_eq!(participant.about, "stand-in, echo");
+        assert!(participant.measured.as_ref().expect("it was measured").cpu_us > 0.0);
     }
-    assert_eq!(heat.rows[3].reason.as_deref(), Some("no such model: absent"));
+    assert_eq!(table.participants[3].reason.as_deref(), Some("no such model: absent"));
     let json = serde_json::to_value(&comparison).expect("it is plain data");
-    assert_eq!(json["schema"], "proactor.compare/2");
+    assert_eq!(json["schema"], "proactor.compare/3");
     assert_eq!(json["tables"][0]["rounds"].as_array().map(Vec::len), Some(2));
-    assert!(json["tables"][0]["rounds"][0]["turns"][0]["server_cpu_ns"].is_u64());
+    assert!(json["tables"][0]["rounds"][0]["slices"][0]["server_cpu_ns"].is_u64());
 }
 
 #[test]
-fn a_wrong_byte_voids_the_whole_run() {
-    let error = compared(&["liar"], Budget::Rounds(1000)).expect_err("a byte was swapped");
+fn a_wrong_byte_makes_the_whole_run_void() {
+    let error = compared(&["liar"], Budget::Rounds(1000)).expect_err("a byte was changed");
     let text = format!("{error:#}");
     assert!(text.starts_with("liar"), "{text}");
     assert!(text.contains("wrong reply on connection"), "{text}");
 }
 
 #[test]
-fn whoever_watches_can_end_it_and_is_told_what_there_is() {
+fn an_interrupted_comparison_has_the_results_until_then() {
     let load = LoadShape { connections: 1, size: 64, depth: 1 };
     let plan = Plan { loads: vec![load; 2], client_cpu: 0, ..plan(&[]) };
     let mut slices = 0;
     let comparison = run(&plan, &stand_in, &mut |progress| {
-        slices += u32::from(matches!(progress.doing, Doing::Slice(..)));
+        slices += u32::from(matches!(progress.activity, Activity::Sampled(..)));
         slices < 4
     });
-    let comparison = comparison.expect("honest servers");
+    let comparison = comparison.expect("correct servers");
     assert_eq!(comparison.tables.len(), 1);
     assert_eq!(
         comparison.tables[0].rounds.len(),
         1,
-        "three slices, and a fourth that cut the next"
+        "three slices, and a fourth that begins the next round"
     );
-    assert!(comparison.warnings.iter().any(|text| text.starts_with("it was interrupted")));
+    assert!(comparison.warnings.iter().any(|text| *text == Warning::Interrupted));
 }
 
 #[test]
-fn it_can_be_ended_before_anything_was_measured() {
+fn a_comparison_can_be_interrupted_before_the_first_slice() {
     for end in 1..=4 {
         let load = LoadShape { connections: 1, size: 64, depth: 1 };
         let plan = Plan { loads: vec![load], client_cpu: 0, idle: 5, ..plan(&["other"]) };
-        let mut told = 0;
+        let mut reports = 0;
         let comparison = run(&plan, &stand_in, &mut |_| {
-            told += 1;
-            told < end
+            reports += 1;
+            reports < end
         });
         match comparison {
             Ok(comparison) => assert!(comparison.idle.is_none()),

@@ -11,8 +11,8 @@
 //!    completion names it, and to this process from then until it is published again.
 //! 2. A connection's send buffer belongs to the kernel while the connection's send is in flight. A
 //!    connection has at most one.
-//! 3. No memory is freed while an operation is in flight: [`UringEngine`] ends all operations before
-//!    it is dropped, and leaks the memory if it cannot.
+//! 3. No memory is freed while an operation is in flight: [`UringEngine`] ends all operations
+//!    before it is dropped, and leaks the memory if it cannot.
 #![allow(unsafe_code)]
 
 use std::alloc::{self, Layout};
@@ -97,8 +97,8 @@ pub(super) fn open(shape: LoadShape) -> io::Result<UringEngine> {
         large => large.next_multiple_of(PAGE),
     };
     let outgoing = SharedMemory::new(stride * shape.connections)?;
-    // SAFETY: the address is that of `count` zeroed entries at a page boundary. Their memory is freed
-    // after all operations have ended, or leaked (rule 3).
+    // SAFETY: the address is that of `count` zeroed entries at a page boundary. Their memory is
+    // freed after all operations have ended, or leaked (rule 3).
     unsafe {
         let submitter = ring.submitter();
         submitter.register_buf_ring_with_flags(provided.address(), count as u16, GROUP, 0)
@@ -246,8 +246,8 @@ impl ClientEngine for UringEngine {
         if len == 0 {
             return Ok(());
         }
-        // SAFETY: the range is the send buffer of `conn`, and no send of `conn` is in flight, so the
-        // kernel does not read it (rule 2).
+        // SAFETY: the range is the send buffer of `conn`, and no send of `conn` is in flight, so
+        // the kernel does not read it (rule 2).
         let bytes = unsafe { self.outgoing.bytes_mut(conn * self.stride, len) };
         streams.fill(conn, bytes);
         connection.sending = true;
@@ -337,7 +337,8 @@ impl ProvidedBuffers {
         let buffers = SharedMemory::new(usize::from(count) * size)?;
         let mut provided = ProvidedBuffers { entries, buffers, count, size, tail: 0 };
         for id in 0..count {
-            // SAFETY: `id` is below `count`, and the kernel does not know of this buffer yet (rule 1).
+            // SAFETY: `id` is below `count`, and the kernel does not know of this buffer yet (rule
+            // 1).
             unsafe { provided.give_back(id) };
         }
         provided.publish();
@@ -366,7 +367,8 @@ impl ProvidedBuffers {
         unsafe { self.buffers.bytes(start, len) }
     }
 
-    /// Returns a buffer to the ring. The kernel sees it after the next [`ProvidedBuffers::publish`].
+    /// Returns a buffer to the ring. The kernel sees it after the next
+    /// [`ProvidedBuffers::publish`].
     ///
     /// # Safety
     /// `id` is below `count`, the buffer was not returned since a completion named it, and no

@@ -56,12 +56,12 @@ pub const DEPTH_MAX: usize = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
-    /// io_uring if it works here, else epoll.
+    /// Uses io_uring if it works here, else epoll.
     #[default]
     Auto,
-    /// Edge-triggered epoll, polled without waiting.
+    /// Uses edge-triggered epoll, polled without waiting.
     Epoll,
-    /// io_uring: multishot receives, and sends in batches.
+    /// Uses io_uring with multishot receives, and sends in batches.
     Uring,
 }
 
@@ -120,7 +120,7 @@ pub struct LoadOptions {
     pub shape: LoadShape,
     /// The seed of the message bytes.
     pub seed: u64,
-    /// The I/O engine.
+    /// The I/O engine of the client.
     pub engine: EngineChoice,
     /// How long a connection may wait for the next byte of a reply, and how long connecting may
     /// take.
@@ -138,7 +138,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Opens all connections.
+    /// Opens all connections of a load.
     ///
     /// # Errors
     /// A connection is refused, the requested engine does not work here, or a number of the shape

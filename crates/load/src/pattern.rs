@@ -1,7 +1,8 @@
 //! The bytes that a connection sends: a function of seed, connection and offset.
 //!
-//! Replies are therefore verified without a copy of what was sent, and a byte that is changed, lost,
-//! duplicated, or of another connection is found at its offset. The byte at offset *o* is the byte
+//! Replies are therefore verified without a copy of what was sent, and a byte that is changed,
+//! lost, duplicated, or of another connection is found at its offset. The byte at offset *o* is the
+//! byte
 //! *o* mod 512 of a fixed table, mixed with a key for each block of 512 bytes. Generating it costs
 //! about as much as copying it.
 

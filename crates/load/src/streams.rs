@@ -15,7 +15,7 @@ use proactor_report::Latencies;
 pub struct LoadShape {
     /// The number of connections.
     pub connections: usize,
-    /// Bytes per message.
+    /// The bytes of a message.
     pub size: usize,
     /// The maximum number of outstanding messages of a connection.
     pub depth: usize,

@@ -21,13 +21,13 @@ const CPU_MIN: f64 = 0.90;
 /// The result of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct LoadSummary {
-    /// [`SCHEMA`].
+    /// Name and version: [`SCHEMA`].
     pub schema: &'static str,
     /// The address of the server.
     pub address: String,
     /// The number of connections.
     pub connections: usize,
-    /// Bytes per message.
+    /// The bytes of a message.
     pub size: usize,
     /// The maximum number of outstanding messages of a connection.
     pub depth: usize,
@@ -38,7 +38,7 @@ pub struct LoadSummary {
     /// The whole run as one slice.
     #[serde(flatten)]
     pub slice: Slice,
-    /// Messages per second.
+    /// The messages per second.
     pub rate: f64,
     /// The share of the time in which the client had work.
     pub client_busy: f64,
@@ -142,7 +142,7 @@ pub enum LoadWarning {
     Bottleneck {
         /// The share of the time in which the client had work.
         busy: f64,
-        /// [`Slice::unread_share`].
+        /// The share of connections with an unread reply.
         unread: f64,
     },
     /// The client was busy.
@@ -155,7 +155,7 @@ pub enum LoadWarning {
         /// The share of the time in which the client ran.
         share: f64,
     },
-    /// io_uring does not work here.
+    /// The client cannot use io_uring.
     Fallback {
         /// The error of the setup.
         error: String,

@@ -1,5 +1,5 @@
-//! Latencies: a histogram of fixed relative error. A percentile is reported only if there are enough
-//! samples to estimate it.
+//! Latencies: a histogram of fixed relative error. A percentile is reported only if there are
+//! enough samples to estimate it.
 
 use std::time::Duration;
 
@@ -27,13 +27,13 @@ impl Latencies {
         Latencies(histogram.expect("bounds from a nanosecond to a minute are in order"))
     }
 
-    /// Records one latency.
+    /// Adds one latency to the histogram.
     pub fn record(&mut self, latency: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.0.saturating_record(nanos);
     }
 
-    /// Removes all samples.
+    /// Removes all samples from the histogram.
     pub fn clear(&mut self) {
         self.0.reset();
     }
@@ -85,15 +85,15 @@ impl Default for Latencies {
 pub struct Percentiles {
     /// The number of samples.
     pub samples: u64,
-    /// The median.
+    /// The median latency: p50.
     pub p50_ns: Option<u64>,
-    /// The 90th percentile.
+    /// The 90th percentile: p90.
     pub p90_ns: Option<u64>,
-    /// The 99th percentile.
+    /// The 99th percentile: p99.
     pub p99_ns: Option<u64>,
-    /// The 99.9th percentile.
+    /// The 99.9th percentile: p99.9.
     pub p99_9_ns: Option<u64>,
-    /// The longest latency.
+    /// The longest latency of all.
     pub max_ns: Option<u64>,
 }
 

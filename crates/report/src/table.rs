@@ -7,9 +7,9 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, presets};
 /// The alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
-    /// For words.
+    /// The alignment of words.
     Left,
-    /// For numbers.
+    /// The alignment of numbers.
     Right,
 }
 

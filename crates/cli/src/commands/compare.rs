@@ -16,9 +16,10 @@ use super::output::{self, Destination};
 use super::picks::{Candidate, Pick, picked};
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
-use proactor_compare::contender::Refusal;
-use proactor_compare::plan::{BASELINE, Budget, MODELS, Plan, Variant};
-use proactor_compare::{Doing, Progress, render};
+use proactor_compare::plan::{BASELINE, Budget, MODELS, ModelSpec, Plan};
+use proactor_compare::progress::{Activity, Progress};
+use proactor_compare::render::Format;
+use proactor_compare::server_process::ServerError;
 use proactor_load::{CONNECTIONS_MAX, DEPTH_MAX, EngineChoice, LoadShape, SIZE_MAX};
 use proactor_report::units;
 
@@ -35,12 +36,12 @@ pub(super) struct Args {
     /// as in all,-process; NAME+trace records into a file, as `serve --trace=FILE` does. A model
     /// that does not work here is a row with the reason
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = MODELS)]
-    models: Vec<Pick<Variant>>,
+    models: Vec<Pick<ModelSpec>>,
 
     /// Model that the others are compared with, and that is also measured against itself;
     /// NAME+trace is possible
-    #[arg(long, value_name = "MODEL", default_value = BASELINE, value_parser = Variant::named)]
-    baseline: Variant,
+    #[arg(long, value_name = "MODEL", default_value = BASELINE, value_parser = ModelSpec::named)]
+    baseline: ModelSpec,
 
     /// Connections per server; several numbers make several tables
     #[arg(long, short = 'c', value_name = "N,…", value_delimiter = ',', default_value = "64",
@@ -105,12 +106,11 @@ impl Args {
         let to = self.json.as_deref().map(Destination::open).transpose()?;
         let program = std::env::current_exe().context("cannot find the file of this program")?;
         let loads = plan.loads.iter().map(|load| load.connections);
-        // One idle connection more than are counted: it is opened first and stays open.
         let most = loads.max().unwrap_or(0).max(plan.idle + 1);
         let stop = ShutdownSignal::new().context("cannot wait for Ctrl-C")?;
         stop.on_signals().context("cannot wait for Ctrl-C")?;
         let recordings = Recordings::default();
-        let recipe = |Variant { model, recorded }: &Variant| {
+        let start = |ModelSpec { model, recorded }: &ModelSpec| {
             let mut command = Command::new(&program);
             command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", "echo"]);
             command.args(["--model", model, "--cpu", &plan.server_cpu.to_string()]);
@@ -120,13 +120,13 @@ impl Args {
                 command.args(["--max-connections", &most.to_string()]);
             }
             if *recorded {
-                let refused = |error| Refusal(format!("cannot create a trace file: {error}"));
-                command.arg(recordings.next().map_err(refused)?);
+                let failed = |error| ServerError(format!("cannot create a trace file: {error}"));
+                command.arg(recordings.next().map_err(failed)?);
             }
             Ok(command)
         };
         let mut live = Live::new();
-        let comparison = proactor_compare::run(&plan, &recipe, &mut |progress| {
+        let comparison = proactor_compare::run(&plan, &start, &mut |progress| {
             live.show(progress);
             stop.take() == 0
         });
@@ -135,10 +135,10 @@ impl Args {
 
         let prints_text = !matches!(to, Some(Destination::Stdout));
         if let Some(to) = to {
-            to.write(&serde_json::to_string_pretty(&comparison)?)?;
+            to.write(&Format::Json.render(&comparison)?)?;
         }
         if prints_text {
-            output::print(&render::text(&comparison))?;
+            output::print(&Format::Text.render(&comparison)?)?;
         }
         Ok(())
     }
@@ -230,22 +230,22 @@ impl Live {
 }
 
 fn line(progress: &Progress<'_>) -> String {
-    let Progress { table: (number, tables), load, entrant, doing, left } = progress;
-    let name = entrant.name();
-    let what = match doing {
-        Doing::Idling(connections) => {
+    let Progress { table: (number, tables), load, participant, activity, left } = progress;
+    let name = &participant.name;
+    let what = match activity {
+        Activity::MeasuringIdle(connections) => {
             return format!("{name}: {connections} idle connections");
         }
-        Doing::Starting => format!("{name}: starting"),
-        Doing::Connecting => format!("{name}: connecting"),
-        Doing::WarmingUp => format!("{name}: warming up"),
-        Doing::Slice(step, rounds) => format!(
+        Activity::Starting => format!("{name}: starting"),
+        Activity::Connecting => format!("{name}: connecting"),
+        Activity::WarmingUp => format!("{name}: warming up"),
+        Activity::Sampled(after, rounds) => format!(
             "round {}/{rounds}  {name} {} msg/s, server {} busy",
-            step.round + 1,
-            units::rate(step.sample.rate()),
-            units::percent(step.sample.server_busy()),
+            after.round + 1,
+            units::rate(after.sample.rate()),
+            units::percent(after.sample.server_busy()),
         ),
-        Doing::Ending => format!("{name}: ending"),
+        Activity::Stopping => format!("{name}: stopping"),
     };
     let table = match tables {
         1 => String::new(),

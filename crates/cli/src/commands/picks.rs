@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use proactor_compare::plan::{RECORDED, Variant};
+use proactor_compare::plan::{ModelSpec, RECORDED};
 use proactor_models::model::{Choice, Model};
 
 /// One word of `--models`; words are separated by commas.
@@ -46,16 +46,16 @@ impl Candidate for Model {
 }
 
 /// `NAME+trace` and `NAME` are different values.
-impl Candidate for Variant {
-    fn named(name: &str) -> Result<Variant, String> {
-        let variant = Variant::from(name);
+impl Candidate for ModelSpec {
+    fn named(name: &str) -> Result<ModelSpec, String> {
+        let variant = ModelSpec::from(name);
         if variant.model == "all" && variant.recorded {
             return Err(format!("name each model to record, for example uring{RECORDED}"));
         }
         Model::named(&variant.model).map(|_| variant)
     }
 
-    fn of(model: Model) -> Variant {
+    fn of(model: Model) -> ModelSpec {
         model.name().into()
     }
 }
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(models("poll,poll"), [Model::Poll]);
         for wrong in ["kqueue", "-kqueue", "auto", "", "-", "-all"] {
             wrong.parse::<Pick<Model>>().expect_err(wrong);
-            wrong.parse::<Pick<Variant>>().expect_err(wrong);
+            wrong.parse::<Pick<ModelSpec>>().expect_err(wrong);
         }
         let error = "kqueue".parse::<Pick<Model>>().expect_err("no such model");
         for known in Model::ALL.map(Model::name).into_iter().chain(["all", "kqueue"]) {
@@ -124,11 +124,11 @@ mod tests {
         let names = |words: &str| -> Vec<String> {
             let picks: Vec<_> =
                 words.split(',').map(|word| word.parse().expect("a word")).collect();
-            picked::<Variant>(&picks).iter().map(Variant::to_string).collect()
+            picked::<ModelSpec>(&picks).iter().map(ModelSpec::to_string).collect()
         };
         assert_eq!(names("thread+trace,thread,thread+trace"), ["thread+trace", "thread"]);
         assert_eq!(names("poll,poll+trace,-poll"), ["poll+trace"]);
-        let error = "kqueue+trace".parse::<Pick<Variant>>().expect_err("no such model");
+        let error = "kqueue+trace".parse::<Pick<ModelSpec>>().expect_err("no such model");
         assert!(error.contains("\"kqueue\""), "{error}");
         "poll+trace".parse::<Pick<Model>>().expect_err("nothing can be recorded here");
     }

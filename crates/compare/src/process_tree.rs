@@ -1,7 +1,7 @@
-//! All of a server: its process and those that it has forked, as `/proc` tells of them.
+//! A process and its descendants, as `/proc` shows them.
 //!
-//! The clock of a process counts its threads and not its children. A server that forks one for
-//! each connection does nearly all of its work in them: without them it would look like a miracle.
+//! The CPU clock of a process counts its threads, but not its children. A server that forks a child
+//! for each connection does nearly all of its work in the children.
 
 use std::fs;
 use std::io;
@@ -11,81 +11,79 @@ use std::time::Duration;
 
 use proactor::os::CpuClock;
 
-/// A process and its descendants, as they were at one moment.
+/// A process and its descendants at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Family {
-    /// The root first, parents before their children.
-    pids: Vec<u32>,
-    /// Threads of all of them.
+pub(crate) struct ProcessTree {
+    /// The root is first, and parents precede their children.
+    pub(crate) pids: Vec<u32>,
+    /// The threads of all processes.
     threads: usize,
 }
 
-impl Family {
-    /// That of `root`, now. It costs a file for each thread, so it is asked outside of what is
-    /// measured.
+impl ProcessTree {
+    /// Collects the current tree of `root`. This reads a file for each thread, so it must not be
+    /// called during a slice.
     ///
     /// # Errors
-    /// The process is no more. A child that ends meanwhile is no error: it is not in it.
-    pub fn of(root: u32) -> io::Result<Family> {
-        // Built into most kernels since 4.2 (CONFIG_PROC_CHILDREN, proc(5)).
-        let told = Path::new("/proc/thread-self/children").exists();
-        Family::collect(root, if told { Kin::Told } else { Kin::Sought(parents()?) })
+    /// The root has ended. A child that ends during the call is left out.
+    pub(crate) fn of(root: u32) -> io::Result<ProcessTree> {
+        // In most kernels since 4.2 (CONFIG_PROC_CHILDREN, proc(5)).
+        let listed = Path::new("/proc/thread-self/children").exists();
+        ProcessTree::collect(
+            root,
+            if listed { ChildLookup::Listed } else { ChildLookup::Scanned(parents()?) },
+        )
     }
 
-    fn collect(root: u32, kin: Kin) -> io::Result<Family> {
-        let mut family = Family { pids: vec![root], threads: 0 };
+    fn collect(root: u32, lookup: ChildLookup) -> io::Result<ProcessTree> {
+        let mut tree = ProcessTree { pids: vec![root], threads: 0 };
         let mut at = 0;
-        while let Some(&pid) = family.pids.get(at) {
-            match kin.children(pid) {
+        while let Some(&pid) = tree.pids.get(at) {
+            match lookup.children(pid) {
                 Ok((threads, children)) => {
-                    family.threads += threads;
-                    family.pids.extend(children);
+                    tree.threads += threads;
+                    tree.pids.extend(children);
                     at += 1;
                 }
                 Err(error) if pid == root => return Err(error),
-                Err(_) => drop(family.pids.remove(at)),
+                Err(_) => drop(tree.pids.remove(at)),
             }
         }
-        Ok(family)
+        Ok(tree)
     }
 
-    /// Their numbers, the root's first.
-    pub fn pids(&self) -> &[u32] {
-        &self.pids
-    }
-
-    /// How many processes there are, the root among them.
-    pub fn processes(&self) -> usize {
+    /// Returns the number of processes, including the root.
+    pub(crate) fn processes(&self) -> usize {
         self.pids.len()
     }
 
-    /// The CPU clocks of all.
+    /// Returns the CPU clocks of all processes.
     ///
     /// # Errors
-    /// One of them is no more.
-    pub fn clocks(&self) -> io::Result<Clocks> {
+    /// A process has ended.
+    pub(crate) fn clocks(&self) -> io::Result<CpuClocks> {
         self.pids
             .iter()
             .map(|&pid| CpuClock::of_process(pid))
             .collect::<io::Result<_>>()
-            .map(Clocks)
+            .map(CpuClocks)
     }
 
-    /// For how long the root was ready to run while something *else* had the CPU. `None` where the
-    /// kernel does not tell, and of more than one thread: those wait for each other too, and nobody
-    /// tells the one from the other.
-    pub fn waited(&self) -> Option<Duration> {
+    /// Returns how long the root was runnable while another process had its CPU. Returns `None` if
+    /// the kernel does not report it, and for more than one thread: the threads also wait for each
+    /// other, which the counter does not distinguish.
+    pub(crate) fn waited(&self) -> Option<Duration> {
         if self.threads != 1 {
             return None;
         }
         parse_waited(&fs::read_to_string(format!("/proc/{}/schedstat", self.pids[0])).ok()?)
     }
 
-    /// What it holds of the machine's memory and tables.
+    /// Returns the memory and the kernel objects of all processes.
     ///
     /// # Errors
-    /// One of them is no more, or the kernel does not tell (`smaps_rollup`: Linux 4.14).
-    pub fn footprint(&self) -> io::Result<Footprint> {
+    /// A process has ended, or the kernel has no `smaps_rollup` (before Linux 4.14).
+    pub(crate) fn footprint(&self) -> io::Result<Footprint> {
         let mut sum = Footprint::default();
         for pid in &self.pids {
             let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
@@ -100,56 +98,56 @@ impl Family {
     }
 }
 
-/// The CPU clocks of a family.
+/// The CPU clocks of a process tree.
 #[derive(Debug, Clone)]
-pub struct Clocks(Vec<CpuClock>);
+pub(crate) struct CpuClocks(Vec<CpuClock>);
 
-impl Clocks {
-    /// How much CPU time all of them have used.
+impl CpuClocks {
+    /// Returns the sum of all clocks.
     ///
     /// # Errors
-    /// One of them has ended and was waited for.
-    pub fn read(&self) -> io::Result<Duration> {
+    /// A process has ended and was reaped.
+    pub(crate) fn read(&self) -> io::Result<Duration> {
         self.0.iter().map(|clock| clock.read()).sum()
     }
 }
 
-/// What a server holds, all its processes together.
+/// The memory and the kernel objects of a process tree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Footprint {
-    /// Proportional set size in bytes: a page that n processes share counts 1/n for each.
-    pub memory: u64,
-    /// Bytes of page tables.
-    pub page_tables: u64,
-    /// Open descriptors.
-    pub descriptors: u64,
-    /// Threads.
-    pub threads: u64,
-    /// Processes.
-    pub processes: u64,
+pub(crate) struct Footprint {
+    /// The proportional set size in bytes: a page that n processes share counts 1/n in each.
+    pub(crate) memory: u64,
+    /// The size of the page tables in bytes.
+    pub(crate) page_tables: u64,
+    /// The open file descriptors.
+    pub(crate) descriptors: u64,
+    /// The number of threads.
+    pub(crate) threads: u64,
+    /// The number of processes.
+    pub(crate) processes: u64,
 }
 
-/// From where it is known who is whose child.
-enum Kin {
-    /// From each thread's own list, `/proc/PID/task/TID/children`.
-    Told,
-    /// Where the kernel has no such lists: from everybody's parent.
-    Sought(Vec<(u32, u32)>),
+/// How the children of a process are found.
+enum ChildLookup {
+    /// The kernel lists them in `/proc/PID/task/TID/children`.
+    Listed,
+    /// By a list of all processes with their parents, if the kernel has no such files.
+    Scanned(Vec<(u32, u32)>),
 }
 
-impl Kin {
-    /// How many threads a process has, and the children of all of them.
+impl ChildLookup {
+    /// Returns the number of threads of a process, and the children of all threads.
     fn children(&self, pid: u32) -> io::Result<(usize, Vec<u32>)> {
         let (mut threads, mut pids) = (0, Vec::new());
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             threads += 1;
-            if let Kin::Told = self {
-                // A thread that has ended meanwhile has none.
+            if let ChildLookup::Listed = self {
+                // A thread that has just ended has no children.
                 let text = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
                 pids.extend(text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
             }
         }
-        if let Kin::Sought(parents) = self {
+        if let ChildLookup::Scanned(parents) = self {
             let own = parents.iter().filter(|(_, parent)| *parent == pid);
             pids.extend(own.map(|(child, _)| *child));
         }
@@ -157,7 +155,7 @@ impl Kin {
     }
 }
 
-/// Every process and its parent.
+/// Returns every process with its parent.
 fn parents() -> io::Result<Vec<(u32, u32)>> {
     let processes = fs::read_dir("/proc")?.flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -166,19 +164,19 @@ fn parents() -> io::Result<Vec<(u32, u32)>> {
     Ok(pids.filter_map(|pid| Some((pid, parent(&pid)? as u32))).collect())
 }
 
-/// Reads `on-CPU-ns waited-ns slices`.
+/// Parses `on-CPU-ns waited-ns slices`.
 fn parse_waited(schedstat: &str) -> Option<Duration> {
     let nanos = schedstat.split_whitespace().nth(1)?.parse().ok()?;
     Some(Duration::from_nanos(nanos))
 }
 
-/// The number behind `key` at the beginning of a line.
+/// Returns the number after `key` at the start of a line.
 fn parse_number(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// What `self` has more than `earlier`; in each respect zero if it has less.
+/// The difference to an earlier footprint; a smaller value counts as zero.
 impl Sub for Footprint {
     type Output = Footprint;
 
@@ -201,7 +199,7 @@ mod tests {
     use super::*;
     use proactor::os::{self, Order};
 
-    /// A shell, and all that it starts; ended with the test.
+    /// A shell and its descendants, killed on drop.
     struct Shell(Child);
 
     impl Shell {
@@ -212,15 +210,15 @@ mod tests {
             Shell(command.spawn().expect("a shell"))
         }
 
-        /// Its family, once it has so many members.
-        fn family(&self, members: usize) -> Family {
+        /// Waits until the tree has this many processes.
+        fn tree(&self, processes: usize) -> ProcessTree {
             let deadline = Instant::now() + Duration::from_secs(20);
             loop {
-                let family = Family::of(self.0.id()).expect("it runs");
-                if family.processes() == members {
-                    return family;
+                let tree = ProcessTree::of(self.0.id()).expect("it runs");
+                if tree.processes() == processes {
+                    return tree;
                 }
-                assert!(Instant::now() < deadline, "it has {} members", family.processes());
+                assert!(Instant::now() < deadline, "it has {} processes", tree.processes());
                 std::thread::yield_now();
             }
         }
@@ -235,60 +233,61 @@ mod tests {
 
     #[test]
     fn the_cpu_time_of_children_and_their_children_is_counted() {
-        // The shell sleeps; its child sleeps too; its child's child burns.
+        // The shell and its child sleep; the child of the child uses a CPU.
         let shell = Shell::run("( ( while :; do :; done ) & wait ) & wait");
-        let family = shell.family(3);
-        let (all, own) = (family.clocks().expect("all run"), CpuClock::of_process(shell.0.id()));
+        let tree = shell.tree(3);
+        let (all, own) = (tree.clocks().expect("all run"), CpuClock::of_process(shell.0.id()));
         let own = own.expect("it runs");
         let much = Duration::from_millis(50);
         let deadline = Instant::now() + Duration::from_secs(20);
         while all.read().expect("all run") < own.read().expect("it runs") + much {
-            assert!(Instant::now() < deadline, "the child that burns is not counted");
+            assert!(Instant::now() < deadline, "the busy child is not counted");
             std::thread::yield_now();
         }
     }
 
     #[test]
-    fn a_group_that_is_paused_uses_no_cpu() {
+    fn a_paused_group_uses_no_cpu() {
         let mut shell = Shell::run("( while :; do :; done ) & wait");
-        let clocks = shell.family(2).clocks().expect("both run");
+        let clocks = shell.tree(2).clocks().expect("both run");
         os::order_group(&mut shell.0, Order::Pause).expect("it runs");
-        // It stops a little later: then two looks, far apart for a CPU, are the same.
+        // The group stops after a moment; then the clocks stand still.
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            let before = clocks.read().expect("they are there");
+            let before = clocks.read().expect("both exist");
             (0..2000).for_each(|_| std::thread::yield_now());
-            if clocks.read().expect("they are there") == before {
+            if clocks.read().expect("both exist") == before {
                 break;
             }
-            assert!(Instant::now() < deadline, "it was paused and goes on");
+            assert!(Instant::now() < deadline, "it still runs");
         }
-        let before = clocks.read().expect("they are there");
-        os::order_group(&mut shell.0, Order::Resume).expect("it is there");
-        while clocks.read().expect("they are there") == before {
-            assert!(Instant::now() < deadline, "it was resumed and stands still");
+        let before = clocks.read().expect("both exist");
+        os::order_group(&mut shell.0, Order::Resume).expect("it exists");
+        while clocks.read().expect("both exist") == before {
+            assert!(Instant::now() < deadline, "it does not run again");
             std::thread::yield_now();
         }
     }
 
     #[test]
-    fn a_family_is_the_same_however_it_is_found() {
+    fn both_lookups_find_the_same_tree() {
         let shell = Shell::run("( sleep 100 & sleep 100 & wait ) & wait");
-        let told = shell.family(4);
-        let sought = Family::collect(shell.0.id(), Kin::Sought(parents().expect("procfs")));
-        let sorted = |family: Family| {
-            let mut pids = family.pids;
+        let listed = shell.tree(4);
+        let scanned =
+            ProcessTree::collect(shell.0.id(), ChildLookup::Scanned(parents().expect("procfs")));
+        let sorted = |tree: ProcessTree| {
+            let mut pids = tree.pids;
             pids.sort_unstable();
             pids
         };
-        assert_eq!(sorted(sought.expect("it runs")), sorted(told));
+        assert_eq!(sorted(scanned.expect("it runs")), sorted(listed));
     }
 
     #[test]
-    fn what_a_family_holds_is_the_sum_of_its_members() {
+    fn a_footprint_is_the_sum_over_all_processes() {
         let shell = Shell::run("sleep 100 & sleep 100 & wait");
         let one = Shell::run("read x < /dev/zero");
-        let (three, one) = (shell.family(3).footprint(), one.family(1).footprint());
+        let (three, one) = (shell.tree(3).footprint(), one.tree(1).footprint());
         let (three, one) = (three.expect("all run"), one.expect("it runs"));
         assert_eq!((three.processes, three.threads), (3, 3));
         assert_eq!((one.processes, one.threads), (1, 1));
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_it_waited_for_a_cpu_is_in_schedstat() {
+    fn the_waiting_time_is_read_from_schedstat() {
         assert_eq!(parse_waited("123 4567 89\n"), Some(Duration::from_nanos(4567)));
         assert_eq!(parse_waited("123"), None);
     }
@@ -306,11 +305,11 @@ mod tests {
     #[test]
     fn waiting_for_its_own_threads_is_not_waiting_for_others() {
         let shell = Shell::run("sleep 100 & wait");
-        assert_eq!(shell.family(2).waited(), None);
+        assert_eq!(shell.tree(2).waited(), None);
     }
 
     #[test]
-    fn a_process_that_is_no_more_has_no_family() {
-        assert!(Family::of(u32::MAX).is_err());
+    fn a_process_that_does_not_exist_has_no_tree() {
+        assert!(ProcessTree::of(u32::MAX).is_err());
     }
 }

@@ -1,6 +1,5 @@
-//! What is known of a load before it is tried: that a model cannot carry it, or that this machine
-//! has not the room. It spares the time of trying, and says why in words, where trying would end
-//! in a connection that is never served.
+//! Whether a model, and this machine, can serve a load at all. The check saves the time of trying,
+//! and its reason is clearer than a connection that is never served.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,19 +7,19 @@ use std::path::{Path, PathBuf};
 use proactor::os;
 use proactor_models::model::{Ability, Choice, Model};
 
-/// Descriptors that the client, or a server, has beside its connections, at most.
-const DESCRIPTORS_ASIDE: u64 = 64;
-/// Threads and processes that are left to everybody else.
-const TASKS_ASIDE: u64 = 64;
+/// Descriptors of the client, or of a server, that are not connections.
+const OTHER_DESCRIPTORS: u64 = 64;
+/// Threads and processes that are reserved for other programs.
+const RESERVED_TASKS: u64 = 64;
 
-/// Why `model` cannot serve so many connections at a time here; `None` if nothing is known against
-/// it. The client has `open` connections to others already.
-pub fn shortage(model: &str, connections: usize, open: usize) -> Option<String> {
+/// Returns why `model` cannot serve this many connections here, or `None` if no reason is known.
+/// The client already has `open` connections to other servers.
+pub(crate) fn shortage(model: &str, connections: usize, open: usize) -> Option<String> {
     let model = match model.parse() {
         Ok(Choice::Model(model)) => Some(model),
         _ => None,
     };
-    let of_model = model.and_then(|model| beyond(model, connections));
+    let of_model = model.and_then(|model| model_limit(model, connections));
     of_model.or_else(|| too_few_descriptors(connections, open)).or_else(|| {
         let kind = match model {
             Some(Model::Thread) => "threads",
@@ -31,8 +30,7 @@ pub fn shortage(model: &str, connections: usize, open: usize) -> Option<String> 
     })
 }
 
-/// What the model itself cannot do.
-fn beyond(model: Model, connections: usize) -> Option<String> {
+fn model_limit(model: Model, connections: usize) -> Option<String> {
     if connections > 1
         && let Some(why) = model.lacks(Ability::Crowd)
     {
@@ -46,22 +44,22 @@ fn beyond(model: Model, connections: usize) -> Option<String> {
 
 fn too_few_descriptors(connections: usize, open: usize) -> Option<String> {
     let limit = os::raise_descriptor_limit().ok()?;
-    let needed = (connections + open) as u64 + DESCRIPTORS_ASIDE;
+    let needed = (connections + open) as u64 + OTHER_DESCRIPTORS;
     (needed > limit).then(|| {
         format!(
-            "the client needs about {needed} descriptors, and `ulimit -n` is {limit}: raise its hard \
+            "the client needs about {needed} descriptors, and `ulimit -n` is {limit}: raise the hard \
              limit (`ulimit -Hn`)"
         )
     })
 }
 
 fn too_few_tasks(kind: &str, needed: u64, (left, limit): (u64, String)) -> Option<String> {
-    (needed + TASKS_ASIDE > left)
-        .then(|| format!("{needed} {kind} do not fit: {limit} leaves room for {left}"))
+    (needed + RESERVED_TASKS > left)
+        .then(|| format!("{needed} {kind} exceed {limit}, which allows {left} more"))
 }
 
-/// How many more threads and processes may be had, and what says so: the narrowest of the limits
-/// that can be read.
+/// Returns how many more threads and processes can be created, and the name of the limit: the
+/// narrowest one that can be read.
 fn tasks_left() -> Option<(u64, String)> {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let all = parse_all_tasks(&fs::read_to_string("/proc/loadavg").ok()?)?;
@@ -77,8 +75,8 @@ fn tasks_left() -> Option<(u64, String)> {
             limits.push((max.saturating_sub(now), name));
         }
     }
-    // Nobody counts a user's for us without being asked of each process, so all are taken for its
-    // own: that errs to the safe side, where the limit is near. Root has none.
+    // Counting the user's own tasks would need a look at every process, so all tasks are taken for
+    // the user's. The error is on the safe side. Root has no such limit.
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let own = fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(parse_processes);
     if let Some(max) = own.filter(|_| !is_root(&status)) {
@@ -87,12 +85,12 @@ fn tasks_left() -> Option<(u64, String)> {
     limits.into_iter().min()
 }
 
-/// Of `0.20 0.18 0.12 1/80 11206`: 80 threads there are.
+/// Parses the number of threads in `0.20 0.18 0.12 1/80 11206`: 80.
 fn parse_all_tasks(loadavg: &str) -> Option<u64> {
     loadavg.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
 }
 
-/// The soft limit of `Max processes`, if there is one.
+/// Parses the soft limit of `Max processes`, if there is one.
 fn parse_processes(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max processes"))?;
     line.split_whitespace().next()?.parse().ok()
@@ -103,8 +101,8 @@ fn is_root(status: &str) -> bool {
     line.is_some_and(|ids| ids.split_whitespace().next() == Some("0"))
 }
 
-/// The directories in which a limit of processes may stand that is ours: from our cgroup up, of
-/// version 2, or of version 1's `pids`.
+/// Returns the directories that may contain a limit of processes for this process: its cgroup and
+/// the ancestors, of cgroup v2 or of the v1 controller `pids`.
 fn cgroups(own: &str) -> Vec<PathBuf> {
     let mut dirs = Vec::new();
     for line in own.lines() {
@@ -128,19 +126,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_model_cannot_do_is_known_before_it_is_tried() {
+    fn the_limits_of_a_model_are_known_before_the_start() {
         let why = shortage("blocking", 2, 0).expect("it serves one");
         assert!(why.starts_with("does not serve several at a time"), "{why}");
         assert_eq!(shortage("blocking", 1, 0), None);
         let why = shortage("select", 4000, 0).expect("it has 1024 bits");
         assert!(why.contains("FD_SETSIZE") && why.contains("4000"), "{why}");
         assert_eq!(shortage("select", 10, 0), None);
-        assert_eq!(shortage("no such model", 10, 0), None, "that is for its server to say");
+        assert_eq!(shortage("no such model", 10, 0), None, "its server reports that");
     }
 
     #[test]
-    fn more_connections_than_descriptors_are_known_too() {
-        let why = shortage("epoll", 10, 100_000_000).expect("nobody has so many");
+    fn too_few_descriptors_are_known_too() {
+        let why = shortage("epoll", 10, 100_000_000).expect("no process has so many");
         assert!(why.contains("ulimit -Hn") && !why.contains('\n'), "{why}");
     }
 
@@ -150,7 +148,7 @@ mod tests {
         let why = too_few_tasks("processes", 4000, (1000, "`ulimit -u`".to_owned()));
         assert_eq!(
             why.expect("too many"),
-            "4000 processes do not fit: `ulimit -u` leaves room for 1000"
+            "4000 processes exceed `ulimit -u`, which allows 1000 more"
         );
         assert!(tasks_left().expect("procfs").0 > 0);
     }

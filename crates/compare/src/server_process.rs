@@ -1,0 +1,370 @@
+//! A server child process: spawned, stopped by SIGTERM, and killed on drop.
+//!
+//! The server writes two lines on standard output: `listening on ADDRESS (…)` when it is ready, and
+//! after SIGTERM its counters as JSON. The end of its log on standard error is kept, to explain a
+//! failure.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::plan::ModelSpec;
+use crate::process_tree::ProcessTree;
+use crate::stats::{STATS_SCHEMA, ServerStats};
+use proactor::address::Address;
+use proactor::os::{self, Order};
+
+/// The time limit for a server to listen, and for it to end.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait for a process that is expected to end, before it is killed.
+const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
+/// The number of log lines that are kept.
+const LOG_LINES: usize = 8;
+
+/// Returns the command that starts the server of a model, or why there is none. The server writes
+/// the lines that [`ServerProcess`] reads.
+pub type StartCommand<'a> = &'a dyn Fn(&ModelSpec) -> Result<Command, ServerError>;
+
+/// Why a server is not available, in one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerError(pub String);
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+/// A running server process. It is killed and reaped on drop.
+#[derive(Debug)]
+pub struct ServerProcess {
+    child: Child,
+    lines: Receiver<String>,
+    log: StderrTail,
+    address: Address,
+    about: String,
+}
+
+impl ServerProcess {
+    /// Starts a server and waits until it listens.
+    ///
+    /// # Errors
+    /// The server cannot be started, ends, or does not listen in time. The error is the last line
+    /// of its log, if there is one.
+    pub fn start(mut command: Command) -> Result<ServerProcess, ServerError> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Its own group, so that Ctrl-C at the terminal does not end the server.
+        command.process_group(0);
+        os::die_with_parent(&mut command);
+        let program = command.get_program().to_string_lossy().into_owned();
+        let mut child = command
+            .spawn()
+            .map_err(|error| ServerError(format!("cannot start {program}: {error}")))?;
+        let (to, lines) = mpsc::channel();
+        let output = child.stdout.take();
+        thread::spawn(move || {
+            let lines = output.into_iter().flat_map(|output| BufReader::new(output).lines());
+            // Reads on even if the receiver is gone, so that the pipe does not fill.
+            lines.map_while(Result::ok).for_each(|line| drop(to.send(line)));
+        });
+        let log = StderrTail::read(child.stderr.take());
+        let address = Address::Unix(std::path::PathBuf::new());
+        let mut server = ServerProcess { child, lines, log, address, about: String::new() };
+        match server.await_line(parse_listening) {
+            Ok((address, about)) => {
+                server.address = address;
+                server.about = about;
+                Ok(server)
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                Err(ServerError(format!("did not listen within {} s", TIMEOUT.as_secs())))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(server.exit_error()),
+        }
+    }
+
+    /// Returns the address of the listener.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Returns the server's description of itself.
+    pub fn about(&self) -> &str {
+        &self.about
+    }
+
+    /// Returns the current processes and threads of the server.
+    ///
+    /// # Errors
+    /// The server has ended, or `/proc` cannot be read.
+    pub(crate) fn process_tree(&self) -> io::Result<ProcessTree> {
+        ProcessTree::of(self.child.id())
+    }
+
+    /// Stops all processes of the server with SIGSTOP. A server that never sleeps would otherwise
+    /// use the CPU of the others.
+    ///
+    /// # Errors
+    /// The processes cannot be signalled.
+    pub fn pause(&mut self) -> io::Result<()> {
+        os::order_group(&mut self.child, Order::Pause)
+    }
+
+    /// Resumes the server with SIGCONT.
+    ///
+    /// # Errors
+    /// The processes cannot be signalled.
+    pub fn resume(&mut self) -> io::Result<()> {
+        os::order_group(&mut self.child, Order::Resume)
+    }
+
+    /// Ends a server whose client failed with `error`. Returns that error together with the exit
+    /// status, if the server has ended, and the last line of its log.
+    pub fn failed(mut self, error: &dyn fmt::Display) -> ServerError {
+        let ended = await_end(&mut self.child, EXIT_TIMEOUT).ok().flatten();
+        let _ = kill(&mut self.child);
+        let line = self.log.last_line();
+        ServerError(match (ended, line) {
+            (Some(status), Some(line)) => format!("the server ended ({status}): {line}; {error}"),
+            (Some(status), None) => format!("the server ended ({status}): {error}"),
+            (None, Some(line)) => format!("{error}; the server said: {line}"),
+            (None, None) => error.to_string(),
+        })
+    }
+
+    /// Stops the server with SIGTERM and returns its counters.
+    ///
+    /// # Errors
+    /// The server ends, or is killed, without writing its counters.
+    pub fn stop(mut self) -> Result<ServerStats, ServerError> {
+        os::terminate(&mut self.child)
+            .map_err(|error| ServerError(format!("cannot send SIGTERM: {error}")))?;
+        let stats = self.await_line(|line| {
+            serde_json::from_str::<ServerStats>(line)
+                .ok()
+                .filter(|stats| stats.schema == STATS_SCHEMA)
+        });
+        match stats {
+            Ok(stats) => Ok(stats),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(ServerError(format!("did not end within {} s of SIGTERM", TIMEOUT.as_secs())))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(self.exit_error()),
+        }
+    }
+
+    /// Waits for the first line that `parse` accepts.
+    fn await_line<T>(&self, parse: impl Fn(&str) -> Option<T>) -> Result<T, RecvTimeoutError> {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Some(found) = parse(&self.lines.recv_timeout(left)?) {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Returns why the server ended: the last line of its log, or else its exit status.
+    fn exit_error(&mut self) -> ServerError {
+        // Its standard output is closed, so it is about to end.
+        let status = end(&mut self.child);
+        ServerError(match (self.log.last_line(), status) {
+            (Some(line), _) => line,
+            (None, Ok(status)) => format!("ended without a message: {status}"),
+            (None, Err(error)) => format!("ended without a message: {error}"),
+        })
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        // An error cannot be reported from here.
+        let _ = end(&mut self.child);
+    }
+}
+
+/// Waits for a child to end. Kills it and its descendants if it does not end in time.
+fn end(child: &mut Child) -> io::Result<ExitStatus> {
+    match await_end(child, EXIT_TIMEOUT)? {
+        Some(status) => Ok(status),
+        None => kill(child),
+    }
+}
+
+/// Returns the exit status if the child ends within `timeout`.
+fn await_end(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let status = child.try_wait()?;
+        if status.is_some() || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Kills a child and its descendants, and reaps the child.
+fn kill(child: &mut Child) -> io::Result<ExitStatus> {
+    os::order_group(child, Order::Kill)?;
+    child.wait()
+}
+
+/// The last lines of a server's standard error.
+#[derive(Debug)]
+struct StderrTail {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    /// Disconnected at the end of the file.
+    open: Receiver<()>,
+}
+
+impl StderrTail {
+    fn read(from: Option<impl Read + Send + 'static>) -> StderrTail {
+        let lines = Arc::new(Mutex::new(VecDeque::with_capacity(LOG_LINES)));
+        let (to, open) = mpsc::channel();
+        let kept = lines.clone();
+        thread::spawn(move || {
+            let lines = from.into_iter().flat_map(|from| BufReader::new(from).lines());
+            for line in lines.map_while(Result::ok) {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                if kept.len() == LOG_LINES {
+                    kept.pop_front();
+                }
+                kept.push_back(line);
+            }
+            drop(to);
+        });
+        StderrTail { lines, open }
+    }
+
+    /// Returns the last error, or else the last line. Waits a moment for the end of the file;
+    /// another process may hold the pipe open.
+    fn last_line(&self) -> Option<String> {
+        let _ = self.open.recv_timeout(EXIT_TIMEOUT);
+        let log = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = log.iter().rev().map(|line| line.trim()).filter(|line| !line.is_empty());
+        let error = lines.clone().find_map(|line| line.strip_prefix("error: "));
+        error.or_else(|| lines.next()).map(|line| message(line).to_owned())
+    }
+}
+
+/// Returns a line of a log without time and level.
+fn message(line: &str) -> &str {
+    let levels = [" ERROR ", " WARN ", " INFO "];
+    levels.iter().find_map(|level| line.split_once(level)).map_or(line, |(_, text)| text.trim())
+}
+
+/// Parses `listening on 127.0.0.1:7000 (io_uring, echo)` into the address and the description.
+fn parse_listening(line: &str) -> Option<(Address, String)> {
+    let rest = line.trim().strip_prefix("listening on ")?;
+    let (address, about) = match rest.split_once(" (") {
+        Some((address, about)) => (address, about.strip_suffix(')').unwrap_or(about)),
+        None => (rest, ""),
+    };
+    Some((address.parse().ok()?, about.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn the_first_line_names_the_address() {
+        let parsed = parse_listening("listening on 127.0.0.1:7000 (io_uring, echo)");
+        let (address, about) = parsed.expect("a well-formed line");
+        assert_eq!(
+            (address.to_string().as_str(), about.as_str()),
+            ("127.0.0.1:7000", "io_uring, echo")
+        );
+        assert!(parse_listening("listening on [::1]:9 (epoll (edge), echo)").is_some());
+        assert!(parse_listening("listening on 127.0.0.1:1").is_some());
+        assert!(parse_listening("running 1 test").is_none());
+        assert!(parse_listening("listening on nothing at all").is_none());
+    }
+
+    #[test]
+    fn a_server_that_cannot_run_reports_why() {
+        let error = ServerProcess::start(shell(
+            "echo starting >&2; echo 'error: no such model: x' >&2; echo 'try --help' >&2; exit 2",
+        ));
+        assert_eq!(error.expect_err("it exits"), ServerError("no such model: x".to_owned()));
+        let error = ServerProcess::start(shell("exit 3")).expect_err("it exits").to_string();
+        assert_eq!(error, "ended without a message: exit status: 3");
+        let error =
+            ServerProcess::start(Command::new("/no/such/program")).expect_err("there is none");
+        assert!(error.0.starts_with("cannot start /no/such/program: "), "{error}");
+    }
+
+    #[test]
+    fn a_server_reports_its_counters_at_its_end() {
+        let server = ServerProcess::start(shell(
+            r#"trap 'echo "{\"schema\":\"proactor.stats/2\",\"model\":\"m\",\"detail\":\"d\",\"counters\":{\"calls\":7}}"; exit 0' TERM
+               echo 'listening on 127.0.0.1:9 (m, echo)'; while :; do sleep 0.01; done"#,
+        ));
+        let server = server.expect("it listens");
+        assert_eq!(server.about(), "m, echo");
+        server.process_tree().and_then(|tree| tree.clocks()?.read()).expect("it runs");
+        let stats = server.stop().expect("it reports them");
+        assert_eq!((stats.model.as_str(), stats.counters.calls), ("m", 7));
+    }
+
+    #[test]
+    fn a_server_that_does_not_end_is_killed() {
+        let script =
+            "trap '' TERM; echo 'listening on 127.0.0.1:9 (m)'; while :; do sleep 0.01; done";
+        let server = ServerProcess::start(shell(script)).expect("it listens");
+        let clocks = server.process_tree().and_then(|tree| tree.clocks()).expect("it runs");
+        drop(server);
+        clocks.read().expect_err("it was killed and reaped");
+    }
+
+    #[test]
+    fn a_server_that_fails_is_quoted() {
+        let listens = "echo 'listening on 127.0.0.1:9 (m)'";
+        let failed = |script: &str| {
+            let server = ServerProcess::start(shell(&format!("{listens}; {script}")));
+            server.expect("it listens").failed(&"no reply").0
+        };
+        assert_eq!(
+            failed("echo 'T  WARN no connection is served' >&2; exec sleep 100"),
+            "no reply; the server said: no connection is served"
+        );
+        assert_eq!(failed("exec sleep 100"), "no reply");
+        assert_eq!(
+            failed("echo 'error: out of luck' >&2; exit 3"),
+            "the server ended (exit status: 3): out of luck; no reply"
+        );
+        assert_eq!(failed("kill -9 $$"), "the server ended (signal: 9 (SIGKILL)): no reply");
+    }
+
+    #[test]
+    fn descendants_of_a_server_end_with_it() {
+        let script = "sleep 100 & echo \"listening on 127.0.0.1:9 ($!)\"; wait";
+        let server = ServerProcess::start(shell(script)).expect("it listens");
+        assert_eq!(server.process_tree().expect("it runs").processes(), 2);
+        let child = server.about().parse().expect("the child's number");
+        drop(server);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // A killed orphan exists, without memory, until its new parent reaps it.
+        while ProcessTree::of(child)
+            .and_then(|child| child.footprint())
+            .is_ok_and(|has| has.memory > 0)
+        {
+            assert!(Instant::now() < deadline, "its child is still alive");
+            thread::yield_now();
+        }
+    }
+}
