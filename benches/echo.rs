@@ -10,13 +10,13 @@ use std::thread;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use proactor::address::Address;
+use proactor::address::{Address, BoundSocket};
 use proactor::buffer::BufferClass;
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
 use proactor::protocol::Any;
 use proactor_load::{EngineChoice, Load, LoadOptions};
-use proactor_models::model::{self, Choice, Model, PreparedModel, RingOptions, Service};
+use proactor_models::model::{self, Choice, Listening, Model, PreparedModel, RingOptions, Service};
 
 const MODELS: [Model; 4] = [Model::Uring, Model::Epoll, Model::EpollEt, Model::Poll];
 
@@ -48,7 +48,14 @@ fn echoes(c: &mut Criterion) {
             let stop = ShutdownSignal::new().expect("a descriptor");
             let stopper = stop.try_clone().expect("a descriptor");
             let service = Service {
-                listeners: vec![(listener.into(), "echo".parse::<Any>().expect("a protocol"))],
+                listeners: vec![Listening {
+                    socket: BoundSocket {
+                        fd: listener.into(),
+                        address: address.clone(),
+                        file: None,
+                    },
+                    protocol: "echo".parse::<Any>().expect("a protocol"),
+                }],
                 buffers,
                 limits,
                 stop,

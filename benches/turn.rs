@@ -10,6 +10,8 @@ use std::rc::Rc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use proactor::buffer::{BufferClass, Lease, Pool, Size};
 use proactor::clock::Nanos;
+use proactor::engine::Engine;
+use proactor::keys::ListenerId;
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
@@ -97,8 +99,9 @@ fn turning<P: Protocol + Clone>(protocol: P) -> Proactor<Instant, P> {
     let ring = Instant { pool, armed: Vec::new(), answers: Vec::new(), next: Vec::new() };
     let stop = ShutdownSignal::new().expect("a descriptor");
     let mut proactor = Proactor::new(ring, Limits::default(), stop).expect("nothing to fail");
-    proactor.listen(std::fs::File::open("/dev/null").expect("/dev/null").into(), protocol);
-    (0..8).for_each(|_| drop(proactor.turn()));
+    let listener = std::fs::File::open("/dev/null").expect("/dev/null");
+    proactor.listen(ListenerId(0), listener.into(), protocol).expect("a listener");
+    (0..8).for_each(|_| assert!(proactor.run_once().is_ok()));
     assert_eq!(proactor.connections(), CONNECTIONS as usize);
     proactor
 }
@@ -107,9 +110,9 @@ fn turns(c: &mut Criterion) {
     let mut group = c.benchmark_group("iteration with 64 connections");
     group.throughput(Throughput::Elements(2 * u64::from(CONNECTIONS)));
     let mut echo = turning(Echo);
-    group.bench_function("echo", |b| b.iter(|| echo.turn()));
+    group.bench_function("echo", |b| b.iter(|| echo.run_once()));
     let mut upper = turning(Upper);
-    group.bench_function("upper", |b| b.iter(|| upper.turn()));
+    group.bench_function("upper", |b| b.iter(|| upper.run_once()));
     group.finish();
 }
 

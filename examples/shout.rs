@@ -6,6 +6,8 @@
 
 use proactor::address::Address;
 use proactor::buffer::{BufferClass, Pool};
+use proactor::engine::Engine;
+use proactor::keys::ListenerId;
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
@@ -41,14 +43,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok(kernel) => {
             let ring = Uring::new(Config { kernel, connections: limits.connections, buffers })?;
             let mut server = Proactor::new(ring, limits, stop)?;
-            server.listen(listener.fd, Shout);
+            server.listen(ListenerId(0), listener.fd, Shout)?;
             server.run()?;
         }
         Err(refusal) => {
             eprintln!("{refusal}; epoll, then");
             let pool = Pool::new(&buffers)?;
             let mut server = Reactor::new(Epoll::new(Trigger::Level)?, pool, limits, stop)?;
-            server.listen(listener.fd, Shout)?;
+            server.listen(ListenerId(0), listener.fd, Shout)?;
             server.run()?;
         }
     }

@@ -39,7 +39,7 @@ impl Address {
     /// # Errors
     /// `EADDRINUSE`, with the process that listens there if it is known; `EACCES`, `EADDRNOTAVAIL`
     /// and others.
-    pub fn listen(&self) -> io::Result<Listener> {
+    pub fn listen(&self) -> io::Result<BoundSocket> {
         let begin = Instant::now();
         loop {
             let error = match self.try_listen() {
@@ -59,7 +59,7 @@ impl Address {
         }
     }
 
-    fn try_listen(&self) -> io::Result<Listener> {
+    fn try_listen(&self) -> io::Result<BoundSocket> {
         let (socket, address) = match self {
             Address::Tcp(address) => {
                 let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
@@ -84,7 +84,7 @@ impl Address {
             }
             Address::Unix(path) => Address::Unix(path.clone()),
         };
-        Ok(Listener { fd: socket.into(), file: SocketFile::of(&address), address })
+        Ok(BoundSocket { fd: socket.into(), file: SocketFile::of(&address), address })
     }
 }
 
@@ -142,7 +142,7 @@ pub fn of_peer(socket: BorrowedFd<'_>) -> Option<String> {
 
 /// A listening socket and its address.
 #[derive(Debug)]
-pub struct Listener {
+pub struct BoundSocket {
     /// The socket.
     pub fd: OwnedFd,
     /// The bound address, with the real port.

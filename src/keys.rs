@@ -46,6 +46,24 @@ impl fmt::Debug for ConnId {
     }
 }
 
+/// Number of a listener of its server, from 0, in the order in which they were added. The connections
+/// of one listener form a broadcast group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub u16);
+
+impl ListenerId {
+    /// Its index in a table of all listeners.
+    pub fn index(self) -> usize {
+        self.0.into()
+    }
+}
+
+impl fmt::Display for ListenerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// What a descriptor is known by to who reports of it or records what is done with it: the caller's
 /// choice, given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,7 +75,7 @@ pub enum KeyOwner {
     /// A connection's.
     Conn(ConnId),
     /// A listener's: which.
-    Listener(usize),
+    Listener(ListenerId),
     /// What stops the loop.
     Shutdown,
     /// What is typed at the console.
@@ -80,7 +98,7 @@ impl From<KeyOwner> for Key {
         let name = |conn: ConnId| u64::from(conn.generation()) << 32 | u64::from(conn.slot());
         Key(match whose {
             KeyOwner::Conn(conn) => name(conn),
-            KeyOwner::Listener(at) => LISTENER | at as u64,
+            KeyOwner::Listener(ListenerId(number)) => LISTENER | u64::from(number),
             KeyOwner::Shutdown => SHUTDOWN,
             KeyOwner::Console => CONSOLE,
             KeyOwner::External(guest) => EXTERNAL | u64::from(guest),
@@ -96,7 +114,7 @@ impl From<Key> for KeyOwner {
             _ if key < LINK => KeyOwner::Conn(conn),
             SHUTDOWN => KeyOwner::Shutdown,
             CONSOLE => KeyOwner::Console,
-            _ if key & LISTENER != 0 => KeyOwner::Listener((key & !LISTENER) as usize),
+            _ if key & LISTENER != 0 => KeyOwner::Listener(ListenerId(key as u16)),
             _ if key & EXTERNAL != 0 => KeyOwner::External(key as u32),
             _ => KeyOwner::Link(conn),
         }

@@ -1,18 +1,15 @@
-//! What bounds a server, and how it comes to its end: the same for every loop.
+//! What bounds a server, how it ends, and why a connection ends.
 
+use std::fmt;
+use std::io;
 use std::time::Duration;
 
-use crate::clock::Nanos;
 use crate::connection::Context;
-
-/// How long no connection is accepted after the kernel had no descriptor or memory for one, unless
-/// one of ours closes before.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What bounds a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections served at a time. Who comes beyond waits, unserved, until one leaves.
+    /// Connections served at a time. Further ones wait, unserved, until one closes.
     pub connections: usize,
     /// How long a drain may take.
     pub drain: Duration,
@@ -26,42 +23,62 @@ impl Default for Limits {
     }
 }
 
-/// How a server came to its end.
+/// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// It was asked to stop, and every connection was finished or, past the deadline, cut off.
+    /// It was asked to stop, and every connection was finished or, past the deadline, cut.
     Drained,
-    /// It was asked twice.
+    /// It was asked to stop twice.
     AtOnce,
 }
 
-/// How far a server is on its way to its end.
+/// Why a connection was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Connections are accepted and served.
-    Serving,
-    /// Until when those who are left may take.
-    Draining(Nanos),
-    /// Past the deadline: who was left has been broken.
-    Cutting,
+#[non_exhaustive]
+pub enum CloseReason {
+    /// Both directions ended in order, and everything was sent.
+    Finished,
+    /// A call on its socket failed with this errno.
+    Failed(i32),
+    /// Others waited for it, and it took nothing of what it was owed.
+    Stalled,
+    /// More was queued for it than a server keeps for one connection.
+    QueueFull,
+    /// The peer did not close in time after everything was sent to it.
+    LingerTimeout,
+    /// The deadline of the drain passed.
+    Cut,
+    /// The operator closed it.
+    Kicked,
+    /// The server could not serve it: no descriptor, memory or thread was left.
+    Refused,
 }
 
-impl Stage {
-    /// When who is left will be broken.
-    pub fn deadline(self) -> Option<Nanos> {
-        match self {
-            Stage::Draining(until) => Some(until),
-            Stage::Serving | Stage::Cutting => None,
-        }
+impl CloseReason {
+    /// The reason for a call that failed.
+    pub fn failed(error: &io::Error) -> CloseReason {
+        CloseReason::Failed(error.raw_os_error().unwrap_or(libc::EIO))
     }
 
-    /// How it is to end, who was asked to stop so many times since it last looked: the first time
-    /// it drains, and who is asked again ends at once. `None` if nobody asked.
-    pub fn asked(self, times: u64) -> Option<Ended> {
-        match (times, self) {
-            (0, _) => None,
-            (1, Stage::Serving) => Some(Ended::Drained),
-            _ => Some(Ended::AtOnce),
-        }
+    /// Returns true if the server gave the connection up because others waited for it.
+    pub fn is_eviction(self) -> bool {
+        matches!(self, CloseReason::Stalled | CloseReason::QueueFull)
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CloseReason::Finished => "finished",
+            CloseReason::Failed(errno) => {
+                return io::Error::from_raw_os_error(*errno).fmt(f);
+            }
+            CloseReason::Stalled => "evicted: others wait for it, and it reads nothing",
+            CloseReason::QueueFull => "evicted: too much is queued for it",
+            CloseReason::LingerTimeout => "the peer did not close in time",
+            CloseReason::Cut => "cut at the deadline of the drain",
+            CloseReason::Kicked => "closed by the operator",
+            CloseReason::Refused => "refused for want of resources",
+        })
     }
 }

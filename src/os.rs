@@ -38,6 +38,7 @@ macro_rules! syscall {
 }
 
 // After the macro, which they use.
+mod accept;
 mod child;
 mod io_signals;
 pub mod probe;
@@ -47,6 +48,7 @@ pub mod shared;
 mod signal;
 mod socket;
 
+pub use accept::AcceptFailure;
 pub use child::{Order, die_with_parent, order_group, terminate};
 pub use io_signals::IoSignals;
 pub use readiness::{

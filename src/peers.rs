@@ -25,7 +25,8 @@ use std::time::Duration;
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::connection::{Connection, Context};
-use crate::keys::{ConnId, ConnSlab};
+use crate::keys::{ConnId, ConnSlab, ListenerId};
+use crate::limits::CloseReason;
 use crate::protocol::{Message, Protocol};
 use waiting::{GroupCounts, wants_recv, weigh};
 
@@ -36,10 +37,6 @@ pub const SOFT: Duration = Duration::from_secs(1);
 /// the connection and destroy what the peer has not yet read.
 pub const LINGER: Duration = Duration::from_secs(2);
 
-/// Those who hear one another: the connections of one listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Room(pub u16);
-
 /// A connection and what its driver keeps beside it.
 #[derive(Debug)]
 pub struct Peer<P, D> {
@@ -47,9 +44,11 @@ pub struct Peer<P, D> {
     pub connection: Connection<P>,
     /// The driver's own.
     pub driver: D,
-    /// The how-manieth it was to come to this server.
+    /// Its number among all connections of this server, from 1.
     number: u64,
-    room: Room,
+    listener: ListenerId,
+    /// Why it is closed, once it is.
+    reason: CloseReason,
     /// Bytes received from it.
     received: u64,
     /// Bytes sent to it.
@@ -114,7 +113,28 @@ pub struct Peers<P, D> {
     fresh: Vec<ConnId>,
     /// When the stalled are next looked for; `Some` exactly while somebody waits.
     look_at: Option<Nanos>,
+    broken: BrokenCounts,
+}
+
+/// How many connections were broken, by reason.
+#[derive(Debug, Default)]
+struct BrokenCounts {
     evicted: u64,
+    failed: u64,
+}
+
+impl BrokenCounts {
+    /// Notes, counts and logs why a connection is about to be broken.
+    fn note<P, D>(&mut self, id: ConnId, peer: &mut Peer<P, D>, reason: CloseReason) {
+        peer.reason = reason;
+        let connection = peer.number;
+        if reason.is_eviction() {
+            tracing::warn!(connection, %id, "{reason}");
+            self.evicted += 1;
+        } else if let CloseReason::Failed(_) = reason {
+            self.failed += 1;
+        }
+    }
 }
 
 impl<P: Protocol, D> Peers<P, D> {
@@ -136,7 +156,7 @@ impl<P: Protocol, D> Peers<P, D> {
             lingering: VecDeque::new(),
             fresh: Vec::new(),
             look_at: None,
-            evicted: 0,
+            broken: BrokenCounts::default(),
         }
     }
 
@@ -144,8 +164,8 @@ impl<P: Protocol, D> Peers<P, D> {
     // have left are nothing: an answer may come late.
 
     /// Somebody has come.
-    pub fn open(&mut self, protocol: P, room: Room, driver: D) -> ConnId {
-        self.admit(protocol, room, driver, false)
+    pub fn open(&mut self, protocol: P, listener: ListenerId, driver: D) -> ConnId {
+        self.admit(protocol, listener, driver, false)
     }
 
     /// Opens a link to another process: a connection that carries the messages of other peers.
@@ -155,8 +175,8 @@ impl<P: Protocol, D> Peers<P, D> {
     /// wait before it hears the last word. And it is received from however much it is owed, while
     /// nobody else in its room is congested: were both ends to wait until the other receives, both
     /// would wait for ever (kernel-notes §45).
-    pub fn open_link(&mut self, protocol: P, room: Room, driver: D) -> ConnId {
-        self.admit(protocol, room, driver, true)
+    pub fn open_link(&mut self, protocol: P, listener: ListenerId, driver: D) -> ConnId {
+        self.admit(protocol, listener, driver, true)
     }
 
     /// By what the next who comes will be known.
@@ -164,18 +184,19 @@ impl<P: Protocol, D> Peers<P, D> {
         self.slab.next_id()
     }
 
-    fn admit(&mut self, protocol: P, room: Room, driver: D, link: bool) -> ConnId {
-        if self.group_counts.len() <= room.0 as usize {
-            self.group_counts.resize(room.0 as usize + 1, GroupCounts::default());
+    fn admit(&mut self, protocol: P, listener: ListenerId, driver: D, link: bool) -> ConnId {
+        if self.group_counts.len() <= listener.index() {
+            self.group_counts.resize(listener.index() + 1, GroupCounts::default());
         }
         self.came += 1;
         let connection = Connection::open(protocol, self.came, &mut self.context);
-        self.group_counts[room.0 as usize].links += usize::from(link);
+        self.group_counts[listener.index()].links += usize::from(link);
         let id = self.slab.insert(Peer {
             connection,
             driver,
             number: self.came,
-            room,
+            listener,
+            reason: CloseReason::Finished,
             received: 0,
             sent: 0,
             marked: false,
@@ -186,6 +207,9 @@ impl<P: Protocol, D> Peers<P, D> {
             link,
             progressed: false,
         });
+        if !link {
+            tracing::debug!(connection = self.came, %id, %listener, "accepted");
+        }
         self.settle(id);
         id
     }
@@ -204,7 +228,7 @@ impl<P: Protocol, D> Peers<P, D> {
             && self.context.messages.iter().any(|message| matches!(message, Message::Broadcast(_)))
         {
             peer.talks = true;
-            self.group_counts[peer.room.0 as usize].talkers += 1;
+            self.group_counts[peer.listener.index()].talkers += 1;
         }
         self.settle(id);
     }
@@ -231,8 +255,13 @@ impl<P: Protocol, D> Peers<P, D> {
         }
     }
 
-    /// It was reset.
-    pub fn broken(&mut self, id: ConnId) {
+    /// Breaks a connection: nothing more is exchanged with its peer.
+    pub fn broken(&mut self, id: ConnId, reason: CloseReason) {
+        if let Some(peer) = self.slab.get_mut(id)
+            && !peer.connection.is_broken()
+        {
+            self.broken.note(id, peer, reason);
+        }
         self.step(id, |peer, context| {
             peer.connection.broken();
             peer.connection.close(context);
@@ -242,18 +271,23 @@ impl<P: Protocol, D> Peers<P, D> {
     /// It is gone. Answers what the driver kept beside it.
     pub fn remove(&mut self, id: ConnId) -> Option<D> {
         let peer = self.slab.remove(id)?;
-        let Peer { mut connection, room, talks, congested, waits_for_buffer, link, driver, .. } =
-            peer;
+        if !peer.link {
+            let Peer { number, reason, received, sent, .. } = peer;
+            tracing::info!(connection = number, %id, received, sent, %reason, "closed");
+        }
+        let Peer {
+            mut connection, listener, talks, congested, waits_for_buffer, link, driver, ..
+        } = peer;
         self.buffer_waiters -= usize::from(waits_for_buffer);
-        let counts = &mut self.group_counts[room.0 as usize];
+        let counts = &mut self.group_counts[listener.index()];
         counts.talkers -= usize::from(talks);
         counts.links -= usize::from(link);
         if congested {
             counts.congested -= 1;
-            self.wake_talkers(room);
+            self.wake_talkers(listener);
         }
         connection.close(&mut self.context);
-        self.hand_on(id, room);
+        self.hand_on(id, listener);
         Some(driver)
     }
 
@@ -278,9 +312,9 @@ impl<P: Protocol, D> Peers<P, D> {
     }
 
     /// Gives up on all.
-    pub fn break_all(&mut self) {
+    pub fn break_all(&mut self, reason: CloseReason) {
         let ids: Vec<ConnId> = self.slab.iter_mut().map(|(id, _)| id).collect();
-        ids.into_iter().for_each(|id| self.broken(id));
+        ids.into_iter().for_each(|id| self.broken(id, reason));
     }
 
     // The turn.
@@ -343,7 +377,12 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// How many have been evicted.
     pub fn evicted(&self) -> u64 {
-        self.evicted
+        self.broken.evicted
+    }
+
+    /// Returns how many were broken by a failed call.
+    pub fn failed(&self) -> u64 {
+        self.broken.failed
     }
 
     // Within.
@@ -359,30 +398,30 @@ impl<P: Protocol, D> Peers<P, D> {
     fn settle(&mut self, id: ConnId) {
         let peer = self.slab.get_mut(id).expect("a peer settles while it is here");
         mark(peer, id, &mut self.marked);
-        let room = peer.room;
+        let listener = peer.listener;
         if weigh(peer, &mut self.group_counts) {
-            self.wake_talkers(room);
+            self.wake_talkers(listener);
         }
-        self.hand_on(id, room);
+        self.hand_on(id, listener);
     }
 
     /// Hands the messages on to the others of the room or to the operator, and then what is said by the
     /// going of those whom that evicts.
     #[inline]
-    fn hand_on(&mut self, from: ConnId, room: Room) {
+    fn hand_on(&mut self, from: ConnId, listener: ListenerId) {
         if self.context.messages.is_empty() {
             return;
         }
         let mut evicted = Vec::new();
-        self.hand_on_once(from, room, &mut evicted);
+        self.hand_on_once(from, listener, &mut evicted);
         while let Some(id) = evicted.pop() {
             let peer = self.slab.get_mut(id).expect("who is evicted is still to be closed");
             peer.connection.close(&mut self.context);
-            self.hand_on_once(id, room, &mut evicted);
+            self.hand_on_once(id, listener, &mut evicted);
         }
     }
 
-    fn hand_on_once(&mut self, from: ConnId, room: Room, evicted: &mut Vec<ConnId>) {
+    fn hand_on_once(&mut self, from: ConnId, listener: ListenerId, evicted: &mut Vec<ConnId>) {
         let (to_operator, has_operator) = (&mut self.to_operator, self.has_operator);
         self.context.messages.retain(|message| match message {
             Message::Broadcast(_) => true,
@@ -395,7 +434,7 @@ impl<P: Protocol, D> Peers<P, D> {
             return;
         }
         let mut relieved = false;
-        for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.room == room) {
+        for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.listener == listener) {
             if id != from {
                 peer.progressed |= peer.connection.outgoing().is_empty();
                 let broken = peer.connection.is_broken();
@@ -404,8 +443,7 @@ impl<P: Protocol, D> Peers<P, D> {
                     peer.connection.deliver(chunk.clone());
                 }
                 if peer.connection.is_broken() && !broken {
-                    tracing::warn!(%id, "evicted: it is owed too much");
-                    self.evicted += 1;
+                    self.broken.note(id, peer, CloseReason::QueueFull);
                     evicted.push(id);
                 }
                 mark(peer, id, &mut self.marked);
@@ -414,7 +452,7 @@ impl<P: Protocol, D> Peers<P, D> {
         }
         self.context.messages.clear();
         if relieved {
-            self.wake_talkers(room);
+            self.wake_talkers(listener);
         }
     }
 }

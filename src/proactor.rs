@@ -1,4 +1,4 @@
-//! The ring loop: issue operations, reap completions, resume whom they concern.
+//! The ring loop: submit operations, reap completions, resume the connections that they concern.
 //!
 //! ```text
 //!         ┌──────────────── enter ────────────────┐  lend the idle buffers, submit, sleep
@@ -9,34 +9,37 @@
 //!   each that is marked: resume ──────────────────┘  wants − in flight ──► Op
 //! ```
 //!
-//! Two steps, never mixed: first everything is reaped, then each marked connection is resumed
-//! once. `resume` compares what a connection wants with what it has in flight and issues the
-//! difference; there is no case in it for backpressure, half-close, reset or drain, because those
-//! are different wants. Teardown is a *join*: a connection is closed when nothing of it is in
-//! flight any more, not even a cancel.
+//! Two steps, never mixed: first every completion is reaped, then each marked connection is resumed
+//! once. `resume` compares what a connection wants with what it has in flight and submits the
+//! difference. Backpressure, half-close and drain need no case of their own: they are different
+//! wants. A broken connection cancels what is in flight. Teardown is a *join*: a connection is
+//! closed when it has nothing in flight, not even a cancel.
 //!
-//! Terms: a send with *skip_success* (`IOSQE_CQE_SKIP_SUCCESS`) posts a completion only if it fails
-//! or comes short; after a short one, the next send asks for its completion. A connection is *out of
-//! buffers* when it wants to receive and the pool has none. A socket accepted above the limit of
-//! connections waits in the *backlog*.
+//! Terms that sockets do not have. A send with *skip_success* (`IOSQE_CQE_SKIP_SUCCESS`) posts a
+//! completion only if it fails or is short; after a short one, the next send asks for its
+//! completion. A connection is *out of buffers* when it wants to receive and the pool has none. A
+//! socket that was accepted above the limit waits in the *backlog*.
 
 mod accept;
 mod console;
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::buffer::Size;
-use crate::clock::Nanos;
+use crate::console::Console;
 use crate::counters::Counters;
-use crate::keys::ConnId;
-use crate::limits::{Ended, Limits, Stage};
+use crate::engine::{Engine, Listeners};
+use crate::keys::{ConnId, ListenerId};
+use crate::lifecycle::{self, Lifecycle};
+use crate::limits::{CloseReason, Ended, Limits};
 use crate::os::{self, ShutdownSignal};
 use crate::peers::{Peers, ReadyPeer};
 use crate::protocol::Protocol;
-use crate::ring::{CancelTarget, Completion, ListenerId, Op, Recv, Ring, Sent, Socket, Wait};
-use accept::Listener;
+use crate::ring::{CancelTarget, Completion, Op, Recv, Ring, Sent, Socket, Wait};
+use accept::AcceptState;
 use console::ConsoleInput;
 
 /// A server on a ring.
@@ -44,51 +47,54 @@ use console::ConsoleInput;
 pub struct Proactor<R, P> {
     ring: R,
     peers: Peers<P, Flight>,
-    listeners: Vec<Listener<P>>,
-    /// Accepted beyond the limit: connected, not yet served.
+    listeners: Listeners<P, AcceptState>,
+    /// Accepted above the limit: connected, not yet served.
     backlog: VecDeque<(ListenerId, Socket)>,
-    limits: Limits,
-    stop: ShutdownSignal,
-    stage: Stage,
-    /// Until when no accept is armed, after one failed for want of resources.
-    accept_at: Option<Nanos>,
-    /// Whether quiet sends were issued of which it is not known yet how they went.
+    lifecycle: Lifecycle,
+    /// True while there may be sends with `skip_success` whose result is not known.
     unconfirmed_sends: bool,
-    /// Where the operator sits, if there is one.
-    desk: Option<Box<ConsoleInput>>,
+    console: Option<Box<ConsoleInput>>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
 
-/// A connection's socket and its operations in flight.
+/// A connection's socket and its operations in flight: at most one of each kind.
 #[derive(Debug)]
 pub struct Flight {
     socket: Socket,
-    receiving: InFlight,
-    /// The size that the connection would have had when the receive in flight was issued.
-    recv_size: Size,
-    sending: InFlight,
-    /// Whether the send in flight is one that says nothing if all of it goes.
-    skip_success: bool,
-    /// True while the peer takes less than it is owed: sends wait, and say how they went.
+    recv: RecvState,
+    send: SendState,
+    /// True after a short send: the next one asks for its completion.
     await_send: bool,
-    shutting: bool,
+    shutting_down: bool,
     /// Cancels that have not completed.
     cancels: u8,
-    /// True from submitting the close: the last thing that is done.
+    /// True once the close is submitted: the last operation of a connection.
     closing: bool,
 }
 
+/// The receive of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum InFlight {
-    No,
-    Yes,
+enum RecvState {
+    Idle,
+    /// In flight; submitted when the connection preferred buffers of this size.
+    InFlight {
+        preferred: Size,
+    },
+    Cancelling,
+}
+
+/// The send of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SendState {
+    Idle,
+    InFlight { skip_success: bool },
     Cancelling,
 }
 
 impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
-    /// A server without a listener, which `stop` can stop.
+    /// Creates a server without a listener, which `stop` can stop.
     ///
     /// # Errors
     /// The ring refuses its first submission.
@@ -98,127 +104,110 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         Ok(Proactor {
             ring,
             peers: Peers::new(limits.max_input),
-            listeners: Vec::new(),
+            listeners: Listeners::new(),
             backlog: VecDeque::new(),
-            limits,
-            stop,
-            stage: Stage::Serving,
-            accept_at: None,
+            lifecycle: Lifecycle::new(limits, stop),
             unconfirmed_sends: false,
-            desk: None,
+            console: None,
             counters: Counters::default(),
             calls_before,
         })
     }
 
-    /// Serves `protocol` to whoever connects to `fd`, a listening socket. Each listener is a room
-    /// of its own.
-    pub fn listen(&mut self, fd: OwnedFd, protocol: P) {
-        let accepting = InFlight::No;
-        self.listeners.push(Listener { fd: Some(fd), protocol, accepting, cancelling: false });
-    }
-
-    /// Turns until it is stopped.
+    /// Runs one iteration: submit what was queued, sleep until an operation completes, resume the
+    /// connections that it concerns.
     ///
     /// # Errors
     /// The ring as a whole fails.
-    pub fn run(&mut self) -> io::Result<Ended> {
-        if let Some(desk) = &mut self.desk {
-            desk.console.begin();
-        }
-        loop {
-            if let Some(ended) = self.turn()? {
-                return Ok(ended);
-            }
-        }
-    }
-
-    /// One turn: submit what was issued, sleep until something completes, resume whom it concerns.
-    ///
-    /// # Errors
-    /// The ring as a whole fails.
-    pub fn turn(&mut self) -> io::Result<Option<Ended>> {
+    pub fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
+        self.run_timers();
         self.arm_accepts()?;
-        let wait = self.wait();
+        let wait = self.timeout();
         let entered = self.ring.enter(wait)?;
         self.counters.turns += 1;
         self.counters.submitted += u64::from(entered.submitted);
         self.counters.overflows += u64::from(entered.overflow);
         while let Some(completion) = self.ring.next() {
             self.counters.completed += 1;
-            if self.complete(completion)? {
-                return Ok(Some(Ended::AtOnce));
+            if let ended @ ControlFlow::Break(_) = self.complete(completion)? {
+                return Ok(ended);
             }
         }
-        // Quiet sends that went out whole.
+        // The successes that posted no completion.
         while let Some((conn, n)) = self.ring.next_implied() {
             self.sent(conn, Sent::Bytes(n));
         }
         self.unconfirmed_sends = false;
         self.resume_ready()?;
-        if self.peers.has_messages() && self.attend() {
-            return Ok(Some(Ended::AtOnce));
+        if self.peers.has_operator_messages()
+            && let ended @ ControlFlow::Break(_) = self.serve_console()
+        {
+            return Ok(ended);
         }
-        Ok(self.is_drained().then_some(Ended::Drained))
+        Ok(lifecycle::unless_drained(self.is_drained()))
     }
 
-    /// What it has counted.
-    pub fn counters(&self) -> Counters {
-        let calls = os::calls() - self.calls_before;
-        Counters { calls, evicted: self.peers.evicted(), ..self.counters }
-    }
-
-    /// How many connections are open.
+    /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
         self.peers.len()
     }
 
-    /// Its ring.
+    /// The ring.
     pub fn ring(&self) -> &R {
         &self.ring
     }
 
-    /// Its ring, to play with.
+    /// The ring, for a test that plays the kernel.
     pub fn ring_mut(&mut self) -> &mut R {
         &mut self.ring
     }
 
-    /// Steps whom a completion concerns. Submits nothing that is a connection's; answers whether
-    /// the server was asked to end at once.
-    fn complete(&mut self, completion: Completion) -> io::Result<bool> {
+    /// Hands a completion to the connection that it concerns. Submits nothing for a connection.
+    fn complete(&mut self, completion: Completion) -> io::Result<ControlFlow<Ended>> {
         match completion {
             Completion::Accept { listener, outcome, more } => {
                 self.accepted(listener, outcome, more)
             }
             Completion::Recv { conn, outcome, more } => self.received(conn, outcome, more),
             Completion::Send { conn, outcome } => {
-                // A quiet send that says something was short: the next one waits.
-                self.update(conn, |flight| flight.await_send = flight.skip_success);
+                // A send with `skip_success` that does complete was short.
+                self.update(conn, |flight| {
+                    flight.await_send = flight.send == SendState::InFlight { skip_success: true };
+                });
                 self.sent(conn, outcome);
             }
             Completion::Shutdown { conn } => {
-                self.update(conn, |flight| flight.shutting = false);
+                self.update(conn, |flight| {
+                    debug_assert!(flight.shutting_down, "one shutdown is in flight");
+                    flight.shutting_down = false;
+                });
                 self.peers.shut_down(conn);
             }
             Completion::Close { conn } => self.closed(conn),
             Completion::Cancel { target: CancelTarget::Recv(conn) | CancelTarget::Send(conn) } => {
-                self.update(conn, |flight| flight.cancels -= 1);
+                self.update(conn, |flight| {
+                    debug_assert!(flight.cancels > 0, "a cancel completes once");
+                    flight.cancels -= 1;
+                });
                 self.peers.mark(conn);
             }
             Completion::Cancel { target: CancelTarget::Accept(listener) } => {
-                self.listeners[listener.0 as usize].cancelling = false;
+                self.listeners[listener].state.cancel_completed();
             }
             Completion::Internal => {}
-            Completion::Read { outcome } => return self.typed(outcome),
-            Completion::Wake => return self.stop(),
+            Completion::Read { outcome } => return self.console_input(outcome),
+            Completion::Wake => return self.shutdown_requested(),
         }
-        Ok(false)
+        Ok(ControlFlow::Continue(()))
     }
 
     fn received(&mut self, conn: ConnId, outcome: Recv, more: bool) {
-        if !more {
-            self.update(conn, |flight| flight.receiving = InFlight::No);
-        }
+        self.update(conn, |flight| {
+            debug_assert!(flight.recv != RecvState::Idle, "one receive is in flight");
+            if !more {
+                flight.recv = RecvState::Idle;
+            }
+        });
         match outcome {
             Recv::Data(chunk) => {
                 self.counters.receives += 1;
@@ -226,17 +215,17 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 self.peers.received(conn, chunk);
             }
             Recv::End => self.peers.ended(conn),
-            Recv::NoBuffer => {
-                self.counters.out_of_buffers += 1;
-                self.peers.wait_for_buffer(conn);
-            }
+            Recv::NoBuffer => self.out_of_buffers(conn),
             Recv::Cancelled => self.peers.mark(conn),
-            Recv::Failed(_) => self.peers.broken(conn),
+            Recv::Failed(error) => self.peers.broken(conn, CloseReason::failed(&error)),
         }
     }
 
     fn sent(&mut self, conn: ConnId, outcome: Sent) {
-        self.update(conn, |flight| flight.sending = InFlight::No);
+        self.update(conn, |flight| {
+            debug_assert!(flight.send != SendState::Idle, "one send is in flight");
+            flight.send = SendState::Idle;
+        });
         match outcome {
             Sent::Bytes(n) => {
                 self.counters.sends += 1;
@@ -244,36 +233,42 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
                 self.peers.sent(conn, n);
             }
             Sent::Cancelled => self.peers.mark(conn),
-            Sent::Failed(_) => self.peers.broken(conn),
+            Sent::Failed(error) => self.peers.broken(conn, CloseReason::failed(&error)),
         }
+    }
+
+    fn out_of_buffers(&mut self, conn: ConnId) {
+        self.counters.out_of_buffers += 1;
+        self.peers.wait_for_buffer(conn);
     }
 
     fn closed(&mut self, conn: ConnId) {
-        self.peers.remove(conn).expect("a connection is closed once");
+        let flight = self.peers.remove(conn).expect("a connection is closed once");
+        debug_assert!(flight.closing && flight.is_empty(), "a close is the last operation");
         self.counters.closed += 1;
-        self.accept_at = None;
-        if let Some((listener, socket)) = self.backlog.pop_front() {
-            self.open(listener, socket);
+        self.lifecycle.pause().end();
+        self.open_backlog();
+    }
+
+    /// Does what has become due by the clock. Reads the clock only if a timer is set.
+    fn run_timers(&mut self) {
+        let ring = &self.ring;
+        self.peers.run_timers(|| ring.now());
+        if self.lifecycle.next_timer().is_some() && self.lifecycle.run_timers(self.ring.now()) {
+            self.counters.cut = self.peers.len() as u64;
+            self.peers.break_all(CloseReason::Cut);
         }
     }
 
-    /// How long this turn may sleep. What is due by the clock is done on the way.
-    fn wait(&mut self) -> Wait {
-        let ring = &self.ring;
-        let timer = self.peers.tick(|| ring.now());
-        let drain = self.stage.deadline();
-        // Who starves may be waiting for a buffer that a quiet send is about to free.
-        let hasty =
-            self.peers.has_marked() || (self.unconfirmed_sends && self.peers.has_buffer_waiters());
-        let Some(due) = [timer, drain, self.accept_at].into_iter().flatten().min() else {
-            return if hasty { Wait::No } else { Wait::Completion };
-        };
-        let now = self.ring.now();
-        self.accept_at = self.accept_at.filter(|&at| at > now);
-        if drain.is_some_and(|until| until <= now) {
-            self.cut();
+    /// Returns how long this iteration may sleep.
+    fn timeout(&self) -> Wait {
+        // A connection that waits for a buffer may get the one that a send with `skip_success` is
+        // about to free.
+        if self.peers.has_marked() || (self.unconfirmed_sends && self.peers.has_buffer_waiters()) {
+            return Wait::No;
         }
-        if hasty || self.peers.has_marked() || due <= now { Wait::No } else { Wait::Until(due) }
+        let timers = [self.peers.next_timer(), self.lifecycle.next_timer()];
+        timers.into_iter().flatten().min().map_or(Wait::Completion, Wait::Until)
     }
 
     fn resume_ready(&mut self) -> io::Result<()> {
@@ -282,45 +277,37 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         self.peers.begin();
         while let Some(ready) = self.peers.next_ready() {
             let conn = ready.id;
-            let Resumed { skip_success, out_of_buffers } = resume(&mut self.ring, ready)?;
-            self.unconfirmed_sends |= skip_success;
-            if out_of_buffers {
-                self.counters.out_of_buffers += 1;
-                self.peers.wait_for_buffer(conn);
+            let resumed = resume(&mut self.ring, ready)?;
+            self.unconfirmed_sends |= resumed.unconfirmed_sends;
+            if resumed.out_of_buffers {
+                self.out_of_buffers(conn);
             }
         }
         Ok(())
     }
 
-    /// Somebody asked it to stop, or it seemed so; answers whether at once.
-    fn stop(&mut self) -> io::Result<bool> {
-        match self.stage.asked(self.stop.take()) {
-            None => {}
-            Some(Ended::Drained) => self.drain(),
-            Some(Ended::AtOnce) => return Ok(true),
+    /// The shutdown signal was reported.
+    fn shutdown_requested(&mut self) -> io::Result<ControlFlow<Ended>> {
+        match self.lifecycle.take_requests() {
+            ControlFlow::Break(ended) => return Ok(ControlFlow::Break(ended)),
+            ControlFlow::Continue(true) => self.drain(),
+            ControlFlow::Continue(false) => {}
         }
-        self.ring.submit(Op::Wake { fd: self.stop.as_fd() })?;
-        Ok(false)
+        self.ring.submit(Op::Wake { fd: self.lifecycle.shutdown().as_fd() })?;
+        Ok(ControlFlow::Continue(()))
     }
 
     fn drain(&mut self) {
-        self.stage = Stage::Draining(self.ring.now() + self.limits.drain);
-        while let Some((listener, socket)) = self.backlog.pop_front() {
-            self.open(listener, socket);
+        if self.lifecycle.drain(self.peers.len(), self.ring.now()) {
+            self.peers.finish_all();
+            self.open_backlog();
         }
-        self.peers.finish_all();
-    }
-
-    fn cut(&mut self) {
-        self.stage = Stage::Cutting;
-        self.counters.cut = self.peers.len() as u64;
-        self.peers.break_all();
     }
 
     fn is_drained(&self) -> bool {
-        self.stage != Stage::Serving
+        !self.lifecycle.is_serving()
             && self.peers.is_empty()
-            && self.listeners.iter().all(Listener::is_idle)
+            && self.listeners.states().all(AcceptState::is_idle)
     }
 
     fn update(&mut self, conn: ConnId, change: impl FnOnce(&mut Flight)) {
@@ -330,40 +317,63 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     }
 }
 
+impl<R: Ring, P: Protocol + Clone> Engine<P> for Proactor<R, P> {
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, protocol: P) -> io::Result<()> {
+        self.listeners.add(id, fd, protocol, AcceptState::default());
+        Ok(())
+    }
+
+    fn set_console(&mut self, console: Console) -> io::Result<()> {
+        self.console = Some(Box::new(ConsoleInput::new(console)?));
+        self.peers.expect_operator();
+        self.read_console()
+    }
+
+    fn run(&mut self) -> io::Result<Ended> {
+        if let Some(input) = &mut self.console {
+            input.console.begin();
+        }
+        lifecycle::run(|| self.run_once())
+    }
+
+    fn counters(&self) -> Counters {
+        let calls = os::calls() - self.calls_before;
+        Counters { calls, evicted: self.peers.evicted(), ..self.counters }
+    }
+}
+
 impl Flight {
     fn new(socket: Socket) -> Flight {
         Flight {
             socket,
-            receiving: InFlight::No,
-            recv_size: Size::SMALLEST,
-            sending: InFlight::No,
-            skip_success: false,
+            recv: RecvState::Idle,
+            send: SendState::Idle,
             await_send: false,
-            shutting: false,
+            shutting_down: false,
             cancels: 0,
             closing: false,
         }
     }
 
+    /// Returns true if no operation but the close is in flight.
     fn is_empty(&self) -> bool {
-        self.receiving == InFlight::No
-            && self.sending == InFlight::No
-            && !self.shutting
+        self.recv == RecvState::Idle
+            && self.send == SendState::Idle
+            && !self.shutting_down
             && self.cancels == 0
-            && !self.closing
     }
 }
 
-/// What the loop must know of a connection that was resumed.
+/// What the loop needs to know of a connection that was resumed.
 #[derive(Debug, Clone, Copy, Default)]
 struct Resumed {
-    /// A quiet send was issued.
-    skip_success: bool,
-    /// It wants to receive, and there is no buffer.
+    /// A send with `skip_success` was submitted.
+    unconfirmed_sends: bool,
+    /// The connection wants to receive, and there is no buffer.
     out_of_buffers: bool,
 }
 
-/// Issues the difference between what a connection wants and what it has in flight.
+/// Submits the difference between what a connection wants and what it has in flight.
 fn resume<R: Ring, P: Protocol>(
     ring: &mut R,
     ready: ReadyPeer<'_, P, Flight>,
@@ -373,47 +383,46 @@ fn resume<R: Ring, P: Protocol>(
     let (connection, flight) = (&peer.connection, &mut peer.driver);
     let socket = flight.socket;
 
-    match flight.sending {
-        InFlight::No if !connection.outgoing().is_empty() => {
+    match flight.send {
+        SendState::Idle if !connection.outgoing().is_empty() => {
             let queue = connection.outgoing();
-            // Nothing waits to hear that it went.
+            // Nothing waits for the success of this send.
             let skip_success = connection.can_skip_completion() && !flight.await_send;
-            (flight.sending, flight.skip_success, resumed.skip_success) =
-                (InFlight::Yes, skip_success, skip_success);
+            flight.send = SendState::InFlight { skip_success };
+            resumed.unconfirmed_sends = skip_success;
             ring.submit(Op::Send { conn, socket, queue, skip_success })?;
         }
-        InFlight::Yes if connection.is_broken() => {
-            flight.sending = InFlight::Cancelling;
+        SendState::InFlight { .. } if connection.is_broken() => {
+            flight.send = SendState::Cancelling;
             flight.cancels += 1;
             ring.submit(Op::Cancel { target: CancelTarget::Send(conn) })?;
         }
         _ => {}
     }
-    // One that waits for another size than would suit now is cancelled, and then issued anew.
-    let recv_size = ring.pool().clamp(connection.recv_size());
-    match flight.receiving {
-        InFlight::No if wants_recv && flight.cancels > 0 => {} // Resumed again when it is answered.
-        InFlight::No if wants_recv && ring.out_of_buffers(recv_size) => {
-            resumed.out_of_buffers = true
-        }
-        InFlight::No if wants_recv => {
-            (flight.receiving, flight.recv_size) = (InFlight::Yes, recv_size);
-            let pool = ring.pool();
-            let size = if any_size { pool.largest_free() } else { pool.nearest(recv_size) };
-            ring.submit(Op::Recv { conn, socket, size })?;
-        }
-        InFlight::Yes if !wants_recv || flight.recv_size != recv_size => {
-            flight.receiving = InFlight::Cancelling;
+    // A receive that waits with another size than the connection prefers now is cancelled, and then
+    // submitted anew.
+    let preferred = ring.pool().clamp(connection.recv_size());
+    match flight.recv {
+        RecvState::Idle if wants_recv && flight.cancels > 0 => {} // Resumed when that completes.
+        RecvState::Idle if wants_recv => match ring.buffer_for(preferred, any_size) {
+            Some(size) => {
+                flight.recv = RecvState::InFlight { preferred };
+                ring.submit(Op::Recv { conn, socket, size })?;
+            }
+            None => resumed.out_of_buffers = true,
+        },
+        RecvState::InFlight { preferred: size } if !wants_recv || size != preferred => {
+            flight.recv = RecvState::Cancelling;
             flight.cancels += 1;
             ring.submit(Op::Cancel { target: CancelTarget::Recv(conn) })?;
         }
         _ => {}
     }
-    if connection.wants_shutdown() && !flight.shutting {
-        flight.shutting = true;
+    if connection.wants_shutdown() && !flight.shutting_down {
+        flight.shutting_down = true;
         ring.submit(Op::Shutdown { conn, socket })?;
     }
-    if connection.is_finished() && flight.is_empty() {
+    if connection.is_finished() && flight.is_empty() && !flight.closing {
         flight.closing = true;
         ring.submit(Op::Close { conn, socket })?;
     }

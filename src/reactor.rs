@@ -1,4 +1,4 @@
-//! The readiness loop: wait until something may be done, and do it.
+//! The readiness loop: wait until a socket is ready, then read from it or write to it.
 //!
 //! ```text
 //!         ┌───────────────── wait ─────────────────┐  sleep until something is ready
@@ -23,6 +23,7 @@ mod console;
 mod embedded;
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,18 +31,21 @@ use std::time::Duration;
 use crate::buffer::{Chunk, Pool};
 use crate::calls::SocketCalls;
 use crate::clock::Nanos;
+use crate::console::Console;
 use crate::counters::Counters;
-use crate::keys::ConnId;
-use crate::limits::{Ended, Limits, Stage};
+use crate::engine::{Engine, Listeners};
+use crate::keys::{ConnId, KeyOwner, ListenerId};
+use crate::lifecycle::{self, Lifecycle};
+use crate::limits::{CloseReason, Ended, Limits};
 use crate::os::{self, ShutdownSignal};
 use crate::peers::Peers;
 use crate::protocol::Protocol;
-use crate::selector::{Interest, KeyOwner, Ready, Selector, Trigger};
-use accept::Listener;
+use crate::selector::{Interest, Ready, Selector, Trigger};
+use accept::ListenerReadiness;
 use console::ConsoleInput;
 
-/// How often one connection may be resumed in a turn, and so receive: a flood does not own the
-/// loop.
+/// How often one connection may be resumed in an iteration, and so receive: a flood does not starve
+/// the others.
 const PASSES: usize = 16;
 
 /// A server that waits for readiness.
@@ -50,22 +54,17 @@ pub struct Reactor<S, P> {
     selector: S,
     pool: Rc<Pool>,
     peers: Peers<P, Socket>,
-    listeners: Vec<Listener<P>>,
-    limits: Limits,
-    stop: ShutdownSignal,
-    stage: Stage,
-    /// Until when nothing is accepted, after it failed for want of resources.
-    accept_at: Option<Nanos>,
-    /// When its owner wants to be woken.
+    listeners: Listeners<P, ListenerReadiness>,
+    lifecycle: Lifecycle,
+    /// When the program that embeds it wants to be woken.
     wake_at: Option<Nanos>,
-    /// Which of its owner's descriptors were reported and not yet taken.
-    guests: Vec<u32>,
+    /// External descriptors that were reported and not yet taken.
+    external: Vec<u32>,
     /// True if the last iteration accepted, received, sent or closed anything.
     busy: bool,
-    /// Emptied at every turn: its capacity is kept.
+    /// Emptied in every iteration: its capacity is kept.
     reports: Vec<Ready>,
-    /// Where the operator sits, if there is one.
-    desk: Option<Box<ConsoleInput>>,
+    console: Option<Box<ConsoleInput>>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
@@ -75,22 +74,23 @@ pub struct Reactor<S, P> {
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
-    /// True until a read would block, or comes short.
+    /// True until a read would block, or is short.
     readable: bool,
-    /// True until a write would block, or comes short.
+    /// True until a write would block, or is short.
     writable: bool,
-    /// True once the peer's end was reported: a read that comes short is not the last.
+    /// True once the peer's end was reported: a read that is short is not the last.
     hung_up: bool,
-    /// One if what passes here is counted, zero if it passes within the house.
+    /// One if its bytes are counted, zero for a link between processes of one server.
     counts: u64,
-    /// What the selector is asked; if nothing, it does not watch.
+    /// What the selector watches for; if nothing, it does not watch the socket.
     interest: Interest,
-    /// False from a report by a oneshot selector until it is asked again: it watches, and is mute.
+    /// False from a report by a oneshot selector until it is armed again.
     armed: bool,
 }
 
 impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
-    /// A server without a listener, which `stop` can stop. Its buffers are `pool`'s.
+    /// Creates a server without a listener, which `stop` can stop. It takes its buffers from
+    /// `pool`.
     ///
     /// # Errors
     /// The selector cannot watch `stop`.
@@ -106,60 +106,27 @@ impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
             selector,
             pool,
             peers: Peers::new(limits.max_input),
-            listeners: Vec::new(),
-            limits,
-            stop,
-            stage: Stage::Serving,
-            accept_at: None,
+            listeners: Listeners::new(),
+            lifecycle: Lifecycle::new(limits, stop),
             wake_at: None,
-            guests: Vec::new(),
+            external: Vec::new(),
             busy: true,
             reports: Vec::new(),
-            desk: None,
+            console: None,
             counters: Counters::default(),
             calls_before,
         })
     }
 
-    /// Serves `protocol` to whoever connects to `fd`, a listening socket, which becomes
-    /// non-blocking. Each listener is a room of its own.
-    ///
-    /// # Errors
-    /// `fd` cannot be made non-blocking.
-    pub fn listen(&mut self, fd: OwnedFd, protocol: P) -> io::Result<()> {
-        os::set_nonblocking(fd.as_fd())?;
-        self.listeners.push(Listener {
-            fd: Some(fd),
-            protocol,
-            watched: false,
-            armed: false,
-            readable: false,
-        });
-        Ok(())
-    }
-
-    /// Turns until it is stopped.
+    /// Runs one iteration: sleep until a descriptor is ready, then resume the connections that this
+    /// concerns.
     ///
     /// # Errors
     /// The selector as a whole fails.
-    pub fn run(&mut self) -> io::Result<Ended> {
-        if let Some(desk) = &mut self.desk {
-            desk.console.begin();
-        }
-        loop {
-            if let Some(ended) = self.turn()? {
-                return Ok(ended);
-            }
-        }
-    }
-
-    /// One turn: sleep until something is ready, then resume whom it concerns.
-    ///
-    /// # Errors
-    /// The selector as a whole fails.
-    pub fn turn(&mut self) -> io::Result<Option<Ended>> {
+    pub fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
+        self.run_timers();
         self.watch_listeners()?;
-        let mut timeout = self.wait();
+        let mut timeout = self.timeout(os::now);
         if let Some(longest) = self.selector.longest_wait() {
             let longest = if self.busy { Duration::ZERO } else { longest };
             timeout = Some(timeout.map_or(longest, |timeout| timeout.min(longest)));
@@ -168,81 +135,90 @@ impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
         self.selector.wait(&mut reports, timeout)?;
         self.counters.turns += 1;
         self.counters.completed += reports.len() as u64;
-        let mut stopped = false;
+        let mut flow = ControlFlow::Continue(());
         for report in reports.drain(..) {
-            stopped |= self.reported(report)?;
+            if let ended @ ControlFlow::Break(_) = self.reported(report)? {
+                flow = ended;
+            }
         }
         self.reports = reports;
-        if stopped || self.read_typed()? {
-            return Ok(Some(Ended::AtOnce));
+        if flow.is_continue() {
+            flow = self.read_console()?;
+        }
+        if flow.is_break() {
+            return Ok(flow);
         }
         let before = self.moved();
         self.accept();
         self.resume_ready();
-        if self.peers.has_messages() && self.attend()? {
-            return Ok(Some(Ended::AtOnce));
+        if self.peers.has_operator_messages()
+            && let ended @ ControlFlow::Break(_) = self.serve_console()?
+        {
+            return Ok(ended);
         }
         self.busy = self.moved() != before;
-        Ok(self.is_drained().then_some(Ended::Drained))
+        Ok(lifecycle::unless_drained(self.is_drained()))
     }
 
-    /// What it has counted.
-    pub fn counters(&self) -> Counters {
-        let calls = os::calls() - self.calls_before;
-        Counters { calls, evicted: self.peers.evicted(), ..self.counters }
-    }
-
-    /// How many connections are open.
+    /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
         self.peers.len()
     }
 
-    /// Remembers what is ready; answers whether the server was asked to end at once.
+    /// Remembers what is ready.
     ///
-    /// A oneshot selector has disarmed what it reports. A connection is marked, so it is resumed
-    /// and wishes again; listeners are armed before the next wait; the operator's input is when
-    /// it has been read from; the stop signal is, here.
-    fn reported(&mut self, report: Ready) -> io::Result<bool> {
+    /// A oneshot selector has disarmed what it reports. A connection is marked, so that it is
+    /// resumed and armed again; listeners are armed before the next wait; the console's input is
+    /// armed when it has been read; the shutdown signal is armed here.
+    fn reported(&mut self, report: Ready) -> io::Result<ControlFlow<Ended>> {
         let armed = self.selector.trigger() != Trigger::Oneshot;
         match KeyOwner::from(report.key) {
             KeyOwner::Conn(conn) => {
                 if let Some(peer) = self.peers.get_mut(conn) {
-                    peer.driver.readable |= report.readable;
-                    peer.driver.writable |= report.writable;
-                    peer.driver.hung_up |= report.hung_up;
-                    peer.driver.armed &= armed;
+                    let socket = &mut peer.driver;
+                    debug_assert!(socket.interest != Interest::NONE, "only what is watched");
+                    socket.readable |= report.readable;
+                    socket.writable |= report.writable;
+                    socket.hung_up |= report.hung_up;
+                    socket.armed &= armed;
                     self.peers.mark(conn);
                 }
             }
-            KeyOwner::Listener(at) => {
-                self.listeners[at].readable = true;
-                self.listeners[at].armed &= armed;
+            KeyOwner::Listener(id) => {
+                let state = &mut self.listeners[id].state;
+                state.readable = true;
+                state.armed &= armed;
             }
             KeyOwner::Shutdown => {
                 if !armed {
-                    let (stop, key) = (self.stop.as_fd(), KeyOwner::Shutdown.into());
-                    self.selector.modify(stop, key, Interest::READ)?;
+                    let (signal, key) =
+                        (self.lifecycle.shutdown().as_fd(), KeyOwner::Shutdown.into());
+                    self.selector.modify(signal, key, Interest::READ)?;
                 }
-                return Ok(self.stop());
+                match self.lifecycle.take_requests() {
+                    ControlFlow::Break(ended) => return Ok(ControlFlow::Break(ended)),
+                    ControlFlow::Continue(true) => self.drain(),
+                    ControlFlow::Continue(false) => {}
+                }
             }
             KeyOwner::Console => {
-                if let Some(desk) = &mut self.desk {
-                    desk.readable = true;
+                if let Some(input) = &mut self.console {
+                    input.readable = true;
                 }
             }
-            KeyOwner::External(guest) => self.guests.push(guest),
+            KeyOwner::External(number) => self.external.push(number),
             KeyOwner::Link(_) => {} // Only in a trace.
         }
-        Ok(false)
+        Ok(ControlFlow::Continue(()))
     }
 
-    /// A number that grows whenever anything does.
+    /// Returns a number that grows whenever an operation succeeds.
     fn moved(&self) -> u64 {
         let Counters { accepted, closed, receives, sends, .. } = self.counters;
         accepted + closed + receives + sends
     }
 
-    /// A socket of a connection that has just come.
+    /// Returns the socket of a new connection.
     fn socket(&self, fd: OwnedFd, counts: u64) -> Socket {
         let interest = match self.selector.trigger() {
             Trigger::Edge => Interest::BOTH,
@@ -257,39 +233,37 @@ impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
         let (fd, interest) = (socket.fd.as_fd(), socket.interest);
         if let Err(error) = self.selector.add(fd, KeyOwner::Conn(id).into(), interest) {
             self.counters.refused += 1;
-            tracing::warn!("a connection is refused: {error}");
+            tracing::warn!(%id, %error, "a connection is refused");
             self.peers.get_mut(id).expect("just opened").driver.interest = Interest::NONE;
-            self.peers.broken(id);
+            self.peers.broken(id, CloseReason::Refused);
         }
     }
 
-    /// How long this turn may sleep. What is due by the clock is done on the way.
-    fn wait(&mut self) -> Option<Duration> {
-        const NO: Option<Duration> = Some(Duration::ZERO);
-        if self.is_drained() {
-            return NO;
+    /// Does what has become due by the clock. Reads the clock only if a timer is set.
+    fn run_timers(&mut self) {
+        self.peers.run_timers(os::now);
+        if self.lifecycle.next_timer().is_some() && self.lifecycle.run_timers(os::now()) {
+            self.counters.cut = self.peers.len() as u64;
+            self.peers.break_all(CloseReason::Cut);
         }
-        let timer = self.peers.tick(os::now);
-        let drain = self.stage.deadline();
-        let accepts = self.wants_accept() && self.listeners.iter().any(|one| one.readable);
-        let hasty = self.peers.has_marked()
-            || accepts
-            || self.desk.as_ref().is_some_and(|desk| desk.readable);
-        let Some(due) = [timer, drain, self.accept_at, self.wake_at].into_iter().flatten().min()
-        else {
-            return if hasty { NO } else { None };
-        };
-        let now = os::now();
-        self.accept_at = self.accept_at.filter(|&at| at > now);
-        if drain.is_some_and(|until| until <= now) {
-            self.cut();
-        }
-        if self.peers.has_marked() || hasty { NO } else { Some(due.since(now)) }
     }
 
-    /// Resumes until nobody is marked: whom something happened to, in being resumed or by what
-    /// others said, may want the next thing. Whoever is marked after all passes goes on in the next
-    /// turn, which does not sleep: first the selector is asked who else is ready.
+    /// Returns how long this iteration may sleep.
+    fn timeout(&self, clock: impl FnOnce() -> Nanos) -> Option<Duration> {
+        let busy = self.is_drained()
+            || self.peers.has_marked()
+            || self.may_accept()
+            || self.console.as_ref().is_some_and(|input| input.readable);
+        if busy {
+            return Some(Duration::ZERO);
+        }
+        let timers = [self.peers.next_timer(), self.lifecycle.next_timer(), self.wake_at];
+        timers.into_iter().flatten().min().map(|due| due.since(clock()))
+    }
+
+    /// Resumes connections until none is marked: one that was resumed, or that others sent to, may
+    /// want something new. One that is marked after all passes is resumed in the next iteration,
+    /// which does not sleep: first the selector reports the others that are ready.
     fn resume_ready(&mut self) {
         for _ in 0..PASSES {
             if !self.peers.has_marked() {
@@ -304,7 +278,7 @@ impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
         }
     }
 
-    /// Does what the connection wants and its socket may; wishes for what it may not.
+    /// Does what the connection wants and its socket is ready for; watches for the rest.
     fn resume(&mut self, conn: ConnId, wants_recv: bool) {
         if wants_recv {
             self.receive(conn);
@@ -314,23 +288,23 @@ impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         let (connection, socket) = (&peer.connection, &mut peer.driver);
         if connection.wants_shutdown() {
-            // It fails only if the peer has reset, and then a read will tell.
+            // It fails only if the peer has reset the connection, which a read will report.
             let _ = self.selector.shutdown(KeyOwner::Conn(conn).into(), socket.fd.as_fd());
             self.peers.shut_down(conn);
         } else if connection.is_finished() {
             self.close(conn);
         } else if self.selector.trigger() != Trigger::Edge {
             let writable = !connection.outgoing().is_empty() && !socket.writable;
-            let wish = Interest { readable, writable };
-            if let Err(error) = socket.wish(&mut self.selector, conn, wish) {
-                tracing::warn!(%conn, "a connection is lost: {error}");
-                self.peers.broken(conn);
+            let wanted = Interest { readable, writable };
+            if let Err(error) = socket.watch_for(&mut self.selector, conn, wanted) {
+                tracing::warn!(%conn, %error, "a connection cannot be watched");
+                self.peers.broken(conn, CloseReason::failed(&error));
             }
         }
     }
 
-    /// Receives once, if there is something. If that was not all, the connection is resumed again
-    /// for it: what it has to say goes out first, from a buffer that is still in the cache.
+    /// Receives once, if the socket is readable. If that was not all, the connection is resumed
+    /// again: first its reply is sent, from a buffer that is still in the cache.
     fn receive(&mut self, conn: ConnId) {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         let (connection, socket) = (&peer.connection, &mut peer.driver);
@@ -349,21 +323,20 @@ impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
                 self.peers.ended(conn);
             }
             Ok(n) => {
-                // Short: that was all, unless the peer's end stands behind it, of which an edge
-                // would not tell again.
+                // Short: that was all, unless the peer's end follows, which an edge does not report
+                // again.
                 socket.readable = n == room || socket.hung_up;
                 self.counters.receives += socket.counts;
                 self.counters.received_bytes += socket.counts * n as u64;
                 self.peers.received(conn, Chunk::received(lease, n));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
-            Err(_) => self.peers.broken(conn),
+            Err(error) => self.peers.broken(conn, CloseReason::failed(&error)),
         }
     }
 
-    /// Writes what is owed, while there is room for it. What a protocol says meanwhile because it
-    /// is sent is written when the connection is resumed again: one without end does not own the
-    /// loop.
+    /// Writes what is queued, while the socket takes it. What a protocol adds meanwhile is written
+    /// when the connection is resumed again: an endless stream does not starve the others.
     fn send(&mut self, conn: ConnId) {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         let mut owed = peer.connection.outgoing().bytes();
@@ -385,59 +358,69 @@ impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
                     self.peers.sent(conn, n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable = false,
-                Err(_) => self.peers.broken(conn),
+                Err(error) => self.peers.broken(conn, CloseReason::failed(&error)),
             }
         }
     }
 
     fn close(&mut self, conn: ConnId) {
         let mut socket = self.peers.remove(conn).expect("a connection is closed once");
-        // It was watched, so it can be unwatched; and if not, closing does it.
-        let _ = socket.wish(&mut self.selector, conn, Interest::NONE);
+        // If this fails, the close removes it from the selector.
+        let _ = socket.watch_for(&mut self.selector, conn, Interest::NONE);
         self.selector.close(KeyOwner::Conn(conn).into(), socket.fd);
         self.counters.closed += 1;
-        self.accept_at = None;
-    }
-
-    /// Somebody asked it to stop; answers whether at once.
-    fn stop(&mut self) -> bool {
-        match self.stage.asked(self.stop.take()) {
-            None => {}
-            Some(Ended::Drained) => self.drain(),
-            Some(Ended::AtOnce) => return true,
-        }
-        false
-    }
-
-    fn cut(&mut self) {
-        self.stage = Stage::Cutting;
-        self.counters.cut = self.peers.len() as u64;
-        self.peers.break_all();
+        self.lifecycle.pause().end();
     }
 
     fn is_drained(&self) -> bool {
-        self.stage != Stage::Serving && self.peers.is_empty()
+        !self.lifecycle.is_serving() && self.peers.is_empty()
+    }
+}
+
+impl<S: Selector + SocketCalls, P: Protocol + Clone> Engine<P> for Reactor<S, P> {
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, protocol: P) -> io::Result<()> {
+        os::set_nonblocking(fd.as_fd())?;
+        self.listeners.add(id, fd, protocol, ListenerReadiness::default());
+        Ok(())
+    }
+
+    fn set_console(&mut self, console: Console) -> io::Result<()> {
+        self.console = Some(Box::new(ConsoleInput::new(console, &mut self.selector)?));
+        self.peers.expect_operator();
+        Ok(())
+    }
+
+    fn run(&mut self) -> io::Result<Ended> {
+        if let Some(input) = &mut self.console {
+            input.console.begin();
+        }
+        lifecycle::run(|| self.run_once())
+    }
+
+    fn counters(&self) -> Counters {
+        let calls = os::calls() - self.calls_before;
+        Counters { calls, evicted: self.peers.evicted(), ..self.counters }
     }
 }
 
 impl Socket {
-    /// Asks the selector for what is wished now, if that is not what it is asked. Whoever wishes
-    /// nothing is not watched: a hang-up would be reported for ever.
-    fn wish(
+    /// Has the selector watch for `wanted`, if it does not already. A socket without interest is not
+    /// watched: a level-triggered selector would report its hang-up in every iteration.
+    fn watch_for(
         &mut self,
         selector: &mut impl Selector,
         conn: ConnId,
-        wish: Interest,
+        wanted: Interest,
     ) -> io::Result<()> {
-        let asked = std::mem::replace(&mut self.interest, wish);
+        let watched = std::mem::replace(&mut self.interest, wanted);
         let armed = std::mem::replace(&mut self.armed, true);
         let (fd, key) = (self.fd.as_fd(), KeyOwner::Conn(conn).into());
-        match (asked == Interest::NONE, wish == Interest::NONE) {
+        match (watched == Interest::NONE, wanted == Interest::NONE) {
             (true, true) => Ok(()),
-            _ if asked == wish && armed => Ok(()),
-            (true, _) => selector.add(fd, key, wish),
+            _ if watched == wanted && armed => Ok(()),
+            (true, _) => selector.add(fd, key, wanted),
             (_, true) => selector.remove(fd),
-            _ => selector.modify(fd, key, wish),
+            _ => selector.modify(fd, key, wanted),
         }
     }
 }

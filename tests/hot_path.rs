@@ -13,7 +13,8 @@ use std::sync::Barrier;
 
 use proactor::buffer::{BufferClass, Lease, Pool, Size};
 use proactor::clock::Nanos;
-use proactor::keys::ConnId;
+use proactor::engine::Engine;
+use proactor::keys::{ConnId, ListenerId};
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
@@ -140,18 +141,18 @@ fn an_echo_on_io_uring_neither_allocates_nor_copies() {
             let ring = Uring::new(Config { kernel, connections: 64, buffers }).unwrap();
             let ring = Watched { ring, sends: 0, in_place: 0 };
             let mut server = Proactor::new(ring, Limits::default(), stop).unwrap();
-            server.listen(listener.into(), Echo);
+            server.listen(ListenerId(0), listener.into(), Echo).unwrap();
             while server.counters().accepted < 16 {
-                server.turn().unwrap();
+                assert!(server.run_once().unwrap().is_continue());
             }
             connected.wait();
             written.wait();
             while server.counters().receives < 16 * 100 {
-                server.turn().unwrap();
+                assert!(server.run_once().unwrap().is_continue());
             }
             let before = ALLOCATIONS.get();
             while server.counters().receives < 16 * 1100 {
-                server.turn().unwrap();
+                assert!(server.run_once().unwrap().is_continue());
             }
             let allocated = ALLOCATIONS.get() - before;
             server.run().unwrap();

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,12 +16,15 @@ use proactor::buffer::{BufferClass, Pool, Size};
 use proactor::clock::Nanos;
 use proactor::connection::{HIGH, LEASES_HIGH};
 use proactor::console::Console;
-use proactor::limits::{ACCEPT_PAUSE, Ended, Limits};
+use proactor::engine::Engine;
+use proactor::keys::ListenerId;
+use proactor::lifecycle::ACCEPT_PAUSE;
+use proactor::limits::{Ended, Limits};
 use proactor::os::ShutdownSignal;
 use proactor::peers::{LINGER, SOFT};
 use proactor::proactor::Proactor;
 use proactor::protocol::{Chat, Echo, Input, Outbox, Protocol, Upper};
-use proactor::ring::{ListenerId, Ring};
+use proactor::ring::Ring;
 use proactor_sim::{Client, ClientId, Dice, Fault, Faults, Reads, Reset, Setup, Sim, Tally, Tier};
 
 /// Seeds of the main scenario, unless `SIM_SEEDS` says otherwise.
@@ -96,7 +100,7 @@ impl<P: Protocol + Clone> World<P> {
         let stop = ShutdownSignal::new().unwrap();
         let sim = Sim::new(setup, Rc::clone(&pool));
         let mut server = Proactor::new(sim, limits, stop.try_clone().unwrap()).unwrap();
-        server.listen(File::open("/dev/null").unwrap().into(), protocol);
+        server.listen(LISTENER, File::open("/dev/null").unwrap().into(), protocol).unwrap();
         World { server, stop, pool, limits }
     }
 
@@ -143,8 +147,8 @@ impl<P: Protocol + Clone> World<P> {
             if is_so(self) {
                 return;
             }
-            let ended = self.server.turn().unwrap();
-            assert_eq!(ended, None, "the server ended without a request");
+            let ended = self.server.run_once().unwrap();
+            assert!(ended.is_continue(), "the server ended without a request");
             assert!(self.server.connections() <= self.limits.connections, "the limit holds");
         }
         panic!("it takes too long until {what}\n{:?}", self.server.ring());
@@ -164,7 +168,7 @@ impl<P: Protocol + Clone> World<P> {
     fn iterate(&mut self, count: usize) {
         for _ in 0..count {
             if !self.server.ring().is_idle() {
-                assert_eq!(self.server.turn().unwrap(), None);
+                assert!(self.server.run_once().unwrap().is_continue());
             }
         }
     }
@@ -172,7 +176,7 @@ impl<P: Protocol + Clone> World<P> {
     /// Runs the loop until the server ends.
     fn run_to_end(&mut self) -> Ended {
         for _ in 0..200_000 {
-            if let Some(ended) = self.server.turn().unwrap() {
+            if let ControlFlow::Break(ended) = self.server.run_once().unwrap() {
                 return ended;
             }
         }
@@ -386,7 +390,8 @@ scenario!(
 
 scenario!(lines_stay_in_their_group, 0.05, &[], |dice, setup, tally| {
     let mut world = World::new(setup, SMALL, LIMITS, Chat::default());
-    world.server.listen(File::open("/dev/null").unwrap().into(), Chat::default());
+    let other = File::open("/dev/null").unwrap();
+    world.server.listen(ListenerId(1), other.into(), Chat::default()).unwrap();
     let groups = [0, 1]
         .map(|group| [0; 3].map(|_| world.sim().connect(ListenerId(group), some_reads(dice))));
     world.until("all are there", |world| world.server.connections() == 6);
@@ -796,7 +801,7 @@ scenario!(a_drain_closes_the_backlog_at_once, 0.1, &[], |dice, mut setup, tally|
     let asked = world.now();
     world.ask_to_stop();
     while !waiting[..in_backlog].iter().all(|&id| world.client(id).is_done()) {
-        assert_eq!(world.server.turn().unwrap(), None, "others are owed something");
+        assert!(world.server.run_once().unwrap().is_continue(), "others are owed something");
     }
     assert!(world.now().since(asked) < SOFT, "{:?}", world.now().since(asked));
     waiting[..in_backlog].iter().for_each(|&id| assert_heard(world.client(id), b""));
@@ -865,7 +870,7 @@ scenario!(a_second_stop_ends_at_once, 0.1, &[], |dice, mut setup, tally| {
     world.iterate(dice.below(40));
     world.ask_to_stop();
     for _ in 0..dice.below(40) {
-        if world.server.turn().unwrap() == Some(Ended::Drained) {
+        if world.server.run_once().unwrap() == ControlFlow::Break(Ended::Drained) {
             return world.leave(tally); // It was quicker.
         }
     }
@@ -953,11 +958,11 @@ fn some_faults_that_read_badly(dice: &mut Dice) -> Faults {
 }
 
 /// Attaches an operator console; its output goes to the file.
-fn attend<P: Protocol + Clone>(world: &mut World<P>) -> File {
+fn with_console<P: Protocol + Clone>(world: &mut World<P>) -> File {
     let answers = tempfile::tempfile().unwrap();
     let input = File::open("/dev/null").unwrap().into(); // Not read by the simulated kernel.
     let output = answers.try_clone().unwrap();
-    world.server.attend_to(Console::new(input, output, false, Vec::new()).unwrap()).unwrap();
+    world.server.set_console(Console::new(input, output, false, Vec::new()).unwrap()).unwrap();
     answers
 }
 
@@ -975,7 +980,7 @@ scenario!(
     |dice, mut setup, tally| {
         setup.faults = some_faults_that_read_badly(dice);
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
-        let answers = attend(&mut world);
+        let answers = with_console(&mut world);
         let clients = world.connect_many(3);
         world.until("all are there", |world| world.server.connections() == 3);
         let lines: String = (0..20).map(|n| format!("line {n}\n")).collect();
@@ -1002,7 +1007,7 @@ scenario!(
         world.drain(tally);
         let text = text_of(answers);
         assert!(
-            text.starts_with("said to 3 connections\n") && text.contains("kicked 2\n"),
+            text.starts_with("sent to 3 connections\n") && text.contains("kicked 2\n"),
             "{text}"
         );
     }
@@ -1011,7 +1016,7 @@ scenario!(
 scenario!(drain_ends_the_server_and_quit_ends_it_at_once, 0.1, &[], |dice, mut setup, tally| {
     setup.faults = some_faults_that_read_badly(dice);
     let mut world = World::new(setup, SMALL, LIMITS, Echo);
-    let answers = attend(&mut world);
+    let answers = with_console(&mut world);
     let bytes = speech(dice, 5000);
     let client = world.say_and_end(Reads::AtOnce, &bytes);
     world.until_done(&[client]);
@@ -1035,7 +1040,7 @@ scenario!(
     |dice, mut setup, tally| {
         setup.faults = some_faults_that_pass(dice).with(Fault::ReadFailed, 1000);
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
-        let answers = attend(&mut world);
+        let answers = with_console(&mut world);
         world.sim().type_in(b"quit\n");
         let bytes = speech(dice, 5000);
         let client = world.say_and_end(Reads::AtOnce, &bytes);

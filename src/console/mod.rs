@@ -38,15 +38,6 @@ const ERASE: &str = "\r\x1b[K";
 /// The most that is read at a time of what is typed.
 const INPUT_SIZE: usize = 4096;
 
-/// What only a server's loop can do for an operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// End as SIGTERM has it.
-    Drain,
-    /// End at once, as a second signal has it.
-    Quit,
-}
-
 /// What a driver knows of a connection beside the connection.
 #[derive(Debug, Clone, Default)]
 pub struct SocketInfo {
@@ -54,17 +45,6 @@ pub struct SocketInfo {
     pub address: Option<String>,
     /// What is in flight, or waited for.
     pub doing: Vec<String>,
-}
-
-/// How a server is while its operator is attended to.
-#[derive(Debug, Clone, Copy)]
-pub struct Moment {
-    /// What it has counted.
-    pub counters: Counters,
-    /// What time it is.
-    pub now: Nanos,
-    /// Whether it is on its way to its end.
-    pub ending: bool,
 }
 
 /// A listener, as the operator is to read it.

@@ -1,88 +1,96 @@
-//! What the operator's commands come to, however the connections are driven.
+//! Running the operator's commands, whatever engine drives the connections.
 
-use super::{Command, Console, Order, Row};
+use std::ops::ControlFlow;
+
+use super::{Command, Console, Row};
 use crate::counters::Counters;
+use crate::limits::Ended;
 
-/// Connections that an operator attends to.
+/// A server as its console sees it.
 pub trait Inspect {
-    /// Shows what protocols have told the operator since this was last called.
+    /// Prints what protocols have sent to the operator since the last call.
     fn show_messages(&mut self, console: &mut Console);
 
-    /// How many connections there are.
+    /// Returns the number of connections.
     fn count(&self) -> usize;
 
-    /// A row for each of them, in any order.
+    /// Returns a row for each connection, in any order.
     fn rows(&mut self, console: &Console) -> Vec<Row>;
 
-    /// What was counted until now.
+    /// Returns what was counted until now.
     fn counters(&self) -> Counters;
 
-    /// Has `line` said to the connection of this number, after all that it is owed.
+    /// Queues `line` for the connection of this number, after everything that it is owed.
     fn send_to(&mut self, number: u64, line: Vec<u8>) -> Delivery;
 
-    /// Has `line` said to everyone; answers how many will hear it.
+    /// Queues `line` for every connection. Returns how many will receive it.
     fn send_to_all(&mut self, line: Vec<u8>) -> usize;
 
-    /// Closes the connection of this number at once; answers whether it is there.
+    /// Closes the connection of this number at once. Returns whether there is one.
     fn kick(&mut self, number: u64) -> bool;
+
+    /// Returns true if the server drains already.
+    fn is_draining(&self) -> bool;
+
+    /// Starts the drain.
+    fn drain(&mut self);
 }
 
-/// What becomes of a line for a connection.
+/// What happens to a line for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
     /// It will be sent.
     Sent,
-    /// It is dropped: nothing more is said to that connection.
+    /// It is dropped: the connection is ending.
     Ending,
     /// There is no such connection.
     NotFound,
 }
 
 impl Console {
-    /// Shows the operator what was said to it, and does what it has typed. Stops at an order, which
-    /// is the driver's to carry out, and is to be called again until there is none. `ending` says
-    /// whether the server is on its way to its end.
-    pub fn attend(&mut self, attended: &mut impl Inspect, ending: bool) -> Option<Order> {
-        attended.show_messages(self);
+    /// Prints the messages to the operator, and runs the commands that were read. Breaks if the
+    /// operator ends the server at once.
+    pub fn serve(&mut self, server: &mut impl Inspect) -> ControlFlow<Ended> {
+        server.show_messages(self);
         while let Some(command) = self.next_command() {
             match command {
-                Ok(Command::Drain) if ending => self.say("draining already"),
-                Ok(Command::Drain) => {
-                    self.say(&format!("draining: {} to finish", connections(attended.count())));
-                    return Some(Order::Drain);
-                }
                 Ok(Command::Quit) => {
                     self.print();
-                    return Some(Order::Quit);
+                    return ControlFlow::Break(Ended::AtOnce);
                 }
-                Ok(command) => self.obey(command, attended),
+                Ok(command) => self.execute(command, server),
                 Err(complaint) => self.say(&complaint),
             }
-            attended.show_messages(self); // Who is kicked leaves.
+            server.show_messages(self); // Closing a connection may have caused some.
         }
         self.flush();
-        None
+        ControlFlow::Continue(())
     }
 
-    fn obey(&mut self, command: Command, attended: &mut impl Inspect) {
+    fn execute(&mut self, command: Command, server: &mut impl Inspect) {
         match command {
-            Command::List => self.list(attended.rows(self)),
-            Command::Stats => self.stats(&attended.counters()),
+            Command::List => self.list(server.rows(self)),
+            Command::Stats => self.stats(&server.counters()),
             Command::Help => self.help(),
             Command::Say(line) => {
-                let told = attended.send_to_all(line);
-                self.say(&format!("said to {}", connections(told)));
+                let reached = server.send_to_all(line);
+                self.say(&format!("sent to {}", connections(reached)));
             }
-            Command::Tell(number, line) => match attended.send_to(number, line) {
+            Command::Tell(number, line) => match server.send_to(number, line) {
                 Delivery::Sent => {}
                 Delivery::Ending => {
-                    self.say(&format!("connection {number} is ending: it hears no more"));
+                    self.say(&format!("connection {number} is ending: nothing more is sent"));
                 }
-                Delivery::NotFound => self.say(&nobody(number)),
+                Delivery::NotFound => self.say(&not_found(number)),
             },
-            Command::Kick(number) if attended.kick(number) => self.say(&format!("kicked {number}")),
-            Command::Kick(number) => self.say(&nobody(number)),
-            Command::Drain | Command::Quit => unreachable!("an order is its driver's"),
+            Command::Kick(number) if server.kick(number) => self.say(&format!("kicked {number}")),
+            Command::Kick(number) => self.say(&not_found(number)),
+            Command::Drain if server.is_draining() => self.say("draining already"),
+            Command::Drain => {
+                self.say(&format!("draining: {} to finish", connections(server.count())));
+                server.drain();
+            }
+            Command::Quit => unreachable!("`serve` returns at this command"),
         }
     }
 }
@@ -91,6 +99,6 @@ fn connections(count: usize) -> String {
     if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
 }
 
-fn nobody(number: u64) -> String {
-    format!("no connection {number}: `list` shows who is here")
+fn not_found(number: u64) -> String {
+    format!("no connection {number}: `list` shows all connections")
 }

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::ListenerInfo;
 use crate::counters::Counters;
-use crate::keys::ConnId;
-use proactor_report::{Align, NOTHING, Table, units};
+use crate::keys::{ConnId, ListenerId};
 
 /// A connection, as `list` shows it.
 #[derive(Debug, Clone)]
@@ -16,7 +15,7 @@ pub struct Row {
     /// Its key.
     pub id: ConnId,
     /// Its listener.
-    pub place: usize,
+    pub listener: ListenerId,
     /// Its peer's address.
     pub address: Option<String>,
     /// How long it has been here.
@@ -33,52 +32,107 @@ pub struct Row {
     pub marks: Vec<&'static str>,
 }
 
-/// The table of all connections, in the order in which they came, and how many there are.
+/// Stands in a table for a value that there is not.
+const NONE: &str = "–";
+
+/// Returns the table of all connections, in the order in which they were accepted, and their
+/// number.
 pub(super) fn list(mut rows: Vec<Row>, listeners: &[ListenerInfo]) -> String {
     if rows.is_empty() {
         return "no connections".to_owned();
     }
     rows.sort_unstable_by_key(|row| row.number);
-    let mut table = Table::new(&[
-        ("no", Align::Right),
-        ("key", Align::Left),
-        ("listener", Align::Left),
-        ("protocol", Align::Left),
-        ("peer", Align::Left),
-        ("age", Align::Right),
-        ("in", Align::Right),
-        ("out", Align::Right),
-        ("wants", Align::Left),
-        ("under way", Align::Left),
-        ("marks", Align::Left),
-    ]);
+    let header = [
+        ">no",
+        "key",
+        "listener",
+        "protocol",
+        "peer",
+        ">age",
+        ">in",
+        ">out",
+        "wants",
+        "in flight",
+        "marks",
+    ];
     let count = rows.len();
-    for row in rows {
-        let place = listeners.get(row.place);
-        table.row([
+    let none = || NONE.to_owned();
+    let cells = rows.into_iter().map(|row| {
+        let listener = listeners.get(row.listener.index());
+        [
             row.number.to_string(),
             row.id.to_string(),
-            place.map_or_else(|| row.place.to_string(), |place| place.address.clone()),
-            place.map_or_else(|| NOTHING.to_owned(), |place| place.protocol.clone()),
-            row.address.unwrap_or_else(|| NOTHING.to_owned()),
-            row.age.map_or_else(|| NOTHING.to_owned(), age),
-            units::bytes(row.received as f64),
-            units::bytes(row.sent as f64),
-            listed(row.wants),
-            listed(row.doing),
-            listed(row.marks),
-        ]);
-    }
+            listener.map_or_else(|| row.listener.to_string(), |one| one.address.clone()),
+            listener.map_or_else(none, |one| one.protocol.clone()),
+            row.address.unwrap_or_else(none),
+            row.age.map_or_else(none, age),
+            bytes(row.received),
+            bytes(row.sent),
+            listed(&row.wants),
+            listed(&row.doing),
+            listed(&row.marks),
+        ]
+    });
     let connections = if count == 1 { "connection" } else { "connections" };
-    format!("{table}\n{count} {connections}")
+    format!("{}{count} {connections}", table(header, cells.collect()))
 }
 
-fn listed<S: AsRef<str>>(words: Vec<S>) -> String {
+/// Returns a table with a line for each row. A column whose title begins with `>` is aligned to
+/// the right.
+fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
+    let rights = header.map(|title| title.starts_with('>'));
+    let header = header.map(|title| title.trim_start_matches('>').to_owned());
+    let rows: Vec<[String; N]> = [header].into_iter().chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let mut text = String::new();
+    for row in &rows {
+        let start = text.len();
+        for ((cell, width), right) in row.iter().zip(widths).zip(rights) {
+            let gap = if text.len() > start { "  " } else { "" };
+            match right {
+                true => write!(text, "{gap}{cell:>width$}"),
+                false => write!(text, "{gap}{cell:<width$}"),
+            }
+            .expect("a string takes what is written");
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
+fn listed<S: AsRef<str>>(words: &[S]) -> String {
     let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
-    if words.is_empty() { NOTHING.to_owned() } else { words.join(", ") }
+    if words.is_empty() { NONE.to_owned() } else { words.join(", ") }
 }
 
-/// A span of time as one says it: its two greatest units.
+/// Formats bytes with three significant digits, in powers of ten: `64 B`, `1.60 MB`.
+fn bytes(bytes: u64) -> String {
+    let value = bytes as f64;
+    let scales = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    match scales.into_iter().find(|&(scale, _)| value >= scale * 0.9995) {
+        None => format!("{bytes} B"),
+        Some((scale, unit)) => {
+            let value = value / scale;
+            let decimals = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+            format!("{value:.decimals$} {unit}")
+        }
+    }
+}
+
+/// Formats a whole number with separated thousands: `41,203,118`.
+fn thousands(value: u64) -> String {
+    let digits = value.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(ascii).collect();
+    groups.join(",")
+}
+
+fn ascii(digits: &[u8]) -> &str {
+    str::from_utf8(digits).expect("digits are ASCII")
+}
+
+/// Formats a span of time in its two largest units.
 fn age(span: Duration) -> String {
     let seconds = span.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -90,13 +144,11 @@ fn age(span: Duration) -> String {
     }
 }
 
-/// The counters, one a line.
+/// Returns the table of the counters.
 pub(super) fn stats(counters: &Counters) -> String {
-    let mut table = Table::new(&[("counted", Align::Left), ("since the start", Align::Right)]);
-    for (name, value) in counters.named() {
-        table.row([name.replace('_', " "), units::count(value)]);
-    }
-    table.to_string()
+    let counted = counters.named().into_iter();
+    let rows = counted.map(|(name, value)| [name.replace('_', " "), thousands(value)]);
+    table(["counted", ">since the start"], rows.collect()).trim_end().to_owned()
 }
 
 /// Writes lines that a peer said so that they do nothing to a terminal: what is no text, what
@@ -155,7 +207,7 @@ mod tests {
         let row = |number, slot| Row {
             number,
             id: ConnId::new(slot, 0),
-            place: 0,
+            listener: ListenerId(0),
             address: Some("127.0.0.1:5000".to_owned()),
             age: Some(Duration::from_secs(3)),
             received: 64,
@@ -166,10 +218,10 @@ mod tests {
         };
         let listeners =
             [ListenerInfo { address: "127.0.0.1:7000".into(), protocol: "echo".into() }];
-        let strange = Row { place: 7, address: None, age: None, ..row(1, 5) };
+        let strange = Row { listener: ListenerId(7), address: None, age: None, ..row(1, 5) };
         let text = list(vec![row(2, 0), strange], &listeners);
         let expected = "\
-no  key  listener        protocol  peer            age   in      out  wants               under way  marks
+no  key  listener        protocol  peer            age   in      out  wants               in flight  marks
  1  5.0  7               –         –                 –  64 B  1.60 MB  receive, send 12 B  recv       –
  2  0.0  127.0.0.1:7000  echo      127.0.0.1:5000  3 s  64 B  1.60 MB  receive, send 12 B  recv       –
 2 connections";

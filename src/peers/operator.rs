@@ -1,57 +1,59 @@
-//! What an operator sees of the connections, and does to them.
+//! The connections of [`Peers`] as an operator console shows and changes them.
 
 use super::{Peer, Peers, wants_recv};
 use crate::buffer::Chunk;
+use crate::clock::Nanos;
 use crate::connection::Connection;
-use crate::console::{Console, Delivery, Inspect, Moment, Order, Row, SocketInfo};
+use crate::console::{Console, Delivery, Inspect, Row, SocketInfo};
 use crate::counters::Counters;
 use crate::keys::ConnId;
+use crate::lifecycle::Lifecycle;
+use crate::limits::CloseReason;
 use crate::protocol::Protocol;
 
 impl<P: Protocol, D> Peers<P, D> {
-    /// From now on there is an operator: what protocols tell it is kept for
-    /// [`attend`](Peers::attend). Without one it is dropped.
+    /// Keeps the messages of protocols to the operator from now on. Without an operator they are
+    /// dropped.
     pub fn expect_operator(&mut self) {
         self.has_operator = true;
     }
 
-    /// Whether there is something to tell the operator.
-    pub fn has_messages(&self) -> bool {
+    /// Returns true if there are messages to the operator.
+    pub fn has_operator_messages(&self) -> bool {
         !self.to_operator.is_empty()
     }
 
-    /// Shows the operator what was said to it, and does what it has typed; `look` tells what the
-    /// driver knows of a connection. Stops at an order, which is the driver's to carry out, and is
-    /// to be called again until there is none.
-    pub fn attend(
-        &mut self,
-        console: &mut Console,
-        moment: Moment,
-        look: impl Fn(&D) -> SocketInfo,
-    ) -> Option<Order> {
-        console.attend(&mut View { peers: self, moment, look }, moment.ending)
+    /// Returns the peers as a console sees them now; `look` returns what the engine knows of a
+    /// connection.
+    pub fn inspect<'a, L: Fn(&D) -> SocketInfo>(
+        &'a mut self,
+        lifecycle: &'a mut Lifecycle,
+        counters: Counters,
+        now: Nanos,
+        look: L,
+    ) -> impl Inspect + use<'a, P, D, L> {
+        PeersView { peers: self, lifecycle, counters, now, look }
     }
 
-    /// Shows the operator what was said to it.
-    pub fn show_messages(&mut self, console: &mut Console) {
+    /// Prints the messages to the operator.
+    pub fn show_operator_messages(&mut self, console: &mut Console) {
         self.to_operator.drain(..).for_each(|chunk| console.show(&chunk));
         console.flush();
     }
 
-    /// Says `line` to a peer, after all that it is owed. Answers whether it will be sent.
+    /// Queues `line` for a peer, after everything that it is owed. Returns whether it will be sent.
     fn send_to(&mut self, id: ConnId, line: Chunk) -> bool {
-        let mut evicted = false;
-        self.step(id, |peer, context| {
-            let broken = peer.connection.is_broken();
-            peer.connection.deliver(line);
-            if peer.connection.is_broken() && !broken {
-                tracing::warn!(%id, "evicted: it is owed too much");
-                evicted = true;
-                peer.connection.close(context);
-            }
-        });
-        self.evicted += u64::from(evicted);
-        self.slab.get(id).is_some_and(|peer| peer.connection.is_open())
+        let Some(peer) = self.slab.get_mut(id) else { return false };
+        let broken = peer.connection.is_broken();
+        peer.progressed |= peer.connection.outgoing().is_empty();
+        peer.connection.deliver(line);
+        if peer.connection.is_broken() && !broken {
+            self.broken.note(id, peer, CloseReason::QueueFull);
+            peer.connection.close(&mut self.context);
+        }
+        let is_open = peer.connection.is_open();
+        self.settle(id);
+        is_open
     }
 
     fn find(&mut self, number: u64) -> Option<ConnId> {
@@ -59,14 +61,15 @@ impl<P: Protocol, D> Peers<P, D> {
     }
 }
 
-/// The peers as an operator sees them at a moment.
-struct View<'a, P, D, L> {
+struct PeersView<'a, P, D, L> {
     peers: &'a mut Peers<P, D>,
-    moment: Moment,
+    lifecycle: &'a mut Lifecycle,
+    counters: Counters,
+    now: Nanos,
     look: L,
 }
 
-impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for View<'_, P, D, L> {
+impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L> {
     fn show_messages(&mut self, console: &mut Console) {
         self.peers.to_operator.drain(..).for_each(|chunk| console.show(&chunk));
     }
@@ -76,7 +79,7 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for View<'_, P, D, L> {
     }
 
     fn rows(&mut self, console: &Console) -> Vec<Row> {
-        let View { peers, moment, look } = self;
+        let PeersView { peers, now, look, .. } = self;
         let group_counts = &peers.group_counts;
         let row = |(id, peer): (ConnId, &mut Peer<P, D>)| {
             let SocketInfo { address, doing } = look(&peer.driver);
@@ -91,9 +94,9 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for View<'_, P, D, L> {
             Row {
                 number: peer.number,
                 id,
-                place: peer.room.0.into(),
+                listener: peer.listener,
                 address,
-                age: console.age(id, moment.now),
+                age: console.age(id, *now),
                 received: peer.received,
                 sent: peer.sent,
                 wants: wants(&peer.connection),
@@ -105,7 +108,7 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for View<'_, P, D, L> {
     }
 
     fn counters(&self) -> Counters {
-        self.moment.counters
+        self.counters
     }
 
     fn send_to(&mut self, number: u64, line: Vec<u8>) -> Delivery {
@@ -124,8 +127,18 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for View<'_, P, D, L> {
 
     fn kick(&mut self, number: u64) -> bool {
         let found = self.peers.find(number);
-        found.into_iter().for_each(|id| self.peers.broken(id));
+        found.into_iter().for_each(|id| self.peers.broken(id, CloseReason::Kicked));
         found.is_some()
+    }
+
+    fn is_draining(&self) -> bool {
+        !self.lifecycle.is_serving()
+    }
+
+    fn drain(&mut self) {
+        if self.lifecycle.drain(self.peers.len(), self.now) {
+            self.peers.finish_all();
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Rooms, turns, and who waits for whom.
+//! Groups, iterations, and which peers wait for others.
 
 use std::rc::Rc;
 
@@ -8,12 +8,18 @@ use crate::connection::{HARD, HIGH, LOW};
 use crate::protocol::testing::Broadcast;
 use crate::protocol::{Chat, Echo};
 
-const ROOM: Room = Room(0);
+const GROUP: ListenerId = ListenerId(0);
+
+/// Runs the timers; returns when the next one expires.
+fn timers<P: Protocol>(peers: &mut Peers<P, ()>, clock: impl FnOnce() -> Nanos) -> Option<Nanos> {
+    peers.run_timers(clock);
+    peers.next_timer()
+}
 
 /// Talking peers, whose drivers are nothing.
 fn chat<const N: usize>() -> (Peers<Broadcast, ()>, [ConnId; N]) {
     let mut peers = Peers::default();
-    let ids = [(); N].map(|()| peers.open(Broadcast, ROOM, ()));
+    let ids = [(); N].map(|()| peers.open(Broadcast, GROUP, ()));
     turn(&mut peers);
     (peers, ids)
 }
@@ -44,7 +50,7 @@ fn at(seconds: u64) -> impl FnOnce() -> Nanos {
 #[test]
 fn what_one_says_the_others_of_its_room_are_owed() {
     let (mut peers, [a, b]) = chat();
-    let elsewhere = peers.open(Broadcast, Room(1), ());
+    let elsewhere = peers.open(Broadcast, ListenerId(1), ());
     say(&mut peers, a, 8);
     assert_eq!([a, b, elsewhere].map(|id| owed(&mut peers, id)), [0, 8, 0]);
 }
@@ -60,10 +66,10 @@ fn heard(peers: &mut Peers<Chat, ()>, id: ConnId) -> String {
 #[test]
 fn a_number_is_given_once_in_order_of_arrival() {
     let mut peers = Peers::default();
-    let [first, second] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
-    peers.open(Chat::default(), Room(1), ());
+    let [first, second] = [(); 2].map(|()| peers.open(Chat::default(), GROUP, ()));
+    peers.open(Chat::default(), ListenerId(1), ());
     peers.remove(second);
-    peers.open(Chat::default(), ROOM, ());
+    peers.open(Chat::default(), GROUP, ());
     assert_eq!(heard(&mut peers, first), "* 2 joined\n* 2 left\n* 4 joined\n");
 }
 
@@ -73,7 +79,7 @@ fn who_goes_away_says_so_once_however_it_goes() {
     let ways: [Way; 4] = [
         |_, _| {},
         |peers, id| peers.ended(id),
-        |peers, id| peers.broken(id),
+        |peers, id| peers.broken(id, CloseReason::Failed(libc::ECONNRESET)),
         |peers, id| {
             let post = Chunk::from(vec![b'x'; HARD + 1]);
             peers.get_mut(id).unwrap().connection.deliver(post);
@@ -82,7 +88,7 @@ fn who_goes_away_says_so_once_however_it_goes() {
     ];
     for way in ways {
         let mut peers = Peers::default();
-        let [stays, leaves] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
+        let [stays, leaves] = [(); 2].map(|()| peers.open(Chat::default(), GROUP, ()));
         way(&mut peers, leaves);
         peers.remove(leaves);
         assert_eq!(heard(&mut peers, stays), "* 2 joined\n* 2 left\n");
@@ -92,7 +98,7 @@ fn who_goes_away_says_so_once_however_it_goes() {
 #[test]
 fn who_is_evicted_says_so_at_once_and_those_whom_that_evicts_too() {
     let mut peers = Peers::default();
-    let [talker, slow, slower] = [(); 3].map(|()| peers.open(Chat::default(), ROOM, ()));
+    let [talker, slow, slower] = [(); 3].map(|()| peers.open(Chat::default(), GROUP, ()));
     heard(&mut peers, talker);
     for (id, room) in [(slow, 10), (slower, 5)] {
         heard(&mut peers, id);
@@ -111,14 +117,14 @@ fn who_is_evicted_says_so_at_once_and_those_whom_that_evicts_too() {
 #[test]
 fn to_come_and_to_go_is_not_to_talk() {
     let mut peers = Peers::default();
-    let [quiet, slow] = [(); 2].map(|()| peers.open(Chat::default(), ROOM, ()));
+    let [quiet, slow] = [(); 2].map(|()| peers.open(Chat::default(), GROUP, ()));
     peers.get_mut(slow).unwrap().connection.deliver(Chunk::from(vec![b'x'; HIGH]));
     peers.sent(slow, 1);
     peers.begin();
     while let Some(ready) = peers.next_ready() {
         assert!(ready.wants_recv == (ready.id == quiet));
     }
-    assert_eq!(peers.tick(at(10)), None);
+    assert_eq!(timers(&mut peers, at(10)), None);
 }
 
 #[test]
@@ -150,7 +156,7 @@ fn late_events_of_who_has_left_are_nothing() {
     say(&mut peers, a, 8);
     peers.ended(a);
     peers.sent(a, 1);
-    peers.broken(a);
+    peers.broken(a, CloseReason::Failed(libc::ECONNRESET));
     peers.wait_for_buffer(a);
     peers.mark(a);
     assert_eq!(owed(&mut peers, b), 0);
@@ -181,8 +187,8 @@ fn a_congestion_that_leaves_wakes_the_talkers() {
 #[test]
 fn a_link_is_read_however_much_is_queued_for_it_unless_others_are_congested() {
     let mut peers = Peers::default();
-    let link = peers.open_link(Broadcast, ROOM, ());
-    let guest = peers.open(Broadcast, ROOM, ());
+    let link = peers.open_link(Broadcast, GROUP, ());
+    let guest = peers.open(Broadcast, GROUP, ());
     say(&mut peers, link, 8);
     say(&mut peers, guest, HIGH);
     assert_eq!(turn(&mut peers), [(link, true), (guest, false)], "the guest waits for the link");
@@ -198,19 +204,19 @@ fn a_link_is_read_however_much_is_queued_for_it_unless_others_are_congested() {
 #[test]
 fn a_line_is_never_given_up_for_taking_its_time() {
     let mut peers = Peers::default();
-    let link = peers.open_link(Broadcast, ROOM, ());
-    let [talker, slow] = [(); 2].map(|()| peers.open(Broadcast, ROOM, ()));
+    let link = peers.open_link(Broadcast, GROUP, ());
+    let [talker, slow] = [(); 2].map(|()| peers.open(Broadcast, GROUP, ()));
     say(&mut peers, talker, HIGH);
     for second in 0..10 {
-        peers.tick(at(second));
+        peers.run_timers(at(second));
     }
     assert!(peers.get_mut(slow).unwrap().connection.is_broken());
     assert!(!peers.get_mut(link).unwrap().connection.is_broken());
     assert_eq!(peers.evicted(), 1);
     peers.finish_all();
     peers.shut_down(link);
-    peers.tick(at(100));
-    peers.tick(at(200));
+    peers.run_timers(at(100));
+    peers.run_timers(at(200));
     assert!(!peers.get_mut(link).unwrap().connection.is_broken(), "nor for lingering");
     peers.remove(link);
     assert_eq!(peers.group_counts[0].links, 0);
@@ -235,9 +241,9 @@ fn the_hard_limit_evicts_at_once_and_wakes_the_talkers() {
 fn who_takes_nothing_while_others_wait_is_evicted_and_who_takes_little_is_not() {
     let (mut peers, [talker, stalled, slow]) = chat();
     say(&mut peers, talker, HIGH);
-    assert_eq!(peers.tick(at(10)), Some(Nanos(11_000_000_000)));
+    assert_eq!(timers(&mut peers, at(10)), Some(Nanos(11_000_000_000)));
     peers.sent(slow, 1);
-    peers.tick(at(11));
+    peers.run_timers(at(11));
     assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
     assert!(!peers.get_mut(slow).unwrap().connection.is_broken());
     assert_eq!(peers.evicted(), 1);
@@ -248,9 +254,9 @@ fn who_was_owed_nothing_a_moment_ago_is_not_stalled() {
     let (mut peers, [talker, stalled, quick]) = chat();
     say(&mut peers, talker, HIGH);
     peers.sent(quick, HIGH);
-    peers.tick(at(10));
+    peers.run_timers(at(10));
     say(&mut peers, talker, 8); // Owed since just now, and by the next look not yet sent.
-    peers.tick(at(11));
+    peers.run_timers(at(11));
     assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
     assert!(!peers.get_mut(quick).unwrap().connection.is_broken());
 }
@@ -259,13 +265,13 @@ fn who_was_owed_nothing_a_moment_ago_is_not_stalled() {
 fn who_has_just_begun_to_be_answered_is_not_stalled() {
     let pool = Pool::new(&[BufferClass { bytes: 1024, count: 1 }]).unwrap();
     let mut peers = Peers::default();
-    let [starved, quick] = [(); 2].map(|()| peers.open(Echo, ROOM, ()));
+    let [starved, quick] = [(); 2].map(|()| peers.open(Echo, GROUP, ()));
     peers.wait_for_buffer(starved);
-    peers.tick(at(10));
+    peers.run_timers(at(10));
     peers.received(quick, pooled(&pool));
-    peers.tick(at(11));
+    peers.run_timers(at(11));
     assert!(!peers.get_mut(quick).unwrap().connection.is_broken());
-    peers.tick(at(12));
+    peers.run_timers(at(12));
     assert!(peers.get_mut(quick).unwrap().connection.is_broken());
 }
 
@@ -276,12 +282,12 @@ fn nobody_is_evicted_for_its_own_sake() {
     peers.get_mut(idler).unwrap().connection.deliver(pooled(&pool));
     peers.wait_for_buffer(idler);
     for second in 10..15 {
-        peers.tick(at(second));
+        peers.run_timers(at(second));
     }
     assert!(!peers.get_mut(idler).unwrap().connection.is_broken());
     peers.wait_for_buffer(starved);
     for second in 15..18 {
-        peers.tick(at(second));
+        peers.run_timers(at(second));
     }
     assert!(peers.get_mut(idler).unwrap().connection.is_broken());
 }
@@ -291,7 +297,7 @@ fn nobody_is_evicted_while_nobody_waits() {
     let (mut peers, [talker, slow]) = chat();
     say(&mut peers, talker, LOW);
     for second in 0..10 {
-        assert_eq!(peers.tick(at(second)), None);
+        assert_eq!(timers(&mut peers, at(second)), None);
     }
     assert!(!peers.get_mut(slow).unwrap().connection.is_broken());
 }
@@ -314,11 +320,11 @@ fn the_starved_are_fed_in_order_and_only_as_many_as_there_are_buffers() {
 #[test]
 fn who_lingers_too_long_is_broken() {
     let (mut peers, [a]) = chat();
-    assert_eq!(peers.tick(|| unreachable!("no reason to look at the clock")), None);
+    assert_eq!(timers(&mut peers, || unreachable!("no reason to look at the clock")), None);
     peers.finish_all();
     peers.shut_down(a);
-    assert_eq!(peers.tick(at(1)), Some(Nanos(3_000_000_000)));
+    assert_eq!(timers(&mut peers, at(1)), Some(Nanos(3_000_000_000)));
     assert!(!peers.get_mut(a).unwrap().connection.is_broken());
-    assert_eq!(peers.tick(at(3)), None);
+    assert_eq!(timers(&mut peers, at(3)), None);
     assert!(peers.get_mut(a).unwrap().connection.is_broken());
 }

@@ -1,9 +1,10 @@
 //! Who must wait for whom, and who is evicted because others wait: the throttled and the starved of
 //! [`Peers`].
 
-use super::{LINGER, Peer, Peers, Room, SOFT, mark};
+use super::{LINGER, Peer, Peers, SOFT, mark};
 use crate::clock::Nanos;
-use crate::keys::ConnId;
+use crate::keys::{ConnId, ListenerId};
+use crate::limits::CloseReason;
 use crate::protocol::Protocol;
 
 /// Of one room.
@@ -48,27 +49,31 @@ impl<P: Protocol, D> Peers<P, D> {
         self.buffer_waiters > 0
     }
 
-    /// Does what is due by the clock, and answers when something will next be due. The clock is
-    /// read only if anyone lingers or waits.
-    pub fn tick(&mut self, clock: impl FnOnce() -> Nanos) -> Option<Nanos> {
+    /// Runs the timers that have expired: closes the connections that lingered, evicts those that
+    /// stall. The clock is read only if a timer is set.
+    pub fn run_timers(&mut self, clock: impl FnOnce() -> Nanos) {
         let waits = self.buffer_waiters > 0
             || self.group_counts.iter().any(|counts| counts.congested > 0 && counts.talkers > 0);
         if !waits {
             self.look_at = None;
             if self.fresh.is_empty() && self.lingering.is_empty() {
-                return None;
+                return;
             }
         }
         let now = clock();
         self.lingering.extend(self.fresh.drain(..).map(|id| (now + LINGER, id)));
         while let Some(&(_, id)) = self.lingering.front().filter(|(until, _)| *until <= now) {
             self.lingering.pop_front();
-            self.broken(id);
+            self.broken(id, CloseReason::LingerTimeout);
         }
         if waits && self.look_at.is_none_or(|at| at <= now) {
             self.evict_stalled(self.look_at.is_some());
             self.look_at = Some(now + SOFT);
         }
+    }
+
+    /// Returns when the next timer expires.
+    pub fn next_timer(&self) -> Option<Nanos> {
         let lingers = self.lingering.front().map(|&(until, _)| until);
         [lingers, self.look_at].into_iter().flatten().min()
     }
@@ -79,7 +84,8 @@ impl<P: Protocol, D> Peers<P, D> {
         for (id, peer) in self.slab.iter_mut() {
             // Others: who waits for itself alone may do so for as long as it likes.
             let buffer_waiters = self.buffer_waiters - usize::from(peer.waits_for_buffer);
-            let talkers = self.group_counts[peer.room.0 as usize].talkers - usize::from(peer.talks);
+            let talkers =
+                self.group_counts[peer.listener.index()].talkers - usize::from(peer.talks);
             let waited_for = (buffer_waiters > 0 && peer.connection.outgoing().leases() > 0)
                 || (talkers > 0 && peer.congested);
             if waited_for && !peer.link && !std::mem::take(&mut peer.progressed) && evict {
@@ -88,18 +94,16 @@ impl<P: Protocol, D> Peers<P, D> {
             peer.progressed = false;
         }
         for id in stalled {
-            tracing::warn!(%id, "evicted: others wait, and it takes nothing of what it is owed");
-            self.evicted += 1;
-            self.broken(id);
+            self.broken(id, CloseReason::Stalled);
         }
     }
 
     /// Has those who talk resumed, if nobody of their room is congested any more; or one only,
     /// which may be a line, and does not wait for itself.
-    pub(super) fn wake_talkers(&mut self, room: Room) {
-        let counts = self.group_counts[room.0 as usize];
+    pub(super) fn wake_talkers(&mut self, listener: ListenerId) {
+        let counts = self.group_counts[listener.index()];
         if counts.congested <= usize::from(counts.links > 0) && counts.talkers > 0 {
-            for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.room == room) {
+            for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.listener == listener) {
                 if peer.talks {
                     mark(peer, id, &mut self.marked);
                 }
@@ -110,7 +114,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
 /// Whether a peer would receive, and waits neither for a listener nor for a buffer.
 pub(super) fn wants_recv<P: Protocol, D>(peer: &Peer<P, D>, group_counts: &[GroupCounts]) -> bool {
-    let mut congested = group_counts[peer.room.0 as usize].congested;
+    let mut congested = group_counts[peer.listener.index()].congested;
     let wants = if peer.link {
         congested -= usize::from(peer.congested);
         peer.connection.could_recv()
@@ -127,7 +131,7 @@ pub(super) fn weigh<P: Protocol, D>(
 ) -> bool {
     let (was, is) = (peer.congested, peer.connection.is_paused());
     peer.congested = is;
-    let counts = &mut group_counts[peer.room.0 as usize];
+    let counts = &mut group_counts[peer.listener.index()];
     counts.congested = counts.congested + usize::from(is) - usize::from(was);
     was && !is
 }

@@ -1,44 +1,61 @@
-//! Who comes: the accepts of the ring loop.
+//! The accepts of the ring loop.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
-use super::{Flight, InFlight, Proactor};
-use crate::limits::{ACCEPT_PAUSE, Stage};
-use crate::peers::Room;
+use super::{Flight, Proactor};
+use crate::keys::ListenerId;
+use crate::lifecycle::Stage;
+use crate::limits::CloseReason;
+use crate::os::AcceptFailure;
 use crate::protocol::Protocol;
-use crate::ring::{Accepted, CancelTarget, ListenerId, Op, Ring, Socket};
+use crate::ring::{CancelTarget, Op, Ring, Socket};
 
-/// A listening socket, and its accept.
-#[derive(Debug)]
-pub(super) struct Listener<P> {
-    /// `None` once it is closed.
-    pub(super) fd: Option<OwnedFd>,
-    /// What each connection begins as.
-    pub(super) protocol: P,
-    pub(super) accepting: InFlight,
-    /// True while a cancel of its accept has not completed.
-    pub(super) cancelling: bool,
+/// The accept of a listener, and the cancel of it: they complete in either order.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct AcceptState {
+    in_flight: bool,
+    /// True from the cancel of the accept in flight until the accept completes.
+    cancelled: bool,
+    /// True while the cancel has not completed.
+    cancel_in_flight: bool,
+}
+
+impl AcceptState {
+    pub(super) fn is_idle(&self) -> bool {
+        !self.in_flight && !self.cancel_in_flight
+    }
+
+    fn completed(&mut self, more: bool) {
+        debug_assert!(self.in_flight, "one accept of a listener is in flight");
+        self.in_flight = more;
+        self.cancelled &= more;
+    }
+
+    pub(super) fn cancel_completed(&mut self) {
+        debug_assert!(self.cancel_in_flight, "a cancel completes once");
+        self.cancel_in_flight = false;
+    }
 }
 
 impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     /// Arms the accepts that are wanted, and cancels those that are not.
     pub(super) fn arm_accepts(&mut self) -> io::Result<()> {
-        let wanted = self.stage == Stage::Serving && self.has_room() && self.accept_at.is_none();
-        for (at, listener) in self.listeners.iter_mut().enumerate() {
-            let Some(fd) = &listener.fd else { continue };
-            let id = ListenerId(at as u16);
-            match listener.accepting {
-                _ if listener.cancelling => {}
-                InFlight::No if wanted => {
-                    listener.accepting = InFlight::Yes;
+        let wanted = self.lifecycle.accepts(self.peers.len());
+        for (id, listener) in self.listeners.iter_mut() {
+            let (Some(fd), accept) = (&listener.fd, &mut listener.state) else { continue };
+            if accept.cancel_in_flight {
+                continue;
+            }
+            match accept.in_flight {
+                false if wanted => {
+                    accept.in_flight = true;
                     self.ring.submit(Op::Accept { listener: id, fd: fd.as_fd() })?;
                 }
                 // Closed only now: an accept in flight would have kept the socket listening.
-                InFlight::No if self.stage != Stage::Serving => listener.fd = None,
-                InFlight::Yes if !wanted => {
-                    listener.accepting = InFlight::Cancelling;
-                    listener.cancelling = true;
+                false if !self.lifecycle.is_serving() => listener.fd = None,
+                true if !wanted && !accept.cancelled => {
+                    (accept.cancelled, accept.cancel_in_flight) = (true, true);
                     self.ring.submit(Op::Cancel { target: CancelTarget::Accept(id) })?;
                 }
                 _ => {}
@@ -47,50 +64,47 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
         Ok(())
     }
 
-    pub(super) fn accepted(&mut self, listener: ListenerId, outcome: Accepted, more: bool) {
-        if !more {
-            self.listeners[listener.0 as usize].accepting = InFlight::No;
-        }
+    pub(super) fn accepted(
+        &mut self,
+        listener: ListenerId,
+        outcome: Result<Socket, AcceptFailure>,
+        more: bool,
+    ) {
+        self.listeners[listener].state.completed(more);
         match outcome {
-            Accepted::Socket(socket) => {
+            Ok(socket) => {
                 self.counters.accepted += 1;
-                if self.has_room() {
-                    self.open(listener, socket);
-                } else {
-                    self.backlog.push_back((listener, socket));
-                }
+                self.backlog.push_back((listener, socket));
+                self.open_backlog();
             }
-            Accepted::Exhausted(error) => {
-                self.counters.refused += 1;
-                tracing::warn!(%error, connections = self.peers.len(), "cannot accept for now");
-                self.accept_at = Some(self.ring.now() + ACCEPT_PAUSE);
+            Err(failure) => {
+                let ring = &self.ring;
+                let refused = self.lifecycle.pause().failed(failure, || ring.now());
+                self.counters.refused += u64::from(refused);
             }
-            Accepted::Failed(error) => tracing::debug!(%error, "a connection was lost unaccepted"),
-            Accepted::Cancelled => {}
         }
     }
 
-    pub(super) fn open(&mut self, listener: ListenerId, socket: Socket) {
-        let protocol = self.listeners[listener.0 as usize].protocol.clone();
-        let id = self.peers.open(protocol, Room(listener.0), Flight::new(socket));
-        if let Some(desk) = &mut self.desk {
-            desk.console.opened(id, self.ring.now());
+    /// Opens the connections that wait in the backlog, as far as the limit permits. All of them
+    /// are opened when the server drains, to be sent its end.
+    pub(super) fn open_backlog(&mut self) {
+        while (self.lifecycle.has_capacity(self.peers.len()) || !self.lifecycle.is_serving())
+            && let Some((listener, socket)) = self.backlog.pop_front()
+        {
+            self.open(listener, socket);
         }
-        match self.stage {
+    }
+
+    fn open(&mut self, listener: ListenerId, socket: Socket) {
+        let protocol = self.listeners[listener].protocol.clone();
+        let id = self.peers.open(protocol, listener, Flight::new(socket));
+        if let Some(input) = &mut self.console {
+            input.console.opened(id, self.ring.now());
+        }
+        match self.lifecycle.stage() {
             Stage::Serving => {}
-            Stage::Draining(_) => self.peers.finish(id),
-            Stage::Cutting => self.peers.broken(id),
+            Stage::Draining => self.peers.finish(id),
+            Stage::Cutting => self.peers.broken(id, CloseReason::Cut),
         }
-    }
-
-    /// Whether who was accepted is taken in at once. When the server ends all are: to be told.
-    fn has_room(&self) -> bool {
-        self.peers.len() < self.limits.connections || self.stage != Stage::Serving
-    }
-}
-
-impl<P> Listener<P> {
-    pub(super) fn is_idle(&self) -> bool {
-        self.accepting == InFlight::No && !self.cancelling
     }
 }

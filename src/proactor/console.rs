@@ -1,89 +1,85 @@
-//! The operator's desk at the ring loop: what is typed is read through the ring.
+//! The operator console at the ring loop: its input is read through the ring.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
-use super::{Flight, InFlight, Proactor};
+use super::{Flight, Proactor, RecvState, SendState};
 use crate::address;
 use crate::buffer::{BufferClass, Pool, Size};
-use crate::console::{Console, Moment, Order, SocketInfo};
-use crate::limits::Stage;
+use crate::console::{Console, SocketInfo};
+use crate::engine::Engine;
+use crate::limits::Ended;
 use crate::protocol::Protocol;
 use crate::ring::{Op, Recv, Ring};
 
-/// A console, and the buffer that its input is read into: one that no connection can hold.
+/// A console, and the buffer that its input is read into: no connection can hold it.
 #[derive(Debug)]
 pub(super) struct ConsoleInput {
     pub(super) console: Console,
     pool: Rc<Pool>,
 }
 
-/// The most that is read at a time of what is typed.
+/// How many bytes are read at a time.
 const INPUT_SIZE: usize = 4096;
 
-impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
-    /// Has an operator see and do at `console` what there is to be seen and done. What is typed is
-    /// read through the ring. The listeners of the console are the listeners, in their order.
-    ///
+impl ConsoleInput {
     /// # Errors
-    /// There is no memory for a buffer, or the ring as a whole fails.
-    pub fn attend_to(&mut self, console: Console) -> io::Result<()> {
-        let pool = Pool::new(&[BufferClass { bytes: INPUT_SIZE, count: 1 }])?;
-        self.desk = Some(Box::new(ConsoleInput { console, pool }));
-        self.peers.expect_operator();
-        self.read_typed()
+    /// There is no memory for the buffer.
+    pub(super) fn new(console: Console) -> io::Result<ConsoleInput> {
+        Ok(ConsoleInput {
+            console,
+            pool: Pool::new(&[BufferClass { bytes: INPUT_SIZE, count: 1 }])?,
+        })
     }
+}
 
-    /// Something was typed; answers whether the server was asked to end at once.
-    pub(super) fn typed(&mut self, outcome: Recv) -> io::Result<bool> {
-        let Some(desk) = &mut self.desk else { return Ok(false) };
+impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
+    /// A read of the console's input completed.
+    pub(super) fn console_input(&mut self, outcome: Recv) -> io::Result<ControlFlow<Ended>> {
+        let Some(input) = &mut self.console else { return Ok(ControlFlow::Continue(())) };
         match outcome {
-            Recv::Data(typed) => desk.console.input_read(typed),
-            Recv::End => desk.console.input_ended(),
-            Recv::Failed(error) => desk.console.input_failed(&error),
+            Recv::Data(bytes) => input.console.input_read(bytes),
+            Recv::End => input.console.input_ended(),
+            Recv::Failed(error) => input.console.input_failed(&error),
             Recv::NoBuffer | Recv::Cancelled => {}
         }
-        let quits = self.attend();
-        self.read_typed()?;
-        Ok(quits)
+        let flow = self.serve_console();
+        self.read_console()?;
+        Ok(flow)
     }
 
-    /// Issues the next read of what is typed. None is in flight.
-    fn read_typed(&mut self) -> io::Result<()> {
-        match &self.desk {
-            Some(desk) if !desk.console.has_ended() => {
-                let lease = desk.pool.lease(Size(0)).expect("what was read has been heard");
-                self.ring.submit(Op::Read { fd: desk.console.input(), lease })
+    /// Submits the next read of the console's input. None is in flight.
+    pub(super) fn read_console(&mut self) -> io::Result<()> {
+        match &self.console {
+            Some(input) if !input.console.has_ended() => {
+                let lease = input.pool.lease(Size(0)).expect("the last read has given it back");
+                self.ring.submit(Op::Read { fd: input.console.input(), lease })
             }
             _ => Ok(()),
         }
     }
 
-    /// Lets the operator see and do; answers whether the server was asked to end at once.
-    pub(super) fn attend(&mut self) -> bool {
-        let Some(mut desk) = self.desk.take() else { return false };
-        let quits = loop {
-            let ending = self.stage != Stage::Serving;
-            let moment = Moment { counters: self.counters(), now: self.ring.now(), ending };
-            let ring = &self.ring;
-            match self.peers.attend(&mut desk.console, moment, |flight| flight.socket_info(ring)) {
-                None => break false,
-                Some(Order::Quit) => break true,
-                Some(Order::Drain) => self.drain(),
-            }
+    /// Prints the messages to the operator, and runs the commands that were read.
+    pub(super) fn serve_console(&mut self) -> ControlFlow<Ended> {
+        let (counters, now) = (self.counters(), self.ring.now());
+        let Proactor { ring, peers, lifecycle, console: Some(input), .. } = self else {
+            return ControlFlow::Continue(());
         };
-        self.desk = Some(desk);
-        quits
+        let look = |flight: &Flight| flight.socket_info(ring);
+        let flow = input.console.serve(&mut peers.inspect(lifecycle, counters, now, look));
+        self.open_backlog(); // A command may have begun the drain.
+        flow
     }
 }
 
 impl Flight {
-    /// As an operator sees it.
+    /// Returns what the console shows of it.
     fn socket_info(&self, ring: &impl Ring) -> SocketInfo {
         let kinds = [
-            (self.receiving != InFlight::No, "recv"),
-            (self.sending != InFlight::No, "send"),
-            (self.shutting, "shutdown"),
+            (self.recv != RecvState::Idle, "recv"),
+            (self.send != SendState::Idle, "send"),
+            (self.shutting_down, "shutdown"),
             (self.cancels > 0, "cancel"),
             (self.closing, "close"),
         ];

@@ -1,5 +1,5 @@
-//! A readiness loop as a part of something larger: its owner turns it, has it watch descriptors of
-//! its own, and brings it connections that it did not accept.
+//! A readiness loop as a part of a larger program, which runs its iterations, has it watch
+//! descriptors, and hands it connections that were accepted elsewhere.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -7,52 +7,49 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use super::Reactor;
 use crate::calls::SocketCalls;
 use crate::clock::Nanos;
-use crate::keys::ConnId;
-use crate::limits::Stage;
+use crate::keys::{ConnId, KeyOwner, ListenerId};
 use crate::os;
-use crate::peers::Room;
 use crate::protocol::Protocol;
-use crate::selector::{Interest, KeyOwner, Selector};
+use crate::selector::{Interest, Selector};
 
 impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
-    /// Serves a connection, a non-blocking socket, that was accepted elsewhere, in the room of a
-    /// listener or in one of its own. It is not counted as accepted here.
-    pub fn adopt(&mut self, fd: OwnedFd, protocol: P, room: Room) -> ConnId {
+    /// Serves a connection, a non-blocking socket, that was accepted elsewhere, in the group of
+    /// `listener`. It is not counted as accepted.
+    pub fn adopt(&mut self, fd: OwnedFd, protocol: P, listener: ListenerId) -> ConnId {
         let socket = self.socket(fd, 1);
-        let id = self.peers.open(protocol, room, socket);
+        let id = self.peers.open(protocol, listener, socket);
         self.watch_new(id);
         id
     }
 
-    /// As [`adopt`](Reactor::adopt), but for a [line](crate::peers::Peers::open_link) within the
-    /// house: what passes there is not counted.
-    pub fn adopt_link(&mut self, fd: OwnedFd, protocol: P, room: Room) -> ConnId {
+    /// Serves a [link](crate::peers::Peers::open_link) to another process of this server. Its bytes
+    /// are not counted.
+    pub fn adopt_link(&mut self, fd: OwnedFd, protocol: P, listener: ListenerId) -> ConnId {
         let socket = self.socket(fd, 0);
-        let id = self.peers.open_link(protocol, room, socket);
+        let id = self.peers.open_link(protocol, listener, socket);
         self.watch_new(id);
         id
     }
 
-    /// By what the next connection will be known here.
+    /// Returns the id that the next connection will have.
     pub fn next_id(&self) -> ConnId {
         self.peers.next_id()
     }
 
-    /// By what it waits.
+    /// The selector.
     pub fn selector_mut(&mut self) -> &mut S {
         &mut self.selector
     }
 
-    /// Watches whether a descriptor of its owner may be read from, as long as it may, and reports
-    /// it as `guest`.
+    /// Watches an external descriptor for reading, level-triggered, and reports it by `number`.
     ///
     /// # Errors
     /// It is watched already, or cannot be.
-    pub fn watch(&mut self, fd: BorrowedFd<'_>, guest: u32) -> io::Result<()> {
-        self.selector.add(fd, KeyOwner::External(guest).into(), Interest::READ)
+    pub fn watch(&mut self, fd: BorrowedFd<'_>, number: u32) -> io::Result<()> {
+        self.selector.add(fd, KeyOwner::External(number).into(), Interest::READ)
     }
 
-    /// Ceases to watch a descriptor of its owner.
+    /// Ceases to watch an external descriptor.
     ///
     /// # Errors
     /// It is not watched.
@@ -60,20 +57,20 @@ impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
         self.selector.remove(fd)
     }
 
-    /// Moves to `guests` which of its owner's descriptors were reported since the last time.
-    pub fn take_guests(&mut self, guests: &mut Vec<u32>) {
-        guests.append(&mut self.guests);
+    /// Moves the numbers of the external descriptors that were reported since the last call to
+    /// `numbers`.
+    pub fn take_external(&mut self, numbers: &mut Vec<u32>) {
+        numbers.append(&mut self.external);
     }
 
-    /// No turn sleeps beyond this moment.
+    /// Limits the sleep of an iteration to this moment.
     pub fn wake_at(&mut self, when: Option<Nanos>) {
         self.wake_at = when;
     }
 
-    /// Drains, as if it had been asked to stop; if it does already, nothing changes.
+    /// Drains as at the first request to stop, if it does not drain already.
     pub fn drain(&mut self) {
-        if self.stage == Stage::Serving {
-            self.stage = Stage::Draining(os::now() + self.limits.drain);
+        if self.lifecycle.drain(self.peers.len(), os::now()) {
             self.peers.finish_all();
         }
     }
@@ -82,12 +79,14 @@ impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::ops::ControlFlow;
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
     use super::*;
     use crate::buffer::{BufferClass, Pool};
+    use crate::engine::Engine;
     use crate::limits::{Ended, Limits};
     use crate::os::ShutdownSignal;
     use crate::protocol::Echo;
@@ -99,52 +98,52 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_by_an_adopted_connection_is_counted_and_by_a_line_is_not() {
+    fn the_bytes_of_an_adopted_connection_are_counted_and_those_of_a_link_are_not() {
         for (adopt, counted) in [(true, 4), (false, 0)] {
             let (mut ours, its) = UnixStream::pair().unwrap();
             its.set_nonblocking(true).unwrap();
             let mut reactor = reactor();
             match adopt {
-                true => reactor.adopt(its.into(), Echo, Room(0)),
-                false => reactor.adopt_link(its.into(), Echo, Room(0)),
+                true => reactor.adopt(its.into(), Echo, ListenerId(0)),
+                false => reactor.adopt_link(its.into(), Echo, ListenerId(0)),
             };
             ours.write_all(b"PING").unwrap();
-            reactor.turn().unwrap();
+            assert!(reactor.run_once().unwrap().is_continue());
             ours.read_exact(&mut [0; 4]).unwrap();
             let counters = reactor.counters();
             assert_eq!((counters.received_bytes, counters.sent_bytes), (counted, counted));
             assert_eq!(counters.accepted, 0, "not here");
             drop(ours);
             while reactor.connections() > 0 {
-                reactor.turn().unwrap();
+                assert!(reactor.run_once().unwrap().is_continue());
             }
         }
     }
 
     #[test]
-    fn a_guest_is_reported_while_it_is_watched_and_a_turn_sleeps_no_longer_than_its_owner_says() {
-        let (stop, mut reactor, mut guests) =
+    fn an_external_descriptor_is_reported_while_watched_and_wake_at_limits_the_sleep() {
+        let (stop, mut reactor, mut reported) =
             (ShutdownSignal::new().unwrap(), reactor(), Vec::new());
         reactor.watch(stop.as_fd(), 7).unwrap();
         stop.request();
         for _ in 0..2 {
-            reactor.turn().unwrap();
-            reactor.take_guests(&mut guests);
-            assert_eq!(std::mem::take(&mut guests), [7]);
+            assert!(reactor.run_once().unwrap().is_continue());
+            reactor.take_external(&mut reported);
+            assert_eq!(std::mem::take(&mut reported), [7]);
         }
         reactor.unwatch(stop.as_fd()).unwrap();
         let begin = os::now();
         reactor.wake_at(Some(begin + Duration::from_millis(10)));
-        reactor.turn().unwrap();
-        reactor.take_guests(&mut guests);
-        assert!(guests.is_empty() && os::now().since(begin) >= Duration::from_millis(10));
+        assert!(reactor.run_once().unwrap().is_continue());
+        reactor.take_external(&mut reported);
+        assert!(reported.is_empty() && os::now().since(begin) >= Duration::from_millis(10));
     }
 
     #[test]
-    fn who_drains_by_itself_may_be_asked_to_as_well() {
+    fn a_drain_may_be_started_twice() {
         let mut reactor = reactor();
         reactor.drain();
         reactor.drain();
-        assert_eq!(reactor.turn().unwrap_or(None), Some(Ended::Drained));
+        assert_eq!(reactor.run_once().unwrap(), ControlFlow::Break(Ended::Drained));
     }
 }

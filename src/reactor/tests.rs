@@ -42,7 +42,7 @@ fn serve<S: Selector + SocketCalls + 'static>(
     let thread = thread::spawn(move || {
         let pool = Pool::new(buffers).unwrap();
         let mut reactor = Reactor::new(selector(), Rc::clone(&pool), limits, asked).unwrap();
-        reactor.listen(listener, Echo).unwrap();
+        reactor.listen(ListenerId(0), listener, Echo).unwrap();
         let ended = reactor.run().unwrap();
         let counters = reactor.counters();
         drop(reactor);
@@ -74,7 +74,7 @@ fn turned<S: Selector + SocketCalls, P: Protocol + Clone>(
     let pool = Pool::new(buffers).unwrap();
     let mut reactor =
         Reactor::new(selector(), pool, limits, ShutdownSignal::new().unwrap()).unwrap();
-    reactor.listen(listener, protocol).unwrap();
+    reactor.listen(ListenerId(0), listener, protocol).unwrap();
     (reactor, address)
 }
 
@@ -83,7 +83,7 @@ fn turn_until<S: Selector + SocketCalls, P: Protocol + Clone>(
     done: impl Fn(&Counters) -> bool,
 ) {
     while !done(&reactor.counters()) {
-        assert_eq!(reactor.turn().unwrap(), None);
+        assert!(reactor.run_once().unwrap().is_continue());
     }
 }
 
@@ -214,7 +214,7 @@ fn a_connection_above_the_limit_is_served_when_others_leave<S: Selector + Socket
         client.shutdown(Shutdown::Write).unwrap();
     }
     while reactor.counters().closed < 4 {
-        assert_eq!(reactor.turn().unwrap(), None);
+        assert!(reactor.run_once().unwrap().is_continue());
         assert!(reactor.connections() <= 2, "beyond the limit");
     }
     clients.iter().for_each(|client| assert_eq!(read_all(client), b"ping"));
@@ -242,7 +242,7 @@ fn sixteen_clients_share_two_buffers<S: Selector + SocketCalls>(selector: fn() -
     // It reads nothing yet, is owed both buffers, and would fill a third.
     turn_until(&mut reactor, |counters| counters.out_of_buffers > 0);
     if reactor.peers.has_marked() {
-        assert_eq!(reactor.turn().unwrap(), None); // In the last pass it starved.
+        assert!(reactor.run_once().unwrap().is_continue()); // In the last pass it starved.
     }
     assert!(!reactor.peers.has_marked(), "an empty pool feeds nobody");
     let is_asked = reports(&mut reactor)
@@ -310,8 +310,8 @@ fn who_cannot_be_watched_is_refused_alone<S: Selector + SocketCalls>(selector: f
     let stop = ShutdownSignal::new().unwrap();
     let mut reactor =
         Reactor::new(choosy, Rc::clone(&plain.pool), Limits::default(), stop).unwrap();
-    let fd = plain.listeners.pop().unwrap().fd.unwrap();
-    reactor.listen(fd, Echo).unwrap();
+    let fd = plain.listeners[ListenerId(0)].fd.take().unwrap();
+    reactor.listen(ListenerId(0), fd, Echo).unwrap();
     let first = connect(address);
     turn_until(&mut reactor, |counters| counters.refused == 1);
     assert_eq!(read_all(&first), b"");
@@ -366,7 +366,7 @@ fn a_turn_reads_no_more_than_its_share<S: Selector + SocketCalls>(selector: fn()
     (&client).write_all(&text(64_000)).unwrap();
     while reactor.counters().received_bytes < 64_000 {
         let before = reactor.counters().receives;
-        assert_eq!(reactor.turn().unwrap(), None);
+        assert!(reactor.run_once().unwrap().is_continue());
         assert!(reactor.counters().receives - before <= PASSES as u64, "a flood owns the loop");
     }
 }
@@ -420,8 +420,8 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector + SocketCalls>(sel
         reactor.peers.iter_mut().map(|(_, peer)| peer.connection.outgoing().bytes()).sum()
     };
     assert!(owed(&mut reactor) > 0, "else this shows nothing");
-    reactor.stop.request();
-    assert_eq!(reactor.turn().unwrap(), None, "bytes are owed");
+    reactor.lifecycle.shutdown().request();
+    assert!(reactor.run_once().unwrap().is_continue(), "bytes are owed");
     let late = thread::spawn(move || read_all(&late));
     let leavers = thread::spawn(move || {
         read_all(&speaker);
@@ -439,7 +439,7 @@ fn a_drain_cuts_off_who_stays<S: Selector + SocketCalls>(selector: fn() -> S) {
     let (mut reactor, address) = turned(selector, Echo, PLENTY, limits);
     let stays = connect(address);
     turn_until(&mut reactor, |counters| counters.accepted == 1);
-    reactor.stop.request();
+    reactor.lifecycle.shutdown().request();
     assert_eq!(reactor.run().unwrap(), Ended::Drained);
     assert_eq!(reactor.counters().cut, 1);
     assert_eq!(read_all(&stays), b"");
@@ -449,9 +449,9 @@ fn who_is_asked_twice_ends_at_once<S: Selector + SocketCalls>(selector: fn() -> 
     let (mut reactor, address) = turned(selector, Echo, PLENTY, Limits::default());
     let _stays = connect(address);
     turn_until(&mut reactor, |counters| counters.accepted == 1);
-    reactor.stop.request();
-    assert_eq!(reactor.turn().unwrap(), None);
-    reactor.stop.request();
+    reactor.lifecycle.shutdown().request();
+    assert!(reactor.run_once().unwrap().is_continue());
+    reactor.lifecycle.shutdown().request();
     assert_eq!(reactor.run().unwrap(), Ended::AtOnce);
 }
 

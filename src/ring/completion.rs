@@ -2,9 +2,10 @@
 
 use std::io;
 
-use super::{CancelTarget, Cqe, Kind, ListenerId, Socket};
+use super::{CancelTarget, Cqe, Kind, Socket};
 use crate::buffer::{Chunk, Lease};
-use crate::keys::ConnId;
+use crate::keys::{ConnId, ListenerId};
+use crate::os::AcceptFailure;
 
 /// What a completion means. Errno ends here.
 #[derive(Debug)]
@@ -14,7 +15,7 @@ pub enum Completion {
         /// At which listener.
         listener: ListenerId,
         /// To what.
-        outcome: Accepted,
+        outcome: Result<Socket, AcceptFailure>,
         /// Whether the accept stays in flight.
         more: bool,
     },
@@ -58,19 +59,6 @@ pub enum Completion {
     Wake,
     /// The ring's own affair.
     Internal,
-}
-
-/// What an accept came to.
-#[derive(Debug)]
-pub enum Accepted {
-    /// A connection.
-    Socket(Socket),
-    /// It was cancelled.
-    Cancelled,
-    /// There was no descriptor, slot or memory for one: to try again at once would be to spin.
-    Exhausted(io::Error),
-    /// A connection was lost before it was accepted, or the accept was interrupted.
-    Failed(io::Error),
 }
 
 /// What a receive came to.
@@ -127,17 +115,8 @@ pub(super) fn decode(cqe: Cqe, take_buffer: impl FnOnce(Cqe) -> Option<Lease>) -
     }
 }
 
-fn accepted(cqe: Cqe) -> Accepted {
-    match cqe.result() {
-        Ok(socket) => Accepted::Socket(Socket(socket)),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::ECANCELED) => Accepted::Cancelled,
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
-                Accepted::Exhausted(error)
-            }
-            _ => Accepted::Failed(error),
-        },
-    }
+fn accepted(cqe: Cqe) -> Result<Socket, AcceptFailure> {
+    Ok(Socket(cqe.result()?))
 }
 
 fn received(cqe: Cqe, buffer: Option<Lease>) -> Recv {

@@ -31,9 +31,9 @@ use std::rc::Rc;
 
 use crate::buffer::{Lease, Pool, SendQueue, Size};
 use crate::clock::Nanos;
-use crate::keys::ConnId;
+use crate::keys::{ConnId, ListenerId};
 
-pub use completion::{Accepted, Completion, Recv, Sent};
+pub use completion::{Completion, Recv, Sent};
 pub use held::VECTOR;
 pub use token::{Kind, Token};
 pub use uring::{Config, Uring};
@@ -44,10 +44,6 @@ use completion::decode;
 /// on a ring that has none, a file descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Socket(pub u32);
-
-/// Which of a server's listeners.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ListenerId(pub u16);
 
 /// What may be asked. Each but [`Cancel`](Op::Cancel) has a [`Completion`] of the same name.
 ///
@@ -220,6 +216,16 @@ pub trait Ring {
     /// completes as [`Recv::NoBuffer`].
     fn out_of_buffers(&self, _size: Size) -> bool {
         false
+    }
+
+    /// Returns the size of buffer for a receive of a connection that prefers `preferred`, or takes
+    /// `any_size` that is plentiful; `None` if there is no buffer for it.
+    fn buffer_for(&self, preferred: Size, any_size: bool) -> Option<Size> {
+        if self.out_of_buffers(preferred) {
+            return None;
+        }
+        let pool = self.pool();
+        Some(if any_size { pool.largest_free() } else { pool.nearest(preferred) })
     }
 
     /// Queues an operation, for which there must be room. Answers what was queued.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::{CancelTarget, ListenerId};
-use crate::keys::ConnId;
+use super::CancelTarget;
+use crate::keys::{ConnId, ListenerId};
 
 /// The kinds of operation that a token can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::keys::ConnId;
+use crate::keys::{ConnId, ListenerId};
 use crate::os::SELECT_LIMIT;
 use crate::os::testing::{duplicate_from, interrupt_me, overflow_my_signals};
 
@@ -340,9 +340,12 @@ fn select_refuses_what_it_cannot_watch_and_goes_on() {
 #[test]
 fn a_key_says_whose_it_is() {
     let conn = ConnId::new(u32::MAX, 0xff_ffff);
-    for whose in
-        [KeyOwner::Conn(conn), KeyOwner::Link(conn), KeyOwner::Listener(3), KeyOwner::Shutdown]
-    {
+    for whose in [
+        KeyOwner::Conn(conn),
+        KeyOwner::Link(conn),
+        KeyOwner::Listener(ListenerId(3)),
+        KeyOwner::Shutdown,
+    ] {
         assert_eq!(KeyOwner::from(Key::from(whose)), whose);
     }
 }

@@ -198,12 +198,12 @@ fn an_operator_lists_says_and_kicks(model: Model) {
         assert_eq!(row[..5].join(" "), row_start);
     }
     server.type_in("say hello  you\n2 only you\ntell 3 and you\n");
-    server.assert_says(&["said to 3 connections"]);
+    server.assert_says(&["sent to 3 connections"]);
     clients[0].hear(b"hello  you\n");
     clients[1].hear(b"hello  you\nonly you\n");
     clients[2].hear(b"hello  you\nand you\n");
     server.type_in("kick 2\nkick 9\n9 hello\n");
-    let unknown = "no connection 9: `list` shows who is here";
+    let unknown = "no connection 9: `list` shows all connections";
     server.assert_says(&["kicked 2", unknown, unknown]);
     // The end, or a reset.
     let (heard, _) = clients[1].hear_all();
@@ -231,8 +231,8 @@ fn an_operator_lists_the_connection_and_kicks_it_for_the_next(model: Model) {
         assert_eq!(row[..5].join(" "), row_start);
         server.type_in(&format!("say hello  you\n{number} only you\n{} later\n", number + 1));
         server.assert_says(&[
-            "said to 1 connection",
-            &format!("no connection {}: `list` shows who is here", number + 1),
+            "sent to 1 connection",
+            &format!("no connection {}: `list` shows all connections", number + 1),
         ]);
         client.hear(b"hello  you\nonly you\n");
         server.type_in(&format!("kick {number}\n"));
@@ -282,11 +282,11 @@ fn a_client_that_reads_nothing_does_not_block_the_operator(model: Model) {
         let client = Client::connect(server.address());
         client.ping();
         server.type_in("say hello\n2 and on\n");
-        server.assert_says(&["said to 2 connections"]);
+        server.assert_says(&["sent to 2 connections"]);
         client.hear(b"hello\nand on\n");
     } else {
         server.type_in("say hello\n");
-        server.assert_says(&["said to 1 connection"]);
+        server.assert_says(&["sent to 1 connection"]);
     }
     server.type_in("quit\n");
     assert_eq!(server.wait().code(), Some(1));
@@ -301,8 +301,8 @@ fn drain_ends_the_server_with_success(model: Model) {
     server.assert_says(&[
         "draining: 1 connection to finish",
         "draining already",
-        "said to 0 connections",
-        "connection 1 is ending: it hears no more",
+        "sent to 0 connections",
+        "connection 1 is ending: nothing more is sent",
     ]);
     client.hear_end();
     drop(client);
@@ -345,7 +345,7 @@ fn commands_may_come_from_a_file(model: Model) {
     file.write_all(b"not read\nlist\nsay hello\n").expect("space on the disk");
     file.seek(std::io::SeekFrom::Start(9)).expect("a file can be sought in");
     let server = model.serve("echo").args(&["--console"]).stdin(file).start();
-    server.assert_says(&["no connections", "said to 0 connections"]);
+    server.assert_says(&["no connections", "sent to 0 connections"]);
     Client::connect(server.address()).ping();
     server.process.assert_idle("when the file is read");
     server.drain();
@@ -365,7 +365,7 @@ fn an_input_that_is_already_non_blocking_is_waited_for(model: Model) {
     server.process.assert_idle("while nothing is typed");
     for _ in 0..3 {
         ours.write_all(b"say hello\n").expect("it reads what is typed");
-        server.assert_says(&["said to 0 connections"]);
+        server.assert_says(&["sent to 0 connections"]);
     }
     server.drain();
 }
@@ -430,7 +430,7 @@ fn talk_is_answered_by_number(model: Model) {
     first.say(b"lo\n");
     server.assert_says(&["[1] hello"]);
     server.type_in("2 to the second\n1 to the first\nsay to both\n");
-    server.assert_says(&["said to 2 connections"]);
+    server.assert_says(&["sent to 2 connections"]);
     first.hear(b"to the first\nto both\n");
     second.hear(b"to the second\nto both\n");
     first.say(b"last words");
@@ -457,7 +457,7 @@ fn talk_is_answered_one_after_another(model: Model) {
     first.say(b"hello\nlast words");
     server.assert_says(&["[1] hello"]);
     server.type_in("1 to the first\n2 to the second\n");
-    server.assert_says(&["no connection 2: `list` shows who is here"]);
+    server.assert_says(&["no connection 2: `list` shows all connections"]);
     first.hear(b"to the first\n");
     first.finish();
     server.assert_says(&["[1] last words", "* 1 left", "* 2 joined", "[2] me too"]);

@@ -1,27 +1,27 @@
-//! The coroutine server: a task for each connection, written as if it were alone.
+//! The coroutine server: a task for each connection, written as if it were the only one.
 //!
 //! ```text
-//!   accept_connections ── accepts, and spawns ──►  serve_connection   loop { what does it want? … .await … do it }
-//!   run_timers ── does what is due       serve_connection   …
-//!   watch_shutdown ── hears the stop signal       serve_connection   …
-//!   attend ── has an operator see and do, if there is one
+//!   accept_connections ── accepts, and spawns ──►  serve_connection   loop { what does it want?
+//!   run_timers ── does what is due                 serve_connection          … .await … do it }
+//!   watch_shutdown ── waits for the signal         …
+//!   serve_console ── if there is an operator
 //! ```
 //!
-//! `serve_connection` is to be read first: a connection's whole life in one loop that *waits* in the
-//! middle. The compiler makes a state machine of it, and an executor (tokio's, on one thread)
-//! resumes it. Beneath is readiness by edges, as in [`reactor`](proactor::reactor): tokio waits in
-//! epoll, and wakes the task whose socket may proceed; the data are copied by us, in calls of our
-//! own. The same connections, rooms, limits and drain as in both loops.
+//! Read `serve_connection` first: the whole of a connection in one loop that *waits* in the middle.
+//! The compiler makes a state machine of it, and an executor (tokio's, on one thread) resumes it.
+//! Beneath is edge-triggered readiness, as in [`reactor`](proactor::reactor): tokio waits in epoll
+//! and wakes the task whose socket is ready; the data are copied by calls of our own. Connections,
+//! groups, limits and the life cycle are those of both loops.
 //!
-//! What the tasks share is in a `RefCell`, which no task holds while it waits: every method of
-//! `ServerState` returns before the next `.await`. Whoever is marked by what another did is woken.
+//! The tasks share a `RefCell`, which no task borrows while it waits: every method of `ServerState`
+//! returns before the next `.await`. A connection that another task has marked is woken.
 //!
-//! Who remembers what happens is a [`RuntimeHooks`], by which all calls are made; by default nobody is,
-//! and nothing of that is there.
+//! All calls are made through [`RuntimeHooks`], so that a trace can record them. The default hooks
+//! record nothing and cost nothing.
 //!
-//! A wait is counted once for each time that tokio parks. Uncounted are its looks without waiting:
-//! one for at most 61 resumptions while there is no time to sleep, and one when a flood yields.
-//! Nor are these recorded.
+//! A wait is counted once for each time that tokio parks. Its polls without waiting are neither
+//! counted nor recorded: one for at most 61 resumptions while the executor is busy, and one when a
+//! task yields.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -34,15 +34,16 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalRuntime};
 use tokio::task::{spawn_local, yield_now};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use proactor::buffer::Pool;
 use proactor::calls::PlainCalls;
+use proactor::console::Console;
 use proactor::counters::Counters;
-use proactor::keys::{ConnId, Key, KeyOwner};
-use proactor::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
+use proactor::engine::{Engine, Listeners};
+use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
+use proactor::limits::{Ended, Limits};
 use proactor::os::{self, ShutdownSignal};
-use proactor::peers::Room;
 use proactor::protocol::Protocol;
 
 mod console;
@@ -50,105 +51,107 @@ mod hooks;
 mod state;
 mod watched;
 
+use console::ConsoleTask;
 pub use hooks::RuntimeHooks;
 use state::ServerState;
 use watched::{Ready, WatchedFd};
 
-/// Calls that one connection may make before others have their turn: a flood does not own the
-/// executor. (tokio's own budget counts 128, of whatever size.)
+/// Calls that one connection may make before it yields: a flood does not starve the others.
+/// (tokio's own budget counts 128, of whatever size.)
 const STEPS: usize = 32;
 
 /// A server whose connections are coroutines.
 #[derive(Debug)]
 pub struct Coroutines<P, C = PlainCalls> {
-    /// By what calls are made.
     calls: C,
     runtime: LocalRuntime,
     server: Shared<P, C>,
-    listeners: Vec<(OwnedFd, P)>,
-    /// Its counter, and the descriptor of it that is waited for; none once it has run.
-    stop: Option<(ShutdownSignal, OwnedFd)>,
+    listeners: Listeners<P, ()>,
+    has_run: bool,
 }
 
 /// What the tasks share; never borrowed across an `.await`.
 type Shared<P, C> = Rc<RefCell<ServerState<P, C>>>;
 
-impl<P: Protocol + Clone + 'static> Coroutines<P> {
-    /// A server as [`with_calls`](Coroutines::with_calls) makes it, whose calls are only made.
-    ///
-    /// # Errors
-    /// No descriptor is left for the executor.
-    pub fn new(pool: Rc<Pool>, limits: Limits, stop: ShutdownSignal) -> io::Result<Coroutines<P>> {
-        Coroutines::with_calls(PlainCalls, pool, limits, stop)
-    }
-}
-
 impl<P: Protocol + Clone + 'static, C: RuntimeHooks> Coroutines<P, C> {
-    /// A server without a listener, which `stop` can stop. Its buffers are `pool`'s, its calls are
-    /// made by `calls`.
+    /// Creates a server without a listener, which `stop` can stop. It takes its buffers from
+    /// `pool`, and makes its calls through `calls`.
     ///
     /// # Errors
     /// No descriptor is left for the executor.
-    pub fn with_calls(
+    pub fn new(
         calls: C,
         pool: Rc<Pool>,
         limits: Limits,
         stop: ShutdownSignal,
     ) -> io::Result<Coroutines<P, C>> {
-        let server = Rc::new(RefCell::new(ServerState::new(calls.clone(), pool, limits)));
+        let server = Rc::new(RefCell::new(ServerState::new(calls.clone(), pool, limits, stop)));
         let mut builder = Builder::new_current_thread();
-        calls.attend(&mut builder);
+        calls.watch_parks(&mut builder);
         let runtime = builder.enable_io().enable_time().build_local(<_>::default())?;
-        let watched = stop.as_fd().try_clone_to_owned()?;
-        let stop = Some((stop, watched));
-        Ok(Coroutines { calls, runtime, server, listeners: Vec::new(), stop })
+        Ok(Coroutines { calls, runtime, server, listeners: Listeners::new(), has_run: false })
     }
 
-    /// Serves `protocol` to whoever connects to `fd`, a listening socket, which becomes
-    /// non-blocking. Each listener is a room of its own.
-    ///
-    /// # Errors
-    /// `fd` cannot be made non-blocking.
-    pub fn listen(&mut self, fd: OwnedFd, protocol: P) -> io::Result<()> {
+    /// Starts the tasks of the server itself.
+    async fn start(
+        server: &Shared<P, C>,
+        calls: &C,
+        listeners: &mut Listeners<P, ()>,
+    ) -> io::Result<()> {
+        let signal = server.borrow().lifecycle.shutdown().as_fd().try_clone_to_owned()?;
+        let signal = WatchedFd::new(signal, KeyOwner::Shutdown.into(), calls)?;
+        spawn_local(watch_shutdown(Rc::clone(server), calls.clone(), signal));
+        spawn_local(run_timers(Rc::clone(server)));
+        if let Some(input) = console::open(server)? {
+            spawn_local(console::serve_console(Rc::clone(server), calls.clone(), input));
+        }
+        for (id, listener) in listeners.iter_mut() {
+            let Some(fd) = listener.fd.take() else { continue };
+            let fd = WatchedFd::new(fd, KeyOwner::Listener(id).into(), calls)?;
+            let (server, protocol) = (Rc::clone(server), listener.protocol.clone());
+            spawn_local(accept_connections(server, calls.clone(), fd, protocol, id));
+        }
+        Ok(())
+    }
+}
+
+impl<P: Protocol + Clone + 'static, C: RuntimeHooks> Engine<P> for Coroutines<P, C> {
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, protocol: P) -> io::Result<()> {
         os::set_nonblocking(fd.as_fd())?;
-        self.listeners.push((fd, protocol));
+        self.listeners.add(id, fd, protocol, ());
         Ok(())
     }
 
-    /// Serves until it is stopped. Afterwards it serves nobody any more.
-    ///
-    /// # Errors
-    /// The executor cannot watch a listener, or the stop signal.
+    fn set_console(&mut self, console: Console) -> io::Result<()> {
+        let mut server = self.server.borrow_mut();
+        server.console = Some(ConsoleTask::new(console));
+        server.peers.expect_operator();
+        Ok(())
+    }
+
+    /// Serves until it is stopped; a second run ends at once.
     ///
     /// # Panics
-    /// If a protocol does.
-    pub fn run(&mut self) -> io::Result<Ended> {
-        let Some((stop, watched)) = self.stop.take() else { return Ok(Ended::Drained) };
-        let listeners = std::mem::take(&mut self.listeners);
-        let (server, calls) = (Rc::clone(&self.server), self.calls.clone());
-        let ended = self.runtime.block_on(async {
-            let watched = WatchedFd::new(watched, KeyOwner::Shutdown.into(), &calls)?;
-            spawn_local(watch_shutdown(Rc::clone(&server), calls.clone(), watched, stop));
-            spawn_local(run_timers(Rc::clone(&server)));
-            if let Some(typed) = console::open(&server)? {
-                spawn_local(console::attend(Rc::clone(&server), calls.clone(), typed));
-            }
-            for (at, (fd, protocol)) in listeners.into_iter().enumerate() {
-                let listener = WatchedFd::new(fd, KeyOwner::Listener(at).into(), &calls)?;
-                let (server, calls) = (Rc::clone(&server), calls.clone());
-                spawn_local(accept_connections(server, calls, listener, protocol, Room(at as u16)));
-            }
-            // In a task: to wake what is blocked on would take a system call.
-            Ok(spawn_local(supervise(server)).await.expect("a task of ours that is not aborted"))
+    /// If a protocol panics.
+    fn run(&mut self) -> io::Result<Ended> {
+        if std::mem::replace(&mut self.has_run, true) {
+            return Ok(Ended::Drained);
+        }
+        let Coroutines { calls, runtime, server, listeners, .. } = self;
+        let ended = runtime.block_on(async {
+            Self::start(server, calls, listeners).await?;
+            // In a task: to wake the future that `block_on` runs takes a system call.
+            let supervisor = spawn_local(supervise(Rc::clone(server)));
+            Ok(supervisor.await.expect("the task is not aborted"))
         });
         if matches!(ended, Ok(Ended::Drained)) {
-            self.server.borrow_mut().show_last();
+            self.server.borrow_mut().show_last_messages();
         }
         ended
     }
 
-    /// What it has counted. A turn is a wait of the executor's.
-    pub fn counters(&self) -> Counters {
+    /// Returns what was counted. An iteration is a wait of the executor.
+    fn counters(&self) -> Counters {
         let waits = self.runtime.metrics().worker_park_count(0);
         self.server.borrow().counters(waits)
     }
@@ -156,7 +159,7 @@ impl<P: Protocol + Clone + 'static, C: RuntimeHooks> Coroutines<P, C> {
 
 // The tasks.
 
-/// A connection's life: find out what it wants, wait until it may, do it.
+/// Serves a connection: find out what it wants, wait until its socket is ready, do it.
 async fn serve_connection<P: Protocol, C: RuntimeHooks>(
     server: Shared<P, C>,
     calls: C,
@@ -170,7 +173,7 @@ async fn serve_connection<P: Protocol, C: RuntimeHooks>(
             Step::Receive(ready) => server.borrow_mut().receive(id, ready),
             Step::Send(ready) => server.borrow_mut().send(id, ready),
             Step::ShutDown => {
-                // It fails only if the peer has reset, and then a read will tell.
+                // It fails only if the peer has reset the connection, which a read will report.
                 let _ = calls.shutdown_write(key, socket.as_fd());
                 server.borrow_mut().peers.shut_down(id);
             }
@@ -180,7 +183,7 @@ async fn serve_connection<P: Protocol, C: RuntimeHooks>(
         steps += 1;
         if steps == STEPS {
             server.borrow_mut().yield_task(id);
-            yield_now().await; // First others are resumed, and tokio asks who else is ready.
+            yield_now().await; // Others are resumed, and tokio polls its epoll.
             steps = 0;
         }
     }
@@ -188,7 +191,7 @@ async fn serve_connection<P: Protocol, C: RuntimeHooks>(
     server.borrow_mut().closed(id);
 }
 
-/// What a connection does next, once it may.
+/// The next operation of a connection, once its socket is ready for it.
 enum Step<'a> {
     Receive(Ready<'a>),
     Send(Ready<'a>),
@@ -196,9 +199,9 @@ enum Step<'a> {
     Close,
 }
 
-/// Waits until the connection wants something and its socket may. Its wishes are asked for anew
-/// whenever the task is woken, by its socket or by what another did. `steps` begins anew if there
-/// was anything to wait for.
+/// Waits until the connection wants something that its socket is ready for. Its wants are computed
+/// anew whenever the task is woken, by its socket or by another task. `steps` starts anew if the
+/// task had to wait.
 async fn next_step<'a, P: Protocol, C: RuntimeHooks>(
     server: &Shared<P, C>,
     calls: &C,
@@ -228,7 +231,7 @@ fn poll_step<'a, P: Protocol, C: RuntimeHooks>(
 ) -> Poll<Step<'a>> {
     let wants = server.borrow_mut().wants(id, cx.waker());
     // tokio's driver fails only when it shuts down, and this task with it.
-    let may = |ready: io::Result<_>, step: fn(_) -> Step<'a>| {
+    let when_ready = |ready: io::Result<_>, step: fn(_) -> Step<'a>| {
         Poll::Ready(ready.map_or(Step::Close, step))
     };
     if wants.close {
@@ -237,50 +240,42 @@ fn poll_step<'a, P: Protocol, C: RuntimeHooks>(
     if wants.shut_down {
         return Poll::Ready(Step::ShutDown);
     }
-    // What it has to say goes out first, from a buffer that is still in the cache.
+    // A reply is sent first, from a buffer that is still in the cache.
     if wants.send
         && let Poll::Ready(ready) = socket.poll_writable(cx)
     {
-        return may(ready, Step::Send);
+        return when_ready(ready, Step::Send);
     }
     if wants.receive
         && let Poll::Ready(ready) = socket.poll_readable(cx)
     {
-        return may(ready, Step::Receive);
+        return when_ready(ready, Step::Receive);
     }
     Poll::Pending
 }
 
-/// Accepts whoever comes while there is room: who comes meanwhile waits in the kernel's queue. The
-/// listener is closed when the server drains.
+/// Accepts connections while there is capacity for them; meanwhile they wait in the kernel's queue.
+/// Closes the listener when the server drains.
 async fn accept_connections<P: Protocol + Clone + 'static, C: RuntimeHooks>(
     server: Shared<P, C>,
     calls: C,
     listener: WatchedFd,
     protocol: P,
-    room: Room,
+    id: ListenerId,
 ) {
     let _guard = Guard(&server);
-    let key = KeyOwner::Listener(room.0.into()).into();
-    while let Some(mut ready) = next_connection(&server, &calls, &listener, key).await {
+    let key = KeyOwner::Listener(id).into();
+    while let Some(ready) = next_connection(&server, &calls, &listener, key).await {
         match calls.accept_nonblocking(key, listener.as_fd()) {
-            Ok(socket) => open(&server, &calls, socket, protocol.clone(), room),
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EAGAIN) => ready.clear_ready(),
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
-                    server.borrow_mut().pause(&error);
-                    let _ = timeout(ACCEPT_PAUSE, until(&server, |server| !server.pausing)).await;
-                    server.borrow_mut().go_on();
-                }
-                _ => tracing::debug!(%error, "a connection was lost unaccepted"),
-            },
+            Ok(socket) => open(&server, &calls, socket, protocol.clone(), id),
+            Err(error) => server.borrow_mut().not_accepted(error.into(), ready),
         }
     }
     listener.close(key, &calls);
 }
 
-/// Waits until there is room for one more and, it seems, somebody has come; `None` once nobody is
-/// wanted any more.
+/// Waits until there is capacity for a connection and the listener is readable; returns `None` once
+/// the server drains.
 async fn next_connection<'a, P: Protocol, C: RuntimeHooks>(
     server: &Shared<P, C>,
     calls: &C,
@@ -290,11 +285,11 @@ async fn next_connection<'a, P: Protocol, C: RuntimeHooks>(
     let mut awaited = false;
     poll_fn(|cx| {
         let mut server = server.borrow_mut();
-        if server.stage != Stage::Serving {
+        if !server.lifecycle.is_serving() {
             return Poll::Ready(None);
         }
         server.wait_for_change(cx.waker());
-        if server.pausing || server.is_full() {
+        if !server.accepts() {
             return Poll::Pending;
         }
         let ready = listener.poll_readable(cx).map(Result::ok);
@@ -313,31 +308,29 @@ fn open<P: Protocol + 'static, C: RuntimeHooks>(
     calls: &C,
     socket: OwnedFd,
     protocol: P,
-    room: Room,
+    listener: ListenerId,
 ) {
     let id = server.borrow().peers.next_id();
     match WatchedFd::new(socket, KeyOwner::Conn(id).into(), calls) {
         Ok(socket) => {
-            let opened = server.borrow_mut().open(protocol, room, socket.as_fd());
-            debug_assert_eq!(opened, id, "nobody came between");
+            let opened = server.borrow_mut().open(protocol, listener, socket.as_fd());
+            debug_assert_eq!(opened, id, "no connection was opened between");
             spawn_local(serve_connection(Rc::clone(server), calls.clone(), socket, id));
         }
         Err(error) => server.borrow_mut().refuse(&error),
     }
 }
 
-/// Hears the stop signal.
+/// Waits for the shutdown signal.
 async fn watch_shutdown<P: Protocol, C: RuntimeHooks>(
     server: Shared<P, C>,
     calls: C,
-    watched: WatchedFd,
-    stop: ShutdownSignal,
+    signal: WatchedFd,
 ) {
-    while let Ok(mut ready) = watched.readable().await {
+    while let Ok(mut ready) = signal.readable().await {
         calls.ready(KeyOwner::Shutdown.into(), true, false);
-        let asked = stop.take();
+        server.borrow_mut().take_requests();
         ready.clear_ready();
-        server.borrow_mut().ask(asked);
     }
 }
 
@@ -361,40 +354,25 @@ async fn run_timers<P: Protocol, C: RuntimeHooks>(server: Shared<P, C>) {
         .await;
         let mut server = server.borrow_mut();
         server.alarm = None;
-        server.settle(None);
+        server.run_timers();
     }
 }
 
-/// Sees the server from its start to its end.
+/// Waits until the server has ended.
 async fn supervise<P: Protocol, C: RuntimeHooks>(server: Shared<P, C>) -> Ended {
-    until(&server, |server| server.asked > 0).await;
-    let span = server.borrow_mut().drain();
-    let ended = |server: &ServerState<P, C>| server.asked > 1 || server.peers.is_empty();
-    if timeout(span, until(&server, ended)).await.is_err() {
-        server.borrow_mut().cut();
-        until(&server, ended).await;
-    }
-    if server.borrow().asked > 1 { Ended::AtOnce } else { Ended::Drained }
-}
-
-/// Waits until `condition` holds of the server.
-async fn until<P: Protocol, C: RuntimeHooks>(
-    server: &Shared<P, C>,
-    condition: impl Fn(&ServerState<P, C>) -> bool,
-) {
     poll_fn(|cx| {
         let mut server = server.borrow_mut();
         assert!(!server.panicked, "a task of the server has panicked");
-        if condition(&server) {
-            return Poll::Ready(());
+        if let Some(ended) = server.ended() {
+            return Poll::Ready(ended);
         }
         server.wait_for_change(cx.waker());
         Poll::Pending
     })
-    .await;
+    .await
 }
 
-/// Ends the server if its task panics: tokio would go on without it.
+/// Ends the server if a task panics: tokio would go on without it.
 struct Guard<'a, P: Protocol, C: RuntimeHooks>(&'a Shared<P, C>);
 
 impl<P: Protocol, C: RuntimeHooks> Drop for Guard<'_, P, C> {

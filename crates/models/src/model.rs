@@ -6,7 +6,7 @@ pub use prepare::{PreparedModel, RingOptions};
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -14,17 +14,20 @@ use crate::blocking::{Blocking, Style};
 use crate::coroutine::{Coroutines, RuntimeHooks};
 use crate::processes::{ForkHooks, Processes};
 use prepare::Waiting;
+use proactor::address::BoundSocket;
 use proactor::buffer::{BufferClass, Pool};
-use proactor::calls::{Calls, PlainCalls, SocketCalls};
-use proactor::console::Console;
+use proactor::calls::{PlainCalls, SocketCalls};
+use proactor::console::{Console, ListenerInfo};
 use proactor::counters::Counters;
+use proactor::engine::Engine;
+use proactor::keys::ListenerId;
 use proactor::limits::{Ended, Limits};
 use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
 use proactor::protocol::Any;
 use proactor::reactor::Reactor;
+use proactor::ring::Uring;
 use proactor::ring::kernel::Kernel;
-use proactor::ring::{Ring, Uring};
 use proactor::selector::{Epoll, Poll, Select, Selector, Sigio, Spin, Trigger};
 use proactor_trace::{About as Recorded, Recording, Traced, TracedCalls, Writers};
 
@@ -305,190 +308,147 @@ impl Chosen {
     }
 }
 
+/// A socket to serve at, and its protocol.
+#[derive(Debug)]
+pub struct Listening {
+    /// The socket and its address.
+    pub socket: BoundSocket,
+    /// What each of its connections starts with.
+    pub protocol: Any,
+}
+
+impl Listening {
+    /// Returns its address and protocol as text, for an operator.
+    pub fn info(&self) -> ListenerInfo {
+        ListenerInfo {
+            address: self.socket.address.to_string(),
+            protocol: self.protocol.to_string(),
+        }
+    }
+}
+
 /// What to serve, and within what bounds.
 #[derive(Debug)]
 pub struct Service {
-    /// Listening sockets, and what each says.
-    pub listeners: Vec<(OwnedFd, Any)>,
-    /// Its buffers, smallest first.
+    /// Where to serve what, in the order of the listeners' numbers.
+    pub listeners: Vec<Listening>,
+    /// The buffer sizes, smallest first.
     pub buffers: Vec<BufferClass>,
-    /// Its bounds.
+    /// The bounds.
     pub limits: Limits,
-    /// What stops it.
+    /// The signal that stops the server.
     pub stop: ShutdownSignal,
-    /// How long [`Nonblocking`](Model::Nonblocking) sleeps after a round in which nothing moved.
+    /// How long [`Nonblocking`](Model::Nonblocking) sleeps after an idle pass.
     pub idle_sleep: Option<Duration>,
-    /// Where its operator sits, if it has one and the model [can](Ability::Console) have one.
+    /// The operator console, if there is one and the model [supports](Ability::Console) it.
     pub console: Option<Console>,
-    /// What is to be recorded of it, if anything.
+    /// What to record, if anything.
     pub trace: Option<Recording>,
 }
 
 /// Serves until stopped. `ready` is called once everything is set up and connections are accepted.
-/// The service's bounds and buffers are those that the engine was set up for.
+/// The bounds and buffers of the service are those that the model was prepared for.
 ///
 /// # Errors
 /// The model cannot be set up after all, or the kernel fails it as a whole.
 pub fn serve(
-    engine: PreparedModel,
-    service: Service,
-    ready: impl FnOnce(),
-) -> io::Result<(Ended, Counters)> {
-    let chosen = engine.chosen();
-    let idle_sleep = service.idle_sleep;
-    match (chosen.model, engine.into_waiting()) {
-        (_, Waiting::Ring(ring)) => serve_uring(chosen, *ring, service, ready),
-        (_, Waiting::Epoll(epoll)) => serve_ready(chosen, epoll, service, ready),
-        (Model::Uring | Model::Epoll, Waiting::Later) => unreachable!("they are set up first"),
-        (Model::EpollEt, _) => serve_ready(chosen, Epoll::new(Trigger::Edge)?, service, ready),
-        (Model::Poll, _) => serve_ready(chosen, Poll::new(), service, ready),
-        (Model::Select, _) => serve_ready(chosen, Select::new(), service, ready),
-        (Model::EpollOneshot, _) => {
-            serve_ready(chosen, Epoll::new(Trigger::Oneshot)?, service, ready)
-        }
-        (Model::Sigio, _) => serve_ready(chosen, Sigio::new()?, service, ready),
-        (Model::Nonblocking, _) => serve_ready(chosen, Spin::new(idle_sleep), service, ready),
-        (Model::Coroutine, _) => serve_tasks(chosen, service, ready),
-        (Model::Thread, _) => serve_blocking(chosen, Style::Threads, service, ready),
-        (Model::Process, _) => serve_forked(chosen, service, ready),
-        (Model::Blocking, _) => serve_blocking(chosen, Style::OneByOne, service, ready),
-    }
-}
-
-fn serve_uring(
-    chosen: Chosen,
-    uring: Uring,
+    prepared: PreparedModel,
     mut service: Service,
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
-    let Some(recording) = service.trace.take() else { return serve_ring(uring, service, ready) };
+    let (listeners, console) = (std::mem::take(&mut service.listeners), service.console.take());
+    let mut engine = build(prepared, service)?;
+    let mut files = Vec::new();
+    for (id, Listening { socket, protocol }) in (0..).map(ListenerId).zip(listeners) {
+        engine.listen(id, socket.fd, protocol)?;
+        files.push(socket.file); // Removed when the server has ended.
+    }
+    console.map_or(Ok(()), |console| engine.set_console(console))?;
+    ready();
+    Ok((engine.run()?, engine.counters()))
+}
+
+/// Builds the engine of a model: generic inside, so that it calls its ring, its selector or its
+/// calls directly, and dynamic outside, where there is one call for a run.
+fn build(prepared: PreparedModel, service: Service) -> io::Result<Box<dyn Engine<Any>>> {
+    let (chosen, idle_sleep) = (prepared.chosen(), service.idle_sleep);
+    let model = chosen.model;
+    match (model, prepared.into_waiting()) {
+        (_, Waiting::Ring(ring)) => build_proactor(chosen, *ring, service),
+        (_, Waiting::Epoll(epoll)) => build_reactor(chosen, epoll, service),
+        (Model::Uring | Model::Epoll, Waiting::Later) => unreachable!("they are prepared"),
+        (Model::EpollEt, _) => build_reactor(chosen, Epoll::new(Trigger::Edge)?, service),
+        (Model::Poll, _) => build_reactor(chosen, Poll::new(), service),
+        (Model::Select, _) => build_reactor(chosen, Select::new(), service),
+        (Model::EpollOneshot, _) => build_reactor(chosen, Epoll::new(Trigger::Oneshot)?, service),
+        (Model::Sigio, _) => build_reactor(chosen, Sigio::new()?, service),
+        (Model::Nonblocking, _) => build_reactor(chosen, Spin::new(idle_sleep), service),
+        (Model::Coroutine | Model::Thread | Model::Process | Model::Blocking, _) => {
+            build_by_calls(chosen, service)
+        }
+    }
+}
+
+fn build_proactor(
+    chosen: Chosen,
+    ring: Uring,
+    service: Service,
+) -> io::Result<Box<dyn Engine<Any>>> {
+    let Service { limits, stop, trace, .. } = service;
+    let Some(recording) = trace else { return Ok(Box::new(Proactor::new(ring, limits, stop)?)) };
     let about = Recorded {
-        ring_fd: Some(uring.as_raw_fd()),
-        more: vec![("completions".to_owned(), uring.completions().to_string())],
+        ring_fd: Some(ring.as_raw_fd()),
+        more: vec![("completions".to_owned(), ring.completions().to_string())],
         ..recorded(chosen)
     };
-    serve_ring(Traced::new(uring, recording.start(&about)?), service, ready)
+    let ring = Traced::new(ring, recording.start(&about)?);
+    Ok(Box::new(Proactor::new(ring, limits, stop)?))
 }
 
-fn serve_ring<R: Ring>(
-    ring: R,
-    service: Service,
-    ready: impl FnOnce(),
-) -> io::Result<(Ended, Counters)> {
-    let Service { listeners, limits, stop, console, .. } = service;
-    let mut proactor = Proactor::new(ring, limits, stop)?;
-    listeners.into_iter().for_each(|(fd, protocol)| proactor.listen(fd, protocol));
-    console.map_or(Ok(()), |console| proactor.attend_to(console))?;
-    ready();
-    Ok((proactor.run()?, proactor.counters()))
-}
-
-fn serve_forked(
-    chosen: Chosen,
-    mut service: Service,
-    ready: impl FnOnce(),
-) -> io::Result<(Ended, Counters)> {
-    let Some(recording) = service.trace.take() else {
-        return serve_by_children(PlainCalls, service, ready);
-    };
-    let log = recording.start_for(&recorded(chosen), Writers::Processes)?;
-    serve_by_children(TracedCalls::new(log), service, ready)
-}
-
-fn serve_by_children<C: ForkHooks>(
-    calls: C,
-    service: Service,
-    ready: impl FnOnce(),
-) -> io::Result<(Ended, Counters)> {
-    let Service { listeners, buffers, limits, stop, .. } = service;
-    let mut server = Processes::with_calls(calls, &buffers, limits, stop)?;
-    for (fd, protocol) in listeners {
-        server.listen(fd, protocol)?;
-    }
-    ready();
-    Ok((server.run()?, server.counters()))
-}
-
-fn serve_ready<S: Selector + SocketCalls>(
+fn build_reactor<S: Selector + SocketCalls + 'static>(
     chosen: Chosen,
     selector: S,
-    mut service: Service,
-    ready: impl FnOnce(),
-) -> io::Result<(Ended, Counters)> {
-    let Some(recording) = service.trace.take() else { return serve_on(selector, service, ready) };
-    let log = recording.start(&recorded(chosen))?;
-    serve_on(Traced::new(selector, log), service, ready)
-}
-
-fn serve_on<S: Selector + SocketCalls>(
-    selector: S,
     service: Service,
-    ready: impl FnOnce(),
-) -> io::Result<(Ended, Counters)> {
-    let Service { listeners, buffers, limits, stop, console, .. } = service;
-    let mut reactor = Reactor::new(selector, Pool::new(&buffers)?, limits, stop)?;
-    for (fd, protocol) in listeners {
-        reactor.listen(fd, protocol)?;
-    }
-    console.map_or(Ok(()), |console| reactor.attend_to(console))?;
-    ready();
-    Ok((reactor.run()?, reactor.counters()))
-}
-
-fn serve_tasks(
-    chosen: Chosen,
-    mut service: Service,
-    ready: impl FnOnce(),
-) -> io::Result<(Ended, Counters)> {
-    let Some(recording) = service.trace.take() else {
-        return serve_by_tasks(PlainCalls, service, ready);
+) -> io::Result<Box<dyn Engine<Any>>> {
+    let Service { buffers, limits, stop, trace, .. } = service;
+    let pool = Pool::new(&buffers)?;
+    let Some(recording) = trace else {
+        return Ok(Box::new(Reactor::new(selector, pool, limits, stop)?));
     };
-    let log = recording.start_for(&recorded(chosen), Writers::Threads)?;
-    serve_by_tasks(TracedCalls::on_nonblocking(log), service, ready)
+    let selector = Traced::new(selector, recording.start(&recorded(chosen))?);
+    Ok(Box::new(Reactor::new(selector, pool, limits, stop)?))
 }
 
-fn serve_by_tasks<C: RuntimeHooks>(
+/// Builds a model that makes its calls through [`Calls`](proactor::calls::Calls).
+fn build_by_calls(chosen: Chosen, mut service: Service) -> io::Result<Box<dyn Engine<Any>>> {
+    let Some(recording) = service.trace.take() else {
+        return build_with(chosen.model, PlainCalls, service);
+    };
+    let (about, model) = (recorded(chosen), chosen.model);
+    let writers = match model {
+        Model::Process => Writers::Processes,
+        _ => Writers::Threads,
+    };
+    let log = recording.start_for(&about, writers)?;
+    let calls = match model {
+        Model::Coroutine => TracedCalls::on_nonblocking(log),
+        _ => TracedCalls::new(log),
+    };
+    build_with(model, calls, service)
+}
+
+fn build_with<C: RuntimeHooks + ForkHooks>(
+    model: Model,
     calls: C,
     service: Service,
-    ready: impl FnOnce(),
-) -> io::Result<(Ended, Counters)> {
-    let Service { listeners, buffers, limits, stop, console, .. } = service;
-    let mut coroutines = Coroutines::with_calls(calls, Pool::new(&buffers)?, limits, stop)?;
-    for (fd, protocol) in listeners {
-        coroutines.listen(fd, protocol)?;
-    }
-    console.into_iter().for_each(|console| coroutines.attend_to(console));
-    ready();
-    Ok((coroutines.run()?, coroutines.counters()))
-}
-
-fn serve_blocking(
-    chosen: Chosen,
-    style: Style,
-    mut service: Service,
-    ready: impl FnOnce(),
-) -> io::Result<(Ended, Counters)> {
-    let Some(recording) = service.trace.take() else {
-        return serve_by_calls(PlainCalls, style, service, ready);
-    };
-    let log = recording.start_for(&recorded(chosen), Writers::Threads)?;
-    serve_by_calls(TracedCalls::new(log), style, service, ready)
-}
-
-fn serve_by_calls<C: Calls>(
-    calls: C,
-    style: Style,
-    service: Service,
-    ready: impl FnOnce(),
-) -> io::Result<(Ended, Counters)> {
-    let Service { listeners, buffers, limits, stop, console, .. } = service;
-    let mut server = Blocking::with_calls(calls, style, buffers, limits, stop)?;
-    for (fd, protocol) in listeners {
-        server.listen(fd, protocol)?;
-    }
-    console.into_iter().for_each(|console| server.attend_to(console));
-    ready();
-    Ok((server.run()?, server.counters()))
+) -> io::Result<Box<dyn Engine<Any>>> {
+    let Service { buffers, limits, stop, .. } = service;
+    Ok(match model {
+        Model::Coroutine => Box::new(Coroutines::new(calls, Pool::new(&buffers)?, limits, stop)?),
+        Model::Process => Box::new(Processes::new(calls, &buffers, limits, stop)?),
+        Model::Blocking => Box::new(Blocking::new(calls, Style::OneByOne, buffers, limits, stop)?),
+        _ => Box::new(Blocking::new(calls, Style::Threads, buffers, limits, stop)?),
+    })
 }
 
 /// What a trace says of a model.

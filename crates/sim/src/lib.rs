@@ -35,10 +35,10 @@ pub use faults::{Dice, Fault, Faults, Tally};
 
 use proactor::buffer::{BufferId, Chunk, Lease, Pool, Size};
 use proactor::clock::Nanos;
-use proactor::keys::ConnId;
+use proactor::keys::{ConnId, ListenerId};
 use proactor::ring::VECTOR;
 use proactor::ring::{
-    CancelTarget, Cqe, Entered, Kind, ListenerId, Op, Pushed, Ring, Socket, Sqe, Token, Wait,
+    CancelTarget, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait,
 };
 
 /// Which kernel is played.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::client::Client;
 use super::{Cancelled, Doing, Fault, Open, Reset, STEPS, Sim, Tier, Work, reclaim, stays};
 use proactor::buffer::{Chunk, Lease, Size};
-use proactor::ring::{CancelTarget, Cqe, Kind, ListenerId, Socket, Token, Wait};
+use proactor::keys::ListenerId;
+use proactor::ring::{CancelTarget, Cqe, Kind, Socket, Token, Wait};
 
 impl Sim {
     /// Lends itself what is idle.

@@ -7,11 +7,11 @@ use io_uring::{opcode, squeue};
 
 use super::Uring;
 use crate::buffer::{Lease, SendQueue, Size};
-use crate::keys::ConnId;
+use crate::keys::{ConnId, ListenerId};
 use crate::os;
 use crate::ring::held::{Bytes, VECTOR};
 use crate::ring::kernel::Capability;
-use crate::ring::{CancelTarget, Kind, ListenerId, Op, Pushed, Ring, Socket, Sqe, Token};
+use crate::ring::{CancelTarget, Kind, Op, Pushed, Ring, Socket, Sqe, Token};
 
 /// Makes an entry for a socket, whichever kind of descriptor this ring's sockets are.
 macro_rules! on_socket {

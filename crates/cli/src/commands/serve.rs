@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use super::output::{self, Destination};
 use super::record::{self, Prepared, Printer};
 use super::{log, number, run_on_cpu, wrong_usage};
-use proactor::address::{Address, Listener, SocketFile};
+use proactor::address::Address;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::console::{Console, ListenerInfo};
 use proactor::counters::Counters;
@@ -22,7 +22,7 @@ use proactor::protocol::Any;
 use proactor::ring::kernel::{self, Version};
 use proactor_compare::{STATS_SCHEMA, ServerStats};
 use proactor_models::model::{
-    self, Ability, Choice, Chosen, Model, PreparedModel, RingOptions, Service,
+    self, Ability, Choice, Chosen, Listening, Model, PreparedModel, RingOptions, Service,
 };
 use proactor_report::units;
 use proactor_trace::kernel::KernelRecorder;
@@ -125,15 +125,6 @@ impl FromStr for Listen {
     }
 }
 
-/// The open listeners.
-struct Open<'a> {
-    listeners: Vec<(OwnedFd, Any)>,
-    /// The bound addresses, with their real ports.
-    addresses: Vec<(Address, &'a Any)>,
-    /// The files of Unix sockets; they are removed when this is dropped.
-    files: Vec<SocketFile>,
-}
-
 impl Args {
     /// Runs the server. `default` is the model without `--model`.
     pub(super) fn run(self, default: Choice) -> anyhow::Result<()> {
@@ -155,9 +146,10 @@ impl Args {
         let chosen = engine.chosen();
         let stop = ShutdownSignal::new().and_then(|stop| stop.on_signals().map(|()| stop));
         let stop = stop.context("cannot listen for signals")?;
-        let Open { listeners, addresses, files } = self.listen()?;
+        let listeners = self.listen()?;
+        let infos: Vec<ListenerInfo> = listeners.iter().map(Listening::info).collect();
         let attended = console.is_some();
-        let console = console.map(|_| open_console(&addresses)).transpose();
+        let console = console.map(|_| open_console(infos.clone())).transpose();
         let console = console.context("cannot open the console")?;
         let (trace, live, kernel) = Prepared::split(self.record.prepare(chosen.model)?);
         let idle_sleep = self.idle_sleep;
@@ -168,12 +160,11 @@ impl Args {
         let ready = || {
             printer = Printer::start(live, to_stdout, chosen.model);
             match stdout_is_free {
-                true => announce_listeners(&addresses, chosen.model, io::stdout().lock()),
-                false => announce_listeners(&addresses, chosen.model, io::stderr().lock()),
+                true => announce_listeners(&infos, chosen.model, io::stdout().lock()),
+                false => announce_listeners(&infos, chosen.model, io::stderr().lock()),
             }
         };
         let served = model::serve(engine, service, ready);
-        drop(files);
         finish_trace(kernel, printer);
         let (ended, counters) = served.with_context(|| format!("{} failed", chosen.model))?;
         self.conclude(ended, &chosen, (stats, counters), attended)
@@ -220,18 +211,13 @@ impl Args {
     }
 
     /// Opens every listener.
-    fn listen(&self) -> anyhow::Result<Open<'_>> {
-        let (listeners, addresses, files) = (Vec::new(), Vec::new(), Vec::new());
-        let mut open = Open { listeners, addresses, files };
-        for Listen { address, protocol } in &self.listen {
-            let Listener { fd, address, file } =
-                address.listen().with_context(|| format!("cannot listen on {address}"))?;
-            let protocol = protocol.as_ref().unwrap_or(&self.protocol);
-            open.listeners.push((fd, protocol.clone()));
-            open.addresses.push((address, protocol));
-            open.files.extend(file);
-        }
-        Ok(open)
+    fn listen(&self) -> anyhow::Result<Vec<Listening>> {
+        let open = |Listen { address, protocol }: &Listen| {
+            let socket = address.listen().with_context(|| format!("cannot listen on {address}"))?;
+            let protocol = protocol.as_ref().unwrap_or(&self.protocol).clone();
+            Ok(Listening { socket, protocol })
+        };
+        self.listen.iter().map(open).collect()
     }
 
     /// Reports the end: success only after a complete drain.
@@ -304,21 +290,16 @@ impl Args {
 }
 
 /// Opens the standard streams as a console. It prompts if both are terminals.
-fn open_console(addresses: &[(Address, &Any)]) -> io::Result<Console> {
+fn open_console(listeners: Vec<ListenerInfo>) -> io::Result<Console> {
     let (input, output) = (io::stdin(), io::stdout());
     let prompts = input.is_terminal() && output.is_terminal();
     let output = File::from(output.as_fd().try_clone_to_owned()?);
-    let listeners = |(address, protocol): &(Address, &Any)| ListenerInfo {
-        address: address.to_string(),
-        protocol: protocol.to_string(),
-    };
-    let listeners = addresses.iter().map(listeners).collect();
     Console::new(input.as_fd().try_clone_to_owned()?, output, prompts, listeners)
 }
 
 /// Prints one line for each listener. A closed output does not stop the server.
-fn announce_listeners(addresses: &[(Address, &Any)], model: Model, mut out: impl Write) {
-    for (address, protocol) in addresses {
+fn announce_listeners(listeners: &[ListenerInfo], model: Model, mut out: impl Write) {
+    for ListenerInfo { address, protocol } in listeners {
         let _ = writeln!(out, "listening on {address} ({model}, {protocol})");
     }
     let _ = out.flush();

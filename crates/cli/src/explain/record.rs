@@ -3,20 +3,20 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::thread::sleep;
 use std::time::Duration;
 
 use super::serves_several;
 use super::timeline::{self, CallTimeline, EnterOps, MessageRun, RecorderCost};
-use proactor::address::{Address, Listener};
+use proactor::address::{Address, BoundSocket};
 use proactor::buffer::BufferClass;
 use proactor::limits::Limits;
 use proactor::os::probe::{Call, Probe};
 use proactor::os::process::{self, Alone, Signals, Wake};
 use proactor::os::{self, ShutdownSignal};
 use proactor::protocol::Any;
-use proactor_models::model::{self, Choice, Model, PreparedModel, RingOptions, Service};
+use proactor_models::model::{self, Choice, Listening, Model, PreparedModel, RingOptions, Service};
 use proactor_trace::{Event, Happened, Level, Op, Recording, Settings, Trace};
 
 /// The pause before and after a message, in which the server goes to sleep.
@@ -66,7 +66,10 @@ pub(super) fn record(
     let child = process::fork(alone, &keep, |signals| {
         // Every other descriptor is closed here.
         let listener = listener.fd.as_fd().try_clone_to_owned();
-        let served = listener.and_then(|fd| serve(model, fd, &ring_log, &probe, options, signals));
+        let served = listener.and_then(|fd| {
+            let socket = BoundSocket { fd, address: Address::Tcp(address), file: None };
+            serve(model, socket, &ring_log, &probe, options, signals)
+        });
         match served {
             Ok(()) => 0,
             Err(error) => {
@@ -76,7 +79,7 @@ pub(super) fn record(
         }
     })?;
     drop(error_end);
-    let Listener { fd, .. } = listener;
+    let BoundSocket { fd, .. } = listener;
     drop(fd);
     let most = if serves_several(model) { options.connections } else { 1 };
     let recorded = send_messages(address, most, options, &probe);
@@ -97,7 +100,7 @@ pub(super) fn record(
 /// Runs the server, in the child.
 fn serve(
     model: Model,
-    listener: OwnedFd,
+    socket: BoundSocket,
     ring_log: &File,
     probe: &Probe,
     options: ExplainOptions,
@@ -127,7 +130,7 @@ fn serve(
         os::poll(&mut [], Some(Duration::ZERO))?;
     }
     let service = Service {
-        listeners: vec![(listener, echo)],
+        listeners: vec![Listening { socket, protocol: echo }],
         buffers,
         limits,
         stop,

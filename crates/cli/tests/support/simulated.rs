@@ -2,14 +2,16 @@
 //! rest.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use proactor::buffer::{BufferClass, Pool};
+use proactor::engine::Engine;
+use proactor::keys::ListenerId;
 use proactor::limits::{Ended, Limits};
 use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
-use proactor::ring::ListenerId;
 use proactor_sim::{Dice, Faults, Reads, Setup, Sim, Tier};
 use proactor_trace::{About, Clock, Recorder, Settings, Traced};
 
@@ -36,7 +38,7 @@ pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64)
     let stop = ShutdownSignal::new().unwrap();
     let limits = Limits { connections: 8, ..Limits::default() };
     let mut server = Proactor::new(ring, limits, stop.try_clone().unwrap()).unwrap();
-    server.listen(File::open("/dev/null").unwrap().into(), Echo);
+    server.listen(ListenerId(0), File::open("/dev/null").unwrap().into(), Echo).unwrap();
     let sim = server.ring_mut().inner_mut();
     let clients: Vec<_> = (0..5).map(|_| sim.connect(ListenerId(0), Reads::AtOnce)).collect();
     let mut said = 0;
@@ -47,11 +49,11 @@ pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64)
         sim.client_mut(id).finish();
     }
     while !clients.iter().all(|&id| server.ring().inner().client(id).is_done()) {
-        assert_eq!(server.turn().unwrap(), None);
+        assert!(server.run_once().unwrap().is_continue());
     }
     stop.request();
     server.ring_mut().inner_mut().wake();
-    while server.turn().unwrap() != Some(Ended::Drained) {}
+    while server.run_once().unwrap() != ControlFlow::Break(Ended::Drained) {}
     (server.ring_mut().recorder().bytes().to_vec(), said)
 }
 

@@ -9,6 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use proactor::buffer::BufferClass;
+use proactor::engine::Engine;
+use proactor::keys::ListenerId;
 use proactor::limits::{Ended, Limits};
 use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
@@ -73,7 +75,7 @@ impl Workload {
         let limits = Limits { connections, drain: Duration::from_secs(10), ..Limits::default() };
         let ring = Traced::new(ring, log);
         let mut server = Proactor::new(ring, limits, stop).expect("space for a submission");
-        server.listen(listener.into(), Echo);
+        server.listen(ListenerId(0), listener.into(), Echo).expect("a socket");
         assert_eq!(server.run().expect("the ring serves"), Ended::Drained);
         // What follows is not recorded: dropping the ring cancels what is left.
         let events = instance.as_mut().map(|one| one.finish().expect("the buffers are readable"));

@@ -9,7 +9,7 @@
 //!      nothing                reads nothing
 //! ```
 //!
-//! The thread's place in this loop *is* the connection's state. What the loops remember in
+//! The thread's listener in this loop *is* the connection's state. What the loops remember in
 //! interests and operations in flight is here one question: may it sleep? In a receive it may if
 //! nothing is left to write. Who always has more to say (`refill`) never does: it looks whether
 //! something came, and goes on writing.
@@ -19,13 +19,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::group::{MayWrite, Member, Membership, StallCheck};
-use super::shared::{SharedState, Stage};
+use super::shared::SharedState;
 use super::state::ThreadState;
 use super::status::ThreadStatus;
 use proactor::buffer::{Chunk, Pool};
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
 use proactor::connection::{Connection, Context};
+use proactor::lifecycle::Stage;
 use proactor::os;
 use proactor::peers::LINGER;
 use proactor::protocol::{Message, Protocol};
@@ -156,7 +157,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
     /// Tells that it sleeps for its own peer; answers whether it must not, because it is called.
     fn is_called_before(&self, sleep: ThreadState) -> bool {
         self.member.does(sleep);
-        self.shared.attended && self.status.is_called()
+        self.shared.has_operator && self.status.is_called()
     }
 
     /// Sees what the server and the others have decided meanwhile.
@@ -278,7 +279,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
     fn tell_to(&mut self, earlier_only: bool) {
         for message in &self.context.messages {
             if let Message::Operator(lines) = message {
-                self.shared.tell(lines);
+                self.shared.tell_operator(lines);
             }
         }
         if self.context.messages.iter().any(|message| matches!(message, Message::Broadcast(_))) {

@@ -1,106 +1,102 @@
-//! The operator's desk at a server of threads.
+//! The operator console of a server of threads.
 //!
-//! The thread that waits for the end waits for what is typed too, and looks at the statuses of the
-//! others. Nothing that an operator does waits for a peer. What it says is left as *mail* for the
-//! thread that serves the peer: it is sent after what is owed, however long that takes. A thread
-//! that sleeps because its peer says nothing is interrupted, again and again until it has taken its
-//! mail; any other looks before it goes to sleep.
+//! The thread that waits for the end waits for the console's input too, and looks at the status of
+//! the others. No command waits for a peer. What the operator sends is left as *messages* for the
+//! thread that serves the peer: they are sent after what is owed, however long that takes. A thread
+//! that sleeps because its peer sends nothing is interrupted, again and again until it has taken its
+//! messages; any other looks before it goes to sleep.
 
+use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::group::Member;
 use super::pool::ThreadPool;
-use super::shared::{SharedState, Stage};
+use super::shared::SharedState;
 use super::status::ThreadStatus;
-use super::{Blocking, WAKE, WAKE_MOST};
+use super::{Blocking, INTERRUPT_AFTER, INTERRUPT_AFTER_MAX};
 use proactor::address;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
-use proactor::console::{Console, Delivery, Inspect, Order, Row};
+use proactor::console::{Console, Delivery, Inspect, Row};
 use proactor::counters::Counters;
+use proactor::engine::Engine;
+use proactor::lifecycle::{Lifecycle, Stage};
+use proactor::limits::Ended;
 use proactor::os;
 use proactor::protocol::Protocol;
 
-/// A console, and whether somebody has mail.
+/// A console, and whether threads have messages.
 #[derive(Debug)]
 pub(super) struct BlockingConsole {
     console: Console,
-    /// How soon those with mail are interrupted again; `Some` exactly while some may have to be.
-    again: Option<Duration>,
+    /// How soon threads with messages are interrupted again; `Some` exactly while there may be any.
+    interrupt: Option<Duration>,
 }
 
 impl BlockingConsole {
     pub(super) fn new(console: Console) -> BlockingConsole {
-        BlockingConsole { console, again: None }
+        BlockingConsole { console, interrupt: None }
     }
 
     pub(super) fn begin(&mut self) {
         self.console.begin();
     }
 
-    /// What is typed at, while there may come more.
+    /// Returns the input, while it may have more.
     pub(super) fn input(&self) -> Option<BorrowedFd<'_>> {
         Some(self.console.input()).filter(|_| !self.console.has_ended())
     }
 }
 
 impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
-    /// How often it was asked to stop since this was last called: by a signal, or by the operator,
-    /// who is attended to.
-    pub(super) fn asked(&mut self) -> u64 {
-        self.stop.take() + self.attend()
-    }
-
-    /// Lets the operator see and do; answers how often it asked the server to stop.
-    pub(super) fn attend(&mut self) -> u64 {
-        let Some(mut desk) = self.desk.take() else { return 0 };
-        desk.console.read();
-        let mut asked = 0;
-        loop {
-            let ending = self.shared.stage() != Stage::Serving;
-            let counters = self.counters();
-            let (calls, threads, shared) = (&self.calls, &self.threads, &*self.shared);
-            let mut view = ThreadsView { calls, threads, shared, counters, posted: false };
-            let order = desk.console.attend(&mut view, ending);
-            if view.posted {
-                desk.again = Some(WAKE);
-            }
-            match order {
-                None => break,
-                Some(Order::Drain) => {
-                    asked += 1;
-                    self.shared.advance(Stage::Draining);
-                }
-                Some(Order::Quit) => return asked + 2, // And nobody sits there any more.
-            }
+    /// Reads the console's input, prints the messages to the operator, and runs the commands.
+    pub(super) fn serve_console(&mut self) -> ControlFlow<Ended> {
+        if self.console.is_none() {
+            return ControlFlow::Continue(());
         }
-        self.desk = Some(desk);
-        asked
+        let counters = Engine::counters(self);
+        let Blocking { console: Some(console), calls, threads, shared, lifecycle, .. } = self
+        else {
+            return ControlFlow::Continue(());
+        };
+        console.console.read();
+        let mut view = ThreadsView { calls, threads, shared, lifecycle, counters, posted: false };
+        let flow = console.console.serve(&mut view);
+        if view.posted {
+            console.interrupt = Some(INTERRUPT_AFTER);
+        }
+        if flow.is_break() {
+            self.console = None; // The operator has quit.
+        }
+        flow
     }
 
-    /// Wakes who sleeps and has mail; answers when to do so again, if anybody has not taken it.
-    pub(super) fn call(&mut self) -> Option<Duration> {
-        let desk = self.desk.as_mut()?;
-        let pause = desk.again?;
-        desk.again = self.threads.call().then(|| (2 * pause).min(WAKE_MOST));
-        desk.again.map(|_| pause)
+    /// Interrupts the threads that sleep in a receive and have messages. Returns when to do so
+    /// again, if any has not taken them.
+    pub(super) fn interrupt_receivers(&mut self) -> Option<Duration> {
+        let console = self.console.as_mut()?;
+        let pause = console.interrupt?;
+        let any = self.threads.interrupt_receivers();
+        console.interrupt = any.then(|| (2 * pause).min(INTERRUPT_AFTER_MAX));
+        console.interrupt.map(|_| pause)
     }
 }
 
-/// All threads, as an operator sees them.
+/// All threads, as the console sees them.
 struct ThreadsView<'a, C> {
     calls: &'a C,
     threads: &'a ThreadPool,
     shared: &'a SharedState,
+    lifecycle: &'a mut Lifecycle,
     counters: Counters,
-    /// Whether it has left mail.
+    /// True once it has left a message.
     posted: bool,
 }
 
 impl<C: Calls> ThreadsView<'_, C> {
-    /// Leaves mail, as [`ThreadStatus::post`] does, unless all are to finish, who may not have noticed
-    /// yet.
+    /// Leaves a message, as [`ThreadStatus::post`] does, unless the server drains: a thread may not
+    /// have noticed that yet.
     fn post(&self, status: &ThreadStatus, number: Option<u64>, line: &[u8]) -> Option<bool> {
         if self.shared.stage() == Stage::Serving {
             return status.post(self.calls, number, line);
@@ -136,8 +132,8 @@ impl<C: Calls> Inspect for ThreadsView<'_, C> {
     }
 
     fn send_to(&mut self, number: u64, line: Vec<u8>) -> Delivery {
-        let posted =
-            self.threads.statuses().find_map(|status| self.post(status, Some(number), &line));
+        let mut statuses = self.threads.statuses();
+        let posted = statuses.find_map(|status| self.post(status, Some(number), &line));
         self.posted |= posted == Some(true);
         match posted {
             Some(true) => Delivery::Sent,
@@ -163,6 +159,15 @@ impl<C: Calls> Inspect for ThreadsView<'_, C> {
         };
         self.threads.statuses().any(|status| status.look(kick) == Some(true))
     }
+
+    fn is_draining(&self) -> bool {
+        !self.lifecycle.is_serving()
+    }
+
+    fn drain(&mut self) {
+        self.lifecycle.drain(self.count(), os::now());
+        self.shared.advance(Stage::Draining);
+    }
 }
 
 fn row(member: &Member, now: Nanos) -> Row {
@@ -173,9 +178,9 @@ fn row(member: &Member, now: Nanos) -> Row {
     Row {
         number: member.number,
         id: member.id,
-        place: member.place,
+        listener: member.listener,
         address: address::of_peer(member.socket()),
-        age: Some(now.since(member.came)),
+        age: Some(now.since(member.accepted)),
         received: member.received.get(),
         sent: member.sent.get(),
         wants,

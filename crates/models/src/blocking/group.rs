@@ -21,25 +21,25 @@ use super::state::ThreadState;
 use proactor::buffer::SendQueue;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
-use proactor::keys::{ConnId, Key, KeyOwner};
+use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::os;
 use proactor::peers::SOFT;
 use proactor::protocol::Message;
 
 /// Everyone at one listener.
 #[derive(Debug, Default)]
-pub(super) struct Room {
+pub(super) struct Group {
     members: Mutex<Slab<Arc<Member>>>,
     /// How many have ever come to the server: the number of the last.
-    came: Arc<AtomicU64>,
+    accepted: Arc<AtomicU64>,
     /// Its listener's number.
-    place: usize,
+    listener: ListenerId,
 }
 
-impl Room {
-    /// The room of this listener of a server to which so many have come.
-    pub(super) fn new(came: Arc<AtomicU64>, place: usize) -> Room {
-        Room { members: Mutex::default(), came, place }
+impl Group {
+    /// The group of this listener of a server to which so many have come.
+    pub(super) fn new(accepted: Arc<AtomicU64>, listener: ListenerId) -> Group {
+        Group { members: Mutex::default(), accepted, listener }
     }
 
     /// Lets in who has come, and is to be known by this id.
@@ -49,13 +49,14 @@ impl Room {
     pub(super) fn enter(self: &Arc<Self>, id: ConnId, socket: OwnedFd) -> io::Result<Membership> {
         os::set_send_timeout(socket.as_fd(), SOFT)?;
         let mut members = lock(&self.members);
-        let (number, key) = (self.came.fetch_add(1, Ordering::Relaxed) + 1, members.vacant_key());
+        let (number, key) =
+            (self.accepted.fetch_add(1, Ordering::Relaxed) + 1, members.vacant_key());
         let member = Arc::new(Member {
             socket,
             id,
             number,
-            place: self.place,
-            came: os::now(),
+            listener: self.listener,
+            accepted: os::now(),
             received: Count::default(),
             sent: Count::default(),
             owed: Count::default(),
@@ -66,7 +67,7 @@ impl Room {
             broken_off: AtomicBool::new(false),
         });
         members.insert(Arc::clone(&member));
-        Ok(Membership { room: Arc::clone(self), key, member })
+        Ok(Membership { group: Arc::clone(self), key, member })
     }
 
     /// Wakes everyone for good; answers how many there are.
@@ -80,10 +81,10 @@ impl Room {
     }
 }
 
-/// A place in a room. Dropped, it is given up: nobody writes there any more.
+/// A listener in a group. Dropped, it is given up: nobody writes there any more.
 #[derive(Debug)]
 pub(super) struct Membership {
-    room: Arc<Room>,
+    group: Arc<Group>,
     key: usize,
     /// Who sits here.
     pub(super) member: Arc<Member>,
@@ -92,7 +93,7 @@ pub(super) struct Membership {
 impl Membership {
     /// Adds to `others` who else is here; if only the `earlier_only`, of those who came before.
     pub(super) fn others(&self, earlier_only: bool, others: &mut Vec<Arc<Member>>) {
-        let (members, me) = (lock(&self.room.members), self.member.number);
+        let (members, me) = (lock(&self.group.members), self.member.number);
         let heard =
             |other: &Arc<Member>| if earlier_only { other.number < me } else { other.number != me };
         let members = members.iter().map(|(_, member)| member);
@@ -102,7 +103,7 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        lock(&self.room.members).remove(self.key);
+        lock(&self.group.members).remove(self.key);
     }
 }
 
@@ -115,9 +116,9 @@ pub(super) struct Member {
     /// The how-manieth it is that came to the server, from 1.
     pub(super) number: u64,
     /// The number of its listener.
-    pub(super) place: usize,
-    /// When it came.
-    pub(super) came: Nanos,
+    pub(super) listener: ListenerId,
+    /// When it was accepted.
+    pub(super) accepted: Nanos,
     /// Bytes received from it, by its own thread.
     pub(super) received: Count,
     /// Bytes sent to it, by whoever has the pen.

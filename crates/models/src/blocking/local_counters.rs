@@ -42,7 +42,7 @@ pub(super) struct LocalCounters {
 
 impl LocalCounters {
     /// What it has counted until now.
-    pub(super) fn counters(&self) -> Counters {
+    pub(super) fn snapshot(&self) -> Counters {
         Counters {
             turns: self.turns.get(),
             calls: self.calls.get(),

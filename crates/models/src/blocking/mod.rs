@@ -1,4 +1,4 @@
-//! Blocking calls: whoever waits for bytes sleeps in the call that wants them.
+//! Blocking calls: a thread sleeps in the call that waits for its bytes.
 //!
 //! ```text
 //!   one at a time           a thread for each
@@ -8,26 +8,26 @@
 //!   └─ close                 └─            …
 //! ```
 //!
-//! The oldest way to serve, driving the same connections as the loops. Nothing is asked about
-//! readiness: the thread itself is what waits, and the kernel's scheduler is the loop. One
-//! connection at a time needs no more than that, and the next one waits; with a thread for each,
-//! all are served, and each costs a stack and a switch.
+//! The oldest way to serve, driving the same connections as the loops. There is no readiness: the
+//! thread itself waits, and the kernel's scheduler is the loop. One connection at a time needs
+//! nothing more, and the next one waits; with a thread for each, all are served, and each costs a
+//! stack and a context switch.
 //!
-//! Each connection has a few buffers of its own, of the shapes that a loop would share among all.
-//! Who speaks to others writes to their sockets itself, so a slow listener slows its speaker
+//! Each connection has a few buffers of its own, of the sizes that a loop would share among all. A
+//! thread writes its broadcasts to the other sockets itself, so a slow listener slows its speaker
 //! (`group.rs`).
 //!
-//! An operator sits at the thread that waits for the end (`console.rs`).
+//! The thread that waits for the end serves the operator console (`console.rs`).
 //!
 //! # Stopping
 //!
-//! A thread that sleeps in a call does not look at flags. `shutdown(2)` would wake it, but after
-//! it the kernel answers what still comes with a reset, and a reset destroys what the peer has not
-//! yet read. So a drain interrupts the calls, by a signal whose handler does nothing
-//! ([`os::interrupt`]), again and again until each thread has said that it noticed: it may have
-//! looked at the flag just before the signal, and gone to sleep just after. From then on each
-//! finishes by itself. Past the deadline nothing is to be preserved, and `shutdown(2)` it is, which
-//! lasts: whoever goes to sleep later wakes at once. In the end every thread is joined.
+//! A thread that sleeps in a call does not look at flags. `shutdown(2)` would wake it, but after it
+//! the kernel answers further bytes with a reset, and a reset destroys what the peer has not read
+//! yet. So a drain interrupts the calls, by a signal whose handler does nothing
+//! ([`os::interrupt`]), again and again until each thread has noticed: it may have looked at the
+//! flag just before the signal, and gone to sleep just after. From then on each thread finishes by
+//! itself. Past the deadline nothing needs to be preserved, and `shutdown(2)` is used, which lasts:
+//! a thread that goes to sleep later wakes at once. In the end every thread is joined.
 
 mod acceptor;
 mod connection;
@@ -48,86 +48,70 @@ use std::time::Duration;
 use acceptor::Acceptor;
 use connection::serve_connection;
 use console::BlockingConsole;
-use group::Room;
+use group::Group;
 use local_counters::LocalCounters;
 use pool::ThreadPool;
-use shared::{SharedState, Stage};
+use shared::SharedState;
 use status::ThreadStatus;
 
 use proactor::buffer::BufferClass;
 use proactor::calls::{Calls, PlainCalls};
 use proactor::console::Console;
 use proactor::counters::Counters;
-use proactor::keys::ConnId;
+use proactor::engine::Engine;
+use proactor::keys::{ConnId, ListenerId};
+use proactor::lifecycle::{Lifecycle, Stage};
 use proactor::limits::{Ended, Limits};
 use proactor::os::{self, EventFd, ShutdownSignal};
 use proactor::protocol::Protocol;
 
-/// Accepts at one listener in a turn.
+/// Accepts at one listener in an iteration.
 const ACCEPTS: usize = 64;
-/// How soon who has not noticed a drain is interrupted again, at first …
-const WAKE: Duration = Duration::from_millis(1);
-/// … and after each time has doubled it, at most.
-const WAKE_MOST: Duration = Duration::from_millis(64);
+/// How soon a thread that has not noticed a drain is interrupted again, at first …
+const INTERRUPT_AFTER: Duration = Duration::from_millis(1);
+/// … and at most: the time doubles with each interrupt.
+const INTERRUPT_AFTER_MAX: Duration = Duration::from_millis(64);
 
-/// How many a server serves at a time.
+/// How many connections a server serves at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// One, and when it is over the next. It has a thread, for the one that was called waits for
-    /// the signal to stop.
+    /// One, and then the next, in a thread: the thread that called waits for the signal to stop.
     OneByOne,
     /// As many as there are, each in a thread.
     Threads,
 }
 
-/// A server whose calls wait. `C` is what makes them.
+/// A server whose calls block.
 #[derive(Debug)]
 pub struct Blocking<P, C = PlainCalls> {
-    /// What this thread calls by.
+    /// The calls of this thread.
     calls: C,
     style: Style,
     acceptor: Acceptor<P>,
-    rooms: Vec<Arc<Room>>,
-    /// How many have ever come.
-    came: Arc<AtomicU64>,
+    groups: Vec<Arc<Group>>,
+    /// How many connections were ever accepted.
+    accepted: Arc<AtomicU64>,
     shared: Arc<SharedState>,
     threads: ThreadPool,
-    limits: Limits,
-    stop: ShutdownSignal,
-    /// Where the operator sits, if there is one.
-    desk: Option<BlockingConsole>,
-    /// What those have counted who are gone.
-    gone: Counters,
-    /// What this thread has.
+    lifecycle: Lifecycle,
+    console: Option<BlockingConsole>,
+    /// What the threads that have ended counted.
+    ended: Counters,
+    /// What this thread counted.
     counted: LocalCounters,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
 
-impl<P: Protocol + Clone + Send + 'static> Blocking<P> {
-    /// A server as [`with_calls`](Blocking::with_calls) makes it, whose calls are only made.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn new(
-        style: Style,
-        buffers: Vec<BufferClass>,
-        limits: Limits,
-        stop: ShutdownSignal,
-    ) -> io::Result<Blocking<P>> {
-        Blocking::with_calls(PlainCalls, style, buffers, limits, stop)
-    }
-}
-
 impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
-    /// A server without a listener, which `stop` can stop. Each connection has a few buffers of
-    /// each of these shapes, and each thread its own [lane](Calls::lane) of `calls`.
+    /// Creates a server without a listener, which `stop` can stop. Each connection has a few
+    /// buffers of each of these sizes, and each thread its own [lane](Calls::lane) of `calls`.
     ///
     /// SIGURG gets a handler that does nothing, in the whole process.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn with_calls(
+    pub fn new(
         calls: C,
         style: Style,
         buffers: Vec<BufferClass>,
@@ -140,115 +124,68 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
             calls,
             style,
             acceptor: Acceptor::new(),
-            rooms: Vec::new(),
-            came: Arc::default(),
+            groups: Vec::new(),
+            accepted: Arc::default(),
             shared: Arc::new(SharedState::new(buffers, limits.max_input, EventFd::new()?)),
             threads: ThreadPool::new(),
-            limits,
-            stop,
-            desk: None,
-            gone: Counters::default(),
+            lifecycle: Lifecycle::new(limits, stop),
+            console: None,
+            ended: Counters::default(),
             counted: LocalCounters::default(),
             calls_before,
         })
     }
 
-    /// Serves `protocol` to whoever connects to `fd`, a listening socket, which becomes
-    /// non-blocking. Each listener is a room of its own.
-    ///
-    /// # Errors
-    /// `fd` cannot be made non-blocking.
-    pub fn listen(&mut self, fd: OwnedFd, protocol: P) -> io::Result<()> {
-        let room = Arc::new(Room::new(Arc::clone(&self.came), self.rooms.len()));
-        self.acceptor.add(fd, protocol, Arc::clone(&room))?;
-        self.rooms.push(room);
-        Ok(())
-    }
-
-    /// Has an operator see and do at `console` what there is to be seen and done, while it runs.
-    /// The listeners of the console are the listeners, in their order.
-    pub fn attend_to(&mut self, console: Console) {
-        Arc::get_mut(&mut self.shared).expect("no thread runs yet").attended = true;
-        self.desk = Some(BlockingConsole::new(console));
-    }
-
-    /// Serves until it is stopped. No thread of it is left.
-    ///
-    /// # Errors
-    /// poll(2) fails, or the one thread of [`Style::OneByOne`] cannot be made.
-    ///
-    /// # Panics
-    /// If a protocol did in its thread.
-    pub fn run(&mut self) -> io::Result<Ended> {
-        self.desk.iter_mut().for_each(BlockingConsole::begin);
-        let asked = match self.style {
-            Style::OneByOne => self.run_one_by_one(),
-            Style::Threads => self.run_threads(),
-        };
-        let at_once = !matches!(asked, Ok(1));
-        let ended = self.finish(at_once);
-        asked.and(ended)
-    }
-
-    /// What it has counted.
-    pub fn counters(&self) -> Counters {
-        let calls = os::calls() - self.calls_before;
-        let mut counters = Counters { calls, ..self.counted.counters() };
-        counters += self.gone;
-        counters += self.threads.counters();
-        counters
-    }
-
-    /// Has a thread serve; answers how often it was asked to stop.
-    fn run_one_by_one(&mut self) -> io::Result<u64> {
+    /// Serves in a thread until the server is asked to stop. Returns how it is to end.
+    fn run_one_by_one(&mut self) -> io::Result<Ended> {
         let acceptor = std::mem::replace(&mut self.acceptor, Acceptor::new());
         let calls = self.calls.clone();
         self.threads.add(&self.shared, move |shared, status| {
             serve_one_after_another(&calls, shared, status, acceptor)
         })?;
         loop {
-            let again = self.call();
-            self.wait(again)?;
-            self.gone += self.threads.reap(&self.shared)?;
-            match self.asked() {
-                0 => {}
-                asked => return Ok(asked),
+            let interrupt = self.interrupt_receivers();
+            self.wait(interrupt)?;
+            self.ended += self.threads.reap(&self.shared)?;
+            if let Some(ended) = self.take_requests() {
+                return Ok(ended);
             }
         }
     }
 
-    /// Accepts, and has a thread serve each; answers how often it was asked to stop.
-    fn run_threads(&mut self) -> io::Result<u64> {
+    /// Accepts, and serves each connection in a thread, until the server is asked to stop. Returns
+    /// how it is to end.
+    fn run_threads(&mut self) -> io::Result<Ended> {
         loop {
-            let room = self.threads.len() < self.limits.connections;
-            let again = self.call();
-            let typed = self.desk.as_ref().and_then(BlockingConsole::input);
-            let others = [self.stop.as_fd(), self.shared.event.as_fd()].into_iter().chain(typed);
-            let ready = self.acceptor.wait(&self.calls, others, room, again)?;
+            let capacity = self.lifecycle.has_capacity(self.threads.len());
+            let interrupt = self.interrupt_receivers();
+            let input = self.console.as_ref().and_then(BlockingConsole::input);
+            let others = [self.lifecycle.shutdown().as_fd(), self.shared.event.as_fd()];
+            let others = others.into_iter().chain(input);
+            let ready = self.acceptor.wait(&self.calls, others, capacity, interrupt)?;
             self.counted.completed.add(ready as u64);
             self.counted.turns.add(1);
             self.reap()?;
-            (0..self.acceptor.len()).for_each(|at| self.accept(at));
-            match self.asked() {
-                0 => {}
-                asked => return Ok(asked),
+            self.acceptor.ids().for_each(|listener| self.accept(listener));
+            if let Some(ended) = self.take_requests() {
+                return Ok(ended);
             }
         }
     }
 
-    fn accept(&mut self, at: usize) {
+    fn accept(&mut self, listener: ListenerId) {
         for _ in 0..ACCEPTS {
-            if self.threads.len() >= self.limits.connections {
+            if !self.lifecycle.has_capacity(self.threads.len()) {
                 return;
             }
             let id = self.threads.next_id();
-            let came = self.acceptor.accept(&self.calls, at, id, &self.counted);
-            let Some((membership, protocol)) = came else { return };
+            let accepted = self.acceptor.accept(&self.calls, listener, id, &self.counted);
+            let Some((membership, protocol)) = accepted else { return };
             let calls = self.calls.clone();
             let work = move |shared: &SharedState, status: &ThreadStatus| {
                 let calls = calls.lane(id.slot());
                 serve_connection(&calls, shared, status, membership, protocol, &mut || {
-                    status.notice()
+                    status.notice();
                 });
                 Ok(())
             };
@@ -262,71 +199,126 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
 
     fn reap(&mut self) -> io::Result<()> {
         let before = self.threads.len();
-        self.gone += self.threads.reap(&self.shared)?;
+        self.ended += self.threads.reap(&self.shared)?;
         if self.threads.len() < before {
-            self.acceptor.try_again();
+            self.acceptor.end_pause();
         }
         Ok(())
     }
 
-    /// Has everyone finish, and cuts off who takes too long, or all `at_once`.
+    /// Takes the requests to stop, by the signal or by the operator, whose console is served.
+    /// Returns how the server is to end, if it is asked to.
+    fn take_requests(&mut self) -> Option<Ended> {
+        let signal = self.lifecycle.take_requests();
+        let console = self.serve_console();
+        if let Some(ended) = signal.break_value().or(console.break_value()) {
+            return Some(ended);
+        }
+        if signal.continue_value() == Some(true) {
+            self.lifecycle.drain(self.threads.len(), os::now());
+        }
+        (!self.lifecycle.is_serving()).then_some(Ended::Drained)
+    }
+
+    /// Lets every connection finish; cuts those that take too long, or all `at_once`.
     fn finish(&mut self, mut at_once: bool) -> io::Result<Ended> {
         self.acceptor.close();
+        self.lifecycle.drain(self.threads.len(), os::now());
         self.shared.advance(Stage::Draining);
         if at_once {
             self.cut();
         }
-        let until = os::now() + self.limits.drain;
-        let (mut pause, mut failed) = (WAKE, Ok(()));
+        let (mut interrupt, mut failed) = (INTERRUPT_AFTER, Ok(()));
         loop {
             match self.threads.reap(&self.shared) {
-                Ok(counted) => self.gone += counted,
+                Ok(counted) => self.ended += counted,
                 Err(error) => failed = failed.and(Err(error)),
             }
             if self.threads.len() == 0 {
-                self.attend(); // To what was told last.
+                let _ = self.serve_console(); // Prints the last messages.
                 let ended = if at_once { Ended::AtOnce } else { Ended::Drained };
                 return failed.map(|()| ended);
             }
-            let again = self.call();
-            let wake = self.threads.wake().then_some(pause);
-            pause = (2 * pause).min(WAKE_MOST);
-            let cuts = self.shared.stage() < Stage::Cutting;
-            let left = cuts.then(|| until.since(os::now()));
-            self.wait([again, wake, left].into_iter().flatten().min())?;
-            if self.asked() > 0 {
+            let receivers = self.interrupt_receivers();
+            let drain = self.threads.interrupt_unaware().then_some(interrupt);
+            interrupt = (2 * interrupt).min(INTERRUPT_AFTER_MAX);
+            let deadline = self.lifecycle.next_timer().map(|due| due.since(os::now()));
+            self.wait([receivers, drain, deadline].into_iter().flatten().min())?;
+            if self.take_requests() == Some(Ended::AtOnce) {
                 at_once = true;
                 self.cut();
-            } else if cuts && os::now() >= until {
-                self.gone.cut = self.cut();
+            } else if self.lifecycle.run_timers(os::now()) && !at_once {
+                self.ended.cut = self.cut();
             }
         }
     }
 
-    /// Breaks everyone off; answers how many.
+    /// Breaks every connection. Returns how many there are.
     fn cut(&self) -> u64 {
-        // In this order: who enters a room after it was cut sees that.
+        // In this order: a thread that enters a group after it was cut sees the stage.
         self.shared.advance(Stage::Cutting);
-        self.rooms.iter().map(|room| room.cut(&self.calls)).sum()
+        self.groups.iter().map(|group| group.cut(&self.calls)).sum()
     }
 
-    /// Sleeps until it is asked to stop, a thread has ended, or the operator has something to see
-    /// or to do.
+    /// Sleeps until the server is asked to stop, a thread has ended, or the console has input or
+    /// messages.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let typed = self.desk.as_ref().and_then(BlockingConsole::input);
-        let ask = |fd: Option<BorrowedFd<'_>>| libc::pollfd {
-            fd: fd.map_or(-1, |fd| fd.as_raw_fd()), // A negative one is skipped.
+        let input = self.console.as_ref().and_then(BlockingConsole::input);
+        let poll = |fd: Option<BorrowedFd<'_>>| libc::pollfd {
+            fd: fd.map_or(-1, |fd| fd.as_raw_fd()), // poll(2) skips a negative one.
             events: libc::POLLIN,
             revents: 0,
         };
-        let mut asked = [Some(self.stop.as_fd()), Some(self.shared.event.as_fd()), typed].map(ask);
+        let fds = [Some(self.lifecycle.shutdown().as_fd()), Some(self.shared.event.as_fd()), input];
+        let mut polled = fds.map(poll);
         self.counted.turns.add(1);
-        self.counted.completed.add(self.calls.wait(&mut asked, timeout)? as u64);
+        self.counted.completed.add(self.calls.wait(&mut polled, timeout)? as u64);
         Ok(())
     }
 }
 
-/// Accepts one, serves it until it is over, and accepts the next, until the server drains.
+impl<P: Protocol + Clone + Send + 'static, C: Calls> Engine<P> for Blocking<P, C> {
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, protocol: P) -> io::Result<()> {
+        let group = Arc::new(Group::new(Arc::clone(&self.accepted), id));
+        self.acceptor.add(id, fd, protocol, Arc::clone(&group))?;
+        self.groups.push(group);
+        Ok(())
+    }
+
+    fn set_console(&mut self, console: Console) -> io::Result<()> {
+        Arc::get_mut(&mut self.shared).expect("no thread runs yet").has_operator = true;
+        self.console = Some(BlockingConsole::new(console));
+        Ok(())
+    }
+
+    /// Serves until it is stopped. No thread is left then.
+    ///
+    /// # Errors
+    /// poll(2) fails, or the one thread of [`Style::OneByOne`] cannot be made.
+    ///
+    /// # Panics
+    /// If a protocol panicked in its thread.
+    fn run(&mut self) -> io::Result<Ended> {
+        self.console.iter_mut().for_each(BlockingConsole::begin);
+        let requested = match self.style {
+            Style::OneByOne => self.run_one_by_one(),
+            Style::Threads => self.run_threads(),
+        };
+        let at_once = !matches!(requested, Ok(Ended::Drained));
+        let ended = self.finish(at_once);
+        requested.and(ended)
+    }
+
+    fn counters(&self) -> Counters {
+        let calls = os::calls() - self.calls_before;
+        let mut counters = Counters { calls, ..self.counted.snapshot() };
+        counters += self.ended;
+        counters += self.threads.counters();
+        counters
+    }
+}
+
+/// Accepts a connection, serves it to its end, and accepts the next, until the server drains.
 fn serve_one_after_another<P: Protocol + Clone>(
     calls: &impl Calls,
     shared: &SharedState,
@@ -338,15 +330,16 @@ fn serve_one_after_another<P: Protocol + Clone>(
     while shared.stage() == Stage::Serving {
         status.counted.completed.add(acceptor.wait(&calls, [], true, None)? as u64);
         status.counted.turns.add(1);
-        for at in 0..acceptor.len() {
-            if let Some((membership, protocol)) = acceptor.accept(&calls, at, id, &status.counted) {
-                // Who has not been let in by then never will be, and should learn it now.
+        for listener in acceptor.ids() {
+            let accepted = acceptor.accept(&calls, listener, id, &status.counted);
+            if let Some((membership, protocol)) = accepted {
+                // Connections that still wait will not be accepted: the peers learn it now.
                 let mut noticed = || {
                     status.notice();
                     acceptor.close();
                 };
                 serve_connection(&calls, shared, status, membership, protocol, &mut noticed);
-                id = ConnId::new(id.slot(), id.generation() + 1); // The next tenant's.
+                id = ConnId::new(id.slot(), id.generation() + 1); // For the next connection.
             }
         }
     }

@@ -73,7 +73,7 @@ impl ThreadPool {
     /// What those have counted who are here.
     pub(super) fn counters(&self) -> Counters {
         let mut counters = Counters::default();
-        self.statuses().for_each(|status| counters += status.counted.counters());
+        self.statuses().for_each(|status| counters += status.counted.snapshot());
         counters
     }
 
@@ -89,7 +89,7 @@ impl ThreadPool {
         for id in shared.take_ended() {
             let Worker { thread, status } = self.workers.remove(id).expect("a thread ends once");
             let worked = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            counters += status.counted.counters();
+            counters += status.counted.snapshot();
             failed = failed.and(worked);
         }
         failed.map(|()| counters)
@@ -98,13 +98,13 @@ impl ThreadPool {
     /// Interrupts the calls of those who have not noticed that the server drains; answers whether
     /// there are any. One may have looked just before, and go to sleep just after: so again. Who
     /// writes to another is left alone, and notices when that is over.
-    pub(super) fn wake(&self) -> bool {
+    pub(super) fn interrupt_unaware(&self) -> bool {
         self.interrupt(|status| !status.has_noticed() && !status.sends_to_another());
         self.statuses().any(|status| !status.has_noticed())
     }
 
     /// Interrupts those who sleep for their own peer and have mail; answers whether there are any.
-    pub(super) fn call(&self) -> bool {
+    pub(super) fn interrupt_receivers(&self) -> bool {
         self.interrupt(ThreadStatus::is_to_be_woken)
     }
 
@@ -123,6 +123,6 @@ struct Ending(Arc<SharedState>, ConnId);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.ends(self.1);
+        self.0.thread_ends(self.1);
     }
 }

@@ -6,46 +6,36 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use super::group::lock;
 use proactor::buffer::BufferClass;
 use proactor::keys::ConnId;
+use proactor::lifecycle::Stage;
 use proactor::os::EventFd;
-
-/// How far a server is on its way to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(super) enum Stage {
-    Serving,
-    /// Everyone finishes: what is owed is delivered, then the end.
-    Draining,
-    /// Everyone breaks off.
-    Cutting,
-}
 
 /// What all threads of a server share.
 #[derive(Debug)]
 pub(super) struct SharedState {
     stage: AtomicU8,
-    /// The shapes of each connection's buffers, before a few of them are taken.
+    /// The buffer sizes of each connection.
     pub(super) buffers: Vec<BufferClass>,
     /// See [`Limits::max_input`](proactor::limits::Limits::max_input).
     pub(super) max_input: usize,
-    /// Rung by each thread as it ends, and when the operator is told something.
+    /// Notified by each thread as it ends, and by a first message to the operator.
     pub(super) event: EventFd,
-    /// Which threads have ended, or are about to.
+    /// The threads that have ended, or are about to.
     ended: Mutex<Vec<ConnId>>,
-    /// Whether there is an operator.
-    pub(super) attended: bool,
+    /// True if there is an operator console.
+    pub(super) has_operator: bool,
     operator_messages: Mutex<OperatorMessages>,
 }
 
-/// What the operator was told and has not seen.
+/// Messages to the operator that were not printed yet.
 #[derive(Debug, Default)]
 struct OperatorMessages {
     /// Whole lines.
     lines: Vec<u8>,
-    /// How often there was no room for more.
+    /// How often there was no group for more.
     lost: u64,
 }
 
-/// With more than this to be seen, in bytes, what the operator is told is lost.
+/// With more than this waiting to be printed, in bytes, messages are dropped.
 const OPERATOR_MESSAGES_MAX: usize = 1 << 20;
 
 impl SharedState {
@@ -57,7 +47,7 @@ impl SharedState {
             max_input,
             event,
             ended: Mutex::default(),
-            attended: false,
+            has_operator: false,
             operator_messages: Mutex::default(),
         }
     }
@@ -70,42 +60,42 @@ impl SharedState {
         }
     }
 
-    /// Goes on to a stage; never back.
+    /// Advances to a stage; never back.
     pub(super) fn advance(&self, stage: Stage) {
         self.stage.fetch_max(stage as u8, Ordering::AcqRel);
     }
 
-    /// Says that a thread is about to end.
-    pub(super) fn ends(&self, key: ConnId) {
+    /// Notes that a thread is about to end.
+    pub(super) fn thread_ends(&self, key: ConnId) {
         lock(&self.ended).push(key);
         self.event.notify();
     }
 
-    /// Which threads have ended since this was last called.
+    /// Returns the threads that have ended since the last call.
     pub(super) fn take_ended(&self) -> Vec<ConnId> {
         self.event.take();
         std::mem::take(&mut lock(&self.ended))
     }
 
-    /// Tells the operator whole lines, if there is one.
-    pub(super) fn tell(&self, lines: &[u8]) {
-        if !self.attended {
+    /// Queues whole lines for the operator, if there is one.
+    pub(super) fn tell_operator(&self, lines: &[u8]) {
+        if !self.has_operator {
             return;
         }
-        let mut told = lock(&self.operator_messages);
-        let first = told.lines.is_empty() && told.lost == 0;
-        if told.lines.len() < OPERATOR_MESSAGES_MAX {
-            told.lines.extend_from_slice(lines);
+        let mut queued = lock(&self.operator_messages);
+        let first = queued.lines.is_empty() && queued.lost == 0;
+        if queued.lines.len() < OPERATOR_MESSAGES_MAX {
+            queued.lines.extend_from_slice(lines);
         } else {
-            told.lost += 1;
+            queued.lost += 1;
         }
-        drop(told);
+        drop(queued);
         if first {
             self.event.notify();
         }
     }
 
-    /// What the operator was told since this was last called, and how often there was no room.
+    /// What the operator was told since this was last called, and how often there was no group.
     pub(super) fn take_operator_messages(&self) -> (Vec<u8>, u64) {
         let OperatorMessages { lines, lost } = std::mem::take(&mut *lock(&self.operator_messages));
         (lines, lost)

@@ -30,12 +30,12 @@ fn said(text: impl Into<Chunk>) -> Message {
     Message::Broadcast(text.into())
 }
 
-/// Somebody in a room, and the other end of its socket.
-fn enter(room: &Arc<Room>) -> (Membership, UnixStream) {
+/// Somebody in a group, and the other end of its socket.
+fn enter(group: &Arc<Group>) -> (Membership, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     theirs.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
-    (room.enter(ID, ours.into()).unwrap(), theirs)
+    (group.enter(ID, ours.into()).unwrap(), theirs)
 }
 
 /// Has a thread serve_connection with the peer that is answered; it answers what was counted.
@@ -53,7 +53,7 @@ fn sit(membership: Membership, protocol: impl Protocol) -> Counters {
     serve_connection(&PlainCalls, &shared(), &status, membership, protocol, &mut || {
         unreachable!("nobody drains")
     });
-    Counters { calls: os::calls(), ..status.counted.counters() }
+    Counters { calls: os::calls(), ..status.counted.snapshot() }
 }
 
 fn status() -> ThreadStatus {
@@ -174,8 +174,8 @@ fn who_has_said_all_discards_until_the_peer_ends_and_not_for_ever() {
 
 #[test]
 fn who_comes_is_seen_by_those_who_were_there_and_then_by_all() {
-    let room = Arc::default();
-    let seats = [(); 3].map(|()| enter(&room));
+    let group = Arc::default();
+    let seats = [(); 3].map(|()| enter(&group));
     let seen = |earlier_only| {
         let mut others = Vec::new();
         seats[1].0.others(earlier_only, &mut others);
@@ -189,7 +189,7 @@ fn who_comes_is_seen_by_those_who_were_there_and_then_by_all() {
     let mut others = Vec::new();
     second.0.others(false, &mut others);
     assert!(others.is_empty());
-    assert_eq!(enter(&room).0.member.number, 4, "a number is not given twice");
+    assert_eq!(enter(&group).0.member.number, 4, "a number is not given twice");
 }
 
 #[test]
@@ -238,8 +238,8 @@ fn a_client_that_takes_nothing_is_evicted_and_its_thread_wakes() {
 
 #[test]
 fn who_waits_for_a_listener_says_for_whom() {
-    let room = Arc::default();
-    let [(listener, mut peer), (speaker, _)] = [(); 2].map(|()| enter(&room));
+    let group = Arc::default();
+    let [(listener, mut peer), (speaker, _)] = [(); 2].map(|()| enter(&group));
     let (listener, speaker) = (&listener.member, &speaker.member);
     thread::scope(|scope| {
         let writer = listener.lock_writer(&PlainCalls);
@@ -270,7 +270,7 @@ fn who_does_not_read_its_replies_gives_way_to_who_waits_to_speak() {
     while peer.write(&[0; 4096]).is_ok() {}
     let counted = LocalCounters::default();
     member.hear(&PlainCalls, &[said("news")], &member, &counted);
-    assert_eq!((own.join().unwrap().evicted, counted.counters()), (1, Counters::default()));
+    assert_eq!((own.join().unwrap().evicted, counted.snapshot()), (1, Counters::default()));
 }
 
 #[test]
@@ -287,13 +287,13 @@ fn a_client_that_takes_nothing_times_out_and_a_slow_one_does_not() {
 
 #[test]
 fn a_send_blocks_for_a_bounded_time_and_not_again_after_a_cut() {
-    let room = Arc::default();
-    let (membership, _peer) = enter(&room);
+    let group = Arc::default();
+    let (membership, _peer) = enter(&group);
     let piece = vec![0; 16 << 20];
     while membership.member.send(&PlainCalls, &queue(&piece), usize::MAX).is_ok() {} // `SOFT` each
     let error = membership.member.send(&PlainCalls, &queue(&piece), usize::MAX).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock, "after {SOFT:?}");
-    assert_eq!(room.cut(&PlainCalls), 1);
+    assert_eq!(group.cut(&PlainCalls), 1);
     let error = membership.member.send(&PlainCalls, &queue(&piece), usize::MAX).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
     assert_eq!(os::recv(membership.member.socket(), &mut [0]).unwrap(), 0);
@@ -309,8 +309,8 @@ fn queue(bytes: &[u8]) -> proactor::buffer::SendQueue {
 
 #[test]
 fn mail_is_for_who_is_served_and_not_for_the_next() {
-    let (room, status) = (Arc::default(), status());
-    let [first, second] = [(); 2].map(|()| enter(&room).0);
+    let (group, status) = (Arc::default(), status());
+    let [first, second] = [(); 2].map(|()| enter(&group).0);
     assert_eq!(status.post(&PlainCalls, None, b"nobody\n"), None);
     status.begin(Arc::clone(&first.member));
     assert_eq!(status.post(&PlainCalls, Some(2), b"another\n"), None);
@@ -356,15 +356,15 @@ fn an_operator_who_says_more_than_anyone_takes_gives_the_listener_up() {
 #[test]
 fn what_the_operator_is_told_faster_than_it_is_shown_is_bounded_and_counted() {
     let mut shared = shared();
-    shared.tell(b"nobody sits there\n");
-    shared.attended = true;
+    shared.tell_operator(b"nobody sits there\n");
+    shared.has_operator = true;
     assert_eq!(shared.take_operator_messages(), (vec![], 0));
     let line = vec![b'x'; 1 << 16];
-    (0..20).for_each(|_| shared.tell(&line));
+    (0..20).for_each(|_| shared.tell_operator(&line));
     let (lines, lost) = shared.take_operator_messages();
     assert_eq!((lines.len() / line.len(), lost), (16, 4));
     assert_eq!(shared.event.take(), 1, "rung once");
-    shared.tell(b"more\n");
+    shared.tell_operator(b"more\n");
     assert_eq!(
         (shared.event.take(), shared.take_operator_messages()),
         (1, (b"more\n".to_vec(), 0))
@@ -385,7 +385,7 @@ fn a_sleeping_thread_is_signalled_until_it_has_noticed() {
     };
     threads.add(&shared, hear_it).unwrap();
     shared.advance(Stage::Draining);
-    while threads.wake() {
+    while threads.interrupt_unaware() {
         thread::yield_now();
     }
     drop(_peer);
@@ -431,9 +431,9 @@ fn serve<P: Protocol + Clone + Send + 'static>(style: Style, protocol: P, stack:
     let thread = thread::spawn(move || {
         // Long: who is cut off would not have ended by itself.
         let limits = Limits { drain: Duration::from_secs(60), ..Limits::default() };
-        let mut server = Blocking::new(style, BUFFERS.to_vec(), limits, asked).unwrap();
+        let mut server = Blocking::new(PlainCalls, style, BUFFERS.to_vec(), limits, asked).unwrap();
         server.threads.stack = stack;
-        server.listen(listener.into(), protocol).unwrap();
+        server.listen(ListenerId(0), listener.into(), protocol).unwrap();
         (server.run().unwrap(), server.counters())
     });
     (address, stop, thread)

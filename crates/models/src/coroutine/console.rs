@@ -1,7 +1,8 @@
-//! The operator's desk at the coroutine server: one more task, which awaits what is typed.
+//! The operator console of the coroutine server: one more task, which awaits its input.
 
 use std::future::poll_fn;
 use std::io;
+use std::ops::ControlFlow;
 use std::task::{Poll, Waker};
 
 use tokio::runtime::Handle;
@@ -10,40 +11,34 @@ use tokio::task::yield_now;
 use super::hooks::RuntimeHooks;
 use super::state::{ServerState, TaskState};
 use super::watched::{Ready, WatchedFd};
-use super::{Coroutines, Guard, Shared};
-use proactor::console::{Console, Moment, Order};
+use super::{Guard, Shared};
+use proactor::console::Console;
 use proactor::keys::KeyOwner;
-use proactor::limits::Stage;
 use proactor::os;
 use proactor::protocol::Protocol;
 
-/// A console, and who is woken to attend to it.
+/// A console, and the waker of its task.
 #[derive(Debug)]
 pub(super) struct ConsoleTask {
     pub(super) console: Console,
     pub(super) waker: Waker,
 }
 
-impl<P: Protocol + Clone + 'static, C: RuntimeHooks> Coroutines<P, C> {
-    /// Has an operator see and do at `console` what there is to be seen and done, while it runs.
-    /// The listeners of the console are the listeners, in their order.
-    pub fn attend_to(&mut self, console: Console) {
-        let mut server = self.server.borrow_mut();
-        server.desk = Some(ConsoleTask { console, waker: Waker::noop().clone() });
-        server.peers.expect_operator();
+impl ConsoleTask {
+    pub(super) fn new(console: Console) -> ConsoleTask {
+        ConsoleTask { console, waker: Waker::noop().clone() }
     }
 }
 
-/// What is typed, as it is waited for.
+/// The input of the console, as it is waited for.
 pub(super) enum ConsoleInput {
     Watched(WatchedFd),
     /// No epoll(7) watches it: it is always readable (kernel-notes §35).
     File,
-    /// There will be no more.
     Ended,
 }
 
-/// Begins to watch what is typed, if there is an operator, and prompts.
+/// Starts to watch the input of the console, if there is one, and prompts.
 ///
 /// # Errors
 /// The executor cannot watch it.
@@ -51,61 +46,58 @@ pub(super) fn open<P: Protocol, C: RuntimeHooks>(
     server: &Shared<P, C>,
 ) -> io::Result<Option<ConsoleInput>> {
     let mut server = server.borrow_mut();
-    let ServerState { desk, calls, .. } = &mut *server;
-    let Some(desk) = desk else { return Ok(None) };
-    desk.console.begin();
+    let ServerState { console: Some(task), calls, .. } = &mut *server else { return Ok(None) };
+    task.console.begin();
     // A descriptor of its own: the executor wants to own what it watches.
-    let typed = desk.console.input().try_clone_to_owned()?;
-    let typed = match WatchedFd::reading(typed, KeyOwner::Console.into(), calls) {
-        Ok(watched) => ConsoleInput::Watched(watched),
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => ConsoleInput::File,
-        Err(error) => return Err(error),
-    };
-    Ok(Some(typed))
-}
-
-/// Has the operator see and do, as soon as something is typed or told, until it quits.
-pub(super) async fn attend<P: Protocol, C: RuntimeHooks>(
-    server: Shared<P, C>,
-    calls: C,
-    mut typed: ConsoleInput,
-) {
-    let _guard = Guard(&server);
-    loop {
-        let cause = next_event(&server, &typed).await;
-        if server.borrow_mut().serve_operator(cause) {
-            return;
-        }
-        if server.borrow().input_has_ended()
-            && let ConsoleInput::Watched(watched) =
-                std::mem::replace(&mut typed, ConsoleInput::Ended)
-        {
-            watched.close(KeyOwner::Console.into(), &calls);
-        }
-        yield_now().await; // Who types a lot has others go first.
+    let input = task.console.input().try_clone_to_owned()?;
+    match WatchedFd::reading(input, KeyOwner::Console.into(), calls) {
+        Ok(watched) => Ok(Some(ConsoleInput::Watched(watched))),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(Some(ConsoleInput::File)),
+        Err(error) => Err(error),
     }
 }
 
-/// Why the operator is attended to.
+/// Serves the console whenever there is input or a message to the operator, until it quits.
+pub(super) async fn serve_console<P: Protocol, C: RuntimeHooks>(
+    server: Shared<P, C>,
+    calls: C,
+    mut input: ConsoleInput,
+) {
+    let _guard = Guard(&server);
+    loop {
+        let event = next_event(&server, &input).await;
+        if server.borrow_mut().handle_console(event).is_break() {
+            return;
+        }
+        if server.borrow().console_input_has_ended()
+            && let ConsoleInput::Watched(watched) =
+                std::mem::replace(&mut input, ConsoleInput::Ended)
+        {
+            watched.close(KeyOwner::Console.into(), &calls);
+        }
+        yield_now().await; // Much input does not starve the connections.
+    }
+}
+
+/// Why the console is served.
 enum ConsoleEvent<'a> {
-    /// It has typed something, it seems; with the memory of that, if it was reported. That is kept
-    /// until a look finds nothing: a terminal gives a line at a time, and tells of none behind it.
+    /// The input seems to be readable. If readiness was reported, it is remembered until a read
+    /// finds nothing: a terminal returns a line at a time, and an edge does not report the next one.
     Input(Option<Ready<'a>>),
-    /// Something was told to it.
+    /// There is a message to the operator.
     Messages,
 }
 
-/// Waits until something is typed or told.
 async fn next_event<'a, P: Protocol, C: RuntimeHooks>(
     server: &Shared<P, C>,
-    typed: &'a ConsoleInput,
+    input: &'a ConsoleInput,
 ) -> ConsoleEvent<'a> {
     poll_fn(|cx| {
         let mut server = server.borrow_mut();
-        if let Some(desk) = &mut server.desk {
-            desk.waker.clone_from(cx.waker());
+        if let Some(task) = &mut server.console {
+            task.waker.clone_from(cx.waker());
         }
-        match typed {
+        match input {
             // tokio's driver fails only when it shuts down, and this task with it.
             ConsoleInput::Watched(watched) => {
                 if let Poll::Ready(ready) = watched.poll_readable(cx) {
@@ -115,63 +107,47 @@ async fn next_event<'a, P: Protocol, C: RuntimeHooks>(
             ConsoleInput::File => return Poll::Ready(ConsoleEvent::Input(None)),
             ConsoleInput::Ended => {}
         }
-        if server.peers.has_messages() {
-            Poll::Ready(ConsoleEvent::Messages)
-        } else {
-            Poll::Pending
+        match server.peers.has_operator_messages() {
+            true => Poll::Ready(ConsoleEvent::Messages),
+            false => Poll::Pending,
         }
     })
     .await
 }
 
 impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
-    /// Reads what was typed, if that is the cause, and attends to it; answers whether the operator
-    /// quits.
-    fn serve_operator(&mut self, cause: ConsoleEvent<'_>) -> bool {
-        if let Some(desk) = &mut self.desk
-            && let ConsoleEvent::Input(ready) = cause
-            && !desk.console.read()
+    /// Reads the input, if that is the event, and serves the console. Breaks if the operator quits.
+    fn handle_console(&mut self, event: ConsoleEvent<'_>) -> ControlFlow<()> {
+        let counters = self.counters(Handle::current().metrics().worker_park_count(0));
+        let ServerState { console: Some(task), peers, lifecycle, .. } = self else {
+            return ControlFlow::Continue(());
+        };
+        if let ConsoleEvent::Input(ready) = event
+            && !task.console.read()
             && let Some(mut ready) = ready
         {
             ready.clear_ready();
         }
-        self.attend()
-    }
-
-    /// Whether nothing more will be typed.
-    fn input_has_ended(&self) -> bool {
-        self.desk.as_ref().is_some_and(|desk| desk.console.has_ended())
-    }
-
-    /// Lets the operator see and do; answers whether it quits.
-    fn attend(&mut self) -> bool {
-        let Some(mut desk) = self.desk.take() else { return false };
-        let quits = loop {
-            let ending = self.asked > 0 || self.stage != Stage::Serving;
-            let counters = self.counters(Handle::current().metrics().worker_park_count(0));
-            let moment = Moment { counters, now: os::now(), ending };
-            match self.peers.attend(&mut desk.console, moment, TaskState::socket_info) {
-                None => break false,
-                Some(Order::Drain) => {
-                    self.ask(1);
-                    self.peers.finish_all(); // Now: nobody hears what is said after it.
-                }
-                Some(Order::Quit) => {
-                    self.ask(2);
-                    break true;
-                }
-            }
-        };
-        self.desk = Some(desk);
+        let mut view = peers.inspect(lifecycle, counters, os::now(), TaskState::socket_info);
+        let flow = task.console.serve(&mut view);
+        drop(view);
+        if let ControlFlow::Break(ended) = flow {
+            self.end(ended);
+        }
         self.settle(None);
-        quits
+        self.changed(); // A command may have begun the drain.
+        if flow.is_break() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// Shows what was told at the very end, when no task runs any more.
-    pub(super) fn show_last(&mut self) {
-        let ServerState { desk, peers, .. } = self;
-        if let Some(desk) = desk {
-            peers.show_messages(&mut desk.console);
+    fn console_input_has_ended(&self) -> bool {
+        self.console.as_ref().is_some_and(|task| task.console.has_ended())
+    }
+
+    /// Prints the last messages to the operator, when no task runs any more.
+    pub(super) fn show_last_messages(&mut self) {
+        let ServerState { console, peers, .. } = self;
+        if let Some(task) = console {
+            peers.show_operator_messages(&mut task.console);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who sees what the tasks do, and what tokio does for them, to remember it.
+//! Hooks into the calls of the tasks and into tokio, so that a trace can record them.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -9,21 +9,20 @@ use proactor::calls::{Calls, PlainCalls};
 use proactor::keys::Key;
 use proactor_trace::{Call, TracedCalls};
 
-/// Makes the calls of the tasks, and sees what tokio does in their place: it waits, and has the
-/// kernel watch their sockets. By default nobody looks, and it costs nothing.
+/// Makes the calls of the tasks, and is called where tokio acts for them: it waits, and has the
+/// kernel watch their sockets. The default methods do nothing and cost nothing.
 pub trait RuntimeHooks: Calls + Sync {
-    /// Has the executor say when it waits.
-    fn attend(&self, _executor: &mut Builder) {}
+    /// Registers for the waits of the executor.
+    fn watch_parks(&self, _executor: &mut Builder) {}
 
-    /// A task goes on with what it awaited, or has let others go before: this may be read from, or
-    /// written to.
+    /// A task resumes because a descriptor is readable or writable, or after it has yielded.
     #[inline]
     fn ready(&self, _key: Key, _readable: bool, _writable: bool) {}
 
-    /// tokio has the kernel watch this file, or watch it no more; `make` does it.
+    /// tokio adds this file to its epoll, or removes it; `make` makes the call.
     ///
     /// # Errors
-    /// That of `make`.
+    /// The error of `make`.
     #[inline]
     fn watch<T>(
         &self,
@@ -39,9 +38,9 @@ pub trait RuntimeHooks: Calls + Sync {
 impl RuntimeHooks for PlainCalls {}
 
 impl RuntimeHooks for TracedCalls {
-    fn attend(&self, executor: &mut Builder) {
+    fn watch_parks(&self, executor: &mut Builder) {
         let (before, after) = (self.clone(), self.clone());
-        // For how long at most, and how many are ready, it tells nobody.
+        // tokio reports neither the timeout nor how many descriptors are ready.
         executor.on_thread_park(move || before.wait_begins(None));
         executor.on_thread_unpark(move || after.wait_ends(Ok(None)));
     }

@@ -1,10 +1,10 @@
-//! What the tasks of a coroutine server share. No method of it waits.
+//! What the tasks of a coroutine server share. None of its methods waits.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::Duration;
 
 use proactor::address;
 use proactor::buffer::{Chunk, Pool};
@@ -12,10 +12,11 @@ use proactor::calls::PlainCalls;
 use proactor::clock::Nanos;
 use proactor::console::SocketInfo;
 use proactor::counters::Counters;
-use proactor::keys::{ConnId, KeyOwner};
-use proactor::limits::{Limits, Stage};
-use proactor::os;
-use proactor::peers::{Peers, Room};
+use proactor::keys::{ConnId, KeyOwner, ListenerId};
+use proactor::lifecycle::Lifecycle;
+use proactor::limits::{CloseReason, Ended, Limits};
+use proactor::os::{self, AcceptFailure, ShutdownSignal};
+use proactor::peers::Peers;
 use proactor::protocol::Protocol;
 
 use super::console::ConsoleTask;
@@ -24,60 +25,53 @@ use super::watched::Ready;
 
 #[derive(Debug)]
 pub(super) struct ServerState<P, C = PlainCalls> {
-    /// By what calls are made.
     pub(super) calls: C,
-    /// Beside each connection, what is known of its task.
     pub(super) peers: Peers<P, TaskState>,
     pool: Rc<Pool>,
-    limits: Limits,
-    pub(super) stage: Stage,
-    /// How often it was asked to stop.
-    pub(super) asked: u64,
-    /// True for a while after an accept failed for want of resources, or until a connection
-    /// closes.
-    pub(super) pausing: bool,
-    /// True once a task has panicked: nobody would remove its connection.
+    pub(super) lifecycle: Lifecycle,
+    /// How the server ends before every connection is closed.
+    ended: Option<Ended>,
+    /// True once a task has panicked: its connection would never be removed.
     pub(super) panicked: bool,
-    /// When something will next be due by the clock.
+    /// When a timer expires next.
     pub(super) due: Option<Nanos>,
     /// When [`run_timers`](super::run_timers) will be woken in any case.
     pub(super) alarm: Option<Nanos>,
     pub(super) timer_waker: Waker,
-    /// Who waits for a change of the server itself: for room, for the drain, for the end.
+    /// Tasks that wait for a change of the server itself: for capacity, for the drain, for the end.
     waiting: Vec<Waker>,
-    /// Where the operator sits, if there is one.
-    pub(super) desk: Option<ConsoleTask>,
+    pub(super) console: Option<ConsoleTask>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
 
-/// A connection's task, as the others know it.
+/// The task of a connection, as the others see it.
 #[derive(Debug)]
 pub(super) struct TaskState {
     waker: Waker,
-    /// What it awaits, while it is not resumed.
+    /// What it awaits while it is suspended.
     awaits: Awaits,
-    /// Its peer's, if there is an operator to see it.
+    /// The peer's address, if there is a console to show it.
     address: Option<String>,
 }
 
-/// What a task awaits beside a change of its wishes.
+/// What a task awaits beside a change of its wants.
 #[derive(Debug, Clone, Copy)]
 enum Awaits {
-    /// That its socket may do some of this.
+    /// Readiness of its socket for some of this.
     Socket { read: bool, write: bool },
-    /// To be resumed: others go first.
+    /// To be resumed after it has yielded.
     Turn,
 }
 
 impl TaskState {
-    /// One that is not resumed yet.
+    /// The state of a task that has not run yet.
     pub(super) fn new(address: Option<String>) -> TaskState {
         TaskState { waker: Waker::noop().clone(), awaits: Awaits::Turn, address }
     }
 
-    /// As an operator sees it.
+    /// Returns what the console shows of it.
     pub(super) fn socket_info(&self) -> SocketInfo {
         let awaited = match self.awaits {
             Awaits::Socket { read, write } => [(read, "awaits read"), (write, "awaits write")],
@@ -88,7 +82,7 @@ impl TaskState {
     }
 }
 
-/// What a connection would do, if it may.
+/// What a connection wants to do, if its socket is ready.
 #[derive(Debug)]
 pub(super) struct Wants {
     pub(super) receive: bool,
@@ -98,52 +92,75 @@ pub(super) struct Wants {
 }
 
 impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
-    /// Nobody is here.
-    pub(super) fn new(calls: C, pool: Rc<Pool>, limits: Limits) -> ServerState<P, C> {
+    pub(super) fn new(
+        calls: C,
+        pool: Rc<Pool>,
+        limits: Limits,
+        stop: ShutdownSignal,
+    ) -> ServerState<P, C> {
         ServerState {
             calls,
             peers: Peers::new(limits.max_input),
             pool,
-            limits,
-            stage: Stage::Serving,
-            asked: 0,
-            pausing: false,
+            lifecycle: Lifecycle::new(limits, stop),
+            ended: None,
             panicked: false,
             due: None,
             alarm: None,
             timer_waker: Waker::noop().clone(),
             waiting: Vec::new(),
-            desk: None,
+            console: None,
             counters: Counters::default(),
             calls_before: os::calls(),
         }
     }
 
-    /// What was counted, with so many waits of the executor's.
+    /// Returns what was counted, with so many waits of the executor.
     pub(super) fn counters(&self, waits: u64) -> Counters {
         let calls = os::calls() - self.calls_before + waits;
         Counters { calls, turns: waits, evicted: self.peers.evicted(), ..self.counters }
     }
 
-    /// Somebody has come.
-    pub(super) fn open(&mut self, protocol: P, room: Room, socket: BorrowedFd<'_>) -> ConnId {
+    /// Opens a connection.
+    pub(super) fn open(
+        &mut self,
+        protocol: P,
+        listener: ListenerId,
+        socket: BorrowedFd<'_>,
+    ) -> ConnId {
         self.counters.accepted += 1;
-        let address = self.desk.as_ref().and_then(|_| address::of_peer(socket));
-        let id = self.peers.open(protocol, room, TaskState::new(address));
-        if let Some(desk) = &mut self.desk {
-            desk.console.opened(id, os::now());
+        let address = self.console.as_ref().and_then(|_| address::of_peer(socket));
+        let id = self.peers.open(protocol, listener, TaskState::new(address));
+        if let Some(task) = &mut self.console {
+            task.console.opened(id, os::now());
         }
-        self.settle(Some(id)); // Others may be told that it came.
+        self.settle(Some(id)); // The protocol may have sent to others.
         id
     }
 
-    /// Nobody can be let in for whom there is no descriptor.
+    /// A connection cannot be watched for want of resources.
     pub(super) fn refuse(&mut self, error: &io::Error) {
         self.counters.refused += 1;
-        tracing::warn!("a connection is refused: {error}");
+        tracing::warn!(%error, "a connection is refused");
     }
 
-    /// What the connection wants now. From now on `waker` is woken when that may have changed.
+    /// Returns true if another connection is accepted now.
+    pub(super) fn accepts(&self) -> bool {
+        self.lifecycle.accepts(self.peers.len())
+    }
+
+    /// An accept brought no connection.
+    pub(super) fn not_accepted(&mut self, failure: AcceptFailure, mut ready: Ready<'_>) {
+        if let AcceptFailure::NoConnection = failure {
+            ready.clear_ready();
+        }
+        if self.lifecycle.pause().failed(failure, os::now) {
+            self.counters.refused += 1;
+            self.settle(None); // The end of the pause is a timer.
+        }
+    }
+
+    /// Returns what the connection wants now; `waker` is woken when that may have changed.
     pub(super) fn wants(&mut self, id: ConnId, waker: &Waker) -> Wants {
         let receive = self.peers.wants_recv(id);
         let peer = self.peers.get_mut(id).expect("only its own task removes a connection");
@@ -159,12 +176,12 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
         }
     }
 
-    /// Its task lets others go first.
+    /// Notes that its task yields.
     pub(super) fn yield_task(&mut self, id: ConnId) {
         self.peers.get_mut(id).expect("its task yields").driver.awaits = Awaits::Turn;
     }
 
-    /// Receives once, and forgets that it is `ready` if that was all.
+    /// Receives once. Clears `ready` if that was all.
     pub(super) fn receive(&mut self, id: ConnId, mut ready: Ready<'_>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(mut lease) = self.pool.lease(peer.connection.recv_size()) else {
@@ -177,7 +194,7 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
             Ok(0) => self.peers.ended(id),
             Ok(n) => {
                 if n < room {
-                    // The peer's end behind it, if it was reported, tokio does not forget.
+                    // tokio remembers the peer's end, if it was reported.
                     ready.clear_ready();
                 }
                 self.counters.receives += 1;
@@ -185,11 +202,11 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
                 self.peers.received(id, Chunk::received(lease, n));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-            Err(_) => self.peers.broken(id),
+            Err(error) => self.peers.broken(id, CloseReason::failed(&error)),
         }
     }
 
-    /// Sends once, and forgets that it is `ready` if the socket takes no more.
+    /// Sends once. Clears `ready` if the socket takes no more.
     pub(super) fn send(&mut self, id: ConnId, mut ready: Ready<'_>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let (queue, socket) = (peer.connection.outgoing(), ready.get_inner().as_fd());
@@ -208,18 +225,20 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
                 self.peers.sent(id, n);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-            Err(_) => self.peers.broken(id),
+            Err(error) => self.peers.broken(id, CloseReason::failed(&error)),
         }
     }
 
-    /// After anything has happened: feeds the starving, does what is due, and wakes whoever is
-    /// marked, except the one whose task this is: it goes on anyway. The operator's task is woken
-    /// if there is something to tell.
+    /// After any event: wakes connections that wait for buffers, runs the timers, and wakes the task
+    /// of each marked connection, except the one that runs now. Wakes the console's task if there
+    /// are messages to the operator.
     pub(super) fn settle(&mut self, except: Option<ConnId>) {
         if self.peers.has_buffer_waiters() {
             self.peers.wake_buffer_waiters(self.pool.unfilled_in_all());
         }
-        self.due = self.peers.tick(os::now);
+        self.peers.run_timers(os::now);
+        let timers = [self.peers.next_timer(), self.lifecycle.next_timer()];
+        self.due = timers.into_iter().flatten().min();
         if self.due.is_some_and(|due| self.alarm.is_none_or(|alarm| due < alarm)) {
             self.timer_waker.wake_by_ref();
         }
@@ -229,65 +248,64 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
                 marked.peer.driver.waker.wake_by_ref();
             }
         }
-        if self.peers.has_messages()
-            && let Some(desk) = &self.desk
+        if self.peers.has_operator_messages()
+            && let Some(task) = &self.console
         {
-            desk.waker.wake_by_ref();
+            task.waker.wake_by_ref();
         }
     }
 
-    /// Its socket is closed.
+    /// Removes a connection whose socket is closed.
     pub(super) fn closed(&mut self, id: ConnId) {
-        let awaited = self.is_full() || self.pausing || self.stage != Stage::Serving;
+        let awaited = !self.accepts();
         self.peers.remove(id);
         self.counters.closed += 1;
-        self.pausing = false;
+        self.lifecycle.pause().end();
         if awaited {
             self.changed();
         }
         self.settle(None);
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.peers.len() >= self.limits.connections
+    /// Returns how the server has ended, once it has.
+    pub(super) fn ended(&self) -> Option<Ended> {
+        let drained = !self.lifecycle.is_serving() && self.peers.is_empty();
+        self.ended.or(drained.then_some(Ended::Drained))
     }
 
-    /// An accept failed for want of resources.
-    pub(super) fn pause(&mut self, error: &io::Error) {
-        self.counters.refused += 1;
-        tracing::warn!(%error, connections = self.peers.len(), "cannot accept for now");
-        self.pausing = true;
-    }
-
-    pub(super) fn go_on(&mut self) {
-        self.pausing = false;
+    /// Ends the server at once.
+    pub(super) fn end(&mut self, ended: Ended) {
+        self.ended = Some(ended);
         self.changed();
     }
 
-    /// It is asked to stop, so many times.
-    pub(super) fn ask(&mut self, times: u64) {
-        self.asked += times;
-        self.changed();
+    /// The shutdown signal was reported.
+    pub(super) fn take_requests(&mut self) {
+        match self.lifecycle.take_requests() {
+            ControlFlow::Break(ended) => self.end(ended),
+            ControlFlow::Continue(false) => {}
+            ControlFlow::Continue(true) => {
+                self.lifecycle.drain(self.peers.len(), os::now());
+                self.peers.finish_all();
+                self.settle(None);
+                self.changed();
+            }
+        }
     }
 
-    /// Accepts no more, and has all send what they are owed; answers how long that may take.
-    pub(super) fn drain(&mut self) -> Duration {
-        self.stage = Stage::Draining(os::now() + self.limits.drain);
-        self.peers.finish_all();
+    /// Does what has become due by the clock.
+    pub(super) fn run_timers(&mut self) {
+        if self.lifecycle.next_timer().is_some() {
+            if self.lifecycle.run_timers(os::now()) {
+                self.counters.cut = self.peers.len() as u64;
+                self.peers.break_all(CloseReason::Cut);
+            }
+            self.changed(); // Accepts may go on.
+        }
         self.settle(None);
-        self.go_on();
-        self.limits.drain
     }
 
-    /// Past the deadline: gives up on who is left.
-    pub(super) fn cut(&mut self) {
-        self.stage = Stage::Cutting;
-        self.counters.cut = self.peers.len() as u64;
-        self.peers.break_all();
-        self.settle(None);
-    }
-
-    /// Has `waker` woken at the next [`changed`](ServerState::changed).
+    /// Wakes `waker` at the next [`changed`](ServerState::changed).
     pub(super) fn wait_for_change(&mut self, waker: &Waker) {
         if !self.waiting.iter().any(|waits| waits.will_wake(waker)) {
             self.waiting.push(waker.clone());

@@ -27,8 +27,8 @@ fn server<P: Protocol + Clone + 'static>(
     let address = listener.local_addr().unwrap();
     let (stop, pool) = (ShutdownSignal::new().unwrap(), Pool::new(BUFFERS).unwrap());
     let asked = stop.try_clone().unwrap();
-    let mut coroutines = Coroutines::new(Rc::clone(&pool), limits, asked).unwrap();
-    coroutines.listen(listener.into(), protocol).unwrap();
+    let mut coroutines = Coroutines::new(PlainCalls, Rc::clone(&pool), limits, asked).unwrap();
+    coroutines.listen(ListenerId(0), listener.into(), protocol).unwrap();
     (coroutines, pool, address, stop)
 }
 
@@ -175,6 +175,12 @@ fn an_alarm_that_nobody_needs_any_more_is_forgotten() {
     });
 }
 
+/// The state of a server without a listener.
+fn broadcast_state() -> ServerState<Broadcast> {
+    let (pool, stop) = (Pool::new(BUFFERS).unwrap(), ShutdownSignal::new().unwrap());
+    ServerState::new(PlainCalls, pool, Limits::default(), stop)
+}
+
 #[test]
 fn whom_others_mark_is_woken_and_who_goes_on_anyway_is_not() {
     struct WakeCount(AtomicU32);
@@ -186,9 +192,8 @@ fn whom_others_mark_is_woken_and_who_goes_on_anyway_is_not() {
     let bell = Arc::new(WakeCount(AtomicU32::new(0)));
     let waker = Waker::from(Arc::clone(&bell));
     let rung = || bell.0.swap(0, Ordering::Relaxed);
-    let mut server =
-        ServerState::<Broadcast>::new(PlainCalls, Pool::new(BUFFERS).unwrap(), Limits::default());
-    let ids = [(); 3].map(|()| server.peers.open(Broadcast, Room(0), TaskState::new(None)));
+    let mut server = broadcast_state();
+    let ids = [(); 3].map(|()| server.peers.open(Broadcast, ListenerId(0), TaskState::new(None)));
     ids.iter().for_each(|&id| assert!(!server.wants(id, &waker).send));
     server.settle(None);
     rung();
@@ -200,9 +205,8 @@ fn whom_others_mark_is_woken_and_who_goes_on_anyway_is_not() {
 
 #[test]
 fn a_task_shows_what_it_awaits() {
-    let mut server =
-        ServerState::<Broadcast>::new(PlainCalls, Pool::new(BUFFERS).unwrap(), Limits::default());
-    let ids = [(); 2].map(|()| server.peers.open(Broadcast, Room(0), TaskState::new(None)));
+    let mut server = broadcast_state();
+    let ids = [(); 2].map(|()| server.peers.open(Broadcast, ListenerId(0), TaskState::new(None)));
     server.settle(None);
     let shown = |server: &mut ServerState<Broadcast>| {
         server.peers.get_mut(ids[0]).unwrap().driver.socket_info().doing.join(", ")

@@ -10,14 +10,16 @@ use super::relay::RelayEnd;
 use super::single::{NewConnection, SingleConnection};
 use proactor::buffer::{BufferClass, Pool};
 use proactor::counters::Counters;
-use proactor::keys::{ConnId, KeyOwner};
-use proactor::limits::{Ended, Limits};
+use proactor::engine::Engine;
+use proactor::keys::{ConnId, KeyOwner, ListenerId};
+use proactor::limits::Limits;
 use proactor::os::process::{self, Signals, Wake};
 use proactor::os::{self, ShutdownSignal};
-use proactor::peers::Room;
 use proactor::protocol::Protocol;
 use proactor::reactor::Reactor;
 
+/// The one broadcast group of a child.
+const GROUP: ListenerId = ListenerId(0);
 /// Buffers of each size that a child has of its own.
 const BUFFERS: usize = 16;
 
@@ -74,26 +76,24 @@ impl<P: Protocol + Clone> NewConnection<P> {
         stop: ShutdownSignal,
         mut publish: impl FnMut(&Counters),
     ) -> io::Result<()> {
-        /// The parent's deadline is the only one: past it, it kills, and counts.
-        const FOR_EVER: Duration = Duration::MAX;
-        let limits = Limits { connections: 2, drain: FOR_EVER, max_input: self.max_input };
-        let mut room = Reactor::new(calls.selector(), pool, limits, stop)?;
-        let next = room.next_id();
-        C::name(room.selector_mut(), next, KeyOwner::Link(client));
-        room.adopt_link(link, RelayEnd::link(), Room(0));
-        let next = room.next_id();
-        C::name(room.selector_mut(), next, KeyOwner::Conn(client));
-        room.adopt(self.socket, RelayEnd::client(self.protocol, self.me), Room(0));
+        // The parent has the deadline: past it, it kills the child.
+        let limits = Limits { connections: 2, drain: Duration::MAX, max_input: self.max_input };
+        let mut group = Reactor::new(calls.selector(), pool, limits, stop)?;
+        let next = group.next_id();
+        C::name(group.selector_mut(), next, KeyOwner::Link(client));
+        group.adopt_link(link, RelayEnd::link(), GROUP);
+        let next = group.next_id();
+        C::name(group.selector_mut(), next, KeyOwner::Conn(client));
+        group.adopt(self.socket, RelayEnd::client(self.protocol, self.me), GROUP);
         loop {
-            // To be told while it drains by itself changes nothing.
-            let drained = room.turn()? == Some(Ended::Drained);
-            publish(&room.counters());
+            let drained = group.run_once()?.is_break();
+            publish(&group.counters());
             if drained {
                 return Ok(());
             }
-            if room.connections() < 2 {
-                // The client has gone; or the parent has given up this child.
-                room.drain();
+            if group.connections() < 2 {
+                // The client has closed, or the parent has given up this child.
+                group.drain();
             }
         }
     }

@@ -8,9 +8,9 @@ use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
 
-use super::{LISTENERS, STOP};
+use super::{LISTENERS, SHUTDOWN};
 use proactor::calls::{Calls, PlainCalls, SocketCalls};
-use proactor::keys::{ConnId, Key, KeyOwner};
+use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::selector::{Poll, Selector};
 use proactor_trace::{Call, Log, Record, Traced, TracedCalls, Writer};
 
@@ -96,9 +96,9 @@ impl RenamingLog {
     fn known(&self, whose: KeyOwner) -> KeyOwner {
         match whose {
             KeyOwner::Conn(conn) => self.names.get(conn.slot() as usize).copied().unwrap_or(whose),
-            KeyOwner::External(STOP) => KeyOwner::Shutdown,
+            KeyOwner::External(SHUTDOWN) => KeyOwner::Shutdown,
             KeyOwner::External(guest) if guest >= LISTENERS => {
-                KeyOwner::Listener((guest - LISTENERS) as usize)
+                KeyOwner::Listener(ListenerId((guest - LISTENERS) as u16))
             }
             KeyOwner::Listener(_)
             | KeyOwner::Shutdown

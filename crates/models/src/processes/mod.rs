@@ -6,19 +6,19 @@
 //!                       └► child: receive, send, … ──► _exit       asleep in its receive
 //! ```
 //!
-//! A child has its client's socket and nothing else of its parent's. It drives the same
-//! [`Connection`](proactor::connection::Connection) as the loops do: by calls that sleep if its
-//! protocol never [broadcasts](Protocol::broadcasts); else it waits for two, its client and its
-//! line to the parent, and the parent passes on what is said, as `relay.rs` has it. A child that
-//! crashes, or is killed, takes its own client along and nobody else.
+//! A child has its client's socket and nothing else of its parent. It drives the same
+//! [`Connection`](proactor::connection::Connection) as the loops: by calls that sleep, if its
+//! protocol never [broadcasts](Protocol::broadcasts); else it waits for its client and for its link
+//! to the parent, which passes broadcasts on, as `relay.rs` describes. A child that crashes, or is
+//! killed, takes its own client with it and no other.
 //!
-//! What is only the parent's to do: it gives every client its number, so that numbers are right in
-//! all children; it keeps count of what children have done where they write it themselves, so that
-//! nothing is lost with a child; it waits for every child that ends, whatever signals coalesce; and
-//! no child outlives it.
+//! Four things are left to the parent. It gives every client its number, so that numbers are right
+//! in all children. It keeps the counters of its children in memory that they write themselves, so
+//! that nothing is lost with a child. It reaps every child that ends, even where signals coalesce.
+//! And no child outlives it.
 //!
-//! Who remembers what happens is a [`ForkHooks`], by which all calls are made; by default nobody is,
-//! and nothing of that is there.
+//! All calls are made through [`ForkHooks`], so that a trace can record them. The default hooks
+//! record nothing and cost nothing.
 
 mod child;
 mod fork_hooks;
@@ -29,6 +29,7 @@ mod single;
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitStatus;
@@ -40,269 +41,204 @@ use self::shared_counters::{CounterSlot, SharedCounters};
 use self::single::NewConnection;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::calls::PlainCalls;
-use proactor::clock::Nanos;
+use proactor::console::Console;
 use proactor::counters::Counters;
-use proactor::keys::{ConnId, KeyOwner};
-use proactor::limits::{ACCEPT_PAUSE, Ended, Limits, Stage};
+use proactor::engine::{Engine, Listeners};
+use proactor::keys::{ConnId, KeyOwner, ListenerId};
+use proactor::lifecycle::{self, Lifecycle, Stage};
+use proactor::limits::{Ended, Limits};
 use proactor::os::process::{self, Alone, Deaths, Pid};
-use proactor::os::{self, ShutdownSignal};
-use proactor::peers::Room;
+use proactor::os::{self, AcceptFailure, ShutdownSignal};
 use proactor::protocol::Protocol;
 use proactor::reactor::Reactor;
 use proactor_trace::Call;
 
-/// Accepts at one listener in a turn: a fork takes long, and others wait to be relayed.
+/// Accepts at one listener in an iteration: a fork takes long, and the relay must not wait.
 const ACCEPTS: usize = 8;
 
-/// Of a call that is for no descriptor.
+/// For a call without a descriptor.
 const NONE: RawFd = -1;
 
-// What the relay's loop watches for the parent.
-const STOP: u32 = 0;
+// The external descriptors that the relay's loop watches.
+const SHUTDOWN: u32 = 0;
 const CHILD_EXITS: u32 = 1;
 const LISTENERS: u32 = 2;
 
 /// A server that forks a child for each connection.
 #[derive(Debug)]
 pub struct Processes<P, C: ForkHooks = PlainCalls> {
-    /// By what the parent's calls are made.
+    /// The calls of the parent.
     calls: C,
     /// The loop in which the parent waits for everything. Its connections are links to children.
     relay: Reactor<C::Selector, Relay<P>>,
-    listeners: Vec<Listener<P>>,
-    /// How many have ever come: the number of the last.
-    came: u64,
-    /// Whose client was accepted and could not be forked for yet.
-    waiting: Option<(usize, NewConnection<P>)>,
+    /// The state of a listener is whether the loop watches it.
+    listeners: Listeners<P, bool>,
+    /// How many connections were ever accepted: the number of the last.
+    accepted: u64,
+    /// A connection that was accepted and could not be forked for yet.
+    waiting: Option<(ListenerId, NewConnection<P>)>,
     children: HashMap<Pid, CounterSlot>,
     counted: SharedCounters,
-    deaths: Deaths,
+    child_exits: Deaths,
     alone: Alone,
     buffers: Vec<BufferClass>,
-    limits: Limits,
-    stop: ShutdownSignal,
-    stage: Stage,
-    /// Until when nothing is accepted or forked, after it failed for want of resources.
-    accept_at: Option<Nanos>,
-    /// Emptied at every turn: its capacity is kept.
-    guests: Vec<u32>,
+    lifecycle: Lifecycle,
+    /// Emptied in every iteration: its capacity is kept.
+    reported: Vec<u32>,
     /// Of the parent, and of the children that have ended.
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
 
-#[derive(Debug)]
-struct Listener<P> {
-    /// `None` once it is closed.
-    fd: Option<OwnedFd>,
-    /// What each connection begins as.
-    protocol: P,
-    watched: bool,
-}
-
-impl<P: Protocol + Clone> Processes<P> {
-    /// A server as [`with_calls`](Processes::with_calls) makes it, whose calls are only made.
-    ///
-    /// # Errors
-    /// As of [`with_calls`](Processes::with_calls).
-    pub fn new(
-        buffers: &[BufferClass],
-        limits: Limits,
-        stop: ShutdownSignal,
-    ) -> io::Result<Processes<P>> {
-        Processes::with_calls(PlainCalls, buffers, limits, stop)
-    }
-}
-
 impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
-    /// A server without a listener, which `stop` can stop. The relay and each child have buffers
-    /// like these, of each size a few; each child has its own [lane](proactor::calls::Calls::lane) of
-    /// `calls`. Blocks SIGCHLD in this thread for good.
+    /// Creates a server without a listener, which `stop` can stop. The relay and each child have
+    /// buffers of these sizes, a few of each; each child has its own
+    /// [lane](proactor::calls::Calls::lane) of `calls`. Blocks SIGCHLD in this thread for good.
     ///
     /// # Errors
-    /// There are other threads in this process, or there is no descriptor or memory left.
-    pub fn with_calls(
+    /// There are other threads in this process, or no descriptor or memory is left.
+    pub fn new(
         calls: C,
         buffers: &[BufferClass],
         limits: Limits,
         stop: ShutdownSignal,
     ) -> io::Result<Processes<P, C>> {
         let calls_before = os::calls();
-        let (alone, deaths) = (Alone::check()?, Deaths::new()?);
-        // Nobody asks it to stop: it is turned for as long as there are children.
+        let (alone, child_exits) = (Alone::check()?, Deaths::new()?);
+        // The relay is never asked to stop: it runs as long as there are children.
         let never = ShutdownSignal::new()?;
         let mut relay = Reactor::new(calls.selector(), Pool::new(buffers)?, limits, never)?;
-        relay.watch(stop.as_fd(), STOP)?;
-        relay.watch(deaths.as_fd(), CHILD_EXITS)?;
+        relay.watch(stop.as_fd(), SHUTDOWN)?;
+        relay.watch(child_exits.as_fd(), CHILD_EXITS)?;
         Ok(Processes {
             calls,
             relay,
-            listeners: Vec::new(),
-            came: 0,
+            listeners: Listeners::new(),
+            accepted: 0,
             waiting: None,
             children: HashMap::new(),
             counted: SharedCounters::new(limits.connections)?,
-            deaths,
+            child_exits,
             alone,
             buffers: buffers.to_vec(),
-            limits,
-            stop,
-            stage: Stage::Serving,
-            accept_at: None,
-            guests: Vec::new(),
+            lifecycle: Lifecycle::new(limits, stop),
+            reported: Vec::new(),
             counters: Counters::default(),
             calls_before,
         })
     }
 
-    /// Serves `protocol` to whoever connects to `fd`, a listening socket, which becomes
-    /// non-blocking. Each listener is a room of its own.
-    ///
-    /// # Errors
-    /// `fd` cannot be made non-blocking.
-    pub fn listen(&mut self, fd: OwnedFd, protocol: P) -> io::Result<()> {
-        os::set_nonblocking(fd.as_fd())?;
-        self.listeners.push(Listener { fd: Some(fd), protocol, watched: false });
-        Ok(())
-    }
-
-    /// Turns until it is stopped. No child is left then.
-    ///
-    /// # Errors
-    /// poll(2) or waitid(2) fails.
-    pub fn run(&mut self) -> io::Result<Ended> {
-        loop {
-            if let Some(ended) = self.turn()? {
-                return Ok(ended);
-            }
-        }
-    }
-
-    /// What it and its children have counted.
-    pub fn counters(&self) -> Counters {
-        let relay = self.relay.counters();
-        let mut counters = self.counters;
-        // Of what the relay counts, connections are children's, and so are the bytes.
-        counters.turns += relay.turns;
-        counters.completed += relay.completed;
-        counters.out_of_buffers += relay.out_of_buffers;
-        counters.evicted += relay.evicted;
-        counters.calls += os::calls() - self.calls_before;
-        for &slot in self.children.values() {
-            counters += self.counted.read(slot);
-        }
-        counters
-    }
-
-    /// One turn: sleep until something is to be relayed, accepted or reaped.
-    fn turn(&mut self) -> io::Result<Option<Ended>> {
+    /// Runs one iteration: sleep until there is something to relay, to accept or to reap.
+    fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
+        self.run_timers();
         self.watch_listeners()?;
-        self.relay.wake_at([self.stage.deadline(), self.accept_at].into_iter().flatten().min());
-        self.relay.turn()?;
-        let mut guests = std::mem::take(&mut self.guests);
-        self.relay.take_guests(&mut guests);
-        let mut at_once = false;
-        for guest in guests.drain(..) {
-            match guest {
-                STOP => at_once |= self.stop(),
+        self.relay.wake_at(self.lifecycle.next_timer());
+        // Links end, the relay does not.
+        let _ = self.relay.run_once()?;
+        let mut reported = std::mem::take(&mut self.reported);
+        self.relay.take_external(&mut reported);
+        let mut flow = ControlFlow::Continue(());
+        for number in reported.drain(..) {
+            match number {
+                SHUTDOWN => match self.lifecycle.take_requests() {
+                    ControlFlow::Break(ended) => flow = ControlFlow::Break(ended),
+                    ControlFlow::Continue(true) => self.drain(),
+                    ControlFlow::Continue(false) => {}
+                },
                 CHILD_EXITS => self.reap()?,
-                listener => self.accept((listener - LISTENERS) as usize),
+                listener => self.accept(ListenerId((listener - LISTENERS) as u16)),
             }
         }
-        self.guests = guests;
-        if at_once {
+        self.reported = reported;
+        if flow.is_break() {
             self.kill_all();
-            return Ok(Some(Ended::AtOnce));
+            return Ok(flow);
         }
-        self.do_what_is_due();
-        let over = self.stage != Stage::Serving && self.children.is_empty();
-        Ok(over.then_some(Ended::Drained))
+        let drained = !self.lifecycle.is_serving() && self.children.is_empty();
+        Ok(lifecycle::unless_drained(drained))
     }
 
-    // Coming.
+    // Accepting.
 
-    fn wants_accept(&self) -> bool {
-        let has_room = self.children.len() < self.limits.connections;
-        self.stage == Stage::Serving && has_room && self.accept_at.is_none()
+    fn accepts(&self) -> bool {
+        self.lifecycle.accepts(self.children.len()) && self.waiting.is_none()
     }
 
-    /// Watches the listeners while connections are wanted: who comes meanwhile waits in the
-    /// kernel's queue.
+    /// Watches the listeners while connections are wanted. Meanwhile they wait in the kernel's
+    /// queue.
     fn watch_listeners(&mut self) -> io::Result<()> {
-        let wanted = self.wants_accept() && self.waiting.is_none();
-        for (at, listener) in self.listeners.iter_mut().enumerate() {
-            let Some(fd) = &listener.fd else { continue };
-            if wanted != listener.watched {
+        let wanted = self.accepts();
+        for (id, listener) in self.listeners.iter_mut() {
+            let (Some(fd), watched) = (&listener.fd, &mut listener.state) else { continue };
+            if wanted != *watched {
                 match wanted {
-                    true => self.relay.watch(fd.as_fd(), LISTENERS + at as u32)?,
+                    true => self.relay.watch(fd.as_fd(), LISTENERS + u32::from(id.0))?,
                     false => self.relay.unwatch(fd.as_fd())?,
                 }
-                listener.watched = wanted;
+                *watched = wanted;
             }
-            if self.stage != Stage::Serving {
+            if !self.lifecycle.is_serving() {
                 listener.fd = None;
             }
         }
         Ok(())
     }
 
-    fn accept(&mut self, at: usize) {
+    fn accept(&mut self, id: ListenerId) {
         for _ in 0..ACCEPTS {
-            let Some(fd) = &self.listeners[at].fd else { return };
-            if !self.wants_accept() || self.waiting.is_some() {
+            let Some(fd) = &self.listeners[id].fd else { return };
+            if !self.accepts() {
                 return;
             }
-            match self.calls.accept_nonblocking(KeyOwner::Listener(at).into(), fd.as_fd()) {
-                Ok(socket) => self.admit(at, socket),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => return,
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
-                        self.pause("cannot accept for now", &error);
+            match self.calls.accept_nonblocking(KeyOwner::Listener(id).into(), fd.as_fd()) {
+                Ok(socket) => self.accepted(id, socket),
+                Err(error) => {
+                    let failure = AcceptFailure::from(error);
+                    let none = matches!(failure, AcceptFailure::NoConnection);
+                    let refused = self.lifecycle.pause().failed(failure, os::now);
+                    self.counters.refused += u64::from(refused);
+                    if none {
+                        return;
                     }
-                    _ => tracing::debug!(%error, "a connection was lost unaccepted"),
-                },
+                }
             }
         }
     }
 
-    /// Nothing is accepted or forked for a while, or until a child has ended.
-    fn pause(&mut self, why: &str, error: &io::Error) {
-        self.counters.refused += 1;
-        tracing::warn!(%error, connections = self.children.len(), "{why}");
-        self.accept_at = Some(os::now() + ACCEPT_PAUSE);
-    }
-
-    fn admit(&mut self, at: usize, socket: OwnedFd) {
+    fn accepted(&mut self, id: ListenerId, socket: OwnedFd) {
         self.counters.accepted += 1;
-        self.came += 1;
-        let (protocol, me) = (self.listeners[at].protocol.clone(), self.came);
-        self.fork_for(at, NewConnection { socket, protocol, me, max_input: self.limits.max_input });
+        self.accepted += 1;
+        let (protocol, me) = (self.listeners[id].protocol.clone(), self.accepted);
+        let max_input = self.lifecycle.limits().max_input;
+        self.fork_for(id, NewConnection { socket, protocol, me, max_input });
     }
 
-    /// Forks a child for a client. If that fails for now, the client waits.
-    fn fork_for(&mut self, at: usize, connection: NewConnection<P>) {
+    /// Forks a child for a connection. If that fails for now, the connection waits.
+    fn fork_for(&mut self, id: ListenerId, connection: NewConnection<P>) {
         let (protocol, me) = (connection.protocol.clone(), connection.me);
-        match self.fork(at, connection) {
+        match self.fork(id, connection) {
             Ok((_, None)) => {}
             Ok((client, Some(link))) => {
-                // A child that says something before this is heard after it.
+                // What the child sends before this is received after it.
                 let (relay, next) = (Relay::new(protocol, me), self.relay.next_id());
                 C::name(self.relay.selector_mut(), next, KeyOwner::Link(client));
-                self.relay.adopt_link(link, relay, Room(at as u16));
+                self.relay.adopt_link(link, relay, id);
             }
             Err((error, connection)) => {
-                self.pause("cannot fork for now: a connection waits", &error);
-                self.waiting = Some((at, connection));
+                self.counters.refused += 1;
+                tracing::warn!(%error, children = self.children.len(), "cannot fork for now");
+                self.lifecycle.pause().begin(os::now());
+                self.waiting = Some((id, connection));
             }
         }
     }
 
-    /// Forks a child. Answers by what its client is known to all, and the link to it, if it has
-    /// one.
+    /// Forks a child. Returns the id of its client, which all processes use, and the link to it, if
+    /// it has one.
     fn fork(
         &mut self,
-        at: usize,
+        id: ListenerId,
         connection: NewConnection<P>,
     ) -> Result<(ConnId, Option<OwnedFd>), (io::Error, NewConnection<P>)> {
         let (ours, its) = match connection.protocol.broadcasts().then(link).transpose() {
@@ -328,8 +264,8 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
         match forked {
             Ok(pid) => {
                 self.children.insert(pid, slot);
-                // It was the listener's; the connection's own is the child's to close.
-                self.calls.close(KeyOwner::Listener(at).into(), connection.socket);
+                // The parent's copy, in the name of the listener; the child closes its own.
+                self.calls.close(KeyOwner::Listener(id).into(), connection.socket);
                 Ok((client, ours))
             }
             Err(error) => {
@@ -339,11 +275,11 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
         }
     }
 
-    // Going.
+    // Ending.
 
-    /// Waits for the children that have ended: for all, since their signals are one.
+    /// Reaps all children that have ended: their signals coalesce.
     fn reap(&mut self) -> io::Result<()> {
-        self.deaths.take();
+        self.child_exits.take();
         let who = |pid: &Option<Pid>| pid.map_or(0, Pid::number);
         while let Some(pid) = self.calls.made(
             Call::Reap,
@@ -352,8 +288,8 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
             who,
         )? {
             if !self.children.contains_key(&pid) {
-                // A child of somebody else's in this process, who is to wait for it. It is named
-                // before ours, so these are asked one by one.
+                // A child of other code in this process, which has to wait for it. It is named
+                // before ours, so ours are waited for one by one.
                 return self.reap_each();
             }
             self.reap_if_ended(pid)?;
@@ -370,69 +306,92 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
         let client = self.children[&pid].client();
         let who = |status: &Option<_>| status.map_or(0, |_| pid.number());
         let reap = || process::reap(pid);
-        if let Some(status) =
-            self.calls.made(Call::Reap, (KeyOwner::Conn(client), NONE), reap, who)?
-        {
+        let reaped = self.calls.made(Call::Reap, (KeyOwner::Conn(client), NONE), reap, who)?;
+        if let Some(status) = reaped {
             self.reaped(pid, status);
         }
         Ok(())
     }
 
     fn reaped(&mut self, pid: Pid, status: ExitStatus) {
-        if !status.success() && self.stage != Stage::Cutting {
+        if !status.success() && self.lifecycle.stage() != Stage::Cutting {
             tracing::warn!(%pid, "a child died, and its connection with it: {status}");
         }
         let slot = self.children.remove(&pid).expect("a child is reaped once");
         self.counters += self.counted.close(slot);
         self.counters.closed += 1;
-        self.accept_at = None;
+        self.lifecycle.pause().end();
+        self.fork_for_waiting();
     }
 
-    /// Does what the clock or a burial has made due.
-    fn do_what_is_due(&mut self) {
-        if self.accept_at.is_some() || self.stage.deadline().is_some() {
-            let now = os::now();
-            self.accept_at = self.accept_at.filter(|&at| at > now);
-            if self.stage.deadline().is_some_and(|until| until <= now) {
-                self.cut();
+    /// Does what has become due by the clock.
+    fn run_timers(&mut self) {
+        if self.lifecycle.next_timer().is_some() {
+            if self.lifecycle.run_timers(os::now()) {
+                self.counters.cut = self.children.len() as u64;
+                self.kill_each();
             }
-        }
-        if self.wants_accept()
-            && let Some((at, connection)) = self.waiting.take()
-        {
-            self.fork_for(at, connection);
+            self.fork_for_waiting();
         }
     }
 
-    /// Somebody asked it to stop; answers whether at once.
-    fn stop(&mut self) -> bool {
-        match self.stage.asked(self.stop.take()) {
-            None => {}
-            Some(Ended::Drained) => self.drain(),
-            Some(Ended::AtOnce) => return true,
+    fn fork_for_waiting(&mut self) {
+        if self.lifecycle.accepts(self.children.len())
+            && let Some((id, connection)) = self.waiting.take()
+        {
+            self.fork_for(id, connection);
         }
-        false
     }
 
     /// Accepts no more, and tells every child to finish.
     fn drain(&mut self) {
-        self.stage = Stage::Draining(os::now() + self.limits.drain);
-        if let Some((at, connection)) = self.waiting.take() {
-            self.calls.close(KeyOwner::Listener(at).into(), connection.socket);
+        self.lifecycle.drain(self.children.len(), os::now());
+        if let Some((id, connection)) = self.waiting.take() {
+            self.calls.close(KeyOwner::Listener(id).into(), connection.socket);
             self.counters.closed += 1;
         }
         for (&pid, slot) in &self.children {
             if let Err(error) = self.kill(slot.client(), || process::tell(pid)) {
-                tracing::warn!(%pid, "a child cannot be told to drain: {error}");
+                tracing::warn!(%pid, %error, "cannot tell a child to drain");
             }
         }
     }
+}
 
-    /// Past the deadline: ends those who are left.
-    fn cut(&mut self) {
-        self.stage = Stage::Cutting;
-        self.counters.cut = self.children.len() as u64;
-        self.kill_each();
+impl<P: Protocol + Clone, C: ForkHooks> Engine<P> for Processes<P, C> {
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, protocol: P) -> io::Result<()> {
+        os::set_nonblocking(fd.as_fd())?;
+        self.listeners.add(id, fd, protocol, false);
+        Ok(())
+    }
+
+    fn set_console(&mut self, _: Console) -> io::Result<()> {
+        let reason = "each connection is in a process of its own";
+        Err(io::Error::new(io::ErrorKind::Unsupported, reason))
+    }
+
+    /// Serves until it is stopped. No child is left then.
+    ///
+    /// # Errors
+    /// poll(2) or waitid(2) fails.
+    fn run(&mut self) -> io::Result<Ended> {
+        lifecycle::run(|| self.run_once())
+    }
+
+    /// Returns what it and its children have counted.
+    fn counters(&self) -> Counters {
+        let relay = self.relay.counters();
+        let mut counters = self.counters;
+        // The connections that the relay counts are links, and their bytes are the children's.
+        counters.turns += relay.turns;
+        counters.completed += relay.completed;
+        counters.out_of_buffers += relay.out_of_buffers;
+        counters.evicted += relay.evicted;
+        counters.calls += os::calls() - self.calls_before;
+        for &slot in self.children.values() {
+            counters += self.counted.read(slot);
+        }
+        counters
     }
 }
 

@@ -440,7 +440,7 @@ fn elsewhere(event: &Event) -> Place {
         }
         Some(Op::Ring(_)) => Place::Loop,
         _ => match KeyOwner::from(Key(event.raw.id)) {
-            KeyOwner::Listener(index) => Place::Listener(index as u32),
+            KeyOwner::Listener(id) => Place::Listener(id.0.into()),
             KeyOwner::Conn(_)
             | KeyOwner::Shutdown
             | KeyOwner::Console

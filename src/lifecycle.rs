@@ -1,0 +1,189 @@
+//! The life cycle of a server, the same for every engine: it serves, it drains, it cuts what is
+//! left; and it pauses its accepts when the kernel is out of resources.
+//!
+//! ```text
+//!   Serving ── a signal, or the operator ──► Draining ── every connection is closed ──► ended
+//!      │                                        │  └──── the deadline passes ──► Cutting ──► ended
+//!      └──── asked twice: ended at once ────────┘
+//! ```
+
+use std::io;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use crate::clock::Nanos;
+use crate::limits::{Ended, Limits};
+use crate::os::{AcceptFailure, ShutdownSignal};
+
+/// How long nothing is accepted after an accept failed for want of a descriptor or of memory,
+/// unless a connection closes before.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How far a server is on its way to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Stage {
+    /// It accepts and serves.
+    Serving,
+    /// It accepts no more; every connection is sent what it is owed, and ends.
+    Draining,
+    /// The deadline has passed: every connection was broken.
+    Cutting,
+}
+
+/// A pause of the accepts after one failed for want of resources.
+#[derive(Debug, Default)]
+pub struct AcceptPause {
+    until: Option<Nanos>,
+}
+
+impl AcceptPause {
+    /// Logs why an accept brought no connection, and pauses if the next one would fail as well.
+    /// Returns true in that case.
+    pub fn failed(&mut self, failure: AcceptFailure, now: impl FnOnce() -> Nanos) -> bool {
+        match failure {
+            AcceptFailure::NoConnection => false,
+            AcceptFailure::Lost(error) => {
+                tracing::debug!(%error, "a connection was lost before it was accepted");
+                false
+            }
+            AcceptFailure::RetryLater(error) => {
+                tracing::warn!(%error, "cannot accept for now");
+                self.begin(now());
+                true
+            }
+        }
+    }
+
+    /// Accepts nothing for a while.
+    pub fn begin(&mut self, now: Nanos) {
+        self.until = Some(now + ACCEPT_PAUSE);
+    }
+
+    /// Accepts again: a resource may have become free.
+    pub fn end(&mut self) {
+        self.until = None;
+    }
+
+    /// Returns when the pause ends, if there is one.
+    pub fn until(&self) -> Option<Nanos> {
+        self.until
+    }
+
+    /// Ends the pause if it is over.
+    pub fn run_timer(&mut self, now: Nanos) {
+        self.until = self.until.filter(|&until| until > now);
+    }
+}
+
+/// The life cycle of one server.
+#[derive(Debug)]
+pub struct Lifecycle {
+    limits: Limits,
+    shutdown: ShutdownSignal,
+    stage: Stage,
+    /// When the drain cuts what is left; `Some` exactly while draining.
+    deadline: Option<Nanos>,
+    pause: AcceptPause,
+}
+
+impl Lifecycle {
+    /// Begins to serve within `limits`, until `shutdown` is signalled.
+    pub fn new(limits: Limits, shutdown: ShutdownSignal) -> Lifecycle {
+        let pause = AcceptPause::default();
+        Lifecycle { limits, shutdown, stage: Stage::Serving, deadline: None, pause }
+    }
+
+    /// Returns what bounds the server.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Returns the signal that stops the server.
+    pub fn shutdown(&self) -> &ShutdownSignal {
+        &self.shutdown
+    }
+
+    /// Returns the stage.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Returns true until the server drains.
+    pub fn is_serving(&self) -> bool {
+        self.stage == Stage::Serving
+    }
+
+    /// Returns true if another connection may be served beside so many.
+    pub fn has_capacity(&self, connections: usize) -> bool {
+        connections < self.limits.connections
+    }
+
+    /// Returns true if the server accepts another connection beside so many.
+    pub fn accepts(&self, connections: usize) -> bool {
+        self.is_serving() && self.has_capacity(connections) && self.pause.until().is_none()
+    }
+
+    /// The pause of the accepts.
+    pub fn pause(&mut self) -> &mut AcceptPause {
+        &mut self.pause
+    }
+
+    /// Takes the requests to stop that were signalled since the last call. The first of all starts
+    /// a drain: `Continue(true)`, and the engine is to [`drain`](Lifecycle::drain). Any further
+    /// one ends the server at once.
+    pub fn take_requests(&mut self) -> ControlFlow<Ended, bool> {
+        match self.shutdown.take() {
+            0 => ControlFlow::Continue(false),
+            1 if self.is_serving() => ControlFlow::Continue(true),
+            _ => ControlFlow::Break(Ended::AtOnce),
+        }
+    }
+
+    /// Starts the drain of so many connections, if the server does not drain already. Returns
+    /// whether it starts now.
+    pub fn drain(&mut self, connections: usize, now: Nanos) -> bool {
+        let starts = self.is_serving();
+        if starts {
+            tracing::info!(connections, "draining");
+            self.stage = Stage::Draining;
+            self.deadline = Some(now + self.limits.drain);
+        }
+        starts
+    }
+
+    /// Returns when a timer of the life cycle expires next: the drain's deadline, or the pause of
+    /// the accepts.
+    pub fn next_timer(&self) -> Option<Nanos> {
+        [self.deadline, self.pause.until()].into_iter().flatten().min()
+    }
+
+    /// Runs the timers that have expired. Returns true if the drain's deadline has passed: the
+    /// engine is to cut the connections that are left.
+    pub fn run_timers(&mut self, now: Nanos) -> bool {
+        self.pause.run_timer(now);
+        let cuts = self.deadline.is_some_and(|deadline| deadline <= now);
+        if cuts {
+            self.stage = Stage::Cutting;
+            self.deadline = None;
+        }
+        cuts
+    }
+}
+
+/// Returns the way to go on, or the end of a server that has drained.
+pub fn unless_drained(drained: bool) -> ControlFlow<Ended> {
+    if drained { ControlFlow::Break(Ended::Drained) } else { ControlFlow::Continue(()) }
+}
+
+/// The end of a run of a whole engine: repeats `iteration` until it breaks.
+///
+/// # Errors
+/// The first error of an iteration.
+pub fn run(mut iteration: impl FnMut() -> io::Result<ControlFlow<Ended>>) -> io::Result<Ended> {
+    loop {
+        if let ControlFlow::Break(ended) = iteration()? {
+            return Ok(ended);
+        }
+    }
+}
