@@ -1,7 +1,7 @@
 //! What the ring loop itself costs: turns on a ring that completes everything at once.
 //!
 //! No kernel, no sockets: `Instant` answers each receive with a full small buffer and each send
-//! with all its bytes. One sample is one loop iteration with 64 connections, each with one receive and one
+//! with all its bytes. One sample is one iteration with 64 connections, each with one receive and one
 //! send, so 128 completions; divide by that for the cost of one.
 
 use std::io;

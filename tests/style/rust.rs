@@ -38,9 +38,9 @@ pub(crate) struct Comment {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Plain,
-    /// `///` comments.
+    /// `///` comments, of an item.
     Outer,
-    /// `//!` comments.
+    /// `//!` comments, of a file.
     Inner,
 }
 

@@ -750,8 +750,8 @@ fn descriptors_that_run_out_meanwhile_spin_nothing_and_all_are_served_in_the_end
     server.drain();
 }
 
-/// Serves `clients` clients, each of which stays until a dozen are served. Returns how many then had
-/// to wait for others to leave.
+/// Serves `clients` clients, each of which stays until a dozen are served. Returns how many had to
+/// wait for others to leave.
 fn serve_by_and_by(server: &Server, clients: usize) -> usize {
     let mut waiting: Vec<Client> =
         (0..clients).map(|_| Client::connect(server.address())).collect();

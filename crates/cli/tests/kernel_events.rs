@@ -149,9 +149,12 @@ fn a_process_without_a_ring_is_reported_at_once_and_at_the_end() {
     sleeper.wait().unwrap();
     let output = output.unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    let who = format!("process {pid} (sleep)");
-    let last = format!("error: {who} has no io_uring open");
-    assert!(said.contains(&format!("{who} has no io_uring open yet: waiting for one")), "{said}");
+    let process = format!("process {pid} (sleep)");
+    let last = format!("error: {process} has no io_uring open");
+    assert!(
+        said.contains(&format!("{process} has no io_uring open yet: waiting for one")),
+        "{said}"
+    );
     assert_eq!((output.status.code(), said.lines().last()), (Some(1), Some(&*last)));
     assert!(output.stdout.is_empty());
 }

@@ -1,5 +1,5 @@
-//! Servers that record, seen from outside: into a file or as lines, followed, stopped by a signal or
-//! a trigger, killed.
+//! Servers that record, seen from outside: into a file or as lines, followed, stopped by a signal
+//! or a trigger, killed.
 
 #[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
 mod support;
@@ -119,8 +119,8 @@ fn called(trace: &Trace, name: &str, sum: bool) -> u64 {
     })
 }
 
-/// In each lane, who begins it is told first, and a call that begins is the next to end: as what it
-/// began as, with a time. All is in the order of time.
+/// On each track, the thread that begins it is recorded first, and a call that begins is the next to
+/// end, as the same call, with a time. All records are in the order of time.
 fn lanes_are_in_order(trace: &Trace) {
     let mut begun: HashMap<u16, Option<(Option<Op>, u64, i32)>> = HashMap::new();
     for event in trace.events() {

@@ -106,7 +106,7 @@ impl Client {
         sent
     }
 
-    /// Calls send(2) once.
+    /// Calls send(2) one time.
     pub(crate) fn say_some(&self, bytes: &[u8]) -> io::Result<usize> {
         match (&self.socket).write(bytes) {
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),

@@ -110,8 +110,8 @@ impl Launch {
         self
     }
 
-    /// Reads the standard output only until the addresses are known. Then it is closed, or stays open
-    /// and unread.
+    /// Reads the standard output only until the addresses are known. Then it is closed, or stays
+    /// open and unread.
     pub(crate) fn unheard(mut self, closed: bool) -> Launch {
         self.reads = Some((self.listeners.max(1), closed));
         self

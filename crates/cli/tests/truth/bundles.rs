@@ -5,8 +5,8 @@
 //! bundle means is held too: its result is spread over buffers in the order in which they were
 //! lent, of which it names the first; so every byte of every stream must be in its place.
 //!
-//! One more socket is sent to in bundles: the content of the buffers of a completion must be what its
-//! peer received.
+//! One more socket is sent to in bundles: the content of the buffers of a completion must be what
+//! its peer received.
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;

@@ -1,8 +1,8 @@
 //! Compares traces with the kernel's own tracepoints: every submission and every completion of one
 //! must be in the other, in the same order, with the same bits.
 //!
-//! This needs root and tracefs. Without them, the counts in `fdinfo`, which every user may read, must
-//! still match.
+//! This needs root and tracefs. Without them, the counts in `fdinfo`, which every user may read,
+//! must still match.
 
 mod bundles;
 mod oracle;
@@ -53,7 +53,7 @@ fn kernel() -> Option<Kernel> {
     Some(*KERNEL.get_or_init(detect))
 }
 
-/// Whether the kernel's tracepoints are to be had; if not, a skip.
+/// Returns whether the kernel's tracepoints are accessible; if not, counts a skip.
 fn has_tracepoints() -> bool {
     static WHY: OnceLock<Option<Unavailable>> = OnceLock::new();
     let ask = || Instance::new(&POINTS, Clock::Nanos, 1 << 20).err();
@@ -68,12 +68,18 @@ fn has_tracepoints() -> bool {
 fn plenty(kernel: Kernel) -> Workload {
     let buffers =
         vec![BufferClass { bytes: 2048, count: 1024 }, BufferClass { bytes: 32 << 10, count: 128 }];
-    Workload { kernel, buffers, completions: None, rounds: ENOUGH / 64 + 50, guests: 150 }
+    Workload {
+        kernel,
+        buffers,
+        completions: None,
+        rounds: ENOUGH / 64 + 50,
+        short_connections: 150,
+    }
 }
 
 /// Plays it beside the kernel's tracepoints, and holds the two against each other.
 fn proven(workload: &Workload, least: usize) -> Evidence {
-    let _turn = alone();
+    let _alone = alone();
     let evidence = workload.play(&POINTS);
     evidence.verdict().unwrap_or_else(|why| panic!("{why}\n{workload:?}"));
     let count = evidence.reaped().count();
@@ -149,8 +155,8 @@ fn when_the_queue_overflows_the_trace_is_what_the_kernel_says() {
         let flagless = kernel.without(Capability::DeferTaskrun).without(Capability::CoopTaskrun);
         for kernel in [kernel, flagless] {
             let evidence = proven(&Workload { completions: Some(16), ..plenty(kernel) }, ENOUGH);
-            let aside = evidence.overflows();
-            assert!(aside > 100, "completions waited outside the queue after {aside} enters");
+            let outside = evidence.overflows();
+            assert!(outside > 100, "completions waited outside the queue after {outside} enters");
         }
     }
 }
@@ -161,7 +167,7 @@ fn without_a_buffer_left_the_trace_is_what_the_kernel_says_and_every_mutation_is
     let tiny = Workload {
         buffers: vec![BufferClass { bytes: 2048, count: 4 }],
         rounds: 60,
-        guests: 40,
+        short_connections: 40,
         ..plenty(kernel)
     };
     if !has_tracepoints() {
@@ -187,7 +193,7 @@ fn of_bundles_the_trace_is_what_the_kernel_says_and_every_byte_is_in_its_buffer(
     if !has_tracepoints() {
         return;
     }
-    let _turn = alone();
+    let _alone = alone();
     for completions in [4096, bundles::CROWD as u32] {
         let bundled = bundles::play(&POINTS, completions);
         let evidence = bundled.evidence;
@@ -205,10 +211,10 @@ fn of_bundles_the_trace_is_what_the_kernel_says_and_every_byte_is_in_its_buffer(
 #[test]
 fn fdinfo_counts_match_the_trace_in_every_tier() {
     let Some(kernel) = kernel() else { return };
-    let _turn = alone();
+    let _alone = alone();
     for ceiling in ["5.6", "5.18", "5.19", "6.0", "9.0"] {
         let lowered = kernel.lowered_to(ceiling.parse().unwrap()).unwrap();
-        let workload = Workload { rounds: 30, guests: 20, ..plenty(lowered) };
+        let workload = Workload { rounds: 30, short_connections: 20, ..plenty(lowered) };
         let evidence = workload.play(&[]);
         evidence.verdict().unwrap_or_else(|why| panic!("up to {ceiling}: {why}"));
         assert!(evidence.reaped().count() > 1900);

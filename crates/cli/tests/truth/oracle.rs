@@ -2,7 +2,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | I1 | What was submitted is what the kernel took or refused: each, by name and operation, in order. |
+//! | I1 | The submissions are those that the kernel took or refused: by name, in order. |
 //! | I2 | What was reaped is what the kernel posted: each, to the bit, in order. |
 //! | I3 | Every submission ends exactly once, and nothing ends that was not submitted. |
 //! | I4 | What the enters answered adds up to what was submitted. |
@@ -263,12 +263,12 @@ impl Mutation {
                 2 if record.what != What::Silent as u8 => {
                     // Of a submission the kernel says whose it is and what, not its length.
                     let said = if record.what == What::Sqe as u8 { 0 } else { -1 };
-                    let told =
+                    let reported =
                         |one: &Record| (one.id, one.op, one.res & said, one.flags & said as u32);
                     let is_other = |one: &&Record| one.what == record.what;
                     let other = records[at + 1..].iter().position(|one| is_other(&one));
                     if let Some(other) = other.map(|n| at + 1 + n)
-                        && told(&records[other]) != told(record)
+                        && reported(&records[other]) != reported(record)
                     {
                         return Mutation::Swap(at, other);
                     }

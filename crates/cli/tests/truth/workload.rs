@@ -35,7 +35,7 @@ pub(crate) struct Workload {
     /// Messages that each of 64 clients says and hears, at the least.
     pub(crate) rounds: usize,
     /// Clients that come for a moment, and those that leave with a reset.
-    pub(crate) guests: usize,
+    pub(crate) short_connections: usize,
 }
 
 impl Workload {
@@ -52,7 +52,7 @@ impl Workload {
         server.join().expect("the server does not panic")
     }
 
-    /// The server's thread.
+    /// The thread that serves.
     fn serve(
         &self,
         listener: TcpListener,
@@ -103,7 +103,7 @@ impl Workload {
             for _ in 0..4 {
                 scope.spawn(|| crowd(address, 16, self.rounds));
             }
-            scope.spawn(|| (0..self.guests).for_each(|n| short_connection(&to, n)));
+            scope.spawn(|| (0..self.short_connections).for_each(|n| short_connection(&to, n)));
             scope.spawn(|| (0..3).for_each(|_| slow_reader(&to)));
         });
     }
