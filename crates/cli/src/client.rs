@@ -115,7 +115,7 @@ pub fn run(
     let (notices, received) = channel();
     let several = addresses.len() > 1;
     let labels = (1..=addresses.len()).filter(|_| several).map(Labelled::new).collect();
-    let output = Arc::new(Mutex::new(Output { file: output, labels }));
+    let output = Arc::new(Mutex::new(LabelledOutput { file: output, labels }));
     let waits = stop.as_fd().try_clone_to_owned().map_err(Failure::Wait)?;
     let to = notices.clone();
     thread::spawn(move || drop(to.send(Notice::End(await_signal(&waits)))));
@@ -124,13 +124,18 @@ pub fn run(
     for (at, address) in addresses.iter().enumerate() {
         let (queue, blocks) = sync_channel(QUEUED);
         queues.push(Some(queue.clone()));
-        let connection =
-            Connection { at, sends_all, queue, output: output.clone(), notices: notices.clone() };
+        let connection = ServerConnection {
+            at,
+            sends_all,
+            queue,
+            output: output.clone(),
+            notices: notices.clone(),
+        };
         let address = address.clone();
         thread::spawn(move || connection.run(&address, blocks));
     }
     let (resolved, all_resolved) = channel();
-    let input = Input { queues, router: several.then(Router::new), output, notices };
+    let input = InputReader { queues, router: several.then(Router::new), output, notices };
     thread::spawn(move || input.run(script, &all_resolved));
 
     let (mut connecting, mut open) = (addresses.len(), addresses.len());
@@ -177,22 +182,22 @@ fn is_sent_whole(script: &Script) -> io::Result<bool> {
 }
 
 /// Reads the script and queues it for the connections.
-struct Input {
+struct InputReader {
     /// The queue of each connection; `None` after its end.
-    queues: Vec<Option<SyncSender<Block>>>,
+    queues: Vec<Option<SyncSender<SendBlock>>>,
     /// Finds the server of each line; `None` with one server.
     router: Option<Router>,
-    output: Arc<Mutex<Output>>,
+    output: Arc<Mutex<LabelledOutput>>,
     notices: Sender<Notice>,
 }
 
 /// What a connection sends: bytes, or its half-close.
-enum Block {
+enum SendBlock {
     Bytes(Arc<[u8]>),
     End,
 }
 
-impl Input {
+impl InputReader {
     /// Queues the whole script. `all_resolved` gets a message when no connection is connecting.
     fn run(mut self, script: Script, all_resolved: &Receiver<()>) {
         match script {
@@ -214,7 +219,7 @@ impl Input {
                 }
             }
         }
-        self.queues.into_iter().flatten().for_each(|queue| drop(queue.send(Block::End)));
+        self.queues.into_iter().flatten().for_each(|queue| drop(queue.send(SendBlock::End)));
     }
 
     /// Reads the input while a connection takes it.
@@ -247,9 +252,9 @@ impl Input {
     /// Queues bytes for their servers. Waits while a queue is full.
     fn queue(&mut self, to: To, bytes: &[u8]) {
         let block: Arc<[u8]> = bytes.into();
-        let send = |queue: &mut Option<SyncSender<Block>>| {
+        let send = |queue: &mut Option<SyncSender<SendBlock>>| {
             let sent =
-                queue.as_ref().is_some_and(|it| it.send(Block::Bytes(block.clone())).is_ok());
+                queue.as_ref().is_some_and(|it| it.send(SendBlock::Bytes(block.clone())).is_ok());
             if !sent {
                 *queue = None;
             }
@@ -269,21 +274,21 @@ impl Input {
     }
 }
 
-/// One connection.
-struct Connection {
+/// A connection to a server, before it is established.
+struct ServerConnection {
     at: usize,
     /// Whether everything queued is sent even after the server has closed its side.
     sends_all: bool,
     /// Ends the sender when the server has closed its side.
-    queue: SyncSender<Block>,
-    output: Arc<Mutex<Output>>,
+    queue: SyncSender<SendBlock>,
+    output: Arc<Mutex<LabelledOutput>>,
     notices: Sender<Notice>,
 }
 
-impl Connection {
+impl ServerConnection {
     /// Connects, sends and receives until the end, and reports it.
-    fn run(self, address: &Address, blocks: Receiver<Block>) {
-        let Connection { at, sends_all, queue, output, notices } = self;
+    fn run(self, address: &Address, blocks: Receiver<SendBlock>) {
+        let ServerConnection { at, sends_all, queue, output, notices } = self;
         let report = |event| drop(notices.send(Notice::Event(event)));
         let [receiver, sender] = match connect(address) {
             Ok(ends) => ends,
@@ -300,7 +305,7 @@ impl Connection {
             Err(failure) => return drop(notices.send(Notice::End(Err(failure)))),
         };
         if received.is_ok() && !sends_all {
-            let _ = queue.send(Block::End);
+            let _ = queue.send(SendBlock::End);
         }
         drop(queue);
         let sent = match received {
@@ -349,8 +354,8 @@ fn receive(
 }
 
 /// Sends what is queued, then shuts the sending side down.
-fn send(socket: Socket, blocks: &Receiver<Block>) -> io::Result<()> {
-    while let Ok(Block::Bytes(bytes)) = blocks.recv() {
+fn send(socket: Socket, blocks: &Receiver<SendBlock>) -> io::Result<()> {
+    while let Ok(SendBlock::Bytes(bytes)) = blocks.recv() {
         (&socket).write_all(&bytes)?;
     }
     // It fails after a reset, which the receiver reports.
@@ -359,13 +364,13 @@ fn send(socket: Socket, blocks: &Receiver<Block>) -> io::Result<()> {
 }
 
 /// The output, shared by all connections.
-struct Output {
+struct LabelledOutput {
     file: File,
     /// Adds the number of the server to its lines; empty with one server.
     labels: Vec<Labelled>,
 }
 
-impl Output {
+impl LabelledOutput {
     fn print(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
         match self.labels.get_mut(at) {
             Some(labels) => {

@@ -6,9 +6,9 @@ const LINE_MAX: usize = 64 << 10;
 /// The destination of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum To {
-    /// Every server.
+    /// The line goes to every server.
     All,
-    /// One server, counted from 0.
+    /// The line goes to this server, counted from 0.
     One(usize),
 }
 

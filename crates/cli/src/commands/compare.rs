@@ -30,7 +30,7 @@ use proactor_report::units;
 /// baseline are measured shortly after each other. Every reply is verified; one wrong byte makes
 /// the run void.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct Args {
+pub(super) struct CompareArgs {
     /// Models to compare, separated by commas, or all: blocking, process, nonblocking, select,
     /// poll, thread, sigio, epoll, epoll-et, epoll-oneshot, coroutine, uring. -NAME removes one,
     /// as in all,-process; NAME+trace records into a file, as `serve --trace=FILE` does. A model
@@ -49,11 +49,13 @@ pub(super) struct Args {
     connections: Vec<usize>,
 
     /// Bytes per message
-    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = number::<usize>(1, SIZE_MAX as u64))]
+    #[arg(long, value_name = "BYTES", default_value_t = 64,
+          value_parser = number::<usize>(1, SIZE_MAX as u64))]
     size: usize,
 
     /// Messages in flight per connection (pipelining)
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<usize>(1, DEPTH_MAX as u64))]
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = number::<usize>(1, DEPTH_MAX as u64))]
     depth: usize,
 
     /// Time for all tables together, with start and connect: 30s, 2m. Less time means
@@ -95,7 +97,7 @@ pub(super) struct Args {
     json: Option<PathBuf>,
 }
 
-impl Args {
+impl CompareArgs {
     /// Runs the comparison, and prints the result on standard output.
     ///
     /// # Errors

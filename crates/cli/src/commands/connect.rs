@@ -22,7 +22,7 @@ use proactor_report::units;
 /// printed by line, with the number of the server: `[1]`, `[2]`, … At the end of the input, the
 /// sending side of each connection is closed; further replies are printed until the servers close.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ConnectArgs {
     /// Addresses of the servers: HOST:PORT, [IPV6]:PORT or unix:PATH
     #[arg(value_name = "ADDR", required = true)]
     addresses: Vec<Address>,
@@ -33,7 +33,8 @@ pub(super) struct Args {
     parts: Option<Parts>,
 
     /// Pause after each part
-    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = units::parse_positive_duration)]
+    #[arg(long, value_name = "TIME", default_value = "100ms",
+          value_parser = units::parse_positive_duration)]
     pause: Duration,
 
     /// Report connects and closes on stderr; the default if standard input is a terminal
@@ -41,7 +42,7 @@ pub(super) struct Args {
     verbose: bool,
 }
 
-impl Args {
+impl ConnectArgs {
     /// Runs until every connection is closed, or until SIGINT.
     ///
     /// # Errors

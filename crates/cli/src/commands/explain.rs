@@ -14,17 +14,18 @@ use proactor_models::model::Model;
 
 /// Show the system calls of a message in each I/O model: where it waits, and what copies
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ExplainArgs {
     /// Models to show, separated by commas, or all; -NAME removes one, as in all,-process. See
     /// `proactor models`
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = "all")]
     models: Vec<Pick<Model>>,
 
     /// Bytes per message
-    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = number::<usize>(1, 2048))]
+    #[arg(long, value_name = "BYTES", default_value_t = 64,
+          value_parser = number::<usize>(1, 2048))]
     size: usize,
 
-    /// Connections in the first picture, with one message on each, sent at once; 1 omits the picture
+    /// Connections in the first picture, with one message on each, sent at once; 1 omits it
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = number::<usize>(1, 8))]
     connections: usize,
 
@@ -45,7 +46,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-impl Args {
+impl ExplainArgs {
     /// Records the models, then prints and writes the results.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let options = ExplainOptions {

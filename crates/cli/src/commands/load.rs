@@ -20,7 +20,7 @@ use proactor_report::units;
 /// rate is the maximum of the server. The latencies are service times; they do not contain the time
 /// that a message would wait at a fixed rate.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct Args {
+pub(super) struct LoadArgs {
     /// Address of the server: HOST:PORT, [IPV6]:PORT or unix:PATH
     #[arg(value_name = "ADDR", required_unless_present = "address")]
     addr: Option<Address>,
@@ -30,7 +30,8 @@ pub(super) struct Args {
     address: Option<Address>,
 
     /// Duration of the measurement: 5s, 500ms, 2m
-    #[arg(long, short = 't', value_name = "TIME", default_value = "5s", value_parser = units::parse_positive_duration)]
+    #[arg(long, short = 't', value_name = "TIME", default_value = "5s",
+          value_parser = units::parse_positive_duration)]
     duration: Duration,
 
     /// Number of connections
@@ -44,7 +45,8 @@ pub(super) struct Args {
     size: usize,
 
     /// Messages in flight per connection (pipelining)
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<usize>(1, DEPTH_MAX as u64))]
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = number::<usize>(1, DEPTH_MAX as u64))]
     depth: usize,
 
     /// I/O engine of the client: uring, epoll, or auto (uring where it works). Both busy-poll, so
@@ -57,7 +59,8 @@ pub(super) struct Args {
     cpu: Option<usize>,
 
     /// Fail if a connection waits longer than this for a reply
-    #[arg(long, alias = "patience", value_name = "TIME", default_value = "5s", value_parser = units::parse_positive_duration)]
+    #[arg(long, alias = "patience", value_name = "TIME", default_value = "5s",
+          value_parser = units::parse_positive_duration)]
     timeout: Duration,
 
     /// Seed of the message bytes
@@ -69,7 +72,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-impl Args {
+impl LoadArgs {
     /// Runs the load, and prints the result on standard output.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use tracing_subscriber::registry::LookupSpan;
 /// The options of the log.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
-pub(super) struct Args {
+pub(super) struct LogArgs {
     /// Level of the log on stderr: off, error, warn, info, debug or trace
     #[arg(long = "log", value_name = "LEVEL", default_value = "warn")]
     level: LevelFilter,
@@ -28,30 +28,30 @@ pub(super) struct Args {
         default_value = "text",
         hide_possible_values = true
     )]
-    format: Format,
+    format: LogFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum LogFormat {
     Text,
     Json,
 }
 
-impl Args {
+impl LogArgs {
     /// Starts the log of this process.
     pub(super) fn start(&self) {
         let log = tracing_subscriber::fmt().with_max_level(self.level).with_writer(io::stderr);
         match self.format {
-            Format::Text => log.with_target(false).init(),
-            Format::Json => log.event_format(Json).init(),
+            LogFormat::Text => log.with_target(false).init(),
+            LogFormat::Json => log.event_format(Json).init(),
         }
     }
 
     /// Prints a message on stderr at every level, in the format of the log.
     pub(super) fn print(&self, message: &str) {
         match self.format {
-            Format::Text => eprintln!("{message}"),
-            Format::Json => eprintln!("{}", line("INFO", [("message", message.into())])),
+            LogFormat::Text => eprintln!("{message}"),
+            LogFormat::Json => eprintln!("{}", line("INFO", [("message", message.into())])),
         }
     }
 }
@@ -89,23 +89,14 @@ fn line(level: &str, fields: impl IntoIterator<Item = (&'static str, Value)>) ->
 struct Fields(Vec<(&'static str, Value)>);
 
 impl Visit for Fields {
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.push((field.name(), value.into()));
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.0.push((field.name(), value.into()));
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.push((field.name(), value.into()));
-    }
-
     fn record_str(&mut self, field: &Field, value: &str) {
         self.0.push((field.name(), value.into()));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.0.push((field.name(), format!("{value:?}").into()));
+        let text = format!("{value:?}");
+        // A number or a boolean is one in JSON, too.
+        let value = serde_json::from_str(&text).ok().filter(|_| field.name() != "message");
+        self.0.push((field.name(), value.unwrap_or(text.into())));
     }
 }

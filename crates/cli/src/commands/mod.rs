@@ -32,49 +32,49 @@ To begin with:
 /// An io_uring TCP server, and the tools to load, compare and inspect it.
 #[derive(Debug, Parser)]
 #[command(name = "proactor", version, arg_required_else_help = true, after_help = BEGIN)]
-struct Proactor {
+struct ProactorCli {
     #[command(subcommand)]
-    command: Command,
+    command: ProactorCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    Serve(serve::Args),
-    Connect(connect::Args),
-    Load(load::Args),
-    Compare(compare::Args),
-    Explain(explain::Args),
-    Models(models::Args),
-    Trace(trace::Args),
+enum ProactorCommand {
+    Serve(serve::ServeArgs),
+    Connect(connect::ConnectArgs),
+    Load(load::LoadArgs),
+    Compare(compare::CompareArgs),
+    Explain(explain::ExplainArgs),
+    Models(models::ModelsArgs),
+    Trace(trace::TraceArgs),
 }
 
 /// A readiness TCP server, on epoll by default: `proactor serve` without io_uring.
 #[derive(Debug, Parser)]
 #[command(name = "reactor", version)]
-struct Reactor {
+struct ReactorCli {
     #[command(flatten)]
-    serve: serve::Args,
+    serve: serve::ServeArgs,
 }
 
 /// Runs `proactor` with the arguments of this process.
 pub fn proactor() -> ExitCode {
-    finish(match parse::<Proactor>().command {
-        Command::Serve(serve) => serve.run(proactor_models::model::Choice::Auto),
-        Command::Connect(connect) => {
+    finish(match parse::<ProactorCli>().command {
+        ProactorCommand::Serve(serve) => serve.run(proactor_models::model::Choice::Auto),
+        ProactorCommand::Connect(connect) => {
             return connect.run().unwrap_or_else(|error| finish(Err(error)));
         }
-        Command::Load(load) => load.run(),
-        Command::Compare(compare) => compare.run(),
-        Command::Explain(explain) => explain.run(),
-        Command::Models(models) => models.run(),
-        Command::Trace(trace) => trace.run(),
+        ProactorCommand::Load(load) => load.run(),
+        ProactorCommand::Compare(compare) => compare.run(),
+        ProactorCommand::Explain(explain) => explain.run(),
+        ProactorCommand::Models(models) => models.run(),
+        ProactorCommand::Trace(trace) => trace.run(),
     })
 }
 
 /// Runs `reactor` with the arguments of this process.
 pub fn reactor() -> ExitCode {
     let epoll = proactor_models::model::Choice::Model(proactor_models::model::Model::Epoll);
-    finish(parse::<Reactor>().serve.run(epoll))
+    finish(parse::<ReactorCli>().serve.run(epoll))
 }
 
 /// Parses the arguments of this process, or prints the help or the error and exits.

@@ -9,7 +9,7 @@ use proactor_report::{Align, Table};
 
 /// List the I/O models: how each waits, its system calls, and whether it works on this machine
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ModelsArgs {
     /// Print the list as JSON
     #[arg(long)]
     json: bool,
@@ -19,11 +19,11 @@ pub(super) struct Args {
 #[derive(Debug, Serialize)]
 struct Models {
     schema: &'static str,
-    models: Vec<Row>,
+    models: Vec<ModelRow>,
 }
 
 #[derive(Debug, Serialize)]
-struct Row {
+struct ModelRow {
     model: &'static str,
     mechanism: &'static str,
     calls_per_message: &'static str,
@@ -32,17 +32,17 @@ struct Row {
     usable: bool,
     /// Why the model does not work here.
     refusal: Option<String>,
-    lacks: Vec<Lack>,
+    lacks: Vec<MissingFeature>,
 }
 
 /// A feature that a model does not have.
 #[derive(Debug, Serialize)]
-struct Lack {
+struct MissingFeature {
     what: &'static str,
     why: &'static str,
 }
 
-impl Args {
+impl ModelsArgs {
     /// Prints the table on standard output.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let rows = Model::ALL.map(row);
@@ -70,10 +70,10 @@ fn wrapped(sentence: &str) -> String {
     fold(&words, " ", terminal_width().unwrap_or(usize::MAX)).join("\n  ") + "\n"
 }
 
-fn row(model: Model) -> Row {
+fn row(model: Model) -> ModelRow {
     let About { mechanism, calls, limits, since } = model.about();
     let refusal = model.refusal();
-    Row {
+    ModelRow {
         model: model.name(),
         mechanism,
         calls_per_message: calls,
@@ -83,12 +83,12 @@ fn row(model: Model) -> Row {
         refusal,
         lacks: Ability::ALL
             .into_iter()
-            .filter_map(|it| model.lacks(it).map(|why| Lack { what: it.denied(), why }))
+            .filter_map(|it| model.lacks(it).map(|why| MissingFeature { what: it.denied(), why }))
             .collect(),
     }
 }
 
-fn table(rows: &[Row]) -> Table {
+fn table(rows: &[ModelRow]) -> Table {
     let columns = ["model", "how it waits", "calls per message", "limits", "Linux", "here"];
     let mut table = Table::new(&columns.map(|name| (name, Align::Left)));
     for row in rows {

@@ -9,11 +9,11 @@ use anyhow::Context;
 use super::wrong_usage;
 
 /// Standard output; its errors name it. It is flushed at each line end.
-pub(super) struct Output(StdoutLock<'static>);
+pub(super) struct Stdout(StdoutLock<'static>);
 
 /// Locks standard output for the rest of the process.
-pub(super) fn stdout() -> Output {
-    Output(io::stdout().lock())
+pub(super) fn stdout() -> Stdout {
+    Stdout(io::stdout().lock())
 }
 
 /// Prints a complete result.
@@ -26,7 +26,7 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-impl Write for Output {
+impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write(bytes).map_err(named)
     }

@@ -8,11 +8,11 @@ use proactor_models::model::{Choice, Model};
 /// One word of `--models`; words are separated by commas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Pick<T> {
-    /// `all`: every model.
+    /// `all` adds every model.
     All,
-    /// `NAME`: adds a model.
+    /// `NAME` adds this model.
     Take(T),
-    /// `-NAME`: removes a model.
+    /// `-NAME` removes this model.
     Leave(T),
 }
 

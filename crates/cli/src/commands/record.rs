@@ -18,10 +18,10 @@ use proactor_models::model::Model;
 use proactor_trace::kernel::{Instance, KernelRecorder, sidecar_path};
 use proactor_trace::{Filter, Follow, Level, Recording, Settings, Trigger};
 
-/// The tracing options.
+/// The tracing options of a server.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
-pub(super) struct Args {
+pub(super) struct RecordArgs {
     /// Record every submission, completion, wait and system call into FILE (read it with
     /// `proactor trace`; it survives SIGKILL), or print them: on stderr without FILE, on standard
     /// output if FILE is -. SIGUSR2 stops the recording, and starts it again
@@ -30,15 +30,19 @@ pub(super) struct Args {
 
     /// Read the clock once per `batch` (before and after each wait) or for each `record`. The
     /// models coroutine, thread, process and blocking have no batches: each record has its time
-    #[arg(long, value_name = "LEVEL", default_value = "batch", value_parser = level, requires = "trace")]
+    #[arg(long, value_name = "LEVEL", default_value = "batch", value_parser = level,
+          requires = "trace")]
     trace_clock: Level,
 
-    /// Size of the trace: 64M holds two million records. When it is full, the oldest are overwritten
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size, requires = "trace")]
+    /// Size of the trace: 64M holds two million records. When it is full, the oldest are
+    /// overwritten
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size,
+          requires = "trace")]
     trace_size: u64,
 
     /// Record one connection of N, from accept to close
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u32>(1, 1 << 31), requires = "trace")]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u32>(1, 1 << 31),
+          requires = "trace")]
     trace_sample: u32,
 
     /// Stop recording at the first: p99>1ms (the latency of operations), error, overflow (of the
@@ -63,7 +67,7 @@ pub(super) struct Prepared {
     kernel: Option<KernelRecorder>,
 }
 
-impl Args {
+impl RecordArgs {
     /// Returns true for `--trace=-`.
     pub(super) fn prints_on_stdout(&self) -> bool {
         matches!(&self.trace, Some(Some(path)) if is_stdout(path))

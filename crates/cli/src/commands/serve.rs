@@ -29,7 +29,7 @@ use proactor_trace::kernel::KernelRecorder;
 
 /// Run a server until SIGTERM or SIGINT
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ServeArgs {
     /// Address to listen on, optionally with the protocol of this listener: HOST:PORT, [IPV6]:PORT
     /// or unix:PATH; port 0 selects a free port. Write `==` for a literal `=` in a path. Repeatable
     #[arg(long, value_name = "ADDR[=PROTOCOL]", default_value = "127.0.0.1:7000")]
@@ -47,7 +47,7 @@ pub(super) struct Args {
     idle_sleep: Option<Duration>,
 
     /// Protocol of listeners without `=PROTOCOL`: echo, upper, discard, chargen, chat, talk (with
-    /// the operator; turns --console on), reply[=TEXT] (replies to each line with TEXT, by default
+    /// the operator; implies --console), reply[=TEXT] (replies to each line with TEXT, by default
     /// `ok`) or prefix[=TEXT] (replies with TEXT, by default `your msg = `, the line and ` ===`)
     #[arg(long, value_name = "PROTOCOL", default_value = "echo")]
     protocol: Any,
@@ -84,7 +84,7 @@ pub(super) struct Args {
     cpu: Option<usize>,
 
     #[command(flatten)]
-    record: record::Args,
+    record: record::RecordArgs,
 
     /// At the end, write the counters as one line of JSON to FILE; - and no FILE are standard
     /// output, and the lines "listening on" then go to stderr
@@ -92,7 +92,7 @@ pub(super) struct Args {
     stats: Option<PathBuf>,
 
     #[command(flatten)]
-    log: log::Args,
+    log: log::LogArgs,
 }
 
 /// An address to listen on, and its protocol if it has its own.
@@ -125,7 +125,7 @@ impl FromStr for Listen {
     }
 }
 
-impl Args {
+impl ServeArgs {
     /// Runs the server. `default` is the model without `--model`.
     pub(super) fn run(self, default: Choice) -> anyhow::Result<()> {
         self.log.start();
@@ -210,7 +210,7 @@ impl Args {
         Ok(engine)
     }
 
-    /// Opens every listener.
+    /// Opens the listeners of the command line.
     fn listen(&self) -> anyhow::Result<Vec<Listening>> {
         let open = |Listen { address, protocol }: &Listen| {
             let socket = address.listen().with_context(|| format!("cannot listen on {address}"))?;

@@ -29,7 +29,7 @@ pub use picture::svg;
 pub use record::ExplainOptions;
 pub(crate) use text::fold;
 pub use text::text;
-pub use timeline::{Actor, CallTimeline, Phase, PhaseKind, ServerCall};
+pub use timeline::{Actor, CallPhase, CallTimeline, PhaseKind, ServerCall};
 
 use axis::Axis;
 use proactor::os;
@@ -43,7 +43,7 @@ pub struct Report {
     pub schema: &'static str,
     /// The name and the release of the kernel.
     pub kernel: String,
-    /// Bytes per message.
+    /// The size of a message in bytes.
     pub size: usize,
     /// Connections of the first timeline, each with one message.
     pub connections: usize,
@@ -105,12 +105,12 @@ pub fn run(
 /// One picture: the timelines of all models on one axis.
 struct Section<'a> {
     title: String,
-    rows: Vec<Row<'a>>,
+    rows: Vec<PictureRow<'a>>,
     axis: Axis,
 }
 
 /// A model in a picture: its timeline, or the reason why it has none.
-struct Row<'a> {
+struct PictureRow<'a> {
     model: &'static str,
     summary: &'static str,
     timeline: Result<&'a CallTimeline, &'a str>,
@@ -121,9 +121,13 @@ fn sections(report: &Report) -> Vec<Section<'_>> {
     let section = |title, timeline: fn(&ModelReport) -> Option<&CallTimeline>| {
         let rows = report.models.iter().map(|it| {
             let reason = it.refusal.as_deref().unwrap_or("one connection at a time");
-            Row { model: it.model, summary: it.summary, timeline: timeline(it).ok_or(reason) }
+            PictureRow {
+                model: it.model,
+                summary: it.summary,
+                timeline: timeline(it).ok_or(reason),
+            }
         });
-        let rows: Vec<Row<'_>> = rows.collect();
+        let rows: Vec<PictureRow<'_>> = rows.collect();
         let axis = Axis::of(rows.iter().filter_map(|row| row.timeline.ok()));
         Section { title, rows, axis }
     };

@@ -15,7 +15,7 @@ pre{overflow-x:auto;font:12px/1.35 ui-monospace,monospace}
 #tip{position:fixed;display:none;max-width:340px;padding:6px 10px;border-radius:6px;background:var(--tip);color:var(--on-tip);font-size:13px;white-space:pre-line;pointer-events:none;z-index:2}
 ";
 
-/// Turns the titles of the picture into tips that follow the pointer.
+/// Replaces the titles of the picture by tips that follow the pointer.
 const SCRIPT: &str = "
 const tip = document.getElementById('tip');
 for (const title of document.querySelectorAll('.picture rect > title, .picture path > title')) {

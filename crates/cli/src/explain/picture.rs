@@ -4,7 +4,9 @@
 use super::axis::{Axis, micros};
 use super::text::calls;
 use super::timeline::words;
-use super::{Actor, CallTimeline, Phase, PhaseKind, Report, Row, Section, ServerCall, sections};
+use super::{
+    Actor, CallPhase, CallTimeline, PhaseKind, PictureRow, Report, Section, ServerCall, sections,
+};
 
 /// The width of the picture, and the begin and the length of the axis.
 const WIDTH: f64 = 960.0;
@@ -38,7 +40,7 @@ const STYLE: &str = "
 .arrive{stroke:#4493f8}.reply{fill:#4493f8}.t-copy{fill:#e3b341}.t-own{fill:#56d364}.t-ask{fill:#be8fff}.t-wait{fill:#9198a1}}
 ";
 
-/// Draws the report.
+/// Draws the report as SVG.
 pub fn svg(report: &Report) -> String {
     let sections = sections(report);
     let heights = sections.iter().map(|section| TITLE + section.rows.len() as f64 * ROW + SCALE);
@@ -124,7 +126,8 @@ fn header(report: &Report) -> String {
         for class in classes {
             let fill = if *class == "hatched" { " fill=\"url(#h)\"" } else { "" };
             out += &format!(
-                "<rect class=\"{class}\"{fill} x=\"{x:.1}\" y=\"75\" width=\"18\" height=\"12\" rx=\"2\"/>\n"
+                "<rect class=\"{class}\"{fill} x=\"{x:.1}\" y=\"75\" width=\"18\" height=\"12\" \
+                 rx=\"2\"/>\n"
             );
         }
         out += &text(x + 23.0, 86.0, "dim", " font-size=\"12\"", words);
@@ -134,7 +137,7 @@ fn header(report: &Report) -> String {
     out + &text(x + 5.0, 86.0, "dim", " font-size=\"12\"", "user/kernel switch")
 }
 
-fn draw_row(row: &Row<'_>, axis: Axis, top: f64, banded: bool) -> String {
+fn draw_row(row: &PictureRow<'_>, axis: Axis, top: f64, banded: bool) -> String {
     let mut out = String::new();
     if banded {
         out += &format!(
@@ -198,7 +201,8 @@ fn code(timeline: &CallTimeline, axis: Axis, top: f64) -> String {
         let tip = format!("server code: {}", micros(two[1].begin - end));
         out += &bar("code", from, top + CODE, to - from, CODE_HEIGHT, &tip);
     }
-    let waits = |phase: &Phase| !matches!(phase.kind, PhaseKind::Copying | PhaseKind::WithoutData);
+    let waits =
+        |phase: &CallPhase| !matches!(phase.kind, PhaseKind::Copying | PhaseKind::WithoutData);
     for (_, phase) in timeline.phases().into_iter().filter(|(_, phase)| waits(phase)) {
         let (from, to) = (x(axis, phase.begin), x(axis, phase.end.unwrap_or(axis.to)));
         let y = top + CODE + CODE_HEIGHT / 2.0;
@@ -208,8 +212,8 @@ fn code(timeline: &CallTimeline, axis: Axis, top: f64) -> String {
 }
 
 /// Draws a phase on the kernel track. Half the height means: within this time, but no clock reading
-/// tells when exactly.
-fn draw_phase(call: &ServerCall, phase: &Phase, axis: Axis, top: f64) -> String {
+/// shows when exactly.
+fn draw_phase(call: &ServerCall, phase: &CallPhase, axis: Axis, top: f64) -> String {
     let mut out = String::new();
     let (from, to) = (x(axis, phase.begin), x(axis, phase.end.unwrap_or(axis.to)));
     let tip = tip(call, phase);
@@ -255,7 +259,7 @@ fn switches(call: &ServerCall, axis: Axis, top: f64) -> String {
     out
 }
 
-fn tip(call: &ServerCall, phase: &Phase) -> String {
+fn tip(call: &ServerCall, phase: &CallPhase) -> String {
     let length = phase.length().map(|length| format!(", {}", micros(length))).unwrap_or_default();
     let result = call.result.map(|result| format!("\nreturns {result}")).unwrap_or_default();
     let ops = |does: &str, ops: &[String]| match ops {
@@ -308,7 +312,7 @@ fn footer(top: f64) -> String {
     let lines = [
         "Upper track: the server’s code; the time of the recorder is taken out. Lower track: the \
          kernel, in the call that is named below.",
-        "Half height: within that time; no clock reading tells when exactly. This is not a \
+        "Half height: within that time; no clock reading shows when exactly. This is not a \
          benchmark: `proactor compare` measures.",
     ];
     let line = |(at, words): (usize, &&str)| {

@@ -32,10 +32,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Calls made in threes before anything else, to measure the cost of the recorder.
 const CALIBRATION: usize = 3 * 32;
 
-/// How to record.
+/// The options of a recording.
 #[derive(Debug, Clone, Copy)]
 pub struct ExplainOptions {
-    /// Bytes per message.
+    /// The size of a message in bytes.
     pub size: usize,
     /// Connections of the first timeline, each with one message.
     pub connections: usize,
@@ -158,7 +158,7 @@ fn send_messages(
     if let Some((_, client)) = options.cpus {
         os::pin_to_cpu(client)?;
     }
-    let mut client = Client {
+    let mut client = MessageSender {
         sockets: Vec::new(),
         message: vec![b'm'; options.size],
         reply: vec![0; options.size],
@@ -167,7 +167,7 @@ fn send_messages(
     client.exchange(probe)?;
     let calls = probe.calls();
     let cost = timeline::recorder_cost(&calls[..calls.len().min(CALIBRATION)]);
-    let record = |client: &mut Client| -> io::Result<Vec<MessageRun>> {
+    let record = |client: &mut MessageSender| -> io::Result<Vec<MessageRun>> {
         (0..WARM_UP).try_for_each(|_| client.exchange(probe).map(drop))?;
         (0..options.runs).map(|_| client.exchange(probe)).collect()
     };
@@ -177,13 +177,13 @@ fn send_messages(
     Ok(Recorded { cost, single, several })
 }
 
-struct Client {
+struct MessageSender {
     sockets: Vec<TcpStream>,
     message: Vec<u8>,
     reply: Vec<u8>,
 }
 
-impl Client {
+impl MessageSender {
     fn connect(&mut self, address: SocketAddr) -> io::Result<()> {
         let socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;

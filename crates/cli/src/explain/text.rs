@@ -2,7 +2,7 @@
 
 use super::axis::{Axis, micros};
 use super::timeline::words;
-use super::{Actor, CallTimeline, Phase, PhaseKind, Report, Row, sections};
+use super::{Actor, CallPhase, CallTimeline, PhaseKind, PictureRow, Report, sections};
 
 /// Columns left of the line of time.
 const MARGIN: usize = 15;
@@ -45,12 +45,12 @@ pub fn text(report: &Report, width: usize) -> String {
 /// The place of a line of time.
 #[derive(Clone, Copy)]
 struct Canvas {
-    /// Its columns.
+    /// Its length in columns.
     line: usize,
 }
 
 impl Canvas {
-    fn row(self, row: &Row<'_>, axis: Axis) -> String {
+    fn row(self, row: &PictureRow<'_>, axis: Axis) -> String {
         let mut lines = match row.timeline {
             Ok(timeline) => vec![self.bar(timeline, axis), self.labels(timeline, axis)],
             Err(reason) => fold(&words_of(&format!("not shown: {reason}")), " ", self.line),
@@ -64,7 +64,7 @@ impl Canvas {
     }
 
     fn scale(self, axis: Axis) -> String {
-        let mut line = Line::new(self.line);
+        let mut line = TextLine::new(self.line);
         for tick in axis.ticks(self.line as i64 / 8) {
             line.put(self.column(axis, tick), &format!("╷{}", micros(tick)));
         }
@@ -93,7 +93,7 @@ impl Canvas {
 
     /// Puts the names of the calls below their begins, or behind the name before.
     fn labels(self, timeline: &CallTimeline, axis: Axis) -> String {
-        let mut line = Line::new(self.line);
+        let mut line = TextLine::new(self.line);
         for (call, name) in timeline.labels() {
             line.put(self.column(axis, call.begin), &name);
         }
@@ -101,7 +101,7 @@ impl Canvas {
     }
 }
 
-fn sign(phase: &Phase) -> char {
+fn sign(phase: &CallPhase) -> char {
     let copies = phase.kind == PhaseKind::WakingAndCopying && phase.actor == Actor::Kernel;
     let kind = if copies { PhaseKind::Copying } else { phase.kind };
     let found = SIGNS.iter().find(|(it, actor, _)| (*it, *actor) == (kind, phase.actor));
@@ -138,7 +138,7 @@ pub(super) fn calls(timeline: &CallTimeline) -> String {
     }
 }
 
-fn phase(phase: &Phase) -> String {
+fn phase(phase: &CallPhase) -> String {
     let length = phase.length().map(|length| format!(" {}", micros(length))).unwrap_or_default();
     format!("{}{length}", phase.words())
 }
@@ -167,15 +167,15 @@ pub(crate) fn fold(parts: &[String], between: &str, width: usize) -> Vec<String>
 }
 
 /// A line of words, each at its column or behind the word before.
-struct Line {
+struct TextLine {
     text: String,
     used: usize,
     width: usize,
 }
 
-impl Line {
-    fn new(width: usize) -> Line {
-        Line { text: String::new(), used: 0, width }
+impl TextLine {
+    fn new(width: usize) -> TextLine {
+        TextLine { text: String::new(), used: 0, width }
     }
 
     /// Puts a word at this column, if it fits.

@@ -90,7 +90,7 @@ impl CallTimeline {
     }
 
     /// Returns the phases of all calls; waits come first, so that a painter draws over them.
-    pub(super) fn phases(&self) -> Vec<(&ServerCall, &Phase)> {
+    pub(super) fn phases(&self) -> Vec<(&ServerCall, &CallPhase)> {
         let phases =
             self.calls.iter().flat_map(|call| call.phases.iter().map(move |it| (call, it)));
         let mut phases: Vec<_> = phases.collect();
@@ -110,12 +110,12 @@ pub struct ServerCall {
     pub end: Option<i64>,
     /// The return value, an error as `-errno`; `None` before the end.
     pub result: Option<i64>,
-    /// io_uring only: the submitted operations.
+    /// The submitted operations, for io_uring only.
     pub submitted: Vec<String>,
-    /// io_uring only: the operations that were complete after the call.
+    /// The operations that were complete after the call, for io_uring only.
     pub completed: Vec<String>,
     /// The phases, in order and without gaps.
-    pub phases: Vec<Phase>,
+    pub phases: Vec<CallPhase>,
 }
 
 impl ServerCall {
@@ -139,8 +139,8 @@ impl ServerCall {
 
 /// A part of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Phase {
-    /// What happened.
+pub struct CallPhase {
+    /// What happened in the phase.
     pub kind: PhaseKind,
     /// What copied or waited.
     pub actor: Actor,
@@ -150,7 +150,7 @@ pub struct Phase {
     pub end: Option<i64>,
 }
 
-impl Phase {
+impl CallPhase {
     /// Returns the duration, if the phase began at time zero or later, and has ended.
     pub fn length(&self) -> Option<i64> {
         self.end.filter(|_| self.begin >= 0).map(|end| end - self.begin)
@@ -162,7 +162,7 @@ impl Phase {
     }
 }
 
-/// Describes a phase.
+/// Describes a phase in a few words.
 pub(super) fn words(kind: PhaseKind, actor: Actor) -> &'static str {
     match (kind, actor) {
         (PhaseKind::Waiting, _) => "waits: no data",
@@ -248,7 +248,7 @@ pub(super) const CALLS: [i64; NAMES.len()] = {
 
 /// Returns the timeline of the run with the median time to the last reply.
 ///
-/// Runs in which the server woke before the last message was sent are left out, if there are others:
+/// Runs in which the server woke before the last message was sent are omitted, if there are others:
 /// they do not show several ready sockets.
 pub(super) fn median(
     runs: &[MessageRun],
@@ -394,16 +394,16 @@ fn server_call(call: &Call, since: impl Fn(u64) -> i64, received: i64) -> Server
     ServerCall { name: name.to_owned(), begin, end, result, submitted, completed, phases }
 }
 
-fn whole(kind: PhaseKind, begin: i64, end: Option<i64>) -> Vec<Phase> {
-    vec![Phase { kind, actor: Actor::Thread, begin, end }]
+fn whole(kind: PhaseKind, begin: i64, end: Option<i64>) -> Vec<CallPhase> {
+    vec![CallPhase { kind, actor: Actor::Thread, begin, end }]
 }
 
 /// Returns the phases of a call that sleeps: waiting until the message is sent, then `then`.
-fn wait(begin: i64, end: Option<i64>, then: PhaseKind, actor: Actor) -> Vec<Phase> {
-    let waiting = |end| Phase { kind: PhaseKind::Waiting, actor: Actor::Thread, begin, end };
+fn wait(begin: i64, end: Option<i64>, then: PhaseKind, actor: Actor) -> Vec<CallPhase> {
+    let waiting = |end| CallPhase { kind: PhaseKind::Waiting, actor: Actor::Thread, begin, end };
     match end {
         Some(end) if begin < 0 && end > 0 => {
-            vec![waiting(Some(0)), Phase { kind: then, actor, begin: 0, end: Some(end) }]
+            vec![waiting(Some(0)), CallPhase { kind: then, actor, begin: 0, end: Some(end) }]
         }
         _ => vec![waiting(end)],
     }
@@ -411,13 +411,13 @@ fn wait(begin: i64, end: Option<i64>, then: PhaseKind, actor: Actor) -> Vec<Phas
 
 /// Returns the phases of an io_uring_enter. A send that it submits is done, at the latest, when the
 /// client has the reply.
-fn enter(submits: bool, begin: i64, end: Option<i64>, received: i64) -> Vec<Phase> {
+fn enter(submits: bool, begin: i64, end: Option<i64>, received: i64) -> Vec<CallPhase> {
     if begin < 0 || !submits {
         return wait(begin, end, PhaseKind::WakingAndCopying, Actor::Kernel);
     }
     let copied = end.map_or(received, |end| end.min(received)).max(begin);
     let copying =
-        Phase { kind: PhaseKind::Copying, actor: Actor::Kernel, begin, end: Some(copied) };
-    let waiting = Phase { kind: PhaseKind::Waiting, actor: Actor::Thread, begin: copied, end };
+        CallPhase { kind: PhaseKind::Copying, actor: Actor::Kernel, begin, end: Some(copied) };
+    let waiting = CallPhase { kind: PhaseKind::Waiting, actor: Actor::Thread, begin: copied, end };
     if end == Some(copied) { vec![copying] } else { vec![copying, waiting] }
 }

@@ -21,7 +21,7 @@ const BUFFER: usize = 64 << 20;
 /// Watch the io_uring activity of any process through kernel tracepoints, then print its
 /// operations, results, latencies and anomalies. Needs root
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct AttachArgs {
     /// Process id
     #[arg(value_parser = number::<u32>(1, 1 << 22))]
     pid: u32,
@@ -39,7 +39,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-impl Args {
+impl AttachArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let mut attached = WatchedProcess::new(self.pid)?;
         let stop = ShutdownSignal::new().and_then(|stop| stop.on_signals().map(|()| stop));

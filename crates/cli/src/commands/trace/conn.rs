@@ -12,7 +12,7 @@ const LISTED: usize = 20;
 
 /// Show the timeline of one connection and its slowest exchanges, or list all, the worst first
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ConnArgs {
     #[command(flatten)]
     look: Look,
 
@@ -29,7 +29,7 @@ pub(super) struct Args {
     slowest: usize,
 }
 
-impl Args {
+impl ConnArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let Look { file, how } = &self.look;
         let Some(conn) = self.conn else {
@@ -41,7 +41,8 @@ impl Args {
             let generation = conn.1.map_or(String::new(), |generation| format!(".{generation}"));
             let (slot, file) = (conn.0, file.display());
             bail!(
-                "c{slot}{generation} is not in {file}: `proactor trace conn {file}` lists the connections"
+                "c{slot}{generation} is not in {file}: `proactor trace conn {file}` lists the \
+                 connections"
             );
         };
         how.print(&story)

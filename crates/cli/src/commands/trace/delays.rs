@@ -12,7 +12,7 @@ use proactor_trace::kernel::{Delays, Sidecar, sidecar_path};
 /// Show the delays of completions, from arrival to posted, reaped and handled, as recorded by
 /// `serve --trace=FILE --kernel-events`
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct DelaysArgs {
     /// File written by `serve --trace=FILE --kernel-events`; the kernel events are in FILE.kernel
     file: PathBuf,
 
@@ -21,7 +21,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-impl Args {
+impl DelaysArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let trace = super::open(&self.file)?;
         let Some(delays) = delays(&self.file, &trace)? else {

@@ -9,7 +9,7 @@ use proactor_trace::view::Diff;
 
 /// Compare two traces per message, for example of two models or two versions
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct DiffArgs {
     /// First trace
     a: PathBuf,
 
@@ -20,7 +20,7 @@ pub(super) struct Args {
     how: How,
 }
 
-impl Args {
+impl DiffArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let cut = self.how.cut(None);
         let (a, b) = (digest(&self.a, &cut)?, digest(&self.b, &cut)?);

@@ -7,7 +7,7 @@ use proactor_trace::view::{Doctor, Severity};
 
 /// Report problems and avoidable costs, with evidence and a remedy
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct DoctorArgs {
     #[command(flatten)]
     look: Look,
 
@@ -16,7 +16,7 @@ pub(super) struct Args {
     check: bool,
 }
 
-impl Args {
+impl DoctorArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let doctor = Doctor::new(&self.look.digest()?);
         self.look.how.print(&doctor)?;

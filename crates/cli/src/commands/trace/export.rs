@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use super::Part;
+use super::TimeRange;
 use crate::commands::output::{is_stdout, stdout};
 use crate::commands::{number, wrong_usage};
 use proactor_report::units;
@@ -17,13 +17,13 @@ use proactor_trace::{Filter, Trace};
 
 /// Convert a trace for other tools: the Perfetto UI, jq, a browser
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ExportArgs {
     /// File written by `serve --trace=FILE`
     file: PathBuf,
 
     /// Output format [default: by the name of the output: .pftrace, .jsonl, .html]
     #[arg(long, value_enum)]
-    format: Option<Format>,
+    format: Option<ExportFormat>,
 
     /// Output file; - is standard output [default: -]
     #[arg(short, long, value_name = "OUT")]
@@ -34,11 +34,11 @@ pub(super) struct Args {
     connections: Option<usize>,
 
     #[command(flatten)]
-    part: Part,
+    part: TimeRange,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum ExportFormat {
     /// Tracks, slices, flows and counters for ui.perfetto.dev
     Perfetto,
     /// One JSON object per line: the header, then the events
@@ -47,7 +47,7 @@ enum Format {
     Html,
 }
 
-impl Args {
+impl ExportArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let format = self.format();
         let trace = super::open(&self.file)?;
@@ -59,14 +59,14 @@ impl Args {
                 let notes = self.write(&trace, format, &file).with_context(cannot)?;
                 let size = units::bytes(file.metadata().with_context(cannot)?.len() as f64);
                 let viewer = match format {
-                    Format::Perfetto => "; open it in https://ui.perfetto.dev",
-                    Format::Jsonl => "",
-                    Format::Html => "; open it in a browser",
+                    ExportFormat::Perfetto => "; open it in https://ui.perfetto.dev",
+                    ExportFormat::Jsonl => "",
+                    ExportFormat::Html => "; open it in a browser",
                 };
                 eprintln!("wrote {} ({size}){viewer}", path.display());
                 notes
             }
-            _ if format == Format::Perfetto && io::stdout().is_terminal() => {
+            _ if format == ExportFormat::Perfetto && io::stdout().is_terminal() => {
                 bail!("standard output is a terminal: name a file with -o, or redirect it")
             }
             _ => self.write(&trace, format, stdout())?,
@@ -76,22 +76,27 @@ impl Args {
     }
 
     /// Returns the output format, from the option or from the name of the output.
-    fn format(&self) -> Format {
+    fn format(&self) -> ExportFormat {
         let name = self.output.as_ref().and_then(|path| path.extension()?.to_str());
         match (self.format, name) {
             (Some(format), _) => format,
-            (None, Some("pftrace" | "perfetto-trace")) => Format::Perfetto,
-            (None, Some("jsonl" | "ndjson")) => Format::Jsonl,
-            (None, Some("html" | "htm")) => Format::Html,
+            (None, Some("pftrace" | "perfetto-trace")) => ExportFormat::Perfetto,
+            (None, Some("jsonl" | "ndjson")) => ExportFormat::Jsonl,
+            (None, Some("html" | "htm")) => ExportFormat::Html,
             (None, _) => wrong_usage("unknown output format: add --format perfetto, jsonl or html"),
         }
     }
 
     /// Writes the output. Returns notes about omitted content.
-    fn write(&self, trace: &Trace, format: Format, out: impl Write) -> io::Result<Vec<String>> {
+    fn write(
+        &self,
+        trace: &Trace,
+        format: ExportFormat,
+        out: impl Write,
+    ) -> io::Result<Vec<String>> {
         let (mut out, cut) = (BufWriter::new(out), self.part.cut(None));
         let notes = match format {
-            Format::Perfetto => {
+            ExportFormat::Perfetto => {
                 let most = self.connections.unwrap_or(PERFETTO_TRACKS);
                 match perfetto(trace, &cut, most, &mut out)? {
                     0 => Vec::new(),
@@ -103,12 +108,14 @@ impl Args {
                     )],
                 }
             }
-            Format::Jsonl => {
+            ExportFormat::Jsonl => {
                 let (since, until) = (cut.since, cut.until);
                 jsonl(trace, &Filter { since, until, ..Filter::default() }, &mut out)?;
                 Vec::new()
             }
-            Format::Html => page(trace, &cut, self.connections.unwrap_or(PAGE_LANES), &mut out)?,
+            ExportFormat::Html => {
+                page(trace, &cut, self.connections.unwrap_or(PAGE_LANES), &mut out)?
+            }
         };
         out.flush()?;
         Ok(notes)

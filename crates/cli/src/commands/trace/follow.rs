@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Print the events of a trace while it is written, until its recorder ends
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct FollowArgs {
     /// Trace file, or the id of the process that writes it
     #[arg(value_name = "FILE|PID")]
     source: String,
@@ -33,7 +33,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-impl Args {
+impl FollowArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let file = match self.source.parse() {
             Ok(pid) if !Path::new(&self.source).exists() => proactor_trace::open_process(pid)?,

@@ -5,12 +5,12 @@ use proactor_trace::view::Health;
 
 /// Show the state of the event loop: system calls per message, batches, queues, buffers, a verdict
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct HealthArgs {
     #[command(flatten)]
     look: Look,
 }
 
-impl Args {
+impl HealthArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         self.look.how.print(&Health::new(self.look.digest()?))
     }

@@ -29,44 +29,44 @@ use proactor_trace::{Filter, Trace, parse_conn};
 
 /// Inspect a recording of `serve --trace`, or the rings of any process
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct TraceArgs {
     #[command(subcommand)]
-    view: View,
+    view: TraceView,
 }
 
 #[derive(Debug, Subcommand)]
-enum View {
-    Show(show::Args),
-    Follow(follow::Args),
-    Summary(summary::Args),
-    Conn(conn::Args),
-    Health(health::Args),
-    Doctor(doctor::Args),
-    Diff(diff::Args),
-    Export(export::Args),
-    Delays(delays::Args),
-    Attach(attach::Args),
+enum TraceView {
+    Show(show::ShowArgs),
+    Follow(follow::FollowArgs),
+    Summary(summary::SummaryArgs),
+    Conn(conn::ConnArgs),
+    Health(health::HealthArgs),
+    Doctor(doctor::DoctorArgs),
+    Diff(diff::DiffArgs),
+    Export(export::ExportArgs),
+    Delays(delays::DelaysArgs),
+    Attach(attach::AttachArgs),
 }
 
-impl Args {
+impl TraceArgs {
     /// Runs the view; it prints on standard output.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         match &self.view {
-            View::Show(show) => show.run(),
-            View::Follow(follow) => follow.run(),
-            View::Summary(summary) => summary.run(),
-            View::Conn(conn) => conn.run(),
-            View::Health(health) => health.run(),
-            View::Doctor(doctor) => doctor.run(),
-            View::Diff(diff) => diff.run(),
-            View::Export(export) => export.run(),
-            View::Delays(delays) => delays.run(),
-            View::Attach(attach) => attach.run(),
+            TraceView::Show(show) => show.run(),
+            TraceView::Follow(follow) => follow.run(),
+            TraceView::Summary(summary) => summary.run(),
+            TraceView::Conn(conn) => conn.run(),
+            TraceView::Health(health) => health.run(),
+            TraceView::Doctor(doctor) => doctor.run(),
+            TraceView::Diff(diff) => diff.run(),
+            TraceView::Export(export) => export.run(),
+            TraceView::Delays(delays) => delays.run(),
+            TraceView::Attach(attach) => attach.run(),
         }
     }
 }
 
-/// Reads a trace.
+/// Reads a trace from a file.
 fn read(path: &Path) -> anyhow::Result<Trace> {
     Trace::open(path).with_context(|| format!("cannot read {}", path.display()))
 }
@@ -102,7 +102,7 @@ impl Look {
 #[derive(Debug, clap::Args)]
 struct How {
     #[command(flatten)]
-    part: Part,
+    part: TimeRange,
 
     /// Print as JSON
     #[arg(long, display_order = LAST)]
@@ -129,7 +129,7 @@ fn digest(path: &Path, cut: &Cut) -> anyhow::Result<Digest> {
 
 /// The selected range of time.
 #[derive(Debug, clap::Args)]
-struct Part {
+struct TimeRange {
     /// Only events at or after this time, from the start of the recording: 0.2s, 40ms
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration, display_order = LAST)]
     since: Option<Duration>,
@@ -139,7 +139,7 @@ struct Part {
     until: Option<Duration>,
 }
 
-impl Part {
+impl TimeRange {
     fn cut(&self, conn: Option<(u32, Option<u32>)>) -> Cut {
         self.check();
         Cut { since: self.since, until: self.until, conn }
@@ -155,7 +155,7 @@ impl Part {
     }
 }
 
-/// The selected events.
+/// The selected events of a trace.
 #[derive(Debug, clap::Args)]
 struct Selection {
     /// Only this connection: c7, or c7.1 for one connection that used slot 7. Repeatable
@@ -171,7 +171,7 @@ struct Selection {
     result: Vec<String>,
 
     #[command(flatten)]
-    part: Part,
+    part: TimeRange,
 
     /// Only abnormal events: failures, overflows, drops
     #[arg(long)]

@@ -13,7 +13,7 @@ use proactor_trace::{Filter, Header, Trace};
 
 /// Print a trace, one event per line
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ShowArgs {
     /// File written by `serve --trace=FILE`
     file: PathBuf,
 
@@ -25,7 +25,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-impl Args {
+impl ShowArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let trace = super::open(&self.file)?;
         let (header, filter) = (&trace.header, self.selection.filter());

@@ -12,7 +12,7 @@ use proactor_trace::view::{Digest, Summary};
 
 /// Summarise a trace per operation: counts, results, latencies
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct SummaryArgs {
     #[command(flatten)]
     look: Look,
 
@@ -39,7 +39,7 @@ impl fmt::Display for Whole {
     }
 }
 
-impl Args {
+impl SummaryArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let Look { file, how } = &self.look;
         let cut = how.cut(self.conn);
