@@ -717,7 +717,7 @@ fn statistics_on_standard_output_are_alone_there() {
         support::Process(server.id()).signal(libc::SIGTERM);
         let output = server.wait_with_output().expect("it ends");
         let stats: serde_json::Value = serde_json::from_slice(&output.stdout).expect("only JSON");
-        assert_eq!((&stats["schema"], output.status.code()), (&"proactor.stats/1".into(), Some(0)));
+        assert_eq!((&stats["schema"], output.status.code()), (&"proactor.stats/2".into(), Some(0)));
     }
 }
 
