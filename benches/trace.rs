@@ -14,7 +14,7 @@ use std::thread;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use proactor::keys::ConnId;
 use proactor::ring::{Kind, Token};
-use proactor_trace::{About, Level, Log, Record, Recorder, Settings, What, Writer, Writers};
+use proactor_record::{About, Level, Log, Record, Recorder, Settings, WaitMode, Writer, Writers};
 
 /// Records between two looks at the clock.
 const TURN: u32 = 64;
@@ -42,14 +42,11 @@ fn monotonic() -> u64 {
 
 /// One turn: into the kernel and back, and what is reaped and submitted after it.
 fn turn(log: &mut impl Log) {
-    let begin = Record { what: What::EnterBegin as u8, ..Record::default() };
-    log.begin_turn(monotonic, begin);
-    log.end_turn(monotonic, Record { what: What::EnterEnd as u8, ..begin });
+    log.begin_iteration(monotonic, Record::enter_begin(0, 0, WaitMode::None));
+    log.end_iteration(monotonic, Record::enter_end(0, 0, 0, false));
     for n in 0..TURN {
-        let conn = ConnId::new(n, 1);
-        let (what, id) = (What::Cqe as u8, Token::of(Kind::Recv, conn).0);
-        let record = Record { what, id, res: 64, flags: black_box(2), ..Record::default() };
-        log.note(Some(conn), monotonic, record);
+        let token = Token::of(Kind::Recv, ConnId::new(n, 1)).0;
+        log.note(monotonic, Record::completed(token, 64, black_box(2), 0));
     }
 }
 

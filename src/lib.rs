@@ -29,3 +29,4 @@ pub mod protocol;
 pub mod reactor;
 pub mod ring;
 pub mod selector;
+pub mod traced;

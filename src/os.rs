@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use crate::clock::Nanos;
@@ -54,9 +54,7 @@ pub use io_signals::IoSignals;
 pub use readiness::{
     FdSet, SELECT_LIMIT, epoll_create, epoll_ctl, epoll_wait, is_readable, poll, select, sleep,
 };
-pub use signal::{
-    EventFd, ShutdownSignal, allow_interrupts, count_usr2, interrupt, refuse_usr2, usr2,
-};
+pub use signal::{EventFd, ShutdownSignal, allow_interrupts, count_usr2, interrupt, refuse_usr2};
 pub(crate) use socket::empty_msghdr;
 pub use socket::{
     accept, accept_blocking, close, read, recv, recv_now, send, send_now, send_vectored,
@@ -73,61 +71,6 @@ pub fn now() -> Nanos {
     // the vDSO answers.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
-}
-
-/// The CPU's counter of cycles, where there is one that can be read without the kernel.
-///
-/// Whether it ticks evenly, and on all CPUs alike, is for [`cycles_are_even`] to say.
-#[inline]
-pub fn cycles() -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86_64 CPU has the instruction, and it touches no memory.
-    return unsafe { std::arch::x86_64::_rdtsc() };
-    #[cfg(not(target_arch = "x86_64"))]
-    return now().0;
-}
-
-/// Whether [`cycles`] can serve as a clock: it ticks at one rate, also in deep sleep, and the
-/// kernel itself trusts it to be the same on all CPUs (`constant_tsc`, `nonstop_tsc`, clocksource
-/// `tsc`).
-pub fn cycles_are_even() -> bool {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let source = read("/sys/devices/system/clocksource/clocksource0/current_clocksource");
-    let cpus = read("/proc/cpuinfo");
-    let flags = cpus.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-    let has = |flag| flags.split_whitespace().any(|word| word == flag);
-    cfg!(target_arch = "x86_64")
-        && source.trim() == "tsc"
-        && has("constant_tsc")
-        && has("nonstop_tsc")
-}
-
-/// The wall clock: nanoseconds since 1970.
-pub fn wall_clock() -> Nanos {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Nanos(since.map_or(0, |span| span.as_nanos() as u64))
-}
-
-/// This thread's number, as gettid(2) has it.
-pub fn thread_id() -> u32 {
-    // SAFETY: takes nothing and never fails. Not counted: no server makes it but to be recorded.
-    unsafe { libc::gettid() as u32 }
-}
-
-/// What kernel this is: its name, release, version and machine, as uname(2) has them.
-pub fn uname() -> String {
-    // SAFETY: all-zero is a valid utsname: five empty names.
-    let mut names: libc::utsname = unsafe { std::mem::zeroed() };
-    // SAFETY: `names` is written to during the call, and each name is ended by a zero.
-    if unsafe { libc::uname(&mut names) } == -1 {
-        return "unknown".to_owned();
-    }
-    let fields = [&names.sysname[..], &names.release, &names.version, &names.machine];
-    let text = |field: &[libc::c_char]| -> String {
-        let bytes = field.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect::<Vec<u8>>();
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    fields.map(text).join(" ")
 }
 
 /// A tracefs(5) that is mounted nowhere: it is seen through this descriptor, and gone with it.
@@ -162,44 +105,6 @@ pub fn memory_file(name: &std::ffi::CStr) -> io::Result<std::fs::File> {
     let fd = syscall!(memfd_create(name.as_ptr(), libc::MFD_CLOEXEC))?;
     // SAFETY: the kernel has just given us this descriptor.
     Ok(unsafe { std::fs::File::from_raw_fd(fd) })
-}
-
-/// Locks a file for this open file description, so long as any descriptor of it is open. Answers
-/// whether nobody else has it: fcntl(2), `F_OFD_SETLK`, since Linux 3.15 (kernel-notes §51).
-///
-/// # Errors
-/// The file is not open for writing; its filesystem knows no locks.
-pub fn lock(file: BorrowedFd<'_>) -> io::Result<bool> {
-    let whole = whole_file();
-    // `whole` is read during the call.
-    match syscall!(fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole)) {
-        Ok(_) => Ok(true),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
-            Ok(false)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether another open file description, of any process, has [locked](lock) this file. It is asked
-/// without taking the lock: `F_OFD_GETLK`.
-///
-/// # Errors
-/// fcntl(2).
-pub fn is_locked(file: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut whole = whole_file();
-    // `whole` is read and written to during the call.
-    syscall!(fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut whole))?;
-    Ok(whole.l_type != libc::F_UNLCK as libc::c_short)
-}
-
-/// A lock on all of a file, for writing.
-fn whole_file() -> libc::flock {
-    // SAFETY: all-zero is a valid flock: from 0, to the end, of no process, as OFD locks want it.
-    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
-    whole.l_type = libc::F_WRLCK as libc::c_short;
-    whole.l_whence = libc::SEEK_SET as libc::c_short;
-    whole
 }
 
 // Limits.
@@ -323,7 +228,7 @@ pub mod testing {
     }
 
     /// The same open file under the lowest free descriptor from `least` on.
-    pub fn duplicate_from(fd: BorrowedFd<'_>, least: RawFd) -> OwnedFd {
+    pub fn duplicate_from(fd: std::os::fd::BorrowedFd<'_>, least: RawFd) -> OwnedFd {
         // No pointers.
         let fd = syscall!(fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least)).unwrap();
         // SAFETY: the kernel has just given us this descriptor.

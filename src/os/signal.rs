@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::count_call;
 
@@ -105,10 +105,7 @@ impl AsFd for ShutdownSignal {
     }
 }
 
-/// How often SIGUSR2 has come since [`count_usr2`].
-static USR2: AtomicU32 = AtomicU32::new(0);
-
-/// From now on SIGUSR2 is counted instead of ending the process. It wakes the loop
+/// From now on SIGUSR2 stops and starts the recording instead of ending the process. It wakes the loop
 /// whose [`ShutdownSignal`] receives [signals](ShutdownSignal::on_signals), whichever thread gets the
 /// signal, and also if it comes just before the loop sleeps (kernel-notes §52).
 ///
@@ -117,12 +114,6 @@ static USR2: AtomicU32 = AtomicU32::new(0);
 pub fn count_usr2() -> io::Result<()> {
     // Async-signal-safe: an addition, a load, one write(2).
     handle(libc::SIGUSR2, on_usr2)
-}
-
-/// How often SIGUSR2 has come since it is counted.
-#[inline]
-pub fn usr2() -> u32 {
-    USR2.load(Ordering::Acquire)
 }
 
 /// Makes SIGUSR2 print `line` on standard error instead of ending the process.
@@ -142,7 +133,7 @@ pub fn refuse_usr2(line: &'static str) -> io::Result<()> {
 }
 
 extern "C" fn on_usr2(_: libc::c_int) {
-    USR2.fetch_add(1, Ordering::Release);
+    proactor_record::sys::toggle_recording();
     add(SIGNALLED.load(Ordering::Acquire), WAKE);
 }
 

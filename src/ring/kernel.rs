@@ -99,7 +99,7 @@ pub struct Version {
 impl Version {
     /// Returns the version of the running kernel.
     pub fn running() -> Option<Version> {
-        let uname = crate::os::uname();
+        let uname = proactor_record::sys::uname();
         let mut numbers = uname.split(' ').nth(1)?.split(|one: char| !one.is_ascii_digit());
         let mut number = || numbers.next()?.parse().ok();
         Some(Version { major: number()?, minor: number()? })

@@ -61,21 +61,56 @@ pub(super) fn set_up(
     }
 }
 
+/// `IORING_SETUP_*`, by their bits.
+mod flag {
+    pub(super) const CQSIZE: u32 = 1 << 3;
+    pub(super) const CLAMP: u32 = 1 << 4;
+    pub(super) const SUBMIT_ALL: u32 = 1 << 7;
+    pub(super) const COOP_TASKRUN: u32 = 1 << 8;
+    pub(super) const TASKRUN_FLAG: u32 = 1 << 9;
+    pub(super) const SINGLE_ISSUER: u32 = 1 << 12;
+    pub(super) const DEFER_TASKRUN: u32 = 1 << 13;
+    pub(super) const NO_SQARRAY: u32 = 1 << 16;
+}
+
+/// The `IORING_SETUP_*` flags of a ring on this kernel.
+pub(super) fn setup_flags(kernel: Kernel) -> u32 {
+    let taskrun = if kernel.has(Capability::DeferTaskrun) {
+        flag::DEFER_TASKRUN | flag::TASKRUN_FLAG
+    } else if kernel.has(Capability::CoopTaskrun) {
+        flag::COOP_TASKRUN | flag::TASKRUN_FLAG
+    } else {
+        0
+    };
+    let some = |capability, flag| if kernel.has(capability) { flag } else { 0 };
+    flag::CQSIZE
+        | flag::CLAMP
+        | some(Capability::SubmitAll, flag::SUBMIT_ALL)
+        | some(Capability::SingleIssuer, flag::SINGLE_ISSUER)
+        | taskrun
+        | some(Capability::NoSqArray, flag::NO_SQARRAY)
+}
+
 fn queues(kernel: Kernel, entries: u32, completions: u32) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder.dontfork().setup_clamp().setup_cqsize(completions.min(entries * 16));
-    if kernel.has(Capability::SubmitAll) {
+    let flags = setup_flags(kernel);
+    if flags & flag::SUBMIT_ALL != 0 {
         builder.setup_submit_all();
     }
-    if kernel.has(Capability::SingleIssuer) {
+    if flags & flag::SINGLE_ISSUER != 0 {
         builder.setup_single_issuer();
     }
-    if kernel.has(Capability::DeferTaskrun) {
-        builder.setup_defer_taskrun().setup_taskrun_flag();
-    } else if kernel.has(Capability::CoopTaskrun) {
-        builder.setup_coop_taskrun().setup_taskrun_flag();
+    if flags & flag::DEFER_TASKRUN != 0 {
+        builder.setup_defer_taskrun();
     }
-    if kernel.has(Capability::NoSqArray) {
+    if flags & flag::COOP_TASKRUN != 0 {
+        builder.setup_coop_taskrun();
+    }
+    if flags & flag::TASKRUN_FLAG != 0 {
+        builder.setup_taskrun_flag();
+    }
+    if flags & flag::NO_SQARRAY != 0 {
         builder.setup_no_sqarray();
     }
     builder.build(entries)

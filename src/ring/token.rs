@@ -2,65 +2,10 @@
 
 use std::fmt;
 
+pub use proactor_record::Kind;
+
 use super::CancelTarget;
 use crate::keys::{ConnId, ListenerId};
-
-/// The kinds of operation that a token can name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Kind {
-    /// [`Op::Accept`](super::Op::Accept)
-    Accept = 1,
-    /// [`Op::Recv`](super::Op::Recv)
-    Recv = 2,
-    /// [`Op::Send`](super::Op::Send)
-    Send = 3,
-    /// [`Op::Shutdown`](super::Op::Shutdown)
-    Shutdown = 4,
-    /// [`Op::Close`](super::Op::Close)
-    Close = 5,
-    /// [`Op::Cancel`](super::Op::Cancel) of an accept
-    CancelAccept = 6,
-    /// [`Op::Cancel`](super::Op::Cancel) of a receive
-    CancelRecv = 7,
-    /// [`Op::Cancel`](super::Op::Cancel) of a send
-    CancelSend = 8,
-    /// [`Op::Wake`](super::Op::Wake)
-    Wake = 9,
-    /// The ring's own affair, a timeout for one.
-    Internal = 10,
-    /// The poll that goes before an accept, where one must.
-    PollAccept = 11,
-    /// The poll that goes before a receive, where one must.
-    PollRecv = 12,
-    /// The poll that goes before a send, where one must.
-    PollSend = 13,
-    /// [`Op::Read`](super::Op::Read)
-    Read = 14,
-    /// The poll that goes before a read.
-    PollRead = 15,
-}
-
-impl Kind {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Kind; 15] = [
-        Kind::Accept,
-        Kind::Recv,
-        Kind::Send,
-        Kind::Shutdown,
-        Kind::Close,
-        Kind::CancelAccept,
-        Kind::CancelRecv,
-        Kind::CancelSend,
-        Kind::Wake,
-        Kind::Internal,
-        Kind::PollAccept,
-        Kind::PollRecv,
-        Kind::PollSend,
-        Kind::Read,
-        Kind::PollRead,
-    ];
-}
 
 /// The 64 bits that travel with an operation as its `user_data`: what it is, and whose.
 ///
@@ -85,7 +30,7 @@ impl Token {
 
     /// What it is.
     pub fn kind(self) -> Option<Kind> {
-        Kind::ALL.get(((self.0 >> 56) as usize).checked_sub(1)?).copied()
+        Kind::from_number((self.0 >> 56) as u8)
     }
 
     /// Whose it is, if a connection's.
@@ -124,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_token_gives_back_what_it_was_made_of() {
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.iter().copied() {
             let conn = ConnId::new(u32::MAX, 0xab_cdef);
             assert_eq!(
                 (Token::of(kind, conn).kind(), Token::of(kind, conn).conn()),

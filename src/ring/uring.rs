@@ -29,7 +29,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use super::held::Held;
 use super::kernel::{Capability, Kernel};
 use super::provided::ProvidedRing;
-use super::setup::set_up;
+use super::setup::{set_up, setup_flags};
 use super::{Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
 use crate::buffer::{BufferClass, Lease, Pool, Size};
 use crate::clock::Nanos;
@@ -150,6 +150,11 @@ impl Uring {
     /// What it may use of the kernel.
     pub fn kernel(&self) -> Kernel {
         self.kernel
+    }
+
+    /// The `IORING_SETUP_*` flags that the ring was made with.
+    pub fn setup_flags(&self) -> u32 {
+        setup_flags(self.kernel)
     }
 
     /// How many completions its queue holds.

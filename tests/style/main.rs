@@ -32,8 +32,9 @@ const TWICE: &[(&str, &str)] = &[];
 const UNSAFE: &[&str] = &[
     "crates/load/src/engine_uring.rs",
     "crates/models/src/coroutine/watched.rs",
+    "crates/record/src/shm_log.rs",
+    "crates/record/src/sys.rs",
     "crates/sim/src/lib.rs",
-    "crates/trace/src/map.rs",
     "src/buffer/pool.rs",
     "src/os.rs",
     "src/os/child.rs",

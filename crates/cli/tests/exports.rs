@@ -25,7 +25,7 @@ use std::time::Duration;
 use proactor_trace::export::{page as write_page, perfetto as write_perfetto};
 use proactor_trace::format::{HEADER, RECORD};
 use proactor_trace::view::Cut;
-use proactor_trace::{Happened, Trace};
+use proactor_trace::{Event, Payload, Trace, events};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::Value;
@@ -82,8 +82,8 @@ fn exported(path: &Path, name: &str, more: &[&str]) -> PathBuf {
     out
 }
 
-fn count(trace: &Trace, is: impl Fn(&Happened) -> bool) -> usize {
-    trace.events().filter(|event| is(&event.what)).count()
+fn count(trace: &Trace, is: impl Fn(&Payload) -> bool) -> usize {
+    events(&trace).filter(|event| is(&event.what)).count()
 }
 
 // ---- Perfetto ---------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ fn perfettos_tracks_slices_flows_and_counters_are_what_the_trace_has() {
         }
         let ring = model == "uring";
         let turns = count(&trace, |what| {
-            matches!(what, Happened::EnterEnd { .. } | Happened::WaitEnd { .. })
+            matches!(what, Payload::EnterEnd { .. } | Payload::WaitEnd { .. })
         });
         let inside = if ring { "enter" } else { "wait" };
         assert!(turns > 0 && of(&seen.slices, "loop r0", "turn") >= turns);
@@ -120,13 +120,14 @@ fn perfettos_tracks_slices_flows_and_counters_are_what_the_trace_has() {
             assert_eq!(seen.counters["in flight"].len(), turns);
             assert!(seen.counters["free buffers"].iter().any(|&free| free > 0));
             assert_eq!(of(&seen.instants, "loop r0", "sqe send"), CLIENTS * MESSAGES);
-            let over = count(&trace, |what| match what {
-                Happened::Completed { more, submission, .. } => !more && submission.is_some(),
-                Happened::Silent { submission, .. } => submission.is_some(),
+            let ends = |event: &Event| match event.what {
+                Payload::Completed { more, .. } => !more && event.begun.is_some(),
+                Payload::Implied { .. } => event.begun.is_some(),
                 _ => false,
-            });
+            };
+            let over = events(&trace).filter(ends).count();
             assert_eq!(seen.ended.len(), over);
-            let begun = count(&trace, |what| matches!(what, Happened::Submitted { .. }));
+            let begun = count(&trace, |what| matches!(what, Payload::Submitted { .. }));
             assert_eq!(seen.begun.len(), begun);
         } else {
             assert_eq!(seen.counters["batch: reports per wait"].len(), turns);
@@ -145,7 +146,7 @@ fn connections_beyond_the_cap_have_no_track_and_are_counted() {
     assert_eq!(seen.tracks.values().filter(|name| name.ends_with(" in")).count(), 1);
     assert!(seen.tracks.values().any(|name| name.contains("2 left out")), "{:?}", seen.tracks);
     let others: u64 = seen.counters["events of connections without a track"].iter().sum();
-    let drawn = trace.events().filter(|event| event.conn.is_some()).count() as u64;
+    let drawn = events(&trace).filter(|event| event.conn.is_some()).count() as u64;
     assert!(others > 0 && others < drawn, "{others} of {drawn}");
     let done = export(&["--connections", "1", "--format", "perfetto"], &path);
     assert!(done.status.success() && decode(&done.stdout).tracks.len() == seen.tracks.len());
@@ -203,7 +204,7 @@ fn a_thread_track_has_its_calls_and_flows_to_the_connections_that_it_writes_to()
 #[test]
 fn a_call_in_progress_when_a_part_begins_is_drawn_from_there() {
     let trace = Trace::from_bytes(&threads()).unwrap();
-    let sends = trace.events().find(|event| event.op.is_some_and(|op| op.name() == "send"));
+    let sends = events(&trace).find(|event| event.op.is_some_and(|op| op.name() == "send"));
     let cut = Cut { since: Some(Duration::from_nanos(sends.unwrap().at)), ..Cut::default() };
     let mut bytes = Vec::new();
     write_perfetto(&trace, &cut, 200, &mut bytes).unwrap();
@@ -247,7 +248,8 @@ fn a_real_servers_threads_have_tracks_in_every_export() {
     for line in &lines[1..] {
         // What a thread receives is of its own connection.
         if line["op"] == "recv" {
-            assert_eq!(line["lane"], format!("t{}", line["slot"]), "{line}");
+            let (slot, _) = line["conn"].as_str().unwrap()[1..].split_once('.').unwrap();
+            assert_eq!(line["lane"], format!("t{slot}"), "{line}");
         }
     }
     assert!(lines[1..].iter().any(|line| line["kind"] == "lane" && line["lane"] == "main"));
@@ -261,8 +263,8 @@ fn json_lines_are_the_header_and_then_every_event() {
     let trace = Trace::open(&path).unwrap();
     let text = fs::read_to_string(exported(&path, "run.jsonl", &[])).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines[0]["schema"], "proactor.trace/1");
-    assert_eq!(lines.len(), 1 + trace.events().count());
+    assert_eq!(lines[0]["schema"], "proactor.trace.events/2");
+    assert_eq!(lines.len(), 1 + events(&trace).count());
     let bytes: u64 = lines
         .iter()
         .filter(|line| line["kind"] == "call_end" && line["op"] == "recv")
@@ -350,7 +352,7 @@ fn a_browser_draws_the_page_without_a_complaint() {
         assert!(turns > 2 && said(&document, "marks").unwrap() >= (CLIENTS * MESSAGES) as u64);
         // A part, as its address says.
         let trace = Trace::open(&path).unwrap();
-        let message = trace.events().find(|event| event.op.is_some_and(|op| op.name() == "send"));
+        let message = events(&trace).find(|event| event.op.is_some_and(|op| op.name() == "send"));
         let at = message.unwrap().at;
         let (part, _) = browsed(&format!("{address}#t={}-{}", at - 10_000, at + 10_000)).unwrap();
         assert!(said(&part, "turns").unwrap() < turns, "{model}: a part has fewer turns");
@@ -508,7 +510,7 @@ fn an_export_says_what_it_needs_and_spares_the_trace() {
 fn a_part_of_the_time_is_exported_alone() {
     let (_folder, path) = recorded("epoll");
     let trace = Trace::open(&path).unwrap();
-    let middle = trace.events().nth(trace.records.len() / 2).unwrap().at;
+    let middle = events(&trace).nth(trace.records.len() / 2).unwrap().at;
     let part = exported(&path, "part.jsonl", &["--since", &format!("{}", middle as f64 / 1e9)]);
     let part = fs::read_to_string(part).unwrap().lines().count();
     assert!(part > 2 && part < trace.records.len(), "{part}");

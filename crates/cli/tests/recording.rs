@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use proactor::keys::{Key, KeyOwner};
-use proactor_trace::{Event, Frozen, Happened, Op, Trace, Writers};
+use proactor_trace::{Event, Frozen, Op, Payload, Trace, Writers, events};
 use serde_json::Value;
 
 use support::server::{PROACTOR, Server};
@@ -57,7 +57,7 @@ fn stopped(path: &Path) -> Option<Frozen> {
 }
 
 fn count(trace: &Trace, which: impl Fn(&Event) -> Option<u64>) -> u64 {
-    trace.events().filter_map(|event| which(&event)).sum()
+    events(&trace).filter_map(|event| which(&event)).sum()
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn the_calls_of_a_readiness_loop_are_all_in_its_trace() {
         assert_eq!(trace.header.model(), model);
         let calls = |name: &'static str, bytes: bool| {
             count(&trace, |event| match event.what {
-                Happened::CallEnd { result: Ok(n), .. } if event.op.map(Op::name) == Some(name) => {
+                Payload::CallEnd { result: Ok(n), .. } if event.op.map(Op::name) == Some(name) => {
                     Some(if bytes { u64::from(n) } else { 1 })
                 }
                 _ => None,
@@ -87,18 +87,18 @@ fn the_calls_of_a_readiness_loop_are_all_in_its_trace() {
         let sent = calls("send", true) + calls("sendmsg", true);
         assert_eq!(sent, exit.counter("sent_bytes"), "{model}");
         let waits = count(&trace, |event| match event.what {
-            Happened::WaitEnd { .. } => Some(1),
+            Payload::WaitEnd { .. } => Some(1),
             _ => None,
         });
         assert_eq!(waits, exit.counter("turns"), "{model}");
         // Each begins, and ends as what it began as.
         let mut begun = None;
-        for event in trace.events() {
+        for event in events(&trace) {
             match event.what {
-                Happened::CallBegin { file, .. } => {
+                Payload::CallBegin { file, .. } => {
                     assert_eq!(begun.replace((event.op, event.conn, file)), None, "{model}");
                 }
-                Happened::CallEnd { file, .. } => {
+                Payload::CallEnd { file, .. } => {
                     assert_eq!(begun.take(), Some((event.op, event.conn, file)), "{model}");
                 }
                 _ => {}
@@ -111,7 +111,7 @@ fn the_calls_of_a_readiness_loop_are_all_in_its_trace() {
 /// number, or what they came to.
 fn called(trace: &Trace, name: &str, sum: bool) -> u64 {
     count(trace, |event| match event.what {
-        Happened::CallEnd { result: Ok(n), .. } if event.op.map(Op::name) == Some(name) => {
+        Payload::CallEnd { result: Ok(n), .. } if event.op.map(Op::name) == Some(name) => {
             let counts = name == "accept" || event.conn.is_some();
             counts.then_some(if sum { u64::from(n) } else { 1 })
         }
@@ -123,25 +123,25 @@ fn called(trace: &Trace, name: &str, sum: bool) -> u64 {
 /// end, as the same call, with a time. All records are in the order of time.
 fn lanes_are_in_order(trace: &Trace) {
     let mut begun: HashMap<u16, Option<(Option<Op>, u64, i32)>> = HashMap::new();
-    for event in trace.events() {
+    for event in events(&trace) {
         let Some(lane) = event.lane else { continue };
         match event.what {
-            Happened::Lane { .. } => assert!(begun.insert(lane, None).flatten().is_none()),
-            Happened::CallBegin { file, .. } => {
+            Payload::Lane { .. } => assert!(begun.insert(lane, None).flatten().is_none()),
+            Payload::CallBegin { file, .. } => {
                 let call = (event.op, event.raw.id, file);
                 let before = begun.get_mut(&lane).expect("a lane is introduced").replace(call);
                 assert_eq!(before, None, "{event:?}");
             }
-            Happened::CallEnd { file, lasted, .. } => {
+            Payload::CallEnd { file, .. } => {
                 let call = (event.op, event.raw.id, file);
                 assert_eq!(begun.get_mut(&lane).unwrap().take(), Some(call), "{event:?}");
-                assert!(lasted.is_some(), "{event:?}");
+                assert!(event.lasted.is_some(), "{event:?}");
             }
             _ => {}
         }
     }
     assert!(begun.into_values().all(|call| call.is_none()), "a call is not over");
-    assert!(trace.events().map(|event| event.at).is_sorted());
+    assert!(events(&trace).map(|event| event.at).is_sorted());
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn chat_writes_are_recorded_with_the_receiving_connections() {
             client.say(b"hello\n");
             let trace = Trace::open(&path).unwrap();
             // Its own thread serves the connection of its slot.
-            let by = trace.events().filter(|event| {
+            let by = events(&trace).filter(|event| {
                 let others = event
                     .conn
                     .is_some_and(|conn| event.lane == Some(at as u16) && conn.slot() != at as u32);
@@ -215,17 +215,17 @@ fn every_wait_of_an_executor_is_in_its_trace_and_what_it_found_ready() {
     let trace = Trace::open(&path).unwrap();
     let waits = |begins: bool| {
         count(&trace, |event| match event.what {
-            Happened::WaitBegin { .. } if begins => Some(1),
-            Happened::WaitEnd { .. } if !begins => Some(1),
+            Payload::WaitBegin { .. } if begins => Some(1),
+            Payload::WaitEnd { .. } if !begins => Some(1),
             _ => None,
         })
     };
     assert_eq!((waits(true), waits(false)), (exit.counter("turns"), exit.counter("turns")));
     // A message is awaited, so it is found before it is received; and so is the end.
-    let ready = trace.events().filter(|event| matches!(event.what, Happened::Ready { .. }));
+    let ready = events(&trace).filter(|event| matches!(event.what, Payload::Ready { .. }));
     assert_eq!(ready.filter(|event| event.conn.is_some()).count(), 51);
-    let sleeps = trace.events().any(|event| match event.what {
-        Happened::CallBegin { may_sleep, .. } => may_sleep,
+    let sleeps = events(&trace).any(|event| match event.what {
+        Payload::CallBegin { may_sleep, .. } => may_sleep,
         _ => false,
     });
     assert!(!sleeps, "its sockets do not block");
@@ -240,7 +240,7 @@ fn what_children_say_to_one_another_passes_by_lines_and_is_no_connections() {
         eventually("all have come", || {
             client.say(b"hello\n");
             let trace = Trace::open(&path).unwrap();
-            let polled = trace.events().filter(|event| {
+            let polled = events(&trace).filter(|event| {
                 event.name() == "<call" && event.op.is_some_and(|op| op.name().starts_with("send"))
             });
             let polled: HashSet<_> = polled.filter_map(|event| event.conn).collect();
@@ -262,7 +262,7 @@ fn what_children_say_to_one_another_passes_by_lines_and_is_no_connections() {
     let line = |event: &Event| matches!(KeyOwner::from(Key(event.raw.id)), KeyOwner::Link(_));
     let passed = |op: &str| {
         count(&trace, |event| match event.what {
-            Happened::CallEnd { result: Ok(n), .. } if line(event) => {
+            Payload::CallEnd { result: Ok(n), .. } if line(event) => {
                 let is = event.op.is_some_and(|it| it.name().starts_with(op));
                 is.then_some(u64::from(n))
             }
@@ -274,7 +274,7 @@ fn what_children_say_to_one_another_passes_by_lines_and_is_no_connections() {
         "a client that has left receives nothing"
     );
     let lanes = |of_line: bool| -> HashSet<_> {
-        let all = trace.events().filter(|event| event.name() == "<call");
+        let all = events(&trace).filter(|event| event.name() == "<call");
         let all = all.filter(|event| if of_line { line(event) } else { event.conn.is_some() });
         all.map(|event| trace.header.lane_name(event.lane)).collect()
     };
@@ -321,7 +321,7 @@ fn a_killed_child_costs_at_most_one_record_and_no_other_child_any() {
     assert!(trace.lost() <= 20, "{}", trace.lost());
     let of_main = |name: &str| {
         let main = |event: &Event| trace.header.lane_name(event.lane) == "main";
-        trace.events().filter(|event| main(event) && event.name() == name).count()
+        events(&trace).filter(|event| main(event) && event.name() == name).count()
     };
     assert!(of_main("call>") > 100 && of_main("call>") == of_main("<call"));
     for view in ["summary", "health", "doctor", "conn"] {
@@ -361,7 +361,7 @@ fn a_sample_has_whole_connections() {
         server.drain();
         let trace = Trace::open(&path).unwrap();
         lanes_are_in_order(&trace);
-        let conns: HashSet<_> = trace.events().filter_map(|event| event.conn).collect();
+        let conns: HashSet<_> = events(&trace).filter_map(|event| event.conn).collect();
         assert!(!conns.is_empty() && conns.len() < 30 && trace.header.skipped > 0, "{conns:?}");
         assert_eq!(called(&trace, "close", false), conns.len() as u64);
         // The accepting thread serves no connection.
@@ -449,11 +449,11 @@ fn a_connection_that_fails_stops_the_recording_right_behind_it() {
         client.reset();
         eventually(model, || (stopped(&path) == Some(Frozen::Error)).then_some(()));
         let trace = Trace::open(&path).unwrap();
-        let last: Vec<_> = trace.events().collect();
+        let last: Vec<_> = events(&trace).collect();
         let [.., failed, frozen] = &last[..] else { panic!("{last:?}") };
         let result = failed.result().unwrap().unwrap_err();
         assert_eq!(result.to_string(), "ECONNRESET", "{model}: {failed:?}");
-        assert_eq!(frozen.what, Happened::Frozen(Some(Frozen::Error)));
+        assert_eq!(frozen.what, Payload::Frozen(Some(Frozen::Error)));
         // It serves on, and goes on recording at the next signal.
         Client::connect(server.address()).ping();
         server.process.signal(libc::SIGUSR2);
@@ -462,7 +462,7 @@ fn a_connection_that_fails_stops_the_recording_right_behind_it() {
         assert!(exit.stderr.contains("recording has stopped at an error"), "{exit:?}");
         let trace = Trace::open(&path).unwrap();
         let lost = count(&trace, |event| match event.what {
-            Happened::Lost(n) => Some(n),
+            Payload::Lost(n) => Some(n),
             _ => None,
         });
         assert!(lost > 0 && lost == trace.lost(), "{model}: {lost} of {}", trace.lost());
@@ -559,7 +559,7 @@ fn the_printer_of_a_forking_server_ends_with_it() {
 fn objects(text: &[u8]) -> Vec<Value> {
     let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
     let mut all: Vec<Value> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
-    assert_eq!(all.remove(0)["schema"], "proactor.trace/1");
+    assert_eq!(all.remove(0)["schema"], "proactor.trace.events/2");
     all.sort_by_key(|one| one["n"].as_u64());
     for one in &mut all {
         one.as_object_mut().unwrap().retain(|name, _| !name.ends_with("_ns"));
@@ -612,9 +612,9 @@ fn a_live_trace_that_goes_round_is_shown_from_its_oldest_record_on() {
             (0..1200).for_each(|_| client.ping());
             let trace = Trace::open(&path).unwrap();
             assert!(trace.lost() > 0 && trace.records.len() > 3900, "{model}: {}", trace.lost());
-            assert!(trace.events().all(|event| event.what != Happened::Unknown), "{model}");
+            assert!(events(&trace).all(|event| event.what != Payload::Unknown), "{model}");
             if !MANY.contains(&model) {
-                let turns: Vec<_> = trace.records.iter().map(|record| record.turn).collect();
+                let turns: Vec<_> = trace.records.iter().map(|record| record.iteration).collect();
                 assert!(turns.is_sorted(), "{model}");
             }
             let shown = tool(&["show"], &path);

@@ -17,8 +17,8 @@ use proactor::ring::{Kind, Token};
 use proactor_sim::Tier;
 use proactor_trace::format::{HEADER, MARGIN};
 use proactor_trace::{
-    About, Event, Follow, Frozen, Happened, Op, Record, Recorder, Settings, Trace, Trigger,
-    Unreadable, What,
+    About, Event, Follow, Frozen, Op, Payload, Record, RecordKind, Recorder, Settings, Trace,
+    Trigger, Unreadable, events,
 };
 
 use support::server::{Launch, PROACTOR};
@@ -31,34 +31,34 @@ fn assert_whole(trace: &Trace) {
     let mut in_flight = HashSet::new();
     let (mut queued, mut taken, mut reaped) = (0u64, 0u64, 0u64);
     let (mut turn, mut at, mut expected) = (0, 0, 0..0);
-    for event in trace.events() {
+    for event in events(&trace) {
         assert!(event.at >= at, "time goes on: {event:?}");
         at = event.at;
-        turn += u32::from(matches!(event.what, Happened::EnterBegin { .. }));
-        assert_eq!(event.turn, turn);
+        turn += u32::from(matches!(event.what, Payload::EnterBegin { .. }));
+        assert_eq!(event.iteration, turn);
         match event.what {
-            Happened::Submitted { number, .. } => {
-                assert_eq!(number, Some(queued), "{event:?}");
+            Payload::Submitted { .. } => {
+                assert_eq!(event.begun.unwrap().number, Some(queued), "{event:?}");
                 queued += 1;
                 assert!(in_flight.insert(event.raw.id), "one of a kind is in flight: {event:?}");
             }
-            Happened::Completed { more, submission, position, .. } => {
+            Payload::Completed { more, position, .. } => {
                 reaped += 1;
                 assert_eq!(expected.next(), Some(u32::from(position)), "{event:?}");
-                assert!(submission.is_some() && in_flight.contains(&event.raw.id), "{event:?}");
+                assert!(event.begun.is_some() && in_flight.contains(&event.raw.id), "{event:?}");
                 assert!(more || in_flight.remove(&event.raw.id));
             }
-            Happened::Silent { submission, .. } => {
-                assert!(submission.is_some() && in_flight.remove(&event.raw.id), "{event:?}");
+            Payload::Implied { .. } => {
+                assert!(event.begun.is_some() && in_flight.remove(&event.raw.id), "{event:?}");
             }
-            Happened::EnterBegin { queued: said, pending, .. } => {
+            Payload::EnterBegin { queued: said, pending, .. } => {
                 assert_eq!((said, u64::from(pending)), (queued, queued - taken));
                 assert!(expected.is_empty(), "an enter counts what is reaped after it");
             }
-            Happened::EnterEnd { result, reaped: said, completions, in_flight: known, .. } => {
+            Payload::EnterEnd { result, reaped: said, .. } => {
                 taken += u64::from(result.unwrap());
-                assert_eq!((said, known), (reaped, in_flight.len()));
-                expected = 0..completions;
+                assert_eq!((said, event.in_flight.total), (reaped, in_flight.len()));
+                expected = 0..event.completions;
             }
             _ => {}
         }
@@ -85,10 +85,8 @@ fn the_same_seed_is_the_same_trace() {
     assert_eq!(both[0], both[1]);
 }
 
-fn sqe(conn: u32) -> (Option<ConnId>, Record) {
-    let conn = ConnId::new(conn, 0);
-    let id = Token::of(Kind::Send, conn).0;
-    (Some(conn), Record { what: What::Sqe as u8, id, ..Record::default() })
+fn sqe(conn: u32) -> Record {
+    Record::submitted(Token::of(Kind::Send, ConnId::new(conn, 0)).0, 0, 0, 0, 0)
 }
 
 #[test]
@@ -96,8 +94,7 @@ fn what_is_overwritten_is_counted_to_the_record() {
     let least = Settings { bytes: 0, ..settings() };
     let mut log = Recorder::in_memory(&least, &About::default()).unwrap();
     for n in 0..10_000 {
-        let (conn, record) = sqe(n);
-        log.note(conn, || u64::from(n), record);
+        log.note(|| u64::from(n), sqe(n));
     }
     let trace = Trace::from_bytes(log.bytes()).unwrap();
     assert_eq!(trace.lost(), 10_000 - (4096 - MARGIN));
@@ -105,13 +102,13 @@ fn what_is_overwritten_is_counted_to_the_record() {
     assert_eq!(trace.records[0].id as u32, trace.first as u32);
 }
 
-fn kind(what: What) -> Record {
-    Record { what: what as u8, ..Record::default() }
+fn of_kind(kind: RecordKind) -> Record {
+    Record { kind: kind as u8, ..Record::default() }
 }
 
 /// A record that says which it is.
 fn numbered(n: u64) -> Record {
-    Record { id: n, ..kind(What::Mark) }
+    Record::mark(n)
 }
 
 /// Into a file, of as few records as may be: 4096.
@@ -126,7 +123,7 @@ fn smallest() -> (tempfile::NamedTempFile, Recorder) {
 fn a_concurrent_reader_never_mistakes_one_record_for_another() {
     let (file, mut log) = smallest();
     for n in 0..9000 {
-        log.note(None, || n, numbered(n));
+        log.note(|| n, numbered(n));
         // Around each time that it goes round, and now and then.
         if n % 4096 > 3950 || n % 4096 < 200 || n % 500 == 0 {
             let trace = Trace::open(file.path()).unwrap();
@@ -154,7 +151,7 @@ fn no_page_of_the_file_is_waited_for_while_it_records() {
     let large = Settings { bytes: 4 << 20, ..settings() };
     let mut log = Recorder::create(file.as_file(), &large, &About::default()).unwrap();
     let before = faults();
-    (0..200_000).for_each(|n| log.note(None, || n, numbered(n)));
+    (0..200_000).for_each(|n| log.note(|| n, numbered(n)));
     let faults = faults() - before;
     assert!(faults < 30, "{faults} page faults for 1024 pages");
 }
@@ -162,11 +159,11 @@ fn no_page_of_the_file_is_waited_for_while_it_records() {
 #[test]
 fn what_stands_before_an_enter_is_in_the_file_while_it_sleeps() {
     let (file, mut log) = smallest();
-    log.note(None, || 1, numbered(0));
-    log.begin_turn(|| 2, kind(What::EnterBegin));
+    log.note(|| 1, numbered(0));
+    log.begin_iteration(|| 2, of_kind(RecordKind::EnterBegin));
     let seen = Trace::open(file.path()).unwrap().records;
-    assert_eq!(seen.iter().map(|record| record.what).collect::<Vec<_>>(), [8, 3]);
-    log.end_turn(|| 3, kind(What::EnterEnd));
+    assert_eq!(seen.iter().map(|record| record.kind).collect::<Vec<_>>(), [8, 3]);
+    log.end_iteration(|| 3, of_kind(RecordKind::EnterEnd));
     assert_eq!(Trace::open(file.path()).unwrap().records.len(), 3);
 }
 
@@ -176,17 +173,17 @@ fn a_slow_follower_counts_every_lost_record() {
     let mut follow = Follow::new(file.reopen().unwrap(), false).unwrap();
     let (mut written, mut counted) = (0, 0);
     for many in [10, 4000, 100, 10_000, 1, 4096, 3968, 3969, 64, 20_000] {
-        log.begin_turn(|| 0, numbered(written));
+        log.begin_iteration(|| 0, numbered(written));
         for n in 1..many {
-            log.note(None, || 0, numbered(written + n));
+            log.note(|| 0, numbered(written + n));
         }
         written += many;
-        log.begin_turn(|| 0, Record { id: written, ..kind(What::EnterBegin) });
+        log.begin_iteration(|| 0, Record { id: written, ..of_kind(RecordKind::EnterBegin) });
         written += 1;
         for event in follow.poll().unwrap() {
             assert_eq!(event.number, counted, "every record once");
             match event.what {
-                Happened::Lost(n) => counted += n,
+                Payload::Lost(n) => counted += n,
                 _ => {
                     assert_eq!(event.raw.id, counted);
                     counted += 1;
@@ -210,7 +207,7 @@ fn a_reader_never_sees_a_partly_written_record() {
         let mut n = 0;
         while n % 1000 != 0 || !stopped.load(Ordering::Relaxed) {
             let res = n as i32;
-            log.note(None, || n, Record { res, flags: !res as u32, ..numbered(n) });
+            log.note(|| n, Record { res, flags: !res as u32, ..numbered(n) });
             n += 1;
         }
         n
@@ -226,7 +223,7 @@ fn a_reader_never_sees_a_partly_written_record() {
         times += u32::from(!events.is_empty());
         for event in events {
             assert_eq!(event.number, counted);
-            if let Happened::Lost(n) = event.what {
+            if let Payload::Lost(n) = event.what {
                 counted += n;
                 continue;
             }
@@ -251,7 +248,7 @@ fn a_reader_never_sees_a_partly_written_record() {
 #[test]
 fn a_file_has_one_recorder_and_a_follower_notices_the_next() {
     let (file, mut log) = smallest();
-    log.note(None, || 0, numbered(0));
+    log.note(|| 0, numbered(0));
     let again = file.reopen().unwrap();
     let least = Settings { bytes: 0, ..settings() };
     let refused = Recorder::create(&again, &least, &About::default()).unwrap_err();
@@ -271,28 +268,28 @@ fn a_file_has_one_recorder_and_a_follower_notices_the_next() {
 #[test]
 fn what_is_missed_while_it_has_stopped_is_counted_where_it_goes_on() {
     let (file, mut log) = smallest();
-    log.note(None, || 0, numbered(0));
+    log.note(|| 0, numbered(0));
     log.freeze(Frozen::Signal);
-    (0..5).for_each(|n| log.note(None, || 0, numbered(n)));
-    log.begin_turn(|| 0, kind(What::EnterBegin));
+    (0..5).for_each(|n| log.note(|| 0, numbered(n)));
+    log.begin_iteration(|| 0, of_kind(RecordKind::EnterBegin));
     let trace = Trace::open(file.path()).unwrap();
     assert_eq!((trace.header.frozen, trace.lost()), (Some(Frozen::Signal), 6));
-    assert_eq!(trace.events().last().unwrap().what, Happened::Frozen(Some(Frozen::Signal)));
+    assert_eq!(events(&trace).last().unwrap().what, Payload::Frozen(Some(Frozen::Signal)));
     // Follow prints all of it although the iteration has not ended: no more records come.
     let mut follow = Follow::new(file.reopen().unwrap(), false).unwrap();
     assert_eq!(follow.poll().unwrap().len(), 2);
     log.thaw();
-    log.note(None, || 0, numbered(7));
+    log.note(|| 0, numbered(7));
     let trace = Trace::from_bytes(log.bytes()).unwrap();
     assert_eq!((trace.header.frozen, trace.lost()), (None, 6));
-    let last: Vec<_> = trace.events().skip(2).map(|event| event.what).collect();
-    assert_eq!(last, [Happened::Lost(6), Happened::Mark(7)]);
+    let last: Vec<_> = events(&trace).skip(2).map(|event| event.what).collect();
+    assert_eq!(last, [Payload::Lost(6), Payload::Mark(7)]);
     // The next time it counts from there.
     log.freeze(Frozen::Signal);
-    (0..2).for_each(|n| log.note(None, || 0, numbered(n)));
+    (0..2).for_each(|n| log.note(|| 0, numbered(n)));
     log.thaw();
     let trace = Trace::from_bytes(log.bytes()).unwrap();
-    assert_eq!(trace.events().last().unwrap().what, Happened::Lost(2));
+    assert_eq!(events(&trace).last().unwrap().what, Payload::Lost(2));
     assert_eq!(trace.lost(), 8);
 }
 
@@ -303,9 +300,9 @@ fn an_overflow_stops_a_recorder_at_once_and_what_came_before_is_kept() {
     for seed in 0..40 {
         let whole = Trace::from_bytes(&simulated(seed, Tier::Multishot)).unwrap();
         let overflow =
-            |event: &Event| matches!(event.what, Happened::EnterEnd { overflow: true, .. });
+            |event: &Event| matches!(event.what, Payload::EnterEnd { overflow: true, .. });
         let stopped = Trace::from_bytes(&recorded(seed, Tier::Multishot, &stop)).unwrap();
-        let Some(at) = whole.events().position(|event| overflow(&event)) else {
+        let Some(at) = events(&whole).position(|event| overflow(&event)) else {
             assert_eq!((stopped.header.frozen, &stopped.records), (None, &whole.records));
             continue;
         };
@@ -323,16 +320,15 @@ fn a_sample_is_of_whole_connections_and_the_rest_is_counted() {
     let fourth = Settings { sample: 4, ..settings() };
     let mut log = Recorder::in_memory(&fourth, &About::default()).unwrap();
     // What is no connection's is not sampled.
-    log.begin_turn(|| 0, kind(What::EnterBegin));
-    log.end_turn(|| 0, kind(What::EnterEnd));
-    log.note(None, || 0, kind(What::Sqe));
+    log.begin_iteration(|| 0, of_kind(RecordKind::EnterBegin));
+    log.end_iteration(|| 0, of_kind(RecordKind::EnterEnd));
+    log.note(|| 0, of_kind(RecordKind::Sqe));
     let others = 3;
     for n in 0..8000 {
-        let (conn, record) = sqe(n % 1000);
-        log.note(conn, || 0, record);
+        log.note(|| 0, sqe(n % 1000));
     }
     let trace = Trace::from_bytes(log.bytes()).unwrap();
-    let conns: HashSet<_> = trace.events().filter_map(|event| event.conn).collect();
+    let conns: HashSet<_> = events(&trace).filter_map(|event| event.conn).collect();
     assert!((100..400).contains(&conns.len()), "{}", conns.len());
     assert_eq!(trace.records.len(), others + 8 * conns.len());
     assert_eq!(trace.header.skipped + trace.records.len() as u64, 8000 + others as u64);
@@ -352,7 +348,7 @@ fn what_is_no_trace_is_refused_by_a_sentence() {
     let cut = Trace::from_bytes(&whole[..HEADER + 32 * 10 + 5]).unwrap();
     assert_eq!(cut.remarks.len(), 1, "{:?}", cut.remarks);
     let lost: Vec<_> =
-        cut.events().filter(|event| matches!(event.what, Happened::Lost(_))).collect();
+        events(&cut).filter(|event| matches!(event.what, Payload::Lost(_))).collect();
     assert_eq!((cut.records.len(), lost.len()), (11, 1));
 }
 
@@ -387,10 +383,9 @@ fn the_kernel_counts_what_the_trace_has_and_a_killed_servers_trace_is_whole() {
     };
     let traced = || {
         let trace = Trace::open(&path).unwrap();
-        let count = |what: What| {
-            trace.records.iter().filter(|record| record.what == what as u8).count() as u64
-        };
-        vec![count(What::Sqe), count(What::Cqe)]
+        let count =
+            |kind: RecordKind| trace.records.iter().filter(|record| record.is(kind)).count() as u64;
+        vec![count(RecordKind::Sqe), count(RecordKind::Cqe)]
     };
     // Until it sleeps again: then all that the kernel posted has been reaped.
     let kernel = eventually("kernel and trace agree", || {
@@ -402,7 +397,7 @@ fn the_kernel_counts_what_the_trace_has_and_a_killed_servers_trace_is_whole() {
     drop(server);
     let trace = Trace::open(&path).unwrap();
     assert!(!trace.header.ended && trace.lost() == 0, "{:?}", trace.header);
-    assert!(trace.events().any(|event| event.op == Some(Op::Ring(Kind::Send))));
+    assert!(events(&trace).any(|event| event.op == Some(Op::Ring(Kind::Send))));
     let shown = Command::new(PROACTOR).args(["trace", "show", "--op", "recv"]).arg(&path).output();
     let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
     assert!(shown.lines().count() > 4000 && shown.contains("recv*"), "{shown:.300}");

@@ -12,7 +12,9 @@ use std::time::Duration;
 use proactor_sim::Tier;
 use proactor_trace::format::{HEADER, RECORD};
 use proactor_trace::view::{Cut, Diff, Digest, Doctor, Ending, Health, Roster, Story, Summary};
-use proactor_trace::{About, Clock, Happened, Patience, Recorder, Settings, Trace};
+use proactor_trace::{
+    About, Clock, Kind, Op, Payload, Recorder, Settings, Trace, WaitMode, events,
+};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -40,7 +42,7 @@ fn a_simulated_echo_is_counted_to_the_byte_and_each_connection_is_clean() {
                 assert!(life.is_clean() && life.ending == Ending::PeerFirst, "{life:?}\n{context}");
                 assert!(life.closed_ns.is_some() && life.accepted_ns.is_some(), "{life:?}");
             }
-            let ended = digest.ops.iter().filter(|row| row.op != "wake");
+            let ended = digest.ops.iter().filter(|row| row.op != Op::Ring(Kind::Wake));
             for row in ended {
                 assert_eq!((row.in_flight, row.unseen), (0, 0), "{} {context}", row.op);
             }
@@ -126,7 +128,7 @@ fn all_views(trace: &Trace) {
         if let Ok(diff) = Diff::new(digest.clone(), digest) {
             drop(diff.to_string());
         }
-        let conn = trace.events().find_map(|event| event.conn).map(|conn| (conn.slot(), None));
+        let conn = events(&trace).find_map(|event| event.conn).map(|conn| (conn.slot(), None));
         if let Some(story) = conn.and_then(|conn| Story::of(trace, &cut, conn, 3, false)) {
             drop((story.to_string(), serde_json::to_string(&story).unwrap()));
         }
@@ -162,7 +164,7 @@ fn recorded() -> Vec<u8> {
     )
     .unwrap();
     for record in &trace.records {
-        log.note(None, || record.time, *record);
+        log.note(|| record.time, *record);
     }
     let bytes = log.bytes().to_vec();
     assert!(bytes.len() > HEADER + RECORD * 300);
@@ -303,13 +305,13 @@ fn a_heading_stands_once_over_the_columns_of_the_events_and_not_among_json() {
 }
 
 /// Runs an idle server until `seen` is in its recording. Returns what `trace show` prints.
-fn shown_of(options: &[&str], file: &Path, seen: impl Fn(&Happened) -> bool) -> String {
+fn shown_of(options: &[&str], file: &Path, seen: impl Fn(&Payload) -> bool) -> String {
     let option = format!("--trace={}", file.display());
     let args = [&["serve", "--listen", "127.0.0.1:0", &option], options].concat();
     let server = Launch::new(PROACTOR, &args).start();
     eventually("it is in the trace", || {
         let trace = Trace::open(file).unwrap();
-        trace.events().any(|event| seen(&event.what)).then_some(())
+        events(&trace).any(|event| seen(&event.what)).then_some(())
     });
     server.drain();
     view(&["show"], &[file])
@@ -326,8 +328,8 @@ fn listeners_and_what_stops_a_loop_are_named_where_no_connection_is_meant() {
         ("<call", "watch", "listen 1"),
         ("ready", "", "listen 0"),
         ("<call", "accept", "listen 0"),
-        ("<call", "watch", "stop"),
-        ("ready", "", "stop"),
+        ("<call", "watch", "shutdown"),
+        ("ready", "", "shutdown"),
     ] {
         let words = format!("{what:<7} {op:<13} {whose:<9}");
         assert!(text.contains(&words), "{words} is missing in\n{text}");
@@ -335,19 +337,18 @@ fn listeners_and_what_stops_a_loop_are_named_where_no_connection_is_meant() {
     let unnamed = |line: &&str| line.contains("  ready  ") && line.get(43..52) == Some("         ");
     assert_eq!(text.lines().find(unnamed), None);
     let json = view(&["show", "--json"], &[file]);
-    let of = |whose: &str| json.matches(&format!("\"whose\":\"{whose}\"")).count();
-    assert!(of("listen 0") > 2 && of("stop") > 1 && of("listen 1") > 1);
+    let of = |whose: &str| json.matches(&format!("\"owner\":\"{whose}\"")).count();
+    assert!(of("listen 0") > 2 && of("shutdown") > 1 && of("listen 1") > 1);
 }
 
 #[test]
 fn nonblocking_is_not_reported_as_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let options = ["--model", "nonblocking", "--trace-size", "128K"];
-    let begun = |what: &Happened| matches!(what, Happened::WaitBegin { .. });
+    let begun = |what: &Payload| matches!(what, Payload::WaitBegin { .. });
     let tireless = shown_of(&options, &folder.path().join("a"), begun);
-    let slept = |what: &Happened| {
-        matches!(what, Happened::WaitBegin { patience: Some(Patience::Until), .. })
-    };
+    let slept =
+        |what: &Payload| matches!(what, Payload::WaitBegin { mode: Some(WaitMode::Until), .. });
     let options = [&options[..], &["--idle-sleep", "1ms"]].concat();
     let restful = shown_of(&options, &folder.path().join("b"), slept);
     for (text, sleeps) in [(tireless, false), (restful, true)] {
@@ -453,10 +454,10 @@ fn what_cannot_be_shown_is_refused_by_one_line() {
     fs::write(foreign, "no trace").unwrap();
     let gone = &*folder.path().join("c");
     let cases: [(&[&str], &[&Path], &str); 5] = [
-        (&["summary"], &[foreign], "this is no trace"),
+        (&["summary"], &[foreign], "this is not a trace"),
         (&["health"], &[gone], "No such file"),
         (&["conn", "c99"], &[file], "c99 is not in"),
-        (&["diff"], &[file, foreign], "this is no trace"),
+        (&["diff"], &[file, foreign], "this is not a trace"),
         (&["diff", "--until", "1ms"], &[file, file], "has no message"),
     ];
     for (args, files, why) in cases {

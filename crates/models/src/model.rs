@@ -29,7 +29,8 @@ use proactor::reactor::Reactor;
 use proactor::ring::Uring;
 use proactor::ring::kernel::Kernel;
 use proactor::selector::{Epoll, Poll, Select, Selector, Sigio, Spin, Trigger};
-use proactor_trace::{About as Recorded, Recording, Traced, TracedCalls, Writers};
+use proactor::traced::{Traced, TracedCalls};
+use proactor_record::{About as Recorded, Recording, Writers};
 
 /// A way to wait for many sockets at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -398,6 +399,7 @@ fn build_proactor(
     let Some(recording) = trace else { return Ok(Box::new(Proactor::new(ring, limits, stop)?)) };
     let about = Recorded {
         ring_fd: Some(ring.as_raw_fd()),
+        setup_flags: ring.setup_flags(),
         more: vec![("completions".to_owned(), ring.completions().to_string())],
         ..recorded(chosen)
     };

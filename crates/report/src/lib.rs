@@ -2,13 +2,11 @@
 //! function; nothing measures and nothing prints.
 #![deny(unsafe_code)]
 
-pub mod errno;
 pub mod histogram;
 pub mod stats;
 pub mod table;
 pub mod units;
 
-pub use errno::Errno;
 pub use histogram::Latencies;
 pub use stats::Interval;
 pub use table::{Align, Table};

@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::event::{Event, Happened, Op, Submission};
-use super::format::{Call, Clock, Level, MAIN, Patience, UNTOLD, What, Writers};
-use super::reader::Header;
-use proactor::keys::{ConnId, Key, KeyOwner};
-use proactor_report::{Errno, units};
+use super::event::{Begun, Event};
+use super::view::POLLS_ALL;
+use proactor::keys::{ConnId, KeyOwner};
+use proactor_record::format::MAIN;
+use proactor_record::{
+    Call, Clock, Errno, Header, Level, Op, Payload, RecordKind, WaitMode, Writers,
+};
+use proactor_report::units;
 
 /// Where the details end and the mark of the abnormal stands.
 pub(super) const MARK: usize = 112;
-
-/// The model that tries all sockets instead of asking which are ready.
-pub(super) const ASKS_NOBODY: &str = "nonblocking";
 
 /// What is to be shown. Empty lists show all.
 #[derive(Debug, Clone, Default)]
@@ -148,144 +148,145 @@ pub(crate) fn end_line(mut text: String, column: usize, abnormal: bool) -> Strin
 /// One event for people.
 pub fn line(header: &Header, event: &Event) -> String {
     let star = if event.is_multishot() { "*" } else { "" };
-    let op = event.op.map_or(String::new(), |op| format!("{}{star}", op.name()));
-    let conn = whose(event);
-    let untold = matches!(event.what, Happened::WaitEnd { .. }) && event.raw.flags & UNTOLD != 0;
-    let result = match event.result().filter(|_| !untold) {
+    let op = event.op.map_or(String::new(), |op| format!("{op}{star}"));
+    let is_known = !matches!(event.what, Payload::WaitEnd { is_counted: false, .. });
+    let result = match event.result().filter(|_| is_known) {
         Some(Ok(n)) => n.to_string(),
         Some(Err(errno)) => errno.to_string(),
         None => String::new(),
     };
     let (time, lane) = (moment(event.at), header.lane_name(event.lane));
-    let details = details(header, event);
+    let (conn, details) = (owner(event), details(header, event));
     let text = columns([&time, &lane, event.name(), &op, &conn, &result, &details]);
     end_line(text, MARK, event.is_abnormal())
 }
 
-/// The connection, or what else a readiness or a call is about; nothing if that is not told.
-fn whose(event: &Event) -> String {
-    match (event.conn, &event.what) {
-        (Some(conn), _) => format!("c{conn}"),
-        (None, Happened::Ready { .. } | Happened::CallBegin { .. } | Happened::CallEnd { .. }) => {
-            match KeyOwner::from(Key(event.raw.id)) {
-                KeyOwner::Conn(conn) => format!("c{conn}"),
-                KeyOwner::Listener(at) => format!("listen {at}"),
-                KeyOwner::Shutdown => "stop".to_owned(),
-                KeyOwner::Console => "input".to_owned(),
-                KeyOwner::External(guest) => format!("guest {guest}"),
-                KeyOwner::Link(conn) => format!("to c{conn}"),
-            }
-        }
-        _ => String::new(),
-    }
+/// The connection, or the other owner of what is ready or called; empty if there is none.
+fn owner(event: &Event) -> String {
+    let owner = event.conn.map(KeyOwner::Conn).or_else(|| event.owner());
+    owner.map_or(String::new(), |owner| match owner {
+        KeyOwner::Conn(conn) => format!("c{conn}"),
+        KeyOwner::Listener(listener) => format!("listen {listener}"),
+        KeyOwner::Shutdown => "shutdown".to_owned(),
+        KeyOwner::Console => "console".to_owned(),
+        KeyOwner::External(number) => format!("external {number}"),
+        KeyOwner::Link(conn) => format!("to c{conn}"),
+    })
 }
 
 fn details(header: &Header, event: &Event) -> String {
     let mut text = String::new();
-    match &event.what {
-        Happened::Submitted { number, len, quiet, again, .. } => {
-            text.push_str(&hash(*number));
-            if *len > 0 {
+    let begun = event.begun;
+    match event.what {
+        Payload::Submitted { len, skip_success, .. } => {
+            text.push_str(&hash(begun));
+            if len > 0 {
                 let _ = write!(text, "{len} B  ");
             }
-            if *quiet {
-                text.push_str("quiet  ");
+            if skip_success {
+                text.push_str("skip-success  ");
             }
-            if *again > 0 && event.op.is_some_and(|op| op.name() == "recv") {
-                let _ = write!(text, "armed again, {} before", units::times((*again).into()));
+            let earlier = begun.map_or(0, |begun| begun.earlier);
+            if earlier > 0 && event.op.is_some_and(Op::receives) {
+                let _ = write!(text, "armed again, {} before", units::times(earlier.into()));
             }
         }
-        Happened::Completed { result, more, buffer, submission, age, .. } => {
-            completed(&mut text, event, *result, *more, *buffer, *submission);
-            // With many completions, it is its peers' since the one before: no age of its own.
-            write_age(&mut text, age.filter(|_| !event.is_multishot()));
+        Payload::Completed { result, more, buffer, .. } => {
+            completed(&mut text, event, result, more, buffer);
+            // With many completions it is the peer's time since the last one, and not an age.
+            write_age(&mut text, event.lasted.filter(|_| !event.is_multishot()));
         }
-        Happened::Silent { submission, age, .. } => {
-            text.push_str(&hash(submission.and_then(|one| one.number)));
-            text.push_str("went out whole, without a completion  ");
-            write_age(&mut text, *age);
+        Payload::Implied { .. } => {
+            text.push_str(&hash(begun));
+            text.push_str("succeeded without a completion  ");
+            write_age(&mut text, event.lasted);
         }
-        Happened::EnterBegin { pending, patience, .. } => {
-            let _ = write!(text, "submit={pending}  {}", patience.map_or("?", Patience::name));
+        Payload::EnterBegin { pending, mode, .. } => {
+            let _ = write!(text, "submit={pending}  {}", mode.map_or("?", WaitMode::name));
         }
-        Happened::EnterEnd { result, completions, lent, overflow, lasted, in_flight, .. } => {
-            write_span(&mut text, *lasted);
-            let took = result.unwrap_or(0);
-            let cqes = units::plural((*completions).into(), "cqe");
-            let _ = write!(text, "{took} submitted, {cqes}");
-            if let Some(queue) = header.get("completions") {
-                let _ = write!(text, "  cq {completions}/{queue}");
+        Payload::EnterEnd { result, provided, overflow, .. } => {
+            write_span(&mut text, event.lasted);
+            entered(&mut text, header, event, result.unwrap_or(0));
+            if provided > 0 {
+                let _ = write!(text, "  provided {provided}");
             }
-            let _ = write!(text, "  in flight {in_flight}");
-            if *lent > 0 {
-                let _ = write!(text, "  lent {lent}");
-            }
-            if *overflow {
+            if overflow {
                 text.push_str("  OVERFLOW: completions wait outside the queue");
             }
         }
-        Happened::WaitBegin { patience, at_most } => {
-            text.push_str(match patience {
-                // It asks nobody: whatever comes, it sleeps.
-                Some(Patience::Until) if header.model() == ASKS_NOBODY => "sleep",
-                _ => patience.map_or("?", Patience::name),
+        Payload::WaitBegin { mode, at_most } => {
+            text.push_str(match mode {
+                // It polls all sockets: whatever comes, it sleeps.
+                Some(WaitMode::Until) if header.model() == POLLS_ALL => "sleep",
+                _ => mode.map_or("?", WaitMode::name),
             });
             if let Some(nanos) = at_most {
-                let _ = write!(text, " {}", span(*nanos));
+                let _ = write!(text, " {}", span(nanos));
             }
         }
-        Happened::WaitEnd { result, lasted } => {
-            write_span(&mut text, *lasted);
-            if event.raw.flags & UNTOLD == 0 {
+        Payload::WaitEnd { result, is_counted } => {
+            write_span(&mut text, event.lasted);
+            if is_counted {
                 let _ = write!(text, "{} ready", result.unwrap_or(0));
             }
         }
-        Happened::Ready { readable, writable, hung_up } => {
-            let words = [(*readable, "read"), (*writable, "write"), (*hung_up, "hung up")];
-            let words: Vec<_> = words.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
-            text.push_str(&words.join(", "));
+        Payload::Ready { readable, writable, hung_up } => {
+            text.push_str(&readiness(readable, writable, hung_up));
         }
-        Happened::CallBegin { file, len, .. } => {
-            if *file >= 0 {
+        Payload::CallBegin { file, len, .. } => {
+            if file >= 0 {
                 let _ = write!(text, "fd {file}");
             }
-            if *len > 0 && !matches!(event.op.map(Op::name), Some("watch" | "rewatch")) {
+            // What a selector watches for is no length.
+            if len > 0 && !matches!(event.op, Some(Op::Call(Call::Watch | Call::Rewatch))) {
                 let _ = write!(text, "  {len} B");
             }
         }
-        Happened::CallEnd { file, result, lasted, .. } => {
-            if *file >= 0 {
+        Payload::CallEnd { file, .. } => {
+            if file >= 0 {
                 let _ = write!(text, "fd {file}  ");
             }
-            if *result == Ok(0) && event.op == Some(Op::Call(Call::Recv)) {
+            if event.is_eof() {
                 text.push_str("EOF  ");
             }
-            write_span(&mut text, measured(header, *lasted));
+            write_span(&mut text, measured(header, event.lasted));
         }
-        Happened::Lost(n) => {
-            let _ = write!(text, "{}", units::plural(*n, "record"));
-        }
-        Happened::Clock(nanos) => {
+        Payload::Lost(n) => text.push_str(&units::plural(n, "record")),
+        Payload::Clock(nanos) => {
             let _ = write!(text, "{nanos} ns of the monotonic clock");
         }
-        Happened::Mark(number) => {
-            let _ = write!(text, "{number}");
-        }
-        Happened::Lane { thread, process } => {
+        Payload::Mark(number) => text.push_str(&number.to_string()),
+        Payload::Lane { thread, process } => {
             let _ = match event.lane {
-                Some(MAIN) => write!(text, "who began: process {process}"),
+                Some(MAIN) => write!(text, "started the recording: process {process}"),
                 _ if header.writers == Writers::Processes => write!(text, "process {process}"),
                 _ => write!(text, "thread {thread}"),
             };
         }
-        Happened::Frozen(why) => {
+        Payload::Frozen(why) => {
             let _ = write!(text, "recording stopped {}", why.map_or("", |why| why.name()));
         }
-        Happened::Unknown => {
-            let _ = write!(text, "a record of kind {}", event.raw.what);
+        Payload::Unknown => {
+            let _ = write!(text, "a record of kind {}", event.raw.kind);
         }
     }
     text
+}
+
+/// What a descriptor is ready for: `read, hung up`.
+pub(crate) fn readiness(readable: bool, writable: bool, hung_up: bool) -> String {
+    let words = [(readable, "read"), (writable, "write"), (hung_up, "hung up")];
+    let words: Vec<_> = words.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
+    words.join(", ")
+}
+
+fn entered(text: &mut String, header: &Header, event: &Event, taken: u32) {
+    let cqes = units::plural(event.completions.into(), "cqe");
+    let _ = write!(text, "{taken} submitted, {cqes}");
+    if let Some(queue) = header.get("completions") {
+        let _ = write!(text, "  cq {}/{queue}", event.completions);
+    }
+    let _ = write!(text, "  in flight {}", event.in_flight.total);
 }
 
 fn completed(
@@ -294,30 +295,24 @@ fn completed(
     result: Result<u32, Errno>,
     more: bool,
     buffer: Option<u16>,
-    submission: Option<Submission>,
 ) {
-    text.push_str(&hash(submission.and_then(|one| one.number)));
+    text.push_str(&hash(event.begun));
     if let Some(buffer) = buffer {
         let _ = write!(text, "buf {buffer}  ");
     }
-    let recv = event.op.is_some_and(|op| op.name() == "recv");
-    match result {
-        Ok(0) if recv => text.push_str("EOF  "),
-        Err(Errno(libc::ENOBUFS)) if recv => text.push_str("no buffer left  "),
-        _ => {}
+    if event.is_eof() {
+        text.push_str("EOF  ");
+    } else if result == Err(Errno(libc::ENOBUFS)) && event.op.is_some_and(Op::receives) {
+        text.push_str("no buffer left  ");
     }
-    match submission {
-        Some(one) if more => {
-            let armed = span(event.at.saturating_sub(one.at));
-            let _ =
-                write!(text, "more (shot {}, armed {armed} ago)", units::count(one.shots.into()));
-        }
-        Some(one) if one.shots > 1 => {
-            let armed = span(event.at.saturating_sub(one.at));
-            let _ = write!(text, "last shot ({} in {armed})", units::count(one.shots.into()));
-        }
-        Some(_) => {}
-        None => text.push_str("submitted before this trace"),
+    let Some(begun) = event.begun else {
+        return text.push_str("submitted before this trace");
+    };
+    let (shots, armed) = (units::count(begun.shots.into()), event.at.saturating_sub(begun.at));
+    if more {
+        let _ = write!(text, "more (shot {shots}, armed {} ago)", span(armed));
+    } else if begun.shots > 1 {
+        let _ = write!(text, "last shot ({shots} in {})", span(armed));
     }
 }
 
@@ -339,7 +334,8 @@ fn write_span(text: &mut String, lasted: Option<u64>) {
     }
 }
 
-fn hash(number: Option<u64>) -> String {
+fn hash(begun: Option<Begun>) -> String {
+    let number = begun.and_then(|begun| begun.number);
     number.map_or(String::new(), |number| format!("#{number}  "))
 }
 
@@ -355,19 +351,15 @@ pub fn json(header: &Header, event: &Event) -> Value {
     put("n", json!(event.number));
     put("t_ns", json!(event.at));
     put("lane", json!(header.lane_name(event.lane)));
-    put("turn", json!(event.turn));
-    let what = What::from_number(raw.what);
-    put("kind", json!(what.map_or("unknown", |what| kind(what))));
+    put("iteration", json!(event.iteration));
+    put("kind", json!(raw.kind().map_or("unknown", kind)));
     if let Some(op) = event.op {
         put("op", json!(op.name()));
     }
-    if let Some(conn) = event.conn {
-        put("slot", json!(conn.slot()));
-        put("gen", json!(conn.generation()));
-    } else if let whose = whose(event)
-        && !whose.is_empty()
-    {
-        put("whose", json!(whose));
+    match (event.conn, owner(event)) {
+        (Some(conn), _) => put("conn", json!(format!("c{conn}"))),
+        (None, owner) if !owner.is_empty() => put("owner", json!(owner)),
+        _ => {}
     }
     match event.result() {
         Some(Ok(n)) => put("res", json!(n)),
@@ -377,70 +369,71 @@ pub fn json(header: &Header, event: &Event) -> Value {
         }
         None => {}
     }
-    match &event.what {
-        Happened::Submitted { number, opcode, file, len, quiet, again } => {
-            put("number", json!(number));
+    let begun = event.begun;
+    match event.what {
+        Payload::Submitted { opcode, file, len, skip_success } => {
+            put("number", json!(begun.and_then(|begun| begun.number)));
             put("opcode", json!(opcode));
             put("file", json!(file));
             put("len", json!(len));
-            put("quiet", json!(quiet));
-            put("again", json!(again));
+            put("skip_success", json!(skip_success));
+            put("again", json!(begun.map(|begun| begun.earlier)));
         }
-        Happened::Completed { more, buffer, position, submission, age, .. } => {
+        Payload::Completed { more, buffer, position, .. } => {
             put("more", json!(more));
             put("multi", json!(event.is_multishot()));
             put("buf", json!(buffer));
             put("position", json!(position));
-            put("number", json!(submission.and_then(|one| one.number)));
-            put("shot", json!(submission.map(|one| one.shots)));
-            put("age_ns", json!(age));
+            put("number", json!(begun.and_then(|begun| begun.number)));
+            put("shot", json!(begun.map(|begun| begun.shots)));
+            put("age_ns", json!(event.lasted));
         }
-        Happened::Silent { submission, age, .. } => {
-            put("number", json!(submission.and_then(|one| one.number)));
-            put("age_ns", json!(age));
+        Payload::Implied { .. } => {
+            put("number", json!(begun.and_then(|begun| begun.number)));
+            put("age_ns", json!(event.lasted));
         }
-        Happened::EnterBegin { queued, pending, patience } => {
+        Payload::EnterBegin { queued, pending, mode } => {
             put("queued", json!(queued));
             put("pending", json!(pending));
-            put("patience", json!(patience.map(Patience::name)));
+            put("wait", json!(mode.map(WaitMode::name)));
         }
-        Happened::EnterEnd { reaped, completions, lent, overflow, lasted, in_flight, .. } => {
+        Payload::EnterEnd { reaped, provided, overflow, .. } => {
             put("reaped", json!(reaped));
-            put("completions", json!(completions));
-            put("lent", json!(lent));
+            put("completions", json!(event.completions));
+            put("provided", json!(provided));
             put("overflow", json!(overflow));
-            put("lasted_ns", json!(lasted));
-            put("in_flight", json!(in_flight));
+            put("lasted_ns", json!(event.lasted));
+            put("in_flight", json!(event.in_flight.total));
         }
-        Happened::WaitBegin { patience, at_most } => {
-            put("patience", json!(patience.map(Patience::name)));
+        Payload::WaitBegin { mode, at_most } => {
+            put("wait", json!(mode.map(WaitMode::name)));
             put("at_most_ns", json!(at_most));
         }
-        Happened::WaitEnd { lasted, .. } => put("lasted_ns", json!(lasted)),
-        Happened::Ready { readable, writable, hung_up } => {
+        Payload::WaitEnd { .. } => put("lasted_ns", json!(event.lasted)),
+        Payload::Ready { readable, writable, hung_up } => {
             put("readable", json!(readable));
             put("writable", json!(writable));
             put("hung_up", json!(hung_up));
         }
-        Happened::CallBegin { file, len, may_sleep } => {
+        Payload::CallBegin { file, len, may_sleep } => {
             put("file", json!(file));
             put("len", json!(len));
             put("may_sleep", json!(may_sleep));
         }
-        Happened::CallEnd { file, lasted, may_sleep, .. } => {
+        Payload::CallEnd { file, may_sleep, .. } => {
             put("file", json!(file));
-            put("lasted_ns", json!(measured(header, *lasted)));
+            put("lasted_ns", json!(measured(header, event.lasted)));
             put("may_sleep", json!(may_sleep));
         }
-        Happened::Lost(n) => put("lost", json!(n)),
-        Happened::Clock(nanos) => put("monotonic_ns", json!(nanos)),
-        Happened::Mark(number) => put("mark", json!(number)),
-        Happened::Lane { thread, process } => {
+        Payload::Lost(n) => put("lost", json!(n)),
+        Payload::Clock(nanos) => put("monotonic_ns", json!(nanos)),
+        Payload::Mark(number) => put("mark", json!(number)),
+        Payload::Lane { thread, process } => {
             put("thread", json!(thread));
             put("process", json!(process));
         }
-        Happened::Frozen(why) => put("why", json!(why.map(|why| why.name()))),
-        Happened::Unknown => {}
+        Payload::Frozen(why) => put("why", json!(why.map(|why| why.name()))),
+        Payload::Unknown => {}
     }
     put("abnormal", json!(event.is_abnormal()));
     put("user_data", json!(format!("{:#018x}", raw.id)));
@@ -449,23 +442,23 @@ pub fn json(header: &Header, event: &Event) -> Value {
 }
 
 /// A record's kind as a word of letters.
-fn kind(what: What) -> &'static str {
+fn kind(what: RecordKind) -> &'static str {
     match what {
-        What::EnterBegin => "enter_begin",
-        What::EnterEnd => "enter_end",
-        What::WaitBegin => "wait_begin",
-        What::WaitEnd => "wait_end",
-        What::CallBegin => "call_begin",
-        What::CallEnd => "call_end",
-        What::Lost => "lost",
-        What::Freeze => "freeze",
-        What::Sqe
-        | What::Cqe
-        | What::Silent
-        | What::Clock
-        | What::Mark
-        | What::Ready
-        | What::Lane => what.name(),
+        RecordKind::EnterBegin => "enter_begin",
+        RecordKind::EnterEnd => "enter_end",
+        RecordKind::WaitBegin => "wait_begin",
+        RecordKind::WaitEnd => "wait_end",
+        RecordKind::CallBegin => "call_begin",
+        RecordKind::CallEnd => "call_end",
+        RecordKind::Lost => "lost",
+        RecordKind::Freeze => "freeze",
+        RecordKind::Sqe
+        | RecordKind::Cqe
+        | RecordKind::Implied
+        | RecordKind::Clock
+        | RecordKind::Mark
+        | RecordKind::Ready
+        | RecordKind::Lane => what.name(),
     }
 }
 
@@ -474,10 +467,11 @@ pub fn json_header(header: &Header, lost: u64, remarks: &[String]) -> Value {
     let text: Map<String, Value> =
         header.text.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     json!({
-        "schema": "proactor.trace/1",
+        "schema": "proactor.trace.events/2",
         "model": header.model(),
         "pid": header.pid,
         "ring_fd": header.ring_fd,
+        "setup_flags": header.setup_flags,
         "lane": header.lane,
         "writers": header.writers.name(),
         "clock": header.clock.map(Clock::name),

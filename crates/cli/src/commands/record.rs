@@ -15,6 +15,7 @@ use super::{number, wrong_usage};
 use proactor::os;
 use proactor::os::process::{self, Alone, Pid};
 use proactor_models::model::Model;
+use proactor_record::sys;
 use proactor_trace::kernel::{Instance, KernelRecorder, sidecar_path};
 use proactor_trace::{Filter, Follow, Level, Recording, Settings, Trigger};
 
@@ -220,7 +221,7 @@ fn create(path: &Path) -> io::Result<File> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     // The recorder takes the lock again; this check reports the name of the file.
-    if !os::lock(file.as_fd())? {
+    if !sys::lock(file.as_fd())? {
         return Err(io::Error::new(
             io::ErrorKind::ResourceBusy,
             "another server is recording into it",

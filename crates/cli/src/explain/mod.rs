@@ -32,7 +32,6 @@ pub use text::text;
 pub use timeline::{Actor, CallPhase, CallTimeline, PhaseKind, ServerCall};
 
 use axis::Axis;
-use proactor::os;
 use proactor::os::process::Alone;
 use proactor_models::model::{Ability, Model};
 
@@ -95,7 +94,7 @@ pub fn run(
     Ok(Report {
         schema: "proactor.explain/2",
         models: models.collect(),
-        kernel: os::uname().split(' ').take(2).collect::<Vec<_>>().join(" "),
+        kernel: proactor_record::sys::uname().split(' ').take(2).collect::<Vec<_>>().join(" "),
         size: options.size,
         connections: options.connections,
         runs: options.runs,

@@ -17,7 +17,8 @@ use proactor::os::process::{self, Alone, Signals, Wake};
 use proactor::os::{self, ShutdownSignal};
 use proactor::protocol::Any;
 use proactor_models::model::{self, Choice, Listening, Model, PreparedModel, RingOptions, Service};
-use proactor_trace::{Event, Happened, Level, Op, Recording, Settings, Trace};
+use proactor_record::{Level, Payload, Recording, Settings, Trace};
+use proactor_trace::{Event, events};
 
 /// The pause before and after a message, in which the server goes to sleep.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -224,10 +225,10 @@ fn enter_ops(file: &File) -> io::Result<Vec<EnterOps>> {
     let trace = Trace::from_file(file).map_err(|error| io::Error::other(error.to_string()))?;
     let origin = trace.header.pairs[0].1;
     let (mut enters, mut queued) = (Vec::<EnterOps>::new(), Vec::new());
-    for event in trace.events() {
+    for event in events(&trace) {
         match event.what {
-            Happened::Submitted { .. } => queued.extend(name(&event)),
-            Happened::EnterBegin { .. } => {
+            Payload::Submitted { .. } => queued.extend(name(&event)),
+            Payload::EnterBegin { .. } => {
                 let submitted = std::mem::take(&mut queued);
                 enters.push(EnterOps {
                     begin: origin + event.at,
@@ -235,7 +236,7 @@ fn enter_ops(file: &File) -> io::Result<Vec<EnterOps>> {
                     completed: Vec::new(),
                 });
             }
-            Happened::Completed { .. } => {
+            Payload::Completed { .. } => {
                 if let Some(last) = enters.last_mut() {
                     last.completed.extend(name(&event));
                 }
@@ -247,8 +248,5 @@ fn enter_ops(file: &File) -> io::Result<Vec<EnterOps>> {
 }
 
 fn name(event: &Event) -> Option<String> {
-    match event.op? {
-        Op::Ring(kind) => Some(Op::Ring(kind).name().to_owned()),
-        Op::Call(_) => None,
-    }
+    event.op.filter(|op| op.is_on_ring()).map(|op| op.name().to_owned())
 }

@@ -7,7 +7,7 @@ use proactor_trace::kernel::{
     Delays, KernelEvent, KernelEventKind, Layout, PageEntries, PageLayout, Sidecar, Tracepoint,
     TracepointDecoder,
 };
-use proactor_trace::{About, Record, Recorder, Settings, Trace, WatchedProcess, What};
+use proactor_trace::{About, Record, Recorder, Settings, Trace, WatchedProcess};
 
 /// The header of a page, as `events/header_page` has it.
 pub(crate) const PAGE: &str = "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n\
@@ -82,7 +82,7 @@ fn some_trace() -> Trace {
     let least = Settings { bytes: 0, ..Settings::default() };
     let mut log = Recorder::in_memory(&least, &About::default()).expect("memory");
     for id in 0..64 {
-        log.write_at(id, Record { what: What::Cqe as u8, id: id % 4, ..Record::default() });
+        log.write_at(id, Record::completed(id % 4, 0, 0, 0));
     }
     Trace::from_bytes(log.bytes()).expect("a trace")
 }

@@ -6,7 +6,9 @@ use std::io::{self, Write};
 use proactor_trace::export::{jsonl, page, perfetto};
 use proactor_trace::format::{BYTE_ORDER, HEADER, MAGIC, MAJOR, RECORD};
 use proactor_trace::view::Cut;
-use proactor_trace::{Filter, Follow, Header, Trace, Writers, json, json_header, line, title};
+use proactor_trace::{
+    Filter, Follow, Header, Trace, Writers, events, json, json_header, line, title,
+};
 use serde_json::Value;
 
 use super::perfetto::decode;
@@ -17,7 +19,7 @@ pub(crate) fn read(bytes: &[u8]) {
     let header = &trace.header;
     assert!(trace.records.len() <= bytes.len() / RECORD * 2 + 2, "more records than bytes");
     drop((title(header, trace.lost()), json_header(header, trace.lost(), &trace.remarks)));
-    trace.events().for_each(|event| drop((line(header, &event), json(header, &event))));
+    events(&trace).for_each(|event| drop((line(header, &event), json(header, &event))));
 }
 
 /// Follows the same bytes, as if a recorder still wrote them.
@@ -51,7 +53,7 @@ pub(crate) fn export(bytes: &[u8], most: usize) {
     let lines = String::from_utf8(lines).expect("JSON is UTF-8");
     let parse = |text| drop(serde_json::from_str::<Value>(text).expect("it is JSON"));
     lines.lines().for_each(parse);
-    assert_eq!(lines.lines().count(), 1 + trace.events().count());
+    assert_eq!(lines.lines().count(), 1 + events(&trace).count());
     let page = written(&|out| page(&trace, &cut, most, out).map(drop));
     let page = String::from_utf8(page).expect("a page is UTF-8");
     let (_, data) = page.split_once("id=\"data\">").expect("a page has data");

@@ -20,7 +20,7 @@ use std::time::Duration;
 use proactor_trace::export::perfetto as write_perfetto;
 use proactor_trace::format::{HEADER, RECORD};
 use proactor_trace::view::Cut;
-use proactor_trace::{Trace, What};
+use proactor_trace::{RecordKind, Trace};
 use serde_json::{Value, json};
 
 use super::browser;
@@ -167,7 +167,7 @@ fn exports() -> Vec<Export> {
         let whole = fs::read(&path).unwrap();
         let half = HEADER + RECORD * (trace.records.len() / 2);
         let mut lost = whole.clone();
-        lost[half + KIND] = What::Lost as u8;
+        lost[half + KIND] = RecordKind::Lost as u8;
         let damaged = [("cut", &whole[..half]), ("lost", &lost)];
         let is_last = models.last() == Some(&model);
         let damaged = damaged.into_iter().filter(|_| is_last);

@@ -1,8 +1,8 @@
 //! A trace of threads, made by hand: every call and its time are known.
 
 use proactor::keys::{ConnId, Key, KeyOwner};
-use proactor_trace::format::{HEADER, MAY_SLEEP, RECORD};
-use proactor_trace::{About, Call, Clock, Patience, Record, Settings, What, Writer, Writers};
+use proactor_trace::format::{HEADER, RECORD};
+use proactor_trace::{About, Call, Clock, Record, RecordKind, Settings, WaitMode, Writer, Writers};
 
 /// A lane, a moment in microseconds, and what happens then.
 type Step = (usize, u64, Did);
@@ -67,14 +67,14 @@ pub(crate) fn threads() -> Vec<u8> {
         if matches!(did, Did::Lane) {
             lanes[lane] = main.lane(lane as u32 - 1);
         } else {
-            lanes[lane].write(None, || time, record(did));
+            lanes[lane].write(|| time, record(did));
         }
     }
     // The lanes have begun when they did by the clock, and by a thread that is this one.
     let mut bytes = main.bytes();
     let begins = STEPS.iter().filter(|(.., did)| matches!(did, Did::Lane)).map(|(_, at, _)| *at);
     let slots = bytes[HEADER..].chunks_exact_mut(RECORD);
-    let slots = slots.filter(|slot| slot[28] == What::Lane as u8);
+    let slots = slots.filter(|slot| slot[28] == RecordKind::Lane as u8);
     for ((thread, at), slot) in (1000_u64..).zip([0].into_iter().chain(begins)).zip(slots) {
         slot[..8].copy_from_slice(&(BEGUN + at * 1000).to_ne_bytes());
         slot[8..16].copy_from_slice(&thread.to_ne_bytes());
@@ -83,24 +83,18 @@ pub(crate) fn threads() -> Vec<u8> {
 }
 
 fn record(did: Did) -> Record {
-    let of = |what, call: Call, conn, res| {
-        let sleeps = matches!(call, Call::Recv | Call::Send);
-        Record {
-            what: what as u8,
-            op: call as u8 | if sleeps { MAY_SLEEP } else { 0 },
-            id: Key::from(KeyOwner::Conn(ConnId::new(conn, 0))).0,
-            flags: 10 + conn,
-            res,
-            ..Record::default()
-        }
-    };
+    let sleeps = |call| matches!(call, Call::Recv | Call::Send);
+    let key = |conn| Key::from(KeyOwner::Conn(ConnId::new(conn, 0))).0;
+    let file = |conn: u32| 10 + conn as i32;
     match did {
-        Did::Begin(call, conn, len) => of(What::CallBegin, call, conn, len),
-        Did::End(call, conn, res) => of(What::CallEnd, call, conn, res),
-        Did::Wait => {
-            Record { what: What::WaitBegin as u8, op: Patience::Endless as u8, ..Record::default() }
+        Did::Begin(call, conn, len) => {
+            Record::call_begin(call, sleeps(call), key(conn), file(conn), len as u32)
         }
-        Did::Wake => Record { what: What::WaitEnd as u8, res: 1, ..Record::default() },
+        Did::End(call, conn, res) => {
+            Record::call_end(call, sleeps(call), key(conn), file(conn), res)
+        }
+        Did::Wait => Record::wait_begin(WaitMode::Endless, 0),
+        Did::Wake => Record::wait_end(Some(1)),
         Did::Lane => unreachable!("a lane says itself that it begins"),
     }
 }

@@ -12,8 +12,9 @@ use proactor::limits::{Ended, Limits};
 use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
+use proactor::traced::Traced;
 use proactor_sim::{Dice, Faults, Reads, Setup, Sim, Tier};
-use proactor_trace::{About, Clock, Recorder, Settings, Traced};
+use proactor_trace::{About, Clock, Recorder, Settings};
 
 /// Settings with space for the whole run, and a clock read for each record.
 pub(crate) fn settings() -> Settings {

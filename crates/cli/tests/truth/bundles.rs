@@ -22,7 +22,7 @@ use proactor::keys::ConnId;
 use proactor::os;
 use proactor::ring::{Cqe, Kind, Token};
 use proactor_trace::kernel::{Instance, Tracepoint};
-use proactor_trace::{About, Clock, Record, Recorder, Settings, Trace, What};
+use proactor_trace::{About, Clock, Record, Recorder, Settings, Trace, WaitMode};
 
 use crate::oracle::Evidence;
 use crate::workload::{of_ring, tails};
@@ -343,28 +343,21 @@ impl<'a> Table<'a> {
         // SAFETY: what is received goes into buffers that are never freed; else no memory is
         // involved, and the sockets are open until all has ended.
         unsafe { self.ring.submission().push(&entry) }.expect("there is an entry for each socket");
-        let what = What::Sqe as u8;
-        let record = Record { what, id: token.0, op, ..Record::default() };
-        self.log.note(None, || os::now().0, record);
+        let record = Record::submitted(token.0, op, 0, 0, 0);
+        self.log.note(|| os::now().0, record);
         self.counts.0 += 1;
         self.flying += 1;
     }
 
     fn enter(&mut self, least: usize) {
         let (queued, taken, reaped) = self.counts;
-        let (id, res) = (queued, (queued - taken) as i32);
-        let begin = Record { what: What::EnterBegin as u8, id, res, ..Record::default() };
-        self.log.begin_turn(|| os::now().0, begin);
+        let begin = Record::enter_begin(queued, (queued - taken) as u32, WaitMode::None);
+        self.log.begin_iteration(|| os::now().0, begin);
         let submitted = self.ring.submit_and_wait(least).expect("the ring serves");
         self.counts.1 += submitted as u64;
-        let end = Record {
-            what: What::EnterEnd as u8,
-            id: reaped,
-            res: submitted as i32,
-            flags: u32::from(self.ring.submission().cq_overflow()),
-            ..Record::default()
-        };
-        self.log.end_turn(|| os::now().0, end);
+        let overflow = self.ring.submission().cq_overflow();
+        let end = Record::enter_end(submitted as i32, reaped, 0, overflow);
+        self.log.end_iteration(|| os::now().0, end);
     }
 
     /// Takes in what has completed. Buffers are lent again only then, the last first: so their ids
@@ -374,9 +367,8 @@ impl<'a> Table<'a> {
         loop {
             let Some(cqe) = self.ring.completion().next() else { break };
             let (token, res, flags) = (Token(cqe.user_data()), cqe.result(), cqe.flags());
-            let record =
-                Record { what: What::Cqe as u8, id: token.0, res, flags, ..Record::default() };
-            self.log.note(None, || os::now().0, record);
+            let record = Record::completed(token.0, res, flags, 0);
+            self.log.note(|| os::now().0, record);
             self.counts.2 += 1;
             self.completed(Cqe { token, res, flags }, &mut taken);
         }

@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 
 use proactor::ring::{Cqe, Kind, Token};
 use proactor_trace::kernel::{KernelEvent, KernelEventKind};
-use proactor_trace::{Record, What};
+use proactor_trace::{Record, RecordKind};
 
 /// The data to compare with each other.
 #[derive(Debug, Clone)]
@@ -62,25 +62,27 @@ impl Evidence {
 
     /// After how many enters the kernel said that completions waited outside a full queue.
     pub(crate) fn overflows(&self) -> usize {
-        self.of(What::EnterEnd).filter(|record| record.res >= 0 && record.flags & 1 != 0).count()
+        self.of(RecordKind::EnterEnd)
+            .filter(|record| record.res >= 0 && record.flags & 1 != 0)
+            .count()
     }
 
     /// Returns the completions that were reaped.
     pub(crate) fn reaped(&self) -> impl Iterator<Item = Cqe> {
-        self.of(What::Cqe).map(|record| Cqe {
+        self.of(RecordKind::Cqe).map(|record| Cqe {
             token: Token(record.id),
             res: record.res,
             flags: record.flags,
         })
     }
 
-    fn of(&self, what: What) -> impl Iterator<Item = &Record> {
-        self.records.iter().filter(move |record| record.what == what as u8)
+    fn of(&self, kind: RecordKind) -> impl Iterator<Item = &Record> {
+        self.records.iter().filter(move |record| record.is(kind))
     }
 
     /// Checks I1, the submissions.
     fn submissions(&self, events: &[KernelEvent]) -> Result<(), String> {
-        let ours = self.of(What::Sqe).map(|record| (record.id, record.op));
+        let ours = self.of(RecordKind::Sqe).map(|record| (record.id, record.op));
         let theirs = events.iter().filter_map(|event| match event.kind {
             KernelEventKind::Submitted { .. } | KernelEventKind::Rejected { .. } => {
                 Some((event.user_data, event.opcode.expect("a submission has an opcode")))
@@ -114,28 +116,28 @@ impl Evidence {
         for (at, record) in self.records.iter().enumerate() {
             let token = Token(record.id);
             let wrong = |why| Err(format!("I3: record {at}, {token:?}, {why}: {record:?}"));
-            match What::from_number(record.what) {
+            match RecordKind::from_number(record.kind) {
                 // Timers are all of one name, and the last may not have come due.
-                Some(What::Sqe) if token.kind() == Some(Kind::Internal) => timers += 1,
-                Some(What::Cqe) if token.kind() == Some(Kind::Internal) => {
+                Some(RecordKind::Sqe) if token.kind() == Some(Kind::Internal) => timers += 1,
+                Some(RecordKind::Cqe) if token.kind() == Some(Kind::Internal) => {
                     timers -= 1;
                     if timers < 0 {
                         return wrong("ended and was not in flight");
                     }
                 }
-                Some(What::Sqe) => {
+                Some(RecordKind::Sqe) => {
                     lengths.insert(record.id, record.res);
                     if !alive.insert(record.id) {
                         return wrong("was submitted twice");
                     }
                 }
-                Some(What::Cqe) => {
+                Some(RecordKind::Cqe) => {
                     let more = record.flags & Cqe::MORE != 0;
                     if !(if more { alive.contains(&record.id) } else { alive.remove(&record.id) }) {
                         return wrong("ended and was not in flight");
                     }
                 }
-                Some(What::Silent)
+                Some(RecordKind::Implied)
                     if !alive.remove(&record.id) || lengths[&record.id] != record.res =>
                 {
                     return wrong("went out in silence and was not in flight, or not as long");
@@ -153,19 +155,19 @@ impl Evidence {
     fn sums(&self) -> Result<(), String> {
         let (mut queued, mut taken, mut reaped) = (0u64, 0i64, 0u64);
         for (at, record) in self.records.iter().enumerate() {
-            let right = match What::from_number(record.what) {
-                Some(What::Sqe) => {
+            let right = match RecordKind::from_number(record.kind) {
+                Some(RecordKind::Sqe) => {
                     queued += 1;
                     true
                 }
-                Some(What::Cqe) => {
+                Some(RecordKind::Cqe) => {
                     reaped += 1;
                     true
                 }
-                Some(What::EnterBegin) => {
+                Some(RecordKind::EnterBegin) => {
                     record.id == queued && i64::from(record.res) == queued as i64 - taken
                 }
-                Some(What::EnterEnd) => {
+                Some(RecordKind::EnterEnd) => {
                     taken += i64::from(record.res);
                     record.id == reaped && record.res >= 0
                 }
@@ -176,7 +178,8 @@ impl Evidence {
                 return Err(format!("I4: record {at} does not add up to {is:?}: {record:?}"));
             }
         }
-        let enters = (self.of(What::EnterBegin).count(), self.of(What::EnterEnd).count());
+        let enters =
+            (self.of(RecordKind::EnterBegin).count(), self.of(RecordKind::EnterEnd).count());
         if taken != queued as i64 || enters.0 != enters.1 {
             return Err(format!(
                 "I4: {queued} were queued and {taken} taken, in {enters:?} enters"
@@ -192,8 +195,8 @@ impl Evidence {
 
     /// Checks I7, the order of times.
     fn windows(&self, events: &[KernelEvent]) -> Result<(), String> {
-        let begins = self.of(What::EnterBegin).map(|record| record.time);
-        let ends = self.of(What::EnterEnd).map(|record| record.time);
+        let begins = self.of(RecordKind::EnterBegin).map(|record| record.time);
+        let ends = self.of(RecordKind::EnterEnd).map(|record| record.time);
         let windows: Vec<_> = begins.zip(ends).collect();
         for event in events {
             let (KernelEventKind::Completed { .. } | KernelEventKind::Overflowed { .. }) =
@@ -248,24 +251,24 @@ impl Mutation {
     /// Some mutation of these records; `below(n)` is a random number below n. None that would
     /// change nothing.
     pub(crate) fn some(records: &[Record], mut below: impl FnMut(usize) -> usize) -> Mutation {
-        let counts = [What::Sqe, What::Cqe, What::Silent].map(|what| what as u8);
+        let counts = [RecordKind::Sqe, RecordKind::Cqe, RecordKind::Implied].map(|what| what as u8);
         let kind = below(4);
         loop {
             let at = below(records.len());
             let record = &records[at];
-            if !counts.contains(&record.what) {
+            if !counts.contains(&record.kind) {
                 continue;
             }
             match kind {
                 0 => return Mutation::Drop(at),
                 1 => return Mutation::Double(at),
                 // Implied successes are recorded after the reaping, in any order.
-                2 if record.what != What::Silent as u8 => {
+                2 if !record.is(RecordKind::Implied) => {
                     // Of a submission the kernel says whose it is and what, not its length.
-                    let said = if record.what == What::Sqe as u8 { 0 } else { -1 };
+                    let said = if record.is(RecordKind::Sqe) { 0 } else { -1 };
                     let reported =
                         |one: &Record| (one.id, one.op, one.res & said, one.flags & said as u32);
-                    let is_other = |one: &&Record| one.what == record.what;
+                    let is_other = |one: &&Record| one.kind == record.kind;
                     let other = records[at + 1..].iter().position(|one| is_other(&one));
                     if let Some(other) = other.map(|n| at + 1 + n)
                         && reported(&records[other]) != reported(record)
@@ -287,15 +290,15 @@ impl Mutation {
             Mutation::Swap(one, other) => {
                 // The contents change place; the positions and times do not.
                 let (a, b) = (records[one], records[other]);
-                records[one] = Record { time: a.time, turn: a.turn, aux: a.aux, ..b };
-                records[other] = Record { time: b.time, turn: b.turn, aux: b.aux, ..a };
+                records[one] = Record { time: a.time, iteration: a.iteration, aux: a.aux, ..b };
+                records[other] = Record { time: b.time, iteration: b.iteration, aux: b.aux, ..a };
             }
             Mutation::Flip(at, bit) => {
                 let record = &mut records[at];
-                match What::from_number(record.what) {
-                    Some(What::Sqe) if bit < 8 => record.op ^= 1 << bit,
-                    Some(What::Sqe) => record.id ^= 1 << bit,
-                    Some(What::Cqe) if bit < 32 => record.flags ^= 1 << bit,
+                match RecordKind::from_number(record.kind) {
+                    Some(RecordKind::Sqe) if bit < 8 => record.op ^= 1 << bit,
+                    Some(RecordKind::Sqe) => record.id ^= 1 << bit,
+                    Some(RecordKind::Cqe) if bit < 32 => record.flags ^= 1 << bit,
                     _ => record.res ^= 1 << (bit & 31),
                 }
             }

@@ -17,8 +17,9 @@ use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
 use proactor::ring::kernel::{Capability, Kernel};
 use proactor::ring::{Config, Uring};
+use proactor::traced::Traced;
 use proactor_trace::kernel::{Instance, KernelEvent, KernelEventKind, Missing, Tracepoint};
-use proactor_trace::{About, Clock, Recorder, Settings, Trace, Traced};
+use proactor_trace::{About, Clock, Recorder, Settings, Trace};
 
 use crate::oracle::Evidence;
 use crate::support::{Address, Client, TIMEOUT};

@@ -7,7 +7,8 @@ use tokio::runtime::Builder;
 
 use proactor::calls::{Calls, PlainCalls};
 use proactor::keys::Key;
-use proactor_trace::{Call, TracedCalls};
+use proactor::traced::TracedCalls;
+use proactor_record::Call;
 
 /// Makes the calls of the tasks, and is called where tokio acts for them: it waits, and has the
 /// kernel watch their sockets. The default methods do nothing and cost nothing.

@@ -11,7 +11,7 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use super::hooks::RuntimeHooks;
 use proactor::keys::Key;
 use proactor::os;
-use proactor_trace::Call;
+use proactor_record::Call;
 
 /// A descriptor in the epoll(7) of the executor, edge-triggered: what was reported is remembered
 /// until it is [`Ready::clear_ready`]ed.

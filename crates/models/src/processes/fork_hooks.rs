@@ -12,7 +12,8 @@ use super::{LISTENERS, SHUTDOWN};
 use proactor::calls::{Calls, PlainCalls, SocketCalls};
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::selector::{Poll, Selector};
-use proactor_trace::{Call, Log, Record, Traced, TracedCalls, Writer};
+use proactor::traced::{Traced, TracedCalls};
+use proactor_record::{Call, Log, Record, Writer};
 
 /// Makes the calls of a parent and of its children: each child has a [lane](Calls::lane) of its
 /// own. By default nobody looks, and it costs nothing.
@@ -110,20 +111,16 @@ impl RenamingLog {
 }
 
 impl Log for RenamingLog {
-    fn begin_turn(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
-        self.log.begin_turn(nanos, record);
+    fn begin_iteration(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
+        self.log.begin_iteration(nanos, record);
     }
 
-    fn end_turn(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
-        self.log.end_turn(nanos, record);
+    fn end_iteration(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
+        self.log.end_iteration(nanos, record);
     }
 
-    fn note(&mut self, _: Option<ConnId>, nanos: impl FnOnce() -> u64, record: Record) {
-        let whose = self.known(Key(record.id).into());
-        let conn = match whose {
-            KeyOwner::Conn(conn) | KeyOwner::Link(conn) => Some(conn),
-            _ => None,
-        };
-        self.log.note(conn, nanos, Record { id: Key::from(whose).0, ..record });
+    fn note(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
+        let owner = self.known(Key(record.id).into());
+        self.log.note(nanos, Record { id: Key::from(owner).0, ..record });
     }
 }

@@ -51,7 +51,7 @@ use proactor::os::process::{self, Alone, Deaths, Pid};
 use proactor::os::{self, AcceptFailure, ShutdownSignal};
 use proactor::protocol::Protocol;
 use proactor::reactor::Reactor;
-use proactor_trace::Call;
+use proactor_record::Call;
 
 /// Accepts at one listener in an iteration: a fork takes long, and the relay must not wait.
 const ACCEPTS: usize = 8;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::kernel::{KernelEvent, KernelEventKind};
 use proactor::ring::Cqe;
-use proactor_report::{Errno, Latencies};
+use proactor_record::Errno;
+use proactor_report::Latencies;
 
 /// `IORING_CQE_F_NOTIF`: the buffer of a zero-copy send is no longer in use. It is not a result.
 const NOTIFICATION: u32 = 1 << 3;

@@ -10,9 +10,10 @@ use super::rings::{MatchedCompletion, OpCounts, RingState};
 use super::{RingEvent, WatchedProcess};
 use crate::kernel::{KernelEventKind, Missing, Tracepoint, operation};
 use crate::show::end_line;
-use proactor::os;
 use proactor::ring::Cqe;
-use proactor_report::{Align, Errno, Latencies, NOTHING, Table, units};
+use proactor_record::Errno;
+use proactor_record::sys;
+use proactor_report::{Align, Latencies, NOTHING, Table, units};
 
 /// The column of the mark of abnormal events, behind the details.
 const MARK: usize = 102;
@@ -186,7 +187,7 @@ impl WatchedProcess {
 
     /// The summary as text.
     pub fn summary(&self) -> String {
-        let uname = os::uname();
+        let uname = sys::uname();
         let mut text = format!(
             "{}  {} watched  {}  {} lost  kernel: {}\n",
             self.label(),
@@ -215,7 +216,7 @@ impl WatchedProcess {
             "schema": "proactor.trace.attach/2",
             "pid": self.pid,
             "name": self.name,
-            "uname": os::uname(),
+            "uname": sys::uname(),
             "watched_ns": self.watched.as_nanos() as u64,
             "lost": self.lost,
             "missing": self.missing.iter().map(|missing| missing.name()).collect::<Vec<_>>(),

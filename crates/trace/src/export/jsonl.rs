@@ -2,15 +2,15 @@
 
 use std::io::{self, Write};
 
-use crate::{Filter, Trace, json, json_header};
+use crate::{Filter, Trace, events, json, json_header};
 
-/// Writes the header's line, and one for each event that passes. Schema: `proactor.trace/1`.
+/// Writes the header's line, and one for each event that passes. Schema: `proactor.trace.events/2`.
 ///
 /// # Errors
 /// `out` cannot be written to.
 pub fn jsonl(trace: &Trace, filter: &Filter, out: &mut impl Write) -> io::Result<()> {
     let header = &trace.header;
     writeln!(out, "{}", json_header(header, trace.lost(), &trace.remarks))?;
-    let mut events = trace.events().filter(|event| filter.passes(event));
+    let mut events = events(trace).filter(|event| filter.passes(event));
     events.try_for_each(|event| writeln!(out, "{}", json(header, &event)))
 }

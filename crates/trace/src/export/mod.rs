@@ -26,15 +26,10 @@ pub use jsonl::jsonl;
 pub use page::{PAGE_LANES, page};
 pub use perfetto::{PERFETTO_TRACKS, perfetto};
 
-use super::parse_conn;
 use super::view::Life;
 use proactor::keys::ConnId;
 
-/// The connections of a roster, as the events name them.
+/// The connections of a list.
 fn ids(lives: &[Life]) -> HashSet<ConnId> {
-    let id = |life: &Life| match parse_conn(&life.conn) {
-        Ok((slot, Some(generation))) => Some(ConnId::new(slot, generation)),
-        _ => None,
-    };
-    lives.iter().filter_map(id).collect()
+    lives.iter().map(|life| life.conn).collect()
 }

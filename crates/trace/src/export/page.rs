@@ -14,7 +14,7 @@ use super::ids;
 use super::scene::{Draw, Place, Scene, Stroke, label};
 use super::swim::Swim;
 use crate::view::{Cut, Digest, Doctor, Health, Lanes, Life, Roster, Source, Summary};
-use crate::{Event, Happened, Trace};
+use crate::{Event, Payload, Trace, events};
 use proactor::keys::ConnId;
 use proactor_report::units;
 
@@ -196,7 +196,7 @@ impl Drawing {
         };
         let threads = drawing.swim.as_ref().map(Swim::threads);
         let mut scene = Scene::new(ids(&roster.connections), false, threads);
-        for event in trace.events() {
+        for event in events(trace) {
             if cut.is_in_time(event.at) {
                 drawing.loop_event(&event);
             }
@@ -211,36 +211,34 @@ impl Drawing {
     fn loop_event(&mut self, event: &Event) {
         match &event.what {
             _ if self.swim.is_some() => {}
-            Happened::EnterBegin { .. } | Happened::WaitBegin { .. } => {
+            Payload::EnterBegin { .. } | Payload::WaitBegin { .. } => {
                 self.turn_ends(event.at);
-                self.turn = Some(Turn { number: event.turn, at: event.at, ..Turn::default() });
+                self.turn = Some(Turn { number: event.iteration, at: event.at, ..Turn::default() });
             }
-            Happened::EnterEnd { result, completions, in_flight, lasted, .. } => {
-                let turn = self.back(event, *lasted);
+            Payload::EnterEnd { result, .. } => {
+                let turn = self.back(event);
                 turn.taken = result.unwrap_or(0);
-                turn.brought = *completions;
-                turn.in_flight = u32::try_from(*in_flight).unwrap_or(u32::MAX);
+                turn.brought = event.completions;
+                turn.in_flight = u32::try_from(event.in_flight.total).unwrap_or(u32::MAX);
             }
-            Happened::WaitEnd { result, lasted } => {
-                self.back(event, *lasted).brought = result.unwrap_or(0);
+            Payload::WaitEnd { result, .. } => {
+                self.back(event).brought = result.unwrap_or(0);
             }
-            Happened::Lost(_) => (self.turn, self.back) = (None, false),
+            Payload::Lost(_) => (self.turn, self.back) = (None, false),
             _ => {}
         }
         let abnormal = event.is_abnormal();
         if let Some(turn) = &mut self.turn {
             turn.abnormal |= abnormal;
         }
-        let name = event.op.map_or("", |op| op.name());
-        let is_message = name == "recv" && event.result().is_some_and(|r| r.is_ok_and(|n| n > 0));
         let part = self.part(event.at);
         part.abnormal += u64::from(abnormal);
-        part.messages += u64::from(is_message);
+        part.messages += u64::from(event.is_message());
     }
 
-    fn back(&mut self, event: &Event, lasted: Option<u64>) -> &mut Turn {
-        let lasted = lasted.unwrap_or(0);
-        let begun = Turn { number: event.turn, at: event.at - lasted, ..Turn::default() };
+    fn back(&mut self, event: &Event) -> &mut Turn {
+        let lasted = event.lasted.unwrap_or(0);
+        let begun = Turn { number: event.iteration, at: event.at - lasted, ..Turn::default() };
         self.back = true;
         let turn = self.turn.get_or_insert(begun);
         turn.inside = event.at.saturating_sub(turn.at);
@@ -331,10 +329,10 @@ impl Drawing {
         };
         let mut bits = out | told;
         bits |= if event.is_abnormal() { ABNORMAL } else { 0 };
-        bits |= if matches!(event.what, Happened::Silent { .. }) { QUIET } else { 0 };
+        bits |= if matches!(event.what, Payload::Implied { .. }) { QUIET } else { 0 };
         let name = self.names.number(&match event.what {
-            Happened::Submitted { .. } => format!("{} submitted", label(event)),
-            Happened::CallBegin { .. } => format!("{} called", label(event)),
+            Payload::Submitted { .. } => format!("{} submitted", label(event)),
+            Payload::CallBegin { .. } => format!("{} called", label(event)),
             _ => label(event),
         });
         Some(Mark { conn, name, at, lasted: 0, res, bits })
@@ -356,12 +354,11 @@ impl Drawing {
         let mut of_conn: HashMap<ConnId, Vec<&Mark>> = HashMap::new();
         self.marks.iter().for_each(|mark| of_conn.entry(mark.conn).or_default().push(mark));
         let lane = |life: &Life| {
-            let marks = ids(std::slice::from_ref(life)).into_iter().next();
-            let mut marks = marks.and_then(|conn| of_conn.remove(&conn)).unwrap_or_default();
+            let mut marks = of_conn.remove(&life.conn).unwrap_or_default();
             marks.sort_by_key(|mark| mark.at);
             let of = |of: fn(&Mark) -> u64| column(marks.iter().map(|mark| of(mark)), Column::push);
             json!({
-                "conn": life.conn,
+                "conn": format!("c{}", life.conn),
                 "at": column(marks.iter().map(|mark| mark.at), Column::push_after),
                 "lasted": of(|mark| mark.lasted),
                 "name": of(|mark| mark.name.into()),

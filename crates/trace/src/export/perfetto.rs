@@ -14,7 +14,7 @@ use super::protobuf::ProtoMessage;
 use super::scene::{Draw, Flow, Gauge, Place, Scene, Stroke};
 use super::threads::Threads;
 use crate::view::{Cut, Digest, Lanes, Life, Roster, Stint};
-use crate::{Event, Header, Trace, Writers, json, parse_conn};
+use crate::{Event, Header, Trace, Writers, events, json};
 use proactor::keys::ConnId;
 use proactor_report::units;
 
@@ -28,7 +28,7 @@ const ANNOTATED: [&str; 23] = [
     "number",
     "len",
     "file",
-    "quiet",
+    "skip_success",
     "again",
     "res",
     "error",
@@ -38,10 +38,10 @@ const ANNOTATED: [&str; 23] = [
     "age_ns",
     "may_sleep",
     "pending",
-    "patience",
+    "wait",
     "at_most_ns",
     "completions",
-    "lent",
+    "provided",
     "overflow",
     "in_flight",
     "lost",
@@ -140,7 +140,7 @@ pub fn perfetto(trace: &Trace, cut: &Cut, most: usize, out: &mut impl Write) -> 
     };
     let mut scene = Scene::new(ids(&roster.connections), buffers, threads);
     let mut result = Ok(());
-    for event in trace.events() {
+    for event in events(trace) {
         scene.draw(&event, cut, |stroke| {
             if result.is_ok() {
                 result = writer.stroke(&stroke);
@@ -356,8 +356,7 @@ impl<'a, W: Write> Writer<'a, W> {
 
     /// A connection's three tracks: a group, and one for each direction.
     fn connection(&mut self, rank: u64, life: &Life) -> io::Result<()> {
-        let Ok((slot, Some(generation))) = parse_conn(&life.conn) else { return Ok(()) };
-        let conn = ConnId::new(slot, generation);
+        let conn = life.conn;
         let group = uuid(self.header, Common::Connections);
         for (side, name) in ["", " in", " out"].into_iter().enumerate() {
             let parent = if side == 0 { group } else { conn_uuid(self.header, conn, 0) };
@@ -366,7 +365,7 @@ impl<'a, W: Write> Writer<'a, W> {
             track
                 .uint(field::UUID, conn_uuid(self.header, conn, side as u64))
                 .uint(field::PARENT, parent)
-                .text(field::TRACK_NAME, &format!("{}{name}", life.conn))
+                .text(field::TRACK_NAME, &format!("c{conn}{name}"))
                 .uint(field::ORDERING, BY_RANK)
                 .uint(field::RANK, rank);
             self.descriptor(&track)?;

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::threads::Threads;
-use crate::event::{Event, Happened, Op};
-use crate::format::Call;
+use crate::event::Event;
 use crate::view::Cut;
 use proactor::keys::ConnId;
 use proactor::ring::{Kind, Token};
 use proactor::selector::{Key, KeyOwner};
-use proactor_report::Errno;
+use proactor_record::Call;
+use proactor_record::Errno;
+use proactor_record::{Op, Payload};
 
 /// Where something is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,7 +177,7 @@ impl Scene {
         }
         let Some(lane) = event.lane.filter(|_| self.threads.is_some()) else { return };
         self.before.remove(&lane);
-        if matches!(event.what, Happened::CallBegin { .. } | Happened::WaitBegin { .. })
+        if matches!(event.what, Payload::CallBegin { .. } | Payload::WaitBegin { .. })
             && let Some(since) = cut.since
         {
             let at = event.at.max(since.as_nanos() as u64);
@@ -191,37 +192,37 @@ impl Scene {
             return self.made(event, &mut put);
         }
         match &event.what {
-            Happened::EnterBegin { .. } | Happened::WaitBegin { .. } => self.begin(event, &mut put),
-            Happened::EnterEnd { result, completions, lent, in_flight, .. } => {
+            Payload::EnterBegin { .. } | Payload::WaitBegin { .. } => self.begin(event, &mut put),
+            Payload::EnterEnd { result, provided, .. } => {
                 self.back(event, &mut put);
-                self.lent += u64::from(*lent);
+                self.lent += u64::from(*provided);
                 count(&mut put, Gauge::Taken, u64::from(result.unwrap_or(0)));
-                count(&mut put, Gauge::Queue, u64::from(*completions));
-                count(&mut put, Gauge::InFlight, *in_flight as u64);
+                count(&mut put, Gauge::Queue, u64::from(event.completions));
+                count(&mut put, Gauge::InFlight, event.in_flight.total as u64);
                 if self.buffers {
                     count(&mut put, Gauge::Buffers, self.lent.saturating_sub(self.filled));
                 }
             }
-            Happened::WaitEnd { result, .. } => {
+            Payload::WaitEnd { result, .. } => {
                 self.back(event, &mut put);
                 count(&mut put, Gauge::Reports, u64::from(result.unwrap_or(0)));
             }
-            Happened::Completed { buffer, .. } => {
+            Payload::Completed { buffer, .. } => {
                 self.filled += u64::from(buffer.is_some());
                 self.operation(event, &mut put);
             }
-            Happened::Submitted { .. } | Happened::Silent { .. } => self.operation(event, &mut put),
-            Happened::Ready { .. } | Happened::CallBegin { .. } | Happened::CallEnd { .. } => {
+            Payload::Submitted { .. } | Payload::Implied { .. } => self.operation(event, &mut put),
+            Payload::Ready { .. } | Payload::CallBegin { .. } | Payload::CallEnd { .. } => {
                 self.call(event, &mut put);
             }
-            Happened::Lost(_) => {
+            Payload::Lost(_) => {
                 self.close(&mut put);
                 instant(&mut put, Place::Loop, event, None);
             }
-            Happened::Mark(_) | Happened::Frozen(_) | Happened::Unknown => {
+            Payload::Mark(_) | Payload::Frozen(_) | Payload::Unknown => {
                 instant(&mut put, Place::Loop, event, None);
             }
-            Happened::Clock(_) | Happened::Lane { .. } => {}
+            Payload::Clock(_) | Payload::Lane { .. } => {}
         }
     }
 
@@ -238,19 +239,19 @@ impl Scene {
     /// Something that one of many made: its part, and the connection's.
     fn made(&mut self, event: &Event, put: &mut impl FnMut(Draw<'_>)) {
         match event.what {
-            Happened::Lost(_) => self.close(put),
-            Happened::Lane { .. } => self.leave(event.lane, put),
-            Happened::WaitBegin { .. } => self.tell_others(put),
+            Payload::Lost(_) => self.close(put),
+            Payload::Lane { .. } => self.leave(event.lane, put),
+            Payload::WaitBegin { .. } => self.tell_others(put),
             _ => {}
         }
         let place = self.place(event);
         let Some(threads) = &mut self.threads else { return };
         let flow = threads.draw(event, place, put);
         match event.what {
-            Happened::Lost(_) | Happened::Frozen(_) | Happened::Unknown => {
+            Payload::Lost(_) | Payload::Frozen(_) | Payload::Unknown => {
                 instant(put, Place::Loop, event, None);
             }
-            Happened::Ready { .. } | Happened::CallBegin { .. } | Happened::CallEnd { .. } => {
+            Payload::Ready { .. } | Payload::CallBegin { .. } | Payload::CallEnd { .. } => {
                 let Some(place) = place.filter(|&place| place != Place::Loop) else { return };
                 self.side(place, event, flow, put);
             }
@@ -279,7 +280,7 @@ impl Scene {
     fn begin(&mut self, event: &Event, put: &mut impl FnMut(Draw<'_>)) {
         self.close_loop(put);
         self.tell_others(put);
-        if matches!(event.what, Happened::EnterBegin { .. }) {
+        if matches!(event.what, Payload::EnterBegin { .. }) {
             count(put, Gauge::Queue, 0);
         }
         self.block(Block::Turn, "turn", event, put);
@@ -308,14 +309,14 @@ impl Scene {
         let id = event.raw.id;
         let Some(place) = self.place(event) else { return };
         let flow = match event.what {
-            Happened::Submitted { .. } => {
+            Payload::Submitted { .. } => {
                 // A record's number is unique, and so is a flow's.
                 let number = event.number.wrapping_add(1);
                 self.flows.insert(id, number);
                 Some(Flow::On(number))
             }
             // An arrow through each of a thousand shots would hide all others.
-            Happened::Completed { more: true, .. } => None,
+            Payload::Completed { more: true, .. } => None,
             _ => self.flows.remove(&id).map(Flow::Last),
         };
         instant(put, Place::Loop, event, flow);
@@ -335,17 +336,17 @@ impl Scene {
         );
         let is_open = self.open.get(&place) == Some(&(None, id, 0));
         match event.what {
-            Happened::Submitted { .. } if is_slice && !self.open.contains_key(&place) => {
+            Payload::Submitted { .. } if is_slice && !self.open.contains_key(&place) => {
                 self.open.insert(place, (None, id, 0));
                 put(Draw::Begin { place, name: label(event), event, flow });
             }
-            Happened::Completed { more, .. } if is_open && (more || event.is_multishot()) => {
+            Payload::Completed { more, .. } if is_open && (more || event.is_multishot()) => {
                 instant(put, place, event, None);
                 if !more {
                     self.end(place, event, put);
                 }
             }
-            Happened::Completed { .. } | Happened::Silent { .. } if is_open => {
+            Payload::Completed { .. } | Payload::Implied { .. } if is_open => {
                 self.end(place, event, put);
             }
             _ => instant(put, place, event, None),
@@ -357,14 +358,14 @@ impl Scene {
         let Some(place) = self.place(event) else { return };
         let (id, op) = (event.raw.id, event.raw.op);
         match event.what {
-            Happened::CallBegin { .. } if !matches!(self.blocks.last(), Some(Block::Call(..))) => {
+            Payload::CallBegin { .. } if !matches!(self.blocks.last(), Some(Block::Call(..))) => {
                 self.block(Block::Call(id, op), event.op.map_or("call", Op::name), event, put);
             }
-            Happened::CallEnd { .. } if self.blocks.last() == Some(&Block::Call(id, op)) => {
+            Payload::CallEnd { .. } if self.blocks.last() == Some(&Block::Call(id, op)) => {
                 self.blocks.pop();
                 put(Draw::End { place: Place::Loop, event: Some(event) });
             }
-            Happened::CallBegin { .. } | Happened::CallEnd { .. } => {}
+            Payload::CallBegin { .. } | Payload::CallEnd { .. } => {}
             _ => return instant(put, place, event, None),
         }
         if place != Place::Loop {
@@ -382,12 +383,12 @@ impl Scene {
     ) {
         let made = (event.lane, event.raw.id, event.raw.op);
         match event.what {
-            Happened::CallBegin { .. } if !self.open.contains_key(&place) => {
+            Payload::CallBegin { .. } if !self.open.contains_key(&place) => {
                 self.open.insert(place, made);
                 put(Draw::Begin { place, name: label(event), event, flow });
             }
-            Happened::CallBegin { .. } => {}
-            Happened::CallEnd { .. } if self.open.get(&place) == Some(&made) => {
+            Payload::CallBegin { .. } => {}
+            Payload::CallEnd { .. } if self.open.get(&place) == Some(&made) => {
                 self.end(place, event, put);
             }
             _ => instant(put, place, event, None),
@@ -426,7 +427,7 @@ impl Scene {
         let comes_in = match event.op {
             Some(Op::Ring(kind)) => matches!(kind, Kind::Recv | Kind::PollRecv | Kind::CancelRecv),
             Some(Op::Call(call)) => call == Call::Recv,
-            None => true,
+            Some(Op::Wait) | None => true,
         };
         Some(if comes_in { Place::In(conn) } else { Place::Out(conn) })
     }

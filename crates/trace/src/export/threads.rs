@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::scene::{Draw, Flow, Gauge, Place, count, instant};
-use crate::event::{Event, Happened, Op};
-use crate::format::MAIN;
+use crate::event::Event;
 use crate::view::{Lanes, Phase};
+use proactor_record::format::MAIN;
+use proactor_record::{Op, Payload};
 
 /// Draws lanes.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl Threads {
         let made = event.op.map(|_| (event.raw.id, event.raw.op));
         let mut arrow = None;
         match event.what {
-            Happened::CallBegin { .. } | Happened::WaitBegin { .. } => {
+            Payload::CallBegin { .. } | Payload::WaitBegin { .. } => {
                 self.leave(lane, put);
                 let phase = Phase::of(event).unwrap_or(Phase::Other);
                 self.busy.insert(lane, Busy { stint, phase, made });
@@ -72,7 +73,7 @@ impl Threads {
                     put(Draw::Begin { place: Place::Lane(stint), name, event, flow });
                 }
             }
-            Happened::CallEnd { .. } | Happened::WaitEnd { .. } => {
+            Payload::CallEnd { .. } | Payload::WaitEnd { .. } => {
                 let is_its = |busy: &Busy| (busy.stint, busy.made) == (stint, made);
                 let ended = self.busy.get(&lane).copied().filter(is_its).is_some();
                 if ended {
@@ -84,7 +85,7 @@ impl Threads {
                     None => {}
                 }
             }
-            Happened::Lane { .. } => self.leave(lane, put),
+            Payload::Lane { .. } => self.leave(lane, put),
             _ => {
                 if let Some(stint) = drawn {
                     instant(put, Place::Lane(stint), event, None);

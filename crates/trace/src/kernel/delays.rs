@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{KernelEvent, KernelEventKind, Missing, Sidecar, Tracepoint};
-use crate::format::What;
-use crate::reader::Trace;
+use proactor_record::RecordKind;
+use proactor_record::Trace;
 use proactor_report::{Align, Latencies, NOTHING, Table, units};
 
 /// The durations of the stages over a whole recording.
@@ -61,8 +61,8 @@ impl Delays {
         // Reaped since the last enter.
         let mut reaped = Vec::new();
         for record in &trace.records {
-            match What::from_number(record.what) {
-                Some(What::Cqe) => {
+            match RecordKind::from_number(record.kind) {
+                Some(RecordKind::Cqe) => {
                     reaped.push(record.time);
                     let queue = posted.get_mut(&record.id);
                     match queue.and_then(|queue| take(queue, record.res, record.flags)) {
@@ -70,10 +70,10 @@ impl Delays {
                         None => delays.unmatched += 1,
                     }
                 }
-                Some(What::EnterBegin) => {
+                Some(RecordKind::EnterBegin) => {
                     reaped.drain(..).for_each(|at| delays.handling.record(since(at, record.time)));
                 }
-                Some(What::Lost) => reaped.clear(),
+                Some(RecordKind::Lost) => reaped.clear(),
                 _ => {}
             }
         }
@@ -159,9 +159,9 @@ impl fmt::Display for Delays {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Clock, Record};
-    use crate::preface::{About, Settings};
-    use crate::recorder::Recorder;
+    use proactor_record::Recorder;
+    use proactor_record::{About, Settings};
+    use proactor_record::{Clock, Record, WaitMode};
 
     fn event(time: u64, user_data: u64, kind: KernelEventKind) -> KernelEvent {
         KernelEvent { time, thread: 1, ring: 0, request: 0, user_data, opcode: None, kind }
@@ -171,11 +171,11 @@ mod tests {
     fn the_stages_of_a_completion_are_measured() {
         let settings = Settings { bytes: 0, clock: Some(Clock::Nanos), ..Settings::default() };
         let mut log = Recorder::in_memory(&settings, &About::default()).expect("memory");
-        let cqe = |id, res| Record { what: What::Cqe as u8, id, res, ..Record::default() };
+        let cqe = |id, res| Record::completed(id, res, 0, 0);
         log.write_at(5000, cqe(7, 64));
         log.write_at(5000, cqe(7, 32));
         log.write_at(5000, cqe(9, 1));
-        log.write_at(9000, Record { what: What::EnterBegin as u8, ..Record::default() });
+        log.write_at(9000, Record::enter_begin(0, 0, WaitMode::None));
         let trace = Trace::from_bytes(log.bytes()).expect("a trace");
         let done = |res| KernelEventKind::Completed { res, flags: 0 };
         let events = vec![

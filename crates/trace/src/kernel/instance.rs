@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::missing::Missing;
 use super::page::PageLayout;
 use super::tracepoint::{KernelEvent, Tracepoint, TracepointDecoder};
-use crate::format::Clock;
 use proactor::os;
+use proactor_record::{Clock, sys};
 
 /// The largest page that can be read. All pages of a buffer have one size, configurable since 6.8.
 const PAGE: usize = 64 << 10;
@@ -205,8 +205,8 @@ impl Instance {
     /// A buffer cannot be read.
     pub fn poll(&mut self) -> io::Result<Vec<KernelEvent>> {
         let now = match self.clock {
-            Clock::Tsc => os::cycles(),
-            Clock::Nanos => os::now().0,
+            Clock::Tsc => sys::cycles(),
+            Clock::Nanos => sys::monotonic(),
         };
         self.drain()?;
         let settled = std::mem::replace(&mut self.settled, now);

@@ -5,16 +5,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{KernelEvent, KernelEventKind, operation};
-use crate::format::kind_name;
-use crate::reader::Header;
-use crate::ring::owner;
+use crate::event::token_conn;
 use crate::show::{Filter, MARK, columns, end_line, moment};
 use proactor::ring::{Cqe, Token};
+use proactor_record::Header;
 
 impl KernelEvent {
     fn op(&self) -> String {
         match (Token(self.user_data).kind(), self.opcode) {
-            (Some(kind), _) => kind_name(kind).to_owned(),
+            (Some(kind), _) => kind.name().to_owned(),
             (None, Some(opcode)) => operation(opcode),
             (None, None) => String::new(),
         }
@@ -27,7 +26,7 @@ impl KernelEvent {
     /// Whether the filter selects the event, by the same rules as the recording's own.
     pub fn passes(&self, header: &Header, filter: &Filter) -> bool {
         let at = Duration::from_nanos(header.nanos(self.time));
-        let conn = owner(Token(self.user_data));
+        let conn = token_conn(self.user_data);
         let is = |&(slot, generation): &(u32, Option<u32>)| {
             conn.is_some_and(|conn| {
                 slot == conn.slot() && generation.is_none_or(|one| one == conn.generation())
@@ -50,7 +49,7 @@ impl KernelEvent {
     /// The event as a line, in the columns of the recording's lines.
     pub fn line(&self, header: &Header) -> String {
         let at = header.nanos(self.time);
-        let conn = owner(Token(self.user_data)).map_or(String::new(), |conn| format!("c{conn}"));
+        let conn = token_conn(self.user_data).map_or(String::new(), |conn| format!("c{conn}"));
         let result = match self.kind.result() {
             Some(Ok(n)) => n.to_string(),
             Some(Err(errno)) => errno.to_string(),
@@ -80,9 +79,8 @@ impl KernelEvent {
             "abnormal": self.is_abnormal(),
             "user_data": format!("{:#018x}", self.user_data),
         });
-        if let Some(conn) = owner(Token(self.user_data)) {
-            value["slot"] = json!(conn.slot());
-            value["gen"] = json!(conn.generation());
+        if let Some(conn) = token_conn(self.user_data) {
+            value["conn"] = json!(format!("c{conn}"));
         }
         if let Some((res, flags)) = self.kind.completion() {
             value["res"] = json!(res);

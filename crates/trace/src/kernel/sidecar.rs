@@ -15,10 +15,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{Instance, KernelEvent, KernelEventKind, Missing, Tracepoint, Unavailable};
-use crate::format::{Clock, Record, What};
-use crate::preface::{About, Settings};
-use crate::reader::{Header, Trace, Unreadable};
-use crate::recorder::Recorder;
+use proactor_record::Recorder;
+use proactor_record::{About, Settings};
+use proactor_record::{Clock, Record, RecordKind};
+use proactor_record::{Header, Trace, Unreadable};
 
 /// The model in the header of a sidecar file.
 pub(crate) const MODEL: &str = "kernel";
@@ -127,7 +127,7 @@ fn record(mut instance: Instance, mut log: Recorder, stop: &AtomicBool) -> io::R
     }
     let (id, time) = (instance.lost()?, log.last_time());
     if id > 0 {
-        log.write_at(time, Record { what: What::Lost as u8, id, ..Record::default() });
+        log.write_at(time, Record::lost(id));
     }
     Ok(())
 }
@@ -169,8 +169,8 @@ fn to_record(event: &KernelEvent) -> Option<Record> {
         id: event.user_data,
         res,
         flags,
-        turn: event.thread as u32,
-        what: BASE + tracepoint as u8,
+        iteration: event.thread as u32,
+        kind: BASE + tracepoint as u8,
         op: event.opcode.unwrap_or(0),
         aux: u16::from(event.opcode.is_some()),
     })
@@ -179,7 +179,7 @@ fn to_record(event: &KernelEvent) -> Option<Record> {
 /// Decodes what [`to_record`] encodes; `None` for any other record.
 fn from_record(record: &Record) -> Option<KernelEvent> {
     let Record { res, flags, .. } = *record;
-    let tracepoint = record.what.checked_sub(BASE)?;
+    let tracepoint = record.kind.checked_sub(BASE)?;
     let kind = match *Tracepoint::ALL.get(usize::from(tracepoint))? {
         Tracepoint::Create => {
             KernelEventKind::Created { fd: res, submissions: 0, completions: 0, flags }
@@ -192,7 +192,7 @@ fn from_record(record: &Record) -> Option<KernelEvent> {
     };
     Some(KernelEvent {
         time: record.time,
-        thread: record.turn as i32,
+        thread: record.iteration as i32,
         ring: 0,
         request: 0,
         user_data: record.id,
@@ -230,7 +230,7 @@ impl Sidecar {
     }
 
     fn of(trace: &Trace) -> Sidecar {
-        let lost = trace.records.iter().filter(|record| record.what == What::Lost as u8);
+        let lost = trace.records.iter().filter(|record| record.is(RecordKind::Lost));
         let lost = lost.fold(trace.lost(), |all, record| all.saturating_add(record.id));
         let missing = trace.header.get(MISSING).or_else(|| trace.header.get(MISSING_BEFORE));
         let missing =

@@ -1,7 +1,7 @@
 //! The kernel's io_uring tracepoints and their events, typed, for every kernel version.
 
 use super::layout::{Field, Layout};
-use proactor_report::Errno;
+use proactor_record::Errno;
 
 /// An io_uring tracepoint. The variants have the kernel's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,9 +7,10 @@ use super::digest::Digest;
 use super::doctor::{Finding, Severity};
 use super::life::Life;
 use super::turns::{Moment, Noted, STALL};
-use crate::show::ASKS_NOBODY;
+use proactor_record::Errno;
+use proactor_record::{Call, Kind, Op};
+use proactor_report::units;
 use proactor_report::units::plural;
-use proactor_report::{Errno, units};
 
 /// Something to look for.
 pub(super) struct Check {
@@ -123,7 +124,7 @@ fn overflow(digest: &Digest) -> Option<Finding> {
 }
 
 fn starved(digest: &Digest) -> Option<Finding> {
-    let starved = &digest.odd.starved;
+    let starved = &digest.odd.out_of_buffers;
     if starved.count == 0 {
         return None;
     }
@@ -156,7 +157,7 @@ fn faults(digest: &Digest) -> Option<Finding> {
                please report it with the trace";
     let mut found = finding(Severity::Wrong, what, &Noted::default(), fix);
     for life in bad.iter().take(3) {
-        found = found.with(format!("{}: {}", life.conn, life.faults.join("; ")));
+        found = found.with(format!("c{}: {}", life.conn, life.faults.join("; ")));
     }
     found.first = vec![Moment { at_ns: first.last_ns, conn: None, amount: None }];
     Some(found)
@@ -178,7 +179,7 @@ fn failed(digest: &Digest) -> Option<Finding> {
         let these = row.errors.iter().filter(|(name, _)| names.contains(name));
         let these: Vec<_> = these.map(|(name, n)| format!("{} {name}", units::count(*n))).collect();
         if !these.is_empty() {
-            found = found.with(format!("{}: {}", row.op, these.join(", ")));
+            found = found.with(format!("{}: {}", row.op.name(), these.join(", ")));
         }
     }
     // The amount is an errno, and is told.
@@ -213,9 +214,9 @@ fn lingering(digest: &Digest) -> Option<Finding> {
                for it, or at a drain (--drain-timeout); `trace conn` shows what is in flight";
     let mut found = finding(Severity::Costly, what, &Noted::default(), fix);
     for life in late.iter().take(3) {
-        let waits = life.in_flight.join(", ");
-        let waits = if waits.is_empty() { "nothing".to_owned() } else { waits };
-        found = found.with(format!("{}: {waits} in flight", life.conn));
+        let waits = life.in_flight;
+        let waits = if waits.is_empty() { "nothing".to_owned() } else { waits.to_string() };
+        found = found.with(format!("c{}: {waits} in flight", life.conn));
     }
     let at_ns = first.peer_ended_ns.unwrap_or(first.last_ns);
     found.first = vec![Moment { at_ns, conn: None, amount: None }];
@@ -254,7 +255,7 @@ fn disarmed(digest: &Digest) -> Option<Finding> {
         "multishot receives ended with {}",
         share_of(disarmed.count, digest.messages, "message")
     );
-    let row = digest.op("recv")?;
+    let row = digest.op(Op::Ring(Kind::Recv))?;
     let fix = "the kernel ends them when completions overflow or memory is short: see to \
                cq-overflow and no-buffers first";
     Some(finding(Severity::Costly, what, disarmed, fix).with(format!(
@@ -265,7 +266,7 @@ fn disarmed(digest: &Digest) -> Option<Finding> {
 }
 
 fn one_shot(digest: &Digest) -> Option<Finding> {
-    let row = digest.op("recv").filter(|row| row.on_ring && !row.multishot)?;
+    let row = digest.op(Op::Ring(Kind::Recv)).filter(|row| !row.multishot)?;
     // Two of three, and enough to tell.
     if digest.messages < 100 || row.begun * 3 < digest.messages * 2 {
         return None;
@@ -278,12 +279,7 @@ fn one_shot(digest: &Digest) -> Option<Finding> {
 }
 
 fn short(digest: &Digest) -> Option<Finding> {
-    let sends: u64 = digest
-        .ops
-        .iter()
-        .filter(|row| ["send", "sendmsg"].contains(&row.op))
-        .map(|row| row.ok)
-        .sum();
+    let sends: u64 = digest.ops.iter().filter(|row| row.op.sends()).map(|row| row.ok).sum();
     let (short, blocked) = (&digest.odd.short, &digest.odd.send_blocked);
     let many = short.count + blocked.count;
     if many == 0 {
@@ -302,7 +298,7 @@ fn short(digest: &Digest) -> Option<Finding> {
 
 fn idle(digest: &Digest) -> Option<Finding> {
     let turns = digest.turns.as_ref()?;
-    if !often(turns.idle.count, turns.count, 100) || digest.source.model == ASKS_NOBODY {
+    if !often(turns.idle.count, turns.count, 100) || digest.source.polls_all() {
         return None;
     }
     let what = format!(
@@ -319,7 +315,7 @@ fn in_vain(digest: &Digest) -> Option<Finding> {
     if !often(turns.in_vain.count, turns.count, 100) {
         return None;
     }
-    let asks_nobody = digest.source.model == ASKS_NOBODY;
+    let asks_nobody = digest.source.polls_all();
     let severity = if asks_nobody { Severity::Note } else { Severity::Costly };
     let what = format!(
         "no call came to anything after {}",
@@ -339,7 +335,7 @@ fn would_block(digest: &Digest) -> Option<Finding> {
     if !often(blocked.count, digest.messages, 10) {
         return None;
     }
-    let asks_nobody = digest.source.model == ASKS_NOBODY;
+    let asks_nobody = digest.source.polls_all();
     let severity = if asks_nobody { Severity::Note } else { Severity::Costly };
     let per = digest.per_message(blocked.count).map_or("some".to_owned(), ratio);
     let what = format!("{per} receives per message found nothing (EAGAIN)");
@@ -348,7 +344,7 @@ fn would_block(digest: &Digest) -> Option<Finding> {
     } else {
         "a receive that comes short has emptied the socket: to try once more costs a call"
     };
-    let row = digest.op("recv")?;
+    let row = digest.receives()?;
     Some(finding(severity, what, blocked, fix).with(share_of(
         row.would_block,
         row.ended,
@@ -357,7 +353,8 @@ fn would_block(digest: &Digest) -> Option<Finding> {
 }
 
 fn rewatched(digest: &Digest) -> Option<Finding> {
-    let row = digest.op("rewatch").filter(|row| often(row.begun, digest.messages, 10))?;
+    let row =
+        digest.op(Op::Call(Call::Rewatch)).filter(|row| often(row.begun, digest.messages, 10))?;
     let oneshot = digest.source.model == "epoll-oneshot";
     let severity = if oneshot { Severity::Note } else { Severity::Costly };
     let per = digest.per_message(row.begun).map_or("some".to_owned(), ratio);

@@ -10,7 +10,7 @@ use super::digest::Digest;
 use super::ops::OpRow;
 use super::summary::span;
 use super::turns::Turns;
-use crate::format::Call;
+use proactor_record::{Call, Kind, Op};
 use proactor_report::histogram::Percentiles;
 use proactor_report::{Align, NOTHING, Table, units};
 
@@ -123,18 +123,18 @@ impl Lines<'_> {
         self.add("system calls / message", Ratio, |d| d.per_message(d.calls?));
         self.add("  enters or waits", Ratio, |d| {
             let turns = d.turns.as_ref().map(|turns| turns.count);
-            d.per_message(turns.or_else(|| Some(d.op("wait")?.begun))?)
+            d.per_message(turns.or_else(|| Some(d.op(Op::Wait)?.begun))?)
         });
-        for op in names(self.a, self.b, false).into_iter().filter(|&op| op != "wait") {
-            self.add(&format!("  {op} calls"), Ratio, |d| per(d, op, false));
+        for op in both(self.a, self.b, false).into_iter().filter(|&op| op != Op::Wait) {
+            self.add(&format!("  {op} calls"), Ratio, |d| per(d, op));
         }
         self.add("bytes / system call", Bytes, |d| {
             let bytes = d.bytes_in.saturating_add(d.bytes_out);
             d.calls.filter(|&calls| calls > 0).map(|calls| bytes as f64 / calls as f64)
         });
         self.add("submissions / message", Ratio, |d| on_ring(d, |row| row.begun));
-        for op in names(self.a, self.b, true) {
-            self.add(&format!("  {op}"), Ratio, |d| per(d, op, true));
+        for op in both(self.a, self.b, true) {
+            self.add(&format!("  {op}"), Ratio, |d| per(d, op));
         }
         self.add("completions / message", Ratio, |d| on_ring(d, |row| row.ended));
         self.add("would block / message", Ratio, |d| {
@@ -172,15 +172,12 @@ impl Lines<'_> {
 
     fn ages(&mut self) {
         let timed = [
-            ("send age", true, "send"),
-            ("recv took", false, "recv"),
-            ("send took", false, "send"),
+            ("send age", Op::Ring(Kind::Send)),
+            ("recv took", Op::Call(Call::Recv)),
+            ("send took", Op::Call(Call::Send)),
         ];
-        for (name, on_ring, op) in timed {
-            let ages = |d: &Digest| {
-                let mut rows = d.ops.iter().filter(|row| !row.waits_for_others());
-                rows.find(|row| row.op == op && row.on_ring == on_ring)?.ages
-            };
+        for (name, op) in timed {
+            let ages = |d: &Digest| d.op(op).filter(|row| !row.waits_for_others())?.ages;
             self.percentiles(name, ages);
         }
         if self.a.measure == self.b.measure {
@@ -198,7 +195,7 @@ impl Lines<'_> {
 
     fn oddities(&mut self) {
         use Unit::Count;
-        self.add("no buffer (ENOBUFS)", Count, |d| some(d.odd.starved.count));
+        self.add("no buffer (ENOBUFS)", Count, |d| some(d.odd.out_of_buffers.count));
         self.add("short sends", Count, |d| some(d.odd.short.count));
         self.add("turns with an overflow", Count, |d| some(d.turns.as_ref()?.overflows.count));
         self.add("stalls", Count, |d| some(d.turns.as_ref()?.stalls.count));
@@ -264,7 +261,7 @@ fn has_times(digest: &Digest) -> bool {
 }
 
 fn is_copy(row: &OpRow) -> bool {
-    [Call::Recv, Call::Send, Call::SendVectored].iter().any(|call| call.name() == row.op)
+    row.op.receives() || row.op.sends()
 }
 
 /// What the times of one of them do not tell by themselves.
@@ -286,14 +283,14 @@ fn note(digest: &Digest) -> Option<String> {
 }
 
 /// The names of the operations, or of the calls, of both: each once, in their order.
-fn names(a: &Digest, b: &Digest, on_ring: bool) -> Vec<&'static str> {
-    let mut names = Vec::new();
+fn both(a: &Digest, b: &Digest, on_ring: bool) -> Vec<Op> {
+    let mut ops = Vec::new();
     for row in a.ops.iter().chain(&b.ops).filter(|row| row.on_ring == on_ring) {
-        if !names.contains(&row.op) {
-            names.push(row.op);
+        if !ops.contains(&row.op) {
+            ops.push(row.op);
         }
     }
-    names
+    ops
 }
 
 /// Something of all operations of a ring, per message; `None` of what is none.
@@ -302,9 +299,8 @@ fn on_ring(digest: &Digest, number: fn(&OpRow) -> u64) -> Option<f64> {
     digest.per_message(all.map(number).sum()).filter(|_| digest.is_ring())
 }
 
-fn per(digest: &Digest, op: &str, on_ring: bool) -> Option<f64> {
-    let row = digest.ops.iter().find(|row| row.op == op && row.on_ring == on_ring)?;
-    digest.per_message(row.begun)
+fn per(digest: &Digest, op: Op) -> Option<f64> {
+    digest.per_message(digest.op(op)?.begun)
 }
 
 impl fmt::Display for Diff {

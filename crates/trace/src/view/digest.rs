@@ -1,20 +1,19 @@
 //! A trace in numbers, from one pass over its events.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use proactor::keys::ConnId;
+use proactor_record::{Call, Errno, Kind, Level, Op, Payload, RecordKind, Trace, Writers};
+use proactor_report::Latencies;
 use serde::Serialize;
 
 use super::lanes::{self, Lanes};
 use super::life::{Life, Lives, Measure};
-use super::ops::{OpRow, Ops, is_recv, is_send};
+use super::ops::{OpRow, Ops};
 use super::source::{Cut, Source};
 use super::turns::{Counter, Noted, Turns};
-use crate::Trace;
-use crate::event::{Event, Happened, Op};
-use crate::format::{Call, Level, What, Writers};
-use crate::show::ASKS_NOBODY;
-use proactor::ring::Kind;
-use proactor_report::{Errno, Latencies};
+use crate::event::{Event, events};
 
 /// What a trace comes to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -72,7 +71,7 @@ pub struct Buffers {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Odd {
     /// Receives that found no buffer.
-    pub starved: Noted,
+    pub out_of_buffers: Noted,
     /// Sends of which less went than was given; how many bytes did.
     pub short: Noted,
     /// Accepts that failed for want of descriptors or memory.
@@ -93,18 +92,27 @@ impl Digest {
     /// Of this part of a trace.
     pub fn of(trace: &Trace, cut: &Cut) -> Digest {
         let mut pass = Pass::new(trace, cut);
-        for event in trace.events() {
+        let mut events = events(trace);
+        for event in &mut events {
             if let Some(lanes) = &mut pass.lanes {
                 lanes.see(&trace.header, &event, cut);
             }
             pass.see(&event, cut);
         }
-        pass.finish(trace, cut)
+        // The operations in flight are of all connections, and of the end of the trace.
+        let is_whole = *cut == Cut::default();
+        let in_flight = if is_whole { events.in_flight() } else { HashMap::new() };
+        pass.finish(trace, cut, &in_flight)
     }
 
-    /// This row, if there is such an operation or call.
-    pub fn op(&self, name: &str) -> Option<&OpRow> {
-        self.ops.iter().find(|row| row.op == name)
+    /// The row of this operation or call, if there is one.
+    pub fn op(&self, op: Op) -> Option<&OpRow> {
+        self.ops.iter().find(|row| row.op == op)
+    }
+
+    /// The row of the receives, on a ring or by calls.
+    pub(super) fn receives(&self) -> Option<&OpRow> {
+        self.ops.iter().find(|row| row.op.receives())
     }
 
     /// How many of something there were per message; `None` without messages, or of a sample.
@@ -135,9 +143,8 @@ struct Pass {
     lives: Lives,
     answered: Latencies,
     lent: Lent,
-    flights: HashMap<u64, Op>,
     span: Option<(u64, u64)>,
-    seen: HashMap<proactor::keys::ConnId, bool>,
+    seen: HashMap<ConnId, bool>,
     open: u64,
     open_max: u64,
     bytes_in: u64,
@@ -157,22 +164,17 @@ struct Lent {
 
 impl Pass {
     fn new(trace: &Trace, cut: &Cut) -> Pass {
-        let waits = trace.records.iter().any(|one| one.what == What::WaitBegin as u8);
+        let waits = trace.records.iter().any(|one| one.is(RecordKind::WaitBegin));
         let timed = trace.header.level == Some(Level::Record) || !waits;
-        let mut ops = Ops::new(timed);
         let no_loop = trace.header.writers != Writers::One;
-        if no_loop {
-            ops.count_waits();
-        }
         Pass {
-            ops,
+            ops: Ops::new(timed, no_loop),
             no_loop,
             turns: Counter::default(),
             lanes: lanes::Counter::new(&trace.header, cut).filter(|_| cut.conn.is_none()),
             lives: Lives::new(trace),
             answered: Latencies::new(),
             lent: Lent::default(),
-            flights: HashMap::new(),
             span: None,
             seen: HashMap::new(),
             open: 0,
@@ -186,10 +188,9 @@ impl Pass {
 
     fn see(&mut self, event: &Event, cut: &Cut) {
         self.lives.see(event);
-        self.flights(event);
-        for turn in self.lives.answered.drain(..) {
-            if cut.is_in_time(turn.at) && cut.is_of(Some(turn.conn)) {
-                self.answered.record(std::time::Duration::from_nanos(turn.took));
+        for one in self.lives.exchanges.drain(..) {
+            if cut.is_in_time(one.at) && cut.is_of(Some(one.conn)) {
+                self.answered.record(Duration::from_nanos(one.took));
             }
         }
         if !cut.is_in_time(event.at) {
@@ -204,20 +205,9 @@ impl Pass {
         if !cut.is_of(event.conn) {
             return;
         }
-        let short = self.ops.see(event);
+        self.ops.see(event);
         self.traffic(event);
-        self.oddities(event, short);
-    }
-
-    fn flights(&mut self, event: &Event) {
-        match (&event.what, event.op) {
-            (Happened::Submitted { .. }, Some(op)) => drop(self.flights.insert(event.raw.id, op)),
-            (Happened::Completed { more: false, .. } | Happened::Silent { .. }, _) => {
-                self.flights.remove(&event.raw.id);
-            }
-            (Happened::Lost(_), _) => self.flights.clear(),
-            _ => {}
-        }
+        self.oddities(event);
     }
 
     fn traffic(&mut self, event: &Event) {
@@ -229,70 +219,59 @@ impl Pass {
         });
         let (Some(op), Some(result)) = (event.op, event.result()) else { return };
         let n = u64::from(result.unwrap_or(0));
-        if is_recv(op) && n > 0 {
+        if op.receives() && n > 0 {
             self.messages += 1;
             self.bytes_in += n;
-        } else if is_send(op) {
+        } else if op.sends() {
             self.bytes_out += n;
-        } else if matches!(op, Op::Ring(Kind::Close) | Op::Call(Call::Close)) && !*closed {
+        } else if op.closes() && !*closed {
             *closed = true;
             self.open -= 1;
         }
     }
 
-    fn oddities(&mut self, event: &Event, short: bool) {
+    fn oddities(&mut self, event: &Event) {
         let (Some(op), Some(result)) = (event.op, event.result()) else { return };
         let (at, conn, odd) = (event.at, event.conn, &mut self.odd);
-        let accepts = matches!(op, Op::Ring(Kind::Accept) | Op::Call(Call::Accept));
         match result {
-            Ok(n) if short => odd.short.note(at, conn, Some(u64::from(n))),
-            Ok(n) if op == Op::Ring(Kind::Recv) && n > 0 => {
-                let ends = matches!(event.what, Happened::Completed { more: false, .. });
-                if ends && event.is_multishot() {
+            Ok(n) if event.is_short() => odd.short.note(at, conn, Some(u64::from(n))),
+            Ok(1..) if op == Op::Ring(Kind::Recv) && event.is_multishot() => {
+                if let Payload::Completed { more: false, .. } = event.what {
                     odd.disarmed.note(at, conn, None);
                 }
             }
             Ok(_) => {}
-            Err(Errno(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) if accepts => {
+            Err(errno) if op.accepts() && errno.is_shortage() => {
                 odd.exhausted.note(at, conn, None);
             }
-            Err(Errno(libc::ENOBUFS)) if is_recv(op) => odd.starved.note(at, conn, None),
+            Err(Errno(libc::ENOBUFS)) if op.receives() => odd.out_of_buffers.note(at, conn, None),
             Err(Errno(libc::EAGAIN)) if op == Op::Call(Call::Recv) => {
                 odd.recv_blocked.note(at, conn, None);
             }
-            Err(Errno(libc::EAGAIN)) if is_send(op) => odd.send_blocked.note(at, conn, None),
-            Err(Errno(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED)) => {
-                odd.reset.note(at, conn, None)
-            }
-            Err(Errno(errno)) if event.is_abnormal() && errno != libc::EINTR => {
-                odd.failed.note(at, conn, Some(errno.unsigned_abs().into()));
+            Err(Errno(libc::EAGAIN)) if op.sends() => odd.send_blocked.note(at, conn, None),
+            Err(errno) if errno.is_reset() => odd.reset.note(at, conn, None),
+            Err(errno) if event.is_abnormal() => {
+                odd.failed.note(at, conn, Some(errno.0.unsigned_abs().into()));
             }
             Err(_) => {}
         }
     }
 
-    fn finish(self, trace: &Trace, cut: &Cut) -> Digest {
-        let mut in_flight = HashMap::new();
-        for op in self.flights.into_values() {
-            *in_flight.entry(op).or_default() += 1;
-        }
-        // What is in flight is of no one connection, nor of a part of the time.
-        if *cut != Cut::default() {
-            in_flight.clear();
-        }
-        let (ops, turns) = (self.ops.finish(&in_flight), self.turns.finish());
+    fn finish(self, trace: &Trace, cut: &Cut, in_flight: &HashMap<Op, u64>) -> Digest {
+        let (ops, turns) = (self.ops.finish(in_flight), self.turns.finish());
         let (from, to) = self.span.unwrap_or((0, 0));
         let whole = trace.lost() == 0 && trace.remarks.is_empty() && cut.since.is_none();
         let told = cut.conn.is_none() && trace.header.sample == 1;
         let measure = self.lives.measure();
+        let source = Source::new(trace, cut, from, to);
         Digest {
-            source: Source::new(trace, cut, from, to),
             connections: self.seen.len() as u64,
             connections_max: self.open_max,
             messages: self.messages,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            calls: told.then(|| calls(trace.header.model(), &ops, turns.as_ref())),
+            calls: told.then(|| calls(&source, &ops, turns.as_ref())),
+            source,
             ops,
             turns,
             lanes: self.lanes.map(|lanes| lanes.finish(to)),
@@ -309,11 +288,11 @@ impl Pass {
 impl Lent {
     fn see(&mut self, event: &Event) {
         match event.what {
-            Happened::EnterEnd { lent, .. } => {
-                self.lent += u64::from(lent);
+            Payload::EnterEnd { provided, .. } => {
+                self.lent += u64::from(provided);
                 self.most = self.most.max(self.lent.saturating_sub(self.filled));
             }
-            Happened::Completed { buffer: Some(_), .. } => {
+            Payload::Completed { buffer: Some(_), .. } => {
                 self.filled += 1;
                 let left = self.lent.saturating_sub(self.filled);
                 self.fewest = Some(self.fewest.map_or(left, |fewest| fewest.min(left)));
@@ -330,21 +309,19 @@ impl Lent {
     }
 }
 
-/// How many system calls there were. On a ring each enter is one and nothing else is. Beside a
-/// selector, watching is a call where the kernel is told of it, and not to ask at all is none.
-fn calls(model: &str, ops: &[OpRow], turns: Option<&Turns>) -> u64 {
-    let tells = model.starts_with("epoll");
-    let made = |row: &&OpRow| match row.op {
-        "watch" | "unwatch" => tells || model == "sigio",
-        "rewatch" => tells,
-        "wait" => true,
-        // Nobody's call: whoever has the lock lets the next one in.
-        "lock" => false,
-        name => Call::ALL.iter().any(|call| call.name() == name),
+/// How many system calls there were. On a ring each enter is one, and nothing else is. With a
+/// selector, a watch is a call where the kernel keeps the interests.
+fn calls(source: &Source, ops: &[OpRow], turns: Option<&Turns>) -> u64 {
+    let is_call = |row: &&OpRow| match row.op {
+        Op::Call(Call::Watch | Call::Unwatch) => source.watches_in_kernel(),
+        Op::Call(Call::Rewatch) => source.rewatches_in_kernel(),
+        // No system call: a thread that unlocks lets the next one in.
+        Op::Call(Call::Lock) | Op::Ring(_) => false,
+        Op::Call(_) | Op::Wait => true,
     };
-    let turns = turns.filter(|_| model != ASKS_NOBODY).map_or(0, |turns| turns.count);
+    let turns = turns.filter(|_| !source.polls_all()).map_or(0, |turns| turns.count);
     if ops.iter().any(|row| row.on_ring) {
         return turns;
     }
-    turns + ops.iter().filter(made).map(|row| row.begun.max(row.ended)).sum::<u64>()
+    turns + ops.iter().filter(is_call).map(|row| row.begun.max(row.ended)).sum::<u64>()
 }

@@ -138,8 +138,8 @@ fn lines(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
 /// `0.102345 s c7.1`
 fn moment(moment: &Moment) -> String {
     let mut text = format!("{:.6} s", moment.at_ns as f64 / 1e9);
-    if let Some((slot, generation)) = moment.conn {
-        text.push_str(&format!(" c{slot}.{generation}"));
+    if let Some(conn) = moment.conn {
+        text.push_str(&format!(" c{conn}"));
     }
     text
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use proactor_record::{Call, Op};
 use serde::Serialize;
 
 use super::chart::{bar, ratio};
@@ -48,7 +49,7 @@ impl Health {
 }
 
 fn hint(digest: &Digest) -> String {
-    let sleeps = digest.ops.iter().any(|row| row.op == "recv" && row.may_sleep);
+    let sleeps = digest.receives().is_some_and(|row| row.may_sleep);
     if digest.source.has_no_loop() && sleeps && digest.messages > 0 {
         return "whoever waits sleeps in the call that it waits for: how soon it runs when something \
                 comes is the scheduler's to say"
@@ -140,7 +141,7 @@ fn calls_alone(digest: &Digest) -> String {
         let messages = plural(digest.messages, "message");
         text.push_str(&format!(" → {} system calls per message ({messages})", ratio(each)));
     }
-    let rows = digest.ops.iter().filter(|row| ["recv", "send", "sendmsg"].contains(&row.op));
+    let rows = digest.ops.iter().filter(|row| row.op.receives() || row.op.sends());
     let each = rows.filter_map(|row| {
         let per = ratio(digest.per_message(row.begun)?);
         Some(format!(", {per} of them {}", row.op))
@@ -213,7 +214,7 @@ fn queue(digest: &Digest, turns: &Turns) -> String {
 }
 
 fn buffers(digest: &Digest) -> String {
-    let starved = format!("ENOBUFS {}", units::count(digest.odd.starved.count));
+    let starved = format!("ENOBUFS {}", units::count(digest.odd.out_of_buffers.count));
     let Some(buffers) = &digest.buffers else {
         return format!("picked by us, one with each receive   {starved}");
     };
@@ -234,7 +235,7 @@ fn blocked(digest: &Digest) -> String {
     if digest.source.has_no_loop() {
         return text;
     }
-    let watches = digest.op("rewatch").map_or(0, |row| row.begun);
+    let watches = digest.op(Op::Call(Call::Rewatch)).map_or(0, |row| row.begun);
     format!("{text}   rewatched {}", units::count(watches))
 }
 

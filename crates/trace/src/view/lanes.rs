@@ -11,11 +11,10 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::ops::{is_recv, is_send};
 use super::source::Cut;
-use crate::Header;
-use crate::event::{Event, Happened};
-use crate::format::{MAIN, Writers};
+use crate::event::Event;
+use proactor_record::format::MAIN;
+use proactor_record::{Header, Payload, Writers};
 
 /// What a call does with the time of who makes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -33,12 +32,12 @@ impl Phase {
     /// Of the begin or the end of a call or a wait; `None` of what is none.
     pub fn of(event: &Event) -> Option<Phase> {
         match event.what {
-            Happened::WaitBegin { .. } | Happened::WaitEnd { .. } => Some(Phase::Waiting),
-            Happened::CallBegin { may_sleep, .. } | Happened::CallEnd { may_sleep, .. } => {
+            Payload::WaitBegin { .. } | Payload::WaitEnd { .. } => Some(Phase::Waiting),
+            Payload::CallBegin { may_sleep, .. } | Payload::CallEnd { may_sleep, .. } => {
                 Some(match event.op {
-                    Some(op) if is_send(op) => Phase::Copying,
+                    Some(op) if op.sends() => Phase::Copying,
                     _ if may_sleep => Phase::Waiting,
-                    Some(op) if is_recv(op) => Phase::Copying,
+                    Some(op) if op.receives() => Phase::Copying,
                     _ => Phase::Other,
                 })
             }
@@ -108,12 +107,12 @@ impl Stint {
 
     fn see(&mut self, event: &Event, from: u64) {
         let next = match (&event.what, Phase::of(event)) {
-            (Happened::CallBegin { .. } | Happened::WaitBegin { .. }, Some(phase)) => {
+            (Payload::CallBegin { .. } | Payload::WaitBegin { .. }, Some(phase)) => {
                 self.calls += 1;
                 Now::In(phase, event.at)
             }
             (_, Some(_)) => Now::Between(event.at),
-            (Happened::Lane { .. }, _) => Now::Between(event.at),
+            (Payload::Lane { .. }, _) => Now::Between(event.at),
             _ => return,
         };
         self.spend(event.at, from);
@@ -207,7 +206,7 @@ impl Counter {
         if cut.until.is_some() && !cut.is_in_time(event.at.max(self.from)) {
             return;
         }
-        if matches!(event.what, Happened::Lost(_)) {
+        if matches!(event.what, Payload::Lost(_)) {
             // Of those who were here before them nothing is awaited any more.
             for last in self.lanes.tenants.values().filter_map(|tenants| tenants.last()) {
                 self.lanes.stints[*last].now = Now::Unknown;
@@ -215,7 +214,7 @@ impl Counter {
         }
         let Some(lane) = event.lane else { return };
         let tenants = self.lanes.tenants.entry(lane).or_default();
-        let begins = matches!(event.what, Happened::Lane { .. });
+        let begins = matches!(event.what, Payload::Lane { .. });
         if begins || tenants.is_empty() {
             // Whoever was here has gone, and if it was in a call it was killed in it.
             if let Some(&last) = tenants.last() {
@@ -257,7 +256,7 @@ impl Counter {
 
 fn begin(header: &Header, lane: u16, event: &Event) -> Stint {
     let (thread, process) = match event.what {
-        Happened::Lane { thread, process } => (Some(thread), Some(process)),
+        Payload::Lane { thread, process } => (Some(thread), Some(process)),
         _ => (None, None),
     };
     Stint {

@@ -33,7 +33,7 @@ impl Roster {
     /// Of these numbers, no more than `most` connections.
     pub fn new(digest: Digest, most: usize) -> Roster {
         let mut lives = digest.lives;
-        let errors = |life: &Life| life.errors.values().sum::<u64>() + life.starved;
+        let errors = |life: &Life| life.errors.values().sum::<u64>() + life.out_of_buffers;
         let rank = |life: &Life| {
             let broken = matches!(life.ending, Ending::Broken(_));
             (!life.faults.is_empty(), broken, errors(life), life.slowest_ns)
@@ -78,16 +78,16 @@ impl fmt::Display for Roster {
             let opened = life.accepted_ns.unwrap_or(life.first_ns);
             let some = |n: u64| if n == 0 { String::new() } else { units::count(n) };
             table.row([
-                life.conn.clone(),
+                format!("c{}", life.conn),
                 format!("{:.6} s", opened as f64 / 1e9),
                 units::span(Duration::from_nanos(life.lived_ns())),
                 units::count(life.messages),
                 units::bytes(life.bytes_in as f64),
                 units::bytes(life.bytes_out as f64),
-                span(life.turns_ns.checked_div(life.turns)),
+                span(life.exchanges_ns.checked_div(life.exchanges)),
                 span(life.slowest_ns),
                 units::count(life.receives),
-                some(life.starved),
+                some(life.out_of_buffers),
                 some(life.short),
                 ended(life),
             ]);
@@ -111,7 +111,7 @@ pub(super) fn ended(life: &Life) -> String {
     }
     match &life.ending {
         Ending::Open if life.in_flight.is_empty() => "open".to_owned(),
-        Ending::Open => format!("open, {} in flight", life.in_flight.join(", ")),
+        Ending::Open => format!("open, {} in flight", life.in_flight),
         Ending::PeerFirst => "clean, peer first".to_owned(),
         Ending::WeFirst => "clean, we first".to_owned(),
         Ending::Broken(errno) if life.closed_ns.is_some() => format!("broken: {errno}, closed"),

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::Trace;
-use crate::format::{Clock, Level, Writers};
 use crate::show::subject;
 use proactor::keys::ConnId;
+use proactor_record::Trace;
+use proactor_record::{Clock, Level, Writers};
 use proactor_report::units;
+
+/// The model that tries all sockets instead of waiting for those that are ready.
+pub(crate) const POLLS_ALL: &str = "nonblocking";
 
 /// The part of a trace that a view is about. The default is all of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct Source {
     pub lane: u32,
     /// Who wrote into it: `one` owner, the `threads` of a server, or its `processes`.
     pub writers: &'static str,
+    /// Whether the ring posts completions only within an enter (`IORING_SETUP_DEFER_TASKRUN`).
+    pub defers: bool,
     /// What ticked, and how fast.
     pub clock: String,
     /// Whether the clock was read per batch or per record.
@@ -95,6 +100,7 @@ impl Source {
             kernel: kernel.map(str::to_owned),
             pid: header.pid,
             lane: header.lane,
+            defers: header.defers(),
             clock,
             level: header.level.map(Level::name),
             written: header.head,
@@ -115,9 +121,19 @@ impl Source {
         self.writers != Writers::One.name()
     }
 
-    /// Whether a ring recorded that runs completions only when it is entered.
-    pub(super) fn defers(&self) -> bool {
-        self.detail.contains("DEFER_TASKRUN")
+    /// Whether the model tries all sockets instead of waiting for those that are ready.
+    pub(crate) fn polls_all(&self) -> bool {
+        self.model == POLLS_ALL
+    }
+
+    /// Whether it costs a system call to begin to watch a descriptor, or to cease.
+    pub(super) fn watches_in_kernel(&self) -> bool {
+        self.rewatches_in_kernel() || self.model == "sigio"
+    }
+
+    /// Whether it costs a system call to change what is watched for.
+    pub(super) fn rewatches_in_kernel(&self) -> bool {
+        ["epoll", "epoll-et", "epoll-oneshot"].contains(&&*self.model)
     }
 }
 

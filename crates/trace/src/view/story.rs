@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::life::{Answered, Life, Lives, Measure};
+use super::life::{Exchange, Life, Lives, Measure};
 use super::roster::ended;
 use super::source::{Cut, Source};
 use super::summary::span;
-use crate::Trace;
+use crate::event::events;
 use proactor::keys::ConnId;
+use proactor_record::Trace;
 use proactor_report::histogram::Percentiles;
 use proactor_report::{Latencies, units};
 use teller::Teller;
@@ -46,8 +47,8 @@ pub struct Story {
 /// A turn that took long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Slow {
-    /// Which of the connection's turns, from 1.
-    pub turn: u64,
+    /// The number of the exchange on its connection, from 1.
+    pub exchange: u64,
     /// When it began: nanoseconds since recording began.
     pub at_ns: u64,
     /// How long it took, in nanoseconds.
@@ -76,8 +77,8 @@ pub enum Told {
 pub struct Step {
     /// When: nanoseconds since recording began.
     pub at_ns: u64,
-    /// In which turn of the connection, from 1; 0 before the first.
-    pub turn: u64,
+    /// The number of its exchange on the connection, from 1; 0 before the first.
+    pub exchange: u64,
     /// What.
     pub what: String,
     /// Whether it ends a span, and of how long: in nanoseconds, and of what.
@@ -86,6 +87,9 @@ pub struct Step {
     pub begins: bool,
     /// Whether it ought not to happen.
     pub abnormal: bool,
+    /// Whether it is about a send.
+    #[serde(skip)]
+    pub sends: bool,
 }
 
 impl Story {
@@ -100,19 +104,19 @@ impl Story {
     ) -> Option<Story> {
         let wanted = Cut { conn: Some(conn), ..*cut };
         let is_wanted = |one: &ConnId| wanted.is_of(Some(*one));
-        let conn = trace.events().filter_map(|event| event.conn).find(is_wanted)?;
+        let conn = events(trace).filter_map(|event| event.conn).find(is_wanted)?;
         let cut = Cut { conn: Some((conn.slot(), Some(conn.generation()))), ..*cut };
         let mut lives = Lives::new(trace);
         let mut teller = Teller::new(conn, trace);
         let (mut answered, mut slow) = (Latencies::new(), Slowest::new(slowest));
         let mut tenants = HashSet::new();
-        for event in trace.events() {
+        for event in events(trace) {
             if let Some(tenant) = event.conn.filter(|one| one.slot() == conn.slot()) {
                 tenants.insert(tenant);
             }
             lives.see(&event);
             teller.see(&event, &cut);
-            for turn in lives.answered.drain(..).filter(|turn| turn.conn == conn) {
+            for turn in lives.exchanges.drain(..).filter(|turn| turn.conn == conn) {
                 teller.answered(&turn);
                 if cut.is_in_time(turn.at) {
                     answered.record(Duration::from_nanos(turn.took));
@@ -121,7 +125,7 @@ impl Story {
             }
         }
         let measure = lives.measure();
-        let life = lives.finish().into_iter().find(|life| life.conn == format!("c{conn}"))?;
+        let life = lives.finish().into_iter().find(|life| life.conn == conn)?;
         let from = life.accepted_ns.unwrap_or(life.first_ns);
         Some(Story {
             schema: "proactor.trace.connection/1",
@@ -136,17 +140,17 @@ impl Story {
     }
 }
 
-impl From<Answered> for Slow {
-    fn from(turn: Answered) -> Slow {
-        let Answered { turn, at, took, position, .. } = turn;
-        Slow { turn, at_ns: at, took_ns: took, position: u32::from(position) + 1 }
+impl From<Exchange> for Slow {
+    fn from(exchange: Exchange) -> Slow {
+        let Exchange { number, at, took, position, .. } = exchange;
+        Slow { exchange: number, at_ns: at, took_ns: took, position: u32::from(position) + 1 }
     }
 }
 
 /// The slowest turns so far. Bounded: of many, those that cannot be among them are forgotten.
 struct Slowest {
     most: usize,
-    turns: Vec<Answered>,
+    turns: Vec<Exchange>,
 }
 
 impl Slowest {
@@ -154,7 +158,7 @@ impl Slowest {
         Slowest { most, turns: Vec::new() }
     }
 
-    fn see(&mut self, turn: Answered) {
+    fn see(&mut self, turn: Exchange) {
         self.turns.push(turn);
         if self.turns.len() >= 2 * self.most.max(512) {
             self.keep();
@@ -162,7 +166,7 @@ impl Slowest {
     }
 
     fn keep(&mut self) {
-        self.turns.sort_by_key(|turn| std::cmp::Reverse((turn.took, turn.turn)));
+        self.turns.sort_by_key(|turn| std::cmp::Reverse((turn.took, turn.number)));
         self.turns.truncate(self.most);
     }
 
@@ -176,13 +180,15 @@ impl Slowest {
 /// Leaves out what repeats itself: the steps of all turns but the first and the last, unless they
 /// are abnormal.
 fn fold(steps: Vec<Step>, all: bool) -> Vec<Told> {
-    let last = steps.last().map_or(0, |step| step.turn);
+    let last = steps.last().map_or(0, |step| step.exchange);
     let (mut told, mut abnormal) = (Vec::new(), 0);
     let mut hidden: (HashSet<u64>, u64) = Default::default();
     for step in steps {
         abnormal += usize::from(step.abnormal);
-        let shown =
-            all || step.turn <= 1 || step.turn == last || (step.abnormal && abnormal <= ABNORMAL);
+        let shown = all
+            || step.exchange <= 1
+            || step.exchange == last
+            || (step.abnormal && abnormal <= ABNORMAL);
         if shown {
             let (turns, steps) = std::mem::take(&mut hidden);
             if steps > 0 {
@@ -190,7 +196,7 @@ fn fold(steps: Vec<Step>, all: bool) -> Vec<Told> {
             }
             told.push(Told::Step(step));
         } else {
-            hidden.0.insert(step.turn);
+            hidden.0.insert(step.exchange);
             hidden.1 += 1;
         }
     }
@@ -227,7 +233,7 @@ impl Story {
         let file = life.file.map_or(String::new(), |file| format!("  file {file}"));
         writeln!(
             f,
-            "{}{file}  {}  {} in {}, out {}  {}",
+            "c{}{file}  {}  {} in {}, out {}  {}",
             life.conn,
             units::span(Duration::from_nanos(life.lived_ns())),
             units::plural(life.messages, "msg"),
@@ -287,7 +293,7 @@ impl Story {
         let mut text = format!("{}  {:<36} {mark}", offset(step.at_ns, zero), step.what);
         if let Some((nanos, what)) = step.ends {
             text.push_str(&format!(" {what} {}", span(Some(nanos))));
-            if step.turn == 1 && what == "turnaround" && self.answered.samples > 1 {
+            if step.exchange == 1 && what == "turnaround" && self.answered.samples > 1 {
                 let (p50, p99) = (span(self.answered.p50_ns), span(self.answered.p99_ns));
                 let all = units::count(self.answered.samples);
                 text.push_str(&format!("   ({all} of these: p50 {p50}  p99 {p99};"));
@@ -303,7 +309,7 @@ impl Story {
 }
 
 fn receives(life: &Life) -> String {
-    let failed = units::count(life.starved);
+    let failed = units::count(life.out_of_buffers);
     if life.would_block > 0 || life.receives > life.messages {
         return format!(
             "{} asked, {} found nothing, {failed} no buffer",
@@ -321,7 +327,7 @@ fn slow_turn(slow: &Slow, zero: u64, measure: Measure) -> String {
     let mut text = format!(
         "{}  #{:<8} took {}",
         offset(slow.at_ns, zero),
-        slow.turn,
+        slow.exchange,
         span(Some(slow.took_ns))
     );
     if matches!(measure, Measure::Completed | Measure::Taken) {

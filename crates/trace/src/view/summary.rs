@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::chart::{bar, ratio};
 use super::digest::Digest;
 use super::ops::{Octave, OpRow};
+use proactor_record::Errno;
 use proactor_report::units::plural;
-use proactor_report::{Align, Errno, NOTHING, Table, units};
+use proactor_report::{Align, NOTHING, Table, units};
 
 /// The longest bar of a histogram.
 const WIDTH: usize = 40;
@@ -74,7 +75,7 @@ fn table(digest: &Digest) -> String {
     use Align::{Left, Right};
     let ring = digest.is_ring();
     let (begun, ended) = if ring { ("submitted", "cqes") } else { ("calls", "per message") };
-    let fifth = if ring { "quiet" } else { "would block" };
+    let fifth = if ring { "no CQE" } else { "would block" };
     let ages = if ring { "age: p50" } else { "took: p50" };
     let mut table = Table::new(&[
         ("op", Left),
@@ -119,10 +120,10 @@ fn cells(digest: &Digest, row: &OpRow) -> Vec<String> {
     } else {
         digest.per_message(row.begun).map_or(String::new(), ratio)
     };
-    let fifth = if row.on_ring { row.silent } else { row.would_block };
+    let fifth = if row.on_ring { row.implied } else { row.would_block };
     let errors = row.errors.iter().map(|(name, n)| format!("{} {name}", units::count(*n)));
     let mut cells = vec![
-        format!("{}{star}", row.op),
+        format!("{}{star}", row.op.name()),
         units::count(row.begun),
         ended,
         units::count(row.ok),
@@ -176,7 +177,7 @@ fn charted(digest: &Digest) -> Option<&OpRow> {
 fn histogram(digest: &Digest, row: &OpRow) -> String {
     let most = row.octaves.iter().map(|octave| octave.count).max().unwrap_or(0);
     let word = if digest.is_ring() { "age" } else { "took" };
-    let head = format!("{} {word}", row.op);
+    let head = format!("{} {word}", row.op.name());
     let line = |(at, octave): (usize, &Octave)| {
         let head = if at == 0 { &head[..] } else { "" };
         let from = match octave.from_ns {
@@ -206,21 +207,20 @@ fn notes(digest: &Digest) -> Vec<String> {
     if digest.is_ring() {
         notes.push(format!(
             "age: from the submission to the reaping; {}",
-            if digest.source.defers() {
+            if digest.source.defers {
                 "posted somewhere inside the enter that returned it"
             } else {
                 "posted at some time before, nearly always inside an enter"
             }
         ));
     }
-    if row.silent > 0 {
+    if row.implied > 0 {
         notes.push(format!(
-            "quiet: {} {} no completion and {} over, at the latest, when the enter that took {}: {}",
-            plural(row.silent, row.op),
-            units::agree(row.silent, "has", "have"),
-            units::agree(row.silent, "was", "were"),
-            units::agree(row.silent, "it returned", "them returned"),
-            units::agree(row.silent, "its age is an upper bound", "their ages are upper bounds")
+            "no CQE: {} skipped {} and ended, at the latest, when the enter that took {} returned: {}",
+            plural(row.implied, row.op.name()),
+            units::agree(row.implied, "its completion", "their completions"),
+            units::agree(row.implied, "it", "them"),
+            units::agree(row.implied, "its age is an upper bound", "their ages are upper bounds")
         ));
     }
     let aborted = Errno(libc::ECANCELED).to_string();

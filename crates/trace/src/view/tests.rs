@@ -4,12 +4,18 @@
 use std::time::Duration;
 
 use super::{Cut, Diff, Digest, Doctor, Ending, Health, Measure, Roster, Story, Summary, Told};
-use crate::{About, Call, Clock, Level, Patience, Record, Recorder, Settings, Trace, What};
+use crate::events;
 use proactor::keys::ConnId;
 use proactor::ring::{Cqe, Kind, Token};
 use proactor::selector::{Key, KeyOwner};
+use proactor_record::{
+    About, Call, Clock, Frozen, Level, Op, Payload, Record, Recorder, Settings, Trace, WaitMode,
+    Writer, Writers, sys,
+};
 
-const SKIP_SUCCESS: u16 = 1 << 6;
+use proactor_record::format::SKIP_SUCCESS;
+
+const SEND: Op = Op::Ring(Kind::Send);
 
 /// Writes a trace as a loop would.
 struct Tape {
@@ -40,45 +46,40 @@ impl Tape {
         self
     }
 
-    fn note(&mut self, conn: Option<ConnId>, record: Record) -> &mut Tape {
+    fn note(&mut self, record: Record) -> &mut Tape {
         let now = self.now;
-        self.log.note(conn, || now, record);
+        self.log.note(|| now, record);
         self
     }
 
-    fn sqe(&mut self, kind: Kind, conn: u32, res: u32) -> &mut Tape {
-        self.sqe_with(kind, conn, res, 0)
+    fn sqe(&mut self, kind: Kind, conn: u32, len: u32) -> &mut Tape {
+        self.sqe_with(kind, conn, len, 0)
     }
 
-    fn sqe_with(&mut self, kind: Kind, conn: u32, res: u32, aux: u16) -> &mut Tape {
+    fn sqe_with(&mut self, kind: Kind, conn: u32, len: u32, flags: u8) -> &mut Tape {
         (self.queued, self.pending) = (self.queued + 1, self.pending + 1);
-        let (id, owner) = of(kind, conn);
-        let what = What::Sqe as u8;
-        let (res, flags) = (res as i32, conn);
-        self.note(owner, Record { what, id, res, flags, aux, ..Record::default() })
+        self.note(Record::submitted(token(kind, conn), 0, conn as i32, len, flags))
     }
 
     /// In the kernel for so many microseconds.
-    fn enter(&mut self, micros: u64, patience: Patience, flags: u32) -> &mut Tape {
+    fn enter(&mut self, micros: u64, mode: WaitMode, provided: u32, overflow: bool) -> &mut Tape {
         let now = self.now;
-        let (what, aux) = (What::EnterBegin as u8, patience as u16);
-        let (id, res) = (self.queued, self.pending as i32);
-        self.log.begin_turn(|| now, Record { what, id, res, aux, ..Record::default() });
+        self.log.begin_iteration(|| now, Record::enter_begin(self.queued, self.pending, mode));
         self.pass(micros);
-        let (now, what, id) = (self.now, What::EnterEnd as u8, self.reaped);
-        self.log.end_turn(|| now, Record { what, id, res, flags, ..Record::default() });
+        let (now, pending) = (self.now, self.pending as i32);
+        let end = Record::enter_end(pending, self.reaped, provided, overflow);
+        self.log.end_iteration(|| now, end);
         self.pending = 0;
         self
     }
 
     fn entered(&mut self, micros: u64) -> &mut Tape {
-        self.enter(micros, Patience::Endless, 0)
+        self.enter(micros, WaitMode::Endless, 0, false)
     }
 
     fn cqe(&mut self, kind: Kind, conn: u32, res: i32, flags: u32) -> &mut Tape {
         self.reaped += 1;
-        let (id, owner) = of(kind, conn);
-        self.note(owner, Record { what: What::Cqe as u8, id, res, flags, ..Record::default() })
+        self.note(Record::completed(token(kind, conn), res, flags, 0))
     }
 
     /// A connection is accepted and its receive armed.
@@ -100,26 +101,20 @@ impl Tape {
 
     fn wait(&mut self, micros: u64, ready: &[u32]) -> &mut Tape {
         let now = self.now;
-        let (what, op) = (What::WaitBegin as u8, Patience::Endless as u8);
-        self.log.begin_turn(|| now, Record { what, op, ..Record::default() });
+        self.log.begin_iteration(|| now, Record::wait_begin(WaitMode::Endless, 0));
         self.pass(micros);
-        let (now, what, res) = (self.now, What::WaitEnd as u8, ready.len() as i32);
-        self.log.end_turn(|| now, Record { what, res, ..Record::default() });
+        let (now, count) = (self.now, ready.len() as i32);
+        self.log.end_iteration(|| now, Record::wait_end(Some(count)));
         for &conn in ready {
-            let (id, what) = (key(conn), What::Ready as u8);
-            let record = Record { what, id, flags: 1, ..Record::default() };
-            self.note(Some(ConnId::new(conn, 0)), record);
+            self.note(Record::ready(key(conn), true, false, false));
         }
         self
     }
 
-    fn call(&mut self, call: Call, conn: u32, given: i32, res: i32) -> &mut Tape {
-        let (owner, op, id, flags) = (Some(ConnId::new(conn, 0)), call as u8, key(conn), conn);
-        let what = What::CallBegin as u8;
-        self.note(owner, Record { what, op, id, flags, res: given, ..Record::default() });
+    fn call(&mut self, call: Call, conn: u32, len: u32, res: i32) -> &mut Tape {
+        self.note(Record::call_begin(call, false, key(conn), conn as i32, len));
         self.pass(2);
-        let what = What::CallEnd as u8;
-        self.note(owner, Record { what, op, id, flags, res, ..Record::default() })
+        self.note(Record::call_end(call, false, key(conn), conn as i32, res))
     }
 
     fn trace(&mut self) -> Trace {
@@ -137,10 +132,10 @@ impl Tape {
     }
 }
 
-fn of(kind: Kind, conn: u32) -> (u64, Option<ConnId>) {
+fn token(kind: Kind, conn: u32) -> u64 {
     match kind {
-        Kind::Accept | Kind::Wake => (Token::at(kind, conn).0, None),
-        _ => (Token::of(kind, ConnId::new(conn, 0)).0, Some(ConnId::new(conn, 0))),
+        Kind::Accept | Kind::Wake => Token::at(kind, conn).0,
+        _ => Token::of(kind, ConnId::new(conn, 0)).0,
     }
 }
 
@@ -153,7 +148,7 @@ fn ring() -> Tape {
     let mut tape = Tape::new("uring");
     tape.sqe(Kind::Accept, 0, 0).open(0).open(1);
     // 64 buffers are lent.
-    tape.enter(1, Patience::None, 64 << 8).cqe(Kind::Wake, 0, 1, 0);
+    tape.enter(1, WaitMode::None, 64, false).cqe(Kind::Wake, 0, 1, 0);
     for _ in 0..100 {
         tape.echo(0, 30).pass(1).echo(1, 40).pass(1);
     }
@@ -214,7 +209,10 @@ fn a_healthy_ring_and_a_healthy_selector_have_no_finding() {
 #[test]
 fn each_fault_of_a_ring_is_found_and_nothing_else() {
     let planted: [(&str, Tape); 13] = [
-        ("cq-overflow", once(|tape| tape.enter(5, Patience::Endless, 1).cqe(Kind::Wake, 0, 1, 0))),
+        (
+            "cq-overflow",
+            once(|tape| tape.enter(5, WaitMode::Endless, 0, true).cqe(Kind::Wake, 0, 1, 0)),
+        ),
         (
             "no-buffers",
             once(|tape| {
@@ -306,7 +304,7 @@ fn a_finding_has_evidence_and_the_first_times_it_happened() {
     let at = tape.now;
     let doctor = Doctor::new(&tape.digest());
     let finding = &doctor.findings[0];
-    assert_eq!((finding.first[0].at_ns, finding.first[0].conn), (at, Some((1, 0))));
+    assert_eq!((finding.first[0].at_ns, finding.first[0].conn), (at, Some(ConnId::new(1, 0))));
     let text = doctor.to_string();
     for part in ["no-buffers", "1 of 201 receives", "64 lent in all", "c1.0", "--buffers", "! no-b"]
     {
@@ -317,7 +315,7 @@ fn a_finding_has_evidence_and_the_first_times_it_happened() {
 #[test]
 fn operations_are_counted_with_their_ages() {
     let digest = ring().digest();
-    let send = digest.op("send").unwrap();
+    let send = digest.op(SEND).unwrap();
     assert_eq!((send.begun, send.ended, send.ok, send.bytes), (200, 200, 200, 12_800));
     let ages = send.ages.unwrap();
     assert_eq!(ages.samples, 200);
@@ -327,7 +325,7 @@ fn operations_are_counted_with_their_ages() {
     assert_eq!(ages.p99_ns, None);
     let octaves: Vec<_> = send.octaves.iter().map(|one| (one.from_ns, one.count)).collect();
     assert_eq!(octaves, [(16_000, 100), (32_000, 100)]);
-    let recv = digest.op("recv").unwrap();
+    let recv = digest.op(Op::Ring(Kind::Recv)).unwrap();
     assert_eq!((recv.begun, recv.ended, recv.in_flight), (2, 200, 2));
     assert!(recv.multishot && recv.ages.is_none(), "a receive waits for its peer: no age");
     let turns = digest.turns.as_ref().unwrap();
@@ -348,12 +346,10 @@ fn a_quiet_send_is_ok_without_a_completion_and_its_age_a_bound() {
     let mut tape = Tape::new("uring");
     tape.open(0).entered(5).cqe(Kind::Recv, 0, 64, Cqe::MORE);
     tape.sqe_with(Kind::Send, 0, 64, SKIP_SUCCESS).pass(3).entered(20);
-    let (id, owner) = of(Kind::Send, 0);
-    let (what, res) = (What::Silent as u8, 64);
-    tape.note(owner, Record { what, id, res, ..Record::default() });
+    tape.note(Record::implied(token(Kind::Send, 0), 64));
     let digest = tape.digest();
-    let send = digest.op("send").unwrap();
-    assert_eq!((send.begun, send.ended, send.ok, send.silent), (1, 0, 1, 1));
+    let send = digest.op(SEND).unwrap();
+    assert_eq!((send.begun, send.ended, send.ok, send.implied), (1, 0, 1, 1));
     assert_eq!(digest.measure, Measure::Taken);
     assert_eq!(digest.answered.max_ns.map(|n| n / 10), Some(300), "3 µs, to the enter");
     assert!(Summary::new(digest).to_string().contains("its age is an upper bound"));
@@ -366,13 +362,19 @@ fn calls_are_counted_where_the_kernel_is_called() {
         let digest = selector(model).digest();
         assert_eq!(digest.calls, Some(calls), "{model}");
         assert_eq!(digest.measure, Measure::Waited);
-        assert!(digest.op("recv").unwrap().ages.is_none(), "the clock was read per batch");
+        assert!(
+            digest.op(Op::Call(Call::Recv)).unwrap().ages.is_none(),
+            "the clock was read per batch"
+        );
     }
     let settings = Settings { level: Level::Record, ..Settings::default() };
     let mut tape = Tape::with("epoll", settings);
     tape.wait(5, &[0]).call(Call::Recv, 0, 64, 9).call(Call::Send, 0, 9, 9);
     let digest = tape.digest();
-    assert_eq!(digest.op("send").unwrap().ages.unwrap().max_ns.map(|n| n / 10), Some(200));
+    assert_eq!(
+        digest.op(Op::Call(Call::Send)).unwrap().ages.unwrap().max_ns.map(|n| n / 10),
+        Some(200)
+    );
     assert_eq!(digest.measure, Measure::Called);
     assert_eq!(digest.answered.max_ns.map(|n| n / 10), Some(200));
 }
@@ -384,9 +386,9 @@ fn a_story_folds_what_repeats_itself_and_names_the_slowest_turns() {
     tape.echo(1, 50).shut(1);
     let trace = tape.trace();
     let story = Story::of(&trace, &Cut::default(), (1, None), 2, false).unwrap();
-    assert_eq!((story.life.messages, story.life.turns), (102, 102));
+    assert_eq!((story.life.messages, story.life.exchanges), (102, 102));
     assert_eq!(story.life.ending, Ending::PeerFirst);
-    let slowest: Vec<_> = story.slowest.iter().map(|one| (one.turn, one.took_ns)).collect();
+    let slowest: Vec<_> = story.slowest.iter().map(|one| (one.exchange, one.took_ns)).collect();
     assert_eq!(slowest, [(101, 700_000), (102, 50_000)]);
     let folds: Vec<_> =
         story.told.iter().filter(|one| matches!(one, Told::Folded { .. })).collect();
@@ -456,7 +458,7 @@ fn where_records_are_lost_nothing_is_paired_over_the_gap_and_the_view_says_so() 
     tape.entered(5).cqe(Kind::Send, 0, 64, 0);
     let digest = tape.digest();
     assert_eq!(digest.source.lost, 3);
-    let send = digest.op("send").unwrap();
+    let send = digest.op(SEND).unwrap();
     assert_eq!((send.begun, send.ended, send.unseen), (201, 201, 1));
     assert_eq!(send.ages.unwrap().samples, 200);
     assert!(digest.source.to_string().contains("note: 3 records were not written"));
@@ -474,7 +476,7 @@ fn what_was_in_flight_before_a_gap_is_not_said_to_be_at_the_end() {
     // The other connection is heard of once more, and this one never.
     tape.entered(10).cqe(Kind::Recv, 1, 64, Cqe::MORE | Cqe::BUFFER).sqe(Kind::Send, 1, 64);
     let lives = tape.digest().lives;
-    let in_flight: Vec<_> = lives.iter().map(|life| life.in_flight.clone()).collect();
+    let in_flight: Vec<_> = lives.iter().map(|life| life.in_flight.names()).collect();
     assert_eq!(in_flight, [vec![], vec!["send"]]);
 }
 
@@ -512,7 +514,7 @@ fn a_cut_counts_only_what_lies_within() {
     let (before, after) = (of(None, Some(half)), of(Some(half), None));
     assert_eq!(before.messages + after.messages, 200);
     assert!((90..110).contains(&before.messages), "{}", before.messages);
-    assert_eq!(after.op("send").unwrap().unseen, 0, "its submission is known, though not counted");
+    assert_eq!(after.op(SEND).unwrap().unseen, 0, "its submission is known, though not counted");
     assert!(after.source.to_string().contains("only what lies between"));
     let one = Digest::of(&trace, &Cut { conn: Some((1, None)), ..Cut::default() });
     assert_eq!((one.messages, &one.turns, one.calls), (100, &None, None));
@@ -571,4 +573,59 @@ mod erased {
             serde_json::to_value(self).unwrap()
         }
     }
+}
+
+/// The age of a read at the console is how long a person took to type.
+#[test]
+fn the_ages_that_are_drawn_are_never_those_of_a_wait_for_a_person() {
+    let mut tape = Tape::new("uring");
+    tape.sqe(Kind::PollRead, 0, 0).sqe(Kind::Read, 0, 0).open(0);
+    for _ in 0..50 {
+        tape.echo(0, 30);
+    }
+    tape.entered(1_460_000).cqe(Kind::PollRead, 0, 1, 0).cqe(Kind::Read, 0, 9, 0);
+    let digest = tape.digest();
+    for kind in [Kind::PollRead, Kind::Read] {
+        assert_eq!(digest.op(Op::Ring(kind)).unwrap().ages, None, "{kind}");
+    }
+    let text = Summary::new(digest).to_string();
+    assert!(text.contains("send age") && !text.contains("read age"), "{text}");
+}
+
+fn threads() -> Writer {
+    let settings = Settings { bytes: 0, ..Settings::default() };
+    Writer::in_memory(&settings, &About::default(), Writers::Threads).expect("memory")
+}
+
+#[test]
+fn the_calls_of_all_lanes_are_forgotten_at_a_gap_and_not_counted() {
+    let writer = threads();
+    let lanes = [writer.lane(0), writer.lane(1)];
+    let begin = Record::call_begin(Call::Lock, false, 7, 0, 0);
+    lanes.iter().for_each(|lane| lane.write(sys::monotonic, begin));
+    writer.freeze(Frozen::Signal);
+    writer.thaw();
+    let end = Record::call_end(Call::Lock, false, 7, 0, 0);
+    lanes.iter().for_each(|lane| lane.write(sys::monotonic, end));
+    let trace = Trace::from_bytes(&writer.bytes()).expect("it is a trace");
+    let lanes = Digest::of(&trace, &Cut::default()).lanes.expect("many wrote");
+    let in_calls = |number| {
+        let mut stints = lanes.stints.iter().filter(|stint| stint.number() == number);
+        stints.next().map(|stint| (stint.calls, stint.waiting_ns + stint.other_ns))
+    };
+    assert_eq!((in_calls(0), in_calls(1)), (Some((1, 0)), Some((1, 0))));
+}
+
+#[test]
+fn the_same_call_in_two_lanes_has_a_duration_in_each() {
+    let writer = threads();
+    let lanes = [writer.lane(0), writer.lane(1)];
+    let begin = Record::call_begin(Call::Send, false, 7, 0, 0);
+    lanes.iter().for_each(|lane| lane.write(sys::monotonic, begin));
+    let end = Record::call_end(Call::Send, false, 7, 0, 1);
+    lanes.iter().for_each(|lane| lane.write(sys::monotonic, end));
+    let trace = Trace::from_bytes(&writer.bytes()).expect("it is a trace");
+    let ends = events(&trace).filter(|event| matches!(event.what, Payload::CallEnd { .. }));
+    let calls: Vec<_> = ends.map(|event| (event.lane, event.lasted.is_some())).collect();
+    assert_eq!(calls, [(Some(0), true), (Some(1), true)]);
 }

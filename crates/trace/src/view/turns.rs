@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::event::{Event, Happened};
-use crate::format::Patience;
+use super::names;
+use crate::event::Event;
 use proactor::keys::ConnId;
+use proactor_record::{Payload, WaitMode};
 use proactor_report::Latencies;
 use proactor_report::histogram::Percentiles;
 
@@ -22,8 +23,9 @@ const REMEMBERED: usize = 3;
 pub struct Moment {
     /// Nanoseconds since recording began.
     pub at_ns: u64,
-    /// KeyOwner, if a connection's: slot and tenant.
-    pub conn: Option<(u32, u32)>,
+    /// The connection, if it is about one.
+    #[serde(serialize_with = "names::some_conn")]
+    pub conn: Option<ConnId>,
     /// How much, how many or how long, if there is such a number.
     pub amount: Option<u64>,
 }
@@ -41,7 +43,6 @@ impl Noted {
     pub(super) fn note(&mut self, at_ns: u64, conn: Option<ConnId>, amount: Option<u64>) {
         self.count += 1;
         if self.first.len() < REMEMBERED {
-            let conn = conn.map(|conn| (conn.slot(), conn.generation()));
             self.first.push(Moment { at_ns, conn, amount });
         }
     }
@@ -148,10 +149,10 @@ pub(super) struct Counter {
 struct Turn {
     /// When it came back; `None` before that, or where records are missing.
     back: Option<u64>,
-    patience: Option<Patience>,
+    mode: Option<WaitMode>,
     submitted: u64,
     brought: u64,
-    silent: u64,
+    implied: u64,
     moved: u64,
     failed: bool,
     overflow: bool,
@@ -160,27 +161,27 @@ struct Turn {
 impl Counter {
     pub(super) fn see(&mut self, event: &Event) {
         match &event.what {
-            Happened::EnterBegin { patience, .. } | Happened::WaitBegin { patience, .. } => {
+            Payload::EnterBegin { mode, .. } | Payload::WaitBegin { mode, .. } => {
                 self.close(event.lane, Some(event.at));
-                self.now(event).patience = *patience;
+                self.now(event).mode = *mode;
             }
-            Happened::EnterEnd { result, overflow, lasted, in_flight, .. } => {
-                self.in_flight_max = self.in_flight_max.max(*in_flight as u64);
+            Payload::EnterEnd { result, overflow, .. } => {
+                self.in_flight_max = self.in_flight_max.max(event.in_flight.total as u64);
                 let now = self.now(event);
                 now.submitted = u64::from(result.unwrap_or(0));
                 now.overflow = *overflow;
-                self.back("enter", event, *lasted, result.is_err());
+                self.back("enter", event, result.is_err());
             }
-            Happened::WaitEnd { result, lasted } => {
+            Payload::WaitEnd { result, .. } => {
                 self.now(event).brought = u64::from(result.unwrap_or(0));
-                self.back("wait", event, *lasted, result.is_err());
+                self.back("wait", event, result.is_err());
             }
-            Happened::Completed { .. } => self.now(event).brought += 1,
-            Happened::Silent { .. } => self.now(event).silent += 1,
-            Happened::CallEnd { result, .. } => {
+            Payload::Completed { .. } => self.now(event).brought += 1,
+            Payload::Implied { .. } => self.now(event).implied += 1,
+            Payload::CallEnd { result, .. } => {
                 self.now(event).moved += u64::from(result.is_ok());
             }
-            Happened::Lost(_) => self.now.clear(),
+            Payload::Lost(_) => self.now.clear(),
             _ => {}
         }
     }
@@ -190,12 +191,12 @@ impl Counter {
         self.now.entry(event.lane).or_default()
     }
 
-    fn back(&mut self, name: &'static str, event: &Event, lasted: Option<u64>, failed: bool) {
+    fn back(&mut self, name: &'static str, event: &Event, failed: bool) {
         self.name = Some(name);
         let now = self.now(event);
         now.back = Some(event.at);
         now.failed = failed;
-        if let Some(lasted) = lasted {
+        if let Some(lasted) = event.lasted {
             self.inside_ns = self.inside_ns.saturating_add(lasted);
             self.inside.record(Duration::from_nanos(lasted));
         }
@@ -211,9 +212,9 @@ impl Counter {
         if self.name == Some("enter") {
             self.submitted.add(turn.submitted);
         }
-        let nothing = turn.brought + turn.submitted + turn.silent == 0 && !turn.failed;
-        match turn.patience {
-            Some(Patience::Until) if nothing => self.timers += 1,
+        let nothing = turn.brought + turn.submitted + turn.implied == 0 && !turn.failed;
+        match turn.mode {
+            Some(WaitMode::Until) if nothing => self.timers += 1,
             _ if nothing => self.idle.note(back, None, None),
             _ => {}
         }

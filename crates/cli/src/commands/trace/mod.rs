@@ -22,7 +22,7 @@ use serde::Serialize;
 pub(super) use follow::follow_to_end;
 
 use super::{output, wrong_usage};
-use proactor_report::Errno;
+use proactor_record::Errno;
 use proactor_report::units;
 use proactor_trace::view::{Cut, Digest};
 use proactor_trace::{Filter, Trace, parse_conn};

@@ -42,7 +42,7 @@ impl ShowArgs {
         let events = sidecar.as_ref().map_or(&[][..], |sidecar| &sidecar.events);
         let mut matches = 0;
         let mut kernel = events.iter().filter(|event| event.passes(header, &filter)).peekable();
-        for event in trace.events().filter(|event| filter.passes(event)) {
+        for event in proactor_trace::events(&trace).filter(|event| filter.passes(event)) {
             while let Some(earlier) = kernel.next_if(|one| header.nanos(one.time) <= event.at) {
                 matches += 1;
                 self.write_kernel(&mut out, header, earlier)?;
@@ -70,8 +70,9 @@ impl ShowArgs {
         kernel: &[KernelEvent],
     ) -> anyhow::Result<()> {
         let file = self.file.display();
-        let ops = trace.events().filter_map(|event| event.op.map(|op| op.name()));
-        let kinds = trace.events().map(|event| event.name().trim_matches(['<', '>']));
+        let ops = proactor_trace::events(trace).filter_map(|event| event.op.map(|op| op.name()));
+        let kinds =
+            proactor_trace::events(trace).map(|event| event.name().trim_matches(['<', '>']));
         let names = ops.chain(kinds).map(str::to_lowercase);
         let kernel = kernel.iter().map(|event| event.kind.name().to_owned());
         let names: BTreeSet<String> = names.chain(kernel).collect();
@@ -81,7 +82,7 @@ impl ShowArgs {
         }
         let is_in = |conn: &(u32, Option<u32>)| {
             let only = Filter { conns: vec![*conn], ..Filter::default() };
-            trace.events().any(|event| only.passes(&event))
+            proactor_trace::events(trace).any(|event| only.passes(&event))
         };
         if let Some((slot, _)) = filter.conns.iter().find(|conn| !is_in(conn)) {
             bail!("c{slot} is not in {file}: `proactor trace conn {file}` lists the connections");

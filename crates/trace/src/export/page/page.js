@@ -143,7 +143,7 @@ function legend() {
       ['batch', ring ? 'completions of each enter' : 'reports of each wait', ''], ring && ['flight', 'operations in flight', '']];
   const all = [...lane, ['armed', ring ? 'receive armed' : 'receive called', ''], ['in', 'bytes came', 'tick'],
     ['out', ring ? 'send: submitted to reaped' : 'send', ''],
-    health.ops.some(op => op.silent) && ['quiet', 'quiet send: it ended somewhere within', ''], ['bad', 'abnormal', 'tick']];
+    health.ops.some(op => op.implied) && ['quiet', 'quiet send: it ended somewhere within', ''], ['bad', 'abnormal', 'tick']];
   for (const [color, text, shape] of all.filter(Boolean)) {
     const item = element('li'), patch = element('i', null, shape);
     patch.style.background = `var(--${color})`;
@@ -194,7 +194,7 @@ function tables() {
   const ages = row => ['p50_ns', 'p90_ns', 'p99_ns', 'p99_9_ns', 'max_ns'].map(name => row.ages ? span(row.ages[name]) : '');
   const errors = all => Object.entries(all).map(([name, n]) => `${count(n)} ${name}`).join(', ');
   fill($('ops'), ['operation', ring ? 'submitted' : 'called', ring ? 'completions' : 'returned', 'ok', ring ? 'quiet' : 'would block', 'short', 'eof', 'errors', ring ? 'age: p50' : 'took: p50', 'p90', 'p99', 'p99.9', 'max', 'in flight'],
-    health.ops.map(row => [row.op + (row.multishot ? '*' : ''), count(row.begun), count(row.ended), count(row.ok), some(row.on_ring ? row.silent : row.would_block), some(row.short), some(row.eof), errors(row.errors), ...ages(row), some(row.in_flight)]));
+    health.ops.map(row => [row.op + (row.multishot ? '*' : ''), count(row.begun), count(row.ended), count(row.ok), some(row.on_ring ? row.implied : row.would_block), some(row.short), some(row.eof), errors(row.errors), ...ages(row), some(row.in_flight)]));
   const ended = life => life.faults.length ? `out of order: ${life.faults.join('; ')}`
     : typeof life.ending === 'object' ? `broken: ${life.ending.broken}`
     : { open: 'open', peer_first: 'clean, peer first', we_first: 'clean, we first' }[life.ending];
@@ -206,7 +206,7 @@ function tables() {
   };
   fill($('connections'), ['connection', 'opened', 'lived', 'messages', 'in', 'out', 'answered: mean', 'slowest', 'receives', 'ENOBUFS', 'short', 'ended'],
     roster.connections.map(life => [go(life), span(life.accepted_ns ?? life.first_ns), span(life.last_ns - (life.accepted_ns ?? life.first_ns)), count(life.messages), bytes(life.bytes_in), bytes(life.bytes_out),
-      life.turns ? span(life.turns_ns / life.turns) : '–', span(life.slowest_ns), count(life.receives), some(life.starved), some(life.short), ended(life)]), [11]);
+      life.exchanges ? span(life.exchanges_ns / life.exchanges) : '–', span(life.slowest_ns), count(life.receives), some(life.out_of_buffers), some(life.short), ended(life)]), [11]);
   $('conns').append(...lanes.map(lane => { const option = element('option'); option.value = lane.conn; return option; }));
 }
 

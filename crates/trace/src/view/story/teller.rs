@@ -1,16 +1,15 @@
 //! What happens to a connection, step by step: events in, steps in words out.
 
-use super::super::life::Answered;
-use super::super::ops::{is_recv, is_send};
+use super::super::life::Exchange;
 use super::super::source::Cut;
 use super::super::summary::span;
 use super::Step;
-use crate::Trace;
-use crate::event::{Event, Happened, Op};
-use crate::format::{Level, MAIN, Writers};
+use crate::event::{Begun, Event, events};
 use proactor::keys::ConnId;
 use proactor::ring::Kind;
-use proactor_report::Errno;
+use proactor_record::Errno;
+use proactor_record::format::MAIN;
+use proactor_record::{Level, Op, Payload, Trace, Writers};
 
 /// Makes steps of events.
 pub(super) struct Teller {
@@ -33,7 +32,7 @@ impl Teller {
         // A thread or a process that is there for a connection has the lane of its slot.
         let slot = u16::try_from(conn.slot()).ok();
         let is_own = |event: Event| event.conn == Some(conn) && event.lane == slot;
-        let has_own = slot.is_some() && trace.events().any(is_own);
+        let has_own = slot.is_some() && events(trace).any(is_own);
         let others = has_own.then_some(trace.header.writers);
         Teller { conn, timed, others, steps: Vec::new(), turn: 0, armed: None, seen: false }
     }
@@ -43,20 +42,19 @@ impl Teller {
             return;
         }
         let Some(what) = self.tell(event) else { return };
-        let came = event.op.is_some_and(is_recv)
-            && matches!(event.result(), Some(Ok(n)) if n > 0)
-            && !matches!(event.what, Happened::CallBegin { .. });
+        let came = event.is_message();
         let mut step = Step {
             at_ns: event.at,
-            turn: self.turn,
+            exchange: self.turn,
             what,
             ends: None,
             begins: false,
             abnormal: event.is_abnormal(),
+            sends: event.op.is_some_and(Op::sends),
         };
         if came {
             self.turn += 1;
-            step.turn = self.turn;
+            step.exchange = self.turn;
             step.begins = true;
             if let Some(armed) = self.armed.take() {
                 step.ends = Some((event.at.saturating_sub(armed), "to the first data"));
@@ -71,10 +69,9 @@ impl Teller {
     }
 
     /// The step that ends a turn: the last send's.
-    pub(super) fn answered(&mut self, turn: &Answered) {
+    pub(super) fn answered(&mut self, turn: &Exchange) {
         let recent = self.steps.iter_mut().rev().take(8);
-        let mut sends =
-            recent.filter(|step| step.turn == turn.turn && step.what.starts_with("send"));
+        let mut sends = recent.filter(|step| step.exchange == turn.number && step.sends);
         if let Some(step) = sends.next() {
             step.ends = Some((turn.took, "turnaround"));
         }
@@ -95,22 +92,22 @@ impl Teller {
     fn tell(&self, event: &Event) -> Option<String> {
         let words = Words::of(event);
         Some(match event.what {
-            Happened::Submitted { number, len, quiet, again, .. } => {
-                words.submitted(number, len, quiet, again)
+            Payload::Submitted { skip_success, .. } => {
+                words.submitted(event.begun.unwrap_or_default(), skip_success)
             }
-            Happened::Completed { result, more, buffer, age, .. } => {
-                words.completed(result, more, buffer, age)
+            Payload::Completed { result, more, buffer, .. } => {
+                words.completed(result, more, buffer, event.lasted)
             }
-            Happened::Silent { bytes, .. } => {
+            Payload::Implied { bytes, .. } => {
                 format!("{} went: {bytes} B, no completion", words.name)
             }
-            Happened::Ready { readable, writable, hung_up } => {
+            Payload::Ready { readable, writable, hung_up } => {
                 let words = [(readable, "read"), (writable, "write"), (hung_up, "hung up")];
                 let words = words.iter().filter(|(is, _)| *is).map(|(_, word)| *word);
                 format!("ready to {}", words.collect::<Vec<_>>().join(", "))
             }
-            Happened::CallEnd { result, lasted, may_sleep, .. } => {
-                let took = lasted.filter(|_| self.timed);
+            Payload::CallEnd { result, may_sleep, .. } => {
+                let took = event.lasted.filter(|_| self.timed);
                 words.returned(result, took, may_sleep) + &self.by(event)
             }
             _ => return None,
@@ -136,21 +133,21 @@ impl Words {
             op,
             name: op.map_or("", Op::name),
             star: if event.is_multishot() { "*" } else { "" },
-            receives: op.is_some_and(is_recv),
-            sends: op.is_some_and(is_send),
+            receives: op.is_some_and(Op::receives),
+            sends: op.is_some_and(Op::sends),
         }
     }
 
-    fn submitted(&self, number: Option<u64>, len: u32, quiet: bool, again: u32) -> String {
-        let name = self.name;
+    fn submitted(&self, begun: Begun, skip_success: bool) -> String {
+        let (name, Begun { number, len, earlier, .. }) = (self.name, begun);
         let number = number.map_or(String::new(), |number| format!(" #{number}"));
         match self.op {
             Some(Op::Ring(Kind::Send)) => {
-                let quiet = if quiet { ", quiet" } else { "" };
-                format!("{name} {len} B{number}{quiet}")
+                let skips = if skip_success { ", skip-success" } else { "" };
+                format!("{name} {len} B{number}{skips}")
             }
             Some(Op::Ring(Kind::Recv)) => {
-                let again = if again > 0 { " again" } else { "" };
+                let again = if earlier > 0 { " again" } else { "" };
                 format!("{name} armed{again}{number}")
             }
             _ => format!("{name}{number}"),

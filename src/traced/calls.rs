@@ -1,71 +1,63 @@
-//! Calls that remember: those that a thread makes and may sleep in.
+//! Calls that are recorded: those that a thread makes and may sleep in.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use super::format::{Call, MAY_SLEEP, Patience, Record, UNTOLD, What};
-use super::selector::{clock, minus_errno, owner};
-use super::writer::Writer;
-use proactor::calls::{Calls, PlainCalls};
-use proactor::keys::Key;
+use proactor_record::{Call, Record, WaitMode, Writer};
+
+use super::{clock, minus_errno};
+use crate::calls::{Calls, PlainCalls};
+use crate::keys::Key;
 
 /// The calls of a thread or of a child process, in a lane of a trace.
 #[derive(Debug, Clone)]
 pub struct TracedCalls {
     log: Writer,
-    /// Whether sockets block, so that a call may sleep.
+    /// Whether the sockets block, so that a call may sleep.
     sleeps: bool,
 }
 
 impl TracedCalls {
-    /// Those of who began the recording, on sockets that block.
+    /// Records the calls of the thread that started the recording, on blocking sockets.
     pub fn new(log: Writer) -> TracedCalls {
         TracedCalls { log, sleeps: true }
     }
 
-    /// The same on sockets that do not: no receive and no send may sleep.
+    /// Records the calls on nonblocking sockets: no receive and no send may sleep.
     pub fn on_nonblocking(log: Writer) -> TracedCalls {
         TracedCalls { log, sleeps: false }
     }
 
-    /// Who writes what is recorded.
+    /// Returns the writer of this lane.
     pub fn writer(&self) -> &Writer {
         &self.log
     }
 
-    /// It goes to sleep until something is ready, for so long at most.
+    /// Records that the thread goes to sleep until a descriptor is ready, or the timeout ends.
     pub fn wait_begins(&self, timeout: Option<Duration>) {
-        let begin = Record {
-            what: What::WaitBegin as u8,
-            id: timeout.map_or(0, |span| span.as_nanos() as u64),
-            op: Patience::of(timeout) as u8,
-            ..Record::default()
-        };
-        self.log.write(None, clock, begin);
+        let nanos = timeout.map_or(0, |span| span.as_nanos() as u64);
+        self.log.write(clock, Record::wait_begin(WaitMode::of(timeout), nanos));
     }
 
-    /// It is awake: so many are ready. `None` if another slept for it, and does not tell.
+    /// Records that the thread is awake, and how many descriptors are ready. `None` if another
+    /// component waited and the number is not known.
     pub fn wait_ends(&self, waited: Result<Option<usize>, &io::Error>) {
-        let (res, flags) = match waited {
-            Ok(Some(ready)) => (ready as i32, 0),
-            Ok(None) => (0, UNTOLD),
-            Err(error) => (minus_errno(error), 0),
+        let res = match waited {
+            Ok(ready) => ready.map(|n| n as i32),
+            Err(error) => Some(minus_errno(error)),
         };
-        let what = What::WaitEnd as u8;
-        self.log.write(None, clock, Record { what, res, flags, ..Record::default() });
+        self.log.write(clock, Record::wait_end(res));
     }
 
-    /// It is found that something is ready, to be read from or to be written to.
+    /// Records that a descriptor is ready, to read from or to write to.
     pub fn ready(&self, key: Key, readable: bool, writable: bool) {
-        let (what, id) = (What::Ready as u8, key.0);
-        let flags = u32::from(readable) | u32::from(writable) << 1;
-        self.log.write(owner(key), clock, Record { what, id, flags, ..Record::default() });
+        self.log.write(clock, Record::ready(key.0, readable, writable, false));
     }
 
-    /// Makes a call, which may sleep or not, and records its begin and its end. `res` says what its
-    /// answer comes to; `file` is -1 if it is for none.
+    /// Makes a call, which may sleep or not, and records its begin and its end, with what `res`
+    /// makes of its result. `file` is -1 if the call has none.
     #[inline]
     pub fn made<T>(
         &self,
@@ -75,21 +67,12 @@ impl TracedCalls {
         make: impl FnOnce() -> io::Result<T>,
         res: impl FnOnce(&T) -> i32,
     ) -> io::Result<T> {
-        let op = call as u8 | if may_sleep { MAY_SLEEP } else { 0 };
-        let (id, flags) = (key.0, file as u32);
-        let begin = Record {
-            what: What::CallBegin as u8,
-            op,
-            id,
-            flags,
-            res: i32::try_from(len).unwrap_or(i32::MAX),
-            ..Record::default()
-        };
-        self.log.write(owner(key), clock, begin);
-        let answer = make();
-        let res = answer.as_ref().map_or_else(minus_errno, res);
-        self.log.write(owner(key), clock, Record { what: What::CallEnd as u8, res, ..begin });
-        answer
+        let len = i32::try_from(len).unwrap_or(i32::MAX) as u32;
+        self.log.write(clock, Record::call_begin(call, may_sleep, key.0, file, len));
+        let result = make();
+        let res = result.as_ref().map_or_else(minus_errno, res);
+        self.log.write(clock, Record::call_end(call, may_sleep, key.0, file, res));
+        result
     }
 }
 
@@ -114,7 +97,7 @@ impl Calls for TracedCalls {
     }
 
     fn accept(&self, key: Key, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        // Its listener does not block.
+        // The listener does not block.
         let make = || PlainCalls.accept(key, listener);
         let accepted = |fd: &OwnedFd| fd.as_raw_fd();
         self.made((Call::Accept, AT_ONCE), (key, listener.as_raw_fd()), 0, make, accepted)
@@ -181,11 +164,11 @@ impl Calls for TracedCalls {
             PlainCalls.close(key, fd);
             Ok(())
         };
-        // It cannot fail: what the kernel says of it is not asked.
+        // `close` returns nothing, so its record has no result.
         let _ = self.made((Call::Close, AT_ONCE), whose, 0, make, |()| 0);
     }
 
-    /// Only waiting is worth a record: a lock that is free is taken without one.
+    /// Only a wait is recorded: a free lock is taken without a record.
     fn lock<'a, T>(
         &self,
         key: Key,
@@ -200,7 +183,7 @@ impl Calls for TracedCalls {
         let whose = (key, file.as_raw_fd());
         let make = || Ok(mutex.lock().unwrap_or_else(PoisonError::into_inner));
         let made = self.made((Call::Lock, SLEEPS), whose, 0, make, |_| 0);
-        made.expect("it is always had in the end")
+        made.expect("a lock is always acquired")
     }
 }
 

@@ -1,21 +1,19 @@
-//! Many who write at once: nothing is lost, nothing is torn, and nobody is held up by the dead.
+//! Many writers at once: no record is lost or torn, and a killed writer holds up no other.
 
 use std::collections::HashMap;
 use std::thread;
 
 use proptest::prelude::*;
 
-use super::super::event::{ABSENT, Event, Happened};
-use super::super::follow::Follow;
-use super::super::format::{Call, MARGIN};
-use super::super::format::{HEADER, RECORD};
-use super::super::map::{Claim, Common, Map};
-use super::super::reader::Trace;
-use super::super::trigger::Trigger;
-use super::super::view::{Cut, Digest};
 use super::*;
+use crate::format::{Call, HEADER, MARGIN, RECORD, RecordKind};
+use crate::reader::{Reader, Trace};
+use crate::record::Payload;
+use crate::shm_log::{Claim, OwnedLog};
+use crate::sys::monotonic;
+use crate::trigger::Trigger;
 
-/// The least that a trace has room for.
+/// The capacity of the smallest trace.
 const LEAST: u64 = 4096;
 
 fn settings() -> Settings {
@@ -30,16 +28,10 @@ fn read(writer: &Writer) -> Trace {
     Trace::from_bytes(&writer.bytes()).expect("it is a trace")
 }
 
-/// A record all of whose fields follow from who wrote it and which of its own it is.
+/// A record all of whose fields follow from its lane and its number within the lane.
 fn telling(lane: u16, nth: u32) -> Record {
     let id = u64::from(lane) << 32 | u64::from(nth);
-    Record {
-        what: What::Mark as u8,
-        id,
-        res: !nth as i32,
-        flags: nth ^ 0xa5a5,
-        ..Record::default()
-    }
+    Record { res: !nth as i32, flags: nth ^ 0xa5a5, ..Record::mark(id) }
 }
 
 /// Lets so many threads write so many records each.
@@ -49,57 +41,62 @@ fn write_all(writer: &Writer, threads: u32, each: u32) {
             scope.spawn(move || {
                 let writer = writer.lane(slot);
                 for nth in 0..each {
-                    writer.write(None, now, telling(writer.number(), nth));
+                    writer.write(monotonic, telling(writer.number(), nth));
                 }
             });
         }
     });
 }
 
-/// Of each lane, which of its own records are there. Each is as it was written, and a lane's are in
-/// their order.
-fn told(trace: &Trace) -> HashMap<u16, Vec<u32>> {
-    let mut told: HashMap<u16, Vec<u32>> = HashMap::new();
-    let marks = trace.records.iter().filter(|one| one.what == What::Mark as u8);
-    for record in marks {
+/// For each lane the numbers of its records that are there. Each is as it was written, and a lane's
+/// records are in order.
+fn marks_of(trace: &Trace) -> HashMap<u16, Vec<u32>> {
+    let mut marks: HashMap<u16, Vec<u32>> = HashMap::new();
+    for record in trace.records.iter().filter(|one| one.is(RecordKind::Mark)) {
         let nth = record.id as u32;
         let right = Record {
             time: record.time,
-            turn: record.turn,
+            iteration: record.iteration,
             aux: record.aux,
             ..telling(record.aux, nth)
         };
         assert_eq!(*record, right, "a record is torn");
-        told.entry(record.aux).or_default().push(nth);
+        marks.entry(record.aux).or_default().push(nth);
     }
-    for nths in told.values() {
+    for nths in marks.values() {
         assert!(nths.is_sorted(), "a lane's records are out of order");
     }
-    told
+    marks
 }
 
-/// A file, which is locked as long as it is open, one who writes into it, and one who follows from
-/// now on.
-fn followed() -> (tempfile::NamedTempFile, Writer, Follow) {
+/// A file, which is locked as long as it is open, a writer into it, and a reader of what follows.
+fn followed() -> (tempfile::NamedTempFile, Writer, Reader<'static>) {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let about = About::default();
     let writer = Writer::create(file.as_file(), &settings(), &about, Writers::Threads).unwrap();
     // Opened anew, so that it sees the writer's lock.
-    let follow = Follow::new(file.reopen().unwrap(), true).unwrap();
-    (file, writer, follow)
+    let reader = Reader::new(file.reopen().unwrap(), true).unwrap();
+    (file, writer, reader)
 }
 
-/// What has happened since this was last asked.
-fn happened(follow: &mut Follow) -> Vec<Happened> {
-    follow.poll().expect("it is a trace").into_iter().map(|event| event.what).collect()
+/// What was written since the last call.
+fn poll(reader: &mut Reader<'_>) -> Vec<Payload> {
+    reader.poll().expect("it is a trace").iter().map(Record::payload).collect()
 }
 
 fn losses(trace: &Trace) -> Vec<u64> {
-    let lost = |event: Event| match event.what {
-        Happened::Lost(n) => Some(n),
-        _ => None,
+    trace.records.iter().filter(|one| one.is(RecordKind::Lost)).map(|one| one.id).collect()
+}
+
+/// Each record with its number.
+fn numbered(trace: &Trace) -> Vec<(u64, Record)> {
+    let mut next = trace.first;
+    let number = |record: &Record| {
+        let number = trace.header.number(next, record);
+        next = record.next_number(number);
+        (number, *record)
     };
-    trace.events().filter_map(lost).collect()
+    trace.records.iter().map(number).collect()
 }
 
 #[test]
@@ -111,13 +108,13 @@ fn what_many_threads_write_at_once_is_all_there_and_whole() {
     assert_eq!(trace.header.writers, Writers::Threads);
     assert_eq!(u64::from(threads * (each + 1) + 1), trace.header.head);
     assert_eq!((trace.lost(), losses(&trace)), (0, Vec::new()));
-    let told = told(&trace);
-    assert_eq!(told.len(), threads as usize);
-    for nths in told.values() {
+    let marks = marks_of(&trace);
+    assert_eq!(marks.len(), threads as usize);
+    for nths in marks.values() {
         assert!(nths.iter().copied().eq(0..each));
     }
-    let mut numbers: Vec<u64> = trace.events().map(|event| event.number).collect();
-    assert!(trace.events().map(|event| event.at).is_sorted(), "events are in order of time");
+    let mut numbers: Vec<u64> = numbered(&trace).into_iter().map(|(number, _)| number).collect();
+    assert!(trace.records.is_sorted_by_key(|one| one.time), "records are in order of time");
     numbers.sort_unstable();
     assert!(numbers.into_iter().eq(0..trace.header.head), "each number once");
 }
@@ -127,9 +124,9 @@ fn a_trace_that_goes_round_under_many_keeps_the_last_and_says_what_is_gone() {
     let writer = in_memory();
     write_all(&writer, 8, 3 * LEAST as u32);
     let trace = read(&writer);
-    told(&trace);
+    marks_of(&trace);
     assert_eq!(trace.first, trace.header.head - LEAST);
-    let there = trace.records.iter().filter(|one| one.what != What::Lost as u8).count() as u64;
+    let there = trace.records.iter().filter(|one| !one.is(RecordKind::Lost)).count() as u64;
     assert_eq!(there + losses(&trace).iter().sum::<u64>(), LEAST, "there, or said to be lost");
 }
 
@@ -142,8 +139,8 @@ fn who_reads_while_many_write_sees_nothing_torn() {
         let writing = scope.spawn(|| write_all(&writer, 4, 20 * LEAST as u32));
         let mut reads = 0;
         while !writing.is_finished() || reads == 0 {
-            told(&Trace::open(file.path()).expect("it is a trace"));
-            told(&read(&writer));
+            marks_of(&Trace::open(file.path()).expect("it is a trace"));
+            marks_of(&read(&writer));
             reads += 1;
         }
         reads
@@ -154,22 +151,22 @@ fn who_reads_while_many_write_sees_nothing_torn() {
 /// Of two slots, so that somebody is writing to what is read.
 #[test]
 fn what_is_written_to_meanwhile_is_not_among_what_is_read() {
-    let map = Common::new(Map::new(None, 2, Writers::Threads).unwrap()).unwrap();
+    let log = SharedLog::new(OwnedLog::new(None, 2, Writers::Threads).unwrap()).unwrap();
     let whole = |slot: &[u8; RECORD]| {
         let record = Record::from_bytes(slot);
         let right = telling((record.id >> 32) as u16, record.id as u32);
-        let is_right = record == Record { turn: record.turn, ..right };
-        assert!(record.what == 0 || is_right, "a record is torn: {record:?}");
-        record.what != 0
+        let is_right = record == Record { iteration: record.iteration, ..right };
+        assert!(record.kind == 0 || is_right, "a record is torn: {record:?}");
+        record.kind != 0
     };
     let mut seen = 0;
     thread::scope(|scope| {
         let write = |lane: u16| {
-            (0..100_000).for_each(|nth| map.write(map.reserve(), telling(lane, nth).words()))
+            (0..100_000).for_each(|nth| log.write(log.reserve(), telling(lane, nth).words()))
         };
         let writing = [1, 2].map(|lane| scope.spawn(move || write(lane)));
         while writing.iter().any(|one| !one.is_finished()) || seen == 0 {
-            let bytes = map.bytes();
+            let bytes = log.bytes();
             seen +=
                 bytes[HEADER..].as_chunks::<RECORD>().0.iter().filter(|slot| whole(slot)).count();
         }
@@ -180,18 +177,18 @@ fn what_is_written_to_meanwhile_is_not_among_what_is_read() {
 #[test]
 fn a_writer_who_is_killed_in_the_middle_leaves_one_that_is_lost() {
     let writer = in_memory();
-    let map = &writer.shared.map;
+    let log = &writer.shared.log;
     writer.mark(1);
-    let number = map.reserve();
+    let number = log.reserve();
     // It is begun, and never finished.
-    assert!(map.claim(number).is_some(), "nobody else has it");
+    assert!(log.claim(number).is_some(), "nobody else has it");
     // One more has got its number, and no further.
-    map.reserve();
+    log.reserve();
     writer.mark(2);
     let trace = read(&writer);
     assert_eq!((losses(&trace), trace.lost()), (vec![2], 2));
-    let marks = |event: Event| matches!(event.what, Happened::Mark(_)).then_some(event.number);
-    assert_eq!(trace.events().filter_map(marks).collect::<Vec<_>>(), [1, 4]);
+    let mark = |(number, one): (u64, Record)| one.is(RecordKind::Mark).then_some(number);
+    assert_eq!(numbered(&trace).into_iter().filter_map(mark).collect::<Vec<_>>(), [1, 4]);
     // From then on their slots are nobody's: of each lap two are lost.
     for lap in 1..=3 {
         (0..LEAST).for_each(|n| writer.mark(n));
@@ -203,11 +200,11 @@ fn a_writer_who_is_killed_in_the_middle_leaves_one_that_is_lost() {
 #[test]
 fn who_comes_back_a_lap_later_spoils_nothing() {
     let writer = in_memory();
-    let map = &writer.shared.map;
-    let late = map.reserve();
+    let log = &writer.shared.log;
+    let late = log.reserve();
     (0..LEAST).for_each(|n| writer.mark(n));
     assert_eq!(losses(&read(&writer)), [1], "who came a lap later has left its slot alone");
-    map.claim(late).expect("nobody else has it").finish(telling(MAIN, 0).words());
+    log.claim(late).expect("nobody else has it").finish(telling(MAIN, 0).words());
     assert_eq!(losses(&read(&writer)), [1], "it is a lap old");
     (0..LEAST).for_each(|n| writer.mark(n));
     assert!(losses(&read(&writer)).is_empty(), "as it has come, its slot is used again");
@@ -218,7 +215,7 @@ fn who_comes_back_a_lap_later_spoils_nothing() {
 fn a_slot_has_one_writer_at_a_time_and_is_used_again_when_the_late_have_come() {
     proptest!(|(order in order(), kill in 0..60u64)| {
         let writer = in_memory();
-        let map = &writer.shared.map;
+        let log = &writer.shared.log;
         let mut writing: Option<Claim<'_>> = None;
         let (mut killed, mut written) = (false, 0);
         for (lap, finish) in order {
@@ -226,7 +223,7 @@ fn a_slot_has_one_writer_at_a_time_and_is_used_again_when_the_late_have_come() {
                 claim.finish(telling(MAIN, 0).words());
                 written += 1;
             }
-            if let Some(claim) = map.claim(lap * LEAST + 7) {
+            if let Some(claim) = log.claim(lap * LEAST + 7) {
                 prop_assert!(writing.is_none() && !killed, "lap {} has it and another too", lap);
                 if lap == kill { killed = true } else { writing = Some(claim) }
             }
@@ -235,7 +232,7 @@ fn a_slot_has_one_writer_at_a_time_and_is_used_again_when_the_late_have_come() {
         if let Some(claim) = writing {
             claim.finish(telling(MAIN, 0).words());
         }
-        prop_assert_eq!(map.claim(50 * LEAST + 7).is_some(), !killed);
+        prop_assert_eq!(log.claim(50 * LEAST + 7).is_some(), !killed);
     });
 }
 
@@ -255,61 +252,61 @@ fn a_slot_of_an_old_lap_is_not_taken_for_a_new_record() {
     let writer = in_memory();
     (0..LEAST).for_each(|n| writer.mark(n));
     // Got a number, and no further: in its slot stands what was there a lap ago.
-    writer.shared.map.reserve();
+    writer.shared.log.reserve();
     let trace = read(&writer);
     assert_eq!((losses(&trace), trace.records.len() as u64), (vec![1], LEAST));
 }
 
 #[test]
 fn a_follower_waits_for_what_is_being_written_and_gives_up_when_all_is_over() {
-    let (_file, writer, mut follow) = followed();
-    let mut poll = || happened(&mut follow);
-    let reserve = || writer.shared.map.reserve();
+    let (_file, writer, mut reader) = followed();
+    let mut poll = || poll(&mut reader);
+    let reserve = || writer.shared.log.reserve();
     writer.mark(1);
     let (slow, _dead) = (reserve(), reserve());
     writer.mark(2);
-    assert_eq!(poll(), [Happened::Mark(1)]);
+    assert_eq!(poll(), [Payload::Mark(1)]);
     let late = telling(3, 0); // Its time is before all others.
-    writer.shared.map.claim(slow).expect("it is its own").finish(late.words());
-    assert_eq!(poll(), [Happened::Mark(3 << 32)]);
+    writer.shared.log.claim(slow).expect("it is its own").finish(late.words());
+    assert_eq!(poll(), [Payload::Mark(3 << 32)]);
     assert_eq!(poll(), []);
     drop(writer);
     assert_eq!(poll(), [], "it sees that all is over, and then looks a last time");
-    assert_eq!(poll(), [Happened::Lost(1), Happened::Mark(2)]);
+    assert_eq!(poll(), [Payload::Lost(1), Payload::Mark(2)]);
 }
 
 #[test]
 fn a_follower_waits_for_the_dead_once_and_not_in_every_lap() {
-    let (_file, writer, mut follow) = followed();
-    let _dead = writer.shared.map.reserve();
+    let (_file, writer, mut reader) = followed();
+    let _dead = writer.shared.log.reserve();
     writer.mark(0);
-    while follow.lost() == 0 {
-        follow.poll().expect("it is a trace");
+    while reader.lost() == 0 {
+        reader.poll().expect("it is a trace");
         thread::yield_now();
     }
     for lap in 1..=3 {
-        let mut told = Vec::new();
+        let mut seen = Vec::new();
         for n in 0..LEAST {
             writer.mark(n);
             if n % 1000 == 0 || n == LEAST - 1 {
-                told.extend(happened(&mut follow));
+                seen.extend(poll(&mut reader));
             }
         }
-        let marks = told.iter().filter(|one| matches!(one, Happened::Mark(_))).count() as u64;
-        assert_eq!((marks, follow.lost()), (LEAST - 1, 1 + lap));
+        let marks = seen.iter().filter(|one| matches!(one, Payload::Mark(_))).count() as u64;
+        assert_eq!((marks, reader.lost()), (LEAST - 1, 1 + lap));
     }
 }
 
 #[test]
 fn a_record_of_four_billion_ago_is_not_taken_for_a_new_one() {
     let writer = in_memory();
-    let map = &writer.shared.map;
-    let killed = map.reserve() + LEAST;
+    let log = &writer.shared.log;
+    let killed = log.reserve() + LEAST;
     writer.mark(0);
     // Whoever comes after the killed one leaves the slot alone, also when the numbers are the same
     // again; the reader has no record there.
     for lap in [2, (1 << 32) / LEAST - 1, (1 << 32) / LEAST, (1 << 32) / LEAST + 1] {
-        assert!(map.claim(killed + lap * LEAST).is_none(), "{lap}");
+        assert!(log.claim(killed + lap * LEAST).is_none(), "{lap}");
     }
     let there = |bytes: &[u8]| bytes[HEADER + killed as usize % LEAST as usize * RECORD + 28];
     assert_eq!(there(&writer.bytes()), 0);
@@ -317,41 +314,17 @@ fn a_record_of_four_billion_ago_is_not_taken_for_a_new_one() {
 
 #[test]
 fn a_gap_that_the_file_tells_of_may_be_as_long_as_it_says() {
-    let (_file, writer, mut follow) = followed();
-    let reserve = || writer.shared.map.reserve();
+    let (_file, writer, mut reader) = followed();
+    let reserve = || writer.shared.log.reserve();
     // Before it and behind it is one that is never written: it grows by the second.
     reserve();
-    let what = What::Lost as u8;
-    writer.say(Record { what, id: u64::MAX, aux: ABSENT, ..Record::default() });
+    writer.put_outside(Record { iteration: 0, ..Record::absent(u64::MAX, 0, 0) });
     reserve();
     drop(writer);
-    let mut poll = || happened(&mut follow);
+    let mut poll = || poll(&mut reader);
     assert_eq!(poll(), [], "it sees that all is over, and then looks a last time");
-    assert_eq!(poll(), [Happened::Lost(1), Happened::Lost(u64::MAX)]);
-    assert!(follow.is_read());
-}
-
-#[test]
-fn what_a_lane_did_over_a_gap_is_not_counted_and_another_lanes_calls_are_forgotten_too() {
-    let writer = in_memory();
-    let (one, other) = (writer.lane(0), writer.lane(1));
-    let begin =
-        Record { what: What::CallBegin as u8, op: Call::Lock as u8, id: 7, ..Record::default() };
-    let end = Record { what: What::CallEnd as u8, ..begin };
-    for lane in [&one, &other] {
-        lane.write(None, now, begin);
-    }
-    writer.freeze(Frozen::Signal);
-    writer.thaw();
-    for lane in [&one, &other] {
-        lane.write(None, now, end);
-    }
-    let lanes = Digest::of(&read(&writer), &Cut::default()).lanes.expect("many wrote");
-    let in_calls = |number| {
-        let mut stints = lanes.stints.iter().filter(|stint| stint.number() == number);
-        stints.next().map(|stint| (stint.calls, stint.waiting_ns + stint.other_ns))
-    };
-    assert_eq!((in_calls(0), in_calls(1)), (Some((1, 0)), Some((1, 0))));
+    assert_eq!(poll(), [Payload::Lost(1), Payload::Lost(u64::MAX)]);
+    assert!(reader.is_read());
 }
 
 #[test]
@@ -369,10 +342,10 @@ fn what_stops_it_stops_all_of_them_and_what_was_missed_is_said() {
     other.thaw();
     writer.thaw(); // Too late.
     other.mark(10);
-    let happened: Vec<_> = read(&writer).events().map(|event| event.what).collect();
-    let [.., stopped, lost, mark] = &happened[..] else { panic!("{happened:?}") };
-    assert_eq!(*stopped, Happened::Frozen(Some(Frozen::Signal)));
-    assert_eq!((lost, mark), (&Happened::Lost(6), &Happened::Mark(10)));
+    let payloads: Vec<_> = read(&writer).records.iter().map(Record::payload).collect();
+    let [.., stopped, lost, mark] = &payloads[..] else { panic!("{payloads:?}") };
+    assert_eq!(*stopped, Payload::Frozen(Some(Frozen::Signal)));
+    assert_eq!((lost, mark), (&Payload::Lost(6), &Payload::Mark(10)));
 }
 
 #[test]
@@ -380,22 +353,17 @@ fn a_failure_in_one_lane_stops_all_and_each_lane_has_its_own_calls() {
     let settings = Settings { triggers: vec![Trigger::Error], ..settings() };
     let writer = Writer::in_memory(&settings, &About::default(), Writers::Threads).unwrap();
     let (one, other) = (writer.lane(0), writer.lane(1));
-    let begin =
-        Record { what: What::CallBegin as u8, op: Call::Send as u8, id: 7, ..Record::default() };
-    let end = |res| Record { what: What::CallEnd as u8, res, ..begin };
+    let begin = Record::call_begin(Call::Send, false, 7, 0, 0);
+    let end = |res| Record::call_end(Call::Send, false, 7, 0, res);
     // The same call for the same connection, by two at once.
-    one.write(None, now, begin);
-    other.write(None, now, begin);
-    one.write(None, now, end(1));
-    other.write(None, now, end(-libc::EPIPE));
+    one.write(monotonic, begin);
+    other.write(monotonic, begin);
+    one.write(monotonic, end(1));
+    other.write(monotonic, end(-libc::EPIPE));
     assert!(one.is_frozen());
     let trace = read(&writer);
-    let lasted = |event: Event| match event.what {
-        Happened::CallEnd { lasted, .. } => Some((event.lane, lasted.is_some())),
-        _ => None,
-    };
-    let calls: Vec<_> = trace.events().filter_map(lasted).collect();
-    assert_eq!(calls, [(Some(0), true), (Some(1), true)]);
+    let ends = trace.records.iter().filter(|one| one.is(RecordKind::CallEnd));
+    assert_eq!(ends.map(|one| one.lane()).collect::<Vec<_>>(), [Some(0), Some(1)]);
     assert_eq!(trace.header.frozen, Some(Frozen::Error));
 }
 
@@ -404,11 +372,11 @@ fn a_sample_leaves_out_whole_connections_and_counts_what_it_left_out() {
     let settings = Settings { sample: 4, ..settings() };
     let writer = Writer::in_memory(&settings, &About::default(), Writers::Threads).unwrap();
     for slot in 0..100 {
-        let conn = ConnId::new(slot, 0);
-        (0..3).for_each(|nth| writer.write(Some(conn), now, telling(slot as u16, nth)));
+        let ready = Record::ready(slot, true, false, false);
+        (0..3).for_each(|_| writer.write(monotonic, ready));
     }
     let trace = read(&writer);
-    let there = trace.records.iter().filter(|one| one.what == What::Mark as u8).count() as u64;
+    let there = trace.records.iter().filter(|one| one.is(RecordKind::Ready)).count() as u64;
     assert!(there > 0 && there.is_multiple_of(3), "{there}");
     assert_eq!(there + trace.header.skipped, 300);
 }

@@ -1,113 +1,113 @@
-//! The flight recorder: the last so many records, in pages that survive the process.
+//! The recorder of one owner: the last records, in pages that survive the process.
 //!
-//! One owner writes, with plain stores, and publishes how far it has come with one release store a
-//! batch: before it goes into the kernel, when it is back, and every 64 records between. A reader
-//! takes what lies between the head and a margin behind it ([`MARGIN`]); what came before was
-//! overwritten, and is counted by its number. So a record is never silently lost: it is there, or
-//! overwritten (`head`), or was not written because recording had stopped (`missed`, and a LOST
-//! record where it begins again), or was of a connection that was not sampled (`skipped`).
+//! The owner writes with plain stores and publishes its head with one release store a batch: before
+//! it enters the kernel, when it is back, and every 64 records between. A reader trusts what lies
+//! between the head and a margin behind it ([`MARGIN`]); what came before was overwritten, and is
+//! counted by its number. So no record is lost silently: it is there, or overwritten (`head`), or
+//! was not written because recording had stopped (`missed`, and a LOST record where it goes on), or
+//! was of a connection outside the sample (`skipped`).
 
 use std::fs::File;
 use std::io;
 
-use super::format::{Clock, Frozen, Level, MARGIN, Record, What, Writers, at};
-use super::map::Map;
-use super::preface::{About, Preface, Settings, is_sampled};
-use super::trigger::Watch;
-use proactor::keys::ConnId;
-use proactor::os;
+use crate::format::{Clock, Frozen, Level, MARGIN, Writers, at};
+use crate::header::{About, NewLog, Settings, is_sampled};
+use crate::record::Record;
+use crate::shm_log::OwnedLog;
+use crate::sys;
+use crate::trigger::Watch;
 
-/// Records between two publications, at most.
+/// The most records between two publications.
 const BATCH: u64 = MARGIN / 2;
 
-/// A flight recorder.
+/// A flight recorder with one owner.
 pub struct Recorder {
-    map: Map,
+    log: OwnedLog,
     /// Records ever written; those of them that are published.
     head: u64,
     published: u64,
     clock: Clock,
-    /// Read for each record, not only for each batch.
+    /// Whether the clock is read for each record, not only for each batch.
     each: bool,
     /// The time of the last enter or wait, in ticks.
     now: u64,
-    turn: u32,
+    iteration: u32,
     sample: u32,
     watch: Option<Watch>,
     frozen: bool,
-    /// Whether more is to be done for a record than to write it.
+    /// Whether a record needs more than to be written.
     is_special: bool,
-    /// Not written while it was frozen: since then, and ever.
+    /// Records not written since recording stopped, and ever.
     missing: u64,
     missed: u64,
     skipped: u64,
-    /// SIGUSR2s that have been heeded.
-    heeded: u32,
+    /// The requests to stop or go on that were followed.
+    toggles: u32,
     /// When the clock is next compared with nanoseconds, in ticks.
     compare_at: u64,
     hertz: u64,
 }
 
 impl Recorder {
-    /// Into a file, which is emptied; it keeps the last records whatever becomes of the process.
+    /// Records into a file, which is emptied; it keeps the last records whatever ends the process.
     ///
     /// # Errors
-    /// There is no room for it, or it is no file that can be mapped.
+    /// The disk is full, the file cannot be mapped, or another recorder has it.
     pub fn create(file: &File, settings: &Settings, about: &About) -> io::Result<Recorder> {
         Recorder::on(Some(file), settings, about)
     }
 
-    /// Into memory: [`bytes`](Recorder::bytes) are what the file would be.
+    /// Records into memory: [`bytes`](Recorder::bytes) returns what the file would be.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// The memory is full.
     pub fn in_memory(settings: &Settings, about: &About) -> io::Result<Recorder> {
         Recorder::on(None, settings, about)
     }
 
     fn on(file: Option<&File>, settings: &Settings, about: &About) -> io::Result<Recorder> {
-        let Preface { map, clock, hertz, begun } =
-            Preface::write(file, settings, about, Writers::One)?;
+        let NewLog { log, clock, hertz, begun } =
+            NewLog::create(file, settings, about, Writers::One)?;
         Ok(Recorder {
-            map,
+            log,
             head: 0,
             published: 0,
             clock,
             each: settings.level == Level::Record,
             now: begun,
-            turn: 0,
+            iteration: 0,
             sample: settings.sample.max(1),
             watch: Watch::new(&settings.triggers, hertz),
             frozen: false,
-            // It has no time until a turn begins.
+            // There is no time until an iteration begins.
             is_special: true,
             missing: 0,
             missed: 0,
             skipped: 0,
-            heeded: os::usr2(),
+            toggles: sys::toggles(),
             compare_at: if clock == Clock::Tsc { begun + hertz } else { u64::MAX },
             hertz,
         })
     }
 
-    /// A new turn begins: before going into the kernel, or into a wait. `nanos` is asked if that is
+    /// Begins an iteration: before the loop enters the kernel, or waits. `nanos` is called if it is
     /// the clock.
     #[inline]
-    pub fn begin_turn(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
-        self.turn = self.turn.wrapping_add(1);
+    pub fn begin_iteration(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
+        self.iteration = self.iteration.wrapping_add(1);
         self.tick(nanos);
-        let asked = os::usr2();
-        if asked != self.heeded {
-            self.toggle(asked);
+        let toggles = sys::toggles();
+        if toggles != self.toggles {
+            self.toggle(toggles);
         }
         self.put(record);
         self.publish();
-        self.look_for_specials();
+        self.update_special();
     }
 
-    /// It is back.
+    /// Records that the loop is back from the kernel, or from its wait.
     #[inline]
-    pub fn end_turn(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
+    pub fn end_iteration(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
         self.tick(nanos);
         self.put(record);
         self.publish();
@@ -116,12 +116,12 @@ impl Recorder {
         }
     }
 
-    /// Something within a turn, of whoever it is; a connection's is left out if that is not one of
-    /// the sample.
+    /// Records an event within an iteration. Events of connections outside the sample are dropped
+    /// and counted.
     #[inline]
-    pub fn note(&mut self, conn: Option<ConnId>, nanos: impl FnOnce() -> u64, record: Record) {
+    pub fn note(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
         if self.is_special {
-            self.note_specially(conn, nanos, record);
+            self.note_specially(nanos, record);
         } else {
             self.write(record);
         }
@@ -130,102 +130,97 @@ impl Recorder {
         }
     }
 
-    fn note_specially(
-        &mut self,
-        conn: Option<ConnId>,
-        nanos: impl FnOnce() -> u64,
-        record: Record,
-    ) {
+    fn note_specially(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
         if self.sample > 1
-            && let Some(conn) = conn
+            && let Some(conn) = record.sampled_conn()
             && !is_sampled(conn, self.sample)
         {
             self.skipped += 1;
             return;
         }
-        if self.each || self.turn == 0 {
+        if self.each || self.iteration == 0 {
             self.tick(nanos);
         }
         self.put(record);
     }
 
-    /// Something that another clock reader saw, at its time, in the ticks of this trace's clock.
+    /// Records what was seen elsewhere, at its own time in ticks of this trace's clock.
     pub fn write_at(&mut self, time: u64, record: Record) {
-        let turn = std::mem::replace(&mut self.turn, record.turn);
+        let iteration = std::mem::replace(&mut self.iteration, record.iteration);
         self.now = time;
         self.put(record);
-        self.turn = turn;
+        self.iteration = iteration;
         if self.head - self.published >= BATCH {
             self.publish();
         }
     }
 
-    /// When the last record was written, in ticks.
+    /// The time of the last record, in ticks.
     pub fn last_time(&self) -> u64 {
         self.now
     }
 
-    /// A remark of one's own.
+    /// Records a mark; `number` is the caller's choice.
     pub fn mark(&mut self, nanos: impl FnOnce() -> u64, number: u64) {
-        self.note(None, nanos, Record { what: What::Mark as u8, id: number, ..Record::default() });
+        self.note(nanos, Record::mark(number));
     }
 
-    /// All of it, as the file has it.
+    /// Returns the contents of the file.
     pub fn bytes(&mut self) -> &[u8] {
         self.publish();
-        self.map.bytes()
+        self.log.bytes()
     }
 
-    /// Records ever written, those that were overwritten since among them.
+    /// The number of records ever written, with those that were overwritten.
     pub fn written(&self) -> u64 {
         self.head
     }
 
-    /// Whether it has stopped.
+    /// Whether recording has stopped.
     pub fn is_frozen(&self) -> bool {
         self.frozen
     }
 
-    /// Stops. What it has is kept; what comes is counted.
+    /// Stops recording. The records written so far are kept; further ones are counted.
     #[cold]
     pub fn freeze(&mut self, why: Frozen) {
         if self.frozen {
             return;
         }
         tracing::warn!("recording has stopped {why}; SIGUSR2 starts it again");
-        self.write(Record { what: What::Freeze as u8, aux: why as u16, ..Record::default() });
-        self.map.set(at::FROZEN, &(why as u32).to_ne_bytes());
+        self.write(Record::frozen(why));
+        self.log.set(at::FROZEN, &(why as u32).to_ne_bytes());
         self.frozen = true;
-        self.look_for_specials();
+        self.update_special();
         self.publish();
     }
 
-    /// Goes on, if it has stopped. A record says how many were missed.
+    /// Goes on, if recording has stopped. A LOST record says how many were missed.
     #[cold]
     pub fn thaw(&mut self) {
         if !std::mem::take(&mut self.frozen) {
             return;
         }
         tracing::warn!("recording goes on; SIGUSR2 stops it");
-        let id = std::mem::take(&mut self.missing);
-        self.map.set(at::FROZEN, &0u32.to_ne_bytes());
-        self.look_for_specials();
-        self.write(Record { what: What::Lost as u8, id, ..Record::default() });
+        let missing = std::mem::take(&mut self.missing);
+        self.log.set(at::FROZEN, &0u32.to_ne_bytes());
+        self.update_special();
+        self.write(Record::lost(missing));
         self.publish();
     }
 
     #[inline]
-    fn look_for_specials(&mut self) {
-        let timeless = self.turn == 0;
+    fn update_special(&mut self) {
+        let timeless = self.iteration == 0;
         let Recorder { sample, each, frozen, ref watch, .. } = *self;
         self.is_special = sample > 1 || each || frozen || timeless || watch.is_some();
     }
 
     #[cold]
-    fn toggle(&mut self, asked: u32) {
-        // Two signals at once are two changes.
-        let odd = asked.wrapping_sub(self.heeded) % 2 == 1;
-        self.heeded = asked;
+    fn toggle(&mut self, toggles: u32) {
+        // Two requests at once cancel each other.
+        let odd = toggles.wrapping_sub(self.toggles) % 2 == 1;
+        self.toggles = toggles;
         match (odd, self.frozen) {
             (true, false) => self.freeze(Frozen::Signal),
             (true, true) => self.thaw(),
@@ -233,19 +228,19 @@ impl Recorder {
         }
     }
 
-    /// Compares the ticks with nanoseconds once more: over a longer time they are known better.
+    /// Compares the ticks with nanoseconds once more: a longer time gives a better rate.
     #[cold]
     fn compare(&mut self) {
-        let (tick, nanos) = (os::cycles(), os::now().0);
+        let (tick, nanos) = (sys::cycles(), sys::monotonic());
         self.compare_at = tick.wrapping_add(self.hertz);
-        self.map.set(at::LAST_TICK, &tick.to_ne_bytes());
-        self.map.set(at::LAST_NANOS, &nanos.to_ne_bytes());
+        self.log.set(at::LAST_TICK, &tick.to_ne_bytes());
+        self.log.set(at::LAST_NANOS, &nanos.to_ne_bytes());
     }
 
     #[inline]
     fn tick(&mut self, nanos: impl FnOnce() -> u64) {
         self.now = match self.clock {
-            Clock::Tsc => os::cycles(),
+            Clock::Tsc => sys::cycles(),
             Clock::Nanos => nanos(),
         };
     }
@@ -265,13 +260,13 @@ impl Recorder {
 
     #[inline]
     fn write(&mut self, record: Record) {
-        self.map.write(self.head, Record { time: self.now, turn: self.turn, ..record });
+        self.log.write(self.head, Record { time: self.now, iteration: self.iteration, ..record });
         self.head += 1;
     }
 
-    /// Whether the last record is one to stop at.
+    /// Stops if the last record meets a trigger.
     fn watch(&mut self) {
-        let record = self.map.read(self.head - 1);
+        let record = self.log.read(self.head - 1);
         if let Some(watch) = &mut self.watch
             && let Some(why) = watch.see(&record)
         {
@@ -279,12 +274,12 @@ impl Recorder {
         }
     }
 
-    /// Shows readers all that was written.
+    /// Publishes all that was written.
     #[inline]
     pub fn publish(&mut self) {
-        self.map.set(at::MISSED, &self.missed.to_ne_bytes());
-        self.map.set(at::SKIPPED, &self.skipped.to_ne_bytes());
-        self.map.publish(self.head);
+        self.log.set(at::MISSED, &self.missed.to_ne_bytes());
+        self.log.set(at::SKIPPED, &self.skipped.to_ne_bytes());
+        self.log.publish(self.head);
         self.published = self.head;
     }
 }
@@ -295,7 +290,7 @@ impl Drop for Recorder {
             self.compare();
         }
         self.publish();
-        self.map.set(at::ENDED, &1u32.to_ne_bytes());
+        self.log.set(at::ENDED, &1u32.to_ne_bytes());
     }
 }
 

@@ -1,15 +1,16 @@
-//! A selector that remembers: its waits, what they report, and the calls that are made for it.
+//! A selector that is recorded: its waits, what they report, and the calls that are made through
+//! it.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use super::format::{Call, Patience, Record, What};
-use super::{Log, Traced};
-use proactor::calls::SocketCalls;
-use proactor::keys::ConnId;
-use proactor::os;
-use proactor::selector::{Interest, Key, KeyOwner, Ready, Selector, Trigger};
+use proactor_record::{Call, Log, Record, WaitMode};
+
+use super::{Traced, clock, minus_errno};
+use crate::calls::SocketCalls;
+use crate::keys::{Key, KeyOwner};
+use crate::selector::{Interest, Ready, Selector, Trigger};
 
 impl<S: Selector, L: Log> Selector for Traced<S, L> {
     fn trigger(&self) -> Trigger {
@@ -37,28 +38,18 @@ impl<S: Selector, L: Log> Selector for Traced<S, L> {
     }
 
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
-        let patience = Patience::of(timeout);
         let nanos = timeout.map_or(0, |span| span.as_nanos() as u64);
-        let (what, op) = (What::WaitBegin as u8, patience as u8);
-        self.log.begin_turn(clock, Record { what, id: nanos, op, ..Record::default() });
+        self.log.begin_iteration(clock, Record::wait_begin(WaitMode::of(timeout), nanos));
         let before = ready.len();
         let waited = self.inner.wait(ready, timeout);
         let res = match &waited {
             Ok(()) => (ready.len() - before) as i32,
             Err(error) => minus_errno(error),
         };
-        let what = What::WaitEnd as u8;
-        self.log.end_turn(clock, Record { what, res, ..Record::default() });
+        self.log.end_iteration(clock, Record::wait_end(Some(res)));
         for report in &ready[before..] {
-            let flags = u32::from(report.readable)
-                | u32::from(report.writable) << 1
-                | u32::from(report.hung_up) << 2;
-            let (what, id) = (What::Ready as u8, report.key.0);
-            self.log.note(
-                owner(report.key),
-                clock,
-                Record { what, id, flags, ..Record::default() },
-            );
+            let Ready { key, readable, writable, hung_up, .. } = *report;
+            self.log.note(clock, Record::ready(key.0, readable, writable, hung_up));
         }
         waited
     }
@@ -98,14 +89,14 @@ impl<S: Selector + SocketCalls, L: Log> SocketCalls for Traced<S, L> {
             inner.close(key, fd);
             Ok(())
         };
-        // It cannot fail: what the kernel says of it is not asked.
+        // `close` returns nothing, so its record has no result.
         let _ = self.made(Call::Close, whose, 0, make, |()| 0);
     }
 }
 
 impl<S: Selector, L: Log> Traced<S, L> {
-    /// Makes a call, and records its begin, with what it is `given`, and its end; `res` says what
-    /// its answer comes to.
+    /// Makes a call, and records its begin, with what it is `given`, and its end, with what `res`
+    /// makes of its result.
     fn made<T>(
         &mut self,
         call: Call,
@@ -114,16 +105,14 @@ impl<S: Selector, L: Log> Traced<S, L> {
         make: impl FnOnce(&mut S) -> io::Result<T>,
         res: impl FnOnce(&T) -> i32,
     ) -> io::Result<T> {
-        let (what, op, flags) = (What::CallBegin as u8, call as u8, file as u32);
-        let begin = Record { what, op, id: key.0, flags, res: given, ..Record::default() };
-        self.log.note(owner(key), clock, begin);
-        let answer = make(&mut self.inner);
-        let (what, res) = (What::CallEnd as u8, answer.as_ref().map_or_else(minus_errno, res));
-        self.log.note(owner(key), clock, Record { what, res, ..begin });
-        answer
+        self.log.note(clock, Record::call_begin(call, false, key.0, file, given as u32));
+        let result = make(&mut self.inner);
+        let res = result.as_ref().map_or_else(minus_errno, res);
+        self.log.note(clock, Record::call_end(call, false, key.0, file, res));
+        result
     }
 
-    /// A call whose answer is that it went.
+    /// Makes and records a call without a result.
     fn call(
         &mut self,
         call: Call,
@@ -135,7 +124,7 @@ impl<S: Selector, L: Log> Traced<S, L> {
         self.made(call, (key, fd.as_raw_fd()), given, make, |()| 0)
     }
 
-    /// A call whose answer is a number of bytes.
+    /// Makes and records a call whose result is a number of bytes.
     fn count(
         &mut self,
         call: Call,
@@ -148,26 +137,6 @@ impl<S: Selector, L: Log> Traced<S, L> {
     }
 }
 
-pub(super) fn clock() -> u64 {
-    os::now().0
-}
-
 fn bits(interest: Interest) -> i32 {
     i32::from(interest.readable) | i32::from(interest.writable) << 1
-}
-
-pub(super) fn minus_errno(error: &io::Error) -> i32 {
-    -error.raw_os_error().unwrap_or(libc::EIO)
-}
-
-/// Whose connection's key that is, if any's.
-pub(super) fn owner(key: Key) -> Option<ConnId> {
-    match KeyOwner::from(key) {
-        KeyOwner::Conn(conn) => Some(conn),
-        KeyOwner::Listener(_)
-        | KeyOwner::Shutdown
-        | KeyOwner::Console
-        | KeyOwner::External(_)
-        | KeyOwner::Link(_) => None,
-    }
 }

@@ -1,0 +1,444 @@
+//! The header of a trace: written before the first record, with the clock's rate, and read again.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::time::Duration;
+
+use crate::format::{
+    BYTE_ORDER, Clock, DEFER_TASKRUN, Frozen, HEADER, Level, MAGIC, MAIN, MAJOR, MARGIN, MINOR,
+    RECORD, TEXT, Writers, at, part, tables,
+};
+use crate::record::Record;
+use crate::recorder::Recorder;
+use crate::shm_log::OwnedLog;
+use crate::sys;
+use crate::trigger::Trigger;
+use crate::writer::Writer;
+
+/// How long ticks and nanoseconds are compared before the first record.
+const CALIBRATION: Duration = Duration::from_millis(5);
+
+/// How a recorder records.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Bytes for records; rounded down to a power of two, and to no less than 4096 records
+    /// and no more than 2³¹.
+    pub bytes: u64,
+    /// How often the clock is read.
+    pub level: Level,
+    /// One connection of so many is recorded, from its begin to its end. Records of no connection
+    /// are always written.
+    pub sample: u32,
+    /// What stops the recording.
+    pub triggers: Vec<Trigger>,
+    /// The clock; `None` takes the best of this machine. A simulator has its own nanoseconds.
+    pub clock: Option<Clock>,
+}
+
+impl Default for Settings {
+    /// 64 MiB, all connections, a clock per batch, no trigger.
+    fn default() -> Settings {
+        Settings {
+            bytes: 64 << 20,
+            level: Level::Batch,
+            sample: 1,
+            triggers: Vec::new(),
+            clock: None,
+        }
+    }
+}
+
+/// What the header says of the recording program.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// The I/O model's name.
+    pub model: String,
+    /// What the model uses of the kernel, in a few words.
+    pub detail: String,
+    /// The ring's descriptor, if it is one.
+    pub ring_fd: Option<i32>,
+    /// The `IORING_SETUP_*` flags of the ring.
+    pub setup_flags: u32,
+    /// The number of the loop, if there are several.
+    pub lane: u32,
+    /// More lines, by name: no `=` in a name, no newline in either.
+    pub more: Vec<(String, String)>,
+}
+
+/// Where to record, and how.
+#[derive(Debug)]
+pub struct Recording {
+    /// The file, which is emptied.
+    pub file: File,
+    /// How.
+    pub settings: Settings,
+}
+
+impl Recording {
+    /// Starts a recording of one owner.
+    ///
+    /// # Errors
+    /// The file cannot have its size, or cannot be mapped.
+    pub fn start(&self, about: &About) -> io::Result<Recorder> {
+        Recorder::create(&self.file, &self.settings, about).map_err(refused)
+    }
+
+    /// Starts a recording of many writers. The writer returned has the main lane.
+    ///
+    /// # Errors
+    /// The file cannot have its size, or cannot be mapped.
+    pub fn start_for(&self, about: &About, writers: Writers) -> io::Result<Writer> {
+        Writer::create(&self.file, &self.settings, about, writers).map_err(refused)
+    }
+}
+
+fn refused(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot record: {error}"))
+}
+
+/// A log whose header is written.
+#[derive(Debug)]
+pub(crate) struct NewLog {
+    pub(crate) log: OwnedLog,
+    pub(crate) clock: Clock,
+    /// Ticks a second.
+    pub(crate) hertz: u64,
+    /// The time before the first record, in ticks; 0 with a simulator's clock.
+    pub(crate) begun: u64,
+}
+
+impl NewLog {
+    /// Writes a header into a file, which is emptied, or into memory.
+    ///
+    /// # Errors
+    /// The file cannot have its size, or cannot be mapped.
+    pub(crate) fn create(
+        file: Option<&File>,
+        settings: &Settings,
+        about: &About,
+        writers: Writers,
+    ) -> io::Result<NewLog> {
+        // A record's number stands in its slot modulo 2^32.
+        let records = (settings.bytes / RECORD as u64).clamp(4096, 1 << 31);
+        let capacity = 1 << records.ilog2();
+        let clock = settings.clock.unwrap_or_else(Clock::best);
+        let log = OwnedLog::new(file, capacity, writers)?;
+        let mut new = NewLog { log, clock, hertz: 1_000_000_000, begun: 0 };
+        if clock == Clock::Tsc {
+            new.calibrate();
+        }
+        if settings.clock.is_none() && clock == Clock::Nanos {
+            // The same pair twice: a tick is a nanosecond, and the trace begins now.
+            let nanos = sys::monotonic();
+            new.pairs([nanos; 4]);
+        }
+        new.describe(settings, about, writers);
+        Ok(new)
+    }
+
+    /// Measures how fast the counter ticks.
+    fn calibrate(&mut self) {
+        let (tick, nanos) = (sys::cycles(), sys::monotonic());
+        std::thread::sleep(CALIBRATION);
+        let (ticks, span) = (sys::cycles().wrapping_sub(tick), (sys::monotonic() - nanos).max(1));
+        self.hertz = (u128::from(ticks) * 1_000_000_000 / u128::from(span)).max(1) as u64;
+        self.begun = sys::cycles();
+        self.pairs([tick, nanos, tick.wrapping_add(ticks), nanos + span]);
+    }
+
+    fn pairs(&mut self, numbers: [u64; 4]) {
+        let places = [at::FIRST_TICK, at::FIRST_NANOS, at::LAST_TICK, at::LAST_NANOS];
+        for (at, number) in places.into_iter().zip(numbers) {
+            self.log.set(at, &number.to_ne_bytes());
+        }
+    }
+
+    fn describe(&mut self, settings: &Settings, about: &About, writers: Writers) {
+        let mut text = format!(
+            "model={}\ndetail={}\nuname={}\nversion={}\n",
+            about.model,
+            about.detail,
+            sys::uname(),
+            env!("CARGO_PKG_VERSION"),
+        );
+        for trigger in &settings.triggers {
+            text.push_str(&format!("trigger={trigger}\n"));
+        }
+        for (name, value) in &about.more {
+            text.push_str(&format!("{name}={}\n", value.replace('\n', " ")));
+        }
+        text.push_str(&tables());
+        while text.len() > HEADER - TEXT {
+            text.pop();
+        }
+        // Each of many writers reads the clock itself.
+        let level = if writers == Writers::One { settings.level } else { Level::Record };
+        let log = &mut self.log;
+        let (capacity, pid) = (log.capacity(), std::process::id());
+        log.set(at::BYTE_ORDER, &BYTE_ORDER.to_ne_bytes());
+        log.set(at::MAJOR, &MAJOR.to_ne_bytes());
+        log.set(at::MINOR, &MINOR.to_ne_bytes());
+        log.set(at::RECORD, &(RECORD as u32).to_ne_bytes());
+        log.set(at::HEADER, &(HEADER as u32).to_ne_bytes());
+        log.set(at::CAPACITY, &capacity.to_ne_bytes());
+        log.set(at::CLOCK, &(self.clock as u32).to_ne_bytes());
+        log.set(at::LEVEL, &(level as u32).to_ne_bytes());
+        log.set(at::HERTZ, &self.hertz.to_ne_bytes());
+        log.set(at::WALL_NANOS, &sys::wall_clock().to_ne_bytes());
+        log.set(at::PID, &pid.to_ne_bytes());
+        log.set(at::RING_FD, &about.ring_fd.unwrap_or(-1).to_ne_bytes());
+        log.set(at::LANE, &about.lane.to_ne_bytes());
+        log.set(at::SAMPLE, &settings.sample.max(1).to_ne_bytes());
+        log.set(at::TEXT_LEN, &(text.len() as u32).to_ne_bytes());
+        log.set(at::WRITERS, &(writers as u32).to_ne_bytes());
+        log.set(at::SETUP, &about.setup_flags.to_ne_bytes());
+        log.set(TEXT, text.as_bytes());
+        // Last: a reader that sees the magic sees a complete header.
+        log.set(0, &MAGIC);
+    }
+}
+
+/// Whether a connection is in the sample. Fibonacci hashing: neighbours are spread.
+pub(crate) fn is_sampled(conn: u64, sample: u32) -> bool {
+    ((conn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32).is_multiple_of(sample.max(1))
+}
+
+/// The reason why bytes cannot be read as a trace.
+#[derive(Debug)]
+pub enum Unreadable {
+    /// The file cannot be read.
+    Io(io::Error),
+    /// They do not begin as a trace does.
+    Foreign,
+    /// They end within the header, after so many bytes.
+    Short(usize),
+    /// A machine of the other byte order wrote them.
+    ByteOrder,
+    /// They have another major version of the format: this one.
+    Version(u16),
+    /// A number in the header is impossible: its name and value.
+    Nonsense(&'static str, u64),
+    /// While it was followed, another recording began in the file.
+    Replaced,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unreadable::Io(error) => error.fmt(f),
+            Unreadable::Foreign => {
+                f.write_str("this is not a trace: it does not begin with the bytes `proactrc`")
+            }
+            Unreadable::Short(len) => {
+                write!(f, "the trace ends after {len} bytes: its header alone has {HEADER}")
+            }
+            Unreadable::ByteOrder => f.write_str(
+                "the trace is of a machine of the other byte order: read it on such a machine",
+            ),
+            Unreadable::Version(major) => write!(
+                f,
+                "the trace is of format {major}, and this reads format {MAJOR}: read it with the \
+                 version of proactor that wrote it"
+            ),
+            Unreadable::Nonsense(what, value) => {
+                write!(f, "the trace is damaged: its header says {what} {value}")
+            }
+            Unreadable::Replaced => {
+                f.write_str("another recording has begun in this file: start `trace follow` again")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+impl From<io::Error> for Unreadable {
+    fn from(error: io::Error) -> Unreadable {
+        Unreadable::Io(error)
+    }
+}
+
+/// The header of a trace: the program, the time, the machine and the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The format's version.
+    pub version: (u16, u16),
+    /// The number of slots.
+    pub capacity: u64,
+    /// The clock; `None` if this version does not know it.
+    pub clock: Option<Clock>,
+    /// How often it was read.
+    pub level: Option<Level>,
+    /// Ticks a second, as measured at the start.
+    pub hertz: u64,
+    /// Two moments in ticks and in nanoseconds of the monotonic clock: the start, and the last at
+    /// which the two were compared.
+    pub pairs: [(u64, u64); 2],
+    /// The wall clock at the start: nanoseconds since 1970.
+    pub wall_nanos: u64,
+    /// The process.
+    pub pid: u32,
+    /// The ring's descriptor in that process, if it was a ring.
+    pub ring_fd: Option<i32>,
+    /// The `IORING_SETUP_*` flags of the ring; `None` in a recording of format 1.0.
+    pub setup_flags: Option<u32>,
+    /// The number of the loop, if there are several.
+    pub lane: u32,
+    /// The writers.
+    pub writers: Writers,
+    /// One connection of so many was recorded.
+    pub sample: u32,
+    /// Records ever written.
+    pub head: u64,
+    /// Records not written because recording had stopped.
+    pub missed: u64,
+    /// Records not written because they were of connections outside of the sample.
+    pub skipped: u64,
+    /// The reason why recording has stopped, if it has.
+    pub frozen: Option<Frozen>,
+    /// Whether the recorder was closed in order.
+    pub ended: bool,
+    /// The `key=value` lines.
+    pub text: Vec<(String, String)>,
+}
+
+impl Header {
+    /// From the first bytes of a trace.
+    ///
+    /// # Errors
+    /// They are not a trace, or not one that this version reads.
+    pub fn parse(bytes: &[u8]) -> Result<Header, Unreadable> {
+        if bytes.len() < MAGIC.len() || bytes[..MAGIC.len()] != MAGIC {
+            return Err(Unreadable::Foreign);
+        }
+        if bytes.len() < HEADER {
+            return Err(Unreadable::Short(bytes.len()));
+        }
+        let u16_at = |at| u16::from_ne_bytes(part(bytes, at));
+        let u32_at = |at| u32::from_ne_bytes(part(bytes, at));
+        let u64_at = |at| u64::from_ne_bytes(part(bytes, at));
+        match u32_at(at::BYTE_ORDER) {
+            BYTE_ORDER => {}
+            order if order.swap_bytes() == BYTE_ORDER => return Err(Unreadable::ByteOrder),
+            order => return Err(Unreadable::Nonsense("byte order", u64::from(order))),
+        }
+        if u16_at(at::MAJOR) != MAJOR {
+            return Err(Unreadable::Version(u16_at(at::MAJOR)));
+        }
+        for (what, at, right) in
+            [("record size", at::RECORD, RECORD), ("header size", at::HEADER, HEADER)]
+        {
+            if u32_at(at) as usize != right {
+                return Err(Unreadable::Nonsense(what, u64::from(u32_at(at))));
+            }
+        }
+        let capacity = u64_at(at::CAPACITY);
+        if !capacity.is_power_of_two() || capacity > 1 << 40 {
+            return Err(Unreadable::Nonsense("capacity", capacity));
+        }
+        let fd = u32_at(at::RING_FD) as i32;
+        let small = |at| u8::try_from(u32_at(at)).ok();
+        let Some(writers) = small(at::WRITERS).and_then(Writers::from_number) else {
+            return Err(Unreadable::Nonsense("writers", u64::from(u32_at(at::WRITERS))));
+        };
+        Ok(Header {
+            version: (u16_at(at::MAJOR), u16_at(at::MINOR)),
+            capacity,
+            clock: small(at::CLOCK).and_then(Clock::from_number),
+            level: small(at::LEVEL).and_then(Level::from_number),
+            hertz: u64_at(at::HERTZ),
+            pairs: [
+                (u64_at(at::FIRST_TICK), u64_at(at::FIRST_NANOS)),
+                (u64_at(at::LAST_TICK), u64_at(at::LAST_NANOS)),
+            ],
+            wall_nanos: u64_at(at::WALL_NANOS),
+            pid: u32_at(at::PID),
+            ring_fd: (fd >= 0).then_some(fd),
+            setup_flags: (u16_at(at::MINOR) >= 1).then(|| u32_at(at::SETUP)),
+            lane: u32_at(at::LANE),
+            writers,
+            sample: u32_at(at::SAMPLE).max(1),
+            head: u64_at(at::HEAD),
+            missed: u64_at(at::MISSED),
+            skipped: u64_at(at::SKIPPED),
+            frozen: small(at::FROZEN).and_then(Frozen::from_number),
+            ended: u32_at(at::ENDED) != 0,
+            text: text(bytes, u32_at(at::TEXT_LEN) as usize),
+        })
+    }
+
+    /// The value of this key in the text.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.text.iter().find(|(name, _)| name == key).map(|(_, value)| &**value)
+    }
+
+    /// The I/O model's name.
+    pub fn model(&self) -> &str {
+        self.get("model").unwrap_or("unknown")
+    }
+
+    /// Whether the ring posts completions only within an enter (`IORING_SETUP_DEFER_TASKRUN`).
+    pub fn defers(&self) -> bool {
+        self.setup_flags.is_some_and(|flags| flags & DEFER_TASKRUN != 0)
+    }
+
+    /// A moment in nanoseconds since recording began.
+    pub fn nanos(&self, tick: u64) -> u64 {
+        let [(first, from), (last, to)] = self.pairs;
+        let since = u128::from(tick.saturating_sub(first));
+        let (ticks, nanos) = (last.saturating_sub(first), to.saturating_sub(from));
+        let nanos = match self.clock {
+            Some(Clock::Tsc) if ticks > 0 && nanos > 0 => {
+                since * u128::from(nanos) / u128::from(ticks)
+            }
+            Some(Clock::Tsc) => since * 1_000_000_000 / u128::from(self.hertz.max(1)),
+            Some(Clock::Nanos) | None => since,
+        };
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+
+    /// The name of a lane, the same in every view: `r0` of several loops; with many writers `main`
+    /// for the thread that started the recording, `t3` and `p3` for threads and processes, and `-`
+    /// for none.
+    pub fn lane_name(&self, lane: Option<u16>) -> String {
+        match (self.writers, lane) {
+            (Writers::One, _) => format!("r{}", self.lane),
+            (_, None) => "-".to_owned(),
+            (_, Some(MAIN)) => "main".to_owned(),
+            (Writers::Threads, Some(lane)) => format!("t{lane}"),
+            (Writers::Processes, Some(lane)) => format!("p{lane}"),
+        }
+    }
+
+    /// The smallest number of a record that is not overwritten when `head` records have been
+    /// written or, with many writers, begun. One owner may be half a [`MARGIN`] ahead of its head.
+    pub(crate) fn oldest(&self, head: u64) -> u64 {
+        let margin = if self.writers == Writers::One { MARGIN } else { 0 };
+        head.saturating_add(margin).saturating_sub(self.capacity).min(head)
+    }
+
+    /// Whether `record`, found in the slot of `number`, is that record and complete. With one
+    /// owner, all below the head are.
+    pub(crate) fn is_whole(&self, number: u64, record: &Record) -> bool {
+        self.writers == Writers::One || (record.kind != 0 && record.iteration == number as u32)
+    }
+
+    /// The number of a record that stands behind the one before `next`. One of many writers says
+    /// its own: records of several lanes are in the order of their times.
+    pub fn number(&self, next: u64, record: &Record) -> u64 {
+        match self.writers {
+            Writers::One => next,
+            _ => next.saturating_add_signed(
+                record.iteration.wrapping_sub(next as u32).cast_signed().into(),
+            ),
+        }
+    }
+}
+
+/// The lines of the header's text; those without `=` are left out.
+fn text(bytes: &[u8], len: usize) -> Vec<(String, String)> {
+    let text = String::from_utf8_lossy(&bytes[TEXT..TEXT + len.min(HEADER - TEXT)]);
+    let pairs = text.lines().filter_map(|line| line.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}

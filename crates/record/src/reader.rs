@@ -1,0 +1,424 @@
+//! Reading a trace, or whatever bytes claim to be one, also while it is written.
+//!
+//! Nothing in a file is believed that could do harm: a reader is given what is left after a crash,
+//! half a copy, a file of something else. [`Trace`] reads all there is and returns an
+//! [`Unreadable`] that says what is wrong, or the records that are there and, in
+//! [`Trace::remarks`], what is missing. [`Reader`] is the same decoder with a position: it returns
+//! what was written since it was last asked. It maps nothing and takes no lock, so it does not
+//! disturb the recorder.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::format::{ABSENT, HEADER, RECORD, RecordKind, Writers};
+use crate::header::{Header, Unreadable};
+use crate::record::Record;
+use crate::sys;
+
+/// How long a record that was begun may take until it is given up as lost: its writer was killed,
+/// or stopped.
+const GRACE: Duration = Duration::from_secs(1);
+/// Records read at a time.
+const CHUNK: u64 = 16_384;
+
+/// The bytes of a trace.
+#[derive(Debug)]
+enum Source<'a> {
+    File(File),
+    Bytes(&'a [u8]),
+}
+
+impl Source<'_> {
+    /// Reads from this offset on, as far as the bytes go.
+    fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+        let file = match self {
+            Source::File(file) => file,
+            Source::Bytes(all) => {
+                let rest = all.get(usize::try_from(at).unwrap_or(usize::MAX)..).unwrap_or_default();
+                let len = rest.len().min(bytes.len());
+                bytes[..len].copy_from_slice(&rest[..len]);
+                return Ok(len);
+            }
+        };
+        let mut len = 0;
+        while len < bytes.len() {
+            match file.read_at(&mut bytes[len..], at + len as u64)? {
+                0 => break,
+                n => len += n,
+            }
+        }
+        Ok(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        match self {
+            Source::File(file) => Ok(file.metadata()?.len()),
+            Source::Bytes(bytes) => Ok(bytes.len() as u64),
+        }
+    }
+
+    fn header(&self) -> Result<Header, Unreadable> {
+        let mut bytes = [0; HEADER];
+        let len = self.read_at(&mut bytes, 0)?;
+        Header::parse(&bytes[..len])
+    }
+}
+
+/// A trace that has been read: its header, and the records that are there, oldest first.
+#[derive(Debug, Clone)]
+pub struct Trace {
+    /// The header.
+    pub header: Header,
+    /// The records. Where some are absent stands a LOST record of this reader.
+    pub records: Vec<Record>,
+    /// The first record's number: as many were overwritten before it.
+    pub first: u64,
+    /// What is wrong with the file, a sentence each. Empty if all is well.
+    pub remarks: Vec<String>,
+}
+
+impl Trace {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not a trace.
+    pub fn open(path: &Path) -> Result<Trace, Unreadable> {
+        Trace::from_file(&File::open(path)?)
+    }
+
+    /// Reads an open file; of a pipe, what comes through it.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not a trace.
+    pub fn from_file(file: &File) -> Result<Trace, Unreadable> {
+        if file.metadata()?.is_file() {
+            return Trace::read(Source::File(file.try_clone()?));
+        }
+        // The header first: something else may be long, or never end.
+        let mut bytes = Vec::new();
+        file.take(HEADER as u64).read_to_end(&mut bytes)?;
+        let header = Header::parse(&bytes)?;
+        file.take(header.capacity.saturating_mul(RECORD as u64)).read_to_end(&mut bytes)?;
+        Trace::from_bytes(&bytes)
+    }
+
+    /// Reads a trace from memory. Any bytes are accepted: they are a trace, a part of one, or none.
+    ///
+    /// # Errors
+    /// They are not a trace.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Trace, Unreadable> {
+        Trace::read(Source::Bytes(bytes))
+    }
+
+    fn read(source: Source<'_>) -> Result<Trace, Unreadable> {
+        let slots = source.len()?.saturating_sub(HEADER as u64);
+        let mut reader = Reader::of(source, false)?;
+        reader.begins_late = true;
+        let header = reader.header.clone();
+        let mut remarks = Vec::new();
+        if slots / (RECORD as u64) < header.capacity {
+            remarks.push(format!(
+                "the file is cut short: {} of {} slots are there",
+                slots / RECORD as u64,
+                header.capacity
+            ));
+        }
+        while reader.next < header.head {
+            reader.read_some(header.head, true)?;
+        }
+        let Reader { held: mut records, first, .. } = reader;
+        let first = first.min(header.head);
+        if header.writers != Writers::One {
+            // Each lane's records are in order. Those of two lanes may be out of order by the time
+            // between reading the clock and taking a number.
+            records.sort_by_key(|record| record.time);
+        }
+        let unknown = records.iter().filter(|one| one.kind().is_none()).count();
+        if unknown > 0 {
+            remarks.push(format!("{unknown} records are of kinds that this version does not know"));
+        }
+        Ok(Trace { header, records, first, remarks })
+    }
+
+    /// How many records are missing of those that were to be written. Those that a file which is
+    /// cut short lacks are not counted.
+    pub fn lost(&self) -> u64 {
+        let unwritten = match self.header.writers {
+            Writers::One => 0,
+            _ => self.absent(),
+        };
+        self.first.saturating_add(self.header.missed).saturating_add(unwritten)
+    }
+
+    /// How many records are not in the file that should be.
+    pub fn absent(&self) -> u64 {
+        let absent = |one: &&Record| one.is_absence();
+        self.records.iter().filter(absent).map(|one| one.id).fold(0, u64::saturating_add)
+    }
+}
+
+impl Record {
+    /// Whether a reader put it in place of records that are not in the file.
+    pub(crate) fn is_absence(&self) -> bool {
+        self.is(RecordKind::Lost) && self.aux == ABSENT
+    }
+
+    /// The number of the record behind this one, which has `number`: an absence stands for as many
+    /// as it says.
+    pub fn next_number(&self, number: u64) -> u64 {
+        number.saturating_add(if self.is_absence() { self.id } else { 1 })
+    }
+}
+
+/// A position in a trace, which may still be written.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    source: Source<'a>,
+    header: Header,
+    /// The number of the next record to read.
+    next: u64,
+    /// Records that were read and not yet returned, and the number of the first of them.
+    held: Vec<Record>,
+    first: u64,
+    /// Whether the trace begins behind what is overwritten during the read, so that it has no gap.
+    /// A reader that follows reports such records as lost.
+    begins_late: bool,
+    lost: u64,
+    /// The time of the last record read, in ticks.
+    time: u64,
+    /// With many writers: where the head was when, and the number below which every record has had
+    /// [its time](GRACE).
+    marked: (u64, u64),
+    settled: u64,
+    /// The slots of records that were given up, with the number and the kind found there.
+    dead: HashMap<u64, (u32, u8)>,
+}
+
+impl Reader<'static> {
+    /// Begins with the oldest record that there is; or, if `from_now`, with the next one written.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not a trace.
+    pub fn new(file: File, from_now: bool) -> Result<Reader<'static>, Unreadable> {
+        Reader::of(Source::File(file), from_now)
+    }
+}
+
+impl<'a> Reader<'a> {
+    fn of(source: Source<'a>, from_now: bool) -> Result<Reader<'a>, Unreadable> {
+        let header = source.header()?;
+        let next = if from_now { header.head } else { header.oldest(header.head) };
+        Ok(Reader {
+            next,
+            held: Vec::new(),
+            first: next,
+            begins_late: false,
+            lost: 0,
+            time: header.pairs[0].0,
+            marked: (sys::monotonic(), header.head),
+            settled: 0,
+            dead: HashMap::new(),
+            source,
+            header,
+        })
+    }
+
+    /// The header, as it was last read.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The number of the next record that [`poll`](Reader::poll) returns.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// How many records were overwritten before they were read or, with many writers, not written.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Returns what was written since the last call: complete iterations only, while the recorder
+    /// writes.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no longer a trace, or is another one.
+    pub fn poll(&mut self) -> Result<Vec<Record>, Unreadable> {
+        // Before the head is read: nothing comes behind it once the recorder has ended.
+        let over = self.is_over();
+        self.look()?;
+        while self.next < self.header.head && self.held.len() < CHUNK as usize {
+            let before = self.next;
+            self.read_some(self.header.head, over)?;
+            if self.next == before {
+                break;
+            }
+        }
+        let whole = if self.header.writers == Writers::One {
+            self.complete_iterations(over)
+        } else {
+            // Between two calls records are out of order by microseconds.
+            self.held.sort_by_key(|record| record.time);
+            self.held.len()
+        };
+        let rest = self.held.split_off(whole);
+        let records = std::mem::replace(&mut self.held, rest);
+        for record in &records {
+            self.first = record.next_number(self.header.number(self.first, record));
+        }
+        Ok(records)
+    }
+
+    /// How many of the records held belong to iterations that are complete.
+    fn complete_iterations(&self, over: bool) -> usize {
+        let rests = (over || self.header.frozen.is_some()) && self.next >= self.header.head;
+        let begins =
+            |record: &Record| record.is(RecordKind::EnterBegin) || record.is(RecordKind::WaitBegin);
+        match self.held.iter().rposition(begins) {
+            _ if rests => self.held.len(),
+            Some(at) => at + 1,
+            None if self.held.len() >= CHUNK as usize => self.held.len(),
+            None => 0,
+        }
+    }
+
+    /// Whether nothing more will be written: the recorder was closed, or its process has ended.
+    /// There may be records that were not read yet.
+    pub fn is_over(&self) -> bool {
+        let Source::File(file) = &self.source else { return true };
+        // A recorder has the file locked. Where there are no locks, the process tells.
+        let lives = || {
+            let process = || fs::exists(format!("/proc/{}", self.header.pid)).unwrap_or(true);
+            sys::is_locked(file.as_fd()).unwrap_or_else(|_| process())
+        };
+        self.header.ended || !lives()
+    }
+
+    /// Whether all records have been returned.
+    pub fn is_read(&self) -> bool {
+        self.next >= self.header.head && self.held.is_empty()
+    }
+
+    /// Reads on: to the number `until`, to the last slot, a chunk, or to a record that is not yet
+    /// complete. If recording is `over`, such a record is lost.
+    fn read_some(&mut self, until: u64, over: bool) -> Result<(), Unreadable> {
+        self.skip_to(self.header.oldest(self.header.head));
+        if self.next >= until {
+            return Ok(());
+        }
+        let slot = self.next & (self.header.capacity - 1);
+        let last = (until - self.next).min(self.header.capacity - slot);
+        let count = last.min(CHUNK) as usize;
+        let mut bytes = vec![0; count * RECORD];
+        let at = HEADER as u64 + slot * RECORD as u64;
+        let there = self.source.read_at(&mut bytes, at)? / RECORD;
+        if self.header.writers != Writers::One && !self.header.ended {
+            self.settle(&mut bytes[..there * RECORD], at)?;
+        }
+        // Records that were overwritten during the read are not trusted.
+        self.look()?;
+        let first = self.next;
+        self.skip_to(self.header.oldest(self.header.head));
+        let stale = ((self.next - first) as usize).min(count);
+        let (records, _) = bytes[..there * RECORD].as_chunks::<RECORD>();
+        for (at, slot) in records.iter().enumerate().skip(stale) {
+            let (number, record) = (first + at as u64, Record::from_bytes(slot));
+            if self.header.is_whole(number, &record) {
+                self.time = record.time;
+                self.held.push(record);
+            } else if over {
+                self.lose(number, 1);
+            } else if number < self.settled || self.is_dead(number, &record) {
+                let last = (record.iteration, record.kind);
+                self.dead.insert(number & (self.header.capacity - 1), last);
+                self.lose(number, 1);
+            } else {
+                return Ok(());
+            }
+            self.next = number + 1;
+        }
+        if there < count && self.next < first + last {
+            // The file ends here: nothing stands behind, up to its last slot.
+            self.lose(self.next, first + last - self.next);
+            self.next = first + last;
+        }
+        Ok(())
+    }
+
+    /// Reads slots again that were read from `at` on, while many write. A record that was complete
+    /// at the first look is so at the second, unless its slot is being written anew: where the last
+    /// word has changed, the slot is taken for unfinished.
+    fn settle(&self, slots: &mut [u8], at: u64) -> io::Result<()> {
+        const LAST: usize = RECORD - 8;
+        let mut again = vec![0; slots.len()];
+        let there = self.source.read_at(&mut again, at)?;
+        let pairs = slots.chunks_exact_mut(RECORD).zip(again[..there].chunks_exact(RECORD));
+        for (slot, again) in pairs {
+            let same = slot[LAST..] == again[LAST..];
+            slot.copy_from_slice(again);
+            if !same {
+                slot[LAST..].fill(0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the reader has waited for this record already, a lap ago or more: the slot has not
+    /// changed since, and so no writer uses it any more.
+    fn is_dead(&self, number: u64, record: &Record) -> bool {
+        let last = self.dead.get(&(number & (self.header.capacity - 1)));
+        last == Some(&(record.iteration, record.kind))
+    }
+
+    /// Reads the header again.
+    fn look(&mut self) -> Result<(), Unreadable> {
+        if matches!(self.source, Source::Bytes(_)) {
+            return Ok(());
+        }
+        let header = self.source.header().map_err(|error| match error {
+            // Emptied by the next recorder.
+            Unreadable::Foreign | Unreadable::Short(_) => Unreadable::Replaced,
+            error => error,
+        })?;
+        let identity = |header: &Header| (header.wall_nanos, header.pid, header.capacity);
+        if identity(&header) != identity(&self.header) || header.head < self.next {
+            return Err(Unreadable::Replaced);
+        }
+        self.header = header;
+        let now = sys::monotonic();
+        if Duration::from_nanos(now.saturating_sub(self.marked.0)) >= GRACE {
+            self.settled = self.marked.1;
+            self.marked = (now, self.header.head);
+        }
+        Ok(())
+    }
+
+    /// Gives up the records before `oldest`.
+    fn skip_to(&mut self, oldest: u64) {
+        if self.next >= oldest {
+            return;
+        }
+        if self.begins_late {
+            self.held.clear();
+            (self.first, self.lost) = (oldest, 0);
+        } else {
+            self.lose(self.next, oldest - self.next);
+        }
+        self.next = oldest;
+    }
+
+    /// Counts `many` records from `number` on as lost, and holds a record that says so.
+    fn lose(&mut self, number: u64, many: u64) {
+        self.lost = self.lost.saturating_add(many);
+        match self.held.last_mut() {
+            // It may be the file's own, which has any number.
+            Some(last) if last.is_absence() => last.id = last.id.saturating_add(many),
+            _ => self.held.push(Record::absent(many, number, self.time)),
+        }
+    }
+}

@@ -1,0 +1,527 @@
+//! A record: 32 bytes in the file, made by one constructor for each kind and read as a [`Payload`].
+//!
+//! The constructors and [`Record::payload`] stand in the same order: what one packs, the other
+//! unpacks. The time, and where it applies the iteration or the lane, are set by who writes it.
+
+use crate::errno::Errno;
+use crate::format::{
+    ABSENT, CONN, CQE_BUFFER, CQE_MORE, Call, Frozen, Kind, LINK, MAY_SLEEP, Op, RECORD,
+    RecordKind, SKIP_SUCCESS, UNKNOWN_COUNT, WaitMode, pair, part,
+};
+
+/// One record. What the fields mean depends on the [kind](RecordKind).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Record {
+    /// The time, in ticks of the trace's clock.
+    pub time: u64,
+    /// A token, a key or a number.
+    pub id: u64,
+    /// A result, a count or a length.
+    pub res: i32,
+    /// Flags as the kernel has them, or a number.
+    pub flags: u32,
+    /// The number of the enter or wait in or after which this was, modulo 2³²; with many writers,
+    /// the record's number modulo 2³².
+    pub iteration: u32,
+    /// A [`RecordKind`].
+    pub kind: u8,
+    /// An `IORING_OP_*`, a [`Call`] or a [`WaitMode`].
+    pub op: u8,
+    /// A small number; with many writers, of what a thread or process did, its lane.
+    pub aux: u16,
+}
+
+const _: () = assert!(size_of::<Record>() == RECORD);
+
+/// What a begin and its end have in common: the token of an operation; the key, the call and the
+/// lane of a call; the lane of an enter or a wait.
+pub type Pairing = (u64, u8, u16);
+
+/// What a record says, by its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payload {
+    /// An operation was queued.
+    Submitted {
+        /// `IORING_OP_*`.
+        opcode: u8,
+        /// The file, or the slot of a direct descriptor.
+        file: i32,
+        /// Bytes to send, or the size of the buffer to receive into.
+        len: u32,
+        /// Whether it has no completion if it succeeds in full (`IOSQE_CQE_SKIP_SUCCESS`).
+        skip_success: bool,
+    },
+    /// A completion was reaped.
+    Completed {
+        /// A count, a descriptor, or an error.
+        result: Result<u32, Errno>,
+        /// Whether the operation stays in flight.
+        more: bool,
+        /// The provided buffer that the kernel picked.
+        buffer: Option<u16>,
+        /// The position since the enter, from 0.
+        position: u16,
+    },
+    /// A send with `IOSQE_CQE_SKIP_SUCCESS` succeeded in full.
+    Implied {
+        /// How many bytes.
+        bytes: u32,
+    },
+    /// The loop enters the kernel.
+    EnterBegin {
+        /// Submissions ever queued.
+        queued: u64,
+        /// Those of them that the kernel has not taken.
+        pending: u32,
+        /// How long it may sleep.
+        mode: Option<WaitMode>,
+    },
+    /// The loop is back.
+    EnterEnd {
+        /// How many submissions the kernel took.
+        result: Result<u32, Errno>,
+        /// Completions ever reaped before.
+        reaped: u64,
+        /// Buffers provided just before.
+        provided: u32,
+        /// Whether completions waited outside a full queue.
+        overflow: bool,
+    },
+    /// A selector waits.
+    WaitBegin {
+        /// How long it may sleep.
+        mode: Option<WaitMode>,
+        /// Nanoseconds at most, if there is a timeout.
+        at_most: Option<u64>,
+    },
+    /// The wait is over.
+    WaitEnd {
+        /// How many descriptors are ready; zero if that is not known.
+        result: Result<u32, Errno>,
+        /// Whether the number is known.
+        is_counted: bool,
+    },
+    /// A descriptor is ready.
+    Ready {
+        /// To read.
+        readable: bool,
+        /// To write.
+        writable: bool,
+        /// The peer has ended.
+        hung_up: bool,
+    },
+    /// A system call begins.
+    CallBegin {
+        /// The descriptor, or -1.
+        file: i32,
+        /// Bytes to send, or the size of the buffer to receive into.
+        len: u32,
+        /// Whether it may sleep until the peer acts.
+        may_sleep: bool,
+    },
+    /// A system call is over.
+    CallEnd {
+        /// The descriptor, or -1.
+        file: i32,
+        /// Its result.
+        result: Result<u32, Errno>,
+        /// Whether it could sleep until the peer acted.
+        may_sleep: bool,
+    },
+    /// Records are missing here: how many.
+    Lost(u64),
+    /// The clock was compared: nanoseconds of the monotonic clock.
+    Clock(u64),
+    /// A mark of the program.
+    Mark(u64),
+    /// One of many writers began.
+    Lane {
+        /// Its thread's number.
+        thread: u32,
+        /// Its process's.
+        process: u32,
+    },
+    /// Recording stopped.
+    Frozen(Option<Frozen>),
+    /// A kind of record that this version does not know.
+    Unknown,
+}
+
+impl Record {
+    const fn of(kind: RecordKind, id: u64) -> Record {
+        let kind = kind as u8;
+        Record { time: 0, id, res: 0, flags: 0, iteration: 0, kind, op: 0, aux: 0 }
+    }
+
+    /// A submission was queued, with these `IOSQE_*`.
+    #[inline]
+    pub const fn submitted(token: u64, opcode: u8, file: i32, len: u32, flags: u8) -> Record {
+        let (res, flags, aux) = (len as i32, file as u32, flags as u16);
+        Record { res, flags, op: opcode, aux, ..Record::of(RecordKind::Sqe, token) }
+    }
+
+    /// A completion was reaped, with the result and the `IORING_CQE_F_*` of the kernel.
+    #[inline]
+    pub const fn completed(token: u64, res: i32, flags: u32, position: u16) -> Record {
+        Record { res, flags, aux: position, ..Record::of(RecordKind::Cqe, token) }
+    }
+
+    /// A send with `IOSQE_CQE_SKIP_SUCCESS` succeeded in full.
+    #[inline]
+    pub const fn implied(token: u64, bytes: u32) -> Record {
+        Record { res: bytes as i32, ..Record::of(RecordKind::Implied, token) }
+    }
+
+    /// The loop enters the kernel: submissions ever queued, and those not yet taken.
+    #[inline]
+    pub const fn enter_begin(queued: u64, pending: u32, mode: WaitMode) -> Record {
+        let (res, aux) = (pending as i32, mode as u16);
+        Record { res, aux, ..Record::of(RecordKind::EnterBegin, queued) }
+    }
+
+    /// The loop is back: submissions taken or minus an errno, and completions ever reaped.
+    #[inline]
+    pub const fn enter_end(res: i32, reaped: u64, provided: u32, overflow: bool) -> Record {
+        let provided = if provided > 0xff_ffff { 0xff_ffff } else { provided };
+        let flags = overflow as u32 | provided << 8;
+        Record { res, flags, ..Record::of(RecordKind::EnterEnd, reaped) }
+    }
+
+    /// A selector waits, for so many nanoseconds at most.
+    #[inline]
+    pub const fn wait_begin(mode: WaitMode, at_most: u64) -> Record {
+        Record { op: mode as u8, ..Record::of(RecordKind::WaitBegin, at_most) }
+    }
+
+    /// The wait is over: the number of ready descriptors or minus an errno; `None` if the number is
+    /// not known.
+    #[inline]
+    pub const fn wait_end(res: Option<i32>) -> Record {
+        let (res, flags) = match res {
+            Some(res) => (res, 0),
+            None => (0, UNKNOWN_COUNT),
+        };
+        Record { res, flags, ..Record::of(RecordKind::WaitEnd, 0) }
+    }
+
+    /// A descriptor is ready.
+    #[inline]
+    pub const fn ready(key: u64, readable: bool, writable: bool, hung_up: bool) -> Record {
+        let flags = readable as u32 | (writable as u32) << 1 | (hung_up as u32) << 2;
+        Record { flags, ..Record::of(RecordKind::Ready, key) }
+    }
+
+    /// A system call begins; `len` is what it is given.
+    #[inline]
+    pub const fn call_begin(call: Call, may_sleep: bool, key: u64, file: i32, len: u32) -> Record {
+        Record::call(RecordKind::CallBegin, (call, may_sleep), key, file, len as i32)
+    }
+
+    /// A system call is over, with its result or minus an errno.
+    #[inline]
+    pub const fn call_end(call: Call, may_sleep: bool, key: u64, file: i32, res: i32) -> Record {
+        Record::call(RecordKind::CallEnd, (call, may_sleep), key, file, res)
+    }
+
+    #[inline]
+    const fn call(
+        kind: RecordKind,
+        (call, may_sleep): (Call, bool),
+        key: u64,
+        file: i32,
+        res: i32,
+    ) -> Record {
+        let op = call as u8 | if may_sleep { MAY_SLEEP } else { 0 };
+        Record { res, flags: file as u32, op, ..Record::of(kind, key) }
+    }
+
+    /// So many records are missing.
+    pub const fn lost(records: u64) -> Record {
+        Record::of(RecordKind::Lost, records)
+    }
+
+    /// A reader's record in place of `records` that are not in the file, the first of them number
+    /// `first`.
+    pub const fn absent(records: u64, first: u64, time: u64) -> Record {
+        let iteration = first as u32;
+        Record { time, iteration, aux: ABSENT, ..Record::lost(records) }
+    }
+
+    /// A mark of the program.
+    pub const fn mark(number: u64) -> Record {
+        Record::of(RecordKind::Mark, number)
+    }
+
+    /// One of many writers begins.
+    pub const fn lane_begin(thread: u32, process: u32) -> Record {
+        Record { flags: process, ..Record::of(RecordKind::Lane, thread as u64) }
+    }
+
+    /// Recording stops.
+    pub const fn frozen(why: Frozen) -> Record {
+        Record { aux: why as u16, ..Record::of(RecordKind::Freeze, 0) }
+    }
+
+    /// What the record says.
+    pub fn payload(&self) -> Payload {
+        let result = || {
+            if self.res >= 0 { Ok(self.res as u32) } else { Err(Errno(self.res.wrapping_neg())) }
+        };
+        let (file, may_sleep) = (self.flags as i32, self.op & MAY_SLEEP != 0);
+        let Some(kind) = self.kind() else { return Payload::Unknown };
+        match kind {
+            RecordKind::Sqe => Payload::Submitted {
+                opcode: self.op,
+                file,
+                len: self.res as u32,
+                skip_success: self.aux & u16::from(SKIP_SUCCESS) != 0,
+            },
+            RecordKind::Cqe => Payload::Completed {
+                result: result(),
+                more: self.flags & CQE_MORE != 0,
+                buffer: (self.flags & CQE_BUFFER != 0).then_some((self.flags >> 16) as u16),
+                position: self.aux,
+            },
+            RecordKind::Implied => Payload::Implied { bytes: self.res as u32 },
+            RecordKind::EnterBegin => Payload::EnterBegin {
+                queued: self.id,
+                pending: self.res as u32,
+                mode: u8::try_from(self.aux).ok().and_then(WaitMode::from_number),
+            },
+            RecordKind::EnterEnd => Payload::EnterEnd {
+                result: result(),
+                reaped: self.id,
+                provided: self.flags >> 8,
+                overflow: self.flags & 1 != 0,
+            },
+            RecordKind::WaitBegin => {
+                let mode = WaitMode::from_number(self.op);
+                let at_most = (mode == Some(WaitMode::Until)).then_some(self.id);
+                Payload::WaitBegin { mode, at_most }
+            }
+            RecordKind::WaitEnd => {
+                let is_counted = self.flags & UNKNOWN_COUNT == 0;
+                Payload::WaitEnd { result: result(), is_counted }
+            }
+            RecordKind::Ready => Payload::Ready {
+                readable: self.flags & 1 != 0,
+                writable: self.flags & 2 != 0,
+                hung_up: self.flags & 4 != 0,
+            },
+            RecordKind::CallBegin => Payload::CallBegin { file, len: self.res as u32, may_sleep },
+            RecordKind::CallEnd => Payload::CallEnd { file, result: result(), may_sleep },
+            RecordKind::Lost => Payload::Lost(self.id),
+            RecordKind::Clock => Payload::Clock(self.id),
+            RecordKind::Mark => Payload::Mark(self.id),
+            RecordKind::Lane => Payload::Lane { thread: self.id as u32, process: self.flags },
+            RecordKind::Freeze => {
+                Payload::Frozen(u8::try_from(self.aux).ok().and_then(Frozen::from_number))
+            }
+        }
+    }
+
+    /// The kind, if this version knows it.
+    pub fn kind(&self) -> Option<RecordKind> {
+        RecordKind::from_number(self.kind)
+    }
+
+    /// Whether it is of this kind.
+    #[inline]
+    pub fn is(&self, kind: RecordKind) -> bool {
+        self.kind == kind as u8
+    }
+
+    /// The operation, call or wait that the record is about.
+    pub fn op(&self) -> Option<Op> {
+        match self.kind()? {
+            RecordKind::Sqe | RecordKind::Cqe | RecordKind::Implied => {
+                Kind::from_number((self.id >> 56) as u8).map(Op::Ring)
+            }
+            RecordKind::CallBegin | RecordKind::CallEnd => {
+                Call::from_number(self.op & !MAY_SLEEP).map(Op::Call)
+            }
+            _ => None,
+        }
+    }
+
+    /// The connection that the record is about: bits 0 to 55 of its token or key.
+    #[inline]
+    pub fn conn(&self) -> Option<u64> {
+        let is_one = match self.kind()? {
+            RecordKind::Sqe | RecordKind::Cqe | RecordKind::Implied => {
+                Kind::from_number((self.id >> 56) as u8)?.is_of_connection()
+            }
+            RecordKind::CallBegin | RecordKind::CallEnd | RecordKind::Ready => self.id < LINK,
+            _ => false,
+        };
+        is_one.then_some(self.id & CONN)
+    }
+
+    /// The connection by which the record is in a sample or not: as [`conn`](Record::conn), and that
+    /// of a [link](LINK) to the child that serves it.
+    pub(crate) fn sampled_conn(&self) -> Option<u64> {
+        let is_keyed =
+            matches!(self.kind()?, RecordKind::CallBegin | RecordKind::CallEnd | RecordKind::Ready);
+        if is_keyed { (self.id < 2 * LINK).then_some(self.id & CONN) } else { self.conn() }
+    }
+
+    /// Which begin and end belong together.
+    pub fn pairing(&self) -> Pairing {
+        match self.kind() {
+            Some(RecordKind::CallBegin | RecordKind::CallEnd) => (self.id, self.op, self.aux),
+            Some(RecordKind::WaitBegin | RecordKind::WaitEnd) => (0, 0, self.aux),
+            Some(RecordKind::EnterBegin | RecordKind::EnterEnd) => (0, 0, 0),
+            _ => (self.id, 0, 0),
+        }
+    }
+
+    /// The lane, if this is something that one of many writers did.
+    pub fn lane(&self) -> Option<u16> {
+        let has_lane = matches!(
+            self.kind()?,
+            RecordKind::WaitBegin
+                | RecordKind::WaitEnd
+                | RecordKind::Ready
+                | RecordKind::CallBegin
+                | RecordKind::CallEnd
+                | RecordKind::Mark
+                | RecordKind::Lane
+        );
+        has_lane.then_some(self.aux)
+    }
+
+    /// Whether an operation or a call ended with a failure: with an error that a loop in good order
+    /// does not meet. That a shutdown comes too late for its peer is no failure of a call.
+    pub fn is_failure(&self) -> bool {
+        let is_shutdown = self.op() == Some(Op::Call(Call::Shutdown));
+        self.res < 0 && !is_shutdown && !Errno(self.res.wrapping_neg()).is_expected()
+    }
+
+    /// The words of a slot, put together in registers. Stored field by field and copied as a whole,
+    /// each record would wait for its own stores.
+    #[inline]
+    pub(crate) fn words(self) -> [u64; 4] {
+        let [low, high] = self.aux.to_ne_bytes();
+        let small = u32::from_ne_bytes([self.kind, self.op, low, high]);
+        [self.time, self.id, pair(self.res as u32, self.flags), pair(self.iteration, small)]
+    }
+
+    /// From the words of a slot.
+    #[inline]
+    pub(crate) fn from_words(words: [u64; 4]) -> Record {
+        let mut bytes = [0; RECORD];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        Record::from_bytes(&bytes)
+    }
+
+    /// From the bytes of a slot.
+    pub fn from_bytes(bytes: &[u8; RECORD]) -> Record {
+        Record {
+            time: u64::from_ne_bytes(part(bytes, 0)),
+            id: u64::from_ne_bytes(part(bytes, 8)),
+            res: i32::from_ne_bytes(part(bytes, 16)),
+            flags: u32::from_ne_bytes(part(bytes, 20)),
+            iteration: u32::from_ne_bytes(part(bytes, 24)),
+            kind: bytes[28],
+            op: bytes[29],
+            aux: u16::from_ne_bytes(part(bytes, 30)),
+        }
+    }
+}
+
+impl Payload {
+    /// The result, if it is the end of an operation, an enter, a wait or a call.
+    pub fn result(&self) -> Option<Result<u32, Errno>> {
+        match *self {
+            Payload::Completed { result, .. }
+            | Payload::EnterEnd { result, .. }
+            | Payload::WaitEnd { result, .. }
+            | Payload::CallEnd { result, .. } => Some(result),
+            Payload::Implied { bytes } => Some(Ok(bytes)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_as_it_is_written() {
+        let record = Record {
+            time: 0x0102_0304_0506_0708,
+            id: !7,
+            res: -104,
+            flags: 0xa0b0_c0d0,
+            iteration: 0x1020_3040,
+            kind: 2,
+            op: 27,
+            aux: 0xbeef,
+        };
+        let mut bytes = [0; RECORD];
+        for (slot, word) in bytes.chunks_mut(8).zip(record.words()) {
+            slot.copy_from_slice(&word.to_ne_bytes());
+        }
+        assert_eq!(Record::from_bytes(&bytes), record);
+    }
+
+    #[test]
+    fn each_payload_is_what_its_constructor_was_given() {
+        let send = (Kind::Send as u64) << 56 | 7;
+        let err = |errno| Err(Errno(errno));
+        let until = WaitMode::Until;
+        for (record, payload) in [
+            (
+                Record::submitted(send, 26, -1, 64, SKIP_SUCCESS),
+                Payload::Submitted { opcode: 26, file: -1, len: 64, skip_success: true },
+            ),
+            (
+                Record::completed(send, -4, 9 << 16 | 3, 5),
+                Payload::Completed { result: err(4), more: true, buffer: Some(9), position: 5 },
+            ),
+            (Record::implied(send, 64), Payload::Implied { bytes: 64 }),
+            (
+                Record::enter_begin(8, 3, until),
+                Payload::EnterBegin { queued: 8, pending: 3, mode: Some(until) },
+            ),
+            (
+                Record::enter_end(3, 9, u32::MAX, true),
+                Payload::EnterEnd { result: Ok(3), reaped: 9, provided: 0xff_ffff, overflow: true },
+            ),
+            (
+                Record::wait_begin(until, 50),
+                Payload::WaitBegin { mode: Some(until), at_most: Some(50) },
+            ),
+            (Record::wait_end(Some(2)), Payload::WaitEnd { result: Ok(2), is_counted: true }),
+            (Record::wait_end(None), Payload::WaitEnd { result: Ok(0), is_counted: false }),
+            (
+                Record::ready(7, true, false, true),
+                Payload::Ready { readable: true, writable: false, hung_up: true },
+            ),
+            (
+                Record::call_begin(Call::Recv, true, 7, 3, 2048),
+                Payload::CallBegin { file: 3, len: 2048, may_sleep: true },
+            ),
+            (
+                Record::call_end(Call::Recv, false, 7, -1, -11),
+                Payload::CallEnd { file: -1, result: err(11), may_sleep: false },
+            ),
+            (Record::lost(3), Payload::Lost(3)),
+            (Record::mark(4), Payload::Mark(4)),
+            (Record::lane_begin(5, 6), Payload::Lane { thread: 5, process: 6 }),
+            (Record::frozen(Frozen::Age), Payload::Frozen(Some(Frozen::Age))),
+            (Record::default(), Payload::Unknown),
+        ] {
+            assert_eq!(record.payload(), payload);
+        }
+        let call = Record::call_end(Call::Send, true, 7, 3, 64);
+        assert_eq!((call.op(), call.conn()), (Some(Op::Call(Call::Send)), Some(7)));
+        let sqe = Record::submitted(send, 26, 3, 64, 0);
+        assert_eq!((sqe.op(), sqe.conn()), (Some(Op::Ring(Kind::Send)), Some(7)));
+        assert_eq!(Record::ready(1 << 62, true, false, false).conn(), None);
+    }
+}

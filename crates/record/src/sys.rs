@@ -1,0 +1,126 @@
+//! What the recorder needs of the machine: clocks, a thread's number, a lock on a file.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The monotonic clock, in nanoseconds.
+pub fn monotonic() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is written to during the call; this clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// The CPU's time stamp counter, where there is one that can be read without the kernel; elsewhere
+/// the monotonic clock. [`cycles_are_even`] says whether it can serve as a clock.
+#[inline]
+pub fn cycles() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86_64 CPU has the instruction, and it touches no memory.
+    return unsafe { std::arch::x86_64::_rdtsc() };
+    #[cfg(not(target_arch = "x86_64"))]
+    return monotonic();
+}
+
+/// Whether [`cycles`] can serve as a clock: it ticks at one rate, also in deep sleep, and the
+/// kernel itself trusts it to be the same on all CPUs (`constant_tsc`, `nonstop_tsc`, clocksource
+/// `tsc`).
+pub fn cycles_are_even() -> bool {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let source = read("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    let cpus = read("/proc/cpuinfo");
+    let flags = cpus.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let has = |flag| flags.split_whitespace().any(|word| word == flag);
+    cfg!(target_arch = "x86_64")
+        && source.trim() == "tsc"
+        && has("constant_tsc")
+        && has("nonstop_tsc")
+}
+
+/// The wall clock: nanoseconds since 1970.
+pub fn wall_clock() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |span| span.as_nanos() as u64)
+}
+
+/// The calling thread's number, as gettid(2) returns it.
+pub fn thread_id() -> u32 {
+    // SAFETY: takes no argument and never fails.
+    unsafe { libc::gettid() as u32 }
+}
+
+/// The kernel: its name, release, version and machine, as uname(2) returns them.
+pub fn uname() -> String {
+    // SAFETY: all-zero is a valid utsname: five empty names.
+    let mut names: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: `names` is written to during the call, and each name ends with a zero.
+    if unsafe { libc::uname(&mut names) } == -1 {
+        return "unknown".to_owned();
+    }
+    let fields = [&names.sysname[..], &names.release, &names.version, &names.machine];
+    let text = |field: &[libc::c_char]| -> String {
+        let bytes = field.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect::<Vec<u8>>();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    fields.map(text).join(" ")
+}
+
+/// How often recording was asked to stop or to go on.
+static TOGGLES: AtomicU32 = AtomicU32::new(0);
+
+/// Asks every recorder of this process to stop, or to go on if it has stopped. A recorder does so
+/// at its next iteration, a writer at its next record. Async-signal-safe, so that the handler of a
+/// signal can call it.
+pub fn toggle_recording() {
+    TOGGLES.fetch_add(1, Ordering::Release);
+}
+
+/// How often [`toggle_recording`] was called.
+#[inline]
+pub(crate) fn toggles() -> u32 {
+    TOGGLES.load(Ordering::Acquire)
+}
+
+/// Locks a file for this open file description, as long as any descriptor of it is open. Returns
+/// false if another one has it: fcntl(2), `F_OFD_SETLK`, since Linux 3.15.
+///
+/// # Errors
+/// The file is not open for writing, or its filesystem has no locks.
+pub fn lock(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let whole = whole_file();
+    // SAFETY: `file` is open, and `whole` is read during the call.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole) };
+    if result != -1 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        error => Err(error),
+    }
+}
+
+/// Whether another open file description, of any process, has [locked](lock) this file. The query
+/// does not take the lock: `F_OFD_GETLK`.
+///
+/// # Errors
+/// fcntl(2).
+pub(crate) fn is_locked(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut whole = whole_file();
+    // SAFETY: `file` is open, and `whole` is read and written to during the call.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut whole) };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(whole.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// A lock on all of a file, for writing.
+fn whole_file() -> libc::flock {
+    // SAFETY: all-zero is a valid flock: from 0, to the end, of no process, as OFD locks want it.
+    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
+    whole.l_type = libc::F_WRLCK as libc::c_short;
+    whole.l_whence = libc::SEEK_SET as libc::c_short;
+    whole
+}

@@ -1,0 +1,314 @@
+//! The recorder of many writers: the threads of a server, or its child processes.
+//!
+//! Each has a [`Writer`] of its own, which is a *lane* of the trace. To write, it takes a number by
+//! one addition to the head in the shared pages, and marks the record as complete last. No writer
+//! waits for another, and one that is killed harms no other: its record is lost, and its slot in
+//! the file. [`SharedLog`] has the protocol. What all writers must know stands in the header:
+//! whether recording has stopped, and how many records were missed and skipped.
+//!
+//! Each record reads the clock: there is no iteration that many share.
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::format::{Clock, Frozen, MAIN, Writers, at};
+use crate::header::{About, NewLog, Settings, is_sampled};
+use crate::record::Record;
+use crate::shm_log::SharedLog;
+use crate::sys;
+use crate::trigger::Watch;
+
+/// One of many who write into a trace. A clone writes into the same lane.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    lane: u16,
+}
+
+/// What the writers of a process share; a child has a copy. The fields that each record needs come
+/// first, in one cache line: after a call into the kernel it is no longer in the cache.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Shared {
+    log: SharedLog,
+    /// When the clock is next compared with nanoseconds, in ticks.
+    compare_at: AtomicU64,
+    /// Each process has its own: forked children watch their own records.
+    watch: Option<Box<Mutex<Watch>>>,
+    sample: u32,
+    /// The requests to stop or go on that were followed.
+    toggles: AtomicU32,
+    /// The first [window](SharedLog::window) whose pages this process has not made
+    /// [present](SharedLog::populate_window).
+    populated: AtomicU32,
+    clock: Clock,
+    /// The process that started the recording: it alone follows signals, compares the clock, and
+    /// ends the trace.
+    owner: u32,
+    hertz: u64,
+}
+
+const _: () = assert!(std::mem::offset_of!(Shared, owner) <= 64);
+
+impl Writer {
+    /// Records into a file, which is emptied; it keeps the last records whatever ends the writers.
+    /// The writer returned has the main lane. [`Settings::level`] has no effect: each record reads
+    /// the clock.
+    ///
+    /// # Errors
+    /// The disk is full, the file cannot be mapped, or another recorder has it.
+    ///
+    /// # Panics
+    /// For [one](Writers::One) writer: that is a [`Recorder`](crate::Recorder).
+    pub fn create(
+        file: &File,
+        settings: &Settings,
+        about: &About,
+        writers: Writers,
+    ) -> io::Result<Writer> {
+        Writer::on(Some(file), settings, about, writers)
+    }
+
+    /// Records into memory: [`bytes`](Writer::bytes) returns what the file would be.
+    ///
+    /// # Errors
+    /// The memory is full.
+    ///
+    /// # Panics
+    /// As [`create`](Writer::create).
+    pub fn in_memory(settings: &Settings, about: &About, writers: Writers) -> io::Result<Writer> {
+        Writer::on(None, settings, about, writers)
+    }
+
+    fn on(
+        file: Option<&File>,
+        settings: &Settings,
+        about: &About,
+        writers: Writers,
+    ) -> io::Result<Writer> {
+        assert_ne!(writers, Writers::One, "one owner has a recorder of its own");
+        let NewLog { log, clock, hertz, begun } = NewLog::create(file, settings, about, writers)?;
+        let compare_at = if clock == Clock::Tsc { begun + hertz } else { u64::MAX };
+        let shared = Shared {
+            log: SharedLog::new(log)?,
+            clock,
+            hertz,
+            sample: settings.sample.max(1),
+            owner: std::process::id(),
+            toggles: AtomicU32::new(sys::toggles()),
+            populated: AtomicU32::new(u32::MAX),
+            compare_at: AtomicU64::new(compare_at),
+            watch: Watch::new(&settings.triggers, hertz).map(|watch| Box::new(Mutex::new(watch))),
+        };
+        let writer = Writer { shared: Arc::new(shared), lane: MAIN };
+        writer.introduce();
+        Ok(writer)
+    }
+
+    /// Returns a writer of another lane. The thread or child that will use it calls this: a record
+    /// says which it is. A lane may be used again by a later thread or child. All slots from 65,534
+    /// on share one lane.
+    pub fn lane(&self, slot: u32) -> Writer {
+        let lane = u16::try_from(slot).unwrap_or(MAIN).min(MAIN - 1);
+        if self.shared.owner != std::process::id() {
+            // A child has the mapping, and none of its pages.
+            self.shared.populated.store(0, Ordering::Relaxed);
+        }
+        let writer = Writer { shared: Arc::clone(&self.shared), lane };
+        writer.introduce();
+        writer
+    }
+
+    /// The number of the lane.
+    pub fn number(&self) -> u16 {
+        self.lane
+    }
+
+    fn introduce(&self) {
+        let record = Record::lane_begin(sys::thread_id(), std::process::id());
+        self.put(sys::monotonic, record);
+    }
+
+    /// Writes a record into this lane, unless it is of a connection outside the sample or recording
+    /// has stopped. `nanos` is called for the time if it is the clock.
+    #[inline]
+    pub fn write(&self, nanos: impl FnOnce() -> u64, record: Record) {
+        if self.shared.sample == 1 || !self.skips(&record) {
+            self.put(nanos, record);
+        }
+    }
+
+    /// Whether the record is of a connection outside the sample; then it is counted.
+    #[cold]
+    fn skips(&self, record: &Record) -> bool {
+        let Shared { log, sample, .. } = &*self.shared;
+        let skips = record.sampled_conn().is_some_and(|conn| !is_sampled(conn, *sample));
+        if skips {
+            log.long(at::SKIPPED).fetch_add(1, Ordering::Relaxed);
+        }
+        skips
+    }
+
+    /// Records a mark; `number` is the caller's choice.
+    pub fn mark(&self, number: u64) {
+        self.put(sys::monotonic, Record::mark(number));
+    }
+
+    /// Puts the words of the record together in the caller, in registers.
+    #[inline]
+    fn put(&self, nanos: impl FnOnce() -> u64, record: Record) {
+        let [_, id, middle, last] = Record { aux: self.lane, ..record }.words();
+        self.put_words(nanos, id, middle, last);
+    }
+
+    /// Not inlined: the calls of a thread are recorded in four places, close to each other.
+    #[inline(never)]
+    fn put_words(&self, nanos: impl FnOnce() -> u64, id: u64, middle: u64, last: u64) {
+        let shared = &*self.shared;
+        let time = match shared.clock {
+            Clock::Tsc => sys::cycles(),
+            Clock::Nanos => nanos(),
+        };
+        let toggles = sys::toggles();
+        if toggles != shared.toggles.load(Ordering::Relaxed) {
+            self.toggle(toggles);
+        }
+        if self.is_frozen() {
+            shared.log.long(at::MISSED).fetch_add(1, Ordering::Relaxed);
+        } else {
+            let number = shared.log.reserve();
+            shared.log.write(number, [time, id, middle, last]);
+            // Not before: a writer that is killed within a record costs its slot.
+            if shared.log.window(number) >= shared.populated.load(Ordering::Relaxed) {
+                self.populate(number);
+            }
+            if let Some(watch) = &shared.watch {
+                self.watch(watch, &Record::from_words([time, id, middle, last]));
+            }
+        }
+        if time >= shared.compare_at.load(Ordering::Relaxed) {
+            self.compare(time);
+        }
+    }
+
+    /// Returns the contents of the file.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.shared.log.bytes()
+    }
+
+    /// The number of records ever begun, with those that were overwritten.
+    pub fn written(&self) -> u64 {
+        self.shared.log.long(at::HEAD).load(Ordering::Acquire)
+    }
+
+    /// Whether recording has stopped, for all writers.
+    #[inline]
+    pub fn is_frozen(&self) -> bool {
+        self.shared.log.short(at::FROZEN).load(Ordering::Relaxed) != 0
+    }
+
+    /// Stops recording, for all writers. Records that are begun are finished; further ones are
+    /// counted.
+    #[cold]
+    pub fn freeze(&self, why: Frozen) {
+        let frozen = self.shared.log.short(at::FROZEN);
+        // Only the writer that stops it writes the record.
+        let stops =
+            frozen.compare_exchange(0, why as u32, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if stops {
+            self.put_outside(Record::frozen(why));
+            tracing::warn!("recording has stopped {why}; SIGUSR2 starts it again");
+        }
+    }
+
+    /// Goes on, if recording has stopped. A LOST record says how many were missed.
+    #[cold]
+    pub fn thaw(&self) {
+        let log = &self.shared.log;
+        if log.short(at::FROZEN).swap(0, Ordering::AcqRel) == 0 {
+            return;
+        }
+        let missed = log.long(at::MISSED).load(Ordering::Relaxed);
+        let reported = log.long(at::REPORTED).swap(missed, Ordering::Relaxed).min(missed);
+        self.put_outside(Record::lost(missed - reported));
+        tracing::warn!("recording goes on; SIGUSR2 stops it");
+    }
+
+    /// Writes a record that belongs to no lane.
+    fn put_outside(&self, record: Record) {
+        let time = match self.shared.clock {
+            Clock::Tsc => sys::cycles(),
+            Clock::Nanos => sys::monotonic(),
+        };
+        let log = &self.shared.log;
+        log.write(log.reserve(), Record { time, ..record }.words());
+    }
+
+    #[cold]
+    fn populate(&self, number: u64) {
+        let Shared { log, populated, .. } = &*self.shared;
+        // Where the kernel cannot, it is not asked again.
+        let next = if log.populate_window(number) { log.window(number) + 1 } else { u32::MAX };
+        populated.store(next, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn toggle(&self, asked: u32) {
+        let Shared { toggles, owner, .. } = &*self.shared;
+        // Another thread may have followed this request already, and later ones too.
+        let newer = |followed: u32| asked.wrapping_sub(followed).cast_signed() > 0;
+        let follow = |before| newer(before).then_some(asked);
+        let Ok(before) = toggles.fetch_update(Ordering::Relaxed, Ordering::Relaxed, follow) else {
+            return;
+        };
+        // Two requests at once cancel each other. In a child they have no effect.
+        if asked.wrapping_sub(before).is_multiple_of(2) || *owner != std::process::id() {
+            return;
+        }
+        if self.is_frozen() { self.thaw() } else { self.freeze(Frozen::Signal) }
+    }
+
+    /// Compares the ticks with nanoseconds once more: a longer time gives a better rate.
+    #[cold]
+    fn compare(&self, time: u64) {
+        let Shared { log, hertz, owner, compare_at, .. } = &*self.shared;
+        let due = compare_at.load(Ordering::Relaxed);
+        let next = time.wrapping_add(*hertz);
+        let first = time >= due
+            && compare_at.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if first && *owner == std::process::id() {
+            compare(log);
+        }
+    }
+
+    #[cold]
+    fn watch(&self, watch: &Mutex<Watch>, record: &Record) {
+        let why = watch.lock().unwrap_or_else(PoisonError::into_inner).see(record);
+        why.into_iter().for_each(|why| self.freeze(why));
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // A child leaves the end to its parent.
+        if self.owner == std::process::id() {
+            if self.clock == Clock::Tsc {
+                compare(&self.log);
+            }
+            self.log.short(at::ENDED).store(1, Ordering::Release);
+        }
+    }
+}
+
+fn compare(log: &SharedLog) {
+    // One right after the other: a reader that takes one of a pair and the other of the next one
+    // has all times wrong.
+    let (ticks, nanos) = (sys::cycles(), sys::monotonic());
+    log.long(at::LAST_TICK).store(ticks, Ordering::Relaxed);
+    log.long(at::LAST_NANOS).store(nanos, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests;
