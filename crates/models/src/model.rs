@@ -1,4 +1,4 @@
-//! The I/O models by name, and how to serve by each.
+//! The I/O models by name, and how to serve with each.
 
 mod prepare;
 
@@ -35,21 +35,21 @@ use proactor_record::{About as Recorded, Recording, Writers};
 /// A way to wait for many sockets at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Model {
-    /// Asynchronous I/O: told when it *is done*.
+    /// Asynchronous I/O: the kernel reports what *is done*.
     Uring,
-    /// Readiness by epoll, level-triggered: told what *may be done*.
+    /// Readiness by epoll, level-triggered: the kernel reports what *is possible*.
     Epoll,
-    /// Readiness by epoll, edge-triggered: told what *has become possible*.
+    /// Readiness by epoll, edge-triggered: the kernel reports what *has become possible*.
     EpollEt,
-    /// Readiness by poll(2).
+    /// Readiness, polled by poll(2).
     Poll,
-    /// Readiness by select(2).
+    /// Readiness, polled by select(2).
     Select,
-    /// Readiness by epoll, reported once until it is asked again.
+    /// Readiness by epoll, reported once until it is armed again.
     EpollOneshot,
-    /// Signals: told by a signal that *something is new*.
+    /// Signals: one for every change of a socket.
     Sigio,
-    /// Not asking: trying every socket, again and again.
+    /// Busy polling: recv on every socket.
     Nonblocking,
     /// A task for each connection, on an executor.
     Coroutine,
@@ -57,29 +57,29 @@ pub enum Model {
     Thread,
     /// A process for each connection, forked for it.
     Process,
-    /// One connection, and when it is over the next.
+    /// One connection at a time, and then the next.
     Blocking,
 }
 
-/// What a server may be asked for and not every model can do.
+/// An ability that not every model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ability {
-    /// Serving several connections at a time, and letting them hear one another.
+    /// Serving several connections at a time, which can broadcast to one another.
     Crowd,
     /// Receiving from a peer that is owed more than its socket takes.
     Duplex,
-    /// Serving an idle crowd without a thread or a process for each.
+    /// Serving many idle connections without a thread or a process for each.
     Frugality,
-    /// Letting an operator see and do, at a console.
+    /// Serving an operator console.
     Console,
 }
 
 impl Ability {
-    /// All of them.
+    /// Every ability, in the order of declaration.
     pub const ALL: [Ability; 4] =
         [Ability::Crowd, Ability::Duplex, Ability::Frugality, Ability::Console];
 
-    /// What a model does not do that lacks it.
+    /// Returns what a model without the ability does not do.
     pub fn denied(self) -> &'static str {
         match self {
             Ability::Crowd => "does not serve several connections at once",
@@ -120,7 +120,7 @@ impl Model {
         Model::Uring,
     ];
 
-    /// Its name on the command line.
+    /// Returns its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Model::Uring => "uring",
@@ -236,7 +236,8 @@ impl Model {
         }
     }
 
-    /// Whether its records share turns, and with them the clock, that need not be read for each.
+    /// Returns true if its records share iterations, and with them the clock, which is then not
+    /// read for each.
     pub fn has_turns(self) -> bool {
         !matches!(self, Model::Coroutine | Model::Thread | Model::Process | Model::Blocking)
     }
@@ -251,18 +252,18 @@ impl Model {
 }
 
 impl fmt::Display for Model {
-    /// The mechanism's own name.
+    /// Formats the name of the mechanism.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(if *self == Model::Uring { "io_uring" } else { self.name() })
     }
 }
 
-/// What was asked for on the command line.
+/// The argument of `--model`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
     /// This model or none.
     Model(Model),
-    /// The best that this machine permits.
+    /// The best model that this machine permits.
     Auto,
 }
 
@@ -281,17 +282,17 @@ impl FromStr for Choice {
     }
 }
 
-/// A model that can serve here, and why it is this one.
+/// A model that can serve on this machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Chosen {
-    /// Which.
+    /// The model that was chosen.
     pub model: Model,
-    /// What of the kernel's ring is to be used, if it is the ring.
+    /// The features of the kernel's io_uring that it uses, if it is that.
     pub kernel: Kernel,
 }
 
 impl Chosen {
-    /// What it uses of the kernel, in a few words.
+    /// Describes what it uses of the kernel, in a few words.
     pub fn describe(&self) -> String {
         match self.model {
             Model::Uring => self.kernel.describe(),
@@ -335,7 +336,7 @@ pub struct Service {
     pub listeners: Vec<Listening>,
     /// The buffer sizes, smallest first.
     pub buffers: Vec<BufferClass>,
-    /// The bounds.
+    /// What bounds the server.
     pub limits: Limits,
     /// The signal that stops the server.
     pub stop: ShutdownSignal,
@@ -453,7 +454,7 @@ fn build_with<C: RuntimeHooks + ForkHooks>(
     })
 }
 
-/// What a trace says of a model.
+/// Returns what a trace records about a model.
 fn recorded(chosen: Chosen) -> Recorded {
     let (model, detail) = (chosen.model.name().to_owned(), chosen.describe());
     Recorded { model, detail, ..Recorded::default() }

@@ -3,16 +3,16 @@
 //! ```text
 //!        ┌─────────────────────────────────────────────┐
 //!        ▼                                             │
-//!   write what is owed ──► tell the others ──► read ───┘
+//!   write what is owed ──► deliver to others ► read ────┘
 //!      sleeps while           sleeps while     sleeps until
 //!      its peer reads         one of them      something comes
 //!      nothing                reads nothing
 //! ```
 //!
-//! The thread's listener in this loop *is* the connection's state. What the loops remember in
-//! interests and operations in flight is here one question: may it sleep? In a receive it may if
-//! nothing is left to write. Who always has more to say (`refill`) never does: it looks whether
-//! something came, and goes on writing.
+//! The position of the thread in this loop *is* the state of the connection. What the loops keep in
+//! interests and operations in flight is one question here: may it sleep? In a receive it may if
+//! nothing is left to write. A protocol that refills without end never lets it sleep: it polls its
+//! input and goes on writing.
 
 use std::io;
 use std::rc::Rc;
@@ -31,32 +31,32 @@ use proactor::os;
 use proactor::peers::LINGER;
 use proactor::protocol::{Message, Protocol};
 
-/// Buffers of each size that a connection has of its own: one that it receives into and, rarely,
-/// a few that its protocol keeps.
+/// Buffers of each size for one connection: one that it receives into and, rarely, a few that its
+/// protocol keeps.
 const BUFFERS: usize = 4;
 
-/// A connection and its thread's view of it.
+/// A connection, and what its thread knows of it.
 pub(super) struct ConnectionThread<'a, P, C> {
     calls: &'a C,
     shared: &'a SharedState,
     status: &'a ThreadStatus,
     member: &'a Member,
     membership: &'a Membership,
-    /// Called as soon as it is seen that the server drains, once.
+    /// Called once, as soon as the thread sees that the server drains.
     noticed: Option<&'a mut dyn FnMut()>,
     connection: Connection<P>,
     pool: Rc<Pool>,
-    /// Its messages have not been delivered to the others.
+    /// Its messages were not delivered to the other members yet.
     context: Context,
-    /// Empty but while they are told: its capacity is kept.
+    /// Empty except during a delivery: its capacity is kept.
     others: Vec<Arc<Member>>,
-    /// Until when it discards what still comes, once it has shut its direction down.
+    /// When it stops discarding input, after it has shut its direction down.
     lingers: Option<Nanos>,
 }
 
-/// Serves `protocol` to who sits on `membership` until one of them has had enough. What is counted stands
-/// on the `status`; the `calls` are this thread's. `noticed` is called as soon as it is seen that
-/// the server drains.
+/// Serves `protocol` to one member until the connection ends. The counters are in `status`; the
+/// `calls` are those of this thread. `noticed` is called as soon as the thread sees that the server
+/// drains.
 pub(super) fn serve_connection<P: Protocol, C: Calls>(
     calls: &C,
     shared: &SharedState,
@@ -97,8 +97,8 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
     close(calls, member);
 }
 
-/// Closes its socket. Should somebody still be about to write to it, the peer sees the end now and
-/// the descriptor goes when they have seen that there is nobody.
+/// Closes the socket of a member. If another thread is about to write to it, the peer receives the
+/// end now, and that thread closes the descriptor.
 fn close(calls: &impl Calls, member: Arc<Member>) {
     match Arc::try_unwrap(member) {
         Ok(member) => calls.close(member.key(), member.into_socket()),
@@ -109,7 +109,7 @@ fn close(calls: &impl Calls, member: Arc<Member>) {
     }
 }
 
-/// Whoever is the last to let go of a member closes its socket.
+/// The last owner of a member closes its socket.
 fn release(calls: &impl Calls, member: Arc<Member>) {
     if let Some(member) = Arc::into_inner(member) {
         calls.close(member.key(), member.into_socket());
@@ -118,7 +118,7 @@ fn release(calls: &impl Calls, member: Arc<Member>) {
 
 impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
     fn run(mut self) {
-        // Who comes later does not hear that it came, whichever thread is first.
+        // Later members do not receive this, whichever thread is first.
         self.tell_to(true);
         loop {
             self.status.counted.turns.add(1);
@@ -140,13 +140,13 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         }
     }
 
-    /// Takes what the operator says to its peer, and tells the operator how it is.
+    /// Takes the operator's messages to the peer, and publishes the state for the console.
     fn take_messages(&mut self) {
         if let Some(messages) = self.status.take_messages() {
             let broken = self.connection.is_broken();
             self.connection.deliver(messages.into());
             if self.connection.is_broken() && !broken {
-                tracing::warn!("evicted: it is owed too much");
+                tracing::warn!("evicted: too much is queued for it");
                 self.status.counted.evicted.add(1);
             }
         }
@@ -154,13 +154,14 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         self.member.set_open(self.connection.is_open());
     }
 
-    /// Tells that it sleeps for its own peer; answers whether it must not, because it is called.
+    /// Publishes that it sleeps for its own peer. Returns true if it must not, because there are
+    /// messages.
     fn is_called_before(&self, sleep: ThreadState) -> bool {
         self.member.does(sleep);
         self.shared.has_operator && self.status.is_called()
     }
 
-    /// Sees what the server and the others have decided meanwhile.
+    /// Notes what the server and other threads have decided meanwhile.
     fn notice(&mut self) {
         let stage = self.shared.stage();
         if stage != Stage::Serving
@@ -174,8 +175,8 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         }
     }
 
-    /// Writes all that is owed now, in one piece, however long the peer sleeps. What its protocol
-    /// says because it is sent is written the next time.
+    /// Writes everything that is queued now, in one piece, however long the peer sleeps. What the
+    /// protocol adds meanwhile is written next time.
     fn send(&mut self) {
         self.member.does(ThreadState::LocksWriter);
         let mut writer = self.member.lock_writer(self.calls);
@@ -195,9 +196,9 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // Who waits for itself alone may do so for as long as it likes.
+                    // While no other thread waits, the peer may take as long as it likes.
                     if self.member.is_waited_for() && stall.is_over(self.member.socket()) {
-                        tracing::warn!("evicted: others wait, and it takes nothing of its replies");
+                        tracing::warn!("evicted: others wait for it, and it reads nothing");
                         self.status.counted.evicted.add(1);
                         self.connection.broken();
                     }
@@ -207,21 +208,21 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
             self.notice();
         }
         if self.connection.is_broken() {
-            // Whoever has waited for the pen need not write in vain.
+            // A thread that waits for the write lock need not write any more.
             *writer = MayWrite::RepliesOnly;
         }
         drop(writer);
         self.tell();
     }
 
-    /// Receives once; sleeps until something comes, unless there is more to write.
+    /// Receives once; sleeps until bytes arrive, unless there is more to write.
     fn receive(&mut self) {
         if let Some(until) = self.lingers {
             let left = until.since(os::now());
             if left.is_zero() {
                 return self.connection.broken();
             }
-            // What it says of a socket that it cannot be said of, the receive will say too.
+            // If this fails, the receive fails with the same error.
             let _ = os::set_receive_timeout(self.member.socket(), left);
         }
         if self.connection.outgoing().is_empty() {
@@ -242,8 +243,8 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
                 self.member.received.add(chunk.len() as u64);
                 self.connection.received(chunk, &mut self.context);
             }
-            // A signal; nothing came, and there is more to write; it lingered too long, which is
-            // seen above.
+            // A signal; or nothing came while there is more to write; or the linger time is over,
+            // which is checked above.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.connection.broken(),
@@ -251,7 +252,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         self.tell();
     }
 
-    /// A chunk of what comes; none is the peer's end.
+    /// Returns the received bytes, or `None` at the peer's end.
     fn fill(&mut self) -> io::Result<Option<Chunk>> {
         let sleeps = self.connection.outgoing().is_empty();
         let (calls, key, socket) = (self.calls, self.member.key(), self.member.socket());
@@ -260,7 +261,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
             false => calls.recv_now(key, socket, buffer),
         };
         let Some(mut lease) = self.pool.lease(self.connection.recv_size()) else {
-            // Its protocol keeps them all. Nobody else would ever let go of one.
+            // The protocol keeps them all, and no other thread could free one.
             self.status.counted.out_of_buffers.add(1);
             let mut buffer = vec![0; self.shared.buffers[0].bytes];
             let n = recv(&mut buffer)?;
@@ -271,7 +272,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         Ok((n > 0).then(|| Chunk::received(lease, n)))
     }
 
-    /// Says to the others, and to the operator, what was said to them.
+    /// Delivers the messages to the other members and to the operator.
     fn tell(&mut self) {
         self.tell_to(false);
     }
@@ -292,22 +293,22 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         self.context.messages.clear();
     }
 
-    /// Says no more: all that was owed has been sent, and what still comes is discarded.
+    /// Shuts the outbound direction down: everything is sent, and further input is discarded.
     fn shut_down(&mut self) {
         *self.member.lock_writer(self.calls) = MayWrite::RepliesOnly;
-        // It fails only if the peer has reset, and then a read will tell.
+        // It fails only if the peer has reset the connection, which a read will report.
         let _ = self.calls.shutdown_write(self.member.key(), self.member.socket());
         self.connection.shut_down();
         self.lingers = Some(os::now() + LINGER);
     }
 
-    /// Has neither to read nor to write, and is there for what others say until the server drains
-    /// or the peer is gone.
+    /// Has neither to read nor to write: waits for messages of others, until the server drains or
+    /// the peer is gone.
     fn wait_for_the_others(&mut self) {
         if self.is_called_before(ThreadState::Stays) {
             return;
         }
-        // Hang-ups and errors are always reported.
+        // poll(2) always reports hang-ups and errors.
         let gone = self.calls.poll(self.member.key(), self.member.socket(), 0);
         self.member.does(ThreadState::Runs);
         if !matches!(gone, Ok(0)) {
@@ -320,7 +321,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         *self.member.lock_writer(self.calls) = MayWrite::RepliesOnly;
         self.connection.close(&mut self.context);
         if !self.context.messages.is_empty() {
-            // Whoever tells the others may have to wait; the peer need not.
+            // A delivery may have to wait; the peer must not.
             let _ = self.calls.shutdown_both(self.member.key(), self.member.socket());
             self.tell();
         }

@@ -1,13 +1,13 @@
-//! Those who hear one another, when each of them has a thread.
+//! A broadcast group whose members have a thread each.
 //!
-//! There is no queue between two threads: who speaks writes to each listener's socket itself, and
-//! sleeps while one of them reads nothing. That is this model's character. So that a line stays a
-//! line, each socket has a *writer*, a lock that whoever writes to it holds until a piece is written
-//! whole; and so that nobody sleeps for ever, a send sleeps [`SOFT`] at most.
+//! There is no queue between two threads: a speaker writes to the socket of each listener itself,
+//! and sleeps while one of them reads nothing. That is the character of this model. So that lines
+//! stay whole, each socket has a *write lock*, which a thread holds until a whole piece is written.
+//! So that no thread sleeps forever, a send sleeps for [`SOFT`] at most.
 //!
-//! Nobody holds two locks, so there is no circle of threads that wait for locks. There may be one
-//! of threads that write to peers who do not read because they write: it lasts until one of them
-//! has been evicted.
+//! No thread holds two locks, so no circle of threads waits for locks. There may be a circle of
+//! threads that write to peers which do not read because they write: it lasts until one of these is
+//! evicted.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,26 +26,26 @@ use proactor::os;
 use proactor::peers::SOFT;
 use proactor::protocol::Message;
 
-/// Everyone at one listener.
+/// The connections of one listener.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     members: Mutex<Slab<Arc<Member>>>,
-    /// How many have ever come to the server: the number of the last.
+    /// How many connections the server has ever accepted: the number of the last.
     accepted: Arc<AtomicU64>,
-    /// Its listener's number.
+    /// The number of the listener.
     listener: ListenerId,
 }
 
 impl Group {
-    /// The group of this listener of a server to which so many have come.
+    /// Creates the group of a listener; `accepted` is shared by all groups of the server.
     pub(super) fn new(accepted: Arc<AtomicU64>, listener: ListenerId) -> Group {
         Group { members: Mutex::default(), accepted, listener }
     }
 
-    /// Lets in who has come, and is to be known by this id.
+    /// Adds a connection, whose thread has this id.
     ///
     /// # Errors
-    /// Its socket takes no timeout.
+    /// The socket takes no timeout.
     pub(super) fn enter(self: &Arc<Self>, id: ConnId, socket: OwnedFd) -> io::Result<Membership> {
         os::set_send_timeout(socket.as_fd(), SOFT)?;
         let mut members = lock(&self.members);
@@ -70,28 +70,28 @@ impl Group {
         Ok(Membership { group: Arc::clone(self), key, member })
     }
 
-    /// Wakes everyone for good; answers how many there are.
+    /// Wakes every thread of the group for good. Returns how many connections there are.
     pub(super) fn cut(&self, calls: &impl Calls) -> u64 {
         let members = lock(&self.members);
         for (_, member) in &*members {
-            // It fails only if the peer has reset, and that wakes too.
+            // It fails only if the peer has reset the connection, and that wakes the thread too.
             let _ = calls.shutdown_both(member.key(), member.socket());
         }
         members.len() as u64
     }
 }
 
-/// A listener in a group. Dropped, it is given up: nobody writes there any more.
+/// A place in a group. When it is dropped, no other thread writes to the socket any more.
 #[derive(Debug)]
 pub(super) struct Membership {
     group: Arc<Group>,
     key: usize,
-    /// Who sits here.
+    /// The connection in this place.
     pub(super) member: Arc<Member>,
 }
 
 impl Membership {
-    /// Adds to `others` who else is here; if only the `earlier_only`, of those who came before.
+    /// Adds to `others` the other members; with `earlier_only`, those that joined before.
     pub(super) fn others(&self, earlier_only: bool, others: &mut Vec<Arc<Member>>) {
         let (members, me) = (lock(&self.group.members), self.member.number);
         let heard =
@@ -107,13 +107,13 @@ impl Drop for Membership {
     }
 }
 
-/// A connection's socket, as those see it who write to it.
+/// The socket of a connection, as other threads see it.
 #[derive(Debug)]
 pub(super) struct Member {
     socket: OwnedFd,
-    /// What its thread knows it by.
+    /// The id of its thread.
     pub(super) id: ConnId,
-    /// The how-manieth it is that came to the server, from 1.
+    /// Its number among all connections of the server, from 1.
     pub(super) number: u64,
     /// The number of its listener.
     pub(super) listener: ListenerId,
@@ -121,86 +121,87 @@ pub(super) struct Member {
     pub(super) accepted: Nanos,
     /// Bytes received from it, by its own thread.
     pub(super) received: Count,
-    /// Bytes sent to it, by whoever has the pen.
+    /// Bytes sent to it, by the holder of the write lock.
     pub(super) sent: Count,
     /// Bytes that its own thread has to send.
     pub(super) owed: Count,
-    /// Whether what is said to it will be sent.
+    /// True while messages to it will be sent.
     open: AtomicBool,
-    /// What its own thread does.
+    /// The [`ThreadState`] of its own thread.
     state: AtomicU64,
-    /// Held by whoever writes, until it has written what is to stay together.
+    /// The write lock: held until a whole piece is written.
     writer: Mutex<MayWrite>,
-    /// How many wait for the pen to write what they say.
+    /// How many threads wait for the write lock, to write a broadcast.
     waiting: AtomicUsize,
-    /// True once it was broken off by somebody else than its own thread.
+    /// True once another thread has broken the connection.
     broken_off: AtomicBool,
 }
 
 /// What may be written to a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MayWrite {
-    /// Replies and what others say.
+    /// Replies and broadcasts.
     Anything,
-    /// Nothing that others say: it says no more, or is gone.
+    /// No broadcasts: the connection finishes, or is gone.
     RepliesOnly,
 }
 
 impl Member {
-    /// Its socket.
+    /// Returns the socket of the connection.
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// Its socket, to close.
+    /// Returns the socket, to close it.
     pub(super) fn into_socket(self) -> OwnedFd {
         self.socket
     }
 
-    /// Whose its calls are.
+    /// Returns the key of its calls.
     pub(super) fn key(&self) -> Key {
         KeyOwner::Conn(self.id).into()
     }
 
-    /// The right to write to it.
+    /// Locks the right to write to the socket.
     pub(super) fn lock_writer(&self, calls: &impl Calls) -> MutexGuard<'_, MayWrite> {
         calls.lock(self.key(), self.socket(), &self.writer)
     }
 
-    /// Whether another thread broke it off: its own is to close it.
+    /// Returns true if another thread broke the connection: its own has to close it.
     pub(super) fn is_broken_off(&self) -> bool {
         self.broken_off.load(Ordering::Acquire)
     }
 
-    /// Its own thread tells what it is about to do.
+    /// Publishes what its own thread is about to do.
     pub(super) fn does(&self, state: ThreadState) {
         self.state.store(state.into(), Ordering::Relaxed);
     }
 
-    /// What its own thread does.
+    /// Returns what its own thread does.
     pub(super) fn state(&self) -> ThreadState {
         self.state.load(Ordering::Relaxed).into()
     }
 
-    /// Its own thread tells whether what is said to it will be sent.
+    /// Publishes whether messages to it will be sent.
     pub(super) fn set_open(&self, open: bool) {
         self.open.store(open, Ordering::Relaxed);
     }
 
-    /// Whether what is said to it will be sent.
+    /// Returns true if messages to it will be sent.
     pub(super) fn is_open(&self) -> bool {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Whether somebody waits for the pen.
+    /// Returns true if another thread waits for the write lock.
     pub(super) fn is_waited_for(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Sends some of the first `most` bytes of `queue`, which are not none. The caller has the pen.
+    /// Sends some of the first `most` bytes of `queue`, which is not empty. The caller holds the
+    /// write lock.
     ///
     /// # Errors
-    /// `WouldBlock` if it took nothing for [`SOFT`], `Interrupted`; else send(2).
+    /// `WouldBlock` if the peer took nothing for [`SOFT`], `Interrupted`; else send(2).
     pub(super) fn send(
         &self,
         calls: &impl Calls,
@@ -212,9 +213,9 @@ impl Member {
         sent.inspect(|&n| self.sent.add(n as u64))
     }
 
-    /// Writes what `speaker` said, all of it in one piece, however long the listener sleeps, unless
-    /// it takes nothing at all: then it is evicted. Called by the speaker's thread, whose calls and
-    /// counted these are.
+    /// Writes the broadcasts of `speaker`, in one piece, however long the peer sleeps, unless it
+    /// takes nothing at all: then it is evicted. Called by the thread of the speaker, which owns
+    /// the calls and the counters.
     pub(super) fn hear(
         &self,
         calls: &impl Calls,
@@ -232,7 +233,7 @@ impl Member {
             for message in messages {
                 match message {
                     Message::Broadcast(chunk) => queue.push(chunk.clone()),
-                    Message::Operator(_) => {} // It was told by who speaks.
+                    Message::Operator(_) => {} // Delivered by the speaker.
                 }
             }
         }
@@ -248,9 +249,7 @@ impl Member {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if stall.is_over(self.socket()) {
-                        tracing::warn!(
-                            "evicted: others wait, and it takes nothing of what is said"
-                        );
+                        tracing::warn!("evicted: others wait for it, and it reads nothing");
                         counted.evicted.add(1);
                         return self.give_up(calls, &mut writer);
                     }
@@ -260,36 +259,37 @@ impl Member {
         }
     }
 
-    /// Breaks it off, by who has the pen; nothing is written any more.
+    /// Breaks the connection, as the holder of the write lock; nothing is written any more.
     fn give_up(&self, calls: &impl Calls, writer: &mut MayWrite) {
         *writer = MayWrite::RepliesOnly;
         self.break_off(calls);
     }
 
-    /// Breaks it off, from another thread than its own. That wakes whoever sleeps in a call for it.
+    /// Breaks the connection from another thread. This wakes a thread that sleeps in a call on its
+    /// socket.
     pub(super) fn break_off(&self, calls: &impl Calls) {
         self.broken_off.store(true, Ordering::Release);
         let _ = calls.shutdown_both(self.key(), self.socket());
     }
 }
 
-/// What is left of it with one who takes nothing: a send that came to nothing for [`SOFT`] is
-/// forgiven once, and as often as the peer has taken some of what was sent before.
+/// Decides when a peer that takes nothing is given up: at the second send that fails for [`SOFT`]
+/// without any progress between.
 #[derive(Debug, Default)]
 pub(super) struct StallCheck {
-    /// What the peer had not taken at the last look.
+    /// Bytes that the peer had not taken at the last look.
     unsent: Option<usize>,
 }
 
 impl StallCheck {
-    /// Whether it is over, after another send that came to nothing.
+    /// Returns true if the peer is given up, after another send that timed out.
     pub(super) fn is_over(&mut self, socket: BorrowedFd<'_>) -> bool {
         let unsent = os::unsent(socket).unwrap_or(usize::MAX);
         self.unsent.replace(unsent).is_some_and(|before| unsent >= before)
     }
 }
 
-/// Locks. That somebody panicked meanwhile spoils nothing: what is locked is always whole.
+/// Locks a mutex. A panic of another holder is ignored: what is locked is always whole.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,11 +1,11 @@
-//! What a thread counts, for others to read meanwhile.
+//! Counters of a thread, which other threads may read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proactor::counters::Counters;
 
-/// A number that one thread at a time changes and any may read. To count costs what it costs
-/// without others: a load, an addition, a store.
+/// A number that one thread at a time changes and any thread may read. Counting costs no more than
+/// without other threads: a load, an addition, a store.
 #[derive(Debug, Default)]
 pub(super) struct Count(AtomicU64);
 
@@ -23,7 +23,7 @@ impl Count {
     }
 }
 
-/// A thread's [`Counters`]: those that a server of threads has.
+/// The [`Counters`] of a thread, as far as this model has them.
 #[derive(Debug, Default)]
 pub(super) struct LocalCounters {
     pub(super) turns: Count,
@@ -41,7 +41,7 @@ pub(super) struct LocalCounters {
 }
 
 impl LocalCounters {
-    /// What it has counted until now.
+    /// Returns what was counted until now.
     pub(super) fn snapshot(&self) -> Counters {
         Counters {
             turns: self.turns.get(),

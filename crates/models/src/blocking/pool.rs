@@ -1,4 +1,4 @@
-//! The threads: begun, woken, and every one of them joined.
+//! The threads of a server: started, interrupted, and joined.
 
 use std::io;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use proactor::counters::Counters;
 use proactor::keys::{ConnId, ConnSlab};
 use proactor::os;
 
-/// A thread's stack. Address space: the kernel gives memory for what is touched.
+/// The size of a stack: address space, of which the kernel allocates what is touched.
 const STACK: usize = 256 << 10;
 
 /// The threads of a server.
 #[derive(Debug)]
 pub(super) struct ThreadPool {
     workers: ConnSlab<Worker>,
-    /// The stack of those who will be added.
+    /// The stack size of new threads.
     pub(super) stack: usize,
 }
 
@@ -28,25 +28,25 @@ struct Worker {
 }
 
 impl ThreadPool {
-    /// Nobody.
+    /// Creates a pool without a thread.
     pub(super) fn new() -> ThreadPool {
         ThreadPool { workers: ConnSlab::new(), stack: STACK }
     }
 
-    /// How many there are.
+    /// Returns the number of threads.
     pub(super) fn len(&self) -> usize {
         self.workers.len()
     }
 
-    /// What who is added next will be known by.
+    /// Returns the id that the next thread will have.
     pub(super) fn next_id(&self) -> ConnId {
         self.workers.next_id()
     }
 
-    /// Has a thread do `work`, which keeps its status.
+    /// Starts a thread that does `work`, with a status of its own.
     ///
     /// # Errors
-    /// There can be no more threads; `work` is dropped.
+    /// No thread can be started; `work` is dropped.
     pub(super) fn add<W>(&mut self, shared: &Arc<SharedState>, work: W) -> io::Result<()>
     where
         W: FnOnce(&SharedState, &ThreadStatus) -> io::Result<()> + Send + 'static,
@@ -65,25 +65,25 @@ impl ThreadPool {
         Ok(())
     }
 
-    /// What each of them lets the others know.
+    /// Returns the status of every thread.
     pub(super) fn statuses(&self) -> impl Iterator<Item = &ThreadStatus> {
         self.workers.iter().map(|(_, worker)| &*worker.status)
     }
 
-    /// What those have counted who are here.
+    /// Returns the sum of the counters of all threads.
     pub(super) fn counters(&self) -> Counters {
         let mut counters = Counters::default();
         self.statuses().for_each(|status| counters += status.counted.snapshot());
         counters
     }
 
-    /// Joins those who have ended; answers what they counted.
+    /// Joins the threads that have ended. Returns the sum of their counters.
     ///
     /// # Errors
-    /// The first of theirs.
+    /// The first error of a thread.
     ///
     /// # Panics
-    /// If one of them did: a mistake in a protocol is not hidden.
+    /// If a thread panicked: a mistake in a protocol is not hidden.
     pub(super) fn reap(&mut self, shared: &SharedState) -> io::Result<Counters> {
         let (mut counters, mut failed) = (Counters::default(), Ok(()));
         for id in shared.take_ended() {
@@ -95,15 +95,16 @@ impl ThreadPool {
         failed.map(|()| counters)
     }
 
-    /// Interrupts the calls of those who have not noticed that the server drains; answers whether
-    /// there are any. One may have looked just before, and go to sleep just after: so again. Who
-    /// writes to another is left alone, and notices when that is over.
+    /// Interrupts the threads that have not noticed that the server drains. Returns true if there
+    /// are any: one may have looked just before, and gone to sleep just after, so this is repeated.
+    /// A thread that writes to another connection is not interrupted, and notices later.
     pub(super) fn interrupt_unaware(&self) -> bool {
         self.interrupt(|status| !status.has_noticed() && !status.sends_to_another());
         self.statuses().any(|status| !status.has_noticed())
     }
 
-    /// Interrupts those who sleep for their own peer and have mail; answers whether there are any.
+    /// Interrupts the threads that sleep for their own peer and have messages. Returns true if
+    /// there are any.
     pub(super) fn interrupt_receivers(&self) -> bool {
         self.interrupt(ThreadStatus::is_to_be_woken)
     }
@@ -118,7 +119,7 @@ impl ThreadPool {
     }
 }
 
-/// Says that a thread ends, however that comes about.
+/// Reports the end of a thread, also of one that panics.
 struct Ending(Arc<SharedState>, ConnId);
 
 impl Drop for Ending {

@@ -1,35 +1,35 @@
-//! What a thread does, in a word that others may read.
+//! What a thread does, in one word that other threads may read.
 
 use std::fmt;
 
 /// What a connection's thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ThreadState {
-    /// It runs, or is about to.
+    /// It runs, or is about to run.
     Runs,
-    /// It sleeps in a receive, if nothing has come.
+    /// It sleeps in a receive, if nothing has arrived.
     Receives,
-    /// The same, with all said: what comes is discarded.
+    /// The same, after everything was sent: input is discarded.
     Lingers,
-    /// It sleeps until its peer is gone, and is there for what others say.
+    /// It sleeps until its peer is gone, and others may send to it.
     Stays,
-    /// Another writes to its socket: it waits for the pen.
+    /// It waits for its own write lock.
     LocksWriter,
     /// It sends, and sleeps while its peer takes nothing.
     Sends,
-    /// It waits for the pen of the one of that number, to write what it says.
+    /// It waits for the write lock of the connection of that number, to write a broadcast.
     LocksWriterOf(u64),
-    /// It writes to the one of that number what it says, and sleeps while that one takes nothing.
+    /// It writes a broadcast to the connection of that number, and sleeps while that takes nothing.
     SendsTo(u64),
 }
 
 impl ThreadState {
-    /// Whether it sleeps until its own peer moves: only then may it be woken for its mail.
+    /// Returns true if it sleeps for its own peer: only then may it be interrupted for messages.
     pub(super) fn may_be_woken(self) -> bool {
         matches!(self, ThreadState::Receives | ThreadState::Stays)
     }
 
-    /// Whether it waits for what its peer says.
+    /// Returns true if it waits for input of its peer.
     pub(super) fn receives(self) -> bool {
         matches!(self, ThreadState::Receives | ThreadState::Lingers)
     }
@@ -66,16 +66,16 @@ impl From<u64> for ThreadState {
 }
 
 impl fmt::Display for ThreadState {
-    /// As `list` has it: the call that it sleeps in, or what it waits for.
+    /// As `list` shows it: the call that it sleeps in, or what it waits for.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ThreadState::Runs => f.write_str("runs"),
             ThreadState::Receives => f.write_str("recv"),
             ThreadState::Lingers => f.write_str("recv, lingering"),
             ThreadState::Stays => f.write_str("poll"),
-            ThreadState::LocksWriter => f.write_str("its pen"),
+            ThreadState::LocksWriter => f.write_str("its write lock"),
             ThreadState::Sends => f.write_str("send"),
-            ThreadState::LocksWriterOf(number) => write!(f, "pen of {number}"),
+            ThreadState::LocksWriterOf(number) => write!(f, "write lock of {number}"),
             ThreadState::SendsTo(number) => write!(f, "send to {number}"),
         }
     }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_thread_does_fits_a_word() {
+    fn a_thread_state_fits_a_word() {
         let all = [
             ThreadState::Runs,
             ThreadState::Receives,

@@ -1,4 +1,4 @@
-//! What a thread lets the others know of itself, and what it is told.
+//! The status of a thread, and the messages for its connection.
 
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex};
@@ -10,24 +10,24 @@ use proactor::calls::Calls;
 use proactor::connection::HARD;
 use proactor::keys::ConnId;
 
-/// A thread's status. It writes there itself; the server's own thread reads, and leaves mail.
+/// The status of a thread, which writes it. The server's main thread reads it, and leaves messages.
 #[derive(Debug)]
 pub(super) struct ThreadStatus {
-    /// The thread's, as its server has it.
+    /// The id of the thread.
     pub(super) id: ConnId,
     pub(super) counted: LocalCounters,
-    /// True once it has noticed that the server drains: it need not be woken any more.
+    /// True once it has noticed that the server drains: it need not be interrupted any more.
     noticed: AtomicBool,
-    /// True exactly while there is mail.
+    /// True exactly while there are messages.
     called: AtomicBool,
     served: Mutex<Served>,
 }
 
-/// Whom a thread serves.
+/// The connection that a thread serves.
 #[derive(Debug, Default)]
 struct Served {
     now: Option<Arc<Member>>,
-    /// What the operator says to who is served now.
+    /// The operator's messages to this connection.
     messages: Vec<u8>,
 }
 
@@ -42,19 +42,19 @@ impl ThreadStatus {
         }
     }
 
-    // By its thread.
+    // Called by its own thread.
 
-    /// It has noticed that the server drains.
+    /// Notes that it has noticed the drain.
     pub(super) fn notice(&self) {
         self.noticed.store(true, Ordering::Release);
     }
 
-    /// It begins to serve.
+    /// Notes that it serves a connection.
     pub(super) fn begin(&self, member: Arc<Member>) {
         lock(&self.served).now = Some(member);
     }
 
-    /// It serves nobody any more.
+    /// Notes that it serves no connection any more.
     pub(super) fn end(&self) {
         let mut served = lock(&self.served);
         served.now = None;
@@ -62,14 +62,14 @@ impl ThreadStatus {
         self.called.store(false, Ordering::Relaxed);
     }
 
-    /// Whether there is mail. To be asked after it has told that it will [sleep](Member::does),
-    /// lest it sleeps while nobody calls.
+    /// Returns true if there are messages. Called after it has published that it will
+    /// [sleep](Member::does): else it could sleep while there are some.
     pub(super) fn is_called(&self) -> bool {
-        fence(Ordering::SeqCst); // That of `call` is its other half.
+        fence(Ordering::SeqCst); // Pairs with the fence of `is_to_be_woken`.
         self.called.load(Ordering::Relaxed)
     }
 
-    /// What the operator says to who is served.
+    /// Takes the operator's messages.
     pub(super) fn take_messages(&self) -> Option<Vec<u8>> {
         if !self.called.load(Ordering::Relaxed) {
             return None;
@@ -79,20 +79,20 @@ impl ThreadStatus {
         Some(std::mem::take(&mut served.messages))
     }
 
-    // By others.
+    // Called by other threads.
 
-    /// Whether it has noticed that the server drains.
+    /// Returns true if it has noticed that the server drains.
     pub(super) fn has_noticed(&self) -> bool {
         self.noticed.load(Ordering::Acquire)
     }
 
-    /// Looks at whom it serves, if it serves anybody.
+    /// Looks at the connection that it serves, if there is one.
     pub(super) fn look<T>(&self, look: impl FnOnce(&Member) -> T) -> Option<T> {
         lock(&self.served).now.as_deref().map(look)
     }
 
-    /// Leaves mail for whom it serves, if that is the one of this number, or anyone. Answers
-    /// whether it will be sent; none if there is no such one.
+    /// Leaves a message for the connection that it serves, if that has this number, or for any.
+    /// Returns whether it will be sent; `None` if there is no such connection.
     pub(super) fn post(
         &self,
         calls: &impl Calls,
@@ -106,7 +106,7 @@ impl ThreadStatus {
             return Some(false);
         }
         if messages.len() + line.len() > HARD {
-            tracing::warn!("evicted: it is owed too much");
+            tracing::warn!("evicted: too much is queued for it");
             member.break_off(calls);
             return Some(false);
         }
@@ -115,19 +115,20 @@ impl ThreadStatus {
         Some(true)
     }
 
-    /// Whether it writes to another's socket. That has a bounded time, which an interrupt would
-    /// begin anew (kernel-notes §30).
+    /// Returns true if it writes to another connection. That has a time limit, which an interrupt
+    /// would restart (kernel-notes §30).
     pub(super) fn sends_to_another(&self) -> bool {
         self.look(|member| matches!(member.state(), ThreadState::SendsTo(_))).unwrap_or(false)
     }
 
-    /// Whether it sleeps for its own peer and there is messages: then it is to be woken. Who sleeps for
-    /// another, or in a send, looks when that is over; interrupted, its stall would begin anew.
+    /// Returns true if it sleeps for its own peer and there are messages: then it has to be
+    /// interrupted. A thread that sleeps for another connection, or in a send, looks afterwards; an
+    /// interrupt would restart its time limit.
     pub(super) fn is_to_be_woken(&self) -> bool {
         if !self.called.load(Ordering::Relaxed) {
             return false;
         }
-        fence(Ordering::SeqCst); // Either it sees the mail, or we see that it sleeps.
+        fence(Ordering::SeqCst); // Either it sees the messages, or this sees that it sleeps.
         self.look(|member| member.state().may_be_woken()).unwrap_or(false)
     }
 }

@@ -92,7 +92,7 @@ fn a_message_costs_two_calls() {
 }
 
 #[test]
-fn who_ends_hears_all_that_it_is_owed_and_then_the_end() {
+fn a_client_that_ends_receives_its_replies_and_then_the_end() {
     let (mut peer, host) = host(Echo);
     let bytes: Vec<u8> = (0..3_000_000u32).map(|n| n as u8 ^ (n >> 9) as u8).collect();
     let mut writer = peer.try_clone().unwrap();
@@ -120,7 +120,7 @@ impl Protocol for Hoard {
 }
 
 #[test]
-fn who_keeps_every_buffer_is_served_all_the_same() {
+fn a_protocol_that_keeps_every_buffer_is_still_served() {
     let (membership, mut peer) = enter(&Arc::default());
     let host = thread::spawn(move || sit(membership, Hoard::default()));
     for _ in 0..50 {
@@ -133,7 +133,7 @@ fn who_keeps_every_buffer_is_served_all_the_same() {
 }
 
 #[test]
-fn who_always_has_more_to_say_hears_the_end_all_the_same() {
+fn an_endless_sender_still_receives_the_end() {
     let (mut peer, host) = host(Chargen);
     hear(&mut peer, 1_000_000);
     peer.write_all(b"thrown away").unwrap();
@@ -155,7 +155,7 @@ impl Protocol for Curt {
 }
 
 #[test]
-fn who_has_said_all_discards_until_the_peer_ends_and_not_for_ever() {
+fn a_finished_connection_discards_until_the_peer_ends_or_the_linger_time() {
     let (mut peer, curt) = host(Curt);
     peer.write_all(b"first").unwrap();
     assert_eq!(hear_all(&mut peer), b"bye");
@@ -173,7 +173,7 @@ fn who_has_said_all_discards_until_the_peer_ends_and_not_for_ever() {
 // Rooms.
 
 #[test]
-fn who_comes_is_seen_by_those_who_were_there_and_then_by_all() {
+fn a_new_member_is_announced_to_earlier_members_then_reaches_all() {
     let group = Arc::default();
     let seats = [(); 3].map(|()| enter(&group));
     let seen = |earlier_only| {
@@ -193,7 +193,7 @@ fn who_comes_is_seen_by_those_who_were_there_and_then_by_all() {
 }
 
 #[test]
-fn pieces_of_several_speakers_never_interleave() {
+fn pieces_of_several_senders_never_interleave() {
     const SPEAKERS: u8 = 4;
     const PIECES: usize = 40;
     /// More than the socket takes at once.
@@ -237,7 +237,7 @@ fn a_client_that_takes_nothing_is_evicted_and_its_thread_wakes() {
 }
 
 #[test]
-fn who_waits_for_a_listener_says_for_whom() {
+fn a_waiting_thread_shows_the_connection_it_waits_for() {
     let group = Arc::default();
     let [(listener, mut peer), (speaker, _)] = [(); 2].map(|()| enter(&group));
     let (listener, speaker) = (&listener.member, &speaker.member);
@@ -261,7 +261,7 @@ fn who_waits_for_a_listener_says_for_whom() {
 }
 
 #[test]
-fn who_does_not_read_its_replies_gives_way_to_who_waits_to_speak() {
+fn a_member_that_reads_no_replies_is_evicted_for_a_waiting_sender() {
     let (membership, mut peer) = enter(&Arc::default());
     let member = Arc::clone(&membership.member);
     let own = thread::spawn(move || sit(membership, Echo));
@@ -308,7 +308,7 @@ fn queue(bytes: &[u8]) -> proactor::buffer::SendQueue {
 // Mail.
 
 #[test]
-fn mail_is_for_who_is_served_and_not_for_the_next() {
+fn messages_are_for_the_connection_served_now_and_not_the_next() {
     let (group, status) = (Arc::default(), status());
     let [first, second] = [(); 2].map(|()| enter(&group).0);
     assert_eq!(status.post(&PlainCalls, None, b"nobody\n"), None);
@@ -344,7 +344,7 @@ fn only_a_thread_that_waits_for_its_own_peer_is_woken_for_its_outbox() {
 }
 
 #[test]
-fn an_operator_who_says_more_than_anyone_takes_gives_the_listener_up() {
+fn too_many_operator_messages_evict_the_connection() {
     let ((membership, mut peer), status) = (enter(&Arc::default()), status());
     status.begin(Arc::clone(&membership.member));
     assert_eq!(status.post(&PlainCalls, None, &vec![b'x'; HARD]), Some(true));
@@ -354,7 +354,7 @@ fn an_operator_who_says_more_than_anyone_takes_gives_the_listener_up() {
 }
 
 #[test]
-fn what_the_operator_is_told_faster_than_it_is_shown_is_bounded_and_counted() {
+fn operator_messages_are_bounded_and_the_dropped_ones_counted() {
     let mut shared = shared();
     shared.tell_operator(b"nobody sits there\n");
     shared.has_operator = true;
@@ -396,7 +396,7 @@ fn a_sleeping_thread_is_signalled_until_it_has_noticed() {
 }
 
 #[test]
-fn a_thread_that_cannot_begin_leaves_its_place_to_the_next() {
+fn a_thread_that_cannot_start_frees_its_slot() {
     let shared = Arc::new(shared());
     let mut threads = ThreadPool::new();
     let (go, gone) = std::sync::mpsc::channel::<()>();
@@ -470,7 +470,7 @@ impl Protocol for Stay {
 }
 
 #[test]
-fn who_has_ended_goes_on_hearing_the_others_without_spinning_until_a_drain() {
+fn a_half_closed_connection_still_receives_broadcasts_without_spinning() {
     let (address, stop, server) = serve(Style::Threads, Stay, 1 << 20);
     let [mut listener, mut speaker] = [(); 2].map(|()| connect(address));
     // Both are there once each has heard the other.
@@ -506,7 +506,7 @@ fn a_drain_does_not_restart_the_send_timeout_of_a_stalled_client() {
 }
 
 #[test]
-fn who_is_asked_twice_ends_at_once_whoever_sleeps() {
+fn a_second_request_ends_at_once_whatever_sleeps() {
     for style in [Style::OneByOne, Style::Threads] {
         let (address, stop, server) = serve(style, Echo, 1 << 20);
         let mut client = connect(address);
@@ -521,7 +521,7 @@ fn who_is_asked_twice_ends_at_once_whoever_sleeps() {
 }
 
 #[test]
-fn nobody_has_come_and_it_drains_all_the_same() {
+fn a_server_without_connections_drains() {
     for style in [Style::OneByOne, Style::Threads] {
         let (_, stop, server) = serve(style, Broadcast, 1 << 20);
         stop.request();
@@ -541,7 +541,7 @@ impl Protocol for Mistake {
 }
 
 #[test]
-fn a_mistake_in_a_protocol_is_not_hidden() {
+fn a_panic_in_a_protocol_is_not_hidden() {
     for style in [Style::OneByOne, Style::Threads] {
         let (address, _stop, server) = serve(style, Mistake, 1 << 20);
         connect(address).write_all(b"x").unwrap();

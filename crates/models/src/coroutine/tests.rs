@@ -46,7 +46,7 @@ fn in_time(test: impl FnOnce() + Send + 'static) {
 }
 
 #[test]
-fn a_drain_leaves_nobody_and_no_buffer_behind() {
+fn a_drain_leaves_no_connection_and_no_buffer_behind() {
     in_time(|| {
         let (mut coroutines, pool, address, stop) = server(Echo, Limits::default());
         let clients = thread::spawn(move || {
@@ -71,7 +71,7 @@ fn a_drain_leaves_nobody_and_no_buffer_behind() {
 }
 
 #[test]
-fn who_is_asked_twice_ends_at_once_and_holds_nothing() {
+fn a_second_request_ends_at_once_and_frees_everything() {
     in_time(|| {
         let (mut coroutines, pool, address, stop) = server(Echo, Limits::default());
         let client = thread::spawn(move || {
@@ -158,7 +158,7 @@ fn a_protocol_that_panics_ends_the_server_instead_of_leaving_it_without_a_task()
 
 /// An alarm that passed unneeded must not stand for the next one.
 #[test]
-fn an_alarm_that_nobody_needs_any_more_is_forgotten() {
+fn an_alarm_that_is_not_needed_any_more_is_forgotten() {
     let (coroutines, ..) = server(Echo, Limits::default());
     let shared = Rc::clone(&coroutines.server);
     coroutines.runtime.block_on(async {
@@ -182,7 +182,7 @@ fn broadcast_state() -> ServerState<Broadcast> {
 }
 
 #[test]
-fn whom_others_mark_is_woken_and_who_goes_on_anyway_is_not() {
+fn a_marked_task_is_woken_and_the_running_one_is_not() {
     struct WakeCount(AtomicU32);
     impl Wake for WakeCount {
         fn wake(self: Arc<Self>) {

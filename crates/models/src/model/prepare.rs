@@ -1,9 +1,9 @@
-//! Setting a model up, before anybody is promised anything.
+//! Setting a model up, before the server promises anything.
 //!
-//! That the kernel *has* something does not say that we may have it: memory may be locked up to a
-//! limit, descriptors may be at their end, a sandbox may refuse one call and not the next. So
+//! That the kernel *has* a feature does not mean that this process may use it: locked memory may be
+//! limited, descriptors may run out, a sandbox may refuse one call and not the next. So
 //! [`Choice::Auto`] takes the first of ring, epoll, poll and select that was really set up, and
-//! says of each that it passed over why.
+//! reports why each earlier one was not.
 
 use std::fmt::Display;
 use std::io;
@@ -17,45 +17,43 @@ use proactor::ring::kernel::{Capability, Kernel, Refusal, Version};
 use proactor::ring::{Config, Uring};
 use proactor::selector::{Epoll, Selector, Trigger};
 
-/// What `auto` tries, the best first.
+/// The models that `auto` tries, the best first.
 const AUTO: [Model; 4] = [Model::Uring, Model::Epoll, Model::Poll, Model::Select];
 
-/// What a ring must content itself with.
+/// What a ring may use.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RingOptions {
-    /// It uses nothing that is newer than this kernel.
+    /// Nothing newer than this kernel.
     pub ceiling: Option<Version>,
-    /// Its sockets are descriptors, of which anybody may ask the address: a slot of the ring's own
-    /// table has none.
+    /// Plain descriptors as sockets, which have addresses: a slot of the ring's own table has none.
     pub addressable: bool,
 }
 
-/// A model that is set up: what could be refused has been granted.
+/// A model that is set up: everything that could be refused was granted.
 #[derive(Debug)]
 pub struct PreparedModel {
     chosen: Chosen,
     waiting: Waiting,
-    /// Why none of the better ones.
+    /// Why each better model was refused.
     passed_over: Vec<String>,
 }
 
-/// What it waits by.
+/// The mechanism that it waits with.
 #[derive(Debug)]
 pub(super) enum Waiting {
     Ring(Box<Uring>),
     Epoll(Epoll),
-    /// What is made when it serves: of these nothing can be had beforehand.
+    /// Created by the engine: it cannot be refused, or only then.
     Later,
 }
 
 impl PreparedModel {
-    /// Sets up what was chosen, for a server with these bounds and buffers, on the thread that will
-    /// serve; a ring on these terms.
-    ///
-    /// With [`Choice::Auto`] that is the first of ring, epoll, poll and select that is to be had.
+    /// Sets the chosen model up, for a server with these bounds and buffers, on the thread that
+    /// will serve. With [`Choice::Auto`] it is the first of ring, epoll, poll and select that is
+    /// granted.
     ///
     /// # Errors
-    /// What was named is refused; or, with `Auto`, everything is.
+    /// The named model is refused; or, with `Auto`, all of them are.
     pub fn set_up(
         choice: Choice,
         terms: RingOptions,
@@ -75,12 +73,12 @@ impl PreparedModel {
         }
     }
 
-    /// Which it is.
+    /// Returns the model that was set up.
     pub fn chosen(&self) -> Chosen {
         self.chosen
     }
 
-    /// Why it is none of those that are better, in one line; empty if it is the best.
+    /// Returns why no better model was set up, in one line; empty if this is the best.
     pub fn reason(&self) -> String {
         self.passed_over.join("; ")
     }
@@ -90,7 +88,7 @@ impl PreparedModel {
     }
 }
 
-/// The first that can be made, and why each before it cannot.
+/// Returns the first model that can be made, and why each before it cannot.
 fn first<T>(
     models: &[Model],
     mut make: impl FnMut(Model) -> io::Result<T>,
@@ -140,14 +138,15 @@ fn kernel(terms: RingOptions) -> Result<Kernel, Refusal> {
     Ok(if terms.addressable { kernel.without(Capability::Direct) } else { kernel })
 }
 
-/// One that was asked for something: a sandbox may let it be made and no more.
+/// Creates an epoll and uses it once: a sandbox may permit the one and not the other.
 fn epoll() -> io::Result<Epoll> {
     let mut epoll = Epoll::new(Trigger::Level)?;
     epoll.wait(&mut Vec::new(), Some(Duration::ZERO))?;
     Ok(epoll)
 }
 
-/// Names who refuses, and the way out where one is known; the ring says so itself.
+/// Names the model that is refused, and the way out where one is known; a ring's refusal does so
+/// itself.
 fn refused(model: Model, error: &io::Error) -> io::Error {
     let text = match (error.get_ref(), error.raw_os_error()) {
         (Some(inner), _) if inner.is::<Refusal>() => inner.to_string(),
@@ -166,7 +165,7 @@ fn line(model: Model, error: &dyn Display, way_out: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What `auto` would take if these were refused, with which error, and what it says.
+    /// Returns which model `auto` takes if these are refused with these errors, and its message.
     fn taken_without(refusals: &[(Model, i32)]) -> (Option<Model>, String) {
         let made = first(&AUTO, |model| {
             let found = refusals.iter().find(|(refuser, _)| *refuser == model);

@@ -1,4 +1,4 @@
-//! What a child does, from its fork to its end.
+//! The work of a child, from its fork to its end.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,9 +24,9 @@ const GROUP: ListenerId = ListenerId(0);
 const BUFFERS: usize = 16;
 
 impl<P: Protocol + Clone> NewConnection<P> {
-    /// Serves it, until it has gone or has been told to and drained; answers the exit status.
-    /// `calls` are this process's own, and the connection is known as `client` to all. `link` leads
-    /// to the parent, if its client can hear of others.
+    /// Serves the connection until the client is gone, or until the child was told to drain and has
+    /// done so. Returns the exit status. `calls` are those of this process, and all processes know
+    /// the connection as `client`. `link` leads to the parent, if the protocol broadcasts.
     pub(super) fn live<C: ForkHooks>(
         self,
         (calls, client): (C, ConnId),
@@ -60,14 +60,15 @@ impl<P: Protocol + Clone> NewConnection<P> {
         publish: impl FnMut(&Counters),
     ) -> io::Result<()> {
         os::set_blocking(self.socket.as_fd())?;
-        // The socket is closed when this has ended; then nothing is opened before the process ends.
+        // The socket is closed at the end of this; nothing is opened after that before the process
+        // ends.
         signals.tell(Wake::Unblock(self.socket.as_fd()))?;
         let calls = (calls, KeyOwner::Conn(client).into());
         let single = SingleConnection::new(calls, self, pool);
         single.serve(process::told, publish)
     }
 
-    /// Serves it in a room of two: the client, and the link to the parent.
+    /// Serves the connection in a group of two: the client, and the link to the parent.
     pub(super) fn among_others<C: ForkHooks>(
         self,
         (calls, client): (C, ConnId),
@@ -110,7 +111,7 @@ mod tests {
     use proactor::calls::PlainCalls;
     use proactor::protocol::Chat;
 
-    /// A child in a room, as a thread; its client, and the parent's end of its link.
+    /// Runs a child in a group, as a thread. Returns its client, and the parent's end of its link.
     fn child() -> (UnixStream, UnixStream, JoinHandle<Counters>) {
         let ((client, socket), (parent, its)) = (link().unwrap(), link().unwrap());
         let [client, parent] = [client, parent].map(|fd| {
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_says_goes_up_the_line_and_what_comes_down_it_goes_to_the_client() {
+    fn client_broadcasts_go_up_the_link_and_its_frames_go_to_the_client() {
         let (mut client, mut parent, child) = child();
         client.write_all(b"hello\n").unwrap();
         read(&parent, b"\x0a\0\0\0[7] hello\n");
@@ -151,7 +152,7 @@ mod tests {
         read(&parent, b"\x09\0\0\0* 7 left\n\0\0\0\0");
         drop(parent);
         let counted = child.join().unwrap();
-        // What passed by the link is not among it.
+        // The bytes of the link are not counted.
         assert_eq!((counted.received_bytes, counted.sent_bytes), (6, 7));
     }
 

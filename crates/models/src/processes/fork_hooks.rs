@@ -1,8 +1,8 @@
-//! Who sees what a parent and its children do, to remember it.
+//! Hooks into the calls of a parent and its children, so that a trace can record them.
 //!
-//! Each loop numbers its own connections, and there is one in the parent and one in each child that
-//! relays. In a trace of them all they have the names that the parent gave: a client's, in
-//! whichever process, and that of the link to its child, at either end.
+//! Each loop numbers its own connections, and there is one loop in the parent and one in each child
+//! that relays. A trace of all processes uses the names that the parent gave: to a client, in every
+//! process, and to the link to its child, at both ends.
 
 use std::fmt;
 use std::io;
@@ -16,23 +16,23 @@ use proactor::traced::{Traced, TracedCalls};
 use proactor_record::{Call, Log, Record, Writer};
 
 /// Makes the calls of a parent and of its children: each child has a [lane](Calls::lane) of its
-/// own. By default nobody looks, and it costs nothing.
+/// own. The default methods record nothing and cost nothing.
 pub trait ForkHooks: Calls + fmt::Debug {
-    /// By what whoever relays waits: it asks poll(2).
+    /// The selector of a loop that relays: poll(2).
     type Selector: Selector + SocketCalls + fmt::Debug;
 
-    /// For the loop of whoever's calls these are.
+    /// Returns a selector whose calls are recorded as these are.
     fn selector(&self) -> Self::Selector;
 
-    /// The next connection of the loop, `conn`, is known as `whose` to all.
+    /// Names the next connection of the loop, `conn`, for all processes.
     #[inline]
     fn name(_selector: &mut Self::Selector, _conn: ConnId, _whose: KeyOwner) {}
 
-    /// A call that makes, tells or reaps a child; `make` makes it, and `res` says what its answer
-    /// comes to. `file` is what the child is given, or -1.
+    /// A call that forks, signals or reaps a child. `make` makes it, and `res` returns what is
+    /// recorded as its result. `file` is the descriptor that the child receives, or -1.
     ///
     /// # Errors
-    /// That of `make`.
+    /// The error of `make`.
     #[inline]
     fn made<T>(
         &self,
@@ -76,11 +76,11 @@ impl ForkHooks for TracedCalls {
     }
 }
 
-/// Writes into a lane, with the names that all know.
+/// Writes to a lane, with the names that all processes use.
 #[derive(Debug)]
 pub struct RenamingLog {
     log: Writer,
-    /// By the slot in the loop.
+    /// The names, by the slot in the loop.
     names: Vec<KeyOwner>,
 }
 
@@ -93,7 +93,7 @@ impl RenamingLog {
         self.names[slot] = whose;
     }
 
-    /// Whose it is to all that is this to the loop.
+    /// Returns the name, for all processes, of what this loop calls so.
     fn known(&self, whose: KeyOwner) -> KeyOwner {
         match whose {
             KeyOwner::Conn(conn) => self.names.get(conn.slot() as usize).copied().unwrap_or(whose),

@@ -1,14 +1,14 @@
-//! What was said, packed for a stream between two processes: its length, four bytes, and then it.
+//! Messages, packed for a stream between two processes: four bytes of length, then the message.
 //!
-//! A post is passed on whole or not at all, however the stream was cut: so lines never mix in
-//! their midst, not even if a process was killed in the midst of one.
+//! A message is passed on whole or not at all, however the stream was cut. So lines never mix, even
+//! if a process is killed while it writes one.
 
 use proactor::protocol::{Input, Message, Outbox, Received};
 
-/// The bytes that stand before each.
+/// The length of a frame's header in bytes.
 pub(super) const HEADER: usize = 4;
 
-/// Says `message` to the others, packed. What is for an operator is for nobody: there is none.
+/// Broadcasts `message`, packed. A message to an operator is dropped: this model has none.
 pub(super) fn broadcast(message: Message, out: &mut Outbox<'_>) {
     let Message::Broadcast(chunk) = message else { return };
     let len = u32::try_from(chunk.len()).expect("a chunk is smaller than 4 GiB");
@@ -16,12 +16,12 @@ pub(super) fn broadcast(message: Message, out: &mut Outbox<'_>) {
     out.broadcast(chunk);
 }
 
-/// Says to the others that no more will be said: a frame of nothing.
+/// Broadcasts the last frame: an empty one.
 pub(super) fn broadcast_goodbye(out: &mut Outbox<'_>) {
     out.broadcast(&[0; HEADER][..]);
 }
 
-/// Takes the next frame, its header included, if it is there whole.
+/// Takes the next frame, with its header, if it is complete.
 pub(super) fn next<'a>(input: &mut Input<'a>) -> Option<Received<'a>> {
     let header = input.peek_array()?;
     input.take(HEADER + u32::from_le_bytes(header) as usize)

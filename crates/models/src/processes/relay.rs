@@ -1,46 +1,45 @@
-//! How children hear of one another: what each end of the stream between a child and its parent
-//! says to what it hears.
+//! How the clients of different children reach one another: the protocols at both ends of the link
+//! between a child and its parent.
 //!
 //! ```text
-//!   client ◄──► Guest ─┐                ┌─ Link ◄──► client
-//!                      │ a room of two, │
+//!   client ◄─► Client ─┐                ┌─ Link ◄──► client
+//!                      │ a group of two,│
 //!                Link ◄┘ in each child  └► Link
 //!                  ▲                        ▲
 //!     frames       ▼                        ▼
-//!                Relay ◄── a room, in ──► Relay
+//!                Relay ◄── a group in ──► Relay
 //!                          the parent
 //! ```
 //!
-//! A child is a room of two: its client, and its link to the parent. What the client says to all,
-//! the link hears, packed; what comes by the link, the client hears, unpacked. The parent is a room
-//! of links, one to each child, and passes every frame on. So all that holds in a room holds here:
-//! who talks waits for who is slow, across all three processes.
+//! A child is a group of two: its client, and its link to the parent. What the client broadcasts,
+//! the link sends, packed into frames; what the link receives, the client is sent, unpacked. The
+//! parent is a group of links, one to each child, and passes every frame on. So the rules of a
+//! group hold here as well: a sender waits for a slow receiver, across all three processes.
 //!
-//! Who comes is announced by the parent, with a copy of the protocol that begins as the child's
-//! does. Who goes is announced by the child, if it lives to; its last frame is a goodbye. Of a
-//! child that ended without one, the parent's copy says what it has to say when it goes.
+//! The parent announces a new client, with a copy of the protocol in the state that the child
+//! starts with. The child announces the end of its client; its last frame is a goodbye. For a child
+//! that ended without one, the parent's copy of the protocol sends what it sends on close.
 
 use super::frames::{self, HEADER};
 use proactor::protocol::{Input, Message, Outbox, OutboxBuffer, Protocol};
 
-/// In the parent: the end of a link to one child.
+/// The parent's end of the link to one child.
 #[derive(Debug, Clone)]
 pub(super) struct Relay<P> {
-    /// Told only that it comes, and perhaps that it goes.
+    /// It is opened, and perhaps closed, and gets no other event.
     protocol: P,
     me: u64,
-    /// True once the child has said all, its going included.
+    /// True once the child has sent its last frame.
     goodbye: bool,
 }
 
 impl<P: Protocol> Relay<P> {
-    /// The end of a link to the child whose client is the `me`th at its listener, and is served
-    /// `protocol`.
+    /// The end of a link to the child that serves `protocol` to client number `me`.
     pub(super) fn new(protocol: P, me: u64) -> Relay<P> {
         Relay { protocol, me, goodbye: false }
     }
 
-    /// Says to the others what its protocol says to them; what it replies, the child replies.
+    /// Broadcasts what the protocol broadcasts. Its replies are dropped: the child replies.
     fn announce(&mut self, out: &mut Outbox<'_>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
         let mut asked = OutboxBuffer::default();
         event(&mut self.protocol, &mut asked.outbox());
@@ -70,28 +69,28 @@ impl<P: Protocol> Protocol for Relay<P> {
     }
 }
 
-/// In a child: one of the two in its room.
+/// One of the two members of a group in a child.
 #[derive(Debug, Clone)]
 pub(super) enum RelayEnd<P> {
-    /// The client.
+    /// The client of this child.
     Client(Client<P>),
-    /// The parent: what it passes on is unpacked.
+    /// The link to the parent: its input is unpacked.
     Link,
 }
 
 impl<P: Protocol> RelayEnd<P> {
-    /// The client, the `me`th at its listener.
+    /// The client with number `me`.
     pub(super) fn client(protocol: P, me: u64) -> RelayEnd<P> {
         RelayEnd::Client(Client { protocol, me, messages: Vec::new() })
     }
 
-    /// The parent.
+    /// The link to the parent.
     pub(super) fn link() -> RelayEnd<P> {
         RelayEnd::Link
     }
 }
 
-/// The client: what its protocol says to all is packed.
+/// The client: the broadcasts of its protocol are packed.
 #[derive(Debug, Clone)]
 pub(super) struct Client<P> {
     protocol: P,
@@ -180,13 +179,13 @@ mod tests {
         (to_others(&out.messages).concat(), out.replies())
     }
 
-    /// What clients would hear of these frames.
+    /// Returns what clients would receive for these frames.
     fn unpacked(frames: &[u8]) -> String {
         String::from_utf8(reply_to(&mut RelayEnd::<Chat>::link(), frames).0).unwrap()
     }
 
     #[test]
-    fn what_a_guest_says_to_all_is_heard_as_it_was_said_and_its_coming_once() {
+    fn broadcasts_of_a_client_arrive_unchanged_and_its_join_once() {
         let mut relay = Relay::new(Chat::default(), 7);
         let mut client = RelayEnd::client(Chat::default(), 7);
         let (joined, _) = said(&mut relay, |relay, out| relay.open(1, out));
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_farewell_has_left_once() {
+    fn a_client_that_said_goodbye_leaves_once() {
         let mut relay = Relay::new(Chat::default(), 7);
         let mut client = RelayEnd::client(Chat::default(), 7);
         said(&mut relay, |relay, out| relay.open(1, out));
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn of_who_died_in_mid_word_the_parent_says_that_it_left() {
+    fn the_parent_announces_the_end_of_a_child_that_died_in_a_frame() {
         let mut relay = Relay::new(Chat::default(), 7);
         let mut client = RelayEnd::client(Chat::default(), 7);
         said(&mut relay, |relay, out| relay.open(1, out));

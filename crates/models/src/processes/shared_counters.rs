@@ -1,4 +1,4 @@
-//! What children count, where their parent sees it: memory that they share.
+//! The counters of children, in memory that they share with their parent.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,30 +7,30 @@ use proactor::counters::Counters;
 use proactor::keys::{ConnId, ConnSlab};
 use proactor::os::shared::Shared;
 
-/// Numbers of one child; two cache lines, so that no two children write to the same.
+/// Numbers per child: two cache lines, so that no two children write to the same one.
 const WIDTH: usize = 16;
 
-/// A slot for each child that lives.
+/// A slot for each running child.
 #[derive(Debug)]
 pub(super) struct SharedCounters {
-    /// A slot that is nobody's is all zero.
+    /// A free slot is all zero.
     numbers: Shared,
     slots: ConnSlab<()>,
 }
 
-/// One child's slot: the slot of its connection.
+/// The slot of one child, which is that of its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CounterSlot(ConnId);
 
 impl CounterSlot {
-    /// Whose it is, the only one whom this child serves.
+    /// Returns the id of the child's only client.
     pub(super) fn client(self) -> ConnId {
         self.0
     }
 }
 
 impl SharedCounters {
-    /// For so many children at a time.
+    /// Allocates slots for so many children at a time.
     ///
     /// # Errors
     /// mmap(2), `ENOMEM` above all.
@@ -38,10 +38,10 @@ impl SharedCounters {
         Ok(SharedCounters { numbers: Shared::map(children * WIDTH)?, slots: ConnSlab::new() })
     }
 
-    /// A slot for another child.
+    /// Returns a slot for another child.
     ///
     /// # Panics
-    /// If there are more children than were said.
+    /// If there are more children than slots.
     pub(super) fn open(&mut self) -> CounterSlot {
         let slot = CounterSlot(self.slots.insert(()));
         let end = (slot.0.slot() as usize + 1) * WIDTH;
@@ -49,7 +49,7 @@ impl SharedCounters {
         slot
     }
 
-    /// The child has ended, however: takes what it counted, and the slot.
+    /// Frees the slot of a child that has ended. Returns what it counted.
     pub(super) fn close(&mut self, slot: CounterSlot) -> Counters {
         let counters = self.read(slot);
         self.write(slot, &Counters::default());
@@ -57,7 +57,7 @@ impl SharedCounters {
         counters
     }
 
-    /// What the child has counted.
+    /// Returns what the child has counted.
     pub(super) fn read(&self, slot: CounterSlot) -> Counters {
         let mut counters = Counters::default();
         let numbers = self.numbers(slot);
@@ -67,7 +67,8 @@ impl SharedCounters {
         counters
     }
 
-    /// In the child: this is what it has counted. A store for each number: nobody else writes here.
+    /// In the child: stores what it has counted, each number with one store. No other process
+    /// writes here.
     pub(super) fn write(&self, slot: CounterSlot, counters: &Counters) {
         let mut counters = *counters;
         for (from, to) in columns(&mut counters).into_iter().zip(self.numbers(slot)) {
@@ -81,7 +82,7 @@ impl SharedCounters {
     }
 }
 
-/// What children count; the rest is the parent's to count.
+/// Returns the counters of children; the parent counts the others.
 fn columns(counters: &mut Counters) -> [&mut u64; 9] {
     let Counters {
         turns,
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_shared_outlives_who_shared_it_and_the_page_is_taken_again() {
+    fn counters_outlive_their_child_and_the_slot_is_reused() {
         let mut shared = SharedCounters::new(2).unwrap();
         let [one, other] = [shared.open(), shared.open()];
         let counted = Counters { turns: 1, received_bytes: 7, evicted: 1, ..Counters::default() };

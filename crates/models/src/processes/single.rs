@@ -1,8 +1,8 @@
-//! A child whose client hears of nobody else: it sleeps in its calls.
+//! A child whose protocol does not broadcast: it sleeps in its calls.
 //!
-//! A message costs two: the receive in which the child sleeps until it comes, and the send, which
-//! does not wait. Only who is owed more than its socket takes, or discards what still comes after
-//! its end, is waited for by poll(2), so that it is received from meanwhile.
+//! A message costs two calls: the receive, in which the child sleeps until it arrives, and the
+//! send, which does not wait. Only a connection that is owed more than its socket takes, or that
+//! discards input after its end, is waited for by poll(2), so that it is received from meanwhile.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,7 +18,7 @@ use proactor::os;
 use proactor::peers::LINGER;
 use proactor::protocol::Protocol;
 
-/// What a child is given: its client, the `me`th at its listener.
+/// A connection for a child: client number `me` of the server.
 #[derive(Debug)]
 pub(super) struct NewConnection<P> {
     pub(super) socket: OwnedFd,
@@ -30,27 +30,27 @@ pub(super) struct NewConnection<P> {
 
 /// The only connection of its process.
 pub(super) struct SingleConnection<P, C = PlainCalls> {
-    /// By what calls are made, and whose they are.
+    /// The calls, and the key that they are recorded with.
     calls: C,
     key: Key,
     socket: OwnedFd,
     connection: Connection<P>,
     pool: Rc<Pool>,
-    /// True until a send would wait, or comes short.
+    /// True until a send would block, or is short.
     writable: bool,
     /// True from a receive that found no buffer until something is sent.
     waits_for_buffer: bool,
-    /// Until when it discards what still comes, once it has shut its direction down.
+    /// When it stops discarding input, after it has shut its direction down.
     lingers: Option<Nanos>,
     /// What its protocol sends to others is dropped: there are none.
     context: Context,
     counters: Counters,
-    /// System calls that this process had made before it was one.
+    /// System calls that this process had made before its fork.
     calls_before: u64,
 }
 
 impl<P: Protocol, C: Calls> SingleConnection<P, C> {
-    /// Serves `connection`, whose socket blocks. In a trace it is `key`'s.
+    /// Serves `connection`, whose socket blocks. A trace records it with this key.
     pub(super) fn new(
         (calls, key): (C, Key),
         connection: NewConnection<P>,
@@ -73,8 +73,9 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         }
     }
 
-    /// Serves it to its end. Drains once `told` says so: whoever makes it say so has the socket
-    /// cease to block. `publish` is given what was counted before each call that may sleep.
+    /// Serves it to its end. Drains once `told` returns true: the signal that causes this makes the
+    /// socket non-blocking as well. `publish` receives the counters before each call that may
+    /// sleep.
     ///
     /// # Errors
     /// poll(2), for lack of memory.
@@ -89,7 +90,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
             }
             self.send();
             if self.connection.wants_shutdown() {
-                // It fails only if the peer has reset, and then a read will tell.
+                // It fails only if the peer has reset the connection, which a read will report.
                 let _ = self.calls.shutdown_write(self.key, self.socket.as_fd());
                 self.connection.shut_down();
                 self.lingers = Some(os::now() + LINGER);
@@ -110,8 +111,8 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         }
     }
 
-    /// Sends what is owed now, as long as the socket takes it. What its protocol says because it is
-    /// sent is sent the next time: one without end does not keep it from hearing.
+    /// Sends what is queued now, as long as the socket takes it. What the protocol adds meanwhile
+    /// is sent next time: an endless stream does not keep it from receiving.
     fn send(&mut self) {
         let mut owed = self.connection.outgoing().bytes();
         while owed > 0 && self.writable && !self.connection.is_broken() {
@@ -134,7 +135,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         self.context.messages.clear();
     }
 
-    /// Receives once.
+    /// Receives once, into a buffer of the pool.
     fn receive(&mut self, recv: fn(&C, Key, BorrowedFd<'_>, &mut [u8]) -> io::Result<usize>) {
         let Some(mut lease) = self.pool.lease(self.connection.recv_size()) else {
             return self.wait_for_buffer();
@@ -147,7 +148,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
                 self.counters.received_bytes += n as u64;
                 self.connection.received(Chunk::received(lease, n), &mut self.context);
             }
-            // It was told meanwhile, or was stopped and continued.
+            // The signal to drain came, or the process was stopped and continued.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.connection.broken(),
@@ -155,7 +156,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         self.context.messages.clear();
     }
 
-    /// There is no buffer: there will be one when something is sent.
+    /// There is no buffer until something is sent.
     fn wait_for_buffer(&mut self) {
         self.counters.out_of_buffers += 1;
         self.connection.no_buffer();
@@ -166,11 +167,11 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         }
     }
 
-    /// Waits until something of what it wants may be done.
+    /// Waits until an operation that it wants is possible.
     ///
-    /// A signal that comes just before the wait is missed by it, and noticed when it ends. That is
-    /// early enough: as long as the peer neither takes nor says anything, there is nothing that a
-    /// drain could do for it; and it ends in a cut in any case.
+    /// A signal that comes just before the wait is noticed only after it. That is early enough:
+    /// while the peer neither reads nor writes, a drain can do nothing for it, and the deadline
+    /// cuts it in any case.
     fn wait(&mut self) -> io::Result<()> {
         let left = self.lingers.map(|until| until.since(os::now()));
         if left.is_some_and(|left| left.is_zero()) {
@@ -189,7 +190,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         if revents & libc::POLLIN != 0 {
             self.receive(C::recv_now);
         } else if revents & libc::POLLOUT == 0 {
-            // An error or a hang-up: what it wants can never be done.
+            // An error or a hang-up: what it wants will never be possible.
             self.connection.broken();
         }
         Ok(())
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_owed_more_than_its_socket_takes_is_received_from_meanwhile() {
+    fn a_client_is_received_from_while_its_socket_takes_no_more() {
         with_child(
             Echo,
             || false,
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn who_talks_without_end_is_still_heard_to_go() {
+    fn the_end_of_an_endless_sender_is_noticed() {
         with_child(
             Chargen,
             || false,
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_told_says_what_it_owes_and_then_nothing_more() {
+    fn a_drained_child_sends_what_it_owes_and_no_more() {
         // Told after the first receive.
         let asked = Cell::new(0);
         let told = move || {
