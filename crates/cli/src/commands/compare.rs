@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::number;
 use super::output::{self, Destination};
-use super::picks::{Candidate, Pick, picked};
+use super::picks::{self, Pick, picked};
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
 use proactor_compare::plan::{BASELINE, Budget, MODELS, ModelSpec, Plan};
@@ -36,11 +36,11 @@ pub(super) struct CompareArgs {
     /// as in all,-process; NAME+trace records into a file, as `serve --trace=FILE` does. A model
     /// that does not work here is a row with the reason
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = MODELS)]
-    models: Vec<Pick<ModelSpec>>,
+    models: Vec<Pick>,
 
     /// Model that the others are compared with, and that is also measured against itself;
     /// NAME+trace is possible
-    #[arg(long, value_name = "MODEL", default_value = BASELINE, value_parser = ModelSpec::named)]
+    #[arg(long, value_name = "MODEL", default_value = BASELINE, value_parser = picks::named)]
     baseline: ModelSpec,
 
     /// Connections per server; several numbers make several tables

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use super::output::{self, Destination};
-use super::picks::{Pick, picked};
+use super::picks::{self, Pick, picked};
 use super::{number, terminal_width, wrong_usage};
 use crate::explain::{self, ExplainOptions};
 use proactor::os;
+use proactor_compare::plan::ModelSpec;
 use proactor_models::model::Model;
 
 /// Show the system calls of a message in each I/O model: where it waits, and what copies
@@ -17,8 +18,9 @@ use proactor_models::model::Model;
 pub(super) struct ExplainArgs {
     /// Models to show, separated by commas, or all; -NAME removes one, as in all,-process. See
     /// `proactor models`
-    #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = "all")]
-    models: Vec<Pick<Model>>,
+    #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = "all",
+          value_parser = picks::unrecorded)]
+    models: Vec<Pick>,
 
     /// Bytes per message
     #[arg(long, value_name = "BYTES", default_value_t = 64,
@@ -55,7 +57,9 @@ impl ExplainArgs {
             runs: self.runs,
             cpus: two_cpus(),
         };
-        let models = picked(&self.models);
+        let model =
+            |spec: ModelSpec| Model::ALL.into_iter().find(|model| model.name() == spec.model);
+        let models: Vec<Model> = picked(&self.models).into_iter().filter_map(model).collect();
         if models.is_empty() {
             wrong_usage("--models selects no model");
         }

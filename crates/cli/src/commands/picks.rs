@@ -7,86 +7,74 @@ use proactor_models::model::{Choice, Model};
 
 /// One word of `--models`; words are separated by commas.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Pick<T> {
+pub(super) enum Pick {
     /// `all` adds every model.
     All,
     /// `NAME` adds this model.
-    Take(T),
+    Take(ModelSpec),
     /// `-NAME` removes this model.
-    Leave(T),
+    Leave(ModelSpec),
 }
 
-/// A value that can be selected by name.
-pub(super) trait Candidate: Clone + PartialEq {
-    /// Returns the value of this name.
-    ///
-    /// # Errors
-    /// The name is unknown; the message lists the known names.
-    fn named(name: &str) -> Result<Self, String>;
-
-    /// Returns the value that `all` selects for this model.
-    fn of(model: Model) -> Self;
-}
-
-impl Candidate for Model {
-    fn named(name: &str) -> Result<Model, String> {
-        match name.parse() {
-            Ok(Choice::Model(model)) => Ok(model),
-            Ok(Choice::Auto) => Err("`auto` is not possible here: name a model".to_owned()),
-            Err(_) => {
-                let names = Model::ALL.map(Model::name).join(", ");
-                Err(format!("unknown model {name:?}: use one of {names}"))
-            }
+/// Parses a model by its name; `NAME+trace` and `NAME` are different models.
+///
+/// # Errors
+/// The name is unknown; the message lists the known names.
+pub(super) fn named(name: &str) -> Result<ModelSpec, String> {
+    let spec = ModelSpec::from(name);
+    match spec.model.parse() {
+        Ok(Choice::Model(_)) => Ok(spec),
+        Ok(Choice::Auto) => Err("`auto` is not possible here: name a model".to_owned()),
+        Err(_) if spec.recorded && spec.model == "all" => {
+            Err(format!("name each model to record, for example uring{RECORDED}"))
+        }
+        Err(_) => {
+            let names = Model::ALL.map(Model::name).join(", ");
+            Err(format!("unknown model {:?}: use one of {names}", spec.model))
         }
     }
-
-    fn of(model: Model) -> Model {
-        model
-    }
 }
 
-/// `NAME+trace` and `NAME` are different values.
-impl Candidate for ModelSpec {
-    fn named(name: &str) -> Result<ModelSpec, String> {
-        let variant = ModelSpec::from(name);
-        if variant.model == "all" && variant.recorded {
-            return Err(format!("name each model to record, for example uring{RECORDED}"));
-        }
-        Model::named(&variant.model).map(|_| variant)
-    }
-
-    fn of(model: Model) -> ModelSpec {
-        model.name().into()
-    }
-}
-
-impl<T: Candidate> FromStr for Pick<T> {
+impl FromStr for Pick {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Pick<T>, String> {
+    fn from_str(text: &str) -> Result<Pick, String> {
         match (text, text.strip_prefix('-')) {
             ("all", _) => Ok(Pick::All),
-            (_, Some(left)) => T::named(left).map(Pick::Leave),
-            (_, None) => T::named(text).map(Pick::Take),
+            (_, Some(left)) => named(left).map(Pick::Leave),
+            (_, None) => named(text).map(Pick::Take),
         }
         .map_err(|why| format!("{why} (or all; -NAME removes one)"))
     }
 }
 
-/// Applies the words in order. Returns each selected value once, in the order of its first word.
-pub(super) fn picked<T: Candidate>(picks: &[Pick<T>]) -> Vec<T> {
-    let mut taken: Vec<T> = Vec::new();
-    let take = |taken: &mut Vec<T>, one: T| {
-        if !taken.contains(&one) {
-            taken.push(one);
+/// Parses a word of `--models` where nothing is recorded into a file.
+pub(super) fn unrecorded(text: &str) -> Result<Pick, String> {
+    match text.parse()? {
+        Pick::Take(spec) | Pick::Leave(spec) if spec.recorded => {
+            Err(format!("only compare takes {text}: write {}", spec.model))
         }
-    };
+        pick => Ok(pick),
+    }
+}
+
+/// Applies the words in order. Returns each selected model once, in the order of its first word.
+pub(super) fn picked(picks: &[Pick]) -> Vec<ModelSpec> {
+    let mut taken: Vec<ModelSpec> = Vec::new();
     for pick in picks {
-        match pick {
-            Pick::All => Model::ALL.map(T::of).into_iter().for_each(|one| take(&mut taken, one)),
-            Pick::Take(one) => take(&mut taken, one.clone()),
-            Pick::Leave(left) => taken.retain(|one| one != left),
-        }
+        let more = match pick {
+            Pick::All => Model::ALL.map(|model| model.name().into()).to_vec(),
+            Pick::Take(spec) => vec![spec.clone()],
+            Pick::Leave(left) => {
+                taken.retain(|spec| spec != left);
+                continue;
+            }
+        };
+        more.into_iter().for_each(|spec| {
+            if !taken.contains(&spec) {
+                taken.push(spec);
+            }
+        });
     }
     taken
 }
@@ -95,25 +83,24 @@ pub(super) fn picked<T: Candidate>(picks: &[Pick<T>]) -> Vec<T> {
 mod tests {
     use super::*;
 
-    fn models(words: &str) -> Vec<Model> {
-        let picks: Vec<Pick<Model>> =
-            words.split(',').map(|word| word.parse().expect("a word")).collect();
-        picked(&picks)
+    fn names(words: &str) -> Vec<String> {
+        let picks: Vec<Pick> = words.split(',').map(|word| word.parse().expect("a word")).collect();
+        picked(&picks).iter().map(ModelSpec::to_string).collect()
     }
 
     #[test]
     fn all_are_all_and_a_hyphen_leaves_one_out() {
-        assert_eq!(models("all"), Model::ALL);
-        let without = models("all,-process,-uring");
+        assert_eq!(names("all"), Model::ALL.map(Model::name));
+        let without = names("all,-process,-uring");
         assert_eq!(without.len(), Model::ALL.len() - 2);
-        assert!(!without.contains(&Model::Process) && !without.contains(&Model::Uring));
-        assert_eq!(models("poll,all,-poll,poll,epoll").last(), Some(&Model::Poll));
-        assert_eq!(models("poll,poll"), [Model::Poll]);
+        assert!(!without.iter().any(|name| ["process", "uring"].contains(&&**name)));
+        assert_eq!(names("poll,all,-poll,poll,epoll").last().expect("a model"), "poll");
+        assert_eq!(names("poll,poll"), ["poll"]);
         for wrong in ["kqueue", "-kqueue", "auto", "", "-", "-all"] {
-            wrong.parse::<Pick<Model>>().expect_err(wrong);
-            wrong.parse::<Pick<ModelSpec>>().expect_err(wrong);
+            wrong.parse::<Pick>().expect_err(wrong);
+            unrecorded(wrong).expect_err(wrong);
         }
-        let error = "kqueue".parse::<Pick<Model>>().expect_err("no such model");
+        let error = "kqueue".parse::<Pick>().expect_err("no such model");
         for known in Model::ALL.map(Model::name).into_iter().chain(["all", "kqueue"]) {
             assert!(error.contains(known), "{known} is missing: {error}");
         }
@@ -121,15 +108,10 @@ mod tests {
 
     #[test]
     fn a_model_that_is_recorded_is_picked_and_left_out_by_its_own_name() {
-        let names = |words: &str| -> Vec<String> {
-            let picks: Vec<_> =
-                words.split(',').map(|word| word.parse().expect("a word")).collect();
-            picked::<ModelSpec>(&picks).iter().map(ModelSpec::to_string).collect()
-        };
         assert_eq!(names("thread+trace,thread,thread+trace"), ["thread+trace", "thread"]);
         assert_eq!(names("poll,poll+trace,-poll"), ["poll+trace"]);
-        let error = "kqueue+trace".parse::<Pick<ModelSpec>>().expect_err("no such model");
+        let error = "kqueue+trace".parse::<Pick>().expect_err("no such model");
         assert!(error.contains("\"kqueue\""), "{error}");
-        "poll+trace".parse::<Pick<Model>>().expect_err("nothing can be recorded here");
+        unrecorded("poll+trace").expect_err("nothing is recorded here");
     }
 }
