@@ -12,7 +12,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::number;
-use super::output::{self, Destination};
+use super::output::{self, Destination, GREEN, RED};
 use super::picks::{self, Pick, picked};
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
@@ -140,7 +140,8 @@ impl CompareArgs {
             to.write(&Format::Json.render(&comparison)?)?;
         }
         if prints_text {
-            output::print(&Format::Text.render(&comparison)?)?;
+            let words = [("faster", GREEN), ("slower", RED)];
+            output::print_coloured(&Format::Text.render(&comparison)?, &words)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::wrong_usage;
+use super::{shows_colours, wrong_usage};
 
 /// Standard output; its errors name it. It is flushed at each line end.
 pub(super) struct Stdout(StdoutLock<'static>);
@@ -24,6 +24,25 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = stdout();
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+/// The colours of verdicts, as parameters of the escape sequence SGR.
+pub(super) const GREEN: u8 = 32;
+pub(super) const RED: u8 = 31;
+pub(super) const YELLOW: u8 = 33;
+
+/// Prints a result, with colours for these words on a terminal.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(super) fn print_coloured(text: &str, words: &[(&str, u8)]) -> io::Result<()> {
+    if !shows_colours(&io::stdout()) {
+        return print(text);
+    }
+    let colour = |text: String, &(word, colour): &(&str, u8)| {
+        text.replace(word, &format!("\x1b[{colour}m{word}\x1b[0m"))
+    };
+    print(&words.iter().fold(text.to_owned(), colour))
 }
 
 impl Write for Stdout {

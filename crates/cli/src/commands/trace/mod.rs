@@ -21,7 +21,8 @@ use serde::Serialize;
 
 pub(super) use follow::follow_to_end;
 
-use super::{output, wrong_usage};
+use super::output::{self, RED, YELLOW};
+use super::wrong_usage;
 use proactor_record::Errno;
 use proactor_report::units;
 use proactor_trace::view::{Cut, Digest};
@@ -116,9 +117,11 @@ impl How {
 
     /// Prints a view as text, or as JSON.
     fn print(&self, view: &(impl Display + Serialize)) -> anyhow::Result<()> {
-        let as_json = || serde_json::to_string_pretty(view);
-        let text = if self.json { as_json()? } else { view.to_string() };
-        Ok(output::print(&(text + "\n"))?)
+        if self.json {
+            return Ok(output::print(&(serde_json::to_string_pretty(view)? + "\n"))?);
+        }
+        // Severities of `trace doctor`.
+        Ok(output::print_coloured(&format!("{view}\n"), &[("WRONG ", RED), ("COSTLY ", YELLOW)])?)
     }
 }
 
