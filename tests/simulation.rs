@@ -25,7 +25,9 @@ use proactor::peers::{LINGER, SOFT};
 use proactor::proactor::Proactor;
 use proactor::protocol::{Chat, Echo, Input, Outbox, Protocol, Upper};
 use proactor::ring::Ring;
-use proactor_sim::{Client, ClientId, Dice, Fault, Faults, Reads, Reset, Setup, Sim, Tally, Tier};
+use proactor_sim::{
+    Client, ClientId, Dice, Fault, FaultCounts, Faults, Reads, Reset, Setup, Sim, Tier,
+};
 
 /// Seeds of the main scenario, unless `SIM_SEEDS` says otherwise.
 const SEEDS: u64 = 400;
@@ -37,7 +39,7 @@ fn play(
     name: &str,
     share: f64,
     expected: &[Fault],
-    scenario: impl Fn(&mut Dice, Setup, &mut Tally),
+    scenario: impl Fn(&mut Dice, Setup, &mut FaultCounts),
 ) {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
     let seeds = number("SIM_SEEDS").unwrap_or(SEEDS);
@@ -45,7 +47,7 @@ fn play(
         Some(seed) => seed..seed + 1,
         None => 0..((seeds as f64 * share) as u64).max(1),
     };
-    let mut tally = Tally::default();
+    let mut counts = FaultCounts::default();
     for seed in seeds.clone() {
         let played = catch_unwind(AssertUnwindSafe(|| {
             for tier in [Tier::Multishot, Tier::OneShot] {
@@ -58,7 +60,7 @@ fn play(
                     socket_buffer: [200, 4096, 65_536][dice.below(3)],
                     faults: Faults::NONE,
                 };
-                scenario(&mut dice, setup, &mut tally);
+                scenario(&mut dice, setup, &mut counts);
             }
         }));
         if let Err(panic) = played {
@@ -69,8 +71,8 @@ fn play(
         }
     }
     for &fault in expected {
-        let fired = tally[fault] > 0 || seeds.end - seeds.start < 50;
-        assert!(fired, "{fault:?} never happened: {tally:?}");
+        let fired = counts[fault] > 0 || seeds.end - seeds.start < 50;
+        assert!(fired, "{fault:?} never happened: {counts:?}");
     }
 }
 
@@ -185,7 +187,7 @@ impl<P: Protocol + Clone> World<P> {
 
     /// Drains the server, and asserts that every buffer, socket and connection is released. All
     /// clients read or have left, so the drain waits only for data in flight.
-    fn drain(mut self, tally: &mut Tally) {
+    fn drain(mut self, counts: &mut FaultCounts) {
         let asked = self.now();
         self.ask_to_stop();
         assert_eq!(self.run_to_end(), Ended::Drained);
@@ -193,11 +195,11 @@ impl<P: Protocol + Clone> World<P> {
         assert_eq!((self.server.connections(), self.server.ring().open_sockets()), (0, 0));
         let counters = self.server.counters();
         assert_eq!(counters.accepted, counters.closed);
-        self.leave(tally);
+        self.leave(counts);
     }
 
-    fn leave(mut self, tally: &mut Tally) {
-        *tally += self.sim().tally();
+    fn leave(mut self, counts: &mut FaultCounts) {
+        *counts += self.sim().fault_counts();
         drop(self.server);
         assert!(self.pool.is_whole(), "a buffer was lost: {:?}", self.pool);
     }
@@ -240,7 +242,7 @@ scenario!(
     echo_survives_every_fault,
     1.0,
     &Fault::ALL.into_iter().filter(|fault| !fault.is_of_console()).collect::<Vec<_>>(),
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = Faults::some(dice);
         let limits = Limits { connections: dice.between(2, 11), ..LIMITS };
         let count = dice.between(1, 20);
@@ -259,7 +261,7 @@ scenario!(
         }
         let counters = world.server.counters();
         assert_eq!((counters.accepted, counters.evicted), (count as u64, 0));
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
@@ -267,7 +269,7 @@ scenario!(
     a_half_close_delivers_every_byte_and_then_the_end,
     0.25,
     &[Fault::ShortSend, Fault::Late],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
         let said = speech(dice, 40_000);
@@ -277,7 +279,7 @@ scenario!(
         world.until_done(&[id]);
         assert_eq!(world.client(id).was_reset(), None);
         assert_heard(world.client(id), &said);
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
@@ -285,7 +287,7 @@ scenario!(
     upper_raises_in_place_and_spoils_nothing_that_is_being_sent,
     0.25,
     &[Fault::ShortRecv],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
         let mut world = World::new(setup, SMALL, LIMITS, Upper);
         let said = b"all the world's a stage; ".repeat(dice.between(1, 400));
@@ -294,7 +296,7 @@ scenario!(
         for id in clients {
             assert_heard(world.client(id), &said.to_ascii_uppercase());
         }
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
@@ -341,7 +343,7 @@ scenario!(
     every_line_reaches_every_member_whole_once_and_in_order,
     0.5,
     &[Fault::RecvReset, Fault::SendReset, Fault::ShortRecv, Fault::NoBuffers],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         let faults = Faults::some(dice);
         setup.faults = Faults::NONE;
         // Plenty of buffers: without free ones, others would wait for a slow reader and evict it.
@@ -384,11 +386,11 @@ scenario!(
             }
         }
         assert_eq!(world.server.counters().evicted, 0);
-        world.leave(tally);
+        world.leave(counts);
     }
 );
 
-scenario!(lines_stay_in_their_group, 0.05, &[], |dice, setup, tally| {
+scenario!(lines_stay_in_their_group, 0.05, &[], |dice, setup, counts| {
     let mut world = World::new(setup, SMALL, LIMITS, Chat::default());
     let other = File::open("/dev/null").unwrap();
     world.server.listen(ListenerId(1), other.into(), Chat::default()).unwrap();
@@ -406,7 +408,7 @@ scenario!(lines_stay_in_their_group, 0.05, &[], |dice, setup, tally| {
             assert_eq!(spoken(world.client(id).heard()), line.repeat(2).as_bytes());
         }
     }
-    world.drain(tally);
+    world.drain(counts);
 });
 
 // A client that reads nothing is no longer received from, and loses nothing.
@@ -420,7 +422,7 @@ scenario!(
         Fault::CancelTooLate,
         Fault::CancelFoundNothing,
     ],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
         setup.faults =
             setup.faults.with(Fault::DataAfterCancel, 300).with(Fault::CancelTooLate, 100);
@@ -440,7 +442,7 @@ scenario!(
         world.until_done(&[id]);
         assert_heard(world.client(id), &said);
         assert!(world.client(id).owed_most() <= bound);
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
@@ -448,7 +450,7 @@ scenario!(
     a_client_that_never_reads_stays_while_no_other_waits,
     0.1,
     &[],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice);
         let mut world = World::new(setup, &[(1024, 400)], LIMITS, Echo);
         let idler = world.say_and_end(Reads::Never, &speech(dice, 400_000));
@@ -461,7 +463,7 @@ scenario!(
         let counters = world.server.counters();
         assert_eq!((counters.evicted, world.server.connections()), (0, 1));
         world.client_mut(idler).reset();
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
@@ -469,7 +471,7 @@ scenario!(
     a_client_that_never_reads_is_evicted_when_others_wait_for_its_buffers,
     0.1,
     &[],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice).with(Fault::NoBuffers, 0);
         setup.socket_buffer = 4096;
         let mut world = World::new(setup, &[(1024, 8)], LIMITS, Echo);
@@ -486,11 +488,11 @@ scenario!(
         let took = world.now().since(before);
         assert!(SOFT <= took && took < 3 * SOFT, "it took {took:?}");
         assert_eq!(world.server.counters().evicted, 1);
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
-scenario!(a_single_client_may_use_the_whole_pool, 0.1, &[], |dice, mut setup, tally| {
+scenario!(a_single_client_may_use_the_whole_pool, 0.1, &[], |dice, mut setup, counts| {
     setup.faults = Faults::some(dice).without_resets();
     setup.socket_buffer = 4096;
     let mut world = World::new(setup, &[(1024, 8)], LIMITS, Echo);
@@ -500,29 +502,34 @@ scenario!(a_single_client_may_use_the_whole_pool, 0.1, &[], |dice, mut setup, ta
     world.client_mut(id).set_reads(Reads::AtOnce);
     world.until_done(&[id]);
     assert_heard(world.client(id), &said);
-    world.drain(tally);
+    world.drain(counts);
 });
 
-scenario!(a_slow_reader_that_makes_progress_is_not_evicted, 0.25, &[], |dice, mut setup, tally| {
-    // A send that waits until it has gone as a whole (MSG_WAITALL) hides its progress.
-    setup.faults = Faults::NONE.with(Fault::ShortSend, 1000);
-    setup.socket_buffer = 1024;
-    let mut world = World::new(setup, &[(1024, 4)], LIMITS, Echo);
-    let said = speech(dice, 30_000);
-    let slow = Reads::Paced { bytes: 4000, every: SOFT / 3 };
-    let mut all = vec![world.say_and_end(slow, &said)];
-    all.extend((0..4).map(|_| world.say_and_end(Reads::AtOnce, &said)));
-    world.until_done(&all);
-    all.iter().for_each(|&id| assert_heard(world.client(id), &said));
-    assert_eq!(world.server.counters().evicted, 0);
-    world.drain(tally);
-});
+scenario!(
+    a_slow_reader_that_makes_progress_is_not_evicted,
+    0.25,
+    &[],
+    |dice, mut setup, counts| {
+        // A send that waits until it has gone as a whole (MSG_WAITALL) hides its progress.
+        setup.faults = Faults::NONE.with(Fault::ShortSend, 1000);
+        setup.socket_buffer = 1024;
+        let mut world = World::new(setup, &[(1024, 4)], LIMITS, Echo);
+        let said = speech(dice, 30_000);
+        let slow = Reads::Paced { bytes: 4000, every: SOFT / 3 };
+        let mut all = vec![world.say_and_end(slow, &said)];
+        all.extend((0..4).map(|_| world.say_and_end(Reads::AtOnce, &said)));
+        world.until_done(&all);
+        all.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        assert_eq!(world.server.counters().evicted, 0);
+        world.drain(counts);
+    }
+);
 
 scenario!(
     thirty_two_clients_share_two_buffers_without_a_storm,
     0.25,
     &[Fault::Late],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = Faults::NONE.with(Fault::Late, [0, 100][dice.below(2)]);
         let mut world = World::new(setup, &[(256, 2)], LIMITS, Echo);
         let said = speech(dice, 3000);
@@ -540,7 +547,7 @@ scenario!(
         );
         assert_eq!(counters.evicted, 0);
         assert!(world.now() < Nanos(0) + SOFT, "no connection waited for the clock");
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
@@ -548,7 +555,7 @@ scenario!(
     no_connection_waits_while_there_is_a_buffer_of_any_size,
     0.25,
     &[],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = Faults::NONE.with(Fault::Late, [0, 100][dice.below(2)]);
         setup.socket_buffer = 4096;
         // It takes all that there are of one size: the large, which it learns to want, or the
@@ -571,7 +578,7 @@ scenario!(
             world.now()
         );
         world.client_mut(idler).reset();
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
@@ -579,7 +586,7 @@ scenario!(
     resets_leave_nothing_behind_and_affect_no_other_connection,
     0.25,
     &[Fault::SocketReused],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
         for _ in 0..5 {
@@ -595,7 +602,7 @@ scenario!(
             all.iter().for_each(|&id| assert_heard(world.client(id), &said));
         }
         world.until("all have left", |world| world.server.connections() == 0);
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
@@ -603,7 +610,7 @@ scenario!(
     an_accept_without_descriptors_pauses_and_recovers,
     0.1,
     &[Fault::AcceptExhausted],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets().with(Fault::AcceptExhausted, 0);
         let faults = setup.faults;
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
@@ -625,7 +632,7 @@ scenario!(
         world.sim().set_faults(faults);
         world.until_done(&late);
         late.iter().for_each(|&id| assert_heard(world.client(id), &said));
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
@@ -633,7 +640,7 @@ scenario!(
     a_full_socket_table_costs_only_the_connections_that_do_not_fit,
     0.1,
     &[],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.sockets = 8;
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
         let early: Vec<_> = world.connect_many(8);
@@ -654,7 +661,7 @@ scenario!(
         // A close ends the pause: what waits is not left to the clock.
         assert!(world.now() < before + ACCEPT_PAUSE, "{:?}", world.now());
         assert!(late.iter().any(|&id| world.client(id).heard() == said), "a slot is free again");
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
@@ -662,7 +669,7 @@ scenario!(
     a_connection_above_the_limit_waits_and_is_served,
     0.25,
     &[Fault::CancelFirst, Fault::TargetFirst, Fault::AcceptAborted],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
         let limits = Limits { connections: dice.between(1, 4), ..LIMITS };
         let mut world = World::new(setup, SMALL, limits, Echo);
@@ -676,11 +683,11 @@ scenario!(
         world.until_done(&all);
         all.iter().for_each(|&id| assert_heard(world.client(id), &said));
         assert_eq!(world.server.counters().accepted, 40);
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
-scenario!(a_sender_runs_at_the_speed_of_the_slowest_reader, 0.1, &[], |dice, mut setup, tally| {
+scenario!(a_sender_runs_at_the_speed_of_the_slowest_reader, 0.1, &[], |dice, mut setup, counts| {
     /// More than may be queued for both senders.
     const LINES: usize = 5000;
     setup.faults = some_faults_that_pass(dice).with(Fault::NoBuffers, 0).with(Fault::ShortSend, 0);
@@ -707,14 +714,14 @@ scenario!(a_sender_runs_at_the_speed_of_the_slowest_reader, 0.1, &[], |dice, mut
     let bound = HIGH + 2 * 2 * 64 * 1024;
     assert!(most <= bound, "{most} were owed, {bound} may be");
     assert_eq!(world.server.counters().evicted, 0);
-    world.drain(tally);
+    world.drain(counts);
 });
 
 scenario!(
     a_member_that_never_reads_is_evicted_when_its_group_waits,
     0.1,
     &[],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         let faults = some_faults_that_pass(dice);
         setup.faults = faults.with(Fault::NoBuffers, 0).with(Fault::ShortSend, 0);
         setup.socket_buffer = 4096;
@@ -746,42 +753,47 @@ scenario!(
         assert_eq!(announced(&world), 1, "once");
         assert_eq!(world.server.counters().evicted, u64::from(!leaves));
         assert!(world.now() < Nanos(0) + 3 * SOFT, "{:?}", world.now());
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
-scenario!(a_drain_delivers_what_is_owed, 0.25, &[Fault::SpuriousWake], |dice, mut setup, tally| {
-    setup.faults = some_faults_that_pass(dice);
-    setup.socket_buffer = 4096;
-    let limits = Limits { connections: 6, ..LIMITS };
-    let mut world = World::new(setup, SMALL, limits, Echo);
-    let said = speech(dice, 6000);
-    // More clients than are served: a drain ends those in the backlog as well.
-    let all: Vec<_> = (0..dice.between(1, 9)).map(|_| world.connect(Reads::Never)).collect();
-    let served = all.len().min(6);
-    world.until("they are served", |world| world.server.connections() == served);
-    all.iter().for_each(|&id| world.client_mut(id).say(&said));
-    let heard = dice.below(served * said.len() / 2) as u64;
-    world.until("some was heard", |world| world.server.counters().received_bytes >= heard);
-    let asked = world.now();
-    world.ask_to_stop();
-    for &id in &all {
-        world.client_mut(id).set_reads(some_reads(dice));
+scenario!(
+    a_drain_delivers_what_is_owed,
+    0.25,
+    &[Fault::SpuriousWake],
+    |dice, mut setup, counts| {
+        setup.faults = some_faults_that_pass(dice);
+        setup.socket_buffer = 4096;
+        let limits = Limits { connections: 6, ..LIMITS };
+        let mut world = World::new(setup, SMALL, limits, Echo);
+        let said = speech(dice, 6000);
+        // More clients than are served: a drain ends those in the backlog as well.
+        let all: Vec<_> = (0..dice.between(1, 9)).map(|_| world.connect(Reads::Never)).collect();
+        let served = all.len().min(6);
+        world.until("they are served", |world| world.server.connections() == served);
+        all.iter().for_each(|&id| world.client_mut(id).say(&said));
+        let heard = dice.below(served * said.len() / 2) as u64;
+        world.until("some was heard", |world| world.server.counters().received_bytes >= heard);
+        let asked = world.now();
+        world.ask_to_stop();
+        for &id in &all {
+            world.client_mut(id).set_reads(some_reads(dice));
+        }
+        assert_eq!(world.run_to_end(), Ended::Drained);
+        assert!(world.now().since(asked) < LINGER, "{:?}", world.now().since(asked));
+        assert_eq!(world.server.counters().cut, 0);
+        for &id in &all {
+            let client = world.client(id);
+            assert!(said.starts_with(client.heard()));
+            assert_eq!(client.was_reset(), None, "the end comes in order");
+        }
+        let echoed: usize = all.iter().map(|&id| world.client(id).heard().len()).sum();
+        assert!(echoed as u64 >= heard, "{echoed} of {heard}: what was heard is answered");
+        world.leave(counts);
     }
-    assert_eq!(world.run_to_end(), Ended::Drained);
-    assert!(world.now().since(asked) < LINGER, "{:?}", world.now().since(asked));
-    assert_eq!(world.server.counters().cut, 0);
-    for &id in &all {
-        let client = world.client(id);
-        assert!(said.starts_with(client.heard()));
-        assert_eq!(client.was_reset(), None, "the end comes in order");
-    }
-    let echoed: usize = all.iter().map(|&id| world.client(id).heard().len()).sum();
-    assert!(echoed as u64 >= heard, "{echoed} of {heard}: what was heard is answered");
-    world.leave(tally);
-});
+);
 
-scenario!(a_drain_closes_the_backlog_at_once, 0.1, &[], |dice, mut setup, tally| {
+scenario!(a_drain_closes_the_backlog_at_once, 0.1, &[], |dice, mut setup, counts| {
     setup.faults = some_faults_that_pass(dice).with(Fault::MultishotEnded, 0);
     setup.faults = setup.faults.with(Fault::Overflow, 0);
     setup.socket_buffer = 4096;
@@ -806,14 +818,14 @@ scenario!(a_drain_closes_the_backlog_at_once, 0.1, &[], |dice, mut setup, tally|
     assert!(world.now().since(asked) < SOFT, "{:?}", world.now().since(asked));
     waiting[..in_backlog].iter().for_each(|&id| assert_heard(world.client(id), b""));
     assert_eq!(world.run_to_end(), Ended::Drained);
-    world.leave(tally);
+    world.leave(counts);
 });
 
 scenario!(
     the_drain_deadline_cuts_a_client_that_does_not_read,
     0.25,
     &[Fault::CancelFirst, Fault::TargetFirst],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets().with(Fault::NoBuffers, 0);
         setup.socket_buffer = 1024;
         let drain = Duration::from_millis(700);
@@ -835,7 +847,7 @@ scenario!(
         let most = limits.drain + Duration::from_millis(100);
         assert!(limits.drain <= took && took < most, "it took {took:?}");
         assert!(world.server.counters().cut >= 3);
-        world.leave(tally);
+        world.leave(counts);
     }
 );
 
@@ -843,7 +855,7 @@ scenario!(
     a_client_that_does_not_end_is_closed_after_the_linger_time,
     0.1,
     &[],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
         let id = world.connect(Reads::AtOnce);
@@ -855,11 +867,11 @@ scenario!(
         let took = world.now().since(asked);
         assert!(LINGER <= took && took < LINGER + Duration::from_millis(100), "{took:?}");
         assert!(world.client(id).heard_end() && world.server.counters().cut == 0);
-        world.leave(tally);
+        world.leave(counts);
     }
 );
 
-scenario!(a_second_stop_ends_at_once, 0.1, &[], |dice, mut setup, tally| {
+scenario!(a_second_stop_ends_at_once, 0.1, &[], |dice, mut setup, counts| {
     setup.faults = Faults::some(dice).without_resets();
     let mut world = World::new(setup, SMALL, LIMITS, Echo);
     for _ in 0..5 {
@@ -871,14 +883,14 @@ scenario!(a_second_stop_ends_at_once, 0.1, &[], |dice, mut setup, tally| {
     world.ask_to_stop();
     for _ in 0..dice.below(40) {
         if world.server.run_once().unwrap() == ControlFlow::Break(Ended::Drained) {
-            return world.leave(tally); // It was quicker.
+            return world.leave(counts); // It was quicker.
         }
     }
     let asked = world.now();
     world.ask_to_stop();
     assert_eq!(world.run_to_end(), Ended::AtOnce);
     assert!(world.now().since(asked) < Duration::from_millis(10));
-    world.leave(tally);
+    world.leave(counts);
 });
 
 /// Replies to the first bytes that it receives, and ends.
@@ -897,7 +909,7 @@ scenario!(
     a_server_that_closes_first_loses_none_of_its_last_bytes,
     0.1,
     &[],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice);
         let mut world = World::new(setup, SMALL, LIMITS, Curt);
         let all: Vec<_> = (0..6).map(|_| world.connect(some_reads(dice))).collect();
@@ -906,7 +918,7 @@ scenario!(
         all.iter().for_each(|&id| assert_heard(world.client(id), b"no"));
         world.until("all have left", |world| world.server.connections() == 0);
         assert!(world.now() < Nanos(0) + LINGER, "the end was received, not waited out");
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
@@ -914,7 +926,7 @@ scenario!(
     a_linger_timer_does_not_affect_the_next_connection_in_its_slot,
     0.1,
     &[],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice);
         let mut world = World::new(setup, SMALL, LIMITS, Curt);
         let mut first = world.connect_many(6);
@@ -933,19 +945,19 @@ scenario!(
         first.extend(&next);
         world.until_done(&first);
         next.iter().for_each(|&id| assert_heard(world.client(id), b"no"));
-        world.drain(tally);
+        world.drain(counts);
     }
 );
 
-scenario!(the_same_seed_is_the_same_run, 0.02, &[], |dice, mut setup, tally| {
+scenario!(the_same_seed_is_the_same_run, 0.02, &[], |dice, mut setup, counts| {
     setup.faults = Faults::some(dice);
     let said = speech(dice, 5000);
     let runs = [(); 2].map(|()| {
         let mut world = World::new(setup.clone(), SMALL, LIMITS, Echo);
         let all: Vec<_> = (0..9).map(|_| world.say_and_end(Reads::AtOnce, &said)).collect();
         world.until_done(&all);
-        let run = (world.now(), world.server.counters(), *world.server.ring().tally());
-        world.drain(tally);
+        let run = (world.now(), world.server.counters(), *world.server.ring().fault_counts());
+        world.drain(counts);
         run
     });
     assert_eq!(runs[0], runs[1]);
@@ -977,7 +989,7 @@ scenario!(
     what_is_typed_is_done_however_it_is_read,
     0.2,
     &[Fault::ShortRead, Fault::ReadInterrupted],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = some_faults_that_read_badly(dice);
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
         let answers = with_console(&mut world);
@@ -1004,7 +1016,7 @@ scenario!(
             let heard = |&&id: &&ClientId| world.client(id).heard().ends_with(b"alone\n");
             world.server.connections() == 2 && clients.iter().filter(heard).count() == 1
         });
-        world.drain(tally);
+        world.drain(counts);
         let text = text_of(answers);
         assert!(
             text.starts_with("sent to 3 connections\n") && text.contains("kicked 2\n"),
@@ -1013,7 +1025,7 @@ scenario!(
     }
 );
 
-scenario!(drain_ends_the_server_and_quit_ends_it_at_once, 0.1, &[], |dice, mut setup, tally| {
+scenario!(drain_ends_the_server_and_quit_ends_it_at_once, 0.1, &[], |dice, mut setup, counts| {
     setup.faults = some_faults_that_read_badly(dice);
     let mut world = World::new(setup, SMALL, LIMITS, Echo);
     let answers = with_console(&mut world);
@@ -1026,7 +1038,7 @@ scenario!(drain_ends_the_server_and_quit_ends_it_at_once, 0.1, &[], |dice, mut s
     world.sim().type_in(if quits { b"drain\nquit\n" } else { b"drain\ndrain\n" });
     let ended = world.run_to_end();
     assert_eq!(ended, if quits { Ended::AtOnce } else { Ended::Drained });
-    world.leave(tally);
+    world.leave(counts);
     let text = text_of(answers);
     let both = "draining: 2 connections to finish\n";
     assert!(text.starts_with(both), "{text}");
@@ -1037,7 +1049,7 @@ scenario!(
     a_failed_console_input_costs_no_connection_a_byte,
     0.05,
     &[Fault::ReadFailed],
-    |dice, mut setup, tally| {
+    |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice).with(Fault::ReadFailed, 1000);
         let mut world = World::new(setup, SMALL, LIMITS, Echo);
         let answers = with_console(&mut world);
@@ -1046,7 +1058,7 @@ scenario!(
         let client = world.say_and_end(Reads::AtOnce, &bytes);
         world.until_done(&[client]);
         assert_heard(world.client(client), &bytes);
-        world.drain(tally);
+        world.drain(counts);
         assert_eq!(text_of(answers), "");
     }
 );

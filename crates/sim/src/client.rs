@@ -24,16 +24,16 @@ pub enum Reads {
         /// Then it pauses for so long.
         every: Duration,
     },
-    /// Not at all.
+    /// The client never reads.
     Never,
 }
 
-/// A client: says what it was told to, reads in its way, and answers the server's end with its own.
+/// A client: sends the bytes of the test, reads by its [`Reads`], and ends after the server does.
 pub struct Client {
     reads: Reads,
     /// What each of the two socket buffers holds at most.
     room: usize,
-    /// Not yet sent.
+    /// The bytes that are not yet sent.
     to_say: VecDeque<u8>,
     /// True once it is to end when all is said.
     finishing: bool,
@@ -49,9 +49,9 @@ pub struct Client {
     server_ended: bool,
     /// True once the server has closed its socket.
     server_closed: bool,
-    /// Who reset the connection, if anyone did.
+    /// The side that reset the connection, if it was reset.
     reset: Option<Reset>,
-    /// When it will.
+    /// The time at which it will reset.
     resets_at: Option<Nanos>,
     read_at: Nanos,
     heard: Vec<u8>,
@@ -61,7 +61,7 @@ pub struct Client {
     given: usize,
 }
 
-/// Who reset a connection.
+/// The side that reset a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reset {
     /// The client, or the network: the scenario, by `reset`, or a fault.
@@ -94,11 +94,11 @@ impl Client {
         }
     }
 
-    // What a test tells it, and asks.
+    // The interface of the tests.
 
-    /// Has it say `bytes`, after what it was told to say before.
+    /// Adds `bytes` to what the client sends.
     pub fn say(&mut self, bytes: &[u8]) {
-        assert!(!self.finishing, "it was told to end");
+        assert!(!self.finishing, "the client has already ended");
         self.to_say.extend(bytes);
     }
 
@@ -137,7 +137,7 @@ impl Client {
         self.heard_end
     }
 
-    /// Who reset the connection, if anyone did.
+    /// The side that reset the connection, if it was reset.
     pub fn was_reset(&self) -> Option<Reset> {
         self.reset
     }
@@ -190,7 +190,7 @@ impl Client {
         self.owed_most = self.owed_most.max(self.taken.saturating_sub(self.given));
     }
 
-    /// The server sends.
+    /// Takes bytes that the server sends.
     pub(super) fn give(&mut self, bytes: &[u8]) {
         assert!(!self.server_ended, "nothing is sent after the end");
         self.to_client.extend(bytes);

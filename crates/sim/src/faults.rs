@@ -9,7 +9,7 @@ use std::ops::{AddAssign, Index};
 /// chance in which order things happen, and have no rate. All are counted where they happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// A receive brings less than there was and than had room.
+    /// A receive returns less than was there and than fits.
     ShortRecv,
     /// A send takes less than it was given.
     ShortSend,
@@ -43,10 +43,10 @@ pub enum Fault {
     PartialSubmit,
     /// A signal ends the sleep; nothing has completed.
     EnterInterrupted,
-    /// The stop signal's descriptor is said to be readable, and nobody asked to stop.
+    /// The descriptor of the shutdown signal is reported readable without a request.
     SpuriousWake,
-    /// A quiet send finds no room, or comes short, though there was some.
-    QuietShort,
+    /// A send with a skipped completion fails or is short although there is space.
+    SkippedSendFails,
     /// A read of what is typed brings less than there was.
     ShortRead,
     /// A read of what is typed is interrupted (`EINTR`).
@@ -84,7 +84,7 @@ impl Fault {
         Fault::PartialSubmit,
         Fault::EnterInterrupted,
         Fault::SpuriousWake,
-        Fault::QuietShort,
+        Fault::SkippedSendFails,
         Fault::ShortRead,
         Fault::ReadInterrupted,
         Fault::ReadFailed,
@@ -112,12 +112,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// None at all.
+    /// No faults at all.
     pub const NONE: Faults = Faults { rates: [0; Fault::ALL.len()] };
 
-    /// Each is off, rare or frequent, as the dice will. What is off leaves room for what is on:
-    /// with everything at once, a long run without a reset, say, would never be seen. Those of a
-    /// console are off: most servers have none.
+    /// Makes each fault off, rare or frequent, by chance. Some must be off: with all faults at once,
+    /// a long run without a reset, for example, would never happen. Console faults are off, because
+    /// most servers have no console.
     pub fn some(dice: &mut Dice) -> Faults {
         let mut faults = Faults::NONE;
         for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_of_console()) {
@@ -153,17 +153,17 @@ impl fmt::Debug for Faults {
 
 /// How often each fault happened.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct FaultCounts {
     counts: [u64; Fault::ALL.len()],
 }
 
-impl Tally {
+impl FaultCounts {
     pub(super) fn count(&mut self, fault: Fault) {
         self.counts[fault as usize] += 1;
     }
 }
 
-impl Index<Fault> for Tally {
+impl Index<Fault> for FaultCounts {
     type Output = u64;
 
     fn index(&self, fault: Fault) -> &u64 {
@@ -171,15 +171,15 @@ impl Index<Fault> for Tally {
     }
 }
 
-impl AddAssign<&Tally> for Tally {
-    fn add_assign(&mut self, other: &Tally) {
+impl AddAssign<&FaultCounts> for FaultCounts {
+    fn add_assign(&mut self, other: &FaultCounts) {
         for fault in Fault::ALL {
             self.counts[fault as usize] += other[fault];
         }
     }
 }
 
-impl fmt::Debug for Tally {
+impl fmt::Debug for FaultCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fired = Fault::ALL.into_iter().filter(|&fault| self[fault] > 0);
         f.debug_map().entries(fired.map(|fault| (fault, self[fault]))).finish()
@@ -196,7 +196,7 @@ impl Dice {
         Dice(seed)
     }
 
-    /// Any number.
+    /// Returns any 64-bit number.
     pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

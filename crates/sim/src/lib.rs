@@ -1,24 +1,23 @@
-//! A simulated kernel, and the clients beyond it: every interleaving that a seed decides.
+//! A simulated kernel with clients: the seed decides the interleaving.
 //!
-//! [`Sim`] plays the kernel's side of [`Ring`], so that the loop, the connections and the decoding
-//! of answers run as in production, on raw [`Cqe`]s with real flags, buffer ids and errnos.
-//! Operations in flight wait in a bag. [`enter`](Ring::enter) draws from the bag and from the
-//! [`Client`]s whoever can go on, lets it, and throws in [`Faults`]. There is no socket and no
-//! clock: time is a number, and where nobody can go on before it, it jumps to the next moment at
-//! which something is due.
+//! [`Sim`] implements [`Ring`], so the loop, the connections and the decoder run as in production,
+//! on raw [`Cqe`]s with real flags, buffer ids and errnos. Operations in flight are in a bag.
+//! [`enter`](Ring::enter) repeatedly picks an operation or a [`Client`] that can make progress, runs
+//! it, and injects [`Faults`]. There are no sockets and no clock: time is a number. When nothing can
+//! make progress, time jumps to the next timer.
 //!
-//! It checks what a kernel would not tell, and panics with its state:
+//! The simulator checks rules that a kernel does not check, and panics with its state:
 //!
 //! * one operation of a kind is in flight per connection, cancels included;
-//! * a cancel aims at something that is in flight, and at each only once;
+//! * a cancel has a target in flight, and each target has at most one cancel;
 //! * a socket is closed once, when nothing else of its connection is in flight, and not used after;
 //! * every filled buffer is claimed once, and every lent one comes back;
 //! * the loop neither spins (enters for nothing) nor sleeps with work to do, or when nothing can
 //!   ever wake it.
 //!
-//! Sockets that were closed are used again at once, before the loop has heard of the close, so
-//! that whoever confuses two connections is found out.
-#![allow(unsafe_code)] // One call: a buffer comes back from the kernel, which is this file.
+//! Closed sockets are reused at once, before the loop has reaped the close, so that code that
+//! confuses two connections fails.
+#![allow(unsafe_code)] // One call: a buffer comes back from the kernel, here from `Sim`.
 
 mod client;
 mod faults;
@@ -31,7 +30,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use client::{Client, ClientId, Reads, Reset};
-pub use faults::{Dice, Fault, Faults, Tally};
+pub use faults::{Dice, Fault, FaultCounts, Faults};
 
 use proactor::buffer::{BufferId, Chunk, Lease, Pool, Size};
 use proactor::clock::Nanos;
@@ -54,9 +53,9 @@ pub enum Tier {
 /// What a [`Sim`] is made of.
 #[derive(Debug, Clone)]
 pub struct Setup {
-    /// Decides everything else.
+    /// The seed, which decides everything else.
     pub seed: u64,
-    /// Which kernel.
+    /// The kernel to simulate.
     pub tier: Tier,
     /// How many sockets there can be at a time.
     pub sockets: usize,
@@ -64,7 +63,7 @@ pub struct Setup {
     pub entries: usize,
     /// How many bytes a socket buffer holds; there is one for each direction.
     pub socket_buffer: usize,
-    /// What goes wrong.
+    /// The faults to inject.
     pub faults: Faults,
 }
 
@@ -77,7 +76,7 @@ const STEPS: usize = 24;
 pub struct Sim {
     setup: Setup,
     dice: Dice,
-    tally: Tally,
+    fault_counts: FaultCounts,
     pool: Rc<Pool>,
     now: Nanos,
     clients: Vec<Client>,
@@ -88,16 +87,16 @@ pub struct Sim {
     unused: Vec<u32>,
     /// By socket, the close of its last owner.
     closes: Vec<Option<Token>>,
-    /// Queued, not submitted.
+    /// The operations that are queued and not submitted.
     queue: VecDeque<Doing>,
     /// True once the queue was said to be full, until the next enter.
     full: bool,
-    /// Submitted, not completed.
+    /// The operations that are submitted and not completed.
     bag: Vec<Doing>,
     completions: VecDeque<Cqe>,
-    /// What found no room in `completions`.
+    /// The completions that did not fit into `completions`.
     overflow: VecDeque<Cqe>,
-    /// Filled, not claimed.
+    /// The buffers that are filled and not claimed.
     filled: Vec<(Cqe, Lease)>,
     /// By size, in the order in which they were lent.
     lent: Vec<VecDeque<BufferId>>,
@@ -113,7 +112,7 @@ pub struct Sim {
     /// True from a sleep that nothing could end until anything happens.
     idle: bool,
     queue_most: usize,
-    /// Quiet sends that went out whole, and of which the loop has not heard.
+    /// Implied successes that the loop has not asked for yet.
     implied: VecDeque<(Token, usize)>,
     /// True from the last question about them, if it could not be answered, to the next enter.
     unanswered: bool,
@@ -135,7 +134,7 @@ struct Doing {
     token: Token,
     work: Work,
     cancelled: Cancelled,
-    /// Not answered before.
+    /// The earliest time of its completion.
     at: Nanos,
 }
 
@@ -176,7 +175,7 @@ impl Sim {
     pub fn new(setup: Setup, pool: Rc<Pool>) -> Sim {
         Sim {
             dice: Dice::new(setup.seed),
-            tally: Tally::default(),
+            fault_counts: FaultCounts::default(),
             now: Nanos(0),
             clients: Vec::new(),
             backlogs: Vec::new(),
@@ -215,19 +214,19 @@ impl Sim {
         id
     }
 
-    /// A client.
+    /// Returns a client, to inspect it.
     pub fn client(&self, id: ClientId) -> &Client {
         &self.clients[id.0]
     }
 
-    /// A client, to tell it something.
+    /// Returns a client, to control it.
     pub fn client_mut(&mut self, id: ClientId) -> &mut Client {
         self.idle = false;
         &mut self.clients[id.0]
     }
 
-    /// Makes the descriptor of [`Op::Wake`] readable: whoever asks a server to stop must say so to
-    /// the simulated kernel, which does not look at real descriptors.
+    /// Makes the descriptor of [`Op::Wake`] readable. A test that asks a server to stop must call this,
+    /// because the simulated kernel does not read real descriptors.
     pub fn wake(&mut self) {
         self.readable = true;
         self.idle = false;
@@ -256,11 +255,11 @@ impl Sim {
     }
 
     /// What went wrong, and how often.
-    pub fn tally(&self) -> &Tally {
-        &self.tally
+    pub fn fault_counts(&self) -> &FaultCounts {
+        &self.fault_counts
     }
 
-    /// Whether nothing more can happen before a client is told something.
+    /// Returns whether nothing can happen until the test acts on a client.
     pub fn is_idle(&self) -> bool {
         self.idle
     }
@@ -361,7 +360,7 @@ impl Sim {
     fn befalls(&mut self, fault: Fault) -> bool {
         let falls = self.dice.chance(self.setup.faults.rate(fault));
         if falls {
-            self.tally.count(fault);
+            self.fault_counts.count(fault);
         }
         falls
     }
@@ -383,7 +382,7 @@ impl Ring for Sim {
 
     fn push(&mut self, op: Op<'_>) -> Pushed {
         self.check(!self.is_full(), "pushed into a full queue");
-        self.check(!self.idle, "the loop slept, for ever, with work to do");
+        self.check(!self.idle, "the loop slept without a timeout, with work to do");
         let doing = self.doing(op);
         let sqe = sqe(&doing);
         let new = self.live.insert(doing.token);
@@ -463,8 +462,8 @@ impl Drop for Sim {
 
 impl fmt::Debug for Sim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Sim { setup, tally, now, pool, backlogs, queue, .. } = self;
-        writeln!(f, "{setup:?}\nwent wrong: {tally:?}\n{now:?}, {pool:?}")?;
+        let Sim { setup, fault_counts, now, pool, backlogs, queue, .. } = self;
+        writeln!(f, "{setup:?}\nwent wrong: {fault_counts:?}\n{now:?}, {pool:?}")?;
         writeln!(f, "backlogs: {backlogs:?}\nqueued: {queue:?}")?;
         self.bag.iter().try_for_each(|doing| writeln!(f, "in flight: {doing:?}"))?;
         let answers = self.completions.iter().chain(&self.overflow);
@@ -474,8 +473,8 @@ impl fmt::Debug for Sim {
     }
 }
 
-/// Whether an operation stays in flight after this answer. Not [`Cqe::more`]: who plays the kernel
-/// must not err with the loop.
+/// Returns whether an operation stays in flight after this completion. This is not [`Cqe::more`], so
+/// that a mistake there is noticed.
 fn stays(cqe: Cqe) -> bool {
     cqe.flags & 2 != 0
 }

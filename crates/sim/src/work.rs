@@ -24,7 +24,7 @@ impl Sim {
         count as u32
     }
 
-    /// Takes what is queued, or a part of it. Answers how much, and whether that is all.
+    /// Takes the queue, or a part of it. Returns the number taken, and whether that is all.
     pub(super) fn take(&mut self) -> (u32, bool) {
         let queued = self.queue.len();
         let part = queued > 1 && self.befalls(Fault::PartialSubmit);
@@ -51,7 +51,7 @@ impl Sim {
             }
             Work::Cancel(target) => Work::Done(self.cancel(target)),
             Work::Send { socket, chunks, skip_success: true, .. } => {
-                return self.send_quietly(doing.token, socket, &chunks);
+                return self.send_skipping_completion(doing.token, socket, &chunks);
             }
             work => work,
         };
@@ -61,7 +61,7 @@ impl Sim {
     fn cancel(&mut self, target: CancelTarget) -> i32 {
         let target = Token::from(target);
         let Some(at) = self.bag.iter().position(|doing| doing.token == target) else {
-            self.tally.count(Fault::CancelFoundNothing);
+            self.fault_counts.count(Fault::CancelFoundNothing);
             return -libc::ENOENT;
         };
         let once = self.bag[at].cancelled == Cancelled::No;
@@ -71,7 +71,7 @@ impl Sim {
         if late { -libc::EALREADY } else { 0 }
     }
 
-    /// Lets somebody who can go on do so; answers whether there was anybody.
+    /// Runs one operation or client that can make progress. Returns false if there is none.
     fn play(&mut self) -> bool {
         let all = self.bag.len() + self.clients.len();
         if all == 0 {
@@ -148,15 +148,15 @@ impl Sim {
         } else if self.befalls(Fault::AcceptAborted) {
             self.post(token, -libc::ECONNABORTED, 0);
         } else if let Some(socket) = self.unused.pop() {
-            let client = self.backlogs[listener.0 as usize].pop_front().expect("somebody waits");
+            let client = self.backlogs[listener.0 as usize].pop_front().expect("a client waits");
             self.sockets[socket as usize] = Some(Open { client, owner: None, closing: false });
             if self.closes[socket as usize].is_some_and(|close| self.live.contains(&close)) {
-                self.tally.count(Fault::SocketReused);
+                self.fault_counts.count(Fault::SocketReused);
             }
             self.post_and_stay(doing, socket as i32, 0);
         } else {
             // No slot is left: the connection had already been taken, and is lost.
-            let client = self.backlogs[listener.0 as usize].pop_front().expect("somebody waits");
+            let client = self.backlogs[listener.0 as usize].pop_front().expect("a client waits");
             self.clients[client.0].break_off(Reset::ByServer);
             self.post(token, -libc::ENFILE, 0);
         }
@@ -168,15 +168,15 @@ impl Sim {
         let available = self.far(socket).available();
         let group = &self.lent[size.0 as usize];
         let multishot = self.setup.tier == Tier::Multishot;
-        let room = if multishot { !group.is_empty() } else { own.is_some() };
+        let has_buffer = if multishot { !group.is_empty() } else { own.is_some() };
 
         match doing.cancelled {
-            Cancelled::Yes if available > 0 && multishot && room => {
+            Cancelled::Yes if available > 0 && multishot && has_buffer => {
                 if !self.befalls(Fault::DataAfterCancel) {
                     return self.end_cancelled(&doing);
                 }
             }
-            Cancelled::TooLate if available > 0 && room => {}
+            Cancelled::TooLate if available > 0 && has_buffer => {}
             Cancelled::Yes | Cancelled::TooLate => return self.end_cancelled(&doing),
             Cancelled::No => {}
         }
@@ -189,7 +189,7 @@ impl Sim {
             self.post(token, -libc::EINTR, 0);
         } else if self.befalls(Fault::NoMemory) {
             self.post(token, -libc::ENOMEM, 0);
-        } else if !room && available > 0 {
+        } else if !has_buffer && available > 0 {
             self.post(token, -libc::ENOBUFS, 0);
         } else if available == 0 {
             self.post(token, 0, 0);
@@ -205,7 +205,7 @@ impl Sim {
         let (mut lease, flags) = match own {
             Some(lease) => (lease, 0),
             None => {
-                let id = self.lent[size.0 as usize].pop_front().expect("there is room");
+                let id = self.lent[size.0 as usize].pop_front().expect("a buffer is lent");
                 (reclaim(&self.pool, id), Cqe::BUFFER | id.0 << 16)
             }
         };
@@ -225,12 +225,12 @@ impl Sim {
         } else if self.befalls(Fault::ReadInterrupted) {
             self.post(token, -libc::EINTR, 0);
         } else {
-            let room = lease.bytes_mut().expect("the kernel's until it is claimed");
-            let mut len = self.input.len().min(room.len());
+            let space = lease.bytes_mut().expect("the kernel's until it is claimed");
+            let mut len = self.input.len().min(space.len());
             if len > 1 && self.befalls(Fault::ShortRead) {
                 len = self.dice.between(1, len - 1);
             }
-            room.iter_mut().zip(self.input.drain(..len)).for_each(|(to, byte)| *to = byte);
+            space.iter_mut().zip(self.input.drain(..len)).for_each(|(to, byte)| *to = byte);
             let cqe = self.post(token, len as i32, 0);
             if len > 0 {
                 self.filled.push((cqe, lease));
@@ -252,7 +252,7 @@ impl Sim {
         } else {
             0
         };
-        // An error after progress is not told: the progress is (kernel-notes §6).
+        // After progress, the bytes are reported and not the error (kernel-notes §6).
         if errno != 0 || doing.cancelled == Cancelled::Yes {
             return match (sent, errno) {
                 (1.., _) => self.end(&doing, sent as i32),
@@ -285,26 +285,26 @@ impl Sim {
         }
     }
 
-    /// Sends what there is room for, at once: an answer comes only if that is not all.
-    fn send_quietly(&mut self, token: Token, socket: Socket, chunks: &VecDeque<Chunk>) {
+    /// Sends what fits, at once. A completion is posted only if that is not all.
+    fn send_skipping_completion(&mut self, token: Token, socket: Socket, chunks: &VecDeque<Chunk>) {
         let all: usize = chunks.iter().map(|chunk| chunk.len()).sum();
         if self.far(socket).was_reset().is_some() {
             self.post(token, -libc::EPIPE, 0);
             return;
         }
-        let mut room = self.far(socket).writable().min(all);
-        if self.befalls(Fault::QuietShort) {
-            room = self.dice.below(room + 1).min(all - 1);
+        let mut space = self.far(socket).writable().min(all);
+        if self.befalls(Fault::SkippedSendFails) {
+            space = self.dice.below(space + 1).min(all - 1);
         }
-        let mut left = room;
+        let mut left = space;
         for chunk in chunks {
             let len = chunk.len().min(left);
             self.far(socket).give(&chunk[..len]);
             left -= len;
         }
-        match room {
+        match space {
             0 => drop(self.post(token, -libc::EAGAIN, 0)),
-            room if room < all => drop(self.post(token, room as i32, 0)),
+            space if space < all => drop(self.post(token, space as i32, 0)),
             all => self.implied.push_back((token, all)),
         }
     }
@@ -321,7 +321,7 @@ impl Sim {
             let answered = !self.bag.iter().any(|other| {
                 matches!(other.work, Work::Done(_)) && cancels(other.token, doing.token)
             });
-            self.tally.count(if answered { Fault::CancelFirst } else { Fault::TargetFirst });
+            self.fault_counts.count(if answered { Fault::CancelFirst } else { Fault::TargetFirst });
         }
         self.post(doing.token, result, 0);
     }
@@ -338,7 +338,7 @@ impl Sim {
         cqe
     }
 
-    /// Answers. Without room for the answer, nothing stays in flight (kernel.md, trap 4).
+    /// Posts a completion. If the queue is full, a multishot operation ends (kernel-notes §8).
     fn post(&mut self, token: Token, result: i32, flags: u32) -> Cqe {
         let full = !self.overflow.is_empty() || self.befalls(Fault::Overflow);
         let flags = if full { flags & !Cqe::MORE } else { flags };
@@ -347,11 +347,11 @@ impl Sim {
         cqe
     }
 
-    /// Sleeps until something completes, or until the clock has come to where `wait` ends. Answers
-    /// whether it slept in vain, but not without a reason.
+    /// Sleeps until something completes, or until the timeout of `wait`. Returns whether it slept
+    /// without a completion, but with a reason.
     ///
-    /// When nothing can ever complete it returns once, so that whoever watches can say whether this
-    /// is the end that he looked for. To sleep again is a deadlock.
+    /// When nothing can ever complete it returns once, so that the test can check whether this is the
+    /// expected end. To sleep again is a deadlock.
     pub(super) fn sleep(&mut self, wait: Wait) -> bool {
         let mut slept = false;
         while self.completions.is_empty() && self.overflow.is_empty() {
