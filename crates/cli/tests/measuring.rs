@@ -171,6 +171,18 @@ fn compare_has_a_model_record_and_leaves_no_recording_behind() {
 }
 
 #[test]
+fn compare_runs_servers_and_client_on_different_cpus() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        eprintln!("not tested: only one CPU is usable");
+        return;
+    }
+    let output =
+        proactor(&["compare", "--models", "poll", "-c", "2", "--rounds", "1", "--idle", "0"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("servers on CPU 0, client on CPU 1"));
+}
+
+#[test]
 fn compare_measures_real_servers_and_writes_every_slice() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("compare.json");

@@ -134,17 +134,19 @@ fn number<T: TryFrom<u64> + Clone + Send + Sync + 'static>(
 
 /// Runs this thread, and the threads it will create, on one CPU.
 fn run_on_cpu(cpu: usize) -> anyhow::Result<()> {
+    // The inherited mask is not a limit: `compare`, on its own CPU, starts servers on another.
+    let Err(error) = os::pin_to_cpu(cpu) else { return Ok(()) };
     let usable = os::usable_cpus();
-    if !usable.is_empty() && !usable.contains(&cpu) {
-        let ranges = usable.chunk_by(|one, next| one + 1 == *next);
-        let ranges = ranges.map(|range| match range {
-            [one] => one.to_string(),
-            [first, .., last] => format!("{first}-{last}"),
-            [] => unreachable!("a chunk has an element"),
-        });
-        bail!("CPU {cpu} is not among {}", ranges.collect::<Vec<_>>().join(","));
+    if usable.is_empty() || usable.contains(&cpu) {
+        return Err(error).with_context(|| format!("cannot run on CPU {cpu}"));
     }
-    os::pin_to_cpu(cpu).with_context(|| format!("cannot run on CPU {cpu}"))
+    let ranges = usable.chunk_by(|one, next| one + 1 == *next);
+    let ranges = ranges.map(|range| match range {
+        [one] => one.to_string(),
+        [first, .., last] => format!("{first}-{last}"),
+        [] => unreachable!("a chunk has an element"),
+    });
+    bail!("CPU {cpu} is not among {}", ranges.collect::<Vec<_>>().join(","))
 }
 
 /// Prints an error on one line. A closed standard output is not an error.
