@@ -234,7 +234,7 @@ fn of_all_models_each_has_a_row_with_its_numbers_or_its_reason() {
     }
     let blocking = rows.iter().find(|row| row["name"] == "blocking").expect("it has a row");
     let reason = blocking["reason"].as_str().expect("two connections are too many");
-    assert!(reason.starts_with("does not serve several at a time"), "{reason}");
+    assert!(reason.starts_with("does not serve several connections at once"), "{reason}");
     let measured = ["epoll", "epoll-et", "poll", "select", "sigio", "nonblocking"];
     for row in rows.iter().filter(|row| measured.iter().any(|name| row["name"] == *name)) {
         assert!(row["reason"].is_null(), "{row}");

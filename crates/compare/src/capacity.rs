@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn the_limits_of_a_model_are_known_before_the_start() {
         let why = shortage("blocking", 2, 0).expect("it serves one");
-        assert!(why.starts_with("does not serve several at a time"), "{why}");
+        assert!(why.starts_with("does not serve several connections at once"), "{why}");
         assert_eq!(shortage("blocking", 1, 0), None);
         let why = shortage("select", 4000, 0).expect("it has 1024 bits");
         assert!(why.contains("FD_SETSIZE") && why.contains("4000"), "{why}");

@@ -492,7 +492,7 @@ fn the_cost_of_idle_connections_is_measured_for_each_model() {
     assert_eq!((cost.descriptors, cost.threads, cost.processes), (1.0, 1.0, 0.0));
     assert!(cost.memory > 0.0, "a thread has a stack");
     let reason = |at: usize| idle.rows[at].reason.as_deref().unwrap_or("none");
-    assert!(reason(1).starts_with("does not serve several at a time"), "{}", reason(1));
+    assert!(reason(1).starts_with("does not serve several connections at once"), "{}", reason(1));
     assert_eq!(reason(2), "no such model: absent");
     let text = Format::Text.render(&comparison).expect("it is text");
     assert!(text.contains("absent: not measured: no such model: absent"), "{text}");
