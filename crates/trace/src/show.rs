@@ -43,28 +43,40 @@ pub struct Filter {
 impl Filter {
     /// Whether it is to be shown.
     pub fn passes(&self, event: &Event) -> bool {
-        let at = Duration::from_nanos(event.at);
-        let conn = |conn: ConnId| {
+        let is_named = |name: &str| {
+            event.op.is_some_and(|op| op.name() == name)
+                || event.name().trim_matches(['<', '>']).eq_ignore_ascii_case(name)
+        };
+        self.selects(event.at, event.conn, is_named, event.result(), event.is_abnormal())
+    }
+
+    /// Whether it selects an event with this time, connection, names, result and abnormality.
+    pub(crate) fn selects(
+        &self,
+        at: u64,
+        conn: Option<ConnId>,
+        is_named: impl Fn(&str) -> bool,
+        result: Option<Result<u32, Errno>>,
+        is_abnormal: bool,
+    ) -> bool {
+        let at = Duration::from_nanos(at);
+        let is_of = |conn: ConnId| {
             let is = |&(slot, generation): &(u32, Option<u32>)| {
                 slot == conn.slot() && generation.is_none_or(|one| one == conn.generation())
             };
             self.conns.iter().any(is)
         };
-        let op = |name: &String| {
-            event.op.is_some_and(|op| op.name() == name)
-                || event.name().trim_matches(['<', '>']).eq_ignore_ascii_case(name)
-        };
-        let result = |wanted: &String| match event.result() {
+        let has_result = |wanted: &String| match result {
             None => false,
             Some(Ok(n)) => wanted == "ok" || wanted.parse() == Ok(n),
             Some(Err(errno)) => wanted == "error" || errno.to_string().eq_ignore_ascii_case(wanted),
         };
-        (self.conns.is_empty() || event.conn.is_some_and(conn))
-            && (self.ops.is_empty() || self.ops.iter().any(op))
-            && (self.results.is_empty() || self.results.iter().any(result))
+        (self.conns.is_empty() || conn.is_some_and(is_of))
+            && (self.ops.is_empty() || self.ops.iter().any(|name| is_named(name)))
+            && (self.results.is_empty() || self.results.iter().any(has_result))
             && self.since.is_none_or(|since| at >= since)
             && self.until.is_none_or(|until| at < until)
-            && (!self.abnormal || event.is_abnormal())
+            && (!self.abnormal || is_abnormal)
     }
 }
 
@@ -150,15 +162,20 @@ pub fn line(header: &Header, event: &Event) -> String {
     let star = if event.is_multishot() { "*" } else { "" };
     let op = event.op.map_or(String::new(), |op| format!("{op}{star}"));
     let is_known = !matches!(event.what, Payload::WaitEnd { is_counted: false, .. });
-    let result = match event.result().filter(|_| is_known) {
-        Some(Ok(n)) => n.to_string(),
-        Some(Err(errno)) => errno.to_string(),
-        None => String::new(),
-    };
+    let result = result_text(event.result().filter(|_| is_known));
     let (time, lane) = (moment(event.at), header.lane_name(event.lane));
     let (conn, details) = (owner(event), details(header, event));
     let text = columns([&time, &lane, event.name(), &op, &conn, &result, &details]);
     end_line(text, MARK, event.is_abnormal())
+}
+
+/// A result, as its column has it: a number or an errno's name.
+pub(crate) fn result_text(result: Option<Result<u32, Errno>>) -> String {
+    match result {
+        Some(Ok(n)) => n.to_string(),
+        Some(Err(errno)) => errno.to_string(),
+        None => String::new(),
+    }
 }
 
 /// The connection, or the other owner of what is ready or called; empty if there is none.

@@ -56,8 +56,8 @@ fn operation_findings(name: &str, op: &OpCounts) -> Vec<String> {
     let (ended, shots) = op.multishot;
     if ended >= ENOUGH && shots < 4 * ended {
         found.push(format!(
-            "multishot {name} ends after {:.1} completions on average, {} times: each end (an \
-             error, no buffer, an overflow, a cancel) costs a new submission.",
+            "multishot {name} ends after {:.1} completions on average, {} times: each end (an error, \
+             no buffer, an overflow, a cancel) costs a new submission.",
             shots as f64 / ended as f64,
             units::count(ended),
         ));

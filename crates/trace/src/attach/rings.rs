@@ -16,7 +16,7 @@ const NOTIFICATION: u32 = 1 << 3;
 pub(super) struct RingState {
     /// The first thread that was seen to use it.
     pub(super) thread: i32,
-    /// That thread's name.
+    /// The name of that thread.
     pub(super) name: String,
     /// The entries of both queues and the setup flags, if its creation was seen.
     pub(super) setup: Option<(u32, u32, u32)>,
@@ -60,13 +60,13 @@ pub(super) struct OpCounts {
     /// Completions without an error.
     pub(super) ok: u64,
     pub(super) errors: BTreeMap<i32, u64>,
-    /// Rejected before they started.
+    /// Requests that were rejected before they started.
     pub(super) rejected: u64,
-    /// Ended without a completion (`IOSQE_CQE_SKIP_SUCCESS`).
+    /// Requests that ended without a completion (`IOSQE_CQE_SKIP_SUCCESS`).
     pub(super) skipped: u64,
-    /// Handed to a worker thread (io-wq).
+    /// Requests that were handed to a worker thread (io-wq).
     pub(super) punts: u64,
-    /// Waited by polling.
+    /// Requests that waited by polling.
     pub(super) polls: u64,
     /// Multishot operations that ended, and their completions.
     pub(super) multishot: (u64, u64),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::kernel::Tracepoint;
 
-/// Operations.
+/// The numbers of `IORING_OP_*`.
 const RECV: u8 = 27;
 const SEND: u8 = 26;
 
@@ -33,7 +33,7 @@ fn complete(time: u64, request: u64, user_data: u64, res: i32, flags: u32) -> Ke
 #[test]
 fn completions_are_matched_by_address_or_else_by_user_data() {
     let mut attached = attached();
-    // Two with the same user data: the address tells them apart.
+    // Two with the same user data: only their addresses differ.
     attached.observe(&submit(1000, 1, 7, RECV));
     attached.observe(&submit(2000, 2, 7, SEND));
     let line = attached.observe(&complete(5000, 1, 7, 64, 0)).expect("its ring");

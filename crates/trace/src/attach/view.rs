@@ -9,8 +9,7 @@ use super::findings::findings;
 use super::rings::{MatchedCompletion, OpCounts, RingState};
 use super::{RingEvent, WatchedProcess};
 use crate::kernel::{KernelEventKind, Missing, Tracepoint, operation};
-use crate::show::end_line;
-use proactor::ring::Cqe;
+use crate::show::{end_line, moment, result_text};
 use proactor_record::Errno;
 use proactor_record::sys;
 use proactor_report::{Align, Latencies, NOTHING, Table, units};
@@ -19,28 +18,9 @@ use proactor_report::{Align, Latencies, NOTHING, Table, units};
 const MARK: usize = 102;
 
 /// The names of `IORING_SETUP_*`, by bit.
-const SETUP: [&str; 20] = [
-    "IOPOLL",
-    "SQPOLL",
-    "SQ_AFF",
-    "CQSIZE",
-    "CLAMP",
-    "ATTACH_WQ",
-    "R_DISABLED",
-    "SUBMIT_ALL",
-    "COOP_TASKRUN",
-    "TASKRUN_FLAG",
-    "SQE128",
-    "CQE32",
-    "SINGLE_ISSUER",
-    "DEFER_TASKRUN",
-    "NO_MMAP",
-    "REGISTERED_FD_ONLY",
-    "NO_SQARRAY",
-    "HYBRID_IOPOLL",
-    "CQE_MIXED",
-    "SQE_MIXED",
-];
+const SETUP: &str = "IOPOLL SQPOLL SQ_AFF CQSIZE CLAMP ATTACH_WQ R_DISABLED SUBMIT_ALL COOP_TASKRUN \
+     TASKRUN_FLAG SQE128 CQE32 SINGLE_ISSUER DEFER_TASKRUN NO_MMAP REGISTERED_FD_ONLY \
+     NO_SQARRAY HYBRID_IOPOLL CQE_MIXED SQE_MIXED";
 
 impl RingEvent {
     /// Whether the event indicates a problem.
@@ -57,59 +37,31 @@ impl RingEvent {
         }
     }
 
-    /// Whether more completions of the same request follow.
-    fn more(&self) -> bool {
-        self.event.kind.completion().is_some_and(|(_, flags)| flags & Cqe::MORE != 0)
-    }
-
-    /// The user data in hexadecimal, of `width` characters, if the event is about one request.
-    fn user_data(&self, width: usize) -> Option<String> {
-        let of_request = self.opcode.is_some() || self.event.kind.result().is_some();
-        of_request.then(|| format!("{:#0width$x}", self.event.user_data))
-    }
-
     /// The event as a line, always in the same columns.
     pub fn text(&self) -> String {
-        let multishot = self.more() || self.matched.is_some_and(|matched| matched.shot > 1);
+        let kind = &self.event.kind;
+        let multishot = kind.more() || self.matched.is_some_and(|matched| matched.shot > 1);
         let star = if multishot { "*" } else { "" };
         let op = self.opcode.map_or(String::new(), |code| format!("{}{star}", operation(code)));
-        let result = match self.event.kind.result() {
-            Some(Ok(n)) => n.to_string(),
-            Some(Err(errno)) => errno.to_string(),
-            None => String::new(),
+        let user_data = match kind.is_of_request() {
+            true => format!("{:#x}", self.event.user_data),
+            false => String::new(),
         };
-        let (seconds, nanos) = (self.at / 1_000_000_000, self.at % 1_000_000_000);
-        let text = columns([
-            &format!("{seconds}.{nanos:09}"),
-            &format!("r{}", self.ring),
-            self.event.kind.name(),
-            &op,
-            &self.user_data(0).unwrap_or_default(),
-            &result,
-            &self.details(),
-        ]);
+        let (time, ring) = (moment(self.at), format!("r{}", self.ring));
+        let (result, details) = (result_text(kind.result()), self.details());
+        let text = columns([&time, &ring, kind.name(), &op, &user_data, &result, &details]);
         end_line(text, MARK, self.is_abnormal())
     }
 
     fn details(&self) -> String {
         match self.event.kind {
-            KernelEventKind::Created { fd, submissions, completions, flags } => {
-                format!("fd {fd}  {submissions}/{completions}  {}", setup(flags))
+            KernelEventKind::Created { submissions, completions, flags, .. } => {
+                let fd = self.event.kind.details();
+                format!("{fd}  {submissions}/{completions}  {}", setup(flags))
             }
-            KernelEventKind::Submitted { by_kernel: true } => {
-                "by the kernel's submission thread".to_owned()
-            }
-            KernelEventKind::Rejected { .. } => "before it started".to_owned(),
             KernelEventKind::Completed { .. } => self.completed(),
             KernelEventKind::Overflowed { .. } => format!("{}  queue full", self.completed()),
-            KernelEventKind::Arrived => "what it waited for has arrived".to_owned(),
-            KernelEventKind::Punted => "to a worker thread (io-wq)".to_owned(),
-            KernelEventKind::PollArmed => "waits by polling".to_owned(),
-            KernelEventKind::WorkRun { count } => {
-                format!("{} of deferred work", units::plural(count.into(), "piece"))
-            }
-            KernelEventKind::Waited { least } => format!("for {least}"),
-            KernelEventKind::Submitted { .. } | KernelEventKind::LinkFailed => String::new(),
+            _ => self.event.kind.details(),
         }
     }
 
@@ -117,7 +69,7 @@ impl RingEvent {
         let Some(MatchedCompletion { shot, took, after }) = self.matched else {
             return "submitted earlier".to_owned();
         };
-        let mut text = match (self.more(), shot) {
+        let mut text = match (self.event.kind.more(), shot) {
             (true, _) => format!("more (shot {shot})  "),
             (false, 1) => took.map_or(String::new(), |took| format!("took {}  ", span(took))),
             (false, _) => match took {
@@ -133,44 +85,21 @@ impl RingEvent {
 
     /// The event as JSON. Keys that do not apply are omitted.
     pub fn json(&self) -> Value {
-        let mut value = json!({
-            "t_ns": self.at,
-            "ring": self.ring,
-            "thread": self.event.thread,
-            "kind": self.event.kind.name(),
-            "abnormal": self.is_abnormal(),
-        });
-        let mut put = |name: &str, part: Value| value[name] = part;
+        let mut fields = self.event.fields();
+        let mut put = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
+        put("t_ns", json!(self.at));
+        put("ring", json!(self.ring));
+        put("abnormal", json!(self.is_abnormal()));
         if let Some(opcode) = self.opcode {
             put("op", json!(operation(opcode)));
             put("opcode", json!(opcode));
-        }
-        if let Some(user_data) = self.user_data(18) {
-            put("user_data", json!(user_data));
-        }
-        match self.event.kind.result() {
-            Some(Ok(n)) => put("res", json!(n)),
-            Some(Err(errno)) => {
-                put("res", json!(-i64::from(errno.0)));
-                put("error", json!(errno.to_string()));
-            }
-            None => {}
-        }
-        if let Some((_, flags)) = self.event.kind.completion() {
-            put("flags", json!(flags));
-            put("more", json!(self.more()));
-        }
-        match self.event.kind {
-            KernelEventKind::WorkRun { count } => put("count", json!(count)),
-            KernelEventKind::Waited { least } => put("min_events", json!(least)),
-            _ => {}
         }
         if let Some(matched) = self.matched {
             put("shot", json!(matched.shot));
             put("took_ns", json!(matched.took));
             put("after_arrival_ns", json!(matched.after));
         }
-        value
+        Value::Object(fields)
     }
 }
 
@@ -374,7 +303,7 @@ impl WatchedProcess {
 
 fn setup(flags: u32) -> String {
     let names = (0..32).filter(|bit| flags & 1 << bit != 0);
-    let names: Vec<_> = names.map(|bit: usize| SETUP.get(bit).map_or("?", |name| name)).collect();
+    let names: Vec<_> = names.map(|bit| SETUP.split(' ').nth(bit).unwrap_or("?")).collect();
     if names.is_empty() { "no flags".to_owned() } else { names.join("|") }
 }
 

@@ -1,6 +1,6 @@
-//! The stages of a completion: arrival → posted → reaped → next enter. The kernel's events have the
-//! first two times, the recording the others. Completions are reaped in the order in which they were
-//! posted, so the two can be matched.
+//! The stages of a completion: arrival → posted → reaped → next enter. The kernel's events have
+//! the first two times, the recording has the others. Completions are reaped in the order in which
+//! they were posted, so the two can be matched.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -19,7 +19,7 @@ pub struct Delays {
     /// From the arrival of what an operation waited for to its completion being posted. Operations
     /// that did not wait are not included.
     pub posting: Latencies,
-    /// From there to the reaping; with a clock per batch, to the end of the enter before the reaping.
+    /// From there to the reaping; with a clock per batch, to the end of the enter before it.
     pub reaping: Latencies,
     /// From there to the next enter, which submits the replies: the loop's own share.
     pub handling: Latencies,

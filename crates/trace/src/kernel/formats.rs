@@ -1,7 +1,7 @@
 //! Tests with the formats of real kernels, copied from their `events/io_uring/*/format`, so that
 //! one machine checks the decoder for several kernels.
 
-use super::{KernelEventKind, Layout, Missing, Tracepoint, TracepointDecoder};
+use super::{KernelEventKind as Kind, Layout, Missing, Tracepoint, TracepointDecoder};
 
 /// By version, the formats of the tracepoints that are decoded.
 const KERNELS: [(&str, &str); 4] = [
@@ -60,90 +60,52 @@ fn missing_tracepoints_are_found() {
     }
 }
 
+const COMPLETION: [(&str, u64); 2] = [("res", -104i64 as u64), ("cflags", 0x0003_0002)];
+const CREATION: [(&str, u64); 4] =
+    [("fd", 9), ("sq_entries", 128), ("cq_entries", 256), ("flags", 0x3000)];
+
+/// Each tracepoint with values of its own fields, and what they are decoded to.
+const EVENTS: [(Tracepoint, &[(&str, u64)], Kind); 11] = [
+    (
+        Tracepoint::Create,
+        &CREATION,
+        Kind::Created { fd: 9, submissions: 128, completions: 256, flags: 0x3000 },
+    ),
+    (Tracepoint::SubmitReq, &[("sq_thread", 1)], Kind::Submitted { by_kernel: true }),
+    (Tracepoint::SubmitReq, &[("sq_thread", 0)], Kind::Submitted { by_kernel: false }),
+    (Tracepoint::ReqFailed, &[("error", -22i64 as u64)], Kind::Rejected { error: -22 }),
+    (Tracepoint::Complete, &COMPLETION, Kind::Completed { res: -104, flags: 0x0003_0002 }),
+    (Tracepoint::CqeOverflow, &COMPLETION, Kind::Overflowed { res: -104, flags: 0x0003_0002 }),
+    (Tracepoint::TaskAdd, &[], Kind::Arrived),
+    (Tracepoint::QueueAsyncWork, &[], Kind::Punted),
+    (Tracepoint::PollArm, &[], Kind::PollArmed),
+    (Tracepoint::CqringWait, &[("min_events", 3)], Kind::Waited { least: 3 }),
+    (Tracepoint::FailLink, &[], Kind::LinkFailed),
+];
+
 #[test]
 #[cfg(target_endian = "little")]
 fn every_tracepoint_of_every_kernel_is_decoded_field_by_field() {
-    const RES: u64 = -104i64 as u64;
+    const USER_DATA: u64 = 0x0123_4567_89ab_cdef;
     for (kernel, _) in KERNELS {
         let (decoder, missing) = learn(kernel);
-        let decode = |tracepoint: Tracepoint, own: &[(&str, u64)]| {
-            let common = [("common_pid", 77), ("ctx", 0xc0), ("req", 0xe0), ("opcode", 27)];
-            let named = [("user_data", 0x0123_4567_89ab_cdef)];
-            let values: Vec<_> = common.iter().chain(&named).chain(own).copied().collect();
-            let event = decoder.decode(5, &event(kernel, tracepoint, &values));
-            let event = event.unwrap_or_else(|| panic!("{kernel} {tracepoint:?}"));
-            assert_eq!(
-                (event.time, event.thread, event.ring),
-                (5, 77, 0xc0),
-                "{kernel} {tracepoint:?}"
-            );
-            event
-        };
-        let res = [("res", RES), ("cflags", 0x0003_0002)];
-        let made = [("fd", 9), ("sq_entries", 128), ("cq_entries", 256), ("flags", 0x3000)];
-        for (tracepoint, own, what) in [
-            (
-                Tracepoint::Create,
-                &made[..],
-                KernelEventKind::Created {
-                    fd: 9,
-                    submissions: 128,
-                    completions: 256,
-                    flags: 0x3000,
-                },
-            ),
-            (
-                Tracepoint::SubmitReq,
-                &[("sq_thread", 1)],
-                KernelEventKind::Submitted { by_kernel: true },
-            ),
-            (
-                Tracepoint::SubmitReq,
-                &[("sq_thread", 0)],
-                KernelEventKind::Submitted { by_kernel: false },
-            ),
-            (
-                Tracepoint::ReqFailed,
-                &[("error", -22i64 as u64)],
-                KernelEventKind::Rejected { error: -22 },
-            ),
-            (
-                Tracepoint::Complete,
-                &res,
-                KernelEventKind::Completed { res: -104, flags: 0x0003_0002 },
-            ),
-            (
-                Tracepoint::CqeOverflow,
-                &res,
-                KernelEventKind::Overflowed { res: -104, flags: 0x0003_0002 },
-            ),
-            (Tracepoint::TaskAdd, &[], KernelEventKind::Arrived),
-            (Tracepoint::QueueAsyncWork, &[], KernelEventKind::Punted),
-            (Tracepoint::PollArm, &[], KernelEventKind::PollArmed),
-            (Tracepoint::CqringWait, &[("min_events", 3)], KernelEventKind::Waited { least: 3 }),
-            (Tracepoint::FailLink, &[], KernelEventKind::LinkFailed),
-        ] {
+        for (tracepoint, own, kind) in EVENTS {
             if missing.contains(&Missing::Tracepoint(tracepoint)) {
                 continue;
             }
-            let event = decode(tracepoint, own);
-            assert_eq!(event.kind, what, "{kernel}");
-            let is_of_a_request =
-                !matches!(tracepoint, Tracepoint::Create | Tracepoint::CqringWait);
-            let has_user_data = event.user_data == 0x0123_4567_89ab_cdef;
-            let bare = (kernel, tracepoint) == ("5.10", Tracepoint::QueueAsyncWork);
-            assert_eq!(has_user_data, is_of_a_request && !bare, "{kernel} {tracepoint:?}");
+            let about = format!("{kernel} {tracepoint:?}");
+            let common = [("common_pid", 77), ("ctx", 0xc0), ("req", 0xe0), ("opcode", 27)];
+            let user_data = [("user_data", USER_DATA)];
+            let values: Vec<_> = common.iter().chain(&user_data).chain(own).copied().collect();
+            let event = decoder.decode(5, &event(kernel, tracepoint, &values)).expect(&about);
+            assert_eq!((event.time, event.thread, event.ring), (5, 77, 0xc0), "{about}");
+            assert_eq!(event.kind, kind, "{about}");
+            let is_bare = (kernel, tracepoint) == ("5.10", Tracepoint::QueueAsyncWork);
+            let is_identified = kind.is_of_request() && !is_bare;
+            assert_eq!(event.user_data == USER_DATA, is_identified, "{about}");
             // Completions do not have the opcode.
-            let has_opcode = matches!(
-                tracepoint,
-                Tracepoint::SubmitReq
-                    | Tracepoint::ReqFailed
-                    | Tracepoint::TaskAdd
-                    | Tracepoint::QueueAsyncWork
-                    | Tracepoint::PollArm
-            ) && !bare
-                || tracepoint == Tracepoint::FailLink;
-            assert_eq!(event.opcode == Some(27), has_opcode, "{kernel} {tracepoint:?}");
+            let has_opcode = is_identified && kind.completion().is_none();
+            assert_eq!(event.opcode == Some(27), has_opcode, "{about}");
         }
     }
 }

@@ -6,9 +6,9 @@
 /// The position of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {
-    /// Offset in bytes.
+    /// The offset in bytes.
     pub offset: usize,
-    /// Width in bytes.
+    /// The width in bytes.
     pub size: usize,
     /// Whether the highest bit is a sign.
     pub signed: bool,
@@ -42,7 +42,7 @@ impl Field {
 pub struct Layout {
     /// The number that each of its events begins with.
     pub id: u16,
-    /// By name.
+    /// The fields by name.
     fields: Vec<(String, Field)>,
 }
 

@@ -1,6 +1,6 @@
 //! Tracepoints, and fields of tracepoints, that the running kernel does not have.
 //!
-//! Each is one line that says what cannot be known, so that an unknown count is never shown as zero.
+//! Each is one line that says what is unknown, so that an unknown count is never shown as zero.
 
 use std::fmt;
 

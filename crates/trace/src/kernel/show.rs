@@ -1,14 +1,13 @@
 //! The kernel's events of a recorded ring, as lines among those of the recording.
 
-use std::time::Duration;
-
-use serde_json::{Value, json};
+use proactor::ring::Token;
+use proactor_record::Header;
+use proactor_report::units;
+use serde_json::{Map, Value, json};
 
 use super::{KernelEvent, KernelEventKind, operation};
 use crate::event::token_conn;
-use crate::show::{Filter, MARK, columns, end_line, moment};
-use proactor::ring::{Cqe, Token};
-use proactor_record::Header;
+use crate::show::{Filter, MARK, columns, end_line, moment, result_text};
 
 impl KernelEvent {
     fn op(&self) -> String {
@@ -25,71 +24,84 @@ impl KernelEvent {
 
     /// Whether the filter selects the event, by the same rules as the recording's own.
     pub fn passes(&self, header: &Header, filter: &Filter) -> bool {
-        let at = Duration::from_nanos(header.nanos(self.time));
+        let at = header.nanos(self.time);
+        let is_named = |name: &str| name == self.op() || name == self.kind.name();
         let conn = token_conn(self.user_data);
-        let is = |&(slot, generation): &(u32, Option<u32>)| {
-            conn.is_some_and(|conn| {
-                slot == conn.slot() && generation.is_none_or(|one| one == conn.generation())
-            })
-        };
-        let named = |name: &String| *name == self.op() || name == self.kind.name();
-        let result = |wanted: &String| match self.kind.result() {
-            None => false,
-            Some(Ok(n)) => wanted == "ok" || wanted.parse() == Ok(n),
-            Some(Err(errno)) => wanted == "error" || errno.to_string().eq_ignore_ascii_case(wanted),
-        };
-        (filter.conns.is_empty() || filter.conns.iter().any(is))
-            && (filter.ops.is_empty() || filter.ops.iter().any(named))
-            && (filter.results.is_empty() || filter.results.iter().any(result))
-            && filter.since.is_none_or(|since| at >= since)
-            && filter.until.is_none_or(|until| at < until)
-            && (!filter.abnormal || self.is_abnormal())
+        filter.selects(at, conn, is_named, self.kind.result(), self.is_abnormal())
     }
 
     /// The event as a line, in the columns of the recording's lines.
     pub fn line(&self, header: &Header) -> String {
-        let at = header.nanos(self.time);
+        let time = moment(header.nanos(self.time));
         let conn = token_conn(self.user_data).map_or(String::new(), |conn| format!("c{conn}"));
-        let result = match self.kind.result() {
-            Some(Ok(n)) => n.to_string(),
-            Some(Err(errno)) => errno.to_string(),
-            None => String::new(),
-        };
-        let details = match self.kind {
-            KernelEventKind::Created { fd, .. } => format!("fd {fd}"),
-            KernelEventKind::Completed { flags, .. } if flags & Cqe::MORE != 0 => "more".to_owned(),
-            KernelEventKind::Overflowed { .. } => "queue full: posted outside it".to_owned(),
-            KernelEventKind::Arrived => "what it waited for has arrived".to_owned(),
-            KernelEventKind::Punted => "to a worker thread (io-wq)".to_owned(),
-            _ => String::new(),
-        };
-        let (time, name) = (moment(at), self.kind.name());
+        let result = result_text(self.kind.result());
+        let (name, details) = (self.kind.name(), self.kind.details());
         let text = columns([&time, "krnl", name, &self.op(), &conn, &result, &details]);
         end_line(text, MARK, self.is_abnormal())
     }
 
     /// The event as JSON.
     pub fn json(&self, header: &Header) -> Value {
-        let mut value = json!({
-            "t_ns": header.nanos(self.time),
-            "lane": "kernel",
-            "kind": self.kind.name(),
-            "op": self.op(),
-            "thread": self.thread,
-            "abnormal": self.is_abnormal(),
-            "user_data": format!("{:#018x}", self.user_data),
-        });
+        let mut fields = self.fields();
+        fields.insert("t_ns".to_owned(), json!(header.nanos(self.time)));
+        fields.insert("lane".to_owned(), json!("kernel"));
+        fields.insert("op".to_owned(), json!(self.op()));
+        fields.insert("abnormal".to_owned(), json!(self.is_abnormal()));
         if let Some(conn) = token_conn(self.user_data) {
-            value["conn"] = json!(format!("c{conn}"));
+            fields.insert("conn".to_owned(), json!(format!("c{conn}")));
         }
-        if let Some((res, flags)) = self.kind.completion() {
-            value["res"] = json!(res);
-            value["flags"] = json!(flags);
-            value["more"] = json!(flags & Cqe::MORE != 0);
+        Value::Object(fields)
+    }
+
+    /// The fields of the tracepoint as JSON. Keys that do not apply are omitted.
+    pub(crate) fn fields(&self) -> Map<String, Value> {
+        let mut fields = Map::new();
+        let mut put = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
+        put("kind", json!(self.kind.name()));
+        put("thread", json!(self.thread));
+        if self.kind.is_of_request() {
+            put("user_data", json!(format!("{:#018x}", self.user_data)));
         }
-        if let Some(Err(errno)) = self.kind.result() {
-            value["error"] = json!(errno.to_string());
+        match self.kind.result() {
+            Some(Ok(n)) => put("res", json!(n)),
+            Some(Err(errno)) => {
+                put("res", json!(-i64::from(errno.0)));
+                put("error", json!(errno.to_string()));
+            }
+            None => {}
         }
-        value
+        if let Some((_, flags)) = self.kind.completion() {
+            put("flags", json!(flags));
+            put("more", json!(self.kind.more()));
+        }
+        match self.kind {
+            KernelEventKind::WorkRun { count } => put("count", json!(count)),
+            KernelEventKind::Waited { least } => put("min_events", json!(least)),
+            _ => {}
+        }
+        fields
+    }
+}
+
+impl KernelEventKind {
+    /// What the event says beside its result, in a few words.
+    pub(crate) fn details(&self) -> String {
+        match *self {
+            KernelEventKind::Created { fd, .. } => format!("fd {fd}"),
+            KernelEventKind::Submitted { by_kernel: true } => {
+                "by the kernel's submission thread".to_owned()
+            }
+            KernelEventKind::Rejected { .. } => "before it started".to_owned(),
+            KernelEventKind::Completed { .. } if self.more() => "more".to_owned(),
+            KernelEventKind::Overflowed { .. } => "queue full: posted outside it".to_owned(),
+            KernelEventKind::Arrived => "what it waited for has arrived".to_owned(),
+            KernelEventKind::Punted => "to a worker thread (io-wq)".to_owned(),
+            KernelEventKind::PollArmed => "waits by polling".to_owned(),
+            KernelEventKind::WorkRun { count } => {
+                format!("{} of deferred work", units::plural(count.into(), "piece"))
+            }
+            KernelEventKind::Waited { least } => format!("for {least}"),
+            _ => String::new(),
+        }
     }
 }

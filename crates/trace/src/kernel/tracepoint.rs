@@ -1,6 +1,7 @@
 //! The kernel's io_uring tracepoints and their events, typed, for every kernel version.
 
 use super::layout::{Field, Layout};
+use proactor::ring::Cqe;
 use proactor_record::Errno;
 
 /// An io_uring tracepoint. The variants have the kernel's names.
@@ -50,38 +51,31 @@ impl Tracepoint {
 
     /// The tracepoint's name, and its name on older kernels.
     pub fn names(self) -> &'static [&'static str] {
-        match self {
-            Tracepoint::Create => &["io_uring_create"],
-            // Renamed in 6.3.
-            Tracepoint::SubmitReq => &["io_uring_submit_req", "io_uring_submit_sqe"],
-            // Since 5.16.
-            Tracepoint::ReqFailed => &["io_uring_req_failed"],
-            Tracepoint::Complete => &["io_uring_complete"],
-            // Since 5.19.
-            Tracepoint::CqeOverflow => &["io_uring_cqe_overflow"],
-            Tracepoint::TaskAdd => &["io_uring_task_add"],
-            Tracepoint::QueueAsyncWork => &["io_uring_queue_async_work"],
-            Tracepoint::PollArm => &["io_uring_poll_arm"],
-            // Since 6.1.
-            Tracepoint::LocalWorkRun => &["io_uring_local_work_run"],
-            Tracepoint::CqringWait => &["io_uring_cqring_wait"],
-            Tracepoint::FailLink => &["io_uring_fail_link"],
-        }
+        self.spec().0
     }
 
-    /// The names of the fields that only this tracepoint has.
-    fn own_fields(self) -> &'static [&'static str] {
+    /// The names, and the fields that only this tracepoint has.
+    fn spec(self) -> (&'static [&'static str], &'static [&'static str]) {
         match self {
-            Tracepoint::Create => &["fd", "sq_entries", "cq_entries", "flags"],
-            Tracepoint::SubmitReq => &["sq_thread"],
-            Tracepoint::ReqFailed => &["error"],
-            Tracepoint::Complete | Tracepoint::CqeOverflow => &["res", "cflags"],
-            Tracepoint::LocalWorkRun => &["count"],
-            Tracepoint::CqringWait => &["min_events"],
-            Tracepoint::TaskAdd
-            | Tracepoint::QueueAsyncWork
-            | Tracepoint::PollArm
-            | Tracepoint::FailLink => &[],
+            Tracepoint::Create => {
+                (&["io_uring_create"], &["fd", "sq_entries", "cq_entries", "flags"])
+            }
+            // Renamed in 6.3.
+            Tracepoint::SubmitReq => {
+                (&["io_uring_submit_req", "io_uring_submit_sqe"], &["sq_thread"])
+            }
+            // Since 5.16.
+            Tracepoint::ReqFailed => (&["io_uring_req_failed"], &["error"]),
+            Tracepoint::Complete => (&["io_uring_complete"], &["res", "cflags"]),
+            // Since 5.19.
+            Tracepoint::CqeOverflow => (&["io_uring_cqe_overflow"], &["res", "cflags"]),
+            Tracepoint::TaskAdd => (&["io_uring_task_add"], &[]),
+            Tracepoint::QueueAsyncWork => (&["io_uring_queue_async_work"], &[]),
+            Tracepoint::PollArm => (&["io_uring_poll_arm"], &[]),
+            // Since 6.1.
+            Tracepoint::LocalWorkRun => (&["io_uring_local_work_run"], &["count"]),
+            Tracepoint::CqringWait => (&["io_uring_cqring_wait"], &["min_events"]),
+            Tracepoint::FailLink => (&["io_uring_fail_link"], &[]),
         }
     }
 }
@@ -109,58 +103,58 @@ pub struct KernelEvent {
 /// The tracepoint of an event and the fields that only this tracepoint has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KernelEventKind {
-    /// [`Tracepoint::Create`]
+    /// An event of [`Tracepoint::Create`].
     Created {
-        /// The ring's descriptor.
+        /// The descriptor of the ring.
         fd: i32,
         /// Entries of the submission queue.
         submissions: u32,
         /// Entries of the completion queue.
         completions: u32,
-        /// `IORING_SETUP_*`
+        /// The flags `IORING_SETUP_*`.
         flags: u32,
     },
-    /// [`Tracepoint::SubmitReq`]
+    /// An event of [`Tracepoint::SubmitReq`].
     Submitted {
         /// Whether a kernel thread read it from the queue (`SQPOLL`).
         by_kernel: bool,
     },
-    /// [`Tracepoint::ReqFailed`]
+    /// An event of [`Tracepoint::ReqFailed`].
     Rejected {
-        /// A negative errno.
+        /// The error, a negative errno.
         error: i32,
     },
-    /// [`Tracepoint::Complete`]
+    /// An event of [`Tracepoint::Complete`].
     Completed {
         /// A result, or a negative errno.
         res: i32,
         /// `IORING_CQE_F_*`; zero on kernels whose tracepoint has no flags.
         flags: u32,
     },
-    /// [`Tracepoint::CqeOverflow`]
+    /// An event of [`Tracepoint::CqeOverflow`].
     Overflowed {
         /// A result, or a negative errno.
         res: i32,
-        /// `IORING_CQE_F_*`
+        /// The flags `IORING_CQE_F_*`.
         flags: u32,
     },
-    /// [`Tracepoint::TaskAdd`]
+    /// An event of [`Tracepoint::TaskAdd`].
     Arrived,
-    /// [`Tracepoint::QueueAsyncWork`]
+    /// An event of [`Tracepoint::QueueAsyncWork`].
     Punted,
-    /// [`Tracepoint::PollArm`]
+    /// An event of [`Tracepoint::PollArm`].
     PollArmed,
-    /// [`Tracepoint::LocalWorkRun`]
+    /// An event of [`Tracepoint::LocalWorkRun`].
     WorkRun {
         /// How many pieces of work.
         count: u32,
     },
-    /// [`Tracepoint::CqringWait`]
+    /// An event of [`Tracepoint::CqringWait`].
     Waited {
         /// How many completions it waits for.
         least: u32,
     },
-    /// [`Tracepoint::FailLink`]
+    /// An event of [`Tracepoint::FailLink`].
     LinkFailed,
 }
 
@@ -191,6 +185,21 @@ impl KernelEventKind {
         }
     }
 
+    /// Whether it is a completion and more completions of the same request follow.
+    pub fn more(&self) -> bool {
+        self.completion().is_some_and(|(_, flags)| flags & Cqe::MORE != 0)
+    }
+
+    /// Whether the event is about one request.
+    pub fn is_of_request(&self) -> bool {
+        !matches!(
+            self,
+            KernelEventKind::Created { .. }
+                | KernelEventKind::Waited { .. }
+                | KernelEventKind::WorkRun { .. }
+        )
+    }
+
     /// The result of a completion or of a rejected submission.
     pub fn result(&self) -> Option<Result<u32, Errno>> {
         let res = match *self {
@@ -217,7 +226,7 @@ struct FieldSet {
     request: Option<Field>,
     user_data: Option<Field>,
     opcode: Option<Field>,
-    /// See [`Tracepoint::own_fields`].
+    /// The fields of [`Tracepoint::spec`].
     own: [Option<Field>; 4],
 }
 
@@ -233,7 +242,7 @@ impl TracepointDecoder {
             opcode: layout.field(&["opcode"]),
             own: [None; 4],
         };
-        for (field, name) in fields.own.iter_mut().zip(tracepoint.own_fields()) {
+        for (field, name) in fields.own.iter_mut().zip(tracepoint.spec().1) {
             *field = layout.field(&[name]);
         }
         let identified = match tracepoint {
@@ -281,7 +290,7 @@ impl TracepointDecoder {
     }
 }
 
-/// An event's kind, of the values of the [own fields](Tracepoint::own_fields).
+/// An event's kind, of the values of its [own fields](Tracepoint::spec).
 fn kind(tracepoint: Tracepoint, own: [u64; 4]) -> KernelEventKind {
     let (res, flags) = (own[0] as i32, own[1] as u32);
     match tracepoint {
@@ -305,77 +314,19 @@ fn kind(tracepoint: Tracepoint, own: [u64; 4]) -> KernelEventKind {
 }
 
 /// The names of `IORING_OP_*` in lower case, by number (`enum io_uring_op`), up to Linux 7.2.
-const OPERATIONS: [&str; 65] = [
-    "nop",
-    "readv",
-    "writev",
-    "fsync",
-    "read_fixed",
-    "write_fixed",
-    "poll_add",
-    "poll_remove",
-    "sync_file_range",
-    "sendmsg",
-    "recvmsg",
-    "timeout",
-    "timeout_remove",
-    "accept",
-    "async_cancel",
-    "link_timeout",
-    "connect",
-    "fallocate",
-    "openat",
-    "close",
-    "files_update",
-    "statx",
-    "read",
-    "write",
-    "fadvise",
-    "madvise",
-    "send",
-    "recv",
-    "openat2",
-    "epoll_ctl",
-    "splice",
-    "provide_buffers",
-    "remove_buffers",
-    "tee",
-    "shutdown",
-    "renameat",
-    "unlinkat",
-    "mkdirat",
-    "symlinkat",
-    "linkat",
-    "msg_ring",
-    "fsetxattr",
-    "setxattr",
-    "fgetxattr",
-    "getxattr",
-    "socket",
-    "uring_cmd",
-    "send_zc",
-    "sendmsg_zc",
-    "read_multishot",
-    "waitid",
-    "futex_wait",
-    "futex_wake",
-    "futex_waitv",
-    "fixed_fd_install",
-    "ftruncate",
-    "bind",
-    "listen",
-    "recv_zc",
-    "epoll_wait",
-    "readv_fixed",
-    "writev_fixed",
-    "pipe",
-    "nop128",
-    "uring_cmd128",
-];
+const OPERATIONS: &str = "nop readv writev fsync read_fixed write_fixed poll_add poll_remove sync_file_range \
+     sendmsg recvmsg timeout timeout_remove accept async_cancel link_timeout connect \
+     fallocate openat close files_update statx read write fadvise madvise send recv openat2 \
+     epoll_ctl splice provide_buffers remove_buffers tee shutdown renameat unlinkat mkdirat \
+     symlinkat linkat msg_ring fsetxattr setxattr fgetxattr getxattr socket uring_cmd send_zc \
+     sendmsg_zc read_multishot waitid futex_wait futex_wake futex_waitv fixed_fd_install \
+     ftruncate bind listen recv_zc epoll_wait readv_fixed writev_fixed pipe nop128 \
+     uring_cmd128";
 
 /// The name of an operation; `op 70` if the number has none here.
 pub fn operation(opcode: u8) -> String {
-    OPERATIONS.get(usize::from(opcode)).map_or_else(|| format!("op {opcode}"), |&n| n.to_owned())
+    let name = OPERATIONS.split(' ').nth(opcode.into());
+    name.map_or_else(|| format!("op {opcode}"), str::to_owned)
 }
 
 #[cfg(test)]
