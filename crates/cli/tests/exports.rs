@@ -108,16 +108,16 @@ fn perfettos_tracks_slices_flows_and_counters_are_what_the_trace_has() {
             assert!(names.contains(name), "{name}: {names:?}");
         }
         let ring = model == "uring";
-        let turns = count(&trace, |what| {
+        let iterations = count(&trace, |what| {
             matches!(what, Payload::EnterEnd { .. } | Payload::WaitEnd { .. })
         });
         let inside = if ring { "enter" } else { "wait" };
-        assert!(turns > 0 && of(&seen.slices, "loop r0", "turn") >= turns);
-        assert!(of(&seen.slices, "loop r0", inside) >= turns);
-        assert_eq!(of(&seen.slices, "loop r0", "handle"), turns);
+        assert!(iterations > 0 && of(&seen.slices, "loop r0", "iteration") >= iterations);
+        assert!(of(&seen.slices, "loop r0", inside) >= iterations);
+        assert_eq!(of(&seen.slices, "loop r0", "handle"), iterations);
         assert_eq!(all(&seen.slices, " out", "send"), CLIENTS * MESSAGES, "{:?}", seen.slices);
         if ring {
-            assert_eq!(seen.counters["in flight"].len(), turns);
+            assert_eq!(seen.counters["in flight"].len(), iterations);
             assert!(seen.counters["free buffers"].iter().any(|&free| free > 0));
             assert_eq!(of(&seen.instants, "loop r0", "sqe send"), CLIENTS * MESSAGES);
             let ends = |event: &Event| match event.what {
@@ -130,7 +130,7 @@ fn perfettos_tracks_slices_flows_and_counters_are_what_the_trace_has() {
             let begun = count(&trace, |what| matches!(what, Payload::Submitted { .. }));
             assert_eq!(seen.begun.len(), begun);
         } else {
-            assert_eq!(seen.counters["batch: reports per wait"].len(), turns);
+            assert_eq!(seen.counters["batch: ready descriptors per wait"].len(), iterations);
             assert_eq!(of(&seen.slices, "loop r0", "send"), CLIENTS * MESSAGES);
         }
     }
@@ -287,12 +287,10 @@ fn a_page_needs_no_network_and_no_other_file() {
             assert!(!page.contains(outside), "{model}: the page has {outside}");
         }
         assert!(page.contains("default-src 'none'"), "nor may it load anything");
-        assert!(
-            !page.contains("{{") && page.contains("1 connection has no lane: the 2 worst have")
-        );
+        assert!(!page.contains("{{") && page.contains("1 connection has no row: the 2 worst have"));
         let data = data(&page);
         assert_eq!(data["health"]["messages"], CLIENTS * MESSAGES);
-        assert_eq!(data["drawing"]["lanes"].as_array().unwrap().len(), 2);
+        assert_eq!(data["drawing"]["conns"].as_array().unwrap().len(), 2);
     }
 }
 
@@ -310,14 +308,14 @@ fn a_page_of_threads_has_a_track_for_each_with_its_times() {
     let data = data(std::str::from_utf8(&page).unwrap());
     let threads = &data["drawing"]["threads"];
     let shown: Vec<_> = threads["shown"].as_array().unwrap().iter().collect();
-    let names: Vec<_> = shown.iter().map(|one| one["stint"]["lane"].as_str().unwrap()).collect();
+    let names: Vec<_> = shown.iter().map(|one| one["info"]["lane"].as_str().unwrap()).collect();
     assert_eq!(names, ["main", "t0", "t1", "t1"]);
-    let first = &shown[1]["stint"];
+    let first = &shown[1]["info"];
     let times = ["waiting_ns", "copying_ns", "other_ns", "between_ns"].map(|name| &first[name]);
     assert_eq!(times, [172_000, 12_000, 0, 16_000], "{first}");
     assert_eq!((&first["thread"], &threads["all"]["count"]), (&1001.into(), &4.into()));
-    // Nobody's turns are drawn.
-    assert_eq!(data["drawing"]["turns"]["at"], "");
+    // There is no loop to draw.
+    assert_eq!(data["drawing"]["iterations"]["at"], "");
 }
 
 /// What a browser makes of a page: the document, and what it complained of.
@@ -347,15 +345,18 @@ fn a_browser_draws_the_page_without_a_complaint() {
         assert!(document.contains("data-ready=\"yes\""), "{model}: {document:.2000}{complaints}");
         assert_eq!(said(&document, "errors"), Some(0), "{model}: {complaints}");
         assert!(!complaints.contains("CONSOLE"), "{model}: {complaints}");
-        assert_eq!(said(&document, "lanes"), Some(CLIENTS as u64), "{model}");
-        let turns = said(&document, "turns").unwrap();
-        assert!(turns > 2 && said(&document, "marks").unwrap() >= (CLIENTS * MESSAGES) as u64);
+        assert_eq!(said(&document, "conns"), Some(CLIENTS as u64), "{model}");
+        let iterations = said(&document, "iterations").unwrap();
+        assert!(iterations > 2 && said(&document, "marks").unwrap() >= (CLIENTS * MESSAGES) as u64);
         // A part, as its address says.
         let trace = Trace::open(&path).unwrap();
         let message = events(&trace).find(|event| event.op.is_some_and(|op| op.name() == "send"));
         let at = message.unwrap().at;
         let (part, _) = browsed(&format!("{address}#t={}-{}", at - 10_000, at + 10_000)).unwrap();
-        assert!(said(&part, "turns").unwrap() < turns, "{model}: a part has fewer turns");
+        assert!(
+            said(&part, "iterations").unwrap() < iterations,
+            "{model}: a part has fewer iterations"
+        );
         assert!(said(&part, "marks").unwrap() > 0 && said(&part, "errors") == Some(0));
     }
 }
@@ -365,7 +366,7 @@ const GESTURES: &str = "<script>
 const box = canvas.getBoundingClientRect(), length = () => view[1] - view[0];
 const over = (x, y) => ({ clientX: box.left + x, clientY: box.top + y, bubbles: true, cancelable: true });
 const press = key => canvas.dispatchEvent(new KeyboardEvent('keydown', { key }));
-look(...whole);
+setView(...whole);
 const before = length();
 canvas.dispatchEvent(new WheelEvent('wheel', { ...over(600, 40), deltaY: -300 }));
 root.dataset.wheel = +(length() < before * 0.9);
@@ -373,15 +374,15 @@ press('0');
 root.dataset.back = +(length() === before);
 press('+'); press('ArrowRight');
 root.dataset.keys = +(length() === before / 2 && view[0] > whole[0] + before / 4);
-look(turns.at[1], turns.at[1] + turns.inside[1] + turns.outside[1]);
+setView(iterations.at[1], iterations.at[1] + iterations.inside[1] + iterations.outside[1]);
 canvas.dispatchEvent(new PointerEvent('pointermove', over(600, rows.loop + 10)));
-root.dataset.hover = +(!tip.hidden && /turn/.test(tip.textContent) && /handling/.test(tip.textContent));
+root.dataset.hover = +(!tip.hidden && /iteration/.test(tip.textContent) && /handling/.test(tip.textContent));
 $('search').value = '1';
 find(true);
-root.dataset.found = +(lanes[chosen].conn === 'c1.0' && view[0] < lanes[chosen].life.last_ns);
+root.dataset.found = +(conns[chosen].id === 'c1.0' && view[0] < conns[chosen].stats.last_ns);
 $('search').value = 'c99';
 find(true);
-root.dataset.absent = +/has no lane/.test($('search-said').textContent);
+root.dataset.absent = +/has no row/.test($('search-said').textContent);
 </script></body>";
 
 #[test]
@@ -405,16 +406,16 @@ fn a_page_can_be_zoomed_moved_and_searched() {
 const THREAD_GESTURES: &str = "<script>
 const box = canvas.getBoundingClientRect();
 const over = (x, y) => ({ clientX: box.left + x, clientY: box.top + y, bubbles: true, cancelable: true });
-look(...whole);
-const point = (lane, t) => { canvas.dispatchEvent(new PointerEvent('pointermove', over(xOf(t), rows.threads + lane * (SWIM + 2) + 5))); return tip.textContent; };
+setView(...whole);
+const point = (lane, t) => { canvas.dispatchEvent(new PointerEvent('pointermove', over(xOf(t), rows.threads + lane * (THREAD_ROW + 2) + 5))); return tip.textContent; };
 const at = index => threads[1].at[index] + threads[1].lasted[index] / 2;
 root.dataset.waits = +(/recv c0.0 64 B/.test(point(1, at(0))) && /asleep: in a call/.test(tip.textContent) && /^t0 thread 1001/.test(tip.textContent));
-look(threads[1].at[1] - 1000, threads[1].at[3]);
+setView(threads[1].at[1] - 1000, threads[1].at[3]);
 root.dataset.copies = +(/send c0.0 64 B/.test(point(1, at(1))) && /copying/.test(tip.textContent));
 root.dataset.other = +(/send c1.0 64 B/.test(point(1, at(2))));
 root.dataset.table = +(!$('threads-part').hidden && $('threads').rows.length === 5 && /Threads, the busiest 4 of 4/.test($('threads-title').textContent));
-root.dataset.tenants = +(threads[2].stint.thread === 1002 && threads[2].at.length === 3 && threads[3].at.length === 1);
-root.dataset.noloop = +($('turns-details').hidden && rows.loop === null);
+root.dataset.tenants = +(threads[2].info.thread === 1002 && threads[2].at.length === 3 && threads[3].at.length === 1);
+root.dataset.noloop = +($('iterations-details').hidden && rows.loop === null);
 </script></body>";
 
 #[test]
@@ -430,7 +431,7 @@ fn a_page_of_threads_can_be_zoomed_and_searched() {
         return skip("no Chromium or Chrome to open a page in");
     };
     assert!(document.contains("data-ready=\"yes\""), "{document:.2000}{complaints}");
-    assert_eq!((said(&document, "errors"), said(&document, "turns")), (Some(0), Some(0)));
+    assert_eq!((said(&document, "errors"), said(&document, "iterations")), (Some(0), Some(0)));
     assert_eq!((said(&document, "threads"), said(&document, "calls")), (Some(4), Some(10)));
     let gestures = String::from_utf8(page).unwrap().replace("</body>", THREAD_GESTURES);
     fs::write(&path, gestures).unwrap();

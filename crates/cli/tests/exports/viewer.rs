@@ -303,7 +303,7 @@ fn assert_tracks(export: &Export, seen: &Seen, paths: &Value) {
             "batch: submissions per enter",
             "free buffers",
         ][..],
-        _ => &["batch: reports per wait"],
+        _ => &["batch: ready descriptors per wait"],
     };
     let last = ["listeners", "connections, the worst first"];
     // They have no loop, and no listener accepted them.

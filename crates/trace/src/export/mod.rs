@@ -1,33 +1,33 @@
-//! A trace for other tools: Perfetto's format, JSON lines, and a page of its own.
+//! A trace for other tools: Perfetto's format, JSON lines, and an HTML page.
 //!
 //! ```text
-//!   events ─► jsonl     one object an event, for jq and duckdb
-//!          ─► Scene ─┬─► perfetto   tracks, slices, flows and counters, for the Perfetto UI
-//!                    └─► page       one HTML file that needs nothing else
+//!   events ─► jsonl              one object per event, for jq and duckdb
+//!          ─► TrackBuilder ─┬─► perfetto   tracks, slices, flows and counters, for the Perfetto UI
+//!                           └─► page       one HTML file that needs nothing else
 //! ```
 //!
-//! A `Scene` turns events into what can be drawn: slices that nest, instants, counters.
-//! Where many recorded, its `Threads` draw what each of them does, and the page's `Swim` has a lane
-//! for each of the busiest. Neither format sees a record. What does not fit is left out, and what
-//! was left out is said in the export itself.
+//! A `TrackBuilder` makes slices, instants and counters of the events. If many recorded,
+//! its `ThreadTracks` draw each thread, and the page has a row for each of the busiest. The limits
+//! of both formats leave events out; the export says how many.
 
-mod columns;
 mod jsonl;
+mod packing;
 mod page;
 mod perfetto;
 mod protobuf;
-mod scene;
-mod swim;
-mod threads;
+mod thread_tracks;
+mod track_event;
+mod tracks;
 
 use std::collections::HashSet;
 
+use proactor::keys::ConnId;
+
 pub use jsonl::jsonl;
-pub use page::{PAGE_LANES, page};
+pub use page::{PAGE_ROWS, page};
 pub use perfetto::{PERFETTO_TRACKS, perfetto};
 
 use super::view::Life;
-use proactor::keys::ConnId;
 
 /// The connections of a list.
 fn ids(lives: &[Life]) -> HashSet<ConnId> {

@@ -1,41 +1,41 @@
-//! As much of Protocol Buffers' encoding as an export needs: varints, fixed 64 bits, and what has a
-//! length. <https://protobuf.dev/programming-guides/encoding/>
+//! The part of [Protocol Buffers](https://protobuf.dev/programming-guides/encoding/) that the
+//! export needs: varints, fixed 64-bit numbers, and fields with a length.
 
-/// A message that is being written.
+/// A message, in the order of the fields that are added.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ProtoMessage(Vec<u8>);
 
 impl ProtoMessage {
-    /// Its bytes so far.
+    /// The encoded bytes so far.
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// A number: `uint64`, `bool` or an enumeration.
+    /// Adds a number: `uint64`, `bool` or an enumeration.
     pub(super) fn uint(&mut self, field: u32, value: u64) -> &mut ProtoMessage {
         self.tag(field, 0);
         varint(&mut self.0, value);
         self
     }
 
-    /// An `int64`: ten bytes if it is negative.
+    /// Adds an `int64`, which takes ten bytes if it is negative.
     pub(super) fn int(&mut self, field: u32, value: i64) -> &mut ProtoMessage {
         self.uint(field, value as u64)
     }
 
-    /// A `fixed64`.
+    /// Adds a `fixed64` number.
     pub(super) fn fixed(&mut self, field: u32, value: u64) -> &mut ProtoMessage {
         self.tag(field, 1);
         self.0.extend_from_slice(&value.to_le_bytes());
         self
     }
 
-    /// A `string`.
+    /// Adds a `string` field.
     pub(super) fn text(&mut self, field: u32, text: &str) -> &mut ProtoMessage {
         self.bytes(field, text.as_bytes())
     }
 
-    /// A message within it.
+    /// Adds a nested message.
     pub(super) fn message(&mut self, field: u32, inner: &ProtoMessage) -> &mut ProtoMessage {
         self.bytes(field, &inner.0)
     }
@@ -52,7 +52,8 @@ impl ProtoMessage {
     }
 }
 
-/// Seven bits a byte, the least first; the eighth says that more follow (LEB128).
+/// Encodes a number as LEB128: seven bits a byte, the lowest first; the eighth bit says that more
+/// bytes follow.
 pub(super) fn varint(bytes: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         bytes.push(value as u8 | 0x80);
@@ -66,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_encoded_as_the_specification_shows() {
+    fn a_message_is_encoded_as_in_the_specification() {
         // The examples of the encoding's own guide: 150 in field 1, "testing" in field 2.
         let mut inner = ProtoMessage::default();
         inner.uint(1, 150);
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_widest_numbers_have_ten_and_eight_bytes() {
+    fn the_longest_numbers_take_ten_and_eight_bytes() {
         let mut message = ProtoMessage::default();
         message.int(1, -2);
         assert_eq!(message.as_bytes(), b"\x08\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01");

@@ -12,7 +12,7 @@ use super::TimeRange;
 use crate::commands::output::{is_stdout, stdout};
 use crate::commands::{number, wrong_usage};
 use proactor_report::units;
-use proactor_trace::export::{PAGE_LANES, PERFETTO_TRACKS, jsonl, page, perfetto};
+use proactor_trace::export::{PAGE_ROWS, PERFETTO_TRACKS, jsonl, page, perfetto};
 use proactor_trace::{Filter, Trace};
 
 /// Convert a trace for other tools: the Perfetto UI, jq, a browser
@@ -114,7 +114,7 @@ impl ExportArgs {
                 Vec::new()
             }
             ExportFormat::Html => {
-                page(trace, &cut, self.connections.unwrap_or(PAGE_LANES), &mut out)?
+                page(trace, &cut, self.connections.unwrap_or(PAGE_ROWS), &mut out)?
             }
         };
         out.flush()?;

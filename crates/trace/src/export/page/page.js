@@ -1,10 +1,10 @@
 'use strict';
-// A failure is to be seen, also by who looks at the document and not at the console.
+// Errors are counted in the document, where a test can read them.
 const root = document.documentElement;
 root.dataset.errors = 0;
 addEventListener('error', () => { root.dataset.errors++; });
 
-// ---- What there is -------------------------------------------------------------------------------
+// ---- Data ---------------------------------------------------------------------------------------
 
 const $ = id => document.getElementById(id);
 const data = JSON.parse($('data').textContent);
@@ -29,28 +29,28 @@ function unpackAfter(text) {
 }
 const signed = n => n % 2 ? -(n + 1) / 2 : n / 2;
 
-const turns = {};
-for (const name in drawing.turns) turns[name] = (name === 'at' || name === 'number' ? unpackAfter : unpack)(drawing.turns[name]);
+const iterations = {};
+for (const name in drawing.iterations) iterations[name] = (name === 'at' || name === 'number' ? unpackAfter : unpack)(drawing.iterations[name]);
 const parts = {};
 for (const name in drawing.parts) parts[name] = unpack(drawing.parts[name]);
-const lanes = drawing.lanes.map((lane, index) => ({
-  conn: lane.conn, life: roster.connections[index],
-  at: unpackAfter(lane.at), lasted: unpack(lane.lasted), name: unpack(lane.name), bits: unpack(lane.bits),
-  res: unpack(lane.res).map(signed),
+const conns = drawing.conns.map((conn, index) => ({
+  id: conn.conn, stats: roster.connections[index],
+  at: unpackAfter(conn.at), lasted: unpack(conn.lasted), name: unpack(conn.name), bits: unpack(conn.bits),
+  res: unpack(conn.res).map(signed),
 }));
-// The longest mark of a lane: what begins earlier than that before the view cannot reach into it.
-for (const lane of lanes) lane.longest = lane.lasted.reduce((a, b) => Math.max(a, b), 0);
-const ABNORMAL = 1, SPAN = 2, OUT = 4, UNENDED = 8, RESULT = 16, MANY = 32, QUIET = 64;
-const threads = swimmers(drawing.threads);
-// Many recorded: there is no one loop whose turns could be drawn.
+// The longest mark of a connection: no mark that begins earlier reaches into the view.
+for (const conn of conns) conn.longest = conn.lasted.reduce((a, b) => Math.max(a, b), 0);
+const ABNORMAL = 1, SPAN = 2, OUTBOUND = 4, UNENDED = 8, RESULT = 16, MULTISHOT = 32, IMPLIED = 64, BYTES = 128;
+const threads = threadRows(drawing.threads);
+// With many threads there is no single loop to draw.
 const loop = drawing.threads ? null : health.turns;
-const ring = health.turns ? health.turns.name === 'enter' : drawing.names.some(name => name.endsWith('submitted'));
-const turnName = health.turns ? health.turns.name : 'turn';
+const ring = data.is_ring;
+const waitName = health.turns ? health.turns.name : 'iteration';
 
 const whole = [drawing.from, drawing.from + Math.max(health.source.span_ns, 1000)];
 const busy = (() => {
   let from = Infinity, to = -Infinity;
-  for (const life of roster.connections) { from = Math.min(from, life.accepted_ns ?? life.first_ns); to = Math.max(to, life.last_ns); }
+  for (const stats of roster.connections) { from = Math.min(from, stats.accepted_ns ?? stats.first_ns); to = Math.max(to, stats.last_ns); }
   if (!(to > from)) return whole;
   const margin = (to - from) * 0.01;
   return [Math.max(whole[0], from - margin), Math.min(whole[1], to + margin)];
@@ -103,7 +103,7 @@ function words() {
   $('left-out').append(...data.left_out.map(text => element('li', text)));
 
   const verdict = $('verdict');
-  verdict.classList.toggle('bad', health.verdict.startsWith('not well'));
+  verdict.classList.toggle('bad', data.findings.some(one => one.severity !== 'note'));
   verdict.append(element('b', health.verdict.replace(' (see `trace doctor`)', '')), ' ', element('span', health.hint && `– ${health.hint}`));
   for (const one of data.findings) {
     const box = element('div', null, `finding ${one.severity}`), list = element('ul');
@@ -121,10 +121,10 @@ function tiles() {
     ['Messages', count(messages), `${bytes(health.bytes_in)} in, ${bytes(health.bytes_out)} out`],
     ['Connections', count(health.connections), `at most ${count(health.connections_max)} at a time`],
     health.calls != null && messages && ['System calls per message', digits(health.calls / messages), `${count(health.calls)} in all`],
-    all && [ring ? 'Completions per enter' : 'Reports per wait', digits(all.batches.mean), `at most ${count(all.batches.max)}, of ${count(all.count)} ${turnName}s`],
+    all && [ring ? 'Completions per enter' : 'Ready descriptors per wait', digits(all.batches.mean), `at most ${count(all.batches.max)}, of ${count(all.count)} ${waitName}s`],
     share != null && ['Time in the kernel', `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`, 'asleep and awake'],
     ...(drawing.threads ? threadTiles() : []),
-    ['Answered, p50', span(health.answered.p50_ns), `p99 ${span(health.answered.p99_ns)}`],
+    ['Turnaround, p50', span(health.answered.p50_ns), `p99 ${span(health.answered.p99_ns)}`],
     all && ring && ['In flight', count(all.in_flight_max), 'at most'],
     health.buffers && health.buffers.fewest != null && ['Free buffers', count(health.buffers.fewest), `at least, of ${count(health.buffers.most)}`],
     ['Abnormal', count(abnormal), abnormal ? 'press n in the timeline' : 'nothing'],
@@ -138,12 +138,12 @@ function tiles() {
 }
 
 function legend() {
-  const lane = drawing.threads ? [...PHASES.map(([color, , text]) => [color, text, '']), [BETWEEN[0], BETWEEN[2], '']]
-    : [['kernel', `in the kernel (${turnName}): asleep or at work`, ''], ['handle', 'handling', ''],
-      ['batch', ring ? 'completions of each enter' : 'reports of each wait', ''], ring && ['flight', 'operations in flight', '']];
-  const all = [...lane, ['armed', ring ? 'receive armed' : 'receive called', ''], ['in', 'bytes came', 'tick'],
+  const loopItems = drawing.threads ? [...PHASES.map(([color, text]) => [color, text, '']), [BETWEEN[0], BETWEEN[1], '']]
+    : [['kernel', `in the kernel (${waitName}): asleep or at work`, ''], ['handle', 'handling', ''],
+      ['batch', ring ? 'completions of each enter' : 'ready descriptors of each wait', ''], ring && ['flight', 'operations in flight', '']];
+  const all = [...loopItems, ['armed', ring ? 'receive armed' : 'receive called', ''], ['in', 'bytes received', 'tick'],
     ['out', ring ? 'send: submitted to reaped' : 'send', ''],
-    health.ops.some(op => op.implied) && ['quiet', 'quiet send: it ended somewhere within', ''], ['bad', 'abnormal', 'tick']];
+    health.ops.some(op => op.implied) && ['implied', 'send without a completion: it ended within this time', ''], ['bad', 'abnormal', 'tick']];
   for (const [color, text, shape] of all.filter(Boolean)) {
     const item = element('li'), patch = element('i', null, shape);
     patch.style.background = `var(--${color})`;
@@ -173,47 +173,47 @@ function charts() {
   const bins = list => list.map((n, bin) => [binName(bin), n]);
   if (loop) {
     const { batches, submitted } = loop;
-    chart(ring ? 'Completions per enter' : 'Reports per wait', `mean ${digits(batches.mean)}, at most ${count(batches.max)}`, 'batch', bins(batches.bins));
+    chart(ring ? 'Completions per enter' : 'Ready descriptors per wait', `mean ${digits(batches.mean)}, at most ${count(batches.max)}`, 'batch', bins(batches.bins));
     if (ring) chart('Submissions per enter', `mean ${digits(submitted.mean)}, at most ${count(submitted.max)}`, 'flight', bins(submitted.bins));
   }
   for (const op of health.ops) {
-    // Of a few the table says enough.
+    // The table is enough for a few.
     if (op.octaves.reduce((all, one) => all + one.count, 0) < 10) continue;
     const by = new Map(op.octaves.map(one => [one.from_ns, one.count])), rows = [];
     const last = op.octaves.at(-1).from_ns;
     for (let from = op.octaves[0].from_ns; from <= last; from = from ? from * 2 : 1000) rows.push([from ? span(from) : '< 1 µs', by.get(from) ?? 0]);
     const { p50_ns, p99_ns, max_ns } = op.ages ?? {};
-    const note = `p50 ${span(p50_ns)}, p99 ${span(p99_ns)}, max ${span(max_ns)}. ` + (op.on_ring ? 'An age ends when the completion was reaped: an upper bound, no latency.' : op.may_sleep ? 'From the begin of the call to its end, asleep and awake.' : 'From the begin of the call to its end.');
+    const note = `p50 ${span(p50_ns)}, p99 ${span(p99_ns)}, max ${span(max_ns)}. ` + (op.on_ring ? 'An age ends when the completion is reaped: it is an upper bound of the latency.' : op.may_sleep ? 'From the start of the call to its end, asleep and awake.' : 'From the start of the call to its end.');
     chart(`${op.op}: ${op.on_ring ? 'age' : 'time'}`, note, op.op.startsWith('send') ? 'out' : 'in', rows);
   }
-  if (!$('charts').children.length) $('charts').append(element('p', 'Nothing here was timed.'));
+  if (!$('charts').children.length) $('charts').append(element('p', 'No durations were recorded.'));
 }
 
 function tables() {
   const some = n => n ? count(n) : '';
   const ages = row => ['p50_ns', 'p90_ns', 'p99_ns', 'p99_9_ns', 'max_ns'].map(name => row.ages ? span(row.ages[name]) : '');
   const errors = all => Object.entries(all).map(([name, n]) => `${count(n)} ${name}`).join(', ');
-  fill($('ops'), ['operation', ring ? 'submitted' : 'called', ring ? 'completions' : 'returned', 'ok', ring ? 'quiet' : 'would block', 'short', 'eof', 'errors', ring ? 'age: p50' : 'took: p50', 'p90', 'p99', 'p99.9', 'max', 'in flight'],
+  fill($('ops'), ['operation', ring ? 'submitted' : 'called', ring ? 'completions' : 'returned', 'ok', ring ? 'no completion' : 'would block', 'short', 'eof', 'errors', ring ? 'age: p50' : 'took: p50', 'p90', 'p99', 'p99.9', 'max', 'in flight'],
     health.ops.map(row => [row.op + (row.multishot ? '*' : ''), count(row.begun), count(row.ended), count(row.ok), some(row.on_ring ? row.implied : row.would_block), some(row.short), some(row.eof), errors(row.errors), ...ages(row), some(row.in_flight)]));
-  const ended = life => life.faults.length ? `out of order: ${life.faults.join('; ')}`
-    : typeof life.ending === 'object' ? `broken: ${life.ending.broken}`
-    : { open: 'open', peer_first: 'clean, peer first', we_first: 'clean, we first' }[life.ending];
-  const go = life => {
-    const button = element('button', life.conn);
+  const ended = stats => stats.faults.length ? `out of order: ${stats.faults.join('; ')}`
+    : typeof stats.ending === 'object' ? `broken: ${stats.ending.broken}`
+    : { open: 'open', peer_first: 'clean, peer first', we_first: 'clean, we first' }[stats.ending];
+  const go = stats => {
+    const button = element('button', stats.conn);
     button.type = 'button';
-    button.addEventListener('click', () => { $('search').value = life.conn; find(true); $('lanes').focus(); });
+    button.addEventListener('click', () => { $('search').value = stats.conn; find(true); $('timeline').focus(); });
     return button;
   };
-  fill($('connections'), ['connection', 'opened', 'lived', 'messages', 'in', 'out', 'answered: mean', 'slowest', 'receives', 'ENOBUFS', 'short', 'ended'],
-    roster.connections.map(life => [go(life), span(life.accepted_ns ?? life.first_ns), span(life.last_ns - (life.accepted_ns ?? life.first_ns)), count(life.messages), bytes(life.bytes_in), bytes(life.bytes_out),
-      life.exchanges ? span(life.exchanges_ns / life.exchanges) : '–', span(life.slowest_ns), count(life.receives), some(life.out_of_buffers), some(life.short), ended(life)]), [11]);
-  $('conns').append(...lanes.map(lane => { const option = element('option'); option.value = lane.conn; return option; }));
+  fill($('connections'), ['connection', 'opened', 'lived', 'messages', 'in', 'out', 'turnaround: mean', 'slowest', 'receives', 'ENOBUFS', 'short', 'ended'],
+    roster.connections.map(stats => [go(stats), span(stats.accepted_ns ?? stats.first_ns), span(stats.last_ns - (stats.accepted_ns ?? stats.first_ns)), count(stats.messages), bytes(stats.bytes_in), bytes(stats.bytes_out),
+      stats.exchanges ? span(stats.exchanges_ns / stats.exchanges) : '–', span(stats.slowest_ns), count(stats.receives), some(stats.out_of_buffers), some(stats.short), ended(stats)]), [11]);
+  $('conns').append(...conns.map(conn => { const option = element('option'); option.value = conn.id; return option; }));
 }
 
 // ---- The timeline --------------------------------------------------------------------------------
 
-const overview = $('overview'), canvas = $('lanes'), tip = $('tip');
-const AXIS = 24, LOOP = 30, BATCH = 40, FLIGHT = 30, GAP = 8, ROW = 22, BAND = 8, SWIM = 16;
+const overview = $('overview'), canvas = $('timeline'), tip = $('tip');
+const AXIS = 24, LOOP = 30, BATCH = 40, FLIGHT = 30, GAP = 8, ROW = 22, BAND = 8, THREAD_ROW = 16;
 let view = busy.slice(), chosen = null, colors = {}, pointer = null, queued = false, selection = null;
 
 const gutter = () => canvas.clientWidth < 560 ? 62 : 96;
@@ -221,9 +221,9 @@ const rows = (() => {
   let top = AXIS;
   const place = height => { const at = top; top += height + GAP; return at; };
   const all = { loop: loop ? place(LOOP) : null, batch: loop ? place(BATCH) : null, flight: loop && ring ? place(FLIGHT) : null };
-  all.threads = threads.length ? place(threads.length * (SWIM + 2)) : null;
+  all.threads = threads.length ? place(threads.length * (THREAD_ROW + 2)) : null;
   all.conns = top + 2;
-  all.end = all.conns + lanes.length * ROW + 6;
+  all.end = all.conns + conns.length * ROW + 6;
   return all;
 })();
 const xOf = t => gutter() + (t - view[0]) / (view[1] - view[0]) * (canvas.clientWidth - gutter());
@@ -236,7 +236,7 @@ function lower(values, value) {
   return from;
 }
 
-function look(from, to) {
+function setView(from, to) {
   const most = whole[1] - whole[0], least = Math.min(500, most);
   let width = Math.min(Math.max(to - from, least), most);
   let begin = (from + to - width) / 2;
@@ -244,8 +244,8 @@ function look(from, to) {
   view = [begin, begin + width];
   redraw();
 }
-const zoom = (factor, at = (view[0] + view[1]) / 2) => look(at - (at - view[0]) * factor, at + (view[1] - at) * factor);
-const move = share => { const by = (view[1] - view[0]) * share; look(view[0] + by, view[1] + by); };
+const zoom = (factor, at = (view[0] + view[1]) / 2) => setView(at - (at - view[0]) * factor, at + (view[1] - at) * factor);
+const move = share => { const by = (view[1] - view[0]) * share; setView(view[0] + by, view[1] + by); };
 
 function redraw() {
   if (queued) return;
@@ -260,15 +260,15 @@ function sized(node, height) {
     node.width = Math.round(width * scale);
     node.height = Math.round(height * scale);
   }
-  const pen = node.getContext('2d');
-  pen.setTransform(scale, 0, 0, scale, 0, 0);
-  pen.clearRect(0, 0, width, height);
-  return pen;
+  const ctx = node.getContext('2d');
+  ctx.setTransform(scale, 0, 0, scale, 0, 0);
+  ctx.clearRect(0, 0, width, height);
+  return ctx;
 }
 
 function readColors() {
   const style = getComputedStyle(root);
-  for (const name of ['bg', 'panel', 'ink', 'muted', 'line', 'kernel', 'handle', 'in', 'armed', 'out', 'quiet', 'bad', 'batch', 'flight', 'wait', 'copy', 'other']) colors[name] = style.getPropertyValue(`--${name}`).trim();
+  for (const name of ['bg', 'panel', 'ink', 'muted', 'line', 'kernel', 'handle', 'in', 'armed', 'out', 'implied', 'bad', 'batch', 'flight', 'wait', 'copy', 'other']) colors[name] = style.getPropertyValue(`--${name}`).trim();
   colors.sans = style.getPropertyValue('--sans').trim();
   colors.mono = style.getPropertyValue('--mono').trim();
 }
@@ -276,279 +276,279 @@ function readColors() {
 function draw() {
   drawOverview();
   scales = [];
-  const pen = sized(canvas, rows.end), width = canvas.clientWidth, left = gutter();
-  pen.fillStyle = colors.panel;
-  pen.fillRect(left, 0, width - left, rows.end);
-  axis(pen, width);
-  names(pen, left);
-  pen.save();
-  pen.beginPath();
-  pen.rect(left, AXIS, width - left, rows.end);
-  pen.clip();
-  const drawn = { turns: loop ? drawLoop(pen, left, width) : 0, threads: 0, calls: 0, marks: 0, lanes: 0 };
-  threads.forEach((lane, index) => {
-    const calls = drawThread(pen, lane, rows.threads + index * (SWIM + 2), left, width);
+  const ctx = sized(canvas, rows.end), width = canvas.clientWidth, left = gutter();
+  ctx.fillStyle = colors.panel;
+  ctx.fillRect(left, 0, width - left, rows.end);
+  axis(ctx, width);
+  names(ctx, left);
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(left, AXIS, width - left, rows.end);
+  ctx.clip();
+  const drawn = { iterations: loop ? drawLoop(ctx, left, width) : 0, threads: 0, calls: 0, marks: 0, conns: 0 };
+  threads.forEach((row, index) => {
+    const calls = drawThread(ctx, row, rows.threads + index * (THREAD_ROW + 2), left, width);
     drawn.calls += calls;
     drawn.threads += calls > 0;
   });
-  lanes.forEach((lane, index) => {
-    const marks = drawLane(pen, lane, rows.conns + index * ROW, left, width);
+  conns.forEach((conn, index) => {
+    const marks = drawConn(ctx, conn, rows.conns + index * ROW, left, width);
     drawn.marks += marks;
-    drawn.lanes += marks > 0;
+    drawn.conns += marks > 0;
   });
-  if (pointer && pointer.x >= left) { pen.fillStyle = colors.muted; pen.fillRect(pointer.x, AXIS, 1, rows.end); }
-  if (selection) { pen.globalAlpha = 0.2; pen.fillStyle = colors.in; pen.fillRect(Math.min(...selection), AXIS, Math.abs(selection[1] - selection[0]), rows.end); }
-  pen.restore();
-  writeScales(pen, left);
-  // For who cannot see it: what is drawn, in numbers.
+  if (pointer && pointer.x >= left) { ctx.fillStyle = colors.muted; ctx.fillRect(pointer.x, AXIS, 1, rows.end); }
+  if (selection) { ctx.globalAlpha = 0.2; ctx.fillStyle = colors.in; ctx.fillRect(Math.min(...selection), AXIS, Math.abs(selection[1] - selection[0]), rows.end); }
+  ctx.restore();
+  writeScales(ctx, left);
+  // The numbers of what is drawn, for screen readers and tests.
   Object.assign(canvas.dataset, drawn);
   $('range').textContent = `${span(view[1] - view[0])} from ${moment(view[0])}`;
-  const first = drawing.threads ? `${drawn.calls} calls of ${drawn.threads} ${drawing.threads.all.kind}` : `${drawn.turns} turns`;
-  canvas.setAttribute('aria-label', `Timeline: ${first} and ${drawn.marks} marks on ${drawn.lanes} connections, ${$('range').textContent}`);
-  if ($('turns-details').open) turnsTable();
+  const first = drawing.threads ? `${drawn.calls} calls of ${drawn.threads} ${drawing.threads.all.kind}` : `${drawn.iterations} iterations`;
+  canvas.setAttribute('aria-label', `Timeline: ${first} and ${drawn.marks} marks on ${drawn.conns} connections, ${$('range').textContent}`);
+  if ($('iterations-details').open) iterationsTable();
   remember();
 }
 
-function axis(pen, width) {
+function axis(ctx, width) {
   const left = gutter(), length = view[1] - view[0], about = length / Math.max(2, Math.floor((width - left) / 110));
   const power = 10 ** Math.floor(Math.log10(about)), step = [1, 2, 5, 10].map(n => n * power).find(n => n >= about);
   const [unit, name] = step >= 1e8 ? [1e9, 's'] : step >= 1e5 ? [1e6, 'ms'] : step >= 100 ? [1e3, 'µs'] : [1, 'ns'];
   const places = Math.max(0, Math.ceil(-Math.log10(step / unit) - 1e-9));
-  pen.font = `11px ${colors.sans}`;
-  pen.textBaseline = 'middle';
-  pen.textAlign = 'left';
+  ctx.font = `11px ${colors.sans}`;
+  ctx.textBaseline = 'middle';
+  ctx.textAlign = 'left';
   for (let t = Math.ceil(view[0] / step) * step; t < view[1]; t += step) {
     const x = xOf(t);
-    pen.fillStyle = colors.line;
-    pen.fillRect(Math.round(x), 0, 1, rows.end);
+    ctx.fillStyle = colors.line;
+    ctx.fillRect(Math.round(x), 0, 1, rows.end);
     const text = `${(t / unit).toLocaleString('en-US', { minimumFractionDigits: places, maximumFractionDigits: places })} ${name}`;
-    if (x + 6 + pen.measureText(text).width > width) continue;
-    pen.fillStyle = colors.muted;
-    pen.fillText(text, x + 5, AXIS / 2);
+    if (x + 6 + ctx.measureText(text).width > width) continue;
+    ctx.fillStyle = colors.muted;
+    ctx.fillText(text, x + 5, AXIS / 2);
   }
 }
 
-function names(pen, left) {
+function names(ctx, left) {
   const name = (text, top, height, font = colors.sans, color = colors.ink) => {
-    pen.font = `12px ${font}`;
-    pen.fillStyle = color;
-    pen.fillText(text, 0, top + height / 2, left - 6);
+    ctx.font = `12px ${font}`;
+    ctx.fillStyle = color;
+    ctx.fillText(text, 0, top + height / 2, left - 6);
   };
   if (loop) {
     name(`loop r${health.source.lane}`, rows.loop, LOOP);
-    name(ring ? 'completions' : 'reports', rows.batch + 8, BATCH);
+    name(ring ? 'completions' : 'ready', rows.batch + 8, BATCH);
     if (ring) name('in flight', rows.flight + 8, FLIGHT);
   }
-  threads.forEach(({ stint }, index) => {
-    const top = rows.threads + index * (SWIM + 2);
-    name(stint.lane, top, SWIM, colors.mono);
-    if (left < 80 || stint.thread == null) return;
-    pen.font = `10px ${colors.mono}`;
-    pen.fillStyle = colors.muted;
-    pen.textAlign = 'right';
-    pen.fillText(stint.thread, left - 6, top + SWIM / 2, left - 42);
-    pen.textAlign = 'left';
+  threads.forEach(({ info }, index) => {
+    const top = rows.threads + index * (THREAD_ROW + 2);
+    name(info.lane, top, THREAD_ROW, colors.mono);
+    if (left < 80 || info.thread == null) return;
+    ctx.font = `10px ${colors.mono}`;
+    ctx.fillStyle = colors.muted;
+    ctx.textAlign = 'right';
+    ctx.fillText(info.thread, left - 6, top + THREAD_ROW / 2, left - 42);
+    ctx.textAlign = 'left';
   });
-  lanes.forEach((lane, index) => name(lane.conn, rows.conns + index * ROW, ROW, colors.mono, chosen == null || chosen === index ? colors.ink : colors.muted));
+  conns.forEach((conn, index) => name(conn.id, rows.conns + index * ROW, ROW, colors.mono, chosen == null || chosen === index ? colors.ink : colors.muted));
 }
 
-/** The loop: what of each pixel's time was spent in the kernel and in handling. */
-function drawLoop(pen, left, width) {
-  const first = Math.max(0, lower(turns.at, view[0]) - 1), last = lower(turns.at, view[1]);
+/** The loop: each pixel's share of time in the kernel and in handling. */
+function drawLoop(ctx, left, width) {
+  const first = Math.max(0, lower(iterations.at, view[0]) - 1), last = lower(iterations.at, view[1]);
   const columns = Math.ceil(width - left), scale = (width - left) / (view[1] - view[0]);
   const inside = new Float64Array(columns), outside = new Float64Array(columns);
-  const brought = new Float64Array(columns).fill(-1), flying = new Float64Array(columns).fill(-1), bad = new Uint8Array(columns);
+  const returned = new Float64Array(columns).fill(-1), flying = new Float64Array(columns).fill(-1), bad = new Uint8Array(columns);
   const spread = (into, from, to) => {
     from = Math.max((from - view[0]) * scale, 0); to = Math.min((to - view[0]) * scale, columns);
     for (let x = Math.floor(from); x < to; x++) into[x] += Math.min(to, x + 1) - Math.max(from, x);
   };
   let most = 1, mostFlying = 1;
   for (let at = first; at < last; at++) {
-    const back = turns.at[at] + turns.inside[at];
-    spread(inside, turns.at[at], back);
-    spread(outside, back, back + turns.outside[at]);
+    const back = iterations.at[at] + iterations.inside[at];
+    spread(inside, iterations.at[at], back);
+    spread(outside, back, back + iterations.outside[at]);
     const x = Math.floor((back - view[0]) * scale);
     if (x < 0 || x >= columns) continue;
-    brought[x] = Math.max(brought[x], turns.brought[at]);
-    flying[x] = Math.max(flying[x], turns.in_flight[at]);
-    most = Math.max(most, turns.brought[at]);
-    mostFlying = Math.max(mostFlying, turns.in_flight[at]);
-    if (turns.abnormal[at]) bad[x] = 1;
+    returned[x] = Math.max(returned[x], iterations.returned[at]);
+    flying[x] = Math.max(flying[x], iterations.in_flight[at]);
+    most = Math.max(most, iterations.returned[at]);
+    mostFlying = Math.max(mostFlying, iterations.in_flight[at]);
+    if (iterations.abnormal[at]) bad[x] = 1;
   }
   for (let x = 0; x < columns; x++) {
     const within = Math.min(inside[x], 1) * LOOP, handling = outside[x] > 0 ? Math.max(Math.min(outside[x], 1) * LOOP, 2) : 0;
-    if (within > 0) { pen.fillStyle = colors.kernel; pen.fillRect(left + x, rows.loop, 1, Math.min(within + 1, LOOP - handling)); }
-    if (handling) { pen.fillStyle = colors.handle; pen.fillRect(left + x, rows.loop + LOOP - handling, 1, handling); }
-    if (bad[x]) { pen.fillStyle = colors.bad; pen.fillRect(left + x - 1, rows.loop - 4, 3, LOOP + 4); }
+    if (within > 0) { ctx.fillStyle = colors.kernel; ctx.fillRect(left + x, rows.loop, 1, Math.min(within + 1, LOOP - handling)); }
+    if (handling) { ctx.fillStyle = colors.handle; ctx.fillRect(left + x, rows.loop + LOOP - handling, 1, handling); }
+    if (bad[x]) { ctx.fillStyle = colors.bad; ctx.fillRect(left + x - 1, rows.loop - 4, 3, LOOP + 4); }
   }
-  if (last - first < (width - left) / 12) separate(pen, left, width, first, last);
+  if (last - first < (width - left) / 12) separate(ctx, left, width, first, last);
   const barWidth = Math.max(1, Math.min(4, (width - left) / Math.max(1, last - first) / 3));
-  bars(pen, left, brought, most, rows.batch, BATCH, colors.batch, barWidth);
-  if (ring) steps(pen, left, flying, mostFlying, rows.flight, FLIGHT, colors.flight);
+  bars(ctx, left, returned, most, rows.batch, BATCH, colors.batch, barWidth);
+  if (ring) steps(ctx, left, flying, mostFlying, rows.flight, FLIGHT, colors.flight);
   return last - first;
 }
 
-/** Where turns are wide enough: the border between two, and each enter's length. */
-function separate(pen, left, width, first, last) {
-  pen.font = `11px ${colors.sans}`;
+/** If iterations are wide enough: the borders between them and the duration of each enter. */
+function separate(ctx, left, width, first, last) {
+  ctx.font = `11px ${colors.sans}`;
   for (let at = first; at < last; at++) {
-    const from = xOf(turns.at[at]), to = xOf(turns.at[at] + turns.inside[at]);
-    pen.fillStyle = colors.bg;
-    pen.fillRect(from - 0.5, rows.loop, 1, LOOP);
-    const text = `${turnName} ${span(turns.inside[at])}`, shown = Math.max(from, left);
-    if (Math.min(to, width) - shown > pen.measureText(text).width + 12) { pen.fillStyle = colors.ink; pen.fillText(text, shown + 6, rows.loop + LOOP / 2); }
+    const from = xOf(iterations.at[at]), to = xOf(iterations.at[at] + iterations.inside[at]);
+    ctx.fillStyle = colors.bg;
+    ctx.fillRect(from - 0.5, rows.loop, 1, LOOP);
+    const text = `${waitName} ${span(iterations.inside[at])}`, shown = Math.max(from, left);
+    if (Math.min(to, width) - shown > ctx.measureText(text).width + 12) { ctx.fillStyle = colors.ink; ctx.fillText(text, shown + 6, rows.loop + LOOP / 2); }
   }
 }
 
-/** What the top of a lane stands for; written beside it when all is drawn. */
+/** The maximum of each scale, written beside it when the rest is drawn. */
 let scales = [];
-function writeScales(pen, left) {
-  pen.font = `10px ${colors.sans}`;
-  pen.fillStyle = colors.muted;
-  pen.textAlign = 'right';
-  for (const [most, top] of scales) pen.fillText(count(most), left - 4, top + 4);
-  pen.textAlign = 'left';
+function writeScales(ctx, left) {
+  ctx.font = `10px ${colors.sans}`;
+  ctx.fillStyle = colors.muted;
+  ctx.textAlign = 'right';
+  for (const [most, top] of scales) ctx.fillText(count(most), left - 4, top + 4);
+  ctx.textAlign = 'left';
 }
 
-function bars(pen, left, values, most, top, height, color, width) {
-  pen.fillStyle = color;
-  values.forEach((n, x) => { if (n > 0) { const tall = Math.max(1, n / most * height); pen.fillRect(left + x, top + height - tall, width, tall); } });
-  pen.fillStyle = colors.line;
-  pen.fillRect(left, top + height, values.length, 1);
+function bars(ctx, left, values, most, top, height, color, width) {
+  ctx.fillStyle = color;
+  values.forEach((n, x) => { if (n > 0) { const tall = Math.max(1, n / most * height); ctx.fillRect(left + x, top + height - tall, width, tall); } });
+  ctx.fillStyle = colors.line;
+  ctx.fillRect(left, top + height, values.length, 1);
   scales.push([most, top]);
 }
 
-function steps(pen, left, values, most, top, height, color) {
-  pen.strokeStyle = color;
-  pen.lineWidth = 1.5;
-  pen.beginPath();
+function steps(ctx, left, values, most, top, height, color) {
+  ctx.strokeStyle = color;
+  ctx.lineWidth = 1.5;
+  ctx.beginPath();
   let y = null;
   values.forEach((n, x) => {
     if (n < 0) return;
     const now = top + height - n / most * (height - 2);
-    if (y == null) pen.moveTo(left + x, now); else { pen.lineTo(left + x, y); pen.lineTo(left + x, now); }
+    if (y == null) ctx.moveTo(left + x, now); else { ctx.lineTo(left + x, y); ctx.lineTo(left + x, now); }
     y = now;
   });
-  if (y != null) pen.lineTo(left + values.length, y);
-  pen.stroke();
-  pen.fillStyle = colors.line;
-  pen.fillRect(left, top + height, values.length, 1);
+  if (y != null) ctx.lineTo(left + values.length, y);
+  ctx.stroke();
+  ctx.fillStyle = colors.line;
+  ctx.fillRect(left, top + height, values.length, 1);
   scales.push([most, top]);
 }
 
-/** A connection: above the line what comes in, below it what goes out. */
-function drawLane(pen, lane, top, left, width) {
-  const { life } = lane, middle = top + ROW / 2;
-  pen.globalAlpha = chosen == null || lanes[chosen] === lane ? 1 : 0.25;
-  const from = Math.max(xOf(life.accepted_ns ?? life.first_ns), left), to = Math.min(xOf(life.closed_ns ?? life.last_ns), width);
-  if (to >= from) { pen.fillStyle = colors.line; pen.fillRect(from, middle - 0.5, Math.max(to - from, 1), 1); }
-  const first = lower(lane.at, view[0] - lane.longest), last = lower(lane.at, view[1]);
+/** A connection: receives above the line, sends below it. */
+function drawConn(ctx, conn, top, left, width) {
+  const { stats } = conn, middle = top + ROW / 2;
+  ctx.globalAlpha = chosen == null || conns[chosen] === conn ? 1 : 0.25;
+  const from = Math.max(xOf(stats.accepted_ns ?? stats.first_ns), left), to = Math.min(xOf(stats.closed_ns ?? stats.last_ns), width);
+  if (to >= from) { ctx.fillStyle = colors.line; ctx.fillRect(from, middle - 0.5, Math.max(to - from, 1), 1); }
+  const first = lower(conn.at, view[0] - conn.longest), last = lower(conn.at, view[1]);
   const abnormal = [];
   let drawn = 0, lastIn = -1, lastOut = -1;
-  // What is armed lies below what comes.
+  // Armed receives are drawn below their completions.
   for (let at = first; at < last; at++) {
-    const bits = lane.bits[at];
-    if (!(bits & SPAN) || bits & OUT) continue;
-    const x = xOf(lane.at[at]), end = xOf(lane.at[at] + lane.lasted[at]);
+    const bits = conn.bits[at];
+    if (!(bits & SPAN) || bits & OUTBOUND) continue;
+    const x = xOf(conn.at[at]), end = xOf(conn.at[at] + conn.lasted[at]);
     if (end < left) continue;
-    pen.fillStyle = colors.armed;
-    pen.fillRect(Math.max(x, left), middle - BAND - 0.5, Math.max(Math.min(end, width) - Math.max(x, left), 1), BAND);
+    ctx.fillStyle = colors.armed;
+    ctx.fillRect(Math.max(x, left), middle - BAND - 0.5, Math.max(Math.min(end, width) - Math.max(x, left), 1), BAND);
   }
   for (let at = first; at < last; at++) {
-    const bits = lane.bits[at], x = xOf(lane.at[at]), end = xOf(lane.at[at] + lane.lasted[at]);
+    const bits = conn.bits[at], x = xOf(conn.at[at]), end = xOf(conn.at[at] + conn.lasted[at]);
     if (end < left - 1) continue;
     drawn++;
     if (bits & ABNORMAL) abnormal.push(bits & SPAN ? end : x);
-    if (bits & OUT) {
+    if (bits & OUTBOUND) {
       if (bits & SPAN) {
         const wide = Math.max(end - x, 1.5);
         if (x + wide <= lastOut + 1) continue;
-        // A quiet send has no completion: when it was over is known to lie somewhere within.
-        pen.fillStyle = bits & QUIET ? colors.quiet : colors.out;
-        pen.fillRect(x, middle + 0.5, wide, BAND);
-        pen.fillStyle = colors.out;
-        pen.fillRect(x, middle + 0.5, Math.min(wide, 2), BAND);
+        // A send without a completion ended at an unknown time within its bar.
+        ctx.fillStyle = bits & IMPLIED ? colors.implied : colors.out;
+        ctx.fillRect(x, middle + 0.5, wide, BAND);
+        ctx.fillStyle = colors.out;
+        ctx.fillRect(x, middle + 0.5, Math.min(wide, 2), BAND);
         lastOut = x + wide;
       } else {
-        pen.fillStyle = colors.muted;
-        pen.fillRect(x - 1, middle + 1.5, 2, BAND - 2);
+        ctx.fillStyle = colors.muted;
+        ctx.fillRect(x - 1, middle + 1.5, 2, BAND - 2);
       }
     } else {
       const tick = bits & SPAN ? end : x;
-      if (bits & (UNENDED | (bits & SPAN ? MANY : 0)) || !(bits & RESULT) || (tick - lastIn < 0.5 && lane.res[at] > 0)) continue;
-      // What brought nothing is a pale tick.
-      pen.fillStyle = lane.res[at] > 0 ? colors.in : colors.muted;
-      pen.fillRect(tick - 1, middle - BAND - 0.5, 2, BAND);
+      if (bits & (UNENDED | (bits & SPAN ? MULTISHOT : 0)) || !(bits & RESULT) || (tick - lastIn < 0.5 && conn.res[at] > 0)) continue;
+      // A receive without bytes is a pale tick.
+      ctx.fillStyle = conn.res[at] > 0 ? colors.in : colors.muted;
+      ctx.fillRect(tick - 1, middle - BAND - 0.5, 2, BAND);
       lastIn = tick;
     }
   }
-  pen.fillStyle = colors.bad;
-  for (const x of abnormal) { pen.fillRect(x - 1, top, 2.5, ROW - 2); pen.beginPath(); pen.moveTo(x - 4, top); pen.lineTo(x + 5, top); pen.lineTo(x + 0.5, top + 6); pen.fill(); }
-  pen.globalAlpha = 1;
+  ctx.fillStyle = colors.bad;
+  for (const x of abnormal) { ctx.fillRect(x - 1, top, 2.5, ROW - 2); ctx.beginPath(); ctx.moveTo(x - 4, top); ctx.lineTo(x + 5, top); ctx.lineTo(x + 0.5, top + 6); ctx.fill(); }
+  ctx.globalAlpha = 1;
   return drawn;
 }
 
 function drawOverview() {
-  const height = 44, pen = sized(overview, height), left = gutter(), width = overview.clientWidth - left;
-  pen.fillStyle = colors.panel;
-  pen.fillRect(left, 0, width, height);
+  const height = 44, ctx = sized(overview, height), left = gutter(), width = overview.clientWidth - left;
+  ctx.fillStyle = colors.panel;
+  ctx.fillRect(left, 0, width, height);
   const most = parts.messages.reduce((a, b) => Math.max(a, b), 1), wide = width / parts.messages.length;
   parts.messages.forEach((n, at) => {
-    if (n) { const tall = Math.max(2, Math.sqrt(n / most) * (height - 8)); pen.fillStyle = colors.in; pen.globalAlpha = 0.6; pen.fillRect(left + at * wide, height - tall, wide + 0.3, tall); }
-    pen.globalAlpha = 1;
-    if (parts.abnormal[at]) { pen.fillStyle = colors.bad; pen.fillRect(left + at * wide, 0, Math.max(wide, 2), 6); }
+    if (n) { const tall = Math.max(2, Math.sqrt(n / most) * (height - 8)); ctx.fillStyle = colors.in; ctx.globalAlpha = 0.6; ctx.fillRect(left + at * wide, height - tall, wide + 0.3, tall); }
+    ctx.globalAlpha = 1;
+    if (parts.abnormal[at]) { ctx.fillStyle = colors.bad; ctx.fillRect(left + at * wide, 0, Math.max(wide, 2), 6); }
   });
-  pen.fillStyle = colors.ink;
-  pen.font = `12px ${colors.sans}`;
-  pen.textBaseline = 'middle';
-  pen.fillText('messages', 0, height / 2, left - 6);
+  ctx.fillStyle = colors.ink;
+  ctx.font = `12px ${colors.sans}`;
+  ctx.textBaseline = 'middle';
+  ctx.fillText('messages', 0, height / 2, left - 6);
   const x = t => left + (t - whole[0]) / (whole[1] - whole[0]) * width;
   const from = x(view[0]), to = Math.max(x(view[1]), from + 3);
-  pen.globalAlpha = 0.55;
-  pen.fillStyle = colors.bg;
-  pen.fillRect(left, 0, from - left, height);
-  pen.fillRect(to, 0, left + width - to, height);
-  pen.globalAlpha = 1;
-  pen.strokeStyle = colors.ink;
-  pen.lineWidth = 1.5;
-  pen.strokeRect(from + 0.75, 0.75, Math.max(to - from - 1.5, 1), height - 1.5);
+  ctx.globalAlpha = 0.55;
+  ctx.fillStyle = colors.bg;
+  ctx.fillRect(left, 0, from - left, height);
+  ctx.fillRect(to, 0, left + width - to, height);
+  ctx.globalAlpha = 1;
+  ctx.strokeStyle = colors.ink;
+  ctx.lineWidth = 1.5;
+  ctx.strokeRect(from + 0.75, 0.75, Math.max(to - from - 1.5, 1), height - 1.5);
 }
 
-// ---- Reading it ----------------------------------------------------------------------------------
+// ---- Details --------------------------------------------------------------------------------------
 
-/** What is under the pointer, in lines. */
+/** The lines about what is under the pointer. */
 function under(x, y) {
   const t = tOf(x), near = tOf(x + 5) - t;
   const line = Math.floor((y - rows.conns) / ROW);
-  if (y >= rows.conns && line >= 0 && line < lanes.length) return underLane(lanes[line], t, near, y - rows.conns - line * ROW >= ROW / 2);
-  const swimmer = Math.floor((y - rows.threads) / (SWIM + 2));
-  if (threads.length && y >= rows.threads && swimmer < threads.length) return underThread(threads[swimmer], t, near);
+  if (y >= rows.conns && line >= 0 && line < conns.length) return underConn(conns[line], t, near, y - rows.conns - line * ROW >= ROW / 2);
+  const index = Math.floor((y - rows.threads) / (THREAD_ROW + 2));
+  if (threads.length && y >= rows.threads && index < threads.length) return underThread(threads[index], t, near);
   if (!loop || y < AXIS) return null;
-  const at = lower(turns.at, t + 1) - 1;
-  if (at < 0 || t > turns.at[at] + turns.inside[at] + turns.outside[at]) return null;
-  const lines = [`<b>turn ${count(turns.number[at])}</b> <span>at ${moment(turns.at[at])}</span>`, `${turnName} ${span(turns.inside[at])}, handling ${span(turns.outside[at])}`];
-  lines.push(ring ? `${count(turns.taken[at])} submissions taken, ${count(turns.brought[at])} completions, ${count(turns.in_flight[at])} in flight` : `${count(turns.brought[at])} reports`);
-  if (turns.abnormal[at]) lines.push('something abnormal in it');
+  const at = lower(iterations.at, t + 1) - 1;
+  if (at < 0 || t > iterations.at[at] + iterations.inside[at] + iterations.outside[at]) return null;
+  const lines = [`<b>iteration ${count(iterations.number[at])}</b> <span>at ${moment(iterations.at[at])}</span>`, `${waitName} ${span(iterations.inside[at])}, handling ${span(iterations.outside[at])}`];
+  lines.push(ring ? `${count(iterations.taken[at])} submissions taken, ${count(iterations.returned[at])} completions, ${count(iterations.in_flight[at])} in flight` : `${count(iterations.returned[at])} ready descriptors`);
+  if (iterations.abnormal[at]) lines.push('contains something abnormal');
   return lines;
 }
 
-function underLane(lane, t, near, out) {
-  const from = lower(lane.at, t - Math.max(near, lane.longest)), to = lower(lane.at, t + near);
+function underConn(conn, t, near, out) {
+  const from = lower(conn.at, t - Math.max(near, conn.longest)), to = lower(conn.at, t + near);
   let best = -1, distance = Infinity;
   for (let at = from; at < to; at++) {
-    const bits = lane.bits[at];
-    if (!!(bits & OUT) !== out) continue;
-    const end = lane.at[at] + lane.lasted[at];
-    // A tick wins over what is armed around it.
-    const away = bits & SPAN ? (t < lane.at[at] - near || t > end + near ? Infinity : !(bits & OUT) ? near * 0.9 : Math.max(0, lane.at[at] - t, t - end)) : Math.abs(t - lane.at[at]);
+    const bits = conn.bits[at];
+    if (!!(bits & OUTBOUND) !== out) continue;
+    const end = conn.at[at] + conn.lasted[at];
+    // A tick takes precedence over the armed receive around it.
+    const away = bits & SPAN ? (t < conn.at[at] - near || t > end + near ? Infinity : !(bits & OUTBOUND) ? near * 0.9 : Math.max(0, conn.at[at] - t, t - end)) : Math.abs(t - conn.at[at]);
     if (away <= near && away < distance) { distance = away; best = at; }
   }
-  const lines = [`<b>${lane.conn}</b> <span>${count(lane.life.messages)} messages, slowest answer ${span(lane.life.slowest_ns)}</span>`];
+  const lines = [`<b>${conn.id}</b> <span>${count(conn.stats.messages)} messages, slowest exchange ${span(conn.stats.slowest_ns)}</span>`];
   if (best < 0) return lines;
-  const bits = lane.bits[best], name = drawing.names[lane.name[best]], res = lane.res[best];
-  const came = bits & UNENDED ? 'not over' : !(bits & RESULT) ? '' : res < 0 ? `result ${res}` : bits & SPAN && bits & MANY ? '' : `${count(res)}${/recv|send/.test(name) ? ' B' : ''}`;
+  const bits = conn.bits[best], name = drawing.names[conn.name[best]], res = conn.res[best];
+  const came = bits & UNENDED ? 'not ended' : !(bits & RESULT) ? '' : res < 0 ? `result ${res}` : bits & SPAN && bits & MULTISHOT ? '' : `${count(res)}${bits & BYTES ? ' B' : ''}`;
   lines.push(`<b>${name}</b> ${came}${bits & ABNORMAL ? ' – abnormal' : ''}`);
-  lines.push(`at ${moment(lane.at[best])}${bits & SPAN ? `, ${bits & QUIET ? 'over within' : 'for'} ${span(lane.lasted[best])}${bits & MANY ? ', many completions' : ''}` : ''}`);
+  lines.push(`at ${moment(conn.at[best])}${bits & SPAN ? `, ${bits & IMPLIED ? 'ended within' : 'for'} ${span(conn.lasted[best])}${bits & MULTISHOT ? ', many completions' : ''}` : ''}`);
   return lines;
 }
 
@@ -562,52 +562,52 @@ function hover() {
   tip.style.top = `${canvas.offsetTop + pointer.y + 14}px`;
 }
 
-function turnsTable() {
-  const first = Math.max(0, lower(turns.at, view[0]) - 1), last = lower(turns.at, view[1]), shown = Math.min(last, first + 200);
+function iterationsTable() {
+  const first = Math.max(0, lower(iterations.at, view[0]) - 1), last = lower(iterations.at, view[1]), shown = Math.min(last, first + 200);
   const list = [];
-  for (let at = first; at < shown; at++) list.push([count(turns.number[at]), moment(turns.at[at]), span(turns.inside[at]), span(turns.outside[at]), count(turns.taken[at]), count(turns.brought[at]), count(turns.in_flight[at]), turns.abnormal[at] ? 'abnormal' : '']);
+  for (let at = first; at < shown; at++) list.push([count(iterations.number[at]), moment(iterations.at[at]), span(iterations.inside[at]), span(iterations.outside[at]), count(iterations.taken[at]), count(iterations.returned[at]), count(iterations.in_flight[at]), iterations.abnormal[at] ? 'abnormal' : '']);
   if (shown < last) list.push([`… and ${count(last - shown)} more: zoom in`]);
-  fill($('turns'), ['turn', 'begins', turnName, 'handling', 'taken', 'brought', 'in flight', ''], list);
+  fill($('iterations'), ['iteration', 'begins', waitName, 'handling', 'taken', 'returned', 'in flight', ''], list);
 }
 
-/** To the next moment after the view's middle at which something is abnormal. */
+/** Moves to the next abnormal event after the middle of the view. */
 function nextAbnormal() {
   const middle = (view[0] + view[1]) / 2 + 1;
   let found = Infinity, first = Infinity;
   const see = t => { first = Math.min(first, t); if (t > middle) found = Math.min(found, t); };
-  turns.abnormal?.forEach((is, at) => { if (is) see(turns.at[at] + turns.inside[at]); });
-  for (const lane of lanes) lane.bits.forEach((bits, at) => { if (bits & ABNORMAL) see(lane.at[at] + (bits & SPAN ? lane.lasted[at] : 0)); });
+  iterations.abnormal?.forEach((is, at) => { if (is) see(iterations.at[at] + iterations.inside[at]); });
+  for (const conn of conns) conn.bits.forEach((bits, at) => { if (bits & ABNORMAL) see(conn.at[at] + (bits & SPAN ? conn.lasted[at] : 0)); });
   const at = found < Infinity ? found : first;
   $('search-said').textContent = at < Infinity ? '' : 'Nothing abnormal is drawn.';
-  if (at < Infinity) { const width = Math.min(view[1] - view[0], 2e6); look(at - width / 2, at + width / 2); }
+  if (at < Infinity) { const width = Math.min(view[1] - view[0], 2e6); setView(at - width / 2, at + width / 2); }
 }
 
 function find(go) {
   const text = $('search').value.trim().replace(/^c?/, text => text && 'c');
   const wanted = text && !text.startsWith('c') ? `c${text}` : text;
-  let index = lanes.findIndex(lane => lane.conn === wanted);
-  if (index < 0 && wanted) index = lanes.findIndex(lane => lane.conn.startsWith(`${wanted}.`));
+  let index = conns.findIndex(conn => conn.id === wanted);
+  if (index < 0 && wanted) index = conns.findIndex(conn => conn.id.startsWith(`${wanted}.`));
   chosen = index < 0 ? null : index;
-  $('search-said').textContent = wanted && index < 0 ? `${wanted} has no lane here: it is none of the ${count(lanes.length)} worst, or there is no such connection.` : '';
+  $('search-said').textContent = wanted && index < 0 ? `${wanted} has no row: it is not among the ${count(conns.length)} worst connections, or does not exist.` : '';
   if (go && chosen != null) {
-    const { life } = lanes[chosen], from = life.accepted_ns ?? life.first_ns, margin = (life.last_ns - from) * 0.02 + 1000;
-    look(from - margin, life.last_ns + margin);
+    const { stats } = conns[chosen], from = stats.accepted_ns ?? stats.first_ns, margin = (stats.last_ns - from) * 0.02 + 1000;
+    setView(from - margin, stats.last_ns + margin);
     const y = canvas.getBoundingClientRect().top + rows.conns + chosen * ROW;
     if (y < 0 || y > innerHeight - ROW) scrollBy({ top: y - innerHeight / 2 });
   }
   redraw();
 }
 
-// ---- Moving about --------------------------------------------------------------------------------
+// ---- Navigation -----------------------------------------------------------------------------------
 
 const actions = {
-  in: () => zoom(0.5), out: () => zoom(2), whole: () => look(...whole), busy: () => look(...busy), next: nextAbnormal,
+  in: () => zoom(0.5), out: () => zoom(2), whole: () => setView(...whole), busy: () => setView(...busy), next: nextAbnormal,
 };
 document.querySelectorAll('[data-do]').forEach(button => button.addEventListener('click', actions[button.dataset.do]));
 const keys = {
   '+': actions.in, '=': actions.in, '-': actions.out, '0': actions.whole, b: actions.busy, n: nextAbnormal,
   ArrowLeft: () => move(-0.2), ArrowRight: () => move(0.2), PageUp: () => move(-0.9), PageDown: () => move(0.9),
-  Home: () => look(whole[0], whole[0] + view[1] - view[0]), End: () => look(whole[1] - view[1] + view[0], whole[1]),
+  Home: () => setView(whole[0], whole[0] + view[1] - view[0]), End: () => setView(whole[1] - view[1] + view[0], whole[1]),
 };
 canvas.addEventListener('keydown', event => {
   const action = !event.ctrlKey && !event.metaKey && !event.altKey && keys[event.key];
@@ -634,13 +634,13 @@ canvas.addEventListener('pointermove', event => {
   if (drag?.selects) selection = [drag.x, event.offsetX];
   else if (drag) {
     const by = (drag.x - event.offsetX) / (canvas.clientWidth - gutter()) * (drag.view[1] - drag.view[0]);
-    look(drag.view[0] + by, drag.view[1] + by);
+    setView(drag.view[0] + by, drag.view[1] + by);
   }
   hover();
   redraw();
 });
 const release = () => {
-  if (selection && Math.abs(selection[1] - selection[0]) > 4) look(tOf(Math.min(...selection)), tOf(Math.max(...selection)));
+  if (selection && Math.abs(selection[1] - selection[0]) > 4) setView(tOf(Math.min(...selection)), tOf(Math.max(...selection)));
   selection = drag = null;
   canvas.classList.remove('dragging');
   redraw();
@@ -652,32 +652,32 @@ canvas.addEventListener('pointerleave', () => { pointer = null; hover(); redraw(
 let brush = null;
 const overviewTime = event => whole[0] + Math.max(0, Math.min(1, (event.offsetX - gutter()) / (overview.clientWidth - gutter()))) * (whole[1] - whole[0]);
 overview.addEventListener('pointerdown', event => { overview.setPointerCapture(event.pointerId); brush = overviewTime(event); });
-overview.addEventListener('pointermove', event => { if (brush != null && overviewTime(event) !== brush) { const now = overviewTime(event); look(Math.min(brush, now), Math.max(brush, now)); } });
+overview.addEventListener('pointermove', event => { if (brush != null && overviewTime(event) !== brush) { const now = overviewTime(event); setView(Math.min(brush, now), Math.max(brush, now)); } });
 overview.addEventListener('pointerup', event => {
-  // A click moves the view there as wide as it is.
-  if (brush != null && overviewTime(event) === brush) { const half = (view[1] - view[0]) / 2; look(brush - half, brush + half); }
+  // A click moves the view there and keeps its width.
+  if (brush != null && overviewTime(event) === brush) { const half = (view[1] - view[0]) / 2; setView(brush - half, brush + half); }
   brush = null;
 });
 
 $('search').addEventListener('input', () => find(false));
 $('search').addEventListener('keydown', event => { if (event.key === 'Enter') find(true); });
-$('turns-details').addEventListener('toggle', redraw);
+$('iterations-details').addEventListener('toggle', redraw);
 addEventListener('resize', redraw);
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { readColors(); redraw(); });
 
-// The part in view is in the address, to be kept or passed on: #t=from-to&c=c7.1
+// The address has the part in view, as a link to it: #t=from-to&c=c7.1
 let remembering = null;
 function remember() {
   clearTimeout(remembering);
   remembering = setTimeout(() => {
-    const text = `#t=${Math.round(view[0])}-${Math.round(view[1])}${chosen != null ? `&c=${lanes[chosen].conn}` : ''}`;
-    try { history.replaceState(null, '', text); } catch { /* some browsers forbid it for a file */ }
+    const text = `#t=${Math.round(view[0])}-${Math.round(view[1])}${chosen != null ? `&c=${conns[chosen].id}` : ''}`;
+    try { history.replaceState(null, '', text); } catch { /* some browsers forbid this for files */ }
   }, 300);
 }
 function recall() {
   const given = new URLSearchParams(location.hash.slice(1)), times = (given.get('t') ?? '').split('-').map(Number);
   if (given.get('c')) { $('search').value = given.get('c'); find(false); }
-  if (times.length === 2 && times[1] > times[0]) look(...times);
+  if (times.length === 2 && times[1] > times[0]) setView(...times);
 }
 addEventListener('hashchange', recall);
 
@@ -688,7 +688,7 @@ legend();
 charts();
 tables();
 if (threads.length) threadsTable();
-$('turns-details').hidden = !loop;
+$('iterations-details').hidden = !loop;
 recall();
 draw();
 root.dataset.ready = 'yes';

@@ -1,4 +1,4 @@
-//! Numbers packed for a page: a column of varints as Base64, which a few lines of script unpack.
+//! Numbers packed for a page: columns of varints as Base64, which the script unpacks.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use super::protobuf::varint;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// A column that is being written.
+/// A column of numbers, in the order in which they are added.
 #[derive(Debug, Default)]
 pub(super) struct Column {
     bytes: Vec<u8>,
@@ -14,23 +14,23 @@ pub(super) struct Column {
 }
 
 impl Column {
-    /// A number as it is.
+    /// Adds a number without a change.
     pub(super) fn push(&mut self, value: u64) {
         varint(&mut self.bytes, value);
     }
 
-    /// A number that is no less than the one before it: their difference.
+    /// Adds the difference to the last number, which must not be greater.
     pub(super) fn push_after(&mut self, value: u64) {
         self.push(value.saturating_sub(self.last));
         self.last = self.last.max(value);
     }
 
-    /// A number that may be negative: zero, -1, 1, -2, 2, … are 0, 1, 2, 3, 4, …
+    /// Adds a number that may be negative: 0, -1, 1, -2, 2, … are stored as 0, 1, 2, 3, 4, …
     pub(super) fn push_signed(&mut self, value: i64) {
         self.push((value << 1 ^ value >> 63) as u64);
     }
 
-    /// All of them, as Base64 (RFC 4648).
+    /// Returns the column as Base64 (RFC 4648).
     pub(super) fn pack(&self) -> String {
         let mut text = String::with_capacity(self.bytes.len().div_ceil(3) * 4);
         for three in self.bytes.chunks(3) {
@@ -45,7 +45,7 @@ impl Column {
     }
 }
 
-/// A column of these.
+/// Packs a column of values.
 pub(super) fn column<T>(
     values: impl IntoIterator<Item = T>,
     push: impl Fn(&mut Column, T),
@@ -55,15 +55,15 @@ pub(super) fn column<T>(
     column.pack()
 }
 
-/// Texts, each of which is written once and known by a number.
+/// Texts that are written once and referred to by number.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct StringTable {
     all: Vec<String>,
     ids: HashMap<String, u32>,
 }
 
-impl Names {
-    /// The number of this one.
+impl StringTable {
+    /// Returns the number of a text, and adds the text if it is new.
     pub(super) fn number(&mut self, name: &str) -> u32 {
         if let Some(&id) = self.ids.get(name) {
             return id;
@@ -74,7 +74,7 @@ impl Names {
         id
     }
 
-    /// All of them, in the order of their numbers.
+    /// All texts, in the order of their numbers.
     pub(super) fn all(&self) -> &[String] {
         &self.all
     }
@@ -89,14 +89,14 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_packed_as_the_standard_shows() {
+    fn base64_is_as_in_the_standard() {
         let all = ["", "f", "fo", "foo", "foob", "fooba", "foobar"];
         let packed = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
         assert_eq!(all.map(|text| of(text.as_bytes())), packed);
     }
 
     #[test]
-    fn differences_and_signs_are_small_numbers() {
+    fn differences_and_signed_numbers_are_small() {
         let mut column = Column::default();
         [1000, 1003, 1002, 1005].iter().for_each(|&at| column.push_after(at));
         [0, -1, 1, -105].iter().for_each(|&n| column.push_signed(n));

@@ -1,0 +1,162 @@
+//! What Perfetto and the page draw, in Perfetto's terms: slices, instants and counters on tracks.
+
+use proactor::keys::ConnId;
+use proactor_record::Op;
+
+use crate::event::Event;
+
+/// A track: a row of slices and instants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum TimelineTrack {
+    /// The loop: its iterations, with the enter or wait and the handling in each. With many
+    /// writers, the events that belong to none of them.
+    Loop,
+    /// A thread or a child process, by its index among those of the recording.
+    Thread(usize),
+    /// A listener: what it accepts.
+    Listener(u32),
+    /// The receives of a connection.
+    Inbound(ConnId),
+    /// A connection's sends and its end.
+    Outbound(ConnId),
+}
+
+/// A number that changes over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum CounterTrack {
+    /// All operations in flight.
+    InFlight,
+    /// Completions in the queue.
+    Queue,
+    /// Submissions that an enter took.
+    Taken,
+    /// Buffers that the kernel can use.
+    Buffers,
+    /// Ready descriptors that a wait returned.
+    Ready,
+    /// Events of connections without a track, for each iteration.
+    Undrawn,
+    /// Threads or children in a call that waits.
+    Asleep,
+    /// All other threads or children.
+    Awake,
+    /// Calls that have begun and not ended.
+    Calls,
+}
+
+impl CounterTrack {
+    /// The title of the counter's track.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            CounterTrack::InFlight => "in flight",
+            CounterTrack::Queue => "completions in the queue",
+            CounterTrack::Taken => "batch: submissions per enter",
+            CounterTrack::Buffers => "free buffers",
+            CounterTrack::Ready => "batch: ready descriptors per wait",
+            CounterTrack::Undrawn => "events of connections without a track",
+            CounterTrack::Asleep => "asleep: in a call that waits",
+            CounterTrack::Awake => "awake: between calls, or in one that does not wait",
+            CounterTrack::Calls => "calls in flight",
+        }
+    }
+}
+
+/// A flow: from a submission to its completion, or from a thread's send to a connection that
+/// another thread serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// The flow with this number begins or continues here.
+    Continue(u64),
+    /// The flow with this number ends here.
+    End(u64),
+}
+
+/// Something to draw at a moment.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct TrackEvent<'a> {
+    /// The time in nanoseconds since recording began.
+    pub(super) at: u64,
+    /// The slice, instant or counter.
+    pub(super) kind: TrackEventKind<'a>,
+}
+
+/// A slice's begin or end, an instant, or a counter's value.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum TrackEventKind<'a> {
+    /// A slice begins, and a flow may lead to it.
+    Begin { track: TimelineTrack, name: String, event: &'a Event, flow: Option<Flow> },
+    /// The innermost slice of the track ends, by this event if one ended it.
+    End { track: TimelineTrack, event: Option<&'a Event> },
+    /// An instant, where a flow may begin or end.
+    Instant { track: TimelineTrack, name: String, event: &'a Event, flow: Option<Flow> },
+    /// A counter has a new value.
+    Count { counter: CounterTrack, value: u64 },
+}
+
+impl<'a> TrackEvent<'a> {
+    /// The event that is drawn; a counter has none.
+    pub(super) fn event(&self) -> Option<&'a Event> {
+        match self.kind {
+            TrackEventKind::Begin { event, .. } | TrackEventKind::Instant { event, .. } => {
+                Some(event)
+            }
+            TrackEventKind::End { event, .. } => event,
+            TrackEventKind::Count { .. } => None,
+        }
+    }
+}
+
+/// Receives the track events of one moment.
+pub(super) struct Sink<'s> {
+    pub(super) at: u64,
+    pub(super) write: &'s mut dyn FnMut(TrackEvent<'_>),
+}
+
+impl Sink<'_> {
+    fn put(&mut self, kind: TrackEventKind<'_>) {
+        (self.write)(TrackEvent { at: self.at, kind });
+    }
+
+    /// Begins a slice on a track.
+    pub(super) fn begin(
+        &mut self,
+        track: TimelineTrack,
+        name: &str,
+        event: &Event,
+        flow: Option<Flow>,
+    ) {
+        self.put(TrackEventKind::Begin { track, name: name.to_owned(), event, flow });
+    }
+
+    /// Ends the innermost slice of a track.
+    pub(super) fn end(&mut self, track: TimelineTrack, event: Option<&Event>) {
+        self.put(TrackEventKind::End { track, event });
+    }
+
+    /// Draws an instant, with a name that fits the track.
+    pub(super) fn instant(&mut self, track: TimelineTrack, event: &Event, flow: Option<Flow>) {
+        let name = match (track, event.op) {
+            (TimelineTrack::Loop | TimelineTrack::Thread(_), Some(op)) => {
+                format!("{} {}", event.name(), op.name())
+            }
+            _ => label(event),
+        };
+        self.put(TrackEventKind::Instant { track, name, event, flow });
+    }
+
+    /// Sets the value of a counter.
+    pub(super) fn count(&mut self, counter: CounterTrack, value: u64) {
+        self.put(TrackEventKind::Count { counter, value });
+    }
+}
+
+/// The name of an event where it is drawn: its operation, and how it ended if not as usual.
+pub(super) fn label(event: &Event) -> String {
+    let name = event.op.map_or_else(|| event.name(), Op::name);
+    match event.result() {
+        _ if event.is_eof() => format!("{name} EOF"),
+        _ if event.would_block() => format!("{name} would block"),
+        Some(Err(errno)) => format!("{name} {errno}"),
+        _ => name.to_owned(),
+    }
+}
