@@ -161,10 +161,10 @@ fn a_process_without_a_ring_is_reported_at_once_and_at_the_end() {
 
 #[test]
 fn a_missing_process_is_one_line() {
-    let output = Command::new(PROACTOR).args(["trace", "attach", "4294967295"]).output().unwrap();
+    let output = Command::new(PROACTOR).args(["trace", "attach", "4194304"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let complaint = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(complaint, "error: there is no process 4294967295\n");
+    assert_eq!(complaint, "error: there is no process 4194304\n");
 }
 
 /// Runs this command without root.
