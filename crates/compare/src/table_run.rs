@@ -347,6 +347,9 @@ impl CpuMeter {
     fn start(process: &ServerProcess) -> io::Result<CpuMeter> {
         let tree = process.process_tree()?;
         let clocks = tree.clocks()?;
+        // A server that sleeps in poll has looked at all its descriptors before, which takes longer
+        // than AT_REST with thousands of them, and its clock may lag: that is not idle CPU time.
+        thread::sleep(AT_REST_LIMIT);
         let (before, since) = at_rest(&clocks)?;
         thread::sleep(AT_REST_LIMIT);
         let (cpu, at) = (clocks.read()?, os::now());
