@@ -15,11 +15,11 @@ pub(super) struct ThreadTracks {
     lanes: Lanes,
     /// The threads that have tracks.
     drawn: HashSet<usize>,
-    /// By lane, the call in progress.
+    /// By writer, the call in progress.
     calls: BTreeMap<u16, CallInProgress>,
     /// How many of those calls wait.
     asleep: usize,
-    /// The lanes that have a thread.
+    /// The writers that have a thread.
     occupied: HashSet<u16>,
     /// The last values of the three counters.
     counted: [Option<u64>; 3],
@@ -100,7 +100,7 @@ impl ThreadTracks {
         lanes.into_iter().for_each(|lane| self.abandon(lane, sink));
     }
 
-    /// Ends the call of a lane whose end is not known.
+    /// Ends the call of a writer whose end is not known.
     fn abandon(&mut self, lane: u16, sink: &mut Sink<'_>) {
         let thread = self.remove(lane).and_then(|call| call.thread);
         if let Some(thread) = thread.filter(|thread| self.drawn.contains(thread)) {
@@ -108,7 +108,7 @@ impl ThreadTracks {
         }
     }
 
-    /// Removes the call of a lane, if it is in one.
+    /// Removes the call of a writer, if it is in one.
     fn remove(&mut self, lane: u16) -> Option<CallInProgress> {
         let call = self.calls.remove(&lane)?;
         self.asleep -= usize::from(call.phase == Phase::Waiting);

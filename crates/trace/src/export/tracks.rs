@@ -25,7 +25,7 @@ enum LoopSlice {
     Call(u64, u8),
 }
 
-/// The identity of an operation or a call: the lane, the token or key, and the call's number.
+/// The identity of an operation or a call: the writer, the token or key, and the call's number.
 type Operation = (Option<u16>, u64, u8);
 
 /// Makes track events of a trace's events.
@@ -46,7 +46,7 @@ pub(super) struct TrackBuilder {
     filled: u64,
     undrawn: u64,
     last: u64,
-    /// By lane, the call that began before the cut and has not ended.
+    /// By writer, the call that began before the cut and has not ended.
     earlier: BTreeMap<u16, Event>,
 }
 
@@ -73,7 +73,7 @@ impl TrackBuilder {
         }
     }
 
-    /// Draws an event if it is within the cut. A lane that is in a call when the cut begins is
+    /// Draws an event if it is within the cut. A thread that is in a call when the cut begins is
     /// drawn in it from there on.
     pub(super) fn draw(&mut self, event: &Event, write: &mut dyn FnMut(TrackEvent<'_>)) {
         if self.cut.is_in_time(event.at) {
@@ -174,7 +174,7 @@ impl TrackBuilder {
         }
     }
 
-    /// Ends the slices of a lane whose thread is gone.
+    /// Ends the slices of a thread that is gone.
     fn lane_ends(&mut self, lane: Option<u16>, sink: &mut Sink<'_>) {
         let its = self.open.iter().filter(|&(_, &(by, ..))| by == lane);
         let mut tracks: Vec<TimelineTrack> = its.map(|(&track, _)| track).collect();

@@ -1,8 +1,9 @@
 //! The kernel's events of a recorded ring, in a file beside the recording: `FILE.kernel`.
 //!
 //! The file is a trace (`docs/trace-format.md`) with its own record kinds, 128 and up, one for each
-//! [`Tracepoint`]. In a record `id` is the user data, `op` the opcode, `iteration` the thread. Its ticks
-//! are those of the recording, so the two files can be merged. A thread of its own writes it.
+//! [`Tracepoint`]. In a record `id` is the user data, `op` the opcode, and `iteration` the thread.
+//! Its ticks are those of the recording, so the two files can be merged. A thread of its own writes
+//! it.
 
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -111,7 +111,7 @@ pub enum KernelEventKind {
         submissions: u32,
         /// Entries of the completion queue.
         completions: u32,
-        /// The flags `IORING_SETUP_*`.
+        /// The flags of the ring, `IORING_SETUP_*`.
         flags: u32,
     },
     /// An event of [`Tracepoint::SubmitReq`].
@@ -135,7 +135,7 @@ pub enum KernelEventKind {
     Overflowed {
         /// A result, or a negative errno.
         res: i32,
-        /// The flags `IORING_CQE_F_*`.
+        /// The flags of the completion, `IORING_CQE_F_*`.
         flags: u32,
     },
     /// An event of [`Tracepoint::TaskAdd`].
