@@ -30,3 +30,8 @@ pub mod reactor;
 pub mod ring;
 pub mod selector;
 pub mod traced;
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

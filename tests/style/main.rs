@@ -13,16 +13,16 @@ use std::env;
 use rust::{Comment, Kind, SOURCES, Source, crate_of, files, read};
 
 // The number of offences that are left. They may only fall, and the aim is 0.
-const TYPES_TWICE_LEFT: usize = 33;
-const BANNED_WORDS_LEFT: usize = 1620;
-const BANNED_NAMES_LEFT: usize = 550;
-const FILES_IN_CIRCLES_LEFT: usize = 12;
+const TYPES_TWICE_LEFT: usize = 22;
+const BANNED_WORDS_LEFT: usize = 740;
+const BANNED_NAMES_LEFT: usize = 365;
+const FILES_IN_CIRCLES_LEFT: usize = 10;
 const UNEXPLAINED_UNSAFE_LEFT: usize = 0;
-const POOR_DOCS_LEFT: usize = 480;
+const POOR_DOCS_LEFT: usize = 270;
 const ANSWERS_MISPLACED_LEFT: usize = 10;
 const TESTS_MISSING_LEFT: usize = 3;
-const LONG_FUNCTIONS_LEFT: usize = 7;
-const LONG_LINES_LEFT: usize = 50;
+const LONG_FUNCTIONS_LEFT: usize = 5;
+const LONG_LINES_LEFT: usize = 45;
 const CODE_LINES_LEFT: usize = 29_500; // The aim is 25,000.
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
@@ -225,6 +225,39 @@ fn the_answers_of_the_reading_questions_are_where_they_say() {
     }
     assert_eq!(answers, 10);
     check("ANSWERS_MISPLACED_LEFT", ANSWERS_MISPLACED_LEFT, offences);
+}
+
+/// The table of layers in `ARCHITECTURE.md` names each crate and the crates of ours that it uses.
+#[test]
+fn the_table_of_layers_is_that_of_the_manifests() {
+    let mut offences = Vec::new();
+    let mut known = Vec::new();
+    let text = read("ARCHITECTURE.md");
+    for (n, line) in text.lines().enumerate() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, name, _, uses, _] = cells[..] else { continue };
+        let Some(folder) = name.strip_prefix('`').and_then(|name| name.split('`').next()) else {
+            continue;
+        };
+        let manifest = read(&format!("{folder}/Cargo.toml"));
+        let lines = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1);
+        let lines = lines.take_while(|line| !line.starts_with('['));
+        let used: BTreeSet<&str> = lines
+            .filter_map(|line| line.split(['.', ' ', '=']).next())
+            .filter(|name| name.starts_with("proactor"))
+            .map(|name| name.trim_start_matches("proactor-"))
+            .collect();
+        let listed: BTreeSet<&str> = uses.split(", ").filter(|name| *name != "–").collect();
+        let above = used.iter().all(|used| known.contains(used));
+        if used != listed || !above {
+            offences.push(format!("ARCHITECTURE.md:{}: {folder} uses {used:?}", n + 1));
+        }
+        known.push(if folder == "." { "proactor" } else { folder.trim_start_matches("crates/") });
+    }
+    let crates =
+        files("crates", "toml").iter().filter(|path| path.ends_with("/Cargo.toml")).count();
+    assert_eq!(known.len(), crates + 1, "every crate has a row");
+    check("0", 0, offences);
 }
 
 #[test]
