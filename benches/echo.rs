@@ -14,9 +14,9 @@ use proactor::address::{Address, BoundSocket};
 use proactor::buffer::BufferClass;
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
-use proactor::protocol::Any;
 use proactor_load::{EngineChoice, Load, LoadOptions};
 use proactor_models::model::{self, Choice, Listening, Model, PreparedModel, RingOptions, Service};
+use proactor_models::registry::Registry;
 
 const MODELS: [Model; 4] = [Model::Uring, Model::Epoll, Model::EpollEt, Model::Poll];
 
@@ -54,7 +54,7 @@ fn echoes(c: &mut Criterion) {
                         address: address.clone(),
                         file: None,
                     },
-                    protocol: "echo".parse::<Any>().expect("a protocol"),
+                    protocol: Registry::builtin().find("echo").expect("a protocol"),
                 }],
                 buffers,
                 limits,

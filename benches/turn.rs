@@ -14,6 +14,7 @@ use proactor::engine::Engine;
 use proactor::keys::ListenerId;
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
+use proactor::peer::Factory;
 use proactor::proactor::Proactor;
 use proactor::protocol::{Echo, Protocol, Upper};
 use proactor::ring::{Cqe, Entered, Kind, Op, Pushed, Ring, Sqe, Token, Wait};
@@ -94,13 +95,13 @@ fn pushed(token: Token, len: u32) -> Pushed {
     Pushed { preceding: None, op: Sqe { token, opcode: 0, flags: 0, fd: 0, len } }
 }
 
-fn turning<P: Protocol + Clone>(protocol: P) -> Proactor<Instant, P> {
+fn turning<P: Protocol>(factory: Factory<P>) -> Proactor<Instant, P> {
     let pool = Pool::new(&[BufferClass { bytes: 2048, count: 1024 }]).expect("memory");
     let ring = Instant { pool, armed: Vec::new(), answers: Vec::new(), next: Vec::new() };
     let stop = ShutdownSignal::new().expect("a descriptor");
     let mut proactor = Proactor::new(ring, Limits::default(), stop).expect("nothing to fail");
     let listener = std::fs::File::open("/dev/null").expect("/dev/null");
-    proactor.listen(ListenerId(0), listener.into(), protocol).expect("a listener");
+    proactor.listen(ListenerId(0), listener.into(), factory).expect("a listener");
     (0..8).for_each(|_| assert!(proactor.run_once().is_ok()));
     assert_eq!(proactor.connections(), CONNECTIONS as usize);
     proactor
@@ -109,9 +110,9 @@ fn turning<P: Protocol + Clone>(protocol: P) -> Proactor<Instant, P> {
 fn turns(c: &mut Criterion) {
     let mut group = c.benchmark_group("iteration with 64 connections");
     group.throughput(Throughput::Elements(2 * u64::from(CONNECTIONS)));
-    let mut echo = turning(Echo);
+    let mut echo = turning(Factory::of(|_| Echo));
     group.bench_function("echo", |b| b.iter(|| echo.run_once()));
-    let mut upper = turning(Upper);
+    let mut upper = turning(Factory::of(|_| Upper));
     group.bench_function("upper", |b| b.iter(|| upper.run_once()));
     group.finish();
 }

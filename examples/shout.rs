@@ -10,6 +10,7 @@ use proactor::engine::Engine;
 use proactor::keys::ListenerId;
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
+use proactor::peer::Factory;
 use proactor::proactor::Proactor;
 use proactor::protocol::{Input, Outbox, Protocol};
 use proactor::reactor::Reactor;
@@ -43,14 +44,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok(kernel) => {
             let ring = Uring::new(Config { kernel, connections: limits.connections, buffers })?;
             let mut server = Proactor::new(ring, limits, stop)?;
-            server.listen(ListenerId(0), listener.fd, Shout)?;
+            server.listen(ListenerId(0), listener.fd, Factory::of(|_| Shout))?;
             server.run()?;
         }
         Err(refusal) => {
             eprintln!("{refusal}; epoll, then");
             let pool = Pool::new(&buffers)?;
             let mut server = Reactor::new(Epoll::new(Trigger::Level)?, pool, limits, stop)?;
-            server.listen(ListenerId(0), listener.fd, Shout)?;
+            server.listen(ListenerId(0), listener.fd, Factory::of(|_| Shout))?;
             server.run()?;
         }
     }

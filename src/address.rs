@@ -59,6 +59,16 @@ impl Address {
         }
     }
 
+    /// Returns where a listening socket listens; a Unix socket without a name is `unix:`.
+    pub fn of_listener(socket: BorrowedFd<'_>) -> Address {
+        let address = SockRef::from(&socket).local_addr().ok();
+        let tcp = address.as_ref().and_then(|address| address.as_socket());
+        tcp.map(Address::Tcp).unwrap_or_else(|| {
+            let path = address.as_ref().and_then(|address| address.as_pathname());
+            Address::Unix(path.map(Path::to_owned).unwrap_or_default())
+        })
+    }
+
     fn try_listen(&self) -> io::Result<BoundSocket> {
         let (socket, address) = match self {
             Address::Tcp(address) => {
@@ -127,6 +137,11 @@ impl Address {
         };
         tables.flat_map(|table| table.lines().filter_map(inode).collect::<Vec<_>>()).collect()
     }
+}
+
+/// Returns the address of a socket's peer, if it is an IP address (getpeername(2)).
+pub fn peer_addr(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+    SockRef::from(&socket).peer_addr().ok()?.as_socket()
 }
 
 /// Returns the address of the peer of a socket: `127.0.0.1:50312`, or `unix` for a Unix socket

@@ -7,16 +7,18 @@ use crate::console::Console;
 use crate::counters::Counters;
 use crate::keys::ListenerId;
 use crate::limits::Ended;
+use crate::peer::Factory;
+use crate::protocol::Protocol;
 
-/// A server that drives its connections by one I/O model. `P` is what each connection of a listener
-/// starts with.
-pub trait Engine<P> {
-    /// Serves `protocol` at `fd`, a listening socket. The connections of one listener form a
-    /// broadcast group. Listeners are added in the order of their numbers, from 0.
+/// A server that drives its connections by one I/O model. `P` is the type of their protocols.
+pub trait Engine<P = Box<dyn Protocol>> {
+    /// Serves the connections that `fd`, a listening socket, accepts, each by a protocol that
+    /// `factory` makes. The connections of one listener form a broadcast group. Listeners are added
+    /// in the order of their numbers, from 0.
     ///
     /// # Errors
-    /// The socket cannot be made non-blocking.
-    fn listen(&mut self, id: ListenerId, fd: OwnedFd, protocol: P) -> io::Result<()>;
+    /// The socket cannot be made non-blocking, or the model cannot provide what the protocol needs.
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()>;
 
     /// Attaches an operator console, whose listeners have the same numbers.
     ///
@@ -34,24 +36,25 @@ pub trait Engine<P> {
     fn counters(&self) -> Counters;
 }
 
-/// A listening socket of an engine; `S` is the engine's state of it.
+/// A listening socket of an engine; `F` makes the protocols of its connections, `S` is the engine's
+/// state of it.
 #[derive(Debug)]
-pub struct Listener<P, S> {
+pub struct Listener<F, S> {
     /// The socket; `None` once it is closed.
     pub fd: Option<OwnedFd>,
-    /// What each connection starts with.
-    pub protocol: P,
+    /// What makes the protocol of each connection.
+    pub factory: F,
     /// What the engine knows of the socket.
     pub state: S,
 }
 
 /// The listening sockets of an engine, by their numbers.
 #[derive(Debug)]
-pub struct Listeners<P, S>(Vec<Listener<P, S>>);
+pub struct Listeners<F, S>(Vec<Listener<F, S>>);
 
-impl<P, S> Listeners<P, S> {
+impl<F, S> Listeners<F, S> {
     /// No listener.
-    pub fn new() -> Listeners<P, S> {
+    pub fn new() -> Listeners<F, S> {
         Listeners(Vec::new())
     }
 
@@ -59,9 +62,9 @@ impl<P, S> Listeners<P, S> {
     ///
     /// # Panics
     /// If it is not the next number.
-    pub fn add(&mut self, id: ListenerId, fd: OwnedFd, protocol: P, state: S) {
+    pub fn add(&mut self, id: ListenerId, fd: OwnedFd, factory: F, state: S) {
         assert_eq!(id.index(), self.0.len(), "listeners are added in the order of their numbers");
-        self.0.push(Listener { fd: Some(fd), protocol, state });
+        self.0.push(Listener { fd: Some(fd), factory, state });
     }
 
     /// Returns the number of listeners.
@@ -75,12 +78,12 @@ impl<P, S> Listeners<P, S> {
     }
 
     /// Returns the numbers of all listeners.
-    pub fn ids(&self) -> impl Iterator<Item = ListenerId> + use<P, S> {
+    pub fn ids(&self) -> impl Iterator<Item = ListenerId> + use<F, S> {
         (0..self.0.len()).map(|index| ListenerId(index as u16))
     }
 
     /// Iterates over the listeners with their numbers.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ListenerId, &mut Listener<P, S>)> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ListenerId, &mut Listener<F, S>)> {
         self.0.iter_mut().enumerate().map(|(index, one)| (ListenerId(index as u16), one))
     }
 
@@ -90,22 +93,22 @@ impl<P, S> Listeners<P, S> {
     }
 }
 
-impl<P, S> Default for Listeners<P, S> {
-    fn default() -> Listeners<P, S> {
+impl<F, S> Default for Listeners<F, S> {
+    fn default() -> Listeners<F, S> {
         Listeners::new()
     }
 }
 
-impl<P, S> std::ops::Index<ListenerId> for Listeners<P, S> {
-    type Output = Listener<P, S>;
+impl<F, S> std::ops::Index<ListenerId> for Listeners<F, S> {
+    type Output = Listener<F, S>;
 
-    fn index(&self, id: ListenerId) -> &Listener<P, S> {
+    fn index(&self, id: ListenerId) -> &Listener<F, S> {
         &self.0[id.index()]
     }
 }
 
-impl<P, S> std::ops::IndexMut<ListenerId> for Listeners<P, S> {
-    fn index_mut(&mut self, id: ListenerId) -> &mut Listener<P, S> {
+impl<F, S> std::ops::IndexMut<ListenerId> for Listeners<F, S> {
+    fn index_mut(&mut self, id: ListenerId) -> &mut Listener<F, S> {
         &mut self.0[id.index()]
     }
 }

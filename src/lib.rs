@@ -23,6 +23,7 @@ pub mod keys;
 pub mod lifecycle;
 pub mod limits;
 pub mod os;
+pub mod peer;
 pub mod peers;
 pub mod proactor;
 pub mod protocol;

@@ -39,7 +39,7 @@ pub const LINGER: Duration = Duration::from_secs(2);
 
 /// A connection and what its driver keeps beside it.
 #[derive(Debug)]
-pub struct Peer<P, D> {
+pub struct PeerEntry<P, D> {
     /// The connection.
     pub connection: Connection<P>,
     /// The driver's own.
@@ -76,7 +76,7 @@ pub struct ReadyPeer<'a, P, D> {
     /// Which.
     pub id: ConnId,
     /// The peer.
-    pub peer: &'a mut Peer<P, D>,
+    pub peer: &'a mut PeerEntry<P, D>,
     /// Whether it would receive, and need not wait for others.
     pub wants_recv: bool,
     /// Whether it has starved since it last received: better any buffer than the right one.
@@ -86,7 +86,7 @@ pub struct ReadyPeer<'a, P, D> {
 /// Every open connection.
 #[derive(Debug)]
 pub struct Peers<P, D> {
-    slab: ConnSlab<Peer<P, D>>,
+    slab: ConnSlab<PeerEntry<P, D>>,
     /// Whose turn it is, from `next` on.
     ready: Vec<ConnId>,
     next: usize,
@@ -125,7 +125,7 @@ struct BrokenCounts {
 
 impl BrokenCounts {
     /// Notes, counts and logs why a connection is about to be broken.
-    fn note<P, D>(&mut self, id: ConnId, peer: &mut Peer<P, D>, reason: CloseReason) {
+    fn note<P, D>(&mut self, id: ConnId, peer: &mut PeerEntry<P, D>, reason: CloseReason) {
         peer.reason = reason;
         let connection = peer.number;
         if reason.is_eviction() {
@@ -149,7 +149,7 @@ impl<P: Protocol, D> Peers<P, D> {
             buffer_waiters: 0,
             group_counts: Vec::new(),
             came: 0,
-            context: Context::default(),
+            context: Context { max_input, ..Context::default() },
             max_input,
             has_operator: false,
             to_operator: Vec::new(),
@@ -184,14 +184,19 @@ impl<P: Protocol, D> Peers<P, D> {
         self.slab.next_id()
     }
 
+    /// Returns the number that the next connection gets.
+    pub fn next_number(&self) -> u64 {
+        self.came + 1
+    }
+
     fn admit(&mut self, protocol: P, listener: ListenerId, driver: D, link: bool) -> ConnId {
         if self.group_counts.len() <= listener.index() {
             self.group_counts.resize(listener.index() + 1, GroupCounts::default());
         }
         self.came += 1;
-        let connection = Connection::open(protocol, self.came, &mut self.context);
+        let connection = Connection::open(protocol, &mut self.context);
         self.group_counts[listener.index()].links += usize::from(link);
-        let id = self.slab.insert(Peer {
+        let id = self.slab.insert(PeerEntry {
             connection,
             driver,
             number: self.came,
@@ -220,9 +225,14 @@ impl<P: Protocol, D> Peers<P, D> {
         peer.progressed |= peer.connection.outgoing().is_empty();
         peer.any_size = false;
         peer.received += chunk.len() as u64;
-        // What another process of this server sends is bounded there.
-        self.context.max_input = if peer.link { usize::MAX } else { self.max_input };
-        peer.connection.received(chunk, &mut self.context);
+        if peer.link {
+            // What another process of this server sends is bounded there.
+            self.context.max_input = usize::MAX;
+            peer.connection.received(chunk, &mut self.context);
+            self.context.max_input = self.max_input;
+        } else {
+            peer.connection.received(chunk, &mut self.context);
+        }
         // Only who is received from can be hushed: to come and to go is not to talk.
         if !peer.talks
             && self.context.messages.iter().any(|message| matches!(message, Message::Broadcast(_)))
@@ -272,11 +282,18 @@ impl<P: Protocol, D> Peers<P, D> {
     pub fn remove(&mut self, id: ConnId) -> Option<D> {
         let peer = self.slab.remove(id)?;
         if !peer.link {
-            let Peer { number, reason, received, sent, .. } = peer;
+            let PeerEntry { number, reason, received, sent, .. } = peer;
             tracing::info!(connection = number, %id, received, sent, %reason, "closed");
         }
-        let Peer {
-            mut connection, listener, talks, congested, waits_for_buffer, link, driver, ..
+        let PeerEntry {
+            mut connection,
+            listener,
+            talks,
+            congested,
+            waits_for_buffer,
+            link,
+            driver,
+            ..
         } = peer;
         self.buffer_waiters -= usize::from(waits_for_buffer);
         let counts = &mut self.group_counts[listener.index()];
@@ -356,12 +373,12 @@ impl<P: Protocol, D> Peers<P, D> {
     // Getters.
 
     /// A peer.
-    pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Peer<P, D>> {
+    pub fn get_mut(&mut self, id: ConnId) -> Option<&mut PeerEntry<P, D>> {
         self.slab.get_mut(id)
     }
 
     /// All of them.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut Peer<P, D>)> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut PeerEntry<P, D>)> {
         self.slab.iter_mut()
     }
 
@@ -387,7 +404,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     // Within.
 
-    fn step(&mut self, id: ConnId, event: impl FnOnce(&mut Peer<P, D>, &mut Context)) {
+    fn step(&mut self, id: ConnId, event: impl FnOnce(&mut PeerEntry<P, D>, &mut Context)) {
         let Some(peer) = self.slab.get_mut(id) else { return };
         peer.progressed |= peer.connection.outgoing().is_empty();
         event(peer, &mut self.context);
@@ -463,7 +480,7 @@ impl<P: Protocol, D> Default for Peers<P, D> {
     }
 }
 
-fn mark<P, D>(peer: &mut Peer<P, D>, id: ConnId, marked: &mut Vec<ConnId>) {
+fn mark<P, D>(peer: &mut PeerEntry<P, D>, id: ConnId, marked: &mut Vec<ConnId>) {
     if !std::mem::replace(&mut peer.marked, true) {
         marked.push(id);
     }

@@ -36,6 +36,7 @@ use crate::keys::{ConnId, ListenerId};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{CloseReason, Ended, Limits};
 use crate::os::{self, ShutdownSignal};
+use crate::peer::{Factory, WorkerFactory};
 use crate::peers::{Peers, ReadyPeer};
 use crate::protocol::Protocol;
 use crate::ring::{CancelTarget, Completion, Op, Recv, Ring, Sent, Socket, Wait};
@@ -47,7 +48,7 @@ use console::ConsoleInput;
 pub struct Proactor<R, P> {
     ring: R,
     peers: Peers<P, Flight>,
-    listeners: Listeners<P, AcceptState>,
+    listeners: Listeners<WorkerFactory<P>, AcceptState>,
     /// Accepted above the limit: connected, not yet served.
     backlog: VecDeque<(ListenerId, Socket)>,
     lifecycle: Lifecycle,
@@ -93,7 +94,7 @@ enum SendState {
     Cancelling,
 }
 
-impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
+impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// Creates a server without a listener, which `stop` can stop.
     ///
     /// # Errors
@@ -317,9 +318,10 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     }
 }
 
-impl<R: Ring, P: Protocol + Clone> Engine<P> for Proactor<R, P> {
-    fn listen(&mut self, id: ListenerId, fd: OwnedFd, protocol: P) -> io::Result<()> {
-        self.listeners.add(id, fd, protocol, AcceptState::default());
+impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
+        let factory = WorkerFactory::new(&factory, fd.as_fd());
+        self.listeners.add(id, fd, factory, AcceptState::default());
         Ok(())
     }
 

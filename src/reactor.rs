@@ -38,6 +38,7 @@ use crate::keys::{ConnId, KeyOwner, ListenerId};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{CloseReason, Ended, Limits};
 use crate::os::{self, ShutdownSignal};
+use crate::peer::{Factory, WorkerFactory};
 use crate::peers::Peers;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Ready, Selector, Trigger};
@@ -54,7 +55,7 @@ pub struct Reactor<S, P> {
     selector: S,
     pool: Rc<Pool>,
     peers: Peers<P, Socket>,
-    listeners: Listeners<P, ListenerReadiness>,
+    listeners: Listeners<WorkerFactory<P>, ListenerReadiness>,
     lifecycle: Lifecycle,
     /// When the program that embeds it wants to be woken.
     wake_at: Option<Nanos>,
@@ -88,7 +89,7 @@ pub struct Socket {
     armed: bool,
 }
 
-impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
+impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// Creates a server without a listener, which `stop` can stop. It takes its buffers from
     /// `pool`.
     ///
@@ -377,10 +378,11 @@ impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
     }
 }
 
-impl<S: Selector + SocketCalls, P: Protocol + Clone> Engine<P> for Reactor<S, P> {
-    fn listen(&mut self, id: ListenerId, fd: OwnedFd, protocol: P) -> io::Result<()> {
+impl<S: Selector + SocketCalls, P: Protocol> Engine<P> for Reactor<S, P> {
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
         os::set_nonblocking(fd.as_fd())?;
-        self.listeners.add(id, fd, protocol, ListenerReadiness::default());
+        let factory = WorkerFactory::new(&factory, fd.as_fd());
+        self.listeners.add(id, fd, factory, ListenerReadiness::default());
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use proactor::engine::Engine;
 use proactor::keys::{ConnId, ListenerId};
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
+use proactor::peer::Factory;
 use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
 use proactor::ring::kernel::Kernel;
@@ -141,7 +142,7 @@ fn an_echo_on_io_uring_neither_allocates_nor_copies() {
             let ring = Uring::new(Config { kernel, connections: 64, buffers }).unwrap();
             let ring = Watched { ring, sends: 0, in_place: 0 };
             let mut server = Proactor::new(ring, Limits::default(), stop).unwrap();
-            server.listen(ListenerId(0), listener.into(), Echo).unwrap();
+            server.listen(ListenerId(0), listener.into(), Factory::of(|_| Echo)).unwrap();
             while server.counters().accepted < 16 {
                 assert!(server.run_once().unwrap().is_continue());
             }

@@ -21,6 +21,7 @@ use proactor::keys::ListenerId;
 use proactor::lifecycle::ACCEPT_PAUSE;
 use proactor::limits::{Ended, Limits};
 use proactor::os::ShutdownSignal;
+use proactor::peer::{Factory, Peer};
 use proactor::peers::{LINGER, SOFT};
 use proactor::proactor::Proactor;
 use proactor::protocol::{Chat, Echo, Input, Outbox, Protocol, Upper};
@@ -94,15 +95,22 @@ struct World<P> {
     limits: Limits,
 }
 
-impl<P: Protocol + Clone> World<P> {
-    fn new(setup: Setup, shapes: &[(usize, usize)], limits: Limits, protocol: P) -> World<P> {
+impl<P: Protocol> World<P> {
+    fn new(
+        setup: Setup,
+        shapes: &[(usize, usize)],
+        limits: Limits,
+        make: impl Fn(&Peer<'_>) -> P + Send + Sync + 'static,
+    ) -> World<P> {
         let shapes: Vec<BufferClass> =
             shapes.iter().map(|&(bytes, count)| BufferClass { bytes, count }).collect();
         let pool = Pool::new(&shapes).unwrap();
         let stop = ShutdownSignal::new().unwrap();
         let sim = Sim::new(setup, Rc::clone(&pool));
         let mut server = Proactor::new(sim, limits, stop.try_clone().unwrap()).unwrap();
-        server.listen(LISTENER, File::open("/dev/null").unwrap().into(), protocol).unwrap();
+        server
+            .listen(LISTENER, File::open("/dev/null").unwrap().into(), Factory::of(make))
+            .unwrap();
         World { server, stop, pool, limits }
     }
 
@@ -246,7 +254,7 @@ scenario!(
         setup.faults = Faults::some(dice);
         let limits = Limits { connections: dice.between(2, 11), ..LIMITS };
         let count = dice.between(1, 20);
-        let mut world = World::new(setup, SMALL, limits, Echo);
+        let mut world = World::new(setup, SMALL, limits, |_| Echo);
         let clients: Vec<_> = (0..count)
             .map(|_| {
                 let len = [0, 1, 100, 5000, 30_000][dice.below(5)];
@@ -271,7 +279,7 @@ scenario!(
     &[Fault::ShortSend, Fault::Late],
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
-        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
         let said = speech(dice, 40_000);
         // The end is there long before the reader has taken the first byte.
         let slow = Reads::Paced { bytes: 2000, every: Duration::from_millis(1) };
@@ -289,7 +297,7 @@ scenario!(
     &[Fault::ShortRecv],
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
-        let mut world = World::new(setup, SMALL, LIMITS, Upper);
+        let mut world = World::new(setup, SMALL, LIMITS, |_| Upper);
         let said = b"all the world's a stage; ".repeat(dice.between(1, 400));
         let clients: Vec<_> = (0..5).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
         world.until_done(&clients);
@@ -347,7 +355,7 @@ scenario!(
         let faults = Faults::some(dice);
         setup.faults = Faults::NONE;
         // Plenty of buffers: without free ones, others would wait for a slow reader and evict it.
-        let mut world = World::new(setup, &[(256, 400)], LIMITS, Chat::default());
+        let mut world = World::new(setup, &[(256, 400)], LIMITS, |peer| Chat::new(peer.id()));
         let clients: Vec<_> =
             (0..dice.between(2, 8)).map(|_| world.connect(some_reads(dice))).collect();
         let count = clients.len();
@@ -391,9 +399,12 @@ scenario!(
 );
 
 scenario!(lines_stay_in_their_group, 0.05, &[], |dice, setup, counts| {
-    let mut world = World::new(setup, SMALL, LIMITS, Chat::default());
+    let mut world = World::new(setup, SMALL, LIMITS, |peer| Chat::new(peer.id()));
     let other = File::open("/dev/null").unwrap();
-    world.server.listen(ListenerId(1), other.into(), Chat::default()).unwrap();
+    world
+        .server
+        .listen(ListenerId(1), other.into(), Factory::of(|peer| Chat::new(peer.id())))
+        .unwrap();
     let groups = [0, 1]
         .map(|group| [0; 3].map(|_| world.sim().connect(ListenerId(group), some_reads(dice))));
     world.until("all are there", |world| world.server.connections() == 6);
@@ -431,7 +442,7 @@ scenario!(
         let batch = 64;
         let bound = HIGH + batch * size.min(setup.socket_buffer);
         let said = speech(dice, 3 * HIGH);
-        let mut world = World::new(setup, &[(size, count)], LIMITS, Echo);
+        let mut world = World::new(setup, &[(size, count)], LIMITS, |_| Echo);
         let id = world.say_and_end(Reads::Never, &said);
         world.until_idle();
         let leased = count - world.pool.idle(Size(0)) - world.pool.lent(Size(0));
@@ -452,7 +463,7 @@ scenario!(
     &[],
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice);
-        let mut world = World::new(setup, &[(1024, 400)], LIMITS, Echo);
+        let mut world = World::new(setup, &[(1024, 400)], LIMITS, |_| Echo);
         let idler = world.say_and_end(Reads::Never, &speech(dice, 400_000));
         world.until_idle();
         let said = speech(dice, 10_000);
@@ -474,7 +485,7 @@ scenario!(
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice).with(Fault::NoBuffers, 0);
         setup.socket_buffer = 4096;
-        let mut world = World::new(setup, &[(1024, 8)], LIMITS, Echo);
+        let mut world = World::new(setup, &[(1024, 8)], LIMITS, |_| Echo);
         let idler = world.connect(Reads::Never);
         world.client_mut(idler).say(&speech(dice, 400_000));
         world.until("it has all the buffers", |world| {
@@ -495,7 +506,7 @@ scenario!(
 scenario!(a_single_client_may_use_the_whole_pool, 0.1, &[], |dice, mut setup, counts| {
     setup.faults = Faults::some(dice).without_resets();
     setup.socket_buffer = 4096;
-    let mut world = World::new(setup, &[(1024, 8)], LIMITS, Echo);
+    let mut world = World::new(setup, &[(1024, 8)], LIMITS, |_| Echo);
     let said = speech(dice, 50_000);
     let id = world.say_and_end(Reads::Never, &said);
     world.until("a long time has passed", |world| world.now() > Nanos(0) + 10 * SOFT);
@@ -513,7 +524,7 @@ scenario!(
         // A send that waits until it has gone as a whole (MSG_WAITALL) hides its progress.
         setup.faults = Faults::NONE.with(Fault::ShortSend, 1000);
         setup.socket_buffer = 1024;
-        let mut world = World::new(setup, &[(1024, 4)], LIMITS, Echo);
+        let mut world = World::new(setup, &[(1024, 4)], LIMITS, |_| Echo);
         let said = speech(dice, 30_000);
         let slow = Reads::Paced { bytes: 4000, every: SOFT / 3 };
         let mut all = vec![world.say_and_end(slow, &said)];
@@ -531,7 +542,7 @@ scenario!(
     &[Fault::Late],
     |dice, mut setup, counts| {
         setup.faults = Faults::NONE.with(Fault::Late, [0, 100][dice.below(2)]);
-        let mut world = World::new(setup, &[(256, 2)], LIMITS, Echo);
+        let mut world = World::new(setup, &[(256, 2)], LIMITS, |_| Echo);
         let said = speech(dice, 3000);
         let all: Vec<_> = (0..32).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
         world.until_done(&all);
@@ -561,7 +572,7 @@ scenario!(
         // It takes all that there are of one size: the large, which it learns to want, or the
         // small.
         let shapes = [[(256, 60), (2048, 4)], [(256, 2), (2048, 60)]][dice.below(2)];
-        let mut world = World::new(setup, &shapes, LIMITS, Echo);
+        let mut world = World::new(setup, &shapes, LIMITS, |_| Echo);
         let idler = world.connect(Reads::Never);
         world.client_mut(idler).say(&speech(dice, 50_000));
         world.until_idle();
@@ -588,7 +599,7 @@ scenario!(
     &[Fault::SocketReused],
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
-        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
         for _ in 0..5 {
             let said = speech(dice, 5000);
             let all: Vec<_> = (0..8).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
@@ -613,7 +624,7 @@ scenario!(
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets().with(Fault::AcceptExhausted, 0);
         let faults = setup.faults;
-        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
         let early = world.connect(Reads::AtOnce);
         world.until("one is served", |world| world.server.connections() == 1);
         world.sim().set_faults(faults.with(Fault::AcceptExhausted, 1000));
@@ -642,7 +653,7 @@ scenario!(
     &[],
     |dice, mut setup, counts| {
         setup.sockets = 8;
-        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
         let early: Vec<_> = world.connect_many(8);
         world.until("the table is full", |world| world.server.connections() == 8);
         let late = world.connect_many(3);
@@ -672,7 +683,7 @@ scenario!(
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
         let limits = Limits { connections: dice.between(1, 4), ..LIMITS };
-        let mut world = World::new(setup, SMALL, limits, Echo);
+        let mut world = World::new(setup, SMALL, limits, |_| Echo);
         let said = speech(dice, 1500);
         let mut all = Vec::new();
         for _ in 0..4 {
@@ -692,7 +703,7 @@ scenario!(a_sender_runs_at_the_speed_of_the_slowest_reader, 0.1, &[], |dice, mut
     const LINES: usize = 5000;
     setup.faults = some_faults_that_pass(dice).with(Fault::NoBuffers, 0).with(Fault::ShortSend, 0);
     setup.socket_buffer = 4096;
-    let mut world = World::new(setup, &[(1024, 400)], LIMITS, Chat::default());
+    let mut world = World::new(setup, &[(1024, 400)], LIMITS, |peer| Chat::new(peer.id()));
     let talkers = [0; 2].map(|_| world.connect(Reads::AtOnce));
     let slow = Reads::Paced { bytes: 8000, every: Duration::from_millis(5) };
     let listeners = [slow, Reads::AtOnce].map(|reads| world.connect(reads));
@@ -725,7 +736,7 @@ scenario!(
         let faults = some_faults_that_pass(dice);
         setup.faults = faults.with(Fault::NoBuffers, 0).with(Fault::ShortSend, 0);
         setup.socket_buffer = 4096;
-        let mut world = World::new(setup, &[(1024, 400)], LIMITS, Chat::default());
+        let mut world = World::new(setup, &[(1024, 400)], LIMITS, |peer| Chat::new(peer.id()));
         let [talker, idler, listener] =
             [Reads::AtOnce, Reads::Never, Reads::AtOnce].map(|reads| world.connect(reads));
         world.until("all are there", |world| world.server.connections() == 3);
@@ -765,7 +776,7 @@ scenario!(
         setup.faults = some_faults_that_pass(dice);
         setup.socket_buffer = 4096;
         let limits = Limits { connections: 6, ..LIMITS };
-        let mut world = World::new(setup, SMALL, limits, Echo);
+        let mut world = World::new(setup, SMALL, limits, |_| Echo);
         let said = speech(dice, 6000);
         // More clients than are served: a drain ends those in the backlog as well.
         let all: Vec<_> = (0..dice.between(1, 9)).map(|_| world.connect(Reads::Never)).collect();
@@ -798,7 +809,7 @@ scenario!(a_drain_closes_the_backlog_at_once, 0.1, &[], |dice, mut setup, counts
     setup.faults = setup.faults.with(Fault::Overflow, 0);
     setup.socket_buffer = 4096;
     let limits = Limits { connections: 2, ..LIMITS };
-    let mut world = World::new(setup, &[(1024, 100)], limits, Echo);
+    let mut world = World::new(setup, &[(1024, 100)], limits, |_| Echo);
     for _ in 0..2 {
         let id = world.connect(Reads::Never);
         world.client_mut(id).say(&speech(dice, 20_000));
@@ -830,7 +841,7 @@ scenario!(
         setup.socket_buffer = 1024;
         let drain = Duration::from_millis(700);
         let limits = Limits { connections: 4, drain, ..LIMITS };
-        let mut world = World::new(setup, &[(256, 400)], limits, Echo);
+        let mut world = World::new(setup, &[(256, 400)], limits, |_| Echo);
         let said = speech(dice, 20_000);
         let all: Vec<_> = (0..dice.between(3, 9)).map(|_| world.connect(Reads::Never)).collect();
         all.iter().for_each(|&id| world.client_mut(id).say(&said));
@@ -857,7 +868,7 @@ scenario!(
     &[],
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
-        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
         let id = world.connect(Reads::AtOnce);
         world.client_mut(id).be_stubborn();
         world.until("it is served", |world| world.server.connections() == 1);
@@ -873,7 +884,7 @@ scenario!(
 
 scenario!(a_second_stop_ends_at_once, 0.1, &[], |dice, mut setup, counts| {
     setup.faults = Faults::some(dice).without_resets();
-    let mut world = World::new(setup, SMALL, LIMITS, Echo);
+    let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
     for _ in 0..5 {
         let id = world.connect(Reads::Never);
         world.client_mut(id).say(&speech(dice, 8000));
@@ -911,7 +922,7 @@ scenario!(
     &[],
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice);
-        let mut world = World::new(setup, SMALL, LIMITS, Curt);
+        let mut world = World::new(setup, SMALL, LIMITS, |_| Curt);
         let all: Vec<_> = (0..6).map(|_| world.connect(some_reads(dice))).collect();
         all.iter().for_each(|&id| world.client_mut(id).say(&speech(dice, 50_000)));
         world.until_done(&all);
@@ -928,7 +939,7 @@ scenario!(
     &[],
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice);
-        let mut world = World::new(setup, SMALL, LIMITS, Curt);
+        let mut world = World::new(setup, SMALL, LIMITS, |_| Curt);
         let mut first = world.connect_many(6);
         let stubborn = first[0];
         world.client_mut(stubborn).be_stubborn();
@@ -953,7 +964,7 @@ scenario!(the_same_seed_is_the_same_run, 0.02, &[], |dice, mut setup, counts| {
     setup.faults = Faults::some(dice);
     let said = speech(dice, 5000);
     let runs = [(); 2].map(|()| {
-        let mut world = World::new(setup.clone(), SMALL, LIMITS, Echo);
+        let mut world = World::new(setup.clone(), SMALL, LIMITS, |_| Echo);
         let all: Vec<_> = (0..9).map(|_| world.say_and_end(Reads::AtOnce, &said)).collect();
         world.until_done(&all);
         let run = (world.now(), world.server.counters(), *world.server.ring().fault_counts());
@@ -970,7 +981,7 @@ fn some_faults_that_read_badly(dice: &mut Dice) -> Faults {
 }
 
 /// Attaches an operator console; its output goes to the file.
-fn with_console<P: Protocol + Clone>(world: &mut World<P>) -> File {
+fn with_console<P: Protocol>(world: &mut World<P>) -> File {
     let answers = tempfile::tempfile().unwrap();
     let input = File::open("/dev/null").unwrap().into(); // Not read by the simulated kernel.
     let output = answers.try_clone().unwrap();
@@ -991,7 +1002,7 @@ scenario!(
     &[Fault::ShortRead, Fault::ReadInterrupted],
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_read_badly(dice);
-        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
         let answers = with_console(&mut world);
         let clients = world.connect_many(3);
         world.until("all are there", |world| world.server.connections() == 3);
@@ -1027,7 +1038,7 @@ scenario!(
 
 scenario!(drain_ends_the_server_and_quit_ends_it_at_once, 0.1, &[], |dice, mut setup, counts| {
     setup.faults = some_faults_that_read_badly(dice);
-    let mut world = World::new(setup, SMALL, LIMITS, Echo);
+    let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
     let answers = with_console(&mut world);
     let bytes = speech(dice, 5000);
     let client = world.say_and_end(Reads::AtOnce, &bytes);
@@ -1051,7 +1062,7 @@ scenario!(
     &[Fault::ReadFailed],
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice).with(Fault::ReadFailed, 1000);
-        let mut world = World::new(setup, SMALL, LIMITS, Echo);
+        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
         let answers = with_console(&mut world);
         world.sim().type_in(b"quit\n");
         let bytes = speech(dice, 5000);

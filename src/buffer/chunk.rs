@@ -145,10 +145,11 @@ impl Chunk {
     /// How a chunk as it was received fits its buffer; memory of no pool fits well.
     pub fn fit(&self) -> Fit {
         let Memory::Pooled(lease) = &self.memory else { return Fit::Good };
-        if self.len() == lease.location().1 {
-            Fit::Tight(lease.size())
-        } else if self.len() <= lease.smaller() {
-            Fit::Loose(lease.size())
+        let (size, bytes, smaller) = lease.class();
+        if self.len() == bytes {
+            Fit::Tight(size)
+        } else if self.len() <= smaller {
+            Fit::Loose(size)
         } else {
             Fit::Good
         }

@@ -316,10 +316,13 @@ impl Lease {
         self.pool.size_of(self.id)
     }
 
-    /// The bytes that the next smaller size would hold; zero for the smallest.
-    pub fn smaller(&self) -> usize {
-        let size = self.size().0 as usize;
-        if size == 0 { 0 } else { self.pool.classes[size - 1].bytes }
+    /// Returns its size, its length in bytes, and the length of the next smaller size, which is zero
+    /// for the smallest.
+    #[inline]
+    pub fn class(&self) -> (Size, usize, usize) {
+        let (size, classes) = (self.size(), &self.pool.classes);
+        let smaller = (size.0 as usize).checked_sub(1).map_or(0, |at| classes[at].bytes);
+        (size, classes[size.0 as usize].bytes, smaller)
     }
 
     /// Where it lies: for a ring that holds the lease while the kernel writes.
@@ -423,7 +426,7 @@ mod tests {
     fn a_lease_of_an_exhausted_size_is_of_the_nearest_that_is_not() {
         let pool = pool();
         let large = pool.lease(Size(1)).unwrap();
-        assert_eq!((large.size(), large.smaller()), (Size(1), 64));
+        assert_eq!(large.class(), (Size(1), large.location().1, 64));
         let small = [pool.lease(Size(1)).unwrap(), pool.lease(Size(1)).unwrap()];
         assert_eq!(small[0].size(), Size(0));
         assert!(pool.lease(Size(1)).is_none());

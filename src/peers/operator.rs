@@ -1,6 +1,6 @@
 //! The connections of [`Peers`] as an operator console shows and changes them.
 
-use super::{Peer, Peers, wants_recv};
+use super::{PeerEntry, Peers, wants_recv};
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::connection::Connection;
@@ -81,7 +81,7 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L>
     fn rows(&mut self, console: &Console) -> Vec<Row> {
         let PeersView { peers, now, look, .. } = self;
         let group_counts = &peers.group_counts;
-        let row = |(id, peer): (ConnId, &mut Peer<P, D>)| {
+        let row = |(id, peer): (ConnId, &mut PeerEntry<P, D>)| {
             let SocketInfo { address, doing } = look(&peer.driver);
             let throttled = !peer.waits_for_buffer
                 && peer.connection.wants_recv()

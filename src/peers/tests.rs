@@ -30,6 +30,11 @@ fn turn(peers: &mut Peers<Broadcast, ()>) -> Vec<(ConnId, bool)> {
     std::iter::from_fn(|| peers.next_ready().map(|ready| (ready.id, ready.wants_recv))).collect()
 }
 
+fn open_chat(peers: &mut Peers<Chat, ()>, listener: ListenerId) -> ConnId {
+    let number = peers.next_number();
+    peers.open(Chat::new(number), listener, ())
+}
+
 fn say(peers: &mut Peers<Broadcast, ()>, id: ConnId, lines: usize) {
     let text: Vec<u8> = b"0123456\n".repeat(lines / 8);
     peers.received(id, Chunk::from(text));
@@ -66,10 +71,10 @@ fn heard(peers: &mut Peers<Chat, ()>, id: ConnId) -> String {
 #[test]
 fn a_number_is_given_once_in_order_of_arrival() {
     let mut peers = Peers::default();
-    let [first, second] = [(); 2].map(|()| peers.open(Chat::default(), GROUP, ()));
-    peers.open(Chat::default(), ListenerId(1), ());
+    let [first, second] = [(); 2].map(|()| open_chat(&mut peers, GROUP));
+    open_chat(&mut peers, ListenerId(1));
     peers.remove(second);
-    peers.open(Chat::default(), GROUP, ());
+    open_chat(&mut peers, GROUP);
     assert_eq!(heard(&mut peers, first), "* 2 joined\n* 2 left\n* 4 joined\n");
 }
 
@@ -88,7 +93,7 @@ fn who_goes_away_says_so_once_however_it_goes() {
     ];
     for way in ways {
         let mut peers = Peers::default();
-        let [stays, leaves] = [(); 2].map(|()| peers.open(Chat::default(), GROUP, ()));
+        let [stays, leaves] = [(); 2].map(|()| open_chat(&mut peers, GROUP));
         way(&mut peers, leaves);
         peers.remove(leaves);
         assert_eq!(heard(&mut peers, stays), "* 2 joined\n* 2 left\n");
@@ -98,7 +103,7 @@ fn who_goes_away_says_so_once_however_it_goes() {
 #[test]
 fn who_is_evicted_says_so_at_once_and_those_whom_that_evicts_too() {
     let mut peers = Peers::default();
-    let [talker, slow, slower] = [(); 3].map(|()| peers.open(Chat::default(), GROUP, ()));
+    let [talker, slow, slower] = [(); 3].map(|()| open_chat(&mut peers, GROUP));
     heard(&mut peers, talker);
     for (id, room) in [(slow, 10), (slower, 5)] {
         heard(&mut peers, id);
@@ -117,7 +122,7 @@ fn who_is_evicted_says_so_at_once_and_those_whom_that_evicts_too() {
 #[test]
 fn to_come_and_to_go_is_not_to_talk() {
     let mut peers = Peers::default();
-    let [quiet, slow] = [(); 2].map(|()| peers.open(Chat::default(), GROUP, ()));
+    let [quiet, slow] = [(); 2].map(|()| open_chat(&mut peers, GROUP));
     peers.get_mut(slow).unwrap().connection.deliver(Chunk::from(vec![b'x'; HIGH]));
     peers.sent(slow, 1);
     peers.begin();

@@ -1,7 +1,7 @@
 //! Who must wait for whom, and who is evicted because others wait: the throttled and the starved of
 //! [`Peers`].
 
-use super::{LINGER, Peer, Peers, SOFT, mark};
+use super::{LINGER, PeerEntry, Peers, SOFT, mark};
 use crate::clock::Nanos;
 use crate::keys::{ConnId, ListenerId};
 use crate::limits::CloseReason;
@@ -113,7 +113,10 @@ impl<P: Protocol, D> Peers<P, D> {
 }
 
 /// Whether a peer would receive, and waits neither for a listener nor for a buffer.
-pub(super) fn wants_recv<P: Protocol, D>(peer: &Peer<P, D>, group_counts: &[GroupCounts]) -> bool {
+pub(super) fn wants_recv<P: Protocol, D>(
+    peer: &PeerEntry<P, D>,
+    group_counts: &[GroupCounts],
+) -> bool {
     let mut congested = group_counts[peer.listener.index()].congested;
     let wants = if peer.link {
         congested -= usize::from(peer.congested);
@@ -126,7 +129,7 @@ pub(super) fn wants_recv<P: Protocol, D>(peer: &Peer<P, D>, group_counts: &[Grou
 
 /// Counts a peer as congested or not; answers whether it just ceased to be.
 pub(super) fn weigh<P: Protocol, D>(
-    peer: &mut Peer<P, D>,
+    peer: &mut PeerEntry<P, D>,
     group_counts: &mut [GroupCounts],
 ) -> bool {
     let (was, is) = (peer.congested, peer.connection.is_paused());

@@ -38,7 +38,7 @@ impl AcceptState {
     }
 }
 
-impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
+impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// Arms the accepts that are wanted, and cancels those that are not.
     pub(super) fn arm_accepts(&mut self) -> io::Result<()> {
         let wanted = self.lifecycle.accepts(self.peers.len());
@@ -96,7 +96,8 @@ impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
     }
 
     fn open(&mut self, listener: ListenerId, socket: Socket) {
-        let protocol = self.listeners[listener].protocol.clone();
+        let (number, fd) = (self.peers.next_number(), self.ring.descriptor(socket));
+        let protocol = self.listeners[listener].factory.make(number, fd);
         let id = self.peers.open(protocol, listener, Flight::new(socket));
         if let Some(input) = &mut self.console {
             input.console.opened(id, self.ring.now());

@@ -34,7 +34,7 @@ impl ConsoleInput {
     }
 }
 
-impl<R: Ring, P: Protocol + Clone> Proactor<R, P> {
+impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// A read of the console's input completed.
     pub(super) fn console_input(&mut self, outcome: Recv) -> io::Result<ControlFlow<Ended>> {
         let Some(input) = &mut self.console else { return Ok(ControlFlow::Continue(())) };

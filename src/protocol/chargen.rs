@@ -1,6 +1,6 @@
 //! Chargen: a pattern without end.
 
-use super::{Input, Outbox, Protocol};
+use super::{Input, Needs, Outbox, Protocol};
 use crate::buffer::Chunk;
 
 /// Sends the rotating pattern of RFC 864, as fast as the peer reads, until the peer ends: lines of
@@ -36,7 +36,11 @@ const fn pattern() -> [u8; 8 * PERIOD] {
 }
 
 impl Protocol for Chargen {
-    fn open(&mut self, _: u64, out: &mut Outbox<'_>) {
+    fn needs() -> Needs {
+        Needs::NOTHING
+    }
+
+    fn open(&mut self, out: &mut Outbox<'_>) {
         out.request_refill();
     }
 
@@ -47,10 +51,6 @@ impl Protocol for Chargen {
     fn refill(&mut self, out: &mut Outbox<'_>) {
         out.send(Chunk::from_static(&PATTERN));
         out.request_refill();
-    }
-
-    fn broadcasts(&self) -> bool {
-        false
     }
 }
 

@@ -1,7 +1,7 @@
 //! Chat: every line goes to all other peers, with the number of its sender.
 
-use super::Outbox;
 use super::speaker::{Audience, Speaker};
+use super::{Needs, Outbox};
 
 /// Passes each line on to every other peer of the same listener, as `[7] hello`: 7 is the number of
 /// the sending connection. Announces connections that come and go, as `* 7 joined` and `* 7 left`.
@@ -14,7 +14,7 @@ pub type Chat = Speaker<Others>;
 pub enum Others {}
 
 impl Audience for Others {
-    const OTHERS: bool = true;
+    const NEEDS: Needs = Needs::BROADCAST;
 
     fn send(lines: Vec<u8>, out: &mut Outbox<'_>) {
         out.broadcast(lines);
@@ -31,7 +31,7 @@ mod tests {
 
     /// Returns what the others receive of connection 1.
     fn messages<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> Vec<u8> {
-        let said = converse(&mut Chat::default(), parts);
+        let said = converse(&mut Chat::new(1), parts);
         assert!(said.replies.is_empty() && said.finished);
         said.messages.concat()
     }
@@ -55,9 +55,9 @@ mod tests {
 
     #[test]
     fn the_end_is_announced_once() {
-        let mut chat = Chat::default();
+        let mut chat = Chat::new(7);
         let mut out = OutboxBuffer::default();
-        chat.open(7, &mut out.outbox());
+        chat.open(&mut out.outbox());
         chat.close(&mut out.outbox());
         chat.close(&mut out.outbox());
         assert_eq!(to_others(&out.messages), [&b"* 7 joined\n"[..], b"* 7 left\n"]);
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn a_line_too_long_gets_a_complaint_and_is_not_passed_on() {
         let long = vec![b'x'; LINE_MAX + 1];
-        let said = converse(&mut Chat::default(), [&long[..], b"xx\nshort\n"]);
+        let said = converse(&mut Chat::new(1), [&long[..], b"xx\nshort\n"]);
         assert_eq!(said.replies, b"line too long: 16384 bytes at most\n");
         assert_eq!(said.messages.concat(), b"* 1 joined\n[1] short\n* 1 left\n");
     }

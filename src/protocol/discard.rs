@@ -1,18 +1,18 @@
 //! Discard: everything is received, nothing is sent.
 
-use super::{Input, Outbox, Protocol};
+use super::{Input, Needs, Outbox, Protocol};
 
 /// Drops every byte (RFC 863), and finishes when the peer does.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Discard;
 
 impl Protocol for Discard {
-    fn data(&mut self, input: &mut Input<'_>, _: &mut Outbox<'_>) {
-        input.take_all();
+    fn needs() -> Needs {
+        Needs::NOTHING
     }
 
-    fn broadcasts(&self) -> bool {
-        false
+    fn data(&mut self, input: &mut Input<'_>, _: &mut Outbox<'_>) {
+        input.take_all();
     }
 }
 

@@ -1,18 +1,18 @@
 //! Echo: every byte is sent back.
 
-use super::{Input, Outbox, Protocol};
+use super::{Input, Needs, Outbox, Protocol};
 
 /// Sends back every byte (RFC 862). The receive buffer itself is sent: no byte is copied.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Echo;
 
 impl Protocol for Echo {
-    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
-        out.send(input.take_all());
+    fn needs() -> Needs {
+        Needs::NOTHING
     }
 
-    fn broadcasts(&self) -> bool {
-        false
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        out.send(input.take_all());
     }
 }
 

@@ -327,6 +327,12 @@ impl<'a> Input<'a> {
 
     // For the connection.
 
+    /// Returns whether something is kept beside bytes that have just arrived.
+    #[inline]
+    pub(crate) fn has_state(&self) -> bool {
+        self.untaken.0.is_some()
+    }
+
     /// Returns whether the protocol can make use of what is there: it did not ask for more.
     #[inline]
     pub(crate) fn is_enough(&self) -> bool {
@@ -341,15 +347,8 @@ impl<'a> Input<'a> {
 
     /// Keeps what was not taken for the next call. Returns why the connection must be aborted, if
     /// it must; a `paused` one may keep what had arrived before it paused, however much that is.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn leave(mut self, paused: bool) -> Option<String> {
-        if self.tail.is_empty() && self.untaken.0.is_none() {
-            return None;
-        }
-        self.leave_some(paused)
-    }
-
-    fn leave_some(&mut self, paused: bool) -> Option<String> {
         self.join();
         let (len, most) = (self.len(), self.max_input);
         let kept = self.untaken.0.as_mut()?;

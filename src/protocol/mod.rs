@@ -3,12 +3,12 @@
 //! Each connection has one [`Protocol`] value; every I/O model drives the same one. [`Echo`]
 //! is the shortest, [`Chat`] uses the most.
 
-mod any;
 mod chargen;
 mod chat;
 mod discard;
 mod echo;
 mod input;
+mod needs;
 mod outbox;
 mod prefix;
 mod reply;
@@ -16,12 +16,12 @@ mod speaker;
 mod talk;
 mod upper;
 
-pub use any::Any;
 pub use chargen::Chargen;
 pub use chat::{Chat, Others};
 pub use discard::Discard;
 pub use echo::Echo;
 pub use input::{Input, Received, TooLong, Untaken};
+pub use needs::Needs;
 pub use outbox::{Message, Outbox, OutboxBuffer, Payload, Requests};
 pub use prefix::Prefix;
 pub use reply::Reply;
@@ -51,10 +51,17 @@ pub const TOO_LONG: &str = "line too long: 16384 bytes at most\n";
 ///     }
 /// }
 /// ```
-pub trait Protocol {
-    /// The connection has opened. `me` is its number at the server, from 1; no other connection
-    /// gets the same number while the server runs.
-    fn open(&mut self, _me: u64, _out: &mut Outbox<'_>) {}
+pub trait Protocol: 'static {
+    /// Returns what it needs of an I/O model.
+    fn needs() -> Needs
+    where
+        Self: Sized,
+    {
+        Needs::ALL
+    }
+
+    /// The connection has opened.
+    fn open(&mut self, _out: &mut Outbox<'_>) {}
 
     /// Bytes have arrived. How they are cut is the network's choice and means nothing.
     ///
@@ -76,15 +83,95 @@ pub trait Protocol {
         out.finish();
     }
 
-    /// Returns whether it ever broadcasts; always the same. Some I/O models need not connect peers
-    /// that have nothing to send to one another.
-    fn broadcasts(&self) -> bool {
-        true
-    }
-
     /// The connection closes, for whatever reason: the last call, made once. What it sends to its
     /// peer is dropped; a broadcast still reaches the others.
     fn close(&mut self, _out: &mut Outbox<'_>) {}
+}
+
+impl<P: Protocol + ?Sized> Protocol for Box<P> {
+    fn open(&mut self, out: &mut Outbox<'_>) {
+        (**self).open(out);
+    }
+
+    #[inline]
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        (**self).data(input, out);
+    }
+
+    fn end(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        (**self).end(input, out);
+    }
+
+    fn refill(&mut self, out: &mut Outbox<'_>) {
+        (**self).refill(out);
+    }
+
+    fn drain(&mut self, out: &mut Outbox<'_>) {
+        (**self).drain(out);
+    }
+
+    fn close(&mut self, out: &mut Outbox<'_>) {
+        (**self).close(out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::buffer::Chunk;
+
+    /// Notes each call.
+    struct Noting(Rc<RefCell<Vec<&'static str>>>);
+
+    impl Protocol for Noting {
+        fn open(&mut self, _: &mut Outbox<'_>) {
+            self.0.borrow_mut().push("open");
+        }
+
+        fn data(&mut self, _: &mut Input<'_>, _: &mut Outbox<'_>) {
+            self.0.borrow_mut().push("data");
+        }
+
+        fn end(&mut self, _: &mut Input<'_>, _: &mut Outbox<'_>) {
+            self.0.borrow_mut().push("end");
+        }
+
+        fn refill(&mut self, _: &mut Outbox<'_>) {
+            self.0.borrow_mut().push("refill");
+        }
+
+        fn drain(&mut self, _: &mut Outbox<'_>) {
+            self.0.borrow_mut().push("drain");
+        }
+
+        fn close(&mut self, _: &mut Outbox<'_>) {
+            self.0.borrow_mut().push("close");
+        }
+    }
+
+    /// A call that is not forwarded would be silently lost: each has a default.
+    #[test]
+    fn a_box_forwards_every_call() {
+        let calls = Rc::default();
+        let mut boxed: Box<dyn Protocol> = Box::new(Noting(Rc::clone(&calls)));
+        let (mut untaken, mut out) = (Untaken::default(), OutboxBuffer::default());
+        let mut input = Input::new(Chunk::EMPTY, &mut untaken, 1);
+        Protocol::open(&mut boxed, &mut out.outbox());
+        Protocol::data(&mut boxed, &mut input, &mut out.outbox());
+        Protocol::end(&mut boxed, &mut input, &mut out.outbox());
+        Protocol::refill(&mut boxed, &mut out.outbox());
+        Protocol::drain(&mut boxed, &mut out.outbox());
+        Protocol::close(&mut boxed, &mut out.outbox());
+        assert_eq!(*calls.borrow(), ["open", "data", "end", "refill", "drain", "close"]);
+        let source = include_str!("mod.rs");
+        let start = source.find("pub trait Protocol").unwrap();
+        let body = &source[start..start + source[start..].find("\n}\n").unwrap()];
+        let declared = body.matches("fn ").count() - 1; // All but `needs`.
+        assert_eq!(calls.borrow().len(), declared, "a new call is forwarded, and tested here");
+    }
 }
 
 #[cfg(any(test, feature = "testing"))]
@@ -127,13 +214,13 @@ pub mod testing {
         cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
     }
 
-    /// Opens `protocol` as number 1, gives it `parts` and then the end.
+    /// Opens `protocol`, gives it `parts` and then the end.
     pub fn converse<'p>(
         protocol: &mut impl Protocol,
         parts: impl IntoIterator<Item = &'p [u8]>,
     ) -> Said {
         let (mut out, mut untaken) = (OutboxBuffer::default(), Untaken::default());
-        protocol.open(1, &mut out.outbox());
+        protocol.open(&mut out.outbox());
         for part in parts {
             let chunk = Chunk::from(part.to_vec());
             receive(protocol, chunk, &mut untaken, &mut out);

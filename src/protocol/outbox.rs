@@ -29,7 +29,7 @@ pub struct Requests {
     /// One bit each: see the constants.
     flags: u8,
     /// Why it aborts, if it does.
-    abort: Option<Cow<'static, str>>,
+    abort: Option<Box<Cow<'static, str>>>,
 }
 
 impl Requests {
@@ -72,7 +72,7 @@ impl Requests {
 
     /// Returns why the connection must be aborted, if [`Outbox::abort`] was called.
     pub(crate) fn abort(&self) -> Option<&str> {
-        self.abort.as_deref()
+        self.abort.as_ref().map(|reason| &***reason)
     }
 
     #[inline]
@@ -171,7 +171,7 @@ impl<'a> Outbox<'a> {
     /// Closes the connection now; what is queued is dropped. The reason is logged.
     pub fn abort(&mut self, reason: impl Into<Cow<'static, str>>) {
         self.requests.flags |= Requests::ABORT;
-        self.requests.abort.get_or_insert_with(|| reason.into());
+        self.requests.abort.get_or_insert_with(|| Box::new(reason.into()));
     }
 
     /// Asks for one call of [`refill`](super::Protocol::refill), as soon as little is queued.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Input, LINE_MAX, Outbox, Protocol, TOO_LONG};
+use super::{Input, LINE_MAX, Needs, Outbox, Protocol, TOO_LONG};
 
 /// Replies to each line with a text, the line, ` ===` and a newline, in one piece for all lines
 /// that arrived together; also to a last line without a newline. The reply to a line longer than
@@ -42,6 +42,10 @@ fn wrap(text: &str, lines: &[u8]) -> Vec<u8> {
 }
 
 impl Protocol for Prefix {
+    fn needs() -> Needs {
+        Needs::NOTHING
+    }
+
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
         while let Some(lines) = input.try_lines(LINE_MAX) {
             match lines {
@@ -57,10 +61,6 @@ impl Protocol for Prefix {
             out.send(wrap(&self.text, &last));
         }
         out.finish();
-    }
-
-    fn broadcasts(&self) -> bool {
-        false
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Input, Outbox, Protocol};
+use super::{Input, Needs, Outbox, Protocol};
 use crate::buffer::Chunk;
 
 /// Replies to each line with a fixed text and a newline; also to a last line without a newline.
@@ -50,6 +50,10 @@ impl Reply {
 }
 
 impl Protocol for Reply {
+    fn needs() -> Needs {
+        Needs::NOTHING
+    }
+
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
         let bytes = input.take_all();
         if let Some(last) = bytes.last() {
@@ -61,10 +65,6 @@ impl Protocol for Reply {
     fn end(&mut self, _: &mut Input<'_>, out: &mut Outbox<'_>) {
         self.answer(usize::from(self.begun), out);
         out.finish();
-    }
-
-    fn broadcasts(&self) -> bool {
-        false
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::marker::PhantomData;
 
-use super::{Input, LINE_MAX, Outbox, Protocol, TOO_LONG};
+use super::{Input, LINE_MAX, Needs, Outbox, Protocol, TOO_LONG};
 
 /// The receivers of what a peer sends.
-pub trait Audience {
-    /// Whether they are the other peers of its listener; see [`Protocol::broadcasts`].
-    const OTHERS: bool;
+pub trait Audience: 'static {
+    /// What it takes to reach them.
+    const NEEDS: Needs;
 
     /// Sends `lines` to them.
     fn send(lines: Vec<u8>, out: &mut Outbox<'_>);
@@ -29,18 +29,21 @@ pub struct Speaker<A> {
     audience: PhantomData<A>,
 }
 
-impl<A> Default for Speaker<A> {
-    /// A connection that has not opened yet.
-    fn default() -> Speaker<A> {
-        Speaker { me: 0, label: Box::default(), left: false, audience: PhantomData }
+impl<A> Speaker<A> {
+    /// The protocol of connection `me`.
+    pub fn new(me: u64) -> Speaker<A> {
+        let label = format!("[{me}] ").into_bytes().into();
+        Speaker { me, label, left: false, audience: PhantomData }
     }
 }
 
 impl<A: Audience> Protocol for Speaker<A> {
-    fn open(&mut self, me: u64, out: &mut Outbox<'_>) {
-        self.me = me;
-        self.label = format!("[{me}] ").into_bytes().into();
-        A::send(format!("* {me} joined\n").into_bytes(), out);
+    fn needs() -> Needs {
+        A::NEEDS
+    }
+
+    fn open(&mut self, out: &mut Outbox<'_>) {
+        A::send(format!("* {} joined\n", self.me).into_bytes(), out);
     }
 
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
@@ -59,10 +62,6 @@ impl<A: Audience> Protocol for Speaker<A> {
         }
         self.leave(out);
         out.finish();
-    }
-
-    fn broadcasts(&self) -> bool {
-        A::OTHERS
     }
 
     fn close(&mut self, out: &mut Outbox<'_>) {

@@ -1,7 +1,7 @@
 //! Talk: every line goes to the operator at the server's console.
 
-use super::Outbox;
 use super::speaker::{Audience, Speaker};
+use super::{Needs, Outbox};
 
 /// Sends each line to the operator, as `[7] hello`: 7 is the number of the connection, by which the
 /// operator replies. Announces connections that come and go, as `* 7 joined` and `* 7 left`.
@@ -14,7 +14,7 @@ pub type Talk = Speaker<Operator>;
 pub enum Operator {}
 
 impl Audience for Operator {
-    const OTHERS: bool = false;
+    const NEEDS: Needs = Needs::NOTHING;
 
     fn send(lines: Vec<u8>, out: &mut Outbox<'_>) {
         out.to_operator(lines);
@@ -31,7 +31,7 @@ mod tests {
 
     #[test]
     fn lines_go_to_the_operator_and_not_to_peers() {
-        let said = converse(&mut Talk::default(), [&b"hel"[..], b"lo\nthere"]);
+        let said = converse(&mut Talk::new(1), [&b"hel"[..], b"lo\nthere"]);
         let told = "* 1 joined\n[1] hello\n[1] there\n* 1 left\n";
         assert_eq!(String::from_utf8(said.to_operator.concat()).unwrap(), told);
         assert!(said.messages.is_empty() && said.replies.is_empty() && said.finished);
@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn a_line_too_long_gets_a_complaint_and_the_operator_does_not_see_it() {
         let long = vec![b'x'; LINE_MAX + 1];
-        let said = converse(&mut Talk::default(), [&long[..], b"xx\nshort\n"]);
+        let said = converse(&mut Talk::new(1), [&long[..], b"xx\nshort\n"]);
         assert_eq!(said.replies, TOO_LONG.as_bytes());
         assert_eq!(said.to_operator.concat(), b"* 1 joined\n[1] short\n* 1 left\n");
     }
@@ -52,7 +52,7 @@ mod tests {
             cuts in prop::collection::vec(0..40usize, 0..8),
         ) {
             let text = lines.join("\n");
-            let told = |parts| converse(&mut Talk::default(), parts).to_operator.concat();
+            let told = |parts| converse(&mut Talk::new(1), parts).to_operator.concat();
             prop_assert_eq!(told(cut(text.as_bytes(), &cuts)), told(vec![text.as_bytes()]));
         }
     }

@@ -1,20 +1,20 @@
 //! Upper: every byte is sent back, letters in upper case.
 
-use super::{Input, Outbox, Protocol};
+use super::{Input, Needs, Outbox, Protocol};
 
 /// Sends back every byte with ASCII letters in upper case, changed in the receive buffer.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Upper;
 
 impl Protocol for Upper {
+    fn needs() -> Needs {
+        Needs::NOTHING
+    }
+
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
         let mut bytes = input.take_all();
         bytes.make_ascii_uppercase();
         out.send(bytes);
-    }
-
-    fn broadcasts(&self) -> bool {
-        false
     }
 }
 

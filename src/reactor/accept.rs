@@ -24,7 +24,7 @@ pub(super) struct ListenerReadiness {
     pub(super) readable: bool,
 }
 
-impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
+impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// Watches the listeners while connections are wanted. Meanwhile they wait in the kernel's
     /// queue.
     pub(super) fn watch_listeners(&mut self) -> io::Result<()> {
@@ -81,7 +81,8 @@ impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
 
     fn open(&mut self, listener: ListenerId, fd: OwnedFd) {
         self.counters.accepted += 1;
-        let protocol = self.listeners[listener].protocol.clone();
+        let number = self.peers.next_number();
+        let protocol = self.listeners[listener].factory.make(number, Some(fd.as_fd()));
         let socket = self.socket(fd, 1);
         let id = self.peers.open(protocol, listener, socket);
         if let Some(input) = &mut self.console {

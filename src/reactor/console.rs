@@ -41,7 +41,7 @@ impl ConsoleInput {
     }
 }
 
-impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
+impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// Reads the console's input once, if it is readable, and runs the commands.
     pub(super) fn read_console(&mut self) -> io::Result<ControlFlow<Ended>> {
         let Some(input) = self.console.as_mut().filter(|input| input.readable) else {

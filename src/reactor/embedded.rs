@@ -12,7 +12,7 @@ use crate::os;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Selector};
 
-impl<S: Selector + SocketCalls, P: Protocol + Clone> Reactor<S, P> {
+impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// Serves a connection, a non-blocking socket, that was accepted elsewhere, in the group of
     /// `listener`. It is not counted as accepted.
     pub fn adopt(&mut self, fd: OwnedFd, protocol: P, listener: ListenerId) -> ConnId {

@@ -16,6 +16,7 @@ use socket2::SockRef;
 
 use super::*;
 use crate::buffer::BufferClass;
+use crate::peer::Factory;
 use crate::protocol::testing::Broadcast;
 use crate::protocol::{Echo, Input, Outbox};
 use crate::selector::{Epoll, Key, Poll, Select, Sigio, Spin, Trigger};
@@ -42,7 +43,7 @@ fn serve<S: Selector + SocketCalls + 'static>(
     let thread = thread::spawn(move || {
         let pool = Pool::new(buffers).unwrap();
         let mut reactor = Reactor::new(selector(), Rc::clone(&pool), limits, asked).unwrap();
-        reactor.listen(ListenerId(0), listener, Echo).unwrap();
+        reactor.listen(ListenerId(0), listener, Factory::of(|_| Echo)).unwrap();
         let ended = reactor.run().unwrap();
         let counters = reactor.counters();
         drop(reactor);
@@ -64,7 +65,7 @@ impl Server {
 }
 
 /// A loop for the test to turn.
-fn turned<S: Selector + SocketCalls, P: Protocol + Clone>(
+fn turned<S: Selector + SocketCalls, P: Protocol + Clone + Send + Sync>(
     selector: fn() -> S,
     protocol: P,
     buffers: &[BufferClass],
@@ -74,11 +75,11 @@ fn turned<S: Selector + SocketCalls, P: Protocol + Clone>(
     let pool = Pool::new(buffers).unwrap();
     let mut reactor =
         Reactor::new(selector(), pool, limits, ShutdownSignal::new().unwrap()).unwrap();
-    reactor.listen(ListenerId(0), listener, protocol).unwrap();
+    reactor.listen(ListenerId(0), listener, Factory::of(move |_| protocol.clone())).unwrap();
     (reactor, address)
 }
 
-fn turn_until<S: Selector + SocketCalls, P: Protocol + Clone>(
+fn turn_until<S: Selector + SocketCalls, P: Protocol>(
     reactor: &mut Reactor<S, P>,
     done: impl Fn(&Counters) -> bool,
 ) {
@@ -311,7 +312,7 @@ fn who_cannot_be_watched_is_refused_alone<S: Selector + SocketCalls>(selector: f
     let mut reactor =
         Reactor::new(choosy, Rc::clone(&plain.pool), Limits::default(), stop).unwrap();
     let fd = plain.listeners[ListenerId(0)].fd.take().unwrap();
-    reactor.listen(ListenerId(0), fd, Echo).unwrap();
+    reactor.listen(ListenerId(0), fd, Factory::of(|_| Echo)).unwrap();
     let first = connect(address);
     turn_until(&mut reactor, |counters| counters.refused == 1);
     assert_eq!(read_all(&first), b"");

@@ -44,6 +44,7 @@ use proactor::engine::{Engine, Listeners};
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::limits::{Ended, Limits};
 use proactor::os::{self, ShutdownSignal};
+use proactor::peer::{Factory, WorkerFactory};
 use proactor::protocol::Protocol;
 
 mod console;
@@ -66,14 +67,14 @@ pub struct Coroutines<P, C = PlainCalls> {
     calls: C,
     runtime: LocalRuntime,
     server: Shared<P, C>,
-    listeners: Listeners<P, ()>,
+    listeners: Listeners<Option<WorkerFactory<P>>, ()>,
     has_run: bool,
 }
 
 /// What the tasks share; never borrowed across an `.await`.
 type Shared<P, C> = Rc<RefCell<ServerState<P, C>>>;
 
-impl<P: Protocol + Clone + 'static, C: RuntimeHooks> Coroutines<P, C> {
+impl<P: Protocol, C: RuntimeHooks> Coroutines<P, C> {
     /// Creates a server without a listener, which `stop` can stop. It takes its buffers from
     /// `pool`, and makes its calls through `calls`.
     ///
@@ -96,7 +97,7 @@ impl<P: Protocol + Clone + 'static, C: RuntimeHooks> Coroutines<P, C> {
     async fn start(
         server: &Shared<P, C>,
         calls: &C,
-        listeners: &mut Listeners<P, ()>,
+        listeners: &mut Listeners<Option<WorkerFactory<P>>, ()>,
     ) -> io::Result<()> {
         let signal = server.borrow().lifecycle.shutdown().as_fd().try_clone_to_owned()?;
         let signal = WatchedFd::new(signal, KeyOwner::Shutdown.into(), calls)?;
@@ -106,19 +107,20 @@ impl<P: Protocol + Clone + 'static, C: RuntimeHooks> Coroutines<P, C> {
             spawn_local(console::serve_console(Rc::clone(server), calls.clone(), input));
         }
         for (id, listener) in listeners.iter_mut() {
-            let Some(fd) = listener.fd.take() else { continue };
+            let opened = listener.fd.take().zip(listener.factory.take());
+            let Some((fd, factory)) = opened else { continue };
             let fd = WatchedFd::new(fd, KeyOwner::Listener(id).into(), calls)?;
-            let (server, protocol) = (Rc::clone(server), listener.protocol.clone());
-            spawn_local(accept_connections(server, calls.clone(), fd, protocol, id));
+            spawn_local(accept_connections(Rc::clone(server), calls.clone(), fd, factory, id));
         }
         Ok(())
     }
 }
 
-impl<P: Protocol + Clone + 'static, C: RuntimeHooks> Engine<P> for Coroutines<P, C> {
-    fn listen(&mut self, id: ListenerId, fd: OwnedFd, protocol: P) -> io::Result<()> {
+impl<P: Protocol, C: RuntimeHooks> Engine<P> for Coroutines<P, C> {
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
         os::set_nonblocking(fd.as_fd())?;
-        self.listeners.add(id, fd, protocol, ());
+        let factory = WorkerFactory::new(&factory, fd.as_fd());
+        self.listeners.add(id, fd, Some(factory), ());
         Ok(())
     }
 
@@ -256,18 +258,18 @@ fn poll_step<'a, P: Protocol, C: RuntimeHooks>(
 
 /// Accepts connections while there is capacity for them; meanwhile they wait in the kernel's queue.
 /// Closes the listener when the server drains.
-async fn accept_connections<P: Protocol + Clone + 'static, C: RuntimeHooks>(
+async fn accept_connections<P: Protocol, C: RuntimeHooks>(
     server: Shared<P, C>,
     calls: C,
     listener: WatchedFd,
-    protocol: P,
+    mut factory: WorkerFactory<P>,
     id: ListenerId,
 ) {
     let _guard = Guard(&server);
     let key = KeyOwner::Listener(id).into();
     while let Some(ready) = next_connection(&server, &calls, &listener, key).await {
         match calls.accept_nonblocking(key, listener.as_fd()) {
-            Ok(socket) => open(&server, &calls, socket, protocol.clone(), id),
+            Ok(socket) => open(&server, &calls, socket, &mut factory, id),
             Err(error) => server.borrow_mut().not_accepted(error.into(), ready),
         }
     }
@@ -303,16 +305,18 @@ async fn next_connection<'a, P: Protocol, C: RuntimeHooks>(
     .await
 }
 
-fn open<P: Protocol + 'static, C: RuntimeHooks>(
+fn open<P: Protocol, C: RuntimeHooks>(
     server: &Shared<P, C>,
     calls: &C,
     socket: OwnedFd,
-    protocol: P,
+    factory: &mut WorkerFactory<P>,
     listener: ListenerId,
 ) {
     let id = server.borrow().peers.next_id();
     match WatchedFd::new(socket, KeyOwner::Conn(id).into(), calls) {
         Ok(socket) => {
+            let number = server.borrow().peers.next_number();
+            let protocol = factory.make(number, Some(socket.as_fd()));
             let opened = server.borrow_mut().open(protocol, listener, socket.as_fd());
             debug_assert_eq!(opened, id, "no connection was opened between");
             spawn_local(serve_connection(Rc::clone(server), calls.clone(), socket, id));

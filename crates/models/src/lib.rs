@@ -6,3 +6,4 @@ pub mod blocking;
 pub mod coroutine;
 pub mod model;
 pub mod processes;
+pub mod registry;

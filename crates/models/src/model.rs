@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::blocking::{Blocking, Style};
 use crate::coroutine::{Coroutines, RuntimeHooks};
 use crate::processes::{ForkHooks, Processes};
+use crate::registry::NamedProtocol;
 use prepare::Waiting;
 use proactor::address::BoundSocket;
 use proactor::buffer::{BufferClass, Pool};
@@ -24,7 +25,6 @@ use proactor::keys::ListenerId;
 use proactor::limits::{Ended, Limits};
 use proactor::os::ShutdownSignal;
 use proactor::proactor::Proactor;
-use proactor::protocol::Any;
 use proactor::reactor::Reactor;
 use proactor::ring::Uring;
 use proactor::ring::kernel::Kernel;
@@ -316,7 +316,7 @@ pub struct Listening {
     /// The socket and its address.
     pub socket: BoundSocket,
     /// What each of its connections starts with.
-    pub protocol: Any,
+    pub protocol: NamedProtocol,
 }
 
 impl Listening {
@@ -362,7 +362,7 @@ pub fn serve(
     let mut engine = build(prepared, service)?;
     let mut files = Vec::new();
     for (id, Listening { socket, protocol }) in (0..).map(ListenerId).zip(listeners) {
-        engine.listen(id, socket.fd, protocol)?;
+        engine.listen(id, socket.fd, protocol.factory().clone())?;
         files.push(socket.file); // Removed when the server has ended.
     }
     console.map_or(Ok(()), |console| engine.set_console(console))?;
@@ -372,7 +372,7 @@ pub fn serve(
 
 /// Builds the engine of a model: generic inside, so that it calls its ring, its selector or its
 /// calls directly, and dynamic outside, where there is one call for a run.
-fn build(prepared: PreparedModel, service: Service) -> io::Result<Box<dyn Engine<Any>>> {
+fn build(prepared: PreparedModel, service: Service) -> io::Result<Box<dyn Engine>> {
     let (chosen, idle_sleep) = (prepared.chosen(), service.idle_sleep);
     let model = chosen.model;
     match (model, prepared.into_waiting()) {
@@ -391,11 +391,7 @@ fn build(prepared: PreparedModel, service: Service) -> io::Result<Box<dyn Engine
     }
 }
 
-fn build_proactor(
-    chosen: Chosen,
-    ring: Uring,
-    service: Service,
-) -> io::Result<Box<dyn Engine<Any>>> {
+fn build_proactor(chosen: Chosen, ring: Uring, service: Service) -> io::Result<Box<dyn Engine>> {
     let Service { limits, stop, trace, .. } = service;
     let Some(recording) = trace else { return Ok(Box::new(Proactor::new(ring, limits, stop)?)) };
     let about = Recorded {
@@ -412,7 +408,7 @@ fn build_reactor<S: Selector + SocketCalls + 'static>(
     chosen: Chosen,
     selector: S,
     service: Service,
-) -> io::Result<Box<dyn Engine<Any>>> {
+) -> io::Result<Box<dyn Engine>> {
     let Service { buffers, limits, stop, trace, .. } = service;
     let pool = Pool::new(&buffers)?;
     let Some(recording) = trace else {
@@ -423,7 +419,7 @@ fn build_reactor<S: Selector + SocketCalls + 'static>(
 }
 
 /// Builds a model that makes its calls through [`Calls`](proactor::calls::Calls).
-fn build_by_calls(chosen: Chosen, mut service: Service) -> io::Result<Box<dyn Engine<Any>>> {
+fn build_by_calls(chosen: Chosen, mut service: Service) -> io::Result<Box<dyn Engine>> {
     let Some(recording) = service.trace.take() else {
         return build_with(chosen.model, PlainCalls, service);
     };
@@ -444,7 +440,7 @@ fn build_with<C: RuntimeHooks + ForkHooks>(
     model: Model,
     calls: C,
     service: Service,
-) -> io::Result<Box<dyn Engine<Any>>> {
+) -> io::Result<Box<dyn Engine>> {
     let Service { buffers, limits, stop, .. } = service;
     Ok(match model {
         Model::Coroutine => Box::new(Coroutines::new(calls, Pool::new(&buffers)?, limits, stop)?),

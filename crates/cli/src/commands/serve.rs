@@ -12,18 +12,19 @@ use anyhow::{Context, bail};
 use super::output::{self, Destination};
 use super::record::{self, Prepared, Printer};
 use super::{log, number, run_on_cpu, wrong_usage};
+use crate::parse_protocol;
 use proactor::address::Address;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::console::{Console, ListenerInfo};
 use proactor::counters::Counters;
 use proactor::limits::{Ended, Limits};
 use proactor::os::{self, ShutdownSignal};
-use proactor::protocol::Any;
 use proactor::ring::kernel::{self, Version};
 use proactor_compare::{STATS_SCHEMA, ServerStats};
 use proactor_models::model::{
     self, Ability, Choice, Chosen, Listening, Model, PreparedModel, RingOptions, Service,
 };
+use proactor_models::registry::NamedProtocol;
 use proactor_report::units;
 use proactor_trace::kernel::KernelRecorder;
 
@@ -49,8 +50,8 @@ pub(super) struct ServeArgs {
     /// Protocol of listeners without `=PROTOCOL`: echo, upper, discard, chargen, chat, talk (with
     /// the operator; implies --console), reply[=TEXT] (replies to each line with TEXT, by default
     /// `ok`) or prefix[=TEXT] (replies with TEXT, by default `your msg = `, the line and ` ===`)
-    #[arg(long, value_name = "PROTOCOL", default_value = "echo")]
-    protocol: Any,
+    #[arg(long, value_name = "PROTOCOL", default_value = "echo", value_parser = parse_protocol)]
+    protocol: NamedProtocol,
 
     /// Maximum number of concurrent connections; further ones wait in the backlog [default: 10000,
     /// or fewer if `ulimit -n` is lower]
@@ -99,7 +100,7 @@ pub(super) struct ServeArgs {
 #[derive(Debug, Clone)]
 struct Listen {
     address: Address,
-    protocol: Option<Any>,
+    protocol: Option<NamedProtocol>,
 }
 
 impl FromStr for Listen {
@@ -116,7 +117,7 @@ impl FromStr for Listen {
             };
             address.push_str(before);
             let Some(after) = after.strip_prefix('=') else {
-                let protocol = Some(after.parse()?);
+                let protocol = Some(parse_protocol(after)?);
                 return Ok(Listen { address: address.parse()?, protocol });
             };
             address.push('=');
@@ -246,7 +247,7 @@ impl ServeArgs {
     fn wants_console(&self) -> Option<&'static str> {
         let mut protocols =
             self.listen.iter().map(|it| it.protocol.as_ref().unwrap_or(&self.protocol));
-        let talks = protocols.any(|protocol| matches!(protocol, Any::Talk(_)));
+        let talks = protocols.any(NamedProtocol::needs_console);
         if self.console { Some("--console") } else { talks.then_some("the protocol talk") }
     }
 

@@ -15,7 +15,6 @@ use proactor::limits::Limits;
 use proactor::os::probe::{Call, Probe};
 use proactor::os::process::{self, Alone, Signals, Wake};
 use proactor::os::{self, ShutdownSignal};
-use proactor::protocol::Any;
 use proactor_models::model::{self, Choice, Listening, Model, PreparedModel, RingOptions, Service};
 use proactor_record::{Level, Payload, Recording, Settings, Trace};
 use proactor_trace::{Event, events};
@@ -123,7 +122,7 @@ fn serve(
             file,
             settings: Settings { bytes: 1 << 20, level: Level::Batch, ..Default::default() },
         });
-    let echo: Any = "echo".parse().map_err(io::Error::other)?;
+    let echo = crate::parse_protocol("echo").map_err(io::Error::other)?;
     probe.begin(&timeline::CALLS)?;
     for _ in 0..CALIBRATION / 3 {
         sleep(Duration::from_micros(50));

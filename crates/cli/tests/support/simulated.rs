@@ -10,6 +10,7 @@ use proactor::engine::Engine;
 use proactor::keys::ListenerId;
 use proactor::limits::{Ended, Limits};
 use proactor::os::ShutdownSignal;
+use proactor::peer::Factory;
 use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
 use proactor::traced::Traced;
@@ -39,7 +40,9 @@ pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64)
     let stop = ShutdownSignal::new().unwrap();
     let limits = Limits { connections: 8, ..Limits::default() };
     let mut server = Proactor::new(ring, limits, stop.try_clone().unwrap()).unwrap();
-    server.listen(ListenerId(0), File::open("/dev/null").unwrap().into(), Echo).unwrap();
+    server
+        .listen(ListenerId(0), File::open("/dev/null").unwrap().into(), Factory::of(|_| Echo))
+        .unwrap();
     let sim = server.ring_mut().inner_mut();
     let clients: Vec<_> = (0..5).map(|_| sim.connect(ListenerId(0), Reads::AtOnce)).collect();
     let mut said = 0;

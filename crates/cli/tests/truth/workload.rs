@@ -13,6 +13,7 @@ use proactor::engine::Engine;
 use proactor::keys::ListenerId;
 use proactor::limits::{Ended, Limits};
 use proactor::os::ShutdownSignal;
+use proactor::peer::Factory;
 use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
 use proactor::ring::kernel::{Capability, Kernel};
@@ -76,7 +77,7 @@ impl Workload {
         let limits = Limits { connections, drain: Duration::from_secs(10), ..Limits::default() };
         let ring = Traced::new(ring, log);
         let mut server = Proactor::new(ring, limits, stop).expect("space for a submission");
-        server.listen(ListenerId(0), listener.into(), Echo).expect("a socket");
+        server.listen(ListenerId(0), listener.into(), Factory::of(|_| Echo)).expect("a socket");
         assert_eq!(server.run().expect("the ring serves"), Ended::Drained);
         // What follows is not recorded: dropping the ring cancels what is left.
         let events = instance.as_mut().map(|one| one.finish().expect("the buffers are readable"));

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use super::group::{Group, Membership};
 use super::local_counters::LocalCounters;
+use proactor::address::Address;
 use proactor::calls::Calls;
 use proactor::engine::Listeners;
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::lifecycle::AcceptPause;
 use proactor::os::{self, AcceptFailure};
+use proactor::peer::{Factory, Peer};
 
 /// The listeners of a server.
 #[derive(Debug)]
 pub(super) struct Acceptor<P> {
-    listeners: Listeners<P, Arc<Group>>,
+    listeners: Listeners<MakeProtocol<P>, Arc<Group>>,
     pause: AcceptPause,
     /// What was passed to poll(2), and its results: its capacity is kept.
     polled: Vec<libc::pollfd>,
@@ -26,7 +28,27 @@ pub(super) struct Acceptor<P> {
     polls_listeners: bool,
 }
 
-impl<P: Clone> Acceptor<P> {
+/// What makes the protocol of one connection, in its own thread.
+#[derive(Debug)]
+pub(super) struct MakeProtocol<P> {
+    factory: Factory<P>,
+    listener: Arc<Address>,
+}
+
+impl<P: 'static> MakeProtocol<P> {
+    /// Makes the protocol of connection `id`, whose socket this is.
+    pub(super) fn make(&self, id: u64, socket: BorrowedFd<'_>) -> P {
+        self.factory.for_worker(0)(&Peer::new(id, &self.listener, Some(socket)))
+    }
+}
+
+impl<P> Clone for MakeProtocol<P> {
+    fn clone(&self) -> MakeProtocol<P> {
+        MakeProtocol { factory: self.factory.clone(), listener: Arc::clone(&self.listener) }
+    }
+}
+
+impl<P> Acceptor<P> {
     pub(super) fn new() -> Acceptor<P> {
         Acceptor {
             listeners: Listeners::new(),
@@ -43,12 +65,13 @@ impl<P: Clone> Acceptor<P> {
         &mut self,
         id: ListenerId,
         fd: OwnedFd,
-        protocol: P,
+        factory: Factory<P>,
         group: Arc<Group>,
     ) -> io::Result<()> {
         // A connection that was reported may be gone: the accept must not sleep.
         os::set_nonblocking(fd.as_fd())?;
-        self.listeners.add(id, fd, protocol, group);
+        let listener = Arc::new(Address::of_listener(fd.as_fd()));
+        self.listeners.add(id, fd, MakeProtocol { factory, listener }, group);
         Ok(())
     }
 
@@ -106,7 +129,7 @@ impl<P: Clone> Acceptor<P> {
         listener: ListenerId,
         id: ConnId,
         counted: &LocalCounters,
-    ) -> Option<(Membership, P)> {
+    ) -> Option<(Membership, MakeProtocol<P>)> {
         let polled = self.others + listener.index();
         let reported = self.polled.get(polled).is_some_and(|polled| polled.revents != 0);
         if !self.polls_listeners || !reported || listener.index() >= self.listeners.len() {
@@ -122,7 +145,7 @@ impl<P: Clone> Acceptor<P> {
             Err(error) => Err(error),
         };
         match entered {
-            Ok(membership) => Some((membership, one.protocol.clone())),
+            Ok(membership) => Some((membership, one.factory.clone())),
             Err(error) => {
                 let failure = AcceptFailure::from(error);
                 if let AcceptFailure::NoConnection = failure {

@@ -15,6 +15,7 @@
 //! input and goes on writing.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ pub(super) struct ConnectionThread<'a, P, C> {
     lingers: Option<Nanos>,
 }
 
-/// Serves `protocol` to one member until the connection ends. The counters are in `status`; the
+/// Serves the protocol that `make` makes to one member until the connection ends. The counters are in `status`; the
 /// `calls` are those of this thread. `noticed` is called as soon as the thread sees that the server
 /// drains.
 pub(super) fn serve_connection<P: Protocol, C: Calls>(
@@ -62,7 +63,7 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
     shared: &SharedState,
     status: &ThreadStatus,
     membership: Membership,
-    protocol: P,
+    make: impl FnOnce(u64, BorrowedFd<'_>) -> P,
     noticed: &mut dyn FnMut(),
 ) {
     let member = Arc::clone(&membership.member);
@@ -70,7 +71,8 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
     match Pool::few(&shared.buffers, BUFFERS) {
         Ok(pool) => {
             let mut context = Context { max_input: shared.max_input, ..Context::default() };
-            let connection = Connection::open(protocol, member.number, &mut context);
+            let protocol = make(member.number, member.socket());
+            let connection = Connection::open(protocol, &mut context);
             ConnectionThread {
                 calls,
                 shared,

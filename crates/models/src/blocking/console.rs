@@ -49,7 +49,7 @@ impl BlockingConsole {
     }
 }
 
-impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
+impl<P: Protocol, C: Calls> Blocking<P, C> {
     /// Reads the console's input, prints the messages to the operator, and runs the commands.
     pub(super) fn serve_console(&mut self) -> ControlFlow<Ended> {
         if self.console.is_none() {

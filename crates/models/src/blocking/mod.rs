@@ -63,6 +63,7 @@ use proactor::keys::{ConnId, ListenerId};
 use proactor::lifecycle::{Lifecycle, Stage};
 use proactor::limits::{Ended, Limits};
 use proactor::os::{self, EventFd, ShutdownSignal};
+use proactor::peer::Factory;
 use proactor::protocol::Protocol;
 
 /// Accepts at one listener in an iteration.
@@ -103,7 +104,7 @@ pub struct Blocking<P, C = PlainCalls> {
     calls_before: u64,
 }
 
-impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
+impl<P: Protocol, C: Calls> Blocking<P, C> {
     /// Creates a server without a listener, which `stop` can stop. Each connection has a few
     /// buffers of each of these sizes, and each thread its own [lane](Calls::lane) of `calls`.
     ///
@@ -180,13 +181,20 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
             }
             let id = self.threads.next_id();
             let accepted = self.acceptor.accept(&self.calls, listener, id, &self.counted);
-            let Some((membership, protocol)) = accepted else { return };
+            let Some((membership, make)) = accepted else { return };
             let calls = self.calls.clone();
             let work = move |shared: &SharedState, status: &ThreadStatus| {
                 let calls = calls.lane(id.slot());
-                serve_connection(&calls, shared, status, membership, protocol, &mut || {
-                    status.notice();
-                });
+                serve_connection(
+                    &calls,
+                    shared,
+                    status,
+                    membership,
+                    |id, fd| make.make(id, fd),
+                    &mut || {
+                        status.notice();
+                    },
+                );
                 Ok(())
             };
             if let Err(error) = self.threads.add(&self.shared, work) {
@@ -277,10 +285,10 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Blocking<P, C> {
     }
 }
 
-impl<P: Protocol + Clone + Send + 'static, C: Calls> Engine<P> for Blocking<P, C> {
-    fn listen(&mut self, id: ListenerId, fd: OwnedFd, protocol: P) -> io::Result<()> {
+impl<P: Protocol, C: Calls> Engine<P> for Blocking<P, C> {
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
         let group = Arc::new(Group::new(Arc::clone(&self.accepted), id));
-        self.acceptor.add(id, fd, protocol, Arc::clone(&group))?;
+        self.acceptor.add(id, fd, factory, Arc::clone(&group))?;
         self.groups.push(group);
         Ok(())
     }
@@ -319,7 +327,7 @@ impl<P: Protocol + Clone + Send + 'static, C: Calls> Engine<P> for Blocking<P, C
 }
 
 /// Accepts a connection, serves it to its end, and accepts the next, until the server drains.
-fn serve_one_after_another<P: Protocol + Clone>(
+fn serve_one_after_another<P: Protocol>(
     calls: &impl Calls,
     shared: &SharedState,
     status: &ThreadStatus,
@@ -332,13 +340,20 @@ fn serve_one_after_another<P: Protocol + Clone>(
         status.counted.turns.add(1);
         for listener in acceptor.ids() {
             let accepted = acceptor.accept(&calls, listener, id, &status.counted);
-            if let Some((membership, protocol)) = accepted {
+            if let Some((membership, make)) = accepted {
                 // Connections that still wait will not be accepted: the peers learn it now.
                 let mut noticed = || {
                     status.notice();
                     acceptor.close();
                 };
-                serve_connection(&calls, shared, status, membership, protocol, &mut noticed);
+                serve_connection(
+                    &calls,
+                    shared,
+                    status,
+                    membership,
+                    |id, fd| make.make(id, fd),
+                    &mut noticed,
+                );
                 id = ConnId::new(id.slot(), id.generation() + 1); // For the next connection.
             }
         }

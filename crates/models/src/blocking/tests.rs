@@ -11,6 +11,7 @@ use super::*;
 use proactor::buffer::Chunk;
 use proactor::connection::{HARD, HIGH};
 use proactor::keys::ConnId;
+use proactor::peer::Factory;
 use proactor::peers::SOFT;
 use proactor::protocol::testing::Broadcast;
 use proactor::protocol::{Chargen, Echo, Input, Message, Outbox};
@@ -50,7 +51,7 @@ where
 /// Converses, in this thread; answers what was counted.
 fn sit(membership: Membership, protocol: impl Protocol) -> Counters {
     let status = status();
-    serve_connection(&PlainCalls, &shared(), &status, membership, protocol, &mut || {
+    serve_connection(&PlainCalls, &shared(), &status, membership, |_, _| protocol, &mut || {
         unreachable!("nobody drains")
     });
     Counters { calls: os::calls(), ..status.counted.snapshot() }
@@ -380,7 +381,9 @@ fn a_sleeping_thread_is_signalled_until_it_has_noticed() {
     os::allow_interrupts().unwrap();
     let (membership, _peer) = enter(&Arc::default());
     let hear_it = |shared: &SharedState, status: &ThreadStatus| {
-        serve_connection(&PlainCalls, shared, status, membership, Echo, &mut || status.notice());
+        serve_connection(&PlainCalls, shared, status, membership, |_, _| Echo, &mut || {
+            status.notice()
+        });
         Ok(())
     };
     threads.add(&shared, hear_it).unwrap();
@@ -423,7 +426,7 @@ fn a_thread_that_cannot_start_frees_its_slot() {
 
 type Serving = (SocketAddr, ShutdownSignal, JoinHandle<(Ended, Counters)>);
 
-fn serve<P: Protocol + Clone + Send + 'static>(style: Style, protocol: P, stack: usize) -> Serving {
+fn serve<P: Protocol + Clone + Send + Sync>(style: Style, protocol: P, stack: usize) -> Serving {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let stop = ShutdownSignal::new().unwrap();
@@ -433,7 +436,9 @@ fn serve<P: Protocol + Clone + Send + 'static>(style: Style, protocol: P, stack:
         let limits = Limits { drain: Duration::from_secs(60), ..Limits::default() };
         let mut server = Blocking::new(PlainCalls, style, BUFFERS.to_vec(), limits, asked).unwrap();
         server.threads.stack = stack;
-        server.listen(ListenerId(0), listener.into(), protocol).unwrap();
+        server
+            .listen(ListenerId(0), listener.into(), Factory::of(move |_| protocol.clone()))
+            .unwrap();
         (server.run().unwrap(), server.counters())
     });
     (address, stop, thread)

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::task::{Wake, Waker};
@@ -19,8 +20,8 @@ use proactor::protocol::{Echo, Input, Outbox};
 const BUFFERS: &[BufferClass] = &[BufferClass { bytes: 64, count: 64 }];
 
 /// A server of one listener, and what stops it.
-fn server<P: Protocol + Clone + 'static>(
-    protocol: P,
+fn server<P: Protocol>(
+    factory: Factory<P>,
     limits: Limits,
 ) -> (Coroutines<P>, Rc<Pool>, SocketAddr, ShutdownSignal) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -28,7 +29,7 @@ fn server<P: Protocol + Clone + 'static>(
     let (stop, pool) = (ShutdownSignal::new().unwrap(), Pool::new(BUFFERS).unwrap());
     let asked = stop.try_clone().unwrap();
     let mut coroutines = Coroutines::new(PlainCalls, Rc::clone(&pool), limits, asked).unwrap();
-    coroutines.listen(ListenerId(0), listener.into(), protocol).unwrap();
+    coroutines.listen(ListenerId(0), listener.into(), factory).unwrap();
     (coroutines, pool, address, stop)
 }
 
@@ -48,7 +49,8 @@ fn in_time(test: impl FnOnce() + Send + 'static) {
 #[test]
 fn a_drain_leaves_no_connection_and_no_buffer_behind() {
     in_time(|| {
-        let (mut coroutines, pool, address, stop) = server(Echo, Limits::default());
+        let (mut coroutines, pool, address, stop) =
+            server(Factory::of(|_| Echo), Limits::default());
         let clients = thread::spawn(move || {
             let clients = [(); 8].map(|()| TcpStream::connect(address).unwrap());
             for mut client in &clients {
@@ -73,7 +75,8 @@ fn a_drain_leaves_no_connection_and_no_buffer_behind() {
 #[test]
 fn a_second_request_ends_at_once_and_frees_everything() {
     in_time(|| {
-        let (mut coroutines, pool, address, stop) = server(Echo, Limits::default());
+        let (mut coroutines, pool, address, stop) =
+            server(Factory::of(|_| Echo), Limits::default());
         let client = thread::spawn(move || {
             let mut client = TcpStream::connect(address).unwrap();
             client.write_all(b"x").unwrap();
@@ -92,25 +95,24 @@ fn a_second_request_ends_at_once_and_frees_everything() {
 
 /// Discards, and notes who was heard.
 #[derive(Clone)]
-struct Noted(Rc<RefCell<Vec<u64>>>, u64);
+struct Noted(Arc<Mutex<Vec<u64>>>, u64);
 
 impl Protocol for Noted {
-    fn open(&mut self, me: u64, _: &mut Outbox<'_>) {
-        self.1 = me;
-    }
-
     fn data(&mut self, input: &mut Input<'_>, _: &mut Outbox<'_>) {
         input.take_all();
-        self.0.borrow_mut().push(self.1);
+        self.0.lock().unwrap().push(self.1);
     }
 }
 
 #[test]
 fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
     in_time(|| {
-        let heard = Rc::default();
-        let (mut coroutines, _, address, stop) =
-            server(Noted(Rc::clone(&heard), 0), Limits::default());
+        let heard = Arc::<Mutex<Vec<u64>>>::default();
+        let noted = Arc::clone(&heard);
+        let (mut coroutines, _, address, stop) = server(
+            Factory::of(move |peer| Noted(Arc::clone(&noted), peer.id())),
+            Limits::default(),
+        );
         // All is there before the server looks: 200 buffers of the one, one of the other.
         let clients = [64 * 200, 1].map(|length| {
             let mut client = TcpStream::connect(address).unwrap();
@@ -126,7 +128,7 @@ fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
         });
         coroutines.run().unwrap();
         clients.join().unwrap();
-        let heard = heard.take();
+        let heard = std::mem::take(&mut *heard.lock().unwrap());
         let before = heard.iter().position(|&who| who == 2).expect("it is heard");
         assert_eq!(heard.len(), 201);
         assert!(before <= STEPS, "{before} receives from the first before the second is heard");
@@ -143,7 +145,7 @@ fn a_protocol_that_panics_ends_the_server_instead_of_leaving_it_without_a_task()
                 panic!("as this test has it");
             }
         }
-        let (mut coroutines, _, address, stop) = server(Wrong, Limits::default());
+        let (mut coroutines, _, address, stop) = server(Factory::of(|_| Wrong), Limits::default());
         let mut client = TcpStream::connect(address).unwrap();
         client.write_all(b"x").unwrap();
         let client = thread::spawn(move || {
@@ -159,7 +161,7 @@ fn a_protocol_that_panics_ends_the_server_instead_of_leaving_it_without_a_task()
 /// An alarm that passed unneeded must not stand for the next one.
 #[test]
 fn an_alarm_that_is_not_needed_any_more_is_forgotten() {
-    let (coroutines, ..) = server(Echo, Limits::default());
+    let (coroutines, ..) = server(Factory::of(|_| Echo), Limits::default());
     let shared = Rc::clone(&coroutines.server);
     coroutines.runtime.block_on(async {
         let mut keeper = pin!(run_timers(Rc::clone(&shared)));

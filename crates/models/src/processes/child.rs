@@ -23,7 +23,7 @@ const GROUP: ListenerId = ListenerId(0);
 /// Buffers of each size that a child has of its own.
 const BUFFERS: usize = 16;
 
-impl<P: Protocol + Clone> NewConnection<P> {
+impl<P: Protocol> NewConnection<P> {
     /// Serves the connection until the client is gone, or until the child was told to drain and has
     /// done so. Returns the exit status. `calls` are those of this process, and all processes know
     /// the connection as `client`. `link` leads to the parent, if the protocol broadcasts.
@@ -85,7 +85,7 @@ impl<P: Protocol + Clone> NewConnection<P> {
         group.adopt_link(link, RelayEnd::link(), GROUP);
         let next = group.next_id();
         C::name(group.selector_mut(), next, KeyOwner::Conn(client));
-        group.adopt(self.socket, RelayEnd::client(self.protocol, self.me), GROUP);
+        group.adopt(self.socket, RelayEnd::client(self.protocol), GROUP);
         loop {
             let drained = group.run_once()?.is_break();
             publish(&group.counters());
@@ -123,8 +123,7 @@ mod tests {
         let child = thread::spawn(move || {
             let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
             let (stop, mut counted) = (ShutdownSignal::new().unwrap(), Counters::default());
-            let connection =
-                NewConnection { socket, protocol: Chat::default(), me: 7, max_input: 1 << 20 };
+            let connection = NewConnection { socket, protocol: Chat::new(7), max_input: 1 << 20 };
             let calls = (PlainCalls, ConnId::new(0, 0));
             connection
                 .among_others(calls, its, pool, stop, |counters| counted = *counters)

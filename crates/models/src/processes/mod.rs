@@ -8,7 +8,7 @@
 //!
 //! A child has its client's socket and nothing else of its parent. It drives the same
 //! [`Connection`](proactor::connection::Connection) as the loops: by calls that sleep, if its
-//! protocol never [broadcasts](Protocol::broadcasts); else it waits for its client and for its link
+//! protocol never [broadcasts](Needs::BROADCAST); else it waits for its client and for its link
 //! to the parent, which passes broadcasts on, as `relay.rs` describes. A child that crashes, or is
 //! killed, takes its own client with it and no other.
 //!
@@ -49,7 +49,8 @@ use proactor::lifecycle::{self, Lifecycle, Stage};
 use proactor::limits::{Ended, Limits};
 use proactor::os::process::{self, Alone, Deaths, Pid};
 use proactor::os::{self, AcceptFailure, ShutdownSignal};
-use proactor::protocol::Protocol;
+use proactor::peer::{Factory, WorkerFactory};
+use proactor::protocol::{Needs, Protocol};
 use proactor::reactor::Reactor;
 use proactor_record::Call;
 
@@ -64,6 +65,10 @@ const SHUTDOWN: u32 = 0;
 const CHILD_EXITS: u32 = 1;
 const LISTENERS: u32 = 2;
 
+/// The id of a child's client, which all processes use; the parent's copy of the protocol; and the
+/// link to the child, if it has one.
+type Forked<P> = (ConnId, P, Option<OwnedFd>);
+
 /// A server that forks a child for each connection.
 #[derive(Debug)]
 pub struct Processes<P, C: ForkHooks = PlainCalls> {
@@ -72,7 +77,7 @@ pub struct Processes<P, C: ForkHooks = PlainCalls> {
     /// The loop in which the parent waits for everything. Its connections are links to children.
     relay: Reactor<C::Selector, Relay<P>>,
     /// The state of a listener is whether the loop watches it.
-    listeners: Listeners<P, bool>,
+    listeners: Listeners<WorkerFactory<P>, bool>,
     /// How many connections were ever accepted: the number of the last.
     accepted: u64,
     /// A connection that was accepted and could not be forked for yet.
@@ -91,7 +96,7 @@ pub struct Processes<P, C: ForkHooks = PlainCalls> {
     calls_before: u64,
 }
 
-impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
+impl<P: Protocol, C: ForkHooks> Processes<P, C> {
     /// Creates a server without a listener, which `stop` can stop. The relay and each child have
     /// buffers of these sizes, a few of each; each child has its own
     /// [lane](proactor::calls::Calls::lane) of `calls`. Blocks SIGCHLD in this thread for good.
@@ -209,19 +214,19 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
     fn accepted(&mut self, id: ListenerId, socket: OwnedFd) {
         self.counters.accepted += 1;
         self.accepted += 1;
-        let (protocol, me) = (self.listeners[id].protocol.clone(), self.accepted);
+        let factory = &mut self.listeners[id].factory;
+        let protocol = factory.make(self.accepted, Some(socket.as_fd()));
         let max_input = self.lifecycle.limits().max_input;
-        self.fork_for(id, NewConnection { socket, protocol, me, max_input });
+        self.fork_for(id, NewConnection { socket, protocol, max_input });
     }
 
     /// Forks a child for a connection. If that fails for now, the connection waits.
     fn fork_for(&mut self, id: ListenerId, connection: NewConnection<P>) {
-        let (protocol, me) = (connection.protocol.clone(), connection.me);
         match self.fork(id, connection) {
-            Ok((_, None)) => {}
-            Ok((client, Some(link))) => {
+            Ok((.., None)) => {}
+            Ok((client, protocol, Some(link))) => {
                 // What the child sends before this is received after it.
-                let (relay, next) = (Relay::new(protocol, me), self.relay.next_id());
+                let (relay, next) = (Relay::new(protocol), self.relay.next_id());
                 C::name(self.relay.selector_mut(), next, KeyOwner::Link(client));
                 self.relay.adopt_link(link, relay, id);
             }
@@ -234,14 +239,14 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
         }
     }
 
-    /// Forks a child. Returns the id of its client, which all processes use, and the link to it, if
-    /// it has one.
+    /// Forks a child.
     fn fork(
         &mut self,
         id: ListenerId,
         connection: NewConnection<P>,
-    ) -> Result<(ConnId, Option<OwnedFd>), (io::Error, NewConnection<P>)> {
-        let (ours, its) = match connection.protocol.broadcasts().then(link).transpose() {
+    ) -> Result<Forked<P>, (io::Error, NewConnection<P>)> {
+        let broadcasts = self.listeners[id].factory.needs().contains(Needs::BROADCAST);
+        let (ours, its) = match broadcasts.then(link).transpose() {
             Ok(pair) => pair.unzip(),
             Err(error) => return Err((error, connection)),
         };
@@ -266,7 +271,7 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
                 self.children.insert(pid, slot);
                 // The parent's copy, in the name of the listener; the child closes its own.
                 self.calls.close(KeyOwner::Listener(id).into(), connection.socket);
-                Ok((client, ours))
+                Ok((client, connection.protocol, ours))
             }
             Err(error) => {
                 self.counted.close(slot);
@@ -358,10 +363,16 @@ impl<P: Protocol + Clone, C: ForkHooks> Processes<P, C> {
     }
 }
 
-impl<P: Protocol + Clone, C: ForkHooks> Engine<P> for Processes<P, C> {
-    fn listen(&mut self, id: ListenerId, fd: OwnedFd, protocol: P) -> io::Result<()> {
+impl<P: Protocol, C: ForkHooks> Engine<P> for Processes<P, C> {
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
+        if factory.needs().contains(Needs::SHARED_MEMORY) {
+            let reason = "the protocol needs memory that all connections share, and a process for \
+                          each connection would have a copy";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+        }
         os::set_nonblocking(fd.as_fd())?;
-        self.listeners.add(id, fd, protocol, false);
+        let factory = WorkerFactory::new(&factory, fd.as_fd());
+        self.listeners.add(id, fd, factory, false);
         Ok(())
     }
 

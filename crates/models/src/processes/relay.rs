@@ -24,19 +24,19 @@ use super::frames::{self, HEADER};
 use proactor::protocol::{Input, Message, Outbox, OutboxBuffer, Protocol};
 
 /// The parent's end of the link to one child.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Relay<P> {
     /// It is opened, and perhaps closed, and gets no other event.
     protocol: P,
-    me: u64,
     /// True once the child has sent its last frame.
     goodbye: bool,
 }
 
 impl<P: Protocol> Relay<P> {
-    /// The end of a link to the child that serves `protocol` to client number `me`.
-    pub(super) fn new(protocol: P, me: u64) -> Relay<P> {
-        Relay { protocol, me, goodbye: false }
+    /// The end of a link to the child that serves the client; `protocol` is the parent's
+    /// copy.
+    pub(super) fn new(protocol: P) -> Relay<P> {
+        Relay { protocol, goodbye: false }
     }
 
     /// Broadcasts what the protocol broadcasts. Its replies are dropped: the child replies.
@@ -48,9 +48,8 @@ impl<P: Protocol> Relay<P> {
 }
 
 impl<P: Protocol> Protocol for Relay<P> {
-    fn open(&mut self, _: u64, out: &mut Outbox<'_>) {
-        let me = self.me;
-        self.announce(out, |protocol, out| protocol.open(me, out));
+    fn open(&mut self, out: &mut Outbox<'_>) {
+        self.announce(out, |protocol, out| protocol.open(out));
     }
 
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
@@ -70,7 +69,7 @@ impl<P: Protocol> Protocol for Relay<P> {
 }
 
 /// One of the two members of a group in a child.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) enum RelayEnd<P> {
     /// The client of this child.
     Client(Client<P>),
@@ -79,9 +78,9 @@ pub(super) enum RelayEnd<P> {
 }
 
 impl<P: Protocol> RelayEnd<P> {
-    /// The client with number `me`.
-    pub(super) fn client(protocol: P, me: u64) -> RelayEnd<P> {
-        RelayEnd::Client(Client { protocol, me, messages: Vec::new() })
+    /// The client of this child.
+    pub(super) fn client(protocol: P) -> RelayEnd<P> {
+        RelayEnd::Client(Client { protocol, messages: Vec::new() })
     }
 
     /// The link to the parent.
@@ -91,10 +90,9 @@ impl<P: Protocol> RelayEnd<P> {
 }
 
 /// The client: the broadcasts of its protocol are packed.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Client<P> {
     protocol: P,
-    me: u64,
     /// Emptied before every return: its capacity is kept.
     messages: Vec<Message>,
 }
@@ -107,9 +105,9 @@ impl<P: Protocol> Client<P> {
 }
 
 impl<P: Protocol> Protocol for RelayEnd<P> {
-    fn open(&mut self, _: u64, out: &mut Outbox<'_>) {
+    fn open(&mut self, out: &mut Outbox<'_>) {
         if let RelayEnd::Client(client) = self {
-            client.protocol.open(client.me, &mut out.with_messages(&mut client.messages));
+            client.protocol.open(&mut out.with_messages(&mut client.messages));
             client.messages.clear(); // The parent has announced it.
         }
     }
@@ -186,11 +184,11 @@ mod tests {
 
     #[test]
     fn broadcasts_of_a_client_arrive_unchanged_and_its_join_once() {
-        let mut relay = Relay::new(Chat::default(), 7);
-        let mut client = RelayEnd::client(Chat::default(), 7);
-        let (joined, _) = said(&mut relay, |relay, out| relay.open(1, out));
+        let mut relay = Relay::new(Chat::new(7));
+        let mut client = RelayEnd::client(Chat::new(7));
+        let (joined, _) = said(&mut relay, |relay, out| relay.open(out));
         assert_eq!(unpacked(&joined), "* 7 joined\n");
-        assert_eq!(said(&mut client, |client, out| client.open(1, out)).0, b"");
+        assert_eq!(said(&mut client, |client, out| client.open(out)).0, b"");
         let (frames, _) = reply_to(&mut client, b"hello\nyou\nhalf");
         let (passed, reply) = reply_to(&mut relay, &frames);
         assert_eq!((&passed, &reply[..]), (&frames, &b""[..]));
@@ -199,10 +197,10 @@ mod tests {
 
     #[test]
     fn a_client_that_said_goodbye_leaves_once() {
-        let mut relay = Relay::new(Chat::default(), 7);
-        let mut client = RelayEnd::client(Chat::default(), 7);
-        said(&mut relay, |relay, out| relay.open(1, out));
-        said(&mut client, |client, out| client.open(1, out));
+        let mut relay = Relay::new(Chat::new(7));
+        let mut client = RelayEnd::client(Chat::new(7));
+        said(&mut relay, |relay, out| relay.open(out));
+        said(&mut client, |client, out| client.open(out));
         let (goodbye, _) = said(&mut client, |client, out| client.close(out));
         let (passed, _) = reply_to(&mut relay, &goodbye);
         assert_eq!(unpacked(&passed), "* 7 left\n");
@@ -211,10 +209,10 @@ mod tests {
 
     #[test]
     fn the_parent_announces_the_end_of_a_child_that_died_in_a_frame() {
-        let mut relay = Relay::new(Chat::default(), 7);
-        let mut client = RelayEnd::client(Chat::default(), 7);
-        said(&mut relay, |relay, out| relay.open(1, out));
-        said(&mut client, |client, out| client.open(1, out));
+        let mut relay = Relay::new(Chat::new(7));
+        let mut client = RelayEnd::client(Chat::new(7));
+        said(&mut relay, |relay, out| relay.open(out));
+        said(&mut client, |client, out| client.open(out));
         let (frames, _) = reply_to(&mut client, b"never to be heard\n");
         assert_eq!(reply_to(&mut relay, &frames[..frames.len() - 1]).0, b"");
         let (left, _) = said(&mut relay, |relay, out| relay.close(out));

@@ -18,12 +18,11 @@ use proactor::os;
 use proactor::peers::LINGER;
 use proactor::protocol::Protocol;
 
-/// A connection for a child: client number `me` of the server.
+/// A connection for a child, which has not been opened.
 #[derive(Debug)]
 pub(super) struct NewConnection<P> {
     pub(super) socket: OwnedFd,
     pub(super) protocol: P,
-    pub(super) me: u64,
     /// See [`Limits::max_input`](proactor::limits::Limits::max_input).
     pub(super) max_input: usize,
 }
@@ -56,13 +55,13 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         connection: NewConnection<P>,
         pool: Rc<Pool>,
     ) -> SingleConnection<P, C> {
-        let NewConnection { socket, protocol, me, max_input } = connection;
+        let NewConnection { socket, protocol, max_input } = connection;
         let mut context = Context { max_input, ..Context::default() };
         SingleConnection {
             calls,
             key,
             socket,
-            connection: Connection::open(protocol, me, &mut context),
+            connection: Connection::open(protocol, &mut context),
             pool,
             writable: true,
             waits_for_buffer: false,
@@ -207,7 +206,7 @@ mod tests {
 
     use super::*;
     use proactor::buffer::BufferClass;
-    use proactor::protocol::{Any, Chargen, Echo, Input, Outbox};
+    use proactor::protocol::{Chargen, Echo, Input, Outbox};
 
     /// What `peer` does to a child served `protocol`; and what the child counted.
     fn with_child<P: Protocol + Send + 'static>(
@@ -220,8 +219,7 @@ mod tests {
             let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
             let counted = Cell::new(Counters::default());
             let calls = (PlainCalls, Key(0));
-            let connection =
-                NewConnection { socket: its.into(), protocol, me: 1, max_input: 1 << 20 };
+            let connection = NewConnection { socket: its.into(), protocol, max_input: 1 << 20 };
             let single = SingleConnection::new(calls, connection, Rc::clone(&pool));
             single.serve(told, |counters| counted.set(*counters)).unwrap();
             assert!(pool.is_whole(), "a buffer is missing");
@@ -293,7 +291,7 @@ mod tests {
             asked.set(asked.get() + 1);
             asked.get() > 1
         };
-        let echo: fn() -> Any = || "echo".parse().unwrap();
+        let echo: fn() -> Box<dyn Protocol> = || Box::new(Echo);
         let counted = with_child(Late(echo), told, |mut peer| {
             peer.write_all(b"PING").unwrap();
             let mut heard = Vec::new();
@@ -306,7 +304,7 @@ mod tests {
     }
 
     /// Made where it is used: a protocol is not sent to another thread.
-    struct Late(fn() -> Any);
+    struct Late(fn() -> Box<dyn Protocol>);
 
     impl Protocol for Late {
         fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {

@@ -1,0 +1,152 @@
+//! The peer of a connection, and what makes the protocol that serves it.
+
+use std::cell::OnceCell;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use crate::address::{self, Address};
+use crate::protocol::{Needs, Protocol};
+
+/// The other end of a connection that has just been accepted: the argument of a factory.
+#[derive(Debug)]
+pub struct Peer<'a> {
+    id: u64,
+    listener: &'a Address,
+    /// `None` where the connection has no descriptor that could be asked.
+    socket: Option<BorrowedFd<'a>>,
+    addr: OnceCell<Option<SocketAddr>>,
+}
+
+impl<'a> Peer<'a> {
+    /// The peer of connection `id`, accepted at `listener` as `socket`.
+    pub fn new(id: u64, listener: &'a Address, socket: Option<BorrowedFd<'a>>) -> Peer<'a> {
+        Peer { id, listener, socket, addr: OnceCell::new() }
+    }
+
+    /// Returns the number of the connection at its server, from 1; no other connection gets the
+    /// same number while the server runs.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Returns the address of the peer; `None` if it has none, as on a Unix socket.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        *self.addr.get_or_init(|| self.socket.and_then(address::peer_addr))
+    }
+
+    /// Returns the address of the listener that accepted the connection.
+    pub fn listener(&self) -> &Address {
+        self.listener
+    }
+}
+
+/// What makes the protocol of each connection of a listener; each worker takes its own part of it.
+pub struct Factory<P: ?Sized = Box<dyn Protocol>> {
+    make: Arc<dyn Fn(usize) -> MakeProtocol<P> + Send + Sync>,
+    needs: Needs,
+}
+
+type MakeProtocol<P> = Box<dyn FnMut(&Peer<'_>) -> P>;
+
+impl Factory {
+    /// A factory that all workers share.
+    pub fn shared<F, P>(make: F) -> Factory
+    where
+        F: Fn(&Peer<'_>) -> P + Send + Sync + 'static,
+        P: Protocol,
+    {
+        let make = Arc::new(make);
+        Factory::per_worker(move |_| {
+            let make = Arc::clone(&make);
+            move |peer: &Peer<'_>| make(peer)
+        })
+    }
+
+    /// A factory for each worker, made by `worker` in the thread of that worker.
+    pub fn per_worker<W, F, P>(worker: W) -> Factory
+    where
+        W: Fn(usize) -> F + Send + Sync + 'static,
+        F: FnMut(&Peer<'_>) -> P + 'static,
+        P: Protocol,
+    {
+        let make = move |at| -> MakeProtocol<Box<dyn Protocol>> {
+            let mut make = worker(at);
+            Box::new(move |peer| Box::new(make(peer)))
+        };
+        Factory { make: Arc::new(make), needs: P::needs() }
+    }
+}
+
+impl<P> Factory<P> {
+    /// A factory of protocols of one type, as `make` makes them in any thread.
+    pub fn of(make: impl Fn(&Peer<'_>) -> P + Send + Sync + 'static) -> Factory<P>
+    where
+        P: Protocol,
+    {
+        let make = Arc::new(make);
+        let make = move |_| -> MakeProtocol<P> {
+            let make = Arc::clone(&make);
+            Box::new(move |peer| make(peer))
+        };
+        Factory { make: Arc::new(make), needs: P::needs() }
+    }
+
+    /// Returns what the protocols of this factory need of a model.
+    pub fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    /// Returns the part of this factory that worker `at` uses, made in the calling thread.
+    pub fn for_worker(&self, at: usize) -> impl FnMut(&Peer<'_>) -> P + 'static
+    where
+        P: 'static,
+    {
+        (self.make)(at)
+    }
+}
+
+impl<P> Clone for Factory<P> {
+    fn clone(&self) -> Factory<P> {
+        Factory { make: Arc::clone(&self.make), needs: self.needs }
+    }
+}
+
+impl<P> fmt::Debug for Factory<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Factory").field("needs", &self.needs).finish_non_exhaustive()
+    }
+}
+
+/// A listener's part of a factory, and the address that its peers came to.
+pub struct WorkerFactory<P> {
+    make: MakeProtocol<P>,
+    needs: Needs,
+    listener: Address,
+}
+
+impl<P> WorkerFactory<P> {
+    /// The part of `factory` for the connections that `fd`, a listening socket, accepts, made in
+    /// the calling thread.
+    pub fn new(factory: &Factory<P>, fd: BorrowedFd<'_>) -> WorkerFactory<P> {
+        let listener = Address::of_listener(fd);
+        WorkerFactory { make: (factory.make)(0), needs: factory.needs, listener }
+    }
+
+    /// Returns what the protocols need of a model.
+    pub fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    /// Makes the protocol of connection `id`, accepted as `socket`.
+    pub fn make(&mut self, id: u64, socket: Option<BorrowedFd<'_>>) -> P {
+        (self.make)(&Peer::new(id, &self.listener, socket))
+    }
+}
+
+impl<P> fmt::Debug for WorkerFactory<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerFactory").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
