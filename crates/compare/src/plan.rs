@@ -55,7 +55,7 @@ const SECONDS: std::ops::RangeInclusive<u64> = 25..=100;
 const PER_MESSAGE: Duration = Duration::from_micros(10);
 const PER_CONNECTION: Duration = Duration::from_micros(100);
 /// Estimate: the time to start a server.
-const PER_SERVER: Duration = Duration::from_millis(60);
+const PER_SERVER: Duration = Duration::from_millis(80);
 
 /// The plan of a comparison.
 #[derive(Debug, Clone, Serialize)]
