@@ -160,6 +160,27 @@ fn a_process_without_a_ring_is_reported_at_once_and_at_the_end() {
 }
 
 #[test]
+fn an_idle_server_has_no_activity_and_that_is_no_error() {
+    if let Some(why) = io_uring_refused() {
+        return skip(&why);
+    }
+    if !has_tracepoints() {
+        return;
+    }
+    let server =
+        Launch::new(PROACTOR, &["serve", "--model", "uring", "--listen", "127.0.0.1:0"]).start();
+    let client = Client::connect(server.address());
+    client.ping();
+    let pid = server.process.0.to_string();
+    let attach = ["trace", "attach", &pid, "--for", "50ms"];
+    let output = Command::new(PROACTOR).args(attach).output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    assert!(shown.contains("no activity in ") && shown.contains("(1 ring open)"), "{shown}");
+    server.drain();
+}
+
+#[test]
 fn a_missing_process_is_one_line() {
     let output = Command::new(PROACTOR).args(["trace", "attach", "4194304"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
