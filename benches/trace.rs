@@ -2,7 +2,7 @@
 //!
 //! What recording costs that is *off* is in no bench of this file, for there is nothing to run: a
 //! `Proactor<Uring, P>` is another type than a `Proactor<Traced<Uring>, P>`, and no function of
-//! `proactor_trace` is called from it. The bench `turn` is of the first. To see it: in
+//! `proactor_trace` is called from it. The bench `iteration` is of the first. To see it: in
 //! `objdump -dC target/release/proactor`, the loops whose type has no `Traced` in it call no
 //! `Recorder` and read no counter (`rdtsc`); those that have it do both a dozen times. The same
 //! holds of what is made `PlainCalls`, beside `TracedCalls`.
@@ -40,8 +40,8 @@ fn monotonic() -> u64 {
     proactor::os::now().0
 }
 
-/// One turn: into the kernel and back, and what is reaped and submitted after it.
-fn turn(log: &mut impl Log) {
+/// One iteration: an enter, and what is reaped and submitted after it.
+fn iteration(log: &mut impl Log) {
     log.begin_iteration(monotonic, Record::enter_begin(0, 0, WaitMode::None));
     log.end_iteration(monotonic, Record::enter_end(0, 0, 0, false));
     for n in 0..TURN {
@@ -59,21 +59,21 @@ fn records(c: &mut Criterion) {
         ("one connection of 1000", Level::Batch, 1000),
     ] {
         let mut log = recorder(level, sample);
-        group.bench_function(name, |b| b.iter(|| turn(&mut log)));
+        group.bench_function(name, |b| b.iter(|| iteration(&mut log)));
     }
     let mut log = writer();
-    group.bench_function("many writers, of which one writes", |b| b.iter(|| turn(&mut log)));
+    group.bench_function("many writers, of which one writes", |b| b.iter(|| iteration(&mut log)));
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut other = log.lane(1);
             while !over.load(Ordering::Relaxed) {
-                turn(&mut other);
+                iteration(&mut other);
             }
         });
         let mut log = log.clone();
         group.bench_function("many writers, of which two write all the time", |b| {
-            b.iter(|| turn(&mut log));
+            b.iter(|| iteration(&mut log));
         });
         over.store(true, Ordering::Relaxed);
     });

@@ -56,8 +56,8 @@ const HELP_TEXTS: &str = "crates/cli/src/commands/";
 const MAX_FUNCTION: usize = 70;
 const MAX_COLUMNS: usize = 100;
 
-/// The Rust and Markdown files that quote banned words because they are about them.
-const ABOUT_WORDS: &[&str] = &["tests/style/words.rs", "tests/style/main.rs", "CHANGELOG.md"]; // The last names old keys.
+/// The files that must quote banned words: this test, and the changelog, which names old keys.
+const ABOUT_WORDS: &[&str] = &["tests/style/words.rs", "tests/style/main.rs", "CHANGELOG.md"];
 
 #[test]
 fn a_type_name_is_defined_once() {

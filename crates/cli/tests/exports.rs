@@ -195,7 +195,7 @@ fn a_thread_track_has_its_calls_and_flows_to_the_connections_that_it_writes_to()
     assert_eq!(sides.map(|(side, call)| drawn(side, call)), [2, 1, 1], "{:?}", seen.slices);
     assert!(!seen.tracks.values().any(|name| name.starts_with("loop")), "{:?}", seen.tracks);
     // One send is to the connection of another.
-    assert_eq!((seen.begun.len(), seen.ended.len(), seen.arrows), (1, 1, 1));
+    assert_eq!((seen.begun.len(), seen.ended.len(), seen.flows), (1, 1, 1));
     let asleep = &seen.counters["asleep: in a call that waits"];
     assert_eq!((asleep[0], asleep.iter().max()), (0, Some(&3)), "{asleep:?}");
     assert_eq!(seen.counters["calls in flight"].last(), Some(&1), "{:?}", seen.counters);

@@ -119,8 +119,8 @@ fn called(trace: &Trace, name: &str, sum: bool) -> u64 {
     })
 }
 
-/// On each track, the thread that begins it is recorded first, and a call that begins is the next to
-/// end, as the same call, with a time. All records are in the order of time.
+/// On each track, the thread that begins it is recorded first, and a call that begins is the next
+/// to end, as the same call, with a time. All records are in the order of time.
 fn lanes_are_in_order(trace: &Trace) {
     let mut begun: HashMap<u16, Option<(Option<Op>, u64, i32)>> = HashMap::new();
     for event in events(&trace) {
@@ -614,8 +614,9 @@ fn a_live_trace_that_goes_round_is_shown_from_its_oldest_record_on() {
             assert!(trace.lost() > 0 && trace.records.len() > 3900, "{model}: {}", trace.lost());
             assert!(events(&trace).all(|event| event.what != Payload::Unknown), "{model}");
             if !MANY.contains(&model) {
-                let turns: Vec<_> = trace.records.iter().map(|record| record.iteration).collect();
-                assert!(turns.is_sorted(), "{model}");
+                let iterations: Vec<_> =
+                    trace.records.iter().map(|record| record.iteration).collect();
+                assert!(iterations.is_sorted(), "{model}");
             }
             let shown = tool(&["show"], &path);
             assert!(shown.status.success() && shown.stdout.len() > 100_000, "{model}");

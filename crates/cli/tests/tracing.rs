@@ -30,12 +30,12 @@ fn assert_whole(trace: &Trace) {
     assert_eq!((trace.lost(), &*trace.remarks), (0, &[][..]));
     let mut in_flight = HashSet::new();
     let (mut queued, mut taken, mut reaped) = (0u64, 0u64, 0u64);
-    let (mut turn, mut at, mut expected) = (0, 0, 0..0);
+    let (mut iteration, mut at, mut expected) = (0, 0, 0..0);
     for event in events(&trace) {
         assert!(event.at >= at, "time goes on: {event:?}");
         at = event.at;
-        turn += u32::from(matches!(event.what, Payload::EnterBegin { .. }));
-        assert_eq!(event.iteration, turn);
+        iteration += u32::from(matches!(event.what, Payload::EnterBegin { .. }));
+        assert_eq!(event.iteration, iteration);
         match event.what {
             Payload::Submitted { .. } => {
                 assert_eq!(event.begun.unwrap().number, Some(queued), "{event:?}");

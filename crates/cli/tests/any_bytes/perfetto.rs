@@ -82,7 +82,7 @@ pub(crate) struct Seen {
     pub(crate) begun: HashSet<u64>,
     pub(crate) ended: HashSet<u64>,
     /// From one event of a flow to the next.
-    pub(crate) arrows: usize,
+    pub(crate) flows: usize,
 }
 
 /// Decodes an export. Fails unless each track is declared before it is used, each slice that begins
@@ -172,11 +172,11 @@ impl Decoder {
         let seen = &mut self.seen;
         for (field, flow) in event {
             match field {
-                47 => seen.arrows += usize::from(!seen.begun.insert(flow.number())),
+                47 => seen.flows += usize::from(!seen.begun.insert(flow.number())),
                 48 => {
                     assert!(seen.begun.contains(&flow.number()));
                     assert!(seen.ended.insert(flow.number()));
-                    seen.arrows += 1;
+                    seen.flows += 1;
                 }
                 _ => {}
             }

@@ -187,7 +187,8 @@ fn exports() -> Vec<Export> {
 /// What the trace processor is asked of each.
 fn questions() -> Value {
     json!({
-        "complaints": "select name, severity, value from stats where severity != 'info' and value > 0",
+        "complaints": "select name, severity, value from stats \
+             where severity != 'info' and value > 0",
         "slices": "select coalesce(thread.name, track.name), slice.name, count(*) from slice
                    join track on track.id = track_id
                    left join thread_track on thread_track.id = track_id
@@ -196,7 +197,7 @@ fn questions() -> Value {
                     join process using (upid) where tid >= 1000 and thread.name is not null order by tid",
         "counters": "select track.name, count(*), sum(value) from counter
                      join track on track.id = track_id group by 1",
-        "arrows": "select count(*) from flow",
+        "flows": "select count(*) from flow",
         "unfinished": "select count(*) from slice where dur < 0",
         "depth": "select max(depth) from slice",
     })
@@ -252,7 +253,7 @@ fn assert_shown(export: &Export, seen: &Seen, said: &Value) {
         .map(|row| (text(&row[0]), (number(&row[1]), number(&row[2]))))
         .collect();
     assert_eq!(shown, counters, "{name}");
-    assert_eq!(said["arrows"], json!([[seen.arrows]]), "{name}");
+    assert_eq!(said["flows"], json!([[seen.flows]]), "{name}");
     assert_eq!(said["unfinished"], json!([[0]]), "{name}");
     // Iterations contain enters and the handling, which contains operations: one row each.
     let depth = if name == THREADS { 0 } else { 2 };

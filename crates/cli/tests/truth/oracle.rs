@@ -52,7 +52,7 @@ impl Evidence {
                 self.lost, self.kernel_lost
             ));
         }
-        self.lives()?;
+        self.lifetimes()?;
         self.sums()?;
         let Some(events) = &self.kernel else { return Ok(()) };
         self.submissions(events)?;
@@ -109,7 +109,7 @@ impl Evidence {
     }
 
     /// Checks I3, the completions.
-    fn lives(&self) -> Result<(), String> {
+    fn lifetimes(&self) -> Result<(), String> {
         let mut alive = HashSet::new();
         let mut lengths = HashMap::new();
         let mut timers = 0;

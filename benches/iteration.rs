@@ -1,7 +1,7 @@
-//! What the ring loop itself costs: turns on a ring that completes everything at once.
+//! What the ring loop itself costs: iterations on a ring that completes everything at once.
 //!
 //! No kernel, no sockets: `Instant` answers each receive with a full small buffer and each send
-//! with all its bytes. One sample is one iteration with 64 connections, each with one receive and one
+//! with all its bytes. One sample is one iteration of 64 connections, each with one receive and one
 //! send, so 128 completions; divide by that for the cost of one.
 
 use std::io;
@@ -95,7 +95,7 @@ fn pushed(token: Token, len: u32) -> Pushed {
     Pushed { preceding: None, op: Sqe { token, opcode: 0, flags: 0, fd: 0, len } }
 }
 
-fn turning<P: Protocol>(factory: Factory<P>) -> Proactor<Instant, P> {
+fn iterating<P: Protocol>(factory: Factory<P>) -> Proactor<Instant, P> {
     let pool = Pool::new(&[BufferClass { bytes: 2048, count: 1024 }]).expect("memory");
     let ring = Instant { pool, armed: Vec::new(), answers: Vec::new(), next: Vec::new() };
     let stop = ShutdownSignal::new().expect("a descriptor");
@@ -107,15 +107,15 @@ fn turning<P: Protocol>(factory: Factory<P>) -> Proactor<Instant, P> {
     proactor
 }
 
-fn turns(c: &mut Criterion) {
+fn iterations(c: &mut Criterion) {
     let mut group = c.benchmark_group("iteration with 64 connections");
     group.throughput(Throughput::Elements(2 * u64::from(CONNECTIONS)));
-    let mut echo = turning(Factory::of(|_| Echo));
+    let mut echo = iterating(Factory::of(|_| Echo));
     group.bench_function("echo", |b| b.iter(|| echo.run_once()));
-    let mut upper = turning(Factory::of(|_| Upper));
+    let mut upper = iterating(Factory::of(|_| Upper));
     group.bench_function("upper", |b| b.iter(|| upper.run_once()));
     group.finish();
 }
 
-criterion_group!(benches, turns);
+criterion_group!(benches, iterations);
 criterion_main!(benches);
