@@ -294,7 +294,7 @@ fn every_model_is_listed_with_its_cost_and_whether_it_works_here() {
     let json = Launch::new(PROACTOR, &["models", "--json"]).run();
     assert_eq!((json.code(), &*json.stderr), (Some(0), ""), "{json:?}");
     let json: serde_json::Value = serde_json::from_str(&json.stdout.join("\n")).expect("JSON");
-    assert_eq!(json["schema"], "proactor.models/1");
+    assert_eq!(json["schema"], "proactor.models/2");
     let models = json["models"].as_array().expect("a list");
     assert_eq!(models.len(), Model::ALL.len());
     for ((row, line), model) in models.iter().zip(&table.stdout[1..]).zip(Model::ALL) {
@@ -308,12 +308,12 @@ fn every_model_is_listed_with_its_cost_and_whether_it_works_here() {
         let ring = model == Model::Uring && io_uring_refused().is_some();
         assert_eq!(row["usable"], !ring, "{row}");
         let lacks = Ability::ALL.into_iter().filter_map(|ability| {
-            model.lacks(ability).map(|why| (ability.denied().to_owned(), why.to_owned()))
+            model.missing(ability).map(|why| (ability.denied().to_owned(), why.to_owned()))
         });
         let said = |lack: &serde_json::Value, what: &str| {
             lack[what].as_str().expect("a few words").to_owned()
         };
-        let listed = row["lacks"].as_array().expect("a list");
+        let listed = row["missing"].as_array().expect("a list");
         let listed = listed.iter().map(|lack| (said(lack, "what"), said(lack, "why")));
         assert!(listed.eq(lacks.clone()), "{row}");
         for (what, why) in lacks {

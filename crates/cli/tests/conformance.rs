@@ -57,14 +57,14 @@ impl Model {
     }
 
     /// Whether it says that it cannot.
-    fn lacks(self, ability: Ability) -> bool {
-        self.declared().lacks(ability).is_some()
+    fn missing(self, ability: Ability) -> bool {
+        self.declared().missing(ability).is_some()
     }
 
     /// Itself, unless it says that it cannot do one of these.
     fn able(self, needs: &[Ability]) -> Option<Model> {
         for &ability in needs {
-            if let Some(reason) = self.declared().lacks(ability) {
+            if let Some(reason) = self.declared().missing(ability) {
                 declared(&format!("{} {}: {reason}", self.name, ability.denied()));
                 return None;
             }
@@ -74,7 +74,7 @@ impl Model {
 
     /// So many clients, or one if it serves one at a time.
     fn at_once(self, clients: usize) -> usize {
-        if self.lacks(Ability::Crowd) { 1 } else { clients }
+        if self.missing(Ability::Crowd) { 1 } else { clients }
     }
 
     /// Itself, unless this host has no such thing.
@@ -119,7 +119,7 @@ impl Model {
 }
 
 /// Makes a test of each scenario on each model; `needs` names what a model must be able to do. What
-/// it cannot is declared in one table, [`proactor_models::model::Model::lacks`].
+/// it cannot is declared in one table, [`proactor_models::model::Model::missing`].
 macro_rules! conformance {
     ($scenarios:tt on $($place:ident: $model:expr,)+) => {
         const MODELS: &[Model] = &[$($model),+];
@@ -220,7 +220,7 @@ fn no_model_is_left_out() {
 /// A model that is declared to serve one connection at a time does so: the second one waits.
 #[test]
 fn blocking_serves_one_connection_while_the_next_waits() {
-    for model in MODELS.iter().filter(|model| model.lacks(Ability::Crowd)) {
+    for model in MODELS.iter().filter(|model| model.missing(Ability::Crowd)) {
         let server = model.serve("echo").start();
         let [first, second] = [(); 2].map(|()| Client::connect(server.address()));
         first.ping();
@@ -242,7 +242,7 @@ fn blocking_models_owe_no_more_than_the_last_receive() {
     /// The largest buffer.
     const MOST: usize = 256 << 10;
     let bytes = Random::of_test().bytes(32 << 20);
-    for model in MODELS.iter().filter(|model| model.lacks(Ability::Duplex)) {
+    for model in MODELS.iter().filter(|model| model.missing(Ability::Duplex)) {
         let server = model.serve("echo").start();
         let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
         let said = client.say_until_stuck(&bytes);
@@ -708,7 +708,7 @@ fn an_idle_crowd_costs_nothing(model: Model) {
     clients.iter().for_each(Client::ping);
     server.process.assert_idle("while all clients are idle");
     let hosts = server.process.threads() + server.process.children().len();
-    if model.lacks(Ability::Frugality) {
+    if model.missing(Ability::Frugality) {
         assert!(hosts > clients.len(), "{hosts} threads and processes: what is declared is so");
     } else {
         assert!(hosts <= 4, "{hosts} threads and processes for idle clients");

@@ -1,6 +1,6 @@
 //! An operator at work: what is typed at a real server, on every model that has a console.
 //!
-//! A model that has none says so with a reason, in the same table that refuses it (`Model::lacks`).
+//! A model that has none says so with a reason, in the same table that refuses it (`Model::missing`).
 
 #[allow(dead_code, reason = "each test crate uses its part")]
 mod support;
@@ -35,7 +35,7 @@ impl Model {
     fn can(self, ability: Ability) -> bool {
         let model =
             proactor_models::model::Model::ALL.into_iter().find(|model| model.name() == self.0);
-        model.expect("a name of the table").lacks(ability).is_none()
+        model.expect("a name of the table").missing(ability).is_none()
     }
 
     fn args(self, protocol: &'static str) -> Vec<&'static str> {
@@ -112,7 +112,7 @@ on_every_model!({
 fn every_model_has_a_console_or_refuses_it_with_a_reason() {
     for model in proactor_models::model::Model::ALL {
         let tested = MODELS.iter().any(|tested| tested.0 == model.name());
-        let Some(reason) = model.lacks(Ability::Console) else {
+        let Some(reason) = model.missing(Ability::Console) else {
             assert!(tested, "{model} is not held against the scenarios");
             continue;
         };

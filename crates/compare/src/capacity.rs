@@ -32,7 +32,7 @@ pub(crate) fn shortage(model: &str, connections: usize, open: usize) -> Option<S
 
 fn model_limit(model: Model, connections: usize) -> Option<String> {
     if connections > 1
-        && let Some(why) = model.lacks(Ability::Crowd)
+        && let Some(why) = model.missing(Ability::Crowd)
     {
         return Some(format!("{}: {why}", Ability::Crowd.denied()));
     }

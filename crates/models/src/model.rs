@@ -219,7 +219,7 @@ impl Model {
 
     /// Returns the reason if the model lacks an ability. The conformance tests and `proactor
     /// models` read this table.
-    pub fn lacks(self, ability: Ability) -> Option<&'static str> {
+    pub fn missing(self, ability: Ability) -> Option<&'static str> {
         match (self, ability) {
             (Model::Blocking, Ability::Crowd) => {
                 Some("the next is accepted when the current one is closed")
@@ -238,7 +238,7 @@ impl Model {
 
     /// Returns true if its records share iterations, and with them the clock, which is then not
     /// read for each.
-    pub fn has_turns(self) -> bool {
+    pub fn has_iterations(self) -> bool {
         !matches!(self, Model::Coroutine | Model::Thread | Model::Process | Model::Blocking)
     }
 

@@ -32,7 +32,7 @@ struct ModelRow {
     usable: bool,
     /// Why the model does not work here.
     refusal: Option<String>,
-    lacks: Vec<MissingFeature>,
+    missing: Vec<MissingFeature>,
 }
 
 /// A feature that a model does not have.
@@ -47,7 +47,7 @@ impl ModelsArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let rows = Model::ALL.map(row);
         if self.json {
-            let models = Models { schema: "proactor.models/1", models: rows.into() };
+            let models = Models { schema: "proactor.models/2", models: rows.into() };
             return Ok(output::print(&(serde_json::to_string_pretty(&models)? + "\n"))?);
         }
         let mut table = table(&rows);
@@ -55,8 +55,8 @@ impl ModelsArgs {
         let mut text = format!("{table}\n\n");
         for row in &rows {
             let refusal = row.refusal.iter().map(|why| format!("does not work here: {why}"));
-            let lacks = row.lacks.iter().map(|lack| format!("{}: {}", lack.what, lack.why));
-            for remark in refusal.chain(lacks) {
+            let missing = row.missing.iter().map(|it| format!("{}: {}", it.what, it.why));
+            for remark in refusal.chain(missing) {
                 text += &wrapped(&format!("{} {remark}", row.model));
             }
         }
@@ -81,9 +81,9 @@ fn row(model: Model) -> ModelRow {
         since_linux: since,
         usable: refusal.is_none(),
         refusal,
-        lacks: Ability::ALL
+        missing: Ability::ALL
             .into_iter()
-            .filter_map(|it| model.lacks(it).map(|why| MissingFeature { what: it.denied(), why }))
+            .filter_map(|it| model.missing(it).map(|why| MissingFeature { what: it.denied(), why }))
             .collect(),
     }
 }

@@ -126,7 +126,7 @@ impl RecordArgs {
             return Some("--kernel-events needs a trace file: write --trace=FILE".to_owned());
         }
         let old = self.trace_trigger.iter().find(|one| matches!(one, Trigger::Age { .. }))?;
-        let vague = model != Model::Uring && model.has_turns();
+        let vague = model != Model::Uring && model.has_iterations();
         (vague && self.trace_clock == Level::Batch).then(|| {
             format!(
                 "--trace-trigger '{old}' needs the duration of each call, and with {model} the clock \

@@ -309,7 +309,7 @@ fn announce_listeners(listeners: &[ListenerInfo], model: Model, mut out: impl Wr
 /// Rejects a console for a model that has none.
 fn check_console(choice: Choice, console: Option<&str>) {
     if let (Choice::Model(model), Some(why)) = (choice, console)
-        && let Some(reason) = model.lacks(Ability::Console)
+        && let Some(reason) = model.missing(Ability::Console)
     {
         wrong_usage(&format!("{why} does not work with {model}: {reason}"));
     }

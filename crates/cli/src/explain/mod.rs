@@ -141,7 +141,7 @@ fn sections(report: &Report) -> Vec<Section<'_>> {
 
 /// Returns true if the model serves several connections at once.
 fn serves_several(model: Model) -> bool {
-    model.lacks(Ability::Crowd).is_none()
+    model.missing(Ability::Crowd).is_none()
 }
 
 /// Returns the sentence about the timeline of a model.

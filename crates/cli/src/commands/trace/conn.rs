@@ -34,7 +34,7 @@ impl ConnArgs {
         let Look { file, how } = &self.look;
         let Some(conn) = self.conn else {
             let most = if self.all { usize::MAX } else { LISTED };
-            return how.print(&Roster::new(self.look.digest()?, most));
+            return how.print(&Roster::new(self.look.statistics()?, most));
         };
         let trace = super::read(file)?;
         let Some(story) = Story::of(&trace, &how.cut(None), conn, self.slowest, self.all) else {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::anyhow;
 
-use super::{How, digest};
+use super::{How, statistics};
 use proactor_trace::view::Diff;
 
 /// Compare two traces per message, for example of two models or two versions
@@ -23,7 +23,7 @@ pub(super) struct DiffArgs {
 impl DiffArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let cut = self.how.cut(None);
-        let (a, b) = (digest(&self.a, &cut)?, digest(&self.b, &cut)?);
+        let (a, b) = (statistics(&self.a, &cut)?, statistics(&self.b, &cut)?);
         self.how.print(&Diff::new(a, b).map_err(|why| anyhow!(why))?)
     }
 }

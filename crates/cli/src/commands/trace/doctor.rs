@@ -18,7 +18,7 @@ pub(super) struct DoctorArgs {
 
 impl DoctorArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let doctor = Doctor::new(&self.look.digest()?);
+        let doctor = Doctor::new(&self.look.statistics()?);
         self.look.how.print(&doctor)?;
         if self.check && doctor.is_ill() {
             let ill = doctor.findings.iter().filter(|one| one.severity != Severity::Note);

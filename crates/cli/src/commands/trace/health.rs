@@ -12,6 +12,6 @@ pub(super) struct HealthArgs {
 
 impl HealthArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        self.look.how.print(&Health::new(self.look.digest()?))
+        self.look.how.print(&Health::new(self.look.statistics()?))
     }
 }

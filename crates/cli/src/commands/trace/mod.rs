@@ -94,8 +94,8 @@ struct Look {
 
 impl Look {
     /// Returns the statistics of the selected part.
-    fn digest(&self) -> anyhow::Result<Digest> {
-        digest(&self.file, &self.how.cut(None))
+    fn statistics(&self) -> anyhow::Result<Digest> {
+        statistics(&self.file, &self.how.cut(None))
     }
 }
 
@@ -126,7 +126,7 @@ impl How {
 }
 
 /// Returns the statistics of a trace. They contain its defects: every view begins with them.
-fn digest(path: &Path, cut: &Cut) -> anyhow::Result<Digest> {
+fn statistics(path: &Path, cut: &Cut) -> anyhow::Result<Digest> {
     Ok(Digest::of(&read(path)?, cut))
 }
 
