@@ -10,7 +10,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 
-use rust::{Comment, Kind, SOURCES, Source, crate_of, files, read};
+use rust::{Comment, Kind, SOURCES, Source, crate_of, files, read, root};
 
 // The number of offences that are left. They may only fall, and the aim is 0.
 const TYPES_TWICE_LEFT: usize = 22;
@@ -20,6 +20,7 @@ const FILES_IN_CIRCLES_LEFT: usize = 10;
 const UNEXPLAINED_UNSAFE_LEFT: usize = 0;
 const POOR_DOCS_LEFT: usize = 270;
 const ANSWERS_MISPLACED_LEFT: usize = 10;
+const LINKS_BROKEN_LEFT: usize = 3;
 const TESTS_MISSING_LEFT: usize = 3;
 const LONG_FUNCTIONS_LEFT: usize = 5;
 const LONG_LINES_LEFT: usize = 45;
@@ -225,6 +226,31 @@ fn the_answers_of_the_reading_questions_are_where_they_say() {
     }
     assert_eq!(answers, 10);
     check("ANSWERS_MISPLACED_LEFT", ANSWERS_MISPLACED_LEFT, offences);
+}
+
+/// Every link and every path of ours in a Markdown file must exist.
+#[test]
+fn documents_name_files_that_exist() {
+    let mut offences = Vec::new();
+    for path in files("", "md") {
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for (n, line) in read(&path).lines().enumerate() {
+            let links = line.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+            let links = links.filter(|link| !link.is_empty() && !link.contains("://"));
+            let links = links.map(|link| root().join(folder).join(link));
+            let quoted = line.split('`').skip(1).step_by(2);
+            let is_ours = |text: &&str| {
+                let ours = ["src/", "crates/", "tests/", "docs/", "benches/", "examples/"];
+                ours.iter().any(|ours| text.starts_with(ours)) && !text.contains([' ', '*', '{'])
+            };
+            let paths = quoted.filter(is_ours).filter_map(|path| path.split(':').next());
+            let paths = paths.map(|path| root().join(path));
+            for missing in links.chain(paths).filter(|path| !path.exists()) {
+                offences.push(format!("{path}:{}: there is no {}", n + 1, missing.display()));
+            }
+        }
+    }
+    check("LINKS_BROKEN_LEFT", LINKS_BROKEN_LEFT, offences);
 }
 
 /// The table of layers in `ARCHITECTURE.md` names each crate and the crates of ours that it uses.
