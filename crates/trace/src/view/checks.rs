@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::chart::ratio;
 use super::digest::Digest;
-use super::doctor::{Finding, Severity};
+use super::finding::{Finding, Severity};
 use super::life::Life;
 use super::turns::{Moment, Noted, STALL};
 use proactor_record::Errno;
@@ -75,6 +75,18 @@ pub(super) const CHECKS: &[Check] = &[
     check("resets", "connections that the peer broke", Of::All, resets),
     check("records-lost", "gaps in the trace", Of::All, lost),
 ];
+
+/// Makes all checks that such a trace allows. The worst findings come first.
+pub(super) fn findings(digest: &Digest) -> Vec<Finding> {
+    let found = |check: &Check| {
+        let finding = (check.look)(digest)?;
+        Some(Finding { name: check.name, ..finding })
+    };
+    let checks = CHECKS.iter().filter(|check| check.is_for(digest));
+    let mut findings: Vec<Finding> = checks.filter_map(found).collect();
+    findings.sort_by_key(|one| one.severity);
+    findings
+}
 
 /// A finding that is not named yet.
 fn finding(severity: Severity, what: String, noted: &Noted, fix: &str) -> Finding {

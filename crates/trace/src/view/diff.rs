@@ -17,7 +17,7 @@ use proactor_report::{Align, NOTHING, Table, units};
 /// Two traces, side by side.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Diff {
-    /// `proactor.trace.diff/1`
+    /// `proactor.trace.diff/2`
     pub schema: &'static str,
     /// The first, whole.
     pub a: Digest,
@@ -76,7 +76,7 @@ impl Diff {
             }
         }
         let lines = lines(&a, &b);
-        Ok(Diff { schema: "proactor.trace.diff/1", a, b, lines })
+        Ok(Diff { schema: "proactor.trace.diff/2", a, b, lines })
     }
 }
 

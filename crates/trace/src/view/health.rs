@@ -1,4 +1,4 @@
-//! `trace health`: how the loop does.
+//! The head of `trace doctor`: the numbers of the loop, and a verdict.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,8 +7,9 @@ use proactor_record::{Call, Op};
 use serde::Serialize;
 
 use super::chart::{bar, ratio};
+use super::checks::findings;
 use super::digest::Digest;
-use super::doctor::{Doctor, Severity};
+use super::finding::Severity;
 use super::summary::span;
 use super::turns::{Batches, STALL, Turns};
 use proactor_report::units::{self, plural};
@@ -16,14 +17,12 @@ use proactor_report::units::{self, plural};
 /// The longest bar of a distribution.
 const WIDTH: usize = 16;
 
-/// The loop's condition.
+/// The numbers of a loop, and a verdict.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Health {
-    /// `proactor.trace.health/1`
-    pub schema: &'static str,
-    /// `healthy`, or what the doctor found, by name.
+    /// `healthy`, or the names of the findings.
     pub verdict: String,
-    /// What limits it, or what to look at next.
+    /// What limits the loop; empty if there is a problem.
     pub hint: String,
     /// All numbers.
     #[serde(flatten)]
@@ -31,28 +30,28 @@ pub struct Health {
 }
 
 impl Health {
-    /// Judges these numbers, by the doctor's rules.
+    /// Judges these numbers by the doctor's checks.
     pub fn new(digest: Digest) -> Health {
-        let doctor = Doctor::new(&digest);
-        let bad = doctor.findings.iter().filter(|one| one.severity != Severity::Note);
-        let names: Vec<_> = bad.map(|one| one.name).collect();
-        let judged =
+        let mut names = findings(&digest);
+        names.retain(|one| one.severity != Severity::Note);
+        let names: Vec<_> = names.iter().map(|one| one.name).collect();
+        let is_judged =
             digest.turns.is_some() || digest.source.has_no_loop() && !digest.ops.is_empty();
-        let verdict = match (names.is_empty(), judged) {
-            (true, true) => "healthy".to_owned(),
-            (true, false) => "nothing can be said: no turn of a loop is here".to_owned(),
-            (false, _) => format!("not well: {} (see `trace doctor`)", names.join(", ")),
-        };
-        let hint = hint(&digest);
-        Health { schema: "proactor.trace.health/1", verdict, hint, digest }
+        if !names.is_empty() {
+            let verdict = format!("unhealthy: {}", names.join(", "));
+            return Health { verdict, hint: String::new(), digest };
+        }
+        let verdict =
+            if is_judged { "healthy" } else { "nothing can be said: the trace has no iteration" };
+        Health { verdict: verdict.to_owned(), hint: hint(&digest), digest }
     }
 }
 
 fn hint(digest: &Digest) -> String {
     let sleeps = digest.receives().is_some_and(|row| row.may_sleep);
     if digest.source.has_no_loop() && sleeps && digest.messages > 0 {
-        return "whoever waits sleeps in the call that it waits for: how soon it runs when something \
-                comes is the scheduler's to say"
+        return "each one sleeps in its own call: how soon it runs when data arrives depends on the \
+                scheduler"
             .to_owned();
     }
     let Some(turns) = &digest.turns else { return String::new() };
@@ -75,7 +74,7 @@ fn hint(digest: &Digest) -> String {
              (or others on this CPU) set the pace"
         );
     }
-    format!("{batch} {each} at {open}: more connections, or deeper ones, fill a batch")
+    format!("{batch} {each} at {open}: more connections, or a higher --depth, fill a batch")
 }
 
 impl fmt::Display for Health {
@@ -90,7 +89,7 @@ impl fmt::Display for Health {
             if ring {
                 line(f, "sqes per enter", &distribution(&turns.submitted))?;
             }
-            line(f, "woken in vain", &vain(turns))?;
+            line(f, "spurious wakeups", &vain(turns))?;
             line(f, &format!("time in {}", turns.name), &inside(digest, turns))?;
             line(f, &format!("outside {}", turns.name), &outside(turns))?;
             if ring {
@@ -107,17 +106,17 @@ impl fmt::Display for Health {
             line(f, "would block", &blocked(digest))?;
         }
         line(f, "faults", &faults(digest))?;
-        line(f, "answered", &answered(digest))?;
-        write!(f, "{:<17}{}", "verdict", self.verdict)?;
+        line(f, "reply time", &answered(digest))?;
+        write!(f, "{:<18}{}", "verdict", self.verdict)?;
         if !self.hint.is_empty() {
-            write!(f, "\n{:<17}{}", "hint", self.hint)?;
+            write!(f, "\n{:<18}{}", "hint", self.hint)?;
         }
         Ok(())
     }
 }
 
 fn line(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
-    if text.is_empty() { Ok(()) } else { writeln!(f, "{name:<17}{text}") }
+    if text.is_empty() { Ok(()) } else { writeln!(f, "{name:<18}{text}") }
 }
 
 fn calls(digest: &Digest, turns: &Turns) -> String {
@@ -176,7 +175,7 @@ fn vain(turns: &Turns) -> String {
     text.push_str(&format!(", {} by the clock", units::count(turns.timers)));
     if turns.name == "wait" {
         let vain = units::count(turns.in_vain.count);
-        text.push_str(&format!(", {vain} with reports of which nothing came"));
+        text.push_str(&format!(", {vain} with readiness that yielded EAGAIN"));
     }
     if turns.failed > 0 {
         text.push_str(&format!(", {} failed", units::count(turns.failed)));

@@ -1,14 +1,13 @@
 //! What a trace comes to: views that count, follow, judge and compare.
 //!
-//! A [`Digest`] is made in one pass over the events; the summary, the health, the doctor's findings
+//! A [`Digest`] is made in one pass over the events; the summary, the doctor's findings
 //! and the difference of two traces are functions of it. A connection's story has a pass of its
 //! own. Each view is a value that serialises, and its text is made of nothing but that value: what
 //! people read and what programs read cannot differ.
 //!
 //! ```text
 //!   events ─► Digest ─┬─► Summary   what was asked, what came of it, how old it was
-//!                     ├─► Health    the loop: turns, batches, queues, buffers
-//!                     ├─► Doctor    what is wrong, with evidence and the way out
+//!                     ├─► Doctor    the loop, and what is wrong with it, with evidence and remedy
 //!                     └─► Diff      two of them, side by side
 //!   events ─► Lives ────► Roster    all connections, the worst first
 //!          ─► Story     one connection, turn by turn
@@ -26,6 +25,7 @@ mod checks;
 mod diff;
 mod digest;
 mod doctor;
+mod finding;
 mod health;
 mod lanes;
 mod life;
@@ -39,7 +39,8 @@ mod turns;
 
 pub use diff::Diff;
 pub use digest::Digest;
-pub use doctor::{Doctor, Finding, Severity};
+pub use doctor::Doctor;
+pub use finding::{Finding, Severity};
 pub use health::Health;
 pub use lanes::{Lanes, Phase, Stint};
 pub use life::{Ending, Life, Measure};

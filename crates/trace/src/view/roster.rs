@@ -15,7 +15,7 @@ use proactor_report::{Align, Table, units};
 /// Connections, the worst first: those that went wrong, then those that were answered slowest.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Roster {
-    /// `proactor.trace.connections/1`
+    /// `proactor.trace.connections/2`
     pub schema: &'static str,
     /// Of what it is made.
     pub source: Source,
@@ -43,7 +43,7 @@ impl Roster {
         let left_out = lives.len().saturating_sub(most) as u64;
         lives.truncate(most);
         Roster {
-            schema: "proactor.trace.connections/1",
+            schema: "proactor.trace.connections/2",
             source: digest.source,
             measure: digest.measure,
             connections: lives,

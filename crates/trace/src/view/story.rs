@@ -25,7 +25,7 @@ const ABNORMAL: usize = 16;
 /// One connection's life.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Story {
-    /// `proactor.trace.connection/1`
+    /// `proactor.trace.connection/2`
     pub schema: &'static str,
     /// Of what it is made.
     pub source: Source,
@@ -128,7 +128,7 @@ impl Story {
         let life = lives.finish().into_iter().find(|life| life.conn == conn)?;
         let from = life.accepted_ns.unwrap_or(life.first_ns);
         Some(Story {
-            schema: "proactor.trace.connection/1",
+            schema: "proactor.trace.connection/2",
             source: Source::new(trace, &cut, from, life.last_ns),
             tenants: tenants.len() as u64,
             life,

@@ -18,7 +18,7 @@ const WIDTH: usize = 40;
 /// What a trace comes to, operation by operation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
-    /// `proactor.trace.summary/1`
+    /// `proactor.trace.summary/2`
     pub schema: &'static str,
     /// All numbers.
     #[serde(flatten)]
@@ -28,7 +28,7 @@ pub struct Summary {
 impl Summary {
     /// Of these numbers.
     pub fn new(digest: Digest) -> Summary {
-        Summary { schema: "proactor.trace.summary/1", digest }
+        Summary { schema: "proactor.trace.summary/2", digest }
     }
 }
 

@@ -260,7 +260,9 @@ fn each_fault_of_a_ring_is_found_and_nothing_else() {
         assert_eq!(tape.findings(), [name]);
         let digest = tape.digest();
         let ill = Doctor::new(&digest).is_ill();
-        assert_eq!(Health::new(digest).verdict != "healthy", ill, "{name}");
+        let health = Health::new(digest);
+        assert_eq!(health.verdict != "healthy", ill, "{name}");
+        assert!(!ill || health.hint.is_empty(), "{name}: no hint beside a problem");
         assert_eq!(
             ill,
             !["one-shot", "one-each-turn", "resets", "short-sends"].contains(&name),
@@ -550,11 +552,11 @@ fn json_has_a_schema_and_what_the_text_says() {
     let json = |view: &dyn erased::Json| view.json();
     let digest = ring().digest();
     let summary = json(&Summary::new(digest.clone()));
-    assert_eq!(summary["schema"], "proactor.trace.summary/1");
+    assert_eq!(summary["schema"], "proactor.trace.summary/2");
     assert_eq!(summary["messages"], 200);
     assert_eq!(summary["ops"][0]["op"], "accept");
     assert_eq!(json(&Health::new(digest.clone()))["verdict"], "healthy");
-    assert_eq!(json(&Doctor::new(&digest))["schema"], "proactor.trace.doctor/1");
+    assert_eq!(json(&Doctor::new(&digest))["schema"], "proactor.trace.doctor/2");
     let story = Story::of(&ring().trace(), &Cut::default(), (0, None), 3, false).unwrap();
     assert_eq!(json(&story)["told"][0]["step"]["what"], "recv armed #1");
     assert_eq!(json(&Roster::new(digest.clone(), 9))["connections"][1]["messages"], 100);

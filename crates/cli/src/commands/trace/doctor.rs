@@ -1,11 +1,11 @@
-//! `proactor trace doctor`: problems, and how to fix them.
+//! `proactor trace doctor`: the state of the loop, problems, and how to fix them.
 
 use anyhow::bail;
 
 use super::Look;
 use proactor_trace::view::{Doctor, Severity};
 
-/// Report problems and avoidable costs, with evidence and a remedy
+/// Judge the loop: its numbers, problems and avoidable costs, with evidence and a remedy
 #[derive(Debug, clap::Args)]
 pub(super) struct DoctorArgs {
     #[command(flatten)]

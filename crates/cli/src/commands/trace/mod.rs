@@ -7,7 +7,6 @@ mod diff;
 mod doctor;
 mod export;
 mod follow;
-mod health;
 mod show;
 mod summary;
 
@@ -41,7 +40,7 @@ enum TraceView {
     Follow(follow::FollowArgs),
     Summary(summary::SummaryArgs),
     Conn(conn::ConnArgs),
-    Health(health::HealthArgs),
+    #[command(alias = "health")]
     Doctor(doctor::DoctorArgs),
     Diff(diff::DiffArgs),
     Export(export::ExportArgs),
@@ -57,7 +56,6 @@ impl TraceArgs {
             TraceView::Follow(follow) => follow.run(),
             TraceView::Summary(summary) => summary.run(),
             TraceView::Conn(conn) => conn.run(),
-            TraceView::Health(health) => health.run(),
             TraceView::Doctor(doctor) => doctor.run(),
             TraceView::Diff(diff) => diff.run(),
             TraceView::Export(export) => export.run(),

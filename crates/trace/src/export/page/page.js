@@ -104,7 +104,7 @@ function words() {
 
   const verdict = $('verdict');
   verdict.classList.toggle('bad', data.findings.some(one => one.severity !== 'note'));
-  verdict.append(element('b', health.verdict.replace(' (see `trace doctor`)', '')), ' ', element('span', health.hint && `– ${health.hint}`));
+  verdict.append(element('b', health.verdict), ' ', element('span', health.hint && `– ${health.hint}`));
   for (const one of data.findings) {
     const box = element('div', null, `finding ${one.severity}`), list = element('ul');
     list.append(...one.evidence.map(text => element('li', text)));
