@@ -16,6 +16,7 @@ pub mod buffer;
 pub mod calls;
 pub mod clock;
 pub mod connection;
+pub mod connection_log;
 pub mod console;
 pub mod counters;
 pub mod engine;

@@ -25,6 +25,7 @@ use std::time::Duration;
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::connection::{Connection, Context};
+use crate::connection_log;
 use crate::keys::{ConnId, ConnSlab, ListenerId};
 use crate::limits::CloseReason;
 use crate::protocol::{Message, Protocol};
@@ -189,11 +190,16 @@ impl<P: Protocol, D> Peers<P, D> {
         self.came + 1
     }
 
+    /// Gives the next connection this number; the following ones count on from it.
+    pub fn number_from(&mut self, number: u64) {
+        self.came = number - 1;
+    }
+
     fn admit(&mut self, protocol: P, listener: ListenerId, driver: D, link: bool) -> ConnId {
         if self.group_counts.len() <= listener.index() {
             self.group_counts.resize(listener.index() + 1, GroupCounts::default());
         }
-        self.came += 1;
+        self.came += u64::from(!link);
         let connection = Connection::open(protocol, &mut self.context);
         self.group_counts[listener.index()].links += usize::from(link);
         let id = self.slab.insert(PeerEntry {
@@ -213,7 +219,7 @@ impl<P: Protocol, D> Peers<P, D> {
             progressed: false,
         });
         if !link {
-            tracing::debug!(connection = self.came, %id, %listener, "accepted");
+            connection_log::accepted(self.came, listener);
         }
         self.settle(id);
         id
@@ -283,7 +289,7 @@ impl<P: Protocol, D> Peers<P, D> {
         let peer = self.slab.remove(id)?;
         if !peer.link {
             let PeerEntry { number, reason, received, sent, .. } = peer;
-            tracing::info!(connection = number, %id, received, sent, %reason, "closed");
+            connection_log::closed(number, received, sent, reason);
         }
         let PeerEntry {
             mut connection,

@@ -31,6 +31,11 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         id
     }
 
+    /// Gives the next connection this number; links have none.
+    pub fn number_from(&mut self, number: u64) {
+        self.peers.number_from(number);
+    }
+
     /// Returns the id that the next connection will have.
     pub fn next_id(&self) -> ConnId {
         self.peers.next_id()

@@ -68,7 +68,8 @@ pub struct Coroutines<P, C = PlainCalls> {
     runtime: LocalRuntime,
     server: Shared<P, C>,
     listeners: Listeners<Option<WorkerFactory<P>>, ()>,
-    has_run: bool,
+    /// The descriptor of the shutdown signal that is watched; `None` once the server has run.
+    signal: Option<OwnedFd>,
 }
 
 /// What the tasks share; never borrowed across an `.await`.
@@ -86,20 +87,22 @@ impl<P: Protocol, C: RuntimeHooks> Coroutines<P, C> {
         limits: Limits,
         stop: ShutdownSignal,
     ) -> io::Result<Coroutines<P, C>> {
+        // Every descriptor is opened before the server says that it is ready.
+        let signal = Some(stop.as_fd().try_clone_to_owned()?);
         let server = Rc::new(RefCell::new(ServerState::new(calls.clone(), pool, limits, stop)));
         let mut builder = Builder::new_current_thread();
         calls.watch_parks(&mut builder);
         let runtime = builder.enable_io().enable_time().build_local(<_>::default())?;
-        Ok(Coroutines { calls, runtime, server, listeners: Listeners::new(), has_run: false })
+        Ok(Coroutines { calls, runtime, server, listeners: Listeners::new(), signal })
     }
 
     /// Starts the tasks of the server itself.
     async fn start(
         server: &Shared<P, C>,
         calls: &C,
+        signal: OwnedFd,
         listeners: &mut Listeners<Option<WorkerFactory<P>>, ()>,
     ) -> io::Result<()> {
-        let signal = server.borrow().lifecycle.shutdown().as_fd().try_clone_to_owned()?;
         let signal = WatchedFd::new(signal, KeyOwner::Shutdown.into(), calls)?;
         spawn_local(watch_shutdown(Rc::clone(server), calls.clone(), signal));
         spawn_local(run_timers(Rc::clone(server)));
@@ -136,12 +139,10 @@ impl<P: Protocol, C: RuntimeHooks> Engine<P> for Coroutines<P, C> {
     /// # Panics
     /// If a protocol panics.
     fn run(&mut self) -> io::Result<Ended> {
-        if std::mem::replace(&mut self.has_run, true) {
-            return Ok(Ended::Drained);
-        }
+        let Some(signal) = self.signal.take() else { return Ok(Ended::Drained) };
         let Coroutines { calls, runtime, server, listeners, .. } = self;
         let ended = runtime.block_on(async {
-            Self::start(server, calls, listeners).await?;
+            Self::start(server, calls, signal, listeners).await?;
             // In a task: to wake the future that `block_on` runs takes a system call.
             let supervisor = spawn_local(supervise(Rc::clone(server)));
             Ok(supervisor.await.expect("the task is not aborted"))

@@ -27,7 +27,9 @@ use proactor::buffer::{Chunk, Pool};
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
 use proactor::connection::{Connection, Context};
+use proactor::connection_log;
 use proactor::lifecycle::Stage;
+use proactor::limits::CloseReason;
 use proactor::os;
 use proactor::peers::LINGER;
 use proactor::protocol::{Message, Protocol};
@@ -46,6 +48,8 @@ pub(super) struct ConnectionThread<'a, P, C> {
     /// Called once, as soon as the thread sees that the server drains.
     noticed: Option<&'a mut dyn FnMut()>,
     connection: Connection<P>,
+    /// Why it is closed, once it is.
+    reason: CloseReason,
     pool: Rc<Pool>,
     /// Its messages were not delivered to the other members yet.
     context: Context,
@@ -68,6 +72,7 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
 ) {
     let member = Arc::clone(&membership.member);
     status.begin(Arc::clone(&member));
+    connection_log::accepted(member.number, member.listener);
     match Pool::few(&shared.buffers, BUFFERS) {
         Ok(pool) => {
             let mut context = Context { max_input: shared.max_input, ..Context::default() };
@@ -81,6 +86,7 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
                 membership: &membership,
                 noticed: Some(noticed),
                 connection,
+                reason: CloseReason::Finished,
                 pool,
                 context,
                 others: Vec::new(),
@@ -148,6 +154,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
             let broken = self.connection.is_broken();
             self.connection.deliver(messages.into());
             if self.connection.is_broken() && !broken {
+                self.reason = CloseReason::QueueFull;
                 tracing::warn!("evicted: too much is queued for it");
                 self.status.counted.evicted.add(1);
             }
@@ -163,6 +170,13 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         self.shared.has_operator && self.status.is_called()
     }
 
+    fn break_connection(&mut self, reason: CloseReason) {
+        if !self.connection.is_broken() {
+            self.reason = reason;
+            self.connection.broken();
+        }
+    }
+
     /// Notes what the server and other threads have decided meanwhile.
     fn notice(&mut self) {
         let stage = self.shared.stage();
@@ -172,8 +186,10 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
             noticed();
             self.connection.drain(&mut self.context);
         }
-        if stage == Stage::Cutting || self.member.is_broken_off() {
-            self.connection.broken();
+        if stage == Stage::Cutting {
+            self.break_connection(CloseReason::Cut);
+        } else if let Some(reason) = self.member.broken_off() {
+            self.break_connection(reason);
         }
     }
 
@@ -202,10 +218,10 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
                     if self.member.is_waited_for() && stall.is_over(self.member.socket()) {
                         tracing::warn!("evicted: others wait for it, and it reads nothing");
                         self.status.counted.evicted.add(1);
-                        self.connection.broken();
+                        self.break_connection(CloseReason::Stalled);
                     }
                 }
-                Err(_) => self.connection.broken(),
+                Err(error) => self.break_connection(CloseReason::failed(&error)),
             }
             self.notice();
         }
@@ -222,7 +238,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         if let Some(until) = self.lingers {
             let left = until.since(os::now());
             if left.is_zero() {
-                return self.connection.broken();
+                return self.break_connection(CloseReason::LingerTimeout);
             }
             // If this fails, the receive fails with the same error.
             let _ = os::set_receive_timeout(self.member.socket(), left);
@@ -249,7 +265,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
             // which is checked above.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.connection.broken(),
+            Err(error) => self.break_connection(CloseReason::failed(&error)),
         }
         self.tell();
     }
@@ -314,11 +330,13 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         let gone = self.calls.poll(self.member.key(), self.member.socket(), 0);
         self.member.does(ThreadState::Runs);
         if !matches!(gone, Ok(0)) {
-            self.connection.broken();
+            self.break_connection(CloseReason::Failed(libc::ECONNRESET));
         }
     }
 
     fn leave(mut self) {
+        let Member { number, received, sent, .. } = self.member;
+        connection_log::closed(*number, received.get(), sent.get(), self.reason);
         self.member.set_open(false);
         *self.member.lock_writer(self.calls) = MayWrite::RepliesOnly;
         self.connection.close(&mut self.context);

@@ -22,7 +22,7 @@ use proactor::console::{Console, Delivery, Inspect, Row};
 use proactor::counters::Counters;
 use proactor::engine::Engine;
 use proactor::lifecycle::{Lifecycle, Stage};
-use proactor::limits::Ended;
+use proactor::limits::{CloseReason, Ended};
 use proactor::os;
 use proactor::protocol::Protocol;
 
@@ -153,7 +153,7 @@ impl<C: Calls> Inspect for ThreadsView<'_, C> {
         let kick = |member: &Member| {
             let is_it = member.number == number;
             if is_it {
-                member.break_off(self.calls);
+                member.break_off(self.calls, CloseReason::Kicked);
             }
             is_it
         };

@@ -12,7 +12,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use slab::Slab;
 
@@ -22,6 +22,7 @@ use proactor::buffer::SendQueue;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
+use proactor::limits::CloseReason;
 use proactor::os;
 use proactor::peers::SOFT;
 use proactor::protocol::Message;
@@ -64,7 +65,7 @@ impl Group {
             state: AtomicU64::new(ThreadState::Runs.into()),
             writer: Mutex::new(MayWrite::Anything),
             waiting: AtomicUsize::new(0),
-            broken_off: AtomicBool::new(false),
+            broken_off: OnceLock::new(),
         });
         members.insert(Arc::clone(&member));
         Ok(Membership { group: Arc::clone(self), key, member })
@@ -133,8 +134,8 @@ pub(super) struct Member {
     writer: Mutex<MayWrite>,
     /// How many threads wait for the write lock, to write a broadcast.
     waiting: AtomicUsize,
-    /// True once another thread has broken the connection.
-    broken_off: AtomicBool,
+    /// Why another thread has broken the connection, once one has.
+    broken_off: OnceLock<CloseReason>,
 }
 
 /// What may be written to a socket.
@@ -167,9 +168,9 @@ impl Member {
         calls.lock(self.key(), self.socket(), &self.writer)
     }
 
-    /// Returns true if another thread broke the connection: its own has to close it.
-    pub(super) fn is_broken_off(&self) -> bool {
-        self.broken_off.load(Ordering::Acquire)
+    /// Returns why another thread broke the connection: its own has to close it.
+    pub(super) fn broken_off(&self) -> Option<CloseReason> {
+        self.broken_off.get().copied()
     }
 
     /// Publishes what its own thread is about to do.
@@ -251,24 +252,26 @@ impl Member {
                     if stall.is_over(self.socket()) {
                         tracing::warn!("evicted: others wait for it, and it reads nothing");
                         counted.evicted.add(1);
-                        return self.give_up(calls, &mut writer);
+                        return self.give_up(calls, &mut writer, CloseReason::Stalled);
                     }
                 }
-                Err(_) => return self.give_up(calls, &mut writer),
+                Err(error) => {
+                    return self.give_up(calls, &mut writer, CloseReason::failed(&error));
+                }
             }
         }
     }
 
     /// Breaks the connection, as the holder of the write lock; nothing is written any more.
-    fn give_up(&self, calls: &impl Calls, writer: &mut MayWrite) {
+    fn give_up(&self, calls: &impl Calls, writer: &mut MayWrite, reason: CloseReason) {
         *writer = MayWrite::RepliesOnly;
-        self.break_off(calls);
+        self.break_off(calls, reason);
     }
 
     /// Breaks the connection from another thread. This wakes a thread that sleeps in a call on its
     /// socket.
-    pub(super) fn break_off(&self, calls: &impl Calls) {
-        self.broken_off.store(true, Ordering::Release);
+    pub(super) fn break_off(&self, calls: &impl Calls, reason: CloseReason) {
+        let _ = self.broken_off.set(reason); // The first reason stays.
         let _ = calls.shutdown_both(self.key(), self.socket());
     }
 }

@@ -9,6 +9,7 @@ use super::state::ThreadState;
 use proactor::calls::Calls;
 use proactor::connection::HARD;
 use proactor::keys::ConnId;
+use proactor::limits::CloseReason;
 
 /// The status of a thread, which writes it. The server's main thread reads it, and leaves messages.
 #[derive(Debug)]
@@ -107,7 +108,7 @@ impl ThreadStatus {
         }
         if messages.len() + line.len() > HARD {
             tracing::warn!("evicted: too much is queued for it");
-            member.break_off(calls);
+            member.break_off(calls, CloseReason::QueueFull);
             return Some(false);
         }
         messages.extend_from_slice(line);

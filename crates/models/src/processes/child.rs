@@ -80,6 +80,7 @@ impl<P: Protocol> NewConnection<P> {
         // The parent has the deadline: past it, it kills the child.
         let limits = Limits { connections: 2, drain: Duration::MAX, max_input: self.max_input };
         let mut group = Reactor::new(calls.selector(), pool, limits, stop)?;
+        group.number_from(self.number);
         let next = group.next_id();
         C::name(group.selector_mut(), next, KeyOwner::Link(client));
         group.adopt_link(link, RelayEnd::link(), GROUP);
@@ -123,7 +124,8 @@ mod tests {
         let child = thread::spawn(move || {
             let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
             let (stop, mut counted) = (ShutdownSignal::new().unwrap(), Counters::default());
-            let connection = NewConnection { socket, protocol: Chat::new(7), max_input: 1 << 20 };
+            let connection =
+                NewConnection { socket, protocol: Chat::new(7), max_input: 1 << 20, number: 7 };
             let calls = (PlainCalls, ConnId::new(0, 0));
             connection
                 .among_others(calls, its, pool, stop, |counters| counted = *counters)

@@ -41,6 +41,7 @@ use self::shared_counters::{CounterSlot, SharedCounters};
 use self::single::NewConnection;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::calls::PlainCalls;
+use proactor::connection_log;
 use proactor::console::Console;
 use proactor::counters::Counters;
 use proactor::engine::{Engine, Listeners};
@@ -214,10 +215,11 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
     fn accepted(&mut self, id: ListenerId, socket: OwnedFd) {
         self.counters.accepted += 1;
         self.accepted += 1;
+        connection_log::accepted(self.accepted, id);
         let factory = &mut self.listeners[id].factory;
         let protocol = factory.make(self.accepted, Some(socket.as_fd()));
         let max_input = self.lifecycle.limits().max_input;
-        self.fork_for(id, NewConnection { socket, protocol, max_input });
+        self.fork_for(id, NewConnection { socket, protocol, max_input, number: self.accepted });
     }
 
     /// Forks a child for a connection. If that fails for now, the connection waits.

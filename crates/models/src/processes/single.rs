@@ -12,8 +12,10 @@ use proactor::buffer::{Chunk, Pool};
 use proactor::calls::{Calls, PlainCalls};
 use proactor::clock::Nanos;
 use proactor::connection::{Connection, Context};
+use proactor::connection_log;
 use proactor::counters::Counters;
 use proactor::keys::Key;
+use proactor::limits::CloseReason;
 use proactor::os;
 use proactor::peers::LINGER;
 use proactor::protocol::Protocol;
@@ -25,6 +27,8 @@ pub(super) struct NewConnection<P> {
     pub(super) protocol: P,
     /// See [`Limits::max_input`](proactor::limits::Limits::max_input).
     pub(super) max_input: usize,
+    /// Its number among all connections of the server.
+    pub(super) number: u64,
 }
 
 /// The only connection of its process.
@@ -34,6 +38,9 @@ pub(super) struct SingleConnection<P, C = PlainCalls> {
     key: Key,
     socket: OwnedFd,
     connection: Connection<P>,
+    number: u64,
+    /// Why it is closed, once it is.
+    reason: CloseReason,
     pool: Rc<Pool>,
     /// True until a send would block, or is short.
     writable: bool,
@@ -55,13 +62,15 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         connection: NewConnection<P>,
         pool: Rc<Pool>,
     ) -> SingleConnection<P, C> {
-        let NewConnection { socket, protocol, max_input } = connection;
+        let NewConnection { socket, protocol, max_input, number } = connection;
         let mut context = Context { max_input, ..Context::default() };
         SingleConnection {
             calls,
             key,
             socket,
             connection: Connection::open(protocol, &mut context),
+            number,
+            reason: CloseReason::Finished,
             pool,
             writable: true,
             waits_for_buffer: false,
@@ -98,6 +107,8 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
             self.counters.calls = os::calls() - self.calls_before;
             publish(&self.counters);
             if self.connection.is_finished() {
+                let Counters { received_bytes, sent_bytes, .. } = self.counters;
+                connection_log::closed(self.number, received_bytes, sent_bytes, self.reason);
                 self.connection.close(&mut self.context);
                 self.calls.close(self.key, self.socket);
                 return Ok(());
@@ -107,6 +118,13 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
             } else {
                 self.wait()?;
             }
+        }
+    }
+
+    fn break_connection(&mut self, reason: CloseReason) {
+        if !self.connection.is_broken() {
+            self.reason = reason;
+            self.connection.broken();
         }
     }
 
@@ -128,7 +146,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => self.connection.broken(),
+                Err(error) => self.break_connection(CloseReason::failed(&error)),
             }
         }
         self.context.messages.clear();
@@ -150,7 +168,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
             // The signal to drain came, or the process was stopped and continued.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.connection.broken(),
+            Err(error) => self.break_connection(CloseReason::failed(&error)),
         }
         self.context.messages.clear();
     }
@@ -162,7 +180,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         self.waits_for_buffer = true;
         if self.connection.outgoing().is_empty() {
             tracing::warn!("a connection is lost: its protocol keeps every buffer");
-            self.connection.broken();
+            self.break_connection(CloseReason::Refused);
         }
     }
 
@@ -174,7 +192,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
     fn wait(&mut self) -> io::Result<()> {
         let left = self.lingers.map(|until| until.since(os::now()));
         if left.is_some_and(|left| left.is_zero()) {
-            self.connection.broken();
+            self.break_connection(CloseReason::LingerTimeout);
             return Ok(());
         }
         let reads = self.connection.wants_recv() && !self.waits_for_buffer;
@@ -190,7 +208,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
             self.receive(C::recv_now);
         } else if revents & libc::POLLOUT == 0 {
             // An error or a hang-up: what it wants will never be possible.
-            self.connection.broken();
+            self.break_connection(CloseReason::Failed(libc::ECONNRESET));
         }
         Ok(())
     }
@@ -219,7 +237,8 @@ mod tests {
             let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
             let counted = Cell::new(Counters::default());
             let calls = (PlainCalls, Key(0));
-            let connection = NewConnection { socket: its.into(), protocol, max_input: 1 << 20 };
+            let connection =
+                NewConnection { socket: its.into(), protocol, max_input: 1 << 20, number: 1 };
             let single = SingleConnection::new(calls, connection, Rc::clone(&pool));
             single.serve(told, |counters| counted.set(*counters)).unwrap();
             assert!(pool.is_whole(), "a buffer is missing");
