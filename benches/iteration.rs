@@ -40,8 +40,8 @@ impl Ring for Instant {
 
     fn push(&mut self, op: Op<'_>) -> Pushed {
         let (token, res, flags, len) = match op {
-            Op::Accept { listener, .. } => {
-                let token = Token::at(Kind::Accept, u32::from(listener.0));
+            Op::Accept { accept, .. } => {
+                let token = Token::of_accept(Kind::Accept, accept);
                 (0..CONNECTIONS as i32 - 1)
                     .for_each(|res| self.next.push(Cqe { token, res, flags: Cqe::MORE }));
                 (token, CONNECTIONS as i32 - 1, Cqe::MORE, 0)

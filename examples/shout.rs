@@ -42,7 +42,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("listening on {}", listener.address);
     match Kernel::detect() {
         Ok(kernel) => {
-            let ring = Uring::new(Config { kernel, connections: limits.connections, buffers })?;
+            let ring = Uring::new(Config {
+                kernel,
+                connections: limits.connections,
+                buffers,
+                addresses: true,
+            })?;
             let mut server = Proactor::new(ring, limits, stop)?;
             server.listen(ListenerId(0), listener.fd, Factory::of(|_| Shout))?;
             server.run()?;

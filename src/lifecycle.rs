@@ -39,7 +39,7 @@ pub struct AcceptPause {
 
 impl AcceptPause {
     /// Logs why an accept brought no connection, and pauses if the next one would fail as well.
-    /// Returns true in that case.
+    /// Returns true if the pause begins.
     pub fn failed(&mut self, failure: AcceptFailure, now: impl FnOnce() -> Nanos) -> bool {
         match failure {
             AcceptFailure::NoConnection => false,
@@ -47,6 +47,8 @@ impl AcceptPause {
                 tracing::debug!(%error, "a connection was lost before it was accepted");
                 false
             }
+            // The other accepts in flight fail for the same reason: one report is enough.
+            AcceptFailure::RetryLater(_) if self.until.is_some() => false,
             AcceptFailure::RetryLater(error) => {
                 tracing::warn!(%error, "cannot accept for now");
                 self.begin(now());

@@ -139,6 +139,12 @@ impl<P> WorkerFactory<P> {
         self.needs
     }
 
+    /// Makes the protocol of connection `id`, whose peer has this address, if it has one.
+    pub fn make_for(&mut self, id: u64, addr: Option<SocketAddr>) -> P {
+        let addr = OnceCell::from(addr);
+        (self.make)(&Peer { id, listener: &self.listener, socket: None, addr })
+    }
+
     /// Makes the protocol of connection `id`, accepted as `socket`.
     pub fn make(&mut self, id: u64, socket: Option<BorrowedFd<'_>>) -> P {
         (self.make)(&Peer::new(id, &self.listener, socket))

@@ -25,6 +25,7 @@ mod console;
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -39,8 +40,8 @@ use crate::os::{self, ShutdownSignal};
 use crate::peer::{Factory, WorkerFactory};
 use crate::peers::{Peers, ReadyPeer};
 use crate::protocol::Protocol;
-use crate::ring::{CancelTarget, Completion, Op, Recv, Ring, Sent, Socket, Wait};
-use accept::AcceptState;
+use crate::ring::{AcceptId, CancelTarget, Completion, Op, Recv, Ring, Sent, Socket, Wait};
+use accept::AcceptStates;
 use console::ConsoleInput;
 
 /// A server on a ring.
@@ -48,9 +49,9 @@ use console::ConsoleInput;
 pub struct Proactor<R, P> {
     ring: R,
     peers: Peers<P, Flight>,
-    listeners: Listeners<WorkerFactory<P>, AcceptState>,
+    listeners: Listeners<WorkerFactory<P>, AcceptStates>,
     /// Accepted above the limit: connected, not yet served.
-    backlog: VecDeque<(ListenerId, Socket)>,
+    backlog: VecDeque<(ListenerId, Socket, Option<SocketAddr>)>,
     lifecycle: Lifecycle,
     /// True while there may be sends with `skip_success` whose result is not known.
     unconfirmed_sends: bool,
@@ -64,6 +65,8 @@ pub struct Proactor<R, P> {
 #[derive(Debug)]
 pub struct Flight {
     socket: Socket,
+    /// The peer's, if the ring knows it.
+    address: Option<SocketAddr>,
     recv: RecvState,
     send: SendState,
     /// True after a short send: the next one asks for its completion.
@@ -166,9 +169,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// Hands a completion to the connection that it concerns. Submits nothing for a connection.
     fn complete(&mut self, completion: Completion) -> io::Result<ControlFlow<Ended>> {
         match completion {
-            Completion::Accept { listener, outcome, more } => {
-                self.accepted(listener, outcome, more)
-            }
+            Completion::Accept { accept, outcome, more } => self.accepted(accept, outcome, more),
             Completion::Recv { conn, outcome, more } => self.received(conn, outcome, more),
             Completion::Send { conn, outcome } => {
                 // A send with `skip_success` that does complete was short.
@@ -192,8 +193,8 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 });
                 self.peers.mark(conn);
             }
-            Completion::Cancel { target: CancelTarget::Accept(listener) } => {
-                self.listeners[listener].state.cancel_completed();
+            Completion::Cancel { target: CancelTarget::Accept(AcceptId { listener, slot }) } => {
+                self.listeners[listener].state.cancel_completed(slot);
             }
             Completion::Internal => {}
             Completion::Read { outcome } => return self.console_input(outcome),
@@ -308,7 +309,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     fn is_drained(&self) -> bool {
         !self.lifecycle.is_serving()
             && self.peers.is_empty()
-            && self.listeners.states().all(AcceptState::is_idle)
+            && self.listeners.states().all(AcceptStates::is_idle)
     }
 
     fn update(&mut self, conn: ConnId, change: impl FnOnce(&mut Flight)) {
@@ -321,7 +322,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
 impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
         let factory = WorkerFactory::new(&factory, fd.as_fd());
-        self.listeners.add(id, fd, factory, AcceptState::default());
+        self.listeners.add(id, fd, factory, AcceptStates::default());
         Ok(())
     }
 
@@ -345,9 +346,10 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
 }
 
 impl Flight {
-    fn new(socket: Socket) -> Flight {
+    fn new(socket: Socket, address: Option<SocketAddr>) -> Flight {
         Flight {
             socket,
+            address,
             recv: RecvState::Idle,
             send: SendState::Idle,
             await_send: false,

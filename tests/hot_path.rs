@@ -139,7 +139,8 @@ fn an_echo_on_io_uring_neither_allocates_nor_copies() {
     std::thread::scope(|scope| {
         let server = scope.spawn(|| {
             let buffers = vec![BufferClass { bytes: 2048, count: 256 }];
-            let ring = Uring::new(Config { kernel, connections: 64, buffers }).unwrap();
+            let ring =
+                Uring::new(Config { kernel, connections: 64, buffers, addresses: true }).unwrap();
             let ring = Watched { ring, sends: 0, in_place: 0 };
             let mut server = Proactor::new(ring, Limits::default(), stop).unwrap();
             server.listen(ListenerId(0), listener.into(), Factory::of(|_| Echo)).unwrap();

@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use super::count_call;
@@ -97,6 +99,80 @@ fn send_bytes(socket: BorrowedFd<'_>, bytes: &[u8], flags: libc::c_int) -> io::R
     // `bytes` is readable for its length.
     let n = syscall!(send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags))?;
     Ok(n as usize)
+}
+
+/// Returns the IP address in a socket address, if it holds one.
+fn socket_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    let base = &raw const *storage;
+    match libc::c_int::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: every address family fits the storage and its alignment, and consists of
+            // integers; the family says which this is.
+            let v4 = unsafe { &*base.cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddr::from((ip, u16::from_be(v4.sin_port))))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let v6 = unsafe { &*base.cast::<libc::sockaddr_in6>() };
+            let (ip, port) = (Ipv6Addr::from(v6.sin6_addr.s6_addr), u16::from_be(v6.sin6_port));
+            Some(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+/// Memory that the kernel writes the address of a peer to, when an accept completes.
+///
+/// The memory is *lent* to the kernel from [`lend`](PeerName::lend) until
+/// [`take_back`](PeerName::take_back): this process neither reads nor writes it then. A value that is
+/// lent must not be dropped; the ring, its only user, forgets it if the accept cannot be ended.
+#[derive(Debug)]
+pub(crate) struct PeerName {
+    name: NonNull<(libc::sockaddr_storage, libc::socklen_t)>,
+    lent: bool,
+}
+
+impl PeerName {
+    pub(crate) fn new() -> PeerName {
+        // SAFETY: an address and a length consist of integers, for which zero is valid.
+        let name = Box::new(unsafe { std::mem::zeroed() });
+        PeerName { name: NonNull::from(Box::leak(name)), lent: false }
+    }
+
+    /// Returns where the kernel writes the address, and its length.
+    pub(crate) fn lend(&mut self) -> (*mut libc::sockaddr, *mut libc::socklen_t) {
+        assert!(!self.lent, "an address is written by one accept at a time");
+        self.lent = true;
+        let name = self.name.as_ptr();
+        // SAFETY: `name` is allocated until `drop`, and the kernel does not use it yet.
+        unsafe {
+            (*name).1 = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            ((&raw mut (*name).0).cast(), &raw mut (*name).1)
+        }
+    }
+
+    /// The accept has completed, or was never submitted.
+    pub(crate) fn take_back(&mut self) {
+        self.lent = false;
+    }
+
+    /// Returns the address that the last accept wrote, if it is an IP address.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        if self.lent {
+            return None;
+        }
+        // SAFETY: `name` is allocated until `drop` and was initialized by `new`; the kernel is done
+        // with it, as it is not lent.
+        socket_address(unsafe { &self.name.as_ref().0 })
+    }
+}
+
+impl Drop for PeerName {
+    fn drop(&mut self) {
+        // SAFETY: `name` was made from a `Box` by `new`, and is not used again.
+        drop(unsafe { Box::from_raw(self.name.as_ptr()) });
+    }
 }
 
 /// Returns a message header without a name, buffers and control data. Some C libraries have private

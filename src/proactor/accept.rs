@@ -1,6 +1,7 @@
 //! The accepts of the ring loop.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use super::{Flight, Proactor};
@@ -9,11 +10,25 @@ use crate::lifecycle::Stage;
 use crate::limits::CloseReason;
 use crate::os::AcceptFailure;
 use crate::protocol::Protocol;
-use crate::ring::{CancelTarget, Op, Ring, Socket};
+use crate::ring::{AcceptId, CancelTarget, Op, Ring, Socket};
 
-/// The accept of a listener, and the cancel of it: they complete in either order.
+/// The accepts of a listener, by slot.
+#[derive(Debug, Default)]
+pub(super) struct AcceptStates(Vec<AcceptState>);
+
+impl AcceptStates {
+    pub(super) fn is_idle(&self) -> bool {
+        self.0.iter().all(AcceptState::is_idle)
+    }
+
+    pub(super) fn cancel_completed(&mut self, slot: u16) {
+        self.0[usize::from(slot)].cancel_completed();
+    }
+}
+
+/// An accept, and the cancel of it: they complete in either order.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct AcceptState {
+struct AcceptState {
     in_flight: bool,
     /// True from the cancel of the accept in flight until the accept completes.
     cancelled: bool,
@@ -22,17 +37,17 @@ pub(super) struct AcceptState {
 }
 
 impl AcceptState {
-    pub(super) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         !self.in_flight && !self.cancel_in_flight
     }
 
     fn completed(&mut self, more: bool) {
-        debug_assert!(self.in_flight, "one accept of a listener is in flight");
+        debug_assert!(self.in_flight, "an accept completes while it is in flight");
         self.in_flight = more;
         self.cancelled &= more;
     }
 
-    pub(super) fn cancel_completed(&mut self) {
+    fn cancel_completed(&mut self) {
         debug_assert!(self.cancel_in_flight, "a cancel completes once");
         self.cancel_in_flight = false;
     }
@@ -43,22 +58,29 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     pub(super) fn arm_accepts(&mut self) -> io::Result<()> {
         let wanted = self.lifecycle.accepts(self.peers.len());
         for (id, listener) in self.listeners.iter_mut() {
-            let (Some(fd), accept) = (&listener.fd, &mut listener.state) else { continue };
-            if accept.cancel_in_flight {
+            let (Some(fd), AcceptStates(accepts)) = (&listener.fd, &mut listener.state) else {
                 continue;
+            };
+            let count = if wanted { self.ring.accepts() } else { 0 };
+            accepts.resize(accepts.len().max(count.into()), AcceptState::default());
+            for (slot, state) in (0..).zip(accepts) {
+                let accept = AcceptId { listener: id, slot };
+                match state.in_flight {
+                    _ if state.cancel_in_flight => {}
+                    false if slot < count => {
+                        state.in_flight = true;
+                        self.ring.submit(Op::Accept { accept, fd: fd.as_fd() })?;
+                    }
+                    true if !wanted && !state.cancelled => {
+                        (state.cancelled, state.cancel_in_flight) = (true, true);
+                        self.ring.submit(Op::Cancel { target: CancelTarget::Accept(accept) })?;
+                    }
+                    _ => {}
+                }
             }
-            match accept.in_flight {
-                false if wanted => {
-                    accept.in_flight = true;
-                    self.ring.submit(Op::Accept { listener: id, fd: fd.as_fd() })?;
-                }
-                // Closed only now: an accept in flight would have kept the socket listening.
-                false if !self.lifecycle.is_serving() => listener.fd = None,
-                true if !wanted && !accept.cancelled => {
-                    (accept.cancelled, accept.cancel_in_flight) = (true, true);
-                    self.ring.submit(Op::Cancel { target: CancelTarget::Accept(id) })?;
-                }
-                _ => {}
+            // Closed only when no accept is in flight: one would keep the socket listening.
+            if !self.lifecycle.is_serving() && listener.state.is_idle() {
+                listener.fd = None;
             }
         }
         Ok(())
@@ -66,15 +88,17 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
 
     pub(super) fn accepted(
         &mut self,
-        listener: ListenerId,
+        accept: AcceptId,
         outcome: Result<Socket, AcceptFailure>,
         more: bool,
     ) {
-        self.listeners[listener].state.completed(more);
+        let AcceptId { listener, slot } = accept;
+        self.listeners[listener].state.0[usize::from(slot)].completed(more);
         match outcome {
             Ok(socket) => {
                 self.counters.accepted += 1;
-                self.backlog.push_back((listener, socket));
+                let address = self.ring.peer_address(accept, socket);
+                self.backlog.push_back((listener, socket, address));
                 self.open_backlog();
             }
             Err(failure) => {
@@ -89,16 +113,16 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// are opened when the server drains, to be sent its end.
     pub(super) fn open_backlog(&mut self) {
         while (self.lifecycle.has_capacity(self.peers.len()) || !self.lifecycle.is_serving())
-            && let Some((listener, socket)) = self.backlog.pop_front()
+            && let Some((listener, socket, address)) = self.backlog.pop_front()
         {
-            self.open(listener, socket);
+            self.open(listener, socket, address);
         }
     }
 
-    fn open(&mut self, listener: ListenerId, socket: Socket) {
-        let (number, fd) = (self.peers.next_number(), self.ring.descriptor(socket));
-        let protocol = self.listeners[listener].factory.make(number, fd);
-        let id = self.peers.open(protocol, listener, Flight::new(socket));
+    fn open(&mut self, listener: ListenerId, socket: Socket, address: Option<SocketAddr>) {
+        let number = self.peers.next_number();
+        let protocol = self.listeners[listener].factory.make_for(number, address);
+        let id = self.peers.open(protocol, listener, Flight::new(socket, address));
         if let Some(input) = &mut self.console {
             input.console.opened(id, self.ring.now());
         }

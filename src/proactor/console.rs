@@ -84,7 +84,8 @@ impl Flight {
             (self.closing, "close"),
         ];
         let doing = kinds.into_iter().filter(|(is, _)| *is).map(|(_, kind)| kind.to_owned());
-        let address = ring.descriptor(self.socket).and_then(address::of_peer);
+        let unix = || ring.descriptor(self.socket).and_then(address::of_peer);
+        let address = self.address.map(|address| address.to_string()).or_else(unix);
         SocketInfo { address, doing: doing.collect() }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::{CancelTarget, Cqe, Kind, Socket};
+use super::{AcceptId, CancelTarget, Cqe, Kind, Socket};
 use crate::buffer::{Chunk, Lease};
-use crate::keys::{ConnId, ListenerId};
+use crate::keys::ConnId;
 use crate::os::AcceptFailure;
 
 /// What a completion means. Errno ends here.
@@ -12,8 +12,8 @@ use crate::os::AcceptFailure;
 pub enum Completion {
     /// An accept came to something.
     Accept {
-        /// At which listener.
-        listener: ListenerId,
+        /// The accept.
+        accept: AcceptId,
         /// To what.
         outcome: Result<Socket, AcceptFailure>,
         /// Whether the accept stays in flight.
@@ -93,7 +93,7 @@ pub(super) fn decode(cqe: Cqe, take_buffer: impl FnOnce(Cqe) -> Option<Lease>) -
     let conn = token.conn();
     match token.kind() {
         Some(Kind::Accept) => {
-            Completion::Accept { listener: token.listener(), outcome: accepted(cqe), more }
+            Completion::Accept { accept: token.accept(), outcome: accepted(cqe), more }
         }
         Some(Kind::Recv) => {
             Completion::Recv { conn, outcome: received(cqe, take_buffer(cqe)), more }
@@ -102,7 +102,7 @@ pub(super) fn decode(cqe: Cqe, take_buffer: impl FnOnce(Cqe) -> Option<Lease>) -
         Some(Kind::Shutdown) => Completion::Shutdown { conn },
         Some(Kind::Close) => Completion::Close { conn },
         Some(Kind::CancelAccept) => {
-            Completion::Cancel { target: CancelTarget::Accept(token.listener()) }
+            Completion::Cancel { target: CancelTarget::Accept(token.accept()) }
         }
         Some(Kind::CancelRecv) => Completion::Cancel { target: CancelTarget::Recv(conn) },
         Some(Kind::CancelSend) => Completion::Cancel { target: CancelTarget::Send(conn) },

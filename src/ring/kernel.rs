@@ -207,17 +207,16 @@ impl Kernel {
         self.0 = if there { self.0 | bit } else { self.0 & !bit };
     }
 
-    /// In a few words: how connections are accepted and received from, and by which rules
-    /// completions are made.
+    /// Returns how connections are received from, what a socket is, and the task-run flag.
     pub fn describe(self) -> String {
         let receive = if self.has(Capability::MultishotRecv) {
-            "multishot accept and recv"
+            "multishot recv"
         } else if self.has(Capability::BufferRing) {
-            "multishot accept, one-shot recv from a buffer ring"
+            "one-shot recv from a buffer ring"
         } else if self.has(Capability::FastPoll) {
-            "one-shot accept and recv"
+            "one-shot recv"
         } else {
-            "one-shot accept and recv behind a poll"
+            "one-shot recv behind a poll"
         };
         let rules = if self.has(Capability::DeferTaskrun) {
             "DEFER_TASKRUN"

@@ -17,6 +17,7 @@
 //! the operation's identity ([`Token`]), and there is no table of what is in flight. It also keeps
 //! the bytes in order: two sends in flight on one socket may be reordered (kernel-notes §13).
 
+mod accepts;
 mod completion;
 mod held;
 pub mod kernel;
@@ -26,6 +27,7 @@ mod token;
 mod uring;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
@@ -45,6 +47,15 @@ use completion::decode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Socket(pub u32);
 
+/// One of the accepts that a listener keeps in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AcceptId {
+    /// The listener.
+    pub listener: ListenerId,
+    /// The number of the accept, below [`Ring::accepts`].
+    pub slot: u16,
+}
+
 /// What may be asked. Each but [`Cancel`](Op::Cancel) has a [`Completion`] of the same name.
 ///
 /// An `Op` is transient: what the kernel needs longer, the ring keeps.
@@ -52,9 +63,9 @@ pub struct Socket(pub u32);
 pub enum Op<'a> {
     /// Accept connections: one, or, where the ring can, until told otherwise.
     Accept {
-        /// Whose.
-        listener: ListenerId,
-        /// Its socket; stays open until the last completion.
+        /// The accept; none of this name is in flight.
+        accept: AcceptId,
+        /// The listening socket; stays open until the last completion.
         fd: BorrowedFd<'a>,
     },
     /// Receive: once, or, where the ring can, until told otherwise.
@@ -114,8 +125,8 @@ pub enum Op<'a> {
 /// What a [`Op::Cancel`] cancels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelTarget {
-    /// The accept of a listener.
-    Accept(ListenerId),
+    /// An accept of a listener.
+    Accept(AcceptId),
     /// The receive of a connection.
     Recv(ConnId),
     /// The send of a connection.
@@ -260,6 +271,18 @@ pub trait Ring {
 
     /// Where its buffers come from.
     fn pool(&self) -> &Rc<Pool>;
+
+    /// Returns how many accepts a listener keeps in flight: one if an accept completes many times,
+    /// more if each completes once, so that a burst of connections needs few enters.
+    fn accepts(&self) -> u16 {
+        1
+    }
+
+    /// Returns the address of the peer whose connection this accept has just completed with, if the
+    /// ring knows it: until the accept is issued again. A Unix socket has none.
+    fn peer_address(&self, _accept: AcceptId, _socket: Socket) -> Option<SocketAddr> {
+        None
+    }
 
     /// How many sockets it can hold at a time.
     fn sockets(&self) -> usize;

@@ -4,14 +4,14 @@ use std::fmt;
 
 pub use proactor_record::Kind;
 
-use super::CancelTarget;
+use super::{AcceptId, CancelTarget};
 use crate::keys::{ConnId, ListenerId};
 
 /// The 64 bits that travel with an operation as its `user_data`: what it is, and whose.
 ///
 /// ```text
 ///   63       56 55              32 31                        0
-///   │  kind 8  │  generation 24   │  slot 32 (or listener)    │
+///   │  kind 8  │  generation 24   │  slot 32 (or accept)      │
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token(pub u64);
@@ -38,9 +38,14 @@ impl Token {
         ConnId::new(self.0 as u32, (self.0 >> 32) as u32 & 0xff_ffff)
     }
 
-    /// The listener's index, if a listener's.
-    pub fn listener(self) -> ListenerId {
-        ListenerId(self.0 as u16)
+    /// Returns the token of an operation on a listener.
+    pub fn of_accept(kind: Kind, accept: AcceptId) -> Token {
+        Token::at(kind, u32::from(accept.slot) << 16 | u32::from(accept.listener.0))
+    }
+
+    /// Returns the accept that a token of [`of_accept`](Token::of_accept) names.
+    pub fn accept(self) -> AcceptId {
+        AcceptId { listener: ListenerId(self.0 as u16), slot: (self.0 >> 16) as u16 }
     }
 }
 
@@ -56,7 +61,7 @@ impl fmt::Debug for Token {
 impl From<CancelTarget> for Token {
     fn from(target: CancelTarget) -> Token {
         match target {
-            CancelTarget::Accept(listener) => Token::at(Kind::Accept, u32::from(listener.0)),
+            CancelTarget::Accept(accept) => Token::of_accept(Kind::Accept, accept),
             CancelTarget::Recv(conn) => Token::of(Kind::Recv, conn),
             CancelTarget::Send(conn) => Token::of(Kind::Send, conn),
         }
@@ -75,7 +80,8 @@ mod tests {
                 (Token::of(kind, conn).kind(), Token::of(kind, conn).conn()),
                 (Some(kind), conn)
             );
-            assert_eq!(Token::at(kind, 65_535).listener(), ListenerId(65_535));
+            let accept = AcceptId { listener: ListenerId(65_535), slot: 7 };
+            assert_eq!(Token::of_accept(kind, accept).accept(), accept);
         }
         assert_eq!((Token(0).kind(), Token(u64::MAX).kind()), (None, None));
         assert_eq!(format!("{:?}", Token::of(Kind::Send, ConnId::new(12, 3))), "Send 12.3");

@@ -19,6 +19,7 @@ mod ops;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,11 +27,13 @@ use std::time::Duration;
 use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
+use super::accepts::{ACCEPTS, Accepts};
 use super::held::Held;
 use super::kernel::{Capability, Kernel};
 use super::provided::ProvidedRing;
 use super::setup::{set_up, setup_flags};
-use super::{Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
+use super::{AcceptId, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
+use crate::address;
 use crate::buffer::{BufferClass, Lease, Pool, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
@@ -45,6 +48,10 @@ pub struct Config {
     pub connections: usize,
     /// The buffers, smallest first.
     pub buffers: Vec<BufferClass>,
+    /// Whether accepts bring the addresses of peers. Then each accept completes once; otherwise one
+    /// accept completes many times where the kernel can, and the peer of a direct descriptor has no
+    /// address.
+    pub addresses: bool,
 }
 
 /// Completions taken from the queue at a time.
@@ -79,6 +86,7 @@ pub struct Uring {
     sockets: usize,
     /// Those, where they are descriptors: the ring closes what is left of them.
     descriptors: BTreeSet<RawFd>,
+    accepts: Accepts,
     /// When the earliest timeout operation in flight comes due.
     timer: Option<Nanos>,
     /// Read by the kernel while the timeout operation is submitted.
@@ -110,7 +118,7 @@ impl Uring {
     /// # Panics
     /// As [`new`](Uring::new).
     pub fn with_completions(config: Config, completions: u32) -> io::Result<Uring> {
-        let Config { kernel, connections, mut buffers } = config;
+        let Config { kernel, connections, mut buffers, addresses } = config;
         let completions = completions.max(1).next_power_of_two();
         if !kernel.has(Capability::BufferRing) {
             // Every waiting receive holds a buffer: there must be one for each connection.
@@ -142,6 +150,7 @@ impl Uring {
             open: 0,
             sockets,
             descriptors: BTreeSet::new(),
+            accepts: Accepts::new(addresses),
             timer: None,
             timespec: Box::new(Timespec::new()),
         })
@@ -241,10 +250,15 @@ impl Uring {
             Some(Kind::Send) => {
                 self.held.sent(cqe.token.conn());
             }
-            Some(Kind::Accept) if cqe.res >= 0 => {
-                self.open += 1;
-                if !self.has(Capability::Direct) {
-                    self.descriptors.insert(cqe.res);
+            Some(Kind::Accept) => {
+                if !cqe.more() {
+                    self.accepts.end(cqe.token.accept());
+                }
+                if cqe.res >= 0 {
+                    self.open += 1;
+                    if !self.has(Capability::Direct) {
+                        self.descriptors.insert(cqe.res);
+                    }
                 }
             }
             Some(Kind::Close) => self.open -= 1,
@@ -327,6 +341,22 @@ impl Ring for Uring {
         &self.pool
     }
 
+    fn accepts(&self) -> u16 {
+        // Only as many as find a free slot: without one, the kernel takes the connection and loses
+        // it (kernel-notes §7). Behind a poll, an accept may block a kernel thread: one is enough.
+        let several = self.accepts.with_addresses()
+            && self.has(Capability::FastPoll)
+            && self.sockets.saturating_sub(self.open) > usize::from(ACCEPTS);
+        if several { ACCEPTS } else { 1 }
+    }
+
+    fn peer_address(&self, accept: AcceptId, socket: Socket) -> Option<SocketAddr> {
+        match self.accepts.with_addresses() {
+            true => self.accepts.address(accept),
+            false => self.descriptor(socket).and_then(address::peer_addr),
+        }
+    }
+
     fn sockets(&self) -> usize {
         self.sockets
     }
@@ -379,6 +409,7 @@ impl Drop for Uring {
             std::mem::forget(Rc::clone(&self.pool));
             std::mem::forget(std::mem::take(&mut self.held));
             std::mem::forget(std::mem::take(&mut self.provided));
+            std::mem::forget(std::mem::replace(&mut self.accepts, Accepts::new(false)));
             return;
         }
         self.provided.iter().for_each(|provided| provided.unregister(&self.ring));
@@ -410,15 +441,11 @@ impl Uring {
             // SAFETY: no memory is involved.
             unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
         }
-        let others = [
-            (Kind::Accept, 0),
-            (Kind::PollAccept, 0),
-            (Kind::Read, 0),
-            (Kind::PollRead, 0),
-            (Kind::Wake, 0),
-            TIMER,
-        ];
-        for token in others.map(|(kind, index)| Token::at(kind, index)) {
+        let accepts = self.accepts.in_flight().into_iter().flat_map(|accept| {
+            [Kind::Accept, Kind::PollAccept].map(|kind| Token::of_accept(kind, accept))
+        });
+        let others = [(Kind::Read, 0), (Kind::PollRead, 0), (Kind::Wake, 0), TIMER];
+        for token in accepts.chain(others.map(|(kind, index)| Token::at(kind, index))) {
             if !self.is_full() {
                 let cancel = opcode::AsyncCancel::new(token.0).build();
                 self.queue(cancel, Token::at(Kind::Internal, 0), -1, 0, 0);

@@ -5,6 +5,7 @@
 //! the kernel's.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
@@ -14,7 +15,7 @@ use super::{Traced, minus_errno};
 use crate::buffer::{Lease, Pool, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
-use crate::ring::{Cqe, Entered, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
+use crate::ring::{AcceptId, Cqe, Entered, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
 
 impl<R: Ring> Ring for Traced<R> {
     fn is_full(&self) -> bool {
@@ -84,6 +85,14 @@ impl<R: Ring> Ring for Traced<R> {
 
     fn pool(&self) -> &Rc<Pool> {
         self.inner.pool()
+    }
+
+    fn accepts(&self) -> u16 {
+        self.inner.accepts()
+    }
+
+    fn peer_address(&self, accept: AcceptId, socket: Socket) -> Option<SocketAddr> {
+        self.inner.peer_address(accept, socket)
     }
 
     fn sockets(&self) -> usize {

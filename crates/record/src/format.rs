@@ -22,7 +22,7 @@
 //!
 //! ```text
 //!          63       56 55              32 31                        0
-//!   token  │ Kind 8   │  generation 24   │  slot 32 (or listener)    │
+//!   token  │ Kind 8   │  generation 24   │  slot 32 (or accept)      │
 //!   key    │ 0        │  generation 24   │  slot 32                  │  of a connection
 //! ```
 //!

@@ -26,6 +26,7 @@ mod work;
 use std::collections::{HashSet, VecDeque};
 use std::fmt::{self, Display};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ use proactor::clock::Nanos;
 use proactor::keys::{ConnId, ListenerId};
 use proactor::ring::VECTOR;
 use proactor::ring::{
-    CancelTarget, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait,
+    AcceptId, CancelTarget, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait,
 };
 
 /// Which kernel is played.
@@ -294,10 +295,10 @@ impl Sim {
 
     fn doing(&mut self, op: Op<'_>) -> Doing {
         let (token, work) = match op {
-            Op::Accept { listener, .. } => {
-                let at = listener.0 as usize;
+            Op::Accept { accept, .. } => {
+                let at = accept.listener.0 as usize;
                 self.backlogs.resize_with(self.backlogs.len().max(at + 1), VecDeque::new);
-                (Token::at(Kind::Accept, at as u32), Work::Accept(listener))
+                (Token::of_accept(Kind::Accept, accept), Work::Accept(accept.listener))
             }
             Op::Recv { conn, socket, size } => {
                 self.check_owner(conn, socket);
@@ -355,6 +356,11 @@ impl Sim {
     }
 
     // Within.
+
+    /// Whether each accept completes once and brings an address: in every other run.
+    fn accepts_once(&self) -> bool {
+        self.setup.seed % 2 == 1
+    }
 
     /// Rolls for a fault, and counts it.
     fn befalls(&mut self, fault: Fault) -> bool {
@@ -445,6 +451,18 @@ impl Ring for Sim {
         &self.pool
     }
 
+    fn accepts(&self) -> u16 {
+        // As many as find a free slot: without one, the connection is lost.
+        if self.accepts_once() && self.unused.len() > 4 { 4 } else { 1 }
+    }
+
+    fn peer_address(&self, accept: AcceptId, socket: Socket) -> Option<SocketAddr> {
+        let in_flight = self.live.contains(&Token::of_accept(Kind::Accept, accept));
+        self.check(!self.accepts_once() || !in_flight, "an address is read after its accept");
+        let open = self.sockets[socket.0 as usize].as_ref()?;
+        self.accepts_once().then(|| address_of(open.client))
+    }
+
     fn sockets(&self) -> usize {
         self.sockets.len()
     }
@@ -510,10 +528,15 @@ fn sqe(doing: &Doing) -> Sqe {
 
 fn cancel_token(target: CancelTarget) -> Token {
     match target {
-        CancelTarget::Accept(listener) => Token::at(Kind::CancelAccept, u32::from(listener.0)),
+        CancelTarget::Accept(accept) => Token::of_accept(Kind::CancelAccept, accept),
         CancelTarget::Recv(conn) => Token::of(Kind::CancelRecv, conn),
         CancelTarget::Send(conn) => Token::of(Kind::CancelSend, conn),
     }
+}
+
+/// Returns the address that a client connects from.
+pub fn address_of(client: ClientId) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], 1024 + client.0 as u16))
 }
 
 /// Whether `token` is that of an operation on this connection.

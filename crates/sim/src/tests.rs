@@ -17,7 +17,10 @@ fn sim(tier: Tier) -> Sim {
     let listener = ListenerId(0);
     let client = sim.connect(listener, Reads::AtOnce);
     sim.client_mut(client).say(b"hello");
-    sim.push(Op::Accept { listener, fd: File::open("/dev/null").unwrap().as_fd() });
+    sim.push(Op::Accept {
+        accept: AcceptId { listener, slot: 0 },
+        fd: File::open("/dev/null").unwrap().as_fd(),
+    });
     sim.enter(Wait::Completion).unwrap();
     assert_eq!(sim.reap().unwrap().res, SOCKET.0 as i32);
     sim

@@ -328,7 +328,9 @@ impl Sim {
 
     /// Answers, and stays in flight if the tier and chance will have it.
     fn post_and_stay(&mut self, doing: Doing, result: i32, flags: u32) -> Cqe {
+        let once = matches!(doing.work, Work::Accept(_)) && self.accepts_once();
         let more = self.setup.tier == Tier::Multishot
+            && !once
             && doing.cancelled != Cancelled::TooLate
             && !self.befalls(Fault::MultishotEnded);
         let cqe = self.post(doing.token, result, flags | if more { Cqe::MORE } else { 0 });

@@ -7,11 +7,11 @@ use io_uring::{opcode, squeue};
 
 use super::Uring;
 use crate::buffer::{Lease, SendQueue, Size};
-use crate::keys::{ConnId, ListenerId};
+use crate::keys::ConnId;
 use crate::os;
 use crate::ring::held::{Bytes, VECTOR};
 use crate::ring::kernel::Capability;
-use crate::ring::{CancelTarget, Kind, Op, Pushed, Ring, Socket, Sqe, Token};
+use crate::ring::{AcceptId, CancelTarget, Kind, Op, Pushed, Ring, Socket, Sqe, Token};
 
 /// Makes an entry for a socket, whichever kind of descriptor this ring's sockets are.
 macro_rules! on_socket {
@@ -31,7 +31,7 @@ impl Uring {
     pub(super) fn queue_op(&mut self, op: Op<'_>) -> Pushed {
         let alone = |op| Pushed { preceding: None, op };
         match op {
-            Op::Accept { listener, fd } => self.queue_accept(listener, fd),
+            Op::Accept { accept, fd } => self.queue_accept(accept, fd),
             Op::Recv { conn, socket, size } => self.queue_recv(conn, socket, size),
             Op::Send { conn, socket, queue, skip_success } => {
                 self.queue_send(conn, socket, queue, skip_success)
@@ -56,11 +56,13 @@ impl Uring {
         }
     }
 
-    fn queue_accept(&mut self, listener: ListenerId, fd: BorrowedFd<'_>) -> Pushed {
-        let (index, raw) = (u32::from(listener.0), fd.as_raw_fd());
-        let preceding = self.queue_poll(raw, libc::POLLIN, Token::at(Kind::PollAccept, index));
-        let entry = self.accept(fd);
-        Pushed { preceding, op: self.queue(entry, Token::at(Kind::Accept, index), raw, 0, 0) }
+    fn queue_accept(&mut self, accept: AcceptId, fd: BorrowedFd<'_>) -> Pushed {
+        let raw = fd.as_raw_fd();
+        let poll = Token::of_accept(Kind::PollAccept, accept);
+        let preceding = self.queue_poll(raw, libc::POLLIN, poll);
+        let entry = self.accept(accept, fd);
+        let token = Token::of_accept(Kind::Accept, accept);
+        Pushed { preceding, op: self.queue(entry, token, raw, 0, 0) }
     }
 
     #[inline]
@@ -112,10 +114,10 @@ impl Uring {
 
     fn queue_cancel(&mut self, target: CancelTarget) -> Pushed {
         let (kind, poll) = match target {
-            CancelTarget::Accept(id) => {
-                let index = u32::from(id.0);
-                (Token::at(Kind::CancelAccept, index), Token::at(Kind::PollAccept, index))
-            }
+            CancelTarget::Accept(accept) => (
+                Token::of_accept(Kind::CancelAccept, accept),
+                Token::of_accept(Kind::PollAccept, accept),
+            ),
             CancelTarget::Recv(conn) => {
                 (Token::of(Kind::CancelRecv, conn), Token::of(Kind::PollRecv, conn))
             }
@@ -133,7 +135,7 @@ impl Uring {
 
     // One function per operation, each making the 64 bytes that the kernel reads.
 
-    fn accept(&self, fd: BorrowedFd<'_>) -> squeue::Entry {
+    fn accept(&mut self, accept: AcceptId, fd: BorrowedFd<'_>) -> squeue::Entry {
         let fd = Fd(fd.as_raw_fd());
         let direct = self.has(Capability::Direct);
         // A direct descriptor is not inherited; asking for it is an error (kernel-notes §7).
@@ -142,10 +144,12 @@ impl Uring {
         // none of them can find it full.
         let burst = self.ring.params().cq_entries() as usize;
         let many = self.sockets.saturating_sub(self.open) > burst;
-        if self.has(Capability::MultishotAccept) && many {
+        let memory = self.accepts.begin(accept);
+        if self.has(Capability::MultishotAccept) && many && !self.accepts.with_addresses() {
             opcode::AcceptMulti::new(fd).flags(flags).allocate_file_index(direct).build()
         } else {
-            opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
+            let (address, len) = memory.unwrap_or((std::ptr::null_mut(), std::ptr::null_mut()));
+            opcode::Accept::new(fd, address, len)
                 .flags(flags)
                 .file_index(direct.then(DestinationSlot::auto_target))
                 .build()

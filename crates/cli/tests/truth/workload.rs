@@ -65,7 +65,8 @@ impl Workload {
         let make = |bytes| Instance::new(points, clock, bytes).expect("tracing was tried before");
         let mut instance = (!points.is_empty()).then(|| make(192 << 20));
         let (kernel, connections) = (self.kernel, 256);
-        let config = Config { kernel, connections, buffers: self.buffers.clone() };
+        let buffers = self.buffers.clone();
+        let config = Config { kernel, connections, buffers, addresses: true };
         let ring = match self.completions {
             Some(completions) => Uring::with_completions(config, completions),
             None => Uring::new(config),

@@ -114,7 +114,7 @@ fn make(
         Model::Uring => {
             let kernel = kernel(terms).map_err(io::Error::other)?;
             let (connections, buffers) = (limits.connections, buffers.to_vec());
-            let ring = Uring::new(Config { kernel, connections, buffers });
+            let ring = Uring::new(Config { kernel, connections, buffers, addresses: true });
             (kernel, Waiting::Ring(Box::new(ring.map_err(refused)?)))
         }
         Model::Epoll => (Kernel::OLDEST, Waiting::Epoll(epoll().map_err(refused)?)),

@@ -349,7 +349,7 @@ fn is_slice(event: &Event) -> bool {
 fn track_without_conn(event: &Event) -> TimelineTrack {
     match (event.op, event.owner()) {
         (Some(Op::Ring(Kind::Accept | Kind::PollAccept | Kind::CancelAccept)), _) => {
-            TimelineTrack::Listener(Token(event.raw.id).listener().0.into())
+            TimelineTrack::Listener(Token(event.raw.id).accept().listener.0.into())
         }
         (_, Some(KeyOwner::Listener(index))) => TimelineTrack::Listener(index.0.into()),
         _ => TimelineTrack::Loop,
