@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use proactor_sim::Tier;
 use proactor_trace::format::{HEADER, RECORD};
-use proactor_trace::view::{Cut, Diff, Digest, Doctor, Ending, Health, Roster, Story, Summary};
+use proactor_trace::view::{
+    ConnectionList, ConnectionTimeline, Cut, Diff, Doctor, Ending, Health, Summary, TraceStats,
+};
 use proactor_trace::{
     About, Clock, Kind, Op, Payload, Recorder, Settings, Trace, WaitMode, events,
 };
@@ -34,7 +36,7 @@ fn a_simulated_echo_is_counted_to_the_byte_and_each_connection_is_clean() {
     for seed in 0..60 {
         for tier in [Tier::Multishot, Tier::OneShot] {
             let (trace, said) = simulated(seed, tier);
-            let digest = Digest::of(&trace, &Cut::default());
+            let digest = TraceStats::of(&trace, &Cut::default());
             let context = format!("seed {seed} {tier:?}\n{}", Summary::new(digest.clone()));
             assert_eq!((digest.bytes_in, digest.bytes_out), (said, said), "{context}");
             assert_eq!((digest.connections, digest.lives.len()), (5, 5), "{context}");
@@ -59,7 +61,7 @@ fn a_simulated_echo_is_counted_to_the_byte_and_each_connection_is_clean() {
 #[test]
 fn what_each_thread_did_with_its_time_adds_up_to_how_long_it_was_there() {
     let trace = Trace::from_bytes(&threads()).unwrap();
-    let lanes = Digest::of(&trace, &Cut::default()).lanes.unwrap();
+    let lanes = TraceStats::of(&trace, &Cut::default()).lanes.unwrap();
     let calls: Vec<_> = lanes
         .stints
         .iter()
@@ -81,16 +83,16 @@ fn what_each_thread_did_with_its_time_adds_up_to_how_long_it_was_there() {
     // Of a part, only what lies in it: the receives and the wait of which it begins in the middle.
     let since = lanes.stints[0].from_ns + 50_000;
     let cut = Cut { since: Some(Duration::from_nanos(since)), ..Cut::default() };
-    let part = Digest::of(&trace, &cut).lanes.unwrap();
+    let part = TraceStats::of(&trace, &cut).lanes.unwrap();
     assert_eq!((part.waiting_ns, part.lived_ns()), (379_000, 405_000), "{part:?}");
     let one = Cut { conn: Some((0, None)), ..Cut::default() };
-    assert_eq!(Digest::of(&trace, &one).lanes, None);
+    assert_eq!(TraceStats::of(&trace, &one).lanes, None);
 }
 
 #[test]
 fn a_ring_and_threads_are_laid_side_by_side_and_what_one_has_not_is_a_dash() {
-    let ring = Digest::of(&simulated(1, Tier::Multishot).0, &Cut::default());
-    let threads = Digest::of(&Trace::from_bytes(&threads()).unwrap(), &Cut::default());
+    let ring = TraceStats::of(&simulated(1, Tier::Multishot).0, &Cut::default());
+    let threads = TraceStats::of(&Trace::from_bytes(&threads()).unwrap(), &Cut::default());
     let diff = Diff::new(ring, threads).unwrap();
     let line = |name: &str| {
         let line = diff.lines.iter().find(|line| line.name == name);
@@ -121,15 +123,20 @@ fn all_views(trace: &Trace) {
         Cut { conn: Some((0, None)), ..Cut::default() },
     ];
     for cut in cuts {
-        let digest = Digest::of(trace, &cut);
+        let digest = TraceStats::of(trace, &cut);
         drop((Summary::new(digest.clone()).to_string(), Health::new(digest.clone()).to_string()));
-        drop((Doctor::new(&digest).to_string(), Roster::new(digest.clone(), 5).to_string()));
+        drop((
+            Doctor::new(&digest).to_string(),
+            ConnectionList::new(digest.clone(), 5).to_string(),
+        ));
         drop(serde_json::to_string(&Summary::new(digest.clone())).unwrap());
         if let Ok(diff) = Diff::new(digest.clone(), digest) {
             drop(diff.to_string());
         }
         let conn = events(&trace).find_map(|event| event.conn).map(|conn| (conn.slot(), None));
-        if let Some(story) = conn.and_then(|conn| Story::of(trace, &cut, conn, 3, false)) {
+        if let Some(story) =
+            conn.and_then(|conn| ConnectionTimeline::of(trace, &cut, conn, 3, false))
+        {
             drop((story.to_string(), serde_json::to_string(&story).unwrap()));
         }
     }
@@ -210,7 +217,7 @@ fn serve_with(options: &[&str], file: &Path, kill: bool) {
     if kill {
         // What is not published yet goes with the process: until it sleeps again.
         eventually("the last message is in the trace", || {
-            let digest = Digest::of(&Trace::open(file).unwrap(), &Cut::default());
+            let digest = TraceStats::of(&Trace::open(file).unwrap(), &Cut::default());
             (digest.bytes_out == 4800).then_some(())
         });
         return server.kill();

@@ -27,9 +27,9 @@ pub use jsonl::jsonl;
 pub use page::{PAGE_ROWS, page};
 pub use perfetto::{PERFETTO_TRACKS, perfetto};
 
-use super::view::Life;
+use super::view::ConnectionStats;
 
 /// The connections of a list.
-fn ids(lives: &[Life]) -> HashSet<ConnId> {
+fn ids(lives: &[ConnectionStats]) -> HashSet<ConnId> {
     lives.iter().map(|life| life.conn).collect()
 }

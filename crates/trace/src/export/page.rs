@@ -11,7 +11,7 @@ use proactor_record::Trace;
 use proactor_report::units;
 use serde_json::json;
 
-use crate::view::{Cut, Digest, Doctor, Health, Roster, Summary};
+use crate::view::{ConnectionList, Cut, Doctor, Health, Summary, TraceStats};
 use data::PageData;
 
 /// The default limit of connections on a page.
@@ -33,8 +33,8 @@ pub fn page(
     most: usize,
     out: &mut impl Write,
 ) -> io::Result<Vec<String>> {
-    let digest = Digest::of(trace, cut);
-    let roster = Roster::new(digest.clone(), most);
+    let digest = TraceStats::of(trace, cut);
+    let roster = ConnectionList::new(digest.clone(), most);
     let drawing = PageData::of(trace, cut, &roster, digest.lanes.clone());
     let left_out = left_out(&drawing, &roster);
     let title = format!("{} – proactor trace", digest.source.model);
@@ -72,7 +72,7 @@ pub fn page(
     Ok(left_out)
 }
 
-fn left_out(drawing: &PageData, roster: &Roster) -> Vec<String> {
+fn left_out(drawing: &PageData, roster: &ConnectionList) -> Vec<String> {
     let mut all = Vec::new();
     if roster.left_out > 0 {
         let drawn = roster.connections.len() as u64;

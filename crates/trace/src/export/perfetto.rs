@@ -20,7 +20,7 @@ use super::thread_tracks::ThreadTracks;
 use super::track_event::{CounterTrack, Flow, TimelineTrack, TrackEvent, TrackEventKind};
 use super::tracks::TrackBuilder;
 use crate::event::{Event, events};
-use crate::view::{Cut, Digest, Lanes, Roster, Stint};
+use crate::view::{ConnectionList, Cut, Lanes, ThreadSpan, TraceStats};
 
 /// The default limit of connections, and of threads or children, that have tracks. Perfetto's UI
 /// becomes unusable with thousands.
@@ -36,11 +36,11 @@ const BELOW: u64 = 32;
 /// # Errors
 /// `out` cannot be written to.
 pub fn perfetto(trace: &Trace, cut: &Cut, most: usize, out: &mut impl Write) -> io::Result<u64> {
-    let digest = Digest::of(trace, cut);
+    let digest = TraceStats::of(trace, cut);
     let description = digest.source.to_string();
     let has_buffers = digest.buffers.is_some_and(|buffers| buffers.fewest.is_some());
     let lanes = digest.lanes.clone();
-    let roster = Roster::new(digest, most);
+    let roster = ConnectionList::new(digest, most);
     let mut writer = PerfettoWriter::new(&trace.header, out);
     writer.common_tracks(&description, &roster, lanes.is_none())?;
     let threads = match lanes {
@@ -195,7 +195,7 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
     fn common_tracks(
         &mut self,
         description: &str,
-        roster: &Roster,
+        roster: &ConnectionList,
         has_loop: bool,
     ) -> io::Result<()> {
         let header = self.header;
@@ -280,7 +280,7 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
 
     /// Describes a thread's track. Perfetto shows it below its process, with the numbers that a
     /// system trace of the same machine has.
-    fn thread(&mut self, index: usize, stint: &Stint) -> io::Result<()> {
+    fn thread(&mut self, index: usize, stint: &ThreadSpan) -> io::Result<()> {
         let id = TrackId::Thread(index);
         let Some((thread, process)) = stint.thread.zip(stint.process) else {
             let name = format!("{} (started before the recording)", stint.lane);
@@ -507,7 +507,7 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
 }
 
 /// How a thread spent its time, in a line.
-fn time_spent(stint: &Stint) -> String {
+fn time_spent(stint: &ThreadSpan) -> String {
     let span = |nanos| units::span(Duration::from_nanos(nanos));
     format!(
         "{}; waited {}, copied {}, in other calls {}, between calls {}",

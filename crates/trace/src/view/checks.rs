@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::chart::ratio;
-use super::digest::Digest;
+use super::connection::ConnectionStats;
 use super::finding::{Finding, Severity};
-use super::life::Life;
-use super::turns::{Moment, Noted, STALL};
+use super::iterations::{Moment, Occurrences, STALL};
+use super::stats::TraceStats;
 use proactor_record::Errno;
 use proactor_record::{Call, Kind, Op};
 use proactor_report::units;
@@ -17,7 +17,7 @@ pub(super) struct Check {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
     of: Of,
-    pub(super) look: fn(&Digest) -> Option<Finding>,
+    pub(super) look: fn(&TraceStats) -> Option<Finding>,
 }
 
 /// In which traces something can be seen.
@@ -35,7 +35,7 @@ enum Of {
 
 impl Check {
     /// Whether it can be seen in what this was made of.
-    pub(super) fn is_for(&self, digest: &Digest) -> bool {
+    pub(super) fn is_for(&self, digest: &TraceStats) -> bool {
         let turns = !digest.source.has_no_loop();
         match self.of {
             Of::All => true,
@@ -50,7 +50,7 @@ const fn check(
     name: &'static str,
     about: &'static str,
     of: Of,
-    look: fn(&Digest) -> Option<Finding>,
+    look: fn(&TraceStats) -> Option<Finding>,
 ) -> Check {
     Check { name, about, of, look }
 }
@@ -77,7 +77,7 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 /// Makes all checks that such a trace allows. The worst findings come first.
-pub(super) fn findings(digest: &Digest) -> Vec<Finding> {
+pub(super) fn findings(digest: &TraceStats) -> Vec<Finding> {
     let found = |check: &Check| {
         let finding = (check.look)(digest)?;
         Some(Finding { name: check.name, ..finding })
@@ -89,7 +89,7 @@ pub(super) fn findings(digest: &Digest) -> Vec<Finding> {
 }
 
 /// A finding that is not named yet.
-fn finding(severity: Severity, what: String, noted: &Noted, fix: &str) -> Finding {
+fn finding(severity: Severity, what: String, noted: &Occurrences, fix: &str) -> Finding {
     Finding {
         name: "",
         severity,
@@ -119,7 +119,7 @@ fn often(n: u64, all: u64, one_in: u64) -> bool {
     n > 10 && n.saturating_mul(one_in) > all
 }
 
-fn overflow(digest: &Digest) -> Option<Finding> {
+fn overflow(digest: &TraceStats) -> Option<Finding> {
     let turns = digest.turns.as_ref().filter(|turns| turns.overflows.count > 0)?;
     let size = digest.queue.map_or("an unknown number".to_owned(), units::count);
     let what = format!(
@@ -135,7 +135,7 @@ fn overflow(digest: &Digest) -> Option<Finding> {
     )
 }
 
-fn starved(digest: &Digest) -> Option<Finding> {
+fn starved(digest: &TraceStats) -> Option<Finding> {
     let starved = &digest.odd.out_of_buffers;
     if starved.count == 0 {
         return None;
@@ -158,8 +158,9 @@ fn starved(digest: &Digest) -> Option<Finding> {
     })
 }
 
-fn faults(digest: &Digest) -> Option<Finding> {
-    let bad: Vec<&Life> = digest.lives.iter().filter(|life| !life.faults.is_empty()).collect();
+fn faults(digest: &TraceStats) -> Option<Finding> {
+    let bad: Vec<&ConnectionStats> =
+        digest.lives.iter().filter(|life| !life.faults.is_empty()).collect();
     let first = bad.first()?;
     let what = format!(
         "operations of {} did not end once, before the close",
@@ -167,7 +168,7 @@ fn faults(digest: &Digest) -> Option<Finding> {
     );
     let fix = "this is a fault of the loop, or of the kernel: `trace conn` shows each of them; \
                please report it with the trace";
-    let mut found = finding(Severity::Wrong, what, &Noted::default(), fix);
+    let mut found = finding(Severity::Wrong, what, &Occurrences::default(), fix);
     for life in bad.iter().take(3) {
         found = found.with(format!("c{}: {}", life.conn, life.faults.join("; ")));
     }
@@ -175,7 +176,7 @@ fn faults(digest: &Digest) -> Option<Finding> {
     Some(found)
 }
 
-fn failed(digest: &Digest) -> Option<Finding> {
+fn failed(digest: &TraceStats) -> Option<Finding> {
     let failed = &digest.odd.failed;
     if failed.count == 0 {
         return None;
@@ -199,7 +200,7 @@ fn failed(digest: &Digest) -> Option<Finding> {
     Some(found)
 }
 
-fn exhausted(digest: &Digest) -> Option<Finding> {
+fn exhausted(digest: &TraceStats) -> Option<Finding> {
     let exhausted = &digest.odd.exhausted;
     let what = format!("{} failed for want of resources", plural(exhausted.count, "accept"));
     let fix = "more descriptors (ulimit -n), or fewer connections at a time (--max-connections)";
@@ -209,13 +210,13 @@ fn exhausted(digest: &Digest) -> Option<Finding> {
 /// How long a connection may take from the peer's end to its close.
 const LINGER: Duration = Duration::from_secs(1);
 
-fn lingering(digest: &Digest) -> Option<Finding> {
+fn lingering(digest: &TraceStats) -> Option<Finding> {
     let end = digest.source.from_ns + digest.source.span_ns;
-    let late = |life: &&Life| {
+    let late = |life: &&ConnectionStats| {
         let ended = life.peer_ended_ns.filter(|_| life.closed_ns.is_none());
         ended.is_some_and(|at| end.saturating_sub(at) > LINGER.as_nanos() as u64)
     };
-    let late: Vec<&Life> = digest.lives.iter().filter(late).collect();
+    let late: Vec<&ConnectionStats> = digest.lives.iter().filter(late).collect();
     let first = late.first()?;
     let what = format!(
         "{} whose peer ended over {} before the end of the trace are not closed",
@@ -224,7 +225,7 @@ fn lingering(digest: &Digest) -> Option<Finding> {
     );
     let fix = "the peer has ended but does not read what it is owed: it is let go when others wait \
                for it, or at a drain (--drain-timeout); `trace conn` shows what is in flight";
-    let mut found = finding(Severity::Costly, what, &Noted::default(), fix);
+    let mut found = finding(Severity::Costly, what, &Occurrences::default(), fix);
     for life in late.iter().take(3) {
         let waits = life.in_flight;
         let waits = if waits.is_empty() { "nothing".to_owned() } else { waits.to_string() };
@@ -235,7 +236,7 @@ fn lingering(digest: &Digest) -> Option<Finding> {
     Some(found)
 }
 
-fn stalls(digest: &Digest) -> Option<Finding> {
+fn stalls(digest: &TraceStats) -> Option<Finding> {
     let turns = digest.turns.as_ref().filter(|turns| turns.stalls.count > 0)?;
     let longest = turns.outside.max_ns.unwrap_or(0);
     // A few are the scheduler's, unless one alone takes a hundredth of the time.
@@ -258,7 +259,7 @@ fn stalls(digest: &Digest) -> Option<Finding> {
     Some(found.with(format!("the longest took {longest}")))
 }
 
-fn disarmed(digest: &Digest) -> Option<Finding> {
+fn disarmed(digest: &TraceStats) -> Option<Finding> {
     let disarmed = &digest.odd.disarmed;
     if !often(disarmed.count, digest.messages, 100) {
         return None;
@@ -277,7 +278,7 @@ fn disarmed(digest: &Digest) -> Option<Finding> {
     )))
 }
 
-fn one_shot(digest: &Digest) -> Option<Finding> {
+fn one_shot(digest: &TraceStats) -> Option<Finding> {
     let row = digest.op(Op::Ring(Kind::Recv)).filter(|row| !row.multishot)?;
     // Two of three, and enough to tell.
     if digest.messages < 100 || row.begun * 3 < digest.messages * 2 {
@@ -287,10 +288,10 @@ fn one_shot(digest: &Digest) -> Option<Finding> {
     let what = format!("receives are one-shot: {per} submissions of them per message");
     let fix = "a kernel from 6.0 on receives many times for one submission (and no --kernel below \
                that)";
-    Some(finding(Severity::Note, what, &Noted::default(), fix))
+    Some(finding(Severity::Note, what, &Occurrences::default(), fix))
 }
 
-fn short(digest: &Digest) -> Option<Finding> {
+fn short(digest: &TraceStats) -> Option<Finding> {
     let sends: u64 = digest.ops.iter().filter(|row| row.op.sends()).map(|row| row.ok).sum();
     let (short, blocked) = (&digest.odd.short, &digest.odd.send_blocked);
     let many = short.count + blocked.count;
@@ -308,7 +309,7 @@ fn short(digest: &Digest) -> Option<Finding> {
     )))
 }
 
-fn idle(digest: &Digest) -> Option<Finding> {
+fn idle(digest: &TraceStats) -> Option<Finding> {
     let turns = digest.turns.as_ref()?;
     if !often(turns.idle.count, turns.count, 100) || digest.source.polls_all() {
         return None;
@@ -322,7 +323,7 @@ fn idle(digest: &Digest) -> Option<Finding> {
     Some(finding(Severity::Costly, what, &turns.idle, fix))
 }
 
-fn in_vain(digest: &Digest) -> Option<Finding> {
+fn in_vain(digest: &TraceStats) -> Option<Finding> {
     let turns = digest.turns.as_ref()?;
     if !often(turns.in_vain.count, turns.count, 100) {
         return None;
@@ -341,7 +342,7 @@ fn in_vain(digest: &Digest) -> Option<Finding> {
     Some(finding(severity, what, &turns.in_vain, fix))
 }
 
-fn would_block(digest: &Digest) -> Option<Finding> {
+fn would_block(digest: &TraceStats) -> Option<Finding> {
     let blocked = &digest.odd.recv_blocked;
     // One in ten.
     if !often(blocked.count, digest.messages, 10) {
@@ -364,7 +365,7 @@ fn would_block(digest: &Digest) -> Option<Finding> {
     )))
 }
 
-fn rewatched(digest: &Digest) -> Option<Finding> {
+fn rewatched(digest: &TraceStats) -> Option<Finding> {
     let row =
         digest.op(Op::Call(Call::Rewatch)).filter(|row| often(row.begun, digest.messages, 10))?;
     let oneshot = digest.source.model == "epoll-oneshot";
@@ -377,7 +378,7 @@ fn rewatched(digest: &Digest) -> Option<Finding> {
         "slow readers make the loop watch for room and back again; edges (--model epoll-et) need \
          no telling"
     };
-    Some(finding(severity, what, &Noted::default(), fix).with(format!(
+    Some(finding(severity, what, &Occurrences::default(), fix).with(format!(
         "{} rewatch{}, {}",
         units::count(row.begun),
         units::agree(row.begun, "", "es"),
@@ -385,7 +386,7 @@ fn rewatched(digest: &Digest) -> Option<Finding> {
     )))
 }
 
-fn one_each(digest: &Digest) -> Option<Finding> {
+fn one_each(digest: &TraceStats) -> Option<Finding> {
     let turns = digest.turns.as_ref()?;
     // Enough turns to tell, and clients enough that there could be more in each.
     if turns.count < 100 || turns.batches.mean >= 1.5 || digest.connections_max < 8 {
@@ -397,10 +398,10 @@ fn one_each(digest: &Digest) -> Option<Finding> {
     let what = format!("{mean} {each} per {name}, with up to {open} connections open");
     let fix = "nothing: the loop is ahead of its clients. Under more load the batches grow, and \
                the calls per message shrink";
-    Some(finding(Severity::Note, what, &Noted::default(), fix))
+    Some(finding(Severity::Note, what, &Occurrences::default(), fix))
 }
 
-fn resets(digest: &Digest) -> Option<Finding> {
+fn resets(digest: &TraceStats) -> Option<Finding> {
     let reset = &digest.odd.reset;
     let what = format!(
         "{} met a connection that the peer had broken (ECONNRESET, EPIPE, ECONNABORTED)",
@@ -411,7 +412,7 @@ fn resets(digest: &Digest) -> Option<Finding> {
     (reset.count > 0).then(|| finding(Severity::Note, what, reset, fix))
 }
 
-fn lost(digest: &Digest) -> Option<Finding> {
+fn lost(digest: &TraceStats) -> Option<Finding> {
     let (lost, written) = (digest.source.lost, digest.source.written);
     let (overwritten, stopped) = (digest.source.overwritten, digest.source.stopped);
     let unwritten = lost.saturating_sub(overwritten).saturating_sub(stopped);
@@ -429,7 +430,7 @@ fn lost(digest: &Digest) -> Option<Finding> {
     } else {
         "the whole file, if this is a part of it"
     };
-    let found = finding(Severity::Note, what, &Noted::default(), fix);
+    let found = finding(Severity::Note, what, &Occurrences::default(), fix);
     let why = [
         (overwritten, "overwritten by newer ones"),
         (stopped, "not written while recording was stopped"),

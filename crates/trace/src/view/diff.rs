@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::chart::ratio;
-use super::digest::Digest;
+use super::iterations::Turns;
 use super::ops::OpRow;
+use super::stats::TraceStats;
 use super::summary::span;
-use super::turns::Turns;
 use proactor_record::{Call, Kind, Op};
 use proactor_report::histogram::Percentiles;
 use proactor_report::{Align, NOTHING, Table, units};
@@ -20,9 +20,9 @@ pub struct Diff {
     /// `proactor.trace.diff/2`
     pub schema: &'static str,
     /// The first, whole.
-    pub a: Digest,
+    pub a: TraceStats,
     /// The second, whole.
-    pub b: Digest,
+    pub b: TraceStats,
     /// Line by line.
     pub lines: Vec<Line>,
 }
@@ -59,7 +59,7 @@ impl Diff {
     ///
     /// # Errors
     /// A sentence, if nothing can be told per message of one of them.
-    pub fn new(a: Digest, b: Digest) -> Result<Diff, String> {
+    pub fn new(a: TraceStats, b: TraceStats) -> Result<Diff, String> {
         for (name, digest) in [("first", &a), ("second", &b)] {
             if digest.messages == 0 {
                 return Err(format!(
@@ -80,7 +80,7 @@ impl Diff {
     }
 }
 
-fn lines(a: &Digest, b: &Digest) -> Vec<Line> {
+fn lines(a: &TraceStats, b: &TraceStats) -> Vec<Line> {
     let mut lines = Lines { a, b, all: Vec::new() };
     lines.traffic();
     lines.calls();
@@ -93,14 +93,14 @@ fn lines(a: &Digest, b: &Digest) -> Vec<Line> {
 
 /// Lines that are being gathered.
 struct Lines<'a> {
-    a: &'a Digest,
-    b: &'a Digest,
+    a: &'a TraceStats,
+    b: &'a TraceStats,
     all: Vec<Line>,
 }
 
 impl Lines<'_> {
     /// A number of both. What neither has, or what never happened in either, says nothing.
-    fn add(&mut self, name: &str, unit: Unit, number: impl Fn(&Digest) -> Option<f64>) {
+    fn add(&mut self, name: &str, unit: Unit, number: impl Fn(&TraceStats) -> Option<f64>) {
         let (a, b) = (number(self.a), number(self.b));
         if a.unwrap_or(0.0) != 0.0 || b.unwrap_or(0.0) != 0.0 {
             self.all.push(Line { name: name.to_owned(), unit, a, b });
@@ -111,7 +111,7 @@ impl Lines<'_> {
         self.add("messages", Unit::Count, |d| some(d.messages));
         self.add("connections", Unit::Count, |d| some(d.connections));
         if self.a.lanes.is_some() || self.b.lanes.is_some() {
-            let most = |d: &Digest| some(d.lanes.as_ref().map_or(1, |lanes| lanes.most));
+            let most = |d: &TraceStats| some(d.lanes.as_ref().map_or(1, |lanes| lanes.most));
             self.add("threads or processes, max", Unit::Count, most);
         }
         self.add("bytes in / message", Unit::Bytes, |d| d.per_message(d.bytes_in));
@@ -163,7 +163,8 @@ impl Lines<'_> {
         add(self, "  copying", |spent| spent.copying);
         add(self, "  in other calls", |spent| spent.other);
         add(self, "  between calls", |spent| spent.between);
-        let of = |d: &Digest, of: fn(&Turns) -> Option<u64>| Some(of(d.turns.as_ref()?)? as f64);
+        let of =
+            |d: &TraceStats, of: fn(&Turns) -> Option<u64>| Some(of(d.turns.as_ref()?)? as f64);
         self.add("turn inside, p50", Nanos, |d| of(d, |turns| turns.inside.p50_ns));
         self.add("turn inside, p99", Nanos, |d| of(d, |turns| turns.inside.p99_ns));
         self.add("turn outside, p50", Nanos, |d| of(d, |turns| turns.outside.p50_ns));
@@ -177,7 +178,7 @@ impl Lines<'_> {
             ("send took", Op::Call(Call::Send)),
         ];
         for (name, op) in timed {
-            let ages = |d: &Digest| d.op(op).filter(|row| !row.waits_for_others())?.ages;
+            let ages = |d: &TraceStats| d.op(op).filter(|row| !row.waits_for_others())?.ages;
             self.percentiles(name, ages);
         }
         if self.a.measure == self.b.measure {
@@ -186,7 +187,7 @@ impl Lines<'_> {
     }
 
     /// The middle, the slow and the slowest.
-    fn percentiles(&mut self, name: &str, of: impl Fn(&Digest) -> Option<Percentiles>) {
+    fn percentiles(&mut self, name: &str, of: impl Fn(&TraceStats) -> Option<Percentiles>) {
         let nanos = |n: Option<u64>| n.map(|n| n as f64);
         self.add(&format!("{name}, p50"), Unit::Nanos, |d| nanos(of(d)?.p50_ns));
         self.add(&format!("{name}, p99"), Unit::Nanos, |d| nanos(of(d)?.p99_ns));
@@ -222,7 +223,7 @@ struct Spent {
 
 impl Spent {
     /// `None` if neither turns nor threads are here.
-    fn of(digest: &Digest) -> Option<Spent> {
+    fn of(digest: &TraceStats) -> Option<Spent> {
         if let Some(lanes) = &digest.lanes {
             let (copying, other, between) = (lanes.copying_ns, lanes.other_ns, lanes.between_ns);
             return Some(Spent {
@@ -256,7 +257,7 @@ impl Spent {
 }
 
 /// Whether its calls have a length.
-fn has_times(digest: &Digest) -> bool {
+fn has_times(digest: &TraceStats) -> bool {
     digest.ops.iter().any(|row| !row.on_ring && row.together_ns.is_some_and(|nanos| nanos > 0))
 }
 
@@ -265,7 +266,7 @@ fn is_copy(row: &OpRow) -> bool {
 }
 
 /// What the times of one of them do not tell by themselves.
-fn note(digest: &Digest) -> Option<String> {
+fn note(digest: &TraceStats) -> Option<String> {
     if let Some(lanes) = &digest.lanes {
         return Some(format!(
             "times are those of all {} added up; a receive that may sleep counts as waiting to its \
@@ -283,7 +284,7 @@ fn note(digest: &Digest) -> Option<String> {
 }
 
 /// The names of the operations, or of the calls, of both: each once, in their order.
-fn both(a: &Digest, b: &Digest, on_ring: bool) -> Vec<Op> {
+fn both(a: &TraceStats, b: &TraceStats, on_ring: bool) -> Vec<Op> {
     let mut ops = Vec::new();
     for row in a.ops.iter().chain(&b.ops).filter(|row| row.on_ring == on_ring) {
         if !ops.contains(&row.op) {
@@ -294,12 +295,12 @@ fn both(a: &Digest, b: &Digest, on_ring: bool) -> Vec<Op> {
 }
 
 /// Something of all operations of a ring, per message; `None` of what is none.
-fn on_ring(digest: &Digest, number: fn(&OpRow) -> u64) -> Option<f64> {
+fn on_ring(digest: &TraceStats, number: fn(&OpRow) -> u64) -> Option<f64> {
     let all = digest.ops.iter().filter(|row| row.on_ring);
     digest.per_message(all.map(number).sum()).filter(|_| digest.is_ring())
 }
 
-fn per(digest: &Digest, op: Op) -> Option<f64> {
+fn per(digest: &TraceStats, op: Op) -> Option<f64> {
     digest.per_message(digest.op(op)?.begun)
 }
 

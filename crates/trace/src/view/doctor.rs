@@ -5,9 +5,9 @@ use std::fmt;
 use serde::Serialize;
 
 use super::checks::{CHECKS, findings};
-use super::digest::Digest;
 use super::finding::{Finding, Severity};
 use super::health::Health;
+use super::stats::TraceStats;
 
 /// The state of the loop, the findings, and the checks that were made.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -25,7 +25,7 @@ pub struct Doctor {
 
 impl Doctor {
     /// Makes all checks that such a trace allows.
-    pub fn new(digest: &Digest) -> Doctor {
+    pub fn new(digest: &TraceStats) -> Doctor {
         let checks = CHECKS.iter().filter(|check| check.is_for(digest));
         Doctor {
             schema: "proactor.trace.doctor/2",

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::chart::wrap;
-use super::turns::Moment;
+use super::iterations::Moment;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::chart::{bar, ratio};
 use super::checks::findings;
-use super::digest::Digest;
 use super::finding::Severity;
+use super::iterations::{Batches, STALL, Turns};
+use super::stats::TraceStats;
 use super::summary::span;
-use super::turns::{Batches, STALL, Turns};
 use proactor_report::units::{self, plural};
 
 /// The longest bar of a distribution.
@@ -26,12 +26,12 @@ pub struct Health {
     pub hint: String,
     /// All numbers.
     #[serde(flatten)]
-    pub digest: Digest,
+    pub digest: TraceStats,
 }
 
 impl Health {
     /// Judges these numbers by the doctor's checks.
-    pub fn new(digest: Digest) -> Health {
+    pub fn new(digest: TraceStats) -> Health {
         let mut names = findings(&digest);
         names.retain(|one| one.severity != Severity::Note);
         let names: Vec<_> = names.iter().map(|one| one.name).collect();
@@ -47,7 +47,7 @@ impl Health {
     }
 }
 
-fn hint(digest: &Digest) -> String {
+fn hint(digest: &TraceStats) -> String {
     let sleeps = digest.receives().is_some_and(|row| row.may_sleep);
     if digest.source.has_no_loop() && sleeps && digest.messages > 0 {
         return "each one sleeps in its own call: how soon it runs when data arrives depends on the \
@@ -119,7 +119,7 @@ fn line(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
     if text.is_empty() { Ok(()) } else { writeln!(f, "{name:<18}{text}") }
 }
 
-fn calls(digest: &Digest, turns: &Turns) -> String {
+fn calls(digest: &TraceStats, turns: &Turns) -> String {
     let mut text = units::count(turns.count);
     let messages = plural(digest.messages, "message");
     let per = |n| digest.per_message(n).map(ratio);
@@ -133,7 +133,7 @@ fn calls(digest: &Digest, turns: &Turns) -> String {
 }
 
 /// All calls, where there is no loop: those per message, and of which there are most.
-fn calls_alone(digest: &Digest) -> String {
+fn calls_alone(digest: &TraceStats) -> String {
     let all: u64 = digest.ops.iter().map(|row| row.begun).sum();
     let mut text = units::count(digest.calls.unwrap_or(all));
     if let Some(each) = digest.calls.and_then(|calls| digest.per_message(calls)) {
@@ -150,7 +150,7 @@ fn calls_alone(digest: &Digest) -> String {
 }
 
 /// How long those calls took in which it may sleep.
-fn slept(digest: &Digest) -> String {
+fn slept(digest: &TraceStats) -> String {
     let rows = digest.ops.iter().filter_map(|row| {
         Some((row, row.ages.filter(|ages| row.may_sleep && ages.p50_ns.is_some())?))
     });
@@ -183,7 +183,7 @@ fn vain(turns: &Turns) -> String {
     text
 }
 
-fn inside(digest: &Digest, turns: &Turns) -> String {
+fn inside(digest: &TraceStats, turns: &Turns) -> String {
     let share = digest.share_inside().map_or(String::new(), units::percent);
     let (p50, p99) = (span(turns.inside.p50_ns), span(turns.inside.p99_ns));
     format!("{share}   p50 {p50}  p99 {p99}  max {}", span(turns.inside.max_ns))
@@ -198,7 +198,7 @@ fn outside(turns: &Turns) -> String {
     format!("p50 {p50}  p99 {p99}  max {}   ({stalls})", span(turns.outside.max_ns))
 }
 
-fn queue(digest: &Digest, turns: &Turns) -> String {
+fn queue(digest: &TraceStats, turns: &Turns) -> String {
     let mut text = format!("max {}", units::count(turns.batches.max));
     if let Some(size) = digest.queue {
         let share = units::percent(turns.batches.max as f64 / size.max(1) as f64);
@@ -212,7 +212,7 @@ fn queue(digest: &Digest, turns: &Turns) -> String {
     text
 }
 
-fn buffers(digest: &Digest) -> String {
+fn buffers(digest: &TraceStats) -> String {
     let starved = format!("ENOBUFS {}", units::count(digest.odd.out_of_buffers.count));
     let Some(buffers) = &digest.buffers else {
         return format!("picked by us, one with each receive   {starved}");
@@ -227,7 +227,7 @@ fn buffers(digest: &Digest) -> String {
     format!("{window} (all sizes)   lent {lent}, filled {filled}   {starved}")
 }
 
-fn blocked(digest: &Digest) -> String {
+fn blocked(digest: &TraceStats) -> String {
     let odd = &digest.odd;
     let (recv, send) = (units::count(odd.recv_blocked.count), units::count(odd.send_blocked.count));
     let text = format!("recv {recv}, send {send}");
@@ -238,7 +238,7 @@ fn blocked(digest: &Digest) -> String {
     format!("{text}   rewatched {}", units::count(watches))
 }
 
-fn faults(digest: &Digest) -> String {
+fn faults(digest: &TraceStats) -> String {
     let odd = &digest.odd;
     let unclean = digest.lives.iter().filter(|life| !life.faults.is_empty()).count();
     format!(
@@ -251,7 +251,7 @@ fn faults(digest: &Digest) -> String {
     )
 }
 
-fn answered(digest: &Digest) -> String {
+fn answered(digest: &TraceStats) -> String {
     let all = digest.answered;
     if all.samples == 0 {
         return "no receive was followed by a send".to_owned();

@@ -1,6 +1,6 @@
 //! Thread by thread, or child by child: what each did with its time, where many wrote into a trace.
 //!
-//! A lane may have many tenants, one after the other; a [`Stint`] is one tenant's time in it. From
+//! A lane may have many tenants, one after the other; a [`ThreadSpan`] is one tenant's time in it. From
 //! its first record to its last it is in one of four states, which two phases of a receive name:
 //! it **waits** for something to come, it **copies**, it makes another call, or it is between two
 //! calls. A receive that may sleep is all waiting here: that it copies at its end, once it has
@@ -48,7 +48,7 @@ impl Phase {
 
 /// A thread's or a child's time in its lane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Stint {
+pub struct ThreadSpan {
     /// Its lane's name: `main`, `t3`, `p3`.
     pub lane: String,
     /// Its thread's number; `None` if it began before what is here.
@@ -88,7 +88,7 @@ enum Now {
     In(Phase, u64),
 }
 
-impl Stint {
+impl ThreadSpan {
     /// Which lane.
     pub fn number(&self) -> u16 {
         self.number
@@ -151,7 +151,7 @@ pub struct Lanes {
     pub between_ns: u64,
     /// Each of them, in the order in which they began.
     #[serde(skip)]
-    pub stints: Vec<Stint>,
+    pub stints: Vec<ThreadSpan>,
     /// By lane, which of them it was one after the other.
     #[serde(skip)]
     tenants: HashMap<u16, Vec<usize>>,
@@ -247,19 +247,19 @@ impl Counter {
             lanes.other_ns = lanes.other_ns.saturating_add(stint.other_ns);
             lanes.between_ns = lanes.between_ns.saturating_add(stint.between_ns);
         }
-        let here = |stint: &&Stint| stint.until_ns >= from;
+        let here = |stint: &&ThreadSpan| stint.until_ns >= from;
         lanes.count = lanes.stints.iter().filter(here).count() as u64;
         lanes.most = at_a_time(lanes.stints.iter().filter(here));
         lanes
     }
 }
 
-fn begin(header: &Header, lane: u16, event: &Event) -> Stint {
+fn begin(header: &Header, lane: u16, event: &Event) -> ThreadSpan {
     let (thread, process) = match event.what {
         Payload::Lane { thread, process } => (Some(thread), Some(process)),
         _ => (None, None),
     };
-    Stint {
+    ThreadSpan {
         lane: header.lane_name(Some(lane)),
         thread,
         process,
@@ -277,7 +277,7 @@ fn begin(header: &Header, lane: u16, event: &Event) -> Stint {
 }
 
 /// How many of them there were at a time, at most.
-fn at_a_time<'a>(stints: impl Iterator<Item = &'a Stint>) -> u64 {
+fn at_a_time<'a>(stints: impl Iterator<Item = &'a ThreadSpan>) -> u64 {
     let mut changes: Vec<(u64, i64)> = stints
         .flat_map(|stint| [(stint.from_ns, 1), (stint.until_ns.saturating_add(1), -1)])
         .collect();

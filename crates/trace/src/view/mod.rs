@@ -1,16 +1,16 @@
 //! What a trace comes to: views that count, follow, judge and compare.
 //!
-//! A [`Digest`] is made in one pass over the events; the summary, the doctor's findings
+//! A [`TraceStats`] is made in one pass over the events; the summary, the doctor's findings
 //! and the difference of two traces are functions of it. A connection's story has a pass of its
 //! own. Each view is a value that serialises, and its text is made of nothing but that value: what
 //! people read and what programs read cannot differ.
 //!
 //! ```text
-//!   events ─► Digest ─┬─► Summary   what was asked, what came of it, how old it was
+//!   events ─► TraceStats ─┬─► Summary   what was asked, what came of it, how old it was
 //!                     ├─► Doctor    the loop, and what is wrong with it, with evidence and remedy
 //!                     └─► Diff      two of them, side by side
-//!   events ─► Lives ────► Roster    all connections, the worst first
-//!          ─► Story     one connection, turn by turn
+//!   events ─► ConnectionTracker ────► ConnectionList    all connections, the worst first
+//!          ─► ConnectionTimeline     one connection, turn by turn
 //! ```
 //!
 //! Where threads or children recorded, the digest has [`Lanes`]: what each did with its time. The
@@ -22,35 +22,35 @@
 
 mod chart;
 mod checks;
+mod connection;
+mod connection_list;
 mod diff;
-mod digest;
 mod doctor;
 mod finding;
 mod health;
+mod iterations;
 mod lanes;
-mod life;
 mod names;
 mod ops;
-mod roster;
 mod source;
-mod story;
+mod stats;
 mod summary;
-mod turns;
+mod timeline;
 
+pub use connection::{ConnectionStats, Ending, Measure};
+pub use connection_list::ConnectionList;
 pub use diff::Diff;
-pub use digest::Digest;
 pub use doctor::Doctor;
 pub use finding::{Finding, Severity};
 pub use health::Health;
-pub use lanes::{Lanes, Phase, Stint};
-pub use life::{Ending, Life, Measure};
+pub use iterations::{Batches, Moment, Occurrences, Turns};
+pub use lanes::{Lanes, Phase, ThreadSpan};
 pub use ops::{Errors, Octave, OpRow};
-pub use roster::Roster;
 pub(crate) use source::POLLS_ALL;
 pub use source::{Cut, Source};
-pub use story::{Step, Story, Told};
+pub use stats::TraceStats;
 pub use summary::Summary;
-pub use turns::{Batches, Moment, Noted, Turns};
+pub use timeline::{ConnectionTimeline, Step, Told};
 
 #[cfg(test)]
 mod tests;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::chart::{bar, ratio};
-use super::digest::Digest;
 use super::ops::{Octave, OpRow};
+use super::stats::TraceStats;
 use proactor_record::Errno;
 use proactor_report::units::plural;
 use proactor_report::{Align, NOTHING, Table, units};
@@ -22,12 +22,12 @@ pub struct Summary {
     pub schema: &'static str,
     /// All numbers.
     #[serde(flatten)]
-    pub digest: Digest,
+    pub digest: TraceStats,
 }
 
 impl Summary {
     /// Of these numbers.
-    pub fn new(digest: Digest) -> Summary {
+    pub fn new(digest: TraceStats) -> Summary {
         Summary { schema: "proactor.trace.summary/2", digest }
     }
 }
@@ -49,7 +49,7 @@ impl fmt::Display for Summary {
 }
 
 /// Connections, messages and bytes, and the time in the kernel.
-fn traffic(digest: &Digest) -> String {
+fn traffic(digest: &TraceStats) -> String {
     let mut text = format!(
         "{}, {} in, {} in, {} out",
         plural(digest.connections, "connection"),
@@ -71,7 +71,7 @@ fn traffic(digest: &Digest) -> String {
     text
 }
 
-fn table(digest: &Digest) -> String {
+fn table(digest: &TraceStats) -> String {
     use Align::{Left, Right};
     let ring = digest.is_ring();
     let (begun, ended) = if ring { ("submitted", "cqes") } else { ("calls", "per message") };
@@ -113,7 +113,7 @@ fn table(digest: &Digest) -> String {
     table.to_string()
 }
 
-fn cells(digest: &Digest, row: &OpRow) -> Vec<String> {
+fn cells(digest: &TraceStats, row: &OpRow) -> Vec<String> {
     let star = if row.multishot { "*" } else { "" };
     let ended = if row.on_ring {
         units::count(row.ended)
@@ -165,7 +165,7 @@ fn some(n: u64) -> String {
 
 /// The operation whose ages are drawn: that which takes the most time, of those whose time is their
 /// own.
-fn charted(digest: &Digest) -> Option<&OpRow> {
+fn charted(digest: &TraceStats) -> Option<&OpRow> {
     let time = |row: &&OpRow| -> u128 {
         let each = |one: &Octave| u128::from(one.from_ns.max(500)) * u128::from(one.count);
         row.octaves.iter().map(each).sum()
@@ -174,7 +174,7 @@ fn charted(digest: &Digest) -> Option<&OpRow> {
     digest.ops.iter().filter(own).max_by_key(time)
 }
 
-fn histogram(digest: &Digest, row: &OpRow) -> String {
+fn histogram(digest: &TraceStats, row: &OpRow) -> String {
     let most = row.octaves.iter().map(|octave| octave.count).max().unwrap_or(0);
     let word = if digest.is_ring() { "age" } else { "took" };
     let head = format!("{} {word}", row.op.name());
@@ -192,7 +192,7 @@ fn histogram(digest: &Digest, row: &OpRow) -> String {
 }
 
 /// What the numbers do not say by themselves.
-fn notes(digest: &Digest) -> Vec<String> {
+fn notes(digest: &TraceStats) -> Vec<String> {
     let mut notes = Vec::new();
     let Some(row) = charted(digest) else {
         if !digest.is_ring() && digest.source.level == Some("batch") {

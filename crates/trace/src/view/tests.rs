@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use super::{Cut, Diff, Digest, Doctor, Ending, Health, Measure, Roster, Story, Summary, Told};
+use super::{
+    ConnectionList, ConnectionTimeline, Cut, Diff, Doctor, Ending, Health, Measure, Summary, Told,
+    TraceStats,
+};
 use crate::events;
 use proactor::keys::ConnId;
 use proactor::ring::{Cqe, Kind, Token};
@@ -121,8 +124,8 @@ impl Tape {
         Trace::from_bytes(self.log.bytes()).unwrap()
     }
 
-    fn digest(&mut self) -> Digest {
-        Digest::of(&self.trace(), &Cut::default())
+    fn digest(&mut self) -> TraceStats {
+        TraceStats::of(&self.trace(), &Cut::default())
     }
 
     fn findings(&mut self) -> Vec<&'static str> {
@@ -387,7 +390,7 @@ fn a_story_folds_what_repeats_itself_and_names_the_slowest_turns() {
     tape.echo(1, 700);
     tape.echo(1, 50).shut(1);
     let trace = tape.trace();
-    let story = Story::of(&trace, &Cut::default(), (1, None), 2, false).unwrap();
+    let story = ConnectionTimeline::of(&trace, &Cut::default(), (1, None), 2, false).unwrap();
     assert_eq!((story.life.messages, story.life.exchanges), (102, 102));
     assert_eq!(story.life.ending, Ending::PeerFirst);
     let slowest: Vec<_> = story.slowest.iter().map(|one| (one.exchange, one.took_ns)).collect();
@@ -403,10 +406,10 @@ fn a_story_folds_what_repeats_itself_and_names_the_slowest_turns() {
     }
     assert!(text.ends_with("verdict: clean, peer first   every operation ended once ✓"), "{text}");
 
-    let all = Story::of(&trace, &Cut::default(), (1, Some(0)), 2, true).unwrap();
+    let all = ConnectionTimeline::of(&trace, &Cut::default(), (1, Some(0)), 2, true).unwrap();
     assert!(all.told.iter().all(|one| matches!(one, Told::Step(_))));
     assert_eq!(all.told.len(), 1 + 3 * 102 + 3);
-    assert_eq!(Story::of(&trace, &Cut::default(), (9, None), 2, true), None);
+    assert_eq!(ConnectionTimeline::of(&trace, &Cut::default(), (9, None), 2, true), None);
 }
 
 #[test]
@@ -414,7 +417,8 @@ fn what_is_abnormal_is_not_folded() {
     let mut tape = ring();
     tape.entered(5).cqe(Kind::Recv, 0, -libc::ENOBUFS, 0).sqe(Kind::Recv, 0, 2048);
     tape.echo(0, 5).echo(0, 5);
-    let story = Story::of(&tape.trace(), &Cut::default(), (0, None), 3, false).unwrap();
+    let story =
+        ConnectionTimeline::of(&tape.trace(), &Cut::default(), (0, None), 3, false).unwrap();
     assert!(story.to_string().contains("recv* ENOBUFS"), "{story}");
 }
 
@@ -423,7 +427,7 @@ fn a_connection_that_ends_out_of_order_is_the_first_of_the_list() {
     let mut tape = ring();
     tape.sqe(Kind::Send, 1, 64).entered(5).cqe(Kind::Recv, 1, 0, 0).sqe(Kind::Close, 1, 0);
     tape.entered(5).cqe(Kind::Close, 1, 0, 0);
-    let roster = Roster::new(tape.digest(), 1);
+    let roster = ConnectionList::new(tape.digest(), 1);
     assert_eq!((roster.left_out, roster.unclean), (1, 1));
     assert_eq!(roster.connections[0].faults, ["closed while send was in flight"]);
     let text = roster.to_string();
@@ -512,13 +516,13 @@ fn a_cut_counts_only_what_lies_within() {
     let mut tape = ring();
     let trace = tape.trace();
     let half = Duration::from_nanos(tape.now / 2);
-    let of = |since, until| Digest::of(&trace, &Cut { since, until, conn: None });
+    let of = |since, until| TraceStats::of(&trace, &Cut { since, until, conn: None });
     let (before, after) = (of(None, Some(half)), of(Some(half), None));
     assert_eq!(before.messages + after.messages, 200);
     assert!((90..110).contains(&before.messages), "{}", before.messages);
     assert_eq!(after.op(SEND).unwrap().unseen, 0, "its submission is known, though not counted");
     assert!(after.source.to_string().contains("only what lies between"));
-    let one = Digest::of(&trace, &Cut { conn: Some((1, None)), ..Cut::default() });
+    let one = TraceStats::of(&trace, &Cut { conn: Some((1, None)), ..Cut::default() });
     assert_eq!((one.messages, &one.turns, one.calls), (100, &None, None));
     assert!(Summary::new(one).to_string().contains("only c1 is looked at"));
 }
@@ -543,7 +547,7 @@ fn an_empty_trace_has_every_view() {
     let digest = tape.digest();
     assert!(Summary::new(digest.clone()).to_string().contains("no operation"));
     assert!(Health::new(digest.clone()).to_string().contains("nothing can be said"));
-    assert!(Roster::new(digest.clone(), 9).to_string().contains("no connection"));
+    assert!(ConnectionList::new(digest.clone(), 9).to_string().contains("no connection"));
     assert!(Doctor::new(&digest).to_string().contains("nothing found"));
 }
 
@@ -557,9 +561,10 @@ fn json_has_a_schema_and_what_the_text_says() {
     assert_eq!(summary["ops"][0]["op"], "accept");
     assert_eq!(json(&Health::new(digest.clone()))["verdict"], "healthy");
     assert_eq!(json(&Doctor::new(&digest))["schema"], "proactor.trace.doctor/2");
-    let story = Story::of(&ring().trace(), &Cut::default(), (0, None), 3, false).unwrap();
+    let story =
+        ConnectionTimeline::of(&ring().trace(), &Cut::default(), (0, None), 3, false).unwrap();
     assert_eq!(json(&story)["told"][0]["step"]["what"], "recv armed #1");
-    assert_eq!(json(&Roster::new(digest.clone(), 9))["connections"][1]["messages"], 100);
+    assert_eq!(json(&ConnectionList::new(digest.clone(), 9))["connections"][1]["messages"], 100);
     let diff = json(&Diff::new(digest.clone(), digest).unwrap());
     assert_eq!(diff["lines"][0]["name"], "messages");
 }
@@ -610,7 +615,7 @@ fn the_calls_of_all_lanes_are_forgotten_at_a_gap_and_not_counted() {
     let end = Record::call_end(Call::Lock, false, 7, 0, 0);
     lanes.iter().for_each(|lane| lane.write(sys::monotonic, end));
     let trace = Trace::from_bytes(&writer.bytes()).expect("it is a trace");
-    let lanes = Digest::of(&trace, &Cut::default()).lanes.expect("many wrote");
+    let lanes = TraceStats::of(&trace, &Cut::default()).lanes.expect("many wrote");
     let in_calls = |number| {
         let mut stints = lanes.stints.iter().filter(|stint| stint.number() == number);
         stints.next().map(|stint| (stint.calls, stint.waiting_ns + stint.other_ns))

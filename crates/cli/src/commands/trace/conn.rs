@@ -5,7 +5,7 @@ use anyhow::bail;
 use super::Look;
 use crate::commands::number;
 use proactor_trace::parse_conn;
-use proactor_trace::view::{Roster, Story};
+use proactor_trace::view::{ConnectionList, ConnectionTimeline};
 
 /// Connections in the list without `--all`.
 const LISTED: usize = 20;
@@ -34,10 +34,12 @@ impl ConnArgs {
         let Look { file, how } = &self.look;
         let Some(conn) = self.conn else {
             let most = if self.all { usize::MAX } else { LISTED };
-            return how.print(&Roster::new(self.look.statistics()?, most));
+            return how.print(&ConnectionList::new(self.look.statistics()?, most));
         };
         let trace = super::read(file)?;
-        let Some(story) = Story::of(&trace, &how.cut(None), conn, self.slowest, self.all) else {
+        let Some(story) =
+            ConnectionTimeline::of(&trace, &how.cut(None), conn, self.slowest, self.all)
+        else {
             let generation = conn.1.map_or(String::new(), |generation| format!(".{generation}"));
             let (slot, file) = (conn.0, file.display());
             bail!(

@@ -24,7 +24,7 @@ use super::output::{self, RED, YELLOW};
 use super::wrong_usage;
 use proactor_record::Errno;
 use proactor_report::units;
-use proactor_trace::view::{Cut, Digest};
+use proactor_trace::view::{Cut, TraceStats};
 use proactor_trace::{Filter, Trace, parse_conn};
 
 /// Inspect a recording of `serve --trace`, or the rings of any process
@@ -92,7 +92,7 @@ struct Look {
 
 impl Look {
     /// Returns the statistics of the selected part.
-    fn statistics(&self) -> anyhow::Result<Digest> {
+    fn statistics(&self) -> anyhow::Result<TraceStats> {
         statistics(&self.file, &self.how.cut(None))
     }
 }
@@ -124,8 +124,8 @@ impl How {
 }
 
 /// Returns the statistics of a trace. They contain its defects: every view begins with them.
-fn statistics(path: &Path, cut: &Cut) -> anyhow::Result<Digest> {
-    Ok(Digest::of(&read(path)?, cut))
+fn statistics(path: &Path, cut: &Cut) -> anyhow::Result<TraceStats> {
+    Ok(TraceStats::of(&read(path)?, cut))
 }
 
 /// The selected range of time.

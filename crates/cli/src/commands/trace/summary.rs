@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::delays::delays;
 use super::{Look, read};
 use proactor_trace::kernel::Delays;
-use proactor_trace::view::{Digest, Summary};
+use proactor_trace::view::{Summary, TraceStats};
 
 /// Summarise a trace per operation: counts, results, latencies
 #[derive(Debug, clap::Args)]
@@ -48,7 +48,7 @@ impl SummaryArgs {
         let is_whole = cut.since.is_none() && cut.until.is_none() && cut.conn.is_none();
         let delays = if is_whole { delays(file, &trace)? } else { None };
         let kernel = delays.as_ref().map(Delays::json);
-        let summary = Summary::new(Digest::of(&trace, &cut));
+        let summary = Summary::new(TraceStats::of(&trace, &cut));
         how.print(&Whole { summary, kernel, delays })
     }
 }

@@ -18,7 +18,7 @@ use super::shared::{
 };
 use super::thread_timeline::ThreadTimeline;
 use crate::event::{Event, events};
-use crate::view::{Cut, Lanes, Life, Roster, Source};
+use crate::view::{ConnectionList, ConnectionStats, Cut, Lanes, Source};
 
 /// An iteration of the loop: an enter or a wait, and the handling after it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -72,7 +72,12 @@ pub(super) struct PageData {
 
 impl PageData {
     /// Collects what is drawn of a part of a trace.
-    pub(super) fn of(trace: &Trace, cut: &Cut, roster: &Roster, lanes: Option<Lanes>) -> PageData {
+    pub(super) fn of(
+        trace: &Trace,
+        cut: &Cut,
+        roster: &ConnectionList,
+        lanes: Option<Lanes>,
+    ) -> PageData {
         let Source { from_ns: from, span_ns: span, .. } = roster.source;
         let mut data = PageData {
             from,
@@ -234,7 +239,7 @@ impl PageData {
 
     /// Packs the data for the script. Times are nanoseconds since recording began; a column of
     /// begins has differences.
-    pub(super) fn pack(&self, roster: &Roster) -> Value {
+    pub(super) fn pack(&self, roster: &ConnectionList) -> Value {
         let mut of_conn: HashMap<ConnId, Vec<&Mark>> = HashMap::new();
         self.marks.entries.iter().for_each(|mark| of_conn.entry(mark.conn).or_default().push(mark));
         let conns: Vec<Value> = roster
@@ -280,7 +285,7 @@ impl PageData {
 }
 
 /// Packs the row of a connection.
-fn pack_conn(life: &Life, mut marks: Vec<&Mark>) -> Value {
+fn pack_conn(life: &ConnectionStats, mut marks: Vec<&Mark>) -> Value {
     marks.sort_by_key(|mark| mark.at);
     let of = |of: fn(&Mark) -> u64| column(marks.iter().map(|mark| of(mark)), Column::push);
     json!({

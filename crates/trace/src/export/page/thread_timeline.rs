@@ -9,7 +9,7 @@ use super::super::packing::{Column, StringTable, column};
 use super::super::thread_tracks::ThreadTracks;
 use super::super::track_event::{TimelineTrack, TrackEvent, TrackEventKind, label};
 use super::shared::{CALLS, Latest, THREADS, UNENDED, result};
-use crate::view::{Lanes, Phase, Stint};
+use crate::view::{Lanes, Phase, ThreadSpan};
 
 /// The rows of threads, and their calls.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ impl ThreadTimeline {
     }
 }
 
-fn pack_thread(stint: &Stint, mut calls: Vec<&CallBar>) -> Value {
+fn pack_thread(stint: &ThreadSpan, mut calls: Vec<&CallBar>) -> Value {
     calls.sort_by_key(|call| call.at);
     let of = |of: fn(&CallBar) -> u64| column(calls.iter().map(|call| of(call)), Column::push);
     json!({

@@ -8,16 +8,16 @@ use proactor_record::{Call, Errno, Kind, Level, Op, Payload, RecordKind, Trace, 
 use proactor_report::Latencies;
 use serde::Serialize;
 
+use super::connection::{ConnectionStats, ConnectionTracker, Measure};
+use super::iterations::{Counter, Occurrences, Turns};
 use super::lanes::{self, Lanes};
-use super::life::{Life, Lives, Measure};
 use super::ops::{OpRow, Ops};
 use super::source::{Cut, Source};
-use super::turns::{Counter, Noted, Turns};
 use crate::event::{Event, events};
 
 /// What a trace comes to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Digest {
+pub struct TraceStats {
     /// Of what it is made.
     pub source: Source,
     /// Connections seen.
@@ -48,10 +48,10 @@ pub struct Digest {
     /// From what to what that is timed.
     pub measure: Measure,
     /// What happened that ought not to, or not often.
-    pub odd: Odd,
+    pub odd: Anomalies,
     /// All connections.
     #[serde(skip)]
-    pub lives: Vec<Life>,
+    pub lives: Vec<ConnectionStats>,
 }
 
 /// Provided buffers, of all sizes together.
@@ -69,28 +69,28 @@ pub struct Buffers {
 
 /// What happened that ought not to, or not often.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Odd {
+pub struct Anomalies {
     /// Receives that found no buffer.
-    pub out_of_buffers: Noted,
+    pub out_of_buffers: Occurrences,
     /// Sends of which less went than was given; how many bytes did.
-    pub short: Noted,
+    pub short: Occurrences,
     /// Accepts that failed for want of descriptors or memory.
-    pub exhausted: Noted,
+    pub exhausted: Occurrences,
     /// Connections that the peer reset, or that we wrote to too late.
-    pub reset: Noted,
+    pub reset: Occurrences,
     /// Other failures that are not part of the game; which errno.
-    pub failed: Noted,
+    pub failed: Occurrences,
     /// Multishot receives that ended though they brought bytes.
-    pub disarmed: Noted,
+    pub disarmed: Occurrences,
     /// Sends that would have blocked.
-    pub send_blocked: Noted,
+    pub send_blocked: Occurrences,
     /// Receives that would have blocked.
-    pub recv_blocked: Noted,
+    pub recv_blocked: Occurrences,
 }
 
-impl Digest {
+impl TraceStats {
     /// Of this part of a trace.
-    pub fn of(trace: &Trace, cut: &Cut) -> Digest {
+    pub fn of(trace: &Trace, cut: &Cut) -> TraceStats {
         let mut pass = Pass::new(trace, cut);
         let mut events = events(trace);
         for event in &mut events {
@@ -140,7 +140,7 @@ struct Pass {
     no_loop: bool,
     turns: Counter,
     lanes: Option<lanes::Counter>,
-    lives: Lives,
+    lives: ConnectionTracker,
     answered: Latencies,
     lent: Lent,
     span: Option<(u64, u64)>,
@@ -150,7 +150,7 @@ struct Pass {
     bytes_in: u64,
     bytes_out: u64,
     messages: u64,
-    odd: Odd,
+    odd: Anomalies,
 }
 
 /// How many buffers the kernel has.
@@ -172,7 +172,7 @@ impl Pass {
             no_loop,
             turns: Counter::default(),
             lanes: lanes::Counter::new(&trace.header, cut).filter(|_| cut.conn.is_none()),
-            lives: Lives::new(trace),
+            lives: ConnectionTracker::new(trace),
             answered: Latencies::new(),
             lent: Lent::default(),
             span: None,
@@ -182,7 +182,7 @@ impl Pass {
             bytes_in: 0,
             bytes_out: 0,
             messages: 0,
-            odd: Odd::default(),
+            odd: Anomalies::default(),
         }
     }
 
@@ -257,14 +257,14 @@ impl Pass {
         }
     }
 
-    fn finish(self, trace: &Trace, cut: &Cut, in_flight: &HashMap<Op, u64>) -> Digest {
+    fn finish(self, trace: &Trace, cut: &Cut, in_flight: &HashMap<Op, u64>) -> TraceStats {
         let (ops, turns) = (self.ops.finish(in_flight), self.turns.finish());
         let (from, to) = self.span.unwrap_or((0, 0));
         let whole = trace.lost() == 0 && trace.remarks.is_empty() && cut.since.is_none();
         let told = cut.conn.is_none() && trace.header.sample == 1;
         let measure = self.lives.measure();
         let source = Source::new(trace, cut, from, to);
-        Digest {
+        TraceStats {
             connections: self.seen.len() as u64,
             connections_max: self.open_max,
             messages: self.messages,

@@ -1,6 +1,6 @@
 //! `trace conn c7.1`: one connection's life, step by step, what repeats itself folded.
 
-mod teller;
+mod writer;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::life::{Exchange, Life, Lives, Measure};
-use super::roster::ended;
+use super::connection::{ConnectionStats, ConnectionTracker, Exchange, Measure};
+use super::connection_list::ended;
 use super::source::{Cut, Source};
 use super::summary::span;
 use crate::event::events;
@@ -17,14 +17,14 @@ use proactor::keys::ConnId;
 use proactor_record::Trace;
 use proactor_report::histogram::Percentiles;
 use proactor_report::{Latencies, units};
-use teller::Teller;
+use writer::TimelineWriter;
 
 /// So many abnormal steps are never folded.
 const ABNORMAL: usize = 16;
 
 /// One connection's life.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Story {
+pub struct ConnectionTimeline {
     /// `proactor.trace.connection/2`
     pub schema: &'static str,
     /// Of what it is made.
@@ -33,7 +33,7 @@ pub struct Story {
     pub tenants: u64,
     /// In numbers.
     #[serde(flatten)]
-    pub life: Life,
+    pub life: ConnectionStats,
     /// From what to what a turn is timed.
     pub measure: Measure,
     /// How long its turns took.
@@ -92,7 +92,7 @@ pub struct Step {
     pub sends: bool,
 }
 
-impl Story {
+impl ConnectionTimeline {
     /// Of this connection: its slot and which tenant of it, or the first tenant there is; with its
     /// `slowest` turns, and with every step if `all`. `None` if the trace knows no such connection.
     pub fn of(
@@ -101,13 +101,13 @@ impl Story {
         conn: (u32, Option<u32>),
         slowest: usize,
         all: bool,
-    ) -> Option<Story> {
+    ) -> Option<ConnectionTimeline> {
         let wanted = Cut { conn: Some(conn), ..*cut };
         let is_wanted = |one: &ConnId| wanted.is_of(Some(*one));
         let conn = events(trace).filter_map(|event| event.conn).find(is_wanted)?;
         let cut = Cut { conn: Some((conn.slot(), Some(conn.generation()))), ..*cut };
-        let mut lives = Lives::new(trace);
-        let mut teller = Teller::new(conn, trace);
+        let mut lives = ConnectionTracker::new(trace);
+        let mut teller = TimelineWriter::new(conn, trace);
         let (mut answered, mut slow) = (Latencies::new(), Slowest::new(slowest));
         let mut tenants = HashSet::new();
         for event in events(trace) {
@@ -127,7 +127,7 @@ impl Story {
         let measure = lives.measure();
         let life = lives.finish().into_iter().find(|life| life.conn == conn)?;
         let from = life.accepted_ns.unwrap_or(life.first_ns);
-        Some(Story {
+        Some(ConnectionTimeline {
             schema: "proactor.trace.connection/2",
             source: Source::new(trace, &cut, from, life.last_ns),
             tenants: tenants.len() as u64,
@@ -206,7 +206,7 @@ fn fold(steps: Vec<Step>, all: bool) -> Vec<Told> {
     told
 }
 
-impl fmt::Display for Story {
+impl fmt::Display for ConnectionTimeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let life = &self.life;
         let zero = life.accepted_ns.unwrap_or(life.first_ns);
@@ -226,7 +226,7 @@ impl fmt::Display for Story {
     }
 }
 
-impl Story {
+impl ConnectionTimeline {
     /// Who it is, in numbers.
     fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let life = &self.life;
@@ -308,7 +308,7 @@ impl Story {
     }
 }
 
-fn receives(life: &Life) -> String {
+fn receives(life: &ConnectionStats) -> String {
     let failed = units::count(life.out_of_buffers);
     if life.would_block > 0 || life.receives > life.messages {
         return format!(

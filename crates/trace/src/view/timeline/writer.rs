@@ -1,6 +1,6 @@
 //! What happens to a connection, step by step: events in, steps in words out.
 
-use super::super::life::Exchange;
+use super::super::connection::Exchange;
 use super::super::source::Cut;
 use super::super::summary::span;
 use super::Step;
@@ -12,7 +12,7 @@ use proactor_record::format::MAIN;
 use proactor_record::{Level, Op, Payload, Trace, Writers};
 
 /// Makes steps of events.
-pub(super) struct Teller {
+pub(super) struct TimelineWriter {
     conn: ConnId,
     /// Whether calls have a time of their own.
     timed: bool,
@@ -26,15 +26,15 @@ pub(super) struct Teller {
     seen: bool,
 }
 
-impl Teller {
-    pub(super) fn new(conn: ConnId, trace: &Trace) -> Teller {
+impl TimelineWriter {
+    pub(super) fn new(conn: ConnId, trace: &Trace) -> TimelineWriter {
         let timed = trace.header.level == Some(Level::Record);
         // A thread or a process that is there for a connection has the lane of its slot.
         let slot = u16::try_from(conn.slot()).ok();
         let is_own = |event: Event| event.conn == Some(conn) && event.lane == slot;
         let has_own = slot.is_some() && events(trace).any(is_own);
         let others = has_own.then_some(trace.header.writers);
-        Teller { conn, timed, others, steps: Vec::new(), turn: 0, armed: None, seen: false }
+        TimelineWriter { conn, timed, others, steps: Vec::new(), turn: 0, armed: None, seen: false }
     }
 
     pub(super) fn see(&mut self, event: &Event, cut: &Cut) {

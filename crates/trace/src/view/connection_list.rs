@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::digest::Digest;
-use super::life::{Ending, Life, Measure};
+use super::connection::{ConnectionStats, Ending, Measure};
 use super::source::Source;
+use super::stats::TraceStats;
 use super::summary::span;
 use proactor_report::{Align, Table, units};
 
 /// Connections, the worst first: those that went wrong, then those that were answered slowest.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Roster {
+pub struct ConnectionList {
     /// `proactor.trace.connections/2`
     pub schema: &'static str,
     /// Of what it is made.
@@ -22,19 +22,20 @@ pub struct Roster {
     /// From what to what a turn is timed.
     pub measure: Measure,
     /// Connections.
-    pub connections: Vec<Life>,
+    pub connections: Vec<ConnectionStats>,
     /// Connections that are left out, being none of the worst.
     pub left_out: u64,
     /// Those of all that were not clean.
     pub unclean: u64,
 }
 
-impl Roster {
+impl ConnectionList {
     /// Of these numbers, no more than `most` connections.
-    pub fn new(digest: Digest, most: usize) -> Roster {
+    pub fn new(digest: TraceStats, most: usize) -> ConnectionList {
         let mut lives = digest.lives;
-        let errors = |life: &Life| life.errors.values().sum::<u64>() + life.out_of_buffers;
-        let rank = |life: &Life| {
+        let errors =
+            |life: &ConnectionStats| life.errors.values().sum::<u64>() + life.out_of_buffers;
+        let rank = |life: &ConnectionStats| {
             let broken = matches!(life.ending, Ending::Broken(_));
             (!life.faults.is_empty(), broken, errors(life), life.slowest_ns)
         };
@@ -42,7 +43,7 @@ impl Roster {
         let unclean = lives.iter().filter(|life| !life.is_clean()).count() as u64;
         let left_out = lives.len().saturating_sub(most) as u64;
         lives.truncate(most);
-        Roster {
+        ConnectionList {
             schema: "proactor.trace.connections/2",
             source: digest.source,
             measure: digest.measure,
@@ -53,7 +54,7 @@ impl Roster {
     }
 }
 
-impl fmt::Display for Roster {
+impl fmt::Display for ConnectionList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Align::{Left, Right};
         writeln!(f, "{}\n", self.source)?;
@@ -105,7 +106,7 @@ impl fmt::Display for Roster {
 }
 
 /// How it ended, in a few words.
-pub(super) fn ended(life: &Life) -> String {
+pub(super) fn ended(life: &ConnectionStats) -> String {
     if !life.faults.is_empty() {
         return format!("OUT OF ORDER: {}", life.faults.join("; "));
     }

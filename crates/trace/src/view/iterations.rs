@@ -32,14 +32,14 @@ pub struct Moment {
 
 /// Something that happened so often, and when it did first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Noted {
+pub struct Occurrences {
     /// How often.
     pub count: u64,
     /// The first times.
     pub first: Vec<Moment>,
 }
 
-impl Noted {
+impl Occurrences {
     pub(super) fn note(&mut self, at_ns: u64, conn: Option<ConnId>, amount: Option<u64>) {
         self.count += 1;
         if self.first.len() < REMEMBERED {
@@ -106,21 +106,21 @@ pub struct Turns {
     /// How long the loop was away from one to the next.
     pub outside: Percentiles,
     /// The times it was away for long; how long, in nanoseconds.
-    pub stalls: Noted,
+    pub stalls: Occurrences,
     /// Completions reaped, or reports, of each.
     pub batches: Batches,
     /// Submissions taken by each enter.
     pub submitted: Batches,
     /// Those that neither submitted nor brought anything, and were not to end by the clock.
-    pub idle: Noted,
+    pub idle: Occurrences,
     /// Those that ended by the clock, with nothing.
     pub timers: u64,
     /// Completions waited outside a full queue; how many were reaped then.
-    pub overflows: Noted,
+    pub overflows: Occurrences,
     /// Operations in flight at most.
     pub in_flight_max: u64,
     /// Reports came, and not one call came to anything before the next wait; how many reports.
-    pub in_vain: Noted,
+    pub in_vain: Occurrences,
 }
 
 /// Counts turns.
@@ -132,14 +132,14 @@ pub(super) struct Counter {
     inside_ns: u64,
     inside: Latencies,
     outside: Latencies,
-    stalls: Noted,
+    stalls: Occurrences,
     batches: Batches,
     submitted: Batches,
-    idle: Noted,
+    idle: Occurrences,
     timers: u64,
-    overflows: Noted,
+    overflows: Occurrences,
     in_flight_max: u64,
-    in_vain: Noted,
+    in_vain: Occurrences,
     /// Of each lane the turn that is not over.
     now: HashMap<Option<u16>, Turn>,
 }

@@ -72,7 +72,7 @@ pub enum Ending {
 
 /// One connection's life, in numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Life {
+pub struct ConnectionStats {
     /// The connection, as `c7.1`: its slot and generation.
     #[serde(serialize_with = "names::conn")]
     pub conn: ConnId,
@@ -119,7 +119,7 @@ pub struct Life {
     pub faults: Vec<String>,
 }
 
-impl Life {
+impl ConnectionStats {
     /// Whether nothing went wrong: closed, or open, in order.
     pub fn is_clean(&self) -> bool {
         self.faults.is_empty() && !matches!(self.ending, Ending::Broken(_))
@@ -146,7 +146,7 @@ pub(super) struct Exchange {
 
 /// Follows all connections.
 #[derive(Debug)]
-pub(super) struct Lives {
+pub(super) struct ConnectionTracker {
     measure: Measure,
     /// Whether a completion without a submission is a fault: no record is missing.
     whole: bool,
@@ -163,16 +163,16 @@ pub(super) struct Lives {
 
 #[derive(Debug)]
 struct Track {
-    life: Life,
+    life: ConnectionStats,
     /// When the exchange that is not over began, and with which completion of its enter.
     exchange: Option<(u64, u16)>,
     /// How often records were missing before the last event.
     gaps: u64,
 }
 
-impl Lives {
-    pub(super) fn new(trace: &Trace) -> Lives {
-        Lives {
+impl ConnectionTracker {
+    pub(super) fn new(trace: &Trace) -> ConnectionTracker {
+        ConnectionTracker {
             measure: Measure::of(trace),
             whole: trace.lost() == 0 && trace.remarks.is_empty(),
             all: HashMap::new(),
@@ -212,14 +212,14 @@ impl Lives {
     }
 
     /// Returns all connections, the oldest first.
-    pub(super) fn finish(self) -> Vec<Life> {
+    pub(super) fn finish(self) -> Vec<ConnectionStats> {
         let finish = |mut track: Track| {
             track.forget_before(self.gaps);
             let closed = track.life.closed_ns.is_some();
             let in_flight = if closed { Kinds::default() } else { track.life.in_flight };
-            Life { in_flight, ..track.life }
+            ConnectionStats { in_flight, ..track.life }
         };
-        let mut lives: Vec<Life> = self.all.into_values().map(finish).collect();
+        let mut lives: Vec<ConnectionStats> = self.all.into_values().map(finish).collect();
         lives.sort_by_key(|life| (life.first_ns, life.conn));
         lives
     }
@@ -241,7 +241,7 @@ impl Lives {
         let track = self.all.entry(conn).or_insert_with(|| {
             let file = file(event);
             let at = file.and_then(|file| accepted.remove(&file));
-            Track { life: Life::new(conn, file, at, event.at), exchange: None, gaps: 0 }
+            Track { life: ConnectionStats::new(conn, file, at, event.at), exchange: None, gaps: 0 }
         });
         track.forget_before(self.gaps);
         track.life.last_ns = event.at;
@@ -262,9 +262,9 @@ impl Lives {
     }
 }
 
-impl Life {
-    fn new(conn: ConnId, file: Option<i32>, accepted_ns: Option<u64>, at: u64) -> Life {
-        Life {
+impl ConnectionStats {
+    fn new(conn: ConnId, file: Option<i32>, accepted_ns: Option<u64>, at: u64) -> ConnectionStats {
+        ConnectionStats {
             conn,
             file,
             accepted_ns,
