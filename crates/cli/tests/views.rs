@@ -111,7 +111,7 @@ fn a_ring_and_threads_are_laid_side_by_side_and_what_one_has_not_is_a_dash() {
     assert_eq!(line("send age, max").1, None);
     assert_eq!(line("completions / message"), (true, None));
     let text = diff.to_string();
-    assert!(text.contains("A: the kernel copies in the enters"), "{text}");
+    assert!(text.contains("A: the kernel copies within the enters"), "{text}");
     assert!(text.contains("B: times are those of all threads added up"), "{text}");
 }
 

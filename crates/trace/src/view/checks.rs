@@ -223,7 +223,7 @@ fn lingering(digest: &TraceStats) -> Option<Finding> {
         share_of(late.len() as u64, digest.lives.len() as u64, "connection"),
         units::span(LINGER)
     );
-    let fix = "the peer has ended but does not read what it is owed: it is let go when others wait \
+    let fix = "the peer has ended but does not read its replies: it is disconnected when others wait \
                for it, or at a drain (--drain-timeout); `trace conn` shows what is in flight";
     let mut found = finding(Severity::Costly, what, &Occurrences::default(), fix);
     for life in late.iter().take(3) {
@@ -253,7 +253,7 @@ fn stalls(digest: &TraceStats) -> Option<Finding> {
         share_of(turns.stalls.count, turns.count, "turn")
     );
     let fix = "a protocol that computes for long, or a CPU that others take (--cpu keeps to one): \
-               while it is away, nobody is served";
+               meanwhile no client is served";
     let longest = units::span(Duration::from_nanos(longest));
     let found = finding(severity, what, &turns.stalls, fix);
     Some(found.with(format!("the longest took {longest}")))
@@ -337,7 +337,7 @@ fn in_vain(digest: &TraceStats) -> Option<Finding> {
     let fix = if asks_nobody {
         "this model tries instead of asking: --idle-sleep lets it rest, any other model asks"
     } else {
-        "a socket is reported whose readiness nobody uses: its interest should be taken back"
+        "a socket is reported and no call uses its readiness: its interest should be removed"
     };
     Some(finding(severity, what, &turns.in_vain, fix))
 }
@@ -371,9 +371,9 @@ fn rewatched(digest: &TraceStats) -> Option<Finding> {
     let oneshot = digest.source.model == "epoll-oneshot";
     let severity = if oneshot { Severity::Note } else { Severity::Costly };
     let per = digest.per_message(row.begun).map_or("some".to_owned(), ratio);
-    let what = format!("{per} times per message the selector was told of another interest");
+    let what = format!("{per} changes of interest per message");
     let fix = if oneshot {
-        "a oneshot selector is told after each report; epoll, level-triggered, is not"
+        "a oneshot selector is armed again after each report; epoll, level-triggered, is not"
     } else {
         "slow readers make the loop watch for room and back again; edges (--model epoll-et) need \
          no telling"
@@ -425,8 +425,8 @@ fn lost(digest: &TraceStats) -> Option<Finding> {
         "nothing, if it was meant to stop: SIGUSR2 and --trace-trigger stop it, SIGUSR2 starts it \
          again"
     } else if digest.source.has_no_loop() {
-        "nothing, if it was killed: whoever is killed in mid-record leaves that one. What still \
-         writes has it soon"
+        "none needed if the process was killed: the record that it was writing is lost. If it \
+         still runs, read the file again"
     } else {
         "the whole file, if this is a part of it"
     };

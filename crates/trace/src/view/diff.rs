@@ -276,7 +276,8 @@ fn note(digest: &TraceStats) -> Option<String> {
     }
     if digest.is_ring() {
         return Some(
-            "the kernel copies in the enters, asleep or at work: that is not told apart".to_owned(),
+            "the kernel copies within the enters: time asleep and time copying are one number"
+                .to_owned(),
         );
     }
     (digest.turns.is_some() && !has_times(digest))
@@ -338,8 +339,8 @@ impl fmt::Display for Diff {
             )?;
         }
         f.write_str(
-            "two runs under loads of their own: counts per message can be compared, times only if \
-             the loads were alike; which is faster, `proactor compare` tells",
+            "the two traces had different loads: compare counts per message, and times only if the \
+             loads were alike. For speed use `proactor compare`",
         )
     }
 }

@@ -157,7 +157,7 @@ fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
     let unwritten = trace.absent();
     if header.writers != Writers::One && unwritten > 0 {
         all.push(format!(
-            "{} {} begun and not written: who wrote {} was killed, or had not come to it. There, \
+            "{} {} begun and not written: the writer of {} was killed, or still writes. There, \
              what was being called is forgotten",
             units::plural(unwritten, "record"),
             units::agree(unwritten, "was", "were"),
@@ -180,7 +180,7 @@ fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
     if let Some((slot, generation)) = cut.conn {
         let generation = generation.map_or(String::new(), |generation| format!(".{generation}"));
         all.push(format!(
-            "only c{slot}{generation} is looked at: turns are nobody's, and left out"
+            "only c{slot}{generation} is counted: iterations belong to no connection and are left out"
         ));
     }
     if cut.since.is_some() || cut.until.is_some() {

@@ -502,7 +502,10 @@ fn the_doctor_says_why_records_are_not_here_and_advises_more_room_only_if_that_w
     };
     let (evidence, fix) = lost("process", [1, 0, 0]);
     assert_eq!(evidence, "1 begun and not written");
-    assert!(fix.contains("killed in mid-record") && !fix.contains("--trace-size"), "{fix}");
+    assert!(
+        fix.contains("the record that it was writing is lost") && !fix.contains("--trace-size"),
+        "{fix}"
+    );
     let (evidence, fix) = lost("uring", [3, 0, 3]);
     assert_eq!(evidence, "3 not written while recording was stopped");
     assert!(fix.contains("SIGUSR2") && !fix.contains("--trace-size"), "{fix}");
@@ -524,7 +527,7 @@ fn a_cut_counts_only_what_lies_within() {
     assert!(after.source.to_string().contains("only what lies between"));
     let one = TraceStats::of(&trace, &Cut { conn: Some((1, None)), ..Cut::default() });
     assert_eq!((one.messages, &one.turns, one.calls), (100, &None, None));
-    assert!(Summary::new(one).to_string().contains("only c1 is looked at"));
+    assert!(Summary::new(one).to_string().contains("only c1 is counted"));
 }
 
 #[test]
