@@ -1,6 +1,6 @@
 //! The connections of [`Peers`] as an operator console shows and changes them.
 
-use super::{PeerEntry, Peers, wants_recv};
+use super::{PeerEntry, Peers};
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::connection::Connection;
@@ -80,12 +80,11 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L>
 
     fn rows(&mut self, console: &Console) -> Vec<Row> {
         let PeersView { peers, now, look, .. } = self;
-        let group_counts = &peers.group_counts;
+        let groups = &peers.groups;
         let row = |(id, peer): (ConnId, &mut PeerEntry<P, D>)| {
             let SocketInfo { address, doing } = look(&peer.driver);
-            let throttled = !peer.waits_for_buffer
-                && peer.connection.wants_recv()
-                && !wants_recv(peer, group_counts);
+            let throttled =
+                !peer.waits_for_buffer && peer.connection.wants_recv() && !groups.wants_recv(peer);
             let marks = [
                 (peer.connection.is_paused(), "paused"),
                 (throttled, "throttled"),

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::buffer::{BufferClass, Pool, Size};
+use crate::clock::Nanos;
 use crate::connection::{HARD, HIGH, LOW};
 use crate::protocol::testing::Broadcast;
 use crate::protocol::{Chat, Echo};
@@ -224,7 +225,7 @@ fn a_line_is_never_given_up_for_taking_its_time() {
     peers.run_timers(at(200));
     assert!(!peers.get_mut(link).unwrap().connection.is_broken(), "nor for lingering");
     peers.remove(link);
-    assert_eq!(peers.group_counts[0].links, 0);
+    assert_eq!(peers.groups.at(ListenerId(0)).links, 0);
 }
 
 #[test]

@@ -1,0 +1,62 @@
+//! The connections that are out of buffers: they want to receive, and the pool has no buffer.
+
+use std::collections::VecDeque;
+
+use super::{PeerEntry, Peers};
+use crate::keys::ConnId;
+use crate::protocol::Protocol;
+
+/// The connections that wait for a buffer, in the order in which they began to.
+#[derive(Debug, Default)]
+pub(super) struct BufferWaiters {
+    /// A connection that has been removed meanwhile is skipped.
+    queue: VecDeque<ConnId>,
+    /// Of those, the connections that are still open.
+    count: usize,
+}
+
+impl BufferWaiters {
+    /// Returns how many connections other than `peer` wait.
+    pub(super) fn besides<P, D>(&self, peer: &PeerEntry<P, D>) -> usize {
+        self.count - usize::from(peer.waits_for_buffer)
+    }
+
+    /// Forgets a connection that is removed.
+    pub(super) fn remove(&mut self, waits_for_buffer: bool) {
+        self.count -= usize::from(waits_for_buffer);
+    }
+}
+
+impl<P: Protocol, D> Peers<P, D> {
+    /// A receive found no buffer. The connection does not receive until
+    /// [`wake_buffer_waiters`](Peers::wake_buffer_waiters) marks it.
+    pub fn wait_for_buffer(&mut self, id: ConnId) {
+        self.step(id, |peer, _| peer.connection.no_buffer());
+        let Some(peer) = self.slab.get_mut(id) else { return };
+        if !peer.waits_for_buffer {
+            (peer.waits_for_buffer, peer.any_size) = (true, true);
+            self.buffers.count += 1;
+            self.buffers.queue.push_back(id);
+        }
+    }
+
+    /// Lets connections that wait for a buffer receive again, the longest waiting first, one for
+    /// each of the `buffers` that are free. So none waits while a buffer is free.
+    pub fn wake_buffer_waiters(&mut self, mut buffers: usize) {
+        while buffers > 0
+            && let Some(id) = self.buffers.queue.pop_front()
+        {
+            if let Some(peer) = self.slab.get_mut(id).filter(|peer| peer.waits_for_buffer) {
+                buffers -= 1;
+                self.buffers.count -= 1;
+                peer.waits_for_buffer = false;
+                self.ready.mark(id, peer);
+            }
+        }
+    }
+
+    /// Returns true if a connection waits for a buffer.
+    pub fn has_buffer_waiters(&self) -> bool {
+        self.buffers.count > 0
+    }
+}

@@ -1,0 +1,136 @@
+//! Broadcast groups: the connections of one listener receive each other's messages.
+//!
+//! A connection whose send queue is too long is *congested*. While one is congested, the
+//! connections of its group that broadcast (*talkers*) are *throttled*: they are not received from.
+
+use super::{PeerEntry, Peers};
+use crate::keys::{ConnId, ListenerId};
+use crate::limits::CloseReason;
+use crate::protocol::{Message, Protocol};
+
+/// What is counted of each group, by the number of its listener.
+#[derive(Debug, Default)]
+pub(super) struct Groups(Vec<GroupCounts>);
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct GroupCounts {
+    pub(super) congested: usize,
+    pub(super) talkers: usize,
+    /// Links to other processes.
+    pub(super) links: usize,
+}
+
+impl Groups {
+    /// Returns the counts of a group, which need not have had a member before.
+    pub(super) fn at(&mut self, listener: ListenerId) -> &mut GroupCounts {
+        let at = listener.index();
+        if self.0.len() <= at {
+            self.0.resize(at + 1, GroupCounts::default());
+        }
+        &mut self.0[at]
+    }
+
+    fn of<P, D>(&self, peer: &PeerEntry<P, D>) -> GroupCounts {
+        self.0[peer.listener.index()]
+    }
+
+    /// Returns true if a talker is throttled.
+    pub(super) fn any_throttled(&self) -> bool {
+        self.0.iter().any(|counts| counts.congested > 0 && counts.talkers > 0)
+    }
+
+    /// Returns true if a connection wants to receive, is not throttled and has not run out of
+    /// buffers. A link is received from however long its own queue is: if both ends of it waited
+    /// for the other to receive, both would wait forever (kernel-notes §45).
+    pub(super) fn wants_recv<P: Protocol, D>(&self, peer: &PeerEntry<P, D>) -> bool {
+        let mut congested = self.of(peer).congested;
+        let wants = if peer.link {
+            congested -= usize::from(peer.congested);
+            peer.connection.could_recv()
+        } else {
+            peer.connection.wants_recv()
+        };
+        wants && !(peer.talks && congested > 0) && !peer.waits_for_buffer
+    }
+
+    /// Returns true if a connection is congested while another connection of its group talks.
+    pub(super) fn throttles_others<P, D>(&self, peer: &PeerEntry<P, D>) -> bool {
+        peer.congested && self.of(peer).talkers > usize::from(peer.talks)
+    }
+
+    /// Updates whether a connection is congested. Returns true if it has just ceased to be.
+    pub(super) fn weigh<P: Protocol, D>(&mut self, peer: &mut PeerEntry<P, D>) -> bool {
+        let (was, is) = (peer.congested, peer.connection.is_paused());
+        peer.congested = is;
+        let counts = self.at(peer.listener);
+        debug_assert!(counts.congested >= usize::from(was), "a congested connection is counted");
+        counts.congested = counts.congested + usize::from(is) - usize::from(was);
+        was && !is
+    }
+}
+
+impl<P: Protocol, D> Peers<P, D> {
+    /// Delivers the messages of a connection, then those of the connections that this evicts.
+    #[inline]
+    pub(super) fn deliver_messages(&mut self, from: ConnId, listener: ListenerId) {
+        if self.context.messages.is_empty() {
+            return;
+        }
+        let mut evicted = Vec::new();
+        self.deliver_once(from, listener, &mut evicted);
+        while let Some(id) = evicted.pop() {
+            let peer = self.slab.get_mut(id).expect("an evicted connection is not closed yet");
+            peer.connection.close(&mut self.context);
+            self.deliver_once(id, listener, &mut evicted);
+        }
+    }
+
+    fn deliver_once(&mut self, from: ConnId, listener: ListenerId, evicted: &mut Vec<ConnId>) {
+        let (to_operator, has_operator) = (&mut self.to_operator, self.has_operator);
+        self.context.messages.retain(|message| match message {
+            Message::Broadcast(_) => true,
+            Message::Operator(chunk) => {
+                to_operator.extend(has_operator.then(|| chunk.clone()));
+                false
+            }
+        });
+        if self.context.messages.is_empty() {
+            return;
+        }
+        let mut relieved = false;
+        for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.listener == listener) {
+            if id != from {
+                peer.progressed |= peer.connection.outgoing().is_empty();
+                let broken = peer.connection.is_broken();
+                for message in &self.context.messages {
+                    let (Message::Broadcast(chunk) | Message::Operator(chunk)) = message;
+                    peer.connection.deliver(chunk.clone());
+                }
+                if peer.connection.is_broken() && !broken {
+                    self.broken.note(id, peer, CloseReason::QueueFull);
+                    evicted.push(id);
+                }
+                self.ready.mark(id, peer);
+                // An evicted connection is not congested any more.
+                relieved |= self.groups.weigh(peer);
+            }
+        }
+        self.context.messages.clear();
+        if relieved {
+            self.wake_talkers(listener);
+        }
+    }
+
+    /// Marks the talkers of a group if no connection of it is congested any more. If the only
+    /// congested one is a link, it is marked as well: a link does not wait for itself.
+    pub(super) fn wake_talkers(&mut self, listener: ListenerId) {
+        let counts = *self.groups.at(listener);
+        if counts.congested <= usize::from(counts.links > 0) && counts.talkers > 0 {
+            for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.listener == listener) {
+                if peer.talks {
+                    self.ready.mark(id, peer);
+                }
+            }
+        }
+    }
+}

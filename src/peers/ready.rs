@@ -1,0 +1,65 @@
+//! The ready list: which connections their driver resumes.
+
+use super::{PeerEntry, Peers, ReadyPeer};
+use crate::keys::ConnId;
+use crate::protocol::Protocol;
+
+/// Two lists: the connections that are resumed in this pass, and those marked for the next. A
+/// connection that has been removed since it was marked is skipped.
+#[derive(Debug, Default)]
+pub(super) struct ReadyList {
+    ready: Vec<ConnId>,
+    /// The position in `ready` of the next connection to resume.
+    next: usize,
+    /// Each connection once: those whose entry says `marked`.
+    marked: Vec<ConnId>,
+}
+
+impl ReadyList {
+    /// Marks a connection, unless it is marked already.
+    pub(super) fn mark<P, D>(&mut self, id: ConnId, peer: &mut PeerEntry<P, D>) {
+        if !std::mem::replace(&mut peer.marked, true) {
+            self.marked.push(id);
+        }
+    }
+}
+
+impl<P: Protocol, D> Peers<P, D> {
+    /// Marks a connection because what its driver keeps has changed.
+    pub fn mark(&mut self, id: ConnId) {
+        if let Some(peer) = self.slab.get_mut(id) {
+            self.ready.mark(id, peer);
+        }
+    }
+
+    /// Returns true if a connection is marked: the driver must not sleep.
+    pub fn has_marked(&self) -> bool {
+        !self.ready.marked.is_empty()
+    }
+
+    /// Begins a pass over the connections that are marked now. Those marked during the pass wait for
+    /// the next one.
+    pub fn begin(&mut self) {
+        let ReadyList { ready, next, marked } = &mut self.ready;
+        debug_assert_eq!(*next, ready.len(), "a pass resumes every ready connection");
+        ready.clear();
+        *next = 0;
+        std::mem::swap(ready, marked);
+    }
+
+    /// Returns the next connection of the pass.
+    pub fn next_ready(&mut self) -> Option<ReadyPeer<'_, P, D>> {
+        let id = loop {
+            let id = *self.ready.ready.get(self.ready.next)?;
+            self.ready.next += 1;
+            if self.slab.get(id).is_some() {
+                break id;
+            }
+        };
+        let peer = self.slab.get_mut(id).expect("looked up above");
+        debug_assert!(peer.marked, "only marked connections are in the list");
+        peer.marked = false;
+        let (wants_recv, any_size) = (self.groups.wants_recv(peer), peer.any_size);
+        Some(ReadyPeer { id, peer, wants_recv, any_size })
+    }
+}
