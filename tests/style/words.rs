@@ -47,7 +47,6 @@ const PROSE: &[Banned] = &[
     ("stint|stints", "span", &[]),
     ("swim", "timeline", &[]),
     ("scene|scenes", "track", &[]),
-    ("lane|lanes", "track", &[]),
     ("preface", "header", &[]),
     ("heat|heats", "table", &["heat map", "heat maps"]),
     ("entrant|entrants|contender|contenders|challenger|challengers", "participant", &[]),

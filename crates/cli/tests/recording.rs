@@ -119,7 +119,7 @@ fn called(trace: &Trace, name: &str, sum: bool) -> u64 {
     })
 }
 
-/// On each track, the thread that begins it is recorded first, and a call that begins is the next
+/// In each lane, the thread that begins it is recorded first, and a call that begins is the next
 /// to end, as the same call, with a time. All records are in the order of time.
 fn lanes_are_in_order(trace: &Trace) {
     let mut begun: HashMap<u16, Option<(Option<Op>, u64, i32)>> = HashMap::new();
