@@ -14,22 +14,26 @@
 mod lines;
 
 use std::collections::VecDeque;
-use std::error::Error;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use anyhow::Context;
 use lines::{Labelled, Router, To};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use proactor::address::Address;
 use proactor::os::{self, ShutdownSignal};
+
+/// The failures of the client itself.
+const NO_INPUT: &str = "cannot read standard input";
+const NO_OUTPUT: &str = "cannot write to standard output";
+const NO_SIGNAL: &str = "cannot wait for signals";
 
 /// Maximum bytes of one read, from the input or from a server.
 const READ_MAX: usize = 64 << 10;
@@ -65,40 +69,11 @@ pub enum Event {
     NoServer(String),
 }
 
-/// A failure of the client itself.
-#[derive(Debug)]
-pub enum Failure {
-    /// The input cannot be read.
-    Input(io::Error),
-    /// The output cannot be written; a closed pipe is one case.
-    Output(io::Error),
-    /// The signal to stop cannot be awaited.
-    Wait(io::Error),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Failure::Input(_) => "cannot read standard input",
-            Failure::Output(_) => "cannot write to standard output",
-            Failure::Wait(_) => "cannot wait for signals",
-        })
-    }
-}
-
-impl Error for Failure {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Failure::Input(error) | Failure::Output(error) | Failure::Wait(error) => Some(error),
-        }
-    }
-}
-
 /// What a thread sends to the calling thread.
 enum Notice {
     Event(Event),
     /// The whole client ends, because of a failure or of the signal to stop.
-    End(Result<(), Failure>),
+    End(anyhow::Result<()>),
 }
 
 /// Connects to all servers at once, and runs until every connection is closed or `stop` is set.
@@ -111,15 +86,15 @@ pub fn run(
     output: File,
     stop: &ShutdownSignal,
     report: &mut dyn FnMut(Event),
-) -> Result<(), Failure> {
+) -> anyhow::Result<()> {
     let (notices, received) = channel();
     let several = addresses.len() > 1;
     let labels = (1..=addresses.len()).filter(|_| several).map(Labelled::new).collect();
     let output = Arc::new(Mutex::new(LabelledOutput { file: output, labels }));
-    let waits = stop.as_fd().try_clone_to_owned().map_err(Failure::Wait)?;
+    let waits = stop.as_fd().try_clone_to_owned().context(NO_SIGNAL)?;
     let to = notices.clone();
     thread::spawn(move || drop(to.send(Notice::End(await_signal(&waits)))));
-    let sends_all = is_sent_whole(&script).map_err(Failure::Input)?;
+    let sends_all = is_sent_whole(&script).context(NO_INPUT)?;
     let mut queues = Vec::new();
     for (at, address) in addresses.iter().enumerate() {
         let (queue, blocks) = sync_channel(QUEUED);
@@ -161,13 +136,13 @@ pub fn run(
 }
 
 /// Waits for the signal to stop.
-fn await_signal(stop: &OwnedFd) -> Result<(), Failure> {
+fn await_signal(stop: &OwnedFd) -> anyhow::Result<()> {
     let events = libc::POLLIN;
     let mut poll = [libc::pollfd { fd: stop.as_raw_fd(), events, revents: 0 }];
     loop {
         match os::poll(&mut poll, None) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            result => return result.map(drop).map_err(Failure::Wait),
+            result => return result.map(drop).context(NO_SIGNAL),
         }
     }
 }
@@ -200,26 +175,25 @@ enum SendBlock {
 impl InputReader {
     /// Queues the whole script. `all_resolved` gets a message when no connection is connecting.
     fn run(mut self, script: Script, all_resolved: &Receiver<()>) {
-        match script {
-            Script::Input(file) => {
-                if let Err(error) = self.read(file) {
-                    let _ = self.notices.send(Notice::End(Err(Failure::Input(error))));
-                }
-            }
-            Script::Parts { parts, pause } => {
-                let _ = all_resolved.recv();
-                for part in parts {
-                    self.queue(To::All, &part);
-                    thread::sleep(pause);
-                    // The bytes received in the pause are the reply, even without a newline.
-                    let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Err(error) = output.print_unfinished() {
-                        let _ = self.notices.send(Notice::End(Err(Failure::Output(error))));
-                    }
-                }
-            }
+        if let Err(error) = self.queue_all(script, all_resolved) {
+            let _ = self.notices.send(Notice::End(Err(error)));
         }
         self.queues.into_iter().flatten().for_each(|queue| drop(queue.send(SendBlock::End)));
+    }
+
+    fn queue_all(&mut self, script: Script, all_resolved: &Receiver<()>) -> anyhow::Result<()> {
+        let (parts, pause) = match script {
+            Script::Input(file) => return self.read(file).context(NO_INPUT),
+            Script::Parts { parts, pause } => (parts, pause),
+        };
+        let _ = all_resolved.recv();
+        for part in parts {
+            self.queue(To::All, &part);
+            thread::sleep(pause);
+            // The bytes received in the pause are the reply, even without a newline.
+            lock(&self.output).print_unfinished().context(NO_OUTPUT)?;
+        }
+        Ok(())
     }
 
     /// Reads the input while a connection takes it.
@@ -288,22 +262,24 @@ struct ServerConnection {
 impl ServerConnection {
     /// Connects, sends and receives until the end, and reports it.
     fn run(self, address: &Address, blocks: Receiver<SendBlock>) {
+        let notices = self.notices.clone();
+        let notice = match self.exchange(address, blocks).context(NO_OUTPUT) {
+            Ok(event) => Notice::Event(event),
+            Err(error) => Notice::End(Err(error)),
+        };
+        let _ = notices.send(notice);
+    }
+
+    /// Returns the last event of the connection, or the error of the output.
+    fn exchange(self, address: &Address, blocks: Receiver<SendBlock>) -> io::Result<Event> {
         let ServerConnection { at, sends_all, queue, output, notices } = self;
-        let report = |event| drop(notices.send(Notice::Event(event)));
         let [receiver, sender] = match connect(address) {
             Ok(ends) => ends,
-            Err(error) => return report(Event::Refused(at, error)),
+            Err(error) => return Ok(Event::Refused(at, error)),
         };
-        report(Event::Connected(at));
+        let _ = notices.send(Notice::Event(Event::Connected(at)));
         let sender = thread::spawn(move || send(sender, &blocks));
-        let received = receive(receiver, |bytes| {
-            let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
-            output.print(at, bytes).map_err(Failure::Output)
-        });
-        let received = match received {
-            Ok(received) => received,
-            Err(failure) => return drop(notices.send(Notice::End(Err(failure)))),
-        };
+        let received = receive(receiver, |bytes| lock(&output).print(at, bytes))?;
         if received.is_ok() && !sends_all {
             let _ = queue.send(SendBlock::End);
         }
@@ -313,15 +289,16 @@ impl ServerConnection {
             Ok(()) => sender.join().expect("the sender does not panic"),
             Err(_) => Ok(()),
         };
-        let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = output.finish(at) {
-            return drop(notices.send(Notice::End(Err(Failure::Output(error)))));
-        }
-        report(match received.and(sent) {
+        lock(&output).finish(at)?;
+        Ok(match received.and(sent) {
             Ok(()) => Event::Closed(at),
             Err(error) => Event::Broken(at, error),
-        });
+        })
     }
+}
+
+fn lock(output: &Mutex<LabelledOutput>) -> MutexGuard<'_, LabelledOutput> {
+    output.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn connect(address: &Address) -> io::Result<[Socket; 2]> {
@@ -340,8 +317,8 @@ fn connect(address: &Address) -> io::Result<[Socket; 2]> {
 /// Receives until the end of the stream. The outer error is that of `print`.
 fn receive(
     socket: Socket,
-    mut print: impl FnMut(&[u8]) -> Result<(), Failure>,
-) -> Result<io::Result<()>, Failure> {
+    mut print: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<io::Result<()>> {
     let mut buffer = vec![0; READ_MAX];
     loop {
         match (&socket).read(&mut buffer) {

@@ -1,10 +1,10 @@
 //! `proactor models`: every I/O model, its cost, and whether it works on this machine.
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{output, terminal_width};
 use crate::explain::fold;
-use proactor_models::model::{Ability, About, Model};
+use proactor_models::model::{Ability, Model};
 use proactor_report::{Align, Table};
 
 /// List the I/O models: how each waits, its system calls, and whether it works on this machine
@@ -15,87 +15,54 @@ pub(super) struct ModelsArgs {
     json: bool,
 }
 
-/// The output of `--json`.
-#[derive(Debug, Serialize)]
-struct Models {
-    schema: &'static str,
-    models: Vec<ModelRow>,
-}
-
-#[derive(Debug, Serialize)]
-struct ModelRow {
-    model: &'static str,
-    mechanism: &'static str,
-    calls_per_message: &'static str,
-    limits: &'static str,
-    since_linux: &'static str,
-    usable: bool,
-    /// Why the model does not work here.
-    refusal: Option<String>,
-    missing: Vec<MissingFeature>,
-}
-
-/// A feature that a model does not have.
-#[derive(Debug, Serialize)]
-struct MissingFeature {
-    what: &'static str,
-    why: &'static str,
-}
-
 impl ModelsArgs {
     /// Prints the table on standard output.
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let rows = Model::ALL.map(row);
         if self.json {
-            let models = Models { schema: "proactor.models/2", models: rows.into() };
-            return Ok(output::print(&(serde_json::to_string_pretty(&models)? + "\n"))?);
+            let models = Model::ALL.map(object);
+            let list = json!({ "schema": "proactor.models/2", "models": models });
+            return Ok(output::print(&(serde_json::to_string_pretty(&list)? + "\n"))?);
         }
-        let mut table = table(&rows);
-        terminal_width().inspect(|&width| table.fit(width));
-        let mut text = format!("{table}\n\n");
-        for row in &rows {
-            let refusal = row.refusal.iter().map(|why| format!("does not work here: {why}"));
-            let missing = row.missing.iter().map(|it| format!("{}: {}", it.what, it.why));
+        let width = terminal_width();
+        let columns = ["model", "how it waits", "calls per message", "limits", "Linux", "here"];
+        let mut table = Table::new(&columns.map(|name| (name, Align::Left)));
+        width.inspect(|&width| table.fit(width));
+        let mut remarks = String::new();
+        for model in Model::ALL {
+            let (about, refusal) = (model.about(), model.refusal());
+            let here = if refusal.is_none() { "yes" } else { "no" };
+            let cells = [about.mechanism, about.calls, about.limits, about.since, here];
+            table.row([model.name()].into_iter().chain(cells).map(str::to_owned));
+            let refusal = refusal.iter().map(|why| format!("does not work here: {why}"));
+            let missing = missing(model).map(|(what, why)| format!("{what}: {why}"));
             for remark in refusal.chain(missing) {
-                text += &wrapped(&format!("{} {remark}", row.model));
+                let words = format!("{} {remark}", model.name());
+                let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+                let lines = fold(&words, " ", width.unwrap_or(usize::MAX));
+                remarks += &(lines.join("\n  ") + "\n");
             }
         }
-        Ok(output::print(&text)?)
+        Ok(output::print(&format!("{table}\n\n{remarks}"))?)
     }
 }
 
-/// Wraps a sentence to the terminal.
-fn wrapped(sentence: &str) -> String {
-    let words: Vec<String> = sentence.split(' ').map(str::to_owned).collect();
-    fold(&words, " ", terminal_width().unwrap_or(usize::MAX)).join("\n  ") + "\n"
+/// Returns the features that a model does not have, and why.
+fn missing(model: Model) -> impl Iterator<Item = (&'static str, &'static str)> {
+    Ability::ALL.into_iter().filter_map(move |it| Some((it.denied(), model.missing(it)?)))
 }
 
-fn row(model: Model) -> ModelRow {
-    let About { mechanism, calls, limits, since } = model.about();
-    let refusal = model.refusal();
-    ModelRow {
-        model: model.name(),
-        mechanism,
-        calls_per_message: calls,
-        limits,
-        since_linux: since,
-        usable: refusal.is_none(),
-        refusal,
-        missing: Ability::ALL
-            .into_iter()
-            .filter_map(|it| model.missing(it).map(|why| MissingFeature { what: it.denied(), why }))
-            .collect(),
-    }
-}
-
-fn table(rows: &[ModelRow]) -> Table {
-    let columns = ["model", "how it waits", "calls per message", "limits", "Linux", "here"];
-    let mut table = Table::new(&columns.map(|name| (name, Align::Left)));
-    for row in rows {
-        let here = if row.usable { "yes" } else { "no" };
-        let words =
-            [row.model, row.mechanism, row.calls_per_message, row.limits, row.since_linux, here];
-        table.row(words.map(str::to_owned));
-    }
-    table
+/// Returns a model as JSON.
+fn object(model: Model) -> Value {
+    let (about, refusal) = (model.about(), model.refusal());
+    let missing = missing(model).map(|(what, why)| json!({ "what": what, "why": why }));
+    json!({
+        "model": model.name(),
+        "mechanism": about.mechanism,
+        "calls_per_message": about.calls,
+        "limits": about.limits,
+        "since_linux": about.since,
+        "usable": refusal.is_none(),
+        "refusal": refusal,
+        "missing": missing.collect::<Vec<_>>(),
+    })
 }
