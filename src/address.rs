@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 /// An address as a user writes it: `127.0.0.1:7000`, `[::1]:7000`, `localhost:7000`, or
@@ -139,11 +140,6 @@ impl Address {
     }
 }
 
-/// Returns the address of a socket's peer, if it is an IP address (getpeername(2)).
-pub fn peer_addr(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
-    SockRef::from(&socket).peer_addr().ok()?.as_socket()
-}
-
 /// Returns the address of the peer of a socket: `127.0.0.1:50312`, or `unix` for a Unix socket
 /// without a name. `None` after the peer is gone (getpeername(2)).
 pub fn of_peer(socket: BorrowedFd<'_>) -> Option<String> {
@@ -201,6 +197,20 @@ fn remove_if_dead(path: &Path) -> io::Result<()> {
             std::fs::remove_file(path)
         }
         _ => Ok(()), // bind reports that it is in use
+    }
+}
+
+impl TryFrom<&str> for Address {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Address, Error> {
+        text.parse().map_err(|reason| Error::Address { text: text.to_owned(), reason })
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Address {
+        Address::Tcp(address)
     }
 }
 

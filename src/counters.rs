@@ -39,8 +39,11 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// The number of counters.
+    pub const COUNT: usize = 15;
+
     /// Returns each counter with its name, in the order of declaration.
-    pub fn named(mut self) -> [(&'static str, u64); 15] {
+    pub fn named(mut self) -> [(&'static str, u64); Counters::COUNT] {
         self.each().map(|(name, counter)| (name, *counter))
     }
 
@@ -57,7 +60,7 @@ impl Counters {
         counters
     }
 
-    fn each(&mut self) -> [(&'static str, &mut u64); 15] {
+    fn each(&mut self) -> [(&'static str, &mut u64); Counters::COUNT] {
         // Without `..`, so that a new counter cannot be forgotten here.
         let Counters {
             turns,

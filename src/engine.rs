@@ -34,6 +34,17 @@ pub trait Engine<P = Box<dyn Protocol>> {
 
     /// Returns what was counted since the start.
     fn counters(&self) -> Counters;
+
+    /// Serves as [`run`](Engine::run) does, and reports the counters to `publish` after each
+    /// iteration of the loop; an engine without one reports them at the end.
+    ///
+    /// # Errors
+    /// As [`run`](Engine::run).
+    fn run_reporting(&mut self, publish: &mut dyn FnMut(Counters)) -> io::Result<Ended> {
+        let ended = self.run();
+        publish(self.counters());
+        ended
+    }
 }
 
 /// A listening socket of an engine; `F` makes the protocols of its connections, `S` is the engine's

@@ -13,6 +13,7 @@ compile_error!("proactor is for Linux: io_uring(7), epoll(7), signalfd(2) and ev
 
 pub mod address;
 pub mod buffer;
+mod builder;
 pub mod calls;
 pub mod clock;
 pub mod connection;
@@ -20,9 +21,11 @@ pub mod connection_log;
 pub mod console;
 pub mod counters;
 pub mod engine;
+mod error;
 pub mod keys;
 pub mod lifecycle;
 pub mod limits;
+pub mod model;
 pub mod os;
 pub mod peer;
 pub mod peers;
@@ -31,7 +34,18 @@ pub mod protocol;
 pub mod reactor;
 pub mod ring;
 pub mod selector;
+mod server;
 pub mod traced;
+
+pub use address::Address;
+pub use buffer::Chunk;
+pub use builder::Builder;
+pub use error::Error;
+pub use limits::{CloseReason, Limits};
+pub use model::Model;
+pub use peer::Peer;
+pub use protocol::{Input, Needs, Outbox, Payload, Protocol, Received, TooLong};
+pub use server::{Handle, Report, Running, Server, Stats};
 
 /// Compiles the example of the README.
 #[cfg(doctest)]

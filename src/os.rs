@@ -55,7 +55,7 @@ pub use readiness::{
     FdSet, SELECT_LIMIT, epoll_create, epoll_ctl, epoll_wait, is_readable, poll, select, sleep,
 };
 pub use signal::{EventFd, ShutdownSignal, allow_interrupts, count_usr2, interrupt, refuse_usr2};
-pub(crate) use socket::{PeerName, empty_msghdr};
+pub(crate) use socket::{PeerName, empty_msghdr, peer_addr};
 pub use socket::{
     accept, accept_blocking, close, read, recv, recv_now, send, send_now, send_vectored,
     set_blocking, set_nonblocking, set_receive_timeout, set_send_timeout, shutdown_both,

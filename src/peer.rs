@@ -3,26 +3,35 @@
 use std::cell::OnceCell;
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
-use crate::address::{self, Address};
+use crate::address::Address;
+use crate::os;
 use crate::protocol::{Needs, Protocol};
 
 /// The other end of a connection that has just been accepted: the argument of a factory.
 #[derive(Debug)]
-pub struct Peer<'a> {
+pub struct Peer {
     id: u64,
-    listener: &'a Address,
+    listener: Arc<Address>,
     /// `None` where the connection has no descriptor that could be asked.
-    socket: Option<BorrowedFd<'a>>,
+    socket: Option<RawFd>,
     addr: OnceCell<Option<SocketAddr>>,
 }
 
-impl<'a> Peer<'a> {
-    /// The peer of connection `id`, accepted at `listener` as `socket`.
-    pub fn new(id: u64, listener: &'a Address, socket: Option<BorrowedFd<'a>>) -> Peer<'a> {
-        Peer { id, listener, socket, addr: OnceCell::new() }
+impl Peer {
+    /// Calls `make` with the peer of connection `id`, accepted at `listener` as `socket`.
+    pub fn with<T>(
+        id: u64,
+        listener: &Arc<Address>,
+        socket: Option<BorrowedFd<'_>>,
+        make: impl FnOnce(&Peer) -> T,
+    ) -> T {
+        // The socket is open as long as the peer exists: it is passed by reference, and no copy of
+        // it can be made.
+        let socket = socket.map(|fd| fd.as_raw_fd());
+        make(&Peer { id, listener: Arc::clone(listener), socket, addr: OnceCell::new() })
     }
 
     /// Returns the number of the connection at its server, from 1; no other connection gets the
@@ -33,12 +42,12 @@ impl<'a> Peer<'a> {
 
     /// Returns the address of the peer; `None` if it has none, as on a Unix socket.
     pub fn addr(&self) -> Option<SocketAddr> {
-        *self.addr.get_or_init(|| self.socket.and_then(address::peer_addr))
+        *self.addr.get_or_init(|| self.socket.and_then(os::peer_addr))
     }
 
     /// Returns the address of the listener that accepted the connection.
     pub fn listener(&self) -> &Address {
-        self.listener
+        &self.listener
     }
 }
 
@@ -48,19 +57,19 @@ pub struct Factory<P: ?Sized = Box<dyn Protocol>> {
     needs: Needs,
 }
 
-type MakeProtocol<P> = Box<dyn FnMut(&Peer<'_>) -> P>;
+type MakeProtocol<P> = Box<dyn FnMut(&Peer) -> P>;
 
 impl Factory {
     /// A factory that all workers share.
     pub fn shared<F, P>(make: F) -> Factory
     where
-        F: Fn(&Peer<'_>) -> P + Send + Sync + 'static,
+        F: Fn(&Peer) -> P + Send + Sync + 'static,
         P: Protocol,
     {
         let make = Arc::new(make);
         Factory::per_worker(move |_| {
             let make = Arc::clone(&make);
-            move |peer: &Peer<'_>| make(peer)
+            move |peer: &Peer| make(peer)
         })
     }
 
@@ -68,7 +77,7 @@ impl Factory {
     pub fn per_worker<W, F, P>(worker: W) -> Factory
     where
         W: Fn(usize) -> F + Send + Sync + 'static,
-        F: FnMut(&Peer<'_>) -> P + 'static,
+        F: FnMut(&Peer) -> P + 'static,
         P: Protocol,
     {
         let make = move |at| -> MakeProtocol<Box<dyn Protocol>> {
@@ -81,7 +90,7 @@ impl Factory {
 
 impl<P> Factory<P> {
     /// A factory of protocols of one type, as `make` makes them in any thread.
-    pub fn of(make: impl Fn(&Peer<'_>) -> P + Send + Sync + 'static) -> Factory<P>
+    pub fn of(make: impl Fn(&Peer) -> P + Send + Sync + 'static) -> Factory<P>
     where
         P: Protocol,
     {
@@ -99,7 +108,7 @@ impl<P> Factory<P> {
     }
 
     /// Returns the part of this factory that worker `at` uses, made in the calling thread.
-    pub fn for_worker(&self, at: usize) -> impl FnMut(&Peer<'_>) -> P + 'static
+    pub fn for_worker(&self, at: usize) -> impl FnMut(&Peer) -> P + 'static
     where
         P: 'static,
     {
@@ -123,14 +132,14 @@ impl<P> fmt::Debug for Factory<P> {
 pub struct WorkerFactory<P> {
     make: MakeProtocol<P>,
     needs: Needs,
-    listener: Address,
+    listener: Arc<Address>,
 }
 
 impl<P> WorkerFactory<P> {
     /// The part of `factory` for the connections that `fd`, a listening socket, accepts, made in
     /// the calling thread.
     pub fn new(factory: &Factory<P>, fd: BorrowedFd<'_>) -> WorkerFactory<P> {
-        let listener = Address::of_listener(fd);
+        let listener = Arc::new(Address::of_listener(fd));
         WorkerFactory { make: (factory.make)(0), needs: factory.needs, listener }
     }
 
@@ -142,12 +151,12 @@ impl<P> WorkerFactory<P> {
     /// Makes the protocol of connection `id`, whose peer has this address, if it has one.
     pub fn make_for(&mut self, id: u64, addr: Option<SocketAddr>) -> P {
         let addr = OnceCell::from(addr);
-        (self.make)(&Peer { id, listener: &self.listener, socket: None, addr })
+        (self.make)(&Peer { id, listener: Arc::clone(&self.listener), socket: None, addr })
     }
 
     /// Makes the protocol of connection `id`, accepted as `socket`.
     pub fn make(&mut self, id: u64, socket: Option<BorrowedFd<'_>>) -> P {
-        (self.make)(&Peer::new(id, &self.listener, socket))
+        Peer::with(id, &self.listener, socket, &mut self.make)
     }
 }
 

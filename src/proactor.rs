@@ -339,6 +339,14 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
         lifecycle::run(|| self.run_once())
     }
 
+    fn run_reporting(&mut self, publish: &mut dyn FnMut(Counters)) -> io::Result<Ended> {
+        lifecycle::run(|| {
+            let flow = self.run_once()?;
+            publish(self.counters());
+            Ok(flow)
+        })
+    }
+
     fn counters(&self) -> Counters {
         let calls = os::calls() - self.calls_before;
         Counters { calls, evicted: self.peers.evicted(), ..self.counters }

@@ -399,6 +399,14 @@ impl<S: Selector + SocketCalls, P: Protocol> Engine<P> for Reactor<S, P> {
         lifecycle::run(|| self.run_once())
     }
 
+    fn run_reporting(&mut self, publish: &mut dyn FnMut(Counters)) -> io::Result<Ended> {
+        lifecycle::run(|| {
+            let flow = self.run_once()?;
+            publish(self.counters());
+            Ok(flow)
+        })
+    }
+
     fn counters(&self) -> Counters {
         let calls = os::calls() - self.calls_before;
         Counters { calls, evicted: self.peers.evicted(), ..self.counters }

@@ -100,7 +100,7 @@ impl<P: Protocol> World<P> {
         setup: Setup,
         shapes: &[(usize, usize)],
         limits: Limits,
-        make: impl Fn(&Peer<'_>) -> P + Send + Sync + 'static,
+        make: impl Fn(&Peer) -> P + Send + Sync + 'static,
     ) -> World<P> {
         let shapes: Vec<BufferClass> =
             shapes.iter().map(|&(bytes, count)| BufferClass { bytes, count }).collect();

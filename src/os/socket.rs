@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -284,4 +284,11 @@ pub fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
 pub fn close(fd: OwnedFd) {
     count_call();
     drop(fd);
+}
+/// Returns the address of a socket's peer, if it is an IP address (getpeername(2)).
+pub(crate) fn peer_addr(socket: RawFd) -> Option<SocketAddr> {
+    // SAFETY: the number is only passed to getpeername(2), which writes to memory of its caller's.
+    // If the socket was closed meanwhile, the call fails, or names the peer of another socket.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    socket2::SockRef::from(&socket).peer_addr().ok()?.as_socket()
 }

@@ -33,7 +33,6 @@ use super::kernel::{Capability, Kernel};
 use super::provided::ProvidedRing;
 use super::setup::{set_up, setup_flags};
 use super::{AcceptId, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
-use crate::address;
 use crate::buffer::{BufferClass, Lease, Pool, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
@@ -353,7 +352,7 @@ impl Ring for Uring {
     fn peer_address(&self, accept: AcceptId, socket: Socket) -> Option<SocketAddr> {
         match self.accepts.with_addresses() {
             true => self.accepts.address(accept),
-            false => self.descriptor(socket).and_then(address::peer_addr),
+            false => self.descriptor(socket).and_then(|fd| os::peer_addr(fd.as_raw_fd())),
         }
     }
 

@@ -43,12 +43,12 @@ impl Registry {
         registry.add("upper", |_| Upper);
         let reply = |text: Option<&str>| {
             let reply = Reply::new(text.unwrap_or(Reply::DEFAULT));
-            Ok(move |_: &Peer<'_>| reply.clone())
+            Ok(move |_: &Peer| reply.clone())
         };
         registry.add_with("reply", reply).default_text = Some(Reply::DEFAULT.to_owned());
         let prefix = |text: Option<&str>| {
             let prefix = Prefix::new(text.unwrap_or(Prefix::DEFAULT));
-            Ok(move |_: &Peer<'_>| prefix.clone())
+            Ok(move |_: &Peer| prefix.clone())
         };
         registry.add_with("prefix", prefix).default_text = Some(Prefix::DEFAULT.to_owned());
         registry.add("discard", |_| Discard);
@@ -61,7 +61,7 @@ impl Registry {
     /// Adds a name whose protocols `factory` makes. A name that is there already is replaced.
     pub fn add<F, P>(&mut self, name: &str, factory: F) -> &mut Entry
     where
-        F: Fn(&Peer<'_>) -> P + Send + Sync + 'static,
+        F: Fn(&Peer) -> P + Send + Sync + 'static,
         P: Protocol,
     {
         let factory = Factory::shared(factory);
@@ -73,7 +73,7 @@ impl Registry {
     pub fn add_with<M, F, P>(&mut self, name: &str, make: M) -> &mut Entry
     where
         M: Fn(Option<&str>) -> Result<F, String> + Send + Sync + 'static,
-        F: Fn(&Peer<'_>) -> P + Send + Sync + 'static,
+        F: Fn(&Peer) -> P + Send + Sync + 'static,
         P: Protocol,
     {
         let make = move |text: Option<&str>| make(text).map(Factory::shared);
@@ -190,8 +190,8 @@ mod tests {
 
     fn reply_of(name: &str, say: &[u8]) -> Vec<u8> {
         let named = Registry::builtin().find(name).unwrap();
-        let listener: Address = "127.0.0.1:1".parse().unwrap();
-        let mut protocol = named.factory().for_worker(0)(&Peer::new(1, &listener, None));
+        let listener = Arc::new("127.0.0.1:1".parse::<Address>().unwrap());
+        let mut protocol = Peer::with(1, &listener, None, named.factory().for_worker(0));
         converse(&mut protocol, [say]).replies
     }
 
@@ -227,8 +227,8 @@ mod tests {
     fn each_name_has_its_needs_and_its_protocol() {
         for name in NAMES {
             let named = Registry::builtin().find(name).unwrap();
-            let listener: Address = "127.0.0.1:1".parse().unwrap();
-            let mut protocol = named.factory().for_worker(0)(&Peer::new(7, &listener, None));
+            let listener = Arc::new("127.0.0.1:1".parse::<Address>().unwrap());
+            let mut protocol = Peer::with(7, &listener, None, named.factory().for_worker(0));
             let mut out = OutboxBuffer::default();
             protocol.open(&mut out.outbox());
             protocol.refill(&mut out.outbox());
@@ -246,7 +246,7 @@ mod tests {
         registry.add("upper", |_| Echo).example("x", "x");
         registry.add_with("mark", |text| match text {
             Some("bad") => Err("a bad text".to_owned()),
-            _ => Ok(|_: &Peer<'_>| Echo),
+            _ => Ok(|_: &Peer| Echo),
         });
         assert_eq!(registry.names().count(), NAMES.len() + 1);
         let upper = registry.find("upper").unwrap();

@@ -38,7 +38,7 @@ pub(super) struct MakeProtocol<P> {
 impl<P: 'static> MakeProtocol<P> {
     /// Makes the protocol of connection `id`, whose socket this is.
     pub(super) fn make(&self, id: u64, socket: BorrowedFd<'_>) -> P {
-        self.factory.for_worker(0)(&Peer::new(id, &self.listener, Some(socket)))
+        Peer::with(id, &self.listener, Some(socket), self.factory.for_worker(0))
     }
 }
 

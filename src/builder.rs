@@ -1,0 +1,170 @@
+//! What a server is to be, before it opens anything.
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use crate::address::{Address, BoundSocket};
+use crate::error::Error;
+use crate::limits::Limits;
+use crate::model::Model;
+use crate::peer::{Factory, Peer};
+use crate::protocol::Protocol;
+use crate::server::{Handle, Report, Running, Server};
+
+/// Says what a server is to be, and opens nothing. [`bind`](Builder::bind) opens the sockets.
+pub struct Builder {
+    listeners: Vec<(Place, Factory)>,
+    model: Option<Model>,
+    limits: Limits,
+    signals: bool,
+    handle: Handle,
+}
+
+/// Where to listen.
+enum Place {
+    Address(Result<Address, Error>),
+    Socket(OwnedFd),
+}
+
+impl Builder {
+    pub(crate) fn new() -> Builder {
+        let (listeners, limits, handle) = (Vec::new(), Limits::default(), Handle::default());
+        Builder { listeners, model: None, limits, signals: true, handle }
+    }
+
+    /// Listens on `address`, as `127.0.0.1:7000`, `[::1]:7000` or `unix:/run/echo.sock`, and has
+    /// `factory` make the protocol of each connection, in the thread that serves it.
+    ///
+    /// What the factory captures is shared by all connections.
+    #[must_use]
+    pub fn listen<A, F, P>(self, address: A, factory: F) -> Builder
+    where
+        A: TryInto<Address, Error: Into<Error>>,
+        F: Fn(&Peer) -> P + Send + Sync + 'static,
+        P: Protocol,
+    {
+        let address = address.try_into().map_err(Into::into);
+        self.add(Place::Address(address), Factory::shared(factory))
+    }
+
+    /// Serves at a socket that listens already, as systemd passes one.
+    #[must_use]
+    pub fn listen_on<F, P>(self, socket: impl Into<OwnedFd>, factory: F) -> Builder
+    where
+        F: Fn(&Peer) -> P + Send + Sync + 'static,
+        P: Protocol,
+    {
+        self.add(Place::Socket(socket.into()), Factory::shared(factory))
+    }
+
+    /// Listens as [`listen`](Builder::listen) does; `worker` makes a factory in each thread that
+    /// serves, which may hold what cannot be shared between threads. On a model with a thread for
+    /// each connection, that is one for each connection.
+    #[must_use]
+    pub fn listen_per_worker<A, W, F, P>(self, address: A, worker: W) -> Builder
+    where
+        A: TryInto<Address, Error: Into<Error>>,
+        W: Fn(usize) -> F + Send + Sync + 'static,
+        F: FnMut(&Peer) -> P + 'static,
+        P: Protocol,
+    {
+        let address = address.try_into().map_err(Into::into);
+        self.add(Place::Address(address), Factory::per_worker(worker))
+    }
+
+    fn add(mut self, place: Place, factory: Factory) -> Builder {
+        self.listeners.push((place, factory));
+        self
+    }
+
+    /// Serves by this model or not at all. Without this call it is the first of
+    /// [`Model::AUTO`] that works.
+    #[must_use]
+    pub fn model(mut self, model: Model) -> Builder {
+        self.model = Some(model);
+        self
+    }
+
+    /// Limits the connections that are served at a time. Further ones wait to be accepted.
+    #[must_use]
+    pub fn max_connections(mut self, connections: usize) -> Builder {
+        self.limits.connections = connections;
+        self
+    }
+
+    /// Limits the time of a drain. What is still open then is closed.
+    #[must_use]
+    pub fn drain_timeout(mut self, timeout: Duration) -> Builder {
+        self.limits.drain = timeout;
+        self
+    }
+
+    /// Changes any of the limits.
+    #[must_use]
+    pub fn limits(mut self, change: impl FnOnce(&mut Limits)) -> Builder {
+        change(&mut self.limits);
+        self
+    }
+
+    /// Whether [`run`](Server::run) drains on SIGINT and SIGTERM, and ends at once on a second one.
+    /// It does unless it is told otherwise; [`start`](Server::start) never touches signals.
+    #[must_use]
+    pub fn signals(mut self, handled: bool) -> Builder {
+        self.signals = handled;
+        self
+    }
+
+    /// Returns a handle to the server that is to be.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Opens the sockets: from now on peers can connect, and are served once the server runs.
+    ///
+    /// # Errors
+    /// An address is invalid, in use or not permitted.
+    pub fn bind(self) -> Result<Server, Error> {
+        let mut listeners = Vec::with_capacity(self.listeners.len());
+        for (place, factory) in self.listeners {
+            let socket = match place {
+                Place::Address(address) => {
+                    let address = address?;
+                    let failed = |source| Error::Listen { address: address.to_string(), source };
+                    address.listen().map_err(failed)?
+                }
+                Place::Socket(fd) => {
+                    BoundSocket { address: Address::of_listener(fd.as_fd()), fd, file: None }
+                }
+            };
+            listeners.push((socket, factory));
+        }
+        Server::new(listeners, self.model, self.limits, self.signals, self.handle)
+    }
+
+    /// Binds, and serves in this thread until the server is stopped; see [`Server::run`].
+    ///
+    /// # Errors
+    /// Those of [`bind`](Builder::bind) and [`Server::run`].
+    pub fn run(self) -> Result<Report, Error> {
+        self.bind()?.run()
+    }
+
+    /// Binds, and serves in a thread; see [`Server::start`].
+    ///
+    /// # Errors
+    /// Those of [`bind`](Builder::bind) and [`Server::start`].
+    pub fn start(self) -> Result<Running, Error> {
+        self.bind()?.start()
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("listeners", &self.listeners.len())
+            .field("model", &self.model)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,333 @@
+//! A server with open sockets, and one that runs.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+use crate::address::{Address, BoundSocket, SocketFile};
+use crate::buffer::BufferClass;
+use crate::builder::Builder;
+use crate::counters::Counters;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::keys::ListenerId;
+use crate::limits::{Ended, Limits};
+use crate::model::{Model, Plan};
+use crate::os::ShutdownSignal;
+use crate::peer::Factory;
+
+/// The receive buffers of a server: 10 MiB of address space, of which the kernel provides what is
+/// used.
+const BUFFERS: [BufferClass; 3] = [
+    BufferClass { bytes: 2 << 10, count: 1024 },
+    BufferClass { bytes: 32 << 10, count: 128 },
+    BufferClass { bytes: 256 << 10, count: 32 },
+];
+
+/// A server whose sockets are open: its addresses are known, and privileges may be dropped.
+#[derive(Debug)]
+pub struct Server {
+    listeners: Vec<(BoundSocket, Factory)>,
+    addrs: Vec<Address>,
+    model: Option<Model>,
+    limits: Limits,
+    signals: bool,
+    handle: Handle,
+    shutdown: ShutdownSignal,
+}
+
+impl Server {
+    /// Returns a builder, which says what a server is to be.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    pub(crate) fn new(
+        listeners: Vec<(BoundSocket, Factory)>,
+        model: Option<Model>,
+        limits: Limits,
+        signals: bool,
+        handle: Handle,
+    ) -> Result<Server, Error> {
+        let addrs = listeners.iter().map(|(socket, _)| socket.address.clone()).collect();
+        let shutdown = ShutdownSignal::new().map_err(Error::Loop)?;
+        handle.attach(shutdown.try_clone().map_err(Error::Loop)?);
+        Ok(Server { listeners, addrs, model, limits, signals, handle, shutdown })
+    }
+
+    /// Returns the addresses of the listeners, in their order, with their real ports.
+    pub fn addrs(&self) -> &[Address] {
+        &self.addrs
+    }
+
+    /// Serves in this thread until the server is stopped, by default by SIGINT or SIGTERM.
+    ///
+    /// # Errors
+    /// No model works here, it cannot provide what a protocol needs, or the kernel fails it.
+    pub fn run(self) -> Result<Report, Error> {
+        if self.signals {
+            self.shutdown.on_signals().map_err(Error::Loop)?;
+        }
+        self.serve(|_| {})
+    }
+
+    /// Serves in a thread of its own, until the returned value is drained or dropped. Signals are
+    /// left to the program.
+    ///
+    /// # Errors
+    /// As [`run`](Server::run); and a model that forks is not supported.
+    pub fn start(self) -> Result<Running, Error> {
+        if let Some(model) = self.model.filter(|model| model.info().forks) {
+            let what = "it forks, which needs a process with one thread: use `run`".to_owned();
+            return Err(Error::Unsupported { model: model.name(), what });
+        }
+        let (addrs, handle) = (self.addrs.clone(), self.handle.clone());
+        let (ready, started) = mpsc::channel();
+        let serve = move || {
+            self.serve(|model| {
+                let _ = ready.send(model); // `start` waits for it.
+            })
+        };
+        let thread = thread::Builder::new().name("proactor".to_owned()).spawn(serve);
+        let thread = thread.map_err(Error::Loop)?;
+        match started.recv() {
+            Ok(model) => Ok(Running { addrs, model, handle, thread: Some(thread) }),
+            // It ended before it was ready.
+            Err(_) => Err(joined(thread).err().unwrap_or_else(|| Error::Loop(stopped()))),
+        }
+    }
+
+    fn serve(self, ready: impl FnOnce(Model)) -> Result<Report, Error> {
+        let Server { listeners, model, limits, handle, shutdown, .. } = self;
+        let (model, mut engine) = build(model, limits, &shutdown)?;
+        let mut files: Vec<Option<SocketFile>> = Vec::new();
+        for (id, (socket, factory)) in (0..).map(ListenerId).zip(listeners) {
+            engine.listen(id, socket.fd, factory).map_err(|error| unsupported(model, error))?;
+            files.push(socket.file); // Removed when the server has ended.
+        }
+        ready(model);
+        let ended = engine.run_reporting(&mut |counters| handle.0.counters.store(&counters));
+        let drained = ended.map_err(Error::Loop)? == Ended::Drained;
+        let counters = engine.counters();
+        handle.0.counters.store(&counters);
+        Ok(Report { model, drained, stats: Stats::from(counters) })
+    }
+}
+
+/// Builds the engine of the model, or of the first of [`Model::AUTO`] that works.
+fn build(
+    model: Option<Model>,
+    limits: Limits,
+    shutdown: &ShutdownSignal,
+) -> Result<(Model, Box<dyn Engine>), Error> {
+    let mut reasons = Vec::new();
+    let tried = model.as_ref().map_or(&Model::AUTO[..], std::slice::from_ref);
+    for &model in tried {
+        let shutdown = shutdown.try_clone().map_err(Error::Loop)?;
+        let plan = Plan { limits, buffers: BUFFERS.to_vec(), shutdown };
+        match (model.info().build)(plan) {
+            Ok(engine) => return Ok((model, engine)),
+            Err(error) => reasons.push(format!("{model}: {error}")),
+        }
+    }
+    let name = model.map_or("auto", Model::name);
+    Err(Error::Refused { model: name, reason: reasons.join("; ") })
+}
+
+fn unsupported(model: Model, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::Unsupported => {
+            Error::Unsupported { model: model.name(), what: error.to_string() }
+        }
+        _ => Error::Loop(error),
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the server stopped before it was ready")
+}
+
+fn joined(thread: JoinHandle<Result<Report, Error>>) -> Result<Report, Error> {
+    let panicked = |_| Error::Loop(io::Error::other("the thread of the server panicked"));
+    thread.join().unwrap_or_else(|panic| Err(panicked(panic)))
+}
+
+/// A server that runs in a thread of its own. Dropped, it is stopped at once and joined.
+#[derive(Debug)]
+pub struct Running {
+    addrs: Vec<Address>,
+    model: Model,
+    handle: Handle,
+    /// `None` once it is joined.
+    thread: Option<JoinHandle<Result<Report, Error>>>,
+}
+
+impl Running {
+    /// Returns the addresses of the listeners, in their order, with their real ports.
+    pub fn addrs(&self) -> &[Address] {
+        &self.addrs
+    }
+
+    /// Returns the model that serves.
+    pub fn model(&self) -> Model {
+        self.model
+    }
+
+    /// Returns what the server counted; see [`Handle::stats`].
+    pub fn stats(&self) -> Stats {
+        self.handle.stats()
+    }
+
+    /// Returns a handle, which any thread may use.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Accepts no more, and ends once every connection is finished; see [`Handle::drain`].
+    pub fn drain(&self) {
+        self.handle.drain();
+    }
+
+    /// Waits until the server has ended.
+    ///
+    /// # Errors
+    /// The kernel failed the server as a whole, or it panicked.
+    pub fn join(mut self) -> Result<Report, Error> {
+        joined(self.thread.take().expect("joined once"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.handle.stop();
+            let _ = joined(thread); // The error, if any, has nowhere to go.
+        }
+    }
+}
+
+/// Stops a server and reads its counters, from any thread, also before it runs.
+#[derive(Debug, Clone, Default)]
+pub struct Handle(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    requests: Mutex<Requested>,
+    counters: LiveCounters,
+}
+
+/// How often the server was asked to stop, and how it hears of that.
+#[derive(Debug, Default)]
+struct Requested {
+    times: u32,
+    signal: Option<ShutdownSignal>,
+}
+
+/// Asked once, a server drains; asked twice, it ends at once.
+const DRAIN: u32 = 1;
+const STOP: u32 = 2;
+
+impl Handle {
+    /// Accepts no more connections, has every protocol drain, and ends when all connections are
+    /// finished, or when the time of the drain is over.
+    pub fn drain(&self) {
+        self.request(DRAIN);
+    }
+
+    /// Ends the server at once.
+    pub fn stop(&self) {
+        self.request(STOP);
+    }
+
+    /// Returns what the server counted, as of the last iteration of its loop. The values are not of
+    /// one instant. A model without a loop reports them when it has ended.
+    pub fn stats(&self) -> Stats {
+        Stats::from(self.0.counters.load())
+    }
+
+    fn request(&self, times: u32) {
+        let mut requested = self.0.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = requested.times;
+        requested.times = before.max(times);
+        if let Some(signal) = &requested.signal {
+            (before..times).for_each(|_| signal.request());
+        }
+    }
+
+    fn attach(&self, signal: ShutdownSignal) {
+        let mut requested = self.0.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        (0..requested.times).for_each(|_| signal.request());
+        requested.signal = Some(signal);
+    }
+}
+
+/// Counters that one thread writes and any thread reads: on x86-64, plain stores and loads.
+#[derive(Debug, Default)]
+struct LiveCounters([AtomicU64; Counters::COUNT]);
+
+impl LiveCounters {
+    fn store(&self, counters: &Counters) {
+        for (live, (_, value)) in self.0.iter().zip(counters.named()) {
+            live.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn load(&self) -> Counters {
+        let names = Counters::default().named().map(|(name, _)| name);
+        let values = self.0.iter().map(|live| live.load(Ordering::Relaxed));
+        Counters::from_named(names.into_iter().zip(values))
+    }
+}
+
+/// What a server counted since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections closed.
+    pub closed: u64,
+    /// Receives that returned bytes.
+    pub receives: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Sends that took at least one byte.
+    pub sends: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Accepts that failed because descriptors or memory ran out.
+    pub refused: u64,
+    /// Connections evicted because others waited for them.
+    pub evicted: u64,
+    /// Connections closed at the end of a drain's time.
+    pub cut: u64,
+}
+
+impl From<Counters> for Stats {
+    fn from(counters: Counters) -> Stats {
+        Stats {
+            accepted: counters.accepted,
+            closed: counters.closed,
+            receives: counters.receives,
+            received_bytes: counters.received_bytes,
+            sends: counters.sends,
+            sent_bytes: counters.sent_bytes,
+            refused: counters.refused,
+            evicted: counters.evicted,
+            cut: counters.cut,
+        }
+    }
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Report {
+    /// The model that served.
+    pub model: Model,
+    /// Whether every connection was finished; false if the server was stopped at once.
+    pub drained: bool,
+    /// What it counted.
+    pub stats: Stats,
+}

@@ -1,0 +1,208 @@
+//! The front door: `Builder`, `Server` and `Running`, over real sockets, on every model.
+
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use proactor::{Address, Builder, Error, Input, Model, Needs, Outbox, Protocol, Server};
+
+/// Sends each line back with its number.
+struct Count {
+    lines: u64,
+    /// Not Send: a protocol stays in the thread that serves it.
+    _local: Rc<Cell<u64>>,
+}
+
+impl Protocol for Count {
+    fn needs() -> Needs {
+        Needs::NOTHING
+    }
+
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        while let Some(line) = input.line(1024) {
+            self.lines += 1;
+            write!(out, "{} ", self.lines);
+            out.send(line);
+        }
+    }
+
+    fn drain(&mut self, out: &mut Outbox<'_>) {
+        out.send("bye\n");
+        out.finish();
+    }
+}
+
+fn count() -> Builder {
+    Server::builder()
+        .listen("127.0.0.1:0", |_peer| Count { lines: 0, _local: Rc::default() })
+        .drain_timeout(Duration::from_secs(10))
+}
+
+fn connect(address: &Address) -> TcpStream {
+    let Address::Tcp(address) = address else { panic!("{address} is not TCP") };
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+fn exchange(mut stream: &TcpStream, request: &str, reply: &str) {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut received = vec![0; reply.len()];
+    stream.read_exact(&mut received).unwrap();
+    assert_eq!(String::from_utf8_lossy(&received), reply);
+}
+
+fn read_to_end(mut stream: &TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Whether this machine refuses the model.
+fn refused(error: &Error) -> bool {
+    let refused = matches!(error, Error::Refused { .. });
+    if refused {
+        eprintln!("skipped: {error}");
+    }
+    refused
+}
+
+#[test]
+fn a_started_server_serves_and_drains_on_every_model() {
+    for model in proactor_models::ALL.into_iter().filter(|model| *model != proactor_models::PROCESS)
+    {
+        let running = match count().model(model).start() {
+            Err(error) if refused(&error) => continue,
+            started => started.unwrap(),
+        };
+        assert_eq!(running.model(), model);
+        let stream = connect(&running.addrs()[0]);
+        exchange(&stream, "a\nb\n", "1 a\n2 b\n");
+        running.drain();
+        assert_eq!(read_to_end(&stream), "bye\n", "{model}");
+        drop(stream);
+        let report = running.join().unwrap();
+        assert!(report.drained, "{model}");
+        assert_eq!((report.stats.accepted, report.stats.received_bytes), (1, 4), "{model}");
+    }
+}
+
+#[test]
+fn without_a_model_the_best_that_works_serves() {
+    let running = count().start().unwrap();
+    assert!(Model::AUTO.contains(&running.model()));
+    exchange(&connect(&running.addrs()[0]), "a\n", "1 a\n");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while running.stats().received_bytes != 2 {
+        assert!(Instant::now() < deadline, "{:?}", running.stats());
+    }
+}
+
+#[test]
+fn a_dropped_server_leaves_no_thread_and_no_port() {
+    let running = count().start().unwrap();
+    let address = running.addrs()[0].clone();
+    let stream = connect(&address);
+    exchange(&stream, "a\n", "1 a\n");
+    drop(running);
+    let again =
+        Server::builder().listen(address, |_peer| Count { lines: 0, _local: Rc::default() });
+    assert_eq!(again.bind().unwrap().addrs().len(), 1);
+}
+
+#[test]
+fn a_handle_from_before_the_server_stops_it_in_another_thread() {
+    let builder = count();
+    let handle = builder.handle();
+    let server = builder.signals(false).bind().unwrap();
+    let address = server.addrs()[0].clone();
+    let client = std::thread::spawn(move || {
+        let stream = connect(&address);
+        exchange(&stream, "a\n", "1 a\n");
+        handle.drain();
+        handle.drain(); // A drain that is asked for twice is one.
+        read_to_end(&stream)
+    });
+    let report = server.run().unwrap();
+    assert!(report.drained);
+    assert_eq!(client.join().unwrap(), "bye\n");
+}
+
+#[test]
+fn a_server_that_was_stopped_before_it_ran_does_not_run() {
+    let builder = count();
+    builder.handle().stop();
+    let report = builder.signals(false).run().unwrap();
+    assert!(!report.drained);
+}
+
+#[test]
+fn a_factory_shares_what_it_captures_and_a_worker_has_its_own() {
+    let shared = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&shared);
+    let running = Server::builder()
+        .listen("127.0.0.1:0", move |peer| {
+            counted.fetch_add(peer.id(), Ordering::Relaxed);
+            assert!(peer.addr().is_none_or(|addr| addr.ip().is_loopback()));
+            Count { lines: 0, _local: Rc::default() }
+        })
+        .listen_per_worker("127.0.0.1:0", |_worker| {
+            let local = Rc::new(Cell::new(0));
+            move |_peer: &_| Count { lines: 10, _local: Rc::clone(&local) }
+        })
+        .start()
+        .unwrap();
+    for _ in 0..2 {
+        exchange(&connect(&running.addrs()[0]), "a\n", "1 a\n");
+    }
+    exchange(&connect(&running.addrs()[1]), "a\n", "11 a\n");
+    assert_eq!(shared.load(Ordering::Relaxed), 3, "connections 1 and 2");
+}
+
+#[test]
+fn a_socket_that_listens_already_is_served() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let running =
+        Server::builder().listen_on(listener, |_peer| Count { lines: 0, _local: Rc::default() });
+    let running = running.start().unwrap();
+    assert_eq!(running.addrs(), [Address::Tcp(address)]);
+    let stream = connect(&running.addrs()[0]);
+    exchange(&stream, "a\n", "1 a\n");
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&stream), "");
+}
+
+#[test]
+fn what_is_wrong_is_said_by_its_type() {
+    let factory = |_peer: &_| Count { lines: 0, _local: Rc::default() };
+    let error = Server::builder().listen("no address", factory).bind().unwrap_err();
+    assert!(matches!(&error, Error::Address { text, .. } if text == "no address"), "{error:?}");
+    let running = count().start().unwrap();
+    let error = Server::builder().listen(running.addrs()[0].clone(), factory).bind().unwrap_err();
+    assert!(matches!(&error, Error::Listen { .. }), "{error:?}");
+    assert!(error.to_string().starts_with("cannot listen on 127.0.0.1:"), "{error}");
+    let error = count().model(proactor_models::PROCESS).start().unwrap_err();
+    assert!(matches!(error, Error::Unsupported { model: "process", .. }), "{error:?}");
+}
+
+/// A protocol that says nothing of its needs, and so needs everything.
+struct Store;
+
+impl Protocol for Store {
+    fn data(&mut self, input: &mut Input<'_>, _: &mut Outbox<'_>) {
+        input.take_all();
+    }
+}
+
+#[test]
+fn a_model_that_would_copy_shared_memory_refuses_it() {
+    let server = Server::builder().listen("127.0.0.1:0", |_peer| Store).signals(false);
+    // In a thread of the test harness the model is refused before; either way it does not serve.
+    let error = server.model(proactor_models::PROCESS).run().unwrap_err();
+    assert!(matches!(error, Error::Unsupported { .. } | Error::Refused { .. }), "{error:?}");
+}
