@@ -30,7 +30,7 @@ const WARM_UP: usize = 5;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Calls made in threes before anything else, to measure the cost of the recorder.
-const CALIBRATION: usize = 3 * 32;
+const CALIBRATION: usize = 3 * 16;
 
 /// The options of a recording.
 #[derive(Debug, Clone, Copy)]
@@ -125,7 +125,8 @@ fn serve(
     let echo = crate::parse_protocol("echo").map_err(io::Error::other)?;
     probe.begin(&timeline::CALLS)?;
     for _ in 0..CALIBRATION / 3 {
-        sleep(Duration::from_micros(50));
+        // As long as before a message: what the recorder needs has left the caches.
+        sleep(PAUSE);
         os::poll(&mut [], Some(Duration::ZERO))?;
         os::poll(&mut [], Some(Duration::ZERO))?;
     }
