@@ -7,7 +7,7 @@ use std::ops::AddAssign;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Iterations of the loop: each waits at most once.
-    pub turns: u64,
+    pub iterations: u64,
     /// System calls.
     pub calls: u64,
     /// Operations submitted to a ring.
@@ -63,7 +63,7 @@ impl Counters {
     fn each(&mut self) -> [(&'static str, &mut u64); Counters::COUNT] {
         // Without `..`, so that a new counter cannot be forgotten here.
         let Counters {
-            turns,
+            iterations,
             calls,
             submitted,
             completed,
@@ -80,7 +80,7 @@ impl Counters {
             cut,
         } = self;
         [
-            ("turns", turns),
+            ("iterations", iterations),
             ("calls", calls),
             ("submitted", submitted),
             ("completed", completed),

@@ -128,7 +128,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         self.arm_accepts()?;
         let wait = self.timeout();
         let entered = self.ring.enter(wait)?;
-        self.counters.turns += 1;
+        self.counters.iterations += 1;
         self.counters.submitted += u64::from(entered.submitted);
         self.counters.overflows += u64::from(entered.overflow);
         while let Some(completion) = self.ring.next() {

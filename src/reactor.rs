@@ -134,7 +134,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         }
         let mut reports = std::mem::take(&mut self.reports);
         self.selector.wait(&mut reports, timeout)?;
-        self.counters.turns += 1;
+        self.counters.iterations += 1;
         self.counters.completed += reports.len() as u64;
         let mut flow = ControlFlow::Continue(());
         for report in reports.drain(..) {

@@ -8,7 +8,7 @@ pub enum Command {
     /// Say this line to everyone. Its bytes need not be text; it ends with a newline.
     Say(Vec<u8>),
     /// Say this line to the connection of that number.
-    Tell(u64, Vec<u8>),
+    SendTo(u64, Vec<u8>),
     /// Close the connection of that number at once.
     Kick(u64),
     /// Show what was counted.
@@ -54,8 +54,8 @@ pub(super) fn parse(line: &[u8]) -> Option<Result<Command, String>> {
             (word, b"") => number(word).map(Command::Kick),
             _ => Err("kick whom? `kick N`, one number".to_owned()),
         },
-        b"tell" => tell(rest),
-        _ if word[0].is_ascii_digit() => tell(line),
+        b"tell" => send_to(rest),
+        _ if word[0].is_ascii_digit() => send_to(line),
         _ => Err(unknown(word)),
     })
 }
@@ -75,11 +75,11 @@ fn alone(word: &[u8], rest: &[u8], command: Command) -> Result<Command, String> 
     Err(format!("`{0}` stands alone: nothing may follow it", word.escape_ascii()))
 }
 
-fn tell(rest: &[u8]) -> Result<Command, String> {
+fn send_to(rest: &[u8]) -> Result<Command, String> {
     let (word, rest) = first_word(rest.trim_ascii_start());
     let number = number(word)?;
     let what = format!("say what to {number}? `{number} TEXT`");
-    text(rest, &what).map(|text| Command::Tell(number, text))
+    text(rest, &what).map(|text| Command::SendTo(number, text))
 }
 
 fn number(word: &[u8]) -> Result<u64, String> {
@@ -154,10 +154,10 @@ mod tests {
         assert_eq!(command("help\n"), Command::Help);
         assert_eq!(command("kick 12\n"), Command::Kick(12));
         assert_eq!(command("say hello  you \n"), Command::Say(b"hello  you \n".to_vec()));
-        let tell = Command::Tell(3, b" two blanks\n".to_vec());
+        let sent = Command::SendTo(3, b" two blanks\n".to_vec());
         assert_eq!(
             [command("3  two blanks\n"), command("tell 3  two blanks\r\n")],
-            [tell.clone(), tell]
+            [sent.clone(), sent]
         );
         assert_eq!(parse(b" \r\n"), None);
     }

@@ -76,7 +76,7 @@ impl Console {
                 let reached = server.send_to_all(line);
                 self.say(&format!("sent to {}", connections(reached)));
             }
-            Command::Tell(number, line) => match server.send_to(number, line) {
+            Command::SendTo(number, line) => match server.send_to(number, line) {
                 Delivery::Sent => {}
                 Delivery::Ending => {
                     self.say(&format!("connection {number} is ending: nothing more is sent"));

@@ -2,7 +2,7 @@
 //!
 //! A [`Server`] runs in a thread of its own and ends with what must hold after every scenario: it
 //! drained, whoever came has gone, and no buffer is missing. What a single turn may do is asked of
-//! a loop that the test turns itself.
+//! a loop that the test runs itself.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -352,7 +352,7 @@ fn a_message_costs<S: Selector + SocketCalls>(calls: u64, selector: fn() -> S) {
         (&client).read_exact(&mut vec![0; length]).unwrap();
         let after = reactor.counters();
         assert!(!reactor.peers.has_marked() && reports(&mut reactor).is_empty(), "it would spin");
-        (after.turns - before.turns, after.calls - before.calls)
+        (after.iterations - before.iterations, after.calls - before.calls)
     };
     exchange(1); // Its accept.
     let costs: Vec<_> = (0..100).map(|_| exchange(1000)).collect();

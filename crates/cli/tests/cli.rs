@@ -307,16 +307,16 @@ fn every_model_is_listed_with_its_cost_and_whether_it_works_here() {
         assert_eq!(row["usable"], row["refusal"].is_null(), "{row}");
         let ring = model == Model::Uring && io_uring_refused().is_some();
         assert_eq!(row["usable"], !ring, "{row}");
-        let lacks = Ability::ALL.into_iter().filter_map(|ability| {
+        let missing = Ability::ALL.into_iter().filter_map(|ability| {
             model.missing(ability).map(|why| (ability.denied().to_owned(), why.to_owned()))
         });
-        let said = |lack: &serde_json::Value, what: &str| {
-            lack[what].as_str().expect("a few words").to_owned()
+        let said = |entry: &serde_json::Value, what: &str| {
+            entry[what].as_str().expect("a few words").to_owned()
         };
         let listed = row["missing"].as_array().expect("a list");
-        let listed = listed.iter().map(|lack| (said(lack, "what"), said(lack, "why")));
-        assert!(listed.eq(lacks.clone()), "{row}");
-        for (what, why) in lacks {
+        let listed = listed.iter().map(|entry| (said(entry, "what"), said(entry, "why")));
+        assert!(listed.eq(missing.clone()), "{row}");
+        for (what, why) in missing {
             assert!(table.stdout.contains(&format!("{model} {what}: {why}")), "{table:?}");
         }
     }
@@ -698,7 +698,7 @@ fn statistics_are_one_line_with_every_counter() {
         assert_eq!(names, all.iter().map(|(name, _)| *name).collect());
         let facts = ["accepted", "closed", "received_bytes", "sent_bytes"];
         assert_eq!(facts.map(|name| exit.counter(name)), [1, 1, 4, 4], "{stats}");
-        let some = ["turns", "calls", "completed", "receives", "sends"];
+        let some = ["iterations", "calls", "completed", "receives", "sends"];
         assert!(some.iter().all(|name| exit.counter(name) > 0), "{stats}");
     }
 }

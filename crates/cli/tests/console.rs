@@ -1,6 +1,6 @@
 //! An operator at work: what is typed at a real server, on every model that has a console.
 //!
-//! A model that has none says so with a reason, in the same table that refuses it (`Model::missing`).
+//! A model without a console gives the reason, from the table that refuses it (`Model::missing`).
 
 #[allow(dead_code, reason = "each test crate uses its part")]
 mod support;

@@ -87,7 +87,7 @@ fn every_model_makes_the_calls_for_a_message_that_it_claims_to_make() {
         assert_eq!((added.to("receives"), added.to("sends")), (MORE, MORE), "{model}");
         // Phase one is in a call of its own, unless the thread sleeps in the receive itself.
         if names[0] != "recv" {
-            assert_eq!(added.per_message("turns"), 1, "{model} waits once for a message");
+            assert_eq!(added.per_message("iterations"), 1, "{model} waits once for a message");
         }
     }
 }
@@ -116,7 +116,7 @@ fn on_a_ring_one_call_carries_both_phases() {
 #[test]
 fn nonblocking_tries_every_socket_in_every_round() {
     let Some(exit) = converse(Model::Nonblocking, &["--idle-sleep", "1ms"], FEW) else { return };
-    let (calls, rounds) = (exit.counter("calls"), exit.counter("turns"));
+    let (calls, rounds) = (exit.counter("calls"), exit.counter("iterations"));
     // The listener and the stop signal are tried too; the drain's last rounds have no listener.
     assert!(rounds >= FEW, "{rounds} rounds: no message is answered before its round");
     assert!(calls >= 2 * rounds, "{calls} calls in {rounds} rounds");

@@ -90,7 +90,7 @@ fn the_calls_of_a_readiness_loop_are_all_in_its_trace() {
             Payload::WaitEnd { .. } => Some(1),
             _ => None,
         });
-        assert_eq!(waits, exit.counter("turns"), "{model}");
+        assert_eq!(waits, exit.counter("iterations"), "{model}");
         // Each begins, and ends as what it began as.
         let mut begun = None;
         for event in events(&trace) {
@@ -220,7 +220,7 @@ fn every_wait_of_an_executor_is_in_its_trace_and_what_it_found_ready() {
             _ => None,
         })
     };
-    assert_eq!((waits(true), waits(false)), (exit.counter("turns"), exit.counter("turns")));
+    assert_eq!((waits(true), waits(false)), (exit.counter("iterations"), exit.counter("iterations")));
     // A message is awaited, so it is found before it is received; and so is the end.
     let ready = events(&trace).filter(|event| matches!(event.what, Payload::Ready { .. }));
     assert_eq!(ready.filter(|event| event.conn.is_some()).count(), 51);

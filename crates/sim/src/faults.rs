@@ -115,9 +115,9 @@ impl Faults {
     /// No faults at all.
     pub const NONE: Faults = Faults { rates: [0; Fault::ALL.len()] };
 
-    /// Makes each fault off, rare or frequent, by chance. Some must be off: with all faults at once,
-    /// a long run without a reset, for example, would never happen. Console faults are off, because
-    /// most servers have no console.
+    /// Makes each fault off, rare or frequent, by chance. Some must be off: with all faults at
+    /// once, a long run without a reset, for example, would never happen. Console faults are off,
+    /// because most servers have no console.
     pub fn some(dice: &mut Dice) -> Faults {
         let mut faults = Faults::NONE;
         for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_of_console()) {

@@ -2,9 +2,9 @@
 //!
 //! [`Sim`] implements [`Ring`], so the loop, the connections and the decoder run as in production,
 //! on raw [`Cqe`]s with real flags, buffer ids and errnos. Operations in flight are in a bag.
-//! [`enter`](Ring::enter) repeatedly picks an operation or a [`Client`] that can make progress, runs
-//! it, and injects [`Faults`]. There are no sockets and no clock: time is a number. When nothing can
-//! make progress, time jumps to the next timer.
+//! [`enter`](Ring::enter) repeatedly picks an operation or a [`Client`] that can make progress,
+//! runs it, and injects [`Faults`]. There are no sockets and no clock: time is a number. When
+//! nothing can make progress, time jumps to the next timer.
 //!
 //! The simulator checks rules that a kernel does not check, and panics with its state:
 //!
@@ -226,8 +226,8 @@ impl Sim {
         &mut self.clients[id.0]
     }
 
-    /// Makes the descriptor of [`Op::Wake`] readable. A test that asks a server to stop must call this,
-    /// because the simulated kernel does not read real descriptors.
+    /// Makes the descriptor of [`Op::Wake`] readable. A test that asks a server to stop must call
+    /// this, because the simulated kernel does not read real descriptors.
     pub fn wake(&mut self) {
         self.readable = true;
         self.idle = false;
@@ -491,8 +491,8 @@ impl fmt::Debug for Sim {
     }
 }
 
-/// Returns whether an operation stays in flight after this completion. This is not [`Cqe::more`], so
-/// that a mistake there is noticed.
+/// Returns whether an operation stays in flight after this completion. This is not [`Cqe::more`],
+/// so that a mistake there is noticed.
 fn stays(cqe: Cqe) -> bool {
     cqe.flags & 2 != 0
 }

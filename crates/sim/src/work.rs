@@ -352,8 +352,8 @@ impl Sim {
     /// Sleeps until something completes, or until the timeout of `wait`. Returns whether it slept
     /// without a completion, but with a reason.
     ///
-    /// When nothing can ever complete it returns once, so that the test can check whether this is the
-    /// expected end. To sleep again is a deadlock.
+    /// When nothing can ever complete it returns once, so that the test can check whether this is
+    /// the expected end. To sleep again is a deadlock.
     pub(super) fn sleep(&mut self, wait: Wait) -> bool {
         let mut slept = false;
         while self.completions.is_empty() && self.overflow.is_empty() {

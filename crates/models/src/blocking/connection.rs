@@ -129,7 +129,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         // Later members do not receive this, whichever thread is first.
         self.tell_to(true);
         loop {
-            self.status.counted.turns.add(1);
+            self.status.counted.iterations.add(1);
             self.status.counted.calls.set(os::calls());
             self.notice();
             self.take_messages();

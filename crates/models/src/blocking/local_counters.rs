@@ -26,7 +26,7 @@ impl Count {
 /// The [`Counters`] of a thread, as far as this model has them.
 #[derive(Debug, Default)]
 pub(super) struct LocalCounters {
-    pub(super) turns: Count,
+    pub(super) iterations: Count,
     pub(super) calls: Count,
     pub(super) completed: Count,
     pub(super) accepted: Count,
@@ -44,7 +44,7 @@ impl LocalCounters {
     /// Returns what was counted until now.
     pub(super) fn snapshot(&self) -> Counters {
         Counters {
-            turns: self.turns.get(),
+            iterations: self.iterations.get(),
             calls: self.calls.get(),
             completed: self.completed.get(),
             accepted: self.accepted.get(),

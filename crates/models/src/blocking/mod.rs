@@ -165,7 +165,7 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
             let others = others.into_iter().chain(input);
             let ready = self.acceptor.wait(&self.calls, others, capacity, interrupt)?;
             self.counted.completed.add(ready as u64);
-            self.counted.turns.add(1);
+            self.counted.iterations.add(1);
             self.reap()?;
             self.acceptor.ids().for_each(|listener| self.accept(listener));
             if let Some(ended) = self.take_requests() {
@@ -279,7 +279,7 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
         };
         let fds = [Some(self.lifecycle.shutdown().as_fd()), Some(self.shared.event.as_fd()), input];
         let mut polled = fds.map(poll);
-        self.counted.turns.add(1);
+        self.counted.iterations.add(1);
         self.counted.completed.add(self.calls.wait(&mut polled, timeout)? as u64);
         Ok(())
     }
@@ -337,7 +337,7 @@ fn serve_one_after_another<P: Protocol>(
     let mut id = status.id;
     while shared.stage() == Stage::Serving {
         status.counted.completed.add(acceptor.wait(&calls, [], true, None)? as u64);
-        status.counted.turns.add(1);
+        status.counted.iterations.add(1);
         for listener in acceptor.ids() {
             let accepted = acceptor.accept(&calls, listener, id, &status.counted);
             if let Some((membership, make)) = accepted {

@@ -408,18 +408,18 @@ fn a_thread_that_cannot_start_frees_its_slot() {
     threads.stack = 1 << 20;
     let work = move |_: &SharedState, status: &ThreadStatus| {
         gone.recv().unwrap();
-        status.counted.turns.add(7);
+        status.counted.iterations.add(7);
         Ok(())
     };
     threads.add(&shared, work).unwrap();
-    assert_eq!(threads.reap(&shared).unwrap().turns, 0, "nobody has ended");
+    assert_eq!(threads.reap(&shared).unwrap().iterations, 0, "nobody has ended");
     assert_eq!(threads.len(), 1);
     go.send(()).unwrap();
-    let mut turns = 0;
+    let mut iterations = 0;
     while threads.len() > 0 {
-        turns += threads.reap(&shared).unwrap().turns;
+        iterations += threads.reap(&shared).unwrap().iterations;
     }
-    assert_eq!(turns, 7);
+    assert_eq!(iterations, 7);
 }
 
 // The server.
@@ -493,7 +493,7 @@ fn a_half_closed_connection_still_receives_broadcasts_without_spinning() {
     drop((listener, speaker));
     let (ended, counters) = server.join().unwrap();
     assert_eq!((ended, counters.accepted, counters.closed), (Ended::Drained, 2, 2));
-    assert!(counters.turns < 1000, "nobody spins: {counters:?}");
+    assert!(counters.iterations < 1000, "nobody spins: {counters:?}");
 }
 
 #[test]

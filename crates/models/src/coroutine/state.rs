@@ -118,7 +118,7 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     /// Returns what was counted, with so many waits of the executor.
     pub(super) fn counters(&self, waits: u64) -> Counters {
         let calls = os::calls() - self.calls_before + waits;
-        Counters { calls, turns: waits, evicted: self.peers.evicted(), ..self.counters }
+        Counters { calls, iterations: waits, evicted: self.peers.evicted(), ..self.counters }
     }
 
     /// Opens a connection.

@@ -396,7 +396,7 @@ impl<P: Protocol, C: ForkHooks> Engine<P> for Processes<P, C> {
         let relay = self.relay.counters();
         let mut counters = self.counters;
         // The connections that the relay counts are links, and their bytes are the children's.
-        counters.turns += relay.turns;
+        counters.iterations += relay.iterations;
         counters.completed += relay.completed;
         counters.out_of_buffers += relay.out_of_buffers;
         counters.evicted += relay.evicted;

@@ -103,7 +103,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
                 self.connection.shut_down();
                 self.lingers = Some(os::now() + LINGER);
             }
-            self.counters.turns += 1;
+            self.counters.iterations += 1;
             self.counters.calls = os::calls() - self.calls_before;
             publish(&self.counters);
             if self.connection.is_finished() {
