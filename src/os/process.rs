@@ -250,11 +250,11 @@ extern "C" fn on_told(_: libc::c_int) {
     unsafe { *libc::__errno_location() = errno };
 }
 
-/// Tells a child to drain.
+/// Sends a child SIGTERM, so that it drains.
 ///
 /// # Errors
 /// kill(2), never for a child that has not been waited for.
-pub fn tell(child: Pid) -> io::Result<()> {
+pub fn terminate(child: Pid) -> io::Result<()> {
     // Numbers alone.
     syscall!(kill(child.0, libc::SIGTERM)).map(drop)
 }

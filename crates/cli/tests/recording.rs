@@ -220,7 +220,10 @@ fn every_wait_of_an_executor_is_in_its_trace_and_what_it_found_ready() {
             _ => None,
         })
     };
-    assert_eq!((waits(true), waits(false)), (exit.counter("iterations"), exit.counter("iterations")));
+    assert_eq!(
+        (waits(true), waits(false)),
+        (exit.counter("iterations"), exit.counter("iterations"))
+    );
     // A message is awaited, so it is found before it is received; and so is the end.
     let ready = events(&trace).filter(|event| matches!(event.what, Payload::Ready { .. }));
     assert_eq!(ready.filter(|event| event.conn.is_some()).count(), 51);

@@ -37,7 +37,7 @@ use proactor_models::model::{Ability, Model};
 
 /// The recorded models. The output of `--json`.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub struct ExplainReport {
     /// The version of this format.
     pub schema: &'static str,
     /// The name and the release of the kernel.
@@ -77,7 +77,7 @@ pub fn run(
     models: &[Model],
     options: ExplainOptions,
     mut progress: impl FnMut(Model),
-) -> io::Result<Report> {
+) -> io::Result<ExplainReport> {
     let alone = Alone::check()?;
     let models = models.iter().map(|&model| {
         progress(model);
@@ -91,7 +91,7 @@ pub fn run(
         };
         ModelReport { model: model.name(), summary: summary(model), refusal, several, single }
     });
-    Ok(Report {
+    Ok(ExplainReport {
         schema: "proactor.explain/2",
         models: models.collect(),
         kernel: proactor_record::sys::uname().split(' ').take(2).collect::<Vec<_>>().join(" "),
@@ -116,7 +116,7 @@ struct PictureRow<'a> {
 }
 
 /// Returns the pictures of a report, in their order.
-fn sections(report: &Report) -> Vec<Section<'_>> {
+fn sections(report: &ExplainReport) -> Vec<Section<'_>> {
     let section = |title, timeline: fn(&ModelReport) -> Option<&CallTimeline>| {
         let rows = report.models.iter().map(|it| {
             let reason = it.refusal.as_deref().unwrap_or("one connection at a time");

@@ -1,6 +1,6 @@
 //! The pictures as an HTML page that needs no network and no other file.
 
-use super::Report;
+use super::ExplainReport;
 use super::picture::{escape, svg};
 use super::text::text;
 
@@ -34,7 +34,7 @@ for (const title of document.querySelectorAll('.picture rect > title, .picture p
 ";
 
 /// Formats the report as a page.
-pub fn html(report: &Report) -> String {
+pub fn html(report: &ExplainReport) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\

@@ -5,7 +5,8 @@ use super::axis::{Axis, micros};
 use super::text::calls;
 use super::timeline::words;
 use super::{
-    Actor, CallPhase, CallTimeline, PhaseKind, PictureRow, Report, Section, ServerCall, sections,
+    Actor, CallPhase, CallTimeline, ExplainReport, PhaseKind, PictureRow, Section, ServerCall,
+    sections,
 };
 
 /// The width of the picture, and the begin and the length of the axis.
@@ -41,7 +42,7 @@ const STYLE: &str = "
 ";
 
 /// Draws the report as SVG.
-pub fn svg(report: &Report) -> String {
+pub fn svg(report: &ExplainReport) -> String {
     let sections = sections(report);
     let heights = sections.iter().map(|section| TITLE + section.rows.len() as f64 * ROW + SCALE);
     let height = HEAD + heights.sum::<f64>() + 40.0;
@@ -105,7 +106,7 @@ fn bar(class: &str, x: f64, y: f64, width: f64, height: f64, tip: &str) -> Strin
     )
 }
 
-fn header(report: &Report) -> String {
+fn header(report: &ExplainReport) -> String {
     let title = " font-size=\"18\" font-weight=\"600\"";
     let mut out = text(24.0, 36.0, "ink", title, "Where each I/O model waits, and what copies");
     let how = format!(

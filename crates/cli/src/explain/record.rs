@@ -84,7 +84,7 @@ pub(super) fn record(
     let most = if serves_several(model) { options.connections } else { 1 };
     let recorded = send_messages(address, most, options, &probe);
     // Both end the child: by a drain, or at once.
-    let _ = if recorded.is_ok() { process::tell(child) } else { process::kill(child) };
+    let _ = if recorded.is_ok() { process::terminate(child) } else { process::kill(child) };
     process::wait(child)?;
     let recorded = recorded.map_err(|error| {
         let mut reason = String::new();

@@ -46,7 +46,7 @@ fn ring() -> CallTimeline {
     timeline(enters.into(), &ops)
 }
 
-fn report() -> Report {
+fn report() -> ExplainReport {
     let model = |model, timeline: Option<CallTimeline>, refusal: Option<&str>| ModelReport {
         model,
         summary: "What it is <good> for.",
@@ -54,7 +54,7 @@ fn report() -> Report {
         several: timeline.clone(),
         single: timeline,
     };
-    Report {
+    ExplainReport {
         schema: "proactor.explain/2",
         kernel: "Linux 6.1".to_owned(),
         size: 64,

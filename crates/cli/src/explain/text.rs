@@ -2,7 +2,7 @@
 
 use super::axis::{Axis, micros};
 use super::timeline::words;
-use super::{Actor, CallPhase, CallTimeline, PhaseKind, PictureRow, Report, sections};
+use super::{Actor, CallPhase, CallTimeline, ExplainReport, PhaseKind, PictureRow, sections};
 
 /// Columns left of the line of time.
 const MARGIN: usize = 15;
@@ -21,7 +21,7 @@ const SIGNS: [(PhaseKind, Actor, char); 6] = [
 ];
 
 /// Formats the report as text, in `width` columns or in 100 if that is less.
-pub fn text(report: &Report, width: usize) -> String {
+pub fn text(report: &ExplainReport, width: usize) -> String {
     let width = width.clamp(NARROWEST, WIDEST);
     let canvas = Canvas { line: width - MARGIN };
     let head = [

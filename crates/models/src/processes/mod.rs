@@ -358,7 +358,7 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
             self.counters.closed += 1;
         }
         for (&pid, slot) in &self.children {
-            if let Err(error) = self.kill(slot.client(), || process::tell(pid)) {
+            if let Err(error) = self.kill(slot.client(), || process::terminate(pid)) {
                 tracing::warn!(%pid, %error, "cannot tell a child to drain");
             }
         }

@@ -96,7 +96,17 @@ fn columns(counters: &mut Counters) -> [&mut u64; 9] {
         evicted,
         ..
     } = counters;
-    [iterations, calls, completed, receives, received_bytes, sends, sent_bytes, out_of_buffers, evicted]
+    [
+        iterations,
+        calls,
+        completed,
+        receives,
+        received_bytes,
+        sends,
+        sent_bytes,
+        out_of_buffers,
+        evicted,
+    ]
 }
 
 #[cfg(test)]
@@ -107,7 +117,8 @@ mod tests {
     fn counters_outlive_their_child_and_the_slot_is_reused() {
         let mut shared = SharedCounters::new(2).unwrap();
         let [one, other] = [shared.open(), shared.open()];
-        let counted = Counters { iterations: 1, received_bytes: 7, evicted: 1, ..Counters::default() };
+        let counted =
+            Counters { iterations: 1, received_bytes: 7, evicted: 1, ..Counters::default() };
         shared.write(one, &counted);
         assert_eq!(shared.read(other), Counters::default());
         assert_eq!(shared.close(one), counted);
