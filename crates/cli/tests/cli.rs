@@ -310,19 +310,11 @@ fn every_model_is_listed_with_its_cost_and_whether_it_works_here() {
         let missing = Ability::ALL.into_iter().filter_map(|ability| {
             model.missing(ability).map(|why| (ability.denied().to_owned(), why.to_owned()))
         });
-<<<<<<< HEAD
         let said = |entry: &serde_json::Value, what: &str| {
             entry[what].as_str().expect("a few words").to_owned()
         };
         let listed = row["missing"].as_array().expect("a list");
         let listed = listed.iter().map(|entry| (said(entry, "what"), said(entry, "why")));
-=======
-        let said = |feature: &serde_json::Value, what: &str| {
-            feature[what].as_str().expect("a few words").to_owned()
-        };
-        let listed = row["missing"].as_array().expect("a list");
-        let listed = listed.iter().map(|it| (said(it, "what"), said(it, "why")));
->>>>>>> df0185d (explain, os: name a report and the end of a child for what they are)
         assert!(listed.eq(missing.clone()), "{row}");
         for (what, why) in missing {
             assert!(table.stdout.contains(&format!("{model} {what}: {why}")), "{table:?}");
