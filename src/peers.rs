@@ -159,8 +159,8 @@ impl<P: Protocol, D> Peers<P, D> {
     ///
     /// A link differs in three ways. It is never evicted as a slow reader: the process at its other
     /// end evicts the slow readers there. It lingers without a limit, because that process may have
-    /// to wait before it receives the last message. And it is received from however much it is owed,
-    /// while no other connection of its group is congested (kernel-notes §45).
+    /// to wait before it receives the last message. And it is received from however much it is
+    /// owed, while no other connection of its group is congested (kernel-notes §45).
     pub fn open_link(&mut self, protocol: P, listener: ListenerId, driver: D) -> ConnId {
         self.admit(protocol, listener, driver, true)
     }

@@ -37,8 +37,8 @@ impl<P: Protocol, D> Peers<P, D> {
         !self.ready.marked.is_empty()
     }
 
-    /// Begins a pass over the connections that are marked now. Those marked during the pass wait for
-    /// the next one.
+    /// Begins a pass over the connections that are marked now. Those marked during the pass wait
+    /// for the next one.
     pub fn begin(&mut self) {
         let ReadyList { ready, next, marked } = &mut self.ready;
         debug_assert_eq!(*next, ready.len(), "a pass resumes every ready connection");

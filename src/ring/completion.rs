@@ -1,4 +1,4 @@
-//! Completions: what the kernel's sixteen bytes mean.
+//! The meaning of a completion queue entry.
 
 use std::io;
 
@@ -7,87 +7,87 @@ use crate::buffer::{Chunk, Lease};
 use crate::keys::ConnId;
 use crate::os::AcceptFailure;
 
-/// What a completion means. Errno ends here.
+/// A completion. The numbers of errors are decoded here and nowhere else.
 #[derive(Debug)]
 pub enum Completion {
-    /// An accept came to something.
+    /// An accept brought a connection, or failed.
     Accept {
-        /// The accept.
+        /// The accept that completed.
         accept: AcceptId,
-        /// To what.
+        /// The result of the operation.
         outcome: Result<Socket, AcceptFailure>,
-        /// Whether the accept stays in flight.
+        /// True if the accept stays in flight.
         more: bool,
     },
-    /// A receive came to something.
+    /// A receive brought bytes, the end, or failed.
     Recv {
-        /// Whose.
+        /// The connection of the operation.
         conn: ConnId,
-        /// To what.
+        /// The result of the operation.
         outcome: Recv,
-        /// Whether the receive stays in flight.
+        /// True if the receive stays in flight.
         more: bool,
     },
-    /// A send came to an end.
+    /// A send ended, with success or not.
     Send {
-        /// Whose.
+        /// The connection of the operation.
         conn: ConnId,
-        /// How many bytes went, perhaps fewer than were given.
+        /// How many bytes were sent, perhaps fewer than all.
         outcome: Sent,
     },
-    /// A direction was shut down; a connection that is gone counts as that.
+    /// The outbound direction was shut down, also if the connection had broken.
     Shutdown {
-        /// Whose.
+        /// The connection of the operation.
         conn: ConnId,
     },
     /// A socket was closed.
     Close {
-        /// Whose.
+        /// The connection of the operation.
         conn: ConnId,
     },
-    /// A cancel was carried out, or found nothing to cancel.
+    /// A cancel ended, whether it found its target or not.
     Cancel {
-        /// Of what.
+        /// The operation to cancel.
         target: CancelTarget,
     },
-    /// A read came to something; it is never [`NoBuffer`](Recv::NoBuffer).
+    /// A read brought bytes, the end, or failed; it is never [`NoBuffer`](Recv::NoBuffer).
     Read {
-        /// To what.
+        /// The result of the operation.
         outcome: Recv,
     },
-    /// The descriptor of a [`Op::Wake`](super::Op::Wake) can be read, or never will be.
+    /// The descriptor of an [`Op::Wake`](super::Op::Wake) is readable, or the wait for it failed.
     Wake,
-    /// The ring's own affair.
+    /// An operation of the ring itself ended.
     Internal,
 }
 
-/// What a receive came to.
+/// The result of a receive.
 #[derive(Debug)]
 pub enum Recv {
-    /// Bytes.
+    /// Bytes were received.
     Data(Chunk),
-    /// The peer's end.
+    /// The peer sends no more.
     End,
-    /// There was no buffer for it; the bytes are safe in the socket.
+    /// No buffer was free; the bytes stay in the socket.
     NoBuffer,
-    /// It was cancelled; no byte was lost.
+    /// It was cancelled, and no byte was lost.
     Cancelled,
     /// The connection is broken.
     Failed(io::Error),
 }
 
-/// What a send came to.
+/// The result of a send.
 #[derive(Debug)]
 pub enum Sent {
-    /// So many bytes went.
+    /// This many bytes were sent.
     Bytes(usize),
-    /// It was cancelled before any went.
+    /// It was cancelled before any byte was sent.
     Cancelled,
     /// The connection is broken.
     Failed(io::Error),
 }
 
-/// What an answer means. `take_buffer` hands over the buffer that a receive has filled.
+/// Decodes a completion queue entry. `take_buffer` returns the buffer that a receive has filled.
 pub(super) fn decode(cqe: Cqe, take_buffer: impl FnOnce(Cqe) -> Option<Lease>) -> Completion {
     let (token, more) = (cqe.token, cqe.more());
     let conn = token.conn();
@@ -111,7 +111,7 @@ pub(super) fn decode(cqe: Cqe, take_buffer: impl FnOnce(Cqe) -> Option<Lease>) -
         Some(
             Kind::Internal | Kind::PollAccept | Kind::PollRecv | Kind::PollSend | Kind::PollRead,
         ) => Completion::Internal,
-        None => panic!("the kernel answers only what was asked: {cqe:?}"),
+        None => panic!("the kernel completes only what was submitted: {cqe:?}"),
     }
 }
 
@@ -128,7 +128,7 @@ fn received(cqe: Cqe, buffer: Option<Lease>) -> Recv {
         },
         Err(error) => match error.raw_os_error() {
             Some(libc::ENOBUFS) => Recv::NoBuffer,
-            // Interrupted, or refused for want of memory: as good as cancelled, to be asked again.
+            // A signal, or no memory for now: as if cancelled, so the loop issues it again.
             Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOMEM) => Recv::Cancelled,
             _ => Recv::Failed(error),
         },

@@ -28,7 +28,7 @@ pub enum Capability {
     FastPoll,
     /// A wait may have a timeout without an operation of its own.
     ExtArg,
-    /// `IORING_OP_SHUTDOWN`.
+    /// The operation `IORING_OP_SHUTDOWN` exists.
     Shutdown,
     /// An operation may be told to complete only if it fails.
     CqeSkip,

@@ -1,11 +1,10 @@
 //! Submission and completion: how to ask a kernel that answers when it is done.
 //!
-//! A [`Ring`] is two queues and a way into the kernel. Its primitive methods stand exactly at the
-//! kernel's border: what [`push`](Ring::push) answers is what was queued, what
-//! [`reap`](Ring::reap) answers is what the kernel said, bit for bit. The typed half
-//! ([`submit`](Ring::submit), [`next`](Ring::next), [`Completion`]) is shared code on top. So a
-//! simulated kernel plays under the code that runs in production, and a ring that remembers what
-//! passes through it remembers the truth.
+//! A [`Ring`] is two queues and a way into the kernel. Its primitive methods are the kernel's
+//! border: [`push`](Ring::push) returns what was queued, and [`reap`](Ring::reap) returns what the
+//! kernel wrote, bit for bit. The typed half ([`submit`](Ring::submit), [`next`](Ring::next),
+//! [`Completion`]) is shared code on top. So a simulated kernel runs under the code of production,
+//! and a ring that records sees exactly what the kernel sees.
 //!
 //! ```text
 //!   Op ──push──► Sqe ─┐                        ┌─ Cqe ──reap──► Completion
@@ -19,8 +18,8 @@
 
 mod accepts;
 mod completion;
-mod held;
 pub mod kernel;
+mod memory;
 mod provided;
 mod setup;
 mod token;
@@ -36,93 +35,93 @@ use crate::clock::Nanos;
 use crate::keys::{ConnId, ListenerId};
 
 pub use completion::{Completion, Recv, Sent};
-pub use held::VECTOR;
+pub use memory::VECTOR;
 pub use token::{Kind, Token};
 pub use uring::{Config, Uring};
 
 use completion::decode;
 
-/// A socket as its ring names it: a slot of the ring's own file table (a *direct descriptor*), or,
-/// on a ring that has none, a file descriptor.
+/// A socket of a ring: a slot of the ring's own file table (a *direct descriptor*), or a file
+/// descriptor where the kernel has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Socket(pub u32);
 
 /// One of the accepts that a listener keeps in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AcceptId {
-    /// The listener.
+    /// The listener of the accept.
     pub listener: ListenerId,
     /// The number of the accept, below [`Ring::accepts`].
     pub slot: u16,
 }
 
-/// What may be asked. Each but [`Cancel`](Op::Cancel) has a [`Completion`] of the same name.
+/// An operation to submit. It completes as the [`Completion`] of the same name.
 ///
-/// An `Op` is transient: what the kernel needs longer, the ring keeps.
+/// An `Op` is transient: the ring keeps what the kernel needs longer.
 #[derive(Debug)]
 pub enum Op<'a> {
-    /// Accept connections: one, or, where the ring can, until told otherwise.
+    /// Accepts one connection; or, where the kernel can, one after another until cancelled.
     Accept {
         /// The accept; none of this name is in flight.
         accept: AcceptId,
         /// The listening socket; stays open until the last completion.
         fd: BorrowedFd<'a>,
     },
-    /// Receive: once, or, where the ring can, until told otherwise.
+    /// Receives into a buffer of `size`; once, or, where the kernel can, again and again until
+    /// cancelled.
     Recv {
-        /// Whose.
+        /// The connection of the operation.
         conn: ConnId,
-        /// From where.
+        /// The socket of the connection.
         socket: Socket,
-        /// Into buffers of this size, if the ring's pool has it.
+        /// The size of buffer, which the ring's pool has.
         size: Size,
     },
-    /// Send what is owed, as much of it as the ring takes in one operation.
+    /// Sends the first chunks of a queue, as many as one operation takes.
     Send {
-        /// Whose.
+        /// The connection of the operation.
         conn: ConnId,
-        /// To where.
+        /// The socket of the connection.
         socket: Socket,
-        /// What is owed: not empty. The ring holds shares of what it sends until it is sent.
+        /// The queue: not empty. The ring holds a share of each chunk until the send completes.
         queue: &'a SendQueue,
-        /// Whether it need not be told at once that all of it went: see [`Ring::next_implied`].
+        /// If true, a send of all the bytes posts no completion: see [`Ring::next_implied`].
         skip_success: bool,
     },
-    /// Shut the outbound direction down.
+    /// Shuts the outbound direction down.
     Shutdown {
-        /// Whose.
+        /// The connection of the operation.
         conn: ConnId,
-        /// Which.
+        /// The socket of the connection.
         socket: Socket,
     },
-    /// Close. Nothing else of this connection may be in flight.
+    /// Closes a socket. No other operation of the connection may be in flight.
     Close {
-        /// Whose.
+        /// The connection of the operation.
         conn: ConnId,
-        /// Which.
+        /// The socket of the connection.
         socket: Socket,
     },
-    /// Cancel what is in flight. It still completes, and so does the cancel: in either order.
+    /// Cancels an operation in flight. Both complete, in either order.
     Cancel {
-        /// What.
+        /// The operation to cancel.
         target: CancelTarget,
     },
-    /// Read from a descriptor that is no socket, when there is something: from a terminal, a pipe,
-    /// a file. One at a time.
+    /// Reads from a terminal, a pipe or a file, when it has input. One read is in flight at a time.
     Read {
-        /// Which; stays open until the completion.
+        /// The descriptor; stays open until the completion.
         fd: BorrowedFd<'a>,
-        /// Into this buffer, which comes back with the completion.
+        /// The buffer to read into, which the completion returns.
         lease: Lease,
     },
-    /// Tell when a file descriptor can be read: how a signal reaches the loop.
+    /// Waits until a descriptor is readable: how a signal reaches the loop.
     Wake {
-        /// Which; stays open until the completion.
+        /// The descriptor; stays open until the completion.
         fd: BorrowedFd<'a>,
     },
 }
 
-/// What a [`Op::Cancel`] cancels.
+/// The operation that an [`Op::Cancel`] cancels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelTarget {
     /// An accept of a listener.
@@ -133,34 +132,35 @@ pub enum CancelTarget {
     Send(ConnId),
 }
 
-/// A submission as it was queued: the part of its 64 bytes that is worth remembering.
+/// A queued submission: the part of its 64 bytes that is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sqe {
-    /// Travels with it.
+    /// The `user_data` of the entry.
     pub token: Token,
-    /// `IORING_OP_*`.
+    /// The operation: an `IORING_OP_*`.
     pub opcode: u8,
-    /// `IOSQE_*`.
+    /// The flags, each an `IOSQE_*`.
     pub flags: u8,
     /// The file, or the slot of a direct descriptor.
     pub fd: i32,
-    /// Bytes to send, room to receive into, or zero.
+    /// Bytes to send, capacity to receive into, or zero.
     pub len: u32,
 }
 
-/// What one [`Op`] became.
+/// The submissions that an [`Op`] was queued as.
 #[derive(Debug, Clone, Copy)]
 pub struct Pushed {
-    /// A poll that goes before, where a kernel thread would else be blocked.
+    /// A linked poll, where the operation would otherwise block a kernel thread; before a cancel,
+    /// the cancel of that poll.
     pub preceding: Option<Sqe>,
-    /// The operation.
+    /// The entry of the operation.
     pub op: Sqe,
 }
 
-/// The kernel's sixteen bytes, as they came.
+/// A completion queue entry, as the kernel wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cqe {
-    /// Whose answer.
+    /// The `user_data` of the operation.
     pub token: Token,
     /// A count, a descriptor, or minus an errno.
     pub res: i32,
@@ -171,15 +171,15 @@ pub struct Cqe {
 impl Cqe {
     /// The buffer's id is in the upper sixteen bits of the flags.
     pub const BUFFER: u32 = 1;
-    /// The operation stays in flight: it will complete again.
+    /// The operation stays in flight and completes again.
     pub const MORE: u32 = 2;
 
-    /// Whether the operation stays in flight. The *only* sign of it (kernel-notes §2).
+    /// Returns true if the operation stays in flight. Nothing else says so (kernel-notes §2).
     pub fn more(self) -> bool {
         self.flags & Cqe::MORE != 0
     }
 
-    /// The buffer that the kernel picked, if it picked one.
+    /// Returns the id of the buffer that the kernel picked, if it picked one.
     pub fn buffer(self) -> Option<u16> {
         (self.flags & Cqe::BUFFER != 0).then_some((self.flags >> 16) as u16)
     }
@@ -193,14 +193,14 @@ impl Cqe {
     }
 }
 
-/// For how long [`Ring::enter`] may sleep.
+/// How long [`Ring::enter`] may sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// Not at all.
+    /// It does not sleep.
     No,
-    /// Until something completes.
+    /// Until an operation completes.
     Completion,
-    /// Until something completes, or this moment has come.
+    /// Until an operation completes, or until this time.
     Until(Nanos),
 }
 
@@ -209,22 +209,22 @@ pub enum Wait {
 pub struct Entered {
     /// Submissions that the kernel took.
     pub submitted: u32,
-    /// Buffers that it was lent just before.
+    /// Buffers that were lent to the kernel just before.
     pub lent: u32,
-    /// Whether completions had to wait outside a full completion queue.
+    /// True if completions wait outside a full completion queue.
     pub overflow: bool,
-    /// A submission of the ring's own that went along: nothing is submitted unseen.
+    /// A submission of the ring itself that was queued: a timeout.
     pub own: Option<Sqe>,
 }
 
-/// Two queues and a way into the kernel: the real one, a simulated one, one that remembers.
+/// Two queues and a way into a kernel: the real one, a simulated one, or one that is recorded.
 pub trait Ring {
-    /// Whether the submission queue may lack the room for one more operation.
+    /// Returns true if the submission queue may lack the space for one more operation.
     fn is_full(&self) -> bool;
 
-    /// Whether a receive of this size would have no buffer, not even of another: it is not to be
-    /// pushed. A ring whose kernel picks the buffer never lacks one beforehand; its receive
-    /// completes as [`Recv::NoBuffer`].
+    /// Returns true if no buffer is free for a receive, of this size or another: then a receive
+    /// must not be pushed. If the kernel picks the buffer, this is always false, and a receive
+    /// without a buffer completes as [`Recv::NoBuffer`].
     fn out_of_buffers(&self, _size: Size) -> bool {
         false
     }
@@ -239,37 +239,36 @@ pub trait Ring {
         Some(if any_size { pool.largest_free() } else { pool.nearest(preferred) })
     }
 
-    /// Queues an operation, for which there must be room. Answers what was queued.
+    /// Queues an operation; the queue must not be full. Returns what was queued.
     fn push(&mut self, op: Op<'_>) -> Pushed;
 
     /// Lends the kernel the idle buffers, submits what is queued, and sleeps as `wait` allows.
     ///
     /// # Errors
-    /// The kernel refuses the ring as a whole: nothing can go on. What an operation fails with is
-    /// its completion's affair; an interruption by a signal, or a lack of memory that passes, is
-    /// no error.
+    /// The kernel refuses the ring as a whole, and the loop cannot continue. An operation that
+    /// fails completes with its error; a signal, or a temporary lack of memory, is no error.
     fn enter(&mut self, wait: Wait) -> io::Result<Entered>;
 
-    /// The kernel's next answer, as it came.
+    /// Returns the next completion queue entry.
     fn reap(&mut self) -> Option<Cqe>;
 
-    /// A quiet send that went out whole, and how many bytes: it has no completion. To be asked,
-    /// until there is none, when all is reaped; a quiet send that went otherwise completes like
-    /// any.
+    /// Returns a connection whose send with `skip_success` sent all its bytes, and how many: such a
+    /// send posts no completion. Called when all completions are reaped, until it returns `None`. A
+    /// send that is short or fails completes like any other.
     ///
-    /// While it is not known yet how some went, because the kernel took a part of what was queued,
-    /// the next enter does not sleep: who has more to send behind them would wait for ever.
+    /// If the kernel took only a part of the queue, the result of some sends is not known yet; then
+    /// the next enter does not sleep, because more bytes may be queued behind them.
     ///
-    /// A ring may take no notice of quietness, and then always answers `None`.
+    /// A ring may ignore `skip_success`, and then always returns `None`.
     fn next_implied(&mut self) -> Option<(ConnId, usize)> {
         None
     }
 
-    /// The buffer that the answer of a receive, or of a read, is about. Asked once for each, after
-    /// the reaping.
+    /// Returns the buffer that a receive or a read has filled. Called once for each such
+    /// completion, after it was reaped.
     fn take_buffer(&mut self, cqe: Cqe) -> Option<Lease>;
 
-    /// Where its buffers come from.
+    /// Returns the pool of its buffers.
     fn pool(&self) -> &Rc<Pool>;
 
     /// Returns how many accepts a listener keeps in flight: one if an accept completes many times,
@@ -284,18 +283,18 @@ pub trait Ring {
         None
     }
 
-    /// How many sockets it can hold at a time.
+    /// Returns how many sockets it can hold at a time.
     fn sockets(&self) -> usize;
 
-    /// The descriptor that a socket is, on a ring where it is one: to ask the kernel about it.
+    /// Returns the file descriptor of a socket, if it has one.
     fn descriptor(&self, _socket: Socket) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// What time it is.
+    /// Returns the time of the ring's clock.
     fn now(&self) -> Nanos;
 
-    /// Queues an operation, making room if need be.
+    /// Queues an operation, and submits others first if the queue is full.
     ///
     /// # Errors
     /// Those of [`enter`](Ring::enter).
@@ -307,7 +306,7 @@ pub trait Ring {
         Ok(())
     }
 
-    /// The next completion, if there is one.
+    /// Returns the next completion.
     fn next(&mut self) -> Option<Completion> {
         let cqe = self.reap()?;
         Some(decode(cqe, |cqe| self.take_buffer(cqe)))

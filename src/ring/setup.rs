@@ -1,8 +1,7 @@
-//! Setting a ring up: with all the flags it may have, and as large as locked memory permits.
+//! Setting up a ring: the flags, each with its reason, and a size that locked memory permits.
 //!
 //! The queues, and the rings of buffers, count against `RLIMIT_MEMLOCK` on many kernels
-//! (kernel-notes §14). Where it is short a smaller queue does: it takes more system calls, and
-//! nothing else.
+//! (kernel-notes §14). Where it is short, a smaller queue costs more system calls and nothing else.
 
 use std::io;
 use std::rc::Rc;
@@ -14,16 +13,17 @@ use super::kernel::{Capability, Kernel, Refusal};
 use super::provided::ProvidedRing;
 use crate::buffer::{Pool, Size};
 
-/// Submission queue entries: a whole turn of a busy server goes in one enter, more in several.
+/// Submission queue entries: one iteration of a busy server fits one enter, more take several.
 const ENTRIES: u32 = 512;
 /// The smallest queue that is tried when locked memory is short.
 const ENTRIES_MIN: u32 = 32;
-/// How often, at intervals of [`INTERVAL`], locked memory is waited for then: a ring that was
-/// closed, such as one on which something was tried, is taken apart a little later.
-const PATIENCE: u32 = 20;
+/// How often, at intervals of [`INTERVAL`], the smallest queue is tried again: the kernel frees the
+/// memory of a closed ring, such as the one used for detection, a little later.
+const ATTEMPTS: u32 = 20;
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// A ring with so many completions at most, and its rings of buffers if `kernel` has them.
+/// Sets up a ring with at most this many completions, and its rings of buffers if `kernel` has
+/// them.
 ///
 /// # Errors
 /// What the kernel says; where it lacks memory, that and the way out.
@@ -37,16 +37,16 @@ pub(super) fn set_up(
 ) -> io::Result<(IoUring, Vec<ProvidedRing>)> {
     // The submission queue may not be the longer of the two.
     let wanted = ENTRIES.min(completions);
-    let (mut entries, mut patience) = (wanted, PATIENCE);
+    let (mut entries, mut attempts) = (wanted, ATTEMPTS);
     loop {
         let both = queues(kernel, entries, completions)
             .and_then(|ring| buffers(kernel, &ring, pool).map(|provided| (ring, provided)));
         match both {
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && patience > 0 => {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && attempts > 0 => {
                 if entries > ENTRIES_MIN {
                     entries /= 2;
                 } else {
-                    patience -= 1;
+                    attempts -= 1;
                     std::thread::sleep(INTERVAL);
                 }
             }
@@ -61,19 +61,28 @@ pub(super) fn set_up(
     }
 }
 
-/// `IORING_SETUP_*`, by their bits.
+/// `IORING_SETUP_*`, by their bits, each with the reason to set it.
 mod flag {
+    /// The completion queue is longer than twice the submission queue: armed operations complete
+    /// without having been submitted in this iteration.
     pub(super) const CQSIZE: u32 = 1 << 3;
+    /// A queue that is longer than the kernel permits is shortened instead of refused.
     pub(super) const CLAMP: u32 = 1 << 4;
+    /// A bad submission does not stop the others of its batch.
     pub(super) const SUBMIT_ALL: u32 = 1 << 7;
+    /// A completion does not interrupt this thread: it enters the kernel soon anyway.
     pub(super) const COOP_TASKRUN: u32 = 1 << 8;
+    /// The kernel says in the ring that completions wait to be made.
     pub(super) const TASKRUN_FLAG: u32 = 1 << 9;
+    /// One thread submits, so the kernel need not lock; DEFER_TASKRUN requires it.
     pub(super) const SINGLE_ISSUER: u32 = 1 << 12;
+    /// Completions are made in one batch when this thread asks for them, not one by one.
     pub(super) const DEFER_TASKRUN: u32 = 1 << 13;
+    /// Submissions are taken in order: no array of indices has to be written and read.
     pub(super) const NO_SQARRAY: u32 = 1 << 16;
 }
 
-/// The `IORING_SETUP_*` flags of a ring on this kernel.
+/// Returns the `IORING_SETUP_*` flags of a ring on this kernel.
 pub(super) fn setup_flags(kernel: Kernel) -> u32 {
     let taskrun = if kernel.has(Capability::DeferTaskrun) {
         flag::DEFER_TASKRUN | flag::TASKRUN_FLAG
@@ -93,6 +102,7 @@ pub(super) fn setup_flags(kernel: Kernel) -> u32 {
 
 fn queues(kernel: Kernel, entries: u32, completions: u32) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
+    // A forked child must not inherit the mappings of the queues.
     builder.dontfork().setup_clamp().setup_cqsize(completions.min(entries * 16));
     let flags = setup_flags(kernel);
     if flags & flag::SUBMIT_ALL != 0 {

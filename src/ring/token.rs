@@ -1,4 +1,4 @@
-//! What an operation is known by, from being submitted to its last completion.
+//! The `user_data` of an operation, from its submission to its last completion.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ pub use proactor_record::Kind;
 use super::{AcceptId, CancelTarget};
 use crate::keys::{ConnId, ListenerId};
 
-/// The 64 bits that travel with an operation as its `user_data`: what it is, and whose.
+/// The 64 bits of `user_data`: the kind of the operation, and its connection or listener.
 ///
 /// ```text
 ///   63       56 55              32 31                        0
@@ -17,23 +17,23 @@ use crate::keys::{ConnId, ListenerId};
 pub struct Token(pub u64);
 
 impl Token {
-    /// Of an operation on a connection.
+    /// Returns the token of an operation on a connection.
     pub fn of(kind: Kind, conn: ConnId) -> Token {
         let (generation, slot) = (u64::from(conn.generation()), u64::from(conn.slot()));
         Token((kind as u64) << 56 | generation << 32 | slot)
     }
 
-    /// Of an operation on a listener, or on nothing in particular.
+    /// Returns the token of an operation on neither, with a number of its own.
     pub fn at(kind: Kind, index: u32) -> Token {
         Token((kind as u64) << 56 | u64::from(index))
     }
 
-    /// What it is.
+    /// Returns the kind of the operation.
     pub fn kind(self) -> Option<Kind> {
         Kind::from_number((self.0 >> 56) as u8)
     }
 
-    /// Whose it is, if a connection's.
+    /// Returns the connection, for an operation on one.
     pub fn conn(self) -> ConnId {
         ConnId::new(self.0 as u32, (self.0 >> 32) as u32 & 0xff_ffff)
     }

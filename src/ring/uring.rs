@@ -3,15 +3,15 @@
 //! Which operations it uses is decided once, by what the kernel was seen to do
 //! ([`Kernel`]). On a new one: one accept and one receive per connection stay armed
 //! (*multishot*), the kernel picks a buffer when data are there (*provided*), sockets are slots of
-//! the ring's own table (*direct descriptors*), and completions are made in batches when we ask
-//! for them (`DEFER_TASKRUN`). On the oldest (5.6): accept once, receive once into a buffer of
+//! the ring's own table (*direct descriptors*), and completions are made in batches when the loop
+//! asks for them (`DEFER_TASKRUN`). On the oldest (5.6): accept once, receive once into a buffer of
 //! ours, and where a waiting receive would block a kernel thread, a poll goes before it. Either
 //! way one [`enter`](Ring::enter) submits everything and sleeps.
 //!
-//! **What the kernel works on, the ring holds.** A send's chunks are shared by the ring until the
-//! completion is reaped, and so is the buffer of a one-shot receive (`held.rs`). Provided buffers
+//! **The ring holds the memory that the kernel uses.** It has a share of a send's chunks until the
+//! completion is reaped, and so is the buffer of a one-shot receive (`memory.rs`). Provided buffers
 //! are the pool's, of which the ring holds a share; dropping the ring cancels what is in flight and
-//! waits for it. So memory safety does not depend on the loop's being right.
+//! waits for it. So memory safety does not depend on the loop.
 #![allow(unsafe_code)]
 
 mod ops;
@@ -28,8 +28,8 @@ use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use super::accepts::{ACCEPTS, Accepts};
-use super::held::Held;
 use super::kernel::{Capability, Kernel};
+use super::memory::InFlightMemory;
 use super::provided::ProvidedRing;
 use super::setup::{set_up, setup_flags};
 use super::{AcceptId, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
@@ -38,12 +38,12 @@ use crate::clock::Nanos;
 use crate::keys::ConnId;
 use crate::os;
 
-/// What a ring is made of.
+/// How a ring is set up.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// What may be used.
+    /// The capabilities that may be used.
     pub kernel: Kernel,
-    /// Connections at a time; the tables are sized for it.
+    /// Connections at a time, for the size of the tables.
     pub connections: usize,
     /// The buffers, smallest first.
     pub buffers: Vec<BufferClass>,
@@ -56,18 +56,17 @@ pub struct Config {
 /// Completions taken from the queue at a time.
 const BATCH: usize = 64;
 
-/// What a timeout operation is known by.
+/// The token of a timeout operation.
 const TIMER: (Kind, u32) = (Kind::Internal, 1);
 
-/// The kernel's ring.
+/// A ring of the kernel: io_uring(7).
 pub struct Uring {
     ring: IoUring,
     kernel: Kernel,
     pool: Rc<Pool>,
-    /// By size. Empty where buffers are our own.
+    /// By size. Empty if the ring picks the buffers, not the kernel.
     provided: Vec<ProvidedRing>,
-    /// What the kernel works on.
-    held: Held,
+    memory: InFlightMemory,
     batch: [Cqe; BATCH],
     /// The part of `batch` that has not been reaped.
     reapable: std::ops::Range<usize>,
@@ -76,14 +75,14 @@ pub struct Uring {
     /// Submissions ever queued, and ever taken by the kernel.
     queued: u64,
     taken: u64,
-    /// Whether completions wait outside the queue.
+    /// True if completions wait outside the queue.
     overflow: bool,
-    /// True from the last question about silence, if it could not be answered, to the next enter.
+    /// True until the next enter, if the result of a send with `skip_success` is not known.
     unanswered: bool,
     /// Sockets accepted and not closed.
     open: usize,
     sockets: usize,
-    /// Those, where they are descriptors: the ring closes what is left of them.
+    /// Those sockets, if they are file descriptors: dropping the ring closes them.
     descriptors: BTreeSet<RawFd>,
     accepts: Accepts,
     /// When the earliest timeout operation in flight comes due.
@@ -93,11 +92,11 @@ pub struct Uring {
 }
 
 impl Uring {
-    /// A ring for the calling thread: no other may use it.
+    /// Sets up a ring for the calling thread; no other thread may use it.
     ///
     /// # Errors
-    /// What setting it up fails with. Where locked memory is short, a smaller queue is tried before
-    /// `ENOMEM` is given up to.
+    /// io_uring_setup(2) and io_uring_register(2) fail. If locked memory is short, smaller queues
+    /// are tried first.
     ///
     /// # Panics
     /// If there are more than 65,536 provided buffers.
@@ -107,9 +106,9 @@ impl Uring {
         Uring::with_completions(config, completions)
     }
 
-    /// A ring whose completion queue holds so many, rounded up to a power of two, and no more than
-    /// 16 times its submission queue, which is no longer either. One that is too short is no error:
-    /// what it cannot hold waits outside, which takes more system calls (kernel-notes §8).
+    /// Sets up a ring whose completion queue has this length, rounded up to a power of two; at most
+    /// 16 times the submission queue, and at least its length. A short queue is no error: what it
+    /// cannot hold waits outside, which costs system calls (kernel-notes §8).
     ///
     /// # Errors
     /// As [`new`](Uring::new).
@@ -127,8 +126,8 @@ impl Uring {
         let (ring, provided) = set_up(kernel, &pool, completions)?;
         let mut sockets = usize::MAX;
         if kernel.has(Capability::Direct) {
-            // Room for a whole completion queue of accepts beyond the limit: where there is, no
-            // accept ever meets a full table, which would lose its connection (kernel-notes §7).
+            // Space for a whole completion queue of accepts above the limit: then no accept finds
+            // the table full, which would lose its connection (kernel-notes §7).
             let limit = os::raise_descriptor_limit()? as usize;
             sockets = (connections + completions as usize).min(limit);
             ring.submitter().register_files_sparse(sockets as u32)?;
@@ -138,7 +137,7 @@ impl Uring {
             kernel,
             pool,
             provided,
-            held: Held::default(),
+            memory: InFlightMemory::default(),
             batch: [Cqe { token: Token(0), res: 0, flags: 0 }; BATCH],
             reapable: 0..0,
             in_flight: 0,
@@ -155,7 +154,7 @@ impl Uring {
         })
     }
 
-    /// What it may use of the kernel.
+    /// Returns the capabilities that it uses.
     pub fn kernel(&self) -> Kernel {
         self.kernel
     }
@@ -165,7 +164,7 @@ impl Uring {
         setup_flags(self.kernel)
     }
 
-    /// How many completions its queue holds.
+    /// Returns the length of the completion queue.
     pub fn completions(&self) -> u32 {
         self.ring.params().cq_entries()
     }
@@ -178,7 +177,7 @@ impl Uring {
         let opcode = entry.get_opcode() as u8;
         let entry = entry.user_data(token.0);
         // SAFETY: what the entry points to lives until its completion is reaped: chunks and leases
-        // are in `held`, provided buffers are lent and so nobody else's, the timespec is read at
+        // are in `memory`, provided buffers are lent and so nobody else's, the timespec is read at
         // submission and stays; `drop` waits for the rest.
         unsafe { self.ring.submission().push(&entry) }.expect("there is room: `is_full` was asked");
         self.in_flight += 1;
@@ -186,7 +185,7 @@ impl Uring {
         Sqe { token, opcode, flags, fd, len }
     }
 
-    /// A timeout operation, for kernels whose wait has no timeout of its own.
+    /// Queues a timeout operation, for kernels whose wait has no timeout of its own.
     fn queue_timer(&mut self, at: Nanos) -> Option<Sqe> {
         if self.timer.is_some_and(|timer| timer <= at) || self.is_full() {
             return None;
@@ -197,7 +196,7 @@ impl Uring {
         Some(self.queue(timeout, Token::at(TIMER.0, TIMER.1), -1, 0, 0))
     }
 
-    /// The one way into the kernel.
+    /// Enters the kernel: io_uring_enter(2).
     fn call(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<u32> {
         let queued = self.ring.submission().len() as u32;
         // GETEVENTS always: deferred work is run, and an overflow flushed, only with it
@@ -229,7 +228,7 @@ impl Uring {
         }
     }
 
-    /// Takes the next completions off the queue.
+    /// Takes the next completions from the queue.
     fn refill(&mut self) {
         let mut len = 0;
         for (place, cqe) in self.batch.iter_mut().zip(self.ring.completion()) {
@@ -240,14 +239,14 @@ impl Uring {
         self.reapable = 0..len;
     }
 
-    /// What a completion ends, it lets go of.
+    /// Frees what the ended operation held.
     fn release(&mut self, cqe: Cqe) {
         if !cqe.more() {
             self.in_flight -= 1;
         }
         match cqe.token.kind() {
             Some(Kind::Send) => {
-                self.held.sent(cqe.token.conn());
+                self.memory.sent(cqe.token.conn());
             }
             Some(Kind::Accept) => {
                 if !cqe.more() {
@@ -275,7 +274,7 @@ impl AsRawFd for Uring {
 
 impl Ring for Uring {
     fn is_full(&self) -> bool {
-        // Two: some operations are a pair.
+        // Some operations take two entries.
         // SAFETY: no other view of the queue exists meanwhile.
         let queue = unsafe { self.ring.submission_shared() };
         queue.capacity() - queue.len() < 2
@@ -318,21 +317,21 @@ impl Ring for Uring {
     }
 
     fn next_implied(&mut self) -> Option<(ConnId, usize)> {
-        // A failure may be among the completions that wait outside the queue.
-        let implied = if self.overflow { None } else { self.held.next_implied(self.taken) };
+        // A failed send may be among the completions that wait outside the queue.
+        let implied = if self.overflow { None } else { self.memory.next_implied(self.taken) };
         match implied {
             Some(_) => self.in_flight -= 1,
-            None => self.unanswered = self.held.has_unconfirmed(),
+            None => self.unanswered = self.memory.has_unconfirmed(),
         }
         implied
     }
 
     fn take_buffer(&mut self, cqe: Cqe) -> Option<Lease> {
         match cqe.buffer() {
-            // SAFETY: the kernel has named this buffer in a completion: it is done with it.
+            // SAFETY: a completion names this buffer, so the kernel does not use it any more.
             Some(id) => unsafe { self.pool.reclaim(crate::buffer::BufferId(u32::from(id))) },
-            None if cqe.token.kind() == Some(Kind::Read) => self.held.was_read(),
-            None => self.held.received(cqe.token.conn()),
+            None if cqe.token.kind() == Some(Kind::Read) => self.memory.was_read(),
+            None => self.memory.received(cqe.token.conn()),
         }
     }
 
@@ -373,11 +372,11 @@ impl Ring for Uring {
 }
 
 impl Drop for Uring {
-    /// Cancels what is in flight and waits for it: the kernel must not write to memory that is
-    /// somebody else's by then (kernel-notes §9). What does not end in time keeps its memory for
-    /// ever.
+    /// Cancels the operations in flight and waits for them: the kernel must not write to memory
+    /// that is freed (kernel-notes §9). An operation that does not end in time keeps its memory
+    /// forever.
     fn drop(&mut self) {
-        let patience = Duration::from_millis(100);
+        let wait = Duration::from_millis(100);
         for _ in 0..20 {
             while let Some(cqe) = self.reap() {
                 drop(self.take_buffer_if_recv(cqe));
@@ -390,7 +389,7 @@ impl Drop for Uring {
                 self.taken += u64::from(self.call(0, None).unwrap_or(0));
             }
             self.cancel_everything();
-            let timeout = self.has(Capability::ExtArg).then_some(patience);
+            let timeout = self.has(Capability::ExtArg).then_some(wait);
             match self.call(u32::from(timeout.is_some()), timeout) {
                 Ok(submitted) => self.taken += u64::from(submitted),
                 Err(_) => break,
@@ -406,7 +405,7 @@ impl Drop for Uring {
         if self.in_flight > 0 {
             tracing::error!(in_flight = self.in_flight, "operations outlive their ring");
             std::mem::forget(Rc::clone(&self.pool));
-            std::mem::forget(std::mem::take(&mut self.held));
+            std::mem::forget(std::mem::take(&mut self.memory));
             std::mem::forget(std::mem::take(&mut self.provided));
             std::mem::forget(std::mem::replace(&mut self.accepts, Accepts::new(false)));
             return;
@@ -433,8 +432,7 @@ impl Uring {
             self.queue(any, Token::at(Kind::Internal, 0), -1, 0, 0);
             return;
         }
-        // An old kernel cancels by name only. Closing its socket's other references is not ours
-        // to do, but shutting it down ends whatever waits on it.
+        // An old kernel cancels by token only. Shutting a socket down ends the operations on it.
         for &fd in &self.descriptors {
             os::count_call();
             // SAFETY: no memory is involved.

@@ -1,4 +1,4 @@
-//! What each operation becomes: the 64 bytes that the kernel reads, and what goes before them.
+//! The submission queue entries of each operation.
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
@@ -9,8 +9,8 @@ use super::Uring;
 use crate::buffer::{Lease, SendQueue, Size};
 use crate::keys::ConnId;
 use crate::os;
-use crate::ring::held::{Bytes, VECTOR};
 use crate::ring::kernel::Capability;
+use crate::ring::memory::{Bytes, VECTOR};
 use crate::ring::{AcceptId, CancelTarget, Kind, Op, Pushed, Ring, Socket, Sqe, Token};
 
 /// Makes an entry for a socket, whichever kind of descriptor this ring's sockets are.
@@ -27,7 +27,7 @@ macro_rules! on_socket {
 }
 
 impl Uring {
-    /// Queues what `op` asks for, and what must go before it.
+    /// Queues an operation, and the entry that must precede it.
     pub(super) fn queue_op(&mut self, op: Op<'_>) -> Pushed {
         let alone = |op| Pushed { preceding: None, op };
         match op {
@@ -92,7 +92,7 @@ impl Uring {
         if skip_success {
             flags = squeue::Flags::SKIP_SUCCESS;
             entry = entry.flags(flags);
-            self.held.skips_success(conn, len, self.queued);
+            self.memory.skips_success(conn, len, self.queued);
         }
         let token = Token::of(Kind::Send, conn);
         Pushed { preceding, op: self.queue(entry, token, fd, len, flags.bits()) }
@@ -100,13 +100,13 @@ impl Uring {
 
     fn queue_read(&mut self, fd: BorrowedFd<'_>, lease: Lease) -> Pushed {
         let fd = fd.as_raw_fd();
-        // On some kernels a read that waits would hold a thread of theirs, or fail at once if
-        // somebody made this descriptor non-blocking (kernel-notes §34).
+        // On some kernels a read that waits blocks a kernel thread, or fails at once if the
+        // descriptor is non-blocking (kernel-notes §34).
         let poll = Token::at(Kind::PollRead, 0);
         let preceding = Some(self.queue_linked_poll(fd, libc::POLLIN, poll));
         let (base, len) = lease.location();
-        self.held.read(lease);
-        // From where the file stands, if it is one that stands anywhere.
+        self.memory.read(lease);
+        // From the position of the file, if it has one.
         let entry = opcode::Read::new(Fd(fd), base.as_ptr(), len as u32).offset(u64::MAX);
         let token = Token::at(Kind::Read, 0);
         Pushed { preceding, op: self.queue(entry.build(), token, fd, len as u32, 0) }
@@ -133,15 +133,15 @@ impl Uring {
         Pushed { preceding, op: self.queue(cancel, kind, -1, 0, 0) }
     }
 
-    // One function per operation, each making the 64 bytes that the kernel reads.
+    // One function for each operation, which makes its entry.
 
     fn accept(&mut self, accept: AcceptId, fd: BorrowedFd<'_>) -> squeue::Entry {
         let fd = Fd(fd.as_raw_fd());
         let direct = self.has(Capability::Direct);
         // A direct descriptor is not inherited; asking for it is an error (kernel-notes §7).
         let flags = if direct { 0 } else { libc::SOCK_CLOEXEC };
-        // A burst of accepts ends with the completion queue: if the table has room for that many,
-        // none of them can find it full.
+        // At most one completion queue of accepts happens between two enters: if the table has that
+        // many free slots, no accept finds it full.
         let burst = self.ring.params().cq_entries() as usize;
         let many = self.sockets.saturating_sub(self.open) > burst;
         let memory = self.accepts.begin(accept);
@@ -170,7 +170,7 @@ impl Uring {
         }
         let lease = self.pool.lease(size).expect("`out_of_buffers` was asked");
         let (base, len) = lease.location();
-        self.held.recv(conn, lease);
+        self.memory.recv(conn, lease);
         on_socket!(self, socket, |fd| opcode::Recv::new(fd, base.as_ptr(), len as u32).build())
     }
 
@@ -181,14 +181,14 @@ impl Uring {
         queue: &SendQueue,
         skip_success: bool,
     ) -> squeue::Entry {
-        // A quiet send must fail if it comes short, or its silence would say too much. One that
-        // waits must not wait for all of it: a slow reader would seem to take nothing
+        // With skip_success, a short send must fail, or the missing completion would mean success.
+        // A send that waits must not wait to send all: a slow reader would seem to take nothing
         // (kernel-notes §6).
         let mut flags = libc::MSG_NOSIGNAL;
         if skip_success {
             flags |= libc::MSG_DONTWAIT | libc::MSG_WAITALL;
         }
-        match self.held.send(conn, queue) {
+        match self.memory.send(conn, queue) {
             Bytes::One(base, len) => on_socket!(self, socket, |fd| {
                 opcode::Send::new(fd, base, len).flags(flags).build()
             }),
@@ -204,8 +204,8 @@ impl Uring {
                 opcode::Shutdown::new(fd, libc::SHUT_WR).build()
             });
         }
-        // It does not block: done here, and reported through the ring like any other operation. A
-        // kernel without SHUTDOWN has no direct descriptors. It fails only if the peer has reset.
+        // The call does not block, so it is made here and a no-op completes for it. A kernel
+        // without SHUTDOWN has no direct descriptors. The call fails only if the peer has reset.
         let _ = self.descriptor(socket).map(os::shutdown_write);
         opcode::Nop::new().build()
     }
@@ -214,8 +214,8 @@ impl Uring {
         opcode::PollAdd::new(Fd(fd), events as u32).build()
     }
 
-    /// Queues what goes before an operation that would block a kernel thread: a poll, linked, so
-    /// that the operation begins when the poll is over (kernel-notes §16).
+    /// Queues a linked poll before an operation that would block a kernel thread: the operation
+    /// begins when the poll has completed (kernel-notes §16).
     fn queue_poll(&mut self, fd: RawFd, events: libc::c_short, token: Token) -> Option<Sqe> {
         (!self.has(Capability::FastPoll)).then(|| self.queue_linked_poll(fd, events, token))
     }

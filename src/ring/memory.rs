@@ -1,9 +1,10 @@
-//! What the kernel works on: held here until it says that it is done.
+//! The memory of operations in flight: held here until the kernel is done with it.
 //!
-//! The kernel is given addresses, not values. The chunks of a send in flight, and the buffer of a
-//! one-shot receive, have a share here from the moment the operation is queued until its
-//! completion is reaped; so the bytes stay where they are, whatever becomes of the connection. One
-//! receive and one send are in flight per connection, so a place by its slot is all it takes.
+//! The kernel is given addresses, not values. This file has a share of the chunks of a send in
+//! flight, and of the buffer of a one-shot receive, from queueing the operation until its
+//! completion is reaped; so the bytes stay in place, whatever happens to the connection. One
+//! receive and one send are in flight per connection, so an entry for each slot of a connection is
+//! enough.
 
 use std::collections::VecDeque;
 use std::ptr;
@@ -15,9 +16,9 @@ use crate::os;
 /// Chunks in one send.
 pub const VECTOR: usize = 16;
 
-/// All that is held, by the slot of its connection.
+/// The memory of operations in flight, by the slot of the connection.
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct InFlightMemory {
     slots: Vec<Slot>,
     /// Vectors not in use, kept so that sending allocates nothing.
     #[expect(clippy::vec_box, reason = "the kernel reads them where they are")]
@@ -34,7 +35,7 @@ struct Slot {
     recv: Option<Lease>,
     /// The bytes of the send in flight.
     send: Sending,
-    /// Which submission that send is, while it is a quiet one that has not completed.
+    /// The number of that submission, while it is one with `skip_success` that has not completed.
     skip_success: Option<u64>,
 }
 
@@ -53,30 +54,30 @@ struct Vector {
     chunks: Vec<Chunk>,
 }
 
-/// A quiet send: it fails, or comes short, with a completion, and succeeds with none. It never
-/// waits, so that how it went is known when the enter that submits it has returned.
+/// A send with `skip_success`. It never waits: when the enter that submits it returns, it has
+/// either sent all its bytes, or failed or come short, which posts a completion.
 struct ImpliedSuccess {
     conn: ConnId,
     len: u32,
-    /// Which submission it was.
+    /// The number of the submission.
     at: u64,
 }
 
-/// Where the bytes of a send lie. Valid until [`Held::sent`].
+/// Where the bytes of a send lie. Valid until [`InFlightMemory::sent`].
 pub(super) enum Bytes {
-    /// In one piece.
+    /// The bytes are in one buffer.
     One(*const u8, u32),
-    /// In several.
+    /// The bytes are in several buffers.
     Many(*const libc::msghdr),
 }
 
-impl Held {
+impl InFlightMemory {
     /// Holds the buffer of a one-shot receive.
     pub(super) fn recv(&mut self, conn: ConnId, lease: Lease) {
         self.slot(conn).recv = Some(lease);
     }
 
-    /// Hands over the buffer of a one-shot receive that has completed.
+    /// Returns the buffer of a one-shot receive that has completed.
     pub(super) fn received(&mut self, conn: ConnId) -> Option<Lease> {
         self.slot(conn).recv.take()
     }
@@ -86,12 +87,12 @@ impl Held {
         self.read = Some(lease);
     }
 
-    /// Hands over the buffer of the read that has completed.
+    /// Returns the buffer of the read that has completed.
     pub(super) fn was_read(&mut self) -> Option<Lease> {
         self.read.take()
     }
 
-    /// Holds the leading chunks of what is owed, which must not be nothing.
+    /// Holds the first chunks of a queue, which must not be empty.
     pub(super) fn send(&mut self, conn: ConnId, queue: &SendQueue) -> Bytes {
         let first = queue.first().expect("a send has something to send");
         let (sending, bytes) = if queue.chunks() == 1 {
@@ -107,7 +108,7 @@ impl Held {
         bytes
     }
 
-    /// Lets go of what was being sent.
+    /// Drops the share of the chunks that were being sent.
     pub(super) fn sent(&mut self, conn: ConnId) {
         let slot = self.slot(conn);
         slot.skip_success = None;
@@ -117,24 +118,24 @@ impl Held {
         }
     }
 
-    /// Remembers that the send in flight, the `at`th submission, of `len` bytes, is a quiet one.
+    /// Notes that the send in flight, submission number `at` of `len` bytes, has `skip_success`.
     pub(super) fn skips_success(&mut self, conn: ConnId, len: u32, at: u64) {
         self.slot(conn).skip_success = Some(at);
         self.implied_successes.push_back(ImpliedSuccess { conn, len, at });
     }
 
-    /// Whether there are quiet sends of which it is not known how they went.
+    /// Returns true if the result of a send with `skip_success` is not known.
     pub(super) fn has_unconfirmed(&self) -> bool {
         !self.implied_successes.is_empty()
     }
 
-    /// Lets go of the next quiet send among the first `taken` submissions that has not completed,
-    /// and so has gone out whole. To be asked when every completion has been reaped.
+    /// Ends the next send with `skip_success` among the first `taken` submissions that has posted
+    /// no completion, and so has sent all its bytes. Called when every completion has been reaped.
     pub(super) fn next_implied(&mut self, taken: u64) -> Option<(ConnId, usize)> {
         while self.implied_successes.front().is_some_and(|send| send.at < taken) {
             let ImpliedSuccess { conn, len, at } = self.implied_successes.pop_front()?;
-            // One that has completed may still stand here, while an overflow forbids the question;
-            // the connection's next quiet send is another.
+            // A send that has completed may still be listed, if an overflow delayed this call; then
+            // the number differs, because the connection has another send in flight.
             if self.slot(conn).skip_success == Some(at) {
                 self.sent(conn);
                 return Some((conn, len as usize));
@@ -162,7 +163,7 @@ impl Vector {
         })
     }
 
-    /// Takes shares of the leading chunks. The header then points into this very box.
+    /// Takes shares of the first chunks. The header points into this box.
     fn fill(&mut self, queue: &SendQueue) {
         self.chunks.extend(queue.iter().take(VECTOR).cloned());
         for (part, chunk) in self.parts.iter_mut().zip(&self.chunks) {
@@ -190,10 +191,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_stays_where_it_is_whatever_becomes_of_the_queue() {
+    fn chunks_of_a_send_outlive_their_queue() {
         for chunks in [1, 3] {
             let pool = Pool::new(&[BufferClass { bytes: 1024, count: 4 }]).unwrap();
-            let (mut held, conn) = (Held::default(), ConnId::new(5, 0));
+            let (mut held, conn) = (InFlightMemory::default(), ConnId::new(5, 0));
             held.send(conn, &owed(&pool, chunks)); // The queue is dropped here.
             assert_eq!(pool.idle(Size(0)), 4 - chunks);
             held.sent(conn);
@@ -204,7 +205,7 @@ mod tests {
     #[test]
     fn a_vector_names_each_chunk_and_is_used_again() {
         let pool = Pool::new(&[BufferClass { bytes: 1024, count: 4 }]).unwrap();
-        let (mut held, conn) = (Held::default(), ConnId::new(0, 0));
+        let (mut held, conn) = (InFlightMemory::default(), ConnId::new(0, 0));
         let queue = owed(&pool, 3);
         let Bytes::Many(first) = held.send(conn, &queue) else { panic!("three pieces") };
         let Sending::Many(vector) = &held.slots[0].send else { panic!("held") };
@@ -218,9 +219,9 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_that_of_sends_that_were_taken_and_did_not_complete() {
+    fn success_is_implied_for_sends_that_were_taken_and_did_not_complete() {
         let pool = Pool::new(&[BufferClass { bytes: 1024, count: 4 }]).unwrap();
-        let mut held = Held::default();
+        let mut held = InFlightMemory::default();
         let conns = [0, 1, 2].map(|slot| ConnId::new(slot, 0));
         for (at, conn) in conns.into_iter().enumerate() {
             held.send(conn, &owed(&pool, 1));
@@ -234,12 +235,12 @@ mod tests {
     }
 
     #[test]
-    fn a_send_that_completed_is_not_taken_for_the_next_quiet_one() {
+    fn a_send_that_completed_is_not_taken_for_the_next_one() {
         let pool = Pool::new(&[BufferClass { bytes: 1024, count: 4 }]).unwrap();
-        let (mut held, conn) = (Held::default(), ConnId::new(0, 0));
+        let (mut held, conn) = (InFlightMemory::default(), ConnId::new(0, 0));
         held.send(conn, &owed(&pool, 1));
         held.skips_success(conn, 600, 0);
-        // It comes short while completions wait outside the queue: nobody asks for silence.
+        // It comes short while completions wait outside the queue.
         held.sent(conn);
         held.send(conn, &owed(&pool, 2));
         held.skips_success(conn, 1200, 1);
