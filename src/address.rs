@@ -112,7 +112,12 @@ impl Address {
             })
         };
         let mut processes = std::fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
-        let process = processes.find(|process| !sockets.is_empty() && holds(process))?;
+        // `/proc/self` and the like are links to processes that are listed, too.
+        let listed = |process: &Path| {
+            process.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit())
+        };
+        let process =
+            processes.find(|process| !sockets.is_empty() && listed(process) && holds(process))?;
         let name = std::fs::read_to_string(process.join("comm")).ok()?;
         Some(format!("{} (pid {})", name.trim(), process.file_name()?.display()))
     }

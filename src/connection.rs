@@ -25,7 +25,10 @@
 //! law: **after any event, compare the wants with what is in flight, and issue the difference.**
 //! The comparison may be made at any time, any number of times.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use crate::buffer::{Chunk, Fit, SendQueue, Size};
+use crate::limits::CloseReason;
 use crate::protocol::{Input, Message, Outbox, Protocol, Requests, Untaken};
 
 /// Owed so many bytes, a connection is paused: not received from.
@@ -51,6 +54,10 @@ pub struct Context {
     pub messages: Vec<Message>,
     /// The limit of input that a protocol may leave untaken, in bytes.
     pub max_input: usize,
+    /// Why a connection has just broken by its protocol; the driver takes it.
+    pub failure: Option<CloseReason>,
+    /// How many calls of protocols have panicked.
+    pub panicked: u64,
 }
 
 impl Context {
@@ -60,7 +67,7 @@ impl Context {
 
 impl Default for Context {
     fn default() -> Context {
-        Context { messages: Vec::new(), max_input: Context::MAX_INPUT }
+        Context { messages: Vec::new(), max_input: Context::MAX_INPUT, failure: None, panicked: 0 }
     }
 }
 
@@ -216,7 +223,11 @@ impl<P: Protocol> Connection<P> {
         if !std::mem::replace(&mut self.closed, true) {
             let mut requests = Requests::of_finished();
             let messages = &mut context.messages;
-            self.protocol.close(&mut Outbox::new(&mut self.queue, messages, &mut requests));
+            let mut out = Outbox::new(&mut self.queue, messages, &mut requests);
+            if !returns(|| self.protocol.close(&mut out)) {
+                tracing::warn!("a protocol panicked as its connection closed");
+                context.panicked += 1;
+            }
         }
     }
 
@@ -283,6 +294,7 @@ impl<P: Protocol> Connection<P> {
             && self.outbound == Outbound::Open
             && !self.paused
             && !self.refill
+            && !self.calls.has(Calls::PAUSED)
     }
 
     /// Whether it is owed so much that it is not received from. As a listener: congested.
@@ -308,7 +320,10 @@ impl<P: Protocol> Connection<P> {
     fn call(&mut self, context: &mut Context, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
         let mut requests = Requests::default();
         let messages = &mut context.messages;
-        event(&mut self.protocol, &mut Outbox::new(&mut self.queue, messages, &mut requests));
+        let mut out = Outbox::new(&mut self.queue, messages, &mut requests);
+        if !returns(|| event(&mut self.protocol, &mut out)) {
+            return self.panicked(context);
+        }
         self.apply(&requests, context);
         self.refill(context);
         self.weigh();
@@ -323,7 +338,9 @@ impl<P: Protocol> Connection<P> {
         let mut again = input.is_enough() && !self.calls.has(Calls::PAUSED);
         while again {
             let before = input.len();
-            self.protocol.data(&mut input, &mut out);
+            if !returns(|| self.protocol.data(&mut input, &mut out)) {
+                return self.panicked(context);
+            }
             again = !input.is_empty()
                 && input.len() < before
                 && !input.awaits_more()
@@ -332,7 +349,7 @@ impl<P: Protocol> Connection<P> {
         if !input.is_empty() || input.has_state() {
             let paused = self.calls.has(Calls::PAUSED) || requests.pauses();
             if let Some(violation) = input.leave(paused) {
-                return self.abort(&violation);
+                return self.abort(&violation, context);
             }
         }
         self.apply(&requests, context);
@@ -355,7 +372,7 @@ impl<P: Protocol> Connection<P> {
     fn apply_some(&mut self, requests: &Requests, context: &mut Context) {
         self.refill |= requests.refills();
         if let Some(reason) = requests.abort() {
-            return self.abort(reason);
+            return self.abort(reason, context);
         }
         if requests.finishes() && self.outbound == Outbound::Open {
             self.outbound = Outbound::Finishing;
@@ -393,8 +410,18 @@ impl<P: Protocol> Connection<P> {
     }
 
     #[cold]
-    fn abort(&mut self, reason: &str) {
+    fn abort(&mut self, reason: &str, context: &mut Context) {
         tracing::warn!("a connection is aborted: {reason}");
+        context.failure = Some(CloseReason::Aborted);
+        self.broken();
+    }
+
+    /// Gives up a connection whose protocol panicked: it is called no more.
+    #[cold]
+    fn panicked(&mut self, context: &mut Context) {
+        context.failure = Some(CloseReason::Panicked);
+        context.panicked += 1;
+        self.closed = true;
         self.broken();
     }
 
@@ -412,7 +439,10 @@ impl<P: Protocol> Connection<P> {
             self.refill = false;
             let mut requests = Requests::default();
             let messages = &mut context.messages;
-            self.protocol.refill(&mut Outbox::new(&mut self.queue, messages, &mut requests));
+            let mut out = Outbox::new(&mut self.queue, messages, &mut requests);
+            if !returns(|| self.protocol.refill(&mut out)) {
+                return self.panicked(context);
+            }
             self.apply(&requests, context);
         }
     }
@@ -425,6 +455,12 @@ impl<P: Protocol> Connection<P> {
             bytes >= HIGH || leases >= LEASES_HIGH
         };
     }
+}
+
+/// Calls a protocol. Returns false if it panicked: what it borrowed is dropped with its connection.
+#[inline]
+fn returns(call: impl FnOnce()) -> bool {
+    catch_unwind(AssertUnwindSafe(call)).is_ok()
 }
 
 /// Which size of buffer suits the peer, learned from how its chunks fit.
@@ -679,6 +715,55 @@ mod tests {
         let mut connection = Connection::open(Lazy, context);
         connection.received(Chunk::from("abort"), context);
         assert!(connection.is_broken() && owed(&connection).is_empty());
+    }
+
+    #[test]
+    fn a_protocol_that_panics_is_called_no_more_and_breaks_its_connection() {
+        #[derive(Debug)]
+        struct Wrong(&'static str);
+        impl Wrong {
+            fn call(&self, name: &str) {
+                assert_ne!(self.0, name, "as this test has it");
+            }
+        }
+        impl Protocol for Wrong {
+            fn open(&mut self, out: &mut Outbox<'_>) {
+                out.send("x");
+                out.request_refill();
+                self.call("open");
+            }
+            fn data(&mut self, _: &mut Input<'_>, _: &mut Outbox<'_>) {
+                self.call("data");
+            }
+            fn end(&mut self, _: &mut Input<'_>, _: &mut Outbox<'_>) {
+                self.call("end");
+            }
+            fn refill(&mut self, _: &mut Outbox<'_>) {
+                self.call("refill");
+            }
+            fn drain(&mut self, _: &mut Outbox<'_>) {
+                self.call("drain");
+            }
+            fn close(&mut self, _: &mut Outbox<'_>) {
+                self.call("close");
+                assert_eq!(self.0, "close", "it is called no more");
+            }
+        }
+        for name in ["open", "data", "end", "refill", "drain", "close"] {
+            let context = &mut Context::default();
+            let mut connection = Connection::open(Wrong(name), context);
+            connection.received(Chunk::from("abc"), context);
+            connection.drain(context);
+            connection.ended(context);
+            if name == "close" {
+                connection.broken();
+            }
+            assert!(connection.is_broken() && owed(&connection).is_empty(), "{name}");
+            connection.close(context);
+            assert_eq!(context.panicked, 1, "{name}");
+            let reason = (name != "close").then_some(CloseReason::Panicked);
+            assert_eq!(context.failure, reason, "{name}");
+        }
     }
 
     #[test]

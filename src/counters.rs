@@ -36,11 +36,13 @@ pub struct Counters {
     pub evicted: u64,
     /// Connections still open at the drain's deadline.
     pub cut: u64,
+    /// Calls of a protocol that panicked; each costs its connection.
+    pub panicked: u64,
 }
 
 impl Counters {
     /// The number of counters.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 16;
 
     /// Returns each counter with its name, in the order of declaration.
     pub fn named(mut self) -> [(&'static str, u64); Counters::COUNT] {
@@ -78,6 +80,7 @@ impl Counters {
             out_of_buffers,
             evicted,
             cut,
+            panicked,
         } = self;
         [
             ("iterations", iterations),
@@ -95,6 +98,7 @@ impl Counters {
             ("out_of_buffers", out_of_buffers),
             ("evicted", evicted),
             ("cut", cut),
+            ("panicked", panicked),
         ]
     }
 }

@@ -50,6 +50,10 @@ pub enum CloseReason {
     Cut,
     /// The operator closed it.
     Kicked,
+    /// Its protocol aborted it, or left more input untaken than is permitted.
+    Aborted,
+    /// Its protocol panicked.
+    Panicked,
     /// The server could not serve it: no descriptor, memory or thread was left.
     Refused,
 }
@@ -78,6 +82,8 @@ impl fmt::Display for CloseReason {
             CloseReason::LingerTimeout => "the peer did not close in time",
             CloseReason::Cut => "cut at the deadline of the drain",
             CloseReason::Kicked => "closed by the operator",
+            CloseReason::Aborted => "aborted by its protocol",
+            CloseReason::Panicked => "its protocol panicked",
             CloseReason::Refused => "refused for want of resources",
         })
     }

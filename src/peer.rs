@@ -4,11 +4,12 @@ use std::cell::OnceCell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use crate::address::Address;
 use crate::os;
-use crate::protocol::{Needs, Protocol};
+use crate::protocol::{Input, Needs, Outbox, Protocol};
 
 /// The other end of a connection that has just been accepted: the argument of a factory.
 #[derive(Debug)]
@@ -82,7 +83,7 @@ impl Factory {
     {
         let make = move |at| -> MakeProtocol<Box<dyn Protocol>> {
             let mut make = worker(at);
-            Box::new(move |peer| Box::new(make(peer)))
+            Box::new(move |peer| make_or_panic_later(peer, &mut make))
         };
         Factory { make: Arc::new(make), needs: P::needs() }
     }
@@ -126,6 +127,29 @@ impl<P> fmt::Debug for Factory<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Factory").field("needs", &self.needs).finish_non_exhaustive()
     }
+}
+
+/// Makes a protocol. If the factory panics, it is the connection that pays: its protocol panics when
+/// it is opened, where that is expected.
+fn make_or_panic_later<P: Protocol>(
+    peer: &Peer,
+    make: &mut impl FnMut(&Peer) -> P,
+) -> Box<dyn Protocol> {
+    match catch_unwind(AssertUnwindSafe(|| make(peer))) {
+        Ok(protocol) => Box::new(protocol),
+        Err(_) => Box::new(NoProtocol),
+    }
+}
+
+/// Stands for a protocol whose factory panicked.
+struct NoProtocol;
+
+impl Protocol for NoProtocol {
+    fn open(&mut self, _: &mut Outbox<'_>) {
+        resume_unwind(Box::new("the factory panicked")); // No second message.
+    }
+
+    fn data(&mut self, _: &mut Input<'_>, _: &mut Outbox<'_>) {}
 }
 
 /// A listener's part of a factory, and the address that its peers came to.

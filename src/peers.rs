@@ -120,9 +120,9 @@ impl BrokenCounts {
     fn note<P, D>(&mut self, id: ConnId, peer: &mut PeerEntry<P, D>, reason: CloseReason) {
         peer.reason = reason;
         let connection = peer.number;
-        if reason.is_eviction() {
+        if reason.is_eviction() || reason == CloseReason::Panicked {
             tracing::warn!(connection, %id, "{reason}");
-            self.evicted += 1;
+            self.evicted += u64::from(reason.is_eviction());
         } else if let CloseReason::Failed(_) = reason {
             self.failed += 1;
         }
@@ -168,6 +168,11 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Returns the id that the next connection gets.
     pub fn next_id(&self) -> ConnId {
         self.slab.next_id()
+    }
+
+    /// Returns how many calls of protocols have panicked.
+    pub fn panicked(&self) -> u64 {
+        self.context.panicked
     }
 
     /// Returns the number that the next connection gets.
@@ -363,6 +368,9 @@ impl<P: Protocol, D> Peers<P, D> {
     /// After any change of a connection: marks it, updates its group, delivers its messages.
     fn settle(&mut self, id: ConnId) {
         let peer = self.slab.get_mut(id).expect("only an open connection changes");
+        if let Some(reason) = self.context.failure.take() {
+            self.broken.note(id, peer, reason);
+        }
         self.ready.mark(id, peer);
         let listener = peer.listener;
         if self.groups.weigh(peer) {

@@ -349,7 +349,8 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
 
     fn counters(&self) -> Counters {
         let calls = os::calls() - self.calls_before;
-        Counters { calls, evicted: self.peers.evicted(), ..self.counters }
+        let (evicted, panicked) = (self.peers.evicted(), self.peers.panicked());
+        Counters { calls, evicted, panicked, ..self.counters }
     }
 }
 

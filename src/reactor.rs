@@ -409,7 +409,8 @@ impl<S: Selector + SocketCalls, P: Protocol> Engine<P> for Reactor<S, P> {
 
     fn counters(&self) -> Counters {
         let calls = os::calls() - self.calls_before;
-        Counters { calls, evicted: self.peers.evicted(), ..self.counters }
+        let (evicted, panicked) = (self.peers.evicted(), self.peers.panicked());
+        Counters { calls, evicted, panicked, ..self.counters }
     }
 }
 

@@ -302,6 +302,8 @@ pub struct Stats {
     pub evicted: u64,
     /// Connections closed at the end of a drain's time.
     pub cut: u64,
+    /// Calls of a protocol that panicked; each costs its connection.
+    pub panicked: u64,
 }
 
 impl From<Counters> for Stats {
@@ -316,6 +318,7 @@ impl From<Counters> for Stats {
             refused: counters.refused,
             evicted: counters.evicted,
             cut: counters.cut,
+            panicked: counters.panicked,
         }
     }
 }

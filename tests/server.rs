@@ -206,3 +206,42 @@ fn a_model_that_would_copy_shared_memory_refuses_it() {
     let error = server.model(proactor_models::PROCESS).run().unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. } | Error::Refused { .. }), "{error:?}");
 }
+
+/// Panics when it is told to.
+struct Fragile;
+
+impl Protocol for Fragile {
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        while let Some(line) = input.line(100) {
+            assert_ne!(&line[..], b"panic\n", "as this test has it");
+            out.send(line);
+        }
+    }
+}
+
+#[test]
+fn a_panic_costs_its_connection_and_no_other_on_every_model() {
+    for model in proactor_models::ALL.into_iter().filter(|model| *model != proactor_models::PROCESS)
+    {
+        let running = Server::builder()
+            .listen("127.0.0.1:0", |_peer| Fragile)
+            .listen("127.0.0.1:0", |_peer| -> Fragile { panic!("as this test has it") })
+            .model(model)
+            .start();
+        let running = match running {
+            Err(error) if refused(&error) => continue,
+            started => started.unwrap(),
+        };
+        for (listener, request) in [(0, "panic\n"), (1, "x\n")] {
+            let mut wrong = connect(&running.addrs()[listener]);
+            wrong.write_all(request.as_bytes()).unwrap();
+            assert!(matches!(wrong.read(&mut [0]), Ok(0) | Err(_)), "{model}: it is closed");
+        }
+        let other = connect(&running.addrs()[0]);
+        exchange(&other, "a\n", "a\n");
+        drop(other);
+        running.drain();
+        let report = running.join().unwrap();
+        assert_eq!((report.stats.accepted, report.stats.panicked), (3, 2), "{model}");
+    }
+}

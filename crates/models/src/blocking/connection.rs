@@ -336,10 +336,12 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
 
     fn leave(mut self) {
         let Member { number, received, sent, .. } = self.member;
-        connection_log::closed(*number, received.get(), sent.get(), self.reason);
+        let reason = self.context.failure.unwrap_or(self.reason);
+        connection_log::closed(*number, received.get(), sent.get(), reason);
         self.member.set_open(false);
         *self.member.lock_writer(self.calls) = MayWrite::RepliesOnly;
         self.connection.close(&mut self.context);
+        self.status.counted.panicked.add(self.context.panicked);
         if !self.context.messages.is_empty() {
             // A delivery may have to wait; the peer must not.
             let _ = self.calls.shutdown_both(self.member.key(), self.member.socket());

@@ -38,6 +38,7 @@ pub(super) struct LocalCounters {
     pub(super) sent_bytes: Count,
     pub(super) out_of_buffers: Count,
     pub(super) evicted: Count,
+    pub(super) panicked: Count,
 }
 
 impl LocalCounters {
@@ -56,6 +57,7 @@ impl LocalCounters {
             sent_bytes: self.sent_bytes.get(),
             out_of_buffers: self.out_of_buffers.get(),
             evicted: self.evicted.get(),
+            panicked: self.panicked.get(),
             ..Counters::default()
         }
     }

@@ -546,11 +546,16 @@ impl Protocol for Mistake {
 }
 
 #[test]
-fn a_panic_in_a_protocol_is_not_hidden() {
+fn a_panic_in_a_protocol_costs_its_connection_and_no_other() {
     for style in [Style::OneByOne, Style::Threads] {
-        let (address, _stop, server) = serve(style, Mistake, 1 << 20);
-        connect(address).write_all(b"x").unwrap();
-        let panic = server.join().unwrap_err();
-        assert_eq!(panic.downcast_ref::<&str>(), Some(&"a mistake"));
+        let (address, stop, server) = serve(style, Mistake, 1 << 20);
+        for _ in 0..2 {
+            let mut client = connect(address);
+            client.write_all(b"x").unwrap();
+            assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)), "it is closed");
+        }
+        stop.request();
+        let (ended, counters) = server.join().unwrap();
+        assert_eq!((ended, counters.closed, counters.panicked), (Ended::Drained, 2, 2));
     }
 }

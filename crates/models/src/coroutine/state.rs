@@ -118,7 +118,8 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     /// Returns what was counted, with so many waits of the executor.
     pub(super) fn counters(&self, waits: u64) -> Counters {
         let calls = os::calls() - self.calls_before + waits;
-        Counters { calls, iterations: waits, evicted: self.peers.evicted(), ..self.counters }
+        let (evicted, panicked) = (self.peers.evicted(), self.peers.panicked());
+        Counters { calls, iterations: waits, evicted, panicked, ..self.counters }
     }
 
     /// Opens a connection.

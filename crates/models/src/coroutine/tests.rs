@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -136,25 +136,28 @@ fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
 }
 
 #[test]
-fn a_protocol_that_panics_ends_the_server_instead_of_leaving_it_without_a_task() {
+fn a_protocol_that_panics_costs_its_connection_and_no_other() {
     in_time(|| {
-        #[derive(Clone)]
         struct Wrong;
         impl Protocol for Wrong {
-            fn data(&mut self, _: &mut Input<'_>, _: &mut Outbox<'_>) {
-                panic!("as this test has it");
+            fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+                assert_ne!(input.peek(), b"panic", "as this test has it");
+                out.send(input.take_all());
             }
         }
         let (mut coroutines, _, address, stop) = server(Factory::of(|_| Wrong), Limits::default());
-        let mut client = TcpStream::connect(address).unwrap();
-        client.write_all(b"x").unwrap();
-        let client = thread::spawn(move || {
-            let _ = client.read(&mut [0]); // Its task is gone, and its socket.
-            stop.request();
+        let clients = thread::spawn(move || {
+            let [mut wrong, mut other] = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+            wrong.write_all(b"panic").unwrap();
+            assert!(matches!(wrong.read(&mut [0]), Ok(0) | Err(_)), "it is closed");
+            other.write_all(b"x").unwrap();
+            assert_eq!(other.read(&mut [0]).unwrap(), 1);
+            drop(other);
             stop.request();
         });
-        assert!(catch_unwind(AssertUnwindSafe(|| coroutines.run())).is_err(), "it went on without");
-        client.join().unwrap();
+        assert_eq!(coroutines.run().unwrap(), Ended::Drained);
+        clients.join().unwrap();
+        assert_eq!(Engine::counters(&coroutines).panicked, 1);
     });
 }
 

@@ -108,8 +108,11 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
             publish(&self.counters);
             if self.connection.is_finished() {
                 let Counters { received_bytes, sent_bytes, .. } = self.counters;
-                connection_log::closed(self.number, received_bytes, sent_bytes, self.reason);
+                let reason = self.context.failure.unwrap_or(self.reason);
+                connection_log::closed(self.number, received_bytes, sent_bytes, reason);
                 self.connection.close(&mut self.context);
+                self.counters.panicked = self.context.panicked;
+                publish(&self.counters);
                 self.calls.close(self.key, self.socket);
                 return Ok(());
             }
