@@ -1,13 +1,12 @@
 //! The readiness engine: polls an edge-triggered selector without waiting, and does what is
 //! reported as ready.
 
-use std::io;
-use std::net::Shutdown;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::error::LoadError;
-use super::socket::ClientSocket;
 use super::streams::{EchoStreams, LoadShape};
 use super::{ClientEngine, Polled};
 use proactor::os;
@@ -19,10 +18,10 @@ const BUFFER_MAX: usize = 256 << 10;
 /// where `malloc` places large allocations.
 const PAGE: usize = 4096;
 
-/// An engine over an edge-triggered selector.
+/// An engine over edge-triggered epoll: interests are registered once and never modified.
 #[derive(Debug)]
-pub(super) struct ReadinessEngine<S> {
-    selector: S,
+pub(super) struct EpollEngine {
+    selector: Epoll,
     connections: Vec<EpollConnection>,
     ready: Vec<Ready>,
     /// Shared by all sends: the pattern is generated again for each of them.
@@ -33,33 +32,24 @@ pub(super) struct ReadinessEngine<S> {
 
 #[derive(Debug)]
 struct EpollConnection {
-    socket: ClientSocket,
+    socket: TcpStream,
     /// False after a short send, until the selector reports that the socket is writable.
     writable: bool,
     ended: bool,
 }
 
-/// Opens an engine over epoll.
-pub(super) fn open(shape: LoadShape) -> io::Result<ReadinessEngine<Epoll>> {
-    Epoll::new(Trigger::Edge).map(|epoll| ReadinessEngine::new(epoll, shape))
-}
-
-impl<S: Selector> ReadinessEngine<S> {
-    fn new(selector: S, shape: LoadShape) -> ReadinessEngine<S> {
-        assert_eq!(
-            selector.trigger(),
-            Trigger::Edge,
-            "interests are registered once and never modified"
-        );
+impl EpollEngine {
+    /// Opens an engine for a load.
+    pub(super) fn open(shape: LoadShape) -> io::Result<EpollEngine> {
         let len = shape.window().min(BUFFER_MAX);
-        ReadinessEngine {
-            selector,
+        Ok(EpollEngine {
+            selector: Epoll::new(Trigger::Edge)?,
             connections: Vec::with_capacity(shape.connections),
             ready: Vec::with_capacity(1024),
             outgoing: PageAligned::new(len),
             // One byte larger than the largest reply: a short receive has emptied the socket.
             incoming: PageAligned::new(len + 1),
-        }
+        })
     }
 
     fn receive(
@@ -91,13 +81,13 @@ impl<S: Selector> ReadinessEngine<S> {
     }
 }
 
-impl<S: Selector + std::fmt::Debug> ClientEngine for ReadinessEngine<S> {
+impl ClientEngine for EpollEngine {
     fn name(&self) -> &'static str {
         "epoll"
     }
 
-    fn add(&mut self, socket: ClientSocket) -> io::Result<()> {
-        socket.set_nonblocking()?;
+    fn add(&mut self, socket: TcpStream) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
         let key = Key(self.connections.len() as u64);
         self.selector.add(socket.as_fd(), key, Interest::BOTH)?;
         self.connections.push(EpollConnection { socket, writable: true, ended: false });

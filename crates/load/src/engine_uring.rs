@@ -17,7 +17,7 @@
 
 use std::alloc::{self, Layout};
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -27,7 +27,6 @@ use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use super::error::LoadError;
-use super::socket::ClientSocket;
 use super::streams::{EchoStreams, LoadShape};
 use super::{ClientEngine, Polled};
 use proactor::os;
@@ -60,7 +59,7 @@ pub(super) struct UringEngine {
 
 #[derive(Debug)]
 struct UringConnection {
-    socket: ClientSocket,
+    socket: TcpStream,
     /// True exactly while a send is in flight.
     sending: bool,
     /// True exactly while its multishot receive is armed.
@@ -152,7 +151,7 @@ impl UringEngine {
         Ok(())
     }
 
-    /// Processes all completions.
+    /// Processes all completions that have arrived.
     fn reap(&mut self, streams: &mut EchoStreams) -> Result<Polled, LoadError> {
         let UringEngine { ring, connections, provided, marked, in_flight, .. } = self;
         let mut polled = Polled::default();
@@ -223,7 +222,7 @@ impl ClientEngine for UringEngine {
         "uring"
     }
 
-    fn add(&mut self, socket: ClientSocket) -> io::Result<()> {
+    fn add(&mut self, socket: TcpStream) -> io::Result<()> {
         let conn = self.connections.len();
         assert!(conn < self.marked.capacity(), "the engine was opened for fewer connections");
         let connection = UringConnection {
@@ -286,9 +285,10 @@ impl ClientEngine for UringEngine {
 impl Drop for UringEngine {
     fn drop(&mut self) {
         if !self.end_operations() {
-            self.outgoing.leak();
-            self.provided.entries.leak();
-            self.provided.buffers.leak();
+            let ProvidedBuffers { entries, buffers, .. } = &mut self.provided;
+            for memory in [&mut self.outgoing, entries, buffers] {
+                memory.leaked = true;
+            }
         }
     }
 }
@@ -405,6 +405,7 @@ impl ProvidedBuffers {
 struct SharedMemory {
     base: NonNull<u8>,
     layout: Layout,
+    /// If true, the memory is never freed.
     leaked: bool,
 }
 
@@ -421,7 +422,7 @@ impl SharedMemory {
     /// The range lies within the allocation, and neither this process nor the kernel writes to it
     /// during the borrow.
     unsafe fn bytes(&self, start: usize, len: usize) -> &[u8] {
-        // SAFETY: the allocation is initialised (zeroed) and lives as long as `self`. The caller
+        // SAFETY: the allocation is initialised (zeroed) and `self` owns it. The caller
         // guarantees the range and the absence of writes.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(start), len) }
     }
@@ -431,11 +432,6 @@ impl SharedMemory {
     unsafe fn bytes_mut(&mut self, start: usize, len: usize) -> &mut [u8] {
         // SAFETY: as above; `&mut self` excludes other accesses of this process.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(start), len) }
-    }
-
-    /// Prevents that the memory is freed.
-    fn leak(&mut self) {
-        self.leaked = true;
     }
 }
 

@@ -29,20 +29,22 @@ pub mod summary;
 pub use error::LoadError;
 pub use pattern::Mismatch;
 pub use slice::Slice;
+pub use socket::connect;
 pub use streams::LoadShape;
 
 use std::fmt;
 use std::io;
+use std::net::TcpStream;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use engine_epoll::EpollEngine;
 use proactor::address::Address;
 use proactor::os::{self, CpuClock};
 use proactor_report::Latencies;
 use slice::SliceProgress;
-use socket::ClientSocket;
 use streams::EchoStreams;
 
 /// The maximum number of connections: the number of TCP ports.
@@ -93,7 +95,7 @@ trait ClientEngine: fmt::Debug {
     fn name(&self) -> &'static str;
 
     /// Takes a connected socket. The connections are numbered in the order of these calls.
-    fn add(&mut self, socket: ClientSocket) -> io::Result<()>;
+    fn add(&mut self, socket: TcpStream) -> io::Result<()>;
 
     /// Sends what `conn` may send now, unless a send of it is in progress.
     fn send(&mut self, conn: usize, streams: &mut EchoStreams) -> Result<(), LoadError>;
@@ -148,7 +150,7 @@ impl Load {
         let client = LoadError::client;
         check(shape).map_err(client("use these options"))?;
         os::raise_descriptor_limit().map_err(client("raise the limit of open files"))?;
-        let epoll = || engine_epoll::open(shape).map_err(client("open an epoll instance"));
+        let epoll = || EpollEngine::open(shape).map_err(client("open an epoll instance"));
         let mut fallback = None;
         let mut engine: Box<dyn ClientEngine> = match options.engine {
             EngineChoice::Epoll => Box::new(epoll()?),
@@ -164,13 +166,9 @@ impl Load {
             },
         };
         for connection in 0..shape.connections {
-            ClientSocket::connect(address, options.timeout)
-                .and_then(|socket| engine.add(socket))
-                .map_err(|error| LoadError::Connect {
-                    address: address.clone(),
-                    connection,
-                    error,
-                })?;
+            connect(address, options.timeout).and_then(|socket| engine.add(socket)).map_err(
+                |error| LoadError::Connect { address: address.clone(), connection, error },
+            )?;
         }
         let streams = EchoStreams::new(shape, options.seed);
         Ok(Load { engine, fallback, streams, timeout: options.timeout })
@@ -188,17 +186,17 @@ impl Load {
 
     /// Returns the service times since they were last cleared.
     pub fn latencies(&self) -> &Latencies {
-        self.streams.latencies()
+        &self.streams.latencies
     }
 
     /// Removes the service times of a warm-up.
     pub fn clear_latencies(&mut self) {
-        self.streams.clear_latencies();
+        self.streams.latencies.clear();
     }
 
     /// Returns the number of verified replies of all slices.
     pub fn messages(&self) -> u64 {
-        self.streams.messages()
+        self.streams.messages
     }
 
     /// Returns the smallest and the largest number of replies that a connection has received.
@@ -228,14 +226,14 @@ impl Load {
         let Load { engine, streams, timeout, .. } = self;
         let cpu_before = cpu()?;
         let mut progress = SliceProgress::begin(streams, span);
-        streams.set_sending(true);
-        for conn in 0..streams.shape().connections {
+        streams.sending = true;
+        for conn in 0..streams.shape.connections {
             engine.send(conn, streams)?;
         }
         loop {
             progress.add(engine.poll(streams)?);
             if progress.is_over() {
-                streams.set_sending(false);
+                streams.sending = false;
             }
             if streams.is_idle() {
                 break;
@@ -247,7 +245,7 @@ impl Load {
                 }
             }
         }
-        streams.set_sending(false);
+        streams.sending = false;
         Ok(Slice { cpu: cpu()?.saturating_sub(cpu_before), ..progress.slice(streams) })
     }
 

@@ -83,7 +83,7 @@ impl SliceProgress {
             now: start,
             end: start + span,
             next_check: start + CHECK_INTERVAL,
-            messages_before: streams.messages(),
+            messages_before: streams.messages,
             idle: Duration::ZERO,
             receives: 0,
             receiving_polls: 0,
@@ -115,8 +115,8 @@ impl SliceProgress {
 
     /// Returns the result so far, without the CPU time, which is read only at the end.
     pub(super) fn slice(&self, streams: &EchoStreams) -> Slice {
-        let messages = streams.messages() - self.messages_before;
-        let LoadShape { connections, size, .. } = streams.shape();
+        let messages = streams.messages - self.messages_before;
+        let LoadShape { connections, size, .. } = streams.shape;
         Slice {
             messages,
             bytes: messages * size as u64,

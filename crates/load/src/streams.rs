@@ -36,20 +36,21 @@ impl LoadShape {
 /// then, and ends when the last byte of its reply has been received.
 #[derive(Debug)]
 pub(super) struct EchoStreams {
-    shape: LoadShape,
+    pub(super) shape: LoadShape,
     streams: Vec<EchoStream>,
     /// When each outstanding message was queued: `depth` entries per connection.
     queued_at: Vec<Nanos>,
     /// While true, new messages are queued.
-    sending: bool,
+    pub(super) sending: bool,
     /// True once the server is expected to close the connections.
     closing: bool,
     /// The connections that the server has closed since then.
     closed: usize,
     /// Bytes queued and not yet received, over all connections.
     outstanding: u64,
-    messages: u64,
-    latencies: Latencies,
+    /// The number of verified replies.
+    pub(super) messages: u64,
+    pub(super) latencies: Latencies,
 }
 
 /// The stream of one connection. The counters are bytes, and `replies` is messages.
@@ -87,15 +88,6 @@ impl EchoStreams {
         }
     }
 
-    pub(super) fn shape(&self) -> LoadShape {
-        self.shape
-    }
-
-    /// Allows or forbids new messages.
-    pub(super) fn set_sending(&mut self, sending: bool) {
-        self.sending = sending;
-    }
-
     /// Expects the server to close the connections from now on.
     pub(super) fn set_closing(&mut self) {
         self.sending = false;
@@ -109,18 +101,6 @@ impl EchoStreams {
     /// Returns true if no reply is outstanding.
     pub(super) fn is_idle(&self) -> bool {
         self.outstanding == 0
-    }
-
-    pub(super) fn messages(&self) -> u64 {
-        self.messages
-    }
-
-    pub(super) fn latencies(&self) -> &Latencies {
-        &self.latencies
-    }
-
-    pub(super) fn clear_latencies(&mut self) {
-        self.latencies.clear();
     }
 
     /// Returns the smallest and the largest number of replies of a connection.
@@ -248,7 +228,7 @@ mod tests {
 
     fn sending() -> EchoStreams {
         let mut streams = EchoStreams::new(SHAPE, 7);
-        streams.set_sending(true);
+        streams.sending = true;
         streams
     }
 
@@ -262,7 +242,7 @@ mod tests {
         assert_eq!(streams.outgoing(0, at(2)), 0, "nine bytes are no reply");
         streams.received(0, &sent[9..20], at(3)).expect("its bytes");
         assert_eq!(streams.outgoing(0, at(3)), 20);
-        assert_eq!(streams.messages(), 2);
+        assert_eq!(streams.messages, 2);
     }
 
     #[test]
@@ -272,8 +252,8 @@ mod tests {
         streams.received(0, &first, at(5)).expect("its bytes");
         let second = send_all(&mut streams, 0, at(7));
         streams.received(0, &second, at(9)).expect("its bytes");
-        assert_eq!(streams.latencies().len(), 6);
-        let max = streams.latencies().max().expect("six were recorded").as_nanos();
+        assert_eq!(streams.latencies.len(), 6);
+        let max = streams.latencies.max().expect("six were recorded").as_nanos();
         assert!((4000..4010).contains(&max), "{max}");
     }
 
@@ -284,7 +264,7 @@ mod tests {
         let mut part = [0; 4];
         streams.fill(0, &mut part);
         streams.sent(0, 4);
-        streams.set_sending(false);
+        streams.sending = false;
         let rest = send_all(&mut streams, 0, at(2));
         assert_eq!(rest.len(), 26, "the queued bytes are sent to their end");
         assert_eq!(streams.outgoing(1, at(2)), 0);

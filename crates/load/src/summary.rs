@@ -1,8 +1,6 @@
 //! The result of `proactor load`, as text and as JSON. Pure functions.
 
-use std::fmt;
-
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::{EngineChoice, Load, LoadShape, Slice};
 use proactor_report::histogram::Percentiles;
@@ -25,12 +23,9 @@ pub struct LoadSummary {
     pub schema: &'static str,
     /// The address of the server.
     pub address: String,
-    /// The number of connections.
-    pub connections: usize,
-    /// The bytes of a message.
-    pub size: usize,
-    /// The maximum number of outstanding messages of a connection.
-    pub depth: usize,
+    /// The number of connections, and what each of them does.
+    #[serde(flatten)]
+    pub shape: LoadShape,
     /// The seed of the message bytes.
     pub seed: u64,
     /// The engine in use: `epoll` or `uring`.
@@ -48,8 +43,8 @@ pub struct LoadSummary {
     pub connection_messages_min: u64,
     /// The largest number of replies of a connection.
     pub connection_messages_max: u64,
-    /// What makes the numbers doubtful.
-    pub warnings: Vec<LoadWarning>,
+    /// What makes the numbers doubtful, with advice.
+    pub warnings: Vec<String>,
 }
 
 impl LoadSummary {
@@ -61,18 +56,18 @@ impl LoadSummary {
         requested: EngineChoice,
         slice: Slice,
     ) -> LoadSummary {
-        let LoadShape { connections, size, depth } = load.streams.shape();
         let (least, most) = load.replies_per_connection();
         let mut warnings = warnings(&slice);
         if let (EngineChoice::Auto, Some(error)) = (requested, load.fallback()) {
-            warnings.push(LoadWarning::Fallback { error: error.to_string() });
+            warnings.push(format!(
+                "io_uring does not work for the load generator ({error}): it used epoll, whose \
+                 maximum rate is lower."
+            ));
         }
         LoadSummary {
             schema: SCHEMA,
             address,
-            connections,
-            size,
-            depth,
+            shape: load.streams.shape,
             seed,
             engine: load.engine(),
             slice,
@@ -87,8 +82,9 @@ impl LoadSummary {
 
     /// Returns the result as text.
     pub fn text(&self) -> String {
-        let LoadSummary { connections, size, depth, engine, address, seed, slice, .. } = self;
-        let connections = units::plural(*connections as u64, "connection");
+        let LoadSummary { shape, engine, address, seed, slice, .. } = self;
+        let LoadShape { connections, size, depth } = *shape;
+        let connections = units::plural(connections as u64, "connection");
         let mut text = format!(
             "{connections} to {address}, {size} B messages, depth {depth}, closed \
              loop, engine {engine}, seed {seed}\n\n"
@@ -135,83 +131,30 @@ impl LoadSummary {
     }
 }
 
-/// What makes the numbers of a run doubtful, displayed with advice.
-#[derive(Debug, Clone, PartialEq)]
-pub enum LoadWarning {
-    /// The client was busy, and replies waited for it.
-    Bottleneck {
-        /// The share of the time in which the client had work.
-        busy: f64,
-        /// The share of connections with an unread reply.
-        unread: f64,
-    },
-    /// The client was busy.
-    NoSpareTime {
-        /// The share of the time in which the client had work.
-        busy: f64,
-    },
-    /// Other processes used the client's CPU.
-    CpuShared {
-        /// The share of the time in which the client ran.
-        share: f64,
-    },
-    /// The client cannot use io_uring.
-    Fallback {
-        /// The error of the setup.
-        error: String,
-    },
-}
-
-fn warnings(slice: &Slice) -> Vec<LoadWarning> {
-    let (busy, unread, share) = (slice.busy(), slice.unread_share, slice.cpu_share());
+/// Returns what makes the numbers of a run doubtful, with advice.
+fn warnings(slice: &Slice) -> Vec<String> {
+    let (busy, share) = (units::percent(slice.busy()), units::percent(slice.cpu_share()));
     let mut warnings = Vec::new();
-    if busy > BUSY && unread > UNREAD_MAX {
-        warnings.push(LoadWarning::Bottleneck { busy, unread });
-    } else if busy > BUSY {
-        warnings.push(LoadWarning::NoSpareTime { busy });
+    if slice.busy() > BUSY && slice.unread_share > UNREAD_MAX {
+        let unread = units::percent(slice.unread_share);
+        warnings.push(format!(
+            "the load generator was the bottleneck ({busy} busy, and {unread} of the connections \
+             had an unread reply): the rate is that of the load generator, not of the server. Use \
+             --engine uring, or a second load generator."
+        ));
+    } else if slice.busy() > BUSY {
+        warnings.push(format!(
+            "the load generator was {busy} busy: the server may be able to serve more. Check \
+             whether the server was idle, or use a second load generator."
+        ));
     }
-    if share < CPU_MIN {
-        warnings.push(LoadWarning::CpuShared { share });
+    if slice.cpu_share() < CPU_MIN {
+        warnings.push(format!(
+            "the load generator had a CPU for only {share} of the time: another process ran on it. \
+             Pin the load generator to a free CPU with --cpu."
+        ));
     }
     warnings
-}
-
-impl fmt::Display for LoadWarning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LoadWarning::Bottleneck { busy, unread } => write!(
-                f,
-                "the load generator was the bottleneck ({} busy, and {} of the connections had an \
-                 unread reply): the rate is that of the load generator, not of the server. Use \
-                 --engine uring, or a second load generator.",
-                units::percent(*busy),
-                units::percent(*unread)
-            ),
-            LoadWarning::NoSpareTime { busy } => write!(
-                f,
-                "the load generator was {} busy: the server may be able to serve more. Check \
-                 whether the server was idle, or use a second load generator.",
-                units::percent(*busy)
-            ),
-            LoadWarning::CpuShared { share } => write!(
-                f,
-                "the load generator had a CPU for only {} of the time: another process ran on it. \
-                 Pin the load generator to a free CPU with --cpu.",
-                units::percent(*share)
-            ),
-            LoadWarning::Fallback { error } => write!(
-                f,
-                "io_uring does not work for the load generator ({error}): it used epoll, whose \
-                 maximum rate is lower."
-            ),
-        }
-    }
-}
-
-impl Serialize for LoadWarning {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
 }
 
 #[cfg(test)]
@@ -237,9 +180,7 @@ mod tests {
         LoadSummary {
             schema: SCHEMA,
             address: "127.0.0.1:7000".to_owned(),
-            connections: 64,
-            size: 64,
-            depth: 1,
+            shape: LoadShape { connections: 64, size: 64, depth: 1 },
             seed: 7,
             engine: "uring",
             slice,
