@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::warning::Warning;
+use proactor_report::units::percent;
 
 /// The properties of the machine. A property that cannot be read is absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -53,19 +53,35 @@ impl Environment {
         }
     }
 
-    /// Returns what makes a measurement on this machine doubtful.
-    pub fn warnings(&self) -> Vec<Warning> {
-        let cpus = match self.cpus {
-            0 | 1 => Some(Warning::OneCpu),
-            2 => Some(Warning::TwoCpus),
-            _ => None,
-        };
-        let governor = self.governor.clone().filter(|name| name != "performance");
-        let pressure = self.cpu_pressure.filter(|&share| share > 0.05);
-        cpus.into_iter()
-            .chain(governor.map(Warning::Governor))
-            .chain(pressure.map(Warning::CpuPressure))
-            .collect()
+    /// Returns what makes a measurement on this machine doubtful, with advice.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        match self.cpus {
+            0 | 1 => warnings.push(
+                "only one CPU is usable, and the client shares it with the servers: rates mean \
+                 little here. Use two CPUs."
+                    .to_owned(),
+            ),
+            2 => warnings.push(
+                "there are two CPUs, one for the servers and one for the client: every other \
+                 program affects the numbers."
+                    .to_owned(),
+            ),
+            _ => {}
+        }
+        if let Some(governor) = self.governor.as_deref().filter(|&name| name != "performance") {
+            warnings.push(format!(
+                "the CPU governor is `{governor}`: the CPU frequency follows the load. Set \
+                 `performance` for steadier numbers."
+            ));
+        }
+        if let Some(share) = self.cpu_pressure.filter(|&share| share > 0.05) {
+            warnings.push(format!(
+                "in {} of the last ten seconds a task waited for a CPU: this machine is not idle.",
+                percent(share)
+            ));
+        }
+        warnings
     }
 
     /// Returns the properties as a few lines of text.
@@ -198,16 +214,15 @@ mod tests {
     #[test]
     fn doubtful_properties_are_warnings() {
         let good = Environment { cpus: 8, ..Environment::default() };
-        assert_eq!(good.warnings(), []);
+        assert!(good.warnings().is_empty());
         let bad = Environment {
             cpus: 1,
             governor: Some("powersave".to_owned()),
             cpu_pressure: Some(0.125),
             ..Environment::default()
         };
-        let warnings = bad.warnings();
-        assert_eq!(warnings.len(), 3);
-        let texts: Vec<String> = warnings.iter().map(Warning::to_string).collect();
+        let texts = bad.warnings();
+        assert_eq!(texts.len(), 3);
         assert!(texts[1].contains("`powersave`") && texts[2].contains("12 %"), "{texts:?}");
     }
 

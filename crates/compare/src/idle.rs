@@ -8,13 +8,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
 
 use serde::Serialize;
 
 use crate::capacity;
 use crate::plan::{ModelSpec, Plan, Role, TIMEOUT};
-use crate::process_tree::Footprint;
+pub use crate::process_tree::Footprint;
 use crate::progress::{Activity, Monitor};
 use crate::server_process::{ServerError, ServerProcess, StartCommand};
 use proactor::address::Address;
@@ -41,36 +40,9 @@ pub struct IdleRow {
     pub model: String,
     /// Why the cost is not known.
     pub reason: Option<String>,
-    /// The cost; absent if there is a reason.
-    pub cost: Option<ConnectionCost>,
-}
-
-/// The cost of one connection, including that of the server's children.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct ConnectionCost {
-    /// Bytes of memory (proportional set size, so that shared memory counts once).
-    pub memory: f64,
-    /// Bytes of page tables, which belong to the kernel.
-    pub page_tables: f64,
-    /// The open file descriptors.
-    pub descriptors: f64,
-    /// The number of threads.
-    pub threads: f64,
-    /// The number of processes.
-    pub processes: f64,
-}
-
-impl ConnectionCost {
-    fn new(total: Footprint, connections: usize) -> ConnectionCost {
-        let each = |total: u64| total as f64 / connections as f64;
-        ConnectionCost {
-            memory: each(total.memory),
-            page_tables: each(total.page_tables),
-            descriptors: each(total.descriptors),
-            threads: each(total.threads),
-            processes: each(total.processes),
-        }
-    }
+    /// The cost of one connection, including that of the server's children; absent if there is a
+    /// reason.
+    pub cost: Option<Footprint>,
 }
 
 /// Measures the cost of an idle connection for each model of a plan, until `monitor` is
@@ -105,27 +77,27 @@ fn model_cost(
     command: StartCommand<'_>,
     from_connections: usize,
     connections: usize,
-) -> Result<ConnectionCost, ServerError> {
+) -> Result<Footprint, ServerError> {
     if let Some(reason) = capacity::shortage(&model.model, connections, 0) {
         return Err(ServerError(reason));
     }
     let server = ServerProcess::start(command(model)?)?;
-    match difference(&server, from_connections, connections) {
-        Ok(total) => {
+    match growth(&server, from_connections, connections) {
+        Ok(cost) => {
             // Its counters are not needed, and its end is tested where it is measured.
             let _ = server.stop();
-            Ok(ConnectionCost::new(total, connections - from_connections))
+            Ok(cost)
         }
         Err(error) => Err(server.failed(&error)),
     }
 }
 
-/// Returns by how much the server grows between the two numbers of connections.
-fn difference(server: &ServerProcess, from: usize, to: usize) -> Result<Footprint, ServerError> {
+/// Returns by how much the server grows per connection between the two numbers of connections.
+fn growth(server: &ServerProcess, from: usize, to: usize) -> Result<Footprint, ServerError> {
     let mut open = Vec::with_capacity(to);
     let mut footprint_with = |connections: usize| {
         for number in open.len()..connections {
-            let connection = IdleConnection::open(server.address()).map_err(|error| {
+            let connection = open_connection(&server.address).map_err(|error| {
                 ServerError(format!("idle connection {number} is not served: {error}"))
             })?;
             open.push(connection);
@@ -134,35 +106,13 @@ fn difference(server: &ServerProcess, from: usize, to: usize) -> Result<Footprin
         footprint.map_err(|error| ServerError(format!("cannot read its memory in /proc: {error}")))
     };
     let before = footprint_with(from)?;
-    Ok(footprint_with(to)? - before)
+    Ok(before.growth(footprint_with(to)?, to - from))
 }
 
-/// A connection that has exchanged one message.
-enum IdleConnection {
-    Tcp(#[expect(dead_code, reason = "held open")] TcpStream),
-    Unix(#[expect(dead_code, reason = "held open")] UnixStream),
-}
-
-impl IdleConnection {
-    fn open(address: &Address) -> io::Result<IdleConnection> {
-        match address {
-            Address::Tcp(address) => {
-                let mut stream = TcpStream::connect_timeout(address, TIMEOUT)?;
-                stream.set_read_timeout(Some(TIMEOUT))?;
-                exchange(&mut stream)?;
-                Ok(IdleConnection::Tcp(stream))
-            }
-            Address::Unix(path) => {
-                let mut stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(TIMEOUT))?;
-                exchange(&mut stream)?;
-                Ok(IdleConnection::Unix(stream))
-            }
-        }
-    }
-}
-
-fn exchange(stream: &mut (impl Read + Write)) -> io::Result<()> {
+/// Opens a connection that has exchanged one message.
+fn open_connection(address: &Address) -> io::Result<TcpStream> {
+    let mut stream = proactor_load::connect(address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(&MESSAGE)?;
     let mut reply = [0; MESSAGE.len()];
     stream.read_exact(&mut reply).map_err(|error| match error.kind() {
@@ -170,7 +120,7 @@ fn exchange(stream: &mut (impl Read + Write)) -> io::Result<()> {
         _ => error,
     })?;
     match reply == MESSAGE {
-        true => Ok(()),
+        true => Ok(stream),
         false => Err(io::Error::new(io::ErrorKind::InvalidData, "the reply was wrong")),
     }
 }
@@ -182,13 +132,13 @@ mod tests {
     #[test]
     fn the_difference_is_divided_by_the_number_of_connections() {
         let total = Footprint {
-            memory: 4_096_000,
-            page_tables: 8_192_000,
-            descriptors: 1000,
-            threads: 2000,
-            processes: 0,
+            memory: 4_096_000.0,
+            page_tables: 8_192_000.0,
+            descriptors: 1000.0,
+            threads: 2000.0,
+            processes: 0.0,
         };
-        let cost = ConnectionCost::new(total, 1000);
+        let cost = Footprint::default().growth(total, 1000);
         assert_eq!((cost.memory, cost.page_tables), (4096.0, 8192.0));
         assert_eq!((cost.descriptors, cost.threads, cost.processes), (1.0, 2.0, 0.0));
     }

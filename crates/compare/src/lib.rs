@@ -30,7 +30,6 @@ mod stats;
 pub mod summary;
 mod table_run;
 pub mod verdict;
-pub mod warning;
 
 use anyhow::Context;
 
@@ -43,7 +42,6 @@ use schedule::Schedule;
 use server_process::StartCommand;
 pub use stats::{STATS_SCHEMA, ServerStats};
 use table_run::TableRun;
-use warning::Warning;
 
 /// Makes a comparison. `watch` receives the progress; if it returns false, the measurement ends and
 /// the result is what was measured until then.
@@ -68,7 +66,7 @@ pub fn run(plan: &Plan, command: StartCommand<'_>, watch: Watch<'_>) -> anyhow::
     let mut monitor = Monitor::new(watch, schedule, runs.len());
     let (mut engine, mut tables) = ("none", Vec::new());
     for (number, run) in runs.into_iter().enumerate() {
-        monitor.set_table(number);
+        monitor.table.0 = number;
         let measured = run.measure(&mut monitor)?;
         engine = measured.engine;
         for warning in measured.warnings {
@@ -77,14 +75,15 @@ pub fn run(plan: &Plan, command: StartCommand<'_>, watch: Watch<'_>) -> anyhow::
             }
         }
         tables.push(measured.table);
-        if monitor.is_interrupted() {
+        if monitor.interrupted {
             break;
         }
     }
-    let idle = (plan.idle > 0 && !monitor.is_interrupted())
-        .then(|| idle::measure(plan, command, &mut monitor));
-    if monitor.is_interrupted() {
-        warnings.push(Warning::Interrupted);
+    let idle =
+        (plan.idle > 0 && !monitor.interrupted).then(|| idle::measure(plan, command, &mut monitor));
+    if monitor.interrupted {
+        let text = "interrupted: the results are what was measured until then.";
+        warnings.push(text.to_owned());
     }
     for table in &tables {
         warnings.extend(summary::warnings(table, engine));

@@ -5,9 +5,10 @@
 
 use std::fs;
 use std::io;
-use std::ops::Sub;
 use std::path::Path;
 use std::time::Duration;
+
+use serde::Serialize;
 
 use proactor::os::CpuClock;
 
@@ -52,11 +53,6 @@ impl ProcessTree {
         Ok(tree)
     }
 
-    /// Returns the number of processes, including the root.
-    pub(crate) fn processes(&self) -> usize {
-        self.pids.len()
-    }
-
     /// Returns the CPU clocks of all processes.
     ///
     /// # Errors
@@ -88,11 +84,12 @@ impl ProcessTree {
         for pid in &self.pids {
             let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
             let (maps, status) = (read("smaps_rollup")?, read("status")?);
-            sum.memory += parse_number(&maps, "Pss:").unwrap_or(0) * 1024;
-            sum.page_tables += parse_number(&status, "VmPTE:").unwrap_or(0) * 1024;
-            sum.threads += parse_number(&status, "Threads:").unwrap_or(0);
-            sum.descriptors += fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
-            sum.processes += 1;
+            let number = |text, key| parse_number(text, key).unwrap_or(0) as f64;
+            sum.memory += number(&maps, "Pss:") * 1024.0;
+            sum.page_tables += number(&status, "VmPTE:") * 1024.0;
+            sum.threads += number(&status, "Threads:");
+            sum.descriptors += fs::read_dir(format!("/proc/{pid}/fd"))?.count() as f64;
+            sum.processes += 1.0;
         }
         Ok(sum)
     }
@@ -112,19 +109,35 @@ impl CpuClocks {
     }
 }
 
-/// The memory and the kernel objects of a process tree.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Footprint {
-    /// The proportional set size in bytes: a page that n processes share counts 1/n in each.
-    pub(crate) memory: u64,
-    /// The size of the page tables in bytes.
-    pub(crate) page_tables: u64,
+/// The memory and the kernel objects of a process tree, or the part of one connection in them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Footprint {
+    /// Bytes of memory: the proportional set size, in which a page that n processes share counts
+    /// 1/n in each.
+    pub memory: f64,
+    /// Bytes of page tables, which belong to the kernel.
+    pub page_tables: f64,
     /// The open file descriptors.
-    pub(crate) descriptors: u64,
+    pub descriptors: f64,
     /// The number of threads.
-    pub(crate) threads: u64,
+    pub threads: f64,
     /// The number of processes.
-    pub(crate) processes: u64,
+    pub processes: f64,
+}
+
+impl Footprint {
+    /// Returns the growth from `self` to `later`, for each of the `connections` that were opened
+    /// between. A smaller value counts as no growth.
+    pub(crate) fn growth(self, later: Footprint, connections: usize) -> Footprint {
+        let each = |from: f64, to: f64| (to - from).max(0.0) / connections as f64;
+        Footprint {
+            memory: each(self.memory, later.memory),
+            page_tables: each(self.page_tables, later.page_tables),
+            descriptors: each(self.descriptors, later.descriptors),
+            threads: each(self.threads, later.threads),
+            processes: each(self.processes, later.processes),
+        }
+    }
 }
 
 /// How the children of a process are found.
@@ -176,21 +189,6 @@ fn parse_number(text: &str, key: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The difference to an earlier footprint; a smaller value counts as zero.
-impl Sub for Footprint {
-    type Output = Footprint;
-
-    fn sub(self, earlier: Footprint) -> Footprint {
-        Footprint {
-            memory: self.memory.saturating_sub(earlier.memory),
-            page_tables: self.page_tables.saturating_sub(earlier.page_tables),
-            descriptors: self.descriptors.saturating_sub(earlier.descriptors),
-            threads: self.threads.saturating_sub(earlier.threads),
-            processes: self.processes.saturating_sub(earlier.processes),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::{Child, Command, Stdio};
@@ -215,10 +213,10 @@ mod tests {
             let deadline = Instant::now() + Duration::from_secs(20);
             loop {
                 let tree = ProcessTree::of(self.0.id()).expect("it runs");
-                if tree.processes() == processes {
+                if tree.pids.len() == processes {
                     return tree;
                 }
-                assert!(Instant::now() < deadline, "it has {} processes", tree.processes());
+                assert!(Instant::now() < deadline, "it has {} processes", tree.pids.len());
                 std::thread::yield_now();
             }
         }
@@ -289,11 +287,11 @@ mod tests {
         let one = Shell::run("read x < /dev/zero");
         let (three, one) = (shell.tree(3).footprint(), one.tree(1).footprint());
         let (three, one) = (three.expect("all run"), one.expect("it runs"));
-        assert_eq!((three.processes, three.threads), (3, 3));
-        assert_eq!((one.processes, one.threads), (1, 1));
-        assert!(three.memory > 0 && three.page_tables > one.page_tables, "{three:?} {one:?}");
-        assert!(three.descriptors >= 9, "{three:?}");
-        assert_eq!((three - three), Footprint::default());
+        assert_eq!((three.processes, three.threads), (3.0, 3.0));
+        assert_eq!((one.processes, one.threads), (1.0, 1.0));
+        assert!(three.memory > 0.0 && three.page_tables > one.page_tables, "{three:?} {one:?}");
+        assert!(three.descriptors >= 9.0, "{three:?}");
+        assert_eq!(three.growth(three, 1), Footprint::default());
     }
 
     #[test]

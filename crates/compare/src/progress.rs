@@ -47,21 +47,13 @@ pub type Watch<'a> = &'a mut dyn FnMut(&Progress<'_>) -> bool;
 pub(crate) struct Monitor<'a> {
     watch: Watch<'a>,
     pub(crate) schedule: Schedule,
-    table: (usize, usize),
-    interrupted: bool,
+    pub(crate) table: (usize, usize),
+    pub(crate) interrupted: bool,
 }
 
 impl<'a> Monitor<'a> {
     pub(crate) fn new(watch: Watch<'a>, schedule: Schedule, tables: usize) -> Monitor<'a> {
         Monitor { watch, schedule, table: (0, tables), interrupted: false }
-    }
-
-    pub(crate) fn set_table(&mut self, number: usize) {
-        self.table.0 = number;
-    }
-
-    pub(crate) fn is_interrupted(&self) -> bool {
-        self.interrupted
     }
 
     /// Reports an activity. Returns false if the comparison is interrupted.

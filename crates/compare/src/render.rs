@@ -187,15 +187,18 @@ fn cells(outcome: &Outcome, results: &ResultTable) -> Vec<String> {
         Some(floor) => format!("noise floor {}", units::percent(floor)),
         None => "noise floor unknown".to_owned(),
     };
+    let word = |verdict: Option<Verdict>, higher, lower| {
+        verdict.map_or(NOTHING.to_owned(), |verdict| verdict.word(higher, lower))
+    };
     let (rate, cpu) = match outcome.spec.role {
         Role::Baseline => ("baseline".to_owned(), "baseline".to_owned()),
         Role::Control => (floor(results.rate_noise_floor), floor(results.cpu_noise_floor)),
         Role::Model => (
             match measured.is_client_bound {
                 true => "CLIENT-BOUND".to_owned(),
-                false => word(measured.rate_verdict, Verdict::rate_word),
+                false => word(measured.rate_verdict, "faster", "slower"),
             },
-            word(measured.cpu_verdict, Verdict::cpu_word),
+            word(measured.cpu_verdict, "more", "less"),
         ),
     };
     let at_least = if measured.is_client_bound { "≥ " } else { "" };
@@ -210,10 +213,6 @@ fn cells(outcome: &Outcome, results: &ResultTable) -> Vec<String> {
         units::percent(measured.server_busy),
         measured.calls_per_message.map_or(NOTHING.to_owned(), |calls| format!("{calls:.2}")),
     ]
-}
-
-fn word(verdict: Option<Verdict>, display: fn(Verdict) -> String) -> String {
-    verdict.map_or(NOTHING.to_owned(), display)
 }
 
 /// Formats a ratio with its interval: `0.86 [0.84..0.88]`.

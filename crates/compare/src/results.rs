@@ -8,7 +8,6 @@ use crate::plan::{ParticipantSpec, Plan, Role};
 use crate::sampling::Round;
 use crate::stats::ServerStats;
 use crate::verdict::{Ratio, Verdict};
-use crate::warning::Warning;
 use proactor_load::LoadShape;
 use proactor_report::histogram::Percentiles;
 
@@ -30,8 +29,8 @@ pub struct Comparison {
     pub tables: Vec<ResultTable>,
     /// The cost of idle connections, if it was measured.
     pub idle: Option<IdleCosts>,
-    /// What makes the numbers doubtful.
-    pub warnings: Vec<Warning>,
+    /// What makes the numbers doubtful, with advice.
+    pub warnings: Vec<String>,
 }
 
 /// The results of all participants under one load.

@@ -49,8 +49,10 @@ pub struct ServerProcess {
     child: Child,
     lines: Receiver<String>,
     log: StderrTail,
-    address: Address,
-    about: String,
+    /// The address of the listener.
+    pub(crate) address: Address,
+    /// The server's description of itself.
+    pub(crate) about: String,
 }
 
 impl ServerProcess {
@@ -78,27 +80,8 @@ impl ServerProcess {
         let log = StderrTail::read(child.stderr.take());
         let address = Address::Unix(std::path::PathBuf::new());
         let mut server = ServerProcess { child, lines, log, address, about: String::new() };
-        match server.await_line(parse_listening) {
-            Ok((address, about)) => {
-                server.address = address;
-                server.about = about;
-                Ok(server)
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                Err(ServerError(format!("did not listen within {} s", TIMEOUT.as_secs())))
-            }
-            Err(RecvTimeoutError::Disconnected) => Err(server.exit_error()),
-        }
-    }
-
-    /// Returns the address of the listener.
-    pub fn address(&self) -> &Address {
-        &self.address
-    }
-
-    /// Returns the server's description of itself.
-    pub fn about(&self) -> &str {
-        &self.about
+        (server.address, server.about) = server.await_line("listen", "", parse_listening)?;
+        Ok(server)
     }
 
     /// Returns the current processes and threads of the server.
@@ -147,27 +130,33 @@ impl ServerProcess {
     pub fn stop(mut self) -> Result<ServerStats, ServerError> {
         os::terminate(&mut self.child)
             .map_err(|error| ServerError(format!("cannot send SIGTERM: {error}")))?;
-        let stats = self.await_line(|line| {
-            serde_json::from_str::<ServerStats>(line)
-                .ok()
-                .filter(|stats| stats.schema == STATS_SCHEMA)
-        });
-        match stats {
-            Ok(stats) => Ok(stats),
-            Err(RecvTimeoutError::Timeout) => {
-                Err(ServerError(format!("did not end within {} s of SIGTERM", TIMEOUT.as_secs())))
-            }
-            Err(RecvTimeoutError::Disconnected) => Err(self.exit_error()),
-        }
+        self.await_line("end", " of SIGTERM", |line| {
+            let stats = serde_json::from_str::<ServerStats>(line).ok();
+            stats.filter(|stats| stats.schema == STATS_SCHEMA)
+        })
     }
 
-    /// Waits for the first line that `parse` accepts.
-    fn await_line<T>(&self, parse: impl Fn(&str) -> Option<T>) -> Result<T, RecvTimeoutError> {
+    /// Waits for the first line that `parse` accepts. `act` and `since` say what the server did not
+    /// do if the line does not come in time.
+    fn await_line<T>(
+        &mut self,
+        act: &str,
+        since: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, ServerError> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if let Some(found) = parse(&self.lines.recv_timeout(left)?) {
-                return Ok(found);
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    if let Some(found) = parse(&line) {
+                        return Ok(found);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let limit = TIMEOUT.as_secs();
+                    return Err(ServerError(format!("did not {act} within {limit} s{since}")));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(self.exit_error()),
             }
         }
     }
@@ -315,7 +304,7 @@ mod tests {
                echo 'listening on 127.0.0.1:9 (m, echo)'; while :; do sleep 0.01; done"#,
         ));
         let server = server.expect("it listens");
-        assert_eq!(server.about(), "m, echo");
+        assert_eq!(server.about, "m, echo");
         server.process_tree().and_then(|tree| tree.clocks()?.read()).expect("it runs");
         let stats = server.stop().expect("it reports them");
         assert_eq!((stats.model.as_str(), stats.counters.calls), ("m", 7));
@@ -354,14 +343,14 @@ mod tests {
     fn descendants_of_a_server_end_with_it() {
         let script = "sleep 100 & echo \"listening on 127.0.0.1:9 ($!)\"; wait";
         let server = ServerProcess::start(shell(script)).expect("it listens");
-        assert_eq!(server.process_tree().expect("it runs").processes(), 2);
-        let child = server.about().parse().expect("the child's number");
+        assert_eq!(server.process_tree().expect("it runs").pids.len(), 2);
+        let child = server.about.parse().expect("the child's number");
         drop(server);
         let deadline = Instant::now() + Duration::from_secs(20);
         // A killed orphan exists, without memory, until its new parent reaps it.
         while ProcessTree::of(child)
             .and_then(|child| child.footprint())
-            .is_ok_and(|has| has.memory > 0)
+            .is_ok_and(|has| has.memory > 0.0)
         {
             assert!(Instant::now() < deadline, "its child is still alive");
             thread::yield_now();

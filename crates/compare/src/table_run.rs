@@ -17,10 +17,10 @@ use crate::results::{Outcome, ResultTable};
 use crate::sampling::{self, PhaseLimit, Round, Sample, SampleError, SampleProgress, Sampler};
 use crate::server_process::{ServerError, ServerProcess, StartCommand};
 use crate::summary::{self, SPINNING};
-use crate::warning::Warning;
 use proactor::clock::Nanos;
 use proactor::os;
 use proactor_load::{Load, LoadError, LoadOptions, LoadShape};
+use proactor_report::units::agree;
 
 /// A server is idle when its CPU clock has not changed for this time.
 const AT_REST: Duration = Duration::from_micros(200);
@@ -37,7 +37,7 @@ pub(crate) struct TableRun<'a> {
     servers: Servers,
     rounds: Vec<Round>,
     engine: &'static str,
-    warnings: Vec<Warning>,
+    warnings: Vec<String>,
 }
 
 /// A finished table, and what was noticed during its measurement.
@@ -45,7 +45,7 @@ pub(crate) struct TableMeasurement {
     pub(crate) table: ResultTable,
     /// The name of the client's engine.
     pub(crate) engine: &'static str,
-    pub(crate) warnings: Vec<Warning>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl<'a> TableRun<'a> {
@@ -85,7 +85,7 @@ impl<'a> TableRun<'a> {
     pub(crate) fn measure(mut self, monitor: &mut Monitor<'_>) -> anyhow::Result<TableMeasurement> {
         for phase in std::mem::take(&mut self.phases) {
             self.measure_phase(&phase, monitor)?;
-            if monitor.is_interrupted() {
+            if monitor.interrupted {
                 break;
             }
         }
@@ -103,11 +103,11 @@ impl<'a> TableRun<'a> {
             if self.servers.participants[at].server.is_none() {
                 self.start(at, monitor)?;
             }
-            if monitor.is_interrupted() {
+            if monitor.interrupted {
                 break;
             }
         }
-        if !monitor.is_interrupted() {
+        if !monitor.interrupted {
             let is_running = |at: &usize| self.servers.participants[*at].server.is_some();
             let present: Vec<usize> = phase.iter().copied().filter(is_running).collect();
             let limit = monitor.schedule.limit(deadline, os::now());
@@ -191,7 +191,7 @@ impl<'a> TableRun<'a> {
             return Err(interrupted().into());
         }
         let process = ServerProcess::start((self.command)(&spec.model)?)?;
-        participant.outcome.about = process.about().to_owned();
+        participant.outcome.about = process.about.clone();
         let options = LoadOptions {
             shape: self.load,
             seed: self.plan.seed ^ at as u64,
@@ -206,7 +206,10 @@ impl<'a> TableRun<'a> {
         };
         self.engine = load.engine();
         if let Some(error) = load.fallback() {
-            self.warnings.push(Warning::ClientFallback { error: error.to_string() });
+            self.warnings.push(format!(
+                "io_uring does not work for the client ({error}): it used epoll, whose maximum rate \
+                 is lower."
+            ));
         }
         let mut server = ConnectedServer { load, meter, process };
         if server.meter.spins.is_some() {
@@ -224,21 +227,24 @@ impl<'a> TableRun<'a> {
         outcome.service_time = Some(server.load.latencies().percentiles());
         let _ = server.resume(); // If that fails, the server does not end, which is reported below.
         let ConnectedServer { load, process, meter } = server;
-        let processes = meter.tree.processes();
-        if process.process_tree().is_ok_and(|tree| tree.processes() != processes) {
-            self.warnings.push(Warning::ProcessesChanged { name: name.clone(), processes });
+        let processes = meter.tree.pids.len();
+        if process.process_tree().is_ok_and(|tree| tree.pids.len() != processes) {
+            self.warnings.push(format!(
+                "{name} had {processes} {} at first and another number at its end: the CPU time of \
+                 some is not counted.",
+                agree(processes as u64, "process", "processes")
+            ));
         }
         match load.close() {
             Err(error) if error.is_wrong() => return Err(anyhow::Error::new(error).context(name)),
-            Err(error) => {
-                let error = error.to_string();
-                self.warnings.push(Warning::NotClosed { name: name.clone(), error });
-            }
+            Err(error) => self.warnings.push(format!("{name}: {error}")),
             Ok(()) => {}
         }
         match process.stop() {
             Ok(stats) => outcome.stats = Some(stats),
-            Err(ServerError(error)) => self.warnings.push(Warning::NoCounters { name, error }),
+            Err(error) => self.warnings.push(format!(
+                "{name} did not report its counters, so its system calls are unknown: {error}"
+            )),
         }
         Ok(())
     }
@@ -376,7 +382,7 @@ fn set_up(
     if !report(Activity::Connecting) {
         return Ok(None);
     }
-    let mut load = Load::connect(process.address(), options)?;
+    let mut load = Load::connect(&process.address, options)?;
     for _ in 0..WARM_UP {
         if !report(Activity::WarmingUp) {
             return Ok(None);

@@ -16,7 +16,7 @@ use super::server_process::ServerError;
 use super::stats::{STATS_SCHEMA, ServerStats};
 use super::verdict::Verdict;
 use super::*;
-use crate::idle::{ConnectionCost, IdleCosts, IdleRow};
+use crate::idle::{Footprint, IdleCosts, IdleRow};
 use crate::render::Format;
 use proactor::counters::Counters;
 use proactor_load::{EngineChoice, LoadShape, Slice};
@@ -67,7 +67,7 @@ fn uring_table(rounds: Vec<Round>) -> ResultTable {
 }
 
 fn warnings(table: &ResultTable, engine: &str) -> Vec<String> {
-    summary::warnings(table, engine).iter().map(Warning::to_string).collect()
+    summary::warnings(table, engine)
 }
 
 fn plan(models: &[&str]) -> Plan {
@@ -97,13 +97,13 @@ fn synthetic_table() -> ResultTable {
 }
 
 fn synthetic_idle() -> IdleCosts {
-    let row = |model: &str, cost: Result<ConnectionCost, &str>| IdleRow {
+    let row = |model: &str, cost: Result<Footprint, &str>| IdleRow {
         model: model.to_owned(),
         reason: cost.err().map(str::to_owned),
         cost: cost.ok(),
     };
     let cost = |memory, page_tables, descriptors, threads, processes| {
-        Ok(ConnectionCost { memory, page_tables, descriptors, threads, processes })
+        Ok(Footprint { memory, page_tables, descriptors, threads, processes })
     };
     let rows = vec![
         row("epoll", cost(310.4, 8.2, 1.0, 0.0, 0.0)),
@@ -115,24 +115,25 @@ fn synthetic_idle() -> IdleCosts {
 
 #[test]
 fn a_comparison_is_rendered_as_text() {
+    let environment = Environment {
+        version: "0.1.0",
+        kernel: Some("6.18.44".to_owned()),
+        cpu: Some("AMD EPYC".to_owned()),
+        cpus: 2,
+        virtual_machine: Some(true),
+        mitigations: vec!["spectre_v2: Mitigation: Retpolines".to_owned()],
+        clocksource: Some("tsc".to_owned()),
+        congestion_control: Some("bbr".to_owned()),
+        ..Environment::default()
+    };
     let comparison = Comparison {
         schema: SCHEMA,
-        environment: Environment {
-            version: "0.1.0",
-            kernel: Some("6.18.44".to_owned()),
-            cpu: Some("AMD EPYC".to_owned()),
-            cpus: 2,
-            virtual_machine: Some(true),
-            mitigations: vec!["spectre_v2: Mitigation: Retpolines".to_owned()],
-            clocksource: Some("tsc".to_owned()),
-            congestion_control: Some("bbr".to_owned()),
-            ..Environment::default()
-        },
+        warnings: environment.warnings(),
+        environment,
         plan: plan(&["uring", "epoll-et", "select"]),
         engine: "uring",
         tables: vec![synthetic_table()],
         idle: Some(synthetic_idle()),
-        warnings: vec![Warning::TwoCpus],
     };
     let expected = "\
 proactor 0.1.0 compare   seed 7419   servers on CPU 0, client on CPU 1 (engine uring)
@@ -545,7 +546,7 @@ fn an_interrupted_comparison_has_the_results_until_then() {
         1,
         "three slices, and a fourth that begins the next round"
     );
-    assert!(comparison.warnings.iter().any(|text| *text == Warning::Interrupted));
+    assert!(comparison.warnings.iter().any(|text| text.starts_with("interrupted: ")));
 }
 
 #[test]

@@ -100,17 +100,8 @@ fn verdict(pairs: &[f64], floor: f64) -> Verdict {
 }
 
 impl Verdict {
-    /// Returns the word for a verdict about a rate.
-    pub fn rate_word(self) -> String {
-        self.word("faster", "slower")
-    }
-
-    /// Returns the word for a verdict about CPU per message.
-    pub fn cpu_word(self) -> String {
-        self.word("more", "less")
-    }
-
-    fn word(self, higher: &str, lower: &str) -> String {
+    /// Returns the verdict in a word or two: `higher` and `lower` are the words for a difference.
+    pub fn word(self, higher: &str, lower: &str) -> String {
         match self {
             Verdict::Higher => higher.to_owned(),
             Verdict::Lower => lower.to_owned(),
@@ -131,7 +122,7 @@ mod tests {
     }
 
     fn judged(pairs: &[f64], floor: f64) -> String {
-        judge(&[pairs], Some(floor))[0].rate_word()
+        judge(&[pairs], Some(floor))[0].word("faster", "slower")
     }
 
     #[test]
@@ -173,8 +164,7 @@ mod tests {
 
     #[test]
     fn cpu_findings_are_more_or_less() {
-        assert_eq!(Verdict::Lower.cpu_word(), "less");
-        assert_eq!(Verdict::Higher.cpu_word(), "more");
-        assert_eq!(Verdict::Invalid.cpu_word(), "invalid");
+        let words = [Verdict::Lower, Verdict::Higher, Verdict::Invalid];
+        assert_eq!(words.map(|one| one.word("more", "less")), ["less", "more", "invalid"]);
     }
 }
