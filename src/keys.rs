@@ -1,34 +1,34 @@
-//! Keys that do not go stale: a slot, and the generation of whoever lives there.
+//! The ids of connections: a slot, and the generation of the slot.
 //!
-//! A completion may arrive when its connection is gone and the slot has a new tenant. The
-//! generation tells the two apart, so a late answer finds nobody instead of the wrong one.
+//! A completion may arrive when its connection has been removed and the slot is used again. The
+//! generations differ then, so a late completion finds no connection instead of the wrong one.
 
 use std::fmt;
 
 use slab::Slab;
 
-/// Which connection. Printed as `slot.generation`.
+/// The id of a connection. Printed as `slot.generation`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId {
     slot: u32,
-    /// 24 bits: what a [`Token`](crate::ring::Token) has room for.
+    /// 24 bits, so that the id fits the `user_data` of an operation beside its kind.
     generation: u32,
 }
 
 const GENERATIONS: u32 = 1 << 24;
 
 impl ConnId {
-    /// The id of this tenant of this slot; the generation is taken modulo 2²⁴.
+    /// The id of this slot in this generation, which is taken modulo 2²⁴.
     pub const fn new(slot: u32, generation: u32) -> ConnId {
         ConnId { slot, generation: generation % GENERATIONS }
     }
 
-    /// The slot: small, and used again.
+    /// Returns the slot: a small number that is used again.
     pub fn slot(self) -> u32 {
         self.slot
     }
 
-    /// The how-manieth tenant of its slot, modulo 2²⁴.
+    /// Returns the generation: how often the slot was used before, modulo 2²⁴.
     pub fn generation(self) -> u32 {
         self.generation
     }
@@ -46,8 +46,8 @@ impl fmt::Debug for ConnId {
     }
 }
 
-/// Number of a listener of its server, from 0, in the order in which they were added. The connections
-/// of one listener form a broadcast group.
+/// Number of a listener of its server, from 0, in the order in which they were added. The
+/// connections of one listener form a broadcast group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub u16);
 
@@ -64,26 +64,26 @@ impl fmt::Display for ListenerId {
     }
 }
 
-/// What a descriptor is known by to who reports of it or records what is done with it: the caller's
-/// choice, given back.
+/// The number by which a selector reports a descriptor, and a recorder names its calls: the caller's
+/// choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key(pub u64);
 
-/// Whose a descriptor is, to be packed into a [`Key`].
+/// The owner of a descriptor or a call, which is packed into a [`Key`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyOwner {
-    /// A connection's.
+    /// A connection with this id.
     Conn(ConnId),
-    /// A listener's: which.
+    /// A listener with this number.
     Listener(ListenerId),
-    /// What stops the loop.
+    /// The signal that stops the loop.
     Shutdown,
-    /// What is typed at the console.
+    /// The input of the operator console.
     Console,
-    /// A descriptor of the loop's owner: which.
+    /// A descriptor that the owner of the loop watches, by its number.
     External(u32),
-    /// The line between the parent and the child that serves this connection: only in a trace,
-    /// where all processes know connections by the same names.
+    /// The link between the parent and the child that serves this connection: only in a trace, where
+    /// all processes use the same ids.
     Link(ConnId),
 }
 
@@ -121,21 +121,21 @@ impl From<Key> for KeyOwner {
     }
 }
 
-/// A slab whose keys know their tenant.
+/// A slab of values by [`ConnId`].
 #[derive(Debug)]
 pub struct ConnSlab<T> {
     slots: Slab<T>,
-    /// Of each slot that was ever used, its present or next tenant's generation.
+    /// The generation of each slot that was ever used: of its value, or of the next one.
     generations: Vec<u32>,
 }
 
 impl<T> ConnSlab<T> {
-    /// Nobody lives here.
+    /// Creates an empty slab.
     pub fn new() -> ConnSlab<T> {
         ConnSlab { slots: Slab::new(), generations: Vec::new() }
     }
 
-    /// Moves `value` in.
+    /// Inserts a value and returns its id.
     pub fn insert(&mut self, value: T) -> ConnId {
         let id = self.next_id();
         let slot = self.slots.insert(value);
@@ -145,15 +145,15 @@ impl<T> ConnSlab<T> {
         id
     }
 
-    /// The key that the next who moves in will have.
+    /// Returns the id that the next value gets.
     pub fn next_id(&self) -> ConnId {
         let slot = self.slots.vacant_key();
         ConnId { slot: slot as u32, generation: self.generations.get(slot).copied().unwrap_or(0) }
     }
 
-    /// Moves it out; its key is of no use from now on.
+    /// Removes a value. Its id finds nothing from now on.
     pub fn remove(&mut self, id: ConnId) -> Option<T> {
-        if !self.lives(id) {
+        if !self.contains(id) {
             return None;
         }
         let generation = &mut self.generations[id.slot as usize];
@@ -161,32 +161,32 @@ impl<T> ConnSlab<T> {
         Some(self.slots.remove(id.slot as usize))
     }
 
-    /// The tenant, if it still lives here.
+    /// Returns the value with this id, if it is there.
     pub fn get(&self, id: ConnId) -> Option<&T> {
-        if self.lives(id) { self.slots.get(id.slot as usize) } else { None }
+        if self.contains(id) { self.slots.get(id.slot as usize) } else { None }
     }
 
-    /// The tenant, to change.
+    /// Returns the value with this id, if it is there, to change it.
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut T> {
-        if self.lives(id) { self.slots.get_mut(id.slot as usize) } else { None }
+        if self.contains(id) { self.slots.get_mut(id.slot as usize) } else { None }
     }
 
-    fn lives(&self, id: ConnId) -> bool {
+    fn contains(&self, id: ConnId) -> bool {
         self.generations.get(id.slot as usize) == Some(&id.generation)
             && self.slots.contains(id.slot as usize)
     }
 
-    /// How many live here.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether nobody does.
+    /// Returns true if there is no value.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// All of them, to look at, by slot.
+    /// Iterates over the values in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &T)> {
         let generations = &self.generations;
         self.slots.iter().map(|(slot, value)| {
@@ -194,7 +194,7 @@ impl<T> ConnSlab<T> {
         })
     }
 
-    /// All of them, by slot.
+    /// Iterates over the values in the order of their slots, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut T)> {
         let generations = &self.generations;
         self.slots.iter_mut().map(|(slot, value)| {
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_finds_its_tenant_and_never_the_next() {
+    fn an_id_finds_its_value_and_never_the_next() {
         let mut keys = ConnSlab::new();
         let old = keys.insert("old");
         assert_eq!(keys.remove(old), Some("old"));
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_nowhere_finds_nobody() {
+    fn an_unknown_id_finds_nothing() {
         let keys: ConnSlab<()> = ConnSlab::new();
         assert!(keys.get(ConnId::new(7, 0)).is_none());
     }

@@ -16,8 +16,7 @@ thread_local! {
     static CALLS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How many system calls this thread has made in this house: those of this file, and those of its
-/// ring.
+/// Returns the number of system calls of this thread, through `os` and through its ring.
 pub fn calls() -> u64 {
     CALLS.get()
 }
@@ -80,14 +79,14 @@ pub fn now() -> Nanos {
 pub fn private_tracefs() -> io::Result<OwnedFd> {
     const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
     let own = |fd: libc::c_long| {
-        // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+        // SAFETY: the kernel has just returned this descriptor, and no other value owns it.
         unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
     };
     let none = std::ptr::null::<libc::c_char>();
     // 1: close on exec. The name is read during the call.
     let context = own(syscall!(syscall(libc::SYS_fsopen, c"tracefs".as_ptr(), 1))?);
     let fd = context.as_raw_fd();
-    // No name and no value: it is told to make the file system as it is by default.
+    // No name and no value: the file system gets its defaults.
     syscall!(syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, none, none, 0))?;
     // 1: close on exec.
     Ok(own(syscall!(syscall(libc::SYS_fsmount, fd, 1, 0))?))
@@ -103,13 +102,13 @@ pub fn private_tracefs() -> io::Result<OwnedFd> {
 pub fn memory_file(name: &std::ffi::CStr) -> io::Result<std::fs::File> {
     // The name ends with a zero and is read during the call.
     let fd = syscall!(memfd_create(name.as_ptr(), libc::MFD_CLOEXEC))?;
-    // SAFETY: the kernel has just given us this descriptor.
+    // SAFETY: the kernel has just returned this descriptor, and no other value owns it.
     Ok(unsafe { std::fs::File::from_raw_fd(fd) })
 }
 
 // Limits.
 
-/// Raises the soft limit of open descriptors to the hard one, and answers it.
+/// Raises the soft limit of open descriptors to the hard one, and returns it.
 ///
 /// # Errors
 /// The limits cannot be read; that they cannot be raised is no error.
@@ -231,7 +230,7 @@ pub mod testing {
     pub fn duplicate_from(fd: std::os::fd::BorrowedFd<'_>, least: RawFd) -> OwnedFd {
         // No pointers.
         let fd = syscall!(fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least)).unwrap();
-        // SAFETY: the kernel has just given us this descriptor.
+        // SAFETY: the kernel has just returned this descriptor, and no other value owns it.
         unsafe { OwnedFd::from_raw_fd(fd) }
     }
 }

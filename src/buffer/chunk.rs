@@ -1,4 +1,4 @@
-//! Bytes on their way through: received in place, sent from where they lie.
+//! Bytes on their way through the server: received into a buffer and sent from it.
 
 use std::fmt;
 use std::ops::Deref;
@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::pool::{Lease, Size};
 
-/// A view of bytes that somebody else may be viewing too. 32 bytes, cheap to clone.
+/// A view of bytes that may be shared with other views. 32 bytes, cheap to clone.
 ///
 /// A chunk that a socket was received into is passed on, split and queued without a copy; what a
 /// protocol makes itself is a `Vec` or a constant. `Deref` gives the bytes.
@@ -65,17 +65,17 @@ impl Chunk {
         Chunk { memory: Memory::Pooled(lease), start: 0, end: len as u32 }
     }
 
-    /// How many bytes.
+    /// Returns the number of bytes.
     pub fn len(&self) -> usize {
         (self.end - self.start) as usize
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Cuts off and answers the first `at` bytes; nothing is copied.
+    /// Splits off and returns the first `at` bytes; nothing is copied.
     ///
     /// # Panics
     /// If there are not so many.
@@ -96,7 +96,7 @@ impl Chunk {
         self.start += n as u32;
     }
 
-    /// The bytes to write to: in place if nobody else views this memory, else copied first, as
+    /// The bytes to write to: in place if no other chunk views this memory, else copied first, as
     /// [`Rc::make_mut`] does.
     pub fn make_mut(&mut self) -> &mut [u8] {
         if !self.is_unshared() {
@@ -118,8 +118,8 @@ impl Chunk {
         }
     }
 
-    /// Appends a copy of `bytes` if this is heap memory that ends here and that nobody else views;
-    /// answers whether it did. So that many small chunks need not each pin a buffer.
+    /// Appends a copy of `bytes` if this is heap memory that ends here and that no other chunk
+    /// views. Returns true if it did. So many small chunks need not each pin a buffer.
     pub fn try_extend(&mut self, bytes: &[u8]) -> bool {
         let Memory::Heap(vec) = &mut self.memory else { return false };
         let (start, end) = (self.start as usize, self.end as usize);

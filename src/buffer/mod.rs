@@ -1,4 +1,4 @@
-//! Whose bytes they are.
+//! Buffers: a pool, shares of its buffers, and what is queued to be sent.
 //!
 //! A [`Pool`] owns equal-sized buffers in a few [`Size`]s. A [`Lease`] is a share of one of them;
 //! a [`Chunk`] is a view of leased bytes on their way through; a [`SendQueue`] is what one peer is

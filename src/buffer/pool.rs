@@ -47,7 +47,7 @@ impl Pages {
         Ok(Pages { base, len })
     }
 
-    /// The first byte.
+    /// Returns the address of the first byte.
     pub fn base(&self) -> NonNull<u8> {
         self.base
     }
@@ -82,14 +82,14 @@ pub struct BufferId(pub u32);
 pub struct Size(pub u8);
 
 impl Size {
-    /// The smallest.
+    /// The smallest of a pool's sizes.
     pub const SMALLEST: Size = Size(0);
 }
 
 /// So many buffers of so many bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BufferClass {
-    /// Bytes in each.
+    /// Bytes in each buffer.
     pub bytes: usize,
     /// How many of them.
     pub count: usize,
@@ -193,12 +193,12 @@ impl Pool {
         Size(above.expect("the first class begins at zero") as u8)
     }
 
-    /// Buffers of this size that nobody has.
+    /// Returns how many buffers of this size are idle.
     pub fn idle(&self, size: Size) -> usize {
         self.classes[size.0 as usize].idle.borrow().len()
     }
 
-    /// Buffers of this size that a ring has.
+    /// Returns how many buffers of this size are lent to a ring.
     pub fn lent(&self, size: Size) -> usize {
         self.classes[size.0 as usize].lent.get()
     }
@@ -235,7 +235,7 @@ impl Pool {
         (0..=at).rev().chain(at + 1..self.classes.len() as u8).map(Size)
     }
 
-    /// Whether every buffer is idle: nothing is under way, and nothing was lost.
+    /// Returns true if every buffer is idle.
     pub fn is_whole(&self) -> bool {
         self.states.iter().all(|state| state.get() == IDLE)
     }
@@ -316,8 +316,8 @@ impl Lease {
         self.pool.size_of(self.id)
     }
 
-    /// Returns its size, its length in bytes, and the length of the next smaller size, which is zero
-    /// for the smallest.
+    /// Returns its size, its length in bytes, and the length of the next smaller size, which is
+    /// zero for the smallest.
     #[inline]
     pub fn class(&self) -> (Size, usize, usize) {
         let (size, classes) = (self.size(), &self.pool.classes);

@@ -32,7 +32,7 @@ const COALESCE_INTO: usize = 16 << 10;
 const VECTOR: usize = 16;
 
 impl SendQueue {
-    /// Nothing owed.
+    /// Creates an empty queue.
     pub fn new() -> SendQueue {
         SendQueue::default()
     }
@@ -87,7 +87,7 @@ impl SendQueue {
         self.first.iter().chain(&self.rest)
     }
 
-    /// The oldest chunk.
+    /// Returns the oldest chunk.
     pub fn first(&self) -> Option<&Chunk> {
         self.first.as_ref()
     }
@@ -125,12 +125,12 @@ impl SendQueue {
         (count, bytes)
     }
 
-    /// How many chunks.
+    /// Returns the number of chunks.
     pub fn chunks(&self) -> usize {
         usize::from(self.first.is_some()) + self.rest.len()
     }
 
-    /// How many bytes.
+    /// Returns the number of bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

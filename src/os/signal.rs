@@ -1,4 +1,4 @@
-//! Signals: how a loop is told to stop, and how who sleeps in a call is woken.
+//! Signals: how a loop is asked to stop, and how a thread that sleeps in a call is woken.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -13,7 +13,7 @@ use super::count_call;
 pub struct EventFd(OwnedFd);
 
 impl EventFd {
-    /// One at zero.
+    /// Creates a counter at zero.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -23,13 +23,13 @@ impl EventFd {
         Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Adds one.
+    /// Adds one to the counter.
     pub fn notify(&self) {
         count_call();
         add(self.0.as_raw_fd(), 1);
     }
 
-    /// How often it was rung since this was last called.
+    /// Returns the counter, and sets it to zero.
     pub fn take(&self) -> u64 {
         let mut count = 0u64;
         // `count` is eight writable bytes, all that an eventfd ever writes.
@@ -50,9 +50,9 @@ impl AsFd for EventFd {
 #[derive(Debug)]
 pub struct ShutdownSignal(EventFd);
 
-/// What is added to the bell to ask that a loop stop.
+/// What is added to the eventfd to ask a loop to stop.
 pub(super) const STOP: u64 = 1;
-/// What is added to it to have the loop turn once, without being asked anything.
+/// What is added to it to make the loop run one iteration, without a request.
 const WAKE: u64 = 1 << 32;
 
 /// Where the signal handlers write to; -1 before [`ShutdownSignal::on_signals`].
@@ -105,9 +105,9 @@ impl AsFd for ShutdownSignal {
     }
 }
 
-/// From now on SIGUSR2 stops and starts the recording instead of ending the process. It wakes the loop
-/// whose [`ShutdownSignal`] receives [signals](ShutdownSignal::on_signals), whichever thread gets the
-/// signal, and also if it comes just before the loop sleeps (kernel-notes §52).
+/// From now on SIGUSR2 stops and starts the recording instead of ending the process. It wakes the
+/// loop whose [`ShutdownSignal`] receives [signals](ShutdownSignal::on_signals), whichever thread
+/// gets the signal, and also if it comes just before the loop sleeps (kernel-notes §52).
 ///
 /// # Errors
 /// sigaction(2), never for this signal.
@@ -158,7 +158,7 @@ fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Resul
     syscall!(sigaction(signal, &action, std::ptr::null_mut())).map(drop)
 }
 
-// Waking who sleeps in a call.
+// Waking a thread that sleeps in a call.
 
 /// From now on [`interrupt`] ends the call that a thread sleeps in: its signal gets a handler, for
 /// the whole process, that does nothing.
@@ -171,8 +171,8 @@ pub fn allow_interrupts() -> io::Result<()> {
 }
 
 /// Ends the call that a thread sleeps in with `Interrupted`; if it sleeps in none just then,
-/// nothing comes of it. So whoever must be woken is interrupted again and again, until it says that
-/// it has noticed. Does nothing before [`allow_interrupts`].
+/// the signal has no effect. So a caller interrupts a thread again and again, until the thread says
+/// that it has noticed. Does nothing before [`allow_interrupts`].
 pub fn interrupt<T>(thread: &std::thread::JoinHandle<T>) {
     use std::os::unix::thread::JoinHandleExt;
     count_call();
@@ -181,6 +181,6 @@ pub fn interrupt<T>(thread: &std::thread::JoinHandle<T>) {
     unsafe { libc::pthread_kill(thread.as_pthread_t() as _, INTERRUPT) };
 }
 
-/// Unhandled it is ignored, nobody waits for it, and one too many means nothing: it is the signal
-/// that Go's runtime took for the same purpose.
+/// Unhandled it is ignored, no program waits for it, and one too many means nothing: it is the
+/// signal that Go's runtime took for the same purpose.
 pub(super) const INTERRUPT: libc::c_int = libc::SIGURG;

@@ -125,8 +125,8 @@ fn socket_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
 /// Memory that the kernel writes the address of a peer to, when an accept completes.
 ///
 /// The memory is *lent* to the kernel from [`lend`](PeerName::lend) until
-/// [`take_back`](PeerName::take_back): this process neither reads nor writes it then. A value that is
-/// lent must not be dropped; the ring, its only user, forgets it if the accept cannot be ended.
+/// [`take_back`](PeerName::take_back): this process neither reads nor writes it then. A value that
+/// is lent must not be dropped; the ring, its only user, forgets it if the accept cannot be ended.
 #[derive(Debug)]
 pub(crate) struct PeerName {
     name: NonNull<(libc::sockaddr_storage, libc::socklen_t)>,

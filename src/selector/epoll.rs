@@ -1,11 +1,11 @@
-//! epoll(7): the kernel keeps the interest, and hands out what is ready.
+//! epoll(7): the kernel keeps the interest, and returns what is ready.
 //!
 //! A wait costs what is *ready*, not what is watched; changing an interest costs a system call.
 //! No limit but that of descriptors. Linux 2.6 (`EPOLLONESHOT` 2.6.2).
 //!
 //! Three triggers: level; edge (`EPOLLET`); once (`EPOLLONESHOT`), which costs a call for every
-//! report to arm it again, and is made for threads that share an epoll: whoever got the report is
-//! alone with the descriptor until he has done with it. In one thread it buys nothing.
+//! report to arm it again, and is made for threads that share an epoll: the thread that gets a
+//! report has the descriptor alone until it arms it. In one thread it gains nothing.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -37,7 +37,7 @@ impl Epoll {
     fn event(&self, key: Key, interest: Interest) -> libc::epoll_event {
         let mut events = 0;
         if interest.readable {
-            // Without the wish to read, the peer's end would be reported for ever.
+            // Without interest in reading, the peer's end would be reported again and again.
             events |= libc::EPOLLIN | libc::EPOLLRDHUP;
         }
         if interest.writable {

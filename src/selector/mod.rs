@@ -1,17 +1,17 @@
-//! Readiness: asking which sockets *may* proceed, and then doing it oneself.
+//! Readiness: waiting until sockets *may* proceed; the loop then makes the calls itself.
 //!
 //! The contract of readiness, which holds for every [`Selector`] here:
 //!
-//! * **A report is a hint.** A socket reported ready may turn out not to be; the call that finds
-//!   out answers `WouldBlock`, and that is no error.
+//! * **A report is a hint.** A socket that is reported may not be ready; then the call fails with
+//!   `WouldBlock`, and that is no error.
 //! * **Level**-triggered selectors report a socket as long as it is ready. What is not wanted must
 //!   be taken out of the interest, or the loop spins.
-//! * **Edge**-triggered selectors report a socket when it *becomes* ready. Whoever stops before
-//!   `WouldBlock` (or, on a stream, before a call that moved less than it was given room for) must
-//!   remember that it is still ready, for he will not be told again.
+//! * **Edge**-triggered selectors report a socket when it *becomes* ready. A caller that stops
+//!   before `WouldBlock` (or, on a stream, before a call that moved fewer bytes than it could) must
+//!   remember that the socket is still ready: no further event is delivered.
 //! * **Oneshot** selectors report a descriptor as level-triggered ones do, but once: with the
-//!   report it is disarmed, though still watched, until it is modified. Even an error is not told
-//!   then.
+//!   report it is disarmed, though still watched, until it is modified. Until then not even an
+//!   error is reported.
 //! * An error or a hang-up is reported as both readable and writable: the next call finds it.
 
 mod epoll;
@@ -33,18 +33,18 @@ use std::time::Duration;
 
 pub use crate::keys::{Key, KeyOwner};
 
-/// What is asked of a descriptor.
+/// The readiness of a descriptor that a caller waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Interest {
-    /// Whether it may be read from.
+    /// Wait until it is readable.
     pub readable: bool,
-    /// Whether it may be written to.
+    /// Wait until it is writable.
     pub writable: bool,
 }
 
 impl Interest {
-    /// Neither. Errors and hang-ups are reported all the same, level-triggered for ever: whoever
-    /// wants nothing had better [`remove`](Selector::remove) the descriptor.
+    /// Neither. Errors and hang-ups are still reported, level-triggered again and again: a caller
+    /// that waits for nothing should [`remove`](Selector::remove) the descriptor.
     pub const NONE: Interest = Interest { readable: false, writable: false };
     /// Reading.
     pub const READ: Interest = Interest { readable: true, writable: false };
@@ -77,26 +77,26 @@ pub enum Trigger {
     Oneshot,
 }
 
-/// What is reported of a descriptor.
+/// A report: a descriptor may be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready {
-    /// Which.
+    /// The key that it was added with.
     pub key: Key,
     /// It may be read from: bytes, the peer's end, or an error.
     pub readable: bool,
     /// It may be written to, or has an error.
     pub writable: bool,
-    /// The peer has ended or reset: a read that comes back short is not the last one. Not every
-    /// level-triggered selector can tell; it will report again what is left to read.
+    /// The peer has ended or reset: a short read is not the last one. Some level-triggered
+    /// selectors do not know this; they report again what is left to read.
     pub hung_up: bool,
 }
 
-/// Reports which descriptors are ready.
+/// Waits for descriptors to become ready.
 pub trait Selector {
-    /// When it reports a descriptor.
+    /// Returns when it reports a descriptor.
     fn trigger(&self) -> Trigger;
 
-    /// Begins to watch.
+    /// Begins to watch a descriptor.
     ///
     /// # Errors
     /// The descriptor is watched already, or cannot be; the message says why.
@@ -111,13 +111,13 @@ pub trait Selector {
         self.add(fd, key, interest)
     }
 
-    /// Changes what is asked, and arms what a report has disarmed.
+    /// Changes the interest, and arms a descriptor that a report has disarmed.
     ///
     /// # Errors
     /// The descriptor is not watched.
     fn modify(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()>;
 
-    /// Ceases to watch. To be called before the descriptor is closed.
+    /// Ceases to watch a descriptor. Called before it is closed.
     ///
     /// # Errors
     /// The descriptor is not watched.

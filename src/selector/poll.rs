@@ -1,6 +1,6 @@
 //! poll(2): the whole interest is handed over at every wait.
 //!
-//! A wait costs what is *watched*: the kernel looks at each descriptor, and so do we afterwards.
+//! A wait costs what is *watched*: the kernel looks at each descriptor, and the caller afterwards.
 //! Changing an interest costs nothing. No limit but that of descriptors. Level-triggered. POSIX.
 
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ impl Poll {
     fn events(interest: Interest) -> libc::c_short {
         let mut events = 0;
         if interest.readable {
-            // Without the wish to read, the peer's end would be reported for ever.
+            // Without interest in reading, the peer's end would be reported again and again.
             events |= libc::POLLIN | libc::POLLRDHUP;
         }
         if interest.writable {

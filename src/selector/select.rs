@@ -1,4 +1,4 @@
-//! select(2): three sets of bits, handed over and overwritten at every wait.
+//! select(2): three sets of bits, which every wait passes to the kernel and overwrites.
 //!
 //! A wait costs the *largest descriptor number*: kernel and caller look at every bit below it.
 //! Changing an interest costs nothing. Descriptors from [`os::SELECT_LIMIT`] (`FD_SETSIZE`, 1024)
@@ -16,10 +16,10 @@ use crate::os::{self, FdSet};
 /// A selector by select(2).
 #[derive(Default)]
 pub struct Select {
-    /// What is asked …
+    /// The interest, as sets of descriptors.
     read: FdSet,
     write: FdSet,
-    /// … and of whom: by descriptor, `None` where nothing is watched. No longer than needed.
+    /// The keys by descriptor, `None` where nothing is watched. No longer than needed.
     keys: Vec<Option<Key>>,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The signal is a real-time one (`F_SETSIG`): those queue, each with the descriptor it is about,
 //! and go to the thread that waits (`F_SETOWN_EX`), which has it blocked. They are read from a
-//! signalfd(2), many at a time: sigtimedwait(2) hands out one, and cannot wait for descriptors
-//! that send none, as an eventfd is. A signal is old news, so poll(2) looks at whom it named.
+//! signalfd(2), many at a time: sigtimedwait(2) returns one, and cannot wait for descriptors that
+//! send none, such as an eventfd. A signal may be outdated, so poll(2) checks its descriptor.
 //!
 //! A wait costs three calls and what *changed*, one signal for every change, however many; to watch
 //! costs five, to cease two. Changing an interest costs nothing. Signals are queued up to
@@ -26,10 +26,10 @@ use crate::os::{self, IoSignals};
 pub struct Sigio {
     signals: IoSignals,
     watched: HashMap<RawFd, Watched>,
-    /// Whom the next wait looks at: those of whom something is new, and always those who would
-    /// not tell.
+    /// The descriptors that the next wait checks: those with a signal, and always those that send
+    /// none.
     suspects: Vec<RawFd>,
-    /// Room for one wait: what poll(2) is asked, and whom signals named.
+    /// Buffers of a wait: the argument of poll(2), and the descriptors that signals named.
     asked: Vec<libc::pollfd>,
     named: Vec<RawFd>,
 }
@@ -68,7 +68,7 @@ impl Sigio {
         }
     }
 
-    /// Looks at the suspects, and behind them at the signals. Answers at how many something is.
+    /// Polls the suspects and the signals. Returns how many have an event.
     fn look(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         self.asked.clear();
         self.asked.extend(self.suspects.iter().map(|&fd| {
@@ -87,12 +87,12 @@ impl Sigio {
         os::poll(&mut self.asked, timeout)
     }
 
-    /// Takes the signals that came, and suspects whom they name.
+    /// Takes the signals that came, and suspects the descriptors that they name.
     fn take_signals(&mut self) -> io::Result<()> {
         let mut named = std::mem::take(&mut self.named);
         let overflowed = self.signals.take(&mut named)?;
         if overflowed {
-            // kernel-notes §24: some were not sent, and nobody knows whose.
+            // kernel-notes §24: some were not sent, and their descriptors are unknown.
             named.clear();
             named.extend(self.watched.keys());
         }
@@ -104,7 +104,7 @@ impl Sigio {
 
 #[cfg(test)]
 impl Sigio {
-    /// As if the signals that came had found no room in the queue.
+    /// Drops the signals that came, as if the queue had been full.
     pub(super) fn lose_signals(&mut self) {
         let _ = self.signals.take(&mut Vec::new());
     }

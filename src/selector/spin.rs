@@ -1,10 +1,9 @@
-//! Not asking at all: every socket is tried, again and again, and most answer that they would
-//! block.
+//! Busy polling: every socket is tried again and again, and most calls would block.
 //!
-//! A wait costs nothing, and finds out nothing: it reports whatever is wished of whoever is
-//! watched, and the caller pays with a call for each, ready or not. So a CPU burns while nobody
-//! says anything, unless it sleeps after rounds in which nothing moved (do something else, and come
-//! back): that trades the CPU for latency, and costs what is watched at every round all the same.
+//! A wait costs nothing and learns nothing: it reports every descriptor with an interest, and the
+//! caller makes a call for each, ready or not. So a CPU is busy while no client sends, unless the
+//! loop sleeps after an iteration in which no call moved anything. That trades CPU for latency, and
+//! still costs a call for each descriptor in every iteration.
 //! Changing an interest costs nothing. No limit. Level-triggered. `O_NONBLOCK`: open(2); 4.2BSD.
 
 use std::fmt;
@@ -16,12 +15,12 @@ use super::{Interest, Key, Ready, Selector, Trigger, not_watched, watched_alread
 use crate::calls::SocketCalls;
 use crate::os;
 
-/// A selector that does not ask.
+/// A selector that does not ask the kernel.
 #[derive(Default)]
 pub struct Spin {
     /// By descriptor, `None` where nothing is watched. No longer than needed.
     watched: Vec<Option<(Key, Interest)>>,
-    /// How long to do something else after a round in which nothing moved.
+    /// How long to sleep after an iteration in which no call moved anything.
     idle_sleep: Option<Duration>,
 }
 
