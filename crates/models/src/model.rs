@@ -32,33 +32,33 @@ use proactor::selector::{Epoll, Poll, Select, Selector, Sigio, Spin, Trigger};
 use proactor::traced::{Traced, TracedCalls};
 use proactor_record::{About as Recorded, Recording, Writers};
 
-/// A way to wait for many sockets at once.
+/// A way to wait for many sockets at once. The variants are in historical order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Model {
-    /// Asynchronous I/O: the kernel reports what *is done*.
-    Uring,
+    /// One connection at a time, and then the next.
+    Blocking,
+    /// A process for each connection, forked for it.
+    Process,
+    /// Busy polling: recv on every socket.
+    Nonblocking,
+    /// Readiness, polled by select(2).
+    Select,
+    /// Readiness, polled by poll(2).
+    Poll,
+    /// A thread for each connection, which sleeps in its calls.
+    Thread,
+    /// Signals: one for every change of a socket.
+    Sigio,
     /// Readiness by epoll, level-triggered: the kernel reports what *is possible*.
     Epoll,
     /// Readiness by epoll, edge-triggered: the kernel reports what *has become possible*.
     EpollEt,
-    /// Readiness, polled by poll(2).
-    Poll,
-    /// Readiness, polled by select(2).
-    Select,
     /// Readiness by epoll, reported once until it is armed again.
     EpollOneshot,
-    /// Signals: one for every change of a socket.
-    Sigio,
-    /// Busy polling: recv on every socket.
-    Nonblocking,
     /// A task for each connection, on an executor.
     Coroutine,
-    /// A thread for each connection, which sleeps in its calls.
-    Thread,
-    /// A process for each connection, forked for it.
-    Process,
-    /// One connection at a time, and then the next.
-    Blocking,
+    /// Asynchronous I/O: the kernel reports what *is done*.
+    Uring,
 }
 
 /// An ability that not every model has.
@@ -91,8 +91,10 @@ impl Ability {
 }
 
 /// Facts about a model.
-#[derive(Debug, Clone, Copy)]
-pub struct About {
+#[derive(Debug)]
+pub struct Facts {
+    /// The name on the command line.
+    pub name: &'static str,
     /// How the model waits, in a few words.
     pub mechanism: &'static str,
     /// The system calls per message, with one message at a time.
@@ -101,7 +103,118 @@ pub struct About {
     pub limits: &'static str,
     /// The first version of Linux that has it.
     pub since: &'static str,
+    /// The abilities that the model lacks, each with the reason.
+    missing: &'static [(Ability, &'static str)],
 }
+
+/// What is known of every model, in the order of [`Model`].
+const FACTS: [Facts; 12] = [
+    Facts {
+        name: "blocking",
+        mechanism: "blocked in recv, for one connection",
+        calls: "2: recv, send",
+        limits: "one connection at a time; further ones wait",
+        since: "1.0",
+        missing: &[
+            (Ability::Crowd, "the next is accepted when the current one is closed"),
+            (Ability::Duplex, "a thread blocked in send cannot receive"),
+        ],
+    },
+    Facts {
+        name: "process",
+        mechanism: "a forked process per connection, blocked in recv",
+        calls: "2: recv, send",
+        limits: "a process per connection; a fork per accept",
+        since: "2.6.22",
+        missing: &[
+            (Ability::Frugality, "each connection has a process"),
+            (Ability::Console, "each connection belongs to another process"),
+        ],
+    },
+    Facts {
+        name: "nonblocking",
+        mechanism: "busy polling: recv on every socket",
+        calls: "a recv for each connection and pass",
+        limits: "uses a whole CPU, or adds the delay of --idle-sleep",
+        since: "1.0",
+        missing: &[],
+    },
+    Facts {
+        name: "select",
+        mechanism: "readiness, level-triggered (three bit sets)",
+        calls: "3: select, recv, send",
+        limits: "descriptors below 1024 (FD_SETSIZE); a wait takes time for each",
+        since: "1.0",
+        missing: &[],
+    },
+    Facts {
+        name: "poll",
+        mechanism: "readiness, level-triggered (a list of all sockets)",
+        calls: "3: poll, recv, send",
+        limits: "each wait takes time for every connection",
+        since: "2.2",
+        missing: &[],
+    },
+    Facts {
+        name: "thread",
+        mechanism: "a thread per connection, blocked in recv",
+        calls: "2: recv, send",
+        limits: "a stack per connection; a context switch per message",
+        since: "2.6",
+        missing: &[
+            (Ability::Duplex, "a thread blocked in send cannot receive"),
+            (Ability::Frugality, "each connection has a thread"),
+        ],
+    },
+    Facts {
+        name: "sigio",
+        mechanism: "a real-time signal for each change (O_ASYNC)",
+        calls: "5: poll, read (the signal), poll, recv, send",
+        limits: "`ulimit -i` queued signals; after an overflow all sockets are polled",
+        since: "2.6.32",
+        missing: &[],
+    },
+    Facts {
+        name: "epoll",
+        mechanism: "readiness, level-triggered",
+        calls: "3: epoll_wait, recv, send",
+        limits: "an epoll_ctl for each change of interest",
+        since: "2.6",
+        missing: &[],
+    },
+    Facts {
+        name: "epoll-et",
+        mechanism: "readiness, edge-triggered",
+        calls: "3: epoll_wait, recv, send",
+        limits: "the server must remember which sockets are still ready",
+        since: "2.6",
+        missing: &[],
+    },
+    Facts {
+        name: "epoll-oneshot",
+        mechanism: "readiness, one-shot",
+        calls: "4: epoll_wait, recv, send, epoll_ctl",
+        limits: "useful only if several threads share an epoll",
+        since: "2.6.2",
+        missing: &[],
+    },
+    Facts {
+        name: "coroutine",
+        mechanism: "a task per connection, on an executor (tokio, on epoll)",
+        calls: "3: epoll_wait, recv, send",
+        limits: "the memory of a task per connection",
+        since: "2.6",
+        missing: &[],
+    },
+    Facts {
+        name: "uring",
+        mechanism: "completion: the kernel does the I/O and reports the result",
+        calls: "1: io_uring_enter",
+        limits: "locked memory (`ulimit -l`) on old kernels; forbidden in many containers",
+        since: "5.6",
+        missing: &[],
+    },
+];
 
 impl Model {
     /// Every model, in historical order. All lists of models have this order.
@@ -120,120 +233,21 @@ impl Model {
         Model::Uring,
     ];
 
-    /// Returns its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Model::Uring => "uring",
-            Model::Epoll => "epoll",
-            Model::EpollEt => "epoll-et",
-            Model::Poll => "poll",
-            Model::Select => "select",
-            Model::EpollOneshot => "epoll-oneshot",
-            Model::Sigio => "sigio",
-            Model::Nonblocking => "nonblocking",
-            Model::Coroutine => "coroutine",
-            Model::Thread => "thread",
-            Model::Process => "process",
-            Model::Blocking => "blocking",
-        }
+    /// Returns the facts about the model.
+    pub fn about(self) -> &'static Facts {
+        &FACTS[self as usize]
     }
 
-    /// Returns the facts about the model.
-    pub fn about(self) -> About {
-        let about = |mechanism, calls, limits, since| About { mechanism, calls, limits, since };
-        match self {
-            Model::Uring => about(
-                "completion: the kernel does the I/O and reports the result",
-                "1: io_uring_enter",
-                "locked memory (`ulimit -l`) on old kernels; forbidden in many containers",
-                "5.6",
-            ),
-            Model::Epoll => about(
-                "readiness, level-triggered",
-                "3: epoll_wait, recv, send",
-                "an epoll_ctl for each change of interest",
-                "2.6",
-            ),
-            Model::EpollEt => about(
-                "readiness, edge-triggered",
-                "3: epoll_wait, recv, send",
-                "the server must remember which sockets are still ready",
-                "2.6",
-            ),
-            Model::Poll => about(
-                "readiness, level-triggered (a list of all sockets)",
-                "3: poll, recv, send",
-                "each wait takes time for every connection",
-                "2.2",
-            ),
-            Model::Select => about(
-                "readiness, level-triggered (three bit sets)",
-                "3: select, recv, send",
-                "descriptors below 1024 (FD_SETSIZE); a wait takes time for each",
-                "1.0",
-            ),
-            Model::EpollOneshot => about(
-                "readiness, one-shot",
-                "4: epoll_wait, recv, send, epoll_ctl",
-                "useful only if several threads share an epoll",
-                "2.6.2",
-            ),
-            Model::Sigio => about(
-                "a real-time signal for each change (O_ASYNC)",
-                "5: poll, read (the signal), poll, recv, send",
-                "`ulimit -i` queued signals; after an overflow all sockets are polled",
-                "2.6.32",
-            ),
-            Model::Nonblocking => about(
-                "busy polling: recv on every socket",
-                "a recv for each connection and pass",
-                "uses a whole CPU, or adds the delay of --idle-sleep",
-                "1.0",
-            ),
-            Model::Coroutine => about(
-                "a task per connection, on an executor (tokio, on epoll)",
-                "3: epoll_wait, recv, send",
-                "the memory of a task per connection",
-                "2.6",
-            ),
-            Model::Thread => about(
-                "a thread per connection, blocked in recv",
-                "2: recv, send",
-                "a stack per connection; a context switch per message",
-                "2.6",
-            ),
-            Model::Process => about(
-                "a forked process per connection, blocked in recv",
-                "2: recv, send",
-                "a process per connection; a fork per accept",
-                "2.6.22",
-            ),
-            Model::Blocking => about(
-                "blocked in recv, for one connection",
-                "2: recv, send",
-                "one connection at a time; further ones wait",
-                "1.0",
-            ),
-        }
+    /// Returns its name on the command line.
+    pub fn name(self) -> &'static str {
+        self.about().name
     }
 
     /// Returns the reason if the model lacks an ability. The conformance tests and `proactor
     /// models` read this table.
     pub fn missing(self, ability: Ability) -> Option<&'static str> {
-        match (self, ability) {
-            (Model::Blocking, Ability::Crowd) => {
-                Some("the next is accepted when the current one is closed")
-            }
-            (Model::Blocking | Model::Thread, Ability::Duplex) => {
-                Some("a thread blocked in send cannot receive")
-            }
-            (Model::Thread, Ability::Frugality) => Some("each connection has a thread"),
-            (Model::Process, Ability::Frugality) => Some("each connection has a process"),
-            (Model::Process, Ability::Console) => {
-                Some("each connection belongs to another process")
-            }
-            _ => None,
-        }
+        let mut missing = self.about().missing.iter();
+        missing.find(|(lacked, _)| *lacked == ability).map(|&(_, why)| why)
     }
 
     /// Returns true if its records share iterations, and with them the clock, which is then not
@@ -296,16 +310,7 @@ impl Chosen {
     pub fn describe(&self) -> String {
         match self.model {
             Model::Uring => self.kernel.describe(),
-            Model::Epoll => "readiness, level-triggered".to_owned(),
-            Model::EpollEt => "readiness, edge-triggered".to_owned(),
-            Model::EpollOneshot => "readiness, one-shot".to_owned(),
-            Model::Sigio => "readiness, by real-time signals".to_owned(),
-            Model::Nonblocking => "busy polling".to_owned(),
-            Model::Poll | Model::Select => "readiness, level-triggered".to_owned(),
-            Model::Coroutine => "a task per connection, on tokio".to_owned(),
-            Model::Thread => "a thread per connection".to_owned(),
-            Model::Process => "a process per connection".to_owned(),
-            Model::Blocking => "one connection at a time".to_owned(),
+            model => model.about().mechanism.to_owned(),
         }
     }
 }
