@@ -32,6 +32,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::runtime::{Builder, LocalRuntime};
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
@@ -52,13 +53,12 @@ mod hooks;
 mod state;
 mod watched;
 
-use console::ConsoleTask;
 pub use hooks::RuntimeHooks;
-use state::ServerState;
-use watched::{Ready, WatchedFd};
+use state::{ConsoleTask, ServerState};
+use watched::{SocketReady, WatchedFd};
 
-/// Calls that one connection may make before it yields: a flood does not starve the others.
-/// (tokio's own budget counts 128, of whatever size.)
+/// Calls that one connection may make before it yields, so that the others go on while it receives
+/// a flood. (tokio's own budget counts 128, of whatever size.)
 const STEPS: usize = 32;
 
 /// A server whose connections are coroutines.
@@ -66,14 +66,14 @@ const STEPS: usize = 32;
 pub struct Coroutines<P, C = PlainCalls> {
     calls: C,
     runtime: LocalRuntime,
-    server: Shared<P, C>,
+    server: SharedServer<P, C>,
     listeners: Listeners<Option<WorkerFactory<P>>, ()>,
     /// The descriptor of the shutdown signal that is watched; `None` once the server has run.
     signal: Option<OwnedFd>,
 }
 
 /// What the tasks share; never borrowed across an `.await`.
-type Shared<P, C> = Rc<RefCell<ServerState<P, C>>>;
+type SharedServer<P, C> = Rc<RefCell<ServerState<P, C>>>;
 
 impl<P: Protocol, C: RuntimeHooks> Coroutines<P, C> {
     /// Creates a server without a listener, which `stop` can stop. It takes its buffers from
@@ -91,19 +91,19 @@ impl<P: Protocol, C: RuntimeHooks> Coroutines<P, C> {
         let signal = Some(stop.as_fd().try_clone_to_owned()?);
         let server = Rc::new(RefCell::new(ServerState::new(calls.clone(), pool, limits, stop)));
         let mut builder = Builder::new_current_thread();
-        calls.watch_parks(&mut builder);
+        calls.watch_waits(&mut builder);
         let runtime = builder.enable_io().enable_time().build_local(<_>::default())?;
         Ok(Coroutines { calls, runtime, server, listeners: Listeners::new(), signal })
     }
 
     /// Starts the tasks of the server itself.
     async fn start(
-        server: &Shared<P, C>,
+        server: &SharedServer<P, C>,
         calls: &C,
         signal: OwnedFd,
         listeners: &mut Listeners<Option<WorkerFactory<P>>, ()>,
     ) -> io::Result<()> {
-        let signal = WatchedFd::new(signal, KeyOwner::Shutdown.into(), calls)?;
+        let signal = WatchedFd::new(signal, Interest::READABLE, KeyOwner::Shutdown.into(), calls)?;
         spawn_local(watch_shutdown(Rc::clone(server), calls.clone(), signal));
         spawn_local(run_timers(Rc::clone(server)));
         if let Some(input) = console::open(server)? {
@@ -112,7 +112,7 @@ impl<P: Protocol, C: RuntimeHooks> Coroutines<P, C> {
         for (id, listener) in listeners.iter_mut() {
             let opened = listener.fd.take().zip(listener.factory.take());
             let Some((fd, factory)) = opened else { continue };
-            let fd = WatchedFd::new(fd, KeyOwner::Listener(id).into(), calls)?;
+            let fd = WatchedFd::new(fd, Interest::READABLE, KeyOwner::Listener(id).into(), calls)?;
             spawn_local(accept_connections(Rc::clone(server), calls.clone(), fd, factory, id));
         }
         Ok(())
@@ -164,7 +164,7 @@ impl<P: Protocol, C: RuntimeHooks> Engine<P> for Coroutines<P, C> {
 
 /// Serves a connection: find out what it wants, wait until its socket is ready, do it.
 async fn serve_connection<P: Protocol, C: RuntimeHooks>(
-    server: Shared<P, C>,
+    server: SharedServer<P, C>,
     calls: C,
     socket: WatchedFd,
     id: ConnId,
@@ -173,14 +173,14 @@ async fn serve_connection<P: Protocol, C: RuntimeHooks>(
     let (key, mut steps) = (KeyOwner::Conn(id).into(), 0);
     loop {
         match next_step(&server, &calls, &socket, id, &mut steps).await {
-            Step::Receive(ready) => server.borrow_mut().receive(id, ready),
-            Step::Send(ready) => server.borrow_mut().send(id, ready),
-            Step::ShutDown => {
+            TaskStep::Receive(ready) => server.borrow_mut().receive(id, ready),
+            TaskStep::Send(ready) => server.borrow_mut().send(id, ready),
+            TaskStep::ShutDown => {
                 // It fails only if the peer has reset the connection, which a read will report.
                 let _ = calls.shutdown_write(key, socket.as_fd());
                 server.borrow_mut().peers.shut_down(id);
             }
-            Step::Close => break,
+            TaskStep::Close => break,
         }
         server.borrow_mut().settle(Some(id));
         steps += 1;
@@ -195,9 +195,9 @@ async fn serve_connection<P: Protocol, C: RuntimeHooks>(
 }
 
 /// The next operation of a connection, once its socket is ready for it.
-enum Step<'a> {
-    Receive(Ready<'a>),
-    Send(Ready<'a>),
+enum TaskStep<'a> {
+    Receive(SocketReady<'a>),
+    Send(SocketReady<'a>),
     ShutDown,
     Close,
 }
@@ -206,19 +206,19 @@ enum Step<'a> {
 /// anew whenever the task is woken, by its socket or by another task. `steps` starts anew if the
 /// task had to wait.
 async fn next_step<'a, P: Protocol, C: RuntimeHooks>(
-    server: &Shared<P, C>,
+    server: &SharedServer<P, C>,
     calls: &C,
     socket: &'a WatchedFd,
     id: ConnId,
     steps: &mut usize,
-) -> Step<'a> {
+) -> TaskStep<'a> {
     poll_fn(|cx| {
         let step = poll_step(server, socket, id, cx);
         *steps = if step.is_pending() { 0 } else { *steps };
-        if let Poll::Ready(step @ (Step::Receive(_) | Step::Send(_))) = &step
+        if let Poll::Ready(step @ (TaskStep::Receive(_) | TaskStep::Send(_))) = &step
             && *steps == 0
         {
-            let readable = matches!(step, Step::Receive(_));
+            let readable = matches!(step, TaskStep::Receive(_));
             calls.ready(KeyOwner::Conn(id).into(), readable, !readable);
         }
         step
@@ -227,32 +227,32 @@ async fn next_step<'a, P: Protocol, C: RuntimeHooks>(
 }
 
 fn poll_step<'a, P: Protocol, C: RuntimeHooks>(
-    server: &Shared<P, C>,
+    server: &SharedServer<P, C>,
     socket: &'a WatchedFd,
     id: ConnId,
     cx: &mut Context<'_>,
-) -> Poll<Step<'a>> {
+) -> Poll<TaskStep<'a>> {
     let wants = server.borrow_mut().wants(id, cx.waker());
     // tokio's driver fails only when it shuts down, and this task with it.
-    let when_ready = |ready: io::Result<_>, step: fn(_) -> Step<'a>| {
-        Poll::Ready(ready.map_or(Step::Close, step))
+    let when_ready = |ready: io::Result<_>, step: fn(_) -> TaskStep<'a>| {
+        Poll::Ready(ready.map_or(TaskStep::Close, step))
     };
     if wants.close {
-        return Poll::Ready(Step::Close);
+        return Poll::Ready(TaskStep::Close);
     }
     if wants.shut_down {
-        return Poll::Ready(Step::ShutDown);
+        return Poll::Ready(TaskStep::ShutDown);
     }
     // A reply is sent first, from a buffer that is still in the cache.
     if wants.send
         && let Poll::Ready(ready) = socket.poll_writable(cx)
     {
-        return when_ready(ready, Step::Send);
+        return when_ready(ready, TaskStep::Send);
     }
     if wants.receive
         && let Poll::Ready(ready) = socket.poll_readable(cx)
     {
-        return when_ready(ready, Step::Receive);
+        return when_ready(ready, TaskStep::Receive);
     }
     Poll::Pending
 }
@@ -260,7 +260,7 @@ fn poll_step<'a, P: Protocol, C: RuntimeHooks>(
 /// Accepts connections while there is capacity for them; meanwhile they wait in the kernel's queue.
 /// Closes the listener when the server drains.
 async fn accept_connections<P: Protocol, C: RuntimeHooks>(
-    server: Shared<P, C>,
+    server: SharedServer<P, C>,
     calls: C,
     listener: WatchedFd,
     mut factory: WorkerFactory<P>,
@@ -280,11 +280,11 @@ async fn accept_connections<P: Protocol, C: RuntimeHooks>(
 /// Waits until there is capacity for a connection and the listener is readable; returns `None` once
 /// the server drains.
 async fn next_connection<'a, P: Protocol, C: RuntimeHooks>(
-    server: &Shared<P, C>,
+    server: &SharedServer<P, C>,
     calls: &C,
     listener: &'a WatchedFd,
     key: Key,
-) -> Option<Ready<'a>> {
+) -> Option<SocketReady<'a>> {
     let mut awaited = false;
     poll_fn(|cx| {
         let mut server = server.borrow_mut();
@@ -307,14 +307,15 @@ async fn next_connection<'a, P: Protocol, C: RuntimeHooks>(
 }
 
 fn open<P: Protocol, C: RuntimeHooks>(
-    server: &Shared<P, C>,
+    server: &SharedServer<P, C>,
     calls: &C,
     socket: OwnedFd,
     factory: &mut WorkerFactory<P>,
     listener: ListenerId,
 ) {
     let id = server.borrow().peers.next_id();
-    match WatchedFd::new(socket, KeyOwner::Conn(id).into(), calls) {
+    let both = Interest::READABLE | Interest::WRITABLE;
+    match WatchedFd::new(socket, both, KeyOwner::Conn(id).into(), calls) {
         Ok(socket) => {
             let number = server.borrow().peers.next_number();
             let protocol = factory.make(number, Some(socket.as_fd()));
@@ -328,7 +329,7 @@ fn open<P: Protocol, C: RuntimeHooks>(
 
 /// Waits for the shutdown signal.
 async fn watch_shutdown<P: Protocol, C: RuntimeHooks>(
-    server: Shared<P, C>,
+    server: SharedServer<P, C>,
     calls: C,
     signal: WatchedFd,
 ) {
@@ -340,7 +341,7 @@ async fn watch_shutdown<P: Protocol, C: RuntimeHooks>(
 }
 
 /// Does what is due by the clock.
-async fn run_timers<P: Protocol, C: RuntimeHooks>(server: Shared<P, C>) {
+async fn run_timers<P: Protocol, C: RuntimeHooks>(server: SharedServer<P, C>) {
     let _guard = Guard(&server);
     let mut alarm = pin!(sleep(Duration::ZERO));
     loop {
@@ -364,7 +365,7 @@ async fn run_timers<P: Protocol, C: RuntimeHooks>(server: Shared<P, C>) {
 }
 
 /// Waits until the server has ended.
-async fn supervise<P: Protocol, C: RuntimeHooks>(server: Shared<P, C>) -> Ended {
+async fn supervise<P: Protocol, C: RuntimeHooks>(server: SharedServer<P, C>) -> Ended {
     poll_fn(|cx| {
         let mut server = server.borrow_mut();
         assert!(!server.panicked, "a task of the server has panicked");
@@ -378,7 +379,7 @@ async fn supervise<P: Protocol, C: RuntimeHooks>(server: Shared<P, C>) -> Ended 
 }
 
 /// Ends the server if a task panics: tokio would go on without it.
-struct Guard<'a, P: Protocol, C: RuntimeHooks>(&'a Shared<P, C>);
+struct Guard<'a, P: Protocol, C: RuntimeHooks>(&'a SharedServer<P, C>);
 
 impl<P: Protocol, C: RuntimeHooks> Drop for Guard<'_, P, C> {
     fn drop(&mut self) {

@@ -92,7 +92,7 @@ impl Registry {
         self.entries.last_mut().expect("an entry was pushed")
     }
 
-    /// Returns all names.
+    /// Iterates over all names, in the order in which they were added.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| &*entry.name)
     }

@@ -18,7 +18,7 @@ use proactor::peer::{Factory, Peer};
 /// The listeners of a server.
 #[derive(Debug)]
 pub(super) struct Acceptor<P> {
-    listeners: Listeners<MakeProtocol<P>, Arc<Group>>,
+    listeners: Listeners<ConnectionFactory<P>, Arc<Group>>,
     pause: AcceptPause,
     /// What was passed to poll(2), and its results: its capacity is kept.
     polled: Vec<libc::pollfd>,
@@ -30,21 +30,21 @@ pub(super) struct Acceptor<P> {
 
 /// What makes the protocol of one connection, in its own thread.
 #[derive(Debug)]
-pub(super) struct MakeProtocol<P> {
+pub(super) struct ConnectionFactory<P> {
     factory: Factory<P>,
     listener: Arc<Address>,
 }
 
-impl<P: 'static> MakeProtocol<P> {
+impl<P: 'static> ConnectionFactory<P> {
     /// Makes the protocol of connection `id`, whose socket this is.
     pub(super) fn make(&self, id: u64, socket: BorrowedFd<'_>) -> P {
         Peer::with(id, &self.listener, Some(socket), self.factory.for_worker(0))
     }
 }
 
-impl<P> Clone for MakeProtocol<P> {
-    fn clone(&self) -> MakeProtocol<P> {
-        MakeProtocol { factory: self.factory.clone(), listener: Arc::clone(&self.listener) }
+impl<P> Clone for ConnectionFactory<P> {
+    fn clone(&self) -> ConnectionFactory<P> {
+        ConnectionFactory { factory: self.factory.clone(), listener: Arc::clone(&self.listener) }
     }
 }
 
@@ -71,7 +71,7 @@ impl<P> Acceptor<P> {
         // A connection that was reported may be gone: the accept must not sleep.
         os::set_nonblocking(fd.as_fd())?;
         let listener = Arc::new(Address::of_listener(fd.as_fd()));
-        self.listeners.add(id, fd, MakeProtocol { factory, listener }, group);
+        self.listeners.add(id, fd, ConnectionFactory { factory, listener }, group);
         Ok(())
     }
 
@@ -129,7 +129,7 @@ impl<P> Acceptor<P> {
         listener: ListenerId,
         id: ConnId,
         counted: &LocalCounters,
-    ) -> Option<(Membership, MakeProtocol<P>)> {
+    ) -> Option<(Membership, ConnectionFactory<P>)> {
         let polled = self.others + listener.index();
         let reported = self.polled.get(polled).is_some_and(|polled| polled.revents != 0);
         if !self.polls_listeners || !reported || listener.index() >= self.listeners.len() {

@@ -59,9 +59,9 @@ pub(super) struct ConnectionThread<'a, P, C> {
     lingers: Option<Nanos>,
 }
 
-/// Serves the protocol that `make` makes to one member until the connection ends. The counters are in `status`; the
-/// `calls` are those of this thread. `noticed` is called as soon as the thread sees that the server
-/// drains.
+/// Serves one member, by the protocol that `make` makes, until the connection ends. The counters
+/// are in `status`; the `calls` are those of this thread. `noticed` is called as soon as the thread
+/// sees that the server drains.
 pub(super) fn serve_connection<P: Protocol, C: Calls>(
     calls: &C,
     shared: &SharedState,
@@ -127,7 +127,7 @@ fn release(calls: &impl Calls, member: Arc<Member>) {
 impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
     fn run(mut self) {
         // Later members do not receive this, whichever thread is first.
-        self.tell_to(true);
+        self.deliver(true);
         loop {
             self.status.counted.iterations.add(1);
             self.status.counted.calls.set(os::calls());
@@ -230,7 +230,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
             *writer = MayWrite::RepliesOnly;
         }
         drop(writer);
-        self.tell();
+        self.deliver(false);
     }
 
     /// Receives once; sleeps until bytes arrive, unless there is more to write.
@@ -267,7 +267,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => self.break_connection(CloseReason::failed(&error)),
         }
-        self.tell();
+        self.deliver(false);
     }
 
     /// Returns the received bytes, or `None` at the peer's end.
@@ -290,22 +290,24 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         Ok((n > 0).then(|| Chunk::received(lease, n)))
     }
 
-    /// Delivers the messages to the other members and to the operator.
-    fn tell(&mut self) {
-        self.tell_to(false);
-    }
-
-    fn tell_to(&mut self, earlier_only: bool) {
+    /// Delivers the messages to the operator and to the other members; with `earlier_only`, to
+    /// those that joined before.
+    fn deliver(&mut self, earlier_only: bool) {
         for message in &self.context.messages {
             if let Message::Operator(lines) = message {
-                self.shared.tell_operator(lines);
+                self.shared.to_operator(lines);
             }
         }
         if self.context.messages.iter().any(|message| matches!(message, Message::Broadcast(_))) {
             self.membership.others(earlier_only, &mut self.others);
         }
         for other in self.others.drain(..) {
-            other.hear(self.calls, &self.context.messages, self.member, &self.status.counted);
+            other.write_broadcasts(
+                self.calls,
+                &self.context.messages,
+                self.member,
+                &self.status.counted,
+            );
             release(self.calls, other);
         }
         self.context.messages.clear();
@@ -345,7 +347,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         if !self.context.messages.is_empty() {
             // A delivery may have to wait; the peer must not.
             let _ = self.calls.shutdown_both(self.member.key(), self.member.socket());
-            self.tell();
+            self.deliver(false);
         }
     }
 }

@@ -3,8 +3,8 @@
 //! The thread that waits for the end waits for the console's input too, and looks at the status of
 //! the others. No command waits for a peer. What the operator sends is left as *messages* for the
 //! thread that serves the peer: they are sent after what is owed, however long that takes. A thread
-//! that sleeps because its peer sends nothing is interrupted, again and again until it has taken its
-//! messages; any other looks before it goes to sleep.
+//! that sleeps because its peer sends nothing is interrupted, again and again until it has taken
+//! its messages; any other looks before it goes to sleep.
 
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;

@@ -95,10 +95,9 @@ impl Membership {
     /// Adds to `others` the other members; with `earlier_only`, those that joined before.
     pub(super) fn others(&self, earlier_only: bool, others: &mut Vec<Arc<Member>>) {
         let (members, me) = (lock(&self.group.members), self.member.number);
-        let heard =
-            |other: &Arc<Member>| if earlier_only { other.number < me } else { other.number != me };
         let members = members.iter().map(|(_, member)| member);
-        others.extend(members.filter(|other| heard(other)).cloned());
+        let wanted = |number: u64| if earlier_only { number < me } else { number != me };
+        others.extend(members.filter(|other| wanted(other.number)).cloned());
     }
 }
 
@@ -141,9 +140,9 @@ pub(super) struct Member {
 /// What may be written to a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MayWrite {
-    /// Replies and broadcasts.
+    /// Both replies and broadcasts may be written.
     Anything,
-    /// No broadcasts: the connection finishes, or is gone.
+    /// No broadcast is written any more: the connection finishes, or is gone.
     RepliesOnly,
 }
 
@@ -217,7 +216,7 @@ impl Member {
     /// Writes the broadcasts of `speaker`, in one piece, however long the peer sleeps, unless it
     /// takes nothing at all: then it is evicted. Called by the thread of the speaker, which owns
     /// the calls and the counters.
-    pub(super) fn hear(
+    pub(super) fn write_broadcasts(
         &self,
         calls: &impl Calls,
         messages: &[Message],
@@ -232,40 +231,36 @@ impl Member {
         let mut queue = SendQueue::new();
         if *writer == MayWrite::Anything {
             for message in messages {
-                match message {
-                    Message::Broadcast(chunk) => queue.push(chunk.clone()),
-                    Message::Operator(_) => {} // Delivered by the speaker.
+                // The speaker delivers those to the operator.
+                if let Message::Broadcast(chunk) = message {
+                    queue.push(chunk.clone());
                 }
             }
         }
         let mut stall = StallCheck::default();
         while !queue.is_empty() {
-            match self.send(calls, &queue, usize::MAX) {
+            let failed = match self.send(calls, &queue, usize::MAX) {
                 Ok(n) => {
                     queue.advance(n);
                     stall = StallCheck::default();
                     counted.sends.add(1);
                     counted.sent_bytes.add(n as u64);
+                    continue;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if stall.is_over(self.socket()) {
-                        tracing::warn!("evicted: others wait for it, and it reads nothing");
-                        counted.evicted.add(1);
-                        return self.give_up(calls, &mut writer, CloseReason::Stalled);
+                    if !stall.is_over(self.socket()) {
+                        continue;
                     }
+                    tracing::warn!("evicted: others wait for it, and it reads nothing");
+                    counted.evicted.add(1);
+                    CloseReason::Stalled
                 }
-                Err(error) => {
-                    return self.give_up(calls, &mut writer, CloseReason::failed(&error));
-                }
-            }
+                Err(error) => CloseReason::failed(&error),
+            };
+            *writer = MayWrite::RepliesOnly; // Nothing is written any more.
+            return self.break_off(calls, failed);
         }
-    }
-
-    /// Breaks the connection, as the holder of the write lock; nothing is written any more.
-    fn give_up(&self, calls: &impl Calls, writer: &mut MayWrite, reason: CloseReason) {
-        *writer = MayWrite::RepliesOnly;
-        self.break_off(calls, reason);
     }
 
     /// Breaks the connection from another thread. This wakes a thread that sleeps in a call on its

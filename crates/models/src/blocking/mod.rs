@@ -22,7 +22,7 @@
 //! # Stopping
 //!
 //! A thread that sleeps in a call does not look at flags. `shutdown(2)` would wake it, but after it
-//! the kernel answers further bytes with a reset, and a reset destroys what the peer has not read
+//! the kernel replies to further bytes with a reset, and a reset destroys what the peer has not read
 //! yet. So a drain interrupts the calls, by a signal whose handler does nothing
 //! ([`os::interrupt`]), again and again until each thread has noticed: it may have looked at the
 //! flag just before the signal, and gone to sleep just after. From then on each thread finishes by
@@ -40,7 +40,7 @@ mod state;
 mod status;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -146,7 +146,7 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
         })?;
         loop {
             let interrupt = self.interrupt_receivers();
-            self.wait(interrupt)?;
+            self.wait(false, interrupt)?;
             self.ended += self.threads.reap(&self.shared)?;
             if let Some(ended) = self.take_requests() {
                 return Ok(ended);
@@ -160,12 +160,7 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
         loop {
             let capacity = self.lifecycle.has_capacity(self.threads.len());
             let interrupt = self.interrupt_receivers();
-            let input = self.console.as_ref().and_then(BlockingConsole::input);
-            let others = [self.lifecycle.shutdown().as_fd(), self.shared.event.as_fd()];
-            let others = others.into_iter().chain(input);
-            let ready = self.acceptor.wait(&self.calls, others, capacity, interrupt)?;
-            self.counted.completed.add(ready as u64);
-            self.counted.iterations.add(1);
+            self.wait(capacity, interrupt)?;
             self.reap()?;
             self.acceptor.ids().for_each(|listener| self.accept(listener));
             if let Some(ended) = self.take_requests() {
@@ -181,20 +176,12 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
             }
             let id = self.threads.next_id();
             let accepted = self.acceptor.accept(&self.calls, listener, id, &self.counted);
-            let Some((membership, make)) = accepted else { return };
+            let Some((membership, factory)) = accepted else { return };
             let calls = self.calls.clone();
             let work = move |shared: &SharedState, status: &ThreadStatus| {
-                let calls = calls.lane(id.slot());
-                serve_connection(
-                    &calls,
-                    shared,
-                    status,
-                    membership,
-                    |id, fd| make.make(id, fd),
-                    &mut || {
-                        status.notice();
-                    },
-                );
+                let make = |id, fd: BorrowedFd<'_>| factory.make(id, fd);
+                let (calls, noticed) = (calls.lane(id.slot()), &mut || status.notice());
+                serve_connection(&calls, shared, status, membership, make, noticed);
                 Ok(())
             };
             if let Err(error) = self.threads.add(&self.shared, work) {
@@ -251,7 +238,7 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
             let drain = self.threads.interrupt_unaware().then_some(interrupt);
             interrupt = (2 * interrupt).min(INTERRUPT_AFTER_MAX);
             let deadline = self.lifecycle.next_timer().map(|due| due.since(os::now()));
-            self.wait([receivers, drain, deadline].into_iter().flatten().min())?;
+            self.wait(false, [receivers, drain, deadline].into_iter().flatten().min())?;
             if self.take_requests() == Some(Ended::AtOnce) {
                 at_once = true;
                 self.cut();
@@ -268,19 +255,15 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
         self.groups.iter().map(|group| group.cut(&self.calls)).sum()
     }
 
-    /// Sleeps until the server is asked to stop, a thread has ended, or the console has input or
-    /// messages.
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    /// Sleeps until the server is asked to stop, a thread has ended, the console has input or
+    /// messages, or, if there is `capacity`, this thread can accept a connection.
+    fn wait(&mut self, capacity: bool, timeout: Option<Duration>) -> io::Result<()> {
         let input = self.console.as_ref().and_then(BlockingConsole::input);
-        let poll = |fd: Option<BorrowedFd<'_>>| libc::pollfd {
-            fd: fd.map_or(-1, |fd| fd.as_raw_fd()), // poll(2) skips a negative one.
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let fds = [Some(self.lifecycle.shutdown().as_fd()), Some(self.shared.event.as_fd()), input];
-        let mut polled = fds.map(poll);
+        let others = [self.lifecycle.shutdown().as_fd(), self.shared.event.as_fd()];
+        let others = others.into_iter().chain(input);
         self.counted.iterations.add(1);
-        self.counted.completed.add(self.calls.wait(&mut polled, timeout)? as u64);
+        let ready = self.acceptor.wait(&self.calls, others, capacity, timeout)?;
+        self.counted.completed.add(ready as u64);
         Ok(())
     }
 }
@@ -340,20 +323,14 @@ fn serve_one_after_another<P: Protocol>(
         status.counted.iterations.add(1);
         for listener in acceptor.ids() {
             let accepted = acceptor.accept(&calls, listener, id, &status.counted);
-            if let Some((membership, make)) = accepted {
+            if let Some((membership, factory)) = accepted {
+                let make = |id, fd: BorrowedFd<'_>| factory.make(id, fd);
                 // Connections that still wait will not be accepted: the peers learn it now.
                 let mut noticed = || {
                     status.notice();
                     acceptor.close();
                 };
-                serve_connection(
-                    &calls,
-                    shared,
-                    status,
-                    membership,
-                    |id, fd| make.make(id, fd),
-                    &mut noticed,
-                );
+                serve_connection(&calls, shared, status, membership, make, &mut noticed);
                 id = ConnId::new(id.slot(), id.generation() + 1); // For the next connection.
             }
         }

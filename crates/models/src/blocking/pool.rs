@@ -55,9 +55,9 @@ impl ThreadPool {
         let status = Arc::new(ThreadStatus::new(id));
         let (its, shared) = (Arc::clone(&status), Arc::clone(shared));
         let thread = thread::Builder::new().stack_size(self.stack).spawn(move || {
-            let ending = Ending(shared, id);
-            let worked = work(&ending.0, &its);
-            drop(ending);
+            let end = ThreadEnd(shared, id);
+            let worked = work(&end.0, &its);
+            drop(end);
             its.counted.calls.set(os::calls());
             worked
         })?;
@@ -109,9 +109,9 @@ impl ThreadPool {
         self.interrupt(ThreadStatus::is_to_be_woken)
     }
 
-    fn interrupt(&self, whom: impl Fn(&ThreadStatus) -> bool) -> bool {
+    fn interrupt(&self, which: impl Fn(&ThreadStatus) -> bool) -> bool {
         let mut any = false;
-        for (_, worker) in self.workers.iter().filter(|(_, worker)| whom(&worker.status)) {
+        for (_, worker) in self.workers.iter().filter(|(_, worker)| which(&worker.status)) {
             os::interrupt(&worker.thread);
             any = true;
         }
@@ -120,9 +120,9 @@ impl ThreadPool {
 }
 
 /// Reports the end of a thread, also of one that panics.
-struct Ending(Arc<SharedState>, ConnId);
+struct ThreadEnd(Arc<SharedState>, ConnId);
 
-impl Drop for Ending {
+impl Drop for ThreadEnd {
     fn drop(&mut self) {
         self.0.thread_ends(self.1);
     }

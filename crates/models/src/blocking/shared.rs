@@ -15,7 +15,7 @@ pub(super) struct SharedState {
     stage: AtomicU8,
     /// The buffer sizes of each connection.
     pub(super) buffers: Vec<BufferClass>,
-    /// See [`Limits::max_input`](proactor::limits::Limits::max_input).
+    /// The limit [`Limits::max_input`](proactor::limits::Limits::max_input) of each connection.
     pub(super) max_input: usize,
     /// Notified by each thread as it ends, and by a first message to the operator.
     pub(super) event: EventFd,
@@ -29,9 +29,9 @@ pub(super) struct SharedState {
 /// Messages to the operator that were not printed yet.
 #[derive(Debug, Default)]
 struct OperatorMessages {
-    /// Whole lines.
+    /// Whole lines of text.
     lines: Vec<u8>,
-    /// How often there was no group for more.
+    /// How many messages were dropped because too much was waiting.
     lost: u64,
 }
 
@@ -78,7 +78,7 @@ impl SharedState {
     }
 
     /// Queues whole lines for the operator, if there is one.
-    pub(super) fn tell_operator(&self, lines: &[u8]) {
+    pub(super) fn to_operator(&self, lines: &[u8]) {
         if !self.has_operator {
             return;
         }
@@ -95,7 +95,7 @@ impl SharedState {
         }
     }
 
-    /// What the operator was told since this was last called, and how often there was no group.
+    /// Returns the messages to the operator since the last call, and how many were dropped.
     pub(super) fn take_operator_messages(&self) -> (Vec<u8>, u64) {
         let OperatorMessages { lines, lost } = std::mem::take(&mut *lock(&self.operator_messages));
         (lines, lost)

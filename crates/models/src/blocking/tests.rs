@@ -207,7 +207,7 @@ fn pieces_of_several_senders_never_interleave() {
                 let piece = vec![b'a' + speaker; PIECE];
                 let counted = LocalCounters::default();
                 (0..PIECES).for_each(|_| {
-                    member.hear(&PlainCalls, &[said(piece.clone())], &member, &counted)
+                    member.write_broadcasts(&PlainCalls, &[said(piece.clone())], &member, &counted)
                 });
                 assert_eq!(counted.sent_bytes.get(), (PIECES * PIECE) as u64);
             });
@@ -226,10 +226,10 @@ fn a_client_that_takes_nothing_is_evicted_and_its_thread_wakes() {
     let speaker = Arc::clone(&membership.member);
     let speaking = thread::spawn(move || {
         let counted = LocalCounters::default();
-        speaker.hear(&PlainCalls, &[said(vec![b'x'; 16 << 20])], &speaker, &counted);
+        speaker.write_broadcasts(&PlainCalls, &[said(vec![b'x'; 16 << 20])], &speaker, &counted);
         // Nothing more is said to it, not even in vain.
         let calls = os::calls();
-        speaker.hear(&PlainCalls, &[said("more")], &speaker, &counted);
+        speaker.write_broadcasts(&PlainCalls, &[said("more")], &speaker, &counted);
         assert_eq!(os::calls(), calls);
         counted.evicted.get()
     });
@@ -246,7 +246,7 @@ fn a_waiting_thread_shows_the_connection_it_waits_for() {
         let writer = listener.lock_writer(&PlainCalls);
         let counted = LocalCounters::default();
         scope.spawn(move || {
-            listener.hear(&PlainCalls, &[said(vec![b'x'; 4 << 20])], speaker, &counted)
+            listener.write_broadcasts(&PlainCalls, &[said(vec![b'x'; 4 << 20])], speaker, &counted)
         });
         let shows = |doing| {
             while speaker.state() != doing {
@@ -270,7 +270,7 @@ fn a_member_that_reads_no_replies_is_evicted_for_a_waiting_sender() {
     peer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     while peer.write(&[0; 4096]).is_ok() {}
     let counted = LocalCounters::default();
-    member.hear(&PlainCalls, &[said("news")], &member, &counted);
+    member.write_broadcasts(&PlainCalls, &[said("news")], &member, &counted);
     assert_eq!((own.join().unwrap().evicted, counted.snapshot()), (1, Counters::default()));
 }
 
@@ -357,15 +357,15 @@ fn too_many_operator_messages_evict_the_connection() {
 #[test]
 fn operator_messages_are_bounded_and_the_dropped_ones_counted() {
     let mut shared = shared();
-    shared.tell_operator(b"nobody sits there\n");
+    shared.to_operator(b"nobody sits there\n");
     shared.has_operator = true;
     assert_eq!(shared.take_operator_messages(), (vec![], 0));
     let line = vec![b'x'; 1 << 16];
-    (0..20).for_each(|_| shared.tell_operator(&line));
+    (0..20).for_each(|_| shared.to_operator(&line));
     let (lines, lost) = shared.take_operator_messages();
     assert_eq!((lines.len() / line.len(), lost), (16, 4));
     assert_eq!(shared.event.take(), 1, "rung once");
-    shared.tell_operator(b"more\n");
+    shared.to_operator(b"more\n");
     assert_eq!(
         (shared.event.take(), shared.take_operator_messages()),
         (1, (b"more\n".to_vec(), 0))

@@ -3,35 +3,22 @@
 use std::future::poll_fn;
 use std::io;
 use std::ops::ControlFlow;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
+use tokio::io::Interest;
 use tokio::runtime::Handle;
 use tokio::task::yield_now;
 
 use super::hooks::RuntimeHooks;
 use super::state::{ServerState, TaskState};
-use super::watched::{Ready, WatchedFd};
-use super::{Guard, Shared};
-use proactor::console::Console;
+use super::watched::{SocketReady, WatchedFd};
+use super::{Guard, SharedServer};
 use proactor::keys::KeyOwner;
 use proactor::os;
 use proactor::protocol::Protocol;
 
-/// A console, and the waker of its task.
-#[derive(Debug)]
-pub(super) struct ConsoleTask {
-    pub(super) console: Console,
-    pub(super) waker: Waker,
-}
-
-impl ConsoleTask {
-    pub(super) fn new(console: Console) -> ConsoleTask {
-        ConsoleTask { console, waker: Waker::noop().clone() }
-    }
-}
-
 /// The input of the console, as it is waited for.
-pub(super) enum ConsoleInput {
+pub(super) enum TaskInput {
     Watched(WatchedFd),
     /// No epoll(7) watches it: it is always readable (kernel-notes §35).
     File,
@@ -43,25 +30,25 @@ pub(super) enum ConsoleInput {
 /// # Errors
 /// The executor cannot watch it.
 pub(super) fn open<P: Protocol, C: RuntimeHooks>(
-    server: &Shared<P, C>,
-) -> io::Result<Option<ConsoleInput>> {
+    server: &SharedServer<P, C>,
+) -> io::Result<Option<TaskInput>> {
     let mut server = server.borrow_mut();
     let ServerState { console: Some(task), calls, .. } = &mut *server else { return Ok(None) };
     task.console.begin();
     // A descriptor of its own: the executor wants to own what it watches.
     let input = task.console.input().try_clone_to_owned()?;
-    match WatchedFd::reading(input, KeyOwner::Console.into(), calls) {
-        Ok(watched) => Ok(Some(ConsoleInput::Watched(watched))),
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(Some(ConsoleInput::File)),
+    match WatchedFd::new(input, Interest::READABLE, KeyOwner::Console.into(), calls) {
+        Ok(watched) => Ok(Some(TaskInput::Watched(watched))),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(Some(TaskInput::File)),
         Err(error) => Err(error),
     }
 }
 
 /// Serves the console whenever there is input or a message to the operator, until it quits.
 pub(super) async fn serve_console<P: Protocol, C: RuntimeHooks>(
-    server: Shared<P, C>,
+    server: SharedServer<P, C>,
     calls: C,
-    mut input: ConsoleInput,
+    mut input: TaskInput,
 ) {
     let _guard = Guard(&server);
     loop {
@@ -70,27 +57,27 @@ pub(super) async fn serve_console<P: Protocol, C: RuntimeHooks>(
             return;
         }
         if server.borrow().console_input_has_ended()
-            && let ConsoleInput::Watched(watched) =
-                std::mem::replace(&mut input, ConsoleInput::Ended)
+            && let TaskInput::Watched(watched) = std::mem::replace(&mut input, TaskInput::Ended)
         {
             watched.close(KeyOwner::Console.into(), &calls);
         }
-        yield_now().await; // Much input does not starve the connections.
+        yield_now().await; // So that the connections go on during much input.
     }
 }
 
 /// Why the console is served.
 enum ConsoleEvent<'a> {
     /// The input seems to be readable. If readiness was reported, it is remembered until a read
-    /// finds nothing: a terminal returns a line at a time, and an edge does not report the next one.
-    Input(Option<Ready<'a>>),
+    /// finds nothing: a terminal returns a line at a time, and an edge does not report the next
+    /// one.
+    Input(Option<SocketReady<'a>>),
     /// There is a message to the operator.
     Messages,
 }
 
 async fn next_event<'a, P: Protocol, C: RuntimeHooks>(
-    server: &Shared<P, C>,
-    input: &'a ConsoleInput,
+    server: &SharedServer<P, C>,
+    input: &'a TaskInput,
 ) -> ConsoleEvent<'a> {
     poll_fn(|cx| {
         let mut server = server.borrow_mut();
@@ -99,13 +86,13 @@ async fn next_event<'a, P: Protocol, C: RuntimeHooks>(
         }
         match input {
             // tokio's driver fails only when it shuts down, and this task with it.
-            ConsoleInput::Watched(watched) => {
+            TaskInput::Watched(watched) => {
                 if let Poll::Ready(ready) = watched.poll_readable(cx) {
                     return Poll::Ready(ConsoleEvent::Input(ready.ok()));
                 }
             }
-            ConsoleInput::File => return Poll::Ready(ConsoleEvent::Input(None)),
-            ConsoleInput::Ended => {}
+            TaskInput::File => return Poll::Ready(ConsoleEvent::Input(None)),
+            TaskInput::Ended => {}
         }
         match server.peers.has_operator_messages() {
             true => Poll::Ready(ConsoleEvent::Messages),

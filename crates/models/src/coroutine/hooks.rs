@@ -14,13 +14,13 @@ use proactor_record::Call;
 /// kernel watch their sockets. The default methods do nothing and cost nothing.
 pub trait RuntimeHooks: Calls + Sync {
     /// Registers for the waits of the executor.
-    fn watch_parks(&self, _executor: &mut Builder) {}
+    fn watch_waits(&self, _executor: &mut Builder) {}
 
     /// A task resumes because a descriptor is readable or writable, or after it has yielded.
     #[inline]
     fn ready(&self, _key: Key, _readable: bool, _writable: bool) {}
 
-    /// tokio adds this file to its epoll, or removes it; `make` makes the call.
+    /// The executor adds this file to its epoll, or removes it; `make` makes the call.
     ///
     /// # Errors
     /// The error of `make`.
@@ -39,7 +39,7 @@ pub trait RuntimeHooks: Calls + Sync {
 impl RuntimeHooks for PlainCalls {}
 
 impl RuntimeHooks for TracedCalls {
-    fn watch_parks(&self, executor: &mut Builder) {
+    fn watch_waits(&self, executor: &mut Builder) {
         let (before, after) = (self.clone(), self.clone());
         // tokio reports neither the timeout nor how many descriptors are ready.
         executor.on_thread_park(move || before.wait_begins(None));

@@ -10,7 +10,7 @@ use proactor::address;
 use proactor::buffer::{Chunk, Pool};
 use proactor::calls::PlainCalls;
 use proactor::clock::Nanos;
-use proactor::console::SocketInfo;
+use proactor::console::{Console, SocketInfo};
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::lifecycle::Lifecycle;
@@ -19,9 +19,8 @@ use proactor::os::{self, AcceptFailure, ShutdownSignal};
 use proactor::peers::Peers;
 use proactor::protocol::Protocol;
 
-use super::console::ConsoleTask;
 use super::hooks::RuntimeHooks;
-use super::watched::Ready;
+use super::watched::SocketReady;
 
 #[derive(Debug)]
 pub(super) struct ServerState<P, C = PlainCalls> {
@@ -46,6 +45,19 @@ pub(super) struct ServerState<P, C = PlainCalls> {
     calls_before: u64,
 }
 
+/// A console, and the waker of its task.
+#[derive(Debug)]
+pub(super) struct ConsoleTask {
+    pub(super) console: Console,
+    pub(super) waker: Waker,
+}
+
+impl ConsoleTask {
+    pub(super) fn new(console: Console) -> ConsoleTask {
+        ConsoleTask { console, waker: Waker::noop().clone() }
+    }
+}
+
 /// The task of a connection, as the others see it.
 #[derive(Debug)]
 pub(super) struct TaskState {
@@ -62,20 +74,20 @@ enum Awaits {
     /// Readiness of its socket for some of this.
     Socket { read: bool, write: bool },
     /// To be resumed after it has yielded.
-    Turn,
+    Resumption,
 }
 
 impl TaskState {
     /// The state of a task that has not run yet.
     pub(super) fn new(address: Option<String>) -> TaskState {
-        TaskState { waker: Waker::noop().clone(), awaits: Awaits::Turn, address }
+        TaskState { waker: Waker::noop().clone(), awaits: Awaits::Resumption, address }
     }
 
     /// Returns what the console shows of it.
     pub(super) fn socket_info(&self) -> SocketInfo {
         let awaited = match self.awaits {
             Awaits::Socket { read, write } => [(read, "awaits read"), (write, "awaits write")],
-            Awaits::Turn => [(true, "awaits its turn"), (false, "")],
+            Awaits::Resumption => [(true, "yields"), (false, "")],
         };
         let doing = awaited.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned());
         SocketInfo { address: self.address.clone(), doing: doing.collect() }
@@ -122,7 +134,7 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
         Counters { calls, iterations: waits, evicted, panicked, ..self.counters }
     }
 
-    /// Opens a connection.
+    /// Opens a connection for an accepted socket.
     pub(super) fn open(
         &mut self,
         protocol: P,
@@ -151,7 +163,7 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     }
 
     /// An accept brought no connection.
-    pub(super) fn not_accepted(&mut self, failure: AcceptFailure, mut ready: Ready<'_>) {
+    pub(super) fn not_accepted(&mut self, failure: AcceptFailure, mut ready: SocketReady<'_>) {
         if let AcceptFailure::NoConnection = failure {
             ready.clear_ready();
         }
@@ -179,22 +191,22 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
 
     /// Notes that its task yields.
     pub(super) fn yield_task(&mut self, id: ConnId) {
-        self.peers.get_mut(id).expect("its task yields").driver.awaits = Awaits::Turn;
+        self.peers.get_mut(id).expect("its task yields").driver.awaits = Awaits::Resumption;
     }
 
     /// Receives once. Clears `ready` if that was all.
-    pub(super) fn receive(&mut self, id: ConnId, mut ready: Ready<'_>) {
+    pub(super) fn receive(&mut self, id: ConnId, mut ready: SocketReady<'_>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(mut lease) = self.pool.lease(peer.connection.recv_size()) else {
             self.counters.out_of_buffers += 1;
             return self.peers.wait_for_buffer(id);
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
-        let room = buffer.len();
+        let space = buffer.len();
         match self.calls.recv(KeyOwner::Conn(id).into(), ready.get_inner().as_fd(), buffer) {
             Ok(0) => self.peers.ended(id),
             Ok(n) => {
-                if n < room {
+                if n < space {
                     // tokio remembers the peer's end, if it was reported.
                     ready.clear_ready();
                 }
@@ -208,17 +220,17 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     }
 
     /// Sends once. Clears `ready` if the socket takes no more.
-    pub(super) fn send(&mut self, id: ConnId, mut ready: Ready<'_>) {
+    pub(super) fn send(&mut self, id: ConnId, mut ready: SocketReady<'_>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let (queue, socket) = (peer.connection.outgoing(), ready.get_inner().as_fd());
         if queue.is_empty() {
             return;
         }
         let key = KeyOwner::Conn(id).into();
-        let (sent, room) = queue.offer(usize::MAX, |parts| self.calls.send(key, socket, parts));
+        let (sent, offered) = queue.offer(usize::MAX, |parts| self.calls.send(key, socket, parts));
         match sent {
             Ok(n) => {
-                if n < room {
+                if n < offered {
                     ready.clear_ready();
                 }
                 self.counters.sends += 1;
@@ -230,9 +242,9 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
         }
     }
 
-    /// After any event: wakes connections that wait for buffers, runs the timers, and wakes the task
-    /// of each marked connection, except the one that runs now. Wakes the console's task if there
-    /// are messages to the operator.
+    /// After any event: wakes connections that wait for buffers, runs the timers, and wakes the
+    /// task of each marked connection, except the one that runs now. Wakes the console's task if
+    /// there are messages to the operator.
     pub(super) fn settle(&mut self, except: Option<ConnId>) {
         if self.peers.has_buffer_waiters() {
             self.peers.wake_buffer_waiters(self.pool.unfilled_in_all());

@@ -216,7 +216,7 @@ fn a_task_shows_what_it_awaits() {
     let shown = |server: &mut ServerState<Broadcast>| {
         server.peers.get_mut(ids[0]).unwrap().driver.socket_info().doing.join(", ")
     };
-    assert_eq!(shown(&mut server), "awaits its turn");
+    assert_eq!(shown(&mut server), "yields");
     server.wants(ids[0], Waker::noop());
     assert_eq!(shown(&mut server), "awaits read");
     server.peers.received(ids[1], Chunk::from("to the other"));
@@ -224,5 +224,5 @@ fn a_task_shows_what_it_awaits() {
     server.wants(ids[0], Waker::noop());
     assert_eq!(shown(&mut server), "awaits read, awaits write");
     server.yield_task(ids[0]);
-    assert_eq!(shown(&mut server), "awaits its turn");
+    assert_eq!(shown(&mut server), "yields");
 }

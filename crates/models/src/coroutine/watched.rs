@@ -14,42 +14,23 @@ use proactor::os;
 use proactor_record::Call;
 
 /// A descriptor in the epoll(7) of the executor, edge-triggered: what was reported is remembered
-/// until it is [`Ready::clear_ready`]ed.
+/// until it is [cleared](SocketReady::clear_ready).
 #[derive(Debug)]
 pub(super) struct WatchedFd(AsyncFd<OwnedFd>);
 
 /// The memory of a report.
-pub(super) type Ready<'a> = AsyncFdReadyGuard<'a, OwnedFd>;
+pub(super) type SocketReady<'a> = AsyncFdReadyGuard<'a, OwnedFd>;
 
 impl WatchedFd {
-    /// From now on the executor, within which this is called, watches `fd`, which is `key`'s;
-    /// `calls` sees it.
-    ///
-    /// # Errors
-    /// epoll_ctl(2); `fd` is closed.
-    ///
-    /// # Panics
-    /// Outside of an executor.
-    pub(super) fn new(fd: OwnedFd, key: Key, calls: &impl RuntimeHooks) -> io::Result<WatchedFd> {
-        WatchedFd::with(fd, Interest::READABLE | Interest::WRITABLE, key, calls)
-    }
-
-    /// The same, of what is only read from.
+    /// From now on the executor, within which this is called, watches `fd` for `interest`; its key
+    /// in the `calls` is `key`.
     ///
     /// # Errors
     /// epoll_ctl(2): `PermissionDenied` if it is a file, which is always readable; `fd` is closed.
     ///
     /// # Panics
     /// Outside of an executor.
-    pub(super) fn reading(
-        fd: OwnedFd,
-        key: Key,
-        calls: &impl RuntimeHooks,
-    ) -> io::Result<WatchedFd> {
-        WatchedFd::with(fd, Interest::READABLE, key, calls)
-    }
-
-    fn with(
+    pub(super) fn new(
         fd: OwnedFd,
         interest: Interest,
         key: Key,
@@ -58,24 +39,24 @@ impl WatchedFd {
         os::count_call(); // epoll_ctl(2), by tokio
         calls.watch(Call::Watch, key, fd.as_raw_fd(), || {
             // SAFETY: an `OwnedFd` is open, stays open and stays the same descriptor while it is
-            // owned; nothing here hands out a `&mut` by which another could be put in its place.
+            // owned; nothing here lends a `&mut` by which another could be put in its place.
             Ok(WatchedFd(unsafe { AsyncFd::register_with_interest(fd, interest) }?))
         })
     }
 
-    /// Whether it is readable; if not, the task is woken when it is.
+    /// Returns its readiness if it is readable; if not, the task is woken when it is.
     ///
     /// # Errors
     /// The executor is shutting down.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready<'_>>> {
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<SocketReady<'_>>> {
         self.0.poll_read_ready(cx)
     }
 
-    /// Whether it is writable; if not, the task is woken when it is.
+    /// Returns its readiness if it is writable; if not, the task is woken when it is.
     ///
     /// # Errors
     /// The executor is shutting down.
-    pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready<'_>>> {
+    pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<SocketReady<'_>>> {
         self.0.poll_write_ready(cx)
     }
 
@@ -83,11 +64,11 @@ impl WatchedFd {
     ///
     /// # Errors
     /// The executor is shutting down.
-    pub(super) async fn readable(&self) -> io::Result<Ready<'_>> {
+    pub(super) async fn readable(&self) -> io::Result<SocketReady<'_>> {
         self.0.readable().await
     }
 
-    /// No longer watches it, and closes it.
+    /// Stops watching the descriptor, and closes it.
     pub(super) fn close(self, key: Key, calls: &impl RuntimeHooks) {
         os::count_call(); // epoll_ctl(2), by tokio
         let file = self.as_fd().as_raw_fd();

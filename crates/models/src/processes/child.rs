@@ -24,7 +24,7 @@ const GROUP: ListenerId = ListenerId(0);
 const BUFFERS: usize = 16;
 
 impl<P: Protocol> NewConnection<P> {
-    /// Serves the connection until the client is gone, or until the child was told to drain and has
+    /// Serves the connection until the client is gone, or until the child was asked to drain and has
     /// done so. Returns the exit status. `calls` are those of this process, and all processes know
     /// the connection as `client`. `link` leads to the parent, if the protocol broadcasts.
     pub(super) fn live<C: ForkHooks>(
@@ -83,7 +83,7 @@ impl<P: Protocol> NewConnection<P> {
         group.number_from(self.number);
         let next = group.next_id();
         C::name(group.selector_mut(), next, KeyOwner::Link(client));
-        group.adopt_link(link, RelayEnd::link(), GROUP);
+        group.adopt_link(link, RelayEnd::Link, GROUP);
         let next = group.next_id();
         C::name(group.selector_mut(), next, KeyOwner::Conn(client));
         group.adopt(self.socket, RelayEnd::client(self.protocol), GROUP);

@@ -98,8 +98,8 @@ impl RenamingLog {
         match whose {
             KeyOwner::Conn(conn) => self.names.get(conn.slot() as usize).copied().unwrap_or(whose),
             KeyOwner::External(SHUTDOWN) => KeyOwner::Shutdown,
-            KeyOwner::External(guest) if guest >= LISTENERS => {
-                KeyOwner::Listener(ListenerId((guest - LISTENERS) as u16))
+            KeyOwner::External(number) if number >= LISTENERS => {
+                KeyOwner::Listener(ListenerId((number - LISTENERS) as u16))
             }
             KeyOwner::Listener(_)
             | KeyOwner::Shutdown

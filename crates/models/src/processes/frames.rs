@@ -16,11 +16,6 @@ pub(super) fn broadcast(message: Message, out: &mut Outbox<'_>) {
     out.broadcast(chunk);
 }
 
-/// Broadcasts the last frame: an empty one.
-pub(super) fn broadcast_goodbye(out: &mut Outbox<'_>) {
-    out.broadcast(&[0; HEADER][..]);
-}
-
 /// Takes the next frame, with its header, if it is complete.
 pub(super) fn next<'a>(input: &mut Input<'a>) -> Option<Received<'a>> {
     let header = input.peek_array()?;

@@ -37,7 +37,7 @@ use std::process::ExitStatus;
 pub use self::fork_hooks::{ForkHooks, RenamingLog};
 
 use self::relay::Relay;
-use self::shared_counters::{CounterSlot, SharedCounters};
+use self::shared_counters::SharedCounters;
 use self::single::NewConnection;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::calls::PlainCalls;
@@ -83,7 +83,8 @@ pub struct Processes<P, C: ForkHooks = PlainCalls> {
     accepted: u64,
     /// A connection that was accepted and could not be forked for yet.
     waiting: Option<(ListenerId, NewConnection<P>)>,
-    children: HashMap<Pid, CounterSlot>,
+    /// By process, the child's only client.
+    children: HashMap<Pid, ConnId>,
     counted: SharedCounters,
     child_exits: Deaths,
     alone: Alone,
@@ -241,7 +242,7 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
         }
     }
 
-    /// Forks a child.
+    /// Forks a child for a connection.
     fn fork(
         &mut self,
         id: ListenerId,
@@ -252,8 +253,7 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
             Ok(pair) => pair.unzip(),
             Err(error) => return Err((error, connection)),
         };
-        let slot = self.counted.open();
-        let client = slot.client();
+        let client = self.counted.open();
         let mut keep = vec![connection.socket.as_raw_fd()];
         keep.extend(its.as_ref().map(|its: &OwnedFd| its.as_raw_fd()));
         // Both processes own them; each takes its own.
@@ -262,7 +262,7 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
         let live = |signals| {
             let connection = connection.take().expect("taken once, in the child");
             let own = (calls.lane(client.slot()), client);
-            let publish = |counters: &Counters| counted.write(slot, counters);
+            let publish = |counters: &Counters| counted.write(client, counters);
             connection.live(own, its.take(), buffers, signals, publish)
         };
         let (whose, fork) = (KeyOwner::Conn(client), || process::fork(&self.alone, &keep, live));
@@ -270,13 +270,13 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
         let connection = connection.take().expect("not taken in the parent");
         match forked {
             Ok(pid) => {
-                self.children.insert(pid, slot);
+                self.children.insert(pid, client);
                 // The parent's copy, in the name of the listener; the child closes its own.
                 self.calls.close(KeyOwner::Listener(id).into(), connection.socket);
                 Ok((client, connection.protocol, ours))
             }
             Err(error) => {
-                self.counted.close(slot);
+                self.counted.close(client);
                 Err((error, connection))
             }
         }
@@ -287,12 +287,12 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
     /// Reaps all children that have ended: their signals coalesce.
     fn reap(&mut self) -> io::Result<()> {
         self.child_exits.take();
-        let who = |pid: &Option<Pid>| pid.map_or(0, Pid::number);
+        let number = |pid: &Option<Pid>| pid.map_or(0, Pid::number);
         while let Some(pid) = self.calls.made(
             Call::Reap,
             (KeyOwner::External(CHILD_EXITS), NONE),
             process::ended,
-            who,
+            number,
         )? {
             if !self.children.contains_key(&pid) {
                 // A child of other code in this process, which has to wait for it. It is named
@@ -310,10 +310,10 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
     }
 
     fn reap_if_ended(&mut self, pid: Pid) -> io::Result<()> {
-        let client = self.children[&pid].client();
-        let who = |status: &Option<_>| status.map_or(0, |_| pid.number());
+        let client = self.children[&pid];
+        let number = |status: &Option<_>| status.map_or(0, |_| pid.number());
         let reap = || process::reap(pid);
-        let reaped = self.calls.made(Call::Reap, (KeyOwner::Conn(client), NONE), reap, who)?;
+        let reaped = self.calls.made(Call::Reap, (KeyOwner::Conn(client), NONE), reap, number)?;
         if let Some(status) = reaped {
             self.reaped(pid, status);
         }
@@ -324,8 +324,8 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
         if !status.success() && self.lifecycle.stage() != Stage::Cutting {
             tracing::warn!(%pid, "a child died, and its connection with it: {status}");
         }
-        let slot = self.children.remove(&pid).expect("a child is reaped once");
-        self.counters += self.counted.close(slot);
+        let client = self.children.remove(&pid).expect("a child is reaped once");
+        self.counters += self.counted.close(client);
         self.counters.closed += 1;
         self.lifecycle.pause().end();
         self.fork_for_waiting();
@@ -350,16 +350,16 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
         }
     }
 
-    /// Accepts no more, and tells every child to finish.
+    /// Accepts no more, and signals every child to finish.
     fn drain(&mut self) {
         self.lifecycle.drain(self.children.len(), os::now());
         if let Some((id, connection)) = self.waiting.take() {
             self.calls.close(KeyOwner::Listener(id).into(), connection.socket);
             self.counters.closed += 1;
         }
-        for (&pid, slot) in &self.children {
-            if let Err(error) = self.kill(slot.client(), || process::terminate(pid)) {
-                tracing::warn!(%pid, %error, "cannot tell a child to drain");
+        for (&pid, &client) in &self.children {
+            if let Err(error) = self.kill(client, || process::terminate(pid)) {
+                tracing::warn!(%pid, %error, "cannot signal a child to drain");
             }
         }
     }
@@ -401,8 +401,8 @@ impl<P: Protocol, C: ForkHooks> Engine<P> for Processes<P, C> {
         counters.out_of_buffers += relay.out_of_buffers;
         counters.evicted += relay.evicted;
         counters.calls += os::calls() - self.calls_before;
-        for &slot in self.children.values() {
-            counters += self.counted.read(slot);
+        for &client in self.children.values() {
+            counters += self.counted.read(client);
         }
         counters
     }
@@ -414,19 +414,19 @@ impl<P, C: ForkHooks> Processes<P, C> {
     }
 
     fn kill_each(&self) {
-        for (&pid, slot) in &self.children {
+        for (&pid, &client) in &self.children {
             // One that has ended already is still there to be waited for.
-            let _ = self.kill(slot.client(), || process::kill(pid));
+            let _ = self.kill(client, || process::kill(pid));
         }
     }
 
     /// Ends all children, and waits for each.
     fn kill_all(&mut self) {
         self.kill_each();
-        for (pid, slot) in self.children.drain() {
-            let (whose, wait) = ((KeyOwner::Conn(slot.client()), NONE), || process::wait(pid));
+        for (pid, client) in self.children.drain() {
+            let (whose, wait) = ((KeyOwner::Conn(client), NONE), || process::wait(pid));
             let _ = self.calls.made(Call::Reap, whose, wait, |_| pid.number());
-            self.counters += self.counted.close(slot);
+            self.counters += self.counted.close(client);
             self.counters.closed += 1;
         }
     }

@@ -71,8 +71,13 @@ impl<P: Protocol> Protocol for Relay<P> {
 /// One of the two members of a group in a child.
 #[derive(Debug)]
 pub(super) enum RelayEnd<P> {
-    /// The client of this child.
-    Client(Client<P>),
+    /// The client of this child: the broadcasts of its protocol are packed.
+    Client {
+        /// The protocol that the client is served.
+        protocol: P,
+        /// Emptied before every return: its capacity is kept.
+        messages: Vec<Message>,
+    },
     /// The link to the parent: its input is unpacked.
     Link,
 }
@@ -80,75 +85,56 @@ pub(super) enum RelayEnd<P> {
 impl<P: Protocol> RelayEnd<P> {
     /// The client of this child.
     pub(super) fn client(protocol: P) -> RelayEnd<P> {
-        RelayEnd::Client(Client { protocol, messages: Vec::new() })
+        RelayEnd::Client { protocol, messages: Vec::new() }
     }
 
-    /// The link to the parent.
-    pub(super) fn link() -> RelayEnd<P> {
-        RelayEnd::Link
-    }
-}
-
-/// The client: the broadcasts of its protocol are packed.
-#[derive(Debug)]
-pub(super) struct Client<P> {
-    protocol: P,
-    /// Emptied before every return: its capacity is kept.
-    messages: Vec<Message>,
-}
-
-impl<P: Protocol> Client<P> {
-    fn pack(&mut self, out: &mut Outbox<'_>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
-        event(&mut self.protocol, &mut out.with_messages(&mut self.messages));
-        self.messages.drain(..).for_each(|message| frames::broadcast(message, out));
+    /// Passes an event to the protocol of a client, and packs what that broadcasts. Returns whether
+    /// this is the client.
+    fn pack(&mut self, out: &mut Outbox<'_>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) -> bool {
+        let RelayEnd::Client { protocol, messages } = self else { return false };
+        event(protocol, &mut out.with_messages(messages));
+        messages.drain(..).for_each(|message| frames::broadcast(message, out));
+        true
     }
 }
 
 impl<P: Protocol> Protocol for RelayEnd<P> {
     fn open(&mut self, out: &mut Outbox<'_>) {
-        if let RelayEnd::Client(client) = self {
-            client.protocol.open(&mut out.with_messages(&mut client.messages));
-            client.messages.clear(); // The parent has announced it.
+        if let RelayEnd::Client { protocol, messages } = self {
+            protocol.open(&mut out.with_messages(messages));
+            messages.clear(); // The parent has announced it.
         }
     }
 
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
-        match self {
-            RelayEnd::Client(client) => client.pack(out, |protocol, out| protocol.data(input, out)),
-            RelayEnd::Link => {
-                while let Some(frame) = frames::next(input) {
-                    let mut frame = frame.into_chunk();
-                    frame.advance(HEADER);
-                    out.broadcast(frame);
-                }
+        if !self.pack(out, |protocol, out| protocol.data(input, out)) {
+            while let Some(frame) = frames::next(input) {
+                let mut frame = frame.into_chunk();
+                frame.advance(HEADER);
+                out.broadcast(frame);
             }
         }
     }
 
     fn end(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
-        match self {
-            RelayEnd::Client(client) => client.pack(out, |protocol, out| protocol.end(input, out)),
-            RelayEnd::Link => out.finish(),
+        if !self.pack(out, |protocol, out| protocol.end(input, out)) {
+            out.finish();
         }
     }
 
     fn drain(&mut self, out: &mut Outbox<'_>) {
-        match self {
-            RelayEnd::Client(client) => client.pack(out, |protocol, out| protocol.drain(out)),
-            RelayEnd::Link => out.finish(),
+        if !self.pack(out, |protocol, out| protocol.drain(out)) {
+            out.finish();
         }
     }
 
     fn refill(&mut self, out: &mut Outbox<'_>) {
-        if let RelayEnd::Client(client) = self {
-            client.pack(out, |protocol, out| protocol.refill(out));
-        }
+        self.pack(out, |protocol, out| protocol.refill(out));
     }
 
     fn close(&mut self, out: &mut Outbox<'_>) {
-        if let RelayEnd::Client(client) = self {
-            client.pack(out, |protocol, out| protocol.close(out));
-            frames::broadcast_goodbye(out);
+        if self.pack(out, |protocol, out| protocol.close(out)) {
+            out.broadcast(&[0; HEADER][..]); // The goodbye: an empty frame.
         }
     }
 }
@@ -179,7 +165,7 @@ mod tests {
 
     /// Returns what clients would receive for these frames.
     fn unpacked(frames: &[u8]) -> String {
-        String::from_utf8(reply_to(&mut RelayEnd::<Chat>::link(), frames).0).unwrap()
+        String::from_utf8(reply_to(&mut RelayEnd::<Chat>::Link, frames).0).unwrap()
     }
 
     #[test]

@@ -10,23 +10,12 @@ use proactor::os::shared::Shared;
 /// Numbers per child: two cache lines, so that no two children write to the same one.
 const WIDTH: usize = 16;
 
-/// A slot for each running child.
+/// A slot for each running child, which has the id of the child's only client.
 #[derive(Debug)]
 pub(super) struct SharedCounters {
     /// A free slot is all zero.
     numbers: Shared,
     slots: ConnSlab<()>,
-}
-
-/// The slot of one child, which is that of its connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct CounterSlot(ConnId);
-
-impl CounterSlot {
-    /// Returns the id of the child's only client.
-    pub(super) fn client(self) -> ConnId {
-        self.0
-    }
 }
 
 impl SharedCounters {
@@ -38,29 +27,29 @@ impl SharedCounters {
         Ok(SharedCounters { numbers: Shared::map(children * WIDTH)?, slots: ConnSlab::new() })
     }
 
-    /// Returns a slot for another child.
+    /// Returns the slot of another child.
     ///
     /// # Panics
     /// If there are more children than slots.
-    pub(super) fn open(&mut self) -> CounterSlot {
-        let slot = CounterSlot(self.slots.insert(()));
-        let end = (slot.0.slot() as usize + 1) * WIDTH;
+    pub(super) fn open(&mut self) -> ConnId {
+        let client = self.slots.insert(());
+        let end = (client.slot() as usize + 1) * WIDTH;
         assert!(end <= self.numbers.len(), "a slot for every child");
-        slot
+        client
     }
 
     /// Frees the slot of a child that has ended. Returns what it counted.
-    pub(super) fn close(&mut self, slot: CounterSlot) -> Counters {
-        let counters = self.read(slot);
-        self.write(slot, &Counters::default());
-        self.slots.remove(slot.0);
+    pub(super) fn close(&mut self, client: ConnId) -> Counters {
+        let counters = self.read(client);
+        self.write(client, &Counters::default());
+        self.slots.remove(client);
         counters
     }
 
     /// Returns what the child has counted.
-    pub(super) fn read(&self, slot: CounterSlot) -> Counters {
+    pub(super) fn read(&self, client: ConnId) -> Counters {
         let mut counters = Counters::default();
-        let numbers = self.numbers(slot);
+        let numbers = self.numbers(client);
         for (to, from) in columns(&mut counters).into_iter().zip(numbers) {
             *to = from.load(Ordering::Relaxed);
         }
@@ -69,14 +58,14 @@ impl SharedCounters {
 
     /// In the child: stores what it has counted, each number with one store. No other process
     /// writes here.
-    pub(super) fn write(&self, slot: CounterSlot, counters: &Counters) {
+    pub(super) fn write(&self, client: ConnId, counters: &Counters) {
         let mut counters = *counters;
-        for (from, to) in columns(&mut counters).into_iter().zip(self.numbers(slot)) {
+        for (from, to) in columns(&mut counters).into_iter().zip(self.numbers(client)) {
             to.store(*from, Ordering::Relaxed);
         }
     }
 
-    fn numbers(&self, CounterSlot(client): CounterSlot) -> &[AtomicU64] {
+    fn numbers(&self, client: ConnId) -> &[AtomicU64] {
         let begin = client.slot() as usize * WIDTH;
         &self.numbers[begin..begin + WIDTH]
     }
@@ -123,7 +112,7 @@ mod tests {
         assert_eq!(shared.read(other), Counters::default());
         assert_eq!(shared.close(one), counted);
         let next = shared.open();
-        assert_eq!(next.client().slot(), one.client().slot());
+        assert_eq!(next.slot(), one.slot());
         assert_ne!(next, one, "the generation has changed");
         assert_eq!(shared.read(next), Counters::default());
     }

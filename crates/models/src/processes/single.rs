@@ -25,7 +25,7 @@ use proactor::protocol::Protocol;
 pub(super) struct NewConnection<P> {
     pub(super) socket: OwnedFd,
     pub(super) protocol: P,
-    /// See [`Limits::max_input`](proactor::limits::Limits::max_input).
+    /// Its limit [`Limits::max_input`](proactor::limits::Limits::max_input).
     pub(super) max_input: usize,
     /// Its number among all connections of the server.
     pub(super) number: u64,
@@ -81,7 +81,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         }
     }
 
-    /// Serves it to its end. Drains once `told` returns true: the signal that causes this makes the
+    /// Serves it to its end. Drains once `asked` returns true: the signal that causes this makes the
     /// socket non-blocking as well. `publish` receives the counters before each call that may
     /// sleep.
     ///
@@ -89,11 +89,11 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
     /// poll(2), for lack of memory.
     pub(super) fn serve(
         mut self,
-        told: impl Fn() -> bool,
+        asked: impl Fn() -> bool,
         mut publish: impl FnMut(&Counters),
     ) -> io::Result<()> {
         loop {
-            if told() {
+            if asked() {
                 self.connection.drain(&mut self.context);
             }
             self.send();
@@ -138,10 +138,11 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         while owed > 0 && self.writable && !self.connection.is_broken() {
             let queue = self.connection.outgoing();
             let (key, socket) = (self.key, self.socket.as_fd());
-            let (sent, room) = queue.offer(owed, |parts| self.calls.send_now(key, socket, parts));
+            let (sent, offered) =
+                queue.offer(owed, |parts| self.calls.send_now(key, socket, parts));
             match sent {
                 Ok(n) => {
-                    (self.writable, self.waits_for_buffer) = (n == room, false);
+                    (self.writable, self.waits_for_buffer) = (n == offered, false);
                     owed -= n;
                     self.counters.sends += 1;
                     self.counters.sent_bytes += n as u64;
@@ -232,7 +233,7 @@ mod tests {
     /// What `peer` does to a child served `protocol`; and what the child counted.
     fn with_child<P: Protocol + Send + 'static>(
         protocol: P,
-        told: impl Fn() -> bool + Send + 'static,
+        asked: impl Fn() -> bool + Send + 'static,
         peer: impl FnOnce(UnixStream),
     ) -> Counters {
         let (ours, its) = UnixStream::pair().unwrap();
@@ -243,7 +244,7 @@ mod tests {
             let connection =
                 NewConnection { socket: its.into(), protocol, max_input: 1 << 20, number: 1 };
             let single = SingleConnection::new(calls, connection, Rc::clone(&pool));
-            single.serve(told, |counters| counted.set(*counters)).unwrap();
+            single.serve(asked, |counters| counted.set(*counters)).unwrap();
             assert!(pool.is_whole(), "a buffer is missing");
             counted.get()
         });
@@ -307,19 +308,19 @@ mod tests {
 
     #[test]
     fn a_drained_child_sends_what_it_owes_and_no_more() {
-        // Told after the first receive.
-        let asked = Cell::new(0);
-        let told = move || {
-            asked.set(asked.get() + 1);
-            asked.get() > 1
+        // Asked after the first receive.
+        let times = Cell::new(0);
+        let asked = move || {
+            times.set(times.get() + 1);
+            times.get() > 1
         };
         let echo: fn() -> Box<dyn Protocol> = || Box::new(Echo);
-        let counted = with_child(Late(echo), told, |mut peer| {
+        let counted = with_child(Late(echo), asked, |mut peer| {
             peer.write_all(b"PING").unwrap();
             let mut heard = Vec::new();
             peer.read_to_end(&mut heard).unwrap();
             assert_eq!(heard, b"PING");
-            // It lingers: what comes late is taken, and resets nobody.
+            // It lingers: what comes late is taken, and causes no reset.
             peer.write_all(b"late").unwrap();
         });
         assert_eq!(counted.sent_bytes, 4);
