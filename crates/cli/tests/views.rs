@@ -36,19 +36,19 @@ fn a_simulated_echo_is_counted_to_the_byte_and_each_connection_is_clean() {
     for seed in 0..60 {
         for tier in [Tier::Multishot, Tier::OneShot] {
             let (trace, said) = simulated(seed, tier);
-            let digest = TraceStats::of(&trace, &Cut::default());
-            let context = format!("seed {seed} {tier:?}\n{}", Summary::new(digest.clone()));
-            assert_eq!((digest.bytes_in, digest.bytes_out), (said, said), "{context}");
-            assert_eq!((digest.connections, digest.lives.len()), (5, 5), "{context}");
-            for life in &digest.lives {
-                assert!(life.is_clean() && life.ending == Ending::PeerFirst, "{life:?}\n{context}");
-                assert!(life.closed_ns.is_some() && life.accepted_ns.is_some(), "{life:?}");
+            let stats = TraceStats::of(&trace, &Cut::default());
+            let context = format!("seed {seed} {tier:?}\n{}", Summary::new(stats.clone()));
+            assert_eq!((stats.bytes_in, stats.bytes_out), (said, said), "{context}");
+            assert_eq!((stats.connections, stats.conns.len()), (5, 5), "{context}");
+            for conn in &stats.conns {
+                assert!(conn.is_clean() && conn.ending == Ending::PeerFirst, "{conn:?}\n{context}");
+                assert!(conn.closed_ns.is_some() && conn.accepted_ns.is_some(), "{conn:?}");
             }
-            let ended = digest.ops.iter().filter(|row| row.op != Op::Ring(Kind::Wake));
+            let ended = stats.ops.iter().filter(|row| row.op != Op::Ring(Kind::Wake));
             for row in ended {
                 assert_eq!((row.in_flight, row.unseen), (0, 0), "{} {context}", row.op);
             }
-            let doctor = Doctor::new(&digest);
+            let doctor = Doctor::new(&stats);
             let names: Vec<_> = doctor.findings.iter().map(|one| one.name).collect();
             assert!(
                 !names.contains(&"out-of-order") && !names.contains(&"never-closed"),
@@ -63,10 +63,15 @@ fn what_each_thread_did_with_its_time_adds_up_to_how_long_it_was_there() {
     let trace = Trace::from_bytes(&threads()).unwrap();
     let lanes = TraceStats::of(&trace, &Cut::default()).lanes.unwrap();
     let calls: Vec<_> = lanes
-        .stints
+        .spans
         .iter()
         .map(|one| {
-            let micros = [one.waiting_ns, one.copying_ns, one.other_ns, one.between_ns];
+            let micros = [
+                one.spent.waiting_ns,
+                one.spent.copying_ns,
+                one.spent.other_ns,
+                one.spent.between_ns,
+            ];
             assert_eq!(micros.iter().sum::<u64>(), one.until_ns - one.from_ns, "{one:?}");
             (&*one.lane, one.thread.unwrap(), one.calls, micros.map(|nanos| nanos / 1000))
         })
@@ -79,12 +84,12 @@ fn what_each_thread_did_with_its_time_adds_up_to_how_long_it_was_there() {
         ("t1", 1003, 1, [9, 0, 0, 1]),
     ];
     assert_eq!(calls, expected);
-    assert_eq!((lanes.count, lanes.most, lanes.lived_ns()), (4, 3, 550_000));
+    assert_eq!((lanes.count, lanes.most, lanes.spent.total_ns()), (4, 3, 550_000));
     // Of a part, only what lies in it: the receives and the wait of which it begins in the middle.
-    let since = lanes.stints[0].from_ns + 50_000;
+    let since = lanes.spans[0].from_ns + 50_000;
     let cut = Cut { since: Some(Duration::from_nanos(since)), ..Cut::default() };
     let part = TraceStats::of(&trace, &cut).lanes.unwrap();
-    assert_eq!((part.waiting_ns, part.lived_ns()), (379_000, 405_000), "{part:?}");
+    assert_eq!((part.spent.waiting_ns, part.spent.total_ns()), (379_000, 405_000), "{part:?}");
     let one = Cut { conn: Some((0, None)), ..Cut::default() };
     assert_eq!(TraceStats::of(&trace, &one).lanes, None);
 }
@@ -103,10 +108,10 @@ fn a_ring_and_threads_are_laid_side_by_side_and_what_one_has_not_is_a_dash() {
     assert_eq!(line("  enters or waits"), (true, Some(1.0)));
     assert_eq!(line("  recv calls"), (false, Some(2.5)));
     assert_eq!(line("bytes / system call"), (true, Some(22.4)));
-    assert_eq!(line("in calls that wait / message"), (true, Some(253_500.0)));
-    assert_eq!(line("outside of them / message"), (true, Some(21_500.0)));
+    assert_eq!(line("time waiting / message"), (true, Some(253_500.0)));
+    assert_eq!(line("time not waiting / message"), (true, Some(21_500.0)));
     assert_eq!(line("  copying"), (false, Some(6_000.0)));
-    assert_eq!(line("  in other calls"), (false, Some(2_000.0)));
+    assert_eq!(line("  other calls"), (false, Some(2_000.0)));
     assert_eq!(line("  between calls"), (true, Some(13_500.0)));
     assert_eq!(line("send age, max").1, None);
     assert_eq!(line("completions / message"), (true, None));
@@ -123,14 +128,11 @@ fn all_views(trace: &Trace) {
         Cut { conn: Some((0, None)), ..Cut::default() },
     ];
     for cut in cuts {
-        let digest = TraceStats::of(trace, &cut);
-        drop((Summary::new(digest.clone()).to_string(), Health::new(digest.clone()).to_string()));
-        drop((
-            Doctor::new(&digest).to_string(),
-            ConnectionList::new(digest.clone(), 5).to_string(),
-        ));
-        drop(serde_json::to_string(&Summary::new(digest.clone())).unwrap());
-        if let Ok(diff) = Diff::new(digest.clone(), digest) {
+        let stats = TraceStats::of(trace, &cut);
+        drop((Summary::new(stats.clone()).to_string(), Health::new(stats.clone()).to_string()));
+        drop((Doctor::new(&stats).to_string(), ConnectionList::new(stats.clone(), 5).to_string()));
+        drop(serde_json::to_string(&Summary::new(stats.clone())).unwrap());
+        if let Ok(diff) = Diff::new(stats.clone(), stats) {
             drop(diff.to_string());
         }
         let conn = events(&trace).find_map(|event| event.conn).map(|conn| (conn.slot(), None));
@@ -217,8 +219,8 @@ fn serve_with(options: &[&str], file: &Path, kill: bool) {
     if kill {
         // What is not published yet goes with the process: until it sleeps again.
         eventually("the last message is in the trace", || {
-            let digest = TraceStats::of(&Trace::open(file).unwrap(), &Cut::default());
-            (digest.bytes_out == 4800).then_some(())
+            let stats = TraceStats::of(&Trace::open(file).unwrap(), &Cut::default());
+            (stats.bytes_out == 4800).then_some(())
         });
         return server.kill();
     }
@@ -251,12 +253,12 @@ fn every_view_of_a_real_servers_trace_says_what_was_said_to_it() {
         let text = view(&["summary"], &[file]);
         assert!(text.contains("300 messages") && text.contains("send"), "{text}");
 
-        let roster = json(&["conn"], &[file]);
-        let all = roster["connections"].as_array().unwrap();
-        assert_eq!((all.len(), &roster["unclean"]), (3, &Value::from(0)), "{roster}");
-        for life in all {
-            assert_eq!((&life["messages"], &life["ending"]), (&100.into(), &"peer_first".into()));
-            let name = life["conn"].as_str().unwrap();
+        let list = json(&["conn"], &[file]);
+        let all = list["connections"].as_array().unwrap();
+        assert_eq!((all.len(), &list["unclean"]), (3, &Value::from(0)), "{list}");
+        for conn in all {
+            assert_eq!((&conn["messages"], &conn["ending"]), (&100.into(), &"peer_first".into()));
+            let name = conn["conn"].as_str().unwrap();
             let story = view(&["conn", name], &[file]);
             let ends = "verdict: clean, peer first   every operation ended once ✓\n";
             assert!(story.ends_with(ends) && story.contains("folded"), "{story}");

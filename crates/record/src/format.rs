@@ -321,13 +321,14 @@ impl Call {
 }
 
 /// An operation on a ring, a system call, or a wait of a selector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Op {
     /// An operation on a ring.
     Ring(Kind),
     /// A call by a loop or a thread.
     Call(Call),
     /// A wait of a selector.
+    #[default]
     Wait,
 }
 

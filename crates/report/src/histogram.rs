@@ -81,7 +81,7 @@ impl Default for Latencies {
 }
 
 /// Percentiles in nanoseconds. A percentile with too few samples is `None`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Percentiles {
     /// The number of samples.
     pub samples: u64,

@@ -30,6 +30,6 @@ pub use perfetto::{PERFETTO_TRACKS, perfetto};
 use super::view::ConnectionStats;
 
 /// The connections of a list.
-fn ids(lives: &[ConnectionStats]) -> HashSet<ConnId> {
-    lives.iter().map(|life| life.conn).collect()
+fn ids(conns: &[ConnectionStats]) -> HashSet<ConnId> {
+    conns.iter().map(|conn| conn.conn).collect()
 }

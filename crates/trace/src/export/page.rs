@@ -33,22 +33,22 @@ pub fn page(
     most: usize,
     out: &mut impl Write,
 ) -> io::Result<Vec<String>> {
-    let digest = TraceStats::of(trace, cut);
-    let roster = ConnectionList::new(digest.clone(), most);
-    let drawing = PageData::of(trace, cut, &roster, digest.lanes.clone());
-    let left_out = left_out(&drawing, &roster);
-    let title = format!("{} – proactor trace", digest.source.model);
-    let is_ring = digest.is_ring();
-    let health = Health::new(digest.clone());
-    let findings = Doctor::new(&digest).findings;
-    let text = format!("{}\n\n{health}\n\n{roster}", Summary::new(digest));
+    let stats = TraceStats::of(trace, cut);
+    let list = ConnectionList::new(stats.clone(), most);
+    let drawing = PageData::of(trace, cut, &list, stats.lanes.clone());
+    let left_out = left_out(&drawing, &list);
+    let title = format!("{} – proactor trace", stats.source.model);
+    let is_ring = stats.is_ring();
+    let health = Health::new(stats.clone());
+    let findings = Doctor::new(&stats).findings;
+    let text = format!("{}\n\n{health}\n\n{list}", Summary::new(stats));
     let data = json!({
         "is_ring": is_ring,
         "health": health,
         "findings": findings,
-        "roster": roster,
+        "list": list,
         "left_out": left_out,
-        "drawing": drawing.pack(&roster),
+        "drawing": drawing.pack(&list),
     });
     // The template has placeholders as {{name}}.
     let mut rest = PAGE;
@@ -72,15 +72,15 @@ pub fn page(
     Ok(left_out)
 }
 
-fn left_out(drawing: &PageData, roster: &ConnectionList) -> Vec<String> {
+fn left_out(drawing: &PageData, list: &ConnectionList) -> Vec<String> {
     let mut all = Vec::new();
-    if roster.left_out > 0 {
-        let drawn = roster.connections.len() as u64;
+    if list.left_out > 0 {
+        let drawn = list.connections.len() as u64;
         all.push(format!(
             "{} {} no row: the {drawn} worst {}, those with errors and those with the slowest \
              exchanges",
-            units::plural(roster.left_out, "connection"),
-            units::agree(roster.left_out, "has", "have"),
+            units::plural(list.left_out, "connection"),
+            units::agree(list.left_out, "has", "have"),
             units::agree(drawn, "has", "have")
         ));
     }

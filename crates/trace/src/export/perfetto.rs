@@ -36,13 +36,13 @@ const BELOW: u64 = 32;
 /// # Errors
 /// `out` cannot be written to.
 pub fn perfetto(trace: &Trace, cut: &Cut, most: usize, out: &mut impl Write) -> io::Result<u64> {
-    let digest = TraceStats::of(trace, cut);
-    let description = digest.source.to_string();
-    let has_buffers = digest.buffers.is_some_and(|buffers| buffers.fewest.is_some());
-    let lanes = digest.lanes.clone();
-    let roster = ConnectionList::new(digest, most);
+    let stats = TraceStats::of(trace, cut);
+    let description = stats.source.to_string();
+    let has_buffers = stats.buffers.is_some_and(|buffers| buffers.fewest.is_some());
+    let lanes = stats.lanes.clone();
+    let list = ConnectionList::new(stats, most);
     let mut writer = PerfettoWriter::new(&trace.header, out);
-    writer.common_tracks(&description, &roster, lanes.is_none())?;
+    writer.common_tracks(&description, &list, lanes.is_none())?;
     let threads = match lanes {
         Some(lanes) => {
             let drawn = lanes.busiest(most);
@@ -51,7 +51,7 @@ pub fn perfetto(trace: &Trace, cut: &Cut, most: usize, out: &mut impl Write) -> 
         }
         None => None,
     };
-    let mut tracks = TrackBuilder::new(cut, super::ids(&roster.connections), has_buffers, threads);
+    let mut tracks = TrackBuilder::new(cut, super::ids(&list.connections), has_buffers, threads);
     let mut result = Ok(());
     let mut write = |event: TrackEvent<'_>| {
         if result.is_ok() {
@@ -60,7 +60,7 @@ pub fn perfetto(trace: &Trace, cut: &Cut, most: usize, out: &mut impl Write) -> 
     };
     events(trace).for_each(|event| tracks.draw(&event, &mut write));
     tracks.finish(&mut write);
-    result.map(|()| roster.left_out)
+    result.map(|()| list.left_out)
 }
 
 /// The identity of a track in the file.
@@ -195,7 +195,7 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
     fn common_tracks(
         &mut self,
         description: &str,
-        roster: &ConnectionList,
+        list: &ConnectionList,
         has_loop: bool,
     ) -> io::Result<()> {
         let header = self.header;
@@ -209,13 +209,13 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
             self.track(TrackId::Loop, &format!("loop r{}", header.lane), 0, description)?;
         }
         self.track(TrackId::Listeners, "listeners", BELOW, "")?;
-        let (name, description) = match roster.left_out {
+        let (name, description) = match list.left_out {
             0 => ("connections, the worst first".to_owned(), String::new()),
             n => (
                 format!("connections, the worst first ({n} left out)"),
                 format!(
                     "The {} worst; {} {} no track and {} in a counter.",
-                    units::plural(roster.connections.len() as u64, "connection"),
+                    units::plural(list.connections.len() as u64, "connection"),
                     units::plural(n, "other"),
                     units::agree(n, "has", "have"),
                     units::agree(n, "is", "are")
@@ -223,12 +223,12 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
             ),
         };
         self.track(TrackId::Connections, &name, BELOW + 1, &description)?;
-        for (rank, life) in roster.connections.iter().enumerate() {
-            let name = format!("c{}", life.conn);
-            self.track(TrackId::Conn(life.conn, Side::Both), &name, rank as u64, "")?;
+        for (rank, conn) in list.connections.iter().enumerate() {
+            let name = format!("c{}", conn.conn);
+            self.track(TrackId::Conn(conn.conn, Side::Both), &name, rank as u64, "")?;
             for (side, direction) in [(Side::Inbound, "in"), (Side::Outbound, "out")] {
                 let name = format!("{name} {direction}");
-                self.track(TrackId::Conn(life.conn, side), &name, side as u64, "")?;
+                self.track(TrackId::Conn(conn.conn, side), &name, side as u64, "")?;
             }
         }
         Ok(())
@@ -267,7 +267,7 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
 
     /// Describes the tracks of threads or children, and says how many have none.
     fn threads(&mut self, lanes: &Lanes, drawn: &[usize]) -> io::Result<()> {
-        let without = lanes.stints.len() - drawn.len();
+        let without = lanes.spans.len() - drawn.len();
         if without > 0 {
             let name = format!("{} {} have no track", units::count(without as u64), lanes.kind);
             let drawn = drawn.len();
@@ -275,22 +275,22 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
                 format!("{drawn} have: the main one and those that made the most calls.");
             self.track(TrackId::Undrawn, &name, BELOW - 1, &description)?;
         }
-        drawn.iter().try_for_each(|&index| self.thread(index, &lanes.stints[index]))
+        drawn.iter().try_for_each(|&index| self.thread(index, &lanes.spans[index]))
     }
 
     /// Describes a thread's track. Perfetto shows it below its process, with the numbers that a
     /// system trace of the same machine has.
-    fn thread(&mut self, index: usize, stint: &ThreadSpan) -> io::Result<()> {
+    fn thread(&mut self, index: usize, lived: &ThreadSpan) -> io::Result<()> {
         let id = TrackId::Thread(index);
-        let Some((thread, process)) = stint.thread.zip(stint.process) else {
-            let name = format!("{} (started before the recording)", stint.lane);
+        let Some((thread, process)) = lived.thread.zip(lived.process) else {
+            let name = format!("{} (started before the recording)", lived.lane);
             return self.track(id, &name, 1, "");
         };
         let group = TrackId::ThreadGroup(process);
         if self.described.insert(group.uuid(self.header)) {
             let name = match process == self.header.pid {
                 true => "proactor".to_owned(),
-                false => format!("proactor {}", stint.lane),
+                false => format!("proactor {}", lived.lane),
             };
             let mut own = ProtoMessage::default();
             own.uint(field::PID, process.into()).text(field::PROCESS_NAME, &name);
@@ -301,14 +301,14 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
         let mut own = ProtoMessage::default();
         own.uint(field::THREAD_PID, process.into())
             .uint(field::TID, thread.into())
-            .text(field::THREAD_NAME, &stint.lane);
+            .text(field::THREAD_NAME, &lived.lane);
         let mut track = ProtoMessage::default();
         track
             .uint(field::UUID, id.uuid(self.header))
-            .text(field::TRACK_NAME, &stint.lane)
+            .text(field::TRACK_NAME, &lived.lane)
             .uint(field::PARENT, group.uuid(self.header))
             .message(field::THREAD, &own)
-            .text(field::DESCRIPTION, &time_spent(stint));
+            .text(field::DESCRIPTION, &time_spent(lived));
         self.write_track(&track)
     }
 
@@ -507,14 +507,14 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
 }
 
 /// How a thread spent its time, in a line.
-fn time_spent(stint: &ThreadSpan) -> String {
+fn time_spent(lived: &ThreadSpan) -> String {
     let span = |nanos| units::span(Duration::from_nanos(nanos));
     format!(
         "{}; waited {}, copied {}, in other calls {}, between calls {}",
-        units::plural(stint.calls, "call"),
-        span(stint.waiting_ns),
-        span(stint.copying_ns),
-        span(stint.other_ns),
-        span(stint.between_ns)
+        units::plural(lived.calls, "call"),
+        span(lived.spent.waiting_ns),
+        span(lived.spent.copying_ns),
+        span(lived.spent.other_ns),
+        span(lived.spent.between_ns)
     )
 }

@@ -55,7 +55,7 @@ impl ThreadTracks {
         sink: &mut Sink<'_>,
     ) -> Option<Flow> {
         let lane = event.lane?;
-        let thread = self.lanes.whose(event);
+        let thread = self.lanes.span_of(event);
         let drawn = thread.filter(|thread| self.drawn.contains(thread)).map(TimelineTrack::Thread);
         self.occupied.insert(lane);
         let call = event.op.map(|_| (event.raw.id, event.raw.op));
@@ -87,7 +87,7 @@ impl ThreadTracks {
             Payload::Lane { .. } => self.abandon(lane, sink),
             _ => drawn.into_iter().for_each(|own| sink.instant(own, event, None)),
         }
-        if thread.is_some_and(|thread| self.lanes.stints[thread].ends_with(event)) {
+        if thread.is_some_and(|thread| self.lanes.spans[thread].ends_with(event)) {
             self.occupied.remove(&lane);
         }
         self.count(sink);

@@ -25,23 +25,23 @@ pub(super) struct Check {
 enum Of {
     /// In all.
     All,
-    /// In those that have turns.
+    /// In those that have iterations.
     Loop,
-    /// In a ring's.
+    /// In those of a ring.
     Ring,
-    /// In a selector's.
+    /// In those of a selector.
     Selector,
 }
 
 impl Check {
     /// Whether it can be seen in what this was made of.
-    pub(super) fn is_for(&self, digest: &TraceStats) -> bool {
-        let turns = !digest.source.has_no_loop();
+    pub(super) fn is_for(&self, stats: &TraceStats) -> bool {
+        let iterations = !stats.source.has_no_loop();
         match self.of {
             Of::All => true,
-            Of::Loop => turns,
-            Of::Ring => digest.is_ring(),
-            Of::Selector => turns && !digest.is_ring(),
+            Of::Loop => iterations,
+            Of::Ring => stats.is_ring(),
+            Of::Selector => iterations && !stats.is_ring(),
         }
     }
 }
@@ -58,7 +58,7 @@ const fn check(
 /// All that is looked for.
 pub(super) const CHECKS: &[Check] = &[
     check("cq-overflow", "completions outside of a full queue", Of::Ring, overflow),
-    check("no-buffers", "receives that found no buffer", Of::Ring, starved),
+    check("no-buffers", "receives that found no buffer", Of::Ring, out_of_buffers),
     check("out-of-order", "operations that did not end once", Of::All, faults),
     check("errors", "operations that failed", Of::All, failed),
     check("accepts-refused", "no descriptor or memory to accept with", Of::All, exhausted),
@@ -67,22 +67,22 @@ pub(super) const CHECKS: &[Check] = &[
     check("disarmed", "multishot receives that keep ending", Of::Ring, disarmed),
     check("one-shot", "a receive asked for anew for each message", Of::Ring, one_shot),
     check("short-sends", "sends that take less than they are given", Of::All, short),
-    check("woken-for-nothing", "turns without a completion or report", Of::Loop, idle),
-    check("reports-in-vain", "reports of which no call makes anything", Of::Selector, in_vain),
+    check("woken-for-nothing", "iterations without a completion or report", Of::Loop, idle),
+    check("spurious-reports", "reports of which no call makes anything", Of::Selector, spurious),
     check("would-block", "calls that find nothing", Of::Selector, would_block),
     check("rewatched", "interests that change with the messages", Of::Selector, rewatched),
-    check("one-each-turn", "turns that serve one of many", Of::Loop, one_each),
+    check("one-each-iteration", "iterations that serve one of many", Of::Loop, one_each),
     check("resets", "connections that the peer broke", Of::All, resets),
     check("records-lost", "gaps in the trace", Of::All, lost),
 ];
 
 /// Makes all checks that such a trace allows. The worst findings come first.
-pub(super) fn findings(digest: &TraceStats) -> Vec<Finding> {
+pub(super) fn findings(stats: &TraceStats) -> Vec<Finding> {
     let found = |check: &Check| {
-        let finding = (check.look)(digest)?;
+        let finding = (check.look)(stats)?;
         Some(Finding { name: check.name, ..finding })
     };
-    let checks = CHECKS.iter().filter(|check| check.is_for(digest));
+    let checks = CHECKS.iter().filter(|check| check.is_for(stats));
     let mut findings: Vec<Finding> = checks.filter_map(found).collect();
     findings.sort_by_key(|one| one.severity);
     findings
@@ -107,7 +107,7 @@ impl Finding {
     }
 }
 
-/// `812 of 5,361 enters (15 %)`
+/// Returns a share as in `812 of 5,361 enters (15 %)`.
 fn share_of(n: u64, all: u64, thing: &str) -> String {
     let share = n as f64 / all.max(1) as f64;
     let share = if n > 0 && share < 0.0005 { "<0.1 %".to_owned() } else { units::percent(share) };
@@ -119,36 +119,37 @@ fn often(n: u64, all: u64, one_in: u64) -> bool {
     n > 10 && n.saturating_mul(one_in) > all
 }
 
-fn overflow(digest: &TraceStats) -> Option<Finding> {
-    let turns = digest.turns.as_ref().filter(|turns| turns.overflows.count > 0)?;
-    let size = digest.queue.map_or("an unknown number".to_owned(), units::count);
+fn overflow(stats: &TraceStats) -> Option<Finding> {
+    let iterations =
+        stats.iterations.as_ref().filter(|iterations| iterations.overflows.count > 0)?;
+    let size = stats.queue.map_or("an unknown number".to_owned(), units::count);
     let what = format!(
         "completions waited outside the full queue in {}",
-        share_of(turns.overflows.count, turns.count, "enter")
+        share_of(iterations.overflows.count, iterations.count, "enter")
     );
     let fix = "a larger completion queue (IORING_SETUP_CQSIZE): it grows with --max-connections, up to 8,192. \
                The kernel keeps what does not fit, but ends multishot operations and takes longer";
-    let most = units::count(turns.batches.max);
+    let most = units::count(iterations.batches.max);
     Some(
-        finding(Severity::Wrong, what, &turns.overflows, fix)
+        finding(Severity::Wrong, what, &iterations.overflows, fix)
             .with(format!("the queue holds {size}; {most} were reaped at once at most")),
     )
 }
 
-fn starved(digest: &TraceStats) -> Option<Finding> {
-    let starved = &digest.odd.out_of_buffers;
-    if starved.count == 0 {
+fn out_of_buffers(stats: &TraceStats) -> Option<Finding> {
+    let missed = &stats.anomalies.out_of_buffers;
+    if missed.count == 0 {
         return None;
     }
     // One in a hundred is a storm: each costs a completion, a receive and a wait.
     let severity =
-        if often(starved.count, digest.messages, 100) { Severity::Wrong } else { Severity::Costly };
-    let all = starved.count + digest.messages;
-    let what = format!("{} found no buffer (ENOBUFS)", share_of(starved.count, all, "receive"));
+        if often(missed.count, stats.messages, 100) { Severity::Wrong } else { Severity::Costly };
+    let all = missed.count + stats.messages;
+    let what = format!("{} found no buffer (ENOBUFS)", share_of(missed.count, all, "receive"));
     let fix = "more buffers (--buffers), or larger ones if messages are (--buffer-size); slow \
                readers hold the buffers of what they are owed";
-    let found = finding(severity, what, starved, fix);
-    Some(match digest.buffers {
+    let found = finding(severity, what, missed, fix);
+    Some(match stats.buffers {
         Some(buffers) => found.with(format!(
             "{} lent in all, {} of them filled",
             units::count(buffers.lent),
@@ -158,26 +159,26 @@ fn starved(digest: &TraceStats) -> Option<Finding> {
     })
 }
 
-fn faults(digest: &TraceStats) -> Option<Finding> {
+fn faults(stats: &TraceStats) -> Option<Finding> {
     let bad: Vec<&ConnectionStats> =
-        digest.lives.iter().filter(|life| !life.faults.is_empty()).collect();
+        stats.conns.iter().filter(|conn| !conn.faults.is_empty()).collect();
     let first = bad.first()?;
     let what = format!(
         "operations of {} did not end once, before the close",
-        share_of(bad.len() as u64, digest.lives.len() as u64, "connection")
+        share_of(bad.len() as u64, stats.conns.len() as u64, "connection")
     );
     let fix = "this is a fault of the loop, or of the kernel: `trace conn` shows each of them; \
                please report it with the trace";
     let mut found = finding(Severity::Wrong, what, &Occurrences::default(), fix);
-    for life in bad.iter().take(3) {
-        found = found.with(format!("c{}: {}", life.conn, life.faults.join("; ")));
+    for conn in bad.iter().take(3) {
+        found = found.with(format!("c{}: {}", conn.conn, conn.faults.join("; ")));
     }
     found.first = vec![Moment { at_ns: first.last_ns, conn: None, amount: None }];
     Some(found)
 }
 
-fn failed(digest: &TraceStats) -> Option<Finding> {
-    let failed = &digest.odd.failed;
+fn failed(stats: &TraceStats) -> Option<Finding> {
+    let failed = &stats.anomalies.failed;
     if failed.count == 0 {
         return None;
     }
@@ -188,20 +189,20 @@ fn failed(digest: &TraceStats) -> Option<Finding> {
     let mut names: Vec<String> =
         failed.first.iter().filter_map(|one| Some(Errno(one.amount? as i32).to_string())).collect();
     names.dedup();
-    for row in &digest.ops {
+    for row in &stats.ops {
         let these = row.errors.iter().filter(|(name, _)| names.contains(name));
         let these: Vec<_> = these.map(|(name, n)| format!("{} {name}", units::count(*n))).collect();
         if !these.is_empty() {
             found = found.with(format!("{}: {}", row.op.name(), these.join(", ")));
         }
     }
-    // The amount is an errno, and is told.
+    // The amount is an errno, and is in the evidence.
     found.first.iter_mut().for_each(|one| one.amount = None);
     Some(found)
 }
 
-fn exhausted(digest: &TraceStats) -> Option<Finding> {
-    let exhausted = &digest.odd.exhausted;
+fn exhausted(stats: &TraceStats) -> Option<Finding> {
+    let exhausted = &stats.anomalies.exhausted;
     let what = format!("{} failed for want of resources", plural(exhausted.count, "accept"));
     let fix = "more descriptors (ulimit -n), or fewer connections at a time (--max-connections)";
     (exhausted.count > 0).then(|| finding(Severity::Wrong, what, exhausted, fix))
@@ -210,90 +211,91 @@ fn exhausted(digest: &TraceStats) -> Option<Finding> {
 /// How long a connection may take from the peer's end to its close.
 const LINGER: Duration = Duration::from_secs(1);
 
-fn lingering(digest: &TraceStats) -> Option<Finding> {
-    let end = digest.source.from_ns + digest.source.span_ns;
-    let late = |life: &&ConnectionStats| {
-        let ended = life.peer_ended_ns.filter(|_| life.closed_ns.is_none());
+fn lingering(stats: &TraceStats) -> Option<Finding> {
+    let end = stats.source.from_ns + stats.source.span_ns;
+    let late = |conn: &&ConnectionStats| {
+        let ended = conn.peer_ended_ns.filter(|_| conn.closed_ns.is_none());
         ended.is_some_and(|at| end.saturating_sub(at) > LINGER.as_nanos() as u64)
     };
-    let late: Vec<&ConnectionStats> = digest.lives.iter().filter(late).collect();
+    let late: Vec<&ConnectionStats> = stats.conns.iter().filter(late).collect();
     let first = late.first()?;
     let what = format!(
         "{} whose peer ended over {} before the end of the trace are not closed",
-        share_of(late.len() as u64, digest.lives.len() as u64, "connection"),
+        share_of(late.len() as u64, stats.conns.len() as u64, "connection"),
         units::span(LINGER)
     );
     let fix = "the peer has ended but does not read its replies: it is disconnected when others wait \
                for it, or at a drain (--drain-timeout); `trace conn` shows what is in flight";
     let mut found = finding(Severity::Costly, what, &Occurrences::default(), fix);
-    for life in late.iter().take(3) {
-        let waits = life.in_flight;
+    for conn in late.iter().take(3) {
+        let waits = conn.in_flight;
         let waits = if waits.is_empty() { "nothing".to_owned() } else { waits.to_string() };
-        found = found.with(format!("c{}: {waits} in flight", life.conn));
+        found = found.with(format!("c{}: {waits} in flight", conn.conn));
     }
     let at_ns = first.peer_ended_ns.unwrap_or(first.last_ns);
     found.first = vec![Moment { at_ns, conn: None, amount: None }];
     Some(found)
 }
 
-fn stalls(digest: &TraceStats) -> Option<Finding> {
-    let turns = digest.turns.as_ref().filter(|turns| turns.stalls.count > 0)?;
-    let longest = turns.outside.max_ns.unwrap_or(0);
+fn stalls(stats: &TraceStats) -> Option<Finding> {
+    let iterations = stats.iterations.as_ref().filter(|iterations| iterations.stalls.count > 0)?;
+    let longest = iterations.outside.max_ns.unwrap_or(0);
     // A few are the scheduler's, unless one alone takes a hundredth of the time.
-    let long = longest.saturating_mul(100) > digest.source.span_ns;
-    let severity =
-        if turns.stalls.count >= 3 && long || often(turns.stalls.count, turns.count, 1000) {
-            Severity::Costly
-        } else {
-            Severity::Note
-        };
+    let long = longest.saturating_mul(100) > stats.source.span_ns;
+    let severity = if iterations.stalls.count >= 3 && long
+        || often(iterations.stalls.count, iterations.count, 1000)
+    {
+        Severity::Costly
+    } else {
+        Severity::Note
+    };
     let what = format!(
         "the loop stayed away from the kernel for over {} in {}",
         units::span(STALL),
-        share_of(turns.stalls.count, turns.count, "turn")
+        share_of(iterations.stalls.count, iterations.count, "iteration")
     );
     let fix = "a protocol that computes for long, or a CPU that others take (--cpu keeps to one): \
                meanwhile no client is served";
     let longest = units::span(Duration::from_nanos(longest));
-    let found = finding(severity, what, &turns.stalls, fix);
+    let found = finding(severity, what, &iterations.stalls, fix);
     Some(found.with(format!("the longest took {longest}")))
 }
 
-fn disarmed(digest: &TraceStats) -> Option<Finding> {
-    let disarmed = &digest.odd.disarmed;
-    if !often(disarmed.count, digest.messages, 100) {
+fn disarmed(stats: &TraceStats) -> Option<Finding> {
+    let disarmed = &stats.anomalies.disarmed;
+    if !often(disarmed.count, stats.messages, 100) {
         return None;
     }
     let what = format!(
         "multishot receives ended with {}",
-        share_of(disarmed.count, digest.messages, "message")
+        share_of(disarmed.count, stats.messages, "message")
     );
-    let row = digest.op(Op::Ring(Kind::Recv))?;
+    let row = stats.op(Op::Ring(Kind::Recv))?;
     let fix = "the kernel ends them when completions overflow or memory is short: see to \
                cq-overflow and no-buffers first";
     Some(finding(Severity::Costly, what, disarmed, fix).with(format!(
         "{} submitted for {}",
         plural(row.begun, "receive"),
-        plural(digest.connections, "connection")
+        plural(stats.connections, "connection")
     )))
 }
 
-fn one_shot(digest: &TraceStats) -> Option<Finding> {
-    let row = digest.op(Op::Ring(Kind::Recv)).filter(|row| !row.multishot)?;
-    // Two of three, and enough to tell.
-    if digest.messages < 100 || row.begun * 3 < digest.messages * 2 {
+fn one_shot(stats: &TraceStats) -> Option<Finding> {
+    let row = stats.op(Op::Ring(Kind::Recv)).filter(|row| !row.multishot)?;
+    // Two of three, and not too few.
+    if stats.messages < 100 || row.begun * 3 < stats.messages * 2 {
         return None;
     }
-    let per = digest.per_message(row.begun).map_or(String::new(), ratio);
+    let per = stats.per_message(row.begun).map_or(String::new(), ratio);
     let what = format!("receives are one-shot: {per} submissions of them per message");
     let fix = "a kernel from 6.0 on receives many times for one submission (and no --kernel below \
                that)";
     Some(finding(Severity::Note, what, &Occurrences::default(), fix))
 }
 
-fn short(digest: &TraceStats) -> Option<Finding> {
-    let sends: u64 = digest.ops.iter().filter(|row| row.op.sends()).map(|row| row.ok).sum();
-    let (short, blocked) = (&digest.odd.short, &digest.odd.send_blocked);
+fn short(stats: &TraceStats) -> Option<Finding> {
+    let sends: u64 = stats.ops.iter().filter(|row| row.op.sends()).map(|row| row.ok).sum();
+    let (short, blocked) = (&stats.anomalies.short, &stats.anomalies.send_blocked);
     let many = short.count + blocked.count;
     if many == 0 {
         return None;
@@ -309,55 +311,55 @@ fn short(digest: &TraceStats) -> Option<Finding> {
     )))
 }
 
-fn idle(digest: &TraceStats) -> Option<Finding> {
-    let turns = digest.turns.as_ref()?;
-    if !often(turns.idle.count, turns.count, 100) || digest.source.polls_all() {
+fn idle(stats: &TraceStats) -> Option<Finding> {
+    let iterations = stats.iterations.as_ref()?;
+    if !often(iterations.idle.count, iterations.count, 100) || stats.source.polls_all() {
         return None;
     }
     let what = format!(
         "nothing was submitted and nothing came in {}",
-        share_of(turns.idle.count, turns.count, turns.name)
+        share_of(iterations.idle.count, iterations.count, iterations.name)
     );
     let fix = "signals wake it, or a loop that asks without waiting: `trace show --op enter --op \
                wait` shows for how long each was to wait";
-    Some(finding(Severity::Costly, what, &turns.idle, fix))
+    Some(finding(Severity::Costly, what, &iterations.idle, fix))
 }
 
-fn in_vain(digest: &TraceStats) -> Option<Finding> {
-    let turns = digest.turns.as_ref()?;
-    if !often(turns.in_vain.count, turns.count, 100) {
+fn spurious(stats: &TraceStats) -> Option<Finding> {
+    let iterations = stats.iterations.as_ref()?;
+    if !often(iterations.spurious.count, iterations.count, 100) {
         return None;
     }
-    let asks_nobody = digest.source.polls_all();
+    let asks_nobody = stats.source.polls_all();
     let severity = if asks_nobody { Severity::Note } else { Severity::Costly };
     let what = format!(
         "no call came to anything after {}",
-        share_of(turns.in_vain.count, turns.count, "reporting wait")
+        share_of(iterations.spurious.count, iterations.count, "reporting wait")
     );
     let fix = if asks_nobody {
         "this model tries instead of asking: --idle-sleep lets it rest, any other model asks"
     } else {
         "a socket is reported and no call uses its readiness: its interest should be removed"
     };
-    Some(finding(severity, what, &turns.in_vain, fix))
+    Some(finding(severity, what, &iterations.spurious, fix))
 }
 
-fn would_block(digest: &TraceStats) -> Option<Finding> {
-    let blocked = &digest.odd.recv_blocked;
+fn would_block(stats: &TraceStats) -> Option<Finding> {
+    let blocked = &stats.anomalies.recv_blocked;
     // One in ten.
-    if !often(blocked.count, digest.messages, 10) {
+    if !often(blocked.count, stats.messages, 10) {
         return None;
     }
-    let asks_nobody = digest.source.polls_all();
+    let asks_nobody = stats.source.polls_all();
     let severity = if asks_nobody { Severity::Note } else { Severity::Costly };
-    let per = digest.per_message(blocked.count).map_or("some".to_owned(), ratio);
+    let per = stats.per_message(blocked.count).map_or("some".to_owned(), ratio);
     let what = format!("{per} receives per message found nothing (EAGAIN)");
     let fix = if asks_nobody {
         "that is how this model waits; any other asks first"
     } else {
         "a receive that comes short has emptied the socket: to try once more costs a call"
     };
-    let row = digest.receives()?;
+    let row = stats.receives()?;
     Some(finding(severity, what, blocked, fix).with(share_of(
         row.would_block,
         row.ended,
@@ -365,44 +367,43 @@ fn would_block(digest: &TraceStats) -> Option<Finding> {
     )))
 }
 
-fn rewatched(digest: &TraceStats) -> Option<Finding> {
+fn rewatched(stats: &TraceStats) -> Option<Finding> {
     let row =
-        digest.op(Op::Call(Call::Rewatch)).filter(|row| often(row.begun, digest.messages, 10))?;
-    let oneshot = digest.source.model == "epoll-oneshot";
+        stats.op(Op::Call(Call::Rewatch)).filter(|row| often(row.begun, stats.messages, 10))?;
+    let oneshot = stats.source.model == "epoll-oneshot";
     let severity = if oneshot { Severity::Note } else { Severity::Costly };
-    let per = digest.per_message(row.begun).map_or("some".to_owned(), ratio);
+    let per = stats.per_message(row.begun).map_or("some".to_owned(), ratio);
     let what = format!("{per} changes of interest per message");
     let fix = if oneshot {
         "a oneshot selector is armed again after each report; epoll, level-triggered, is not"
     } else {
-        "slow readers make the loop watch for room and back again; edges (--model epoll-et) need \
-         no telling"
+        "slow readers make the loop watch for space and back again; edges (--model epoll-et) need \
+         no change"
     };
     Some(finding(severity, what, &Occurrences::default(), fix).with(format!(
         "{} rewatch{}, {}",
         units::count(row.begun),
         units::agree(row.begun, "", "es"),
-        plural(digest.messages, "message")
+        plural(stats.messages, "message")
     )))
 }
 
-fn one_each(digest: &TraceStats) -> Option<Finding> {
-    let turns = digest.turns.as_ref()?;
-    // Enough turns to tell, and clients enough that there could be more in each.
-    if turns.count < 100 || turns.batches.mean >= 1.5 || digest.connections_max < 8 {
+fn one_each(stats: &TraceStats) -> Option<Finding> {
+    let iterations = stats.iterations.as_ref()?;
+    // Not too few iterations, and so many clients that there could be more in each.
+    if iterations.count < 100 || iterations.batches.mean >= 1.5 || stats.connections_max < 8 {
         return None;
     }
-    let (mean, open) = (ratio(turns.batches.mean), units::count(digest.connections_max));
-    let (each, name) =
-        if turns.name == "enter" { ("completions", "enter") } else { ("reports", "wait") };
-    let what = format!("{mean} {each} per {name}, with up to {open} connections open");
+    let (mean, open) = (ratio(iterations.batches.mean), units::count(stats.connections_max));
+    let each = iterations.batch_name();
+    let what = format!("{mean} {each}, with up to {open} connections open");
     let fix = "nothing: the loop is ahead of its clients. Under more load the batches grow, and \
                the calls per message shrink";
     Some(finding(Severity::Note, what, &Occurrences::default(), fix))
 }
 
-fn resets(digest: &TraceStats) -> Option<Finding> {
-    let reset = &digest.odd.reset;
+fn resets(stats: &TraceStats) -> Option<Finding> {
+    let reset = &stats.anomalies.reset;
     let what = format!(
         "{} met a connection that the peer had broken (ECONNRESET, EPIPE, ECONNABORTED)",
         plural(reset.count, "operation")
@@ -412,19 +413,19 @@ fn resets(digest: &TraceStats) -> Option<Finding> {
     (reset.count > 0).then(|| finding(Severity::Note, what, reset, fix))
 }
 
-fn lost(digest: &TraceStats) -> Option<Finding> {
-    let (lost, written) = (digest.source.lost, digest.source.written);
-    let (overwritten, stopped) = (digest.source.overwritten, digest.source.stopped);
+fn lost(stats: &TraceStats) -> Option<Finding> {
+    let (lost, written) = (stats.source.lost, stats.source.written);
+    let (overwritten, stopped) = (stats.source.overwritten, stats.source.stopped);
     let unwritten = lost.saturating_sub(overwritten).saturating_sub(stopped);
     let share = share_of(lost, written.max(lost), "record");
     let what = format!("{share} {} not here", units::agree(lost, "is", "are"));
-    // Only what was overwritten is for want of room.
+    // Only overwritten records are due to a file that is too small.
     let fix = if overwritten > 0 {
         "a larger recording (--trace-size), or fewer connections of it (--trace-sample)"
     } else if stopped > 0 {
         "nothing, if it was meant to stop: SIGUSR2 and --trace-trigger stop it, SIGUSR2 starts it \
          again"
-    } else if digest.source.has_no_loop() {
+    } else if stats.source.has_no_loop() {
         "none needed if the process was killed: the record that it was writing is lost. If it \
          still runs, read the file again"
     } else {

@@ -15,10 +15,11 @@ use super::ops::Errors;
 use crate::event::{Event, Kinds};
 
 /// The end of the time of an exchange. It begins with the reaping of the receive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Measure {
     /// The reaping of the reply's completion.
+    #[default]
     Completed,
     /// The enter that took the reply: a send that skips its completion has none to wait for.
     Taken,
@@ -64,13 +65,13 @@ pub enum Ending {
     Open,
     /// The peer ended, and what was owed went; then it was closed.
     PeerFirst,
-    /// We ended it.
+    /// This server ended it.
     WeFirst,
     /// It broke: with this error.
     Broken(String),
 }
 
-/// One connection's life, in numbers.
+/// One connection in numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConnectionStats {
     /// The connection, as `c7.1`: its slot and generation.
@@ -88,7 +89,7 @@ pub struct ConnectionStats {
     pub closed_ns: Option<u64>,
     /// Receives that brought bytes.
     pub messages: u64,
-    /// How many bytes.
+    /// The bytes that they brought.
     pub bytes_in: u64,
     /// Bytes that were sent.
     pub bytes_out: u64,
@@ -100,17 +101,17 @@ pub struct ConnectionStats {
     pub short: u64,
     /// Calls that would have blocked.
     pub would_block: u64,
-    /// What failed.
+    /// The failures, by errno.
     pub errors: Errors,
     /// Exchanges: receives that were answered.
     pub exchanges: u64,
     /// How long they took together.
     pub exchanges_ns: u64,
-    /// The slowest.
+    /// The time of the slowest.
     pub slowest_ns: Option<u64>,
     /// When the peer had ended.
     pub peer_ended_ns: Option<u64>,
-    /// How it ended.
+    /// The way in which it ended.
     pub ending: Ending,
     /// What is in flight at the end of the trace.
     #[serde(serialize_with = "names::kinds")]
@@ -144,7 +145,7 @@ pub(super) struct Exchange {
     pub(super) position: u16,
 }
 
-/// Follows all connections.
+/// Follows all connections through the events.
 #[derive(Debug)]
 pub(super) struct ConnectionTracker {
     measure: Measure,
@@ -163,7 +164,7 @@ pub(super) struct ConnectionTracker {
 
 #[derive(Debug)]
 struct Track {
-    life: ConnectionStats,
+    stats: ConnectionStats,
     /// When the exchange that is not over began, and with which completion of its enter.
     exchange: Option<(u64, u16)>,
     /// How often records were missing before the last event.
@@ -196,8 +197,8 @@ impl ConnectionTracker {
                 }
             }
             Payload::Lost(_) => {
-                // Nothing is known to be in flight. Each connection is told when it is next looked
-                // at: there may be as many gaps as connections.
+                // Nothing is known to be in flight. Each connection learns of it with its next
+                // event: there may be as many gaps as connections.
                 self.ending.clear();
                 self.accepted.clear();
                 self.gaps += 1;
@@ -215,24 +216,24 @@ impl ConnectionTracker {
     pub(super) fn finish(self) -> Vec<ConnectionStats> {
         let finish = |mut track: Track| {
             track.forget_before(self.gaps);
-            let closed = track.life.closed_ns.is_some();
-            let in_flight = if closed { Kinds::default() } else { track.life.in_flight };
-            ConnectionStats { in_flight, ..track.life }
+            let closed = track.stats.closed_ns.is_some();
+            let in_flight = if closed { Kinds::default() } else { track.stats.in_flight };
+            ConnectionStats { in_flight, ..track.stats }
         };
-        let mut lives: Vec<ConnectionStats> = self.all.into_values().map(finish).collect();
-        lives.sort_by_key(|life| (life.first_ns, life.conn));
-        lives
+        let mut all: Vec<ConnectionStats> = self.all.into_values().map(finish).collect();
+        all.sort_by_key(|stats| (stats.first_ns, stats.conn));
+        all
     }
 
     /// The connection's exchange is over.
     fn answer(&mut self, conn: ConnId, at: u64) {
         let Some(track) = self.all.get_mut(&conn) else { return };
         let Some((begun, position)) = track.exchange.take() else { return };
-        let (life, took) = (&mut track.life, at.saturating_sub(begun));
-        life.exchanges += 1;
-        life.exchanges_ns = life.exchanges_ns.saturating_add(took);
-        life.slowest_ns = Some(life.slowest_ns.map_or(took, |slowest| slowest.max(took)));
-        let number = life.messages;
+        let (stats, took) = (&mut track.stats, at.saturating_sub(begun));
+        stats.exchanges += 1;
+        stats.exchanges_ns = stats.exchanges_ns.saturating_add(took);
+        stats.slowest_ns = Some(stats.slowest_ns.map_or(took, |slowest| slowest.max(took)));
+        let number = stats.messages;
         self.exchanges.push(Exchange { conn, number, at: begun, took, position });
     }
 
@@ -241,14 +242,14 @@ impl ConnectionTracker {
         let track = self.all.entry(conn).or_insert_with(|| {
             let file = file(event);
             let at = file.and_then(|file| accepted.remove(&file));
-            Track { life: ConnectionStats::new(conn, file, at, event.at), exchange: None, gaps: 0 }
+            Track { stats: ConnectionStats::new(conn, file, at, event.at), exchange: None, gaps: 0 }
         });
         track.forget_before(self.gaps);
-        track.life.last_ns = event.at;
-        track.life.in_flight = event.in_flight.of_conn;
+        track.stats.last_ns = event.at;
+        track.stats.in_flight = event.in_flight.of_conn;
         track.check(event, self.whole);
         let begins = matches!(event.what, Payload::Submitted { .. } | Payload::CallBegin { .. });
-        track.life.receives += u64::from(begins && event.op.is_some_and(Op::receives));
+        track.stats.receives += u64::from(begins && event.op.is_some_and(Op::receives));
         track.ended(event);
         let sends = event.op.is_some_and(Op::sends);
         let sent = sends && matches!(event.result(), Some(Ok(1..)));
@@ -294,18 +295,18 @@ impl Track {
     /// Forgets what was in flight before the last of so many gaps.
     fn forget_before(&mut self, gaps: u64) {
         if std::mem::replace(&mut self.gaps, gaps) != gaps {
-            (self.life.in_flight, self.exchange) = (Kinds::default(), None);
+            (self.stats.in_flight, self.exchange) = (Kinds::default(), None);
         }
     }
 
     /// Checks that each operation has one submission and one end, before the close.
     fn check(&mut self, event: &Event, whole: bool) {
         let name = event.op_name();
-        let is_late = self.life.closed_ns.is_some() && !event.op.is_some_and(is_of_child);
-        if is_late && self.life.faults.is_empty() {
-            self.life.faults.push(format!("{name} came after the close"));
+        let is_late = self.stats.closed_ns.is_some() && !event.op.is_some_and(is_of_child);
+        if is_late && self.stats.faults.is_empty() {
+            self.stats.faults.push(format!("{name} came after the close"));
         }
-        // Two cancels of a kind may be in flight: the result tells which operation they cancel.
+        // Two cancels of a kind may be in flight: the result says which operation they cancel.
         let Some(Op::Ring(kind)) = event.op else { return };
         if kind.is_cancel() {
             return;
@@ -325,19 +326,19 @@ impl Track {
 
     /// Notes the first faults: one that repeats adds nothing.
     fn fault(&mut self, sentence: String) {
-        if self.life.faults.len() < 3 && !self.life.faults.contains(&sentence) {
-            self.life.faults.push(sentence);
+        if self.stats.faults.len() < 3 && !self.stats.faults.contains(&sentence) {
+            self.stats.faults.push(sentence);
         }
     }
 
     fn ended(&mut self, event: &Event) {
         let (Some(op), Some(result)) = (event.op, event.result()) else { return };
-        let life = &mut self.life;
+        let stats = &mut self.stats;
         match result {
-            Ok(0) if op.receives() => life.peer_ended_ns = Some(event.at),
+            Ok(0) if op.receives() => stats.peer_ended_ns = Some(event.at),
             Ok(n) if op.receives() => {
-                life.messages += 1;
-                life.bytes_in += u64::from(n);
+                stats.messages += 1;
+                stats.bytes_in += u64::from(n);
                 let position = match event.what {
                     Payload::Completed { position, .. } => position,
                     _ => 0,
@@ -345,17 +346,17 @@ impl Track {
                 self.exchange.get_or_insert((event.at, position));
             }
             Ok(n) if op.sends() => {
-                life.bytes_out += u64::from(n);
-                life.short += u64::from(event.is_short());
+                stats.bytes_out += u64::from(n);
+                stats.short += u64::from(event.is_short());
             }
             Ok(_) => {}
-            Err(_) if event.would_block() => life.would_block += 1,
-            Err(Errno(libc::ENOBUFS)) if op.receives() => life.out_of_buffers += 1,
+            Err(_) if event.would_block() => stats.would_block += 1,
+            Err(Errno(libc::ENOBUFS)) if op.receives() => stats.out_of_buffers += 1,
             Err(errno) => {
                 if (op.receives() || op.sends()) && !errno.is_transient() {
-                    life.ending = Ending::Broken(errno.to_string());
+                    stats.ending = Ending::Broken(errno.to_string());
                 }
-                *life.errors.entry(errno.to_string()).or_default() += 1;
+                *stats.errors.entry(errno.to_string()).or_default() += 1;
             }
         }
         if op.closes() {
@@ -364,13 +365,13 @@ impl Track {
     }
 
     fn closed(&mut self, at: u64) {
-        self.life.closed_ns = Some(at);
-        if !self.life.in_flight.is_empty() {
-            self.fault(format!("closed while {} was in flight", self.life.in_flight));
+        self.stats.closed_ns = Some(at);
+        if !self.stats.in_flight.is_empty() {
+            self.fault(format!("closed while {} was in flight", self.stats.in_flight));
         }
-        if self.life.ending == Ending::Open {
-            let first = self.life.peer_ended_ns.is_some();
-            self.life.ending = if first { Ending::PeerFirst } else { Ending::WeFirst };
+        if self.stats.ending == Ending::Open {
+            let first = self.stats.peer_ended_ns.is_some();
+            self.stats.ending = if first { Ending::PeerFirst } else { Ending::WeFirst };
         }
     }
 }

@@ -15,13 +15,13 @@ use proactor_report::{Align, Table, units};
 /// Connections, the worst first: those that went wrong, then those that were answered slowest.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConnectionList {
-    /// `proactor.trace.connections/2`
+    /// The name and version of this JSON: `proactor.trace.connections/2`.
     pub schema: &'static str,
     /// Of what it is made.
     pub source: Source,
-    /// From what to what a turn is timed.
+    /// The begin and end of the time of an exchange.
     pub measure: Measure,
-    /// Connections.
+    /// The connections in this order.
     pub connections: Vec<ConnectionStats>,
     /// Connections that are left out, being none of the worst.
     pub left_out: u64,
@@ -31,23 +31,23 @@ pub struct ConnectionList {
 
 impl ConnectionList {
     /// Of these numbers, no more than `most` connections.
-    pub fn new(digest: TraceStats, most: usize) -> ConnectionList {
-        let mut lives = digest.lives;
+    pub fn new(stats: TraceStats, most: usize) -> ConnectionList {
+        let mut conns = stats.conns;
         let errors =
-            |life: &ConnectionStats| life.errors.values().sum::<u64>() + life.out_of_buffers;
-        let rank = |life: &ConnectionStats| {
-            let broken = matches!(life.ending, Ending::Broken(_));
-            (!life.faults.is_empty(), broken, errors(life), life.slowest_ns)
+            |conn: &ConnectionStats| conn.errors.values().sum::<u64>() + conn.out_of_buffers;
+        let rank = |conn: &ConnectionStats| {
+            let broken = matches!(conn.ending, Ending::Broken(_));
+            (!conn.faults.is_empty(), broken, errors(conn), conn.slowest_ns)
         };
-        lives.sort_by_key(|life| Reverse(rank(life)));
-        let unclean = lives.iter().filter(|life| !life.is_clean()).count() as u64;
-        let left_out = lives.len().saturating_sub(most) as u64;
-        lives.truncate(most);
+        conns.sort_by_key(|conn| Reverse(rank(conn)));
+        let unclean = conns.iter().filter(|conn| !conn.is_clean()).count() as u64;
+        let left_out = conns.len().saturating_sub(most) as u64;
+        conns.truncate(most);
         ConnectionList {
             schema: "proactor.trace.connections/2",
-            source: digest.source,
-            measure: digest.measure,
-            connections: lives,
+            source: stats.source,
+            measure: stats.measure,
+            connections: conns,
             left_out,
             unclean,
         }
@@ -75,22 +75,22 @@ impl fmt::Display for ConnectionList {
             ("short", Right),
             ("ended", Left),
         ]);
-        for life in &self.connections {
-            let opened = life.accepted_ns.unwrap_or(life.first_ns);
+        for conn in &self.connections {
+            let opened = conn.accepted_ns.unwrap_or(conn.first_ns);
             let some = |n: u64| if n == 0 { String::new() } else { units::count(n) };
             table.row([
-                format!("c{}", life.conn),
+                format!("c{}", conn.conn),
                 format!("{:.6} s", opened as f64 / 1e9),
-                units::span(Duration::from_nanos(life.lived_ns())),
-                units::count(life.messages),
-                units::bytes(life.bytes_in as f64),
-                units::bytes(life.bytes_out as f64),
-                span(life.exchanges_ns.checked_div(life.exchanges)),
-                span(life.slowest_ns),
-                units::count(life.receives),
-                some(life.out_of_buffers),
-                some(life.short),
-                ended(life),
+                units::span(Duration::from_nanos(conn.lived_ns())),
+                units::count(conn.messages),
+                units::bytes(conn.bytes_in as f64),
+                units::bytes(conn.bytes_out as f64),
+                span(conn.exchanges_ns.checked_div(conn.exchanges)),
+                span(conn.slowest_ns),
+                units::count(conn.receives),
+                some(conn.out_of_buffers),
+                some(conn.short),
+                ended(conn),
             ]);
         }
         writeln!(f, "{table}")?;
@@ -106,16 +106,16 @@ impl fmt::Display for ConnectionList {
 }
 
 /// How it ended, in a few words.
-pub(super) fn ended(life: &ConnectionStats) -> String {
-    if !life.faults.is_empty() {
-        return format!("OUT OF ORDER: {}", life.faults.join("; "));
+pub(super) fn ended(conn: &ConnectionStats) -> String {
+    if !conn.faults.is_empty() {
+        return format!("OUT OF ORDER: {}", conn.faults.join("; "));
     }
-    match &life.ending {
-        Ending::Open if life.in_flight.is_empty() => "open".to_owned(),
-        Ending::Open => format!("open, {} in flight", life.in_flight),
+    match &conn.ending {
+        Ending::Open if conn.in_flight.is_empty() => "open".to_owned(),
+        Ending::Open => format!("open, {} in flight", conn.in_flight),
         Ending::PeerFirst => "clean, peer first".to_owned(),
         Ending::WeFirst => "clean, we first".to_owned(),
-        Ending::Broken(errno) if life.closed_ns.is_some() => format!("broken: {errno}, closed"),
+        Ending::Broken(errno) if conn.closed_ns.is_some() => format!("broken: {errno}, closed"),
         Ending::Broken(errno) => format!("broken: {errno}, not closed"),
     }
 }

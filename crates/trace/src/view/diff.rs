@@ -1,12 +1,11 @@
 //! `trace diff A B`: two traces side by side, each number per message.
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::Serialize;
 
 use super::chart::ratio;
-use super::iterations::Turns;
+use super::lanes::Lanes;
 use super::ops::OpRow;
 use super::stats::TraceStats;
 use super::summary::span;
@@ -17,26 +16,26 @@ use proactor_report::{Align, NOTHING, Table, units};
 /// Two traces, side by side.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Diff {
-    /// `proactor.trace.diff/2`
+    /// The name and version of this JSON: `proactor.trace.diff/2`.
     pub schema: &'static str,
-    /// The first, whole.
+    /// All numbers of the first.
     pub a: TraceStats,
-    /// The second, whole.
+    /// All numbers of the second.
     pub b: TraceStats,
-    /// Line by line.
+    /// The numbers side by side.
     pub lines: Vec<Line>,
 }
 
 /// One number of both.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Line {
-    /// What it is.
+    /// The name of the number.
     pub name: String,
-    /// In what it is counted.
+    /// The unit of the number.
     pub unit: Unit,
-    /// Of the first; `None` where there is no such number.
+    /// The number of the first; `None` where there is no such number.
     pub a: Option<f64>,
-    /// Of the second.
+    /// The number of the second.
     pub b: Option<f64>,
 }
 
@@ -44,34 +43,34 @@ pub struct Line {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
-    /// Things.
+    /// A count of things.
     Count,
-    /// Things for each message, or in each turn.
+    /// Things for each message, or in each iteration.
     Ratio,
-    /// Nanoseconds.
+    /// A time in nanoseconds.
     Nanos,
-    /// Bytes.
+    /// A number of bytes.
     Bytes,
 }
 
 impl Diff {
-    /// Of two traces.
+    /// Compares two traces, number by number.
     ///
     /// # Errors
-    /// A sentence, if nothing can be told per message of one of them.
+    /// A sentence, if one of them has no numbers per message.
     pub fn new(a: TraceStats, b: TraceStats) -> Result<Diff, String> {
-        for (name, digest) in [("first", &a), ("second", &b)] {
-            if digest.messages == 0 {
+        for (name, stats) in [("first", &a), ("second", &b)] {
+            if stats.messages == 0 {
                 return Err(format!(
                     "the {name} trace has no message (no receive brought bytes): there is nothing \
                      to compare per message"
                 ));
             }
-            if digest.source.sample > 1 {
+            if stats.source.sample > 1 {
                 return Err(format!(
-                    "the {name} trace is a sample of 1 in {} connections: its turns are not those \
-                     of its messages. Record without --trace-sample",
-                    digest.source.sample
+                    "the {name} trace is a sample of 1 in {} connections: its iterations are not \
+                     those of its messages. Record without --trace-sample",
+                    stats.source.sample
                 ));
             }
         }
@@ -84,10 +83,9 @@ fn lines(a: &TraceStats, b: &TraceStats) -> Vec<Line> {
     let mut lines = Lines { a, b, all: Vec::new() };
     lines.traffic();
     lines.calls();
-    lines.turns();
     lines.times();
     lines.ages();
-    lines.oddities();
+    lines.anomalies();
     lines.all
 }
 
@@ -99,7 +97,7 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    /// A number of both. What neither has, or what never happened in either, says nothing.
+    /// Adds a number of both, unless neither has it or it is zero in both.
     fn add(&mut self, name: &str, unit: Unit, number: impl Fn(&TraceStats) -> Option<f64>) {
         let (a, b) = (number(self.a), number(self.b));
         if a.unwrap_or(0.0) != 0.0 || b.unwrap_or(0.0) != 0.0 {
@@ -107,12 +105,33 @@ impl Lines<'_> {
         }
     }
 
+    /// Adds a count of both.
+    fn count(&mut self, name: &str, number: impl Fn(&TraceStats) -> Option<u64>) {
+        self.add(name, Unit::Count, |d| number(d).map(|n| n as f64));
+    }
+
+    /// Adds the first `how_many` of the median, the 99th percentile and the maximum.
+    fn percentiles(
+        &mut self,
+        name: &str,
+        how_many: usize,
+        of: impl Fn(&TraceStats) -> Option<Percentiles>,
+    ) {
+        type Pick = fn(Percentiles) -> Option<u64>;
+        let picks: [(&str, Pick); 3] =
+            [("p50", |all| all.p50_ns), ("p99", |all| all.p99_ns), ("max", |all| all.max_ns)];
+        for (percentile, pick) in &picks[..how_many] {
+            let nanos = |d: &TraceStats| pick(of(d)?).map(|nanos| nanos as f64);
+            self.add(&format!("{name}, {percentile}"), Unit::Nanos, nanos);
+        }
+    }
+
     fn traffic(&mut self) {
-        self.add("messages", Unit::Count, |d| some(d.messages));
-        self.add("connections", Unit::Count, |d| some(d.connections));
+        self.count("messages", |d| Some(d.messages));
+        self.count("connections", |d| Some(d.connections));
         if self.a.lanes.is_some() || self.b.lanes.is_some() {
-            let most = |d: &TraceStats| some(d.lanes.as_ref().map_or(1, |lanes| lanes.most));
-            self.add("threads or processes, max", Unit::Count, most);
+            let most = |d: &TraceStats| Some(d.lanes.as_ref().map_or(1, |lanes| lanes.most));
+            self.count("threads or processes, max", most);
         }
         self.add("bytes in / message", Unit::Bytes, |d| d.per_message(d.bytes_in));
         self.add("bytes out / message", Unit::Bytes, |d| d.per_message(d.bytes_out));
@@ -122,8 +141,8 @@ impl Lines<'_> {
         use Unit::{Bytes, Ratio};
         self.add("system calls / message", Ratio, |d| d.per_message(d.calls?));
         self.add("  enters or waits", Ratio, |d| {
-            let turns = d.turns.as_ref().map(|turns| turns.count);
-            d.per_message(turns.or_else(|| Some(d.op(Op::Wait)?.begun))?)
+            let iterations = d.iterations.as_ref().map(|iterations| iterations.count);
+            d.per_message(iterations.or_else(|| Some(d.op(Op::Wait)?.begun))?)
         });
         for op in both(self.a, self.b, false).into_iter().filter(|&op| op != Op::Wait) {
             self.add(&format!("  {op} calls"), Ratio, |d| per(d, op));
@@ -138,37 +157,31 @@ impl Lines<'_> {
         }
         self.add("completions / message", Ratio, |d| on_ring(d, |row| row.ended));
         self.add("would block / message", Ratio, |d| {
-            let calls: Vec<_> = d.ops.iter().filter(|row| !row.on_ring).collect();
-            let all = calls.iter().map(|row| row.would_block).sum();
-            d.per_message(all).filter(|_| !calls.is_empty())
+            let calls = d.ops.iter().filter(|row| !row.on_ring);
+            let blocked = calls.map(|row| row.would_block).reduce(u64::wrapping_add)?;
+            d.per_message(blocked)
         });
-    }
-
-    fn turns(&mut self) {
-        self.add("messages / turn", Unit::Ratio, |d| {
-            let turns = d.turns.as_ref()?.count;
-            (turns > 0).then(|| d.messages as f64 / turns as f64)
+        self.add("messages / iteration", Ratio, |d| {
+            let iterations = d.iterations.as_ref()?.count;
+            (iterations > 0).then(|| d.messages as f64 / iterations as f64)
         });
-        self.add("brought by a turn, mean", Unit::Ratio, |d| Some(d.turns.as_ref()?.batches.mean));
-        self.add("brought by a turn, max", Unit::Count, |d| some(d.turns.as_ref()?.batches.max));
+        self.add("events / iteration, mean", Ratio, |d| Some(d.iterations.as_ref()?.batches.mean));
+        self.count("events / iteration, max", |d| Some(d.iterations.as_ref()?.batches.max));
     }
 
     fn times(&mut self) {
-        use Unit::Nanos;
-        let add = |lines: &mut Self, name, of: fn(&Spent) -> Option<u64>| {
-            lines.add(name, Nanos, |d| d.per_message(of(&Spent::of(d)?)?));
-        };
-        add(self, "in calls that wait / message", |spent| Some(spent.waiting));
-        add(self, "outside of them / message", |spent| Some(spent.awake));
-        add(self, "  copying", |spent| spent.copying);
-        add(self, "  in other calls", |spent| spent.other);
-        add(self, "  between calls", |spent| spent.between);
-        let of =
-            |d: &TraceStats, of: fn(&Turns) -> Option<u64>| Some(of(d.turns.as_ref()?)? as f64);
-        self.add("turn inside, p50", Nanos, |d| of(d, |turns| turns.inside.p50_ns));
-        self.add("turn inside, p99", Nanos, |d| of(d, |turns| turns.inside.p99_ns));
-        self.add("turn outside, p50", Nanos, |d| of(d, |turns| turns.outside.p50_ns));
-        self.add("turn outside, p99", Nanos, |d| of(d, |turns| turns.outside.p99_ns));
+        let parts: [(&str, fn(Spent) -> Option<u64>); 5] = [
+            ("time waiting / message", |spent| Some(spent.waiting)),
+            ("time not waiting / message", |spent| Some(spent.awake)),
+            ("  copying", |spent| Some(spent.calls?.0)),
+            ("  other calls", |spent| Some(spent.calls?.1)),
+            ("  between calls", |spent| spent.between),
+        ];
+        for (name, part) in parts {
+            self.add(name, Unit::Nanos, |d| d.per_message(part(Spent::of(d)?)?));
+        }
+        self.percentiles("enter or wait", 2, |d| Some(d.iterations.as_ref()?.inside));
+        self.percentiles("between them", 2, |d| Some(d.iterations.as_ref()?.outside));
     }
 
     fn ages(&mut self) {
@@ -178,109 +191,83 @@ impl Lines<'_> {
             ("send took", Op::Call(Call::Send)),
         ];
         for (name, op) in timed {
-            let ages = |d: &TraceStats| d.op(op).filter(|row| !row.waits_for_others())?.ages;
-            self.percentiles(name, ages);
+            self.percentiles(name, 3, |d| d.op(op).filter(|row| !row.waits_for_others())?.ages);
         }
         if self.a.measure == self.b.measure {
-            self.percentiles("answered", |d| Some(d.answered));
+            self.percentiles("answered", 3, |d| Some(d.answered));
         }
     }
 
-    /// The middle, the slow and the slowest.
-    fn percentiles(&mut self, name: &str, of: impl Fn(&TraceStats) -> Option<Percentiles>) {
-        let nanos = |n: Option<u64>| n.map(|n| n as f64);
-        self.add(&format!("{name}, p50"), Unit::Nanos, |d| nanos(of(d)?.p50_ns));
-        self.add(&format!("{name}, p99"), Unit::Nanos, |d| nanos(of(d)?.p99_ns));
-        self.add(&format!("{name}, max"), Unit::Nanos, |d| nanos(of(d)?.max_ns));
-    }
-
-    fn oddities(&mut self) {
-        use Unit::Count;
-        self.add("no buffer (ENOBUFS)", Count, |d| some(d.odd.out_of_buffers.count));
-        self.add("short sends", Count, |d| some(d.odd.short.count));
-        self.add("turns with an overflow", Count, |d| some(d.turns.as_ref()?.overflows.count));
-        self.add("stalls", Count, |d| some(d.turns.as_ref()?.stalls.count));
-        self.add("records lost", Count, |d| some(d.source.lost));
+    fn anomalies(&mut self) {
+        self.count("no buffer (ENOBUFS)", |d| Some(d.anomalies.out_of_buffers.count));
+        self.count("short sends", |d| Some(d.anomalies.short.count));
+        self.count("overflows", |d| Some(d.iterations.as_ref()?.overflows.count));
+        self.count("stalls", |d| Some(d.iterations.as_ref()?.stalls.count));
+        self.count("records lost", |d| Some(d.source.lost));
     }
 }
 
-fn some(n: u64) -> Option<f64> {
-    Some(n as f64)
-}
-
-/// What the time of a loop, or of all threads together, went to, in nanoseconds.
+/// The time of a loop, or of all threads together, in nanoseconds.
 struct Spent {
     /// Enters, waits, and receives that may sleep.
     waiting: u64,
-    /// All the rest.
+    /// The rest of the time.
     awake: u64,
-    /// Of the rest what was spent in calls that copy, in others, and in none; `None` if calls have
-    /// no times, or on a ring, which copies in its enters.
-    copying: Option<u64>,
-    other: Option<u64>,
+    /// Of the rest what was spent in calls that copy, and in others; `None` if calls have no times,
+    /// or on a ring, which copies in its enters.
+    calls: Option<(u64, u64)>,
+    /// Of the rest what was spent in no call.
     between: Option<u64>,
 }
 
 impl Spent {
-    /// `None` if neither turns nor threads are here.
-    fn of(digest: &TraceStats) -> Option<Spent> {
-        if let Some(lanes) = &digest.lanes {
-            let (copying, other, between) = (lanes.copying_ns, lanes.other_ns, lanes.between_ns);
+    /// `None` if neither iterations nor threads are here.
+    fn of(stats: &TraceStats) -> Option<Spent> {
+        if let Some(Lanes { spent, .. }) = &stats.lanes {
             return Some(Spent {
-                waiting: lanes.waiting_ns,
-                awake: copying.saturating_add(other).saturating_add(between),
-                copying: Some(copying),
-                other: Some(other),
-                between: Some(between),
+                waiting: spent.waiting_ns,
+                awake: spent.awake_ns(),
+                calls: Some((spent.copying_ns, spent.other_ns)),
+                between: Some(spent.between_ns),
             });
         }
-        let waiting = digest.turns.as_ref()?.inside_ns;
-        let awake = digest.source.span_ns.saturating_sub(waiting);
-        if digest.is_ring() {
-            let between = Some(awake);
-            return Some(Spent { waiting, awake, copying: None, other: None, between });
+        let waiting = stats.iterations.as_ref()?.inside_ns;
+        let awake = stats.source.span_ns.saturating_sub(waiting);
+        if stats.is_ring() {
+            return Some(Spent { waiting, awake, calls: None, between: Some(awake) });
         }
         let together = |copies: bool| {
-            let rows = digest.ops.iter().filter(|row| !row.on_ring && copies == is_copy(row));
+            let is_copy = |row: &OpRow| row.op.receives() || row.op.sends();
+            let rows = stats.ops.iter().filter(|row| !row.on_ring && copies == is_copy(row));
             rows.filter_map(|row| row.together_ns).fold(0, u64::saturating_add)
         };
-        let (copying, other) = (together(true), together(false));
-        let told = has_times(digest);
-        Some(Spent {
-            waiting,
-            awake,
-            copying: told.then_some(copying),
-            other: told.then_some(other),
-            between: told.then(|| awake.saturating_sub(copying.saturating_add(other))),
-        })
+        let calls = has_times(stats).then(|| (together(true), together(false)));
+        let between = calls.map(|(copying, other)| awake.saturating_sub(copying + other));
+        Some(Spent { waiting, awake, calls, between })
     }
 }
 
 /// Whether its calls have a length.
-fn has_times(digest: &TraceStats) -> bool {
-    digest.ops.iter().any(|row| !row.on_ring && row.together_ns.is_some_and(|nanos| nanos > 0))
+fn has_times(stats: &TraceStats) -> bool {
+    stats.ops.iter().any(|row| !row.on_ring && row.together_ns.is_some_and(|nanos| nanos > 0))
 }
 
-fn is_copy(row: &OpRow) -> bool {
-    row.op.receives() || row.op.sends()
-}
-
-/// What the times of one of them do not tell by themselves.
-fn note(digest: &TraceStats) -> Option<String> {
-    if let Some(lanes) = &digest.lanes {
+/// What the times of one of them do not say by themselves.
+fn note(stats: &TraceStats) -> Option<String> {
+    if let Some(lanes) = &stats.lanes {
         return Some(format!(
             "times are those of all {} added up; a receive that may sleep counts as waiting to its \
              end, though it copies there",
             lanes.kind
         ));
     }
-    if digest.is_ring() {
+    if stats.is_ring() {
         return Some(
             "the kernel copies within the enters: time asleep and time copying are one number"
                 .to_owned(),
         );
     }
-    (digest.turns.is_some() && !has_times(digest))
+    (stats.iterations.is_some() && !has_times(stats))
         .then(|| "its calls have no times (serve --trace-clock=record has them timed)".to_owned())
 }
 
@@ -296,20 +283,20 @@ fn both(a: &TraceStats, b: &TraceStats, on_ring: bool) -> Vec<Op> {
 }
 
 /// Something of all operations of a ring, per message; `None` of what is none.
-fn on_ring(digest: &TraceStats, number: fn(&OpRow) -> u64) -> Option<f64> {
-    let all = digest.ops.iter().filter(|row| row.on_ring);
-    digest.per_message(all.map(number).sum()).filter(|_| digest.is_ring())
+fn on_ring(stats: &TraceStats, number: fn(&OpRow) -> u64) -> Option<f64> {
+    let all = stats.ops.iter().filter(|row| row.on_ring);
+    stats.per_message(all.map(number).sum()).filter(|_| stats.is_ring())
 }
 
-fn per(digest: &TraceStats, op: Op) -> Option<f64> {
-    digest.per_message(digest.op(op)?.begun)
+fn per(stats: &TraceStats, op: Op) -> Option<f64> {
+    stats.per_message(stats.op(op)?.begun)
 }
 
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Align::{Left, Right};
-        for (name, digest) in [("A", &self.a), ("B", &self.b)] {
-            let text = digest.source.to_string().replace('\n', "\n   ");
+        for (name, stats) in [("A", &self.a), ("B", &self.b)] {
+            let text = stats.source.to_string().replace('\n', "\n   ");
             writeln!(f, "{name}  {text}")?;
         }
         writeln!(f)?;
@@ -325,8 +312,8 @@ impl fmt::Display for Diff {
             table.row([line.name.clone(), show(line.a), show(line.b), both]);
         }
         writeln!(f, "{table}\n")?;
-        for (name, digest) in [("A", &self.a), ("B", &self.b)] {
-            if let Some(note) = note(digest) {
+        for (name, stats) in [("A", &self.a), ("B", &self.b)] {
+            if let Some(note) = note(stats) {
                 writeln!(f, "{name}: {note}")?;
             }
         }
@@ -350,7 +337,7 @@ fn show(unit: Unit, number: Option<f64>) -> String {
     match unit {
         Unit::Count => units::count(number as u64),
         Unit::Ratio => ratio(number),
-        Unit::Nanos => span(Some(Duration::from_nanos(number as u64).as_nanos() as u64)),
+        Unit::Nanos => span(Some(number as u64)),
         Unit::Bytes => units::bytes(number),
     }
 }

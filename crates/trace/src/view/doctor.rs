@@ -12,7 +12,7 @@ use super::stats::TraceStats;
 /// The state of the loop, the findings, and the checks that were made.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Doctor {
-    /// `proactor.trace.doctor/2`
+    /// The name and version of this JSON: `proactor.trace.doctor/2`.
     pub schema: &'static str,
     /// The numbers and the verdict.
     #[serde(flatten)]
@@ -25,12 +25,12 @@ pub struct Doctor {
 
 impl Doctor {
     /// Makes all checks that such a trace allows.
-    pub fn new(digest: &TraceStats) -> Doctor {
-        let checks = CHECKS.iter().filter(|check| check.is_for(digest));
+    pub fn new(stats: &TraceStats) -> Doctor {
+        let checks = CHECKS.iter().filter(|check| check.is_for(stats));
         Doctor {
             schema: "proactor.trace.doctor/2",
-            health: Health::new(digest.clone()),
-            findings: findings(digest),
+            health: Health::new(stats.clone()),
+            findings: findings(stats),
             looked_for: checks.map(|check| (check.name, check.about)).collect(),
         }
     }

@@ -32,7 +32,7 @@ pub struct Finding {
     pub evidence: Vec<String>,
     /// When it happened first.
     pub first: Vec<Moment>,
-    /// The way out.
+    /// The remedy for it.
     pub fix: String,
 }
 
@@ -65,7 +65,7 @@ fn lines(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
     f.write_str(&wrap(text, 88).join(&format!("\n{:27}", "")))
 }
 
-/// `0.102345 s c7.1`
+/// Returns a moment as in `0.102345 s c7.1`.
 fn moment(moment: &Moment) -> String {
     let mut text = format!("{:.6} s", moment.at_ns as f64 / 1e9);
     if let Some(conn) = moment.conn {

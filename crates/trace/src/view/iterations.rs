@@ -1,4 +1,4 @@
-//! Turn by turn: what each enter or wait took and brought, and what lay between two of them.
+//! OpenIteration by iteration: what each enter or wait took and brought, and what lay between two of them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use proactor_record::{Payload, WaitMode};
 use proactor_report::Latencies;
 use proactor_report::histogram::Percentiles;
 
-/// The loop was away from the kernel for longer than this: a stall. A turn that serves hundreds of
+/// The loop was away from the kernel for longer than this: a stall. A iteration that serves hundreds of
 /// connections takes a good part of it.
 pub(super) const STALL: Duration = Duration::from_millis(1);
 /// How many of a kind are remembered with their moment.
@@ -33,9 +33,9 @@ pub struct Moment {
 /// Something that happened so often, and when it did first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Occurrences {
-    /// How often.
+    /// The number of times.
     pub count: u64,
-    /// The first times.
+    /// The moments of the first.
     pub first: Vec<Moment>,
 }
 
@@ -51,11 +51,11 @@ impl Occurrences {
 /// How many there were at a time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Batches {
-    /// All together.
+    /// The sum of all.
     pub total: u64,
-    /// On average.
+    /// The average of all.
     pub mean: f64,
-    /// At most.
+    /// The greatest of all.
     pub max: u64,
     /// How often none, one, 2 to 3, 4 to 7, and so on.
     pub bins: Vec<u64>,
@@ -73,8 +73,8 @@ impl Batches {
     }
 
     fn finish(mut self) -> Batches {
-        let turns: u64 = self.bins.iter().sum();
-        self.mean = if turns == 0 { 0.0 } else { self.total as f64 / turns as f64 };
+        let iterations: u64 = self.bins.iter().sum();
+        self.mean = if iterations == 0 { 0.0 } else { self.total as f64 / iterations as f64 };
         self
     }
 
@@ -91,11 +91,11 @@ impl Batches {
 }
 
 /// All enters of a ring, or all waits of a selector.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Turns {
-    /// `enter` or `wait`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Iterations {
+    /// Its name: `enter` or `wait`.
     pub name: &'static str,
-    /// How many.
+    /// The number of them.
     pub count: u64,
     /// Those that came back with an error.
     pub failed: u64,
@@ -119,34 +119,35 @@ pub struct Turns {
     pub overflows: Occurrences,
     /// Operations in flight at most.
     pub in_flight_max: u64,
-    /// Reports came, and not one call came to anything before the next wait; how many reports.
-    pub in_vain: Occurrences,
+    /// Reports came, and not one call succeeded before the next wait; how many reports.
+    pub spurious: Occurrences,
 }
 
-/// Counts turns.
+impl Iterations {
+    /// Whether they are enters of a ring, and not waits.
+    pub(super) fn are_enters(&self) -> bool {
+        self.name == "enter"
+    }
+
+    /// What an iteration brings: `completions per enter` or `reports per wait`.
+    pub(super) fn batch_name(&self) -> &'static str {
+        if self.are_enters() { "completions per enter" } else { "reports per wait" }
+    }
+}
+
+/// Counts iterations, event by event.
 #[derive(Debug, Default)]
-pub(super) struct Counter {
-    name: Option<&'static str>,
-    count: u64,
-    failed: u64,
-    inside_ns: u64,
+pub(super) struct IterationCounter {
+    all: Iterations,
     inside: Latencies,
     outside: Latencies,
-    stalls: Occurrences,
-    batches: Batches,
-    submitted: Batches,
-    idle: Occurrences,
-    timers: u64,
-    overflows: Occurrences,
-    in_flight_max: u64,
-    in_vain: Occurrences,
-    /// Of each lane the turn that is not over.
-    now: HashMap<Option<u16>, Turn>,
+    /// The iteration of each lane that is not over.
+    open: HashMap<Option<u16>, OpenIteration>,
 }
 
-/// The turn that is not over.
+/// An iteration that is not over.
 #[derive(Debug, Default)]
-struct Turn {
+struct OpenIteration {
     /// When it came back; `None` before that, or where records are missing.
     back: Option<u64>,
     mode: Option<WaitMode>,
@@ -158,100 +159,92 @@ struct Turn {
     overflow: bool,
 }
 
-impl Counter {
+impl IterationCounter {
     pub(super) fn see(&mut self, event: &Event) {
         match &event.what {
             Payload::EnterBegin { mode, .. } | Payload::WaitBegin { mode, .. } => {
                 self.close(event.lane, Some(event.at));
-                self.now(event).mode = *mode;
+                self.open(event).mode = *mode;
             }
             Payload::EnterEnd { result, overflow, .. } => {
-                self.in_flight_max = self.in_flight_max.max(event.in_flight.total as u64);
-                let now = self.now(event);
-                now.submitted = u64::from(result.unwrap_or(0));
-                now.overflow = *overflow;
+                let in_flight = event.in_flight.total as u64;
+                self.all.in_flight_max = self.all.in_flight_max.max(in_flight);
+                let open = self.open(event);
+                open.submitted = u64::from(result.unwrap_or(0));
+                open.overflow = *overflow;
                 self.back("enter", event, result.is_err());
             }
             Payload::WaitEnd { result, .. } => {
-                self.now(event).brought = u64::from(result.unwrap_or(0));
+                self.open(event).brought = u64::from(result.unwrap_or(0));
                 self.back("wait", event, result.is_err());
             }
-            Payload::Completed { .. } => self.now(event).brought += 1,
-            Payload::Implied { .. } => self.now(event).implied += 1,
+            Payload::Completed { .. } => self.open(event).brought += 1,
+            Payload::Implied { .. } => self.open(event).implied += 1,
             Payload::CallEnd { result, .. } => {
-                self.now(event).moved += u64::from(result.is_ok());
+                self.open(event).moved += u64::from(result.is_ok());
             }
-            Payload::Lost(_) => self.now.clear(),
+            Payload::Lost(_) => self.open.clear(),
             _ => {}
         }
     }
 
-    /// The turn of whoever did this.
-    fn now(&mut self, event: &Event) -> &mut Turn {
-        self.now.entry(event.lane).or_default()
+    /// The iteration of the lane of this event.
+    fn open(&mut self, event: &Event) -> &mut OpenIteration {
+        self.open.entry(event.lane).or_default()
     }
 
     fn back(&mut self, name: &'static str, event: &Event, failed: bool) {
-        self.name = Some(name);
-        let now = self.now(event);
-        now.back = Some(event.at);
-        now.failed = failed;
+        self.all.name = name;
+        let open = self.open(event);
+        (open.back, open.failed) = (Some(event.at), failed);
         if let Some(lasted) = event.lasted {
-            self.inside_ns = self.inside_ns.saturating_add(lasted);
+            self.all.inside_ns = self.all.inside_ns.saturating_add(lasted);
             self.inside.record(Duration::from_nanos(lasted));
         }
     }
 
-    /// A lane's turn is over: the next begins, or nothing comes any more.
+    /// The iteration of a lane is over: the next begins, or nothing comes any more.
     fn close(&mut self, lane: Option<u16>, next: Option<u64>) {
-        let Some(turn) = self.now.remove(&lane) else { return };
-        let Some(back) = turn.back else { return };
-        self.count += 1;
-        self.failed += u64::from(turn.failed);
-        self.batches.add(turn.brought);
-        if self.name == Some("enter") {
-            self.submitted.add(turn.submitted);
+        let Some(one) = self.open.remove(&lane) else { return };
+        let (all, Some(back)) = (&mut self.all, one.back) else { return };
+        all.count += 1;
+        all.failed += u64::from(one.failed);
+        all.batches.add(one.brought);
+        if all.are_enters() {
+            all.submitted.add(one.submitted);
         }
-        let nothing = turn.brought + turn.submitted + turn.implied == 0 && !turn.failed;
-        match turn.mode {
-            Some(WaitMode::Until) if nothing => self.timers += 1,
-            _ if nothing => self.idle.note(back, None, None),
-            _ => {}
+        if one.brought + one.submitted + one.implied == 0 && !one.failed {
+            match one.mode {
+                Some(WaitMode::Until) => all.timers += 1,
+                _ => all.idle.note(back, None, None),
+            }
         }
-        if turn.overflow {
-            self.overflows.note(back, None, Some(turn.brought));
+        if one.overflow {
+            all.overflows.note(back, None, Some(one.brought));
         }
-        if self.name == Some("wait") && turn.brought > 0 && turn.moved == 0 {
-            self.in_vain.note(back, None, Some(turn.brought));
+        if !all.are_enters() && one.brought > 0 && one.moved == 0 {
+            all.spurious.note(back, None, Some(one.brought));
         }
         let Some(next) = next else { return };
         let away = Duration::from_nanos(next.saturating_sub(back));
         self.outside.record(away);
         if away > STALL {
-            self.stalls.note(back, None, Some(away.as_nanos() as u64));
+            all.stalls.note(back, None, Some(away.as_nanos() as u64));
         }
     }
 
-    /// All of them; `None` if there was no turn.
-    pub(super) fn finish(mut self) -> Option<Turns> {
-        let mut open: Vec<_> = self.now.keys().copied().collect();
+    /// Returns all of them; `None` if there was no iteration.
+    pub(super) fn finish(mut self) -> Option<Iterations> {
+        let mut open: Vec<_> = self.open.keys().copied().collect();
         open.sort_unstable();
         open.into_iter().for_each(|lane| self.close(lane, None));
-        Some(Turns {
-            name: self.name?,
-            count: self.count,
-            failed: self.failed,
-            inside_ns: self.inside_ns,
-            inside: self.inside.percentiles(),
-            outside: self.outside.percentiles(),
-            stalls: self.stalls,
-            batches: self.batches.finish(),
-            submitted: self.submitted.finish(),
-            idle: self.idle,
-            timers: self.timers,
-            overflows: self.overflows,
-            in_flight_max: self.in_flight_max,
-            in_vain: self.in_vain,
+        let IterationCounter { all, inside, outside, .. } = self;
+        (!all.name.is_empty()).then(|| Iterations {
+            inside: inside.percentiles(),
+            outside: outside.percentiles(),
+            batches: all.batches.finish(),
+            submitted: all.submitted.finish(),
+            ..all
         })
     }
 }

@@ -1,24 +1,24 @@
 //! What a trace comes to: views that count, follow, judge and compare.
 //!
 //! A [`TraceStats`] is made in one pass over the events; the summary, the doctor's findings
-//! and the difference of two traces are functions of it. A connection's story has a pass of its
-//! own. Each view is a value that serialises, and its text is made of nothing but that value: what
+//! and the difference of two traces are functions of it. The timeline of a connection has a pass of
+//! its own. Each view is a value that serialises, and its text is made of nothing but that value: what
 //! people read and what programs read cannot differ.
 //!
 //! ```text
-//!   events ─► TraceStats ─┬─► Summary   what was asked, what came of it, how old it was
-//!                     ├─► Doctor    the loop, and what is wrong with it, with evidence and remedy
-//!                     └─► Diff      two of them, side by side
-//!   events ─► ConnectionTracker ────► ConnectionList    all connections, the worst first
-//!          ─► ConnectionTimeline     one connection, turn by turn
+//!   events ─► TraceStats ─┬─► Summary   what was submitted or called, its results and ages
+//!                         ├─► Doctor    the state of the loop, and findings with evidence and remedy
+//!                         ├─► Diff      two of them, side by side
+//!                         └─► ConnectionList    all connections, the worst first
+//!          ─► ConnectionTimeline    one connection, exchange by exchange
 //! ```
 //!
-//! Where threads or children recorded, the digest has [`Lanes`]: what each did with its time. The
-//! difference and the exports are made of it.
+//! Where threads or children recorded, the statistics have [`Lanes`]: what each did with its time.
+//! The difference and the exports use them.
 //!
 //! **Honesty.** A view says of what it is made: records that are missing, a sample, a cut. A number
 //! that they make untrue is left out. An *age* is no latency: it ends when a completion was reaped,
-//! and when the kernel posted it nobody here can know.
+//! and the time at which the kernel posted it is not in a trace.
 
 mod chart;
 mod checks;
@@ -43,14 +43,14 @@ pub use diff::Diff;
 pub use doctor::Doctor;
 pub use finding::{Finding, Severity};
 pub use health::Health;
-pub use iterations::{Batches, Moment, Occurrences, Turns};
+pub use iterations::{Batches, Iterations, Moment, Occurrences};
 pub use lanes::{Lanes, Phase, ThreadSpan};
 pub use ops::{Errors, Octave, OpRow};
 pub(crate) use source::POLLS_ALL;
 pub use source::{Cut, Source};
 pub use stats::TraceStats;
 pub use summary::Summary;
-pub use timeline::{ConnectionTimeline, Step, Told};
+pub use timeline::{ConnectionTimeline, Step, TimelineLine};
 
 #[cfg(test)]
 mod tests;

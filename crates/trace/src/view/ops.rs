@@ -15,7 +15,7 @@ use crate::event::Event;
 pub type Errors = BTreeMap<String, u64>;
 
 /// The results of all operations of one kind, or of all calls of one name.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct OpRow {
     /// The operation or call.
     #[serde(serialize_with = "names::op")]
@@ -38,7 +38,7 @@ pub struct OpRow {
     pub eof: u64,
     /// Calls that would have blocked. Not among the errors.
     pub would_block: u64,
-    /// All other failures.
+    /// All other failures, by errno.
     pub errors: Errors,
     /// Completions whose submission is not in the trace.
     pub unseen: u64,
@@ -63,7 +63,7 @@ pub struct OpRow {
 pub struct Octave {
     /// The smallest age, in nanoseconds: a power of two times a microsecond, or zero.
     pub from_ns: u64,
-    /// How many.
+    /// How many had it.
     pub count: u64,
 }
 
@@ -77,7 +77,7 @@ impl OpRow {
 /// Counts events, operation by operation.
 #[derive(Debug, Default)]
 pub(super) struct Ops {
-    rows: HashMap<Op, Row>,
+    rows: HashMap<Op, OpCounter>,
     /// Whether calls have durations.
     timed: bool,
     /// Whether waits are calls like others, and not iterations of a loop.
@@ -85,7 +85,7 @@ pub(super) struct Ops {
 }
 
 #[derive(Debug)]
-struct Row {
+struct OpCounter {
     row: OpRow,
     ages: Option<Latencies>,
     octaves: BTreeMap<u64, u64>,
@@ -103,33 +103,30 @@ impl Ops {
         let wait = (is_wait && self.counts_waits).then_some(Op::Wait);
         let Some(op) = event.op.or(wait) else { return };
         let timed = self.timed;
-        let row = self.rows.entry(op).or_insert_with(|| Row::new(op, timed));
+        let row = self.rows.entry(op).or_insert_with(|| OpCounter::new(op, timed));
+        let is_unseen = u64::from(event.begun.is_none());
         match event.what {
             Payload::Submitted { .. } | Payload::CallBegin { .. } | Payload::WaitBegin { .. } => {
                 row.row.begun += 1;
+                return;
             }
             Payload::Completed { .. } => {
                 row.row.ended += 1;
                 row.row.multishot |= event.is_multishot();
-                row.row.unseen += u64::from(event.begun.is_none());
-                row.ended(op, event);
+                row.row.unseen += is_unseen;
             }
             Payload::Implied { .. } => {
                 row.row.implied += 1;
-                row.row.unseen += u64::from(event.begun.is_none());
-                row.ended(op, event);
+                row.row.unseen += is_unseen;
             }
             Payload::CallEnd { may_sleep, .. } => {
                 row.row.ended += 1;
                 row.row.may_sleep |= may_sleep;
-                row.ended(op, event);
             }
-            Payload::WaitEnd { .. } => {
-                row.row.ended += 1;
-                row.ended(op, event);
-            }
-            _ => {}
+            Payload::WaitEnd { .. } => row.row.ended += 1,
+            _ => return,
         }
+        row.ended(op, event);
     }
 
     /// Returns all rows, in the order of the operations' numbers, with those `in_flight` at the
@@ -142,7 +139,7 @@ impl Ops {
             Op::Call(call) => (2, *call as u8),
         });
         let octave = |(from_ns, count)| Octave { from_ns, count };
-        let finish = |(op, one): (Op, Row)| OpRow {
+        let finish = |(op, one): (Op, OpCounter)| OpRow {
             ages: one.ages.filter(|ages| !ages.is_empty()).map(|ages| ages.percentiles()),
             octaves: one.octaves.into_iter().map(octave).collect(),
             in_flight: in_flight.get(&op).copied().unwrap_or(0),
@@ -152,33 +149,15 @@ impl Ops {
     }
 }
 
-impl Row {
-    fn new(op: Op, timed: bool) -> Row {
-        let is_told = match op {
+impl OpCounter {
+    fn new(op: Op, timed: bool) -> OpCounter {
+        let has_ages = match op {
             Op::Ring(_) => !op.waits_for_others(false),
             Op::Call(_) | Op::Wait => timed,
         };
-        let row = OpRow {
-            op,
-            on_ring: op.is_on_ring(),
-            multishot: false,
-            begun: 0,
-            ended: 0,
-            ok: 0,
-            implied: 0,
-            short: 0,
-            eof: 0,
-            would_block: 0,
-            errors: Errors::new(),
-            unseen: 0,
-            in_flight: 0,
-            bytes: 0,
-            may_sleep: op == Op::Wait,
-            ages: None,
-            together_ns: None,
-            octaves: Vec::new(),
-        };
-        Row { row, ages: is_told.then(Latencies::new), octaves: BTreeMap::new() }
+        let may_sleep = op == Op::Wait;
+        let row = OpRow { op, on_ring: op.is_on_ring(), may_sleep, ..OpRow::default() };
+        OpCounter { row, ages: has_ages.then(Latencies::new), octaves: BTreeMap::new() }
     }
 
     fn ended(&mut self, op: Op, event: &Event) {

@@ -1,4 +1,4 @@
-//! Of what a view is made: who recorded it, what of it was looked at, and what is missing.
+//! The source of a view: its recorder, the part that is looked at, and what is missing.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,14 +19,14 @@ pub(crate) const POLLS_ALL: &str = "nonblocking";
 pub struct Cut {
     /// Only from then on: since recording began.
     pub since: Option<Duration>,
-    /// Only before.
+    /// Only before this time.
     pub until: Option<Duration>,
-    /// Only of this connection: its slot, and which tenant of it.
+    /// Only of this connection: its slot, and its generation if not all are meant.
     pub conn: Option<(u32, Option<u32>)>,
 }
 
 impl Cut {
-    /// Whether it is about this moment.
+    /// Whether this moment is in it.
     pub fn is_in_time(&self, at: u64) -> bool {
         let at = Duration::from_nanos(at);
         self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until)
@@ -41,20 +41,20 @@ impl Cut {
     }
 }
 
-/// Who recorded, and how much of it is here.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// The recorder of a trace, and how much of the trace is here.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Source {
-    /// The I/O model.
+    /// The name of the I/O model.
     pub model: String,
     /// What it uses of the kernel.
     pub detail: String,
-    /// The kernel's release.
+    /// The release of the kernel.
     pub kernel: Option<String>,
     /// The process that recorded.
     pub pid: u32,
     /// Which of its loops.
     pub lane: u32,
-    /// Who wrote into it: `one` owner, the `threads` of a server, or its `processes`.
+    /// The writers of it: `one` owner, the `threads` of a server, or its `processes`.
     pub writers: &'static str,
     /// Whether the ring posts completions only within an enter (`IORING_SETUP_DEFER_TASKRUN`).
     pub defers: bool,
@@ -62,7 +62,7 @@ pub struct Source {
     pub clock: String,
     /// Whether the clock was read per batch or per record.
     pub level: Option<&'static str>,
-    /// Records ever written.
+    /// The records ever written.
     pub written: u64,
     /// Those of them that are not here, and those that were not written.
     pub lost: u64,
@@ -115,8 +115,8 @@ impl Source {
         }
     }
 
-    /// Whether many recorded, most of whom sleep in calls of their own: there is no loop, and no
-    /// turn.
+    /// Whether many threads or processes recorded: most sleep in calls of their own, so there is
+    /// no loop and no iteration.
     pub(super) fn has_no_loop(&self) -> bool {
         self.writers != Writers::One.name()
     }
@@ -166,8 +166,8 @@ fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
     }
     if header.sample > 1 {
         all.push(format!(
-            "1 of {} connections is here: counts are of those, turns are of all, and nothing is \
-             told per message",
+            "1 of {} connections is here: counts are of those, iterations are of all, and nothing is \
+             given per message",
             header.sample
         ));
     }

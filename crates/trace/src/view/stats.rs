@@ -9,18 +9,18 @@ use proactor_report::Latencies;
 use serde::Serialize;
 
 use super::connection::{ConnectionStats, ConnectionTracker, Measure};
-use super::iterations::{Counter, Occurrences, Turns};
-use super::lanes::{self, Lanes};
+use super::iterations::{IterationCounter, Iterations, Occurrences};
+use super::lanes::{LaneTracker, Lanes};
 use super::ops::{OpRow, Ops};
 use super::source::{Cut, Source};
 use crate::event::{Event, events};
 
 /// What a trace comes to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct TraceStats {
-    /// Of what it is made.
+    /// What it is made of.
     pub source: Source,
-    /// Connections seen.
+    /// The number of connections seen.
     pub connections: u64,
     /// Connections open at a time, at most.
     pub connections_max: u64,
@@ -34,7 +34,7 @@ pub struct TraceStats {
     pub ops: Vec<OpRow>,
     /// The enters, or the waits; of one connection alone there are none, nor where each has a
     /// thread.
-    pub turns: Option<Turns>,
+    pub iterations: Option<Iterations>,
     /// The threads, or the children, where many recorded; of one connection alone there are none.
     pub lanes: Option<Lanes>,
     /// System calls, counted where they are made; `None` if some may not be here.
@@ -43,19 +43,19 @@ pub struct TraceStats {
     pub queue: Option<u64>,
     /// Buffers that the kernel is lent; `None` where it picks none.
     pub buffers: Option<Buffers>,
-    /// Turns of connections: how long from a receive to its reply.
+    /// Iterations of connections: how long from a receive to its reply.
     pub answered: proactor_report::histogram::Percentiles,
     /// From what to what that is timed.
     pub measure: Measure,
-    /// What happened that ought not to, or not often.
-    pub odd: Anomalies,
-    /// All connections.
+    /// Events that are failures, or costly if there are many.
+    pub anomalies: Anomalies,
+    /// The numbers of each connection.
     #[serde(skip)]
-    pub lives: Vec<ConnectionStats>,
+    pub conns: Vec<ConnectionStats>,
 }
 
 /// Provided buffers, of all sizes together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Buffers {
     /// How many were lent in all.
     pub lent: u64,
@@ -67,7 +67,7 @@ pub struct Buffers {
     pub most: Option<u64>,
 }
 
-/// What happened that ought not to, or not often.
+/// Events that are failures, or costly if there are many.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Anomalies {
     /// Receives that found no buffer.
@@ -123,43 +123,31 @@ impl TraceStats {
 
     /// Whether it is of a ring.
     pub fn is_ring(&self) -> bool {
-        self.turns.as_ref().is_some_and(|turns| turns.name == "enter")
+        self.iterations.as_ref().is_some_and(Iterations::are_enters)
             || matches!(self.measure, Measure::Completed | Measure::Taken)
     }
 
     /// The share of the time that was spent in enters or waits, asleep and awake.
     pub fn share_inside(&self) -> Option<f64> {
-        let turns = self.turns.as_ref()?;
-        (self.source.span_ns > 0).then(|| turns.inside_ns as f64 / self.source.span_ns as f64)
+        let iterations = self.iterations.as_ref()?;
+        (self.source.span_ns > 0).then(|| iterations.inside_ns as f64 / self.source.span_ns as f64)
     }
 }
 
 struct Pass {
+    stats: TraceStats,
     ops: Ops,
-    /// Many recorded, most of whom sleep in calls of their own.
+    /// Many threads or processes recorded, most of which sleep in calls of their own.
     no_loop: bool,
-    turns: Counter,
-    lanes: Option<lanes::Counter>,
-    lives: ConnectionTracker,
+    iterations: IterationCounter,
+    lanes: Option<LaneTracker>,
+    conns: ConnectionTracker,
     answered: Latencies,
-    lent: Lent,
+    buffers: Buffers,
     span: Option<(u64, u64)>,
-    seen: HashMap<ConnId, bool>,
+    /// The connections seen, and whether each is closed.
+    closed: HashMap<ConnId, bool>,
     open: u64,
-    open_max: u64,
-    bytes_in: u64,
-    bytes_out: u64,
-    messages: u64,
-    odd: Anomalies,
-}
-
-/// How many buffers the kernel has.
-#[derive(Debug, Default)]
-struct Lent {
-    lent: u64,
-    filled: u64,
-    fewest: Option<u64>,
-    most: u64,
 }
 
 impl Pass {
@@ -168,27 +156,23 @@ impl Pass {
         let timed = trace.header.level == Some(Level::Record) || !waits;
         let no_loop = trace.header.writers != Writers::One;
         Pass {
+            stats: TraceStats::default(),
             ops: Ops::new(timed, no_loop),
             no_loop,
-            turns: Counter::default(),
-            lanes: lanes::Counter::new(&trace.header, cut).filter(|_| cut.conn.is_none()),
-            lives: ConnectionTracker::new(trace),
+            iterations: IterationCounter::default(),
+            lanes: LaneTracker::new(&trace.header, cut).filter(|_| cut.conn.is_none()),
+            conns: ConnectionTracker::new(trace),
             answered: Latencies::new(),
-            lent: Lent::default(),
+            buffers: Buffers::default(),
             span: None,
-            seen: HashMap::new(),
+            closed: HashMap::new(),
             open: 0,
-            open_max: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-            messages: 0,
-            odd: Anomalies::default(),
         }
     }
 
     fn see(&mut self, event: &Event, cut: &Cut) {
-        self.lives.see(event);
-        for one in self.lives.exchanges.drain(..) {
+        self.conns.see(event);
+        for one in self.conns.exchanges.drain(..) {
             if cut.is_in_time(one.at) && cut.is_of(Some(one.conn)) {
                 self.answered.record(Duration::from_nanos(one.took));
             }
@@ -199,98 +183,95 @@ impl Pass {
         let (from, _) = *self.span.get_or_insert((event.at, event.at));
         self.span = Some((from, event.at));
         if cut.conn.is_none() && !self.no_loop {
-            self.turns.see(event);
-            self.lent.see(event);
+            self.iterations.see(event);
+            self.buffers.see(event);
         }
         if !cut.is_of(event.conn) {
             return;
         }
         self.ops.see(event);
         self.traffic(event);
-        self.oddities(event);
+        self.stats.anomalies.see(event);
     }
 
     fn traffic(&mut self, event: &Event) {
-        let Some(conn) = event.conn else { return };
-        let closed = self.seen.entry(conn).or_insert_with(|| {
+        let (Some(conn), stats) = (event.conn, &mut self.stats) else { return };
+        let closed = self.closed.entry(conn).or_insert_with(|| {
             self.open += 1;
-            self.open_max = self.open_max.max(self.open);
+            stats.connections_max = stats.connections_max.max(self.open);
             false
         });
         let (Some(op), Some(result)) = (event.op, event.result()) else { return };
         let n = u64::from(result.unwrap_or(0));
         if op.receives() && n > 0 {
-            self.messages += 1;
-            self.bytes_in += n;
+            stats.messages += 1;
+            stats.bytes_in += n;
         } else if op.sends() {
-            self.bytes_out += n;
+            stats.bytes_out += n;
         } else if op.closes() && !*closed {
             *closed = true;
             self.open -= 1;
         }
     }
 
-    fn oddities(&mut self, event: &Event) {
-        let (Some(op), Some(result)) = (event.op, event.result()) else { return };
-        let (at, conn, odd) = (event.at, event.conn, &mut self.odd);
-        match result {
-            Ok(n) if event.is_short() => odd.short.note(at, conn, Some(u64::from(n))),
-            Ok(1..) if op == Op::Ring(Kind::Recv) && event.is_multishot() => {
-                if let Payload::Completed { more: false, .. } = event.what {
-                    odd.disarmed.note(at, conn, None);
-                }
-            }
-            Ok(_) => {}
-            Err(errno) if op.accepts() && errno.is_shortage() => {
-                odd.exhausted.note(at, conn, None);
-            }
-            Err(Errno(libc::ENOBUFS)) if op.receives() => odd.out_of_buffers.note(at, conn, None),
-            Err(Errno(libc::EAGAIN)) if op == Op::Call(Call::Recv) => {
-                odd.recv_blocked.note(at, conn, None);
-            }
-            Err(Errno(libc::EAGAIN)) if op.sends() => odd.send_blocked.note(at, conn, None),
-            Err(errno) if errno.is_reset() => odd.reset.note(at, conn, None),
-            Err(errno) if event.is_abnormal() => {
-                odd.failed.note(at, conn, Some(errno.0.unsigned_abs().into()));
-            }
-            Err(_) => {}
-        }
-    }
-
     fn finish(self, trace: &Trace, cut: &Cut, in_flight: &HashMap<Op, u64>) -> TraceStats {
-        let (ops, turns) = (self.ops.finish(in_flight), self.turns.finish());
+        let (ops, iterations) = (self.ops.finish(in_flight), self.iterations.finish());
         let (from, to) = self.span.unwrap_or((0, 0));
-        let whole = trace.lost() == 0 && trace.remarks.is_empty() && cut.since.is_none();
-        let told = cut.conn.is_none() && trace.header.sample == 1;
-        let measure = self.lives.measure();
+        let is_whole = trace.lost() == 0 && trace.remarks.is_empty() && cut.since.is_none();
+        let has_all_calls = cut.conn.is_none() && trace.header.sample == 1;
         let source = Source::new(trace, cut, from, to);
         TraceStats {
-            connections: self.seen.len() as u64,
-            connections_max: self.open_max,
-            messages: self.messages,
-            bytes_in: self.bytes_in,
-            bytes_out: self.bytes_out,
-            calls: told.then(|| calls(&source, &ops, turns.as_ref())),
+            connections: self.closed.len() as u64,
+            calls: has_all_calls.then(|| calls(&source, &ops, iterations.as_ref())),
             source,
             ops,
-            turns,
+            iterations,
             lanes: self.lanes.map(|lanes| lanes.finish(to)),
             queue: trace.header.get("completions").and_then(|size| size.parse().ok()),
-            buffers: self.lent.finish(whole),
+            buffers: self.buffers.finish(is_whole),
             answered: self.answered.percentiles(),
-            measure,
-            odd: self.odd,
-            lives: self.lives.finish(),
+            measure: self.conns.measure(),
+            conns: self.conns.finish(),
+            ..self.stats
         }
     }
 }
 
-impl Lent {
+impl Anomalies {
+    fn see(&mut self, event: &Event) {
+        let (Some(op), Some(result)) = (event.op, event.result()) else { return };
+        let mut amount = None;
+        let which = match result {
+            Ok(n) if event.is_short() => {
+                amount = Some(u64::from(n));
+                &mut self.short
+            }
+            Ok(1..) if op == Op::Ring(Kind::Recv) && event.is_multishot() => match event.what {
+                Payload::Completed { more: false, .. } => &mut self.disarmed,
+                _ => return,
+            },
+            Ok(_) => return,
+            Err(errno) if op.accepts() && errno.is_shortage() => &mut self.exhausted,
+            Err(Errno(libc::ENOBUFS)) if op.receives() => &mut self.out_of_buffers,
+            Err(Errno(libc::EAGAIN)) if op == Op::Call(Call::Recv) => &mut self.recv_blocked,
+            Err(Errno(libc::EAGAIN)) if op.sends() => &mut self.send_blocked,
+            Err(errno) if errno.is_reset() => &mut self.reset,
+            Err(errno) if event.is_abnormal() => {
+                amount = Some(errno.0.unsigned_abs().into());
+                &mut self.failed
+            }
+            Err(_) => return,
+        };
+        which.note(event.at, event.conn, amount);
+    }
+}
+
+impl Buffers {
     fn see(&mut self, event: &Event) {
         match event.what {
             Payload::EnterEnd { provided, .. } => {
                 self.lent += u64::from(provided);
-                self.most = self.most.max(self.lent.saturating_sub(self.filled));
+                self.most = self.most.max(Some(self.lent.saturating_sub(self.filled)));
             }
             Payload::Completed { buffer: Some(_), .. } => {
                 self.filled += 1;
@@ -301,17 +282,17 @@ impl Lent {
         }
     }
 
-    fn finish(self, whole: bool) -> Option<Buffers> {
-        let (lent, filled) = (self.lent, self.filled);
+    /// Returns `None` if there are none. The extremes are known only of a whole trace.
+    fn finish(self, is_whole: bool) -> Option<Buffers> {
         let (fewest, most) =
-            (whole.then(|| self.fewest.unwrap_or(self.most)), whole.then_some(self.most));
-        (lent + filled > 0).then_some(Buffers { lent, filled, fewest, most })
+            if is_whole { (self.fewest.or(self.most), self.most) } else { (None, None) };
+        (self.lent + self.filled > 0).then_some(Buffers { fewest, most, ..self })
     }
 }
 
 /// How many system calls there were. On a ring each enter is one, and nothing else is. With a
 /// selector, a watch is a call where the kernel keeps the interests.
-fn calls(source: &Source, ops: &[OpRow], turns: Option<&Turns>) -> u64 {
+fn calls(source: &Source, ops: &[OpRow], iterations: Option<&Iterations>) -> u64 {
     let is_call = |row: &&OpRow| match row.op {
         Op::Call(Call::Watch | Call::Unwatch) => source.watches_in_kernel(),
         Op::Call(Call::Rewatch) => source.rewatches_in_kernel(),
@@ -319,9 +300,10 @@ fn calls(source: &Source, ops: &[OpRow], turns: Option<&Turns>) -> u64 {
         Op::Call(Call::Lock) | Op::Ring(_) => false,
         Op::Call(_) | Op::Wait => true,
     };
-    let turns = turns.filter(|_| !source.polls_all()).map_or(0, |turns| turns.count);
+    let iterations =
+        iterations.filter(|_| !source.polls_all()).map_or(0, |iterations| iterations.count);
     if ops.iter().any(|row| row.on_ring) {
-        return turns;
+        return iterations;
     }
-    turns + ops.iter().filter(is_call).map(|row| row.begun.max(row.ended)).sum::<u64>()
+    iterations + ops.iter().filter(is_call).map(|row| row.begun.max(row.ended)).sum::<u64>()
 }

@@ -18,62 +18,62 @@ const WIDTH: usize = 40;
 /// What a trace comes to, operation by operation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
-    /// `proactor.trace.summary/2`
+    /// The name and version of this JSON: `proactor.trace.summary/2`.
     pub schema: &'static str,
-    /// All numbers.
+    /// All numbers of the trace.
     #[serde(flatten)]
-    pub digest: TraceStats,
+    pub stats: TraceStats,
 }
 
 impl Summary {
-    /// Of these numbers.
-    pub fn new(digest: TraceStats) -> Summary {
-        Summary { schema: "proactor.trace.summary/2", digest }
+    /// Makes the view of these numbers.
+    pub fn new(stats: TraceStats) -> Summary {
+        Summary { schema: "proactor.trace.summary/2", stats }
     }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digest = &self.digest;
-        writeln!(f, "{}", digest.source)?;
-        writeln!(f, "{}\n", traffic(digest))?;
-        if digest.ops.is_empty() {
+        let stats = &self.stats;
+        writeln!(f, "{}", stats.source)?;
+        writeln!(f, "{}\n", traffic(stats))?;
+        if stats.ops.is_empty() {
             return f.write_str("no operation and no call is in it");
         }
-        f.write_str(&table(digest))?;
-        if let Some(row) = charted(digest) {
-            write!(f, "\n\n{}", histogram(digest, row))?;
+        f.write_str(&table(stats))?;
+        if let Some(row) = charted(stats) {
+            write!(f, "\n\n{}", histogram(stats, row))?;
         }
-        notes(digest).iter().try_for_each(|note| write!(f, "\n{note}"))
+        notes(stats).iter().try_for_each(|note| write!(f, "\n{note}"))
     }
 }
 
 /// Connections, messages and bytes, and the time in the kernel.
-fn traffic(digest: &TraceStats) -> String {
+fn traffic(stats: &TraceStats) -> String {
     let mut text = format!(
         "{}, {} in, {} in, {} out",
-        plural(digest.connections, "connection"),
-        plural(digest.messages, "message"),
-        units::bytes(digest.bytes_in as f64),
-        units::bytes(digest.bytes_out as f64),
+        plural(stats.connections, "connection"),
+        plural(stats.messages, "message"),
+        units::bytes(stats.bytes_in as f64),
+        units::bytes(stats.bytes_out as f64),
     );
-    if let (Some(turns), Some(share)) = (&digest.turns, digest.share_inside()) {
-        let inside = units::span(Duration::from_nanos(turns.inside_ns));
+    if let (Some(iterations), Some(share)) = (&stats.iterations, stats.share_inside()) {
+        let inside = units::span(Duration::from_nanos(iterations.inside_ns));
         text.push_str(&format!(
             "   {inside} in {} ({}, asleep and awake)",
-            plural(turns.count, turns.name),
+            plural(iterations.count, iterations.name),
             units::percent(share)
         ));
     }
-    if let Some(calls) = digest.calls.and_then(|calls| digest.per_message(calls)) {
+    if let Some(calls) = stats.calls.and_then(|calls| stats.per_message(calls)) {
         text.push_str(&format!("   {} system calls per message", ratio(calls)));
     }
     text
 }
 
-fn table(digest: &TraceStats) -> String {
+fn table(stats: &TraceStats) -> String {
     use Align::{Left, Right};
-    let ring = digest.is_ring();
+    let ring = stats.is_ring();
     let (begun, ended) = if ring { ("submitted", "cqes") } else { ("calls", "per message") };
     let fifth = if ring { "no CQE" } else { "would block" };
     let ages = if ring { "age: p50" } else { "took: p50" };
@@ -93,32 +93,32 @@ fn table(digest: &TraceStats) -> String {
         ("max", Right),
         ("", Left),
     ]);
-    if let Some(turns) = digest.turns.as_ref().filter(|_| !ring) {
-        let per = digest.per_message(turns.count).map_or(String::new(), ratio);
-        let mut cells = vec![turns.name.to_owned(), units::count(turns.count), per];
-        let useless = turns.idle.count + turns.timers;
+    if let Some(iterations) = stats.iterations.as_ref().filter(|_| !ring) {
+        let per = stats.per_message(iterations.count).map_or(String::new(), ratio);
+        let mut cells = vec![iterations.name.to_owned(), units::count(iterations.count), per];
+        let useless = iterations.idle.count + iterations.timers;
         cells.extend([
-            units::count(turns.count - useless),
+            units::count(iterations.count - useless),
             String::new(),
             String::new(),
             String::new(),
         ]);
-        cells.push(some(turns.failed));
-        cells.extend(turns.inside.cells().map(|(_, cell)| cell));
-        let mean = ratio(turns.batches.mean);
+        cells.push(some(iterations.failed));
+        cells.extend(iterations.inside.cells().map(|(_, cell)| cell));
+        let mean = ratio(iterations.batches.mean);
         cells.push(format!("{mean} reports of each"));
         table.row(cells);
     }
-    digest.ops.iter().for_each(|row| table.row(cells(digest, row)));
+    stats.ops.iter().for_each(|row| table.row(cells(stats, row)));
     table.to_string()
 }
 
-fn cells(digest: &TraceStats, row: &OpRow) -> Vec<String> {
+fn cells(stats: &TraceStats, row: &OpRow) -> Vec<String> {
     let star = if row.multishot { "*" } else { "" };
     let ended = if row.on_ring {
         units::count(row.ended)
     } else {
-        digest.per_message(row.begun).map_or(String::new(), ratio)
+        stats.per_message(row.begun).map_or(String::new(), ratio)
     };
     let fifth = if row.on_ring { row.implied } else { row.would_block };
     let errors = row.errors.iter().map(|(name, n)| format!("{} {name}", units::count(*n)));
@@ -165,18 +165,18 @@ fn some(n: u64) -> String {
 
 /// The operation whose ages are drawn: that which takes the most time, of those whose time is their
 /// own.
-fn charted(digest: &TraceStats) -> Option<&OpRow> {
+fn charted(stats: &TraceStats) -> Option<&OpRow> {
     let time = |row: &&OpRow| -> u128 {
         let each = |one: &Octave| u128::from(one.from_ns.max(500)) * u128::from(one.count);
         row.octaves.iter().map(each).sum()
     };
     let own = |row: &&OpRow| !row.octaves.is_empty() && !row.waits_for_others();
-    digest.ops.iter().filter(own).max_by_key(time)
+    stats.ops.iter().filter(own).max_by_key(time)
 }
 
-fn histogram(digest: &TraceStats, row: &OpRow) -> String {
+fn histogram(stats: &TraceStats, row: &OpRow) -> String {
     let most = row.octaves.iter().map(|octave| octave.count).max().unwrap_or(0);
-    let word = if digest.is_ring() { "age" } else { "took" };
+    let word = if stats.is_ring() { "age" } else { "took" };
     let head = format!("{} {word}", row.op.name());
     let line = |(at, octave): (usize, &Octave)| {
         let head = if at == 0 { &head[..] } else { "" };
@@ -192,10 +192,10 @@ fn histogram(digest: &TraceStats, row: &OpRow) -> String {
 }
 
 /// What the numbers do not say by themselves.
-fn notes(digest: &TraceStats) -> Vec<String> {
+fn notes(stats: &TraceStats) -> Vec<String> {
     let mut notes = Vec::new();
-    let Some(row) = charted(digest) else {
-        if !digest.is_ring() && digest.source.level == Some("batch") {
+    let Some(row) = charted(stats) else {
+        if !stats.is_ring() && stats.source.level == Some("batch") {
             notes.push(
                 "\nhow long calls took is not here: the clock was read per batch \
                  (serve --trace-clock=record reads it for each)"
@@ -204,10 +204,10 @@ fn notes(digest: &TraceStats) -> Vec<String> {
         }
         return notes;
     };
-    if digest.is_ring() {
+    if stats.is_ring() {
         notes.push(format!(
             "age: from the submission to the reaping; {}",
-            if digest.source.defers {
+            if stats.source.defers {
                 "posted somewhere inside the enter that returned it"
             } else {
                 "posted at some time before, nearly always inside an enter"
@@ -224,7 +224,7 @@ fn notes(digest: &TraceStats) -> Vec<String> {
         ));
     }
     let aborted = Errno(libc::ECANCELED).to_string();
-    if digest.ops.iter().any(|row| row.errors.contains_key(&aborted)) {
+    if stats.ops.iter().any(|row| row.errors.contains_key(&aborted)) {
         notes.push(format!(
             "{aborted}: cancelled by the loop itself, at its end or to ask for something else"
         ));

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{
-    ConnectionList, ConnectionTimeline, Cut, Diff, Doctor, Ending, Health, Measure, Summary, Told,
-    TraceStats,
+    ConnectionList, ConnectionTimeline, Cut, Diff, Doctor, Ending, Health, Measure, Summary,
+    TimelineLine, TraceStats,
 };
 use crate::events;
 use proactor::keys::ConnId;
@@ -124,12 +124,12 @@ impl Tape {
         Trace::from_bytes(self.log.bytes()).unwrap()
     }
 
-    fn digest(&mut self) -> TraceStats {
+    fn stats(&mut self) -> TraceStats {
         TraceStats::of(&self.trace(), &Cut::default())
     }
 
     fn findings(&mut self) -> Vec<&'static str> {
-        let doctor = Doctor::new(&self.digest());
+        let doctor = Doctor::new(&self.stats());
         assert!(doctor.looked_for.len() > 10);
         doctor.findings.iter().map(|one| one.name).collect()
     }
@@ -158,7 +158,7 @@ fn ring() -> Tape {
     tape
 }
 
-/// epoll that serves two connections, 100 messages each.
+/// An epoll server that serves two connections, 100 messages each.
 fn selector(model: &str) -> Tape {
     let mut tape = Tape::new(model);
     tape.wait(5, &[]).call(Call::Watch, 0, 1, 0).call(Call::Watch, 1, 1, 0);
@@ -199,13 +199,13 @@ fn often(plant: impl Fn(&mut Tape) -> &mut Tape) -> Tape {
 #[test]
 fn a_healthy_ring_and_a_healthy_selector_have_no_finding() {
     for mut tape in [ring(), selector("epoll")] {
-        let digest = tape.digest();
-        assert_eq!(digest.messages, 200);
-        let doctor = Doctor::new(&digest);
+        let stats = tape.stats();
+        assert_eq!(stats.messages, 200);
+        let doctor = Doctor::new(&stats);
         assert_eq!(doctor.findings, []);
         let text = doctor.to_string();
         assert!(text.contains("nothing found") && text.contains("stalls"), "{text}");
-        assert_eq!(Health::new(digest).verdict, "healthy");
+        assert_eq!(Health::new(stats).verdict, "healthy");
     }
 }
 
@@ -256,19 +256,19 @@ fn each_fault_of_a_ring_is_found_and_nothing_else() {
                 tape.entered(5).cqe(Kind::Close, 0, 0, 0)
             }),
         ),
-        ("one-each-turn", once(|tape| (2..9).fold(tape, Tape::open))),
+        ("one-each-iteration", once(|tape| (2..9).fold(tape, Tape::open))),
         ("one-shot", one_shot()),
     ];
     for (name, mut tape) in planted {
         assert_eq!(tape.findings(), [name]);
-        let digest = tape.digest();
-        let ill = Doctor::new(&digest).is_ill();
-        let health = Health::new(digest);
+        let stats = tape.stats();
+        let ill = Doctor::new(&stats).is_ill();
+        let health = Health::new(stats);
         assert_eq!(health.verdict != "healthy", ill, "{name}");
         assert!(!ill || health.hint.is_empty(), "{name}: no hint beside a problem");
         assert_eq!(
             ill,
-            !["one-shot", "one-each-turn", "resets", "short-sends"].contains(&name),
+            !["one-shot", "one-each-iteration", "resets", "short-sends"].contains(&name),
             "{name}"
         );
     }
@@ -278,7 +278,7 @@ fn each_fault_of_a_ring_is_found_and_nothing_else() {
 fn each_fault_of_a_selector_is_found_and_nothing_else() {
     type Plant = fn(&mut Tape);
     let planted: [(&str, Plant); 5] = [
-        ("reports-in-vain", |tape| {
+        ("spurious-reports", |tape| {
             tape.wait(5, &[0]);
         }),
         ("would-block", |tape| {
@@ -307,7 +307,7 @@ fn a_finding_has_evidence_and_the_first_times_it_happened() {
     let mut tape = ring();
     tape.entered(5).cqe(Kind::Recv, 1, -libc::ENOBUFS, 0).sqe(Kind::Recv, 1, 2048);
     let at = tape.now;
-    let doctor = Doctor::new(&tape.digest());
+    let doctor = Doctor::new(&tape.stats());
     let finding = &doctor.findings[0];
     assert_eq!((finding.first[0].at_ns, finding.first[0].conn), (at, Some(ConnId::new(1, 0))));
     let text = doctor.to_string();
@@ -319,8 +319,8 @@ fn a_finding_has_evidence_and_the_first_times_it_happened() {
 
 #[test]
 fn operations_are_counted_with_their_ages() {
-    let digest = ring().digest();
-    let send = digest.op(SEND).unwrap();
+    let stats = ring().stats();
+    let send = stats.op(SEND).unwrap();
     assert_eq!((send.begun, send.ended, send.ok, send.bytes), (200, 200, 200, 12_800));
     let ages = send.ages.unwrap();
     assert_eq!(ages.samples, 200);
@@ -330,16 +330,16 @@ fn operations_are_counted_with_their_ages() {
     assert_eq!(ages.p99_ns, None);
     let octaves: Vec<_> = send.octaves.iter().map(|one| (one.from_ns, one.count)).collect();
     assert_eq!(octaves, [(16_000, 100), (32_000, 100)]);
-    let recv = digest.op(Op::Ring(Kind::Recv)).unwrap();
+    let recv = stats.op(Op::Ring(Kind::Recv)).unwrap();
     assert_eq!((recv.begun, recv.ended, recv.in_flight), (2, 200, 2));
     assert!(recv.multishot && recv.ages.is_none(), "a receive waits for its peer: no age");
-    let turns = digest.turns.as_ref().unwrap();
-    assert_eq!((turns.count, digest.calls), (403, Some(403)));
-    assert_eq!(turns.inside_ns, 21_000 + 100 * 110_000);
-    assert_eq!(turns.outside.max_ns.map(|n| n / 100), Some(10));
-    let buffers = digest.buffers.unwrap();
+    let iterations = stats.iterations.as_ref().unwrap();
+    assert_eq!((iterations.count, stats.calls), (403, Some(403)));
+    assert_eq!(iterations.inside_ns, 21_000 + 100 * 110_000);
+    assert_eq!(iterations.outside.max_ns.map(|n| n / 100), Some(10));
+    let buffers = stats.buffers.unwrap();
     assert_eq!((buffers.lent, buffers.filled, buffers.most), (64, 200, Some(64)));
-    let text = Summary::new(digest).to_string();
+    let text = Summary::new(stats).to_string();
     for part in ["2 connections", "200 messages", "2.02 system calls per message", "recv*", "16 µs"]
     {
         assert!(text.contains(part), "{part} in {text}");
@@ -352,36 +352,36 @@ fn a_quiet_send_is_ok_without_a_completion_and_its_age_a_bound() {
     tape.open(0).entered(5).cqe(Kind::Recv, 0, 64, Cqe::MORE);
     tape.sqe_with(Kind::Send, 0, 64, SKIP_SUCCESS).pass(3).entered(20);
     tape.note(Record::implied(token(Kind::Send, 0), 64));
-    let digest = tape.digest();
-    let send = digest.op(SEND).unwrap();
+    let stats = tape.stats();
+    let send = stats.op(SEND).unwrap();
     assert_eq!((send.begun, send.ended, send.ok, send.implied), (1, 0, 1, 1));
-    assert_eq!(digest.measure, Measure::Taken);
-    assert_eq!(digest.answered.max_ns.map(|n| n / 10), Some(300), "3 µs, to the enter");
-    assert!(Summary::new(digest).to_string().contains("its age is an upper bound"));
+    assert_eq!(stats.measure, Measure::Taken);
+    assert_eq!(stats.answered.max_ns.map(|n| n / 10), Some(300), "3 µs, to the enter");
+    assert!(Summary::new(stats).to_string().contains("its age is an upper bound"));
     assert!(tape.findings().is_empty());
 }
 
 #[test]
 fn calls_are_counted_where_the_kernel_is_called() {
     for (model, calls) in [("epoll", 503), ("poll", 501), ("sigio", 503), ("nonblocking", 400)] {
-        let digest = selector(model).digest();
-        assert_eq!(digest.calls, Some(calls), "{model}");
-        assert_eq!(digest.measure, Measure::Waited);
+        let stats = selector(model).stats();
+        assert_eq!(stats.calls, Some(calls), "{model}");
+        assert_eq!(stats.measure, Measure::Waited);
         assert!(
-            digest.op(Op::Call(Call::Recv)).unwrap().ages.is_none(),
+            stats.op(Op::Call(Call::Recv)).unwrap().ages.is_none(),
             "the clock was read per batch"
         );
     }
     let settings = Settings { level: Level::Record, ..Settings::default() };
     let mut tape = Tape::with("epoll", settings);
     tape.wait(5, &[0]).call(Call::Recv, 0, 64, 9).call(Call::Send, 0, 9, 9);
-    let digest = tape.digest();
+    let stats = tape.stats();
     assert_eq!(
-        digest.op(Op::Call(Call::Send)).unwrap().ages.unwrap().max_ns.map(|n| n / 10),
+        stats.op(Op::Call(Call::Send)).unwrap().ages.unwrap().max_ns.map(|n| n / 10),
         Some(200)
     );
-    assert_eq!(digest.measure, Measure::Called);
-    assert_eq!(digest.answered.max_ns.map(|n| n / 10), Some(200));
+    assert_eq!(stats.measure, Measure::Called);
+    assert_eq!(stats.answered.max_ns.map(|n| n / 10), Some(200));
 }
 
 #[test]
@@ -390,25 +390,29 @@ fn a_story_folds_what_repeats_itself_and_names_the_slowest_turns() {
     tape.echo(1, 700);
     tape.echo(1, 50).shut(1);
     let trace = tape.trace();
-    let story = ConnectionTimeline::of(&trace, &Cut::default(), (1, None), 2, false).unwrap();
-    assert_eq!((story.life.messages, story.life.exchanges), (102, 102));
-    assert_eq!(story.life.ending, Ending::PeerFirst);
-    let slowest: Vec<_> = story.slowest.iter().map(|one| (one.exchange, one.took_ns)).collect();
+    let timeline = ConnectionTimeline::of(&trace, &Cut::default(), (1, None), 2, false).unwrap();
+    assert_eq!((timeline.stats.messages, timeline.stats.exchanges), (102, 102));
+    assert_eq!(timeline.stats.ending, Ending::PeerFirst);
+    let slowest: Vec<_> = timeline.slowest.iter().map(|one| (one.exchange, one.took_ns)).collect();
     assert_eq!(slowest, [(101, 700_000), (102, 50_000)]);
     let folds: Vec<_> =
-        story.told.iter().filter(|one| matches!(one, Told::Folded { .. })).collect();
-    assert_eq!(folds, [&Told::Folded { turns: 100, steps: 300 }]);
-    let text = story.to_string();
-    for part in
-        ["accepted", "armed #2", "┤ to the first data", "turnaround 40.0 µs", "100 turns folded"]
-    {
+        timeline.lines.iter().filter(|one| matches!(one, TimelineLine::Folded { .. })).collect();
+    assert_eq!(folds, [&TimelineLine::Folded { exchanges: 100, steps: 300 }]);
+    let text = timeline.to_string();
+    for part in [
+        "accepted",
+        "armed #2",
+        "┤ to the first data",
+        "turnaround 40.0 µs",
+        "100 exchanges folded",
+    ] {
         assert!(text.contains(part), "{part} in {text}");
     }
     assert!(text.ends_with("verdict: clean, peer first   every operation ended once ✓"), "{text}");
 
     let all = ConnectionTimeline::of(&trace, &Cut::default(), (1, Some(0)), 2, true).unwrap();
-    assert!(all.told.iter().all(|one| matches!(one, Told::Step(_))));
-    assert_eq!(all.told.len(), 1 + 3 * 102 + 3);
+    assert!(all.lines.iter().all(|one| matches!(one, TimelineLine::Step(_))));
+    assert_eq!(all.lines.len(), 1 + 3 * 102 + 3);
     assert_eq!(ConnectionTimeline::of(&trace, &Cut::default(), (9, None), 2, true), None);
 }
 
@@ -417,9 +421,9 @@ fn what_is_abnormal_is_not_folded() {
     let mut tape = ring();
     tape.entered(5).cqe(Kind::Recv, 0, -libc::ENOBUFS, 0).sqe(Kind::Recv, 0, 2048);
     tape.echo(0, 5).echo(0, 5);
-    let story =
+    let timeline =
         ConnectionTimeline::of(&tape.trace(), &Cut::default(), (0, None), 3, false).unwrap();
-    assert!(story.to_string().contains("recv* ENOBUFS"), "{story}");
+    assert!(timeline.to_string().contains("recv* ENOBUFS"), "{timeline}");
 }
 
 #[test]
@@ -427,17 +431,17 @@ fn a_connection_that_ends_out_of_order_is_the_first_of_the_list() {
     let mut tape = ring();
     tape.sqe(Kind::Send, 1, 64).entered(5).cqe(Kind::Recv, 1, 0, 0).sqe(Kind::Close, 1, 0);
     tape.entered(5).cqe(Kind::Close, 1, 0, 0);
-    let roster = ConnectionList::new(tape.digest(), 1);
-    assert_eq!((roster.left_out, roster.unclean), (1, 1));
-    assert_eq!(roster.connections[0].faults, ["closed while send was in flight"]);
-    let text = roster.to_string();
+    let list = ConnectionList::new(tape.stats(), 1);
+    assert_eq!((list.left_out, list.unclean), (1, 1));
+    assert_eq!(list.connections[0].faults, ["closed while send was in flight"]);
+    let text = list.to_string();
     assert!(text.contains("OUT OF ORDER") && text.contains("1 more (--all"), "{text}");
     assert_eq!(tape.findings(), ["out-of-order"]);
 }
 
 #[test]
 fn two_traces_are_compared_per_message_and_nonsense_is_refused() {
-    let diff = Diff::new(selector("epoll").digest(), ring().digest()).unwrap();
+    let diff = Diff::new(selector("epoll").stats(), ring().stats()).unwrap();
     let line = |name: &str| diff.lines.iter().find(|line| line.name == name).unwrap();
     let calls = line("system calls / message");
     assert_eq!((calls.a, calls.b), (Some(503.0 / 200.0), Some(403.0 / 200.0)));
@@ -445,11 +449,11 @@ fn two_traces_are_compared_per_message_and_nonsense_is_refused() {
     let text = diff.to_string();
     assert!(text.contains("0.80×") && text.contains("answered is left out"), "{text}");
 
-    let none = Diff::new(ring().digest(), Tape::new("epoll").digest()).unwrap_err();
+    let none = Diff::new(ring().stats(), Tape::new("epoll").stats()).unwrap_err();
     assert!(none.contains("second trace has no message"), "{none}");
-    let mut sample = ring().digest();
+    let mut sample = ring().stats();
     sample.source.sample = 4;
-    let refused = Diff::new(sample, ring().digest()).unwrap_err();
+    let refused = Diff::new(sample, ring().stats()).unwrap_err();
     assert!(refused.contains("sample of 1 in 4"), "{refused}");
 }
 
@@ -462,13 +466,13 @@ fn where_records_are_lost_nothing_is_paired_over_the_gap_and_the_view_says_so() 
     tape.log.thaw();
     // Its submission is seen, a completion is not, and this is of another.
     tape.entered(5).cqe(Kind::Send, 0, 64, 0);
-    let digest = tape.digest();
-    assert_eq!(digest.source.lost, 3);
-    let send = digest.op(SEND).unwrap();
+    let stats = tape.stats();
+    assert_eq!(stats.source.lost, 3);
+    let send = stats.op(SEND).unwrap();
     assert_eq!((send.begun, send.ended, send.unseen), (201, 201, 1));
     assert_eq!(send.ages.unwrap().samples, 200);
-    assert!(digest.source.to_string().contains("note: 3 records were not written"));
-    assert_eq!(digest.buffers.unwrap().fewest, None, "how many were lent is not known");
+    assert!(stats.source.to_string().contains("note: 3 records were not written"));
+    assert_eq!(stats.buffers.unwrap().fewest, None, "how many were lent is not known");
     assert_eq!(tape.findings(), ["records-lost"], "and no fault of the loop is made of it");
 }
 
@@ -481,22 +485,22 @@ fn what_was_in_flight_before_a_gap_is_not_said_to_be_at_the_end() {
     tape.log.thaw();
     // The other connection is heard of once more, and this one never.
     tape.entered(10).cqe(Kind::Recv, 1, 64, Cqe::MORE | Cqe::BUFFER).sqe(Kind::Send, 1, 64);
-    let lives = tape.digest().lives;
-    let in_flight: Vec<_> = lives.iter().map(|life| life.in_flight.names()).collect();
+    let conns = tape.stats().conns;
+    let in_flight: Vec<_> = conns.iter().map(|conn| conn.in_flight.names()).collect();
     assert_eq!(in_flight, [vec![], vec!["send"]]);
 }
 
 #[test]
 fn the_doctor_says_why_records_are_not_here_and_advises_more_room_only_if_that_was_short() {
     let lost = |model: &str, [lost, overwritten, stopped]: [u64; 3]| {
-        let mut digest = ring().digest();
-        (digest.source.lost, digest.source.overwritten) = (lost, overwritten);
-        digest.source.stopped = stopped;
+        let mut stats = ring().stats();
+        (stats.source.lost, stats.source.overwritten) = (lost, overwritten);
+        stats.source.stopped = stopped;
         if model == "process" {
-            digest.source.writers = "processes";
+            stats.source.writers = "processes";
         }
         let finding =
-            Doctor::new(&digest).findings.into_iter().find(|one| one.name == "records-lost");
+            Doctor::new(&stats).findings.into_iter().find(|one| one.name == "records-lost");
         let finding = finding.expect("some are lost");
         (finding.evidence.join("; "), finding.fix)
     };
@@ -526,7 +530,7 @@ fn a_cut_counts_only_what_lies_within() {
     assert_eq!(after.op(SEND).unwrap().unseen, 0, "its submission is known, though not counted");
     assert!(after.source.to_string().contains("only what lies between"));
     let one = TraceStats::of(&trace, &Cut { conn: Some((1, None)), ..Cut::default() });
-    assert_eq!((one.messages, &one.turns, one.calls), (100, &None, None));
+    assert_eq!((one.messages, &one.iterations, one.calls), (100, &None, None));
     assert!(Summary::new(one).to_string().contains("only c1 is counted"));
 }
 
@@ -537,38 +541,38 @@ fn a_sample_tells_nothing_per_message() {
     (0..64).for_each(|conn| {
         tape.open(conn).echo(conn, 5);
     });
-    let digest = tape.digest();
-    assert!((1..64).contains(&digest.messages));
-    assert_eq!((digest.calls, digest.per_message(7)), (None, None));
-    assert!(digest.source.to_string().contains("1 of 2 connections is here"));
-    assert!(Doctor::new(&digest).findings.iter().all(|one| one.name != "out-of-order"));
+    let stats = tape.stats();
+    assert!((1..64).contains(&stats.messages));
+    assert_eq!((stats.calls, stats.per_message(7)), (None, None));
+    assert!(stats.source.to_string().contains("1 of 2 connections is here"));
+    assert!(Doctor::new(&stats).findings.iter().all(|one| one.name != "out-of-order"));
 }
 
 #[test]
 fn an_empty_trace_has_every_view() {
     let mut tape = Tape::new("uring");
-    let digest = tape.digest();
-    assert!(Summary::new(digest.clone()).to_string().contains("no operation"));
-    assert!(Health::new(digest.clone()).to_string().contains("nothing can be said"));
-    assert!(ConnectionList::new(digest.clone(), 9).to_string().contains("no connection"));
-    assert!(Doctor::new(&digest).to_string().contains("nothing found"));
+    let stats = tape.stats();
+    assert!(Summary::new(stats.clone()).to_string().contains("no operation"));
+    assert!(Health::new(stats.clone()).to_string().contains("nothing can be said"));
+    assert!(ConnectionList::new(stats.clone(), 9).to_string().contains("no connection"));
+    assert!(Doctor::new(&stats).to_string().contains("nothing found"));
 }
 
 #[test]
 fn json_has_a_schema_and_what_the_text_says() {
     let json = |view: &dyn erased::Json| view.json();
-    let digest = ring().digest();
-    let summary = json(&Summary::new(digest.clone()));
+    let stats = ring().stats();
+    let summary = json(&Summary::new(stats.clone()));
     assert_eq!(summary["schema"], "proactor.trace.summary/2");
     assert_eq!(summary["messages"], 200);
     assert_eq!(summary["ops"][0]["op"], "accept");
-    assert_eq!(json(&Health::new(digest.clone()))["verdict"], "healthy");
-    assert_eq!(json(&Doctor::new(&digest))["schema"], "proactor.trace.doctor/2");
-    let story =
+    assert_eq!(json(&Health::new(stats.clone()))["verdict"], "healthy");
+    assert_eq!(json(&Doctor::new(&stats))["schema"], "proactor.trace.doctor/2");
+    let timeline =
         ConnectionTimeline::of(&ring().trace(), &Cut::default(), (0, None), 3, false).unwrap();
-    assert_eq!(json(&story)["told"][0]["step"]["what"], "recv armed #1");
-    assert_eq!(json(&ConnectionList::new(digest.clone(), 9))["connections"][1]["messages"], 100);
-    let diff = json(&Diff::new(digest.clone(), digest).unwrap());
+    assert_eq!(json(&timeline)["lines"][0]["step"]["what"], "recv armed #1");
+    assert_eq!(json(&ConnectionList::new(stats.clone(), 9))["connections"][1]["messages"], 100);
+    let diff = json(&Diff::new(stats.clone(), stats).unwrap());
     assert_eq!(diff["lines"][0]["name"], "messages");
 }
 
@@ -594,11 +598,11 @@ fn the_ages_that_are_drawn_are_never_those_of_a_wait_for_a_person() {
         tape.echo(0, 30);
     }
     tape.entered(1_460_000).cqe(Kind::PollRead, 0, 1, 0).cqe(Kind::Read, 0, 9, 0);
-    let digest = tape.digest();
+    let stats = tape.stats();
     for kind in [Kind::PollRead, Kind::Read] {
-        assert_eq!(digest.op(Op::Ring(kind)).unwrap().ages, None, "{kind}");
+        assert_eq!(stats.op(Op::Ring(kind)).unwrap().ages, None, "{kind}");
     }
-    let text = Summary::new(digest).to_string();
+    let text = Summary::new(stats).to_string();
     assert!(text.contains("send age") && !text.contains("read age"), "{text}");
 }
 
@@ -620,8 +624,8 @@ fn the_calls_of_all_lanes_are_forgotten_at_a_gap_and_not_counted() {
     let trace = Trace::from_bytes(&writer.bytes()).expect("it is a trace");
     let lanes = TraceStats::of(&trace, &Cut::default()).lanes.expect("many wrote");
     let in_calls = |number| {
-        let mut stints = lanes.stints.iter().filter(|stint| stint.number() == number);
-        stints.next().map(|stint| (stint.calls, stint.waiting_ns + stint.other_ns))
+        let mut spans = lanes.spans.iter().filter(|thread| thread.number() == number);
+        spans.next().map(|thread| (thread.calls, thread.spent.waiting_ns + thread.spent.other_ns))
     };
     assert_eq!((in_calls(0), in_calls(1)), (Some((1, 0)), Some((1, 0))));
 }

@@ -1,4 +1,4 @@
-//! `trace conn c7.1`: one connection's life, step by step, what repeats itself folded.
+//! `trace conn c7.1`: one connection, step by step, without what repeats itself.
 
 mod writer;
 
@@ -22,29 +22,29 @@ use writer::TimelineWriter;
 /// So many abnormal steps are never folded.
 const ABNORMAL: usize = 16;
 
-/// One connection's life.
+/// The timeline of one connection.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConnectionTimeline {
-    /// `proactor.trace.connection/2`
+    /// The name and version of this JSON: `proactor.trace.connection/2`.
     pub schema: &'static str,
     /// Of what it is made.
     pub source: Source,
     /// How many tenants its slot had in this trace, this one included.
     pub tenants: u64,
-    /// In numbers.
+    /// The connection in numbers.
     #[serde(flatten)]
-    pub life: ConnectionStats,
-    /// From what to what a turn is timed.
+    pub stats: ConnectionStats,
+    /// From what to what a exchange is timed.
     pub measure: Measure,
-    /// How long its turns took.
+    /// How long its exchanges took.
     pub answered: Percentiles,
     /// The slowest of them.
     pub slowest: Vec<Slow>,
-    /// What is told.
-    pub told: Vec<Told>,
+    /// The lines of the timeline.
+    pub lines: Vec<TimelineLine>,
 }
 
-/// A turn that took long.
+/// A exchange that took long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Slow {
     /// The number of the exchange on its connection, from 1.
@@ -57,17 +57,17 @@ pub struct Slow {
     pub position: u32,
 }
 
-/// A line of a story.
+/// A line of a timeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Told {
-    /// Something that happened.
+pub enum TimelineLine {
+    /// A step of the connection.
     Step(Step),
-    /// So many steps of so many turns are left out.
+    /// So many steps of so many exchanges are left out.
     Folded {
-        /// Turns, of which a part may be shown.
-        turns: u64,
-        /// Steps.
+        /// Iterations, of which a part may be shown.
+        exchanges: u64,
+        /// The number of steps.
         steps: u64,
     },
 }
@@ -79,7 +79,7 @@ pub struct Step {
     pub at_ns: u64,
     /// The number of its exchange on the connection, from 1; 0 before the first.
     pub exchange: u64,
-    /// What.
+    /// The step in words.
     pub what: String,
     /// Whether it ends a span, and of how long: in nanoseconds, and of what.
     pub ends: Option<(u64, &'static str)>,
@@ -94,7 +94,7 @@ pub struct Step {
 
 impl ConnectionTimeline {
     /// Of this connection: its slot and which tenant of it, or the first tenant there is; with its
-    /// `slowest` turns, and with every step if `all`. `None` if the trace knows no such connection.
+    /// `slowest` exchanges, and with every step if `all`. `None` if the trace knows no such connection.
     pub fn of(
         trace: &Trace,
         cut: &Cut,
@@ -106,36 +106,36 @@ impl ConnectionTimeline {
         let is_wanted = |one: &ConnId| wanted.is_of(Some(*one));
         let conn = events(trace).filter_map(|event| event.conn).find(is_wanted)?;
         let cut = Cut { conn: Some((conn.slot(), Some(conn.generation()))), ..*cut };
-        let mut lives = ConnectionTracker::new(trace);
-        let mut teller = TimelineWriter::new(conn, trace);
+        let mut tracker = ConnectionTracker::new(trace);
+        let mut writer = TimelineWriter::new(conn, trace);
         let (mut answered, mut slow) = (Latencies::new(), Slowest::new(slowest));
         let mut tenants = HashSet::new();
         for event in events(trace) {
             if let Some(tenant) = event.conn.filter(|one| one.slot() == conn.slot()) {
                 tenants.insert(tenant);
             }
-            lives.see(&event);
-            teller.see(&event, &cut);
-            for turn in lives.exchanges.drain(..).filter(|turn| turn.conn == conn) {
-                teller.answered(&turn);
-                if cut.is_in_time(turn.at) {
-                    answered.record(Duration::from_nanos(turn.took));
-                    slow.see(turn);
+            tracker.see(&event);
+            writer.see(&event, &cut);
+            for exchange in tracker.exchanges.drain(..).filter(|exchange| exchange.conn == conn) {
+                writer.answered(&exchange);
+                if cut.is_in_time(exchange.at) {
+                    answered.record(Duration::from_nanos(exchange.took));
+                    slow.see(exchange);
                 }
             }
         }
-        let measure = lives.measure();
-        let life = lives.finish().into_iter().find(|life| life.conn == conn)?;
-        let from = life.accepted_ns.unwrap_or(life.first_ns);
+        let measure = tracker.measure();
+        let stats = tracker.finish().into_iter().find(|stats| stats.conn == conn)?;
+        let from = stats.accepted_ns.unwrap_or(stats.first_ns);
         Some(ConnectionTimeline {
             schema: "proactor.trace.connection/2",
-            source: Source::new(trace, &cut, from, life.last_ns),
+            source: Source::new(trace, &cut, from, stats.last_ns),
             tenants: tenants.len() as u64,
-            life,
+            stats,
             measure,
             answered: answered.percentiles(),
             slowest: slow.finish(),
-            told: fold(teller.steps, all),
+            lines: fold(writer.steps, all),
         })
     }
 }
@@ -147,41 +147,41 @@ impl From<Exchange> for Slow {
     }
 }
 
-/// The slowest turns so far. Bounded: of many, those that cannot be among them are forgotten.
+/// The slowest exchanges so far. Bounded: of many, those that cannot be among them are forgotten.
 struct Slowest {
     most: usize,
-    turns: Vec<Exchange>,
+    exchanges: Vec<Exchange>,
 }
 
 impl Slowest {
     fn new(most: usize) -> Slowest {
-        Slowest { most, turns: Vec::new() }
+        Slowest { most, exchanges: Vec::new() }
     }
 
-    fn see(&mut self, turn: Exchange) {
-        self.turns.push(turn);
-        if self.turns.len() >= 2 * self.most.max(512) {
+    fn see(&mut self, exchange: Exchange) {
+        self.exchanges.push(exchange);
+        if self.exchanges.len() >= 2 * self.most.max(512) {
             self.keep();
         }
     }
 
     fn keep(&mut self) {
-        self.turns.sort_by_key(|turn| std::cmp::Reverse((turn.took, turn.number)));
-        self.turns.truncate(self.most);
+        self.exchanges.sort_by_key(|exchange| std::cmp::Reverse((exchange.took, exchange.number)));
+        self.exchanges.truncate(self.most);
     }
 
-    /// The slowest first.
+    /// Returns them, the slowest first.
     fn finish(mut self) -> Vec<Slow> {
         self.keep();
-        self.turns.into_iter().map(Slow::from).collect()
+        self.exchanges.into_iter().map(Slow::from).collect()
     }
 }
 
-/// Leaves out what repeats itself: the steps of all turns but the first and the last, unless they
+/// Leaves out what repeats itself: the steps of all exchanges but the first and the last, unless they
 /// are abnormal.
-fn fold(steps: Vec<Step>, all: bool) -> Vec<Told> {
+fn fold(steps: Vec<Step>, all: bool) -> Vec<TimelineLine> {
     let last = steps.last().map_or(0, |step| step.exchange);
-    let (mut told, mut abnormal) = (Vec::new(), 0);
+    let (mut lines, mut abnormal) = (Vec::new(), 0);
     let mut hidden: (HashSet<u64>, u64) = Default::default();
     for step in steps {
         abnormal += usize::from(step.abnormal);
@@ -190,56 +190,56 @@ fn fold(steps: Vec<Step>, all: bool) -> Vec<Told> {
             || step.exchange == last
             || (step.abnormal && abnormal <= ABNORMAL);
         if shown {
-            let (turns, steps) = std::mem::take(&mut hidden);
+            let (exchanges, steps) = std::mem::take(&mut hidden);
             if steps > 0 {
-                told.push(Told::Folded { turns: turns.len() as u64, steps });
+                lines.push(TimelineLine::Folded { exchanges: exchanges.len() as u64, steps });
             }
-            told.push(Told::Step(step));
+            lines.push(TimelineLine::Step(step));
         } else {
             hidden.0.insert(step.exchange);
             hidden.1 += 1;
         }
     }
     if hidden.1 > 0 {
-        told.push(Told::Folded { turns: hidden.0.len() as u64, steps: hidden.1 });
+        lines.push(TimelineLine::Folded { exchanges: hidden.0.len() as u64, steps: hidden.1 });
     }
-    told
+    lines
 }
 
 impl fmt::Display for ConnectionTimeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let life = &self.life;
-        let zero = life.accepted_ns.unwrap_or(life.first_ns);
+        let stats = &self.stats;
+        let zero = stats.accepted_ns.unwrap_or(stats.first_ns);
         writeln!(f, "{}\n", self.source)?;
         self.head(f)?;
-        if let Some(at) = life.accepted_ns {
+        if let Some(at) = stats.accepted_ns {
             writeln!(f, "{}  accepted", offset(at, zero))?;
         }
         self.steps(f, zero)?;
         if !self.slowest.is_empty() {
-            writeln!(f, "slowest turns:")?;
+            writeln!(f, "slowest exchanges:")?;
             for slow in &self.slowest {
-                writeln!(f, "{}", slow_turn(slow, zero, self.measure))?;
+                writeln!(f, "{}", slow_exchange(slow, zero, self.measure))?;
             }
         }
-        write!(f, "verdict: {}{}", ended(life), self.checked())
+        write!(f, "verdict: {}{}", ended(stats), self.checked())
     }
 }
 
 impl ConnectionTimeline {
-    /// Who it is, in numbers.
+    /// Writes the connection in numbers.
     fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let life = &self.life;
-        let file = life.file.map_or(String::new(), |file| format!("  file {file}"));
+        let stats = &self.stats;
+        let file = stats.file.map_or(String::new(), |file| format!("  file {file}"));
         writeln!(
             f,
             "c{}{file}  {}  {} in {}, out {}  {}",
-            life.conn,
-            units::span(Duration::from_nanos(life.lived_ns())),
-            units::plural(life.messages, "msg"),
-            units::bytes(life.bytes_in as f64),
-            units::bytes(life.bytes_out as f64),
-            receives(life),
+            stats.conn,
+            units::span(Duration::from_nanos(stats.lived_ns())),
+            units::plural(stats.messages, "msg"),
+            units::bytes(stats.bytes_in as f64),
+            units::bytes(stats.bytes_out as f64),
+            receives(stats),
         )?;
         if self.tenants > 1 {
             writeln!(f, "one of {} tenants of its slot", units::count(self.tenants))?;
@@ -250,14 +250,14 @@ impl ConnectionTimeline {
     fn steps(&self, f: &mut fmt::Formatter<'_>, zero: u64) -> fmt::Result {
         // Whether a span has begun that has not ended.
         let mut open = false;
-        for told in &self.told {
-            match told {
-                Told::Step(step) => writeln!(f, "{}", self.step(step, zero, &mut open))?,
-                Told::Folded { turns, steps } => {
+        for lines in &self.lines {
+            match lines {
+                TimelineLine::Step(step) => writeln!(f, "{}", self.step(step, zero, &mut open))?,
+                TimelineLine::Folded { exchanges, steps } => {
                     open = false;
-                    let (turns, steps) =
-                        (units::plural(*turns, "turn"), units::plural(*steps, "step"));
-                    let words = format!("{turns} folded, {steps} (--all shows them)");
+                    let (exchanges, steps) =
+                        (units::plural(*exchanges, "exchange"), units::plural(*steps, "step"));
+                    let words = format!("{exchanges} folded, {steps} (--all shows them)");
                     writeln!(f, "{:>13}  … {words}", "")?;
                 }
             }
@@ -267,11 +267,11 @@ impl ConnectionTimeline {
 
     /// What is known of its operations.
     fn checked(&self) -> &'static str {
-        if !self.life.faults.is_empty() {
+        if !self.stats.faults.is_empty() {
             ""
         } else if self.source.lost > 0 {
             "   (what is here is in order; records are missing)"
-        } else if self.life.closed_ns.is_some() {
+        } else if self.stats.closed_ns.is_some() {
             "   every operation ended once ✓"
         } else {
             "   nothing ended twice ✓"
@@ -308,22 +308,22 @@ impl ConnectionTimeline {
     }
 }
 
-fn receives(life: &ConnectionStats) -> String {
-    let failed = units::count(life.out_of_buffers);
-    if life.would_block > 0 || life.receives > life.messages {
+fn receives(stats: &ConnectionStats) -> String {
+    let failed = units::count(stats.out_of_buffers);
+    if stats.would_block > 0 || stats.receives > stats.messages {
         return format!(
             "{} asked, {} found nothing, {failed} no buffer",
-            units::plural(life.receives, "receive"),
-            units::count(life.would_block)
+            units::plural(stats.receives, "receive"),
+            units::count(stats.would_block)
         );
     }
-    match life.receives {
+    match stats.receives {
         0 => "armed before what is here".to_owned(),
         n => format!("recv armed {}, {failed} ENOBUFS", units::times(n)),
     }
 }
 
-fn slow_turn(slow: &Slow, zero: u64, measure: Measure) -> String {
+fn slow_exchange(slow: &Slow, zero: u64, measure: Measure) -> String {
     let mut text = format!(
         "{}  #{:<8} took {}",
         offset(slow.at_ns, zero),
@@ -331,7 +331,7 @@ fn slow_turn(slow: &Slow, zero: u64, measure: Measure) -> String {
         span(Some(slow.took_ns))
     );
     if matches!(measure, Measure::Completed | Measure::Taken) {
-        text.push_str(&format!("   completion {} of its turn", slow.position));
+        text.push_str(&format!("   completion {} of its iteration", slow.position));
     }
     text
 }

@@ -75,10 +75,10 @@ impl PageData {
     pub(super) fn of(
         trace: &Trace,
         cut: &Cut,
-        roster: &ConnectionList,
+        list: &ConnectionList,
         lanes: Option<Lanes>,
     ) -> PageData {
-        let Source { from_ns: from, span_ns: span, .. } = roster.source;
+        let Source { from_ns: from, span_ns: span, .. } = list.source;
         let mut data = PageData {
             from,
             until: from + span,
@@ -93,7 +93,7 @@ impl PageData {
             is_handling: false,
         };
         let threads = data.threads.as_ref().map(ThreadTimeline::tracks);
-        let mut tracks = TrackBuilder::new(cut, ids(&roster.connections), false, threads);
+        let mut tracks = TrackBuilder::new(cut, ids(&list.connections), false, threads);
         for event in events(trace) {
             if cut.is_in_time(event.at) {
                 data.count(&event);
@@ -239,13 +239,13 @@ impl PageData {
 
     /// Packs the data for the script. Times are nanoseconds since recording began; a column of
     /// begins has differences.
-    pub(super) fn pack(&self, roster: &ConnectionList) -> Value {
+    pub(super) fn pack(&self, list: &ConnectionList) -> Value {
         let mut of_conn: HashMap<ConnId, Vec<&Mark>> = HashMap::new();
         self.marks.entries.iter().for_each(|mark| of_conn.entry(mark.conn).or_default().push(mark));
-        let conns: Vec<Value> = roster
+        let conns: Vec<Value> = list
             .connections
             .iter()
-            .map(|life| pack_conn(life, of_conn.remove(&life.conn).unwrap_or_default()))
+            .map(|conn| pack_conn(conn, of_conn.remove(&conn.conn).unwrap_or_default()))
             .collect();
         json!({
             "from": self.from,
@@ -285,11 +285,11 @@ impl PageData {
 }
 
 /// Packs the row of a connection.
-fn pack_conn(life: &ConnectionStats, mut marks: Vec<&Mark>) -> Value {
+fn pack_conn(conn: &ConnectionStats, mut marks: Vec<&Mark>) -> Value {
     marks.sort_by_key(|mark| mark.at);
     let of = |of: fn(&Mark) -> u64| column(marks.iter().map(|mark| of(mark)), Column::push);
     json!({
-        "conn": format!("c{}", life.conn),
+        "conn": format!("c{}", conn.conn),
         "at": column(marks.iter().map(|mark| mark.at), Column::push_after),
         "lasted": of(|mark| mark.lasted),
         "name": of(|mark| mark.name.into()),

@@ -43,9 +43,9 @@ for (const conn of conns) conn.longest = conn.lasted.reduce((a, b) => Math.max(a
 const ABNORMAL = 1, SPAN = 2, OUTBOUND = 4, UNENDED = 8, RESULT = 16, MULTISHOT = 32, IMPLIED = 64, BYTES = 128;
 const threads = threadRows(drawing.threads);
 // With many threads there is no single loop to draw.
-const loop = drawing.threads ? null : health.turns;
+const loop = drawing.threads ? null : health.iterations;
 const ring = data.is_ring;
-const waitName = health.turns ? health.turns.name : 'iteration';
+const waitName = health.iterations ? health.iterations.name : 'iteration';
 
 const whole = [drawing.from, drawing.from + Math.max(health.source.span_ns, 1000)];
 const busy = (() => {

@@ -82,7 +82,7 @@ impl ThreadTimeline {
     pub(super) fn left_out(&self) -> Vec<String> {
         let mut all = Vec::new();
         let (kind, shown) = (self.lanes.kind, self.drawn.len());
-        let without = self.lanes.stints.len().saturating_sub(shown) as u64;
+        let without = self.lanes.spans.len().saturating_sub(shown) as u64;
         if without > 0 {
             let kind = match (without, kind) {
                 (1, "threads") => "thread",
@@ -108,17 +108,17 @@ impl ThreadTimeline {
         }
         let row = |&thread: &usize| {
             let calls = of_thread.remove(&thread).unwrap_or_default();
-            pack_thread(&self.lanes.stints[thread], calls)
+            pack_thread(&self.lanes.spans[thread], calls)
         };
         json!({ "all": self.lanes, "shown": self.drawn.iter().map(row).collect::<Vec<_>>() })
     }
 }
 
-fn pack_thread(stint: &ThreadSpan, mut calls: Vec<&CallBar>) -> Value {
+fn pack_thread(lived: &ThreadSpan, mut calls: Vec<&CallBar>) -> Value {
     calls.sort_by_key(|call| call.at);
     let of = |of: fn(&CallBar) -> u64| column(calls.iter().map(|call| of(call)), Column::push);
     json!({
-        "info": stint,
+        "info": lived,
         "at": column(calls.iter().map(|call| call.at), Column::push_after),
         "lasted": of(|call| call.lasted),
         "name": of(|call| call.name.into()),
