@@ -48,16 +48,16 @@ pub const LINGER: Duration = Duration::from_secs(2);
 pub struct PeerEntry<P, D> {
     /// The connection.
     pub connection: Connection<P>,
-    /// The driver's state.
+    /// The state that the driver keeps.
     pub driver: D,
     /// Its number among all connections of this server, from 1.
     number: u64,
     listener: ListenerId,
     /// Why the connection is closed.
     reason: CloseReason,
-    /// Bytes received.
+    /// The number of bytes received.
     received: u64,
-    /// Bytes sent.
+    /// The number of bytes sent.
     sent: u64,
     /// True exactly while it is in the ready list and has not been resumed.
     marked: bool,
@@ -78,7 +78,7 @@ pub struct PeerEntry<P, D> {
 /// A connection to resume.
 #[derive(Debug)]
 pub struct ReadyPeer<'a, P, D> {
-    /// Its id.
+    /// The id of the connection.
     pub id: ConnId,
     /// The connection and its driver's state.
     pub peer: &'a mut PeerEntry<P, D>,
@@ -88,7 +88,7 @@ pub struct ReadyPeer<'a, P, D> {
     pub any_size: bool,
 }
 
-/// Every open connection.
+/// All connections that are open.
 #[derive(Debug)]
 pub struct Peers<P, D> {
     slab: ConnSlab<PeerEntry<P, D>>,
@@ -150,7 +150,7 @@ impl<P: Protocol, D> Peers<P, D> {
     // Events: each steps a connection, marks it and delivers its messages. An event of a connection
     // that was removed does nothing: a completion may be late.
 
-    /// Adds a connection.
+    /// Adds a new connection.
     pub fn open(&mut self, protocol: P, listener: ListenerId, driver: D) -> ConnId {
         self.admit(protocol, listener, driver, false)
     }
@@ -212,7 +212,7 @@ impl<P: Protocol, D> Peers<P, D> {
         id
     }
 
-    /// Bytes were received.
+    /// Delivers bytes that were received.
     pub fn received(&mut self, id: ConnId, chunk: Chunk) {
         let Some(peer) = self.slab.get_mut(id) else { return };
         peer.progressed |= peer.connection.outgoing().is_empty();
@@ -303,7 +303,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     // Commands.
 
-    /// Drains every connection.
+    /// Starts to drain every connection.
     pub fn finish_all(&mut self) {
         let ids: Vec<ConnId> = self.slab.iter_mut().map(|(id, _)| id).collect();
         ids.into_iter().for_each(|id| self.finish(id));
@@ -314,7 +314,7 @@ impl<P: Protocol, D> Peers<P, D> {
         self.step(id, |peer, context| peer.connection.drain(context));
     }
 
-    /// Breaks every connection.
+    /// Breaks every open connection.
     pub fn break_all(&mut self, reason: CloseReason) {
         let ids: Vec<ConnId> = self.slab.iter_mut().map(|(id, _)| id).collect();
         ids.into_iter().for_each(|id| self.broken(id, reason));

@@ -15,8 +15,8 @@
 //! the kernel says *now you may*, and the data are copied by us, in a system call each.
 //!
 //! What is ready is remembered for each socket until a call would block, or, on a stream, moves
-//! less than it was given room for: that is right for edges and spares a level-triggered loop the
-//! call that finds nothing. The interest is changed only when the wish changes.
+//! less than it could: that is right for edges and spares a level-triggered loop the call that
+//! finds nothing. The interest is changed only when the wants change.
 
 mod accept;
 mod console;
@@ -45,7 +45,7 @@ use crate::selector::{Interest, Ready, Selector, Trigger};
 use accept::ListenerReadiness;
 use console::ConsoleInput;
 
-/// How often one connection may be resumed in an iteration, and so receive: a flood does not starve
+/// How often one connection may be resumed in an iteration, and so receive: a flood does not delay
 /// the others.
 const PASSES: usize = 16;
 
@@ -337,7 +337,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     }
 
     /// Writes what is queued, while the socket takes it. What a protocol adds meanwhile is written
-    /// when the connection is resumed again: an endless stream does not starve the others.
+    /// when the connection is resumed again: an endless stream does not delay the others.
     fn send(&mut self, conn: ConnId) {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         let mut owed = peer.connection.outgoing().bytes();
@@ -415,8 +415,8 @@ impl<S: Selector + SocketCalls, P: Protocol> Engine<P> for Reactor<S, P> {
 }
 
 impl Socket {
-    /// Has the selector watch for `wanted`, if it does not already. A socket without interest is not
-    /// watched: a level-triggered selector would report its hang-up in every iteration.
+    /// Makes the selector watch for `wanted`, if it does not already. A socket without interest is
+    /// not watched: a level-triggered selector would report its hang-up in every iteration.
     fn watch_for(
         &mut self,
         selector: &mut impl Selector,

@@ -17,7 +17,7 @@ pub enum Command {
     Drain,
     /// End the server at once.
     Quit,
-    /// Explain the commands.
+    /// Print the list of commands.
     Help,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn parse(line: &[u8]) -> Option<Result<Command, String>> {
         b"say" => text(rest, "say what? `say TEXT`").map(Command::Say),
         b"kick" => match first_word(rest.trim_ascii()) {
             (word, b"") => number(word).map(Command::Kick),
-            _ => Err("kick whom? `kick N`, one number".to_owned()),
+            _ => Err("missing number: `kick N` takes one".to_owned()),
         },
         b"tell" => send_to(rest),
         _ if word[0].is_ascii_digit() => send_to(line),
@@ -85,7 +85,7 @@ fn send_to(rest: &[u8]) -> Result<Command, String> {
 fn number(word: &[u8]) -> Result<u64, String> {
     let number = str::from_utf8(word).ok().and_then(|word| word.parse().ok());
     number.ok_or_else(|| match word {
-        b"" => "to whom? a number is missing: `list` shows them".to_owned(),
+        b"" => "missing number: `list` shows them".to_owned(),
         _ => format!("no number `{}`: `list` shows them", shown(word)),
     })
 }
@@ -106,7 +106,7 @@ fn unknown(word: &[u8]) -> String {
     }
 }
 
-/// A word as it is told back: harmless, and not without end.
+/// Returns a word for an error message: escaped, and of bounded length.
 fn shown(word: &[u8]) -> String {
     const MOST: usize = 40;
     let dots = if word.len() > MOST { "…" } else { "" };
@@ -179,10 +179,10 @@ mod tests {
         assert_eq!(complaint("list all\n"), "`list` stands alone: nothing may follow it");
         assert_eq!(complaint("say\n"), "say what? `say TEXT`");
         assert_eq!(complaint("3\n"), "say what to 3? `3 TEXT`");
-        assert_eq!(complaint("tell\n"), "to whom? a number is missing: `list` shows them");
+        assert_eq!(complaint("tell\n"), "missing number: `list` shows them");
         assert_eq!(complaint("tell me more\n"), "no number `me`: `list` shows them");
         assert_eq!(complaint("kick everyone\n"), "no number `everyone`: `list` shows them");
-        assert_eq!(complaint("kick 1 2\n"), "kick whom? `kick N`, one number");
+        assert_eq!(complaint("kick 1 2\n"), "missing number: `kick N` takes one");
         let huge = "99999999999999999999";
         assert_eq!(
             complaint(&format!("kick {huge}")),

@@ -1,12 +1,12 @@
-//! The operator's console: what is typed, as commands; and what is answered, as text.
+//! The operator's console: input lines become commands, and results become text.
 //!
 //! ```text
-//!   bytes ──hear──► lines ──► Command ──► who drives the connections ──► answer ──► Output
+//!   bytes ──► lines ──► Command ──► driver of the connections ──► answer ──► Output
 //! ```
 //!
-//! It waits for nothing and knows no connection. A driver brings what its input says, however it
-//! waits for that, and its connections as something that can be [`Inspect`] to. It is the
-//! counterpart of Python's `selector.get_map()`: everything that is waited for, listed.
+//! It waits for nothing and knows no connection. A driver passes the bytes of the input, however it
+//! waits for them, and its connections as an [`Inspect`]. The command `list` is the counterpart of
+//! Python's `selector.get_map()`.
 
 mod command;
 mod output;
@@ -47,29 +47,29 @@ pub struct SocketInfo {
     pub doing: Vec<String>,
 }
 
-/// A listener, as the operator is to read it.
+/// A listener, as the operator reads it.
 #[derive(Debug, Clone)]
 pub struct ListenerInfo {
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: String,
-    /// What it says.
+    /// The name of its protocol.
     pub protocol: String,
 }
 
-/// An operator's console.
+/// The console of an operator.
 #[derive(Debug)]
 pub struct Console {
     input: OwnedFd,
-    /// True once nothing more is to be read from it.
+    /// True once the input has ended.
     ended: bool,
     /// The beginning of a line that has not been typed to its end.
     untaken: Untaken,
     /// What was typed and not done yet: a command, or why it is none.
     typed: VecDeque<Result<Command, String>>,
     output: Output,
-    /// What is to be printed when all of this turn is answered.
+    /// The output of the commands of this iteration.
     answer: String,
-    /// Whether somebody sits before it: input and output are a terminal.
+    /// Whether to print a prompt: input and output are a terminal.
     prompts: bool,
     /// True exactly while the prompt is the last that was printed, and no line was typed behind
     /// it.
@@ -117,13 +117,12 @@ impl Console {
         self.input.as_fd()
     }
 
-    /// Whether nothing more is to be read from the input: it has ended, or nobody can read the
-    /// answers any more.
+    /// Returns true if the input has ended, or the output cannot be written any more.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// This was typed.
+    /// Takes bytes that were read from the input.
     pub fn input_read(&mut self, typed: Chunk) {
         let mut input = Input::new(typed, &mut self.untaken, usize::MAX);
         while let Some(line) = input.try_line(LINE_MAX) {
@@ -136,14 +135,14 @@ impl Console {
         input.leave(false);
     }
 
-    /// Reads once of what is typed, if there is something, and hears it; never waits. Answers
-    /// whether there was: behind one line there may be another.
+    /// Reads the input once, if it is readable; never waits. Returns whether it was: one line may be
+    /// followed by another.
     pub fn read(&mut self) -> bool {
         if self.ended {
             return false;
         }
         let mut typed = [0; INPUT_SIZE];
-        // Not the last word of who watches, who may be guessing: the read would block.
+        // A report of readiness may be wrong, and the read would then block.
         let read = match os::is_readable(self.input()) {
             Ok(true) => os::read(self.input(), &mut typed),
             Ok(false) => return false,
@@ -171,7 +170,7 @@ impl Console {
         self.end(&format!("the input fails: {error}; the server goes on, and SIGTERM drains it"));
     }
 
-    /// Somebody has come.
+    /// Notes the time at which a connection was opened.
     pub fn opened(&mut self, id: ConnId, now: Nanos) {
         let slot = id.slot() as usize;
         if self.came.len() <= slot {
@@ -180,7 +179,7 @@ impl Console {
         self.came[slot] = now;
     }
 
-    /// How long somebody has been here, if it was told.
+    /// Returns the age of a connection, if it is known.
     pub fn age(&self, id: ConnId, now: Nanos) -> Option<Duration> {
         self.came.get(id.slot() as usize).map(|&came| now.since(came))
     }
@@ -204,18 +203,18 @@ impl Console {
         view::write_harmless(lines, &mut self.answer);
     }
 
-    /// Lists connections.
+    /// Prints a list of connections.
     pub fn list(&mut self, rows: Vec<Row>) {
         let table = view::list(rows, &self.listeners);
         self.say(&table);
     }
 
-    /// Prints counters.
+    /// Prints the counters as a table.
     pub fn stats(&mut self, counters: &Counters) {
         self.say(&view::stats(counters));
     }
 
-    /// Explains its commands.
+    /// Prints the list of commands.
     pub fn help(&mut self) {
         self.say(command::HELP);
     }
@@ -229,15 +228,14 @@ impl Console {
         self.print();
     }
 
-    /// Prints what was answered. Never waits for who reads it; if nobody can any more, the input
-    /// ends too.
+    /// Prints the answers without waiting. If they cannot be written any more, the input ends too.
     pub fn print(&mut self) {
         if !self.answer.is_empty() {
             self.output.print(&self.answer);
             self.answer.clear();
         }
         if self.output.is_broken() {
-            self.end("nobody reads the answers; the server goes on, and SIGTERM drains it");
+            self.end("the output is closed; the server goes on, and SIGTERM drains it");
         }
     }
 

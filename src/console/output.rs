@@ -1,4 +1,4 @@
-//! Text for someone who may read slowly, or not at all, without ever waiting for them.
+//! Text for a terminal or pipe that may be read slowly, or not at all, without waiting for it.
 //!
 //! A terminal may be stopped (Ctrl-S) and a pipe be full for as long as their readers like, and to
 //! make them non-blocking would do so to the shell as well: they share the open file. So a thread
@@ -31,7 +31,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     text: String,
-    /// How often something was printed for which there was no room.
+    /// The number of texts that did not fit.
     lost: u64,
     /// True once nothing more will be printed.
     closed: bool,
@@ -52,7 +52,7 @@ impl Output {
         Ok(Output { shared, thread: Some(thread) })
     }
 
-    /// Has `text` written, unless there is no room for it: then that is said as soon as there is.
+    /// Writes `text`, unless it does not fit: then a note is written when there is space.
     pub(super) fn print(&self, text: &str) {
         let mut state = self.shared.lock();
         if state.ended {
@@ -66,7 +66,7 @@ impl Output {
         self.shared.changed.notify_all();
     }
 
-    /// Whether nobody can read any more.
+    /// Returns true if the output cannot be written any more.
     pub(super) fn is_broken(&self) -> bool {
         self.shared.lock().ended
     }
@@ -74,7 +74,7 @@ impl Output {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nobody panics while holding it")
+        self.state.lock().expect("no thread panics while it holds the lock")
     }
 }
 
@@ -83,7 +83,7 @@ fn write(shared: &Shared, mut target: impl Write) {
     loop {
         let mut state = shared.lock();
         while state.text.is_empty() && state.lost == 0 && !state.closed {
-            state = shared.changed.wait(state).expect("nobody panics while holding it");
+            state = shared.changed.wait(state).expect("no thread panics while it holds the lock");
         }
         let over = state.closed && state.text.is_empty() && state.lost == 0;
         std::mem::swap(&mut state.text, &mut text);
@@ -110,7 +110,7 @@ impl Drop for Output {
         state.closed = true;
         self.shared.changed.notify_all();
         let waited = self.shared.changed.wait_timeout_while(state, PATIENCE, |state| !state.ended);
-        let ended = waited.expect("nobody panics while holding it").0.ended;
+        let ended = waited.expect("no thread panics while it holds the lock").0.ended;
         if let Some(thread) = self.thread.take().filter(|_| ended) {
             // It panics nowhere; and if it did, the server has nothing to do with it.
             let _ = thread.join();
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_costs_bounded_memory_and_is_told_what_is_missing() {
+    fn an_unread_output_costs_bounded_memory_and_notes_what_is_missing() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let output = Output::new(ours).unwrap();
         let line = "x".repeat(1023) + "\n";
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_be_written_to_ends_it_and_harms_nobody() {
+    fn a_closed_output_ends_the_input_and_nothing_else() {
         struct Broken;
         impl Write for Broken {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {

@@ -32,7 +32,7 @@ pub trait Inspect {
     /// Returns true if the server drains already.
     fn is_draining(&self) -> bool;
 
-    /// Starts the drain.
+    /// Starts to drain the server.
     fn drain(&mut self);
 }
 

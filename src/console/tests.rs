@@ -66,7 +66,7 @@ fn the_last_line_counts_without_its_newline_and_the_end_ends_it_once() {
     typed.console.input_ended();
     assert_eq!(typed.commands(), [Ok(Command::Drain)]);
     assert!(typed.console.has_ended());
-    assert_eq!(typed.end(), "", "nobody is there to be prompted");
+    assert_eq!(typed.end(), "", "no prompt without a terminal");
 }
 
 #[test]

@@ -10,13 +10,13 @@ use crate::keys::{ConnId, ListenerId};
 /// A connection, as `list` shows it.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// Its number: by which it is told, kicked, and known to others.
+    /// Its number, by which the operator names it.
     pub number: u64,
-    /// Its key.
+    /// The key of the connection.
     pub id: ConnId,
-    /// Its listener.
+    /// The listener of the connection.
     pub listener: ListenerId,
-    /// Its peer's address.
+    /// The address of its peer.
     pub address: Option<String>,
     /// How long it has been here.
     pub age: Option<Duration>,
@@ -151,8 +151,8 @@ pub(super) fn stats(counters: &Counters) -> String {
     table(["counted", ">since the start"], rows.collect()).trim_end().to_owned()
 }
 
-/// Writes lines that a peer said so that they do nothing to a terminal: what is no text, what
-/// controls, and what turns the direction of writing is written out, as `\x1b` or `\u{202e}`.
+/// Writes lines of a client so that they have no effect on a terminal: bytes that are no text,
+/// control characters and bidirectional controls are escaped, as `\x1b` or `\u{202e}`.
 pub(super) fn write_harmless(lines: &[u8], out: &mut String) {
     for line in lines.split_inclusive(|&byte| byte == b'\n') {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
@@ -161,7 +161,7 @@ pub(super) fn write_harmless(lines: &[u8], out: &mut String) {
             part.valid().chars().for_each(|letter| match letter {
                 '\t' => out.push(letter),
                 _ if letter.is_ascii_control() => write_escaped(letter as u8, out),
-                _ if letter.is_control() || turns(letter) => out.extend(letter.escape_unicode()),
+                _ if letter.is_control() || is_bidi(letter) => out.extend(letter.escape_unicode()),
                 _ => out.push(letter),
             });
             part.invalid().iter().for_each(|&byte| write_escaped(byte, out));
@@ -174,10 +174,10 @@ fn write_escaped(byte: u8, out: &mut String) {
     write!(out, "\\x{byte:02x}").expect("a string takes what is written");
 }
 
-/// Whether it changes the direction in which what follows is shown (Unicode's bidirectional
-/// controls), or ends a line.
-fn turns(letter: char) -> bool {
-    matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// Returns whether a character is a bidirectional control of Unicode, or a line separator.
+fn is_bidi(letter: char) -> bool {
+    let is_mark = matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}');
+    is_mark || matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -231,12 +231,12 @@ no  key  listener        protocol  peer            age   in      out  wants     
     }
 
     #[test]
-    fn an_age_is_told_in_two_units() {
+    fn an_age_is_printed_in_two_units() {
         let ages = [0, 59, 60, 3599, 3600, 86_399, 86_400, 360_000];
-        let told = ages.map(|seconds| age(Duration::from_secs(seconds)));
+        let printed = ages.map(|seconds| age(Duration::from_secs(seconds)));
         let expected = ["0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "23 h 59 min"];
-        assert_eq!(told[..6], expected);
-        assert_eq!(told[6..], ["1 d 0 h", "4 d 4 h"]);
+        assert_eq!(printed[..6], expected);
+        assert_eq!(printed[6..], ["1 d 0 h", "4 d 4 h"]);
     }
 
     #[test]

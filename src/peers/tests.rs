@@ -21,12 +21,12 @@ fn timers<P: Protocol>(peers: &mut Peers<P, ()>, clock: impl FnOnce() -> Nanos) 
 fn chat<const N: usize>() -> (Peers<Broadcast, ()>, [ConnId; N]) {
     let mut peers = Peers::default();
     let ids = [(); N].map(|()| peers.open(Broadcast, GROUP, ()));
-    turn(&mut peers);
+    iterate(&mut peers);
     (peers, ids)
 }
 
-/// A turn of nobody's: whose it was, and whether they would receive.
-fn turn(peers: &mut Peers<Broadcast, ()>) -> Vec<(ConnId, bool)> {
+/// Runs one iteration. Returns the marked connections, and whether each would receive.
+fn iterate(peers: &mut Peers<Broadcast, ()>) -> Vec<(ConnId, bool)> {
     peers.begin();
     std::iter::from_fn(|| peers.next_ready().map(|ready| (ready.id, ready.wants_recv))).collect()
 }
@@ -54,7 +54,7 @@ fn at(seconds: u64) -> impl FnOnce() -> Nanos {
 }
 
 #[test]
-fn what_one_says_the_others_of_its_room_are_owed() {
+fn a_broadcast_is_queued_for_the_others_of_the_group() {
     let (mut peers, [a, b]) = chat();
     let elsewhere = peers.open(Broadcast, ListenerId(1), ());
     say(&mut peers, a, 8);
@@ -80,7 +80,7 @@ fn a_number_is_given_once_in_order_of_arrival() {
 }
 
 #[test]
-fn who_goes_away_says_so_once_however_it_goes() {
+fn a_leave_is_announced_once_however_it_happens() {
     type Way = fn(&mut Peers<Chat, ()>, ConnId);
     let ways: [Way; 4] = [
         |_, _| {},
@@ -102,13 +102,13 @@ fn who_goes_away_says_so_once_however_it_goes() {
 }
 
 #[test]
-fn who_is_evicted_says_so_at_once_and_those_whom_that_evicts_too() {
+fn an_evicted_client_leaves_at_once_and_so_do_those_that_its_leave_evicts() {
     let mut peers = Peers::default();
     let [talker, slow, slower] = [(); 3].map(|()| open_chat(&mut peers, GROUP));
     heard(&mut peers, talker);
-    for (id, room) in [(slow, 10), (slower, 5)] {
+    for (id, space) in [(slow, 10), (slower, 5)] {
         heard(&mut peers, id);
-        let most = Chunk::from(vec![b'x'; HARD - room]);
+        let most = Chunk::from(vec![b'x'; HARD - space]);
         peers.get_mut(id).unwrap().connection.deliver(most);
     }
     // `[1] a` is too much for the one, and then `* 3 left` for the other.
@@ -121,14 +121,14 @@ fn who_is_evicted_says_so_at_once_and_those_whom_that_evicts_too() {
 }
 
 #[test]
-fn to_come_and_to_go_is_not_to_talk() {
+fn join_and_leave_messages_are_not_throttled() {
     let mut peers = Peers::default();
-    let [quiet, slow] = [(); 2].map(|()| open_chat(&mut peers, GROUP));
+    let [idle, slow] = [(); 2].map(|()| open_chat(&mut peers, GROUP));
     peers.get_mut(slow).unwrap().connection.deliver(Chunk::from(vec![b'x'; HIGH]));
     peers.sent(slow, 1);
     peers.begin();
     while let Some(ready) = peers.next_ready() {
-        assert!(ready.wants_recv == (ready.id == quiet));
+        assert!(ready.wants_recv == (ready.id == idle));
     }
     assert_eq!(timers(&mut peers, at(10)), None);
 }
@@ -137,12 +137,12 @@ fn to_come_and_to_go_is_not_to_talk() {
 fn a_peer_is_resumed_once_however_much_happened_to_it() {
     let (mut peers, [a, b]) = chat();
     (0..3).for_each(|_| say(&mut peers, a, 8));
-    assert_eq!(turn(&mut peers), [(a, true), (b, true)]);
-    assert_eq!(turn(&mut peers), []);
+    assert_eq!(iterate(&mut peers), [(a, true), (b, true)]);
+    assert_eq!(iterate(&mut peers), []);
 }
 
 #[test]
-fn who_is_marked_during_a_turn_waits_for_the_next() {
+fn a_mark_during_an_iteration_waits_for_the_next() {
     let (mut peers, [a, b]) = chat();
     peers.mark(a);
     peers.begin();
@@ -150,11 +150,11 @@ fn who_is_marked_during_a_turn_waits_for_the_next() {
     peers.mark(a);
     peers.mark(b);
     assert!(peers.next_ready().is_none() && peers.has_marked());
-    assert_eq!(turn(&mut peers).len(), 2);
+    assert_eq!(iterate(&mut peers).len(), 2);
 }
 
 #[test]
-fn late_events_of_who_has_left_are_nothing() {
+fn late_events_of_closed_connections_are_ignored() {
     let (mut peers, [a, b]) = chat();
     peers.mark(a);
     assert_eq!(peers.remove(a), Some(()));
@@ -166,18 +166,18 @@ fn late_events_of_who_has_left_are_nothing() {
     peers.wait_for_buffer(a);
     peers.mark(a);
     assert_eq!(owed(&mut peers, b), 0);
-    assert_eq!(turn(&mut peers), []);
+    assert_eq!(iterate(&mut peers), []);
 }
 
 #[test]
-fn a_talker_is_hushed_while_anyone_is_congested_and_woken_after() {
-    let (mut peers, [talker, slow, quiet]) = chat();
+fn a_sender_is_throttled_while_a_member_is_congested_and_woken_after() {
+    let (mut peers, [talker, slow, idle]) = chat();
     say(&mut peers, talker, HIGH);
-    assert_eq!(turn(&mut peers), [(talker, false), (slow, false), (quiet, false)]);
-    peers.sent(quiet, HIGH);
-    assert_eq!(turn(&mut peers), [(quiet, true)], "who does not talk need not wait");
+    assert_eq!(iterate(&mut peers), [(talker, false), (slow, false), (idle, false)]);
+    peers.sent(idle, HIGH);
+    assert_eq!(iterate(&mut peers), [(idle, true)], "a client that sends nothing need not wait");
     peers.sent(slow, HIGH - LOW);
-    let woken = turn(&mut peers);
+    let woken = iterate(&mut peers);
     assert!(woken.contains(&(talker, true)), "{woken:?}");
 }
 
@@ -185,30 +185,30 @@ fn a_talker_is_hushed_while_anyone_is_congested_and_woken_after() {
 fn a_congestion_that_leaves_wakes_the_talkers() {
     let (mut peers, [talker, slow]) = chat();
     say(&mut peers, talker, HIGH);
-    turn(&mut peers);
+    iterate(&mut peers);
     peers.remove(slow);
-    assert_eq!(turn(&mut peers), [(talker, true)]);
+    assert_eq!(iterate(&mut peers), [(talker, true)]);
 }
 
 #[test]
 fn a_link_is_read_however_much_is_queued_for_it_unless_others_are_congested() {
     let mut peers = Peers::default();
     let link = peers.open_link(Broadcast, GROUP, ());
-    let guest = peers.open(Broadcast, GROUP, ());
+    let other = peers.open(Broadcast, GROUP, ());
     say(&mut peers, link, 8);
-    say(&mut peers, guest, HIGH);
-    assert_eq!(turn(&mut peers), [(link, true), (guest, false)], "the guest waits for the link");
+    say(&mut peers, other, HIGH);
+    assert_eq!(iterate(&mut peers), [(link, true), (other, false)], "the other waits for the link");
     say(&mut peers, link, HIGH);
-    assert_eq!(turn(&mut peers), [(link, false), (guest, false)], "and the link for the guest");
-    peers.sent(guest, HIGH);
-    let woken = turn(&mut peers);
-    assert!(woken.contains(&(link, true)), "the link waits for nobody now: {woken:?}");
+    assert_eq!(iterate(&mut peers), [(link, false), (other, false)], "and the link for the other");
+    peers.sent(other, HIGH);
+    let woken = iterate(&mut peers);
+    assert!(woken.contains(&(link, true)), "the link waits for nothing now: {woken:?}");
     peers.sent(link, HIGH);
-    assert!(turn(&mut peers).contains(&(guest, true)));
+    assert!(iterate(&mut peers).contains(&(other, true)));
 }
 
 #[test]
-fn a_line_is_never_given_up_for_taking_its_time() {
+fn a_link_is_never_closed_for_being_slow() {
     let mut peers = Peers::default();
     let link = peers.open_link(Broadcast, GROUP, ());
     let [talker, slow] = [(); 2].map(|()| peers.open(Broadcast, GROUP, ()));
@@ -239,12 +239,12 @@ fn the_hard_limit_evicts_at_once_and_wakes_the_talkers() {
     }
     assert!(peers.get_mut(slow).unwrap().connection.is_broken());
     assert_eq!(peers.evicted(), 1);
-    let ready = turn(&mut peers);
+    let ready = iterate(&mut peers);
     assert!(ready.contains(&(a, true)) && ready.contains(&(b, true)), "{ready:?}");
 }
 
 #[test]
-fn who_takes_nothing_while_others_wait_is_evicted_and_who_takes_little_is_not() {
+fn a_client_that_takes_nothing_while_others_wait_is_evicted_and_a_slow_one_is_not() {
     let (mut peers, [talker, stalled, slow]) = chat();
     say(&mut peers, talker, HIGH);
     assert_eq!(timers(&mut peers, at(10)), Some(Nanos(11_000_000_000)));
@@ -256,7 +256,7 @@ fn who_takes_nothing_while_others_wait_is_evicted_and_who_takes_little_is_not() 
 }
 
 #[test]
-fn who_was_owed_nothing_a_moment_ago_is_not_stalled() {
+fn a_client_with_a_new_queue_is_not_stalled() {
     let (mut peers, [talker, stalled, quick]) = chat();
     say(&mut peers, talker, HIGH);
     peers.sent(quick, HIGH);
@@ -268,11 +268,11 @@ fn who_was_owed_nothing_a_moment_ago_is_not_stalled() {
 }
 
 #[test]
-fn who_has_just_begun_to_be_answered_is_not_stalled() {
+fn a_client_with_a_new_reply_is_not_stalled() {
     let pool = Pool::new(&[BufferClass { bytes: 1024, count: 1 }]).unwrap();
     let mut peers = Peers::default();
-    let [starved, quick] = [(); 2].map(|()| peers.open(Echo, GROUP, ()));
-    peers.wait_for_buffer(starved);
+    let [waiting, quick] = [(); 2].map(|()| peers.open(Echo, GROUP, ()));
+    peers.wait_for_buffer(waiting);
     peers.run_timers(at(10));
     peers.received(quick, pooled(&pool));
     peers.run_timers(at(11));
@@ -282,16 +282,16 @@ fn who_has_just_begun_to_be_answered_is_not_stalled() {
 }
 
 #[test]
-fn nobody_is_evicted_for_its_own_sake() {
+fn no_client_is_evicted_while_it_blocks_only_itself() {
     let pool = Pool::new(&[BufferClass { bytes: 1024, count: 1 }]).unwrap();
-    let (mut peers, [idler, starved]) = chat();
+    let (mut peers, [idler, waiting]) = chat();
     peers.get_mut(idler).unwrap().connection.deliver(pooled(&pool));
     peers.wait_for_buffer(idler);
     for second in 10..15 {
         peers.run_timers(at(second));
     }
     assert!(!peers.get_mut(idler).unwrap().connection.is_broken());
-    peers.wait_for_buffer(starved);
+    peers.wait_for_buffer(waiting);
     for second in 15..18 {
         peers.run_timers(at(second));
     }
@@ -299,7 +299,7 @@ fn nobody_is_evicted_for_its_own_sake() {
 }
 
 #[test]
-fn nobody_is_evicted_while_nobody_waits() {
+fn no_client_is_evicted_while_no_other_waits() {
     let (mut peers, [talker, slow]) = chat();
     say(&mut peers, talker, LOW);
     for second in 0..10 {
@@ -309,22 +309,22 @@ fn nobody_is_evicted_while_nobody_waits() {
 }
 
 #[test]
-fn the_starved_are_fed_in_order_and_only_as_many_as_there_are_buffers() {
+fn buffer_waiters_wake_in_order_and_only_as_many_as_there_are_buffers() {
     let (mut peers, [a, b, c]) = chat();
     [a, b, c].into_iter().for_each(|id| peers.wait_for_buffer(id));
     peers.wait_for_buffer(b); // twice is once
-    assert!(turn(&mut peers).iter().all(|&(_, wants_recv)| !wants_recv));
+    assert!(iterate(&mut peers).iter().all(|&(_, wants_recv)| !wants_recv));
     peers.wake_buffer_waiters(0);
-    assert_eq!(turn(&mut peers), []);
+    assert_eq!(iterate(&mut peers), []);
     peers.remove(a);
     peers.wake_buffer_waiters(1);
-    assert_eq!(turn(&mut peers), [(b, true)]);
+    assert_eq!(iterate(&mut peers), [(b, true)]);
     peers.wake_buffer_waiters(5);
-    assert_eq!(turn(&mut peers), [(c, true)]);
+    assert_eq!(iterate(&mut peers), [(c, true)]);
 }
 
 #[test]
-fn who_lingers_too_long_is_broken() {
+fn a_connection_that_lingers_too_long_is_broken() {
     let (mut peers, [a]) = chat();
     assert_eq!(timers(&mut peers, || unreachable!("no reason to look at the clock")), None);
     peers.finish_all();

@@ -1,5 +1,5 @@
 //! A readiness loop as a part of a larger program, which runs its iterations, has it watch
-//! descriptors, and hands it connections that were accepted elsewhere.
+//! descriptors, and passes it connections that were accepted elsewhere.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -1,8 +1,8 @@
 //! The readiness loop at work on real sockets: every scenario by every selector.
 //!
 //! A [`Server`] runs in a thread of its own and ends with what must hold after every scenario: it
-//! drained, whoever came has gone, and no buffer is missing. What a single turn may do is asked of
-//! a loop that the test runs itself.
+//! drained, all connections are closed, and no buffer is missing. What a single iteration may do is
+//! checked with a loop that the test runs itself.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -21,7 +21,7 @@ use crate::protocol::testing::Broadcast;
 use crate::protocol::{Echo, Input, Outbox};
 use crate::selector::{Epoll, Key, Poll, Select, Sigio, Spin, Trigger};
 
-/// Room enough for every scenario that is not about the lack of it.
+/// Space enough for every scenario that is not about the lack of it.
 const PLENTY: &[BufferClass] =
     &[BufferClass { bytes: 4096, count: 256 }, BufferClass { bytes: 65536, count: 64 }];
 
@@ -59,12 +59,12 @@ impl Server {
         let (ended, counters, whole) = self.thread.join().unwrap();
         assert_eq!(ended, Ended::Drained);
         assert!(whole, "a buffer is missing");
-        assert_eq!(counters.accepted, counters.closed, "somebody was left");
+        assert_eq!(counters.accepted, counters.closed, "a connection was left");
         counters
     }
 }
 
-/// A loop for the test to turn.
+/// A loop that the test runs.
 fn turned<S: Selector + SocketCalls, P: Protocol + Clone + Send + Sync>(
     selector: fn() -> S,
     protocol: P,
@@ -79,7 +79,7 @@ fn turned<S: Selector + SocketCalls, P: Protocol + Clone + Send + Sync>(
     (reactor, address)
 }
 
-fn turn_until<S: Selector + SocketCalls, P: Protocol>(
+fn run_until<S: Selector + SocketCalls, P: Protocol>(
     reactor: &mut Reactor<S, P>,
     done: impl Fn(&Counters) -> bool,
 ) {
@@ -100,7 +100,7 @@ fn reports<S: Selector + SocketCalls, P>(reactor: &mut Reactor<S, P>) -> Vec<Rea
 fn listener() -> (OwnedFd, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     SockRef::from(&listener).set_tcp_nodelay(true).unwrap();
-    // What a connection inherits: little room, so that sends come short.
+    // Connections inherit a small buffer, so that sends are short.
     SockRef::from(&listener).set_send_buffer_size(16 << 10).unwrap();
     let address = listener.local_addr().unwrap();
     (listener.into(), address)
@@ -110,7 +110,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     with_timeout(TcpStream::connect(address).unwrap())
 }
 
-/// A client that the kernel keeps little for: who sends to it soon has to wait.
+/// A client with a small receive buffer: sends to it soon have to wait.
 fn connect_narrow(address: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -124,7 +124,7 @@ fn with_timeout(stream: TcpStream) -> TcpStream {
     stream
 }
 
-/// Bytes that tell where they are: a period of a prime number of them.
+/// Bytes with a period of a prime number, so that a misplaced one is noticed.
 fn text(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at % 251) as u8).collect()
 }
@@ -185,14 +185,14 @@ fn a_client_that_ends_receives_everything_and_then_the_end<S: Selector + SocketC
 fn bytes_and_the_end_may_come_together<S: Selector + SocketCalls>(selector: fn() -> S) {
     let (mut reactor, address) = turned(selector, Echo, PLENTY, Limits::default());
     let mut client = connect(address);
-    turn_until(&mut reactor, |counters| counters.accepted == 1);
+    run_until(&mut reactor, |counters| counters.accepted == 1);
     client.write_all(b"all there is").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    turn_until(&mut reactor, |counters| counters.closed == 1);
+    run_until(&mut reactor, |counters| counters.closed == 1);
     assert_eq!(read_all(&client), b"all there is");
 }
 
-fn who_reads_late_loses_nothing<S: Selector + SocketCalls + 'static>(selector: fn() -> S) {
+fn a_late_reader_loses_nothing<S: Selector + SocketCalls + 'static>(selector: fn() -> S) {
     let server = serve(selector, PLENTY, Limits::default());
     let client = connect_narrow(server.address);
     let sent = send_all(&client, text(1 << 20));
@@ -221,13 +221,13 @@ fn a_connection_above_the_limit_is_served_when_others_leave<S: Selector + Socket
     clients.iter().for_each(|client| assert_eq!(read_all(client), b"ping"));
 }
 
-fn a_reset_concerns_nobody_else<S: Selector + SocketCalls + 'static>(selector: fn() -> S) {
+fn a_reset_affects_no_other_connection<S: Selector + SocketCalls + 'static>(selector: fn() -> S) {
     let server = serve(selector, PLENTY, Limits::default());
     let (idle, owed, other) =
         (connect(server.address), connect_narrow(server.address), connect(server.address));
     [&idle, &owed, &other].into_iter().for_each(ping);
     let sent = send_all(&other, text(1 << 20));
-    (&owed).write_all(&text(100_000)).unwrap(); // More than it has room for, and it reads none.
+    (&owed).write_all(&text(100_000)).unwrap(); // More than fits, and it reads none.
     reset(owed);
     reset(idle);
     assert_eq!(read_all(&other), text(1 << 20));
@@ -241,15 +241,15 @@ fn sixteen_clients_share_two_buffers<S: Selector + SocketCalls>(selector: fn() -
     let late = connect_narrow(address);
     let sent = send_all(&late, text(100_000));
     // It reads nothing yet, is owed both buffers, and would fill a third.
-    turn_until(&mut reactor, |counters| counters.out_of_buffers > 0);
+    run_until(&mut reactor, |counters| counters.out_of_buffers > 0);
     if reactor.peers.has_marked() {
-        assert!(reactor.run_once().unwrap().is_continue()); // In the last pass it starved.
+        assert!(reactor.run_once().unwrap().is_continue()); // In the last pass it was out of buffers.
     }
-    assert!(!reactor.peers.has_marked(), "an empty pool feeds nobody");
+    assert!(!reactor.peers.has_marked(), "an empty pool wakes no connection");
     let is_asked = reports(&mut reactor)
         .iter()
         .any(|report| report.readable && matches!(KeyOwner::from(report.key), KeyOwner::Conn(_)));
-    assert!(!is_asked, "it has sent, and nobody wants to know");
+    assert!(!is_asked, "it has sent, and nothing waits for more");
     let others: Vec<_> = (0..15).map(|_| connect_narrow(address)).collect();
     thread::scope(|scope| {
         for other in &others {
@@ -260,7 +260,7 @@ fn sixteen_clients_share_two_buffers<S: Selector + SocketCalls>(selector: fn() -
             });
         }
         scope.spawn(|| assert!(read_all(&late) == text(100_000), "some of it was lost"));
-        turn_until(&mut reactor, |counters| counters.closed == 16);
+        run_until(&mut reactor, |counters| counters.closed == 16);
     });
     sent.join().unwrap();
     assert_eq!(reactor.counters().evicted, 0);
@@ -305,7 +305,7 @@ impl<S: Selector> Selector for Choosy<S> {
 
 impl<S: Selector> SocketCalls for Choosy<S> {}
 
-fn who_cannot_be_watched_is_refused_alone<S: Selector + SocketCalls>(selector: fn() -> S) {
+fn an_unwatchable_socket_is_refused_alone<S: Selector + SocketCalls>(selector: fn() -> S) {
     let (mut plain, address) = turned(selector, Echo, PLENTY, Limits::default());
     let choosy = Choosy { selector: selector(), refused: false };
     let stop = ShutdownSignal::new().unwrap();
@@ -314,11 +314,11 @@ fn who_cannot_be_watched_is_refused_alone<S: Selector + SocketCalls>(selector: f
     let fd = plain.listeners[ListenerId(0)].fd.take().unwrap();
     reactor.listen(ListenerId(0), fd, Factory::of(|_| Echo)).unwrap();
     let first = connect(address);
-    turn_until(&mut reactor, |counters| counters.refused == 1);
+    run_until(&mut reactor, |counters| counters.refused == 1);
     assert_eq!(read_all(&first), b"");
     let second = connect(address);
     (&second).write_all(b"ping").unwrap();
-    turn_until(&mut reactor, |counters| counters.sent_bytes == 4);
+    run_until(&mut reactor, |counters| counters.sent_bytes == 4);
     let counters = reactor.counters();
     assert_eq!((counters.accepted, counters.closed, counters.refused), (2, 1, 1));
 }
@@ -348,7 +348,7 @@ fn a_message_costs<S: Selector + SocketCalls>(calls: u64, selector: fn() -> S) {
     let mut exchange = |length: usize| {
         (&client).write_all(&text(length)).unwrap();
         let before = reactor.counters();
-        turn_until(&mut reactor, |now| now.sent_bytes == before.sent_bytes + length as u64);
+        run_until(&mut reactor, |now| now.sent_bytes == before.sent_bytes + length as u64);
         (&client).read_exact(&mut vec![0; length]).unwrap();
         let after = reactor.counters();
         assert!(!reactor.peers.has_marked() && reports(&mut reactor).is_empty(), "it would spin");
@@ -359,11 +359,11 @@ fn a_message_costs<S: Selector + SocketCalls>(calls: u64, selector: fn() -> S) {
     assert_eq!(costs, [(1, calls); 100]);
 }
 
-fn a_turn_reads_no_more_than_its_share<S: Selector + SocketCalls>(selector: fn() -> S) {
+fn an_iteration_reads_no_more_than_its_share<S: Selector + SocketCalls>(selector: fn() -> S) {
     const SMALL: &[BufferClass] = &[BufferClass { bytes: 64, count: 4 }];
     let (mut reactor, address) = turned(selector, Sink, SMALL, Limits::default());
     let client = connect(address);
-    turn_until(&mut reactor, |counters| counters.accepted == 1);
+    run_until(&mut reactor, |counters| counters.accepted == 1);
     (&client).write_all(&text(64_000)).unwrap();
     while reactor.counters().received_bytes < 64_000 {
         let before = reactor.counters().receives;
@@ -374,27 +374,27 @@ fn a_turn_reads_no_more_than_its_share<S: Selector + SocketCalls>(selector: fn()
 
 // Talk.
 
-/// Three who are in a room, the last of them with little room in the kernel.
+/// Three members of a group, the last of them with a small kernel buffer.
 fn three<S: Selector + SocketCalls>(
     selector: fn() -> S,
 ) -> (Reactor<S, Broadcast>, [TcpStream; 2], TcpStream) {
     let (mut reactor, address) = turned(selector, Broadcast, PLENTY, Limits::default());
     let clients = [connect(address), connect(address)];
     let narrow = connect_narrow(address);
-    turn_until(&mut reactor, |counters| counters.accepted == 3);
+    run_until(&mut reactor, |counters| counters.accepted == 3);
     (reactor, clients, narrow)
 }
 
 fn a_line_reaches_all_others_and_not_its_speaker<S: Selector + SocketCalls>(selector: fn() -> S) {
     let (mut reactor, [a, b], c) = three(selector);
     (&a).write_all(b"good morn").unwrap();
-    turn_until(&mut reactor, |counters| counters.received_bytes == 9);
+    run_until(&mut reactor, |counters| counters.received_bytes == 9);
     (&a).write_all(b"ing\n").unwrap();
-    turn_until(&mut reactor, |counters| counters.sent_bytes == 2 * 13);
+    run_until(&mut reactor, |counters| counters.sent_bytes == 2 * 13);
     (&b).write_all(b"hello\n").unwrap();
-    turn_until(&mut reactor, |counters| counters.sent_bytes == 2 * 13 + 2 * 6);
+    run_until(&mut reactor, |counters| counters.sent_bytes == 2 * 13 + 2 * 6);
     [&a, &b, &c].into_iter().for_each(|client| client.shutdown(Shutdown::Write).unwrap());
-    turn_until(&mut reactor, |counters| counters.closed == 3);
+    run_until(&mut reactor, |counters| counters.closed == 3);
     assert_eq!(
         [&a, &b, &c].map(read_all).map(|heard| String::from_utf8(heard).unwrap()),
         ["hello\n", "good morning\n", "good morning\nhello\n"]
@@ -415,7 +415,7 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector + SocketCalls>(sel
         let len = lines.len();
         move || (&listener).read_exact(&mut vec![0; len]).map(|()| listener).unwrap()
     });
-    turn_until(&mut reactor, |counters| counters.received_bytes == lines.len() as u64);
+    run_until(&mut reactor, |counters| counters.received_bytes == lines.len() as u64);
     said.join().unwrap();
     let owed = |reactor: &mut Reactor<_, _>| -> usize {
         reactor.peers.iter_mut().map(|(_, peer)| peer.connection.outgoing().bytes()).sum()
@@ -435,21 +435,21 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector + SocketCalls>(sel
     assert!(reactor.pool.is_whole() && reactor.counters().cut == 0);
 }
 
-fn a_drain_cuts_off_who_stays<S: Selector + SocketCalls>(selector: fn() -> S) {
+fn a_drain_cuts_a_client_that_stays<S: Selector + SocketCalls>(selector: fn() -> S) {
     let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
     let (mut reactor, address) = turned(selector, Echo, PLENTY, limits);
     let stays = connect(address);
-    turn_until(&mut reactor, |counters| counters.accepted == 1);
+    run_until(&mut reactor, |counters| counters.accepted == 1);
     reactor.lifecycle.shutdown().request();
     assert_eq!(reactor.run().unwrap(), Ended::Drained);
     assert_eq!(reactor.counters().cut, 1);
     assert_eq!(read_all(&stays), b"");
 }
 
-fn who_is_asked_twice_ends_at_once<S: Selector + SocketCalls>(selector: fn() -> S) {
+fn a_second_request_ends_at_once<S: Selector + SocketCalls>(selector: fn() -> S) {
     let (mut reactor, address) = turned(selector, Echo, PLENTY, Limits::default());
     let _stays = connect(address);
-    turn_until(&mut reactor, |counters| counters.accepted == 1);
+    run_until(&mut reactor, |counters| counters.accepted == 1);
     reactor.lifecycle.shutdown().request();
     assert!(reactor.run_once().unwrap().is_continue());
     reactor.lifecycle.shutdown().request();
@@ -478,16 +478,16 @@ macro_rules! scenarios {
             scenarios!(@ $selector; $($more)*
                 a_client_that_ends_receives_everything_and_then_the_end
                 bytes_and_the_end_may_come_together
-                who_reads_late_loses_nothing
+                a_late_reader_loses_nothing
                 a_connection_above_the_limit_is_served_when_others_leave
-                a_reset_concerns_nobody_else
+                a_reset_affects_no_other_connection
                 sixteen_clients_share_two_buffers
-                who_cannot_be_watched_is_refused_alone
-                a_turn_reads_no_more_than_its_share
+                an_unwatchable_socket_is_refused_alone
+                an_iteration_reads_no_more_than_its_share
                 a_line_reaches_all_others_and_not_its_speaker
                 a_drain_delivers_what_is_owed_and_then_the_end
-                a_drain_cuts_off_who_stays
-                who_is_asked_twice_ends_at_once
+                a_drain_cuts_a_client_that_stays
+                a_second_request_ends_at_once
             );
         })+
     };
