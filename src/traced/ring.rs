@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
-use proactor_record::{Kind, Record, WaitMode};
+use proactor_record::{Kind, Log, Record, WaitMode};
 
 use super::{Traced, minus_errno};
 use crate::buffer::{Lease, Pool, Size};

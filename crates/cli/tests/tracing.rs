@@ -17,7 +17,7 @@ use proactor::ring::{Kind, Token};
 use proactor_sim::Tier;
 use proactor_trace::format::{HEADER, MARGIN};
 use proactor_trace::{
-    About, Event, Follow, Frozen, Op, Payload, Record, RecordKind, Recorder, Settings, Trace,
+    About, Event, Follow, Frozen, Log, Op, Payload, Record, RecordKind, Recorder, Settings, Trace,
     Trigger, Unreadable, events,
 };
 

@@ -15,7 +15,7 @@ use proactor_trace::view::{
     ConnectionList, ConnectionTimeline, Cut, Diff, Doctor, Ending, Health, Summary, TraceStats,
 };
 use proactor_trace::{
-    About, Clock, Kind, Op, Payload, Recorder, Settings, Trace, WaitMode, events,
+    About, Clock, Kind, Log, Op, Payload, Recorder, Settings, Trace, WaitMode, events,
 };
 use proptest::prelude::*;
 use serde_json::Value;

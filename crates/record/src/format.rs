@@ -251,22 +251,10 @@ numbered! {
 impl Kind {
     /// Whether its token names a connection.
     pub const fn is_of_connection(self) -> bool {
+        use Kind::*;
         match self {
-            Kind::Recv
-            | Kind::Send
-            | Kind::Shutdown
-            | Kind::Close
-            | Kind::CancelRecv
-            | Kind::CancelSend
-            | Kind::PollRecv
-            | Kind::PollSend => true,
-            Kind::Accept
-            | Kind::CancelAccept
-            | Kind::PollAccept
-            | Kind::Wake
-            | Kind::Internal
-            | Kind::Read
-            | Kind::PollRead => false,
+            Recv | Send | Shutdown | Close | CancelRecv | CancelSend | PollRecv | PollSend => true,
+            Accept | CancelAccept | PollAccept | Wake | Internal | Read | PollRead => false,
         }
     }
 
@@ -371,26 +359,11 @@ impl Op {
     /// console, a signal or another thread. A send is not among them: how long it sleeps tells how
     /// full the socket is. `may_sleep` says whether a call blocks.
     pub const fn waits_for_others(self, may_sleep: bool) -> bool {
+        use Kind::*;
         match self {
-            Op::Ring(
-                Kind::Accept
-                | Kind::Recv
-                | Kind::Wake
-                | Kind::Internal
-                | Kind::PollAccept
-                | Kind::PollRecv
-                | Kind::PollSend
-                | Kind::Read
-                | Kind::PollRead,
-            ) => true,
-            Op::Ring(
-                Kind::Send
-                | Kind::Shutdown
-                | Kind::Close
-                | Kind::CancelAccept
-                | Kind::CancelRecv
-                | Kind::CancelSend,
-            ) => false,
+            Op::Ring(Accept | Recv | Wake | Internal | Read) => true,
+            Op::Ring(PollAccept | PollRecv | PollSend | PollRead) => true,
+            Op::Ring(Send | Shutdown | Close | CancelAccept | CancelRecv | CancelSend) => false,
             Op::Call(_) => may_sleep && !self.sends(),
             Op::Wait => true,
         }

@@ -15,7 +15,7 @@
 //! any program can embed it.
 //!
 //! ```
-//! use proactor_record::{About, Call, Payload, Record, Recorder, Settings, Trace};
+//! use proactor_record::{About, Call, Log, Payload, Record, Recorder, Settings, Trace};
 //!
 //! let about = About { model: "example".to_owned(), ..About::default() };
 //! let mut log = Recorder::in_memory(&Settings::default(), &about)?;

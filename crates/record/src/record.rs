@@ -378,16 +378,11 @@ impl Record {
 
     /// The lane, if this is something that one of many writers did.
     pub fn lane(&self) -> Option<u16> {
-        let has_lane = matches!(
-            self.kind()?,
-            RecordKind::WaitBegin
-                | RecordKind::WaitEnd
-                | RecordKind::Ready
-                | RecordKind::CallBegin
-                | RecordKind::CallEnd
-                | RecordKind::Mark
-                | RecordKind::Lane
-        );
+        use RecordKind::*;
+        let has_lane = match self.kind()? {
+            WaitBegin | WaitEnd | Ready | CallBegin | CallEnd | Mark | Lane => true,
+            Sqe | Cqe | Implied | EnterBegin | EnterEnd | Lost | Clock | Freeze => false,
+        };
         has_lane.then_some(self.aux)
     }
 

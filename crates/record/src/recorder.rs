@@ -12,6 +12,7 @@ use std::io;
 
 use crate::format::{Clock, Frozen, Level, MARGIN, Writers, at};
 use crate::header::{About, NewLog, Settings, is_sampled};
+use crate::log::Log;
 use crate::record::Record;
 use crate::shm_log::OwnedLog;
 use crate::sys;
@@ -21,6 +22,7 @@ use crate::trigger::Watch;
 const BATCH: u64 = MARGIN / 2;
 
 /// A flight recorder with one owner.
+#[derive(Debug)]
 pub struct Recorder {
     log: OwnedLog,
     /// Records ever written; those of them that are published.
@@ -90,46 +92,6 @@ impl Recorder {
         })
     }
 
-    /// Begins an iteration: before the loop enters the kernel, or waits. `nanos` is called if it is
-    /// the clock.
-    #[inline]
-    pub fn begin_iteration(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
-        self.iteration = self.iteration.wrapping_add(1);
-        self.tick(nanos);
-        let toggles = sys::toggles();
-        if toggles != self.toggles {
-            self.toggle(toggles);
-        }
-        self.put(record);
-        self.publish();
-        self.update_special();
-    }
-
-    /// Records that the loop is back from the kernel, or from its wait.
-    #[inline]
-    pub fn end_iteration(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
-        self.tick(nanos);
-        self.put(record);
-        self.publish();
-        if self.now >= self.compare_at {
-            self.compare();
-        }
-    }
-
-    /// Records an event within an iteration. Events of connections outside the sample are dropped
-    /// and counted.
-    #[inline]
-    pub fn note(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
-        if self.is_special {
-            self.note_specially(nanos, record);
-        } else {
-            self.write(record);
-        }
-        if self.head - self.published >= BATCH {
-            self.publish();
-        }
-    }
-
     fn note_specially(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
         if self.sample > 1
             && let Some(conn) = record.sampled_conn()
@@ -158,11 +120,6 @@ impl Recorder {
     /// The time of the last record, in ticks.
     pub fn last_time(&self) -> u64 {
         self.now
-    }
-
-    /// Records a mark; `number` is the caller's choice.
-    pub fn mark(&mut self, nanos: impl FnOnce() -> u64, number: u64) {
-        self.note(nanos, Record::mark(number));
     }
 
     /// Returns the contents of the file.
@@ -284,6 +241,43 @@ impl Recorder {
     }
 }
 
+impl Log for Recorder {
+    #[inline]
+    fn begin_iteration(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
+        self.iteration = self.iteration.wrapping_add(1);
+        self.tick(nanos);
+        let toggles = sys::toggles();
+        if toggles != self.toggles {
+            self.toggle(toggles);
+        }
+        self.put(record);
+        self.publish();
+        self.update_special();
+    }
+
+    #[inline]
+    fn end_iteration(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
+        self.tick(nanos);
+        self.put(record);
+        self.publish();
+        if self.now >= self.compare_at {
+            self.compare();
+        }
+    }
+
+    #[inline]
+    fn note(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
+        if self.is_special {
+            self.note_specially(nanos, record);
+        } else {
+            self.write(record);
+        }
+        if self.head - self.published >= BATCH {
+            self.publish();
+        }
+    }
+}
+
 impl Drop for Recorder {
     fn drop(&mut self) {
         if self.clock == Clock::Tsc {
@@ -291,15 +285,5 @@ impl Drop for Recorder {
         }
         self.publish();
         self.log.set(at::ENDED, &1u32.to_ne_bytes());
-    }
-}
-
-impl std::fmt::Debug for Recorder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Recorder")
-            .field("written", &self.head)
-            .field("clock", &self.clock)
-            .field("frozen", &self.frozen)
-            .finish_non_exhaustive()
     }
 }

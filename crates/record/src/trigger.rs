@@ -35,11 +35,9 @@ impl FromStr for Trigger {
     fn from_str(text: &str) -> Result<Trigger, String> {
         let wrong =
             || format!("unknown trigger {text:?}: write p99>1ms, error, overflow or signal");
-        match text {
-            "error" => return Ok(Trigger::Error),
-            "overflow" => return Ok(Trigger::Overflow),
-            "signal" => return Ok(Trigger::Signal),
-            _ => {}
+        let named = [Trigger::Error, Trigger::Overflow, Trigger::Signal];
+        if let Some(trigger) = named.into_iter().find(|trigger| trigger.to_string() == text) {
+            return Ok(trigger);
         }
         let (percent, over) =
             text.strip_prefix('p').and_then(|rest| rest.split_once('>')).ok_or_else(wrong)?;

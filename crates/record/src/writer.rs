@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::format::{Clock, Frozen, MAIN, Writers, at};
 use crate::header::{About, NewLog, Settings, is_sampled};
+use crate::log::Log;
 use crate::record::Record;
 use crate::shm_log::SharedLog;
 use crate::sys;
@@ -287,6 +288,15 @@ impl Writer {
     fn watch(&self, watch: &Mutex<Watch>, record: &Record) {
         let why = watch.lock().unwrap_or_else(PoisonError::into_inner).see(record);
         why.into_iter().for_each(|why| self.freeze(why));
+    }
+}
+
+/// The records get the writer's lane, so they must be of a [kind](Record::lane) that has one: those
+/// of a ring have none.
+impl Log for Writer {
+    #[inline]
+    fn note(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
+        self.write(nanos, record);
     }
 }
 

@@ -22,7 +22,7 @@ use proactor::keys::ConnId;
 use proactor::os;
 use proactor::ring::{Cqe, Kind, Token};
 use proactor_trace::kernel::{Instance, Tracepoint};
-use proactor_trace::{About, Clock, Record, Recorder, Settings, Trace, WaitMode};
+use proactor_trace::{About, Clock, Log, Record, Recorder, Settings, Trace, WaitMode};
 
 use crate::oracle::Evidence;
 use crate::workload::{of_ring, tails};

@@ -12,8 +12,8 @@ use proactor::keys::ConnId;
 use proactor::ring::{Cqe, Kind, Token};
 use proactor::selector::{Key, KeyOwner};
 use proactor_record::{
-    About, Call, Clock, Frozen, Level, Op, Payload, Record, Recorder, Settings, Trace, WaitMode,
-    Writer, Writers, sys,
+    About, Call, Clock, Frozen, Level, Log, Op, Payload, Record, Recorder, Settings, Trace,
+    WaitMode, Writer, Writers, sys,
 };
 
 use proactor_record::format::SKIP_SUCCESS;
