@@ -12,7 +12,7 @@
 //! the other models go on. Only a failure of the baseline ends the comparison.
 //!
 //! [`run`] measures and returns a [`Comparison`] with every slice. The text and the JSON are made
-//! of that value alone ([`render::Format`]).
+//! of that value alone ([`render::text`]).
 #![deny(unsafe_code)]
 
 mod capacity;

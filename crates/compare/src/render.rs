@@ -1,8 +1,6 @@
-//! A comparison as text or JSON. The output depends on the results alone.
+//! A comparison as text, which depends on the results alone.
 
 use std::collections::BTreeSet;
-
-use anyhow::Context;
 
 use crate::idle::IdleCosts;
 use crate::plan::{PAIRS_FROM, Role, SLICE};
@@ -12,31 +10,8 @@ use proactor_load::LoadShape;
 use proactor_report::units::{self, plural};
 use proactor_report::{Align, Interval, NOTHING, Table};
 
-/// An output format of a comparison.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Tables and sentences for people.
-    Text,
-    /// All results with every slice.
-    Json,
-}
-
-impl Format {
-    /// Renders a comparison in this format.
-    ///
-    /// # Errors
-    /// The results cannot be serialized.
-    pub fn render(self, comparison: &Comparison) -> anyhow::Result<String> {
-        match self {
-            Format::Text => Ok(text(comparison)),
-            Format::Json => {
-                serde_json::to_string_pretty(comparison).context("cannot serialize the result")
-            }
-        }
-    }
-}
-
-fn text(comparison: &Comparison) -> String {
+/// Returns a comparison as tables and sentences for people.
+pub fn text(comparison: &Comparison) -> String {
     let Comparison { plan, engine, environment, tables, idle, warnings, .. } = comparison;
     let mut text = format!(
         "proactor {} compare   seed {}   servers on CPU {}, client on CPU {} (engine {engine})\n\n\

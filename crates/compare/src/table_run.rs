@@ -205,7 +205,7 @@ impl<'a> TableRun<'a> {
             Err(error) => return Err(process.failed(&error).into()),
         };
         self.engine = load.engine();
-        if let Some(error) = load.fallback() {
+        if let Some(error) = &load.fallback {
             self.warnings.push(format!(
                 "io_uring does not work for the client ({error}): it used epoll, whose maximum rate \
                  is lower."

@@ -17,7 +17,6 @@ use super::stats::{STATS_SCHEMA, ServerStats};
 use super::verdict::Verdict;
 use super::*;
 use crate::idle::{Footprint, IdleCosts, IdleRow};
-use crate::render::Format;
 use proactor::counters::Counters;
 use proactor_load::{EngineChoice, LoadShape, Slice};
 
@@ -173,7 +172,7 @@ io_uring are slots of its ring and not descriptors of the process.
 
 Warning: there are two CPUs, one for the servers and one for the client: every other program affects the numbers.
 ";
-    assert_eq!(Format::Text.render(&comparison).expect("it is text"), expected);
+    assert_eq!(render::text(&comparison), expected);
 }
 
 #[test]
@@ -199,7 +198,7 @@ fn a_server_that_was_not_busy_is_client_bound() {
         idle: None,
         warnings: Vec::new(),
     };
-    assert!(Format::Text.render(&comparison).expect("it is text").contains("≥ 115k"));
+    assert!(render::text(&comparison).contains("≥ 115k"));
 }
 
 #[test]
@@ -317,12 +316,7 @@ fn reason(model: &str, budget: Budget) -> String {
     for other in [0, 1, 3] {
         assert!(rows[other].measured.is_some(), "{:?}", rows[other]);
     }
-    assert!(
-        Format::Text
-            .render(&comparison)
-            .expect("it is text")
-            .contains(&format!("{model}: not measured: "))
-    );
+    assert!(render::text(&comparison).contains(&format!("{model}: not measured: ")));
     rows[2].reason.clone().expect("it has no numbers")
 }
 
@@ -495,7 +489,7 @@ fn the_cost_of_idle_connections_is_measured_for_each_model() {
     let reason = |at: usize| idle.rows[at].reason.as_deref().unwrap_or("none");
     assert!(reason(1).starts_with("does not serve several connections at once"), "{}", reason(1));
     assert_eq!(reason(2), "no such model: absent");
-    let text = Format::Text.render(&comparison).expect("it is text");
+    let text = render::text(&comparison);
     assert!(text.contains("absent: not measured: no such model: absent"), "{text}");
     let json = serde_json::to_value(&comparison).expect("it is plain data");
     assert_eq!(json["idle"]["rows"][0]["cost"]["threads"], 1.0);

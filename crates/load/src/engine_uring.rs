@@ -100,7 +100,8 @@ pub(super) fn open(shape: LoadShape) -> io::Result<UringEngine> {
     // freed after all operations have ended, or leaked (rule 3).
     unsafe {
         let submitter = ring.submitter();
-        submitter.register_buf_ring_with_flags(provided.address(), count as u16, GROUP, 0)
+        let address = provided.entries.base.as_ptr() as u64;
+        submitter.register_buf_ring_with_flags(address, count as u16, GROUP, 0)
     }?;
     Ok(UringEngine {
         ring: ClientRing(ring),
@@ -343,11 +344,6 @@ impl ProvidedBuffers {
         }
         provided.publish();
         Ok(provided)
-    }
-
-    /// Returns the address of the first entry.
-    fn address(&self) -> u64 {
-        self.entries.base.as_ptr() as u64
     }
 
     /// Returns true if buffer `id` exists and has at least `len` bytes.

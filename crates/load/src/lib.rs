@@ -71,12 +71,9 @@ impl FromStr for EngineChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<EngineChoice, String> {
-        match text {
-            "auto" => Ok(EngineChoice::Auto),
-            "epoll" => Ok(EngineChoice::Epoll),
-            "uring" => Ok(EngineChoice::Uring),
-            _ => Err(format!("unknown engine `{text}`: use auto, epoll or uring")),
-        }
+        let all = [EngineChoice::Auto, EngineChoice::Epoll, EngineChoice::Uring];
+        let named = all.into_iter().find(|engine| engine.to_string() == text);
+        named.ok_or_else(|| format!("unknown engine `{text}`: use auto, epoll or uring"))
     }
 }
 
@@ -133,8 +130,8 @@ pub struct LoadOptions {
 #[derive(Debug)]
 pub struct Load {
     engine: Box<dyn ClientEngine>,
-    /// Why [`EngineChoice::Auto`] did not use io_uring.
-    fallback: Option<io::Error>,
+    /// Why [`EngineChoice::Auto`] did not use io_uring, if it did not.
+    pub fallback: Option<io::Error>,
     streams: EchoStreams,
     timeout: Duration,
 }
@@ -177,11 +174,6 @@ impl Load {
     /// Returns the name of the engine in use: `epoll` or `uring`.
     pub fn engine(&self) -> &'static str {
         self.engine.name()
-    }
-
-    /// Returns why io_uring is not used, if it was preferred.
-    pub fn fallback(&self) -> Option<&io::Error> {
-        self.fallback.as_ref()
     }
 
     /// Returns the service times since they were last cleared.
@@ -232,7 +224,7 @@ impl Load {
         }
         loop {
             progress.add(engine.poll(streams)?);
-            if progress.is_over() {
+            if progress.now >= progress.end {
                 streams.sending = false;
             }
             if streams.is_idle() {

@@ -100,10 +100,6 @@ impl SliceProgress {
         }
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.now >= self.end
-    }
-
     /// Returns true once per [`CHECK_INTERVAL`].
     pub(super) fn is_check_due(&mut self) -> bool {
         let due = self.now >= self.next_check;

@@ -58,7 +58,7 @@ impl LoadSummary {
     ) -> LoadSummary {
         let (least, most) = load.replies_per_connection();
         let mut warnings = warnings(&slice);
-        if let (EngineChoice::Auto, Some(error)) = (requested, load.fallback()) {
+        if let (EngineChoice::Auto, Some(error)) = (requested, &load.fallback) {
             warnings.push(format!(
                 "io_uring does not work for the load generator ({error}): it used epoll, whose \
                  maximum rate is lower."

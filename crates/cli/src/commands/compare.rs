@@ -18,7 +18,7 @@ use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
 use proactor_compare::plan::{BASELINE, Budget, MODELS, ModelSpec, Plan};
 use proactor_compare::progress::{Activity, Progress};
-use proactor_compare::render::Format;
+use proactor_compare::render;
 use proactor_compare::server_process::ServerError;
 use proactor_load::{CONNECTIONS_MAX, DEPTH_MAX, EngineChoice, LoadShape, SIZE_MAX};
 use proactor_report::units;
@@ -137,11 +137,11 @@ impl CompareArgs {
 
         let prints_text = !matches!(to, Some(Destination::Stdout));
         if let Some(to) = to {
-            to.write(&Format::Json.render(&comparison)?)?;
+            to.write(&serde_json::to_string_pretty(&comparison)?)?;
         }
         if prints_text {
             let words = [("faster", GREEN), ("slower", RED)];
-            output::print_coloured(&Format::Text.render(&comparison)?, &words)?;
+            output::print_coloured(&render::text(&comparison), &words)?;
         }
         Ok(())
     }
