@@ -1,41 +1,127 @@
-//! # Proactor
+//! A TCP server for protocols of your own: on io_uring, and where that is refused, on epoll.
 //!
-//! **A submission/completion ring loop issues accept, recv and send operations and resumes
-//! per-connection state machines on completions.** Beside it stands its readiness twin; the same
-//! protocols run unchanged on both, so that the two can be compared.
+//! ```no_run
+//! use proactor::{Input, Outbox, Protocol, Server};
 //!
-//! Read [`protocol::Echo`] first, then
-//! [`connection`], [`ring`], [`proactor`], and [`ring::Uring`] with `kernel-notes.md` beside it.
+//! struct Echo;
+//!
+//! impl Protocol for Echo {
+//!     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+//!         out.send(input.take_all()); // the receive buffer itself is sent
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), proactor::Error> {
+//!     Server::builder().listen("127.0.0.1:7000", |_peer| Echo).run()?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What it is, and what it is not
+//!
+//! It accepts, receives, sends and closes, with limits, backpressure, half-close, broadcasts and a
+//! drain that loses no byte. A protocol does no I/O and knows no clock, so the same code runs on
+//! every I/O model, and in tests without a socket ([`testing`]). One thread serves. It is not an
+//! async runtime, it has no TLS and no UDP, and a protocol must not block.
+//!
+//! # Three stages
+//!
+//! 1. [`Builder`] says what the server is to be, and opens nothing.
+//! 2. [`Builder::bind`] opens the sockets: the [`Server`] knows its addresses.
+//! 3. [`Server::run`] serves in the calling thread and drains on SIGINT and SIGTERM.
+//!    [`Server::start`] serves in a thread of its own and touches no signals; the [`Running`] server
+//!    is drained and joined, or stopped when it is dropped.
+//!
+//! # A protocol
+//!
+//! A factory makes one [`Protocol`] value for each connection, in the thread that serves it; it need
+//! be neither `Send` nor `Clone`. [`Protocol::data`] takes bytes from its [`Input`]; what it leaves
+//! is there the next time. What it sends goes to its [`Outbox`]. A panic costs the connection, not
+//! the server. Read [`protocols::Echo`] first.
+//!
+//! # Models
+//!
+//! | model | waits by | Linux |
+//! |---|---|---|
+//! | [`Model::URING`] | completions of io_uring | 5.6 |
+//! | [`Model::EPOLL`], [`Model::EPOLL_ET`] | epoll(7), level- and edge-triggered | 2.6 |
+//! | [`Model::POLL`] | poll(2) | 2.2 |
+//! | [`Model::SELECT`] | select(2) | 1.0 |
+//!
+//! Without [`Builder::model`], the first of [`Model::AUTO`] that this machine permits serves. The
+//! crate `proactor-models` has seven more, among them threads, processes and coroutines.
+//!
+//! # Limits
+//!
+//! [`Builder::max_connections`], [`Builder::drain_timeout`], and [`Limits::max_input`] for input
+//! that a protocol leaves untaken. A peer that reads nothing is not received from, and is
+//! evicted when others wait for it.
+//!
+//! # Platform and versions
+//!
+//! Linux only. The version is 0.x: a minor release may break, a patch does not. The hidden modules
+//! serve the other crates of this workspace and may change in any release.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("proactor is for Linux: io_uring(7), epoll(7), signalfd(2) and eventfd(2)");
 
+// The parts of the server, for the other crates of the workspace; not an interface.
+#[doc(hidden)]
 pub mod address;
+#[doc(hidden)]
 pub mod buffer;
 mod builder;
+#[doc(hidden)]
 pub mod calls;
+#[doc(hidden)]
 pub mod clock;
+#[doc(hidden)]
 pub mod connection;
+#[doc(hidden)]
 pub mod connection_log;
+#[doc(hidden)]
 pub mod console;
+#[doc(hidden)]
 pub mod counters;
+#[doc(hidden)]
 pub mod engine;
 mod error;
+#[doc(hidden)]
 pub mod keys;
+#[doc(hidden)]
 pub mod lifecycle;
+#[doc(hidden)]
 pub mod limits;
+#[doc(hidden)]
 pub mod model;
+#[doc(hidden)]
 pub mod os;
+#[doc(hidden)]
 pub mod peer;
+#[doc(hidden)]
 pub mod peers;
+#[doc(hidden)]
 pub mod proactor;
+#[doc(hidden)]
 pub mod protocol;
+#[doc(hidden)]
 pub mod reactor;
+#[doc(hidden)]
 pub mod ring;
+#[doc(hidden)]
 pub mod selector;
 mod server;
+pub mod testing;
+#[doc(hidden)]
 pub mod traced;
+
+/// The protocols that come with this crate: small, complete, and served by the program `proactor`.
+pub mod protocols {
+    pub use crate::protocol::{
+        Chargen, Chat, Discard, Echo, LINE_MAX, Prefix, Reply, TOO_LONG, Talk, Upper,
+    };
+}
 
 pub use address::Address;
 pub use buffer::Chunk;

@@ -1,0 +1,192 @@
+//! Tests of a protocol without sockets: the same connection as in a server drives it.
+//!
+//! ```
+//! use proactor::testing::every_split;
+//! use proactor::{Input, Outbox, Protocol};
+//!
+//! struct Shout;
+//!
+//! impl Protocol for Shout {
+//!     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+//!         while let Some(mut line) = input.line(1024) {
+//!             line.make_ascii_uppercase();
+//!             out.send(line);
+//!         }
+//!     }
+//! }
+//!
+//! let done = every_split(|_| Shout, b"ab\n\ncd\nrest");
+//! assert_eq!((&done.sent[..], done.finished), (&b"AB\n\nCD\n"[..], true));
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::address::Address;
+use crate::buffer::Chunk;
+use crate::connection::{Connection, Context};
+use crate::peer::{Factory, Peer};
+use crate::protocol::{Message, Protocol};
+
+/// A connection without a socket.
+pub struct Driver {
+    connection: Connection<Box<dyn Protocol>>,
+    context: Context,
+}
+
+/// What a protocol did since it was last asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Transcript {
+    /// The bytes sent to the peer.
+    pub sent: Vec<u8>,
+    /// The bytes sent to the other peers of the listener.
+    pub broadcast: Vec<u8>,
+    /// Whether it has finished, so that everything was sent.
+    pub finished: bool,
+    /// Whether it was closed early: it aborted, panicked, or left too much input.
+    pub broken: bool,
+}
+
+impl Driver {
+    /// Opens connection 1 with a protocol that `factory` makes.
+    pub fn open<F, P>(factory: F) -> Driver
+    where
+        F: Fn(&Peer) -> P + Send + Sync + 'static,
+        P: Protocol,
+    {
+        let listener = Arc::new(Address::Tcp(([127, 0, 0, 1], 1).into()));
+        let make = Factory::shared(factory).for_worker(0);
+        let mut context = Context::default();
+        let protocol = Peer::with(1, &listener, None, make);
+        Driver { connection: Connection::open(protocol, &mut context), context }
+    }
+
+    /// The peer sends `bytes`, which arrive at once.
+    pub fn receive(&mut self, bytes: &[u8]) {
+        self.connection.received(Chunk::from(bytes.to_vec()), &mut self.context);
+    }
+
+    /// The peer sends no more.
+    pub fn end(&mut self) {
+        self.connection.ended(&mut self.context);
+    }
+
+    /// The server drains.
+    pub fn drain(&mut self) {
+        self.connection.drain(&mut self.context);
+    }
+
+    /// Returns what the protocol did since this was last called; the peer receives what was sent.
+    pub fn take(&mut self) -> Transcript {
+        let sent: Vec<u8> = self.connection.outgoing().iter().flat_map(|c| c.to_vec()).collect();
+        self.connection.sent(sent.len(), &mut self.context);
+        let broadcast = |message| match message {
+            Message::Broadcast(chunk) => chunk.to_vec(),
+            Message::Operator(_) => Vec::new(),
+        };
+        let broadcast = self.context.messages.drain(..).flat_map(broadcast).collect();
+        let broken = self.connection.is_broken();
+        Transcript { sent, broadcast, finished: !broken && !self.connection.is_open(), broken }
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver")
+            .field("is_open", &self.connection.is_open())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sends `input` and then the end, cut into receives in many ways: in every way up to 12 bytes; else
+/// at each place, at all places, and in 1,000 random ways that are the same in each run. Returns
+/// what the protocol did, which must not depend on the cuts.
+///
+/// # Panics
+/// If it does; the message says for which cuts.
+pub fn every_split<F, P>(factory: F, input: &[u8]) -> Transcript
+where
+    F: Fn(&Peer) -> P + Send + Sync + 'static,
+    P: Protocol,
+{
+    let factory = Arc::new(factory);
+    let play = |cuts: &[usize]| {
+        let factory = Arc::clone(&factory);
+        let mut driver = Driver::open(move |peer: &Peer| factory(peer));
+        let ends = cuts.iter().copied().chain([input.len()]);
+        let mut start = 0;
+        for end in ends {
+            driver.receive(&input[start..end]);
+            start = end;
+        }
+        driver.end();
+        driver.take()
+    };
+    let whole = play(&[]);
+    let check = |cuts: Vec<usize>| {
+        let cut = play(&cuts);
+        assert_eq!(cut, whole, "cut at {cuts:?}, and uncut");
+    };
+    let places = 1..input.len();
+    if input.len() <= 12 {
+        for bits in 1..1u32 << input.len().saturating_sub(1) {
+            check(places.clone().filter(|place| bits & 1 << (place - 1) != 0).collect());
+        }
+        return whole;
+    }
+    places.clone().for_each(|place| check(vec![place]));
+    check(places.clone().collect());
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut one_in = |n: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.is_multiple_of(n)
+    };
+    for round in 0..1000 {
+        let n = 2 + round % 64;
+        check(places.clone().filter(|_| one_in(n)).collect());
+    }
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Chat, Echo, Input, Outbox, Prefix};
+
+    #[test]
+    fn a_protocol_that_depends_on_the_cuts_is_found() {
+        struct Receives;
+        impl Protocol for Receives {
+            fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+                input.take_all();
+                out.send("x");
+            }
+        }
+        for input in [&b"ab"[..], &[b'x'; 40]] {
+            let played = std::panic::catch_unwind(|| every_split(|_| Receives, input));
+            assert!(played.is_err());
+        }
+    }
+
+    #[test]
+    fn the_protocols_of_this_crate_do_not_depend_on_the_cuts() {
+        assert_eq!(every_split(|_| Echo, b"hello").sent, b"hello");
+        let done = every_split(|_| Prefix::new("> "), b"one\ntwo\nthree and the rest");
+        assert_eq!(done.sent, b"> one ===\n> two ===\n> three and the rest ===\n");
+        let done = every_split(|peer| Chat::new(peer.id()), b"hello\nquit\n");
+        assert_eq!(done.broadcast, b"* 1 joined\n[1] hello\n* 1 left\n");
+        assert!(done.finished && done.sent.is_empty());
+    }
+
+    #[test]
+    fn a_driver_reports_what_happened_since_it_was_last_asked() {
+        let mut driver = Driver::open(|_| Echo);
+        driver.receive(b"one");
+        assert_eq!(driver.take().sent, b"one");
+        driver.drain();
+        assert_eq!(driver.take(), Transcript { finished: true, ..Transcript::default() });
+    }
+}
