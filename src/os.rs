@@ -143,7 +143,7 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// The CPUs that the calling thread may use, in order; none if the kernel does not tell.
+/// The CPUs that the calling thread may use, in order; none if the kernel does not say.
 pub fn usable_cpus() -> Vec<usize> {
     // SAFETY: all-zero is the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
@@ -175,7 +175,7 @@ impl CpuClock {
             libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
         let mut clock: libc::clockid_t = 0;
         count_call();
-        // SAFETY: `clock` is written to during the call. This one answers the error itself, and
+        // SAFETY: `clock` is written to during the call. This one returns the error itself, and
         // leaves errno alone.
         match unsafe { libc::clock_getcpuclockid(pid, &mut clock) } {
             0 => Ok(CpuClock(clock)),
@@ -197,7 +197,7 @@ impl CpuClock {
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing {
-    //! What tests do to their own threads, and nobody else should.
+    //! Changes that tests make to their own threads.
 
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -206,7 +206,7 @@ pub mod testing {
     use super::*;
 
     /// Sends the calling thread signals that do nothing but interrupt, until `enough`. The answer
-    /// is to be joined by the same thread.
+    /// must be joined by the same thread.
     pub fn interrupt_me(enough: Arc<AtomicBool>) -> JoinHandle<()> {
         allow_interrupts().unwrap();
         // SAFETY: a thread can always name itself.
@@ -220,7 +220,7 @@ pub mod testing {
         })
     }
 
-    /// Has the calling thread told that more signals came than can be queued.
+    /// Reports to the calling thread that more signals came than can be queued.
     pub fn overflow_my_signals() {
         // SAFETY: a thread can always name itself; the signal is blocked, so it does not end it.
         assert_eq!(unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGIO) }, 0);

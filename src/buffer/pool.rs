@@ -334,8 +334,8 @@ impl Lease {
     pub fn bytes(&self) -> &[u8] {
         let (base, len) = self.location();
         // SAFETY: the mapping is zeroed and so initialised; a leased buffer is written only
-        // through `bytes_mut`, which wants the only share, or by a kernel for whom the ring holds
-        // that only share (`ring/uring.rs`), so nobody writes while shares exist to read through.
+        // through `bytes_mut`, which wants the only share, or by the kernel, for which the ring holds
+        // that only share (`ring/uring.rs`), so nothing writes while shares exist to read through.
         unsafe { std::slice::from_raw_parts(base.as_ptr(), len) }
     }
 

@@ -93,7 +93,7 @@ impl SendQueue {
     }
 
     /// Gives the oldest bytes, up to `most` of them, to `send`, which sends them by one call: those
-    /// of several chunks as so many parts. Answers what it answers, and how many bytes it was
+    /// of several chunks as so many parts. Returns its result, and how many bytes it was
     /// given. Where one chunk is all, it is one part, and no list is made. Of an empty queue
     /// there is no part.
     #[inline]
@@ -109,7 +109,7 @@ impl SendQueue {
         (send(&parts[..count]), bytes)
     }
 
-    /// Fills `parts` with the oldest bytes, up to `most` of them; answers how many parts that are
+    /// Fills `parts` with the oldest bytes, up to `most` of them; returns how many parts that are
     /// and how many bytes.
     fn gather<'q>(&'q self, parts: &mut [IoSlice<'q>], most: usize) -> (usize, usize) {
         let (mut count, mut bytes) = (0, 0);
@@ -179,9 +179,9 @@ mod tests {
         let mut queue = SendQueue::new();
         ["ab", "cd", "ef"].into_iter().for_each(|text| queue.push(Chunk::from(text)));
         let cases = [(9, 3, "abcdef", 3), (3, 3, "abc", 2), (4, 3, "abcd", 2), (9, 2, "abcd", 2)];
-        for (most, room, expected, count) in cases {
+        for (most, space, expected, count) in cases {
             let mut parts = [IoSlice::new(&[]); 3];
-            let found = queue.gather(&mut parts[..room], most);
+            let found = queue.gather(&mut parts[..space], most);
             assert_eq!(found, (count, expected.len()));
             let bytes: Vec<u8> = parts[..count].iter().flat_map(|part| part.to_vec()).collect();
             assert_eq!(bytes, expected.as_bytes());

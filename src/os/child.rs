@@ -11,7 +11,7 @@ use super::count_call;
 /// # Errors
 /// The child cannot be waited for, or be signalled.
 pub fn terminate(child: &mut std::process::Child) -> io::Result<()> {
-    // Until it has been waited for, and `&mut` says that nobody does so meanwhile, the number is
+    // Until it has been waited for, and `&mut` excludes that meanwhile, the number is
     // its own.
     if child.try_wait()?.is_none() {
         syscall!(kill(child.id() as libc::pid_t, libc::SIGTERM))?;
@@ -19,7 +19,7 @@ pub fn terminate(child: &mut std::process::Child) -> io::Result<()> {
     Ok(())
 }
 
-/// What a process group may be told, whether it wants to hear it or not.
+/// A signal for a process group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// Use no CPU until resumed (SIGSTOP). It takes effect a little later.
@@ -30,7 +30,7 @@ pub enum Order {
     Kill,
 }
 
-/// Tells it to a child and to all that it has forked. The child must lead a process group of its
+/// Sends it to a child and to all that it has forked. The child must lead a process group of its
 /// own (`Command::process_group(0)`); one that has ended already is left alone, with its group.
 ///
 /// # Errors
@@ -56,7 +56,7 @@ pub fn die_with_parent(command: &mut std::process::Command) {
     let set_up = move || {
         // Takes numbers alone.
         syscall!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-        // The parent may have died before that; then nobody would tell.
+        // The parent may have died before that; then no signal comes.
         let now = std::os::unix::process::parent_id();
         if now == parent { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     };

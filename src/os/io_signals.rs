@@ -1,4 +1,4 @@
-//! Signals about descriptors: readiness, told by a real-time signal (fcntl(2), `F_SETSIG`).
+//! Signals about descriptors: readiness, reported by a real-time signal (fcntl(2), `F_SETSIG`).
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -25,7 +25,7 @@ thread_local! {
     static SIGNALS_TAKEN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A real-time signal by which descriptors tell one thread that something is new of them; a
+/// A real-time signal by which descriptors report changes to one thread; a
 /// signalfd(2) to wait for it.
 #[derive(Debug)]
 pub struct IoSignals {
@@ -68,7 +68,7 @@ impl IoSignals {
         Ok(IoSignals { fd, signal, thread, here: std::marker::PhantomData })
     }
 
-    /// Has `fd` send the signal to this thread at every change. Answers whether it will: not every
+    /// Makes `fd` send the signal to this thread at every change. Returns whether it will: not every
     /// kind of file does.
     ///
     /// # Errors
@@ -97,7 +97,7 @@ impl IoSignals {
         syscall!(fcntl(fd, libc::F_SETFL, flags & !libc::O_ASYNC)).map(drop)
     }
 
-    /// Adds whom the signals that came are about, as many as are read at once. Answers whether
+    /// Adds the descriptors of the signals that came, as many as one read takes. Returns whether
     /// there were more than the kernel could queue: then others have been lost.
     ///
     /// # Errors

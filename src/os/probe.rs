@@ -102,7 +102,7 @@ impl Probe {
         let ticket = self.notes[0].fetch_add(1, Ordering::AcqRel);
         let note = self.note(ticket);
         let set = |at: usize, number: u64| note[at].store(number, Ordering::Release);
-        set(0, 0); // Whoever reads now sees that it is being written.
+        set(0, 0); // A reader now sees that it is being written.
         set(1, thread);
         set(2, call.0[0]);
         set(4, 0);

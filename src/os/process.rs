@@ -1,4 +1,4 @@
-//! Processes: to fork one, to tell it, to wait for it.
+//! Processes: fork, signal and wait for them.
 //!
 //! A child that [`fork`] makes owns nothing of its parent's but what it was given: it closes all
 //! other descriptors, takes no signal before it has said how, dies with its parent, and ends by
@@ -18,16 +18,16 @@ use super::signal::{SIGNALLED, STOP, ShutdownSignal, add};
 
 /// That this process has one thread: what makes it sound to fork and go on as before.
 ///
-/// A lock that another thread held would stay locked in the child for ever, the allocator's among
+/// A lock that another thread held would stay locked in the child forever, the allocator's among
 /// them (kernel-notes §40).
 #[derive(Debug)]
 pub struct Alone(PhantomData<*const ()>);
 
 impl Alone {
-    /// Looks whether it has. Whoever holds the answer starts no thread.
+    /// Checks that it has one. The holder of the result starts no thread.
     ///
     /// # Errors
-    /// There are others, or `/proc` does not tell.
+    /// There are others, or `/proc` does not say.
     pub fn check() -> io::Result<Alone> {
         let tasks = std::fs::read_dir("/proc/self/task");
         let tasks = tasks.map_err(|error| {
@@ -42,7 +42,7 @@ impl Alone {
     }
 }
 
-/// The number of a child that has not been waited for: nobody else has it.
+/// The number of a child that has not been waited for: it is unique.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pid(libc::pid_t);
 
@@ -71,7 +71,7 @@ pub fn fork(_: &Alone, keep: &[RawFd], child: impl FnOnce(Signals) -> u8) -> io:
     // Held back until the child's handlers are its own: the parent's would write into the parent's
     // eventfd. kernel-notes §44
     let before = set_mask(&every)?;
-    // The process has one thread: `Alone` was looked for, and whoever holds it starts no other. So
+    // The process has one thread: `Alone` was checked, and its holder starts no other. So
     // no lock is held by a thread that the child lacks, and all memory is as this thread left it.
     let forked = syscall!(fork());
     if let Ok(0) = forked {
@@ -104,7 +104,7 @@ fn set_up(parent: u32, keep: &[RawFd]) -> io::Result<()> {
     SIGNALLED.store(-1, Ordering::Release);
     // Takes numbers alone.
     syscall!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-    // The parent may have died before that; then nobody would tell. kernel-notes §42
+    // The parent may have died before that; then no signal comes. kernel-notes §42
     if std::os::unix::process::parent_id() != parent {
         return Err(io::Error::other("its parent has died"));
     }
@@ -122,7 +122,7 @@ fn handle(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
     syscall!(sigaction(signal, &action, std::ptr::null_mut())).map(drop)
 }
 
-/// Sets this thread's mask; answers what it was.
+/// Sets this thread's mask, and returns the old one.
 fn set_mask(mask: &libc::sigset_t) -> io::Result<libc::sigset_t> {
     // SAFETY: all-zero is a valid set of signals, to be filled by the call.
     let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
@@ -169,8 +169,8 @@ fn close_each(first: RawFd, last: RawFd) {
             .filter(|fd| (first..=last).contains(fd))
             .collect(),
         Err(_) => {
-            // Those above a limit that was lowered meanwhile are missed: without /proc nobody
-            // tells of them.
+            // Those above a limit that was lowered meanwhile are missed: nothing
+            // names them without /proc.
             let limit = super::raise_descriptor_limit().unwrap_or(1 << 16);
             (first..last.min(limit as RawFd)).collect()
         }
@@ -183,7 +183,7 @@ fn close_each(first: RawFd, last: RawFd) {
 
 // Telling a child to drain.
 
-/// True once this process was told.
+/// True once this process was asked to drain.
 static TOLD: AtomicBool = AtomicBool::new(false);
 /// Whose calls are to return then; -1 for none.
 static UNBLOCKED: AtomicI32 = AtomicI32::new(-1);
@@ -194,7 +194,7 @@ pub struct Signals {
     mask: libc::sigset_t,
 }
 
-/// How a child notices that it was told.
+/// How a child notices that it was asked to drain.
 #[derive(Debug)]
 pub enum Wake<'a> {
     /// The socket ceases to block: a call that sleeps returns, interrupted, and one that was about
@@ -206,7 +206,7 @@ pub enum Wake<'a> {
 }
 
 impl Signals {
-    /// From now on SIGTERM tells this process, in this way, and signals come through.
+    /// From now on SIGTERM asks this process to drain, in this way, and signals come through.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -225,7 +225,7 @@ impl Signals {
     }
 }
 
-/// Whether this process was told to drain.
+/// Returns whether this process was asked to drain.
 pub fn told() -> bool {
     TOLD.load(Ordering::Acquire)
 }
@@ -298,7 +298,7 @@ impl Deaths {
         Ok(Deaths(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Takes the signal. However many children have ended, there is one (kernel-notes §41): who has
+    /// Takes the signal. However many children have ended, there is one (kernel-notes §41): which ones have
     /// ended is asked with [`ended`].
     pub fn take(&self) {
         // SAFETY: all-zero is a valid value: they are numbers.
@@ -315,7 +315,7 @@ impl AsFd for Deaths {
     }
 }
 
-/// A child of this process, whoever made it, that has ended and was not waited for. It still waits.
+/// A child of this process, of any code in it, that has ended and was not waited for. It still waits.
 ///
 /// # Errors
 /// waitid(2), never for lack of children.
@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn those_in_a_range_are_closed_and_no_others() {
         let stop = ShutdownSignal::new().unwrap();
-        // Where nobody else of this process has any.
+        // Where no other code of this process has any.
         let raw = |least| std::os::fd::IntoRawFd::into_raw_fd(duplicate_from(stop.as_fd(), least));
         for close in [close_range, close_each] {
             let [below, first, last] = [700, 701, 720].map(raw);

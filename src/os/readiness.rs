@@ -41,12 +41,12 @@ pub fn epoll_wait(
     timeout: Option<Duration>,
 ) -> io::Result<()> {
     events.clear();
-    let (room, timeout) = (events.capacity() as libc::c_int, milliseconds(timeout));
-    // There is room for so many events where the vector's begin.
+    let (space, timeout) = (events.capacity() as libc::c_int, milliseconds(timeout));
+    // There is space for so many events where the vector's begin.
     let n = unless_interrupted(syscall!(epoll_wait(
         epoll.as_raw_fd(),
         events.as_mut_ptr(),
-        room,
+        space,
         timeout
     )))?;
     // SAFETY: the kernel has written the first `n` events, and `n` is at most the capacity.
@@ -115,7 +115,7 @@ impl Default for FdSet {
     }
 }
 
-/// Leaves in the sets, of the descriptors below `below`, those that are ready; answers how many
+/// Leaves in the sets, of the descriptors below `below`, those that are ready; returns how many
 /// members are left in both together.
 ///
 /// # Errors
@@ -168,7 +168,7 @@ fn unless_interrupted(answer: io::Result<libc::c_int>) -> io::Result<usize> {
     }
 }
 
-/// Rounds a timeout up to whole milliseconds for poll(2) and its kin; `None` is -1, for ever.
+/// Rounds a timeout up to whole milliseconds for poll(2) and similar calls; `None` is -1, without a limit.
 fn milliseconds(timeout: Option<Duration>) -> libc::c_int {
     timeout.map_or(-1, |span| {
         let up = span.as_nanos().div_ceil(1_000_000);

@@ -56,7 +56,7 @@ impl Deref for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and whoever borrowed from it borrowed `self`. In other
+        // SAFETY: `self` owns the mapping, and every borrow of it borrows `self`. In other
         // processes it stays.
         unsafe { libc::munmap(self.base.as_ptr().cast(), Shared::bytes(self.count)) };
     }

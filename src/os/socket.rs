@@ -59,7 +59,7 @@ fn recv_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> i
 /// Sends `bytes`, or the first part of them. No signal is raised.
 ///
 /// # Errors
-/// `WouldBlock` if there is no room; else send(2).
+/// `WouldBlock` if there is no space; else send(2).
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     send_bytes(socket, bytes, 0)
 }
@@ -68,7 +68,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 /// has less to copy. No signal is raised.
 ///
 /// # Errors
-/// `WouldBlock` if there is no room; else send(2), sendmsg(2).
+/// `WouldBlock` if there is no space; else send(2), sendmsg(2).
 pub fn send_vectored(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
     send_parts(socket, parts, 0)
 }
@@ -76,7 +76,7 @@ pub fn send_vectored(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::R
 /// Sends `parts` as [`send_vectored`] does, but never waits, whether the socket blocks or not.
 ///
 /// # Errors
-/// `WouldBlock` if there is no room; else send(2), sendmsg(2).
+/// `WouldBlock` if there is no space; else send(2), sendmsg(2).
 pub fn send_now(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
     send_parts(socket, parts, libc::MSG_DONTWAIT)
 }
@@ -107,7 +107,7 @@ fn socket_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match libc::c_int::from(storage.ss_family) {
         libc::AF_INET => {
             // SAFETY: every address family fits the storage and its alignment, and consists of
-            // integers; the family says which this is.
+            // integers; `ss_family` says which this is.
             let v4 = unsafe { &*base.cast::<libc::sockaddr_in>() };
             let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
             Some(SocketAddr::from((ip, u16::from_be(v4.sin_port))))
@@ -213,7 +213,7 @@ pub fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
     syscall!(shutdown(socket.as_raw_fd(), libc::SHUT_WR)).map(drop)
 }
 
-/// Shuts both directions down: whoever sleeps in a call on it, in any thread, wakes, and nobody
+/// Shuts both directions down: every thread that sleeps in a call on it wakes, and no thread
 /// will sleep on it again.
 ///
 /// # Errors
@@ -230,7 +230,7 @@ pub fn set_receive_timeout(socket: BorrowedFd<'_>, span: Duration) -> io::Result
     set_timeout(socket, libc::SO_RCVTIMEO, span)
 }
 
-/// How long a send on it may sleep before it answers what it has sent or, if that is nothing,
+/// How long a send on it may sleep before it returns what it has sent or, if that is nothing,
 /// fails with `WouldBlock`; at least a microsecond.
 ///
 /// # Errors

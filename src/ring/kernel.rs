@@ -85,7 +85,7 @@ pub const TABLE: [(Capability, Version, &str, &str); 15] = {
 
 /// The oldest kernel whose io_uring suffices: SEND, RECV, ACCEPT, CLOSE, READ and the probe for
 /// them.
-pub const FLOOR: Version = Version { major: 5, minor: 6 };
+pub const OLDEST_VERSION: Version = Version { major: 5, minor: 6 };
 
 /// A kernel's version, as far as features go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,18 +123,18 @@ impl fmt::Display for Version {
     }
 }
 
-/// What a kernel was seen to do, or what of it is to be used.
+/// The capabilities that a kernel was seen to have, or that will be used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Kernel(u32);
 
 impl Kernel {
-    /// Nothing but what the [`FLOOR`] has.
+    /// Only the capabilities of [`OLDEST_VERSION`].
     pub const OLDEST: Kernel = Kernel(0);
 
     /// Tries everything, on a throw-away ring.
     ///
     /// # Errors
-    /// There is no io_uring to be had here; the reason says who refuses it, most likely.
+    /// There is no usable io_uring here; the reason says what refuses it, most likely.
     pub fn detect() -> Result<Kernel, Refusal> {
         let (mut ring, mut kernel) = set_up()?;
         let mut probe = Probe::new();
@@ -183,7 +183,7 @@ impl Kernel {
     /// # Errors
     /// That is less than suffices.
     pub fn lowered_to(self, ceiling: Version) -> Result<Kernel, Refusal> {
-        if ceiling < FLOOR {
+        if ceiling < OLDEST_VERSION {
             return Err(Refusal::Lowered(ceiling));
         }
         let mut lowered = self;
@@ -268,7 +268,7 @@ fn set_up() -> Result<(IoUring, Kernel), Refusal> {
 }
 
 /// Whether closing a direct descriptor closes its socket while an older operation rests on another:
-/// the peer must hear the end. Older kernels let go of slots in the order of what uses them, so one
+/// the peer must hear the end. Older kernels release slots in the order of what uses them, so one
 /// idle connection would keep all that are closed after it open (kernel-notes §67).
 fn try_direct_close(ring: &mut IoUring) -> io::Result<bool> {
     let (resting, its_peer) = UnixStream::pair()?;
@@ -281,7 +281,7 @@ fn try_direct_close(ring: &mut IoUring) -> io::Result<bool> {
     let rest = opcode::PollAdd::new(types::Fixed(0), libc::POLLIN as u32).build();
     let close = opcode::Close::new(types::Fixed(1)).build();
     // SAFETY: no memory is involved.
-    unsafe { ring.submission().push_multiple(&[rest, close]) }.expect("an empty queue has room");
+    unsafe { ring.submission().push_multiple(&[rest, close]) }.expect("an empty queue has space");
     ring.submit_and_wait(1)?;
     let mut results: Vec<_> = ring.completion().map(|cqe| cqe.result()).collect();
     let closed = results == [0] && matches!(peer.read(&mut [0]), Ok(0));
@@ -295,7 +295,7 @@ fn try_direct_close(ring: &mut IoUring) -> io::Result<bool> {
 
 /// Registers a ring of buffers and receives one byte by a multishot recv from a private pair of
 /// sockets: an `EINVAL`, or a receive that ends at once, says that it is not there (kernel-notes
-/// §15). Answers whether there are buffer rings, and whether there is multishot recv.
+/// §15). Returns whether there are buffer rings, and whether there is multishot recv.
 fn try_multishot_recv(mut ring: IoUring) -> io::Result<(bool, bool)> {
     let pool = Pool::new(&[BufferClass { bytes: 64, count: 2 }])?;
     let Ok(mut provided) = ProvidedRing::register(&ring, &pool, Size::SMALLEST) else {
@@ -308,7 +308,7 @@ fn try_multishot_recv(mut ring: IoUring) -> io::Result<(bool, bool)> {
     let recv = opcode::RecvMulti::new(types::Fd(ours.as_raw_fd()), 0).build().user_data(RECV);
     // SAFETY: the receive writes only into the pool's lent buffers. Below, it is waited for until
     // it has ended; if that fails, the pool and the ring of buffers are never freed.
-    unsafe { ring.submission().push(&recv) }.expect("an empty queue has room");
+    unsafe { ring.submission().push(&recv) }.expect("an empty queue has space");
     let mut answers = Vec::new();
     let mut ended = false;
     let mut theirs = Some(theirs);
@@ -339,9 +339,9 @@ fn try_multishot_recv(mut ring: IoUring) -> io::Result<(bool, bool)> {
 pub enum Refusal {
     /// Setting up a ring failed.
     Setup(io::Error),
-    /// It is there, but older than the [`FLOOR`].
+    /// It is there, but older than [`OLDEST_VERSION`].
     TooOld,
-    /// It was lowered below the [`FLOOR`] on purpose.
+    /// It was lowered below [`OLDEST_VERSION`] on purpose.
     Lowered(Version),
 }
 
@@ -351,12 +351,16 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let error = match self {
             Refusal::TooOld => {
-                return write!(f, "io_uring of this kernel ({}) is older than {FLOOR}", release());
+                return write!(
+                    f,
+                    "io_uring of this kernel ({}) is older than {OLDEST_VERSION}",
+                    release()
+                );
             }
             Refusal::Lowered(version) => {
                 return write!(
                     f,
-                    "io_uring as of {version} lacks what a server needs: {FLOOR} is the least"
+                    "io_uring as of {version} lacks what a server needs: {OLDEST_VERSION} is the least"
                 );
             }
             Refusal::Setup(error) => error,
@@ -367,7 +371,7 @@ impl fmt::Display for Refusal {
                 Some("1") => "kernel.io_uring_disabled = 1: only CAP_SYS_ADMIN and the group of \
                               kernel.io_uring_group may"
                     .to_owned(),
-                Some("2") => "kernel.io_uring_disabled = 2: nobody may; \
+                Some("2") => "kernel.io_uring_disabled = 2: disabled for all; \
                               `sysctl kernel.io_uring_disabled=0` allows it"
                     .to_owned(),
                 _ => format!("most likely a sandbox: {}", seccomp()),
@@ -416,7 +420,7 @@ mod tests {
         for (at, (capability, since, name, good_for)) in TABLE.iter().enumerate() {
             assert_eq!(*capability as usize, at, "{name}");
             assert!(at == 0 || TABLE[at - 1].1 <= *since, "{name}");
-            assert!(*since > FLOOR && !good_for.is_empty());
+            assert!(*since > OLDEST_VERSION && !good_for.is_empty());
         }
     }
 

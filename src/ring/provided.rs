@@ -1,6 +1,6 @@
 //! A ring of provided buffers: the kernel picks one when there are data for it.
 //!
-//! The life of a buffer:
+//! The states of a buffer:
 //!
 //! 1. *idle* in the pool, it is *lent*: its address, length and id are written at the tail;
 //! 2. the kernel takes the oldest one lent, fills it, and names it in a completion;
@@ -44,7 +44,7 @@ pub(super) struct ProvidedRing {
 }
 
 impl ProvidedRing {
-    /// Registers a ring with room for every buffer of this size.
+    /// Registers a ring with space for every buffer of this size.
     ///
     /// # Errors
     /// `EINVAL`: this kernel has none. `ENOMEM`: it lacks memory.
@@ -70,7 +70,7 @@ impl ProvidedRing {
         Ok(ProvidedRing { pages, size, mask, tail: 0, window, entries })
     }
 
-    /// Lends idle buffers, with one store for all of them. Answers how many.
+    /// Lends idle buffers, with one store for all of them. Returns how many.
     pub(super) fn lend(&mut self, pool: &Pool) -> u32 {
         let out = pool.lent(self.size);
         if out * 4 <= self.window {
@@ -108,12 +108,12 @@ impl ProvidedRing {
     fn publish(&self) {
         let entries = self.pages.base().as_ptr().cast::<BufRingEntry>();
         // SAFETY: `entries` is the base that was registered. The tail is two bytes, aligned, in
-        // the mapping; the kernel only reads it, atomically; nobody else in this process does.
+        // the mapping; the kernel only reads it, atomically; no other code of this process does.
         let tail = unsafe { &*BufRingEntry::tail(entries).cast::<AtomicU16>() };
         tail.store(self.tail, Ordering::Release);
     }
 
-    /// Takes the ring away from the kernel. What is still lent stays out of the pool's hands: the
+    /// Takes the ring away from the kernel. What is still lent stays out of the pool: the
     /// ring is closing.
     pub(super) fn unregister(&self, ring: &IoUring) {
         // A ring that is being closed forgets it anyway.

@@ -177,9 +177,10 @@ impl Uring {
         let opcode = entry.get_opcode() as u8;
         let entry = entry.user_data(token.0);
         // SAFETY: what the entry points to lives until its completion is reaped: chunks and leases
-        // are in `memory`, provided buffers are lent and so nobody else's, the timespec is read at
+        // are in `memory`, provided buffers are lent and so unused here, the timespec is read at
         // submission and stays; `drop` waits for the rest.
-        unsafe { self.ring.submission().push(&entry) }.expect("there is room: `is_full` was asked");
+        unsafe { self.ring.submission().push(&entry) }
+            .expect("there is space: `is_full` was checked");
         self.in_flight += 1;
         self.queued += 1;
         Sqe { token, opcode, flags, fd, len }
@@ -220,7 +221,7 @@ impl Uring {
         match answer {
             Ok(submitted) => Ok(submitted as u32),
             Err(error) => match error.raw_os_error() {
-                // A signal; the time is over; completions are to be reaped first; memory is short
+                // A signal; the time is over; completions must be reaped first; memory is short
                 // for the moment. What was queued is still queued.
                 Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN) => Ok(0),
                 _ => Err(error),

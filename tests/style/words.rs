@@ -42,7 +42,7 @@ const PROSE: &[Banned] = &[
     ("tale|tales|story|stories|teller", "event, timeline", &[]),
     ("scribe|scribes", "kernel recorder", &[]),
     ("digest|digests", "statistics", &[]),
-    ("life|lives", "timeline, lifetime", &["life cycle"]),
+    ("life|lives", "timeline, lifetime", LIVES),
     ("roster|rosters", "connection list", &[]),
     ("stint|stints", "span", &[]),
     ("swim", "timeline", &[]),
@@ -80,6 +80,8 @@ const PEOPLE: &[&str] = &[
     "decide who",
 ];
 const APART: &[&str] = &["tell apart", "tells apart", "told apart", "tell them apart"];
+const LIVES: &[&str] =
+    &["life cycle", "lives as long", "lives until", "lives on", "pool lives", "thread lives"];
 const QUIET: &[&str] = &["quiet release", "alias quiet"];
 const TOKIO: &[&str] = &["tokio parks", "executor parks", "runtime parks"];
 const TURN: &[&str] = &[
