@@ -298,8 +298,8 @@ impl Deaths {
         Ok(Deaths(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Takes the signal. However many children have ended, there is one (kernel-notes §41): which ones have
-    /// ended is asked with [`ended`].
+    /// Takes the signal. However many children have ended, there is one (kernel-notes §41);
+    /// [`ended`] returns them.
     pub fn take(&self) {
         // SAFETY: all-zero is a valid value: they are numbers.
         let mut came: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
@@ -315,7 +315,7 @@ impl AsFd for Deaths {
     }
 }
 
-/// A child of this process, of any code in it, that has ended and was not waited for. It still waits.
+/// A child of this process, of any code in it, that has ended and was not waited for.
 ///
 /// # Errors
 /// waitid(2), never for lack of children.

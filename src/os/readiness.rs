@@ -168,7 +168,7 @@ fn unless_interrupted(answer: io::Result<libc::c_int>) -> io::Result<usize> {
     }
 }
 
-/// Rounds a timeout up to whole milliseconds for poll(2) and similar calls; `None` is -1, without a limit.
+/// Rounds a timeout up to whole milliseconds for poll(2) and others; `None` is -1, no limit.
 fn milliseconds(timeout: Option<Duration>) -> libc::c_int {
     timeout.map_or(-1, |span| {
         let up = span.as_nanos().div_ceil(1_000_000);

@@ -243,7 +243,8 @@ fn sixteen_clients_share_two_buffers<S: Selector + SocketCalls>(selector: fn() -
     // It reads nothing yet, is owed both buffers, and would fill a third.
     run_until(&mut reactor, |counters| counters.out_of_buffers > 0);
     if reactor.peers.has_marked() {
-        assert!(reactor.run_once().unwrap().is_continue()); // In the last pass it was out of buffers.
+        // In the last pass it was out of buffers.
+        assert!(reactor.run_once().unwrap().is_continue());
     }
     assert!(!reactor.peers.has_marked(), "an empty pool wakes no connection");
     let is_asked = reports(&mut reactor)
