@@ -315,7 +315,7 @@ fn a_page_of_threads_has_a_track_for_each_with_its_times() {
     assert_eq!(times, [172_000, 12_000, 0, 16_000], "{first}");
     assert_eq!((&first["thread"], &threads["all"]["count"]), (&1001.into(), &4.into()));
     // There is no loop to draw.
-    assert_eq!(data["drawing"]["iterations"]["at"], "");
+    assert_eq!(data["drawing"]["iterations"]["at"], Value::Array(Vec::new()));
 }
 
 /// What a browser makes of a page: the document, and what it complained of.

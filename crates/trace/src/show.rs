@@ -369,7 +369,7 @@ pub fn json(header: &Header, event: &Event) -> Value {
     put("t_ns", json!(event.at));
     put("lane", json!(header.lane_name(event.lane)));
     put("iteration", json!(event.iteration));
-    put("kind", json!(raw.kind().map_or("unknown", kind)));
+    put("kind", json!(raw.kind().map_or("unknown".to_owned(), kind)));
     if let Some(op) = event.op {
         put("op", json!(op.name()));
     }
@@ -378,14 +378,15 @@ pub fn json(header: &Header, event: &Event) -> Value {
         (None, owner) if !owner.is_empty() => put("owner", json!(owner)),
         _ => {}
     }
-    match event.result() {
-        Some(Ok(n)) => put("res", json!(n)),
-        Some(Err(errno)) => {
-            put("res", json!(-i64::from(errno.0)));
-            put("error", json!(errno.to_string()));
-        }
-        None => {}
-    }
+    put("abnormal", json!(event.is_abnormal()));
+    put("flags", json!(raw.flags));
+    put_fields(header, event, put);
+    Value::Object(map)
+}
+
+/// The result of an event and the fields that only its kind has, as JSON.
+pub(crate) fn put_fields(header: &Header, event: &Event, mut put: impl FnMut(&str, Value)) {
+    put_result(event.result(), &mut put);
     let begun = event.begun;
     match event.what {
         Payload::Submitted { opcode, file, len, skip_success } => {
@@ -452,30 +453,29 @@ pub fn json(header: &Header, event: &Event) -> Value {
         Payload::Frozen(why) => put("why", json!(why.map(|why| why.name()))),
         Payload::Unknown => {}
     }
-    put("abnormal", json!(event.is_abnormal()));
-    put("user_data", json!(format!("{:#018x}", raw.id)));
-    put("flags", json!(raw.flags));
-    Value::Object(map)
+    put("user_data", json!(format!("{:#018x}", event.raw.id)));
+}
+
+/// A result as JSON: a number, negative for an errno, which has its name as well.
+pub(crate) fn put_result(result: Option<Result<u32, Errno>>, put: &mut impl FnMut(&str, Value)) {
+    match result {
+        Some(Ok(n)) => put("res", json!(n)),
+        Some(Err(errno)) => {
+            put("res", json!(-i64::from(errno.0)));
+            put("error", json!(errno.to_string()));
+        }
+        None => {}
+    }
 }
 
 /// A record's kind as a word of letters.
-fn kind(what: RecordKind) -> &'static str {
-    match what {
-        RecordKind::EnterBegin => "enter_begin",
-        RecordKind::EnterEnd => "enter_end",
-        RecordKind::WaitBegin => "wait_begin",
-        RecordKind::WaitEnd => "wait_end",
-        RecordKind::CallBegin => "call_begin",
-        RecordKind::CallEnd => "call_end",
-        RecordKind::Lost => "lost",
-        RecordKind::Freeze => "freeze",
-        RecordKind::Sqe
-        | RecordKind::Cqe
-        | RecordKind::Implied
-        | RecordKind::Clock
-        | RecordKind::Mark
-        | RecordKind::Ready
-        | RecordKind::Lane => what.name(),
+fn kind(kind: RecordKind) -> String {
+    let name = kind.name().to_lowercase();
+    match (name.strip_suffix('>'), name.strip_prefix('<')) {
+        _ if kind == RecordKind::Freeze => "freeze".to_owned(),
+        (Some(name), _) => format!("{name}_begin"),
+        (_, Some(name)) => format!("{name}_end"),
+        (None, None) => name,
     }
 }
 

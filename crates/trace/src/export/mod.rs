@@ -11,10 +11,10 @@
 //! of both formats leave events out; the export says how many.
 
 mod jsonl;
-mod packing;
 mod page;
 mod perfetto;
 mod protobuf;
+mod string_table;
 mod thread_tracks;
 mod track_event;
 mod tracks;

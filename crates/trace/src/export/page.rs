@@ -2,8 +2,7 @@
 //! the worst connections, and histograms. It needs no network and no other file.
 
 mod data;
-mod shared;
-mod thread_timeline;
+mod latest;
 
 use std::io::{self, Write};
 
@@ -36,7 +35,18 @@ pub fn page(
     let stats = TraceStats::of(trace, cut);
     let list = ConnectionList::new(stats.clone(), most);
     let drawing = PageData::of(trace, cut, &list, stats.lanes.clone());
-    let left_out = left_out(&drawing, &list);
+    let mut left_out = drawing.left_out();
+    if list.left_out > 0 {
+        let drawn = list.connections.len() as u64;
+        let without = format!(
+            "{} {} no row: the {drawn} worst {}, those with errors and those with the slowest \
+             exchanges",
+            units::plural(list.left_out, "connection"),
+            units::agree(list.left_out, "has", "have"),
+            units::agree(drawn, "has", "have")
+        );
+        left_out.insert(0, without);
+    }
     let title = format!("{} – proactor trace", stats.source.model);
     let is_ring = stats.is_ring();
     let health = Health::new(stats.clone());
@@ -46,14 +56,15 @@ pub fn page(
         "is_ring": is_ring,
         "health": health,
         "findings": findings,
-        "list": list,
+        "connections": list.connections,
         "left_out": left_out,
-        "drawing": drawing.pack(&list),
+        "drawing": drawing.json(&list),
     });
     // The template has placeholders as {{name}}.
-    let mut rest = PAGE;
-    while let Some((before, after)) = rest.split_once("{{") {
-        let (name, after) = after.split_once("}}").expect("a closed placeholder");
+    let (begin, rest) = PAGE.split_once("{{").expect("a placeholder");
+    out.write_all(begin.as_bytes())?;
+    for part in rest.split("{{") {
+        let (name, rest) = part.split_once("}}").expect("a closed placeholder");
         let value = match name {
             "title" => escape(&title),
             "style" => STYLE.to_owned(),
@@ -64,28 +75,9 @@ pub fn page(
             "data" => data.to_string().replace('<', "\\u003c"),
             _ => unreachable!("no other placeholder"),
         };
-        out.write_all(before.as_bytes())?;
-        out.write_all(value.as_bytes())?;
-        rest = after;
+        write!(out, "{value}{rest}")?;
     }
-    out.write_all(rest.as_bytes())?;
     Ok(left_out)
-}
-
-fn left_out(drawing: &PageData, list: &ConnectionList) -> Vec<String> {
-    let mut all = Vec::new();
-    if list.left_out > 0 {
-        let drawn = list.connections.len() as u64;
-        all.push(format!(
-            "{} {} no row: the {drawn} worst {}, those with errors and those with the slowest \
-             exchanges",
-            units::plural(list.left_out, "connection"),
-            units::agree(list.left_out, "has", "have"),
-            units::agree(drawn, "has", "have")
-        ));
-    }
-    all.extend(drawing.left_out());
-    all
 }
 
 fn escape(text: &str) -> String {

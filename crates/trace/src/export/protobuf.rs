@@ -54,7 +54,7 @@ impl ProtoMessage {
 
 /// Encodes a number as LEB128: seven bits a byte, the lowest first; the eighth bit says that more
 /// bytes follow.
-pub(super) fn varint(bytes: &mut Vec<u8>, mut value: u64) {
+fn varint(bytes: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         bytes.push(value as u8 | 0x80);
         value >>= 7;

@@ -1,7 +1,6 @@
 //! What Perfetto and the page draw, in Perfetto's terms: slices, instants and counters on tracks.
 
 use proactor::keys::ConnId;
-use proactor_record::Op;
 
 use crate::event::Event;
 
@@ -71,52 +70,36 @@ pub(super) enum Flow {
     End(u64),
 }
 
-/// Something to draw at a moment.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct TrackEvent<'a> {
-    /// The time in nanoseconds since recording began.
-    pub(super) at: u64,
-    /// The slice, instant or counter.
-    pub(super) kind: TrackEventKind<'a>,
-}
-
 /// A slice's begin or end, an instant, or a counter's value.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum TrackEventKind<'a> {
+pub(super) enum TrackEvent<'a> {
     /// A slice begins, and a flow may lead to it.
-    Begin { track: TimelineTrack, name: String, event: &'a Event, flow: Option<Flow> },
+    Begin(Drawn<'a>),
     /// The innermost slice of the track ends, by this event if one ended it.
     End { track: TimelineTrack, event: Option<&'a Event> },
     /// An instant, where a flow may begin or end.
-    Instant { track: TimelineTrack, name: String, event: &'a Event, flow: Option<Flow> },
+    Instant(Drawn<'a>),
     /// A counter has a new value.
     Count { counter: CounterTrack, value: u64 },
 }
 
-impl<'a> TrackEvent<'a> {
-    /// The event that is drawn; a counter has none.
-    pub(super) fn event(&self) -> Option<&'a Event> {
-        match self.kind {
-            TrackEventKind::Begin { event, .. } | TrackEventKind::Instant { event, .. } => {
-                Some(event)
-            }
-            TrackEventKind::End { event, .. } => event,
-            TrackEventKind::Count { .. } => None,
-        }
-    }
+/// What is drawn of an event on one track.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Drawn<'a> {
+    pub(super) track: TimelineTrack,
+    pub(super) name: String,
+    pub(super) event: &'a Event,
+    pub(super) flow: Option<Flow>,
 }
 
 /// Receives the track events of one moment.
 pub(super) struct Sink<'s> {
+    /// The time in nanoseconds since recording began.
     pub(super) at: u64,
-    pub(super) write: &'s mut dyn FnMut(TrackEvent<'_>),
+    pub(super) write: &'s mut dyn FnMut(u64, TrackEvent<'_>),
 }
 
 impl Sink<'_> {
-    fn put(&mut self, kind: TrackEventKind<'_>) {
-        (self.write)(TrackEvent { at: self.at, kind });
-    }
-
     /// Begins a slice on a track.
     pub(super) fn begin(
         &mut self,
@@ -125,12 +108,13 @@ impl Sink<'_> {
         event: &Event,
         flow: Option<Flow>,
     ) {
-        self.put(TrackEventKind::Begin { track, name: name.to_owned(), event, flow });
+        let name = name.to_owned();
+        (self.write)(self.at, TrackEvent::Begin(Drawn { track, name, event, flow }));
     }
 
     /// Ends the innermost slice of a track.
     pub(super) fn end(&mut self, track: TimelineTrack, event: Option<&Event>) {
-        self.put(TrackEventKind::End { track, event });
+        (self.write)(self.at, TrackEvent::End { track, event });
     }
 
     /// Draws an instant, with a name that fits the track.
@@ -141,18 +125,18 @@ impl Sink<'_> {
             }
             _ => label(event),
         };
-        self.put(TrackEventKind::Instant { track, name, event, flow });
+        (self.write)(self.at, TrackEvent::Instant(Drawn { track, name, event, flow }));
     }
 
     /// Sets the value of a counter.
     pub(super) fn count(&mut self, counter: CounterTrack, value: u64) {
-        self.put(TrackEventKind::Count { counter, value });
+        (self.write)(self.at, TrackEvent::Count { counter, value });
     }
 }
 
 /// The name of an event where it is drawn: its operation, and how it ended if not as usual.
 pub(super) fn label(event: &Event) -> String {
-    let name = event.op.map_or_else(|| event.name(), Op::name);
+    let name = event.op_name().trim_matches(['<', '>']);
     match event.result() {
         _ if event.is_eof() => format!("{name} EOF"),
         _ if event.would_block() => format!("{name} would block"),

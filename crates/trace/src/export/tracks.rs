@@ -75,7 +75,7 @@ impl TrackBuilder {
 
     /// Draws an event if it is within the cut. A thread that is in a call when the cut begins is
     /// drawn in it from there on.
-    pub(super) fn draw(&mut self, event: &Event, write: &mut dyn FnMut(TrackEvent<'_>)) {
+    pub(super) fn draw(&mut self, event: &Event, write: &mut dyn FnMut(u64, TrackEvent<'_>)) {
         if self.cut.is_in_time(event.at) {
             for earlier in std::mem::take(&mut self.earlier).into_values() {
                 self.put(&earlier, write);
@@ -92,7 +92,7 @@ impl TrackBuilder {
         }
     }
 
-    fn put(&mut self, event: &Event, write: &mut dyn FnMut(TrackEvent<'_>)) {
+    fn put(&mut self, event: &Event, write: &mut dyn FnMut(u64, TrackEvent<'_>)) {
         self.last = event.at;
         let mut sink = Sink { at: event.at, write };
         if self.threads.is_some() {
@@ -103,7 +103,7 @@ impl TrackBuilder {
     }
 
     /// Ends all open slices.
-    pub(super) fn finish(mut self, write: &mut dyn FnMut(TrackEvent<'_>)) {
+    pub(super) fn finish(mut self, write: &mut dyn FnMut(u64, TrackEvent<'_>)) {
         let mut sink = Sink { at: self.last, write };
         self.close(&mut sink);
         if self.threads.is_some() {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{KernelEvent, KernelEventKind, operation};
 use crate::event::token_conn;
-use crate::show::{Filter, MARK, columns, end_line, moment, result_text};
+use crate::show::{Filter, MARK, columns, end_line, moment, put_result, result_text};
 
 impl KernelEvent {
     fn op(&self) -> String {
@@ -62,14 +62,7 @@ impl KernelEvent {
         if self.kind.is_of_request() {
             put("user_data", json!(format!("{:#018x}", self.user_data)));
         }
-        match self.kind.result() {
-            Some(Ok(n)) => put("res", json!(n)),
-            Some(Err(errno)) => {
-                put("res", json!(-i64::from(errno.0)));
-                put("error", json!(errno.to_string()));
-            }
-            None => {}
-        }
+        put_result(self.kind.result(), &mut put);
         if let Some((_, flags)) = self.kind.completion() {
             put("flags", json!(flags));
             put("more", json!(self.kind.more()));

@@ -1,24 +1,53 @@
-//! What a page draws: the loop's iterations or the threads' calls, an overview, and marks on the
-//! rows of connections. The script gets it as packed columns of numbers.
+//! What a page draws: the loop's iterations or the threads' calls, an overview, and bars on the rows
+//! of connections and threads.
 //!
 //! The drawing is limited. The overview, the tables and the histograms cover all events.
 
 use std::collections::HashMap;
 
-use proactor::keys::ConnId;
 use proactor_record::{Payload, Trace};
+use proactor_report::units;
 use serde_json::{Value, json};
 
 use super::super::ids;
-use super::super::packing::{Column, StringTable, column};
-use super::super::track_event::{TimelineTrack, TrackEvent, TrackEventKind, label};
+use super::super::string_table::StringTable;
+use super::super::thread_tracks::ThreadTracks;
+use super::super::track_event::{TimelineTrack, TrackEvent, label};
 use super::super::tracks::TrackBuilder;
-use super::shared::{
-    IMPLIED, ITERATIONS, Latest, MARKS, MULTISHOT, OUTBOUND, PARTS, SPAN, UNENDED, result,
-};
-use super::thread_timeline::ThreadTimeline;
+use super::latest::Latest;
 use crate::event::{Event, events};
-use crate::view::{ConnectionList, ConnectionStats, Cut, Lanes, Source};
+use crate::view::{ConnectionList, Cut, Lanes, Phase, Source};
+
+/// The limit of iterations that are drawn.
+const ITERATIONS: usize = 40_000;
+/// The limit of marks that are drawn on the rows of connections.
+const MARKS: usize = 250_000;
+/// The number of parts of the overview.
+const PARTS: usize = 600;
+/// The limit of threads or children that have a row.
+const THREADS: usize = 16;
+/// The limit of calls that are drawn on those rows.
+const CALLS: usize = 250_000;
+
+// The bits of a bar; `page.js` has the same.
+/// The event is abnormal.
+const ABNORMAL: u64 = 1;
+/// The bar has a duration.
+const SPAN: u64 = 2;
+/// The bar is a send or the end of the connection.
+const OUTBOUND: u64 = 4;
+/// The end was not recorded.
+const UNENDED: u64 = 8;
+/// The bar has a result.
+const RESULT: u64 = 16;
+/// The operation has several completions.
+const MULTISHOT: u64 = 32;
+/// The send has no completion.
+const IMPLIED: u64 = 64;
+/// The result is a number of bytes.
+const BYTES: u64 = 128;
+/// From this bit on: the [`Phase`] of a thread's call.
+const PHASE: u64 = 8;
 
 /// An iteration of the loop: an enter or a wait, and the handling after it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,38 +62,34 @@ struct Iteration {
     abnormal: bool,
 }
 
-/// Something on the row of a connection.
+/// An operation or a call on the row of a connection or a thread, or an instant there.
 #[derive(Debug, Clone, Copy)]
-struct Mark {
-    conn: ConnId,
-    name: u32,
+struct Bar {
     at: u64,
     lasted: u64,
-    res: i64,
+    name: u32,
     bits: u64,
-}
-
-/// One of the equal parts of time of the overview.
-#[derive(Debug, Clone, Copy, Default)]
-struct OverviewPart {
-    inside: u64,
-    outside: u64,
-    messages: u64,
-    abnormal: u64,
+    res: i64,
 }
 
 /// What a page draws.
 #[derive(Debug)]
 pub(super) struct PageData {
     from: u64,
-    until: u64,
+    /// The length of a part of the overview, and what happened in each.
     step: u64,
-    parts: Vec<OverviewPart>,
+    messages: Vec<u64>,
+    abnormal: Vec<u64>,
     iterations: Latest<Iteration>,
-    marks: Latest<Mark>,
+    /// The bars of connections; both directions are in the row of the inbound track.
+    marks: Latest<(TimelineTrack, Bar)>,
+    /// The bars of threads.
+    calls: Latest<(TimelineTrack, Bar)>,
     names: StringTable,
-    open: HashMap<TimelineTrack, Mark>,
-    threads: Option<ThreadTimeline>,
+    open: HashMap<TimelineTrack, Bar>,
+    /// The threads or children, if many recorded, and the indices of those that have a row.
+    lanes: Option<Lanes>,
+    drawn: Vec<usize>,
     /// The iteration that has not ended, and whether its enter or wait has.
     iteration: Option<Iteration>,
     is_handling: bool,
@@ -79,35 +104,56 @@ impl PageData {
         lanes: Option<Lanes>,
     ) -> PageData {
         let Source { from_ns: from, span_ns: span, .. } = list.source;
+        let drawn = lanes.as_ref().map_or_else(Vec::new, |lanes| lanes.busiest(THREADS));
+        let threads = lanes.clone().map(|lanes| ThreadTracks::new(lanes, &drawn));
         let mut data = PageData {
             from,
-            until: from + span,
             step: span / PARTS as u64 + 1,
-            parts: vec![OverviewPart::default(); PARTS],
+            messages: vec![0; PARTS],
+            abnormal: vec![0; PARTS],
             iterations: Latest::new(ITERATIONS),
             marks: Latest::new(MARKS),
+            calls: Latest::new(CALLS),
             names: StringTable::default(),
             open: HashMap::new(),
-            threads: lanes.map(ThreadTimeline::new),
+            lanes,
+            drawn,
             iteration: None,
             is_handling: false,
         };
-        let threads = data.threads.as_ref().map(ThreadTimeline::tracks);
         let mut tracks = TrackBuilder::new(cut, ids(&list.connections), false, threads);
         for event in events(trace) {
             if cut.is_in_time(event.at) {
                 data.count(&event);
             }
-            tracks.draw(&event, &mut |one| data.track_event(&one));
+            tracks.draw(&event, &mut |at, one| data.track_event(at, &one));
         }
-        tracks.finish(&mut |one| data.track_event(&one));
-        data.iteration_ends(data.until);
+        tracks.finish(&mut |at, one| data.track_event(at, &one));
+        data.iteration_ends(from + span);
         data
     }
 
     /// What is not drawn, one sentence each.
     pub(super) fn left_out(&self) -> Vec<String> {
-        let mut all = self.threads.as_ref().map_or_else(Vec::new, ThreadTimeline::left_out);
+        let mut all = Vec::new();
+        if let Some(lanes) = &self.lanes {
+            let shown = self.drawn.len();
+            let without = lanes.spans.len().saturating_sub(shown) as u64;
+            let kind = match (without, lanes.kind) {
+                (1, "threads") => "thread",
+                (1, "processes") => "process",
+                (_, kind) => kind,
+            };
+            if without > 0 {
+                all.push(format!(
+                    "{} {kind} {} no row: {shown} have, the main one and those that made the \
+                     most calls",
+                    units::count(without),
+                    units::agree(without, "has", "have")
+                ));
+            }
+            all.extend(self.calls.left_out(&format!("calls of {}", lanes.kind)));
+        }
         all.extend(self.iterations.left_out("iterations"));
         all.extend(self.marks.left_out("marks of connections"));
         all
@@ -115,16 +161,17 @@ impl PageData {
 
     /// Counts an event in the overview and in the loop's iteration, if there is one loop.
     fn count(&mut self, event: &Event) {
-        if self.threads.is_none() {
+        if self.lanes.is_none() {
             self.loop_event(event);
         }
         let abnormal = event.is_abnormal();
         if let Some(iteration) = &mut self.iteration {
             iteration.abnormal |= abnormal;
         }
-        let part = self.part(event.at);
-        part.abnormal += u64::from(abnormal);
-        part.messages += u64::from(event.is_message());
+        let part = (event.at.saturating_sub(self.from) / self.step) as usize;
+        let part = part.min(PARTS - 1);
+        self.abnormal[part] += u64::from(abnormal);
+        self.messages[part] += u64::from(event.is_message());
     }
 
     fn loop_event(&mut self, event: &Event) {
@@ -165,135 +212,148 @@ impl PageData {
         } else {
             one.inside = at.saturating_sub(one.at);
         }
-        self.spread(one.at, one.inside, |part| &mut part.inside);
-        self.spread(one.at + one.inside, one.outside, |part| &mut part.outside);
         self.iterations.push(one);
     }
 
-    /// Adds a span of time to the parts of the overview that it covers.
-    fn spread(&mut self, at: u64, lasted: u64, field: impl Fn(&mut OverviewPart) -> &mut u64) {
-        // A damaged file may have any times.
-        let (mut at, until) = (at.max(self.from), at.saturating_add(lasted).min(self.until));
-        while at < until {
-            let next = ((at - self.from) / self.step + 1).saturating_mul(self.step);
-            let next = self.from.saturating_add(next);
-            *field(self.part(at)) += until.min(next) - at;
-            at = next;
-        }
-    }
-
-    fn part(&mut self, at: u64) -> &mut OverviewPart {
-        let index = (at.saturating_sub(self.from) / self.step) as usize;
-        &mut self.parts[index.min(PARTS - 1)]
-    }
-
     /// Draws on the rows of connections and threads.
-    fn track_event(&mut self, one: &TrackEvent<'_>) {
-        let at = one.at;
-        if let Some(threads) = &mut self.threads {
-            threads.track_event(one, &mut self.names);
-        }
-        match &one.kind {
-            TrackEventKind::Begin { track, event, .. } => {
-                if let Some(mark) = self.mark(*track, event, at) {
-                    self.open.insert(*track, mark);
+    fn track_event(&mut self, at: u64, one: &TrackEvent<'_>) {
+        match one {
+            TrackEvent::Begin(drawn) => {
+                if let Some(bar) = self.bar(drawn.track, drawn.event, at) {
+                    self.open.insert(drawn.track, bar);
                 }
             }
-            TrackEventKind::End { track, event } => {
+            TrackEvent::End { track, event } => {
                 let Some(begun) = self.open.remove(track) else { return };
-                let ended = event.and_then(|event| self.mark(*track, event, at));
-                let multishot = event.is_some_and(Event::is_multishot);
-                let ended = ended.unwrap_or(Mark { bits: UNENDED, ..begun });
-                self.marks.push(Mark {
+                let ended = event.and_then(|event| self.bar(*track, event, at));
+                let ended = ended.unwrap_or(Bar { bits: UNENDED, ..begun });
+                let is_multishot = event.is_some_and(Event::is_multishot);
+                let bits = SPAN | if is_multishot { MULTISHOT } else { 0 };
+                let bar = Bar {
                     at: begun.at,
                     lasted: at.saturating_sub(begun.at),
-                    bits: begun.bits | ended.bits | SPAN | if multishot { MULTISHOT } else { 0 },
+                    bits: begun.bits | ended.bits | bits,
                     ..ended
-                });
+                };
+                match track {
+                    TimelineTrack::Thread(_) => self.calls.push((*track, bar)),
+                    _ => self.marks.push((row_of(*track), bar)),
+                }
             }
-            TrackEventKind::Instant { track, event, .. } => {
-                let mark = self.mark(*track, event, at);
-                mark.into_iter().for_each(|mark| self.marks.push(mark));
+            TrackEvent::Instant(drawn) if !matches!(drawn.track, TimelineTrack::Thread(_)) => {
+                if let Some(bar) = self.bar(drawn.track, drawn.event, at) {
+                    self.marks.push((row_of(drawn.track), bar));
+                }
             }
-            TrackEventKind::Count { .. } => {}
+            TrackEvent::Instant(_) | TrackEvent::Count { .. } => {}
         }
     }
 
-    fn mark(&mut self, track: TimelineTrack, event: &Event, at: u64) -> Option<Mark> {
-        let (conn, outbound) = match track {
-            TimelineTrack::Inbound(conn) => (conn, 0),
-            TimelineTrack::Outbound(conn) => (conn, OUTBOUND),
-            TimelineTrack::Loop | TimelineTrack::Thread(_) | TimelineTrack::Listener(_) => {
-                return None;
+    /// What an event draws on a row; `None` on a track that has no row.
+    fn bar(&mut self, track: TimelineTrack, event: &Event, at: u64) -> Option<Bar> {
+        let (res, mut bits) = result(event);
+        let mut name = label(event);
+        match (track, &event.what) {
+            (TimelineTrack::Loop | TimelineTrack::Listener(_), _) => return None,
+            (TimelineTrack::Thread(_), what) => {
+                if matches!(what, Payload::CallBegin { .. } | Payload::WaitBegin { .. }) {
+                    bits |= (Phase::of(event).unwrap_or(Phase::Other) as u64) << PHASE;
+                }
+                if let Some(conn) = event.conn {
+                    name = format!("{name} c{conn}");
+                }
             }
-        };
-        let (res, bits) = result(event);
-        let implied = if matches!(event.what, Payload::Implied { .. }) { IMPLIED } else { 0 };
-        let name = self.names.number(&match event.what {
-            Payload::Submitted { .. } => format!("{} submitted", label(event)),
-            Payload::CallBegin { .. } => format!("{} called", label(event)),
-            _ => label(event),
-        });
-        Some(Mark { conn, name, at, lasted: 0, res, bits: bits | outbound | implied })
+            (_, Payload::Submitted { .. }) => name.push_str(" submitted"),
+            (_, Payload::CallBegin { .. }) => name.push_str(" called"),
+            (_, Payload::Implied { .. }) => bits |= IMPLIED,
+            _ => {}
+        }
+        if matches!(track, TimelineTrack::Outbound(_)) {
+            bits |= OUTBOUND;
+        }
+        Some(Bar { at, lasted: 0, name: self.names.number(&name), bits, res })
     }
 
-    /// Packs the data for the script. Times are nanoseconds since recording began; a column of
-    /// begins has differences.
-    pub(super) fn pack(&self, list: &ConnectionList) -> Value {
-        let mut of_conn: HashMap<ConnId, Vec<&Mark>> = HashMap::new();
-        self.marks.entries.iter().for_each(|mark| of_conn.entry(mark.conn).or_default().push(mark));
-        let conns: Vec<Value> = list
-            .connections
-            .iter()
-            .map(|conn| pack_conn(conn, of_conn.remove(&conn.conn).unwrap_or_default()))
-            .collect();
+    /// The drawing for the script. Times are nanoseconds since recording began; a list of iterations
+    /// or bars is an object of columns.
+    pub(super) fn json(&self, list: &ConnectionList) -> Value {
+        let mut rows: HashMap<TimelineTrack, Vec<Bar>> = HashMap::new();
+        for (row, bar) in self.marks.entries.iter().chain(&self.calls.entries) {
+            rows.entry(*row).or_default().push(*bar);
+        }
+        let mut bars = |row| {
+            let mut bars = rows.remove(&row).unwrap_or_default();
+            bars.sort_by_key(|bar| bar.at);
+            columns(
+                bars.iter(),
+                [
+                    ("at", |bar| bar.at.into()),
+                    ("lasted", |bar| bar.lasted.into()),
+                    ("name", |bar| bar.name.into()),
+                    ("bits", |bar| bar.bits.into()),
+                    ("res", |bar| bar.res.into()),
+                ],
+            )
+        };
+        let conns = list.connections.iter().map(|conn| {
+            let bars = bars(TimelineTrack::Inbound(conn.conn));
+            json!({ "conn": format!("c{}", conn.conn), "bars": bars })
+        });
+        let conns: Vec<Value> = conns.collect();
+        let threads = self.lanes.as_ref().map(|lanes| {
+            let shown = self.drawn.iter().map(|&thread| {
+                let bars = bars(TimelineTrack::Thread(thread));
+                json!({ "info": lanes.spans[thread], "bars": bars })
+            });
+            json!({ "all": lanes, "shown": shown.collect::<Vec<_>>() })
+        });
+        let iterations = columns(
+            self.iterations.entries.iter(),
+            [
+                ("number", |one| one.number.into()),
+                ("at", |one| one.at.into()),
+                ("inside", |one| one.inside.into()),
+                ("outside", |one| one.outside.into()),
+                ("taken", |one| one.taken.into()),
+                ("returned", |one| one.returned.into()),
+                ("in_flight", |one| one.in_flight.into()),
+                ("abnormal", |one| one.abnormal.into()),
+            ],
+        );
         json!({
             "from": self.from,
-            "step": self.step,
-            "parts": self.pack_parts(),
-            "iterations": self.pack_iterations(),
+            "parts": { "messages": self.messages, "abnormal": self.abnormal },
+            "iterations": iterations,
             "names": self.names.all(),
-            "threads": self.threads.as_ref().map(ThreadTimeline::pack),
+            "threads": threads,
             "conns": conns,
-        })
-    }
-
-    fn pack_parts(&self) -> Value {
-        let of = |of: fn(&OverviewPart) -> u64| column(self.parts.iter().map(of), Column::push);
-        json!({
-            "inside": of(|part| part.inside),
-            "outside": of(|part| part.outside),
-            "messages": of(|part| part.messages),
-            "abnormal": of(|part| part.abnormal),
-        })
-    }
-
-    fn pack_iterations(&self) -> Value {
-        let all = &self.iterations.entries;
-        let of = |of: fn(&Iteration) -> u64| column(all.iter().map(of), Column::push);
-        json!({
-            "number": column(all.iter().map(|one| one.number.into()), Column::push_after),
-            "at": column(all.iter().map(|one| one.at), Column::push_after),
-            "inside": of(|one| one.inside),
-            "outside": of(|one| one.outside),
-            "taken": of(|one| one.taken.into()),
-            "returned": of(|one| one.returned.into()),
-            "in_flight": of(|one| one.in_flight.into()),
-            "abnormal": of(|one| one.abnormal.into()),
         })
     }
 }
 
-/// Packs the row of a connection.
-fn pack_conn(conn: &ConnectionStats, mut marks: Vec<&Mark>) -> Value {
-    marks.sort_by_key(|mark| mark.at);
-    let of = |of: fn(&Mark) -> u64| column(marks.iter().map(|mark| of(mark)), Column::push);
-    json!({
-        "conn": format!("c{}", conn.conn),
-        "at": column(marks.iter().map(|mark| mark.at), Column::push_after),
-        "lasted": of(|mark| mark.lasted),
-        "name": of(|mark| mark.name.into()),
-        "bits": of(|mark| mark.bits),
-        "res": column(marks.iter().map(|mark| mark.res), Column::push_signed),
-    })
+/// The row of a connection's track.
+fn row_of(track: TimelineTrack) -> TimelineTrack {
+    match track {
+        TimelineTrack::Outbound(conn) => TimelineTrack::Inbound(conn),
+        track => track,
+    }
+}
+
+/// A list as an object with an array for each of these fields.
+fn columns<'a, T: 'a, const N: usize>(
+    list: impl Iterator<Item = &'a T> + Clone,
+    fields: [(&str, fn(&T) -> Value); N],
+) -> Value {
+    fields.into_iter().map(|(name, of)| (name, list.clone().map(of).collect::<Value>())).collect()
+}
+
+/// The result of an event as a number, negative for an errno, and the bits that go with it.
+fn result(event: &Event) -> (i64, u64) {
+    let abnormal = if event.is_abnormal() { ABNORMAL } else { 0 };
+    let bytes = if event.op.is_some_and(|op| op.receives() || op.sends()) { BYTES } else { 0 };
+    match event.result() {
+        Some(Ok(n)) => (i64::from(n), RESULT | bytes | abnormal),
+        Some(Err(errno)) => (-i64::from(errno.0), RESULT | abnormal),
+        None => (0, abnormal),
+    }
 }

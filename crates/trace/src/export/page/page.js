@@ -8,39 +8,14 @@ addEventListener('error', () => { root.dataset.errors++; });
 
 const $ = id => document.getElementById(id);
 const data = JSON.parse($('data').textContent);
-const { health, drawing, roster } = data;
+const { health, drawing, connections } = data;
 
-/** A packed column: Base64 of varints, seven bits a byte, the least first. */
-function unpack(text) {
-  const bytes = atob(text), values = [];
-  for (let at = 0, value = 0, scale = 1; at < bytes.length; at++) {
-    const byte = bytes.charCodeAt(at);
-    value += (byte & 127) * scale;
-    scale *= 128;
-    if (byte < 128) { values.push(value); value = 0; scale = 1; }
-  }
-  return Float64Array.from(values);
-}
-/** A column of differences. */
-function unpackAfter(text) {
-  const values = unpack(text);
-  for (let at = 1; at < values.length; at++) values[at] += values[at - 1];
-  return values;
-}
-const signed = n => n % 2 ? -(n + 1) / 2 : n / 2;
-
-const iterations = {};
-for (const name in drawing.iterations) iterations[name] = (name === 'at' || name === 'number' ? unpackAfter : unpack)(drawing.iterations[name]);
-const parts = {};
-for (const name in drawing.parts) parts[name] = unpack(drawing.parts[name]);
-const conns = drawing.conns.map((conn, index) => ({
-  id: conn.conn, stats: roster.connections[index],
-  at: unpackAfter(conn.at), lasted: unpack(conn.lasted), name: unpack(conn.name), bits: unpack(conn.bits),
-  res: unpack(conn.res).map(signed),
-}));
-// The longest mark of a connection: no mark that begins earlier reaches into the view.
-for (const conn of conns) conn.longest = conn.lasted.reduce((a, b) => Math.max(a, b), 0);
-const ABNORMAL = 1, SPAN = 2, OUTBOUND = 4, UNENDED = 8, RESULT = 16, MULTISHOT = 32, IMPLIED = 64, BYTES = 128;
+// A list of iterations or bars is an object of columns.
+const { iterations, parts } = drawing;
+/** The longest bar of a row: no bar that begins earlier reaches into the view. */
+const longest = bars => bars.lasted.reduce((a, b) => Math.max(a, b), 0);
+const conns = drawing.conns.map(({ conn, bars }, index) => ({ id: conn, stats: connections[index], ...bars, longest: longest(bars) }));
+const ABNORMAL = 1, SPAN = 2, OUTBOUND = 4, UNENDED = 8, RESULT = 16, MULTISHOT = 32, IMPLIED = 64, BYTES = 128, PHASE = 8;
 const threads = threadRows(drawing.threads);
 // With many threads there is no single loop to draw.
 const loop = drawing.threads ? null : health.iterations;
@@ -50,7 +25,7 @@ const waitName = health.iterations ? health.iterations.name : 'iteration';
 const whole = [drawing.from, drawing.from + Math.max(health.source.span_ns, 1000)];
 const busy = (() => {
   let from = Infinity, to = -Infinity;
-  for (const stats of roster.connections) { from = Math.min(from, stats.accepted_ns ?? stats.first_ns); to = Math.max(to, stats.last_ns); }
+  for (const stats of connections) { from = Math.min(from, stats.accepted_ns ?? stats.first_ns); to = Math.max(to, stats.last_ns); }
   if (!(to > from)) return whole;
   const margin = (to - from) * 0.01;
   return [Math.max(whole[0], from - margin), Math.min(whole[1], to + margin)];
@@ -205,7 +180,7 @@ function tables() {
     return button;
   };
   fill($('connections'), ['connection', 'opened', 'lived', 'messages', 'in', 'out', 'turnaround: mean', 'slowest', 'receives', 'ENOBUFS', 'short', 'ended'],
-    roster.connections.map(stats => [go(stats), span(stats.accepted_ns ?? stats.first_ns), span(stats.last_ns - (stats.accepted_ns ?? stats.first_ns)), count(stats.messages), bytes(stats.bytes_in), bytes(stats.bytes_out),
+    connections.map(stats => [go(stats), span(stats.accepted_ns ?? stats.first_ns), span(stats.last_ns - (stats.accepted_ns ?? stats.first_ns)), count(stats.messages), bytes(stats.bytes_in), bytes(stats.bytes_out),
       stats.exchanges ? span(stats.exchanges_ns / stats.exchanges) : '–', span(stats.slowest_ns), count(stats.receives), some(stats.out_of_buffers), some(stats.short), ended(stats)]), [11]);
   $('conns').append(...conns.map(conn => { const option = element('option'); option.value = conn.id; return option; }));
 }

@@ -1,14 +1,7 @@
 // ---- The threads ---------------------------------------------------------------------------------
 
 /** The rows of threads or child processes, if many recorded. */
-function threadRows(all) {
-  return all ? all.shown.map(one => {
-    const row = { info: one.info, at: unpackAfter(one.at), res: unpack(one.res).map(signed) };
-    for (const name of ['lasted', 'name', 'conn', 'phase', 'bits']) row[name] = unpack(one[name]);
-    row.longest = row.lasted.reduce((a, b) => Math.max(a, b), 0);
-    return row;
-  }) : [];
-}
+const threadRows = all => all ? all.shown.map(({ info, bars }) => ({ info, ...bars, phase: bars.bits.map(bits => bits >> PHASE), longest: longest(bars) })) : [];
 
 const PHASES = [
   ['wait', 'asleep: in a call that waits (a receive copies at its end)'],
@@ -109,7 +102,7 @@ function underThread(row, t, near) {
   if (best < 0) return [...lines, BETWEEN[1]];
   const bits = row.bits[best], res = row.res[best], name = drawing.names[row.name[best]];
   const came = bits & UNENDED ? 'not ended' : !(bits & RESULT) ? '' : res < 0 ? `result ${res}` : `${count(res)}${bits & BYTES ? ' B' : ''}`;
-  lines.push(`<b>${name}</b> ${drawing.names[row.conn[best]]} ${came}${bits & ABNORMAL ? ' – abnormal' : ''}`, PHASES[row.phase[best]][1]);
+  lines.push(`<b>${name}</b> ${came}${bits & ABNORMAL ? ' – abnormal' : ''}`, PHASES[row.phase[best]][1]);
   lines.push(`at ${moment(row.at[best])}, for ${span(row.lasted[best])}`);
   return lines;
 }
