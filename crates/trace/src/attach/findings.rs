@@ -37,7 +37,7 @@ pub(super) fn findings(ring: &RingState) -> Vec<String> {
 
 fn operation_findings(name: &str, op: &OpCounts) -> Vec<String> {
     let mut found = Vec::new();
-    let count = |errno: i32| op.errors.get(&errno).copied().unwrap_or(0);
+    let no_buffer = op.errors.get("ENOBUFS").copied().unwrap_or(0);
     if op.punts >= ENOUGH && op.punts * 20 > op.submitted {
         found.push(format!(
             "{} of {} {name} were handed to a worker thread (io-wq), each at the cost of a thread \
@@ -46,11 +46,11 @@ fn operation_findings(name: &str, op: &OpCounts) -> Vec<String> {
             units::count(op.submitted),
         ));
     }
-    if count(libc::ENOBUFS) > 0 {
+    if no_buffer > 0 {
         found.push(format!(
             "{name} found no buffer {} (ENOBUFS): provide more buffers, or return them \
              sooner.",
-            units::times(count(libc::ENOBUFS)),
+            units::times(no_buffer),
         ));
     }
     let (ended, shots) = op.multishot;

@@ -19,7 +19,7 @@ use super::kernel::{KernelEvent, KernelEventKind, Missing};
 use rings::{MatchedCompletion, RingState};
 
 /// A process whose rings are watched.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct WatchedProcess {
     pid: u32,
     name: String,
@@ -31,10 +31,11 @@ pub struct WatchedProcess {
     /// The time of the first event, in nanoseconds.
     first: Option<u64>,
     /// How long the process was watched.
-    watched: Duration,
-    lost: u64,
-    /// Tracepoints and fields that the kernel does not have.
-    missing: Vec<Missing>,
+    pub watched: Duration,
+    /// How many events the kernel lost.
+    pub lost: u64,
+    /// What the kernel does not trace. The counts of it are shown as unknown.
+    pub missing: Vec<Missing>,
 }
 
 /// An event of a ring of the process, with the request that it belongs to.
@@ -63,17 +64,7 @@ impl WatchedProcess {
             };
             io::Error::new(error.kind(), why)
         })?;
-        Ok(WatchedProcess {
-            pid,
-            name: name.trim().to_owned(),
-            threads: HashMap::new(),
-            rings: Vec::new(),
-            indices: HashMap::new(),
-            first: None,
-            watched: Duration::ZERO,
-            lost: 0,
-            missing: Vec::new(),
-        })
+        Ok(WatchedProcess { pid, name: name.trim().to_owned(), ..WatchedProcess::default() })
     }
 
     /// Whether the process still runs.
@@ -108,21 +99,6 @@ impl WatchedProcess {
         Some(format!("{} {why}", self.label()))
     }
 
-    /// Sets how long the process was watched.
-    pub fn set_watched(&mut self, watched: Duration) {
-        self.watched = watched;
-    }
-
-    /// Sets how many events the kernel lost.
-    pub fn set_lost(&mut self, lost: u64) {
-        self.lost = lost;
-    }
-
-    /// Sets what the kernel does not trace. The counts of it are shown as unknown.
-    pub fn set_missing(&mut self, missing: &[Missing]) {
-        self.missing = missing.to_vec();
-    }
-
     /// Adds an event; `None` if its ring belongs to another process, or to one that is not known
     /// yet.
     pub fn observe(&mut self, event: &KernelEvent) -> Option<RingEvent> {
@@ -154,8 +130,8 @@ impl WatchedProcess {
         }
         self.indices.insert(event.ring, self.rings.len());
         let name = format!("/proc/{}/task/{}/comm", self.pid, event.thread);
-        let name = fs::read_to_string(name).unwrap_or_default();
-        self.rings.push(RingState::new(event.thread, name.trim().to_owned()));
+        let name = fs::read_to_string(name).unwrap_or_default().trim().to_owned();
+        self.rings.push(RingState::new(event.thread, name));
         Some(self.rings.len() - 1)
     }
 

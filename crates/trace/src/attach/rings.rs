@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::kernel::{KernelEvent, KernelEventKind};
+use crate::view::Errors;
 use proactor::ring::Cqe;
 use proactor_record::Errno;
 use proactor_report::Latencies;
@@ -12,7 +13,7 @@ use proactor_report::Latencies;
 const NOTIFICATION: u32 = 1 << 3;
 
 /// A ring of the watched process.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct RingState {
     /// The first thread that was seen to use it.
     pub(super) thread: i32,
@@ -59,7 +60,7 @@ pub(super) struct OpCounts {
     pub(super) completed: u64,
     /// Completions without an error.
     pub(super) ok: u64,
-    pub(super) errors: BTreeMap<i32, u64>,
+    pub(super) errors: Errors,
     /// Requests that were rejected before they started.
     pub(super) rejected: u64,
     /// Requests that ended without a completion (`IOSQE_CQE_SKIP_SUCCESS`).
@@ -89,17 +90,7 @@ pub(super) struct MatchedCompletion {
 
 impl RingState {
     pub(super) fn new(thread: i32, name: String) -> RingState {
-        RingState {
-            thread,
-            name,
-            setup: None,
-            ops: BTreeMap::new(),
-            overflows: 0,
-            waits: 0,
-            work_runs: (0, 0),
-            requests: HashMap::new(),
-            latest: HashMap::new(),
-        }
+        RingState { thread, name, ..RingState::default() }
     }
 
     /// The numbers of all submissions and of all completions.
@@ -134,14 +125,16 @@ impl RingState {
                 self.work_runs.0 += 1;
                 self.work_runs.1 += u64::from(count);
             }
-            KernelEventKind::Submitted { .. } => self.submitted(event),
+            KernelEventKind::Submitted { .. } => {
+                self.op(event.opcode).submitted += 1;
+                self.begin(event, Some(event.time));
+            }
             KernelEventKind::Rejected { .. } => self.op(event.opcode).rejected += 1,
-            KernelEventKind::Completed { .. } => {}
             KernelEventKind::Overflowed { .. } => self.overflows += 1,
             KernelEventKind::Arrived => self.arrived(event),
             KernelEventKind::Punted => self.op(event.opcode).punts += 1,
             KernelEventKind::PollArmed => self.op(event.opcode).polls += 1,
-            KernelEventKind::LinkFailed => {}
+            KernelEventKind::Completed { .. } | KernelEventKind::LinkFailed => {}
         }
         match event.kind.completion() {
             Some((res, flags)) => self.completed(event, res, flags),
@@ -151,11 +144,6 @@ impl RingState {
 
     fn op(&mut self, opcode: Option<u8>) -> &mut OpCounts {
         self.ops.entry(opcode).or_default()
-    }
-
-    fn submitted(&mut self, event: &KernelEvent) {
-        self.op(event.opcode).submitted += 1;
-        self.begin(event, Some(event.time));
     }
 
     fn arrived(&mut self, event: &KernelEvent) {
@@ -252,7 +240,7 @@ impl RingState {
         let op = self.op(opcode);
         op.completed += 1;
         if res < 0 {
-            *op.errors.entry(res.wrapping_neg()).or_default() += 1;
+            *op.errors.entry(Errno(res.wrapping_neg()).to_string()).or_default() += 1;
         } else {
             op.ok += 1;
         }
@@ -263,8 +251,8 @@ impl OpCounts {
     /// The errors by name, the most frequent first: `3 ECONNRESET, 1 EPIPE`.
     pub(super) fn errors(&self) -> String {
         let mut errors: Vec<_> = self.errors.iter().collect();
-        errors.sort_by_key(|&(errno, count)| (std::cmp::Reverse(*count), *errno));
-        let words = errors.iter().map(|(errno, count)| format!("{count} {}", Errno(**errno)));
+        errors.sort_by_key(|&(_, count)| std::cmp::Reverse(*count));
+        let words = errors.iter().map(|(name, count)| format!("{count} {name}"));
         words.collect::<Vec<_>>().join(", ")
     }
 }

@@ -68,7 +68,7 @@ fn the_watched_time_does_not_depend_on_the_events() {
     let mut attached = attached();
     attached.observe(&submit(1000, 1, 7, RECV));
     attached.observe(&complete(5000, 1, 7, 64, 0));
-    attached.set_watched(Duration::from_secs(2));
+    attached.watched = Duration::from_secs(2);
     assert!(attached.summary().contains("2.00 s watched"), "{}", attached.summary());
     assert_eq!(attached.json()["watched_ns"], 2_000_000_000_u64);
 }
@@ -101,7 +101,7 @@ fn a_ring_of_another_process_is_ignored() {
     assert!(attached.observe(&stranger).is_none());
     // Data arrives in any thread's time: that thread does not show whose ring it is.
     assert!(attached.observe(&event(0, 1, 7, Some(RECV), KernelEventKind::Arrived)).is_none());
-    attached.set_watched(Duration::from_millis(800));
+    attached.watched = Duration::from_millis(800);
     let summary = attached.summary();
     assert!(summary.contains("no activity in 800 ms ("), "{summary}");
     attached.observe(&submit(1, 1, 7, RECV));
@@ -143,7 +143,7 @@ fn one_thing_is_not_a_plural() {
         .expect("its ring");
     assert!(one.text().ends_with("1 piece of deferred work"), "{}", one.text());
     attached.observe(&event(2000, 0, 7, None, KernelEventKind::Overflowed { res: -105, flags: 0 }));
-    attached.set_lost(1);
+    attached.lost = 1;
     let before = attached.summary();
     attached.observe(&event(2500, 2, 8, Some(SEND), KernelEventKind::Rejected { error: -22 }));
     let text = before + &attached.summary();
@@ -194,10 +194,10 @@ fn an_unknown_count_is_not_shown_as_zero() {
     let mut attached = attached();
     attached.observe(&submit(1000, 1, 7, RECV));
     assert!(attached.summary().contains("overflow never"));
-    attached.set_missing(
-        &[Tracepoint::CqeOverflow, Tracepoint::QueueAsyncWork, Tracepoint::CqringWait]
-            .map(Missing::Tracepoint),
-    );
+    attached.missing =
+        [Tracepoint::CqeOverflow, Tracepoint::QueueAsyncWork, Tracepoint::CqringWait]
+            .map(Missing::Tracepoint)
+            .to_vec();
     let text = attached.summary();
     for word in ["overflow unknown", "– sleeps", "no io_uring_cqe_overflow on this kernel: "] {
         assert!(text.contains(word), "{word} is missing in\n{text}");

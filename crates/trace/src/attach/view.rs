@@ -10,9 +10,8 @@ use super::rings::{MatchedCompletion, OpCounts, RingState};
 use super::{RingEvent, WatchedProcess};
 use crate::kernel::{KernelEventKind, Missing, Tracepoint, operation};
 use crate::show::{end_line, moment, result_text};
-use proactor_record::Errno;
 use proactor_record::sys;
-use proactor_report::{Align, Latencies, NOTHING, Table, units};
+use proactor_report::{Align, NOTHING, Table, units};
 
 /// The column of the mark of abnormal events, behind the details.
 const MARK: usize = 102;
@@ -168,23 +167,23 @@ impl WatchedProcess {
             }),
         );
         let _ = writeln!(text, "{}", self.table(ring));
-        for (opcode, op) in ring.ops.iter().filter(|(_, op)| op.multishot.0 > 0) {
+        for (opcode, op) in &ring.ops {
+            let name = opcode.map_or("?".to_owned(), operation);
             let (ended, shots) = op.multishot;
-            let _ = writeln!(
-                text,
-                "multishot {}: {} ended, after {:.1} completions on average",
-                opcode.map_or("?".to_owned(), operation),
-                units::count(ended),
-                shots as f64 / ended as f64,
-            );
-        }
-        for (opcode, op) in ring.ops.iter().filter(|(_, op)| op.skipped > 0) {
-            let _ = writeln!(
-                text,
-                "{}: {} ended without a completion (IOSQE_CQE_SKIP_SUCCESS)",
-                opcode.map_or("?".to_owned(), operation),
-                units::count(op.skipped),
-            );
+            if ended > 0 {
+                let (count, mean) = (units::count(ended), shots as f64 / ended as f64);
+                let _ = writeln!(
+                    text,
+                    "multishot {name}: {count} ended, after {mean:.1} completions on average"
+                );
+            }
+            if op.skipped > 0 {
+                let count = units::count(op.skipped);
+                let _ = writeln!(
+                    text,
+                    "{name}: {count} ended without a completion (IOSQE_CQE_SKIP_SUCCESS)"
+                );
+            }
         }
         let _ = writeln!(text, "{}", self.totals(ring));
         let findings = findings(ring);
@@ -266,9 +265,7 @@ impl WatchedProcess {
     }
 
     fn ring_json(&self, ring: &RingState) -> Value {
-        let latencies = |all: &Latencies| json!(all.percentiles());
         let ops = ring.ops.iter().map(|(opcode, op)| {
-            let errors = op.errors.iter().map(|(errno, n)| (Errno(*errno).to_string(), json!(n)));
             json!({
                 "op": opcode.map(operation),
                 "opcode": opcode,
@@ -277,13 +274,13 @@ impl WatchedProcess {
                 "skipped_cqes": op.skipped,
                 "completed": op.completed,
                 "ok": op.ok,
-                "errors": errors.collect::<serde_json::Map<_, _>>(),
+                "errors": op.errors,
                 "polls": self.known(Tracepoint::PollArm, op.polls),
                 "punts": self.known(Tracepoint::QueueAsyncWork, op.punts),
                 "multishot_ended": op.multishot.0,
                 "multishot_completions": op.multishot.1,
-                "submit_to_cqe": latencies(&op.took),
-                "arrival_to_cqe": latencies(&op.after),
+                "submit_to_cqe": op.took.percentiles(),
+                "arrival_to_cqe": op.after.percentiles(),
             })
         });
         json!({

@@ -10,7 +10,7 @@ use crate::event::Event;
 use crate::view::{Lanes, Phase};
 
 /// Makes the track events of threads or children.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ThreadTracks {
     lanes: Lanes,
     /// The threads that have tracks.
@@ -36,14 +36,8 @@ struct CallInProgress {
 impl ThreadTracks {
     /// Counts all threads, and draws those with these indices.
     pub(super) fn new(lanes: Lanes, drawn: &[usize]) -> ThreadTracks {
-        ThreadTracks {
-            lanes,
-            drawn: drawn.iter().copied().collect(),
-            calls: BTreeMap::new(),
-            asleep: 0,
-            occupied: HashSet::new(),
-            counted: [None; 3],
-        }
+        let drawn = drawn.iter().copied().collect();
+        ThreadTracks { lanes, drawn, ..ThreadTracks::default() }
     }
 
     /// Draws what a thread does. `track` is the connection's track of the same event, if it has

@@ -29,7 +29,7 @@ enum LoopSlice {
 type Operation = (Option<u16>, u64, u8);
 
 /// Makes track events of a trace's events.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct TrackBuilder {
     cut: Cut,
     /// The tracks of threads or children, if many recorded.
@@ -58,19 +58,7 @@ impl TrackBuilder {
         has_buffers: bool,
         threads: Option<ThreadTracks>,
     ) -> TrackBuilder {
-        TrackBuilder {
-            cut: *cut,
-            threads,
-            conns,
-            has_buffers,
-            loop_slices: Vec::new(),
-            open: HashMap::new(),
-            provided: 0,
-            filled: 0,
-            undrawn: 0,
-            last: 0,
-            earlier: BTreeMap::new(),
-        }
+        TrackBuilder { cut: *cut, threads, conns, has_buffers, ..TrackBuilder::default() }
     }
 
     /// Draws an event if it is within the cut. A thread that is in a call when the cut begins is
@@ -227,24 +215,7 @@ impl TrackBuilder {
         if track == TimelineTrack::Loop {
             return;
         }
-        let operation = (None, event.raw.id, 0);
-        let is_open = self.open.get(&track) == Some(&operation);
-        match event.what {
-            Payload::Submitted { .. } if is_slice(event) && !self.open.contains_key(&track) => {
-                self.open.insert(track, operation);
-                sink.begin(track, &label(event), event, flow);
-            }
-            Payload::Completed { more, .. } if is_open && (more || event.is_multishot()) => {
-                sink.instant(track, event, None);
-                if !more {
-                    self.end(track, event, sink);
-                }
-            }
-            Payload::Completed { .. } | Payload::Implied { .. } if is_open => {
-                self.end(track, event, sink);
-            }
-            _ => sink.instant(track, event, None),
-        }
+        self.side(track, event, flow, sink);
     }
 
     /// The flow from a submission to its last completion. Its number is that of the submission's
@@ -281,7 +252,7 @@ impl TrackBuilder {
         }
     }
 
-    /// Draws a call or a readiness on the track of its connection or listener.
+    /// Draws an operation, a call or a readiness on the track of its connection or listener.
     fn side(
         &mut self,
         track: TimelineTrack,
@@ -289,14 +260,29 @@ impl TrackBuilder {
         flow: Option<Flow>,
         sink: &mut Sink<'_>,
     ) {
-        let operation = (event.lane, event.raw.id, event.raw.op);
+        let operation = match event.op {
+            Some(Op::Ring(_)) => (None, event.raw.id, 0),
+            _ => (event.lane, event.raw.id, event.raw.op),
+        };
+        let open = self.open.get(&track);
+        let is_open = open == Some(&operation);
         match event.what {
-            Payload::CallBegin { .. } if !self.open.contains_key(&track) => {
+            Payload::Submitted { .. } | Payload::CallBegin { .. }
+                if open.is_none() && is_slice(event) =>
+            {
                 self.open.insert(track, operation);
                 sink.begin(track, &label(event), event, flow);
             }
             Payload::CallBegin { .. } => {}
-            Payload::CallEnd { .. } if self.open.get(&track) == Some(&operation) => {
+            Payload::Completed { more, .. } if is_open && (more || event.is_multishot()) => {
+                sink.instant(track, event, None);
+                if !more {
+                    self.end(track, event, sink);
+                }
+            }
+            Payload::Completed { .. } | Payload::Implied { .. } | Payload::CallEnd { .. }
+                if is_open =>
+            {
                 self.end(track, event, sink);
             }
             _ => sink.instant(track, event, None),
@@ -336,13 +322,15 @@ impl TrackBuilder {
     }
 }
 
-/// Whether a submission is drawn as a slice on the track of its connection or listener.
+/// Whether an operation or a call is drawn as a slice on the track of its connection or listener.
 fn is_slice(event: &Event) -> bool {
-    let Some(Op::Ring(kind)) = event.op else { return false };
-    matches!(
-        kind,
-        Kind::Accept | Kind::Recv | Kind::Send | Kind::PollAccept | Kind::PollRecv | Kind::PollSend
-    )
+    use Kind::{Accept, PollAccept, PollRecv, PollSend, Recv, Send};
+    match event.op {
+        Some(Op::Ring(kind)) => {
+            matches!(kind, Accept | Recv | Send | PollAccept | PollRecv | PollSend)
+        }
+        _ => true,
+    }
 }
 
 /// The track of an event that belongs to no connection.

@@ -9,8 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{KernelEvent, KernelEventKind, Missing, Sidecar, Tracepoint};
-use proactor_record::RecordKind;
-use proactor_record::Trace;
+use proactor_record::{RecordKind, Trace};
 use proactor_report::{Align, Latencies, NOTHING, Table, units};
 
 /// The durations of the stages over a whole recording.

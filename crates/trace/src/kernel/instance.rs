@@ -60,6 +60,16 @@ impl fmt::Display for Unavailable {
 
 impl std::error::Error for Unavailable {}
 
+impl Unavailable {
+    /// The failure of an action that needs root.
+    fn failed(action: &str, error: io::Error) -> Unavailable {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Unavailable::NotRoot,
+            _ => Unavailable::Failed(action.to_owned(), error),
+        }
+    }
+}
+
 /// A private trace instance.
 #[derive(Debug)]
 pub struct Instance {
@@ -69,7 +79,8 @@ pub struct Instance {
     decoder: TracepointDecoder,
     /// Requested tracepoints and fields that this kernel does not have.
     missing: Vec<Missing>,
-    clock: Clock,
+    /// The clock of the events' times.
+    pub(super) clock: Clock,
     /// Events that were read and not yet returned: another CPU may still deliver an earlier one.
     pending: Vec<KernelEvent>,
     /// Every event before this time has been read.
@@ -106,10 +117,8 @@ impl Instance {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", std::process::id());
         let folder = root.join("instances").join(name);
-        fs::create_dir(&folder).map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => Unavailable::NotRoot,
-            _ => Unavailable::Failed("make a trace instance".to_owned(), error),
-        })?;
+        let failed = |error| Unavailable::failed("make a trace instance", error);
+        fs::create_dir(&folder).map_err(failed)?;
         // From here on, dropping the value removes the folder.
         let mut instance = Instance {
             folder,
@@ -181,11 +190,6 @@ impl Instance {
         }
     }
 
-    /// The clock of the events' times.
-    pub fn clock(&self) -> Clock {
-        self.clock
-    }
-
     /// Requested tracepoints and fields that this kernel does not have.
     pub fn missing(&self) -> &[Missing] {
         &self.missing
@@ -230,11 +234,9 @@ impl Instance {
     /// # Errors
     /// The kernel's counters cannot be read.
     pub fn lost(&self) -> io::Result<u64> {
-        let mut lost = self.gaps;
-        for cpu in &self.cpus {
-            lost += lost_of(&fs::read_to_string(cpu.folder.join("stats"))?);
-        }
-        Ok(lost)
+        self.cpus.iter().try_fold(self.gaps, |lost, cpu| {
+            Ok(lost + lost_of(&fs::read_to_string(cpu.folder.join("stats"))?))
+        })
     }
 
     /// Reads every buffer to its end.
@@ -293,15 +295,14 @@ fn tracefs() -> Result<(PathBuf, Option<OwnedFd>), Unavailable> {
         let (place, kind) = (words.next()?, words.next()?);
         (kind == "tracefs").then(|| PathBuf::from(place))
     });
-    match mounted {
-        Some(place) if place.join("instances").is_dir() => return Ok((place, None)),
-        _ => {}
+    if let Some(place) = mounted.filter(|place| place.join("instances").is_dir()) {
+        return Ok((place, None));
     }
-    match os::private_tracefs() {
-        Ok(fd) => Ok((PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())), Some(fd))),
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(Unavailable::NotRoot),
-        Err(error) => Err(Unavailable::NoTracefs(error)),
-    }
+    let fd = os::private_tracefs().map_err(|error| match error.raw_os_error() {
+        Some(libc::EPERM) => Unavailable::NotRoot,
+        _ => Unavailable::NoTracefs(error),
+    })?;
+    Ok((PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())), Some(fd)))
 }
 
 /// Removes the instances of processes that have ended. An instance in use cannot be removed.
@@ -309,10 +310,8 @@ fn remove_left_behind(root: &Path) {
     let Ok(entries) = fs::read_dir(root.join("instances")) else { return };
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();
-        let process = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|rest| {
-            let (pid, _) = rest.split_once('-')?;
-            pid.parse::<u32>().ok()
-        });
+        let rest = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split_once('-'));
+        let process = rest.and_then(|(pid, _)| pid.parse::<u32>().ok());
         if process.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             let _ = fs::remove_dir(entry.path());
         }
@@ -325,10 +324,8 @@ fn page_layout(root: &Path) -> Result<PageLayout, Unavailable> {
     // In one read(2): this file returns nothing to a second one.
     let mut text = [0; 4096];
     let len = File::open(&path).and_then(|mut file| file.read(&mut text));
-    let len = len.map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => Unavailable::NotRoot,
-        _ => Unavailable::Failed(format!("read {}", path.display()), error),
-    })?;
+    let failed = |error| Unavailable::failed(&format!("read {}", path.display()), error);
+    let len = len.map_err(failed)?;
     PageLayout::parse(&String::from_utf8_lossy(&text[..len]))
         .ok_or(Unavailable::NoTracepoint("header_page"))
 }

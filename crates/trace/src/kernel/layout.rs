@@ -18,22 +18,14 @@ impl Field {
     /// Returns the value, sign-extended; `None` if it is not a number or lies outside `bytes`.
     pub fn read(self, bytes: &[u8]) -> Option<u64> {
         let part = bytes.get(self.offset..self.offset.checked_add(self.size)?)?;
-        let (narrow, signed) = match *part {
-            [a] => (u64::from(a), i64::from(a as i8)),
-            [a, b] => {
-                let bytes = [a, b];
-                (u64::from(u16::from_ne_bytes(bytes)), i64::from(i16::from_ne_bytes(bytes)))
-            }
-            [a, b, c, d] => {
-                let bytes = [a, b, c, d];
-                (u64::from(u32::from_ne_bytes(bytes)), i64::from(i32::from_ne_bytes(bytes)))
-            }
-            _ => {
-                let wide = u64::from_ne_bytes(part.try_into().ok()?);
-                (wide, wide as i64)
-            }
-        };
-        Some(if self.signed { signed as u64 } else { narrow })
+        if ![1, 2, 4, 8].contains(&self.size) {
+            return None;
+        }
+        let at = if cfg!(target_endian = "big") { 8 - self.size } else { 0 };
+        let mut wide = [0; 8];
+        wide[at..at + self.size].copy_from_slice(part);
+        let (wide, unused) = (u64::from_ne_bytes(wide), 64 - 8 * self.size);
+        Some(if self.signed { ((wide << unused) as i64 >> unused) as u64 } else { wide })
     }
 }
 

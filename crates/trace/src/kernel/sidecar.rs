@@ -16,10 +16,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{Instance, KernelEvent, KernelEventKind, Missing, Tracepoint, Unavailable};
-use proactor_record::Recorder;
-use proactor_record::{About, Settings};
-use proactor_record::{Clock, Record, RecordKind};
-use proactor_record::{Header, Trace, Unreadable};
+use proactor_record::{
+    About, Clock, Header, Record, RecordKind, Recorder, Settings, Trace, Unreadable,
+};
 
 /// The model in the header of a sidecar file.
 pub(crate) const MODEL: &str = "kernel";
@@ -77,7 +76,7 @@ impl KernelRecorder {
         settings: &Settings,
     ) -> Result<KernelRecorder, Unavailable> {
         let failed = |error| Unavailable::Failed("record the kernel's events".to_owned(), error);
-        let clock = Some(instance.clock());
+        let clock = Some(instance.clock);
         let settings = Settings { clock, triggers: Vec::new(), ..settings.clone() };
         let missing: Vec<_> = instance.missing().iter().map(|missing| missing.name()).collect();
         let more = vec![(MISSING.to_owned(), missing.join(","))];
@@ -141,17 +140,14 @@ impl OwnRings {
     /// Whether the event is about a ring of this process. The thread that creates a ring, posts to
     /// it or sleeps on it decides; data may arrive in the time of any thread.
     fn contain(&mut self, event: &KernelEvent) -> bool {
-        let ours = || fs::exists(format!("/proc/self/task/{}", event.thread)).unwrap_or(false);
         match event.kind {
+            KernelEventKind::Arrived => return self.0.get(&event.ring) == Some(&true),
             // A new ring may have the address of a former one.
-            KernelEventKind::Created { .. } => {
-                let ours = ours();
-                self.0.insert(event.ring, ours);
-                ours
-            }
-            KernelEventKind::Arrived => self.0.get(&event.ring).is_some_and(|&ours| ours),
-            _ => *self.0.entry(event.ring).or_insert_with(ours),
+            KernelEventKind::Created { .. } => _ = self.0.remove(&event.ring),
+            _ => {}
         }
+        let ours = || fs::exists(format!("/proc/self/task/{}", event.thread)).unwrap_or(false);
+        *self.0.entry(event.ring).or_insert_with(ours)
     }
 }
 

@@ -45,7 +45,7 @@ impl AttachArgs {
         let stop = ShutdownSignal::new().and_then(|stop| stop.on_signals().map(|()| stop));
         let stop = stop.context("cannot listen for signals")?;
         let mut instance = Instance::new(&Tracepoint::ALL, Clock::Nanos, BUFFER)?;
-        attached.set_missing(instance.missing());
+        attached.missing = instance.missing().to_vec();
         instance.missing().iter().for_each(|missing| eprintln!("note: {missing}"));
         let deadline = self.span.map(|span| Instant::now() + span);
         if attached.open_rings() == 0 {
@@ -56,9 +56,9 @@ impl AttachArgs {
         }
         let begin = Instant::now();
         let watched = self.watch(&mut attached, &mut instance, &stop, deadline);
-        attached.set_watched(begin.elapsed());
+        attached.watched = begin.elapsed();
         // The summary is printed even if the output of the live lines failed.
-        attached.set_lost(instance.lost().context("cannot read the number of lost events")?);
+        attached.lost = instance.lost().context("cannot read the number of lost events")?;
         drop(instance);
         watched?;
         let mut out = stdout();
