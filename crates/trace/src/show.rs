@@ -5,13 +5,12 @@
 //!   0.001923300  r0    cqe     recv*         c7.1             64  #2  buf 82  more (shot 27, armed 1.60 ms ago)
 //! ```
 
-use std::fmt::Write;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::event::{Begun, Event};
+use super::event::Event;
 use super::view::POLLS_ALL;
 use proactor::keys::{ConnId, KeyOwner};
 use proactor_record::format::MAIN;
@@ -191,103 +190,95 @@ fn owner(event: &Event) -> String {
     })
 }
 
+/// What the event says besides its operation and its result.
 fn details(header: &Header, event: &Event) -> String {
-    let mut text = String::new();
-    let begun = event.begun;
-    match event.what {
+    let number = event.begun.and_then(|begun| begun.number).map(|number| format!("#{number}"));
+    let lasted = event.lasted.map(span);
+    let length = |len: u32| (len > 0).then(|| format!("{len} B"));
+    let descriptor = |file: i32| (file >= 0).then(|| format!("fd {file}"));
+    let end = || event.is_eof().then(|| "EOF".to_owned());
+    let parts = match event.what {
         Payload::Submitted { len, skip_success, .. } => {
-            text.push_str(&hash(begun));
-            if len > 0 {
-                let _ = write!(text, "{len} B  ");
-            }
-            if skip_success {
-                text.push_str("skip-success  ");
-            }
-            let earlier = begun.map_or(0, |begun| begun.earlier);
-            if earlier > 0 && event.op.is_some_and(Op::receives) {
-                let _ = write!(text, "armed again, {} before", units::times(earlier.into()));
-            }
+            let earlier = event.begun.map_or(0, |begun| begun.earlier);
+            let again = earlier > 0 && event.op.is_some_and(Op::receives);
+            vec![
+                number,
+                length(len),
+                skip_success.then(|| "skip-success".to_owned()),
+                again.then(|| format!("armed again, {} before", units::times(earlier.into()))),
+            ]
         }
         Payload::Completed { result, more, buffer, .. } => {
-            completed(&mut text, event, result, more, buffer);
-            // With many completions it is the peer's time since the last one, and not an age.
-            write_age(&mut text, event.lasted.filter(|_| !event.is_multishot()));
+            let no_buffer = result == Err(Errno(libc::ENOBUFS));
+            let no_buffer = no_buffer && event.op.is_some_and(Op::receives);
+            vec![
+                number,
+                buffer.map(|buffer| format!("buf {buffer}")),
+                end(),
+                no_buffer.then(|| "no buffer left".to_owned()),
+                shots(event, more),
+                // With many completions it is the peer's time since the last one, and not an age.
+                lasted.filter(|_| !event.is_multishot()).map(|lasted| format!("age {lasted}")),
+            ]
         }
         Payload::Implied { .. } => {
-            text.push_str(&hash(begun));
-            text.push_str("succeeded without a completion  ");
-            write_age(&mut text, event.lasted);
-        }
-        Payload::EnterBegin { pending, mode, .. } => {
-            let _ = write!(text, "submit={pending}  {}", mode.map_or("?", WaitMode::name));
+            let words = "succeeded without a completion".to_owned();
+            vec![number, Some(words), lasted.map(|lasted| format!("age {lasted}"))]
         }
         Payload::EnterEnd { result, provided, overflow, .. } => {
-            write_span(&mut text, event.lasted);
-            entered(&mut text, header, event, result.unwrap_or(0));
-            if provided > 0 {
-                let _ = write!(text, "  provided {provided}");
-            }
-            if overflow {
-                text.push_str("  OVERFLOW: completions wait outside the queue");
-            }
+            let (taken, completions) = (result.unwrap_or(0), event.completions);
+            let cqes = units::plural(completions.into(), "cqe");
+            vec![
+                lasted,
+                Some(format!("{taken} submitted, {cqes}")),
+                header.get("completions").map(|queue| format!("cq {completions}/{queue}")),
+                Some(format!("in flight {}", event.in_flight.total)),
+                (provided > 0).then(|| format!("provided {provided}")),
+                overflow.then(|| "OVERFLOW: completions wait outside the queue".to_owned()),
+            ]
+        }
+        Payload::WaitEnd { result, is_counted } => {
+            vec![lasted, is_counted.then(|| format!("{} ready", result.unwrap_or(0)))]
+        }
+        Payload::CallBegin { file, len, .. } => {
+            // What a selector watches for is not a length.
+            let watches = matches!(event.op, Some(Op::Call(Call::Watch | Call::Rewatch)));
+            vec![descriptor(file), length(len).filter(|_| !watches)]
+        }
+        Payload::CallEnd { file, .. } => {
+            vec![descriptor(file), end(), measured(header, event.lasted).map(span)]
+        }
+        _ => vec![Some(words(header, event))],
+    };
+    parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
+}
+
+/// The details of an event that has only one.
+fn words(header: &Header, event: &Event) -> String {
+    match event.what {
+        Payload::EnterBegin { pending, mode, .. } => {
+            format!("submit={pending}  {}", mode.map_or("?", WaitMode::name))
         }
         Payload::WaitBegin { mode, at_most } => {
-            text.push_str(match mode {
+            let mode = match mode {
                 // It polls all sockets: whatever comes, it sleeps.
                 Some(WaitMode::Until) if header.model() == POLLS_ALL => "sleep",
                 _ => mode.map_or("?", WaitMode::name),
-            });
-            if let Some(nanos) = at_most {
-                let _ = write!(text, " {}", span(nanos));
-            }
-        }
-        Payload::WaitEnd { result, is_counted } => {
-            write_span(&mut text, event.lasted);
-            if is_counted {
-                let _ = write!(text, "{} ready", result.unwrap_or(0));
-            }
-        }
-        Payload::Ready { readable, writable, hung_up } => {
-            text.push_str(&readiness(readable, writable, hung_up));
-        }
-        Payload::CallBegin { file, len, .. } => {
-            if file >= 0 {
-                let _ = write!(text, "fd {file}");
-            }
-            // What a selector watches for is no length.
-            if len > 0 && !matches!(event.op, Some(Op::Call(Call::Watch | Call::Rewatch))) {
-                let _ = write!(text, "  {len} B");
-            }
-        }
-        Payload::CallEnd { file, .. } => {
-            if file >= 0 {
-                let _ = write!(text, "fd {file}  ");
-            }
-            if event.is_eof() {
-                text.push_str("EOF  ");
-            }
-            write_span(&mut text, measured(header, event.lasted));
-        }
-        Payload::Lost(n) => text.push_str(&units::plural(n, "record")),
-        Payload::Clock(nanos) => {
-            let _ = write!(text, "{nanos} ns of the monotonic clock");
-        }
-        Payload::Mark(number) => text.push_str(&number.to_string()),
-        Payload::Lane { thread, process } => {
-            let _ = match event.lane {
-                Some(MAIN) => write!(text, "started the recording: process {process}"),
-                _ if header.writers == Writers::Processes => write!(text, "process {process}"),
-                _ => write!(text, "thread {thread}"),
             };
+            at_most.map_or(mode.to_owned(), |nanos| format!("{mode} {}", span(nanos)))
         }
-        Payload::Frozen(why) => {
-            let _ = write!(text, "recording stopped {}", why.map_or("", |why| why.name()));
-        }
-        Payload::Unknown => {
-            let _ = write!(text, "a record of kind {}", event.raw.kind);
-        }
+        Payload::Ready { readable, writable, hung_up } => readiness(readable, writable, hung_up),
+        Payload::Lost(n) => units::plural(n, "record"),
+        Payload::Clock(nanos) => format!("{nanos} ns of the monotonic clock"),
+        Payload::Mark(number) => number.to_string(),
+        Payload::Lane { thread, process } => match event.lane {
+            Some(MAIN) => format!("started the recording: process {process}"),
+            _ if header.writers == Writers::Processes => format!("process {process}"),
+            _ => format!("thread {thread}"),
+        },
+        Payload::Frozen(why) => format!("recording stopped {}", why.map_or("", |why| why.name())),
+        _ => format!("a record of kind {}", event.raw.kind),
     }
-    text
 }
 
 /// What a descriptor is ready for: `read, hung up`.
@@ -297,63 +288,20 @@ pub(crate) fn readiness(readable: bool, writable: bool, hung_up: bool) -> String
     words.join(", ")
 }
 
-fn entered(text: &mut String, header: &Header, event: &Event, taken: u32) {
-    let cqes = units::plural(event.completions.into(), "cqe");
-    let _ = write!(text, "{taken} submitted, {cqes}");
-    if let Some(queue) = header.get("completions") {
-        let _ = write!(text, "  cq {}/{queue}", event.completions);
-    }
-    let _ = write!(text, "  in flight {}", event.in_flight.total);
-}
-
-fn completed(
-    text: &mut String,
-    event: &Event,
-    result: Result<u32, Errno>,
-    more: bool,
-    buffer: Option<u16>,
-) {
-    text.push_str(&hash(event.begun));
-    if let Some(buffer) = buffer {
-        let _ = write!(text, "buf {buffer}  ");
-    }
-    if event.is_eof() {
-        text.push_str("EOF  ");
-    } else if result == Err(Errno(libc::ENOBUFS)) && event.op.is_some_and(Op::receives) {
-        text.push_str("no buffer left  ");
-    }
-    let Some(begun) = event.begun else {
-        return text.push_str("submitted before this trace");
-    };
+/// Where a completion stands among those of its submission, if that has several.
+fn shots(event: &Event, more: bool) -> Option<String> {
+    let Some(begun) = event.begun else { return Some("submitted before this trace".to_owned()) };
     let (shots, armed) = (units::count(begun.shots.into()), event.at.saturating_sub(begun.at));
     if more {
-        let _ = write!(text, "more (shot {shots}, armed {} ago)", span(armed));
-    } else if begun.shots > 1 {
-        let _ = write!(text, "last shot ({shots} in {})", span(armed));
+        return Some(format!("more (shot {shots}, armed {} ago)", span(armed)));
     }
+    (begun.shots > 1).then(|| format!("last shot ({shots} in {})", span(armed)))
 }
 
 /// How long a call took, if that was measured: between two readings of a clock that is read once a
 /// batch, no time passes.
 fn measured(header: &Header, lasted: Option<u64>) -> Option<u64> {
     lasted.filter(|&nanos| nanos > 0 || header.level == Some(Level::Record))
-}
-
-fn write_age(text: &mut String, age: Option<u64>) {
-    if let Some(age) = age {
-        let _ = write!(text, "age {}", span(age));
-    }
-}
-
-fn write_span(text: &mut String, lasted: Option<u64>) {
-    if let Some(nanos) = lasted {
-        let _ = write!(text, "{}  ", span(nanos));
-    }
-}
-
-fn hash(begun: Option<Begun>) -> String {
-    let number = begun.and_then(|begun| begun.number);
-    number.map_or(String::new(), |number| format!("#{number}  "))
 }
 
 fn span(nanos: u64) -> String {

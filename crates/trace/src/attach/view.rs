@@ -198,20 +198,12 @@ impl WatchedProcess {
 
     /// The operations of a ring, one row each.
     fn table(&self, ring: &RingState) -> Table {
-        let mut table = Table::new(&[
-            ("op", Align::Left),
-            ("submitted", Align::Right),
-            ("cqes", Align::Right),
-            ("ok", Align::Right),
-            ("polls", Align::Right),
-            ("punts", Align::Right),
-            ("submit→cqe p50", Align::Right),
-            ("p99", Align::Right),
-            ("max", Align::Right),
-            ("arrival→cqe p50", Align::Right),
-            ("p99", Align::Right),
-            ("errors", Align::Left),
-        ]);
+        let names = ["op", "submitted", "cqes", "ok", "polls", "punts", "submit→cqe p50", "p99"];
+        let names = names.into_iter().chain(["max", "arrival→cqe p50", "p99", "errors"]);
+        let is_text = |name| ["op", "errors"].contains(&name);
+        let align = |name| if is_text(name) { Align::Left } else { Align::Right };
+        let columns: Vec<_> = names.map(|name| (name, align(name))).collect();
+        let mut table = Table::new(&columns);
         ring.ops.iter().for_each(|(opcode, op)| table.row(self.row(*opcode, op)));
         table
     }

@@ -175,16 +175,12 @@ fn to_record(event: &KernelEvent) -> Option<Record> {
 
 /// Decodes what [`to_record`] encodes; `None` for any other record.
 fn from_record(record: &Record) -> Option<KernelEvent> {
-    let Record { res, flags, .. } = *record;
-    let tracepoint = record.kind.checked_sub(BASE)?;
-    let kind = match *Tracepoint::ALL.get(usize::from(tracepoint))? {
-        Tracepoint::Create => {
-            KernelEventKind::Created { fd: res, submissions: 0, completions: 0, flags }
-        }
-        Tracepoint::Complete => KernelEventKind::Completed { res, flags },
-        Tracepoint::CqeOverflow => KernelEventKind::Overflowed { res, flags },
-        Tracepoint::TaskAdd => KernelEventKind::Arrived,
-        Tracepoint::QueueAsyncWork => KernelEventKind::Punted,
+    let tracepoint = *Tracepoint::ALL.get(usize::from(record.kind.checked_sub(BASE)?))?;
+    let (res, flags) = (record.res as u64, record.flags.into());
+    let own = match tracepoint {
+        Tracepoint::Create => [res, 0, 0, flags],
+        Tracepoint::Complete | Tracepoint::CqeOverflow => [res, flags, 0, 0],
+        Tracepoint::TaskAdd | Tracepoint::QueueAsyncWork => [0; 4],
         _ => return None,
     };
     Some(KernelEvent {
@@ -194,7 +190,7 @@ fn from_record(record: &Record) -> Option<KernelEvent> {
         request: 0,
         user_data: record.id,
         opcode: (record.aux != 0).then_some(record.op),
-        kind,
+        kind: KernelEventKind::of(tracepoint, own),
     })
 }
 

@@ -159,6 +159,29 @@ pub enum KernelEventKind {
 }
 
 impl KernelEventKind {
+    /// Makes a kind of a tracepoint and the values of its [own fields](Tracepoint::spec).
+    pub(super) fn of(tracepoint: Tracepoint, own: [u64; 4]) -> KernelEventKind {
+        let (res, flags) = (own[0] as i32, own[1] as u32);
+        match tracepoint {
+            Tracepoint::Create => KernelEventKind::Created {
+                fd: own[0] as i32,
+                submissions: own[1] as u32,
+                completions: own[2] as u32,
+                flags: own[3] as u32,
+            },
+            Tracepoint::SubmitReq => KernelEventKind::Submitted { by_kernel: own[0] & 0xff != 0 },
+            Tracepoint::ReqFailed => KernelEventKind::Rejected { error: res },
+            Tracepoint::Complete => KernelEventKind::Completed { res, flags },
+            Tracepoint::CqeOverflow => KernelEventKind::Overflowed { res, flags },
+            Tracepoint::TaskAdd => KernelEventKind::Arrived,
+            Tracepoint::QueueAsyncWork => KernelEventKind::Punted,
+            Tracepoint::PollArm => KernelEventKind::PollArmed,
+            Tracepoint::LocalWorkRun => KernelEventKind::WorkRun { count: own[0] as u32 },
+            Tracepoint::CqringWait => KernelEventKind::Waited { least: own[0] as u32 },
+            Tracepoint::FailLink => KernelEventKind::LinkFailed,
+        }
+    }
+
     /// The word for it in lines and in JSON.
     pub fn name(&self) -> &'static str {
         match self {
@@ -285,31 +308,11 @@ impl TracepointDecoder {
             request: read(fields.request).unwrap_or(0),
             user_data: read(fields.user_data).unwrap_or(0),
             opcode: read(fields.opcode).map(|code| code as u8),
-            kind: kind(*tracepoint, fields.own.map(|field| read(field).unwrap_or(0))),
+            kind: KernelEventKind::of(
+                *tracepoint,
+                fields.own.map(|field| read(field).unwrap_or(0)),
+            ),
         })
-    }
-}
-
-/// An event's kind, of the values of its [own fields](Tracepoint::spec).
-fn kind(tracepoint: Tracepoint, own: [u64; 4]) -> KernelEventKind {
-    let (res, flags) = (own[0] as i32, own[1] as u32);
-    match tracepoint {
-        Tracepoint::Create => KernelEventKind::Created {
-            fd: own[0] as i32,
-            submissions: own[1] as u32,
-            completions: own[2] as u32,
-            flags: own[3] as u32,
-        },
-        Tracepoint::SubmitReq => KernelEventKind::Submitted { by_kernel: own[0] & 0xff != 0 },
-        Tracepoint::ReqFailed => KernelEventKind::Rejected { error: res },
-        Tracepoint::Complete => KernelEventKind::Completed { res, flags },
-        Tracepoint::CqeOverflow => KernelEventKind::Overflowed { res, flags },
-        Tracepoint::TaskAdd => KernelEventKind::Arrived,
-        Tracepoint::QueueAsyncWork => KernelEventKind::Punted,
-        Tracepoint::PollArm => KernelEventKind::PollArmed,
-        Tracepoint::LocalWorkRun => KernelEventKind::WorkRun { count: own[0] as u32 },
-        Tracepoint::CqringWait => KernelEventKind::Waited { least: own[0] as u32 },
-        Tracepoint::FailLink => KernelEventKind::LinkFailed,
     }
 }
 
