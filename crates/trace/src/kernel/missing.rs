@@ -38,29 +38,23 @@ impl Missing {
 
     /// What is unknown without it.
     pub fn unknown(self) -> &'static str {
-        match self {
-            Missing::Tracepoint(Tracepoint::Create) => "how rings were created is unknown",
-            Missing::Tracepoint(Tracepoint::SubmitReq) => "submissions are unknown",
-            Missing::Tracepoint(Tracepoint::ReqFailed) => {
-                "a rejected submission is seen only when it completes"
-            }
-            Missing::Tracepoint(Tracepoint::Complete) => "completions are unknown",
-            Missing::Tracepoint(Tracepoint::CqeOverflow) => {
-                "completions that overflowed the queue look like any other"
-            }
-            Missing::Tracepoint(Tracepoint::TaskAdd) => "arrival times are unknown",
-            Missing::Tracepoint(Tracepoint::QueueAsyncWork) => {
+        let Missing::Tracepoint(tracepoint) = self else {
+            return "which completions are multishot or have a buffer is unknown";
+        };
+        match tracepoint {
+            Tracepoint::Create => "how rings were created is unknown",
+            Tracepoint::SubmitReq => "submissions are unknown",
+            Tracepoint::ReqFailed => "a rejected submission is seen only when it completes",
+            Tracepoint::Complete => "completions are unknown",
+            Tracepoint::CqeOverflow => "completions that overflowed the queue look like any other",
+            Tracepoint::TaskAdd => "arrival times are unknown",
+            Tracepoint::QueueAsyncWork => {
                 "the work of the kernel's worker threads (io-wq) is unknown"
             }
-            Missing::Tracepoint(Tracepoint::PollArm) => {
-                "which requests waited by polling is unknown"
-            }
-            Missing::Tracepoint(Tracepoint::LocalWorkRun) => "runs of deferred work are unknown",
-            Missing::Tracepoint(Tracepoint::CqringWait) => "sleeps are unknown",
-            Missing::Tracepoint(Tracepoint::FailLink) => {
-                "broken links are seen only as cancelled requests"
-            }
-            Missing::Flags => "which completions are multishot or have a buffer is unknown",
+            Tracepoint::PollArm => "which requests waited by polling is unknown",
+            Tracepoint::LocalWorkRun => "runs of deferred work are unknown",
+            Tracepoint::CqringWait => "sleeps are unknown",
+            Tracepoint::FailLink => "broken links are seen only as cancelled requests",
         }
     }
 }

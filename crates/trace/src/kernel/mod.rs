@@ -12,14 +12,14 @@
 //! ```
 
 mod delays;
-#[cfg(test)]
-mod formats;
 mod instance;
 mod layout;
 mod missing;
 mod page;
 mod show;
 mod sidecar;
+#[cfg(test)]
+mod tests;
 mod tracepoint;
 
 pub use delays::Delays;
