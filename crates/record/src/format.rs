@@ -11,7 +11,7 @@
 //!
 //! Record number `n` is in slot `n % capacity`, so the file holds the last `capacity` records, and
 //! the numbers of the others say how many were overwritten. All numbers are in the byte order of
-//! the machine that wrote the file; the mark at offset 8 tells which that is.
+//! the machine that wrote the file; the mark at offset 8 says which that is.
 //!
 //! A file may have [many writers](Writers). Then a record's `iteration` is its number, which says
 //! whether the record is there at all, and its `aux` is the [lane](crate::Record::lane) of its
@@ -117,7 +117,9 @@ pub(crate) fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 macro_rules! numbered {
-    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $item:ident = $number:literal, $text:literal;)* }) => {
+    ($(#[$outer:meta])* $name:ident {
+        $($(#[$doc:meta])* $item:ident = $number:literal, $text:literal;)*
+    }) => {
         $(#[$outer])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
@@ -215,7 +217,7 @@ numbered! {
 numbered! {
     /// The kind of an operation on a ring: bits 56 to 63 of its token.
     Kind {
-        /// Accepts connections.
+        /// Accepts connections of a listener.
         Accept = 1, "accept";
         /// Receives from a connection.
         Recv = 2, "recv";
@@ -223,13 +225,13 @@ numbered! {
         Send = 3, "send";
         /// Shuts a connection down.
         Shutdown = 4, "shutdown";
-        /// Closes a connection.
+        /// Closes the socket of a connection.
         Close = 5, "close";
-        /// Cancels an accept.
+        /// Cancels an accept in flight.
         CancelAccept = 6, "cancel-accept";
-        /// Cancels a receive.
+        /// Cancels a receive in flight.
         CancelRecv = 7, "cancel-recv";
-        /// Cancels a send.
+        /// Cancels a send in flight.
         CancelSend = 8, "cancel-send";
         /// Waits for a wake-up of the loop.
         Wake = 9, "wake";
@@ -267,17 +269,17 @@ impl Kind {
 numbered! {
     /// A system call of a loop or of a thread.
     Call {
-        /// accept4(2)
+        /// A connection is accepted: accept4(2).
         Accept = 1, "accept";
-        /// recv(2)
+        /// Bytes are received: recv(2).
         Recv = 2, "recv";
-        /// send(2)
+        /// Bytes are sent: send(2).
         Send = 3, "send";
-        /// sendmsg(2)
+        /// Several parts are sent at once: sendmsg(2).
         SendVectored = 4, "sendmsg";
-        /// shutdown(2)
+        /// One direction is shut down: shutdown(2).
         Shutdown = 5, "shutdown";
-        /// close(2)
+        /// The socket is closed: close(2).
         Close = 6, "close";
         /// The selector begins to watch a descriptor: a system call in some selectors.
         Watch = 7, "watch";
@@ -285,15 +287,15 @@ numbered! {
         Rewatch = 8, "rewatch";
         /// The selector ceases to watch.
         Unwatch = 9, "unwatch";
-        /// poll(2) for one socket
+        /// One socket is waited for: poll(2).
         Poll = 10, "poll";
         /// No system call: a thread waits for the right to write to a socket.
         Lock = 11, "lock";
-        /// fork(2)
+        /// A child process is created: fork(2).
         Fork = 12, "fork";
-        /// waitid(2) or waitpid(2), for a child
+        /// A child process is reaped: waitid(2) or waitpid(2).
         Reap = 13, "waitid";
-        /// kill(2)
+        /// A child process is signalled: kill(2).
         Kill = 14, "kill";
     }
 }
@@ -356,7 +358,7 @@ impl Op {
     }
 
     /// Whether its duration says nothing of this program: it waits for a peer, a person at the
-    /// console, a signal or another thread. A send is not among them: how long it sleeps tells how
+    /// console, a signal or another thread. A send is not among them: how long it sleeps says how
     /// full the socket is. `may_sleep` says whether a call blocks.
     pub const fn waits_for_others(self, may_sleep: bool) -> bool {
         use Kind::*;
@@ -435,7 +437,7 @@ numbered! {
     Level {
         /// At the begin and the end of each enter or wait: the records between have the last time.
         Batch = 1, "batch";
-        /// For each record.
+        /// It is read for each record.
         Record = 2, "record";
     }
 }

@@ -10,11 +10,9 @@ use crate::format::{
     RECORD, TEXT, Writers, at, part, tables,
 };
 use crate::record::Record;
-use crate::recorder::Recorder;
 use crate::shm_log::OwnedLog;
 use crate::sys;
 use crate::trigger::Trigger;
-use crate::writer::Writer;
 
 /// How long ticks and nanoseconds are compared before the first record.
 const CALIBRATION: Duration = Duration::from_millis(5);
@@ -66,43 +64,12 @@ pub struct About {
     pub more: Vec<(String, String)>,
 }
 
-/// Where to record, and how.
-#[derive(Debug)]
-pub struct Recording {
-    /// The file, which is emptied.
-    pub file: File,
-    /// How.
-    pub settings: Settings,
-}
-
-impl Recording {
-    /// Starts a recording of one owner.
-    ///
-    /// # Errors
-    /// The file cannot have its size, or cannot be mapped.
-    pub fn start(&self, about: &About) -> io::Result<Recorder> {
-        Recorder::create(&self.file, &self.settings, about).map_err(refused)
-    }
-
-    /// Starts a recording of many writers. The writer returned has the main lane.
-    ///
-    /// # Errors
-    /// The file cannot have its size, or cannot be mapped.
-    pub fn start_for(&self, about: &About, writers: Writers) -> io::Result<Writer> {
-        Writer::create(&self.file, &self.settings, about, writers).map_err(refused)
-    }
-}
-
-fn refused(error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot record: {error}"))
-}
-
 /// A log whose header is written.
 #[derive(Debug)]
 pub(crate) struct NewLog {
     pub(crate) log: OwnedLog,
     pub(crate) clock: Clock,
-    /// Ticks a second.
+    /// How many ticks a second has.
     pub(crate) hertz: u64,
     /// The time before the first record, in ticks; 0 with a simulator's clock.
     pub(crate) begun: u64,
@@ -262,7 +229,7 @@ impl From<io::Error> for Unreadable {
 /// The header of a trace: the program, the time, the machine and the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// The format's version.
+    /// The major and minor version of the format.
     pub version: (u16, u16),
     /// The number of slots.
     pub capacity: u64,
@@ -277,7 +244,7 @@ pub struct Header {
     pub pairs: [(u64, u64); 2],
     /// The wall clock at the start: nanoseconds since 1970.
     pub wall_nanos: u64,
-    /// The process.
+    /// The number of the process.
     pub pid: u32,
     /// The ring's descriptor in that process, if it was a ring.
     pub ring_fd: Option<i32>,
@@ -285,11 +252,11 @@ pub struct Header {
     pub setup_flags: Option<u32>,
     /// The number of the loop, if there are several.
     pub lane: u32,
-    /// The writers.
+    /// Which writers the trace has.
     pub writers: Writers,
     /// One connection of so many was recorded.
     pub sample: u32,
-    /// Records ever written.
+    /// How many records were ever written.
     pub head: u64,
     /// Records not written because recording had stopped.
     pub missed: u64,
@@ -299,7 +266,7 @@ pub struct Header {
     pub frozen: Option<Frozen>,
     /// Whether the recorder was closed in order.
     pub ended: bool,
-    /// The `key=value` lines.
+    /// The `key=value` lines of the text.
     pub text: Vec<(String, String)>,
 }
 

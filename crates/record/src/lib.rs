@@ -34,6 +34,7 @@ mod log;
 mod reader;
 mod record;
 mod recorder;
+mod recording;
 mod shm_log;
 pub mod sys;
 mod trigger;
@@ -41,11 +42,12 @@ mod writer;
 
 pub use errno::Errno;
 pub use format::{Call, Clock, Frozen, Kind, Level, Op, RecordKind, WaitMode, Writers};
-pub use header::{About, Header, Recording, Settings, Unreadable};
+pub use header::{About, Header, Settings, Unreadable};
 
 pub use log::Log;
 pub use reader::{Reader, Trace};
 pub use record::{Pairing, Payload, Record};
 pub use recorder::Recorder;
+pub use recording::Recording;
 pub use trigger::Trigger;
 pub use writer::Writer;

@@ -72,7 +72,7 @@ impl Source<'_> {
 /// A trace that has been read: its header, and the records that are there, oldest first.
 #[derive(Debug, Clone)]
 pub struct Trace {
-    /// The header.
+    /// The header of the trace.
     pub header: Header,
     /// The records. Where some are absent stands a LOST record of this reader.
     pub records: Vec<Record>,
@@ -83,7 +83,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Reads a file.
+    /// Reads the file at a path.
     ///
     /// # Errors
     /// It cannot be read, or is not a trace.
@@ -145,8 +145,8 @@ impl Trace {
         Ok(Trace { header, records, first, remarks })
     }
 
-    /// How many records are missing of those that were to be written. Those that a file which is
-    /// cut short lacks are not counted.
+    /// How many records are missing of those that should have been written. Those that a file
+    /// which is cut short lacks are not counted.
     pub fn lost(&self) -> u64 {
         let unwritten = match self.header.writers {
             Writers::One => 0,
@@ -291,12 +291,12 @@ impl<'a> Reader<'a> {
     /// There may be records that were not read yet.
     pub fn is_over(&self) -> bool {
         let Source::File(file) = &self.source else { return true };
-        // A recorder has the file locked. Where there are no locks, the process tells.
-        let lives = || {
+        // A recorder has the file locked. Where there are no locks, the process says it.
+        let runs = || {
             let process = || fs::exists(format!("/proc/{}", self.header.pid)).unwrap_or(true);
             sys::is_locked(file.as_fd()).unwrap_or_else(|_| process())
         };
-        self.header.ended || !lives()
+        self.header.ended || !runs()
     }
 
     /// Whether all records have been returned.

@@ -1,7 +1,7 @@
 //! A record: 32 bytes in the file, made by one constructor for each kind and read as a [`Payload`].
 //!
 //! The constructors and [`Record::payload`] stand in the same order: what one packs, the other
-//! unpacks. The time, and where it applies the iteration or the lane, are set by who writes it.
+//! unpacks. The time, and where it applies the iteration or the lane, are set by the writer.
 
 use crate::errno::Errno;
 use crate::format::{
@@ -24,7 +24,7 @@ pub struct Record {
     /// The number of the enter or wait in or after which this was, modulo 2³²; with many writers,
     /// the record's number modulo 2³².
     pub iteration: u32,
-    /// A [`RecordKind`].
+    /// The number of a [`RecordKind`].
     pub kind: u8,
     /// An `IORING_OP_*`, a [`Call`] or a [`WaitMode`].
     pub op: u8,
@@ -43,7 +43,7 @@ pub type Pairing = (u64, u8, u16);
 pub enum Payload {
     /// An operation was queued.
     Submitted {
-        /// `IORING_OP_*`.
+        /// Its number, one of `IORING_OP_*`.
         opcode: u8,
         /// The file, or the slot of a direct descriptor.
         file: i32,
@@ -65,12 +65,12 @@ pub enum Payload {
     },
     /// A send with `IOSQE_CQE_SKIP_SUCCESS` succeeded in full.
     Implied {
-        /// How many bytes.
+        /// How many bytes were sent.
         bytes: u32,
     },
     /// The loop enters the kernel.
     EnterBegin {
-        /// Submissions ever queued.
+        /// How many submissions were ever queued.
         queued: u64,
         /// Those of them that the kernel has not taken.
         pending: u32,
@@ -88,7 +88,7 @@ pub enum Payload {
         /// Whether completions waited outside a full queue.
         overflow: bool,
     },
-    /// A selector waits.
+    /// A selector waits for descriptors.
     WaitBegin {
         /// How long it may sleep.
         mode: Option<WaitMode>,
@@ -104,9 +104,9 @@ pub enum Payload {
     },
     /// A descriptor is ready.
     Ready {
-        /// To read.
+        /// It has something to read.
         readable: bool,
-        /// To write.
+        /// It has space to write.
         writable: bool,
         /// The peer has ended.
         hung_up: bool,
@@ -124,7 +124,7 @@ pub enum Payload {
     CallEnd {
         /// The descriptor, or -1.
         file: i32,
-        /// Its result.
+        /// The result of the call.
         result: Result<u32, Errno>,
         /// Whether it could sleep until the peer acted.
         may_sleep: bool,
@@ -137,12 +137,12 @@ pub enum Payload {
     Mark(u64),
     /// One of many writers began.
     Lane {
-        /// Its thread's number.
+        /// The number of its thread.
         thread: u32,
-        /// Its process's.
+        /// The number of its process.
         process: u32,
     },
-    /// Recording stopped.
+    /// Recording stopped, for this reason.
     Frozen(Option<Frozen>),
     /// A kind of record that this version does not know.
     Unknown,
@@ -258,7 +258,7 @@ impl Record {
         Record { flags: process, ..Record::of(RecordKind::Lane, thread as u64) }
     }
 
-    /// Recording stops.
+    /// Recording stops, for this reason.
     pub const fn frozen(why: Frozen) -> Record {
         Record { aux: why as u16, ..Record::of(RecordKind::Freeze, 0) }
     }
@@ -358,7 +358,7 @@ impl Record {
         is_one.then_some(self.id & CONN)
     }
 
-    /// The connection by which the record is in a sample or not: as [`conn`](Record::conn), and that
+    /// The connection by which the record is in a sample: as [`conn`](Record::conn), and that
     /// of a [link](LINK) to the child that serves it.
     pub(crate) fn sampled_conn(&self) -> Option<u64> {
         let is_keyed =

@@ -16,7 +16,7 @@ use crate::log::Log;
 use crate::record::Record;
 use crate::shm_log::OwnedLog;
 use crate::sys;
-use crate::trigger::Watch;
+use crate::trigger::TriggerWatch;
 
 /// The most records between two publications.
 const BATCH: u64 = MARGIN / 2;
@@ -35,7 +35,7 @@ pub struct Recorder {
     now: u64,
     iteration: u32,
     sample: u32,
-    watch: Option<Watch>,
+    watch: Option<TriggerWatch>,
     frozen: bool,
     /// Whether a record needs more than to be written.
     is_special: bool,
@@ -79,7 +79,7 @@ impl Recorder {
             now: begun,
             iteration: 0,
             sample: settings.sample.max(1),
-            watch: Watch::new(&settings.triggers, hertz),
+            watch: TriggerWatch::new(&settings.triggers, hertz),
             frozen: false,
             // There is no time until an iteration begins.
             is_special: true,
@@ -176,9 +176,9 @@ impl Recorder {
     #[cold]
     fn toggle(&mut self, toggles: u32) {
         // Two requests at once cancel each other.
-        let odd = toggles.wrapping_sub(self.toggles) % 2 == 1;
+        let has_request = toggles.wrapping_sub(self.toggles) % 2 == 1;
         self.toggles = toggles;
-        match (odd, self.frozen) {
+        match (has_request, self.frozen) {
             (true, false) => self.freeze(Frozen::Signal),
             (true, true) => self.thaw(),
             (false, _) => {}

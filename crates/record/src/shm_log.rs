@@ -1,6 +1,6 @@
 //! The memory of a recorder: a header and slots, in pages shared with a file or in memory.
 //!
-//! What is written to a file's shared pages is in the kernel's hands at once: it survives the end
+//! What is written to a file's shared pages belongs to the kernel at once: it survives the end
 //! of the process, whatever ends it (mmap(2), `MAP_SHARED`). The blocks are reserved before
 //! (posix_fallocate(3)), since a write to a page for which the disk has no block is a SIGBUS. So is
 //! a write beyond the end of a file that was cut short: therefore the file is locked (fcntl(2),
@@ -25,9 +25,9 @@ use crate::sys;
 /// The owner writes record *n* as follows. Readers are other processes, or this one by pread(2).
 ///
 /// 1. Store the four words of slot *n* mod *capacity* (no ordering).
-/// 2. At each begin and end of an iteration, and after at most [`MARGIN`](crate::format::MARGIN) / 2
-///    records, store *n* + 1 into `head` (Release). All records below `head` are complete for a
-///    reader that loads `head` (Acquire) before it reads them.
+/// 2. At each begin and end of an iteration, and after at most [`MARGIN`] / 2 records, store
+///    *n* + 1 into `head` (Release). All records below `head` are complete for a reader that loads
+///    `head` (Acquire) before it reads them.
 ///
 /// A reader trusts the records from `head` + `MARGIN` − *capacity* on, by a `head` that it loads
 /// after reading them: between two publications the owner has overwritten only older slots.
@@ -35,6 +35,8 @@ use crate::sys;
 /// What a crash leaves behind: after step 1, complete or not, a slot that no reader trusts, since
 /// it is within the margin behind `head`; the records since the last step 2 are lost, at most
 /// `MARGIN` / 2. After step 2, nothing to repair.
+///
+/// [`MARGIN`]: crate::format::MARGIN
 #[derive(Debug)]
 pub(crate) struct OwnedLog {
     base: NonNull<u8>,
@@ -212,7 +214,7 @@ pub(crate) struct SharedLog {
 unsafe impl Sync for SharedLog {}
 
 impl SharedLog {
-    /// Shares a log.
+    /// Shares a log among many writers.
     ///
     /// # Errors
     /// The memory is full.
@@ -228,7 +230,7 @@ impl SharedLog {
     #[inline]
     pub(crate) fn long(&self, at: usize) -> &AtomicU64 {
         assert!(at.is_multiple_of(8) && at + 8 <= HEADER, "a number of the header");
-        // SAFETY: within the mapping and aligned, asserted above; the mapping lives as long as
+        // SAFETY: within the mapping and aligned, asserted above; the mapping exists as long as
         // `self`, and all accesses to the header after its writing are atomic.
         unsafe { AtomicU64::from_ptr(self.log.base.as_ptr().add(at).cast()) }
     }
@@ -304,7 +306,7 @@ impl SharedLog {
     fn slot(&self, number: u64) -> &[AtomicU64; 4] {
         let slot = (number & (self.log.capacity - 1)) as usize;
         // SAFETY: the mask keeps the index below `capacity`, and each slot is four aligned words;
-        // the mapping lives as long as `self`, and all accesses to slots are atomic.
+        // `self` owns the mapping, and all accesses to slots are atomic.
         unsafe { &*self.log.base.as_ptr().add(HEADER + slot * RECORD).cast::<[AtomicU64; 4]>() }
     }
 
@@ -361,7 +363,7 @@ impl SkippedSlots {
     #[cold]
     fn take_over(&self, number: u64, laps: u64) -> bool {
         let slot = (number & (self.capacity - 1)) as usize;
-        // SAFETY: the mask keeps the index within the mapping, which is aligned and lives as long
+        // SAFETY: the mask keeps the index within the mapping, which is aligned and exists as long
         // as `self`; all accesses to it are atomic.
         let skipped = unsafe { self.base.add(slot).as_ref() };
         let lap = (number / self.capacity) as u32;

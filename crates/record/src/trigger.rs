@@ -16,7 +16,7 @@ pub enum Trigger {
     Age {
         /// The share that is not to be exceeded, as 0.99.
         quantile: f64,
-        /// The age.
+        /// The age that counts as old.
         over: Duration,
     },
     /// A completion or a call fails with an error that is not
@@ -84,7 +84,7 @@ const WINDOW: u64 = 1024;
 
 /// Looks at each record for the conditions of the triggers.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct TriggerWatch {
     error: bool,
     overflow: bool,
     ages: Option<Ages>,
@@ -102,15 +102,15 @@ struct Ages {
 #[derive(Debug)]
 struct Limit {
     quantile: f64,
-    /// In ticks.
+    /// The age in ticks of the clock.
     over: u64,
     /// Ages in this window that are greater.
     beyond: u64,
 }
 
-impl Watch {
+impl TriggerWatch {
     /// Watches for these, on a clock of so many ticks a second; `None` if none needs it.
-    pub(crate) fn new(triggers: &[Trigger], hertz: u64) -> Option<Watch> {
+    pub(crate) fn new(triggers: &[Trigger], hertz: u64) -> Option<TriggerWatch> {
         let has = |wanted| triggers.contains(&wanted);
         let limit = |trigger: &Trigger| match *trigger {
             Trigger::Age { quantile, over } => {
@@ -122,7 +122,7 @@ impl Watch {
         let limits: Vec<_> = triggers.iter().filter_map(limit).collect();
         let ages = (!limits.is_empty()).then(|| Ages { limits, begun: HashMap::new(), seen: 0 });
         let (error, overflow) = (has(Trigger::Error), has(Trigger::Overflow));
-        (error || overflow || ages.is_some()).then_some(Watch { error, overflow, ages })
+        (error || overflow || ages.is_some()).then_some(TriggerWatch { error, overflow, ages })
     }
 
     /// Returns the reason to stop, if this record is one.
@@ -211,7 +211,8 @@ mod tests {
     fn ages_beyond_the_limit_are_seen_once_there_are_enough_of_them() {
         let age = Trigger::Age { quantile: 0.5, over: Duration::from_millis(100) };
         for (ticks, expected) in [(50_000_000, None), (150_000_000, Some(Frozen::Age))] {
-            let mut watch = Watch::new(&[age], 1_000_000_000).expect("something to watch for");
+            let mut watch =
+                TriggerWatch::new(&[age], 1_000_000_000).expect("something to watch for");
             let mut last = None;
             for time in (0..WINDOW).map(|n| n * 1000) {
                 assert_eq!(last, None);
@@ -228,7 +229,8 @@ mod tests {
         let age = |quantile, nanos| Trigger::Age { quantile, over: Duration::from_nanos(nanos) };
         let limits = [age(0.5, 1000), age(0.99, 100)];
         for (kind, expected) in [(Kind::Send, Some(Frozen::Age)), (Kind::PollRecv, None)] {
-            let mut watch = Watch::new(&limits, 1_000_000_000).expect("something to watch for");
+            let mut watch =
+                TriggerWatch::new(&limits, 1_000_000_000).expect("something to watch for");
             let mut last = None;
             for time in (0..WINDOW).map(|n| n * 1000) {
                 assert_eq!(last, None);
@@ -249,7 +251,8 @@ mod tests {
             (Call::Send, true, Some(Frozen::Age)),
             (Call::Lock, true, None),
         ] {
-            let mut watch = Watch::new(&[limit], 1_000_000_000).expect("something to watch for");
+            let mut watch =
+                TriggerWatch::new(&[limit], 1_000_000_000).expect("something to watch for");
             let mut last = None;
             for time in (0..WINDOW).map(|n| n * 1000) {
                 // The same call for the same connection, begun later in another lane, ends first.
@@ -266,7 +269,7 @@ mod tests {
 
     #[test]
     fn the_result_of_a_cancel_or_of_an_empty_socket_is_no_failure() {
-        let mut watch = Watch::new(&[Trigger::Error], 1).expect("something to watch for");
+        let mut watch = TriggerWatch::new(&[Trigger::Error], 1).expect("something to watch for");
         let cqe = |errno: i32| Record::completed(0, -errno, 0, 0);
         for errno in [0, libc::EAGAIN, libc::EINTR, libc::ECANCELED, libc::ENOBUFS] {
             assert_eq!(watch.see(&cqe(errno)), None);

@@ -19,12 +19,12 @@ use crate::log::Log;
 use crate::record::Record;
 use crate::shm_log::SharedLog;
 use crate::sys;
-use crate::trigger::Watch;
+use crate::trigger::TriggerWatch;
 
-/// One of many who write into a trace. A clone writes into the same lane.
+/// One of many writers of a trace. A clone writes into the same lane.
 #[derive(Debug, Clone)]
 pub struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<SharedWriter>,
     lane: u16,
 }
 
@@ -32,12 +32,12 @@ pub struct Writer {
 /// first, in one cache line: after a call into the kernel it is no longer in the cache.
 #[derive(Debug)]
 #[repr(C, align(64))]
-struct Shared {
+struct SharedWriter {
     log: SharedLog,
     /// When the clock is next compared with nanoseconds, in ticks.
     compare_at: AtomicU64,
     /// Each process has its own: forked children watch their own records.
-    watch: Option<Box<Mutex<Watch>>>,
+    watch: Option<Box<Mutex<TriggerWatch>>>,
     sample: u32,
     /// The requests to stop or go on that were followed.
     toggles: AtomicU32,
@@ -51,7 +51,7 @@ struct Shared {
     hertz: u64,
 }
 
-const _: () = assert!(std::mem::offset_of!(Shared, owner) <= 64);
+const _: () = assert!(std::mem::offset_of!(SharedWriter, owner) <= 64);
 
 impl Writer {
     /// Records into a file, which is emptied; it keeps the last records whatever ends the writers.
@@ -92,7 +92,7 @@ impl Writer {
         assert_ne!(writers, Writers::One, "one owner has a recorder of its own");
         let NewLog { log, clock, hertz, begun } = NewLog::create(file, settings, about, writers)?;
         let compare_at = if clock == Clock::Tsc { begun + hertz } else { u64::MAX };
-        let shared = Shared {
+        let shared = SharedWriter {
             log: SharedLog::new(log)?,
             clock,
             hertz,
@@ -101,7 +101,8 @@ impl Writer {
             toggles: AtomicU32::new(sys::toggles()),
             populated: AtomicU32::new(u32::MAX),
             compare_at: AtomicU64::new(compare_at),
-            watch: Watch::new(&settings.triggers, hertz).map(|watch| Box::new(Mutex::new(watch))),
+            watch: TriggerWatch::new(&settings.triggers, hertz)
+                .map(|watch| Box::new(Mutex::new(watch))),
         };
         let writer = Writer { shared: Arc::new(shared), lane: MAIN };
         writer.introduce();
@@ -144,7 +145,7 @@ impl Writer {
     /// Whether the record is of a connection outside the sample; then it is counted.
     #[cold]
     fn skips(&self, record: &Record) -> bool {
-        let Shared { log, sample, .. } = &*self.shared;
+        let SharedWriter { log, sample, .. } = &*self.shared;
         let skips = record.sampled_conn().is_some_and(|conn| !is_sampled(conn, *sample));
         if skips {
             log.long(at::SKIPPED).fetch_add(1, Ordering::Relaxed);
@@ -249,7 +250,7 @@ impl Writer {
 
     #[cold]
     fn populate(&self, number: u64) {
-        let Shared { log, populated, .. } = &*self.shared;
+        let SharedWriter { log, populated, .. } = &*self.shared;
         // Where the kernel cannot, it is not asked again.
         let next = if log.populate_window(number) { log.window(number) + 1 } else { u32::MAX };
         populated.store(next, Ordering::Relaxed);
@@ -257,7 +258,7 @@ impl Writer {
 
     #[cold]
     fn toggle(&self, asked: u32) {
-        let Shared { toggles, owner, .. } = &*self.shared;
+        let SharedWriter { toggles, owner, .. } = &*self.shared;
         // Another thread may have followed this request already, and later ones too.
         let newer = |followed: u32| asked.wrapping_sub(followed).cast_signed() > 0;
         let follow = |before| newer(before).then_some(asked);
@@ -274,7 +275,7 @@ impl Writer {
     /// Compares the ticks with nanoseconds once more: a longer time gives a better rate.
     #[cold]
     fn compare(&self, time: u64) {
-        let Shared { log, hertz, owner, compare_at, .. } = &*self.shared;
+        let SharedWriter { log, hertz, owner, compare_at, .. } = &*self.shared;
         let due = compare_at.load(Ordering::Relaxed);
         let next = time.wrapping_add(*hertz);
         let first = time >= due
@@ -285,7 +286,7 @@ impl Writer {
     }
 
     #[cold]
-    fn watch(&self, watch: &Mutex<Watch>, record: &Record) {
+    fn watch(&self, watch: &Mutex<TriggerWatch>, record: &Record) {
         let why = watch.lock().unwrap_or_else(PoisonError::into_inner).see(record);
         why.into_iter().for_each(|why| self.freeze(why));
     }
@@ -300,7 +301,7 @@ impl Log for Writer {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedWriter {
     fn drop(&mut self) {
         // A child leaves the end to its parent.
         if self.owner == std::process::id() {

@@ -131,7 +131,7 @@ fn a_trace_that_goes_round_under_many_keeps_the_last_and_says_what_is_gone() {
 }
 
 #[test]
-fn who_reads_while_many_write_sees_nothing_torn() {
+fn a_reader_while_many_write_sees_nothing_torn() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let about = About::default();
     let writer = Writer::create(file.as_file(), &settings(), &about, Writers::Threads).unwrap();
@@ -148,7 +148,7 @@ fn who_reads_while_many_write_sees_nothing_torn() {
     assert!(reads > 0);
 }
 
-/// Of two slots, so that somebody is writing to what is read.
+/// Of two slots, so that a writer is at work on what is read.
 #[test]
 fn what_is_written_to_meanwhile_is_not_among_what_is_read() {
     let log = SharedLog::new(OwnedLog::new(None, 2, Writers::Threads).unwrap()).unwrap();
@@ -175,13 +175,13 @@ fn what_is_written_to_meanwhile_is_not_among_what_is_read() {
 }
 
 #[test]
-fn a_writer_who_is_killed_in_the_middle_leaves_one_that_is_lost() {
+fn a_writer_that_is_killed_in_the_middle_leaves_one_that_is_lost() {
     let writer = in_memory();
     let log = &writer.shared.log;
     writer.mark(1);
     let number = log.reserve();
     // It is begun, and never finished.
-    assert!(log.claim(number).is_some(), "nobody else has it");
+    assert!(log.claim(number).is_some(), "no other writer has it");
     // One more has got its number, and no further.
     log.reserve();
     writer.mark(2);
@@ -189,7 +189,7 @@ fn a_writer_who_is_killed_in_the_middle_leaves_one_that_is_lost() {
     assert_eq!((losses(&trace), trace.lost()), (vec![2], 2));
     let mark = |(number, one): (u64, Record)| one.is(RecordKind::Mark).then_some(number);
     assert_eq!(numbered(&trace).into_iter().filter_map(mark).collect::<Vec<_>>(), [1, 4]);
-    // From then on their slots are nobody's: of each lap two are lost.
+    // From then on their slots have no writer: of each lap two are lost.
     for lap in 1..=3 {
         (0..LEAST).for_each(|n| writer.mark(n));
         let trace = read(&writer);
@@ -198,13 +198,13 @@ fn a_writer_who_is_killed_in_the_middle_leaves_one_that_is_lost() {
 }
 
 #[test]
-fn who_comes_back_a_lap_later_spoils_nothing() {
+fn a_writer_that_comes_back_a_lap_later_spoils_nothing() {
     let writer = in_memory();
     let log = &writer.shared.log;
     let late = log.reserve();
     (0..LEAST).for_each(|n| writer.mark(n));
-    assert_eq!(losses(&read(&writer)), [1], "who came a lap later has left its slot alone");
-    log.claim(late).expect("nobody else has it").finish(telling(MAIN, 0).words());
+    assert_eq!(losses(&read(&writer)), [1], "a writer a lap later has left its slot alone");
+    log.claim(late).expect("no other writer has it").finish(telling(MAIN, 0).words());
     assert_eq!(losses(&read(&writer)), [1], "it is a lap old");
     (0..LEAST).for_each(|n| writer.mark(n));
     assert!(losses(&read(&writer)).is_empty(), "as it has come, its slot is used again");
@@ -237,7 +237,7 @@ fn a_slot_has_one_writer_at_a_time_and_is_used_again_when_the_late_have_come() {
 }
 
 /// The laps from 0 to 49, each a few places from where it should be; and before which of them
-/// whoever writes comes to an end.
+/// each writer comes to an end.
 fn order() -> impl Strategy<Value = Vec<(u64, bool)>> {
     let late = prop_oneof![3 => Just(0), 1 => 0..6u64];
     prop::collection::vec((late, any::<bool>()), 50).prop_map(|laps| {
@@ -303,7 +303,7 @@ fn a_record_of_four_billion_ago_is_not_taken_for_a_new_one() {
     let log = &writer.shared.log;
     let killed = log.reserve() + LEAST;
     writer.mark(0);
-    // Whoever comes after the killed one leaves the slot alone, also when the numbers are the same
+    // A writer after the killed one leaves the slot alone, also when the numbers are the same
     // again; the reader has no record there.
     for lap in [2, (1 << 32) / LEAST - 1, (1 << 32) / LEAST, (1 << 32) / LEAST + 1] {
         assert!(log.claim(killed + lap * LEAST).is_none(), "{lap}");
@@ -313,7 +313,7 @@ fn a_record_of_four_billion_ago_is_not_taken_for_a_new_one() {
 }
 
 #[test]
-fn a_gap_that_the_file_tells_of_may_be_as_long_as_it_says() {
+fn a_gap_that_the_file_reports_may_be_as_long_as_it_says() {
     let (_file, writer, mut reader) = followed();
     let reserve = || writer.shared.log.reserve();
     // Before it and behind it is one that is never written: it grows by the second.
