@@ -181,11 +181,13 @@ impl<'a> Outbox<'a> {
 
     /// Receives nothing more until [`resume`](Outbox::resume): an answer from elsewhere is awaited.
     /// A drain waits too.
+    #[doc(hidden)] // Until something can call a paused protocol from elsewhere.
     pub fn pause(&mut self) {
         self.requests.flags = self.requests.flags & !Requests::RESUME | Requests::PAUSE;
     }
 
     /// Receives again. Input that was not taken is offered first.
+    #[doc(hidden)] // As `pause`.
     pub fn resume(&mut self) {
         self.requests.flags = self.requests.flags & !Requests::PAUSE | Requests::RESUME;
     }
