@@ -1,6 +1,6 @@
 //! The example `own_protocol`: a program of a few lines serves its own protocols on every model.
 
-#[allow(dead_code, reason = "each test crate uses its part")]
+#[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
 mod support;
 
 use std::path::Path;
