@@ -22,8 +22,8 @@
 //! # Stopping
 //!
 //! A thread that sleeps in a call does not look at flags. `shutdown(2)` would wake it, but after it
-//! the kernel replies to further bytes with a reset, and a reset destroys what the peer has not read
-//! yet. So a drain interrupts the calls, by a signal whose handler does nothing
+//! the kernel replies to further bytes with a reset, and a reset destroys what the peer has not
+//! read yet. So a drain interrupts the calls, by a signal whose handler does nothing
 //! ([`os::interrupt`]), again and again until each thread has noticed: it may have looked at the
 //! flag just before the signal, and gone to sleep just after. From then on each thread finishes by
 //! itself. Past the deadline nothing needs to be preserved, and `shutdown(2)` is used, which lasts:

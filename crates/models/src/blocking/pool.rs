@@ -106,7 +106,7 @@ impl ThreadPool {
     /// Interrupts the threads that sleep for their own peer and have messages. Returns true if
     /// there are any.
     pub(super) fn interrupt_receivers(&self) -> bool {
-        self.interrupt(ThreadStatus::is_to_be_woken)
+        self.interrupt(ThreadStatus::must_be_woken)
     }
 
     fn interrupt(&self, which: impl Fn(&ThreadStatus) -> bool) -> bool {

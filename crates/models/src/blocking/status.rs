@@ -66,7 +66,7 @@ impl ThreadStatus {
     /// Returns true if there are messages. Called after it has published that it will
     /// [sleep](Member::does): else it could sleep while there are some.
     pub(super) fn is_called(&self) -> bool {
-        fence(Ordering::SeqCst); // Pairs with the fence of `is_to_be_woken`.
+        fence(Ordering::SeqCst); // Pairs with the fence of `must_be_woken`.
         self.called.load(Ordering::Relaxed)
     }
 
@@ -125,7 +125,7 @@ impl ThreadStatus {
     /// Returns true if it sleeps for its own peer and there are messages: then it has to be
     /// interrupted. A thread that sleeps for another connection, or in a send, looks afterwards; an
     /// interrupt would restart its time limit.
-    pub(super) fn is_to_be_woken(&self) -> bool {
+    pub(super) fn must_be_woken(&self) -> bool {
         if !self.called.load(Ordering::Relaxed) {
             return false;
         }

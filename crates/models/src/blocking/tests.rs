@@ -19,7 +19,7 @@ use proactor::protocol::{Chargen, Echo, Input, Message, Outbox};
 const BUFFERS: &[BufferClass] =
     &[BufferClass { bytes: 4096, count: 256 }, BufferClass { bytes: 65536, count: 8 }];
 
-/// Whoever is served.
+/// The id of the connection that is served.
 const ID: ConnId = ConnId::new(0, 0);
 
 fn shared() -> SharedState {
@@ -31,7 +31,7 @@ fn said(text: impl Into<Chunk>) -> Message {
     Message::Broadcast(text.into())
 }
 
-/// Somebody in a group, and the other end of its socket.
+/// Returns a member of a group, and the other end of its socket.
 fn enter(group: &Arc<Group>) -> (Membership, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -39,7 +39,7 @@ fn enter(group: &Arc<Group>) -> (Membership, UnixStream) {
     (group.enter(ID, ours.into()).unwrap(), theirs)
 }
 
-/// Has a thread serve_connection with the peer that is answered; it answers what was counted.
+/// Serves a connection in a thread, which returns what was counted. Returns its peer.
 fn host<P>(protocol: P) -> (UnixStream, JoinHandle<Counters>)
 where
     P: Protocol + Send + 'static,
@@ -48,11 +48,11 @@ where
     (peer, thread::spawn(move || sit(membership, protocol)))
 }
 
-/// Converses, in this thread; answers what was counted.
+/// Serves a connection in this thread. Returns what was counted.
 fn sit(membership: Membership, protocol: impl Protocol) -> Counters {
     let status = status();
     serve_connection(&PlainCalls, &shared(), &status, membership, |_, _| protocol, &mut || {
-        unreachable!("nobody drains")
+        unreachable!("no drain")
     });
     Counters { calls: os::calls(), ..status.counted.snapshot() }
 }
@@ -171,21 +171,21 @@ fn a_finished_connection_discards_until_the_peer_ends_or_the_linger_time() {
     drop(peer);
 }
 
-// Rooms.
+// Groups.
 
 #[test]
 fn a_new_member_is_announced_to_earlier_members_then_reaches_all() {
     let group = Arc::default();
-    let seats = [(); 3].map(|()| enter(&group));
+    let members = [(); 3].map(|()| enter(&group));
     let seen = |earlier_only| {
         let mut others = Vec::new();
-        seats[1].0.others(earlier_only, &mut others);
+        members[1].0.others(earlier_only, &mut others);
         let mut numbers: Vec<u64> = others.iter().map(|other| other.number).collect();
         numbers.sort_unstable();
         numbers
     };
     assert_eq!((seen(true), seen(false)), (vec![1], vec![1, 3]));
-    let [first, second, third] = seats;
+    let [first, second, third] = members;
     drop((first, third));
     let mut others = Vec::new();
     second.0.others(false, &mut others);
@@ -306,13 +306,13 @@ fn queue(bytes: &[u8]) -> proactor::buffer::SendQueue {
     queue
 }
 
-// Mail.
+// Messages of the operator.
 
 #[test]
 fn messages_are_for_the_connection_served_now_and_not_the_next() {
     let (group, status) = (Arc::default(), status());
     let [first, second] = [(); 2].map(|()| enter(&group).0);
-    assert_eq!(status.post(&PlainCalls, None, b"nobody\n"), None);
+    assert_eq!(status.post(&PlainCalls, None, b"not served\n"), None);
     status.begin(Arc::clone(&first.member));
     assert_eq!(status.post(&PlainCalls, Some(2), b"another\n"), None);
     assert_eq!(status.post(&PlainCalls, Some(1), b"one\n"), Some(true));
@@ -325,7 +325,7 @@ fn messages_are_for_the_connection_served_now_and_not_the_next() {
     assert!(status.take_messages().is_none() && !status.is_called());
     assert_eq!(status.look(|member| member.number), Some(2));
     second.member.set_open(false);
-    assert_eq!(status.post(&PlainCalls, None, b"said in vain\n"), Some(false));
+    assert_eq!(status.post(&PlainCalls, None, b"too late\n"), Some(false));
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn only_a_thread_that_waits_for_its_own_peer_is_woken_for_its_outbox() {
     status.begin(Arc::clone(&membership.member));
     let woken = |doing| {
         membership.member.does(doing);
-        status.is_to_be_woken()
+        status.must_be_woken()
     };
     assert!(!woken(ThreadState::Receives), "it has none");
     status.post(&PlainCalls, None, b"news\n");
@@ -357,14 +357,14 @@ fn too_many_operator_messages_evict_the_connection() {
 #[test]
 fn operator_messages_are_bounded_and_the_dropped_ones_counted() {
     let mut shared = shared();
-    shared.to_operator(b"nobody sits there\n");
+    shared.to_operator(b"no operator\n");
     shared.has_operator = true;
     assert_eq!(shared.take_operator_messages(), (vec![], 0));
     let line = vec![b'x'; 1 << 16];
     (0..20).for_each(|_| shared.to_operator(&line));
     let (lines, lost) = shared.take_operator_messages();
     assert_eq!((lines.len() / line.len(), lost), (16, 4));
-    assert_eq!(shared.event.take(), 1, "rung once");
+    assert_eq!(shared.event.take(), 1, "notified once");
     shared.to_operator(b"more\n");
     assert_eq!(
         (shared.event.take(), shared.take_operator_messages()),
@@ -412,7 +412,7 @@ fn a_thread_that_cannot_start_frees_its_slot() {
         Ok(())
     };
     threads.add(&shared, work).unwrap();
-    assert_eq!(threads.reap(&shared).unwrap().iterations, 0, "nobody has ended");
+    assert_eq!(threads.reap(&shared).unwrap().iterations, 0, "no thread has ended");
     assert_eq!(threads.len(), 1);
     go.send(()).unwrap();
     let mut iterations = 0;
@@ -432,7 +432,7 @@ fn serve<P: Protocol + Clone + Send + Sync>(style: Style, protocol: P, stack: us
     let stop = ShutdownSignal::new().unwrap();
     let asked = stop.try_clone().unwrap();
     let thread = thread::spawn(move || {
-        // Long: who is cut off would not have ended by itself.
+        // Long: a connection that is cut would not have ended by itself.
         let limits = Limits { drain: Duration::from_secs(60), ..Limits::default() };
         let mut server = Blocking::new(PlainCalls, style, BUFFERS.to_vec(), limits, asked).unwrap();
         server.threads.stack = stack;
@@ -462,7 +462,7 @@ fn a_connection_without_a_thread_is_refused_and_counted() {
     assert_eq!((ended, accepted, closed, refused), (Ended::Drained, 3, 3, 3));
 }
 
-/// Tells the others what it hears, and stays when its peer has ended, to hear them.
+/// Broadcasts what it receives, and stays when its peer has ended, to receive broadcasts.
 #[derive(Clone)]
 struct Stay;
 
@@ -493,7 +493,7 @@ fn a_half_closed_connection_still_receives_broadcasts_without_spinning() {
     drop((listener, speaker));
     let (ended, counters) = server.join().unwrap();
     assert_eq!((ended, counters.accepted, counters.closed), (Ended::Drained, 2, 2));
-    assert!(counters.iterations < 1000, "nobody spins: {counters:?}");
+    assert!(counters.iterations < 1000, "no thread spins: {counters:?}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What is the coroutine server's own; that it serves as the others do, `tests/conformance.rs`
-//! tells.
+//! What only the coroutine server does; that it serves as the others do is tested by
+//! `tests/conformance.rs`.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -86,14 +86,18 @@ fn a_second_request_ends_at_once_and_frees_everything() {
             stop.request();
             client
         });
-        assert_eq!(coroutines.run().unwrap(), Ended::AtOnce, "who stays did not hold it up");
+        assert_eq!(
+            coroutines.run().unwrap(),
+            Ended::AtOnce,
+            "a connection that stays does not delay it"
+        );
         client.join().unwrap();
         drop(coroutines);
         assert!(pool.is_whole() && Rc::strong_count(&pool) == 1, "a task or a buffer was left");
     });
 }
 
-/// Discards, and notes who was heard.
+/// Discards its input, and notes the number of the connection.
 #[derive(Clone)]
 struct Noted(Arc<Mutex<Vec<u64>>>, u64);
 
@@ -129,7 +133,7 @@ fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
         coroutines.run().unwrap();
         clients.join().unwrap();
         let heard = std::mem::take(&mut *heard.lock().unwrap());
-        let before = heard.iter().position(|&who| who == 2).expect("it is heard");
+        let before = heard.iter().position(|&number| number == 2).expect("it is heard");
         assert_eq!(heard.len(), 201);
         assert!(before <= STEPS, "{before} receives from the first before the second is heard");
     });
@@ -194,17 +198,17 @@ fn a_marked_task_is_woken_and_the_running_one_is_not() {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
-    let bell = Arc::new(WakeCount(AtomicU32::new(0)));
-    let waker = Waker::from(Arc::clone(&bell));
-    let rung = || bell.0.swap(0, Ordering::Relaxed);
+    let wakes = Arc::new(WakeCount(AtomicU32::new(0)));
+    let waker = Waker::from(Arc::clone(&wakes));
+    let woken = || wakes.0.swap(0, Ordering::Relaxed);
     let mut server = broadcast_state();
     let ids = [(); 3].map(|()| server.peers.open(Broadcast, ListenerId(0), TaskState::new(None)));
     ids.iter().for_each(|&id| assert!(!server.wants(id, &waker).send));
     server.settle(None);
-    rung();
+    woken();
     server.peers.received(ids[0], Chunk::from("to both others"));
     server.settle(Some(ids[0]));
-    assert_eq!(rung(), 2);
+    assert_eq!(woken(), 2);
     assert!(server.wants(ids[1], &waker).send && !server.wants(ids[0], &waker).send);
 }
 

@@ -25,7 +25,7 @@ use proactor::protocol::Protocol;
 pub(super) struct NewConnection<P> {
     pub(super) socket: OwnedFd,
     pub(super) protocol: P,
-    /// Its limit [`Limits::max_input`](proactor::limits::Limits::max_input).
+    /// The limit of its input: [`Limits::max_input`](proactor::limits::Limits::max_input).
     pub(super) max_input: usize,
     /// Its number among all connections of the server.
     pub(super) number: u64,
@@ -81,8 +81,8 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         }
     }
 
-    /// Serves it to its end. Drains once `asked` returns true: the signal that causes this makes the
-    /// socket non-blocking as well. `publish` receives the counters before each call that may
+    /// Serves it to its end. Drains once `asked` returns true: the signal that causes this makes
+    /// the socket non-blocking as well. `publish` receives the counters before each call that may
     /// sleep.
     ///
     /// # Errors
