@@ -42,7 +42,7 @@ use crate::peers::{Peers, ReadyPeer};
 use crate::protocol::Protocol;
 use crate::ring::{AcceptId, CancelTarget, Completion, Op, Recv, Ring, Sent, Socket, Wait};
 use accept::AcceptStates;
-use console::ConsoleInput;
+use console::RingConsole;
 
 /// A server on a ring.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub struct Proactor<R, P> {
     lifecycle: Lifecycle,
     /// True while there may be sends with `skip_success` whose result is not known.
     unconfirmed_sends: bool,
-    console: Option<Box<ConsoleInput>>,
+    console: Option<Box<RingConsole>>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
@@ -327,7 +327,7 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
     }
 
     fn set_console(&mut self, console: Console) -> io::Result<()> {
-        self.console = Some(Box::new(ConsoleInput::new(console)?));
+        self.console = Some(Box::new(RingConsole::new(console)?));
         self.peers.expect_operator();
         self.read_console()
     }

@@ -43,7 +43,7 @@ use crate::peers::Peers;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Ready, Selector, Trigger};
 use accept::ListenerReadiness;
-use console::ConsoleInput;
+use console::WatchedConsole;
 
 /// How often one connection may be resumed in an iteration, and so receive: a flood does not delay
 /// the others.
@@ -54,7 +54,7 @@ const PASSES: usize = 16;
 pub struct Reactor<S, P> {
     selector: S,
     pool: Rc<Pool>,
-    peers: Peers<P, Socket>,
+    peers: Peers<P, WatchedSocket>,
     listeners: Listeners<WorkerFactory<P>, ListenerReadiness>,
     lifecycle: Lifecycle,
     /// When the program that embeds it wants to be woken.
@@ -65,7 +65,7 @@ pub struct Reactor<S, P> {
     busy: bool,
     /// Emptied in every iteration: its capacity is kept.
     reports: Vec<Ready>,
-    console: Option<Box<ConsoleInput>>,
+    console: Option<Box<WatchedConsole>>,
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
@@ -73,7 +73,7 @@ pub struct Reactor<S, P> {
 
 /// A connection's socket, and what is known of its readiness.
 #[derive(Debug)]
-pub struct Socket {
+pub struct WatchedSocket {
     fd: OwnedFd,
     /// True until a read would block, or is short.
     readable: bool,
@@ -220,13 +220,13 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     }
 
     /// Returns the socket of a new connection.
-    fn socket(&self, fd: OwnedFd, counts: u64) -> Socket {
+    fn socket(&self, fd: OwnedFd, counts: u64) -> WatchedSocket {
         let interest = match self.selector.trigger() {
             Trigger::Edge => Interest::BOTH,
             Trigger::Level | Trigger::Oneshot => Interest::READ,
         };
         let (readable, writable) = (false, true);
-        Socket { fd, readable, writable, hung_up: false, counts, interest, armed: true }
+        WatchedSocket { fd, readable, writable, hung_up: false, counts, interest, armed: true }
     }
 
     fn watch_new(&mut self, id: ConnId) {
@@ -317,7 +317,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
             return self.peers.wait_for_buffer(conn);
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
-        let room = buffer.len();
+        let space = buffer.len();
         match self.selector.recv(KeyOwner::Conn(conn).into(), socket.fd.as_fd(), buffer) {
             Ok(0) => {
                 socket.readable = false;
@@ -326,7 +326,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
             Ok(n) => {
                 // Short: that was all, unless the peer's end follows, which an edge does not report
                 // again.
-                socket.readable = n == room || socket.hung_up;
+                socket.readable = n == space || socket.hung_up;
                 self.counters.receives += socket.counts;
                 self.counters.received_bytes += socket.counts * n as u64;
                 self.peers.received(conn, Chunk::received(lease, n));
@@ -349,10 +349,11 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
                 return;
             }
             let (fd, key) = (socket.fd.as_fd(), KeyOwner::Conn(conn).into());
-            let (sent, room) = queue.offer(usize::MAX, |parts| self.selector.send(key, fd, parts));
+            let (sent, offered) =
+                queue.offer(usize::MAX, |parts| self.selector.send(key, fd, parts));
             match sent {
                 Ok(n) => {
-                    socket.writable = n == room;
+                    socket.writable = n == offered;
                     self.counters.sends += socket.counts;
                     self.counters.sent_bytes += socket.counts * n as u64;
                     owed = owed.saturating_sub(n);
@@ -387,7 +388,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Engine<P> for Reactor<S, P> {
     }
 
     fn set_console(&mut self, console: Console) -> io::Result<()> {
-        self.console = Some(Box::new(ConsoleInput::new(console, &mut self.selector)?));
+        self.console = Some(Box::new(WatchedConsole::new(console, &mut self.selector)?));
         self.peers.expect_operator();
         Ok(())
     }
@@ -414,7 +415,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Engine<P> for Reactor<S, P> {
     }
 }
 
-impl Socket {
+impl WatchedSocket {
     /// Makes the selector watch for `wanted`, if it does not already. A socket without interest is
     /// not watched: a level-triggered selector would report its hang-up in every iteration.
     fn watch_for(

@@ -15,7 +15,7 @@ use crate::ring::{Op, Recv, Ring};
 
 /// A console, and the buffer that its input is read into: no connection can hold it.
 #[derive(Debug)]
-pub(super) struct ConsoleInput {
+pub(super) struct RingConsole {
     pub(super) console: Console,
     pool: Rc<Pool>,
 }
@@ -23,11 +23,11 @@ pub(super) struct ConsoleInput {
 /// How many bytes are read at a time.
 const INPUT_SIZE: usize = 4096;
 
-impl ConsoleInput {
+impl RingConsole {
     /// # Errors
     /// There is no memory for the buffer.
-    pub(super) fn new(console: Console) -> io::Result<ConsoleInput> {
-        Ok(ConsoleInput {
+    pub(super) fn new(console: Console) -> io::Result<RingConsole> {
+        Ok(RingConsole {
             console,
             pool: Pool::new(&[BufferClass { bytes: INPUT_SIZE, count: 1 }])?,
         })

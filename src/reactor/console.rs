@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
-use super::{Reactor, Socket};
+use super::{Reactor, WatchedSocket};
 use crate::address;
 use crate::calls::SocketCalls;
 use crate::console::{Console, SocketInfo};
@@ -17,7 +17,7 @@ use crate::selector::{Interest, Selector, Trigger};
 
 /// A console, and what is known of the readiness of its input.
 #[derive(Debug)]
-pub(super) struct ConsoleInput {
+pub(super) struct WatchedConsole {
     pub(super) console: Console,
     /// True exactly when the selector watches the input.
     watched: bool,
@@ -26,10 +26,13 @@ pub(super) struct ConsoleInput {
     pub(super) readable: bool,
 }
 
-impl ConsoleInput {
+impl WatchedConsole {
     /// # Errors
     /// The selector cannot watch the input.
-    pub(super) fn new(console: Console, selector: &mut impl Selector) -> io::Result<ConsoleInput> {
+    pub(super) fn new(
+        console: Console,
+        selector: &mut impl Selector,
+    ) -> io::Result<WatchedConsole> {
         let key = KeyOwner::Console.into();
         let watched = match selector.add_shared(console.input(), key, Interest::READ) {
             Ok(()) => true,
@@ -37,7 +40,7 @@ impl ConsoleInput {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => false,
             Err(error) => return Err(error),
         };
-        Ok(ConsoleInput { console, watched, readable: !watched })
+        Ok(WatchedConsole { console, watched, readable: !watched })
     }
 }
 
@@ -66,7 +69,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         let Reactor { peers, lifecycle, console: Some(input), .. } = self else {
             return Ok(ControlFlow::Continue(()));
         };
-        let mut view = peers.inspect(lifecycle, counters, now, Socket::socket_info);
+        let mut view = peers.inspect(lifecycle, counters, now, WatchedSocket::socket_info);
         let flow = input.console.serve(&mut view);
         drop(view);
         if input.console.has_ended() {
@@ -79,7 +82,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     }
 }
 
-impl Socket {
+impl WatchedSocket {
     /// Returns what the console shows of it.
     fn socket_info(&self) -> SocketInfo {
         let mut doing = Vec::new();
