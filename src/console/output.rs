@@ -18,12 +18,12 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A writer that never waits.
 pub(super) struct Output {
-    shared: Arc<Shared>,
+    shared: Arc<SharedOutput>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct SharedOutput {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -45,7 +45,7 @@ impl Output {
     /// # Errors
     /// There can be no thread.
     pub(super) fn new(target: impl Write + Send + 'static) -> std::io::Result<Output> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(SharedOutput::default());
         let its = Arc::clone(&shared);
         let thread =
             thread::Builder::new().name("console".into()).spawn(move || write(&its, target))?;
@@ -72,13 +72,13 @@ impl Output {
     }
 }
 
-impl Shared {
+impl SharedOutput {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no thread panics while it holds the lock")
     }
 }
 
-fn write(shared: &Shared, mut target: impl Write) {
+fn write(shared: &SharedOutput, mut target: impl Write) {
     let mut text = String::new();
     loop {
         let mut state = shared.lock();

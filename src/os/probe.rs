@@ -14,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::shared::Shared;
+use super::shared::SharedNumbers;
 
 /// A system call as it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Call {
 /// Notes of calls, seen by the process that made it and those that it forks.
 #[derive(Debug)]
 pub struct Probe {
-    notes: Arc<Shared>,
+    notes: Arc<SharedNumbers>,
 }
 
 /// Calls remembered; of more, the last. A power of two.
@@ -50,7 +50,7 @@ impl Probe {
     /// # Errors
     /// No memory is left.
     pub fn new() -> io::Result<Probe> {
-        Shared::map(1 + NOTES * NOTE).map(|notes| Probe { notes: Arc::new(notes) })
+        SharedNumbers::map(1 + NOTES * NOTE).map(|notes| Probe { notes: Arc::new(notes) })
     }
 
     /// Notes these calls, from now on and for good: of this thread, of threads and processes that

@@ -9,18 +9,18 @@ use std::sync::atomic::AtomicU64;
 
 /// Numbers that every process forked from now on sees and changes, at first zero. Mapped lazily,
 /// unmapped on drop.
-pub struct Shared {
+pub struct SharedNumbers {
     base: NonNull<AtomicU64>,
     count: usize,
 }
 
-impl Shared {
+impl SharedNumbers {
     /// So many.
     ///
     /// # Errors
     /// mmap(2), `ENOMEM` above all.
-    pub fn map(count: usize) -> io::Result<Shared> {
-        let len = Shared::bytes(count);
+    pub fn map(count: usize) -> io::Result<SharedNumbers> {
+        let len = SharedNumbers::bytes(count);
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let kind = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory that
@@ -30,7 +30,7 @@ impl Shared {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).expect("a mapping is never at address zero");
-        Ok(Shared { base, count })
+        Ok(SharedNumbers { base, count })
     }
 
     fn bytes(count: usize) -> usize {
@@ -39,11 +39,11 @@ impl Shared {
 }
 
 // SAFETY: it is the sole owner of its mapping, which any thread may unmap.
-unsafe impl Send for Shared {}
+unsafe impl Send for SharedNumbers {}
 // SAFETY: of what is shared all is atomic: threads are no worse than the processes that share it.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for SharedNumbers {}
 
-impl Deref for Shared {
+impl Deref for SharedNumbers {
     type Target = [AtomicU64];
 
     fn deref(&self) -> &[AtomicU64] {
@@ -54,16 +54,16 @@ impl Deref for Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedNumbers {
     fn drop(&mut self) {
         // SAFETY: `self` owns the mapping, and every borrow of it borrows `self`. In other
         // processes it stays.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), Shared::bytes(self.count)) };
+        unsafe { libc::munmap(self.base.as_ptr().cast(), SharedNumbers::bytes(self.count)) };
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedNumbers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Shared({} numbers)", self.count)
+        write!(f, "SharedNumbers({})", self.count)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, ConnSlab};
-use proactor::os::shared::Shared;
+use proactor::os::shared::SharedNumbers;
 
 /// Numbers per child: two cache lines, so that no two children write to the same one.
 const WIDTH: usize = 16;
@@ -14,7 +14,7 @@ const WIDTH: usize = 16;
 #[derive(Debug)]
 pub(super) struct SharedCounters {
     /// A free slot is all zero.
-    numbers: Shared,
+    numbers: SharedNumbers,
     slots: ConnSlab<()>,
 }
 
@@ -24,7 +24,10 @@ impl SharedCounters {
     /// # Errors
     /// mmap(2), `ENOMEM` above all.
     pub(super) fn new(children: usize) -> io::Result<SharedCounters> {
-        Ok(SharedCounters { numbers: Shared::map(children * WIDTH)?, slots: ConnSlab::new() })
+        Ok(SharedCounters {
+            numbers: SharedNumbers::map(children * WIDTH)?,
+            slots: ConnSlab::new(),
+        })
     }
 
     /// Returns the slot of another child.
