@@ -1,4 +1,4 @@
-//! One line an event: for people, always the same columns; for programs, JSON.
+//! Events as lines of text, always in the same columns, and as JSON.
 //!
 //! ```text
 //!          time  lane  what    op            conn            res  details                                !
@@ -19,28 +19,28 @@ use proactor_record::{
 };
 use proactor_report::units;
 
-/// Where the details end and the mark of the abnormal stands.
+/// The column of the mark of abnormal events, behind the details.
 pub(super) const MARK: usize = 112;
 
-/// What is to be shown. Empty lists show all.
+/// A selection of events. An empty list selects all.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Only of these connections; `None` as a generation is any.
+    /// Only events of these connections; `None` as a generation is any.
     pub conns: Vec<(u32, Option<u32>)>,
     /// Only these operations or records, by name: `recv`, `cqe`.
     pub ops: Vec<String>,
     /// Only these results: an errno's name, a number, `ok` or `error`.
     pub results: Vec<String>,
-    /// Only from then on: since recording began.
+    /// Only events at or after this time since recording began.
     pub since: Option<Duration>,
-    /// Only before.
+    /// Only events before this time.
     pub until: Option<Duration>,
-    /// Only what ought not to happen.
+    /// Only abnormal events.
     pub abnormal: bool,
 }
 
 impl Filter {
-    /// Whether it is to be shown.
+    /// Whether the event is selected.
     pub fn passes(&self, event: &Event) -> bool {
         let is_named = |name: &str| {
             event.op.is_some_and(|op| op.name() == name)
@@ -79,10 +79,10 @@ impl Filter {
     }
 }
 
-/// A connection as a command line has it: `c7` is all tenants of slot 7, `c7.1` one of them.
+/// Parses a connection of a command line: `c7` is every connection of slot 7, `c7.1` one of them.
 ///
 /// # Errors
-/// A sentence that says what would be right.
+/// A sentence that says what is expected.
 pub fn parse_conn(text: &str) -> Result<(u32, Option<u32>), String> {
     let wrong = || format!("no connection {text:?}: write c7, or c7.1 for one tenant of slot 7");
     let rest = text.strip_prefix('c').unwrap_or(text);
@@ -93,7 +93,7 @@ pub fn parse_conn(text: &str) -> Result<(u32, Option<u32>), String> {
     }
 }
 
-/// The line that goes before any view: who recorded, by which clock, and what is not there.
+/// The first line of every view: the recording process, its clock, and what is missing.
 pub fn title(header: &Header, lost: u64) -> String {
     let clock = match header.clock {
         Some(Clock::Tsc) => format!("tsc {:.1} MHz", header.hertz as f64 / 1e6),
@@ -121,7 +121,7 @@ pub fn title(header: &Header, lost: u64) -> String {
     text
 }
 
-/// Whose recording it is: which model served, and in which process.
+/// The model of the server and its process.
 pub(super) fn subject(model: &str, pid: u32) -> String {
     match model {
         "process" => format!("model process, parent {pid}"),
@@ -129,23 +129,23 @@ pub(super) fn subject(model: &str, pid: u32) -> String {
     }
 }
 
-/// What stands in the columns of [`line()`]: once, above the first.
+/// The heading above the lines of [`line()`].
 pub fn heading() -> String {
     columns(["time", "lane", "what", "op", "conn", "res", "details"])
 }
 
-/// A line: the same columns always.
+/// A line, always in the same columns.
 pub(crate) fn columns([time, lane, what, op, conn, result, details]: [&str; 7]) -> String {
     format!("{time:>13}  {lane:<5} {what:<7} {op:<13} {conn:<9} {result:>9}  {details}")
 }
 
-/// A moment, as its column has it: seconds since recording began.
+/// A time as its column shows it: seconds since recording began.
 pub(crate) fn moment(nanos: u64) -> String {
     format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
 }
 
-/// Ends the line of an event: nothing trails, and what is abnormal is marked, at a column where no
-/// details stand.
+/// Ends the line of an event: removes trailing spaces, and marks an abnormal event behind the column
+/// of the details.
 pub(crate) fn end_line(mut text: String, column: usize, abnormal: bool) -> String {
     text.truncate(text.trim_end().len());
     if abnormal {
@@ -156,7 +156,7 @@ pub(crate) fn end_line(mut text: String, column: usize, abnormal: bool) -> Strin
     text
 }
 
-/// One event for people.
+/// Returns an event as a line of text.
 pub fn line(header: &Header, event: &Event) -> String {
     let star = if event.is_multishot() { "*" } else { "" };
     let op = event.op.map_or(String::new(), |op| format!("{op}{star}"));
@@ -168,7 +168,7 @@ pub fn line(header: &Header, event: &Event) -> String {
     end_line(text, MARK, event.is_abnormal())
 }
 
-/// A result, as its column has it: a number or an errno's name.
+/// A result as its column shows it: a number, or the name of an errno.
 pub(crate) fn result_text(result: Option<Result<u32, Errno>>) -> String {
     match result {
         Some(Ok(n)) => n.to_string(),
@@ -177,7 +177,7 @@ pub(crate) fn result_text(result: Option<Result<u32, Errno>>) -> String {
     }
 }
 
-/// The connection, or the other owner of what is ready or called; empty if there is none.
+/// The connection of an event, or another owner of its descriptor; empty if there is none.
 fn owner(event: &Event) -> String {
     let owner = event.conn.map(KeyOwner::Conn).or_else(|| event.owner());
     owner.map_or(String::new(), |owner| match owner {
@@ -298,8 +298,8 @@ fn shots(event: &Event, more: bool) -> Option<String> {
     (begun.shots > 1).then(|| format!("last shot ({shots} in {})", span(armed)))
 }
 
-/// How long a call took, if that was measured: between two readings of a clock that is read once a
-/// batch, no time passes.
+/// The duration of a call, if it was measured. A clock that is read once per batch does not measure
+/// calls.
 fn measured(header: &Header, lasted: Option<u64>) -> Option<u64> {
     lasted.filter(|&nanos| nanos > 0 || header.level == Some(Level::Record))
 }
@@ -308,7 +308,7 @@ fn span(nanos: u64) -> String {
     units::span(Duration::from_nanos(nanos))
 }
 
-/// One event for programs: decoded and raw. Names that do not apply are left out.
+/// Returns an event as JSON, decoded and raw. Names that do not apply are left out.
 pub fn json(header: &Header, event: &Event) -> Value {
     let raw = &event.raw;
     let mut map = Map::new();
@@ -427,7 +427,7 @@ fn kind(kind: RecordKind) -> String {
     }
 }
 
-/// A header for programs: the first line of `--json`.
+/// Returns a header as JSON: the first line of `--json`.
 pub fn json_header(header: &Header, lost: u64, remarks: &[String]) -> Value {
     let text: Map<String, Value> =
         header.text.iter().map(|(name, value)| (name.clone(), json!(value))).collect();

@@ -64,7 +64,8 @@ fn operation_findings(name: &str, op: &OpCounts) -> Vec<String> {
     }
     if op.rejected > 0 {
         found.push(format!(
-            "{} {name} {} before the start: this kernel does not support it, or not with these flags.",
+            "{} {name} {} before the start: this kernel does not support it, or not with these \
+             flags.",
             units::count(op.rejected),
             units::agree(op.rejected, "was rejected", "were rejected"),
         ));
@@ -72,8 +73,8 @@ fn operation_findings(name: &str, op: &OpCounts) -> Vec<String> {
     let receives = ["recv", "recvmsg", "read"].contains(&name);
     if receives && op.submitted >= ENOUGH && op.polls * 10 > op.submitted * 9 && ended == 0 {
         found.push(format!(
-            "each of {} {name} is submitted again and then waits by polling: a multishot recv with a \
-             ring of buffers (6.0) is submitted once.",
+            "each of {} {name} is submitted again and then waits by polling: a multishot recv with \
+             a ring of buffers (6.0) is submitted once.",
             units::count(op.submitted),
         ));
     }

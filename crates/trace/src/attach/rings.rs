@@ -1,4 +1,4 @@
-//! The state of one watched ring: its requests in request and its counts.
+//! The state of one watched ring: its requests in flight and its counts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -41,7 +41,7 @@ enum RequestKey {
     UserData(u64),
 }
 
-/// A request in request.
+/// A request in flight.
 #[derive(Debug, Clone, Copy)]
 struct Request {
     opcode: Option<u8>,

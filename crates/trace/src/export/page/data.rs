@@ -1,5 +1,5 @@
-//! What a page draws: the loop's iterations or the threads' calls, an overview, and bars on the rows
-//! of connections and threads.
+//! What a page draws: the loop's iterations or the threads' calls, an overview, and bars on the
+//! rows of connections and threads.
 //!
 //! The drawing is limited. The overview, the tables and the histograms cover all events.
 
@@ -274,8 +274,8 @@ impl PageData {
         Some(Bar { at, lasted: 0, name: self.names.number(&name), bits, res })
     }
 
-    /// The drawing for the script. Times are nanoseconds since recording began; a list of iterations
-    /// or bars is an object of columns.
+    /// The drawing for the script. Times are nanoseconds since recording began; a list of
+    /// iterations or bars is an object of columns.
     pub(super) fn json(&self, list: &ConnectionList) -> Value {
         let mut rows: HashMap<TimelineTrack, Vec<Bar>> = HashMap::new();
         for (row, bar) in self.marks.entries.iter().chain(&self.calls.entries) {
