@@ -34,7 +34,7 @@ pub struct Event {
     pub conn: Option<ConnId>,
     /// The operation or call that it is about, if any.
     pub op: Option<Op>,
-    /// What happened.
+    /// What the record says.
     pub what: Payload,
     /// The submission or the begin of the call that this belongs to. A submission has itself.
     /// `None` if it is not known.
@@ -46,7 +46,7 @@ pub struct Event {
     pub completions: u32,
     /// The operations in flight behind this event.
     pub in_flight: InFlight,
-    /// The record.
+    /// The record that it was decoded from.
     pub raw: Record,
 }
 

@@ -11,13 +11,15 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::event::Event;
-use super::view::POLLS_ALL;
 use proactor::keys::{ConnId, KeyOwner};
 use proactor_record::format::MAIN;
 use proactor_record::{
     Call, Clock, Errno, Header, Level, Op, Payload, RecordKind, WaitMode, Writers,
 };
 use proactor_report::units;
+
+/// The model that tries all sockets instead of waiting for those that are ready.
+pub(crate) const POLLS_ALL: &str = "nonblocking";
 
 /// The column of the mark of abnormal events, behind the details.
 pub(super) const MARK: usize = 112;
@@ -58,13 +60,7 @@ impl Filter {
         result: Option<Result<u32, Errno>>,
         is_abnormal: bool,
     ) -> bool {
-        let at = Duration::from_nanos(at);
-        let is_of = |conn: ConnId| {
-            let is = |&(slot, generation): &(u32, Option<u32>)| {
-                slot == conn.slot() && generation.is_none_or(|one| one == conn.generation())
-            };
-            self.conns.iter().any(is)
-        };
+        let is_of = |conn| self.conns.iter().any(|&wanted| is_conn(wanted, conn));
         let has_result = |wanted: &String| match result {
             None => false,
             Some(Ok(n)) => wanted == "ok" || wanted.parse() == Ok(n),
@@ -73,10 +69,20 @@ impl Filter {
         (self.conns.is_empty() || conn.is_some_and(is_of))
             && (self.ops.is_empty() || self.ops.iter().any(|name| is_named(name)))
             && (self.results.is_empty() || self.results.iter().any(has_result))
-            && self.since.is_none_or(|since| at >= since)
-            && self.until.is_none_or(|until| at < until)
+            && is_between(self.since, self.until, at)
             && (!self.abnormal || is_abnormal)
     }
+}
+
+/// Whether this time, in nanoseconds, is at or after `since` and before `until`.
+pub(crate) fn is_between(since: Option<Duration>, until: Option<Duration>, nanos: u64) -> bool {
+    let at = Duration::from_nanos(nanos);
+    since.is_none_or(|since| at >= since) && until.is_none_or(|until| at < until)
+}
+
+/// Whether it is the wanted connection: of this slot and, if one is given, of this generation.
+pub(crate) fn is_conn((slot, generation): (u32, Option<u32>), conn: ConnId) -> bool {
+    slot == conn.slot() && generation.is_none_or(|one| one == conn.generation())
 }
 
 /// Parses a connection of a command line: `c7` is every connection of slot 7, `c7.1` one of them.
@@ -95,15 +101,11 @@ pub fn parse_conn(text: &str) -> Result<(u32, Option<u32>), String> {
 
 /// The first line of every view: the recording process, its clock, and what is missing.
 pub fn title(header: &Header, lost: u64) -> String {
-    let clock = match header.clock {
-        Some(Clock::Tsc) => format!("tsc {:.1} MHz", header.hertz as f64 / 1e6),
-        Some(Clock::Nanos) => "monotonic".to_owned(),
-        None => "unknown".to_owned(),
-    };
     let level = header.level.map_or("unknown", Level::name);
     let mut text = format!(
-        "{}  clock: {clock}, per {level}  records: {} written, {} lost",
+        "{}  clock: {}, per {level}  records: {} written, {} lost",
         subject(header.model(), header.pid),
+        clock(header),
         units::count(header.head),
         units::count(lost),
     );
@@ -115,10 +117,24 @@ pub fn title(header: &Header, lost: u64) -> String {
     if let Some(why) = header.frozen {
         add(format!("  stopped {why}"));
     }
-    if let Some(uname) = header.get("uname") {
-        add(format!("  kernel: {}", uname.split(' ').nth(1).unwrap_or(uname)));
+    if let Some(release) = kernel_release(header) {
+        add(format!("  kernel: {release}"));
     }
     text
+}
+
+/// The clock of a recording, and how fast it ticks.
+pub(crate) fn clock(header: &Header) -> String {
+    match header.clock {
+        Some(Clock::Tsc) => format!("tsc {:.1} MHz", header.hertz as f64 / 1e6),
+        Some(Clock::Nanos) => "monotonic".to_owned(),
+        None => "unknown".to_owned(),
+    }
+}
+
+/// The release of the kernel that recorded, if the recording has it.
+pub(crate) fn kernel_release(header: &Header) -> Option<&str> {
+    header.get("uname").map(|uname| uname.split(' ').nth(1).unwrap_or(uname))
 }
 
 /// The model of the server and its process.

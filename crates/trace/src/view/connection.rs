@@ -133,16 +133,20 @@ impl ConnectionStats {
 }
 
 /// An exchange that is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Exchange {
-    pub(super) conn: ConnId,
-    /// The number among its connection's, from 1.
-    pub(super) number: u64,
-    /// When it began, and how long it took, in nanoseconds.
-    pub(super) at: u64,
-    pub(super) took: u64,
-    /// The position, since the enter, of the completion that it began with.
-    pub(super) position: u16,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Exchange {
+    /// The connection whose exchange it is.
+    #[serde(skip)]
+    pub conn: ConnId,
+    /// The number of the exchange on its connection, from 1.
+    #[serde(rename = "exchange")]
+    pub number: u64,
+    /// When it began: nanoseconds since recording began.
+    pub at_ns: u64,
+    /// How long it took, in nanoseconds.
+    pub took_ns: u64,
+    /// The position of its receive among the completions since the enter, from 1.
+    pub position: u32,
 }
 
 /// Follows all connections through the events.
@@ -234,7 +238,8 @@ impl ConnectionTracker {
         stats.exchanges_ns = stats.exchanges_ns.saturating_add(took);
         stats.slowest_ns = Some(stats.slowest_ns.map_or(took, |slowest| slowest.max(took)));
         let number = stats.messages;
-        self.exchanges.push(Exchange { conn, number, at: begun, took, position });
+        let position = u32::from(position) + 1;
+        self.exchanges.push(Exchange { conn, number, at_ns: begun, took_ns: took, position });
     }
 
     fn of_conn(&mut self, conn: ConnId, event: &Event) {

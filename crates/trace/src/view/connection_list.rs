@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::connection::{ConnectionStats, Ending, Measure};
 use super::source::Source;
 use super::stats::TraceStats;
-use super::summary::span;
+use super::summary::{some, span};
 use proactor_report::{Align, Table, units};
 
 /// Connections, the worst first: those that went wrong, then those that were answered slowest.
@@ -77,7 +77,6 @@ impl fmt::Display for ConnectionList {
         ]);
         for conn in &self.connections {
             let opened = conn.accepted_ns.unwrap_or(conn.first_ns);
-            let some = |n: u64| if n == 0 { String::new() } else { units::count(n) };
             table.row([
                 format!("c{}", conn.conn),
                 format!("{:.6} s", opened as f64 / 1e9),

@@ -89,7 +89,7 @@ pub struct ThreadSpan {
     pub lane: String,
     /// Its thread's number; `None` if it began before what is here.
     pub thread: Option<u32>,
-    /// Its process's number.
+    /// The number of its process.
     pub process: Option<u32>,
     /// Its first moment: nanoseconds since recording began.
     pub from_ns: u64,

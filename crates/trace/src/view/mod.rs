@@ -37,7 +37,7 @@ mod stats;
 mod summary;
 mod timeline;
 
-pub use connection::{ConnectionStats, Ending, Measure};
+pub use connection::{ConnectionStats, Ending, Exchange, Measure};
 pub use connection_list::ConnectionList;
 pub use diff::Diff;
 pub use doctor::Doctor;
@@ -46,7 +46,6 @@ pub use health::Health;
 pub use iterations::{Batches, Iterations, Moment, Occurrences};
 pub use lanes::{Lanes, Phase, ThreadSpan};
 pub use ops::{Errors, Octave, OpRow};
-pub(crate) use source::POLLS_ALL;
 pub use source::{Cut, Source};
 pub use stats::TraceStats;
 pub use summary::Summary;

@@ -5,14 +5,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::show::subject;
+use crate::show::{POLLS_ALL, clock, is_between, is_conn, kernel_release, subject};
 use proactor::keys::ConnId;
 use proactor_record::Trace;
-use proactor_record::{Clock, Level, Writers};
+use proactor_record::{Level, Writers};
 use proactor_report::units;
-
-/// The model that tries all sockets instead of waiting for those that are ready.
-pub(crate) const POLLS_ALL: &str = "nonblocking";
 
 /// The part of a trace that a view is about. The default is all of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,16 +25,12 @@ pub struct Cut {
 impl Cut {
     /// Whether this moment is in it.
     pub fn is_in_time(&self, at: u64) -> bool {
-        let at = Duration::from_nanos(at);
-        self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until)
+        is_between(self.since, self.until, at)
     }
 
     /// Whether it is about this connection.
     pub(super) fn is_of(&self, conn: Option<ConnId>) -> bool {
-        let Some((slot, generation)) = self.conn else { return true };
-        conn.is_some_and(|conn| {
-            conn.slot() == slot && generation.is_none_or(|one| one == conn.generation())
-        })
+        self.conn.is_none_or(|wanted| conn.is_some_and(|conn| is_conn(wanted, conn)))
     }
 }
 
@@ -84,24 +77,18 @@ impl Source {
     /// Of this trace, cut to this; from the first to the last moment that was seen.
     pub(super) fn new(trace: &Trace, cut: &Cut, from_ns: u64, to_ns: u64) -> Source {
         let header = &trace.header;
-        let clock = match header.clock {
-            Some(Clock::Tsc) => format!("tsc {:.1} MHz", header.hertz as f64 / 1e6),
-            Some(Clock::Nanos) => "monotonic".to_owned(),
-            None => "unknown".to_owned(),
-        };
         let lost = match header.writers {
             Writers::One => trace.lost().saturating_add(trace.absent()),
             Writers::Threads | Writers::Processes => trace.lost(),
         };
-        let kernel = header.get("uname").map(|uname| uname.split(' ').nth(1).unwrap_or(uname));
         Source {
             model: header.model().to_owned(),
             detail: header.get("detail").unwrap_or_default().to_owned(),
-            kernel: kernel.map(str::to_owned),
+            kernel: kernel_release(header).map(str::to_owned),
             pid: header.pid,
             lane: header.lane,
             defers: header.defers(),
-            clock,
+            clock: clock(header),
             level: header.level.map(Level::name),
             written: header.head,
             lost,

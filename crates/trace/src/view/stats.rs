@@ -173,8 +173,8 @@ impl Pass {
     fn see(&mut self, event: &Event, cut: &Cut) {
         self.conns.see(event);
         for one in self.conns.exchanges.drain(..) {
-            if cut.is_in_time(one.at) && cut.is_of(Some(one.conn)) {
-                self.answered.record(Duration::from_nanos(one.took));
+            if cut.is_in_time(one.at_ns) && cut.is_of(Some(one.conn)) {
+                self.answered.record(Duration::from_nanos(one.took_ns));
             }
         }
         if !cut.is_in_time(event.at) {

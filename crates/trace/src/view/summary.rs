@@ -159,7 +159,7 @@ fn remark(row: &OpRow) -> String {
 }
 
 /// A count, or nothing where it is zero.
-fn some(n: u64) -> String {
+pub(super) fn some(n: u64) -> String {
     if n == 0 { String::new() } else { units::count(n) }
 }
 

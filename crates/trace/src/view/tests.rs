@@ -385,7 +385,7 @@ fn calls_are_counted_where_the_kernel_is_called() {
 }
 
 #[test]
-fn a_story_folds_what_repeats_itself_and_names_the_slowest_turns() {
+fn a_timeline_folds_what_repeats_itself_and_names_the_slowest_exchanges() {
     let mut tape = ring();
     tape.echo(1, 700);
     tape.echo(1, 50).shut(1);
@@ -393,7 +393,7 @@ fn a_story_folds_what_repeats_itself_and_names_the_slowest_turns() {
     let timeline = ConnectionTimeline::of(&trace, &Cut::default(), (1, None), 2, false).unwrap();
     assert_eq!((timeline.stats.messages, timeline.stats.exchanges), (102, 102));
     assert_eq!(timeline.stats.ending, Ending::PeerFirst);
-    let slowest: Vec<_> = timeline.slowest.iter().map(|one| (one.exchange, one.took_ns)).collect();
+    let slowest: Vec<_> = timeline.slowest.iter().map(|one| (one.number, one.took_ns)).collect();
     assert_eq!(slowest, [(101, 700_000), (102, 50_000)]);
     let folds: Vec<_> =
         timeline.lines.iter().filter(|one| matches!(one, TimelineLine::Folded { .. })).collect();

@@ -39,22 +39,9 @@ pub struct ConnectionTimeline {
     /// How long its exchanges took.
     pub answered: Percentiles,
     /// The slowest of them.
-    pub slowest: Vec<Slow>,
+    pub slowest: Vec<Exchange>,
     /// The lines of the timeline.
     pub lines: Vec<TimelineLine>,
-}
-
-/// A exchange that took long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Slow {
-    /// The number of the exchange on its connection, from 1.
-    pub exchange: u64,
-    /// When it began: nanoseconds since recording began.
-    pub at_ns: u64,
-    /// How long it took, in nanoseconds.
-    pub took_ns: u64,
-    /// As which completion since the enter the receive came, from 1.
-    pub position: u32,
 }
 
 /// A line of a timeline.
@@ -118,8 +105,8 @@ impl ConnectionTimeline {
             writer.see(&event, &cut);
             for exchange in tracker.exchanges.drain(..).filter(|exchange| exchange.conn == conn) {
                 writer.answered(&exchange);
-                if cut.is_in_time(exchange.at) {
-                    answered.record(Duration::from_nanos(exchange.took));
+                if cut.is_in_time(exchange.at_ns) {
+                    answered.record(Duration::from_nanos(exchange.took_ns));
                     slow.see(exchange);
                 }
             }
@@ -137,13 +124,6 @@ impl ConnectionTimeline {
             slowest: slow.finish(),
             lines: fold(writer.steps, all),
         })
-    }
-}
-
-impl From<Exchange> for Slow {
-    fn from(exchange: Exchange) -> Slow {
-        let Exchange { number, at, took, position, .. } = exchange;
-        Slow { exchange: number, at_ns: at, took_ns: took, position: u32::from(position) + 1 }
     }
 }
 
@@ -166,14 +146,15 @@ impl Slowest {
     }
 
     fn keep(&mut self) {
-        self.exchanges.sort_by_key(|exchange| std::cmp::Reverse((exchange.took, exchange.number)));
+        self.exchanges
+            .sort_by_key(|exchange| std::cmp::Reverse((exchange.took_ns, exchange.number)));
         self.exchanges.truncate(self.most);
     }
 
     /// Returns them, the slowest first.
-    fn finish(mut self) -> Vec<Slow> {
+    fn finish(mut self) -> Vec<Exchange> {
         self.keep();
-        self.exchanges.into_iter().map(Slow::from).collect()
+        self.exchanges
     }
 }
 
@@ -323,11 +304,11 @@ fn receives(stats: &ConnectionStats) -> String {
     }
 }
 
-fn slow_exchange(slow: &Slow, zero: u64, measure: Measure) -> String {
+fn slow_exchange(slow: &Exchange, zero: u64, measure: Measure) -> String {
     let mut text = format!(
         "{}  #{:<8} took {}",
         offset(slow.at_ns, zero),
-        slow.exchange,
+        slow.number,
         span(Some(slow.took_ns))
     );
     if matches!(measure, Measure::Completed | Measure::Taken) {

@@ -76,7 +76,7 @@ impl<'a> TimelineWriter<'a> {
         let recent = self.steps.iter_mut().rev().take(8);
         let mut sends = recent.filter(|step| step.exchange == exchange.number && step.sends);
         if let Some(step) = sends.next() {
-            step.ends = Some((exchange.took, "turnaround"));
+            step.ends = Some((exchange.took_ns, "turnaround"));
         }
     }
 
