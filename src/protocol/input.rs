@@ -91,7 +91,7 @@ pub struct TooLong;
 
 impl<'a> Input<'a> {
     /// An input of `chunk` behind what `untaken` holds. With more than `max_input` bytes left
-    /// untaken, [`leave`](Input::leave) returns a violation.
+    /// untaken, `leave` returns a violation.
     #[inline]
     pub fn new(chunk: Chunk, untaken: &'a mut Untaken, max_input: usize) -> Input<'a> {
         if let Some(kept) = &mut untaken.0 {

@@ -168,7 +168,7 @@ impl Plan {
         }
     }
 
-    /// Returns the default budget: about the time that verdicts need, within [`SECONDS`].
+    /// Returns the default budget: about the time that verdicts need, within `SECONDS`.
     pub fn default_budget(&self) -> Budget {
         let others: Vec<usize> = (1..self.participants().len()).collect();
         let phases = self.loads.iter().flat_map(|&load| {

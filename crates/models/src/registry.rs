@@ -6,6 +6,9 @@ use std::sync::Arc;
 use proactor::peer::{Factory, Peer};
 use proactor::protocol::{Chargen, Chat, Discard, Echo, Prefix, Protocol, Reply, Talk, Upper};
 
+/// Returns the factory for a text, or why it refuses the text.
+type MakeFactory = Arc<dyn Fn(Option<&str>) -> Result<Factory, String> + Send + Sync>;
+
 /// The names that a command line knows, and what makes the protocol of each.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
@@ -18,7 +21,7 @@ pub struct Entry {
     name: String,
     /// The text that stands for no text, if the name takes one.
     default_text: Option<String>,
-    make: Arc<dyn Fn(Option<&str>) -> Result<Factory, String> + Send + Sync>,
+    make: MakeFactory,
     needs_console: bool,
     example: Option<(Vec<u8>, Vec<u8>)>,
 }
@@ -84,7 +87,7 @@ impl Registry {
         &mut self,
         name: &str,
         default_text: Option<String>,
-        make: Arc<dyn Fn(Option<&str>) -> Result<Factory, String> + Send + Sync>,
+        make: MakeFactory,
     ) -> &mut Entry {
         self.entries.retain(|entry| entry.name != name);
         let (name, needs_console, example) = (name.to_owned(), false, None);

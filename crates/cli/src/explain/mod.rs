@@ -9,7 +9,7 @@
 //! happened.
 //!
 //! The recorder takes time between the calls. Its cost is measured on the same server, and taken
-//! out of the timeline ([`timeline`]); what remains between two calls is the code of the server.
+//! out of the timeline (`timeline`); what remains between two calls is the code of the server.
 
 mod axis;
 mod page;

@@ -64,8 +64,11 @@ const COMPLETION: [(&str, u64); 2] = [("res", -104i64 as u64), ("cflags", 0x0003
 const CREATION: [(&str, u64); 4] =
     [("fd", 9), ("sq_entries", 128), ("cq_entries", 256), ("flags", 0x3000)];
 
+/// The fields of a tracepoint with their values.
+type Fields = [(&'static str, u64)];
+
 /// Each tracepoint with values of its own fields, and what they are decoded to.
-const EVENTS: [(Tracepoint, &[(&str, u64)], Kind); 11] = [
+const EVENTS: [(Tracepoint, &Fields, Kind); 11] = [
     (
         Tracepoint::Create,
         &CREATION,

@@ -170,7 +170,8 @@ impl Lines<'_> {
     }
 
     fn times(&mut self) {
-        let parts: [(&str, fn(Spent) -> Option<u64>); 5] = [
+        type Part = fn(Spent) -> Option<u64>;
+        let parts: [(&str, Part); 5] = [
             ("time waiting / message", |spent| Some(spent.waiting)),
             ("time not waiting / message", |spent| Some(spent.awake)),
             ("  copying", |spent| Some(spent.calls?.0)),

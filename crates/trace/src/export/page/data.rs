@@ -339,10 +339,13 @@ fn row_of(track: TimelineTrack) -> TimelineTrack {
     }
 }
 
+/// A field of a list's items: its name and its value.
+type Column<T> = (&'static str, fn(&T) -> Value);
+
 /// A list as an object with an array for each of these fields.
 fn columns<'a, T: 'a, const N: usize>(
     list: impl Iterator<Item = &'a T> + Clone,
-    fields: [(&str, fn(&T) -> Value); N],
+    fields: [Column<T>; N],
 ) -> Value {
     fields.into_iter().map(|(name, of)| (name, list.clone().map(of).collect::<Value>())).collect()
 }
