@@ -267,11 +267,12 @@ fn add_comment(comments: &mut Vec<Comment>, line: usize, chars: &[char]) {
         Some("//!") => (Kind::Inner, &text[3..]),
         _ => (Kind::Plain, text.trim_start_matches("//")),
     };
-    if let Some(last) = comments.last_mut() {
-        if last.kind == kind && last.line + last.text.len() == line {
-            last.text.push(text.to_owned());
-            return;
-        }
+    if let Some(last) = comments.last_mut()
+        && last.kind == kind
+        && last.line + last.text.len() == line
+    {
+        last.text.push(text.to_owned());
+        return;
     }
     let text = text.lines().map(str::to_owned).collect();
     comments.push(Comment { line, kind, text });

@@ -83,7 +83,7 @@ fn exported(path: &Path, name: &str, more: &[&str]) -> PathBuf {
 }
 
 fn count(trace: &Trace, is: impl Fn(&Payload) -> bool) -> usize {
-    events(&trace).filter(|event| is(&event.what)).count()
+    events(trace).filter(|event| is(&event.what)).count()
 }
 
 // ---- Perfetto ---------------------------------------------------------------------------------

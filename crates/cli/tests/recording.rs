@@ -57,7 +57,7 @@ fn stopped(path: &Path) -> Option<Frozen> {
 }
 
 fn count(trace: &Trace, which: impl Fn(&Event) -> Option<u64>) -> u64 {
-    events(&trace).filter_map(|event| which(&event)).sum()
+    events(trace).filter_map(|event| which(&event)).sum()
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn called(trace: &Trace, name: &str, sum: bool) -> u64 {
 /// to end, as the same call, with a time. All records are in the order of time.
 fn lanes_are_in_order(trace: &Trace) {
     let mut begun: HashMap<u16, Option<(Option<Op>, u64, i32)>> = HashMap::new();
-    for event in events(&trace) {
+    for event in events(trace) {
         let Some(lane) = event.lane else { continue };
         match event.what {
             Payload::Lane { .. } => assert!(begun.insert(lane, None).flatten().is_none()),
@@ -141,7 +141,7 @@ fn lanes_are_in_order(trace: &Trace) {
         }
     }
     assert!(begun.into_values().all(|call| call.is_none()), "a call is not over");
-    assert!(events(&trace).map(|event| event.at).is_sorted());
+    assert!(events(trace).map(|event| event.at).is_sorted());
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn assert_whole(trace: &Trace) {
     let mut in_flight = HashSet::new();
     let (mut queued, mut taken, mut reaped) = (0u64, 0u64, 0u64);
     let (mut iteration, mut at, mut expected) = (0, 0, 0..0);
-    for event in events(&trace) {
+    for event in events(trace) {
         assert!(event.at >= at, "time goes on: {event:?}");
         at = event.at;
         iteration += u32::from(matches!(event.what, Payload::EnterBegin { .. }));

@@ -135,7 +135,7 @@ fn all_views(trace: &Trace) {
         if let Ok(diff) = Diff::new(stats.clone(), stats) {
             drop(diff.to_string());
         }
-        let conn = events(&trace).find_map(|event| event.conn).map(|conn| (conn.slot(), None));
+        let conn = events(trace).find_map(|event| event.conn).map(|conn| (conn.slot(), None));
         if let Some(story) =
             conn.and_then(|conn| ConnectionTimeline::of(trace, &cut, conn, 3, false))
         {
