@@ -21,7 +21,7 @@ pub struct Builder {
     handle: Handle,
 }
 
-/// Where to listen.
+/// Where a server is to listen.
 enum Place {
     Address(Result<Address, Error>),
     Socket(OwnedFd),

@@ -83,7 +83,7 @@ pub struct Connection<P> {
     /// True from reaching a high mark until both low marks are reached.
     paused: bool,
     /// Whether its protocol is paused, and for what it is to be called when it resumes.
-    calls: Calls,
+    calls: PauseState,
     /// True from the protocol's request until it is called for it.
     refill: bool,
     /// True once the protocol was told that the connection goes away.
@@ -108,16 +108,16 @@ enum Outbound {
 
 /// A set of bits about a protocol: whether it is paused, and what it has not been told since.
 #[derive(Debug, Clone, Copy, Default)]
-struct Calls(u8);
+struct PauseState(u8);
 
-impl Calls {
+impl PauseState {
     /// From `pause` to `resume`.
     const PAUSED: u8 = 1;
-    /// `end` is due.
+    /// The call of `end` is due.
     const END: u8 = 2;
-    /// `drain` is due.
+    /// The call of `drain` is due.
     const DRAIN: u8 = 4;
-    /// The connection drains.
+    /// The server drains this connection.
     const DRAINING: u8 = 8;
 
     fn has(self, bits: u8) -> bool {
@@ -146,7 +146,7 @@ impl<P: Protocol> Connection<P> {
             inbound: Inbound::Open,
             outbound: Outbound::Open,
             paused: false,
-            calls: Calls::default(),
+            calls: PauseState::default(),
             refill: false,
             closed: false,
             recv_size: RecvSize::default(),
@@ -157,7 +157,7 @@ impl<P: Protocol> Connection<P> {
 
     // Events. Each adds what the protocol sends to others to the context.
 
-    /// Bytes arrived.
+    /// Bytes have arrived from the peer.
     pub fn received(&mut self, chunk: Chunk, context: &mut Context) {
         self.recv_size.learn(chunk.fit());
         if self.outbound == Outbound::Open {
@@ -171,7 +171,7 @@ impl<P: Protocol> Connection<P> {
     pub fn ended(&mut self, context: &mut Context) {
         if self.inbound == Inbound::Open {
             self.inbound = Inbound::Ended;
-            self.calls.set(Calls::END);
+            self.calls.set(PauseState::END);
             self.report_due(context);
         }
     }
@@ -235,8 +235,8 @@ impl<P: Protocol> Connection<P> {
 
     /// Has the protocol finish: at once, or when it resumes.
     pub fn drain(&mut self, context: &mut Context) {
-        if !self.calls.has(Calls::DRAINING) {
-            self.calls.set(Calls::DRAINING | Calls::DRAIN);
+        if !self.calls.has(PauseState::DRAINING) {
+            self.calls.set(PauseState::DRAINING | PauseState::DRAIN);
             self.report_due(context);
         }
     }
@@ -245,7 +245,7 @@ impl<P: Protocol> Connection<P> {
 
     /// Whether it would receive; a finishing one does so to discard.
     pub fn wants_recv(&self) -> bool {
-        let waits = self.paused || self.calls.has(Calls::PAUSED);
+        let waits = self.paused || self.calls.has(PauseState::PAUSED);
         self.inbound == Inbound::Open && (!waits || self.is_finishing())
     }
 
@@ -294,7 +294,7 @@ impl<P: Protocol> Connection<P> {
             && self.outbound == Outbound::Open
             && !self.paused
             && !self.refill
-            && !self.calls.has(Calls::PAUSED)
+            && !self.calls.has(PauseState::PAUSED)
     }
 
     /// Whether it is owed so much that it is not received from. As a listener: congested.
@@ -307,7 +307,7 @@ impl<P: Protocol> Connection<P> {
         self.recv_size.size
     }
 
-    /// Its protocol.
+    /// Returns the protocol of the connection.
     pub fn protocol(&self) -> &P {
         &self.protocol
     }
@@ -316,7 +316,7 @@ impl<P: Protocol> Connection<P> {
         matches!(self.outbound, Outbound::Finishing | Outbound::Shut)
     }
 
-    /// Calls the protocol for an event that is not input.
+    /// PauseState the protocol for an event that is not input.
     fn call(&mut self, context: &mut Context, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
         let mut requests = Requests::default();
         let messages = &mut context.messages;
@@ -335,7 +335,7 @@ impl<P: Protocol> Connection<P> {
         let mut requests = Requests::default();
         let mut input = Input::new(chunk, &mut self.untaken, context.max_input);
         let mut out = Outbox::new(&mut self.queue, &mut context.messages, &mut requests);
-        let mut again = input.is_enough() && !self.calls.has(Calls::PAUSED);
+        let mut again = input.is_enough() && !self.calls.has(PauseState::PAUSED);
         while again {
             let before = input.len();
             if !returns(|| self.protocol.data(&mut input, &mut out)) {
@@ -347,7 +347,7 @@ impl<P: Protocol> Connection<P> {
                 && !out.stops_input();
         }
         if !input.is_empty() || input.has_state() {
-            let paused = self.calls.has(Calls::PAUSED) || requests.pauses();
+            let paused = self.calls.has(PauseState::PAUSED) || requests.pauses();
             if let Some(violation) = input.leave(paused) {
                 return self.abort(&violation, context);
             }
@@ -379,8 +379,8 @@ impl<P: Protocol> Connection<P> {
             self.untaken.clear();
         }
         if requests.pauses() {
-            self.calls.set(Calls::PAUSED);
-        } else if requests.resumes() && self.calls.take(Calls::PAUSED) {
+            self.calls.set(PauseState::PAUSED);
+        } else if requests.resumes() && self.calls.take(PauseState::PAUSED) {
             if self.outbound == Outbound::Open && !self.untaken.is_empty() {
                 self.offer_kept(context);
             }
@@ -390,14 +390,14 @@ impl<P: Protocol> Connection<P> {
 
     /// Reports to the protocol what happened while it was paused, and what has just happened.
     fn report_due(&mut self, context: &mut Context) {
-        if self.calls.has(Calls::PAUSED) || self.outbound != Outbound::Open {
+        if self.calls.has(PauseState::PAUSED) || self.outbound != Outbound::Open {
             return;
         }
-        if self.calls.take(Calls::DRAIN) {
+        if self.calls.take(PauseState::DRAIN) {
             self.call(context, |protocol, out| protocol.drain(out));
         }
-        let may_end = self.outbound == Outbound::Open && !self.calls.has(Calls::PAUSED);
-        if may_end && self.calls.take(Calls::END) {
+        let may_end = self.outbound == Outbound::Open && !self.calls.has(PauseState::PAUSED);
+        if may_end && self.calls.take(PauseState::END) {
             self.end(context);
         }
     }
@@ -425,7 +425,7 @@ impl<P: Protocol> Connection<P> {
         self.broken();
     }
 
-    /// Calls the protocol for the refill that it requested, if little is queued.
+    /// PauseState the protocol for the refill that it requested, if little is queued.
     #[inline]
     fn refill(&mut self, context: &mut Context) {
         if self.refill {
@@ -457,7 +457,7 @@ impl<P: Protocol> Connection<P> {
     }
 }
 
-/// Calls a protocol. Returns false if it panicked: what it borrowed is dropped with its connection.
+/// PauseState a protocol. Returns false if it panicked: what it borrowed is dropped with its connection.
 #[inline]
 fn returns(call: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(call)).is_ok()
@@ -479,13 +479,13 @@ impl RecvSize {
 
     fn learn(&mut self, fit: Fit) {
         match fit {
-            Fit::Tight(size) if size >= self.size => self.turn(Size(size.0 + 1), Self::GROW),
-            Fit::Loose(size) if size == self.size => self.turn(Size(size.0 - 1), Self::SHRINK),
+            Fit::Tight(size) if size >= self.size => self.change(Size(size.0 + 1), Self::GROW),
+            Fit::Loose(size) if size == self.size => self.change(Size(size.0 - 1), Self::SHRINK),
             _ => self.run = 0,
         }
     }
 
-    fn turn(&mut self, size: Size, after: u8) {
+    fn change(&mut self, size: Size, after: u8) {
         self.run += 1;
         if self.run >= after {
             *self = RecvSize { size, run: 0 };
@@ -609,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_more_to_say_is_asked_for_it_while_little_is_owed() {
+    fn a_refill_is_called_while_little_is_owed() {
         let mut connection = Connection::open(Chargen, &mut Context::default());
         for _ in 0..1000 {
             let owed = connection.outgoing().bytes();
@@ -785,7 +785,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_is_replied_to_no_more() {
+    fn a_broken_connection_sends_no_reply() {
         #[derive(Debug)]
         struct Polite;
         impl Protocol for Polite {

@@ -11,7 +11,7 @@ pub enum Error {
     /// A text is not an address.
     #[non_exhaustive]
     Address {
-        /// The text.
+        /// The text that was given.
         text: String,
         /// What is wrong with it.
         reason: String,

@@ -29,13 +29,13 @@
 //! 1. [`Builder`] says what the server is to be, and opens nothing.
 //! 2. [`Builder::bind`] opens the sockets: the [`Server`] knows its addresses.
 //! 3. [`Server::run`] serves in the calling thread and drains on SIGINT and SIGTERM.
-//!    [`Server::start`] serves in a thread of its own and touches no signals; the [`Running`] server
-//!    is drained and joined, or stopped when it is dropped.
+//!    [`Server::start`] serves in a thread of its own and touches no signals; the [`Running`]
+//!    server is drained and joined, or stopped when it is dropped.
 //!
 //! # A protocol
 //!
-//! A factory makes one [`Protocol`] value for each connection, in the thread that serves it; it need
-//! be neither `Send` nor `Clone`. [`Protocol::data`] takes bytes from its [`Input`]; what it leaves
+//! A factory makes one [`Protocol`] value for each connection, in the thread that serves it; it
+//! need be neither `Send` nor `Clone`. [`Protocol::data`] takes bytes from its [`Input`]; what it leaves
 //! is there the next time. What it sends goes to its [`Outbox`]. A panic costs the connection, not
 //! the server. Read [`protocols::Echo`] first.
 //!

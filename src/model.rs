@@ -57,7 +57,7 @@ impl Model {
         build: |plan| reactor(probed(Epoll::new(Trigger::Edge)?)?, plan),
         forks: false,
     });
-    /// Readiness by poll(2).
+    /// Readiness by poll(2), level-triggered.
     pub const POLL: Model = Model(&Info {
         name: "poll",
         build: |plan| reactor(probed(Poll::new())?, plan),

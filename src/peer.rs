@@ -129,8 +129,8 @@ impl<P> fmt::Debug for Factory<P> {
     }
 }
 
-/// Makes a protocol. If the factory panics, it is the connection that pays: its protocol panics when
-/// it is opened, where that is expected.
+/// Makes a protocol. If the factory panics, it is the connection that pays: its protocol panics
+/// when it is opened, where that is expected.
 fn make_or_panic_later<P: Protocol>(
     peer: &Peer,
     make: &mut impl FnMut(&Peer) -> P,

@@ -209,10 +209,10 @@ impl Drop for Running {
 
 /// Stops a server and reads its counters, from any thread, also before it runs.
 #[derive(Debug, Clone, Default)]
-pub struct Handle(Arc<Shared>);
+pub struct Handle(Arc<HandleState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct HandleState {
     requests: Mutex<Requested>,
     counters: LiveCounters,
 }
@@ -284,17 +284,17 @@ impl LiveCounters {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Connections accepted.
+    /// How many connections were accepted.
     pub accepted: u64,
-    /// Connections closed.
+    /// How many connections were closed.
     pub closed: u64,
     /// Receives that returned bytes.
     pub receives: u64,
-    /// Bytes received.
+    /// How many bytes were received.
     pub received_bytes: u64,
     /// Sends that took at least one byte.
     pub sends: u64,
-    /// Bytes sent.
+    /// How many bytes were sent.
     pub sent_bytes: u64,
     /// Accepts that failed because descriptors or memory ran out.
     pub refused: u64,
@@ -331,6 +331,6 @@ pub struct Report {
     pub model: Model,
     /// Whether every connection was finished; false if the server was stopped at once.
     pub drained: bool,
-    /// What it counted.
+    /// What it counted since its start.
     pub stats: Stats,
 }

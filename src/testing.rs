@@ -72,7 +72,7 @@ impl Driver {
         self.connection.ended(&mut self.context);
     }
 
-    /// The server drains.
+    /// The server begins to drain.
     pub fn drain(&mut self) {
         self.connection.drain(&mut self.context);
     }
@@ -99,8 +99,8 @@ impl fmt::Debug for Driver {
     }
 }
 
-/// Sends `input` and then the end, cut into receives in many ways: in every way up to 12 bytes; else
-/// at each place, at all places, and in 1,000 random ways that are the same in each run. Returns
+/// Sends `input` and then the end, cut into receives in many ways: in every way up to 12 bytes;
+/// else at each place, at all places, and in 1,000 random ways that are the same in each run. Returns
 /// what the protocol did, which must not depend on the cuts.
 ///
 /// # Panics

@@ -149,7 +149,7 @@ impl<'a> Input<'a> {
         Some(self.take_across(n))
     }
 
-    /// Takes all bytes.
+    /// Takes all bytes that are there.
     #[inline]
     pub fn take_all(&mut self) -> Received<'a> {
         if self.head_len() == 0 {
@@ -429,7 +429,7 @@ mod tests {
     use super::*;
 
     /// Calls `each` with an input of each of `parts` behind what was left of those before.
-    fn feed<'p>(
+    fn receive_each<'p>(
         untaken: &mut Untaken,
         parts: impl IntoIterator<Item = &'p [u8]>,
         mut each: impl FnMut(&mut Input<'_>),
@@ -444,7 +444,7 @@ mod tests {
     /// Returns the lines of `parts`, and how many were too long.
     fn lines<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> (Vec<u8>, usize) {
         let (mut untaken, mut text, mut too_long) = (Untaken::default(), Vec::new(), 0);
-        feed(&mut untaken, parts, |input| {
+        receive_each(&mut untaken, parts, |input| {
             while let Some(lines) = input.try_lines(LINE_MAX) {
                 match lines {
                     Ok(lines) => {
@@ -550,7 +550,7 @@ mod tests {
     #[test]
     fn what_is_peeked_at_stays() {
         let mut untaken = Untaken::default();
-        feed(&mut untaken, [&b"hel"[..], b"lo"], |input| {
+        receive_each(&mut untaken, [&b"hel"[..], b"lo"], |input| {
             let seen = input.peek().to_vec();
             assert!(seen == b"hel" || seen == b"hello");
         });
@@ -564,7 +564,7 @@ mod tests {
         let mut untaken = Untaken::default();
         let part = [&[b'x'; 100][..], b"\nrest"].concat();
         for _ in 0..1000 {
-            feed(&mut untaken, [&part[..]], |input| while input.line(200).is_some() {});
+            receive_each(&mut untaken, [&part[..]], |input| while input.line(200).is_some() {});
             let kept = untaken.0.as_ref().unwrap();
             assert!(kept.head().len() == 4 && kept.head.capacity() < 1000);
         }

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::buffer::Chunk;
 
-    /// Notes each call.
+    /// Notes the name of each call.
     struct Noting(Rc<RefCell<Vec<&'static str>>>);
 
     impl Protocol for Noting {
@@ -186,13 +186,13 @@ pub mod testing {
     /// What a protocol sent in reply to what it received.
     #[derive(Debug, Default, PartialEq, Eq)]
     pub struct Said {
-        /// To its peer.
+        /// What it sent to its peer.
         pub replies: Vec<u8>,
-        /// To others.
+        /// What it sent to others.
         pub messages: Vec<Vec<u8>>,
-        /// To the operator.
+        /// What it sent to the operator.
         pub to_operator: Vec<Vec<u8>>,
-        /// Whether it finished.
+        /// Whether it has finished sending.
         pub finished: bool,
     }
 

@@ -98,7 +98,7 @@ pub struct OutboxBuffer {
 }
 
 impl OutboxBuffer {
-    /// Returns the outbox.
+    /// Returns an outbox that fills it.
     pub fn outbox(&mut self) -> Outbox<'_> {
         Outbox::new(&mut self.queue, &mut self.messages, &mut self.requests)
     }

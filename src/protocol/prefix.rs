@@ -15,7 +15,7 @@ pub struct Prefix {
 const SUFFIX: &[u8] = b" ===\n";
 
 impl Prefix {
-    /// The default text.
+    /// The text by default.
     pub const DEFAULT: &'static str = "your msg = ";
 
     /// Replies with `text`, the line, and ` ===`.
@@ -23,7 +23,7 @@ impl Prefix {
         Prefix { text: text.into() }
     }
 
-    /// Returns the text.
+    /// Returns the text in front.
     pub fn text(&self) -> &str {
         &self.text
     }

@@ -11,7 +11,7 @@ use crate::buffer::Chunk;
 /// memory, so a peer that sends a buffer full of newlines occupies no more memory than that.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// With its newline.
+    /// The text with its newline.
     answer: Arc<[u8]>,
     /// True while a line has begun and its newline has not arrived.
     begun: bool,
@@ -21,7 +21,7 @@ pub struct Reply {
 const BLOCK: usize = 16 << 10;
 
 impl Reply {
-    /// The default text.
+    /// The text by default.
     pub const DEFAULT: &'static str = "ok";
 
     /// Replies with `text` and a newline.

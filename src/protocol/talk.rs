@@ -32,8 +32,8 @@ mod tests {
     #[test]
     fn lines_go_to_the_operator_and_not_to_peers() {
         let said = converse(&mut Talk::new(1), [&b"hel"[..], b"lo\nthere"]);
-        let told = "* 1 joined\n[1] hello\n[1] there\n* 1 left\n";
-        assert_eq!(String::from_utf8(said.to_operator.concat()).unwrap(), told);
+        let sent = "* 1 joined\n[1] hello\n[1] there\n* 1 left\n";
+        assert_eq!(String::from_utf8(said.to_operator.concat()).unwrap(), sent);
         assert!(said.messages.is_empty() && said.replies.is_empty() && said.finished);
     }
 
@@ -52,8 +52,8 @@ mod tests {
             cuts in prop::collection::vec(0..40usize, 0..8),
         ) {
             let text = lines.join("\n");
-            let told = |parts| converse(&mut Talk::new(1), parts).to_operator.concat();
-            prop_assert_eq!(told(cut(text.as_bytes(), &cuts)), told(vec![text.as_bytes()]));
+            let sent = |parts| converse(&mut Talk::new(1), parts).to_operator.concat();
+            prop_assert_eq!(sent(cut(text.as_bytes(), &cuts)), sent(vec![text.as_bytes()]));
         }
     }
 }
