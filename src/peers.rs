@@ -368,7 +368,9 @@ impl<P: Protocol, D> Peers<P, D> {
     /// After any change of a connection: marks it, updates its group, delivers its messages.
     fn settle(&mut self, id: ConnId) {
         let peer = self.slab.get_mut(id).expect("only an open connection changes");
-        if let Some(reason) = self.context.failure.take() {
+        if self.context.failure.is_some()
+            && let Some(reason) = self.context.failure.take()
+        {
             self.broken.note(id, peer, reason);
         }
         self.ready.mark(id, peer);
