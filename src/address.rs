@@ -24,7 +24,7 @@ pub enum Address {
 }
 
 /// Maximum connections in the accept queue; the kernel lowers it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+const LISTEN_BACKLOG: i32 = 4096;
 
 /// How long a killed server may keep its address. The kernel frees a ring some milliseconds after
 /// its process, and until then an accept in flight holds the listener.
@@ -88,7 +88,7 @@ impl Address {
             }
         };
         socket.bind(&address)?;
-        socket.listen(BACKLOG)?;
+        socket.listen(LISTEN_BACKLOG)?;
         let address = match self {
             Address::Tcp(_) => {
                 Address::Tcp(socket.local_addr()?.as_socket().expect("bound to an IP address"))

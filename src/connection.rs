@@ -1,29 +1,31 @@
 //! One connection, minus the socket.
 //!
 //! ```text
-//!              inbound                                 outbound
-//!   Open ── the peer's end ──► Ended      Open ── finish ──► Finishing ── what is owed is
-//!                                            └──────┬────────────┘        sent: shut down
-//!                                                 reset
-//!                                                   ▼
-//!                                                 Broken
+//!              inbound                              outbound
+//!   Open ── the peer's end ──► Ended    Open ── finish ──► Finishing ── all is sent and ──► Shut
+//!                                         │                    │        shut down           │
+//!                                         └────────────────────┴── reset, evicted ──────────┘
+//!                                                                        ▼
+//!                                                                      Broken
 //! ```
 //!
 //! | inbound × outbound | wants |
 //! |---|---|
-//! | Open × Open | receive unless paused, send what is owed |
-//! | Ended × Open | send (a protocol that goes on talking after the peer's end) |
-//! | Open × Finishing | send what is owed, shut that direction down, discard until the peer ends |
-//! | Ended × Finishing | send what is owed, close |
+//! | Open × Open | receive unless paused, send what is queued |
+//! | Ended × Open | send what is queued (a protocol may go on sending after the peer's end) |
+//! | Open × Finishing | send what is queued, then shut that direction down; receive and discard |
+//! | Open × Shut | receive and discard until the peer ends |
+//! | Ended × Finishing, Ended × Shut | send what is queued, then close |
 //! | any × Broken | cancel what is in flight, close |
 //!
 //! A protocol may pause its connection: then it receives nothing, and neither the peer's end nor a
 //! drain reaches the protocol until it resumes.
 //!
-//! The methods are of three kinds. *Events* report what happened. *Wants* return what the driver
-//! should do. One *command*, [`drain`](Connection::drain), comes from a server that stops. The one
-//! law: **after any event, compare the wants with what is in flight, and issue the difference.**
-//! The comparison may be made at any time, any number of times.
+//! The driver calls methods of four kinds. *Events* report what happened. The *command*
+//! [`drain`](Connection::drain) comes from a server that stops. *Wants* return what the driver
+//! should do, and *getters* return the state that it decides by. The driver follows one rule:
+//! **after any event, compare the wants with what is in flight, and issue the difference.** The
+//! comparison may be made at any time, any number of times.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -31,30 +33,32 @@ use crate::buffer::{Chunk, Fit, SendQueue, Size};
 use crate::limits::CloseReason;
 use crate::protocol::{Input, Message, Outbox, Protocol, Requests, Untaken};
 
-/// Owed so many bytes, a connection is paused: not received from.
+/// With this many bytes queued to send, a connection is paused: it does not receive.
 pub const HIGH: usize = 512 << 10;
-/// Owed no more than this, and few leases, a paused connection goes on. The distance to [`HIGH`]
-/// keeps a healthy bulk stream from pausing at every turn.
+/// With at most this many bytes queued, and at most [`LEASES_LOW`] buffers, a paused connection
+/// receives again. The distance to [`HIGH`] keeps a steady bulk stream from pausing in every
+/// iteration.
 pub const LOW: usize = 128 << 10;
-/// Holding so many pooled buffers, a connection is paused: one socket must not take the pool.
+/// With this many pooled buffers queued, a connection is paused: one socket must not take the pool.
 pub const LEASES_HIGH: usize = 32;
-/// Holding no more than this, a paused connection goes on.
+/// With at most this many pooled buffers queued, and at most [`LOW`] bytes, a paused connection
+/// receives again.
 pub const LEASES_LOW: usize = 8;
-/// Owing less than this, a connection calls a protocol that requested a refill.
+/// With less than this queued, a connection calls a protocol that requested a refill.
 pub const REFILL: usize = 64 << 10;
-/// Owed more than this by what others said, a connection is evicted at once. More than one turn
-/// brings, lest a healthy reader be evicted before it is first sent to: a ring may have filled
-/// every buffer that it was lent before its talkers can be hushed.
+/// With more than this queued, a delivered message evicts the connection. The limit is above what
+/// one iteration can deliver: a ring may fill every buffer of the pool before the senders are
+/// throttled, and a reader that keeps up must not be evicted before the first send to it.
 pub const HARD: usize = 64 << 20;
 
 /// What the events of all connections of a server share.
 #[derive(Debug)]
 pub struct Context {
-    /// What protocols have sent to others than their peer; the driver takes it.
+    /// Messages that protocols have sent to other peers or the operator; the driver takes them.
     pub messages: Vec<Message>,
     /// The limit of input that a protocol may leave untaken, in bytes.
     pub max_input: usize,
-    /// Why a connection has just broken by its protocol; the driver takes it.
+    /// Why a protocol has just broken its connection; the driver takes it.
     pub failure: Option<CloseReason>,
     /// How many calls of protocols have panicked.
     pub panicked: u64,
@@ -71,7 +75,7 @@ impl Default for Context {
     }
 }
 
-/// The protocol's state, the bytes owed to the peer, and which of the two directions are open.
+/// The protocol's state, the bytes queued for the peer, and which of the two directions are open.
 #[derive(Debug)]
 pub struct Connection<P> {
     protocol: P,
@@ -82,11 +86,10 @@ pub struct Connection<P> {
     outbound: Outbound,
     /// True from reaching a high mark until both low marks are reached.
     paused: bool,
-    /// Whether its protocol is paused, and for what it is to be called when it resumes.
-    calls: PauseState,
+    flags: ProtocolFlags,
     /// True from the protocol's request until it is called for it.
     refill: bool,
-    /// True once the protocol was told that the connection goes away.
+    /// True once the protocol's `close` was called, or the protocol panicked.
     closed: bool,
     recv_size: RecvSize,
 }
@@ -106,11 +109,12 @@ enum Outbound {
     Broken,
 }
 
-/// A set of bits about a protocol: whether it is paused, and what it has not been told since.
+/// A set of bits: whether the protocol is paused, whether the connection drains, and which calls of
+/// the protocol are due when it resumes.
 #[derive(Debug, Clone, Copy, Default)]
-struct PauseState(u8);
+struct ProtocolFlags(u8);
 
-impl PauseState {
+impl ProtocolFlags {
     /// From `pause` to `resume`.
     const PAUSED: u8 = 1;
     /// The call of `end` is due.
@@ -146,7 +150,7 @@ impl<P: Protocol> Connection<P> {
             inbound: Inbound::Open,
             outbound: Outbound::Open,
             paused: false,
-            calls: PauseState::default(),
+            flags: ProtocolFlags::default(),
             refill: false,
             closed: false,
             recv_size: RecvSize::default(),
@@ -155,7 +159,7 @@ impl<P: Protocol> Connection<P> {
         connection
     }
 
-    // Events. Each adds what the protocol sends to others to the context.
+    // Events. Where an event calls the protocol, its messages to others are added to the context.
 
     /// Bytes have arrived from the peer.
     pub fn received(&mut self, chunk: Chunk, context: &mut Context) {
@@ -163,7 +167,7 @@ impl<P: Protocol> Connection<P> {
         if self.outbound == Outbound::Open {
             self.offer(chunk, context);
             self.refill(context);
-            self.weigh();
+            self.update_paused();
         }
     }
 
@@ -171,7 +175,7 @@ impl<P: Protocol> Connection<P> {
     pub fn ended(&mut self, context: &mut Context) {
         if self.inbound == Inbound::Open {
             self.inbound = Inbound::Ended;
-            self.calls.set(PauseState::END);
+            self.flags.set(ProtocolFlags::END);
             self.report_due(context);
         }
     }
@@ -181,35 +185,35 @@ impl<P: Protocol> Connection<P> {
         self.recv_size.lower();
     }
 
-    /// Another peer said `chunk` to all.
+    /// Queues a message of another peer for this one.
     pub fn deliver(&mut self, chunk: Chunk) {
         if self.outbound == Outbound::Open {
             self.queue.push(chunk);
             if self.queue.bytes() > HARD {
                 self.broken();
             }
-            self.weigh();
+            self.update_paused();
         }
     }
 
-    /// `n` of the bytes that were owed have been sent.
+    /// `n` of the queued bytes have been sent.
     #[inline]
     pub fn sent(&mut self, n: usize, context: &mut Context) {
         if self.outbound != Outbound::Broken {
             self.queue.advance(n);
             self.refill(context);
-            self.weigh();
+            self.update_paused();
         }
     }
 
-    /// The outbound direction has been shut down: the peer will see our end.
+    /// The outbound direction has been shut down: the peer will see the end.
     pub fn shut_down(&mut self) {
         if self.outbound == Outbound::Finishing {
             self.outbound = Outbound::Shut;
         }
     }
 
-    /// Reset, timed out, or evicted: nothing more can be or will be done with the peer.
+    /// The connection was reset, timed out or was evicted: nothing more is exchanged with the peer.
     pub fn broken(&mut self) {
         self.outbound = Outbound::Broken;
         self.inbound = Inbound::Ended;
@@ -218,7 +222,7 @@ impl<P: Protocol> Connection<P> {
         self.paused = false;
     }
 
-    /// The connection closes: its protocol is called the last time, once.
+    /// The connection closes: its protocol is called once more, for the last time.
     pub fn close(&mut self, context: &mut Context) {
         if !std::mem::replace(&mut self.closed, true) {
             let mut requests = Requests::of_finished();
@@ -233,40 +237,41 @@ impl<P: Protocol> Connection<P> {
 
     // The command.
 
-    /// Has the protocol finish: at once, or when it resumes.
+    /// Asks the protocol to finish: at once, or when it resumes.
     pub fn drain(&mut self, context: &mut Context) {
-        if !self.calls.has(PauseState::DRAINING) {
-            self.calls.set(PauseState::DRAINING | PauseState::DRAIN);
+        if !self.flags.has(ProtocolFlags::DRAINING) {
+            self.flags.set(ProtocolFlags::DRAINING | ProtocolFlags::DRAIN);
             self.report_due(context);
         }
     }
 
     // Wants.
 
-    /// Whether it would receive; a finishing one does so to discard.
+    /// Returns true if it wants to receive. A finishing connection receives in order to discard.
     pub fn wants_recv(&self) -> bool {
-        let waits = self.paused || self.calls.has(PauseState::PAUSED);
+        let waits = self.paused || self.flags.has(ProtocolFlags::PAUSED);
         self.inbound == Inbound::Open && (!waits || self.is_finishing())
     }
 
-    /// Whether it would receive if it were owed nothing.
+    /// Returns true if it may still receive, paused or not.
     pub fn could_recv(&self) -> bool {
         self.inbound == Inbound::Open
     }
 
-    /// What it would send.
+    /// Returns what it wants to send.
     pub fn outgoing(&self) -> &SendQueue {
         &self.queue
     }
 
-    /// Whether it would shut the outbound direction down: all is sent, and the peer goes on.
+    /// Returns true if it wants to shut the outbound direction down: all is sent, and the peer has
+    /// not ended.
     pub fn wants_shutdown(&self) -> bool {
         self.outbound == Outbound::Finishing
             && self.queue.is_empty()
             && self.inbound == Inbound::Open
     }
 
-    /// Whether there is nothing more to do: close.
+    /// Returns true if it wants to be closed: nothing is left to send or to receive.
     pub fn is_finished(&self) -> bool {
         match self.outbound {
             Outbound::Open => false,
@@ -277,37 +282,41 @@ impl<P: Protocol> Connection<P> {
         }
     }
 
-    /// Whether it still sends what it is told to: it neither finishes nor broke.
+    // Getters.
+
+    /// Returns true if it may still send new bytes: it neither finishes nor is broken.
     pub fn is_open(&self) -> bool {
         self.outbound == Outbound::Open
     }
 
-    /// Whether it broke: what is in flight is of no use, a send that waits for the peer included.
+    /// Returns true if it is broken: the driver cancels what is in flight, also a send that waits
+    /// for the peer.
     pub fn is_broken(&self) -> bool {
         self.outbound == Outbound::Broken
     }
 
-    /// Whether it will want nothing new merely because all that it is owed has been sent; false
-    /// while its protocol waits to refill.
+    /// Returns true if the success of a send would change nothing that it wants, so that the send
+    /// need not report it. False while its protocol waits for a refill.
     pub fn can_skip_completion(&self) -> bool {
         self.inbound == Inbound::Open
             && self.outbound == Outbound::Open
             && !self.paused
             && !self.refill
-            && !self.calls.has(PauseState::PAUSED)
+            && !self.flags.has(ProtocolFlags::PAUSED)
     }
 
-    /// Whether it is owed so much that it is not received from. As a listener: congested.
+    /// Returns true if so much is queued that it does not receive. A member of a broadcast group is
+    /// then congested.
     pub fn is_paused(&self) -> bool {
         self.paused
     }
 
-    /// The size of buffer that fits what it has been receiving.
+    /// Returns the size of buffer that fits what it has received of late.
     pub fn recv_size(&self) -> Size {
         self.recv_size.size
     }
 
-    /// Returns the protocol of the connection.
+    /// Returns its protocol.
     pub fn protocol(&self) -> &P {
         &self.protocol
     }
@@ -326,7 +335,7 @@ impl<P: Protocol> Connection<P> {
         }
         self.apply(&requests, context);
         self.refill(context);
-        self.weigh();
+        self.update_paused();
     }
 
     /// Offers `chunk`, behind what was left before, until the protocol can take no more of it.
@@ -335,7 +344,7 @@ impl<P: Protocol> Connection<P> {
         let mut requests = Requests::default();
         let mut input = Input::new(chunk, &mut self.untaken, context.max_input);
         let mut out = Outbox::new(&mut self.queue, &mut context.messages, &mut requests);
-        let mut again = input.is_enough() && !self.calls.has(PauseState::PAUSED);
+        let mut again = input.is_enough() && !self.flags.has(ProtocolFlags::PAUSED);
         while again {
             let before = input.len();
             if !returns(|| self.protocol.data(&mut input, &mut out)) {
@@ -347,7 +356,7 @@ impl<P: Protocol> Connection<P> {
                 && !out.stops_input();
         }
         if !input.is_empty() || input.has_state() {
-            let paused = self.calls.has(PauseState::PAUSED) || requests.pauses();
+            let paused = self.flags.has(ProtocolFlags::PAUSED) || requests.pauses();
             if let Some(violation) = input.leave(paused) {
                 return self.abort(&violation, context);
             }
@@ -379,8 +388,8 @@ impl<P: Protocol> Connection<P> {
             self.untaken.clear();
         }
         if requests.pauses() {
-            self.calls.set(PauseState::PAUSED);
-        } else if requests.resumes() && self.calls.take(PauseState::PAUSED) {
+            self.flags.set(ProtocolFlags::PAUSED);
+        } else if requests.resumes() && self.flags.take(ProtocolFlags::PAUSED) {
             if self.outbound == Outbound::Open && !self.untaken.is_empty() {
                 self.offer_kept(context);
             }
@@ -390,14 +399,14 @@ impl<P: Protocol> Connection<P> {
 
     /// Reports to the protocol what happened while it was paused, and what has just happened.
     fn report_due(&mut self, context: &mut Context) {
-        if self.calls.has(PauseState::PAUSED) || self.outbound != Outbound::Open {
+        if self.flags.has(ProtocolFlags::PAUSED) || self.outbound != Outbound::Open {
             return;
         }
-        if self.calls.take(PauseState::DRAIN) {
+        if self.flags.take(ProtocolFlags::DRAIN) {
             self.call(context, |protocol, out| protocol.drain(out));
         }
-        let may_end = self.outbound == Outbound::Open && !self.calls.has(PauseState::PAUSED);
-        if may_end && self.calls.take(PauseState::END) {
+        let may_end = self.outbound == Outbound::Open && !self.flags.has(ProtocolFlags::PAUSED);
+        if may_end && self.flags.take(ProtocolFlags::END) {
             self.end(context);
         }
     }
@@ -447,7 +456,7 @@ impl<P: Protocol> Connection<P> {
         }
     }
 
-    fn weigh(&mut self) {
+    fn update_paused(&mut self) {
         let (bytes, leases) = (self.queue.bytes(), self.queue.leases());
         self.paused = if self.paused {
             bytes > LOW || leases > LEASES_LOW
@@ -585,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_said_beyond_the_hard_limit_evicts() {
+    fn messages_beyond_the_hard_limit_evict() {
         let mut connection = Connection::open(Broadcast, &mut Context::default());
         let chunk = Chunk::from(vec![b'x'; 1 << 20]);
         (0..HARD / chunk.len()).for_each(|_| connection.deliver(chunk.clone()));
@@ -609,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refill_is_called_while_little_is_owed() {
+    fn a_refill_is_asked_for_while_little_is_queued() {
         let mut connection = Connection::open(Chargen, &mut Context::default());
         for _ in 0..1000 {
             let owed = connection.outgoing().bytes();
@@ -624,7 +633,7 @@ mod tests {
         connection.drain(&mut Context::default());
         let owed = connection.outgoing().bytes();
         connection.sent(owed, &mut Context::default());
-        assert!(connection.wants_shutdown(), "who drains is asked for no more");
+        assert!(connection.wants_shutdown(), "a draining connection is not refilled");
     }
 
     /// Replies to a line when it is told to; in between it is paused.
@@ -785,7 +794,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_connection_sends_no_reply() {
+    fn nothing_is_queued_for_a_broken_connection() {
         #[derive(Debug)]
         struct Polite;
         impl Protocol for Polite {

@@ -13,8 +13,9 @@
 //! * *Out of buffers* (`buffers.rs`): a connection wants to receive, and every buffer holds bytes
 //!   that are owed to others.
 //!
-//! While a connection waits in either way, one that is owed bytes and takes none of them for
-//! [`SOFT`] is evicted (`timers.rs`).
+//! A connection that another one waits for is evicted if it takes none of its bytes for [`SOFT`]
+//! (`timers.rs`): one that holds pool buffers while others are out of buffers, or one that
+//! throttles others. A link to another process is not.
 
 mod buffers;
 mod groups;
@@ -35,8 +36,8 @@ use groups::Groups;
 use ready::ReadyList;
 use timers::Timers;
 
-/// How long a connection that another one waits for may take none of its bytes: at least this long,
-/// and at most twice as long.
+/// A connection that another one waits for is evicted after it has taken none of its bytes for this
+/// time, at the latest after twice this time.
 pub const SOFT: Duration = Duration::from_secs(1);
 /// How long a connection that has shut its outbound direction down discards what it receives before
 /// it is closed: a close with unread input would reset the connection and destroy what the peer has
@@ -96,8 +97,8 @@ pub struct Peers<P, D> {
     buffers: BufferWaiters,
     groups: Groups,
     timers: Timers,
-    /// The number of the last connection.
-    came: u64,
+    /// The number of the connection that was opened last.
+    last_number: u64,
     /// Its messages are delivered before every return; the capacity is kept.
     context: Context,
     max_input: usize,
@@ -105,27 +106,21 @@ pub struct Peers<P, D> {
     has_operator: bool,
     /// Messages that the operator has not seen.
     to_operator: Vec<Chunk>,
-    broken: BrokenCounts,
-}
-
-/// How many connections were broken, by reason.
-#[derive(Debug, Default)]
-struct BrokenCounts {
+    /// The number of connections that were evicted.
     evicted: u64,
-    failed: u64,
 }
 
-impl BrokenCounts {
-    /// Notes, counts and logs why a connection is about to be broken.
-    fn note<P, D>(&mut self, id: ConnId, peer: &mut PeerEntry<P, D>, reason: CloseReason) {
-        peer.reason = reason;
-        let connection = peer.number;
-        if reason.is_eviction() || reason == CloseReason::Panicked {
-            tracing::warn!(connection, %id, "{reason}");
-            self.evicted += u64::from(reason.is_eviction());
-        } else if let CloseReason::Failed(_) = reason {
-            self.failed += 1;
-        }
+/// Notes and logs why a connection is about to be broken, and counts it if it is evicted.
+fn note_reason<P, D>(
+    evicted: &mut u64,
+    id: ConnId,
+    peer: &mut PeerEntry<P, D>,
+    reason: CloseReason,
+) {
+    peer.reason = reason;
+    if reason.is_eviction() || reason == CloseReason::Panicked {
+        tracing::warn!(connection = peer.number, %id, "{reason}");
+        *evicted += u64::from(reason.is_eviction());
     }
 }
 
@@ -138,12 +133,12 @@ impl<P: Protocol, D> Peers<P, D> {
             buffers: BufferWaiters::default(),
             groups: Groups::default(),
             timers: Timers::default(),
-            came: 0,
+            last_number: 0,
             context: Context { max_input, ..Context::default() },
             max_input,
             has_operator: false,
             to_operator: Vec::new(),
-            broken: BrokenCounts::default(),
+            evicted: 0,
         }
     }
 
@@ -152,7 +147,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Adds a new connection.
     pub fn open(&mut self, protocol: P, listener: ListenerId, driver: D) -> ConnId {
-        self.admit(protocol, listener, driver, false)
+        self.insert(protocol, listener, driver, false)
     }
 
     /// Opens a link to another process: a connection that carries the messages of other peers.
@@ -162,37 +157,17 @@ impl<P: Protocol, D> Peers<P, D> {
     /// to wait before it receives the last message. And it is received from however much it is
     /// owed, while no other connection of its group is congested (kernel-notes §45).
     pub fn open_link(&mut self, protocol: P, listener: ListenerId, driver: D) -> ConnId {
-        self.admit(protocol, listener, driver, true)
+        self.insert(protocol, listener, driver, true)
     }
 
-    /// Returns the id that the next connection gets.
-    pub fn next_id(&self) -> ConnId {
-        self.slab.next_id()
-    }
-
-    /// Returns how many calls of protocols have panicked.
-    pub fn panicked(&self) -> u64 {
-        self.context.panicked
-    }
-
-    /// Returns the number that the next connection gets.
-    pub fn next_number(&self) -> u64 {
-        self.came + 1
-    }
-
-    /// Gives the next connection this number; the following ones count on from it.
-    pub fn number_from(&mut self, number: u64) {
-        self.came = number - 1;
-    }
-
-    fn admit(&mut self, protocol: P, listener: ListenerId, driver: D, link: bool) -> ConnId {
-        self.came += u64::from(!link);
+    fn insert(&mut self, protocol: P, listener: ListenerId, driver: D, link: bool) -> ConnId {
+        self.last_number += u64::from(!link);
         let connection = Connection::open(protocol, &mut self.context);
         self.groups.at(listener).links += usize::from(link);
         let id = self.slab.insert(PeerEntry {
             connection,
             driver,
-            number: self.came,
+            number: self.last_number,
             listener,
             reason: CloseReason::Finished,
             received: 0,
@@ -206,9 +181,9 @@ impl<P: Protocol, D> Peers<P, D> {
             progressed: false,
         });
         if !link {
-            connection_log::accepted(self.came, listener);
+            connection_log::accepted(self.last_number, listener);
         }
-        self.settle(id);
+        self.after_event(id);
         id
     }
 
@@ -233,7 +208,7 @@ impl<P: Protocol, D> Peers<P, D> {
             peer.talks = true;
             self.groups.at(peer.listener).talkers += 1;
         }
-        self.settle(id);
+        self.after_event(id);
     }
 
     /// The peer will send no more.
@@ -263,7 +238,7 @@ impl<P: Protocol, D> Peers<P, D> {
         if let Some(peer) = self.slab.get_mut(id)
             && !peer.connection.is_broken()
         {
-            self.broken.note(id, peer, reason);
+            note_reason(&mut self.evicted, id, peer, reason);
         }
         self.step(id, |peer, context| {
             peer.connection.broken();
@@ -303,6 +278,11 @@ impl<P: Protocol, D> Peers<P, D> {
 
     // Commands.
 
+    /// Gives the next connection this number; the following ones count on from it.
+    pub fn number_from(&mut self, number: u64) {
+        self.last_number = number - 1;
+    }
+
     /// Starts to drain every connection.
     pub fn finish_all(&mut self) {
         let ids: Vec<ConnId> = self.slab.iter_mut().map(|(id, _)| id).collect();
@@ -321,6 +301,21 @@ impl<P: Protocol, D> Peers<P, D> {
     }
 
     // Getters.
+
+    /// Returns the id that the next connection gets.
+    pub fn next_id(&self) -> ConnId {
+        self.slab.next_id()
+    }
+
+    /// Returns how many calls of protocols have panicked.
+    pub fn panicked(&self) -> u64 {
+        self.context.panicked
+    }
+
+    /// Returns the number that the next connection gets.
+    pub fn next_number(&self) -> u64 {
+        self.last_number + 1
+    }
 
     /// Returns true if a connection wants to receive and need not wait for another: what
     /// [`ReadyPeer`] said may have changed since.
@@ -350,32 +345,27 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Returns how many were evicted.
     pub fn evicted(&self) -> u64 {
-        self.broken.evicted
-    }
-
-    /// Returns how many were broken by a failed call.
-    pub fn failed(&self) -> u64 {
-        self.broken.failed
+        self.evicted
     }
 
     fn step(&mut self, id: ConnId, event: impl FnOnce(&mut PeerEntry<P, D>, &mut Context)) {
         let Some(peer) = self.slab.get_mut(id) else { return };
         peer.progressed |= peer.connection.outgoing().is_empty();
         event(peer, &mut self.context);
-        self.settle(id);
+        self.after_event(id);
     }
 
     /// After any change of a connection: marks it, updates its group, delivers its messages.
-    fn settle(&mut self, id: ConnId) {
+    fn after_event(&mut self, id: ConnId) {
         let peer = self.slab.get_mut(id).expect("only an open connection changes");
         if self.context.failure.is_some()
             && let Some(reason) = self.context.failure.take()
         {
-            self.broken.note(id, peer, reason);
+            note_reason(&mut self.evicted, id, peer, reason);
         }
         self.ready.mark(id, peer);
         let listener = peer.listener;
-        if self.groups.weigh(peer) {
+        if self.groups.update_congested(peer) {
             self.wake_talkers(listener);
         }
         self.deliver_messages(id, listener);

@@ -3,8 +3,8 @@
 //! ```text
 //!         ┌──────────────── enter ────────────────┐  lend the idle buffers, submit, sleep
 //!         ▼                                       │
-//!   reap: Completion ──► Peers.received / sent / …│  state only; nothing is submitted
-//!         │              mark the connection      │
+//!   reap: Completion ──► Peers.received / sent / …│  state only; no operation of a
+//!         │              mark the connection      │  connection is submitted
 //!         ▼                                       │
 //!   each that is marked: resume ──────────────────┘  wants − in flight ──► Op
 //! ```
@@ -15,8 +15,8 @@
 //! wants. A broken connection cancels what is in flight. Teardown is a *join*: a connection is
 //! closed when it has nothing in flight, not even a cancel.
 //!
-//! Terms that sockets do not have. A send with *skip_success* (`IOSQE_CQE_SKIP_SUCCESS`) posts a
-//! completion only if it fails or is short; after a short one, the next send asks for its
+//! The terms of this loop: A send with *skip_success* (`IOSQE_CQE_SKIP_SUCCESS`) posts a
+//! completion only if it fails or is short; after one that completed, the next send asks for its
 //! completion. A connection is *out of buffers* when it wants to receive and the pool has none. A
 //! socket that was accepted above the limit waits in the *backlog*.
 
@@ -50,10 +50,10 @@ pub struct Proactor<R, P> {
     ring: R,
     peers: Peers<P, Flight>,
     listeners: Listeners<WorkerFactory<P>, AcceptStates>,
-    /// Accepted above the limit: connected, not yet served.
+    /// Connections accepted above the limit, which are not served yet.
     backlog: VecDeque<(ListenerId, Socket, Option<SocketAddr>)>,
     lifecycle: Lifecycle,
-    /// True while there may be sends with `skip_success` whose result is not known.
+    /// True from a send with `skip_success` until the completions of the next iteration are reaped.
     unconfirmed_sends: bool,
     console: Option<Box<RingConsole>>,
     counters: Counters,
@@ -65,11 +65,11 @@ pub struct Proactor<R, P> {
 #[derive(Debug)]
 pub struct Flight {
     socket: Socket,
-    /// The peer's, if the ring knows it.
+    /// The peer's address, if the ring knows it.
     address: Option<SocketAddr>,
     recv: RecvState,
     send: SendState,
-    /// True after a short send: the next one asks for its completion.
+    /// True after a send with `skip_success` has completed: the next one asks for its completion.
     await_send: bool,
     shutting_down: bool,
     /// Cancels that have not completed.
@@ -161,7 +161,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         &self.ring
     }
 
-    /// The ring, for a test that plays the kernel.
+    /// The ring, for a test that simulates the kernel.
     pub fn ring_mut(&mut self) -> &mut R {
         &mut self.ring
     }
@@ -172,7 +172,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             Completion::Accept { accept, outcome, more } => self.accepted(accept, outcome, more),
             Completion::Recv { conn, outcome, more } => self.received(conn, outcome, more),
             Completion::Send { conn, outcome } => {
-                // A send with `skip_success` that does complete was short.
+                // A send with `skip_success` that completes was short, has failed, or could not
+                // skip its completion: the kernel has no `CqeSkip`, or the queue has too many
+                // chunks.
                 self.update(conn, |flight| {
                     flight.await_send = flight.send == SendState::InFlight { skip_success: true };
                 });
@@ -274,8 +276,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     }
 
     fn resume_ready(&mut self) -> io::Result<()> {
+        // Those that wait will all receive into the most plentiful size (`Ring::buffer_for`).
         let pool = self.ring.pool();
-        self.peers.wake_buffer_waiters(pool.unfilled(pool.largest_free()));
+        self.peers.wake_buffer_waiters(pool.unfilled(pool.most_plentiful()));
         self.peers.begin();
         while let Some(ready) = self.peers.next_ready() {
             let conn = ready.id;
@@ -306,6 +309,18 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         }
     }
 
+    /// Serves until it is stopped, and calls `report` after each iteration.
+    fn run_with(&mut self, mut report: impl FnMut(&Self)) -> io::Result<Ended> {
+        if let Some(input) = &mut self.console {
+            input.console.begin();
+        }
+        lifecycle::run(|| {
+            let flow = self.run_once()?;
+            report(self);
+            Ok(flow)
+        })
+    }
+
     fn is_drained(&self) -> bool {
         !self.lifecycle.is_serving()
             && self.peers.is_empty()
@@ -333,18 +348,11 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
     }
 
     fn run(&mut self) -> io::Result<Ended> {
-        if let Some(input) = &mut self.console {
-            input.console.begin();
-        }
-        lifecycle::run(|| self.run_once())
+        self.run_with(|_| {})
     }
 
     fn run_reporting(&mut self, publish: &mut dyn FnMut(Counters)) -> io::Result<Ended> {
-        lifecycle::run(|| {
-            let flow = self.run_once()?;
-            publish(self.counters());
-            Ok(flow)
-        })
+        self.run_with(|server| publish(server.counters()))
     }
 
     fn counters(&self) -> Counters {
@@ -377,7 +385,7 @@ impl Flight {
     }
 }
 
-/// What the loop needs to know of a connection that was resumed.
+/// What `resume` has found or done that concerns the whole loop.
 #[derive(Debug, Clone, Copy, Default)]
 struct Resumed {
     /// A send with `skip_success` was submitted.
@@ -399,7 +407,7 @@ fn resume<R: Ring, P: Protocol>(
     match flight.send {
         SendState::Idle if !connection.outgoing().is_empty() => {
             let queue = connection.outgoing();
-            // Nothing waits for the success of this send.
+            // If nothing waits for its success, the send posts no completion.
             let skip_success = connection.can_skip_completion() && !flight.await_send;
             flight.send = SendState::InFlight { skip_success };
             resumed.unconfirmed_sends = skip_success;

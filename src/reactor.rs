@@ -6,17 +6,18 @@
 //!   each report: remember that it is ready, mark   │  state only; nothing is read or written
 //!         │                                        │
 //!         ▼                                        │
-//!   each that is marked: resume ───────────────────┘  read and write what it wants, while it
-//!                                                      may; then wish for what it may not
+//!   each that is marked: resume ───────────────────┘  read and write what it wants, while the
+//!                                                      socket is ready; watch for the rest
 //! ```
 //!
-//! The twin of [`proactor`](crate::proactor): the same connections, the same rooms, limits and
-//! drain, the same names. Where the ring loop issues operations, this one makes the calls itself:
-//! the kernel says *now you may*, and the data are copied by us, in a system call each.
+//! The counterpart of [`proactor`](crate::proactor): the same connections, groups, limits and
+//! drain, under the same names. Where the ring loop submits operations, the kernel reports to this
+//! one that a socket is ready, and makes the system call that copies the data itself.
 //!
-//! What is ready is remembered for each socket until a call would block, or, on a stream, moves
-//! less than it could: that is right for edges and spares a level-triggered loop the call that
-//! finds nothing. The interest is changed only when the wants change.
+//! Each socket keeps that it is ready until a call on it would block, or moves fewer bytes than it
+//! could. An edge-triggered selector requires this, since it reports an edge once; a
+//! level-triggered loop saves the call that would find nothing. The interest changes only when the
+//! wants change.
 
 mod accept;
 mod console;
@@ -213,7 +214,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Returns a number that grows whenever an operation succeeds.
+    /// Returns a number that grows when a connection is accepted or closed, or counted bytes move.
     fn moved(&self) -> u64 {
         let Counters { accepted, closed, receives, sends, .. } = self.counters;
         accepted + closed + receives + sends
@@ -275,6 +276,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
                 let (conn, wants_recv) = (ready.id, ready.wants_recv);
                 self.resume(conn, wants_recv);
             }
+            // A receive takes a buffer of any size, so each buffer serves one that waits.
             self.peers.wake_buffer_waiters(self.pool.unfilled_in_all());
         }
     }
@@ -340,8 +342,8 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// when the connection is resumed again: an endless stream does not delay the others.
     fn send(&mut self, conn: ConnId) {
         let Some(peer) = self.peers.get_mut(conn) else { return };
-        let mut owed = peer.connection.outgoing().bytes();
-        while owed > 0
+        let mut queued = peer.connection.outgoing().bytes();
+        while queued > 0
             && let Some(peer) = self.peers.get_mut(conn)
         {
             let (queue, socket) = (peer.connection.outgoing(), &mut peer.driver);
@@ -356,7 +358,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
                     socket.writable = n == offered;
                     self.counters.sends += socket.counts;
                     self.counters.sent_bytes += socket.counts * n as u64;
-                    owed = owed.saturating_sub(n);
+                    queued = queued.saturating_sub(n);
                     self.peers.sent(conn, n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable = false,
@@ -372,6 +374,18 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         self.selector.close(KeyOwner::Conn(conn).into(), socket.fd);
         self.counters.closed += 1;
         self.lifecycle.pause().end();
+    }
+
+    /// Serves until it is stopped, and calls `report` after each iteration.
+    fn run_with(&mut self, mut report: impl FnMut(&Self)) -> io::Result<Ended> {
+        if let Some(input) = &mut self.console {
+            input.console.begin();
+        }
+        lifecycle::run(|| {
+            let flow = self.run_once()?;
+            report(self);
+            Ok(flow)
+        })
     }
 
     fn is_drained(&self) -> bool {
@@ -394,18 +408,11 @@ impl<S: Selector + SocketCalls, P: Protocol> Engine<P> for Reactor<S, P> {
     }
 
     fn run(&mut self) -> io::Result<Ended> {
-        if let Some(input) = &mut self.console {
-            input.console.begin();
-        }
-        lifecycle::run(|| self.run_once())
+        self.run_with(|_| {})
     }
 
     fn run_reporting(&mut self, publish: &mut dyn FnMut(Counters)) -> io::Result<Ended> {
-        lifecycle::run(|| {
-            let flow = self.run_once()?;
-            publish(self.counters());
-            Ok(flow)
-        })
+        self.run_with(|server| publish(server.counters()))
     }
 
     fn counters(&self) -> Counters {

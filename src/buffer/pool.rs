@@ -213,8 +213,8 @@ impl Pool {
         self.all_sizes().map(|size| self.unfilled(size)).sum()
     }
 
-    /// The size of which most is unfilled.
-    pub fn largest_free(&self) -> Size {
+    /// Returns the size of which the most buffers are unfilled.
+    pub fn most_plentiful(&self) -> Size {
         self.all_sizes().max_by_key(|&size| self.unfilled(size)).expect("there is a size")
     }
 
@@ -334,8 +334,9 @@ impl Lease {
     pub fn bytes(&self) -> &[u8] {
         let (base, len) = self.location();
         // SAFETY: the mapping is zeroed and so initialised; a leased buffer is written only
-        // through `bytes_mut`, which wants the only share, or by the kernel, for which the ring holds
-        // that only share (`ring/uring.rs`), so nothing writes while shares exist to read through.
+        // through `bytes_mut`, which wants the only share, or by the kernel, for which the ring
+        // holds that only share (`ring/uring.rs`), so nothing writes while shares exist to read
+        // through.
         unsafe { std::slice::from_raw_parts(base.as_ptr(), len) }
     }
 

@@ -3,7 +3,7 @@
 //! A connection whose send queue is too long is *congested*. While one is congested, the
 //! connections of its group that broadcast (*talkers*) are *throttled*: they are not received from.
 
-use super::{PeerEntry, Peers};
+use super::{PeerEntry, Peers, note_reason};
 use crate::keys::{ConnId, ListenerId};
 use crate::limits::CloseReason;
 use crate::protocol::{Message, Protocol};
@@ -59,7 +59,7 @@ impl Groups {
     }
 
     /// Updates whether a connection is congested. Returns true if it has just ceased to be.
-    pub(super) fn weigh<P: Protocol, D>(&mut self, peer: &mut PeerEntry<P, D>) -> bool {
+    pub(super) fn update_congested<P: Protocol, D>(&mut self, peer: &mut PeerEntry<P, D>) -> bool {
         let (was, is) = (peer.congested, peer.connection.is_paused());
         peer.congested = is;
         let counts = self.at(peer.listener);
@@ -107,12 +107,12 @@ impl<P: Protocol, D> Peers<P, D> {
                     peer.connection.deliver(chunk.clone());
                 }
                 if peer.connection.is_broken() && !broken {
-                    self.broken.note(id, peer, CloseReason::QueueFull);
+                    note_reason(&mut self.evicted, id, peer, CloseReason::QueueFull);
                     evicted.push(id);
                 }
                 self.ready.mark(id, peer);
                 // An evicted connection is not congested any more.
-                relieved |= self.groups.weigh(peer);
+                relieved |= self.groups.update_congested(peer);
             }
         }
         self.context.messages.clear();

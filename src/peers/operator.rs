@@ -1,6 +1,6 @@
 //! The connections of [`Peers`] as an operator console shows and changes them.
 
-use super::{PeerEntry, Peers};
+use super::{PeerEntry, Peers, note_reason};
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::connection::Connection;
@@ -48,11 +48,11 @@ impl<P: Protocol, D> Peers<P, D> {
         peer.progressed |= peer.connection.outgoing().is_empty();
         peer.connection.deliver(line);
         if peer.connection.is_broken() && !broken {
-            self.broken.note(id, peer, CloseReason::QueueFull);
+            note_reason(&mut self.evicted, id, peer, CloseReason::QueueFull);
             peer.connection.close(&mut self.context);
         }
         let is_open = peer.connection.is_open();
-        self.settle(id);
+        self.after_event(id);
         is_open
     }
 

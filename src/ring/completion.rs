@@ -7,7 +7,8 @@ use crate::buffer::{Chunk, Lease};
 use crate::keys::ConnId;
 use crate::os::AcceptFailure;
 
-/// A completion. The numbers of errors are decoded here and nowhere else.
+/// A completion with its result decoded: the layers above see an [`io::Error`] or an
+/// [`AcceptFailure`], never a negative result.
 #[derive(Debug)]
 pub enum Completion {
     /// An accept brought a connection, or failed.

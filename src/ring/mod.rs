@@ -13,8 +13,9 @@
 //! ```
 //!
 //! **One operation of a kind is in flight per connection.** So the pair {kind, connection} *is*
-//! the operation's identity ([`Token`]), and there is no table of what is in flight. It also keeps
-//! the bytes in order: two sends in flight on one socket may be reordered (kernel-notes §13).
+//! the operation's identity ([`Token`]), and no table is needed that leads from an id to an
+//! operation. It also keeps the bytes in order: two sends in flight on one socket may be reordered
+//! (kernel-notes §13).
 
 mod accepts;
 mod completion;
@@ -236,7 +237,7 @@ pub trait Ring {
             return None;
         }
         let pool = self.pool();
-        Some(if any_size { pool.largest_free() } else { pool.nearest(preferred) })
+        Some(if any_size { pool.most_plentiful() } else { pool.nearest(preferred) })
     }
 
     /// Queues an operation; the queue must not be full. Returns what was queued.

@@ -78,7 +78,7 @@ pub struct Uring {
     /// True if completions wait outside the queue.
     overflow: bool,
     /// True until the next enter, if the result of a send with `skip_success` is not known.
-    unanswered: bool,
+    unconfirmed_sends: bool,
     /// Sockets accepted and not closed.
     open: usize,
     sockets: usize,
@@ -144,7 +144,7 @@ impl Uring {
             queued: 0,
             taken: 0,
             overflow: false,
-            unanswered: false,
+            unconfirmed_sends: false,
             open: 0,
             sockets,
             descriptors: BTreeSet::new(),
@@ -293,7 +293,7 @@ impl Ring for Uring {
         let lent = self.provided.iter_mut().map(|ring| ring.lend(&self.pool)).sum();
         let mut own = None;
         let (want, timeout) = match wait {
-            _ if std::mem::take(&mut self.unanswered) => (0, None),
+            _ if std::mem::take(&mut self.unconfirmed_sends) => (0, None),
             Wait::No => (0, None),
             Wait::Completion => (1, None),
             Wait::Until(at) if self.has(Capability::ExtArg) => (1, Some(at.since(self.now()))),
@@ -322,7 +322,7 @@ impl Ring for Uring {
         let implied = if self.overflow { None } else { self.memory.next_implied(self.taken) };
         match implied {
             Some(_) => self.in_flight -= 1,
-            None => self.unanswered = self.memory.has_unconfirmed(),
+            None => self.unconfirmed_sends = self.memory.has_unconfirmed(),
         }
         implied
     }

@@ -1,11 +1,11 @@
-//! The memory of a recorder: a header and slots, in pages shared with a file or in memory.
+//! The memory of a recorder: a header and slots, mapped from a file or anonymous.
 //!
-//! What is written to a file's shared pages belongs to the kernel at once: it survives the end
-//! of the process, whatever ends it (mmap(2), `MAP_SHARED`). The blocks are reserved before
-//! (posix_fallocate(3)), since a write to a page for which the disk has no block is a SIGBUS. So is
-//! a write beyond the end of a file that was cut short: therefore the file is locked (fcntl(2),
-//! `F_OFD_SETLK`) as long as it is mapped, and no other recorder takes it. A reader sees by the
-//! lock whether the recorder still runs.
+//! A store to the shared pages of a file is in the page cache at once, so it survives the end of
+//! the process, however it ends (mmap(2), `MAP_SHARED`). Two accesses would be a SIGBUS, and each
+//! is prevented. A page without a disk block when the disk is full: posix_fallocate(3) reserves the
+//! blocks. A page beyond the end of a file that was truncated: a lock (fcntl(2), `F_OFD_SETLK`),
+//! held as long as the file is mapped, keeps other recorders from truncating it. A reader tests the
+//! lock to learn whether the recorder still runs.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -19,7 +19,8 @@ use crate::format::{HEADER, RECORD, Writers, at, pair, part};
 use crate::record::Record;
 use crate::sys;
 
-/// A header and `capacity` slots, written by one owner with plain stores.
+/// A header and `capacity` slots. One owner writes them with plain stores, or a [`SharedLog`] wraps
+/// them and accesses them by atomics only.
 ///
 /// # Protocol
 /// The owner writes record *n* as follows. Readers are other processes, or this one by pread(2).
@@ -50,8 +51,8 @@ pub(crate) struct OwnedLog {
 unsafe impl Send for OwnedLog {}
 
 impl OwnedLog {
-    /// Maps a file, which gets this size; or, without one, memory, which forked children share with
-    /// their parent if there are many writers.
+    /// Maps a file, after it has set its size to that of the log. Without a file it maps memory;
+    /// with many writers, forked children share this memory with their parent.
     ///
     /// # Errors
     /// The disk or the memory is full, the file cannot be mapped, or another recorder has it.
@@ -150,10 +151,12 @@ impl OwnedLog {
         unsafe { self.base.as_ptr().add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 
-    /// The contents of the file.
+    /// Returns the header and all slots.
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: so many bytes are mapped and initialized (the kernel zeroes new pages); only
-        // methods with `&mut self` write to them, and `self` is borrowed.
+        // SAFETY: so many bytes are mapped and initialized (the kernel zeroes new pages). They do
+        // not change while `self` is borrowed: methods of `OwnedLog` write with `&mut self` only,
+        // and `SharedLog`, which writes with `&self`, owns its log and calls neither this nor
+        // `read`.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), length(self.capacity)) }
     }
 }
@@ -168,32 +171,36 @@ impl Drop for OwnedLog {
 /// A log into which many write at once: threads, and forked processes. Every access is atomic.
 ///
 /// # Protocol
-/// `head` (in the file) counts the record numbers that were given out. The last word of a slot
+/// `head` (in the header) counts the record numbers that were given out. The last word of a slot
 /// holds the number modulo 2³² and the kind of its record; kind 0 says that the slot was never
 /// written. Number *n* belongs to slot *n* mod *capacity* and to lap *n* / *capacity*. A writer
-/// makes one attempt for its record *n*:
+/// makes one attempt to write its record *n*:
 ///
 /// 1. **Reserve.** Take *n* = `head.fetch_add(1)` (Relaxed). No other writer has this number.
 /// 2. **Look.** Load the slot's last word (Acquire), once. With the word come the other words of
 ///    that record, by the Release of step 6.
-/// 3. **Own.** If the word is of record *n* − *capacity* (or the slot was never written and this is
-///    the first lap), the slot is the writer's: go on with step 5. If the word has the number *n*
-///    itself, it is of 2³² records ago: set it to 0 by `compare_exchange` (Relaxed), so that no
-///    reader takes it for record *n*, and go on with step 4.
-/// 4. **Skip, or take over.** The writer of an earlier lap has not finished. In one atomic update
-///    (AcqRel) of the slot's word in [`SkippedSlots`], which counts the laps that have skipped the
-///    slot since it was last owned: if all laps between the one in the slot and this one have
-///    skipped it, and all of them are earlier than this one, reset the count; the slot is the
-///    writer's. Else add one to the count and leave the slot alone: record *n* is lost.
+/// 3. **Compare** the number and the kind in the word.
+///    - Number *n* − *capacity*, or kind 0 in lap 0: the writer owns the slot. Go on with step 5.
+///    - Number *n*: the record is of 2³² records ago. Set the word to 0 by `compare_exchange`
+///      (Relaxed), so that no reader takes it for record *n*. Go on with step 4, which skips.
+///    - Another number, or kind 0 in a later lap: an earlier lap has not finished. Go on with
+///      step 4.
+/// 4. **Skip, or take over.** The slot's word in [`SkippedSlots`] holds how many laps have skipped
+///    the slot since it was last owned, and the latest of them. The laps *between* are those after
+///    the lap in the slot (if it was never written: from lap 0 on) and before this one. Update the
+///    word atomically (AcqRel).
+///    - The count is the number of laps between, and the latest of them is earlier than this lap:
+///      set the count to 0. The writer owns the slot. Go on with step 5.
+///    - Otherwise add one to the count. The slot stays as it is, and record *n* is lost.
 /// 5. **Write.** Issue a Release fence, then store words 0 to 2 (Relaxed).
 /// 6. **Finish.** Store the last word, with number *n* (Release).
 ///
 /// *One writer at a time.* A slot has one number per lap, and each number makes one attempt. A
 /// writer of lap *L* owns the slot in step 3 only if lap *L* − 1 has finished it, and in step 4
-/// only if each lap since the finished one has given it up for good; a lap that owns the slot, or
-/// has not looked yet, is not counted, and then the count is short.
+/// only if each lap since the finished one has skipped it. A lap that owns the slot, or has not
+/// reached step 4 yet, is not counted, so the count is too small for a later lap to take over.
 ///
-/// *Readers.* Record *n* is there exactly if the last word has number *n* and a kind before and
+/// *Readers.* Record *n* is valid exactly if the last word has number *n* and a kind before and
 /// after the other words are read. A reader that sees one of the words of step 5, and then issues
 /// an Acquire fence, sees `head` > *n* by the fence of step 5, and so knows that the record of the
 /// lap before is overwritten.
@@ -203,7 +210,8 @@ impl Drop for OwnedLog {
 ///   laps find the count one short: the slot stays unused, and each of them loses one record.
 /// - After step 3 or 4 as the owner, or in step 5: the same. The slot holds a mixture of two
 ///   records under the old number, which readers ignore: it is `capacity` or more behind `head`.
-/// - After step 4 without ownership, or after step 6: nothing. Record *n* is lost or there.
+/// - After step 4 without ownership, or after step 6: nothing to repair. Record *n* is lost or
+///   valid.
 #[derive(Debug)]
 pub(crate) struct SharedLog {
     log: OwnedLog,
@@ -260,8 +268,8 @@ impl SharedLog {
     }
 
     /// Makes the pages of this record's window present and writable; returns whether the kernel did
-    /// so. A forked process has the mapping without its pages, and would else have a page fault for
-    /// each.
+    /// so. A forked process has the mapping without its pages, and otherwise has a page fault at
+    /// the first write to each.
     pub(crate) fn populate_window(&self, number: u64) -> bool {
         let slot = (number & (self.log.capacity - 1)) & !(WINDOW - 1);
         // `from` begins a page of any size up to the header's: the header lies before slot 0.
@@ -280,7 +288,7 @@ impl SharedLog {
     }
 
     /// Steps 2 to 4, and the fence of step 5: the right to write record `number`, unless it is
-    /// lost. To be called once for a number, by the writer that reserved it.
+    /// lost. The writer that reserved the number calls this once.
     #[inline]
     pub(crate) fn claim(&self, number: u64) -> Option<Claim<'_>> {
         let slot = self.slot(number);
@@ -310,7 +318,7 @@ impl SharedLog {
         unsafe { &*self.log.base.as_ptr().add(HEADER + slot * RECORD).cast::<[AtomicU64; 4]>() }
     }
 
-    /// The contents of the file, without the records that are being written.
+    /// Returns the header and all slots, without the records that are being written.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(length(self.log.capacity));
         for at in (0..HEADER).step_by(8) {
@@ -354,12 +362,12 @@ impl SkippedSlots {
         capacity as usize * size_of::<AtomicU64>()
     }
 
-    /// Step 4 of the protocol: whether the slot of record `number` is the caller's, since all laps
-    /// since the one in the slot, which was `laps` ago, have skipped it. Else the caller's lap is
-    /// counted as one more that has.
+    /// Step 4 of the protocol, where the record in the slot is `laps` laps older than `number`.
+    /// Returns true if the caller owns the slot; otherwise its lap is counted as one that skipped.
     ///
-    /// To count is not enough: a later lap may have skipped the slot before this one looks. So the
-    /// latest is kept too, and only a lap behind all that are counted takes over.
+    /// The count alone is not enough: a later lap may have skipped the slot first, and then stands
+    /// in the count for one that has not looked. So the latest lap is kept as well, and only a lap
+    /// later than all that are counted takes over.
     #[cold]
     fn take_over(&self, number: u64, laps: u64) -> bool {
         let slot = (number & (self.capacity - 1)) as usize;
@@ -417,8 +425,8 @@ fn last_word(word: u64) -> (u32, u8) {
     (iteration, kind)
 }
 
-/// Brings a slot that will soon be written into the cache. Between two records stands a call into
-/// the kernel, which leaves time for it and displaces what was not used.
+/// Brings a slot that will soon be written into the cache. Between two records the server makes
+/// a system call, in which the slot arrives, and which evicts lines that were not used of late.
 #[inline]
 fn prefetch(_slot: &[AtomicU64; 4]) {
     #[cfg(target_arch = "x86_64")]

@@ -115,8 +115,8 @@ pub struct Sim {
     queue_most: usize,
     /// Implied successes that the loop has not asked for yet.
     implied: VecDeque<(Token, usize)>,
-    /// True from the last question about them, if it could not be answered, to the next enter.
-    unanswered: bool,
+    /// True until the next enter, if the result of a send with `skip_success` is not known.
+    unconfirmed_sends: bool,
 }
 
 /// A socket of the server.
@@ -198,7 +198,7 @@ impl Sim {
             idle: false,
             queue_most: 0,
             implied: VecDeque::new(),
-            unanswered: false,
+            unconfirmed_sends: false,
             setup,
             pool,
         }
@@ -399,7 +399,7 @@ impl Ring for Sim {
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
-        let wait = if std::mem::take(&mut self.unanswered) { Wait::No } else { wait };
+        let wait = if std::mem::take(&mut self.unconfirmed_sends) { Wait::No } else { wait };
         self.now = self.now + Duration::from_nanos(self.dice.between(1, 20_000) as u64);
         self.completions.append(&mut self.overflow);
         self.readable |= self.befalls(Fault::SpuriousWake);
@@ -432,7 +432,7 @@ impl Ring for Sim {
         let queued = |doing: &Doing| matches!(doing.work, Work::Send { skip_success: true, .. });
         if !self.overflow.is_empty() || self.implied.is_empty() {
             // A failure may be among those that wait outside the queue.
-            self.unanswered = !self.implied.is_empty() || self.queue.iter().any(queued);
+            self.unconfirmed_sends = !self.implied.is_empty() || self.queue.iter().any(queued);
             return None;
         }
         let (token, len) = self.implied.pop_front()?;
