@@ -87,7 +87,6 @@ fn frames_are_sent_back_however_they_are_cut_and_a_long_one_aborts() {
 #[test]
 fn chat_sends_each_line_to_the_others() {
     let (running, [first]) = start(chat::server(ADDRESS));
-    send(&first, "alone\n");
     let second = connect(&running);
     expect(&first, "* 2 joined\n");
     send(&second, "hello\n");
