@@ -1,6 +1,6 @@
 //! Sends each line to every other connection of the listener.
 
-use proactor::{Builder, Input, Needs, Outbox, Protocol, Server};
+use proactor::{Builder, CloseReason, Input, Needs, Outbox, Protocol, Server};
 
 struct Chat {
     id: u64,
@@ -21,7 +21,7 @@ impl Protocol for Chat {
         }
     }
 
-    fn close(&mut self, out: &mut Outbox<'_>) {
+    fn close(&mut self, _: CloseReason, out: &mut Outbox<'_>) {
         out.broadcast(format!("* {} left\n", self.id));
     }
 }

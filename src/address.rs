@@ -16,6 +16,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 /// An address as a user writes it: `127.0.0.1:7000`, `[::1]:7000`, `localhost:7000`, or
 /// `unix:/run/echo.sock`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Address {
     /// A host and a port; port 0 listens on a free one.
     Tcp(SocketAddr),

@@ -1,4 +1,4 @@
-//! What a server is to be, before it opens anything.
+//! What a server will be, before it opens anything.
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +12,8 @@ use crate::peer::{Factory, Peer};
 use crate::protocol::Protocol;
 use crate::server::{Handle, Report, Running, Server};
 
-/// Says what a server is to be, and opens nothing. [`bind`](Builder::bind) opens the sockets.
+/// Says what a server will be, and opens nothing; a host name is resolved at once.
+/// [`bind`](Builder::bind) opens the sockets.
 pub struct Builder {
     listeners: Vec<(Place, Factory)>,
     model: Option<Model>,
@@ -21,7 +22,7 @@ pub struct Builder {
     handle: Handle,
 }
 
-/// Where a server is to listen.
+/// Where a server will listen.
 enum Place {
     Address(Result<Address, Error>),
     Socket(OwnedFd),
@@ -33,8 +34,8 @@ impl Builder {
         Builder { listeners, model: None, limits, signals: true, handle }
     }
 
-    /// Listens on `address`, as `127.0.0.1:7000`, `[::1]:7000` or `unix:/run/echo.sock`, and has
-    /// `factory` make the protocol of each connection, in the thread that serves it.
+    /// Listens on `address`, as `127.0.0.1:7000`, `[::1]:7000` or `unix:/run/echo.sock`. The
+    /// `factory` makes the protocol of each connection, in the thread that serves it.
     ///
     /// What the factory captures is shared by all connections.
     #[must_use]
@@ -48,7 +49,7 @@ impl Builder {
         self.add(Place::Address(address), Factory::shared(factory))
     }
 
-    /// Serves at a socket that listens already, as systemd passes one.
+    /// Serves the connections of a socket that listens already, as systemd passes one.
     #[must_use]
     pub fn listen_on<F, P>(self, socket: impl Into<OwnedFd>, factory: F) -> Builder
     where
@@ -60,7 +61,8 @@ impl Builder {
 
     /// Listens as [`listen`](Builder::listen) does; `worker` makes a factory in each thread that
     /// serves, which may hold what cannot be shared between threads. On a model with a thread for
-    /// each connection, that is one for each connection.
+    /// each connection, that is one for each connection. Its argument is the number of the worker:
+    /// 0, since one thread serves today.
     #[must_use]
     pub fn listen_per_worker<A, W, F, P>(self, address: A, worker: W) -> Builder
     where
@@ -86,7 +88,7 @@ impl Builder {
         self
     }
 
-    /// Limits the connections that are served at a time. Further ones wait to be accepted.
+    /// Limits the connections that are served at a time. Further ones wait, accepted or not.
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Builder {
         self.limits.connections = connections;
@@ -108,14 +110,14 @@ impl Builder {
     }
 
     /// Whether [`run`](Server::run) drains on SIGINT and SIGTERM, and ends at once on a second one.
-    /// It does unless it is told otherwise; [`start`](Server::start) never touches signals.
+    /// The default is true; [`start`](Server::start) never touches signals.
     #[must_use]
     pub fn signals(mut self, handled: bool) -> Builder {
         self.signals = handled;
         self
     }
 
-    /// Returns a handle to the server that is to be.
+    /// Returns a handle to the server that will be built.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }

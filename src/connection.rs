@@ -223,12 +223,12 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// The connection closes: its protocol is called once more, for the last time.
-    pub fn close(&mut self, context: &mut Context) {
+    pub fn close(&mut self, reason: CloseReason, context: &mut Context) {
         if !std::mem::replace(&mut self.closed, true) {
             let mut requests = Requests::of_finished();
             let messages = &mut context.messages;
             let mut out = Outbox::new(&mut self.queue, messages, &mut requests);
-            if !returns(|| self.protocol.close(&mut out)) {
+            if !returns(|| self.protocol.close(reason, &mut out)) {
                 tracing::warn!("a protocol panicked as its connection closed");
                 context.panicked += 1;
             }
@@ -325,7 +325,7 @@ impl<P: Protocol> Connection<P> {
         matches!(self.outbound, Outbound::Finishing | Outbound::Shut)
     }
 
-    /// PauseState the protocol for an event that is not input.
+    /// Calls the protocol for an event that is not input.
     fn call(&mut self, context: &mut Context, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
         let mut requests = Requests::default();
         let messages = &mut context.messages;
@@ -434,7 +434,7 @@ impl<P: Protocol> Connection<P> {
         self.broken();
     }
 
-    /// PauseState the protocol for the refill that it requested, if little is queued.
+    /// Calls the protocol for the refill that it requested, if little is queued.
     #[inline]
     fn refill(&mut self, context: &mut Context) {
         if self.refill {
@@ -466,7 +466,8 @@ impl<P: Protocol> Connection<P> {
     }
 }
 
-/// PauseState a protocol. Returns false if it panicked: what it borrowed is dropped with its connection.
+/// Calls a protocol. Returns false if it panicked: what it borrowed is dropped with its
+/// connection.
 #[inline]
 fn returns(call: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(call)).is_ok()
@@ -609,8 +610,8 @@ mod tests {
         let mut connection = Connection::open(Chat::new(7), &mut context);
         context.messages.extend(hear(&mut connection, b"one\ntw"));
         connection.broken();
-        connection.close(&mut context);
-        connection.close(&mut context);
+        connection.close(CloseReason::Finished, &mut context);
+        connection.close(CloseReason::Finished, &mut context);
         assert_eq!(
             to_others(&context.messages),
             [&b"* 7 joined\n"[..], b"[7] one\n", b"* 7 left\n"]
@@ -753,7 +754,7 @@ mod tests {
             fn drain(&mut self, _: &mut Outbox<'_>) {
                 self.call("drain");
             }
-            fn close(&mut self, _: &mut Outbox<'_>) {
+            fn close(&mut self, _: CloseReason, _: &mut Outbox<'_>) {
                 self.call("close");
                 assert_eq!(self.0, "close", "it is called no more");
             }
@@ -768,7 +769,7 @@ mod tests {
                 connection.broken();
             }
             assert!(connection.is_broken() && owed(&connection).is_empty(), "{name}");
-            connection.close(context);
+            connection.close(CloseReason::Failed(libc::EPIPE), context);
             assert_eq!(context.panicked, 1, "{name}");
             let reason = (name != "close").then_some(CloseReason::Panicked);
             assert_eq!(context.failure, reason, "{name}");
@@ -799,13 +800,13 @@ mod tests {
         struct Polite;
         impl Protocol for Polite {
             fn data(&mut self, _: &mut Input<'_>, _: &mut Outbox<'_>) {}
-            fn close(&mut self, out: &mut Outbox<'_>) {
+            fn close(&mut self, _: CloseReason, out: &mut Outbox<'_>) {
                 out.send("farewell");
             }
         }
         let mut connection = Connection::open(Polite, &mut Context::default());
         connection.broken();
-        connection.close(&mut Context::default());
+        connection.close(CloseReason::Cut, &mut Context::default());
         assert!(connection.outgoing().is_empty());
     }
 

@@ -26,7 +26,7 @@
 //!
 //! # Three stages
 //!
-//! 1. [`Builder`] says what the server is to be, and opens nothing.
+//! 1. [`Builder`] says what the server will be, and opens nothing.
 //! 2. [`Builder::bind`] opens the sockets: the [`Server`] knows its addresses.
 //! 3. [`Server::run`] serves in the calling thread and drains on SIGINT and SIGTERM.
 //!    [`Server::start`] serves in a thread of its own and touches no signals; the [`Running`]
@@ -34,9 +34,9 @@
 //!
 //! # A protocol
 //!
-//! A factory makes one [`Protocol`] value for each connection, in the thread that serves it; it
-//! need be neither `Send` nor `Clone`. [`Protocol::data`] takes bytes from its [`Input`]; what it leaves
-//! is there the next time. What it sends goes to its [`Outbox`]. A panic costs the connection, not
+//! A factory makes one [`Protocol`] value for each connection, in the thread that serves it; the
+//! value need be neither `Send` nor `Clone`. [`Protocol::data`] takes bytes from its [`Input`]; what
+//! it leaves is there the next time. What it sends goes to its [`Outbox`]. A panic costs the connection, not
 //! the server. Read [`protocols::Echo`] first.
 //!
 //! # Models
@@ -64,7 +64,7 @@
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("proactor is for Linux: io_uring(7), epoll(7), signalfd(2) and eventfd(2)");
+compile_error!("proactor is for Linux: io_uring(7), epoll(7), eventfd(2)");
 
 // The parts of the server, for the other crates of the workspace; not an interface.
 #[doc(hidden)]

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use crate::connection::Context;
 
-/// What bounds a server.
+/// What bounds a server: the defaults, of which [`Builder::limits`](crate::Builder::limits) changes
+/// some.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Limits {
-    /// Connections served at a time. Further ones wait, unserved, until one closes.
+    /// Connections served at a time. Further ones wait until one closes.
     pub connections: usize,
     /// How long a drain may take.
     pub drain: Duration,
@@ -52,7 +54,7 @@ pub enum CloseReason {
     Kicked,
     /// Its protocol aborted it, or left more input untaken than is permitted.
     Aborted,
-    /// Its protocol panicked.
+    /// A call of its protocol panicked.
     Panicked,
     /// The server could not serve it: no descriptor, memory or thread was left.
     Refused,

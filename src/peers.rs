@@ -242,36 +242,26 @@ impl<P: Protocol, D> Peers<P, D> {
         }
         self.step(id, |peer, context| {
             peer.connection.broken();
-            peer.connection.close(context);
+            peer.connection.close(peer.reason, context);
         });
     }
 
     /// Removes a connection that was closed. Returns its driver's state.
     pub fn remove(&mut self, id: ConnId) -> Option<D> {
         let peer = self.slab.remove(id)?;
+        let PeerEntry { mut connection, driver, listener, reason, .. } = peer;
         if !peer.link {
-            let PeerEntry { number, reason, received, sent, .. } = peer;
-            connection_log::closed(number, received, sent, reason);
+            connection_log::closed(peer.number, peer.received, peer.sent, reason);
         }
-        let PeerEntry {
-            mut connection,
-            listener,
-            talks,
-            congested,
-            waits_for_buffer,
-            link,
-            driver,
-            ..
-        } = peer;
-        self.buffers.remove(waits_for_buffer);
+        self.buffers.remove(peer.waits_for_buffer);
         let counts = self.groups.at(listener);
-        counts.talkers -= usize::from(talks);
-        counts.links -= usize::from(link);
-        if congested {
+        counts.talkers -= usize::from(peer.talks);
+        counts.links -= usize::from(peer.link);
+        if peer.congested {
             counts.congested -= 1;
             self.wake_talkers(listener);
         }
-        connection.close(&mut self.context);
+        connection.close(reason, &mut self.context);
         self.deliver_messages(id, listener);
         Some(driver)
     }

@@ -17,7 +17,7 @@ use crate::model::{Model, Plan};
 use crate::os::ShutdownSignal;
 use crate::peer::Factory;
 
-/// The receive buffers of a server: 10 MiB of address space, of which the kernel provides what is
+/// The receive buffers of a server: 14 MiB of address space, of which the kernel provides what is
 /// used.
 const BUFFERS: [BufferClass; 3] = [
     BufferClass { bytes: 2 << 10, count: 1024 },
@@ -38,7 +38,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Returns a builder, which says what a server is to be.
+    /// Returns a builder, which says what a server will be.
     pub fn builder() -> Builder {
         Builder::new()
     }
@@ -153,7 +153,8 @@ fn joined(thread: JoinHandle<Result<Report, Error>>) -> Result<Report, Error> {
     thread.join().unwrap_or_else(|panic| Err(panicked(panic)))
 }
 
-/// A server that runs in a thread of its own. Dropped, it is stopped at once and joined.
+/// A server that runs in a thread of its own. Dropping it stops the server at once and joins its
+/// thread.
 #[derive(Debug)]
 pub struct Running {
     addrs: Vec<Address>,
@@ -217,14 +218,14 @@ struct HandleState {
     counters: LiveCounters,
 }
 
-/// How often the server was asked to stop, and how it hears of that.
+/// How often the server was asked to stop, and the signal that it waits for.
 #[derive(Debug, Default)]
 struct Requested {
     times: u32,
     signal: Option<ShutdownSignal>,
 }
 
-/// Asked once, a server drains; asked twice, it ends at once.
+/// The first request drains a server, the second one ends it at once.
 const DRAIN: u32 = 1;
 const STOP: u32 = 2;
 
@@ -296,7 +297,7 @@ pub struct Stats {
     pub sends: u64,
     /// How many bytes were sent.
     pub sent_bytes: u64,
-    /// Accepts that failed because descriptors or memory ran out.
+    /// Connections that could not be accepted or served for want of descriptors, memory or threads.
     pub refused: u64,
     /// Connections evicted because others waited for them.
     pub evicted: u64,

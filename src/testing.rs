@@ -100,8 +100,8 @@ impl fmt::Debug for Driver {
 }
 
 /// Sends `input` and then the end, cut into receives in many ways: in every way up to 12 bytes;
-/// else at each place, at all places, and in 1,000 random ways that are the same in each run. Returns
-/// what the protocol did, which must not depend on the cuts.
+/// else at each place, at all places, and in 1,000 random ways that are the same in each run.
+/// Returns what the protocol did, which must not depend on the cuts.
 ///
 /// # Panics
 /// If it does; the message says for which cuts.

@@ -242,8 +242,13 @@ fn some_faults_that_pass(dice: &mut Dice) -> Faults {
     Faults::some(dice).without_resets().with(Fault::AcceptExhausted, 0)
 }
 
-const LIMITS: Limits =
-    Limits { connections: 60, drain: Duration::from_secs(5), max_input: 1 << 20 };
+fn limits(connections: usize) -> Limits {
+    let mut limits = Limits::default();
+    limits.connections = connections;
+    limits
+}
+
+const CONNECTIONS: usize = 60;
 const SMALL: &[(usize, usize)] = &[(256, 48), (2048, 8)];
 
 scenario!(
@@ -252,7 +257,7 @@ scenario!(
     &Fault::ALL.into_iter().filter(|fault| !fault.is_of_console()).collect::<Vec<_>>(),
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice);
-        let limits = Limits { connections: dice.between(2, 11), ..LIMITS };
+        let limits = limits(dice.between(2, 11));
         let count = dice.between(1, 20);
         let mut world = World::new(setup, SMALL, limits, |_| Echo);
         let clients: Vec<_> = (0..count)
@@ -279,7 +284,7 @@ scenario!(
     &[Fault::ShortSend, Fault::Late],
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
-        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
         let said = speech(dice, 40_000);
         // The end is there long before the reader has taken the first byte.
         let slow = Reads::Paced { bytes: 2000, every: Duration::from_millis(1) };
@@ -297,7 +302,7 @@ scenario!(
     &[Fault::ShortRecv],
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
-        let mut world = World::new(setup, SMALL, LIMITS, |_| Upper);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Upper);
         let said = b"all the world's a stage; ".repeat(dice.between(1, 400));
         let clients: Vec<_> = (0..5).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
         world.until_done(&clients);
@@ -355,7 +360,8 @@ scenario!(
         let faults = Faults::some(dice);
         setup.faults = Faults::NONE;
         // Plenty of buffers: without free ones, others would wait for a slow reader and evict it.
-        let mut world = World::new(setup, &[(256, 400)], LIMITS, |peer| Chat::new(peer.id()));
+        let mut world =
+            World::new(setup, &[(256, 400)], limits(CONNECTIONS), |peer| Chat::new(peer.id()));
         let clients: Vec<_> =
             (0..dice.between(2, 8)).map(|_| world.connect(some_reads(dice))).collect();
         let count = clients.len();
@@ -399,7 +405,7 @@ scenario!(
 );
 
 scenario!(lines_stay_in_their_group, 0.05, &[], |dice, setup, counts| {
-    let mut world = World::new(setup, SMALL, LIMITS, |peer| Chat::new(peer.id()));
+    let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |peer| Chat::new(peer.id()));
     let other = File::open("/dev/null").unwrap();
     world
         .server
@@ -442,7 +448,7 @@ scenario!(
         let batch = 64;
         let bound = HIGH + batch * size.min(setup.socket_buffer);
         let said = speech(dice, 3 * HIGH);
-        let mut world = World::new(setup, &[(size, count)], LIMITS, |_| Echo);
+        let mut world = World::new(setup, &[(size, count)], limits(CONNECTIONS), |_| Echo);
         let id = world.say_and_end(Reads::Never, &said);
         world.until_idle();
         let leased = count - world.pool.idle(Size(0)) - world.pool.lent(Size(0));
@@ -463,7 +469,7 @@ scenario!(
     &[],
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice);
-        let mut world = World::new(setup, &[(1024, 400)], LIMITS, |_| Echo);
+        let mut world = World::new(setup, &[(1024, 400)], limits(CONNECTIONS), |_| Echo);
         let idler = world.say_and_end(Reads::Never, &speech(dice, 400_000));
         world.until_idle();
         let said = speech(dice, 10_000);
@@ -485,7 +491,7 @@ scenario!(
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice).with(Fault::NoBuffers, 0);
         setup.socket_buffer = 4096;
-        let mut world = World::new(setup, &[(1024, 8)], LIMITS, |_| Echo);
+        let mut world = World::new(setup, &[(1024, 8)], limits(CONNECTIONS), |_| Echo);
         let idler = world.connect(Reads::Never);
         world.client_mut(idler).say(&speech(dice, 400_000));
         world.until("it has all the buffers", |world| {
@@ -506,7 +512,7 @@ scenario!(
 scenario!(a_single_client_may_use_the_whole_pool, 0.1, &[], |dice, mut setup, counts| {
     setup.faults = Faults::some(dice).without_resets();
     setup.socket_buffer = 4096;
-    let mut world = World::new(setup, &[(1024, 8)], LIMITS, |_| Echo);
+    let mut world = World::new(setup, &[(1024, 8)], limits(CONNECTIONS), |_| Echo);
     let said = speech(dice, 50_000);
     let id = world.say_and_end(Reads::Never, &said);
     world.until("a long time has passed", |world| world.now() > Nanos(0) + 10 * SOFT);
@@ -524,7 +530,7 @@ scenario!(
         // A send that waits until it has gone as a whole (MSG_WAITALL) hides its progress.
         setup.faults = Faults::NONE.with(Fault::ShortSend, 1000);
         setup.socket_buffer = 1024;
-        let mut world = World::new(setup, &[(1024, 4)], LIMITS, |_| Echo);
+        let mut world = World::new(setup, &[(1024, 4)], limits(CONNECTIONS), |_| Echo);
         let said = speech(dice, 30_000);
         let slow = Reads::Paced { bytes: 4000, every: SOFT / 3 };
         let mut all = vec![world.say_and_end(slow, &said)];
@@ -542,7 +548,7 @@ scenario!(
     &[Fault::Late],
     |dice, mut setup, counts| {
         setup.faults = Faults::NONE.with(Fault::Late, [0, 100][dice.below(2)]);
-        let mut world = World::new(setup, &[(256, 2)], LIMITS, |_| Echo);
+        let mut world = World::new(setup, &[(256, 2)], limits(CONNECTIONS), |_| Echo);
         let said = speech(dice, 3000);
         let all: Vec<_> = (0..32).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
         world.until_done(&all);
@@ -572,7 +578,7 @@ scenario!(
         // It takes all that there are of one size: the large, which it learns to want, or the
         // small.
         let shapes = [[(256, 60), (2048, 4)], [(256, 2), (2048, 60)]][dice.below(2)];
-        let mut world = World::new(setup, &shapes, LIMITS, |_| Echo);
+        let mut world = World::new(setup, &shapes, limits(CONNECTIONS), |_| Echo);
         let idler = world.connect(Reads::Never);
         world.client_mut(idler).say(&speech(dice, 50_000));
         world.until_idle();
@@ -599,7 +605,7 @@ scenario!(
     &[Fault::SocketReused],
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
-        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
         for _ in 0..5 {
             let said = speech(dice, 5000);
             let all: Vec<_> = (0..8).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
@@ -624,7 +630,7 @@ scenario!(
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets().with(Fault::AcceptExhausted, 0);
         let faults = setup.faults;
-        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
         let early = world.connect(Reads::AtOnce);
         world.until("one is served", |world| world.server.connections() == 1);
         world.sim().set_faults(faults.with(Fault::AcceptExhausted, 1000));
@@ -653,7 +659,7 @@ scenario!(
     &[],
     |dice, mut setup, counts| {
         setup.sockets = 8;
-        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
         let early: Vec<_> = world.connect_many(8);
         world.until("the table is full", |world| world.server.connections() == 8);
         let late = world.connect_many(3);
@@ -682,7 +688,7 @@ scenario!(
     &[Fault::CancelFirst, Fault::TargetFirst, Fault::AcceptAborted],
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
-        let limits = Limits { connections: dice.between(1, 4), ..LIMITS };
+        let limits = limits(dice.between(1, 4));
         let mut world = World::new(setup, SMALL, limits, |_| Echo);
         let said = speech(dice, 1500);
         let mut all = Vec::new();
@@ -703,7 +709,8 @@ scenario!(a_sender_runs_at_the_speed_of_the_slowest_reader, 0.1, &[], |dice, mut
     const LINES: usize = 5000;
     setup.faults = some_faults_that_pass(dice).with(Fault::NoBuffers, 0).with(Fault::ShortSend, 0);
     setup.socket_buffer = 4096;
-    let mut world = World::new(setup, &[(1024, 400)], LIMITS, |peer| Chat::new(peer.id()));
+    let mut world =
+        World::new(setup, &[(1024, 400)], limits(CONNECTIONS), |peer| Chat::new(peer.id()));
     let talkers = [0; 2].map(|_| world.connect(Reads::AtOnce));
     let slow = Reads::Paced { bytes: 8000, every: Duration::from_millis(5) };
     let listeners = [slow, Reads::AtOnce].map(|reads| world.connect(reads));
@@ -736,7 +743,8 @@ scenario!(
         let faults = some_faults_that_pass(dice);
         setup.faults = faults.with(Fault::NoBuffers, 0).with(Fault::ShortSend, 0);
         setup.socket_buffer = 4096;
-        let mut world = World::new(setup, &[(1024, 400)], LIMITS, |peer| Chat::new(peer.id()));
+        let mut world =
+            World::new(setup, &[(1024, 400)], limits(CONNECTIONS), |peer| Chat::new(peer.id()));
         let [talker, idler, listener] =
             [Reads::AtOnce, Reads::Never, Reads::AtOnce].map(|reads| world.connect(reads));
         world.until("all are there", |world| world.server.connections() == 3);
@@ -775,7 +783,7 @@ scenario!(
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice);
         setup.socket_buffer = 4096;
-        let limits = Limits { connections: 6, ..LIMITS };
+        let limits = limits(6);
         let mut world = World::new(setup, SMALL, limits, |_| Echo);
         let said = speech(dice, 6000);
         // More clients than are served: a drain ends those in the backlog as well.
@@ -808,7 +816,7 @@ scenario!(a_drain_closes_the_backlog_at_once, 0.1, &[], |dice, mut setup, counts
     setup.faults = some_faults_that_pass(dice).with(Fault::MultishotEnded, 0);
     setup.faults = setup.faults.with(Fault::Overflow, 0);
     setup.socket_buffer = 4096;
-    let limits = Limits { connections: 2, ..LIMITS };
+    let limits = limits(2);
     let mut world = World::new(setup, &[(1024, 100)], limits, |_| Echo);
     for _ in 0..2 {
         let id = world.connect(Reads::Never);
@@ -840,7 +848,8 @@ scenario!(
         setup.faults = Faults::some(dice).without_resets().with(Fault::NoBuffers, 0);
         setup.socket_buffer = 1024;
         let drain = Duration::from_millis(700);
-        let limits = Limits { connections: 4, drain, ..LIMITS };
+        let mut limits = limits(4);
+        limits.drain = drain;
         let mut world = World::new(setup, &[(256, 400)], limits, |_| Echo);
         let said = speech(dice, 20_000);
         let all: Vec<_> = (0..dice.between(3, 9)).map(|_| world.connect(Reads::Never)).collect();
@@ -868,7 +877,7 @@ scenario!(
     &[],
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
-        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
         let id = world.connect(Reads::AtOnce);
         world.client_mut(id).be_stubborn();
         world.until("it is served", |world| world.server.connections() == 1);
@@ -884,7 +893,7 @@ scenario!(
 
 scenario!(a_second_stop_ends_at_once, 0.1, &[], |dice, mut setup, counts| {
     setup.faults = Faults::some(dice).without_resets();
-    let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
+    let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
     for _ in 0..5 {
         let id = world.connect(Reads::Never);
         world.client_mut(id).say(&speech(dice, 8000));
@@ -922,7 +931,7 @@ scenario!(
     &[],
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice);
-        let mut world = World::new(setup, SMALL, LIMITS, |_| Curt);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Curt);
         let all: Vec<_> = (0..6).map(|_| world.connect(some_reads(dice))).collect();
         all.iter().for_each(|&id| world.client_mut(id).say(&speech(dice, 50_000)));
         world.until_done(&all);
@@ -939,7 +948,7 @@ scenario!(
     &[],
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice);
-        let mut world = World::new(setup, SMALL, LIMITS, |_| Curt);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Curt);
         let mut first = world.connect_many(6);
         let stubborn = first[0];
         world.client_mut(stubborn).be_stubborn();
@@ -964,7 +973,7 @@ scenario!(the_same_seed_is_the_same_run, 0.02, &[], |dice, mut setup, counts| {
     setup.faults = Faults::some(dice);
     let said = speech(dice, 5000);
     let runs = [(); 2].map(|()| {
-        let mut world = World::new(setup.clone(), SMALL, LIMITS, |_| Echo);
+        let mut world = World::new(setup.clone(), SMALL, limits(CONNECTIONS), |_| Echo);
         let all: Vec<_> = (0..9).map(|_| world.say_and_end(Reads::AtOnce, &said)).collect();
         world.until_done(&all);
         let run = (world.now(), world.server.counters(), *world.server.ring().fault_counts());
@@ -1002,7 +1011,7 @@ scenario!(
     &[Fault::ShortRead, Fault::ReadInterrupted],
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_read_badly(dice);
-        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
         let answers = with_console(&mut world);
         let clients = world.connect_many(3);
         world.until("all are there", |world| world.server.connections() == 3);
@@ -1038,7 +1047,7 @@ scenario!(
 
 scenario!(drain_ends_the_server_and_quit_ends_it_at_once, 0.1, &[], |dice, mut setup, counts| {
     setup.faults = some_faults_that_read_badly(dice);
-    let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
+    let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
     let answers = with_console(&mut world);
     let bytes = speech(dice, 5000);
     let client = world.say_and_end(Reads::AtOnce, &bytes);
@@ -1062,7 +1071,7 @@ scenario!(
     &[Fault::ReadFailed],
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice).with(Fault::ReadFailed, 1000);
-        let mut world = World::new(setup, SMALL, LIMITS, |_| Echo);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
         let answers = with_console(&mut world);
         world.sim().type_in(b"quit\n");
         let bytes = speech(dice, 5000);

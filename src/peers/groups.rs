@@ -80,7 +80,7 @@ impl<P: Protocol, D> Peers<P, D> {
         self.deliver_once(from, listener, &mut evicted);
         while let Some(id) = evicted.pop() {
             let peer = self.slab.get_mut(id).expect("an evicted connection is not closed yet");
-            peer.connection.close(&mut self.context);
+            peer.connection.close(peer.reason, &mut self.context);
             self.deliver_once(id, listener, &mut evicted);
         }
     }

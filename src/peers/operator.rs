@@ -42,14 +42,14 @@ impl<P: Protocol, D> Peers<P, D> {
     }
 
     /// Queues `line` for a peer, after everything that it is owed. Returns whether it will be sent.
-    fn send_to(&mut self, id: ConnId, line: Chunk) -> bool {
+    pub(super) fn send_to(&mut self, id: ConnId, line: Chunk) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return false };
         let broken = peer.connection.is_broken();
         peer.progressed |= peer.connection.outgoing().is_empty();
         peer.connection.deliver(line);
         if peer.connection.is_broken() && !broken {
             note_reason(&mut self.evicted, id, peer, CloseReason::QueueFull);
-            peer.connection.close(&mut self.context);
+            peer.connection.close(peer.reason, &mut self.context);
         }
         let is_open = peer.connection.is_open();
         self.after_event(id);

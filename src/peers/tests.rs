@@ -334,3 +334,40 @@ fn a_connection_that_lingers_too_long_is_broken() {
     assert_eq!(timers(&mut peers, at(3)), None);
     assert!(peers.get_mut(a).unwrap().connection.is_broken());
 }
+
+/// Keeps the reason that its close is given.
+struct Closes(Rc<std::cell::Cell<Option<CloseReason>>>);
+
+impl Protocol for Closes {
+    fn data(&mut self, input: &mut crate::Input<'_>, out: &mut crate::Outbox<'_>) {
+        input.take_all();
+        out.abort("as this test has it");
+    }
+
+    fn close(&mut self, reason: CloseReason, _: &mut crate::Outbox<'_>) {
+        assert_eq!(self.0.replace(Some(reason)), None, "closed once");
+    }
+}
+
+#[test]
+fn a_protocol_is_given_the_reason_of_its_close() {
+    type Way = fn(&mut Peers<Closes, ()>, ConnId);
+    let ways: [(CloseReason, Way); 4] = [
+        (CloseReason::Finished, |peers, id| peers.ended(id)),
+        (CloseReason::Aborted, |peers, id| peers.received(id, Chunk::from("x"))),
+        (CloseReason::Cut, |peers, id| {
+            peers.broken(id, CloseReason::Cut);
+            peers.broken(id, CloseReason::Failed(libc::EPIPE));
+        }),
+        (CloseReason::QueueFull, |peers, id| {
+            peers.send_to(id, Chunk::from(vec![b'x'; HARD + 1]));
+        }),
+    ];
+    for (reason, way) in ways {
+        let (mut peers, closed) = (Peers::default(), Rc::default());
+        let id = peers.open(Closes(Rc::clone(&closed)), GROUP, ());
+        way(&mut peers, id);
+        peers.remove(id);
+        assert_eq!(closed.get(), Some(reason));
+    }
+}

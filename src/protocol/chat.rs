@@ -28,6 +28,7 @@ mod tests {
     use super::super::testing::{converse, cut, to_others};
     use super::super::{LINE_MAX, OutboxBuffer, Protocol};
     use super::*;
+    use crate::limits::CloseReason;
 
     /// Returns what the others receive of connection 1.
     fn messages<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> Vec<u8> {
@@ -58,8 +59,8 @@ mod tests {
         let mut chat = Chat::new(7);
         let mut out = OutboxBuffer::default();
         chat.open(&mut out.outbox());
-        chat.close(&mut out.outbox());
-        chat.close(&mut out.outbox());
+        chat.close(CloseReason::Finished, &mut out.outbox());
+        chat.close(CloseReason::Finished, &mut out.outbox());
         assert_eq!(to_others(&out.messages), [&b"* 7 joined\n"[..], b"* 7 left\n"]);
     }
 

@@ -29,6 +29,8 @@ pub use speaker::{Audience, Speaker};
 pub use talk::{Operator, Talk};
 pub use upper::Upper;
 
+use crate::limits::CloseReason;
+
 /// The longest line that these protocols take, in bytes, its newline not counted.
 pub const LINE_MAX: usize = 16 << 10;
 /// The reply to a line that is longer.
@@ -83,9 +85,9 @@ pub trait Protocol: 'static {
         out.finish();
     }
 
-    /// The connection closes, for whatever reason: the last call, made once. What it sends to its
+    /// The connection closes: the last call, made once, except after a panic. What it sends to its
     /// peer is dropped; a broadcast still reaches the others.
-    fn close(&mut self, _out: &mut Outbox<'_>) {}
+    fn close(&mut self, _reason: CloseReason, _out: &mut Outbox<'_>) {}
 }
 
 impl<P: Protocol + ?Sized> Protocol for Box<P> {
@@ -110,8 +112,8 @@ impl<P: Protocol + ?Sized> Protocol for Box<P> {
         (**self).drain(out);
     }
 
-    fn close(&mut self, out: &mut Outbox<'_>) {
-        (**self).close(out);
+    fn close(&mut self, reason: CloseReason, out: &mut Outbox<'_>) {
+        (**self).close(reason, out);
     }
 }
 
@@ -147,7 +149,7 @@ mod tests {
             self.0.borrow_mut().push("drain");
         }
 
-        fn close(&mut self, _: &mut Outbox<'_>) {
+        fn close(&mut self, _: CloseReason, _: &mut Outbox<'_>) {
             self.0.borrow_mut().push("close");
         }
     }
@@ -164,7 +166,7 @@ mod tests {
         Protocol::end(&mut boxed, &mut input, &mut out.outbox());
         Protocol::refill(&mut boxed, &mut out.outbox());
         Protocol::drain(&mut boxed, &mut out.outbox());
-        Protocol::close(&mut boxed, &mut out.outbox());
+        Protocol::close(&mut boxed, CloseReason::Finished, &mut out.outbox());
         assert_eq!(*calls.borrow(), ["open", "data", "end", "refill", "drain", "close"]);
         let source = include_str!("mod.rs");
         let start = source.find("pub trait Protocol").unwrap();

@@ -2,6 +2,8 @@
 
 use std::marker::PhantomData;
 
+use crate::limits::CloseReason;
+
 use super::{Input, LINE_MAX, Needs, Outbox, Protocol, TOO_LONG};
 
 /// The receivers of what a peer sends.
@@ -64,7 +66,7 @@ impl<A: Audience> Protocol for Speaker<A> {
         out.finish();
     }
 
-    fn close(&mut self, out: &mut Outbox<'_>) {
+    fn close(&mut self, _: CloseReason, out: &mut Outbox<'_>) {
         self.leave(out);
     }
 }

@@ -305,6 +305,7 @@ fn connect(address: &Address) -> io::Result<[Socket; 2]> {
     let (domain, to) = match address {
         Address::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
         Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+        _ => return Err(io::ErrorKind::Unsupported.into()),
     };
     let socket = Socket::new(domain, Type::STREAM, None)?;
     socket.connect(&to)?;

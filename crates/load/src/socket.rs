@@ -21,5 +21,6 @@ pub fn connect(address: &Address, timeout: Duration) -> io::Result<TcpStream> {
             Ok(stream)
         }
         Address::Unix(path) => Ok(OwnedFd::from(UnixStream::connect(path)?).into()),
+        _ => Err(io::ErrorKind::Unsupported.into()),
     }
 }

@@ -182,6 +182,7 @@ impl fmt::Display for NamedProtocol {
 
 #[cfg(test)]
 mod tests {
+    use proactor::CloseReason;
     use proactor::address::Address;
     use proactor::protocol::testing::converse;
     use proactor::protocol::{Needs, OutboxBuffer};
@@ -235,7 +236,7 @@ mod tests {
             let mut out = OutboxBuffer::default();
             protocol.open(&mut out.outbox());
             protocol.refill(&mut out.outbox());
-            protocol.close(&mut out.outbox());
+            protocol.close(CloseReason::Finished, &mut out.outbox());
             assert_eq!(!out.queue.is_empty(), name == "chargen");
             assert_eq!(out.messages.len(), if ["chat", "talk"].contains(&name) { 2 } else { 0 });
             let needs = if name == "chat" { Needs::BROADCAST } else { Needs::NOTHING };

@@ -140,7 +140,8 @@ impl ServeArgs {
         let (choice, console) = (self.model.unwrap_or(default), self.wants_console());
         check_console(choice, console);
         let connections = self.connections()?;
-        let limits = Limits { connections, drain: self.drain_timeout, ..Limits::default() };
+        let mut limits = Limits::default();
+        (limits.connections, limits.drain) = (connections, self.drain_timeout);
         let buffers = self.shapes();
         self.check_buffers(&buffers);
         let engine = self.set_up(choice, console.is_some(), &limits, &buffers)?;

@@ -112,7 +112,8 @@ fn serve(
         os::pin_to_cpu(server)?;
     }
     let drain = Duration::from_secs(1);
-    let limits = Limits { connections: 16, drain, ..Limits::default() };
+    let mut limits = Limits::default();
+    (limits.connections, limits.drain) = (16, drain);
     let buffers =
         vec![BufferClass { bytes: 2048, count: 64 }, BufferClass { bytes: 64 << 10, count: 8 }];
     let engine =

@@ -38,7 +38,8 @@ pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64)
     let log = Recorder::in_memory(settings, &About::default()).unwrap();
     let ring = Traced::new(Sim::new(setup, Rc::clone(&pool)), log);
     let stop = ShutdownSignal::new().unwrap();
-    let limits = Limits { connections: 8, ..Limits::default() };
+    let mut limits = Limits::default();
+    limits.connections = 8;
     let mut server = Proactor::new(ring, limits, stop.try_clone().unwrap()).unwrap();
     server
         .listen(ListenerId(0), File::open("/dev/null").unwrap().into(), Factory::of(|_| Echo))

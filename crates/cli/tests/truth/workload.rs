@@ -75,7 +75,8 @@ impl Workload {
         let fd = ring.as_raw_fd();
         let settings = Settings { bytes: 64 << 20, clock: Some(clock), ..Settings::default() };
         let log = Recorder::in_memory(&settings, &About::default()).expect("memory");
-        let limits = Limits { connections, drain: Duration::from_secs(10), ..Limits::default() };
+        let mut limits = Limits::default();
+        (limits.connections, limits.drain) = (connections, Duration::from_secs(10));
         let ring = Traced::new(ring, log);
         let mut server = Proactor::new(ring, limits, stop).expect("space for a submission");
         server.listen(ListenerId(0), listener.into(), Factory::of(|_| Echo)).expect("a socket");

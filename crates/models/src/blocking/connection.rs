@@ -342,7 +342,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         connection_log::closed(*number, received.get(), sent.get(), reason);
         self.member.set_open(false);
         *self.member.lock_writer(self.calls) = MayWrite::RepliesOnly;
-        self.connection.close(&mut self.context);
+        self.connection.close(reason, &mut self.context);
         self.status.counted.panicked.add(self.context.panicked);
         if !self.context.messages.is_empty() {
             // A delivery may have to wait; the peer must not.

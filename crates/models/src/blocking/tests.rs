@@ -433,7 +433,8 @@ fn serve<P: Protocol + Clone + Send + Sync>(style: Style, protocol: P, stack: us
     let asked = stop.try_clone().unwrap();
     let thread = thread::spawn(move || {
         // Long: a connection that is cut would not have ended by itself.
-        let limits = Limits { drain: Duration::from_secs(60), ..Limits::default() };
+        let mut limits = Limits::default();
+        limits.drain = Duration::from_secs(60);
         let mut server = Blocking::new(PlainCalls, style, BUFFERS.to_vec(), limits, asked).unwrap();
         server.threads.stack = stack;
         server

@@ -78,7 +78,9 @@ impl<P: Protocol> NewConnection<P> {
         mut publish: impl FnMut(&Counters),
     ) -> io::Result<()> {
         // The parent has the deadline: past it, it kills the child.
-        let limits = Limits { connections: 2, drain: Duration::MAX, max_input: self.max_input };
+        let mut limits = Limits::default();
+        (limits.connections, limits.drain) = (2, Duration::MAX);
+        limits.max_input = self.max_input;
         let mut group = Reactor::new(calls.selector(), pool, limits, stop)?;
         group.number_from(self.number);
         let next = group.next_id();

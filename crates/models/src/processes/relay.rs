@@ -21,6 +21,7 @@
 //! that ended without one, the parent's copy of the protocol sends what it sends on close.
 
 use super::frames::{self, HEADER};
+use proactor::limits::CloseReason;
 use proactor::protocol::{Input, Message, Outbox, OutboxBuffer, Protocol};
 
 /// The parent's end of the link to one child.
@@ -61,9 +62,9 @@ impl<P: Protocol> Protocol for Relay<P> {
         }
     }
 
-    fn close(&mut self, out: &mut Outbox<'_>) {
+    fn close(&mut self, reason: CloseReason, out: &mut Outbox<'_>) {
         if !self.goodbye {
-            self.announce(out, |protocol, out| protocol.close(out));
+            self.announce(out, |protocol, out| protocol.close(reason, out));
         }
     }
 }
@@ -132,8 +133,8 @@ impl<P: Protocol> Protocol for RelayEnd<P> {
         self.pack(out, |protocol, out| protocol.refill(out));
     }
 
-    fn close(&mut self, out: &mut Outbox<'_>) {
-        if self.pack(out, |protocol, out| protocol.close(out)) {
+    fn close(&mut self, reason: CloseReason, out: &mut Outbox<'_>) {
+        if self.pack(out, |protocol, out| protocol.close(reason, out)) {
             out.broadcast(&[0; HEADER][..]); // The goodbye: an empty frame.
         }
     }
@@ -187,10 +188,11 @@ mod tests {
         let mut client = RelayEnd::client(Chat::new(7));
         said(&mut relay, |relay, out| relay.open(out));
         said(&mut client, |client, out| client.open(out));
-        let (goodbye, _) = said(&mut client, |client, out| client.close(out));
+        let (goodbye, _) =
+            said(&mut client, |client, out| client.close(CloseReason::Finished, out));
         let (passed, _) = reply_to(&mut relay, &goodbye);
         assert_eq!(unpacked(&passed), "* 7 left\n");
-        assert_eq!(said(&mut relay, |relay, out| relay.close(out)).0, b"");
+        assert_eq!(said(&mut relay, |relay, out| relay.close(CloseReason::Finished, out)).0, b"");
     }
 
     #[test]
@@ -201,7 +203,7 @@ mod tests {
         said(&mut client, |client, out| client.open(out));
         let (frames, _) = reply_to(&mut client, b"never to be heard\n");
         assert_eq!(reply_to(&mut relay, &frames[..frames.len() - 1]).0, b"");
-        let (left, _) = said(&mut relay, |relay, out| relay.close(out));
+        let (left, _) = said(&mut relay, |relay, out| relay.close(CloseReason::Finished, out));
         assert_eq!(unpacked(&left), "* 7 left\n");
     }
 }

@@ -110,7 +110,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
                 let Counters { received_bytes, sent_bytes, .. } = self.counters;
                 let reason = self.context.failure.unwrap_or(self.reason);
                 connection_log::closed(self.number, received_bytes, sent_bytes, reason);
-                self.connection.close(&mut self.context);
+                self.connection.close(reason, &mut self.context);
                 self.counters.panicked = self.context.panicked;
                 publish(&self.counters);
                 self.calls.close(self.key, self.socket);
