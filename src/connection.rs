@@ -30,7 +30,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::buffer::{Chunk, Fit, SendQueue, Size};
-use crate::limits::CloseReason;
+use crate::limits::{CloseReason, MAX_INPUT};
 use crate::protocol::{Input, Message, Outbox, Protocol, Requests, Untaken};
 
 /// With this many bytes queued to send, a connection is paused: it does not receive.
@@ -64,14 +64,9 @@ pub struct Context {
     pub panicked: u64,
 }
 
-impl Context {
-    /// The limit of untaken input where none is given.
-    pub const MAX_INPUT: usize = 1 << 20;
-}
-
 impl Default for Context {
     fn default() -> Context {
-        Context { messages: Vec::new(), max_input: Context::MAX_INPUT, failure: None, panicked: 0 }
+        Context { messages: Vec::new(), max_input: MAX_INPUT, failure: None, panicked: 0 }
     }
 }
 

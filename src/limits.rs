@@ -4,8 +4,6 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::connection::Context;
-
 /// What bounds a server: the defaults, of which [`Builder::limits`](crate::Builder::limits) changes
 /// some.
 #[derive(Debug, Clone, Copy)]
@@ -21,9 +19,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { connections: 10_000, drain: Duration::from_secs(5), max_input: Context::MAX_INPUT }
+        Limits { connections: 10_000, drain: Duration::from_secs(5), max_input: MAX_INPUT }
     }
 }
+
+/// The limit of untaken input where none is given, in bytes.
+pub const MAX_INPUT: usize = 1 << 20;
 
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,7 +29,7 @@ use crate::buffer::Chunk;
 use crate::connection::{Connection, Context};
 use crate::connection_log;
 use crate::keys::{ConnId, ConnSlab, ListenerId};
-use crate::limits::CloseReason;
+use crate::limits::{CloseReason, MAX_INPUT};
 use crate::protocol::{Message, Protocol};
 use buffers::BufferWaiters;
 use groups::Groups;
@@ -364,7 +364,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
 impl<P: Protocol, D> Default for Peers<P, D> {
     fn default() -> Peers<P, D> {
-        Peers::new(Context::MAX_INPUT)
+        Peers::new(MAX_INPUT)
     }
 }
 
