@@ -10,15 +10,16 @@ use std::thread;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use proactor::Model;
 use proactor::address::{Address, BoundSocket};
 use proactor::buffer::BufferClass;
-use proactor::limits::Limits;
+use proactor::model::{EngineOptions, set_up};
 use proactor::os::ShutdownSignal;
 use proactor_load::{EngineChoice, Load, LoadOptions};
-use proactor_models::model::{self, Choice, Listening, Model, PreparedModel, RingOptions, Service};
+use proactor_models::Service;
 use proactor_models::registry::Registry;
 
-const MODELS: [Model; 4] = [Model::Uring, Model::Epoll, Model::EpollEt, Model::Poll];
+const MODELS: [Model; 4] = [Model::URING, Model::EPOLL, Model::EPOLL_ET, Model::POLL];
 
 fn echoes(c: &mut Criterion) {
     for connections in [1, 64] {
@@ -26,20 +27,9 @@ fn echoes(c: &mut Criterion) {
         group.sample_size(10).measurement_time(Duration::from_secs(3));
         group.throughput(Throughput::Elements(1));
         for model in MODELS {
-            let (limits, buffers) =
-                (Limits::default(), vec![BufferClass { bytes: 2048, count: 1024 }]);
-            let set_up = {
-                let buffers = buffers.clone();
-                move || {
-                    PreparedModel::set_up(
-                        Choice::Model(model),
-                        RingOptions::default(),
-                        &limits,
-                        &buffers,
-                    )
-                }
-            };
-            if let Err(error) = set_up() {
+            let buffers = vec![BufferClass { bytes: 2048, count: 1024 }];
+            let options = EngineOptions { buffers, ..EngineOptions::default() };
+            if let Err(error) = set_up(Some(model), &options) {
                 println!("skipped: {error}");
                 continue;
             }
@@ -47,24 +37,14 @@ fn echoes(c: &mut Criterion) {
             let address = Address::Tcp(listener.local_addr().expect("bound"));
             let stop = ShutdownSignal::new().expect("a descriptor");
             let stopper = stop.try_clone().expect("a descriptor");
-            let service = Service {
-                listeners: vec![Listening {
-                    socket: BoundSocket {
-                        fd: listener.into(),
-                        address: address.clone(),
-                        file: None,
-                    },
-                    protocol: Registry::builtin().find("echo").expect("a protocol"),
-                }],
-                buffers,
-                limits,
-                stop,
-                idle_sleep: None,
-                console: None,
-                trace: None,
-            };
+            let socket = BoundSocket { fd: listener.into(), address: address.clone(), file: None };
+            let echo = Registry::builtin().find("echo").expect("a protocol");
+            let listeners = vec![(socket, echo.factory().clone())];
+            let service = Service { listeners, stop, console: None, trace: None };
             // A ring is set up on the thread that serves.
-            let server = thread::spawn(move || model::serve(set_up()?, service, || ()));
+            let server = thread::spawn(move || {
+                proactor_models::serve(set_up(Some(model), &options)?, service, || ())
+            });
             let options = LoadOptions {
                 shape: proactor_load::LoadShape { connections, size: 64, depth: 1 },
                 seed: 1,

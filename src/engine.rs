@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use crate::address::{BoundSocket, SocketFile};
 use crate::console::Console;
 use crate::counters::Counters;
 use crate::keys::ListenerId;
@@ -45,6 +46,23 @@ pub trait Engine<P = Box<dyn Protocol>> {
         publish(self.counters());
         ended
     }
+}
+
+/// Has `engine` listen on these sockets, in the order of their numbers. Returns the files of Unix
+/// sockets, which are removed when the result is dropped.
+///
+/// # Errors
+/// As [`Engine::listen`].
+pub fn listen_all(
+    engine: &mut dyn Engine,
+    listeners: impl IntoIterator<Item = (BoundSocket, Factory)>,
+) -> io::Result<Vec<SocketFile>> {
+    let mut files = Vec::new();
+    for (id, (socket, factory)) in (0..).map(ListenerId).zip(listeners) {
+        engine.listen(id, socket.fd, factory)?;
+        files.extend(socket.file);
+    }
+    Ok(files)
 }
 
 /// A listening socket of an engine; `F` makes the protocols of its connections, `S` is the engine's

@@ -1,8 +1,17 @@
-//! The I/O models as values: how a server waits.
+//! The I/O models as values: what is known of each, and how its engine is built.
+//!
+//! That the kernel *has* a feature does not mean that this process may use it: locked memory may be
+//! limited, descriptors may run out, a sandbox may refuse one call and not the next. So an engine
+//! is built in two steps. [`set_up`] creates and tries what could be refused, before the server
+//! promises anything. [`PreparedModel::build`] makes the engine of it, once it is known what is
+//! recorded.
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
+
+use proactor_record::{About, Recording, Writers};
 
 use crate::buffer::{BufferClass, Pool};
 use crate::calls::SocketCalls;
@@ -11,70 +20,186 @@ use crate::limits::Limits;
 use crate::os::ShutdownSignal;
 use crate::proactor::Proactor;
 use crate::reactor::Reactor;
-use crate::ring::kernel::Kernel;
+use crate::ring::kernel::{Capability, Kernel, Refusal, Version};
 use crate::ring::{Config, Uring};
 use crate::selector::{Epoll, Poll, Select, Selector, Trigger};
+use crate::traced::Traced;
 
-/// What an engine is built from.
-#[derive(Debug)]
-pub struct Plan {
+/// The receive buffers of a server that names none: 14 MiB of address space, of which the kernel
+/// provides what is used.
+const BUFFERS: [BufferClass; 3] = [
+    BufferClass { bytes: 2 << 10, count: 1024 },
+    BufferClass { bytes: 32 << 10, count: 128 },
+    BufferClass { bytes: 256 << 10, count: 32 },
+];
+
+/// What an engine is built for.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
     /// The bounds of the server.
     pub limits: Limits,
     /// The buffer sizes, smallest first.
     pub buffers: Vec<BufferClass>,
-    /// The signal that stops the server.
-    pub shutdown: ShutdownSignal,
+    /// A ring uses no feature newer than this kernel.
+    pub kernel: Option<Version>,
+    /// A ring serves plain descriptors: a slot of its own table has no address to show.
+    pub plain_descriptors: bool,
+    /// How long a busy-polling model sleeps after a pass that did nothing; without it, never.
+    pub idle_sleep: Option<Duration>,
 }
 
-/// An I/O model that [`Builder::model`](crate::Builder::model) can be given.
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions {
+            limits: Limits::default(),
+            buffers: BUFFERS.to_vec(),
+            kernel: None,
+            plain_descriptors: false,
+            idle_sleep: Some(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// An ability that not every model has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ability {
+    /// Serving several connections at a time, which can broadcast to one another.
+    Crowd,
+    /// Receiving from a peer that is owed more than its socket takes.
+    Duplex,
+    /// Serving many idle connections without a thread or a process for each.
+    Frugality,
+    /// Serving an operator console.
+    Console,
+}
+
+impl Ability {
+    /// Returns what a model without the ability does not do.
+    pub fn denied(self) -> &'static str {
+        match self {
+            Ability::Crowd => "does not serve several connections at once",
+            Ability::Duplex => "does not receive while a send blocks",
+            Ability::Frugality => "does not keep idle connections cheaply",
+            Ability::Console => "has no console",
+        }
+    }
+}
+
+/// The facts about a model, and how it is set up.
 #[derive(Debug)]
-pub struct Info {
-    /// The name, as on a command line.
+pub struct ModelInfo {
+    /// The name on the command line.
     pub name: &'static str,
-    /// Builds an engine in the thread that will run it.
-    pub build: fn(Plan) -> io::Result<Box<dyn Engine>>,
-    /// True for a model that forks: it needs a process with one thread.
-    pub forks: bool,
+    /// How the model waits, in a few words.
+    pub mechanism: &'static str,
+    /// What `proactor explain` says about its calls, in one sentence.
+    pub summary: &'static str,
+    /// The system calls per message, with one message at a time.
+    pub calls: &'static str,
+    /// The limits and the costs apart from the calls.
+    pub limits: &'static str,
+    /// The first version of Linux that has it.
+    pub since: &'static str,
+    /// The abilities that the model lacks, each with the reason.
+    pub missing: &'static [(Ability, &'static str)],
+    /// What makes its calls, and writes its recording: one loop, or several threads or processes.
+    pub writers: Writers,
+    /// Sets the model up, in the thread that will serve.
+    pub set_up: fn(Model, &EngineOptions) -> io::Result<PreparedModel>,
+}
+
+impl ModelInfo {
+    /// Returns the reason if the model lacks an ability. The conformance tests and `proactor
+    /// models` read this table.
+    pub fn missing(&self, ability: Ability) -> Option<&'static str> {
+        self.missing.iter().find(|(lacked, _)| *lacked == ability).map(|&(_, why)| why)
+    }
+
+    /// Returns true if its records share iterations, and with them the clock, which is then not
+    /// read for each.
+    pub fn has_iterations(&self) -> bool {
+        self.writers == Writers::One
+    }
+
+    /// Returns true if it forks: it needs a process with one thread.
+    pub fn forks(&self) -> bool {
+        self.writers == Writers::Processes
+    }
 }
 
 /// A way to wait for many sockets at once. The models of this crate are constants of this type; the
 /// crate `proactor-models` has further ones.
 #[derive(Clone, Copy)]
-pub struct Model(&'static Info);
+pub struct Model(&'static ModelInfo);
 
 impl Model {
     /// Completions of io_uring (Linux 5.6).
-    pub const URING: Model = Model(&Info { name: "uring", build: uring, forks: false });
-    /// Readiness by epoll(7), level-triggered.
-    pub const EPOLL: Model = Model(&Info {
-        name: "epoll",
-        build: |plan| reactor(probed(Epoll::new(Trigger::Level)?)?, plan),
-        forks: false,
+    pub const URING: Model = Model(&ModelInfo {
+        name: "uring",
+        mechanism: "completion: the kernel does the I/O and reports the result",
+        summary: "One call submits the sends and waits; the kernel receives and sends.",
+        calls: "1: io_uring_enter",
+        limits: "locked memory (`ulimit -l`) on old kernels; forbidden in many containers",
+        since: "5.6",
+        missing: &[],
+        writers: Writers::One,
+        set_up: ring,
     });
-    /// Readiness by epoll(7), edge-triggered.
-    pub const EPOLL_ET: Model = Model(&Info {
+    /// Readiness by epoll(7), level-triggered: the kernel reports what *is possible*.
+    pub const EPOLL: Model = Model(&ModelInfo {
+        name: "epoll",
+        mechanism: "readiness, level-triggered",
+        summary: "One wait reports every ready socket; then a recv and a send for each.",
+        calls: "3: epoll_wait, recv, send",
+        limits: "an epoll_ctl for each change of interest",
+        since: "2.6",
+        missing: &[],
+        writers: Writers::One,
+        set_up: |model, options| readiness(model, options, Epoll::new(Trigger::Level)?),
+    });
+    /// Readiness by epoll(7), edge-triggered: the kernel reports what *has become possible*.
+    pub const EPOLL_ET: Model = Model(&ModelInfo {
         name: "epoll-et",
-        build: |plan| reactor(probed(Epoll::new(Trigger::Edge)?)?, plan),
-        forks: false,
+        mechanism: "readiness, edge-triggered",
+        summary: "As epoll, but a socket is reported only when new data arrives.",
+        calls: "3: epoll_wait, recv, send",
+        limits: "the server must remember which sockets are still ready",
+        since: "2.6",
+        missing: &[],
+        writers: Writers::One,
+        set_up: |model, options| readiness(model, options, Epoll::new(Trigger::Edge)?),
     });
     /// Readiness by poll(2), level-triggered.
-    pub const POLL: Model = Model(&Info {
+    pub const POLL: Model = Model(&ModelInfo {
         name: "poll",
-        build: |plan| reactor(probed(Poll::new())?, plan),
-        forks: false,
+        mechanism: "readiness, level-triggered (a list of all sockets)",
+        summary: "As epoll, but each wait passes the list of all sockets.",
+        calls: "3: poll, recv, send",
+        limits: "each wait takes time for every connection",
+        since: "2.2",
+        missing: &[],
+        writers: Writers::One,
+        set_up: |model, options| readiness(model, options, Poll::new()),
     });
     /// Readiness by select(2), for descriptors below 1024.
-    pub const SELECT: Model = Model(&Info {
+    pub const SELECT: Model = Model(&ModelInfo {
         name: "select",
-        build: |plan| reactor(probed(Select::new())?, plan),
-        forks: false,
+        mechanism: "readiness, level-triggered (three bit sets)",
+        summary: "As poll, with three bit sets instead of a list.",
+        calls: "3: select, recv, send",
+        limits: "descriptors below 1024 (FD_SETSIZE); a wait takes time for each",
+        since: "1.0",
+        missing: &[],
+        writers: Writers::One,
+        set_up: |model, options| readiness(model, options, Select::new()),
     });
 
     /// The models of which a builder takes the first that works, unless it is given one.
     pub const AUTO: [Model; 4] = [Model::URING, Model::EPOLL, Model::POLL, Model::SELECT];
 
     /// A model of another crate.
-    pub const fn new(info: &'static Info) -> Model {
+    #[doc(hidden)]
+    pub const fn new(info: &'static ModelInfo) -> Model {
         Model(info)
     }
 
@@ -83,9 +208,17 @@ impl Model {
         self.0.name
     }
 
-    /// Returns how the model is built.
-    pub(crate) fn info(self) -> &'static Info {
+    /// Returns what is known of the model.
+    #[doc(hidden)]
+    pub fn info(self) -> &'static ModelInfo {
         self.0
+    }
+
+    /// Returns what a recording says about the model.
+    #[doc(hidden)]
+    pub fn about(self) -> About {
+        let (model, detail) = (self.0.name.to_owned(), self.0.mechanism.to_owned());
+        About { model, detail, ..About::default() }
     }
 }
 
@@ -104,28 +237,219 @@ impl fmt::Debug for Model {
 }
 
 impl fmt::Display for Model {
+    /// Formats the name of the mechanism.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.0.name)
+        f.pad(if *self == Model::URING { "io_uring" } else { self.0.name })
     }
 }
 
-fn uring(plan: Plan) -> io::Result<Box<dyn Engine>> {
-    let kernel = Kernel::detect().map_err(io::Error::other)?;
-    let (connections, buffers) = (plan.limits.connections, plan.buffers);
+type Build = dyn FnOnce(ShutdownSignal, Option<Recording>) -> io::Result<Box<dyn Engine>>;
+
+/// A model that is set up: what could be refused was granted.
+pub struct PreparedModel {
+    model: Model,
+    /// What it uses of the kernel, in a few words.
+    detail: String,
+    /// Why each better model was refused.
+    passed_over: Vec<String>,
+    build: Box<Build>,
+}
+
+impl PreparedModel {
+    /// A model whose engine `build` makes.
+    pub fn new<B>(model: Model, build: B) -> PreparedModel
+    where
+        B: FnOnce(ShutdownSignal, Option<Recording>) -> io::Result<Box<dyn Engine>> + 'static,
+    {
+        let detail = model.0.mechanism.to_owned();
+        PreparedModel { model, detail, passed_over: Vec::new(), build: Box::new(build) }
+    }
+
+    /// Returns the model that was set up.
+    pub fn model(&self) -> Model {
+        self.model
+    }
+
+    /// Returns what the model uses of the kernel, in a few words.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Returns why no better model was set up, in one line; empty if this is the best.
+    pub fn reason(&self) -> String {
+        self.passed_over.join("; ")
+    }
+
+    /// Builds the engine, in the thread that set the model up: a server that `shutdown` stops, and
+    /// that is recorded, if it is. It is generic inside, so that it calls its ring, its selector or
+    /// its calls directly, and dynamic outside, where there is one call for a run.
+    ///
+    /// # Errors
+    /// No descriptor or memory is left, or the recording cannot start.
+    pub fn build(
+        self,
+        shutdown: ShutdownSignal,
+        recording: Option<Recording>,
+    ) -> io::Result<Box<dyn Engine>> {
+        (self.build)(shutdown, recording)
+    }
+}
+
+impl fmt::Debug for PreparedModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PreparedModel").field("model", &self.model).finish_non_exhaustive()
+    }
+}
+
+/// Sets up the model, or the first of [`Model::AUTO`] that is granted, in the thread that will
+/// serve.
+///
+/// # Errors
+/// The model is refused; without a name, all of them are.
+pub fn set_up(model: Option<Model>, options: &EngineOptions) -> io::Result<PreparedModel> {
+    let set_up_one =
+        |model: Model| (model.0.set_up)(model, options).map_err(|e| refused(model, &e));
+    match model {
+        Some(model) => set_up_one(model),
+        None => {
+            let (prepared, passed_over) = first(&Model::AUTO, set_up_one)?;
+            Ok(PreparedModel { passed_over, ..prepared })
+        }
+    }
+}
+
+/// Returns the first model that can be made, and why each before it cannot.
+fn first<T>(
+    models: &[Model],
+    mut make: impl FnMut(Model) -> io::Result<T>,
+) -> io::Result<(T, Vec<String>)> {
+    let mut passed_over = Vec::new();
+    for &model in models {
+        match make(model) {
+            Ok(made) => return Ok((made, passed_over)),
+            Err(error) => passed_over.push(error.to_string()),
+        }
+    }
+    Err(io::Error::other(format!("there is no way to wait here: {}", passed_over.join("; "))))
+}
+
+/// Names the model that is refused, and the way out where one is known; a ring's refusal does so
+/// itself.
+fn refused(model: Model, error: &io::Error) -> io::Error {
+    let way_out = match error.raw_os_error() {
+        Some(libc::EMFILE) => " (raise `ulimit -n`)",
+        Some(libc::ENOSYS | libc::EPERM) => " (most likely a sandbox)",
+        _ => "",
+    };
+    let text = match error.get_ref() {
+        Some(inner) if inner.is::<Refusal>() => inner.to_string(),
+        _ => format!("{model} is refused: {error}{way_out}"),
+    };
+    io::Error::new(error.kind(), text)
+}
+
+/// Sets up the loop of completions.
+fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
+    let seen = Kernel::detect().map_err(io::Error::other)?;
+    let lowered = options.kernel.map_or(Ok(seen), |ceiling| seen.lowered_to(ceiling));
+    let kernel = lowered.map_err(io::Error::other)?;
+    let plain = options.plain_descriptors;
+    let kernel = if plain { kernel.without(Capability::Direct) } else { kernel };
+    let EngineOptions { limits, buffers, .. } = options.clone();
+    let connections = limits.connections;
     let ring = Uring::new(Config { kernel, connections, buffers, addresses: true })?;
-    Ok(Box::new(Proactor::new(ring, plan.limits, plan.shutdown)?))
+    let detail = kernel.describe();
+    let about = About {
+        detail: detail.clone(),
+        ring_fd: Some(ring.as_raw_fd()),
+        setup_flags: ring.setup_flags(),
+        more: vec![("completions".to_owned(), ring.completions().to_string())],
+        ..model.about()
+    };
+    let prepared = PreparedModel::new(model, move |shutdown, recording| {
+        let Some(recording) = recording else {
+            return Ok(Box::new(Proactor::new(ring, limits, shutdown)?));
+        };
+        let ring = Traced::new(ring, recording.start(&about)?);
+        Ok(Box::new(Proactor::new(ring, limits, shutdown)?))
+    });
+    Ok(PreparedModel { detail, ..prepared })
 }
 
-fn reactor<S: Selector + SocketCalls + 'static>(
-    selector: S,
-    plan: Plan,
-) -> io::Result<Box<dyn Engine>> {
-    let pool = Pool::new(&plan.buffers)?;
-    Ok(Box::new(Reactor::new(selector, pool, plan.limits, plan.shutdown)?))
-}
-
-/// Waits once: a sandbox may permit to create a selector and refuse to use it.
-fn probed<S: Selector>(mut selector: S) -> io::Result<S> {
+/// Sets up the loop of readiness on `selector`, which is used once: a sandbox may permit to create
+/// a selector and refuse to use it.
+///
+/// # Errors
+/// The selector does not wait.
+pub fn readiness<S: Selector + SocketCalls + 'static>(
+    model: Model,
+    options: &EngineOptions,
+    mut selector: S,
+) -> io::Result<PreparedModel> {
     selector.wait(&mut Vec::new(), Some(Duration::ZERO))?;
-    Ok(selector)
+    let EngineOptions { limits, buffers, .. } = options.clone();
+    Ok(PreparedModel::new(model, move |shutdown, recording| {
+        let pool = Pool::new(&buffers)?;
+        let Some(recording) = recording else {
+            return Ok(Box::new(Reactor::new(selector, pool, limits, shutdown)?));
+        };
+        let selector = Traced::new(selector, recording.start(&model.about())?);
+        Ok(Box::new(Reactor::new(selector, pool, limits, shutdown)?))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns which model `auto` takes if these are refused with these errors, and its message.
+    fn taken_without(refusals: &[(Model, i32)]) -> (Option<Model>, String) {
+        let made = first(&Model::AUTO, |model| {
+            let found = refusals.iter().find(|(refuser, _)| *refuser == model);
+            found.map_or(Ok(model), |&(_, errno)| {
+                Err(refused(model, &io::Error::from_raw_os_error(errno)))
+            })
+        });
+        match made {
+            Ok((model, passed_over)) => (Some(model), passed_over.join("; ")),
+            Err(error) => (None, error.to_string()),
+        }
+    }
+
+    #[test]
+    fn auto_takes_the_best_that_can_be_set_up_and_states_why_no_better() {
+        assert_eq!(taken_without(&[]), (Some(Model::URING), String::new()));
+        let mut refusals = vec![(Model::URING, libc::ENOMEM)];
+        let (model, reason) = taken_without(&refusals);
+        assert_eq!(model, Some(Model::EPOLL));
+        assert!(reason.starts_with("io_uring is refused: ") && !reason.contains(';'), "{reason}");
+        refusals.push((Model::EPOLL, libc::EMFILE));
+        let (model, reason) = taken_without(&refusals);
+        assert_eq!(model, Some(Model::POLL));
+        assert!(
+            reason.contains("; epoll is refused: ") && reason.contains("ulimit -n"),
+            "{reason}"
+        );
+        refusals.push((Model::POLL, libc::ENOSYS));
+        let (model, reason) = taken_without(&refusals);
+        assert_eq!(model, Some(Model::SELECT));
+        assert!(reason.contains("; poll is refused: ") && reason.contains("sandbox"), "{reason}");
+        refusals.push((Model::SELECT, libc::ENOSYS));
+        let (model, reason) = taken_without(&refusals);
+        assert_eq!(model, None);
+        assert!(reason.contains("io_uring") && reason.contains("select is refused"), "{reason}");
+        assert!(!reason.contains('\n'));
+    }
+
+    #[test]
+    fn auto_falls_back_from_a_ring_and_the_ring_by_name_does_not() {
+        let kernel = Some(Version { major: 5, minor: 5 });
+        let options = EngineOptions { kernel, ..EngineOptions::default() };
+        let prepared = set_up(None, &options).expect("epoll is everywhere");
+        assert_eq!(prepared.model(), Model::EPOLL);
+        assert!(prepared.reason().contains("io_uring"), "{}", prepared.reason());
+        set_up(Some(Model::URING), &options).expect_err("no ring of that age");
+        let prepared = set_up(Some(Model::SELECT), &options).expect("select is everywhere");
+        assert_eq!((prepared.model(), prepared.reason()), (Model::SELECT, String::new()));
+    }
 }

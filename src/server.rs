@@ -5,25 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
-use crate::address::{Address, BoundSocket, SocketFile};
-use crate::buffer::BufferClass;
+use crate::address::{Address, BoundSocket};
 use crate::builder::Builder;
 use crate::counters::Counters;
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::error::Error;
-use crate::keys::ListenerId;
 use crate::limits::{Ended, Limits};
-use crate::model::{Model, Plan};
+use crate::model::{self, EngineOptions, Model};
 use crate::os::ShutdownSignal;
 use crate::peer::Factory;
-
-/// The receive buffers of a server: 14 MiB of address space, of which the kernel provides what is
-/// used.
-const BUFFERS: [BufferClass; 3] = [
-    BufferClass { bytes: 2 << 10, count: 1024 },
-    BufferClass { bytes: 32 << 10, count: 128 },
-    BufferClass { bytes: 256 << 10, count: 32 },
-];
 
 /// A server whose sockets are open: its addresses are known, and privileges may be dropped.
 #[derive(Debug)]
@@ -78,7 +68,7 @@ impl Server {
     /// # Errors
     /// As [`run`](Server::run); and a model that forks is not supported.
     pub fn start(self) -> Result<Running, Error> {
-        if let Some(model) = self.model.filter(|model| model.info().forks) {
+        if let Some(model) = self.model.filter(|model| model.info().forks()) {
             let what = "it forks, which needs a process with one thread: use `run`".to_owned();
             return Err(Error::Unsupported { model: model.name(), what });
         }
@@ -100,12 +90,10 @@ impl Server {
 
     fn serve(self, ready: impl FnOnce(Model)) -> Result<Report, Error> {
         let Server { listeners, model, limits, handle, shutdown, .. } = self;
-        let (model, mut engine) = build(model, limits, &shutdown)?;
-        let mut files: Vec<Option<SocketFile>> = Vec::new();
-        for (id, (socket, factory)) in (0..).map(ListenerId).zip(listeners) {
-            engine.listen(id, socket.fd, factory).map_err(|error| unsupported(model, error))?;
-            files.push(socket.file); // Removed when the server has ended.
-        }
+        let (model, mut engine) = build(model, limits, shutdown)?;
+        // The files of Unix sockets are removed when the server has ended.
+        let _files = engine::listen_all(&mut *engine, listeners)
+            .map_err(|error| unsupported(model, error))?;
         ready(model);
         let ended = engine.run_reporting(&mut |counters| handle.0.counters.store(&counters));
         let drained = ended.map_err(Error::Loop)? == Ended::Drained;
@@ -119,20 +107,15 @@ impl Server {
 fn build(
     model: Option<Model>,
     limits: Limits,
-    shutdown: &ShutdownSignal,
+    shutdown: ShutdownSignal,
 ) -> Result<(Model, Box<dyn Engine>), Error> {
-    let mut reasons = Vec::new();
-    let tried = model.as_ref().map_or(&Model::AUTO[..], std::slice::from_ref);
-    for &model in tried {
-        let shutdown = shutdown.try_clone().map_err(Error::Loop)?;
-        let plan = Plan { limits, buffers: BUFFERS.to_vec(), shutdown };
-        match (model.info().build)(plan) {
-            Ok(engine) => return Ok((model, engine)),
-            Err(error) => reasons.push(format!("{model}: {error}")),
-        }
-    }
-    let name = model.map_or("auto", Model::name);
-    Err(Error::Refused { model: name, reason: reasons.join("; ") })
+    let options = EngineOptions { limits, ..EngineOptions::default() };
+    let built = model::set_up(model, &options)
+        .and_then(|prepared| Ok((prepared.model(), prepared.build(shutdown, None)?)));
+    built.map_err(|error| {
+        let name = model.map_or("auto", Model::name);
+        Error::Refused { model: name, reason: error.to_string() }
+    })
 }
 
 fn unsupported(model: Model, error: io::Error) -> Error {

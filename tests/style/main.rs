@@ -22,19 +22,17 @@ const POOR_DOCS_LEFT: usize = 43;
 const ANSWERS_MISPLACED_LEFT: usize = 0;
 const LINKS_BROKEN_LEFT: usize = 0;
 const TESTS_MISSING_LEFT: usize = 0;
-const LONG_FUNCTIONS_LEFT: usize = 1;
+const LONG_FUNCTIONS_LEFT: usize = 0;
 const LONG_LINES_LEFT: usize = 28;
-const CODE_LINES_LEFT: usize = 29_116; // The aim is 25,000.
+const CODE_LINES_LEFT: usize = 28_906; // The aim is 25,000.
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
 const TWICE: &[(&str, &str)] = &[
     ("Calls", "the trait of calls that may block, and the calls of a protocol that are due"),
     ("Event", "of the client of several servers, and of a trace"),
     ("Flight", "what the loop has in flight, and what a trace has seen of it"),
-    ("Model", "a value of the public API, and the list of all models"),
     ("Op", "an operation of a ring with its buffers, and the name of one in a record"),
     ("Payload", "of a message, and of a record"),
-    ("Plan", "of a comparison, and of a server before it is bound"),
     ("Socket", "a socket of a ring, and one with its interest in a selector"),
     ("Source", "the bytes of a recording, and what a view says about it"),
     ("Trigger", "level or edge, and what stops a recording"),

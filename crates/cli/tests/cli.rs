@@ -15,7 +15,8 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use proactor_models::model::{Ability, Model};
+use proactor::Model;
+use proactor_models::ALL;
 
 use support::server::{Exit, PROACTOR, REACTOR, Server};
 use support::{Address, Client, Launch, Options, TIMEOUT, eventually, io_uring_refused, skip};
@@ -258,7 +259,7 @@ fn a_listener_says_its_own_protocol_if_it_has_one() {
 
 #[test]
 fn every_model_says_its_name() {
-    for model in Model::ALL.into_iter().filter(|&model| model != Model::Uring).map(Model::name) {
+    for model in ALL.into_iter().filter(|&model| model != Model::URING).map(Model::name) {
         for launch in [proactor(&["--model", model]), reactor(&["--model", model])] {
             let server = launch.args(&["--listen", "127.0.0.1:0"]).start();
             assert_eq!(server.listening[0].model, model);
@@ -296,8 +297,8 @@ fn every_model_is_listed_with_its_cost_and_whether_it_works_here() {
     let json: serde_json::Value = serde_json::from_str(&json.stdout.join("\n")).expect("JSON");
     assert_eq!(json["schema"], "proactor.models/2");
     let models = json["models"].as_array().expect("a list");
-    assert_eq!(models.len(), Model::ALL.len());
-    for ((row, line), model) in models.iter().zip(&table.stdout[1..]).zip(Model::ALL) {
+    assert_eq!(models.len(), ALL.len());
+    for ((row, line), model) in models.iter().zip(&table.stdout[1..]).zip(ALL) {
         assert_eq!(row["model"], model.name());
         assert!(line.starts_with(model.name()), "{line}");
         for column in ["mechanism", "calls_per_message", "limits", "since_linux"] {
@@ -305,11 +306,10 @@ fn every_model_is_listed_with_its_cost_and_whether_it_works_here() {
             assert!(!said.is_empty() && line.contains(said), "{column} of {line}");
         }
         assert_eq!(row["usable"], row["refusal"].is_null(), "{row}");
-        let ring = model == Model::Uring && io_uring_refused().is_some();
+        let ring = model == Model::URING && io_uring_refused().is_some();
         assert_eq!(row["usable"], !ring, "{row}");
-        let missing = Ability::ALL.into_iter().filter_map(|ability| {
-            model.missing(ability).map(|why| (ability.denied().to_owned(), why.to_owned()))
-        });
+        let missing = model.info().missing.iter();
+        let missing = missing.map(|(ability, why)| (ability.denied().to_owned(), why.to_string()));
         let said = |entry: &serde_json::Value, what: &str| {
             entry[what].as_str().expect("a few words").to_owned()
         };
@@ -561,7 +561,7 @@ fn an_option_or_command_that_is_none_is_a_usage_error_and_named() {
 fn an_unknown_name_is_answered_with_those_that_are_known() {
     for (program, args) in SERVERS {
         let exit = Launch::new(program, args).args(&["--model", "kqueue"]).run();
-        for model in Model::ALL.map(Model::name).into_iter().chain(["auto"]) {
+        for model in ALL.map(Model::name).into_iter().chain(["auto"]) {
             assert!(exit.stderr.contains(model), "{model} is missing: {exit:?}");
         }
         let exit = Launch::new(program, args).args(&["--protocol", "http"]).run();

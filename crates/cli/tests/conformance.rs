@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use proactor_models::model::Ability;
+use proactor::model::Ability;
 use support::process::{Holdings, queues};
 use support::server::{PROACTOR, REACTOR, Server};
 use support::{
@@ -51,20 +51,19 @@ impl Model {
     }
 
     /// Returns the model as the program declares it.
-    fn declared(self) -> proactor_models::model::Model {
-        let mut all = proactor_models::model::Model::ALL.into_iter();
-        all.find(|model| model.name() == self.name).expect("a model")
+    fn declared(self) -> proactor::Model {
+        proactor_models::find(self.name).expect("a model")
     }
 
     /// Whether it says that it cannot.
     fn missing(self, ability: Ability) -> bool {
-        self.declared().missing(ability).is_some()
+        self.declared().info().missing(ability).is_some()
     }
 
     /// Itself, unless it says that it cannot do one of these.
     fn able(self, needs: &[Ability]) -> Option<Model> {
         for &ability in needs {
-            if let Some(reason) = self.declared().missing(ability) {
+            if let Some(reason) = self.declared().info().missing(ability) {
                 declared(&format!("{} {}: {reason}", self.name, ability.denied()));
                 return None;
             }
@@ -111,15 +110,14 @@ impl Model {
     fn own_address(self) -> String {
         let tier = self.kernel.unwrap_or("0.0").replace('.', "");
         let (tier, pid) = (tier.parse::<u32>().expect("digits"), std::process::id());
-        let name =
-            proactor_models::model::Model::ALL.iter().position(|&model| model == self.declared());
+        let name = proactor_models::ALL.iter().position(|&model| model == self.declared());
         let name = name.expect("a model") as u32;
         format!("127.{}.{}.{}:7000", 64 + name * 8 + pid % 8, tier % 256, 1 + pid / 8 % 250)
     }
 }
 
 /// Makes a test of each scenario on each model; `needs` names what a model must be able to do. What
-/// it cannot is declared in one table, [`proactor_models::model::Model::missing`].
+/// it cannot is declared in one table, [`proactor::model::ModelInfo::missing`].
 macro_rules! conformance {
     ($scenarios:tt on $($place:ident: $model:expr,)+) => {
         const MODELS: &[Model] = &[$($model),+];
@@ -211,7 +209,7 @@ conformance!({
 
 #[test]
 fn no_model_is_left_out() {
-    for model in proactor_models::model::Model::ALL {
+    for model in proactor_models::ALL {
         let tested = MODELS.iter().any(|tested| tested.name == model.name());
         assert!(tested, "{model} is not held against the scenarios");
     }

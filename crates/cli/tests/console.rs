@@ -10,7 +10,7 @@ use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use proactor_models::model::Ability;
+use proactor::model::Ability;
 use support::server::{PROACTOR, Server};
 use support::terminal::Terminal;
 use support::{Client, Launch, Options, eventually, io_uring_refused, skip};
@@ -33,9 +33,8 @@ impl Model {
 
     /// Whether its table says that it can do that.
     fn can(self, ability: Ability) -> bool {
-        let model =
-            proactor_models::model::Model::ALL.into_iter().find(|model| model.name() == self.0);
-        model.expect("a name of the table").missing(ability).is_none()
+        let model = proactor_models::find(self.0).expect("a name of the table");
+        model.info().missing(ability).is_none()
     }
 
     fn args(self, protocol: &'static str) -> Vec<&'static str> {
@@ -110,9 +109,9 @@ on_every_model!({
 
 #[test]
 fn every_model_has_a_console_or_refuses_it_with_a_reason() {
-    for model in proactor_models::model::Model::ALL {
+    for model in proactor_models::ALL {
         let tested = MODELS.iter().any(|tested| tested.0 == model.name());
-        let Some(reason) = model.missing(Ability::Console) else {
+        let Some(reason) = model.info().missing(Ability::Console) else {
             assert!(tested, "{model} is not held against the scenarios");
             continue;
         };

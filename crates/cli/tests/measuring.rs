@@ -3,7 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
-use proactor_models::model::Model;
+use proactor::Model;
+use proactor_models::ALL;
 
 const PROACTOR: &str = env!("CARGO_BIN_EXE_proactor");
 
@@ -223,7 +224,7 @@ fn of_all_models_each_has_a_row_with_its_numbers_or_its_reason() {
     let list = |of: &serde_json::Value| of.as_array().expect("a list").clone();
     let rows = list(&json["tables"][0]["participants"]);
     let idle = list(&json["idle"]["rows"]);
-    for model in Model::ALL.map(Model::name) {
+    for model in ALL.map(Model::name) {
         let of = |rows: &[serde_json::Value], name: &str| {
             let found = rows.iter().find(|row| row[name] == model).cloned();
             found.unwrap_or_else(|| panic!("{model} has no row"))

@@ -7,7 +7,8 @@
 #[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
 mod support;
 
-use proactor_models::model::Model;
+use proactor::Model;
+use proactor_models::{ALL, NONBLOCKING};
 use support::server::{Exit, PROACTOR};
 use support::{Client, Launch, io_uring_refused, skip};
 
@@ -18,8 +19,8 @@ const MORE: u64 = 500;
 
 /// The models that can serve here.
 fn models() -> impl Iterator<Item = Model> {
-    Model::ALL.into_iter().filter(|&model| match io_uring_refused() {
-        Some(reason) if model == Model::Uring => {
+    ALL.into_iter().filter(|&model| match io_uring_refused() {
+        Some(reason) if model == Model::URING => {
             skip(&reason);
             false
         }
@@ -71,7 +72,7 @@ impl Added {
 
 /// The calls that a model claims to make for a message, by name; none if it gives no number.
 fn claimed(model: Model) -> Option<Vec<&'static str>> {
-    let (number, names) = model.about().calls.split_once(": ")?;
+    let (number, names) = model.info().calls.split_once(": ")?;
     let names: Vec<_> = names.split(", ").collect();
     assert_eq!(number.parse(), Ok(names.len()), "{model}: as many names as calls");
     Some(names)
@@ -104,7 +105,7 @@ fn on_a_ring_one_call_carries_both_phases() {
     let tiers =
         [("5.6", 4), ("5.7", 2), ("5.11", 2), ("5.19", 2), ("6.0", 1), ("6.1", 1), ("6.12", 1)];
     for (kernel, operations) in tiers {
-        let added = Added::by_messages(Model::Uring, &["--kernel", kernel]);
+        let added = Added::by_messages(Model::URING, &["--kernel", kernel]);
         let added = added.expect("it is there");
         assert_eq!(added.per_message("submitted"), operations, "as on {kernel}");
         let (calls, skips) =
@@ -115,7 +116,7 @@ fn on_a_ring_one_call_carries_both_phases() {
 
 #[test]
 fn nonblocking_tries_every_socket_in_every_round() {
-    let Some(exit) = converse(Model::Nonblocking, &["--idle-sleep", "1ms"], FEW) else { return };
+    let Some(exit) = converse(NONBLOCKING, &["--idle-sleep", "1ms"], FEW) else { return };
     let (calls, rounds) = (exit.counter("calls"), exit.counter("iterations"));
     // The listener and the stop signal are tried too; the drain's last rounds have no listener.
     assert!(rounds >= FEW, "{rounds} rounds: no message is answered before its round");

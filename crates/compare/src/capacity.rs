@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use proactor::os;
-use proactor_models::model::{Ability, Choice, Model};
+use proactor::model::Ability;
+use proactor::{Model, os};
+use proactor_models::{PROCESS, THREAD};
 
 /// Descriptors of the client, or of a server, that are not connections.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -15,29 +16,23 @@ const RESERVED_TASKS: u64 = 64;
 /// Returns why `model` cannot serve this many connections here, or `None` if no reason is known.
 /// The client already has `open` connections to other servers.
 pub(crate) fn shortage(model: &str, connections: usize, open: usize) -> Option<String> {
-    let model = match model.parse() {
-        Ok(Choice::Model(model)) => Some(model),
-        _ => None,
-    };
+    let model = proactor_models::find(model);
     let of_model = model.and_then(|model| model_limit(model, connections));
     of_model.or_else(|| too_few_descriptors(connections, open)).or_else(|| {
-        let kind = match model {
-            Some(Model::Thread) => "threads",
-            Some(Model::Process) => "processes",
-            _ => return None,
-        };
+        let kinds = [(THREAD, "threads"), (PROCESS, "processes")];
+        let (_, kind) = kinds.into_iter().find(|(kind, _)| Some(*kind) == model)?;
         too_few_tasks(kind, connections as u64, tasks_left()?)
     })
 }
 
 fn model_limit(model: Model, connections: usize) -> Option<String> {
     if connections > 1
-        && let Some(why) = model.missing(Ability::Crowd)
+        && let Some(why) = model.info().missing(Ability::Crowd)
     {
         return Some(format!("{}: {why}", Ability::Crowd.denied()));
     }
     let limit = os::SELECT_LIMIT as usize;
-    (model == Model::Select && connections >= limit).then(|| {
+    (model == Model::SELECT && connections >= limit).then(|| {
         format!("select(2) can name {limit} descriptors (FD_SETSIZE), and {connections} are more")
     })
 }

@@ -4,62 +4,136 @@
 
 pub mod blocking;
 pub mod coroutine;
-pub mod model;
 pub mod processes;
 pub mod registry;
 
 use std::io;
+use std::str::FromStr;
 
 use proactor::Model;
+use proactor::address::BoundSocket;
 use proactor::buffer::Pool;
-use proactor::calls::{PlainCalls, SocketCalls};
-use proactor::engine::Engine;
-use proactor::model::{Info, Plan};
-use proactor::reactor::Reactor;
-use proactor::selector::{Epoll, Selector, Sigio, Spin, Trigger};
+use proactor::calls::PlainCalls;
+use proactor::console::Console;
+use proactor::counters::Counters;
+use proactor::engine::{self, Engine};
+use proactor::limits::Ended;
+use proactor::model::{self, Ability, EngineOptions, ModelInfo, PreparedModel};
+use proactor::os::ShutdownSignal;
+use proactor::peer::Factory;
+use proactor::selector::{Epoll, Sigio, Spin, Trigger};
+use proactor::traced::TracedCalls;
+use proactor_record::{Recording, Writers};
 
-/// One connection at a time, by calls that sleep.
-pub const BLOCKING: Model = Model::new(&Info {
+use blocking::{Blocking, Style};
+use coroutine::{Coroutines, RuntimeHooks};
+use processes::{ForkHooks, Processes};
+
+/// One connection at a time, and then the next.
+pub const BLOCKING: Model = Model::new(&ModelInfo {
     name: "blocking",
-    build: |plan| blocking(blocking::Style::OneByOne, plan),
-    forks: false,
+    mechanism: "blocked in recv, for one connection",
+    summary: "Blocks in recv for one connection; further connections wait.",
+    calls: "2: recv, send",
+    limits: "one connection at a time; further ones wait",
+    since: "1.0",
+    missing: &[
+        (Ability::Crowd, "the next is accepted when the current one is closed"),
+        (Ability::Duplex, "a thread blocked in send cannot receive"),
+    ],
+    writers: Writers::Threads,
+    set_up: by_calls,
 });
-/// A process for each connection. It supports only [`run`](proactor::Server::run), in a process with
-/// one thread, and no protocol that needs shared memory.
-pub const PROCESS: Model = Model::new(&Info { name: "process", build: process, forks: true });
-/// A thread for each connection.
-pub const THREAD: Model = Model::new(&Info {
-    name: "thread",
-    build: |plan| blocking(blocking::Style::Threads, plan),
-    forks: false,
+/// A process for each connection, forked for it. It supports only
+/// [`run`](proactor::Server::run), in a process with one thread, and no protocol that needs shared
+/// memory.
+pub const PROCESS: Model = Model::new(&ModelInfo {
+    name: "process",
+    mechanism: "a forked process per connection, blocked in recv",
+    summary: "As thread, with a process per connection.",
+    calls: "2: recv, send",
+    limits: "a process per connection; a fork per accept",
+    since: "2.6.22",
+    missing: &[
+        (Ability::Frugality, "each connection has a process"),
+        (Ability::Console, "each connection belongs to another process"),
+    ],
+    writers: Writers::Processes,
+    set_up: by_calls,
 });
-/// Every socket tried in turn, with a sleep of a millisecond after a pass that did nothing.
-pub const NONBLOCKING: Model = Model::new(&Info {
+/// Busy polling: recv on every socket.
+pub const NONBLOCKING: Model = Model::new(&ModelInfo {
     name: "nonblocking",
-    build: |plan| reactor(Spin::new(Some(std::time::Duration::from_millis(1))), plan),
-    forks: false,
+    mechanism: "busy polling: recv on every socket",
+    summary: "Never sleeps: tries recv on every socket until one has data.",
+    calls: "a recv for each connection and pass",
+    limits: "uses a whole CPU, or adds the delay of --idle-sleep",
+    since: "1.0",
+    missing: &[],
+    writers: Writers::One,
+    set_up: |model, options| model::readiness(model, options, Spin::new(options.idle_sleep)),
 });
-/// Readiness by real-time signals.
-pub const SIGIO: Model =
-    Model::new(&Info { name: "sigio", build: |plan| reactor(Sigio::new()?, plan), forks: false });
-/// Readiness by epoll(7), one-shot.
-pub const EPOLL_ONESHOT: Model = Model::new(&Info {
+/// A thread for each connection, which sleeps in its calls.
+pub const THREAD: Model = Model::new(&ModelInfo {
+    name: "thread",
+    mechanism: "a thread per connection, blocked in recv",
+    summary: "A thread per connection blocks in recv: one call waits and copies.",
+    calls: "2: recv, send",
+    limits: "a stack per connection; a context switch per message",
+    since: "2.6",
+    missing: &[
+        (Ability::Duplex, "a thread blocked in send cannot receive"),
+        (Ability::Frugality, "each connection has a thread"),
+    ],
+    writers: Writers::Threads,
+    set_up: by_calls,
+});
+/// Real-time signals: one for every change of a socket.
+pub const SIGIO: Model = Model::new(&ModelInfo {
+    name: "sigio",
+    mechanism: "a real-time signal for each change (O_ASYNC)",
+    summary: "A signal reports each socket: wait, read the signal, poll, then recv.",
+    calls: "5: poll, read (the signal), poll, recv, send",
+    limits: "`ulimit -i` queued signals; after an overflow all sockets are polled",
+    since: "2.6.32",
+    missing: &[],
+    writers: Writers::One,
+    set_up: |model, options| model::readiness(model, options, Sigio::new()?),
+});
+/// Readiness by epoll(7), reported once until it is armed again.
+pub const EPOLL_ONESHOT: Model = Model::new(&ModelInfo {
     name: "epoll-oneshot",
-    build: |plan| reactor(Epoll::new(Trigger::Oneshot)?, plan),
-    forks: false,
+    mechanism: "readiness, one-shot",
+    summary: "As epoll, but a socket is reported once; epoll_ctl re-arms it.",
+    calls: "4: epoll_wait, recv, send, epoll_ctl",
+    limits: "useful only if several threads share an epoll",
+    since: "2.6.2",
+    missing: &[],
+    writers: Writers::One,
+    set_up: |model, options| model::readiness(model, options, Epoll::new(Trigger::Oneshot)?),
 });
-/// A task for each connection, on tokio.
-pub const COROUTINE: Model =
-    Model::new(&Info { name: "coroutine", build: coroutine, forks: false });
+/// A task for each connection, on the executor of tokio.
+pub const COROUTINE: Model = Model::new(&ModelInfo {
+    name: "coroutine",
+    mechanism: "a task per connection, on an executor (tokio, on epoll)",
+    summary: "The code reads as if it blocked; its executor waits in epoll.",
+    calls: "3: epoll_wait, recv, send",
+    limits: "the memory of a task per connection",
+    since: "2.6",
+    missing: &[],
+    writers: Writers::Threads,
+    set_up: by_calls,
+});
 
-/// The models of the core and of this crate, in historical order.
+/// The models of the core and of this crate, in historical order. All lists of models have this
+/// order.
 pub const ALL: [Model; 12] = [
     BLOCKING,
     PROCESS,
-    THREAD,
     NONBLOCKING,
     Model::SELECT,
     Model::POLL,
+    THREAD,
     SIGIO,
     Model::EPOLL,
     Model::EPOLL_ET,
@@ -68,26 +142,134 @@ pub const ALL: [Model; 12] = [
     Model::URING,
 ];
 
-fn blocking(style: blocking::Style, plan: Plan) -> io::Result<Box<dyn Engine>> {
-    let Plan { limits, buffers, shutdown } = plan;
-    Ok(Box::new(blocking::Blocking::new(PlainCalls, style, buffers, limits, shutdown)?))
+/// Returns the model of this name.
+pub fn find(name: &str) -> Option<Model> {
+    ALL.into_iter().find(|model| model.name() == name)
 }
 
-fn process(plan: Plan) -> io::Result<Box<dyn Engine>> {
-    let Plan { limits, buffers, shutdown } = plan;
-    Ok(Box::new(processes::Processes::new(PlainCalls, &buffers, limits, shutdown)?))
+/// Returns the reason if the model cannot be set up on this machine.
+pub fn refusal(model: Model) -> Option<String> {
+    model::set_up(Some(model), &EngineOptions::default()).err().map(|error| error.to_string())
 }
 
-fn coroutine(plan: Plan) -> io::Result<Box<dyn Engine>> {
-    let Plan { limits, buffers, shutdown } = plan;
-    let pool = Pool::new(&buffers)?;
-    Ok(Box::new(coroutine::Coroutines::new(PlainCalls, pool, limits, shutdown)?))
+/// The argument of `--model`: a model, or none for `auto`, the best that this machine permits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice(pub Option<Model>);
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Choice, String> {
+        match find(name) {
+            None if name != "auto" => {
+                let names = ALL.map(Model::name).join(", ");
+                Err(format!("unknown model {name:?}: use one of {names}, auto"))
+            }
+            found => Ok(Choice(found)),
+        }
+    }
 }
 
-fn reactor<S: Selector + SocketCalls + 'static>(
-    selector: S,
-    plan: Plan,
+/// A socket to listen on, and what makes the protocols of its connections.
+pub type Listening = (BoundSocket, Factory);
+
+/// What a server serves, beside the limits and buffers that its model was set up for.
+#[derive(Debug)]
+pub struct Service {
+    /// The listeners, in the order of their numbers.
+    pub listeners: Vec<Listening>,
+    /// The signal that stops the server.
+    pub stop: ShutdownSignal,
+    /// The operator console, if there is one and the model [supports](Ability::Console) it.
+    pub console: Option<Console>,
+    /// What to record, if anything.
+    pub trace: Option<Recording>,
+}
+
+/// Serves until stopped. `ready` is called once everything is set up and connections are accepted.
+///
+/// # Errors
+/// The engine cannot be built after all, or the kernel fails it as a whole.
+pub fn serve(
+    prepared: PreparedModel,
+    service: Service,
+    ready: impl FnOnce(),
+) -> io::Result<(Ended, Counters)> {
+    let Service { listeners, stop, console, trace } = service;
+    let mut engine = prepared.build(stop, trace)?;
+    // The files of Unix sockets are removed when the server has ended.
+    let _files = engine::listen_all(&mut *engine, listeners)?;
+    console.map_or(Ok(()), |console| engine.set_console(console))?;
+    ready();
+    Ok((engine.run()?, engine.counters()))
+}
+
+/// Sets up a model that makes its calls through [`Calls`](proactor::calls::Calls): nothing of it
+/// can be refused before it is built.
+fn by_calls(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
+    let options = options.clone();
+    Ok(PreparedModel::new(model, move |stop, recording| {
+        let Some(recording) = recording else { return build(model, PlainCalls, options, stop) };
+        let log = recording.start_for(&model.about(), model.info().writers)?;
+        let calls = match model == COROUTINE {
+            true => TracedCalls::on_nonblocking(log),
+            false => TracedCalls::new(log),
+        };
+        build(model, calls, options, stop)
+    }))
+}
+
+fn build<C: RuntimeHooks + ForkHooks>(
+    model: Model,
+    calls: C,
+    options: EngineOptions,
+    stop: ShutdownSignal,
 ) -> io::Result<Box<dyn Engine>> {
-    let pool = Pool::new(&plan.buffers)?;
-    Ok(Box::new(Reactor::new(selector, pool, plan.limits, plan.shutdown)?))
+    let EngineOptions { limits, buffers, .. } = options;
+    if model == COROUTINE {
+        return Ok(Box::new(Coroutines::new(calls, Pool::new(&buffers)?, limits, stop)?));
+    }
+    if model == PROCESS {
+        return Ok(Box::new(Processes::new(calls, &buffers, limits, stop)?));
+    }
+    let style = if model == BLOCKING { Style::OneByOne } else { Style::Threads };
+    Ok(Box::new(Blocking::new(calls, style, buffers, limits, stop)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proactor_record::{Settings, Trace};
+
+    use super::*;
+
+    #[test]
+    fn every_model_is_chosen_by_its_name() {
+        for model in ALL {
+            assert_eq!(model.name().parse(), Ok(Choice(Some(model))));
+        }
+        assert_eq!("auto".parse(), Ok(Choice(None)));
+        let error = "kqueue".parse::<Choice>().unwrap_err();
+        assert!(error.contains(r#""kqueue""#) && error.contains("epoll-et"), "{error}");
+    }
+
+    /// A model that is paired with the facts of another one would say so in its recordings.
+    #[test]
+    fn the_recording_of_every_model_has_its_own_name_and_mechanism() {
+        for model in ALL.into_iter().filter(|&model| model != PROCESS) {
+            let Ok(prepared) = model::set_up(Some(model), &EngineOptions::default()) else {
+                assert_eq!(model, Model::URING, "only a ring may be refused");
+                continue;
+            };
+            let (detail, file) = (prepared.detail().to_owned(), tempfile::tempfile().unwrap());
+            let mut recording = Recording { file, settings: Settings::default() };
+            recording.settings.bytes = 1 << 20;
+            let file = recording.file.try_clone().unwrap();
+            let engine = prepared.build(ShutdownSignal::new().unwrap(), Some(recording)).unwrap();
+            let header = Trace::from_file(&file).unwrap().header;
+            assert_eq!(header.model(), model.name());
+            assert!(header.text.contains(&("detail".to_owned(), detail)), "{:?}", header.text);
+            assert_eq!(header.writers, model.info().writers);
+            drop(engine);
+        }
+    }
 }

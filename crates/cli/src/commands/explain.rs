@@ -9,9 +9,8 @@ use super::output::{self, Destination};
 use super::picks::{self, Pick, picked};
 use super::{number, terminal_width, wrong_usage};
 use crate::explain::{self, ExplainOptions};
-use proactor::os;
+use proactor::{Model, os};
 use proactor_compare::plan::ModelSpec;
-use proactor_models::model::Model;
 
 /// Show the system calls of a message in each I/O model: where it waits, and what copies
 #[derive(Debug, clap::Args)]
@@ -57,8 +56,7 @@ impl ExplainArgs {
             runs: self.runs,
             cpus: two_cpus(),
         };
-        let model =
-            |spec: ModelSpec| Model::ALL.into_iter().find(|model| model.name() == spec.model);
+        let model = |spec: ModelSpec| proactor_models::find(&spec.model);
         let models: Vec<Model> = picked(&self.models).into_iter().filter_map(model).collect();
         if models.is_empty() {
             wrong_usage("--models selects no model");

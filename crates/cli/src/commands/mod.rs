@@ -59,7 +59,7 @@ struct ReactorCli {
 /// Runs `proactor` with the arguments of this process.
 pub fn proactor() -> ExitCode {
     finish(match parse::<ProactorCli>().command {
-        ProactorCommand::Serve(serve) => serve.run(proactor_models::model::Choice::Auto),
+        ProactorCommand::Serve(serve) => serve.run(None),
         ProactorCommand::Connect(connect) => {
             return connect.run().unwrap_or_else(|error| finish(Err(error)));
         }
@@ -73,8 +73,7 @@ pub fn proactor() -> ExitCode {
 
 /// Runs `reactor` with the arguments of this process.
 pub fn reactor() -> ExitCode {
-    let epoll = proactor_models::model::Choice::Model(proactor_models::model::Model::Epoll);
-    finish(parse::<ReactorCli>().serve.run(epoll))
+    finish(parse::<ReactorCli>().serve.run(Some(proactor::Model::EPOLL)))
 }
 
 /// Parses the arguments of this process, or prints the help or the error and exits.

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::{output, terminal_width};
 use crate::explain::fold;
-use proactor_models::model::{Ability, Model};
+use proactor::Model;
+use proactor_models::{ALL, refusal};
 use proactor_report::{Align, Table};
 
 /// List the I/O models: how each waits, its system calls, and whether it works on this machine
@@ -19,7 +20,7 @@ impl ModelsArgs {
     /// Prints the table on standard output.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         if self.json {
-            let models = Model::ALL.map(object);
+            let models = ALL.map(object);
             let list = json!({ "schema": "proactor.models/2", "models": models });
             return Ok(output::print(&(serde_json::to_string_pretty(&list)? + "\n"))?);
         }
@@ -28,13 +29,14 @@ impl ModelsArgs {
         let mut table = Table::new(&columns.map(|name| (name, Align::Left)));
         width.inspect(|&width| table.fit(width));
         let mut remarks = String::new();
-        for model in Model::ALL {
-            let (about, refusal) = (model.about(), model.refusal());
+        for model in ALL {
+            let (about, refusal) = (model.info(), refusal(model));
             let here = if refusal.is_none() { "yes" } else { "no" };
             let cells = [about.mechanism, about.calls, about.limits, about.since, here];
             table.row([model.name()].into_iter().chain(cells).map(str::to_owned));
             let refusal = refusal.iter().map(|why| format!("does not work here: {why}"));
-            let missing = missing(model).map(|(what, why)| format!("{what}: {why}"));
+            let missing =
+                about.missing.iter().map(|(what, why)| format!("{}: {why}", what.denied()));
             for remark in refusal.chain(missing) {
                 let words = format!("{} {remark}", model.name());
                 let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
@@ -46,15 +48,11 @@ impl ModelsArgs {
     }
 }
 
-/// Returns the features that a model does not have, and why.
-fn missing(model: Model) -> impl Iterator<Item = (&'static str, &'static str)> {
-    Ability::ALL.into_iter().filter_map(move |it| Some((it.denied(), model.missing(it)?)))
-}
-
 /// Returns a model as JSON.
 fn object(model: Model) -> Value {
-    let (about, refusal) = (model.about(), model.refusal());
-    let missing = missing(model).map(|(what, why)| json!({ "what": what, "why": why }));
+    let (about, refusal) = (model.info(), refusal(model));
+    let missing = about.missing.iter();
+    let missing = missing.map(|(what, why)| json!({ "what": what.denied(), "why": why }));
     json!({
         "model": model.name(),
         "mechanism": about.mechanism,

@@ -2,8 +2,9 @@
 
 use std::str::FromStr;
 
+use proactor::Model;
 use proactor_compare::plan::{ModelSpec, RECORDED};
-use proactor_models::model::{Choice, Model};
+use proactor_models::{ALL, Choice};
 
 /// One word of `--models`; words are separated by commas.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,13 +24,13 @@ pub(super) enum Pick {
 pub(super) fn named(name: &str) -> Result<ModelSpec, String> {
     let spec = ModelSpec::from(name);
     match spec.model.parse() {
-        Ok(Choice::Model(_)) => Ok(spec),
-        Ok(Choice::Auto) => Err("`auto` is not possible here: name a model".to_owned()),
+        Ok(Choice(Some(_))) => Ok(spec),
+        Ok(Choice(None)) => Err("`auto` is not possible here: name a model".to_owned()),
         Err(_) if spec.recorded && spec.model == "all" => {
             Err(format!("name each model to record, for example uring{RECORDED}"))
         }
         Err(_) => {
-            let names = Model::ALL.map(Model::name).join(", ");
+            let names = ALL.map(Model::name).join(", ");
             Err(format!("unknown model {:?}: use one of {names}", spec.model))
         }
     }
@@ -63,7 +64,7 @@ pub(super) fn picked(picks: &[Pick]) -> Vec<ModelSpec> {
     let mut taken: Vec<ModelSpec> = Vec::new();
     for pick in picks {
         let more = match pick {
-            Pick::All => Model::ALL.map(|model| model.name().into()).to_vec(),
+            Pick::All => ALL.map(|model| model.name().into()).to_vec(),
             Pick::Take(spec) => vec![spec.clone()],
             Pick::Leave(left) => {
                 taken.retain(|spec| spec != left);
@@ -90,9 +91,9 @@ mod tests {
 
     #[test]
     fn all_are_all_and_a_hyphen_leaves_one_out() {
-        assert_eq!(names("all"), Model::ALL.map(Model::name));
+        assert_eq!(names("all"), ALL.map(Model::name));
         let without = names("all,-process,-uring");
-        assert_eq!(without.len(), Model::ALL.len() - 2);
+        assert_eq!(without.len(), ALL.len() - 2);
         assert!(!without.iter().any(|name| ["process", "uring"].contains(&&**name)));
         assert_eq!(names("poll,all,-poll,poll,epoll").last().expect("a model"), "poll");
         assert_eq!(names("poll,poll"), ["poll"]);
@@ -101,7 +102,7 @@ mod tests {
             unrecorded(wrong).expect_err(wrong);
         }
         let error = "kqueue".parse::<Pick>().expect_err("no such model");
-        for known in Model::ALL.map(Model::name).into_iter().chain(["all", "kqueue"]) {
+        for known in ALL.map(Model::name).into_iter().chain(["all", "kqueue"]) {
             assert!(error.contains(known), "{known} is missing: {error}");
         }
     }

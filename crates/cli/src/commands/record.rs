@@ -12,9 +12,9 @@ use anyhow::{Context, anyhow};
 use super::output::{is_stdout, stdout};
 use super::trace::follow_to_end;
 use super::{number, wrong_usage};
+use proactor::Model;
 use proactor::os;
 use proactor::os::process::{self, Alone, Pid};
-use proactor_models::model::Model;
 use proactor_record::sys;
 use proactor_trace::kernel::{Instance, KernelRecorder, sidecar_path};
 use proactor_trace::{Filter, Follow, Level, Recording, Settings, Trigger};
@@ -119,14 +119,14 @@ impl RecordArgs {
 
     /// Returns the conflict between the options, if there is one.
     fn conflict(&self, model: Model) -> Option<String> {
-        if self.kernel_events && model != Model::Uring {
+        if self.kernel_events && model != Model::URING {
             return Some(format!("--kernel-events is only for uring: {model} has no ring"));
         }
         if self.kernel_events && (self.trace == Some(None) || self.prints_on_stdout()) {
             return Some("--kernel-events needs a trace file: write --trace=FILE".to_owned());
         }
         let old = self.trace_trigger.iter().find(|one| matches!(one, Trigger::Age { .. }))?;
-        let vague = model != Model::Uring && model.has_iterations();
+        let vague = model != Model::URING && model.info().has_iterations();
         (vague && self.trace_clock == Level::Batch).then(|| {
             format!(
                 "--trace-trigger '{old}' needs the duration of each call, and with {model} the clock \
@@ -162,7 +162,7 @@ impl Printer {
         model: Model,
     ) -> io::Result<Option<Printer>> {
         let Some(live) = live else { return Ok(None) };
-        if model == Model::Process {
+        if model.info().forks() {
             let keep = [live.as_raw_fd()];
             let child = |_| match print(live, to_stdout) {
                 Ok(()) => 0,

@@ -13,18 +13,18 @@ use super::output::{self, Destination};
 use super::record::{self, Prepared, Printer};
 use super::{log, number, run_on_cpu, wrong_usage};
 use crate::parse_protocol;
+use proactor::Model;
 use proactor::address::Address;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::console::{Console, ListenerInfo};
 use proactor::counters::Counters;
 use proactor::limits::{Ended, Limits};
+use proactor::model::{self, Ability, EngineOptions, PreparedModel};
 use proactor::os::{self, ShutdownSignal};
 use proactor::ring::kernel::{self, Version};
 use proactor_compare::{STATS_SCHEMA, ServerStats};
-use proactor_models::model::{
-    self, Ability, Choice, Chosen, Listening, Model, PreparedModel, RingOptions, Service,
-};
 use proactor_models::registry::NamedProtocol;
+use proactor_models::{Choice, Listening, NONBLOCKING, Service, serve};
 use proactor_report::units;
 use proactor_trace::kernel::KernelRecorder;
 
@@ -128,7 +128,7 @@ impl FromStr for Listen {
 
 impl ServeArgs {
     /// Runs the server. `default` is the model without `--model`.
-    pub(super) fn run(self, default: Choice) -> anyhow::Result<()> {
+    pub(super) fn run(self, default: Option<Model>) -> anyhow::Result<()> {
         self.log.start();
         self.cpu.map_or(Ok(()), run_on_cpu)?;
         self.check_kernel();
@@ -137,49 +137,60 @@ impl ServeArgs {
             ("--trace", self.record.prints_on_stdout()),
         ]);
         let stats = self.stats.as_deref().map(Destination::open).transpose()?;
-        let (choice, console) = (self.model.unwrap_or(default), self.wants_console());
-        check_console(choice, console);
+        let model = self.model.map_or(default, |Choice(model)| model);
+        let console = self.wants_console();
+        check_console(model, console);
         let connections = self.connections()?;
         let mut limits = Limits::default();
         (limits.connections, limits.drain) = (connections, self.drain_timeout);
-        let buffers = self.shapes();
-        self.check_buffers(&buffers);
-        let engine = self.set_up(choice, console.is_some(), &limits, &buffers)?;
-        let chosen = engine.chosen();
+        let options = EngineOptions {
+            limits,
+            buffers: self.shapes(),
+            kernel: self.kernel,
+            plain_descriptors: console.is_some(),
+            idle_sleep: self.idle_sleep,
+        };
+        self.check_buffers(&options.buffers);
+        let prepared = self.set_up(model, &options)?;
+        let (model, detail) = (prepared.model(), prepared.detail().to_owned());
         let stop = ShutdownSignal::new().and_then(|stop| stop.on_signals().map(|()| stop));
         let stop = stop.context("cannot listen for signals")?;
-        let listeners = self.listen()?;
-        let infos: Vec<ListenerInfo> = listeners.iter().map(Listening::info).collect();
+        let (listeners, infos) = self.listen()?;
         let attended = console.is_some();
         let console = console.map(|_| open_console(infos.clone())).transpose();
         let console = console.context("cannot open the console")?;
-        let (trace, live, kernel) = Prepared::split(self.record.prepare(chosen.model)?);
-        let idle_sleep = self.idle_sleep;
-        let service = Service { listeners, buffers, limits, stop, idle_sleep, console, trace };
+        let (trace, live, kernel) = Prepared::split(self.record.prepare(model)?);
+        let service = Service { listeners, stop, console, trace };
         let mut printer = Ok(None);
         let to_stdout = self.record.prints_on_stdout();
         let stdout_is_free = !to_stdout && !matches!(stats, Some(Destination::Stdout));
         let ready = || {
-            printer = Printer::start(live, to_stdout, chosen.model);
+            printer = Printer::start(live, to_stdout, model);
             match stdout_is_free {
-                true => announce_listeners(&infos, chosen.model, io::stdout().lock()),
-                false => announce_listeners(&infos, chosen.model, io::stderr().lock()),
+                true => announce_listeners(&infos, model, io::stdout().lock()),
+                false => announce_listeners(&infos, model, io::stderr().lock()),
             }
         };
-        let served = model::serve(engine, service, ready);
+        let served = serve(prepared, service, ready);
         finish_trace(kernel, printer);
-        let (ended, counters) = served.with_context(|| format!("{} failed", chosen.model))?;
-        self.conclude(ended, &chosen, (stats, counters), attended)
+        let (ended, counters) = served.with_context(|| format!("{} failed", model))?;
+        let counted = ServerStats {
+            schema: STATS_SCHEMA.to_owned(),
+            model: model.name().to_owned(),
+            detail,
+            counters,
+        };
+        stats.map_or(Ok(()), |to| to.write(&(serde_json::to_string(&counted)? + "\n")))?;
+        self.conclude(ended, counters, attended)
     }
 
     /// Rejects a `--kernel` that has no effect: with another model, or of the future.
     fn check_kernel(&self) {
         let Some(version) = self.kernel else { return };
-        match self.model {
-            None | Some(Choice::Auto | Choice::Model(Model::Uring)) => {}
-            Some(Choice::Model(model)) => {
-                wrong_usage(&format!("--kernel is only for uring: {model} does not use io_uring"))
-            }
+        if let Some(Choice(Some(model))) = self.model
+            && model != Model::URING
+        {
+            wrong_usage(&format!("--kernel is only for uring: {model} does not use io_uring"));
         }
         let newest = kernel::TABLE.iter().map(|(_, since, ..)| *since).chain(Version::running());
         let newest = newest.max().unwrap_or(version);
@@ -193,46 +204,36 @@ impl ServeArgs {
     /// Sets the model up. Reports the choice of `auto`.
     fn set_up(
         &self,
-        choice: Choice,
-        addressable: bool,
-        limits: &Limits,
-        buffers: &[BufferClass],
+        asked: Option<Model>,
+        options: &EngineOptions,
     ) -> anyhow::Result<PreparedModel> {
-        let terms = RingOptions { ceiling: self.kernel, addressable };
-        let engine = PreparedModel::set_up(choice, terms, limits, buffers)?;
-        let model = engine.chosen().model;
-        if self.idle_sleep.is_some() && model != Model::Nonblocking {
+        let prepared = model::set_up(asked, options)?;
+        let (model, reason) = (prepared.model(), prepared.reason());
+        if self.idle_sleep.is_some() && model != NONBLOCKING {
             wrong_usage(&format!("--idle-sleep is only for nonblocking: {model} sleeps by itself"));
         }
-        if choice == Choice::Auto {
-            let (chosen, reason) = (engine.chosen(), engine.reason());
-            let reason = if reason.is_empty() { chosen.describe() } else { reason };
-            self.log.print(&format!("model: {} (auto): {reason}", chosen.model));
+        if asked.is_none() {
+            let reason = if reason.is_empty() { prepared.detail() } else { &reason };
+            self.log.print(&format!("model: {model} (auto): {reason}"));
         }
-        Ok(engine)
+        Ok(prepared)
     }
 
-    /// Opens the listeners of the command line.
-    fn listen(&self) -> anyhow::Result<Vec<Listening>> {
-        let open = |Listen { address, protocol }: &Listen| {
+    /// Opens the listeners of the command line. Returns them, and what an operator reads of them.
+    fn listen(&self) -> anyhow::Result<(Vec<Listening>, Vec<ListenerInfo>)> {
+        let (mut listeners, mut infos) = (Vec::new(), Vec::new());
+        for Listen { address, protocol } in &self.listen {
             let socket = address.listen().with_context(|| format!("cannot listen on {address}"))?;
-            let protocol = protocol.as_ref().unwrap_or(&self.protocol).clone();
-            Ok(Listening { socket, protocol })
-        };
-        self.listen.iter().map(open).collect()
+            let protocol = protocol.as_ref().unwrap_or(&self.protocol);
+            let (address, name) = (socket.address.to_string(), protocol.to_string());
+            infos.push(ListenerInfo { address, protocol: name });
+            listeners.push((socket, protocol.factory().clone()));
+        }
+        Ok((listeners, infos))
     }
 
     /// Reports the end: success only after a complete drain.
-    fn conclude(
-        &self,
-        ended: Ended,
-        chosen: &Chosen,
-        (stats, counters): (Option<Destination>, Counters),
-        attended: bool,
-    ) -> anyhow::Result<()> {
-        if let Some(stats) = stats {
-            write_stats(stats, chosen, counters)?;
-        }
+    fn conclude(&self, ended: Ended, counters: Counters, attended: bool) -> anyhow::Result<()> {
         if counters.cut > 0 {
             let (cut, end) = (units::plural(counters.cut, "connection"), "closed before the end");
             self.log.print(&format!("drain timeout: {cut} {end}"));
@@ -308,9 +309,9 @@ fn announce_listeners(listeners: &[ListenerInfo], model: Model, mut out: impl Wr
 }
 
 /// Rejects a console for a model that has none.
-fn check_console(choice: Choice, console: Option<&str>) {
-    if let (Choice::Model(model), Some(why)) = (choice, console)
-        && let Some(reason) = model.missing(Ability::Console)
+fn check_console(model: Option<Model>, console: Option<&str>) {
+    if let Some((model, why)) = model.zip(console)
+        && let Some(reason) = model.info().missing(Ability::Console)
     {
         wrong_usage(&format!("{why} does not work with {model}: {reason}"));
     }
@@ -325,16 +326,6 @@ fn finish_trace(kernel: Option<KernelRecorder>, printer: io::Result<Option<Print
         Ok(printer) => printer.into_iter().for_each(Printer::finish),
         Err(error) => tracing::warn!("cannot print the trace: {error}"),
     }
-}
-
-fn write_stats(to: Destination, chosen: &Chosen, counters: Counters) -> anyhow::Result<()> {
-    let stats = ServerStats {
-        schema: STATS_SCHEMA.to_owned(),
-        model: chosen.model.name().to_owned(),
-        detail: chosen.describe(),
-        counters,
-    };
-    to.write(&(serde_json::to_string(&stats)? + "\n"))
 }
 
 fn buffer_size(text: &str) -> Result<usize, String> {

@@ -32,8 +32,9 @@ pub use text::text;
 pub use timeline::{Actor, CallPhase, CallTimeline, PhaseKind, ServerCall};
 
 use axis::Axis;
+use proactor::Model;
+use proactor::model::Ability;
 use proactor::os::process::Alone;
-use proactor_models::model::{Ability, Model};
 
 /// The recorded models. The output of `--json`.
 #[derive(Debug, Clone, Serialize)]
@@ -81,7 +82,7 @@ pub fn run(
     let alone = Alone::check()?;
     let models = models.iter().map(|&model| {
         progress(model);
-        let recorded = match model.refusal() {
+        let recorded = match proactor_models::refusal(model) {
             Some(refusal) => Err(refusal),
             None => record::record(&alone, model, options).map_err(|error| error.to_string()),
         };
@@ -89,7 +90,8 @@ pub fn run(
             Ok((several, single)) => (several, Some(single), None),
             Err(refusal) => (None, None, Some(refusal)),
         };
-        ModelReport { model: model.name(), summary: summary(model), refusal, several, single }
+        let (name, summary) = (model.name(), model.info().summary);
+        ModelReport { model: name, summary, refusal, several, single }
     });
     Ok(ExplainReport {
         schema: "proactor.explain/2",
@@ -141,23 +143,5 @@ fn sections(report: &ExplainReport) -> Vec<Section<'_>> {
 
 /// Returns true if the model serves several connections at once.
 fn serves_several(model: Model) -> bool {
-    model.missing(Ability::Crowd).is_none()
-}
-
-/// Returns the sentence about the timeline of a model.
-fn summary(model: Model) -> &'static str {
-    match model {
-        Model::Uring => "One call submits the sends and waits; the kernel receives and sends.",
-        Model::Epoll => "One wait reports every ready socket; then a recv and a send for each.",
-        Model::EpollEt => "As epoll, but a socket is reported only when new data arrives.",
-        Model::Poll => "As epoll, but each wait passes the list of all sockets.",
-        Model::Select => "As poll, with three bit sets instead of a list.",
-        Model::EpollOneshot => "As epoll, but a socket is reported once; epoll_ctl re-arms it.",
-        Model::Sigio => "A signal reports each socket: wait, read the signal, poll, then recv.",
-        Model::Nonblocking => "Never sleeps: tries recv on every socket until one has data.",
-        Model::Coroutine => "The code reads as if it blocked; its executor waits in epoll.",
-        Model::Thread => "A thread per connection blocks in recv: one call waits and copies.",
-        Model::Process => "As thread, with a process per connection.",
-        Model::Blocking => "Blocks in recv for one connection; further connections wait.",
-    }
+    model.info().missing(Ability::Crowd).is_none()
 }

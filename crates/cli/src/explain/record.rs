@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use super::serves_several;
 use super::timeline::{self, CallTimeline, EnterOps, MessageRun, RecorderCost};
+use proactor::Model;
 use proactor::address::{Address, BoundSocket};
 use proactor::buffer::BufferClass;
 use proactor::limits::Limits;
+use proactor::model::{self, EngineOptions};
 use proactor::os::probe::{Call, Probe};
 use proactor::os::process::{self, Alone, Signals, Wake};
 use proactor::os::{self, ShutdownSignal};
-use proactor_models::model::{self, Choice, Listening, Model, PreparedModel, RingOptions, Service};
+use proactor_models::Service;
 use proactor_record::{Level, Payload, Recording, Settings, Trace};
 use proactor_trace::{Event, events};
 
@@ -91,7 +93,7 @@ pub(super) fn record(
         let _ = (&errors).take(4096).read_to_string(&mut reason);
         if reason.is_empty() { error } else { io::Error::other(reason) }
     })?;
-    let enters = if model == Model::Uring { enter_ops(&ring_log)? } else { Vec::new() };
+    let enters = if model == Model::URING { enter_ops(&ring_log)? } else { Vec::new() };
     let timeline = |runs: &[MessageRun]| timeline::median(runs, &enters, recorded.cost);
     let several = (most > 1).then(|| timeline(&recorded.several)).transpose()?;
     Ok((several, timeline(&recorded.single)?))
@@ -116,10 +118,10 @@ fn serve(
     (limits.connections, limits.drain) = (16, drain);
     let buffers =
         vec![BufferClass { bytes: 2048, count: 64 }, BufferClass { bytes: 64 << 10, count: 8 }];
-    let engine =
-        PreparedModel::set_up(Choice::Model(model), RingOptions::default(), &limits, &buffers)?;
+    let options = EngineOptions { limits, buffers, idle_sleep: None, ..EngineOptions::default() };
+    let prepared = model::set_up(Some(model), &options)?;
     let trace =
-        (model == Model::Uring).then(|| ring_log.try_clone()).transpose()?.map(|file| Recording {
+        (model == Model::URING).then(|| ring_log.try_clone()).transpose()?.map(|file| Recording {
             file,
             settings: Settings { bytes: 1 << 20, level: Level::Batch, ..Default::default() },
         });
@@ -131,16 +133,9 @@ fn serve(
         os::poll(&mut [], Some(Duration::ZERO))?;
         os::poll(&mut [], Some(Duration::ZERO))?;
     }
-    let service = Service {
-        listeners: vec![Listening { socket, protocol: echo }],
-        buffers,
-        limits,
-        stop,
-        idle_sleep: None,
-        console: None,
-        trace,
-    };
-    model::serve(engine, service, || ()).map(drop)
+    let listeners = vec![(socket, echo.factory().clone())];
+    let service = Service { listeners, stop, console: None, trace };
+    proactor_models::serve(prepared, service, || ()).map(drop)
 }
 
 /// What the client recorded.
