@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use serde::Serialize;
 
 use crate::capacity;
-use crate::plan::{ModelSpec, Plan, Role, TIMEOUT};
+use crate::plan::{ComparisonPlan, ModelSpec, Role, TIMEOUT};
 pub use crate::process_tree::Footprint;
 use crate::progress::{Activity, Monitor};
 use crate::server_process::{ServerError, ServerProcess, StartCommand};
@@ -48,7 +48,7 @@ pub struct IdleRow {
 /// Measures the cost of an idle connection for each model of a plan, until `monitor` is
 /// interrupted.
 pub(crate) fn measure(
-    plan: &Plan,
+    plan: &ComparisonPlan,
     command: StartCommand<'_>,
     monitor: &mut Monitor<'_>,
 ) -> IdleCosts {

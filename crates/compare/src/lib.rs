@@ -26,7 +26,7 @@ pub mod results;
 pub mod sampling;
 mod schedule;
 pub mod server_process;
-mod stats;
+mod stats_line;
 pub mod summary;
 mod table_run;
 pub mod verdict;
@@ -34,13 +34,13 @@ pub mod verdict;
 use anyhow::Context;
 
 use environment::Environment;
-use plan::Plan;
+use plan::ComparisonPlan;
 use proactor::os;
 use progress::{Monitor, Watch};
 use results::{Comparison, SCHEMA};
 use schedule::Schedule;
 use server_process::StartCommand;
-pub use stats::{STATS_SCHEMA, ServerStats};
+pub use stats_line::{STATS_SCHEMA, ServerStats};
 use table_run::TableRun;
 
 /// Makes a comparison. `watch` receives the progress; if it returns false, the measurement ends and
@@ -48,7 +48,11 @@ use table_run::TableRun;
 ///
 /// # Errors
 /// The baseline or the client cannot run, or a server sent a wrong reply.
-pub fn run(plan: &Plan, command: StartCommand<'_>, watch: Watch<'_>) -> anyhow::Result<Comparison> {
+pub fn run(
+    plan: &ComparisonPlan,
+    command: StartCommand<'_>,
+    watch: Watch<'_>,
+) -> anyhow::Result<Comparison> {
     let environment = Environment::read();
     let mut warnings = environment.warnings();
     if environment.cpus > 1 {

@@ -59,7 +59,7 @@ const PER_SERVER: Duration = Duration::from_millis(80);
 
 /// The plan of a comparison.
 #[derive(Debug, Clone, Serialize)]
-pub struct Plan {
+pub struct ComparisonPlan {
     /// The model that the others are compared with.
     pub baseline: ModelSpec,
     /// The models to compare. The baseline takes part even if it is not among them.
@@ -144,7 +144,7 @@ impl ParticipantSpec {
     }
 }
 
-impl Plan {
+impl ComparisonPlan {
     /// Returns the participants: the baseline, its control, and the other models, each once.
     pub fn participants(&self) -> Vec<ParticipantSpec> {
         let mut participants: Vec<ParticipantSpec> = [Role::Baseline, Role::Control]
@@ -198,8 +198,8 @@ fn slice(load: LoadShape) -> Duration {
 mod tests {
     use super::*;
 
-    fn plan(models: &[&str]) -> Plan {
-        Plan {
+    fn plan(models: &[&str]) -> ComparisonPlan {
+        ComparisonPlan {
             baseline: BASELINE.into(),
             models: models.iter().map(|&model| model.into()).collect(),
             loads: Vec::new(),
@@ -226,7 +226,8 @@ mod tests {
 
     #[test]
     fn a_recorded_model_differs_from_the_same_model_without_a_trace() {
-        let plan = Plan { baseline: "poll".into(), ..plan(&["poll+trace", "poll", "epoll"]) };
+        let plan =
+            ComparisonPlan { baseline: "poll".into(), ..plan(&["poll+trace", "poll", "epoll"]) };
         let names: Vec<String> =
             plan.participants().into_iter().map(|participant| participant.name).collect();
         assert_eq!(names, ["poll", "poll again (A/A)", "poll+trace", "epoll"]);
@@ -248,7 +249,7 @@ mod tests {
     fn the_default_time_grows_with_the_plan_and_stays_under_two_minutes() {
         let seconds = |models: &[&str], loads: &[usize]| {
             let shape = |&connections| LoadShape { connections, size: 64, depth: 1 };
-            let plan = Plan { loads: loads.iter().map(shape).collect(), ..plan(models) };
+            let plan = ComparisonPlan { loads: loads.iter().map(shape).collect(), ..plan(models) };
             match plan.default_budget() {
                 Budget::Seconds(seconds) => seconds,
                 Budget::Rounds(_) => panic!("the default is a time"),

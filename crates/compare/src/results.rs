@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use crate::environment::Environment;
 use crate::idle::IdleCosts;
-use crate::plan::{ParticipantSpec, Plan, Role};
+use crate::plan::{ComparisonPlan, ParticipantSpec, Role};
 use crate::sampling::Round;
-use crate::stats::ServerStats;
+use crate::stats_line::ServerStats;
 use crate::verdict::{Ratio, Verdict};
 use proactor_load::LoadShape;
 use proactor_report::histogram::Percentiles;
@@ -22,7 +22,7 @@ pub struct Comparison {
     /// The machine of the measurement.
     pub environment: Environment,
     /// The plan of the measurement.
-    pub plan: Plan,
+    pub plan: ComparisonPlan,
     /// The I/O engine of the client: `uring` or `epoll`.
     pub engine: &'static str,
     /// One table for each load.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::plan::ModelSpec;
 use crate::process_tree::ProcessTree;
-use crate::stats::{STATS_SCHEMA, ServerStats};
+use crate::stats_line::{STATS_SCHEMA, ServerStats};
 use proactor::address::Address;
 use proactor::os::{self, Order};
 

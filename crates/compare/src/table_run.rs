@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::capacity;
 use crate::environment::Steal;
-use crate::plan::{Plan, SLICE, TIMEOUT, WARM_UP};
+use crate::plan::{ComparisonPlan, SLICE, TIMEOUT, WARM_UP};
 use crate::process_tree::{CpuClocks, ProcessTree};
 use crate::progress::{Activity, Monitor};
 use crate::results::{Outcome, ResultTable};
@@ -29,7 +29,7 @@ const AT_REST_LIMIT: Duration = Duration::from_millis(20);
 
 /// The measurement of one table.
 pub(crate) struct TableRun<'a> {
-    plan: &'a Plan,
+    plan: &'a ComparisonPlan,
     load: LoadShape,
     command: StartCommand<'a>,
     /// The participants of each phase, without the baseline.
@@ -49,7 +49,11 @@ pub(crate) struct TableMeasurement {
 }
 
 impl<'a> TableRun<'a> {
-    pub(crate) fn new(plan: &'a Plan, load: LoadShape, command: StartCommand<'a>) -> TableRun<'a> {
+    pub(crate) fn new(
+        plan: &'a ComparisonPlan,
+        load: LoadShape,
+        command: StartCommand<'a>,
+    ) -> TableRun<'a> {
         let participant = |spec| {
             let mut outcome = Outcome::new(spec);
             let model = &outcome.spec.model.model;

@@ -13,7 +13,7 @@ use super::progress::{Activity, Progress};
 use super::results::{Outcome, ResultTable};
 use super::sampling::{Round, Sample, SampleProgress};
 use super::server_process::ServerError;
-use super::stats::{STATS_SCHEMA, ServerStats};
+use super::stats_line::{STATS_SCHEMA, ServerStats};
 use super::verdict::Verdict;
 use super::*;
 use crate::idle::{Footprint, IdleCosts, IdleRow};
@@ -69,8 +69,8 @@ fn warnings(table: &ResultTable, engine: &str) -> Vec<String> {
     summary::warnings(table, engine)
 }
 
-fn plan(models: &[&str]) -> Plan {
-    Plan {
+fn plan(models: &[&str]) -> ComparisonPlan {
+    ComparisonPlan {
         baseline: BASELINE.into(),
         models: models.iter().map(|&model| model.into()).collect(),
         loads: vec![SHAPE],
@@ -305,7 +305,7 @@ fn stand_in(ModelSpec { model, .. }: &ModelSpec) -> Result<Command, ServerError>
 /// Compares stand-ins; client and servers may share a CPU.
 fn compared(models: &[&str], budget: Budget) -> anyhow::Result<Comparison> {
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
-    let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(models) };
+    let plan = ComparisonPlan { loads: vec![load], budget, client_cpu: 0, ..plan(models) };
     run(&plan, &stand_in, &mut |_| true)
 }
 
@@ -335,7 +335,8 @@ fn a_server_that_dies_during_sampling_is_a_row_with_its_last_log_line() {
     let file = dir.path().join("die");
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
     let budget = Budget::Rounds(3);
-    let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&["doomed", "other"]) };
+    let plan =
+        ComparisonPlan { loads: vec![load], budget, client_cpu: 0, ..plan(&["doomed", "other"]) };
     let command = |model: &ModelSpec| {
         let mut start = stand_in(model)?;
         start.env("PROACTOR_DIE", &file);
@@ -378,7 +379,7 @@ fn a_server_without_a_command_is_a_row_with_the_reason() {
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
     let budget = Budget::Rounds(1);
     let models = ["other+trace", "another"];
-    let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&models) };
+    let plan = ComparisonPlan { loads: vec![load], budget, client_cpu: 0, ..plan(&models) };
     let command = |model: &ModelSpec| match model.recorded {
         true => Err(ServerError("no space".to_owned())),
         false => stand_in(model),
@@ -396,7 +397,7 @@ fn a_baseline_that_fails_is_an_error_of_one_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("die");
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
-    let plan = Plan { loads: vec![load], client_cpu: 0, ..plan(&["other"]) };
+    let plan = ComparisonPlan { loads: vec![load], client_cpu: 0, ..plan(&["other"]) };
     let command = |_: &ModelSpec| {
         let mut start = stand_in(&"doomed".into())?;
         start.env("PROACTOR_DIE", &file);
@@ -427,7 +428,8 @@ fn a_baseline_that_fails_is_an_error_of_one_line() {
 fn the_cpu_of_a_child_counts_and_a_spinning_server_is_stopped() {
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
     let budget = Budget::Rounds(3);
-    let plan = Plan { loads: vec![load], budget, client_cpu: 0, ..plan(&["parent", "other"]) };
+    let plan =
+        ComparisonPlan { loads: vec![load], budget, client_cpu: 0, ..plan(&["parent", "other"]) };
     let mut seen = 0;
     let mut watch = |progress: &Progress<'_>| {
         if matches!(progress.activity, Activity::Sampled(..))
@@ -472,7 +474,7 @@ fn stand_ins(model: &str) -> (usize, usize) {
 #[test]
 fn the_cost_of_idle_connections_is_measured_for_each_model() {
     let load = LoadShape { connections: 1, size: 64, depth: 1 };
-    let plan = Plan {
+    let plan = ComparisonPlan {
         loads: vec![load],
         budget: Budget::Rounds(1),
         idle: 20,
@@ -527,7 +529,7 @@ fn a_wrong_byte_makes_the_whole_run_void() {
 #[test]
 fn an_interrupted_comparison_has_the_results_until_then() {
     let load = LoadShape { connections: 1, size: 64, depth: 1 };
-    let plan = Plan { loads: vec![load; 2], client_cpu: 0, ..plan(&[]) };
+    let plan = ComparisonPlan { loads: vec![load; 2], client_cpu: 0, ..plan(&[]) };
     let mut slices = 0;
     let comparison = run(&plan, &stand_in, &mut |progress| {
         slices += u32::from(matches!(progress.activity, Activity::Sampled(..)));
@@ -547,7 +549,7 @@ fn an_interrupted_comparison_has_the_results_until_then() {
 fn a_comparison_can_be_interrupted_before_the_first_slice() {
     for end in 1..=4 {
         let load = LoadShape { connections: 1, size: 64, depth: 1 };
-        let plan = Plan { loads: vec![load], client_cpu: 0, idle: 5, ..plan(&["other"]) };
+        let plan = ComparisonPlan { loads: vec![load], client_cpu: 0, idle: 5, ..plan(&["other"]) };
         let mut reports = 0;
         let comparison = run(&plan, &stand_in, &mut |_| {
             reports += 1;

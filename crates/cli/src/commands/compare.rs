@@ -16,7 +16,7 @@ use super::output::{self, Destination, GREEN, RED};
 use super::picks::{self, Pick, picked};
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
-use proactor_compare::plan::{BASELINE, Budget, MODELS, ModelSpec, Plan};
+use proactor_compare::plan::{BASELINE, Budget, ComparisonPlan, MODELS, ModelSpec};
 use proactor_compare::progress::{Activity, Progress};
 use proactor_compare::render;
 use proactor_compare::server_process::ServerError;
@@ -146,10 +146,10 @@ impl CompareArgs {
         Ok(())
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(&self) -> ComparisonPlan {
         let shape =
             |&connections: &usize| LoadShape { connections, size: self.size, depth: self.depth };
-        let mut plan = Plan {
+        let mut plan = ComparisonPlan {
             baseline: self.baseline.clone(),
             models: picked(&self.models),
             loads: self.connections.iter().map(shape).collect(),

@@ -1,4 +1,4 @@
-//! The line in which a server reports its counters when it ends: `serve --stats`.
+//! The JSON line in which a server reports its counters when it ends: `serve --stats`.
 
 use serde::{Deserialize, Serialize};
 
