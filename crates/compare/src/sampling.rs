@@ -163,7 +163,8 @@ pub struct SampleProgress {
 pub enum PhaseLimit {
     /// A number of rounds.
     Rounds(u32),
-    /// A time: the phase ends when another round would exceed it.
+    /// A time: the phase ends when another round would exceed it. The first round always takes
+    /// place, so that a table has numbers.
     Time {
         /// The limit once there are enough rounds for a verdict ([`stats::VALUES_MIN`]).
         limit: Duration,
@@ -179,7 +180,8 @@ impl PhaseLimit {
             PhaseLimit::Rounds(limit) => rounds < limit,
             PhaseLimit::Time { limit, grace } => {
                 let few = (rounds as usize) < stats::VALUES_MIN;
-                elapsed + elapsed / rounds.max(1) <= if few { limit.max(grace) } else { limit }
+                let limit = if few { limit.max(grace) } else { limit };
+                rounds == 0 || elapsed + elapsed / rounds <= limit
             }
         }
     }
@@ -403,6 +405,13 @@ mod tests {
             rounds(&mut Mock::new(), &[1, 2], limit).rounds.len()
         };
         assert_eq!([phase(0), phase(1000), phase(9000)], [2, 5, 6]);
+    }
+
+    #[test]
+    fn a_phase_that_begins_after_its_deadline_has_one_round() {
+        let limit = PhaseLimit::Time { limit: Duration::ZERO, grace: Duration::ZERO };
+        let elapsed = Duration::from_micros(10);
+        assert_eq!([0, 1].map(|rounds| limit.allows_round(rounds, elapsed)), [true, false]);
     }
 
     #[test]

@@ -237,6 +237,40 @@ fn five_rounds_have_numbers_and_no_verdict() {
     assert!(warnings(&table, "epoll")[0].contains("there are 5 rounds; a verdict needs 6"));
 }
 
+#[test]
+fn a_table_without_rounds_has_a_reason_for_each_model_and_no_verdict() {
+    let table = uring_table(Vec::new());
+    for participant in &table.participants {
+        assert_eq!(participant.reason.as_deref(), Some("no round was completed"));
+        assert_eq!(participant.measured, None);
+    }
+    assert_eq!((table.rate_noise_floor, table.cpu_noise_floor), (None, None));
+}
+
+#[test]
+fn every_table_has_a_round_even_if_the_time_ended_before_it_began() {
+    let load = LoadShape { connections: 2, size: 64, depth: 1 };
+    let budget = Budget::Seconds(1);
+    // Each server of the later tables starts after the end of the second.
+    let plan = ComparisonPlan {
+        loads: vec![load; 3],
+        budget,
+        client_cpu: 0,
+        ..plan(&["other", "b", "c"])
+    };
+    let comparison = run(&plan, &stand_in, &mut |_| true).expect("correct servers");
+    assert_eq!(comparison.tables.len(), 3);
+    for table in &comparison.tables {
+        let measured = table.participants.iter().filter(|one| one.measured.is_some());
+        assert_eq!((measured.count(), table.rounds.is_empty()), (5, false), "{table:?}");
+    }
+    let last = comparison.tables.last().expect("three tables");
+    let verdict = last.participants[2].measured.as_ref().expect("a round").rate_verdict;
+    assert!(matches!(verdict, Some(Verdict::NotShown | Verdict::Invalid)), "{verdict:?}");
+    let few = "there is 1 round; a verdict needs 6. Use more --time or --rounds.";
+    assert!(comparison.warnings.iter().any(|text| text.contains(few)), "{:?}", comparison.warnings);
+}
+
 /// Started as a child process, this test is a server that echoes with a thread per connection. Its
 /// model selects a fault: `liar` changes a byte, `mute` sends nothing, `absent` does not start.
 #[test]

@@ -138,6 +138,7 @@ mod tests {
     fn fewer_than_six_rounds_have_no_verdict() {
         assert_eq!(judged(&[1.5; 5], 0.02), "not shown");
         assert_eq!(judged(&[1.5; 6], 0.02), "faster");
+        assert_eq!(judged(&[], 0.02), "not shown");
     }
 
     #[test]
