@@ -1,6 +1,8 @@
 //! The command line of Proactor: the commands `proactor` and `reactor`, the interactive client,
 //! and `explain`.
 #![deny(unsafe_code)]
+// The macros of std panic where the stream cannot be written.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod client;
 pub mod commands;

@@ -166,7 +166,10 @@ fn help_to_a_closed_pipe_does_not_panic() {
 
 #[test]
 fn a_result_that_standard_output_does_not_take_is_a_failure_that_names_it() {
-    let commands: [&[&str]; 4] = [
+    let commands: [&[&str]; 7] = [
+        &["--help"],
+        &["serve", "--help"],
+        &["--version"],
         &["models"],
         &["models", "--json"],
         &["explain", "--models", "epoll", "--runs", "1"],
@@ -185,6 +188,74 @@ fn a_result_that_standard_output_does_not_take_is_a_failure_that_names_it() {
         let output = Command::new(PROACTOR).args(args).stdout(writer).output().expect("it runs");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.code(), &*stderr), (Some(0), ""), "{args:?}: the reader is gone");
+    }
+}
+
+#[test]
+fn a_message_that_stderr_does_not_take_changes_no_command() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (trace, copy, none) = (path("run.trace"), path("copy.jsonl"), path("none"));
+    let recorded = ["--model", "epoll", "--trace", &trace, "--listen", "127.0.0.1:0"];
+    assert_eq!(proactor(&recorded).start().terminate().code(), Some(0));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let (server, address) = (&listener.local_addr().unwrap().to_string(), format!("unix:{none}"));
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let commands: [&[&str]; 22] = [
+        &[],
+        &["serve", "--fnord"],
+        &["serve", "--listen", &format!("{address}/none")],
+        &["connect", "-v", server],
+        &["connect", "-v", server, &address],
+        &["load", &address],
+        &["compare", "--server-cpu", "65535"],
+        &["compare", "--models", "epoll", "--rounds", "0"],
+        &["explain", "--models", "epoll,-epoll"],
+        &["models", "--fnord"],
+        &["trace"],
+        &["trace", "show", &none],
+        &["trace", "show", &trace, "--since", "1h"],
+        &["trace", "follow", &none],
+        &["trace", "summary", &none],
+        &["trace", "conn", &trace, "c7"],
+        &["trace", "doctor", &none],
+        &["trace", "diff", &trace, &none],
+        &["trace", "export", &trace, "-o", &copy],
+        &["trace", "export", &trace, "-o", &copy, "--format", "html", "--connections", "0"],
+        &["trace", "delays", &trace],
+        &["trace", "attach", "4194304"],
+    ];
+    for args in commands {
+        let run = |stderr: Stdio| {
+            let mut command = Command::new(PROACTOR);
+            command.args(args).stdin(Stdio::null()).stderr(stderr).output().expect("it runs")
+        };
+        let heard = run(Stdio::piped());
+        assert!(!heard.stderr.is_empty(), "{args:?} has no message: {heard:?}");
+        let full = fs::File::options().write(true).open("/dev/full").expect("full(4)");
+        let unheard = run(full.into());
+        assert_eq!(unheard.status, heard.status, "{args:?}: {heard:?}");
+    }
+}
+
+#[test]
+fn a_server_whose_log_stderr_does_not_take_serves() {
+    for (program, args) in SERVERS {
+        for format in ["text", "json"] {
+            let full = fs::File::options().write(true).open("/dev/full").expect("full(4)");
+            let log = ["--log", "trace", "--log-format", format, "--listen", "127.0.0.1:0"];
+            let mut command = Command::new(program);
+            command.args(args).args(log).args(["--max-connections", "999999"]);
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(full);
+            let mut server = command.spawn().expect("it runs");
+            let mut line = String::new();
+            let mut lines = BufReader::new(server.stdout.take().expect("it is piped"));
+            lines.read_line(&mut line).expect("UTF-8");
+            let address = line.split_whitespace().nth(2).expect("an address");
+            Client::connect(&Address::Tcp(address.parse().expect("an address"))).ping();
+            support::Process(server.id()).signal(libc::SIGTERM);
+            assert_eq!(server.wait().expect("it ends").code(), Some(0), "{program} {format}");
+        }
     }
 }
 
@@ -576,6 +647,10 @@ fn a_cpu_that_is_not_there_is_named() {
     for (program, args) in SERVERS {
         let args = Launch::new(program, args).args(&["--listen", "127.0.0.1:0", "--cpu", "1000"]);
         assert_refused(args.run(), 1, "CPU 1000 is not among 0");
+    }
+    for option in ["--server-cpu", "--client-cpu"] {
+        let exit = Launch::new(PROACTOR, &["compare", option, "1000"]).run();
+        assert_refused(exit, 1, "CPU 1000 is not among 0");
     }
 }
 

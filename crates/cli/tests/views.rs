@@ -462,10 +462,11 @@ fn what_cannot_be_shown_is_refused_by_one_line() {
     serve("epoll", file, false);
     fs::write(foreign, "no trace").unwrap();
     let gone = &*folder.path().join("c");
-    let cases: [(&[&str], &[&Path], &str); 5] = [
+    let cases: [(&[&str], &[&Path], &str); 6] = [
         (&["summary"], &[foreign], "this is not a trace"),
         (&["health"], &[gone], "No such file"),
         (&["conn", "c99"], &[file], "c99 is not in"),
+        (&["summary", "--conn", "c99"], &[file], "c99 is not in"),
         (&["diff"], &[file, foreign], "this is not a trace"),
         (&["diff", "--until", "1ms"], &[file, file], "has no message"),
     ];

@@ -90,7 +90,8 @@ pub(crate) fn is_conn((slot, generation): (u32, Option<u32>), conn: ConnId) -> b
 /// # Errors
 /// A sentence that says what is expected.
 pub fn parse_conn(text: &str) -> Result<(u32, Option<u32>), String> {
-    let wrong = || format!("no connection {text:?}: write c7, or c7.1 for one tenant of slot 7");
+    let wrong =
+        || format!("no connection {text:?}: write c7, or c7.1 for one connection that used slot 7");
     let rest = text.strip_prefix('c').unwrap_or(text);
     let number = |text: &str| u32::from_str(text).map_err(|_| wrong());
     match rest.split_once('.') {

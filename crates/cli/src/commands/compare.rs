@@ -9,11 +9,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
-use super::number;
-use super::output::{self, Destination, GREEN, RED};
+use super::output::{self, Destination, GREEN, RED, note};
 use super::picks::{self, Pick, picked};
+use super::{number, run_on_cpu};
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
 use proactor_compare::plan::{BASELINE, Budget, ComparisonPlan, MODELS, ModelSpec};
@@ -106,6 +106,8 @@ impl CompareArgs {
         let plan = self.plan();
         // Opened before the measurement: an unwritable path fails at once.
         let to = self.json.as_deref().map(Destination::open).transpose()?;
+        // A CPU that cannot be used is named at once. The client chooses its own later.
+        [self.server_cpu, self.client_cpu].into_iter().try_for_each(run_on_cpu)?;
         let program = std::env::current_exe().context("cannot find the file of this program")?;
         let loads = plan.loads.iter().map(|load| load.connections);
         let most = loads.max().unwrap_or(0).max(plan.idle + 1);
@@ -213,9 +215,7 @@ const TICK: Duration = Duration::from_millis(250);
 
 impl Live {
     fn new() -> Live {
-        let bar = ProgressBar::new_spinner();
-        let style = ProgressStyle::with_template("compare {spinner} {elapsed}  {msg}");
-        bar.set_style(style.expect("the template is a constant"));
+        let bar = output::progress("compare {spinner} {elapsed}  {msg}");
         Live { bar, printed: Instant::now() }
     }
 
@@ -227,7 +227,7 @@ impl Live {
             self.bar.set_message(line(progress));
         } else if self.printed.elapsed() >= PLAIN_EVERY {
             self.printed = Instant::now();
-            eprintln!("compare  {}", line(progress));
+            note!("compare  {}", line(progress));
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::output::{self, note};
 use crate::client::{self, Event, Script};
 use proactor::address::Address;
 use proactor::os::ShutdownSignal;
@@ -60,19 +61,21 @@ impl ConnectArgs {
             None => Script::Input(file(io::stdin().as_fd()).context("cannot read standard input")?),
         };
         let mut code = ExitCode::SUCCESS;
+        let mut fail = |error: String| {
+            output::print_error(&error);
+            code = ExitCode::FAILURE;
+        };
         let name = |at: usize| format!("{} ({})", self.addresses[at], at + 1);
         client::run(&self.addresses, script, output, &stop, &mut |event| match event {
-            Event::Connected(at) if verbose => eprintln!("connected to {}", name(at)),
-            Event::Closed(at) if verbose => eprintln!("{} closed the connection", name(at)),
-            Event::Connected(_) | Event::Closed(_) => {}
-            Event::NoServer(number) => eprintln!("no server {number}: line not sent"),
+            Event::Connected(_) | Event::Closed(_) if !verbose => {}
+            Event::Connected(at) => note!("connected to {}", name(at)),
+            Event::Closed(at) => note!("{} closed the connection", name(at)),
+            Event::NoServer(number) => note!("no server {number}: line not sent"),
             Event::Refused(at, error) => {
-                eprintln!("error: cannot connect to {}: {error}", self.addresses[at]);
-                code = ExitCode::FAILURE;
+                fail(format!("cannot connect to {}: {error}", self.addresses[at]));
             }
             Event::Broken(at, error) => {
-                eprintln!("error: the connection to {} broke: {error}", self.addresses[at]);
-                code = ExitCode::FAILURE;
+                fail(format!("the connection to {} broke: {error}", self.addresses[at]));
             }
         })?;
         Ok(code)

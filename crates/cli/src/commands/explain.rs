@@ -1,6 +1,5 @@
 //! `proactor explain`: the system calls of one message in each model, as recorded.
 
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -70,15 +69,10 @@ impl ExplainArgs {
         ]);
         let open = |path: &Option<PathBuf>| path.as_deref().map(Destination::open).transpose();
         let (svg, html) = (open(&self.svg)?, open(&self.html)?);
-        let live = io::stderr().is_terminal();
-        let report = explain::run(&models, options, |model| {
-            if live {
-                eprint!("\r\x1b[Krecording {model}");
-            }
-        });
-        if live {
-            eprint!("\r\x1b[K");
-        }
+        let live = output::progress("recording {msg}");
+        let report =
+            explain::run(&models, options, |model| live.set_message(model.name().to_owned()));
+        live.finish_and_clear();
         let report = report.context("cannot record")?;
         svg.map_or(Ok(()), |to| to.write(&explain::svg(&report)))?;
         html.map_or(Ok(()), |to| to.write(&explain::html(&report)))?;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{number, output, run_on_cpu};
 use proactor::address::Address;
@@ -88,7 +87,8 @@ impl LoadArgs {
         stop.on_signals().context("cannot wait for Ctrl-C")?;
 
         let mut load = Load::connect(address, &options)?;
-        let live = live(self.duration);
+        let live = output::progress("load  {bar:24} {elapsed_precise}  {msg}");
+        live.set_length(self.duration.as_millis() as u64);
         let slice = load.run(self.duration, &mut |so_far: &Slice| {
             live.set_position(so_far.wall.as_millis() as u64);
             live.set_message(format!(
@@ -109,12 +109,4 @@ impl LoadArgs {
         };
         Ok(output::print(&text)?)
     }
-}
-
-/// The progress line on standard error; nothing if that is not a terminal.
-fn live(span: Duration) -> ProgressBar {
-    let bar = ProgressBar::new(span.as_millis() as u64);
-    let style = ProgressStyle::with_template("load  {bar:24} {elapsed_precise}  {msg}");
-    bar.set_style(style.expect("the template is a constant"));
-    bar
 }

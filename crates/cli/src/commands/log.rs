@@ -3,6 +3,7 @@
 use std::fmt::{self, Debug};
 use std::io;
 
+use super::output::note;
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -40,7 +41,9 @@ enum LogFormat {
 impl LogArgs {
     /// Starts the log of this process.
     pub(super) fn start(&self) {
-        let log = tracing_subscriber::fmt().with_max_level(self.level).with_writer(io::stderr);
+        // A line that stderr does not take is lost: reporting that would panic.
+        let log = tracing_subscriber::fmt().log_internal_errors(false);
+        let log = log.with_max_level(self.level).with_writer(io::stderr);
         match self.format {
             LogFormat::Text => log.with_target(false).init(),
             LogFormat::Json => log.event_format(Json).init(),
@@ -50,8 +53,8 @@ impl LogArgs {
     /// Prints a message on stderr at every level, in the format of the log.
     pub(super) fn print(&self, message: &str) {
         match self.format {
-            LogFormat::Text => eprintln!("{message}"),
-            LogFormat::Json => eprintln!("{}", line("INFO", [("message", message.into())])),
+            LogFormat::Text => note!("{message}"),
+            LogFormat::Json => note!("{}", line("INFO", [("message", message.into())])),
         }
     }
 }

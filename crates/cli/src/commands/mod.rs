@@ -14,12 +14,13 @@ mod record;
 mod serve;
 mod trace;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use output::note;
 use proactor::os;
 
 /// The commands to try first, shown below the help.
@@ -58,51 +59,58 @@ struct ReactorCli {
 
 /// Runs `proactor` with the arguments of this process.
 pub fn proactor() -> ExitCode {
-    finish(match parse::<ProactorCli>().command {
-        ProactorCommand::Serve(serve) => serve.run(None),
-        ProactorCommand::Connect(connect) => {
-            return connect.run().unwrap_or_else(|error| finish(Err(error)));
-        }
-        ProactorCommand::Load(load) => load.run(),
-        ProactorCommand::Compare(compare) => compare.run(),
-        ProactorCommand::Explain(explain) => explain.run(),
-        ProactorCommand::Models(models) => models.run(),
-        ProactorCommand::Trace(trace) => trace.run(),
+    run(|cli: ProactorCli| {
+        let result = match cli.command {
+            ProactorCommand::Connect(connect) => return connect.run(),
+            ProactorCommand::Serve(serve) => serve.run(None),
+            ProactorCommand::Load(load) => load.run(),
+            ProactorCommand::Compare(compare) => compare.run(),
+            ProactorCommand::Explain(explain) => explain.run(),
+            ProactorCommand::Models(models) => models.run(),
+            ProactorCommand::Trace(trace) => trace.run(),
+        };
+        result.map(|()| ExitCode::SUCCESS)
     })
 }
 
 /// Runs `reactor` with the arguments of this process.
 pub fn reactor() -> ExitCode {
-    finish(parse::<ReactorCli>().serve.run(Some(proactor::Model::EPOLL)))
+    let epoll = Some(proactor::Model::EPOLL);
+    run(|cli: ReactorCli| cli.serve.run(epoll).map(|()| ExitCode::SUCCESS))
 }
 
-/// Parses the arguments of this process, or prints the help or the error and exits.
-fn parse<T: Parser>() -> T {
-    T::try_parse().unwrap_or_else(|error| exit(&error))
+/// Parses the arguments of this process, and runs the command, or prints the help.
+fn run<T: Parser>(command: impl FnOnce(T) -> anyhow::Result<ExitCode>) -> ExitCode {
+    let result = match T::try_parse() {
+        Ok(args) => command(args),
+        Err(message) if message.use_stderr() => exit(&message),
+        Err(help) => output::print(&help.render().to_string())
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(anyhow::Error::from),
+    };
+    result.unwrap_or_else(|error| report(&error))
 }
 
-/// Prints the message of clap and exits, as its own `exit` does.
+/// Prints an error on one line. A closed standard output is not an error.
+fn report(error: &anyhow::Error) -> ExitCode {
+    let broken_pipe = error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    });
+    if broken_pipe {
+        return ExitCode::SUCCESS;
+    }
+    output::print_error(&format!("{error:#}"));
+    ExitCode::FAILURE
+}
+
+/// Prints wrong usage, and exits.
 fn exit(message: &clap::Error) -> ! {
-    if !message.use_stderr() {
-        message.exit();
+    let text = message.render().to_string();
+    match text.strip_prefix("error: ") {
+        Some(text) => output::print_error(text.trim_end()),
+        None => note!("{}", text.trim_end()),
     }
-    print_error(&message.render().to_string());
     std::process::exit(message.exit_code())
-}
-
-/// Prints an error message on stderr, with a red `error:` on a terminal.
-fn print_error(message: &str) {
-    match message.strip_prefix("error:").filter(|_| shows_colours(&io::stderr())) {
-        Some(rest) => eprint!("\x1b[1;31merror:\x1b[0m{rest}"),
-        None => eprint!("{message}"),
-    }
-}
-
-/// Returns true if this stream is a terminal that shows colours (`NO_COLOR`, `TERM=dumb`).
-fn shows_colours(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-        && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
 /// Returns the width of the terminal: `COLUMNS`, or that of standard output.
@@ -146,17 +154,4 @@ fn run_on_cpu(cpu: usize) -> anyhow::Result<()> {
         [] => unreachable!("a chunk has an element"),
     });
     bail!("CPU {cpu} is not among {}", ranges.collect::<Vec<_>>().join(","))
-}
-
-/// Prints an error on one line. A closed standard output is not an error.
-fn finish(result: anyhow::Result<()>) -> ExitCode {
-    let Err(error) = result else { return ExitCode::SUCCESS };
-    let broken_pipe = error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
-    });
-    if broken_pipe {
-        return ExitCode::SUCCESS;
-    }
-    print_error(&format!("error: {error:#}\n"));
-    ExitCode::FAILURE
 }

@@ -1,12 +1,43 @@
 //! Destinations of results: standard output and files.
 
 use std::fs::File;
-use std::io::{self, StdoutLock, Write};
+use std::io::{self, IsTerminal, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{shows_colours, wrong_usage};
+use super::wrong_usage;
+
+/// Prints a line on stderr, as `eprintln!`. A failure is ignored: it cannot be reported either.
+macro_rules! note {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+pub(super) use note;
+
+/// Prints an error on stderr, with a red `error:` on a terminal.
+pub(super) fn print_error(error: &str) {
+    match shows_colours(&io::stderr()) {
+        true => note!("\x1b[1;31merror:\x1b[0m {error}"),
+        false => note!("error: {error}"),
+    }
+}
+
+/// Returns true if this stream is a terminal that shows colours (`NO_COLOR`, `TERM=dumb`).
+fn shows_colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
+}
+
+/// Returns a progress line on stderr; it prints nothing if that is not a terminal.
+pub(super) fn progress(template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).expect("the template is a constant");
+    ProgressBar::no_length().with_style(style)
+}
 
 /// Standard output; its errors name it. It is flushed at each line end.
 pub(super) struct Stdout(StdoutLock<'static>);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::commands::number;
-use crate::commands::output::stdout;
+use crate::commands::output::{note, stdout};
 use proactor::os::{self, ShutdownSignal};
 use proactor_report::units;
 use proactor_trace::kernel::{Instance, Tracepoint};
@@ -46,13 +46,13 @@ impl AttachArgs {
         let stop = stop.context("cannot listen for signals")?;
         let mut instance = Instance::new(&Tracepoint::ALL, Clock::Nanos, BUFFER)?;
         attached.missing = instance.missing().to_vec();
-        instance.missing().iter().for_each(|missing| eprintln!("note: {missing}"));
+        instance.missing().iter().for_each(|missing| note!("note: {missing}"));
         let deadline = self.span.map(|span| Instant::now() + span);
         if attached.open_rings() == 0 {
-            eprintln!("{} has no io_uring open yet: waiting for one …", attached.label());
+            note!("{} has no io_uring open yet: waiting for one …", attached.label());
         }
         if self.span.is_none() {
-            eprintln!("watching process {} until SIGINT (Ctrl-C) …", self.pid);
+            note!("watching process {} until SIGINT (Ctrl-C) …", self.pid);
         }
         let begin = Instant::now();
         let watched = self.watch(&mut attached, &mut instance, &stop, deadline);

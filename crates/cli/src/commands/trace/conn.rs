@@ -1,8 +1,6 @@
 //! `proactor trace conn`: one connection, or the list of all.
 
-use anyhow::bail;
-
-use super::Look;
+use super::{Look, unknown_connection};
 use crate::commands::number;
 use proactor_trace::parse_conn;
 use proactor_trace::view::{ConnectionList, ConnectionTimeline};
@@ -37,16 +35,8 @@ impl ConnArgs {
             return how.print(&ConnectionList::new(self.look.statistics()?, most));
         };
         let trace = super::read(file)?;
-        let Some(story) =
-            ConnectionTimeline::of(&trace, &how.cut(None), conn, self.slowest, self.all)
-        else {
-            let generation = conn.1.map_or(String::new(), |generation| format!(".{generation}"));
-            let (slot, file) = (conn.0, file.display());
-            bail!(
-                "c{slot}{generation} is not in {file}: `proactor trace conn {file}` lists the \
-                 connections"
-            );
-        };
-        how.print(&story)
+        let cut = how.cut(None);
+        let timeline = ConnectionTimeline::of(&trace, &cut, conn, self.slowest, self.all);
+        how.print(&timeline.ok_or_else(|| unknown_connection(file, conn))?)
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 
 use super::TimeRange;
-use crate::commands::output::{is_stdout, stdout};
+use crate::commands::output::{is_stdout, note, stdout};
 use crate::commands::{number, wrong_usage};
 use proactor_report::units;
 use proactor_trace::export::{PAGE_ROWS, PERFETTO_TRACKS, jsonl, page, perfetto};
@@ -63,7 +63,7 @@ impl ExportArgs {
                     ExportFormat::Jsonl => "",
                     ExportFormat::Html => "; open it in a browser",
                 };
-                eprintln!("wrote {} ({size}){viewer}", path.display());
+                note!("wrote {} ({size}){viewer}", path.display());
                 notes
             }
             _ if format == ExportFormat::Perfetto && io::stdout().is_terminal() => {
@@ -71,7 +71,7 @@ impl ExportArgs {
             }
             _ => self.write(&trace, format, stdout())?,
         };
-        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        notes.iter().for_each(|note| note!("note: {note}"));
         Ok(())
     }
 

@@ -14,13 +14,13 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Subcommand;
 use serde::Serialize;
 
 pub(super) use follow::follow_to_end;
 
-use super::output::{self, RED, YELLOW};
+use super::output::{self, RED, YELLOW, note};
 use super::wrong_usage;
 use proactor_record::Errno;
 use proactor_report::units;
@@ -73,8 +73,24 @@ fn read(path: &Path) -> anyhow::Result<Trace> {
 /// Reads a trace, and reports its defects on stderr.
 fn open(path: &Path) -> anyhow::Result<Trace> {
     let trace = read(path)?;
-    trace.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
+    trace.remarks.iter().for_each(|remark| note!("note: {remark}"));
     Ok(trace)
+}
+
+/// Fails if no event of a trace belongs to the connection.
+fn check_connection(trace: &Trace, file: &Path, conn: (u32, Option<u32>)) -> anyhow::Result<()> {
+    let only = Filter { conns: vec![conn], ..Filter::default() };
+    let is_in = proactor_trace::events(trace).any(|event| only.passes(&event));
+    if is_in { Ok(()) } else { Err(unknown_connection(file, conn)) }
+}
+
+/// Returns the error for a connection that is not in a trace.
+fn unknown_connection(file: &Path, (slot, generation): (u32, Option<u32>)) -> anyhow::Error {
+    let generation = generation.map_or(String::new(), |generation| format!(".{generation}"));
+    let file = file.display();
+    anyhow!(
+        "c{slot}{generation} is not in {file}: `proactor trace conn {file}` lists the connections"
+    )
 }
 
 /// Places these options after the options of the view in the help.

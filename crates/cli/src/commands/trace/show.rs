@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use super::Selection;
-use crate::commands::output::stdout;
+use crate::commands::output::{note, stdout};
 use proactor_trace::kernel::{KernelEvent, Sidecar, sidecar_path};
 use proactor_trace::{Filter, Header, Trace};
 
@@ -80,14 +80,9 @@ impl ShowArgs {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             bail!("{file} has no `{op}`: it has {}", names.join(", "));
         }
-        let is_in = |conn: &(u32, Option<u32>)| {
-            let only = Filter { conns: vec![*conn], ..Filter::default() };
-            proactor_trace::events(trace).any(|event| only.passes(&event))
-        };
-        if let Some((slot, _)) = filter.conns.iter().find(|conn| !is_in(conn)) {
-            bail!("c{slot} is not in {file}: `proactor trace conn {file}` lists the connections");
-        }
-        eprintln!("note: no event matches");
+        let mut conns = filter.conns.iter();
+        conns.try_for_each(|&conn| super::check_connection(trace, &self.file, conn))?;
+        note!("note: no event matches");
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::delays::delays;
-use super::{Look, read};
+use super::{Look, check_connection, read};
 use proactor_trace::kernel::Delays;
 use proactor_trace::view::{Summary, TraceStats};
 
@@ -44,6 +44,7 @@ impl SummaryArgs {
         let Look { file, how } = &self.look;
         let cut = how.cut(self.conn);
         let trace = read(file)?;
+        self.conn.map_or(Ok(()), |conn| check_connection(&trace, file, conn))?;
         // Only for the whole recording: kernel events cannot be selected by time or connection.
         let is_whole = cut.since.is_none() && cut.until.is_none() && cut.conn.is_none();
         let delays = if is_whole { delays(file, &trace)? } else { None };
