@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -93,7 +93,9 @@ pub fn run(
     let output = Arc::new(Mutex::new(LabelledOutput { file: output, labels }));
     let waits = stop.as_fd().try_clone_to_owned().context(NO_SIGNAL)?;
     let to = notices.clone();
-    thread::spawn(move || drop(to.send(Notice::End(await_signal(&waits)))));
+    thread::spawn(move || {
+        drop(to.send(Notice::End(await_ready(&waits, libc::POLLIN).context(NO_SIGNAL))))
+    });
     let sends_all = is_sent_whole(&script).context(NO_INPUT)?;
     let mut queues = Vec::new();
     for (at, address) in addresses.iter().enumerate() {
@@ -133,18 +135,6 @@ pub fn run(
         }
     }
     Ok(())
-}
-
-/// Waits for the signal to stop.
-fn await_signal(stop: &OwnedFd) -> anyhow::Result<()> {
-    let events = libc::POLLIN;
-    let mut poll = [libc::pollfd { fd: stop.as_raw_fd(), events, revents: 0 }];
-    loop {
-        match os::poll(&mut poll, None) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            result => return result.map(drop).context(NO_SIGNAL),
-        }
-    }
 }
 
 /// Returns true if the script is sent even after a server has closed its side: a regular file has
@@ -189,6 +179,7 @@ impl InputReader {
         let _ = all_resolved.recv();
         for part in parts {
             self.queue(To::All, &part);
+            // Nothing is waited for: the pause is what the user asked for.
             thread::sleep(pause);
             // The bytes received in the pause are the reply, even without a newline.
             lock(&self.output).print_unfinished().context(NO_OUTPUT)?;
@@ -385,10 +376,9 @@ impl LabelledOutput {
     }
 }
 
-/// Waits until a file is readable or writable.
-fn await_ready(file: &File, events: libc::c_short) -> io::Result<()> {
-    match os::poll(&mut [libc::pollfd { fd: file.as_raw_fd(), events, revents: 0 }], None) {
-        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
-        result => result.map(drop),
-    }
+/// Waits until a descriptor is readable or writable.
+fn await_ready(fd: &impl AsRawFd, events: libc::c_short) -> io::Result<()> {
+    // Zero: a signal interrupted the call.
+    while os::poll(&mut [libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }], None)? == 0 {}
+    Ok(())
 }

@@ -606,6 +606,21 @@ fn follow_prints_what_show_prints_afterwards() {
 }
 
 #[test]
+fn follow_ends_with_the_reader_of_its_output() {
+    let (_folder, path, server) = recording("epoll", &[]);
+    let mut command = Command::new(PROACTOR);
+    command.args(["trace", "follow", "--now"]).arg(&path).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Nothing else is printed: the server is idle.
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    (0..2).for_each(|_| assert!(out.read_line(&mut String::new()).unwrap() > 0));
+    drop(out);
+    let status = eventually("the follower ends", || child.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+    server.terminate();
+}
+
+#[test]
 fn a_live_trace_that_goes_round_is_shown_from_its_oldest_record_on() {
     for model in models() {
         let (_folder, path, server) = recording(model, &["--trace-size", "128K"]);

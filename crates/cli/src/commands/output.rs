@@ -1,7 +1,8 @@
-//! Destinations of results: standard output and files.
+//! Where output goes: results to standard output or a file, messages to stderr.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, StdoutLock, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -74,6 +75,12 @@ pub(super) fn print_coloured(text: &str, words: &[(&str, u8)]) -> io::Result<()>
         text.replace(word, &format!("\x1b[{colour}m{word}\x1b[0m"))
     };
     print(&words.iter().fold(text.to_owned(), colour))
+}
+
+impl AsFd for Stdout {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 impl Write for Stdout {

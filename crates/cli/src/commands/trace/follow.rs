@@ -1,7 +1,8 @@
 //! `proactor trace follow`: prints events when they are recorded.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use anyhow::Context;
 
 use super::Selection;
 use crate::commands::output::stdout;
+use proactor::os;
 use proactor_trace::{Filter, Follow};
 
-/// Period at which the file is read.
+/// Period at which the file is read. A recorder writes into mapped memory: nothing could wake a
+/// reader without a cost for each record.
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Print the events of a trace while it is written, until its recorder ends
@@ -52,7 +55,7 @@ pub(in crate::commands) fn follow_to_end(
     mut follow: Follow,
     filter: &Filter,
     json: bool,
-    out: &mut impl Write,
+    out: &mut (impl Write + AsFd),
 ) -> anyhow::Result<()> {
     let header = follow.header();
     if json {
@@ -79,8 +82,16 @@ pub(in crate::commands) fn follow_to_end(
         if over && follow.is_read() {
             return Ok(());
         }
-        if events.is_empty() {
-            std::thread::sleep(INTERVAL);
+        // Without events to print, the end of the output's reader is noticed here.
+        if events.is_empty() && is_closed(out.as_fd(), INTERVAL)? {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
         }
     }
+}
+
+/// Waits for at most `span`. Returns true if nothing can be written any more.
+fn is_closed(output: BorrowedFd<'_>, span: Duration) -> io::Result<bool> {
+    // No event is asked for: only errors and a closed reader end the wait early.
+    let mut polled = [libc::pollfd { fd: output.as_raw_fd(), events: 0, revents: 0 }];
+    Ok(os::poll(&mut polled, Some(span))? > 0)
 }
