@@ -208,7 +208,7 @@ impl<'a> TableRun<'a> {
             Err(error) if error.is_wrong() => return Err(participant.attribute(error)),
             Err(error) => return Err(process.failed(&error).into()),
         };
-        self.engine = load.engine();
+        self.engine = load.engine_name;
         if let Some(error) = &load.fallback {
             self.warnings.push(format!(
                 "io_uring does not work for the client ({error}): it used epoll, whose maximum rate \

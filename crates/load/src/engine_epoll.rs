@@ -2,9 +2,11 @@
 //! reported as ready.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::time::Duration;
+
+use memmap2::MmapMut;
 
 use super::error::LoadError;
 use super::streams::{EchoStreams, LoadShape};
@@ -14,23 +16,20 @@ use proactor::selector::{Epoll, Interest, Key, Ready, Selector, Trigger};
 
 /// The maximum number of bytes of one send or receive.
 const BUFFER_MAX: usize = 256 << 10;
-/// The alignment of the buffers. The kernel's copy is about half as fast at offset 16 of a page,
-/// where `malloc` places large allocations.
-const PAGE: usize = 4096;
 
 /// An engine over edge-triggered epoll: interests are registered once and never modified.
-#[derive(Debug)]
 pub(super) struct EpollEngine {
     selector: Epoll,
     connections: Vec<EpollConnection>,
     ready: Vec<Ready>,
-    /// Shared by all sends: the pattern is generated again for each of them.
-    outgoing: PageAligned,
+    /// Shared by all sends: the pattern is generated again for each of them. Mapped, to begin at a
+    /// page: the kernel's copy is about half as fast at offset 16, where `malloc` places large
+    /// allocations.
+    outgoing: MmapMut,
     /// Shared by all receives.
-    incoming: PageAligned,
+    incoming: MmapMut,
 }
 
-#[derive(Debug)]
 struct EpollConnection {
     socket: TcpStream,
     /// False after a short send, until the selector reports that the socket is writable.
@@ -46,9 +45,9 @@ impl EpollEngine {
             selector: Epoll::new(Trigger::Edge)?,
             connections: Vec::with_capacity(shape.connections),
             ready: Vec::with_capacity(1024),
-            outgoing: PageAligned::new(len),
+            outgoing: MmapMut::map_anon(len)?,
             // One byte larger than the largest reply: a short receive has emptied the socket.
-            incoming: PageAligned::new(len + 1),
+            incoming: MmapMut::map_anon(len + 1)?,
         })
     }
 
@@ -59,7 +58,7 @@ impl EpollEngine {
         streams: &mut EchoStreams,
     ) -> Result<(), LoadError> {
         let connection = &mut self.connections[conn];
-        let buffer = self.incoming.bytes();
+        let buffer = &mut self.incoming[..];
         while !connection.ended {
             match connection.socket.read(buffer) {
                 Ok(0) => {
@@ -82,10 +81,6 @@ impl EpollEngine {
 }
 
 impl ClientEngine for EpollEngine {
-    fn name(&self) -> &'static str {
-        "epoll"
-    }
-
     fn add(&mut self, socket: TcpStream) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let key = Key(self.connections.len() as u64);
@@ -101,7 +96,7 @@ impl ClientEngine for EpollEngine {
             if len == 0 {
                 break;
             }
-            let bytes = &mut self.outgoing.bytes()[..len.min(BUFFER_MAX)];
+            let bytes = &mut self.outgoing[..len.min(BUFFER_MAX)];
             streams.fill(conn, bytes);
             match connection.socket.write(bytes) {
                 Ok(sent) => {
@@ -137,29 +132,7 @@ impl ClientEngine for EpollEngine {
         Ok(polled)
     }
 
-    fn shutdown(&mut self) -> io::Result<()> {
-        self.connections
-            .iter()
-            .try_for_each(|connection| connection.socket.shutdown(Shutdown::Write))
-    }
-}
-
-/// A buffer that begins at a page boundary.
-#[derive(Debug)]
-struct PageAligned {
-    memory: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl PageAligned {
-    fn new(len: usize) -> PageAligned {
-        let memory = vec![0; len + PAGE];
-        let start = memory.as_ptr().align_offset(PAGE).min(PAGE);
-        PageAligned { memory, start, len }
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.len]
+    fn socket(&self, conn: usize) -> &TcpStream {
+        &self.connections[conn].socket
     }
 }

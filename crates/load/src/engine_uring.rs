@@ -15,16 +15,16 @@
 //!    before it is dropped, and leaks the memory if it cannot.
 #![allow(unsafe_code)]
 
-use std::alloc::{self, Layout};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use memmap2::{MmapMut, MmapRaw};
 
 use super::error::LoadError;
 use super::streams::{EchoStreams, LoadShape};
@@ -43,13 +43,12 @@ const GROUP: u16 = 0;
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An engine over its own io_uring.
-#[derive(Debug)]
 pub(super) struct UringEngine {
-    ring: ClientRing,
+    ring: IoUring,
     connections: Vec<UringConnection>,
-    provided: ProvidedBuffers,
+    provided: ManuallyDrop<ProvidedBuffers>,
     /// The send buffers: `stride` bytes for each connection.
-    outgoing: SharedMemory,
+    outgoing: ManuallyDrop<MmapRaw>,
     stride: usize,
     /// Connections that may have operations to submit, each at most once.
     marked: Vec<usize>,
@@ -76,45 +75,43 @@ enum OpKind {
     Send = 1,
 }
 
-/// Sets up a ring and its buffers for a load.
-pub(super) fn open(shape: LoadShape) -> io::Result<UringEngine> {
-    let entries = (2 * shape.connections).next_power_of_two().clamp(64, 4096) as u32;
-    let ring = IoUring::builder()
-        // Completions are processed in our own enter only: the kernel does not interrupt us.
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        // An invalid entry does not stop the submission of the entries after it.
-        .setup_submit_all()
-        .setup_cqsize(4 * entries)
-        .setup_clamp()
-        .build(entries)?;
-    let size = shape.window().next_multiple_of(64).clamp(BUFFER_MIN, BUFFER_MAX);
-    let count = shape.connections.next_power_of_two().min(POOL_MAX / size).clamp(16, 4096);
-    let provided = ProvidedBuffers::new(count as u16, size)?;
-    let stride = match shape.window().min(BUFFER_MAX) {
-        small if small < PAGE => small.next_multiple_of(64),
-        large => large.next_multiple_of(PAGE),
-    };
-    let outgoing = SharedMemory::new(stride * shape.connections)?;
-    // SAFETY: the address is that of `count` zeroed entries at a page boundary. Their memory is
-    // freed after all operations have ended, or leaked (rule 3).
-    unsafe {
-        let submitter = ring.submitter();
-        let address = provided.entries.base.as_ptr() as u64;
-        submitter.register_buf_ring_with_flags(address, count as u16, GROUP, 0)
-    }?;
-    Ok(UringEngine {
-        ring: ClientRing(ring),
-        connections: Vec::with_capacity(shape.connections),
-        provided,
-        outgoing,
-        stride,
-        marked: Vec::with_capacity(shape.connections),
-        in_flight: 0,
-    })
-}
-
 impl UringEngine {
+    /// Sets up a ring and its buffers for a load.
+    pub(super) fn open(shape: LoadShape) -> io::Result<UringEngine> {
+        let entries = (2 * shape.connections).next_power_of_two().clamp(64, 4096) as u32;
+        let ring = IoUring::builder()
+            // Completions are processed in our own enter only: the kernel does not interrupt us.
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            // An invalid entry does not stop the submission of the entries after it.
+            .setup_submit_all()
+            .setup_cqsize(4 * entries)
+            .setup_clamp()
+            .build(entries)?;
+        let size = shape.window().next_multiple_of(64).clamp(BUFFER_MIN, BUFFER_MAX);
+        let count = shape.connections.next_power_of_two().min(POOL_MAX / size).clamp(16, 4096);
+        let provided = ProvidedBuffers::new(count as u16, size)?;
+        let stride = match shape.window().min(BUFFER_MAX) {
+            small if small < PAGE => small.next_multiple_of(64),
+            large => large.next_multiple_of(PAGE),
+        };
+        // SAFETY: the address is that of `count` zeroed entries at a page boundary. Their memory is
+        // unmapped after all operations have ended, or never (rule 3).
+        unsafe {
+            let address = provided.entries.as_mut_ptr() as u64;
+            ring.submitter().register_buf_ring_with_flags(address, count as u16, GROUP, 0)
+        }?;
+        Ok(UringEngine {
+            ring,
+            connections: Vec::with_capacity(shape.connections),
+            provided: ManuallyDrop::new(provided),
+            outgoing: ManuallyDrop::new(shared_memory(stride * shape.connections)?),
+            stride,
+            marked: Vec::with_capacity(shape.connections),
+            in_flight: 0,
+        })
+    }
+
     /// Marks `conn` as possibly having operations to submit.
     fn mark(connections: &mut [UringConnection], marked: &mut Vec<usize>, conn: usize) {
         if !std::mem::replace(&mut connections[conn].marked, true) {
@@ -142,11 +139,11 @@ impl UringEngine {
     /// completed.
     unsafe fn push(&mut self, entry: squeue::Entry, kind: OpKind, conn: usize) -> io::Result<()> {
         let entry = entry.user_data((kind as u64) << 32 | conn as u64);
-        if self.ring.0.submission().is_full() {
-            self.ring.enter()?;
+        if self.ring.submission().is_full() {
+            enter(&mut self.ring)?;
         }
         // SAFETY: `push` requires what this function requires of its caller.
-        unsafe { self.ring.0.submission().push(&entry) }
+        unsafe { self.ring.submission().push(&entry) }
             .map_err(|_| io::Error::other("the submission queue stays full"))?;
         self.in_flight += 1;
         Ok(())
@@ -156,7 +153,7 @@ impl UringEngine {
     fn reap(&mut self, streams: &mut EchoStreams) -> Result<Polled, LoadError> {
         let UringEngine { ring, connections, provided, marked, in_flight, .. } = self;
         let mut polled = Polled::default();
-        for cqe in ring.0.completion() {
+        for cqe in ring.completion() {
             polled.any_event = true;
             let conn = (cqe.user_data() & u64::from(u32::MAX)) as usize;
             let more = cqueue::more(cqe.flags());
@@ -207,10 +204,10 @@ impl UringEngine {
         }
         let start = os::now();
         while self.in_flight > 0 {
-            if self.ring.enter().is_err() || os::now().since(start) > CANCEL_TIMEOUT {
+            if enter(&mut self.ring).is_err() || os::now().since(start) > CANCEL_TIMEOUT {
                 return false;
             }
-            for cqe in self.ring.0.completion() {
+            for cqe in self.ring.completion() {
                 self.in_flight -= usize::from(!cqueue::more(cqe.flags()));
             }
         }
@@ -219,21 +216,16 @@ impl UringEngine {
 }
 
 impl ClientEngine for UringEngine {
-    fn name(&self) -> &'static str {
-        "uring"
-    }
-
     fn add(&mut self, socket: TcpStream) -> io::Result<()> {
         let conn = self.connections.len();
         assert!(conn < self.marked.capacity(), "the engine was opened for fewer connections");
-        let connection = UringConnection {
+        self.connections.push(UringConnection {
             socket,
             sending: false,
             receiving: false,
             ended: false,
             marked: false,
-        };
-        self.connections.push(connection);
+        });
         self.arm(conn)
     }
 
@@ -247,8 +239,11 @@ impl ClientEngine for UringEngine {
             return Ok(());
         }
         // SAFETY: the range is the send buffer of `conn`, and no send of `conn` is in flight, so
-        // the kernel does not read it (rule 2).
-        let bytes = unsafe { self.outgoing.bytes_mut(conn * self.stride, len) };
+        // the kernel does not read it (rule 2). `&mut self` excludes other accesses of this process.
+        let bytes = unsafe {
+            let start = self.outgoing.as_mut_ptr().add(conn * self.stride);
+            std::slice::from_raw_parts_mut(start, len)
+        };
         streams.fill(conn, bytes);
         connection.sending = true;
         let fd = Fd(connection.socket.as_fd().as_raw_fd());
@@ -263,7 +258,7 @@ impl ClientEngine for UringEngine {
 
     fn poll(&mut self, streams: &mut EchoStreams) -> Result<Polled, LoadError> {
         let client = LoadError::client("submit to its ring");
-        self.ring.enter().map_err(&client)?;
+        enter(&mut self.ring).map_err(&client)?;
         let polled = self.reap(streams)?;
         // Submitting marks no connection, so this loop ends.
         for at in 0..self.marked.len() {
@@ -276,45 +271,35 @@ impl ClientEngine for UringEngine {
         Ok(polled)
     }
 
-    fn shutdown(&mut self) -> io::Result<()> {
-        self.connections
-            .iter()
-            .try_for_each(|connection| connection.socket.shutdown(Shutdown::Write))
+    fn socket(&self, conn: usize) -> &TcpStream {
+        &self.connections[conn].socket
     }
 }
 
 impl Drop for UringEngine {
     fn drop(&mut self) {
-        if !self.end_operations() {
-            let ProvidedBuffers { entries, buffers, .. } = &mut self.provided;
-            for memory in [&mut self.outgoing, entries, buffers] {
-                memory.leaked = true;
+        if self.end_operations() {
+            // SAFETY: no operation refers to the memory any more (rule 3), and nothing uses the
+            // fields after this.
+            unsafe {
+                ManuallyDrop::drop(&mut self.provided);
+                ManuallyDrop::drop(&mut self.outgoing);
             }
         }
     }
 }
 
-struct ClientRing(IoUring);
-
-impl std::fmt::Debug for ClientRing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClientRing").field("params", self.0.params()).finish()
-    }
-}
-
-impl ClientRing {
-    /// Submits the queued entries and reaps completions, without waiting.
-    fn enter(&mut self) -> io::Result<()> {
-        let queued = self.0.submission().len() as u32;
-        let flags = EnterFlags::GETEVENTS.bits();
-        os::count_call();
-        // SAFETY: the argument is `None`, so the kernel reads no memory of this process.
-        match unsafe { self.0.submitter().enter::<libc::sigset_t>(queued, 0, flags, None) } {
-            Ok(_) => Ok(()),
-            // A signal, or a full completion queue: the entries stay queued for the next enter.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY)) => Ok(()),
-            Err(error) => Err(error),
-        }
+/// Submits the queued entries and reaps completions, without waiting.
+fn enter(ring: &mut IoUring) -> io::Result<()> {
+    let queued = ring.submission().len() as u32;
+    let flags = EnterFlags::GETEVENTS.bits();
+    os::count_call();
+    // SAFETY: the argument is `None`, so the kernel reads no memory of this process.
+    match unsafe { ring.submitter().enter::<libc::sigset_t>(queued, 0, flags, None) } {
+        Ok(_) => Ok(()),
+        // A signal, or a full completion queue: the entries stay queued for the next enter.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY)) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -323,8 +308,8 @@ impl ClientRing {
 struct ProvidedBuffers {
     /// `count` entries of type [`BufRingEntry`]. The ring's tail is stored in the reserved field of
     /// the first entry.
-    entries: SharedMemory,
-    buffers: SharedMemory,
+    entries: MmapRaw,
+    buffers: MmapRaw,
     count: u16,
     size: usize,
     /// The position of the next returned buffer; published by [`ProvidedBuffers::publish`].
@@ -334,8 +319,8 @@ struct ProvidedBuffers {
 impl ProvidedBuffers {
     /// Allocates `count` buffers (a power of two) of `size` bytes and publishes all of them.
     fn new(count: u16, size: usize) -> io::Result<ProvidedBuffers> {
-        let entries = SharedMemory::new(usize::from(count) * size_of::<BufRingEntry>())?;
-        let buffers = SharedMemory::new(usize::from(count) * size)?;
+        let entries = shared_memory(usize::from(count) * size_of::<BufRingEntry>())?;
+        let buffers = shared_memory(usize::from(count) * size)?;
         let mut provided = ProvidedBuffers { entries, buffers, count, size, tail: 0 };
         for id in 0..count {
             // SAFETY: `id` is below `count`, and the kernel does not know of this buffer yet (rule
@@ -358,9 +343,9 @@ impl ProvidedBuffers {
     /// last returned with [`ProvidedBuffers::give_back`].
     unsafe fn bytes(&self, id: u16, len: usize) -> &[u8] {
         let start = usize::from(id) * self.size;
-        // SAFETY: the range lies within `buffers` because `holds` is true, and the buffer does not
-        // belong to the kernel: a completion has named it (rule 1).
-        unsafe { self.buffers.bytes(start, len) }
+        // SAFETY: the range lies within the zeroed `buffers` because `holds` is true, and the buffer
+        // does not belong to the kernel: a completion has named it (rule 1).
+        unsafe { std::slice::from_raw_parts(self.buffers.as_ptr().add(start), len) }
     }
 
     /// Returns a buffer to the ring. The kernel sees it after the next
@@ -371,13 +356,13 @@ impl ProvidedBuffers {
     /// reference to its bytes exists.
     unsafe fn give_back(&mut self, id: u16) {
         let slot = usize::from(self.tail & (self.count - 1));
-        // SAFETY: `slot` is below `count`, and `entries` is a zeroed, page-aligned allocation of
+        // SAFETY: `slot` is below `count`, and `entries` is a zeroed, page-aligned mapping of
         // `count` entries, so the reference is valid. The kernel reads only the slots between its
         // head and the published tail. Each of the `count` buffers is in the ring at most once, so
         // this slot is not among them while buffer `id` is outside of the ring.
-        let entry = unsafe { &mut *self.entries.base.as_ptr().cast::<BufRingEntry>().add(slot) };
+        let entry = unsafe { &mut *self.entries.as_mut_ptr().cast::<BufRingEntry>().add(slot) };
         let start = usize::from(id) * self.size;
-        entry.set_addr(self.buffers.base.as_ptr() as u64 + start as u64);
+        entry.set_addr(self.buffers.as_ptr() as u64 + start as u64);
         entry.set_len(self.size as u32);
         entry.set_bid(id);
         self.tail = self.tail.wrapping_add(1);
@@ -388,7 +373,7 @@ impl ProvidedBuffers {
         // SAFETY: `base` is the address of the ring's first entry. Its tail field has two bytes and
         // is aligned; it is accessed only by the atomic store below and by loads of the kernel.
         let tail = unsafe {
-            let tail = BufRingEntry::tail(self.entries.base.as_ptr().cast::<BufRingEntry>());
+            let tail = BufRingEntry::tail(self.entries.as_mut_ptr().cast::<BufRingEntry>());
             &*tail.cast::<AtomicU16>()
         };
         // Release: a kernel thread that loads this tail also sees the entries below it.
@@ -396,47 +381,8 @@ impl ProvidedBuffers {
     }
 }
 
-/// Zeroed memory at a page boundary, which operations in flight may refer to.
-#[derive(Debug)]
-struct SharedMemory {
-    base: NonNull<u8>,
-    layout: Layout,
-    /// If true, the memory is never freed.
-    leaked: bool,
-}
-
-impl SharedMemory {
-    fn new(len: usize) -> io::Result<SharedMemory> {
-        let layout = Layout::from_size_align(len.max(1), PAGE).map_err(io::Error::other)?;
-        // SAFETY: the size of the layout is not zero.
-        let base = NonNull::new(unsafe { alloc::alloc_zeroed(layout) });
-        let base = base.ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(SharedMemory { base, layout, leaked: false })
-    }
-
-    /// # Safety
-    /// The range lies within the allocation, and neither this process nor the kernel writes to it
-    /// during the borrow.
-    unsafe fn bytes(&self, start: usize, len: usize) -> &[u8] {
-        // SAFETY: the allocation is initialised (zeroed) and `self` owns it. The caller
-        // guarantees the range and the absence of writes.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(start), len) }
-    }
-
-    /// # Safety
-    /// The range lies within the allocation, and the kernel does not access it during the borrow.
-    unsafe fn bytes_mut(&mut self, start: usize, len: usize) -> &mut [u8] {
-        // SAFETY: as above; `&mut self` excludes other accesses of this process.
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(start), len) }
-    }
-}
-
-impl Drop for SharedMemory {
-    fn drop(&mut self) {
-        if !self.leaked {
-            // SAFETY: allocated by `new` with this layout. No operation refers to the memory any
-            // more, or `leaked` would be set (rule 3).
-            unsafe { alloc::dealloc(self.base.as_ptr(), self.layout) };
-        }
-    }
+/// Maps zeroed memory at a page boundary, which operations in flight may refer to. It is accessed
+/// by address only: a reference to all of it would cover bytes that the kernel writes.
+fn shared_memory(len: usize) -> io::Result<MmapRaw> {
+    MmapMut::map_anon(len).map(MmapRaw::from)
 }

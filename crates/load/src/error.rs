@@ -1,7 +1,5 @@
 //! The errors of a run. Each is displayed as one line, and each ends the run.
 
-use std::error::Error;
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -11,9 +9,10 @@ use proactor_report::units;
 
 /// Why a run is void. Connections are numbered from 0; offsets count the bytes of a connection's
 /// stream of replies.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// A connection cannot be opened.
+    #[error("cannot connect to {address} (connection {connection}): {error}")]
     Connect {
         /// The address of the server.
         address: Address,
@@ -23,6 +22,7 @@ pub enum LoadError {
         error: io::Error,
     },
     /// A received byte differs from the byte that was sent.
+    #[error("wrong reply on connection {connection}: {at}{}", hint(at.offset))]
     Wrong {
         /// The number of the connection.
         connection: usize,
@@ -30,6 +30,10 @@ pub enum LoadError {
         at: Mismatch,
     },
     /// More bytes were received than sent.
+    #[error(
+        "wrong reply on connection {connection}: {surplus} or more bytes after offset {offset} that \
+         were never sent"
+    )]
     Surplus {
         /// The number of the connection.
         connection: usize,
@@ -39,6 +43,10 @@ pub enum LoadError {
         surplus: usize,
     },
     /// The server closed a connection that was in use.
+    #[error(
+        "the server closed connection {connection} after {offset} bytes of replies: {outstanding} \
+         bytes are missing"
+    )]
     Ended {
         /// The number of the connection.
         connection: usize,
@@ -48,6 +56,7 @@ pub enum LoadError {
         outstanding: u64,
     },
     /// A system call on a connection failed.
+    #[error("connection {connection} failed after {offset} bytes of replies: {error}")]
     Broken {
         /// The number of the connection.
         connection: usize,
@@ -57,6 +66,12 @@ pub enum LoadError {
         error: io::Error,
     },
     /// A connection received no byte for too long.
+    #[error(
+        "connection {connection} has stalled: after {offset} bytes of replies, {outstanding} bytes \
+         are missing and none arrived for {}{}",
+        units::span(*timeout),
+        hint(*offset)
+    )]
     Stalled {
         /// The number of the connection.
         connection: usize,
@@ -68,6 +83,7 @@ pub enum LoadError {
         timeout: Duration,
     },
     /// The client itself failed.
+    #[error("the load generator cannot {what}: {error}")]
     Client {
         /// The action that failed, as an infinitive.
         what: &'static str,
@@ -88,47 +104,9 @@ impl LoadError {
     }
 }
 
-impl fmt::Display for LoadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LoadError::Connect { address, connection, error } => {
-                write!(f, "cannot connect to {address} (connection {connection}): {error}")
-            }
-            LoadError::Wrong { connection, at } => {
-                write!(f, "wrong reply on connection {connection}: {at}{}", hint(at.offset))
-            }
-            LoadError::Surplus { connection, offset, surplus } => write!(
-                f,
-                "wrong reply on connection {connection}: {surplus} or more bytes after offset \
-                 {offset} that were never sent"
-            ),
-            LoadError::Ended { connection, offset, outstanding } => write!(
-                f,
-                "the server closed connection {connection} after {offset} bytes of replies: \
-                 {outstanding} bytes are missing"
-            ),
-            LoadError::Broken { connection, offset, error } => {
-                write!(f, "connection {connection} failed after {offset} bytes of replies: {error}")
-            }
-            LoadError::Stalled { connection, offset, outstanding, timeout } => write!(
-                f,
-                "connection {connection} has stalled: after {offset} bytes of replies, \
-                 {outstanding} bytes are missing and none arrived for {}{}",
-                units::span(*timeout),
-                hint(*offset)
-            ),
-            LoadError::Client { what, error } => {
-                write!(f, "the load generator cannot {what}: {error}")
-            }
-        }
-    }
-}
-
 /// A likely cause if not even the first bytes of a connection came back.
 fn hint(offset: u64) -> &'static str {
     /// A server with another protocol differs from an echo server within its first bytes.
     const FIRST: u64 = 64;
     if offset < FIRST { " (is it an echo server?)" } else { "" }
 }
-
-impl Error for LoadError {}

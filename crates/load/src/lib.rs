@@ -34,13 +34,14 @@ pub use streams::LoadShape;
 
 use std::fmt;
 use std::io;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use engine_epoll::EpollEngine;
+use engine_uring::UringEngine;
 use proactor::address::Address;
 use proactor::os::{self, CpuClock};
 use proactor_report::Latencies;
@@ -71,26 +72,17 @@ impl FromStr for EngineChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<EngineChoice, String> {
-        let all = [EngineChoice::Auto, EngineChoice::Epoll, EngineChoice::Uring];
-        let named = all.into_iter().find(|engine| engine.to_string() == text);
-        named.ok_or_else(|| format!("unknown engine `{text}`: use auto, epoll or uring"))
-    }
-}
-
-impl fmt::Display for EngineChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            EngineChoice::Auto => "auto",
-            EngineChoice::Epoll => "epoll",
-            EngineChoice::Uring => "uring",
-        })
+        match text {
+            "auto" => Ok(EngineChoice::Auto),
+            "epoll" => Ok(EngineChoice::Epoll),
+            "uring" => Ok(EngineChoice::Uring),
+            _ => Err(format!("unknown engine `{text}`: use auto, epoll or uring")),
+        }
     }
 }
 
 /// Moves the bytes of the streams. An engine neither sleeps nor allocates per message.
-trait ClientEngine: fmt::Debug {
-    fn name(&self) -> &'static str;
-
+trait ClientEngine {
     /// Takes a connected socket. The connections are numbered in the order of these calls.
     fn add(&mut self, socket: TcpStream) -> io::Result<()>;
 
@@ -100,8 +92,8 @@ trait ClientEngine: fmt::Debug {
     /// Sends and receives what is possible without waiting.
     fn poll(&mut self, streams: &mut EchoStreams) -> Result<Polled, LoadError>;
 
-    /// Shuts down the client's direction of every connection.
-    fn shutdown(&mut self) -> io::Result<()>;
+    /// Returns the socket of a connection.
+    fn socket(&self, conn: usize) -> &TcpStream;
 }
 
 /// The result of one poll of an engine.
@@ -127,9 +119,10 @@ pub struct LoadOptions {
 }
 
 /// A client with its connections.
-#[derive(Debug)]
 pub struct Load {
     engine: Box<dyn ClientEngine>,
+    /// The name of the engine in use: `epoll` or `uring`.
+    pub engine_name: &'static str,
     /// Why [`EngineChoice::Auto`] did not use io_uring, if it did not.
     pub fallback: Option<io::Error>,
     streams: EchoStreams,
@@ -148,19 +141,17 @@ impl Load {
         check(shape).map_err(client("use these options"))?;
         os::raise_descriptor_limit().map_err(client("raise the limit of open files"))?;
         let epoll = || EpollEngine::open(shape).map_err(client("open an epoll instance"));
+        let uring = (options.engine != EngineChoice::Epoll).then(|| UringEngine::open(shape));
         let mut fallback = None;
-        let mut engine: Box<dyn ClientEngine> = match options.engine {
-            EngineChoice::Epoll => Box::new(epoll()?),
-            EngineChoice::Uring => {
-                Box::new(engine_uring::open(shape).map_err(client("set up io_uring"))?)
+        let (mut engine, engine_name): (Box<dyn ClientEngine>, _) = match uring {
+            Some(Ok(engine)) => (Box::new(engine), "uring"),
+            Some(Err(error)) if options.engine == EngineChoice::Uring => {
+                return Err(client("set up io_uring")(error));
             }
-            EngineChoice::Auto => match engine_uring::open(shape) {
-                Ok(engine) => Box::new(engine),
-                Err(error) => {
-                    fallback = Some(error);
-                    Box::new(epoll()?)
-                }
-            },
+            without => {
+                fallback = without.and_then(Result::err);
+                (Box::new(epoll()?), "epoll")
+            }
         };
         for connection in 0..shape.connections {
             connect(address, options.timeout).and_then(|socket| engine.add(socket)).map_err(
@@ -168,12 +159,7 @@ impl Load {
             )?;
         }
         let streams = EchoStreams::new(shape, options.seed);
-        Ok(Load { engine, fallback, streams, timeout: options.timeout })
-    }
-
-    /// Returns the name of the engine in use: `epoll` or `uring`.
-    pub fn engine(&self) -> &'static str {
-        self.engine.name()
+        Ok(Load { engine, engine_name, fallback, streams, timeout: options.timeout })
     }
 
     /// Returns the service times since they were last cleared.
@@ -249,7 +235,9 @@ impl Load {
     pub fn close(mut self) -> Result<(), LoadError> {
         let client = LoadError::client("close its connections");
         self.streams.set_closing();
-        self.engine.shutdown().map_err(&client)?;
+        for conn in 0..self.streams.shape.connections {
+            self.engine.socket(conn).shutdown(Shutdown::Write).map_err(&client)?;
+        }
         let start = os::now();
         while !self.streams.all_closed() {
             if !self.engine.poll(&mut self.streams)?.any_event {
@@ -261,6 +249,12 @@ impl Load {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Load").field("engine", &self.engine_name).finish_non_exhaustive()
     }
 }
 

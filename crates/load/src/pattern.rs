@@ -2,11 +2,8 @@
 //!
 //! Replies are therefore verified without a copy of what was sent, and a byte that is changed,
 //! lost, duplicated, or of another connection is found at its offset. The byte at offset *o* is the
-//! byte
-//! *o* mod 512 of a fixed table, mixed with a key for each block of 512 bytes. Generating it costs
-//! about as much as copying it.
-
-use std::fmt;
+//! byte *o* mod 512 of a fixed table, mixed with a key for each block of 512 bytes. Generating it
+//! costs about as much as copying it.
 
 /// The number of bytes that share a key.
 const BLOCK: usize = 512;
@@ -30,7 +27,8 @@ pub(super) struct Pattern {
 }
 
 /// The first byte that differs from the sent byte.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("byte {offset} came back as {found:#04x}, but was sent as {expected:#04x}")]
 pub struct Mismatch {
     /// The offset in the connection's stream of replies.
     pub offset: u64,
@@ -38,13 +36,6 @@ pub struct Mismatch {
     pub expected: u8,
     /// The byte that was received.
     pub found: u8,
-}
-
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Mismatch { offset, expected, found } = self;
-        write!(f, "byte {offset} came back as {found:#04x}, but was sent as {expected:#04x}")
-    }
 }
 
 impl Pattern {

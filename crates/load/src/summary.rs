@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{EngineChoice, Load, LoadShape, Slice};
+use super::{Load, LoadShape, Slice};
 use proactor_report::histogram::Percentiles;
 use proactor_report::units;
 
@@ -49,16 +49,10 @@ pub struct LoadSummary {
 
 impl LoadSummary {
     /// Makes the result of a finished run.
-    pub fn new(
-        load: &Load,
-        address: String,
-        seed: u64,
-        requested: EngineChoice,
-        slice: Slice,
-    ) -> LoadSummary {
+    pub fn new(load: &Load, address: String, seed: u64, slice: Slice) -> LoadSummary {
         let (least, most) = load.replies_per_connection();
         let mut warnings = warnings(&slice);
-        if let (EngineChoice::Auto, Some(error)) = (requested, &load.fallback) {
+        if let Some(error) = &load.fallback {
             warnings.push(format!(
                 "io_uring does not work for the load generator ({error}): it used epoll, whose \
                  maximum rate is lower."
@@ -69,7 +63,7 @@ impl LoadSummary {
             address,
             shape: load.streams.shape,
             seed,
-            engine: load.engine(),
+            engine: load.engine_name,
             slice,
             rate: slice.rate(),
             client_busy: slice.busy(),

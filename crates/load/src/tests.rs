@@ -44,7 +44,7 @@ fn options(engine: EngineChoice, connections: usize, size: usize, depth: usize) 
 /// The engines to test: both, or epoll alone where io_uring is not available.
 fn engines() -> Vec<EngineChoice> {
     let shape = LoadShape { connections: 1, size: 1, depth: 1 };
-    match engine_uring::open(shape) {
+    match UringEngine::open(shape) {
         Ok(_) => vec![EngineChoice::Epoll, EngineChoice::Uring],
         Err(error) => {
             eprintln!("the io_uring engine is not tested: {error}");
@@ -73,7 +73,7 @@ fn every_load_is_echoed_and_verified_slice_by_slice() {
                 .expect("the server accepts");
             let slices = [0, 1].map(|_| load.run_for(SLICE).expect("a correct server"));
             for slice in &slices {
-                assert!(slice.messages >= connections as u64, "{engine} {connections} {slice:?}");
+                assert!(slice.messages >= connections as u64, "{engine:?} {connections} {slice:?}");
                 assert_eq!(slice.bytes, slice.messages * size as u64);
                 assert!(slice.wall >= SLICE && slice.idle <= slice.wall, "{slice:?}");
             }
@@ -118,7 +118,7 @@ fn a_changed_byte_is_found_with_its_connection_and_offset() {
             LoadError::Wrong { connection: 2, at: Mismatch { offset: 1000, expected, found } } => {
                 assert_eq!(expected, !found);
             }
-            other => panic!("{engine}: {other}"),
+            other => panic!("{engine:?}: {other}"),
         }
     }
 }
@@ -136,7 +136,7 @@ fn a_duplicated_message_is_found() {
         let error = error(&address, &options(engine, 1, 64, 1));
         assert!(
             matches!(error, LoadError::Wrong { .. } | LoadError::Surplus { connection: 0, .. }),
-            "{engine}: {error}"
+            "{engine:?}: {error}"
         );
     }
 }
@@ -158,7 +158,7 @@ fn bytes_of_another_connection_are_found() {
             });
         });
         let error = error(&address, &options(engine, 2, 64, 1));
-        assert!(matches!(error, LoadError::Wrong { connection: 1, .. }), "{engine}: {error}");
+        assert!(matches!(error, LoadError::Wrong { connection: 1, .. }), "{engine:?}: {error}");
     }
 }
 
@@ -177,7 +177,7 @@ fn a_server_without_replies_is_a_stalled_connection() {
         let options = LoadOptions { timeout, ..options(engine, 3, 64, 1) };
         match error(&address, &options) {
             LoadError::Stalled { connection: 1, offset: 0, outstanding: 64, .. } => {}
-            other => panic!("{engine}: {other}"),
+            other => panic!("{engine:?}: {other}"),
         }
     }
 }
@@ -193,7 +193,7 @@ fn an_early_close_is_reported() {
         });
         match error(&address, &options(engine, 1, 64, 1)) {
             LoadError::Ended { connection: 0, offset: 10, outstanding: 54 } => {}
-            other => panic!("{engine}: {other}"),
+            other => panic!("{engine:?}: {other}"),
         }
     }
 }
@@ -206,7 +206,7 @@ fn a_reset_is_reported() {
             let _ = stream.read_exact(&mut [0]);
         });
         let error = error(&address, &options(engine, 1, 64, 1));
-        assert!(matches!(error, LoadError::Broken { connection: 0, .. }), "{engine}: {error}");
+        assert!(matches!(error, LoadError::Broken { connection: 0, .. }), "{engine:?}: {error}");
     }
 }
 
@@ -236,7 +236,7 @@ fn a_byte_after_the_last_reply_is_found_on_close() {
         let mut load = Load::connect(&address, &options(engine, 2, 64, 1)).expect("it listens");
         load.run_for(SLICE).expect("correct until the end");
         let error = load.close().expect_err("it sent another byte");
-        assert!(matches!(error, LoadError::Surplus { surplus: 1, .. }), "{engine}: {error}");
+        assert!(matches!(error, LoadError::Surplus { surplus: 1, .. }), "{engine:?}: {error}");
     }
 }
 

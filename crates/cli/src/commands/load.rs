@@ -100,7 +100,7 @@ impl LoadArgs {
         });
         live.finish_and_clear();
         let slice = slice?;
-        let summary = LoadSummary::new(&load, address.to_string(), self.seed, self.engine, slice);
+        let summary = LoadSummary::new(&load, address.to_string(), self.seed, slice);
         // Before the result is printed: a byte after the last reply makes it void.
         load.close()?;
         let text = match self.json {
