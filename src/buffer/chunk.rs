@@ -61,7 +61,7 @@ impl Chunk {
     /// # Panics
     /// If the buffer is not that long.
     pub fn received(lease: Lease, len: usize) -> Chunk {
-        assert!(len <= lease.location().1, "a receive stays inside its buffer");
+        assert!(len <= lease.len(), "a receive stays inside its buffer");
         Chunk { memory: Memory::Pooled(lease), start: 0, end: len as u32 }
     }
 

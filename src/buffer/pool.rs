@@ -4,9 +4,13 @@
 //! it was lent, or *leased* to the chunks that view it. Dropping the last lease makes it idle
 //! again. Idle buffers are a stack: the one that was used last, and is still in the cache, is used
 //! next. The mapping is lazy: a buffer that was never used costs no memory.
+//!
+//! One word of each buffer says where it is: the next idle buffer of the stack, the size of one that
+//! is lent, or the number of shares of one that is leased. A lease knows its size, so no step of a
+//! buffer's way searches for it.
 #![allow(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::ptr::NonNull;
@@ -99,7 +103,8 @@ pub struct BufferClass {
 pub struct Pool {
     pages: Pages,
     classes: Box<[Class]>,
-    /// One per buffer: [`IDLE`], [`LENT`], or how many leases share it.
+    /// One per buffer: [`IDLE`] and the id of the next idle one, [`LENT`] and its size, or how many
+    /// leases share it.
     states: Box<[Cell<u32>]>,
 }
 
@@ -109,13 +114,18 @@ struct Class {
     offset: usize,
     first: u32,
     count: u32,
-    /// Last used on top. Holds exactly the ids whose state is [`IDLE`].
-    idle: RefCell<Vec<BufferId>>,
+    /// The idle buffer that was used last, or [`NO_BUFFER`]; its state names the next one.
+    top: Cell<u32>,
+    idle: Cell<usize>,
     lent: Cell<usize>,
 }
 
-const IDLE: u32 = 0;
-const LENT: u32 = u32::MAX;
+/// This bit, and the id of the next idle buffer or [`NO_BUFFER`].
+const IDLE: u32 = 1 << 31;
+/// This bit, and the size: only a lent buffer has it without [`IDLE`].
+const LENT: u32 = 1 << 30;
+/// The end of a stack of idle buffers.
+const NO_BUFFER: u32 = IDLE - 1;
 
 impl Pool {
     /// No pool has more bytes.
@@ -128,7 +138,7 @@ impl Pool {
     ///
     /// # Panics
     /// If no shape is left, if sizes do not grow, if one is empty or not a multiple of 64, or if
-    /// there are more than [`BYTES_MAX`](Pool::BYTES_MAX) bytes, or 2³¹ buffers: programmer errors;
+    /// there are more than [`BYTES_MAX`](Pool::BYTES_MAX) bytes, or 2³⁰ buffers: programmer errors;
     /// the command line checks first.
     pub fn new(shapes: &[BufferClass]) -> io::Result<Rc<Pool>> {
         let mut classes: Vec<Class> = Vec::new();
@@ -137,25 +147,26 @@ impl Pool {
             let larger = classes.last().is_none_or(|last| last.bytes < shape.bytes);
             assert!(larger, "sizes grow: {shapes:?}");
             assert!(shape.bytes > 0 && shape.bytes % 64 == 0, "buffers start on cache lines");
-            let ids = first as u32..(first + shape.count) as u32;
             classes.push(Class {
                 bytes: shape.bytes,
                 offset,
                 first: first as u32,
                 count: shape.count as u32,
-                idle: RefCell::new(ids.rev().map(BufferId).collect()),
+                top: Cell::new(first as u32),
+                idle: Cell::new(shape.count),
                 lent: Cell::new(0),
             });
             offset += shape.bytes * shape.count;
             first += shape.count;
         }
         assert!(!classes.is_empty(), "a pool has buffers");
-        assert!(offset <= Pool::BYTES_MAX && first < 1 << 31, "a pool is smaller than 2 GiB");
-        Ok(Rc::new(Pool {
-            pages: Pages::map(offset)?,
-            classes: classes.into(),
-            states: (0..first).map(|_| Cell::new(IDLE)).collect(),
-        }))
+        assert!(offset <= Pool::BYTES_MAX && first < LENT as usize, "a pool is smaller than 2 GiB");
+        // Each buffer lies on the next one of its size.
+        let states: Box<[Cell<u32>]> = (1..=first as u32).map(|id| Cell::new(IDLE | id)).collect();
+        for class in &classes {
+            states[(class.first + class.count) as usize - 1].set(IDLE | NO_BUFFER);
+        }
+        Ok(Rc::new(Pool { pages: Pages::map(offset)?, classes: classes.into(), states }))
     }
 
     /// A pool as [`new`](Pool::new) makes it, but with no more than `most` buffers of each size:
@@ -187,15 +198,9 @@ impl Pool {
         size.min(Size(self.classes.len() as u8 - 1))
     }
 
-    /// The size that a buffer has.
-    pub fn size_of(&self, id: BufferId) -> Size {
-        let above = self.classes.iter().rposition(|class| class.first <= id.0);
-        Size(above.expect("the first class begins at zero") as u8)
-    }
-
     /// Returns how many buffers of this size are idle.
     pub fn idle(&self, size: Size) -> usize {
-        self.classes[size.0 as usize].idle.borrow().len()
+        self.classes[size.0 as usize].idle.get()
     }
 
     /// Returns how many buffers of this size are lent to a ring.
@@ -237,52 +242,85 @@ impl Pool {
 
     /// Returns true if every buffer is idle.
     pub fn is_whole(&self) -> bool {
-        self.states.iter().all(|state| state.get() == IDLE)
+        self.states.iter().all(|state| state.get() & IDLE != 0)
     }
 
     /// A buffer to receive into, of this size, else of the nearest smaller, else of the nearest
     /// larger one that has any; none if all are taken.
     pub fn lease(self: &Rc<Self>, size: Size) -> Option<Lease> {
-        let pop = |size: Size| self.classes[size.0 as usize].idle.borrow_mut().pop();
-        let id = self.outwards_from(size).find_map(pop)?;
-        self.states[id.0 as usize].set(1);
-        Some(Lease { pool: Rc::clone(self), id })
+        let size = self.clamp(size);
+        match self.pop(size, 1) {
+            Some(id) => Some(self.leased(id, size)),
+            None => self.lease_another(size),
+        }
     }
 
-    /// Marks an idle buffer of exactly this size as lent to a ring, and answers which.
-    pub fn lend(&self, size: Size) -> Option<BufferId> {
+    #[cold]
+    fn lease_another(self: &Rc<Self>, size: Size) -> Option<Lease> {
+        self.outwards_from(size).find_map(|size| Some(self.leased(self.pop(size, 1)?, size)))
+    }
+
+    fn leased(self: &Rc<Self>, id: BufferId, size: Size) -> Lease {
+        Lease { pool: Rc::clone(self), id, size: size.0.into() }
+    }
+
+    /// Marks an idle buffer of exactly this size as lent to a ring. Returns its id, its first byte
+    /// and how many there are.
+    pub fn lend(&self, size: Size) -> Option<(BufferId, NonNull<u8>, usize)> {
+        let id = self.pop(size, LENT | u32::from(size.0))?;
         let class = &self.classes[size.0 as usize];
-        let id = class.idle.borrow_mut().pop()?;
-        self.states[id.0 as usize].set(LENT);
         class.lent.set(class.lent.get() + 1);
-        Some(id)
+        let (base, len) = self.location(id, class);
+        Some((id, base, len))
     }
 
     /// Takes back a lent buffer that the kernel has filled.
     ///
-    /// Answers `None` if this buffer was not lent: an id from the kernel is checked like one from
+    /// Returns `None` if this buffer was not lent: an id from the kernel is checked like one from
     /// the network.
     ///
     /// # Safety
     /// The kernel must have handed this buffer back: it will not write to it again.
     pub unsafe fn reclaim(self: &Rc<Self>, id: BufferId) -> Option<Lease> {
         let state = self.states.get(id.0 as usize)?;
-        if state.get() != LENT {
+        if state.get() & (IDLE | LENT) != LENT {
             return None;
         }
+        let size = Size((state.get() & !LENT) as u8);
         state.set(1);
-        let class = &self.classes[self.size_of(id).0 as usize];
+        let class = &self.classes[size.0 as usize];
         class.lent.set(class.lent.get() - 1);
-        Some(Lease { pool: Rc::clone(self), id })
+        Some(self.leased(id, size))
     }
 
-    /// Where a buffer lies: its first byte and how many there are. Valid while the pool lives.
-    pub fn location(&self, id: BufferId) -> (NonNull<u8>, usize) {
-        assert!((id.0 as usize) < self.states.len(), "a buffer of this pool");
-        let class = &self.classes[self.size_of(id).0 as usize];
-        let at = class.offset + (id.0 - class.first) as usize * class.bytes;
-        // SAFETY: `at` is inside the mapping: `id` is below the number of buffers, checked above,
-        // and `new` laid them out one after the other.
+    /// Takes the idle buffer of this size that was used last, and gives it this state.
+    #[inline]
+    fn pop(&self, size: Size, state: u32) -> Option<BufferId> {
+        let class = &self.classes[size.0 as usize];
+        let id = class.top.get();
+        if id == NO_BUFFER {
+            return None;
+        }
+        class.top.set(self.states[id as usize].replace(state) & !IDLE);
+        class.idle.set(class.idle.get() - 1);
+        Some(BufferId(id))
+    }
+
+    /// Makes a buffer idle.
+    #[inline]
+    fn push(&self, id: BufferId, class: &Class) {
+        self.states[id.0 as usize].set(IDLE | class.top.replace(id.0));
+        class.idle.set(class.idle.get() + 1);
+    }
+
+    /// Returns where a buffer of this class lies: its first byte and how many there are. Valid while
+    /// the pool lives.
+    fn location(&self, id: BufferId, class: &Class) -> (NonNull<u8>, usize) {
+        let at = id.0.wrapping_sub(class.first);
+        assert!(at < class.count, "a buffer of this size");
+        let at = class.offset + at as usize * class.bytes;
+        // SAFETY: `at` is inside the mapping: the buffer is one of the `count` of its class, checked
+        // above, and `new` laid the classes out one after the other.
         (unsafe { self.pages.base().add(at) }, class.bytes)
     }
 }
@@ -303,6 +341,8 @@ impl fmt::Debug for Pool {
 pub struct Lease {
     pool: Rc<Pool>,
     id: BufferId,
+    /// The number of its size; four bytes, so that a copy of the lease is whole words.
+    size: u32,
 }
 
 impl Lease {
@@ -313,21 +353,33 @@ impl Lease {
 
     /// Its size among the pool's.
     pub fn size(&self) -> Size {
-        self.pool.size_of(self.id)
+        Size(self.size as u8)
+    }
+
+    #[inline]
+    fn shape(&self) -> &Class {
+        &self.pool.classes[self.size as usize]
     }
 
     /// Returns its size, its length in bytes, and the length of the next smaller size, which is
     /// zero for the smallest.
     #[inline]
     pub fn class(&self) -> (Size, usize, usize) {
-        let (size, classes) = (self.size(), &self.pool.classes);
-        let smaller = (size.0 as usize).checked_sub(1).map_or(0, |at| classes[at].bytes);
-        (size, classes[size.0 as usize].bytes, smaller)
+        let smaller = (self.size as usize).checked_sub(1);
+        let smaller = smaller.map_or(0, |at| self.pool.classes[at].bytes);
+        (self.size(), self.shape().bytes, smaller)
     }
 
     /// Where it lies: for a ring that holds the lease while the kernel writes.
     pub fn location(&self) -> (NonNull<u8>, usize) {
-        self.pool.location(self.id)
+        self.pool.location(self.id, self.shape())
+    }
+
+    /// Returns the number of its bytes.
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "there is always at least one byte")]
+    pub fn len(&self) -> usize {
+        self.shape().bytes
     }
 
     /// All its bytes; what was not received into is old or zero.
@@ -360,17 +412,15 @@ impl Clone for Lease {
         let shares = self.state().get() + 1;
         assert!(shares < LENT, "a buffer has fewer shares than numbers");
         self.state().set(shares);
-        Lease { pool: Rc::clone(&self.pool), id: self.id }
+        Lease { pool: Rc::clone(&self.pool), ..*self }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let shares = self.state().get() - 1;
-        self.state().set(shares);
-        if shares == IDLE {
-            let class = &self.pool.classes[self.size().0 as usize];
-            class.idle.borrow_mut().push(self.id);
+        match self.state().get() {
+            1 => self.pool.push(self.id, self.shape()),
+            shares => self.state().set(shares - 1),
         }
     }
 }
@@ -436,7 +486,7 @@ mod tests {
         assert_eq!(pool.lease(Size(0)).unwrap().size(), Size(1), "large is better than none");
         drop(small);
         assert_eq!([0, 1, 9].map(|size| pool.nearest(Size(size)).0), [0, 1, 1]);
-        let lent = pool.lend(Size(1)).unwrap();
+        let (lent, ..) = pool.lend(Size(1)).unwrap();
         assert_eq!(
             (pool.nearest(Size(1)), pool.unfilled_in_all()),
             (Size(1), 3),
@@ -449,7 +499,7 @@ mod tests {
     #[test]
     fn lent_buffers_come_back_once() {
         let pool = pool();
-        let id = pool.lend(Size(0)).unwrap();
+        let (id, ..) = pool.lend(Size(0)).unwrap();
         assert_eq!((pool.idle(Size(0)), pool.lent(Size(0))), (1, 1));
         // SAFETY: no kernel is involved.
         let lease = unsafe { pool.reclaim(id) }.unwrap();
@@ -464,7 +514,8 @@ mod tests {
     #[test]
     fn buffers_do_not_overlap_and_lie_on_cache_lines() {
         let pool = pool();
-        let mut places: Vec<_> = (0..3).map(|id| pool.location(BufferId(id))).collect();
+        let leases = [Size(0), Size(0), Size(1)].map(|size| pool.lease(size).unwrap());
+        let mut places = leases.each_ref().map(Lease::location);
         places.sort();
         for pair in places.windows(2) {
             assert!(pair[0].0.as_ptr() as usize + pair[0].1 <= pair[1].0.as_ptr() as usize);

@@ -38,6 +38,7 @@ impl SendQueue {
     }
 
     /// Owes `chunk` after all else; an empty one is nothing.
+    #[inline]
     pub fn push(&mut self, chunk: Chunk) {
         if chunk.is_empty() {
             return;
@@ -46,7 +47,13 @@ impl SendQueue {
         if self.first.is_none() {
             self.leases += usize::from(chunk.is_pooled());
             self.first = Some(chunk);
-        } else if self.rest.len() >= COALESCE_FROM && chunk.len() <= COALESCE_BYTES {
+        } else {
+            self.push_behind(chunk);
+        }
+    }
+
+    fn push_behind(&mut self, chunk: Chunk) {
+        if self.rest.len() >= COALESCE_FROM && chunk.len() <= COALESCE_BYTES {
             self.push_copied(&chunk);
         } else {
             self.leases += usize::from(chunk.is_pooled());
@@ -67,7 +74,17 @@ impl SendQueue {
     ///
     /// # Panics
     /// If fewer are owed: a kernel does not send what it was not given.
-    pub fn advance(&mut self, mut n: usize) {
+    #[inline]
+    pub fn advance(&mut self, n: usize) {
+        if n == self.bytes && self.rest.is_empty() {
+            (self.bytes, self.leases) = (0, 0);
+            self.first = None;
+        } else {
+            self.advance_partly(n);
+        }
+    }
+
+    fn advance_partly(&mut self, mut n: usize) {
         assert!(n <= self.bytes, "no more is sent than is owed");
         self.bytes -= n;
         while n > 0 {

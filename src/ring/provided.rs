@@ -78,8 +78,7 @@ impl ProvidedRing {
         }
         let mut lent = 0;
         for _ in out..self.window {
-            let Some(id) = pool.lend(self.size) else { break };
-            let (base, len) = pool.location(id);
+            let Some((id, base, len)) = pool.lend(self.size) else { break };
             let at = usize::from(self.tail & self.mask);
             // SAFETY: `at` is below `entries`, so inside the mapping. The kernel reads only
             // entries between its head and the published tail; never are more than `entries`

@@ -15,7 +15,7 @@ impl Sim {
         let mut count = 0;
         if self.setup.tier == Tier::Multishot {
             for (at, group) in self.lent.iter_mut().enumerate() {
-                let idle = std::iter::from_fn(|| self.pool.lend(Size(at as u8)));
+                let idle = std::iter::from_fn(|| Some(self.pool.lend(Size(at as u8))?.0));
                 let before = group.len();
                 group.extend(idle);
                 count += group.len() - before;
