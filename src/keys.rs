@@ -124,9 +124,16 @@ impl From<Key> for KeyOwner {
 /// A slab of values by [`ConnId`].
 #[derive(Debug)]
 pub struct ConnSlab<T> {
-    slots: Slab<T>,
+    slots: Slab<Generation<T>>,
     /// The generation of each slot that was ever used: of its value, or of the next one.
     generations: Vec<u32>,
+}
+
+/// A value and the generation of its slot, so that one look-up finds both.
+#[derive(Debug)]
+struct Generation<T> {
+    number: u32,
+    value: T,
 }
 
 impl<T> ConnSlab<T> {
@@ -138,7 +145,7 @@ impl<T> ConnSlab<T> {
     /// Inserts a value and returns its id.
     pub fn insert(&mut self, value: T) -> ConnId {
         let id = self.next_id();
-        let slot = self.slots.insert(value);
+        let slot = self.slots.insert(Generation { number: id.generation, value });
         if slot == self.generations.len() {
             self.generations.push(0);
         }
@@ -153,27 +160,23 @@ impl<T> ConnSlab<T> {
 
     /// Removes a value. Its id finds nothing from now on.
     pub fn remove(&mut self, id: ConnId) -> Option<T> {
-        if !self.contains(id) {
-            return None;
-        }
-        let generation = &mut self.generations[id.slot as usize];
-        *generation = (*generation + 1) % GENERATIONS;
-        Some(self.slots.remove(id.slot as usize))
+        self.get(id)?;
+        self.generations[id.slot as usize] = (id.generation + 1) % GENERATIONS;
+        Some(self.slots.remove(id.slot as usize).value)
     }
 
     /// Returns the value with this id, if it is there.
+    #[inline]
     pub fn get(&self, id: ConnId) -> Option<&T> {
-        if self.contains(id) { self.slots.get(id.slot as usize) } else { None }
+        let entry = self.slots.get(id.slot as usize)?;
+        (entry.number == id.generation).then_some(&entry.value)
     }
 
     /// Returns the value with this id, if it is there, to change it.
+    #[inline]
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut T> {
-        if self.contains(id) { self.slots.get_mut(id.slot as usize) } else { None }
-    }
-
-    fn contains(&self, id: ConnId) -> bool {
-        self.generations.get(id.slot as usize) == Some(&id.generation)
-            && self.slots.contains(id.slot as usize)
+        let entry = self.slots.get_mut(id.slot as usize)?;
+        (entry.number == id.generation).then_some(&mut entry.value)
     }
 
     /// Returns the number of values.
@@ -188,17 +191,15 @@ impl<T> ConnSlab<T> {
 
     /// Iterates over the values in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &T)> {
-        let generations = &self.generations;
-        self.slots.iter().map(|(slot, value)| {
-            (ConnId { slot: slot as u32, generation: generations[slot] }, value)
+        self.slots.iter().map(|(slot, Generation { number, value })| {
+            (ConnId { slot: slot as u32, generation: *number }, value)
         })
     }
 
     /// Iterates over the values in the order of their slots, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut T)> {
-        let generations = &self.generations;
-        self.slots.iter_mut().map(|(slot, value)| {
-            (ConnId { slot: slot as u32, generation: generations[slot] }, value)
+        self.slots.iter_mut().map(|(slot, Generation { number, value })| {
+            (ConnId { slot: slot as u32, generation: *number }, value)
         })
     }
 }
@@ -231,9 +232,12 @@ mod tests {
     fn generations_wrap_at_24_bits() {
         let mut keys = ConnSlab::new();
         let id = keys.insert(());
+        keys.remove(id);
         keys.generations[0] = GENERATIONS - 1;
+        let last = keys.insert(());
         assert!(keys.get(id).is_none());
-        assert!(keys.remove(ConnId::new(0, GENERATIONS - 1)).is_some());
+        assert_eq!(last, ConnId::new(0, GENERATIONS - 1));
+        assert!(keys.remove(last).is_some());
         assert_eq!(keys.insert(()).generation(), 0);
     }
 
