@@ -42,7 +42,15 @@ impl Groups {
     /// Returns true if a connection wants to receive, is not throttled and has not run out of
     /// buffers. A link is received from however long its own queue is: if both ends of it waited
     /// for the other to receive, both would wait forever (kernel-notes §45).
+    #[inline]
     pub(super) fn wants_recv<P: Protocol, D>(&self, peer: &PeerEntry<P, D>) -> bool {
+        if peer.link || peer.talks {
+            return self.member_wants_recv(peer);
+        }
+        peer.connection.wants_recv() && !peer.waits_for_buffer
+    }
+
+    fn member_wants_recv<P: Protocol, D>(&self, peer: &PeerEntry<P, D>) -> bool {
         let mut congested = self.of(peer).congested;
         let wants = if peer.link {
             congested -= usize::from(peer.congested);
@@ -59,13 +67,21 @@ impl Groups {
     }
 
     /// Updates whether a connection is congested. Returns true if it has just ceased to be.
+    #[inline]
     pub(super) fn update_congested<P: Protocol, D>(&mut self, peer: &mut PeerEntry<P, D>) -> bool {
-        let (was, is) = (peer.congested, peer.connection.is_paused());
-        peer.congested = is;
+        peer.congested != peer.connection.is_paused() && self.change_congested(peer)
+    }
+
+    fn change_congested<P, D>(&mut self, peer: &mut PeerEntry<P, D>) -> bool {
+        peer.congested = !peer.congested;
         let counts = self.at(peer.listener);
-        debug_assert!(counts.congested >= usize::from(was), "a congested connection is counted");
-        counts.congested = counts.congested + usize::from(is) - usize::from(was);
-        was && !is
+        if peer.congested {
+            counts.congested += 1;
+        } else {
+            debug_assert!(counts.congested > 0, "a congested connection is counted");
+            counts.congested -= 1;
+        }
+        !peer.congested
     }
 }
 
@@ -73,9 +89,13 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Delivers the messages of a connection, then those of the connections that this evicts.
     #[inline]
     pub(super) fn deliver_messages(&mut self, from: ConnId, listener: ListenerId) {
-        if self.context.messages.is_empty() {
-            return;
+        if !self.context.messages.is_empty() {
+            self.deliver_some(from, listener);
         }
+    }
+
+    #[inline(never)]
+    fn deliver_some(&mut self, from: ConnId, listener: ListenerId) {
         let mut evicted = Vec::new();
         self.deliver_once(from, listener, &mut evicted);
         while let Some(id) = evicted.pop() {
