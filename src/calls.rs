@@ -1,13 +1,12 @@
-//! The calls that a thread makes on behalf of a connection or a listener, and may sleep in.
-//!
-//! Whoever serves by calls that wait makes them here and says whose each is, so that one who
-//! remembers can stand between. [`PlainCalls`] only makes them: it has no size, and costs nothing.
-//! The loops have the same in their [`Selector`](crate::selector::Selector), or in their ring.
+//! The calls that an engine makes on sockets, each with the key of the connection or the listener
+//! that it is made for, so that a recorder can stand between.
 
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use proactor_record::Call;
 
 use crate::keys::Key;
 use crate::os;
@@ -39,12 +38,7 @@ pub trait SocketCalls {
     /// # Errors
     /// send(2), from several buffers sendmsg(2).
     #[inline]
-    fn send(
-        &mut self,
-        _key: Key,
-        fd: BorrowedFd<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> io::Result<usize> {
+    fn send(&mut self, _key: Key, fd: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         os::send_vectored(fd, parts)
     }
 
@@ -64,15 +58,35 @@ pub trait SocketCalls {
     }
 }
 
-/// Makes system calls that may sleep. By default each goes straight to the kernel.
+/// Makes the system calls of a thread or of a child process, which may sleep in them. The errors
+/// are those of the call.
 ///
-/// Every thread has one of its own, by [`lane`](Calls::lane). The errors are those of the call.
+/// Every call goes through [`made`](Calls::made), so that a recorder implements that alone.
 pub trait Calls: Clone + Send + 'static {
-    /// The calls of another thread or process, which is number `slot` of its kind: it is told apart
-    /// from the others by that. To be asked of a clone, by the one whose calls they are.
+    /// Returns the calls of another thread or process, which is number `slot` of its kind: a
+    /// recording tells it apart from the others by that. Called on a clone, by the thread or the
+    /// process itself.
     fn lane(&self, slot: u32) -> Self;
 
-    /// Sleeps until something of `asked` is ready, as [`os::poll`] does.
+    /// Makes a call by `make`; `res` returns what is recorded as its result. The call sleeps or
+    /// not, is made for `key`, on descriptor `file` (-1 if it has none), and moves at most `len`
+    /// bytes.
+    ///
+    /// # Errors
+    /// The error of `make`.
+    #[inline]
+    fn made<T>(
+        &self,
+        (_call, _may_sleep): (Call, bool),
+        (_key, _file): (Key, RawFd),
+        _len: usize,
+        make: impl FnOnce() -> io::Result<T>,
+        _res: impl FnOnce(&T) -> i32,
+    ) -> io::Result<T> {
+        make()
+    }
+
+    /// Sleeps until some of `asked` is ready, as [`os::poll`] does.
     ///
     /// # Errors
     /// poll(2).
@@ -81,106 +95,8 @@ pub trait Calls: Clone + Send + 'static {
         os::poll(asked, timeout)
     }
 
-    /// Sleeps until there is one of these `events` of a connection's own socket, or its peer has
-    /// hung up; answers 0 if a signal comes before.
-    ///
-    /// # Errors
-    /// poll(2).
-    #[inline]
-    fn poll(&self, _key: Key, socket: BorrowedFd<'_>, events: i16) -> io::Result<usize> {
-        os::poll(&mut [libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 }], None)
-    }
-
-    /// Accepts a connection whose calls wait: [`os::accept_blocking`].
-    ///
-    /// # Errors
-    /// accept4(2).
-    #[inline]
-    fn accept(&self, _key: Key, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        os::accept_blocking(listener)
-    }
-
-    /// Accepts a connection whose calls do not wait: [`os::accept`].
-    ///
-    /// # Errors
-    /// accept4(2).
-    #[inline]
-    fn accept_nonblocking(&self, _key: Key, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        os::accept(listener)
-    }
-
-    /// Receives, and sleeps until there is something: [`os::recv`].
-    ///
-    /// # Errors
-    /// recv(2).
-    #[inline]
-    fn recv(&self, _key: Key, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-        os::recv(socket, buffer)
-    }
-
-    /// Receives what is there, and does not sleep: [`os::recv_now`].
-    ///
-    /// # Errors
-    /// recv(2).
-    #[inline]
-    fn recv_now(&self, _key: Key, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-        os::recv_now(socket, buffer)
-    }
-
-    /// Sends, from one place or several, and sleeps while there is no room: [`os::send_vectored`].
-    ///
-    /// # Errors
-    /// send(2), of several places sendmsg(2).
-    #[inline]
-    fn send(
-        &self,
-        _key: Key,
-        socket: BorrowedFd<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> io::Result<usize> {
-        os::send_vectored(socket, parts)
-    }
-
-    /// Sends from several places what there is room for, and does not sleep: [`os::send_now`].
-    ///
-    /// # Errors
-    /// send(2), of several places sendmsg(2).
-    #[inline]
-    fn send_now(
-        &self,
-        _key: Key,
-        socket: BorrowedFd<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> io::Result<usize> {
-        os::send_now(socket, parts)
-    }
-
-    /// Shuts the outbound direction down: [`os::shutdown_write`].
-    ///
-    /// # Errors
-    /// shutdown(2).
-    #[inline]
-    fn shutdown_write(&self, _key: Key, socket: BorrowedFd<'_>) -> io::Result<()> {
-        os::shutdown_write(socket)
-    }
-
-    /// Shuts both directions down: [`os::shutdown_both`].
-    ///
-    /// # Errors
-    /// shutdown(2).
-    #[inline]
-    fn shutdown_both(&self, _key: Key, socket: BorrowedFd<'_>) -> io::Result<()> {
-        os::shutdown_both(socket)
-    }
-
-    /// Closes: [`os::close`].
-    #[inline]
-    fn close(&self, _key: Key, fd: OwnedFd) {
-        os::close(fd);
-    }
-
-    /// Locks the right to use `file`, and sleeps while another thread has it. That somebody
-    /// panicked meanwhile is not looked at: what is locked must always be whole.
+    /// Locks the right to use `file`, and sleeps while another thread has it. A panic of another
+    /// holder is ignored: what is locked is always whole.
     #[inline]
     fn lock<'a, T>(
         &self,
@@ -190,9 +106,134 @@ pub trait Calls: Clone + Send + 'static {
     ) -> MutexGuard<'a, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Sleeps until the socket of a connection has one of these `events`, or its peer has hung up.
+    /// Returns 0 if a signal comes before.
+    ///
+    /// # Errors
+    /// poll(2).
+    #[inline]
+    fn poll(&self, key: Key, socket: BorrowedFd<'_>, events: i16) -> io::Result<usize> {
+        let asked = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
+        let make = || os::poll(&mut [asked], None);
+        self.made((Call::Poll, SLEEPS), (key, socket.as_raw_fd()), 0, make, count)
+    }
+
+    /// Accepts a connection whose calls may sleep: [`os::accept_blocking`]. The listener does not
+    /// block.
+    ///
+    /// # Errors
+    /// accept4(2).
+    #[inline]
+    fn accept(&self, key: Key, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        let make = || os::accept_blocking(listener);
+        self.made((Call::Accept, AT_ONCE), (key, listener.as_raw_fd()), 0, make, as_number)
+    }
+
+    /// Accepts a connection whose calls do not sleep: [`os::accept`].
+    ///
+    /// # Errors
+    /// accept4(2).
+    #[inline]
+    fn accept_nonblocking(&self, key: Key, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        let make = || os::accept(listener);
+        self.made((Call::Accept, AT_ONCE), (key, listener.as_raw_fd()), 0, make, as_number)
+    }
+
+    /// Receives, and sleeps until there are bytes: [`os::recv`].
+    ///
+    /// # Errors
+    /// recv(2).
+    #[inline]
+    fn recv(&self, key: Key, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+        let (whose, len) = ((key, socket.as_raw_fd()), buffer.len());
+        self.made((Call::Recv, SLEEPS), whose, len, || os::recv(socket, buffer), count)
+    }
+
+    /// Receives what is there, and does not sleep: [`os::recv_now`].
+    ///
+    /// # Errors
+    /// recv(2).
+    #[inline]
+    fn recv_now(&self, key: Key, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+        let (whose, len) = ((key, socket.as_raw_fd()), buffer.len());
+        self.made((Call::Recv, AT_ONCE), whose, len, || os::recv_now(socket, buffer), count)
+    }
+
+    /// Sends from one or several buffers, and sleeps while the socket takes nothing:
+    /// [`os::send_vectored`].
+    ///
+    /// # Errors
+    /// send(2), from several buffers sendmsg(2).
+    #[inline]
+    fn send(&self, key: Key, socket: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let (call, len) = Call::send_of(parts);
+        let make = || os::send_vectored(socket, parts);
+        self.made((call, SLEEPS), (key, socket.as_raw_fd()), len, make, count)
+    }
+
+    /// Sends what the socket takes, and does not sleep: [`os::send_now`].
+    ///
+    /// # Errors
+    /// send(2), from several buffers sendmsg(2).
+    #[inline]
+    fn send_now(
+        &self,
+        key: Key,
+        socket: BorrowedFd<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> io::Result<usize> {
+        let (call, len) = Call::send_of(parts);
+        let make = || os::send_now(socket, parts);
+        self.made((call, AT_ONCE), (key, socket.as_raw_fd()), len, make, count)
+    }
+
+    /// Shuts the outbound direction down: [`os::shutdown_write`].
+    ///
+    /// # Errors
+    /// shutdown(2).
+    #[inline]
+    fn shutdown_write(&self, key: Key, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let make = || os::shutdown_write(socket);
+        self.made((Call::Shutdown, AT_ONCE), (key, socket.as_raw_fd()), 0, make, |()| 0)
+    }
+
+    /// Shuts both directions down: [`os::shutdown_both`].
+    ///
+    /// # Errors
+    /// shutdown(2).
+    #[inline]
+    fn shutdown_both(&self, key: Key, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let make = || os::shutdown_both(socket);
+        self.made((Call::Shutdown, AT_ONCE), (key, socket.as_raw_fd()), 0, make, |()| 0)
+    }
+
+    /// Closes: [`os::close`].
+    #[inline]
+    fn close(&self, key: Key, fd: OwnedFd) {
+        let whose = (key, fd.as_raw_fd());
+        let make = || {
+            os::close(fd);
+            Ok(())
+        };
+        // `close` returns nothing, so its record has no result.
+        let _ = self.made((Call::Close, AT_ONCE), whose, 0, make, |()| 0);
+    }
 }
 
-/// Nobody remembers.
+/// Whether a call may sleep.
+pub(crate) const SLEEPS: bool = true;
+pub(crate) const AT_ONCE: bool = false;
+
+fn count(n: &usize) -> i32 {
+    *n as i32
+}
+
+fn as_number(fd: &OwnedFd) -> i32 {
+    fd.as_raw_fd()
+}
+
+/// Calls that are made, and not recorded: it has no size, and costs nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PlainCalls;
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
-use super::hooks::RuntimeHooks;
+use proactor::calls::Calls;
 use proactor::keys::Key;
 use proactor::os;
 use proactor_record::Call;
@@ -34,14 +34,16 @@ impl WatchedFd {
         fd: OwnedFd,
         interest: Interest,
         key: Key,
-        calls: &impl RuntimeHooks,
+        calls: &impl Calls,
     ) -> io::Result<WatchedFd> {
         os::count_call(); // epoll_ctl(2), by tokio
-        calls.watch(Call::Watch, key, fd.as_raw_fd(), || {
+        let whose = (key, fd.as_raw_fd());
+        let watch = || {
             // SAFETY: an `OwnedFd` is open, stays open and stays the same descriptor while it is
             // owned; nothing here lends a `&mut` by which another could be put in its place.
             Ok(WatchedFd(unsafe { AsyncFd::register_with_interest(fd, interest) }?))
-        })
+        };
+        calls.made((Call::Watch, false), whose, 0, watch, |_| 0)
     }
 
     /// Returns its readiness if it is readable; if not, the task is woken when it is.
@@ -69,10 +71,10 @@ impl WatchedFd {
     }
 
     /// Stops watching the descriptor, and closes it.
-    pub(super) fn close(self, key: Key, calls: &impl RuntimeHooks) {
+    pub(super) fn close(self, key: Key, calls: &impl Calls) {
         os::count_call(); // epoll_ctl(2), by tokio
-        let file = self.as_fd().as_raw_fd();
-        let fd = calls.watch(Call::Unwatch, key, file, || Ok(self.0.into_inner()));
+        let (whose, unwatch) = ((key, self.as_fd().as_raw_fd()), || Ok(self.0.into_inner()));
+        let fd = calls.made((Call::Unwatch, false), whose, 0, unwatch, |_| 0);
         fd.into_iter().for_each(|fd| calls.close(key, fd));
     }
 }

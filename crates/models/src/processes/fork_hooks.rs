@@ -5,15 +5,13 @@
 //! process, and to the link to its child, at both ends.
 
 use std::fmt;
-use std::io;
-use std::os::fd::RawFd;
 
 use super::{LISTENERS, SHUTDOWN};
 use proactor::calls::{Calls, PlainCalls, SocketCalls};
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::selector::{Poll, Selector};
 use proactor::traced::{Traced, TracedCalls};
-use proactor_record::{Call, Log, Record, Writer};
+use proactor_record::{Log, Record, Writer};
 
 /// Makes the calls of a parent and of its children: each child has a [lane](Calls::lane) of its
 /// own. The default methods record nothing and cost nothing.
@@ -27,22 +25,6 @@ pub trait ForkHooks: Calls + fmt::Debug {
     /// Names the next connection of the loop, `conn`, for all processes.
     #[inline]
     fn name(_selector: &mut Self::Selector, _conn: ConnId, _whose: KeyOwner) {}
-
-    /// A call that forks, signals or reaps a child. `make` makes it, and `res` returns what is
-    /// recorded as its result. `file` is the descriptor that the child receives, or -1.
-    ///
-    /// # Errors
-    /// The error of `make`.
-    #[inline]
-    fn made<T>(
-        &self,
-        _call: Call,
-        (_whose, _file): (KeyOwner, RawFd),
-        make: impl FnOnce() -> io::Result<T>,
-        _res: impl FnOnce(&T) -> i32,
-    ) -> io::Result<T> {
-        make()
-    }
 }
 
 impl ForkHooks for PlainCalls {
@@ -63,16 +45,6 @@ impl ForkHooks for TracedCalls {
 
     fn name(selector: &mut Traced<Poll, RenamingLog>, conn: ConnId, whose: KeyOwner) {
         selector.recorder().name(conn, whose);
-    }
-
-    fn made<T>(
-        &self,
-        call: Call,
-        (whose, file): (KeyOwner, RawFd),
-        make: impl FnOnce() -> io::Result<T>,
-        res: impl FnOnce(&T) -> i32,
-    ) -> io::Result<T> {
-        TracedCalls::made(self, (call, false), (whose.into(), file), 0, make, res)
     }
 }
 

@@ -30,7 +30,7 @@ mod single;
 use std::collections::HashMap;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitStatus;
 
@@ -57,9 +57,6 @@ use proactor_record::Call;
 
 /// Accepts at one listener in an iteration: a fork takes long, and the relay must not wait.
 const ACCEPTS: usize = 8;
-
-/// For a call without a descriptor.
-const NONE: RawFd = -1;
 
 // The external descriptors that the relay's loop watches.
 const SHUTDOWN: u32 = 0;
@@ -265,8 +262,9 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
             let publish = |counters: &Counters| counted.write(client, counters);
             connection.live(own, its.take(), buffers, signals, publish)
         };
-        let (whose, fork) = (KeyOwner::Conn(client), || process::fork(&self.alone, &keep, live));
-        let forked = calls.made(Call::Fork, (whose, keep[0]), fork, |pid| pid.number());
+        let whose = (KeyOwner::Conn(client).into(), keep[0]);
+        let fork = || process::fork(&self.alone, &keep, live);
+        let forked = calls.made((Call::Fork, false), whose, 0, fork, |pid| pid.number());
         let connection = connection.take().expect("not taken in the parent");
         match forked {
             Ok(pid) => {
@@ -287,13 +285,9 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
     /// Reaps all children that have ended: their signals coalesce.
     fn reap(&mut self) -> io::Result<()> {
         self.child_exits.take();
+        let owner = KeyOwner::External(CHILD_EXITS);
         let number = |pid: &Option<Pid>| pid.map_or(0, Pid::number);
-        while let Some(pid) = self.calls.made(
-            Call::Reap,
-            (KeyOwner::External(CHILD_EXITS), NONE),
-            process::ended,
-            number,
-        )? {
+        while let Some(pid) = self.call(Call::Reap, owner, process::ended, number)? {
             if !self.children.contains_key(&pid) {
                 // A child of other code in this process, which has to wait for it. It is named
                 // before ours, so ours are waited for one by one.
@@ -312,11 +306,9 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
     fn reap_if_ended(&mut self, pid: Pid) -> io::Result<()> {
         let client = self.children[&pid];
         let number = |status: &Option<_>| status.map_or(0, |_| pid.number());
-        let reap = || process::reap(pid);
-        let reaped = self.calls.made(Call::Reap, (KeyOwner::Conn(client), NONE), reap, number)?;
-        if let Some(status) = reaped {
-            self.reaped(pid, status);
-        }
+        let reaped =
+            self.call(Call::Reap, KeyOwner::Conn(client), || process::reap(pid), number)?;
+        reaped.into_iter().for_each(|status| self.reaped(pid, status));
         Ok(())
     }
 
@@ -409,8 +401,19 @@ impl<P: Protocol, C: ForkHooks> Engine<P> for Processes<P, C> {
 }
 
 impl<P, C: ForkHooks> Processes<P, C> {
+    /// Makes a call that has no descriptor.
+    fn call<T>(
+        &self,
+        call: Call,
+        owner: KeyOwner,
+        make: impl FnOnce() -> io::Result<T>,
+        res: impl FnOnce(&T) -> i32,
+    ) -> io::Result<T> {
+        self.calls.made((call, false), (owner.into(), -1), 0, make, res)
+    }
+
     fn kill(&self, client: ConnId, kill: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        self.calls.made(Call::Kill, (KeyOwner::Conn(client), NONE), kill, |()| 0)
+        self.call(Call::Kill, KeyOwner::Conn(client), kill, |()| 0)
     }
 
     fn kill_each(&self) {
@@ -424,8 +427,8 @@ impl<P, C: ForkHooks> Processes<P, C> {
     fn kill_all(&mut self) {
         self.kill_each();
         for (pid, client) in self.children.drain() {
-            let (whose, wait) = ((KeyOwner::Conn(client), NONE), || process::wait(pid));
-            let _ = self.calls.made(Call::Reap, whose, wait, |_| pid.number());
+            let (owner, wait) = (KeyOwner::Conn(client).into(), || process::wait(pid));
+            let _ = self.calls.made((Call::Reap, false), (owner, -1), 0, wait, |_| pid.number());
             self.counters += self.counted.close(client);
             self.counters.closed += 1;
         }
