@@ -27,13 +27,14 @@ fn settings(level: Level, sample: u32) -> Settings {
 
 fn recorder(level: Level, sample: u32) -> Recorder {
     let file = tempfile::tempfile().expect("a file");
-    Recorder::create(&file, &settings(level, sample), &About::default()).expect("space on the disk")
+    Recorder::new(Some(&file), &settings(level, sample), &About::default())
+        .expect("space on the disk")
 }
 
 fn writer() -> Writer {
     let file = tempfile::tempfile().expect("a file");
     let (settings, about) = (settings(Level::Record, 1), About::default());
-    Writer::create(&file, &settings, &about, Writers::Threads).expect("space on the disk")
+    Writer::new(Some(&file), &settings, &about, Writers::Threads).expect("space on the disk")
 }
 
 fn monotonic() -> u64 {

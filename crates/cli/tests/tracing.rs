@@ -92,7 +92,7 @@ fn sqe(conn: u32) -> Record {
 #[test]
 fn what_is_overwritten_is_counted_to_the_record() {
     let least = Settings { bytes: 0, ..settings() };
-    let mut log = Recorder::in_memory(&least, &About::default()).unwrap();
+    let mut log = Recorder::new(None, &least, &About::default()).unwrap();
     for n in 0..10_000 {
         log.note(|| u64::from(n), sqe(n));
     }
@@ -115,7 +115,7 @@ fn numbered(n: u64) -> Record {
 fn smallest() -> (tempfile::NamedTempFile, Recorder) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let least = Settings { bytes: 0, ..settings() };
-    let log = Recorder::create(file.as_file(), &least, &About::default()).unwrap();
+    let log = Recorder::new(Some(file.as_file()), &least, &About::default()).unwrap();
     (file, log)
 }
 
@@ -149,7 +149,7 @@ fn no_page_of_the_file_is_waited_for_while_it_records() {
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     let large = Settings { bytes: 4 << 20, ..settings() };
-    let mut log = Recorder::create(file.as_file(), &large, &About::default()).unwrap();
+    let mut log = Recorder::new(Some(file.as_file()), &large, &About::default()).unwrap();
     let before = faults();
     (0..200_000).for_each(|n| log.note(|| n, numbered(n)));
     let faults = faults() - before;
@@ -251,7 +251,7 @@ fn a_file_has_one_recorder_and_a_follower_notices_the_next() {
     log.note(|| 0, numbered(0));
     let again = file.reopen().unwrap();
     let least = Settings { bytes: 0, ..settings() };
-    let refused = Recorder::create(&again, &least, &About::default()).unwrap_err();
+    let refused = Recorder::new(Some(&again), &least, &About::default()).unwrap_err();
     assert_eq!(refused.to_string(), "another server records into this file");
     assert_eq!(Trace::from_bytes(log.bytes()).unwrap().records.len(), 1, "and it is unharmed");
     let mut follow = Follow::new(file.reopen().unwrap(), false).unwrap();
@@ -259,7 +259,7 @@ fn a_file_has_one_recorder_and_a_follower_notices_the_next() {
     let (path, file) = (file.path().to_owned(), file);
     drop(file.into_temp_path().keep());
     let again = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    let next = Recorder::create(&again, &least, &About::default()).unwrap();
+    let next = Recorder::new(Some(&again), &least, &About::default()).unwrap();
     assert!(matches!(follow.poll(), Err(Unreadable::Replaced)));
     drop(next);
     fs::remove_file(path).unwrap();
@@ -318,7 +318,7 @@ fn an_overflow_stops_a_recorder_at_once_and_what_came_before_is_kept() {
 #[test]
 fn a_sample_is_of_whole_connections_and_the_rest_is_counted() {
     let fourth = Settings { sample: 4, ..settings() };
-    let mut log = Recorder::in_memory(&fourth, &About::default()).unwrap();
+    let mut log = Recorder::new(None, &fourth, &About::default()).unwrap();
     // What is no connection's is not sampled.
     log.begin_iteration(|| 0, of_kind(RecordKind::EnterBegin));
     log.end_iteration(|| 0, of_kind(RecordKind::EnterEnd));

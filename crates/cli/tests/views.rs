@@ -167,7 +167,8 @@ proptest! {
 /// Bytes of a trace with some of everything.
 fn recorded() -> Vec<u8> {
     let (trace, _) = simulated(2, Tier::Multishot);
-    let mut log = Recorder::in_memory(
+    let mut log = Recorder::new(
+        None,
         &Settings { bytes: 8 << 20, clock: Some(Clock::Nanos), ..Settings::default() },
         &About::default(),
     )

@@ -67,29 +67,10 @@ pub const CQE_MORE: u32 = 1 << 1;
 /// `IORING_SETUP_DEFER_TASKRUN`: the kernel posts completions only within an enter.
 pub const DEFER_TASKRUN: u32 = 1 << 13;
 
-/// The offsets of the header's numbers.
+/// The offsets of the header's numbers that change while the recorder runs.
 pub(crate) mod at {
-    pub(crate) const BYTE_ORDER: usize = 8;
-    pub(crate) const MAJOR: usize = 12;
-    pub(crate) const MINOR: usize = 14;
-    pub(crate) const RECORD: usize = 16;
-    pub(crate) const HEADER: usize = 20;
-    pub(crate) const CAPACITY: usize = 24;
-    pub(crate) const CLOCK: usize = 32;
-    pub(crate) const LEVEL: usize = 36;
-    pub(crate) const HERTZ: usize = 40;
-    pub(crate) const FIRST_TICK: usize = 48;
-    pub(crate) const FIRST_NANOS: usize = 56;
     pub(crate) const LAST_TICK: usize = 64;
     pub(crate) const LAST_NANOS: usize = 72;
-    pub(crate) const WALL_NANOS: usize = 80;
-    pub(crate) const PID: usize = 88;
-    pub(crate) const RING_FD: usize = 92;
-    pub(crate) const LANE: usize = 96;
-    pub(crate) const SAMPLE: usize = 100;
-    pub(crate) const TEXT_LEN: usize = 104;
-    pub(crate) const WRITERS: usize = 108;
-    pub(crate) const SETUP: usize = 112;
     // A cache line of its own, written while the recorder runs.
     pub(crate) const HEAD: usize = 256;
     pub(crate) const MISSED: usize = 264;
@@ -99,6 +80,55 @@ pub(crate) mod at {
     // Another one: read for each record, and hardly ever written.
     pub(crate) const FROZEN: usize = 320;
     pub(crate) const ENDED: usize = 324;
+}
+
+macro_rules! header_numbers {
+    ($($name:ident: $type:ty = $at:expr;)*) => {
+        /// The numbers of a header as they are in the file.
+        #[derive(Debug, Clone, Copy, Default)]
+        pub(crate) struct Numbers { $(pub(crate) $name: $type,)* }
+
+        impl Numbers {
+            /// Reads the numbers of a whole header.
+            pub(crate) fn read(header: &[u8]) -> Numbers {
+                Numbers { $($name: <$type>::from_ne_bytes(part(header, $at)),)* }
+            }
+
+            /// Passes the offset and the bytes of each number to `put`.
+            pub(crate) fn write(&self, mut put: impl FnMut(usize, &[u8])) {
+                $(put($at, &self.$name.to_ne_bytes());)*
+            }
+        }
+    };
+}
+
+header_numbers! {
+    byte_order: u32 = 8;
+    major: u16 = 12;
+    minor: u16 = 14;
+    record: u32 = 16;
+    header: u32 = 20;
+    capacity: u64 = 24;
+    clock: u32 = 32;
+    level: u32 = 36;
+    hertz: u64 = 40;
+    first_tick: u64 = 48;
+    first_nanos: u64 = 56;
+    last_tick: u64 = at::LAST_TICK;
+    last_nanos: u64 = at::LAST_NANOS;
+    wall_nanos: u64 = 80;
+    pid: u32 = 88;
+    ring_fd: i32 = 92;
+    lane: u32 = 96;
+    sample: u32 = 100;
+    text_len: u32 = 104;
+    writers: u32 = 108;
+    setup: u32 = 112;
+    head: u64 = at::HEAD;
+    missed: u64 = at::MISSED;
+    skipped: u64 = at::SKIPPED;
+    frozen: u32 = at::FROZEN;
+    ended: u32 = at::ENDED;
 }
 
 /// Eight bytes, the first four of which are `first`.
@@ -429,6 +459,15 @@ impl Clock {
     /// The best clock of this machine.
     pub fn best() -> Clock {
         if sys::cycles_are_even() { Clock::Tsc } else { Clock::Nanos }
+    }
+
+    /// Reads the clock; `nanos` returns nanoseconds, if the clock counts these.
+    #[inline]
+    pub fn now(self, nanos: impl FnOnce() -> u64) -> u64 {
+        match self {
+            Clock::Tsc => sys::cycles(),
+            Clock::Nanos => nanos(),
+        }
     }
 }
 

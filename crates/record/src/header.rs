@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::format::{
     BYTE_ORDER, Clock, DEFER_TASKRUN, Frozen, HEADER, Level, MAGIC, MAIN, MAJOR, MARGIN, MINOR,
-    RECORD, TEXT, Writers, at, part, tables,
+    Numbers, RECORD, TEXT, Writers, tables,
 };
 use crate::record::Record;
 use crate::shm_log::OwnedLog;
@@ -90,80 +90,74 @@ impl NewLog {
         let records = (settings.bytes / RECORD as u64).clamp(4096, 1 << 31);
         let capacity = 1 << records.ilog2();
         let clock = settings.clock.unwrap_or_else(Clock::best);
-        let log = OwnedLog::new(file, capacity, writers)?;
-        let mut new = NewLog { log, clock, hertz: 1_000_000_000, begun: 0 };
-        if clock == Clock::Tsc {
-            new.calibrate();
-        }
-        if settings.clock.is_none() && clock == Clock::Nanos {
-            // The same pair twice: a tick is a nanosecond, and the trace begins now.
-            let nanos = sys::monotonic();
-            new.pairs([nanos; 4]);
-        }
-        new.describe(settings, about, writers);
-        Ok(new)
-    }
-
-    /// Measures how fast the counter ticks.
-    fn calibrate(&mut self) {
-        let (tick, nanos) = (sys::cycles(), sys::monotonic());
-        std::thread::sleep(CALIBRATION);
-        let (ticks, span) = (sys::cycles().wrapping_sub(tick), (sys::monotonic() - nanos).max(1));
-        self.hertz = (u128::from(ticks) * 1_000_000_000 / u128::from(span)).max(1) as u64;
-        self.begun = sys::cycles();
-        self.pairs([tick, nanos, tick.wrapping_add(ticks), nanos + span]);
-    }
-
-    fn pairs(&mut self, numbers: [u64; 4]) {
-        let places = [at::FIRST_TICK, at::FIRST_NANOS, at::LAST_TICK, at::LAST_NANOS];
-        for (at, number) in places.into_iter().zip(numbers) {
-            self.log.set(at, &number.to_ne_bytes());
-        }
-    }
-
-    fn describe(&mut self, settings: &Settings, about: &About, writers: Writers) {
-        let mut text = format!(
-            "model={}\ndetail={}\nuname={}\nversion={}\n",
-            about.model,
-            about.detail,
-            sys::uname(),
-            env!("CARGO_PKG_VERSION"),
-        );
-        for trigger in &settings.triggers {
-            text.push_str(&format!("trigger={trigger}\n"));
-        }
-        for (name, value) in &about.more {
-            text.push_str(&format!("{name}={}\n", value.replace('\n', " ")));
-        }
-        text.push_str(&tables());
-        while text.len() > HEADER - TEXT {
-            text.pop();
-        }
         // Each of many writers reads the clock itself.
         let level = if writers == Writers::One { settings.level } else { Level::Record };
-        let log = &mut self.log;
-        let (capacity, pid) = (log.capacity(), std::process::id());
-        log.set(at::BYTE_ORDER, &BYTE_ORDER.to_ne_bytes());
-        log.set(at::MAJOR, &MAJOR.to_ne_bytes());
-        log.set(at::MINOR, &MINOR.to_ne_bytes());
-        log.set(at::RECORD, &(RECORD as u32).to_ne_bytes());
-        log.set(at::HEADER, &(HEADER as u32).to_ne_bytes());
-        log.set(at::CAPACITY, &capacity.to_ne_bytes());
-        log.set(at::CLOCK, &(self.clock as u32).to_ne_bytes());
-        log.set(at::LEVEL, &(level as u32).to_ne_bytes());
-        log.set(at::HERTZ, &self.hertz.to_ne_bytes());
-        log.set(at::WALL_NANOS, &sys::wall_clock().to_ne_bytes());
-        log.set(at::PID, &pid.to_ne_bytes());
-        log.set(at::RING_FD, &about.ring_fd.unwrap_or(-1).to_ne_bytes());
-        log.set(at::LANE, &about.lane.to_ne_bytes());
-        log.set(at::SAMPLE, &settings.sample.max(1).to_ne_bytes());
-        log.set(at::TEXT_LEN, &(text.len() as u32).to_ne_bytes());
-        log.set(at::WRITERS, &(writers as u32).to_ne_bytes());
-        log.set(at::SETUP, &about.setup_flags.to_ne_bytes());
-        log.set(TEXT, text.as_bytes());
+        let text = text(settings, about);
+        let mut numbers = Numbers {
+            byte_order: BYTE_ORDER,
+            major: MAJOR,
+            minor: MINOR,
+            record: RECORD as u32,
+            header: HEADER as u32,
+            capacity: capacity.into(),
+            clock: clock as u32,
+            level: level as u32,
+            hertz: 1_000_000_000,
+            wall_nanos: sys::wall_clock(),
+            pid: std::process::id(),
+            ring_fd: about.ring_fd.unwrap_or(-1),
+            lane: about.lane,
+            sample: settings.sample.max(1),
+            text_len: text.len() as u32,
+            writers: writers as u32,
+            setup: about.setup_flags,
+            ..Numbers::default()
+        };
+        let mut log = OwnedLog::new(file, capacity, writers)?;
+        let begun = match (clock, settings.clock) {
+            (Clock::Tsc, _) => calibrate(&mut numbers),
+            (Clock::Nanos, Some(_)) => 0,
+            (Clock::Nanos, None) => {
+                // The same pair twice: a tick is a nanosecond, and the trace begins now.
+                let nanos = sys::monotonic();
+                (numbers.first_tick, numbers.first_nanos) = (nanos, nanos);
+                (numbers.last_tick, numbers.last_nanos) = (nanos, nanos);
+                0
+            }
+        };
+        numbers.write(|at, bytes| log.put(at, bytes));
+        log.put(TEXT, text.as_bytes());
         // Last: a reader that sees the magic sees a complete header.
-        log.set(0, &MAGIC);
+        log.put(0, &MAGIC);
+        Ok(NewLog { log, clock, hertz: numbers.hertz, begun })
     }
+}
+
+/// Measures how fast the counter ticks; returns its value behind that.
+fn calibrate(numbers: &mut Numbers) -> u64 {
+    let (tick, nanos) = (sys::cycles(), sys::monotonic());
+    std::thread::sleep(CALIBRATION);
+    let (ticks, span) = (sys::cycles().wrapping_sub(tick), (sys::monotonic() - nanos).max(1));
+    numbers.hertz = (u128::from(ticks) * 1_000_000_000 / u128::from(span)).max(1) as u64;
+    (numbers.first_tick, numbers.first_nanos) = (tick, nanos);
+    (numbers.last_tick, numbers.last_nanos) = (tick.wrapping_add(ticks), nanos + span);
+    sys::cycles()
+}
+
+/// The `key=value` lines of the header, as many as fit.
+fn text(settings: &Settings, about: &About) -> String {
+    let About { model, detail, more, .. } = about;
+    let (uname, version) = (sys::uname(), env!("CARGO_PKG_VERSION"));
+    let mut text = format!("model={model}\ndetail={detail}\nuname={uname}\nversion={version}\n");
+    for trigger in &settings.triggers {
+        text.push_str(&format!("trigger={trigger}\n"));
+    }
+    for (name, value) in more {
+        text.push_str(&format!("{name}={}\n", value.replace('\n', " ")));
+    }
+    text.push_str(&tables());
+    text.truncate(text.floor_char_boundary(HEADER - TEXT));
+    text
 }
 
 /// Whether a connection is in the sample. Fibonacci hashing: neighbours are spread.
@@ -282,56 +276,54 @@ impl Header {
         if bytes.len() < HEADER {
             return Err(Unreadable::Short(bytes.len()));
         }
-        let u16_at = |at| u16::from_ne_bytes(part(bytes, at));
-        let u32_at = |at| u32::from_ne_bytes(part(bytes, at));
-        let u64_at = |at| u64::from_ne_bytes(part(bytes, at));
-        match u32_at(at::BYTE_ORDER) {
+        let numbers = Numbers::read(bytes);
+        let nonsense = |what, number| Err(Unreadable::Nonsense(what, number));
+        match numbers.byte_order {
             BYTE_ORDER => {}
             order if order.swap_bytes() == BYTE_ORDER => return Err(Unreadable::ByteOrder),
-            order => return Err(Unreadable::Nonsense("byte order", u64::from(order))),
+            order => return nonsense("byte order", order.into()),
         }
-        if u16_at(at::MAJOR) != MAJOR {
-            return Err(Unreadable::Version(u16_at(at::MAJOR)));
+        if numbers.major != MAJOR {
+            return Err(Unreadable::Version(numbers.major));
         }
-        for (what, at, right) in
-            [("record size", at::RECORD, RECORD), ("header size", at::HEADER, HEADER)]
+        let sizes =
+            [("record size", numbers.record, RECORD), ("header size", numbers.header, HEADER)];
+        if let Some((what, size, _)) =
+            sizes.iter().find(|(_, size, right)| *size as usize != *right)
         {
-            if u32_at(at) as usize != right {
-                return Err(Unreadable::Nonsense(what, u64::from(u32_at(at))));
-            }
+            return nonsense(what, u64::from(*size));
         }
-        let capacity = u64_at(at::CAPACITY);
+        let capacity = numbers.capacity;
         if !capacity.is_power_of_two() || capacity > 1 << 40 {
-            return Err(Unreadable::Nonsense("capacity", capacity));
+            return nonsense("capacity", capacity);
         }
-        let fd = u32_at(at::RING_FD) as i32;
-        let small = |at| u8::try_from(u32_at(at)).ok();
-        let Some(writers) = small(at::WRITERS).and_then(Writers::from_number) else {
-            return Err(Unreadable::Nonsense("writers", u64::from(u32_at(at::WRITERS))));
+        let small = |number| u8::try_from(number).ok();
+        let Some(writers) = small(numbers.writers).and_then(Writers::from_number) else {
+            return nonsense("writers", numbers.writers.into());
         };
         Ok(Header {
-            version: (u16_at(at::MAJOR), u16_at(at::MINOR)),
+            version: (numbers.major, numbers.minor),
             capacity,
-            clock: small(at::CLOCK).and_then(Clock::from_number),
-            level: small(at::LEVEL).and_then(Level::from_number),
-            hertz: u64_at(at::HERTZ),
+            clock: small(numbers.clock).and_then(Clock::from_number),
+            level: small(numbers.level).and_then(Level::from_number),
+            hertz: numbers.hertz,
             pairs: [
-                (u64_at(at::FIRST_TICK), u64_at(at::FIRST_NANOS)),
-                (u64_at(at::LAST_TICK), u64_at(at::LAST_NANOS)),
+                (numbers.first_tick, numbers.first_nanos),
+                (numbers.last_tick, numbers.last_nanos),
             ],
-            wall_nanos: u64_at(at::WALL_NANOS),
-            pid: u32_at(at::PID),
-            ring_fd: (fd >= 0).then_some(fd),
-            setup_flags: (u16_at(at::MINOR) >= 1).then(|| u32_at(at::SETUP)),
-            lane: u32_at(at::LANE),
+            wall_nanos: numbers.wall_nanos,
+            pid: numbers.pid,
+            ring_fd: Some(numbers.ring_fd).filter(|fd| *fd >= 0),
+            setup_flags: (numbers.minor >= 1).then_some(numbers.setup),
+            lane: numbers.lane,
             writers,
-            sample: u32_at(at::SAMPLE).max(1),
-            head: u64_at(at::HEAD),
-            missed: u64_at(at::MISSED),
-            skipped: u64_at(at::SKIPPED),
-            frozen: small(at::FROZEN).and_then(Frozen::from_number),
-            ended: u32_at(at::ENDED) != 0,
-            text: text(bytes, u32_at(at::TEXT_LEN) as usize),
+            sample: numbers.sample.max(1),
+            head: numbers.head,
+            missed: numbers.missed,
+            skipped: numbers.skipped,
+            frozen: small(numbers.frozen).and_then(Frozen::from_number),
+            ended: numbers.ended != 0,
+            text: lines(bytes, numbers.text_len as usize),
         })
     }
 
@@ -404,7 +396,7 @@ impl Header {
 }
 
 /// The lines of the header's text; those without `=` are left out.
-fn text(bytes: &[u8], len: usize) -> Vec<(String, String)> {
+fn lines(bytes: &[u8], len: usize) -> Vec<(String, String)> {
     let text = String::from_utf8_lossy(&bytes[TEXT..TEXT + len.min(HEADER - TEXT)]);
     let pairs = text.lines().filter_map(|line| line.split_once('='));
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()

@@ -18,7 +18,7 @@
 //! use proactor_record::{About, Call, Log, Payload, Record, Recorder, Settings, Trace};
 //!
 //! let about = About { model: "example".to_owned(), ..About::default() };
-//! let mut log = Recorder::in_memory(&Settings::default(), &about)?;
+//! let mut log = Recorder::new(None, &Settings::default(), &about)?;
 //! log.note(|| 0, Record::call_begin(Call::Recv, false, 7, 3, 2048));
 //! log.note(|| 0, Record::call_end(Call::Recv, false, 7, 3, 64));
 //! let trace = Trace::from_bytes(log.bytes()).expect("a trace");

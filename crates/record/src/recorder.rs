@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::atomic::Ordering;
 
 use crate::format::{Clock, Frozen, Level, MARGIN, Writers, at};
 use crate::header::{About, NewLog, Settings, is_sampled};
@@ -52,22 +53,12 @@ pub struct Recorder {
 
 impl Recorder {
     /// Records into a file, which is emptied; it keeps the last records whatever ends the process.
+    /// Without a file it records into memory: [`bytes`](Recorder::bytes) returns what the file
+    /// would be.
     ///
     /// # Errors
-    /// The disk is full, the file cannot be mapped, or another recorder has it.
-    pub fn create(file: &File, settings: &Settings, about: &About) -> io::Result<Recorder> {
-        Recorder::on(Some(file), settings, about)
-    }
-
-    /// Records into memory: [`bytes`](Recorder::bytes) returns what the file would be.
-    ///
-    /// # Errors
-    /// The memory is full.
-    pub fn in_memory(settings: &Settings, about: &About) -> io::Result<Recorder> {
-        Recorder::on(None, settings, about)
-    }
-
-    fn on(file: Option<&File>, settings: &Settings, about: &About) -> io::Result<Recorder> {
+    /// The disk or the memory is full, the file cannot be mapped, or another recorder has it.
+    pub fn new(file: Option<&File>, settings: &Settings, about: &About) -> io::Result<Recorder> {
         let NewLog { log, clock, hertz, begun } =
             NewLog::create(file, settings, about, Writers::One)?;
         Ok(Recorder {
@@ -146,7 +137,7 @@ impl Recorder {
         }
         tracing::warn!("recording has stopped {why}; SIGUSR2 starts it again");
         self.write(Record::frozen(why));
-        self.log.set(at::FROZEN, &(why as u32).to_ne_bytes());
+        self.log.short(at::FROZEN).store(why as u32, Ordering::Relaxed);
         self.frozen = true;
         self.update_special();
         self.publish();
@@ -160,7 +151,7 @@ impl Recorder {
         }
         tracing::warn!("recording goes on; SIGUSR2 stops it");
         let missing = std::mem::take(&mut self.missing);
-        self.log.set(at::FROZEN, &0u32.to_ne_bytes());
+        self.log.short(at::FROZEN).store(0, Ordering::Relaxed);
         self.update_special();
         self.write(Record::lost(missing));
         self.publish();
@@ -185,21 +176,9 @@ impl Recorder {
         }
     }
 
-    /// Compares the ticks with nanoseconds once more: a longer time gives a better rate.
-    #[cold]
-    fn compare(&mut self) {
-        let (tick, nanos) = (sys::cycles(), sys::monotonic());
-        self.compare_at = tick.wrapping_add(self.hertz);
-        self.log.set(at::LAST_TICK, &tick.to_ne_bytes());
-        self.log.set(at::LAST_NANOS, &nanos.to_ne_bytes());
-    }
-
     #[inline]
     fn tick(&mut self, nanos: impl FnOnce() -> u64) {
-        self.now = match self.clock {
-            Clock::Tsc => sys::cycles(),
-            Clock::Nanos => nanos(),
-        };
+        self.now = self.clock.now(nanos);
     }
 
     #[inline]
@@ -211,7 +190,7 @@ impl Recorder {
         }
         self.write(record);
         if self.watch.is_some() {
-            self.watch();
+            self.watch(Record { time: self.now, iteration: self.iteration, ..record });
         }
     }
 
@@ -221,9 +200,8 @@ impl Recorder {
         self.head += 1;
     }
 
-    /// Stops if the last record meets a trigger.
-    fn watch(&mut self) {
-        let record = self.log.read(self.head - 1);
+    /// Stops if the record meets a trigger.
+    fn watch(&mut self, record: Record) {
         if let Some(watch) = &mut self.watch
             && let Some(why) = watch.see(&record)
         {
@@ -234,8 +212,8 @@ impl Recorder {
     /// Publishes all that was written.
     #[inline]
     pub fn publish(&mut self) {
-        self.log.set(at::MISSED, &self.missed.to_ne_bytes());
-        self.log.set(at::SKIPPED, &self.skipped.to_ne_bytes());
+        self.log.long(at::MISSED).store(self.missed, Ordering::Relaxed);
+        self.log.long(at::SKIPPED).store(self.skipped, Ordering::Relaxed);
         self.log.publish(self.head);
         self.published = self.head;
     }
@@ -261,7 +239,8 @@ impl Log for Recorder {
         self.put(record);
         self.publish();
         if self.now >= self.compare_at {
-            self.compare();
+            self.compare_at = self.now.wrapping_add(self.hertz);
+            self.log.compare_clock();
         }
     }
 
@@ -281,9 +260,9 @@ impl Log for Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         if self.clock == Clock::Tsc {
-            self.compare();
+            self.log.compare_clock();
         }
         self.publish();
-        self.log.set(at::ENDED, &1u32.to_ne_bytes());
+        self.log.short(at::ENDED).store(1, Ordering::Release);
     }
 }

@@ -23,7 +23,7 @@ impl Recording {
     /// # Errors
     /// The file cannot have its size, or cannot be mapped.
     pub fn start(&self, about: &About) -> io::Result<Recorder> {
-        Recorder::create(&self.file, &self.settings, about).map_err(refused)
+        Recorder::new(Some(&self.file), &self.settings, about).map_err(refused)
     }
 
     /// Starts a recording of many writers. The writer returned has the main lane.
@@ -31,7 +31,7 @@ impl Recording {
     /// # Errors
     /// The file cannot have its size, or cannot be mapped.
     pub fn start_for(&self, about: &About, writers: Writers) -> io::Result<Writer> {
-        Writer::create(&self.file, &self.settings, about, writers).map_err(refused)
+        Writer::new(Some(&self.file), &self.settings, about, writers).map_err(refused)
     }
 }
 

@@ -15,17 +15,70 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use crate::format::{HEADER, RECORD, Writers, at, pair, part};
+use crate::format::{HEADER, RECORD, Writers, at, pair};
 use crate::record::Record;
 use crate::sys;
 
-/// A header and `capacity` slots. One owner writes them with plain stores, or a [`SharedLog`] wraps
-/// them and accesses them by atomics only.
+/// Mapping that are mapped to read and to write, until the value is dropped.
+#[derive(Debug)]
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a `Mapping` owns its mapping: no other value has it, and any thread may unmap it.
+unsafe impl Send for Mapping {}
+// SAFETY: all access with `&Mapping` is by atomics: `long`, `short`, `slot` and `take_over`. The
+// others (`put` and `bytes` of a log with one owner) need `&mut`.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` new bytes, at an address of the kernel's choice: of `file`, or zeroed memory.
+    fn map(len: usize, flags: i32, file: Option<&File>) -> io::Result<Mapping> {
+        let flags = flags | if file.is_none() { libc::MAP_ANONYMOUS } else { 0 };
+        let fd = file.map_or(-1, File::as_raw_fd);
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: without MAP_FIXED, a new mapping overlaps no memory in use.
+        let base = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, fd, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).expect("without MAP_FIXED, nothing is mapped at zero");
+        Ok(Mapping { base, len })
+    }
+
+    /// Makes these pages present and writable before a write needs them. The first write to a page
+    /// of a file is a page fault even if the page is present: its filesystem must learn of it
+    /// (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14). Returns false on older kernels, where the
+    /// pages come one by one.
+    fn populate(&self, part: Range<usize>) -> bool {
+        assert!(part.start <= part.end && part.end <= self.len, "pages of this mapping");
+        // SAFETY: the range lies within the mapping, asserted above, and the call leaves its
+        // contents as they are.
+        let refused = unsafe {
+            let base = self.base.as_ptr().add(part.start).cast();
+            libc::madvise(base, part.len(), libc::MADV_POPULATE_WRITE) != 0
+        };
+        if refused {
+            tracing::debug!("pages of the trace come one by one: {}", io::Error::last_os_error());
+        }
+        !refused
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: `map` mapped this address with this length; all references into it borrow `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// A header and `capacity` slots, which one owner writes.
 ///
 /// # Protocol
 /// The owner writes record *n* as follows. Readers are other processes, or this one by pread(2).
 ///
-/// 1. Store the four words of slot *n* mod *capacity* (no ordering).
+/// 1. Store the four words of slot *n* mod *capacity* (Relaxed).
 /// 2. At each begin and end of an iteration, and after at most [`MARGIN`] / 2 records, store
 ///    *n* + 1 into `head` (Release). All records below `head` are complete for a reader that loads
 ///    `head` (Acquire) before it reads them.
@@ -40,15 +93,13 @@ use crate::sys;
 /// [`MARGIN`]: crate::format::MARGIN
 #[derive(Debug)]
 pub(crate) struct OwnedLog {
-    base: NonNull<u8>,
+    /// [`length`] bytes: never empty, and aligned to a page.
+    pages: Mapping,
     /// A power of two.
-    capacity: u64,
+    capacity: u32,
     /// Keeps the file open, and so its lock held.
     _file: Option<File>,
 }
-
-// SAFETY: `OwnedLog` owns its mapping exclusively and holds no state of a thread.
-unsafe impl Send for OwnedLog {}
 
 impl OwnedLog {
     /// Maps a file, after it has set its size to that of the log. Without a file it maps memory;
@@ -61,110 +112,100 @@ impl OwnedLog {
     /// If `capacity` is not a power of two.
     pub(crate) fn new(
         file: Option<&File>,
-        capacity: u64,
+        capacity: u32,
         writers: Writers,
     ) -> io::Result<OwnedLog> {
         assert!(capacity.is_power_of_two(), "a slot is found by a mask");
         let len = length(capacity);
-        let own = file.map(File::try_clone).transpose()?;
-        let (flags, fd) = match file {
-            Some(file) => {
-                if !sys::lock(file.as_fd())? {
-                    let why = "another server records into this file";
-                    return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
-                }
-                file.set_len(0)?;
-                // SAFETY: no memory is involved; `file` is open.
-                match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, len as libc::off_t) } {
-                    0 => {}
-                    errno => return Err(io::Error::from_raw_os_error(errno)),
-                }
-                (libc::MAP_SHARED, file.as_raw_fd())
-            }
-            None if writers == Writers::One => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
-            None => (libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1),
-        };
-        let log = OwnedLog { base: map_pages(len, flags, fd)?, capacity, _file: own };
+        if let Some(file) = file {
+            allocate(file, len)?;
+        }
+        let is_private = file.is_none() && writers == Writers::One;
+        let flags = if is_private { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
+        let pages = Mapping::map(len, flags, file)?;
         if file.is_some() {
-            log.populate(0..len);
+            pages.populate(0..len);
         }
-        Ok(log)
+        Ok(OwnedLog { pages, capacity, _file: file.map(File::try_clone).transpose()? })
     }
 
-    /// Makes these pages present and writable before a write needs them. The first write to a page
-    /// of a file is a page fault even if the page is present: its filesystem must learn of it
-    /// (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14). Returns false on older kernels, where the
-    /// pages come one by one.
-    fn populate(&self, part: Range<usize>) -> bool {
-        assert!(part.end <= length(self.capacity), "pages of this mapping");
-        // SAFETY: the range lies within the mapping, asserted above, and the call leaves its
-        // contents as they are.
-        let refused = unsafe {
-            let base = self.base.as_ptr().add(part.start).cast();
-            libc::madvise(base, part.len(), libc::MADV_POPULATE_WRITE) != 0
-        };
-        if refused {
-            tracing::debug!("pages of the trace come one by one: {}", io::Error::last_os_error());
-        }
-        !refused
+    /// A number of eight bytes in the header.
+    ///
+    /// # Panics
+    /// If `at` is not aligned, or not in the header.
+    #[inline]
+    pub(crate) fn long(&self, at: usize) -> &AtomicU64 {
+        assert!(at.is_multiple_of(8) && at + 8 <= HEADER, "a number of the header");
+        // SAFETY: the mapping begins at a page and with the header, and `at` is aligned and within
+        // the header, asserted above. The reference borrows `self`, which keeps the mapping.
+        unsafe { AtomicU64::from_ptr(self.pages.base.as_ptr().add(at).cast()) }
     }
 
-    pub(crate) fn capacity(&self) -> u64 {
-        self.capacity
+    /// A number of four bytes in the header.
+    ///
+    /// # Panics
+    /// If `at` is not aligned, or not in the header.
+    #[inline]
+    pub(crate) fn short(&self, at: usize) -> &AtomicU32 {
+        assert!(at.is_multiple_of(4) && at + 4 <= HEADER, "a number of the header");
+        // SAFETY: as in `long`.
+        unsafe { AtomicU32::from_ptr(self.pages.base.as_ptr().add(at).cast()) }
+    }
+
+    /// The slot of record number `n`.
+    #[inline]
+    fn slot(&self, n: u64) -> &[AtomicU64; 4] {
+        let slot = (n as u32 & (self.capacity - 1)) as usize;
+        // SAFETY: the mapping has `capacity` slots behind the header, each of four words and at a
+        // multiple of 32 bytes; the mask keeps the index below `capacity`. The reference borrows
+        // `self`, which keeps the mapping.
+        unsafe { &*self.pages.base.as_ptr().add(HEADER + slot * RECORD).cast() }
+    }
+
+    /// Compares the clock's ticks with nanoseconds once more: a longer time gives a better rate.
+    #[cold]
+    pub(crate) fn compare_clock(&self) {
+        // One right after the other: a reader that takes one of a pair and the other of the next
+        // one has all times wrong.
+        let (ticks, nanos) = (sys::cycles(), sys::monotonic());
+        self.long(at::LAST_TICK).store(ticks, Ordering::Relaxed);
+        self.long(at::LAST_NANOS).store(nanos, Ordering::Relaxed);
     }
 
     /// Writes record number `n`: step 1 of the protocol.
     #[inline]
     pub(crate) fn write(&mut self, n: u64, record: Record) {
-        let slot = (n & (self.capacity - 1)) as usize;
-        // SAFETY: the mapping has `capacity` slots behind the header, each aligned to 32 bytes, and
-        // the mask keeps the index below `capacity`. `&mut self` excludes other access within this
-        // process.
-        unsafe {
-            self.base.as_ptr().add(HEADER + slot * RECORD).cast::<[u64; 4]>().write(record.words());
+        for (place, word) in self.slot(n).iter().zip(record.words()) {
+            place.store(word, Ordering::Relaxed);
         }
-    }
-
-    /// Reads record number `n` again, which has been written.
-    pub(crate) fn read(&self, n: u64) -> Record {
-        let at = HEADER + (n & (self.capacity - 1)) as usize * RECORD;
-        Record::from_bytes(&part(self.bytes(), at))
     }
 
     /// Publishes the records below `n`: step 2 of the protocol.
     #[inline]
     pub(crate) fn publish(&mut self, n: u64) {
-        // SAFETY: `HEAD` is within the header and aligned to 8. The store is atomic, since other
-        // processes may load it.
-        let head = unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at::HEAD).cast()) };
-        head.store(n, Ordering::Release);
+        self.long(at::HEAD).store(n, Ordering::Release);
     }
 
     /// Writes into the header.
     ///
     /// # Panics
     /// If it does not fit.
-    pub(crate) fn set(&mut self, at: usize, bytes: &[u8]) {
+    pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
         assert!(at + bytes.len() <= HEADER, "the header ends at {HEADER}");
-        // SAFETY: the range lies within the mapping, asserted above; `bytes` is not part of it,
-        // since `&mut self` excludes references into the mapping.
-        unsafe { self.base.as_ptr().add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        // SAFETY: the range lies within the header, asserted above. `&mut self` excludes other
+        // references into the mapping, and so `bytes` is not part of it.
+        unsafe {
+            let base = self.pages.base.as_ptr().add(at);
+            base.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
     }
 
     /// Returns the header and all slots.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: so many bytes are mapped and initialized (the kernel zeroes new pages). They do
-        // not change while `self` is borrowed: methods of `OwnedLog` write with `&mut self` only,
-        // and `SharedLog`, which writes with `&self`, owns its log and calls neither this nor
-        // `read`.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), length(self.capacity)) }
-    }
-}
-
-impl Drop for OwnedLog {
-    fn drop(&mut self) {
-        // SAFETY: `new` mapped this address with this length; all references into it borrow `self`.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), length(self.capacity)) };
+    pub(crate) fn bytes(&mut self) -> &[u8] {
+        // SAFETY: so many bytes are mapped and initialized (the kernel zeroes new pages). Nothing
+        // writes to them while the slice exists: it borrows `self` mutably, and a log of one owner
+        // is written by that owner only.
+        unsafe { std::slice::from_raw_parts(self.pages.base.as_ptr(), self.pages.len) }
     }
 }
 
@@ -185,8 +226,8 @@ impl Drop for OwnedLog {
 ///      (Relaxed), so that no reader takes it for record *n*. Go on with step 4, which skips.
 ///    - Another number, or kind 0 in a later lap: an earlier lap has not finished. Go on with
 ///      step 4.
-/// 4. **Skip, or take over.** The slot's word in [`SkippedSlots`] holds how many laps have skipped
-///    the slot since it was last owned, and the latest of them. The laps *between* are those after
+/// 4. **Skip, or take over.** The slot's word in `skipped` holds how many laps after that of its
+///    last owner have skipped the slot, and the latest of them. The laps *between* are those after
 ///    the lap in the slot (if it was never written: from lap 0 on) and before this one. Update the
 ///    word atomically (AcqRel).
 ///    - The count is the number of laps between, and the latest of them is earlier than this lap:
@@ -215,11 +256,11 @@ impl Drop for OwnedLog {
 #[derive(Debug)]
 pub(crate) struct SharedLog {
     log: OwnedLog,
-    skipped: Box<SkippedSlots>,
+    /// For each slot one word: in its upper half how many laps have skipped the slot, in its lower
+    /// half the latest of them. The memory is shared with forked children and not in the file; no
+    /// page of it is touched as long as no writer is late.
+    skipped: Box<Mapping>,
 }
-
-// SAFETY: methods with `&self` access the mappings through atomics only.
-unsafe impl Sync for SharedLog {}
 
 impl SharedLog {
     /// Shares a log among many writers.
@@ -227,55 +268,39 @@ impl SharedLog {
     /// # Errors
     /// The memory is full.
     pub(crate) fn new(log: OwnedLog) -> io::Result<SharedLog> {
-        let skipped = Box::new(SkippedSlots::new(log.capacity)?);
+        let len = log.capacity as usize * size_of::<AtomicU64>();
+        let skipped = Box::new(Mapping::map(len, libc::MAP_SHARED, None)?);
         Ok(SharedLog { log, skipped })
     }
 
-    /// A number of eight bytes in the header.
-    ///
-    /// # Panics
-    /// If `at` is not aligned, or not in the header.
+    /// The header, which all writers access.
     #[inline]
-    pub(crate) fn long(&self, at: usize) -> &AtomicU64 {
-        assert!(at.is_multiple_of(8) && at + 8 <= HEADER, "a number of the header");
-        // SAFETY: within the mapping and aligned, asserted above; the mapping exists as long as
-        // `self`, and all accesses to the header after its writing are atomic.
-        unsafe { AtomicU64::from_ptr(self.log.base.as_ptr().add(at).cast()) }
-    }
-
-    /// A number of four bytes in the header.
-    ///
-    /// # Panics
-    /// If `at` is not aligned, or not in the header.
-    #[inline]
-    pub(crate) fn short(&self, at: usize) -> &AtomicU32 {
-        assert!(at.is_multiple_of(4) && at + 4 <= HEADER, "a number of the header");
-        // SAFETY: as in `long`.
-        unsafe { AtomicU32::from_ptr(self.log.base.as_ptr().add(at).cast()) }
+    pub(crate) fn header(&self) -> &OwnedLog {
+        &self.log
     }
 
     /// Takes the next number: step 1 of the protocol. The caller makes one attempt to write it.
     #[inline]
     pub(crate) fn reserve(&self) -> u64 {
-        self.long(at::HEAD).fetch_add(1, Ordering::Relaxed)
+        self.log.long(at::HEAD).fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The window of a record: slots whose pages are made present together. Windows are numbered on
+    /// The block of a record: slots whose pages are made present together. Blocks are numbered on
     /// from lap to lap.
     #[inline]
-    pub(crate) fn window(&self, number: u64) -> u32 {
-        (number / WINDOW) as u32
+    pub(crate) fn block(&self, number: u64) -> u32 {
+        (number / BLOCK) as u32
     }
 
-    /// Makes the pages of this record's window present and writable; returns whether the kernel did
+    /// Makes the pages of this record's block present and writable; returns whether the kernel did
     /// so. A forked process has the mapping without its pages, and otherwise has a page fault at
     /// the first write to each.
-    pub(crate) fn populate_window(&self, number: u64) -> bool {
-        let slot = (number & (self.log.capacity - 1)) & !(WINDOW - 1);
+    pub(crate) fn populate_block(&self, number: u64) -> bool {
+        let slot = (number & u64::from(self.log.capacity - 1)) & !(BLOCK - 1);
         // `from` begins a page of any size up to the header's: the header lies before slot 0.
         let from = slot as usize * RECORD;
-        let to = (from + HEADER + WINDOW as usize * RECORD).min(length(self.log.capacity));
-        self.log.populate(from..to)
+        let to = (from + HEADER + BLOCK as usize * RECORD).min(self.log.pages.len);
+        self.log.pages.populate(from..to)
     }
 
     /// Writes record `number`, which was reserved: steps 2 to 6 of the protocol.
@@ -284,15 +309,15 @@ impl SharedLog {
         if let Some(claim) = self.claim(number) {
             claim.finish(words);
         }
-        prefetch(self.slot(number.wrapping_add(AHEAD)));
+        prefetch(self.log.slot(number.wrapping_add(AHEAD)));
     }
 
     /// Steps 2 to 4, and the fence of step 5: the right to write record `number`, unless it is
     /// lost. The writer that reserved the number calls this once.
     #[inline]
     pub(crate) fn claim(&self, number: u64) -> Option<Claim<'_>> {
-        let slot = self.slot(number);
-        let (capacity, own) = (self.log.capacity, number as u32);
+        let slot = self.log.slot(number);
+        let (capacity, own) = (u64::from(self.log.capacity), number as u32);
         let found = slot[3].load(Ordering::Acquire);
         let (its, kind) = last_word(found);
         let since = match kind {
@@ -303,63 +328,11 @@ impl SharedLog {
         if since == 0 {
             let _ = slot[3].compare_exchange(found, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
-        if since != capacity && !self.skipped.take_over(number, since / capacity) {
+        if since != capacity && !self.take_over(number, since / capacity) {
             return None;
         }
         fence(Ordering::Release);
         Some(Claim { slot, number: own })
-    }
-
-    #[inline]
-    fn slot(&self, number: u64) -> &[AtomicU64; 4] {
-        let slot = (number & (self.log.capacity - 1)) as usize;
-        // SAFETY: the mask keeps the index below `capacity`, and each slot is four aligned words;
-        // `self` owns the mapping, and all accesses to slots are atomic.
-        unsafe { &*self.log.base.as_ptr().add(HEADER + slot * RECORD).cast::<[AtomicU64; 4]>() }
-    }
-
-    /// Returns the header and all slots, without the records that are being written.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(length(self.log.capacity));
-        for at in (0..HEADER).step_by(8) {
-            bytes.extend(self.long(at).load(Ordering::Acquire).to_ne_bytes());
-        }
-        for number in 0..self.log.capacity {
-            let slot = self.slot(number);
-            let before = slot[3].load(Ordering::Acquire);
-            let words = [0, 1, 2].map(|at: usize| slot[at].load(Ordering::Relaxed));
-            fence(Ordering::Acquire);
-            let same = slot[3].load(Ordering::Relaxed) == before;
-            let (head, (its, _)) = (self.long(at::HEAD).load(Ordering::Relaxed), last_word(before));
-            let whole = same && u64::from((head as u32).wrapping_sub(its)) <= self.log.capacity;
-            bytes.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
-            bytes.extend(if whole { before } else { 0 }.to_ne_bytes());
-        }
-        bytes
-    }
-}
-
-/// For each slot, the laps that have skipped it since it was last owned: in the upper half of a
-/// word how many, in the lower half the latest of them. The memory is shared with forked children
-/// and not in the file; no page of it is touched as long as no writer is late.
-#[derive(Debug)]
-struct SkippedSlots {
-    base: NonNull<AtomicU64>,
-    capacity: u64,
-}
-
-// SAFETY: `SkippedSlots` owns its mapping exclusively and holds no state of a thread.
-unsafe impl Send for SkippedSlots {}
-
-impl SkippedSlots {
-    fn new(capacity: u64) -> io::Result<SkippedSlots> {
-        let len = SkippedSlots::length(capacity);
-        let base = map_pages(len, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1)?;
-        Ok(SkippedSlots { base: base.cast(), capacity })
-    }
-
-    fn length(capacity: u64) -> usize {
-        capacity as usize * size_of::<AtomicU64>()
     }
 
     /// Step 4 of the protocol, where the record in the slot is `laps` laps older than `number`.
@@ -370,11 +343,11 @@ impl SkippedSlots {
     /// later than all that are counted takes over.
     #[cold]
     fn take_over(&self, number: u64, laps: u64) -> bool {
-        let slot = (number & (self.capacity - 1)) as usize;
-        // SAFETY: the mask keeps the index within the mapping, which is aligned and exists as long
-        // as `self`; all accesses to it are atomic.
-        let skipped = unsafe { self.base.add(slot).as_ref() };
-        let lap = (number / self.capacity) as u32;
+        let slot = (number as u32 & (self.log.capacity - 1)) as usize;
+        // SAFETY: `skipped` has a word for each slot, and begins at a page; the mask keeps the
+        // index below `capacity`. The reference borrows `self`, which keeps the mapping.
+        let skipped = unsafe { self.skipped.base.cast::<AtomicU64>().add(slot).as_ref() };
+        let lap = (number / u64::from(self.log.capacity)) as u32;
         let mut is_over = false;
         let count_in = |word: u64| {
             let (count, latest) = (word >> 32, word as u32);
@@ -386,12 +359,26 @@ impl SkippedSlots {
         let counted = skipped.fetch_update(Ordering::AcqRel, Ordering::Acquire, count_in);
         counted.is_ok() && is_over
     }
-}
 
-impl Drop for SkippedSlots {
-    fn drop(&mut self) {
-        // SAFETY: `new` mapped this address with this length; all references into it borrow `self`.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), SkippedSlots::length(self.capacity)) };
+    /// Returns the header and all slots, without the records that are being written.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.log.pages.len);
+        for at in (0..HEADER).step_by(8) {
+            bytes.extend(self.log.long(at).load(Ordering::Acquire).to_ne_bytes());
+        }
+        for number in 0..self.log.capacity {
+            let slot = self.log.slot(number.into());
+            let before = slot[3].load(Ordering::Acquire);
+            let words = [0, 1, 2].map(|at: usize| slot[at].load(Ordering::Relaxed));
+            fence(Ordering::Acquire);
+            let same = slot[3].load(Ordering::Relaxed) == before;
+            let (head, (its, _)) =
+                (self.log.long(at::HEAD).load(Ordering::Relaxed), last_word(before));
+            let whole = same && (head as u32).wrapping_sub(its) <= self.log.capacity;
+            bytes.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
+            bytes.extend(if whole { before } else { 0 }.to_ne_bytes());
+        }
+        bytes
     }
 }
 
@@ -413,7 +400,7 @@ impl Claim<'_> {
 }
 
 /// Records in the pages that a child makes present at once.
-const WINDOW: u64 = 8192;
+const BLOCK: u64 = 8192;
 
 /// How many records ahead of the one that is written a slot is brought into the cache.
 const AHEAD: u64 = 8;
@@ -437,17 +424,20 @@ fn prefetch(_slot: &[AtomicU64; 4]) {
     }
 }
 
-/// Maps new pages to read and write, at an address of the kernel's choice.
-fn map_pages(len: usize, flags: i32, fd: i32) -> io::Result<NonNull<u8>> {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: a new mapping at an address of the kernel's choice overlaps no memory in use.
-    let base = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, fd, 0) };
-    if base == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
+/// Locks a file that will be mapped, empties it and reserves this many bytes of the disk.
+fn allocate(file: &File, len: usize) -> io::Result<()> {
+    if !sys::lock(file.as_fd())? {
+        let why = "another server records into this file";
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
     }
-    Ok(NonNull::new(base.cast()).expect("the kernel maps nothing at zero unless it is asked"))
+    file.set_len(0)?;
+    // SAFETY: the call has no pointer; `file` is open.
+    match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, len as libc::off_t) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
 }
 
-fn length(capacity: u64) -> usize {
+fn length(capacity: u32) -> usize {
     HEADER + capacity as usize * RECORD
 }

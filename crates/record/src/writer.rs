@@ -41,8 +41,8 @@ struct SharedWriter {
     sample: u32,
     /// The requests to stop or go on that were followed.
     toggles: AtomicU32,
-    /// The first [window](SharedLog::window) whose pages this process has not made
-    /// [present](SharedLog::populate_window).
+    /// The first [block](SharedLog::block) whose pages this process has not made
+    /// [present](SharedLog::populate_block).
     populated: AtomicU32,
     clock: Clock,
     /// The process that started the recording: it alone follows signals, compares the clock, and
@@ -55,35 +55,16 @@ const _: () = assert!(std::mem::offset_of!(SharedWriter, owner) <= 64);
 
 impl Writer {
     /// Records into a file, which is emptied; it keeps the last records whatever ends the writers.
-    /// The writer returned has the main lane. [`Settings::level`] has no effect: each record reads
-    /// the clock.
+    /// Without a file it records into memory: [`bytes`](Writer::bytes) returns what the file would
+    /// be. The writer returned has the main lane. [`Settings::level`] has no effect: each record
+    /// reads the clock.
     ///
     /// # Errors
-    /// The disk is full, the file cannot be mapped, or another recorder has it.
+    /// The disk or the memory is full, the file cannot be mapped, or another recorder has it.
     ///
     /// # Panics
     /// For [one](Writers::One) writer: that is a [`Recorder`](crate::Recorder).
-    pub fn create(
-        file: &File,
-        settings: &Settings,
-        about: &About,
-        writers: Writers,
-    ) -> io::Result<Writer> {
-        Writer::on(Some(file), settings, about, writers)
-    }
-
-    /// Records into memory: [`bytes`](Writer::bytes) returns what the file would be.
-    ///
-    /// # Errors
-    /// The memory is full.
-    ///
-    /// # Panics
-    /// As [`create`](Writer::create).
-    pub fn in_memory(settings: &Settings, about: &About, writers: Writers) -> io::Result<Writer> {
-        Writer::on(None, settings, about, writers)
-    }
-
-    fn on(
+    pub fn new(
         file: Option<&File>,
         settings: &Settings,
         about: &About,
@@ -148,7 +129,7 @@ impl Writer {
         let SharedWriter { log, sample, .. } = &*self.shared;
         let skips = record.sampled_conn().is_some_and(|conn| !is_sampled(conn, *sample));
         if skips {
-            log.long(at::SKIPPED).fetch_add(1, Ordering::Relaxed);
+            log.header().long(at::SKIPPED).fetch_add(1, Ordering::Relaxed);
         }
         skips
     }
@@ -169,21 +150,18 @@ impl Writer {
     #[inline(never)]
     fn put_words(&self, nanos: impl FnOnce() -> u64, id: u64, middle: u64, last: u64) {
         let shared = &*self.shared;
-        let time = match shared.clock {
-            Clock::Tsc => sys::cycles(),
-            Clock::Nanos => nanos(),
-        };
+        let time = shared.clock.now(nanos);
         let toggles = sys::toggles();
         if toggles != shared.toggles.load(Ordering::Relaxed) {
             self.toggle(toggles);
         }
         if self.is_frozen() {
-            shared.log.long(at::MISSED).fetch_add(1, Ordering::Relaxed);
+            shared.log.header().long(at::MISSED).fetch_add(1, Ordering::Relaxed);
         } else {
             let number = shared.log.reserve();
             shared.log.write(number, [time, id, middle, last]);
             // Not before: a writer that is killed within a record costs its slot.
-            if shared.log.window(number) >= shared.populated.load(Ordering::Relaxed) {
+            if shared.log.block(number) >= shared.populated.load(Ordering::Relaxed) {
                 self.populate(number);
             }
             if let Some(watch) = &shared.watch {
@@ -202,20 +180,20 @@ impl Writer {
 
     /// The number of records ever begun, with those that were overwritten.
     pub fn written(&self) -> u64 {
-        self.shared.log.long(at::HEAD).load(Ordering::Acquire)
+        self.shared.log.header().long(at::HEAD).load(Ordering::Acquire)
     }
 
     /// Whether recording has stopped, for all writers.
     #[inline]
     pub fn is_frozen(&self) -> bool {
-        self.shared.log.short(at::FROZEN).load(Ordering::Relaxed) != 0
+        self.shared.log.header().short(at::FROZEN).load(Ordering::Relaxed) != 0
     }
 
     /// Stops recording, for all writers. Records that are begun are finished; further ones are
     /// counted.
     #[cold]
     pub fn freeze(&self, why: Frozen) {
-        let frozen = self.shared.log.short(at::FROZEN);
+        let frozen = self.shared.log.header().short(at::FROZEN);
         // Only the writer that stops it writes the record.
         let stops =
             frozen.compare_exchange(0, why as u32, Ordering::AcqRel, Ordering::Relaxed).is_ok();
@@ -229,21 +207,18 @@ impl Writer {
     #[cold]
     pub fn thaw(&self) {
         let log = &self.shared.log;
-        if log.short(at::FROZEN).swap(0, Ordering::AcqRel) == 0 {
+        if log.header().short(at::FROZEN).swap(0, Ordering::AcqRel) == 0 {
             return;
         }
-        let missed = log.long(at::MISSED).load(Ordering::Relaxed);
-        let reported = log.long(at::REPORTED).swap(missed, Ordering::Relaxed).min(missed);
+        let missed = log.header().long(at::MISSED).load(Ordering::Relaxed);
+        let reported = log.header().long(at::REPORTED).swap(missed, Ordering::Relaxed).min(missed);
         self.put_outside(Record::lost(missed - reported));
         tracing::warn!("recording goes on; SIGUSR2 stops it");
     }
 
     /// Writes a record that belongs to no lane.
     fn put_outside(&self, record: Record) {
-        let time = match self.shared.clock {
-            Clock::Tsc => sys::cycles(),
-            Clock::Nanos => sys::monotonic(),
-        };
+        let time = self.shared.clock.now(sys::monotonic);
         let log = &self.shared.log;
         log.write(log.reserve(), Record { time, ..record }.words());
     }
@@ -252,7 +227,7 @@ impl Writer {
     fn populate(&self, number: u64) {
         let SharedWriter { log, populated, .. } = &*self.shared;
         // Where the kernel cannot, it is not asked again.
-        let next = if log.populate_window(number) { log.window(number) + 1 } else { u32::MAX };
+        let next = if log.populate_block(number) { log.block(number) + 1 } else { u32::MAX };
         populated.store(next, Ordering::Relaxed);
     }
 
@@ -281,7 +256,7 @@ impl Writer {
         let first = time >= due
             && compare_at.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if first && *owner == std::process::id() {
-            compare(log);
+            log.header().compare_clock();
         }
     }
 
@@ -306,19 +281,11 @@ impl Drop for SharedWriter {
         // A child leaves the end to its parent.
         if self.owner == std::process::id() {
             if self.clock == Clock::Tsc {
-                compare(&self.log);
+                self.log.header().compare_clock();
             }
-            self.log.short(at::ENDED).store(1, Ordering::Release);
+            self.log.header().short(at::ENDED).store(1, Ordering::Release);
         }
     }
-}
-
-fn compare(log: &SharedLog) {
-    // One right after the other: a reader that takes one of a pair and the other of the next one
-    // has all times wrong.
-    let (ticks, nanos) = (sys::cycles(), sys::monotonic());
-    log.long(at::LAST_TICK).store(ticks, Ordering::Relaxed);
-    log.long(at::LAST_NANOS).store(nanos, Ordering::Relaxed);
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ fn views(mut events: Vec<KernelEvent>) {
 /// A recording of completions that may match the events.
 fn some_trace() -> Trace {
     let least = Settings { bytes: 0, ..Settings::default() };
-    let mut log = Recorder::in_memory(&least, &About::default()).expect("memory");
+    let mut log = Recorder::new(None, &least, &About::default()).expect("memory");
     for id in 0..64 {
         log.write_at(id, Record::completed(id % 4, 0, 0, 0));
     }

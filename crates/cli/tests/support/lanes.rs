@@ -60,7 +60,7 @@ const BEGUN: u64 = 1_000_000;
 pub(crate) fn threads() -> Vec<u8> {
     let settings = Settings { bytes: 1 << 20, clock: Some(Clock::Nanos), ..Settings::default() };
     let about = About { model: "thread".to_owned(), ..About::default() };
-    let main = Writer::in_memory(&settings, &about, Writers::Threads).unwrap();
+    let main = Writer::new(None, &settings, &about, Writers::Threads).unwrap();
     let mut lanes = vec![main.clone(); 3];
     for (lane, at, did) in STEPS {
         let time = BEGUN + at * 1000;

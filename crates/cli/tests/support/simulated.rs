@@ -35,7 +35,7 @@ pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64)
         faults: Faults::some(&mut dice).without_resets(),
     };
     let pool = Pool::new(&[BufferClass { bytes: 256, count: 48 }]).unwrap();
-    let log = Recorder::in_memory(settings, &About::default()).unwrap();
+    let log = Recorder::new(None, settings, &About::default()).unwrap();
     let ring = Traced::new(Sim::new(setup, Rc::clone(&pool)), log);
     let stop = ShutdownSignal::new().unwrap();
     let mut limits = Limits::default();

@@ -249,7 +249,7 @@ impl<'a> Table<'a> {
             .build(CROWD as u32)
             .expect("a kernel with bundles has these");
         let settings = Settings { bytes: 64 << 20, clock: Some(clock), ..Settings::default() };
-        let log = Recorder::in_memory(&settings, &About::default()).expect("memory");
+        let log = Recorder::new(None, &settings, &About::default()).expect("memory");
         let mut lent = Lent::register(&ring, 0);
         lent.lend((0..BUFFERS as u16).rev());
         let speech = Speech {

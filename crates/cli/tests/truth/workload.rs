@@ -74,7 +74,7 @@ impl Workload {
         let ring = ring.expect("a ring was made before");
         let fd = ring.as_raw_fd();
         let settings = Settings { bytes: 64 << 20, clock: Some(clock), ..Settings::default() };
-        let log = Recorder::in_memory(&settings, &About::default()).expect("memory");
+        let log = Recorder::new(None, &settings, &About::default()).expect("memory");
         let mut limits = Limits::default();
         (limits.connections, limits.drain) = (connections, Duration::from_secs(10));
         let ring = Traced::new(ring, log);

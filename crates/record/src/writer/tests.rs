@@ -21,7 +21,7 @@ fn settings() -> Settings {
 }
 
 fn in_memory() -> Writer {
-    Writer::in_memory(&settings(), &About::default(), Writers::Threads).expect("memory")
+    Writer::new(None, &settings(), &About::default(), Writers::Threads).expect("memory")
 }
 
 fn read(writer: &Writer) -> Trace {
@@ -73,7 +73,7 @@ fn marks_of(trace: &Trace) -> HashMap<u16, Vec<u32>> {
 fn followed() -> (tempfile::NamedTempFile, Writer, Reader<'static>) {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let about = About::default();
-    let writer = Writer::create(file.as_file(), &settings(), &about, Writers::Threads).unwrap();
+    let writer = Writer::new(Some(file.as_file()), &settings(), &about, Writers::Threads).unwrap();
     // Opened anew, so that it sees the writer's lock.
     let reader = Reader::new(file.reopen().unwrap(), true).unwrap();
     (file, writer, reader)
@@ -134,7 +134,7 @@ fn a_trace_that_goes_round_under_many_keeps_the_last_and_says_what_is_gone() {
 fn a_reader_while_many_write_sees_nothing_torn() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let about = About::default();
-    let writer = Writer::create(file.as_file(), &settings(), &about, Writers::Threads).unwrap();
+    let writer = Writer::new(Some(file.as_file()), &settings(), &about, Writers::Threads).unwrap();
     let reads = thread::scope(|scope| {
         let writing = scope.spawn(|| write_all(&writer, 4, 20 * LEAST as u32));
         let mut reads = 0;
@@ -351,7 +351,7 @@ fn what_stops_it_stops_all_of_them_and_what_was_missed_is_said() {
 #[test]
 fn a_failure_in_one_lane_stops_all_and_each_lane_has_its_own_calls() {
     let settings = Settings { triggers: vec![Trigger::Error], ..settings() };
-    let writer = Writer::in_memory(&settings, &About::default(), Writers::Threads).unwrap();
+    let writer = Writer::new(None, &settings, &About::default(), Writers::Threads).unwrap();
     let (one, other) = (writer.lane(0), writer.lane(1));
     let begin = Record::call_begin(Call::Send, false, 7, 0, 0);
     let end = |res| Record::call_end(Call::Send, false, 7, 0, res);
@@ -370,7 +370,7 @@ fn a_failure_in_one_lane_stops_all_and_each_lane_has_its_own_calls() {
 #[test]
 fn a_sample_leaves_out_whole_connections_and_counts_what_it_left_out() {
     let settings = Settings { sample: 4, ..settings() };
-    let writer = Writer::in_memory(&settings, &About::default(), Writers::Threads).unwrap();
+    let writer = Writer::new(None, &settings, &About::default(), Writers::Threads).unwrap();
     for slot in 0..100 {
         let ready = Record::ready(slot, true, false, false);
         (0..3).for_each(|_| writer.write(monotonic, ready));

@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn the_stages_of_a_completion_are_measured() {
         let settings = Settings { bytes: 0, clock: Some(Clock::Nanos), ..Settings::default() };
-        let mut log = Recorder::in_memory(&settings, &About::default()).expect("memory");
+        let mut log = Recorder::new(None, &settings, &About::default()).expect("memory");
         let cqe = |id, res| Record::completed(id, res, 0, 0);
         log.write_at(5000, cqe(7, 64));
         log.write_at(5000, cqe(7, 32));

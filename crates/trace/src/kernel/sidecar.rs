@@ -81,7 +81,7 @@ impl KernelRecorder {
         let missing: Vec<_> = instance.missing().iter().map(|missing| missing.name()).collect();
         let more = vec![(MISSING.to_owned(), missing.join(","))];
         let about = About { model: MODEL.to_owned(), more, ..About::default() };
-        let log = Recorder::create(&file, &settings, &about).map_err(failed)?;
+        let log = Recorder::new(Some(&file), &settings, &about).map_err(failed)?;
         let stop = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&stop);
         let write = move || {

@@ -39,7 +39,7 @@ impl Tape {
         let more = vec![("completions".to_owned(), "64".to_owned())];
         let detail = "DEFER_TASKRUN".to_owned();
         let about = About { model: model.to_owned(), detail, more, ..About::default() };
-        let log = Recorder::in_memory(&settings, &about).unwrap();
+        let log = Recorder::new(None, &settings, &about).unwrap();
         Tape { log, now: 0, queued: 0, pending: 0, reaped: 0 }
     }
 
@@ -608,7 +608,7 @@ fn the_ages_that_are_drawn_are_never_those_of_a_wait_for_a_person() {
 
 fn threads() -> Writer {
     let settings = Settings { bytes: 0, ..Settings::default() };
-    Writer::in_memory(&settings, &About::default(), Writers::Threads).expect("memory")
+    Writer::new(None, &settings, &About::default(), Writers::Threads).expect("memory")
 }
 
 #[test]
