@@ -10,15 +10,15 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 
-use rust::{Comment, Kind, SOURCES, Source, crate_of, files, read, root};
+use rust::{Comment, Kind, SOURCES, SourceFile, crate_of, files, read, root};
 
 // The number of offences that are left. They may only fall, and the aim is 0.
 const TYPES_TWICE_LEFT: usize = 0;
-const BANNED_WORDS_LEFT: usize = 70;
+const BANNED_WORDS_LEFT: usize = 64;
 const BANNED_NAMES_LEFT: usize = 25;
-const FILES_IN_CIRCLES_LEFT: usize = 4;
+const FILES_IN_CIRCLES_LEFT: usize = 2;
 const UNEXPLAINED_UNSAFE_LEFT: usize = 0;
-const POOR_DOCS_LEFT: usize = 43;
+const POOR_DOCS_LEFT: usize = 42;
 const ANSWERS_MISPLACED_LEFT: usize = 0;
 const LINKS_BROKEN_LEFT: usize = 0;
 const TESTS_MISSING_LEFT: usize = 0;
@@ -34,8 +34,6 @@ const TWICE: &[(&str, &str)] = &[
     ("Op", "an operation of a ring with its buffers, and the name of one in a record"),
     ("Payload", "of a message, and of a record"),
     ("Socket", "a socket of a ring, and one with its interest in a selector"),
-    ("Source", "the bytes of a recording, and what a view says about it"),
-    ("Trigger", "level or edge, and what stops a recording"),
 ];
 
 /// The files in which `unsafe` may be.
@@ -131,7 +129,7 @@ fn names_use_plain_words() {
 
 #[test]
 fn no_files_import_one_another() {
-    let mut crates: BTreeMap<&str, Vec<&Source>> = BTreeMap::new();
+    let mut crates: BTreeMap<&str, Vec<&SourceFile>> = BTreeMap::new();
     for source in SOURCES.iter() {
         if let Some(name) = crate_of(&source.path) {
             crates.entry(name).or_default().push(source);
@@ -404,7 +402,7 @@ fn the_reader_of_sources_sees_what_it_should() {
                 let s = \"two\\nlines\"; let r = r#\"crate::\"raw\"#; let c = '\"'; let l: &'x T;\n\
                 #[cfg(test)]\nmod tests { use super::super::j; fn k() { x.unwrap() } }\n\
                 /// Doc.\n/// More.\nfn after() { super::l::m() }";
-    let source = Source::new("src/group/file.rs", text);
+    let source = SourceFile::new("src/group/file.rs", text);
     assert!(source.tokens.iter().any(|token| token.is("unwrap") && token.test));
     assert!(source.tokens.iter().any(|token| token.is("after") && !token.test));
     let literals: Vec<_> = source.tokens.iter().filter_map(|token| token.literal()).collect();
@@ -412,12 +410,12 @@ fn the_reader_of_sources_sees_what_it_should() {
     assert_eq!(source.comments.last().map(|its| (its.line, its.text.len())), Some((7, 2)));
     assert_eq!(source.code_lines(), 3);
 
-    let root = Source::new("src/lib.rs", "mod a; mod b; mod c;");
-    let a = Source::new("src/a/mod.rs", "mod d; pub use d::D; struct A;");
-    let d = Source::new("src/a/d.rs", "use super::A; struct D;");
-    let b = Source::new("src/b.rs", "use crate::a::D; fn b() { crate::c::c() }");
-    let c = Source::new("src/c.rs", "use crate::a;");
-    let far = Source::new("src/c.rs", "use crate::{a, b::{self, x}};");
+    let root = SourceFile::new("src/lib.rs", "mod a; mod b; mod c;");
+    let a = SourceFile::new("src/a/mod.rs", "mod d; pub use d::D; struct A;");
+    let d = SourceFile::new("src/a/d.rs", "use super::A; struct D;");
+    let b = SourceFile::new("src/b.rs", "use crate::a::D; fn b() { crate::c::c() }");
+    let c = SourceFile::new("src/c.rs", "use crate::a;");
+    let far = SourceFile::new("src/c.rs", "use crate::{a, b::{self, x}};");
     assert_eq!(modules::circles(&[&root, &a, &b, &c, &d]), Vec::<Vec<String>>::new());
     let found = modules::circles(&[&root, &a, &b, &far, &d]);
     assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [2], "{found:?}");
@@ -463,7 +461,7 @@ fn is_command(path: &str, word: &str) -> bool {
 }
 
 /// Returns the types that a file defines outside of tests, each with its line.
-fn types(source: &Source) -> Vec<(usize, String)> {
+fn types(source: &SourceFile) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (at, pair) in source.tokens.windows(2).enumerate() {
         let [keyword, name] = pair else { continue };
@@ -482,7 +480,7 @@ fn types(source: &Source) -> Vec<(usize, String)> {
 }
 
 /// Whether a SAFETY comment is right above the statement with `unsafe` on this line, or on it.
-fn is_explained(source: &Source, line: usize) -> bool {
+fn is_explained(source: &SourceFile, line: usize) -> bool {
     let mut above = source.lines[..line].iter().rev().map(|line| line.trim());
     if above.next().is_some_and(|its| its.contains("SAFETY:")) {
         return true;

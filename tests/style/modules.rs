@@ -7,13 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::rust::Source;
+use super::rust::SourceFile;
 
 /// The modules of one crate by their path; the root is the empty path.
 type Modules<'a> = BTreeMap<Vec<String>, Module<'a>>;
 
 struct Module<'a> {
-    source: &'a Source,
+    source: &'a SourceFile,
     uses: Vec<Use>,
 }
 
@@ -27,7 +27,7 @@ struct Use {
 
 /// Returns the files of `sources`, all of one crate, that import one another in a circle: each
 /// group with the imports, as text, that close it.
-pub(crate) fn circles(sources: &[&Source]) -> Vec<Vec<String>> {
+pub(crate) fn circles(sources: &[&SourceFile]) -> Vec<Vec<String>> {
     let modules: Modules = sources
         .iter()
         .filter_map(|source| {
@@ -132,7 +132,7 @@ fn resolve<'a>(
 }
 
 /// Returns the `use` declarations outside of tests and of modules within the file.
-fn uses(source: &Source) -> Vec<Use> {
+fn uses(source: &SourceFile) -> Vec<Use> {
     let mut found = Vec::new();
     let tokens = &source.tokens;
     for at in source.positions(&["use"]) {
@@ -151,7 +151,7 @@ fn uses(source: &Source) -> Vec<Use> {
 
 /// Calls `found` for each path of the `use` tree at `next`.
 fn tree(
-    source: &Source,
+    source: &SourceFile,
     next: &mut usize,
     end: usize,
     prefix: &[String],
@@ -198,7 +198,7 @@ fn tree(
 }
 
 /// Returns the paths outside of `use` declarations and tests, each with its line.
-fn paths(source: &Source) -> Vec<(usize, Vec<String>)> {
+fn paths(source: &SourceFile) -> Vec<(usize, Vec<String>)> {
     let tokens = &source.tokens;
     let mut found = Vec::new();
     let mut at = 0;

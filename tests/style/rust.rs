@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 /// A source file, cut into tokens and prose.
-pub(crate) struct Source {
+pub(crate) struct SourceFile {
     /// The path from the root of the repository.
     pub(crate) path: String,
     pub(crate) lines: Vec<String>,
@@ -59,11 +59,11 @@ impl Token {
     }
 }
 
-impl Source {
-    pub(crate) fn new(path: &str, text: &str) -> Source {
+impl SourceFile {
+    pub(crate) fn new(path: &str, text: &str) -> SourceFile {
         let (tokens, comments) = cut(text);
         let lines = text.lines().map(str::to_owned).collect();
-        let mut source = Source { path: path.to_owned(), lines, tokens, comments };
+        let mut source = SourceFile { path: path.to_owned(), lines, tokens, comments };
         source.mark_tests();
         source.mark_depth();
         source
@@ -182,10 +182,10 @@ pub(crate) fn read(path: &str) -> String {
 
 /// All Rust files of the repository. Files outside of `src` are tests as a whole, and so
 /// are the files that a `#[cfg(test)] mod name;` declares.
-pub(crate) static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
-    let mut sources: Vec<Source> =
-        files("", "rs").iter().map(|path| Source::new(path, &read(path))).collect();
-    let tests: BTreeSet<String> = sources.iter().flat_map(Source::test_files).collect();
+pub(crate) static SOURCES: LazyLock<Vec<SourceFile>> = LazyLock::new(|| {
+    let mut sources: Vec<SourceFile> =
+        files("", "rs").iter().map(|path| SourceFile::new(path, &read(path))).collect();
+    let tests: BTreeSet<String> = sources.iter().flat_map(SourceFile::test_files).collect();
     for source in &mut sources {
         let of_tests = tests.contains(&source.path)
             || source.path.ends_with("/tests.rs")

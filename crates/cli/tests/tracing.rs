@@ -17,8 +17,8 @@ use proactor::ring::{Kind, Token};
 use proactor_sim::Tier;
 use proactor_trace::format::{HEADER, MARGIN};
 use proactor_trace::{
-    About, Event, Follow, Frozen, Log, Op, Payload, Record, RecordKind, Recorder, Settings, Trace,
-    Trigger, Unreadable, events,
+    About, Event, Follow, Frozen, Log, Op, Payload, Record, RecordKind, Recorder, Settings,
+    StopTrigger, Trace, Unreadable, events,
 };
 
 use support::server::{Launch, PROACTOR};
@@ -295,7 +295,7 @@ fn what_is_missed_while_it_has_stopped_is_counted_where_it_goes_on() {
 
 #[test]
 fn an_overflow_stops_a_recorder_at_once_and_what_came_before_is_kept() {
-    let stop = Settings { triggers: vec![Trigger::Overflow], ..settings() };
+    let stop = Settings { triggers: vec![StopTrigger::Overflow], ..settings() };
     let mut seen = 0;
     for seed in 0..40 {
         let whole = Trace::from_bytes(&simulated(seed, Tier::Multishot)).unwrap();

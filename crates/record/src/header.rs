@@ -12,7 +12,7 @@ use crate::format::{
 use crate::record::Record;
 use crate::shm_log::OwnedLog;
 use crate::sys;
-use crate::trigger::Trigger;
+use crate::trigger::StopTrigger;
 
 /// How long ticks and nanoseconds are compared before the first record.
 const CALIBRATION: Duration = Duration::from_millis(5);
@@ -29,7 +29,7 @@ pub struct Settings {
     /// are always written.
     pub sample: u32,
     /// What stops the recording.
-    pub triggers: Vec<Trigger>,
+    pub triggers: Vec<StopTrigger>,
     /// The clock; `None` takes the best of this machine. A simulator has its own nanoseconds.
     pub clock: Option<Clock>,
 }

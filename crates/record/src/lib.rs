@@ -49,5 +49,5 @@ pub use reader::{Reader, Trace};
 pub use record::{Pairing, Payload, Record};
 pub use recorder::Recorder;
 pub use recording::Recording;
-pub use trigger::Trigger;
+pub use trigger::StopTrigger;
 pub use writer::Writer;

@@ -28,17 +28,17 @@ const CHUNK: u64 = 16_384;
 
 /// The bytes of a trace.
 #[derive(Debug)]
-enum Source<'a> {
+enum TraceBytes<'a> {
     File(File),
-    Bytes(&'a [u8]),
+    Memory(&'a [u8]),
 }
 
-impl Source<'_> {
+impl TraceBytes<'_> {
     /// Reads from this offset on, as far as the bytes go.
     fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
         let file = match self {
-            Source::File(file) => file,
-            Source::Bytes(all) => {
+            TraceBytes::File(file) => file,
+            TraceBytes::Memory(all) => {
                 let rest = all.get(usize::try_from(at).unwrap_or(usize::MAX)..).unwrap_or_default();
                 let len = rest.len().min(bytes.len());
                 bytes[..len].copy_from_slice(&rest[..len]);
@@ -57,8 +57,8 @@ impl Source<'_> {
 
     fn len(&self) -> io::Result<u64> {
         match self {
-            Source::File(file) => Ok(file.metadata()?.len()),
-            Source::Bytes(bytes) => Ok(bytes.len() as u64),
+            TraceBytes::File(file) => Ok(file.metadata()?.len()),
+            TraceBytes::Memory(bytes) => Ok(bytes.len() as u64),
         }
     }
 
@@ -97,7 +97,7 @@ impl Trace {
     /// It cannot be read, or is not a trace.
     pub fn from_file(file: &File) -> Result<Trace, Unreadable> {
         if file.metadata()?.is_file() {
-            return Trace::read(Source::File(file.try_clone()?));
+            return Trace::read(TraceBytes::File(file.try_clone()?));
         }
         // The header first: something else may be long, or never end.
         let mut bytes = Vec::new();
@@ -112,10 +112,10 @@ impl Trace {
     /// # Errors
     /// They are not a trace.
     pub fn from_bytes(bytes: &[u8]) -> Result<Trace, Unreadable> {
-        Trace::read(Source::Bytes(bytes))
+        Trace::read(TraceBytes::Memory(bytes))
     }
 
-    fn read(source: Source<'_>) -> Result<Trace, Unreadable> {
+    fn read(source: TraceBytes<'_>) -> Result<Trace, Unreadable> {
         let slots = source.len()?.saturating_sub(HEADER as u64);
         let mut reader = Reader::of(source, false)?;
         reader.begins_late = true;
@@ -178,7 +178,7 @@ impl Record {
 /// A position in a trace, which may still be written.
 #[derive(Debug)]
 pub struct Reader<'a> {
-    source: Source<'a>,
+    source: TraceBytes<'a>,
     header: Header,
     /// The number of the next record to read.
     next: u64,
@@ -205,12 +205,12 @@ impl Reader<'static> {
     /// # Errors
     /// The file cannot be read, or is not a trace.
     pub fn new(file: File, from_now: bool) -> Result<Reader<'static>, Unreadable> {
-        Reader::of(Source::File(file), from_now)
+        Reader::of(TraceBytes::File(file), from_now)
     }
 }
 
 impl<'a> Reader<'a> {
-    fn of(source: Source<'a>, from_now: bool) -> Result<Reader<'a>, Unreadable> {
+    fn of(source: TraceBytes<'a>, from_now: bool) -> Result<Reader<'a>, Unreadable> {
         let header = source.header()?;
         let next = if from_now { header.head } else { header.oldest(header.head) };
         Ok(Reader {
@@ -290,7 +290,7 @@ impl<'a> Reader<'a> {
     /// Whether nothing more will be written: the recorder was closed, or its process has ended.
     /// There may be records that were not read yet.
     pub fn is_over(&self) -> bool {
-        let Source::File(file) = &self.source else { return true };
+        let TraceBytes::File(file) = &self.source else { return true };
         // A recorder has the file locked. Where there are no locks, the process says it.
         let runs = || {
             let process = || fs::exists(format!("/proc/{}", self.header.pid)).unwrap_or(true);
@@ -377,7 +377,7 @@ impl<'a> Reader<'a> {
 
     /// Reads the header again.
     fn look(&mut self) -> Result<(), Unreadable> {
-        if matches!(self.source, Source::Bytes(_)) {
+        if matches!(self.source, TraceBytes::Memory(_)) {
             return Ok(());
         }
         let header = self.source.header().map_err(|error| match error {

@@ -19,17 +19,17 @@ use crate::format::{HEADER, RECORD, Writers, at, pair};
 use crate::record::Record;
 use crate::sys;
 
-/// Mapping that are mapped to read and to write, until the value is dropped.
+/// Pages that are mapped to read and to write, until the value is dropped.
 #[derive(Debug)]
 struct Mapping {
     base: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: a `Mapping` owns its mapping: no other value has it, and any thread may unmap it.
+// SAFETY: a `Mapping` owns its pages: no other value has them, and any thread may unmap them.
 unsafe impl Send for Mapping {}
 // SAFETY: all access with `&Mapping` is by atomics: `long`, `short`, `slot` and `take_over`. The
-// others (`put` and `bytes` of a log with one owner) need `&mut`.
+// others (`put` and `bytes` of a log with one owner) need `&mut OwnedLog`.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {

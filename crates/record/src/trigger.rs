@@ -10,7 +10,7 @@ use crate::record::{Pairing, Payload, Record};
 
 /// A condition at which recording stops.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Trigger {
+pub enum StopTrigger {
     /// Of some thousand operations in a row, more than a share were older than this when they
     /// completed; of calls, took longer.
     Age {
@@ -28,14 +28,14 @@ pub enum Trigger {
     Signal,
 }
 
-impl FromStr for Trigger {
+impl FromStr for StopTrigger {
     type Err = String;
 
     /// `p99>1ms` (any percentile), `error`, `overflow` or `signal`.
-    fn from_str(text: &str) -> Result<Trigger, String> {
+    fn from_str(text: &str) -> Result<StopTrigger, String> {
         let wrong =
             || format!("unknown trigger {text:?}: write p99>1ms, error, overflow or signal");
-        let named = [Trigger::Error, Trigger::Overflow, Trigger::Signal];
+        let named = [StopTrigger::Error, StopTrigger::Overflow, StopTrigger::Signal];
         if let Some(trigger) = named.into_iter().find(|trigger| trigger.to_string() == text) {
             return Ok(trigger);
         }
@@ -46,7 +46,7 @@ impl FromStr for Trigger {
         if !(0.0..100.0).contains(&percent) || over.is_zero() {
             return Err(wrong());
         }
-        Ok(Trigger::Age { quantile: percent / 100.0, over })
+        Ok(StopTrigger::Age { quantile: percent / 100.0, over })
     }
 }
 
@@ -65,16 +65,16 @@ fn duration(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(number * seconds).ok()
 }
 
-impl fmt::Display for Trigger {
+impl fmt::Display for StopTrigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trigger::Age { quantile, over } => {
+            StopTrigger::Age { quantile, over } => {
                 let short = |number: f64| (number * 1e6).round() / 1e6;
                 write!(f, "p{}>{}ms", short(quantile * 100.0), short(over.as_secs_f64() * 1e3))
             }
-            Trigger::Error => f.write_str("error"),
-            Trigger::Overflow => f.write_str("overflow"),
-            Trigger::Signal => f.write_str("signal"),
+            StopTrigger::Error => f.write_str("error"),
+            StopTrigger::Overflow => f.write_str("overflow"),
+            StopTrigger::Signal => f.write_str("signal"),
         }
     }
 }
@@ -110,10 +110,10 @@ struct Limit {
 
 impl TriggerWatch {
     /// Watches for these, on a clock of so many ticks a second; `None` if none needs it.
-    pub(crate) fn new(triggers: &[Trigger], hertz: u64) -> Option<TriggerWatch> {
+    pub(crate) fn new(triggers: &[StopTrigger], hertz: u64) -> Option<TriggerWatch> {
         let has = |wanted| triggers.contains(&wanted);
-        let limit = |trigger: &Trigger| match *trigger {
-            Trigger::Age { quantile, over } => {
+        let limit = |trigger: &StopTrigger| match *trigger {
+            StopTrigger::Age { quantile, over } => {
                 let over = (over.as_secs_f64() * hertz as f64) as u64;
                 Some(Limit { quantile, over, beyond: 0 })
             }
@@ -121,7 +121,7 @@ impl TriggerWatch {
         };
         let limits: Vec<_> = triggers.iter().filter_map(limit).collect();
         let ages = (!limits.is_empty()).then(|| Ages { limits, begun: HashMap::new(), seen: 0 });
-        let (error, overflow) = (has(Trigger::Error), has(Trigger::Overflow));
+        let (error, overflow) = (has(StopTrigger::Error), has(StopTrigger::Overflow));
         (error || overflow || ages.is_some()).then_some(TriggerWatch { error, overflow, ages })
     }
 
@@ -188,28 +188,28 @@ mod tests {
     #[test]
     fn a_trigger_is_read_as_it_is_written() {
         let over = Duration::from_micros(1500);
-        assert_eq!("p99>1.5ms".parse(), Ok(Trigger::Age { quantile: 0.99, over }));
-        assert_eq!("p50>1500us".parse(), Ok(Trigger::Age { quantile: 0.5, over }));
+        assert_eq!("p99>1.5ms".parse(), Ok(StopTrigger::Age { quantile: 0.99, over }));
+        assert_eq!("p50>1500us".parse(), Ok(StopTrigger::Age { quantile: 0.5, over }));
         for (text, trigger) in [
-            ("error", Trigger::Error),
-            ("overflow", Trigger::Overflow),
-            ("signal", Trigger::Signal),
+            ("error", StopTrigger::Error),
+            ("overflow", StopTrigger::Overflow),
+            ("signal", StopTrigger::Signal),
         ] {
             assert_eq!(text.parse(), Ok(trigger));
             assert_eq!(trigger.to_string(), text);
         }
         for again in ["p99>1.5ms", "p99.9>0.1ms", "p57>1.1ms"] {
-            assert_eq!(again.parse::<Trigger>().unwrap().to_string(), again);
+            assert_eq!(again.parse::<StopTrigger>().unwrap().to_string(), again);
         }
         for wrong in ["", "p99", "p99>", "p100>1ms", "p-1>1ms", "p99>0ms", "99>1ms", "errors"] {
-            let error = wrong.parse::<Trigger>().expect_err(wrong);
+            let error = wrong.parse::<StopTrigger>().expect_err(wrong);
             assert!(!error.is_empty());
         }
     }
 
     #[test]
     fn ages_beyond_the_limit_are_seen_once_there_are_enough_of_them() {
-        let age = Trigger::Age { quantile: 0.5, over: Duration::from_millis(100) };
+        let age = StopTrigger::Age { quantile: 0.5, over: Duration::from_millis(100) };
         for (ticks, expected) in [(50_000_000, None), (150_000_000, Some(Frozen::Age))] {
             let mut watch =
                 TriggerWatch::new(&[age], 1_000_000_000).expect("something to watch for");
@@ -226,7 +226,8 @@ mod tests {
 
     #[test]
     fn each_of_several_limits_counts_and_operations_that_wait_for_others_do_not() {
-        let age = |quantile, nanos| Trigger::Age { quantile, over: Duration::from_nanos(nanos) };
+        let age =
+            |quantile, nanos| StopTrigger::Age { quantile, over: Duration::from_nanos(nanos) };
         let limits = [age(0.5, 1000), age(0.99, 100)];
         for (kind, expected) in [(Kind::Send, Some(Frozen::Age)), (Kind::PollRecv, None)] {
             let mut watch =
@@ -244,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_sleep_of_a_receive_does_not_count_and_that_of_a_send_does() {
-        let limit = Trigger::Age { quantile: 0.5, over: Duration::from_nanos(100) };
+        let limit = StopTrigger::Age { quantile: 0.5, over: Duration::from_nanos(100) };
         for (call, may_sleep, expected) in [
             (Call::Recv, false, Some(Frozen::Age)),
             (Call::Recv, true, None),
@@ -269,7 +270,8 @@ mod tests {
 
     #[test]
     fn the_result_of_a_cancel_or_of_an_empty_socket_is_no_failure() {
-        let mut watch = TriggerWatch::new(&[Trigger::Error], 1).expect("something to watch for");
+        let mut watch =
+            TriggerWatch::new(&[StopTrigger::Error], 1).expect("something to watch for");
         let cqe = |errno: i32| Record::completed(0, -errno, 0, 0);
         for errno in [0, libc::EAGAIN, libc::EINTR, libc::ECANCELED, libc::ENOBUFS] {
             assert_eq!(watch.see(&cqe(errno)), None);

@@ -26,7 +26,7 @@ pub use event::{Begun, Event, Events, InFlight, Kinds, events};
 pub use follow::{Follow, open_process};
 pub use proactor_record::{
     About, Call, Clock, Errno, Frozen, Header, Kind, Level, Log, Op, Payload, Reader, Record,
-    RecordKind, Recorder, Recording, Settings, Trace, Trigger, Unreadable, WaitMode, Writer,
+    RecordKind, Recorder, Recording, Settings, StopTrigger, Trace, Unreadable, WaitMode, Writer,
     Writers, format,
 };
 pub use show::{Filter, heading, json, json_header, line, parse_conn, title};

@@ -17,7 +17,7 @@ use proactor::os;
 use proactor::os::process::{self, Alone, Pid};
 use proactor_record::sys;
 use proactor_trace::kernel::{Instance, KernelRecorder, sidecar_path};
-use proactor_trace::{Filter, Follow, Level, Recording, Settings, Trigger};
+use proactor_trace::{Filter, Follow, Level, Recording, Settings, StopTrigger};
 
 /// The tracing options of a server.
 #[derive(Debug, clap::Args)]
@@ -49,7 +49,7 @@ pub(super) struct RecordArgs {
     /// Stop recording at the first: p99>1ms (the latency of operations), error, overflow (of the
     /// completion queue) or signal (SIGUSR2), so that the events before it are kept. Repeatable
     #[arg(long, value_name = "WHAT", requires = "trace")]
-    trace_trigger: Vec<Trigger>,
+    trace_trigger: Vec<StopTrigger>,
 
     /// Also record kernel events into FILE.kernel: when data arrived, when each completion was
     /// posted, the work of kernel threads. Needs root
@@ -125,7 +125,7 @@ impl RecordArgs {
         if self.kernel_events && (self.trace == Some(None) || self.prints_on_stdout()) {
             return Some("--kernel-events needs a trace file: write --trace=FILE".to_owned());
         }
-        let old = self.trace_trigger.iter().find(|one| matches!(one, Trigger::Age { .. }))?;
+        let old = self.trace_trigger.iter().find(|one| matches!(one, StopTrigger::Age { .. }))?;
         let vague = model != Model::URING && model.info().has_iterations();
         (vague && self.trace_clock == Level::Batch).then(|| {
             format!(

@@ -11,7 +11,7 @@ use crate::reader::{Reader, Trace};
 use crate::record::Payload;
 use crate::shm_log::{Claim, OwnedLog};
 use crate::sys::monotonic;
-use crate::trigger::Trigger;
+use crate::trigger::StopTrigger;
 
 /// The capacity of the smallest trace.
 const LEAST: u64 = 4096;
@@ -350,7 +350,7 @@ fn what_stops_it_stops_all_of_them_and_what_was_missed_is_said() {
 
 #[test]
 fn a_failure_in_one_lane_stops_all_and_each_lane_has_its_own_calls() {
-    let settings = Settings { triggers: vec![Trigger::Error], ..settings() };
+    let settings = Settings { triggers: vec![StopTrigger::Error], ..settings() };
     let writer = Writer::new(None, &settings, &About::default(), Writers::Threads).unwrap();
     let (one, other) = (writer.lane(0), writer.lane(1));
     let begin = Record::call_begin(Call::Send, false, 7, 0, 0);
