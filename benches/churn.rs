@@ -1,5 +1,5 @@
-//! Short connections: connect, send 64 bytes, receive them, close. Compares the three ways to accept
-//! on a ring: `multishot` knows no addresses, `accept` brings the address with each accept, and
+//! Short connections: connect, send 64 bytes, receive them, close. Compares three ways to accept on
+//! a ring: `multishot` knows no addresses, `accept` brings the address with each accept, and
 //! `getpeername` asks for it, which needs file descriptors instead of direct ones.
 //!
 //! Run it on a quiet machine, with a CPU for each of the two threads.

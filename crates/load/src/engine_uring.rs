@@ -239,7 +239,7 @@ impl ClientEngine for UringEngine {
             return Ok(());
         }
         // SAFETY: the range is the send buffer of `conn`, and no send of `conn` is in flight, so
-        // the kernel does not read it (rule 2). `&mut self` excludes other accesses of this process.
+        // the kernel does not read it (rule 2). `&mut self` excludes other access by this process.
         let bytes = unsafe {
             let start = self.outgoing.as_mut_ptr().add(conn * self.stride);
             std::slice::from_raw_parts_mut(start, len)
@@ -343,7 +343,7 @@ impl ProvidedBuffers {
     /// last returned with [`ProvidedBuffers::give_back`].
     unsafe fn bytes(&self, id: u16, len: usize) -> &[u8] {
         let start = usize::from(id) * self.size;
-        // SAFETY: the range lies within the zeroed `buffers` because `holds` is true, and the buffer
+        // SAFETY: the range lies within the zeroed `buffers` as `holds` is true, and the buffer
         // does not belong to the kernel: a completion has named it (rule 1).
         unsafe { std::slice::from_raw_parts(self.buffers.as_ptr().add(start), len) }
     }
