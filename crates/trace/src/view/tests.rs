@@ -417,6 +417,25 @@ fn a_timeline_folds_what_repeats_itself_and_names_the_slowest_exchanges() {
 }
 
 #[test]
+fn the_first_data_is_timed_only_if_the_trace_has_its_beginning() {
+    let text = |tape: &mut Tape| {
+        let trace = tape.trace();
+        ConnectionTimeline::of(&trace, &Cut::default(), (0, None), 3, true).unwrap().to_string()
+    };
+    let mut begun = Tape::new("uring");
+    assert!(text(begun.open(0).echo(0, 5)).contains("to the first data"));
+    // The recordings of these begin with a message, and with a send.
+    let mut message = Tape::new("uring");
+    message.entered(5).cqe(Kind::Recv, 0, 64, Cqe::MORE).sqe(Kind::Send, 0, 64);
+    let mut send = Tape::new("uring");
+    send.entered(5).cqe(Kind::Send, 0, 64, 0);
+    for mut tape in [message, send] {
+        let text = text(tape.echo(0, 5));
+        assert!(!text.contains("to the first data"), "{text}");
+    }
+}
+
+#[test]
 fn what_is_abnormal_is_not_folded() {
     let mut tape = ring();
     tape.entered(5).cqe(Kind::Recv, 0, -libc::ENOBUFS, 0).sqe(Kind::Recv, 0, 2048);

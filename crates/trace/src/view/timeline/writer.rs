@@ -46,6 +46,8 @@ impl<'a> TimelineWriter<'a> {
         }
         let Some(what) = self.words(event) else { return };
         let came = event.is_message();
+        // A recording may begin in the middle: after a message or a send, nothing is timed.
+        let is_first = !std::mem::replace(&mut self.seen, true);
         let mut step = Step {
             at_ns: event.at,
             exchange: self.exchange,
@@ -62,7 +64,7 @@ impl<'a> TimelineWriter<'a> {
             if let Some(armed) = self.armed.take() {
                 step.ends = Some((event.at.saturating_sub(armed), "to the first data"));
             }
-        } else if !std::mem::replace(&mut self.seen, true) {
+        } else if is_first && !step.sends {
             self.armed = Some(event.at);
             step.begins = true;
         }
