@@ -8,7 +8,7 @@ use std::fmt;
 use slab::Slab;
 
 /// The id of a connection. Printed as `slot.generation`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId {
     slot: u32,
     /// 24 bits, so that the id fits the `user_data` of an operation beside its kind.

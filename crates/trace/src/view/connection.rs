@@ -58,10 +58,11 @@ impl Measure {
 }
 
 /// How a connection ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// It had not, when the trace ended.
+    #[default]
     Open,
     /// The peer ended, and what was owed went; then it was closed.
     PeerFirst,
@@ -72,7 +73,7 @@ pub enum Ending {
 }
 
 /// One connection in numbers.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ConnectionStats {
     /// The connection, as `c7.1`: its slot and generation.
     #[serde(serialize_with = "names::conn")]
@@ -247,7 +248,9 @@ impl ConnectionTracker {
         let track = self.all.entry(conn).or_insert_with(|| {
             let file = file(event);
             let at = file.and_then(|file| accepted.remove(&file));
-            Track { stats: ConnectionStats::new(conn, file, at, event.at), exchange: None, gaps: 0 }
+            let (accepted_ns, first_ns) = (at, event.at);
+            let stats = ConnectionStats { conn, file, accepted_ns, first_ns, ..Default::default() };
+            Track { stats, exchange: None, gaps: 0 }
         });
         track.forget_before(self.gaps);
         track.stats.last_ns = event.at;
@@ -264,34 +267,6 @@ impl ConnectionTracker {
             Measure::Completed | Measure::Called if sent => self.answer(conn, event.at),
             Measure::Waited if sent && is_open => self.ending.push(conn),
             _ => {}
-        }
-    }
-}
-
-impl ConnectionStats {
-    fn new(conn: ConnId, file: Option<i32>, accepted_ns: Option<u64>, at: u64) -> ConnectionStats {
-        ConnectionStats {
-            conn,
-            file,
-            accepted_ns,
-            first_ns: at,
-            last_ns: at,
-            closed_ns: None,
-            messages: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-            receives: 0,
-            out_of_buffers: 0,
-            short: 0,
-            would_block: 0,
-            errors: Errors::new(),
-            exchanges: 0,
-            exchanges_ns: 0,
-            slowest_ns: None,
-            peer_ended_ns: None,
-            ending: Ending::Open,
-            in_flight: Kinds::default(),
-            faults: Vec::new(),
         }
     }
 }
