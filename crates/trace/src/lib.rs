@@ -1,7 +1,7 @@
 //! Views and exports of recordings, and a live trace of the rings of any process.
 //!
-//! [`proactor_record`] writes and reads recordings. [`events()`] decodes one: each record becomes an
-//! [`Event`] that knows its connection, its operation, what began it, how long that lasted and what
+//! [`proactor_record`] writes and reads recordings. [`events()`] decodes one: each record becomes
+//! an [`Event`] that knows its connection, its operation, what began it, how long that lasted and what
 //! is in flight. **Every view is a function of the events**: a line for each ([`line()`]), the
 //! counts and findings of [`view`], the formats of [`export`].
 //!
@@ -9,8 +9,8 @@
 //!   file ─► Trace ─► events() ─► Event, Event, …  ─► show, view, export
 //! ```
 //!
-//! [`kernel`] reads the kernel's own tracepoints beside a recording, and [`WatchedProcess`] those of a
-//! process that records nothing.
+//! [`kernel`] reads the kernel's own tracepoints beside a recording, and [`WatchedProcess`] those
+//! of a process that records nothing.
 #![deny(unsafe_code)]
 
 mod attach;

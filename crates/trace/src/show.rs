@@ -1,8 +1,8 @@
 //! Events as lines of text, always in the same columns, and as JSON.
 //!
 //! ```text
-//!          time  lane  what    op            conn            res  details                                !
-//!   0.001923300  r0    cqe     recv*         c7.1             64  #2  buf 82  more (shot 27, armed 1.60 ms ago)
+//!          time  lane  what    op            conn            res  details
+//!   0.001923300  r0    cqe     recv*         c7.1             64  #2  buf 82  more (shot 27, …)
 //! ```
 
 use std::str::FromStr;
@@ -161,8 +161,8 @@ pub(crate) fn moment(nanos: u64) -> String {
     format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
 }
 
-/// Ends the line of an event: removes trailing spaces, and marks an abnormal event behind the column
-/// of the details.
+/// Ends the line of an event: removes trailing spaces, and marks an abnormal event behind the
+/// column of the details.
 pub(crate) fn end_line(mut text: String, column: usize, abnormal: bool) -> String {
     text.truncate(text.trim_end().len());
     if abnormal {

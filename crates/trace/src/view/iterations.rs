@@ -1,4 +1,4 @@
-//! OpenIteration by iteration: what each enter or wait took and brought, and what lay between two of them.
+//! Iteration by iteration: what each enter or wait took and brought, and what lay between two.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use proactor_record::{Payload, WaitMode};
 use proactor_report::Latencies;
 use proactor_report::histogram::Percentiles;
 
-/// The loop was away from the kernel for longer than this: a stall. A iteration that serves hundreds of
-/// connections takes a good part of it.
+/// The loop was away from the kernel for longer than this: a stall. An iteration that serves
+/// hundreds of connections takes a good part of it.
 pub(super) const STALL: Duration = Duration::from_millis(1);
 /// How many of a kind are remembered with their moment.
 const REMEMBERED: usize = 3;

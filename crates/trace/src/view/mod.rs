@@ -2,12 +2,12 @@
 //!
 //! A [`TraceStats`] is made in one pass over the events; the summary, the doctor's findings
 //! and the difference of two traces are functions of it. The timeline of a connection has a pass of
-//! its own. Each view is a value that serialises, and its text is made of nothing but that value: what
-//! people read and what programs read cannot differ.
+//! its own. Each view is a value that serialises, and its text is made of nothing but that value:
+//! what people read and what programs read cannot differ.
 //!
 //! ```text
 //!   events ─► TraceStats ─┬─► Summary   what was submitted or called, its results and ages
-//!                         ├─► Doctor    the state of the loop, and findings with evidence and remedy
+//!                         ├─► Doctor    the state of the loop, and findings with a remedy
 //!                         ├─► Diff      two of them, side by side
 //!                         └─► ConnectionList    all connections, the worst first
 //!          ─► ConnectionTimeline    one connection, exchange by exchange

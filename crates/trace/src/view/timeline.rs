@@ -81,7 +81,8 @@ pub struct Step {
 
 impl ConnectionTimeline {
     /// Of this connection: its slot and which tenant of it, or the first tenant there is; with its
-    /// `slowest` exchanges, and with every step if `all`. `None` if the trace knows no such connection.
+    /// `slowest` exchanges, and with every step if `all`. `None` if the trace has no such
+    /// connection.
     pub fn of(
         trace: &Trace,
         cut: &Cut,
@@ -158,8 +159,8 @@ impl Slowest {
     }
 }
 
-/// Leaves out what repeats itself: the steps of all exchanges but the first and the last, unless they
-/// are abnormal.
+/// Leaves out what repeats itself: the steps of all exchanges but the first and the last, unless
+/// they are abnormal.
 fn fold(steps: Vec<Step>, all: bool) -> Vec<TimelineLine> {
     let last = steps.last().map_or(0, |step| step.exchange);
     let (mut lines, mut abnormal) = (Vec::new(), 0);
