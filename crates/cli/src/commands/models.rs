@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{output, terminal_width};
-use crate::explain::fold;
+use crate::explain::wrap;
 use proactor::Model;
 use proactor_models::{ALL, refusal};
 use proactor_report::{Align, Table};
@@ -39,9 +39,8 @@ impl ModelsArgs {
                 about.missing.iter().map(|(what, why)| format!("{}: {why}", what.denied()));
             for remark in refusal.chain(missing) {
                 let words = format!("{} {remark}", model.name());
-                let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
-                let lines = fold(&words, " ", width.unwrap_or(usize::MAX));
-                remarks += &(lines.join("\n  ") + "\n");
+                let lines = wrap(&words, width.unwrap_or(usize::MAX));
+                remarks += &(lines.replace('\n', "\n  ") + "\n");
             }
         }
         Ok(output::print(&format!("{table}\n\n{remarks}"))?)

@@ -8,13 +8,14 @@
 //! repeated, and the run with the median time is shown, not an average: everything shown has
 //! happened.
 //!
-//! The recorder takes time between the calls. Its cost is measured on the same server, and taken
-//! out of the timeline (`timeline`); what remains between two calls is the code of the server.
+//! The recorder takes time between the calls. The same messages are therefore sent to a server
+//! without it, and the difference of the median replies is taken out between the calls
+//! (`timeline`): a reply takes as long as it does without the recorder, if only its share of each
+//! gap is right, which cannot be known.
 
-mod axis;
-mod page;
 mod picture;
 mod record;
+mod section;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -24,16 +25,13 @@ use std::io;
 
 use serde::Serialize;
 
-pub use page::html;
-pub use picture::svg;
+pub use picture::{html, svg};
 pub use record::ExplainOptions;
-pub(crate) use text::fold;
 pub use text::text;
-pub use timeline::{Actor, CallPhase, CallTimeline, PhaseKind, ServerCall};
+pub(crate) use text::wrap;
+pub use timeline::{Actor, CallPhase, CallTimeline, PhaseKind, RingOps, ServerCall};
 
-use axis::Axis;
 use proactor::Model;
-use proactor::model::Ability;
 use proactor::os::process::Alone;
 
 /// The recorded models. The output of `--json`.
@@ -86,10 +84,12 @@ pub fn run(
             Some(refusal) => Err(refusal),
             None => record::record(&alone, model, options).map_err(|error| error.to_string()),
         };
-        let (several, single, refusal) = match recorded {
-            Ok((several, single)) => (several, Some(single), None),
-            Err(refusal) => (None, None, Some(refusal)),
+        let (timelines, refusal) = match recorded {
+            Ok(timelines) => (timelines, None),
+            Err(refusal) => (Vec::new(), Some(refusal)),
         };
+        let mut timelines = timelines.into_iter();
+        let (single, several) = (timelines.next(), timelines.next());
         let (name, summary) = (model.name(), model.info().summary);
         ModelReport { model: name, summary, refusal, several, single }
     });
@@ -101,47 +101,4 @@ pub fn run(
         connections: options.connections,
         runs: options.runs,
     })
-}
-
-/// One picture: the timelines of all models on one axis.
-struct Section<'a> {
-    title: String,
-    rows: Vec<PictureRow<'a>>,
-    axis: Axis,
-}
-
-/// A model in a picture: its timeline, or the reason why it has none.
-struct PictureRow<'a> {
-    model: &'static str,
-    summary: &'static str,
-    timeline: Result<&'a CallTimeline, &'a str>,
-}
-
-/// Returns the pictures of a report, in their order.
-fn sections(report: &ExplainReport) -> Vec<Section<'_>> {
-    let section = |title, timeline: fn(&ModelReport) -> Option<&CallTimeline>| {
-        let rows = report.models.iter().map(|it| {
-            let reason = it.refusal.as_deref().unwrap_or("one connection at a time");
-            PictureRow {
-                model: it.model,
-                summary: it.summary,
-                timeline: timeline(it).ok_or(reason),
-            }
-        });
-        let rows: Vec<PictureRow<'_>> = rows.collect();
-        let axis = Axis::of(rows.iter().filter_map(|row| row.timeline.ok()));
-        Section { title, rows, axis }
-    };
-    let several = format!("{} connections, one message on each, sent at once", report.connections);
-    let mut sections =
-        vec![section("One connection, one message".to_owned(), |it| it.single.as_ref())];
-    if report.connections > 1 {
-        sections.insert(0, section(several, |it| it.several.as_ref()));
-    }
-    sections
-}
-
-/// Returns true if the model serves several connections at once.
-fn serves_several(model: Model) -> bool {
-    model.info().missing(Ability::Crowd).is_none()
 }

@@ -1,6 +1,6 @@
 //! The phases and the pictures, from invented clock readings.
 
-use super::timeline::{EnterOps, MessageRun, RecorderCost, median, recorder_cost};
+use super::timeline::{MessageRun, median};
 use super::*;
 use proactor::os::probe::Call;
 
@@ -9,9 +9,9 @@ fn call(number: i64, begin: u64, end: Option<u64>, result: i64) -> Call {
     Call { thread: 1, number, args: [5, 1, 1, 0], begin, end, result }
 }
 
-fn timeline(calls: Vec<Call>, enters: &[EnterOps]) -> CallTimeline {
+fn timeline(calls: Vec<Call>, enters: &[(u64, RingOps)]) -> CallTimeline {
     let runs = [MessageRun { begin: 1000, sent: 1020, received: 1090, calls }];
-    median(&runs, enters, RecorderCost::default()).expect("there are calls")
+    median(&runs, enters, 90).expect("there are calls")
 }
 
 fn phases(timeline: &CallTimeline) -> Vec<(PhaseKind, Actor, i64, Option<i64>)> {
@@ -33,17 +33,12 @@ fn readiness() -> CallTimeline {
 }
 
 fn ring() -> CallTimeline {
-    let ops = |begin, submitted: &[&str], completed: &[&str]| EnterOps {
-        begin,
-        submitted: submitted.iter().map(|&name| name.to_owned()).collect(),
-        completed: completed.iter().map(|&name| name.to_owned()).collect(),
-    };
+    let ops = || RingOps { submitted: vec!["send".to_owned()], completed: vec!["recv".to_owned()] };
     let enters = [
         call(libc::SYS_io_uring_enter, 100, Some(1030), 1),
         call(libc::SYS_io_uring_enter, 1050, None, 0),
     ];
-    let ops = [ops(101, &["send"], &["recv"]), ops(1051, &["send"], &["recv"])];
-    timeline(enters.into(), &ops)
+    timeline(enters.into(), &[(101, ops()), (1051, ops())])
 }
 
 fn report() -> ExplainReport {
@@ -114,7 +109,7 @@ fn a_ring_copies_by_itself_and_one_enter_carries_the_send_and_the_wait() {
     let labels: Vec<String> = timeline.calls.iter().map(ServerCall::label).collect();
     assert_eq!(labels, ["enter: recv done", "enter(send)"]);
     assert!(
-        timeline.calls[1].completed.is_empty(),
+        timeline.calls[1].ops.completed.is_empty(),
         "it has not returned: its completions are unknown"
     );
 }
@@ -141,10 +136,10 @@ fn the_run_of_median_time_is_shown_with_the_spread() {
         received,
         calls: vec![call(libc::SYS_recvfrom, 1002, Some(1003), 64)],
     };
-    let cost = RecorderCost::default();
-    let shown = median(&[run(1900), run(1100), run(1200)], &[], cost).expect("there are calls");
+    let shown = median(&[run(1900), run(1100), run(1200)], &[], 200).expect("there are calls");
     assert_eq!((shown.received, shown.spread, shown.runs), (200, (100, 900), 3));
-    assert!(median(&[], &[], cost).is_err());
+    assert_eq!((shown.unrecorded, shown.recorder), (200, 0));
+    assert!(median(&[], &[], 0).is_err());
 }
 
 #[test]
@@ -179,8 +174,9 @@ fn a_picture_is_self_contained_and_escapes_text() {
     }
 }
 
-#[test]
-fn the_time_of_the_recorder_is_taken_out() {
+/// Returns the times of the calls of a run with gaps of 12, 5 and 19 between them, the reply, and
+/// the time that was taken out.
+fn without_recorder(unrecorded: u64) -> (Vec<(i64, Option<i64>)>, i64, i64) {
     let calls = vec![
         call(libc::SYS_ppoll, 100, Some(1030), 1),
         call(libc::SYS_recvfrom, 1042, Some(1045), 64),
@@ -188,25 +184,29 @@ fn the_time_of_the_recorder_is_taken_out() {
         call(libc::SYS_ppoll, 1099, None, 0),
     ];
     let runs = [MessageRun { begin: 1000, sent: 1020, received: 1090, calls }];
-    let cost = RecorderCost { warm: 4, cold: 10 };
-    let shown = median(&runs, &[], cost).expect("there are calls");
-    let times: Vec<_> = shown.calls.iter().map(|call| (call.begin, call.end)).collect();
-    // Ten after the wait, and four after each call that returned at once.
-    assert_eq!(times, [(-900, Some(30)), (32, Some(35)), (36, Some(66)), (81, None)]);
-    assert_eq!((shown.received, shown.recorder), (76, 14), "none after the send");
+    let shown = median(&runs, &[], unrecorded).expect("there are calls");
+    assert_eq!(shown.unrecorded, unrecorded as i64);
+    let times = shown.calls.iter().map(|call| (call.begin, call.end)).collect();
+    (times, shown.received, shown.recorder)
 }
 
 #[test]
-fn the_cost_of_the_recorder_is_the_median_gap_between_two_calls() {
-    let three = |at: u64, cold: u64, warm: u64| {
-        let poll = |begin| call(libc::SYS_ppoll, begin, Some(begin + 1), 0);
-        let second = at + 50 + cold;
-        let sleep = call(libc::SYS_clock_nanosleep, at, Some(at + 50), 0);
-        [sleep, poll(second), poll(second + 1 + warm)]
-    };
-    let calls = [three(0, 9, 3), three(100, 8, 4), three(200, 90, 40)].concat();
-    let cost = recorder_cost(&calls);
-    assert_eq!((cost.cold, cost.warm), (9, 4));
+fn the_reply_takes_as_long_as_without_the_recorder() {
+    // 8 of 17 before the send: 5.6 of 12, 2.4 of 5, and as great a share after it.
+    let (times, received, recorder) = without_recorder(82);
+    assert_eq!(times, [(-900, Some(30)), (37, Some(40)), (42, Some(72)), (83, None)]);
+    assert_eq!((received, recorder), (82, 8));
+    // A reply that is not slower is not moved.
+    let (times, received, recorder) = without_recorder(95);
+    assert_eq!(times, [(-900, Some(30)), (42, Some(45)), (50, Some(80)), (99, None)]);
+    assert_eq!((received, recorder), (90, 0));
+}
+
+#[test]
+fn no_more_than_the_gaps_is_taken_out() {
+    let (times, received, recorder) = without_recorder(10);
+    assert_eq!(times, [(-900, Some(30)), (30, Some(33)), (33, Some(63)), (63, None)]);
+    assert_eq!((received, recorder), (73, 17), "the rest of the difference is in the calls");
 }
 
 #[test]
@@ -221,6 +221,6 @@ fn runs_in_which_the_server_woke_too_early_are_left_out() {
         ],
     };
     let runs = [run(1010, 1100), run(1025, 1200), run(1010, 1300)];
-    let shown = median(&runs, &[], RecorderCost::default()).expect("there are calls");
+    let shown = median(&runs, &[], 200).expect("there are calls");
     assert_eq!((shown.received, shown.spread), (200, (200, 200)));
 }

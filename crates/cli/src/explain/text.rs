@@ -1,8 +1,9 @@
-//! The pictures as text: a line of time per model, on a common axis.
+//! The report as text: a line of time per model, on a common axis.
 
-use super::axis::{Axis, micros};
-use super::timeline::words;
-use super::{Actor, CallPhase, CallTimeline, ExplainReport, PhaseKind, PictureRow, sections};
+use super::section::{
+    Axis, LEGEND, PlacedWords, Section, calls, describe, micros, names, sections, spread, style,
+};
+use super::{CallTimeline, ExplainReport};
 
 /// Columns left of the line of time.
 const MARGIN: usize = 15;
@@ -10,182 +11,114 @@ const MARGIN: usize = 15;
 const WIDEST: usize = 100;
 const NARROWEST: usize = 40;
 
-/// The signs of the phases, in the order of the legend.
-const SIGNS: [(PhaseKind, Actor, char); 6] = [
-    (PhaseKind::Waiting, Actor::Thread, '░'),
-    (PhaseKind::Waking, Actor::Thread, '▒'),
-    (PhaseKind::WakingAndCopying, Actor::Thread, '▓'),
-    (PhaseKind::Copying, Actor::Thread, '█'),
-    (PhaseKind::Copying, Actor::Kernel, '◆'),
-    (PhaseKind::WithoutData, Actor::Thread, '·'),
-];
-
 /// Formats the report as text, in `width` columns or in 100 if that is less.
 pub fn text(report: &ExplainReport, width: usize) -> String {
     let width = width.clamp(NARROWEST, WIDEST);
-    let canvas = Canvas { line: width - MARGIN };
     let head = [
         format!("Messages of {} B through each model, recorded on {}.", report.size, report.kernel),
         format!("Each line is the run with the median time of {}.", report.runs),
         "Time zero: the client begins to send.".to_owned(),
     ];
-    let legend = SIGNS.map(|(kind, actor, sign)| format!("{sign} {}", words(kind, actor)));
-    let legend: Vec<String> = legend.into_iter().chain(["─ server code".to_owned()]).collect();
-    let mut out = fold(&head, " ", width).join("\n") + "\n\n";
-    out += &(fold(&legend, "   ", width).join("\n") + "\n");
+    let legend = LEGEND.map(style).map(|it| format!("{} {}", it.sign, it.words));
+    let legend = [&legend[..], &["─ server code".to_owned()]].concat();
+    let mut out = fold(&head, " ", width) + "\n\n" + &fold(&legend, "   ", width) + "\n";
     for section in sections(report) {
-        let title = fold(&words_of(&section.title), " ", width).join("\n");
-        out += &format!("\n{title}\n\n");
-        out += &format!("{:MARGIN$}{}\n", "", canvas.scale(section.axis));
-        section.rows.iter().for_each(|row| out += &canvas.row(row, section.axis));
+        out += &format!("\n{}\n\n", wrap(&section.title, width));
+        out += &rows(&section, width - MARGIN);
     }
     out
 }
 
-/// The place of a line of time.
-#[derive(Clone, Copy)]
-struct Canvas {
-    /// Its length in columns.
-    line: usize,
-}
-
-impl Canvas {
-    fn row(self, row: &PictureRow<'_>, axis: Axis) -> String {
-        let mut lines = match row.timeline {
-            Ok(timeline) => vec![self.bar(timeline, axis), self.labels(timeline, axis)],
-            Err(reason) => fold(&words_of(&format!("not shown: {reason}")), " ", self.line),
+/// Formats the scale and the models of a section, with lines of time of this length.
+fn rows(section: &Section<'_>, length: usize) -> String {
+    let column = |at| section.axis.place(at, length as f64).floor().min(length as f64 - 1.0);
+    let ticks = section.axis.ticks(length as i64 / 8).into_iter();
+    let ticks = ticks.map(|at| PlacedWords {
+        at: column(at),
+        words: format!("╷{}", micros(at)),
+        class: "",
+    });
+    let ticks = spread(ticks.collect(), 1.0, 1.0, length as f64);
+    let mut out = format!("{:MARGIN$}{}\n", "", line(&ticks));
+    for (it, timeline) in &section.rows {
+        let text = match timeline {
+            Ok(timeline) => {
+                let names = names(timeline, column, 1.0, 1.0, length as f64);
+                let parts = fold(&parts(timeline), " · ", length);
+                [bar(timeline, section.axis, length), line(&names), wrap(it.summary, length), parts]
+                    .join("\n")
+            }
+            Err(reason) => wrap(&format!("not shown: {reason}"), length),
         };
-        if let Ok(timeline) = row.timeline {
-            lines.extend(fold(&words_of(row.summary), " ", self.line));
-            lines.extend(fold(&parts(timeline), " · ", self.line));
-            lines.retain(|line| !line.is_empty());
-        }
-        format!("{:MARGIN$}{}\n\n", row.model, lines.join(&format!("\n{:MARGIN$}", "")))
+        let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+        out += &format!("{:MARGIN$}{}\n\n", it.model, lines.join(&format!("\n{:MARGIN$}", "")));
     }
-
-    fn scale(self, axis: Axis) -> String {
-        let mut line = TextLine::new(self.line);
-        for tick in axis.ticks(self.line as i64 / 8) {
-            line.put(self.column(axis, tick), &format!("╷{}", micros(tick)));
-        }
-        line.text
-    }
-
-    fn column(self, axis: Axis, at: i64) -> usize {
-        (axis.place(at, self.line as f64) as usize).min(self.line - 1)
-    }
-
-    fn bar(self, timeline: &CallTimeline, axis: Axis) -> String {
-        let mut cells = vec!['─'; self.line];
-        if let Some(first) = timeline.calls.first() {
-            // The time before belongs to an earlier message.
-            cells[..self.column(axis, first.begin)].fill(' ');
-        }
-        for (_, phase) in timeline.phases() {
-            let from = self.column(axis, phase.begin);
-            let to = phase.end.map_or(self.line, |end| self.column(axis, end));
-            // The shortest phase is visible.
-            let to = to.max(from + 1).min(self.line);
-            cells[from..to].fill(sign(phase));
-        }
-        cells.iter().collect()
-    }
-
-    /// Puts the names of the calls below their begins, or behind the name before.
-    fn labels(self, timeline: &CallTimeline, axis: Axis) -> String {
-        let mut line = TextLine::new(self.line);
-        for (call, name) in timeline.labels() {
-            line.put(self.column(axis, call.begin), &name);
-        }
-        line.text
-    }
+    out
 }
 
-fn sign(phase: &CallPhase) -> char {
-    let copies = phase.kind == PhaseKind::WakingAndCopying && phase.actor == Actor::Kernel;
-    let kind = if copies { PhaseKind::Copying } else { phase.kind };
-    let found = SIGNS.iter().find(|(it, actor, _)| (*it, *actor) == (kind, phase.actor));
-    found.map_or('─', |&(_, _, sign)| sign)
+fn bar(timeline: &CallTimeline, axis: Axis, length: usize) -> String {
+    let column = |at| (axis.place(at, length as f64) as usize).min(length - 1);
+    let mut cells = vec!['─'; length];
+    if let Some(first) = timeline.calls.first() {
+        // The time before belongs to an earlier message.
+        cells[..column(first.begin)].fill(' ');
+    }
+    for (_, phase) in timeline.phases() {
+        let from = column(phase.begin);
+        // The shortest phase is visible.
+        let to = phase.end.map_or(length, column).max(from + 1);
+        cells[from..to].fill(style((phase.kind, phase.actor)).sign);
+    }
+    cells.iter().collect()
 }
 
 /// Returns the replies, and the calls with the duration of each phase.
 fn parts(timeline: &CallTimeline) -> Vec<String> {
-    let (least, most) = timeline.spread;
-    let reply = micros(timeline.received);
-    let mut parts = vec![
-        format!("reply after {reply} ({} to {})", micros(least), micros(most)),
-        calls(timeline),
-    ];
-    for (group, (_, label)) in timeline.groups().zip(timeline.labels()) {
-        let phases: Vec<String> = group.iter().flat_map(|call| &call.phases).map(phase).collect();
-        parts.push(match phases.len() {
-            1..=3 => format!("{label}: {}", phases.join(", ")),
-            _ => label,
-        });
-    }
+    let [reply, least, most] =
+        [timeline.received, timeline.spread.0, timeline.spread.1].map(micros);
+    let mut parts = vec![format!("reply after {reply} ({least} to {most})"), calls(timeline)];
+    parts.extend(timeline.groups().map(|(group, name)| {
+        let phases: Vec<String> =
+            group.iter().flat_map(|call| &call.phases).map(describe).collect();
+        match phases.len() {
+            1..=3 => format!("{name}: {}", phases.join(", ")),
+            _ => name,
+        }
+    }));
     if !timeline.asleep.is_empty() {
         parts.push(format!("other threads sleep in {}", timeline.asleep.join(", ")));
     }
     parts
 }
 
-/// Counts the calls of a timeline.
-pub(super) fn calls(timeline: &CallTimeline) -> String {
-    match timeline.finished_calls() {
-        Some(1) => "1 call".to_owned(),
-        Some(calls) => format!("{calls} calls"),
-        None => "calls without end".to_owned(),
-    }
+/// Formats words at their columns.
+fn line(words: &[PlacedWords]) -> String {
+    words.iter().fold(String::new(), |mut line, PlacedWords { at, words, .. }| {
+        line.extend(std::iter::repeat_n(' ', *at as usize - line.chars().count()));
+        line + words
+    })
 }
 
-fn phase(phase: &CallPhase) -> String {
-    let length = phase.length().map(|length| format!(" {}", micros(length))).unwrap_or_default();
-    format!("{}{length}", phase.words())
-}
-
-fn words_of(sentence: &str) -> Vec<String> {
-    sentence.split_whitespace().map(str::to_owned).collect()
+/// Breaks a sentence into lines of at most `width` columns, where that is possible.
+pub(crate) fn wrap(sentence: &str, width: usize) -> String {
+    let words: Vec<String> = sentence.split_whitespace().map(str::to_owned).collect();
+    fold(&words, " ", width)
 }
 
 /// Joins parts to lines of at most `width` columns, where that is possible.
-pub(crate) fn fold(parts: &[String], between: &str, width: usize) -> Vec<String> {
+fn fold(parts: &[String], between: &str, width: usize) -> String {
     let columns = |text: &str| text.chars().count();
     let mut lines: Vec<String> = Vec::new();
     for part in parts {
         match lines.last_mut() {
             Some(line) if columns(line) + columns(between) + columns(part) <= width => {
-                line.push_str(between);
-                line.push_str(part);
+                *line += &format!("{between}{part}");
             }
             _ if columns(part) > width && part.contains(' ') => {
-                lines.extend(fold(&words_of(part), " ", width));
+                lines.extend(wrap(part, width).lines().map(str::to_owned));
             }
             _ => lines.push(part.clone()),
         }
     }
-    lines
-}
-
-/// A line of words, each at its column or behind the word before.
-struct TextLine {
-    text: String,
-    used: usize,
-    width: usize,
-}
-
-impl TextLine {
-    fn new(width: usize) -> TextLine {
-        TextLine { text: String::new(), used: 0, width }
-    }
-
-    /// Puts a word at this column, if it fits.
-    fn put(&mut self, at: usize, word: &str) {
-        let at = if self.used == 0 { at } else { at.max(self.used + 1) };
-        let columns = word.chars().count();
-        if at + columns <= self.width {
-            self.text.extend(std::iter::repeat_n(' ', at - self.used));
-            self.text.push_str(word);
-            self.used = at + columns;
-        }
-    }
+    lines.join("\n")
 }
