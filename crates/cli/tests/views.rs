@@ -12,7 +12,7 @@ use std::time::Duration;
 use proactor_sim::Tier;
 use proactor_trace::format::{HEADER, RECORD};
 use proactor_trace::view::{
-    ConnectionList, ConnectionTimeline, Cut, Diff, Doctor, Ending, Health, Summary, TraceStats,
+    ConnectionList, ConnectionTimeline, Cut, Diff, Doctor, Ending, Summary, TraceStats,
 };
 use proactor_trace::{
     About, Clock, Kind, Log, Op, Payload, Recorder, Settings, Trace, WaitMode, events,
@@ -48,7 +48,7 @@ fn a_simulated_echo_is_counted_to_the_byte_and_each_connection_is_clean() {
             for row in ended {
                 assert_eq!((row.in_flight, row.unseen), (0, 0), "{} {context}", row.op);
             }
-            let doctor = Doctor::new(&stats);
+            let doctor = Doctor::new(stats.clone());
             let names: Vec<_> = doctor.findings.iter().map(|one| one.name).collect();
             assert!(
                 !names.contains(&"out-of-order") && !names.contains(&"never-closed"),
@@ -129,8 +129,14 @@ fn all_views(trace: &Trace) {
     ];
     for cut in cuts {
         let stats = TraceStats::of(trace, &cut);
-        drop((Summary::new(stats.clone()).to_string(), Health::new(stats.clone()).to_string()));
-        drop((Doctor::new(&stats).to_string(), ConnectionList::new(stats.clone(), 5).to_string()));
+        drop((
+            Summary::new(stats.clone()).to_string(),
+            Doctor::new(stats.clone()).health.to_string(),
+        ));
+        drop((
+            Doctor::new(stats.clone()).to_string(),
+            ConnectionList::new(stats.clone(), 5).to_string(),
+        ));
         drop(serde_json::to_string(&Summary::new(stats.clone())).unwrap());
         if let Ok(diff) = Diff::new(stats.clone(), stats) {
             drop(diff.to_string());

@@ -10,7 +10,7 @@ use proactor_record::Trace;
 use proactor_report::units;
 use serde_json::json;
 
-use crate::view::{ConnectionList, Cut, Doctor, Health, Summary, TraceStats};
+use crate::view::{ConnectionList, Cut, Doctor, Summary, TraceStats};
 use data::PageData;
 
 /// The default limit of connections on a page.
@@ -49,8 +49,7 @@ pub fn page(
     }
     let title = format!("{} – proactor trace", stats.source.model);
     let is_ring = stats.is_ring();
-    let health = Health::new(stats.clone());
-    let findings = Doctor::new(&stats).findings;
+    let Doctor { health, findings, .. } = Doctor::new(stats.clone());
     let text = format!("{}\n\n{health}\n\n{list}", Summary::new(stats));
     let data = json!({
         "is_ring": is_ring,

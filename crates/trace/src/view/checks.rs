@@ -2,26 +2,26 @@
 
 use std::time::Duration;
 
-use super::chart::ratio;
+use proactor_record::{Call, Errno, Kind, Op};
+use proactor_report::units::{self, agree, count, plural};
+
 use super::connection::ConnectionStats;
-use super::finding::{Finding, Severity};
-use super::iterations::{Moment, Occurrences, STALL};
+use super::finding::Finding;
+use super::finding::Severity::{self, Costly, Note, Wrong};
+use super::iterations::{Iterations, Moment, Occurrences, STALL};
 use super::stats::TraceStats;
-use proactor_record::Errno;
-use proactor_record::{Call, Kind, Op};
-use proactor_report::units;
-use proactor_report::units::plural;
+use super::text::{nanos, ratio};
 
 /// Something to look for.
 pub(super) struct Check {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
     of: Of,
-    pub(super) look: fn(&TraceStats) -> Option<Finding>,
+    look: fn(&TraceStats) -> Option<Finding>,
 }
 
 /// In which traces something can be seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Of {
     /// In all.
     All,
@@ -31,19 +31,6 @@ enum Of {
     Ring,
     /// In those of a selector.
     Selector,
-}
-
-impl Check {
-    /// Whether it can be seen in what this was made of.
-    pub(super) fn is_for(&self, stats: &TraceStats) -> bool {
-        let iterations = !stats.source.has_no_loop();
-        match self.of {
-            Of::All => true,
-            Of::Loop => iterations,
-            Of::Ring => stats.is_ring(),
-            Of::Selector => iterations && !stats.is_ring(),
-        }
-    }
 }
 
 const fn check(
@@ -56,7 +43,7 @@ const fn check(
 }
 
 /// All that is looked for.
-pub(super) const CHECKS: &[Check] = &[
+const CHECKS: &[Check] = &[
     check("cq-overflow", "completions outside of a full queue", Of::Ring, overflow),
     check("no-buffers", "receives that found no buffer", Of::Ring, out_of_buffers),
     check("out-of-order", "operations that did not end once", Of::All, faults),
@@ -76,34 +63,53 @@ pub(super) const CHECKS: &[Check] = &[
     check("records-lost", "gaps in the trace", Of::All, lost),
 ];
 
+/// The checks that such a trace allows.
+pub(super) fn checks(stats: &TraceStats) -> impl Iterator<Item = &'static Check> {
+    let (has_loop, is_ring) = (!stats.source.has_no_loop(), stats.is_ring());
+    CHECKS.iter().filter(move |check| match check.of {
+        Of::All => true,
+        Of::Loop => has_loop,
+        Of::Ring => is_ring,
+        Of::Selector => has_loop && !is_ring,
+    })
+}
+
 /// Makes all checks that such a trace allows. The worst findings come first.
 pub(super) fn findings(stats: &TraceStats) -> Vec<Finding> {
-    let found = |check: &Check| {
+    let found = checks(stats).filter_map(|check| {
         let finding = (check.look)(stats)?;
         Some(Finding { name: check.name, ..finding })
-    };
-    let checks = CHECKS.iter().filter(|check| check.is_for(stats));
-    let mut findings: Vec<Finding> = checks.filter_map(found).collect();
+    });
+    let mut findings: Vec<Finding> = found.collect();
     findings.sort_by_key(|one| one.severity);
     findings
 }
 
 /// A finding that is not named yet.
-fn finding(severity: Severity, what: String, noted: &Occurrences, fix: &str) -> Finding {
-    Finding {
-        name: "",
-        severity,
-        what,
-        evidence: Vec::new(),
-        first: noted.first.clone(),
-        fix: fix.to_owned(),
-    }
+fn finding(severity: Severity, what: String, fix: &'static str) -> Finding {
+    Finding { name: "", severity, what, evidence: Vec::new(), first: Vec::new(), fix }
 }
 
 impl Finding {
+    fn at(self, noted: &Occurrences) -> Finding {
+        Finding { first: noted.first.clone(), ..self }
+    }
+
     fn with(mut self, evidence: impl Into<String>) -> Finding {
         self.evidence.push(evidence.into());
         self
+    }
+
+    /// With what this says of the first few connections, and with the moment of the first.
+    fn of_conns(
+        self,
+        conns: &[&ConnectionStats],
+        at_ns: u64,
+        say: fn(&ConnectionStats) -> String,
+    ) -> Finding {
+        let first = vec![Moment { at_ns, conn: None, amount: None }];
+        let evidence = conns.iter().take(3).map(|conn| format!("c{}: {}", conn.conn, say(conn)));
+        Finding { first, evidence: evidence.collect(), ..self }
     }
 }
 
@@ -111,7 +117,7 @@ impl Finding {
 fn share_of(n: u64, all: u64, thing: &str) -> String {
     let share = n as f64 / all.max(1) as f64;
     let share = if n > 0 && share < 0.0005 { "<0.1 %".to_owned() } else { units::percent(share) };
-    format!("{} of {} ({share})", units::count(n), plural(all, thing))
+    format!("{} of {} ({share})", count(n), plural(all, thing))
 }
 
 /// More than one in so many, and more than a few.
@@ -120,92 +126,65 @@ fn often(n: u64, all: u64, one_in: u64) -> bool {
 }
 
 fn overflow(stats: &TraceStats) -> Option<Finding> {
-    let iterations =
-        stats.iterations.as_ref().filter(|iterations| iterations.overflows.count > 0)?;
-    let size = stats.queue.map_or("an unknown number".to_owned(), units::count);
-    let what = format!(
-        "completions waited outside the full queue in {}",
-        share_of(iterations.overflows.count, iterations.count, "enter")
-    );
-    let fix = "a larger completion queue (IORING_SETUP_CQSIZE): it grows with --max-connections, up to 8,192. \
-               The kernel keeps what does not fit, but ends multishot operations and takes longer";
-    let most = units::count(iterations.batches.max);
-    Some(
-        finding(Severity::Wrong, what, &iterations.overflows, fix)
-            .with(format!("the queue holds {size}; {most} were reaped at once at most")),
-    )
+    let Iterations { overflows, batches, count: all, .. } = stats.iterations.as_ref()?;
+    let share = share_of(overflows.some()?.count, *all, "enter");
+    let what = format!("completions waited outside the full queue in {share}");
+    let fix = "a larger completion queue (IORING_SETUP_CQSIZE): it grows with --max-connections, \
+               up to 8,192. The kernel keeps what does not fit, but ends multishot operations and \
+               takes longer";
+    let size = stats.queue.map_or("an unknown number".to_owned(), count);
+    let most = count(batches.max);
+    let evidence = format!("the queue holds {size}; {most} were reaped at once at most");
+    Some(finding(Wrong, what, fix).at(overflows).with(evidence))
 }
 
 fn out_of_buffers(stats: &TraceStats) -> Option<Finding> {
-    let missed = &stats.anomalies.out_of_buffers;
-    if missed.count == 0 {
-        return None;
-    }
+    let missed = stats.anomalies.out_of_buffers.some()?;
     // One in a hundred is a storm: each costs a completion, a receive and a wait.
-    let severity =
-        if often(missed.count, stats.messages, 100) { Severity::Wrong } else { Severity::Costly };
-    let all = missed.count + stats.messages;
-    let what = format!("{} found no buffer (ENOBUFS)", share_of(missed.count, all, "receive"));
+    let severity = if often(missed.count, stats.messages, 100) { Wrong } else { Costly };
+    let share = share_of(missed.count, missed.count + stats.messages, "receive");
     let fix = "more buffers (--buffers), or larger ones if messages are (--buffer-size); slow \
                readers hold the buffers of what they are owed";
-    let found = finding(severity, what, missed, fix);
-    Some(match stats.buffers {
-        Some(buffers) => found.with(format!(
-            "{} lent in all, {} of them filled",
-            units::count(buffers.lent),
-            units::count(buffers.filled)
-        )),
-        None => found,
-    })
+    let found = finding(severity, format!("{share} found no buffer (ENOBUFS)"), fix).at(missed);
+    let Some(buffers) = stats.buffers else { return Some(found) };
+    let (lent, filled) = (count(buffers.lent), count(buffers.filled));
+    Some(found.with(format!("{lent} lent in all, {filled} of them filled")))
 }
 
 fn faults(stats: &TraceStats) -> Option<Finding> {
-    let bad: Vec<&ConnectionStats> =
-        stats.conns.iter().filter(|conn| !conn.faults.is_empty()).collect();
-    let first = bad.first()?;
-    let what = format!(
-        "operations of {} did not end once, before the close",
-        share_of(bad.len() as u64, stats.conns.len() as u64, "connection")
-    );
+    let bad: Vec<_> = stats.conns.iter().filter(|conn| !conn.faults.is_empty()).collect();
+    let share = share_of(bad.len() as u64, stats.conns.len() as u64, "connection");
+    let what = format!("operations of {share} did not end once, before the close");
     let fix = "this is a fault of the loop, or of the kernel: `trace conn` shows each of them; \
                please report it with the trace";
-    let mut found = finding(Severity::Wrong, what, &Occurrences::default(), fix);
-    for conn in bad.iter().take(3) {
-        found = found.with(format!("c{}: {}", conn.conn, conn.faults.join("; ")));
-    }
-    found.first = vec![Moment { at_ns: first.last_ns, conn: None, amount: None }];
-    Some(found)
+    let at = bad.first()?.last_ns;
+    Some(finding(Wrong, what, fix).of_conns(&bad, at, |conn| conn.faults.join("; ")))
 }
 
 fn failed(stats: &TraceStats) -> Option<Finding> {
-    let failed = &stats.anomalies.failed;
-    if failed.count == 0 {
-        return None;
-    }
-    let what = format!("{} failed", plural(failed.count, "operation"));
+    let failed = stats.anomalies.failed.some()?;
     let fix = "`trace show --result error` shows each; what the name means is in the man page of \
                the call";
-    let mut found = finding(Severity::Wrong, what, failed, fix);
-    let mut names: Vec<String> =
-        failed.first.iter().filter_map(|one| Some(Errno(one.amount? as i32).to_string())).collect();
-    names.dedup();
+    let what = format!("{} failed", plural(failed.count, "operation"));
+    let mut found = finding(Wrong, what, fix).at(failed);
+    // The amount is an errno, and is in the evidence.
+    let errnos = found.first.iter_mut().filter_map(|one| one.amount.take());
+    let names: Vec<String> = errnos.map(|errno| Errno(errno as i32).to_string()).collect();
     for row in &stats.ops {
         let these = row.errors.iter().filter(|(name, _)| names.contains(name));
-        let these: Vec<_> = these.map(|(name, n)| format!("{} {name}", units::count(*n))).collect();
+        let these: Vec<_> = these.map(|(name, n)| format!("{} {name}", count(*n))).collect();
         if !these.is_empty() {
-            found = found.with(format!("{}: {}", row.op.name(), these.join(", ")));
+            found = found.with(format!("{}: {}", row.op, these.join(", ")));
         }
     }
-    // The amount is an errno, and is in the evidence.
-    found.first.iter_mut().for_each(|one| one.amount = None);
     Some(found)
 }
 
 fn exhausted(stats: &TraceStats) -> Option<Finding> {
-    let exhausted = &stats.anomalies.exhausted;
+    let exhausted = stats.anomalies.exhausted.some()?;
     let what = format!("{} failed for want of resources", plural(exhausted.count, "accept"));
     let fix = "more descriptors (ulimit -n), or fewer connections at a time (--max-connections)";
-    (exhausted.count > 0).then(|| finding(Severity::Wrong, what, exhausted, fix))
+    Some(finding(Wrong, what, fix).at(exhausted))
 }
 
 /// How long a connection may take from the peer's end to its close.
@@ -213,231 +192,185 @@ const LINGER: Duration = Duration::from_secs(1);
 
 fn lingering(stats: &TraceStats) -> Option<Finding> {
     let end = stats.source.from_ns + stats.source.span_ns;
-    let late = |conn: &&ConnectionStats| {
+    let late = stats.conns.iter().filter(|conn| {
         let ended = conn.peer_ended_ns.filter(|_| conn.closed_ns.is_none());
         ended.is_some_and(|at| end.saturating_sub(at) > LINGER.as_nanos() as u64)
-    };
-    let late: Vec<&ConnectionStats> = stats.conns.iter().filter(late).collect();
-    let first = late.first()?;
-    let what = format!(
-        "{} whose peer ended over {} before the end of the trace are not closed",
-        share_of(late.len() as u64, stats.conns.len() as u64, "connection"),
-        units::span(LINGER)
-    );
-    let fix = "the peer has ended but does not read its replies: it is disconnected when others wait \
-               for it, or at a drain (--drain-timeout); `trace conn` shows what is in flight";
-    let mut found = finding(Severity::Costly, what, &Occurrences::default(), fix);
-    for conn in late.iter().take(3) {
-        let waits = conn.in_flight;
-        let waits = if waits.is_empty() { "nothing".to_owned() } else { waits.to_string() };
-        found = found.with(format!("c{}: {waits} in flight", conn.conn));
-    }
-    let at_ns = first.peer_ended_ns.unwrap_or(first.last_ns);
-    found.first = vec![Moment { at_ns, conn: None, amount: None }];
-    Some(found)
+    });
+    let late: Vec<_> = late.collect();
+    let (share, span) =
+        (share_of(late.len() as u64, stats.conns.len() as u64, "connection"), units::span(LINGER));
+    let what =
+        format!("{share} whose peer ended over {span} before the end of the trace are not closed");
+    let fix = "the peer has ended but does not read its replies: it is disconnected when others \
+               wait for it, or at a drain (--drain-timeout); `trace conn` shows what is in flight";
+    let at = late.first()?.peer_ended_ns?;
+    Some(finding(Costly, what, fix).of_conns(&late, at, |conn| match conn.in_flight {
+        none if none.is_empty() => "nothing in flight".to_owned(),
+        kinds => format!("{kinds} in flight"),
+    }))
 }
 
 fn stalls(stats: &TraceStats) -> Option<Finding> {
-    let iterations = stats.iterations.as_ref().filter(|iterations| iterations.stalls.count > 0)?;
-    let longest = iterations.outside.max_ns.unwrap_or(0);
+    let Iterations { stalls, count: all, outside, .. } = stats.iterations.as_ref()?;
+    let longest = outside.max_ns.unwrap_or(0);
     // A few are the scheduler's, unless one alone takes a hundredth of the time.
-    let long = longest.saturating_mul(100) > stats.source.span_ns;
-    let severity = if iterations.stalls.count >= 3 && long
-        || often(iterations.stalls.count, iterations.count, 1000)
-    {
-        Severity::Costly
-    } else {
-        Severity::Note
-    };
-    let what = format!(
-        "the loop stayed away from the kernel for over {} in {}",
-        units::span(STALL),
-        share_of(iterations.stalls.count, iterations.count, "iteration")
-    );
+    let is_long = longest.saturating_mul(100) > stats.source.span_ns;
+    let is_costly = stalls.count >= 3 && is_long || often(stalls.count, *all, 1000);
+    let (limit, share) = (units::span(STALL), share_of(stalls.some()?.count, *all, "iteration"));
+    let what = format!("the loop stayed away from the kernel for over {limit} in {share}");
     let fix = "a protocol that computes for long, or a CPU that others take (--cpu keeps to one): \
                meanwhile no client is served";
-    let longest = units::span(Duration::from_nanos(longest));
-    let found = finding(severity, what, &iterations.stalls, fix);
-    Some(found.with(format!("the longest took {longest}")))
+    let found = finding(if is_costly { Costly } else { Note }, what, fix).at(stalls);
+    Some(found.with(format!("the longest took {}", nanos(longest))))
 }
 
 fn disarmed(stats: &TraceStats) -> Option<Finding> {
     let disarmed = &stats.anomalies.disarmed;
-    if !often(disarmed.count, stats.messages, 100) {
-        return None;
-    }
-    let what = format!(
-        "multishot receives ended with {}",
-        share_of(disarmed.count, stats.messages, "message")
-    );
     let row = stats.op(Op::Ring(Kind::Recv))?;
+    let share = share_of(disarmed.count, stats.messages, "message");
     let fix = "the kernel ends them when completions overflow or memory is short: see to \
                cq-overflow and no-buffers first";
-    Some(finding(Severity::Costly, what, disarmed, fix).with(format!(
-        "{} submitted for {}",
-        plural(row.begun, "receive"),
-        plural(stats.connections, "connection")
-    )))
+    let (asked, conns) = (plural(row.begun, "receive"), plural(stats.connections, "connection"));
+    let found = finding(Costly, format!("multishot receives ended with {share}"), fix).at(disarmed);
+    let found = found.with(format!("{asked} submitted for {conns}"));
+    often(disarmed.count, stats.messages, 100).then_some(found)
 }
 
 fn one_shot(stats: &TraceStats) -> Option<Finding> {
     let row = stats.op(Op::Ring(Kind::Recv)).filter(|row| !row.multishot)?;
-    // Two of three, and not too few.
-    if stats.messages < 100 || row.begun * 3 < stats.messages * 2 {
-        return None;
-    }
     let per = stats.per_message(row.begun).map_or(String::new(), ratio);
     let what = format!("receives are one-shot: {per} submissions of them per message");
     let fix = "a kernel from 6.0 on receives many times for one submission (and no --kernel below \
                that)";
-    Some(finding(Severity::Note, what, &Occurrences::default(), fix))
+    // Two of three, and not too few.
+    let is_one_shot = stats.messages >= 100 && row.begun * 3 >= stats.messages * 2;
+    is_one_shot.then(|| finding(Note, what, fix))
 }
 
 fn short(stats: &TraceStats) -> Option<Finding> {
     let sends: u64 = stats.ops.iter().filter(|row| row.op.sends()).map(|row| row.ok).sum();
     let (short, blocked) = (&stats.anomalies.short, &stats.anomalies.send_blocked);
-    let many = short.count + blocked.count;
-    if many == 0 {
-        return None;
-    }
-    let what = format!("{} met a full socket", share_of(many, sends + blocked.count, "send"));
+    let first = short.some().or(blocked.some())?;
+    let share = share_of(short.count + blocked.count, sends + blocked.count, "send");
     let fix = "these clients read more slowly than they are answered: that bounds memory and is no \
                fault; larger socket buffers (net.ipv4.tcp_wmem) make it rarer";
-    let first = if short.count > 0 { short } else { blocked };
-    Some(finding(Severity::Note, what, first, fix).with(format!(
-        "{} came short, {} would have blocked",
-        units::count(short.count),
-        units::count(blocked.count)
-    )))
+    let found = finding(Note, format!("{share} met a full socket"), fix).at(first);
+    let (short, blocked) = (count(short.count), count(blocked.count));
+    Some(found.with(format!("{short} came short, {blocked} would have blocked")))
 }
 
 fn idle(stats: &TraceStats) -> Option<Finding> {
-    let iterations = stats.iterations.as_ref()?;
-    if !often(iterations.idle.count, iterations.count, 100) || stats.source.polls_all() {
-        return None;
-    }
-    let what = format!(
-        "nothing was submitted and nothing came in {}",
-        share_of(iterations.idle.count, iterations.count, iterations.name)
-    );
+    let Iterations { idle, count: all, name, .. } = stats.iterations.as_ref()?;
+    let share = share_of(idle.count, *all, name);
+    let what = format!("nothing was submitted and nothing came in {share}");
     let fix = "signals wake it, or a loop that asks without waiting: `trace show --op enter --op \
                wait` shows for how long each was to wait";
-    Some(finding(Severity::Costly, what, &iterations.idle, fix))
+    let is_found = often(idle.count, *all, 100) && !stats.source.polls_all();
+    is_found.then(|| finding(Costly, what, fix).at(idle))
 }
 
 fn spurious(stats: &TraceStats) -> Option<Finding> {
-    let iterations = stats.iterations.as_ref()?;
-    if !often(iterations.spurious.count, iterations.count, 100) {
-        return None;
-    }
-    let asks_nobody = stats.source.polls_all();
-    let severity = if asks_nobody { Severity::Note } else { Severity::Costly };
-    let what = format!(
-        "no call came to anything after {}",
-        share_of(iterations.spurious.count, iterations.count, "reporting wait")
-    );
-    let fix = if asks_nobody {
-        "this model tries instead of asking: --idle-sleep lets it rest, any other model asks"
-    } else {
-        "a socket is reported and no call uses its readiness: its interest should be removed"
+    let Iterations { spurious, count: all, .. } = stats.iterations.as_ref()?;
+    let share = share_of(spurious.count, *all, "reporting wait");
+    let what = format!("no call came to anything after {share}");
+    let (severity, fix) = match stats.source.polls_all() {
+        true => (
+            Note,
+            "this model tries instead of asking: --idle-sleep lets it rest, any other model asks",
+        ),
+        false => (
+            Costly,
+            "a socket is reported and no call uses its readiness: its interest should be removed",
+        ),
     };
-    Some(finding(severity, what, &iterations.spurious, fix))
+    often(spurious.count, *all, 100).then(|| finding(severity, what, fix).at(spurious))
 }
 
 fn would_block(stats: &TraceStats) -> Option<Finding> {
     let blocked = &stats.anomalies.recv_blocked;
-    // One in ten.
-    if !often(blocked.count, stats.messages, 10) {
-        return None;
-    }
-    let asks_nobody = stats.source.polls_all();
-    let severity = if asks_nobody { Severity::Note } else { Severity::Costly };
+    let row = stats.receives()?;
     let per = stats.per_message(blocked.count).map_or("some".to_owned(), ratio);
     let what = format!("{per} receives per message found nothing (EAGAIN)");
-    let fix = if asks_nobody {
-        "that is how this model waits; any other asks first"
-    } else {
-        "a receive that comes short has emptied the socket: to try once more costs a call"
+    let (severity, fix) = match stats.source.polls_all() {
+        true => (Note, "that is how this model waits; any other asks first"),
+        false => (
+            Costly,
+            "a receive that comes short has emptied the socket: to try once more costs a call",
+        ),
     };
-    let row = stats.receives()?;
-    Some(finding(severity, what, blocked, fix).with(share_of(
-        row.would_block,
-        row.ended,
-        "receive",
-    )))
+    let found = finding(severity, what, fix).at(blocked);
+    let found = found.with(share_of(row.would_block, row.ended, "receive"));
+    // One in ten.
+    often(blocked.count, stats.messages, 10).then_some(found)
 }
 
 fn rewatched(stats: &TraceStats) -> Option<Finding> {
-    let row =
-        stats.op(Op::Call(Call::Rewatch)).filter(|row| often(row.begun, stats.messages, 10))?;
-    let oneshot = stats.source.model == "epoll-oneshot";
-    let severity = if oneshot { Severity::Note } else { Severity::Costly };
-    let per = stats.per_message(row.begun).map_or("some".to_owned(), ratio);
-    let what = format!("{per} changes of interest per message");
-    let fix = if oneshot {
-        "a oneshot selector is armed again after each report; epoll, level-triggered, is not"
-    } else {
-        "slow readers make the loop watch for space and back again; edges (--model epoll-et) need \
-         no change"
+    let begun = stats.op(Op::Call(Call::Rewatch))?.begun;
+    let per = stats.per_message(begun).map_or("some".to_owned(), ratio);
+    let (severity, fix) = match &*stats.source.model {
+        "epoll-oneshot" => (
+            Note,
+            "a oneshot selector is armed again after each report; epoll, level-triggered, is not",
+        ),
+        _ => (
+            Costly,
+            "slow readers make the loop watch for space and back again; edges (--model epoll-et) \
+             need no change",
+        ),
     };
-    Some(finding(severity, what, &Occurrences::default(), fix).with(format!(
-        "{} rewatch{}, {}",
-        units::count(row.begun),
-        units::agree(row.begun, "", "es"),
-        plural(stats.messages, "message")
-    )))
+    let found = finding(severity, format!("{per} changes of interest per message"), fix);
+    let (calls, es) = (count(begun), agree(begun, "", "es"));
+    let found = found.with(format!("{calls} rewatch{es}, {}", plural(stats.messages, "message")));
+    often(begun, stats.messages, 10).then_some(found)
 }
 
 fn one_each(stats: &TraceStats) -> Option<Finding> {
     let iterations = stats.iterations.as_ref()?;
-    // Not too few iterations, and so many clients that there could be more in each.
-    if iterations.count < 100 || iterations.batches.mean >= 1.5 || stats.connections_max < 8 {
-        return None;
-    }
-    let (mean, open) = (ratio(iterations.batches.mean), units::count(stats.connections_max));
+    let (mean, open) = (iterations.batches.mean, count(stats.connections_max));
     let each = iterations.batch_name();
-    let what = format!("{mean} {each}, with up to {open} connections open");
+    let what = format!("{} {each}, with up to {open} connections open", ratio(mean));
     let fix = "nothing: the loop is ahead of its clients. Under more load the batches grow, and \
                the calls per message shrink";
-    Some(finding(Severity::Note, what, &Occurrences::default(), fix))
+    // Not too few iterations, and so many clients that there could be more in each.
+    let is_found = iterations.count >= 100 && mean < 1.5 && stats.connections_max >= 8;
+    is_found.then(|| finding(Note, what, fix))
 }
 
 fn resets(stats: &TraceStats) -> Option<Finding> {
-    let reset = &stats.anomalies.reset;
+    let reset = stats.anomalies.reset.some()?;
+    let operations = plural(reset.count, "operation");
     let what = format!(
-        "{} met a connection that the peer had broken (ECONNRESET, EPIPE, ECONNABORTED)",
-        plural(reset.count, "operation")
+        "{operations} met a connection that the peer had broken (ECONNRESET, EPIPE, ECONNABORTED)"
     );
     let fix = "nothing, if these clients are known to leave like that: a peer that closes with \
                bytes unread resets";
-    (reset.count > 0).then(|| finding(Severity::Note, what, reset, fix))
+    Some(finding(Note, what, fix).at(reset))
 }
 
 fn lost(stats: &TraceStats) -> Option<Finding> {
-    let (lost, written) = (stats.source.lost, stats.source.written);
-    let (overwritten, stopped) = (stats.source.overwritten, stats.source.stopped);
+    let source = &stats.source;
+    let (lost, overwritten, stopped) = (source.lost, source.overwritten, source.stopped);
     let unwritten = lost.saturating_sub(overwritten).saturating_sub(stopped);
-    let share = share_of(lost, written.max(lost), "record");
-    let what = format!("{share} {} not here", units::agree(lost, "is", "are"));
+    let share = share_of(lost, source.written.max(lost), "record");
     // Only overwritten records are due to a file that is too small.
     let fix = if overwritten > 0 {
         "a larger recording (--trace-size), or fewer connections of it (--trace-sample)"
     } else if stopped > 0 {
         "nothing, if it was meant to stop: SIGUSR2 and --trace-trigger stop it, SIGUSR2 starts it \
          again"
-    } else if stats.source.has_no_loop() {
+    } else if source.has_no_loop() {
         "none needed if the process was killed: the record that it was writing is lost. If it \
          still runs, read the file again"
     } else {
         "the whole file, if this is a part of it"
     };
-    let found = finding(Severity::Note, what, &Occurrences::default(), fix);
     let why = [
         (overwritten, "overwritten by newer ones"),
         (stopped, "not written while recording was stopped"),
         (unwritten, "begun and not written"),
     ];
-    let why = why.iter().filter(|(n, _)| *n > 0);
-    let why = why.map(|(n, why)| format!("{} {why}", units::count(*n))).collect::<Vec<_>>();
-    (lost > 0).then(|| found.with(why.join(", ")))
+    let why = why.iter().filter(|(n, _)| *n > 0).map(|(n, why)| format!("{} {why}", count(*n)));
+    let why = why.collect::<Vec<_>>().join(", ");
+    let what = format!("{share} {} not here", agree(lost, "is", "are"));
+    (lost > 0).then(|| finding(Note, what, fix).with(why))
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::connection::{ConnectionStats, Ending, Measure};
 use super::source::Source;
 use super::stats::TraceStats;
-use super::summary::{some, span};
+use super::text::{some, span};
 use proactor_report::{Align, Table, units};
 
 /// Connections, the worst first: those that went wrong, then those that were answered slowest.

@@ -4,11 +4,11 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::chart::ratio;
 use super::lanes::Lanes;
 use super::ops::OpRow;
 use super::stats::TraceStats;
-use super::summary::span;
+use super::text::ratio;
+use super::text::span;
 use proactor_record::{Call, Kind, Op};
 use proactor_report::histogram::Percentiles;
 use proactor_report::{Align, NOTHING, Table, units};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::checks::{CHECKS, findings};
+use super::checks::{checks, findings};
 use super::finding::{Finding, Severity};
 use super::health::Health;
 use super::stats::TraceStats;
@@ -25,45 +25,33 @@ pub struct Doctor {
 
 impl Doctor {
     /// Makes all checks that such a trace allows.
-    pub fn new(stats: &TraceStats) -> Doctor {
-        let checks = CHECKS.iter().filter(|check| check.is_for(stats));
-        Doctor {
-            schema: "proactor.trace.doctor/2",
-            health: Health::new(stats.clone()),
-            findings: findings(stats),
-            looked_for: checks.map(|check| (check.name, check.about)).collect(),
-        }
+    pub fn new(stats: TraceStats) -> Doctor {
+        let findings = findings(&stats);
+        let looked_for = checks(&stats).map(|check| (check.name, check.about)).collect();
+        let health = Health::new(stats, &findings);
+        Doctor { schema: "proactor.trace.doctor/2", health, findings, looked_for }
     }
 
-    /// Whether a finding is a problem or a cost.
-    pub fn is_ill(&self) -> bool {
-        self.findings.iter().any(|one| one.severity != Severity::Note)
+    /// The findings that are a problem or a cost.
+    pub fn ills(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|one| one.severity != Severity::Note)
     }
 }
 
 impl fmt::Display for Doctor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.health)?;
+        write!(f, "{}\n\n", self.health)?;
         let count = |severity| self.findings.iter().filter(|one| one.severity == severity).count();
-        if self.findings.is_empty() {
-            write!(f, "\nnothing found")?;
-        } else {
-            write!(
-                f,
-                "\n{} wrong, {} costly, {} to note",
-                count(Severity::Wrong),
-                count(Severity::Costly),
-                count(Severity::Note)
-            )?;
+        let [wrong, costly, notes] = [Severity::Wrong, Severity::Costly, Severity::Note].map(count);
+        match self.findings.len() {
+            0 => f.write_str("nothing found")?,
+            _ => write!(f, "{wrong} wrong, {costly} costly, {notes} to note")?,
         }
-        for finding in &self.findings {
-            write!(f, "\n\n{finding}")?;
-        }
-        write!(f, "\n\nlooked for:")?;
-        for (name, about) in &self.looked_for {
+        self.findings.iter().try_for_each(|finding| write!(f, "\n\n{finding}"))?;
+        f.write_str("\n\nlooked for:")?;
+        self.looked_for.iter().try_for_each(|(name, about)| {
             let mark = if self.findings.iter().any(|one| one.name == *name) { '!' } else { ' ' };
-            write!(f, "\n {mark} {name:<18} {about}")?;
-        }
-        Ok(())
+            write!(f, "\n {mark} {name:<18} {about}")
+        })
     }
 }

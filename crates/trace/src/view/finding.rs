@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::chart::wrap;
 use super::iterations::Moment;
+use super::text::wrap;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -33,7 +33,7 @@ pub struct Finding {
     /// When it happened first.
     pub first: Vec<Moment>,
     /// The remedy for it.
-    pub fix: String,
+    pub fix: &'static str,
 }
 
 impl fmt::Display for Finding {
@@ -43,33 +43,21 @@ impl fmt::Display for Finding {
             Severity::Costly => "COSTLY",
             Severity::Note => "note",
         };
-        write!(f, "{severity:<8}")?;
-        lines(f, self.name, &self.what)?;
-        for evidence in &self.evidence {
-            write!(f, "\n        ")?;
-            lines(f, "evidence", evidence)?;
-        }
-        if !self.first.is_empty() {
-            let all: Vec<String> = self.first.iter().map(moment).collect();
-            write!(f, "\n        ")?;
-            lines(f, "first", &all.join(", "))?;
-        }
-        write!(f, "\n        ")?;
-        lines(f, "fix", &self.fix)
+        let first: Vec<String> = self.first.iter().map(moment).collect();
+        let first = first.join(", ");
+        let mut lines = vec![(self.name, &*self.what)];
+        lines.extend(self.evidence.iter().map(|evidence| ("evidence", &**evidence)));
+        lines.extend([("first", &*first), ("fix", self.fix)]);
+        // The text beside a name stays in its column.
+        let lines = lines.iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| {
+            format!("{name:<18} {}", wrap(text, 88).join(&format!("\n{:27}", "")))
+        });
+        write!(f, "{severity:<8}{}", lines.collect::<Vec<_>>().join("\n        "))
     }
-}
-
-/// A word, and text beside it that stays in its column.
-fn lines(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
-    write!(f, "{name:<18} ")?;
-    f.write_str(&wrap(text, 88).join(&format!("\n{:27}", "")))
 }
 
 /// Returns a moment as in `0.102345 s c7.1`.
 fn moment(moment: &Moment) -> String {
-    let mut text = format!("{:.6} s", moment.at_ns as f64 / 1e9);
-    if let Some(conn) = moment.conn {
-        text.push_str(&format!(" c{conn}"));
-    }
-    text
+    let conn = moment.conn.map_or(String::new(), |conn| format!(" c{conn}"));
+    format!("{:.6} s{conn}", moment.at_ns as f64 / 1e9)
 }

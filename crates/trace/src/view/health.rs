@@ -1,18 +1,15 @@
 //! The head of `trace doctor`: the numbers of the loop, and a verdict.
 
 use std::fmt;
-use std::time::Duration;
 
 use proactor_record::{Call, Op};
+use proactor_report::units::{self, count, plural};
 use serde::Serialize;
 
-use super::chart::{bar, ratio};
-use super::checks::findings;
-use super::finding::Severity;
+use super::finding::{Finding, Severity};
 use super::iterations::{Batches, Iterations, STALL};
 use super::stats::TraceStats;
-use super::summary::span;
-use proactor_report::units::{self, plural};
+use super::text::{bar, ratio, span, spread};
 
 /// The longest bar of a distribution.
 const WIDTH: usize = 16;
@@ -30,20 +27,19 @@ pub struct Health {
 }
 
 impl Health {
-    /// Judges these numbers by the doctor's checks.
-    pub fn new(stats: TraceStats) -> Health {
-        let mut names = findings(&stats);
-        names.retain(|one| one.severity != Severity::Note);
-        let names: Vec<_> = names.iter().map(|one| one.name).collect();
+    /// Judges these numbers by what was found in them.
+    pub(super) fn new(stats: TraceStats, findings: &[Finding]) -> Health {
+        let ills = findings.iter().filter(|one| one.severity != Severity::Note);
+        let ills: Vec<_> = ills.map(|one| one.name).collect();
         let is_judged =
             stats.iterations.is_some() || stats.source.has_no_loop() && !stats.ops.is_empty();
-        if !names.is_empty() {
-            let verdict = format!("unhealthy: {}", names.join(", "));
-            return Health { verdict, hint: String::new(), stats };
-        }
-        let verdict =
-            if is_judged { "healthy" } else { "nothing can be said: the trace has no iteration" };
-        Health { verdict: verdict.to_owned(), hint: hint(&stats), stats }
+        let verdict = match ills.len() {
+            0 if is_judged => "healthy".to_owned(),
+            0 => "nothing can be said: the trace has no iteration".to_owned(),
+            _ => format!("unhealthy: {}", ills.join(", ")),
+        };
+        let hint = if ills.is_empty() { hint(&stats) } else { String::new() };
+        Health { verdict, hint, stats }
     }
 }
 
@@ -54,211 +50,176 @@ fn hint(stats: &TraceStats) -> String {
                 scheduler"
             .to_owned();
     }
-    let Some(iterations) = &stats.iterations else { return String::new() };
-    let (mean, open) = (iterations.batches.mean, plural(stats.connections_max, "connection"));
-    let batch = ratio(mean);
-    let each = iterations.batch_name();
-    if iterations.count == 0 || stats.connections_max == 0 {
+    let loops = stats.iterations.as_ref().filter(|iterations| iterations.count > 0);
+    let Some(iterations) = loops.filter(|_| stats.connections_max > 0) else {
         return String::new();
-    }
-    if mean < 1.5 && stats.connections_max > 1 {
-        return format!(
-            "{batch} {each} at {open}: the loop is ahead of its clients, and an iteration \
-             serves one"
-        );
-    }
-    if stats.share_inside().is_some_and(|share| share < 0.5) {
-        let outside =
-            if iterations.are_enters() { "the protocol" } else { "calls and the protocol" };
-        return format!(
-            "{batch} {each} at {open}, and most of the time outside of them: {outside} \
-             (or others on this CPU) set the pace"
-        );
-    }
-    format!("{batch} {each} at {open}: more connections, or a higher --depth, fill a batch")
+    };
+    let mean = iterations.batches.mean;
+    let why = if mean < 1.5 && stats.connections_max > 1 {
+        ": the loop is ahead of its clients, and an iteration serves one"
+    } else if stats.share_inside().is_none_or(|share| share >= 0.5) {
+        ": more connections, or a higher --depth, fill a batch"
+    } else if iterations.are_enters() {
+        ", and most of the time outside of them: the protocol (or others on this CPU) set the pace"
+    } else {
+        ", and most of the time outside of them: calls and the protocol (or others on this CPU) \
+         set the pace"
+    };
+    let open = plural(stats.connections_max, "connection");
+    format!("{} {} at {open}{why}", ratio(mean), iterations.batch_name())
 }
 
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stats = &self.stats;
-        writeln!(f, "{}\n", stats.source)?;
-        if let Some(iterations) = &stats.iterations {
-            line(f, &format!("{}s", iterations.name), &calls(stats, iterations))?;
-            let ring = iterations.are_enters();
-            let each = if ring { "cqes per enter" } else { "reports per wait" };
-            line(f, each, &distribution(&iterations.batches))?;
-            if ring {
-                line(f, "sqes per enter", &distribution(&iterations.submitted))?;
+        let mut lines = Vec::new();
+        let mut line = |name: &str, text: String| {
+            if !text.is_empty() {
+                lines.push(format!("{name:<18}{text}"));
             }
-            line(f, "spurious wakeups", &vain(iterations))?;
-            line(f, &format!("time in {}", iterations.name), &inside(stats, iterations))?;
-            line(f, &format!("outside {}", iterations.name), &outside(iterations))?;
+        };
+        if let Some(iterations) = &stats.iterations {
+            let (name, ring) = (iterations.name, iterations.are_enters());
+            line(&format!("{name}s"), calls(stats));
+            let batches = if ring { "cqes per enter" } else { "reports per wait" };
+            line(batches, distribution(&iterations.batches));
             if ring {
-                line(f, "cq fill", &queue(stats, iterations))?;
+                line("sqes per enter", distribution(&iterations.submitted));
+            }
+            line("spurious wakeups", vain(iterations));
+            let share = stats.share_inside().map_or(String::new(), units::percent);
+            let inside = spread(&iterations.inside);
+            line(&format!("time in {name}"), format!("{share}   {inside}"));
+            line(&format!("outside {name}"), outside(iterations));
+            if ring {
+                line("cq fill", queue(stats, iterations));
             }
         }
         if stats.source.has_no_loop() {
-            line(f, "calls", &calls_alone(stats))?;
-            line(f, "asleep and awake", &slept(stats))?;
+            line("calls", calls(stats));
+            line("asleep and awake", slept(stats));
         }
-        if stats.is_ring() {
-            line(f, "buffers", &buffers(stats))?;
-        } else {
-            line(f, "would block", &blocked(stats))?;
+        match stats.is_ring() {
+            true => line("buffers", buffers(stats)),
+            false => line("would block", blocked(stats)),
         }
-        line(f, "faults", &faults(stats))?;
-        line(f, "reply time", &answered(stats))?;
-        write!(f, "{:<18}{}", "verdict", self.verdict)?;
-        if !self.hint.is_empty() {
-            write!(f, "\n{:<18}{}", "hint", self.hint)?;
-        }
-        Ok(())
+        line("faults", faults(stats));
+        let answered = format!("{}   ({})", spread(&stats.answered), stats.measure.words());
+        let never = "no receive was followed by a send".to_owned();
+        line("reply time", if stats.answered.samples > 0 { answered } else { never });
+        line("verdict", self.verdict.clone());
+        line("hint", self.hint.clone());
+        write!(f, "{}\n\n{}", stats.source, lines.join("\n"))
     }
 }
 
-fn line(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
-    if text.is_empty() { Ok(()) } else { writeln!(f, "{name:<18}{text}") }
-}
-
-fn calls(stats: &TraceStats, iterations: &Iterations) -> String {
-    let mut text = units::count(iterations.count);
-    let messages = plural(stats.messages, "message");
-    let per = |n| stats.per_message(n).map(ratio);
-    if let Some(all) = stats.calls.and_then(per) {
-        text.push_str(&format!(" → {all} system calls per message ({messages})"));
-    }
-    if let Some(waits) = per(iterations.count).filter(|_| !iterations.are_enters()) {
-        text.push_str(&format!(", {waits} of them waits"));
-    }
-    text
-}
-
-/// All calls, where there is no loop: those per message, and of which there are most.
-fn calls_alone(stats: &TraceStats) -> String {
-    let all: u64 = stats.ops.iter().map(|row| row.begun).sum();
-    let mut text = units::count(stats.calls.unwrap_or(all));
-    if let Some(each) = stats.calls.and_then(|calls| stats.per_message(calls)) {
+/// The iterations, or all calls where there is no loop; and how many there are per message.
+fn calls(stats: &TraceStats) -> String {
+    let each = stats.ops.iter().filter(|row| row.op.receives() || row.op.sends());
+    let (all, parts) = match &stats.iterations {
+        Some(enters) if enters.are_enters() => (enters.count, Vec::new()),
+        Some(waits) => (waits.count, vec![(waits.count, "waits")]),
+        None => {
+            let all = stats.ops.iter().map(|row| row.begun).sum();
+            let parts = each.map(|row| (row.begun, row.op.name())).collect();
+            (stats.calls.unwrap_or(all), parts)
+        }
+    };
+    let per_message = |n| stats.per_message(n).map(ratio);
+    let mut text = count(all);
+    if let Some(calls) = stats.calls.and_then(per_message) {
         let messages = plural(stats.messages, "message");
-        text.push_str(&format!(" → {} system calls per message ({messages})", ratio(each)));
+        text += &format!(" → {calls} system calls per message ({messages})");
     }
-    let rows = stats.ops.iter().filter(|row| row.op.receives() || row.op.sends());
-    let each = rows.filter_map(|row| {
-        let per = ratio(stats.per_message(row.begun)?);
-        Some(format!(", {per} of them {}", row.op))
-    });
-    text.extend(each);
-    text
+    let parts = parts.into_iter().filter_map(|(n, name)| Some((per_message(n)?, name)));
+    text + &parts.map(|(n, name)| format!(", {n} of them {name}")).collect::<String>()
 }
 
 /// How long those calls took in which it may sleep.
 fn slept(stats: &TraceStats) -> String {
-    let rows = stats.ops.iter().filter_map(|row| {
-        Some((row, row.ages.filter(|ages| row.may_sleep && ages.p50_ns.is_some())?))
-    });
-    let each = rows.map(|(row, ages)| {
-        format!("{} p50 {} p99 {}", row.op, span(ages.p50_ns), span(ages.p99_ns))
+    let rows = stats.ops.iter().filter(|row| row.may_sleep);
+    let each = rows.filter_map(|row| {
+        let ages = row.ages.filter(|ages| ages.p50_ns.is_some())?;
+        Some(format!("{} p50 {} p99 {}", row.op, span(ages.p50_ns), span(ages.p99_ns)))
     });
     each.collect::<Vec<_>>().join(",  ")
 }
 
 fn distribution(batches: &Batches) -> String {
     let most = batches.bins.iter().copied().max().unwrap_or(0);
-    let bin = |(name, count): (String, u64)| {
-        format!("{name} ▏{} {}", bar(count, most, WIDTH), units::count(count))
-    };
-    let bins: Vec<_> = batches.named().into_iter().map(bin).collect();
-    let (mean, max) = (ratio(batches.mean), units::count(batches.max));
-    format!("{}   mean {mean}  max {max}", bins.join("  "))
+    let bins = batches.named().into_iter();
+    let bins = bins.map(|(name, n)| format!("{name} ▏{} {}", bar(n, most, WIDTH), count(n)));
+    let (mean, max) = (ratio(batches.mean), count(batches.max));
+    format!("{}   mean {mean}  max {max}", bins.collect::<Vec<_>>().join("  "))
 }
 
 fn vain(iterations: &Iterations) -> String {
-    let mut text = format!("{} with nothing", units::count(iterations.idle.count));
-    text.push_str(&format!(", {} by the clock", units::count(iterations.timers)));
+    let (idle, timers) = (count(iterations.idle.count), count(iterations.timers));
+    let mut text = format!("{idle} with nothing, {timers} by the clock");
     if !iterations.are_enters() {
-        let vain = units::count(iterations.spurious.count);
-        text.push_str(&format!(", {vain} with readiness that yielded EAGAIN"));
+        let vain = count(iterations.spurious.count);
+        text += &format!(", {vain} with readiness that yielded EAGAIN");
     }
     if iterations.failed > 0 {
-        text.push_str(&format!(", {} failed", units::count(iterations.failed)));
+        text += &format!(", {} failed", count(iterations.failed));
     }
     text
-}
-
-fn inside(stats: &TraceStats, iterations: &Iterations) -> String {
-    let share = stats.share_inside().map_or(String::new(), units::percent);
-    let (p50, p99) = (span(iterations.inside.p50_ns), span(iterations.inside.p99_ns));
-    format!("{share}   p50 {p50}  p99 {p99}  max {}", span(iterations.inside.max_ns))
 }
 
 fn outside(iterations: &Iterations) -> String {
-    let (p50, p99) = (span(iterations.outside.p50_ns), span(iterations.outside.p99_ns));
     let stalls = match iterations.stalls.count {
-        0 => format!("no stall > {}", units::span(STALL)),
-        n => format!("{} > {}", plural(n, "stall"), units::span(STALL)),
+        0 => "no stall".to_owned(),
+        n => plural(n, "stall"),
     };
-    format!("p50 {p50}  p99 {p99}  max {}   ({stalls})", span(iterations.outside.max_ns))
+    format!("{}   ({stalls} > {})", spread(&iterations.outside), units::span(STALL))
 }
 
 fn queue(stats: &TraceStats, iterations: &Iterations) -> String {
-    let mut text = format!("max {}", units::count(iterations.batches.max));
-    if let Some(size) = stats.queue {
-        let share = units::percent(iterations.batches.max as f64 / size.max(1) as f64);
-        text.push_str(&format!(" of {} ({share})", units::count(size)));
-    }
-    text.push_str(&match iterations.overflows.count {
-        0 => "   overflow: never".to_owned(),
-        n => format!("   overflow: in {}", plural(n, "enter")),
+    let most = iterations.batches.max;
+    let of = stats.queue.map_or(String::new(), |size| {
+        let share = units::percent(most as f64 / size.max(1) as f64);
+        format!(" of {} ({share})", count(size))
     });
-    text.push_str(&format!("   in flight max {}", units::count(iterations.in_flight_max)));
-    text
+    let overflow = match iterations.overflows.count {
+        0 => "never".to_owned(),
+        n => format!("in {}", plural(n, "enter")),
+    };
+    let (most, in_flight) = (count(most), count(iterations.in_flight_max));
+    format!("max {most}{of}   overflow: {overflow}   in flight max {in_flight}")
 }
 
 fn buffers(stats: &TraceStats) -> String {
-    let missed = format!("ENOBUFS {}", units::count(stats.anomalies.out_of_buffers.count));
+    let missed = count(stats.anomalies.out_of_buffers.count);
     let Some(buffers) = &stats.buffers else {
-        return format!("picked by us, one with each receive   {missed}");
+        return format!("picked by us, one with each receive   ENOBUFS {missed}");
     };
-    let (lent, filled) = (units::count(buffers.lent), units::count(buffers.filled));
-    let window = match (buffers.fewest, buffers.most) {
-        (Some(fewest), Some(most)) => {
-            format!("min free {} of {}", units::count(fewest), units::count(most))
-        }
-        _ => "min free not known".to_owned(),
+    let (lent, filled) = (count(buffers.lent), count(buffers.filled));
+    let free = match (buffers.fewest, buffers.most) {
+        (Some(fewest), Some(most)) => format!("{} of {}", count(fewest), count(most)),
+        _ => "not known".to_owned(),
     };
-    format!("{window} (all sizes)   lent {lent}, filled {filled}   {missed}")
+    format!("min free {free} (all sizes)   lent {lent}, filled {filled}   ENOBUFS {missed}")
 }
 
 fn blocked(stats: &TraceStats) -> String {
-    let anomalies = &stats.anomalies;
-    let (recv, send) =
-        (units::count(anomalies.recv_blocked.count), units::count(anomalies.send_blocked.count));
-    let text = format!("recv {recv}, send {send}");
+    let (recv, send) = (&stats.anomalies.recv_blocked, &stats.anomalies.send_blocked);
+    let text = format!("recv {}, send {}", count(recv.count), count(send.count));
     if stats.source.has_no_loop() {
         return text;
     }
     let watches = stats.op(Op::Call(Call::Rewatch)).map_or(0, |row| row.begun);
-    format!("{text}   rewatched {}", units::count(watches))
+    format!("{text}   rewatched {}", count(watches))
 }
 
 fn faults(stats: &TraceStats) -> String {
-    let anomalies = &stats.anomalies;
+    let all = &stats.anomalies;
     let unclean = stats.conns.iter().filter(|conn| !conn.faults.is_empty()).count();
-    format!(
-        "short sends {}, resets {}, accepts refused {}, other errors {}, connections out of order {}",
-        units::count(anomalies.short.count),
-        units::count(anomalies.reset.count),
-        units::count(anomalies.exhausted.count),
-        units::count(anomalies.failed.count),
-        units::count(unclean as u64),
-    )
-}
-
-fn answered(stats: &TraceStats) -> String {
-    let all = stats.answered;
-    if all.samples == 0 {
-        return "no receive was followed by a send".to_owned();
-    }
-    let longest = units::span(Duration::from_nanos(all.max_ns.unwrap_or(0)));
-    let (p50, p99) = (span(all.p50_ns), span(all.p99_ns));
-    format!("p50 {p50}  p99 {p99}  max {longest}   ({})", stats.measure.words())
+    let numbers = [
+        ("short sends", all.short.count),
+        ("resets", all.reset.count),
+        ("accepts refused", all.exhausted.count),
+        ("other errors", all.failed.count),
+        ("connections out of order", unclean as u64),
+    ];
+    numbers.map(|(name, n)| format!("{name} {}", count(n))).join(", ")
 }

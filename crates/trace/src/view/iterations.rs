@@ -46,6 +46,11 @@ impl Occurrences {
             self.first.push(Moment { at_ns, conn, amount });
         }
     }
+
+    /// Itself, if it happened at all.
+    pub(super) fn some(&self) -> Option<&Occurrences> {
+        (self.count > 0).then_some(self)
+    }
 }
 
 /// How many there were at a time.

@@ -20,7 +20,6 @@
 //! that they make untrue is left out. An *age* is no latency: it ends when a completion was reaped,
 //! and the time at which the kernel posted it is not in a trace.
 
-mod chart;
 mod checks;
 mod connection;
 mod connection_list;
@@ -35,6 +34,7 @@ mod ops;
 mod source;
 mod stats;
 mod summary;
+mod text;
 mod timeline;
 
 pub use connection::{ConnectionStats, Ending, Exchange, Measure};

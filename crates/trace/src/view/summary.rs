@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::chart::{bar, ratio};
 use super::ops::{Octave, OpRow};
 use super::stats::TraceStats;
+use super::text::{bar, ratio, some};
 use proactor_record::Errno;
 use proactor_report::units::plural;
-use proactor_report::{Align, NOTHING, Table, units};
+use proactor_report::{Align, Table, units};
 
 /// The longest bar of a histogram.
 const WIDTH: usize = 40;
@@ -158,11 +158,6 @@ fn remark(row: &OpRow) -> String {
     all.join("; ")
 }
 
-/// A count, or nothing where it is zero.
-pub(super) fn some(n: u64) -> String {
-    if n == 0 { String::new() } else { units::count(n) }
-}
-
 /// The operation whose ages are drawn: that which takes the most time, of those whose time is their
 /// own.
 fn charted(stats: &TraceStats) -> Option<&OpRow> {
@@ -230,9 +225,4 @@ fn notes(stats: &TraceStats) -> Vec<String> {
         ));
     }
     notes
-}
-
-/// A number of nanoseconds as a span, or a dash.
-pub(super) fn span(nanos: Option<u64>) -> String {
-    nanos.map_or(NOTHING.to_owned(), |nanos| units::span(Duration::from_nanos(nanos)))
 }

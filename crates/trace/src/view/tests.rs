@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{
-    ConnectionList, ConnectionTimeline, Cut, Diff, Doctor, Ending, Health, Measure, Summary,
-    TimelineLine, TraceStats,
+    ConnectionList, ConnectionTimeline, Cut, Diff, Doctor, Ending, Measure, Summary, TimelineLine,
+    TraceStats,
 };
 use crate::events;
 use proactor::keys::ConnId;
@@ -129,7 +129,7 @@ impl Tape {
     }
 
     fn findings(&mut self) -> Vec<&'static str> {
-        let doctor = Doctor::new(&self.stats());
+        let doctor = Doctor::new(self.stats());
         assert!(doctor.looked_for.len() > 10);
         doctor.findings.iter().map(|one| one.name).collect()
     }
@@ -201,11 +201,11 @@ fn a_healthy_ring_and_a_healthy_selector_have_no_finding() {
     for mut tape in [ring(), selector("epoll")] {
         let stats = tape.stats();
         assert_eq!(stats.messages, 200);
-        let doctor = Doctor::new(&stats);
+        let doctor = Doctor::new(stats.clone());
         assert_eq!(doctor.findings, []);
         let text = doctor.to_string();
         assert!(text.contains("nothing found") && text.contains("stalls"), "{text}");
-        assert_eq!(Health::new(stats).verdict, "healthy");
+        assert_eq!(Doctor::new(stats).health.verdict, "healthy");
     }
 }
 
@@ -262,8 +262,8 @@ fn each_fault_of_a_ring_is_found_and_nothing_else() {
     for (name, mut tape) in planted {
         assert_eq!(tape.findings(), [name]);
         let stats = tape.stats();
-        let ill = Doctor::new(&stats).is_ill();
-        let health = Health::new(stats);
+        let ill = Doctor::new(stats.clone()).ills().next().is_some();
+        let health = Doctor::new(stats).health;
         assert_eq!(health.verdict != "healthy", ill, "{name}");
         assert!(!ill || health.hint.is_empty(), "{name}: no hint beside a problem");
         assert_eq!(
@@ -307,7 +307,7 @@ fn a_finding_has_evidence_and_the_first_times_it_happened() {
     let mut tape = ring();
     tape.entered(5).cqe(Kind::Recv, 1, -libc::ENOBUFS, 0).sqe(Kind::Recv, 1, 2048);
     let at = tape.now;
-    let doctor = Doctor::new(&tape.stats());
+    let doctor = Doctor::new(tape.stats());
     let finding = &doctor.findings[0];
     assert_eq!((finding.first[0].at_ns, finding.first[0].conn), (at, Some(ConnId::new(1, 0))));
     let text = doctor.to_string();
@@ -519,7 +519,7 @@ fn the_doctor_says_why_records_are_not_here_and_advises_more_room_only_if_that_w
             stats.source.writers = "processes";
         }
         let finding =
-            Doctor::new(&stats).findings.into_iter().find(|one| one.name == "records-lost");
+            Doctor::new(stats.clone()).findings.into_iter().find(|one| one.name == "records-lost");
         let finding = finding.expect("some are lost");
         (finding.evidence.join("; "), finding.fix)
     };
@@ -564,7 +564,7 @@ fn a_sample_tells_nothing_per_message() {
     assert!((1..64).contains(&stats.messages));
     assert_eq!((stats.calls, stats.per_message(7)), (None, None));
     assert!(stats.source.to_string().contains("1 of 2 connections is here"));
-    assert!(Doctor::new(&stats).findings.iter().all(|one| one.name != "out-of-order"));
+    assert!(Doctor::new(stats.clone()).findings.iter().all(|one| one.name != "out-of-order"));
 }
 
 #[test]
@@ -572,9 +572,9 @@ fn an_empty_trace_has_every_view() {
     let mut tape = Tape::new("uring");
     let stats = tape.stats();
     assert!(Summary::new(stats.clone()).to_string().contains("no operation"));
-    assert!(Health::new(stats.clone()).to_string().contains("nothing can be said"));
+    assert!(Doctor::new(stats.clone()).health.to_string().contains("nothing can be said"));
     assert!(ConnectionList::new(stats.clone(), 9).to_string().contains("no connection"));
-    assert!(Doctor::new(&stats).to_string().contains("nothing found"));
+    assert!(Doctor::new(stats.clone()).to_string().contains("nothing found"));
 }
 
 #[test]
@@ -585,8 +585,8 @@ fn json_has_a_schema_and_what_the_text_says() {
     assert_eq!(summary["schema"], "proactor.trace.summary/2");
     assert_eq!(summary["messages"], 200);
     assert_eq!(summary["ops"][0]["op"], "accept");
-    assert_eq!(json(&Health::new(stats.clone()))["verdict"], "healthy");
-    assert_eq!(json(&Doctor::new(&stats))["schema"], "proactor.trace.doctor/2");
+    assert_eq!(json(&Doctor::new(stats.clone()).health)["verdict"], "healthy");
+    assert_eq!(json(&Doctor::new(stats.clone()))["schema"], "proactor.trace.doctor/2");
     let timeline =
         ConnectionTimeline::of(&ring().trace(), &Cut::default(), (0, None), 3, false).unwrap();
     assert_eq!(json(&timeline)["lines"][0]["step"]["what"], "recv armed #1");

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::connection::{ConnectionStats, ConnectionTracker, Exchange, Measure};
 use super::connection_list::ended;
 use super::source::{Cut, Source};
-use super::summary::span;
+use super::text::span;
 use crate::event::events;
 use proactor::keys::ConnId;
 use proactor_record::Trace;

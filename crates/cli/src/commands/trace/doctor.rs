@@ -3,7 +3,7 @@
 use anyhow::bail;
 
 use super::Look;
-use proactor_trace::view::{Doctor, Severity};
+use proactor_trace::view::Doctor;
 
 /// Judge the loop: its numbers, problems and avoidable costs, with evidence and a remedy
 #[derive(Debug, clap::Args)]
@@ -18,11 +18,10 @@ pub(super) struct DoctorArgs {
 
 impl DoctorArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let doctor = Doctor::new(&self.look.statistics()?);
+        let doctor = Doctor::new(self.look.statistics()?);
         self.look.how.print(&doctor)?;
-        if self.check && doctor.is_ill() {
-            let ill = doctor.findings.iter().filter(|one| one.severity != Severity::Note);
-            let names: Vec<_> = ill.map(|one| one.name).collect();
+        let names: Vec<_> = doctor.ills().map(|one| one.name).collect();
+        if self.check && !names.is_empty() {
             bail!("{} has problems: {}", self.look.file.display(), names.join(", "));
         }
         Ok(())

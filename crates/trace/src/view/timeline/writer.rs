@@ -2,7 +2,7 @@
 
 use super::super::connection::Exchange;
 use super::super::source::Cut;
-use super::super::summary::span;
+use super::super::text::span;
 use super::Step;
 use crate::event::{Begun, Event, events};
 use crate::show::readiness;

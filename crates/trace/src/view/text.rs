@@ -1,4 +1,9 @@
-//! Bars of text, in eighths of a character: `▎████▌`.
+//! Numbers and bars as text: `0.34`, `31.2 µs`, `▎████▌`.
+
+use std::time::Duration;
+
+use proactor_report::histogram::Percentiles;
+use proactor_report::{NOTHING, units};
 
 /// From an eighth to the whole of a character.
 const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
@@ -37,13 +42,33 @@ pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
 /// A number that is no count: `0.34`, `6.0`, `5,361`.
 pub(super) fn ratio(value: f64) -> String {
     match value {
-        v if v >= 999.5 => proactor_report::units::count(v.round() as u64),
+        v if v >= 999.5 => units::count(v.round() as u64),
         v if v >= 99.5 => format!("{v:.0}"),
         v if v >= 9.95 => format!("{v:.1}"),
         v if v >= 0.0995 || v == 0.0 => format!("{v:.2}"),
         v if v >= 0.000_5 => format!("{v:.3}"),
         _ => "<0.001".to_owned(),
     }
+}
+
+/// A number of nanoseconds: `31.2 µs`.
+pub(crate) fn nanos(nanos: u64) -> String {
+    units::span(Duration::from_nanos(nanos))
+}
+
+/// A number of nanoseconds, or a dash.
+pub(super) fn span(time: Option<u64>) -> String {
+    time.map_or(NOTHING.to_owned(), nanos)
+}
+
+/// The median, the 99th percentile and the maximum.
+pub(super) fn spread(all: &Percentiles) -> String {
+    format!("p50 {}  p99 {}  max {}", span(all.p50_ns), span(all.p99_ns), span(all.max_ns))
+}
+
+/// A count, or nothing where it is zero.
+pub(super) fn some(n: u64) -> String {
+    if n == 0 { String::new() } else { units::count(n) }
 }
 
 #[cfg(test)]
