@@ -15,16 +15,16 @@ use rust::{Comment, Kind, SOURCES, SourceFile, crate_of, files, read, root};
 // The number of offences that are left. They may only fall, and the aim is 0.
 const TYPES_TWICE_LEFT: usize = 0;
 const BANNED_WORDS_LEFT: usize = 58;
-const BANNED_NAMES_LEFT: usize = 24;
+const BANNED_NAMES_LEFT: usize = 23;
 const FILES_IN_CIRCLES_LEFT: usize = 2;
 const UNEXPLAINED_UNSAFE_LEFT: usize = 0;
-const POOR_DOCS_LEFT: usize = 41;
+const POOR_DOCS_LEFT: usize = 40;
 const ANSWERS_MISPLACED_LEFT: usize = 0;
 const LINKS_BROKEN_LEFT: usize = 0;
 const TESTS_MISSING_LEFT: usize = 0;
 const LONG_FUNCTIONS_LEFT: usize = 0;
 const LONG_LINES_LEFT: usize = 15;
-const CODE_LINES_LEFT: usize = 28_320; // The aim is 25,000.
+const CODE_LINES_LEFT: usize = 28_233; // The aim is 25,000.
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
 const TWICE: &[(&str, &str)] = &[

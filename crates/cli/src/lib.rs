@@ -4,7 +4,7 @@
 // The macros of std panic where the stream cannot be written.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
-pub mod client;
+mod client;
 pub mod commands;
 pub mod explain;
 

@@ -18,6 +18,7 @@ pub(super) enum To {
 /// all unchanged. The first bytes decide; the rest of the line is passed on without delay.
 #[derive(Debug)]
 pub(super) struct Router {
+    several: bool,
     /// The start of a line whose destination is not known yet.
     undecided: Vec<u8>,
     /// The destination of the rest of the line; `None` at the start of a line.
@@ -28,39 +29,33 @@ pub(super) struct Router {
 const DIGITS_MAX: usize = 9;
 
 impl Router {
-    pub(super) fn new() -> Router {
-        Router { undecided: Vec::new(), to: None }
+    /// With one server, all bytes go to it unchanged.
+    pub(super) fn new(several: bool) -> Router {
+        Router { several, undecided: Vec::new(), to: None }
     }
 
-    /// Passes bytes to their destinations, in order.
-    pub(super) fn push(&mut self, bytes: &[u8], send: &mut impl FnMut(To, &[u8])) {
-        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-            match self.to {
-                Some(to) => send(to, piece),
-                None => self.begin(piece, send),
+    /// Returns bytes with their destinations, in order. No bytes are the end of the input, which
+    /// makes an incomplete start a line.
+    pub(super) fn route(&mut self, bytes: &[u8]) -> Vec<(To, Vec<u8>)> {
+        if !self.several {
+            return vec![(To::All, bytes.to_vec())];
+        }
+        let mut routed = Vec::new();
+        let mut pieces: Vec<&[u8]> = bytes.split_inclusive(|&byte| byte == b'\n').collect();
+        if bytes.is_empty() && !self.undecided.is_empty() {
+            pieces.push(b"");
+        }
+        for piece in pieces {
+            self.undecided.extend_from_slice(piece);
+            let known = self.to.map(|to| (to, 0));
+            if let Some((to, skipped)) = known.or_else(|| decide(&self.undecided, piece.is_empty()))
+            {
+                routed.push((to, self.undecided.split_off(skipped)));
+                self.undecided.clear();
+                self.to = Some(to).filter(|_| !piece.ends_with(b"\n"));
             }
-            if piece.ends_with(b"\n") {
-                self.to = None;
-            }
         }
-    }
-
-    /// Ends the input: an incomplete start is a line.
-    pub(super) fn finish(&mut self, send: &mut impl FnMut(To, &[u8])) {
-        let line = std::mem::take(&mut self.undecided);
-        if !line.is_empty() {
-            let (to, skipped) = decide(&line, true).expect("a whole line has a destination");
-            send(to, &line[skipped..]);
-        }
-    }
-
-    fn begin(&mut self, piece: &[u8], send: &mut impl FnMut(To, &[u8])) {
-        self.undecided.extend_from_slice(piece);
-        if let Some((to, skipped)) = decide(&self.undecided, false) {
-            send(to, &self.undecided[skipped..]);
-            self.undecided.clear();
-            self.to = Some(to);
-        }
+        routed
     }
 }
 
@@ -129,16 +124,15 @@ mod tests {
 
     /// Routes these pieces. Neighbours with the same destination are joined.
     fn routed(pieces: &[&[u8]]) -> Vec<(To, String)> {
-        let (mut router, mut sent) = (Router::new(), Vec::<(To, String)>::new());
-        let mut send = |to, bytes: &[u8]| {
-            let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let (mut router, mut sent) = (Router::new(true), Vec::<(To, String)>::new());
+        let routed = pieces.iter().copied().chain([&b""[..]]).flat_map(|piece| router.route(piece));
+        for (to, bytes) in routed {
+            let text = String::from_utf8(bytes).unwrap();
             match sent.last_mut() {
                 Some((before, all)) if *before == to => all.push_str(&text),
                 _ => sent.push((to, text)),
             }
-        };
-        pieces.iter().for_each(|piece| router.push(piece, &mut send));
-        router.finish(&mut send);
+        }
         sent
     }
 

@@ -13,9 +13,8 @@ use indicatif::ProgressBar;
 
 use super::output::{self, Destination, GREEN, RED, note};
 use super::picks::{self, Pick, picked};
-use super::{number, run_on_cpu};
+use super::{number, run_on_cpu, stop_signal};
 use proactor::limits::Limits;
-use proactor::os::ShutdownSignal;
 use proactor_compare::plan::{BASELINE, Budget, ComparisonPlan, MODELS, ModelSpec};
 use proactor_compare::progress::{Activity, Progress};
 use proactor_compare::render;
@@ -111,8 +110,7 @@ impl CompareArgs {
         let program = std::env::current_exe().context("cannot find the file of this program")?;
         let loads = plan.loads.iter().map(|load| load.connections);
         let most = loads.max().unwrap_or(0).max(plan.idle + 1);
-        let stop = ShutdownSignal::new().context("cannot wait for Ctrl-C")?;
-        stop.on_signals().context("cannot wait for Ctrl-C")?;
+        let stop = stop_signal()?;
         let recordings = Recordings::default();
         let start = |ModelSpec { model, recorded }: &ModelSpec| {
             let mut command = Command::new(&program);

@@ -1,19 +1,17 @@
 //! `proactor connect`: the interactive client.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
 
-use super::output::{self, note};
-use crate::client::{self, Event, Script};
+use super::stop_signal;
+use crate::client::{self, Script};
 use proactor::address::Address;
-use proactor::os::ShutdownSignal;
 use proactor_report::units;
 
 /// Connect to one server, or to several at once: send standard input, print the replies.
@@ -50,51 +48,32 @@ impl ConnectArgs {
     /// The client itself fails. The failure of a connection is reported at once; the exit status is
     /// then 1.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let stop = ShutdownSignal::new().context("cannot wait for Ctrl-C")?;
-        stop.on_signals().context("cannot wait for Ctrl-C")?;
-        let file = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
+        let file = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
         // Unlike the streams of std, these are not buffered.
         let output = file(io::stdout().as_fd()).context("cannot write to standard output")?;
         let verbose = self.verbose || self.parts.is_none() && io::stdin().is_terminal();
         let script = match self.parts {
-            Some(Parts(parts)) => Script::Parts { parts, pause: self.pause },
+            Some(Parts(parts)) => Script::Parts(parts, self.pause),
             None => Script::Input(file(io::stdin().as_fd()).context("cannot read standard input")?),
         };
-        let mut code = ExitCode::SUCCESS;
-        let mut fail = |error: String| {
-            output::print_error(&error);
-            code = ExitCode::FAILURE;
-        };
-        let name = |at: usize| format!("{} ({})", self.addresses[at], at + 1);
-        client::run(&self.addresses, script, output, &stop, &mut |event| match event {
-            Event::Connected(_) | Event::Closed(_) if !verbose => {}
-            Event::Connected(at) => note!("connected to {}", name(at)),
-            Event::Closed(at) => note!("{} closed the connection", name(at)),
-            Event::NoServer(number) => note!("no server {number}: line not sent"),
-            Event::Refused(at, error) => {
-                fail(format!("cannot connect to {}: {error}", self.addresses[at]));
-            }
-            Event::Broken(at, error) => {
-                fail(format!("the connection to {} broke: {error}", self.addresses[at]));
-            }
-        })?;
-        Ok(code)
+        let succeeded = client::run(&self.addresses, script, output, stop_signal()?, verbose)?;
+        Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
 /// The parts to send, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Parts(VecDeque<Vec<u8>>);
+struct Parts(Vec<Vec<u8>>);
 
 impl FromStr for Parts {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Parts, String> {
-        let (mut parts, mut part) = (VecDeque::new(), String::new());
+        let (mut parts, mut part) = (Vec::new(), String::new());
         let mut chars = text.chars();
         while let Some(char) = chars.next() {
             match char {
-                ',' => parts.push_back(std::mem::take(&mut part).into_bytes()),
+                ',' => parts.push(std::mem::take(&mut part).into_bytes()),
                 '\\' => match chars.next() {
                     Some('n') => part.push('\n'),
                     Some(same @ (',' | '\\')) => part.push(same),
@@ -108,7 +87,7 @@ impl FromStr for Parts {
                 char => part.push(char),
             }
         }
-        parts.push_back(part.into_bytes());
+        parts.push(part.into_bytes());
         Ok(Parts(parts))
     }
 }
@@ -119,7 +98,7 @@ mod tests {
 
     #[test]
     fn parts_are_cut_at_commas() {
-        let parts = |text: &str| text.parse::<Parts>().map(|Parts(parts)| Vec::from(parts));
+        let parts = |text: &str| text.parse::<Parts>().map(|Parts(parts)| parts);
         assert_eq!(parts("one ,two").unwrap(), [&b"one "[..], b"two"]);
         assert_eq!(parts(r"a\,b\n,,c\\").unwrap(), [&b"a,b\n"[..], b"", b"c\\"]);
         for wrong in [r"a\t", r"a\"] {

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::{number, output, run_on_cpu};
+use super::{number, output, run_on_cpu, stop_signal};
 use proactor::address::Address;
-use proactor::os::ShutdownSignal;
 use proactor_load::summary::LoadSummary;
 use proactor_load::{
     CONNECTIONS_MAX, DEPTH_MAX, EngineChoice, Load, LoadOptions, LoadShape, SIZE_MAX, Slice,
@@ -83,9 +82,7 @@ impl LoadArgs {
         let options =
             LoadOptions { shape, seed: self.seed, engine: self.engine, timeout: self.timeout };
         self.cpu.map_or(Ok(()), run_on_cpu)?;
-        let stop = ShutdownSignal::new().context("cannot wait for Ctrl-C")?;
-        stop.on_signals().context("cannot wait for Ctrl-C")?;
-
+        let stop = stop_signal()?;
         let mut load = Load::connect(address, &options)?;
         let live = output::progress("load  {bar:24} {elapsed_precise}  {msg}");
         live.set_length(self.duration.as_millis() as u64);

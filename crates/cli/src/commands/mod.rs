@@ -8,7 +8,7 @@ mod explain;
 mod load;
 mod log;
 mod models;
-mod output;
+pub(crate) mod output;
 mod picks;
 mod record;
 mod serve;
@@ -21,7 +21,7 @@ use anyhow::{Context, bail};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use output::note;
-use proactor::os;
+use proactor::os::{self, ShutdownSignal};
 
 /// The commands to try first, shown below the help.
 const BEGIN: &str = "\
@@ -111,6 +111,12 @@ fn exit(message: &clap::Error) -> ! {
         None => note!("{}", text.trim_end()),
     }
     std::process::exit(message.exit_code())
+}
+
+/// Returns a signal that SIGINT and SIGTERM set.
+fn stop_signal() -> anyhow::Result<ShutdownSignal> {
+    let stop = ShutdownSignal::new().and_then(|stop| stop.on_signals().map(|()| stop));
+    stop.context("cannot listen for signals")
 }
 
 /// Returns the width of the terminal: `COLUMNS`, or that of standard output.

@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, StdoutLock, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::wrong_usage;
+use proactor::os;
 
 /// Prints a line on stderr, as `eprintln!`. A failure is ignored: it cannot be reported either.
 macro_rules! note {
@@ -17,10 +19,10 @@ macro_rules! note {
         let _ = writeln!(std::io::stderr(), $($text)*);
     }};
 }
-pub(super) use note;
+pub(crate) use note;
 
 /// Prints an error on stderr, with a red `error:` on a terminal.
-pub(super) fn print_error(error: &str) {
+pub(crate) fn print_error(error: &str) {
     match shows_colours(&io::stderr()) {
         true => note!("\x1b[1;31merror:\x1b[0m {error}"),
         false => note!("error: {error}"),
@@ -32,6 +34,22 @@ fn shows_colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
+}
+
+/// Waits until a file is ready, has failed or is closed. Returns false after the timeout.
+pub(crate) fn await_ready(
+    file: &impl AsFd,
+    events: libc::c_short,
+    timeout: Option<Duration>,
+) -> io::Result<bool> {
+    let fd = file.as_fd().as_raw_fd();
+    loop {
+        let ready = os::poll(&mut [libc::pollfd { fd, events, revents: 0 }], timeout)? > 0;
+        // Without a timeout, nothing ready means that a signal interrupted the call.
+        if ready || timeout.is_some() {
+            return Ok(ready);
+        }
+    }
 }
 
 /// Returns a progress line on stderr; it prints nothing if that is not a terminal.

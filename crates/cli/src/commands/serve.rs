@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 
 use super::output::{self, Destination};
 use super::record::{self, Prepared, Printer};
-use super::{log, number, run_on_cpu, wrong_usage};
+use super::{log, number, run_on_cpu, stop_signal, wrong_usage};
 use crate::parse_protocol;
 use proactor::Model;
 use proactor::address::Address;
@@ -20,7 +20,7 @@ use proactor::console::{Console, ListenerInfo};
 use proactor::counters::Counters;
 use proactor::limits::{Ended, Limits};
 use proactor::model::{self, Ability, EngineOptions, PreparedModel};
-use proactor::os::{self, ShutdownSignal};
+use proactor::os;
 use proactor::ring::kernel::{self, Version};
 use proactor_compare::{STATS_SCHEMA, ServerStats};
 use proactor_models::registry::NamedProtocol;
@@ -153,8 +153,7 @@ impl ServeArgs {
         self.check_buffers(&options.buffers);
         let prepared = self.set_up(model, &options)?;
         let (model, detail) = (prepared.model(), prepared.detail().to_owned());
-        let stop = ShutdownSignal::new().and_then(|stop| stop.on_signals().map(|()| stop));
-        let stop = stop.context("cannot listen for signals")?;
+        let stop = stop_signal()?;
         let (listeners, infos) = self.listen()?;
         let attended = console.is_some();
         let console = console.map(|_| open_console(infos.clone())).transpose();

@@ -1,14 +1,13 @@
 //! `proactor trace attach`: the io_uring activity of any process.
 
-use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::commands::number;
-use crate::commands::output::{note, stdout};
-use proactor::os::{self, ShutdownSignal};
+use crate::commands::output::{await_ready, note, stdout};
+use crate::commands::{number, stop_signal};
+use proactor::os::ShutdownSignal;
 use proactor_report::units;
 use proactor_trace::kernel::{Instance, Tracepoint};
 use proactor_trace::{Clock, WatchedProcess};
@@ -42,8 +41,7 @@ pub(super) struct AttachArgs {
 impl AttachArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let mut attached = WatchedProcess::new(self.pid)?;
-        let stop = ShutdownSignal::new().and_then(|stop| stop.on_signals().map(|()| stop));
-        let stop = stop.context("cannot listen for signals")?;
+        let stop = stop_signal()?;
         let mut instance = Instance::new(&Tracepoint::ALL, Clock::Nanos, BUFFER)?;
         attached.missing = instance.missing().to_vec();
         instance.missing().iter().for_each(|missing| note!("note: {missing}"));
@@ -86,7 +84,8 @@ impl AttachArgs {
         }
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let over = wait(stop, left.map_or(INTERVAL, |left| left.min(INTERVAL)))?
+            let pause = left.map_or(INTERVAL, |left| left.min(INTERVAL));
+            let over = await_ready(stop, libc::POLLIN, Some(pause))?
                 || left.is_some_and(|left| left.is_zero())
                 || !attached.is_alive();
             let events = if over { instance.finish()? } else { instance.poll()? };
@@ -105,12 +104,4 @@ impl AttachArgs {
             }
         }
     }
-}
-
-/// Sleeps for `span`. Returns true if a signal ended the sleep.
-fn wait(stop: &ShutdownSignal, span: Duration) -> io::Result<bool> {
-    use std::os::fd::AsRawFd;
-    let fd = stop.as_fd().as_raw_fd();
-    let mut asked = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
-    Ok(os::poll(&mut asked, Some(span))? > 0)
 }

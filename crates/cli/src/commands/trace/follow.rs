@@ -2,15 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 
 use super::Selection;
-use crate::commands::output::stdout;
-use proactor::os;
+use crate::commands::output::{await_ready, stdout};
 use proactor_trace::{Filter, Follow};
 
 /// Period at which the file is read. A recorder writes into mapped memory: nothing could wake a
@@ -82,16 +81,10 @@ pub(in crate::commands) fn follow_to_end(
         if over && follow.is_read() {
             return Ok(());
         }
-        // Without events to print, the end of the output's reader is noticed here.
-        if events.is_empty() && is_closed(out.as_fd(), INTERVAL)? {
+        // Without events to print, the end of the output's reader is noticed here. Nothing is asked
+        // for: only errors and a closed reader end the wait early.
+        if events.is_empty() && await_ready(out, 0, Some(INTERVAL))? {
             return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
         }
     }
-}
-
-/// Waits for at most `span`. Returns true if nothing can be written any more.
-fn is_closed(output: BorrowedFd<'_>, span: Duration) -> io::Result<bool> {
-    // No event is asked for: only errors and a closed reader end the wait early.
-    let mut polled = [libc::pollfd { fd: output.as_raw_fd(), events: 0, revents: 0 }];
-    Ok(os::poll(&mut polled, Some(span))? > 0)
 }
