@@ -135,11 +135,10 @@ impl CompareArgs {
         live.bar.finish_and_clear();
         let comparison = comparison?;
 
-        let prints_text = !matches!(to, Some(Destination::Stdout));
         if let Some(to) = to {
             to.write(&serde_json::to_string_pretty(&comparison)?)?;
         }
-        if prints_text {
+        if !self.json.as_deref().is_some_and(output::is_stdout) {
             let words = [("faster", GREEN), ("slower", RED)];
             output::print_coloured(&render::text(&comparison), &words)?;
         }

@@ -77,7 +77,7 @@ impl ExplainArgs {
         svg.map_or(Ok(()), |to| to.write(&explain::svg(&report)))?;
         html.map_or(Ok(()), |to| to.write(&explain::html(&report)))?;
         if self.json {
-            output::print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+            output::print_json(&report)?;
         } else if !svg_on_stdout && !html_on_stdout {
             output::print(&explain::text(&report, terminal_width().unwrap_or(100)))?;
         }

@@ -100,10 +100,9 @@ impl LoadArgs {
         let summary = LoadSummary::new(&load, address.to_string(), self.seed, slice);
         // Before the result is printed: a byte after the last reply makes it void.
         load.close()?;
-        let text = match self.json {
-            true => serde_json::to_string_pretty(&summary)? + "\n",
-            false => summary.text(),
-        };
-        Ok(output::print(&text)?)
+        match self.json {
+            true => output::print_json(&summary),
+            false => Ok(output::print(&summary.text())?),
+        }
     }
 }

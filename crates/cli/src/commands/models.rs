@@ -21,8 +21,7 @@ impl ModelsArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         if self.json {
             let models = ALL.map(object);
-            let list = json!({ "schema": "proactor.models/2", "models": models });
-            return Ok(output::print(&(serde_json::to_string_pretty(&list)? + "\n"))?);
+            return output::print_json(&json!({ "schema": "proactor.models/2", "models": models }));
         }
         let width = terminal_width();
         let columns = ["model", "how it waits", "calls per message", "limits", "Linux", "here"];

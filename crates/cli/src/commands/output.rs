@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 
 use super::wrong_usage;
 use proactor::os;
@@ -76,6 +77,14 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Prints a result as JSON.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(super) fn print_json(result: &impl Serialize) -> anyhow::Result<()> {
+    Ok(print(&(serde_json::to_string_pretty(result)? + "\n"))?)
+}
+
 /// The colours of verdicts, as parameters of the escape sequence SGR.
 pub(super) const GREEN: u8 = 32;
 pub(super) const RED: u8 = 31;
@@ -121,12 +130,10 @@ fn named(error: io::Error) -> io::Error {
 
 /// The destination of a result: a file, or standard output for `-`. A file is opened before the
 /// result is made, so that an unwritable path fails before the work and not after it.
-#[derive(Debug)]
-pub(super) enum Destination {
-    /// Standard output. The command prints nothing else there.
-    Stdout,
-    /// A file and its path.
-    File(File, PathBuf),
+pub(super) struct Destination {
+    /// `None` for standard output.
+    file: Option<File>,
+    path: PathBuf,
 }
 
 impl Destination {
@@ -135,12 +142,9 @@ impl Destination {
     /// # Errors
     /// The file cannot be written; the error names it.
     pub(super) fn open(path: &Path) -> anyhow::Result<Destination> {
-        if is_stdout(path) {
-            return Ok(Destination::Stdout);
-        }
-        let file = File::create(path);
-        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Destination::File(file, path.to_owned()))
+        let file = (!is_stdout(path)).then(|| File::create(path)).transpose();
+        let file = file.with_context(|| cannot_write(path))?;
+        Ok(Destination { file, path: path.to_owned() })
     }
 
     /// Writes the whole result.
@@ -148,13 +152,14 @@ impl Destination {
     /// # Errors
     /// The write fails; the error names the destination.
     pub(super) fn write(self, text: &str) -> anyhow::Result<()> {
-        match self {
-            Destination::Stdout => Ok(print(text)?),
-            Destination::File(mut file, path) => file
-                .write_all(text.as_bytes())
-                .with_context(|| format!("cannot write {}", path.display())),
-        }
+        let Some(mut file) = self.file else { return Ok(print(text)?) };
+        file.write_all(text.as_bytes()).with_context(|| cannot_write(&self.path))
     }
+}
+
+/// Returns the error of a file that cannot be written.
+pub(super) fn cannot_write(path: &Path) -> String {
+    format!("cannot write {}", path.display())
 }
 
 /// Returns true for `-`: standard output.

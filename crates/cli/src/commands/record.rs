@@ -1,22 +1,22 @@
-//! The tracing options of `serve`, and the thread that prints a trace.
+//! The tracing options of `serve`, and what writes a trace beside the server.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, ensure};
 
-use super::output::{is_stdout, stdout};
+use super::output::{cannot_write, is_stdout, stdout};
 use super::trace::follow_to_end;
 use super::{number, wrong_usage};
 use proactor::Model;
 use proactor::os;
 use proactor::os::process::{self, Alone, Pid};
 use proactor_record::sys;
-use proactor_trace::kernel::{Instance, KernelRecorder, sidecar_path};
+use proactor_trace::kernel::{KernelRecorder, sidecar_path};
 use proactor_trace::{Filter, Follow, Level, Recording, Settings, StopTrigger};
 
 /// The tracing options of a server.
@@ -57,17 +57,6 @@ pub(super) struct RecordArgs {
     kernel_events: bool,
 }
 
-/// A recording that is ready to start.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    /// The recording, for the model.
-    pub(super) recording: Recording,
-    /// The same file, opened again to print it.
-    live: Option<File>,
-    /// Records the kernel events.
-    kernel: Option<KernelRecorder>,
-}
-
 impl RecordArgs {
     /// Returns true for `--trace=-`.
     pub(super) fn prints_on_stdout(&self) -> bool {
@@ -78,30 +67,31 @@ impl RecordArgs {
     ///
     /// # Errors
     /// The file cannot be created, or kernel events cannot be recorded.
-    pub(super) fn prepare(&self, model: Model) -> anyhow::Result<Option<Prepared>> {
+    pub(super) fn prepare(&self, model: Model) -> anyhow::Result<(Option<Recording>, TraceOutput)> {
+        let to_stdout = self.prints_on_stdout();
+        let mut output = TraceOutput { live: None, to_stdout, kernel: None, printer: None };
         let Some(path) = &self.trace else {
             os::refuse_usr2(
                 "SIGUSR2 ignored: this server does not record; start it with --trace\n",
             )?;
-            return Ok(None);
+            return Ok((None, output));
         };
-        let path = path.as_deref().filter(|path| !is_stdout(path));
         if let Some(wrong) = self.conflict(model) {
             wrong_usage(&wrong);
         }
         // Before the file is created, so that a failure leaves no file.
         let tracepoints = self.kernel_events.then(|| KernelRecorder::prepare(None)).transpose()?;
-        let (file, live) = match path {
-            Some(path) => {
-                (create(path).with_context(|| format!("cannot write {}", path.display()))?, None)
-            }
+        let path = path.as_deref().filter(|path| !is_stdout(path));
+        let file = match path {
+            Some(path) => create(path)?,
             None => {
                 let file =
                     os::memory_file(c"proactor.trace").context("cannot allocate the trace")?;
                 // Opened again, so that it sees the lock of the recorder.
-                let live = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
-                    .context("cannot read the trace in memory: use --trace=FILE")?;
-                (file, Some(live))
+                let live = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+                output.live =
+                    Some(live.context("cannot read the trace in memory: use --trace=FILE")?);
+                file
             }
         };
         os::count_usr2()?;
@@ -112,9 +102,11 @@ impl RecordArgs {
             triggers: self.trace_trigger.clone(),
             clock: None,
         };
-        let kernel = path.zip(tracepoints);
-        let kernel = kernel.map(|(path, points)| start(path, points, &settings)).transpose()?;
-        Ok(Some(Prepared { recording: Recording { file, settings }, live, kernel }))
+        if let Some((path, tracepoints)) = path.zip(tracepoints) {
+            let file = create(&sidecar_path(path))?;
+            output.kernel = Some(KernelRecorder::start(tracepoints, file, &settings)?);
+        }
+        Ok((Some(Recording { file, settings }), output))
     }
 
     /// Returns the conflict between the options, if there is one.
@@ -136,98 +128,86 @@ impl RecordArgs {
     }
 }
 
-/// Starts the recording of kernel events.
-fn start(path: &Path, points: Instance, settings: &Settings) -> anyhow::Result<KernelRecorder> {
-    let path = sidecar_path(path);
-    let file = create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(KernelRecorder::start(points, file, settings)?)
+/// What prints a trace, and what records the kernel events, while the server runs.
+pub(super) struct TraceOutput {
+    /// The trace to print.
+    live: Option<File>,
+    to_stdout: bool,
+    kernel: Option<KernelRecorder>,
+    printer: Option<Printer>,
 }
 
 /// Prints the trace until the recorder ends.
-#[derive(Debug)]
-pub(super) enum Printer {
-    Thread(JoinHandle<anyhow::Result<()>>),
+enum Printer {
+    Thread(JoinHandle<bool>),
     /// A child process, because a server with a second thread cannot fork. It ends with its parent.
     Process(Pid),
 }
 
-impl Printer {
-    /// Starts the printer for this model; `None` if nothing is printed.
-    ///
-    /// # Errors
-    /// The thread or the process cannot be created.
-    pub(super) fn start(
-        live: Option<File>,
-        to_stdout: bool,
-        model: Model,
-    ) -> io::Result<Option<Printer>> {
-        let Some(live) = live else { return Ok(None) };
-        if model.info().forks() {
-            let keep = [live.as_raw_fd()];
-            let child = |_| match print(live, to_stdout) {
-                Ok(()) => 0,
-                Err(error) => {
-                    warn(&error);
-                    1
-                }
-            };
-            return process::fork(&Alone::check()?, &keep, child).map(Printer::Process).map(Some);
-        }
-        let name = std::thread::Builder::new().name("trace".to_owned());
-        name.spawn(move || print(live, to_stdout)).map(Printer::Thread).map(Some)
-    }
-
-    /// Waits until everything is printed. A failure is not a failure of the server.
-    pub(super) fn finish(self) {
-        let printed = match self {
-            Printer::Thread(thread) => thread.join().expect("the printer does not panic"),
-            Printer::Process(pid) => match process::wait(pid) {
-                // A printer that failed has reported the reason.
-                Ok(status) if status.signal().is_some() => {
-                    Err(anyhow!("the printer ended: {status}"))
-                }
-                waited => waited.map(drop).map_err(anyhow::Error::from),
-            },
+impl TraceOutput {
+    /// Starts the printer for this model, if the trace is printed. Its failure is not a failure of
+    /// the server.
+    pub(super) fn start(&mut self, model: Model) {
+        let Some(live) = self.live.take() else { return };
+        let (keep, to_stdout) = ([live.as_raw_fd()], self.to_stdout);
+        let printer = if model.info().forks() {
+            let child = move |_| u8::from(!print(live, to_stdout));
+            let child = Alone::check().and_then(|alone| process::fork(&alone, &keep, child));
+            child.map(Printer::Process)
+        } else {
+            let name = thread::Builder::new().name("trace".to_owned());
+            name.spawn(move || print(live, to_stdout)).map(Printer::Thread)
         };
-        printed.unwrap_or_else(|error| warn(&error));
+        let warn = |error: &io::Error| tracing::warn!("cannot print the trace: {error}");
+        self.printer = printer.inspect_err(warn).ok();
+    }
+
+    /// Waits until everything is printed and recorded.
+    pub(super) fn finish(self) {
+        if let Some(Err(error)) = self.kernel.map(KernelRecorder::finish) {
+            tracing::warn!("the recording of kernel events is incomplete: {error:#}");
+        }
+        match self.printer {
+            None => {}
+            Some(Printer::Thread(thread)) => drop(thread.join().expect("it does not panic")),
+            Some(Printer::Process(pid)) => match process::wait(pid) {
+                // A printer that failed has reported the reason.
+                Ok(status) if status.signal().is_none() => {}
+                Ok(status) => warn_incomplete(&format!("the printer ended: {status}")),
+                Err(error) => warn_incomplete(&error.to_string()),
+            },
+        }
     }
 }
 
-fn print(live: File, to_stdout: bool) -> anyhow::Result<()> {
-    let (follow, all) = (Follow::new(live, false)?, Filter::default());
-    match to_stdout {
-        true => follow_to_end(follow, &all, false, &mut stdout()),
-        false => follow_to_end(follow, &all, false, &mut io::stderr()),
-    }
+/// Prints a trace to its end. Reports a failure, and returns false then.
+fn print(live: File, to_stdout: bool) -> bool {
+    let printed = Follow::new(live, false).map_err(anyhow::Error::from).and_then(|follow| {
+        let all = Filter::default();
+        match to_stdout {
+            true => follow_to_end(follow, &all, false, &mut stdout()),
+            false => follow_to_end(follow, &all, false, &mut io::stderr()),
+        }
+    });
+    printed.inspect_err(|error| warn_incomplete(&format!("{error:#}"))).is_ok()
 }
 
-fn warn(error: &anyhow::Error) {
-    tracing::warn!("the printed trace is incomplete: {error:#}");
+fn warn_incomplete(why: &str) {
+    tracing::warn!("the printed trace is incomplete: {why}");
 }
 
-impl Prepared {
-    /// Returns the recording, the file to print, and the recorder of kernel events.
-    pub(super) fn split(
-        prepared: Option<Prepared>,
-    ) -> (Option<Recording>, Option<File>, Option<KernelRecorder>) {
-        prepared.map_or((None, None, None), |one| (Some(one.recording), one.live, one.kernel))
-    }
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    // Not truncated here: only after the checks below, by the recorder.
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    // The recorder takes the lock again; this check reports the name of the file.
-    if !sys::lock(file.as_fd())? {
-        return Err(io::Error::new(
-            io::ErrorKind::ResourceBusy,
-            "another server is recording into it",
-        ));
-    }
-    Ok(file)
+/// Creates a file that no other server records into.
+fn create(path: &Path) -> anyhow::Result<File> {
+    let create = || {
+        // Not truncated here: only after the checks below, by the recorder.
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        ensure!(file.metadata()?.is_file(), "not a regular file");
+        // The recorder takes the lock again; this check reports the name of the file.
+        ensure!(sys::lock(file.as_fd())?, "another server is recording into it");
+        Ok(file)
+    };
+    create().with_context(|| cannot_write(path))
 }
 
 fn level(text: &str) -> Result<Level, String> {
@@ -236,20 +216,12 @@ fn level(text: &str) -> Result<Level, String> {
 }
 
 fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("invalid size `{text}`: write 64M or 1G, from 128K to 64G");
-    let (number, unit) = match text.strip_suffix(['K', 'M', 'G']) {
-        Some(number) => (number, &text[number.len()..]),
-        None => (text, ""),
-    };
-    let shift = match unit {
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        _ => 0,
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let bytes = number.checked_mul(1 << shift).ok_or_else(wrong)?;
-    if (128 << 10..=64 << 30).contains(&bytes) { Ok(bytes) } else { Err(wrong()) }
+    let mut units = [("K", 10), ("M", 20), ("G", 30)].into_iter();
+    let with_unit = units.find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)));
+    let (number, shift) = with_unit.unwrap_or((text, 0));
+    let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(1 << shift));
+    let bytes = bytes.filter(|bytes| (128 << 10..=64 << 30).contains(bytes));
+    bytes.ok_or_else(|| format!("invalid size `{text}`: write 64M or 1G, from 128K to 64G"))
 }
 
 #[cfg(test)]

@@ -10,14 +10,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::output::{self, Destination};
-use super::record::{self, Prepared, Printer};
+use super::record;
 use super::{log, number, run_on_cpu, stop_signal, wrong_usage};
 use crate::parse_protocol;
 use proactor::Model;
 use proactor::address::Address;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::console::{Console, ListenerInfo};
-use proactor::counters::Counters;
 use proactor::limits::{Ended, Limits};
 use proactor::model::{self, Ability, EngineOptions, PreparedModel};
 use proactor::os;
@@ -26,7 +25,6 @@ use proactor_compare::{STATS_SCHEMA, ServerStats};
 use proactor_models::registry::NamedProtocol;
 use proactor_models::{Choice, Listening, NONBLOCKING, Service, serve};
 use proactor_report::units;
-use proactor_trace::kernel::KernelRecorder;
 
 /// Run a server until SIGTERM or SIGINT
 #[derive(Debug, clap::Args)]
@@ -110,19 +108,16 @@ impl FromStr for Listen {
     /// after it, every character means itself.
     fn from_str(text: &str) -> Result<Listen, String> {
         let (mut address, mut rest) = (String::new(), text);
-        loop {
-            let Some((before, after)) = rest.split_once('=') else {
-                address.push_str(rest);
-                return Ok(Listen { address: address.parse()?, protocol: None });
-            };
-            address.push_str(before);
+        while let Some((before, after)) = rest.split_once('=') {
+            address += before;
             let Some(after) = after.strip_prefix('=') else {
                 let protocol = Some(parse_protocol(after)?);
                 return Ok(Listen { address: address.parse()?, protocol });
             };
-            address.push('=');
+            address += "=";
             rest = after;
         }
+        Ok(Listen { address: (address + rest).parse()?, protocol: None })
     }
 }
 
@@ -131,73 +126,91 @@ impl ServeArgs {
     pub(super) fn run(self, default: Option<Model>) -> anyhow::Result<()> {
         self.log.start();
         self.cpu.map_or(Ok(()), run_on_cpu)?;
-        self.check_kernel();
-        output::check_one_on_stdout(&[
-            ("--stats", self.stats.as_deref().is_some_and(output::is_stdout)),
-            ("--trace", self.record.prints_on_stdout()),
-        ]);
+        let asked = self.model.map_or(default, |Choice(model)| model);
+        let (console, buffers) = (self.wants_console(), self.buffer_classes());
+        if let Some(wrong) = self.conflict(asked, console, &buffers) {
+            wrong_usage(&wrong);
+        }
+        let stats_on_stdout = self.stats.as_deref().is_some_and(output::is_stdout);
+        let trace_on_stdout = self.record.prints_on_stdout();
+        output::check_one_on_stdout(&[("--stats", stats_on_stdout), ("--trace", trace_on_stdout)]);
         let stats = self.stats.as_deref().map(Destination::open).transpose()?;
-        let model = self.model.map_or(default, |Choice(model)| model);
-        let console = self.wants_console();
-        check_console(model, console);
-        let connections = self.connections()?;
         let mut limits = Limits::default();
-        (limits.connections, limits.drain) = (connections, self.drain_timeout);
+        (limits.connections, limits.drain) = (self.connections()?, self.drain_timeout);
         let options = EngineOptions {
             limits,
-            buffers: self.shapes(),
+            buffers,
             kernel: self.kernel,
             plain_descriptors: console.is_some(),
             idle_sleep: self.idle_sleep,
         };
-        self.check_buffers(&options.buffers);
-        let prepared = self.set_up(model, &options)?;
+        let prepared = self.set_up(asked, &options)?;
         let (model, detail) = (prepared.model(), prepared.detail().to_owned());
         let stop = stop_signal()?;
         let (listeners, infos) = self.listen()?;
         let attended = console.is_some();
         let console = console.map(|_| open_console(infos.clone())).transpose();
         let console = console.context("cannot open the console")?;
-        let (trace, live, kernel) = Prepared::split(self.record.prepare(model)?);
+        let (trace, mut trace_output) = self.record.prepare(model)?;
         let service = Service { listeners, stop, console, trace };
-        let mut printer = Ok(None);
-        let to_stdout = self.record.prints_on_stdout();
-        let stdout_is_free = !to_stdout && !matches!(stats, Some(Destination::Stdout));
-        let ready = || {
-            printer = Printer::start(live, to_stdout, model);
-            match stdout_is_free {
-                true => announce_listeners(&infos, model, io::stdout().lock()),
-                false => announce_listeners(&infos, model, io::stderr().lock()),
+        let served = serve(prepared, service, || {
+            trace_output.start(model);
+            match stats_on_stdout || trace_on_stdout {
+                false => announce_listeners(&infos, model, io::stdout().lock()),
+                true => announce_listeners(&infos, model, io::stderr().lock()),
             }
-        };
-        let served = serve(prepared, service, ready);
-        finish_trace(kernel, printer);
-        let (ended, counters) = served.with_context(|| format!("{} failed", model))?;
-        let counted = ServerStats {
-            schema: STATS_SCHEMA.to_owned(),
-            model: model.name().to_owned(),
-            detail,
-            counters,
-        };
-        stats.map_or(Ok(()), |to| to.write(&(serde_json::to_string(&counted)? + "\n")))?;
-        self.conclude(ended, counters, attended)
+        });
+        trace_output.finish();
+        let (ended, counters) = served.with_context(|| format!("{model} failed"))?;
+        if let Some(to) = stats {
+            let (schema, model) = (STATS_SCHEMA.to_owned(), model.name().to_owned());
+            let counted = ServerStats { schema, model, detail, counters };
+            to.write(&(serde_json::to_string(&counted)? + "\n"))?;
+        }
+        if counters.cut > 0 {
+            let (cut, end) = (units::plural(counters.cut, "connection"), "closed before the end");
+            self.log.print(&format!("drain timeout: {cut} {end}"));
+        }
+        // Only a complete drain is a success.
+        match ended {
+            Ended::Drained => Ok(()),
+            Ended::AtOnce if attended => bail!("stopped at once"),
+            Ended::AtOnce => bail!("stopped at once by a second signal"),
+        }
     }
 
-    /// Rejects a `--kernel` that has no effect: with another model, or of the future.
-    fn check_kernel(&self) {
-        let Some(version) = self.kernel else { return };
-        if let Some(Choice(Some(model))) = self.model
+    /// Returns the first option that does not fit to the others or to this machine.
+    fn conflict(
+        &self,
+        asked: Option<Model>,
+        console: Option<&str>,
+        buffers: &[BufferClass],
+    ) -> Option<String> {
+        if let (Some(_), Some(Choice(Some(model)))) = (self.kernel, self.model)
             && model != Model::URING
         {
-            wrong_usage(&format!("--kernel is only for uring: {model} does not use io_uring"));
+            return Some(format!("--kernel is only for uring: {model} does not use io_uring"));
         }
         let newest = kernel::TABLE.iter().map(|(_, since, ..)| *since).chain(Version::running());
-        let newest = newest.max().unwrap_or(version);
-        if version > newest {
-            wrong_usage(&format!(
-                "--kernel {version} does not exist: {newest} is the newest known"
-            ));
+        let newest = newest.max()?;
+        if let Some(version) = self.kernel.filter(|version| *version > newest) {
+            let known = format!("{newest} is the newest known");
+            return Some(format!("--kernel {version} does not exist: {known}"));
         }
+        if let Some((model, why)) = asked.zip(console)
+            && let Some(reason) = model.info().missing(Ability::Console)
+        {
+            return Some(format!("{why} does not work with {model}: {reason}"));
+        }
+        let bytes: usize = buffers.iter().map(|class| class.bytes * class.count).sum();
+        (bytes > Pool::BYTES_MAX).then(|| {
+            format!(
+                "--buffers {} of {} B make {} with the larger buffers: the maximum is 2 GiB",
+                self.buffers,
+                self.buffer_size,
+                units::bytes(bytes as f64)
+            )
+        })
     }
 
     /// Sets the model up. Reports the choice of `auto`.
@@ -220,28 +233,14 @@ impl ServeArgs {
 
     /// Opens the listeners of the command line. Returns them, and what an operator reads of them.
     fn listen(&self) -> anyhow::Result<(Vec<Listening>, Vec<ListenerInfo>)> {
-        let (mut listeners, mut infos) = (Vec::new(), Vec::new());
-        for Listen { address, protocol } in &self.listen {
+        let listen = |Listen { address, protocol }: &Listen| {
             let socket = address.listen().with_context(|| format!("cannot listen on {address}"))?;
             let protocol = protocol.as_ref().unwrap_or(&self.protocol);
             let (address, name) = (socket.address.to_string(), protocol.to_string());
-            infos.push(ListenerInfo { address, protocol: name });
-            listeners.push((socket, protocol.factory().clone()));
-        }
-        Ok((listeners, infos))
-    }
-
-    /// Reports the end: success only after a complete drain.
-    fn conclude(&self, ended: Ended, counters: Counters, attended: bool) -> anyhow::Result<()> {
-        if counters.cut > 0 {
-            let (cut, end) = (units::plural(counters.cut, "connection"), "closed before the end");
-            self.log.print(&format!("drain timeout: {cut} {end}"));
-        }
-        match ended {
-            Ended::Drained => Ok(()),
-            Ended::AtOnce if attended => bail!("stopped at once"),
-            Ended::AtOnce => bail!("stopped at once by a second signal"),
-        }
+            let info = ListenerInfo { address, protocol: name };
+            Ok(((socket, protocol.factory().clone()), info))
+        };
+        self.listen.iter().map(listen).collect()
     }
 
     /// Returns the option that needs a console, if there is one.
@@ -258,36 +257,20 @@ impl ServeArgs {
         const RESERVE: usize = 16;
         let descriptors = os::raise_descriptor_limit().context("cannot read `ulimit -n`")? as usize;
         let most = descriptors.saturating_sub(RESERVE + self.listen.len()).max(1);
-        let Some(asked) = self.max_connections else {
-            return Ok(Limits::default().connections.min(most));
-        };
-        if asked as usize > most {
+        let asked = self.max_connections.map(|asked| asked as usize);
+        if asked.is_some_and(|asked| asked > most) {
             tracing::warn!("`ulimit -n` of {descriptors} allows only {most} connections");
         }
-        Ok(most.min(asked as usize))
+        Ok(asked.unwrap_or(Limits::default().connections).min(most))
     }
 
-    /// Rejects a pool that is too large.
-    fn check_buffers(&self, buffers: &[BufferClass]) {
-        let bytes: usize = buffers.iter().map(|shape| shape.bytes * shape.count).sum();
-        if bytes > Pool::BYTES_MAX {
-            wrong_usage(&format!(
-                "--buffers {} of {} B make {} with the larger buffers: the maximum is 2 GiB",
-                self.buffers,
-                self.buffer_size,
-                units::bytes(bytes as f64)
-            ));
-        }
-    }
-
-    /// Returns the sizes of the pool: for messages, for pages, and for bulk transfers.
-    fn shapes(&self) -> Vec<BufferClass> {
+    /// Returns the buffers of the pool: for messages, for pages, and for bulk transfers.
+    fn buffer_classes(&self) -> Vec<BufferClass> {
         let (bytes, count) = (self.buffer_size, self.buffers as usize);
-        [(1, 1), (16, 8), (128, 32)]
-            .into_iter()
-            .map(|(larger, fewer)| BufferClass { bytes: bytes * larger, count: count / fewer })
-            .filter(|shape| shape.count > 0 && shape.bytes <= 1 << 20)
-            .collect()
+        let classes = [(1, 1), (16, 8), (128, 32)]
+            .map(|(larger, fewer)| BufferClass { bytes: bytes * larger, count: count / fewer });
+        let fits = |class: &BufferClass| class.count > 0 && class.bytes <= 1 << 20;
+        classes.into_iter().filter(fits).collect()
     }
 }
 
@@ -305,26 +288,6 @@ fn announce_listeners(listeners: &[ListenerInfo], model: Model, mut out: impl Wr
         let _ = writeln!(out, "listening on {address} ({model}, {protocol})");
     }
     let _ = out.flush();
-}
-
-/// Rejects a console for a model that has none.
-fn check_console(model: Option<Model>, console: Option<&str>) {
-    if let Some((model, why)) = model.zip(console)
-        && let Some(reason) = model.info().missing(Ability::Console)
-    {
-        wrong_usage(&format!("{why} does not work with {model}: {reason}"));
-    }
-}
-
-/// Waits for the threads that write the recording. Their failure is not a failure of the server.
-fn finish_trace(kernel: Option<KernelRecorder>, printer: io::Result<Option<Printer>>) {
-    if let Some(Err(error)) = kernel.map(KernelRecorder::finish) {
-        tracing::warn!("the recording of kernel events is incomplete: {error:#}");
-    }
-    match printer {
-        Ok(printer) => printer.into_iter().for_each(Printer::finish),
-        Err(error) => tracing::warn!("cannot print the trace: {error}"),
-    }
 }
 
 fn buffer_size(text: &str) -> Result<usize, String> {

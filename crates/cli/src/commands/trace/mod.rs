@@ -132,7 +132,7 @@ impl How {
     /// Prints a view as text, or as JSON.
     fn print(&self, view: &(impl Display + Serialize)) -> anyhow::Result<()> {
         if self.json {
-            return Ok(output::print(&(serde_json::to_string_pretty(view)? + "\n"))?);
+            return output::print_json(view);
         }
         // Severities of `trace doctor`.
         Ok(output::print_coloured(&format!("{view}\n"), &[("WRONG ", RED), ("COSTLY ", YELLOW)])?)
