@@ -23,8 +23,8 @@ const ANSWERS_MISPLACED_LEFT: usize = 0;
 const LINKS_BROKEN_LEFT: usize = 0;
 const TESTS_MISSING_LEFT: usize = 0;
 const LONG_FUNCTIONS_LEFT: usize = 0;
-const LONG_LINES_LEFT: usize = 15;
-const CODE_LINES_LEFT: usize = 28_177; // The aim is 25,000.
+const LONG_LINES_LEFT: usize = 14;
+const CODE_LINES_LEFT: usize = 28_104; // The aim is 25,000.
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
 const TWICE: &[(&str, &str)] = &[

@@ -18,6 +18,11 @@ pub fn span(value: Duration) -> String {
     scaled(nanos, &[(1e9, " s"), (1e6, " ms"), (1e3, " µs"), (1.0, " ns")])
 }
 
+/// Formats a number of nanoseconds as a duration: `31.2 µs`.
+pub fn nanos(value: u64) -> String {
+    span(Duration::from_nanos(value))
+}
+
 /// Formats a share of one: `98 %`, and with a decimal below ten percent: `0.3 %`.
 pub fn percent(share: f64) -> String {
     let percent = share * 100.0;

@@ -124,7 +124,7 @@ impl Event {
 
     /// Whether an operation that this test holds for ended here, with what result.
     pub fn result_of(&self, is_wanted: impl Fn(Op) -> bool) -> Option<Result<u32, Errno>> {
-        if is_wanted(self.op?) { self.result() } else { None }
+        self.op.filter(|op| is_wanted(*op)).and(self.result())
     }
 
     /// Whether it is the end of a receive that brought bytes.
@@ -160,10 +160,8 @@ impl Event {
     pub fn is_abnormal(&self) -> bool {
         match self.what {
             Payload::Lost(_) | Payload::Frozen(_) | Payload::Unknown => true,
-            Payload::EnterEnd { overflow: true, .. } => true,
-            Payload::EnterEnd { result: Err(_), .. } | Payload::WaitEnd { result: Err(_), .. } => {
-                true
-            }
+            Payload::EnterEnd { result, overflow, .. } => overflow || result.is_err(),
+            Payload::WaitEnd { result, .. } => result.is_err(),
             Payload::Completed { result: Err(Errno(libc::ENOBUFS)), .. } => true,
             Payload::Completed { .. } | Payload::CallEnd { .. } => self.raw.is_failure(),
             _ => false,
@@ -221,13 +219,7 @@ impl Decoder {
 
     /// Decodes record `at` of `records`, which has this number. The records behind it are searched
     /// for the completions of an enter.
-    pub(crate) fn decode(
-        &mut self,
-        header: &Header,
-        number: u64,
-        records: &[Record],
-        at: usize,
-    ) -> Event {
+    fn decode(&mut self, header: &Header, number: u64, records: &[Record], at: usize) -> Event {
         let raw = records[at];
         let is_alone = header.writers == Writers::One;
         let mut event = Event {
@@ -315,17 +307,6 @@ impl Decoder {
         event.begun = self.spans.remove(&event.raw.pairing());
         event.lasted = event.begun.map(|begun| event.at.saturating_sub(begun.at));
     }
-
-    /// How many operations of each kind are in flight.
-    fn in_flight(&self) -> HashMap<Op, u64> {
-        let mut all = HashMap::new();
-        for token in self.flights.keys() {
-            if let Some(kind) = Kind::from_number((token >> 56) as u8) {
-                *all.entry(Op::Ring(kind)).or_default() += 1;
-            }
-        }
-        all
-    }
 }
 
 /// How many completions stand before the next enter.
@@ -335,26 +316,41 @@ fn completions(records: &[Record]) -> u32 {
     records.iter().take_while(until).filter(|record| record.is(RecordKind::Cqe)).count() as u32
 }
 
-/// The events of a trace, in the order in which they were recorded.
+/// The events of records, in the order in which they were recorded.
 #[derive(Debug)]
 pub struct Events<'a> {
     header: &'a Header,
     records: &'a [Record],
     at: usize,
     next: u64,
-    decoder: Decoder,
+    pub(crate) decoder: Decoder,
 }
 
 /// Returns the events of a trace, in the order in which they were recorded.
 pub fn events(trace: &Trace) -> Events<'_> {
-    let Trace { header, records, first, .. } = trace;
-    Events { header, records, at: 0, next: *first, decoder: Decoder::new(*first) }
+    Events::new(&trace.header, &trace.records, trace.first, Decoder::new(trace.first))
 }
 
-impl Events<'_> {
+impl<'a> Events<'a> {
+    /// Of records of which the first has the number `next`, and of what was in flight before.
+    pub(crate) fn new(
+        header: &'a Header,
+        records: &'a [Record],
+        next: u64,
+        decoder: Decoder,
+    ) -> Events<'a> {
+        Events { header, records, at: 0, next, decoder }
+    }
+
     /// How many operations of each kind are in flight behind the last event.
     pub fn in_flight(&self) -> HashMap<Op, u64> {
-        self.decoder.in_flight()
+        let mut all = HashMap::new();
+        for token in self.decoder.flights.keys() {
+            if let Some(kind) = Kind::from_number((token >> 56) as u8) {
+                *all.entry(Op::Ring(kind)).or_default() += 1;
+            }
+        }
+        all
     }
 }
 

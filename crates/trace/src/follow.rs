@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use proactor_record::{Header, Reader, Unreadable};
 
-use super::event::{Decoder, Event};
+use super::event::{Decoder, Event, Events};
 use super::kernel;
 
 /// A position in a trace that is being written.
@@ -39,16 +39,13 @@ impl Follow {
     /// # Errors
     /// The file cannot be read, is no longer a trace, or is another one.
     pub fn poll(&mut self) -> Result<Vec<Event>, Unreadable> {
-        let mut next = self.reader.first();
+        let next = self.reader.first();
         let records = self.reader.poll()?;
-        let header = self.reader.header();
-        let mut events = Vec::with_capacity(records.len());
-        for (at, raw) in records.iter().enumerate() {
-            let number = header.number(next, raw);
-            events.push(self.decoder.decode(header, number, &records, at));
-            next = raw.next_number(number);
-        }
-        Ok(events)
+        let decoder = std::mem::take(&mut self.decoder);
+        let mut events = Events::new(self.reader.header(), &records, next, decoder);
+        let all = events.by_ref().collect();
+        self.decoder = events.decoder;
+        Ok(all)
     }
 
     /// How many records were overwritten before they were read or, with many writers, not written.
@@ -88,13 +85,10 @@ pub fn open_process(pid: u32) -> io::Result<File> {
             continue;
         }
         let Ok(file) = File::open(&path) else { continue };
-        let Ok(reader) =
-            file.try_clone().map_err(Unreadable::from).and_then(|file| Reader::new(file, true))
-        else {
-            continue;
-        };
+        let reader = file.try_clone().map_err(Unreadable::from);
         // The kernel's events have a file of their own beside the recording.
-        if reader.header().model() != kernel::MODEL {
+        let is_model = |reader: &Reader| reader.header().model() != kernel::MODEL;
+        if reader.and_then(|file| Reader::new(file, true)).is_ok_and(|reader| is_model(&reader)) {
             return Ok(file);
         }
     }

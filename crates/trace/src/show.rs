@@ -5,7 +5,7 @@
 //!   0.001923300  r0    cqe     recv*         c7.1             64  #2  buf 82  more (shot 27, …)
 //! ```
 
-use std::str::FromStr;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -14,9 +14,9 @@ use super::event::Event;
 use proactor::keys::{ConnId, KeyOwner};
 use proactor_record::format::MAIN;
 use proactor_record::{
-    Call, Clock, Errno, Header, Level, Op, Payload, RecordKind, WaitMode, Writers,
+    Call, Clock, Errno, Frozen, Header, Level, Op, Payload, RecordKind, WaitMode, Writers,
 };
-use proactor_report::units;
+use proactor_report::units::{self, nanos};
 
 /// The model that tries all sockets instead of waiting for those that are ready.
 pub(crate) const POLLS_ALL: &str = "nonblocking";
@@ -93,7 +93,7 @@ pub fn parse_conn(text: &str) -> Result<(u32, Option<u32>), String> {
     let wrong =
         || format!("no connection {text:?}: write c7, or c7.1 for one connection that used slot 7");
     let rest = text.strip_prefix('c').unwrap_or(text);
-    let number = |text: &str| u32::from_str(text).map_err(|_| wrong());
+    let number = |text: &str| text.parse().map_err(|_| wrong());
     match rest.split_once('.') {
         Some((slot, generation)) => Ok((number(slot)?, Some(number(generation)?))),
         None => Ok((number(rest)?, None)),
@@ -102,25 +102,17 @@ pub fn parse_conn(text: &str) -> Result<(u32, Option<u32>), String> {
 
 /// The first line of every view: the recording process, its clock, and what is missing.
 pub fn title(header: &Header, lost: u64) -> String {
-    let level = header.level.map_or("unknown", Level::name);
-    let mut text = format!(
-        "{}  clock: {}, per {level}  records: {} written, {} lost",
-        subject(header.model(), header.pid),
-        clock(header),
-        units::count(header.head),
-        units::count(lost),
-    );
-    let mut add = |words: String| text.push_str(&words);
+    let (subject, clock) = (subject(header.model(), header.pid), clock(header));
+    let (level, release) = (header.level.map_or("unknown", Level::name), kernel_release(header));
+    let (written, lost) = (units::count(header.head), units::count(lost));
+    let mut text =
+        format!("{subject}  clock: {clock}, per {level}  records: {written} written, {lost} lost");
     if header.sample > 1 {
         let skipped = units::plural(header.skipped, "record");
-        add(format!("  sample: 1 of {} connections, {skipped} left out", header.sample));
+        text += &format!("  sample: 1 of {} connections, {skipped} left out", header.sample);
     }
-    if let Some(why) = header.frozen {
-        add(format!("  stopped {why}"));
-    }
-    if let Some(release) = kernel_release(header) {
-        add(format!("  kernel: {release}"));
-    }
+    text.extend(header.frozen.map(|why| format!("  stopped {why}")));
+    text.extend(release.map(|release| format!("  kernel: {release}")));
     text
 }
 
@@ -165,12 +157,7 @@ pub(crate) fn moment(nanos: u64) -> String {
 /// column of the details.
 pub(crate) fn end_line(mut text: String, column: usize, abnormal: bool) -> String {
     text.truncate(text.trim_end().len());
-    if abnormal {
-        let width = text.chars().count();
-        text.extend(std::iter::repeat_n(' ', column.saturating_sub(width)));
-        text.push_str("  !");
-    }
-    text
+    if abnormal { format!("{text:column$}  !") } else { text }
 }
 
 /// Returns an event as a line of text.
@@ -210,7 +197,7 @@ fn owner(event: &Event) -> String {
 /// What the event says besides its operation and its result.
 fn details(header: &Header, event: &Event) -> String {
     let number = event.begun.and_then(|begun| begun.number).map(|number| format!("#{number}"));
-    let lasted = event.lasted.map(span);
+    let lasted = event.lasted.map(nanos);
     let length = |len: u32| (len > 0).then(|| format!("{len} B"));
     let descriptor = |file: i32| (file >= 0).then(|| format!("fd {file}"));
     let end = || event.is_eof().then(|| "EOF".to_owned());
@@ -263,7 +250,7 @@ fn details(header: &Header, event: &Event) -> String {
             vec![descriptor(file), length(len).filter(|_| !watches)]
         }
         Payload::CallEnd { file, .. } => {
-            vec![descriptor(file), end(), measured(header, event.lasted).map(span)]
+            vec![descriptor(file), end(), measured(header, event.lasted).map(nanos)]
         }
         _ => vec![Some(words(header, event))],
     };
@@ -282,7 +269,7 @@ fn words(header: &Header, event: &Event) -> String {
                 Some(WaitMode::Until) if header.model() == POLLS_ALL => "sleep",
                 _ => mode.map_or("?", WaitMode::name),
             };
-            at_most.map_or(mode.to_owned(), |nanos| format!("{mode} {}", span(nanos)))
+            at_most.map_or(mode.to_owned(), |at_most| format!("{mode} {}", nanos(at_most)))
         }
         Payload::Ready { readable, writable, hung_up } => readiness(readable, writable, hung_up),
         Payload::Lost(n) => units::plural(n, "record"),
@@ -301,8 +288,8 @@ fn words(header: &Header, event: &Event) -> String {
 /// What a descriptor is ready for: `read, hung up`.
 pub(crate) fn readiness(readable: bool, writable: bool, hung_up: bool) -> String {
     let words = [(readable, "read"), (writable, "write"), (hung_up, "hung up")];
-    let words: Vec<_> = words.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
-    words.join(", ")
+    let words = words.into_iter().filter_map(|(is, word)| is.then_some(word));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// Where a completion stands among those of its submission, if that has several.
@@ -310,9 +297,9 @@ fn shots(event: &Event, more: bool) -> Option<String> {
     let Some(begun) = event.begun else { return Some("submitted before this trace".to_owned()) };
     let (shots, armed) = (units::count(begun.shots.into()), event.at.saturating_sub(begun.at));
     if more {
-        return Some(format!("more (shot {shots}, armed {} ago)", span(armed)));
+        return Some(format!("more (shot {shots}, armed {} ago)", nanos(armed)));
     }
-    (begun.shots > 1).then(|| format!("last shot ({shots} in {})", span(armed)))
+    (begun.shots > 1).then(|| format!("last shot ({shots} in {})", nanos(armed)))
 }
 
 /// The duration of a call, if it was measured. A clock that is read once per batch does not measure
@@ -321,104 +308,74 @@ fn measured(header: &Header, lasted: Option<u64>) -> Option<u64> {
     lasted.filter(|&nanos| nanos > 0 || header.level == Some(Level::Record))
 }
 
-fn span(nanos: u64) -> String {
-    units::span(Duration::from_nanos(nanos))
-}
-
 /// Returns an event as JSON, decoded and raw. Names that do not apply are left out.
 pub fn json(header: &Header, event: &Event) -> Value {
-    let raw = &event.raw;
-    let mut map = Map::new();
-    let mut put = |name: &str, value: Value| drop(map.insert(name.to_owned(), value));
+    let mut all = fields(header, event);
+    let mut put = |name: &str, value: Value| drop(all.insert(name.to_owned(), value));
     put("n", json!(event.number));
     put("t_ns", json!(event.at));
     put("lane", json!(header.lane_name(event.lane)));
     put("iteration", json!(event.iteration));
-    put("kind", json!(raw.kind().map_or("unknown".to_owned(), kind)));
+    put("kind", json!(event.raw.kind().map_or("unknown".to_owned(), kind)));
+    put("abnormal", json!(event.is_abnormal()));
+    put("flags", json!(event.raw.flags));
     if let Some(op) = event.op {
         put("op", json!(op.name()));
     }
     match (event.conn, owner(event)) {
-        (Some(conn), _) => put("conn", json!(format!("c{conn}"))),
+        (Some(_), conn) => put("conn", json!(conn)),
         (None, owner) if !owner.is_empty() => put("owner", json!(owner)),
         _ => {}
     }
-    put("abnormal", json!(event.is_abnormal()));
-    put("flags", json!(raw.flags));
-    put_fields(header, event, put);
-    Value::Object(map)
+    Value::Object(all)
 }
 
 /// The result of an event and the fields that only its kind has, as JSON.
-pub(crate) fn put_fields(header: &Header, event: &Event, mut put: impl FnMut(&str, Value)) {
-    put_result(event.result(), &mut put);
-    let begun = event.begun;
-    match event.what {
-        Payload::Submitted { opcode, file, len, skip_success } => {
-            put("number", json!(begun.and_then(|begun| begun.number)));
-            put("opcode", json!(opcode));
-            put("file", json!(file));
-            put("len", json!(len));
-            put("skip_success", json!(skip_success));
-            put("again", json!(begun.map(|begun| begun.earlier)));
-        }
-        Payload::Completed { more, buffer, position, .. } => {
-            put("more", json!(more));
-            put("multi", json!(event.is_multishot()));
-            put("buf", json!(buffer));
-            put("position", json!(position));
-            put("number", json!(begun.and_then(|begun| begun.number)));
-            put("shot", json!(begun.map(|begun| begun.shots)));
-            put("age_ns", json!(event.lasted));
-        }
-        Payload::Implied { .. } => {
-            put("number", json!(begun.and_then(|begun| begun.number)));
-            put("age_ns", json!(event.lasted));
-        }
-        Payload::EnterBegin { queued, pending, mode } => {
-            put("queued", json!(queued));
-            put("pending", json!(pending));
-            put("wait", json!(mode.map(WaitMode::name)));
-        }
-        Payload::EnterEnd { reaped, provided, overflow, .. } => {
-            put("reaped", json!(reaped));
-            put("completions", json!(event.completions));
-            put("provided", json!(provided));
-            put("overflow", json!(overflow));
-            put("lasted_ns", json!(event.lasted));
-            put("in_flight", json!(event.in_flight.total));
-        }
-        Payload::WaitBegin { mode, at_most } => {
-            put("wait", json!(mode.map(WaitMode::name)));
-            put("at_most_ns", json!(at_most));
-        }
-        Payload::WaitEnd { .. } => put("lasted_ns", json!(event.lasted)),
-        Payload::Ready { readable, writable, hung_up } => {
-            put("readable", json!(readable));
-            put("writable", json!(writable));
-            put("hung_up", json!(hung_up));
-        }
-        Payload::CallBegin { file, len, may_sleep } => {
-            put("file", json!(file));
-            put("len", json!(len));
-            put("may_sleep", json!(may_sleep));
-        }
-        Payload::CallEnd { file, may_sleep, .. } => {
-            put("file", json!(file));
-            put("lasted_ns", json!(measured(header, event.lasted)));
-            put("may_sleep", json!(may_sleep));
-        }
-        Payload::Lost(n) => put("lost", json!(n)),
-        Payload::Clock(nanos) => put("monotonic_ns", json!(nanos)),
-        Payload::Mark(number) => put("mark", json!(number)),
-        Payload::Lane { thread, process } => {
-            put("thread", json!(thread));
-            put("process", json!(process));
-        }
-        Payload::Frozen(why) => put("why", json!(why.map(|why| why.name()))),
-        Payload::Unknown => {}
-    }
+pub(crate) fn fields(header: &Header, event: &Event) -> Map<String, Value> {
+    let (lasted, begun) = (event.lasted, event.begun);
+    let number = begun.and_then(|begun| begun.number);
+    let fields = match event.what {
+        Payload::Submitted { opcode, file, len, skip_success } => json!({
+            "number": number, "again": begun.map(|begun| begun.earlier), "opcode": opcode,
+            "file": file, "len": len, "skip_success": skip_success,
+        }),
+        Payload::Completed { more, buffer, position, .. } => json!({
+            "number": number, "shot": begun.map(|begun| begun.shots), "age_ns": lasted,
+            "more": more, "multi": event.is_multishot(), "buf": buffer, "position": position,
+        }),
+        Payload::Implied { .. } => json!({ "number": number, "age_ns": lasted }),
+        Payload::EnterBegin { queued, pending, mode } => json!({
+            "queued": queued, "pending": pending, "wait": mode.map(WaitMode::name),
+        }),
+        Payload::EnterEnd { reaped, provided, overflow, .. } => json!({
+            "reaped": reaped, "completions": event.completions, "provided": provided,
+            "overflow": overflow, "lasted_ns": lasted, "in_flight": event.in_flight.total,
+        }),
+        Payload::WaitBegin { mode, at_most } => json!({
+            "wait": mode.map(WaitMode::name), "at_most_ns": at_most,
+        }),
+        Payload::WaitEnd { .. } => json!({ "lasted_ns": lasted }),
+        Payload::Ready { readable, writable, hung_up } => json!({
+            "readable": readable, "writable": writable, "hung_up": hung_up,
+        }),
+        Payload::CallBegin { file, len, may_sleep } => json!({
+            "file": file, "len": len, "may_sleep": may_sleep,
+        }),
+        Payload::CallEnd { file, may_sleep, .. } => json!({
+            "file": file, "lasted_ns": measured(header, lasted), "may_sleep": may_sleep,
+        }),
+        Payload::Lost(n) => json!({ "lost": n }),
+        Payload::Clock(nanos) => json!({ "monotonic_ns": nanos }),
+        Payload::Mark(number) => json!({ "mark": number }),
+        Payload::Lane { thread, process } => json!({ "thread": thread, "process": process }),
+        Payload::Frozen(why) => json!({ "why": why.map(Frozen::name) }),
+        Payload::Unknown => json!({}),
+    };
+    let Value::Object(mut fields) = fields else { unreachable!("each is an object") };
+    let mut put = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
     put("user_data", json!(format!("{:#018x}", event.raw.id)));
+    put_result(event.result(), &mut put);
+    fields
 }
 
 /// A result as JSON: a number, negative for an errno, which has its name as well.
@@ -446,28 +403,16 @@ fn kind(kind: RecordKind) -> String {
 
 /// Returns a header as JSON: the first line of `--json`.
 pub fn json_header(header: &Header, lost: u64, remarks: &[String]) -> Value {
-    let text: Map<String, Value> =
-        header.text.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     json!({
         "schema": "proactor.trace.events/2",
-        "model": header.model(),
-        "pid": header.pid,
-        "ring_fd": header.ring_fd,
+        "model": header.model(), "pid": header.pid, "lane": header.lane,
+        "writers": header.writers.name(), "ring_fd": header.ring_fd,
         "setup_flags": header.setup_flags,
-        "lane": header.lane,
-        "writers": header.writers.name(),
-        "clock": header.clock.map(Clock::name),
-        "level": header.level.map(Level::name),
-        "hertz": header.hertz,
-        "wall_ns": header.wall_nanos,
-        "capacity": header.capacity,
-        "written": header.head,
-        "lost": lost,
-        "skipped": header.skipped,
-        "sample": header.sample,
-        "stopped": header.frozen.map(|why| why.name()),
-        "ended": header.ended,
-        "remarks": remarks,
-        "text": text,
+        "clock": header.clock.map(Clock::name), "level": header.level.map(Level::name),
+        "hertz": header.hertz, "wall_ns": header.wall_nanos,
+        "capacity": header.capacity, "written": header.head, "lost": lost,
+        "skipped": header.skipped, "sample": header.sample,
+        "stopped": header.frozen.map(Frozen::name), "ended": header.ended,
+        "remarks": remarks, "text": header.text.iter().cloned().collect::<BTreeMap<_, _>>(),
     })
 }

@@ -22,7 +22,7 @@ use super::thread_tracks::ThreadTracks;
 use super::track_event::{CounterTrack, Drawn, Flow, TimelineTrack, TrackEvent};
 use super::tracks::TrackBuilder;
 use crate::event::{Event, events};
-use crate::show::put_fields;
+use crate::show::fields;
 use crate::view::{ConnectionList, Cut, Lanes, ThreadSpan, TraceStats};
 
 /// The default limit of connections, and of threads or children, that have tracks. Perfetto's UI
@@ -344,7 +344,9 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
         if self.has_threads() {
             self.annotation(to, "lane", json!(self.header.lane_name(event.lane)));
         }
-        put_fields(self.header, event, |name, value| self.annotation(to, name, value));
+        for (name, value) in fields(self.header, event) {
+            self.annotation(to, &name, value);
+        }
     }
 
     /// Adds a field. Zero and false are left out, but a result of zero is one.

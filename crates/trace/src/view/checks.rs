@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use proactor_record::{Call, Errno, Kind, Op};
-use proactor_report::units::{self, agree, count, plural};
+use proactor_report::units::{self, agree, count, nanos, plural};
 
 use super::connection::ConnectionStats;
 use super::finding::Finding;
 use super::finding::Severity::{self, Costly, Note, Wrong};
 use super::iterations::{Iterations, Moment, Occurrences, STALL};
 use super::stats::TraceStats;
-use super::text::{nanos, ratio};
+use super::text::ratio;
 
 /// Something to look for.
 pub(super) struct Check {

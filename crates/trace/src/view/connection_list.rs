@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::fmt;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -80,7 +79,7 @@ impl fmt::Display for ConnectionList {
             table.row([
                 format!("c{}", conn.conn),
                 format!("{:.6} s", opened as f64 / 1e9),
-                units::span(Duration::from_nanos(conn.lived_ns())),
+                units::nanos(conn.lived_ns()),
                 units::count(conn.messages),
                 units::bytes(conn.bytes_in as f64),
                 units::bytes(conn.bytes_out as f64),

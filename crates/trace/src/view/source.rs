@@ -3,13 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use proactor::keys::ConnId;
+use proactor_record::{Level, Trace, Writers};
+use proactor_report::units;
 use serde::Serialize;
 
 use crate::show::{POLLS_ALL, clock, is_between, is_conn, kernel_release, subject};
-use proactor::keys::ConnId;
-use proactor_record::Trace;
-use proactor_record::{Level, Writers};
-use proactor_report::units;
 
 /// The part of a trace that a view is about. The default is all of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,24 +76,21 @@ impl Source {
     /// Of this trace, cut to this; from the first to the last moment that was seen.
     pub(super) fn new(trace: &Trace, cut: &Cut, from_ns: u64, to_ns: u64) -> Source {
         let header = &trace.header;
-        let lost = match header.writers {
-            Writers::One => trace.lost().saturating_add(trace.absent()),
-            Writers::Threads | Writers::Processes => trace.lost(),
-        };
+        let unwritten = if header.writers == Writers::One { trace.absent() } else { 0 };
         Source {
             model: header.model().to_owned(),
             detail: header.get("detail").unwrap_or_default().to_owned(),
             kernel: kernel_release(header).map(str::to_owned),
             pid: header.pid,
             lane: header.lane,
+            writers: header.writers.name(),
             defers: header.defers(),
             clock: clock(header),
             level: header.level.map(Level::name),
             written: header.head,
-            lost,
+            lost: trace.lost().saturating_add(unwritten),
             overwritten: trace.first,
             stopped: header.missed,
-            writers: header.writers.name(),
             sample: header.sample,
             from_ns,
             span_ns: to_ns.saturating_sub(from_ns),
@@ -126,36 +122,34 @@ impl Source {
 
 fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
     let header = &trace.header;
+    let were = |n, what: &str| {
+        format!("{} {} {what}", units::plural(n, "record"), units::agree(n, "was", "were"))
+    };
     let mut all = trace.remarks.clone();
     if trace.first > 0 {
+        let were = were(trace.first, "overwritten");
         all.push(format!(
-            "the first {} {} overwritten: what began before is seen to end only, without an age",
-            units::plural(trace.first, "record"),
-            units::agree(trace.first, "was", "were")
+            "the first {were}: what began before is seen to end only, without an age"
         ));
     }
     if header.missed > 0 {
-        all.push(format!(
-            "{} {} not written while recording was stopped: there, what was in flight is forgotten",
-            units::plural(header.missed, "record"),
-            units::agree(header.missed, "was", "were")
-        ));
+        let were = were(header.missed, "not written while recording was stopped");
+        all.push(format!("{were}: there, what was in flight is forgotten"));
     }
     let unwritten = trace.absent();
     if header.writers != Writers::One && unwritten > 0 {
         all.push(format!(
-            "{} {} begun and not written: the writer of {} was killed, or still writes. There, \
-             what was being called is forgotten",
-            units::plural(unwritten, "record"),
-            units::agree(unwritten, "was", "were"),
+            "{}: the writer of {} was killed, or still writes. There, what was being called is \
+             forgotten",
+            were(unwritten, "begun and not written"),
             units::agree(unwritten, "it", "them")
         ));
     }
     if header.sample > 1 {
+        let sample = header.sample;
         all.push(format!(
-            "1 of {} connections is here: counts are of those, iterations are of all, and nothing is \
-             given per message",
-            header.sample
+            "1 of {sample} connections is here: counts are of those, iterations are of all, and \
+             nothing is given per message"
         ));
     }
     if let Some(why) = header.frozen {
@@ -163,16 +157,17 @@ fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
     } else if !header.ended {
         all.push("the recorder was not closed: its process runs, or was killed".to_owned());
     }
-    let moment = |span: Option<Duration>| span.map_or("the end".to_owned(), units::span);
     if let Some((slot, generation)) = cut.conn {
         let generation = generation.map_or(String::new(), |generation| format!(".{generation}"));
         all.push(format!(
-            "only c{slot}{generation} is counted: iterations belong to no connection and are left out"
+            "only c{slot}{generation} is counted: iterations belong to no connection and are left \
+             out"
         ));
     }
     if cut.since.is_some() || cut.until.is_some() {
         let since = cut.since.map_or("the begin".to_owned(), units::span);
-        all.push(format!("only what lies between {since} and {} is counted", moment(cut.until)));
+        let until = cut.until.map_or("the end".to_owned(), units::span);
+        all.push(format!("only what lies between {since} and {until} is counted"));
     }
     all
 }
@@ -180,22 +175,19 @@ fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
 impl fmt::Display for Source {
     /// Two lines, and one for each uncertainty. No line-end at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&subject(&self.model, self.pid))?;
+        let mut text = subject(&self.model, self.pid);
         if self.lane > 0 {
-            write!(f, ", loop {}", self.lane)?;
+            text += &format!(", loop {}", self.lane);
         }
         if !self.detail.is_empty() {
-            write!(f, ": {}", self.detail)?;
+            text += &format!(": {}", self.detail);
         }
         let (written, lost) = (units::plural(self.written, "record"), units::count(self.lost));
-        let span = units::span(Duration::from_nanos(self.span_ns));
-        write!(f, "\n{written}, {lost} lost, over {span}   clock: {}", self.clock)?;
-        if let Some(level) = self.level {
-            write!(f, ", read per {level}")?;
-        }
-        if let Some(kernel) = &self.kernel {
-            write!(f, "   kernel {kernel}")?;
-        }
-        self.uncertain.iter().try_for_each(|sentence| write!(f, "\nnote: {sentence}"))
+        let (span, clock) = (units::nanos(self.span_ns), &self.clock);
+        text += &format!("\n{written}, {lost} lost, over {span}   clock: {clock}");
+        text.extend(self.level.map(|level| format!(", read per {level}")));
+        text.extend(self.kernel.as_ref().map(|kernel| format!("   kernel {kernel}")));
+        text.extend(self.uncertain.iter().map(|sentence| format!("\nnote: {sentence}")));
+        f.write_str(&text)
     }
 }

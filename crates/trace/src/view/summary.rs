@@ -1,7 +1,6 @@
 //! `trace summary`: what was asked, what came of it, and how old it was.
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -58,7 +57,7 @@ fn traffic(stats: &TraceStats) -> String {
         units::bytes(stats.bytes_out as f64),
     );
     if let (Some(iterations), Some(share)) = (&stats.iterations, stats.share_inside()) {
-        let inside = units::span(Duration::from_nanos(iterations.inside_ns));
+        let inside = units::nanos(iterations.inside_ns);
         text.push_str(&format!(
             "   {inside} in {} ({}, asleep and awake)",
             plural(iterations.count, iterations.name),
@@ -178,7 +177,7 @@ fn histogram(stats: &TraceStats, row: &OpRow) -> String {
         let from = match octave.from_ns {
             0 => "below 1 µs".to_owned(),
             nanos if nanos < 1_000_000 => format!("{} µs", nanos / 1000),
-            nanos => units::span(Duration::from_nanos(nanos)),
+            nanos => units::nanos(nanos),
         };
         let bar = bar(octave.count, most, WIDTH);
         format!("{head:<13}{from:>10} ▏{bar} {}", units::count(octave.count))

@@ -1,7 +1,5 @@
 //! Numbers and bars as text: `0.34`, `31.2 µs`, `▎████▌`.
 
-use std::time::Duration;
-
 use proactor_report::histogram::Percentiles;
 use proactor_report::{NOTHING, units};
 
@@ -51,14 +49,9 @@ pub(super) fn ratio(value: f64) -> String {
     }
 }
 
-/// A number of nanoseconds: `31.2 µs`.
-pub(crate) fn nanos(nanos: u64) -> String {
-    units::span(Duration::from_nanos(nanos))
-}
-
 /// A number of nanoseconds, or a dash.
 pub(super) fn span(time: Option<u64>) -> String {
-    time.map_or(NOTHING.to_owned(), nanos)
+    time.map_or(NOTHING.to_owned(), units::nanos)
 }
 
 /// The median, the 99th percentile and the maximum.

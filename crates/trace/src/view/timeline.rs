@@ -217,7 +217,7 @@ impl ConnectionTimeline {
             f,
             "c{}{file}  {}  {} in {}, out {}  {}",
             stats.conn,
-            units::span(Duration::from_nanos(stats.lived_ns())),
+            units::nanos(stats.lived_ns()),
             units::plural(stats.messages, "msg"),
             units::bytes(stats.bytes_in as f64),
             units::bytes(stats.bytes_out as f64),
@@ -320,6 +320,6 @@ fn slow_exchange(slow: &Exchange, zero: u64, measure: Measure) -> String {
 
 /// Right-aligned, as `+289.2 µs`.
 fn offset(at: u64, zero: u64) -> String {
-    let text = format!("+{}", units::span(Duration::from_nanos(at.saturating_sub(zero))));
+    let text = format!("+{}", units::nanos(at.saturating_sub(zero)));
     format!("{text:>13}")
 }
