@@ -2,8 +2,8 @@
 
 use std::ops::AddAssign;
 
-/// Counts since the start. The names are the same in every I/O model; a counter that a model does not
-/// use stays zero.
+/// Counts since the start. The names are the same in every I/O model; a counter that a model does
+/// not use stays zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Iterations of the loop: each waits at most once.

@@ -64,8 +64,8 @@ impl fmt::Display for ListenerId {
     }
 }
 
-/// The number by which a selector reports a descriptor, and a recorder names its calls: the caller's
-/// choice.
+/// The number by which a selector reports a descriptor, and a recorder names its calls: the
+/// caller's choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key(pub u64);
 
@@ -82,8 +82,8 @@ pub enum KeyOwner {
     Console,
     /// A descriptor that the owner of the loop watches, by its number.
     External(u32),
-    /// The link between the parent and the child that serves this connection: only in a trace, where
-    /// all processes use the same ids.
+    /// The link between the parent and the child that serves this connection: only in a trace,
+    /// where all processes use the same ids.
     Link(ConnId),
 }
 

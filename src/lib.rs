@@ -35,9 +35,9 @@
 //! # A protocol
 //!
 //! A factory makes one [`Protocol`] value for each connection, in the thread that serves it; the
-//! value need be neither `Send` nor `Clone`. [`Protocol::data`] takes bytes from its [`Input`]; what
-//! it leaves is there the next time. What it sends goes to its [`Outbox`]. A panic costs the connection, not
-//! the server. Read [`protocols::Echo`] first.
+//! value need be neither `Send` nor `Clone`. [`Protocol::data`] takes bytes from its [`Input`];
+//! what it leaves is there the next time. What it sends goes to its [`Outbox`]. A panic costs the
+//! connection, not the server. Read [`protocols::Echo`] first.
 //!
 //! # Models
 //!

@@ -5,9 +5,9 @@
 //! again. Idle buffers are a stack: the one that was used last, and is still in the cache, is used
 //! next. The mapping is lazy: a buffer that was never used costs no memory.
 //!
-//! One word of each buffer says where it is: the next idle buffer of the stack, the size of one that
-//! is lent, or the number of shares of one that is leased. A lease knows its size, so no step of a
-//! buffer's way searches for it.
+//! One word of each buffer says where it is: the next idle buffer of the stack, the size of one
+//! that is lent, or the number of shares of one that is leased. A lease knows its size, so no step
+//! of a buffer's way searches for it.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -313,14 +313,14 @@ impl Pool {
         class.idle.set(class.idle.get() + 1);
     }
 
-    /// Returns where a buffer of this class lies: its first byte and how many there are. Valid while
-    /// the pool lives.
+    /// Returns where a buffer of this class lies: its first byte and how many there are. Valid
+    /// while the pool lives.
     fn location(&self, id: BufferId, class: &Class) -> (NonNull<u8>, usize) {
         let at = id.0.wrapping_sub(class.first);
         assert!(at < class.count, "a buffer of this size");
         let at = class.offset + at as usize * class.bytes;
-        // SAFETY: `at` is inside the mapping: the buffer is one of the `count` of its class, checked
-        // above, and `new` laid the classes out one after the other.
+        // SAFETY: `at` is inside the mapping: the buffer is one of the `count` of its class,
+        // checked above, and `new` laid the classes out one after the other.
         (unsafe { self.pages.base().add(at) }, class.bytes)
     }
 }

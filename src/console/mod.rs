@@ -135,8 +135,8 @@ impl Console {
         input.leave(false);
     }
 
-    /// Reads the input once, if it is readable; never waits. Returns whether it was: one line may be
-    /// followed by another.
+    /// Reads the input once, if it is readable; never waits. Returns whether it was: one line may
+    /// be followed by another.
     pub fn read(&mut self) -> bool {
         if self.ended {
             return false;

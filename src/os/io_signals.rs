@@ -68,8 +68,8 @@ impl IoSignals {
         Ok(IoSignals { fd, signal, thread, here: std::marker::PhantomData })
     }
 
-    /// Makes `fd` send the signal to this thread at every change. Returns whether it will: not every
-    /// kind of file does.
+    /// Makes `fd` send the signal to this thread at every change. Returns whether it will: not
+    /// every kind of file does.
     ///
     /// # Errors
     /// fcntl(2).

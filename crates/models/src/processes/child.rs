@@ -25,8 +25,8 @@ const BUFFERS: usize = 16;
 
 impl<P: Protocol> NewConnection<P> {
     /// Serves the connection until the client is gone, or until the child was asked to drain and
-    /// has done so. Returns the exit status. `calls` are those of this process, and all processes know
-    /// the connection as `client`. `link` leads to the parent, if the protocol broadcasts.
+    /// has done so. Returns the exit status. `calls` are those of this process, and all processes
+    /// know the connection as `client`. `link` leads to the parent, if the protocol broadcasts.
     pub(super) fn live<C: ForkHooks>(
         self,
         (calls, client): (C, ConnId),
