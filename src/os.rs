@@ -48,7 +48,7 @@ mod signal;
 mod socket;
 
 pub use accept::AcceptFailure;
-pub use child::{Order, die_with_parent, order_group, terminate};
+pub use child::{Order, await_end, die_with_parent, order_group, terminate};
 pub use io_signals::IoSignals;
 pub use readiness::{
     FdSet, SELECT_LIMIT, epoll_create, epoll_ctl, epoll_wait, is_readable, poll, select, sleep,

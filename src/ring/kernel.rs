@@ -360,7 +360,8 @@ impl fmt::Display for Refusal {
             Refusal::Lowered(version) => {
                 return write!(
                     f,
-                    "io_uring as of {version} lacks what a server needs: {OLDEST_VERSION} is the least"
+                    "io_uring as of {version} lacks what a server needs: \
+                     {OLDEST_VERSION} is the least"
                 );
             }
             Refusal::Setup(error) => error,

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::process_tree::parse_number;
 use proactor::model::Ability;
 use proactor::{Model, os};
 use proactor_models::{PROCESS, THREAD};
@@ -72,9 +73,9 @@ fn tasks_left() -> Option<(u64, String)> {
     }
     // Counting the user's own tasks would need a look at every process, so all tasks are taken for
     // the user's. The error is on the safe side. Root has no such limit.
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let own = fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(parse_processes);
-    if let Some(max) = own.filter(|_| !is_root(&status)) {
+    let own = |file, key| parse_number(&fs::read_to_string(file).ok()?, key);
+    let is_root = own("/proc/self/status", "Uid:") == Some(0);
+    if let Some(max) = own("/proc/self/limits", "Max processes").filter(|_| !is_root) {
         limits.push((max.saturating_sub(all), "`ulimit -u`".to_owned()));
     }
     limits.into_iter().min()
@@ -83,17 +84,6 @@ fn tasks_left() -> Option<(u64, String)> {
 /// Parses the number of threads in `0.20 0.18 0.12 1/80 11206`: 80.
 fn parse_all_tasks(loadavg: &str) -> Option<u64> {
     loadavg.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
-}
-
-/// Parses the soft limit of `Max processes`, if there is one.
-fn parse_processes(limits: &str) -> Option<u64> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max processes"))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
-fn is_root(status: &str) -> bool {
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    line.is_some_and(|ids| ids.split_whitespace().next() == Some("0"))
 }
 
 /// Returns the directories that may contain a limit of processes for this process: its cgroup and
@@ -153,9 +143,10 @@ mod tests {
         assert_eq!(parse_all_tasks("0.20 0.18 0.12 1/80 11206\n"), Some(80));
         let limits =
             "Max cpu time  unlimited  unlimited  seconds\nMax processes  63  99  processes\n";
-        assert_eq!(parse_processes(limits), Some(63));
-        assert_eq!(parse_processes("Max processes  unlimited  unlimited  processes"), None);
-        assert!(is_root("Name:\tx\nUid:\t0\t0\t0\t0\n") && !is_root("Uid:\t1\t0\t0\t0\n"));
+        assert_eq!(parse_number(limits, "Max processes"), Some(63));
+        let unlimited = "Max processes  unlimited  unlimited  processes";
+        assert_eq!(parse_number(unlimited, "Max processes"), None);
+        assert_eq!(parse_number("Name:\tx\nUid:\t0\t1\t0\t0\n", "Uid:"), Some(0));
         let dirs = cgroups("8:cpu:/\n7:pids:/a\n0::/b/c\n");
         let dirs: Vec<_> = dirs.iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
         assert_eq!(

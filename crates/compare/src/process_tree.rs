@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -18,37 +17,44 @@ pub(crate) struct ProcessTree {
     /// The root is first, and parents precede their children.
     pub(crate) pids: Vec<u32>,
     /// The threads of all processes.
-    threads: usize,
+    threads: u64,
+}
+
+/// A process, as `/proc/PID/status` describes it.
+struct Status {
+    pid: u32,
+    parent: u32,
+    threads: u64,
+}
+
+impl Status {
+    fn read(pid: u32) -> io::Result<Status> {
+        let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let number = |key| parse_number(&text, key).unwrap_or(0);
+        Ok(Status { pid, parent: number("PPid:") as u32, threads: number("Threads:") })
+    }
 }
 
 impl ProcessTree {
-    /// Collects the current tree of `root`. This reads a file for each thread, so it must not be
-    /// called during a slice.
+    /// Collects the current tree of `root`. This reads a file for each process of the machine, so
+    /// it must not be called during a slice.
     ///
     /// # Errors
-    /// The root has ended. A child that ends during the call is left out.
+    /// The root has ended, or `/proc` cannot be read.
     pub(crate) fn of(root: u32) -> io::Result<ProcessTree> {
-        // In most kernels since 4.2 (CONFIG_PROC_CHILDREN, proc(5)).
-        let listed = Path::new("/proc/thread-self/children").exists();
-        ProcessTree::collect(
-            root,
-            if listed { ChildLookup::Listed } else { ChildLookup::Scanned(parents()?) },
-        )
-    }
-
-    fn collect(root: u32, lookup: ChildLookup) -> io::Result<ProcessTree> {
-        let mut tree = ProcessTree { pids: vec![root], threads: 0 };
+        // Most kernels also list the children of each thread (CONFIG_PROC_CHILDREN); each has this.
+        let entries = fs::read_dir("/proc")?.flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        // A process may have ended since.
+        let all: Vec<Status> = pids.filter_map(|pid| Status::read(pid).ok()).collect();
+        let mut tree = ProcessTree { pids: vec![root], threads: Status::read(root)?.threads };
         let mut at = 0;
         while let Some(&pid) = tree.pids.get(at) {
-            match lookup.children(pid) {
-                Ok((threads, children)) => {
-                    tree.threads += threads;
-                    tree.pids.extend(children);
-                    at += 1;
-                }
-                Err(error) if pid == root => return Err(error),
-                Err(_) => drop(tree.pids.remove(at)),
+            for child in all.iter().filter(|child| child.parent == pid) {
+                tree.pids.push(child.pid);
+                tree.threads += child.threads;
             }
+            at += 1;
         }
         Ok(tree)
     }
@@ -140,43 +146,6 @@ impl Footprint {
     }
 }
 
-/// How the children of a process are found.
-enum ChildLookup {
-    /// The kernel lists them in `/proc/PID/task/TID/children`.
-    Listed,
-    /// By a list of all processes with their parents, if the kernel has no such files.
-    Scanned(Vec<(u32, u32)>),
-}
-
-impl ChildLookup {
-    /// Returns the number of threads of a process, and the children of all threads.
-    fn children(&self, pid: u32) -> io::Result<(usize, Vec<u32>)> {
-        let (mut threads, mut pids) = (0, Vec::new());
-        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            threads += 1;
-            if let ChildLookup::Listed = self {
-                // A thread that has just ended has no children.
-                let text = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
-                pids.extend(text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-            }
-        }
-        if let ChildLookup::Scanned(parents) = self {
-            let own = parents.iter().filter(|(_, parent)| *parent == pid);
-            pids.extend(own.map(|(child, _)| *child));
-        }
-        Ok((threads, pids))
-    }
-}
-
-/// Returns every process with its parent.
-fn parents() -> io::Result<Vec<(u32, u32)>> {
-    let processes = fs::read_dir("/proc")?.flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let parent =
-        |pid: &u32| parse_number(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "PPid:");
-    Ok(pids.filter_map(|pid| Some((pid, parent(&pid)? as u32))).collect())
-}
-
 /// Parses `on-CPU-ns waited-ns slices`.
 fn parse_waited(schedstat: &str) -> Option<Duration> {
     let nanos = schedstat.split_whitespace().nth(1)?.parse().ok()?;
@@ -184,13 +153,14 @@ fn parse_waited(schedstat: &str) -> Option<Duration> {
 }
 
 /// Returns the number after `key` at the start of a line.
-fn parse_number(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn parse_number(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
     use std::process::{Child, Command, Stdio};
     use std::time::Instant;
 
@@ -204,7 +174,7 @@ mod tests {
         fn run(script: &str) -> Shell {
             use std::os::unix::process::CommandExt;
             let mut command = Command::new("/bin/sh");
-            command.args(["-c", script]).process_group(0).stdout(Stdio::null());
+            command.args(["-c", script]).process_group(0).stdout(Stdio::piped());
             Shell(command.spawn().expect("a shell"))
         }
 
@@ -268,17 +238,17 @@ mod tests {
     }
 
     #[test]
-    fn both_lookups_find_the_same_tree() {
-        let shell = Shell::run("( sleep 100 & sleep 100 & wait ) & wait");
-        let listed = shell.tree(4);
-        let scanned =
-            ProcessTree::collect(shell.0.id(), ChildLookup::Scanned(parents().expect("procfs")));
-        let sorted = |tree: ProcessTree| {
-            let mut pids = tree.pids;
-            pids.sort_unstable();
-            pids
-        };
-        assert_eq!(sorted(scanned.expect("it runs")), sorted(listed));
+    fn a_tree_has_the_processes_that_were_started() {
+        let script = "sleep 100 & echo $!; sh -c 'sleep 100 & echo $!; wait' & echo $!; wait";
+        let mut shell = Shell::run(script);
+        let output = BufReader::new(shell.0.stdout.take().expect("it is piped"));
+        let lines = output.lines().take(3).map(|line| line.expect("a line"));
+        let mut started: Vec<u32> = lines.map(|line| line.parse().expect("a number")).collect();
+        let ProcessTree { mut pids, threads } = shell.tree(4);
+        assert_eq!((pids[0], threads), (shell.0.id(), 4));
+        pids[1..].sort_unstable();
+        started.sort_unstable();
+        assert_eq!(pids[1..], started);
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! A server child process: spawned, stopped by SIGTERM, and killed on drop.
 //!
 //! The server writes two lines on standard output: `listening on ADDRESS (…)` when it is ready, and
-//! after SIGTERM its counters as JSON. The end of its log on standard error is kept, to explain a
-//! failure.
+//! after SIGTERM its counters as JSON. Its log on standard error is a file in memory, whose end
+//! explains a failure.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use proactor::os::{self, Order};
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for a process that is expected to end, before it is killed.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
-/// The number of log lines that are kept.
+/// The number of log lines at the end that may explain a failure.
 const LOG_LINES: usize = 8;
 
 /// Returns the command that starts the server of a model, or why there is none. The server writes
@@ -32,23 +32,24 @@ const LOG_LINES: usize = 8;
 pub type StartCommand<'a> = &'a dyn Fn(&ModelSpec) -> Result<Command, ServerError>;
 
 /// Why a server is not available, in one line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct ServerError(pub String);
 
-impl fmt::Display for ServerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+impl ServerError {
+    /// Returns a function that makes the error of an action that failed.
+    fn cannot(what: &str) -> impl Fn(io::Error) -> ServerError {
+        move |error| ServerError(format!("cannot {what}: {error}"))
     }
 }
-
-impl std::error::Error for ServerError {}
 
 /// A running server process. It is killed and reaped on drop.
 #[derive(Debug)]
 pub struct ServerProcess {
     child: Child,
     lines: Receiver<String>,
-    log: StderrTail,
+    /// Its standard error.
+    log: File,
     /// The address of the listener.
     pub(crate) address: Address,
     /// The server's description of itself.
@@ -62,14 +63,15 @@ impl ServerProcess {
     /// The server cannot be started, ends, or does not listen in time. The error is the last line
     /// of its log, if there is one.
     pub fn start(mut command: Command) -> Result<ServerProcess, ServerError> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let start = format!("start {}", command.get_program().display());
+        let cannot = ServerError::cannot(&start);
+        let log = os::memory_file(c"server-log").map_err(&cannot)?;
+        let to = log.try_clone().map_err(&cannot)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(to);
         // Its own group, so that Ctrl-C at the terminal does not end the server.
         command.process_group(0);
         os::die_with_parent(&mut command);
-        let program = command.get_program().to_string_lossy().into_owned();
-        let mut child = command
-            .spawn()
-            .map_err(|error| ServerError(format!("cannot start {program}: {error}")))?;
+        let mut child = command.spawn().map_err(&cannot)?;
         let (to, lines) = mpsc::channel();
         let output = child.stdout.take();
         thread::spawn(move || {
@@ -77,7 +79,6 @@ impl ServerProcess {
             // Reads on even if the receiver is gone, so that the pipe does not fill.
             lines.map_while(Result::ok).for_each(|line| drop(to.send(line)));
         });
-        let log = StderrTail::read(child.stderr.take());
         let address = Address::Unix(std::path::PathBuf::new());
         let mut server = ServerProcess { child, lines, log, address, about: String::new() };
         (server.address, server.about) = server.await_line("listen", "", parse_listening)?;
@@ -112,9 +113,9 @@ impl ServerProcess {
     /// Ends a server whose client failed with `error`. Returns that error together with the exit
     /// status, if the server has ended, and the last line of its log.
     pub fn failed(mut self, error: &dyn fmt::Display) -> ServerError {
-        let ended = await_end(&mut self.child, EXIT_TIMEOUT).ok().flatten();
+        let ended = os::await_end(&mut self.child, EXIT_TIMEOUT).ok().flatten();
         let _ = kill(&mut self.child);
-        let line = self.log.last_line();
+        let line = self.last_line();
         ServerError(match (ended, line) {
             (Some(status), Some(line)) => format!("the server ended ({status}): {line}; {error}"),
             (Some(status), None) => format!("the server ended ({status}): {error}"),
@@ -128,8 +129,7 @@ impl ServerProcess {
     /// # Errors
     /// The server ends, or is killed, without writing its counters.
     pub fn stop(mut self) -> Result<ServerStats, ServerError> {
-        os::terminate(&mut self.child)
-            .map_err(|error| ServerError(format!("cannot send SIGTERM: {error}")))?;
+        os::terminate(&mut self.child).map_err(ServerError::cannot("send SIGTERM"))?;
         self.await_line("end", " of SIGTERM", |line| {
             let stats = serde_json::from_str::<ServerStats>(line).ok();
             stats.filter(|stats| stats.schema == STATS_SCHEMA)
@@ -165,11 +165,22 @@ impl ServerProcess {
     fn exit_error(&mut self) -> ServerError {
         // Its standard output is closed, so it is about to end.
         let status = end(&mut self.child);
-        ServerError(match (self.log.last_line(), status) {
+        ServerError(match (self.last_line(), status) {
             (Some(line), _) => line,
             (None, Ok(status)) => format!("ended without a message: {status}"),
             (None, Err(error)) => format!("ended without a message: {error}"),
         })
+    }
+
+    /// Returns the last error of the log, or else its last line.
+    fn last_line(&self) -> Option<String> {
+        // Opened anew: the offset of `log` is that of the server.
+        let bytes = fs::read(format!("/proc/self/fd/{}", self.log.as_raw_fd())).ok()?;
+        let log = String::from_utf8_lossy(&bytes);
+        let mut lines = log.lines().rev().take(LOG_LINES).map(str::trim);
+        let error = lines.clone().find_map(|line| line.strip_prefix("error: "));
+        let last = error.or_else(|| lines.find(|line| !line.is_empty()));
+        last.map(|line| message(line).to_owned())
     }
 }
 
@@ -182,21 +193,9 @@ impl Drop for ServerProcess {
 
 /// Waits for a child to end. Kills it and its descendants if it does not end in time.
 fn end(child: &mut Child) -> io::Result<ExitStatus> {
-    match await_end(child, EXIT_TIMEOUT)? {
-        Some(status) => Ok(status),
-        None => kill(child),
-    }
-}
-
-/// Returns the exit status if the child ends within `timeout`.
-fn await_end(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + timeout;
-    loop {
-        let status = child.try_wait()?;
-        if status.is_some() || Instant::now() >= deadline {
-            return Ok(status);
-        }
-        thread::sleep(Duration::from_millis(2));
+    match os::await_end(child, EXIT_TIMEOUT) {
+        Ok(Some(status)) => Ok(status),
+        Ok(None) | Err(_) => kill(child),
     }
 }
 
@@ -204,44 +203,6 @@ fn await_end(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStat
 fn kill(child: &mut Child) -> io::Result<ExitStatus> {
     os::order_group(child, Order::Kill)?;
     child.wait()
-}
-
-/// The last lines of a server's standard error.
-#[derive(Debug)]
-struct StderrTail {
-    lines: Arc<Mutex<VecDeque<String>>>,
-    /// Disconnected at the end of the file.
-    open: Receiver<()>,
-}
-
-impl StderrTail {
-    fn read(from: Option<impl Read + Send + 'static>) -> StderrTail {
-        let lines = Arc::new(Mutex::new(VecDeque::with_capacity(LOG_LINES)));
-        let (to, open) = mpsc::channel();
-        let kept = lines.clone();
-        thread::spawn(move || {
-            let lines = from.into_iter().flat_map(|from| BufReader::new(from).lines());
-            for line in lines.map_while(Result::ok) {
-                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                if kept.len() == LOG_LINES {
-                    kept.pop_front();
-                }
-                kept.push_back(line);
-            }
-            drop(to);
-        });
-        StderrTail { lines, open }
-    }
-
-    /// Returns the last error, or else the last line. Waits a moment for the end of the file;
-    /// another process may hold the pipe open.
-    fn last_line(&self) -> Option<String> {
-        let _ = self.open.recv_timeout(EXIT_TIMEOUT);
-        let log = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut lines = log.iter().rev().map(|line| line.trim()).filter(|line| !line.is_empty());
-        let error = lines.clone().find_map(|line| line.strip_prefix("error: "));
-        error.or_else(|| lines.next()).map(|line| message(line).to_owned())
-    }
 }
 
 /// Returns a line of a log without time and level.

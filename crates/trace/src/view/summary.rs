@@ -210,7 +210,8 @@ fn notes(stats: &TraceStats) -> Vec<String> {
     }
     if row.implied > 0 {
         notes.push(format!(
-            "no CQE: {} skipped {} and ended, at the latest, when the enter that took {} returned: {}",
+            "no CQE: {} skipped {} and ended, at the latest, when the enter that took {} \
+             returned: {}",
             plural(row.implied, row.op.name()),
             units::agree(row.implied, "its completion", "their completions"),
             units::agree(row.implied, "it", "them"),
