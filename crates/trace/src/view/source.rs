@@ -160,13 +160,8 @@ fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
     if let Some((slot, generation)) = cut.conn {
         let generation = generation.map_or(String::new(), |generation| format!(".{generation}"));
         all.push(format!(
-<<<<<<< HEAD
             "only c{slot}{generation} is counted: iterations belong to no connection and are left \
              out"
-=======
-            "only c{slot}{generation} is counted: iterations belong to no connection and \
-             are left out"
->>>>>>> 0fea316 (style: wrap the last long strings)
         ));
     }
     if cut.since.is_some() || cut.until.is_some() {
