@@ -237,7 +237,7 @@ fn blocking_serves_one_connection_while_the_next_waits() {
 /// What is declared to be lacking is lacking: a loop would have received more, and owed it.
 #[test]
 fn blocking_models_owe_no_more_than_the_last_receive() {
-    /// The largest buffer.
+    /// The size of the largest buffer.
     const MOST: usize = 256 << 10;
     let bytes = Random::of_test().bytes(32 << 20);
     for model in MODELS.iter().filter(|model| model.missing(Ability::Duplex)) {

@@ -1,14 +1,9 @@
 //! `proactor trace`: reads recordings.
 
 mod attach;
-mod conn;
-mod delays;
-mod diff;
-mod doctor;
+mod events;
 mod export;
-mod follow;
-mod show;
-mod summary;
+mod views;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -18,14 +13,17 @@ use anyhow::{Context, anyhow};
 use clap::Subcommand;
 use serde::Serialize;
 
-pub(super) use follow::follow_to_end;
+pub(super) use events::follow_to_end;
 
 use super::output::{self, RED, YELLOW, note};
-use super::wrong_usage;
+use super::{number, wrong_usage};
 use proactor_record::Errno;
 use proactor_report::units;
 use proactor_trace::view::{Cut, TraceStats};
 use proactor_trace::{Filter, Trace, parse_conn};
+
+/// A slot of connections, and the generation of one of them.
+type Conn = (u32, Option<u32>);
 
 /// Inspect a recording of `serve --trace`, or the rings of any process
 #[derive(Debug, clap::Args)]
@@ -36,15 +34,68 @@ pub(super) struct TraceArgs {
 
 #[derive(Debug, Subcommand)]
 enum TraceView {
-    Show(show::ShowArgs),
-    Follow(follow::FollowArgs),
-    Summary(summary::SummaryArgs),
-    Conn(conn::ConnArgs),
+    Show(events::ShowArgs),
+    Follow(events::FollowArgs),
+    /// Summarise a trace per operation: counts, results, latencies
+    Summary {
+        #[command(flatten)]
+        look: Look,
+
+        /// Only this connection: c7, or c7.1 for one connection that used slot 7
+        #[arg(long, value_name = "CONN", value_parser = parse_conn)]
+        conn: Option<Conn>,
+    },
+    /// Show the timeline of one connection and its slowest exchanges, or list all, the worst first
+    Conn {
+        #[command(flatten)]
+        look: Look,
+
+        /// Connection: c7, or c7.1 for one connection that used slot 7 [default: list all]
+        #[arg(value_parser = parse_conn)]
+        conn: Option<Conn>,
+
+        /// Show every step, or list every connection, without folding
+        #[arg(long)]
+        all: bool,
+
+        /// Number of slowest exchanges to show
+        #[arg(long, value_name = "N", default_value_t = 3,
+              value_parser = number::<usize>(0, 65_535))]
+        slowest: usize,
+    },
+    /// Judge the loop: its numbers, problems and avoidable costs, with evidence and a remedy
     #[command(alias = "health")]
-    Doctor(doctor::DoctorArgs),
-    Diff(diff::DiffArgs),
+    Doctor {
+        #[command(flatten)]
+        look: Look,
+
+        /// Exit with status 1 if there is a problem or an avoidable cost
+        #[arg(long)]
+        check: bool,
+    },
+    /// Compare two traces per message, for example of two models or two versions
+    Diff {
+        /// First trace
+        a: PathBuf,
+
+        /// Second trace
+        b: PathBuf,
+
+        #[command(flatten)]
+        how: How,
+    },
     Export(export::ExportArgs),
-    Delays(delays::DelaysArgs),
+    /// Show the delays of completions, from arrival to posted, reaped and handled, as recorded by
+    /// `serve --trace=FILE --kernel-events`
+    Delays {
+        /// File written by `serve --trace=FILE --kernel-events`; the kernel events are in
+        /// FILE.kernel
+        file: PathBuf,
+
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
     Attach(attach::AttachArgs),
 }
 
@@ -54,12 +105,15 @@ impl TraceArgs {
         match &self.view {
             TraceView::Show(show) => show.run(),
             TraceView::Follow(follow) => follow.run(),
-            TraceView::Summary(summary) => summary.run(),
-            TraceView::Conn(conn) => conn.run(),
-            TraceView::Doctor(doctor) => doctor.run(),
-            TraceView::Diff(diff) => diff.run(),
+            TraceView::Summary { look, conn } => views::summary(look, *conn),
+            TraceView::Conn { look, conn: Some(conn), all, slowest } => {
+                views::connection(look, *conn, *all, *slowest)
+            }
+            TraceView::Conn { look, all, .. } => views::connections(look, *all),
+            TraceView::Doctor { look, check } => views::doctor(look, *check),
+            TraceView::Diff { a, b, how } => views::diff(a, b, how),
             TraceView::Export(export) => export.run(),
-            TraceView::Delays(delays) => delays.run(),
+            TraceView::Delays { file, json } => views::delays(file, *json),
             TraceView::Attach(attach) => attach.run(),
         }
     }
@@ -78,14 +132,14 @@ fn open(path: &Path) -> anyhow::Result<Trace> {
 }
 
 /// Fails if no event of a trace belongs to the connection.
-fn check_connection(trace: &Trace, file: &Path, conn: (u32, Option<u32>)) -> anyhow::Result<()> {
+fn check_connection(trace: &Trace, file: &Path, conn: Conn) -> anyhow::Result<()> {
     let only = Filter { conns: vec![conn], ..Filter::default() };
     let is_in = proactor_trace::events(trace).any(|event| only.passes(&event));
     if is_in { Ok(()) } else { Err(unknown_connection(file, conn)) }
 }
 
 /// Returns the error for a connection that is not in a trace.
-fn unknown_connection(file: &Path, (slot, generation): (u32, Option<u32>)) -> anyhow::Error {
+fn unknown_connection(file: &Path, (slot, generation): Conn) -> anyhow::Error {
     let generation = generation.map_or(String::new(), |generation| format!(".{generation}"));
     let file = file.display();
     anyhow!(
@@ -106,13 +160,6 @@ struct Look {
     how: How,
 }
 
-impl Look {
-    /// Returns the statistics of the selected part.
-    fn statistics(&self) -> anyhow::Result<TraceStats> {
-        statistics(&self.file, &self.how.cut(None))
-    }
-}
-
 /// The selected part, and the output format.
 #[derive(Debug, clap::Args)]
 struct How {
@@ -125,8 +172,10 @@ struct How {
 }
 
 impl How {
-    fn cut(&self, conn: Option<(u32, Option<u32>)>) -> Cut {
-        self.part.cut(conn)
+    /// Returns the statistics of the selected part. They contain the defects of the trace: every
+    /// view begins with them.
+    fn statistics(&self, file: &Path) -> anyhow::Result<TraceStats> {
+        Ok(TraceStats::of(&read(file)?, &self.part.cut(None)))
     }
 
     /// Prints a view as text, or as JSON.
@@ -137,11 +186,6 @@ impl How {
         // Severities of `trace doctor`.
         Ok(output::print_coloured(&format!("{view}\n"), &[("WRONG ", RED), ("COSTLY ", YELLOW)])?)
     }
-}
-
-/// Returns the statistics of a trace. They contain its defects: every view begins with them.
-fn statistics(path: &Path, cut: &Cut) -> anyhow::Result<TraceStats> {
-    Ok(TraceStats::of(&read(path)?, cut))
 }
 
 /// The selected range of time.
@@ -157,18 +201,13 @@ struct TimeRange {
 }
 
 impl TimeRange {
-    fn cut(&self, conn: Option<(u32, Option<u32>)>) -> Cut {
-        self.check();
-        Cut { since: self.since, until: self.until, conn }
-    }
-
-    /// Rejects an empty range.
-    fn check(&self) {
-        if let (Some(since), Some(until)) = (self.since, self.until)
-            && since >= until
-        {
+    /// Returns the part. An empty range is wrong usage.
+    fn cut(&self, conn: Option<Conn>) -> Cut {
+        let TimeRange { since, until } = *self;
+        if let Some((since, until)) = since.zip(until).filter(|(since, until)| since >= until) {
             wrong_usage(&format!("--since {since:?} is not before --until {until:?}"));
         }
+        Cut { since, until, conn }
     }
 }
 
@@ -177,7 +216,7 @@ impl TimeRange {
 struct Selection {
     /// Only this connection: c7, or c7.1 for one connection that used slot 7. Repeatable
     #[arg(long, value_name = "CONN", value_parser = parse_conn)]
-    conn: Vec<(u32, Option<u32>)>,
+    conn: Vec<Conn>,
 
     /// Only this operation, system call or kind of record: recv, send, cqe, enter … Repeatable
     #[arg(long, value_name = "NAME")]
@@ -197,15 +236,9 @@ struct Selection {
 
 impl Selection {
     fn filter(&self) -> Filter {
-        self.part.check();
-        Filter {
-            conns: self.conn.clone(),
-            ops: self.op.clone(),
-            results: self.result.clone(),
-            since: self.part.since,
-            until: self.part.until,
-            abnormal: self.abnormal,
-        }
+        let Cut { since, until, .. } = self.part.cut(None);
+        let (conns, ops, results) = (self.conn.clone(), self.op.clone(), self.result.clone());
+        Filter { conns, ops, results, since, until, abnormal: self.abnormal }
     }
 }
 

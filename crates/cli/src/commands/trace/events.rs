@@ -1,0 +1,164 @@
+//! `proactor trace show` and `proactor trace follow`: the events of a trace, one per line.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use super::Selection;
+use crate::commands::output::{await_ready, note, stdout};
+use proactor_trace::kernel::KernelEvent;
+use proactor_trace::{Event, Filter, Follow, Header, Trace, json_header};
+
+/// Period at which a followed file is read. A recorder writes into mapped memory: nothing could
+/// wake a reader without a cost for each record.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Print a trace, one event per line
+#[derive(Debug, clap::Args)]
+pub(super) struct ShowArgs {
+    /// File written by `serve --trace=FILE`
+    file: PathBuf,
+
+    #[command(flatten)]
+    selection: Selection,
+
+    /// Print as JSON: the header, then one object per line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Print the events of a trace while it is written, until its recorder ends
+#[derive(Debug, clap::Args)]
+pub(super) struct FollowArgs {
+    /// Trace file, or the id of the process that writes it
+    #[arg(value_name = "FILE|PID")]
+    source: String,
+
+    #[command(flatten)]
+    selection: Selection,
+
+    /// Only events from now on
+    #[arg(long)]
+    now: bool,
+
+    /// Print as JSON: the header, then one object per line
+    #[arg(long)]
+    json: bool,
+}
+
+impl ShowArgs {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let trace = super::open(&self.file)?;
+        let (header, filter) = (&trace.header, self.selection.filter());
+        let mut out = BufWriter::new(stdout());
+        writeln!(out, "{}", head(header, trace.lost(), &trace.remarks, self.json))?;
+        // The kernel events are merged in, in the order of time.
+        let sidecar = super::views::sidecar(&self.file, &trace)?;
+        let kernel = sidecar.as_ref().map_or(&[][..], |sidecar| &sidecar.events);
+        let mut earlier = kernel.iter().filter(|event| event.passes(header, &filter)).peekable();
+        let events = proactor_trace::events(&trace).filter(|event| filter.passes(event));
+        let mut matches = 0;
+        for event in events.map(Some).chain([None]) {
+            let until = event.as_ref().map_or(u64::MAX, |event| event.at);
+            while let Some(event) = earlier.next_if(|one| header.nanos(one.time) <= until) {
+                matches += 1;
+                match self.json {
+                    true => writeln!(out, "{}", event.json(header))?,
+                    false => writeln!(out, "{}", event.line(header))?,
+                }
+            }
+            if let Some(event) = event {
+                matches += 1;
+                writeln!(out, "{}", line(header, &event, self.json))?;
+            }
+        }
+        out.flush()?;
+        if matches == 0 { self.explain_no_match(&trace, &filter, kernel) } else { Ok(()) }
+    }
+
+    /// Reports that no event matches: an error if a selected name does not occur in the trace.
+    fn explain_no_match(
+        &self,
+        trace: &Trace,
+        filter: &Filter,
+        kernel: &[KernelEvent],
+    ) -> anyhow::Result<()> {
+        let file = self.file.display();
+        let kernel = kernel.iter().map(|event| event.kind.name().to_owned());
+        let names = proactor_trace::events(trace).flat_map(|event| {
+            let kind = event.name().trim_matches(['<', '>']).to_lowercase();
+            [Some(kind), event.op.map(|op| op.name().to_lowercase())]
+        });
+        let names: BTreeSet<String> = names.flatten().chain(kernel).collect();
+        if let Some(op) = filter.ops.iter().find(|op| !names.contains(&op.to_lowercase())) {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            bail!("{file} has no `{op}`: it has {}", names.join(", "));
+        }
+        let mut conns = filter.conns.iter();
+        conns.try_for_each(|&conn| super::check_connection(trace, &self.file, conn))?;
+        note!("note: no event matches");
+        Ok(())
+    }
+}
+
+impl FollowArgs {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let source = &self.source;
+        let file = match source.parse() {
+            Ok(pid) if !Path::new(source).exists() => proactor_trace::open_process(pid)?,
+            _ => File::open(source).with_context(|| format!("cannot read {source}"))?,
+        };
+        let follow = Follow::new(file, self.now);
+        let follow = follow.with_context(|| format!("cannot follow {source}"))?;
+        follow_to_end(follow, &self.selection.filter(), self.json, &mut stdout())
+    }
+}
+
+/// Prints events until the recorder ends, or until the output is closed.
+pub(in crate::commands) fn follow_to_end(
+    mut follow: Follow,
+    filter: &Filter,
+    json: bool,
+    out: &mut (impl Write + AsFd),
+) -> anyhow::Result<()> {
+    writeln!(out, "{}", head(follow.header(), 0, &[], json))?;
+    loop {
+        let over = follow.is_over();
+        let events = follow.poll()?;
+        let passed = events.iter().filter(|event| filter.passes(event));
+        let lines = passed.map(|event| line(follow.header(), event, json) + "\n");
+        out.write_all(lines.collect::<String>().as_bytes())?;
+        out.flush()?;
+        if over && follow.is_read() {
+            return Ok(());
+        }
+        // Without events to print, the end of the output's reader is noticed here. Nothing is asked
+        // for: only errors and a closed reader end the wait early.
+        if events.is_empty() && await_ready(out, 0, Some(INTERVAL))? {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        }
+    }
+}
+
+/// Formats what precedes the events.
+fn head(header: &Header, lost: u64, remarks: &[String], json: bool) -> String {
+    match json {
+        true => json_header(header, lost, remarks).to_string(),
+        false => {
+            let title = proactor_trace::title(header, lost);
+            format!("{title}\n{}", proactor_trace::heading())
+        }
+    }
+}
+
+fn line(header: &Header, event: &Event, json: bool) -> String {
+    match json {
+        true => proactor_trace::json(header, event).to_string(),
+        false => proactor_trace::line(header, event),
+    }
+}

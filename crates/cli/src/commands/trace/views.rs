@@ -1,0 +1,104 @@
+//! The views of a whole trace: summary, conn, doctor, diff and delays.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Conn, How, Look, check_connection, read, unknown_connection};
+use crate::commands::output;
+use proactor_trace::Trace;
+use proactor_trace::kernel::{Delays, Sidecar, sidecar_path};
+use proactor_trace::view::{ConnectionList, ConnectionTimeline, Diff, Doctor, Summary, TraceStats};
+
+/// Connections in the list without `--all`.
+const LISTED: usize = 20;
+
+/// The summary, followed by the delays of the kernel.
+#[derive(Debug, Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    summary: Summary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<Value>,
+    #[serde(skip)]
+    delays: Option<Delays>,
+}
+
+impl fmt::Display for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.summary.fmt(f)?;
+        self.delays.as_ref().map_or(Ok(()), |delays| write!(f, "\n\n{delays}"))
+    }
+}
+
+/// Prints counts and latencies per operation.
+pub(super) fn summary(Look { file, how }: &Look, conn: Option<Conn>) -> anyhow::Result<()> {
+    let cut = how.part.cut(conn);
+    let trace = read(file)?;
+    conn.map_or(Ok(()), |conn| check_connection(&trace, file, conn))?;
+    // Only for the whole recording: kernel events cannot be selected by time or connection.
+    let is_whole = cut.since.is_none() && cut.until.is_none() && cut.conn.is_none();
+    let delays = if is_whole { delays_of(file, &trace)? } else { None };
+    let kernel = delays.as_ref().map(Delays::json);
+    let summary = Summary::new(TraceStats::of(&trace, &cut));
+    how.print(&Whole { summary, kernel, delays })
+}
+
+/// Prints the list of connections.
+pub(super) fn connections(Look { file, how }: &Look, all: bool) -> anyhow::Result<()> {
+    let most = if all { usize::MAX } else { LISTED };
+    how.print(&ConnectionList::new(how.statistics(file)?, most))
+}
+
+/// Prints the timeline of a connection.
+pub(super) fn connection(
+    Look { file, how }: &Look,
+    conn: Conn,
+    all: bool,
+    slowest: usize,
+) -> anyhow::Result<()> {
+    let timeline = ConnectionTimeline::of(&read(file)?, &how.part.cut(None), conn, slowest, all);
+    how.print(&timeline.ok_or_else(|| unknown_connection(file, conn))?)
+}
+
+/// Prints the state of the loop, and its problems. Fails if it has one and `check` is true.
+pub(super) fn doctor(Look { file, how }: &Look, check: bool) -> anyhow::Result<()> {
+    let doctor = Doctor::new(how.statistics(file)?);
+    how.print(&doctor)?;
+    let names: Vec<_> = doctor.ills().map(|one| one.name).collect();
+    if check && !names.is_empty() {
+        bail!("{} has problems: {}", file.display(), names.join(", "));
+    }
+    Ok(())
+}
+
+/// Prints the differences of two traces.
+pub(super) fn diff(a: &Path, b: &Path, how: &How) -> anyhow::Result<()> {
+    let diff = Diff::new(how.statistics(a)?, how.statistics(b)?);
+    how.print(&diff.map_err(|why| anyhow!(why))?)
+}
+
+/// Prints the delays between arrival and handling of completions.
+pub(super) fn delays(file: &Path, json: bool) -> anyhow::Result<()> {
+    let trace = super::open(file)?;
+    let Some(delays) = delays_of(file, &trace)? else {
+        bail!("no kernel events: record with `serve --trace=FILE --kernel-events`");
+    };
+    let title = proactor_trace::title(&trace.header, trace.lost());
+    let text = if json { delays.json().to_string() } else { format!("{title}\n\n{delays}") };
+    Ok(output::print(&(text + "\n"))?)
+}
+
+/// Returns the delays of a recording; `None` if it has no kernel events.
+fn delays_of(file: &Path, trace: &Trace) -> anyhow::Result<Option<Delays>> {
+    Ok(sidecar(file, trace)?.map(|sidecar| Delays::of(trace, &sidecar)))
+}
+
+/// Opens the kernel events of a recording, if it has any.
+pub(super) fn sidecar(file: &Path, trace: &Trace) -> anyhow::Result<Option<Sidecar>> {
+    let sidecar = Sidecar::open(file, &trace.header);
+    sidecar.with_context(|| format!("cannot read {}", sidecar_path(file).display()))
+}
