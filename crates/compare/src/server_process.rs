@@ -48,7 +48,7 @@ impl ServerError {
 pub struct ServerProcess {
     child: Child,
     lines: Receiver<String>,
-    /// Its standard error.
+    /// What the server wrote to its standard error.
     log: File,
     /// The address of the listener.
     pub(crate) address: Address,
