@@ -160,7 +160,7 @@ pub fn of_peer(socket: BorrowedFd<'_>) -> Option<String> {
 /// A listening socket and its address.
 #[derive(Debug)]
 pub struct BoundSocket {
-    /// The socket.
+    /// The socket that listens.
     pub fd: OwnedFd,
     /// The bound address, with the real port.
     pub address: Address,

@@ -108,14 +108,20 @@ pub trait Calls: Clone + Send + 'static {
     }
 
     /// Sleeps until the socket of a connection has one of these `events`, or its peer has hung up.
-    /// Returns 0 if a signal comes before.
+    /// Returns 0 if a signal or the `timeout` comes before.
     ///
     /// # Errors
     /// poll(2).
     #[inline]
-    fn poll(&self, key: Key, socket: BorrowedFd<'_>, events: i16) -> io::Result<usize> {
+    fn poll(
+        &self,
+        key: Key,
+        socket: BorrowedFd<'_>,
+        events: i16,
+        timeout: Option<Duration>,
+    ) -> io::Result<usize> {
         let asked = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
-        let make = || os::poll(&mut [asked], None);
+        let make = || os::poll(&mut [asked], timeout);
         self.made((Call::Poll, SLEEPS), (key, socket.as_raw_fd()), 0, make, count)
     }
 

@@ -28,10 +28,14 @@
 //! comparison may be made at any time, any number of times.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use crate::buffer::{Chunk, Fit, SendQueue, Size};
-use crate::limits::{CloseReason, MAX_INPUT};
-use crate::protocol::{Input, Message, Outbox, Protocol, Requests, Untaken};
+use crate::clock::Nanos;
+use crate::limits::CloseReason;
+use crate::protocol::{Input, Outbox, Protocol, Requests, Untaken};
+
+pub use crate::protocol::Context;
 
 /// With this many bytes queued to send, a connection is paused: it does not receive.
 pub const HIGH: usize = 512 << 10;
@@ -44,31 +48,16 @@ pub const LEASES_HIGH: usize = 32;
 /// With at most this many pooled buffers queued, and at most [`LOW`] bytes, a paused connection
 /// receives again.
 pub const LEASES_LOW: usize = 8;
+/// How long a connection that has shut its outbound direction down discards what it receives before
+/// it is closed: a close with unread input would reset the connection and destroy what the peer has
+/// not read yet.
+pub const LINGER: Duration = Duration::from_secs(2);
 /// With less than this queued, a connection calls a protocol that requested a refill.
 pub const REFILL: usize = 64 << 10;
 /// With more than this queued, a delivered message evicts the connection. The limit is above what
 /// one iteration can deliver: a ring may fill every buffer of the pool before the senders are
 /// throttled, and a reader that keeps up must not be evicted before the first send to it.
 pub const HARD: usize = 64 << 20;
-
-/// What the events of all connections of a server share.
-#[derive(Debug)]
-pub struct Context {
-    /// Messages that protocols have sent to other peers or the operator; the driver takes them.
-    pub messages: Vec<Message>,
-    /// The limit of input that a protocol may leave untaken, in bytes.
-    pub max_input: usize,
-    /// Why a protocol has just broken its connection; the driver takes it.
-    pub failure: Option<CloseReason>,
-    /// How many calls of protocols have panicked.
-    pub panicked: u64,
-}
-
-impl Default for Context {
-    fn default() -> Context {
-        Context { messages: Vec::new(), max_input: MAX_INPUT, failure: None, panicked: 0 }
-    }
-}
 
 /// The protocol's state, the bytes queued for the peer, and which of the two directions are open.
 #[derive(Debug)]
@@ -82,6 +71,9 @@ pub struct Connection<P> {
     /// True from reaching a high mark until both low marks are reached.
     paused: bool,
     flags: ProtocolFlags,
+    /// When the timer expires; zero if none is set. It is that of the protocol, and once the
+    /// connection has shut down, the end of its lingering.
+    timer: Nanos,
     /// True from the protocol's request until it is called for it.
     refill: bool,
     /// True once the protocol's `close` was called, or the protocol panicked.
@@ -104,8 +96,8 @@ enum Outbound {
     Broken,
 }
 
-/// A set of bits: whether the protocol is paused, whether the connection drains, and which calls of
-/// the protocol are due when it resumes.
+/// A set of bits: whether the protocol is paused, whether the connection drains, whether its timer
+/// was set, and which calls of the protocol are due when it resumes.
 #[derive(Debug, Clone, Copy, Default)]
 struct ProtocolFlags(u8);
 
@@ -118,6 +110,8 @@ impl ProtocolFlags {
     const DRAIN: u8 = 4;
     /// The server drains this connection.
     const DRAINING: u8 = 8;
+    /// The timer was set and not yet armed: it is a time from then on.
+    const TIMER_SET: u8 = 16;
 
     fn has(self, bits: u8) -> bool {
         self.0 & bits != 0
@@ -146,6 +140,7 @@ impl<P: Protocol> Connection<P> {
             outbound: Outbound::Open,
             paused: false,
             flags: ProtocolFlags::default(),
+            timer: Nanos(0),
             refill: false,
             closed: false,
             recv_size: RecvSize::default(),
@@ -201,10 +196,26 @@ impl<P: Protocol> Connection<P> {
         }
     }
 
-    /// The outbound direction has been shut down: the peer will see the end.
-    pub fn shut_down(&mut self) {
+    /// The outbound direction has been shut down: the peer will see the end, and the connection
+    /// lingers.
+    pub fn shut_down(&mut self, context: &mut Context) {
         if self.outbound == Outbound::Finishing {
             self.outbound = Outbound::Shut;
+            self.set_timer(Some(LINGER), context);
+        }
+    }
+
+    /// The time that its timer is armed for has come, perhaps.
+    pub fn run_timer(&mut self, now: Nanos, context: &mut Context) {
+        if self.timer > now || self.timer == Nanos(0) || self.flags.has(ProtocolFlags::TIMER_SET) {
+            return;
+        }
+        self.timer = Nanos(0);
+        if self.outbound == Outbound::Open {
+            self.call(context, |protocol, out| protocol.timer(out));
+        } else {
+            self.broken();
+            context.fail(CloseReason::LingerTimeout);
         }
     }
 
@@ -214,15 +225,14 @@ impl<P: Protocol> Connection<P> {
         self.inbound = Inbound::Ended;
         self.queue.clear();
         self.untaken.clear();
-        self.paused = false;
+        (self.paused, self.timer) = (false, Nanos(0));
     }
 
     /// The connection closes: its protocol is called once more, for the last time.
     pub fn close(&mut self, reason: CloseReason, context: &mut Context) {
         if !std::mem::replace(&mut self.closed, true) {
             let mut requests = Requests::of_finished();
-            let messages = &mut context.messages;
-            let mut out = Outbox::new(&mut self.queue, messages, &mut requests);
+            let mut out = Outbox::new(&mut self.queue, context, &mut requests);
             if !returns(|| self.protocol.close(reason, &mut out)) {
                 tracing::warn!("a protocol panicked as its connection closed");
                 context.panicked += 1;
@@ -264,6 +274,15 @@ impl<P: Protocol> Connection<P> {
         self.outbound == Outbound::Finishing
             && self.queue.is_empty()
             && self.inbound == Inbound::Open
+    }
+
+    /// Returns when its timer expires. One that was set since the last call is armed now, by
+    /// `clock`, which is not read else.
+    pub fn arm_timer(&mut self, clock: impl FnOnce() -> Nanos) -> Option<Nanos> {
+        if self.timer != Nanos(0) && self.flags.take(ProtocolFlags::TIMER_SET) {
+            self.timer = clock() + Duration::from_nanos(self.timer.0);
+        }
+        (self.timer != Nanos(0)).then_some(self.timer)
     }
 
     /// Returns true if it wants to be closed: nothing is left to send or to receive.
@@ -311,7 +330,7 @@ impl<P: Protocol> Connection<P> {
         self.recv_size.size
     }
 
-    /// Returns its protocol.
+    /// Returns the protocol that serves it.
     pub fn protocol(&self) -> &P {
         &self.protocol
     }
@@ -320,11 +339,16 @@ impl<P: Protocol> Connection<P> {
         matches!(self.outbound, Outbound::Finishing | Outbound::Shut)
     }
 
+    fn set_timer(&mut self, time: Option<Duration>, context: &mut Context) {
+        self.timer = time.map_or(Nanos(0), |time| (Nanos(0) + time).max(Nanos(1)));
+        self.flags.set(ProtocolFlags::TIMER_SET);
+        context.changed = true;
+    }
+
     /// Calls the protocol for an event that is not input.
     fn call(&mut self, context: &mut Context, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
         let mut requests = Requests::default();
-        let messages = &mut context.messages;
-        let mut out = Outbox::new(&mut self.queue, messages, &mut requests);
+        let mut out = Outbox::new(&mut self.queue, context, &mut requests);
         if !returns(|| event(&mut self.protocol, &mut out)) {
             return self.panicked(context);
         }
@@ -338,7 +362,7 @@ impl<P: Protocol> Connection<P> {
     fn offer(&mut self, chunk: Chunk, context: &mut Context) {
         let mut requests = Requests::default();
         let mut input = Input::new(chunk, &mut self.untaken, context.max_input);
-        let mut out = Outbox::new(&mut self.queue, &mut context.messages, &mut requests);
+        let mut out = Outbox::new(&mut self.queue, context, &mut requests);
         let mut again = input.is_enough() && !self.flags.has(ProtocolFlags::PAUSED);
         while again {
             let before = input.len();
@@ -378,8 +402,11 @@ impl<P: Protocol> Connection<P> {
         if let Some(reason) = requests.abort() {
             return self.abort(reason, context);
         }
+        if let Some(time) = requests.timer() {
+            self.set_timer(time, context);
+        }
         if requests.finishes() && self.outbound == Outbound::Open {
-            self.outbound = Outbound::Finishing;
+            (self.outbound, self.timer) = (Outbound::Finishing, Nanos(0));
             self.untaken.clear();
         }
         if requests.pauses() {
@@ -416,14 +443,14 @@ impl<P: Protocol> Connection<P> {
     #[cold]
     fn abort(&mut self, reason: &str, context: &mut Context) {
         tracing::warn!("a connection is aborted: {reason}");
-        context.failure = Some(CloseReason::Aborted);
+        context.fail(CloseReason::Aborted);
         self.broken();
     }
 
     /// Gives up a connection whose protocol panicked: it is called no more.
     #[cold]
     fn panicked(&mut self, context: &mut Context) {
-        context.failure = Some(CloseReason::Panicked);
+        context.fail(CloseReason::Panicked);
         context.panicked += 1;
         self.closed = true;
         self.broken();
@@ -442,8 +469,7 @@ impl<P: Protocol> Connection<P> {
         if self.outbound == Outbound::Open && self.queue.bytes() < REFILL {
             self.refill = false;
             let mut requests = Requests::default();
-            let messages = &mut context.messages;
-            let mut out = Outbox::new(&mut self.queue, messages, &mut requests);
+            let mut out = Outbox::new(&mut self.queue, context, &mut requests);
             if !returns(|| self.protocol.refill(&mut out)) {
                 return self.panicked(context);
             }
@@ -506,6 +532,7 @@ impl RecvSize {
 mod tests {
     use super::*;
     use crate::buffer::{BufferClass, Pool};
+    use crate::protocol::Message;
     use crate::protocol::testing::{Broadcast, to_others};
     use crate::protocol::{Chargen, Chat, Echo};
 
@@ -540,7 +567,7 @@ mod tests {
         assert!(!connection.wants_shutdown(), "not before all is sent");
         connection.sent(5, &mut Context::default());
         assert!(connection.wants_shutdown() && connection.wants_recv());
-        connection.shut_down();
+        connection.shut_down(&mut Context::default());
         assert!(!connection.wants_shutdown(), "once");
         hear(&mut connection, b"late");
         assert!(connection.outgoing().is_empty() && !connection.is_finished());
@@ -837,6 +864,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Connection<Echo>>() <= 96, "{}", size_of::<Connection<Echo>>());
+        // Of these, 8 for its timer.
+        assert!(size_of::<Connection<Echo>>() <= 104, "{}", size_of::<Connection<Echo>>());
     }
 }

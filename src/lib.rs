@@ -19,10 +19,11 @@
 //!
 //! # What it is, and what it is not
 //!
-//! It accepts, receives, sends and closes, with limits, backpressure, half-close, broadcasts and a
-//! drain that loses no byte. A protocol does no I/O and knows no clock, so the same code runs on
-//! every I/O model, and in tests without a socket ([`testing`]). One thread serves. It is not an
-//! async runtime, it has no TLS and no UDP, and a protocol must not block.
+//! It accepts, receives, sends and closes, with limits, backpressure, half-close, broadcasts,
+//! timers and a drain that loses no byte. A protocol does no I/O, and its clock is that of the
+//! server, so the same code runs on every I/O model, and in tests without a socket ([`testing`]).
+//! One thread serves. It is not an async runtime, it has no TLS and no UDP, and a protocol must not
+//! block.
 //!
 //! # Three stages
 //!

@@ -39,6 +39,7 @@ macro_rules! syscall {
 // After the macro, which they use.
 mod accept;
 mod child;
+mod clock;
 mod io_signals;
 pub mod probe;
 pub mod process;
@@ -49,6 +50,7 @@ mod socket;
 
 pub use accept::AcceptFailure;
 pub use child::{Order, await_end, die_with_parent, order_group, terminate};
+pub use clock::Clock;
 pub use io_signals::IoSignals;
 pub use readiness::{
     FdSet, SELECT_LIMIT, epoll_create, epoll_ctl, epoll_wait, is_readable, poll, select, sleep,

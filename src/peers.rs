@@ -30,24 +30,23 @@ use crate::connection::{Connection, Context};
 use crate::connection_log;
 use crate::keys::{ConnId, ConnSlab, ListenerId};
 use crate::limits::{CloseReason, MAX_INPUT};
+use crate::os::Clock;
 use crate::protocol::{Message, Protocol};
 use buffers::BufferWaiters;
 use groups::Groups;
 use ready::ReadyList;
-use timers::Timers;
+use timers::{TimerEntry, Timers};
+
+pub use crate::connection::LINGER;
 
 /// A connection that another one waits for is evicted after it has taken none of its bytes for this
 /// time, at the latest after twice this time.
 pub const SOFT: Duration = Duration::from_secs(1);
-/// How long a connection that has shut its outbound direction down discards what it receives before
-/// it is closed: a close with unread input would reset the connection and destroy what the peer has
-/// not read yet.
-pub const LINGER: Duration = Duration::from_secs(2);
 
 /// A connection and its driver's state.
 #[derive(Debug)]
 pub struct PeerEntry<P, D> {
-    /// The connection.
+    /// The connection, without its socket.
     pub connection: Connection<P>,
     /// The state that the driver keeps.
     pub driver: D,
@@ -72,6 +71,7 @@ pub struct PeerEntry<P, D> {
     any_size: bool,
     /// True for a link to another process: see [`Peers::open_link`].
     link: bool,
+    timer: TimerEntry,
     /// True if, since the last look for slow readers, it took some of its bytes or was owed none.
     progressed: bool,
 }
@@ -125,8 +125,9 @@ fn note_reason<P, D>(
 }
 
 impl<P: Protocol, D> Peers<P, D> {
-    /// No connections. A protocol may leave `max_input` bytes of its input untaken.
-    pub fn new(max_input: usize) -> Peers<P, D> {
+    /// No connections. A protocol may leave `max_input` bytes of its input untaken, and reads this
+    /// `clock`.
+    pub fn new(max_input: usize, clock: Clock) -> Peers<P, D> {
         Peers {
             slab: ConnSlab::new(),
             ready: ReadyList::default(),
@@ -134,7 +135,7 @@ impl<P: Protocol, D> Peers<P, D> {
             groups: Groups::default(),
             timers: Timers::default(),
             last_number: 0,
-            context: Context { max_input, ..Context::default() },
+            context: Context::new(max_input, clock),
             max_input,
             has_operator: false,
             to_operator: Vec::new(),
@@ -178,6 +179,7 @@ impl<P: Protocol, D> Peers<P, D> {
             waits_for_buffer: false,
             any_size: false,
             link,
+            timer: TimerEntry::default(),
             progressed: false,
         });
         if !link {
@@ -227,10 +229,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// The outbound direction was shut down.
     pub fn shut_down(&mut self, id: ConnId) {
-        self.step(id, |peer, _| peer.connection.shut_down());
-        if self.slab.get(id).is_some_and(|peer| !peer.link) {
-            self.timers.linger(id);
-        }
+        self.step(id, |peer, context| peer.connection.shut_down(context));
     }
 
     /// Breaks a connection: nothing more is exchanged with its peer.
@@ -254,6 +253,7 @@ impl<P: Protocol, D> Peers<P, D> {
             connection_log::closed(peer.number, peer.received, peer.sent, reason);
         }
         self.buffers.remove(peer.waits_for_buffer);
+        self.timers.remove(id, peer.timer);
         let counts = self.groups.at(listener);
         counts.talkers -= usize::from(peer.talks);
         counts.links -= usize::from(peer.link);
@@ -348,10 +348,11 @@ impl<P: Protocol, D> Peers<P, D> {
     /// After any change of a connection: marks it, updates its group, delivers its messages.
     fn after_event(&mut self, id: ConnId) {
         let peer = self.slab.get_mut(id).expect("only an open connection changes");
-        if self.context.failure.is_some()
-            && let Some(reason) = self.context.failure.take()
-        {
-            note_reason(&mut self.evicted, id, peer, reason);
+        if std::mem::take(&mut self.context.changed) {
+            if let Some(reason) = self.context.failure.take() {
+                note_reason(&mut self.evicted, id, peer, reason);
+            }
+            self.timers.changed(id, peer);
         }
         self.ready.mark(id, peer);
         let listener = peer.listener;
@@ -364,7 +365,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
 impl<P: Protocol, D> Default for Peers<P, D> {
     fn default() -> Peers<P, D> {
-        Peers::new(MAX_INPUT)
+        Peers::new(MAX_INPUT, Clock::default())
     }
 }
 

@@ -106,8 +106,8 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         let calls_before = os::calls();
         ring.submit(Op::Wake { fd: stop.as_fd() })?;
         Ok(Proactor {
+            peers: Peers::new(limits.max_input, ring.clock()),
             ring,
-            peers: Peers::new(limits.max_input),
             listeners: Listeners::new(),
             backlog: VecDeque::new(),
             lifecycle: Lifecycle::new(limits, stop),

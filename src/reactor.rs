@@ -38,7 +38,7 @@ use crate::engine::{Engine, Listeners};
 use crate::keys::{ConnId, KeyOwner, ListenerId};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{CloseReason, Ended, Limits};
-use crate::os::{self, ShutdownSignal};
+use crate::os::{self, Clock, ShutdownSignal};
 use crate::peer::{Factory, WorkerFactory};
 use crate::peers::Peers;
 use crate::protocol::Protocol;
@@ -107,7 +107,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         Ok(Reactor {
             selector,
             pool,
-            peers: Peers::new(limits.max_input),
+            peers: Peers::new(limits.max_input, Clock::default()),
             listeners: Listeners::new(),
             lifecycle: Lifecycle::new(limits, stop),
             wake_at: None,

@@ -21,10 +21,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::address::Address;
 use crate::buffer::Chunk;
+use crate::clock::Nanos;
 use crate::connection::{Connection, Context};
+use crate::limits::MAX_INPUT;
+use crate::os::Clock;
 use crate::peer::{Factory, Peer};
 use crate::protocol::{Message, Protocol};
 
@@ -32,6 +36,7 @@ use crate::protocol::{Message, Protocol};
 pub struct Driver {
     connection: Connection<Box<dyn Protocol>>,
     context: Context,
+    now: Nanos,
 }
 
 /// What a protocol did since it was last asked.
@@ -57,9 +62,10 @@ impl Driver {
     {
         let listener = Arc::new(Address::Tcp(([127, 0, 0, 1], 1).into()));
         let make = Factory::shared(factory).for_worker(0);
-        let mut context = Context::default();
+        let mut context = Context::new(MAX_INPUT, Clock::simulated());
         let protocol = Peer::with(1, &listener, None, make);
-        Driver { connection: Connection::open(protocol, &mut context), context }
+        let connection = Connection::open(protocol, &mut context);
+        Driver { connection, context, now: Nanos(0) }
     }
 
     /// The peer sends `bytes`, which arrive at once.
@@ -75,6 +81,21 @@ impl Driver {
     /// The server begins to drain.
     pub fn drain(&mut self) {
         self.connection.drain(&mut self.context);
+    }
+
+    /// So much time passes: the timers that expire meanwhile are run.
+    pub fn advance(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(due) = self.connection.arm_timer(|| self.now).filter(|&due| due <= end) {
+            self.set_now(due);
+            self.connection.run_timer(due, &mut self.context);
+        }
+        self.set_now(end);
+    }
+
+    fn set_now(&mut self, now: Nanos) {
+        self.now = now;
+        self.context.clock.set(now);
     }
 
     /// Returns what the protocol did since this was last called; the peer receives what was sent.
@@ -179,6 +200,41 @@ mod tests {
         let done = every_split(|peer| Chat::new(peer.id()), b"hello\nquit\n");
         assert_eq!(done.broadcast, b"* 1 joined\n[1] hello\n* 1 left\n");
         assert!(done.finished && done.sent.is_empty());
+    }
+
+    #[test]
+    fn a_timer_expires_once_and_the_clock_is_that_of_the_test() {
+        struct Idle(std::time::Instant);
+        impl Protocol for Idle {
+            fn open(&mut self, out: &mut Outbox<'_>) {
+                self.0 = out.now();
+                out.set_timer(Duration::from_secs(30));
+            }
+            fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+                match &*input.take_all() {
+                    b"stop" => out.clear_timer(),
+                    _ => out.set_timer(Duration::from_secs(30)),
+                }
+            }
+            fn timer(&mut self, out: &mut Outbox<'_>) {
+                write!(out, "idle at {:?}", out.now() - self.0);
+            }
+        }
+        let mut driver = Driver::open(|_| Idle(std::time::Instant::now()));
+        driver.advance(Duration::from_secs(29));
+        driver.receive(b"x");
+        driver.advance(Duration::from_secs(29));
+        assert_eq!(driver.take().sent, b"");
+        driver.advance(Duration::from_secs(60));
+        assert_eq!(driver.take().sent, b"idle at 59s");
+        driver.receive(b"x");
+        driver.receive(b"stop");
+        driver.advance(Duration::from_secs(60));
+        assert_eq!(driver.take().sent, b"");
+        driver.receive(b"x");
+        driver.drain();
+        driver.advance(Duration::from_secs(60));
+        assert_eq!(driver.take().sent, b"", "it has finished");
     }
 
     #[test]

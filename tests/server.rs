@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use proactor::{Address, Builder, Error, Input, Model, Needs, Outbox, Protocol, Server};
+use proactor::{Address, Builder, Error, Input, Model, Needs, Outbox, Protocol, Running, Server};
 
 /// Sends each line back with its number.
 struct Count {
@@ -188,6 +188,68 @@ fn what_is_wrong_is_said_by_its_type() {
     assert!(error.to_string().starts_with("cannot listen on 127.0.0.1:"), "{error}");
     let error = count().model(proactor_models::PROCESS).start().unwrap_err();
     assert!(matches!(error, Error::Unsupported { model: "process", .. }), "{error:?}");
+}
+
+/// Says how long its peer was idle, each time, and ends the second time.
+struct Idle {
+    since: Instant,
+    times: u32,
+}
+
+const IDLE: Duration = Duration::from_millis(100);
+
+impl Protocol for Idle {
+    fn open(&mut self, out: &mut Outbox<'_>) {
+        out.set_timer(IDLE);
+    }
+
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        while let Some(line) = input.line(100) {
+            match &line[..] {
+                b"wait\n" => out.clear_timer(),
+                _ => out.set_timer(IDLE),
+            }
+            (self.since, self.times) = (out.now(), 0);
+            out.send(line);
+        }
+    }
+
+    fn timer(&mut self, out: &mut Outbox<'_>) {
+        assert!(out.now() - self.since >= IDLE, "too early");
+        self.times += 1;
+        writeln!(out, "idle {}", self.times);
+        match self.times {
+            1 => out.set_timer(IDLE),
+            _ => out.finish(),
+        }
+    }
+}
+
+/// Starts a server on each model that can be started here.
+fn on_every_model(mut test: impl FnMut(Model, &dyn Fn(Builder) -> Option<Running>)) {
+    for model in proactor_models::ALL.into_iter().filter(|model| *model != proactor_models::PROCESS)
+    {
+        test(model, &|server| match server.model(model).start() {
+            Err(error) if refused(&error) => None,
+            started => Some(started.unwrap()),
+        });
+    }
+}
+
+#[test]
+fn a_timer_expires_on_every_model() {
+    on_every_model(|model, start| {
+        let idle = |_peer: &_| Idle { since: Instant::now(), times: 0 };
+        let Some(running) = start(Server::builder().listen("127.0.0.1:0", idle)) else { return };
+        let stream = connect(&running.addrs()[0]);
+        let begin = Instant::now();
+        exchange(&stream, "", "idle 1\n");
+        exchange(&stream, "a\nwait\n", "a\nwait\n");
+        std::thread::sleep(3 * IDLE);
+        exchange(&stream, "b\n", "b\n"); // It was not idle: its timer was cleared.
+        assert_eq!(read_to_end(&stream), "idle 1\nidle 2\n", "{model}");
+        assert!(begin.elapsed() >= 6 * IDLE, "{model}");
+    });
 }
 
 /// A protocol that says nothing of its needs, and so needs everything.

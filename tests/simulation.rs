@@ -10,7 +10,7 @@ use std::io::{Read, Seek};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proactor::buffer::{BufferClass, Pool, Size};
 use proactor::clock::Nanos;
@@ -938,6 +938,57 @@ scenario!(
         all.iter().for_each(|&id| assert_heard(world.client(id), b"no"));
         world.until("all have left", |world| world.server.connections() == 0);
         assert!(world.now() < Nanos(0) + LINGER, "the end was received, not waited out");
+        world.drain(counts);
+    }
+);
+
+/// Ends a connection that was idle for this time.
+struct Idle(Instant);
+
+const IDLE: Duration = Duration::from_secs(30);
+
+impl Protocol for Idle {
+    fn open(&mut self, out: &mut Outbox<'_>) {
+        self.0 = out.now();
+        out.set_timer(IDLE);
+    }
+
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        out.send(input.take_all());
+        self.0 = out.now();
+        out.set_timer(IDLE);
+    }
+
+    fn timer(&mut self, out: &mut Outbox<'_>) {
+        let idle = out.now() - self.0;
+        assert!(idle >= IDLE && idle < IDLE + Duration::from_secs(1), "{idle:?}");
+        out.send("idle");
+        out.finish();
+    }
+}
+
+scenario!(
+    a_timer_expires_for_its_own_connection_at_its_time,
+    0.25,
+    &[],
+    |dice, mut setup, counts| {
+        setup.faults = some_faults_that_pass(dice);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Idle(Instant::now()));
+        let mut first = world.connect_many(8);
+        // Some leave before their timers expire; others take their slots.
+        for id in first.split_off(4) {
+            world.client_mut(id).say(b"x");
+            world.client_mut(id).finish();
+        }
+        world.until("half have left", |world| world.server.connections() == 4);
+        let start = world.now();
+        let later = world.connect_many(4);
+        later.iter().for_each(|&id| world.client_mut(id).say(b"hello"));
+        world.until_done(&first);
+        world.until_done(&later);
+        assert!(world.now() >= start + IDLE);
+        first.iter().for_each(|&id| assert_heard(world.client(id), b"idle"));
+        later.iter().for_each(|&id| assert_heard(world.client(id), b"helloidle"));
         world.drain(counts);
     }
 );

@@ -335,6 +335,82 @@ fn a_connection_that_lingers_too_long_is_broken() {
     assert!(peers.get_mut(a).unwrap().connection.is_broken());
 }
 
+/// Sets its timer to as many seconds as it receives, 0 clears it; says when it expires.
+struct Alarm;
+
+impl Protocol for Alarm {
+    fn data(&mut self, input: &mut crate::Input<'_>, out: &mut crate::Outbox<'_>) {
+        match u64::from(input.take_all()[0]) {
+            0 => out.clear_timer(),
+            seconds => out.set_timer(Duration::from_secs(seconds)),
+        }
+    }
+
+    fn timer(&mut self, out: &mut crate::Outbox<'_>) {
+        out.send("!");
+    }
+}
+
+fn alarms<const N: usize>() -> (Peers<Alarm, ()>, [ConnId; N]) {
+    let mut peers = Peers::default();
+    let ids = [(); N].map(|()| peers.open(Alarm, GROUP, ()));
+    (peers, ids)
+}
+
+fn set(peers: &mut Peers<Alarm, ()>, id: ConnId, seconds: u8) {
+    peers.received(id, Chunk::from(vec![seconds]));
+}
+
+fn alarmed(peers: &mut Peers<Alarm, ()>, id: ConnId) -> usize {
+    peers.get_mut(id).unwrap().connection.outgoing().bytes()
+}
+
+#[test]
+fn the_timers_of_protocols_expire_once_and_in_the_order_of_time() {
+    let (mut peers, [a, b]) = alarms();
+    assert_eq!(timers(&mut peers, || unreachable!("no timer is set")), None);
+    set(&mut peers, a, 5);
+    set(&mut peers, b, 3);
+    assert_eq!(timers(&mut peers, at(10)), Some(Nanos(13_000_000_000)));
+    assert_eq!(timers(&mut peers, at(14)), Some(Nanos(15_000_000_000)));
+    assert_eq!((alarmed(&mut peers, a), alarmed(&mut peers, b)), (0, 1));
+    assert_eq!(timers(&mut peers, at(15)), None);
+    assert_eq!(timers(&mut peers, at(99)), None);
+    assert_eq!((alarmed(&mut peers, a), alarmed(&mut peers, b)), (1, 1));
+}
+
+#[test]
+fn a_timer_that_is_set_anew_or_cleared_replaces_the_old_one() {
+    let (mut peers, [later, sooner, never]) = alarms();
+    [later, sooner, never].into_iter().for_each(|id| set(&mut peers, id, 10));
+    timers(&mut peers, at(0));
+    set(&mut peers, later, 20);
+    set(&mut peers, sooner, 2);
+    set(&mut peers, never, 0);
+    assert_eq!(timers(&mut peers, at(1)), Some(Nanos(3_000_000_000)));
+    timers(&mut peers, at(3));
+    assert_eq!([later, sooner, never].map(|id| alarmed(&mut peers, id)), [0, 1, 0]);
+    assert_eq!(timers(&mut peers, at(20)), Some(Nanos(21_000_000_000)));
+    assert_eq!(timers(&mut peers, at(21)), None);
+    assert_eq!([later, sooner, never].map(|id| alarmed(&mut peers, id)), [1, 1, 0]);
+}
+
+#[test]
+fn a_timer_ends_with_its_connection_and_spares_the_next_in_its_slot() {
+    let (mut peers, [armed, fresh]) = alarms();
+    set(&mut peers, armed, 5);
+    timers(&mut peers, at(0));
+    set(&mut peers, fresh, 5);
+    for id in [armed, fresh] {
+        peers.broken(id, CloseReason::Cut);
+        peers.remove(id);
+    }
+    let next = [(); 2].map(|()| peers.open(Alarm, GROUP, ()));
+    assert_eq!(timers(&mut peers, at(1)), None);
+    timers(&mut peers, at(99));
+    assert_eq!(next.map(|id| alarmed(&mut peers, id)), [0, 0]);
+}
+
 /// Keeps the reason that its close is given.
 struct Closes(Rc<std::cell::Cell<Option<CloseReason>>>);
 

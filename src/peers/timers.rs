@@ -1,12 +1,18 @@
-//! The timers of connections: the end of lingering, and the eviction of slow readers.
+//! The timers of connections: those of protocols, the end of lingering, and the eviction of slow
+//! readers.
+//!
+//! A connection has one timer, which its [`Connection`](crate::connection::Connection) keeps. It is
+//! armed at the start of the next iteration, so the clock is read once for all that were set. Its
+//! entry in the queue moves only when the time of the entry has come: a timer that is set anew with
+//! every message costs no look-up.
 //!
 //! A slow reader is evicted only while another connection waits for it: for a buffer that holds
 //! bytes owed to it, or because it throttles a talker. Then it must take some of its bytes at least
 //! every [`SOFT`], as with the soft limit of redis' `client-output-buffer-limit`.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 
-use super::{LINGER, Peers, SOFT};
+use super::{PeerEntry, Peers, SOFT};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
 use crate::limits::CloseReason;
@@ -14,50 +20,93 @@ use crate::protocol::Protocol;
 
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    /// The connections that linger, and until when, in the order of time.
-    lingering: VecDeque<(Nanos, ConnId)>,
-    /// Those that began to linger since the clock was last read.
-    fresh: Vec<ConnId>,
+    /// At most one entry for each connection: when its timer expires, or a time before.
+    queue: BTreeSet<(Nanos, ConnId)>,
+    /// Those whose timer was changed since the clock was last read.
+    changed: Vec<ConnId>,
     /// When slow readers are looked for next; `Some` exactly while a connection waits for another.
     look_at: Option<Nanos>,
 }
 
+/// What the queue knows of a connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct TimerEntry {
+    /// The time of its entry in the queue.
+    queued: Option<Nanos>,
+    /// True exactly while it is in the list of those that changed.
+    changed: bool,
+}
+
 impl Timers {
-    /// Lets a connection linger.
-    pub(super) fn linger(&mut self, id: ConnId) {
-        self.fresh.push(id);
+    /// The timer of a connection may have been set. A link has none, and lingers without a limit.
+    pub(super) fn changed<P, D>(&mut self, id: ConnId, peer: &mut PeerEntry<P, D>) {
+        if !peer.link && !std::mem::replace(&mut peer.timer.changed, true) {
+            self.changed.push(id);
+        }
+    }
+
+    /// Forgets a connection that is removed.
+    pub(super) fn remove(&mut self, id: ConnId, entry: TimerEntry) {
+        entry.queued.into_iter().for_each(|at| _ = self.queue.remove(&(at, id)));
+    }
+
+    /// Has an entry for a timer that expires at `due`.
+    fn schedule(&mut self, id: ConnId, queued: &mut Option<Nanos>, due: Nanos) {
+        if queued.is_none_or(|at| due < at) {
+            queued.replace(due).into_iter().for_each(|at| _ = self.queue.remove(&(at, id)));
+            self.queue.insert((due, id));
+        }
     }
 }
 
 impl<P: Protocol, D> Peers<P, D> {
-    /// Runs the timers that have expired: closes the connections that lingered, evicts those that
-    /// stall. The clock is read only if a timer is set.
+    /// Runs the timers that have expired: calls protocols, closes the connections that lingered,
+    /// evicts those that stall. The clock is read only if a timer is set.
     pub fn run_timers(&mut self, clock: impl FnOnce() -> Nanos) {
         let waits = self.has_buffer_waiters() || self.groups.any_throttled();
         let timers = &mut self.timers;
         if !waits {
             timers.look_at = None;
-            if timers.fresh.is_empty() && timers.lingering.is_empty() {
+            if timers.changed.is_empty() && timers.queue.is_empty() {
                 return;
             }
         }
         let now = clock();
-        timers.lingering.extend(timers.fresh.drain(..).map(|id| (now + LINGER, id)));
-        let expired = |&&(until, _): &&(Nanos, ConnId)| until <= now;
-        while let Some(&(_, id)) = self.timers.lingering.front().filter(expired) {
-            self.timers.lingering.pop_front();
-            self.broken(id, CloseReason::LingerTimeout);
+        self.arm_changed(now);
+        while let Some((_, id)) = self.timers.queue.first().copied().filter(|&(at, _)| at <= now) {
+            self.timers.queue.pop_first();
+            let peer = self.slab.get_mut(id).expect("the entry goes with its connection");
+            peer.timer.queued = None;
+            match peer.connection.arm_timer(|| now) {
+                Some(due) if due > now => {
+                    self.timers.schedule(id, &mut peer.timer.queued, due);
+                }
+                Some(_) => self.step(id, |peer, context| peer.connection.run_timer(now, context)),
+                None => {} // It was cleared.
+            }
         }
+        self.arm_changed(now); // Those that these calls have set.
         if waits && self.timers.look_at.is_none_or(|at| at <= now) {
             self.evict_stalled(self.timers.look_at.is_some());
             self.timers.look_at = Some(now + SOFT);
         }
     }
 
-    /// Returns when the next timer expires.
+    /// Arms the timers that were set.
+    fn arm_changed(&mut self, now: Nanos) {
+        for id in std::mem::take(&mut self.timers.changed) {
+            let Some(peer) = self.slab.get_mut(id) else { continue };
+            peer.timer.changed = false;
+            if let Some(due) = peer.connection.arm_timer(|| now) {
+                self.timers.schedule(id, &mut peer.timer.queued, due);
+            }
+        }
+    }
+
+    /// Returns when the next timer expires, or a time before.
     pub fn next_timer(&self) -> Option<Nanos> {
-        let lingers = self.timers.lingering.front().map(|&(until, _)| until);
-        [lingers, self.timers.look_at].into_iter().flatten().min()
+        let first = self.timers.queue.first().map(|&(at, _)| at);
+        [first, self.timers.look_at].into_iter().flatten().min()
     }
 
     /// Evicts the connections that another one waits for and that took none of their bytes since

@@ -73,7 +73,7 @@ mod tests {
             assert_eq!(line, &ring[n % PRINTABLE..][..72]);
         }
         assert!(heard.starts_with(r##" !"#$%&'()*+,-./0123456789"##));
-        assert!(!out.requests.finishes() && out.messages.is_empty());
+        assert!(!out.requests.finishes() && out.context.messages.is_empty());
     }
 
     #[test]

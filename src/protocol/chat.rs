@@ -61,7 +61,7 @@ mod tests {
         chat.open(&mut out.outbox());
         chat.close(CloseReason::Finished, &mut out.outbox());
         chat.close(CloseReason::Finished, &mut out.outbox());
-        assert_eq!(to_others(&out.messages), [&b"* 7 joined\n"[..], b"* 7 left\n"]);
+        assert_eq!(to_others(&out.context.messages), [&b"* 7 joined\n"[..], b"* 7 left\n"]);
     }
 
     #[test]

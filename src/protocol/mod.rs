@@ -22,7 +22,7 @@ pub use discard::Discard;
 pub use echo::Echo;
 pub use input::{Input, Received, TooLong, Untaken};
 pub use needs::Needs;
-pub use outbox::{Message, Outbox, OutboxBuffer, Payload, Requests};
+pub use outbox::{Context, Message, Outbox, OutboxBuffer, Payload, Requests};
 pub use prefix::Prefix;
 pub use reply::Reply;
 pub use speaker::{Audience, Speaker};
@@ -76,6 +76,9 @@ pub trait Protocol: 'static {
         out.finish();
     }
 
+    /// The timer has expired that [`Outbox::set_timer`] set; also while the protocol is paused.
+    fn timer(&mut self, _out: &mut Outbox<'_>) {}
+
     /// Little is queued, after [`Outbox::request_refill`].
     fn refill(&mut self, _out: &mut Outbox<'_>) {}
 
@@ -102,6 +105,10 @@ impl<P: Protocol + ?Sized> Protocol for Box<P> {
 
     fn end(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
         (**self).end(input, out);
+    }
+
+    fn timer(&mut self, out: &mut Outbox<'_>) {
+        (**self).timer(out);
     }
 
     fn refill(&mut self, out: &mut Outbox<'_>) {
@@ -141,6 +148,10 @@ mod tests {
             self.0.borrow_mut().push("end");
         }
 
+        fn timer(&mut self, _: &mut Outbox<'_>) {
+            self.0.borrow_mut().push("timer");
+        }
+
         fn refill(&mut self, _: &mut Outbox<'_>) {
             self.0.borrow_mut().push("refill");
         }
@@ -164,10 +175,11 @@ mod tests {
         Protocol::open(&mut boxed, &mut out.outbox());
         Protocol::data(&mut boxed, &mut input, &mut out.outbox());
         Protocol::end(&mut boxed, &mut input, &mut out.outbox());
+        Protocol::timer(&mut boxed, &mut out.outbox());
         Protocol::refill(&mut boxed, &mut out.outbox());
         Protocol::drain(&mut boxed, &mut out.outbox());
         Protocol::close(&mut boxed, CloseReason::Finished, &mut out.outbox());
-        assert_eq!(*calls.borrow(), ["open", "data", "end", "refill", "drain", "close"]);
+        assert_eq!(*calls.borrow(), ["open", "data", "end", "timer", "refill", "drain", "close"]);
         let source = include_str!("mod.rs");
         let start = source.find("pub trait Protocol").unwrap();
         let body = &source[start..start + source[start..].find("\n}\n").unwrap()];
@@ -233,8 +245,8 @@ pub mod testing {
         }
         Said {
             replies: out.replies(),
-            messages: to_others(&out.messages),
-            to_operator: to_operator(&out.messages),
+            messages: to_others(&out.context.messages),
+            to_operator: to_operator(&out.context.messages),
             finished: out.requests.finishes(),
         }
     }

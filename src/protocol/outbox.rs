@@ -2,16 +2,61 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
+use std::time::{Duration, Instant};
 
 use super::Received;
 use crate::buffer::{Chunk, SendQueue};
+use crate::limits::{CloseReason, MAX_INPUT};
+use crate::os::Clock;
 
 /// Where a [`Protocol`](super::Protocol) puts what it sends, and asks for what it needs.
 #[derive(Debug)]
 pub struct Outbox<'a> {
     queue: &'a mut SendQueue,
-    messages: &'a mut Vec<Message>,
+    context: &'a mut Context,
     requests: &'a mut Requests,
+}
+
+/// What the calls of all protocols of a server share.
+#[derive(Debug)]
+pub struct Context {
+    /// Messages that protocols have sent to other peers or the operator; the driver takes them.
+    pub messages: Vec<Message>,
+    /// The limit of input that a protocol may leave untaken, in bytes.
+    pub max_input: usize,
+    /// Why a protocol has just broken its connection; the driver takes it.
+    pub failure: Option<CloseReason>,
+    /// True from a change of a connection that its driver must look for: a failure, or a timer.
+    pub changed: bool,
+    /// How many calls of protocols have panicked.
+    pub panicked: u64,
+    /// The clock of the server.
+    pub clock: Clock,
+}
+
+impl Context {
+    /// A context without messages, in which a protocol may leave so much input untaken.
+    pub fn new(max_input: usize, clock: Clock) -> Context {
+        Context {
+            messages: Vec::new(),
+            max_input,
+            failure: None,
+            changed: false,
+            panicked: 0,
+            clock,
+        }
+    }
+
+    /// Reports that a connection has just been broken.
+    pub(crate) fn fail(&mut self, reason: CloseReason) {
+        (self.failure, self.changed) = (Some(reason), true);
+    }
+}
+
+impl Default for Context {
+    fn default() -> Context {
+        Context::new(MAX_INPUT, Clock::default())
+    }
 }
 
 /// What a protocol sends to others than its peer.
@@ -30,6 +75,8 @@ pub struct Requests {
     flags: u8,
     /// Why it aborts, if it does.
     abort: Option<Box<Cow<'static, str>>>,
+    /// With `TIMER`: when its timer expires; `None` clears it.
+    timer: Option<Duration>,
 }
 
 impl Requests {
@@ -38,10 +85,11 @@ impl Requests {
     const PAUSE: u8 = 4;
     const RESUME: u8 = 8;
     const ABORT: u8 = 16;
+    const TIMER: u8 = 32;
 
     /// Requests of a connection that takes nothing more to send.
     pub fn of_finished() -> Requests {
-        Requests { flags: Requests::FINISH, abort: None }
+        Requests { flags: Requests::FINISH, ..Requests::default() }
     }
 
     /// Returns whether nothing was asked for.
@@ -75,6 +123,11 @@ impl Requests {
         self.abort.as_ref().map(|reason| &***reason)
     }
 
+    /// Returns the time that the timer was set to, or cleared, if it was.
+    pub(crate) fn timer(&self) -> Option<Option<Duration>> {
+        self.has(Requests::TIMER).then_some(self.timer)
+    }
+
     #[inline]
     fn stops_input(&self) -> bool {
         self.has(Requests::FINISH | Requests::PAUSE | Requests::ABORT)
@@ -91,8 +144,8 @@ impl Requests {
 pub struct OutboxBuffer {
     /// What was sent to the peer.
     pub queue: SendQueue,
-    /// What was sent to others.
-    pub messages: Vec<Message>,
+    /// What was sent to others, and the clock.
+    pub context: Context,
     /// What the connection was asked for.
     pub requests: Requests,
 }
@@ -100,7 +153,7 @@ pub struct OutboxBuffer {
 impl OutboxBuffer {
     /// Returns an outbox that fills it.
     pub fn outbox(&mut self) -> Outbox<'_> {
-        Outbox::new(&mut self.queue, &mut self.messages, &mut self.requests)
+        Outbox::new(&mut self.queue, &mut self.context, &mut self.requests)
     }
 
     /// Returns the bytes that were sent to the peer.
@@ -110,20 +163,20 @@ impl OutboxBuffer {
 }
 
 impl<'a> Outbox<'a> {
-    /// An outbox of a connection: what is sent goes to `queue`, what is for others to `messages`,
+    /// An outbox of a connection: what is sent goes to `queue`, what is for others to `context`,
     /// and what the connection must do to `requests`.
     #[inline]
     pub fn new(
         queue: &'a mut SendQueue,
-        messages: &'a mut Vec<Message>,
+        context: &'a mut Context,
         requests: &'a mut Requests,
     ) -> Outbox<'a> {
-        Outbox { queue, messages, requests }
+        Outbox { queue, context, requests }
     }
 
-    /// The same outbox, but what is for others goes to `messages`.
-    pub fn with_messages<'b>(&'b mut self, messages: &'b mut Vec<Message>) -> Outbox<'b> {
-        Outbox { queue: self.queue, messages, requests: self.requests }
+    /// Exchanges what was sent to others for `messages`.
+    pub fn swap_messages(&mut self, messages: &mut Vec<Message>) {
+        std::mem::swap(&mut self.context.messages, messages);
     }
 
     /// Sends `bytes` to the peer, behind what is already queued. Once
@@ -150,7 +203,7 @@ impl<'a> Outbox<'a> {
     pub fn broadcast(&mut self, bytes: impl Payload) {
         let chunk = bytes.into_chunk();
         if !chunk.is_empty() {
-            self.messages.push(Message::Broadcast(chunk));
+            self.context.messages.push(Message::Broadcast(chunk));
         }
     }
 
@@ -159,7 +212,7 @@ impl<'a> Outbox<'a> {
     pub fn to_operator(&mut self, bytes: impl Payload) {
         let chunk = bytes.into_chunk();
         if !chunk.is_empty() {
-            self.messages.push(Message::Operator(chunk));
+            self.context.messages.push(Message::Operator(chunk));
         }
     }
 
@@ -177,6 +230,25 @@ impl<'a> Outbox<'a> {
     /// Asks for one call of [`refill`](super::Protocol::refill), as soon as little is queued.
     pub fn request_refill(&mut self) {
         self.requests.flags |= Requests::REFILL;
+    }
+
+    /// Has [`timer`](super::Protocol::timer) called once, after this time. A connection has one
+    /// timer: set anew, it replaces the old one. It does not expire any more once
+    /// [`finish`](Outbox::finish) was called.
+    pub fn set_timer(&mut self, after: Duration) {
+        self.requests.flags |= Requests::TIMER;
+        self.requests.timer = Some(after);
+    }
+
+    /// Clears the timer, if it is set.
+    pub fn clear_timer(&mut self) {
+        self.requests.flags |= Requests::TIMER;
+        self.requests.timer = None;
+    }
+
+    /// Returns the time, by the clock of the server: in a test, that of the test.
+    pub fn now(&self) -> Instant {
+        self.context.clock.instant()
     }
 
     /// Receives nothing more until [`resume`](Outbox::resume): an answer from elsewhere is awaited.

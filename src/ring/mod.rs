@@ -34,6 +34,7 @@ use std::rc::Rc;
 use crate::buffer::{Lease, Pool, SendQueue, Size};
 use crate::clock::Nanos;
 use crate::keys::{ConnId, ListenerId};
+use crate::os::Clock;
 
 pub use completion::{Completion, Recv, Sent};
 pub use memory::VECTOR;
@@ -294,6 +295,11 @@ pub trait Ring {
 
     /// Returns the time of the ring's clock.
     fn now(&self) -> Nanos;
+
+    /// Returns the ring's clock.
+    fn clock(&self) -> Clock {
+        Clock::default()
+    }
 
     /// Queues an operation, and submits others first if the queue is full.
     ///

@@ -15,6 +15,7 @@ use super::{Traced, minus_errno};
 use crate::buffer::{Lease, Pool, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
+use crate::os::Clock;
 use crate::ring::{AcceptId, Cqe, Entered, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
 
 impl<R: Ring> Ring for Traced<R> {
@@ -105,6 +106,10 @@ impl<R: Ring> Ring for Traced<R> {
 
     fn now(&self) -> Nanos {
         self.inner.now()
+    }
+
+    fn clock(&self) -> Clock {
+        self.inner.clock()
     }
 }
 

@@ -238,7 +238,10 @@ mod tests {
             protocol.refill(&mut out.outbox());
             protocol.close(CloseReason::Finished, &mut out.outbox());
             assert_eq!(!out.queue.is_empty(), name == "chargen");
-            assert_eq!(out.messages.len(), if ["chat", "talk"].contains(&name) { 2 } else { 0 });
+            assert_eq!(
+                out.context.messages.len(),
+                if ["chat", "talk"].contains(&name) { 2 } else { 0 }
+            );
             let needs = if name == "chat" { Needs::BROADCAST } else { Needs::NOTHING };
             assert_eq!((named.factory().needs(), named.needs_console()), (needs, name == "talk"));
         }

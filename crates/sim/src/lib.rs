@@ -36,6 +36,7 @@ pub use faults::{Dice, Fault, FaultCounts, Faults};
 use proactor::buffer::{BufferId, Chunk, Lease, Pool, Size};
 use proactor::clock::Nanos;
 use proactor::keys::{ConnId, ListenerId};
+use proactor::os::Clock;
 use proactor::ring::VECTOR;
 use proactor::ring::{
     AcceptId, CancelTarget, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait,
@@ -80,6 +81,8 @@ pub struct Sim {
     fault_counts: FaultCounts,
     pool: Rc<Pool>,
     now: Nanos,
+    /// The clock that shows `now`.
+    clock: Clock,
     clients: Vec<Client>,
     /// Connected, not accepted, by listener.
     backlogs: Vec<VecDeque<ClientId>>,
@@ -177,6 +180,7 @@ impl Sim {
         Sim {
             dice: Dice::new(setup.seed),
             fault_counts: FaultCounts::default(),
+            clock: Clock::simulated(),
             now: Nanos(0),
             clients: Vec::new(),
             backlogs: Vec::new(),
@@ -401,6 +405,7 @@ impl Ring for Sim {
     fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
         let wait = if std::mem::take(&mut self.unconfirmed_sends) { Wait::No } else { wait };
         self.now = self.now + Duration::from_nanos(self.dice.between(1, 20_000) as u64);
+        self.clock.set(self.now);
         self.completions.append(&mut self.overflow);
         self.readable |= self.befalls(Fault::SpuriousWake);
         self.full = false;
@@ -469,6 +474,10 @@ impl Ring for Sim {
 
     fn now(&self) -> Nanos {
         self.now
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.clone()
     }
 }
 

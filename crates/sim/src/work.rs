@@ -375,6 +375,7 @@ impl Sim {
             };
             slept |= to > self.now;
             self.now = self.now.max(to);
+            self.clock.set(self.now);
             if until.is_some_and(|until| until <= self.now) {
                 return slept;
             }

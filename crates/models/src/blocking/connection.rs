@@ -18,6 +18,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::group::{MayWrite, Member, Membership, StallCheck};
 use super::shared::SharedState;
@@ -25,13 +26,11 @@ use super::state::ThreadState;
 use super::status::ThreadStatus;
 use proactor::buffer::{Chunk, Pool};
 use proactor::calls::Calls;
-use proactor::clock::Nanos;
 use proactor::connection::{Connection, Context};
 use proactor::connection_log;
 use proactor::lifecycle::Stage;
 use proactor::limits::CloseReason;
-use proactor::os;
-use proactor::peers::LINGER;
+use proactor::os::{self, Clock};
 use proactor::protocol::{Message, Protocol};
 
 /// Buffers of each size for one connection: one that it receives into and, rarely, a few that its
@@ -55,8 +54,6 @@ pub(super) struct ConnectionThread<'a, P, C> {
     context: Context,
     /// Empty except during a delivery: its capacity is kept.
     others: Vec<Arc<Member>>,
-    /// When it stops discarding input, after it has shut its direction down.
-    lingers: Option<Nanos>,
 }
 
 /// Serves one member, by the protocol that `make` makes, until the connection ends. The counters
@@ -75,7 +72,7 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
     connection_log::accepted(member.number, member.listener);
     match Pool::few(&shared.buffers, BUFFERS) {
         Ok(pool) => {
-            let mut context = Context { max_input: shared.max_input, ..Context::default() };
+            let mut context = Context::new(shared.max_input, Clock::default());
             let protocol = make(member.number, member.socket());
             let connection = Connection::open(protocol, &mut context);
             ConnectionThread {
@@ -90,7 +87,6 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
                 pool,
                 context,
                 others: Vec::new(),
-                lingers: None,
             }
             .run();
         }
@@ -132,6 +128,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
             self.status.counted.iterations.add(1);
             self.status.counted.calls.set(os::calls());
             self.notice();
+            self.deliver(false);
             self.take_messages();
             if !self.connection.outgoing().is_empty() {
                 self.send();
@@ -177,8 +174,12 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         }
     }
 
-    /// Notes what the server and other threads have decided meanwhile.
+    /// Notes what the server and other threads have decided meanwhile, and runs the timer if it
+    /// expires.
     fn notice(&mut self) {
+        if self.connection.arm_timer(os::now).is_some() {
+            self.connection.run_timer(os::now(), &mut self.context);
+        }
         let stage = self.shared.stage();
         if stage != Stage::Serving
             && let Some(noticed) = self.noticed.take()
@@ -235,17 +236,15 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
 
     /// Receives once; sleeps until bytes arrive, unless there is more to write.
     fn receive(&mut self) {
-        if let Some(until) = self.lingers {
-            let left = until.since(os::now());
-            if left.is_zero() {
-                return self.break_connection(CloseReason::LingerTimeout);
-            }
-            // If this fails, the receive fails with the same error.
-            let _ = os::set_receive_timeout(self.member.socket(), left);
-        }
         if self.connection.outgoing().is_empty() {
-            let sleep =
-                if self.lingers.is_some() { ThreadState::Lingers } else { ThreadState::Receives };
+            let lingers = !self.connection.is_open();
+            let sleep = if lingers { ThreadState::Lingers } else { ThreadState::Receives };
+            match self.time_left() {
+                Some(Duration::ZERO) => return, // Its timer expires.
+                // If this fails, the receive fails with the same error.
+                Some(left) => _ = os::set_receive_timeout(self.member.socket(), left),
+                None => {}
+            }
             if self.is_called_before(sleep) {
                 return;
             }
@@ -261,8 +260,8 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
                 self.member.received.add(chunk.len() as u64);
                 self.connection.received(chunk, &mut self.context);
             }
-            // A signal; or nothing came while there is more to write; or the linger time is over,
-            // which is checked above.
+            // A signal; or nothing came while there is more to write; or a timer expires, which is
+            // looked at above.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => self.break_connection(CloseReason::failed(&error)),
@@ -318,18 +317,26 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         *self.member.lock_writer(self.calls) = MayWrite::RepliesOnly;
         // It fails only if the peer has reset the connection, which a read will report.
         let _ = self.calls.shutdown_write(self.member.key(), self.member.socket());
-        self.connection.shut_down();
-        self.lingers = Some(os::now() + LINGER);
+        self.connection.shut_down(&mut self.context);
+    }
+
+    /// Returns how long it may sleep: until its timer expires.
+    fn time_left(&mut self) -> Option<Duration> {
+        self.connection.arm_timer(os::now).map(|due| due.since(os::now()))
     }
 
     /// Has neither to read nor to write: waits for messages of others, until the server drains or
     /// the peer is gone.
     fn wait_for_the_others(&mut self) {
+        let left = self.time_left();
+        if left == Some(Duration::ZERO) {
+            return;
+        }
         if self.is_called_before(ThreadState::Stays) {
             return;
         }
         // poll(2) always reports hang-ups and errors.
-        let gone = self.calls.poll(self.member.key(), self.member.socket(), 0);
+        let gone = self.calls.poll(self.member.key(), self.member.socket(), 0, left);
         self.member.does(ThreadState::Runs);
         if !matches!(gone, Ok(0)) {
             self.break_connection(CloseReason::Failed(libc::ECONNRESET));

@@ -15,7 +15,7 @@ use proactor::counters::Counters;
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::lifecycle::Lifecycle;
 use proactor::limits::{CloseReason, Ended, Limits};
-use proactor::os::{self, AcceptFailure, ShutdownSignal};
+use proactor::os::{self, AcceptFailure, Clock, ShutdownSignal};
 use proactor::peers::Peers;
 use proactor::protocol::Protocol;
 
@@ -112,7 +112,7 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     ) -> ServerState<P, C> {
         ServerState {
             calls,
-            peers: Peers::new(limits.max_input),
+            peers: Peers::new(limits.max_input, Clock::default()),
             pool,
             lifecycle: Lifecycle::new(limits, stop),
             ended: None,

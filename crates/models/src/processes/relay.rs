@@ -44,7 +44,7 @@ impl<P: Protocol> Relay<P> {
     fn announce(&mut self, out: &mut Outbox<'_>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
         let mut asked = OutboxBuffer::default();
         event(&mut self.protocol, &mut asked.outbox());
-        asked.messages.into_iter().for_each(|message| frames::broadcast(message, out));
+        asked.context.messages.into_iter().for_each(|message| frames::broadcast(message, out));
     }
 }
 
@@ -93,7 +93,10 @@ impl<P: Protocol> RelayEnd<P> {
     /// this is the client.
     fn pack(&mut self, out: &mut Outbox<'_>, event: impl FnOnce(&mut P, &mut Outbox<'_>)) -> bool {
         let RelayEnd::Client { protocol, messages } = self else { return false };
-        event(protocol, &mut out.with_messages(messages));
+        // Frames that were packed before are not packed again.
+        out.swap_messages(messages);
+        event(protocol, out);
+        out.swap_messages(messages);
         messages.drain(..).for_each(|message| frames::broadcast(message, out));
         true
     }
@@ -102,7 +105,8 @@ impl<P: Protocol> RelayEnd<P> {
 impl<P: Protocol> Protocol for RelayEnd<P> {
     fn open(&mut self, out: &mut Outbox<'_>) {
         if let RelayEnd::Client { protocol, messages } = self {
-            protocol.open(&mut out.with_messages(messages));
+            protocol.open(out);
+            out.swap_messages(messages);
             messages.clear(); // The parent has announced it.
         }
     }
@@ -127,6 +131,10 @@ impl<P: Protocol> Protocol for RelayEnd<P> {
         if !self.pack(out, |protocol, out| protocol.drain(out)) {
             out.finish();
         }
+    }
+
+    fn timer(&mut self, out: &mut Outbox<'_>) {
+        self.pack(out, |protocol, out| protocol.timer(out));
     }
 
     fn refill(&mut self, out: &mut Outbox<'_>) {
@@ -154,14 +162,14 @@ mod tests {
     ) -> (Vec<u8>, Vec<u8>) {
         let mut out = OutboxBuffer::default();
         event(protocol, &mut out.outbox());
-        (to_others(&out.messages).concat(), out.replies())
+        (to_others(&out.context.messages).concat(), out.replies())
     }
 
     /// Returns what the others receive because of these bytes, and the reply.
     fn reply_to<P: Protocol>(protocol: &mut P, bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
         let (mut out, mut untaken) = (OutboxBuffer::default(), Untaken::default());
         receive(protocol, Chunk::from(bytes.to_vec()), &mut untaken, &mut out);
-        (to_others(&out.messages).concat(), out.replies())
+        (to_others(&out.context.messages).concat(), out.replies())
     }
 
     /// Returns what clients would receive for these frames.

@@ -10,14 +10,12 @@ use std::rc::Rc;
 
 use proactor::buffer::{Chunk, Pool};
 use proactor::calls::{Calls, PlainCalls};
-use proactor::clock::Nanos;
 use proactor::connection::{Connection, Context};
 use proactor::connection_log;
 use proactor::counters::Counters;
 use proactor::keys::Key;
 use proactor::limits::CloseReason;
-use proactor::os;
-use proactor::peers::LINGER;
+use proactor::os::{self, Clock};
 use proactor::protocol::Protocol;
 
 /// A connection for a child, which has not been opened.
@@ -46,8 +44,6 @@ pub(super) struct SingleConnection<P, C = PlainCalls> {
     writable: bool,
     /// True from a receive that found no buffer until something is sent.
     waits_for_buffer: bool,
-    /// When it stops discarding input, after it has shut its direction down.
-    lingers: Option<Nanos>,
     /// What its protocol sends to others is dropped: there are none.
     context: Context,
     counters: Counters,
@@ -63,7 +59,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
         pool: Rc<Pool>,
     ) -> SingleConnection<P, C> {
         let NewConnection { socket, protocol, max_input, number } = connection;
-        let mut context = Context { max_input, ..Context::default() };
+        let mut context = Context::new(max_input, Clock::default());
         SingleConnection {
             calls,
             key,
@@ -74,7 +70,6 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
             pool,
             writable: true,
             waits_for_buffer: false,
-            lingers: None,
             context,
             counters: Counters::default(),
             calls_before: os::calls(),
@@ -100,8 +95,7 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
             if self.connection.wants_shutdown() {
                 // It fails only if the peer has reset the connection, which a read will report.
                 let _ = self.calls.shutdown_write(self.key, self.socket.as_fd());
-                self.connection.shut_down();
-                self.lingers = Some(os::now() + LINGER);
+                self.connection.shut_down(&mut self.context);
             }
             self.counters.iterations += 1;
             self.counters.calls = os::calls() - self.calls_before;
@@ -116,7 +110,11 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
                 self.calls.close(self.key, self.socket);
                 return Ok(());
             }
-            if self.connection.can_skip_completion() && self.connection.outgoing().is_empty() {
+            // A receive that sleeps has no time limit.
+            let sleeps = self.connection.can_skip_completion()
+                && self.connection.outgoing().is_empty()
+                && self.connection.arm_timer(os::now).is_none();
+            if sleeps {
                 self.receive(C::recv);
             } else {
                 self.wait()?;
@@ -194,9 +192,9 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
     /// while the peer neither reads nor writes, a drain can do nothing for it, and the deadline
     /// cuts it in any case.
     fn wait(&mut self) -> io::Result<()> {
-        let left = self.lingers.map(|until| until.since(os::now()));
+        let left = self.connection.arm_timer(os::now).map(|due| due.since(os::now()));
         if left.is_some_and(|left| left.is_zero()) {
-            self.break_connection(CloseReason::LingerTimeout);
+            self.connection.run_timer(os::now(), &mut self.context);
             return Ok(());
         }
         let reads = self.connection.wants_recv() && !self.waits_for_buffer;
@@ -225,6 +223,7 @@ mod tests {
     use std::net::Shutdown;
     use std::os::unix::net::UnixStream;
     use std::thread;
+    use std::time::Duration;
 
     use super::*;
     use proactor::buffer::BufferClass;
@@ -324,6 +323,35 @@ mod tests {
             peer.write_all(b"late").unwrap();
         });
         assert_eq!(counted.sent_bytes, 4);
+    }
+
+    /// Says that its peer is idle, and then ends.
+    struct Idle;
+
+    impl Protocol for Idle {
+        fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+            out.send(input.take_all());
+            out.set_timer(Duration::from_millis(50));
+        }
+
+        fn timer(&mut self, out: &mut Outbox<'_>) {
+            out.send("idle");
+            out.finish();
+        }
+    }
+
+    #[test]
+    fn the_timer_of_a_child_expires() {
+        with_child(
+            Idle,
+            || false,
+            |mut peer| {
+                peer.write_all(b"PING").unwrap();
+                let mut heard = Vec::new();
+                peer.read_to_end(&mut heard).unwrap();
+                assert_eq!(heard, b"PINGidle");
+            },
+        );
     }
 
     /// Made where it is used: a protocol is not sent to another thread.
