@@ -18,7 +18,7 @@ use proactor_record::{
     Errno, Header, Kind, Op, Pairing, Payload, Record, RecordKind, Trace, Writers,
 };
 
-/// Something that happened.
+/// Something that happened in a loop, a thread or a process.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     /// The record's number: how many were written before it, since recording began.
@@ -71,7 +71,7 @@ pub struct Begun {
 /// The operations in flight behind an event, as far as is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct InFlight {
-    /// All of the ring.
+    /// How many there are of the ring.
     pub total: usize,
     /// Those of the event's connection.
     pub of_conn: Kinds,

@@ -37,7 +37,7 @@ pub struct Filter {
     pub since: Option<Duration>,
     /// Only events before this time.
     pub until: Option<Duration>,
-    /// Only abnormal events.
+    /// Only events that are abnormal.
     pub abnormal: bool,
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Check {
 /// In which traces something can be seen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Of {
-    /// In all.
+    /// It can be seen in all.
     All,
     /// In those that have iterations.
     Loop,

@@ -119,6 +119,12 @@ pub struct ConnectionStats {
     pub in_flight: Kinds,
     /// What was wrong: a sentence each. Nothing, if every operation ended once, before the close.
     pub faults: Vec<String>,
+    /// When the exchange that is not over began, and with which completion of its enter.
+    #[serde(skip)]
+    exchange: Option<(u64, u16)>,
+    /// How often records were missing before the last event.
+    #[serde(skip)]
+    gaps: u64,
 }
 
 impl ConnectionStats {
@@ -153,10 +159,10 @@ pub struct Exchange {
 /// Follows all connections through the events.
 #[derive(Debug)]
 pub(super) struct ConnectionTracker {
-    measure: Measure,
+    pub(super) measure: Measure,
     /// Whether a completion without a submission is a fault: no record is missing.
     whole: bool,
-    all: HashMap<ConnId, Track>,
+    all: HashMap<ConnId, ConnectionStats>,
     /// When connections were accepted that have done nothing yet, by file.
     accepted: HashMap<i32, u64>,
     /// Connections whose exchange ends with the next enter or wait.
@@ -165,15 +171,6 @@ pub(super) struct ConnectionTracker {
     gaps: u64,
     /// Exchanges that have ended since this was last emptied.
     pub(super) exchanges: Vec<Exchange>,
-}
-
-#[derive(Debug)]
-struct Track {
-    stats: ConnectionStats,
-    /// When the exchange that is not over began, and with which completion of its enter.
-    exchange: Option<(u64, u16)>,
-    /// How often records were missing before the last event.
-    gaps: u64,
 }
 
 impl ConnectionTracker {
@@ -187,10 +184,6 @@ impl ConnectionTracker {
             gaps: 0,
             exchanges: Vec::new(),
         }
-    }
-
-    pub(super) fn measure(&self) -> Measure {
-        self.measure
     }
 
     /// Takes in an event. All events of the trace are needed, also those outside of a cut.
@@ -210,58 +203,55 @@ impl ConnectionTracker {
             }
             _ => {}
         }
-        if let Some(conn) = event.conn {
-            self.of_conn(conn, event);
-        } else if let Some(Ok(file)) = event.result_of(Op::accepts) {
-            self.accepted.insert(file as i32, event.at);
+        match (event.conn, event.result_of(Op::accepts)) {
+            (Some(conn), _) => self.of_conn(conn, event),
+            (None, Some(Ok(file))) => drop(self.accepted.insert(file as i32, event.at)),
+            _ => {}
         }
     }
 
     /// Returns all connections, the oldest first.
     pub(super) fn finish(self) -> Vec<ConnectionStats> {
-        let finish = |mut track: Track| {
-            track.forget_before(self.gaps);
-            let closed = track.stats.closed_ns.is_some();
-            let in_flight = if closed { Kinds::default() } else { track.stats.in_flight };
-            ConnectionStats { in_flight, ..track.stats }
-        };
-        let mut all: Vec<ConnectionStats> = self.all.into_values().map(finish).collect();
+        let mut all: Vec<ConnectionStats> = self.all.into_values().collect();
+        for stats in &mut all {
+            stats.forget_before(self.gaps);
+            if stats.closed_ns.is_some() {
+                stats.in_flight = Kinds::default();
+            }
+        }
         all.sort_by_key(|stats| (stats.first_ns, stats.conn));
         all
     }
 
     /// The connection's exchange is over.
     fn answer(&mut self, conn: ConnId, at: u64) {
-        let Some(track) = self.all.get_mut(&conn) else { return };
-        let Some((begun, position)) = track.exchange.take() else { return };
-        let (stats, took) = (&mut track.stats, at.saturating_sub(begun));
+        let Some(stats) = self.all.get_mut(&conn) else { return };
+        let Some((begun, position)) = stats.exchange.take() else { return };
+        let took = at.saturating_sub(begun);
         stats.exchanges += 1;
         stats.exchanges_ns = stats.exchanges_ns.saturating_add(took);
-        stats.slowest_ns = Some(stats.slowest_ns.map_or(took, |slowest| slowest.max(took)));
-        let number = stats.messages;
-        let position = u32::from(position) + 1;
+        stats.slowest_ns = stats.slowest_ns.max(Some(took));
+        let (number, position) = (stats.messages, u32::from(position) + 1);
         self.exchanges.push(Exchange { conn, number, at_ns: begun, took_ns: took, position });
     }
 
     fn of_conn(&mut self, conn: ConnId, event: &Event) {
-        let accepted = &mut self.accepted;
-        let track = self.all.entry(conn).or_insert_with(|| {
+        let stats = self.all.entry(conn).or_insert_with(|| {
             let file = file(event);
-            let at = file.and_then(|file| accepted.remove(&file));
-            let (accepted_ns, first_ns) = (at, event.at);
-            let stats = ConnectionStats { conn, file, accepted_ns, first_ns, ..Default::default() };
-            Track { stats, exchange: None, gaps: 0 }
+            let accepted_ns = file.and_then(|file| self.accepted.remove(&file));
+            let first_ns = event.at;
+            ConnectionStats { conn, file, accepted_ns, first_ns, ..ConnectionStats::default() }
         });
-        track.forget_before(self.gaps);
-        track.stats.last_ns = event.at;
-        track.stats.in_flight = event.in_flight.of_conn;
-        track.check(event, self.whole);
+        stats.forget_before(self.gaps);
+        stats.last_ns = event.at;
+        stats.in_flight = event.in_flight.of_conn;
+        stats.check(event, self.whole);
         let begins = matches!(event.what, Payload::Submitted { .. } | Payload::CallBegin { .. });
-        track.stats.receives += u64::from(begins && event.op.is_some_and(Op::receives));
-        track.ended(event);
+        stats.receives += u64::from(begins && event.op.is_some_and(Op::receives));
+        stats.ended(event);
         let sends = event.op.is_some_and(Op::sends);
         let sent = sends && matches!(event.result(), Some(Ok(1..)));
-        let is_open = track.exchange.is_some();
+        let is_open = stats.exchange.is_some();
         match self.measure {
             Measure::Taken if sends && is_open && begins => self.ending.push(conn),
             Measure::Completed | Measure::Called if sent => self.answer(conn, event.at),
@@ -271,20 +261,20 @@ impl ConnectionTracker {
     }
 }
 
-impl Track {
+impl ConnectionStats {
     /// Forgets what was in flight before the last of so many gaps.
     fn forget_before(&mut self, gaps: u64) {
         if std::mem::replace(&mut self.gaps, gaps) != gaps {
-            (self.stats.in_flight, self.exchange) = (Kinds::default(), None);
+            (self.in_flight, self.exchange) = (Kinds::default(), None);
         }
     }
 
     /// Checks that each operation has one submission and one end, before the close.
     fn check(&mut self, event: &Event, whole: bool) {
         let name = event.op_name();
-        let is_late = self.stats.closed_ns.is_some() && !event.op.is_some_and(is_of_child);
-        if is_late && self.stats.faults.is_empty() {
-            self.stats.faults.push(format!("{name} came after the close"));
+        let is_late = self.closed_ns.is_some() && !event.op.is_some_and(is_of_child);
+        if is_late && self.faults.is_empty() {
+            self.faults.push(format!("{name} came after the close"));
         }
         // Two cancels of a kind may be in flight: the result says which operation they cancel.
         let Some(Op::Ring(kind)) = event.op else { return };
@@ -306,19 +296,18 @@ impl Track {
 
     /// Notes the first faults: one that repeats adds nothing.
     fn fault(&mut self, sentence: String) {
-        if self.stats.faults.len() < 3 && !self.stats.faults.contains(&sentence) {
-            self.stats.faults.push(sentence);
+        if self.faults.len() < 3 && !self.faults.contains(&sentence) {
+            self.faults.push(sentence);
         }
     }
 
     fn ended(&mut self, event: &Event) {
         let (Some(op), Some(result)) = (event.op, event.result()) else { return };
-        let stats = &mut self.stats;
         match result {
-            Ok(0) if op.receives() => stats.peer_ended_ns = Some(event.at),
+            Ok(0) if op.receives() => self.peer_ended_ns = Some(event.at),
             Ok(n) if op.receives() => {
-                stats.messages += 1;
-                stats.bytes_in += u64::from(n);
+                self.messages += 1;
+                self.bytes_in += u64::from(n);
                 let position = match event.what {
                     Payload::Completed { position, .. } => position,
                     _ => 0,
@@ -326,17 +315,17 @@ impl Track {
                 self.exchange.get_or_insert((event.at, position));
             }
             Ok(n) if op.sends() => {
-                stats.bytes_out += u64::from(n);
-                stats.short += u64::from(event.is_short());
+                self.bytes_out += u64::from(n);
+                self.short += u64::from(event.is_short());
             }
             Ok(_) => {}
-            Err(_) if event.would_block() => stats.would_block += 1,
-            Err(Errno(libc::ENOBUFS)) if op.receives() => stats.out_of_buffers += 1,
+            Err(_) if event.would_block() => self.would_block += 1,
+            Err(Errno(libc::ENOBUFS)) if op.receives() => self.out_of_buffers += 1,
             Err(errno) => {
                 if (op.receives() || op.sends()) && !errno.is_transient() {
-                    stats.ending = Ending::Broken(errno.to_string());
+                    self.ending = Ending::Broken(errno.to_string());
                 }
-                *stats.errors.entry(errno.to_string()).or_default() += 1;
+                *self.errors.entry(errno.to_string()).or_default() += 1;
             }
         }
         if op.closes() {
@@ -345,13 +334,13 @@ impl Track {
     }
 
     fn closed(&mut self, at: u64) {
-        self.stats.closed_ns = Some(at);
-        if !self.stats.in_flight.is_empty() {
-            self.fault(format!("closed while {} was in flight", self.stats.in_flight));
+        self.closed_ns = Some(at);
+        if !self.in_flight.is_empty() {
+            self.fault(format!("closed while {} was in flight", self.in_flight));
         }
-        if self.stats.ending == Ending::Open {
-            let first = self.stats.peer_ended_ns.is_some();
-            self.stats.ending = if first { Ending::PeerFirst } else { Ending::WeFirst };
+        if self.ending == Ending::Open {
+            let first = self.peer_ended_ns.is_some();
+            self.ending = if first { Ending::PeerFirst } else { Ending::WeFirst };
         }
     }
 }

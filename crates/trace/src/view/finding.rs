@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::iterations::Moment;
 use super::text::wrap;
 
-/// How bad it is.
+/// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
@@ -19,12 +19,12 @@ pub enum Severity {
     Note,
 }
 
-/// Something that was found.
+/// Something that the doctor has found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finding {
     /// What it is called.
     pub name: &'static str,
-    /// How bad it is.
+    /// How bad a finding is.
     pub severity: Severity,
     /// What it is, in a sentence.
     pub what: String,

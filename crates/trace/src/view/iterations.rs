@@ -1,6 +1,6 @@
 //! Iteration by iteration: what each enter or wait took and brought, and what lay between two.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -75,12 +75,7 @@ impl Batches {
             self.bins.resize(bin + 1, 0);
         }
         self.bins[bin] += 1;
-    }
-
-    fn finish(mut self) -> Batches {
-        let iterations: u64 = self.bins.iter().sum();
-        self.mean = if iterations == 0 { 0.0 } else { self.total as f64 / iterations as f64 };
-        self
+        self.mean = self.total as f64 / self.bins.iter().sum::<u64>() as f64;
     }
 
     /// Each bin's name and count, from the first to the last that is not empty, zero left out.
@@ -240,16 +235,10 @@ impl IterationCounter {
 
     /// Returns all of them; `None` if there was no iteration.
     pub(super) fn finish(mut self) -> Option<Iterations> {
-        let mut open: Vec<_> = self.open.keys().copied().collect();
-        open.sort_unstable();
+        let open: BTreeSet<_> = self.open.keys().copied().collect();
         open.into_iter().for_each(|lane| self.close(lane, None));
         let IterationCounter { all, inside, outside, .. } = self;
-        (!all.name.is_empty()).then(|| Iterations {
-            inside: inside.percentiles(),
-            outside: outside.percentiles(),
-            batches: all.batches.finish(),
-            submitted: all.submitted.finish(),
-            ..all
-        })
+        let (inside, outside) = (inside.percentiles(), outside.percentiles());
+        (!all.name.is_empty()).then_some(Iterations { inside, outside, ..all })
     }
 }

@@ -26,6 +26,8 @@ pub enum Phase {
     Copying,
     /// It accepts, closes, and so on.
     Other,
+    /// There is no call: it is between two.
+    Between,
 }
 
 impl Phase {
@@ -70,15 +72,14 @@ impl TimeSpent {
         self.copying_ns.saturating_add(self.other_ns).saturating_add(self.between_ns)
     }
 
-    fn add(&mut self, other: &TimeSpent) {
-        for (sum, more) in [
-            (&mut self.waiting_ns, other.waiting_ns),
-            (&mut self.copying_ns, other.copying_ns),
-            (&mut self.other_ns, other.other_ns),
-            (&mut self.between_ns, other.between_ns),
-        ] {
-            *sum = sum.saturating_add(more);
-        }
+    fn add(&mut self, phase: Phase, nanos: u64) {
+        let sum = match phase {
+            Phase::Waiting => &mut self.waiting_ns,
+            Phase::Copying => &mut self.copying_ns,
+            Phase::Other => &mut self.other_ns,
+            Phase::Between => &mut self.between_ns,
+        };
+        *sum = sum.saturating_add(nanos);
     }
 }
 
@@ -105,18 +106,9 @@ pub struct ThreadSpan {
     /// The numbers of its first record and of its last.
     #[serde(skip)]
     ends: (u64, u64),
+    /// What it is doing, and since when. `None` if it has just begun, or records are missing.
     #[serde(skip)]
-    now: Now,
-}
-
-/// What a thread or child is doing, and since when.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Now {
-    /// Not known: it has just begun, or records are missing.
-    #[default]
-    Unknown,
-    Between(u64),
-    In(Phase, u64),
+    now: Option<(Phase, u64)>,
 }
 
 impl ThreadSpan {
@@ -141,37 +133,38 @@ impl ThreadSpan {
         self.number
     }
 
-    /// Whether this is the last that it did, and it was then in no call.
-    pub(crate) fn ends_with(&self, event: &Event) -> bool {
-        let is_over = !matches!(self.now, Now::In(..)) && self.number != MAIN;
-        is_over && event.number == self.ends.1
+    /// Whether it is in a call.
+    fn is_calling(&self) -> bool {
+        self.now.is_some_and(|(phase, _)| phase != Phase::Between)
     }
 
-    fn see(&mut self, event: &Event, from: u64) {
+    /// Whether this is the last that it did, and it was then in no call.
+    pub(crate) fn ends_with(&self, event: &Event) -> bool {
+        !self.is_calling() && self.number != MAIN && event.number == self.ends.1
+    }
+
+    /// Takes in an event of its own; nothing before `from` is counted.
+    fn see(&mut self, event: &Event, from: u64, all: &mut TimeSpent) {
         (self.ends.1, self.until_ns) = (event.number, event.at);
-        let next = match (&event.what, Phase::of(event)) {
+        let next = match (event.what, Phase::of(event)) {
             (Payload::CallBegin { .. } | Payload::WaitBegin { .. }, Some(phase)) => {
                 self.calls += u64::from(event.at >= from);
-                Now::In(phase, event.at)
+                phase
             }
-            (_, Some(_)) | (Payload::Lane { .. }, _) => Now::Between(event.at),
+            (_, Some(_)) | (Payload::Lane { .. }, _) => Phase::Between,
             _ => return,
         };
-        self.spend(event.at, from);
-        self.now = next;
+        self.spend(event.at, from, all);
+        self.now = Some((next, event.at));
     }
 
     /// Accounts for the time until now, from `from` on.
-    fn spend(&mut self, until: u64, from: u64) {
-        let spent = &mut self.spent;
-        let (field, since) = match self.now {
-            Now::Unknown => return,
-            Now::Between(since) => (&mut spent.between_ns, since),
-            Now::In(Phase::Waiting, since) => (&mut spent.waiting_ns, since),
-            Now::In(Phase::Copying, since) => (&mut spent.copying_ns, since),
-            Now::In(Phase::Other, since) => (&mut spent.other_ns, since),
-        };
-        *field = field.saturating_add(until.saturating_sub(since.max(from)));
+    fn spend(&mut self, until: u64, from: u64, all: &mut TimeSpent) {
+        if let Some((phase, since)) = self.now {
+            let nanos = until.saturating_sub(since.max(from));
+            self.spent.add(phase, nanos);
+            all.add(phase, nanos);
+        }
     }
 }
 
@@ -207,13 +200,11 @@ impl Lanes {
     /// lanes.
     pub(crate) fn busiest(&self, most: usize) -> Vec<usize> {
         let mut all: Vec<usize> = (0..self.spans.len()).collect();
-        all.sort_by_key(|&one| {
-            let span = &self.spans[one];
-            (span.number != MAIN, Reverse(span.calls))
-        });
+        let number = |one: usize| self.spans[one].number;
+        all.sort_by_key(|&one| (number(one) != MAIN, Reverse(self.spans[one].calls)));
         all.truncate(most);
         // The main lane's number is the greatest.
-        all.sort_by_key(|&one| (self.spans[one].number.wrapping_add(1), one));
+        all.sort_by_key(|&one| (number(one).wrapping_add(1), one));
         all
     }
 }
@@ -238,11 +229,11 @@ impl LaneTracker {
         if cut.until.is_some() && !cut.is_in_time(event.at.max(self.from)) {
             return;
         }
-        let Lanes { spans, of_lanes, .. } = &mut self.lanes;
+        let Lanes { spans, of_lanes, spent, .. } = &mut self.lanes;
         if matches!(event.what, Payload::Lost(_)) {
             // The ends of the calls that they were in may be among the missing records.
             for last in of_lanes.values().filter_map(|of_lane| of_lane.last()) {
-                spans[*last].now = Now::Unknown;
+                spans[*last].now = None;
             }
         }
         let Some(lane) = event.lane else { return };
@@ -250,24 +241,23 @@ impl LaneTracker {
         if matches!(event.what, Payload::Lane { .. }) || of_lane.is_empty() {
             // The thread or child before it has gone; if it was in a call, it was killed in it.
             if let Some(&last) = of_lane.last() {
-                spans[last].now = Now::Unknown;
+                spans[last].now = None;
             }
             of_lane.push(spans.len());
             spans.push(ThreadSpan::new(header, lane, event));
         }
         let last = of_lane.last().expect("it has one by now");
-        spans[*last].see(event, self.from);
+        spans[*last].see(event, self.from, spent);
     }
 
     /// Returns all of them, of a part that ends at `until`.
     pub(super) fn finish(self, until: u64) -> Lanes {
         let LaneTracker { mut lanes, from } = self;
         for span in &mut lanes.spans {
-            if span.number == MAIN || matches!(span.now, Now::In(..)) {
-                span.spend(until, from);
+            if span.number == MAIN || span.is_calling() {
+                span.spend(until, from, &mut lanes.spent);
                 span.until_ns = until;
             }
-            lanes.spent.add(&span.spent);
         }
         let here = |span: &&ThreadSpan| span.until_ns >= from;
         lanes.count = lanes.spans.iter().filter(here).count() as u64;

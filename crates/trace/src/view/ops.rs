@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use proactor_record::{Errno, Op, Payload};
+use proactor_record::{Op, Payload};
 use proactor_report::Latencies;
 use proactor_report::histogram::Percentiles;
 use serde::Serialize;
@@ -72,23 +72,24 @@ impl OpRow {
     pub fn waits_for_others(&self) -> bool {
         self.op.waits_for_others(self.may_sleep)
     }
+
+    fn add_to_octave(&mut self, from_ns: u64) {
+        match self.octaves.binary_search_by_key(&from_ns, |one| one.from_ns) {
+            Ok(at) => self.octaves[at].count += 1,
+            Err(at) => self.octaves.insert(at, Octave { from_ns, count: 1 }),
+        }
+    }
 }
 
 /// Counts events, operation by operation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ops {
-    rows: HashMap<Op, OpCounter>,
+    /// Each row with its ages, if it has any.
+    rows: HashMap<Op, (OpRow, Option<Latencies>)>,
     /// Whether calls have durations.
     timed: bool,
     /// Whether waits are calls like others, and not iterations of a loop.
     counts_waits: bool,
-}
-
-#[derive(Debug)]
-struct OpCounter {
-    row: OpRow,
-    ages: Option<Latencies>,
-    octaves: BTreeMap<u64, u64>,
 }
 
 impl Ops {
@@ -102,82 +103,55 @@ impl Ops {
         let is_wait = matches!(event.what, Payload::WaitBegin { .. } | Payload::WaitEnd { .. });
         let wait = (is_wait && self.counts_waits).then_some(Op::Wait);
         let Some(op) = event.op.or(wait) else { return };
-        let timed = self.timed;
-        let row = self.rows.entry(op).or_insert_with(|| OpCounter::new(op, timed));
-        let is_unseen = u64::from(event.begun.is_none());
+        let (row, ages) = self.rows.entry(op).or_insert_with(|| {
+            let on_ring = op.is_on_ring();
+            let has_ages = if on_ring { !op.waits_for_others(false) } else { self.timed };
+            let row = OpRow { op, on_ring, may_sleep: op == Op::Wait, ..OpRow::default() };
+            (row, has_ages.then(Latencies::new))
+        });
+        let Some(result) = event.result() else {
+            row.begun += 1;
+            return;
+        };
         match event.what {
-            Payload::Submitted { .. } | Payload::CallBegin { .. } | Payload::WaitBegin { .. } => {
-                row.row.begun += 1;
-                return;
-            }
-            Payload::Completed { .. } => {
-                row.row.ended += 1;
-                row.row.multishot |= event.is_multishot();
-                row.row.unseen += is_unseen;
-            }
-            Payload::Implied { .. } => {
-                row.row.implied += 1;
-                row.row.unseen += is_unseen;
-            }
-            Payload::CallEnd { may_sleep, .. } => {
-                row.row.ended += 1;
-                row.row.may_sleep |= may_sleep;
-            }
-            Payload::WaitEnd { .. } => row.row.ended += 1,
-            _ => return,
+            Payload::Implied { .. } => row.implied += 1,
+            _ => row.ended += 1,
         }
-        row.ended(op, event);
+        row.multishot |= event.is_multishot();
+        row.may_sleep |= matches!(event.what, Payload::CallEnd { may_sleep: true, .. });
+        row.unseen += u64::from(row.on_ring && event.begun.is_none());
+        if let (Some(ages), Some(nanos)) = (ages, event.lasted) {
+            ages.record(Duration::from_nanos(nanos));
+            row.together_ns = Some(row.together_ns.unwrap_or(0).saturating_add(nanos));
+            row.add_to_octave(octave(nanos));
+        }
+        match result {
+            Ok(0) if op.receives() => row.eof += 1,
+            Ok(n) => {
+                row.ok += 1;
+                row.bytes += if op.receives() || op.sends() { u64::from(n) } else { 0 };
+                row.short += u64::from(event.is_short());
+            }
+            Err(_) if event.would_block() => row.would_block += 1,
+            Err(errno) => *row.errors.entry(errno.to_string()).or_default() += 1,
+        }
     }
 
     /// Returns all rows, in the order of the operations' numbers, with those `in_flight` at the
     /// end.
     pub(super) fn finish(self, in_flight: &HashMap<Op, u64>) -> Vec<OpRow> {
-        let mut rows: Vec<_> = self.rows.into_iter().collect();
-        rows.sort_by_key(|(op, _)| match op {
-            Op::Wait => (0, 0),
-            Op::Ring(kind) => (1, *kind as u8),
-            Op::Call(call) => (2, *call as u8),
+        let rows = self.rows.into_values().map(|(row, ages)| OpRow {
+            ages: ages.filter(|ages| !ages.is_empty()).map(|ages| ages.percentiles()),
+            in_flight: in_flight.get(&row.op).copied().unwrap_or(0),
+            ..row
         });
-        let octave = |(from_ns, count)| Octave { from_ns, count };
-        let finish = |(op, one): (Op, OpCounter)| OpRow {
-            ages: one.ages.filter(|ages| !ages.is_empty()).map(|ages| ages.percentiles()),
-            octaves: one.octaves.into_iter().map(octave).collect(),
-            in_flight: in_flight.get(&op).copied().unwrap_or(0),
-            ..one.row
-        };
-        rows.into_iter().map(finish).collect()
-    }
-}
-
-impl OpCounter {
-    fn new(op: Op, timed: bool) -> OpCounter {
-        let has_ages = match op {
-            Op::Ring(_) => !op.waits_for_others(false),
-            Op::Call(_) | Op::Wait => timed,
-        };
-        let may_sleep = op == Op::Wait;
-        let row = OpRow { op, on_ring: op.is_on_ring(), may_sleep, ..OpRow::default() };
-        OpCounter { row, ages: has_ages.then(Latencies::new), octaves: BTreeMap::new() }
-    }
-
-    fn ended(&mut self, op: Op, event: &Event) {
-        if let (Some(ages), Some(nanos)) = (&mut self.ages, event.lasted) {
-            ages.record(Duration::from_nanos(nanos));
-            self.row.together_ns = Some(self.row.together_ns.unwrap_or(0).saturating_add(nanos));
-            *self.octaves.entry(octave(nanos)).or_default() += 1;
-        }
-        let row = &mut self.row;
-        match event.result() {
-            Some(Ok(0)) if op.receives() => row.eof += 1,
-            Some(Ok(n)) => {
-                row.ok += 1;
-                row.bytes += if op.receives() || op.sends() { u64::from(n) } else { 0 };
-                row.short += u64::from(event.is_short());
-            }
-            Some(Err(Errno(libc::EAGAIN))) if matches!(op, Op::Call(_)) => row.would_block += 1,
-            Some(Err(errno)) => *row.errors.entry(errno.to_string()).or_default() += 1,
-            None => {}
-        }
+        let mut rows: Vec<OpRow> = rows.collect();
+        rows.sort_by_key(|row| match row.op {
+            Op::Wait => (0, 0),
+            Op::Ring(kind) => (1, kind as u8),
+            Op::Call(call) => (2, call as u8),
+        });
+        rows
     }
 }
 

@@ -1,6 +1,6 @@
 //! A trace in numbers, from one pass over its events.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use proactor::keys::ConnId;
@@ -91,18 +91,81 @@ pub struct Anomalies {
 impl TraceStats {
     /// Of this part of a trace.
     pub fn of(trace: &Trace, cut: &Cut) -> TraceStats {
-        let mut pass = Pass::new(trace, cut);
+        let header = &trace.header;
+        let waits = trace.records.iter().any(|one| one.is(RecordKind::WaitBegin));
+        let is_timed = header.level == Some(Level::Record) || !waits;
+        // Many threads or processes recorded, most of which sleep in calls of their own.
+        let no_loop = header.writers != Writers::One;
+        let (mut ops, mut conns) = (Ops::new(is_timed, no_loop), ConnectionTracker::new(trace));
+        let mut lanes = LaneTracker::new(header, cut).filter(|_| cut.conn.is_none());
+        let (mut iterations, mut buffers) = (IterationCounter::default(), Buffers::default());
+        let (mut answered, mut span) = (Latencies::new(), None);
+        let mut stats = TraceStats::default();
+        let (mut seen, mut open) = (HashSet::new(), HashSet::new());
         let mut events = events(trace);
         for event in &mut events {
-            if let Some(lanes) = &mut pass.lanes {
-                lanes.see(&trace.header, &event, cut);
+            if let Some(lanes) = &mut lanes {
+                lanes.see(header, &event, cut);
             }
-            pass.see(&event, cut);
+            conns.see(&event);
+            for one in conns.exchanges.drain(..) {
+                if cut.is_in_time(one.at_ns) && cut.is_of(Some(one.conn)) {
+                    answered.record(Duration::from_nanos(one.took_ns));
+                }
+            }
+            if !cut.is_in_time(event.at) {
+                continue;
+            }
+            span = Some((span.map_or(event.at, |(from, _)| from), event.at));
+            if cut.conn.is_none() && !no_loop {
+                iterations.see(&event);
+                buffers.see(&event);
+            }
+            if cut.is_of(event.conn) {
+                ops.see(&event);
+                stats.traffic(&event, &mut seen, &mut open);
+                stats.anomalies.see(&event);
+            }
         }
         // The operations in flight are of all connections, and of the end of the trace.
-        let is_whole = *cut == Cut::default();
-        let in_flight = if is_whole { events.in_flight() } else { HashMap::new() };
-        pass.finish(trace, cut, &in_flight)
+        let is_all = *cut == Cut::default();
+        let ops = ops.finish(&if is_all { events.in_flight() } else { HashMap::new() });
+        let (iterations, (from, to)) = (iterations.finish(), span.unwrap_or((0, 0)));
+        let source = Source::new(trace, cut, from, to);
+        let has_all_calls = cut.conn.is_none() && header.sample == 1;
+        let is_whole = trace.lost() == 0 && trace.remarks.is_empty() && cut.since.is_none();
+        TraceStats {
+            calls: has_all_calls.then(|| calls(&source, &ops, iterations.as_ref())),
+            source,
+            ops,
+            iterations,
+            lanes: lanes.map(|lanes| lanes.finish(to)),
+            queue: header.get("completions").and_then(|size| size.parse().ok()),
+            buffers: buffers.finish(is_whole),
+            answered: answered.percentiles(),
+            measure: conns.measure,
+            conns: conns.finish(),
+            ..stats
+        }
+    }
+
+    fn traffic(&mut self, event: &Event, seen: &mut HashSet<ConnId>, open: &mut HashSet<ConnId>) {
+        let Some(conn) = event.conn else { return };
+        if seen.insert(conn) {
+            open.insert(conn);
+            self.connections += 1;
+            self.connections_max = self.connections_max.max(open.len() as u64);
+        }
+        let (Some(op), Some(result)) = (event.op, event.result()) else { return };
+        let n = u64::from(result.unwrap_or(0));
+        if op.receives() && n > 0 {
+            self.messages += 1;
+            self.bytes_in += n;
+        } else if op.sends() {
+            self.bytes_out += n;
+        } else if op.closes() {
+            open.remove(&conn);
+        }
     }
 
     /// The row of this operation or call, if there is one.
@@ -117,8 +180,8 @@ impl TraceStats {
 
     /// How many of something there were per message; `None` without messages, or of a sample.
     pub fn per_message(&self, number: u64) -> Option<f64> {
-        let told = self.messages > 0 && self.source.sample == 1;
-        told.then(|| number as f64 / self.messages as f64)
+        let is_known = self.messages > 0 && self.source.sample == 1;
+        is_known.then(|| number as f64 / self.messages as f64)
     }
 
     /// Whether it is of a ring.
@@ -131,109 +194,6 @@ impl TraceStats {
     pub fn share_inside(&self) -> Option<f64> {
         let iterations = self.iterations.as_ref()?;
         (self.source.span_ns > 0).then(|| iterations.inside_ns as f64 / self.source.span_ns as f64)
-    }
-}
-
-struct Pass {
-    stats: TraceStats,
-    ops: Ops,
-    /// Many threads or processes recorded, most of which sleep in calls of their own.
-    no_loop: bool,
-    iterations: IterationCounter,
-    lanes: Option<LaneTracker>,
-    conns: ConnectionTracker,
-    answered: Latencies,
-    buffers: Buffers,
-    span: Option<(u64, u64)>,
-    /// The connections seen, and whether each is closed.
-    closed: HashMap<ConnId, bool>,
-    open: u64,
-}
-
-impl Pass {
-    fn new(trace: &Trace, cut: &Cut) -> Pass {
-        let waits = trace.records.iter().any(|one| one.is(RecordKind::WaitBegin));
-        let timed = trace.header.level == Some(Level::Record) || !waits;
-        let no_loop = trace.header.writers != Writers::One;
-        Pass {
-            stats: TraceStats::default(),
-            ops: Ops::new(timed, no_loop),
-            no_loop,
-            iterations: IterationCounter::default(),
-            lanes: LaneTracker::new(&trace.header, cut).filter(|_| cut.conn.is_none()),
-            conns: ConnectionTracker::new(trace),
-            answered: Latencies::new(),
-            buffers: Buffers::default(),
-            span: None,
-            closed: HashMap::new(),
-            open: 0,
-        }
-    }
-
-    fn see(&mut self, event: &Event, cut: &Cut) {
-        self.conns.see(event);
-        for one in self.conns.exchanges.drain(..) {
-            if cut.is_in_time(one.at_ns) && cut.is_of(Some(one.conn)) {
-                self.answered.record(Duration::from_nanos(one.took_ns));
-            }
-        }
-        if !cut.is_in_time(event.at) {
-            return;
-        }
-        let (from, _) = *self.span.get_or_insert((event.at, event.at));
-        self.span = Some((from, event.at));
-        if cut.conn.is_none() && !self.no_loop {
-            self.iterations.see(event);
-            self.buffers.see(event);
-        }
-        if !cut.is_of(event.conn) {
-            return;
-        }
-        self.ops.see(event);
-        self.traffic(event);
-        self.stats.anomalies.see(event);
-    }
-
-    fn traffic(&mut self, event: &Event) {
-        let (Some(conn), stats) = (event.conn, &mut self.stats) else { return };
-        let closed = self.closed.entry(conn).or_insert_with(|| {
-            self.open += 1;
-            stats.connections_max = stats.connections_max.max(self.open);
-            false
-        });
-        let (Some(op), Some(result)) = (event.op, event.result()) else { return };
-        let n = u64::from(result.unwrap_or(0));
-        if op.receives() && n > 0 {
-            stats.messages += 1;
-            stats.bytes_in += n;
-        } else if op.sends() {
-            stats.bytes_out += n;
-        } else if op.closes() && !*closed {
-            *closed = true;
-            self.open -= 1;
-        }
-    }
-
-    fn finish(self, trace: &Trace, cut: &Cut, in_flight: &HashMap<Op, u64>) -> TraceStats {
-        let (ops, iterations) = (self.ops.finish(in_flight), self.iterations.finish());
-        let (from, to) = self.span.unwrap_or((0, 0));
-        let is_whole = trace.lost() == 0 && trace.remarks.is_empty() && cut.since.is_none();
-        let has_all_calls = cut.conn.is_none() && trace.header.sample == 1;
-        let source = Source::new(trace, cut, from, to);
-        TraceStats {
-            connections: self.closed.len() as u64,
-            calls: has_all_calls.then(|| calls(&source, &ops, iterations.as_ref())),
-            source,
-            ops,
-            iterations,
-            lanes: self.lanes.map(|lanes| lanes.finish(to)),
-            queue: trace.header.get("completions").and_then(|size| size.parse().ok()),
-            buffers: self.buffers.finish(is_whole),
-            answered: self.answered.percentiles(),
-            measure: self.conns.measure(),
-            conns: self.conns.finish(),
-            ..self.stats
-        }
     }
 }
 

@@ -112,7 +112,7 @@ impl ConnectionTimeline {
                 }
             }
         }
-        let measure = tracker.measure();
+        let measure = tracker.measure;
         let stats = tracker.finish().into_iter().find(|stats| stats.conn == conn)?;
         let from = stats.accepted_ns.unwrap_or(stats.first_ns);
         Some(ConnectionTimeline {
