@@ -15,10 +15,10 @@ use rust::{Comment, Kind, SOURCES, SourceFile, crate_of, files, read, root};
 // The number of offences that are left. They may only fall, and the aim is 0.
 const TYPES_TWICE_LEFT: usize = 0;
 const BANNED_WORDS_LEFT: usize = 58;
-const BANNED_NAMES_LEFT: usize = 23;
+const BANNED_NAMES_LEFT: usize = 22;
 const FILES_IN_CIRCLES_LEFT: usize = 2;
 const UNEXPLAINED_UNSAFE_LEFT: usize = 0;
-const POOR_DOCS_LEFT: usize = 38;
+const POOR_DOCS_LEFT: usize = 33;
 const ANSWERS_MISPLACED_LEFT: usize = 0;
 const LINKS_BROKEN_LEFT: usize = 0;
 const TESTS_MISSING_LEFT: usize = 0;

@@ -1,7 +1,6 @@
 //! `proactor compare`: every I/O model under the same load, side by side.
 
 use std::cell::Cell;
-use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -9,7 +8,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use indicatif::ProgressBar;
 
 use super::output::{self, Destination, GREEN, RED, note};
 use super::picks::{self, Pick, picked};
@@ -111,7 +109,9 @@ impl CompareArgs {
         let loads = plan.loads.iter().map(|load| load.connections);
         let most = loads.max().unwrap_or(0).max(plan.idle + 1);
         let stop = stop_signal()?;
-        let recordings = Recordings::default();
+        // A trace file has no name, so none remains after a crash. It stays open until the next is
+        // created: by then its server has opened it, or has ended.
+        let trace = Cell::new(None);
         let start = |ModelSpec { model, recorded }: &ModelSpec| {
             let mut command = Command::new(&program);
             command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", "echo"]);
@@ -123,16 +123,28 @@ impl CompareArgs {
             }
             if *recorded {
                 let failed = |error| ServerError(format!("cannot create a trace file: {error}"));
-                command.arg(recordings.next().map_err(failed)?);
+                let file = tempfile::tempfile().map_err(failed)?;
+                let (process, fd) = (std::process::id(), file.as_raw_fd());
+                command.arg(format!("--trace=/proc/{process}/fd/{fd}"));
+                trace.set(Some(file));
             }
             Ok(command)
         };
-        let mut live = Live::new();
+        let bar = output::progress("compare {spinner} {elapsed}  {msg}");
+        let mut printed = Instant::now();
         let comparison = proactor_compare::run(&plan, &start, &mut |progress| {
-            live.show(progress);
+            if io::stderr().is_terminal() {
+                // Only now, when this thread is pinned: the thread of the spinner must stay on the
+                // CPU of the client.
+                bar.enable_steady_tick(TICK);
+                bar.set_message(line(progress));
+            } else if printed.elapsed() >= PLAIN_EVERY {
+                printed = Instant::now();
+                note!("compare  {}", line(progress));
+            }
             stop.take() == 0
         });
-        live.bar.finish_and_clear();
+        bar.finish_and_clear();
         let comparison = comparison?;
 
         if let Some(to) = to {
@@ -168,23 +180,6 @@ impl CompareArgs {
     }
 }
 
-/// Trace files of the recorded models. They have no names, so none remains after a crash.
-#[derive(Default)]
-struct Recordings {
-    /// Stays open until the next file is created: by then its server has opened it, or has ended.
-    last: Cell<Option<File>>,
-}
-
-impl Recordings {
-    /// Returns the option that makes the next server record into a new file.
-    fn next(&self) -> io::Result<String> {
-        let file = tempfile::tempfile()?;
-        let option = format!("--trace=/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        self.last.set(Some(file));
-        Ok(option)
-    }
-}
-
 /// Parses the time of a comparison.
 fn total_time(text: &str) -> Result<Duration, String> {
     match units::parse_duration(text)? {
@@ -199,35 +194,10 @@ fn drawn() -> u64 {
     RandomState::new().hash_one(BASELINE) % 10_000
 }
 
-/// The progress on standard error: one line that is updated in place, or, if that is not a
-/// terminal, a line every ten seconds.
-struct Live {
-    bar: ProgressBar,
-    printed: Instant,
-}
-
+/// Period of the lines of progress, if standard error is not a terminal.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 /// Period of the spinner. A server may take seconds to start.
 const TICK: Duration = Duration::from_millis(250);
-
-impl Live {
-    fn new() -> Live {
-        let bar = output::progress("compare {spinner} {elapsed}  {msg}");
-        Live { bar, printed: Instant::now() }
-    }
-
-    fn show(&mut self, progress: &Progress<'_>) {
-        if io::stderr().is_terminal() {
-            // Only now, when this thread is pinned: the thread of the spinner must stay on the
-            // CPU of the client.
-            self.bar.enable_steady_tick(TICK);
-            self.bar.set_message(line(progress));
-        } else if self.printed.elapsed() >= PLAIN_EVERY {
-            self.printed = Instant::now();
-            note!("compare  {}", line(progress));
-        }
-    }
-}
 
 fn line(progress: &Progress<'_>) -> String {
     let Progress { table: (number, tables), load, participant, activity, left } = progress;

@@ -6,15 +6,12 @@ use proactor::Model;
 use proactor_compare::plan::{ModelSpec, RECORDED};
 use proactor_models::{ALL, Choice};
 
-/// One word of `--models`; words are separated by commas.
+/// One word of `--models`; words are separated by commas. `all` adds every model, `NAME` adds this
+/// model, and `-NAME` removes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Pick {
-    /// `all` adds every model.
-    All,
-    /// `NAME` adds this model.
-    Take(ModelSpec),
-    /// `-NAME` removes this model.
-    Leave(ModelSpec),
+pub(super) struct Pick {
+    removes: bool,
+    specs: Vec<ModelSpec>,
 }
 
 /// Parses a model by its name; `NAME+trace` and `NAME` are different models.
@@ -40,42 +37,38 @@ impl FromStr for Pick {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Pick, String> {
-        match (text, text.strip_prefix('-')) {
-            ("all", _) => Ok(Pick::All),
-            (_, Some(left)) => named(left).map(Pick::Leave),
-            (_, None) => named(text).map(Pick::Take),
-        }
-        .map_err(|why| format!("{why} (or all; -NAME removes one)"))
+        let name = text.strip_prefix('-');
+        let specs = match text {
+            "all" => ALL.map(|model| model.name().into()).to_vec(),
+            _ => vec![
+                named(name.unwrap_or(text))
+                    .map_err(|why| format!("{why} (or all; -NAME removes one)"))?,
+            ],
+        };
+        Ok(Pick { removes: name.is_some(), specs })
     }
 }
 
 /// Parses a word of `--models` where nothing is recorded into a file.
 pub(super) fn unrecorded(text: &str) -> Result<Pick, String> {
-    match text.parse()? {
-        Pick::Take(spec) | Pick::Leave(spec) if spec.recorded => {
-            Err(format!("only compare takes {text}: write {}", spec.model))
-        }
-        pick => Ok(pick),
+    let pick: Pick = text.parse()?;
+    match pick.specs.iter().find(|spec| spec.recorded) {
+        Some(spec) => Err(format!("only compare takes {text}: write {}", spec.model)),
+        None => Ok(pick),
     }
 }
 
 /// Applies the words in order. Returns each selected model once, in the order of its first word.
 pub(super) fn picked(picks: &[Pick]) -> Vec<ModelSpec> {
     let mut taken: Vec<ModelSpec> = Vec::new();
-    for pick in picks {
-        let more = match pick {
-            Pick::All => ALL.map(|model| model.name().into()).to_vec(),
-            Pick::Take(spec) => vec![spec.clone()],
-            Pick::Leave(left) => {
-                taken.retain(|spec| spec != left);
-                continue;
-            }
-        };
-        more.into_iter().for_each(|spec| {
-            if !taken.contains(&spec) {
-                taken.push(spec);
-            }
-        });
+    for (spec, removes) in
+        picks.iter().flat_map(|it| it.specs.iter().map(|spec| (spec, it.removes)))
+    {
+        match taken.iter().position(|it| it == spec) {
+            Some(at) if removes => drop(taken.remove(at)),
+            None if !removes => taken.push(spec.clone()),
+            _ => {}
+        }
     }
     taken
 }

@@ -84,11 +84,8 @@ pub fn run(
             Some(refusal) => Err(refusal),
             None => record::record(&alone, model, options).map_err(|error| error.to_string()),
         };
-        let (timelines, refusal) = match recorded {
-            Ok(timelines) => (timelines, None),
-            Err(refusal) => (Vec::new(), Some(refusal)),
-        };
-        let mut timelines = timelines.into_iter();
+        let refusal = recorded.as_ref().err().cloned();
+        let mut timelines = recorded.into_iter().flatten();
         let (single, several) = (timelines.next(), timelines.next());
         let (name, summary) = (model.name(), model.info().summary);
         ModelReport { model: name, summary, refusal, several, single }

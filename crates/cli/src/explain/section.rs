@@ -20,8 +20,8 @@ pub(super) fn sections(report: &ExplainReport) -> Vec<Section<'_>> {
             let reason = it.refusal.as_deref().unwrap_or("one connection at a time");
             (it, timeline(it).ok_or(reason))
         });
-        let rows: Vec<_> = rows.collect();
-        Section { title, axis: Axis::of(rows.iter().filter_map(|(_, row)| row.ok())), rows }
+        let axis = Axis::of(report.models.iter().filter_map(timeline));
+        Section { title, axis, rows: rows.collect() }
     };
     let several = format!("{} connections, one message on each, sent at once", report.connections);
     let several = section(several, |it| it.several.as_ref());
@@ -57,13 +57,11 @@ pub(super) fn style((kind, actor): (PhaseKind, Actor)) -> PhaseStyle {
         (PhaseKind::Waking, _) => ("data arrives, thread wakes", '▒', &[("wake", 1.0)]),
         (PhaseKind::WithoutData, _) => ("system call without data", '·', &[("ask", 1.0)]),
         (PhaseKind::Copying, Actor::Thread) => ("the call copies", '█', &[("copy", 1.0)]),
-        (PhaseKind::Copying, Actor::Kernel) => {
-            ("the kernel copies", '◆', &[("wait", 1.0), ("own", 0.5)])
-        }
         (PhaseKind::WakingAndCopying, Actor::Thread) => {
             ("thread wakes and copies in one call", '▓', &[("wake", 1.0), ("copy", 0.5)])
         }
-        (PhaseKind::WakingAndCopying, Actor::Kernel) => {
+        (PhaseKind::Copying, _) => ("the kernel copies", '◆', &[("wait", 1.0), ("own", 0.5)]),
+        (PhaseKind::WakingAndCopying, _) => {
             ("the kernel copies", '◆', &[("wake", 1.0), ("own", 0.5)])
         }
     };
@@ -107,11 +105,9 @@ pub(super) fn names(
     end: f64,
 ) -> Vec<PlacedWords> {
     let class = |call: &ServerCall| {
-        let has = |class: &&&str| {
-            let mut layers = call.phases.iter().flat_map(|it| style((it.kind, it.actor)).layers);
-            layers.any(|layer| layer.0 == **class)
-        };
-        ["own", "copy", "ask"].iter().find(has).copied().unwrap_or("wait")
+        let layers = call.phases.iter().flat_map(|it| style((it.kind, it.actor)).layers);
+        let classes: Vec<&str> = layers.map(|(class, _)| *class).collect();
+        ["own", "copy", "ask"].into_iter().find(|it| classes.contains(it)).unwrap_or("wait")
     };
     let names = timeline.groups().map(|(group, words)| {
         let at = place(group[0].begin);

@@ -242,92 +242,83 @@ pub(super) fn median(
     enters: &[(u64, RingOps)],
     unrecorded: u64,
 ) -> io::Result<CallTimeline> {
-    let mut shown: Vec<&MessageRun> = runs.iter().collect();
-    if shown.iter().any(|run| run.woke_after_all_were_sent()) {
-        shown.retain(|run| run.woke_after_all_were_sent());
+    let mut shown: Vec<&MessageRun> =
+        runs.iter().filter(|run| run.woke_after_all_were_sent()).collect();
+    if shown.is_empty() {
+        shown = runs.iter().collect();
     }
     shown.sort_by_key(|run| run.reply());
-    let (Some(first), Some(last)) = (shown.first(), shown.last()) else {
-        return Err(io::Error::other("there was no message"));
-    };
-    let middle = shown[shown.len() / 2];
-    let excess = middle.reply().saturating_sub(unrecorded);
-    let [first, last] = [first, last].map(|run| timeline(run, enters, excess).received);
-    let timeline = timeline(middle, enters, excess);
-    if timeline.calls.is_empty() {
+    let middle = shown.len() / 2;
+    let excess = shown.get(middle).map_or(0, |run| run.reply().saturating_sub(unrecorded));
+    let mut shown: Vec<_> = shown.iter().map(|run| timeline(run, enters, excess)).collect();
+    if shown.get(middle).is_none_or(|run| run.calls.is_empty()) {
         return Err(io::Error::other("no system call of the server was recorded"));
     }
-    let (runs, spread, unrecorded) = (runs.len(), (first, last), unrecorded as i64);
-    Ok(CallTimeline { runs, spread, unrecorded, ..timeline })
+    let spread = (shown[0].received, shown[shown.len() - 1].received);
+    let unrecorded = unrecorded as i64;
+    Ok(CallTimeline { runs: runs.len(), spread, unrecorded, ..shown.swap_remove(middle) })
 }
 
+/// Returns the timeline of a run, of which the recorder took the time `excess`.
 fn timeline(run: &MessageRun, enters: &[(u64, RingOps)], excess: u64) -> CallTimeline {
     // The reply left in the last call that carried bytes; what the recorder did after it did not
     // delay the client.
     let carries = |call: &&Call| matches!(purpose(call).1, Purpose::Send | Purpose::Enter);
     let began = run.calls.iter().filter(carries).map(|call| call.begin);
     let left = began.filter(|&begin| begin <= run.received).max().unwrap_or(run.received);
-    let removed = Removed::new(run, left, excess);
-    let since = |nanos: u64| nanos as i64 - run.begin as i64 - removed.before(nanos);
-    let recorder = removed.before(left);
-    let received = run.reply() as i64 - recorder;
-    // A thread that only sleeps takes no part.
-    let moved = |thread: u64| {
-        run.calls.iter().any(|call| call.thread == thread && (call.begin > run.begin))
+    // The same share of every gap is the recorder's.
+    let gaps = gaps(run);
+    let share = (excess as f64 / gap_time(&gaps, left).max(1) as f64).min(1.0);
+    let removed = |time| (gap_time(&gaps, time) as f64 * share) as i64;
+    let since = |time: u64| time as i64 - run.begin as i64 - removed(time);
+    let received = run.reply() as i64 - removed(left);
+    let mut timeline = CallTimeline {
+        sent: (run.sent - run.begin) as i64,
+        received,
+        recorder: removed(left),
+        ..CallTimeline::default()
     };
-    let (mut calls, mut asleep) = (Vec::new(), Vec::<String>::new());
     for call in &run.calls {
-        let name = purpose(call).0;
-        if moved(call.thread) {
-            calls.push(server_call(call, since, received, enters));
-        } else if !asleep.iter().any(|it| it == name) {
-            asleep.push(name.to_owned());
+        let name = purpose(call).0.to_owned();
+        // A thread that only sleeps takes no part.
+        let moves = |it: &Call| it.thread == call.thread && it.begin > run.begin;
+        if run.calls.iter().any(moves) {
+            timeline.calls.push(server_call(call, since, received, enters));
+        } else if !timeline.asleep.contains(&name) {
+            timeline.asleep.push(name);
         }
     }
     // A server that never sleeps is shown to the end of its pass.
+    let calls = &mut timeline.calls;
     if calls.iter().all(|call| call.end.is_some()) {
         let next = calls.iter().position(|call| call.begin > received && call.name == "recv");
         calls.truncate(next.map_or(calls.len(), |at| at + 1));
     }
-    let sent = (run.sent - run.begin) as i64;
-    CallTimeline { sent, received, recorder, calls, asleep, ..CallTimeline::default() }
+    timeline
 }
 
-/// The recorder's share of the gaps between the calls of each thread.
-struct Removed {
-    /// The gaps, in order and without overlap.
-    gaps: Vec<(u64, u64)>,
-    share: f64,
-}
-
-impl Removed {
-    /// Takes `excess` out of the gaps before the time `left`, and the same share out of the others.
-    fn new(run: &MessageRun, left: u64, excess: u64) -> Removed {
-        let mut gaps = Vec::new();
-        for (at, call) in run.calls.iter().enumerate() {
-            let next = run.calls[at + 1..].iter().find(|it| it.thread == call.thread);
-            let end = call.end.filter(|&end| end >= run.begin);
-            gaps.extend(end.zip(next.map(|next| next.begin)));
+/// Returns the gaps between the calls of each thread, in order and without overlap.
+fn gaps(run: &MessageRun) -> Vec<(u64, u64)> {
+    let gaps = run.calls.iter().enumerate().filter_map(|(at, call)| {
+        let next = run.calls[at + 1..].iter().find(|it| it.thread == call.thread);
+        call.end.filter(|&end| end >= run.begin).zip(next.map(|next| next.begin))
+    });
+    let mut gaps: Vec<(u64, u64)> = gaps.collect();
+    gaps.sort_unstable();
+    gaps.dedup_by(|next, before| {
+        let overlaps = next.0 <= before.1;
+        if overlaps {
+            before.1 = before.1.max(next.1);
         }
-        gaps.sort_unstable();
-        gaps.dedup_by(|next, before| {
-            let overlaps = next.0 <= before.1;
-            if overlaps {
-                before.1 = before.1.max(next.1);
-            }
-            overlaps
-        });
-        let whole = Removed { gaps, share: 1.0 };
-        let share = excess as f64 / whole.before(left).max(1) as f64;
-        Removed { share: share.min(1.0), ..whole }
-    }
+        overlaps
+    });
+    gaps
+}
 
-    /// Returns how much of the recorder lies before this time.
-    fn before(&self, time: u64) -> i64 {
-        let parts = self.gaps.iter().take_while(|&&(begin, _)| begin < time);
-        let length: u64 = parts.map(|&(begin, end)| end.min(time) - begin).sum();
-        (length as f64 * self.share) as i64
-    }
+/// Returns the duration of the gaps before this time.
+fn gap_time(gaps: &[(u64, u64)], time: u64) -> u64 {
+    let parts = gaps.iter().take_while(|&&(begin, _)| begin < time);
+    parts.map(|&(begin, end)| end.min(time) - begin).sum()
 }
 
 fn server_call(

@@ -1,11 +1,10 @@
 //! `proactor trace attach`: the io_uring activity of any process.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::commands::output::{await_ready, note, stdout};
+use crate::commands::output::{self, await_ready, note};
 use crate::commands::{number, stop_signal};
 use proactor::os::ShutdownSignal;
 use proactor_report::units;
@@ -45,7 +44,6 @@ impl AttachArgs {
         let mut instance = Instance::new(&Tracepoint::ALL, Clock::Nanos, BUFFER)?;
         attached.missing = instance.missing().to_vec();
         instance.missing().iter().for_each(|missing| note!("note: {missing}"));
-        let deadline = self.span.map(|span| Instant::now() + span);
         if attached.open_rings() == 0 {
             note!("{} has no io_uring open yet: waiting for one …", attached.label());
         }
@@ -53,34 +51,31 @@ impl AttachArgs {
             note!("watching process {} until SIGINT (Ctrl-C) …", self.pid);
         }
         let begin = Instant::now();
-        let watched = self.watch(&mut attached, &mut instance, &stop, deadline);
+        let watched = self.watch(&mut attached, &mut instance, &stop);
         attached.watched = begin.elapsed();
         // The summary is printed even if the output of the live lines failed.
         attached.lost = instance.lost().context("cannot read the number of lost events")?;
         drop(instance);
         watched?;
-        let mut out = stdout();
         let failure = attached.nothing_to_watch();
         if self.json {
-            writeln!(out, "{}", attached.json())?;
+            output::print(&format!("{}\n", attached.json()))?;
         } else if failure.is_none() {
-            write!(out, "{}", attached.summary())?;
+            output::print(&attached.summary())?;
         }
         failure.map_or(Ok(()), |why| bail!(why))
     }
 
-    /// Reads events until the deadline, a signal, or the end of the process.
+    /// Reads events until the time is over, a signal, or the end of the process.
     fn watch(
         &self,
         attached: &mut WatchedProcess,
         instance: &mut Instance,
         stop: &ShutdownSignal,
-        deadline: Option<Instant>,
     ) -> anyhow::Result<()> {
-        let mut out = stdout();
+        let deadline = self.span.map(|span| Instant::now() + span);
         if self.live && !self.json {
-            writeln!(out, "{}", WatchedProcess::heading())?;
-            out.flush()?;
+            output::print(&format!("{}\n", WatchedProcess::heading()))?;
         }
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
@@ -90,15 +85,13 @@ impl AttachArgs {
                 || !attached.is_alive();
             let events = if over { instance.finish()? } else { instance.poll()? };
             attached.forget_foreign_threads();
-            let mut text = String::new();
-            for event in events.iter().filter_map(|event| attached.observe(event)) {
-                if self.live {
-                    text.push_str(&if self.json { event.json().to_string() } else { event.text() });
-                    text.push('\n');
-                }
-            }
-            out.write_all(text.as_bytes())?;
-            out.flush()?;
+            let seen = events.iter().filter_map(|event| attached.observe(event));
+            let seen = seen.filter(|_| self.live);
+            let lines = seen.map(|event| match self.json {
+                true => format!("{}\n", event.json()),
+                false => event.text() + "\n",
+            });
+            output::print(&lines.collect::<String>())?;
             if over {
                 return Ok(());
             }
