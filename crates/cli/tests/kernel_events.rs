@@ -19,7 +19,7 @@ use support::{Client, Launch, Process, io_uring_refused, skip};
 
 /// Whether the kernel's tracepoints are available; a skip otherwise.
 fn has_tracepoints() -> bool {
-    match Instance::new(&Tracepoint::ALL, Clock::Nanos, 1 << 20) {
+    match Instance::new(Tracepoint::ALL, Clock::Nanos, 1 << 20) {
         Ok(_) => true,
         Err(why) => {
             skip(&why.to_string());

@@ -146,6 +146,9 @@ pub(crate) fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("N bytes")
 }
 
+/// An enum whose variants have a number in a file and a name in every view.
+#[doc(hidden)]
+#[macro_export]
 macro_rules! numbered {
     ($(#[$outer:meta])* $name:ident {
         $($(#[$doc:meta])* $item:ident = $number:literal, $text:literal;)*
@@ -170,8 +173,10 @@ macro_rules! numbered {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(self.name()) }
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                f.pad(self.name())
+            }
         }
     };
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{NOTHING, units};
 
@@ -71,6 +71,13 @@ impl Latencies {
             p99_9_ns: nanos(0.999),
             max_ns: self.max().map(|span| span.as_nanos() as u64),
         }
+    }
+}
+
+impl Serialize for Latencies {
+    /// Writes what [`percentiles`](Latencies::percentiles) returns.
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.percentiles().serialize(to)
     }
 }
 

@@ -4,8 +4,7 @@
 use std::fmt::Write;
 
 use proactor_trace::kernel::{
-    Delays, KernelEvent, KernelEventKind, Layout, PageEntries, PageLayout, Sidecar, Tracepoint,
-    TracepointDecoder,
+    Delays, KernelEvent, Layout, PageEntries, PageLayout, Sidecar, Tracepoint, TracepointDecoder,
 };
 use proactor_trace::{About, Record, Recorder, Settings, Trace, WatchedProcess};
 
@@ -21,7 +20,7 @@ pub(crate) fn kernel(bytes: &[u8]) {
     text(&String::from_utf8_lossy(bytes), bytes);
     let shape = PageLayout::parse(PAGE).expect("a page's header");
     let mut decoder = TracepointDecoder::default();
-    for point in Tracepoint::ALL {
+    for &point in Tracepoint::ALL {
         assert!(decoder.learn(point, &format(point)));
     }
     let mut events = decoded(&decoder, shape.read(bytes).0);
@@ -41,7 +40,7 @@ fn text(text: &str, page: &[u8]) {
     let Some(layout) = Layout::parse(text) else { return };
     // An event of its, whatever follows.
     let event = [&layout.id.to_ne_bytes()[..], page].concat();
-    for point in Tracepoint::ALL {
+    for &point in Tracepoint::ALL {
         let mut decoder = TracepointDecoder::default();
         decoder.learn(point, text);
         decoder.decode(0, &event);
@@ -56,14 +55,12 @@ fn decoded(decoder: &TracepointDecoder, entries: PageEntries<'_>) -> Vec<KernelE
 fn views(mut events: Vec<KernelEvent>) {
     thread_local!(static TRACE: Trace = some_trace());
     TRACE.with(|trace| {
-        events
-            .iter()
-            .for_each(|event| drop((event.line(&trace.header), event.json(&trace.header))));
+        events.iter().for_each(|event| drop((event.line(), event.json())));
         let ours = std::process::id();
         let mut attached = WatchedProcess::new(ours).expect("we run");
         for event in &mut events {
             // Rings of other processes are ignored.
-            if event.thread & 1 == 0 || matches!(event.kind, KernelEventKind::Created { .. }) {
+            if event.thread & 1 == 0 || event.tracepoint == Tracepoint::Create {
                 event.thread = ours as i32;
             }
             event.ring &= 3;
@@ -73,7 +70,7 @@ fn views(mut events: Vec<KernelEvent>) {
         }
         drop((attached.summary(), attached.json()));
         let delays = Delays::of(trace, &Sidecar { events, lost: 0, missing: Vec::new() });
-        drop((delays.to_string(), delays.json()));
+        drop((delays.to_string(), serde_json::json!(delays)));
     });
 }
 
@@ -89,7 +86,7 @@ fn some_trace() -> Trace {
 
 /// A tracepoint's `format` file, with every field that any of them has.
 pub(crate) fn format(point: Tracepoint) -> String {
-    let mut text = format!("name: {}\nID: {}\nformat:\n", point.names()[0], 1 + point as u16);
+    let mut text = format!("name: {}\nID: {}\nformat:\n", point.name(), 1 + point as u16);
     let fields = [
         ("unsigned short common_type", 0, 2, 0),
         ("int common_pid", 4, 4, 1),

@@ -15,7 +15,7 @@
 use std::collections::{HashMap, HashSet};
 
 use proactor::ring::{Cqe, Kind, Token};
-use proactor_trace::kernel::{KernelEvent, KernelEventKind};
+use proactor_trace::kernel::{KernelEvent, Tracepoint};
 use proactor_trace::{Record, RecordKind};
 
 /// The data to compare with each other.
@@ -83,8 +83,8 @@ impl Evidence {
     /// Checks I1, the submissions.
     fn submissions(&self, events: &[KernelEvent]) -> Result<(), String> {
         let ours = self.of(RecordKind::Sqe).map(|record| (record.id, record.op));
-        let theirs = events.iter().filter_map(|event| match event.kind {
-            KernelEventKind::Submitted { .. } | KernelEventKind::Rejected { .. } => {
+        let theirs = events.iter().filter_map(|event| match event.tracepoint {
+            Tracepoint::SubmitReq | Tracepoint::ReqFailed => {
                 Some((event.user_data, event.opcode.expect("a submission has an opcode")))
             }
             _ => None,
@@ -95,10 +95,9 @@ impl Evidence {
     /// I2. Where later completions overtake those outside the queue, in order for each operation.
     fn completions(&self, events: &[KernelEvent]) -> Result<(), String> {
         let ours = self.reaped().map(|cqe| (cqe.token.0, cqe.res, cqe.flags));
-        let theirs = events.iter().filter_map(|event| match event.kind {
-            KernelEventKind::Completed { res, flags }
-            | KernelEventKind::Overflowed { res, flags } => Some((event.user_data, res, flags)),
-            _ => None,
+        let theirs = events.iter().filter_map(|event| {
+            let (res, flags) = event.completion()?;
+            Some((event.user_data, res, flags))
         });
         let (mut ours, mut theirs): (Vec<_>, Vec<_>) = (ours.collect(), theirs.collect());
         if !self.ordered {
@@ -198,12 +197,7 @@ impl Evidence {
         let begins = self.of(RecordKind::EnterBegin).map(|record| record.time);
         let ends = self.of(RecordKind::EnterEnd).map(|record| record.time);
         let windows: Vec<_> = begins.zip(ends).collect();
-        for event in events {
-            let (KernelEventKind::Completed { .. } | KernelEventKind::Overflowed { .. }) =
-                event.kind
-            else {
-                continue;
-            };
+        for event in events.iter().filter(|event| event.completion().is_some()) {
             let at = windows.partition_point(|&(_, end)| end < event.time);
             if windows.get(at).is_none_or(|&(begin, _)| event.time < begin) {
                 return Err(format!("I7: posted outside of every enter: {event:?}"));

@@ -19,7 +19,7 @@ use proactor::protocol::Echo;
 use proactor::ring::kernel::{Capability, Kernel};
 use proactor::ring::{Config, Uring};
 use proactor::traced::Traced;
-use proactor_trace::kernel::{Instance, KernelEvent, KernelEventKind, Missing, Tracepoint};
+use proactor_trace::kernel::{Instance, KernelEvent, Missing, Tracepoint};
 use proactor_trace::{About, Clock, Recorder, Settings, Trace};
 
 use crate::oracle::Evidence;
@@ -161,13 +161,11 @@ fn slow_reader(to: &Address) {
 pub(crate) fn of_ring(events: Vec<KernelEvent>, ring_fd: RawFd) -> Vec<KernelEvent> {
     // SAFETY: gettid(2) touches no memory and cannot fail.
     let me = unsafe { libc::gettid() };
-    let ring = events.iter().rev().find_map(|event| match event.kind {
-        KernelEventKind::Created { fd, .. } if fd == ring_fd && event.thread == me => {
-            Some(event.ring)
-        }
-        _ => None,
-    });
-    let ring = ring.expect("an event of the ring's creation");
+    let is_creation = |event: &&KernelEvent| {
+        let fd = event.own[0] as RawFd;
+        event.tracepoint == Tracepoint::Create && fd == ring_fd && event.thread == me
+    };
+    let ring = events.iter().rev().find(is_creation).expect("an event of the ring's creation").ring;
     events.into_iter().filter(|event| event.ring == ring).collect()
 }
 

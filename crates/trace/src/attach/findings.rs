@@ -23,12 +23,12 @@ pub(super) fn findings(ring: &RingState) -> Vec<String> {
         let name = opcode.map_or("unknown".to_owned(), operation);
         found.extend(operation_findings(&name, op));
     }
-    if ring.waits >= ENOUGH && completions < 3 * ring.waits / 2 {
+    if ring.sleeps >= ENOUGH && completions < 3 * ring.sleeps / 2 {
         found.push(format!(
             "one completion at a time: {} sleeps for {} completions. Waiting for more than one \
              (min_complete with a timeout) or more connections per ring would share the cost of an \
              enter.",
-            units::count(ring.waits),
+            units::count(ring.sleeps),
             units::count(completions),
         ));
     }
@@ -53,7 +53,7 @@ fn operation_findings(name: &str, op: &OpCounts) -> Vec<String> {
             units::times(no_buffer),
         ));
     }
-    let (ended, shots) = op.multishot;
+    let (ended, shots) = (op.multishot_ended, op.multishot_completions);
     if ended >= ENOUGH && shots < 4 * ended {
         found.push(format!(
             "multishot {name} ends after {:.1} completions on average, {} times: each end (an error, \

@@ -15,7 +15,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::kernel::{KernelEvent, KernelEventKind, Missing};
+use super::kernel::{KernelEvent, Missing, Tracepoint};
 use rings::{MatchedCompletion, RingState};
 
 /// A process whose rings are watched.
@@ -104,7 +104,7 @@ impl WatchedProcess {
     pub fn observe(&mut self, event: &KernelEvent) -> Option<RingEvent> {
         let ring = match self.indices.get(&event.ring) {
             // A new ring may have the address of a former one.
-            Some(&at) if !matches!(event.kind, KernelEventKind::Created { .. }) => at,
+            Some(&at) if event.tracepoint != Tracepoint::Create => at,
             _ => self.add_ring(event)?,
         };
         let first = *self.first.get_or_insert(event.time);
@@ -118,13 +118,8 @@ impl WatchedProcess {
     /// the ring's own process: data arrives in any thread's time, and rings post messages to one
     /// another.
     fn add_ring(&mut self, event: &KernelEvent) -> Option<usize> {
-        let own = matches!(
-            event.kind,
-            KernelEventKind::Created { .. }
-                | KernelEventKind::Submitted { .. }
-                | KernelEventKind::Waited { .. }
-                | KernelEventKind::WorkRun { .. }
-        );
+        use Tracepoint::{CqringWait, Create, LocalWorkRun, SubmitReq};
+        let own = [Create, SubmitReq, CqringWait, LocalWorkRun].contains(&event.tracepoint);
         if !own || !self.owns(event.thread) {
             return None;
         }
@@ -136,11 +131,8 @@ impl WatchedProcess {
     }
 
     fn owns(&mut self, thread: i32) -> bool {
-        let pid = self.pid;
-        *self
-            .threads
-            .entry(thread)
-            .or_insert_with(|| fs::exists(format!("/proc/{pid}/task/{thread}")).unwrap_or(false))
+        let path = format!("/proc/{}/task/{thread}", self.pid);
+        *self.threads.entry(thread).or_insert_with(|| fs::exists(path).unwrap_or(false))
     }
 
     /// Forgets the threads of other processes, because the kernel reuses their numbers. Call it

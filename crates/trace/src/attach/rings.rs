@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::kernel::{KernelEvent, KernelEventKind};
+use serde::Serialize;
+
+use crate::kernel::{KernelEvent, Tracepoint};
 use crate::view::Errors;
 use proactor::ring::Cqe;
 use proactor_record::Errno;
@@ -13,24 +15,31 @@ use proactor_report::Latencies;
 const NOTIFICATION: u32 = 1 << 3;
 
 /// A ring of the watched process.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct RingState {
     /// The first thread that was seen to use it.
     pub(super) thread: i32,
     /// The name of that thread.
     pub(super) name: String,
-    /// The entries of both queues and the setup flags, if its creation was seen.
-    pub(super) setup: Option<(u32, u32, u32)>,
+    /// The entries of both queues, if its creation was seen.
+    pub(super) entries: Option<[u32; 2]>,
+    /// The setup flags, if its creation was seen.
+    pub(super) setup: Option<u32>,
     /// By `IORING_OP_*`; `None` counts what was submitted before the watching began.
+    #[serde(skip)]
     pub(super) ops: BTreeMap<Option<u8>, OpCounts>,
     /// Completions that overflowed the queue.
     pub(super) overflows: u64,
     /// How often a thread waited on it.
-    pub(super) waits: u64,
-    /// How often deferred work was run, and how many pieces of it.
-    pub(super) work_runs: (u64, u64),
+    pub(super) sleeps: u64,
+    /// How often deferred work was run.
+    pub(super) work_runs: u64,
+    /// How many pieces of it.
+    pub(super) work: u64,
+    #[serde(skip)]
     requests: HashMap<RequestKey, Request>,
     /// The latest request with each user data.
+    #[serde(skip)]
     latest: HashMap<u64, RequestKey>,
 }
 
@@ -54,7 +63,7 @@ struct Request {
 }
 
 /// The counts of one operation.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct OpCounts {
     pub(super) submitted: u64,
     pub(super) completed: u64,
@@ -64,16 +73,21 @@ pub(super) struct OpCounts {
     /// Requests that were rejected before they started.
     pub(super) rejected: u64,
     /// Requests that ended without a completion (`IOSQE_CQE_SKIP_SUCCESS`).
+    #[serde(rename = "skipped_cqes")]
     pub(super) skipped: u64,
     /// Requests that were handed to a worker thread (io-wq).
     pub(super) punts: u64,
     /// Requests that waited by polling.
     pub(super) polls: u64,
-    /// Multishot operations that ended, and their completions.
-    pub(super) multishot: (u64, u64),
+    /// Multishot operations that ended.
+    pub(super) multishot_ended: u64,
+    /// The completions of these.
+    pub(super) multishot_completions: u64,
     /// Other operations: from the submission to the completion.
+    #[serde(rename = "submit_to_cqe")]
     pub(super) took: Latencies,
     /// From the arrival of what was waited for to the completion.
+    #[serde(rename = "arrival_to_cqe")]
     pub(super) after: Latencies,
 }
 
@@ -102,7 +116,7 @@ impl RingState {
     /// Returns the event with the user data and the opcode of its request: 5.10 traces a punted
     /// request by its address only.
     pub(super) fn identified(&self, event: &KernelEvent) -> KernelEvent {
-        let is_bare = matches!(event.kind, KernelEventKind::Punted) && event.opcode.is_none();
+        let is_bare = event.tracepoint == Tracepoint::QueueAsyncWork && event.opcode.is_none();
         match self.requests.get(&RequestKey::Address(event.request)) {
             Some(request) if is_bare => {
                 KernelEvent { user_data: request.user_data, opcode: request.opcode, ..*event }
@@ -116,42 +130,42 @@ impl RingState {
         &mut self,
         event: &KernelEvent,
     ) -> (Option<u8>, Option<MatchedCompletion>) {
-        match event.kind {
-            KernelEventKind::Created { submissions, completions, flags, .. } => {
-                self.setup = Some((submissions, completions, flags));
+        let KernelEvent { opcode, time, own, .. } = *event;
+        match event.tracepoint {
+            Tracepoint::Create => {
+                self.entries = Some([own[2] as u32, own[3] as u32]);
+                self.setup = Some(own[1] as u32);
             }
-            KernelEventKind::Waited { .. } => self.waits += 1,
-            KernelEventKind::WorkRun { count } => {
-                self.work_runs.0 += 1;
-                self.work_runs.1 += u64::from(count);
+            Tracepoint::CqringWait => self.sleeps += 1,
+            Tracepoint::LocalWorkRun => {
+                self.work_runs += 1;
+                self.work += u64::from(own[0] as u32);
             }
-            KernelEventKind::Submitted { .. } => {
-                self.op(event.opcode).submitted += 1;
-                self.begin(event, Some(event.time));
+            Tracepoint::SubmitReq => {
+                self.op(opcode).submitted += 1;
+                self.begin(event, Some(time));
             }
-            KernelEventKind::Rejected { .. } => self.op(event.opcode).rejected += 1,
-            KernelEventKind::Overflowed { .. } => self.overflows += 1,
-            KernelEventKind::Arrived => self.arrived(event),
-            KernelEventKind::Punted => self.op(event.opcode).punts += 1,
-            KernelEventKind::PollArmed => self.op(event.opcode).polls += 1,
-            KernelEventKind::Completed { .. } | KernelEventKind::LinkFailed => {}
+            Tracepoint::ReqFailed => self.op(opcode).rejected += 1,
+            Tracepoint::CqeOverflow => self.overflows += 1,
+            Tracepoint::TaskAdd => {
+                // A request that was submitted before the watching began is known from here on.
+                let key = self.find(event).unwrap_or_else(|| self.begin(event, None));
+                if let Some(request) = self.requests.get_mut(&key) {
+                    request.arrived.get_or_insert(time);
+                }
+            }
+            Tracepoint::QueueAsyncWork => self.op(opcode).punts += 1,
+            Tracepoint::PollArm => self.op(opcode).polls += 1,
+            Tracepoint::Complete | Tracepoint::FailLink => {}
         }
-        match event.kind.completion() {
+        match event.completion() {
             Some((res, flags)) => self.completed(event, res, flags),
-            None => (event.opcode, None),
+            None => (opcode, None),
         }
     }
 
     fn op(&mut self, opcode: Option<u8>) -> &mut OpCounts {
         self.ops.entry(opcode).or_default()
-    }
-
-    fn arrived(&mut self, event: &KernelEvent) {
-        // A request that was submitted before the watching began is known from here on.
-        let key = self.find(event).unwrap_or_else(|| self.begin(event, None));
-        if let Some(request) = self.requests.get_mut(&key) {
-            request.arrived.get_or_insert(event.time);
-        }
     }
 
     fn begin(&mut self, event: &KernelEvent, begun: Option<u64>) -> RequestKey {
@@ -228,8 +242,8 @@ impl RingState {
             Some(took) if !more && shots == 1 => op.took.record(Duration::from_nanos(took)),
             None if shots == 1 => {}
             _ if !more => {
-                op.multishot.0 += 1;
-                op.multishot.1 += shots;
+                op.multishot_ended += 1;
+                op.multishot_completions += shots;
             }
             _ => {}
         }

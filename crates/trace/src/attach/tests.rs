@@ -1,7 +1,6 @@
 //! Synthetic events of a ring of this process: how they are matched, and what is reported.
 
 use super::*;
-use crate::kernel::Tracepoint;
 
 /// The numbers of `IORING_OP_*`.
 const RECV: u8 = 27;
@@ -16,18 +15,18 @@ fn event(
     request: u64,
     user_data: u64,
     opcode: Option<u8>,
-    kind: KernelEventKind,
+    (tracepoint, own): (Tracepoint, [u64; 4]),
 ) -> KernelEvent {
     let thread = std::process::id() as i32;
-    KernelEvent { time, thread, ring: 0xa, request, user_data, opcode, kind }
+    KernelEvent { time, thread, ring: 0xa, request, user_data, opcode, tracepoint, own }
 }
 
 fn submit(time: u64, request: u64, user_data: u64, opcode: u8) -> KernelEvent {
-    event(time, request, user_data, Some(opcode), KernelEventKind::Submitted { by_kernel: false })
+    event(time, request, user_data, Some(opcode), (Tracepoint::SubmitReq, [0; 4]))
 }
 
 fn complete(time: u64, request: u64, user_data: u64, res: i32, flags: u32) -> KernelEvent {
-    event(time, request, user_data, None, KernelEventKind::Completed { res, flags })
+    event(time, request, user_data, None, (Tracepoint::Complete, [res as u64, flags.into(), 0, 0]))
 }
 
 #[test]
@@ -43,7 +42,7 @@ fn completions_are_matched_by_address_or_else_by_user_data() {
     );
     // Only the last completion of a multishot request has the address.
     attached.observe(&submit(6000, 3, 8, RECV));
-    attached.observe(&event(6500, 3, 8, Some(RECV), KernelEventKind::Arrived));
+    attached.observe(&event(6500, 3, 8, Some(RECV), (Tracepoint::TaskAdd, [0; 4])));
     let line = attached.observe(&complete(7000, 0, 8, 64, 2)).expect("its ring");
     let matched = line.matched.expect("a submission");
     assert_eq!((line.opcode, matched.shot, matched.after), (Some(RECV), 1, Some(500)));
@@ -100,7 +99,7 @@ fn a_ring_of_another_process_is_ignored() {
     let stranger = KernelEvent { thread: 1, ..submit(0, 1, 7, RECV) };
     assert!(attached.observe(&stranger).is_none());
     // Data arrives in any thread's time: that thread does not show whose ring it is.
-    assert!(attached.observe(&event(0, 1, 7, Some(RECV), KernelEventKind::Arrived)).is_none());
+    assert!(attached.observe(&event(0, 1, 7, Some(RECV), (Tracepoint::TaskAdd, [0; 4]))).is_none());
     attached.watched = Duration::from_millis(800);
     let summary = attached.summary();
     assert!(summary.contains("no activity in 800 ms ("), "{summary}");
@@ -115,14 +114,20 @@ fn findings_name_what_stands_out() {
     let mut attached = attached();
     for n in 0..200 {
         attached.observe(&submit(10 * n, n + 1, n, RECV));
-        attached.observe(&event(10 * n + 1, n + 1, n, Some(RECV), KernelEventKind::Punted));
-        attached.observe(&event(10 * n + 2, 0, 0, None, KernelEventKind::Waited { least: 1 }));
+        attached.observe(&event(
+            10 * n + 1,
+            n + 1,
+            n,
+            Some(RECV),
+            (Tracepoint::QueueAsyncWork, [0; 4]),
+        ));
+        attached.observe(&event(10 * n + 2, 0, 0, None, (Tracepoint::CqringWait, [1, 0, 0, 0])));
         attached.observe(&event(
             10 * n + 3,
             0,
             n,
             None,
-            KernelEventKind::Overflowed { res: -105, flags: 0 },
+            (Tracepoint::CqeOverflow, [-105i64 as u64, 0, 0, 0]),
         ));
     }
     let text = attached.summary();
@@ -137,15 +142,27 @@ fn findings_name_what_stands_out() {
 fn one_thing_is_not_a_plural() {
     let mut attached = attached();
     attached.observe(&submit(1000, 1, 7, RECV));
-    attached.observe(&event(1500, 0, 0, None, KernelEventKind::Waited { least: 1 }));
+    attached.observe(&event(1500, 0, 0, None, (Tracepoint::CqringWait, [1, 0, 0, 0])));
     let one = attached
-        .observe(&event(1600, 0, 0, None, KernelEventKind::WorkRun { count: 1 }))
+        .observe(&event(1600, 0, 0, None, (Tracepoint::LocalWorkRun, [1, 0, 0, 0])))
         .expect("its ring");
     assert!(one.text().ends_with("1 piece of deferred work"), "{}", one.text());
-    attached.observe(&event(2000, 0, 7, None, KernelEventKind::Overflowed { res: -105, flags: 0 }));
+    attached.observe(&event(
+        2000,
+        0,
+        7,
+        None,
+        (Tracepoint::CqeOverflow, [-105i64 as u64, 0, 0, 0]),
+    ));
     attached.lost = 1;
     let before = attached.summary();
-    attached.observe(&event(2500, 2, 8, Some(SEND), KernelEventKind::Rejected { error: -22 }));
+    attached.observe(&event(
+        2500,
+        2,
+        8,
+        Some(SEND),
+        (Tracepoint::ReqFailed, [-22i64 as u64, 0, 0, 0]),
+    ));
     let text = before + &attached.summary();
     let right = [
         "1 ring  1 event lost",
@@ -157,9 +174,9 @@ fn one_thing_is_not_a_plural() {
     for words in right {
         assert!(text.contains(words), "{words} is missing in\n{text}");
     }
-    attached.observe(&event(3000, 0, 0, None, KernelEventKind::Waited { least: 1 }));
+    attached.observe(&event(3000, 0, 0, None, (Tracepoint::CqringWait, [1, 0, 0, 0])));
     let two = attached
-        .observe(&event(3600, 0, 0, None, KernelEventKind::WorkRun { count: 2 }))
+        .observe(&event(3600, 0, 0, None, (Tracepoint::LocalWorkRun, [2, 0, 0, 0])))
         .expect("its ring");
     assert!(two.text().ends_with("2 pieces of deferred work"), "{}", two.text());
     assert!(attached.summary().contains("; 2 sleeps"), "{}", attached.summary());
@@ -179,11 +196,12 @@ fn punted_requests_of_5_10_are_counted_by_operation() {
     let mut attached = attached();
     attached.observe(&submit(1000, 0xe0, 7, RECV));
     // The event has nothing but the request.
-    let line =
-        attached.observe(&event(2000, 0xe0, 0, None, KernelEventKind::Punted)).expect("its ring");
+    let line = attached
+        .observe(&event(2000, 0xe0, 0, None, (Tracepoint::QueueAsyncWork, [0; 4])))
+        .expect("its ring");
     assert!(line.text().contains("punt      recv             0x7"), "{}", line.text());
     // A request whose submission was not seen.
-    attached.observe(&event(3000, 0xf0, 0, None, KernelEventKind::Punted));
+    attached.observe(&event(3000, 0xf0, 0, None, (Tracepoint::QueueAsyncWork, [0; 4])));
     let json = attached.json();
     let punts = |op: usize| json["rings"][0]["ops"][op]["punts"].clone();
     assert_eq!((punts(0), punts(1)), (1.into(), 1.into()), "{json}");

@@ -3,12 +3,13 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::findings::findings;
 use super::rings::{MatchedCompletion, OpCounts, RingState};
 use super::{RingEvent, WatchedProcess};
-use crate::kernel::{KernelEventKind, Missing, Tracepoint, operation};
+use crate::kernel::{Missing, Tracepoint, operation};
 use crate::show::{end_line, moment, result_text};
 use proactor_record::sys;
 use proactor_report::{Align, NOTHING, Table, units};
@@ -21,46 +22,51 @@ const SETUP: &str = "IOPOLL SQPOLL SQ_AFF CQSIZE CLAMP ATTACH_WQ R_DISABLED SUBM
      TASKRUN_FLAG SQE128 CQE32 SINGLE_ISSUER DEFER_TASKRUN NO_MMAP REGISTERED_FD_ONLY \
      NO_SQARRAY HYBRID_IOPOLL CQE_MIXED SQE_MIXED";
 
+/// The counts that are unknown without a tracepoint: of a ring, and of an operation.
+const COUNTED: [(Tracepoint, &str); 5] = [
+    (Tracepoint::CqringWait, "sleeps"),
+    (Tracepoint::CqeOverflow, "overflows"),
+    (Tracepoint::ReqFailed, "rejected"),
+    (Tracepoint::PollArm, "polls"),
+    (Tracepoint::QueueAsyncWork, "punts"),
+];
+
 impl RingEvent {
     /// Whether the event indicates a problem.
     fn is_abnormal(&self) -> bool {
-        match self.event.kind {
-            KernelEventKind::Overflowed { .. }
-            | KernelEventKind::Rejected { .. }
-            | KernelEventKind::LinkFailed => true,
-            KernelEventKind::Completed { res, .. } => {
-                let expected = [libc::EAGAIN, libc::ECANCELED, libc::ETIME, libc::ENOENT];
-                res < 0 && !expected.contains(&res.wrapping_neg())
-            }
-            _ => false,
-        }
+        use Tracepoint::{CqeOverflow, FailLink, ReqFailed};
+        let expected = [libc::EAGAIN, libc::ECANCELED, libc::ETIME, libc::ENOENT];
+        let result = self.event.result();
+        [CqeOverflow, FailLink, ReqFailed].contains(&self.event.tracepoint)
+            || result.and_then(Result::err).is_some_and(|errno| !expected.contains(&errno.0))
     }
 
     /// The event as a line, always in the same columns.
     pub fn text(&self) -> String {
-        let kind = &self.event.kind;
-        let multishot = kind.more() || self.matched.is_some_and(|matched| matched.shot > 1);
+        let event = &self.event;
+        let multishot = event.more() || self.matched.is_some_and(|matched| matched.shot > 1);
         let star = if multishot { "*" } else { "" };
         let op = self.opcode.map_or(String::new(), |code| format!("{}{star}", operation(code)));
-        let user_data = match kind.is_of_request() {
-            true => format!("{:#x}", self.event.user_data),
+        let user_data = match event.tracepoint.is_of_request() {
+            true => format!("{:#x}", event.user_data),
             false => String::new(),
         };
         let (time, ring) = (moment(self.at), format!("r{}", self.ring));
-        let (result, details) = (result_text(kind.result()), self.details());
-        let text = columns([&time, &ring, kind.name(), &op, &user_data, &result, &details]);
+        let (result, details) = (result_text(event.result()), self.details());
+        let text = columns([&time, &ring, event.name(), &op, &user_data, &result, &details]);
         end_line(text, MARK, self.is_abnormal())
     }
 
     fn details(&self) -> String {
-        match self.event.kind {
-            KernelEventKind::Created { submissions, completions, flags, .. } => {
-                let fd = self.event.kind.details();
-                format!("{fd}  {submissions}/{completions}  {}", setup(flags))
+        let [_, flags, submissions, completions] = self.event.own;
+        match self.event.tracepoint {
+            Tracepoint::Create => {
+                let fd = self.event.details();
+                format!("{fd}  {submissions}/{completions}  {}", setup(flags as u32))
             }
-            KernelEventKind::Completed { .. } => self.completed(),
-            KernelEventKind::Overflowed { .. } => format!("{}  queue full", self.completed()),
-            _ => self.event.kind.details(),
+            Tracepoint::Complete => self.completed(),
+            Tracepoint::CqeOverflow => format!("{}  queue full", self.completed()),
+            _ => self.event.details(),
         }
     }
 
@@ -68,7 +74,7 @@ impl RingEvent {
         let Some(MatchedCompletion { shot, took, after }) = self.matched else {
             return "submitted earlier".to_owned();
         };
-        let mut text = match (self.event.kind.more(), shot) {
+        let mut text = match (self.event.more(), shot) {
             (true, _) => format!("more (shot {shot})  "),
             (false, 1) => took.map_or(String::new(), |took| format!("took {}  ", span(took))),
             (false, _) => match took {
@@ -147,9 +153,34 @@ impl WatchedProcess {
             "uname": sys::uname(),
             "watched_ns": self.watched.as_nanos() as u64,
             "lost": self.lost,
-            "missing": self.missing.iter().map(|missing| missing.name()).collect::<Vec<_>>(),
+            "missing": self.missing,
             "rings": self.rings.iter().map(|ring| self.ring_json(ring)).collect::<Vec<_>>(),
         })
+    }
+
+    fn ring_json(&self, ring: &RingState) -> Value {
+        let ops = ring.ops.iter().map(|(opcode, op)| {
+            let mut op = self.counts(op);
+            op["op"] = json!(opcode.map(operation));
+            op["opcode"] = json!(opcode);
+            op
+        });
+        let ops: Value = ops.collect();
+        let mut json = self.counts(ring);
+        json["ops"] = ops;
+        json["findings"] = json!(findings(ring));
+        json
+    }
+
+    /// Counts as JSON. A count of a tracepoint that the kernel does not have is null.
+    fn counts(&self, counts: impl Serialize) -> Value {
+        let mut json = json!(counts);
+        for (tracepoint, name) in COUNTED {
+            if self.known(tracepoint, ()).is_none() && !json[name].is_null() {
+                json[name] = Value::Null;
+            }
+        }
+        json
     }
 
     /// The count of a tracepoint, unless the kernel does not have it.
@@ -158,42 +189,36 @@ impl WatchedProcess {
     }
 
     fn ring_text(&self, at: usize, ring: &RingState) -> String {
-        let mut text = format!(
-            "\nr{at}  thread {} ({}){}\n",
-            ring.thread,
-            ring.name,
-            ring.setup.map_or(String::new(), |(submissions, completions, flags)| {
-                format!("  {submissions}/{completions} entries  {}", setup(flags))
-            }),
-        );
-        let _ = writeln!(text, "{}", self.table(ring));
+        let setup = ring.entries.zip(ring.setup).map_or(String::new(), |(entries, flags)| {
+            format!("  {}/{} entries  {}", entries[0], entries[1], setup(flags))
+        });
+        let mut lines = vec![
+            format!("\nr{at}  thread {} ({}){setup}", ring.thread, ring.name),
+            self.table(ring).to_string(),
+        ];
         for (opcode, op) in &ring.ops {
             let name = opcode.map_or("?".to_owned(), operation);
-            let (ended, shots) = op.multishot;
+            let (ended, shots) = (op.multishot_ended, op.multishot_completions);
             if ended > 0 {
                 let (count, mean) = (units::count(ended), shots as f64 / ended as f64);
-                let _ = writeln!(
-                    text,
+                lines.push(format!(
                     "multishot {name}: {count} ended, after {mean:.1} completions on average"
-                );
+                ));
             }
             if op.skipped > 0 {
                 let count = units::count(op.skipped);
-                let _ = writeln!(
-                    text,
+                lines.push(format!(
                     "{name}: {count} ended without a completion (IOSQE_CQE_SKIP_SUCCESS)"
-                );
+                ));
             }
         }
-        let _ = writeln!(text, "{}", self.totals(ring));
+        lines.push(self.totals(ring));
         let findings = findings(ring);
         if findings.is_empty() {
-            text.push_str("nothing stands out\n");
+            lines.push("nothing stands out".to_owned());
         }
-        for finding in &findings {
-            let _ = writeln!(text, "! {finding}");
-        }
-        text
+        lines.extend(findings.iter().map(|finding| format!("! {finding}")));
+        lines.join("\n") + "\n"
     }
 
     /// The operations of a ring, one row each.
@@ -211,11 +236,11 @@ impl WatchedProcess {
     /// All operations of a ring in one line.
     fn totals(&self, ring: &RingState) -> String {
         let (submissions, completions) = ring.totals();
-        let each = match ring.waits {
+        let each = match ring.sleeps {
             0 => String::new(),
             waits => format!(", {:.1} completions each", completions as f64 / waits as f64),
         };
-        let sleeps = match self.known(Tracepoint::CqringWait, ring.waits) {
+        let sleeps = match self.known(Tracepoint::CqringWait, ring.sleeps) {
             None => format!("{NOTHING} sleeps"),
             Some(waits) => units::plural(waits, "sleep"),
         };
@@ -234,7 +259,7 @@ impl WatchedProcess {
     fn row(&self, opcode: Option<u8>, op: &OpCounts) -> [String; 12] {
         let [took, took_99] = [0.5, 0.99].map(|share| duration(op.took.percentile(share)));
         let [after, after_99] = [0.5, 0.99].map(|share| duration(op.after.percentile(share)));
-        let star = if op.multishot.0 > 0 || op.completed > op.submitted { "*" } else { "" };
+        let star = if op.multishot_ended > 0 || op.completed > op.submitted { "*" } else { "" };
         let zero = |tracepoint, count| match self.known(tracepoint, count) {
             None => NOTHING.to_owned(),
             Some(0) => String::new(),
@@ -254,39 +279,6 @@ impl WatchedProcess {
             after_99,
             op.errors(),
         ]
-    }
-
-    fn ring_json(&self, ring: &RingState) -> Value {
-        let ops = ring.ops.iter().map(|(opcode, op)| {
-            json!({
-                "op": opcode.map(operation),
-                "opcode": opcode,
-                "submitted": op.submitted,
-                "rejected": self.known(Tracepoint::ReqFailed, op.rejected),
-                "skipped_cqes": op.skipped,
-                "completed": op.completed,
-                "ok": op.ok,
-                "errors": op.errors,
-                "polls": self.known(Tracepoint::PollArm, op.polls),
-                "punts": self.known(Tracepoint::QueueAsyncWork, op.punts),
-                "multishot_ended": op.multishot.0,
-                "multishot_completions": op.multishot.1,
-                "submit_to_cqe": op.took.percentiles(),
-                "arrival_to_cqe": op.after.percentiles(),
-            })
-        });
-        json!({
-            "thread": ring.thread,
-            "name": ring.name,
-            "entries": ring.setup.map(|(submissions, completions, _)| [submissions, completions]),
-            "setup": ring.setup.map(|(.., flags)| flags),
-            "ops": ops.collect::<Vec<_>>(),
-            "sleeps": self.known(Tracepoint::CqringWait, ring.waits),
-            "work_runs": ring.work_runs.0,
-            "work": ring.work_runs.1,
-            "overflows": self.known(Tracepoint::CqeOverflow, ring.overflows),
-            "findings": findings(ring),
-        })
     }
 }
 

@@ -6,21 +6,26 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::{KernelEvent, KernelEventKind, Missing, Sidecar, Tracepoint};
+use super::{KernelEvent, Missing, Sidecar, Tracepoint};
 use proactor_record::{RecordKind, Trace};
 use proactor_report::{Align, Latencies, NOTHING, Table, units};
 
 /// The durations of the stages over a whole recording.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Delays {
+    /// The name and version of this JSON.
+    schema: &'static str,
     /// From the arrival of what an operation waited for to its completion being posted. Operations
     /// that did not wait are not included.
+    #[serde(rename = "arrival_to_posted")]
     pub posting: Latencies,
     /// From there to the reaping; with a clock per batch, to the end of the enter before it.
+    #[serde(rename = "posted_to_reaped")]
     pub reaping: Latencies,
     /// From there to the next enter, which submits the replies: the loop's own share.
+    #[serde(rename = "reaped_to_enter")]
     pub handling: Latencies,
     /// Completions that were posted outside a full queue; `None` if the kernel does not trace them.
     pub overflowed: Option<u64>,
@@ -34,43 +39,41 @@ pub struct Delays {
     pub missing: Vec<Missing>,
 }
 
-/// A posted completion that has not been matched.
-struct Posted {
-    time: u64,
-    res: i32,
-    flags: u32,
-}
+/// The posted completions that are not matched, by user data, each with its result and flags and
+/// the time.
+type Posted = HashMap<u64, VecDeque<((i32, u32), u64)>>;
 
 impl Delays {
     /// Matches a recording with the kernel's events.
     pub fn of(trace: &Trace, sidecar: &Sidecar) -> Delays {
-        let zero = |point| (!sidecar.missing.contains(&Missing::Tracepoint(point))).then_some(0);
+        let count = |point| {
+            let events = sidecar.events.iter().filter(|event| event.tracepoint == point);
+            (!sidecar.missing.contains(&Missing::Tracepoint(point))).then(|| events.count() as u64)
+        };
         let mut delays = Delays {
-            overflowed: zero(Tracepoint::CqeOverflow),
-            punted: zero(Tracepoint::QueueAsyncWork),
+            schema: "proactor.trace.delays/2",
+            overflowed: count(Tracepoint::CqeOverflow),
+            punted: count(Tracepoint::QueueAsyncWork),
             lost: sidecar.lost,
             missing: sidecar.missing.clone(),
             ..Delays::default()
         };
-        let since = |from: u64, to: u64| {
-            let nanos = |tick| trace.header.nanos(tick);
-            Duration::from_nanos(nanos(to).saturating_sub(nanos(from)))
-        };
-        let mut posted = delays.post(sidecar, since);
+        let mut posted = delays.post(&sidecar.events);
         // Reaped since the last enter.
         let mut reaped = Vec::new();
         for record in &trace.records {
-            match RecordKind::from_number(record.kind) {
+            let time = trace.header.nanos(record.time);
+            match record.kind() {
                 Some(RecordKind::Cqe) => {
-                    reaped.push(record.time);
+                    reaped.push(time);
                     let queue = posted.get_mut(&record.id);
-                    match queue.and_then(|queue| take(queue, record.res, record.flags)) {
-                        Some(posted) => delays.reaping.record(since(posted, record.time)),
+                    match queue.and_then(|queue| take(queue, (record.res, record.flags))) {
+                        Some(posted) => delays.reaping.record(since(posted, time)),
                         None => delays.unmatched += 1,
                     }
                 }
                 Some(RecordKind::EnterBegin) => {
-                    reaped.drain(..).for_each(|at| delays.handling.record(since(at, record.time)));
+                    reaped.drain(..).for_each(|at| delays.handling.record(since(at, time)));
                 }
                 Some(RecordKind::Lost) => reaped.clear(),
                 _ => {}
@@ -79,54 +82,33 @@ impl Delays {
         delays
     }
 
-    /// Counts the kernel's events; returns the posted completions by user data.
-    fn post(
-        &mut self,
-        sidecar: &Sidecar,
-        since: impl Fn(u64, u64) -> Duration,
-    ) -> HashMap<u64, VecDeque<Posted>> {
-        let mut posted: HashMap<u64, VecDeque<Posted>> = HashMap::new();
-        let mut arrived = HashMap::new();
-        for event in &sidecar.events {
-            let &KernelEvent { time, user_data, kind, .. } = event;
-            match kind {
-                KernelEventKind::Overflowed { .. } => {
-                    self.overflowed = self.overflowed.map(|n| n + 1);
-                }
-                KernelEventKind::Arrived => _ = arrived.entry(user_data).or_insert(time),
-                KernelEventKind::Punted => self.punted = self.punted.map(|n| n + 1),
-                _ => {}
+    /// Measures the delays of the kernel's events; returns the posted completions.
+    fn post(&mut self, events: &[KernelEvent]) -> Posted {
+        let (mut posted, mut arrived) = (Posted::new(), HashMap::new());
+        for event in events {
+            let &KernelEvent { time, user_data, .. } = event;
+            if event.tracepoint == Tracepoint::TaskAdd {
+                arrived.entry(user_data).or_insert(time);
             }
-            let Some((res, flags)) = kind.completion() else { continue };
+            let Some(completion) = event.completion() else { continue };
             if let Some(at) = arrived.remove(&user_data) {
                 self.posting.record(since(at, time));
             }
-            posted.entry(user_data).or_default().push_back(Posted { time, res, flags });
+            posted.entry(user_data).or_default().push_back((completion, time));
         }
         posted
     }
+}
 
-    /// The delays as one JSON object.
-    pub fn json(&self) -> Value {
-        json!({
-            "schema": "proactor.trace.delays/2",
-            "arrival_to_posted": self.posting.percentiles(),
-            "posted_to_reaped": self.reaping.percentiles(),
-            "reaped_to_enter": self.handling.percentiles(),
-            "overflowed": self.overflowed,
-            "punted": self.punted,
-            "unmatched": self.unmatched,
-            "lost": self.lost,
-            "missing": self.missing.iter().map(|missing| missing.name()).collect::<Vec<_>>(),
-        })
-    }
+fn since(from: u64, to: u64) -> Duration {
+    Duration::from_nanos(to.saturating_sub(from))
 }
 
 /// Returns when a completion was posted: the first equal entry of the queue. The entries before it
 /// are not in the recording, and are removed.
-fn take(queue: &mut VecDeque<Posted>, res: i32, flags: u32) -> Option<u64> {
-    let at = queue.iter().position(|one| (one.res, one.flags) == (res, flags))?;
-    queue.drain(..=at).next_back().map(|posted| posted.time)
+fn take(queue: &mut VecDeque<((i32, u32), u64)>, completion: (i32, u32)) -> Option<u64> {
+    let at = queue.iter().position(|(one, _)| *one == completion)?;
+    queue.drain(..=at).next_back().map(|(_, time)| time)
 }
 
 impl fmt::Display for Delays {
@@ -162,8 +144,10 @@ mod tests {
     use proactor_record::{About, Settings};
     use proactor_record::{Clock, Record, WaitMode};
 
-    fn event(time: u64, user_data: u64, kind: KernelEventKind) -> KernelEvent {
-        KernelEvent { time, thread: 1, ring: 0, request: 0, user_data, opcode: None, kind }
+    fn event(time: u64, user_data: u64, tracepoint: Tracepoint, res: u64) -> KernelEvent {
+        let own = [res, 0, 0, 0];
+        let (thread, ring, request, opcode) = (1, 0, 0, None);
+        KernelEvent { time, thread, ring, request, user_data, opcode, tracepoint, own }
     }
 
     #[test]
@@ -176,14 +160,13 @@ mod tests {
         log.write_at(5000, cqe(9, 1));
         log.write_at(9000, Record::enter_begin(0, 0, WaitMode::None));
         let trace = Trace::from_bytes(log.bytes()).expect("a trace");
-        let done = |res| KernelEventKind::Completed { res, flags: 0 };
         let events = vec![
-            event(500, 7, done(1)), // Before the recording started.
-            event(1000, 7, KernelEventKind::Arrived),
-            event(1500, 7, KernelEventKind::Arrived),
-            event(3000, 7, done(64)),
-            event(4000, 7, KernelEventKind::Overflowed { res: 32, flags: 0 }),
-            event(4000, 3, KernelEventKind::Punted),
+            event(500, 7, Tracepoint::Complete, 1), // Before the recording started.
+            event(1000, 7, Tracepoint::TaskAdd, 0),
+            event(1500, 7, Tracepoint::TaskAdd, 0),
+            event(3000, 7, Tracepoint::Complete, 64),
+            event(4000, 7, Tracepoint::CqeOverflow, 32),
+            event(4000, 3, Tracepoint::QueueAsyncWork, 0),
         ];
         let mut sidecar = Sidecar { events, lost: 2, missing: Vec::new() };
         let delays = Delays::of(&trace, &sidecar);
@@ -198,7 +181,7 @@ mod tests {
         sidecar.missing = vec![Missing::Tracepoint(Tracepoint::CqeOverflow)];
         let delays = Delays::of(&trace, &sidecar);
         assert_eq!((delays.overflowed, delays.punted), (None, Some(1)));
-        let (text, json) = (delays.to_string(), delays.json());
+        let (text, json) = (delays.to_string(), serde_json::json!(delays));
         assert!(
             text.contains("full queue –") && text.contains("no io_uring_cqe_overflow"),
             "{text}"

@@ -4,7 +4,6 @@
 //! Other tracing on the machine is not affected. Dropping the instance removes it; an instance that
 //! a killed process left behind is removed when the next one is created.
 
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -22,43 +21,27 @@ use proactor_record::{Clock, sys};
 const PAGE: usize = 64 << 10;
 
 /// Why the kernel's tracepoints are not available.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
     /// Only root may read them.
+    #[error("only root can read the kernel's tracepoints: run it with sudo")]
     NotRoot,
     /// The kernel was built without tracing, or tracefs cannot be mounted here.
+    #[error(
+        "no tracepoints are available here (tracefs: {0}): the kernel needs CONFIG_FTRACE, and a \
+         container needs CAP_SYS_ADMIN"
+    )]
     NoTracefs(io::Error),
     /// The kernel does not have this tracepoint, or not in a known format.
+    #[error("this kernel has no tracepoint {0} in a known format")]
     NoTracepoint(&'static str),
     /// The kernel's tracing does not have the clock of the recording.
+    #[error("this kernel's tracing does not have the recording's clock ({0})")]
     NoClock(&'static str),
     /// Another failure: the attempted action and its error.
+    #[error("cannot {0}: {1}")]
     Failed(String, io::Error),
 }
-
-impl fmt::Display for Unavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Unavailable::NotRoot => {
-                f.write_str("only root can read the kernel's tracepoints: run it with sudo")
-            }
-            Unavailable::NoTracefs(error) => write!(
-                f,
-                "no tracepoints are available here (tracefs: {error}): the kernel needs \
-                 CONFIG_FTRACE, and a container needs CAP_SYS_ADMIN"
-            ),
-            Unavailable::NoTracepoint(name) => {
-                write!(f, "this kernel has no tracepoint {name} in a known format")
-            }
-            Unavailable::NoClock(name) => {
-                write!(f, "this kernel's tracing does not have the recording's clock ({name})")
-            }
-            Unavailable::Failed(what, error) => write!(f, "cannot {what}: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for Unavailable {}
 
 impl Unavailable {
     /// The failure of an action that needs root.
@@ -74,7 +57,9 @@ impl Unavailable {
 #[derive(Debug)]
 pub struct Instance {
     folder: PathBuf,
-    cpus: Vec<CpuBuffer>,
+    /// The trace buffer of each CPU. Dropped before the folder is removed: an open pipe would keep
+    /// the instance alive.
+    pipes: Vec<File>,
     page_layout: PageLayout,
     decoder: TracepointDecoder,
     /// Requested tracepoints and fields that this kernel does not have.
@@ -90,14 +75,6 @@ pub struct Instance {
     gaps: u64,
     /// Keeps a private mount of tracefs alive. Last, because the other fields use files in it.
     _tracefs: Option<OwnedFd>,
-}
-
-/// The trace buffer of one CPU.
-#[derive(Debug)]
-struct CpuBuffer {
-    /// `None` while the instance is being removed: an open pipe would keep it alive.
-    pipe: Option<File>,
-    folder: PathBuf,
 }
 
 impl Instance {
@@ -122,7 +99,7 @@ impl Instance {
         // From here on, dropping the value removes the folder.
         let mut instance = Instance {
             folder,
-            cpus: Vec::new(),
+            pipes: Vec::new(),
             page_layout,
             decoder: TracepointDecoder::default(),
             missing: Vec::new(),
@@ -148,19 +125,15 @@ impl Instance {
         self.set("trace_clock", clock).map_err(|_| Unavailable::NoClock(clock))?;
         // A full buffer drops new events and counts them; it never overwrites old ones.
         self.set("options/overwrite", "0")?;
-        let cpus = self.folder.join("per_cpu");
-        let listed = fs::read_dir(&cpus)
-            .and_then(|entries| entries.collect::<io::Result<Vec<_>>>())
-            .map_err(|error| Unavailable::Failed(format!("read {}", cpus.display()), error))?;
-        let each = ((bytes >> 10) / listed.len().max(1)).max(256);
+        let failed = |error| Unavailable::failed("list the buffers of the CPUs", error);
+        let cpus = cpus(&self.folder).map_err(failed)?;
+        let each = ((bytes >> 10) / cpus.len().max(1)).max(256);
         self.set("buffer_size_kb", &each.to_string())?;
-        for entry in listed {
-            let folder = entry.path();
-            let path = folder.join("trace_pipe_raw");
-            let mut options = OpenOptions::new();
-            let pipe = options.read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        for cpu in cpus {
+            let path = cpu.join("trace_pipe_raw");
+            let pipe = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
             let explain = |error| Unavailable::Failed(format!("open {}", path.display()), error);
-            self.cpus.push(CpuBuffer { pipe: Some(pipe.map_err(explain)?), folder });
+            self.pipes.push(pipe.map_err(explain)?);
         }
         tracepoints.iter().try_for_each(|&tracepoint| self.enable(tracepoint))?;
         if !self.decoder.has_flags() {
@@ -171,17 +144,16 @@ impl Instance {
 
     /// Learns the format of a tracepoint and enables it.
     fn enable(&mut self, tracepoint: Tracepoint) -> Result<(), Unavailable> {
-        let names = tracepoint.names();
         let group = self.folder.join("events/io_uring");
-        let known = names.iter().find_map(|name| {
-            let format = fs::read_to_string(group.join(name).join("format")).ok()?;
-            self.decoder.learn(tracepoint, &format).then_some(*name)
+        let known = tracepoint.names().find(|name| {
+            let format = fs::read_to_string(group.join(name).join("format"));
+            format.is_ok_and(|format| self.decoder.learn(tracepoint, &format))
         });
         match known {
             Some(name) => self.set(&format!("events/io_uring/{name}/enable"), "1"),
             // These two are required; the others are optional.
             None if matches!(tracepoint, Tracepoint::SubmitReq | Tracepoint::Complete) => {
-                Err(Unavailable::NoTracepoint(names[0]))
+                Err(Unavailable::NoTracepoint(tracepoint.name()))
             }
             None => {
                 self.missing.extend(Missing::of(tracepoint));
@@ -208,10 +180,7 @@ impl Instance {
     /// # Errors
     /// A buffer cannot be read.
     pub fn poll(&mut self) -> io::Result<Vec<KernelEvent>> {
-        let now = match self.clock {
-            Clock::Tsc => sys::cycles(),
-            Clock::Nanos => sys::monotonic(),
-        };
+        let now = self.clock.now(sys::monotonic);
         self.drain()?;
         let settled = std::mem::replace(&mut self.settled, now);
         let rest = self.pending.partition_point(|event| event.time < settled);
@@ -234,30 +203,26 @@ impl Instance {
     /// # Errors
     /// The kernel's counters cannot be read.
     pub fn lost(&self) -> io::Result<u64> {
-        self.cpus.iter().try_fold(self.gaps, |lost, cpu| {
-            Ok(lost + lost_of(&fs::read_to_string(cpu.folder.join("stats"))?))
+        cpus(&self.folder)?.iter().try_fold(self.gaps, |lost, cpu| {
+            Ok(lost + lost_of(&fs::read_to_string(cpu.join("stats"))?))
         })
     }
 
     /// Reads every buffer to its end.
     fn drain(&mut self) -> io::Result<()> {
-        for cpu in &self.cpus {
-            let Some(mut pipe) = cpu.pipe.as_ref() else { continue };
+        for mut pipe in &self.pipes {
             loop {
-                match pipe.read(&mut self.page) {
+                let len = match pipe.read(&mut self.page) {
                     Ok(0) => break,
-                    Ok(len) => {
-                        let (entries, missed) = self.page_layout.read(&self.page[..len]);
-                        self.gaps += u64::from(missed > 0);
-                        let decode = |(time, bytes)| self.decoder.decode(time, bytes);
-                        self.pending.extend(entries.filter_map(decode));
-                    }
-                    Err(error) => match error.kind() {
-                        io::ErrorKind::WouldBlock => break,
-                        io::ErrorKind::Interrupted => {}
-                        _ => return Err(error),
-                    },
-                }
+                    Ok(len) => len,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(error),
+                };
+                let (entries, missed) = self.page_layout.read(&self.page[..len]);
+                self.gaps += u64::from(missed > 0);
+                let decode = |(time, bytes)| self.decoder.decode(time, bytes);
+                self.pending.extend(entries.filter_map(decode));
             }
         }
         // A stable sort: events of one CPU keep their order.
@@ -268,11 +233,16 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        self.cpus.iter_mut().for_each(|cpu| cpu.pipe = None);
+        self.pipes.clear();
         if let Err(error) = fs::remove_dir(&self.folder) {
             tracing::warn!("cannot remove the trace instance {}: {error}", self.folder.display());
         }
     }
+}
+
+/// The folders of the CPUs' buffers.
+fn cpus(instance: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(instance.join("per_cpu"))?.map(|entry| Ok(entry?.path())).collect()
 }
 
 /// The number of lost events in a CPU's `stats`: overwritten, dropped, or not written to a busy

@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 use super::Tracepoint;
 
 /// Something that this kernel does not trace.
@@ -25,43 +27,31 @@ impl Missing {
     /// The kernel's name for what is missing.
     pub fn name(self) -> &'static str {
         match self {
-            Missing::Tracepoint(tracepoint) => tracepoint.names()[0],
+            Missing::Tracepoint(tracepoint) => tracepoint.name(),
             Missing::Flags => "io_uring_complete.cflags",
         }
     }
 
     /// The entry with this [name](Missing::name).
     pub fn from_name(name: &str) -> Option<Missing> {
-        let all = Tracepoint::ALL.map(Missing::Tracepoint).into_iter().chain([Missing::Flags]);
-        all.into_iter().find(|missing| missing.name() == name)
+        let all = Tracepoint::ALL.iter().copied().map(Missing::Tracepoint);
+        all.chain([Missing::Flags]).find(|missing| missing.name() == name)
     }
+}
 
-    /// What is unknown without it.
-    pub fn unknown(self) -> &'static str {
-        let Missing::Tracepoint(tracepoint) = self else {
-            return "which completions are multishot or have a buffer is unknown";
-        };
-        match tracepoint {
-            Tracepoint::Create => "how rings were created is unknown",
-            Tracepoint::SubmitReq => "submissions are unknown",
-            Tracepoint::ReqFailed => "a rejected submission is seen only when it completes",
-            Tracepoint::Complete => "completions are unknown",
-            Tracepoint::CqeOverflow => "completions that overflowed the queue look like any other",
-            Tracepoint::TaskAdd => "arrival times are unknown",
-            Tracepoint::QueueAsyncWork => {
-                "the work of the kernel's worker threads (io-wq) is unknown"
-            }
-            Tracepoint::PollArm => "which requests waited by polling is unknown",
-            Tracepoint::LocalWorkRun => "runs of deferred work are unknown",
-            Tracepoint::CqringWait => "sleeps are unknown",
-            Tracepoint::FailLink => "broken links are seen only as cancelled requests",
-        }
+impl Serialize for Missing {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.name().serialize(to)
     }
 }
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no {} on this kernel: {}", self.name(), self.unknown())
+        let unknown = match self {
+            Missing::Tracepoint(tracepoint) => tracepoint.unknown(),
+            Missing::Flags => "which completions are multishot or have a buffer is unknown",
+        };
+        write!(f, "no {} on this kernel: {unknown}", self.name())
     }
 }
 
@@ -71,7 +61,8 @@ mod tests {
 
     #[test]
     fn an_entry_is_found_by_its_name_and_is_one_line() {
-        for missing in Tracepoint::ALL.map(Missing::Tracepoint).into_iter().chain([Missing::Flags])
+        for missing in
+            Tracepoint::ALL.iter().copied().map(Missing::Tracepoint).chain([Missing::Flags])
         {
             assert_eq!(Missing::from_name(missing.name()), Some(missing));
             let line = missing.to_string();

@@ -29,4 +29,4 @@ pub use missing::Missing;
 pub use page::{PageEntries, PageLayout};
 pub(super) use sidecar::MODEL;
 pub use sidecar::{KernelRecorder, Sidecar, sidecar_path};
-pub use tracepoint::{KernelEvent, KernelEventKind, Tracepoint, TracepointDecoder, operation};
+pub use tracepoint::{KernelEvent, Tracepoint, TracepointDecoder, operation};

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Instance, KernelEvent, KernelEventKind, Missing, Tracepoint, Unavailable};
+use super::{Instance, KernelEvent, Missing, Tracepoint, Unavailable};
 use proactor_record::{
     About, Clock, Header, Record, RecordKind, Recorder, Settings, Trace, Unreadable,
 };
@@ -140,10 +140,10 @@ impl OwnRings {
     /// Whether the event is about a ring of this process. The thread that creates a ring, posts to
     /// it or sleeps on it decides; data may arrive in the time of any thread.
     fn contain(&mut self, event: &KernelEvent) -> bool {
-        match event.kind {
-            KernelEventKind::Arrived => return self.0.get(&event.ring) == Some(&true),
+        match event.tracepoint {
+            Tracepoint::TaskAdd => return self.0.get(&event.ring) == Some(&true),
             // A new ring may have the address of a former one.
-            KernelEventKind::Created { .. } => _ = self.0.remove(&event.ring),
+            Tracepoint::Create => _ = self.0.remove(&event.ring),
             _ => {}
         }
         let ours = || fs::exists(format!("/proc/self/task/{}", event.thread)).unwrap_or(false);
@@ -153,44 +153,32 @@ impl OwnRings {
 
 /// Encodes an event of a [recorded](RECORDED) tracepoint. A sleep only identifies its ring.
 fn to_record(event: &KernelEvent) -> Option<Record> {
-    let (tracepoint, res, flags) = match event.kind {
-        KernelEventKind::Created { fd, flags, .. } => (Tracepoint::Create, fd, flags),
-        KernelEventKind::Completed { res, flags } => (Tracepoint::Complete, res, flags),
-        KernelEventKind::Overflowed { res, flags } => (Tracepoint::CqeOverflow, res, flags),
-        KernelEventKind::Arrived => (Tracepoint::TaskAdd, 0, 0),
-        KernelEventKind::Punted => (Tracepoint::QueueAsyncWork, 0, 0),
-        _ => return None,
-    };
-    Some(Record {
+    let KernelEvent { user_data, opcode, tracepoint, own, .. } = *event;
+    (tracepoint != Tracepoint::CqringWait).then(|| Record {
         time: 0,
-        id: event.user_data,
-        res,
-        flags,
+        id: user_data,
+        res: own[0] as i32,
+        flags: own[1] as u32,
         iteration: event.thread as u32,
         kind: BASE + tracepoint as u8,
-        op: event.opcode.unwrap_or(0),
-        aux: u16::from(event.opcode.is_some()),
+        op: opcode.unwrap_or(0),
+        aux: u16::from(opcode.is_some()),
     })
 }
 
 /// Decodes what [`to_record`] encodes; `None` for any other record.
-fn from_record(record: &Record) -> Option<KernelEvent> {
-    let tracepoint = *Tracepoint::ALL.get(usize::from(record.kind.checked_sub(BASE)?))?;
-    let (res, flags) = (record.res as u64, record.flags.into());
-    let own = match tracepoint {
-        Tracepoint::Create => [res, 0, 0, flags],
-        Tracepoint::Complete | Tracepoint::CqeOverflow => [res, flags, 0, 0],
-        Tracepoint::TaskAdd | Tracepoint::QueueAsyncWork => [0; 4],
-        _ => return None,
-    };
-    Some(KernelEvent {
-        time: record.time,
+fn from_record(header: &Header, record: &Record) -> Option<KernelEvent> {
+    let tracepoint = Tracepoint::from_number(record.kind.checked_sub(BASE)?)?;
+    let is_recorded = RECORDED.contains(&tracepoint) && tracepoint != Tracepoint::CqringWait;
+    is_recorded.then(|| KernelEvent {
+        time: header.nanos(record.time),
         thread: record.iteration as i32,
         ring: 0,
         request: 0,
         user_data: record.id,
         opcode: (record.aux != 0).then_some(record.op),
-        kind: KernelEventKind::of(tracepoint, own),
+        tracepoint,
+        own: [record.res as u64, record.flags.into(), 0, 0],
     })
 }
 
@@ -219,15 +207,16 @@ impl Sidecar {
             other => other?,
         };
         let same = trace.header.pid == header.pid && trace.header.clock == header.clock;
-        Ok(same.then(|| Sidecar::of(&trace)))
+        Ok(same.then(|| Sidecar::of(header, &trace)))
     }
 
-    fn of(trace: &Trace) -> Sidecar {
+    /// The events of a sidecar file; `header` is that of the recording.
+    fn of(header: &Header, trace: &Trace) -> Sidecar {
         let lost = trace.records.iter().filter(|record| record.is(RecordKind::Lost));
         let lost = lost.fold(trace.lost(), |all, record| all.saturating_add(record.id));
         let missing = trace.header.get(MISSING).or_else(|| trace.header.get(MISSING_BEFORE));
-        let missing =
-            missing.unwrap_or_default().split(',').filter_map(Missing::from_name).collect();
-        Sidecar { events: trace.records.iter().filter_map(from_record).collect(), lost, missing }
+        let missing = missing.unwrap_or_default().split(',').filter_map(Missing::from_name);
+        let events = trace.records.iter().filter_map(|record| from_record(header, record));
+        Sidecar { events: events.collect(), lost, missing: missing.collect() }
     }
 }

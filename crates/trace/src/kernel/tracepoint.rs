@@ -2,88 +2,78 @@
 
 use super::layout::{Field, Layout};
 use proactor::ring::Cqe;
-use proactor_record::Errno;
+use proactor_record::{Errno, numbered};
 
-/// An io_uring tracepoint. The variants have the kernel's names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Tracepoint {
-    /// A ring was created.
-    Create,
-    /// A submission was read from the queue and is well-formed.
-    SubmitReq,
-    /// A submission was rejected before it started. It completes with an error as well.
-    ReqFailed,
-    /// A completion was posted to the queue.
-    Complete,
-    /// A completion was stored outside the queue because the queue was full. No second event
-    /// follows when it moves into the queue.
-    CqeOverflow,
-    /// What a request waited for has arrived. Its work is queued to its task.
-    TaskAdd,
-    /// A request was handed to a worker thread (io-wq) because it might block.
-    QueueAsyncWork,
-    /// A request waits by polling.
-    PollArm,
-    /// Work that was deferred to an enter was run.
-    LocalWorkRun,
-    /// A task sleeps until there are completions.
-    CqringWait,
-    /// A linked request failed, and the rest of its chain is cancelled.
-    FailLink,
+numbered! {
+    /// An io_uring tracepoint, with the kernel's name for it.
+    Tracepoint {
+        /// A ring was created.
+        Create = 0, "io_uring_create";
+        /// A submission was read from the queue and is well-formed.
+        SubmitReq = 1, "io_uring_submit_req";
+        /// A submission was rejected before it started (since 5.16). It completes with an error as
+        /// well.
+        ReqFailed = 2, "io_uring_req_failed";
+        /// A completion was posted to the queue.
+        Complete = 3, "io_uring_complete";
+        /// A completion was stored outside the queue because the queue was full (since 5.19). No
+        /// second event follows when it moves into the queue.
+        CqeOverflow = 4, "io_uring_cqe_overflow";
+        /// What a request waited for has arrived. Its work is queued to its task.
+        TaskAdd = 5, "io_uring_task_add";
+        /// A request was handed to a worker thread (io-wq) because it might block.
+        QueueAsyncWork = 6, "io_uring_queue_async_work";
+        /// A request waits by polling.
+        PollArm = 7, "io_uring_poll_arm";
+        /// Work that was deferred to an enter was run (since 6.1).
+        LocalWorkRun = 8, "io_uring_local_work_run";
+        /// A task sleeps until there are completions.
+        CqringWait = 9, "io_uring_cqring_wait";
+        /// A linked request failed, and the rest of its chain is cancelled.
+        FailLink = 10, "io_uring_fail_link";
+    }
 }
 
-impl Tracepoint {
-    /// All tracepoints, in the order of their numbers.
-    pub const ALL: [Tracepoint; 11] = [
-        Tracepoint::Create,
-        Tracepoint::SubmitReq,
-        Tracepoint::ReqFailed,
-        Tracepoint::Complete,
-        Tracepoint::CqeOverflow,
-        Tracepoint::TaskAdd,
-        Tracepoint::QueueAsyncWork,
-        Tracepoint::PollArm,
-        Tracepoint::LocalWorkRun,
-        Tracepoint::CqringWait,
-        Tracepoint::FailLink,
-    ];
+/// By number of the tracepoint: its word in lines and in JSON, the fields that only it has, and
+/// what is unknown on a kernel without it.
+const FACTS: [(&str, &str, &str); 11] = [
+    ("create", "fd flags sq_entries cq_entries", "how rings were created is unknown"),
+    ("submit", "sq_thread", "submissions are unknown"),
+    ("reject", "error", "a rejected submission is seen only when it completes"),
+    ("post", "res cflags", "completions are unknown"),
+    ("overflow", "res cflags", "completions that overflowed the queue look like any other"),
+    ("arrive", "", "arrival times are unknown"),
+    ("punt", "", "the work of the kernel's worker threads (io-wq) is unknown"),
+    ("poll", "", "which requests waited by polling is unknown"),
+    ("work", "count", "runs of deferred work are unknown"),
+    ("wait", "min_events", "sleeps are unknown"),
+    ("fail_link", "", "broken links are seen only as cancelled requests"),
+];
 
-    /// The tracepoint's name, and its name on older kernels.
-    pub fn names(self) -> &'static [&'static str] {
-        self.spec().0
+impl Tracepoint {
+    /// The tracepoint's name, and its name before 6.3.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let before = (self == Tracepoint::SubmitReq).then_some("io_uring_submit_sqe");
+        [Some(self.name()), before].into_iter().flatten()
     }
 
-    /// The names, and the fields that only this tracepoint has.
-    fn spec(self) -> (&'static [&'static str], &'static [&'static str]) {
-        match self {
-            Tracepoint::Create => {
-                (&["io_uring_create"], &["fd", "sq_entries", "cq_entries", "flags"])
-            }
-            // Renamed in 6.3.
-            Tracepoint::SubmitReq => {
-                (&["io_uring_submit_req", "io_uring_submit_sqe"], &["sq_thread"])
-            }
-            // Since 5.16.
-            Tracepoint::ReqFailed => (&["io_uring_req_failed"], &["error"]),
-            Tracepoint::Complete => (&["io_uring_complete"], &["res", "cflags"]),
-            // Since 5.19.
-            Tracepoint::CqeOverflow => (&["io_uring_cqe_overflow"], &["res", "cflags"]),
-            Tracepoint::TaskAdd => (&["io_uring_task_add"], &[]),
-            Tracepoint::QueueAsyncWork => (&["io_uring_queue_async_work"], &[]),
-            Tracepoint::PollArm => (&["io_uring_poll_arm"], &[]),
-            // Since 6.1.
-            Tracepoint::LocalWorkRun => (&["io_uring_local_work_run"], &["count"]),
-            Tracepoint::CqringWait => (&["io_uring_cqring_wait"], &["min_events"]),
-            Tracepoint::FailLink => (&["io_uring_fail_link"], &[]),
-        }
+    /// What is unknown without it.
+    pub(super) fn unknown(self) -> &'static str {
+        FACTS[self as usize].2
+    }
+
+    /// Whether its events are about one request.
+    pub(crate) fn is_of_request(self) -> bool {
+        use Tracepoint::{CqringWait, Create, LocalWorkRun};
+        !matches!(self, Create | CqringWait | LocalWorkRun)
     }
 }
 
 /// One event of a tracepoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelEvent {
-    /// Time in ticks of the trace's clock.
+    /// The time: of an [`Instance`](super::Instance) in ticks of its clock, of a
+    /// [`Sidecar`](super::Sidecar) in nanoseconds since recording began.
     pub time: u64,
     /// The thread that ran. It does not always belong to the ring's process.
     pub thread: i32,
@@ -92,120 +82,28 @@ pub struct KernelEvent {
     /// The request's address in the kernel; zero if the tracepoint does not have it.
     pub request: u64,
     /// The submission's user data; zero if the tracepoint does not have it
-    /// ([`KernelEventKind::Punted`] on 5.10).
+    /// ([`Tracepoint::QueueAsyncWork`] on 5.10).
     pub user_data: u64,
     /// `IORING_OP_*`, if the tracepoint has it.
     pub opcode: Option<u8>,
-    /// The tracepoint and its own fields.
-    pub kind: KernelEventKind,
+    /// The tracepoint of the event.
+    pub tracepoint: Tracepoint,
+    /// The values of the fields that only this tracepoint has, in the order of its table; zero
+    /// for a field that the kernel does not have.
+    pub own: [u64; 4],
 }
 
-/// The tracepoint of an event and the fields that only this tracepoint has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KernelEventKind {
-    /// An event of [`Tracepoint::Create`].
-    Created {
-        /// The descriptor of the ring.
-        fd: i32,
-        /// Entries of the submission queue.
-        submissions: u32,
-        /// Entries of the completion queue.
-        completions: u32,
-        /// The flags of the ring, `IORING_SETUP_*`.
-        flags: u32,
-    },
-    /// An event of [`Tracepoint::SubmitReq`].
-    Submitted {
-        /// Whether a kernel thread read it from the queue (`SQPOLL`).
-        by_kernel: bool,
-    },
-    /// An event of [`Tracepoint::ReqFailed`].
-    Rejected {
-        /// The error, a negative errno.
-        error: i32,
-    },
-    /// An event of [`Tracepoint::Complete`].
-    Completed {
-        /// A result, or a negative errno.
-        res: i32,
-        /// `IORING_CQE_F_*`; zero on kernels whose tracepoint has no flags.
-        flags: u32,
-    },
-    /// An event of [`Tracepoint::CqeOverflow`].
-    Overflowed {
-        /// A result, or a negative errno.
-        res: i32,
-        /// The flags of the completion, `IORING_CQE_F_*`.
-        flags: u32,
-    },
-    /// An event of [`Tracepoint::TaskAdd`].
-    Arrived,
-    /// An event of [`Tracepoint::QueueAsyncWork`].
-    Punted,
-    /// An event of [`Tracepoint::PollArm`].
-    PollArmed,
-    /// An event of [`Tracepoint::LocalWorkRun`].
-    WorkRun {
-        /// How many pieces of work.
-        count: u32,
-    },
-    /// An event of [`Tracepoint::CqringWait`].
-    Waited {
-        /// How many completions it waits for.
-        least: u32,
-    },
-    /// An event of [`Tracepoint::FailLink`].
-    LinkFailed,
-}
-
-impl KernelEventKind {
-    /// Makes a kind of a tracepoint and the values of its [own fields](Tracepoint::spec).
-    pub(super) fn of(tracepoint: Tracepoint, own: [u64; 4]) -> KernelEventKind {
-        let (res, flags) = (own[0] as i32, own[1] as u32);
-        match tracepoint {
-            Tracepoint::Create => KernelEventKind::Created {
-                fd: own[0] as i32,
-                submissions: own[1] as u32,
-                completions: own[2] as u32,
-                flags: own[3] as u32,
-            },
-            Tracepoint::SubmitReq => KernelEventKind::Submitted { by_kernel: own[0] & 0xff != 0 },
-            Tracepoint::ReqFailed => KernelEventKind::Rejected { error: res },
-            Tracepoint::Complete => KernelEventKind::Completed { res, flags },
-            Tracepoint::CqeOverflow => KernelEventKind::Overflowed { res, flags },
-            Tracepoint::TaskAdd => KernelEventKind::Arrived,
-            Tracepoint::QueueAsyncWork => KernelEventKind::Punted,
-            Tracepoint::PollArm => KernelEventKind::PollArmed,
-            Tracepoint::LocalWorkRun => KernelEventKind::WorkRun { count: own[0] as u32 },
-            Tracepoint::CqringWait => KernelEventKind::Waited { least: own[0] as u32 },
-            Tracepoint::FailLink => KernelEventKind::LinkFailed,
-        }
-    }
-
+impl KernelEvent {
     /// The word for it in lines and in JSON.
     pub fn name(&self) -> &'static str {
-        match self {
-            KernelEventKind::Created { .. } => "create",
-            KernelEventKind::Submitted { .. } => "submit",
-            KernelEventKind::Rejected { .. } => "reject",
-            KernelEventKind::Completed { .. } => "post",
-            KernelEventKind::Overflowed { .. } => "overflow",
-            KernelEventKind::Arrived => "arrive",
-            KernelEventKind::Punted => "punt",
-            KernelEventKind::PollArmed => "poll",
-            KernelEventKind::WorkRun { .. } => "work",
-            KernelEventKind::Waited { .. } => "wait",
-            KernelEventKind::LinkFailed => "fail_link",
-        }
+        FACTS[self.tracepoint as usize].0
     }
 
-    /// The result and the flags of a completion, in the queue or outside it.
+    /// The result and the flags (`IORING_CQE_F_*`; zero on kernels that do not trace them) of a
+    /// completion, in the queue or outside it.
     pub fn completion(&self) -> Option<(i32, u32)> {
-        match *self {
-            KernelEventKind::Completed { res, flags }
-            | KernelEventKind::Overflowed { res, flags } => Some((res, flags)),
-            _ => None,
-        }
+        let is_one = matches!(self.tracepoint, Tracepoint::Complete | Tracepoint::CqeOverflow);
+        is_one.then_some((self.own[0] as i32, self.own[1] as u32))
     }
 
     /// Whether it is a completion and more completions of the same request follow.
@@ -213,22 +111,10 @@ impl KernelEventKind {
         self.completion().is_some_and(|(_, flags)| flags & Cqe::MORE != 0)
     }
 
-    /// Whether the event is about one request.
-    pub fn is_of_request(&self) -> bool {
-        !matches!(
-            self,
-            KernelEventKind::Created { .. }
-                | KernelEventKind::Waited { .. }
-                | KernelEventKind::WorkRun { .. }
-        )
-    }
-
     /// The result of a completion or of a rejected submission.
     pub fn result(&self) -> Option<Result<u32, Errno>> {
-        let res = match *self {
-            KernelEventKind::Rejected { error } => error,
-            _ => self.completion()?.0,
-        };
+        let is_rejected = self.tracepoint == Tracepoint::ReqFailed;
+        let res = if is_rejected { self.own[0] as i32 } else { self.completion()?.0 };
         Some(u32::try_from(res).map_err(|_| Errno(res.wrapping_neg())))
     }
 }
@@ -249,7 +135,6 @@ struct FieldSet {
     request: Option<Field>,
     user_data: Option<Field>,
     opcode: Option<Field>,
-    /// The fields of [`Tracepoint::spec`].
     own: [Option<Field>; 4],
 }
 
@@ -265,41 +150,37 @@ impl TracepointDecoder {
             opcode: layout.field(&["opcode"]),
             own: [None; 4],
         };
-        for (field, name) in fields.own.iter_mut().zip(tracepoint.spec().1) {
-            *field = layout.field(&[name]);
-        }
-        let identified = match tracepoint {
-            Tracepoint::Create | Tracepoint::LocalWorkRun | Tracepoint::CqringWait => true,
+        let names = FACTS[tracepoint as usize].1.split_whitespace();
+        fields.own.iter_mut().zip(names).for_each(|(own, name)| *own = layout.field(&[name]));
+        let has_user_data = fields.user_data.is_some();
+        let is_identified = match tracepoint {
             Tracepoint::Complete | Tracepoint::CqeOverflow => {
-                fields.user_data.is_some() && fields.own[0].is_some()
+                has_user_data && fields.own[0].is_some()
             }
             // 5.10 has the request only, which is known from its submission.
-            Tracepoint::QueueAsyncWork => fields.user_data.is_some() || fields.request.is_some(),
-            _ => fields.user_data.is_some(),
+            Tracepoint::QueueAsyncWork => has_user_data || fields.request.is_some(),
+            _ => has_user_data || !tracepoint.is_of_request(),
         };
         self.number = layout.field(&["common_type"]);
         self.thread = layout.field(&["common_pid"]);
-        let complete = identified && fields.ring.is_some() && self.number.is_some();
-        if complete {
+        let is_complete = is_identified && fields.ring.is_some() && self.number.is_some();
+        if is_complete {
             self.tracepoints.push((layout.id, tracepoint, fields));
         }
-        complete
+        is_complete
     }
 
     /// Whether completions have their flags, if completions are learned at all.
     pub fn has_flags(&self) -> bool {
-        let mut completions = self
-            .tracepoints
-            .iter()
-            .filter(|(_, tracepoint, _)| *tracepoint == Tracepoint::Complete);
-        completions.all(|(.., fields)| fields.own[1].is_some())
+        let mut learned = self.tracepoints.iter();
+        learned.all(|(_, point, fields)| *point != Tracepoint::Complete || fields.own[1].is_some())
     }
 
     /// Decodes an event; `None` if its tracepoint was not learned or the bytes end too early.
     pub fn decode(&self, time: u64, bytes: &[u8]) -> Option<KernelEvent> {
         let number = self.number?.read(bytes)?;
-        let known = self.tracepoints.iter().find(|(id, ..)| u64::from(*id) == number);
-        let (_, tracepoint, fields) = known?;
+        let mut learned = self.tracepoints.iter();
+        let (_, tracepoint, fields) = learned.find(|(id, ..)| u64::from(*id) == number)?;
         let read = |field: Option<Field>| field.and_then(|field| field.read(bytes));
         Some(KernelEvent {
             time,
@@ -308,10 +189,8 @@ impl TracepointDecoder {
             request: read(fields.request).unwrap_or(0),
             user_data: read(fields.user_data).unwrap_or(0),
             opcode: read(fields.opcode).map(|code| code as u8),
-            kind: KernelEventKind::of(
-                *tracepoint,
-                fields.own.map(|field| read(field).unwrap_or(0)),
-            ),
+            tracepoint: *tracepoint,
+            own: fields.own.map(|field| read(field).unwrap_or(0)),
         })
     }
 }
@@ -391,7 +270,7 @@ mod tests {
         rest[17] = 1;
         let event = decoder.decode(1, &bytes(6, &rest)).expect("an event");
         assert_eq!((event.request, event.user_data, event.opcode), (0, 42, Some(13)));
-        assert_eq!(event.kind, KernelEventKind::Submitted { by_kernel: true });
+        assert_eq!((event.tracepoint, event.own[0]), (Tracepoint::SubmitReq, 1));
     }
 
     #[test]
@@ -402,7 +281,7 @@ mod tests {
         assert!(decoder.learn(Tracepoint::Complete, &old));
         let rest = [&1u64.to_ne_bytes()[..], &(-11i64).to_ne_bytes()].concat();
         let event = decoder.decode(0, &bytes(7, &rest)).expect("an event");
-        assert_eq!(event.kind, KernelEventKind::Completed { res: -11, flags: 0 });
+        assert_eq!(event.completion(), Some((-11, 0)));
         // 5.10's fail_link had a request and nothing else.
         assert!(!decoder.learn(Tracepoint::FailLink, &format(8, &[("void * req", 16, 8, 0)])));
         assert!(!decoder.learn(Tracepoint::Complete, &format(9, &[("int res", 16, 4, 1)])));
@@ -418,7 +297,7 @@ mod tests {
             assert_eq!(decoder.decode(0, &bytes(7, &[])[..len]), None);
         }
         let event = decoder.decode(0, &bytes(7, &[])).expect("a truncated count is zero");
-        assert_eq!(event.kind, KernelEventKind::WorkRun { count: 0 });
+        assert_eq!((event.tracepoint, event.own[0]), (Tracepoint::LocalWorkRun, 0));
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl AttachArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let mut attached = WatchedProcess::new(self.pid)?;
         let stop = stop_signal()?;
-        let mut instance = Instance::new(&Tracepoint::ALL, Clock::Nanos, BUFFER)?;
+        let mut instance = Instance::new(Tracepoint::ALL, Clock::Nanos, BUFFER)?;
         attached.missing = instance.missing().to_vec();
         instance.missing().iter().for_each(|missing| note!("note: {missing}"));
         if attached.open_rings() == 0 {

@@ -60,16 +60,16 @@ impl ShowArgs {
         // The kernel events are merged in, in the order of time.
         let sidecar = super::views::sidecar(&self.file, &trace)?;
         let kernel = sidecar.as_ref().map_or(&[][..], |sidecar| &sidecar.events);
-        let mut earlier = kernel.iter().filter(|event| event.passes(header, &filter)).peekable();
+        let mut earlier = kernel.iter().filter(|event| event.passes(&filter)).peekable();
         let events = proactor_trace::events(&trace).filter(|event| filter.passes(event));
         let mut matches = 0;
         for event in events.map(Some).chain([None]) {
             let until = event.as_ref().map_or(u64::MAX, |event| event.at);
-            while let Some(event) = earlier.next_if(|one| header.nanos(one.time) <= until) {
+            while let Some(event) = earlier.next_if(|one| one.time <= until) {
                 matches += 1;
                 match self.json {
-                    true => writeln!(out, "{}", event.json(header))?,
-                    false => writeln!(out, "{}", event.line(header))?,
+                    true => writeln!(out, "{}", event.json())?,
+                    false => writeln!(out, "{}", event.line())?,
                 }
             }
             if let Some(event) = event {
@@ -89,7 +89,7 @@ impl ShowArgs {
         kernel: &[KernelEvent],
     ) -> anyhow::Result<()> {
         let file = self.file.display();
-        let kernel = kernel.iter().map(|event| event.kind.name().to_owned());
+        let kernel = kernel.iter().map(|event| event.name().to_owned());
         let names = proactor_trace::events(trace).flat_map(|event| {
             let kind = event.name().trim_matches(['<', '>']).to_lowercase();
             [Some(kind), event.op.map(|op| op.name().to_lowercase())]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Conn, How, Look, check_connection, read, unknown_connection};
 use crate::commands::output;
@@ -42,7 +42,7 @@ pub(super) fn summary(Look { file, how }: &Look, conn: Option<Conn>) -> anyhow::
     // Only for the whole recording: kernel events cannot be selected by time or connection.
     let is_whole = cut.since.is_none() && cut.until.is_none() && cut.conn.is_none();
     let delays = if is_whole { delays_of(file, &trace)? } else { None };
-    let kernel = delays.as_ref().map(Delays::json);
+    let kernel = delays.as_ref().map(|delays| json!(delays));
     let summary = Summary::new(TraceStats::of(&trace, &cut));
     how.print(&Whole { summary, kernel, delays })
 }
@@ -88,7 +88,7 @@ pub(super) fn delays(file: &Path, json: bool) -> anyhow::Result<()> {
         bail!("no kernel events: record with `serve --trace=FILE --kernel-events`");
     };
     let title = proactor_trace::title(&trace.header, trace.lost());
-    let text = if json { delays.json().to_string() } else { format!("{title}\n\n{delays}") };
+    let text = if json { json!(delays).to_string() } else { format!("{title}\n\n{delays}") };
     Ok(output::print(&(text + "\n"))?)
 }
 
