@@ -83,30 +83,6 @@ impl Environment {
         }
         warnings
     }
-
-    /// Returns the properties as a few lines of text.
-    pub fn text(&self) -> String {
-        let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
-        let machine = match self.virtual_machine {
-            Some(true) => ", virtual",
-            Some(false) => ", no hypervisor seen",
-            None => "",
-        };
-        let mitigations = match self.mitigations.is_empty() {
-            true => "none known".to_owned(),
-            false => self.mitigations.join("; "),
-        };
-        format!(
-            "kernel       {}\ncpu          {} ({} usable{machine})\nmitigations  {mitigations}\n\
-             settings     tcp {}, governor {}, clock {}\n",
-            known(&self.kernel),
-            known(&self.cpu),
-            self.cpus,
-            known(&self.congestion_control),
-            self.governor.as_deref().unwrap_or("none"),
-            known(&self.clocksource),
-        )
-    }
 }
 
 /// The CPU time that the host took from this virtual machine, and the total, in ticks.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::environment::Environment;
 use crate::idle::IdleCosts;
-use crate::plan::{ComparisonPlan, ParticipantSpec, Role};
+use crate::plan::{ComparisonPlan, ParticipantSpec};
 use crate::sampling::Round;
 use crate::stats_line::ServerStats;
 use crate::verdict::{Ratio, Verdict};
@@ -83,11 +83,6 @@ impl Outcome {
             service_time: None,
             measured: None,
         }
-    }
-
-    /// Returns true for a model that is compared, and false for the baseline and its control.
-    pub fn is_compared(&self) -> bool {
-        self.spec.role == Role::Model
     }
 }
 

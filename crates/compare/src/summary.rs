@@ -1,6 +1,6 @@
 //! From slices to results: medians, ratios, verdicts and warnings. Pure functions.
 
-use crate::plan::CONTROL;
+use crate::plan::{CONTROL, Role};
 use crate::results::{Measured, Outcome, ResultTable};
 use crate::sampling::{Pair, Round, Sample};
 use crate::verdict::{self, Ratio, Verdict};
@@ -52,7 +52,9 @@ pub(crate) fn table(
     }
 
     let judged: Vec<usize> = (0..count)
-        .filter(|&at| participants[at].is_compared() && participants[at].measured.is_some())
+        .filter(|&at| {
+            participants[at].spec.role == Role::Model && participants[at].measured.is_some()
+        })
         .collect();
     let verdicts = |ratios: &[Vec<f64>], floor| {
         let models: Vec<&[f64]> = judged.iter().map(|&at| &*ratios[at]).collect();
@@ -115,11 +117,6 @@ fn is_disturbed(rounds: &[Round]) -> bool {
 }
 
 impl ResultTable {
-    /// Returns the number of verified replies.
-    pub fn messages(&self) -> u64 {
-        self.participants.iter().map(|participant| participant.messages).sum()
-    }
-
     /// Returns the smallest and the largest number of rounds of a measured participant.
     pub(crate) fn rounds_range(&self) -> (usize, usize) {
         let counts = || {

@@ -175,6 +175,18 @@ Warning: there are two CPUs, one for the servers and one for the client: every o
     assert_eq!(render::text(&comparison), expected);
 }
 
+fn comparison_of(table: ResultTable) -> Comparison {
+    Comparison {
+        schema: SCHEMA,
+        environment: Environment::default(),
+        plan: plan(&["uring"]),
+        engine: "uring",
+        tables: vec![table],
+        idle: None,
+        warnings: Vec::new(),
+    }
+}
+
 #[test]
 fn a_server_that_was_not_busy_is_client_bound() {
     let rounds = rounds_of(20, &[(1.0, 1.0), (1.15, 0.8)], 0.0);
@@ -189,16 +201,72 @@ fn a_server_that_was_not_busy_is_client_bound() {
     };
     assert!(advice("epoll").ends_with("Use more --connections, or --engine uring."));
     assert!(advice("uring").ends_with("Use more --connections."), "it is already in use");
-    let comparison = Comparison {
-        schema: SCHEMA,
-        environment: Environment::default(),
-        plan: plan(&["uring"]),
-        engine: "uring",
-        tables: vec![table],
-        idle: None,
-        warnings: Vec::new(),
+    assert!(render::text(&comparison_of(table)).contains("≥ 115k"));
+}
+
+#[test]
+fn a_verdict_is_a_word_and_a_sentence() {
+    let text = |verdict: Option<Verdict>| {
+        let mut table = uring_table(rounds_of(20, &[(1.0, 1.0), (1.15, 1.0)], 0.0));
+        let uring = table.participants[2].measured.as_mut().expect("it was measured");
+        (uring.rate_verdict, uring.cpu_verdict) = (verdict, verdict);
+        render::text(&comparison_of(table))
     };
-    assert!(render::text(&comparison).contains("≥ 115k"));
+    let expected = [
+        (
+            Some(Verdict::Higher),
+            "faster",
+            "more",
+            "serves 14 to 16 % more messages than epoll",
+            "takes 13 % more server CPU per message",
+        ),
+        (
+            Some(Verdict::Lower),
+            "slower",
+            "less",
+            "serves 14 to 16 % fewer messages than epoll",
+            "takes 13 % less server CPU per message",
+        ),
+        (
+            Some(Verdict::Same(0.04)),
+            "same (within ±4.0 %)",
+            "same (within ±4.0 %)",
+            "serves as many messages as epoll (within ±4.0 %)",
+            "takes the same server CPU per message (within ±4.0 %)",
+        ),
+        (
+            Some(Verdict::NotShown),
+            "not shown",
+            "not shown",
+            "is not shown to serve more or fewer messages than epoll",
+            "is not shown to differ in server CPU",
+        ),
+        (
+            Some(Verdict::Invalid),
+            "invalid",
+            "invalid",
+            "has no valid rate here",
+            "no valid CPU time",
+        ),
+        (
+            None,
+            "–",
+            "–",
+            "is not shown to serve more or fewer messages than epoll",
+            "is not shown to differ in server CPU",
+        ),
+    ];
+    for (verdict, rate, cpu, serves, takes) in expected {
+        let text = text(verdict);
+        let row = text.lines().find(|line| line.starts_with("uring  ")).expect("a row");
+        let cells: Vec<&str> =
+            row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!((cells[3], cells[6]), (rate, cpu), "{text}");
+        assert!(
+            text.ends_with(&format!("\nIn words:\n  uring {serves}, and {takes}.\n")),
+            "{text}"
+        );
+    }
 }
 
 #[test]

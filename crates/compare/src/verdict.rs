@@ -9,8 +9,8 @@
 
 use serde::Serialize;
 
+use proactor_report::Interval;
 use proactor_report::stats::{self, CONFIDENCE};
-use proactor_report::{Interval, units};
 
 /// The minimum of the noise floor.
 pub const NOISE_FLOOR_MIN: f64 = 0.02;
@@ -99,19 +99,6 @@ fn verdict(pairs: &[f64], floor: f64) -> Verdict {
     }
 }
 
-impl Verdict {
-    /// Returns the verdict in a word or two: `higher` and `lower` are the words for a difference.
-    pub fn word(self, higher: &str, lower: &str) -> String {
-        match self {
-            Verdict::Higher => higher.to_owned(),
-            Verdict::Lower => lower.to_owned(),
-            Verdict::Same(within) => format!("same (within ±{})", units::percent(within)),
-            Verdict::NotShown => "not shown".to_owned(),
-            Verdict::Invalid => "invalid".to_owned(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,24 +108,24 @@ mod tests {
         (-4..=4).map(|i| middle + f64::from(i) * step).collect()
     }
 
-    fn judged(pairs: &[f64], floor: f64) -> String {
-        judge(&[pairs], Some(floor))[0].word("faster", "slower")
+    fn judged(pairs: &[f64], floor: f64) -> Verdict {
+        judge(&[pairs], Some(floor))[0]
     }
 
     #[test]
     fn only_an_interval_beyond_the_noise_floor_is_a_difference() {
-        assert_eq!(judged(&around(1.10, 0.01), 0.04), "faster");
-        assert_eq!(judged(&around(0.90, 0.01), 0.04), "slower");
-        assert_eq!(judged(&around(1.06, 0.01), 0.04), "not shown");
-        assert_eq!(judged(&around(1.00, 0.01), 0.04), "same (within ±4.0 %)");
-        assert_eq!(judged(&around(1.00, 0.02), 0.04), "not shown");
+        assert_eq!(judged(&around(1.10, 0.01), 0.04), Verdict::Higher);
+        assert_eq!(judged(&around(0.90, 0.01), 0.04), Verdict::Lower);
+        assert_eq!(judged(&around(1.06, 0.01), 0.04), Verdict::NotShown);
+        assert_eq!(judged(&around(1.00, 0.01), 0.04), Verdict::Same(0.04));
+        assert_eq!(judged(&around(1.00, 0.02), 0.04), Verdict::NotShown);
     }
 
     #[test]
     fn fewer_than_six_rounds_have_no_verdict() {
-        assert_eq!(judged(&[1.5; 5], 0.02), "not shown");
-        assert_eq!(judged(&[1.5; 6], 0.02), "faster");
-        assert_eq!(judged(&[], 0.02), "not shown");
+        assert_eq!(judged(&[1.5; 5], 0.02), Verdict::NotShown);
+        assert_eq!(judged(&[1.5; 6], 0.02), Verdict::Higher);
+        assert_eq!(judged(&[], 0.02), Verdict::NotShown);
     }
 
     #[test]
@@ -161,11 +148,5 @@ mod tests {
         assert_eq!(three, [Verdict::NotShown, Verdict::Same(0.02), Verdict::Same(0.02)]);
         let strong = [1.1; 20];
         assert_eq!(judge(&[&strong, &even, &even], Some(0.02))[0], Verdict::Higher);
-    }
-
-    #[test]
-    fn cpu_findings_are_more_or_less() {
-        let words = [Verdict::Lower, Verdict::Higher, Verdict::Invalid];
-        assert_eq!(words.map(|one| one.word("more", "less")), ["less", "more", "invalid"]);
     }
 }

@@ -1,10 +1,11 @@
 //! The result of `proactor load`, as text and as JSON. Pure functions.
 
+use minijinja::Value;
 use serde::Serialize;
 
 use super::{Load, LoadShape, Slice};
 use proactor_report::histogram::Percentiles;
-use proactor_report::units;
+use proactor_report::{template, units};
 
 /// Name and version of the JSON schema.
 pub const SCHEMA: &str = "proactor.load/2";
@@ -76,52 +77,7 @@ impl LoadSummary {
 
     /// Returns the result as text.
     pub fn text(&self) -> String {
-        let LoadSummary { shape, engine, address, seed, slice, .. } = self;
-        let LoadShape { connections, size, depth } = *shape;
-        let connections = units::plural(connections as u64, "connection");
-        let mut text = format!(
-            "{connections} to {address}, {size} B messages, depth {depth}, closed \
-             loop, engine {engine}, seed {seed}\n\n"
-        );
-        let [p50, p90, p99, p99_9, max] =
-            self.service_time.cells().map(|(n, v)| format!("{n} {v}"));
-        let lines = [
-            (
-                "rate",
-                format!(
-                    "{} msg/s, {}/s each way, for {}",
-                    units::rate(self.rate),
-                    units::bytes(slice.bytes as f64 / slice.seconds()),
-                    units::span(slice.wall)
-                ),
-            ),
-            ("replies", format!("{}, every byte verified", units::count(slice.messages))),
-            ("service time, closed loop", [p50, p90, p99, p99_9, max].join("   ")),
-            (
-                "messages per connection",
-                format!(
-                    "{} to {}",
-                    units::count(self.connection_messages_min),
-                    units::count(self.connection_messages_max)
-                ),
-            ),
-            (
-                "load generator",
-                format!(
-                    "busy {}, on a CPU {} of the time; {} of the connections had an unread reply",
-                    units::percent(self.client_busy),
-                    units::percent(slice.cpu_share()),
-                    units::percent(slice.unread_share)
-                ),
-            ),
-        ];
-        for (name, value) in lines {
-            text.push_str(&format!("{name:<27}{value}\n"));
-        }
-        for warning in &self.warnings {
-            text.push_str(&format!("\nWarning: {warning}\n"));
-        }
-        text
+        template::fill(include_str!("summary.txt"), Value::from_serialize(self))
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod histogram;
 pub mod stats;
 pub mod table;
+pub mod template;
 pub mod units;
 
 pub use histogram::Latencies;
