@@ -24,7 +24,7 @@ pub trait SocketCalls {
         os::accept(fd)
     }
 
-    /// Receives: [`os::recv`].
+    /// Receives into a buffer: [`os::recv`].
     ///
     /// # Errors
     /// recv(2).
@@ -51,7 +51,7 @@ pub trait SocketCalls {
         os::shutdown_write(fd)
     }
 
-    /// Closes: [`os::close`].
+    /// Closes a descriptor: [`os::close`].
     #[inline]
     fn close(&mut self, _key: Key, fd: OwnedFd) {
         os::close(fd);
@@ -214,7 +214,7 @@ pub trait Calls: Clone + Send + 'static {
         self.made((Call::Shutdown, AT_ONCE), (key, socket.as_raw_fd()), 0, make, |()| 0)
     }
 
-    /// Closes: [`os::close`].
+    /// Closes a descriptor: [`os::close`].
     #[inline]
     fn close(&self, key: Key, fd: OwnedFd) {
         let whose = (key, fd.as_raw_fd());

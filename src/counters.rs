@@ -8,7 +8,7 @@ use std::ops::AddAssign;
 pub struct Counters {
     /// Iterations of the loop: each waits at most once.
     pub iterations: u64,
-    /// System calls.
+    /// System calls of the thread.
     pub calls: u64,
     /// Operations submitted to a ring.
     pub submitted: u64,
@@ -16,19 +16,19 @@ pub struct Counters {
     pub completed: u64,
     /// Enters after which completions waited outside a full completion queue.
     pub overflows: u64,
-    /// Connections accepted.
+    /// Connections that were accepted.
     pub accepted: u64,
-    /// Connections closed.
+    /// Connections that were closed.
     pub closed: u64,
     /// Accepts that failed because descriptors or memory ran out.
     pub refused: u64,
     /// Receives that returned bytes.
     pub receives: u64,
-    /// Bytes received.
+    /// Bytes that were received.
     pub received_bytes: u64,
     /// Sends that took at least one byte.
     pub sends: u64,
-    /// Bytes sent.
+    /// Bytes that were sent.
     pub sent_bytes: u64,
     /// Receives that found no buffer.
     pub out_of_buffers: u64,

@@ -82,11 +82,6 @@ pub struct Listener<F, S> {
 pub struct Listeners<F, S>(Vec<Listener<F, S>>);
 
 impl<F, S> Listeners<F, S> {
-    /// No listener.
-    pub fn new() -> Listeners<F, S> {
-        Listeners(Vec::new())
-    }
-
     /// Adds listener number `id`.
     ///
     /// # Panics
@@ -124,7 +119,7 @@ impl<F, S> Listeners<F, S> {
 
 impl<F, S> Default for Listeners<F, S> {
     fn default() -> Listeners<F, S> {
-        Listeners::new()
+        Listeners(Vec::new())
     }
 }
 

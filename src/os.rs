@@ -65,7 +65,7 @@ pub use socket::{
 
 // Time.
 
-/// The monotonic clock.
+/// Reads the monotonic clock.
 pub fn now() -> Nanos {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is written to during the call; this clock is always there. Not a system call:

@@ -44,7 +44,7 @@ pub enum Fit {
 }
 
 impl Chunk {
-    /// No bytes.
+    /// A chunk without bytes.
     pub const EMPTY: Chunk = Chunk { memory: Memory::Static(&[]), start: 0, end: 0 };
 
     /// A view of constant bytes; nothing is copied.

@@ -346,7 +346,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Which buffer.
+    /// Returns the id of the buffer.
     pub fn id(&self) -> BufferId {
         self.id
     }

@@ -3,7 +3,7 @@
 /// What an operator asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Show every connection.
+    /// Show a row for every connection.
     List,
     /// Say this line to everyone. Its bytes need not be text; it ends with a newline.
     Say(Vec<u8>),

@@ -27,7 +27,7 @@ pub fn terminate(child: &mut Child) -> io::Result<()> {
 pub enum Order {
     /// Use no CPU until resumed (SIGSTOP). It takes effect a little later.
     Pause,
-    /// Go on (SIGCONT).
+    /// Go on after a pause (SIGCONT).
     Resume,
     /// End at once (SIGKILL).
     Kill,

@@ -13,7 +13,7 @@ const F_SETSIG: libc::c_int = 10;
 const F_SETOWN_EX: libc::c_int = 15;
 const F_OWNER_TID: libc::c_int = 0;
 
-/// `struct f_owner_ex`.
+/// The argument of `F_SETOWN_EX`: `struct f_owner_ex`.
 #[repr(C)]
 struct Owner {
     kind: libc::c_int,

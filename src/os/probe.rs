@@ -21,7 +21,7 @@ use super::shared::SharedNumbers;
 pub struct Call {
     /// The thread's number, as gettid(2) has it.
     pub thread: u64,
-    /// Its number: `libc::SYS_*`.
+    /// The number of the call: `libc::SYS_*`.
     pub number: i64,
     /// Its first four arguments, in whole registers.
     pub args: [u64; 4],
@@ -176,7 +176,7 @@ mod machine {
         unsafe { proactor_probe_call(call) }
     }
 
-    /// This thread's number.
+    /// Returns this thread's number.
     pub(super) fn thread() -> u64 {
         // SAFETY: takes nothing and never fails; it is none of the calls that are filtered.
         unsafe { libc::syscall(libc::SYS_gettid) as u64 }

@@ -15,7 +15,7 @@ pub struct SharedNumbers {
 }
 
 impl SharedNumbers {
-    /// So many.
+    /// Maps `count` numbers, all zero.
     ///
     /// # Errors
     /// mmap(2), `ENOMEM` above all.

@@ -65,7 +65,7 @@ pub enum Completion {
 /// The result of a receive.
 #[derive(Debug)]
 pub enum Recv {
-    /// Bytes were received.
+    /// Bytes were received, into this chunk.
     Data(Chunk),
     /// The peer sends no more.
     End,

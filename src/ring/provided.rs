@@ -55,17 +55,11 @@ impl ProvidedRing {
     ) -> io::Result<ProvidedRing> {
         let entries = pool.shape(size).count.next_power_of_two().min(ENTRIES_MAX);
         let pages = Pages::map(entries * size_of::<BufRingEntry>())?;
-        let base = pages.base().as_ptr() as u64;
+        let (base, group) = (pages.base().as_ptr() as u64, u16::from(size.0));
+        let submitter = ring.submitter();
         // SAFETY: `pages` is mapped, page-aligned and large enough for `entries`; it lives as long
         // as this value, which its ring unregisters before it is dropped, or never frees.
-        unsafe {
-            ring.submitter().register_buf_ring_with_flags(
-                base,
-                entries as u16,
-                u16::from(size.0),
-                0,
-            )?;
-        }
+        unsafe { submitter.register_buf_ring_with_flags(base, entries as u16, group, 0) }?;
         let (mask, window) = ((entries - 1) as u16, WINDOW.min(entries));
         Ok(ProvidedRing { pages, size, mask, tail: 0, window, entries })
     }

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::{Interest, Key, Ready, Selector, Trigger};
+use super::{Interest, Key, Ready, Selector, Trigger, events};
 use crate::calls::SocketCalls;
 use crate::os;
 
@@ -19,6 +19,7 @@ use crate::os;
 const REPORTS: usize = 256;
 
 /// A selector by epoll(7).
+#[derive(Debug)]
 pub struct Epoll {
     fd: OwnedFd,
     trigger: Trigger,
@@ -26,7 +27,7 @@ pub struct Epoll {
 }
 
 impl Epoll {
-    /// Watches nothing yet.
+    /// Creates a selector that watches nothing.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -35,20 +36,12 @@ impl Epoll {
     }
 
     fn event(&self, key: Key, interest: Interest) -> libc::epoll_event {
-        let mut events = 0;
-        if interest.readable {
-            // Without interest in reading, the peer's end would be reported again and again.
-            events |= libc::EPOLLIN | libc::EPOLLRDHUP;
-        }
-        if interest.writable {
-            events |= libc::EPOLLOUT;
-        }
-        events |= match self.trigger {
+        let once = match self.trigger {
             Trigger::Level => 0,
             Trigger::Edge => libc::EPOLLET,
             Trigger::Oneshot => libc::EPOLLONESHOT,
         };
-        libc::epoll_event { events: events as u32, u64: key.0 }
+        libc::epoll_event { events: (i32::from(events(interest)) | once) as u32, u64: key.0 }
     }
 }
 
@@ -74,24 +67,11 @@ impl Selector for Epoll {
 
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
         os::epoll_wait(self.fd.as_fd(), &mut self.reports, timeout)?;
-        ready.extend(self.reports.iter().map(|report| {
-            let has = |flags: libc::c_int| report.events & flags as u32 != 0;
-            let failed = has(libc::EPOLLERR | libc::EPOLLHUP);
-            Ready {
-                key: Key(report.u64),
-                readable: has(libc::EPOLLIN | libc::EPOLLRDHUP) || failed,
-                writable: has(libc::EPOLLOUT) || failed,
-                hung_up: has(libc::EPOLLRDHUP) || failed,
-            }
-        }));
+        let reports = self.reports.iter();
+        ready
+            .extend(reports.map(|report| Ready::of(Key(report.u64), report.events as libc::c_int)));
         Ok(())
     }
 }
 
 impl SocketCalls for Epoll {}
-
-impl std::fmt::Debug for Epoll {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Epoll").field("trigger", &self.trigger).finish_non_exhaustive()
-    }
-}

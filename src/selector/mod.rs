@@ -26,6 +26,8 @@ pub use select::Select;
 pub use sigio::Sigio;
 pub use spin::Spin;
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -46,11 +48,11 @@ impl Interest {
     /// Neither. Errors and hang-ups are still reported, level-triggered again and again: a caller
     /// that waits for nothing should [`remove`](Selector::remove) the descriptor.
     pub const NONE: Interest = Interest { readable: false, writable: false };
-    /// Reading.
+    /// Wait until it is readable.
     pub const READ: Interest = Interest { readable: true, writable: false };
-    /// Writing.
+    /// Wait until it is writable.
     pub const WRITE: Interest = Interest { readable: false, writable: true };
-    /// Both.
+    /// Wait until it is either.
     pub const BOTH: Interest = Interest { readable: true, writable: true };
 }
 
@@ -139,8 +141,72 @@ pub trait Selector {
     }
 }
 
-fn watched_already(fd: RawFd) -> io::Error {
-    io::Error::new(io::ErrorKind::AlreadyExists, format!("descriptor {fd} is watched already"))
+impl Ready {
+    /// Makes a report of the events that poll(2) or epoll(7) return.
+    #[inline]
+    fn of(key: Key, events: libc::c_int) -> Ready {
+        let has = |flags: libc::c_short| events & libc::c_int::from(flags) != 0;
+        let failed = has(libc::POLLERR | libc::POLLHUP | libc::POLLNVAL);
+        Ready {
+            key,
+            readable: has(libc::POLLIN | libc::POLLRDHUP) || failed,
+            writable: has(libc::POLLOUT) || failed,
+            hung_up: has(libc::POLLRDHUP) || failed,
+        }
+    }
+}
+
+/// Returns the events that poll(2) is asked for; epoll(7) has the same numbers.
+fn events(interest: Interest) -> libc::c_short {
+    // Without interest in reading, the peer's end would be reported again and again.
+    let read = if interest.readable { libc::POLLIN | libc::POLLRDHUP } else { 0 };
+    let write = if interest.writable { libc::POLLOUT } else { 0 };
+    read | write
+}
+
+const _: () = assert!(
+    libc::EPOLLIN == libc::POLLIN as libc::c_int
+        && libc::EPOLLOUT == libc::POLLOUT as libc::c_int
+        && libc::EPOLLERR == libc::POLLERR as libc::c_int
+        && libc::EPOLLHUP == libc::POLLHUP as libc::c_int
+        && libc::EPOLLRDHUP == libc::POLLRDHUP as libc::c_int
+);
+
+/// The watched descriptors of a selector that keeps them itself, in the order of their numbers.
+#[derive(Debug)]
+struct WatchTable<W>(BTreeMap<RawFd, W>);
+
+impl<W> Default for WatchTable<W> {
+    fn default() -> WatchTable<W> {
+        WatchTable(BTreeMap::new())
+    }
+}
+
+impl<W> WatchTable<W> {
+    /// # Errors
+    /// The descriptor is watched already.
+    fn add(&mut self, fd: RawFd, watched: W) -> io::Result<()> {
+        match self.0.entry(fd) {
+            Entry::Vacant(place) => place.insert(watched),
+            Entry::Occupied(_) => {
+                let text = format!("descriptor {fd} is watched already");
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+            }
+        };
+        Ok(())
+    }
+
+    /// # Errors
+    /// The descriptor is not watched.
+    fn get(&mut self, fd: RawFd) -> io::Result<&mut W> {
+        self.0.get_mut(&fd).ok_or_else(|| not_watched(fd))
+    }
+
+    /// # Errors
+    /// The descriptor is not watched.
+    fn remove(&mut self, fd: RawFd) -> io::Result<W> {
+        self.0.remove(&fd).ok_or_else(|| not_watched(fd))
+    }
 }
 
 fn not_watched(fd: RawFd) -> io::Error {

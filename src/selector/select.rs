@@ -4,27 +4,25 @@
 //! Changing an interest costs nothing. Descriptors from [`os::SELECT_LIMIT`] (`FD_SETSIZE`, 1024)
 //! on cannot be watched at all. Level-triggered. 4.2BSD.
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use super::{Interest, Key, Ready, Selector, Trigger, not_watched, watched_already};
+use super::{Interest, Key, Ready, Selector, Trigger, WatchTable};
 use crate::calls::SocketCalls;
 use crate::os::{self, FdSet};
 
 /// A selector by select(2).
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Select {
     /// The interest, as sets of descriptors.
     read: FdSet,
     write: FdSet,
-    /// The keys by descriptor, `None` where nothing is watched. No longer than needed.
-    keys: Vec<Option<Key>>,
+    keys: WatchTable<Key>,
 }
 
 impl Select {
-    /// Watches nothing yet.
+    /// Creates a selector that watches nothing.
     pub fn new() -> Select {
         Select::default()
     }
@@ -32,10 +30,6 @@ impl Select {
     fn ask(&mut self, fd: RawFd, interest: Interest) {
         self.read.set(fd, interest.readable);
         self.write.set(fd, interest.writable);
-    }
-
-    fn key(&mut self, fd: RawFd) -> Option<&mut Option<Key>> {
-        self.keys.get_mut(fd as usize).filter(|key| key.is_some())
     }
 }
 
@@ -45,50 +39,40 @@ impl Selector for Select {
     }
 
     fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
-        let fd = fd.as_raw_fd();
-        if fd >= os::SELECT_LIMIT {
-            return Err(io::Error::other(format!(
-                "select(2) cannot watch descriptor {fd}: {} is the first beyond FD_SETSIZE",
-                os::SELECT_LIMIT
-            )));
+        let (fd, limit) = (fd.as_raw_fd(), os::SELECT_LIMIT);
+        if fd >= limit {
+            let text = "is the first beyond FD_SETSIZE";
+            let text = format!("select(2) cannot watch descriptor {fd}: {limit} {text}");
+            return Err(io::Error::other(text));
         }
-        if self.key(fd).is_some() {
-            return Err(watched_already(fd));
-        }
-        if self.keys.len() <= fd as usize {
-            self.keys.resize(fd as usize + 1, None);
-        }
-        self.keys[fd as usize] = Some(key);
+        self.keys.add(fd, key)?;
         self.ask(fd, interest);
         Ok(())
     }
 
     fn modify(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
         let fd = fd.as_raw_fd();
-        *self.key(fd).ok_or_else(|| not_watched(fd))? = Some(key);
+        *self.keys.get(fd)? = key;
         self.ask(fd, interest);
         Ok(())
     }
 
     fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
         let fd = fd.as_raw_fd();
-        *self.key(fd).ok_or_else(|| not_watched(fd))? = None;
+        self.keys.remove(fd)?;
         self.ask(fd, Interest::NONE);
-        while self.keys.last() == Some(&None) {
-            self.keys.pop();
-        }
         Ok(())
     }
 
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
         let (mut read, mut write) = (self.read.clone(), self.write.clone());
-        let mut left = os::select(self.keys.len(), &mut read, &mut write, timeout)?;
-        for (fd, key) in self.keys.iter().enumerate() {
+        let below = self.keys.0.last_key_value().map_or(0, |(&fd, _)| fd as usize + 1);
+        let mut left = os::select(below, &mut read, &mut write, timeout)?;
+        for (&fd, &key) in &self.keys.0 {
             if left == 0 {
                 break;
             }
-            let Some(key) = *key else { continue };
-            let (readable, writable) = (read.has(fd as RawFd), write.has(fd as RawFd));
+            let (readable, writable) = (read.has(fd), write.has(fd));
             left -= usize::from(readable) + usize::from(writable);
             if readable || writable {
                 // A hang-up looks like readability; the read that finds it is its only sign.
@@ -100,9 +84,3 @@ impl Selector for Select {
 }
 
 impl SocketCalls for Select {}
-
-impl fmt::Debug for Select {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Select").field("up_to", &self.keys.len()).finish()
-    }
-}

@@ -12,20 +12,19 @@
 //! Edge-triggered. One per thread: two would share the plain `SIGIO`. fcntl(2), sigqueue(3); Linux
 //! 2.4, to a thread 2.6.32.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use super::{Interest, Key, Ready, Selector, Trigger, not_watched, watched_already};
+use super::{Interest, Key, Ready, Selector, Trigger, WatchTable, events};
 use crate::calls::SocketCalls;
 use crate::os::{self, IoSignals};
 
 /// A selector by signals.
+#[derive(Debug)]
 pub struct Sigio {
     signals: IoSignals,
-    watched: HashMap<RawFd, Watched>,
+    watched: WatchTable<Watched>,
     /// The descriptors that the next wait checks: those with a signal, and always those that send
     /// none.
     suspects: Vec<RawFd>,
@@ -34,6 +33,7 @@ pub struct Sigio {
     named: Vec<RawFd>,
 }
 
+#[derive(Debug)]
 struct Watched {
     key: Key,
     interest: Interest,
@@ -52,7 +52,7 @@ impl Sigio {
     pub fn new() -> io::Result<Sigio> {
         Ok(Sigio {
             signals: IoSignals::new()?,
-            watched: HashMap::new(),
+            watched: WatchTable::default(),
             suspects: Vec::new(),
             asked: Vec::new(),
             named: Vec::new(),
@@ -62,8 +62,9 @@ impl Sigio {
     /// Has the next look be at this one too, if it is watched: a signal may be about one that is no
     /// more, or about another that has its number now, and does no harm.
     fn suspect(&mut self, fd: RawFd) {
-        let Some(watched) = self.watched.get_mut(&fd) else { return };
-        if !std::mem::replace(&mut watched.suspect, true) {
+        if let Ok(watched) = self.watched.get(fd)
+            && !std::mem::replace(&mut watched.suspect, true)
+        {
             self.suspects.push(fd);
         }
     }
@@ -71,16 +72,10 @@ impl Sigio {
     /// Polls the suspects and the signals. Returns how many have an event.
     fn look(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         self.asked.clear();
-        self.asked.extend(self.suspects.iter().map(|&fd| {
-            let interest = self.watched[&fd].interest;
-            let mut events = 0;
-            if interest.readable {
-                events |= libc::POLLIN | libc::POLLRDHUP;
-            }
-            if interest.writable {
-                events |= libc::POLLOUT;
-            }
-            libc::pollfd { fd, events, revents: 0 }
+        self.asked.extend(self.suspects.iter().map(|&fd| libc::pollfd {
+            fd,
+            events: events(self.watched.0[&fd].interest),
+            revents: 0,
         }));
         let fd = self.signals.as_fd().as_raw_fd();
         self.asked.push(libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
@@ -94,7 +89,7 @@ impl Sigio {
         if overflowed {
             // kernel-notes §24: some were not sent, and their descriptors are unknown.
             named.clear();
-            named.extend(self.watched.keys());
+            named.extend(self.watched.0.keys());
         }
         named.drain(..).for_each(|fd| self.suspect(fd));
         self.named = named;
@@ -116,32 +111,31 @@ impl Selector for Sigio {
     }
 
     fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
-        let raw = fd.as_raw_fd();
-        if self.watched.contains_key(&raw) {
-            return Err(watched_already(raw));
+        self.add_shared(fd, key, interest)?;
+        let watched = self.watched.get(fd.as_raw_fd())?;
+        match self.signals.attach(fd) {
+            Ok(tells) => watched.tells = tells,
+            Err(error) => {
+                self.remove(fd)?;
+                return Err(error);
+            }
         }
-        let tells = self.signals.attach(fd)?;
-        self.watched.insert(raw, Watched { key, interest, tells, suspect: false });
-        // What is there already has no signal to come.
-        self.suspect(raw);
         Ok(())
     }
 
     /// To send signals is a flag of the open file (`O_ASYNC`): this one does not, and is looked at
     /// in every wait.
     fn add_shared(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
-        let raw = fd.as_raw_fd();
-        if self.watched.contains_key(&raw) {
-            return Err(watched_already(raw));
-        }
-        self.watched.insert(raw, Watched { key, interest, tells: false, suspect: false });
-        self.suspect(raw);
+        let fd = fd.as_raw_fd();
+        self.watched.add(fd, Watched { key, interest, tells: false, suspect: false })?;
+        // What is there already has no signal to come.
+        self.suspect(fd);
         Ok(())
     }
 
     fn modify(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
         let fd = fd.as_raw_fd();
-        let watched = self.watched.get_mut(&fd).ok_or_else(|| not_watched(fd))?;
+        let watched = self.watched.get(fd)?;
         (watched.key, watched.interest) = (key, interest);
         self.suspect(fd);
         Ok(())
@@ -149,7 +143,7 @@ impl Selector for Sigio {
 
     fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
         let raw = fd.as_raw_fd();
-        let gone = self.watched.remove(&raw).ok_or_else(|| not_watched(raw))?;
+        let gone = self.watched.remove(raw)?;
         if gone.suspect {
             self.suspects.retain(|&fd| fd != raw);
         }
@@ -165,22 +159,14 @@ impl Selector for Sigio {
         }
         if found > 0 {
             for (asked, fd) in self.asked.iter().zip(&self.suspects) {
-                if asked.revents == 0 {
-                    continue;
+                if asked.revents != 0 {
+                    ready.push(Ready::of(self.watched.0[fd].key, asked.revents.into()));
                 }
-                let has = |flags: libc::c_short| asked.revents & flags != 0;
-                let failed = has(libc::POLLERR | libc::POLLHUP | libc::POLLNVAL);
-                ready.push(Ready {
-                    key: self.watched[fd].key,
-                    readable: has(libc::POLLIN | libc::POLLRDHUP) || failed,
-                    writable: has(libc::POLLOUT) || failed,
-                    hung_up: has(libc::POLLRDHUP) || failed,
-                });
             }
         }
         let watched = &mut self.watched;
         self.suspects.retain(|fd| {
-            let one = watched.get_mut(fd).expect("a suspect is watched");
+            let one = watched.get(*fd).expect("a suspect is watched");
             one.suspect = !one.tells;
             one.suspect
         });
@@ -189,9 +175,3 @@ impl Selector for Sigio {
 }
 
 impl SocketCalls for Sigio {}
-
-impl fmt::Debug for Sigio {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sigio").field("watched", &self.watched.len()).finish_non_exhaustive()
-    }
-}

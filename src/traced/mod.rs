@@ -52,7 +52,7 @@ impl<T, L> Traced<T, L> {
         &mut self.inner
     }
 
-    /// Returns the recorder.
+    /// Returns the recorder of it.
     pub fn recorder(&mut self) -> &mut L {
         &mut self.log
     }

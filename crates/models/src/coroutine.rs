@@ -93,7 +93,7 @@ impl<P: Protocol, C: RuntimeHooks> Coroutines<P, C> {
         let mut builder = Builder::new_current_thread();
         calls.watch_waits(&mut builder);
         let runtime = builder.enable_io().enable_time().build_local(<_>::default())?;
-        Ok(Coroutines { calls, runtime, server, listeners: Listeners::new(), signal })
+        Ok(Coroutines { calls, runtime, server, listeners: Listeners::default(), signal })
     }
 
     /// Starts the tasks of the server itself.

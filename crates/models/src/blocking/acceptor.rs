@@ -51,7 +51,7 @@ impl<P> Clone for ConnectionFactory<P> {
 impl<P> Acceptor<P> {
     pub(super) fn new() -> Acceptor<P> {
         Acceptor {
-            listeners: Listeners::new(),
+            listeners: Listeners::default(),
             pause: AcceptPause::default(),
             polled: Vec::new(),
             others: 0,
@@ -82,7 +82,7 @@ impl<P> Acceptor<P> {
 
     /// Closes the listeners: further connections are refused.
     pub(super) fn close(&mut self) {
-        self.listeners = Listeners::new();
+        self.listeners = Listeners::default();
     }
 
     /// Sleeps until one of `others` is readable or, if there is `capacity`, a connection waits; or

@@ -118,7 +118,7 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
         Ok(Processes {
             calls,
             relay,
-            listeners: Listeners::new(),
+            listeners: Listeners::default(),
             accepted: 0,
             waiting: None,
             children: HashMap::new(),
