@@ -17,6 +17,15 @@ impl Nanos {
     }
 }
 
+/// Returns the earlier of two moments that may not be set.
+#[inline]
+pub fn earlier(one: Option<Nanos>, other: Option<Nanos>) -> Option<Nanos> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        _ => one.or(other),
+    }
+}
+
 impl Add<Duration> for Nanos {
     type Output = Nanos;
 

@@ -11,7 +11,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use crate::clock::Nanos;
+use crate::clock::{Nanos, earlier};
 use crate::limits::{Ended, Limits};
 use crate::os::{AcceptFailure, ShutdownSignal};
 
@@ -29,6 +29,17 @@ pub enum Stage {
     Draining,
     /// The deadline has passed: every connection was broken.
     Cutting,
+}
+
+/// Whether a server accepts connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepting {
+    /// It accepts every connection.
+    Now,
+    /// It is at its limit, or pauses.
+    Later,
+    /// It drains, and accepts no more.
+    Never,
 }
 
 /// A pause of the accepts after one failed for want of resources.
@@ -106,7 +117,7 @@ impl Lifecycle {
         &self.shutdown
     }
 
-    /// Returns the stage.
+    /// Returns the stage of the server.
     pub fn stage(&self) -> Stage {
         self.stage
     }
@@ -124,6 +135,16 @@ impl Lifecycle {
     /// Returns true if the server accepts another connection beside so many.
     pub fn accepts(&self, connections: usize) -> bool {
         self.is_serving() && self.has_capacity(connections) && self.pause.until().is_none()
+    }
+
+    /// Returns whether the server accepts another connection beside so many.
+    #[inline]
+    pub fn accepting(&self, connections: usize) -> Accepting {
+        match self.accepts(connections) {
+            true => Accepting::Now,
+            false if self.is_serving() => Accepting::Later,
+            false => Accepting::Never,
+        }
     }
 
     /// The pause of the accepts.
@@ -157,7 +178,7 @@ impl Lifecycle {
     /// Returns when a timer of the life cycle expires next: the drain's deadline, or the pause of
     /// the accepts.
     pub fn next_timer(&self) -> Option<Nanos> {
-        [self.deadline, self.pause.until()].into_iter().flatten().min()
+        earlier(self.deadline, self.pause.until())
     }
 
     /// Runs the timers that have expired. Returns true if the drain's deadline has passed: the

@@ -307,12 +307,6 @@ impl<P: Protocol, D> Peers<P, D> {
         self.last_number + 1
     }
 
-    /// Returns true if a connection wants to receive and need not wait for another: what
-    /// [`ReadyPeer`] said may have changed since.
-    pub fn wants_recv(&self, id: ConnId) -> bool {
-        self.slab.get(id).is_some_and(|peer| self.groups.wants_recv(peer))
-    }
-
     /// Returns a connection and its driver's state.
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut PeerEntry<P, D>> {
         self.slab.get_mut(id)

@@ -30,11 +30,12 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::buffer::Size;
+use crate::clock::earlier;
 use crate::console::Console;
 use crate::counters::Counters;
 use crate::engine::{Engine, Listeners};
 use crate::keys::{ConnId, ListenerId};
-use crate::lifecycle::{self, Lifecycle};
+use crate::lifecycle::{self, Accepting, Lifecycle};
 use crate::limits::{CloseReason, Ended, Limits};
 use crate::os::{self, ShutdownSignal};
 use crate::peer::{Factory, WorkerFactory};
@@ -55,6 +56,10 @@ pub struct Proactor<R, P> {
     lifecycle: Lifecycle,
     /// True from a send with `skip_success` until the completions of the next iteration are reaped.
     unconfirmed_sends: bool,
+    /// Whether connections were accepted when the accepts were last looked at.
+    accepting: Accepting,
+    /// True if the accepts must be looked at, whatever `accepting` says.
+    accepts_changed: bool,
     console: Option<Box<RingConsole>>,
     counters: Counters,
     /// System calls that this thread had made before.
@@ -108,10 +113,12 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         Ok(Proactor {
             peers: Peers::new(limits.max_input, ring.clock()),
             ring,
-            listeners: Listeners::new(),
+            listeners: Listeners::default(),
             backlog: VecDeque::new(),
             lifecycle: Lifecycle::new(limits, stop),
             unconfirmed_sends: false,
+            accepting: Accepting::Later,
+            accepts_changed: false,
             console: None,
             counters: Counters::default(),
             calls_before,
@@ -125,7 +132,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// The ring as a whole fails.
     pub fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
         self.run_timers();
-        self.arm_accepts()?;
+        self.update_accepts()?;
         let wait = self.timeout();
         let entered = self.ring.enter(wait)?;
         self.counters.iterations += 1;
@@ -156,7 +163,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         self.peers.len()
     }
 
-    /// The ring.
+    /// Returns the ring that serves.
     pub fn ring(&self) -> &R {
         &self.ring
     }
@@ -197,6 +204,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             }
             Completion::Cancel { target: CancelTarget::Accept(AcceptId { listener, slot }) } => {
                 self.listeners[listener].state.cancel_completed(slot);
+                self.accepts_changed = true;
             }
             Completion::Internal => {}
             Completion::Read { outcome } => return self.console_input(outcome),
@@ -251,6 +259,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         debug_assert!(flight.closing && flight.is_empty(), "a close is the last operation");
         self.counters.closed += 1;
         self.lifecycle.pause().end();
+        self.accepts_changed = true; // There may be space for more.
         self.open_backlog();
     }
 
@@ -271,14 +280,16 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         if self.peers.has_marked() || (self.unconfirmed_sends && self.peers.has_buffer_waiters()) {
             return Wait::No;
         }
-        let timers = [self.peers.next_timer(), self.lifecycle.next_timer()];
-        timers.into_iter().flatten().min().map_or(Wait::Completion, Wait::Until)
+        let timer = earlier(self.peers.next_timer(), self.lifecycle.next_timer());
+        timer.map_or(Wait::Completion, Wait::Until)
     }
 
     fn resume_ready(&mut self) -> io::Result<()> {
-        // Those that wait will all receive into the most plentiful size (`Ring::buffer_for`).
-        let pool = self.ring.pool();
-        self.peers.wake_buffer_waiters(pool.unfilled(pool.most_plentiful()));
+        if self.peers.has_buffer_waiters() {
+            // They will all receive into the most plentiful size (`Ring::buffer_for`).
+            let pool = self.ring.pool();
+            self.peers.wake_buffer_waiters(pool.unfilled(pool.most_plentiful()));
+        }
         self.peers.begin();
         while let Some(ready) = self.peers.next_ready() {
             let conn = ready.id;
@@ -338,6 +349,7 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
         let factory = WorkerFactory::new(&factory, fd.as_fd());
         self.listeners.add(id, fd, factory, AcceptStates::default());
+        self.accepts_changed = true;
         Ok(())
     }
 

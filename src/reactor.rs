@@ -31,16 +31,16 @@ use std::time::Duration;
 
 use crate::buffer::{Chunk, Pool};
 use crate::calls::SocketCalls;
-use crate::clock::Nanos;
+use crate::clock::{Nanos, earlier};
 use crate::console::Console;
 use crate::counters::Counters;
 use crate::engine::{Engine, Listeners};
 use crate::keys::{ConnId, KeyOwner, ListenerId};
-use crate::lifecycle::{self, Lifecycle};
+use crate::lifecycle::{self, Accepting, Lifecycle};
 use crate::limits::{CloseReason, Ended, Limits};
 use crate::os::{self, Clock, ShutdownSignal};
 use crate::peer::{Factory, WorkerFactory};
-use crate::peers::Peers;
+use crate::peers::{Peers, ReadyPeer};
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Ready, Selector, Trigger};
 use accept::ListenerReadiness;
@@ -62,8 +62,14 @@ pub struct Reactor<S, P> {
     wake_at: Option<Nanos>,
     /// External descriptors that were reported and not yet taken.
     external: Vec<u32>,
-    /// True if the last iteration accepted, received, sent or closed anything.
-    busy: bool,
+    /// What [`moved`](Reactor::moved) returned before the last wait of a selector that guesses.
+    moved_before: u64,
+    /// Whether connections were accepted when the listeners were last looked at.
+    accepting: Accepting,
+    /// True if the listeners must be looked at, whatever `accepting` says.
+    listeners_changed: bool,
+    /// True if a listener is readable.
+    listeners_ready: bool,
     /// Emptied in every iteration: its capacity is kept.
     reports: Vec<Ready>,
     console: Option<Box<WatchedConsole>>,
@@ -108,11 +114,14 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
             selector,
             pool,
             peers: Peers::new(limits.max_input, Clock::default()),
-            listeners: Listeners::new(),
+            listeners: Listeners::default(),
             lifecycle: Lifecycle::new(limits, stop),
             wake_at: None,
             external: Vec::new(),
-            busy: true,
+            moved_before: u64::MAX,
+            accepting: Accepting::Later,
+            listeners_changed: false,
+            listeners_ready: false,
             reports: Vec::new(),
             console: None,
             counters: Counters::default(),
@@ -127,10 +136,13 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// The selector as a whole fails.
     pub fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
         self.run_timers();
-        self.watch_listeners()?;
+        self.update_listeners()?;
         let mut timeout = self.timeout(os::now);
         if let Some(longest) = self.selector.longest_wait() {
-            let longest = if self.busy { Duration::ZERO } else { longest };
+            // While anything moves, it does not sleep.
+            let moved = self.moved();
+            let moves = std::mem::replace(&mut self.moved_before, moved) != moved;
+            let longest = if moves { Duration::ZERO } else { longest };
             timeout = Some(timeout.map_or(longest, |timeout| timeout.min(longest)));
         }
         let mut reports = std::mem::take(&mut self.reports);
@@ -150,15 +162,15 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         if flow.is_break() {
             return Ok(flow);
         }
-        let before = self.moved();
-        self.accept();
+        if self.may_accept() {
+            self.accept();
+        }
         self.resume_ready();
         if self.peers.has_operator_messages()
             && let ended @ ControlFlow::Break(_) = self.serve_console()?
         {
             return Ok(ended);
         }
-        self.busy = self.moved() != before;
         Ok(lifecycle::unless_drained(self.is_drained()))
     }
 
@@ -190,6 +202,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
                 let state = &mut self.listeners[id].state;
                 state.readable = true;
                 state.armed &= armed;
+                (self.listeners_ready, self.listeners_changed) = (true, true);
             }
             KeyOwner::Shutdown => {
                 if !armed {
@@ -259,8 +272,8 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         if busy {
             return Some(Duration::ZERO);
         }
-        let timers = [self.peers.next_timer(), self.lifecycle.next_timer(), self.wake_at];
-        timers.into_iter().flatten().min().map(|due| due.since(clock()))
+        let timer = earlier(self.peers.next_timer(), self.lifecycle.next_timer());
+        earlier(timer, self.wake_at).map(|due| due.since(clock()))
     }
 
     /// Resumes connections until none is marked: one that was resumed, or that others sent to, may
@@ -276,8 +289,10 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
                 let (conn, wants_recv) = (ready.id, ready.wants_recv);
                 self.resume(conn, wants_recv);
             }
-            // A receive takes a buffer of any size, so each buffer serves one that waits.
-            self.peers.wake_buffer_waiters(self.pool.unfilled_in_all());
+            if self.peers.has_buffer_waiters() {
+                // A receive takes a buffer of any size, so each buffer serves one that waits.
+                self.peers.wake_buffer_waiters(self.pool.unfilled_in_all());
+            }
         }
     }
 
@@ -287,8 +302,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
             self.receive(conn);
         }
         self.send(conn);
-        let readable = self.peers.wants_recv(conn);
-        let Some(peer) = self.peers.get_mut(conn) else { return };
+        let Some(ReadyPeer { peer, wants_recv, .. }) = self.peers.wants(conn) else { return };
         let (connection, socket) = (&peer.connection, &mut peer.driver);
         if connection.wants_shutdown() {
             // It fails only if the peer has reset the connection, which a read will report.
@@ -298,7 +312,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
             self.close(conn);
         } else if self.selector.trigger() != Trigger::Edge {
             let writable = !connection.outgoing().is_empty() && !socket.writable;
-            let wanted = Interest { readable, writable };
+            let wanted = Interest { readable: wants_recv, writable };
             if let Err(error) = socket.watch_for(&mut self.selector, conn, wanted) {
                 tracing::warn!(%conn, %error, "a connection cannot be watched");
                 self.peers.broken(conn, CloseReason::failed(&error));
@@ -341,13 +355,11 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// Writes what is queued, while the socket takes it. What a protocol adds meanwhile is written
     /// when the connection is resumed again: an endless stream does not delay the others.
     fn send(&mut self, conn: ConnId) {
-        let Some(peer) = self.peers.get_mut(conn) else { return };
-        let mut queued = peer.connection.outgoing().bytes();
-        while queued > 0
-            && let Some(peer) = self.peers.get_mut(conn)
-        {
+        let mut queued = None;
+        while let Some(peer) = self.peers.get_mut(conn) {
             let (queue, socket) = (peer.connection.outgoing(), &mut peer.driver);
-            if queue.is_empty() || !socket.writable {
+            let left = *queued.get_or_insert(queue.bytes());
+            if left == 0 || queue.is_empty() || !socket.writable {
                 return;
             }
             let (fd, key) = (socket.fd.as_fd(), KeyOwner::Conn(conn).into());
@@ -358,7 +370,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
                     socket.writable = n == offered;
                     self.counters.sends += socket.counts;
                     self.counters.sent_bytes += socket.counts * n as u64;
-                    queued = queued.saturating_sub(n);
+                    queued = Some(left.saturating_sub(n));
                     self.peers.sent(conn, n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable = false,
@@ -398,6 +410,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Engine<P> for Reactor<S, P> {
         os::set_nonblocking(fd.as_fd())?;
         let factory = WorkerFactory::new(&factory, fd.as_fd());
         self.listeners.add(id, fd, factory, ListenerReadiness::default());
+        self.listeners_changed = true;
         Ok(())
     }
 

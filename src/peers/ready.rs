@@ -56,9 +56,16 @@ impl<P: Protocol, D> Peers<P, D> {
                 break id;
             }
         };
-        let peer = self.slab.get_mut(id).expect("looked up above");
-        debug_assert!(peer.marked, "only marked connections are in the list");
-        peer.marked = false;
+        let ready = self.wants(id).expect("looked up above");
+        debug_assert!(ready.peer.marked, "only marked connections are in the list");
+        ready.peer.marked = false;
+        Some(ready)
+    }
+
+    /// Returns a connection with what it wants now.
+    #[inline]
+    pub fn wants(&mut self, id: ConnId) -> Option<ReadyPeer<'_, P, D>> {
+        let peer = self.slab.get_mut(id)?;
         let (wants_recv, any_size) = (self.groups.wants_recv(peer), peer.any_size);
         Some(ReadyPeer { id, peer, wants_recv, any_size })
     }

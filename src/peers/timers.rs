@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 
 use super::{PeerEntry, Peers, SOFT};
-use crate::clock::Nanos;
+use crate::clock::{Nanos, earlier};
 use crate::keys::ConnId;
 use crate::limits::CloseReason;
 use crate::protocol::Protocol;
@@ -106,7 +106,7 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Returns when the next timer expires, or a time before.
     pub fn next_timer(&self) -> Option<Nanos> {
         let first = self.timers.queue.first().map(|&(at, _)| at);
-        [first, self.timers.look_at].into_iter().flatten().min()
+        earlier(first, self.timers.look_at)
     }
 
     /// Evicts the connections that another one waits for and that took none of their bytes since

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use super::{Flight, Proactor};
 use crate::keys::ListenerId;
-use crate::lifecycle::Stage;
+use crate::lifecycle::{Accepting, Stage};
 use crate::limits::CloseReason;
 use crate::os::AcceptFailure;
 use crate::protocol::Protocol;
@@ -54,9 +54,20 @@ impl AcceptState {
 }
 
 impl<R: Ring, P: Protocol> Proactor<R, P> {
+    /// Arms or cancels accepts, if anything about them has changed since the last call.
+    #[inline]
+    pub(super) fn update_accepts(&mut self) -> io::Result<()> {
+        let accepting = self.lifecycle.accepting(self.peers.len());
+        if accepting == self.accepting && !self.accepts_changed {
+            return Ok(());
+        }
+        (self.accepting, self.accepts_changed) = (accepting, false);
+        self.arm_accepts(accepting)
+    }
+
     /// Arms the accepts that are wanted, and cancels those that are not.
-    pub(super) fn arm_accepts(&mut self) -> io::Result<()> {
-        let wanted = self.lifecycle.accepts(self.peers.len());
+    fn arm_accepts(&mut self, accepting: Accepting) -> io::Result<()> {
+        let wanted = accepting == Accepting::Now;
         for (id, listener) in self.listeners.iter_mut() {
             let (Some(fd), AcceptStates(accepts)) = (&listener.fd, &mut listener.state) else {
                 continue;
@@ -79,7 +90,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 }
             }
             // Closed only when no accept is in flight: one would keep the socket listening.
-            if !self.lifecycle.is_serving() && listener.state.is_idle() {
+            if accepting == Accepting::Never && listener.state.is_idle() {
                 listener.fd = None;
             }
         }
@@ -94,6 +105,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     ) {
         let AcceptId { listener, slot } = accept;
         self.listeners[listener].state.0[usize::from(slot)].completed(more);
+        self.accepts_changed = true;
         match outcome {
             Ok(socket) => {
                 self.counters.accepted += 1;

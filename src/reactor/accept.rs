@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::Reactor;
 use crate::calls::SocketCalls;
 use crate::keys::{KeyOwner, ListenerId};
+use crate::lifecycle::Accepting;
 use crate::os::{self, AcceptFailure};
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Selector};
@@ -25,10 +26,20 @@ pub(super) struct ListenerReadiness {
 }
 
 impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
-    /// Watches the listeners while connections are wanted. Meanwhile they wait in the kernel's
-    /// queue.
-    pub(super) fn watch_listeners(&mut self) -> io::Result<()> {
-        let wanted = self.lifecycle.accepts(self.peers.len());
+    /// Watches the listeners while connections are wanted, if anything about that has changed since
+    /// the last call. While they are not watched, connections wait in the kernel's queue.
+    #[inline]
+    pub(super) fn update_listeners(&mut self) -> io::Result<()> {
+        let accepting = self.lifecycle.accepting(self.peers.len());
+        if accepting == self.accepting && !self.listeners_changed {
+            return Ok(());
+        }
+        (self.accepting, self.listeners_changed) = (accepting, false);
+        self.watch_listeners(accepting)
+    }
+
+    fn watch_listeners(&mut self, accepting: Accepting) -> io::Result<()> {
+        let wanted = accepting == Accepting::Now;
         for (id, listener) in self.listeners.iter_mut() {
             let Some(fd) = &listener.fd else { continue };
             let (key, state) = (KeyOwner::Listener(id).into(), &mut listener.state);
@@ -42,7 +53,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
                 self.selector.remove(fd.as_fd())?;
                 (state.watched, state.readable) = (false, false);
             }
-            if !self.lifecycle.is_serving() {
+            if accepting == Accepting::Never {
                 listener.fd = None;
             }
         }
@@ -51,8 +62,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
 
     /// Returns true if there may be a connection to accept now.
     pub(super) fn may_accept(&self) -> bool {
-        self.lifecycle.accepts(self.peers.len())
-            && self.listeners.states().any(|listener| listener.readable)
+        self.listeners_ready && self.lifecycle.accepts(self.peers.len())
     }
 
     pub(super) fn accept(&mut self) {
@@ -69,6 +79,8 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
                 }
             }
         }
+        self.listeners_changed = true;
+        self.listeners_ready = self.listeners.states().any(|listener| listener.readable);
     }
 
     fn not_accepted(&mut self, id: ListenerId, failure: AcceptFailure) {

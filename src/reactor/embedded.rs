@@ -41,7 +41,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         self.peers.next_id()
     }
 
-    /// The selector.
+    /// Returns the selector of the loop.
     pub fn selector_mut(&mut self) -> &mut S {
         &mut self.selector
     }

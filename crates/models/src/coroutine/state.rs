@@ -175,7 +175,7 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
 
     /// Returns what the connection wants now; `waker` is woken when that may have changed.
     pub(super) fn wants(&mut self, id: ConnId, waker: &Waker) -> Wants {
-        let receive = self.peers.wants_recv(id);
+        let receive = self.peers.wants(id).is_some_and(|peer| peer.wants_recv);
         let peer = self.peers.get_mut(id).expect("only its own task removes a connection");
         let (task, connection) = (&mut peer.driver, &peer.connection);
         let send = !connection.outgoing().is_empty();
