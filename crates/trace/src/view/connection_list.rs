@@ -60,20 +60,10 @@ impl fmt::Display for ConnectionList {
         if self.connections.is_empty() {
             return f.write_str("no connection is in it");
         }
-        let mut table = Table::new(&[
-            ("conn", Left),
-            ("opened", Right),
-            ("lived", Right),
-            ("msgs in", Right),
-            ("in", Right),
-            ("out", Right),
-            ("answered: mean", Right),
-            ("slowest", Right),
-            ("receives", Right),
-            ("ENOBUFS", Right),
-            ("short", Right),
-            ("ended", Left),
-        ]);
+        let columns =
+            "opened, lived, msgs in, in, out, answered: mean, slowest, receives, ENOBUFS, short";
+        let columns: Vec<_> = columns.split(", ").map(|name| (name, Right)).collect();
+        let mut table = Table::new(&[&[("conn", Left)], &columns[..], &[("ended", Left)]].concat());
         for conn in &self.connections {
             let opened = conn.accepted_ns.unwrap_or(conn.first_ns);
             table.row([

@@ -60,17 +60,17 @@ impl Diff {
     /// A sentence, if one of them has no numbers per message.
     pub fn new(a: TraceStats, b: TraceStats) -> Result<Diff, String> {
         for (name, stats) in [("first", &a), ("second", &b)] {
+            let sample = stats.source.sample;
             if stats.messages == 0 {
                 return Err(format!(
                     "the {name} trace has no message (no receive brought bytes): there is nothing \
                      to compare per message"
                 ));
             }
-            if stats.source.sample > 1 {
+            if sample > 1 {
                 return Err(format!(
-                    "the {name} trace is a sample of 1 in {} connections: its iterations are not \
-                     those of its messages. Record without --trace-sample",
-                    stats.source.sample
+                    "the {name} trace is a sample of 1 in {sample} connections: its iterations are \
+                     not those of its messages. Record without --trace-sample"
                 ));
             }
         }
@@ -80,13 +80,60 @@ impl Diff {
 }
 
 fn lines(a: &TraceStats, b: &TraceStats) -> Vec<Line> {
-    let mut lines = Lines { a, b, all: Vec::new() };
-    lines.traffic();
-    lines.calls();
-    lines.times();
-    lines.ages();
-    lines.anomalies();
-    lines.all
+    use Unit::{Bytes, Nanos, Ratio};
+    let mut all = Lines { a, b, all: Vec::new() };
+    all.count("messages", |d| Some(d.messages));
+    all.count("connections", |d| Some(d.connections));
+    if a.lanes.is_some() || b.lanes.is_some() {
+        let most = |d: &TraceStats| Some(d.lanes.as_ref().map_or(1, |lanes| lanes.most));
+        all.count("threads or processes, max", most);
+    }
+    all.add("bytes in / message", Bytes, |d| d.per_message(d.bytes_in));
+    all.add("bytes out / message", Bytes, |d| d.per_message(d.bytes_out));
+    all.add("system calls / message", Ratio, |d| d.per_message(d.calls?));
+    all.add("  enters or waits", Ratio, |d| {
+        let iterations = d.iterations.as_ref().map(|iterations| iterations.count);
+        d.per_message(iterations.or_else(|| Some(d.op(Op::Wait)?.begun))?)
+    });
+    for op in both(a, b, false).into_iter().filter(|&op| op != Op::Wait) {
+        all.add(&format!("  {op} calls"), Ratio, |d| d.per_message(d.op(op)?.begun));
+    }
+    all.add("bytes / system call", Bytes, |d| {
+        let bytes = d.bytes_in.saturating_add(d.bytes_out);
+        d.calls.filter(|&calls| calls > 0).map(|calls| bytes as f64 / calls as f64)
+    });
+    all.add("submissions / message", Ratio, |d| on_ring(d, |row| row.begun));
+    for op in both(a, b, true) {
+        all.add(&format!("  {op}"), Ratio, |d| d.per_message(d.op(op)?.begun));
+    }
+    all.add("completions / message", Ratio, |d| on_ring(d, |row| row.ended));
+    all.add("would block / message", Ratio, |d| {
+        let calls = d.ops.iter().filter(|row| !row.on_ring);
+        d.per_message(calls.map(|row| row.would_block).reduce(u64::wrapping_add)?)
+    });
+    all.add("messages / iteration", Ratio, |d| {
+        let iterations = d.iterations.as_ref()?.count;
+        (iterations > 0).then(|| d.messages as f64 / iterations as f64)
+    });
+    all.add("events / iteration, mean", Ratio, |d| Some(d.iterations.as_ref()?.batches.mean));
+    all.count("events / iteration, max", |d| Some(d.iterations.as_ref()?.batches.max));
+    let names = [
+        "time waiting / message",
+        "time not waiting / message",
+        "  copying",
+        "  other calls",
+        "  between calls",
+    ];
+    for (at, name) in names.into_iter().enumerate() {
+        all.add(name, Nanos, |d| d.per_message(times(d)?[at]?));
+    }
+    all.durations();
+    all.count("no buffer (ENOBUFS)", |d| Some(d.anomalies.out_of_buffers.count));
+    all.count("short sends", |d| Some(d.anomalies.short.count));
+    all.count("overflows", |d| Some(d.iterations.as_ref()?.overflows.count));
+    all.count("stalls", |d| Some(d.iterations.as_ref()?.stalls.count));
+    all.count("records lost", |d| Some(d.source.lost));
+    all.all
 }
 
 /// Lines that are being gathered.
@@ -110,82 +157,10 @@ impl Lines<'_> {
         self.add(name, Unit::Count, |d| number(d).map(|n| n as f64));
     }
 
-    /// Adds the first `how_many` of the median, the 99th percentile and the maximum.
-    fn percentiles(
-        &mut self,
-        name: &str,
-        how_many: usize,
-        of: impl Fn(&TraceStats) -> Option<Percentiles>,
-    ) {
-        type Pick = fn(Percentiles) -> Option<u64>;
-        let picks: [(&str, Pick); 3] =
-            [("p50", |all| all.p50_ns), ("p99", |all| all.p99_ns), ("max", |all| all.max_ns)];
-        for (percentile, pick) in &picks[..how_many] {
-            let nanos = |d: &TraceStats| pick(of(d)?).map(|nanos| nanos as f64);
-            self.add(&format!("{name}, {percentile}"), Unit::Nanos, nanos);
-        }
-    }
-
-    fn traffic(&mut self) {
-        self.count("messages", |d| Some(d.messages));
-        self.count("connections", |d| Some(d.connections));
-        if self.a.lanes.is_some() || self.b.lanes.is_some() {
-            let most = |d: &TraceStats| Some(d.lanes.as_ref().map_or(1, |lanes| lanes.most));
-            self.count("threads or processes, max", most);
-        }
-        self.add("bytes in / message", Unit::Bytes, |d| d.per_message(d.bytes_in));
-        self.add("bytes out / message", Unit::Bytes, |d| d.per_message(d.bytes_out));
-    }
-
-    fn calls(&mut self) {
-        use Unit::{Bytes, Ratio};
-        self.add("system calls / message", Ratio, |d| d.per_message(d.calls?));
-        self.add("  enters or waits", Ratio, |d| {
-            let iterations = d.iterations.as_ref().map(|iterations| iterations.count);
-            d.per_message(iterations.or_else(|| Some(d.op(Op::Wait)?.begun))?)
-        });
-        for op in both(self.a, self.b, false).into_iter().filter(|&op| op != Op::Wait) {
-            self.add(&format!("  {op} calls"), Ratio, |d| per(d, op));
-        }
-        self.add("bytes / system call", Bytes, |d| {
-            let bytes = d.bytes_in.saturating_add(d.bytes_out);
-            d.calls.filter(|&calls| calls > 0).map(|calls| bytes as f64 / calls as f64)
-        });
-        self.add("submissions / message", Ratio, |d| on_ring(d, |row| row.begun));
-        for op in both(self.a, self.b, true) {
-            self.add(&format!("  {op}"), Ratio, |d| per(d, op));
-        }
-        self.add("completions / message", Ratio, |d| on_ring(d, |row| row.ended));
-        self.add("would block / message", Ratio, |d| {
-            let calls = d.ops.iter().filter(|row| !row.on_ring);
-            let blocked = calls.map(|row| row.would_block).reduce(u64::wrapping_add)?;
-            d.per_message(blocked)
-        });
-        self.add("messages / iteration", Ratio, |d| {
-            let iterations = d.iterations.as_ref()?.count;
-            (iterations > 0).then(|| d.messages as f64 / iterations as f64)
-        });
-        self.add("events / iteration, mean", Ratio, |d| Some(d.iterations.as_ref()?.batches.mean));
-        self.count("events / iteration, max", |d| Some(d.iterations.as_ref()?.batches.max));
-    }
-
-    fn times(&mut self) {
-        type Part = fn(Spent) -> Option<u64>;
-        let parts: [(&str, Part); 5] = [
-            ("time waiting / message", |spent| Some(spent.waiting)),
-            ("time not waiting / message", |spent| Some(spent.awake)),
-            ("  copying", |spent| Some(spent.calls?.0)),
-            ("  other calls", |spent| Some(spent.calls?.1)),
-            ("  between calls", |spent| spent.between),
-        ];
-        for (name, part) in parts {
-            self.add(name, Unit::Nanos, |d| d.per_message(part(Spent::of(d)?)?));
-        }
+    /// Adds how long iterations, operations and exchanges took.
+    fn durations(&mut self) {
         self.percentiles("enter or wait", 2, |d| Some(d.iterations.as_ref()?.inside));
         self.percentiles("between them", 2, |d| Some(d.iterations.as_ref()?.outside));
-    }
-
-    fn ages(&mut self) {
         let timed = [
             ("send age", Op::Ring(Kind::Send)),
             ("recv took", Op::Call(Call::Recv)),
@@ -199,53 +174,45 @@ impl Lines<'_> {
         }
     }
 
-    fn anomalies(&mut self) {
-        self.count("no buffer (ENOBUFS)", |d| Some(d.anomalies.out_of_buffers.count));
-        self.count("short sends", |d| Some(d.anomalies.short.count));
-        self.count("overflows", |d| Some(d.iterations.as_ref()?.overflows.count));
-        self.count("stalls", |d| Some(d.iterations.as_ref()?.stalls.count));
-        self.count("records lost", |d| Some(d.source.lost));
-    }
-}
-
-/// The time of a loop, or of all threads together, in nanoseconds.
-struct Spent {
-    /// Enters, waits, and receives that may sleep.
-    waiting: u64,
-    /// The rest of the time.
-    awake: u64,
-    /// Of the rest what was spent in calls that copy, and in others; `None` if calls have no times,
-    /// or on a ring, which copies in its enters.
-    calls: Option<(u64, u64)>,
-    /// Of the rest what was spent in no call.
-    between: Option<u64>,
-}
-
-impl Spent {
-    /// `None` if neither iterations nor threads are here.
-    fn of(stats: &TraceStats) -> Option<Spent> {
-        if let Some(Lanes { spent, .. }) = &stats.lanes {
-            return Some(Spent {
-                waiting: spent.waiting_ns,
-                awake: spent.awake_ns(),
-                calls: Some((spent.copying_ns, spent.other_ns)),
-                between: Some(spent.between_ns),
+    /// Adds the first `how_many` of the median, the 99th percentile and the maximum.
+    fn percentiles(
+        &mut self,
+        name: &str,
+        how_many: usize,
+        of: impl Fn(&TraceStats) -> Option<Percentiles>,
+    ) {
+        for (at, percentile) in ["p50", "p99", "max"].into_iter().enumerate().take(how_many) {
+            self.add(&format!("{name}, {percentile}"), Unit::Nanos, |d| {
+                let all = of(d)?;
+                [all.p50_ns, all.p99_ns, all.max_ns][at].map(|nanos| nanos as f64)
             });
         }
-        let waiting = stats.iterations.as_ref()?.inside_ns;
-        let awake = stats.source.span_ns.saturating_sub(waiting);
-        if stats.is_ring() {
-            return Some(Spent { waiting, awake, calls: None, between: Some(awake) });
-        }
-        let together = |copies: bool| {
-            let is_copy = |row: &OpRow| row.op.receives() || row.op.sends();
-            let rows = stats.ops.iter().filter(|row| !row.on_ring && copies == is_copy(row));
-            rows.filter_map(|row| row.together_ns).fold(0, u64::saturating_add)
-        };
-        let calls = has_times(stats).then(|| (together(true), together(false)));
-        let between = calls.map(|(copying, other)| awake.saturating_sub(copying + other));
-        Some(Spent { waiting, awake, calls, between })
     }
+}
+
+/// The time of a loop, or of all threads together, in nanoseconds: what they waited, which includes
+/// receives that may sleep, and what they did not; and of the latter, what they spent in calls that
+/// copy, in other calls and in no call. `None` for calls if they have no times, or on a ring, which
+/// copies in its enters; and for all if neither iterations nor threads are here.
+fn times(stats: &TraceStats) -> Option<[Option<u64>; 5]> {
+    if let Some(Lanes { spent, .. }) = &stats.lanes {
+        let calls = [spent.copying_ns, spent.other_ns, spent.between_ns];
+        let [copying, other, between] = calls.map(Some);
+        return Some([Some(spent.waiting_ns), Some(spent.awake_ns()), copying, other, between]);
+    }
+    let waiting = stats.iterations.as_ref()?.inside_ns;
+    let awake = stats.source.span_ns.saturating_sub(waiting);
+    let together = |copies: bool| {
+        let is_copy = |row: &OpRow| row.op.receives() || row.op.sends();
+        let rows = stats.ops.iter().filter(|row| !row.on_ring && copies == is_copy(row));
+        rows.filter_map(|row| row.together_ns).fold(0, u64::saturating_add)
+    };
+    let has_times = !stats.is_ring() && has_times(stats);
+    let [copying, other] = [true, false].map(|copies| has_times.then(|| together(copies)));
+    let in_calls = copying.zip(other).map(|(copying, other)| copying + other);
+    let in_calls = if stats.is_ring() { Some(0) } else { in_calls };
+    let between = in_calls.map(|in_calls| awake.saturating_sub(in_calls));
+    Some([Some(waiting), Some(awake), copying, other, between])
 }
 
 /// Whether its calls have a length.
@@ -289,42 +256,34 @@ fn on_ring(stats: &TraceStats, number: fn(&OpRow) -> u64) -> Option<f64> {
     stats.per_message(all.map(number).sum()).filter(|_| stats.is_ring())
 }
 
-fn per(stats: &TraceStats, op: Op) -> Option<f64> {
-    stats.per_message(stats.op(op)?.begun)
-}
-
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Align::{Left, Right};
-        for (name, stats) in [("A", &self.a), ("B", &self.b)] {
+        let both = [("A", &self.a), ("B", &self.b)];
+        for (name, stats) in both {
             let text = stats.source.to_string().replace('\n', "\n   ");
             writeln!(f, "{name}  {text}")?;
         }
         writeln!(f)?;
-        let (a, b) = (&self.a.source.model, &self.b.source.model);
-        let (a, b) = (format!("A: {a}"), format!("B: {b}"));
+        let [a, b] = both.map(|(name, stats)| format!("{name}: {}", stats.source.model));
         let mut table = Table::new(&[("", Left), (&a, Right), (&b, Right), ("B / A", Right)]);
         for line in &self.lines {
-            let both = match (line.a, line.b) {
+            let quotient = match (line.a, line.b) {
                 (Some(a), Some(b)) if a > 0.0 && b > 0.0 => format!("{}×", ratio(b / a)),
                 _ => String::new(),
             };
-            let show = |number| show(line.unit, number);
-            table.row([line.name.clone(), show(line.a), show(line.b), both]);
+            let [a, b] = [line.a, line.b].map(|number| show(line.unit, number));
+            table.row([line.name.clone(), a, b, quotient]);
         }
         writeln!(f, "{table}\n")?;
-        for (name, stats) in [("A", &self.a), ("B", &self.b)] {
+        for (name, stats) in both {
             if let Some(note) = note(stats) {
                 writeln!(f, "{name}: {note}")?;
             }
         }
         if self.a.measure != self.b.measure {
-            writeln!(
-                f,
-                "answered is left out: A is timed from {}, B from {}",
-                self.a.measure.words(),
-                self.b.measure.words()
-            )?;
+            let [a, b] = both.map(|(_, stats)| stats.measure.words());
+            writeln!(f, "answered is left out: A is timed from {a}, B from {b}")?;
         }
         f.write_str(
             "the two traces had different loads: compare counts per message, and times only if the \

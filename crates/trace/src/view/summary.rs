@@ -49,112 +49,73 @@ impl fmt::Display for Summary {
 
 /// Connections, messages and bytes, and the time in the kernel.
 fn traffic(stats: &TraceStats) -> String {
-    let mut text = format!(
-        "{}, {} in, {} in, {} out",
-        plural(stats.connections, "connection"),
-        plural(stats.messages, "message"),
-        units::bytes(stats.bytes_in as f64),
-        units::bytes(stats.bytes_out as f64),
-    );
+    let (conns, messages) =
+        (plural(stats.connections, "connection"), plural(stats.messages, "message"));
+    let [bytes_in, bytes_out] = [stats.bytes_in, stats.bytes_out].map(|n| units::bytes(n as f64));
+    let mut text = format!("{conns}, {messages} in, {bytes_in} in, {bytes_out} out");
     if let (Some(iterations), Some(share)) = (&stats.iterations, stats.share_inside()) {
-        let inside = units::nanos(iterations.inside_ns);
-        text.push_str(&format!(
-            "   {inside} in {} ({}, asleep and awake)",
-            plural(iterations.count, iterations.name),
-            units::percent(share)
-        ));
+        let (inside, share) = (units::nanos(iterations.inside_ns), units::percent(share));
+        let all = plural(iterations.count, iterations.name);
+        text += &format!("   {inside} in {all} ({share}, asleep and awake)");
     }
     if let Some(calls) = stats.calls.and_then(|calls| stats.per_message(calls)) {
-        text.push_str(&format!("   {} system calls per message", ratio(calls)));
+        text += &format!("   {} system calls per message", ratio(calls));
     }
     text
 }
 
 fn table(stats: &TraceStats) -> String {
     use Align::{Left, Right};
-    let ring = stats.is_ring();
-    let (begun, ended) = if ring { ("submitted", "cqes") } else { ("calls", "per message") };
-    let fifth = if ring { "no CQE" } else { "would block" };
-    let ages = if ring { "age: p50" } else { "took: p50" };
-    let mut table = Table::new(&[
-        ("op", Left),
-        (begun, Right),
-        (ended, Right),
-        ("ok", Right),
-        (fifth, Right),
-        ("short", Right),
-        ("eof", Right),
-        ("errors", Left),
-        (ages, Right),
-        ("p90", Right),
-        ("p99", Right),
-        ("p99.9", Right),
-        ("max", Right),
-        ("", Left),
-    ]);
-    if let Some(iterations) = stats.iterations.as_ref().filter(|_| !ring) {
+    let [begun, ended, fifth, p50] = match stats.is_ring() {
+        true => ["submitted", "cqes", "no CQE", "age: p50"],
+        false => ["calls", "per message", "would block", "took: p50"],
+    };
+    let numbers = [begun, ended, "ok", fifth, "short", "eof"].map(|name| (name, Right));
+    let ages = [p50, "p90", "p99", "p99.9", "max"].map(|name| (name, Right));
+    let columns = [&[("op", Left)], &numbers[..], &[("errors", Left)], &ages, &[("", Left)]];
+    let mut table = Table::new(&columns.concat());
+    if let Some(iterations) = stats.iterations.as_ref().filter(|_| !stats.is_ring()) {
         let per = stats.per_message(iterations.count).map_or(String::new(), ratio);
-        let mut cells = vec![iterations.name.to_owned(), units::count(iterations.count), per];
-        let useless = iterations.idle.count + iterations.timers;
-        cells.extend([
-            units::count(iterations.count - useless),
-            String::new(),
-            String::new(),
-            String::new(),
-        ]);
-        cells.push(some(iterations.failed));
-        cells.extend(iterations.inside.cells().map(|(_, cell)| cell));
-        let mean = ratio(iterations.batches.mean);
-        cells.push(format!("{mean} reports of each"));
-        table.row(cells);
+        let useful = iterations.count - iterations.idle.count - iterations.timers;
+        let [name, ok] = [iterations.name.to_owned(), units::count(useful)];
+        let numbers = [name, units::count(iterations.count), per, ok];
+        let blanks = [const { String::new() }; 3];
+        let ages = iterations.inside.cells().map(|(_, cell)| cell);
+        let remark = format!("{} reports of each", ratio(iterations.batches.mean));
+        let cells = numbers.into_iter().chain(blanks).chain([some(iterations.failed)]);
+        table.row(cells.chain(ages).chain([remark]));
     }
     stats.ops.iter().for_each(|row| table.row(cells(stats, row)));
     table.to_string()
 }
 
-fn cells(stats: &TraceStats, row: &OpRow) -> Vec<String> {
+fn cells(stats: &TraceStats, row: &OpRow) -> impl Iterator<Item = String> {
     let star = if row.multishot { "*" } else { "" };
-    let ended = if row.on_ring {
-        units::count(row.ended)
-    } else {
-        stats.per_message(row.begun).map_or(String::new(), ratio)
+    let (ended, fifth) = match row.on_ring {
+        true => (units::count(row.ended), row.implied),
+        false => (stats.per_message(row.begun).map_or(String::new(), ratio), row.would_block),
     };
-    let fifth = if row.on_ring { row.implied } else { row.would_block };
     let errors = row.errors.iter().map(|(name, n)| format!("{} {name}", units::count(*n)));
-    let mut cells = vec![
-        format!("{}{star}", row.op.name()),
-        units::count(row.begun),
-        ended,
-        units::count(row.ok),
-        some(fifth),
-        some(row.short),
-        some(row.eof),
-        errors.collect::<Vec<_>>().join(", "),
-    ];
-    match row.ages {
-        Some(ages) => cells.extend(ages.cells().map(|(_, cell)| cell)),
-        None => cells.extend(std::iter::repeat_n(String::new(), 5)),
-    }
-    cells.push(remark(row));
-    cells
+    let errors = errors.collect::<Vec<_>>().join(", ");
+    let (name, begun) = (format!("{}{star}", row.op), units::count(row.begun));
+    let (ok, fifth, short, eof) =
+        (units::count(row.ok), some(fifth), some(row.short), some(row.eof));
+    let ages = row.ages.map(|ages| ages.cells().map(|(_, cell)| cell)).unwrap_or_default();
+    let numbers = [name, begun, ended, ok, fifth, short, eof, errors];
+    numbers.into_iter().chain(ages).chain([remark(row)])
 }
 
 fn remark(row: &OpRow) -> String {
-    let mut all = Vec::new();
-    if row.multishot && row.begun > 0 {
-        let each = ratio(row.ended as f64 / row.begun as f64);
-        all.push(format!("1 submission, {each} completions on average"));
-    }
-    if row.may_sleep && row.ages.is_some() {
-        all.push("asleep and awake".to_owned());
-    }
-    if row.in_flight > 0 {
-        all.push(format!("{} in flight at the end", units::count(row.in_flight)));
-    }
-    if row.unseen > 0 {
-        all.push(format!("{} submitted before what is here", units::count(row.unseen)));
-    }
-    all.join("; ")
+    let each = ratio(row.ended as f64 / row.begun as f64);
+    let [in_flight, unseen] = [row.in_flight, row.unseen].map(units::count);
+    let all = [
+        (row.multishot && row.begun > 0)
+            .then(|| format!("1 submission, {each} completions on average")),
+        (row.may_sleep && row.ages.is_some()).then(|| "asleep and awake".to_owned()),
+        (row.in_flight > 0).then(|| format!("{in_flight} in flight at the end")),
+        (row.unseen > 0).then(|| format!("{unseen} submitted before what is here")),
+    ];
+    all.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// The operation whose ages are drawn: that which takes the most time, of those whose time is their
@@ -187,35 +148,29 @@ fn histogram(stats: &TraceStats, row: &OpRow) -> String {
 
 /// What the numbers do not say by themselves.
 fn notes(stats: &TraceStats) -> Vec<String> {
-    let mut notes = Vec::new();
     let Some(row) = charted(stats) else {
-        if !stats.is_ring() && stats.source.level == Some("batch") {
-            notes.push(
-                "\nhow long calls took is not here: the clock was read per batch \
-                 (serve --trace-clock=record reads it for each)"
-                    .to_owned(),
-            );
-        }
-        return notes;
+        let is_untimed = !stats.is_ring() && stats.source.level == Some("batch");
+        let note = "\nhow long calls took is not here: the clock was read per batch \
+                    (serve --trace-clock=record reads it for each)";
+        return is_untimed.then(|| note.to_owned()).into_iter().collect();
     };
+    let mut notes = Vec::new();
     if stats.is_ring() {
-        notes.push(format!(
-            "age: from the submission to the reaping; {}",
-            if stats.source.defers {
-                "posted somewhere inside the enter that returned it"
-            } else {
-                "posted at some time before, nearly always inside an enter"
-            }
-        ));
+        let posted = match stats.source.defers {
+            true => "posted somewhere inside the enter that returned it",
+            false => "posted at some time before, nearly always inside an enter",
+        };
+        notes.push(format!("age: from the submission to the reaping; {posted}"));
     }
     if row.implied > 0 {
+        let [its_completion, it, its_age] = match row.implied {
+            1 => ["its completion", "it", "its age is an upper bound"],
+            _ => ["their completions", "them", "their ages are upper bounds"],
+        };
         notes.push(format!(
-            "no CQE: {} skipped {} and ended, at the latest, when the enter that took {} \
-             returned: {}",
-            plural(row.implied, row.op.name()),
-            units::agree(row.implied, "its completion", "their completions"),
-            units::agree(row.implied, "it", "them"),
-            units::agree(row.implied, "its age is an upper bound", "their ages are upper bounds")
+            "no CQE: {} skipped {its_completion} and ended, at the latest, when the enter that \
+             took {it} returned: {its_age}",
+            plural(row.implied, row.op.name())
         ));
     }
     let aborted = Errno(libc::ECANCELED).to_string();
