@@ -42,7 +42,7 @@ fn churn(criterion: &mut Criterion) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let stop = ShutdownSignal::new().expect("a descriptor");
-        let stopper = stop.try_clone().expect("a descriptor");
+        let stopper = stop.clone();
         let server = thread::spawn(move || {
             let buffers = vec![BufferClass { bytes: 2048, count: 256 }];
             let config = Config { kernel, connections: 256, buffers, addresses };

@@ -36,7 +36,7 @@ fn echoes(c: &mut Criterion) {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let address = Address::Tcp(listener.local_addr().expect("bound"));
             let stop = ShutdownSignal::new().expect("a descriptor");
-            let stopper = stop.try_clone().expect("a descriptor");
+            let stopper = stop.clone();
             let socket = BoundSocket { fd: listener.into(), address: address.clone(), file: None };
             let echo = Registry::builtin().find("echo").expect("a protocol");
             let listeners = vec![(socket, echo.factory().clone())];

@@ -205,6 +205,13 @@ impl<P: Protocol> Connection<P> {
         }
     }
 
+    /// Another thread wakes the protocol.
+    pub fn wake(&mut self, context: &mut Context) {
+        if self.outbound == Outbound::Open {
+            self.call(context, |protocol, out| protocol.wake(out));
+        }
+    }
+
     /// The time that its timer is armed for has come, perhaps.
     pub fn run_timer(&mut self, now: Nanos, context: &mut Context) {
         if self.timer > now || self.timer == Nanos(0) || self.flags.has(ProtocolFlags::TIMER_SET) {
@@ -407,6 +414,7 @@ impl<P: Protocol> Connection<P> {
         }
         if requests.finishes() && self.outbound == Outbound::Open {
             (self.outbound, self.timer) = (Outbound::Finishing, Nanos(0));
+            context.changed = true;
             self.untaken.clear();
         }
         if requests.pauses() {

@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 
+use crate::mailbox::Refused;
+
 /// Why a server cannot be set up, or ended before it was asked to.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -70,3 +72,33 @@ impl From<Infallible> for Error {
         match never {}
     }
 }
+
+/// Why bytes from another thread were not taken; it returns them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendError {
+    /// Too much waits already: the peer reads slowly.
+    Full(Vec<u8>),
+    /// The connection is closed, or the server has ended or cannot be reached by this model.
+    Closed(Vec<u8>),
+}
+
+impl SendError {
+    pub(crate) fn new(refused: Refused, bytes: Vec<u8>) -> SendError {
+        match refused {
+            Refused::Full => SendError::Full(bytes),
+            Refused::Closed => SendError::Closed(bytes),
+        }
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SendError::Full(_) => "too much waits to be sent already",
+            SendError::Closed(_) => "the connection or the server is closed",
+        })
+    }
+}
+
+impl std::error::Error for SendError {}

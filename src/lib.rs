@@ -95,11 +95,14 @@ pub mod lifecycle;
 #[doc(hidden)]
 pub mod limits;
 #[doc(hidden)]
+pub mod mailbox;
+#[doc(hidden)]
 pub mod model;
 #[doc(hidden)]
 pub mod os;
 #[doc(hidden)]
 pub mod peer;
+mod peer_handle;
 #[doc(hidden)]
 pub mod peers;
 #[doc(hidden)]
@@ -127,10 +130,11 @@ pub mod protocols {
 pub use address::Address;
 pub use buffer::Chunk;
 pub use builder::Builder;
-pub use error::Error;
+pub use error::{Error, SendError};
 pub use limits::{CloseReason, Limits};
 pub use model::Model;
 pub use peer::Peer;
+pub use peer_handle::PeerHandle;
 pub use protocol::{Input, Needs, Outbox, Payload, Protocol, Received, TooLong};
 pub use server::{Handle, Report, Running, Server, Stats};
 

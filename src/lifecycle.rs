@@ -194,6 +194,13 @@ impl Lifecycle {
     }
 }
 
+impl Drop for Lifecycle {
+    /// Nothing takes what other threads ask any more.
+    fn drop(&mut self) {
+        self.shutdown.refuse_posts();
+    }
+}
+
 /// Returns the way to go on, or the end of a server that has drained.
 pub fn unless_drained(drained: bool) -> ControlFlow<Ended> {
     if drained { ControlFlow::Break(Ended::Drained) } else { ControlFlow::Continue(()) }

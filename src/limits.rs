@@ -53,6 +53,8 @@ pub enum CloseReason {
     Cut,
     /// The operator closed it.
     Kicked,
+    /// A [`PeerHandle`](crate::PeerHandle) closed it.
+    Handle,
     /// Its protocol aborted it, or left more input untaken than is permitted.
     Aborted,
     /// A call of its protocol panicked.
@@ -85,6 +87,7 @@ impl fmt::Display for CloseReason {
             CloseReason::LingerTimeout => "the peer did not close in time",
             CloseReason::Cut => "cut at the deadline of the drain",
             CloseReason::Kicked => "closed by the operator",
+            CloseReason::Handle => "closed by a handle",
             CloseReason::Aborted => "aborted by its protocol",
             CloseReason::Panicked => "its protocol panicked",
             CloseReason::Refused => "refused for want of resources",

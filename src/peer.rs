@@ -8,7 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use crate::address::Address;
-use crate::os;
+use crate::keys::ConnId;
+use crate::mailbox::SharedPeer;
+use crate::os::{self, ShutdownSignal};
+use crate::peer_handle::PeerHandle;
 use crate::protocol::{Input, Needs, Outbox, Protocol};
 
 /// The other end of a connection that has just been accepted: the argument of a factory.
@@ -19,7 +22,16 @@ pub struct Peer {
     /// `None` where the connection has no descriptor that could be asked.
     socket: Option<RawFd>,
     addr: OnceCell<Option<SocketAddr>>,
+    /// The id of the connection and how its loop is reached, if it can be.
+    reach: Option<(ConnId, ShutdownSignal)>,
+    handle: OnceCell<PeerHandle>,
 }
+
+/// The id of a connection and how its loop is reached; `None` if other threads cannot.
+pub type Reach<'a> = Option<(ConnId, &'a ShutdownSignal)>;
+
+/// A protocol, and what the handles of its connection share with it, if it took any.
+pub type Made<P> = (P, Option<Arc<SharedPeer>>);
 
 impl Peer {
     /// Calls `make` with the peer of connection `id`, accepted at `listener` as `socket`.
@@ -29,10 +41,37 @@ impl Peer {
         socket: Option<BorrowedFd<'_>>,
         make: impl FnOnce(&Peer) -> T,
     ) -> T {
-        // The socket is open as long as the peer exists: it is passed by reference, and no copy of
-        // it can be made.
-        let socket = socket.map(|fd| fd.as_raw_fd());
-        make(&Peer { id, listener: Arc::clone(listener), socket, addr: OnceCell::new() })
+        Peer::new(id, listener, socket, None).make(make).0
+    }
+
+    /// The peer of connection `id`, whose `socket` is open while it exists: it is not returned from
+    /// this crate.
+    fn new(
+        id: u64,
+        listener: &Arc<Address>,
+        socket: Option<BorrowedFd<'_>>,
+        reach: Reach<'_>,
+    ) -> Peer {
+        let reach = reach.map(|(conn, signal)| (conn, signal.clone()));
+        let (listener, socket) = (Arc::clone(listener), socket.map(|fd| fd.as_raw_fd()));
+        Peer { id, listener, socket, addr: OnceCell::new(), reach, handle: OnceCell::new() }
+    }
+
+    /// Calls `make` with this peer.
+    fn make<T>(self, make: impl FnOnce(&Peer) -> T) -> Made<T> {
+        let made = make(&self);
+        (made, self.handle.get().map(PeerHandle::shared))
+    }
+
+    /// As [`with`](Peer::with), for a connection that other threads can `reach`.
+    pub fn within_reach<T>(
+        id: u64,
+        listener: &Arc<Address>,
+        socket: Option<BorrowedFd<'_>>,
+        reach: Reach<'_>,
+        make: impl FnOnce(&Peer) -> T,
+    ) -> Made<T> {
+        Peer::new(id, listener, socket, reach).make(make)
     }
 
     /// Returns the number of the connection at its server, from 1; no other connection gets the
@@ -44,6 +83,18 @@ impl Peer {
     /// Returns the address of the peer; `None` if it has none, as on a Unix socket.
     pub fn addr(&self) -> Option<SocketAddr> {
         *self.addr.get_or_init(|| self.socket.and_then(os::peer_addr))
+    }
+
+    /// Returns a handle, by which other threads reach the connection. It allocates when it is first
+    /// called. The model `process` needs a protocol without
+    /// [`Needs::SHARED_MEMORY`](crate::Needs), and its handles are closed.
+    pub fn handle(&self) -> PeerHandle {
+        let new = || {
+            let (conn, server) = self.reach.clone().unzip();
+            let shared = SharedPeer::new(conn.unwrap_or(ConnId::new(0, 0)), server.is_some());
+            PeerHandle::new(Arc::new(shared), server)
+        };
+        self.handle.get_or_init(new).clone()
     }
 
     /// Returns the address of the listener that accepted the connection.
@@ -173,14 +224,14 @@ impl<P> WorkerFactory<P> {
     }
 
     /// Makes the protocol of connection `id`, whose peer has this address, if it has one.
-    pub fn make_for(&mut self, id: u64, addr: Option<SocketAddr>) -> P {
-        let addr = OnceCell::from(addr);
-        (self.make)(&Peer { id, listener: Arc::clone(&self.listener), socket: None, addr })
+    pub fn make_for(&mut self, id: u64, addr: Option<SocketAddr>, reach: Reach<'_>) -> Made<P> {
+        let peer = Peer::new(id, &self.listener, None, reach);
+        Peer { addr: OnceCell::from(addr), ..peer }.make(&mut self.make)
     }
 
     /// Makes the protocol of connection `id`, accepted as `socket`.
-    pub fn make(&mut self, id: u64, socket: Option<BorrowedFd<'_>>) -> P {
-        Peer::with(id, &self.listener, socket, &mut self.make)
+    pub fn make(&mut self, id: u64, socket: Option<BorrowedFd<'_>>, reach: Reach<'_>) -> Made<P> {
+        Peer::within_reach(id, &self.listener, socket, reach, &mut self.make)
     }
 }
 

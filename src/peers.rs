@@ -20,9 +20,11 @@
 mod buffers;
 mod groups;
 mod operator;
+mod posted;
 mod ready;
 mod timers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::buffer::Chunk;
@@ -30,6 +32,7 @@ use crate::connection::{Connection, Context};
 use crate::connection_log;
 use crate::keys::{ConnId, ConnSlab, ListenerId};
 use crate::limits::{CloseReason, MAX_INPUT};
+use crate::mailbox::SharedPeer;
 use crate::os::Clock;
 use crate::protocol::{Message, Protocol};
 use buffers::BufferWaiters;
@@ -72,6 +75,8 @@ pub struct PeerEntry<P, D> {
     /// True for a link to another process: see [`Peers::open_link`].
     link: bool,
     timer: TimerEntry,
+    /// What its handles know of it, if it has any.
+    shared: Option<Arc<SharedPeer>>,
     /// True if, since the last look for slow readers, it took some of its bytes or was owed none.
     progressed: bool,
 }
@@ -110,6 +115,14 @@ pub struct Peers<P, D> {
     evicted: u64,
 }
 
+impl<P: Protocol, D> PeerEntry<P, D> {
+    /// Has its handles know that it takes no more, once it does not.
+    fn publish_open(&self) {
+        let closed = self.shared.iter().filter(|_| !self.connection.is_open());
+        closed.for_each(|shared| shared.close());
+    }
+}
+
 /// Notes and logs why a connection is about to be broken, and counts it if it is evicted.
 fn note_reason<P, D>(
     evicted: &mut u64,
@@ -118,6 +131,7 @@ fn note_reason<P, D>(
     reason: CloseReason,
 ) {
     peer.reason = reason;
+    peer.shared.iter().for_each(|shared| shared.close());
     if reason.is_eviction() || reason == CloseReason::Panicked {
         tracing::warn!(connection = peer.number, %id, "{reason}");
         *evicted += u64::from(reason.is_eviction());
@@ -180,6 +194,7 @@ impl<P: Protocol, D> Peers<P, D> {
             any_size: false,
             link,
             timer: TimerEntry::default(),
+            shared: None,
             progressed: false,
         });
         if !link {
@@ -248,12 +263,13 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Removes a connection that was closed. Returns its driver's state.
     pub fn remove(&mut self, id: ConnId) -> Option<D> {
         let peer = self.slab.remove(id)?;
-        let PeerEntry { mut connection, driver, listener, reason, .. } = peer;
+        let PeerEntry { mut connection, driver, listener, reason, shared, .. } = peer;
         if !peer.link {
             connection_log::closed(peer.number, peer.received, peer.sent, reason);
         }
         self.buffers.remove(peer.waits_for_buffer);
         self.timers.remove(id, peer.timer);
+        shared.iter().for_each(|shared| shared.close());
         let counts = self.groups.at(listener);
         counts.talkers -= usize::from(peer.talks);
         counts.links -= usize::from(peer.link);
@@ -347,6 +363,7 @@ impl<P: Protocol, D> Peers<P, D> {
                 note_reason(&mut self.evicted, id, peer, reason);
             }
             self.timers.changed(id, peer);
+            peer.publish_open();
         }
         self.ready.mark(id, peer);
         let listener = peer.listener;

@@ -215,6 +215,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
                     ControlFlow::Continue(true) => self.drain(),
                     ControlFlow::Continue(false) => {}
                 }
+                self.peers.take_posted(self.lifecycle.shutdown().take_posted());
             }
             KeyOwner::Console => {
                 if let Some(input) = &mut self.console {

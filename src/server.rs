@@ -9,11 +9,14 @@ use crate::address::{Address, BoundSocket};
 use crate::builder::Builder;
 use crate::counters::Counters;
 use crate::engine::{self, Engine};
-use crate::error::Error;
+use crate::error::{Error, SendError};
+use crate::keys::ListenerId;
 use crate::limits::{Ended, Limits};
+use crate::mailbox::PostedRequest;
 use crate::model::{self, EngineOptions, Model};
 use crate::os::ShutdownSignal;
 use crate::peer::Factory;
+use crate::peer_handle;
 
 /// A server whose sockets are open: its addresses are known, and privileges may be dropped.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ impl Server {
     ) -> Result<Server, Error> {
         let addrs = listeners.iter().map(|(socket, _)| socket.address.clone()).collect();
         let shutdown = ShutdownSignal::new().map_err(Error::Loop)?;
-        handle.attach(shutdown.try_clone().map_err(Error::Loop)?);
+        handle.attach(shutdown.clone());
         Ok(Server { listeners, addrs, model, limits, signals, handle, shutdown })
     }
 
@@ -228,6 +231,23 @@ impl Handle {
     /// one instant. A model without a loop reports them when it has ended.
     pub fn stats(&self) -> Stats {
         Stats::from(self.0.counters.load())
+    }
+
+    /// Sends `bytes` to every peer of the listener with this number, in the order of the builder.
+    /// Never waits.
+    ///
+    /// # Errors
+    /// The server is not bound, has ended or serves by a model that forks; or too much waits. The
+    /// error returns the bytes.
+    pub fn broadcast(&self, listener: u16, bytes: impl Into<Vec<u8>>) -> Result<(), SendError> {
+        let bytes = bytes.into();
+        let requested = self.0.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        match &requested.signal {
+            Some(signal) => peer_handle::send(signal, bytes, |bytes| {
+                PostedRequest::Broadcast(ListenerId(listener), bytes)
+            }),
+            None => Err(SendError::Closed(bytes)),
+        }
     }
 
     fn request(&self, times: u32) {

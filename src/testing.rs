@@ -78,6 +78,11 @@ impl Driver {
         self.connection.ended(&mut self.context);
     }
 
+    /// A handle of the connection wakes the protocol.
+    pub fn wake(&mut self) {
+        self.connection.wake(&mut self.context);
+    }
+
     /// The server begins to drain.
     pub fn drain(&mut self) {
         self.connection.drain(&mut self.context);

@@ -1,7 +1,7 @@
 //! The public names of the crate: one list, so that a name is added on purpose.
 
 /// The names in the root, and the modules that are documented.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 24] = [
     "Address",
     "Builder",
     "Chunk",
@@ -15,10 +15,12 @@ const NAMES: [&str; 22] = [
     "Outbox",
     "Payload",
     "Peer",
+    "PeerHandle",
     "Protocol",
     "Received",
     "Report",
     "Running",
+    "SendError",
     "Server",
     "Stats",
     "TooLong",

@@ -4,11 +4,14 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use proactor::{Address, Builder, Error, Input, Model, Needs, Outbox, Protocol, Running, Server};
+use proactor::{
+    Address, Builder, Error, Input, Model, Needs, Outbox, PeerHandle, Protocol, Running, SendError,
+    Server,
+};
 
 /// Sends each line back with its number.
 struct Count {
@@ -249,6 +252,142 @@ fn a_timer_expires_on_every_model() {
         exchange(&stream, "b\n", "b\n"); // It was not idle: its timer was cleared.
         assert_eq!(read_to_end(&stream), "idle 1\nidle 2\n", "{model}");
         assert!(begin.elapsed() >= 6 * IDLE, "{model}");
+    });
+}
+
+type Handles = Arc<Mutex<Vec<PeerHandle>>>;
+
+/// Has another thread answer each line; meanwhile it is paused.
+struct Ask {
+    jobs: mpsc::Sender<(String, mpsc::Sender<String>, PeerHandle)>,
+    answers: (mpsc::Sender<String>, mpsc::Receiver<String>),
+    me: PeerHandle,
+    waits: bool,
+}
+
+impl Protocol for Ask {
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        assert!(!self.waits, "a paused protocol receives nothing");
+        if let Some(line) = input.line(100) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            self.jobs.send((line, self.answers.0.clone(), self.me.clone())).unwrap();
+            self.waits = true;
+            out.pause();
+        }
+    }
+
+    fn wake(&mut self, out: &mut Outbox<'_>) {
+        for answer in self.answers.1.try_iter() {
+            out.send(answer);
+            self.waits = false;
+            out.resume();
+        }
+    }
+}
+
+/// A server whose lines another thread answers, and the handles of its connections.
+fn ask() -> (Builder, Handles) {
+    let (jobs, taken) = mpsc::channel::<(String, mpsc::Sender<String>, PeerHandle)>();
+    std::thread::spawn(move || {
+        for (line, answer, peer) in taken {
+            if line == "slow\n" {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            answer.send(line.to_uppercase()).unwrap_or(()); // It may be gone.
+            peer.wake();
+        }
+    });
+    let handles = Handles::default();
+    let kept = Arc::clone(&handles);
+    let server = Server::builder().listen("127.0.0.1:0", move |peer| {
+        kept.lock().unwrap().push(peer.handle());
+        let (jobs, answers, me) = (jobs.clone(), mpsc::channel(), peer.handle());
+        Ask { jobs, answers, me, waits: false }
+    });
+    (server, handles)
+}
+
+#[test]
+fn another_thread_wakes_a_paused_protocol_on_every_model() {
+    on_every_model(|_, start| {
+        let (server, _) = ask();
+        let Some(running) = start(server) else { return };
+        let stream = connect(&running.addrs()[0]);
+        exchange(&stream, "a\nb\nc\n", "A\nB\nC\n");
+        for _ in 0..500 {
+            exchange(&stream, "x\n", "X\n"); // A wake that is lost would let this wait.
+        }
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(&stream), "");
+    });
+}
+
+#[test]
+fn a_drain_waits_for_the_answer_to_a_paused_protocol_on_every_model() {
+    on_every_model(|model, start| {
+        let (server, _) = ask();
+        let Some(running) = start(server.drain_timeout(Duration::from_secs(20))) else { return };
+        let mut stream = connect(&running.addrs()[0]);
+        exchange(&stream, "a\n", "A\n");
+        stream.write_all(b"slow\n").unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        running.drain();
+        assert_eq!(read_to_end(&stream), "SLOW\n", "{model}");
+        drop(stream);
+        assert!(running.join().unwrap().drained);
+    });
+}
+
+#[test]
+fn a_handle_sends_and_closes_and_then_reaches_nothing_on_every_model() {
+    on_every_model(|model, start| {
+        let (server, handles) = ask();
+        let Some(running) = start(server) else { return };
+        let stream = connect(&running.addrs()[0]);
+        exchange(&stream, "a\n", "A\n");
+        let first = handles.lock().unwrap()[0].clone();
+        first.send("one ").unwrap();
+        first.send("two").unwrap();
+        exchange(&stream, "", "one two");
+        assert_eq!(running.handle().broadcast(0, " and all"), Ok(()), "{model}");
+        assert_eq!(running.handle().broadcast(1, "no such listener"), Ok(()));
+        exchange(&stream, "", " and all");
+        first.close();
+        assert!(matches!((&stream).read(&mut [0]), Ok(0) | Err(_)), "{model}: it is closed");
+        let next = connect(&running.addrs()[0]);
+        exchange(&next, "b\n", "B\n");
+        assert_eq!(first.send("late"), Err(SendError::Closed(b"late".to_vec())), "{model}");
+        first.wake();
+        first.close();
+        exchange(&next, "c\n", "C\n");
+        let (last, handle) = (handles.lock().unwrap()[1].clone(), running.handle());
+        drop(running);
+        assert_eq!(last.send("late"), Err(SendError::Closed(b"late".to_vec())), "{model}");
+        assert!(handle.broadcast(0, "late").is_err(), "{model}");
+    });
+}
+
+#[test]
+fn a_handle_of_a_peer_that_reads_nothing_returns_the_bytes_on_every_model() {
+    on_every_model(|model, start| {
+        let (server, handles) = ask();
+        let Some(running) = start(server) else { return };
+        let stream = connect(&running.addrs()[0]);
+        exchange(&stream, "a\n", "A\n");
+        let handle = handles.lock().unwrap()[0].clone();
+        let (mut sent, begin) = (0, Instant::now());
+        let refused = loop {
+            match handle.send(vec![b'x'; 64 << 10]) {
+                Ok(()) => sent += 64 << 10,
+                Err(refused) => break refused,
+            }
+            std::thread::yield_now();
+            assert!(begin.elapsed() < Duration::from_secs(20), "{model}: {sent} bytes");
+        };
+        assert!(matches!(&refused, SendError::Full(bytes) if bytes.len() == 64 << 10), "{model}");
+        let mut received = vec![0; sent];
+        (&stream).read_exact(&mut received).unwrap();
+        assert!(received.iter().all(|&byte| byte == b'x'), "{model}");
     });
 }
 

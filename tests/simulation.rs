@@ -10,8 +10,10 @@ use std::io::{Read, Seek};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use proactor::PeerHandle;
 use proactor::buffer::{BufferClass, Pool, Size};
 use proactor::clock::Nanos;
 use proactor::connection::{HIGH, LEASES_HIGH};
@@ -107,7 +109,7 @@ impl<P: Protocol> World<P> {
         let pool = Pool::new(&shapes).unwrap();
         let stop = ShutdownSignal::new().unwrap();
         let sim = Sim::new(setup, Rc::clone(&pool));
-        let mut server = Proactor::new(sim, limits, stop.try_clone().unwrap()).unwrap();
+        let mut server = Proactor::new(sim, limits, stop.clone()).unwrap();
         server
             .listen(LISTENER, File::open("/dev/null").unwrap().into(), Factory::of(make))
             .unwrap();
@@ -989,6 +991,91 @@ scenario!(
         assert!(world.now() >= start + IDLE);
         first.iter().for_each(|&id| assert_heard(world.client(id), b"idle"));
         later.iter().for_each(|&id| assert_heard(world.client(id), b"helloidle"));
+        world.drain(counts);
+    }
+);
+
+/// What another thread has to answer: the line, where the answer goes, and the handle to wake.
+type Job = (Vec<u8>, Arc<Mutex<Vec<Vec<u8>>>>, PeerHandle);
+
+/// Has each line answered elsewhere, and receives nothing until it is.
+struct Ask {
+    jobs: Arc<Mutex<Vec<Job>>>,
+    answers: Arc<Mutex<Vec<Vec<u8>>>>,
+    me: PeerHandle,
+}
+
+impl Protocol for Ask {
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        if let Some(line) = input.line(100) {
+            let job = (line.to_ascii_uppercase(), Arc::clone(&self.answers), self.me.clone());
+            self.jobs.lock().unwrap().push(job);
+            out.pause();
+        }
+    }
+
+    fn wake(&mut self, out: &mut Outbox<'_>) {
+        for answer in self.answers.lock().unwrap().drain(..) {
+            out.send(answer);
+            out.resume();
+        }
+    }
+}
+
+scenario!(
+    each_wake_reaches_its_own_connection_however_late_it_is,
+    0.25,
+    &[],
+    |dice, mut setup, counts| {
+        setup.faults = some_faults_that_pass(dice);
+        let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
+        let shared = Arc::clone(&jobs);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), move |peer| Ask {
+            jobs: Arc::clone(&shared),
+            answers: Arc::default(),
+            me: peer.handle(),
+        });
+        let mut stale: Vec<PeerHandle> = Vec::new();
+        let (mut clients, mut expected) = (Vec::new(), Vec::new());
+        for round in 0..40 {
+            if round % 4 == 0 {
+                let lines = format!("a{round}\nb{round}\n");
+                expected.push(lines.to_ascii_uppercase().into_bytes());
+                clients.push(world.say_and_end(Reads::AtOnce, lines.as_bytes()));
+            }
+            world.iterate(dice.below(8));
+            // Some jobs are done, in any order; the descriptor of the wake is read later.
+            for _ in 0..dice.below(3) {
+                let mut jobs = jobs.lock().unwrap();
+                let count = jobs.len();
+                if count > 0 {
+                    let (answer, to, peer) = jobs.swap_remove(dice.below(count));
+                    to.lock().unwrap().push(answer);
+                    (0..=dice.below(2)).for_each(|_| peer.wake());
+                    stale.push(peer);
+                }
+            }
+            // Those of connections that have closed reach no other one in their slots.
+            for peer in stale.iter().filter(|_| dice.below(4) == 0) {
+                peer.wake();
+            }
+            world.iterate(dice.below(4));
+            world.sim().wake();
+        }
+        let mut rounds = 0..10_000;
+        while !clients.iter().all(|&id| world.client(id).is_done()) {
+            assert!(rounds.next().is_some(), "a wake was lost");
+            for (answer, to, peer) in jobs.lock().unwrap().drain(..) {
+                to.lock().unwrap().push(answer);
+                peer.wake();
+                world.sim().wake();
+            }
+            world.iterate(20);
+        }
+        for (&id, expected) in clients.iter().zip(&expected) {
+            assert_heard(world.client(id), expected);
+        }
+        assert!(stale.iter().all(|peer| peer.send("late").is_err()));
         world.drain(counts);
     }
 );

@@ -3,10 +3,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::count_call;
+use crate::mailbox::{Mailbox, PostedRequest, Refused};
 
 /// A counter (an eventfd) that one thread waits for as for any descriptor, and any may add to.
 #[derive(Debug)]
@@ -46,9 +47,16 @@ impl AsFd for EventFd {
     }
 }
 
-/// Asks a loop to stop: an [`EventFd`] that signal handlers write to.
+/// Reaches a loop from any thread: an [`EventFd`], which signal handlers write to, and what is
+/// asked of its connections. Its clones reach the same loop.
+#[derive(Debug, Clone)]
+pub struct ShutdownSignal(Arc<Reached>);
+
 #[derive(Debug)]
-pub struct ShutdownSignal(EventFd);
+struct Reached {
+    event: EventFd,
+    mailbox: Mailbox,
+}
 
 /// What is added to the eventfd to ask a loop to stop.
 pub(super) const STOP: u64 = 1;
@@ -64,7 +72,8 @@ impl ShutdownSignal {
     /// # Errors
     /// No descriptor is left.
     pub fn new() -> io::Result<ShutdownSignal> {
-        EventFd::new().map(ShutdownSignal)
+        let reached = Reached { event: EventFd::new()?, mailbox: Mailbox::default() };
+        Ok(ShutdownSignal(Arc::new(reached)))
     }
 
     /// From now on SIGINT and SIGTERM ask this one to stop. Of several, the last is asked.
@@ -73,35 +82,46 @@ impl ShutdownSignal {
     /// No descriptor is left.
     pub fn on_signals(&self) -> io::Result<()> {
         // The handler's descriptor is its own and is never closed: a signal may come at any time.
-        let fd = self.0.0.try_clone()?;
+        let fd = self.0.event.0.try_clone()?;
         SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(fd), Ordering::Release);
         // Async-signal-safe: one load, one write(2).
         handle(libc::SIGINT, on_signal)?;
         handle(libc::SIGTERM, on_signal)
     }
 
-    /// Another way to ask the same loop, from any thread.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn try_clone(&self) -> io::Result<ShutdownSignal> {
-        self.0.0.try_clone().map(|fd| ShutdownSignal(EventFd(fd)))
-    }
-
     /// Asks to stop: the first time to drain, the second to end at once.
     pub fn request(&self) {
-        add(self.0.0.as_raw_fd(), STOP);
+        add(self.0.event.0.as_raw_fd(), STOP);
     }
 
     /// How often it was asked since this was last called; not at all, if it was only woken.
     pub fn take(&self) -> u64 {
-        self.0.take() % WAKE
+        self.0.event.take() % WAKE
+    }
+
+    /// Asks something of the connections, and wakes the loop, unless it is refused.
+    pub(crate) fn post(&self, posted: impl FnOnce() -> PostedRequest) -> Result<(), Refused> {
+        if self.0.mailbox.post(posted)? {
+            add(self.0.event.0.as_raw_fd(), WAKE);
+        }
+        Ok(())
+    }
+
+    /// Returns what was asked of the connections. Called after [`take`](ShutdownSignal::take): else
+    /// the loop would sleep while something is asked.
+    pub fn take_posted(&self) -> Vec<PostedRequest> {
+        self.0.mailbox.take()
+    }
+
+    /// Refuses all that is asked of connections from now on.
+    pub fn refuse_posts(&self) {
+        self.0.mailbox.close();
     }
 }
 
 impl AsFd for ShutdownSignal {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.event.as_fd()
     }
 }
 

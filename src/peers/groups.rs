@@ -74,6 +74,7 @@ impl Groups {
 
     fn change_congested<P, D>(&mut self, peer: &mut PeerEntry<P, D>) -> bool {
         peer.congested = !peer.congested;
+        peer.shared.iter().for_each(|shared| shared.set_congested(peer.congested));
         let counts = self.at(peer.listener);
         if peer.congested {
             counts.congested += 1;

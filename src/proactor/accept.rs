@@ -133,8 +133,11 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
 
     fn open(&mut self, listener: ListenerId, socket: Socket, address: Option<SocketAddr>) {
         let number = self.peers.next_number();
-        let protocol = self.listeners[listener].factory.make_for(number, address);
+        let reach = Some((self.peers.next_id(), self.lifecycle.shutdown()));
+        let factory = &mut self.listeners[listener].factory;
+        let (protocol, shared) = factory.make_for(number, address, reach);
         let id = self.peers.open(protocol, listener, Flight::new(socket, address));
+        self.peers.attach(id, shared);
         if let Some(input) = &mut self.console {
             input.console.opened(id, self.ring.now());
         }

@@ -79,6 +79,10 @@ pub trait Protocol: 'static {
     /// The timer has expired that [`Outbox::set_timer`] set; also while the protocol is paused.
     fn timer(&mut self, _out: &mut Outbox<'_>) {}
 
+    /// [`PeerHandle::wake`](crate::PeerHandle::wake) was called, once or several times; also while
+    /// the protocol is paused.
+    fn wake(&mut self, _out: &mut Outbox<'_>) {}
+
     /// Little is queued, after [`Outbox::request_refill`].
     fn refill(&mut self, _out: &mut Outbox<'_>) {}
 
@@ -109,6 +113,10 @@ impl<P: Protocol + ?Sized> Protocol for Box<P> {
 
     fn timer(&mut self, out: &mut Outbox<'_>) {
         (**self).timer(out);
+    }
+
+    fn wake(&mut self, out: &mut Outbox<'_>) {
+        (**self).wake(out);
     }
 
     fn refill(&mut self, out: &mut Outbox<'_>) {
@@ -152,6 +160,10 @@ mod tests {
             self.0.borrow_mut().push("timer");
         }
 
+        fn wake(&mut self, _: &mut Outbox<'_>) {
+            self.0.borrow_mut().push("wake");
+        }
+
         fn refill(&mut self, _: &mut Outbox<'_>) {
             self.0.borrow_mut().push("refill");
         }
@@ -176,10 +188,14 @@ mod tests {
         Protocol::data(&mut boxed, &mut input, &mut out.outbox());
         Protocol::end(&mut boxed, &mut input, &mut out.outbox());
         Protocol::timer(&mut boxed, &mut out.outbox());
+        Protocol::wake(&mut boxed, &mut out.outbox());
         Protocol::refill(&mut boxed, &mut out.outbox());
         Protocol::drain(&mut boxed, &mut out.outbox());
         Protocol::close(&mut boxed, CloseReason::Finished, &mut out.outbox());
-        assert_eq!(*calls.borrow(), ["open", "data", "end", "timer", "refill", "drain", "close"]);
+        assert_eq!(
+            *calls.borrow(),
+            ["open", "data", "end", "timer", "wake", "refill", "drain", "close"]
+        );
         let source = include_str!("mod.rs");
         let start = source.find("pub trait Protocol").unwrap();
         let body = &source[start..start + source[start..].find("\n}\n").unwrap()];

@@ -26,7 +26,8 @@ pub struct Context {
     pub max_input: usize,
     /// Why a protocol has just broken its connection; the driver takes it.
     pub failure: Option<CloseReason>,
-    /// True from a change of a connection that its driver must look for: a failure, or a timer.
+    /// True from a change of a connection that its driver must look for: it finishes or fails,
+    /// or its timer is set.
     pub changed: bool,
     /// How many calls of protocols have panicked.
     pub panicked: u64,
@@ -252,14 +253,12 @@ impl<'a> Outbox<'a> {
     }
 
     /// Receives nothing more until [`resume`](Outbox::resume): an answer from elsewhere is awaited.
-    /// A drain waits too.
-    #[doc(hidden)] // Until something can call a paused protocol from elsewhere.
+    /// A drain waits too. A timer or a wake calls a paused protocol.
     pub fn pause(&mut self) {
         self.requests.flags = self.requests.flags & !Requests::RESUME | Requests::PAUSE;
     }
 
     /// Receives again. Input that was not taken is offered first.
-    #[doc(hidden)] // As `pause`.
     pub fn resume(&mut self) {
         self.requests.flags = self.requests.flags & !Requests::PAUSE | Requests::RESUME;
     }

@@ -94,9 +94,12 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     fn open(&mut self, listener: ListenerId, fd: OwnedFd) {
         self.counters.accepted += 1;
         let number = self.peers.next_number();
-        let protocol = self.listeners[listener].factory.make(number, Some(fd.as_fd()));
+        let reach = Some((self.peers.next_id(), self.lifecycle.shutdown()));
+        let factory = &mut self.listeners[listener].factory;
+        let (protocol, shared) = factory.make(number, Some(fd.as_fd()), reach);
         let socket = self.socket(fd, 1);
         let id = self.peers.open(protocol, listener, socket);
+        self.peers.attach(id, shared);
         if let Some(input) = &mut self.console {
             input.console.opened(id, os::now());
         }

@@ -39,7 +39,7 @@ fn serve<S: Selector + SocketCalls + 'static>(
 ) -> Server {
     let (listener, address) = listener();
     let stop = ShutdownSignal::new().unwrap();
-    let asked = stop.try_clone().unwrap();
+    let asked = stop.clone();
     let thread = thread::spawn(move || {
         let pool = Pool::new(buffers).unwrap();
         let mut reactor = Reactor::new(selector(), Rc::clone(&pool), limits, asked).unwrap();

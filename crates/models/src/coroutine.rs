@@ -317,9 +317,12 @@ fn open<P: Protocol, C: RuntimeHooks>(
     let both = Interest::READABLE | Interest::WRITABLE;
     match WatchedFd::new(socket, both, KeyOwner::Conn(id).into(), calls) {
         Ok(socket) => {
-            let number = server.borrow().peers.next_number();
-            let protocol = factory.make(number, Some(socket.as_fd()));
-            let opened = server.borrow_mut().open(protocol, listener, socket.as_fd());
+            let mut server_state = server.borrow_mut();
+            let number = server_state.peers.next_number();
+            let reach = Some((id, server_state.lifecycle.shutdown()));
+            let made = factory.make(number, Some(socket.as_fd()), reach);
+            let opened = server_state.open(made, listener, socket.as_fd());
+            drop(server_state);
             debug_assert_eq!(opened, id, "no connection was opened between");
             spawn_local(serve_connection(Rc::clone(server), calls.clone(), socket, id));
         }

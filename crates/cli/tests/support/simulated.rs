@@ -40,7 +40,7 @@ pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64)
     let stop = ShutdownSignal::new().unwrap();
     let mut limits = Limits::default();
     limits.connections = 8;
-    let mut server = Proactor::new(ring, limits, stop.try_clone().unwrap()).unwrap();
+    let mut server = Proactor::new(ring, limits, stop.clone()).unwrap();
     server
         .listen(ListenerId(0), File::open("/dev/null").unwrap().into(), Factory::of(|_| Echo))
         .unwrap();

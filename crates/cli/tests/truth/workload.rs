@@ -46,7 +46,7 @@ impl Workload {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let stop = ShutdownSignal::new().expect("a descriptor is left");
-        let ours = stop.try_clone().expect("a descriptor is left");
+        let ours = stop.clone();
         let (workload, points) = (self.clone(), points.to_vec());
         let server = thread::spawn(move || workload.serve(listener, stop, &points));
         self.befall(address);

@@ -5,15 +5,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::group::{Group, Membership};
+use super::group::{Group, Member, Membership};
 use super::local_counters::LocalCounters;
 use proactor::address::Address;
 use proactor::calls::Calls;
 use proactor::engine::Listeners;
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::lifecycle::AcceptPause;
-use proactor::os::{self, AcceptFailure};
-use proactor::peer::{Factory, Peer};
+use proactor::os::{self, AcceptFailure, ShutdownSignal};
+use proactor::peer::{Factory, Made, Peer};
 
 /// The listeners of a server.
 #[derive(Debug)]
@@ -36,9 +36,11 @@ pub(super) struct ConnectionFactory<P> {
 }
 
 impl<P: 'static> ConnectionFactory<P> {
-    /// Makes the protocol of connection `id`, whose socket this is.
-    pub(super) fn make(&self, id: u64, socket: BorrowedFd<'_>) -> P {
-        Peer::with(id, &self.listener, Some(socket), self.factory.for_worker(0))
+    /// Makes the protocol of this connection; other threads reach it by `signal`.
+    pub(super) fn make(&self, member: &Member, signal: &ShutdownSignal) -> Made<P> {
+        let (socket, reach) = (Some(member.socket()), Some((member.id, signal)));
+        let make = self.factory.for_worker(0);
+        Peer::within_reach(member.number, &self.listener, socket, reach, make)
     }
 }
 

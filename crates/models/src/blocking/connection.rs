@@ -15,7 +15,6 @@
 //! input and goes on writing.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +29,9 @@ use proactor::connection::{Connection, Context};
 use proactor::connection_log;
 use proactor::lifecycle::Stage;
 use proactor::limits::CloseReason;
+use proactor::mailbox::{PostedRequest, SharedPeer};
 use proactor::os::{self, Clock};
+use proactor::peer::Made;
 use proactor::protocol::{Message, Protocol};
 
 /// Buffers of each size for one connection: one that it receives into and, rarely, a few that its
@@ -54,6 +55,8 @@ pub(super) struct ConnectionThread<'a, P, C> {
     context: Context,
     /// Empty except during a delivery: its capacity is kept.
     others: Vec<Arc<Member>>,
+    /// What its handles know of it, if it has any.
+    handles: Option<Arc<SharedPeer>>,
 }
 
 /// Serves one member, by the protocol that `make` makes, until the connection ends. The counters
@@ -64,7 +67,7 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
     shared: &SharedState,
     status: &ThreadStatus,
     membership: Membership,
-    make: impl FnOnce(u64, BorrowedFd<'_>) -> P,
+    make: impl FnOnce(&Member) -> Made<P>,
     noticed: &mut dyn FnMut(),
 ) {
     let member = Arc::clone(&membership.member);
@@ -73,7 +76,7 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
     match Pool::few(&shared.buffers, BUFFERS) {
         Ok(pool) => {
             let mut context = Context::new(shared.max_input, Clock::default());
-            let protocol = make(member.number, member.socket());
+            let (protocol, handles) = make(&member);
             let connection = Connection::open(protocol, &mut context);
             ConnectionThread {
                 calls,
@@ -87,6 +90,7 @@ pub(super) fn serve_connection<P: Protocol, C: Calls>(
                 pool,
                 context,
                 others: Vec::new(),
+                handles,
             }
             .run();
         }
@@ -145,11 +149,15 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         }
     }
 
-    /// Takes the operator's messages to the peer, and publishes the state for the console.
+    /// Takes the messages to the peer and what handles ask, and publishes the state for the console
+    /// and the handles.
     fn take_messages(&mut self) {
-        if let Some(messages) = self.status.take_messages() {
+        if let Some((messages, posted)) = self.status.take_messages() {
             let broken = self.connection.is_broken();
-            self.connection.deliver(messages.into());
+            if !messages.is_empty() {
+                self.connection.deliver(messages.into());
+            }
+            posted.into_iter().for_each(|posted| self.take_posted(posted));
             if self.connection.is_broken() && !broken {
                 self.reason = CloseReason::QueueFull;
                 tracing::warn!("evicted: too much is queued for it");
@@ -158,13 +166,31 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         }
         self.member.owed.set(self.connection.outgoing().bytes() as u64);
         self.member.set_open(self.connection.is_open());
+        let closed = self.handles.iter().filter(|_| !self.connection.is_open());
+        closed.for_each(|shared| shared.close());
+    }
+
+    fn take_posted(&mut self, posted: PostedRequest) {
+        match posted {
+            PostedRequest::Send(peer, bytes) => {
+                peer.take_bytes(bytes.len());
+                self.connection.deliver(bytes.into());
+            }
+            PostedRequest::Wake(peer) => {
+                peer.take_wake();
+                self.connection.wake(&mut self.context);
+                self.deliver(false);
+            }
+            // The thread that passes requests does these.
+            PostedRequest::Close(_) | PostedRequest::Broadcast(..) => {}
+        }
     }
 
     /// Publishes that it sleeps for its own peer. Returns true if it must not, because there are
     /// messages.
     fn is_called_before(&self, sleep: ThreadState) -> bool {
         self.member.does(sleep);
-        self.shared.has_operator && self.status.is_called()
+        self.status.is_called()
     }
 
     fn break_connection(&mut self, reason: CloseReason) {
@@ -348,6 +374,7 @@ impl<P: Protocol, C: Calls> ConnectionThread<'_, P, C> {
         let reason = self.context.failure.unwrap_or(self.reason);
         connection_log::closed(*number, received.get(), sent.get(), reason);
         self.member.set_open(false);
+        self.handles.iter().for_each(|shared| shared.close());
         *self.member.lock_writer(self.calls) = MayWrite::RepliesOnly;
         self.connection.close(reason, &mut self.context);
         self.status.counted.panicked.add(self.context.panicked);

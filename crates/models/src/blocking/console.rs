@@ -8,13 +8,12 @@
 
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
 
 use super::group::Member;
 use super::pool::ThreadPool;
 use super::shared::SharedState;
 use super::status::ThreadStatus;
-use super::{Blocking, INTERRUPT_AFTER, INTERRUPT_AFTER_MAX};
+use super::{Blocking, INTERRUPT_AFTER};
 use proactor::address;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
@@ -26,17 +25,15 @@ use proactor::limits::{CloseReason, Ended};
 use proactor::os;
 use proactor::protocol::Protocol;
 
-/// A console, and whether threads have messages.
+/// The console of the thread that waits for the end.
 #[derive(Debug)]
 pub(super) struct BlockingConsole {
     console: Console,
-    /// How soon threads with messages are interrupted again; `Some` exactly while there may be any.
-    interrupt: Option<Duration>,
 }
 
 impl BlockingConsole {
     pub(super) fn new(console: Console) -> BlockingConsole {
-        BlockingConsole { console, interrupt: None }
+        BlockingConsole { console }
     }
 
     pub(super) fn begin(&mut self) {
@@ -64,22 +61,12 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
         let mut view = ThreadsView { calls, threads, shared, lifecycle, counters, posted: false };
         let flow = console.console.serve(&mut view);
         if view.posted {
-            console.interrupt = Some(INTERRUPT_AFTER);
+            self.interrupt = Some(INTERRUPT_AFTER);
         }
         if flow.is_break() {
             self.console = None; // The operator has quit.
         }
         flow
-    }
-
-    /// Interrupts the threads that sleep in a receive and have messages. Returns when to do so
-    /// again, if any has not taken them.
-    pub(super) fn interrupt_receivers(&mut self) -> Option<Duration> {
-        let console = self.console.as_mut()?;
-        let pause = console.interrupt?;
-        let any = self.threads.interrupt_receivers();
-        console.interrupt = any.then(|| (2 * pause).min(INTERRUPT_AFTER_MAX));
-        console.interrupt.map(|_| pause)
     }
 }
 
@@ -98,10 +85,10 @@ impl<C: Calls> ThreadsView<'_, C> {
     /// Leaves a message, as [`ThreadStatus::post`] does, unless the server drains: a thread may not
     /// have noticed that yet.
     fn post(&self, status: &ThreadStatus, number: Option<u64>, line: &[u8]) -> Option<bool> {
-        if self.shared.stage() == Stage::Serving {
-            return status.post(self.calls, number, line);
-        }
         let is_it = |member: &Member| number.is_none_or(|number| number == member.number);
+        if self.shared.stage() == Stage::Serving {
+            return status.post(self.calls, is_it, line);
+        }
         status.look(|member| is_it(member).then_some(false))?
     }
 }

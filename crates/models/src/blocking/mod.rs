@@ -40,7 +40,7 @@ mod state;
 mod status;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -48,7 +48,7 @@ use std::time::Duration;
 use acceptor::Acceptor;
 use connection::serve_connection;
 use console::BlockingConsole;
-use group::Group;
+use group::{Group, Member};
 use local_counters::LocalCounters;
 use pool::ThreadPool;
 use shared::SharedState;
@@ -61,7 +61,8 @@ use proactor::counters::Counters;
 use proactor::engine::Engine;
 use proactor::keys::{ConnId, ListenerId};
 use proactor::lifecycle::{Lifecycle, Stage};
-use proactor::limits::{Ended, Limits};
+use proactor::limits::{CloseReason, Ended, Limits};
+use proactor::mailbox::PostedRequest;
 use proactor::os::{self, EventFd, ShutdownSignal};
 use proactor::peer::Factory;
 use proactor::protocol::Protocol;
@@ -96,6 +97,8 @@ pub struct Blocking<P, C = PlainCalls> {
     threads: ThreadPool,
     lifecycle: Lifecycle,
     console: Option<BlockingConsole>,
+    /// How soon threads with messages are interrupted again; `Some` exactly while there may be any.
+    interrupt: Option<Duration>,
     /// What the threads that have ended counted.
     ended: Counters,
     /// What this thread counted.
@@ -131,6 +134,7 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
             threads: ThreadPool::new(),
             lifecycle: Lifecycle::new(limits, stop),
             console: None,
+            interrupt: None,
             ended: Counters::default(),
             counted: LocalCounters::default(),
             calls_before,
@@ -140,9 +144,9 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
     /// Serves in a thread until the server is asked to stop. Returns how it is to end.
     fn run_one_by_one(&mut self) -> io::Result<Ended> {
         let acceptor = std::mem::replace(&mut self.acceptor, Acceptor::new());
-        let calls = self.calls.clone();
+        let (calls, signal) = (self.calls.clone(), self.lifecycle.shutdown().clone());
         self.threads.add(&self.shared, move |shared, status| {
-            serve_one_after_another(&calls, shared, status, acceptor)
+            serve_one_after_another(&calls, &signal, shared, status, acceptor)
         })?;
         loop {
             let interrupt = self.interrupt_receivers();
@@ -177,9 +181,9 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
             let id = self.threads.next_id();
             let accepted = self.acceptor.accept(&self.calls, listener, id, &self.counted);
             let Some((membership, factory)) = accepted else { return };
-            let calls = self.calls.clone();
+            let (calls, signal) = (self.calls.clone(), self.lifecycle.shutdown().clone());
             let work = move |shared: &SharedState, status: &ThreadStatus| {
-                let make = |id, fd: BorrowedFd<'_>| factory.make(id, fd);
+                let make = |member: &Member| factory.make(member, &signal);
                 let (calls, noticed) = (calls.lane(id.slot()), &mut || status.notice());
                 serve_connection(&calls, shared, status, membership, make, noticed);
                 Ok(())
@@ -205,6 +209,7 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
     /// Returns how the server is to end, if it is asked to.
     fn take_requests(&mut self) -> Option<Ended> {
         let signal = self.lifecycle.take_requests();
+        self.pass_posted();
         let console = self.serve_console();
         if let Some(ended) = signal.break_value().or(console.break_value()) {
             return Some(ended);
@@ -213,6 +218,43 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
             self.lifecycle.drain(self.threads.len(), os::now());
         }
         (!self.lifecycle.is_serving()).then_some(Ended::Drained)
+    }
+
+    /// Passes what other threads ask to the threads of the connections.
+    fn pass_posted(&mut self) {
+        for posted in self.lifecycle.shutdown().take_posted() {
+            self.interrupt = Some(INTERRUPT_AFTER);
+            match posted {
+                PostedRequest::Broadcast(listener, bytes) => {
+                    let wanted = |member: &Member| member.listener == listener;
+                    let statuses = self.threads.statuses();
+                    statuses.for_each(|status| _ = status.post(&self.calls, wanted, &bytes));
+                }
+                PostedRequest::Send(ref peer, _) | PostedRequest::Wake(ref peer) => {
+                    let conn = peer.conn();
+                    if let Some(status) = self.threads.status(conn) {
+                        status.pass(conn, posted);
+                    }
+                }
+                PostedRequest::Close(peer) => {
+                    let close = |member: &Member| {
+                        if member.id == peer.conn() {
+                            member.break_off(&self.calls, CloseReason::Handle);
+                        }
+                    };
+                    self.threads.status(peer.conn()).map(|status| status.look(close));
+                }
+            }
+        }
+    }
+
+    /// Interrupts the threads that sleep for their own peer and have messages. Returns when to do
+    /// so again, if any has not taken them.
+    fn interrupt_receivers(&mut self) -> Option<Duration> {
+        let pause = self.interrupt?;
+        let any = self.threads.interrupt_receivers();
+        self.interrupt = any.then(|| (2 * pause).min(INTERRUPT_AFTER_MAX));
+        self.interrupt.map(|_| pause)
     }
 
     /// Lets every connection finish; cuts those that take too long, or all `at_once`.
@@ -312,6 +354,7 @@ impl<P: Protocol, C: Calls> Engine<P> for Blocking<P, C> {
 /// Accepts a connection, serves it to its end, and accepts the next, until the server drains.
 fn serve_one_after_another<P: Protocol>(
     calls: &impl Calls,
+    signal: &ShutdownSignal,
     shared: &SharedState,
     status: &ThreadStatus,
     mut acceptor: Acceptor<P>,
@@ -324,7 +367,7 @@ fn serve_one_after_another<P: Protocol>(
         for listener in acceptor.ids() {
             let accepted = acceptor.accept(&calls, listener, id, &status.counted);
             if let Some((membership, factory)) = accepted {
-                let make = |id, fd: BorrowedFd<'_>| factory.make(id, fd);
+                let make = |member: &Member| factory.make(member, signal);
                 // Connections that still wait will not be accepted: the peers learn it now.
                 let mut noticed = || {
                     status.notice();

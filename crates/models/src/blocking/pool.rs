@@ -65,6 +65,12 @@ impl ThreadPool {
         Ok(())
     }
 
+    /// Returns the status of the thread that may serve this connection: its own, or the only one.
+    pub(super) fn status(&self, conn: ConnId) -> Option<&ThreadStatus> {
+        let only = || self.statuses().next().filter(|status| status.id.slot() == conn.slot());
+        self.workers.get(conn).map(|worker| &*worker.status).or_else(only)
+    }
+
     /// Returns the status of every thread.
     pub(super) fn statuses(&self) -> impl Iterator<Item = &ThreadStatus> {
         self.workers.iter().map(|(_, worker)| &*worker.status)

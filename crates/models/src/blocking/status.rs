@@ -10,6 +10,7 @@ use proactor::calls::Calls;
 use proactor::connection::HARD;
 use proactor::keys::ConnId;
 use proactor::limits::CloseReason;
+use proactor::mailbox::PostedRequest;
 
 /// The status of a thread, which writes it. The server's main thread reads it, and leaves messages.
 #[derive(Debug)]
@@ -28,8 +29,10 @@ pub(super) struct ThreadStatus {
 #[derive(Debug, Default)]
 struct Served {
     now: Option<Arc<Member>>,
-    /// The operator's messages to this connection.
+    /// The messages to this connection, of the operator or to all peers.
     messages: Vec<u8>,
+    /// What its handles ask of it.
+    posted: Vec<PostedRequest>,
 }
 
 impl ThreadStatus {
@@ -59,7 +62,7 @@ impl ThreadStatus {
     pub(super) fn end(&self) {
         let mut served = lock(&self.served);
         served.now = None;
-        served.messages.clear();
+        (served.messages, served.posted) = (Vec::new(), Vec::new());
         self.called.store(false, Ordering::Relaxed);
     }
 
@@ -70,14 +73,14 @@ impl ThreadStatus {
         self.called.load(Ordering::Relaxed)
     }
 
-    /// Takes the operator's messages.
-    pub(super) fn take_messages(&self) -> Option<Vec<u8>> {
+    /// Takes the messages, and what handles ask.
+    pub(super) fn take_messages(&self) -> Option<(Vec<u8>, Vec<PostedRequest>)> {
         if !self.called.load(Ordering::Relaxed) {
             return None;
         }
         let mut served = lock(&self.served);
         self.called.store(false, Ordering::Relaxed);
-        Some(std::mem::take(&mut served.messages))
+        Some((std::mem::take(&mut served.messages), std::mem::take(&mut served.posted)))
     }
 
     // Called by other threads.
@@ -92,17 +95,26 @@ impl ThreadStatus {
         lock(&self.served).now.as_deref().map(look)
     }
 
-    /// Leaves a message for the connection that it serves, if that has this number, or for any.
-    /// Returns whether it will be sent; `None` if there is no such connection.
+    /// Leaves what a handle asks of connection `conn`, if it serves that.
+    pub(super) fn pass(&self, conn: ConnId, posted: PostedRequest) {
+        let mut served = lock(&self.served);
+        if served.now.as_ref().is_some_and(|member| member.id == conn) {
+            served.posted.push(posted);
+            self.called.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Leaves a message for the connection that it serves, if that is `wanted`. Returns whether it
+    /// will be sent; `None` if there is no such connection.
     pub(super) fn post(
         &self,
         calls: &impl Calls,
-        number: Option<u64>,
+        wanted: impl Fn(&Member) -> bool,
         line: &[u8],
     ) -> Option<bool> {
         let mut served = lock(&self.served);
         let Served { now, messages, .. } = &mut *served;
-        let member = now.as_ref().filter(|member| number.is_none_or(|it| it == member.number))?;
+        let member = now.as_ref().filter(|member| wanted(member))?;
         if !member.is_open() {
             return Some(false);
         }

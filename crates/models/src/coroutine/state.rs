@@ -16,6 +16,7 @@ use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::lifecycle::Lifecycle;
 use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::os::{self, AcceptFailure, Clock, ShutdownSignal};
+use proactor::peer::Made;
 use proactor::peers::Peers;
 use proactor::protocol::Protocol;
 
@@ -137,13 +138,14 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     /// Opens a connection for an accepted socket.
     pub(super) fn open(
         &mut self,
-        protocol: P,
+        (protocol, shared): Made<P>,
         listener: ListenerId,
         socket: BorrowedFd<'_>,
     ) -> ConnId {
         self.counters.accepted += 1;
         let address = self.console.as_ref().and_then(|_| address::of_peer(socket));
         let id = self.peers.open(protocol, listener, TaskState::new(address));
+        self.peers.attach(id, shared);
         if let Some(task) = &mut self.console {
             task.console.opened(id, os::now());
         }
@@ -294,13 +296,18 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
 
     /// The shutdown signal was reported.
     pub(super) fn take_requests(&mut self) {
+        self.take_stop_requests();
+        self.peers.take_posted(self.lifecycle.shutdown().take_posted());
+        self.settle(None);
+    }
+
+    fn take_stop_requests(&mut self) {
         match self.lifecycle.take_requests() {
             ControlFlow::Break(ended) => self.end(ended),
             ControlFlow::Continue(false) => {}
             ControlFlow::Continue(true) => {
                 self.lifecycle.drain(self.peers.len(), os::now());
                 self.peers.finish_all();
-                self.settle(None);
                 self.changed();
             }
         }

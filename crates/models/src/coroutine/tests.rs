@@ -27,7 +27,7 @@ fn server<P: Protocol>(
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, pool) = (ShutdownSignal::new().unwrap(), Pool::new(BUFFERS).unwrap());
-    let asked = stop.try_clone().unwrap();
+    let asked = stop.clone();
     let mut coroutines = Coroutines::new(PlainCalls, Rc::clone(&pool), limits, asked).unwrap();
     coroutines.listen(ListenerId(0), listener.into(), factory).unwrap();
     (coroutines, pool, address, stop)

@@ -112,6 +112,7 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
         let (alone, child_exits) = (Alone::check()?, Deaths::new()?);
         // The relay is never asked to stop: it runs as long as there are children.
         let never = ShutdownSignal::new()?;
+        stop.refuse_posts(); // The connections are those of other processes.
         let mut relay = Reactor::new(calls.selector(), Pool::new(buffers)?, limits, never)?;
         relay.watch(stop.as_fd(), SHUTDOWN)?;
         relay.watch(child_exits.as_fd(), CHILD_EXITS)?;
@@ -215,7 +216,7 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
         self.accepted += 1;
         connection_log::accepted(self.accepted, id);
         let factory = &mut self.listeners[id].factory;
-        let protocol = factory.make(self.accepted, Some(socket.as_fd()));
+        let (protocol, _) = factory.make(self.accepted, Some(socket.as_fd()), None);
         let max_input = self.lifecycle.limits().max_input;
         self.fork_for(id, NewConnection { socket, protocol, max_input, number: self.accepted });
     }

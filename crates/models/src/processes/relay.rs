@@ -137,6 +137,10 @@ impl<P: Protocol> Protocol for RelayEnd<P> {
         self.pack(out, |protocol, out| protocol.timer(out));
     }
 
+    fn wake(&mut self, out: &mut Outbox<'_>) {
+        self.pack(out, |protocol, out| protocol.wake(out));
+    }
+
     fn refill(&mut self, out: &mut Outbox<'_>) {
         self.pack(out, |protocol, out| protocol.refill(out));
     }

@@ -1,0 +1,47 @@
+//! What other threads ask of the connections.
+
+use std::sync::Arc;
+
+use super::Peers;
+use crate::keys::{ConnId, ListenerId};
+use crate::limits::CloseReason;
+use crate::mailbox::{PostedRequest, SharedPeer};
+use crate::protocol::{Message, Protocol};
+
+/// The sender of a broadcast that is no connection.
+const NO_CONNECTION: ConnId = ConnId::new(u32::MAX, 0);
+
+impl<P: Protocol, D> Peers<P, D> {
+    /// A connection that was just opened has handles, which know it by `shared`.
+    pub fn attach(&mut self, id: ConnId, shared: Option<Arc<SharedPeer>>) {
+        if let (Some(shared), Some(peer)) = (shared, self.slab.get_mut(id)) {
+            shared.set_congested(peer.congested);
+            peer.shared = Some(shared);
+            peer.publish_open();
+        }
+    }
+
+    /// Does what other threads ask, in their order. What is asked of a connection that was removed
+    /// does nothing.
+    pub fn take_posted(&mut self, posted: Vec<PostedRequest>) {
+        for one in posted {
+            match one {
+                PostedRequest::Send(peer, bytes) => {
+                    peer.take_bytes(bytes.len());
+                    self.send_to(peer.conn(), bytes.into());
+                }
+                PostedRequest::Wake(peer) => {
+                    peer.take_wake();
+                    self.step(peer.conn(), |peer, context| peer.connection.wake(context));
+                }
+                PostedRequest::Close(peer) => self.broken(peer.conn(), CloseReason::Handle),
+                PostedRequest::Broadcast(listener, bytes) => self.broadcast(listener, bytes),
+            }
+        }
+    }
+
+    fn broadcast(&mut self, listener: ListenerId, bytes: Vec<u8>) {
+        self.context.messages.push(Message::Broadcast(bytes.into()));
+        self.deliver_messages(NO_CONNECTION, listener);
+    }
+}
