@@ -56,7 +56,7 @@ impl Pid {
 /// Forks. `child` runs in the new process, which keeps its standard streams and the descriptors of
 /// `keep`, and ends with the status that is answered (101 after a panic, 1 if it could not be set
 /// up). It is killed when the parent ends, however that comes about; it ignores SIGINT, which a
-/// terminal sends to all, and of other signals takes none before [`Signals::tell`].
+/// terminal sends to all, and of other signals takes none before [`Signals::deliver`].
 ///
 /// `child` must not use a descriptor that is not kept: it is closed, whatever value owns it.
 ///
@@ -210,7 +210,7 @@ impl Signals {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn tell(self, wake: Wake<'_>) -> io::Result<()> {
+    pub fn deliver(self, wake: Wake<'_>) -> io::Result<()> {
         match wake {
             Wake::Unblock(socket) => UNBLOCKED.store(socket.as_raw_fd(), Ordering::Release),
             Wake::Ask(stop) => {

@@ -14,11 +14,11 @@ use rust::{Comment, Kind, SOURCES, SourceFile, crate_of, files, read, root};
 
 // The number of offences that are left. They may only fall, and the aim is 0.
 const TYPES_TWICE_LEFT: usize = 0;
-const BANNED_WORDS_LEFT: usize = 58;
-const BANNED_NAMES_LEFT: usize = 22;
+const BANNED_WORDS_LEFT: usize = 53;
+const BANNED_NAMES_LEFT: usize = 18;
 const FILES_IN_CIRCLES_LEFT: usize = 2;
 const UNEXPLAINED_UNSAFE_LEFT: usize = 0;
-const POOR_DOCS_LEFT: usize = 33;
+const POOR_DOCS_LEFT: usize = 4;
 const ANSWERS_MISPLACED_LEFT: usize = 0;
 const LINKS_BROKEN_LEFT: usize = 0;
 const TESTS_MISSING_LEFT: usize = 0;
@@ -458,9 +458,15 @@ fn check(limit: &str, left: usize, mut offences: Vec<String>) {
     }
 }
 
-/// Returns whether a word is the operator's command `tell N TEXT`.
+/// Returns whether a word is the operator's command `tell N TEXT`, or an old name of an option of
+/// `load` that still works.
 fn is_command(path: &str, word: &str) -> bool {
-    word == "tell" && (path.ends_with("console/command.rs") || path.ends_with("tests/console.rs"))
+    let commands = [
+        ("console/command.rs", "tell"),
+        ("tests/console.rs", "tell"),
+        ("commands/load.rs", "patience"),
+    ];
+    commands.iter().any(|(file, command)| path.ends_with(file) && word == *command)
 }
 
 /// Returns the types that a file defines outside of tests, each with its line.

@@ -1,4 +1,4 @@
-//! Whatever bytes claim to be a trace, or what the kernel tells: what the fuzz targets do (`fuzz/`)
+//! Whatever bytes claim to be a trace, or events of the kernel: what the fuzz targets do (`fuzz/`)
 //! with as many inputs as there is time for is done here with a few hundred that are the same in
 //! every run: a real one, damaged.
 //!

@@ -142,10 +142,10 @@ fn all_views(trace: &Trace) {
             drop(diff.to_string());
         }
         let conn = events(trace).find_map(|event| event.conn).map(|conn| (conn.slot(), None));
-        if let Some(story) =
+        if let Some(timeline) =
             conn.and_then(|conn| ConnectionTimeline::of(trace, &cut, conn, 3, false))
         {
-            drop((story.to_string(), serde_json::to_string(&story).unwrap()));
+            drop((timeline.to_string(), serde_json::to_string(&timeline).unwrap()));
         }
     }
 }
@@ -266,9 +266,9 @@ fn every_view_of_a_real_servers_trace_says_what_was_said_to_it() {
         for conn in all {
             assert_eq!((&conn["messages"], &conn["ending"]), (&100.into(), &"peer_first".into()));
             let name = conn["conn"].as_str().unwrap();
-            let story = view(&["conn", name], &[file]);
+            let timeline = view(&["conn", name], &[file]);
             let ends = "verdict: clean, peer first   every operation ended once ✓\n";
-            assert!(story.ends_with(ends) && story.contains("folded"), "{story}");
+            assert!(timeline.ends_with(ends) && timeline.contains("folded"), "{timeline}");
         }
         let health = view(&["health"], &[file]);
         assert!(health.contains("system calls per message (300 messages)"), "{health}");

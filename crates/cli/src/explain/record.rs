@@ -117,7 +117,7 @@ fn serve(
     signals: Signals,
 ) -> io::Result<()> {
     let stop = ShutdownSignal::new()?;
-    signals.tell(Wake::Ask(&stop))?;
+    signals.deliver(Wake::Ask(&stop))?;
     options.cpus.map_or(Ok(()), |(server, _)| os::pin_to_cpu(server))?;
     let mut limits = Limits::default();
     (limits.connections, limits.drain) = (16, Duration::from_secs(1));

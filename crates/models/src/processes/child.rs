@@ -39,7 +39,7 @@ impl<P: Protocol> NewConnection<P> {
             None => self.alone((calls, client), pool, signals, publish),
             Some(link) => {
                 let stop = ShutdownSignal::new()?;
-                signals.tell(Wake::Ask(&stop))?;
+                signals.deliver(Wake::Ask(&stop))?;
                 self.among_others((calls, client), link, pool, stop, publish)
             }
         });
@@ -62,7 +62,7 @@ impl<P: Protocol> NewConnection<P> {
         os::set_blocking(self.socket.as_fd())?;
         // The socket is closed at the end of this; nothing is opened after that before the process
         // ends.
-        signals.tell(Wake::Unblock(self.socket.as_fd()))?;
+        signals.deliver(Wake::Unblock(self.socket.as_fd()))?;
         let calls = (calls, KeyOwner::Conn(client).into());
         let single = SingleConnection::new(calls, self, pool);
         single.serve(process::told, publish)
