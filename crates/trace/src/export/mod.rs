@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A `TrackBuilder` makes slices, instants and counters of the events. If many recorded,
-//! its `ThreadTracks` draw each thread, and the page has a row for each of the busiest. The limits
+//! it draws each thread, and the page has a row for each of the busiest. The limits
 //! of both formats leave events out; the export says how many.
 
 mod jsonl;
@@ -15,21 +15,9 @@ mod page;
 mod perfetto;
 mod protobuf;
 mod string_table;
-mod thread_tracks;
 mod track_event;
 mod tracks;
-
-use std::collections::HashSet;
-
-use proactor::keys::ConnId;
 
 pub use jsonl::jsonl;
 pub use page::{PAGE_ROWS, page};
 pub use perfetto::{PERFETTO_TRACKS, perfetto};
-
-use super::view::ConnectionStats;
-
-/// The connections of a list.
-fn ids(conns: &[ConnectionStats]) -> HashSet<ConnId> {
-    conns.iter().map(|conn| conn.conn).collect()
-}

@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 
 use super::protobuf::ProtoMessage;
 use super::string_table::StringTable;
-use super::thread_tracks::ThreadTracks;
 use super::track_event::{CounterTrack, Drawn, Flow, TimelineTrack, TrackEvent};
 use super::tracks::TrackBuilder;
 use crate::event::{Event, events};
@@ -46,15 +45,9 @@ pub fn perfetto(trace: &Trace, cut: &Cut, most: usize, out: &mut impl Write) -> 
     let list = ConnectionList::new(stats, most);
     let mut writer = PerfettoWriter::new(&trace.header, out);
     writer.common_tracks(&description, &list, lanes.is_none())?;
-    let threads = match lanes {
-        Some(lanes) => {
-            let drawn = lanes.busiest(most);
-            writer.threads(&lanes, &drawn)?;
-            Some(ThreadTracks::new(lanes, &drawn))
-        }
-        None => None,
-    };
-    let mut tracks = TrackBuilder::new(cut, super::ids(&list.connections), has_buffers, threads);
+    let drawn = lanes.as_ref().map_or(Vec::new(), |lanes| lanes.busiest(most));
+    lanes.as_ref().map_or(Ok(()), |lanes| writer.threads(lanes, &drawn))?;
+    let mut tracks = TrackBuilder::new(cut, &list, has_buffers, lanes, &drawn);
     let mut result = Ok(());
     let mut write = |at: u64, event: TrackEvent<'_>| {
         if result.is_ok() {

@@ -92,11 +92,13 @@ pub(super) struct Drawn<'a> {
     pub(super) flow: Option<Flow>,
 }
 
+/// Receives track events, each with its time in nanoseconds since recording began.
+pub(super) type WriteEvent<'s> = dyn FnMut(u64, TrackEvent<'_>) + 's;
+
 /// Receives the track events of one moment.
 pub(super) struct Sink<'s> {
-    /// The time in nanoseconds since recording began.
     pub(super) at: u64,
-    pub(super) write: &'s mut dyn FnMut(u64, TrackEvent<'_>),
+    pub(super) write: &'s mut WriteEvent<'s>,
 }
 
 impl Sink<'_> {

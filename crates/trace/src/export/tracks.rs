@@ -3,67 +3,82 @@
 //! Every slice that begins also ends, on its own track and within the slice it began in. An event
 //! that would break this (records are lost, a file is damaged) becomes an instant.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use proactor::keys::{ConnId, KeyOwner};
 use proactor::ring::Token;
+use proactor_record::format::MAIN;
 use proactor_record::{Call, Kind, Op, Payload};
 
-use super::thread_tracks::ThreadTracks;
-use super::track_event::{CounterTrack, Flow, Sink, TimelineTrack, TrackEvent, label};
+use super::track_event::{CounterTrack, Flow, Sink, TimelineTrack, WriteEvent, label};
 use crate::event::Event;
-use crate::view::Cut;
+use crate::view::{ConnectionList, Cut, Lanes, Phase};
 
-/// An open slice on the loop's track.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LoopSlice {
-    Iteration,
-    /// The enter or the wait.
-    Inside,
-    Handle,
-    /// A call, by its key and its number.
-    Call(u64, u8),
+/// An open slice. The tracker pairs the event that ends it with the one that began it.
+#[derive(Debug)]
+struct Slice {
+    /// The number of the event that began it.
+    number: u64,
+    /// The writer of that event.
+    lane: Option<u16>,
+    /// Whether it is a call's.
+    is_call: bool,
 }
 
-/// The identity of an operation or a call: the writer, the token or key, and the call's number.
-type Operation = (Option<u16>, u64, u8);
+/// The call or wait of a writer that has not ended.
+#[derive(Debug)]
+struct CallInProgress {
+    /// The number of the event that began it.
+    number: u64,
+    thread: Option<usize>,
+    waits: bool,
+}
 
 /// Makes track events of a trace's events.
 #[derive(Debug, Default)]
 pub(super) struct TrackBuilder {
     cut: Cut,
-    /// The tracks of threads or children, if many recorded.
-    threads: Option<ThreadTracks>,
-    /// The connections that have tracks.
+    /// The threads or children, if many recorded: without them, one loop did.
+    threads: Option<Lanes>,
+    /// The threads and the connections that have tracks.
+    drawn: HashSet<usize>,
     conns: HashSet<ConnId>,
     /// Whether the number of free buffers is known.
     has_buffers: bool,
-    /// The open slices of the loop's track, the outermost first.
-    loop_slices: Vec<LoopSlice>,
-    /// The operation of the open slice of each other track.
-    open: HashMap<TimelineTrack, Operation>,
+    /// The open slices of each track but the threads', the outermost first.
+    open: BTreeMap<TimelineTrack, Vec<Slice>>,
+    /// By writer, the call in progress, also of a thread that is not drawn.
+    calls: BTreeMap<u16, CallInProgress>,
+    /// By writer, the call that began before the cut and has not ended.
+    earlier: BTreeMap<u16, Event>,
+    /// The writers that have a thread.
+    occupied: BTreeSet<u16>,
+    /// The last values of the threads' counters.
+    counted: [Option<u64>; 3],
     provided: u64,
     filled: u64,
     undrawn: u64,
     last: u64,
-    /// By writer, the call that began before the cut and has not ended.
-    earlier: BTreeMap<u16, Event>,
 }
 
 impl TrackBuilder {
-    /// Draws the events within a cut: of these connections, and of the loop or the threads.
+    /// Draws the events within a cut: of the connections of a list, and of the loop or
+    /// of these threads.
     pub(super) fn new(
         cut: &Cut,
-        conns: HashSet<ConnId>,
+        list: &ConnectionList,
         has_buffers: bool,
-        threads: Option<ThreadTracks>,
+        threads: Option<Lanes>,
+        drawn: &[usize],
     ) -> TrackBuilder {
-        TrackBuilder { cut: *cut, threads, conns, has_buffers, ..TrackBuilder::default() }
+        let conns = list.connections.iter().map(|conn| conn.conn).collect();
+        let drawn = drawn.iter().copied().collect();
+        TrackBuilder { cut: *cut, threads, drawn, conns, has_buffers, ..TrackBuilder::default() }
     }
 
     /// Draws an event if it is within the cut. A thread that is in a call when the cut begins is
     /// drawn in it from there on.
-    pub(super) fn draw(&mut self, event: &Event, write: &mut dyn FnMut(u64, TrackEvent<'_>)) {
+    pub(super) fn draw(&mut self, event: &Event, write: &mut WriteEvent<'_>) {
         if self.cut.is_in_time(event.at) {
             for earlier in std::mem::take(&mut self.earlier).into_values() {
                 self.put(&earlier, write);
@@ -80,18 +95,8 @@ impl TrackBuilder {
         }
     }
 
-    fn put(&mut self, event: &Event, write: &mut dyn FnMut(u64, TrackEvent<'_>)) {
-        self.last = event.at;
-        let mut sink = Sink { at: event.at, write };
-        if self.threads.is_some() {
-            self.thread_event(event, &mut sink);
-        } else {
-            self.loop_event(event, &mut sink);
-        }
-    }
-
     /// Ends all open slices.
-    pub(super) fn finish(mut self, write: &mut dyn FnMut(u64, TrackEvent<'_>)) {
+    pub(super) fn finish(mut self, write: &mut WriteEvent<'_>) {
         let mut sink = Sink { at: self.last, write };
         self.close(&mut sink);
         if self.threads.is_some() {
@@ -99,10 +104,47 @@ impl TrackBuilder {
         }
     }
 
-    fn loop_event(&mut self, event: &Event, sink: &mut Sink<'_>) {
+    fn put(&mut self, event: &Event, write: &mut WriteEvent<'_>) {
+        self.last = event.at;
+        let sink = &mut Sink { at: event.at, write };
+        if let Payload::Lost(_) = event.what {
+            self.close(sink);
+        }
+        let track = self.track(event);
+        let flow = match self.threads {
+            None => self.loop_event(event, track, sink),
+            Some(_) => self.thread_event(event, track, sink),
+        };
+        let is_of_loop = match event.what {
+            Payload::Lost(_) | Payload::Frozen(_) | Payload::Unknown => true,
+            Payload::Mark(_) => self.threads.is_none(),
+            _ => false,
+        };
+        if is_of_loop {
+            sink.instant(TimelineTrack::Loop, event, None);
+        }
+        if let Some(track) = track.filter(|&track| track != TimelineTrack::Loop) {
+            self.side(track, event, flow, sink);
+        }
+    }
+
+    /// Draws on the loop's track. Returns the flow of an operation.
+    fn loop_event(
+        &mut self,
+        event: &Event,
+        track: Option<TimelineTrack>,
+        sink: &mut Sink<'_>,
+    ) -> Option<Flow> {
         match event.what {
             Payload::EnterBegin { .. } | Payload::WaitBegin { .. } => {
-                self.iteration_begins(event, sink);
+                self.end_all(TimelineTrack::Loop, sink);
+                self.count_undrawn(sink);
+                if matches!(event.what, Payload::EnterBegin { .. }) {
+                    sink.count(CounterTrack::Queue, 0);
+                }
+                self.begin(TimelineTrack::Loop, "iteration", event, None, sink);
+                let name = event.name().trim_matches(['<', '>']);
+                self.begin(TimelineTrack::Loop, name, event, None, sink);
             }
             Payload::EnterEnd { result, provided, .. } => {
                 self.handling_begins(event, sink);
@@ -118,58 +160,127 @@ impl TrackBuilder {
                 self.handling_begins(event, sink);
                 sink.count(CounterTrack::Ready, result.unwrap_or(0).into());
             }
-            Payload::Completed { buffer, .. } => {
-                self.filled += u64::from(buffer.is_some());
-                self.operation(event, sink);
+            Payload::Submitted { .. } | Payload::Completed { .. } | Payload::Implied { .. } => {
+                if let Payload::Completed { buffer: Some(_), .. } = event.what {
+                    self.filled += 1;
+                }
+                let flow = self.flow(event);
+                track.iter().for_each(|_| sink.instant(TimelineTrack::Loop, event, flow));
+                return flow;
             }
-            Payload::Submitted { .. } | Payload::Implied { .. } => self.operation(event, sink),
-            Payload::Ready { .. } | Payload::CallBegin { .. } | Payload::CallEnd { .. } => {
-                self.call(event, sink);
-            }
-            Payload::Lost(_) => {
-                self.close(sink);
+            Payload::Ready { .. } if track == Some(TimelineTrack::Loop) => {
                 sink.instant(TimelineTrack::Loop, event, None);
             }
-            Payload::Mark(_) | Payload::Frozen(_) | Payload::Unknown => {
-                sink.instant(TimelineTrack::Loop, event, None);
+            Payload::CallBegin { .. } => {
+                let is_in_call = self.innermost(TimelineTrack::Loop).is_some_and(|one| one.is_call);
+                if track.is_some() && !is_in_call {
+                    let name = event.op.map_or("call", Op::name);
+                    self.begin(TimelineTrack::Loop, name, event, None, sink);
+                }
             }
-            Payload::Clock(_) | Payload::Lane { .. } => {}
+            Payload::CallEnd { .. } if self.ends(TimelineTrack::Loop, event) => {
+                self.end(TimelineTrack::Loop, Some(event), sink);
+            }
+            _ => {}
         }
+        None
     }
 
-    /// Draws an event of one of many threads, on its track and on the connection's.
-    fn thread_event(&mut self, event: &Event, sink: &mut Sink<'_>) {
-        match event.what {
-            Payload::Lost(_) => self.close(sink),
-            Payload::Lane { .. } => self.lane_ends(event.lane, sink),
-            Payload::WaitBegin { .. } => self.count_undrawn(sink),
-            _ => {}
+    /// Ends the enter or wait and begins the handling.
+    fn handling_begins(&mut self, event: &Event, sink: &mut Sink<'_>) {
+        if self.ends(TimelineTrack::Loop, event) {
+            self.end(TimelineTrack::Loop, Some(event), sink);
+        } else {
+            self.end_all(TimelineTrack::Loop, sink);
+            self.begin(TimelineTrack::Loop, "iteration", event, None, sink);
         }
-        let track = self.track(event);
-        let Some(threads) = &mut self.threads else { return };
-        let flow = threads.draw(event, track, sink);
+        self.begin(TimelineTrack::Loop, "handle", event, None, sink);
+    }
+
+    /// Draws on the track of a thread or a child, which is in one call at a time. `track` is the
+    /// connection's track of the same event, if it has one. Returns the end of a flow to there if
+    /// another thread serves that connection.
+    fn thread_event(
+        &mut self,
+        event: &Event,
+        track: Option<TimelineTrack>,
+        sink: &mut Sink<'_>,
+    ) -> Option<Flow> {
+        let lane = event.lane?;
+        if let Payload::WaitBegin { .. } = event.what {
+            self.count_undrawn(sink);
+        }
+        let threads = self.threads.as_ref()?;
+        let thread = threads.span_of(event);
+        let is_last = thread.is_some_and(|thread| threads.spans[thread].ends_with(event));
+        let own = thread.filter(|thread| self.drawn.contains(thread)).map(TimelineTrack::Thread);
+        self.occupied.insert(lane);
+        let mut flow = None;
         match event.what {
-            Payload::Lost(_) | Payload::Frozen(_) | Payload::Unknown => {
-                sink.instant(TimelineTrack::Loop, event, None);
+            Payload::CallBegin { .. } | Payload::WaitBegin { .. } => {
+                self.abandon(lane, sink);
+                let (number, waits) = (event.number, Phase::of(event) == Some(Phase::Waiting));
+                self.calls.insert(lane, CallInProgress { number, thread, waits });
+                if let Some(own) = own {
+                    flow = flow_to(track, lane, event);
+                    let name = event.op.map_or("wait", Op::name);
+                    sink.begin(own, name, event, flow.map(Flow::Continue));
+                }
             }
-            Payload::Ready { .. } | Payload::CallBegin { .. } | Payload::CallEnd { .. } => {
-                let Some(track) = track.filter(|&track| track != TimelineTrack::Loop) else {
-                    return;
-                };
-                self.side(track, event, flow, sink);
+            Payload::CallEnd { .. } | Payload::WaitEnd { .. } => {
+                let begun = event.begun.map(|begun| begun.event);
+                let call = self.calls.get(&lane).filter(|call| call.thread == thread);
+                let is_its = call.is_some_and(|call| Some(call.number) == begun);
+                if is_its {
+                    self.calls.remove(&lane);
+                }
+                match own {
+                    Some(own) if is_its => sink.end(own, Some(event)),
+                    Some(own) => sink.instant(own, event, None),
+                    None => {}
+                }
             }
-            _ => {}
+            Payload::Lane { .. } => {
+                self.lane_ends(lane, sink);
+                self.abandon(lane, sink);
+            }
+            _ => own.into_iter().for_each(|own| sink.instant(own, event, None)),
+        }
+        if is_last {
+            self.occupied.remove(&lane);
+        }
+        self.count_threads(sink);
+        flow.map(Flow::End)
+    }
+
+    /// Ends the call of a writer whose end is not known.
+    fn abandon(&mut self, lane: u16, sink: &mut Sink<'_>) {
+        let thread = self.calls.remove(&lane).and_then(|call| call.thread);
+        if let Some(thread) = thread.filter(|thread| self.drawn.contains(thread)) {
+            sink.end(TimelineTrack::Thread(thread), None);
         }
     }
 
     /// Ends the slices of a thread that is gone.
-    fn lane_ends(&mut self, lane: Option<u16>, sink: &mut Sink<'_>) {
-        let its = self.open.iter().filter(|&(_, &(by, ..))| by == lane);
-        let mut tracks: Vec<TimelineTrack> = its.map(|(&track, _)| track).collect();
-        tracks.sort_unstable(); // The same trace makes the same file.
-        for track in tracks {
-            self.open.remove(&track);
-            sink.end(track, None);
+    fn lane_ends(&mut self, lane: u16, sink: &mut Sink<'_>) {
+        let is_its = |slice: &Slice| slice.lane == Some(lane);
+        let open = self.open.iter().filter(|(_, slices)| slices.iter().any(is_its));
+        let tracks: Vec<TimelineTrack> = open.map(|(&track, _)| track).collect();
+        tracks.into_iter().for_each(|track| self.end_all(track, sink));
+    }
+
+    fn count_threads(&mut self, sink: &mut Sink<'_>) {
+        let asleep = self.calls.values().filter(|call| call.waits).count();
+        let awake = self.occupied.len().saturating_sub(asleep);
+        let now = [
+            (CounterTrack::Asleep, asleep as u64),
+            (CounterTrack::Awake, awake as u64),
+            (CounterTrack::Calls, self.calls.len() as u64),
+        ];
+        for ((counter, value), last) in now.into_iter().zip(&mut self.counted) {
+            if last.replace(value) != Some(value) {
+                sink.count(counter, value);
+            }
         }
     }
 
@@ -177,45 +288,6 @@ impl TrackBuilder {
         if self.undrawn > 0 {
             sink.count(CounterTrack::Undrawn, std::mem::take(&mut self.undrawn));
         }
-    }
-
-    /// Ends an iteration and begins the next, with an enter or a wait.
-    fn iteration_begins(&mut self, event: &Event, sink: &mut Sink<'_>) {
-        self.close_loop(sink);
-        self.count_undrawn(sink);
-        if matches!(event.what, Payload::EnterBegin { .. }) {
-            sink.count(CounterTrack::Queue, 0);
-        }
-        self.loop_slice(LoopSlice::Iteration, "iteration", event, sink);
-        self.loop_slice(LoopSlice::Inside, event.name().trim_matches(['<', '>']), event, sink);
-    }
-
-    /// Ends the enter or wait and begins the handling.
-    fn handling_begins(&mut self, event: &Event, sink: &mut Sink<'_>) {
-        if self.loop_slices.last() == Some(&LoopSlice::Inside) {
-            self.loop_slices.pop();
-            sink.end(TimelineTrack::Loop, Some(event));
-        } else {
-            self.close_loop(sink);
-            self.loop_slice(LoopSlice::Iteration, "iteration", event, sink);
-        }
-        self.loop_slice(LoopSlice::Handle, "handle", event, sink);
-    }
-
-    fn loop_slice(&mut self, slice: LoopSlice, name: &str, event: &Event, sink: &mut Sink<'_>) {
-        self.loop_slices.push(slice);
-        sink.begin(TimelineTrack::Loop, name, event, None);
-    }
-
-    /// Draws an operation of a ring, on the loop's track and on the connection's.
-    fn operation(&mut self, event: &Event, sink: &mut Sink<'_>) {
-        let Some(track) = self.track(event) else { return };
-        let flow = self.flow(event);
-        sink.instant(TimelineTrack::Loop, event, flow);
-        if track == TimelineTrack::Loop {
-            return;
-        }
-        self.side(track, event, flow, sink);
     }
 
     /// The flow from a submission to its last completion. Its number is that of the submission's
@@ -230,28 +302,6 @@ impl TrackBuilder {
         }
     }
 
-    /// Draws a call of the loop, or the readiness that leads to it, on the loop's track and on the
-    /// connection's.
-    fn call(&mut self, event: &Event, sink: &mut Sink<'_>) {
-        let Some(track) = self.track(event) else { return };
-        let call = LoopSlice::Call(event.raw.id, event.raw.op);
-        let last = self.loop_slices.last();
-        match event.what {
-            Payload::CallBegin { .. } if !matches!(last, Some(LoopSlice::Call(..))) => {
-                self.loop_slice(call, event.op.map_or("call", Op::name), event, sink);
-            }
-            Payload::CallEnd { .. } if last == Some(&call) => {
-                self.loop_slices.pop();
-                sink.end(TimelineTrack::Loop, Some(event));
-            }
-            Payload::CallBegin { .. } | Payload::CallEnd { .. } => {}
-            _ => return sink.instant(track, event, None),
-        }
-        if track != TimelineTrack::Loop {
-            self.side(track, event, None, sink);
-        }
-    }
-
     /// Draws an operation, a call or a readiness on the track of its connection or listener.
     fn side(
         &mut self,
@@ -260,50 +310,71 @@ impl TrackBuilder {
         flow: Option<Flow>,
         sink: &mut Sink<'_>,
     ) {
-        let operation = match event.op {
-            Some(Op::Ring(_)) => (None, event.raw.id, 0),
-            _ => (event.lane, event.raw.id, event.raw.op),
-        };
-        let open = self.open.get(&track);
-        let is_open = open == Some(&operation);
+        let ends = self.ends(track, event);
         match event.what {
             Payload::Submitted { .. } | Payload::CallBegin { .. }
-                if open.is_none() && is_slice(event) =>
+                if self.innermost(track).is_none() && is_slice(event) =>
             {
-                self.open.insert(track, operation);
-                sink.begin(track, &label(event), event, flow);
+                self.begin(track, &label(event), event, flow, sink);
             }
             Payload::CallBegin { .. } => {}
-            Payload::Completed { more, .. } if is_open && (more || event.is_multishot()) => {
+            Payload::Completed { more, .. } if ends && (more || event.is_multishot()) => {
                 sink.instant(track, event, None);
                 if !more {
-                    self.end(track, event, sink);
+                    self.end(track, Some(event), sink);
                 }
             }
             Payload::Completed { .. } | Payload::Implied { .. } | Payload::CallEnd { .. }
-                if is_open =>
+                if ends =>
             {
-                self.end(track, event, sink);
+                self.end(track, Some(event), sink);
             }
             _ => sink.instant(track, event, None),
         }
     }
 
-    fn end(&mut self, track: TimelineTrack, event: &Event, sink: &mut Sink<'_>) {
-        self.open.remove(&track);
-        sink.end(track, Some(event));
+    fn innermost(&self, track: TimelineTrack) -> Option<&Slice> {
+        self.open.get(&track)?.last()
     }
 
-    fn close_loop(&mut self, sink: &mut Sink<'_>) {
-        self.loop_slices.drain(..).for_each(|_| sink.end(TimelineTrack::Loop, None));
+    /// Whether the event belongs to the innermost slice of a track.
+    fn ends(&self, track: TimelineTrack, event: &Event) -> bool {
+        let begun = event.begun.map(|begun| begun.event);
+        self.innermost(track).is_some_and(|slice| Some(slice.number) == begun)
     }
 
+    fn begin(
+        &mut self,
+        track: TimelineTrack,
+        name: &str,
+        event: &Event,
+        flow: Option<Flow>,
+        sink: &mut Sink<'_>,
+    ) {
+        let is_call = matches!(event.what, Payload::CallBegin { .. });
+        let slice = Slice { number: event.number, lane: event.lane, is_call };
+        self.open.entry(track).or_default().push(slice);
+        sink.begin(track, name, event, flow);
+    }
+
+    /// Ends the innermost slice of a track.
+    fn end(&mut self, track: TimelineTrack, event: Option<&Event>, sink: &mut Sink<'_>) {
+        self.open.get_mut(&track).and_then(Vec::pop);
+        sink.end(track, event);
+    }
+
+    fn end_all(&mut self, track: TimelineTrack, sink: &mut Sink<'_>) {
+        let slices = self.open.remove(&track).unwrap_or_default();
+        slices.iter().for_each(|_| sink.end(track, None));
+    }
+
+    /// Ends all slices: of the loop, of the threads, of the connections.
     fn close(&mut self, sink: &mut Sink<'_>) {
-        self.close_loop(sink);
-        if let Some(threads) = &mut self.threads {
-            threads.close(sink);
-        }
-        self.open.drain().for_each(|(track, _)| sink.end(track, None));
+        self.end_all(TimelineTrack::Loop, sink);
+        let lanes: Vec<u16> = self.calls.keys().copied().collect();
+        lanes.into_iter().for_each(|lane| self.abandon(lane, sink));
+        let tracks: Vec<TimelineTrack> = self.open.keys().copied().collect();
+        tracks.into_iter().for_each(|track| self.end_all(track, sink));
     }
 
     /// The track of an event, other than its thread's; `None` if its connection has none.
@@ -320,6 +391,15 @@ impl TrackBuilder {
         };
         Some(if inbound { TimelineTrack::Inbound(conn) } else { TimelineTrack::Outbound(conn) })
     }
+}
+
+/// The number of a flow from a thread to a connection that another thread serves: the record's
+/// number, which is unique, plus one because zero is not a flow.
+fn flow_to(track: Option<TimelineTrack>, lane: u16, event: &Event) -> Option<u64> {
+    let (TimelineTrack::Inbound(conn) | TimelineTrack::Outbound(conn)) = track? else {
+        return None;
+    };
+    (lane != MAIN && u32::from(lane) != conn.slot()).then(|| event.number.wrapping_add(1))
 }
 
 /// Whether an operation or a call is drawn as a slice on the track of its connection or listener.

@@ -9,9 +9,7 @@ use proactor_record::{Payload, Trace};
 use proactor_report::units;
 use serde_json::{Value, json};
 
-use super::super::ids;
 use super::super::string_table::StringTable;
-use super::super::thread_tracks::ThreadTracks;
 use super::super::track_event::{TimelineTrack, TrackEvent, label};
 use super::super::tracks::TrackBuilder;
 use super::latest::Latest;
@@ -54,7 +52,8 @@ const PHASE: u64 = 8;
 struct Iteration {
     number: u32,
     at: u64,
-    inside: u64,
+    /// The time in the enter or wait; `None` before its end.
+    inside: Option<u64>,
     outside: u64,
     taken: u32,
     returned: u32,
@@ -90,9 +89,8 @@ pub(super) struct PageData {
     /// The threads or children, if many recorded, and the indices of those that have a row.
     lanes: Option<Lanes>,
     drawn: Vec<usize>,
-    /// The iteration that has not ended, and whether its enter or wait has.
+    /// The iteration that has not ended.
     iteration: Option<Iteration>,
-    is_handling: bool,
 }
 
 impl PageData {
@@ -105,7 +103,7 @@ impl PageData {
     ) -> PageData {
         let Source { from_ns: from, span_ns: span, .. } = list.source;
         let drawn = lanes.as_ref().map_or_else(Vec::new, |lanes| lanes.busiest(THREADS));
-        let threads = lanes.clone().map(|lanes| ThreadTracks::new(lanes, &drawn));
+        let mut tracks = TrackBuilder::new(cut, list, false, lanes.clone(), &drawn);
         let mut data = PageData {
             from,
             step: span / PARTS as u64 + 1,
@@ -119,9 +117,7 @@ impl PageData {
             lanes,
             drawn,
             iteration: None,
-            is_handling: false,
         };
-        let mut tracks = TrackBuilder::new(cut, ids(&list.connections), false, threads);
         for event in events(trace) {
             if cut.is_in_time(event.at) {
                 data.count(&event);
@@ -175,43 +171,31 @@ impl PageData {
     }
 
     fn loop_event(&mut self, event: &Event) {
+        let new = |at| Iteration { number: event.iteration, at, ..Iteration::default() };
         match event.what {
             Payload::EnterBegin { .. } | Payload::WaitBegin { .. } => {
                 self.iteration_ends(event.at);
-                let (number, at) = (event.iteration, event.at);
-                self.iteration = Some(Iteration { number, at, ..Iteration::default() });
+                self.iteration = Some(new(event.at));
             }
-            Payload::EnterEnd { result, .. } => {
-                let iteration = self.handling_begins(event);
-                iteration.taken = result.unwrap_or(0);
-                iteration.returned = event.completions;
+            Payload::EnterEnd { result, .. } | Payload::WaitEnd { result, .. } => {
+                let begun = new(event.at - event.lasted.unwrap_or(0));
+                let iteration = self.iteration.get_or_insert(begun);
+                iteration.inside = Some(event.at.saturating_sub(iteration.at));
+                (iteration.taken, iteration.returned) = match event.what {
+                    Payload::EnterEnd { .. } => (result.unwrap_or(0), event.completions),
+                    _ => (0, result.unwrap_or(0)),
+                };
                 iteration.in_flight = u32::try_from(event.in_flight.total).unwrap_or(u32::MAX);
             }
-            Payload::WaitEnd { result, .. } => {
-                self.handling_begins(event).returned = result.unwrap_or(0);
-            }
-            Payload::Lost(_) => (self.iteration, self.is_handling) = (None, false),
+            Payload::Lost(_) => self.iteration = None,
             _ => {}
         }
     }
 
-    fn handling_begins(&mut self, event: &Event) -> &mut Iteration {
-        let at = event.at - event.lasted.unwrap_or(0);
-        let begun = Iteration { number: event.iteration, at, ..Iteration::default() };
-        self.is_handling = true;
-        let iteration = self.iteration.get_or_insert(begun);
-        iteration.inside = event.at.saturating_sub(iteration.at);
-        iteration
-    }
-
     fn iteration_ends(&mut self, at: u64) {
-        let is_handling = std::mem::take(&mut self.is_handling);
         let Some(mut one) = self.iteration.take() else { return };
-        if is_handling {
-            one.outside = at.saturating_sub(one.at + one.inside);
-        } else {
-            one.inside = at.saturating_sub(one.at);
-        }
+        let inside = *one.inside.get_or_insert(at.saturating_sub(one.at));
+        one.outside = at.saturating_sub(one.at + inside);
         self.iterations.push(one);
     }
 
