@@ -2,6 +2,7 @@
 
 mod writer;
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
@@ -15,8 +16,9 @@ use super::text::span;
 use crate::event::events;
 use proactor::keys::ConnId;
 use proactor_record::Trace;
+use proactor_report::Latencies;
 use proactor_report::histogram::Percentiles;
-use proactor_report::{Latencies, units};
+use proactor_report::units::{self, nanos};
 use writer::TimelineWriter;
 
 /// So many abnormal steps are never folded.
@@ -96,7 +98,7 @@ impl ConnectionTimeline {
         let cut = Cut { conn: Some((conn.slot(), Some(conn.generation()))), ..*cut };
         let mut tracker = ConnectionTracker::new(trace);
         let mut writer = TimelineWriter::new(conn, trace);
-        let (mut answered, mut slow) = (Latencies::new(), Slowest::new(slowest));
+        let (mut answered, mut slow) = (Latencies::new(), Vec::new());
         let mut tenants = HashSet::new();
         for event in events(trace) {
             if let Some(tenant) = event.conn.filter(|one| one.slot() == conn.slot()) {
@@ -108,7 +110,10 @@ impl ConnectionTimeline {
                 writer.answered(&exchange);
                 if cut.is_in_time(exchange.at_ns) {
                     answered.record(Duration::from_nanos(exchange.took_ns));
-                    slow.see(exchange);
+                    let rank = |one: &Exchange| Reverse((one.took_ns, one.number));
+                    let at = slow.partition_point(|one| rank(one) < rank(&exchange));
+                    slow.insert(at, exchange);
+                    slow.truncate(slowest);
                 }
             }
         }
@@ -122,40 +127,9 @@ impl ConnectionTimeline {
             stats,
             measure,
             answered: answered.percentiles(),
-            slowest: slow.finish(),
+            slowest: slow,
             lines: fold(writer.steps, all),
         })
-    }
-}
-
-/// The slowest exchanges so far. Bounded: of many, those that cannot be among them are forgotten.
-struct Slowest {
-    most: usize,
-    exchanges: Vec<Exchange>,
-}
-
-impl Slowest {
-    fn new(most: usize) -> Slowest {
-        Slowest { most, exchanges: Vec::new() }
-    }
-
-    fn see(&mut self, exchange: Exchange) {
-        self.exchanges.push(exchange);
-        if self.exchanges.len() >= 2 * self.most.max(512) {
-            self.keep();
-        }
-    }
-
-    fn keep(&mut self) {
-        self.exchanges
-            .sort_by_key(|exchange| std::cmp::Reverse((exchange.took_ns, exchange.number)));
-        self.exchanges.truncate(self.most);
-    }
-
-    /// Returns them, the slowest first.
-    fn finish(mut self) -> Vec<Exchange> {
-        self.keep();
-        self.exchanges
     }
 }
 
@@ -164,26 +138,21 @@ impl Slowest {
 fn fold(steps: Vec<Step>, all: bool) -> Vec<TimelineLine> {
     let last = steps.last().map_or(0, |step| step.exchange);
     let (mut lines, mut abnormal) = (Vec::new(), 0);
-    let mut hidden: (HashSet<u64>, u64) = Default::default();
+    let (mut exchanges, mut hidden) = (0, 0);
+    let mut exchange = None;
     for step in steps {
         abnormal += usize::from(step.abnormal);
-        let shown = all
-            || step.exchange <= 1
-            || step.exchange == last
-            || (step.abnormal && abnormal <= ABNORMAL);
-        if shown {
-            let (exchanges, steps) = std::mem::take(&mut hidden);
-            if steps > 0 {
-                lines.push(TimelineLine::Folded { exchanges: exchanges.len() as u64, steps });
+        let is_end = step.exchange <= 1 || step.exchange == last;
+        if all || is_end || step.abnormal && abnormal <= ABNORMAL {
+            if hidden > 0 {
+                lines.push(TimelineLine::Folded { exchanges, steps: hidden });
             }
+            (exchanges, hidden, exchange) = (0, 0, None);
             lines.push(TimelineLine::Step(step));
         } else {
-            hidden.0.insert(step.exchange);
-            hidden.1 += 1;
+            exchanges += u64::from(exchange.replace(step.exchange) != Some(step.exchange));
+            hidden += 1;
         }
-    }
-    if hidden.1 > 0 {
-        lines.push(TimelineLine::Folded { exchanges: hidden.0.len() as u64, steps: hidden.1 });
     }
     lines
 }
@@ -192,112 +161,84 @@ impl fmt::Display for ConnectionTimeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stats = &self.stats;
         let zero = stats.accepted_ns.unwrap_or(stats.first_ns);
+        let file = stats.file.map_or(String::new(), |file| format!("  file {file}"));
+        let (lived, messages) = (nanos(stats.lived_ns()), units::plural(stats.messages, "msg"));
+        let [bytes_in, bytes_out] =
+            [stats.bytes_in, stats.bytes_out].map(|bytes| units::bytes(bytes as f64));
         writeln!(f, "{}\n", self.source)?;
-        self.head(f)?;
+        write!(f, "c{}{file}  {lived}  {messages} in {bytes_in}, out {bytes_out}  ", stats.conn)?;
+        writeln!(f, "{}", receives(stats))?;
+        if self.tenants > 1 {
+            writeln!(f, "one of {} tenants of its slot", units::count(self.tenants))?;
+        }
         if let Some(at) = stats.accepted_ns {
             writeln!(f, "{}  accepted", offset(at, zero))?;
         }
-        self.steps(f, zero)?;
+        // Whether a span has begun that has not ended.
+        let mut open = false;
+        for line in &self.lines {
+            writeln!(f, "{}", self.line(line, zero, &mut open))?;
+        }
         if !self.slowest.is_empty() {
             writeln!(f, "slowest exchanges:")?;
-            for slow in &self.slowest {
-                writeln!(f, "{}", slow_exchange(slow, zero, self.measure))?;
-            }
         }
-        write!(f, "verdict: {}{}", ended(stats), self.checked())
+        for slow in &self.slowest {
+            let (at, took) = (offset(slow.at_ns, zero), nanos(slow.took_ns));
+            write!(f, "{at}  #{:<8} took {took}", slow.number)?;
+            if matches!(self.measure, Measure::Completed | Measure::Taken) {
+                write!(f, "   completion {} of its iteration", slow.position)?;
+            }
+            writeln!(f)?;
+        }
+        let checked = match stats.closed_ns {
+            _ if !stats.faults.is_empty() => "",
+            _ if self.source.lost > 0 => "   (what is here is in order; records are missing)",
+            Some(_) => "   every operation ended once ✓",
+            None => "   nothing ended twice ✓",
+        };
+        write!(f, "verdict: {}{checked}", ended(stats))
     }
 }
 
 impl ConnectionTimeline {
-    /// Writes the connection in numbers.
-    fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stats = &self.stats;
-        let file = stats.file.map_or(String::new(), |file| format!("  file {file}"));
-        writeln!(
-            f,
-            "c{}{file}  {}  {} in {}, out {}  {}",
-            stats.conn,
-            units::nanos(stats.lived_ns()),
-            units::plural(stats.messages, "msg"),
-            units::bytes(stats.bytes_in as f64),
-            units::bytes(stats.bytes_out as f64),
-            receives(stats),
-        )?;
-        if self.tenants > 1 {
-            writeln!(f, "one of {} tenants of its slot", units::count(self.tenants))?;
-        }
-        Ok(())
-    }
-
-    fn steps(&self, f: &mut fmt::Formatter<'_>, zero: u64) -> fmt::Result {
-        // Whether a span has begun that has not ended.
-        let mut open = false;
-        for lines in &self.lines {
-            match lines {
-                TimelineLine::Step(step) => writeln!(f, "{}", self.step(step, zero, &mut open))?,
-                TimelineLine::Folded { exchanges, steps } => {
-                    open = false;
-                    let (exchanges, steps) =
-                        (units::plural(*exchanges, "exchange"), units::plural(*steps, "step"));
-                    let words = format!("{exchanges} folded, {steps} (--all shows them)");
-                    writeln!(f, "{:>13}  … {words}", "")?;
-                }
+    fn line(&self, line: &TimelineLine, zero: u64, open: &mut bool) -> String {
+        let step = match line {
+            TimelineLine::Step(step) => step,
+            TimelineLine::Folded { exchanges, steps } => {
+                *open = false;
+                let exchanges = units::plural(*exchanges, "exchange");
+                let steps = units::plural(*steps, "step");
+                return format!("{:>13}  … {exchanges} folded, {steps} (--all shows them)", "");
             }
-        }
-        Ok(())
-    }
-
-    /// What is known of its operations.
-    fn checked(&self) -> &'static str {
-        if !self.stats.faults.is_empty() {
-            ""
-        } else if self.source.lost > 0 {
-            "   (what is here is in order; records are missing)"
-        } else if self.stats.closed_ns.is_some() {
-            "   every operation ended once ✓"
-        } else {
-            "   nothing ended twice ✓"
-        }
-    }
-
-    fn step(&self, step: &Step, zero: u64, open: &mut bool) -> String {
-        let mark = if step.begins {
-            *open = true;
-            if step.ends.is_some() { '┤' } else { '┐' }
-        } else if step.ends.is_some() {
-            *open = false;
-            '┘'
-        } else if *open {
-            '│'
-        } else {
-            ' '
         };
+        let mark = match (step.begins, step.ends) {
+            (true, Some(_)) => '┤',
+            (true, None) => '┐',
+            (false, Some(_)) => '┘',
+            (false, None) if *open => '│',
+            (false, None) => ' ',
+        };
+        *open = step.begins || *open && step.ends.is_none();
         let mut text = format!("{}  {:<36} {mark}", offset(step.at_ns, zero), step.what);
-        if let Some((nanos, what)) = step.ends {
-            text.push_str(&format!(" {what} {}", span(Some(nanos))));
+        if let Some((took, what)) = step.ends {
+            text += &format!(" {what} {}", nanos(took));
             if step.exchange == 1 && what == "turnaround" && self.answered.samples > 1 {
                 let (p50, p99) = (span(self.answered.p50_ns), span(self.answered.p99_ns));
-                let all = units::count(self.answered.samples);
-                text.push_str(&format!("   ({all} of these: p50 {p50}  p99 {p99};"));
-                text.push_str(&format!(" {})", self.measure.words()));
+                let (all, measure) = (units::count(self.answered.samples), self.measure.words());
+                text += &format!("   ({all} of these: p50 {p50}  p99 {p99}; {measure})");
             }
         }
-        if step.abnormal {
-            text.push_str("  !");
-        }
+        text += if step.abnormal { "  !" } else { "" };
         text.truncate(text.trim_end().len());
         text
     }
 }
 
 fn receives(stats: &ConnectionStats) -> String {
-    let failed = units::count(stats.out_of_buffers);
+    let [failed, would_block] = [stats.out_of_buffers, stats.would_block].map(units::count);
     if stats.would_block > 0 || stats.receives > stats.messages {
-        return format!(
-            "{} asked, {} found nothing, {failed} no buffer",
-            units::plural(stats.receives, "receive"),
-            units::count(stats.would_block)
-        );
+        let receives = units::plural(stats.receives, "receive");
+        return format!("{receives} asked, {would_block} found nothing, {failed} no buffer");
     }
     match stats.receives {
         0 => "armed before what is here".to_owned(),
@@ -305,21 +246,7 @@ fn receives(stats: &ConnectionStats) -> String {
     }
 }
 
-fn slow_exchange(slow: &Exchange, zero: u64, measure: Measure) -> String {
-    let mut text = format!(
-        "{}  #{:<8} took {}",
-        offset(slow.at_ns, zero),
-        slow.number,
-        span(Some(slow.took_ns))
-    );
-    if matches!(measure, Measure::Completed | Measure::Taken) {
-        text.push_str(&format!("   completion {} of its iteration", slow.position));
-    }
-    text
-}
-
 /// Right-aligned, as `+289.2 µs`.
 fn offset(at: u64, zero: u64) -> String {
-    let text = format!("+{}", units::nanos(at.saturating_sub(zero)));
-    format!("{text:>13}")
+    format!("{:>13}", format!("+{}", nanos(at.saturating_sub(zero))))
 }

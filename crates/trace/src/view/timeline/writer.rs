@@ -2,15 +2,14 @@
 
 use super::super::connection::Exchange;
 use super::super::source::Cut;
-use super::super::text::span;
 use super::Step;
 use crate::event::{Begun, Event, events};
 use crate::show::readiness;
 use proactor::keys::ConnId;
 use proactor::ring::Kind;
-use proactor_record::Errno;
 use proactor_record::format::MAIN;
 use proactor_record::{Header, Level, Op, Payload, Trace};
+use proactor_report::units::nanos;
 
 /// Makes steps of events.
 pub(super) struct TimelineWriter<'a> {
@@ -45,7 +44,6 @@ impl<'a> TimelineWriter<'a> {
             return;
         }
         let Some(what) = self.words(event) else { return };
-        let came = event.is_message();
         // A recording may begin in the middle: after a message or a send, nothing is timed.
         let is_first = !std::mem::replace(&mut self.seen, true);
         let mut step = Step {
@@ -57,7 +55,7 @@ impl<'a> TimelineWriter<'a> {
             abnormal: event.is_abnormal(),
             sends: event.op.is_some_and(Op::sends),
         };
-        if came {
+        if event.is_message() {
             self.exchange += 1;
             step.exchange = self.exchange;
             step.begins = true;
@@ -95,18 +93,19 @@ impl<'a> TimelineWriter<'a> {
         let name = event.op.map_or("", Op::name);
         Some(match event.what {
             Payload::Submitted { skip_success, .. } => submitted(name, event, skip_success),
-            Payload::Completed { result, more, buffer, .. } => {
-                completed(name, event, result, more, buffer)
-            }
+            Payload::Completed { more, buffer, .. } => completed(name, event, more, buffer),
             Payload::Implied { bytes, .. } => format!("{name} went: {bytes} B, no completion"),
             Payload::Ready { readable, writable, hung_up } => {
                 format!("ready to {}", readiness(readable, writable, hung_up))
             }
-            Payload::CallEnd { result, may_sleep, .. } => {
+            Payload::CallEnd { may_sleep, .. } => {
                 // With a clock per batch, calls have no time of their own.
                 let is_timed = self.header.level == Some(Level::Record);
+                let slept = may_sleep && !event.op.is_some_and(Op::sends);
+                let slept = if slept { " with its sleep" } else { "" };
                 let took = event.lasted.filter(|_| is_timed);
-                returned(name, event, result, took, may_sleep) + &self.by(event)
+                let took = took.map_or(String::new(), |took| format!("   {}{slept}", nanos(took)));
+                outcome(name, event, "") + &took + &self.by(event)
             }
             _ => return None,
         })
@@ -119,64 +118,39 @@ fn is_own_lane(conn: ConnId, event: &Event) -> bool {
     event.lane.is_some_and(|lane| u32::from(lane) == conn.slot() && lane != MAIN)
 }
 
-fn moves_bytes(event: &Event) -> bool {
-    event.op.is_some_and(|op| op.receives() || op.sends())
-}
-
 fn submitted(name: &str, event: &Event, skip_success: bool) -> String {
     let Begun { number, len, earlier, .. } = event.begun.unwrap_or_default();
     let number = number.map_or(String::new(), |number| format!(" #{number}"));
+    let skips = if skip_success { ", skip-success" } else { "" };
+    let again = if earlier > 0 { " again" } else { "" };
     match event.op {
-        Some(Op::Ring(Kind::Send)) => {
-            let skips = if skip_success { ", skip-success" } else { "" };
-            format!("{name} {len} B{number}{skips}")
-        }
-        Some(Op::Ring(Kind::Recv)) => {
-            let again = if earlier > 0 { " again" } else { "" };
-            format!("{name} armed{again}{number}")
-        }
+        Some(Op::Ring(Kind::Send)) => format!("{name} {len} B{number}{skips}"),
+        Some(Op::Ring(Kind::Recv)) => format!("{name} armed{again}{number}"),
         _ => format!("{name}{number}"),
     }
 }
 
-fn completed(
-    name: &str,
-    event: &Event,
-    result: Result<u32, Errno>,
-    more: bool,
-    buffer: Option<u16>,
-) -> String {
-    let (receives, sends) = (event.op.is_some_and(Op::receives), event.op.is_some_and(Op::sends));
+fn completed(name: &str, event: &Event, more: bool, buffer: Option<u16>) -> String {
+    let buffer = buffer.map_or(String::new(), |one| format!(" buf {one}"));
+    let last = if event.is_multishot() && !more { ", last shot" } else { "" };
+    let age = event.lasted.filter(|_| !event.op.is_some_and(Op::receives));
+    let age = age.map_or(String::new(), |age| format!("   age {}", nanos(age)));
     let star = if event.is_multishot() { "*" } else { "" };
-    let age = event.lasted.filter(|_| !receives);
-    let age = age.map_or(String::new(), |age| format!("   age {}", span(Some(age))));
-    match result {
-        Ok(0) if receives => format!("{name}{star} EOF"),
-        Ok(n) if moves_bytes(event) => {
-            let buffer = buffer.map_or(String::new(), |one| format!(" buf {one}"));
-            let last = if event.is_multishot() && !more { ", last shot" } else { "" };
-            let done = if sends { " done" } else { "" };
-            format!("{name}{star}{done} {n} B{buffer}{last}{age}")
-        }
-        Ok(_) => format!("{name} done{age}"),
-        Err(errno) => format!("{name}{star} {errno}{age}"),
-    }
+    let done = match (event.result(), event.op) {
+        (Some(Ok(_)), Some(op)) if op.sends() => " done",
+        (Some(Ok(_)), Some(op)) if !op.receives() => return format!("{name} done{age}"),
+        _ => "",
+    };
+    outcome(&format!("{name}{star}{done}"), event, &format!("{buffer}{last}")) + &age
 }
 
-fn returned(
-    name: &str,
-    event: &Event,
-    result: Result<u32, Errno>,
-    took: Option<u64>,
-    may_sleep: bool,
-) -> String {
-    let sends = event.op.is_some_and(Op::sends);
-    let slept = if may_sleep && !sends { " with its sleep" } else { "" };
-    let took = took.map_or(String::new(), |nanos| format!("   {}{slept}", span(Some(nanos))));
-    match result {
-        Ok(0) if !sends && moves_bytes(event) => format!("{name} EOF{took}"),
-        Ok(n) if moves_bytes(event) => format!("{name} {n} B{took}"),
-        Ok(_) => format!("{name}{took}"),
-        Err(errno) => format!("{name} {errno}{took}"),
+/// What an operation or a call came to: `recv 64 B`, `recv EOF`, `close`, `send EPIPE`.
+fn outcome(name: &str, event: &Event, how: &str) -> String {
+    let moves_bytes = event.op.is_some_and(|op| op.receives() || op.sends());
+    match event.result() {
+        _ if event.is_eof() => format!("{name} EOF"),
+        Some(Ok(n)) if moves_bytes => format!("{name} {n} B{how}"),
+        Some(Err(errno)) => format!("{name} {errno}"),
+        _ => name.to_owned(),
     }
 }
