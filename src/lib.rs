@@ -127,6 +127,17 @@ pub mod protocols {
     };
 }
 
+/// The parts that the server is made of. They may change in any release.
+#[cfg(feature = "parts")]
+pub mod parts {
+    pub use crate::buffer::Pool;
+    pub use crate::connection::Connection;
+    pub use crate::proactor::Proactor;
+    pub use crate::reactor::Reactor;
+    pub use crate::ring::{Completion, Op, Ring, Uring};
+    pub use crate::selector::Selector;
+}
+
 pub use address::Address;
 pub use buffer::Chunk;
 pub use builder::Builder;

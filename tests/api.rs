@@ -1,7 +1,7 @@
 //! The public names of the crate: one list, so that a name is added on purpose.
 
 /// The names in the root, and the modules that are documented.
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 25] = [
     "Address",
     "Builder",
     "Chunk",
@@ -24,6 +24,7 @@ const NAMES: [&str; 24] = [
     "Server",
     "Stats",
     "TooLong",
+    "parts",
     "protocols",
     "testing",
 ];

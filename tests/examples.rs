@@ -20,6 +20,9 @@ mod embedded;
 #[path = "../examples/frames.rs"]
 mod frames;
 #[allow(dead_code, reason = "an example has a main")]
+#[path = "../examples/idle.rs"]
+mod idle;
+#[allow(dead_code, reason = "an example has a main")]
 #[path = "../examples/limits.rs"]
 mod limits;
 #[allow(dead_code, reason = "an example has a main")]
@@ -28,6 +31,12 @@ mod lines;
 #[allow(dead_code, reason = "an example has a main")]
 #[path = "../examples/store.rs"]
 mod store;
+#[allow(dead_code, reason = "an example has a main")]
+#[path = "../examples/tested.rs"]
+mod tested;
+#[allow(dead_code, reason = "an example has a main")]
+#[path = "../examples/worker.rs"]
+mod worker;
 
 const ADDRESS: &str = "127.0.0.1:0";
 
@@ -126,4 +135,31 @@ fn a_limit_of_one_connection_lets_the_next_wait() {
     send(&second, "two\n");
     drop(first);
     expect(&second, "> two ===\n");
+}
+
+#[test]
+fn an_idle_peer_gets_a_goodbye_and_a_busy_one_is_not() {
+    let limit = Duration::from_millis(300);
+    let (_running, [mut client]) = start(idle::server(ADDRESS, limit));
+    for _ in 0..4 {
+        std::thread::sleep(limit / 3);
+        send(&client, "x");
+        expect(&client, "x");
+    }
+    expect(&client, "127.0.0.1 was idle: goodbye\n");
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn another_thread_answers_each_line_in_order() {
+    let (_running, [first, second]) = start(worker::server(ADDRESS));
+    send(&first, "one two\nthree\n");
+    send(&second, "a b c\n");
+    expect(&first, "2 words\n1 words\n");
+    expect(&second, "3 words\n");
+}
+
+#[test]
+fn a_protocol_is_tested_without_a_socket() {
+    tested::check();
 }
