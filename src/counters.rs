@@ -1,6 +1,7 @@
 //! What every server counts, always: one addition each, no clock.
 
 use std::ops::AddAssign;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts since the start. The names are the same in every I/O model; a counter that a model does
 /// not use stays zero.
@@ -62,6 +63,22 @@ impl Counters {
         counters
     }
 
+    /// Publishes the counters.
+    pub fn store(mut self, live: &LiveCounters) {
+        for (live, (_, value)) in live.iter().zip(self.each()) {
+            live.store(*value, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns what was published. The values are not of one instant.
+    pub fn load(live: &LiveCounters) -> Counters {
+        let mut counters = Counters::default();
+        for (live, (_, value)) in live.iter().zip(counters.each()) {
+            *value = live.load(Ordering::Relaxed);
+        }
+        counters
+    }
+
     fn each(&mut self) -> [(&'static str, &mut u64); Counters::COUNT] {
         // Without `..`, so that a new counter cannot be forgotten here.
         let Counters {
@@ -102,6 +119,9 @@ impl Counters {
         ]
     }
 }
+
+/// Counters that one thread or process writes and any may read: on x86-64, plain stores and loads.
+pub type LiveCounters = [AtomicU64; Counters::COUNT];
 
 impl AddAssign for Counters {
     /// Adds each counter: the sum over the threads of one server.

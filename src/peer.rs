@@ -204,7 +204,7 @@ impl Protocol for NoProtocol {
 }
 
 /// A listener's part of a factory, and the address that its peers came to.
-pub struct WorkerFactory<P> {
+pub struct WorkerFactory<P = Box<dyn Protocol>> {
     make: MakeProtocol<P>,
     needs: Needs,
     listener: Arc<Address>,

@@ -1,13 +1,12 @@
 //! A server with open sockets, and one that runs.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use crate::address::{Address, BoundSocket};
 use crate::builder::Builder;
-use crate::counters::Counters;
+use crate::counters::{Counters, LiveCounters};
 use crate::engine::{self, Engine};
 use crate::error::{Error, SendError};
 use crate::keys::ListenerId;
@@ -98,10 +97,10 @@ impl Server {
         let _files = engine::listen_all(&mut *engine, listeners)
             .map_err(|error| unsupported(model, error))?;
         ready(model);
-        let ended = engine.run_reporting(&mut |counters| handle.0.counters.store(&counters));
+        let ended = engine.run_reporting(&mut |counters| counters.store(&handle.0.counters));
         let drained = ended.map_err(Error::Loop)? == Ended::Drained;
         let counters = engine.counters();
-        handle.0.counters.store(&counters);
+        counters.store(&handle.0.counters);
         Ok(Report { model, drained, stats: Stats::from(counters) })
     }
 }
@@ -230,7 +229,7 @@ impl Handle {
     /// Returns what the server counted, as of the last iteration of its loop. The values are not of
     /// one instant. A model without a loop reports them when it has ended.
     pub fn stats(&self) -> Stats {
-        Stats::from(self.0.counters.load())
+        Stats::from(Counters::load(&self.0.counters))
     }
 
     /// Sends `bytes` to every peer of the listener with this number, in the order of the builder.
@@ -263,24 +262,6 @@ impl Handle {
         let mut requested = self.0.requests.lock().unwrap_or_else(PoisonError::into_inner);
         (0..requested.times).for_each(|_| signal.request());
         requested.signal = Some(signal);
-    }
-}
-
-/// Counters that one thread writes and any thread reads: on x86-64, plain stores and loads.
-#[derive(Debug, Default)]
-struct LiveCounters([AtomicU64; Counters::COUNT]);
-
-impl LiveCounters {
-    fn store(&self, counters: &Counters) {
-        for (live, (_, value)) in self.0.iter().zip(counters.named()) {
-            live.store(value, Ordering::Relaxed);
-        }
-    }
-
-    fn load(&self) -> Counters {
-        let names = Counters::default().named().map(|(name, _)| name);
-        let values = self.0.iter().map(|live| live.load(Ordering::Relaxed));
-        Counters::from_named(names.into_iter().zip(values))
     }
 }
 

@@ -14,7 +14,7 @@ use rust::{Comment, Kind, SOURCES, SourceFile, crate_of, files, read, root};
 
 // The number of offences that are left. They may only fall, and the aim is 0.
 const TYPES_TWICE_LEFT: usize = 0;
-const BANNED_WORDS_LEFT: usize = 53;
+const BANNED_WORDS_LEFT: usize = 50;
 const BANNED_NAMES_LEFT: usize = 18;
 const FILES_IN_CIRCLES_LEFT: usize = 2;
 const UNEXPLAINED_UNSAFE_LEFT: usize = 0;
@@ -24,7 +24,7 @@ const LINKS_BROKEN_LEFT: usize = 0;
 const TESTS_MISSING_LEFT: usize = 0;
 const LONG_FUNCTIONS_LEFT: usize = 0;
 const LONG_LINES_LEFT: usize = 0;
-const CODE_LINES_LEFT: usize = 27_484; // The aim is 25,000.
+const CODE_LINES_LEFT: usize = 27_468; // The aim is 25,000.
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
 const TWICE: &[(&str, &str)] = &[

@@ -53,7 +53,7 @@ mod hooks;
 mod state;
 mod watched;
 
-pub use hooks::RuntimeHooks;
+pub(crate) use hooks::RuntimeHooks;
 use state::{ConsoleTask, ServerState};
 use watched::{SocketReady, WatchedFd};
 
@@ -63,7 +63,7 @@ const STEPS: usize = 32;
 
 /// A server whose connections are coroutines.
 #[derive(Debug)]
-pub struct Coroutines<P, C = PlainCalls> {
+pub(crate) struct Coroutines<P, C = PlainCalls> {
     calls: C,
     runtime: LocalRuntime,
     server: SharedServer<P, C>,
@@ -81,7 +81,7 @@ impl<P: Protocol, C: RuntimeHooks> Coroutines<P, C> {
     ///
     /// # Errors
     /// No descriptor is left for the executor.
-    pub fn new(
+    pub(crate) fn new(
         calls: C,
         pool: Rc<Pool>,
         limits: Limits,

@@ -2,9 +2,10 @@
 //! processes and coroutines.
 #![deny(unsafe_code)]
 
-pub mod blocking;
-pub mod coroutine;
-pub mod processes;
+mod blocking;
+mod coroutine;
+mod driver;
+mod processes;
 pub mod registry;
 
 use std::io;
@@ -230,7 +231,7 @@ fn build<C: RuntimeHooks + ForkHooks>(
         return Ok(Box::new(Coroutines::new(calls, Pool::new(&buffers)?, limits, stop)?));
     }
     if model == PROCESS {
-        return Ok(Box::new(Processes::new(calls, &buffers, limits, stop)?));
+        return Ok(Box::new(Processes::new(calls, buffers, limits, stop)?));
     }
     let style = if model == BLOCKING { Style::OneByOne } else { Style::Threads };
     Ok(Box::new(Blocking::new(calls, style, buffers, limits, stop)?))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::faults::Dice;
 use proactor::clock::Nanos;
 
-/// Which client.
+/// The number of a client of the simulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientId(pub usize);
 

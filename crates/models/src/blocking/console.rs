@@ -7,13 +7,13 @@
 //! its messages; any other looks before it goes to sleep.
 
 use std::ops::ControlFlow;
-use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
 
+use super::Blocking;
 use super::group::Member;
 use super::pool::ThreadPool;
 use super::shared::SharedState;
 use super::status::ThreadStatus;
-use super::{Blocking, INTERRUPT_AFTER};
 use proactor::address;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
@@ -23,49 +23,18 @@ use proactor::engine::Engine;
 use proactor::lifecycle::{Lifecycle, Stage};
 use proactor::limits::{CloseReason, Ended};
 use proactor::os;
-use proactor::protocol::Protocol;
 
-/// The console of the thread that waits for the end.
-#[derive(Debug)]
-pub(super) struct BlockingConsole {
-    console: Console,
-}
-
-impl BlockingConsole {
-    pub(super) fn new(console: Console) -> BlockingConsole {
-        BlockingConsole { console }
-    }
-
-    pub(super) fn begin(&mut self) {
-        self.console.begin();
-    }
-
-    /// Returns the input, while it may have more.
-    pub(super) fn input(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.console.input()).filter(|_| !self.console.has_ended())
-    }
-}
-
-impl<P: Protocol, C: Calls> Blocking<P, C> {
+impl<C: Calls> Blocking<C> {
     /// Reads the console's input, prints the messages to the operator, and runs the commands.
     pub(super) fn serve_console(&mut self) -> ControlFlow<Ended> {
-        if self.console.is_none() {
-            return ControlFlow::Continue(());
-        }
+        let Some(mut console) = self.console.take() else { return ControlFlow::Continue(()) };
         let counters = Engine::counters(self);
-        let Blocking { console: Some(console), calls, threads, shared, lifecycle, .. } = self
-        else {
-            return ControlFlow::Continue(());
-        };
-        console.console.read();
-        let mut view = ThreadsView { calls, threads, shared, lifecycle, counters, posted: false };
-        let flow = console.console.serve(&mut view);
-        if view.posted {
-            self.interrupt = Some(INTERRUPT_AFTER);
-        }
-        if flow.is_break() {
-            self.console = None; // The operator has quit.
-        }
+        let Blocking { calls, threads, shared, lifecycle, posted, .. } = self;
+        console.read();
+        let mut view = ThreadsView { calls, threads, shared, lifecycle, counters, posted };
+        let flow = console.serve(&mut view);
+        // It is gone once the operator has quit.
+        self.console = Some(console).filter(|_| flow.is_continue());
         flow
     }
 }
@@ -78,18 +47,19 @@ struct ThreadsView<'a, C> {
     lifecycle: &'a mut Lifecycle,
     counters: Counters,
     /// True once it has left a message.
-    posted: bool,
+    posted: &'a mut bool,
 }
 
 impl<C: Calls> ThreadsView<'_, C> {
-    /// Leaves a message, as [`ThreadStatus::post`] does, unless the server drains: a thread may not
-    /// have noticed that yet.
+    /// Leaves a message for the connection that a thread serves, unless the server drains: the
+    /// thread may not have noticed that yet. Returns whether it will be sent; `None` if the thread
+    /// serves none, or another than `number`.
     fn post(&self, status: &ThreadStatus, number: Option<u64>, line: &[u8]) -> Option<bool> {
-        let is_it = |member: &Member| number.is_none_or(|number| number == member.number);
-        if self.shared.stage() == Stage::Serving {
-            return status.post(self.calls, is_it, line);
-        }
-        status.look(|member| is_it(member).then_some(false))?
+        let serves = self.shared.stage() == Stage::Serving;
+        status.look(|member| {
+            let is_it = number.is_none_or(|number| number == member.number);
+            is_it.then(|| serves && member.post(self.calls, line))
+        })?
     }
 }
 
@@ -121,7 +91,7 @@ impl<C: Calls> Inspect for ThreadsView<'_, C> {
     fn send_to(&mut self, number: u64, line: Vec<u8>) -> Delivery {
         let mut statuses = self.threads.statuses();
         let posted = statuses.find_map(|status| self.post(status, Some(number), &line));
-        self.posted |= posted == Some(true);
+        *self.posted |= posted == Some(true);
         match posted {
             Some(true) => Delivery::Sent,
             Some(false) => Delivery::Ending,
@@ -132,18 +102,14 @@ impl<C: Calls> Inspect for ThreadsView<'_, C> {
     fn send_to_all(&mut self, line: Vec<u8>) -> usize {
         let posted = |status: &&ThreadStatus| self.post(status, None, &line) == Some(true);
         let posted = self.threads.statuses().filter(posted).count();
-        self.posted |= posted > 0;
+        *self.posted |= posted > 0;
         posted
     }
 
     fn kick(&mut self, number: u64) -> bool {
-        let kick = |member: &Member| {
-            let is_it = member.number == number;
-            if is_it {
-                member.break_off(self.calls, CloseReason::Kicked);
-            }
-            is_it
-        };
+        let is_it = |member: &Member| member.number == number;
+        let kick = |member: &Member| member.break_off(self.calls, CloseReason::Kicked);
+        let kick = |member: &Member| is_it(member).then(|| kick(member)).is_some();
         self.threads.statuses().any(|status| status.look(kick) == Some(true))
     }
 
@@ -158,7 +124,7 @@ impl<C: Calls> Inspect for ThreadsView<'_, C> {
 }
 
 fn row(member: &Member, now: Nanos) -> Row {
-    let (state, owed) = (member.state(), member.owed.get());
+    let (state, owed) = (member.state(), member.owed.load(Ordering::Relaxed));
     let mut wants = Vec::new();
     wants.extend(state.receives().then(|| "receive".to_owned()));
     wants.extend((owed > 0).then(|| format!("send {owed} B")));
@@ -168,8 +134,8 @@ fn row(member: &Member, now: Nanos) -> Row {
         listener: member.listener,
         address: address::of_peer(member.socket()),
         age: Some(now.since(member.accepted)),
-        received: member.received.get(),
-        sent: member.sent.get(),
+        received: member.received.load(Ordering::Relaxed),
+        sent: member.sent.load(Ordering::Relaxed),
         wants,
         doing: vec![state.to_string()],
         marks: Vec::new(),

@@ -11,36 +11,50 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use slab::Slab;
 
-use super::local_counters::{Count, LocalCounters};
 use super::state::ThreadState;
+use proactor::address::Address;
 use proactor::buffer::SendQueue;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
+use proactor::connection::HARD;
+use proactor::counters::Counters;
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::limits::CloseReason;
-use proactor::os;
+use proactor::mailbox::PostedRequest;
+use proactor::os::{self, ShutdownSignal};
+use proactor::peer::{Factory, Made, Peer};
 use proactor::peers::SOFT;
-use proactor::protocol::Message;
+use proactor::protocol::{Message, Protocol};
 
-/// The connections of one listener.
-#[derive(Debug, Default)]
+/// A listener and its connections.
+#[derive(Debug)]
 pub(super) struct Group {
     members: Mutex<Slab<Arc<Member>>>,
     /// How many connections the server has ever accepted: the number of the last.
     accepted: Arc<AtomicU64>,
-    /// The number of the listener.
     listener: ListenerId,
+    address: Arc<Address>,
+    factory: Factory,
+    /// By which other threads reach the connections.
+    signal: ShutdownSignal,
 }
 
 impl Group {
     /// Creates the group of a listener; `accepted` is shared by all groups of the server.
-    pub(super) fn new(accepted: Arc<AtomicU64>, listener: ListenerId) -> Group {
-        Group { members: Mutex::default(), accepted, listener }
+    pub(super) fn new(
+        accepted: &Arc<AtomicU64>,
+        listener: ListenerId,
+        address: Address,
+        factory: Factory,
+        signal: ShutdownSignal,
+    ) -> Arc<Group> {
+        let (accepted, address) = (Arc::clone(accepted), Arc::new(address));
+        Arc::new(Group { members: Mutex::default(), accepted, listener, address, factory, signal })
     }
 
     /// Adds a connection, whose thread has this id.
@@ -50,24 +64,24 @@ impl Group {
     pub(super) fn enter(self: &Arc<Self>, id: ConnId, socket: OwnedFd) -> io::Result<Membership> {
         os::set_send_timeout(socket.as_fd(), SOFT)?;
         let mut members = lock(&self.members);
-        let (number, key) =
-            (self.accepted.fetch_add(1, Ordering::Relaxed) + 1, members.vacant_key());
         let member = Arc::new(Member {
             socket,
             id,
-            number,
+            number: self.accepted.fetch_add(1, Ordering::Relaxed) + 1,
             listener: self.listener,
             accepted: os::now(),
-            received: Count::default(),
-            sent: Count::default(),
-            owed: Count::default(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
             open: AtomicBool::new(true),
-            state: AtomicU64::new(ThreadState::Runs.into()),
+            state: AtomicU64::new(ThreadState::RUNS.0),
             writer: Mutex::new(MayWrite::Anything),
             waiting: AtomicUsize::new(0),
             broken_off: OnceLock::new(),
+            messages: Mutex::default(),
+            called: AtomicBool::new(false),
         });
-        members.insert(Arc::clone(&member));
+        let key = members.insert(Arc::clone(&member));
         Ok(Membership { group: Arc::clone(self), key, member })
     }
 
@@ -92,6 +106,14 @@ pub(super) struct Membership {
 }
 
 impl Membership {
+    /// Makes the protocol of the connection, in its own thread.
+    pub(super) fn make_protocol(&self) -> Made<Box<dyn Protocol>> {
+        let (group, member) = (&*self.group, &*self.member);
+        let (socket, reach) = (Some(member.socket()), Some((member.id, &group.signal)));
+        let make = group.factory.for_worker(0);
+        Peer::within_reach(member.number, &group.address, socket, reach, make)
+    }
+
     /// Adds to `others` the other members; with `earlier_only`, those that joined before.
     pub(super) fn others(&self, earlier_only: bool, others: &mut Vec<Arc<Member>>) {
         let (members, me) = (lock(&self.group.members), self.member.number);
@@ -110,7 +132,7 @@ impl Drop for Membership {
 /// The socket of a connection, as other threads see it.
 #[derive(Debug)]
 pub(super) struct Member {
-    socket: OwnedFd,
+    pub(super) socket: OwnedFd,
     /// The id of its thread.
     pub(super) id: ConnId,
     /// Its number among all connections of the server, from 1.
@@ -120,21 +142,33 @@ pub(super) struct Member {
     /// When it was accepted.
     pub(super) accepted: Nanos,
     /// Bytes received from it, by its own thread.
-    pub(super) received: Count,
+    pub(super) received: AtomicU64,
     /// Bytes sent to it, by the holder of the write lock.
-    pub(super) sent: Count,
+    pub(super) sent: AtomicU64,
     /// Bytes that its own thread has to send.
-    pub(super) owed: Count,
+    pub(super) owed: AtomicU64,
     /// True while messages to it will be sent.
-    open: AtomicBool,
+    pub(super) open: AtomicBool,
     /// The [`ThreadState`] of its own thread.
     state: AtomicU64,
     /// The write lock: held until a whole piece is written.
     writer: Mutex<MayWrite>,
     /// How many threads wait for the write lock, to write a broadcast.
-    waiting: AtomicUsize,
-    /// Why another thread has broken the connection, once one has.
-    broken_off: OnceLock<CloseReason>,
+    pub(super) waiting: AtomicUsize,
+    /// Why another thread has broken the connection, once one has: its own has to close it.
+    pub(super) broken_off: OnceLock<CloseReason>,
+    messages: Mutex<Messages>,
+    /// True exactly while there are messages.
+    called: AtomicBool,
+}
+
+/// What its thread has to take.
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    /// The messages to this connection, of the operator or to all peers.
+    pub(super) bytes: Vec<u8>,
+    /// What its handles ask of it.
+    pub(super) posted: Vec<PostedRequest>,
 }
 
 /// What may be written to a socket.
@@ -152,11 +186,6 @@ impl Member {
         self.socket.as_fd()
     }
 
-    /// Returns the socket, to close it.
-    pub(super) fn into_socket(self) -> OwnedFd {
-        self.socket
-    }
-
     /// Returns the key of its calls.
     pub(super) fn key(&self) -> Key {
         KeyOwner::Conn(self.id).into()
@@ -167,50 +196,43 @@ impl Member {
         calls.lock(self.key(), self.socket(), &self.writer)
     }
 
-    /// Returns why another thread broke the connection: its own has to close it.
-    pub(super) fn broken_off(&self) -> Option<CloseReason> {
-        self.broken_off.get().copied()
-    }
-
     /// Publishes what its own thread is about to do.
     pub(super) fn does(&self, state: ThreadState) {
-        self.state.store(state.into(), Ordering::Relaxed);
+        self.state.store(state.0, Ordering::Relaxed);
     }
 
     /// Returns what its own thread does.
     pub(super) fn state(&self) -> ThreadState {
-        self.state.load(Ordering::Relaxed).into()
+        ThreadState(self.state.load(Ordering::Relaxed))
     }
 
-    /// Publishes whether messages to it will be sent.
-    pub(super) fn set_open(&self, open: bool) {
-        self.open.store(open, Ordering::Relaxed);
-    }
-
-    /// Returns true if messages to it will be sent.
-    pub(super) fn is_open(&self) -> bool {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// Returns true if another thread waits for the write lock.
-    pub(super) fn is_waited_for(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
-    }
-
-    /// Sends some of the first `most` bytes of `queue`, which is not empty. The caller holds the
-    /// write lock.
+    /// Sends some of the first `most` bytes of `queue`, which is not empty. Returns how many: none
+    /// if a signal came, or if the peer took nothing for [`SOFT`]. The caller holds the write lock.
     ///
     /// # Errors
-    /// `WouldBlock` if the peer took nothing for [`SOFT`], `Interrupted`; else send(2).
+    /// The peer takes nothing again although `is_waited_for`, or the send fails.
     pub(super) fn send(
         &self,
         calls: &impl Calls,
         queue: &SendQueue,
         most: usize,
-    ) -> io::Result<usize> {
+        stall: &mut StallCheck,
+        is_waited_for: impl FnOnce() -> bool,
+    ) -> Result<usize, CloseReason> {
         let (key, socket) = (self.key(), self.socket());
-        let (sent, _) = queue.offer(most, |parts| calls.send(key, socket, parts));
-        sent.inspect(|&n| self.sent.add(n as u64))
+        match queue.offer(most, |parts| calls.send(key, socket, parts)).0 {
+            Ok(n) => {
+                add(&self.sent, n);
+                *stall = StallCheck::default();
+                Ok(n)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let is_over = is_waited_for() && stall.is_over(socket);
+                if is_over { Err(CloseReason::Stalled) } else { Ok(0) }
+            }
+            Err(error) => Err(CloseReason::failed(&error)),
+        }
     }
 
     /// Writes the broadcasts of `speaker`, in one piece, however long the peer sleeps, unless it
@@ -221,13 +243,13 @@ impl Member {
         calls: &impl Calls,
         messages: &[Message],
         speaker: &Member,
-        counted: &LocalCounters,
+        counters: &mut Counters,
     ) {
-        speaker.does(ThreadState::LocksWriterOf(self.number));
+        speaker.does(ThreadState::locks_writer_of(self.number));
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let mut writer = self.lock_writer(calls);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        speaker.does(ThreadState::SendsTo(self.number));
+        speaker.does(ThreadState::sends_to(self.number));
         let mut queue = SendQueue::new();
         if *writer == MayWrite::Anything {
             for message in messages {
@@ -239,27 +261,18 @@ impl Member {
         }
         let mut stall = StallCheck::default();
         while !queue.is_empty() {
-            let failed = match self.send(calls, &queue, usize::MAX) {
+            match self.send(calls, &queue, usize::MAX, &mut stall, || true) {
+                Ok(0) => {}
                 Ok(n) => {
                     queue.advance(n);
-                    stall = StallCheck::default();
-                    counted.sends.add(1);
-                    counted.sent_bytes.add(n as u64);
-                    continue;
+                    counters.sends += 1;
+                    counters.sent_bytes += n as u64;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !stall.is_over(self.socket()) {
-                        continue;
-                    }
-                    tracing::warn!("evicted: others wait for it, and it reads nothing");
-                    counted.evicted.add(1);
-                    CloseReason::Stalled
+                Err(reason) => {
+                    *writer = MayWrite::RepliesOnly; // Nothing is written any more.
+                    return self.break_off(calls, reason);
                 }
-                Err(error) => CloseReason::failed(&error),
-            };
-            *writer = MayWrite::RepliesOnly; // Nothing is written any more.
-            return self.break_off(calls, failed);
+            }
         }
     }
 
@@ -268,6 +281,55 @@ impl Member {
     pub(super) fn break_off(&self, calls: &impl Calls, reason: CloseReason) {
         let _ = self.broken_off.set(reason); // The first reason stays.
         let _ = calls.shutdown_both(self.key(), self.socket());
+    }
+
+    /// Leaves what a handle asks.
+    pub(super) fn pass(&self, posted: PostedRequest) {
+        lock(&self.messages).posted.push(posted);
+        self.called.store(true, Ordering::Relaxed);
+    }
+
+    /// Leaves a message. Returns whether it will be sent.
+    pub(super) fn post(&self, calls: &impl Calls, line: &[u8]) -> bool {
+        let mut messages = lock(&self.messages);
+        if !self.open.load(Ordering::Relaxed) {
+            return false;
+        }
+        if messages.bytes.len() + line.len() > HARD {
+            self.break_off(calls, CloseReason::QueueFull);
+            return false;
+        }
+        messages.bytes.extend_from_slice(line);
+        self.called.store(true, Ordering::Relaxed);
+        true
+    }
+
+    /// Takes the messages, and what handles ask, in its own thread.
+    pub(super) fn take_messages(&self) -> Option<Messages> {
+        if !self.called.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut messages = lock(&self.messages);
+        self.called.store(false, Ordering::Relaxed);
+        Some(std::mem::take(&mut messages))
+    }
+
+    /// Returns true if there are messages. Called after it has published that it will
+    /// [sleep](Member::does): else it could sleep while there are some.
+    pub(super) fn is_called(&self) -> bool {
+        fence(Ordering::SeqCst); // Pairs with the fence of `must_be_woken`.
+        self.called.load(Ordering::Relaxed)
+    }
+
+    /// Returns true if its thread sleeps for its own peer and there are messages: then it has to
+    /// be interrupted. A thread that sleeps for another connection, or in a send, looks afterwards;
+    /// an interrupt would restart its time limit.
+    pub(super) fn must_be_woken(&self) -> bool {
+        if !self.called.load(Ordering::Relaxed) {
+            return false;
+        }
+        fence(Ordering::SeqCst); // Either it sees the messages, or this sees that it sleeps.
+        self.state().may_be_woken()
     }
 }
 
@@ -285,6 +347,12 @@ impl StallCheck {
         let unsent = os::unsent(socket).unwrap_or(usize::MAX);
         self.unsent.replace(unsent).is_some_and(|before| unsent >= before)
     }
+}
+
+/// Adds to a number that one thread at a time changes and any may read. This costs no more than
+/// without other threads: a load, an addition, a store.
+pub(super) fn add(count: &AtomicU64, n: usize) {
+    count.store(count.load(Ordering::Relaxed) + n as u64, Ordering::Relaxed);
 }
 
 /// Locks a mutex. A panic of another holder is ignored: what is locked is always whole.

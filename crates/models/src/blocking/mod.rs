@@ -33,7 +33,6 @@ mod acceptor;
 mod connection;
 mod console;
 mod group;
-mod local_counters;
 mod pool;
 mod shared;
 mod state;
@@ -47,15 +46,14 @@ use std::time::Duration;
 
 use acceptor::Acceptor;
 use connection::serve_connection;
-use console::BlockingConsole;
-use group::{Group, Member};
-use local_counters::LocalCounters;
+use group::{Group, Member, Membership};
 use pool::ThreadPool;
 use shared::SharedState;
 use status::ThreadStatus;
 
+use proactor::address::Address;
 use proactor::buffer::BufferClass;
-use proactor::calls::{Calls, PlainCalls};
+use proactor::calls::Calls;
 use proactor::console::Console;
 use proactor::counters::Counters;
 use proactor::engine::Engine;
@@ -65,18 +63,17 @@ use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::mailbox::PostedRequest;
 use proactor::os::{self, EventFd, ShutdownSignal};
 use proactor::peer::Factory;
-use proactor::protocol::Protocol;
 
 /// Accepts at one listener in an iteration.
 const ACCEPTS: usize = 64;
-/// How soon a thread that has not noticed a drain is interrupted again, at first …
+/// How soon a thread that has not noticed a drain or a message is interrupted again, at first …
 const INTERRUPT_AFTER: Duration = Duration::from_millis(1);
 /// … and at most: the time doubles with each interrupt.
 const INTERRUPT_AFTER_MAX: Duration = Duration::from_millis(64);
 
 /// How many connections a server serves at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
+pub(crate) enum Style {
     /// One, and then the next, in a thread: the thread that called waits for the signal to stop.
     OneByOne,
     /// As many as there are, each in a thread.
@@ -84,30 +81,29 @@ pub enum Style {
 }
 
 /// A server whose calls block.
-#[derive(Debug)]
-pub struct Blocking<P, C = PlainCalls> {
+pub(crate) struct Blocking<C> {
     /// The calls of this thread.
     calls: C,
     style: Style,
-    acceptor: Acceptor<P>,
+    acceptor: Acceptor,
     groups: Vec<Arc<Group>>,
     /// How many connections were ever accepted.
     accepted: Arc<AtomicU64>,
     shared: Arc<SharedState>,
     threads: ThreadPool,
     lifecycle: Lifecycle,
-    console: Option<BlockingConsole>,
-    /// How soon threads with messages are interrupted again; `Some` exactly while there may be any.
-    interrupt: Option<Duration>,
-    /// What the threads that have ended counted.
-    ended: Counters,
-    /// What this thread counted.
-    counted: LocalCounters,
+    console: Option<Console>,
+    /// True while threads may have messages that they have not taken.
+    posted: bool,
+    /// How soon threads are interrupted again.
+    interrupt_after: Duration,
+    /// Of this thread, and of those that have ended.
+    counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
 
-impl<P: Protocol, C: Calls> Blocking<P, C> {
+impl<C: Calls> Blocking<C> {
     /// Creates a server without a listener, which `stop` can stop. Each connection has a few
     /// buffers of each of these sizes, and each thread its own [lane](Calls::lane) of `calls`.
     ///
@@ -115,94 +111,84 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn new(
+    pub(crate) fn new(
         calls: C,
         style: Style,
         buffers: Vec<BufferClass>,
         limits: Limits,
         stop: ShutdownSignal,
-    ) -> io::Result<Blocking<P, C>> {
+    ) -> io::Result<Blocking<C>> {
         let calls_before = os::calls();
         os::allow_interrupts()?;
         Ok(Blocking {
             calls,
             style,
-            acceptor: Acceptor::new(),
+            acceptor: Acceptor::default(),
             groups: Vec::new(),
             accepted: Arc::default(),
             shared: Arc::new(SharedState::new(buffers, limits.max_input, EventFd::new()?)),
             threads: ThreadPool::new(),
             lifecycle: Lifecycle::new(limits, stop),
             console: None,
-            interrupt: None,
-            ended: Counters::default(),
-            counted: LocalCounters::default(),
+            posted: false,
+            interrupt_after: INTERRUPT_AFTER,
+            counters: Counters::default(),
             calls_before,
         })
     }
 
-    /// Serves in a thread until the server is asked to stop. Returns how it is to end.
-    fn run_one_by_one(&mut self) -> io::Result<Ended> {
-        let acceptor = std::mem::replace(&mut self.acceptor, Acceptor::new());
-        let (calls, signal) = (self.calls.clone(), self.lifecycle.shutdown().clone());
-        self.threads.add(&self.shared, move |shared, status| {
-            serve_one_after_another(&calls, &signal, shared, status, acceptor)
-        })?;
-        loop {
-            let interrupt = self.interrupt_receivers();
-            self.wait(false, interrupt)?;
-            self.ended += self.threads.reap(&self.shared)?;
-            if let Some(ended) = self.take_requests() {
-                return Ok(ended);
-            }
+    /// Serves until the server is asked to stop: accepts, and starts a thread for each connection,
+    /// or one for all. Returns how it is to end.
+    fn serve(&mut self) -> io::Result<Ended> {
+        if self.style == Style::OneByOne {
+            let (acceptor, calls) = (std::mem::take(&mut self.acceptor), self.calls.clone());
+            self.threads.add(&self.shared, move |status, counters| {
+                serve_one_after_another(&calls, status, acceptor, counters)
+            })?;
         }
-    }
-
-    /// Accepts, and serves each connection in a thread, until the server is asked to stop. Returns
-    /// how it is to end.
-    fn run_threads(&mut self) -> io::Result<Ended> {
         loop {
             let capacity = self.lifecycle.has_capacity(self.threads.len());
-            let interrupt = self.interrupt_receivers();
+            let interrupt = self.interrupt();
             self.wait(capacity, interrupt)?;
             self.reap()?;
-            self.acceptor.ids().for_each(|listener| self.accept(listener));
+            (0..self.acceptor.listeners.len()).for_each(|listener| self.accept(listener));
             if let Some(ended) = self.take_requests() {
                 return Ok(ended);
             }
         }
     }
 
-    fn accept(&mut self, listener: ListenerId) {
+    fn accept(&mut self, listener: usize) {
         for _ in 0..ACCEPTS {
             if !self.lifecycle.has_capacity(self.threads.len()) {
                 return;
             }
-            let id = self.threads.next_id();
-            let accepted = self.acceptor.accept(&self.calls, listener, id, &self.counted);
-            let Some((membership, factory)) = accepted else { return };
-            let (calls, signal) = (self.calls.clone(), self.lifecycle.shutdown().clone());
-            let work = move |shared: &SharedState, status: &ThreadStatus| {
-                let make = |member: &Member| factory.make(member, &signal);
-                let (calls, noticed) = (calls.lane(id.slot()), &mut || status.notice());
-                serve_connection(&calls, shared, status, membership, make, noticed);
+            let (id, counters) = (self.threads.next_id(), &mut self.counters);
+            let accepted = self.acceptor.accept(&self.calls, listener, id, counters);
+            let Some(membership) = accepted else { return };
+            let calls = self.calls.clone();
+            let work = move |status: &ThreadStatus, counters: &mut Counters| {
+                let (calls, make) = (calls.lane(id.slot()), Membership::make_protocol);
+                serve_connection(&calls, status, membership, make, counters, &mut || {
+                    status.notice();
+                });
                 Ok(())
             };
             if let Err(error) = self.threads.add(&self.shared, work) {
                 tracing::warn!(%error, threads = self.threads.len(), "a connection is refused");
-                self.counted.refused.add(1);
-                self.counted.closed.add(1);
+                self.counters.refused += 1;
+                self.counters.closed += 1;
             }
         }
     }
 
     fn reap(&mut self) -> io::Result<()> {
         let before = self.threads.len();
-        self.ended += self.threads.reap(&self.shared)?;
+        let reaped = self.threads.reap(&self.shared, &mut self.counters);
         if self.threads.len() < before {
-            self.acceptor.end_pause();
+            self.acceptor.pause.end();
         }
-        Ok(())
+        reaped
     }
 
     /// Takes the requests to stop, by the signal or by the operator, whose console is served.
@@ -223,71 +209,67 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
     /// Passes what other threads ask to the threads of the connections.
     fn pass_posted(&mut self) {
         for posted in self.lifecycle.shutdown().take_posted() {
-            self.interrupt = Some(INTERRUPT_AFTER);
-            match posted {
+            self.posted = true;
+            let conn = match &posted {
                 PostedRequest::Broadcast(listener, bytes) => {
-                    let wanted = |member: &Member| member.listener == listener;
-                    let statuses = self.threads.statuses();
-                    statuses.for_each(|status| _ = status.post(&self.calls, wanted, &bytes));
-                }
-                PostedRequest::Send(ref peer, _) | PostedRequest::Wake(ref peer) => {
-                    let conn = peer.conn();
-                    if let Some(status) = self.threads.status(conn) {
-                        status.pass(conn, posted);
-                    }
-                }
-                PostedRequest::Close(peer) => {
-                    let close = |member: &Member| {
-                        if member.id == peer.conn() {
-                            member.break_off(&self.calls, CloseReason::Handle);
-                        }
+                    let post = |member: &Member| {
+                        member.listener == *listener && member.post(&self.calls, bytes)
                     };
-                    self.threads.status(peer.conn()).map(|status| status.look(close));
+                    self.threads.statuses().for_each(|status| _ = status.look(post));
+                    continue;
                 }
-            }
+                PostedRequest::Send(peer, _)
+                | PostedRequest::Wake(peer)
+                | PostedRequest::Close(peer) => peer.conn(),
+            };
+            let pass = |member: &Member| match posted {
+                _ if member.id != conn => {}
+                PostedRequest::Close(_) => member.break_off(&self.calls, CloseReason::Handle),
+                posted => member.pass(posted),
+            };
+            self.threads.status(conn).map(|status| status.look(pass));
         }
-    }
-
-    /// Interrupts the threads that sleep for their own peer and have messages. Returns when to do
-    /// so again, if any has not taken them.
-    fn interrupt_receivers(&mut self) -> Option<Duration> {
-        let pause = self.interrupt?;
-        let any = self.threads.interrupt_receivers();
-        self.interrupt = any.then(|| (2 * pause).min(INTERRUPT_AFTER_MAX));
-        self.interrupt.map(|_| pause)
     }
 
     /// Lets every connection finish; cuts those that take too long, or all `at_once`.
     fn finish(&mut self, mut at_once: bool) -> io::Result<Ended> {
-        self.acceptor.close();
+        self.acceptor.listeners.clear();
         self.lifecycle.drain(self.threads.len(), os::now());
         self.shared.advance(Stage::Draining);
         if at_once {
             self.cut();
         }
-        let (mut interrupt, mut failed) = (INTERRUPT_AFTER, Ok(()));
-        loop {
-            match self.threads.reap(&self.shared) {
-                Ok(counted) => self.ended += counted,
-                Err(error) => failed = failed.and(Err(error)),
-            }
-            if self.threads.len() == 0 {
-                let _ = self.serve_console(); // Prints the last messages.
-                let ended = if at_once { Ended::AtOnce } else { Ended::Drained };
-                return failed.map(|()| ended);
-            }
-            let receivers = self.interrupt_receivers();
-            let drain = self.threads.interrupt_unaware().then_some(interrupt);
-            interrupt = (2 * interrupt).min(INTERRUPT_AFTER_MAX);
+        self.interrupt_after = INTERRUPT_AFTER;
+        let mut reaped = self.reap();
+        while self.threads.len() > 0 {
             let deadline = self.lifecycle.next_timer().map(|due| due.since(os::now()));
-            self.wait(false, [receivers, drain, deadline].into_iter().flatten().min())?;
+            let interrupt = self.interrupt();
+            self.wait(false, [interrupt, deadline].into_iter().flatten().min())?;
             if self.take_requests() == Some(Ended::AtOnce) {
                 at_once = true;
                 self.cut();
             } else if self.lifecycle.run_timers(os::now()) && !at_once {
-                self.ended.cut = self.cut();
+                self.counters.cut = self.cut();
             }
+            let more = self.reap();
+            reaped = reaped.and(more);
         }
+        let _ = self.serve_console(); // Prints the last messages.
+        reaped.map(|()| if at_once { Ended::AtOnce } else { Ended::Drained })
+    }
+
+    /// Interrupts the threads that have to notice a drain or a message. Returns when to do so
+    /// again, if there are any.
+    fn interrupt(&mut self) -> Option<Duration> {
+        let drains = self.shared.stage() != Stage::Serving;
+        if !drains && !self.posted {
+            return None;
+        }
+        self.posted = self.threads.interrupt(drains);
+        let pause = self.interrupt_after;
+        let next = if self.posted { 2 * pause } else { INTERRUPT_AFTER };
+        self.interrupt_after = next.min(INTERRUPT_AFTER_MAX);
+        self.posted.then_some(pause)
     }
 
     /// Breaks every connection. Returns how many there are.
@@ -300,27 +282,31 @@ impl<P: Protocol, C: Calls> Blocking<P, C> {
     /// Sleeps until the server is asked to stop, a thread has ended, the console has input or
     /// messages, or, if there is `capacity`, this thread can accept a connection.
     fn wait(&mut self, capacity: bool, timeout: Option<Duration>) -> io::Result<()> {
-        let input = self.console.as_ref().and_then(BlockingConsole::input);
+        let console = self.console.as_ref().filter(|console| !console.has_ended());
         let others = [self.lifecycle.shutdown().as_fd(), self.shared.event.as_fd()];
-        let others = others.into_iter().chain(input);
-        self.counted.iterations.add(1);
+        let others = others.into_iter().chain(console.map(Console::input));
+        self.counters.iterations += 1;
         let ready = self.acceptor.wait(&self.calls, others, capacity, timeout)?;
-        self.counted.completed.add(ready as u64);
+        self.counters.completed += ready as u64;
         Ok(())
     }
 }
 
-impl<P: Protocol, C: Calls> Engine<P> for Blocking<P, C> {
-    fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
-        let group = Arc::new(Group::new(Arc::clone(&self.accepted), id));
-        self.acceptor.add(id, fd, factory, Arc::clone(&group))?;
+impl<C: Calls> Engine for Blocking<C> {
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory) -> io::Result<()> {
+        // A connection that was reported may be gone: the accept must not sleep.
+        os::set_nonblocking(fd.as_fd())?;
+        let (address, signal) =
+            (Address::of_listener(fd.as_fd()), self.lifecycle.shutdown().clone());
+        let group = Group::new(&self.accepted, id, address, factory, signal);
+        self.acceptor.listeners.push((fd, Arc::clone(&group)));
         self.groups.push(group);
         Ok(())
     }
 
     fn set_console(&mut self, console: Console) -> io::Result<()> {
         Arc::get_mut(&mut self.shared).expect("no thread runs yet").has_operator = true;
-        self.console = Some(BlockingConsole::new(console));
+        self.console = Some(console);
         Ok(())
     }
 
@@ -332,48 +318,44 @@ impl<P: Protocol, C: Calls> Engine<P> for Blocking<P, C> {
     /// # Panics
     /// If a protocol panicked in its thread.
     fn run(&mut self) -> io::Result<Ended> {
-        self.console.iter_mut().for_each(BlockingConsole::begin);
-        let requested = match self.style {
-            Style::OneByOne => self.run_one_by_one(),
-            Style::Threads => self.run_threads(),
-        };
+        self.console.iter_mut().for_each(Console::begin);
+        let requested = self.serve();
         let at_once = !matches!(requested, Ok(Ended::Drained));
         let ended = self.finish(at_once);
         requested.and(ended)
     }
 
     fn counters(&self) -> Counters {
-        let calls = os::calls() - self.calls_before;
-        let mut counters = Counters { calls, ..self.counted.snapshot() };
-        counters += self.ended;
+        let mut counters = self.counters;
+        counters.calls += os::calls() - self.calls_before;
         counters += self.threads.counters();
         counters
     }
 }
 
 /// Accepts a connection, serves it to its end, and accepts the next, until the server drains.
-fn serve_one_after_another<P: Protocol>(
+fn serve_one_after_another(
     calls: &impl Calls,
-    signal: &ShutdownSignal,
-    shared: &SharedState,
     status: &ThreadStatus,
-    mut acceptor: Acceptor<P>,
+    mut acceptor: Acceptor,
+    counters: &mut Counters,
 ) -> io::Result<()> {
     let calls = calls.lane(status.id.slot());
     let mut id = status.id;
-    while shared.stage() == Stage::Serving {
-        status.counted.completed.add(acceptor.wait(&calls, [], true, None)? as u64);
-        status.counted.iterations.add(1);
-        for listener in acceptor.ids() {
-            let accepted = acceptor.accept(&calls, listener, id, &status.counted);
-            if let Some((membership, factory)) = accepted {
-                let make = |member: &Member| factory.make(member, signal);
+    while status.shared.stage() == Stage::Serving {
+        status.publish(counters);
+        counters.completed += acceptor.wait(&calls, [], true, None)? as u64;
+        counters.iterations += 1;
+        for listener in 0..acceptor.listeners.len() {
+            let accepted = acceptor.accept(&calls, listener, id, counters);
+            if let Some(membership) = accepted {
                 // Connections that still wait will not be accepted: the peers learn it now.
                 let mut noticed = || {
                     status.notice();
-                    acceptor.close();
+                    acceptor.listeners.clear();
                 };
-                serve_connection(&calls, shared, status, membership, make, &mut noticed);
+                let make = Membership::make_protocol;
+                serve_connection(&calls, status, membership, make, counters, &mut noticed);
                 id = ConnId::new(id.slot(), id.generation() + 1); // For the next connection.
             }
         }

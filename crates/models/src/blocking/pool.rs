@@ -49,16 +49,16 @@ impl ThreadPool {
     /// No thread can be started; `work` is dropped.
     pub(super) fn add<W>(&mut self, shared: &Arc<SharedState>, work: W) -> io::Result<()>
     where
-        W: FnOnce(&SharedState, &ThreadStatus) -> io::Result<()> + Send + 'static,
+        W: FnOnce(&ThreadStatus, &mut Counters) -> io::Result<()> + Send + 'static,
     {
-        let id = self.next_id();
-        let status = Arc::new(ThreadStatus::new(id));
-        let (its, shared) = (Arc::clone(&status), Arc::clone(shared));
+        let status = Arc::new(ThreadStatus::new(self.next_id(), Arc::clone(shared)));
+        let its = Arc::clone(&status);
         let thread = thread::Builder::new().stack_size(self.stack).spawn(move || {
-            let end = ThreadEnd(shared, id);
-            let worked = work(&end.0, &its);
+            let (end, mut counters) = (ThreadEnd(its), Counters::default());
+            let worked = work(&end.0, &mut counters);
+            let its = Arc::clone(&end.0);
             drop(end);
-            its.counted.calls.set(os::calls());
+            its.publish(&mut counters);
             worked
         })?;
         self.workers.insert(Worker { thread, status });
@@ -79,57 +79,49 @@ impl ThreadPool {
     /// Returns the sum of the counters of all threads.
     pub(super) fn counters(&self) -> Counters {
         let mut counters = Counters::default();
-        self.statuses().for_each(|status| counters += status.counted.snapshot());
+        self.statuses().for_each(|status| counters += Counters::load(&status.counters));
         counters
     }
 
-    /// Joins the threads that have ended. Returns the sum of their counters.
+    /// Joins the threads that have ended, and adds what they have counted to `counters`.
     ///
     /// # Errors
     /// The first error of a thread.
     ///
     /// # Panics
     /// If a thread panicked: a mistake in a protocol is not hidden.
-    pub(super) fn reap(&mut self, shared: &SharedState) -> io::Result<Counters> {
-        let (mut counters, mut failed) = (Counters::default(), Ok(()));
+    pub(super) fn reap(&mut self, shared: &SharedState, counters: &mut Counters) -> io::Result<()> {
+        let mut failed = Ok(());
         for id in shared.take_ended() {
             let Worker { thread, status } = self.workers.remove(id).expect("a thread ends once");
             let worked = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            counters += status.counted.snapshot();
+            *counters += Counters::load(&status.counters);
             failed = failed.and(worked);
         }
-        failed.map(|()| counters)
+        failed
     }
 
-    /// Interrupts the threads that have not noticed that the server drains. Returns true if there
-    /// are any: one may have looked just before, and gone to sleep just after, so this is repeated.
-    /// A thread that writes to another connection is not interrupted, and notices later.
-    pub(super) fn interrupt_unaware(&self) -> bool {
-        self.interrupt(|status| !status.has_noticed() && !status.sends_to_another());
-        self.statuses().any(|status| !status.has_noticed())
-    }
-
-    /// Interrupts the threads that sleep for their own peer and have messages. Returns true if
-    /// there are any.
-    pub(super) fn interrupt_receivers(&self) -> bool {
-        self.interrupt(ThreadStatus::must_be_woken)
-    }
-
-    fn interrupt(&self, which: impl Fn(&ThreadStatus) -> bool) -> bool {
+    /// Interrupts the threads that must be, because they have not noticed that the server `drains`
+    /// or for a message. Returns true if there are any: one may have looked just before, and gone
+    /// to sleep just after, so this is repeated.
+    pub(super) fn interrupt(&self, drains: bool) -> bool {
         let mut any = false;
-        for (_, worker) in self.workers.iter().filter(|(_, worker)| which(&worker.status)) {
-            os::interrupt(&worker.thread);
-            any = true;
+        for (_, worker) in self.workers.iter() {
+            if worker.status.must_be_interrupted(drains) {
+                os::interrupt(&worker.thread);
+                any = true;
+            }
+            any |= drains && !worker.status.has_noticed();
         }
         any
     }
 }
 
 /// Reports the end of a thread, also of one that panics.
-struct ThreadEnd(Arc<SharedState>, ConnId);
+struct ThreadEnd(Arc<ThreadStatus>);
 
 impl Drop for ThreadEnd {
     fn drop(&mut self) {
-        self.0.thread_ends(self.1);
+        self.0.shared.thread_ends(self.0.id);
     }
 }

@@ -2,82 +2,66 @@
 
 use std::fmt;
 
-/// What a connection's thread does.
+/// What a connection's thread does; the low three bits say which, the others of which connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ThreadState {
-    /// It runs, or is about to run.
-    Runs,
-    /// It sleeps in a receive, if nothing has arrived.
-    Receives,
-    /// The same, after everything was sent: input is discarded.
-    Lingers,
-    /// It sleeps until its peer is gone, and others may send to it.
-    Stays,
-    /// It waits for its own write lock.
-    LocksWriter,
-    /// It sends, and sleeps while its peer takes nothing.
-    Sends,
-    /// It waits for the write lock of the connection of that number, to write a broadcast.
-    LocksWriterOf(u64),
-    /// It writes a broadcast to the connection of that number, and sleeps while that takes nothing.
-    SendsTo(u64),
-}
+pub(super) struct ThreadState(pub(super) u64);
+
+/// What `list` shows: the call that it sleeps in, or what it waits for.
+const TEXTS: [&str; 8] = [
+    "runs",
+    "recv",
+    "recv, lingering",
+    "poll",
+    "its write lock",
+    "send",
+    "write lock of",
+    "send to",
+];
 
 impl ThreadState {
+    /// It runs, or is about to run.
+    pub(super) const RUNS: ThreadState = ThreadState(0);
+    /// It sleeps in a receive, if nothing has arrived.
+    pub(super) const RECEIVES: ThreadState = ThreadState(1);
+    /// The same, after everything was sent: input is discarded.
+    pub(super) const LINGERS: ThreadState = ThreadState(2);
+    /// It sleeps until its peer is gone, and others may send to it.
+    pub(super) const STAYS: ThreadState = ThreadState(3);
+    /// It waits for its own write lock.
+    pub(super) const LOCKS_WRITER: ThreadState = ThreadState(4);
+    /// It sends, and sleeps while its peer takes nothing.
+    pub(super) const SENDS: ThreadState = ThreadState(5);
+
+    /// It waits for the write lock of the connection of that number, to write a broadcast.
+    pub(super) const fn locks_writer_of(number: u64) -> ThreadState {
+        ThreadState(6 | number << 3)
+    }
+
+    /// It writes a broadcast to the connection of that number, and sleeps while that takes nothing.
+    pub(super) const fn sends_to(number: u64) -> ThreadState {
+        ThreadState(7 | number << 3)
+    }
+
     /// Returns true if it sleeps for its own peer: only then may it be interrupted for messages.
     pub(super) fn may_be_woken(self) -> bool {
-        matches!(self, ThreadState::Receives | ThreadState::Stays)
+        matches!(self, ThreadState::RECEIVES | ThreadState::STAYS)
     }
 
     /// Returns true if it waits for input of its peer.
     pub(super) fn receives(self) -> bool {
-        matches!(self, ThreadState::Receives | ThreadState::Lingers)
+        matches!(self, ThreadState::RECEIVES | ThreadState::LINGERS)
     }
-}
 
-impl From<ThreadState> for u64 {
-    fn from(state: ThreadState) -> u64 {
-        match state {
-            ThreadState::Runs => 0,
-            ThreadState::Receives => 1,
-            ThreadState::Lingers => 2,
-            ThreadState::Stays => 3,
-            ThreadState::LocksWriter => 4,
-            ThreadState::Sends => 5,
-            ThreadState::LocksWriterOf(number) => 6 | number << 3,
-            ThreadState::SendsTo(number) => 7 | number << 3,
-        }
-    }
-}
-
-impl From<u64> for ThreadState {
-    fn from(word: u64) -> ThreadState {
-        match word & 7 {
-            0 => ThreadState::Runs,
-            1 => ThreadState::Receives,
-            2 => ThreadState::Lingers,
-            3 => ThreadState::Stays,
-            4 => ThreadState::LocksWriter,
-            5 => ThreadState::Sends,
-            6 => ThreadState::LocksWriterOf(word >> 3),
-            _ => ThreadState::SendsTo(word >> 3),
-        }
+    /// Returns true if it writes to another connection.
+    pub(super) fn sends_to_another(self) -> bool {
+        self.0 & 7 == 7
     }
 }
 
 impl fmt::Display for ThreadState {
-    /// As `list` shows it: the call that it sleeps in, or what it waits for.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ThreadState::Runs => f.write_str("runs"),
-            ThreadState::Receives => f.write_str("recv"),
-            ThreadState::Lingers => f.write_str("recv, lingering"),
-            ThreadState::Stays => f.write_str("poll"),
-            ThreadState::LocksWriter => f.write_str("its write lock"),
-            ThreadState::Sends => f.write_str("send"),
-            ThreadState::LocksWriterOf(number) => write!(f, "write lock of {number}"),
-            ThreadState::SendsTo(number) => write!(f, "send to {number}"),
-        }
+        let (kind, number) = ((self.0 & 7) as usize, self.0 >> 3);
+        if kind < 6 { f.write_str(TEXTS[kind]) } else { write!(f, "{} {number}", TEXTS[kind]) }
     }
 }
 
@@ -87,17 +71,12 @@ mod tests {
 
     #[test]
     fn a_thread_state_fits_a_word() {
-        let all = [
-            ThreadState::Runs,
-            ThreadState::Receives,
-            ThreadState::Lingers,
-            ThreadState::Stays,
-            ThreadState::LocksWriter,
-            ThreadState::Sends,
-            ThreadState::LocksWriterOf(1 << 60),
-            ThreadState::SendsTo(3),
-        ];
-        assert!(all.iter().all(|&state| ThreadState::from(u64::from(state)) == state));
-        assert_eq!(all[7].to_string(), "send to 3");
+        let sends = ThreadState::sends_to(3);
+        assert_eq!((sends.to_string(), sends.sends_to_another()), ("send to 3".to_owned(), true));
+        let locks = ThreadState::locks_writer_of(1 << 60);
+        assert_eq!(locks.to_string(), format!("write lock of {}", 1u64 << 60));
+        assert!(!locks.sends_to_another() && !ThreadState::STAYS.sends_to_another());
+        let others = [ThreadState::RUNS, ThreadState::LINGERS, ThreadState::LOCKS_WRITER];
+        assert_eq!(others.map(|it| it.to_string()), ["runs", "recv, lingering", "its write lock"]);
     }
 }

@@ -1,20 +1,23 @@
 //! The pieces on pairs of sockets, and the server where a scenario of the binaries cannot reach it.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
-use super::group::{Membership, StallCheck};
+use super::group::{Member, Membership, StallCheck};
 use super::state::ThreadState;
 use super::*;
 use proactor::buffer::Chunk;
+use proactor::calls::PlainCalls;
 use proactor::connection::{HARD, HIGH};
 use proactor::keys::ConnId;
-use proactor::peer::Factory;
+use proactor::limits::CloseReason;
+use proactor::peer::{Factory, Made, Peer};
 use proactor::peers::SOFT;
 use proactor::protocol::testing::Broadcast;
-use proactor::protocol::{Chargen, Echo, Input, Message, Outbox};
+use proactor::protocol::{Chargen, Echo, Input, Message, Outbox, Protocol};
 
 const BUFFERS: &[BufferClass] =
     &[BufferClass { bytes: 4096, count: 256 }, BufferClass { bytes: 65536, count: 8 }];
@@ -24,6 +27,12 @@ const ID: ConnId = ConnId::new(0, 0);
 
 fn shared() -> SharedState {
     SharedState::new(BUFFERS.to_vec(), 1 << 20, EventFd::new().unwrap())
+}
+
+fn group() -> Arc<Group> {
+    let (address, factory) = ("127.0.0.1:1".parse().unwrap(), Factory::shared(|_: &Peer| Echo));
+    let signal = ShutdownSignal::new().unwrap();
+    Group::new(&Arc::default(), ListenerId(0), address, factory, signal)
 }
 
 /// What a member says to the others.
@@ -44,26 +53,23 @@ fn host<P>(protocol: P) -> (UnixStream, JoinHandle<Counters>)
 where
     P: Protocol + Send + 'static,
 {
-    let (membership, peer) = enter(&Arc::default());
+    let (membership, peer) = enter(&group());
     (peer, thread::spawn(move || sit(membership, protocol)))
 }
 
 /// Serves a connection in this thread. Returns what was counted.
 fn sit(membership: Membership, protocol: impl Protocol) -> Counters {
-    let status = status();
-    serve_connection(
-        &PlainCalls,
-        &shared(),
-        &status,
-        membership,
-        |_| (protocol, None),
-        &mut || unreachable!("no drain"),
-    );
-    Counters { calls: os::calls(), ..status.counted.snapshot() }
+    let (status, mut counters) = (status(), Counters::default());
+    let make = |_: &Membership| -> Made<Box<dyn Protocol>> { (Box::new(protocol), None) };
+    serve_connection(&PlainCalls, &status, membership, make, &mut counters, &mut || {
+        unreachable!("no drain")
+    });
+    assert_eq!(Counters::load(&status.counters), counters);
+    Counters { calls: os::calls(), ..counters }
 }
 
 fn status() -> ThreadStatus {
-    ThreadStatus::new(ID)
+    ThreadStatus::new(ID, Arc::new(shared()))
 }
 
 fn hear(peer: &mut impl Read, bytes: usize) -> Vec<u8> {
@@ -112,7 +118,7 @@ fn a_client_that_ends_receives_its_replies_and_then_the_end() {
     assert_eq!(host.join().unwrap().closed, 1);
 }
 
-/// Answers each receive with a byte, and never lets go of a chunk. What it keeps stays in a thread,
+/// Answers each receive with a byte, and keeps every chunk. What it keeps stays in a thread,
 /// so it is made there.
 #[derive(Default)]
 struct Hoard(Vec<Chunk>);
@@ -127,7 +133,7 @@ impl Protocol for Hoard {
 
 #[test]
 fn a_protocol_that_keeps_every_buffer_is_still_served() {
-    let (membership, mut peer) = enter(&Arc::default());
+    let (membership, mut peer) = enter(&group());
     let host = thread::spawn(move || sit(membership, Hoard::default()));
     for _ in 0..50 {
         peer.write_all(b"x").unwrap();
@@ -180,7 +186,7 @@ fn a_finished_connection_discards_until_the_peer_ends_or_the_linger_time() {
 
 #[test]
 fn a_new_member_is_announced_to_earlier_members_then_reaches_all() {
-    let group = Arc::default();
+    let group = group();
     let members = [(); 3].map(|()| enter(&group));
     let seen = |earlier_only| {
         let mut others = Vec::new();
@@ -204,17 +210,18 @@ fn pieces_of_several_senders_never_interleave() {
     const PIECES: usize = 40;
     /// More than the socket takes at once.
     const PIECE: usize = 400_000;
-    let (membership, mut peer) = enter(&Arc::default());
+    let (membership, mut peer) = enter(&group());
     thread::scope(|scope| {
         for speaker in 0..SPEAKERS {
             let member = Arc::clone(&membership.member);
             scope.spawn(move || {
                 let piece = vec![b'a' + speaker; PIECE];
-                let counted = LocalCounters::default();
-                (0..PIECES).for_each(|_| {
-                    member.write_broadcasts(&PlainCalls, &[said(piece.clone())], &member, &counted)
-                });
-                assert_eq!(counted.sent_bytes.get(), (PIECES * PIECE) as u64);
+                let mut counters = Counters::default();
+                for _ in 0..PIECES {
+                    let said = [said(piece.clone())];
+                    member.write_broadcasts(&PlainCalls, &said, &member, &mut counters);
+                }
+                assert_eq!(counters.sent_bytes, (PIECES * PIECE) as u64);
             });
         }
         for _ in 0..PIECES * usize::from(SPEAKERS) {
@@ -227,56 +234,57 @@ fn pieces_of_several_senders_never_interleave() {
 
 #[test]
 fn a_client_that_takes_nothing_is_evicted_and_its_thread_wakes() {
-    let (membership, _peer) = enter(&Arc::default());
+    let (membership, _peer) = enter(&group());
     let speaker = Arc::clone(&membership.member);
     let speaking = thread::spawn(move || {
-        let counted = LocalCounters::default();
-        speaker.write_broadcasts(&PlainCalls, &[said(vec![b'x'; 16 << 20])], &speaker, &counted);
-        // Nothing more is said to it, not even in vain.
+        let (many, mut counters) = ([said(vec![b'x'; 16 << 20])], Counters::default());
+        speaker.write_broadcasts(&PlainCalls, &many, &speaker, &mut counters);
+        // Nothing more is sent to it, and none is tried.
         let calls = os::calls();
-        speaker.write_broadcasts(&PlainCalls, &[said("more")], &speaker, &counted);
+        speaker.write_broadcasts(&PlainCalls, &[said("more")], &speaker, &mut counters);
         assert_eq!(os::calls(), calls);
-        counted.evicted.get()
+        assert_eq!(speaker.broken_off.get(), Some(&CloseReason::Stalled));
     });
     let counters = sit(membership, Echo);
-    assert_eq!((speaking.join().unwrap(), counters.closed), (1, 1));
+    speaking.join().unwrap();
+    assert_eq!((counters.evicted, counters.closed), (1, 1));
 }
 
 #[test]
 fn a_waiting_thread_shows_the_connection_it_waits_for() {
-    let group = Arc::default();
+    let group = group();
     let [(listener, mut peer), (speaker, _)] = [(); 2].map(|()| enter(&group));
     let (listener, speaker) = (&listener.member, &speaker.member);
     thread::scope(|scope| {
         let writer = listener.lock_writer(&PlainCalls);
-        let counted = LocalCounters::default();
         scope.spawn(move || {
-            listener.write_broadcasts(&PlainCalls, &[said(vec![b'x'; 4 << 20])], speaker, &counted)
+            let (many, mut counters) = ([said(vec![b'x'; 4 << 20])], Counters::default());
+            listener.write_broadcasts(&PlainCalls, &many, speaker, &mut counters);
         });
         let shows = |doing| {
             while speaker.state() != doing {
                 thread::yield_now();
             }
         };
-        shows(ThreadState::LocksWriterOf(1));
+        shows(ThreadState::locks_writer_of(1));
         drop(writer);
-        shows(ThreadState::SendsTo(1));
+        shows(ThreadState::sends_to(1));
         hear(&mut peer, 4 << 20);
     });
-    assert_eq!(listener.sent.get(), 4 << 20);
+    assert_eq!(listener.sent.load(Ordering::Relaxed), 4 << 20);
 }
 
 #[test]
 fn a_member_that_reads_no_replies_is_evicted_for_a_waiting_sender() {
-    let (membership, mut peer) = enter(&Arc::default());
+    let (membership, mut peer) = enter(&group());
     let member = Arc::clone(&membership.member);
     let own = thread::spawn(move || sit(membership, Echo));
-    // Until its own thread holds the pen and sleeps.
+    // Until its own thread holds the write lock and sleeps.
     peer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     while peer.write(&[0; 4096]).is_ok() {}
-    let counted = LocalCounters::default();
-    member.write_broadcasts(&PlainCalls, &[said("news")], &member, &counted);
-    assert_eq!((own.join().unwrap().evicted, counted.snapshot()), (1, Counters::default()));
+    let mut counters = Counters::default();
+    member.write_broadcasts(&PlainCalls, &[said("news")], &member, &mut counters);
+    assert_eq!((own.join().unwrap().evicted, counters), (1, Counters::default()));
 }
 
 #[test]
@@ -293,21 +301,21 @@ fn a_client_that_takes_nothing_times_out_and_a_slow_one_does_not() {
 
 #[test]
 fn a_send_blocks_for_a_bounded_time_and_not_again_after_a_cut() {
-    let group = Arc::default();
+    let group = group();
     let (membership, _peer) = enter(&group);
     let piece = vec![0; 16 << 20];
-    while membership.member.send(&PlainCalls, &queue(&piece), usize::MAX).is_ok() {} // `SOFT` each
-    let error = membership.member.send(&PlainCalls, &queue(&piece), usize::MAX).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::WouldBlock, "after {SOFT:?}");
+    let (queue, mut stall) = (queue(&piece), StallCheck::default());
+    let mut send = || membership.member.send(&PlainCalls, &queue, usize::MAX, &mut stall, || true);
+    // `SOFT` each
+    let error = loop {
+        if let Err(error) = send() {
+            break error;
+        }
+    };
+    assert_eq!(error, CloseReason::Stalled, "after {SOFT:?}");
     assert_eq!(group.cut(&PlainCalls), 1);
-    let error = membership.member.send(&PlainCalls, &queue(&piece), usize::MAX).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    assert_eq!(send(), Err(CloseReason::Failed(libc::EPIPE)));
     assert_eq!(os::recv(membership.member.socket(), &mut [0]).unwrap(), 0);
-}
-
-/// Returns true: any connection is wanted.
-fn any(_: &Member) -> bool {
-    true
 }
 
 fn queue(bytes: &[u8]) -> proactor::buffer::SendQueue {
@@ -320,47 +328,49 @@ fn queue(bytes: &[u8]) -> proactor::buffer::SendQueue {
 
 #[test]
 fn messages_are_for_the_connection_served_now_and_not_the_next() {
-    let (group, status) = (Arc::default(), status());
+    let (group, status) = (group(), status());
     let [first, second] = [(); 2].map(|()| enter(&group).0);
-    assert_eq!(status.post(&PlainCalls, any, b"not served\n"), None);
-    status.begin(Arc::clone(&first.member));
-    assert_eq!(status.post(&PlainCalls, |it| it.number == 2, b"another\n"), None);
-    assert_eq!(status.post(&PlainCalls, |it| it.number == 1, b"one\n"), Some(true));
-    assert_eq!(status.post(&PlainCalls, any, b"all\n"), Some(true));
-    assert_eq!(status.take_messages().unwrap().0, b"one\nall\n");
-    assert!(status.take_messages().is_none() && !status.is_called());
-    status.post(&PlainCalls, any, b"too late\n");
-    status.end();
-    status.begin(Arc::clone(&second.member));
-    assert!(status.take_messages().is_none() && !status.is_called());
+    let post = |line: &[u8]| status.look(|member| member.post(&PlainCalls, line));
+    let is_called = || status.look(Member::is_called);
+    assert_eq!(post(b"not served\n"), None);
+    status.serve(Some(Arc::clone(&first.member)));
+    assert_eq!([post(b"one\n"), post(b"all\n")], [Some(true); 2]);
+    assert_eq!(first.member.take_messages().unwrap().bytes, b"one\nall\n");
+    assert!(first.member.take_messages().is_none() && is_called() == Some(false));
+    post(b"too late\n");
+    status.serve(None);
+    status.serve(Some(Arc::clone(&second.member)));
+    assert!(second.member.take_messages().is_none() && is_called() == Some(false));
     assert_eq!(status.look(|member| member.number), Some(2));
-    second.member.set_open(false);
-    assert_eq!(status.post(&PlainCalls, any, b"too late\n"), Some(false));
+    second.member.open.store(false, Ordering::Relaxed);
+    assert_eq!(post(b"too late\n"), Some(false));
 }
 
 #[test]
 fn only_a_thread_that_waits_for_its_own_peer_is_woken_for_its_outbox() {
-    let ((membership, _peer), status) = (enter(&Arc::default()), status());
-    status.begin(Arc::clone(&membership.member));
-    let woken = |doing| {
+    let ((membership, _peer), status) = (enter(&group()), status());
+    status.serve(Some(Arc::clone(&membership.member)));
+    let interrupted = |drains, doing| {
         membership.member.does(doing);
-        status.must_be_woken()
+        status.must_be_interrupted(drains)
     };
-    assert!(!woken(ThreadState::Receives), "it has none");
-    status.post(&PlainCalls, any, b"news\n");
-    assert!(woken(ThreadState::Receives) && woken(ThreadState::Stays));
-    assert!(
-        !woken(ThreadState::Sends) && !woken(ThreadState::SendsTo(2)) && !woken(ThreadState::Runs)
-    );
+    let woken = |doing| interrupted(false, doing);
+    assert!(!woken(ThreadState::RECEIVES), "it has none");
+    membership.member.post(&PlainCalls, b"news\n");
+    assert!(woken(ThreadState::RECEIVES) && woken(ThreadState::STAYS));
+    let others = [ThreadState::SENDS, ThreadState::sends_to(2), ThreadState::RUNS];
+    assert_eq!(others.map(woken), [false; 3]);
+    // For a drain every thread is, except one that writes to another connection.
+    assert_eq!(others.map(|doing| interrupted(true, doing)), [true, false, true]);
 }
 
 #[test]
 fn too_many_operator_messages_evict_the_connection() {
-    let ((membership, mut peer), status) = (enter(&Arc::default()), status());
-    status.begin(Arc::clone(&membership.member));
-    assert_eq!(status.post(&PlainCalls, any, &vec![b'x'; HARD]), Some(true));
-    assert_eq!(status.post(&PlainCalls, any, b"x"), Some(false));
-    assert!(membership.member.broken_off().is_some());
+    let (membership, mut peer) = enter(&group());
+    let member = &membership.member;
+    assert!(member.post(&PlainCalls, &vec![b'x'; HARD]));
+    assert!(!member.post(&PlainCalls, b"x"));
+    assert_eq!(member.broken_off.get(), Some(&CloseReason::QueueFull));
     assert_eq!(hear_all(&mut peer), b"");
 }
 
@@ -389,21 +399,20 @@ fn a_sleeping_thread_is_signalled_until_it_has_noticed() {
     let shared = Arc::new(shared());
     let mut threads = ThreadPool::new();
     os::allow_interrupts().unwrap();
-    let (membership, _peer) = enter(&Arc::default());
-    let hear_it = |shared: &SharedState, status: &ThreadStatus| {
-        serve_connection(&PlainCalls, shared, status, membership, |_| (Echo, None), &mut || {
-            status.notice()
-        });
+    let (membership, _peer) = enter(&group());
+    let hear_it = |status: &ThreadStatus, counters: &mut Counters| {
+        let make = Membership::make_protocol;
+        serve_connection(&PlainCalls, status, membership, make, counters, &mut || status.notice());
         Ok(())
     };
     threads.add(&shared, hear_it).unwrap();
     shared.advance(Stage::Draining);
-    while threads.interrupt_unaware() {
+    while threads.interrupt(true) {
         thread::yield_now();
     }
     drop(_peer);
     while threads.len() > 0 {
-        threads.reap(&shared).unwrap();
+        threads.reap(&shared, &mut Counters::default()).unwrap();
         thread::yield_now();
     }
 }
@@ -416,20 +425,21 @@ fn a_thread_that_cannot_start_frees_its_slot() {
     threads.stack = 1 << 60;
     assert!(threads.add(&shared, |_, _| unreachable!()).is_err());
     threads.stack = 1 << 20;
-    let work = move |_: &SharedState, status: &ThreadStatus| {
+    let work = move |_: &ThreadStatus, counters: &mut Counters| {
         gone.recv().unwrap();
-        status.counted.iterations.add(7);
+        counters.iterations += 7;
         Ok(())
     };
     threads.add(&shared, work).unwrap();
-    assert_eq!(threads.reap(&shared).unwrap().iterations, 0, "no thread has ended");
-    assert_eq!(threads.len(), 1);
+    let mut counters = Counters::default();
+    threads.reap(&shared, &mut counters).unwrap();
+    assert_eq!((threads.len(), counters.iterations), (1, 0), "no thread has ended");
     go.send(()).unwrap();
-    let mut iterations = 0;
     while threads.len() > 0 {
-        iterations += threads.reap(&shared).unwrap().iterations;
+        threads.reap(&shared, &mut counters).unwrap();
+        thread::yield_now();
     }
-    assert_eq!(iterations, 7);
+    assert_eq!(counters.iterations, 7);
 }
 
 // The server.
@@ -447,9 +457,8 @@ fn serve<P: Protocol + Clone + Send + Sync>(style: Style, protocol: P, stack: us
         limits.drain = Duration::from_secs(60);
         let mut server = Blocking::new(PlainCalls, style, BUFFERS.to_vec(), limits, asked).unwrap();
         server.threads.stack = stack;
-        server
-            .listen(ListenerId(0), listener.into(), Factory::of(move |_| protocol.clone()))
-            .unwrap();
+        let factory = Factory::shared(move |_: &Peer| protocol.clone());
+        server.listen(ListenerId(0), listener.into(), factory).unwrap();
         (server.run().unwrap(), server.counters())
     });
     (address, stop, thread)

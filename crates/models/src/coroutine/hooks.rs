@@ -8,7 +8,7 @@ use proactor::traced::TracedCalls;
 
 /// Makes the calls of the tasks, and is called where tokio waits for them and resumes them. The
 /// default methods do nothing and cost nothing.
-pub trait RuntimeHooks: Calls + Sync {
+pub(crate) trait RuntimeHooks: Calls + Sync {
     /// Registers for the waits of the executor.
     fn watch_waits(&self, _executor: &mut Builder) {}
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::fork_hooks::ForkHooks;
 use super::relay::RelayEnd;
-use super::single::{NewConnection, SingleConnection};
+use super::single::{self, NewConnection};
 use proactor::buffer::{BufferClass, Pool};
 use proactor::counters::Counters;
 use proactor::engine::Engine;
@@ -15,7 +15,6 @@ use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::limits::Limits;
 use proactor::os::process::{self, Signals, Wake};
 use proactor::os::{self, ShutdownSignal};
-use proactor::protocol::Protocol;
 use proactor::reactor::Reactor;
 
 /// The one broadcast group of a child.
@@ -23,7 +22,7 @@ const GROUP: ListenerId = ListenerId(0);
 /// Buffers of each size that a child has of its own.
 const BUFFERS: usize = 16;
 
-impl<P: Protocol> NewConnection<P> {
+impl NewConnection {
     /// Serves the connection until the client is gone, or until the child was asked to drain and
     /// has done so. Returns the exit status. `calls` are those of this process, and all processes
     /// know the connection as `client`. `link` leads to the parent, if the protocol broadcasts.
@@ -36,7 +35,14 @@ impl<P: Protocol> NewConnection<P> {
         publish: impl FnMut(&Counters),
     ) -> u8 {
         let lived = Pool::few(buffers, BUFFERS).and_then(|pool| match link {
-            None => self.alone((calls, client), pool, signals, publish),
+            None => {
+                os::set_blocking(self.socket.as_fd())?;
+                // The socket is closed at the end of this; nothing is opened after that before the
+                // process ends.
+                signals.deliver(Wake::Unblock(self.socket.as_fd()))?;
+                let calls = (&calls, KeyOwner::Conn(client).into());
+                single::serve(calls, self, pool, process::told, publish)
+            }
             Some(link) => {
                 let stop = ShutdownSignal::new()?;
                 signals.deliver(Wake::Ask(&stop))?;
@@ -50,22 +56,6 @@ impl<P: Protocol> NewConnection<P> {
                 1
             }
         }
-    }
-
-    fn alone<C: ForkHooks>(
-        self,
-        (calls, client): (C, ConnId),
-        pool: Rc<Pool>,
-        signals: Signals,
-        publish: impl FnMut(&Counters),
-    ) -> io::Result<()> {
-        os::set_blocking(self.socket.as_fd())?;
-        // The socket is closed at the end of this; nothing is opened after that before the process
-        // ends.
-        signals.deliver(Wake::Unblock(self.socket.as_fd()))?;
-        let calls = (calls, KeyOwner::Conn(client).into());
-        let single = SingleConnection::new(calls, self, pool);
-        single.serve(process::told, publish)
     }
 
     /// Serves the connection in a group of two: the client, and the link to the parent.
@@ -91,7 +81,8 @@ impl<P: Protocol> NewConnection<P> {
         group.adopt(self.socket, RelayEnd::client(self.protocol), GROUP);
         loop {
             let drained = group.run_once()?.is_break();
-            publish(&group.counters());
+            // The parent counts those itself.
+            publish(&Counters { accepted: 0, closed: 0, ..group.counters() });
             if drained {
                 return Ok(());
             }
@@ -126,8 +117,8 @@ mod tests {
         let child = thread::spawn(move || {
             let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
             let (stop, mut counted) = (ShutdownSignal::new().unwrap(), Counters::default());
-            let connection =
-                NewConnection { socket, protocol: Chat::new(7), max_input: 1 << 20, number: 7 };
+            let protocol = Box::new(Chat::new(7));
+            let connection = NewConnection { socket, protocol, max_input: 1 << 20, number: 7 };
             let calls = (PlainCalls, ConnId::new(0, 0));
             connection
                 .among_others(calls, its, pool, stop, |counters| counted = *counters)

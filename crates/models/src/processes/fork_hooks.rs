@@ -4,6 +4,7 @@
 //! that relays. A trace of all processes uses the names that the parent gave: to a client, in every
 //! process, and to the link to its child, at both ends.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use super::{LISTENERS, SHUTDOWN};
@@ -15,7 +16,7 @@ use proactor_record::{Log, Record, Writer};
 
 /// Makes the calls of a parent and of its children: each child has a [lane](Calls::lane) of its
 /// own. The default methods record nothing and cost nothing.
-pub trait ForkHooks: Calls + fmt::Debug {
+pub(crate) trait ForkHooks: Calls + fmt::Debug {
     /// The selector of a loop that relays: poll(2).
     type Selector: Selector + SocketCalls + fmt::Debug;
 
@@ -40,44 +41,32 @@ impl ForkHooks for TracedCalls {
 
     fn selector(&self) -> Traced<Poll, RenamingLog> {
         let log = self.writer().clone();
-        Traced::new(Poll::new(), RenamingLog { log, names: Vec::new() })
+        Traced::new(Poll::new(), RenamingLog { log, names: HashMap::new() })
     }
 
     fn name(selector: &mut Traced<Poll, RenamingLog>, conn: ConnId, whose: KeyOwner) {
-        selector.recorder().name(conn, whose);
+        selector.recorder().names.insert(conn.slot(), whose);
     }
 }
 
 /// Writes to a lane, with the names that all processes use.
 #[derive(Debug)]
-pub struct RenamingLog {
+pub(crate) struct RenamingLog {
     log: Writer,
     /// The names, by the slot in the loop.
-    names: Vec<KeyOwner>,
+    names: HashMap<u32, KeyOwner>,
 }
 
 impl RenamingLog {
-    fn name(&mut self, conn: ConnId, whose: KeyOwner) {
-        let slot = conn.slot() as usize;
-        if self.names.len() <= slot {
-            self.names.resize(slot + 1, KeyOwner::Shutdown);
-        }
-        self.names[slot] = whose;
-    }
-
     /// Returns the name, for all processes, of what this loop calls so.
     fn known(&self, whose: KeyOwner) -> KeyOwner {
         match whose {
-            KeyOwner::Conn(conn) => self.names.get(conn.slot() as usize).copied().unwrap_or(whose),
+            KeyOwner::Conn(conn) => self.names.get(&conn.slot()).copied().unwrap_or(whose),
             KeyOwner::External(SHUTDOWN) => KeyOwner::Shutdown,
             KeyOwner::External(number) if number >= LISTENERS => {
                 KeyOwner::Listener(ListenerId((number - LISTENERS) as u16))
             }
-            KeyOwner::Listener(_)
-            | KeyOwner::Shutdown
-            | KeyOwner::Console
-            | KeyOwner::External(_)
-            | KeyOwner::Link(_) => whose,
+            other => other,
         }
     }
 }

@@ -34,20 +34,19 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitStatus;
 
-pub use self::fork_hooks::{ForkHooks, RenamingLog};
+pub(crate) use self::fork_hooks::ForkHooks;
 
 use self::relay::Relay;
 use self::shared_counters::SharedCounters;
 use self::single::NewConnection;
 use proactor::buffer::{BufferClass, Pool};
-use proactor::calls::PlainCalls;
 use proactor::connection_log;
 use proactor::console::Console;
 use proactor::counters::Counters;
 use proactor::engine::{Engine, Listeners};
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::lifecycle::{self, Lifecycle, Stage};
-use proactor::limits::{Ended, Limits};
+use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::os::process::{self, Alone, Deaths, Pid};
 use proactor::os::{self, AcceptFailure, ShutdownSignal};
 use proactor::peer::{Factory, WorkerFactory};
@@ -63,25 +62,27 @@ const SHUTDOWN: u32 = 0;
 const CHILD_EXITS: u32 = 1;
 const LISTENERS: u32 = 2;
 
-/// The id of a child's client, which all processes use; the parent's copy of the protocol; and the
-/// link to the child, if it has one.
-type Forked<P> = (ConnId, P, Option<OwnedFd>);
+/// A child's only client.
+struct ChildClient {
+    /// Its id, which all processes use.
+    id: ConnId,
+    /// Its number among all connections of the server.
+    number: u64,
+}
 
 /// A server that forks a child for each connection.
-#[derive(Debug)]
-pub struct Processes<P, C: ForkHooks = PlainCalls> {
+pub(crate) struct Processes<C: ForkHooks> {
     /// The calls of the parent.
     calls: C,
     /// The loop in which the parent waits for everything. Its connections are links to children.
-    relay: Reactor<C::Selector, Relay<P>>,
+    relay: Reactor<C::Selector, Relay<Box<dyn Protocol>>>,
     /// The state of a listener is whether the loop watches it.
-    listeners: Listeners<WorkerFactory<P>, bool>,
+    listeners: Listeners<WorkerFactory, bool>,
     /// How many connections were ever accepted: the number of the last.
     accepted: u64,
     /// A connection that was accepted and could not be forked for yet.
-    waiting: Option<(ListenerId, NewConnection<P>)>,
-    /// By process, the child's only client.
-    children: HashMap<Pid, ConnId>,
+    waiting: Option<(ListenerId, NewConnection)>,
+    children: HashMap<Pid, ChildClient>,
     counted: SharedCounters,
     child_exits: Deaths,
     alone: Alone,
@@ -95,25 +96,25 @@ pub struct Processes<P, C: ForkHooks = PlainCalls> {
     calls_before: u64,
 }
 
-impl<P: Protocol, C: ForkHooks> Processes<P, C> {
+impl<C: ForkHooks> Processes<C> {
     /// Creates a server without a listener, which `stop` can stop. The relay and each child have
     /// buffers of these sizes, a few of each; each child has its own
     /// [lane](proactor::calls::Calls::lane) of `calls`. Blocks SIGCHLD in this thread for good.
     ///
     /// # Errors
     /// There are other threads in this process, or no descriptor or memory is left.
-    pub fn new(
+    pub(crate) fn new(
         calls: C,
-        buffers: &[BufferClass],
+        buffers: Vec<BufferClass>,
         limits: Limits,
         stop: ShutdownSignal,
-    ) -> io::Result<Processes<P, C>> {
+    ) -> io::Result<Processes<C>> {
         let calls_before = os::calls();
         let (alone, child_exits) = (Alone::check()?, Deaths::new()?);
         // The relay is never asked to stop: it runs as long as there are children.
         let never = ShutdownSignal::new()?;
         stop.refuse_posts(); // The connections are those of other processes.
-        let mut relay = Reactor::new(calls.selector(), Pool::new(buffers)?, limits, never)?;
+        let mut relay = Reactor::new(calls.selector(), Pool::new(&buffers)?, limits, never)?;
         relay.watch(stop.as_fd(), SHUTDOWN)?;
         relay.watch(child_exits.as_fd(), CHILD_EXITS)?;
         Ok(Processes {
@@ -126,7 +127,7 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
             counted: SharedCounters::new(limits.connections)?,
             child_exits,
             alone,
-            buffers: buffers.to_vec(),
+            buffers,
             lifecycle: Lifecycle::new(limits, stop),
             reported: Vec::new(),
             counters: Counters::default(),
@@ -136,7 +137,15 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
 
     /// Runs one iteration: sleep until there is something to relay, to accept or to reap.
     fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
-        self.run_timers();
+        if self.lifecycle.next_timer().is_some() && self.lifecycle.run_timers(os::now()) {
+            self.counters.cut = self.children.len() as u64;
+            self.kill_each();
+        }
+        if self.lifecycle.accepts(self.children.len())
+            && let Some((id, connection)) = self.waiting.take()
+        {
+            self.fork_for(id, connection);
+        }
         self.watch_listeners()?;
         self.relay.wake_at(self.lifecycle.next_timer());
         // Links end, the relay does not.
@@ -214,24 +223,30 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
     fn accepted(&mut self, id: ListenerId, socket: OwnedFd) {
         self.counters.accepted += 1;
         self.accepted += 1;
-        connection_log::accepted(self.accepted, id);
+        let (number, max_input) = (self.accepted, self.lifecycle.limits().max_input);
+        connection_log::accepted(number, id);
         let factory = &mut self.listeners[id].factory;
-        let (protocol, _) = factory.make(self.accepted, Some(socket.as_fd()), None);
-        let max_input = self.lifecycle.limits().max_input;
-        self.fork_for(id, NewConnection { socket, protocol, max_input, number: self.accepted });
+        let (protocol, _) = factory.make(number, Some(socket.as_fd()), None);
+        self.fork_for(id, NewConnection { socket, protocol, max_input, number });
     }
 
     /// Forks a child for a connection. If that fails for now, the connection waits.
-    fn fork_for(&mut self, id: ListenerId, connection: NewConnection<P>) {
-        match self.fork(id, connection) {
-            Ok((.., None)) => {}
-            Ok((client, protocol, Some(link))) => {
-                // What the child sends before this is received after it.
-                let (relay, next) = (Relay::new(protocol), self.relay.next_id());
-                C::name(self.relay.selector_mut(), next, KeyOwner::Link(client));
-                self.relay.adopt_link(link, relay, id);
+    fn fork_for(&mut self, id: ListenerId, connection: NewConnection) {
+        let mut connection = Some(connection);
+        let forked = self.fork(id, &mut connection);
+        let connection = connection.expect("not taken in the parent");
+        match forked {
+            Ok((client, link)) => {
+                // The parent's copy, in the name of the listener; the child closes its own.
+                self.calls.close(KeyOwner::Listener(id).into(), connection.socket);
+                if let Some(link) = link {
+                    // What the child sends before this is received after it.
+                    let (relay, next) = (Relay::new(connection.protocol), self.relay.next_id());
+                    C::name(self.relay.selector_mut(), next, KeyOwner::Link(client));
+                    self.relay.adopt_link(link, relay, id);
+                }
             }
-            Err((error, connection)) => {
+            Err(error) => {
                 self.counters.refused += 1;
                 tracing::warn!(%error, children = self.children.len(), "cannot fork for now");
                 self.lifecycle.pause().begin(os::now());
@@ -240,43 +255,36 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
         }
     }
 
-    /// Forks a child for a connection.
+    /// Forks a child for a connection, which both processes own: the child takes its own. Returns
+    /// the id of the client, and the link to the child if its protocol broadcasts.
     fn fork(
         &mut self,
         id: ListenerId,
-        connection: NewConnection<P>,
-    ) -> Result<Forked<P>, (io::Error, NewConnection<P>)> {
+        connection: &mut Option<NewConnection>,
+    ) -> io::Result<(ConnId, Option<OwnedFd>)> {
+        let new = connection.as_ref().expect("it was not forked for");
+        let (number, mut keep) = (new.number, vec![new.socket.as_raw_fd()]);
         let broadcasts = self.listeners[id].factory.needs().contains(Needs::BROADCAST);
-        let (ours, its) = match broadcasts.then(link).transpose() {
-            Ok(pair) => pair.unzip(),
-            Err(error) => return Err((error, connection)),
-        };
+        let (ours, mut its) = broadcasts.then(link).transpose()?.unzip();
+        keep.extend(its.as_ref().map(OwnedFd::as_raw_fd));
         let client = self.counted.open();
-        let mut keep = vec![connection.socket.as_raw_fd()];
-        keep.extend(its.as_ref().map(|its: &OwnedFd| its.as_raw_fd()));
-        // Both processes own them; each takes its own.
-        let (mut connection, mut its) = (Some(connection), its);
         let (calls, counted, buffers) = (&self.calls, &self.counted, &self.buffers);
         let live = |signals| {
             let connection = connection.take().expect("taken once, in the child");
             let own = (calls.lane(client.slot()), client);
-            let publish = |counters: &Counters| counted.write(client, counters);
+            let publish = |counters: &Counters| counters.store(counted.of(client));
             connection.live(own, its.take(), buffers, signals, publish)
         };
         let whose = (KeyOwner::Conn(client).into(), keep[0]);
         let fork = || process::fork(&self.alone, &keep, live);
-        let forked = calls.made((Call::Fork, false), whose, 0, fork, |pid| pid.number());
-        let connection = connection.take().expect("not taken in the parent");
-        match forked {
+        match calls.made((Call::Fork, false), whose, 0, fork, |pid| pid.number()) {
             Ok(pid) => {
-                self.children.insert(pid, client);
-                // The parent's copy, in the name of the listener; the child closes its own.
-                self.calls.close(KeyOwner::Listener(id).into(), connection.socket);
-                Ok((client, connection.protocol, ours))
+                self.children.insert(pid, ChildClient { id: client, number });
+                Ok((client, ours))
             }
             Err(error) => {
                 self.counted.close(client);
-                Err((error, connection))
+                Err(error)
             }
         }
     }
@@ -292,55 +300,29 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
             if !self.children.contains_key(&pid) {
                 // A child of other code in this process, which has to wait for it. It is named
                 // before ours, so ours are waited for one by one.
-                return self.reap_each();
+                let all: Vec<Pid> = self.children.keys().copied().collect();
+                return all.into_iter().try_for_each(|pid| self.reap_if_ended(pid));
             }
             self.reap_if_ended(pid)?;
         }
         Ok(())
     }
 
-    fn reap_each(&mut self) -> io::Result<()> {
-        let all: Vec<Pid> = self.children.keys().copied().collect();
-        all.into_iter().try_for_each(|pid| self.reap_if_ended(pid))
-    }
-
     fn reap_if_ended(&mut self, pid: Pid) -> io::Result<()> {
-        let client = self.children[&pid];
+        let owner = KeyOwner::Conn(self.children[&pid].id);
         let number = |status: &Option<_>| status.map_or(0, |_| pid.number());
-        let reaped =
-            self.call(Call::Reap, KeyOwner::Conn(client), || process::reap(pid), number)?;
-        reaped.into_iter().for_each(|status| self.reaped(pid, status));
-        Ok(())
-    }
-
-    fn reaped(&mut self, pid: Pid, status: ExitStatus) {
-        if !status.success() && self.lifecycle.stage() != Stage::Cutting {
-            tracing::warn!(%pid, "a child died, and its connection with it: {status}");
-        }
-        let client = self.children.remove(&pid).expect("a child is reaped once");
-        self.counters += self.counted.close(client);
-        self.counters.closed += 1;
-        self.lifecycle.pause().end();
-        self.fork_for_waiting();
-    }
-
-    /// Does what has become due by the clock.
-    fn run_timers(&mut self) {
-        if self.lifecycle.next_timer().is_some() {
-            if self.lifecycle.run_timers(os::now()) {
-                self.counters.cut = self.children.len() as u64;
-                self.kill_each();
+        let reaped = self.call(Call::Reap, owner, || process::reap(pid), number)?;
+        if let Some(status) = reaped {
+            let client = self.children.remove(&pid).expect("a child is reaped once");
+            let cut = self.lifecycle.stage() == Stage::Cutting;
+            if !status.success() && !cut {
+                tracing::warn!(%pid, "a child died, and its connection with it: {status}");
             }
-            self.fork_for_waiting();
+            let died = CloseReason::Failed(libc::ECONNABORTED);
+            self.reaped(client, status, if cut { CloseReason::Cut } else { died });
+            self.lifecycle.pause().end();
         }
-    }
-
-    fn fork_for_waiting(&mut self) {
-        if self.lifecycle.accepts(self.children.len())
-            && let Some((id, connection)) = self.waiting.take()
-        {
-            self.fork_for(id, connection);
-        }
+        Ok(())
     }
 
     /// Accepts no more, and signals every child to finish.
@@ -350,7 +332,7 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
             self.calls.close(KeyOwner::Listener(id).into(), connection.socket);
             self.counters.closed += 1;
         }
-        for (&pid, &client) in &self.children {
+        for (&pid, client) in &self.children {
             if let Err(error) = self.kill(client, || process::terminate(pid)) {
                 tracing::warn!(%pid, %error, "cannot signal a child to drain");
             }
@@ -358,8 +340,8 @@ impl<P: Protocol, C: ForkHooks> Processes<P, C> {
     }
 }
 
-impl<P: Protocol, C: ForkHooks> Engine<P> for Processes<P, C> {
-    fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
+impl<C: ForkHooks> Engine for Processes<C> {
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory) -> io::Result<()> {
         if factory.needs().contains(Needs::SHARED_MEMORY) {
             let reason = "the protocol needs memory that all connections share, and a process for \
                           each connection would have a copy";
@@ -394,14 +376,14 @@ impl<P: Protocol, C: ForkHooks> Engine<P> for Processes<P, C> {
         counters.out_of_buffers += relay.out_of_buffers;
         counters.evicted += relay.evicted;
         counters.calls += os::calls() - self.calls_before;
-        for &client in self.children.values() {
-            counters += self.counted.read(client);
+        for client in self.children.values() {
+            counters += Counters::load(self.counted.of(client.id));
         }
         counters
     }
 }
 
-impl<P, C: ForkHooks> Processes<P, C> {
+impl<C: ForkHooks> Processes<C> {
     /// Makes a call that has no descriptor.
     fn call<T>(
         &self,
@@ -413,30 +395,42 @@ impl<P, C: ForkHooks> Processes<P, C> {
         self.calls.made((call, false), (owner.into(), -1), 0, make, res)
     }
 
-    fn kill(&self, client: ConnId, kill: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        self.call(Call::Kill, KeyOwner::Conn(client), kill, |()| 0)
+    fn kill(&self, client: &ChildClient, kill: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.call(Call::Kill, KeyOwner::Conn(client.id), kill, |()| 0)
     }
 
     fn kill_each(&self) {
-        for (&pid, &client) in &self.children {
+        for (&pid, client) in &self.children {
             // One that has ended already is still there to be waited for.
             let _ = self.kill(client, || process::kill(pid));
         }
     }
 
+    /// A child has ended. If it could not log the end of its connection, this does.
+    fn reaped(&mut self, client: ChildClient, status: ExitStatus, reason: CloseReason) {
+        let counters = self.counted.close(client.id);
+        if !status.success() {
+            let Counters { received_bytes, sent_bytes, .. } = counters;
+            connection_log::closed(client.number, received_bytes, sent_bytes, reason);
+        }
+        self.counters += counters;
+        self.counters.closed += 1;
+    }
+
     /// Ends all children, and waits for each.
     fn kill_all(&mut self) {
         self.kill_each();
-        for (pid, client) in self.children.drain() {
-            let (owner, wait) = (KeyOwner::Conn(client).into(), || process::wait(pid));
-            let _ = self.calls.made((Call::Reap, false), (owner, -1), 0, wait, |_| pid.number());
-            self.counters += self.counted.close(client);
-            self.counters.closed += 1;
+        for (pid, client) in std::mem::take(&mut self.children) {
+            let (owner, wait) = (KeyOwner::Conn(client.id), || process::wait(pid));
+            let ended = self.call(Call::Reap, owner, wait, |_| pid.number());
+            if let Ok(status) = ended {
+                self.reaped(client, status, CloseReason::Cut);
+            }
         }
     }
 }
 
-impl<P, C: ForkHooks> Drop for Processes<P, C> {
+impl<C: ForkHooks> Drop for Processes<C> {
     /// No child outlives it.
     fn drop(&mut self) {
         self.kill_all();

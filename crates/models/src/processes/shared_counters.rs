@@ -1,19 +1,16 @@
 //! The counters of children, in memory that they share with their parent.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use proactor::counters::Counters;
+use proactor::counters::{Counters, LiveCounters};
 use proactor::keys::{ConnId, ConnSlab};
 use proactor::os::shared::SharedNumbers;
-
-/// Numbers per child: two cache lines, so that no two children write to the same one.
-const WIDTH: usize = 16;
 
 /// A slot for each running child, which has the id of the child's only client.
 #[derive(Debug)]
 pub(super) struct SharedCounters {
-    /// A free slot is all zero.
+    /// A free slot is all zero. Each is of two cache lines, so that no two children write to the
+    /// same one.
     numbers: SharedNumbers,
     slots: ConnSlab<()>,
 }
@@ -24,81 +21,30 @@ impl SharedCounters {
     /// # Errors
     /// mmap(2), `ENOMEM` above all.
     pub(super) fn new(children: usize) -> io::Result<SharedCounters> {
-        Ok(SharedCounters {
-            numbers: SharedNumbers::map(children * WIDTH)?,
-            slots: ConnSlab::new(),
-        })
+        let numbers = SharedNumbers::map(children * Counters::COUNT)?;
+        Ok(SharedCounters { numbers, slots: ConnSlab::new() })
     }
 
     /// Returns the slot of another child.
-    ///
-    /// # Panics
-    /// If there are more children than slots.
     pub(super) fn open(&mut self) -> ConnId {
-        let client = self.slots.insert(());
-        let end = (client.slot() as usize + 1) * WIDTH;
-        assert!(end <= self.numbers.len(), "a slot for every child");
-        client
+        self.slots.insert(())
     }
 
     /// Frees the slot of a child that has ended. Returns what it counted.
     pub(super) fn close(&mut self, client: ConnId) -> Counters {
-        let counters = self.read(client);
-        self.write(client, &Counters::default());
+        let counters = Counters::load(self.of(client));
+        Counters::default().store(self.of(client));
         self.slots.remove(client);
         counters
     }
 
-    /// Returns what the child has counted.
-    pub(super) fn read(&self, client: ConnId) -> Counters {
-        let mut counters = Counters::default();
-        let numbers = self.numbers(client);
-        for (to, from) in columns(&mut counters).into_iter().zip(numbers) {
-            *to = from.load(Ordering::Relaxed);
-        }
-        counters
+    /// What a child has counted: no other process writes here.
+    ///
+    /// # Panics
+    /// If there are more children than slots.
+    pub(super) fn of(&self, client: ConnId) -> &LiveCounters {
+        &self.numbers.as_chunks().0[client.slot() as usize]
     }
-
-    /// In the child: stores what it has counted, each number with one store. No other process
-    /// writes here.
-    pub(super) fn write(&self, client: ConnId, counters: &Counters) {
-        let mut counters = *counters;
-        for (from, to) in columns(&mut counters).into_iter().zip(self.numbers(client)) {
-            to.store(*from, Ordering::Relaxed);
-        }
-    }
-
-    fn numbers(&self, client: ConnId) -> &[AtomicU64] {
-        let begin = client.slot() as usize * WIDTH;
-        &self.numbers[begin..begin + WIDTH]
-    }
-}
-
-/// Returns the counters of children; the parent counts the others.
-fn columns(counters: &mut Counters) -> [&mut u64; 9] {
-    let Counters {
-        iterations,
-        calls,
-        completed,
-        receives,
-        received_bytes,
-        sends,
-        sent_bytes,
-        out_of_buffers,
-        evicted,
-        ..
-    } = counters;
-    [
-        iterations,
-        calls,
-        completed,
-        receives,
-        received_bytes,
-        sends,
-        sent_bytes,
-        out_of_buffers,
-        evicted,
-    ]
 }
 
 #[cfg(test)]
@@ -111,12 +57,12 @@ mod tests {
         let [one, other] = [shared.open(), shared.open()];
         let counted =
             Counters { iterations: 1, received_bytes: 7, evicted: 1, ..Counters::default() };
-        shared.write(one, &counted);
-        assert_eq!(shared.read(other), Counters::default());
+        counted.store(shared.of(one));
+        assert_eq!(Counters::load(shared.of(other)), Counters::default());
         assert_eq!(shared.close(one), counted);
         let next = shared.open();
         assert_eq!(next.slot(), one.slot());
         assert_ne!(next, one, "the generation has changed");
-        assert_eq!(shared.read(next), Counters::default());
+        assert_eq!(Counters::load(shared.of(next)), Counters::default());
     }
 }

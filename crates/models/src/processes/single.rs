@@ -5,24 +5,23 @@
 //! discards input after its end, is waited for by poll(2), so that it is received from meanwhile.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
-use proactor::buffer::{Chunk, Pool};
-use proactor::calls::{Calls, PlainCalls};
-use proactor::connection::{Connection, Context};
-use proactor::connection_log;
+use crate::driver::ConnectionDriver;
+use proactor::buffer::Pool;
+use proactor::calls::Calls;
 use proactor::counters::Counters;
 use proactor::keys::Key;
 use proactor::limits::CloseReason;
-use proactor::os::{self, Clock};
+use proactor::os;
 use proactor::protocol::Protocol;
 
 /// A connection for a child, which has not been opened.
-#[derive(Debug)]
-pub(super) struct NewConnection<P> {
+pub(super) struct NewConnection {
     pub(super) socket: OwnedFd,
-    pub(super) protocol: P,
+    pub(super) protocol: Box<dyn Protocol>,
     /// The limit of its input: [`Limits::max_input`](proactor::limits::Limits::max_input).
     pub(super) max_input: usize,
     /// Its number among all connections of the server.
@@ -30,160 +29,88 @@ pub(super) struct NewConnection<P> {
 }
 
 /// The only connection of its process.
-pub(super) struct SingleConnection<P, C = PlainCalls> {
-    /// The calls, and the key that they are recorded with.
-    calls: C,
-    key: Key,
-    socket: OwnedFd,
-    connection: Connection<P>,
-    number: u64,
-    /// Why it is closed, once it is.
-    reason: CloseReason,
-    pool: Rc<Pool>,
+struct SingleConnection<'a, C> {
+    /// What its protocol sends to others is dropped: there are none.
+    driver: ConnectionDriver<'a, C>,
     /// True until a send would block, or is short.
     writable: bool,
-    /// True from a receive that found no buffer until something is sent.
-    waits_for_buffer: bool,
-    /// What its protocol sends to others is dropped: there are none.
-    context: Context,
-    counters: Counters,
-    /// System calls that this process had made before its fork.
-    calls_before: u64,
 }
 
-impl<P: Protocol, C: Calls> SingleConnection<P, C> {
-    /// Serves `connection`, whose socket blocks. A trace records it with this key.
-    pub(super) fn new(
-        (calls, key): (C, Key),
-        connection: NewConnection<P>,
-        pool: Rc<Pool>,
-    ) -> SingleConnection<P, C> {
-        let NewConnection { socket, protocol, max_input, number } = connection;
-        let mut context = Context::new(max_input, Clock::default());
-        SingleConnection {
-            calls,
-            key,
-            socket,
-            connection: Connection::open(protocol, &mut context),
-            number,
-            reason: CloseReason::Finished,
-            pool,
-            writable: true,
-            waits_for_buffer: false,
-            context,
-            counters: Counters::default(),
-            calls_before: os::calls(),
+/// Serves `connection`, whose socket blocks, to its end; a trace records it with this key. Drains
+/// once `asked` returns true: the signal that causes this makes the socket non-blocking as well.
+/// `publish` receives the counters before each call that may sleep.
+///
+/// # Errors
+/// poll(2), for lack of memory.
+pub(super) fn serve<C: Calls>(
+    (calls, key): (&C, Key),
+    connection: NewConnection,
+    pool: Rc<Pool>,
+    asked: impl Fn() -> bool,
+    mut publish: impl FnMut(&Counters),
+) -> io::Result<()> {
+    let NewConnection { socket, protocol, max_input, number } = connection;
+    let (mut counters, calls_before) = (Counters::default(), os::calls());
+    let whose = (key, socket.as_fd());
+    let driver = ConnectionDriver::open(calls, whose, protocol, max_input, pool, &mut counters);
+    let mut single = SingleConnection { driver, writable: true };
+    loop {
+        let driver = &mut single.driver;
+        if asked() {
+            driver.connection.drain(&mut driver.context);
         }
-    }
-
-    /// Serves it to its end. Drains once `asked` returns true: the signal that causes this makes
-    /// the socket non-blocking as well. `publish` receives the counters before each call that may
-    /// sleep.
-    ///
-    /// # Errors
-    /// poll(2), for lack of memory.
-    pub(super) fn serve(
-        mut self,
-        asked: impl Fn() -> bool,
-        mut publish: impl FnMut(&Counters),
-    ) -> io::Result<()> {
-        loop {
-            if asked() {
-                self.connection.drain(&mut self.context);
-            }
-            self.send();
-            if self.connection.wants_shutdown() {
-                // It fails only if the peer has reset the connection, which a read will report.
-                let _ = self.calls.shutdown_write(self.key, self.socket.as_fd());
-                self.connection.shut_down(&mut self.context);
-            }
-            self.counters.iterations += 1;
-            self.counters.calls = os::calls() - self.calls_before;
-            publish(&self.counters);
-            if self.connection.is_finished() {
-                let Counters { received_bytes, sent_bytes, .. } = self.counters;
-                let reason = self.context.failure.unwrap_or(self.reason);
-                connection_log::closed(self.number, received_bytes, sent_bytes, reason);
-                self.connection.close(reason, &mut self.context);
-                self.counters.panicked = self.context.panicked;
-                publish(&self.counters);
-                self.calls.close(self.key, self.socket);
-                return Ok(());
-            }
-            // A receive that sleeps has no time limit.
-            let sleeps = self.connection.can_skip_completion()
-                && self.connection.outgoing().is_empty()
-                && self.connection.arm_timer(os::now).is_none();
-            if sleeps {
-                self.receive(C::recv);
-            } else {
-                self.wait()?;
-            }
+        single.send();
+        let driver = &mut single.driver;
+        if driver.connection.wants_shutdown() {
+            driver.shut_down();
         }
-    }
-
-    fn break_connection(&mut self, reason: CloseReason) {
-        if !self.connection.is_broken() {
-            self.reason = reason;
-            self.connection.broken();
+        driver.counters.iterations += 1;
+        driver.counters.calls = os::calls() - calls_before;
+        publish(driver.counters);
+        if driver.connection.is_finished() {
+            driver.close(number, driver.counters.received_bytes, driver.counters.sent_bytes);
+            publish(driver.counters);
+            break;
         }
+        // A receive that sleeps has no time limit.
+        let sleeps = driver.connection.can_skip_completion()
+            && driver.connection.outgoing().is_empty()
+            && driver.time_left().is_none();
+        if sleeps {
+            let received = driver.recv(C::recv);
+            driver.received(received);
+        } else {
+            single.wait()?;
+        }
+        single.driver.context.messages.clear();
     }
+    drop(single);
+    calls.close(key, socket);
+    Ok(())
+}
 
+impl<C: Calls> SingleConnection<'_, C> {
     /// Sends what is queued now, as long as the socket takes it. What the protocol adds meanwhile
     /// is sent next time: an endless stream does not keep it from receiving.
     fn send(&mut self) {
-        let mut owed = self.connection.outgoing().bytes();
-        while owed > 0 && self.writable && !self.connection.is_broken() {
-            let queue = self.connection.outgoing();
-            let (key, socket) = (self.key, self.socket.as_fd());
-            let (sent, offered) =
-                queue.offer(owed, |parts| self.calls.send_now(key, socket, parts));
+        let driver = &mut self.driver;
+        let mut owed = driver.connection.outgoing().bytes();
+        while owed > 0 && self.writable && !driver.connection.is_broken() {
+            let (calls, key, socket) = (driver.calls, driver.key, driver.socket);
+            let queue = driver.connection.outgoing();
+            let (sent, offered) = queue.offer(owed, |parts| calls.send_now(key, socket, parts));
             match sent {
                 Ok(n) => {
-                    (self.writable, self.waits_for_buffer) = (n == offered, false);
+                    self.writable = n == offered;
                     owed -= n;
-                    self.counters.sends += 1;
-                    self.counters.sent_bytes += n as u64;
-                    self.connection.sent(n, &mut self.context);
+                    driver.sent(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => self.break_connection(CloseReason::failed(&error)),
+                Err(error) => driver.break_off(CloseReason::failed(&error)),
             }
         }
-        self.context.messages.clear();
-    }
-
-    /// Receives once, into a buffer of the pool.
-    fn receive(&mut self, recv: fn(&C, Key, BorrowedFd<'_>, &mut [u8]) -> io::Result<usize>) {
-        let Some(mut lease) = self.pool.lease(self.connection.recv_size()) else {
-            return self.wait_for_buffer();
-        };
-        let buffer = lease.bytes_mut().expect("a new lease is the only one");
-        match recv(&self.calls, self.key, self.socket.as_fd(), buffer) {
-            Ok(0) => self.connection.ended(&mut self.context),
-            Ok(n) => {
-                self.counters.receives += 1;
-                self.counters.received_bytes += n as u64;
-                self.connection.received(Chunk::received(lease, n), &mut self.context);
-            }
-            // The signal to drain came, or the process was stopped and continued.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => self.break_connection(CloseReason::failed(&error)),
-        }
-        self.context.messages.clear();
-    }
-
-    /// There is no buffer until something is sent.
-    fn wait_for_buffer(&mut self) {
-        self.counters.out_of_buffers += 1;
-        self.connection.no_buffer();
-        self.waits_for_buffer = true;
-        if self.connection.outgoing().is_empty() {
-            tracing::warn!("a connection is lost: its protocol keeps every buffer");
-            self.break_connection(CloseReason::Refused);
-        }
+        driver.context.messages.clear();
     }
 
     /// Waits until an operation that it wants is possible.
@@ -192,25 +119,27 @@ impl<P: Protocol, C: Calls> SingleConnection<P, C> {
     /// while the peer neither reads nor writes, a drain can do nothing for it, and the deadline
     /// cuts it in any case.
     fn wait(&mut self) -> io::Result<()> {
-        let left = self.connection.arm_timer(os::now).map(|due| due.since(os::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            self.connection.run_timer(os::now(), &mut self.context);
+        let driver = &mut self.driver;
+        let left = driver.time_left();
+        if left == Some(Duration::ZERO) {
+            driver.run_timer();
             return Ok(());
         }
-        let reads = self.connection.wants_recv() && !self.waits_for_buffer;
-        let writes = !self.connection.outgoing().is_empty();
+        let reads = driver.connection.wants_recv();
+        let writes = !driver.connection.outgoing().is_empty();
         let events = if reads { libc::POLLIN } else { 0 } | if writes { libc::POLLOUT } else { 0 };
-        let mut asked = [libc::pollfd { fd: self.socket.as_raw_fd(), events, revents: 0 }];
-        if self.calls.wait(&mut asked, left)? == 0 {
+        let mut asked = [libc::pollfd { fd: driver.socket.as_raw_fd(), events, revents: 0 }];
+        if driver.calls.wait(&mut asked, left)? == 0 {
             return Ok(());
         }
         let [libc::pollfd { revents, .. }] = asked;
         self.writable |= revents & libc::POLLOUT != 0;
         if revents & libc::POLLIN != 0 {
-            self.receive(C::recv_now);
+            let received = driver.recv(C::recv_now);
+            driver.received(received);
         } else if revents & libc::POLLOUT == 0 {
             // An error or a hang-up: what it wants will never be possible.
-            self.break_connection(CloseReason::Failed(libc::ECONNRESET));
+            driver.break_off(CloseReason::Failed(libc::ECONNRESET));
         }
         Ok(())
     }
@@ -223,10 +152,10 @@ mod tests {
     use std::net::Shutdown;
     use std::os::unix::net::UnixStream;
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
     use proactor::buffer::BufferClass;
+    use proactor::calls::PlainCalls;
     use proactor::protocol::{Chargen, Echo, Input, Outbox};
 
     /// What `peer` does to a child served `protocol`; and what the child counted.
@@ -239,11 +168,10 @@ mod tests {
         let child = thread::spawn(move || {
             let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
             let counted = Cell::new(Counters::default());
-            let calls = (PlainCalls, Key(0));
-            let connection =
-                NewConnection { socket: its.into(), protocol, max_input: 1 << 20, number: 1 };
-            let single = SingleConnection::new(calls, connection, Rc::clone(&pool));
-            single.serve(asked, |counters| counted.set(*counters)).unwrap();
+            let calls = (&PlainCalls, Key(0));
+            let (socket, protocol) = (its.into(), Box::new(protocol));
+            let connection = NewConnection { socket, protocol, max_input: 1 << 20, number: 1 };
+            serve(calls, connection, Rc::clone(&pool), asked, |now| counted.set(*now)).unwrap();
             assert!(pool.is_whole(), "a buffer is missing");
             counted.get()
         });

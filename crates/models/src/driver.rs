@@ -1,0 +1,149 @@
+//! One connection that is driven by calls which may sleep: what a thread and a child process do
+//! alike.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use proactor::buffer::{Chunk, Pool, Size};
+use proactor::calls::Calls;
+use proactor::connection::{Connection, Context};
+use proactor::connection_log;
+use proactor::counters::Counters;
+use proactor::keys::Key;
+use proactor::limits::CloseReason;
+use proactor::os::{self, Clock};
+use proactor::protocol::Protocol;
+
+/// A receive: one that sleeps until there are bytes, or one that does not.
+type ReceiveCall<C> = fn(&C, Key, BorrowedFd<'_>, &mut [u8]) -> io::Result<usize>;
+
+/// A connection, its socket, and what is counted of it.
+pub(crate) struct ConnectionDriver<'a, C> {
+    pub(crate) calls: &'a C,
+    pub(crate) key: Key,
+    pub(crate) socket: BorrowedFd<'a>,
+    pub(crate) connection: Connection<Box<dyn Protocol>>,
+    /// The messages of its protocol, until they are delivered or dropped.
+    pub(crate) context: Context,
+    pub(crate) counters: &'a mut Counters,
+    /// Why it is closed, once it is.
+    reason: CloseReason,
+    pool: Rc<Pool>,
+}
+
+impl<'a, C: Calls> ConnectionDriver<'a, C> {
+    /// Opens a connection, whose buffers are those of `pool`.
+    pub(crate) fn open(
+        calls: &'a C,
+        (key, socket): (Key, BorrowedFd<'a>),
+        protocol: Box<dyn Protocol>,
+        max_input: usize,
+        pool: Rc<Pool>,
+        counters: &'a mut Counters,
+    ) -> ConnectionDriver<'a, C> {
+        let mut context = Context::new(max_input, Clock::default());
+        let connection = Connection::open(protocol, &mut context);
+        let reason = CloseReason::Finished;
+        ConnectionDriver { calls, key, socket, connection, context, counters, reason, pool }
+    }
+
+    /// Breaks the connection, if it is not broken.
+    pub(crate) fn break_off(&mut self, reason: CloseReason) {
+        if !self.connection.is_broken() {
+            self.connection.broken();
+            self.broken(reason);
+        }
+    }
+
+    /// Notes why it is broken.
+    fn broken(&mut self, reason: CloseReason) {
+        self.reason = reason;
+        if reason.is_eviction() {
+            tracing::warn!("{reason}");
+            self.counters.evicted += 1;
+        }
+    }
+
+    /// Queues a message of the operator.
+    pub(crate) fn deliver(&mut self, message: Chunk) {
+        let was_broken = self.connection.is_broken();
+        self.connection.deliver(message);
+        if self.connection.is_broken() && !was_broken {
+            self.broken(CloseReason::QueueFull);
+        }
+    }
+
+    /// Receives once, into a buffer of the pool. Returns the bytes, or `None` at the peer's end.
+    ///
+    /// # Errors
+    /// recv(2).
+    pub(crate) fn recv(&mut self, recv: ReceiveCall<C>) -> io::Result<Option<Chunk>> {
+        let Some(mut lease) = self.pool.lease(self.connection.recv_size()) else {
+            // The protocol or the queue has them all, and only this thread could free one.
+            self.counters.out_of_buffers += 1;
+            let mut buffer = vec![0; self.pool.shape(Size(0)).bytes];
+            let n = recv(self.calls, self.key, self.socket, &mut buffer)?;
+            buffer.truncate(n);
+            return Ok((n > 0).then(|| Chunk::from(buffer)));
+        };
+        let buffer = lease.bytes_mut().expect("a new lease is the only one");
+        let n = recv(self.calls, self.key, self.socket, buffer)?;
+        Ok((n > 0).then(|| Chunk::received(lease, n)))
+    }
+
+    /// Passes on what a receive has returned. Returns how many bytes that are.
+    pub(crate) fn received(&mut self, received: io::Result<Option<Chunk>>) -> usize {
+        match received {
+            Ok(Some(chunk)) => {
+                let len = chunk.len();
+                self.counters.receives += 1;
+                self.counters.received_bytes += len as u64;
+                self.connection.received(chunk, &mut self.context);
+                return len;
+            }
+            Ok(None) => self.connection.ended(&mut self.context),
+            // A signal came; or nothing is there, and the receive did not sleep or had a timeout.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => self.break_off(CloseReason::failed(&error)),
+        }
+        0
+    }
+
+    /// `n` of the queued bytes were sent.
+    pub(crate) fn sent(&mut self, n: usize) {
+        self.counters.sends += 1;
+        self.counters.sent_bytes += n as u64;
+        self.connection.sent(n, &mut self.context);
+    }
+
+    /// Shuts the outbound direction down: everything is sent, and further input is discarded.
+    pub(crate) fn shut_down(&mut self) {
+        // It fails only if the peer has reset the connection, which a read will report.
+        let _ = self.calls.shutdown_write(self.key, self.socket);
+        self.connection.shut_down(&mut self.context);
+    }
+
+    /// Returns how long it may sleep: until its timer expires.
+    pub(crate) fn time_left(&mut self) -> Option<Duration> {
+        self.connection.arm_timer(os::now).map(|due| due.since(os::now()))
+    }
+
+    /// Runs the timer if it expires.
+    pub(crate) fn run_timer(&mut self) {
+        if self.time_left() == Some(Duration::ZERO) {
+            self.connection.run_timer(os::now(), &mut self.context);
+        }
+    }
+
+    /// Logs the end of connection `number`, which has received and was sent so many bytes, and
+    /// calls its protocol for the last time.
+    pub(crate) fn close(&mut self, number: u64, received: u64, sent: u64) {
+        let reason = self.context.failure.unwrap_or(self.reason);
+        connection_log::closed(number, received, sent, reason);
+        self.connection.close(reason, &mut self.context);
+        self.counters.panicked += self.context.panicked;
+    }
+}
