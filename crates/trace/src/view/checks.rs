@@ -12,17 +12,11 @@ use super::iterations::{Iterations, Moment, Occurrences, STALL};
 use super::stats::TraceStats;
 use super::text::ratio;
 
-/// Something to look for.
-pub(super) struct Check {
-    pub(super) name: &'static str,
-    pub(super) about: &'static str,
-    of: Of,
-    look: fn(&TraceStats) -> Option<Finding>,
-}
+/// Something to look for: its name, what it is, in which traces it can be seen, and the search.
+type Check = (&'static str, &'static str, Of, fn(&TraceStats) -> Option<Finding>);
 
 /// In which traces something can be seen.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Of {
+pub(super) enum Of {
     /// It can be seen in all.
     All,
     /// In those that have iterations.
@@ -33,40 +27,31 @@ enum Of {
     Selector,
 }
 
-const fn check(
-    name: &'static str,
-    about: &'static str,
-    of: Of,
-    look: fn(&TraceStats) -> Option<Finding>,
-) -> Check {
-    Check { name, about, of, look }
-}
-
 /// All that is looked for.
 const CHECKS: &[Check] = &[
-    check("cq-overflow", "completions outside of a full queue", Of::Ring, overflow),
-    check("no-buffers", "receives that found no buffer", Of::Ring, out_of_buffers),
-    check("out-of-order", "operations that did not end once", Of::All, faults),
-    check("errors", "operations that failed", Of::All, failed),
-    check("accepts-refused", "no descriptor or memory to accept with", Of::All, exhausted),
-    check("never-closed", "connections that end and are not closed", Of::All, lingering),
-    check("stalls", "a loop that stays away from the kernel", Of::Loop, stalls),
-    check("disarmed", "multishot receives that keep ending", Of::Ring, disarmed),
-    check("one-shot", "a receive asked for anew for each message", Of::Ring, one_shot),
-    check("short-sends", "sends that take less than they are given", Of::All, short),
-    check("woken-for-nothing", "iterations without a completion or report", Of::Loop, idle),
-    check("spurious-reports", "reports of which no call makes anything", Of::Selector, spurious),
-    check("would-block", "calls that find nothing", Of::Selector, would_block),
-    check("rewatched", "interests that change with the messages", Of::Selector, rewatched),
-    check("one-each-iteration", "iterations that serve one of many", Of::Loop, one_each),
-    check("resets", "connections that the peer broke", Of::All, resets),
-    check("records-lost", "gaps in the trace", Of::All, lost),
+    ("cq-overflow", "completions outside of a full queue", Of::Ring, overflow),
+    ("no-buffers", "receives that found no buffer", Of::Ring, out_of_buffers),
+    ("out-of-order", "operations that did not end once", Of::All, faults),
+    ("errors", "operations that failed", Of::All, failed),
+    ("accepts-refused", "no descriptor or memory to accept with", Of::All, exhausted),
+    ("never-closed", "connections that end and are not closed", Of::All, lingering),
+    ("stalls", "a loop that stays away from the kernel", Of::Loop, stalls),
+    ("disarmed", "multishot receives that keep ending", Of::Ring, disarmed),
+    ("one-shot", "a receive asked for anew for each message", Of::Ring, one_shot),
+    ("short-sends", "sends that take less than they are given", Of::All, short),
+    ("woken-for-nothing", "iterations without a completion or report", Of::Loop, idle),
+    ("spurious-reports", "reports of which no call makes anything", Of::Selector, spurious),
+    ("would-block", "calls that find nothing", Of::Selector, would_block),
+    ("rewatched", "interests that change with the messages", Of::Selector, rewatched),
+    ("one-each-iteration", "iterations that serve one of many", Of::Loop, one_each),
+    ("resets", "connections that the peer broke", Of::All, resets),
+    ("records-lost", "gaps in the trace", Of::All, lost),
 ];
 
 /// The checks that such a trace allows.
 pub(super) fn checks(stats: &TraceStats) -> impl Iterator<Item = &'static Check> {
     let (has_loop, is_ring) = (!stats.source.has_no_loop(), stats.is_ring());
-    CHECKS.iter().filter(move |check| match check.of {
+    CHECKS.iter().filter(move |(_, _, of, _)| match of {
         Of::All => true,
         Of::Loop => has_loop,
         Of::Ring => is_ring,
@@ -76,11 +61,8 @@ pub(super) fn checks(stats: &TraceStats) -> impl Iterator<Item = &'static Check>
 
 /// Makes all checks that such a trace allows. The worst findings come first.
 pub(super) fn findings(stats: &TraceStats) -> Vec<Finding> {
-    let found = checks(stats).filter_map(|check| {
-        let finding = (check.look)(stats)?;
-        Some(Finding { name: check.name, ..finding })
-    });
-    let mut findings: Vec<Finding> = found.collect();
+    let found = checks(stats).map(|&(name, _, _, look)| Some(Finding { name, ..look(stats)? }));
+    let mut findings: Vec<Finding> = found.flatten().collect();
     findings.sort_by_key(|one| one.severity);
     findings
 }

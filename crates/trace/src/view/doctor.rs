@@ -27,7 +27,7 @@ impl Doctor {
     /// Makes all checks that such a trace allows.
     pub fn new(stats: TraceStats) -> Doctor {
         let findings = findings(&stats);
-        let looked_for = checks(&stats).map(|check| (check.name, check.about)).collect();
+        let looked_for = checks(&stats).map(|&(name, about, ..)| (name, about)).collect();
         let health = Health::new(stats, &findings);
         Doctor { schema: "proactor.trace.doctor/2", health, findings, looked_for }
     }
