@@ -185,13 +185,16 @@ pub(crate) fn read(path: &str) -> String {
 pub(crate) static SOURCES: LazyLock<Vec<SourceFile>> = LazyLock::new(|| {
     let mut sources: Vec<SourceFile> =
         files("", "rs").iter().map(|path| SourceFile::new(path, &read(path))).collect();
-    let tests: BTreeSet<String> = sources.iter().flat_map(SourceFile::test_files).collect();
-    for source in &mut sources {
-        let of_tests = tests.contains(&source.path)
-            || source.path.ends_with("/tests.rs")
-            || crate_of(&source.path).is_none();
-        if of_tests {
-            source.tokens.iter_mut().for_each(|token| token.test = true);
+    // Twice: the modules of a file of tests are of tests as well.
+    for _ in 0..2 {
+        let tests: BTreeSet<String> = sources.iter().flat_map(SourceFile::test_files).collect();
+        for source in &mut sources {
+            let of_tests = tests.contains(&source.path)
+                || source.path.ends_with("/tests.rs")
+                || crate_of(&source.path).is_none();
+            if of_tests {
+                source.tokens.iter_mut().for_each(|token| token.test = true);
+            }
         }
     }
     sources
