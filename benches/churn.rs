@@ -2,7 +2,7 @@
 //! a ring: `multishot` knows no addresses, `accept` brings the address with each accept, and
 //! `getpeername` asks for it, which needs file descriptors instead of direct ones.
 //!
-//! Run it on a quiet machine, with a CPU for each of the two threads.
+//! Run it on an idle machine, with a CPU for each of the two threads.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -2,7 +2,7 @@
 //!
 //! Server and client are threads of one process and the kernel does most of the work, so these
 //! figures say how long a round trip takes here, not which model is better: `proactor compare` is
-//! built to tell that. One iteration is one message, there and back.
+//! built to find that out. One iteration is one message, there and back.
 
 use std::hint::black_box;
 use std::net::TcpListener;

@@ -17,7 +17,7 @@ use proactor::ring::{Kind, Token};
 use proactor_record::{About, Level, Log, Record, Recorder, Settings, WaitMode, Writer, Writers};
 
 /// Records between two looks at the clock.
-const TURN: u32 = 64;
+const BATCH: u32 = 64;
 
 fn settings(level: Level, sample: u32) -> Settings {
     Settings { bytes: 4 << 20, level, sample, ..Settings::default() }
@@ -45,7 +45,7 @@ fn monotonic() -> u64 {
 fn iteration(log: &mut impl Log) {
     log.begin_iteration(monotonic, Record::enter_begin(0, 0, WaitMode::None));
     log.end_iteration(monotonic, Record::enter_end(0, 0, 0, false));
-    for n in 0..TURN {
+    for n in 0..BATCH {
         let token = Token::of(Kind::Recv, ConnId::new(n, 1)).0;
         log.note(monotonic, Record::completed(token, 64, black_box(2), 0));
     }
@@ -53,7 +53,7 @@ fn iteration(log: &mut impl Log) {
 
 fn records(c: &mut Criterion) {
     let mut group = c.benchmark_group("64 records and an enter");
-    group.throughput(Throughput::Elements(u64::from(TURN) + 2));
+    group.throughput(Throughput::Elements(u64::from(BATCH) + 2));
     for (name, level, sample) in [
         ("clock per batch", Level::Batch, 1),
         ("clock per record", Level::Record, 1),

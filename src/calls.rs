@@ -64,7 +64,7 @@ pub trait SocketCalls {
 /// Every call goes through [`made`](Calls::made), so that a recorder implements that alone.
 pub trait Calls: Clone + Send + 'static {
     /// Returns the calls of another thread or process, which is number `slot` of its kind: a
-    /// recording tells it apart from the others by that. Called on a clone, by the thread or the
+    /// recording distinguishes it from the others by that. Called on a clone, by the thread or the
     /// process itself.
     fn lane(&self, slot: u32) -> Self;
 

@@ -1,6 +1,6 @@
 //! Time as the loops know it: nanoseconds since some fixed moment.
 //!
-//! Nobody below a driver reads a clock: it is told what time it is, so that a simulator's clock
+//! No code below a driver reads a clock: the driver passes the time, so that a simulator's clock
 //! does as well.
 
 use std::ops::Add;

@@ -667,7 +667,7 @@ mod tests {
         assert!(connection.wants_shutdown(), "a draining connection is not refilled");
     }
 
-    /// Replies to a line when it is told to; in between it is paused.
+    /// Replies to a line when it is asked to; in between it is paused.
     #[derive(Debug, Default)]
     struct Worker(Vec<u8>);
 
@@ -742,7 +742,7 @@ mod tests {
             fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
                 out.send("x");
                 if input.peek() == b"abort" {
-                    out.abort("as it was told");
+                    out.abort("as the line asks");
                 }
             }
         }

@@ -101,7 +101,7 @@ impl From<KeyOwner> for Key {
             KeyOwner::Listener(ListenerId(number)) => LISTENER | u64::from(number),
             KeyOwner::Shutdown => SHUTDOWN,
             KeyOwner::Console => CONSOLE,
-            KeyOwner::External(guest) => EXTERNAL | u64::from(guest),
+            KeyOwner::External(number) => EXTERNAL | u64::from(number),
             KeyOwner::Link(conn) => LINK | name(conn),
         })
     }

@@ -173,7 +173,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         &mut self.ring
     }
 
-    /// Hands a completion to the connection that it concerns. Submits nothing for a connection.
+    /// Passes a completion to the connection that it concerns. Submits nothing for a connection.
     fn complete(&mut self, completion: Completion) -> io::Result<ControlFlow<Ended>> {
         match completion {
             Completion::Accept { accept, outcome, more } => self.accepted(accept, outcome, more),

@@ -1,4 +1,4 @@
-//! The front door: `Builder`, `Server` and `Running`, over real sockets, on every model.
+//! The public API: `Builder`, `Server` and `Running`, over real sockets, on every model.
 
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -408,7 +408,7 @@ fn a_model_that_would_copy_shared_memory_refuses_it() {
     assert!(matches!(error, Error::Unsupported { .. } | Error::Refused { .. }), "{error:?}");
 }
 
-/// Panics when it is told to.
+/// Panics when a line asks for it.
 struct Fragile;
 
 impl Protocol for Fragile {

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn only_heap_memory_that_nobody_else_views_is_extended() {
+    fn only_heap_memory_without_other_views_is_extended() {
         let mut tail = Chunk::from(b"one".to_vec());
         assert!(tail.try_extend(b"two"));
         assert_eq!(&tail[..], b"onetwo");

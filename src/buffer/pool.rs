@@ -65,7 +65,7 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: `base` and `len` are what `mmap` answered and was asked; whoever handed out
+        // SAFETY: `base` and `len` are what `mmap` answered and was asked; what handed out
         // pointers into the mapping holds it (a `Lease` its `Rc<Pool>`, a ring its `Rc<Pool>`).
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// may be longer, as a list of thousands is.
 const MOST: usize = 256 << 10;
 /// How long the end waits for what is still to be written.
-const PATIENCE: Duration = Duration::from_millis(500);
+const AWAIT_END: Duration = Duration::from_millis(500);
 
 /// A writer that never waits.
 pub(super) struct Output {
@@ -109,7 +109,7 @@ impl Drop for Output {
         let mut state = self.shared.lock();
         state.closed = true;
         self.shared.changed.notify_all();
-        let waited = self.shared.changed.wait_timeout_while(state, PATIENCE, |state| !state.ended);
+        let waited = self.shared.changed.wait_timeout_while(state, AWAIT_END, |state| !state.ended);
         let ended = waited.expect("no thread panics while it holds the lock").0.ended;
         if let Some(thread) = self.thread.take().filter(|_| ended) {
             // It panics nowhere; and if it did, the server has nothing to do with it.

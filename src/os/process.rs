@@ -181,10 +181,10 @@ fn close_each(first: RawFd, last: RawFd) {
     }
 }
 
-// Telling a child to drain.
+// Asking a child to drain.
 
 /// True once this process was asked to drain.
-static TOLD: AtomicBool = AtomicBool::new(false);
+static ASKED_TO_DRAIN: AtomicBool = AtomicBool::new(false);
 /// Whose calls are to return then; -1 for none.
 static UNBLOCKED: AtomicI32 = AtomicI32::new(-1);
 
@@ -199,7 +199,7 @@ pub struct Signals {
 pub enum Wake<'a> {
     /// The socket ceases to block: a call that sleeps returns, interrupted, and one that was about
     /// to begin answers `WouldBlock`. So none is missed, however close the signal came
-    /// (kernel-notes §43). To stay open as long as the process lives.
+    /// (kernel-notes §43). It must stay open until the process ends.
     Unblock(BorrowedFd<'a>),
     /// This is asked, the first time.
     Ask(&'a ShutdownSignal),
@@ -219,20 +219,20 @@ impl Signals {
                 SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(fd), Ordering::Release);
             }
         }
-        let handler = on_told as extern "C" fn(libc::c_int);
+        let handler = on_terminate as extern "C" fn(libc::c_int);
         handle(libc::SIGTERM, handler as libc::sighandler_t)?;
         set_mask(&self.mask).map(drop)
     }
 }
 
 /// Returns whether this process was asked to drain.
-pub fn told() -> bool {
-    TOLD.load(Ordering::Acquire)
+pub fn is_asked_to_drain() -> bool {
+    ASKED_TO_DRAIN.load(Ordering::Acquire)
 }
 
 /// Async-signal-safe: loads and stores, fcntl(2), write(2); errno stays what it was.
-extern "C" fn on_told(_: libc::c_int) {
-    if TOLD.swap(true, Ordering::AcqRel) {
+extern "C" fn on_terminate(_: libc::c_int) {
+    if ASKED_TO_DRAIN.swap(true, Ordering::AcqRel) {
         return;
     }
     // SAFETY: a thread's errno is always there.

@@ -30,7 +30,7 @@ pub enum Capability {
     ExtArg,
     /// The operation `IORING_OP_SHUTDOWN` exists.
     Shutdown,
-    /// An operation may be told to complete only if it fails.
+    /// An operation may ask for a completion only if it fails.
     CqeSkip,
     /// A bad submission does not stop the others of its batch.
     SubmitAll,

@@ -1,4 +1,4 @@
-//! epoll(7): the kernel keeps the interest, and returns what is ready.
+//! The selector epoll(7): the kernel keeps the interest, and returns what is ready.
 //!
 //! A wait costs what is *ready*, not what is watched; changing an interest costs a system call.
 //! No limit but that of descriptors. Linux 2.6 (`EPOLLONESHOT` 2.6.2).

@@ -1,4 +1,4 @@
-//! poll(2): the whole interest is handed over at every wait.
+//! The selector poll(2): the whole interest is handed over at every wait.
 //!
 //! A wait costs what is *watched*: the kernel looks at each descriptor, and the caller afterwards.
 //! Changing an interest costs nothing. No limit but that of descriptors. Level-triggered. POSIX.

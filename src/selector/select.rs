@@ -1,4 +1,5 @@
-//! select(2): three sets of bits, which every wait passes to the kernel and overwrites.
+//! The selector select(2): three sets of bits, which every wait passes to the kernel and
+//! overwrites.
 //!
 //! A wait costs the *largest descriptor number*: kernel and caller look at every bit below it.
 //! Changing an interest costs nothing. Descriptors from [`os::SELECT_LIMIT`] (`FD_SETSIZE`, 1024)

@@ -38,7 +38,7 @@ struct Watched {
     key: Key,
     interest: Interest,
     /// Whether it sends signals.
-    tells: bool,
+    signals: bool,
     /// True exactly while it is one of the suspects.
     suspect: bool,
 }
@@ -114,7 +114,7 @@ impl Selector for Sigio {
         self.add_shared(fd, key, interest)?;
         let watched = self.watched.get(fd.as_raw_fd())?;
         match self.signals.attach(fd) {
-            Ok(tells) => watched.tells = tells,
+            Ok(signals) => watched.signals = signals,
             Err(error) => {
                 self.remove(fd)?;
                 return Err(error);
@@ -127,7 +127,7 @@ impl Selector for Sigio {
     /// in every wait.
     fn add_shared(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
         let fd = fd.as_raw_fd();
-        self.watched.add(fd, Watched { key, interest, tells: false, suspect: false })?;
+        self.watched.add(fd, Watched { key, interest, signals: false, suspect: false })?;
         // What is there already has no signal to come.
         self.suspect(fd);
         Ok(())
@@ -147,7 +147,7 @@ impl Selector for Sigio {
         if gone.suspect {
             self.suspects.retain(|&fd| fd != raw);
         }
-        if gone.tells { self.signals.detach(fd) } else { Ok(()) }
+        if gone.signals { self.signals.detach(fd) } else { Ok(()) }
     }
 
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
@@ -167,7 +167,7 @@ impl Selector for Sigio {
         let watched = &mut self.watched;
         self.suspects.retain(|fd| {
             let one = watched.get(*fd).expect("a suspect is watched");
-            one.suspect = !one.tells;
+            one.suspect = !one.signals;
             one.suspect
         });
         Ok(())

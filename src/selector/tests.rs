@@ -95,7 +95,7 @@ fn the_peers_end_is_readable(mut selector: impl Selector) {
     assert!(is_readable(&mut selector));
 }
 
-fn the_end_behind_the_last_bytes_is_told_with_them(mut selector: impl Selector) {
+fn the_end_behind_the_last_bytes_is_reported_with_them(mut selector: impl Selector) {
     let (ours, mut theirs) = pair();
     selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
     theirs.write_all(b"last").unwrap();
@@ -133,7 +133,7 @@ fn the_peers_end_is_not_reported_to_a_writer(mut selector: impl Selector) {
     rearm(&mut selector, &ours, Interest::WRITE);
     theirs.shutdown(std::net::Shutdown::Write).unwrap();
     if selector.trigger() != Trigger::Edge {
-        assert_eq!(ready(&mut selector), [], "it would be reported for ever");
+        assert_eq!(ready(&mut selector), [], "it would be reported forever");
     }
 }
 
@@ -174,7 +174,7 @@ macro_rules! scenarios {
                 what_is_removed_is_not_reported
                 misuse_is_an_error
                 the_peers_end_is_readable
-                the_end_behind_the_last_bytes_is_told_with_them
+                the_end_behind_the_last_bytes_is_reported_with_them
                 the_peers_end_is_not_reported_to_a_writer
                 a_signal_is_no_error_and_nothing_is_ready
                 many_descriptors_each_by_its_key
@@ -210,7 +210,7 @@ scenarios!(spin, Spin::new(None);
 /// Level against edge, side by side, on TCP: what each says of bytes that were left unread.
 #[test]
 fn unread_bytes_are_reported_again_by_level_with_new_bytes_by_edge_and_on_request_by_oneshot() {
-    fn told(mut selector: impl Selector) -> [bool; 4] {
+    fn reports(mut selector: impl Selector) -> [bool; 4] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut ours, _) = listener.accept().unwrap();
@@ -233,13 +233,13 @@ fn unread_bytes_are_reported_again_by_level_with_new_bytes_by_edge_and_on_reques
     let level = [true, true, true, true];
     let edge = [true, false, true, true];
     let oneshot = [true, false, false, true];
-    assert_eq!(told(Epoll::new(Trigger::Level).unwrap()), level);
-    assert_eq!(told(Poll::new()), level);
-    assert_eq!(told(Select::new()), level);
-    assert_eq!(told(Epoll::new(Trigger::Edge).unwrap()), edge);
-    assert_eq!(told(Sigio::new().unwrap()), edge);
-    assert_eq!(told(Epoll::new(Trigger::Oneshot).unwrap()), oneshot);
-    assert_eq!(told(Spin::new(None)), level, "it always says so");
+    assert_eq!(reports(Epoll::new(Trigger::Level).unwrap()), level);
+    assert_eq!(reports(Poll::new()), level);
+    assert_eq!(reports(Select::new()), level);
+    assert_eq!(reports(Epoll::new(Trigger::Edge).unwrap()), edge);
+    assert_eq!(reports(Sigio::new().unwrap()), edge);
+    assert_eq!(reports(Epoll::new(Trigger::Oneshot).unwrap()), oneshot);
+    assert_eq!(reports(Spin::new(None)), level, "it always says so");
 }
 
 #[test]
@@ -314,15 +314,15 @@ fn descriptors_without_signals_are_polled_in_every_wait() {
 }
 
 #[test]
-fn select_alone_cannot_tell_a_hang_up_from_bytes() {
-    fn tells(mut selector: impl Selector) -> bool {
+fn select_alone_cannot_distinguish_a_hang_up_from_bytes() {
+    fn distinguishes(mut selector: impl Selector) -> bool {
         let (ours, theirs) = pair();
         selector.add(ours.as_fd(), KEY, Interest::READ).unwrap();
         drop(theirs);
         ready(&mut selector)[0].hung_up
     }
-    assert!(tells(Epoll::new(Trigger::Level).unwrap()) && tells(Poll::new()));
-    assert!(!tells(Select::new()));
+    assert!(distinguishes(Epoll::new(Trigger::Level).unwrap()) && distinguishes(Poll::new()));
+    assert!(!distinguishes(Select::new()));
 }
 
 #[test]

@@ -14,11 +14,11 @@ use rust::{Comment, Kind, SOURCES, SourceFile, crate_of, files, read, root};
 
 // The number of offences that are left. They may only fall, and the aim is 0.
 const TYPES_TWICE_LEFT: usize = 0;
-const BANNED_WORDS_LEFT: usize = 50;
-const BANNED_NAMES_LEFT: usize = 18;
+const BANNED_WORDS_LEFT: usize = 21;
+const BANNED_NAMES_LEFT: usize = 0;
 const FILES_IN_CIRCLES_LEFT: usize = 2;
 const UNEXPLAINED_UNSAFE_LEFT: usize = 0;
-const POOR_DOCS_LEFT: usize = 4;
+const POOR_DOCS_LEFT: usize = 1;
 const ANSWERS_MISPLACED_LEFT: usize = 0;
 const LINKS_BROKEN_LEFT: usize = 0;
 const TESTS_MISSING_LEFT: usize = 0;

@@ -33,7 +33,11 @@ const PROSE: &[Banned] = &[
     ("pen|pens", "write lock; cursor", &[]),
     ("mail|mails", "outbox, message", &[]),
     ("witness|witnesses", "hooks", &[]),
-    ("family|families|kin", "process tree, kind, group", &["address family", "address families"]),
+    (
+        "family|families|kin",
+        "process tree, kind, group",
+        &["address family", "address families", "font family", "ss family", "ss_family"],
+    ),
     ("bury|buries|buried|burial", "reap", &[]),
     ("ledger|ledgers", "shared counters", &[]),
     ("bell|bells", "eventfd", &[]),
@@ -63,7 +67,7 @@ const PROSE: &[Banned] = &[
     ("parked|parks", "in the backlog", TOKIO),
     ("aside|asides", "internal", &[]),
     ("turn|turns", "iteration, exchange, slice", TURN),
-    ("floor|floors", "layer", &["noise floor"]),
+    ("floor|floors", "layer", &["noise floor", "math floor"]),
     ("arrow|arrows", "import, dependency", &["arrow key", "arrow keys"]),
 ];
 
@@ -78,8 +82,9 @@ const PEOPLE: &[&str] = &[
     "student who",
     "anyone who",
     "decide who",
+    "who since when",
 ];
-const APART: &[&str] = &["tell apart", "tells apart", "told apart", "tell them apart"];
+const APART: &[&str] = &["not told", "tell apart", "tells apart", "told apart", "tell them apart"];
 const LIVES: &[&str] =
     &["life cycle", "lives as long", "lives until", "lives on", "pool lives", "thread lives"];
 const QUIET: &[&str] = &["quiet release", "alias quiet"];

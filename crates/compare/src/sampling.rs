@@ -25,7 +25,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use proactor::clock::Nanos;
-use proactor_load::{LoadError, Slice};
+use proactor_load::{LoadError, LoadSlice};
 use proactor_report::stats;
 use proactor_report::units::as_nanos;
 
@@ -52,7 +52,7 @@ pub struct Sample {
     pub participant: usize,
     /// What the client measured.
     #[serde(flatten)]
-    pub slice: Slice,
+    pub slice: LoadSlice,
     /// CPU time of all processes and threads of the server.
     #[serde(rename = "server_cpu_ns", serialize_with = "as_nanos")]
     pub server_cpu: Duration,
@@ -302,7 +302,7 @@ mod tests {
             self.now = self.now + span;
             let factor = if self.slices.len() > 20 { 2 } else { 1 };
             let messages = factor * 1000 * (participant as u64 + 1);
-            let slice = Slice {
+            let slice = LoadSlice {
                 messages,
                 bytes: messages,
                 wall: span,

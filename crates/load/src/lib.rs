@@ -28,7 +28,7 @@ pub mod summary;
 
 pub use error::LoadError;
 pub use pattern::Mismatch;
-pub use slice::Slice;
+pub use slice::LoadSlice;
 pub use socket::connect;
 pub use streams::LoadShape;
 
@@ -186,7 +186,7 @@ impl Load {
     ///
     /// # Errors
     /// The first reply that is wrong, missing or late. The client is unusable after that.
-    pub fn run_for(&mut self, span: Duration) -> Result<Slice, LoadError> {
+    pub fn run_for(&mut self, span: Duration) -> Result<LoadSlice, LoadError> {
         self.run(span, &mut |_| true)
     }
 
@@ -198,8 +198,8 @@ impl Load {
     pub fn run(
         &mut self,
         span: Duration,
-        watch: &mut dyn FnMut(&Slice) -> bool,
-    ) -> Result<Slice, LoadError> {
+        watch: &mut dyn FnMut(&LoadSlice) -> bool,
+    ) -> Result<LoadSlice, LoadError> {
         let cpu = || CpuClock::THIS_THREAD.read().map_err(LoadError::client("read its CPU clock"));
         let Load { engine, streams, timeout, .. } = self;
         let cpu_before = cpu()?;
@@ -224,7 +224,7 @@ impl Load {
             }
         }
         streams.sending = false;
-        Ok(Slice { cpu: cpu()?.saturating_sub(cpu_before), ..progress.slice(streams) })
+        Ok(LoadSlice { cpu: cpu()?.saturating_sub(cpu_before), ..progress.slice(streams) })
     }
 
     /// Shuts down the client's direction of every connection, and waits until the server closes

@@ -15,7 +15,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The result of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Slice {
+pub struct LoadSlice {
     /// The number of messages whose replies were verified.
     pub messages: u64,
     /// The bytes of these messages, counted once.
@@ -35,7 +35,7 @@ pub struct Slice {
     pub unread_share: f64,
 }
 
-impl Slice {
+impl LoadSlice {
     /// Returns the messages per second.
     pub fn rate(&self) -> f64 {
         self.messages as f64 / self.seconds()
@@ -110,10 +110,10 @@ impl SliceProgress {
     }
 
     /// Returns the result so far, without the CPU time, which is read only at the end.
-    pub(super) fn slice(&self, streams: &EchoStreams) -> Slice {
+    pub(super) fn slice(&self, streams: &EchoStreams) -> LoadSlice {
         let messages = streams.messages - self.messages_before;
         let LoadShape { connections, size, .. } = streams.shape;
-        Slice {
+        LoadSlice {
             messages,
             bytes: messages * size as u64,
             wall: self.now.since(self.start),

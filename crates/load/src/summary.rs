@@ -3,7 +3,7 @@
 use minijinja::Value;
 use serde::Serialize;
 
-use super::{Load, LoadShape, Slice};
+use super::{Load, LoadShape, LoadSlice};
 use proactor_report::histogram::Percentiles;
 use proactor_report::{template, units};
 
@@ -33,7 +33,7 @@ pub struct LoadSummary {
     pub engine: &'static str,
     /// The whole run as one slice.
     #[serde(flatten)]
-    pub slice: Slice,
+    pub slice: LoadSlice,
     /// The messages per second.
     pub rate: f64,
     /// The share of the time in which the client had work.
@@ -50,7 +50,7 @@ pub struct LoadSummary {
 
 impl LoadSummary {
     /// Makes the result of a finished run.
-    pub fn new(load: &Load, address: String, seed: u64, slice: Slice) -> LoadSummary {
+    pub fn new(load: &Load, address: String, seed: u64, slice: LoadSlice) -> LoadSummary {
         let (least, most) = load.replies_per_connection();
         let mut warnings = warnings(&slice);
         if let Some(error) = &load.fallback {
@@ -82,7 +82,7 @@ impl LoadSummary {
 }
 
 /// Returns what makes the numbers of a run doubtful, with advice.
-fn warnings(slice: &Slice) -> Vec<String> {
+fn warnings(slice: &LoadSlice) -> Vec<String> {
     let (busy, share) = (units::percent(slice.busy()), units::percent(slice.cpu_share()));
     let mut warnings = Vec::new();
     if slice.busy() > BUSY && slice.unread_share > UNREAD_MAX {
@@ -115,7 +115,7 @@ mod tests {
     use proactor_report::Latencies;
 
     fn summary(idle_millis: u64, cpu_millis: u64, unread_share: f64) -> LoadSummary {
-        let slice = Slice {
+        let slice = LoadSlice {
             messages: 200_000,
             bytes: 12_800_000,
             wall: Duration::from_secs(2),

@@ -32,7 +32,7 @@ pub enum Reads {
 pub struct Client {
     reads: Reads,
     /// What each of the two socket buffers holds at most.
-    room: usize,
+    capacity: usize,
     /// The bytes that are not yet sent.
     to_say: VecDeque<u8>,
     /// True once it is to end when all is said.
@@ -71,10 +71,10 @@ pub enum Reset {
 }
 
 impl Client {
-    pub(super) fn new(reads: Reads, room: usize) -> Client {
+    pub(super) fn new(reads: Reads, capacity: usize) -> Client {
         Client {
             reads,
-            room,
+            capacity,
             to_say: VecDeque::new(),
             finishing: false,
             stubborn: false,
@@ -177,7 +177,7 @@ impl Client {
 
     /// How many bytes a send may add.
     pub(super) fn writable(&self) -> usize {
-        self.room.saturating_sub(self.to_client.len())
+        self.capacity.saturating_sub(self.to_client.len())
     }
 
     /// The server receives into all of `buffer`.
@@ -258,8 +258,8 @@ impl Client {
     }
 
     fn can_say(&self) -> bool {
-        let room = self.server_closed || self.to_server.len() < self.room;
-        !self.to_say.is_empty() && room && !self.ended
+        let has_space = self.server_closed || self.to_server.len() < self.capacity;
+        !self.to_say.is_empty() && has_space && !self.ended
     }
 
     fn can_end(&self) -> bool {
@@ -275,7 +275,7 @@ impl Client {
         if self.server_closed {
             return self.break_off(Reset::ByServer);
         }
-        let most = self.to_say.len().min(self.room - self.to_server.len());
+        let most = self.to_say.len().min(self.capacity - self.to_server.len());
         let len = dice.between(1, most);
         self.to_server.extend(self.to_say.drain(..len));
     }

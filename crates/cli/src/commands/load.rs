@@ -8,7 +8,7 @@ use super::{number, output, run_on_cpu, stop_signal};
 use proactor::address::Address;
 use proactor_load::summary::LoadSummary;
 use proactor_load::{
-    CONNECTIONS_MAX, DEPTH_MAX, EngineChoice, Load, LoadOptions, LoadShape, SIZE_MAX, Slice,
+    CONNECTIONS_MAX, DEPTH_MAX, EngineChoice, Load, LoadOptions, LoadShape, LoadSlice, SIZE_MAX,
 };
 use proactor_report::units;
 
@@ -86,7 +86,7 @@ impl LoadArgs {
         let mut load = Load::connect(address, &options)?;
         let live = output::progress("load  {bar:24} {elapsed_precise}  {msg}");
         live.set_length(self.duration.as_millis() as u64);
-        let slice = load.run(self.duration, &mut |so_far: &Slice| {
+        let slice = load.run(self.duration, &mut |so_far: &LoadSlice| {
             live.set_position(so_far.wall.as_millis() as u64);
             live.set_message(format!(
                 "{} msg/s, {} replies verified",

@@ -41,7 +41,7 @@ impl NewConnection {
                 // process ends.
                 signals.deliver(Wake::Unblock(self.socket.as_fd()))?;
                 let calls = (&calls, KeyOwner::Conn(client).into());
-                single::serve(calls, self, pool, process::told, publish)
+                single::serve(calls, self, pool, process::is_asked_to_drain, publish)
             }
             Some(link) => {
                 let stop = ShutdownSignal::new()?;

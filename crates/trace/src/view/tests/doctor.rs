@@ -153,7 +153,7 @@ fn a_finding_has_evidence_and_the_first_times_it_happened() {
 }
 
 #[test]
-fn the_doctor_says_why_records_are_not_here_and_advises_more_room_only_if_that_was_short() {
+fn the_doctor_says_why_records_are_not_here_and_advises_more_space_only_if_that_was_short() {
     let lost = |model: &str, [lost, overwritten, stopped]: [u64; 3]| {
         let mut stats = ring().stats();
         (stats.source.lost, stats.source.overwritten) = (lost, overwritten);

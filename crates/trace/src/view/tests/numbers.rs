@@ -37,7 +37,7 @@ fn operations_are_counted_with_their_ages() {
 }
 
 #[test]
-fn a_quiet_send_is_ok_without_a_completion_and_its_age_a_bound() {
+fn an_implied_send_is_ok_without_a_completion_and_its_age_a_bound() {
     let mut tape = Tape::new("uring");
     tape.open(0).entered(5).cqe(Kind::Recv, 0, 64, Cqe::MORE);
     tape.sqe_with(Kind::Send, 0, 64, SKIP_SUCCESS).pass(3).entered(20);
@@ -91,7 +91,7 @@ fn a_cut_counts_only_what_lies_within() {
 }
 
 #[test]
-fn a_sample_tells_nothing_per_message() {
+fn a_sample_says_nothing_per_message() {
     let settings = Settings { sample: 2, ..Settings::default() };
     let mut tape = Tape::with("uring", settings);
     (0..64).for_each(|conn| {
