@@ -46,7 +46,7 @@ impl LogArgs {
         let log = log.with_max_level(self.level).with_writer(io::stderr);
         match self.format {
             LogFormat::Text => log.with_target(false).init(),
-            LogFormat::Json => log.event_format(Json).init(),
+            LogFormat::Json => log.event_format(JsonFormat).init(),
         }
     }
 
@@ -60,9 +60,9 @@ impl LogArgs {
 }
 
 /// Formats an event as a JSON object: its time, its level, its message and its other fields.
-struct Json;
+struct JsonFormat;
 
-impl<S, N> FormatEvent<S, N> for Json
+impl<S, N> FormatEvent<S, N> for JsonFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,

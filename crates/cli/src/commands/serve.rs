@@ -155,10 +155,7 @@ impl ServeArgs {
         let service = Service { listeners, stop, console, trace };
         let served = serve(prepared, service, || {
             trace_output.start(model);
-            match stats_on_stdout || trace_on_stdout {
-                false => announce_listeners(&infos, model, io::stdout().lock()),
-                true => announce_listeners(&infos, model, io::stderr().lock()),
-            }
+            announce_listeners(&infos, model, stats_on_stdout || trace_on_stdout);
         });
         trace_output.finish();
         let (ended, counters) = served.with_context(|| format!("{model} failed"))?;
@@ -283,7 +280,9 @@ fn open_console(listeners: Vec<ListenerInfo>) -> io::Result<Console> {
 }
 
 /// Prints one line for each listener. A closed output does not stop the server.
-fn announce_listeners(listeners: &[ListenerInfo], model: Model, mut out: impl Write) {
+fn announce_listeners(listeners: &[ListenerInfo], model: Model, on_stderr: bool) {
+    let mut out: Box<dyn Write> =
+        if on_stderr { Box::new(io::stderr().lock()) } else { Box::new(io::stdout().lock()) };
     for ListenerInfo { address, protocol } in listeners {
         let _ = writeln!(out, "listening on {address} ({model}, {protocol})");
     }
