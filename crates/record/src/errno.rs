@@ -44,25 +44,15 @@ impl Errno {
     /// operation was cancelled (`ECANCELED`) or could not be any more (`ENOENT`, `EALREADY`).
     /// Any other error is a failure.
     pub fn is_expected(self) -> bool {
-        matches!(
-            self.0,
-            libc::EAGAIN
-                | libc::EINTR
-                | libc::ENOBUFS
-                | libc::ETIME
-                | libc::ECANCELED
-                | libc::ENOENT
-                | libc::EALREADY
-        )
+        use libc::{EAGAIN, EALREADY, ECANCELED, EINTR, ENOBUFS, ENOENT, ETIME};
+        [EAGAIN, EINTR, ENOBUFS, ETIME, ECANCELED, ENOENT, EALREADY].contains(&self.0)
     }
 
     /// Whether the same operation may succeed later: a connection does not break of this error.
     /// `ENOMEM` is among them, though it is a failure.
     pub fn is_transient(self) -> bool {
-        matches!(
-            self.0,
-            libc::EINTR | libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS | libc::ECANCELED
-        )
+        use libc::{EAGAIN, ECANCELED, EINTR, ENOBUFS, ENOMEM};
+        [EINTR, EAGAIN, ENOMEM, ENOBUFS, ECANCELED].contains(&self.0)
     }
 
     /// Whether descriptors or memory were short.

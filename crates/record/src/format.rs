@@ -138,6 +138,13 @@ pub(crate) fn pair(first: u32, second: u32) -> u64 {
     if cfg!(target_endian = "little") { first | second << 32 } else { first << 32 | second }
 }
 
+/// The halves of eight bytes: what [`pair`] was given.
+#[inline]
+pub(crate) fn halves(both: u64) -> (u32, u32) {
+    let (low, high) = (both as u32, (both >> 32) as u32);
+    if cfg!(target_endian = "little") { (low, high) } else { (high, low) }
+}
+
 /// The `N` bytes from `at` on.
 ///
 /// # Panics
@@ -289,10 +296,8 @@ impl Kind {
     /// Whether its token names a connection.
     pub const fn is_of_connection(self) -> bool {
         use Kind::*;
-        match self {
-            Recv | Send | Shutdown | Close | CancelRecv | CancelSend | PollRecv | PollSend => true,
-            Accept | CancelAccept | PollAccept | Wake | Internal | Read | PollRead => false,
-        }
+        let is_polled = matches!(self, PollRecv | PollSend);
+        is_polled || matches!(self, Recv | Send | Shutdown | Close | CancelRecv | CancelSend)
     }
 
     /// Whether it cancels another operation. Two cancels of a kind may be in flight at a time.

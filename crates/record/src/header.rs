@@ -1,6 +1,5 @@
 //! The header of a trace: written before the first record, with the clock's rate, and read again.
 
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::time::Duration;
@@ -166,58 +165,32 @@ pub(crate) fn is_sampled(conn: u64, sample: u32) -> bool {
 }
 
 /// The reason why bytes cannot be read as a trace.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// The file cannot be read.
-    Io(io::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
     /// They do not begin as a trace does.
+    #[error("this is not a trace: it does not begin with the bytes `proactrc`")]
     Foreign,
     /// They end within the header, after so many bytes.
+    #[error("the trace ends after {0} bytes: its header alone has {HEADER}")]
     Short(usize),
     /// A machine of the other byte order wrote them.
+    #[error("the trace is of a machine of the other byte order: read it on such a machine")]
     ByteOrder,
     /// They have another major version of the format: this one.
+    #[error(
+        "the trace is of format {0}, and this reads format {MAJOR}: read it with the version of \
+         proactor that wrote it"
+    )]
     Version(u16),
     /// A number in the header is impossible: its name and value.
+    #[error("the trace is damaged: its header says {0} {1}")]
     Nonsense(&'static str, u64),
     /// While it was followed, another recording began in the file.
+    #[error("another recording has begun in this file: start `trace follow` again")]
     Replaced,
-}
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Unreadable::Io(error) => error.fmt(f),
-            Unreadable::Foreign => {
-                f.write_str("this is not a trace: it does not begin with the bytes `proactrc`")
-            }
-            Unreadable::Short(len) => {
-                write!(f, "the trace ends after {len} bytes: its header alone has {HEADER}")
-            }
-            Unreadable::ByteOrder => f.write_str(
-                "the trace is of a machine of the other byte order: read it on such a machine",
-            ),
-            Unreadable::Version(major) => write!(
-                f,
-                "the trace is of format {major}, and this reads format {MAJOR}: read it with the \
-                 version of proactor that wrote it"
-            ),
-            Unreadable::Nonsense(what, value) => {
-                write!(f, "the trace is damaged: its header says {what} {value}")
-            }
-            Unreadable::Replaced => {
-                f.write_str("another recording has begun in this file: start `trace follow` again")
-            }
-        }
-    }
-}
-
-impl std::error::Error for Unreadable {}
-
-impl From<io::Error> for Unreadable {
-    fn from(error: io::Error) -> Unreadable {
-        Unreadable::Io(error)
-    }
 }
 
 /// The header of a trace: the program, the time, the machine and the settings.

@@ -6,7 +6,7 @@
 use crate::errno::Errno;
 use crate::format::{
     ABSENT, CONN, CQE_BUFFER, CQE_MORE, Call, Frozen, Kind, LINK, MAY_SLEEP, Op, RECORD,
-    RecordKind, SKIP_SUCCESS, UNKNOWN_COUNT, WaitMode, pair, part,
+    RecordKind, SKIP_SUCCESS, UNKNOWN_COUNT, WaitMode, halves, pair, part,
 };
 
 /// One record. What the fields mean depends on the [kind](RecordKind).
@@ -404,26 +404,16 @@ impl Record {
 
     /// From the words of a slot.
     #[inline]
-    pub(crate) fn from_words(words: [u64; 4]) -> Record {
-        let mut bytes = [0; RECORD];
-        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
-            place.copy_from_slice(&word.to_ne_bytes());
-        }
-        Record::from_bytes(&bytes)
+    pub(crate) fn from_words([time, id, middle, last]: [u64; 4]) -> Record {
+        let ((res, flags), (iteration, small)) = (halves(middle), halves(last));
+        let [kind, op, low, high] = small.to_ne_bytes();
+        let (res, aux) = (res as i32, u16::from_ne_bytes([low, high]));
+        Record { time, id, res, flags, iteration, kind, op, aux }
     }
 
     /// From the bytes of a slot.
     pub fn from_bytes(bytes: &[u8; RECORD]) -> Record {
-        Record {
-            time: u64::from_ne_bytes(part(bytes, 0)),
-            id: u64::from_ne_bytes(part(bytes, 8)),
-            res: i32::from_ne_bytes(part(bytes, 16)),
-            flags: u32::from_ne_bytes(part(bytes, 20)),
-            iteration: u32::from_ne_bytes(part(bytes, 24)),
-            kind: bytes[28],
-            op: bytes[29],
-            aux: u16::from_ne_bytes(part(bytes, 30)),
-        }
+        Record::from_words([0, 8, 16, 24].map(|at| u64::from_ne_bytes(part(bytes, at))))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What Perfetto and the page draw, in Perfetto's terms: slices, instants and counters on tracks.
 
 use proactor::keys::ConnId;
+use proactor_record::numbered;
 
 use crate::event::Event;
 
@@ -20,43 +21,27 @@ pub(super) enum TimelineTrack {
     Outbound(ConnId),
 }
 
-/// A number that changes over time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum CounterTrack {
-    /// All operations in flight.
-    InFlight,
-    /// Completions in the queue.
-    Queue,
-    /// Submissions that an enter took.
-    Taken,
-    /// Buffers that the kernel can use.
-    Buffers,
-    /// Ready descriptors that a wait returned.
-    Ready,
-    /// Events of connections without a track, for each iteration.
-    Undrawn,
-    /// Threads or children in a call that waits.
-    Asleep,
-    /// All other threads or children.
-    Awake,
-    /// Calls that have begun and not ended.
-    Calls,
-}
-
-impl CounterTrack {
-    /// The title of the counter's track.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            CounterTrack::InFlight => "in flight",
-            CounterTrack::Queue => "completions in the queue",
-            CounterTrack::Taken => "batch: submissions per enter",
-            CounterTrack::Buffers => "free buffers",
-            CounterTrack::Ready => "batch: ready descriptors per wait",
-            CounterTrack::Undrawn => "events of connections without a track",
-            CounterTrack::Asleep => "asleep: in a call that waits",
-            CounterTrack::Awake => "awake: between calls, or in one that does not wait",
-            CounterTrack::Calls => "calls in flight",
-        }
+numbered! {
+    /// A number that changes over time. The name is the title of its track.
+    CounterTrack {
+        /// All operations in flight.
+        InFlight = 0, "in flight";
+        /// Completions in the queue.
+        Queue = 1, "completions in the queue";
+        /// Submissions that an enter took.
+        Taken = 2, "batch: submissions per enter";
+        /// Buffers that the kernel can use.
+        Buffers = 3, "free buffers";
+        /// Ready descriptors that a wait returned.
+        Ready = 4, "batch: ready descriptors per wait";
+        /// Events of connections without a track, for each iteration.
+        Undrawn = 5, "events of connections without a track";
+        /// Threads or children in a call that waits.
+        Asleep = 6, "asleep: in a call that waits";
+        /// All other threads or children.
+        Awake = 7, "awake: between calls, or in one that does not wait";
+        /// Calls that have begun and not ended.
+        Calls = 8, "calls in flight";
     }
 }
 

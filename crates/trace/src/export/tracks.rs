@@ -16,7 +16,7 @@ use crate::view::{ConnectionList, Cut, Lanes, Phase};
 
 /// An open slice. The tracker pairs the event that ends it with the one that began it.
 #[derive(Debug)]
-struct Slice {
+struct OpenSlice {
     /// The number of the event that began it.
     number: u64,
     /// The writer of that event.
@@ -46,7 +46,7 @@ pub(super) struct TrackBuilder {
     /// Whether the number of free buffers is known.
     has_buffers: bool,
     /// The open slices of each track but the threads', the outermost first.
-    open: BTreeMap<TimelineTrack, Vec<Slice>>,
+    open: BTreeMap<TimelineTrack, Vec<OpenSlice>>,
     /// By writer, the call in progress, also of a thread that is not drawn.
     calls: BTreeMap<u16, CallInProgress>,
     /// By writer, the call that began before the cut and has not ended.
@@ -263,7 +263,7 @@ impl TrackBuilder {
 
     /// Ends the slices of a thread that is gone.
     fn lane_ends(&mut self, lane: u16, sink: &mut Sink<'_>) {
-        let is_its = |slice: &Slice| slice.lane == Some(lane);
+        let is_its = |slice: &OpenSlice| slice.lane == Some(lane);
         let open = self.open.iter().filter(|(_, slices)| slices.iter().any(is_its));
         let tracks: Vec<TimelineTrack> = open.map(|(&track, _)| track).collect();
         tracks.into_iter().for_each(|track| self.end_all(track, sink));
@@ -333,7 +333,7 @@ impl TrackBuilder {
         }
     }
 
-    fn innermost(&self, track: TimelineTrack) -> Option<&Slice> {
+    fn innermost(&self, track: TimelineTrack) -> Option<&OpenSlice> {
         self.open.get(&track)?.last()
     }
 
@@ -352,7 +352,7 @@ impl TrackBuilder {
         sink: &mut Sink<'_>,
     ) {
         let is_call = matches!(event.what, Payload::CallBegin { .. });
-        let slice = Slice { number: event.number, lane: event.lane, is_call };
+        let slice = OpenSlice { number: event.number, lane: event.lane, is_call };
         self.open.entry(track).or_default().push(slice);
         sink.begin(track, name, event, flow);
     }
