@@ -285,18 +285,23 @@ impl Protocol for Ask {
     }
 }
 
-/// A server whose lines another thread answers, and the handles of its connections.
+/// A server whose lines other threads answer, and the handles of its connections.
 fn ask() -> (Builder, Handles) {
     let (jobs, taken) = mpsc::channel::<(String, mpsc::Sender<String>, PeerHandle)>();
-    std::thread::spawn(move || {
-        for (line, answer, peer) in taken {
-            if line == "slow\n" {
-                std::thread::sleep(Duration::from_millis(200));
+    let taken = Arc::new(Mutex::new(taken));
+    for _ in 0..4 {
+        let taken = Arc::clone(&taken);
+        std::thread::spawn(move || {
+            let next = || taken.lock().unwrap().recv();
+            while let Ok((line, answer, peer)) = next() {
+                if line == "slow\n" {
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                answer.send(line.to_uppercase()).unwrap_or(()); // It may be gone.
+                peer.wake();
             }
-            answer.send(line.to_uppercase()).unwrap_or(()); // It may be gone.
-            peer.wake();
-        }
-    });
+        });
+    }
     let handles = Handles::default();
     let kept = Arc::clone(&handles);
     let server = Server::builder().listen("127.0.0.1:0", move |peer| {
@@ -319,6 +324,22 @@ fn another_thread_wakes_a_paused_protocol_on_every_model() {
         }
         stream.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_to_end(&stream), "");
+    });
+}
+
+/// One wake that is lost would be the last: the mailbox is never found empty again.
+#[test]
+fn no_wake_is_lost_while_the_loop_is_busy_on_every_model() {
+    on_every_model(|model, start| {
+        let (server, _) = ask();
+        let Some(running) = start(server) else { return };
+        let clients = if model == proactor_models::BLOCKING { 1 } else { 8 };
+        let clients = (0..clients).map(|_| connect(&running.addrs()[0]));
+        std::thread::scope(|scope| {
+            for stream in clients {
+                scope.spawn(move || exchange(&stream, &"x\n".repeat(300), &"X\n".repeat(300)));
+            }
+        });
     });
 }
 

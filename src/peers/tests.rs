@@ -395,6 +395,30 @@ fn a_timer_that_is_set_anew_or_cleared_replaces_the_old_one() {
     assert_eq!([later, sooner, never].map(|id| alarmed(&mut peers, id)), [1, 1, 0]);
 }
 
+/// Sets its timer anew whenever it expires, and does nothing else.
+struct Tick;
+
+impl Protocol for Tick {
+    fn open(&mut self, out: &mut crate::Outbox<'_>) {
+        out.set_timer(Duration::from_secs(1));
+    }
+
+    fn data(&mut self, _: &mut crate::Input<'_>, _: &mut crate::Outbox<'_>) {}
+
+    fn timer(&mut self, out: &mut crate::Outbox<'_>) {
+        out.set_timer(Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn a_timer_that_is_set_as_it_expires_is_armed_before_the_driver_sleeps() {
+    let mut peers = Peers::default();
+    peers.open(Tick, GROUP, ());
+    for second in 0..3 {
+        assert_eq!(timers(&mut peers, at(second)), Some(Nanos((second + 1) * 1_000_000_000)));
+    }
+}
+
 #[test]
 fn a_timer_ends_with_its_connection_and_spares_the_next_in_its_slot() {
     let (mut peers, [armed, fresh]) = alarms();
