@@ -23,7 +23,7 @@
 //! counted nor recorded: one for at most 61 resumptions while the executor is busy, and one when a
 //! task yields.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,15 +38,13 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
 
 use proactor::buffer::Pool;
-use proactor::calls::PlainCalls;
 use proactor::console::Console;
 use proactor::counters::Counters;
-use proactor::engine::{Engine, Listeners};
+use proactor::engine::Engine;
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::limits::{Ended, Limits};
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::{Factory, WorkerFactory};
-use proactor::protocol::Protocol;
 
 mod console;
 mod hooks;
@@ -62,20 +60,30 @@ use watched::{SocketReady, WatchedFd};
 const STEPS: usize = 32;
 
 /// A server whose connections are coroutines.
-#[derive(Debug)]
-pub(crate) struct Coroutines<P, C = PlainCalls> {
-    calls: C,
+pub(crate) struct Coroutines<C> {
     runtime: LocalRuntime,
-    server: SharedServer<P, C>,
-    listeners: Listeners<Option<WorkerFactory<P>>, ()>,
+    server: SharedServer<C>,
+    listeners: Vec<(ListenerId, OwnedFd, WorkerFactory)>,
     /// The descriptor of the shutdown signal that is watched; `None` once the server has run.
     signal: Option<OwnedFd>,
 }
 
-/// What the tasks share; never borrowed across an `.await`.
-type SharedServer<P, C> = Rc<RefCell<ServerState<P, C>>>;
+/// What the tasks share.
+struct TaskServer<C> {
+    calls: C,
+    state: RefCell<ServerState>,
+}
 
-impl<P: Protocol, C: RuntimeHooks> Coroutines<P, C> {
+type SharedServer<C> = Rc<TaskServer<C>>;
+
+impl<C> TaskServer<C> {
+    /// Never kept across an `.await`.
+    fn state(&self) -> RefMut<'_, ServerState> {
+        self.state.borrow_mut()
+    }
+}
+
+impl<C: RuntimeHooks> Coroutines<C> {
     /// Creates a server without a listener, which `stop` can stop. It takes its buffers from
     /// `pool`, and makes its calls through `calls`.
     ///
@@ -86,51 +94,51 @@ impl<P: Protocol, C: RuntimeHooks> Coroutines<P, C> {
         pool: Rc<Pool>,
         limits: Limits,
         stop: ShutdownSignal,
-    ) -> io::Result<Coroutines<P, C>> {
+    ) -> io::Result<Coroutines<C>> {
         // Every descriptor is opened before the server says that it is ready.
         let signal = Some(stop.as_fd().try_clone_to_owned()?);
-        let server = Rc::new(RefCell::new(ServerState::new(calls.clone(), pool, limits, stop)));
+        let state = RefCell::new(ServerState::new(pool, limits, stop));
         let mut builder = Builder::new_current_thread();
         calls.watch_waits(&mut builder);
         let runtime = builder.enable_io().enable_time().build_local(<_>::default())?;
-        Ok(Coroutines { calls, runtime, server, listeners: Listeners::default(), signal })
-    }
-
-    /// Starts the tasks of the server itself.
-    async fn start(
-        server: &SharedServer<P, C>,
-        calls: &C,
-        signal: OwnedFd,
-        listeners: &mut Listeners<Option<WorkerFactory<P>>, ()>,
-    ) -> io::Result<()> {
-        let signal = WatchedFd::new(signal, Interest::READABLE, KeyOwner::Shutdown.into(), calls)?;
-        spawn_local(watch_shutdown(Rc::clone(server), calls.clone(), signal));
-        spawn_local(run_timers(Rc::clone(server)));
-        if let Some(input) = console::open(server)? {
-            spawn_local(console::serve_console(Rc::clone(server), calls.clone(), input));
-        }
-        for (id, listener) in listeners.iter_mut() {
-            let opened = listener.fd.take().zip(listener.factory.take());
-            let Some((fd, factory)) = opened else { continue };
-            let fd = WatchedFd::new(fd, Interest::READABLE, KeyOwner::Listener(id).into(), calls)?;
-            spawn_local(accept_connections(Rc::clone(server), calls.clone(), fd, factory, id));
-        }
-        Ok(())
+        let server = Rc::new(TaskServer { calls, state });
+        Ok(Coroutines { runtime, server, listeners: Vec::new(), signal })
     }
 }
 
-impl<P: Protocol, C: RuntimeHooks> Engine<P> for Coroutines<P, C> {
-    fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
+/// Starts the tasks of the server itself, within its executor.
+fn start<C: RuntimeHooks>(
+    server: &SharedServer<C>,
+    signal: OwnedFd,
+    listeners: Vec<(ListenerId, OwnedFd, WorkerFactory)>,
+) -> io::Result<()> {
+    let watch = |fd: OwnedFd, owner: KeyOwner| {
+        WatchedFd::new(fd, Interest::READABLE, owner.into(), &server.calls)
+    };
+    spawn_local(watch_shutdown(Rc::clone(server), watch(signal, KeyOwner::Shutdown)?));
+    spawn_local(run_timers(Rc::clone(server)));
+    if let Some(input) = console::open(server)? {
+        spawn_local(console::serve_console(Rc::clone(server), input));
+    }
+    for (id, fd, factory) in listeners {
+        let fd = watch(fd, KeyOwner::Listener(id))?;
+        spawn_local(accept_connections(Rc::clone(server), fd, factory, id));
+    }
+    Ok(())
+}
+
+impl<C: RuntimeHooks> Engine for Coroutines<C> {
+    fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory) -> io::Result<()> {
         os::set_nonblocking(fd.as_fd())?;
         let factory = WorkerFactory::new(&factory, fd.as_fd());
-        self.listeners.add(id, fd, Some(factory), ());
+        self.listeners.push((id, fd, factory));
         Ok(())
     }
 
     fn set_console(&mut self, console: Console) -> io::Result<()> {
-        let mut server = self.server.borrow_mut();
-        server.console = Some(ConsoleTask::new(console));
-        server.peers.expect_operator();
+        let mut state = self.server.state();
+        state.console = Some(ConsoleTask::new(console));
+        state.peers.expect_operator();
         Ok(())
     }
 
@@ -140,15 +148,15 @@ impl<P: Protocol, C: RuntimeHooks> Engine<P> for Coroutines<P, C> {
     /// If a protocol panics.
     fn run(&mut self) -> io::Result<Ended> {
         let Some(signal) = self.signal.take() else { return Ok(Ended::Drained) };
-        let Coroutines { calls, runtime, server, listeners, .. } = self;
+        let Coroutines { runtime, server, listeners, .. } = self;
         let ended = runtime.block_on(async {
-            Self::start(server, calls, signal, listeners).await?;
+            start(server, signal, std::mem::take(listeners))?;
             // In a task: to wake the future that `block_on` runs takes a system call.
             let supervisor = spawn_local(supervise(Rc::clone(server)));
             Ok(supervisor.await.expect("the task is not aborted"))
         });
         if matches!(ended, Ok(Ended::Drained)) {
-            self.server.borrow_mut().show_last_messages();
+            self.server.state().show_last_messages();
         }
         ended
     }
@@ -156,42 +164,37 @@ impl<P: Protocol, C: RuntimeHooks> Engine<P> for Coroutines<P, C> {
     /// Returns what was counted. An iteration is a wait of the executor.
     fn counters(&self) -> Counters {
         let waits = self.runtime.metrics().worker_park_count(0);
-        self.server.borrow().counters(waits)
+        self.server.state().counters(waits)
     }
 }
 
 // The tasks.
 
 /// Serves a connection: find out what it wants, wait until its socket is ready, do it.
-async fn serve_connection<P: Protocol, C: RuntimeHooks>(
-    server: SharedServer<P, C>,
-    calls: C,
-    socket: WatchedFd,
-    id: ConnId,
-) {
+async fn serve_connection<C: RuntimeHooks>(server: SharedServer<C>, socket: WatchedFd, id: ConnId) {
     let _guard = Guard(&server);
     let (key, mut steps) = (KeyOwner::Conn(id).into(), 0);
     loop {
-        match next_step(&server, &calls, &socket, id, &mut steps).await {
-            TaskStep::Receive(ready) => server.borrow_mut().receive(id, ready),
-            TaskStep::Send(ready) => server.borrow_mut().send(id, ready),
+        match next_step(&server, &socket, id, &mut steps).await {
+            TaskStep::Receive(ready) => server.state().receive(&server.calls, id, ready),
+            TaskStep::Send(ready) => server.state().send(&server.calls, id, ready),
             TaskStep::ShutDown => {
                 // It fails only if the peer has reset the connection, which a read will report.
-                let _ = calls.shutdown_write(key, socket.as_fd());
-                server.borrow_mut().peers.shut_down(id);
+                let _ = server.calls.shutdown_write(key, socket.as_fd());
+                server.state().peers.shut_down(id);
             }
             TaskStep::Close => break,
         }
-        server.borrow_mut().settle(Some(id));
+        server.state().settle(Some(id));
         steps += 1;
         if steps == STEPS {
-            server.borrow_mut().yield_task(id);
+            server.state().yield_task(id);
             yield_now().await; // Others are resumed, and tokio polls its epoll.
             steps = 0;
         }
     }
-    socket.close(key, &calls);
-    server.borrow_mut().closed(id);
+    socket.close(key, &server.calls);
+    server.state().closed(id);
 }
 
 /// The next operation of a connection, once its socket is ready for it.
@@ -205,9 +208,8 @@ enum TaskStep<'a> {
 /// Waits until the connection wants something that its socket is ready for. Its wants are computed
 /// anew whenever the task is woken, by its socket or by another task. `steps` starts anew if the
 /// task had to wait.
-async fn next_step<'a, P: Protocol, C: RuntimeHooks>(
-    server: &SharedServer<P, C>,
-    calls: &C,
+async fn next_step<'a, C: RuntimeHooks>(
+    server: &SharedServer<C>,
     socket: &'a WatchedFd,
     id: ConnId,
     steps: &mut usize,
@@ -219,20 +221,20 @@ async fn next_step<'a, P: Protocol, C: RuntimeHooks>(
             && *steps == 0
         {
             let readable = matches!(step, TaskStep::Receive(_));
-            calls.ready(KeyOwner::Conn(id).into(), readable, !readable);
+            server.calls.ready(KeyOwner::Conn(id).into(), readable, !readable);
         }
         step
     })
     .await
 }
 
-fn poll_step<'a, P: Protocol, C: RuntimeHooks>(
-    server: &SharedServer<P, C>,
+fn poll_step<'a, C: RuntimeHooks>(
+    server: &SharedServer<C>,
     socket: &'a WatchedFd,
     id: ConnId,
     cx: &mut Context<'_>,
 ) -> Poll<TaskStep<'a>> {
-    let wants = server.borrow_mut().wants(id, cx.waker());
+    let wants = server.state().wants(id, cx.waker());
     // tokio's driver fails only when it shuts down, and this task with it.
     let when_ready = |ready: io::Result<_>, step: fn(_) -> TaskStep<'a>| {
         Poll::Ready(ready.map_or(TaskStep::Close, step))
@@ -259,46 +261,44 @@ fn poll_step<'a, P: Protocol, C: RuntimeHooks>(
 
 /// Accepts connections while there is capacity for them; meanwhile they wait in the kernel's queue.
 /// Closes the listener when the server drains.
-async fn accept_connections<P: Protocol, C: RuntimeHooks>(
-    server: SharedServer<P, C>,
-    calls: C,
+async fn accept_connections<C: RuntimeHooks>(
+    server: SharedServer<C>,
     listener: WatchedFd,
-    mut factory: WorkerFactory<P>,
+    mut factory: WorkerFactory,
     id: ListenerId,
 ) {
     let _guard = Guard(&server);
     let key = KeyOwner::Listener(id).into();
-    while let Some(ready) = next_connection(&server, &calls, &listener, key).await {
-        match calls.accept_nonblocking(key, listener.as_fd()) {
-            Ok(socket) => open(&server, &calls, socket, &mut factory, id),
-            Err(error) => server.borrow_mut().not_accepted(error.into(), ready),
+    while let Some(ready) = next_connection(&server, &listener, key).await {
+        match server.calls.accept_nonblocking(key, listener.as_fd()) {
+            Ok(socket) => open(&server, socket, &mut factory, id),
+            Err(error) => server.state().not_accepted(error.into(), ready),
         }
     }
-    listener.close(key, &calls);
+    listener.close(key, &server.calls);
 }
 
 /// Waits until there is capacity for a connection and the listener is readable; returns `None` once
 /// the server drains.
-async fn next_connection<'a, P: Protocol, C: RuntimeHooks>(
-    server: &SharedServer<P, C>,
-    calls: &C,
+async fn next_connection<'a, C: RuntimeHooks>(
+    server: &SharedServer<C>,
     listener: &'a WatchedFd,
     key: Key,
 ) -> Option<SocketReady<'a>> {
     let mut awaited = false;
     poll_fn(|cx| {
-        let mut server = server.borrow_mut();
-        if !server.lifecycle.is_serving() {
+        let mut state = server.state();
+        if !state.lifecycle.is_serving() {
             return Poll::Ready(None);
         }
-        server.wait_for_change(cx.waker());
-        if !server.accepts() {
+        state.wait_for_change(cx.waker());
+        if !state.accepts() {
             return Poll::Pending;
         }
         let ready = listener.poll_readable(cx).map(Result::ok);
         match &ready {
             Poll::Pending => awaited = true,
-            Poll::Ready(_) if awaited => calls.ready(key, true, false),
+            Poll::Ready(_) if awaited => server.calls.ready(key, true, false),
             Poll::Ready(_) => {}
         }
         ready
@@ -306,50 +306,43 @@ async fn next_connection<'a, P: Protocol, C: RuntimeHooks>(
     .await
 }
 
-fn open<P: Protocol, C: RuntimeHooks>(
-    server: &SharedServer<P, C>,
-    calls: &C,
+fn open<C: RuntimeHooks>(
+    server: &SharedServer<C>,
     socket: OwnedFd,
-    factory: &mut WorkerFactory<P>,
+    factory: &mut WorkerFactory,
     listener: ListenerId,
 ) {
-    let id = server.borrow().peers.next_id();
+    let id = server.state().peers.next_id();
     let both = Interest::READABLE | Interest::WRITABLE;
-    match WatchedFd::new(socket, both, KeyOwner::Conn(id).into(), calls) {
+    match WatchedFd::new(socket, both, KeyOwner::Conn(id).into(), &server.calls) {
         Ok(socket) => {
-            let mut server_state = server.borrow_mut();
-            let number = server_state.peers.next_number();
-            let reach = Some((id, server_state.lifecycle.shutdown()));
-            let made = factory.make(number, Some(socket.as_fd()), reach);
-            let opened = server_state.open(made, listener, socket.as_fd());
-            drop(server_state);
+            let mut state = server.state();
+            let reach = Some((id, state.lifecycle.shutdown()));
+            let made = factory.make(state.peers.next_number(), Some(socket.as_fd()), reach);
+            let opened = state.open(made, listener, socket.as_fd());
             debug_assert_eq!(opened, id, "no connection was opened between");
-            spawn_local(serve_connection(Rc::clone(server), calls.clone(), socket, id));
+            spawn_local(serve_connection(Rc::clone(server), socket, id));
         }
-        Err(error) => server.borrow_mut().refuse(&error),
+        Err(error) => server.state().refuse(&error),
     }
 }
 
 /// Waits for the shutdown signal.
-async fn watch_shutdown<P: Protocol, C: RuntimeHooks>(
-    server: SharedServer<P, C>,
-    calls: C,
-    signal: WatchedFd,
-) {
+async fn watch_shutdown<C: RuntimeHooks>(server: SharedServer<C>, signal: WatchedFd) {
     while let Ok(mut ready) = signal.readable().await {
-        calls.ready(KeyOwner::Shutdown.into(), true, false);
-        server.borrow_mut().take_requests();
+        server.calls.ready(KeyOwner::Shutdown.into(), true, false);
+        server.state().take_requests();
         ready.clear_ready();
     }
 }
 
 /// Does what is due by the clock.
-async fn run_timers<P: Protocol, C: RuntimeHooks>(server: SharedServer<P, C>) {
+async fn run_timers<C: RuntimeHooks>(server: SharedServer<C>) {
     let _guard = Guard(&server);
     let mut alarm = pin!(sleep(Duration::ZERO));
     loop {
         poll_fn(|cx| {
-            let mut server = server.borrow_mut();
+            let mut server = server.state();
             server.timer_waker.clone_from(cx.waker());
             let Some(due) = server.due else {
                 server.alarm = None;
@@ -361,16 +354,16 @@ async fn run_timers<P: Protocol, C: RuntimeHooks>(server: SharedServer<P, C>) {
             alarm.as_mut().poll(cx)
         })
         .await;
-        let mut server = server.borrow_mut();
+        let mut server = server.state();
         server.alarm = None;
         server.run_timers();
     }
 }
 
 /// Waits until the server has ended.
-async fn supervise<P: Protocol, C: RuntimeHooks>(server: SharedServer<P, C>) -> Ended {
+async fn supervise<C: RuntimeHooks>(server: SharedServer<C>) -> Ended {
     poll_fn(|cx| {
-        let mut server = server.borrow_mut();
+        let mut server = server.state();
         assert!(!server.panicked, "a task of the server has panicked");
         if let Some(ended) = server.ended() {
             return Poll::Ready(ended);
@@ -382,12 +375,12 @@ async fn supervise<P: Protocol, C: RuntimeHooks>(server: SharedServer<P, C>) -> 
 }
 
 /// Ends the server if a task panics: tokio would go on without it.
-struct Guard<'a, P: Protocol, C: RuntimeHooks>(&'a SharedServer<P, C>);
+struct Guard<'a, C>(&'a SharedServer<C>);
 
-impl<P: Protocol, C: RuntimeHooks> Drop for Guard<'_, P, C> {
+impl<C> Drop for Guard<'_, C> {
     fn drop(&mut self) {
         if std::thread::panicking()
-            && let Ok(mut server) = self.0.try_borrow_mut()
+            && let Ok(mut server) = self.0.state.try_borrow_mut()
         {
             server.panicked = true;
             server.changed();

@@ -15,7 +15,6 @@ use super::watched::{SocketReady, WatchedFd};
 use super::{Guard, SharedServer};
 use proactor::keys::KeyOwner;
 use proactor::os;
-use proactor::protocol::Protocol;
 
 /// The input of the console, as it is waited for.
 pub(super) enum TaskInput {
@@ -29,15 +28,13 @@ pub(super) enum TaskInput {
 ///
 /// # Errors
 /// The executor cannot watch it.
-pub(super) fn open<P: Protocol, C: RuntimeHooks>(
-    server: &SharedServer<P, C>,
-) -> io::Result<Option<TaskInput>> {
-    let mut server = server.borrow_mut();
-    let ServerState { console: Some(task), calls, .. } = &mut *server else { return Ok(None) };
+pub(super) fn open<C: RuntimeHooks>(server: &SharedServer<C>) -> io::Result<Option<TaskInput>> {
+    let mut state = server.state();
+    let Some(task) = &mut state.console else { return Ok(None) };
     task.console.begin();
     // A descriptor of its own: the executor wants to own what it watches.
     let input = task.console.input().try_clone_to_owned()?;
-    match WatchedFd::new(input, Interest::READABLE, KeyOwner::Console.into(), calls) {
+    match WatchedFd::new(input, Interest::READABLE, KeyOwner::Console.into(), &server.calls) {
         Ok(watched) => Ok(Some(TaskInput::Watched(watched))),
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(Some(TaskInput::File)),
         Err(error) => Err(error),
@@ -45,21 +42,17 @@ pub(super) fn open<P: Protocol, C: RuntimeHooks>(
 }
 
 /// Serves the console whenever there is input or a message to the operator, until it quits.
-pub(super) async fn serve_console<P: Protocol, C: RuntimeHooks>(
-    server: SharedServer<P, C>,
-    calls: C,
-    mut input: TaskInput,
-) {
+pub(super) async fn serve_console<C: RuntimeHooks>(server: SharedServer<C>, mut input: TaskInput) {
     let _guard = Guard(&server);
     loop {
         let event = next_event(&server, &input).await;
-        if server.borrow_mut().handle_console(event).is_break() {
+        if server.state().handle_console(event).is_break() {
             return;
         }
-        if server.borrow().console_input_has_ended()
+        if server.state().console_input_has_ended()
             && let TaskInput::Watched(watched) = std::mem::replace(&mut input, TaskInput::Ended)
         {
-            watched.close(KeyOwner::Console.into(), &calls);
+            watched.close(KeyOwner::Console.into(), &server.calls);
         }
         yield_now().await; // So that the connections go on during much input.
     }
@@ -75,12 +68,12 @@ enum ConsoleEvent<'a> {
     Messages,
 }
 
-async fn next_event<'a, P: Protocol, C: RuntimeHooks>(
-    server: &SharedServer<P, C>,
+async fn next_event<'a, C: RuntimeHooks>(
+    server: &SharedServer<C>,
     input: &'a TaskInput,
 ) -> ConsoleEvent<'a> {
     poll_fn(|cx| {
-        let mut server = server.borrow_mut();
+        let mut server = server.state();
         if let Some(task) = &mut server.console {
             task.waker.clone_from(cx.waker());
         }
@@ -102,7 +95,7 @@ async fn next_event<'a, P: Protocol, C: RuntimeHooks>(
     .await
 }
 
-impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
+impl ServerState {
     /// Reads the input, if that is the event, and serves the console. Breaks if the operator quits.
     fn handle_console(&mut self, event: ConsoleEvent<'_>) -> ControlFlow<()> {
         let counters = self.counters(Handle::current().metrics().worker_park_count(0));

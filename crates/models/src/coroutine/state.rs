@@ -8,7 +8,7 @@ use std::task::Waker;
 
 use proactor::address;
 use proactor::buffer::{Chunk, Pool};
-use proactor::calls::PlainCalls;
+use proactor::calls::Calls;
 use proactor::clock::Nanos;
 use proactor::console::{Console, SocketInfo};
 use proactor::counters::Counters;
@@ -20,13 +20,10 @@ use proactor::peer::Made;
 use proactor::peers::Peers;
 use proactor::protocol::Protocol;
 
-use super::hooks::RuntimeHooks;
 use super::watched::SocketReady;
 
-#[derive(Debug)]
-pub(super) struct ServerState<P, C = PlainCalls> {
-    pub(super) calls: C,
-    pub(super) peers: Peers<P, TaskState>,
+pub(super) struct ServerState {
+    pub(super) peers: Peers<Box<dyn Protocol>, TaskState>,
     pool: Rc<Pool>,
     pub(super) lifecycle: Lifecycle,
     /// How the server ends before every connection is closed.
@@ -104,15 +101,9 @@ pub(super) struct Wants {
     pub(super) close: bool,
 }
 
-impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
-    pub(super) fn new(
-        calls: C,
-        pool: Rc<Pool>,
-        limits: Limits,
-        stop: ShutdownSignal,
-    ) -> ServerState<P, C> {
+impl ServerState {
+    pub(super) fn new(pool: Rc<Pool>, limits: Limits, stop: ShutdownSignal) -> ServerState {
         ServerState {
-            calls,
             peers: Peers::new(limits.max_input, Clock::default()),
             pool,
             lifecycle: Lifecycle::new(limits, stop),
@@ -138,7 +129,7 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     /// Opens a connection for an accepted socket.
     pub(super) fn open(
         &mut self,
-        (protocol, shared): Made<P>,
+        (protocol, shared): Made<Box<dyn Protocol>>,
         listener: ListenerId,
         socket: BorrowedFd<'_>,
     ) -> ConnId {
@@ -197,7 +188,7 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     }
 
     /// Receives once. Clears `ready` if that was all.
-    pub(super) fn receive(&mut self, id: ConnId, mut ready: SocketReady<'_>) {
+    pub(super) fn receive(&mut self, calls: &impl Calls, id: ConnId, mut ready: SocketReady<'_>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(mut lease) = self.pool.lease(peer.connection.recv_size()) else {
             self.counters.out_of_buffers += 1;
@@ -205,7 +196,7 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
         let space = buffer.len();
-        match self.calls.recv(KeyOwner::Conn(id).into(), ready.get_inner().as_fd(), buffer) {
+        match calls.recv(KeyOwner::Conn(id).into(), ready.get_inner().as_fd(), buffer) {
             Ok(0) => self.peers.ended(id),
             Ok(n) => {
                 if n < space {
@@ -222,14 +213,14 @@ impl<P: Protocol, C: RuntimeHooks> ServerState<P, C> {
     }
 
     /// Sends once. Clears `ready` if the socket takes no more.
-    pub(super) fn send(&mut self, id: ConnId, mut ready: SocketReady<'_>) {
+    pub(super) fn send(&mut self, calls: &impl Calls, id: ConnId, mut ready: SocketReady<'_>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let (queue, socket) = (peer.connection.outgoing(), ready.get_inner().as_fd());
         if queue.is_empty() {
             return;
         }
         let key = KeyOwner::Conn(id).into();
-        let (sent, offered) = queue.offer(usize::MAX, |parts| self.calls.send(key, socket, parts));
+        let (sent, offered) = queue.offer(usize::MAX, |parts| calls.send(key, socket, parts));
         match sent {
             Ok(n) => {
                 if n < offered {

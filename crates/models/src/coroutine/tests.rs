@@ -14,16 +14,18 @@ use std::thread;
 use super::state::TaskState;
 use super::*;
 use proactor::buffer::{BufferClass, Chunk};
+use proactor::calls::PlainCalls;
+use proactor::peer::Peer;
 use proactor::protocol::testing::Broadcast;
-use proactor::protocol::{Echo, Input, Outbox};
+use proactor::protocol::{Echo, Input, Outbox, Protocol};
 
 const BUFFERS: &[BufferClass] = &[BufferClass { bytes: 64, count: 64 }];
 
 /// A server of one listener, and what stops it.
-fn server<P: Protocol>(
-    factory: Factory<P>,
+fn server(
+    factory: Factory,
     limits: Limits,
-) -> (Coroutines<P>, Rc<Pool>, SocketAddr, ShutdownSignal) {
+) -> (Coroutines<PlainCalls>, Rc<Pool>, SocketAddr, ShutdownSignal) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, pool) = (ShutdownSignal::new().unwrap(), Pool::new(BUFFERS).unwrap());
@@ -50,7 +52,7 @@ fn in_time(test: impl FnOnce() + Send + 'static) {
 fn a_drain_leaves_no_connection_and_no_buffer_behind() {
     in_time(|| {
         let (mut coroutines, pool, address, stop) =
-            server(Factory::of(|_| Echo), Limits::default());
+            server(Factory::shared(|_: &Peer| Echo), Limits::default());
         let clients = thread::spawn(move || {
             let clients = [(); 8].map(|()| TcpStream::connect(address).unwrap());
             for mut client in &clients {
@@ -76,7 +78,7 @@ fn a_drain_leaves_no_connection_and_no_buffer_behind() {
 fn a_second_request_ends_at_once_and_frees_everything() {
     in_time(|| {
         let (mut coroutines, pool, address, stop) =
-            server(Factory::of(|_| Echo), Limits::default());
+            server(Factory::shared(|_: &Peer| Echo), Limits::default());
         let client = thread::spawn(move || {
             let mut client = TcpStream::connect(address).unwrap();
             client.write_all(b"x").unwrap();
@@ -114,7 +116,7 @@ fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
         let heard = Arc::<Mutex<Vec<u64>>>::default();
         let noted = Arc::clone(&heard);
         let (mut coroutines, _, address, stop) = server(
-            Factory::of(move |peer| Noted(Arc::clone(&noted), peer.id())),
+            Factory::shared(move |peer: &Peer| Noted(Arc::clone(&noted), peer.id())),
             Limits::default(),
         );
         // All is there before the server looks: 200 buffers of the one, one of the other.
@@ -149,7 +151,8 @@ fn a_protocol_that_panics_costs_its_connection_and_no_other() {
                 out.send(input.take_all());
             }
         }
-        let (mut coroutines, _, address, stop) = server(Factory::of(|_| Wrong), Limits::default());
+        let (mut coroutines, _, address, stop) =
+            server(Factory::shared(|_: &Peer| Wrong), Limits::default());
         let clients = thread::spawn(move || {
             let [mut wrong, mut other] = [(); 2].map(|()| TcpStream::connect(address).unwrap());
             wrong.write_all(b"panic").unwrap();
@@ -168,15 +171,15 @@ fn a_protocol_that_panics_costs_its_connection_and_no_other() {
 /// An alarm that passed unneeded must not stand for the next one.
 #[test]
 fn an_alarm_that_is_not_needed_any_more_is_forgotten() {
-    let (coroutines, ..) = server(Factory::of(|_| Echo), Limits::default());
+    let (coroutines, ..) = server(Factory::shared(|_: &Peer| Echo), Limits::default());
     let shared = Rc::clone(&coroutines.server);
     coroutines.runtime.block_on(async {
         let mut keeper = pin!(run_timers(Rc::clone(&shared)));
         let mut poll = |due| {
-            shared.borrow_mut().due = due;
+            shared.state().due = due;
             let mut cx = Context::from_waker(Waker::noop());
             assert!(keeper.as_mut().poll(&mut cx).is_pending());
-            shared.borrow().alarm
+            shared.state().alarm
         };
         let later = Some(os::now() + Duration::from_secs(60));
         assert_eq!(poll(later), later);
@@ -185,9 +188,13 @@ fn an_alarm_that_is_not_needed_any_more_is_forgotten() {
 }
 
 /// The state of a server without a listener.
-fn broadcast_state() -> ServerState<Broadcast> {
+fn broadcast_state() -> ServerState {
     let (pool, stop) = (Pool::new(BUFFERS).unwrap(), ShutdownSignal::new().unwrap());
-    ServerState::new(PlainCalls, pool, Limits::default(), stop)
+    ServerState::new(pool, Limits::default(), stop)
+}
+
+fn open(server: &mut ServerState) -> ConnId {
+    server.peers.open(Box::new(Broadcast), ListenerId(0), TaskState::new(None))
 }
 
 #[test]
@@ -202,7 +209,7 @@ fn a_marked_task_is_woken_and_the_running_one_is_not() {
     let waker = Waker::from(Arc::clone(&wakes));
     let woken = || wakes.0.swap(0, Ordering::Relaxed);
     let mut server = broadcast_state();
-    let ids = [(); 3].map(|()| server.peers.open(Broadcast, ListenerId(0), TaskState::new(None)));
+    let ids = [(); 3].map(|()| open(&mut server));
     ids.iter().for_each(|&id| assert!(!server.wants(id, &waker).send));
     server.settle(None);
     woken();
@@ -215,9 +222,9 @@ fn a_marked_task_is_woken_and_the_running_one_is_not() {
 #[test]
 fn a_task_shows_what_it_awaits() {
     let mut server = broadcast_state();
-    let ids = [(); 2].map(|()| server.peers.open(Broadcast, ListenerId(0), TaskState::new(None)));
+    let ids = [(); 2].map(|()| open(&mut server));
     server.settle(None);
-    let shown = |server: &mut ServerState<Broadcast>| {
+    let shown = |server: &mut ServerState| {
         server.peers.get_mut(ids[0]).unwrap().driver.socket_info().doing.join(", ")
     };
     assert_eq!(shown(&mut server), "yields");
