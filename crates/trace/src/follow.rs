@@ -3,9 +3,10 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Deref;
 use std::path::PathBuf;
 
-use proactor_record::{Header, Reader, Unreadable};
+use proactor_record::{Reader, Unreadable};
 
 use super::event::{Decoder, Event, Events};
 use super::kernel;
@@ -28,11 +29,6 @@ impl Follow {
         Ok(Follow { reader, decoder })
     }
 
-    /// The header, as it was last read.
-    pub fn header(&self) -> &Header {
-        self.reader.header()
-    }
-
     /// Returns what has happened since the last call: complete iterations only, while the recorder
     /// writes.
     ///
@@ -47,20 +43,14 @@ impl Follow {
         self.decoder = events.decoder;
         Ok(all)
     }
+}
 
-    /// How many records were overwritten before they were read or, with many writers, not written.
-    pub fn lost(&self) -> u64 {
-        self.reader.lost()
-    }
+/// What the reader knows: its header, what is lost, and whether nothing more comes.
+impl Deref for Follow {
+    type Target = Reader<'static>;
 
-    /// Whether nothing more will be written. There may be events that were not read yet.
-    pub fn is_over(&self) -> bool {
-        self.reader.is_over()
-    }
-
-    /// Whether all events have been returned.
-    pub fn is_read(&self) -> bool {
-        self.reader.is_read()
+    fn deref(&self) -> &Reader<'static> {
+        &self.reader
     }
 }
 

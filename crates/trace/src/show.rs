@@ -310,23 +310,17 @@ fn measured(header: &Header, lasted: Option<u64>) -> Option<u64> {
 
 /// Returns an event as JSON, decoded and raw. Names that do not apply are left out.
 pub fn json(header: &Header, event: &Event) -> Value {
+    let owner = Some(owner(event)).filter(|owner| !owner.is_empty());
+    let (conn, owner) = if event.conn.is_some() { (owner, None) } else { (None, owner) };
+    let common = json!({
+        "n": event.number, "t_ns": event.at, "lane": header.lane_name(event.lane),
+        "iteration": event.iteration, "op": event.op.map(Op::name), "conn": conn, "owner": owner,
+        "kind": event.raw.kind().map_or("unknown".to_owned(), kind),
+        "abnormal": event.is_abnormal(), "flags": event.raw.flags,
+    });
+    let Value::Object(common) = common else { unreachable!("it is an object") };
     let mut all = fields(header, event);
-    let mut put = |name: &str, value: Value| drop(all.insert(name.to_owned(), value));
-    put("n", json!(event.number));
-    put("t_ns", json!(event.at));
-    put("lane", json!(header.lane_name(event.lane)));
-    put("iteration", json!(event.iteration));
-    put("kind", json!(event.raw.kind().map_or("unknown".to_owned(), kind)));
-    put("abnormal", json!(event.is_abnormal()));
-    put("flags", json!(event.raw.flags));
-    if let Some(op) = event.op {
-        put("op", json!(op.name()));
-    }
-    match (event.conn, owner(event)) {
-        (Some(_), conn) => put("conn", json!(conn)),
-        (None, owner) if !owner.is_empty() => put("owner", json!(owner)),
-        _ => {}
-    }
+    all.extend(common.into_iter().filter(|(_, value)| !value.is_null()));
     Value::Object(all)
 }
 

@@ -157,7 +157,7 @@ pub struct Exchange {
 }
 
 /// Follows all connections through the events.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ConnectionTracker {
     pub(super) measure: Measure,
     /// Whether a completion without a submission is a fault: no record is missing.
@@ -178,11 +178,7 @@ impl ConnectionTracker {
         ConnectionTracker {
             measure: Measure::of(trace),
             whole: trace.lost() == 0 && trace.remarks.is_empty(),
-            all: HashMap::new(),
-            accepted: HashMap::new(),
-            ending: Vec::new(),
-            gaps: 0,
-            exchanges: Vec::new(),
+            ..ConnectionTracker::default()
         }
     }
 

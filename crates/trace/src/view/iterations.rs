@@ -1,6 +1,5 @@
 //! Iteration by iteration: what each enter or wait took and brought, and what lay between two.
 
-use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -141,8 +140,8 @@ pub(super) struct IterationCounter {
     all: Iterations,
     inside: Latencies,
     outside: Latencies,
-    /// The iteration of each lane that is not over.
-    open: HashMap<Option<u16>, OpenIteration>,
+    /// The one that is not over.
+    open: OpenIteration,
 }
 
 /// An iteration that is not over.
@@ -161,52 +160,42 @@ struct OpenIteration {
 
 impl IterationCounter {
     pub(super) fn see(&mut self, event: &Event) {
-        match &event.what {
+        let (all, open) = (&mut self.all, &mut self.open);
+        match event.what {
             Payload::EnterBegin { mode, .. } | Payload::WaitBegin { mode, .. } => {
-                self.close(event.lane, Some(event.at));
-                self.open(event).mode = *mode;
+                self.close(Some(event.at));
+                self.open.mode = mode;
             }
             Payload::EnterEnd { result, overflow, .. } => {
-                let in_flight = event.in_flight.total as u64;
-                self.all.in_flight_max = self.all.in_flight_max.max(in_flight);
-                let open = self.open(event);
-                open.submitted = u64::from(result.unwrap_or(0));
-                open.overflow = *overflow;
+                all.in_flight_max = all.in_flight_max.max(event.in_flight.total as u64);
+                (open.submitted, open.overflow) = (result.unwrap_or(0).into(), overflow);
                 self.back("enter", event, result.is_err());
             }
             Payload::WaitEnd { result, .. } => {
-                self.open(event).brought = u64::from(result.unwrap_or(0));
+                open.brought = result.unwrap_or(0).into();
                 self.back("wait", event, result.is_err());
             }
-            Payload::Completed { .. } => self.open(event).brought += 1,
-            Payload::Implied { .. } => self.open(event).implied += 1,
-            Payload::CallEnd { result, .. } => {
-                self.open(event).moved += u64::from(result.is_ok());
-            }
-            Payload::Lost(_) => self.open.clear(),
+            Payload::Completed { .. } => open.brought += 1,
+            Payload::Implied { .. } => open.implied += 1,
+            Payload::CallEnd { result, .. } => open.moved += u64::from(result.is_ok()),
+            Payload::Lost(_) => *open = OpenIteration::default(),
             _ => {}
         }
     }
 
-    /// The iteration of the lane of this event.
-    fn open(&mut self, event: &Event) -> &mut OpenIteration {
-        self.open.entry(event.lane).or_default()
-    }
-
     fn back(&mut self, name: &'static str, event: &Event, failed: bool) {
         self.all.name = name;
-        let open = self.open(event);
-        (open.back, open.failed) = (Some(event.at), failed);
+        (self.open.back, self.open.failed) = (Some(event.at), failed);
         if let Some(lasted) = event.lasted {
             self.all.inside_ns = self.all.inside_ns.saturating_add(lasted);
             self.inside.record(Duration::from_nanos(lasted));
         }
     }
 
-    /// The iteration of a lane is over: the next begins, or nothing comes any more.
-    fn close(&mut self, lane: Option<u16>, next: Option<u64>) {
-        let Some(one) = self.open.remove(&lane) else { return };
-        let (all, Some(back)) = (&mut self.all, one.back) else { return };
+    /// The iteration is over: the next begins, or nothing comes any more.
+    fn close(&mut self, next: Option<u64>) {
+        let (all, one) = (&mut self.all, std::mem::take(&mut self.open));
+        let Some(back) = one.back else { return };
         all.count += 1;
         all.failed += u64::from(one.failed);
         all.batches.add(one.brought);
@@ -235,8 +224,7 @@ impl IterationCounter {
 
     /// Returns all of them; `None` if there was no iteration.
     pub(super) fn finish(mut self) -> Option<Iterations> {
-        let open: BTreeSet<_> = self.open.keys().copied().collect();
-        open.into_iter().for_each(|lane| self.close(lane, None));
+        self.close(None);
         let IterationCounter { all, inside, outside, .. } = self;
         let (inside, outside) = (inside.percentiles(), outside.percentiles());
         (!all.name.is_empty()).then_some(Iterations { inside, outside, ..all })

@@ -108,16 +108,6 @@ impl Source {
     pub(crate) fn polls_all(&self) -> bool {
         self.model == POLLS_ALL
     }
-
-    /// Whether it costs a system call to begin to watch a descriptor, or to cease.
-    pub(super) fn watches_in_kernel(&self) -> bool {
-        self.rewatches_in_kernel() || self.model == "sigio"
-    }
-
-    /// Whether it costs a system call to change what is watched for.
-    pub(super) fn rewatches_in_kernel(&self) -> bool {
-        ["epoll", "epoll-et", "epoll-oneshot"].contains(&&*self.model)
-    }
 }
 
 fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {

@@ -253,9 +253,10 @@ impl Buffers {
 /// How many system calls there were. On a ring each enter is one, and nothing else is. With a
 /// selector, a watch is a call where the kernel keeps the interests.
 fn calls(source: &Source, ops: &[OpRow], iterations: Option<&Iterations>) -> u64 {
+    let keeps_interests = ["epoll", "epoll-et", "epoll-oneshot"].contains(&&*source.model);
     let is_call = |row: &&OpRow| match row.op {
-        Op::Call(Call::Watch | Call::Unwatch) => source.watches_in_kernel(),
-        Op::Call(Call::Rewatch) => source.rewatches_in_kernel(),
+        Op::Call(Call::Watch | Call::Unwatch) => keeps_interests || source.model == "sigio",
+        Op::Call(Call::Rewatch) => keeps_interests,
         // No system call: a thread that unlocks lets the next one in.
         Op::Call(Call::Lock) | Op::Ring(_) => false,
         Op::Call(_) | Op::Wait => true,
