@@ -43,7 +43,16 @@ pub fn perfetto(trace: &Trace, cut: &Cut, most: usize, out: &mut impl Write) -> 
     let has_buffers = stats.buffers.is_some_and(|buffers| buffers.fewest.is_some());
     let lanes = stats.lanes.clone();
     let list = ConnectionList::new(stats, most);
-    let mut writer = PerfettoWriter::new(&trace.header, out);
+    let mut writer = PerfettoWriter {
+        header: &trace.header,
+        out,
+        names: StringTable::default(),
+        keys: StringTable::default(),
+        interned: ProtoMessage::default(),
+        described: HashSet::new(),
+        is_first: true,
+        last: (0, None),
+    };
     writer.common_tracks(&description, &list, lanes.is_none())?;
     let drawn = lanes.as_ref().map_or(Vec::new(), |lanes| lanes.busiest(most));
     lanes.as_ref().map_or(Ok(()), |lanes| writer.threads(lanes, &drawn))?;
@@ -128,20 +137,7 @@ struct PerfettoWriter<'a, W> {
     last: (u64, Option<u64>),
 }
 
-impl<'a, W: Write> PerfettoWriter<'a, W> {
-    fn new(header: &'a Header, out: W) -> PerfettoWriter<'a, W> {
-        PerfettoWriter {
-            header,
-            out,
-            names: StringTable::default(),
-            keys: StringTable::default(),
-            interned: ProtoMessage::default(),
-            described: HashSet::new(),
-            is_first: true,
-            last: (0, None),
-        }
-    }
-
+impl<W: Write> PerfettoWriter<'_, W> {
     /// Describes the tracks of every trace, the connections', and the loop's if there is one.
     fn common_tracks(
         &mut self,
@@ -251,14 +247,8 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
         let time = self.header.pairs[0].1.saturating_add(self.moment(at, one));
         let mut message = ProtoMessage::default();
         match one {
-            TrackEvent::Begin(drawn) => {
-                message.uint(field::TYPE, field::SLICE_BEGIN);
-                self.draw(&mut message, drawn)?;
-            }
-            TrackEvent::Instant(drawn) => {
-                message.uint(field::TYPE, field::INSTANT);
-                self.draw(&mut message, drawn)?;
-            }
+            TrackEvent::Begin(drawn) => self.draw(&mut message, field::SLICE_BEGIN, drawn)?,
+            TrackEvent::Instant(drawn) => self.draw(&mut message, field::INSTANT, drawn)?,
             TrackEvent::End { track, event } => {
                 let track = TrackId::Timeline(*track).uuid(self.header);
                 message.uint(field::TYPE, field::SLICE_END).uint(field::TRACK, track);
@@ -283,7 +273,7 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
 
     /// Sets the track, the name, the flow and the annotations of a slice or an instant. The track
     /// of a listener, and the loop's if there are threads, is described when it is first used.
-    fn draw(&mut self, message: &mut ProtoMessage, drawn: &Drawn<'_>) -> io::Result<()> {
+    fn draw(&mut self, message: &mut ProtoMessage, kind: u64, drawn: &Drawn<'_>) -> io::Result<()> {
         let id = TrackId::Timeline(drawn.track);
         let uuid = id.uuid(self.header);
         match drawn.track {
@@ -296,7 +286,7 @@ impl<'a, W: Write> PerfettoWriter<'a, W> {
             _ => {}
         }
         let name = intern(&mut self.names, &drawn.name, field::EVENT_NAMES, &mut self.interned);
-        message.uint(field::TRACK, uuid).uint(field::NAME_ID, name);
+        message.uint(field::TYPE, kind).uint(field::TRACK, uuid).uint(field::NAME_ID, name);
         match drawn.flow {
             Some(Flow::Continue(number)) => _ = message.fixed(field::FLOW, number),
             Some(Flow::End(number)) => _ = message.fixed(field::LAST_FLOW, number),
