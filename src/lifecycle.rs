@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::clock::{Nanos, earlier};
 use crate::limits::{Ended, Limits};
+use crate::mailbox::PostedRequest;
 use crate::os::{AcceptFailure, ShutdownSignal};
 
 /// How long nothing is accepted after an accept failed for want of a descriptor or of memory,
@@ -98,13 +99,22 @@ pub struct Lifecycle {
     /// When the drain cuts what is left; `Some` exactly while draining.
     deadline: Option<Nanos>,
     pause: AcceptPause,
+    /// What other threads ask of connections, and the engine has not taken.
+    posted: Vec<PostedRequest>,
 }
 
 impl Lifecycle {
     /// Begins to serve within `limits`, until `shutdown` is signalled.
     pub fn new(limits: Limits, shutdown: ShutdownSignal) -> Lifecycle {
         let pause = AcceptPause::default();
-        Lifecycle { limits, shutdown, stage: Stage::Serving, deadline: None, pause }
+        Lifecycle {
+            limits,
+            shutdown,
+            stage: Stage::Serving,
+            deadline: None,
+            pause,
+            posted: Vec::new(),
+        }
     }
 
     /// Returns what bounds the server.
@@ -153,14 +163,22 @@ impl Lifecycle {
     }
 
     /// Takes the requests to stop that were signalled since the last call. The first of all starts
-    /// a drain: `Continue(true)`, and the engine is to [`drain`](Lifecycle::drain). Any further
+    /// a drain: `Continue(true)`, and the engine [drains](Lifecycle::drain). Any further
     /// one ends the server at once.
     pub fn take_requests(&mut self) -> ControlFlow<Ended, bool> {
-        match self.shutdown.take() {
+        let (times, posted) = self.shutdown.take_all();
+        self.posted.extend(posted);
+        match times {
             0 => ControlFlow::Continue(false),
             1 if self.is_serving() => ControlFlow::Continue(true),
             _ => ControlFlow::Break(Ended::AtOnce),
         }
+    }
+
+    /// Returns what other threads asked of connections before the last call of
+    /// [`take_requests`](Lifecycle::take_requests).
+    pub fn take_posted(&mut self) -> Vec<PostedRequest> {
+        std::mem::take(&mut self.posted)
     }
 
     /// Starts the drain of so many connections, if the server does not drain already. Returns

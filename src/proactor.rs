@@ -309,7 +309,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             ControlFlow::Continue(true) => self.drain(),
             ControlFlow::Continue(false) => {}
         }
-        self.peers.take_posted(self.lifecycle.shutdown().take_posted());
+        self.peers.take_posted(self.lifecycle.take_posted());
         self.ring.submit(Op::Wake { fd: self.lifecycle.shutdown().as_fd() })?;
         Ok(ControlFlow::Continue(()))
     }

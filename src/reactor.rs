@@ -215,7 +215,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
                     ControlFlow::Continue(true) => self.drain(),
                     ControlFlow::Continue(false) => {}
                 }
-                self.peers.take_posted(self.lifecycle.shutdown().take_posted());
+                self.peers.take_posted(self.lifecycle.take_posted());
             }
             KeyOwner::Console => {
                 if let Some(input) = &mut self.console {

@@ -107,10 +107,11 @@ impl ShutdownSignal {
         Ok(())
     }
 
-    /// Returns what was asked of the connections. Called after [`take`](ShutdownSignal::take): else
-    /// the loop would sleep while something is asked.
-    pub fn take_posted(&self) -> Vec<PostedRequest> {
-        self.0.mailbox.take()
+    /// Returns what [`take`](ShutdownSignal::take) does, and what was asked of the connections. In
+    /// this order: else the loop would sleep while something is asked.
+    pub fn take_all(&self) -> (u64, Vec<PostedRequest>) {
+        let times = self.take();
+        (times, self.0.mailbox.take())
     }
 
     /// Refuses all that is asked of connections from now on.
@@ -204,3 +205,36 @@ pub fn interrupt<T>(thread: &std::thread::JoinHandle<T>) {
 /// Unhandled it is ignored, no program waits for it, and one too many means nothing: it is the
 /// signal that Go's runtime took for the same purpose.
 pub(super) const INTERRUPT: libc::c_int = libc::SIGURG;
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::keys::ListenerId;
+
+    #[test]
+    fn a_loop_does_not_sleep_while_something_is_asked() {
+        const POSTS: usize = 200_000;
+        let signal = ShutdownSignal::new().unwrap();
+        let post = signal.clone();
+        let poster = thread::spawn(move || {
+            for _ in 0..POSTS {
+                let request = || PostedRequest::Broadcast(ListenerId(0), Vec::new());
+                assert_eq!(post.post(request), Ok(()));
+            }
+        });
+        let mut taken = 0;
+        while taken < POSTS {
+            let events = libc::POLLIN;
+            let mut asked = [libc::pollfd { fd: signal.as_fd().as_raw_fd(), events, revents: 0 }];
+            let ready = crate::os::poll(&mut asked, Some(Duration::from_secs(10))).unwrap();
+            assert_eq!(ready, 1, "it sleeps, and {} are left", POSTS - taken);
+            let (times, posted) = signal.take_all();
+            assert_eq!(times, 0);
+            taken += posted.len();
+        }
+        poster.join().unwrap();
+    }
+}

@@ -208,7 +208,7 @@ impl<C: Calls> Blocking<C> {
 
     /// Passes what other threads ask to the threads of the connections.
     fn pass_posted(&mut self) {
-        for posted in self.lifecycle.shutdown().take_posted() {
+        for posted in self.lifecycle.take_posted() {
             self.posted = true;
             let conn = match &posted {
                 PostedRequest::Broadcast(listener, bytes) => {

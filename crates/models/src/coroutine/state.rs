@@ -288,7 +288,7 @@ impl ServerState {
     /// The shutdown signal was reported.
     pub(super) fn take_requests(&mut self) {
         self.take_stop_requests();
-        self.peers.take_posted(self.lifecycle.shutdown().take_posted());
+        self.peers.take_posted(self.lifecycle.take_posted());
         self.settle(None);
     }
 
