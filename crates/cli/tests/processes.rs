@@ -117,6 +117,26 @@ fn a_child_killed_in_mid_message_affects_no_other_connection() {
     assert!(exit.counter("received_bytes") >= sure as u64, "{exit:?}");
 }
 
+/// A child logs the end of its connection itself; for one that cannot, its parent does.
+#[test]
+fn the_connection_of_a_killed_child_has_its_line_in_the_log() {
+    let server = serve(&[ECHO]).args(&["--log", "info", "--log-format", "json"]).start();
+    let [killed, other] = [(); 2].map(|()| Client::connect(server.address()));
+    killed.ping();
+    eventually_children(&server, 1)[0].signal(libc::SIGKILL);
+    let _ = killed.hear_all(); // The end, or a reset.
+    other.ping();
+    drop(other);
+    eventually_children(&server, 0);
+    let exit = server.drain();
+    let closed = exit.stderr.lines().filter(|line| line.contains(r#""message":"closed""#));
+    let mut reasons: Vec<(bool, bool)> = closed
+        .map(|line| (line.contains(r#""connection":1,"#), line.contains("connection abort")))
+        .collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, [(false, false), (true, true)], "{}", exit.stderr);
+}
+
 #[test]
 fn children_killed_all_at_once_are_all_reaped() {
     let server = serve(&[ECHO]).args(&["--max-connections", "50"]).start();

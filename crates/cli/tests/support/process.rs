@@ -113,6 +113,11 @@ impl Process {
         Some(ticks.map(|ticks| ticks.parse::<u64>().expect("a number")).sum())
     }
 
+    /// How often its main thread has gone to sleep.
+    pub(crate) fn sleeps(self) -> u64 {
+        self.status("voluntary_ctxt_switches:").parse().expect("a number")
+    }
+
     /// The part of one CPU that it takes, over a third of a second. Time is what is observed here:
     /// this sleep waits for nothing.
     pub(crate) fn share_of_cpu(self) -> f64 {
