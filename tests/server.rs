@@ -1,5 +1,7 @@
 //! The public API: `Builder`, `Server` and `Running`, over real sockets, on every model.
 
+mod skip;
+
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -69,7 +71,7 @@ fn read_to_end(mut stream: &TcpStream) -> String {
 fn refused(error: &Error) -> bool {
     let refused = matches!(error, Error::Refused { .. });
     if refused {
-        eprintln!("skipped: {error}");
+        skip::skip(&error.to_string());
     }
     refused
 }

@@ -1,5 +1,8 @@
 //! `proactor load` and `proactor compare` as their users meet them.
 
+#[path = "../../../tests/skip/mod.rs"]
+mod skip;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -174,8 +177,7 @@ fn compare_has_a_model_record_and_leaves_no_recording_behind() {
 #[test]
 fn compare_runs_servers_and_client_on_different_cpus() {
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        eprintln!("not tested: only one CPU is usable");
-        return;
+        return skip::skip("only one CPU is usable");
     }
     let output =
         proactor(&["compare", "--models", "poll", "-c", "2", "--rounds", "1", "--idle", "0"]);

@@ -1,5 +1,8 @@
 //! The client against small servers on std, some of them faulty on purpose.
 
+#[path = "../../../tests/skip/mod.rs"]
+mod skip;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
@@ -47,7 +50,7 @@ fn engines() -> Vec<EngineChoice> {
     match UringEngine::open(shape) {
         Ok(_) => vec![EngineChoice::Epoll, EngineChoice::Uring],
         Err(error) => {
-            eprintln!("the io_uring engine is not tested: {error}");
+            skip::skip(&format!("no io_uring for the client: {error}"));
             vec![EngineChoice::Epoll]
         }
     }

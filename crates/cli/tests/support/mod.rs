@@ -11,17 +11,21 @@ pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod server;
 pub(crate) mod simulated;
+#[path = "../../../../tests/skip/mod.rs"]
+mod skip;
 pub(crate) mod terminal;
 
 pub(crate) use client::{Client, Options};
 pub(crate) use process::Process;
 pub(crate) use random::Random;
 pub(crate) use server::{Address, Launch};
+use skip::leave_out;
+#[allow(unused_imports, reason = "not every test leaves something out")]
+pub(crate) use skip::skip;
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before it counts as hung.
@@ -39,25 +43,9 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
     }
 }
 
-/// Says that a case is left out, and why, past the capture of the test harness; counts by reason.
-/// With `PROACTOR_NO_SKIPS` set it fails instead: where everything should be there, all must run.
-pub(crate) fn skip(reason: &str) {
-    assert!(std::env::var_os("PROACTOR_NO_SKIPS").is_none(), "a case was left out: {reason}");
-    leave_out("skipped", reason);
-}
-
 /// Says that a case is left out because a model is declared to be unable to do it, and why.
 pub(crate) fn declared(reason: &str) {
     leave_out("declared", reason);
-}
-
-/// Counts a test that is left out, by its reason.
-fn leave_out(how: &str, reason: &str) {
-    static LEFT_OUT: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
-    let mut left_out = LEFT_OUT.lock().expect("no thread panics while it counts");
-    let count = left_out.entry(format!("{how}: {reason}")).or_default();
-    *count += 1;
-    writeln!(io::stderr(), "{how}: {count} ({reason})").expect("stderr is open");
 }
 
 /// Why this host has no io_uring for us, if so.
