@@ -120,16 +120,13 @@ impl SharedPeer {
 
     /// Reserves space for so many bytes.
     pub(crate) fn reserve(&self, bytes: usize) -> Result<(), Refused> {
-        let waiting = self.waiting.load(Ordering::Relaxed);
+        let congested = self.congested.load(Ordering::Relaxed);
         match self.open.load(Ordering::Relaxed) {
             false => Err(Refused::Closed),
-            true if self.congested.load(Ordering::Relaxed) || waiting > WAITING_MAX => {
+            _ if congested || self.waiting.load(Ordering::Relaxed) > WAITING_MAX => {
                 Err(Refused::Full)
             }
-            true => {
-                self.waiting.fetch_add(bytes, Ordering::Relaxed);
-                Ok(())
-            }
+            _ => Ok(_ = self.waiting.fetch_add(bytes, Ordering::Relaxed)),
         }
     }
 

@@ -92,7 +92,7 @@ impl Peer {
         let new = || {
             let (conn, server) = self.reach.clone().unzip();
             let shared = SharedPeer::new(conn.unwrap_or(ConnId::new(0, 0)), server.is_some());
-            PeerHandle::new(Arc::new(shared), server)
+            PeerHandle { peer: Arc::new(shared), server }
         };
         self.handle.get_or_init(new).clone()
     }

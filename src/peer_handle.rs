@@ -3,23 +3,19 @@
 use std::sync::Arc;
 
 use crate::error::SendError;
-use crate::mailbox::{PostedRequest, Refused, SharedPeer};
+use crate::mailbox::{PostedRequest, SharedPeer};
 use crate::os::ShutdownSignal;
 
 /// Reaches a connection from any thread: [`Peer::handle`](crate::Peer::handle) returns it. Once the
 /// connection finishes or breaks, it does nothing, whichever connection follows.
 #[derive(Debug, Clone)]
 pub struct PeerHandle {
-    peer: Arc<SharedPeer>,
+    pub(crate) peer: Arc<SharedPeer>,
     /// How its server is reached; `None` if the model has no way to.
-    server: Option<ShutdownSignal>,
+    pub(crate) server: Option<ShutdownSignal>,
 }
 
 impl PeerHandle {
-    pub(crate) fn new(peer: Arc<SharedPeer>, server: Option<ShutdownSignal>) -> PeerHandle {
-        PeerHandle { peer, server }
-    }
-
     pub(crate) fn shared(&self) -> Arc<SharedPeer> {
         Arc::clone(&self.peer)
     }
@@ -62,6 +58,5 @@ pub(crate) fn send(
 ) -> Result<(), SendError> {
     let mut bytes = Some(bytes);
     let post = || posted(bytes.take().expect("it is posted once"));
-    let result = server.post(post);
-    result.map_err(|refused: Refused| SendError::new(refused, bytes.unwrap_or_default()))
+    server.post(post).map_err(|refused| SendError::new(refused, bytes.unwrap_or_default()))
 }

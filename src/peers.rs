@@ -31,7 +31,7 @@ use crate::buffer::Chunk;
 use crate::connection::{Connection, Context};
 use crate::connection_log;
 use crate::keys::{ConnId, ConnSlab, ListenerId};
-use crate::limits::{CloseReason, MAX_INPUT};
+use crate::limits::CloseReason;
 use crate::mailbox::SharedPeer;
 use crate::os::Clock;
 use crate::protocol::{Message, Protocol};
@@ -371,12 +371,6 @@ impl<P: Protocol, D> Peers<P, D> {
             self.wake_talkers(listener);
         }
         self.deliver_messages(id, listener);
-    }
-}
-
-impl<P: Protocol, D> Default for Peers<P, D> {
-    fn default() -> Peers<P, D> {
-        Peers::new(MAX_INPUT, Clock::default())
     }
 }
 

@@ -241,12 +241,9 @@ impl Handle {
     pub fn broadcast(&self, listener: u16, bytes: impl Into<Vec<u8>>) -> Result<(), SendError> {
         let bytes = bytes.into();
         let requested = self.0.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        match &requested.signal {
-            Some(signal) => peer_handle::send(signal, bytes, |bytes| {
-                PostedRequest::Broadcast(ListenerId(listener), bytes)
-            }),
-            None => Err(SendError::Closed(bytes)),
-        }
+        let Some(signal) = &requested.signal else { return Err(SendError::Closed(bytes)) };
+        let posted = |bytes| PostedRequest::Broadcast(ListenerId(listener), bytes);
+        peer_handle::send(signal, bytes, posted)
     }
 
     fn request(&self, times: u32) {

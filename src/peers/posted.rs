@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Peers;
-use crate::keys::{ConnId, ListenerId};
+use crate::keys::ConnId;
 use crate::limits::CloseReason;
 use crate::mailbox::{PostedRequest, SharedPeer};
 use crate::protocol::{Message, Protocol};
@@ -35,13 +35,11 @@ impl<P: Protocol, D> Peers<P, D> {
                     self.step(peer.conn(), |peer, context| peer.connection.wake(context));
                 }
                 PostedRequest::Close(peer) => self.broken(peer.conn(), CloseReason::Handle),
-                PostedRequest::Broadcast(listener, bytes) => self.broadcast(listener, bytes),
+                PostedRequest::Broadcast(listener, bytes) => {
+                    self.context.messages.push(Message::Broadcast(bytes.into()));
+                    self.deliver_messages(NO_CONNECTION, listener);
+                }
             }
         }
-    }
-
-    fn broadcast(&mut self, listener: ListenerId, bytes: Vec<u8>) {
-        self.context.messages.push(Message::Broadcast(bytes.into()));
-        self.deliver_messages(NO_CONNECTION, listener);
     }
 }

@@ -6,10 +6,17 @@ use super::*;
 use crate::buffer::{BufferClass, Pool, Size};
 use crate::clock::Nanos;
 use crate::connection::{HARD, HIGH, LOW};
+use crate::limits::MAX_INPUT;
 use crate::protocol::testing::Broadcast;
 use crate::protocol::{Chat, Echo};
 
 const GROUP: ListenerId = ListenerId(0);
+
+impl<P: Protocol, D> Default for Peers<P, D> {
+    fn default() -> Peers<P, D> {
+        Peers::new(MAX_INPUT, Clock::default())
+    }
+}
 
 /// Runs the timers; returns when the next one expires.
 fn timers<P: Protocol>(peers: &mut Peers<P, ()>, clock: impl FnOnce() -> Nanos) -> Option<Nanos> {
