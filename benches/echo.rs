@@ -39,7 +39,7 @@ fn echoes(c: &mut Criterion) {
             let stopper = stop.clone();
             let socket = BoundSocket { fd: listener.into(), address: address.clone(), file: None };
             let echo = Registry::builtin().find("echo").expect("a protocol");
-            let listeners = vec![(socket, echo.factory().clone())];
+            let listeners = vec![(socket, echo.factory.clone())];
             let service = Service { listeners, stop, console: None, trace: None };
             // A ring is set up on the thread that serves.
             let server = thread::spawn(move || {

@@ -24,7 +24,7 @@ const LINKS_BROKEN_LEFT: usize = 0;
 const TESTS_MISSING_LEFT: usize = 0;
 const LONG_FUNCTIONS_LEFT: usize = 0;
 const LONG_LINES_LEFT: usize = 0;
-const CODE_LINES_LEFT: usize = 27_331; // The aim is 25,000.
+const CODE_LINES_LEFT: usize = 27_318; // The aim is 25,000.
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
 const TWICE: &[(&str, &str)] = &[

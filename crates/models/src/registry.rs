@@ -30,9 +30,12 @@ pub struct Entry {
 #[derive(Debug, Clone)]
 pub struct NamedProtocol {
     name: String,
-    factory: Factory,
-    needs_console: bool,
-    example: Option<(Vec<u8>, Vec<u8>)>,
+    /// What makes the protocol of each connection.
+    pub factory: Factory,
+    /// Whether it sends to an operator, so that a console is needed.
+    pub needs_console: bool,
+    /// A request and the reply to it, if the registry knows any.
+    pub example: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Registry {
@@ -157,23 +160,6 @@ impl fmt::Debug for Entry {
     }
 }
 
-impl NamedProtocol {
-    /// Returns what makes the protocol of each connection.
-    pub fn factory(&self) -> &Factory {
-        &self.factory
-    }
-
-    /// Returns whether it sends to an operator, so that a console is needed.
-    pub fn needs_console(&self) -> bool {
-        self.needs_console
-    }
-
-    /// Returns a request and the reply to it, if the registry knows any.
-    pub fn example(&self) -> Option<(&[u8], &[u8])> {
-        self.example.as_ref().map(|(request, reply)| (&request[..], &reply[..]))
-    }
-}
-
 impl fmt::Display for NamedProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.name)
@@ -195,7 +181,7 @@ mod tests {
     fn reply_of(name: &str, say: &[u8]) -> Vec<u8> {
         let named = Registry::builtin().find(name).unwrap();
         let listener = Arc::new("127.0.0.1:1".parse::<Address>().unwrap());
-        let mut protocol = Peer::with(1, &listener, None, named.factory().for_worker(0));
+        let mut protocol = Peer::with(1, &listener, None, named.factory.for_worker(0));
         converse(&mut protocol, [say]).replies
     }
 
@@ -232,7 +218,7 @@ mod tests {
         for name in NAMES {
             let named = Registry::builtin().find(name).unwrap();
             let listener = Arc::new("127.0.0.1:1".parse::<Address>().unwrap());
-            let mut protocol = Peer::with(7, &listener, None, named.factory().for_worker(0));
+            let mut protocol = Peer::with(7, &listener, None, named.factory.for_worker(0));
             let mut out = OutboxBuffer::default();
             protocol.open(&mut out.outbox());
             protocol.refill(&mut out.outbox());
@@ -243,7 +229,7 @@ mod tests {
                 if ["chat", "talk"].contains(&name) { 2 } else { 0 }
             );
             let needs = if name == "chat" { Needs::BROADCAST } else { Needs::NOTHING };
-            assert_eq!((named.factory().needs(), named.needs_console()), (needs, name == "talk"));
+            assert_eq!((named.factory.needs(), named.needs_console), (needs, name == "talk"));
         }
     }
 
@@ -257,7 +243,7 @@ mod tests {
         });
         assert_eq!(registry.names().count(), NAMES.len() + 1);
         let upper = registry.find("upper").unwrap();
-        assert_eq!(upper.example(), Some((&b"x"[..], &b"x"[..])));
+        assert_eq!(upper.example, Some((b"x".to_vec(), b"x".to_vec())));
         assert_eq!(registry.find("mark=>").unwrap().to_string(), "mark=>");
         assert_eq!(registry.find("mark=bad").unwrap_err(), "a bad text");
     }

@@ -235,7 +235,7 @@ impl ServeArgs {
             let protocol = protocol.as_ref().unwrap_or(&self.protocol);
             let (address, name) = (socket.address.to_string(), protocol.to_string());
             let info = ListenerInfo { address, protocol: name };
-            Ok(((socket, protocol.factory().clone()), info))
+            Ok(((socket, protocol.factory.clone()), info))
         };
         self.listen.iter().map(listen).collect()
     }
@@ -244,7 +244,7 @@ impl ServeArgs {
     fn wants_console(&self) -> Option<&'static str> {
         let mut protocols =
             self.listen.iter().map(|it| it.protocol.as_ref().unwrap_or(&self.protocol));
-        let talks = protocols.any(NamedProtocol::needs_console);
+        let talks = protocols.any(|protocol| protocol.needs_console);
         if self.console { Some("--console") } else { talks.then_some("the protocol talk") }
     }
 

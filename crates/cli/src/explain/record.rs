@@ -132,7 +132,7 @@ fn serve(
     let trace = trace.transpose()?;
     let echo = crate::parse_protocol("echo").map_err(io::Error::other)?;
     recorder.map_or(Ok(()), |recorder| recorder.probe.begin(&timeline::recorded_calls()))?;
-    let listeners = vec![(socket, echo.factory().clone())];
+    let listeners = vec![(socket, echo.factory.clone())];
     let service = Service { listeners, stop, console: None, trace };
     proactor_models::serve(prepared, service, || ()).map(drop)
 }

@@ -40,9 +40,8 @@ const OPERATOR_MESSAGES_MAX: usize = 1 << 20;
 
 impl SharedState {
     pub(super) fn new(buffers: Vec<BufferClass>, max_input: usize, event: EventFd) -> SharedState {
-        let stage = AtomicU8::new(Stage::Serving as u8);
         SharedState {
-            stage,
+            stage: AtomicU8::new(Stage::Serving as u8),
             buffers,
             max_input,
             event,
