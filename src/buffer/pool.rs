@@ -16,7 +16,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-/// Zeroed, page-aligned, private memory, mapped lazily and unmapped on drop.
+/// Zeroed, page-aligned memory, mapped lazily and unmapped on drop.
 ///
 /// Page alignment is not a nicety: the kernel's copy into a buffer at an unlucky page offset (16,
 /// where `malloc` puts large blocks) was measured 1.7 to 2.4 times slower.
@@ -31,19 +31,23 @@ impl Pages {
     /// # Errors
     /// What `mmap(2)` says, `ENOMEM` above all.
     pub fn map(len: usize) -> io::Result<Pages> {
+        Pages::map_as(len, libc::MAP_PRIVATE)
+    }
+
+    /// Maps memory that processes forked from now on share.
+    ///
+    /// # Errors
+    /// As [`map`](Pages::map).
+    pub(crate) fn shared(len: usize) -> io::Result<Pages> {
+        Pages::map_as(len, libc::MAP_SHARED | libc::MAP_NORESERVE)
+    }
+
+    fn map_as(len: usize, kind: libc::c_int) -> io::Result<Pages> {
         let len = len.max(1);
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
-        // memory that Rust knows of.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, kind | libc::MAP_ANONYMOUS);
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory that
+        // Rust knows of.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, access, kind, -1, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

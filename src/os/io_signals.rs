@@ -3,9 +3,10 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::count_call;
+use super::signal::blocked_signals;
 
 // Of fcntl(2), what libc has no name for.
 
@@ -48,20 +49,7 @@ impl IoSignals {
         if signal > libc::SIGRTMAX() {
             return Err(io::Error::other("every real-time signal of this thread is taken"));
         }
-        // SAFETY: all-zero is a valid set of signals.
-        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-        // `set` is written to, and later read, during the calls; the numbers are those of signals.
-        syscall!(sigemptyset(&mut set))?;
-        syscall!(sigaddset(&mut set, signal))?;
-        syscall!(sigaddset(&mut set, libc::SIGIO))?;
-        // SAFETY: `set` is read during the call, and nothing is written. It answers its error.
-        match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) } {
-            0 => {}
-            error => return Err(io::Error::from_raw_os_error(error)),
-        }
-        let fd = syscall!(signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
-        // SAFETY: the kernel has just given us this descriptor.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let fd = blocked_signals(&[signal, libc::SIGIO])?;
         // Takes no memory.
         let thread = syscall!(gettid())?;
         SIGNALS_TAKEN.set(taken | 1 << taken.trailing_ones());

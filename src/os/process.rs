@@ -7,14 +7,14 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::count_call;
-use super::signal::{SIGNALLED, STOP, ShutdownSignal, add};
+use super::signal::{SIGNALLED, STOP, ShutdownSignal, add, blocked_signals, change_mask, dispose};
 
 /// That this process has one thread: what makes it sound to fork and go on as before.
 ///
@@ -70,14 +70,14 @@ pub fn fork(_: &Alone, keep: &[RawFd], child: impl FnOnce(Signals) -> u8) -> io:
     syscall!(sigfillset(&mut every))?;
     // Held back until the child's handlers are its own: the parent's would write into the parent's
     // eventfd. kernel-notes §44
-    let before = set_mask(&every)?;
+    let before = change_mask(libc::SIG_SETMASK, &every)?;
     // The process has one thread: `Alone` was checked, and its holder starts no other. So
     // no lock is held by a thread that the child lacks, and all memory is as this thread left it.
     let forked = syscall!(fork());
     if let Ok(0) = forked {
         be_child(parent, keep, before, child)
     }
-    set_mask(&before)?;
+    change_mask(libc::SIG_SETMASK, &before)?;
     forked.map(Pid)
 }
 
@@ -108,30 +108,9 @@ fn set_up(parent: u32, keep: &[RawFd]) -> io::Result<()> {
     if std::os::unix::process::parent_id() != parent {
         return Err(io::Error::other("its parent has died"));
     }
-    handle(libc::SIGINT, libc::SIG_IGN)?;
+    dispose(libc::SIGINT, libc::SIG_IGN)?;
     close_others(keep);
     Ok(())
-}
-
-fn handle(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
-    // SAFETY: all-zero is a valid sigaction: no flags, so that calls are interrupted; an empty
-    // mask.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = handler;
-    // `action` outlives the call; its handler is async-signal-safe, or none.
-    syscall!(sigaction(signal, &action, std::ptr::null_mut())).map(drop)
-}
-
-/// Sets this thread's mask, and returns the old one.
-fn set_mask(mask: &libc::sigset_t) -> io::Result<libc::sigset_t> {
-    // SAFETY: all-zero is a valid set of signals, to be filled by the call.
-    let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
-    count_call();
-    // SAFETY: `mask` is read and `before` is written to during the call. It answers its error.
-    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, &mut before) } {
-        0 => Ok(before),
-        error => Err(io::Error::from_raw_os_error(error)),
-    }
 }
 
 // Descriptors.
@@ -220,8 +199,8 @@ impl Signals {
             }
         }
         let handler = on_terminate as extern "C" fn(libc::c_int);
-        handle(libc::SIGTERM, handler as libc::sighandler_t)?;
-        set_mask(&self.mask).map(drop)
+        dispose(libc::SIGTERM, handler as libc::sighandler_t)?;
+        change_mask(libc::SIG_SETMASK, &self.mask).map(drop)
     }
 }
 
@@ -281,21 +260,8 @@ impl Deaths {
     /// # Errors
     /// No descriptor is left.
     pub fn new() -> io::Result<Deaths> {
-        handle(libc::SIGCHLD, libc::SIG_DFL)?;
-        // SAFETY: all-zero is a valid set of signals.
-        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-        // `set` is written to, and later read, during the calls; the number is that of a signal.
-        syscall!(sigemptyset(&mut set))?;
-        syscall!(sigaddset(&mut set, libc::SIGCHLD))?;
-        count_call();
-        // SAFETY: `set` is read during the call, and nothing is written. It answers its error.
-        match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) } {
-            0 => {}
-            error => return Err(io::Error::from_raw_os_error(error)),
-        }
-        let fd = syscall!(signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
-        // SAFETY: the kernel has just given us this descriptor.
-        Ok(Deaths(unsafe { OwnedFd::from_raw_fd(fd) }))
+        dispose(libc::SIGCHLD, libc::SIG_DFL)?;
+        blocked_signals(&[libc::SIGCHLD]).map(Deaths)
     }
 
     /// Takes the signal. However many children have ended, there is one (kernel-notes §41);

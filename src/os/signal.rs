@@ -172,11 +172,46 @@ pub(super) fn add(fd: RawFd, number: u64) {
 /// Has `handler`, which is async-signal-safe, handle a signal. Calls that it interrupts are not
 /// restarted: no flags.
 fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
+    dispose(signal, handler as libc::sighandler_t)
+}
+
+/// Sets the disposition of a signal: a handler as of [`handle`], `SIG_IGN` or `SIG_DFL`.
+pub(super) fn dispose(signal: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
     // SAFETY: all-zero is a valid sigaction: no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = handler as usize;
+    action.sa_sigaction = disposition;
     // `action` is read during the call; what was there before is not asked for.
     syscall!(sigaction(signal, &action, std::ptr::null_mut())).map(drop)
+}
+
+/// Changes this thread's mask of signals, and returns the old one; `how` is a `SIG_*`.
+pub(super) fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> io::Result<libc::sigset_t> {
+    // SAFETY: all-zero is a valid set of signals, to be filled by the call.
+    let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
+    count_call();
+    // SAFETY: `set` is read and `before` is written to during the call. It returns its error.
+    match unsafe { libc::pthread_sigmask(how, set, &mut before) } {
+        0 => Ok(before),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Returns a signalfd(2) of these signals, and blocks them in this thread for good.
+///
+/// # Errors
+/// No descriptor is left.
+pub(super) fn blocked_signals(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    // SAFETY: all-zero is a valid set of signals.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // `set` is written to, and later read, during the calls; the numbers are those of signals.
+    syscall!(sigemptyset(&mut set))?;
+    for &signal in signals {
+        syscall!(sigaddset(&mut set, signal))?;
+    }
+    change_mask(libc::SIG_BLOCK, &set)?;
+    let fd = syscall!(signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 // Waking a thread that sleeps in a call.

@@ -2,10 +2,12 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::time::Duration;
+
+use socket2::{SockAddr, SockAddrStorage, SockRef};
 
 use super::count_call;
 
@@ -101,27 +103,6 @@ fn send_bytes(socket: BorrowedFd<'_>, bytes: &[u8], flags: libc::c_int) -> io::R
     Ok(n as usize)
 }
 
-/// Returns the IP address in a socket address, if it holds one.
-fn socket_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    let base = &raw const *storage;
-    match libc::c_int::from(storage.ss_family) {
-        libc::AF_INET => {
-            // SAFETY: every address family fits the storage and its alignment, and consists of
-            // integers; `ss_family` says which this is.
-            let v4 = unsafe { &*base.cast::<libc::sockaddr_in>() };
-            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
-            Some(SocketAddr::from((ip, u16::from_be(v4.sin_port))))
-        }
-        libc::AF_INET6 => {
-            // SAFETY: as above.
-            let v6 = unsafe { &*base.cast::<libc::sockaddr_in6>() };
-            let (ip, port) = (Ipv6Addr::from(v6.sin6_addr.s6_addr), u16::from_be(v6.sin6_port));
-            Some(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
-        }
-        _ => None,
-    }
-}
-
 /// Memory that the kernel writes the address of a peer to, when an accept completes.
 ///
 /// The memory is *lent* to the kernel from [`lend`](PeerName::lend) until
@@ -129,14 +110,13 @@ fn socket_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
 /// is lent must not be dropped; the ring, its only user, forgets it if the accept cannot be ended.
 #[derive(Debug)]
 pub(crate) struct PeerName {
-    name: NonNull<(libc::sockaddr_storage, libc::socklen_t)>,
+    name: NonNull<(SockAddrStorage, libc::socklen_t)>,
     lent: bool,
 }
 
 impl PeerName {
     pub(crate) fn new() -> PeerName {
-        // SAFETY: an address and a length consist of integers, for which zero is valid.
-        let name = Box::new(unsafe { std::mem::zeroed() });
+        let name = Box::new((SockAddrStorage::zeroed(), 0));
         PeerName { name: NonNull::from(Box::leak(name)), lent: false }
     }
 
@@ -147,7 +127,7 @@ impl PeerName {
         let name = self.name.as_ptr();
         // SAFETY: `name` is allocated until `drop`, and the kernel does not use it yet.
         unsafe {
-            (*name).1 = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            (*name).1 = size_of::<SockAddrStorage>() as libc::socklen_t;
             ((&raw mut (*name).0).cast(), &raw mut (*name).1)
         }
     }
@@ -163,8 +143,12 @@ impl PeerName {
             return None;
         }
         // SAFETY: `name` is allocated until `drop` and was initialized by `new`; the kernel is done
-        // with it, as it is not lent.
-        socket_address(unsafe { &self.name.as_ref().0 })
+        // with it, as it is not lent. A socket address consists of integers, and its first field
+        // says how it is read; all zero, it has none.
+        let address = unsafe {
+            SockAddr::new(self.name.as_ptr().cast::<SockAddrStorage>().read(), self.name.as_ref().1)
+        };
+        address.as_socket()
     }
 }
 
@@ -222,34 +206,28 @@ pub fn shutdown_both(socket: BorrowedFd<'_>) -> io::Result<()> {
     syscall!(shutdown(socket.as_raw_fd(), libc::SHUT_RDWR)).map(drop)
 }
 
-/// How long a receive on it may sleep before it fails with `WouldBlock`; at least a microsecond.
+/// Limits how long a receive on it may sleep before it fails with `WouldBlock`; at least a
+/// microsecond.
 ///
 /// # Errors
 /// setsockopt(2), never on a socket.
 pub fn set_receive_timeout(socket: BorrowedFd<'_>, span: Duration) -> io::Result<()> {
-    set_timeout(socket, libc::SO_RCVTIMEO, span)
+    count_call();
+    SockRef::from(&socket).set_read_timeout(Some(span.max(SHORTEST)))
 }
 
-/// How long a send on it may sleep before it returns what it has sent or, if that is nothing,
-/// fails with `WouldBlock`; at least a microsecond.
+/// Limits how long a send on it may sleep before it returns what it has sent or, if that is
+/// nothing, fails with `WouldBlock`; at least a microsecond.
 ///
 /// # Errors
 /// setsockopt(2), never on a socket.
 pub fn set_send_timeout(socket: BorrowedFd<'_>, span: Duration) -> io::Result<()> {
-    set_timeout(socket, libc::SO_SNDTIMEO, span)
+    count_call();
+    SockRef::from(&socket).set_write_timeout(Some(span.max(SHORTEST)))
 }
 
-fn set_timeout(socket: BorrowedFd<'_>, which: libc::c_int, span: Duration) -> io::Result<()> {
-    // Zero would mean no timeout.
-    let span = span.max(Duration::from_micros(1));
-    let time = libc::timeval {
-        tv_sec: span.as_secs().min(i32::MAX as u64) as _,
-        tv_usec: span.subsec_micros() as _,
-    };
-    let (time, size) = ((&raw const time).cast(), size_of::<libc::timeval>() as libc::socklen_t);
-    // `time` lives on this frame, is `size` bytes and is read during the call.
-    syscall!(setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, which, time, size)).map(drop)
-}
+/// The shortest timeout: zero would mean none.
+const SHORTEST: Duration = Duration::from_micros(1);
 
 /// How many bytes that were sent the other end has not taken yet: over TCP, has not acknowledged.
 ///
@@ -267,8 +245,7 @@ pub fn unsent(socket: BorrowedFd<'_>) -> io::Result<usize> {
 /// # Errors
 /// fcntl(2), never on an open descriptor.
 pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = syscall!(fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
-    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK)).map(drop)
+    set_blocks(fd, false)
 }
 
 /// Has calls on it wait.
@@ -276,8 +253,13 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// fcntl(2), never on an open descriptor.
 pub fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = syscall!(fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
-    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK)).map(drop)
+    set_blocks(fd, true)
+}
+
+fn set_blocks(fd: BorrowedFd<'_>, blocks: bool) -> io::Result<()> {
+    let flags = syscall!(fcntl(fd.as_raw_fd(), libc::F_GETFL))? & !libc::O_NONBLOCK;
+    let flags = if blocks { flags } else { flags | libc::O_NONBLOCK };
+    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, flags)).map(drop)
 }
 
 /// Closes a descriptor, as dropping it does, but counted.
@@ -290,5 +272,5 @@ pub(crate) fn peer_addr(socket: RawFd) -> Option<SocketAddr> {
     // SAFETY: the number is only passed to getpeername(2), which writes to memory of its caller's.
     // If the socket was closed meanwhile, the call fails, or names the peer of another socket.
     let socket = unsafe { BorrowedFd::borrow_raw(socket) };
-    socket2::SockRef::from(&socket).peer_addr().ok()?.as_socket()
+    SockRef::from(&socket).peer_addr().ok()?.as_socket()
 }

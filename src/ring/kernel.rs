@@ -237,32 +237,46 @@ impl fmt::Debug for Kernel {
     }
 }
 
+/// Makes a builder set flags.
+pub(super) type SetFlags = fn(&mut Builder) -> &mut Builder;
+
+/// The flags that some kernels lack: the capability, the `IORING_SETUP_*` bits, and what sets them.
+pub(super) const SETUP_FLAGS: [(Capability, u32, SetFlags); 5] = [
+    // A bad submission does not stop the others of its batch.
+    (Capability::SubmitAll, 1 << 7, |builder| builder.setup_submit_all()),
+    // A completion does not interrupt this thread, which enters the kernel soon anyway: the kernel
+    // says in the ring that completions wait to be made (TASKRUN_FLAG).
+    (Capability::CoopTaskrun, 1 << 8 | TASKRUN_FLAG, |builder| {
+        builder.setup_coop_taskrun().setup_taskrun_flag()
+    }),
+    // One thread submits, so the kernel need not lock; DEFER_TASKRUN requires it.
+    (Capability::SingleIssuer, SINGLE_ISSUER, |builder| builder.setup_single_issuer()),
+    // Completions are made in one batch when this thread asks for them, not one by one.
+    (Capability::DeferTaskrun, 1 << 13 | TASKRUN_FLAG | SINGLE_ISSUER, |builder| {
+        builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag()
+    }),
+    // Submissions are taken in order: no array of indices has to be written and read.
+    (Capability::NoSqArray, 1 << 16, |builder| builder.setup_no_sqarray()),
+];
+const TASKRUN_FLAG: u32 = 1 << 9;
+const SINGLE_ISSUER: u32 = 1 << 12;
+
 /// A throw-away ring, and which of the set-up flags it may have. On a new kernel one ring says it
 /// all: each counts against the limit of locked memory until it is taken apart, some time after it
 /// is closed.
 fn set_up() -> Result<(IoUring, Kernel), Refusal> {
-    type Flags = fn(&mut Builder) -> &mut Builder;
-    const SETUPS: [(Capability, Flags); 5] = [
-        (Capability::SubmitAll, |builder| builder.setup_submit_all()),
-        (Capability::CoopTaskrun, |builder| builder.setup_coop_taskrun().setup_taskrun_flag()),
-        (Capability::SingleIssuer, |builder| builder.setup_single_issuer()),
-        (Capability::DeferTaskrun, |builder| {
-            builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag()
-        }),
-        (Capability::NoSqArray, |builder| builder.setup_no_sqarray()),
-    ];
     let mut kernel = Kernel::OLDEST;
     let mut all = IoUring::builder();
-    for (_, flags) in SETUPS {
-        flags(&mut all);
+    for (.., set) in SETUP_FLAGS {
+        set(&mut all);
     }
     if let Ok(ring) = all.build(ENTRIES) {
-        SETUPS.iter().for_each(|(capability, _)| kernel.set(*capability, true));
+        SETUP_FLAGS.iter().for_each(|(capability, ..)| kernel.set(*capability, true));
         return Ok((ring, kernel));
     }
     let ring = IoUring::builder().build(ENTRIES).map_err(Refusal::Setup)?;
-    for (capability, flags) in SETUPS {
-        kernel.set(capability, flags(&mut IoUring::builder()).build(ENTRIES).is_ok());
+    for (capability, _, set_flags) in SETUP_FLAGS {
+        kernel.set(capability, set_flags(&mut IoUring::builder()).build(ENTRIES).is_ok());
     }
     Ok((ring, kernel))
 }
@@ -349,47 +363,46 @@ impl std::error::Error for Refusal {}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let error = match self {
+        let release = release();
+        match self {
             Refusal::TooOld => {
-                return write!(
-                    f,
-                    "io_uring of this kernel ({}) is older than {OLDEST_VERSION}",
-                    release()
-                );
+                write!(f, "io_uring of this kernel ({release}) is older than {OLDEST_VERSION}")
             }
             Refusal::Lowered(version) => {
-                return write!(
-                    f,
-                    "io_uring as of {version} lacks what a server needs: \
-                     {OLDEST_VERSION} is the least"
-                );
+                write!(f, "io_uring as of {version} lacks what a server needs: ")?;
+                write!(f, "{OLDEST_VERSION} is the least")
             }
-            Refusal::Setup(error) => error,
-        };
-        let disabled = read("/proc/sys/kernel/io_uring_disabled");
-        let cause = match error.raw_os_error() {
-            Some(libc::EPERM) => match disabled.as_deref() {
-                Some("1") => "kernel.io_uring_disabled = 1: only CAP_SYS_ADMIN and the group of \
-                              kernel.io_uring_group may"
-                    .to_owned(),
-                Some("2") => "kernel.io_uring_disabled = 2: disabled for all; \
-                              `sysctl kernel.io_uring_disabled=0` allows it"
-                    .to_owned(),
-                _ => format!("most likely a sandbox: {}", seccomp()),
-            },
-            Some(libc::ENOSYS) => {
-                format!("the kernel is older than 5.1, or a sandbox hides it: {}", seccomp())
+            Refusal::Setup(error) => {
+                let cause = cause(error);
+                write!(f, "io_uring is refused: {error} ({cause}; kernel {release})")
             }
-            Some(libc::ENOMEM) => {
-                "locked memory is limited: raise `ulimit -l`, or LimitMEMLOCK= of \
-                                   the service"
-                    .to_owned()
-            }
-            Some(libc::EMFILE) => "no descriptor is left: raise `ulimit -n`".to_owned(),
-            _ => "no usual reason".to_owned(),
-        };
-        write!(f, "io_uring is refused: {error} ({cause}; kernel {})", release())
+        }
     }
+}
+
+/// Returns why a ring was most likely refused, and the way out.
+fn cause(error: &io::Error) -> String {
+    let disabled = read("/proc/sys/kernel/io_uring_disabled");
+    let text = match (error.raw_os_error(), disabled.as_deref()) {
+        (Some(libc::EPERM), Some("1")) => {
+            "kernel.io_uring_disabled = 1: only CAP_SYS_ADMIN and the group of \
+             kernel.io_uring_group may"
+        }
+        (Some(libc::EPERM), Some("2")) => {
+            "kernel.io_uring_disabled = 2: disabled for all; \
+             `sysctl kernel.io_uring_disabled=0` allows it"
+        }
+        (Some(libc::EPERM), _) => return format!("most likely a sandbox: {}", seccomp()),
+        (Some(libc::ENOSYS), _) => {
+            return format!("the kernel is older than 5.1, or a sandbox hides it: {}", seccomp());
+        }
+        (Some(libc::ENOMEM), _) => {
+            "locked memory is limited: raise `ulimit -l`, or LimitMEMLOCK= of the service"
+        }
+        (Some(libc::EMFILE), _) => "no descriptor is left: raise `ulimit -n`",
+        _ => "no usual reason",
+    };
+    text.to_owned()
 }
 
 fn release() -> String {

@@ -26,7 +26,7 @@ pub(super) struct InFlightMemory {
     /// ImpliedSuccess sends of which it is not known yet how they went, oldest first.
     implied_successes: VecDeque<ImpliedSuccess>,
     /// The buffer of the read in flight.
-    read: Option<Lease>,
+    pub(super) read: Option<Lease>,
 }
 
 #[derive(Default)]
@@ -80,16 +80,6 @@ impl InFlightMemory {
     /// Returns the buffer of a one-shot receive that has completed.
     pub(super) fn received(&mut self, conn: ConnId) -> Option<Lease> {
         self.slot(conn).recv.take()
-    }
-
-    /// Holds the buffer of a read.
-    pub(super) fn read(&mut self, lease: Lease) {
-        self.read = Some(lease);
-    }
-
-    /// Returns the buffer of the read that has completed.
-    pub(super) fn was_read(&mut self) -> Option<Lease> {
-        self.read.take()
     }
 
     /// Holds the first chunks of a queue, which must not be empty.

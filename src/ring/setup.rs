@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use io_uring::IoUring;
 
-use super::kernel::{Capability, Kernel, Refusal};
+use super::kernel::{Capability, Kernel, Refusal, SETUP_FLAGS, SetFlags};
 use super::provided::ProvidedRing;
 use crate::buffer::{Pool, Size};
 
@@ -61,67 +61,33 @@ pub(super) fn set_up(
     }
 }
 
-/// `IORING_SETUP_*`, by their bits, each with the reason to set it.
-mod flag {
-    /// The completion queue is longer than twice the submission queue: armed operations complete
-    /// without having been submitted in this iteration.
-    pub(super) const CQSIZE: u32 = 1 << 3;
-    /// A queue that is longer than the kernel permits is shortened instead of refused.
-    pub(super) const CLAMP: u32 = 1 << 4;
-    /// A bad submission does not stop the others of its batch.
-    pub(super) const SUBMIT_ALL: u32 = 1 << 7;
-    /// A completion does not interrupt this thread: it enters the kernel soon anyway.
-    pub(super) const COOP_TASKRUN: u32 = 1 << 8;
-    /// The kernel says in the ring that completions wait to be made.
-    pub(super) const TASKRUN_FLAG: u32 = 1 << 9;
-    /// One thread submits, so the kernel need not lock; DEFER_TASKRUN requires it.
-    pub(super) const SINGLE_ISSUER: u32 = 1 << 12;
-    /// Completions are made in one batch when this thread asks for them, not one by one.
-    pub(super) const DEFER_TASKRUN: u32 = 1 << 13;
-    /// Submissions are taken in order: no array of indices has to be written and read.
-    pub(super) const NO_SQARRAY: u32 = 1 << 16;
+/// The completion queue is longer than twice the submission queue: armed operations complete
+/// without having been submitted in this iteration.
+const CQSIZE: u32 = 1 << 3;
+/// A queue that is longer than the kernel permits is shortened instead of refused.
+const CLAMP: u32 = 1 << 4;
+
+/// Returns the flags of a ring on this kernel: of the two that make completions, the better one.
+fn chosen(kernel: Kernel) -> impl Iterator<Item = (u32, SetFlags)> {
+    let defers = kernel.has(Capability::DeferTaskrun);
+    let is_chosen = move |capability| {
+        kernel.has(capability) && !(defers && capability == Capability::CoopTaskrun)
+    };
+    let flags = SETUP_FLAGS.into_iter().filter(move |(capability, ..)| is_chosen(*capability));
+    flags.map(|(_, bits, set)| (bits, set))
 }
 
 /// Returns the `IORING_SETUP_*` flags of a ring on this kernel.
 pub(super) fn setup_flags(kernel: Kernel) -> u32 {
-    let taskrun = if kernel.has(Capability::DeferTaskrun) {
-        flag::DEFER_TASKRUN | flag::TASKRUN_FLAG
-    } else if kernel.has(Capability::CoopTaskrun) {
-        flag::COOP_TASKRUN | flag::TASKRUN_FLAG
-    } else {
-        0
-    };
-    let some = |capability, flag| if kernel.has(capability) { flag } else { 0 };
-    flag::CQSIZE
-        | flag::CLAMP
-        | some(Capability::SubmitAll, flag::SUBMIT_ALL)
-        | some(Capability::SingleIssuer, flag::SINGLE_ISSUER)
-        | taskrun
-        | some(Capability::NoSqArray, flag::NO_SQARRAY)
+    chosen(kernel).fold(CQSIZE | CLAMP, |flags, (bits, _)| flags | bits)
 }
 
 fn queues(kernel: Kernel, entries: u32, completions: u32) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     // A forked child must not inherit the mappings of the queues.
     builder.dontfork().setup_clamp().setup_cqsize(completions.min(entries * 16));
-    let flags = setup_flags(kernel);
-    if flags & flag::SUBMIT_ALL != 0 {
-        builder.setup_submit_all();
-    }
-    if flags & flag::SINGLE_ISSUER != 0 {
-        builder.setup_single_issuer();
-    }
-    if flags & flag::DEFER_TASKRUN != 0 {
-        builder.setup_defer_taskrun();
-    }
-    if flags & flag::COOP_TASKRUN != 0 {
-        builder.setup_coop_taskrun();
-    }
-    if flags & flag::TASKRUN_FLAG != 0 {
-        builder.setup_taskrun_flag();
-    }
-    if flags & flag::NO_SQARRAY != 0 {
-        builder.setup_no_sqarray();
+    for (_, set) in chosen(kernel) {
+        set(&mut builder);
     }
     builder.build(entries)
 }

@@ -331,7 +331,7 @@ impl Ring for Uring {
         match cqe.buffer() {
             // SAFETY: a completion names this buffer, so the kernel does not use it any more.
             Some(id) => unsafe { self.pool.reclaim(crate::buffer::BufferId(u32::from(id))) },
-            None if cqe.token.kind() == Some(Kind::Read) => self.memory.was_read(),
+            None if cqe.token.kind() == Some(Kind::Read) => self.memory.read.take(),
             None => self.memory.received(cqe.token.conn()),
         }
     }

@@ -105,7 +105,7 @@ impl Uring {
         let poll = Token::at(Kind::PollRead, 0);
         let preceding = Some(self.queue_linked_poll(fd, libc::POLLIN, poll));
         let (base, len) = lease.location();
-        self.memory.read(lease);
+        self.memory.read = Some(lease);
         // From the position of the file, if it has one.
         let entry = opcode::Read::new(Fd(fd), base.as_ptr(), len as u32).offset(u64::MAX);
         let token = Token::at(Kind::Read, 0);
