@@ -182,7 +182,21 @@ fn compare_runs_servers_and_client_on_different_cpus() {
     let output =
         proactor(&["compare", "--models", "poll", "-c", "2", "--rounds", "1", "--idle", "0"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("servers on CPU 0, client on CPU 1"));
+    let out = text(&output.stdout);
+    assert!(out.contains("servers on CPU 0, client on CPU 1"), "{out}");
+    assert!(!out.contains("(1 usable") && !out.contains("only one CPU"), "{out}");
+}
+
+#[test]
+fn compare_measures_on_a_machine_with_one_cpu_and_warns() {
+    let program = env!("CARGO_BIN_EXE_proactor");
+    let output = Command::new("taskset")
+        .args(["-c", "0", program])
+        .args(["compare", "--models", "poll", "-c", "2", "--rounds", "1", "--idle", "0"])
+        .output();
+    let Ok(output) = output else { return skip::skip("there is no taskset") };
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("only one CPU is usable"), "{}", text(&output.stdout));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -103,8 +104,7 @@ impl CompareArgs {
         let plan = self.plan();
         // Opened before the measurement: an unwritable path fails at once.
         let to = self.json.as_deref().map(Destination::open).transpose()?;
-        // A CPU that cannot be used is named at once. The client chooses its own later.
-        [self.server_cpu, self.client_cpu].into_iter().try_for_each(run_on_cpu)?;
+        self.try_cpus()?;
         let program = std::env::current_exe().context("cannot find the file of this program")?;
         let loads = plan.loads.iter().map(|load| load.connections);
         let most = loads.max().unwrap_or(0).max(plan.idle + 1);
@@ -155,6 +155,17 @@ impl CompareArgs {
             output::print_coloured(&render::text(&comparison), &words)?;
         }
         Ok(())
+    }
+
+    /// Names a CPU that cannot be used before anything is measured. The try is made by a thread of
+    /// its own, since the comparison counts the CPUs that this one may use. If that is one,
+    /// the client shares it with the servers.
+    fn try_cpus(&self) -> anyhow::Result<()> {
+        let several = thread::available_parallelism().map_or(1, usize::from) > 1;
+        let client = several.then_some(self.client_cpu);
+        [self.server_cpu].into_iter().chain(client).try_for_each(|cpu| {
+            thread::scope(|scope| scope.spawn(|| run_on_cpu(cpu)).join().expect("no panic"))
+        })
     }
 
     fn plan(&self) -> ComparisonPlan {
