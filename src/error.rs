@@ -4,8 +4,6 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 
-use crate::mailbox::Refused;
-
 /// Why a server cannot be set up, or ended before it was asked to.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -81,15 +79,6 @@ pub enum SendError {
     Full(Vec<u8>),
     /// The connection is closed, or the server has ended or cannot be reached by this model.
     Closed(Vec<u8>),
-}
-
-impl SendError {
-    pub(crate) fn new(refused: Refused, bytes: Vec<u8>) -> SendError {
-        match refused {
-            Refused::Full => SendError::Full(bytes),
-            Refused::Closed => SendError::Closed(bytes),
-        }
-    }
 }
 
 impl fmt::Display for SendError {

@@ -12,10 +12,17 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::error::SendError;
 use crate::keys::{ConnId, ListenerId};
 
-/// With more than this waiting for one connection, or for broadcasts, in bytes, no more is taken.
+/// With more than this waiting for one connection, or for broadcasts, in bytes of memory, no more
+/// is taken.
 const WAITING_MAX: usize = 1 << 20;
+
+/// Returns the memory that a request with so many bytes takes.
+fn memory(bytes: usize) -> usize {
+    bytes + size_of::<PostedRequest>()
+}
 
 /// What a thread asks of a connection.
 #[derive(Debug)]
@@ -30,6 +37,15 @@ pub enum PostedRequest {
     Broadcast(ListenerId, Vec<u8>),
 }
 
+impl PostedRequest {
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            PostedRequest::Send(_, bytes) | PostedRequest::Broadcast(_, bytes) => bytes,
+            PostedRequest::Wake(_) | PostedRequest::Close(_) => Vec::new(),
+        }
+    }
+}
+
 /// What is asked and not taken yet.
 #[derive(Debug, Default)]
 pub struct Mailbox(Mutex<MailboxState>);
@@ -37,41 +53,37 @@ pub struct Mailbox(Mutex<MailboxState>);
 #[derive(Debug, Default)]
 struct MailboxState {
     posted: Vec<PostedRequest>,
-    /// The sum of the bytes of broadcasts.
-    broadcast_bytes: usize,
+    /// The memory that broadcasts take.
+    broadcasts: usize,
     /// True once no loop takes anything any more.
     closed: bool,
 }
 
-/// Why something was not posted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
-    Full,
-    Closed,
-}
-
 impl Mailbox {
-    /// Adds what `posted` returns, unless it is refused. Returns whether the mailbox was empty.
-    pub(crate) fn post(&self, posted: impl FnOnce() -> PostedRequest) -> Result<bool, Refused> {
+    /// Adds a request. Returns whether the mailbox was empty. What connections are asked for is
+    /// limited for each of them: only a broadcast is refused while there is a loop.
+    ///
+    /// # Errors
+    /// No loop takes it, or too many broadcasts wait.
+    pub(crate) fn post(&self, request: PostedRequest) -> Result<bool, SendError> {
         let mut state = self.lock();
         if state.closed {
-            return Err(Refused::Closed);
+            return Err(SendError::Closed(request.into_bytes()));
         }
-        if state.broadcast_bytes > WAITING_MAX {
-            return Err(Refused::Full);
+        if let PostedRequest::Broadcast(_, bytes) = &request {
+            if state.broadcasts > WAITING_MAX {
+                return Err(SendError::Full(request.into_bytes()));
+            }
+            state.broadcasts += memory(bytes.len());
         }
         let was_empty = state.posted.is_empty();
-        let posted = posted();
-        if let PostedRequest::Broadcast(_, bytes) = &posted {
-            state.broadcast_bytes += bytes.len();
-        }
-        state.posted.push(posted);
+        state.posted.push(request);
         Ok(was_empty)
     }
 
     pub(crate) fn take(&self) -> Vec<PostedRequest> {
         let mut state = self.lock();
-        state.broadcast_bytes = 0;
+        state.broadcasts = 0;
         std::mem::take(&mut state.posted)
     }
 
@@ -90,13 +102,13 @@ impl Mailbox {
 #[derive(Debug)]
 pub struct SharedPeer {
     conn: ConnId,
-    /// True until it finishes or is broken.
+    /// True until it finishes, is broken, or a handle closes it.
     open: AtomicBool,
     /// True while so much is queued that it does not receive.
     congested: AtomicBool,
     /// True from a wake until the loop takes it: further wakes are the same one.
     woken: AtomicBool,
-    /// Bytes that are posted and not taken.
+    /// The memory of the bytes that are posted and not taken.
     waiting: AtomicUsize,
 }
 
@@ -118,16 +130,17 @@ impl SharedPeer {
 
     // Called by other threads.
 
-    /// Reserves space for so many bytes.
-    pub(crate) fn reserve(&self, bytes: usize) -> Result<(), Refused> {
-        let congested = self.congested.load(Ordering::Relaxed);
-        match self.open.load(Ordering::Relaxed) {
-            false => Err(Refused::Closed),
-            _ if congested || self.waiting.load(Ordering::Relaxed) > WAITING_MAX => {
-                Err(Refused::Full)
-            }
-            _ => Ok(_ = self.waiting.fetch_add(bytes, Ordering::Relaxed)),
+    /// Reserves memory for `bytes`, which will be posted.
+    pub(crate) fn reserve(&self, bytes: Vec<u8>) -> Result<Vec<u8>, SendError> {
+        if !self.open.load(Ordering::Relaxed) {
+            return Err(SendError::Closed(bytes));
         }
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if self.congested.load(Ordering::Relaxed) || waiting > WAITING_MAX {
+            return Err(SendError::Full(bytes));
+        }
+        self.waiting.fetch_add(memory(bytes.len()), Ordering::Relaxed);
+        Ok(bytes)
     }
 
     /// Returns true if this is the first wake since the last one was taken.
@@ -135,11 +148,16 @@ impl SharedPeer {
         self.open.load(Ordering::Relaxed) && !self.woken.swap(true, Ordering::AcqRel)
     }
 
+    /// Refuses its handles from now on. Returns true if it did not already.
+    pub(crate) fn closes_first(&self) -> bool {
+        self.open.swap(false, Ordering::Relaxed)
+    }
+
     // Called by the thread that serves the connection.
 
-    /// So many bytes are taken.
+    /// A request with so many bytes is taken.
     pub fn take_bytes(&self, bytes: usize) {
-        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        self.waiting.fetch_sub(memory(bytes), Ordering::Relaxed);
     }
 
     /// A wake is taken, before the protocol is called: a later wake is another one.

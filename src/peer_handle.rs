@@ -28,10 +28,8 @@ impl PeerHandle {
     pub fn send(&self, bytes: impl Into<Vec<u8>>) -> Result<(), SendError> {
         let bytes = bytes.into();
         let Some(server) = &self.server else { return Err(SendError::Closed(bytes)) };
-        if let Err(refused) = self.peer.reserve(bytes.len()) {
-            return Err(SendError::new(refused, bytes));
-        }
-        send(server, bytes, |bytes| PostedRequest::Send(self.shared(), bytes))
+        let bytes = self.peer.reserve(bytes)?;
+        server.post(PostedRequest::Send(self.shared(), bytes))
     }
 
     /// Has [`Protocol::wake`](crate::Protocol::wake) called, at least once after the last of
@@ -39,24 +37,14 @@ impl PeerHandle {
     pub fn wake(&self) {
         if let Some(server) = self.server.as_ref().filter(|_| self.peer.wakes_first()) {
             // It is refused only when the server has ended.
-            let _ = server.post(|| PostedRequest::Wake(self.shared()));
+            let _ = server.post(PostedRequest::Wake(self.shared()));
         }
     }
 
     /// Closes the connection now; what is queued is dropped.
     pub fn close(&self) {
-        let server = self.server.iter();
-        server.for_each(|server| _ = server.post(|| PostedRequest::Close(self.shared())));
+        if let Some(server) = self.server.as_ref().filter(|_| self.peer.closes_first()) {
+            let _ = server.post(PostedRequest::Close(self.shared())); // As above.
+        }
     }
-}
-
-/// Posts `bytes`, or returns them.
-pub(crate) fn send(
-    server: &ShutdownSignal,
-    bytes: Vec<u8>,
-    posted: impl FnOnce(Vec<u8>) -> PostedRequest,
-) -> Result<(), SendError> {
-    let mut bytes = Some(bytes);
-    let post = || posted(bytes.take().expect("it is posted once"));
-    server.post(post).map_err(|refused| SendError::new(refused, bytes.unwrap_or_default()))
 }

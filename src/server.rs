@@ -15,7 +15,6 @@ use crate::mailbox::PostedRequest;
 use crate::model::{self, EngineOptions, Model};
 use crate::os::ShutdownSignal;
 use crate::peer::Factory;
-use crate::peer_handle;
 
 /// A server whose sockets are open: its addresses are known, and privileges may be dropped.
 #[derive(Debug)]
@@ -232,8 +231,9 @@ impl Handle {
         Stats::from(Counters::load(&self.0.counters))
     }
 
-    /// Sends `bytes` to every peer of the listener with this number, in the order of the builder.
-    /// Never waits.
+    /// Sends `bytes` to every peer of the listener with this number, in the order of the builder;
+    /// without such a listener, to none. Never waits, and no peer delays it: one for which more
+    /// than 64 MiB are queued is evicted.
     ///
     /// # Errors
     /// The server is not bound, has ended or serves by a model that forks; or too much waits. The
@@ -242,8 +242,7 @@ impl Handle {
         let bytes = bytes.into();
         let requested = self.0.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(signal) = &requested.signal else { return Err(SendError::Closed(bytes)) };
-        let posted = |bytes| PostedRequest::Broadcast(ListenerId(listener), bytes);
-        peer_handle::send(signal, bytes, posted)
+        signal.post(PostedRequest::Broadcast(ListenerId(listener), bytes))
     }
 
     fn request(&self, times: u32) {
@@ -315,4 +314,50 @@ pub struct Report {
     pub drained: bool,
     /// What it counted since its start.
     pub stats: Stats,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::ConnId;
+    use crate::mailbox::SharedPeer;
+    use crate::peer_handle::PeerHandle;
+
+    /// A server that serves nothing, and a handle of one of its connections.
+    fn reached() -> (Handle, PeerHandle, ShutdownSignal) {
+        let (handle, signal) = (Handle::default(), ShutdownSignal::new().unwrap());
+        handle.attach(signal.clone());
+        let peer = Arc::new(SharedPeer::new(ConnId::new(0, 0), true));
+        (handle, PeerHandle { peer, server: Some(signal.clone()) }, signal)
+    }
+
+    #[test]
+    fn broadcasts_that_wait_delay_no_connection() {
+        let (handle, peer, signal) = reached();
+        while handle.broadcast(0, vec![0; 1 << 19]).is_ok() {}
+        peer.wake();
+        assert_eq!(peer.send("x"), Ok(()));
+        peer.close();
+        let posted = signal.take_all().1;
+        let behind = posted.iter().position(|one| matches!(one, PostedRequest::Wake(_)));
+        assert!(
+            matches!(
+                &posted[behind.expect("a wake is taken")..],
+                [PostedRequest::Wake(_), PostedRequest::Send(..), PostedRequest::Close(_)]
+            ),
+            "{posted:?}"
+        );
+    }
+
+    #[test]
+    fn what_waits_is_limited_however_small_it_is() {
+        let (handle, peer, signal) = reached();
+        assert!((0..1 << 20).any(|_| handle.broadcast(0, "").is_err()));
+        assert!((0..1 << 20).any(|_| peer.send("").is_err()));
+        (0..100).for_each(|_| peer.wake());
+        let before = signal.take_all().1.len();
+        assert!(before < 1 << 16, "{before} requests wait");
+        (0..100).for_each(|_| peer.close());
+        assert_eq!(signal.take_all().1.len(), 1, "closed once");
+    }
 }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::count_call;
-use crate::mailbox::{Mailbox, PostedRequest, Refused};
+use crate::error::SendError;
+use crate::mailbox::{Mailbox, PostedRequest};
 
 /// A counter (an eventfd) that one thread waits for as for any descriptor, and any may add to.
 #[derive(Debug)]
@@ -100,8 +101,8 @@ impl ShutdownSignal {
     }
 
     /// Asks something of the connections, and wakes the loop, unless it is refused.
-    pub(crate) fn post(&self, posted: impl FnOnce() -> PostedRequest) -> Result<(), Refused> {
-        if self.0.mailbox.post(posted)? {
+    pub(crate) fn post(&self, request: PostedRequest) -> Result<(), SendError> {
+        if self.0.mailbox.post(request)? {
             add(self.0.event.0.as_raw_fd(), WAKE);
         }
         Ok(())
@@ -247,17 +248,18 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::keys::ListenerId;
+    use crate::keys::ConnId;
+    use crate::mailbox::SharedPeer;
 
     #[test]
     fn a_loop_does_not_sleep_while_something_is_asked() {
         const POSTS: usize = 200_000;
         let signal = ShutdownSignal::new().unwrap();
         let post = signal.clone();
+        let peer = Arc::new(SharedPeer::new(ConnId::new(0, 0), true));
         let poster = thread::spawn(move || {
             for _ in 0..POSTS {
-                let request = || PostedRequest::Broadcast(ListenerId(0), Vec::new());
-                assert_eq!(post.post(request), Ok(()));
+                assert_eq!(post.post(PostedRequest::Wake(Arc::clone(&peer))), Ok(()));
             }
         });
         let mut taken = 0;
