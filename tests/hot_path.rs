@@ -1,4 +1,5 @@
-//! The hot path of an echo on io_uring: no allocation, and no copy of the payload in user space.
+//! The hot path of an echo with an idle timer on io_uring: no allocation, and no copy of the
+//! payload in user space.
 //!
 //! Both are checked on the real loop over the real ring. An allocator counts what the server's
 //! thread allocates while messages pass; a ring around the ring looks at every send and finds the
@@ -12,6 +13,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Barrier;
+use std::time::Duration;
 
 use proactor::buffer::{BufferClass, Lease, Pool, Size};
 use proactor::clock::Nanos;
@@ -21,9 +23,9 @@ use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
 use proactor::peer::Factory;
 use proactor::proactor::Proactor;
-use proactor::protocol::Echo;
 use proactor::ring::kernel::Kernel;
 use proactor::ring::{Config, Cqe, Entered, Op, Pushed, Ring, Uring, Wait};
+use proactor::{Input, Outbox, Protocol};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -108,6 +110,16 @@ impl Ring for Watched {
     }
 }
 
+/// Sends back what it receives, and sets its timer anew with each message.
+struct IdleEcho;
+
+impl Protocol for IdleEcho {
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        out.send(input.take_all());
+        out.set_timer(Duration::from_secs(3600));
+    }
+}
+
 const MESSAGE: [u8; 64] = [7; 64];
 
 fn read_answer(client: &mut TcpStream) {
@@ -145,7 +157,7 @@ fn an_echo_on_io_uring_neither_allocates_nor_copies() {
                 Uring::new(Config { kernel, connections: 64, buffers, addresses: true }).unwrap();
             let ring = Watched { ring, sends: 0, in_place: 0 };
             let mut server = Proactor::new(ring, Limits::default(), stop).unwrap();
-            server.listen(ListenerId(0), listener.into(), Factory::of(|_| Echo)).unwrap();
+            server.listen(ListenerId(0), listener.into(), Factory::of(|_| IdleEcho)).unwrap();
             while server.counters().accepted < 16 {
                 assert!(server.run_once().unwrap().is_continue());
             }

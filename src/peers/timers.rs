@@ -94,13 +94,15 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Arms the timers that were set.
     fn arm_changed(&mut self, now: Nanos) {
-        for id in std::mem::take(&mut self.timers.changed) {
+        let mut changed = std::mem::take(&mut self.timers.changed);
+        for id in changed.drain(..) {
             let Some(peer) = self.slab.get_mut(id) else { continue };
             peer.timer.changed = false;
             if let Some(due) = peer.connection.arm_timer(|| now) {
                 self.timers.schedule(id, &mut peer.timer.queued, due);
             }
         }
+        self.timers.changed = changed; // Empty, with its capacity.
     }
 
     /// Returns when the next timer expires, or a time before.
