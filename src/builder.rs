@@ -28,12 +28,15 @@ enum Place {
     Socket(OwnedFd),
 }
 
-impl Builder {
-    pub(crate) fn new() -> Builder {
+impl Server {
+    /// Returns a builder, which says what a server will be.
+    pub fn builder() -> Builder {
         let (listeners, limits, handle) = (Vec::new(), Limits::default(), Handle::default());
         Builder { listeners, model: None, limits, signals: true, handle }
     }
+}
 
+impl Builder {
     /// Listens on `address`, as `127.0.0.1:7000`, `[::1]:7000` or `unix:/run/echo.sock`. The
     /// `factory` makes the protocol of each connection, in the thread that serves it.
     ///

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use crate::address::{Address, BoundSocket};
-use crate::builder::Builder;
 use crate::counters::{Counters, LiveCounters};
 use crate::engine::{self, Engine};
 use crate::error::{Error, SendError};
@@ -29,11 +28,6 @@ pub struct Server {
 }
 
 impl Server {
-    /// Returns a builder, which says what a server will be.
-    pub fn builder() -> Builder {
-        Builder::new()
-    }
-
     pub(crate) fn new(
         listeners: Vec<(BoundSocket, Factory)>,
         model: Option<Model>,
