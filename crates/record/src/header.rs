@@ -168,7 +168,7 @@ pub(crate) fn is_sampled(conn: u64, sample: u32) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// The file cannot be read.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     /// They do not begin as a trace does.
     #[error("this is not a trace: it does not begin with the bytes `proactrc`")]
