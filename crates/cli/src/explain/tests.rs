@@ -210,6 +210,23 @@ fn no_more_than_the_gaps_is_taken_out() {
 }
 
 #[test]
+fn the_shown_reply_is_within_the_spread() {
+    // The fastest run has a short gap, so that less is taken out of it than of the others.
+    let run = |gap: u64, received| MessageRun {
+        begin: 1000,
+        sent: 1001,
+        received,
+        calls: vec![
+            call(libc::SYS_recvfrom, 100, Some(1010), 64),
+            call(libc::SYS_sendto, 1010 + gap, Some(1080), 64),
+        ],
+    };
+    let runs = [run(2, 1100), run(40, 1110), run(20, 1120)];
+    let shown = median(&runs, &[], 80).expect("there are calls");
+    assert_eq!((shown.received, shown.spread), (80, (80, 100)));
+}
+
+#[test]
 fn runs_in_which_the_server_woke_too_early_are_left_out() {
     let run = |woke, received| MessageRun {
         begin: 1000,
