@@ -189,14 +189,29 @@ fn compare_runs_servers_and_client_on_different_cpus() {
 
 #[test]
 fn compare_measures_on_a_machine_with_one_cpu_and_warns() {
-    let program = env!("CARGO_BIN_EXE_proactor");
+    // The last one, which is not CPU 0 if there are several.
+    let cpu = proactor::os::usable_cpus().pop().expect("this runs on one").to_string();
     let output = Command::new("taskset")
-        .args(["-c", "0", program])
+        .args(["-c", &cpu, PROACTOR])
         .args(["compare", "--models", "poll", "-c", "2", "--rounds", "1", "--idle", "0"])
         .output();
     let Ok(output) = output else { return skip::skip("there is no taskset") };
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("only one CPU is usable"), "{}", text(&output.stdout));
+    let out = text(&output.stdout);
+    assert!(out.contains("only one CPU is usable"), "{out}");
+    assert!(out.contains(&format!("servers on CPU {cpu}, client on CPU {cpu} ")), "{out}");
+}
+
+#[test]
+fn compare_empties_no_file_that_it_cannot_write_a_result_to() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "earlier results").expect("it can be written");
+    let path = file.path().to_str().expect("plain text");
+    for option in ["--server-cpu", "--client-cpu"] {
+        let output = proactor(&["compare", option, "1000", "--json", path]);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        assert_eq!(std::fs::read_to_string(path).expect("it is there"), "earlier results");
+    }
 }
 
 #[test]
@@ -218,6 +233,7 @@ fn compare_measures_real_servers_and_writes_every_slice() {
     }
     assert!(out.contains("there are 2 rounds; a verdict needs 6"), "{out}");
     let bytes = std::fs::read(file).expect("it was written");
+    assert!(bytes.ends_with(b"}\n"), "it is a text file");
     let json: serde_json::Value = serde_json::from_slice(&bytes).expect("it is JSON");
     assert_eq!(json["schema"], "proactor.compare/3");
     assert_eq!(json["idle"]["connections"], 10);

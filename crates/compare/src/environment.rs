@@ -58,8 +58,8 @@ impl Environment {
         let mut warnings = Vec::new();
         match self.cpus {
             0 | 1 => warnings.push(
-                "only one CPU is usable, and the client shares it with the servers: rates mean \
-                 little here. Use two CPUs."
+                "only one CPU is usable, for the servers and for the client: rates mean little here. \
+                 Use two CPUs."
                     .to_owned(),
             ),
             2 => warnings.push(

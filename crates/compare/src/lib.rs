@@ -55,10 +55,8 @@ pub fn run(
 ) -> anyhow::Result<Comparison> {
     let environment = Environment::read();
     let mut warnings = environment.warnings();
-    if environment.cpus > 1 {
-        os::pin_to_cpu(plan.client_cpu)
-            .with_context(|| format!("cannot pin the client to CPU {}", plan.client_cpu))?;
-    }
+    os::pin_to_cpu(plan.client_cpu)
+        .with_context(|| format!("cannot pin the client to CPU {}", plan.client_cpu))?;
     let runs: Vec<TableRun<'_>> =
         plan.loads.iter().map(|&load| TableRun::new(plan, load, command)).collect();
     let impossible: Option<Vec<&str>> = runs.iter().map(TableRun::baseline_reason).collect();

@@ -14,6 +14,7 @@ use super::output::{self, Destination, GREEN, RED, note};
 use super::picks::{self, Pick, picked};
 use super::{number, run_on_cpu, stop_signal};
 use proactor::limits::Limits;
+use proactor::os;
 use proactor_compare::plan::{BASELINE, Budget, ComparisonPlan, MODELS, ModelSpec};
 use proactor_compare::progress::{Activity, Progress};
 use proactor_compare::render;
@@ -77,13 +78,13 @@ pub(super) struct CompareArgs {
     #[arg(long, alias = "wire", value_name = "ENGINE", default_value = "auto")]
     engine: EngineChoice,
 
-    /// CPU of the servers
-    #[arg(long, value_name = "CPU", default_value_t = 0, value_parser = number::<usize>(0, 65_535))]
-    server_cpu: usize,
+    /// CPU of the servers [default: the first usable one]
+    #[arg(long, value_name = "CPU", value_parser = number::<usize>(0, 65_535))]
+    server_cpu: Option<usize>,
 
-    /// CPU of the client
-    #[arg(long, value_name = "CPU", default_value_t = 1, value_parser = number::<usize>(0, 65_535))]
-    client_cpu: usize,
+    /// CPU of the client [default: another usable one, if there are two]
+    #[arg(long, value_name = "CPU", value_parser = number::<usize>(0, 65_535))]
+    client_cpu: Option<usize>,
 
     /// Seed of the model order and of the message bytes [default: random]
     #[arg(long, value_name = "N", value_parser = number::<u64>(0, u64::MAX))]
@@ -102,9 +103,9 @@ impl CompareArgs {
     /// The baseline cannot run, a reply was wrong, or the result cannot be written.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let plan = self.plan();
+        try_cpus(&plan)?;
         // Opened before the measurement: an unwritable path fails at once.
         let to = self.json.as_deref().map(Destination::open).transpose()?;
-        self.try_cpus()?;
         let program = std::env::current_exe().context("cannot find the file of this program")?;
         let loads = plan.loads.iter().map(|load| load.connections);
         let most = loads.max().unwrap_or(0).max(plan.idle + 1);
@@ -148,7 +149,7 @@ impl CompareArgs {
         let comparison = comparison?;
 
         if let Some(to) = to {
-            to.write(&serde_json::to_string_pretty(&comparison)?)?;
+            to.write(&(serde_json::to_string_pretty(&comparison)? + "\n"))?;
         }
         if !self.json.as_deref().is_some_and(output::is_stdout) {
             let words = [("faster", GREEN), ("slower", RED)];
@@ -157,20 +158,12 @@ impl CompareArgs {
         Ok(())
     }
 
-    /// Names a CPU that cannot be used before anything is measured. The try is made by a thread of
-    /// its own, since the comparison counts the CPUs that this one may use. If that is one,
-    /// the client shares it with the servers.
-    fn try_cpus(&self) -> anyhow::Result<()> {
-        let several = thread::available_parallelism().map_or(1, usize::from) > 1;
-        let client = several.then_some(self.client_cpu);
-        [self.server_cpu].into_iter().chain(client).try_for_each(|cpu| {
-            thread::scope(|scope| scope.spawn(|| run_on_cpu(cpu)).join().expect("no panic"))
-        })
-    }
-
     fn plan(&self) -> ComparisonPlan {
         let shape =
             |&connections: &usize| LoadShape { connections, size: self.size, depth: self.depth };
+        let usable = os::usable_cpus();
+        let server_cpu = self.server_cpu.or(usable.first().copied()).unwrap_or(0);
+        let another = usable.into_iter().find(|&cpu| cpu != server_cpu);
         let mut plan = ComparisonPlan {
             baseline: self.baseline.clone(),
             models: picked(&self.models),
@@ -179,8 +172,8 @@ impl CompareArgs {
             idle: self.idle,
             seed: self.seed.unwrap_or_else(drawn),
             engine: self.engine,
-            server_cpu: self.server_cpu,
-            client_cpu: self.client_cpu,
+            server_cpu,
+            client_cpu: self.client_cpu.or(another).unwrap_or(server_cpu),
         };
         plan.budget = match (self.rounds, self.time) {
             (Some(rounds), _) => Budget::Rounds(rounds),
@@ -189,6 +182,14 @@ impl CompareArgs {
         };
         plan
     }
+}
+
+/// Names a CPU that cannot be used before anything is measured. The try is made by a thread of its
+/// own, since the comparison counts the CPUs that this one may use.
+fn try_cpus(plan: &ComparisonPlan) -> anyhow::Result<()> {
+    [plan.server_cpu, plan.client_cpu].into_iter().try_for_each(|cpu| {
+        thread::scope(|scope| scope.spawn(|| run_on_cpu(cpu)).join().expect("no panic"))
+    })
 }
 
 /// Parses the time of a comparison.
