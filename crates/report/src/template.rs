@@ -1,9 +1,13 @@
 //! Texts for people as templates: a text stands in a file as it is printed, and a value that
 //! serializes fills it. What people read and what programs read is therefore the same value.
 
-use minijinja::{Environment, UndefinedBehavior, Value};
+use minijinja::{Environment, UndefinedBehavior, Value, escape_formatter};
 
 use crate::{Align, NOTHING, Table, units};
+
+/// Stands for a `|` of a value until the text is filled, so that it separates no cells: a character
+/// of private use.
+const BAR: &str = "\u{E000}";
 
 /// Fills a template. Its filters are those of minijinja, the formats of [`units`], `digits(n)` for
 /// decimals, and `columns("lr")`, which aligns lines of cells that `|` separates, left or right.
@@ -16,6 +20,10 @@ pub fn fill(template: &str, values: Value) -> String {
     environment.set_lstrip_blocks(true);
     environment.set_keep_trailing_newline(true);
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+    environment.set_formatter(|out, state, value| match value.as_str() {
+        Some(text) => Ok(out.write_str(&text.replace('|', BAR))?),
+        None => escape_formatter(out, state, value),
+    });
     environment.add_filter("rate", units::rate);
     environment.add_filter("bytes", units::bytes);
     environment.add_filter("span", units::nanos);
@@ -26,7 +34,8 @@ pub fn fill(template: &str, values: Value) -> String {
     environment.add_filter("plural", |n: u64, thing: &str| units::plural(n, thing));
     environment.add_filter("digits", |value: f64, digits: usize| format!("{value:.digits$}"));
     environment.add_filter("columns", columns);
-    environment.render_str(template, values).expect("a template that fits its values")
+    let text = environment.render_str(template, values);
+    text.expect("a template that fits its values").replace(BAR, "|")
 }
 
 fn columns(text: &str, alignments: &str) -> String {
@@ -62,6 +71,18 @@ mod tests {
                         uring+trace  5.36k\n\
                         end\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_bar_in_a_value_separates_no_cells() {
+        let template = "{% macro same(it) %}{{ it }}{% endmacro %}\n\
+                        {% filter columns(\"lr\") %}\n\
+                        name | vs {{ name }}\n\
+                        {{ same(name) }} | {{ n }}\n\
+                        {% endfilter %}\n\
+                        {{ name }}: done\n";
+        let text = fill(template, context! { n => 7, name => "a|b" });
+        assert_eq!(text, "name  vs a|b\na|b        7\na|b: done\n");
     }
 
     #[test]
