@@ -187,6 +187,52 @@ fn comparison_of(table: ResultTable) -> Comparison {
     }
 }
 
+/// Returns a table in which much is not known.
+fn table_with_gaps() -> ResultTable {
+    let specs = plan(&["uring+trace", "poll", "select"]).participants().into_iter();
+    // Models of different phases have different numbers of rounds.
+    let mut rounds = rounds_of(9, &[(1.0, 1.0), (1.15, 1.0), (0.8, 1.0)], 0.0);
+    rounds[0].slices.truncate(5);
+    let mut participants: Vec<Outcome> = specs.map(|spec| outcome(spec, 1)).collect();
+    // One was killed before its counters arrived, one failed at the start.
+    participants[2].stats = None;
+    participants[2].about = "as it began".to_owned();
+    participants[4].reason = Some("it ended".to_owned());
+    let shape = LoadShape { connections: 1000, ..SHAPE };
+    let mut table = summary::table(shape, participants, rounds);
+    (table.rate_noise_floor, table.cpu_noise_floor) = (None, None);
+    let measured = table.participants[2].measured.as_mut().expect("it was measured");
+    measured.rate_ratio = None;
+    (measured.rate_verdict, measured.cpu_verdict) = (Some(Verdict::Higher), Some(Verdict::Lower));
+    table
+}
+
+#[test]
+fn what_is_not_known_is_rendered_as_well() {
+    let mut comparison = comparison_of(table_with_gaps());
+    comparison.environment.virtual_machine = Some(false);
+    comparison.tables.push(table_with_gaps());
+    comparison.warnings = vec!["one".to_owned(), "two".to_owned()];
+    let text = render::text(&comparison);
+    for part in [
+        "kernel       unknown\ncpu          unknown (0 usable, no hypervisor seen)\n",
+        "mitigations  none known\nsettings     tcp unknown, governor none, clock unknown\n",
+        "\n1,000 connections, 64 B echo, depth 1, closed loop, 8 to 9 rounds of 40 ms slices",
+        "noise floor unknown",
+        "uring+trace: as it began; recorded into a file\n",
+        "select: not measured: it ended\n",
+        "measured in pairs, one pair after the other",
+        "uring+trace serves an unknown share more messages than epoll, and takes 12 to 13 % less",
+        "\n  select was not measured.\n",
+        "\n\nWarning: one\nWarning: two\n",
+    ] {
+        assert!(text.contains(part), "{part}\nis not in\n{text}");
+    }
+    assert_eq!(text.matches("as it began").count(), 1, "it is described once: {text}");
+    let row = text.lines().find(|line| line.starts_with("uring+trace  ")).expect("a row");
+    assert!(row.ends_with(" –"), "calls per message are unknown: {row}");
+}
+
 #[test]
 fn a_server_that_was_not_busy_is_client_bound() {
     let rounds = rounds_of(20, &[(1.0, 1.0), (1.15, 0.8)], 0.0);
