@@ -206,14 +206,14 @@ pub fn shutdown_both(socket: BorrowedFd<'_>) -> io::Result<()> {
     syscall!(shutdown(socket.as_raw_fd(), libc::SHUT_RDWR)).map(drop)
 }
 
-/// Limits how long a receive on it may sleep before it fails with `WouldBlock`; at least a
-/// microsecond.
+/// Limits how long a receive on it may sleep before it fails with `WouldBlock`, at least a
+/// microsecond, or ends the limit.
 ///
 /// # Errors
 /// setsockopt(2), never on a socket.
-pub fn set_receive_timeout(socket: BorrowedFd<'_>, span: Duration) -> io::Result<()> {
+pub fn set_receive_timeout(socket: BorrowedFd<'_>, span: Option<Duration>) -> io::Result<()> {
     count_call();
-    SockRef::from(&socket).set_read_timeout(Some(span.max(SHORTEST)))
+    SockRef::from(&socket).set_read_timeout(span.map(|span| span.max(SHORTEST)))
 }
 
 /// Limits how long a send on it may sleep before it returns what it has sent or, if that is

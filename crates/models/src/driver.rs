@@ -30,6 +30,8 @@ pub(crate) struct ConnectionDriver<'a, C> {
     pub(crate) counters: &'a mut Counters,
     /// Why it is closed, once it is.
     reason: CloseReason,
+    /// True while a receive on its socket has a timeout.
+    has_timeout: bool,
     pool: Rc<Pool>,
 }
 
@@ -45,8 +47,17 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
     ) -> ConnectionDriver<'a, C> {
         let mut context = Context::new(max_input, Clock::default());
         let connection = Connection::open(protocol, &mut context);
-        let reason = CloseReason::Finished;
-        ConnectionDriver { calls, key, socket, connection, context, counters, reason, pool }
+        ConnectionDriver {
+            calls,
+            key,
+            socket,
+            connection,
+            context,
+            counters,
+            reason: CloseReason::Finished,
+            has_timeout: false,
+            pool,
+        }
     }
 
     /// Breaks the connection, if it is not broken.
@@ -129,6 +140,21 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
     /// Returns how long it may sleep: until its timer expires.
     pub(crate) fn time_left(&mut self) -> Option<Duration> {
         self.connection.arm_timer(os::now).map(|due| due.since(os::now()))
+    }
+
+    /// Lets a receive sleep until the timer expires, or without a limit if there is none. Returns
+    /// false if it expires now.
+    pub(crate) fn limit_receive(&mut self) -> bool {
+        let left = self.time_left();
+        if left == Some(Duration::ZERO) {
+            return false;
+        }
+        if left.is_some() || self.has_timeout {
+            // If this fails, the receive fails with the same error.
+            let _ = os::set_receive_timeout(self.socket, left);
+        }
+        self.has_timeout = left.is_some();
+        true
     }
 
     /// Runs the timer if it expires.

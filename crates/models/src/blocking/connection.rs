@@ -29,7 +29,6 @@ use proactor::counters::Counters;
 use proactor::lifecycle::Stage;
 use proactor::limits::CloseReason;
 use proactor::mailbox::{PostedRequest, SharedPeer};
-use proactor::os;
 use proactor::peer::Made;
 use proactor::protocol::{Message, Protocol};
 
@@ -237,19 +236,12 @@ impl<C: Calls> ConnectionThread<'_, C> {
     fn receive(&mut self) {
         let sleeps = self.driver.connection.outgoing().is_empty();
         if sleeps {
-            let lingers = !self.driver.connection.is_open();
-            match self.driver.time_left() {
-                Some(Duration::ZERO) => return, // Its timer expires.
-                // If this fails, the receive fails with the same error.
-                Some(left) => _ = os::set_receive_timeout(self.member.socket(), left),
-                None => {}
-            }
-            if self.is_called_before(if lingers {
-                ThreadState::LINGERS
-            } else {
-                ThreadState::RECEIVES
-            }) {
-                return;
+            let state = match self.driver.connection.is_open() {
+                true => ThreadState::RECEIVES,
+                false => ThreadState::LINGERS,
+            };
+            if !self.driver.limit_receive() || self.is_called_before(state) {
+                return; // Its timer expires, or there are messages.
             }
         }
         let received = self.driver.recv(if sleeps { C::recv } else { C::recv_now });

@@ -182,6 +182,33 @@ fn a_finished_connection_discards_until_the_peer_ends_or_the_linger_time() {
     drop(peer);
 }
 
+/// Sends a byte a millisecond after each receive, once.
+#[derive(Clone)]
+struct Once;
+
+impl Protocol for Once {
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        input.take_all();
+        out.set_timer(Duration::from_millis(1));
+    }
+
+    fn timer(&mut self, out: &mut Outbox<'_>) {
+        out.send("+");
+    }
+}
+
+#[test]
+fn a_receive_sleeps_without_a_timeout_once_the_timer_has_expired() {
+    let (mut peer, host) = host(Once);
+    peer.write_all(b"x").unwrap();
+    assert_eq!(hear(&mut peer, 1), b"+");
+    peer.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(peer.read(&mut [0]).is_err(), "nothing comes");
+    drop(peer);
+    let counters = host.join().unwrap();
+    assert!(counters.iterations < 15, "it spins: {counters:?}");
+}
+
 // Groups.
 
 #[test]

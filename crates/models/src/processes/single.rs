@@ -56,6 +56,7 @@ pub(super) fn serve<C: Calls>(
     let mut single = SingleConnection { driver, writable: true };
     loop {
         let driver = &mut single.driver;
+        driver.run_timer();
         if asked() {
             driver.connection.drain(&mut driver.context);
         }
@@ -72,10 +73,9 @@ pub(super) fn serve<C: Calls>(
             publish(driver.counters);
             break;
         }
-        // A receive that sleeps has no time limit.
         let sleeps = driver.connection.can_skip_completion()
             && driver.connection.outgoing().is_empty()
-            && driver.time_left().is_none();
+            && driver.limit_receive();
         if sleeps {
             let received = driver.recv(C::recv);
             driver.received(received);
@@ -122,8 +122,7 @@ impl<C: Calls> SingleConnection<'_, C> {
         let driver = &mut self.driver;
         let left = driver.time_left();
         if left == Some(Duration::ZERO) {
-            driver.run_timer();
-            return Ok(());
+            return Ok(()); // Its timer expires.
         }
         let reads = driver.connection.wants_recv();
         let writes = !driver.connection.outgoing().is_empty();
@@ -158,14 +157,18 @@ mod tests {
     use proactor::calls::PlainCalls;
     use proactor::protocol::{Chargen, Echo, Input, Outbox};
 
-    /// What `peer` does to a child served `protocol`; and what the child counted.
+    /// Runs a child that serves `protocol`, and `peer` with the other end of its socket. `asked` is
+    /// given the child's end. Returns what the child counted.
     fn with_child<P: Protocol + Send + 'static>(
         protocol: P,
-        asked: impl Fn() -> bool + Send + 'static,
+        asked: impl Fn(&UnixStream) -> bool + Send + 'static,
         peer: impl FnOnce(UnixStream),
     ) -> Counters {
         let (ours, its) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let same = its.try_clone().unwrap();
         let child = thread::spawn(move || {
+            let asked = || asked(&same);
             let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
             let counted = Cell::new(Counters::default());
             let calls = (&PlainCalls, Key(0));
@@ -184,7 +187,7 @@ mod tests {
         const MESSAGES: u64 = 100;
         let counted = with_child(
             Echo,
-            || false,
+            |_| false,
             |mut peer| {
                 for _ in 0..MESSAGES {
                     peer.write_all(b"PING").unwrap();
@@ -202,7 +205,7 @@ mod tests {
     fn a_client_is_received_from_while_its_socket_takes_no_more() {
         with_child(
             Echo,
-            || false,
+            |_| false,
             |mut peer| {
                 let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
                 let mut says = peer.try_clone().unwrap();
@@ -223,7 +226,7 @@ mod tests {
     fn the_end_of_an_endless_sender_is_noticed() {
         with_child(
             Chargen,
-            || false,
+            |_| false,
             |mut peer| {
                 let mut some = vec![0; 1 << 20];
                 peer.read_exact(&mut some).unwrap();
@@ -237,7 +240,7 @@ mod tests {
     fn a_drained_child_sends_what_it_owes_and_no_more() {
         // Asked after the first receive.
         let times = Cell::new(0);
-        let asked = move || {
+        let asked = move |_: &UnixStream| {
             times.set(times.get() + 1);
             times.get() > 1
         };
@@ -253,13 +256,13 @@ mod tests {
         assert_eq!(counted.sent_bytes, 4);
     }
 
-    /// Says that its peer is idle, and then ends.
-    struct Idle;
+    /// Reports that its peer was idle for so long, and then ends.
+    struct Idle(Duration);
 
     impl Protocol for Idle {
         fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
             out.send(input.take_all());
-            out.set_timer(Duration::from_millis(50));
+            out.set_timer(self.0);
         }
 
         fn timer(&mut self, out: &mut Outbox<'_>) {
@@ -271,8 +274,8 @@ mod tests {
     #[test]
     fn the_timer_of_a_child_expires() {
         with_child(
-            Idle,
-            || false,
+            Idle(Duration::from_millis(50)),
+            |_| false,
             |mut peer| {
                 peer.write_all(b"PING").unwrap();
                 let mut heard = Vec::new();
@@ -280,6 +283,28 @@ mod tests {
                 assert_eq!(heard, b"PINGidle");
             },
         );
+    }
+
+    /// The signal of a drain, which comes just after the child has looked for one.
+    fn signal_in_between() -> impl Fn(&UnixStream) -> bool + Send {
+        let times = Cell::new(0);
+        move |socket| {
+            times.set(times.get() + 1);
+            if times.get() == 2 {
+                socket.set_nonblocking(true).unwrap();
+            }
+            times.get() > 2
+        }
+    }
+
+    #[test]
+    fn a_drain_just_before_a_receive_with_a_timeout_is_noticed() {
+        with_child(Idle(Duration::from_secs(600)), signal_in_between(), |mut peer| {
+            peer.write_all(b"PING").unwrap();
+            let mut received = Vec::new();
+            peer.read_to_end(&mut received).unwrap();
+            assert_eq!(received, b"PING");
+        });
     }
 
     /// Made where it is used: a protocol is not sent to another thread.
