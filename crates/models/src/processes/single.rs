@@ -57,7 +57,8 @@ pub(super) fn serve<C: Calls>(
     loop {
         let driver = &mut single.driver;
         driver.run_timer();
-        if asked() {
+        let drains = asked();
+        if drains {
             driver.connection.drain(&mut driver.context);
         }
         single.send();
@@ -73,7 +74,9 @@ pub(super) fn serve<C: Calls>(
             publish(driver.counters);
             break;
         }
-        let sleeps = driver.connection.can_skip_completion()
+        // Once the child drains, its socket does not block.
+        let sleeps = !drains
+            && driver.connection.can_skip_completion()
             && driver.connection.outgoing().is_empty()
             && driver.limit_receive();
         if sleeps {
@@ -305,6 +308,28 @@ mod tests {
             peer.read_to_end(&mut received).unwrap();
             assert_eq!(received, b"PING");
         });
+    }
+
+    /// Echoes, and does not finish when it is drained.
+    struct Stay;
+
+    impl Protocol for Stay {
+        fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+            out.send(input.take_all());
+        }
+
+        fn drain(&mut self, _: &mut Outbox<'_>) {}
+    }
+
+    #[test]
+    fn a_child_that_does_not_finish_when_drained_sleeps() {
+        let counted = with_child(Stay, signal_in_between(), |mut peer| {
+            peer.write_all(b"PING").unwrap();
+            peer.read_exact(&mut [0; 4]).unwrap();
+            peer.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            assert!(peer.read(&mut [0]).is_err(), "nothing comes");
+        });
+        assert!(counted.iterations < 10, "it spins: {counted:?}");
     }
 
     /// Made where it is used: a protocol is not sent to another thread.
