@@ -103,10 +103,12 @@ mod tests {
     use super::super::link;
     use super::*;
     use proactor::calls::PlainCalls;
-    use proactor::protocol::Chat;
+    use proactor::protocol::{Chat, Input, Outbox, Protocol};
 
     /// Runs a child in a group, as a thread. Returns its client, and the parent's end of its link.
-    fn child() -> (UnixStream, UnixStream, JoinHandle<Counters>) {
+    fn child<P: Protocol + Send + 'static>(
+        protocol: P,
+    ) -> (UnixStream, UnixStream, JoinHandle<Counters>) {
         let ((client, socket), (parent, its)) = (link().unwrap(), link().unwrap());
         let [client, parent] = [client, parent].map(|fd| {
             let stream = UnixStream::from(fd);
@@ -117,7 +119,7 @@ mod tests {
         let child = thread::spawn(move || {
             let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
             let (stop, mut counted) = (ShutdownSignal::new().unwrap(), Counters::default());
-            let protocol = Box::new(Chat::new(7));
+            let protocol = Box::new(protocol);
             let connection = NewConnection { socket, protocol, max_input: 1 << 20, number: 7 };
             let calls = (PlainCalls, ConnId::new(0, 0));
             connection
@@ -136,7 +138,7 @@ mod tests {
 
     #[test]
     fn client_broadcasts_go_up_the_link_and_its_frames_go_to_the_client() {
-        let (mut client, mut parent, child) = child();
+        let (mut client, mut parent, child) = child(Chat::new(7));
         client.write_all(b"hello\n").unwrap();
         read(&parent, b"\x0a\0\0\0[7] hello\n");
         parent.write_all(b"\x06\0\0\0[8] hi").unwrap();
@@ -152,10 +154,49 @@ mod tests {
 
     #[test]
     fn a_child_given_up_by_its_parent_ends_its_client() {
-        let (mut client, parent, child) = child();
+        let (mut client, parent, child) = child(Chat::new(7));
         drop(parent);
         assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "the end");
         drop(client);
         child.join().unwrap();
+    }
+
+    /// Reports to all when its timer expires, and panics for input.
+    struct Report;
+
+    impl Protocol for Report {
+        fn open(&mut self, out: &mut Outbox<'_>) {
+            out.set_timer(Duration::from_millis(20));
+        }
+
+        fn data(&mut self, _: &mut Input<'_>, out: &mut Outbox<'_>) {
+            out.broadcast("last");
+            panic!("as this test has it");
+        }
+
+        fn timer(&mut self, out: &mut Outbox<'_>) {
+            out.send("mine");
+            out.broadcast("yours");
+        }
+    }
+
+    #[test]
+    fn the_timer_of_a_client_in_a_group_expires() {
+        let (client, parent, child) = child(Report);
+        read(&client, b"mine");
+        read(&parent, b"\x05\0\0\0yours");
+        drop((client, parent));
+        child.join().unwrap();
+    }
+
+    #[test]
+    fn what_a_protocol_sends_to_others_before_it_panics_is_packed() {
+        let (mut client, mut parent, child) = child(Report);
+        client.write_all(b"x").unwrap();
+        let mut frames = Vec::new();
+        parent.read_to_end(&mut frames).unwrap();
+        assert!(frames.ends_with(b"\x04\0\0\0last"), "{frames:?}");
+        drop((client, parent));
+        assert_eq!(child.join().unwrap().panicked, 1);
     }
 }

@@ -20,6 +20,8 @@
 //! starts with. The child announces the end of its client; its last frame is a goodbye. For a child
 //! that ended without one, the parent's copy of the protocol sends what it sends on close.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use super::frames::{self, HEADER};
 use proactor::limits::CloseReason;
 use proactor::protocol::{Input, Message, Outbox, OutboxBuffer, Protocol};
@@ -95,9 +97,11 @@ impl<P: Protocol> RelayEnd<P> {
         let RelayEnd::Client { protocol, messages } = self else { return false };
         // Frames that were packed before are not packed again.
         out.swap_messages(messages);
-        event(protocol, out);
+        // After a panic as well: what is not packed would be taken for frames.
+        let called = catch_unwind(AssertUnwindSafe(|| event(protocol, out)));
         out.swap_messages(messages);
         messages.drain(..).for_each(|message| frames::broadcast(message, out));
+        called.unwrap_or_else(|panic| resume_unwind(panic));
         true
     }
 }
@@ -105,9 +109,10 @@ impl<P: Protocol> RelayEnd<P> {
 impl<P: Protocol> Protocol for RelayEnd<P> {
     fn open(&mut self, out: &mut Outbox<'_>) {
         if let RelayEnd::Client { protocol, messages } = self {
-            protocol.open(out);
+            let called = catch_unwind(AssertUnwindSafe(|| protocol.open(out)));
             out.swap_messages(messages);
             messages.clear(); // The parent has announced it.
+            called.unwrap_or_else(|panic| resume_unwind(panic));
         }
     }
 
