@@ -285,7 +285,8 @@ impl Member {
 
     /// Leaves what a handle asks.
     pub(super) fn pass(&self, posted: PostedRequest) {
-        lock(&self.messages).posted.push(posted);
+        let mut messages = lock(&self.messages);
+        messages.posted.push(posted);
         self.called.store(true, Ordering::Relaxed);
     }
 
