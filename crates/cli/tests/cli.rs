@@ -609,6 +609,21 @@ fn an_option_without_effect_is_a_usage_error() {
 }
 
 #[test]
+fn a_server_that_cannot_start_leaves_the_counters_of_an_earlier_one() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), "earlier counters").expect("it can be written");
+    let stats = format!("--stats={}", file.path().display());
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    for (program, args) in SERVERS {
+        let exit = Launch::new(program, args).args(&["--listen", &address, &stats]).run();
+        assert_refused(exit, 1, "Address already in use");
+        let left = fs::read_to_string(file.path()).expect("it is there");
+        assert_eq!(left, "earlier counters");
+    }
+}
+
+#[test]
 fn more_buffers_than_there_can_be_are_a_usage_error_and_named() {
     for (program, args) in SERVERS {
         for (count, size) in [("32768", "1048576"), ("32768", "65536")] {

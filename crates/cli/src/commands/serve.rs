@@ -134,7 +134,6 @@ impl ServeArgs {
         let stats_on_stdout = self.stats.as_deref().is_some_and(output::is_stdout);
         let trace_on_stdout = self.record.prints_on_stdout();
         output::check_one_on_stdout(&[("--stats", stats_on_stdout), ("--trace", trace_on_stdout)]);
-        let stats = self.stats.as_deref().map(Destination::open).transpose()?;
         let mut limits = Limits::default();
         (limits.connections, limits.drain) = (self.connections()?, self.drain_timeout);
         let options = EngineOptions {
@@ -148,6 +147,8 @@ impl ServeArgs {
         let (model, detail) = (prepared.model(), prepared.detail().to_owned());
         let stop = stop_signal()?;
         let (listeners, infos) = self.listen()?;
+        // Now, so that a server that cannot listen empties no file.
+        let stats = self.stats.as_deref().map(Destination::open).transpose()?;
         let attended = console.is_some();
         let console = console.map(|_| open_console(infos.clone())).transpose();
         let console = console.context("cannot open the console")?;
