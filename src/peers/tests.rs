@@ -24,7 +24,7 @@ fn timers<P: Protocol>(peers: &mut Peers<P, ()>, clock: impl FnOnce() -> Nanos) 
     peers.next_timer()
 }
 
-/// Talking peers, whose drivers are nothing.
+/// Peers that broadcast, whose drivers have no state.
 fn chat<const N: usize>() -> (Peers<Broadcast, ()>, [ConnId; N]) {
     let mut peers = Peers::default();
     let ids = [(); N].map(|()| peers.open(Broadcast, GROUP, ()));
@@ -43,7 +43,7 @@ fn open_chat(peers: &mut Peers<Chat, ()>, listener: ListenerId) -> ConnId {
     peers.open(Chat::new(number), listener, ())
 }
 
-fn say(peers: &mut Peers<Broadcast, ()>, id: ConnId, lines: usize) {
+fn receive(peers: &mut Peers<Broadcast, ()>, id: ConnId, lines: usize) {
     let text: Vec<u8> = b"0123456\n".repeat(lines / 8);
     peers.received(id, Chunk::from(text));
 }
@@ -64,12 +64,12 @@ fn at(seconds: u64) -> impl FnOnce() -> Nanos {
 fn a_broadcast_is_queued_for_the_others_of_the_group() {
     let (mut peers, [a, b]) = chat();
     let elsewhere = peers.open(Broadcast, ListenerId(1), ());
-    say(&mut peers, a, 8);
+    receive(&mut peers, a, 8);
     assert_eq!([a, b, elsewhere].map(|id| owed(&mut peers, id)), [0, 8, 0]);
 }
 
-/// What a peer is owed, which is then sent.
-fn heard(peers: &mut Peers<Chat, ()>, id: ConnId) -> String {
+/// Returns what is queued for a peer, which is then sent.
+fn take_queued(peers: &mut Peers<Chat, ()>, id: ConnId) -> String {
     let queue = peers.get_mut(id).unwrap().connection.outgoing();
     let bytes: Vec<u8> = queue.iter().flat_map(|chunk| chunk.to_vec()).collect();
     peers.sent(id, bytes.len());
@@ -83,7 +83,7 @@ fn a_number_is_given_once_in_order_of_arrival() {
     open_chat(&mut peers, ListenerId(1));
     peers.remove(second);
     open_chat(&mut peers, GROUP);
-    assert_eq!(heard(&mut peers, first), "* 2 joined\n* 2 left\n* 4 joined\n");
+    assert_eq!(take_queued(&mut peers, first), "* 2 joined\n* 2 left\n* 4 joined\n");
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_leave_is_announced_once_however_it_happens() {
         let [stays, leaves] = [(); 2].map(|()| open_chat(&mut peers, GROUP));
         way(&mut peers, leaves);
         peers.remove(leaves);
-        assert_eq!(heard(&mut peers, stays), "* 2 joined\n* 2 left\n");
+        assert_eq!(take_queued(&mut peers, stays), "* 2 joined\n* 2 left\n");
     }
 }
 
@@ -112,19 +112,22 @@ fn a_leave_is_announced_once_however_it_happens() {
 fn an_evicted_client_leaves_at_once_and_so_do_those_that_its_leave_evicts() {
     let mut peers = Peers::default();
     let [talker, slow, slower] = [(); 3].map(|()| open_chat(&mut peers, GROUP));
-    heard(&mut peers, talker);
+    take_queued(&mut peers, talker);
     for (id, space) in [(slow, 10), (slower, 5)] {
-        heard(&mut peers, id);
+        take_queued(&mut peers, id);
         let most = Chunk::from(vec![b'x'; HARD - space]);
         peers.get_mut(id).unwrap().connection.deliver(most);
     }
     // `[1] a` is too much for the one, and then `* 3 left` for the other.
     peers.received(talker, Chunk::from("a\n"));
-    assert_eq!((heard(&mut peers, talker), peers.evicted()), ("* 3 left\n* 2 left\n".into(), 2));
+    assert_eq!(
+        (take_queued(&mut peers, talker), peers.evicted()),
+        ("* 3 left\n* 2 left\n".into(), 2)
+    );
     for id in [slow, slower] {
         assert_eq!(peers.remove(id), Some(()));
     }
-    assert_eq!(heard(&mut peers, talker), "");
+    assert_eq!(take_queued(&mut peers, talker), "");
 }
 
 #[test]
@@ -143,7 +146,7 @@ fn join_and_leave_messages_are_not_throttled() {
 #[test]
 fn a_peer_is_resumed_once_however_much_happened_to_it() {
     let (mut peers, [a, b]) = chat();
-    (0..3).for_each(|_| say(&mut peers, a, 8));
+    (0..3).for_each(|_| receive(&mut peers, a, 8));
     assert_eq!(iterate(&mut peers), [(a, true), (b, true)]);
     assert_eq!(iterate(&mut peers), []);
 }
@@ -166,7 +169,7 @@ fn late_events_of_closed_connections_are_ignored() {
     peers.mark(a);
     assert_eq!(peers.remove(a), Some(()));
     assert_eq!(peers.remove(a), None);
-    say(&mut peers, a, 8);
+    receive(&mut peers, a, 8);
     peers.ended(a);
     peers.sent(a, 1);
     peers.broken(a, CloseReason::Failed(libc::ECONNRESET));
@@ -179,7 +182,7 @@ fn late_events_of_closed_connections_are_ignored() {
 #[test]
 fn a_sender_is_throttled_while_a_member_is_congested_and_woken_after() {
     let (mut peers, [talker, slow, idle]) = chat();
-    say(&mut peers, talker, HIGH);
+    receive(&mut peers, talker, HIGH);
     assert_eq!(iterate(&mut peers), [(talker, false), (slow, false), (idle, false)]);
     peers.sent(idle, HIGH);
     assert_eq!(iterate(&mut peers), [(idle, true)], "a client that sends nothing need not wait");
@@ -191,7 +194,7 @@ fn a_sender_is_throttled_while_a_member_is_congested_and_woken_after() {
 #[test]
 fn a_congestion_that_leaves_wakes_the_talkers() {
     let (mut peers, [talker, slow]) = chat();
-    say(&mut peers, talker, HIGH);
+    receive(&mut peers, talker, HIGH);
     iterate(&mut peers);
     peers.remove(slow);
     assert_eq!(iterate(&mut peers), [(talker, true)]);
@@ -202,10 +205,10 @@ fn a_link_is_read_however_much_is_queued_for_it_unless_others_are_congested() {
     let mut peers = Peers::default();
     let link = peers.open_link(Broadcast, GROUP, ());
     let other = peers.open(Broadcast, GROUP, ());
-    say(&mut peers, link, 8);
-    say(&mut peers, other, HIGH);
+    receive(&mut peers, link, 8);
+    receive(&mut peers, other, HIGH);
     assert_eq!(iterate(&mut peers), [(link, true), (other, false)], "the other waits for the link");
-    say(&mut peers, link, HIGH);
+    receive(&mut peers, link, HIGH);
     assert_eq!(iterate(&mut peers), [(link, false), (other, false)], "and the link for the other");
     peers.sent(other, HIGH);
     let woken = iterate(&mut peers);
@@ -219,7 +222,7 @@ fn a_link_is_never_closed_for_being_slow() {
     let mut peers = Peers::default();
     let link = peers.open_link(Broadcast, GROUP, ());
     let [talker, slow] = [(); 2].map(|()| peers.open(Broadcast, GROUP, ()));
-    say(&mut peers, talker, HIGH);
+    receive(&mut peers, talker, HIGH);
     for second in 0..10 {
         peers.run_timers(at(second));
     }
@@ -238,9 +241,9 @@ fn a_link_is_never_closed_for_being_slow() {
 #[test]
 fn the_hard_limit_evicts_at_once_and_wakes_the_talkers() {
     let (mut peers, [a, b, slow]) = chat();
-    say(&mut peers, b, 8);
+    receive(&mut peers, b, 8);
     while owed(&mut peers, slow) > 0 {
-        say(&mut peers, a, HARD / 4);
+        receive(&mut peers, a, HARD / 4);
         let all = owed(&mut peers, b);
         peers.sent(b, all);
     }
@@ -253,7 +256,7 @@ fn the_hard_limit_evicts_at_once_and_wakes_the_talkers() {
 #[test]
 fn a_client_that_takes_nothing_while_others_wait_is_evicted_and_a_slow_one_is_not() {
     let (mut peers, [talker, stalled, slow]) = chat();
-    say(&mut peers, talker, HIGH);
+    receive(&mut peers, talker, HIGH);
     assert_eq!(timers(&mut peers, at(10)), Some(Nanos(11_000_000_000)));
     peers.sent(slow, 1);
     peers.run_timers(at(11));
@@ -265,10 +268,10 @@ fn a_client_that_takes_nothing_while_others_wait_is_evicted_and_a_slow_one_is_no
 #[test]
 fn a_client_with_a_new_queue_is_not_stalled() {
     let (mut peers, [talker, stalled, quick]) = chat();
-    say(&mut peers, talker, HIGH);
+    receive(&mut peers, talker, HIGH);
     peers.sent(quick, HIGH);
     peers.run_timers(at(10));
-    say(&mut peers, talker, 8); // Owed since just now, and by the next look not yet sent.
+    receive(&mut peers, talker, 8); // Just queued, and by the next look not yet sent.
     peers.run_timers(at(11));
     assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
     assert!(!peers.get_mut(quick).unwrap().connection.is_broken());
@@ -308,7 +311,7 @@ fn no_client_is_evicted_while_it_blocks_only_itself() {
 #[test]
 fn no_client_is_evicted_while_no_other_waits() {
     let (mut peers, [talker, slow]) = chat();
-    say(&mut peers, talker, LOW);
+    receive(&mut peers, talker, LOW);
     for second in 0..10 {
         assert_eq!(timers(&mut peers, at(second)), None);
     }
@@ -319,7 +322,7 @@ fn no_client_is_evicted_while_no_other_waits() {
 fn buffer_waiters_wake_in_order_and_only_as_many_as_there_are_buffers() {
     let (mut peers, [a, b, c]) = chat();
     [a, b, c].into_iter().for_each(|id| peers.wait_for_buffer(id));
-    peers.wait_for_buffer(b); // twice is once
+    peers.wait_for_buffer(b); // counted once
     assert!(iterate(&mut peers).iter().all(|&(_, wants_recv)| !wants_recv));
     peers.wake_buffer_waiters(0);
     assert_eq!(iterate(&mut peers), []);
@@ -342,10 +345,10 @@ fn a_connection_that_lingers_too_long_is_broken() {
     assert!(peers.get_mut(a).unwrap().connection.is_broken());
 }
 
-/// Sets its timer to as many seconds as it receives, 0 clears it; says when it expires.
-struct Alarm;
+/// Sets its timer to as many seconds as it receives, 0 clears it; sends a byte when it expires.
+struct Timed;
 
-impl Protocol for Alarm {
+impl Protocol for Timed {
     fn data(&mut self, input: &mut crate::Input<'_>, out: &mut crate::Outbox<'_>) {
         match u64::from(input.take_all()[0]) {
             0 => out.clear_timer(),
@@ -358,37 +361,37 @@ impl Protocol for Alarm {
     }
 }
 
-fn alarms<const N: usize>() -> (Peers<Alarm, ()>, [ConnId; N]) {
+fn timed<const N: usize>() -> (Peers<Timed, ()>, [ConnId; N]) {
     let mut peers = Peers::default();
-    let ids = [(); N].map(|()| peers.open(Alarm, GROUP, ()));
+    let ids = [(); N].map(|()| peers.open(Timed, GROUP, ()));
     (peers, ids)
 }
 
-fn set(peers: &mut Peers<Alarm, ()>, id: ConnId, seconds: u8) {
+fn set(peers: &mut Peers<Timed, ()>, id: ConnId, seconds: u8) {
     peers.received(id, Chunk::from(vec![seconds]));
 }
 
-fn alarmed(peers: &mut Peers<Alarm, ()>, id: ConnId) -> usize {
+fn expired(peers: &mut Peers<Timed, ()>, id: ConnId) -> usize {
     peers.get_mut(id).unwrap().connection.outgoing().bytes()
 }
 
 #[test]
 fn the_timers_of_protocols_expire_once_and_in_the_order_of_time() {
-    let (mut peers, [a, b]) = alarms();
+    let (mut peers, [a, b]) = timed();
     assert_eq!(timers(&mut peers, || unreachable!("no timer is set")), None);
     set(&mut peers, a, 5);
     set(&mut peers, b, 3);
     assert_eq!(timers(&mut peers, at(10)), Some(Nanos(13_000_000_000)));
     assert_eq!(timers(&mut peers, at(14)), Some(Nanos(15_000_000_000)));
-    assert_eq!((alarmed(&mut peers, a), alarmed(&mut peers, b)), (0, 1));
+    assert_eq!((expired(&mut peers, a), expired(&mut peers, b)), (0, 1));
     assert_eq!(timers(&mut peers, at(15)), None);
     assert_eq!(timers(&mut peers, at(99)), None);
-    assert_eq!((alarmed(&mut peers, a), alarmed(&mut peers, b)), (1, 1));
+    assert_eq!((expired(&mut peers, a), expired(&mut peers, b)), (1, 1));
 }
 
 #[test]
 fn a_timer_that_is_set_anew_or_cleared_replaces_the_old_one() {
-    let (mut peers, [later, sooner, never]) = alarms();
+    let (mut peers, [later, sooner, never]) = timed();
     [later, sooner, never].into_iter().for_each(|id| set(&mut peers, id, 10));
     timers(&mut peers, at(0));
     set(&mut peers, later, 20);
@@ -396,10 +399,10 @@ fn a_timer_that_is_set_anew_or_cleared_replaces_the_old_one() {
     set(&mut peers, never, 0);
     assert_eq!(timers(&mut peers, at(1)), Some(Nanos(3_000_000_000)));
     timers(&mut peers, at(3));
-    assert_eq!([later, sooner, never].map(|id| alarmed(&mut peers, id)), [0, 1, 0]);
+    assert_eq!([later, sooner, never].map(|id| expired(&mut peers, id)), [0, 1, 0]);
     assert_eq!(timers(&mut peers, at(20)), Some(Nanos(21_000_000_000)));
     assert_eq!(timers(&mut peers, at(21)), None);
-    assert_eq!([later, sooner, never].map(|id| alarmed(&mut peers, id)), [1, 1, 0]);
+    assert_eq!([later, sooner, never].map(|id| expired(&mut peers, id)), [1, 1, 0]);
 }
 
 /// Sets its timer anew whenever it expires, and does nothing else.
@@ -428,7 +431,7 @@ fn a_timer_that_is_set_as_it_expires_is_armed_before_the_driver_sleeps() {
 
 #[test]
 fn a_timer_ends_with_its_connection_and_spares_the_next_in_its_slot() {
-    let (mut peers, [armed, fresh]) = alarms();
+    let (mut peers, [armed, fresh]) = timed();
     set(&mut peers, armed, 5);
     timers(&mut peers, at(0));
     set(&mut peers, fresh, 5);
@@ -436,10 +439,10 @@ fn a_timer_ends_with_its_connection_and_spares_the_next_in_its_slot() {
         peers.broken(id, CloseReason::Cut);
         peers.remove(id);
     }
-    let next = [(); 2].map(|()| peers.open(Alarm, GROUP, ()));
+    let next = [(); 2].map(|()| peers.open(Timed, GROUP, ()));
     assert_eq!(timers(&mut peers, at(1)), None);
     timers(&mut peers, at(99));
-    assert_eq!(next.map(|id| alarmed(&mut peers, id)), [0, 0]);
+    assert_eq!(next.map(|id| expired(&mut peers, id)), [0, 0]);
 }
 
 /// Keeps the reason that its close is given.

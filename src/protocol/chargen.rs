@@ -66,13 +66,13 @@ mod tests {
         for _ in 0..2 {
             Chargen.refill(&mut out.outbox());
         }
-        let heard = String::from_utf8(out.replies()).unwrap();
+        let sent = String::from_utf8(out.replies()).unwrap();
         let ring: String = (' '..='~').cycle().take(3 * PRINTABLE).collect();
-        assert!(heard.ends_with("\r\n"));
-        for (n, line) in heard.split_terminator("\r\n").enumerate() {
+        assert!(sent.ends_with("\r\n"));
+        for (n, line) in sent.split_terminator("\r\n").enumerate() {
             assert_eq!(line, &ring[n % PRINTABLE..][..72]);
         }
-        assert!(heard.starts_with(r##" !"#$%&'()*+,-./0123456789"##));
+        assert!(sent.starts_with(r##" !"#$%&'()*+,-./0123456789"##));
         assert!(!out.requests.finishes() && out.context.messages.is_empty());
     }
 

@@ -39,9 +39,9 @@ mod tests {
 
     #[test]
     fn lines_go_to_the_others_with_a_label_and_not_back() {
-        let heard = messages([&b"hel"[..], b"lo\nyou\nthere"]);
+        let sent = messages([&b"hel"[..], b"lo\nyou\nthere"]);
         let expected = "* 1 joined\n[1] hello\n[1] you\n[1] there\n* 1 left\n";
-        assert_eq!(String::from_utf8(heard).unwrap(), expected);
+        assert_eq!(String::from_utf8(sent).unwrap(), expected);
     }
 
     #[test]

@@ -79,8 +79,8 @@ mod tests {
 
     #[test]
     fn every_line_comes_back_between_the_texts() {
-        let heard = answer(Prefix::DEFAULT, b"hello\n\nlast");
-        assert_eq!(heard, "your msg = hello ===\nyour msg =  ===\nyour msg = last ===\n");
+        let replies = answer(Prefix::DEFAULT, b"hello\n\nlast");
+        assert_eq!(replies, "your msg = hello ===\nyour msg =  ===\nyour msg = last ===\n");
         assert_eq!(answer("", b"hello\n"), "hello ===\n");
     }
 

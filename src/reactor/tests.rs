@@ -64,8 +64,8 @@ impl Server {
     }
 }
 
-/// A loop that the test runs.
-fn turned<S: Selector + SocketCalls, P: Protocol + Clone + Send + Sync>(
+/// A loop that the test runs itself, an iteration at a time.
+fn stepwise<S: Selector + SocketCalls, P: Protocol + Clone + Send + Sync>(
     selector: fn() -> S,
     protocol: P,
     buffers: &[BufferClass],
@@ -156,7 +156,7 @@ fn reset(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// Hears, and says nothing.
+/// Receives, and sends nothing.
 #[derive(Clone)]
 struct Sink;
 
@@ -183,7 +183,7 @@ fn a_client_that_ends_receives_everything_and_then_the_end<S: Selector + SocketC
 }
 
 fn bytes_and_the_end_may_come_together<S: Selector + SocketCalls>(selector: fn() -> S) {
-    let (mut reactor, address) = turned(selector, Echo, PLENTY, Limits::default());
+    let (mut reactor, address) = stepwise(selector, Echo, PLENTY, Limits::default());
     let mut client = connect(address);
     run_until(&mut reactor, |counters| counters.accepted == 1);
     client.write_all(b"all there is").unwrap();
@@ -208,7 +208,7 @@ fn a_connection_above_the_limit_is_served_when_others_leave<S: Selector + Socket
     selector: fn() -> S,
 ) {
     let limits = Limits { connections: 2, ..Limits::default() };
-    let (mut reactor, address) = turned(selector, Echo, PLENTY, limits);
+    let (mut reactor, address) = stepwise(selector, Echo, PLENTY, limits);
     let clients: Vec<_> = (0..4).map(|_| connect(address)).collect();
     for mut client in &clients {
         client.write_all(b"ping").unwrap();
@@ -237,7 +237,7 @@ fn a_reset_affects_no_other_connection<S: Selector + SocketCalls + 'static>(sele
 
 fn sixteen_clients_share_two_buffers<S: Selector + SocketCalls>(selector: fn() -> S) {
     const TWO: &[BufferClass] = &[BufferClass { bytes: 1024, count: 2 }];
-    let (mut reactor, address) = turned(selector, Echo, TWO, Limits::default());
+    let (mut reactor, address) = stepwise(selector, Echo, TWO, Limits::default());
     let late = connect_narrow(address);
     let sent = send_all(&late, text(100_000));
     // It reads nothing yet, is owed both buffers, and would fill a third.
@@ -307,7 +307,7 @@ impl<S: Selector> Selector for Choosy<S> {
 impl<S: Selector> SocketCalls for Choosy<S> {}
 
 fn an_unwatchable_socket_is_refused_alone<S: Selector + SocketCalls>(selector: fn() -> S) {
-    let (mut plain, address) = turned(selector, Echo, PLENTY, Limits::default());
+    let (mut plain, address) = stepwise(selector, Echo, PLENTY, Limits::default());
     let choosy = Choosy { selector: selector(), refused: false };
     let stop = ShutdownSignal::new().unwrap();
     let mut reactor =
@@ -344,7 +344,7 @@ fn a_message_by_signals_costs_five_calls() {
 }
 
 fn a_message_costs<S: Selector + SocketCalls>(calls: u64, selector: fn() -> S) {
-    let (mut reactor, address) = turned(selector, Echo, PLENTY, Limits::default());
+    let (mut reactor, address) = stepwise(selector, Echo, PLENTY, Limits::default());
     let client = connect(address);
     let mut exchange = |length: usize| {
         (&client).write_all(&text(length)).unwrap();
@@ -362,7 +362,7 @@ fn a_message_costs<S: Selector + SocketCalls>(calls: u64, selector: fn() -> S) {
 
 fn an_iteration_reads_no_more_than_its_share<S: Selector + SocketCalls>(selector: fn() -> S) {
     const SMALL: &[BufferClass] = &[BufferClass { bytes: 64, count: 4 }];
-    let (mut reactor, address) = turned(selector, Sink, SMALL, Limits::default());
+    let (mut reactor, address) = stepwise(selector, Sink, SMALL, Limits::default());
     let client = connect(address);
     run_until(&mut reactor, |counters| counters.accepted == 1);
     (&client).write_all(&text(64_000)).unwrap();
@@ -379,7 +379,7 @@ fn an_iteration_reads_no_more_than_its_share<S: Selector + SocketCalls>(selector
 fn three<S: Selector + SocketCalls>(
     selector: fn() -> S,
 ) -> (Reactor<S, Broadcast>, [TcpStream; 2], TcpStream) {
-    let (mut reactor, address) = turned(selector, Broadcast, PLENTY, Limits::default());
+    let (mut reactor, address) = stepwise(selector, Broadcast, PLENTY, Limits::default());
     let clients = [connect(address), connect(address)];
     let narrow = connect_narrow(address);
     run_until(&mut reactor, |counters| counters.accepted == 3);
@@ -397,7 +397,7 @@ fn a_line_reaches_all_others_and_not_its_speaker<S: Selector + SocketCalls>(sele
     [&a, &b, &c].into_iter().for_each(|client| client.shutdown(Shutdown::Write).unwrap());
     run_until(&mut reactor, |counters| counters.closed == 3);
     assert_eq!(
-        [&a, &b, &c].map(read_all).map(|heard| String::from_utf8(heard).unwrap()),
+        [&a, &b, &c].map(read_all).map(|received| String::from_utf8(received).unwrap()),
         ["hello\n", "good morning\n", "good morning\nhello\n"]
     );
     assert!(reactor.pool.is_whole());
@@ -412,7 +412,7 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector + SocketCalls>(sel
         let (mut speaker, lines) = (speaker.try_clone().unwrap(), lines.clone());
         thread::spawn(move || speaker.write_all(&lines).unwrap())
     };
-    let heard = thread::spawn({
+    let received = thread::spawn({
         let len = lines.len();
         move || (&listener).read_exact(&mut vec![0; len]).map(|()| listener).unwrap()
     });
@@ -428,7 +428,7 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector + SocketCalls>(sel
     let leavers = thread::spawn(move || {
         read_all(&speaker);
         drop(speaker);
-        read_all(&heard.join().unwrap());
+        read_all(&received.join().unwrap());
     });
     assert_eq!(reactor.run().unwrap(), Ended::Drained);
     assert!(late.join().unwrap() == lines, "some of it was lost");
@@ -438,7 +438,7 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector + SocketCalls>(sel
 
 fn a_drain_cuts_a_client_that_stays<S: Selector + SocketCalls>(selector: fn() -> S) {
     let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
-    let (mut reactor, address) = turned(selector, Echo, PLENTY, limits);
+    let (mut reactor, address) = stepwise(selector, Echo, PLENTY, limits);
     let stays = connect(address);
     run_until(&mut reactor, |counters| counters.accepted == 1);
     reactor.lifecycle.shutdown().request();
@@ -448,7 +448,7 @@ fn a_drain_cuts_a_client_that_stays<S: Selector + SocketCalls>(selector: fn() ->
 }
 
 fn a_second_request_ends_at_once<S: Selector + SocketCalls>(selector: fn() -> S) {
-    let (mut reactor, address) = turned(selector, Echo, PLENTY, Limits::default());
+    let (mut reactor, address) = stepwise(selector, Echo, PLENTY, Limits::default());
     let _stays = connect(address);
     run_until(&mut reactor, |counters| counters.accepted == 1);
     reactor.lifecycle.shutdown().request();
