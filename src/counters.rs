@@ -63,7 +63,7 @@ impl Counters {
         counters
     }
 
-    /// Publishes the counters.
+    /// Publishes the counters to `live`.
     pub fn store(mut self, live: &LiveCounters) {
         for (live, (_, value)) in live.iter().zip(self.each()) {
             live.store(*value, Ordering::Relaxed);

@@ -142,9 +142,10 @@ impl PeerName {
         if self.lent {
             return None;
         }
-        // SAFETY: `name` is allocated until `drop` and was initialized by `new`; the kernel is done
-        // with it, as it is not lent. A socket address consists of integers, and its first field
-        // says how it is read; all zero, it has none.
+        // SAFETY: `name` is allocated until `drop`, and the kernel is done with it, as it is not
+        // lent. It holds what `new` initialized, which is no address, or what the last accept
+        // wrote: an address of the kind that its first field names, and its length. An accept that
+        // failed wrote no address, and `lend` left the length of the whole storage.
         let address = unsafe {
             SockAddr::new(self.name.as_ptr().cast::<SockAddrStorage>().read(), self.name.as_ref().1)
         };
