@@ -20,8 +20,6 @@ pub(crate) use process::Process;
 pub(crate) use random::Random;
 pub(crate) use server::{Address, Launch};
 use skip::leave_out;
-#[allow(unused_imports, reason = "not every test leaves something out")]
-pub(crate) use skip::skip;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -41,6 +39,11 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
         assert!(Instant::now() < deadline, "{what}: not within {TIMEOUT:?}");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Says that a case is left out for want of something on this host, and what.
+pub(crate) fn skip(reason: &str) {
+    skip::skip(reason);
 }
 
 /// Says that a case is left out because a model is declared to be unable to do it, and why.
