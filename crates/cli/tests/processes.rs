@@ -383,3 +383,19 @@ fn no_child_outlives_a_parent_that_was_killed() {
         eventually("the child is gone", || child.is_zombie().is_none_or(|dead| dead).then_some(()));
     }
 }
+
+#[test]
+fn a_connection_that_waits_for_its_child_when_the_server_drains_has_its_line_in_the_log() {
+    let server = serve(&[CHAT]).args(&["--log", "info", "--log-format", "json"]).start();
+    let before = server.process.descriptors();
+    server.process.limit_descriptors(before + 1); // For its socket, and not for its link.
+    let client = Client::connect(server.address());
+    let accepted = || (server.process.descriptors() > before).then_some(());
+    eventually("it is accepted", accepted);
+    let exit = server.drain();
+    client.hear_end();
+    assert_eq!((exit.counter("accepted"), exit.counter("closed")), (1, 1));
+    let closed = exit.stderr.lines().filter(|line| line.contains(r#""message":"closed""#));
+    let reasons: Vec<bool> = closed.map(|line| line.contains("for want of resources")).collect();
+    assert_eq!(reasons, [true], "{}", exit.stderr);
+}

@@ -83,6 +83,7 @@ pub(super) fn serve_connection<C: Calls>(
         }
         Err(error) => {
             tracing::warn!("a connection is refused: {error}");
+            connection_log::closed(member.number, 0, 0, CloseReason::Refused);
             counters.refused += 1;
         }
     }

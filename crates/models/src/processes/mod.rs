@@ -325,13 +325,19 @@ impl<C: ForkHooks> Processes<C> {
         Ok(())
     }
 
-    /// Accepts no more, and signals every child to finish.
-    fn drain(&mut self) {
-        self.lifecycle.drain(self.children.len(), os::now());
+    /// No child will be forked for the connection that waits for one.
+    fn refuse_waiting(&mut self) {
         if let Some((id, connection)) = self.waiting.take() {
             self.calls.close(KeyOwner::Listener(id).into(), connection.socket);
             self.counters.closed += 1;
+            connection_log::closed(connection.number, 0, 0, CloseReason::Refused);
         }
+    }
+
+    /// Accepts no more, and signals every child to finish.
+    fn drain(&mut self) {
+        self.lifecycle.drain(self.children.len(), os::now());
+        self.refuse_waiting();
         for (&pid, client) in &self.children {
             if let Err(error) = self.kill(client, || process::terminate(pid)) {
                 tracing::warn!(%pid, %error, "cannot signal a child to drain");
@@ -419,6 +425,7 @@ impl<C: ForkHooks> Processes<C> {
 
     /// Ends all children, and waits for each.
     fn kill_all(&mut self) {
+        self.refuse_waiting();
         self.kill_each();
         for (pid, client) in std::mem::take(&mut self.children) {
             let (owner, wait) = (KeyOwner::Conn(client.id), || process::wait(pid));
