@@ -141,9 +141,9 @@ impl<P: Protocol> World<P> {
     }
 
     /// A client that says `bytes` and then ends.
-    fn say_and_end(&mut self, reads: Reads, bytes: &[u8]) -> ClientId {
+    fn send_and_end(&mut self, reads: Reads, bytes: &[u8]) -> ClientId {
         let id = self.connect(reads);
-        self.client_mut(id).say(bytes);
+        self.client_mut(id).send(bytes);
         self.client_mut(id).finish();
         id
     }
@@ -167,7 +167,7 @@ impl<P: Protocol> World<P> {
     }
 
     fn until_done(&mut self, clients: &[ClientId]) {
-        self.until("all clients have heard all", |world| {
+        self.until("all clients have received all", |world| {
             clients.iter().all(|&id| world.client(id).is_done())
         });
     }
@@ -223,11 +223,11 @@ fn speech(dice: &mut Dice, len: usize) -> Vec<u8> {
 /// Asserts that a client received all that was expected and then the end, or, if it was reset, a
 /// prefix of it.
 #[track_caller]
-fn assert_heard(client: &Client, expected: &[u8]) {
-    let heard = client.heard();
-    assert_eq!(expected.get(..heard.len()), Some(heard), "byte for byte");
+fn assert_received(client: &Client, expected: &[u8]) {
+    let received = client.received();
+    assert_eq!(expected.get(..received.len()), Some(received), "byte for byte");
     match client.was_reset() {
-        None => assert_eq!((heard.len(), client.heard_end()), (expected.len(), true)),
+        None => assert_eq!((received.len(), client.received_end()), (expected.len(), true)),
         Some(by) => assert_eq!(by, Reset::ByClient, "a server resets no client that reads"),
     }
 }
@@ -266,13 +266,13 @@ scenario!(
             .map(|_| {
                 let len = [0, 1, 100, 5000, 30_000][dice.below(5)];
                 let (reads, bytes) = (some_reads(dice), speech(dice, len));
-                (world.say_and_end(reads, &bytes), bytes)
+                (world.send_and_end(reads, &bytes), bytes)
             })
             .collect();
         let ids: Vec<_> = clients.iter().map(|&(id, _)| id).collect();
         world.until_done(&ids);
-        for (id, said) in &clients {
-            assert_heard(world.client(*id), said);
+        for (id, sent) in &clients {
+            assert_received(world.client(*id), sent);
         }
         let counters = world.server.counters();
         assert_eq!((counters.accepted, counters.evicted), (count as u64, 0));
@@ -287,13 +287,13 @@ scenario!(
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
         let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
-        let said = speech(dice, 40_000);
+        let sent = speech(dice, 40_000);
         // The end is there long before the reader has taken the first byte.
         let slow = Reads::Paced { bytes: 2000, every: Duration::from_millis(1) };
-        let id = world.say_and_end(slow, &said);
+        let id = world.send_and_end(slow, &sent);
         world.until_done(&[id]);
         assert_eq!(world.client(id).was_reset(), None);
-        assert_heard(world.client(id), &said);
+        assert_received(world.client(id), &sent);
         world.drain(counts);
     }
 );
@@ -305,11 +305,11 @@ scenario!(
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets();
         let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Upper);
-        let said = b"all the world's a stage; ".repeat(dice.between(1, 400));
-        let clients: Vec<_> = (0..5).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
+        let sent = b"all the world's a stage; ".repeat(dice.between(1, 400));
+        let clients: Vec<_> = (0..5).map(|_| world.send_and_end(some_reads(dice), &sent)).collect();
         world.until_done(&clients);
         for id in clients {
-            assert_heard(world.client(id), &said.to_ascii_uppercase());
+            assert_received(world.client(id), &sent.to_ascii_uppercase());
         }
         world.drain(counts);
     }
@@ -321,12 +321,12 @@ fn line(of: usize, n: usize, dice: &mut Dice) -> Vec<u8> {
     format!("{of} {n} {}\n", "x".repeat(len)).into_bytes()
 }
 
-/// By sender, the numbers of the lines in `heard`. Every line must be whole.
-fn by_sender(heard: &[u8]) -> HashMap<usize, Vec<usize>> {
+/// By sender, the numbers of the lines in `received`. Every line must be whole.
+fn by_sender(received: &[u8]) -> HashMap<usize, Vec<usize>> {
     let mut numbers: HashMap<usize, Vec<usize>> = HashMap::new();
     let mut labels: HashMap<&str, &str> = HashMap::new();
     let mut events = HashSet::new();
-    for line in heard.split_inclusive(|&byte| byte == b'\n') {
+    for line in received.split_inclusive(|&byte| byte == b'\n') {
         let text = std::str::from_utf8(line).unwrap();
         let text = text.strip_suffix('\n').expect("every line is whole");
         if text.starts_with("* ") {
@@ -346,8 +346,8 @@ fn by_sender(heard: &[u8]) -> HashMap<usize, Vec<usize>> {
 }
 
 /// The lines of a chat without their labels, and without join and leave messages.
-fn spoken(heard: &[u8]) -> Vec<u8> {
-    let lines = heard.split_inclusive(|&byte| byte == b'\n').filter(|line| line[0] == b'[');
+fn spoken(received: &[u8]) -> Vec<u8> {
+    let lines = received.split_inclusive(|&byte| byte == b'\n').filter(|line| line[0] == b'[');
     lines
         .flat_map(|line| line.splitn(2, |&byte| byte == b' ').nth(1).unwrap_or_default())
         .copied()
@@ -375,11 +375,11 @@ scenario!(
             lines[of] = dice.between(0, 60);
             for n in 0..lines[of] {
                 let line = line(of, n, dice);
-                world.client_mut(id).say(&line);
+                world.client_mut(id).send(&line);
                 bytes[of] += line.len();
             }
         }
-        world.until("the server has heard all that it will", |world| {
+        world.until("the server has received all that it will", |world| {
             let taken: usize = clients.iter().map(|&id| world.client(id).taken()).sum();
             taken as u64 == world.server.counters().received_bytes
                 && clients.iter().zip(&bytes).all(|(&id, &bytes)| {
@@ -392,12 +392,12 @@ scenario!(
         assert_eq!(world.run_to_end(), Ended::Drained);
         let stayed = |of: usize| world.client(clients[of]).was_reset().is_none();
         for of in (0..count).filter(|&of| stayed(of)) {
-            let heard = by_sender(world.client(clients[of]).heard());
-            assert!(!heard.contains_key(&of), "no client receives its own lines");
+            let received = by_sender(world.client(clients[of]).received());
+            assert!(!received.contains_key(&of), "no client receives its own lines");
             for from in (0..count).filter(|&from| from != of) {
-                let numbers = heard.get(&from).cloned().unwrap_or_default();
+                let numbers = received.get(&from).cloned().unwrap_or_default();
                 let all = numbers.len() == lines[from] || !stayed(from);
-                assert!(all, "{of} heard {} of {from}'s {} lines", numbers.len(), lines[from]);
+                assert!(all, "{of} received {} of {from}'s {} lines", numbers.len(), lines[from]);
                 assert!(numbers.iter().copied().eq(0..numbers.len()), "in order, once");
             }
         }
@@ -418,13 +418,13 @@ scenario!(lines_stay_in_their_group, 0.05, &[], |dice, setup, counts| {
     world.until("all are there", |world| world.server.connections() == 6);
     for (group, name) in groups.iter().zip(["this", "that"]) {
         for &id in group {
-            world.client_mut(id).say(format!("{name} group\n").as_bytes());
+            world.client_mut(id).send(format!("{name} group\n").as_bytes());
         }
     }
     world.until_idle();
     for (group, line) in groups.iter().zip(["this group\n", "that group\n"]) {
         for &id in group {
-            assert_eq!(spoken(world.client(id).heard()), line.repeat(2).as_bytes());
+            assert_eq!(spoken(world.client(id).received()), line.repeat(2).as_bytes());
         }
     }
     world.drain(counts);
@@ -449,17 +449,17 @@ scenario!(
         // What one batch may add: what happens while the loop is not looking.
         let batch = 64;
         let bound = HIGH + batch * size.min(setup.socket_buffer);
-        let said = speech(dice, 3 * HIGH);
+        let sent = speech(dice, 3 * HIGH);
         let mut world = World::new(setup, &[(size, count)], limits(CONNECTIONS), |_| Echo);
-        let id = world.say_and_end(Reads::Never, &said);
+        let id = world.send_and_end(Reads::Never, &sent);
         world.until_idle();
         let leased = count - world.pool.idle(Size(0)) - world.pool.lent(Size(0));
         assert!(leased <= LEASES_HIGH + batch, "it holds {leased} buffers");
         let (owed, taken) = (world.client(id).owed_most(), world.client(id).taken());
-        assert!(owed <= bound && taken < said.len(), "{owed} are owed, {bound} may be");
+        assert!(owed <= bound && taken < sent.len(), "{owed} are owed, {bound} may be");
         world.client_mut(id).set_reads(Reads::AtOnce);
         world.until_done(&[id]);
-        assert_heard(world.client(id), &said);
+        assert_received(world.client(id), &sent);
         assert!(world.client(id).owed_most() <= bound);
         world.drain(counts);
     }
@@ -472,12 +472,12 @@ scenario!(
     |dice, mut setup, counts| {
         setup.faults = some_faults_that_pass(dice);
         let mut world = World::new(setup, &[(1024, 400)], limits(CONNECTIONS), |_| Echo);
-        let idler = world.say_and_end(Reads::Never, &speech(dice, 400_000));
+        let idler = world.send_and_end(Reads::Never, &speech(dice, 400_000));
         world.until_idle();
-        let said = speech(dice, 10_000);
-        let others: Vec<_> = (0..8).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
+        let sent = speech(dice, 10_000);
+        let others: Vec<_> = (0..8).map(|_| world.send_and_end(some_reads(dice), &sent)).collect();
         world.until_done(&others);
-        others.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        others.iter().for_each(|&id| assert_received(world.client(id), &sent));
         world.until_idle();
         let counters = world.server.counters();
         assert_eq!((counters.evicted, world.server.connections()), (0, 1));
@@ -495,15 +495,15 @@ scenario!(
         setup.socket_buffer = 4096;
         let mut world = World::new(setup, &[(1024, 8)], limits(CONNECTIONS), |_| Echo);
         let idler = world.connect(Reads::Never);
-        world.client_mut(idler).say(&speech(dice, 400_000));
+        world.client_mut(idler).send(&speech(dice, 400_000));
         world.until("it has all the buffers", |world| {
             world.pool.idle(Size(0)) + world.pool.lent(Size(0)) == 0
         });
-        let said = speech(dice, 10_000);
-        let others: Vec<_> = (0..8).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
+        let sent = speech(dice, 10_000);
+        let others: Vec<_> = (0..8).map(|_| world.send_and_end(some_reads(dice), &sent)).collect();
         let before = world.now();
         world.until_done(&others);
-        others.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        others.iter().for_each(|&id| assert_received(world.client(id), &sent));
         let took = world.now().since(before);
         assert!(SOFT <= took && took < 3 * SOFT, "it took {took:?}");
         assert_eq!(world.server.counters().evicted, 1);
@@ -515,12 +515,12 @@ scenario!(a_single_client_may_use_the_whole_pool, 0.1, &[], |dice, mut setup, co
     setup.faults = Faults::some(dice).without_resets();
     setup.socket_buffer = 4096;
     let mut world = World::new(setup, &[(1024, 8)], limits(CONNECTIONS), |_| Echo);
-    let said = speech(dice, 50_000);
-    let id = world.say_and_end(Reads::Never, &said);
+    let sent = speech(dice, 50_000);
+    let id = world.send_and_end(Reads::Never, &sent);
     world.until("a long time has passed", |world| world.now() > Nanos(0) + 10 * SOFT);
     world.client_mut(id).set_reads(Reads::AtOnce);
     world.until_done(&[id]);
-    assert_heard(world.client(id), &said);
+    assert_received(world.client(id), &sent);
     world.drain(counts);
 });
 
@@ -533,12 +533,12 @@ scenario!(
         setup.faults = Faults::NONE.with(Fault::ShortSend, 1000);
         setup.socket_buffer = 1024;
         let mut world = World::new(setup, &[(1024, 4)], limits(CONNECTIONS), |_| Echo);
-        let said = speech(dice, 30_000);
+        let sent = speech(dice, 30_000);
         let slow = Reads::Paced { bytes: 4000, every: SOFT / 3 };
-        let mut all = vec![world.say_and_end(slow, &said)];
-        all.extend((0..4).map(|_| world.say_and_end(Reads::AtOnce, &said)));
+        let mut all = vec![world.send_and_end(slow, &sent)];
+        all.extend((0..4).map(|_| world.send_and_end(Reads::AtOnce, &sent)));
         world.until_done(&all);
-        all.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        all.iter().for_each(|&id| assert_received(world.client(id), &sent));
         assert_eq!(world.server.counters().evicted, 0);
         world.drain(counts);
     }
@@ -551,10 +551,10 @@ scenario!(
     |dice, mut setup, counts| {
         setup.faults = Faults::NONE.with(Fault::Late, [0, 100][dice.below(2)]);
         let mut world = World::new(setup, &[(256, 2)], limits(CONNECTIONS), |_| Echo);
-        let said = speech(dice, 3000);
-        let all: Vec<_> = (0..32).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
+        let sent = speech(dice, 3000);
+        let all: Vec<_> = (0..32).map(|_| world.send_and_end(some_reads(dice), &sent)).collect();
         world.until_done(&all);
-        all.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        all.iter().for_each(|&id| assert_received(world.client(id), &sent));
         let counters = world.server.counters();
         // Every connection waits for a buffer once at first. After that, each receive that brought
         // bytes used a buffer that came back.
@@ -582,12 +582,12 @@ scenario!(
         let shapes = [[(256, 60), (2048, 4)], [(256, 2), (2048, 60)]][dice.below(2)];
         let mut world = World::new(setup, &shapes, limits(CONNECTIONS), |_| Echo);
         let idler = world.connect(Reads::Never);
-        world.client_mut(idler).say(&speech(dice, 50_000));
+        world.client_mut(idler).send(&speech(dice, 50_000));
         world.until_idle();
-        let said = speech(dice, 20_000);
-        let all: Vec<_> = (0..12).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
+        let sent = speech(dice, 20_000);
+        let all: Vec<_> = (0..12).map(|_| world.send_and_end(some_reads(dice), &sent)).collect();
         world.until_done(&all);
-        all.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        all.iter().for_each(|&id| assert_received(world.client(id), &sent));
         let counters = world.server.counters();
         assert_eq!(counters.evicted, 0);
         assert!(counters.out_of_buffers <= 13 + counters.receives, "{counters:?}");
@@ -609,16 +609,18 @@ scenario!(
         setup.faults = Faults::some(dice).without_resets();
         let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
         for _ in 0..5 {
-            let said = speech(dice, 5000);
-            let all: Vec<_> = (0..8).map(|_| world.say_and_end(some_reads(dice), &said)).collect();
+            let sent = speech(dice, 5000);
+            let all: Vec<_> = (0..8).map(|_| world.send_and_end(some_reads(dice), &sent)).collect();
             let (leave, stay) = all.split_at(4);
             for &id in leave {
-                let heard = dice.below(2000);
-                world.until("it has heard some", |world| world.client(id).heard().len() >= heard);
+                let received = dice.below(2000);
+                world.until("it has received some", |world| {
+                    world.client(id).received().len() >= received
+                });
                 world.client_mut(id).reset();
             }
             world.until_done(stay);
-            all.iter().for_each(|&id| assert_heard(world.client(id), &said));
+            all.iter().for_each(|&id| assert_received(world.client(id), &sent));
         }
         world.until("all have left", |world| world.server.connections() == 0);
         world.drain(counts);
@@ -636,21 +638,21 @@ scenario!(
         let early = world.connect(Reads::AtOnce);
         world.until("one is served", |world| world.server.connections() == 1);
         world.sim().set_faults(faults.with(Fault::AcceptExhausted, 1000));
-        let said = speech(dice, 3000);
-        let late: Vec<_> = (0..5).map(|_| world.say_and_end(Reads::AtOnce, &said)).collect();
+        let sent = speech(dice, 3000);
+        let late: Vec<_> = (0..5).map(|_| world.send_and_end(Reads::AtOnce, &sent)).collect();
         let (before, pauses) = (world.now(), 8);
         world.until("some time has passed", |world| world.now() > before + pauses * ACCEPT_PAUSE);
         let refused = world.server.counters().refused;
         assert!((2..=u64::from(pauses) + 1).contains(&refused), "{refused} in {pauses} pauses");
-        world.client_mut(early).say(&said);
+        world.client_mut(early).send(&sent);
         world.client_mut(early).finish();
         world.until("the present connections are served meanwhile", |world| {
             world.client(early).is_done() && world.server.connections() == 0
         });
-        assert_heard(world.client(early), &said);
+        assert_received(world.client(early), &sent);
         world.sim().set_faults(faults);
         world.until_done(&late);
-        late.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        late.iter().for_each(|&id| assert_received(world.client(id), &sent));
         world.drain(counts);
     }
 );
@@ -668,18 +670,18 @@ scenario!(
         world.until("one is turned away", |world| {
             late.iter().any(|&id| world.client(id).was_reset().is_some())
         });
-        let said = speech(dice, 1000);
+        let sent = speech(dice, 1000);
         let before = world.now();
         for &id in early.iter().chain(&late) {
-            world.client_mut(id).say(&said);
+            world.client_mut(id).send(&sent);
             world.client_mut(id).finish();
         }
         world.until_done(&early);
-        early.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        early.iter().for_each(|&id| assert_received(world.client(id), &sent));
         world.until_done(&late);
         // A close ends the pause: what waits is not left to the clock.
         assert!(world.now() < before + ACCEPT_PAUSE, "{:?}", world.now());
-        assert!(late.iter().any(|&id| world.client(id).heard() == said), "a slot is free again");
+        assert!(late.iter().any(|&id| world.client(id).received() == sent), "a slot is free again");
         world.drain(counts);
     }
 );
@@ -692,15 +694,15 @@ scenario!(
         setup.faults = Faults::some(dice).without_resets();
         let limits = limits(dice.between(1, 4));
         let mut world = World::new(setup, SMALL, limits, |_| Echo);
-        let said = speech(dice, 1500);
+        let sent = speech(dice, 1500);
         let mut all = Vec::new();
         for _ in 0..4 {
-            all.extend((0..10).map(|_| world.say_and_end(some_reads(dice), &said)));
+            all.extend((0..10).map(|_| world.send_and_end(some_reads(dice), &sent)));
             let some = all.len() - 5;
             world.until_done(&all[..some]);
         }
         world.until_done(&all);
-        all.iter().for_each(|&id| assert_heard(world.client(id), &said));
+        all.iter().for_each(|&id| assert_received(world.client(id), &sent));
         assert_eq!(world.server.counters().accepted, 40);
         world.drain(counts);
     }
@@ -719,13 +721,13 @@ scenario!(a_sender_runs_at_the_speed_of_the_slowest_reader, 0.1, &[], |dice, mut
     world.until("all are there", |world| world.server.connections() == 4);
     for (of, talker) in talkers.into_iter().enumerate() {
         let lines: Vec<u8> = (0..LINES).flat_map(|n| line(of, n, dice)).collect();
-        world.client_mut(talker).say(&lines);
+        world.client_mut(talker).send(&lines);
     }
     world.until_idle();
     for listener in listeners {
-        let heard = by_sender(world.client(listener).heard());
+        let received = by_sender(world.client(listener).received());
         for of in 0..2 {
-            assert!(heard[&of].iter().copied().eq(0..LINES), "every line, once, in order");
+            assert!(received[&of].iter().copied().eq(0..LINES), "every line, once, in order");
         }
     }
     // Two talk: each may have filled its socket buffer before it was throttled. The labels at most
@@ -753,22 +755,22 @@ scenario!(
         // More than may be owed before others wait.
         let lines: Vec<u8> = (0..10_000).flat_map(|n| line(0, n, dice)).collect();
         assert!(lines.len() > HIGH);
-        world.client_mut(talker).say(&lines);
+        world.client_mut(talker).send(&lines);
         // Either it is evicted while others wait, or it leaves by itself.
         let leaves = dice.chance(500);
         if leaves {
             let at = world.now() + SOFT / 2;
             world.client_mut(idler).reset_at(at);
         }
-        world.until("all is heard", |world| {
-            let heard = world.client(listener).heard();
+        world.until("all is received", |world| {
+            let received = world.client(listener).received();
             let labels = 10_000 * "[1] ".len();
-            heard.len() >= lines.len() + labels && spoken(heard).len() == lines.len()
+            received.len() >= lines.len() + labels && spoken(received).len() == lines.len()
         });
-        assert_eq!(spoken(world.client(listener).heard()), lines);
+        assert_eq!(spoken(world.client(listener).received()), lines);
         let announced = |world: &World<_>| {
-            let heard = String::from_utf8_lossy(world.client(listener).heard());
-            heard.matches(" left\n").count()
+            let received = String::from_utf8_lossy(world.client(listener).received());
+            received.matches(" left\n").count()
         };
         world.until("its leave is announced", |world| announced(world) > 0);
         assert_eq!(announced(&world), 1, "once");
@@ -787,14 +789,15 @@ scenario!(
         setup.socket_buffer = 4096;
         let limits = limits(6);
         let mut world = World::new(setup, SMALL, limits, |_| Echo);
-        let said = speech(dice, 6000);
+        let sent = speech(dice, 6000);
         // More clients than are served: a drain ends those in the backlog as well.
         let all: Vec<_> = (0..dice.between(1, 9)).map(|_| world.connect(Reads::Never)).collect();
         let served = all.len().min(6);
         world.until("they are served", |world| world.server.connections() == served);
-        all.iter().for_each(|&id| world.client_mut(id).say(&said));
-        let heard = dice.below(served * said.len() / 2) as u64;
-        world.until("some was heard", |world| world.server.counters().received_bytes >= heard);
+        all.iter().for_each(|&id| world.client_mut(id).send(&sent));
+        let received = dice.below(served * sent.len() / 2) as u64;
+        world
+            .until("some was received", |world| world.server.counters().received_bytes >= received);
         let asked = world.now();
         world.ask_to_stop();
         for &id in &all {
@@ -805,11 +808,11 @@ scenario!(
         assert_eq!(world.server.counters().cut, 0);
         for &id in &all {
             let client = world.client(id);
-            assert!(said.starts_with(client.heard()));
+            assert!(sent.starts_with(client.received()));
             assert_eq!(client.was_reset(), None, "the end comes in order");
         }
-        let echoed: usize = all.iter().map(|&id| world.client(id).heard().len()).sum();
-        assert!(echoed as u64 >= heard, "{echoed} of {heard}: what was heard is answered");
+        let echoed: usize = all.iter().map(|&id| world.client(id).received().len()).sum();
+        assert!(echoed as u64 >= received, "{echoed} of {received}: what was received is answered");
         world.leave(counts);
     }
 );
@@ -822,7 +825,7 @@ scenario!(a_drain_closes_the_backlog_at_once, 0.1, &[], |dice, mut setup, counts
     let mut world = World::new(setup, &[(1024, 100)], limits, |_| Echo);
     for _ in 0..2 {
         let id = world.connect(Reads::Never);
-        world.client_mut(id).say(&speech(dice, 20_000));
+        world.client_mut(id).send(&speech(dice, 20_000));
     }
     let waiting = world.connect_many(3);
     world.until_idle();
@@ -837,7 +840,7 @@ scenario!(a_drain_closes_the_backlog_at_once, 0.1, &[], |dice, mut setup, counts
         assert!(world.server.run_once().unwrap().is_continue(), "others are owed something");
     }
     assert!(world.now().since(asked) < SOFT, "{:?}", world.now().since(asked));
-    waiting[..in_backlog].iter().for_each(|&id| assert_heard(world.client(id), b""));
+    waiting[..in_backlog].iter().for_each(|&id| assert_received(world.client(id), b""));
     assert_eq!(world.run_to_end(), Ended::Drained);
     world.leave(counts);
 });
@@ -853,9 +856,9 @@ scenario!(
         let mut limits = limits(4);
         limits.drain = drain;
         let mut world = World::new(setup, &[(256, 400)], limits, |_| Echo);
-        let said = speech(dice, 20_000);
+        let sent = speech(dice, 20_000);
         let all: Vec<_> = (0..dice.between(3, 9)).map(|_| world.connect(Reads::Never)).collect();
-        all.iter().for_each(|&id| world.client_mut(id).say(&said));
+        all.iter().for_each(|&id| world.client_mut(id).send(&sent));
         world.until_idle();
         // A client that connects while the server is asked to stop is cut with the rest.
         for _ in 0..dice.below(8) {
@@ -888,7 +891,7 @@ scenario!(
         assert_eq!(world.run_to_end(), Ended::Drained);
         let took = world.now().since(asked);
         assert!(LINGER <= took && took < LINGER + Duration::from_millis(100), "{took:?}");
-        assert!(world.client(id).heard_end() && world.server.counters().cut == 0);
+        assert!(world.client(id).received_end() && world.server.counters().cut == 0);
         world.leave(counts);
     }
 );
@@ -898,7 +901,7 @@ scenario!(a_second_stop_ends_at_once, 0.1, &[], |dice, mut setup, counts| {
     let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
     for _ in 0..5 {
         let id = world.connect(Reads::Never);
-        world.client_mut(id).say(&speech(dice, 8000));
+        world.client_mut(id).send(&speech(dice, 8000));
     }
     world.until("one is served", |world| world.server.counters().received_bytes > 0);
     world.iterate(dice.below(40));
@@ -935,9 +938,9 @@ scenario!(
         setup.faults = some_faults_that_pass(dice);
         let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Curt);
         let all: Vec<_> = (0..6).map(|_| world.connect(some_reads(dice))).collect();
-        all.iter().for_each(|&id| world.client_mut(id).say(&speech(dice, 50_000)));
+        all.iter().for_each(|&id| world.client_mut(id).send(&speech(dice, 50_000)));
         world.until_done(&all);
-        all.iter().for_each(|&id| assert_heard(world.client(id), b"no"));
+        all.iter().for_each(|&id| assert_received(world.client(id), b"no"));
         world.until("all have left", |world| world.server.connections() == 0);
         assert!(world.now() < Nanos(0) + LINGER, "the end was received, not waited out");
         world.drain(counts);
@@ -979,18 +982,18 @@ scenario!(
         let mut first = world.connect_many(8);
         // Some leave before their timers expire; others take their slots.
         for id in first.split_off(4) {
-            world.client_mut(id).say(b"x");
+            world.client_mut(id).send(b"x");
             world.client_mut(id).finish();
         }
         world.until("half have left", |world| world.server.connections() == 4);
         let start = world.now();
         let later = world.connect_many(4);
-        later.iter().for_each(|&id| world.client_mut(id).say(b"hello"));
+        later.iter().for_each(|&id| world.client_mut(id).send(b"hello"));
         world.until_done(&first);
         world.until_done(&later);
         assert!(world.now() >= start + IDLE);
-        first.iter().for_each(|&id| assert_heard(world.client(id), b"idle"));
-        later.iter().for_each(|&id| assert_heard(world.client(id), b"helloidle"));
+        first.iter().for_each(|&id| assert_received(world.client(id), b"idle"));
+        later.iter().for_each(|&id| assert_received(world.client(id), b"helloidle"));
         world.drain(counts);
     }
 );
@@ -1041,7 +1044,7 @@ scenario!(
             if round % 4 == 0 {
                 let lines = format!("a{round}\nb{round}\n");
                 expected.push(lines.to_ascii_uppercase().into_bytes());
-                clients.push(world.say_and_end(Reads::AtOnce, lines.as_bytes()));
+                clients.push(world.send_and_end(Reads::AtOnce, lines.as_bytes()));
             }
             world.iterate(dice.below(8));
             // Some jobs are done, in any order; the descriptor of the wake is read later.
@@ -1073,7 +1076,7 @@ scenario!(
             world.iterate(20);
         }
         for (&id, expected) in clients.iter().zip(&expected) {
-            assert_heard(world.client(id), expected);
+            assert_received(world.client(id), expected);
         }
         assert!(stale.iter().all(|peer| peer.send("late").is_err()));
         world.drain(counts);
@@ -1090,7 +1093,7 @@ scenario!(
         let mut first = world.connect_many(6);
         let stubborn = first[0];
         world.client_mut(stubborn).be_stubborn();
-        first.iter().for_each(|&id| world.client_mut(id).say(b"hello"));
+        first.iter().for_each(|&id| world.client_mut(id).send(b"hello"));
         world.until_done(&first);
         world.until("all but one have left", |world| world.server.connections() == 1);
         // They reuse the slots of the clients that ended, and stay idle past the old linger timers.
@@ -1099,20 +1102,20 @@ scenario!(
         world.until("the stubborn one is closed", |world| world.server.connections() == 5);
         assert!(world.now() >= Nanos(0) + LINGER);
         world.until_idle();
-        next.iter().for_each(|&id| world.client_mut(id).say(b"hello"));
+        next.iter().for_each(|&id| world.client_mut(id).send(b"hello"));
         first.extend(&next);
         world.until_done(&first);
-        next.iter().for_each(|&id| assert_heard(world.client(id), b"no"));
+        next.iter().for_each(|&id| assert_received(world.client(id), b"no"));
         world.drain(counts);
     }
 );
 
 scenario!(the_same_seed_is_the_same_run, 0.02, &[], |dice, mut setup, counts| {
     setup.faults = Faults::some(dice);
-    let said = speech(dice, 5000);
+    let sent = speech(dice, 5000);
     let runs = [(); 2].map(|()| {
         let mut world = World::new(setup.clone(), SMALL, limits(CONNECTIONS), |_| Echo);
-        let all: Vec<_> = (0..9).map(|_| world.say_and_end(Reads::AtOnce, &said)).collect();
+        let all: Vec<_> = (0..9).map(|_| world.send_and_end(Reads::AtOnce, &sent)).collect();
         world.until_done(&all);
         let run = (world.now(), world.server.counters(), *world.server.ring().fault_counts());
         world.drain(counts);
@@ -1162,17 +1165,17 @@ scenario!(
             world.iterate(dice.below(20));
             typed = rest;
         }
-        world.until("all is heard", |world| {
-            clients.iter().all(|&id| world.client(id).heard().len() >= lines.len())
+        world.until("all is received", |world| {
+            clients.iter().all(|&id| world.client(id).received().len() >= lines.len())
         });
         for &id in &clients {
-            assert_eq!(world.client(id).heard(), lines.as_bytes());
+            assert_eq!(world.client(id).received(), lines.as_bytes());
         }
         world.sim().type_in(b"kick 2\nlist\n3 alone");
         world.sim().end_input();
         world.until("one is gone, and one has the message", |world| {
-            let heard = |&&id: &&ClientId| world.client(id).heard().ends_with(b"alone\n");
-            world.server.connections() == 2 && clients.iter().filter(heard).count() == 1
+            let received = |&&id: &&ClientId| world.client(id).received().ends_with(b"alone\n");
+            world.server.connections() == 2 && clients.iter().filter(received).count() == 1
         });
         world.drain(counts);
         let text = text_of(answers);
@@ -1188,7 +1191,7 @@ scenario!(drain_ends_the_server_and_quit_ends_it_at_once, 0.1, &[], |dice, mut s
     let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
     let answers = with_console(&mut world);
     let bytes = speech(dice, 5000);
-    let client = world.say_and_end(Reads::AtOnce, &bytes);
+    let client = world.send_and_end(Reads::AtOnce, &bytes);
     world.until_done(&[client]);
     world.connect_many(2);
     world.until("all are there", |world| world.server.connections() == 2);
@@ -1213,9 +1216,9 @@ scenario!(
         let answers = with_console(&mut world);
         world.sim().type_in(b"quit\n");
         let bytes = speech(dice, 5000);
-        let client = world.say_and_end(Reads::AtOnce, &bytes);
+        let client = world.send_and_end(Reads::AtOnce, &bytes);
         world.until_done(&[client]);
-        assert_heard(world.client(client), &bytes);
+        assert_received(world.client(client), &bytes);
         world.drain(counts);
         assert_eq!(text_of(answers), "");
     }

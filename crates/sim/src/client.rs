@@ -34,8 +34,8 @@ pub struct Client {
     /// What each of the two socket buffers holds at most.
     capacity: usize,
     /// The bytes that are not yet sent.
-    to_say: VecDeque<u8>,
-    /// True once it is to end when all is said.
+    to_send: VecDeque<u8>,
+    /// True once it is to end when all is sent.
     finishing: bool,
     /// True if it does not end when the server does.
     stubborn: bool,
@@ -54,8 +54,8 @@ pub struct Client {
     /// The time at which it will reset.
     resets_at: Option<Nanos>,
     read_at: Nanos,
-    heard: Vec<u8>,
-    heard_end: bool,
+    received: Vec<u8>,
+    received_end: bool,
     taken: usize,
     owed_most: usize,
     given: usize,
@@ -75,7 +75,7 @@ impl Client {
         Client {
             reads,
             capacity,
-            to_say: VecDeque::new(),
+            to_send: VecDeque::new(),
             finishing: false,
             stubborn: false,
             to_server: VecDeque::new(),
@@ -86,8 +86,8 @@ impl Client {
             reset: None,
             resets_at: None,
             read_at: Nanos(0),
-            heard: Vec::new(),
-            heard_end: false,
+            received: Vec::new(),
+            received_end: false,
             taken: 0,
             owed_most: 0,
             given: 0,
@@ -97,12 +97,12 @@ impl Client {
     // The interface of the tests.
 
     /// Adds `bytes` to what the client sends.
-    pub fn say(&mut self, bytes: &[u8]) {
+    pub fn send(&mut self, bytes: &[u8]) {
         assert!(!self.finishing, "the client has already ended");
-        self.to_say.extend(bytes);
+        self.to_send.extend(bytes);
     }
 
-    /// Has it end its direction when it has said all, and go on reading.
+    /// Has it end its direction when it has sent all, and go on reading.
     pub fn finish(&mut self) {
         self.finishing = true;
     }
@@ -128,13 +128,13 @@ impl Client {
     }
 
     /// What it has read.
-    pub fn heard(&self) -> &[u8] {
-        &self.heard
+    pub fn received(&self) -> &[u8] {
+        &self.received
     }
 
     /// Whether it has read the server's end, in order.
-    pub fn heard_end(&self) -> bool {
-        self.heard_end
+    pub fn received_end(&self) -> bool {
+        self.received_end
     }
 
     /// The side that reset the connection, if it was reset.
@@ -142,12 +142,12 @@ impl Client {
         self.reset
     }
 
-    /// Whether it has heard all that it ever will.
+    /// Whether it has received all that it ever will.
     pub fn is_done(&self) -> bool {
-        self.heard_end || self.reset.is_some()
+        self.received_end || self.reset.is_some()
     }
 
-    /// Bytes that it has said and that the server has received.
+    /// Bytes that it has sent and that the server has received.
     pub fn taken(&self) -> usize {
         self.taken
     }
@@ -217,7 +217,7 @@ impl Client {
             self.reset = Some(by);
             self.to_server.clear();
             self.to_client.clear();
-            self.to_say.clear();
+            self.to_send.clear();
         }
     }
 
@@ -225,7 +225,7 @@ impl Client {
 
     /// Whether it would do something now.
     pub(super) fn can_step(&self, now: Nanos) -> bool {
-        let can = self.can_say() || self.can_end() || self.can_read(now) || self.must_reset(now);
+        let can = self.can_send() || self.can_end() || self.can_read(now) || self.must_reset(now);
         can && self.reset.is_none()
     }
 
@@ -241,12 +241,12 @@ impl Client {
         if self.must_reset(now) {
             return self.reset();
         }
-        let mut can = [self.can_say(), self.can_end(), self.can_read(now)];
+        let mut can = [self.can_send(), self.can_end(), self.can_read(now)];
         while can.iter().filter(|&&can| can).count() > 1 {
             can[dice.below(3)] = false;
         }
         match can {
-            [true, ..] => self.say_some(dice),
+            [true, ..] => self.send_some(dice),
             [_, true, _] => self.ended = true,
             [.., true] => self.read_some(now, dice),
             _ => {}
@@ -257,27 +257,27 @@ impl Client {
         self.resets_at.is_some_and(|at| at <= now)
     }
 
-    fn can_say(&self) -> bool {
+    fn can_send(&self) -> bool {
         let has_space = self.server_closed || self.to_server.len() < self.capacity;
-        !self.to_say.is_empty() && has_space && !self.ended
+        !self.to_send.is_empty() && has_space && !self.ended
     }
 
     fn can_end(&self) -> bool {
-        self.finishing && self.to_say.is_empty() && !self.ended
+        self.finishing && self.to_send.is_empty() && !self.ended
     }
 
     fn can_read(&self, now: Nanos) -> bool {
-        let something = !self.to_client.is_empty() || (self.server_ended && !self.heard_end);
+        let something = !self.to_client.is_empty() || (self.server_ended && !self.received_end);
         something && self.reads != Reads::Never && self.read_at <= now
     }
 
-    fn say_some(&mut self, dice: &mut Dice) {
+    fn send_some(&mut self, dice: &mut Dice) {
         if self.server_closed {
             return self.break_off(Reset::ByServer);
         }
-        let most = self.to_say.len().min(self.capacity - self.to_server.len());
+        let most = self.to_send.len().min(self.capacity - self.to_server.len());
         let len = dice.between(1, most);
-        self.to_server.extend(self.to_say.drain(..len));
+        self.to_server.extend(self.to_send.drain(..len));
     }
 
     fn read_some(&mut self, now: Nanos, dice: &mut Dice) {
@@ -289,11 +289,11 @@ impl Client {
             }
             Reads::Never => 0,
         };
-        self.heard.extend(self.to_client.drain(..len));
+        self.received.extend(self.to_client.drain(..len));
         if len == 0 && self.server_ended {
-            self.heard_end = true;
+            self.received_end = true;
             if !self.stubborn {
-                self.to_say.clear();
+                self.to_send.clear();
                 self.finishing = true;
             }
         }
@@ -302,10 +302,19 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "says {} more, {} wait for the server", self.to_say.len(), self.to_server.len())?;
+        write!(
+            f,
+            "sends {} more, {} wait for the server",
+            self.to_send.len(),
+            self.to_server.len()
+        )?;
         write!(f, "{}; ", if self.ended { " and its end" } else { "" })?;
-        write!(f, "heard {}, {} wait for it", self.heard.len(), self.to_client.len())?;
+        write!(f, "received {}, {} wait for it", self.received.len(), self.to_client.len())?;
         write!(f, "{}; ", if self.server_ended { " and the server's end" } else { "" })?;
-        write!(f, "reads {:?}, end heard: {}, reset: {:?}", self.reads, self.heard_end, self.reset)
+        write!(
+            f,
+            "reads {:?}, end received: {}, reset: {:?}",
+            self.reads, self.received_end, self.reset
+        )
     }
 }

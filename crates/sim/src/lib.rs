@@ -170,7 +170,7 @@ enum Work {
 enum Cancelled {
     No,
     Yes,
-    /// It is to end, but may have something to say.
+    /// It is to end, but may have something to report.
     TooLate,
 }
 

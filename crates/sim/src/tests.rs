@@ -9,14 +9,14 @@ use proactor::ring::{Completion, Recv};
 
 const SOCKET: Socket = Socket(0);
 
-/// A kernel with one client, accepted, that has said five bytes.
+/// A kernel with one client, accepted, that has sent five bytes.
 fn sim(tier: Tier) -> Sim {
     let setup =
         Setup { seed: 1, tier, sockets: 4, entries: 8, socket_buffer: 64, faults: Faults::NONE };
     let mut sim = Sim::new(setup, Pool::new(&[BufferClass { bytes: 64, count: 2 }]).unwrap());
     let listener = ListenerId(0);
     let client = sim.connect(listener, Reads::AtOnce);
-    sim.client_mut(client).say(b"hello");
+    sim.client_mut(client).send(b"hello");
     sim.push(Op::Accept {
         accept: AcceptId { listener, slot: 0 },
         fd: File::open("/dev/null").unwrap().as_fd(),
@@ -40,21 +40,21 @@ fn bytes_come_in_a_claimed_buffer_and_it_comes_home() {
         let mut sim = sim(tier);
         let pool = Rc::clone(sim.pool());
         sim.push(recv());
-        let mut heard = Vec::new();
-        while heard.len() < 5 {
+        let mut received = Vec::new();
+        while received.len() < 5 {
             sim.enter(Wait::Completion).unwrap();
             while let Some(completion) = sim.next() {
                 let Completion::Recv { outcome: Recv::Data(chunk), more, .. } = completion else {
                     panic!("{completion:?}");
                 };
-                heard.extend_from_slice(&chunk);
+                received.extend_from_slice(&chunk);
                 assert_eq!(more, tier == Tier::Multishot);
                 if !more {
                     sim.push(recv());
                 }
             }
         }
-        assert_eq!(heard, b"hello");
+        assert_eq!(received, b"hello");
         assert!(!pool.is_whole(), "it holds some for what is in flight");
         drop(sim);
         assert!(pool.is_whole());

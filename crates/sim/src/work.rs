@@ -309,7 +309,7 @@ impl Sim {
         }
     }
 
-    /// Ends what was cancelled and has nothing to say.
+    /// Ends what was cancelled and has nothing to report.
     fn end_cancelled(&mut self, doing: &Doing) {
         let late = doing.cancelled == Cancelled::TooLate;
         self.end(doing, if late { -libc::EINTR } else { -libc::ECANCELED });

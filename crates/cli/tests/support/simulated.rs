@@ -50,7 +50,7 @@ pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64)
     for &id in &clients {
         let len = dice.between(1, 4000);
         said += len as u64;
-        sim.client_mut(id).say(&vec![7; len]);
+        sim.client_mut(id).send(&vec![7; len]);
         sim.client_mut(id).finish();
     }
     while !clients.iter().all(|&id| server.ring().inner().client(id).is_done()) {

@@ -35,8 +35,8 @@ fn group() -> Arc<Group> {
     Group::new(&Arc::default(), ListenerId(0), address, factory, signal)
 }
 
-/// What a member says to the others.
-fn said(text: impl Into<Chunk>) -> Message {
+/// A message of a member to the others.
+fn broadcast(text: impl Into<Chunk>) -> Message {
     Message::Broadcast(text.into())
 }
 
@@ -54,11 +54,11 @@ where
     P: Protocol + Send + 'static,
 {
     let (membership, peer) = enter(&group());
-    (peer, thread::spawn(move || sit(membership, protocol)))
+    (peer, thread::spawn(move || serve_here(membership, protocol)))
 }
 
 /// Serves a connection in this thread. Returns what was counted.
-fn sit(membership: Membership, protocol: impl Protocol) -> Counters {
+fn serve_here(membership: Membership, protocol: impl Protocol) -> Counters {
     let (status, mut counters) = (status(), Counters::default());
     let make = |_: &Membership| -> Made<Box<dyn Protocol>> { (Box::new(protocol), None) };
     serve_connection(&PlainCalls, &status, membership, make, &mut counters, &mut || {
@@ -72,16 +72,16 @@ fn status() -> ThreadStatus {
     ThreadStatus::new(ID, Arc::new(shared()))
 }
 
-fn hear(peer: &mut impl Read, bytes: usize) -> Vec<u8> {
-    let mut heard = vec![0; bytes];
-    peer.read_exact(&mut heard).unwrap();
-    heard
+fn receive(peer: &mut impl Read, bytes: usize) -> Vec<u8> {
+    let mut received = vec![0; bytes];
+    peer.read_exact(&mut received).unwrap();
+    received
 }
 
-fn hear_all(peer: &mut impl Read) -> Vec<u8> {
-    let mut heard = Vec::new();
-    peer.read_to_end(&mut heard).unwrap();
-    heard
+fn receive_all(peer: &mut impl Read) -> Vec<u8> {
+    let mut received = Vec::new();
+    peer.read_to_end(&mut received).unwrap();
+    received
 }
 
 // One connection.
@@ -92,7 +92,7 @@ fn a_message_costs_two_calls() {
         let (mut peer, host) = host(Echo);
         for _ in 0..messages {
             peer.write_all(b"PING").unwrap();
-            assert_eq!(hear(&mut peer, 4), b"PING");
+            assert_eq!(receive(&mut peer, 4), b"PING");
         }
         drop(peer);
         let counters = host.join().unwrap();
@@ -108,17 +108,17 @@ fn a_client_that_ends_receives_its_replies_and_then_the_end() {
     let (mut peer, host) = host(Echo);
     let bytes: Vec<u8> = (0..3_000_000u32).map(|n| n as u8 ^ (n >> 9) as u8).collect();
     let mut writer = peer.try_clone().unwrap();
-    let said = bytes.clone();
+    let sent = bytes.clone();
     let writing = thread::spawn(move || {
-        writer.write_all(&said).unwrap();
+        writer.write_all(&sent).unwrap();
         writer.shutdown(std::net::Shutdown::Write).unwrap();
     });
-    assert!(hear_all(&mut peer) == bytes);
+    assert!(receive_all(&mut peer) == bytes);
     writing.join().unwrap();
     assert_eq!(host.join().unwrap().closed, 1);
 }
 
-/// Answers each receive with a byte, and keeps every chunk. What it keeps stays in a thread,
+/// Sends a byte for each receive, and keeps every chunk. What it keeps stays in a thread,
 /// so it is made there.
 #[derive(Default)]
 struct Hoard(Vec<Chunk>);
@@ -134,10 +134,10 @@ impl Protocol for Hoard {
 #[test]
 fn a_protocol_that_keeps_every_buffer_is_still_served() {
     let (membership, mut peer) = enter(&group());
-    let host = thread::spawn(move || sit(membership, Hoard::default()));
+    let host = thread::spawn(move || serve_here(membership, Hoard::default()));
     for _ in 0..50 {
         peer.write_all(b"x").unwrap();
-        assert_eq!(hear(&mut peer, 1), b"+");
+        assert_eq!(receive(&mut peer, 1), b"+");
     }
     drop(peer);
     let counters = host.join().unwrap();
@@ -147,14 +147,14 @@ fn a_protocol_that_keeps_every_buffer_is_still_served() {
 #[test]
 fn an_endless_sender_still_receives_the_end() {
     let (mut peer, host) = host(Chargen);
-    hear(&mut peer, 1_000_000);
+    receive(&mut peer, 1_000_000);
     peer.write_all(b"thrown away").unwrap();
     peer.shutdown(std::net::Shutdown::Write).unwrap();
-    hear_all(&mut peer);
+    receive_all(&mut peer);
     assert_eq!(host.join().unwrap().received_bytes, 11);
 }
 
-/// Has enough of the first thing that it hears.
+/// Finishes after its first input.
 #[derive(Clone)]
 struct Curt;
 
@@ -170,13 +170,13 @@ impl Protocol for Curt {
 fn a_finished_connection_discards_until_the_peer_ends_or_the_linger_time() {
     let (mut peer, curt) = host(Curt);
     peer.write_all(b"first").unwrap();
-    assert_eq!(hear_all(&mut peer), b"bye");
+    assert_eq!(receive_all(&mut peer), b"bye");
     peer.write_all(b"late").unwrap();
     drop(peer);
     assert_eq!(curt.join().unwrap().received_bytes, 9);
     let (mut peer, curt) = host(Curt);
     peer.write_all(b"first").unwrap();
-    assert_eq!(hear_all(&mut peer), b"bye");
+    assert_eq!(receive_all(&mut peer), b"bye");
     let counters = curt.join().unwrap(); // And the peer is still there.
     assert_eq!(counters.closed, 1);
     drop(peer);
@@ -201,7 +201,7 @@ impl Protocol for Once {
 fn a_receive_sleeps_without_a_timeout_once_the_timer_has_expired() {
     let (mut peer, host) = host(Once);
     peer.write_all(b"x").unwrap();
-    assert_eq!(hear(&mut peer, 1), b"+");
+    assert_eq!(receive(&mut peer, 1), b"+");
     peer.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert!(peer.read(&mut [0]).is_err(), "nothing comes");
     drop(peer);
@@ -245,14 +245,14 @@ fn pieces_of_several_senders_never_interleave() {
                 let piece = vec![b'a' + speaker; PIECE];
                 let mut counters = Counters::default();
                 for _ in 0..PIECES {
-                    let said = [said(piece.clone())];
-                    member.write_broadcasts(&PlainCalls, &said, &member, &mut counters);
+                    let sent = [broadcast(piece.clone())];
+                    member.write_broadcasts(&PlainCalls, &sent, &member, &mut counters);
                 }
                 assert_eq!(counters.sent_bytes, (PIECES * PIECE) as u64);
             });
         }
         for _ in 0..PIECES * usize::from(SPEAKERS) {
-            let piece = hear(&mut peer, PIECE);
+            let piece = receive(&mut peer, PIECE);
             let stranger = piece.iter().position(|byte| *byte != piece[0]);
             assert_eq!(stranger, None, "within a piece of {:?}", piece[0] as char);
         }
@@ -264,15 +264,15 @@ fn a_client_that_takes_nothing_is_evicted_and_its_thread_wakes() {
     let (membership, _peer) = enter(&group());
     let speaker = Arc::clone(&membership.member);
     let speaking = thread::spawn(move || {
-        let (many, mut counters) = ([said(vec![b'x'; 16 << 20])], Counters::default());
+        let (many, mut counters) = ([broadcast(vec![b'x'; 16 << 20])], Counters::default());
         speaker.write_broadcasts(&PlainCalls, &many, &speaker, &mut counters);
         // Nothing more is sent to it, and none is tried.
         let calls = os::calls();
-        speaker.write_broadcasts(&PlainCalls, &[said("more")], &speaker, &mut counters);
+        speaker.write_broadcasts(&PlainCalls, &[broadcast("more")], &speaker, &mut counters);
         assert_eq!(os::calls(), calls);
         assert_eq!(speaker.broken_off.get(), Some(&CloseReason::Stalled));
     });
-    let counters = sit(membership, Echo);
+    let counters = serve_here(membership, Echo);
     speaking.join().unwrap();
     assert_eq!((counters.evicted, counters.closed), (1, 1));
 }
@@ -285,7 +285,7 @@ fn a_waiting_thread_shows_the_connection_it_waits_for() {
     thread::scope(|scope| {
         let writer = listener.lock_writer(&PlainCalls);
         scope.spawn(move || {
-            let (many, mut counters) = ([said(vec![b'x'; 4 << 20])], Counters::default());
+            let (many, mut counters) = ([broadcast(vec![b'x'; 4 << 20])], Counters::default());
             listener.write_broadcasts(&PlainCalls, &many, speaker, &mut counters);
         });
         let shows = |doing| {
@@ -296,7 +296,7 @@ fn a_waiting_thread_shows_the_connection_it_waits_for() {
         shows(ThreadState::locks_writer_of(1));
         drop(writer);
         shows(ThreadState::sends_to(1));
-        hear(&mut peer, 4 << 20);
+        receive(&mut peer, 4 << 20);
     });
     assert_eq!(listener.sent.load(Ordering::Relaxed), 4 << 20);
 }
@@ -305,12 +305,12 @@ fn a_waiting_thread_shows_the_connection_it_waits_for() {
 fn a_member_that_reads_no_replies_is_evicted_for_a_waiting_sender() {
     let (membership, mut peer) = enter(&group());
     let member = Arc::clone(&membership.member);
-    let own = thread::spawn(move || sit(membership, Echo));
+    let own = thread::spawn(move || serve_here(membership, Echo));
     // Until its own thread holds the write lock and sleeps.
     peer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     while peer.write(&[0; 4096]).is_ok() {}
     let mut counters = Counters::default();
-    member.write_broadcasts(&PlainCalls, &[said("news")], &member, &mut counters);
+    member.write_broadcasts(&PlainCalls, &[broadcast("news")], &member, &mut counters);
     assert_eq!((own.join().unwrap().evicted, counters), (1, Counters::default()));
 }
 
@@ -321,7 +321,7 @@ fn a_client_that_takes_nothing_times_out_and_a_slow_one_does_not() {
     while (&ours).write(&[0; 4096]).is_ok() {}
     let mut stall = StallCheck::default();
     assert!(!stall.is_over(ours.as_fd()), "the first time");
-    hear(&mut theirs, 4096);
+    receive(&mut theirs, 4096);
     assert!(!stall.is_over(ours.as_fd()), "it took some");
     assert!(stall.is_over(ours.as_fd()), "it took none since");
 }
@@ -398,7 +398,7 @@ fn too_many_operator_messages_evict_the_connection() {
     assert!(member.post(&PlainCalls, &vec![b'x'; HARD]));
     assert!(!member.post(&PlainCalls, b"x"));
     assert_eq!(member.broken_off.get(), Some(&CloseReason::QueueFull));
-    assert_eq!(hear_all(&mut peer), b"");
+    assert_eq!(receive_all(&mut peer), b"");
 }
 
 #[test]
@@ -427,12 +427,12 @@ fn a_sleeping_thread_is_signalled_until_it_has_noticed() {
     let mut threads = ThreadPool::new();
     os::allow_interrupts().unwrap();
     let (membership, _peer) = enter(&group());
-    let hear_it = |status: &ThreadStatus, counters: &mut Counters| {
+    let serve_it = |status: &ThreadStatus, counters: &mut Counters| {
         let make = Membership::make_protocol;
         serve_connection(&PlainCalls, status, membership, make, counters, &mut || status.notice());
         Ok(())
     };
-    threads.add(&shared, hear_it).unwrap();
+    threads.add(&shared, serve_it).unwrap();
     shared.advance(Stage::Draining);
     while threads.interrupt(true) {
         thread::yield_now();
@@ -525,18 +525,18 @@ impl Protocol for Stay {
 fn a_half_closed_connection_still_receives_broadcasts_without_spinning() {
     let (address, stop, server) = serve(Style::Threads, Stay, 1 << 20);
     let [mut listener, mut speaker] = [(); 2].map(|()| connect(address));
-    // Both are there once each has heard the other.
+    // Both are there once each has received from the other.
     speaker.write_all(b"1").unwrap();
-    let heard_first = hear(&mut listener, 1);
+    let received_first = receive(&mut listener, 1);
     listener.write_all(b"2").unwrap();
-    assert_eq!((heard_first, hear(&mut speaker, 1)), (b"1".to_vec(), b"2".to_vec()));
+    assert_eq!((received_first, receive(&mut speaker, 1)), (b"1".to_vec(), b"2".to_vec()));
     listener.shutdown(std::net::Shutdown::Write).unwrap();
     for _ in 0..100 {
         speaker.write_all(b"x").unwrap();
-        assert_eq!(hear(&mut listener, 1), b"x");
+        assert_eq!(receive(&mut listener, 1), b"x");
     }
     stop.request();
-    assert_eq!(hear_all(&mut listener), b"");
+    assert_eq!(receive_all(&mut listener), b"");
     drop((listener, speaker));
     let (ended, counters) = server.join().unwrap();
     assert_eq!((ended, counters.accepted, counters.closed), (Ended::Drained, 2, 2));
@@ -548,7 +548,7 @@ fn a_drain_does_not_restart_the_send_timeout_of_a_stalled_client() {
     let (address, stop, server) = serve(Style::Threads, Stay, 1 << 20);
     let [mut listener, mut speaker] = [(); 2].map(|()| connect(address));
     speaker.write_all(b"1").unwrap();
-    assert_eq!(hear(&mut listener, 1), b"1");
+    assert_eq!(receive(&mut listener, 1), b"1");
     // Until its thread sleeps in a send to the listener.
     speaker.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     while speaker.write(&vec![0; HIGH]).is_ok() {}
@@ -563,7 +563,7 @@ fn a_second_request_ends_at_once_whatever_sleeps() {
         let (address, stop, server) = serve(style, Echo, 1 << 20);
         let mut client = connect(address);
         client.write_all(b"PING").unwrap();
-        assert_eq!(hear(&mut client, 4), b"PING");
+        assert_eq!(receive(&mut client, 4), b"PING");
         client.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
         while client.write(&vec![0; HIGH]).is_ok() {}
         stop.request();

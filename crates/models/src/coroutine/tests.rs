@@ -113,8 +113,8 @@ impl Protocol for Noted {
 #[test]
 fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
     in_time(|| {
-        let heard = Arc::<Mutex<Vec<u64>>>::default();
-        let noted = Arc::clone(&heard);
+        let received = Arc::<Mutex<Vec<u64>>>::default();
+        let noted = Arc::clone(&received);
         let (mut coroutines, _, address, stop) = server(
             Factory::shared(move |peer: &Peer| Noted(Arc::clone(&noted), peer.id())),
             Limits::default(),
@@ -134,10 +134,10 @@ fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
         });
         coroutines.run().unwrap();
         clients.join().unwrap();
-        let heard = std::mem::take(&mut *heard.lock().unwrap());
-        let before = heard.iter().position(|&number| number == 2).expect("it is heard");
-        assert_eq!(heard.len(), 201);
-        assert!(before <= STEPS, "{before} receives from the first before the second is heard");
+        let received = std::mem::take(&mut *received.lock().unwrap());
+        let before = received.iter().position(|&number| number == 2).expect("it is received from");
+        assert_eq!(received.len(), 201);
+        assert!(before <= STEPS, "{before} receives from the first before the second");
     });
 }
 

@@ -165,7 +165,7 @@ mod tests {
     use proactor::protocol::{Chat, Untaken};
 
     /// Returns what the others receive because of this event, and the reply.
-    fn said<P: Protocol>(
+    fn sent_by<P: Protocol>(
         protocol: &mut P,
         event: impl FnOnce(&mut P, &mut Outbox<'_>),
     ) -> (Vec<u8>, Vec<u8>) {
@@ -190,9 +190,9 @@ mod tests {
     fn broadcasts_of_a_client_arrive_unchanged_and_its_join_once() {
         let mut relay = Relay::new(Chat::new(7));
         let mut client = RelayEnd::client(Chat::new(7));
-        let (joined, _) = said(&mut relay, |relay, out| relay.open(out));
+        let (joined, _) = sent_by(&mut relay, |relay, out| relay.open(out));
         assert_eq!(unpacked(&joined), "* 7 joined\n");
-        assert_eq!(said(&mut client, |client, out| client.open(out)).0, b"");
+        assert_eq!(sent_by(&mut client, |client, out| client.open(out)).0, b"");
         let (frames, _) = reply_to(&mut client, b"hello\nyou\nhalf");
         let (passed, reply) = reply_to(&mut relay, &frames);
         assert_eq!((&passed, &reply[..]), (&frames, &b""[..]));
@@ -200,27 +200,30 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_said_goodbye_leaves_once() {
+    fn a_client_that_sent_its_goodbye_leaves_once() {
         let mut relay = Relay::new(Chat::new(7));
         let mut client = RelayEnd::client(Chat::new(7));
-        said(&mut relay, |relay, out| relay.open(out));
-        said(&mut client, |client, out| client.open(out));
+        sent_by(&mut relay, |relay, out| relay.open(out));
+        sent_by(&mut client, |client, out| client.open(out));
         let (goodbye, _) =
-            said(&mut client, |client, out| client.close(CloseReason::Finished, out));
+            sent_by(&mut client, |client, out| client.close(CloseReason::Finished, out));
         let (passed, _) = reply_to(&mut relay, &goodbye);
         assert_eq!(unpacked(&passed), "* 7 left\n");
-        assert_eq!(said(&mut relay, |relay, out| relay.close(CloseReason::Finished, out)).0, b"");
+        assert_eq!(
+            sent_by(&mut relay, |relay, out| relay.close(CloseReason::Finished, out)).0,
+            b""
+        );
     }
 
     #[test]
     fn the_parent_announces_the_end_of_a_child_that_died_in_a_frame() {
         let mut relay = Relay::new(Chat::new(7));
         let mut client = RelayEnd::client(Chat::new(7));
-        said(&mut relay, |relay, out| relay.open(out));
-        said(&mut client, |client, out| client.open(out));
-        let (frames, _) = reply_to(&mut client, b"never to be heard\n");
+        sent_by(&mut relay, |relay, out| relay.open(out));
+        sent_by(&mut client, |client, out| client.open(out));
+        let (frames, _) = reply_to(&mut client, b"never passed on\n");
         assert_eq!(reply_to(&mut relay, &frames[..frames.len() - 1]).0, b"");
-        let (left, _) = said(&mut relay, |relay, out| relay.close(CloseReason::Finished, out));
+        let (left, _) = sent_by(&mut relay, |relay, out| relay.close(CloseReason::Finished, out));
         assert_eq!(unpacked(&left), "* 7 left\n");
     }
 }

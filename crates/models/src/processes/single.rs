@@ -211,16 +211,16 @@ mod tests {
             |_| false,
             |mut peer| {
                 let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
-                let mut says = peer.try_clone().unwrap();
-                let said = bytes.clone();
-                let says = thread::spawn(move || {
-                    says.write_all(&said).unwrap();
-                    says.shutdown(Shutdown::Write).unwrap();
+                let mut writer = peer.try_clone().unwrap();
+                let sent = bytes.clone();
+                let writer = thread::spawn(move || {
+                    writer.write_all(&sent).unwrap();
+                    writer.shutdown(Shutdown::Write).unwrap();
                 });
-                let mut heard = Vec::new();
-                peer.read_to_end(&mut heard).unwrap();
-                says.join().unwrap();
-                assert!(heard == bytes);
+                let mut received = Vec::new();
+                peer.read_to_end(&mut received).unwrap();
+                writer.join().unwrap();
+                assert!(received == bytes);
             },
         );
     }
@@ -250,9 +250,9 @@ mod tests {
         let echo: fn() -> Box<dyn Protocol> = || Box::new(Echo);
         let counted = with_child(Late(echo), asked, |mut peer| {
             peer.write_all(b"PING").unwrap();
-            let mut heard = Vec::new();
-            peer.read_to_end(&mut heard).unwrap();
-            assert_eq!(heard, b"PING");
+            let mut received = Vec::new();
+            peer.read_to_end(&mut received).unwrap();
+            assert_eq!(received, b"PING");
             // It lingers: what comes late is taken, and causes no reset.
             peer.write_all(b"late").unwrap();
         });
@@ -281,9 +281,9 @@ mod tests {
             |_| false,
             |mut peer| {
                 peer.write_all(b"PING").unwrap();
-                let mut heard = Vec::new();
-                peer.read_to_end(&mut heard).unwrap();
-                assert_eq!(heard, b"PINGidle");
+                let mut received = Vec::new();
+                peer.read_to_end(&mut received).unwrap();
+                assert_eq!(received, b"PINGidle");
             },
         );
     }
