@@ -118,9 +118,9 @@ impl<C: Calls> SingleConnection<'_, C> {
 
     /// Waits until an operation that it wants is possible.
     ///
-    /// A signal that comes just before the wait is noticed only after it. That is early enough:
-    /// while the peer neither reads nor writes, a drain can do nothing for it, and the deadline
-    /// cuts it in any case.
+    /// A signal that comes just before the wait is noticed only after it. While the connection is
+    /// owed bytes, discards input or is paused, that is early enough: a drain can do nothing for it
+    /// yet. One whose peer has ended and whose protocol has not is cut at the deadline then.
     fn wait(&mut self) -> io::Result<()> {
         let driver = &mut self.driver;
         let left = driver.time_left();
