@@ -25,7 +25,10 @@ use std::time::Duration;
 use proactor_trace::export::{page as write_page, perfetto as write_perfetto};
 use proactor_trace::format::{HEADER, RECORD};
 use proactor_trace::view::Cut;
-use proactor_trace::{Event, Payload, Trace, events};
+use proactor_trace::{
+    About, Call, Event, Log, Payload, Record, Recorder, Settings, Trace, WaitMode, Writer, Writers,
+    events,
+};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::Value;
@@ -199,6 +202,33 @@ fn a_thread_track_has_its_calls_and_flows_to_the_connections_that_it_writes_to()
     let asleep = &seen.counters["asleep: in a call that waits"];
     assert_eq!((asleep[0], asleep.iter().max()), (0, Some(&3)), "{asleep:?}");
     assert_eq!(seen.counters["calls in flight"].last(), Some(&1), "{:?}", seen.counters);
+}
+
+#[test]
+fn two_exports_of_a_trace_have_the_same_bytes() {
+    // The receives of many connections and the calls of many threads end at one gap.
+    let recv = |at: usize| Record::submitted(2 << 56 | at as u64, 27, 9, 64, 0);
+    let mut log = Recorder::new(None, &Settings::default(), &About::default()).unwrap();
+    log.begin_iteration(|| 0, Record::enter_begin(0, 0, WaitMode::None));
+    (0..100).for_each(|at| log.note(|| 0, recv(at)));
+    log.note(|| 0, Record::lost(1));
+    let writer = Writer::new(None, &Settings::default(), &About::default(), Writers::Threads);
+    let writer = writer.unwrap();
+    for at in 0..100 {
+        let call = Record::call_begin(Call::Recv, true, at.into(), 9, 64);
+        writer.lane(at).note(|| 0, call);
+    }
+    for bytes in [log.bytes().to_vec(), writer.bytes()] {
+        let trace = Trace::from_bytes(&bytes).unwrap();
+        let export = || {
+            let (mut perfetto, mut page) = (Vec::new(), Vec::new());
+            write_perfetto(&trace, &Cut::default(), 200, &mut perfetto).unwrap();
+            write_page(&trace, &Cut::default(), 200, &mut page).unwrap();
+            (perfetto, page)
+        };
+        assert!(decode(&export().0).slices.values().sum::<usize>() >= 100);
+        assert!((1..4).all(|_| export() == export()), "two exports differ");
+    }
 }
 
 #[test]
