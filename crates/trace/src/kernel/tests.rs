@@ -64,7 +64,7 @@ const CREATION: [(&str, u64); 4] =
 type Fields = [(&'static str, u64)];
 
 /// Each tracepoint with values of its own fields, and what they are decoded to.
-const EVENTS: [(Tracepoint, &Fields, [i64; 4]); 11] = [
+const EVENTS: [(Tracepoint, &Fields, [i64; 4]); 12] = [
     (Tracepoint::Create, &CREATION, [9, 0x3000, 128, 256]),
     (Tracepoint::SubmitReq, &[("sq_thread", 1)], [1, 0, 0, 0]),
     (Tracepoint::SubmitReq, &[("sq_thread", 0)], [0; 4]),
@@ -74,6 +74,7 @@ const EVENTS: [(Tracepoint, &Fields, [i64; 4]); 11] = [
     (Tracepoint::TaskAdd, &[], [0; 4]),
     (Tracepoint::QueueAsyncWork, &[], [0; 4]),
     (Tracepoint::PollArm, &[], [0; 4]),
+    (Tracepoint::LocalWorkRun, &[("count", 7), ("loops", 2)], [7, 0, 0, 0]),
     (Tracepoint::CqringWait, &[("min_events", 3)], [3, 0, 0, 0]),
     (Tracepoint::FailLink, &[], [0; 4]),
 ];
@@ -85,7 +86,9 @@ fn every_tracepoint_of_every_kernel_is_decoded_field_by_field() {
     for (kernel, _) in KERNELS {
         let (decoder, missing) = learn(kernel);
         for (tracepoint, own, decoded) in EVENTS {
-            if missing.contains(&Missing::Tracepoint(tracepoint)) {
+            // Nothing is missing without the runs of deferred work: there are none before 6.1.
+            let is_there = tracepoint.names().any(|name| format(kernel, name).is_some());
+            if !is_there || missing.contains(&Missing::Tracepoint(tracepoint)) {
                 continue;
             }
             let about = format!("{kernel} {tracepoint:?}");
