@@ -3,48 +3,63 @@
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts since the start. The names are the same in every I/O model; a counter that a model does
-/// not use stays zero.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
+/// Defines the counters by their names, so that no list of them can miss one.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counts since the start. The names are the same in every I/O model; a counter that a
+        /// model does not use stays zero.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// The number of counters.
+            pub const COUNT: usize = [$(stringify!($name)),*].len();
+
+            fn each(&mut self) -> [(&'static str, &mut u64); Counters::COUNT] {
+                [$((stringify!($name), &mut self.$name)),*]
+            }
+        }
+    };
+}
+
+counters! {
     /// Iterations of the loop: each waits at most once.
-    pub iterations: u64,
+    iterations,
     /// System calls of the thread.
-    pub calls: u64,
+    calls,
     /// Operations submitted to a ring.
-    pub submitted: u64,
+    submitted,
     /// Completions reaped from a ring, or reports of readiness.
-    pub completed: u64,
+    completed,
     /// Enters after which completions waited outside a full completion queue.
-    pub overflows: u64,
+    overflows,
     /// Connections that were accepted.
-    pub accepted: u64,
+    accepted,
     /// Connections that were closed.
-    pub closed: u64,
+    closed,
     /// Accepts that failed because descriptors or memory ran out.
-    pub refused: u64,
+    refused,
     /// Receives that returned bytes.
-    pub receives: u64,
+    receives,
     /// Bytes that were received.
-    pub received_bytes: u64,
+    received_bytes,
     /// Sends that took at least one byte.
-    pub sends: u64,
+    sends,
     /// Bytes that were sent.
-    pub sent_bytes: u64,
+    sent_bytes,
     /// Receives that found no buffer.
-    pub out_of_buffers: u64,
+    out_of_buffers,
     /// Connections evicted because other connections waited for them.
-    pub evicted: u64,
+    evicted,
     /// Connections still open at the drain's deadline.
-    pub cut: u64,
+    cut,
     /// Calls of a protocol that panicked; each costs its connection.
-    pub panicked: u64,
+    panicked,
 }
 
 impl Counters {
-    /// The number of counters.
-    pub const COUNT: usize = 16;
-
     /// Returns each counter with its name, in the order of declaration.
     pub fn named(mut self) -> [(&'static str, u64); Counters::COUNT] {
         self.each().map(|(name, counter)| (name, *counter))
@@ -77,46 +92,6 @@ impl Counters {
             *value = live.load(Ordering::Relaxed);
         }
         counters
-    }
-
-    fn each(&mut self) -> [(&'static str, &mut u64); Counters::COUNT] {
-        // Without `..`, so that a new counter cannot be forgotten here.
-        let Counters {
-            iterations,
-            calls,
-            submitted,
-            completed,
-            overflows,
-            accepted,
-            closed,
-            refused,
-            receives,
-            received_bytes,
-            sends,
-            sent_bytes,
-            out_of_buffers,
-            evicted,
-            cut,
-            panicked,
-        } = self;
-        [
-            ("iterations", iterations),
-            ("calls", calls),
-            ("submitted", submitted),
-            ("completed", completed),
-            ("overflows", overflows),
-            ("accepted", accepted),
-            ("closed", closed),
-            ("refused", refused),
-            ("receives", receives),
-            ("received_bytes", received_bytes),
-            ("sends", sends),
-            ("sent_bytes", sent_bytes),
-            ("out_of_buffers", out_of_buffers),
-            ("evicted", evicted),
-            ("cut", cut),
-            ("panicked", panicked),
-        ]
     }
 }
 
