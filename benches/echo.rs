@@ -47,6 +47,7 @@ fn echoes(c: &mut Criterion) {
             });
             let options = LoadOptions {
                 shape: proactor_load::LoadShape { connections, size: 64, depth: 1 },
+                protocol: proactor_load::LoadProtocol::echo(),
                 seed: 1,
                 engine: EngineChoice::Auto,
                 timeout: Duration::from_secs(10),

@@ -1,8 +1,10 @@
 //! The program `proactor` with two protocols more: they are served on every model, recorded, and
-//! shown at the console.
+//! shown at the console. With an example of a request and its reply, `load` and `compare` measure
+//! them.
 //!
 //! ```sh
 //! cargo run -p proactor-cli --example own_protocol -- serve --protocol shout --model thread
+//! cargo run --release -p proactor-cli --example own_protocol -- compare --protocol shout
 //! ```
 
 use std::process::ExitCode;

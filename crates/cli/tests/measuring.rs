@@ -90,8 +90,58 @@ fn load_fails_in_one_line_when_a_reply_is_wrong() {
     assert!(output.stdout.is_empty(), "a void run has no result");
     let error = text(&output.stderr);
     assert!(error.starts_with("error: wrong reply on connection "), "{error}");
-    assert!(error.contains("is it an echo server?"), "{error}");
+    assert!(error.contains("does it serve another protocol?"), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn load_verifies_the_example_of_a_protocol_and_names_a_wrong_byte() {
+    let (_server, address) = Server::start(&["--model", "poll", "--protocol", "prefix"]);
+    let load = |protocol| {
+        proactor(&[
+            "load",
+            &address,
+            "-t",
+            "100ms",
+            "-c",
+            "2",
+            "--depth",
+            "3",
+            "--protocol",
+            protocol,
+        ])
+    };
+    let (right, wrong) = (load("prefix"), load("upper"));
+    assert!(right.status.success(), "{}", text(&right.stderr));
+    let out = text(&right.stdout);
+    assert!(out.contains(", 13 B requests and 28 B replies of prefix, depth 3, "), "{out}");
+    assert!(out.contains("/s out, ") && out.contains("every byte verified"), "{out}");
+    assert_eq!(wrong.status.code(), Some(1));
+    let error = text(&wrong.stderr);
+    assert!(error.contains("byte 0 of the replies is 0x79, but must be 0x48"), "{error}");
+}
+
+#[test]
+fn compare_measures_the_servers_of_a_protocol_by_its_example() {
+    let output = proactor(&[
+        "compare",
+        "--protocol",
+        "upper",
+        "--models",
+        "poll,select",
+        "-c",
+        "2",
+        "--rounds",
+        "1",
+        "--idle",
+        "4",
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let out = text(&output.stdout);
+    for line in ["2 connections, 13 B upper, depth 1", "wrong replies 0 of ", "select: "] {
+        assert!(out.contains(line), "{line}\nis not in\n{out}");
+    }
+    assert!(!out.contains("is not served"), "{out}");
 }
 
 #[test]
@@ -110,6 +160,10 @@ fn wrong_usage_exits_with_status_two() {
         &["load", "nowhere"],
         &["load", "127.0.0.1:1", "--depth", "0"],
         &["load", "127.0.0.1:1", "--duration", "soon"],
+        &["load", "127.0.0.1:1", "--protocol", "chat"],
+        &["load", "127.0.0.1:1", "--protocol", "upper", "--size", "64"],
+        &["compare", "--protocol", "upper", "--size", "64"],
+        &["compare", "--protocol", "discard"],
         &["compare", "--models", "kqueue"],
         &["compare", "--models", "all,kqueue"],
         &["compare", "--models", "auto"],

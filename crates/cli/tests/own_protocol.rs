@@ -4,6 +4,7 @@
 mod support;
 
 use std::path::Path;
+use std::process::Command;
 
 use support::server::PROACTOR;
 use support::{Client, Launch, io_uring_refused, skip};
@@ -33,4 +34,17 @@ fn an_own_protocol_is_served_on_every_model() {
         }
         server.terminate();
     }
+}
+
+#[test]
+fn an_own_protocol_is_compared_by_its_example() {
+    let program = Path::new(PROACTOR).with_file_name("examples").join("own_protocol");
+    if !program.exists() {
+        return skip("the example own_protocol is not built: `cargo test` without a filter does");
+    }
+    let args = ["compare", "--protocol", "shout", "--models", "poll", "-c", "2", "--rounds", "1"];
+    let output = Command::new(program).args(args).output().expect("it was built");
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), output.stderr);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&error));
+    assert!(out.contains("2 connections, 5 B shout, depth 1"), "{out}");
 }

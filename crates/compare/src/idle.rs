@@ -17,9 +17,9 @@ pub use crate::process_tree::Footprint;
 use crate::progress::{Activity, Monitor};
 use crate::server_process::{ServerError, ServerProcess, StartCommand};
 use proactor::address::Address;
-use proactor_load::LoadShape;
+use proactor_load::{Example, LoadShape};
 
-/// The message of each connection.
+/// The message of each connection to an echo server.
 const MESSAGE: [u8; 64] = [b'.'; 64];
 
 /// The cost of an idle connection for each model.
@@ -53,13 +53,15 @@ pub(crate) fn measure(
     monitor: &mut Monitor<'_>,
 ) -> IdleCosts {
     let (from_connections, connections) = counts(plan.idle);
-    let load = LoadShape { connections, size: MESSAGE.len(), depth: 1 };
+    let echo = || (MESSAGE.into(), MESSAGE.into());
+    let example = plan.protocol.example.clone().unwrap_or_else(echo);
+    let load = LoadShape { connections, size: example.0.len(), depth: 1 };
     let mut rows = Vec::new();
     for spec in plan.participants().iter().filter(|spec| spec.role != Role::Control) {
         if !monitor.report(load, spec, Activity::MeasuringIdle(connections)) {
             break;
         }
-        let cost = model_cost(&spec.model, command, from_connections, connections);
+        let cost = model_cost(&spec.model, command, (from_connections, connections), &example);
         let reason = cost.as_ref().err().map(ServerError::to_string);
         rows.push(IdleRow { model: spec.name.clone(), reason, cost: cost.ok() });
     }
@@ -75,14 +77,14 @@ fn counts(connections: usize) -> (usize, usize) {
 fn model_cost(
     model: &ModelSpec,
     command: StartCommand<'_>,
-    from_connections: usize,
-    connections: usize,
+    connections: (usize, usize),
+    example: &Example,
 ) -> Result<Footprint, ServerError> {
-    if let Some(reason) = capacity::shortage(&model.model, connections, 0) {
+    if let Some(reason) = capacity::shortage(&model.model, connections.1, 0) {
         return Err(ServerError(reason));
     }
     let server = ServerProcess::start(command(model)?)?;
-    match growth(&server, from_connections, connections) {
+    match growth(&server, connections, example) {
         Ok(cost) => {
             // Its counters are not needed, and its end is tested where it is measured.
             let _ = server.stop();
@@ -93,11 +95,15 @@ fn model_cost(
 }
 
 /// Returns by how much the server grows per connection between the two numbers of connections.
-fn growth(server: &ServerProcess, from: usize, to: usize) -> Result<Footprint, ServerError> {
+fn growth(
+    server: &ServerProcess,
+    (from, to): (usize, usize),
+    example: &Example,
+) -> Result<Footprint, ServerError> {
     let mut open = Vec::with_capacity(to);
     let mut footprint_with = |connections: usize| {
         for number in open.len()..connections {
-            let connection = open_connection(&server.address).map_err(|error| {
+            let connection = open_connection(&server.address, example).map_err(|error| {
                 ServerError(format!("idle connection {number} is not served: {error}"))
             })?;
             open.push(connection);
@@ -110,16 +116,16 @@ fn growth(server: &ServerProcess, from: usize, to: usize) -> Result<Footprint, S
 }
 
 /// Opens a connection that has exchanged one message.
-fn open_connection(address: &Address) -> io::Result<TcpStream> {
+fn open_connection(address: &Address, (request, expected): &Example) -> io::Result<TcpStream> {
     let mut stream = proactor_load::connect(address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.write_all(&MESSAGE)?;
-    let mut reply = [0; MESSAGE.len()];
+    stream.write_all(request)?;
+    let mut reply = vec![0; expected.len()];
     stream.read_exact(&mut reply).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "no reply arrived"),
         _ => error,
     })?;
-    match reply == MESSAGE {
+    match *reply == **expected {
         true => Ok(stream),
         false => Err(io::Error::new(io::ErrorKind::InvalidData, "the reply was wrong")),
     }

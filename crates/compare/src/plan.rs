@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::sampling::slices_per_round;
-use proactor_load::{EngineChoice, LoadShape};
+use proactor_load::{EngineChoice, LoadProtocol, LoadShape};
 
 /// The default baseline: level-triggered epoll.
 pub const BASELINE: &str = "epoll";
@@ -64,6 +64,9 @@ pub struct ComparisonPlan {
     pub baseline: ModelSpec,
     /// The models to compare. The baseline takes part even if it is not among them.
     pub models: Vec<ModelSpec>,
+    /// The protocol of the servers.
+    #[serde(flatten)]
+    pub protocol: LoadProtocol,
     /// The loads, with a table for each.
     pub loads: Vec<LoadShape>,
     /// The extent of the measurement.
@@ -202,6 +205,7 @@ mod tests {
         ComparisonPlan {
             baseline: BASELINE.into(),
             models: models.iter().map(|&model| model.into()).collect(),
+            protocol: LoadProtocol::echo(),
             loads: Vec::new(),
             budget: Budget::Rounds(6),
             idle: 0,

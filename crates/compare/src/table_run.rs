@@ -198,6 +198,7 @@ impl<'a> TableRun<'a> {
         participant.outcome.about = process.about.clone();
         let options = LoadOptions {
             shape: self.load,
+            protocol: self.plan.protocol.clone(),
             seed: self.plan.seed ^ at as u64,
             engine: self.plan.engine,
             timeout: TIMEOUT,

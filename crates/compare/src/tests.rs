@@ -73,6 +73,7 @@ fn plan(models: &[&str]) -> ComparisonPlan {
     ComparisonPlan {
         baseline: BASELINE.into(),
         models: models.iter().map(|&model| model.into()).collect(),
+        protocol: proactor_load::LoadProtocol::echo(),
         loads: vec![SHAPE],
         budget: Budget::Rounds(6),
         idle: 0,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use memmap2::MmapMut;
 
 use super::error::LoadError;
-use super::streams::{EchoStreams, LoadShape};
+use super::streams::{LoadShape, ReplyStreams};
 use super::{ClientEngine, Polled};
 use proactor::os;
 use proactor::selector::{Epoll, Interest, Key, Ready, Selector, Trigger};
@@ -55,7 +55,7 @@ impl EpollEngine {
         &mut self,
         conn: usize,
         hung_up: bool,
-        streams: &mut EchoStreams,
+        streams: &mut ReplyStreams,
     ) -> Result<(), LoadError> {
         let connection = &mut self.connections[conn];
         let buffer = &mut self.incoming[..];
@@ -89,7 +89,7 @@ impl ClientEngine for EpollEngine {
         Ok(())
     }
 
-    fn send(&mut self, conn: usize, streams: &mut EchoStreams) -> Result<(), LoadError> {
+    fn send(&mut self, conn: usize, streams: &mut ReplyStreams) -> Result<(), LoadError> {
         let connection = &mut self.connections[conn];
         while connection.writable {
             let len = streams.outgoing(conn, os::now());
@@ -113,7 +113,7 @@ impl ClientEngine for EpollEngine {
         Ok(())
     }
 
-    fn poll(&mut self, streams: &mut EchoStreams) -> Result<Polled, LoadError> {
+    fn poll(&mut self, streams: &mut ReplyStreams) -> Result<Polled, LoadError> {
         self.ready.clear();
         self.selector
             .wait(&mut self.ready, Some(Duration::ZERO))

@@ -27,7 +27,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use memmap2::{MmapMut, MmapRaw};
 
 use super::error::LoadError;
-use super::streams::{EchoStreams, LoadShape};
+use super::streams::{LoadShape, ReplyStreams};
 use super::{ClientEngine, Polled};
 use proactor::os;
 
@@ -150,7 +150,7 @@ impl UringEngine {
     }
 
     /// Processes all completions that have arrived.
-    fn reap(&mut self, streams: &mut EchoStreams) -> Result<Polled, LoadError> {
+    fn reap(&mut self, streams: &mut ReplyStreams) -> Result<Polled, LoadError> {
         let UringEngine { ring, connections, provided, marked, in_flight, .. } = self;
         let mut polled = Polled::default();
         for cqe in ring.completion() {
@@ -229,7 +229,7 @@ impl ClientEngine for UringEngine {
         self.arm(conn)
     }
 
-    fn send(&mut self, conn: usize, streams: &mut EchoStreams) -> Result<(), LoadError> {
+    fn send(&mut self, conn: usize, streams: &mut ReplyStreams) -> Result<(), LoadError> {
         let connection = &mut self.connections[conn];
         if connection.sending {
             return Ok(());
@@ -256,7 +256,7 @@ impl ClientEngine for UringEngine {
             .map_err(LoadError::client("submit to its ring"))
     }
 
-    fn poll(&mut self, streams: &mut EchoStreams) -> Result<Polled, LoadError> {
+    fn poll(&mut self, streams: &mut ReplyStreams) -> Result<Polled, LoadError> {
         let client = LoadError::client("submit to its ring");
         enter(&mut self.ring).map_err(&client)?;
         let polled = self.reap(streams)?;

@@ -21,7 +21,7 @@ pub enum LoadError {
         /// The error of the system call.
         error: io::Error,
     },
-    /// A received byte differs from the byte that was sent.
+    /// A received byte differs from the expected one.
     #[error("wrong reply on connection {connection}: {at}{}", hint(at.offset))]
     Wrong {
         /// The number of the connection.
@@ -29,15 +29,15 @@ pub enum LoadError {
         /// The first byte that differs.
         at: Mismatch,
     },
-    /// More bytes were received than sent.
+    /// More bytes were received than expected.
     #[error(
-        "wrong reply on connection {connection}: {surplus} or more bytes after offset {offset} that \
-         were never sent"
+        "wrong reply on connection {connection}: {surplus} or more bytes after offset {offset} \
+         that answer no message"
     )]
     Surplus {
         /// The number of the connection.
         connection: usize,
-        /// How many bytes had been sent.
+        /// How many bytes of replies were expected.
         offset: u64,
         /// How many bytes were received beyond that, at least.
         surplus: usize,
@@ -108,5 +108,5 @@ impl LoadError {
 fn hint(offset: u64) -> &'static str {
     /// A server with another protocol differs from an echo server within its first bytes.
     const FIRST: u64 = 64;
-    if offset < FIRST { " (is it an echo server?)" } else { "" }
+    if offset < FIRST { " (does it serve another protocol?)" } else { "" }
 }

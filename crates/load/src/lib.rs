@@ -20,6 +20,7 @@
 mod engine_epoll;
 mod engine_uring;
 mod error;
+mod example;
 mod pattern;
 mod slice;
 mod socket;
@@ -27,6 +28,7 @@ mod streams;
 pub mod summary;
 
 pub use error::LoadError;
+pub use example::{Example, LoadProtocol};
 pub use pattern::Mismatch;
 pub use slice::LoadSlice;
 pub use socket::connect;
@@ -46,7 +48,7 @@ use proactor::address::Address;
 use proactor::os::{self, CpuClock};
 use proactor_report::Latencies;
 use slice::SliceProgress;
-use streams::EchoStreams;
+use streams::ReplyStreams;
 
 /// The maximum number of connections: the number of TCP ports.
 pub const CONNECTIONS_MAX: usize = 65_535;
@@ -87,10 +89,10 @@ trait ClientEngine {
     fn add(&mut self, socket: TcpStream) -> io::Result<()>;
 
     /// Sends what `conn` may send now, unless a send of it is in progress.
-    fn send(&mut self, conn: usize, streams: &mut EchoStreams) -> Result<(), LoadError>;
+    fn send(&mut self, conn: usize, streams: &mut ReplyStreams) -> Result<(), LoadError>;
 
     /// Sends and receives what is possible without waiting.
-    fn poll(&mut self, streams: &mut EchoStreams) -> Result<Polled, LoadError>;
+    fn poll(&mut self, streams: &mut ReplyStreams) -> Result<Polled, LoadError>;
 
     /// Returns the socket of a connection.
     fn socket(&self, conn: usize) -> &TcpStream;
@@ -105,11 +107,14 @@ struct Polled {
 }
 
 /// The options of a run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// The number of connections, and what each of them does.
+    /// The number of connections, and what each of them does. With an example, the size is that of
+    /// its request.
     pub shape: LoadShape,
-    /// The seed of the message bytes.
+    /// The protocol of the server.
+    pub protocol: LoadProtocol,
+    /// The seed of the message bytes, of those that are echoed.
     pub seed: u64,
     /// The I/O engine of the client.
     pub engine: EngineChoice,
@@ -125,7 +130,7 @@ pub struct Load {
     pub engine_name: &'static str,
     /// Why [`EngineChoice::Auto`] did not use io_uring, if it did not.
     pub fallback: Option<io::Error>,
-    streams: EchoStreams,
+    streams: ReplyStreams,
     timeout: Duration,
 }
 
@@ -158,7 +163,7 @@ impl Load {
                 |error| LoadError::Connect { address: address.clone(), connection, error },
             )?;
         }
-        let streams = EchoStreams::new(shape, options.seed);
+        let streams = ReplyStreams::new(shape, options.protocol.clone(), options.seed);
         Ok(Load { engine, engine_name, fallback, streams, timeout: options.timeout })
     }
 

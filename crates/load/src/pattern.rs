@@ -26,13 +26,13 @@ pub(super) struct Pattern {
     key: u64,
 }
 
-/// The first byte that differs from the sent byte.
+/// The first byte of a reply that is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("byte {offset} came back as {found:#04x}, but was sent as {expected:#04x}")]
+#[error("byte {offset} of the replies is {found:#04x}, but must be {expected:#04x}")]
 pub struct Mismatch {
     /// The offset in the connection's stream of replies.
     pub offset: u64,
-    /// The byte that was sent.
+    /// The byte that must be there.
     pub expected: u8,
     /// The byte that was received.
     pub found: u8,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Polled;
-use super::streams::{EchoStreams, LoadShape};
+use super::streams::{LoadShape, ReplyStreams};
 use proactor::clock::Nanos;
 use proactor::os;
 use proactor_report::units::as_nanos;
@@ -76,7 +76,7 @@ pub(super) struct SliceProgress {
 }
 
 impl SliceProgress {
-    pub(super) fn begin(streams: &EchoStreams, span: Duration) -> SliceProgress {
+    pub(super) fn begin(streams: &ReplyStreams, span: Duration) -> SliceProgress {
         let start = os::now();
         SliceProgress {
             start,
@@ -110,7 +110,7 @@ impl SliceProgress {
     }
 
     /// Returns the result so far, without the CPU time, which is read only at the end.
-    pub(super) fn slice(&self, streams: &EchoStreams) -> LoadSlice {
+    pub(super) fn slice(&self, streams: &ReplyStreams) -> LoadSlice {
         let messages = streams.messages - self.messages_before;
         let LoadShape { connections, size, .. } = streams.shape;
         LoadSlice {

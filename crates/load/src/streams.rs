@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::error::LoadError;
+use super::example::{self, LoadProtocol};
 use super::pattern::Pattern;
 use proactor::clock::Nanos;
 use proactor_report::Latencies;
@@ -30,14 +31,18 @@ impl LoadShape {
 
 /// The streams of all connections.
 ///
-/// Invariant of a stream: `sent` and `received` never exceed `queued`, and the received bytes equal
-/// the connection's pattern from offset 0. (An engine may learn that bytes were received before it
-/// learns that they were sent.) A message is *queued* when it may be sent; its service time begins
-/// then, and ends when the last byte of its reply has been received.
+/// Invariant of a stream: `sent` and `received` never exceed the bytes of `queued` messages and
+/// replies, and the received bytes equal the expected ones from offset 0: the example's reply again
+/// and again, or without an example, the connection's pattern. (An engine may learn that bytes were
+/// received before it learns that they were sent.) A message is *queued* when it may be sent; its
+/// service time begins then, and ends when the last byte of its reply has been received.
 #[derive(Debug)]
-pub(super) struct EchoStreams {
+pub(super) struct ReplyStreams {
     pub(super) shape: LoadShape,
-    streams: Vec<EchoStream>,
+    pub(super) protocol: LoadProtocol,
+    /// The bytes of a reply.
+    pub(super) reply_size: usize,
+    streams: Vec<ReplyStream>,
     /// When each outstanding message was queued: `depth` entries per connection.
     queued_at: Vec<Nanos>,
     /// While true, new messages are queued.
@@ -46,16 +51,16 @@ pub(super) struct EchoStreams {
     closing: bool,
     /// The connections that the server has closed since then.
     closed: usize,
-    /// Bytes queued and not yet received, over all connections.
+    /// Bytes of replies to queued messages that are not yet received, over all connections.
     outstanding: u64,
     /// The number of verified replies.
     pub(super) messages: u64,
     pub(super) latencies: Latencies,
 }
 
-/// The stream of one connection. The counters are bytes, and `replies` is messages.
+/// The stream of one connection. `queued` and `replies` are messages, the other counters are bytes.
 #[derive(Debug)]
-struct EchoStream {
+struct ReplyStream {
     pattern: Pattern,
     queued: u64,
     sent: u64,
@@ -65,9 +70,9 @@ struct EchoStream {
     last_progress: Nanos,
 }
 
-impl EchoStreams {
-    pub(super) fn new(shape: LoadShape, seed: u64) -> EchoStreams {
-        let stream = |connection| EchoStream {
+impl ReplyStreams {
+    pub(super) fn new(shape: LoadShape, protocol: LoadProtocol, seed: u64) -> ReplyStreams {
+        let stream = |connection| ReplyStream {
             pattern: Pattern::new(seed, connection),
             queued: 0,
             sent: 0,
@@ -75,8 +80,10 @@ impl EchoStreams {
             replies: 0,
             last_progress: Nanos(0),
         };
-        EchoStreams {
+        ReplyStreams {
             shape,
+            reply_size: protocol.example.as_ref().map_or(shape.size, |(_, reply)| reply.len()),
+            protocol,
             streams: (0..shape.connections).map(stream).collect(),
             queued_at: vec![Nanos(0); shape.connections * shape.depth],
             sending: false,
@@ -115,24 +122,25 @@ impl EchoStreams {
         let LoadShape { size, depth, .. } = self.shape;
         let stream = &mut self.streams[conn];
         if self.sending {
-            if stream.queued == stream.received {
+            if stream.queued == stream.replies {
                 stream.last_progress = now;
             }
-            let mut message = stream.queued / size as u64;
-            while message < stream.replies + depth as u64 {
-                self.queued_at[conn * depth + (message % depth as u64) as usize] = now;
-                stream.queued += size as u64;
-                self.outstanding += size as u64;
-                message += 1;
+            while stream.queued < stream.replies + depth as u64 {
+                self.queued_at[conn * depth + (stream.queued % depth as u64) as usize] = now;
+                stream.queued += 1;
+                self.outstanding += self.reply_size as u64;
             }
         }
-        (stream.queued - stream.sent) as usize
+        (stream.queued * size as u64 - stream.sent) as usize
     }
 
     /// Writes the next bytes of `conn`, up to the length of `out`.
     pub(super) fn fill(&self, conn: usize, out: &mut [u8]) {
         let stream = &self.streams[conn];
-        stream.pattern.fill(stream.sent, out);
+        match &self.protocol.example {
+            None => stream.pattern.fill(stream.sent, out),
+            Some((request, _)) => example::fill(request, stream.sent, out),
+        }
     }
 
     /// Records that bytes were sent.
@@ -143,28 +151,31 @@ impl EchoStreams {
     /// Verifies and records received bytes.
     ///
     /// # Errors
-    /// A byte differs from what was sent, or was never sent.
+    /// A byte differs from the expected one, or none was expected.
     pub(super) fn received(
         &mut self,
         conn: usize,
         bytes: &[u8],
         now: Nanos,
     ) -> Result<(), LoadError> {
-        let LoadShape { size, depth, .. } = self.shape;
+        let (depth, size) = (self.shape.depth, self.reply_size as u64);
         let stream = &mut self.streams[conn];
-        let wrong = |at| LoadError::Wrong { connection: conn, at };
-        let outstanding = (stream.queued - stream.received) as usize;
-        if bytes.len() > outstanding {
-            // A wrong byte, if there is one, is the better error.
-            stream.pattern.check(stream.received, &bytes[..outstanding]).map_err(wrong)?;
-            let surplus = bytes.len() - outstanding;
-            return Err(LoadError::Surplus { connection: conn, offset: stream.queued, surplus });
+        let outstanding = stream.outstanding(self.reply_size) as usize;
+        let expected = &bytes[..outstanding.min(bytes.len())];
+        let checked = match &self.protocol.example {
+            None => stream.pattern.check(stream.received, expected),
+            Some((_, reply)) => example::check(reply, stream.received, expected),
+        };
+        checked.map_err(|at| LoadError::Wrong { connection: conn, at })?;
+        // A wrong byte, if there is one, is the better error.
+        if let surplus @ 1.. = bytes.len() - expected.len() {
+            let offset = stream.queued * size;
+            return Err(LoadError::Surplus { connection: conn, offset, surplus });
         }
-        stream.pattern.check(stream.received, bytes).map_err(wrong)?;
         stream.received += bytes.len() as u64;
         stream.last_progress = now;
         self.outstanding -= bytes.len() as u64;
-        while stream.received >= (stream.replies + 1) * size as u64 {
+        while stream.received >= (stream.replies + 1) * size {
             let slot = conn * depth + (stream.replies % depth as u64) as usize;
             self.latencies.record(now.since(self.queued_at[slot]));
             stream.replies += 1;
@@ -179,7 +190,7 @@ impl EchoStreams {
     /// The connection was still in use.
     pub(super) fn ended(&mut self, conn: usize) -> Result<(), LoadError> {
         let stream = &self.streams[conn];
-        let outstanding = stream.queued - stream.received;
+        let outstanding = stream.outstanding(self.reply_size);
         if self.closing && outstanding == 0 {
             self.closed += 1;
             return Ok(());
@@ -198,13 +209,20 @@ impl EchoStreams {
     /// The first such connection.
     pub(super) fn check_progress(&self, now: Nanos, timeout: Duration) -> Result<(), LoadError> {
         for (connection, stream) in self.streams.iter().enumerate() {
-            let outstanding = stream.queued - stream.received;
+            let outstanding = stream.outstanding(self.reply_size);
             if outstanding > 0 && now.since(stream.last_progress) >= timeout {
                 let offset = stream.received;
                 return Err(LoadError::Stalled { connection, offset, outstanding, timeout });
             }
         }
         Ok(())
+    }
+}
+
+impl ReplyStream {
+    /// Returns how many bytes of replies are outstanding.
+    fn outstanding(&self, reply_size: usize) -> u64 {
+        self.queued * reply_size as u64 - self.received
     }
 }
 
@@ -219,15 +237,15 @@ mod tests {
     }
 
     /// Sends all queued bytes of `conn` and returns them.
-    fn send_all(streams: &mut EchoStreams, conn: usize, now: Nanos) -> Vec<u8> {
+    fn send_all(streams: &mut ReplyStreams, conn: usize, now: Nanos) -> Vec<u8> {
         let mut bytes = vec![0; streams.outgoing(conn, now)];
         streams.fill(conn, &mut bytes);
         streams.sent(conn, bytes.len());
         bytes
     }
 
-    fn sending() -> EchoStreams {
-        let mut streams = EchoStreams::new(SHAPE, 7);
+    fn sending() -> ReplyStreams {
+        let mut streams = ReplyStreams::new(SHAPE, LoadProtocol::echo(), 7);
         streams.sending = true;
         streams
     }

@@ -3,7 +3,7 @@
 use minijinja::Value;
 use serde::Serialize;
 
-use super::{Load, LoadShape, LoadSlice};
+use super::{Load, LoadProtocol, LoadShape, LoadSlice};
 use proactor_report::histogram::Percentiles;
 use proactor_report::{template, units};
 
@@ -27,6 +27,11 @@ pub struct LoadSummary {
     /// The number of connections, and what each of them does.
     #[serde(flatten)]
     pub shape: LoadShape,
+    /// The protocol of the server.
+    #[serde(flatten)]
+    pub protocol: LoadProtocol,
+    /// The bytes of a reply.
+    pub reply_size: usize,
     /// The seed of the message bytes.
     pub seed: u64,
     /// The engine in use: `epoll` or `uring`.
@@ -63,6 +68,8 @@ impl LoadSummary {
             schema: SCHEMA,
             address,
             shape: load.streams.shape,
+            protocol: load.streams.protocol.clone(),
+            reply_size: load.streams.reply_size,
             seed,
             engine: load.engine_name,
             slice,
@@ -131,6 +138,8 @@ mod tests {
             schema: SCHEMA,
             address: "127.0.0.1:7000".to_owned(),
             shape: LoadShape { connections: 64, size: 64, depth: 1 },
+            protocol: LoadProtocol::echo(),
+            reply_size: 64,
             seed: 7,
             engine: "uring",
             slice,

@@ -41,7 +41,13 @@ fn echo(mut stream: impl Read + Write, mut change: impl FnMut(u64, &mut Vec<u8>)
 
 fn options(engine: EngineChoice, connections: usize, size: usize, depth: usize) -> LoadOptions {
     let shape = LoadShape { connections, size, depth };
-    LoadOptions { shape, seed: 7, engine, timeout: Duration::from_secs(10) }
+    LoadOptions {
+        shape,
+        protocol: LoadProtocol::echo(),
+        seed: 7,
+        engine,
+        timeout: Duration::from_secs(10),
+    }
 }
 
 /// The engines to test: both, or epoll alone where io_uring is not available.

@@ -46,17 +46,21 @@ impl Registry {
     pub fn builtin() -> Registry {
         let mut registry = Registry::default();
         registry.add("echo", |_| Echo);
-        registry.add("upper", |_| Upper);
+        registry.add("upper", |_| Upper).example("hello, world\n", "HELLO, WORLD\n");
         let reply = |text: Option<&str>| {
             let reply = Reply::new(text.unwrap_or(Reply::DEFAULT));
             Ok(move |_: &Peer| reply.clone())
         };
-        registry.add_with("reply", reply).default_text = Some(Reply::DEFAULT.to_owned());
+        let entry = registry.add_with("reply", reply);
+        entry.default_text = Some(Reply::DEFAULT.to_owned());
+        entry.example("hello, world\n", format!("{}\n", Reply::DEFAULT));
         let prefix = |text: Option<&str>| {
             let prefix = Prefix::new(text.unwrap_or(Prefix::DEFAULT));
             Ok(move |_: &Peer| prefix.clone())
         };
-        registry.add_with("prefix", prefix).default_text = Some(Prefix::DEFAULT.to_owned());
+        let entry = registry.add_with("prefix", prefix);
+        entry.default_text = Some(Prefix::DEFAULT.to_owned());
+        entry.example("hello, world\n", format!("{}hello, world ===\n", Prefix::DEFAULT));
         registry.add("discard", |_| Discard);
         registry.add("chargen", |_| Chargen);
         registry.add("chat", |peer| Chat::new(peer.id()));
@@ -136,14 +140,17 @@ impl Registry {
         // A text that is the default is left out.
         let shown = text.filter(|text| entry.default_text.as_deref() != Some(text));
         let name = shown.map_or_else(|| kind.to_owned(), |text| format!("{kind}={text}"));
-        let (needs_console, example) = (entry.needs_console, entry.example.clone());
+        // The reply may depend on the text.
+        let example = entry.example.clone().filter(|_| shown.is_none());
+        let needs_console = entry.needs_console;
         Ok(NamedProtocol { name, factory, needs_console, example })
     }
 }
 
 impl Entry {
-    /// Says what a client may send and what it receives for that, each time the same: `load` and
-    /// `compare` send it, and verify the reply.
+    /// Says what a client may send and what it receives for that, each time the same: with this
+    /// `--protocol`, `load` and `compare` send it and verify the reply. It is not used with a text
+    /// behind the name.
     pub fn example(
         &mut self,
         request: impl Into<Vec<u8>>,
@@ -183,6 +190,20 @@ mod tests {
         let listener = Arc::new("127.0.0.1:1".parse::<Address>().unwrap());
         let mut protocol = Peer::with(1, &listener, None, named.factory.for_worker(0));
         converse(&mut protocol, [say]).replies
+    }
+
+    #[test]
+    fn each_example_is_what_its_protocol_replies() {
+        let registry = Registry::builtin();
+        let examples = NAMES.map(|name| (name, registry.find(name).unwrap().example));
+        let examples = examples.into_iter().filter_map(|(name, example)| Some((name, example?)));
+        let examples: Vec<_> = examples.collect();
+        assert_eq!(examples.len(), 3);
+        for (name, (request, reply)) in examples {
+            assert_eq!(reply_of(name, &request), reply, "{name}");
+            assert_eq!(reply_of(name, &request.repeat(3)), reply.repeat(3), "{name}");
+        }
+        assert_eq!(registry.find("reply=no").unwrap().example, None);
     }
 
     #[test]

@@ -12,19 +12,19 @@ use anyhow::Context;
 
 use super::output::{self, Destination, GREEN, RED, note};
 use super::picks::{self, Pick, picked};
-use super::{number, run_on_cpu, stop_signal};
+use super::{MessageArgs, number, run_on_cpu, stop_signal};
 use proactor::limits::Limits;
 use proactor::os;
 use proactor_compare::plan::{BASELINE, Budget, ComparisonPlan, MODELS, ModelSpec};
 use proactor_compare::progress::{Activity, Progress};
 use proactor_compare::render;
 use proactor_compare::server_process::ServerError;
-use proactor_load::{CONNECTIONS_MAX, DEPTH_MAX, EngineChoice, LoadShape, SIZE_MAX};
+use proactor_load::{CONNECTIONS_MAX, EngineChoice};
 use proactor_report::units;
 
 /// Compare I/O models under the same load, side by side.
 ///
-/// Each model is an echo server in its own process, on one CPU. One client, on another CPU, is
+/// Each model is a server in its own process, on one CPU. One client, on another CPU, is
 /// connected to all servers and loads one at a time in slices of 40 ms, so that a model and the
 /// baseline are measured shortly after each other. Every reply is verified; one wrong byte makes
 /// the run void.
@@ -47,15 +47,8 @@ pub(super) struct CompareArgs {
           value_parser = number::<usize>(1, CONNECTIONS_MAX as u64))]
     connections: Vec<usize>,
 
-    /// Bytes per message
-    #[arg(long, value_name = "BYTES", default_value_t = 64,
-          value_parser = number::<usize>(1, SIZE_MAX as u64))]
-    size: usize,
-
-    /// Messages in flight per connection (pipelining)
-    #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = number::<usize>(1, DEPTH_MAX as u64))]
-    depth: usize,
+    #[command(flatten)]
+    messages: MessageArgs,
 
     /// Time for all tables together, with start and connect: 30s, 2m. Less time means
     /// fewer rounds, and fewer than 6 rounds give no verdict [default: 25 s to 100 s, depending on
@@ -115,7 +108,7 @@ impl CompareArgs {
         let trace = Cell::new(None);
         let start = |ModelSpec { model, recorded }: &ModelSpec| {
             let mut command = Command::new(&program);
-            command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", "echo"]);
+            command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", &plan.protocol.name]);
             command.args(["--model", model, "--cpu", &plan.server_cpu.to_string()]);
             // The pipe of standard output, by its path: the first line stays there too.
             command.arg("--stats=/proc/self/fd/1");
@@ -159,14 +152,14 @@ impl CompareArgs {
     }
 
     fn plan(&self) -> ComparisonPlan {
-        let shape =
-            |&connections: &usize| LoadShape { connections, size: self.size, depth: self.depth };
+        let shape = |&connections: &usize| self.messages.shape(connections);
         let usable = os::usable_cpus();
         let server_cpu = self.server_cpu.or(usable.first().copied()).unwrap_or(0);
         let another = usable.into_iter().find(|&cpu| cpu != server_cpu);
         let mut plan = ComparisonPlan {
             baseline: self.baseline.clone(),
             models: picked(&self.models),
+            protocol: self.messages.protocol.clone(),
             loads: self.connections.iter().map(shape).collect(),
             budget: Budget::Rounds(0),
             idle: self.idle,

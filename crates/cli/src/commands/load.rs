@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::{number, output, run_on_cpu, stop_signal};
+use super::{MessageArgs, number, output, run_on_cpu, stop_signal};
 use proactor::address::Address;
 use proactor_load::summary::LoadSummary;
-use proactor_load::{
-    CONNECTIONS_MAX, DEPTH_MAX, EngineChoice, Load, LoadOptions, LoadShape, LoadSlice, SIZE_MAX,
-};
+use proactor_load::{CONNECTIONS_MAX, EngineChoice, Load, LoadOptions, LoadSlice};
 use proactor_report::units;
 
-/// Put an echo server under load, and verify every byte of its replies.
+/// Put a server under load, and verify every byte of its replies.
 ///
 /// The load is a closed loop: a connection sends its next message when a reply has arrived, so the
 /// rate is the maximum of the server. The latencies are service times; they do not contain the time
@@ -37,15 +35,8 @@ pub(super) struct LoadArgs {
           value_parser = number::<usize>(1, CONNECTIONS_MAX as u64))]
     connections: usize,
 
-    /// Bytes per message
-    #[arg(long, short = 'l', visible_alias = "length", value_name = "BYTES", default_value_t = 64,
-          value_parser = number::<usize>(1, SIZE_MAX as u64))]
-    size: usize,
-
-    /// Messages in flight per connection (pipelining)
-    #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = number::<usize>(1, DEPTH_MAX as u64))]
-    depth: usize,
+    #[command(flatten)]
+    messages: MessageArgs,
 
     /// I/O engine of the client: uring, epoll, or auto (uring where it works). Both busy-poll, so
     /// that the client uses a whole CPU
@@ -78,9 +69,13 @@ impl LoadArgs {
     /// returned.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let address = self.addr.as_ref().or(self.address.as_ref()).context("no address")?;
-        let shape = LoadShape { connections: self.connections, size: self.size, depth: self.depth };
-        let options =
-            LoadOptions { shape, seed: self.seed, engine: self.engine, timeout: self.timeout };
+        let options = LoadOptions {
+            shape: self.messages.shape(self.connections),
+            protocol: self.messages.protocol.clone(),
+            seed: self.seed,
+            engine: self.engine,
+            timeout: self.timeout,
+        };
         self.cpu.map_or(Ok(()), run_on_cpu)?;
         let stop = stop_signal()?;
         let mut load = Load::connect(address, &options)?;

@@ -22,6 +22,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use output::note;
 use proactor::os::{self, ShutdownSignal};
+use proactor_load::{DEPTH_MAX, LoadProtocol, LoadShape, SIZE_MAX};
 
 /// The commands to try first, shown below the help.
 const BEGIN: &str = "\
@@ -129,6 +130,54 @@ fn terminal_width() -> Option<usize> {
 /// Reports wrong usage that clap cannot detect, and exits.
 fn wrong_usage(wrong: &str) -> ! {
     exit(&clap::Error::raw(ErrorKind::ArgumentConflict, format!("{wrong}\n")))
+}
+
+/// Returns the protocol of a name, if its replies can be verified.
+fn load_protocol(text: &str) -> Result<LoadProtocol, String> {
+    let named = crate::parse_protocol(text)?;
+    let name = named.to_string();
+    let example = match named.example {
+        Some((request, reply)) if !request.is_empty() && !reply.is_empty() => {
+            Some((request.into(), reply.into()))
+        }
+        None if name == "echo" => None,
+        _ => return Err("it has no example of a request that always has the same reply".into()),
+    };
+    Ok(LoadProtocol { name, example })
+}
+
+/// The messages of a load.
+#[derive(Debug, Clone, clap::Args)]
+struct MessageArgs {
+    /// Protocol whose replies are verified: echo, with pseudo-random bytes, or one that has an
+    /// example of a request and its reply, which is sent: upper, reply, prefix
+    #[arg(long, value_name = "PROTOCOL", default_value = "echo",
+          value_parser = load_protocol)]
+    protocol: LoadProtocol,
+
+    /// Bytes per message of echo [default: 64]
+    #[arg(long, short = 'l', visible_alias = "length", value_name = "BYTES",
+          value_parser = number::<usize>(1, SIZE_MAX as u64))]
+    size: Option<usize>,
+
+    /// Messages in flight per connection (pipelining)
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = number::<usize>(1, DEPTH_MAX as u64))]
+    depth: usize,
+}
+
+impl MessageArgs {
+    /// Returns the load of so many connections.
+    fn shape(&self, connections: usize) -> LoadShape {
+        let size = match (&self.protocol.example, self.size) {
+            (None, size) => size.unwrap_or(64),
+            (Some((request, _)), None) => request.len(),
+            (Some(_), Some(_)) => wrong_usage(
+                "--size is for the protocol echo; others have the messages of their example",
+            ),
+        };
+        LoadShape { connections, size, depth: self.depth }
+    }
 }
 
 /// Returns a parser for a number from `min` to `max`.
