@@ -9,6 +9,7 @@ macro_rules! counters {
         /// Counts since the start. The names are the same in every I/O model; a counter that a
         /// model does not use stays zero.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[non_exhaustive]
         pub struct Counters {
             $($(#[$doc])* pub $name: u64,)*
         }
@@ -69,11 +70,8 @@ impl Counters {
     pub fn from_named<'n>(named: impl IntoIterator<Item = (&'n str, u64)>) -> Counters {
         let mut counters = Counters::default();
         for (name, value) in named {
-            if let Some((_, counter)) =
-                counters.each().into_iter().find(|(known, _)| *known == name)
-            {
-                *counter = value;
-            }
+            let found = counters.each().into_iter().find(|(known, _)| *known == name);
+            found.into_iter().for_each(|(_, counter)| *counter = value);
         }
         counters
     }

@@ -141,13 +141,14 @@ pub mod parts {
 pub use address::Address;
 pub use buffer::Chunk;
 pub use builder::Builder;
+pub use counters::Counters;
 pub use error::{Error, SendError};
 pub use limits::{CloseReason, Limits};
 pub use model::Model;
 pub use peer::Peer;
 pub use peer_handle::PeerHandle;
 pub use protocol::{Input, Needs, Outbox, Payload, Protocol, Received, TooLong};
-pub use server::{Handle, Report, Running, Server, Stats};
+pub use server::{Handle, Report, Running, Server};
 
 /// Compiles the example of the README.
 #[cfg(doctest)]

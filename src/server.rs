@@ -94,7 +94,7 @@ impl Server {
         let drained = ended.map_err(Error::Loop)? == Ended::Drained;
         let counters = engine.counters();
         counters.store(&handle.0.counters);
-        Ok(Report { model, drained, stats: Stats::from(counters) })
+        Ok(Report { model, drained, stats: counters })
     }
 }
 
@@ -114,12 +114,10 @@ fn build(
 }
 
 fn unsupported(model: Model, error: io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::Unsupported => {
-            Error::Unsupported { model: model.name(), what: error.to_string() }
-        }
-        _ => Error::Loop(error),
+    if error.kind() != io::ErrorKind::Unsupported {
+        return Error::Loop(error);
     }
+    Error::Unsupported { model: model.name(), what: error.to_string() }
 }
 
 fn stopped() -> io::Error {
@@ -154,7 +152,7 @@ impl Running {
     }
 
     /// Returns what the server counted; see [`Handle::stats`].
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> Counters {
         self.handle.stats()
     }
 
@@ -221,8 +219,8 @@ impl Handle {
 
     /// Returns what the server counted, as of the last iteration of its loop. The values are not of
     /// one instant. A model without a loop reports them when it has ended.
-    pub fn stats(&self) -> Stats {
-        Stats::from(Counters::load(&self.0.counters))
+    pub fn stats(&self) -> Counters {
+        Counters::load(&self.0.counters)
     }
 
     /// Sends `bytes` to every peer of the listener with this number, in the order of the builder;
@@ -255,49 +253,6 @@ impl Handle {
     }
 }
 
-/// What a server counted since its start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// How many connections were accepted.
-    pub accepted: u64,
-    /// How many connections were closed.
-    pub closed: u64,
-    /// Receives that returned bytes.
-    pub receives: u64,
-    /// How many bytes were received.
-    pub received_bytes: u64,
-    /// Sends that took at least one byte.
-    pub sends: u64,
-    /// How many bytes were sent.
-    pub sent_bytes: u64,
-    /// Connections that could not be accepted or served for want of descriptors, memory or threads.
-    pub refused: u64,
-    /// Connections evicted because others waited for them.
-    pub evicted: u64,
-    /// Connections closed at the end of a drain's time.
-    pub cut: u64,
-    /// Calls of a protocol that panicked; each costs its connection.
-    pub panicked: u64,
-}
-
-impl From<Counters> for Stats {
-    fn from(counters: Counters) -> Stats {
-        Stats {
-            accepted: counters.accepted,
-            closed: counters.closed,
-            receives: counters.receives,
-            received_bytes: counters.received_bytes,
-            sends: counters.sends,
-            sent_bytes: counters.sent_bytes,
-            refused: counters.refused,
-            evicted: counters.evicted,
-            cut: counters.cut,
-            panicked: counters.panicked,
-        }
-    }
-}
-
 /// How a server ended.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
@@ -307,7 +262,7 @@ pub struct Report {
     /// Whether every connection was finished; false if the server was stopped at once.
     pub drained: bool,
     /// What it counted since its start.
-    pub stats: Stats,
+    pub stats: Counters,
 }
 
 #[cfg(test)]

@@ -50,11 +50,13 @@ fn rounds_of(number: u32, others: &[(f64, f64)], steal: f64) -> Vec<Round> {
 }
 
 fn outcome(spec: ParticipantSpec, calls: u64) -> Outcome {
+    let mut counters = Counters::default();
+    counters.calls = calls;
     let stats = ServerStats {
         schema: STATS_SCHEMA.to_owned(),
         model: String::new(),
         detail: "its own description".to_owned(),
-        counters: Counters { calls, ..Counters::default() },
+        counters,
     };
     Outcome { stats: Some(stats), messages: 100_000, ..Outcome::new(spec) }
 }

@@ -29,11 +29,9 @@ impl LoadProtocol {
 }
 
 /// Writes the bytes from `offset` on of a stream that repeats `message`.
-pub(super) fn fill(message: &[u8], offset: u64, mut out: &mut [u8]) {
-    for piece in pieces(message, offset, out.len()) {
-        let (now, rest) = out.split_at_mut(piece.len());
-        now.copy_from_slice(piece);
-        out = rest;
+pub(super) fn fill(message: &[u8], offset: u64, out: &mut [u8]) {
+    for (byte, next) in out.iter_mut().zip(repeated(message, offset)) {
+        *byte = *next;
     }
 }
 
@@ -42,8 +40,7 @@ pub(super) fn fill(message: &[u8], offset: u64, mut out: &mut [u8]) {
 /// # Errors
 /// The first byte that differs.
 pub(super) fn check(message: &[u8], offset: u64, bytes: &[u8]) -> Result<(), Mismatch> {
-    let expected = pieces(message, offset, bytes.len()).flatten();
-    for ((offset, &expected), &found) in (offset..).zip(expected).zip(bytes) {
+    for ((offset, &expected), &found) in (offset..).zip(repeated(message, offset)).zip(bytes) {
         if expected != found {
             return Err(Mismatch { offset, expected, found });
         }
@@ -51,14 +48,9 @@ pub(super) fn check(message: &[u8], offset: u64, bytes: &[u8]) -> Result<(), Mis
     Ok(())
 }
 
-/// Returns `len` bytes of a stream that repeats `message`, from `offset` on.
-fn pieces(message: &[u8], offset: u64, len: usize) -> impl Iterator<Item = &[u8]> {
-    let (mut at, mut left) = ((offset % message.len() as u64) as usize, len);
-    std::iter::from_fn(move || {
-        let piece = &message[at..][..left.min(message.len() - at)];
-        (at, left) = (0, left - piece.len());
-        (!piece.is_empty()).then_some(piece)
-    })
+fn repeated(message: &[u8], offset: u64) -> impl Iterator<Item = &u8> {
+    let at = (offset % message.len() as u64) as usize;
+    message[at..].iter().chain(message.iter().cycle())
 }
 
 #[cfg(test)]

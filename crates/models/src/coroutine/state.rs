@@ -122,8 +122,10 @@ impl ServerState {
     /// Returns what was counted, with so many waits of the executor.
     pub(super) fn counters(&self, waits: u64) -> Counters {
         let calls = os::calls() - self.calls_before + waits;
-        let (evicted, panicked) = (self.peers.evicted(), self.peers.panicked());
-        Counters { calls, iterations: waits, evicted, panicked, ..self.counters }
+        let mut counters = self.counters;
+        (counters.calls, counters.iterations) = (calls, waits);
+        (counters.evicted, counters.panicked) = (self.peers.evicted(), self.peers.panicked());
+        counters
     }
 
     /// Opens a connection for an accepted socket.

@@ -82,7 +82,9 @@ impl NewConnection {
         loop {
             let drained = group.run_once()?.is_break();
             // The parent counts those itself.
-            publish(&Counters { accepted: 0, closed: 0, ..group.counters() });
+            let mut counters = group.counters();
+            (counters.accepted, counters.closed) = (0, 0);
+            publish(&counters);
             if drained {
                 return Ok(());
             }

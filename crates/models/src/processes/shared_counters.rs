@@ -55,8 +55,8 @@ mod tests {
     fn counters_outlive_their_child_and_the_slot_is_reused() {
         let mut shared = SharedCounters::new(2).unwrap();
         let [one, other] = [shared.open(), shared.open()];
-        let counted =
-            Counters { iterations: 1, received_bytes: 7, evicted: 1, ..Counters::default() };
+        let mut counted = Counters::default();
+        (counted.iterations, counted.received_bytes, counted.evicted) = (1, 7, 1);
         counted.store(shared.of(one));
         assert_eq!(Counters::load(shared.of(other)), Counters::default());
         assert_eq!(shared.close(one), counted);
