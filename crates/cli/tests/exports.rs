@@ -232,6 +232,24 @@ fn two_exports_of_a_trace_have_the_same_bytes() {
 }
 
 #[test]
+fn an_operation_whose_end_is_missing_hides_none_of_those_that_follow() {
+    let mut log = Recorder::new(None, &Settings::default(), &About::default()).unwrap();
+    log.begin_iteration(|| 0, Record::enter_begin(0, 0, WaitMode::None));
+    for number in 0..10 {
+        log.note(|| number, Record::submitted(2 << 56 | 7, 27, 9, 64, 0));
+        if number > 0 {
+            log.note(|| number, Record::completed(2 << 56 | 7, 64, 0, 0));
+        }
+    }
+    let trace = Trace::from_bytes(log.bytes()).unwrap();
+    let mut bytes = Vec::new();
+    write_perfetto(&trace, &Cut::default(), 200, &mut bytes).unwrap();
+    let seen = decode(&bytes);
+    let of_connection = seen.slices.iter().filter(|((track, _), _)| !track.starts_with("loop"));
+    assert_eq!(of_connection.map(|(_, count)| count).sum::<usize>(), 10, "{:?}", seen.slices);
+}
+
+#[test]
 fn a_call_in_progress_when_a_part_begins_is_drawn_from_there() {
     let trace = Trace::from_bytes(&threads()).unwrap();
     let sends = events(&trace).find(|event| event.op.is_some_and(|op| op.name() == "send"));

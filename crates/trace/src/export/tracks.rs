@@ -19,8 +19,8 @@ use crate::view::{ConnectionList, Cut, Lanes, Phase};
 struct OpenSlice {
     /// The number of the event that began it.
     number: u64,
-    /// The writer of that event.
-    lane: Option<u16>,
+    /// The writer of that event, and the identity and the kind of its operation.
+    operation: (Option<u16>, u64, u8),
     /// Whether it is a call's.
     is_call: bool,
 }
@@ -115,12 +115,9 @@ impl TrackBuilder {
             None => self.loop_event(event, track, sink),
             Some(_) => self.thread_event(event, track, sink),
         };
-        let is_of_loop = match event.what {
-            Payload::Lost(_) | Payload::Frozen(_) | Payload::Unknown => true,
-            Payload::Mark(_) => self.threads.is_none(),
-            _ => false,
-        };
-        if is_of_loop {
+        let is_mark = matches!(event.what, Payload::Mark(_)) && self.threads.is_none();
+        if is_mark || matches!(event.what, Payload::Lost(_) | Payload::Frozen(_) | Payload::Unknown)
+        {
             sink.instant(TimelineTrack::Loop, event, None);
         }
         if let Some(track) = track.filter(|&track| track != TimelineTrack::Loop) {
@@ -263,7 +260,7 @@ impl TrackBuilder {
 
     /// Ends the slices of a thread that is gone.
     fn lane_ends(&mut self, lane: u16, sink: &mut Sink<'_>) {
-        let is_its = |slice: &OpenSlice| slice.lane == Some(lane);
+        let is_its = |slice: &OpenSlice| slice.operation.0 == Some(lane);
         let open = self.open.iter().filter(|(_, slices)| slices.iter().any(is_its));
         let tracks: Vec<TimelineTrack> = open.map(|(&track, _)| track).collect();
         tracks.into_iter().for_each(|track| self.end_all(track, sink));
@@ -311,10 +308,13 @@ impl TrackBuilder {
         sink: &mut Sink<'_>,
     ) {
         let ends = self.ends(track, event);
+        let begins = matches!(event.what, Payload::Submitted { .. } | Payload::CallBegin { .. });
+        let is_same = |one: &OpenSlice| one.operation == (event.lane, event.raw.id, event.raw.op);
+        if begins && self.innermost(track).is_some_and(is_same) {
+            self.end(track, None, sink); // Its end is missing: it begins anew.
+        }
         match event.what {
-            Payload::Submitted { .. } | Payload::CallBegin { .. }
-                if self.innermost(track).is_none() && is_slice(event) =>
-            {
+            _ if begins && self.innermost(track).is_none() && is_slice(event) => {
                 self.begin(track, &label(event), event, flow, sink);
             }
             Payload::CallBegin { .. } => {}
@@ -352,7 +352,8 @@ impl TrackBuilder {
         sink: &mut Sink<'_>,
     ) {
         let is_call = matches!(event.what, Payload::CallBegin { .. });
-        let slice = OpenSlice { number: event.number, lane: event.lane, is_call };
+        let operation = (event.lane, event.raw.id, event.raw.op);
+        let slice = OpenSlice { number: event.number, operation, is_call };
         self.open.entry(track).or_default().push(slice);
         sink.begin(track, name, event, flow);
     }
