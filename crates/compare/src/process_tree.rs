@@ -91,7 +91,8 @@ impl ProcessTree {
             let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
             let (maps, status) = (read("smaps_rollup")?, read("status")?);
             let number = |text, key| parse_number(text, key).unwrap_or(0) as f64;
-            sum.memory += number(&maps, "Pss:") * 1024.0;
+            // The share of the program's files changes whenever another process maps them.
+            sum.memory += (number(&maps, "Pss:") - number(&maps, "Pss_File:")) * 1024.0;
             sum.page_tables += number(&status, "VmPTE:") * 1024.0;
             sum.threads += number(&status, "Threads:");
             sum.descriptors += fs::read_dir(format!("/proc/{pid}/fd"))?.count() as f64;
@@ -118,8 +119,8 @@ impl CpuClocks {
 /// The memory and the kernel objects of a process tree, or the part of one connection in them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Footprint {
-    /// Bytes of memory: the proportional set size, in which a page that n processes share counts
-    /// 1/n in each.
+    /// Bytes of memory, without the pages of files: the proportional set size, in which a page that
+    /// n processes share counts 1/n in each.
     pub memory: f64,
     /// Bytes of page tables, which belong to the kernel.
     pub page_tables: f64,

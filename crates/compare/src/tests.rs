@@ -169,7 +169,7 @@ epoll      310 B          8 B         1.00     0.00       0.00
 process   127 kB      61.4 kB         5.00     1.00       1.00
 blocking       –            –            –        –          –
 blocking: not measured: one connection at a time
-memory is the proportional set size of the server and its children: shared memory counts once. Of the kernel's memory, the table
+memory is that of the server and its children without files: what they share counts once. Of the kernel's memory, the table
 has only page tables; sockets, and the stacks and tables of threads and processes, come in addition. Direct descriptors of
 io_uring are slots of its ring and not descriptors of the process.
 

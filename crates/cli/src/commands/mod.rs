@@ -172,9 +172,7 @@ impl MessageArgs {
         let size = match (&self.protocol.example, self.size) {
             (None, size) => size.unwrap_or(64),
             (Some((request, _)), None) => request.len(),
-            (Some(_), Some(_)) => wrong_usage(
-                "--size is for the protocol echo; others have the messages of their example",
-            ),
+            (Some(_), Some(_)) => wrong_usage("--size is for echo: others send their example"),
         };
         LoadShape { connections, size, depth: self.depth }
     }
