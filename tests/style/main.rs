@@ -14,7 +14,7 @@ use rust::{Comment, Kind, SOURCES, SourceFile, crate_of, files, read, root};
 
 // The number of offences that are left. They may only fall, and the aim is 0.
 const TYPES_TWICE_LEFT: usize = 0;
-const BANNED_WORDS_LEFT: usize = 13;
+const BANNED_WORDS_LEFT: usize = 0;
 const BANNED_NAMES_LEFT: usize = 0;
 const FILES_IN_CIRCLES_LEFT: usize = 0;
 const UNEXPLAINED_UNSAFE_LEFT: usize = 0;
