@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use minijinja::Value;
 use serde::Serialize;
 
-use proactor_report::units::percent;
+use proactor_report::template;
 
 /// The properties of the machine. A property that cannot be read is absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -55,33 +56,8 @@ impl Environment {
 
     /// Returns what makes a measurement on this machine doubtful, with advice.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        match self.cpus {
-            0 | 1 => warnings.push(
-                "only one CPU is usable, for the servers and for the client: rates mean little here. \
-                 Use two CPUs."
-                    .to_owned(),
-            ),
-            2 => warnings.push(
-                "there are two CPUs, one for the servers and one for the client: every other \
-                 program affects the numbers."
-                    .to_owned(),
-            ),
-            _ => {}
-        }
-        if let Some(governor) = self.governor.as_deref().filter(|&name| name != "performance") {
-            warnings.push(format!(
-                "the CPU governor is `{governor}`: the CPU frequency follows the load. Set \
-                 `performance` for steadier numbers."
-            ));
-        }
-        if let Some(share) = self.cpu_pressure.filter(|&share| share > 0.05) {
-            warnings.push(format!(
-                "in {} of the last ten seconds a task waited for a CPU: this machine is not idle.",
-                percent(share)
-            ));
-        }
-        warnings
+        let text = template::fill(include_str!("environment.txt"), Value::from_serialize(self));
+        text.lines().map(str::to_owned).collect()
     }
 }
 

@@ -54,7 +54,6 @@ pub fn run(
     watch: Watch<'_>,
 ) -> anyhow::Result<Comparison> {
     let environment = Environment::read();
-    let mut warnings = environment.warnings();
     os::pin_to_cpu(plan.client_cpu)
         .with_context(|| format!("cannot pin the client to CPU {}", plan.client_cpu))?;
     let runs: Vec<TableRun<'_>> =
@@ -64,28 +63,26 @@ pub fn run(
         anyhow::bail!("the baseline, {}, cannot run: {reason}", plan.baseline);
     }
     let phases = runs.iter().flat_map(TableRun::phases);
-    let schedule = Schedule::new(plan.budget, phases, os::now());
-    let mut monitor = Monitor::new(watch, schedule, runs.len());
-    let (mut engine, mut tables) = ("none", Vec::new());
+    let mut monitor = Monitor {
+        watch,
+        schedule: Schedule::new(plan.budget, phases, os::now()),
+        table: (0, runs.len()),
+        interrupted: false,
+        engine: "none",
+        warnings: environment.warnings(),
+    };
+    let mut tables = Vec::new();
     for (number, run) in runs.into_iter().enumerate() {
-        monitor.table.0 = number;
-        let measured = run.measure(&mut monitor)?;
-        engine = measured.engine;
-        for warning in measured.warnings {
-            if !warnings.contains(&warning) {
-                warnings.push(warning);
-            }
-        }
-        tables.push(measured.table);
-        if monitor.interrupted {
-            break;
+        if !monitor.interrupted {
+            monitor.table.0 = number;
+            tables.push(run.measure(&mut monitor)?);
         }
     }
     let idle =
         (plan.idle > 0 && !monitor.interrupted).then(|| idle::measure(plan, command, &mut monitor));
-    if monitor.interrupted {
-        let text = "interrupted: the results are what was measured until then.";
-        warnings.push(text.to_owned());
+    let Monitor { engine, mut warnings, interrupted, .. } = monitor;
+    if interrupted {
+        warnings.push("interrupted: the results are what was measured until then.".to_owned());
     }
     for table in &tables {
         warnings.extend(summary::warnings(table, engine));

@@ -85,7 +85,7 @@ pub struct ComparisonPlan {
 
 /// A model, and whether its server records a trace. Its text form, also in JSON, is `thread` or
 /// `thread+trace`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelSpec {
     /// The name of the I/O model.
     pub model: String,
@@ -102,8 +102,7 @@ impl From<&str> for ModelSpec {
 
 impl fmt::Display for ModelSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.model)?;
-        f.write_str(if self.recorded { RECORDED } else { "" })
+        write!(f, "{}{}", self.model, if self.recorded { RECORDED } else { "" })
     }
 }
 
@@ -114,7 +113,7 @@ impl Serialize for ModelSpec {
 }
 
 /// A participant of a table: a server process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ParticipantSpec {
     /// The name in a table.
     pub name: String,
@@ -125,7 +124,7 @@ pub struct ParticipantSpec {
 }
 
 /// The role of a participant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The server that the others are compared with. It is the first participant.
@@ -134,28 +133,24 @@ pub enum Role {
     /// are noise.
     Control,
     /// A model that is compared.
+    #[default]
     Model,
-}
-
-impl ParticipantSpec {
-    fn new(model: &ModelSpec, role: Role) -> ParticipantSpec {
-        let name = match role {
-            Role::Control => format!("{model} again (A/A)"),
-            _ => model.to_string(),
-        };
-        ParticipantSpec { name, model: model.clone(), role }
-    }
 }
 
 impl ComparisonPlan {
     /// Returns the participants: the baseline, its control, and the other models, each once.
     pub fn participants(&self) -> Vec<ParticipantSpec> {
-        let mut participants: Vec<ParticipantSpec> = [Role::Baseline, Role::Control]
-            .map(|role| ParticipantSpec::new(&self.baseline, role))
-            .into();
+        let spec = |model: &ModelSpec, suffix: &str, role| {
+            let (name, model) = (format!("{model}{suffix}"), model.clone());
+            ParticipantSpec { name, model, role }
+        };
+        let mut participants = vec![
+            spec(&self.baseline, "", Role::Baseline),
+            spec(&self.baseline, " again (A/A)", Role::Control),
+        ];
         for model in &self.models {
             if !participants.iter().any(|participant| participant.model == *model) {
-                participants.push(ParticipantSpec::new(model, Role::Model));
+                participants.push(spec(model, "", Role::Model));
             }
         }
         participants

@@ -34,8 +34,8 @@ pub enum Activity {
     Connecting,
     /// The server is about to be driven for a slice that does not count.
     WarmingUp,
-    /// A slice has ended; the number is the expected number of rounds.
-    Sampled(SampleProgress, u32),
+    /// A slice has ended.
+    Sampled(SampleProgress),
     /// The server is about to be stopped.
     Stopping,
 }
@@ -43,19 +43,19 @@ pub enum Activity {
 /// Receives the progress. The comparison is interrupted if it returns false.
 pub type Watch<'a> = &'a mut dyn FnMut(&Progress<'_>) -> bool;
 
-/// Reports the progress, and remembers an interruption.
+/// A comparison in progress: its time, its interruption, and what was noticed.
 pub(crate) struct Monitor<'a> {
-    watch: Watch<'a>,
+    pub(crate) watch: Watch<'a>,
     pub(crate) schedule: Schedule,
+    /// The number of the current table, from 0, and the number of tables.
     pub(crate) table: (usize, usize),
     pub(crate) interrupted: bool,
+    /// The name of the client's engine.
+    pub(crate) engine: &'static str,
+    pub(crate) warnings: Vec<String>,
 }
 
-impl<'a> Monitor<'a> {
-    pub(crate) fn new(watch: Watch<'a>, schedule: Schedule, tables: usize) -> Monitor<'a> {
-        Monitor { watch, schedule, table: (0, tables), interrupted: false }
-    }
-
+impl Monitor<'_> {
     /// Reports an activity. Returns false if the comparison is interrupted.
     pub(crate) fn report(
         &mut self,
@@ -67,5 +67,12 @@ impl<'a> Monitor<'a> {
         let progress = Progress { table: self.table, load, participant, activity, left };
         self.interrupted |= !(self.watch)(&progress);
         !self.interrupted
+    }
+
+    /// Adds a warning, unless the comparison has it already.
+    pub(crate) fn warn(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 }

@@ -52,7 +52,7 @@ pub struct ResultTable {
 }
 
 /// The result of one participant.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Outcome {
     /// The model and its role in the comparison.
     #[serde(flatten)]
@@ -74,15 +74,7 @@ pub struct Outcome {
 impl Outcome {
     /// Returns an outcome without results.
     pub fn new(spec: ParticipantSpec) -> Outcome {
-        Outcome {
-            spec,
-            reason: None,
-            about: String::new(),
-            stats: None,
-            messages: 0,
-            service_time: None,
-            measured: None,
-        }
+        Outcome { spec, ..Outcome::default() }
     }
 }
 

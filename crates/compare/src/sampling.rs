@@ -152,10 +152,10 @@ pub fn slices_per_round(participants: usize) -> usize {
 pub struct SampleProgress {
     /// The number of the round, from 0.
     pub round: u32,
+    /// The expected number of rounds.
+    pub rounds: u32,
     /// The slice that has just ended.
     pub sample: Sample,
-    /// The time since the start of the phase.
-    pub elapsed: Duration,
 }
 
 /// The limit of a phase.
@@ -182,6 +182,20 @@ impl PhaseLimit {
                 let few = (rounds as usize) < stats::VALUES_MIN;
                 let limit = if few { limit.max(grace) } else { limit };
                 rounds == 0 || elapsed + elapsed / rounds <= limit
+            }
+        }
+    }
+
+    /// Estimates the number of rounds: in `elapsed`, `rounds` have ended and a slice of the next.
+    fn expected_rounds(self, rounds: u32, elapsed: Duration, slices: usize, span: Duration) -> u32 {
+        match self {
+            PhaseLimit::Rounds(limit) => limit,
+            PhaseLimit::Time { limit, .. } => {
+                let round = match rounds {
+                    0 => span.as_secs_f64() * slices as f64,
+                    _ => elapsed.as_secs_f64() / (f64::from(rounds) + 1.0 / slices as f64),
+                };
+                ((limit.as_secs_f64() / round.max(1e-9)) as u32).max(rounds + 1)
             }
         }
     }
@@ -220,6 +234,7 @@ pub fn sample_phase(
 ) -> Result<PhaseResult, SampleError> {
     let start = sampler.now();
     let mut participants = participants.to_vec();
+    let slices = slices_per_round(participants.len());
     let mut phase = PhaseResult::default();
     sampler.steal();
     for number in 0.. {
@@ -236,7 +251,8 @@ pub fn sample_phase(
             };
             round.slices.push(sample);
             let elapsed = sampler.now().since(start);
-            if !watch(&SampleProgress { round: number, sample, elapsed }) {
+            let rounds = limit.expected_rounds(number, elapsed, slices, span);
+            if !watch(&SampleProgress { round: number, rounds, sample }) {
                 return Ok(phase);
             }
         }

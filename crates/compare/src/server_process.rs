@@ -93,21 +93,12 @@ impl ServerProcess {
         ProcessTree::of(self.child.id())
     }
 
-    /// Stops all processes of the server with SIGSTOP. A server that never sleeps would otherwise
-    /// use the CPU of the others.
+    /// Signals all processes of the server.
     ///
     /// # Errors
     /// The processes cannot be signalled.
-    pub fn pause(&mut self) -> io::Result<()> {
-        os::order_group(&mut self.child, Order::Pause)
-    }
-
-    /// Resumes the server with SIGCONT.
-    ///
-    /// # Errors
-    /// The processes cannot be signalled.
-    pub fn resume(&mut self) -> io::Result<()> {
-        os::order_group(&mut self.child, Order::Resume)
+    pub fn order(&mut self, order: Order) -> io::Result<()> {
+        os::order_group(&mut self.child, order)
     }
 
     /// Ends a server whose client failed with `error`. Returns that error together with the exit

@@ -14,11 +14,11 @@ use crate::plan::{ComparisonPlan, SLICE, TIMEOUT, WARM_UP};
 use crate::process_tree::{CpuClocks, ProcessTree};
 use crate::progress::{Activity, Monitor};
 use crate::results::{Outcome, ResultTable};
-use crate::sampling::{self, PhaseLimit, Round, Sample, SampleError, SampleProgress, Sampler};
+use crate::sampling::{self, PhaseLimit, Round, Sample, SampleError, Sampler};
 use crate::server_process::{ServerError, ServerProcess, StartCommand};
 use crate::summary::{self, SPINNING};
 use proactor::clock::Nanos;
-use proactor::os;
+use proactor::os::{self, Order};
 use proactor_load::{Load, LoadError, LoadOptions, LoadShape};
 use proactor_report::units::agree;
 
@@ -34,225 +34,10 @@ pub(crate) struct TableRun<'a> {
     command: StartCommand<'a>,
     /// The participants of each phase, without the baseline.
     phases: Vec<Vec<usize>>,
-    servers: Servers,
+    participants: Vec<Participant>,
     rounds: Vec<Round>,
-    engine: &'static str,
-    warnings: Vec<String>,
-}
-
-/// A finished table, and what was noticed during its measurement.
-pub(crate) struct TableMeasurement {
-    pub(crate) table: ResultTable,
-    /// The name of the client's engine.
-    pub(crate) engine: &'static str,
-    pub(crate) warnings: Vec<String>,
-}
-
-impl<'a> TableRun<'a> {
-    pub(crate) fn new(
-        plan: &'a ComparisonPlan,
-        load: LoadShape,
-        command: StartCommand<'a>,
-    ) -> TableRun<'a> {
-        let participant = |spec| {
-            let mut outcome = Outcome::new(spec);
-            let model = &outcome.spec.model.model;
-            outcome.reason = capacity::shortage(model, load.connections, 0);
-            Participant { outcome, server: None }
-        };
-        let participants: Vec<Participant> =
-            plan.participants().into_iter().map(participant).collect();
-        let is_possible = |at: &usize| participants[*at].outcome.reason.is_none();
-        let phases = match is_possible(&0) {
-            true => {
-                let others: Vec<usize> = (1..participants.len()).filter(is_possible).collect();
-                plan.phases(load, &others)
-            }
-            false => Vec::new(), // Without the baseline there is nothing to compare with.
-        };
-        let servers = Servers { participants, steal: None };
-        let (rounds, warnings) = (Vec::new(), Vec::new());
-        TableRun { plan, load, command, phases, servers, rounds, engine: "none", warnings }
-    }
-
-    /// Returns why the baseline cannot run, if that is known in advance.
-    pub(crate) fn baseline_reason(&self) -> Option<&str> {
-        self.servers.participants[0].outcome.reason.as_deref()
-    }
-
-    /// Returns the load and the participants of each phase.
-    pub(crate) fn phases(&self) -> impl Iterator<Item = (LoadShape, &[usize])> {
-        self.phases.iter().map(|phase| (self.load, phase.as_slice()))
-    }
-
-    /// Measures all phases of the table.
-    pub(crate) fn measure(mut self, monitor: &mut Monitor<'_>) -> anyhow::Result<TableMeasurement> {
-        for phase in std::mem::take(&mut self.phases) {
-            self.measure_phase(&phase, monitor)?;
-            if monitor.interrupted {
-                break;
-            }
-        }
-        self.stop(0)?;
-        let TableRun { load, servers, rounds, engine, warnings, .. } = self;
-        let outcomes = servers.participants.into_iter().map(|participant| participant.outcome);
-        let table = summary::table(load, outcomes.collect(), rounds);
-        Ok(TableMeasurement { table, engine, warnings })
-    }
-
-    /// Measures one phase, and stops its servers except the baseline.
-    fn measure_phase(&mut self, phase: &[usize], monitor: &mut Monitor<'_>) -> anyhow::Result<()> {
-        let deadline = monitor.schedule.next(self.load, phase, os::now());
-        for at in std::iter::once(0).chain(phase.iter().copied()) {
-            if self.servers.participants[at].server.is_none() {
-                self.start(at, monitor)?;
-            }
-            if monitor.interrupted {
-                break;
-            }
-        }
-        if !monitor.interrupted {
-            let is_running = |at: &usize| self.servers.participants[*at].server.is_some();
-            let present: Vec<usize> = phase.iter().copied().filter(is_running).collect();
-            let limit = monitor.schedule.limit(deadline, os::now());
-            self.sample(&present, limit, monitor)?;
-        }
-        for &at in phase {
-            let Participant { outcome, server } = &self.servers.participants[at];
-            if server.is_some() {
-                monitor.report(self.load, &outcome.spec, Activity::Stopping);
-            }
-            self.stop(at)?;
-        }
-        Ok(())
-    }
-
-    /// Samples the rounds of a phase.
-    fn sample(
-        &mut self,
-        present: &[usize],
-        limit: PhaseLimit,
-        monitor: &mut Monitor<'_>,
-    ) -> anyhow::Result<()> {
-        let (specs, load) = (self.plan.participants(), self.load);
-        let slices = sampling::slices_per_round(present.len());
-        let mut watch = |progress: &SampleProgress| {
-            let activity = Activity::Sampled(*progress, expected_rounds(progress, limit, slices));
-            monitor.report(load, &specs[progress.sample.participant], activity)
-        };
-        let servers = &mut self.servers;
-        let seed = self.plan.seed;
-        match sampling::sample_phase(servers, present, seed, SLICE, limit, &mut watch) {
-            Ok(phase) => {
-                self.rounds.extend(phase.rounds);
-                for SampleError { participant, error } in phase.failed {
-                    self.servers.participants[participant].fail(&error);
-                }
-                Ok(())
-            }
-            Err(SampleError { participant, error }) if error.is_wrong() => {
-                Err(self.servers.participants[participant].attribute(error))
-            }
-            Err(SampleError { participant, error }) => {
-                let baseline = &mut self.servers.participants[participant];
-                baseline.fail(&error);
-                let reason = baseline.outcome.reason.as_deref().unwrap_or_default();
-                anyhow::bail!("the baseline, {}, cannot go on: {reason}", self.plan.baseline)
-            }
-        }
-    }
-
-    /// Starts a participant's server and connects to it. If that fails, the reason is part of the
-    /// participant's outcome.
-    fn start(&mut self, at: usize, monitor: &mut Monitor<'_>) -> anyhow::Result<()> {
-        match self.connect(at, monitor) {
-            Ok(server) => self.servers.participants[at].server = Some(server),
-            Err(error) => {
-                let ServerError(reason) = error.downcast()?;
-                if at == 0 {
-                    anyhow::bail!("the baseline, {}, cannot run: {reason}", self.plan.baseline);
-                }
-                self.servers.participants[at].outcome.reason = Some(reason);
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts a server, connects to it, and warms it up. A [`ServerError`] concerns this
-    /// participant alone; every other error ends the comparison.
-    fn connect(&mut self, at: usize, monitor: &mut Monitor<'_>) -> anyhow::Result<ConnectedServer> {
-        let open = self.servers.participants.iter().filter(|other| other.server.is_some()).count();
-        let participant = &mut self.servers.participants[at];
-        let spec = participant.outcome.spec.clone();
-        let connections = self.load.connections;
-        if let Some(reason) = capacity::shortage(&spec.model.model, connections, open * connections)
-        {
-            return Err(ServerError(reason).into());
-        }
-        let interrupted = || ServerError("interrupted before its first slice".to_owned());
-        let mut report = |activity| monitor.report(self.load, &spec, activity);
-        if !report(Activity::Starting) {
-            return Err(interrupted().into());
-        }
-        let process = ServerProcess::start((self.command)(&spec.model)?)?;
-        participant.outcome.about = process.about.clone();
-        let options = LoadOptions {
-            shape: self.load,
-            protocol: self.plan.protocol.clone(),
-            seed: self.plan.seed ^ at as u64,
-            engine: self.plan.engine,
-            timeout: TIMEOUT,
-        };
-        let (load, meter) = match set_up(&process, &options, &mut report) {
-            Ok(Some(connected)) => connected,
-            Ok(None) => return Err(interrupted().into()),
-            Err(error) if error.is_wrong() => return Err(participant.attribute(error)),
-            Err(error) => return Err(process.failed(&error).into()),
-        };
-        self.engine = load.engine_name;
-        if let Some(error) = &load.fallback {
-            self.warnings.push(format!(
-                "io_uring does not work for the client ({error}): it used epoll, whose maximum rate \
-                 is lower."
-            ));
-        }
-        let mut server = ConnectedServer { load, meter, process };
-        if server.meter.spins.is_some() {
-            server.pause().map_err(|error| participant.attribute(error))?;
-        }
-        Ok(server)
-    }
-
-    /// Stops a participant's server, if it runs, and keeps its counters.
-    fn stop(&mut self, at: usize) -> anyhow::Result<()> {
-        let Participant { outcome, server } = &mut self.servers.participants[at];
-        let Some(mut server) = server.take() else { return Ok(()) };
-        let name = outcome.spec.name.clone();
-        outcome.messages += server.load.messages();
-        outcome.service_time = Some(server.load.latencies().percentiles());
-        let _ = server.resume(); // If that fails, the server does not end, which is reported below.
-        let ConnectedServer { load, process, meter } = server;
-        let processes = meter.tree.pids.len();
-        if process.process_tree().is_ok_and(|tree| tree.pids.len() != processes) {
-            self.warnings.push(format!(
-                "{name} had {processes} {} at first and another number at its end: the CPU time of \
-                 some is not counted.",
-                agree(processes as u64, "process", "processes")
-            ));
-        }
-        match load.close() {
-            Err(error) if error.is_wrong() => return Err(anyhow::Error::new(error).context(name)),
-            Err(error) => self.warnings.push(format!("{name}: {error}")),
-            Ok(()) => {}
-        }
-        match process.stop() {
-            Ok(stats) => outcome.stats = Some(stats),
-            Err(error) => self.warnings.push(format!(
-                "{name} did not report its counters, so its system calls are unknown: {error}"
-            )),
-        }
-        Ok(())
-    }
+    /// The CPU time that the host had taken at the end of the last round.
+    steal: Option<Steal>,
 }
 
 /// A participant and its server, if that runs.
@@ -261,29 +46,193 @@ struct Participant {
     server: Option<ConnectedServer>,
 }
 
-impl Participant {
-    /// Ends a server whose client failed, and keeps the reason.
-    fn fail(&mut self, error: &LoadError) {
-        self.outcome.reason = Some(match self.server.take() {
-            Some(server) => server.process.failed(error).0,
-            None => error.to_string(),
-        });
+impl<'a> TableRun<'a> {
+    pub(crate) fn new(
+        plan: &'a ComparisonPlan,
+        load: LoadShape,
+        command: StartCommand<'a>,
+    ) -> TableRun<'a> {
+        let mut participants = Vec::new();
+        for spec in plan.participants() {
+            let reason = capacity::shortage(&spec.model.model, load.connections, 0);
+            let outcome = Outcome { reason, ..Outcome::new(spec) };
+            participants.push(Participant { outcome, server: None });
+        }
+        let is_possible = |at: &usize| participants[*at].outcome.reason.is_none();
+        let possible: Vec<usize> = (0..participants.len()).filter(is_possible).collect();
+        let phases = match possible.split_first() {
+            Some((0, others)) => plan.phases(load, others),
+            _ => Vec::new(), // Without the baseline there is nothing to compare with.
+        };
+        TableRun { plan, load, command, phases, participants, rounds: Vec::new(), steal: None }
     }
 
-    /// Adds the name of the participant to an error that ends the comparison.
-    fn attribute(&self, error: LoadError) -> anyhow::Error {
-        let void = if error.is_wrong() { ": the whole run is void" } else { "" };
-        anyhow::Error::new(error).context(format!("{}{void}", self.outcome.spec.name))
+    /// Returns why the baseline cannot run, if that is known in advance.
+    pub(crate) fn baseline_reason(&self) -> Option<&str> {
+        self.participants[0].outcome.reason.as_deref()
+    }
+
+    /// Returns the load and the participants of each phase.
+    pub(crate) fn phases(&self) -> impl Iterator<Item = (LoadShape, &[usize])> {
+        self.phases.iter().map(|phase| (self.load, phase.as_slice()))
+    }
+
+    /// Measures all phases of the table.
+    pub(crate) fn measure(mut self, monitor: &mut Monitor<'_>) -> anyhow::Result<ResultTable> {
+        for phase in std::mem::take(&mut self.phases) {
+            if !monitor.interrupted {
+                self.measure_phase(&phase, monitor)?;
+            }
+        }
+        self.stop(0, monitor)?;
+        let outcomes = self.participants.into_iter().map(|participant| participant.outcome);
+        Ok(summary::table(self.load, outcomes.collect(), self.rounds))
+    }
+
+    /// Measures one phase, and stops its servers except the baseline.
+    fn measure_phase(&mut self, phase: &[usize], monitor: &mut Monitor<'_>) -> anyhow::Result<()> {
+        let deadline = monitor.schedule.next(self.load, phase, os::now());
+        for &at in [0].iter().chain(phase) {
+            if self.participants[at].server.is_none() && !monitor.interrupted {
+                self.start(at, monitor)?;
+            }
+        }
+        if !monitor.interrupted {
+            let is_running = |at: &usize| self.participants[*at].server.is_some();
+            let present: Vec<usize> = phase.iter().copied().filter(is_running).collect();
+            let limit = monitor.schedule.limit(deadline, os::now());
+            self.sample_rounds(&present, limit, monitor)?;
+        }
+        phase.iter().try_for_each(|&at| self.stop(at, monitor))
+    }
+
+    /// Samples the rounds of a phase.
+    fn sample_rounds(
+        &mut self,
+        present: &[usize],
+        limit: PhaseLimit,
+        monitor: &mut Monitor<'_>,
+    ) -> anyhow::Result<()> {
+        let (specs, load, plan) = (self.plan.participants(), self.load, self.plan);
+        let mut watch = |progress: &sampling::SampleProgress| {
+            let spec = &specs[progress.sample.participant];
+            monitor.report(load, spec, Activity::Sampled(*progress))
+        };
+        match sampling::sample_phase(self, present, plan.seed, SLICE, limit, &mut watch) {
+            Ok(phase) => {
+                self.rounds.extend(phase.rounds);
+                for SampleError { participant, error } in phase.failed {
+                    self.participants[participant].fail(&error);
+                }
+                Ok(())
+            }
+            Err(SampleError { participant, error }) if error.is_wrong() => {
+                Err(self.participants[participant].attribute(error))
+            }
+            Err(SampleError { participant, error }) => {
+                let reason = self.participants[participant].fail(&error);
+                anyhow::bail!("the baseline, {}, cannot go on: {reason}", plan.baseline)
+            }
+        }
+    }
+
+    /// Starts a participant's server and connects to it. If that fails, the reason is part of the
+    /// participant's outcome.
+    fn start(&mut self, at: usize, monitor: &mut Monitor<'_>) -> anyhow::Result<()> {
+        match self.connect(at, monitor) {
+            Ok(server) => self.participants[at].server = Some(server),
+            Err(error) => {
+                let ServerError(reason) = error.downcast()?;
+                if at == 0 {
+                    anyhow::bail!("the baseline, {}, cannot run: {reason}", self.plan.baseline);
+                }
+                self.participants[at].outcome.reason = Some(reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a server, connects to it, and warms it up. A [`ServerError`] concerns this
+    /// participant alone; every other error ends the comparison.
+    fn connect(&mut self, at: usize, monitor: &mut Monitor<'_>) -> anyhow::Result<ConnectedServer> {
+        let TableRun { plan, load: shape, command, .. } = *self;
+        let open = self.participants.iter().filter(|other| other.server.is_some()).count();
+        let participant = &mut self.participants[at];
+        let spec = participant.outcome.spec.clone();
+        let connections = shape.connections;
+        if let Some(reason) = capacity::shortage(&spec.model.model, connections, open * connections)
+        {
+            return Err(ServerError(reason).into());
+        }
+        let interrupted = || ServerError("interrupted before its first slice".to_owned());
+        let mut report =
+            |activity| monitor.report(shape, &spec, activity).then_some(()).ok_or_else(interrupted);
+        report(Activity::Starting)?;
+        let process = ServerProcess::start(command(&spec.model)?)?;
+        participant.outcome.about = process.about.clone();
+        let options = LoadOptions {
+            shape,
+            protocol: plan.protocol.clone(),
+            seed: plan.seed ^ at as u64,
+            engine: plan.engine,
+            timeout: TIMEOUT,
+        };
+        let (load, meter) = match set_up(&process, &options, &mut report) {
+            Ok(connected) => connected,
+            Err(error) => match error.downcast()? {
+                error if LoadError::is_wrong(&error) => return Err(participant.attribute(error)),
+                error => return Err(process.failed(&error).into()),
+            },
+        };
+        monitor.engine = load.engine_name;
+        if let Some(error) = &load.fallback {
+            monitor.warn(format!(
+                "io_uring does not work for the client ({error}): it used epoll, whose maximum rate \
+                 is lower."
+            ));
+        }
+        let mut server = ConnectedServer { load, meter, process };
+        server.order(Order::Pause).map_err(|error| participant.attribute(error))?;
+        Ok(server)
+    }
+
+    /// Stops a participant's server, if it runs, and keeps its counters.
+    fn stop(&mut self, at: usize, monitor: &mut Monitor<'_>) -> anyhow::Result<()> {
+        let Participant { outcome, server } = &mut self.participants[at];
+        let Some(mut server) = server.take() else { return Ok(()) };
+        if at != 0 {
+            monitor.report(self.load, &outcome.spec, Activity::Stopping);
+        }
+        let name = outcome.spec.name.clone();
+        outcome.messages += server.load.messages();
+        outcome.service_time = Some(server.load.latencies().percentiles());
+        // If that fails, the server does not end, which is reported below.
+        let _ = server.order(Order::Resume);
+        let ConnectedServer { load, process, meter } = server;
+        let processes = meter.tree.pids.len();
+        if process.process_tree().is_ok_and(|tree| tree.pids.len() != processes) {
+            monitor.warn(format!(
+                "{name} had {processes} {} at first and another number at its end: the CPU time of \
+                 some is not counted.",
+                agree(processes as u64, "process", "processes")
+            ));
+        }
+        match load.close() {
+            Err(error) if error.is_wrong() => return Err(anyhow::Error::new(error).context(name)),
+            Err(error) => monitor.warn(format!("{name}: {error}")),
+            Ok(()) => {}
+        }
+        match process.stop() {
+            Ok(stats) => outcome.stats = Some(stats),
+            Err(error) => monitor.warn(format!(
+                "{name} did not report its counters, so its system calls are unknown: {error}"
+            )),
+        }
+        Ok(())
     }
 }
 
-/// All participants of a table.
-struct Servers {
-    participants: Vec<Participant>,
-    steal: Option<Steal>,
-}
-
-impl Sampler for Servers {
+impl Sampler for TableRun<'_> {
     fn sample(&mut self, participant: usize, span: Duration) -> Result<Sample, LoadError> {
         let server = self.participants[participant].server.as_mut();
         server.expect("only running servers are sampled").sample(participant, span)
@@ -291,12 +240,27 @@ impl Sampler for Servers {
 
     fn steal(&mut self) -> Option<f64> {
         let now = Steal::read()?;
-        let before = self.steal.replace(now)?;
-        now.since(before)
+        now.since(self.steal.replace(now)?)
     }
 
     fn now(&self) -> Nanos {
         os::now()
+    }
+}
+
+impl Participant {
+    /// Ends a server whose client failed. Keeps the reason, and returns it.
+    fn fail(&mut self, error: &LoadError) -> &str {
+        self.outcome.reason.insert(match self.server.take() {
+            Some(server) => server.process.failed(error).0,
+            None => error.to_string(),
+        })
+    }
+
+    /// Adds the name of the participant to an error that ends the comparison.
+    fn attribute(&self, error: LoadError) -> anyhow::Error {
+        let void = if error.is_wrong() { ": the whole run is void" } else { "" };
+        anyhow::Error::new(error).context(format!("{}{void}", self.outcome.spec.name))
     }
 }
 
@@ -308,48 +272,82 @@ struct ConnectedServer {
     process: ServerProcess,
 }
 
+/// Connects to a server and warms it up, unless `report` interrupts that.
+fn set_up(
+    process: &ServerProcess,
+    options: &LoadOptions,
+    report: &mut dyn FnMut(Activity) -> Result<(), ServerError>,
+) -> anyhow::Result<(Load, CpuMeter)> {
+    report(Activity::Connecting)?;
+    let mut load = Load::connect(&process.address, options)?;
+    for _ in 0..WARM_UP {
+        report(Activity::WarmingUp)?;
+        load.run_for(SLICE)?;
+    }
+    load.clear_latencies();
+    let meter = CpuMeter::start(process).map_err(unread)?;
+    Ok((load, meter))
+}
+
+impl ConnectedServer {
+    /// Pauses or resumes a server that spins; no other server is ever paused.
+    fn order(&mut self, order: Order) -> Result<(), LoadError> {
+        let what = if order == Order::Pause { "pause the server" } else { "resume the server" };
+        match self.meter.spins {
+            Some(_) => self.process.order(order).map_err(LoadError::client(what)),
+            None => Ok(()),
+        }
+    }
+
+    fn sample(&mut self, participant: usize, span: Duration) -> Result<Sample, LoadError> {
+        let waited = |tree: &ProcessTree| tree.waited().unwrap_or_default();
+        let before = self.meter.at_rest().map_err(unread)?;
+        let idle_share = self.meter.spins.unwrap_or_else(|| before.share_since(self.meter.last));
+        let waited_before = waited(&self.meter.tree);
+        self.order(Order::Resume)?;
+        let slice = self.load.run_for(span)?;
+        self.order(Order::Pause)?;
+        self.meter.last = self.meter.at_rest().map_err(unread)?;
+        Ok(Sample {
+            participant,
+            slice,
+            server_cpu: self.meter.last.cpu.saturating_sub(before.cpu),
+            server_waited: waited(&self.meter.tree).saturating_sub(waited_before),
+            server_idle_cpu_share: idle_share,
+        })
+    }
+}
+
+fn unread(error: io::Error) -> LoadError {
+    LoadError::Client { what: "read the server's clock", error }
+}
+
 /// The CPU time of a server.
 struct CpuMeter {
     tree: ProcessTree,
     clocks: CpuClocks,
-    /// The CPU time at the end of the last slice, and the time of that reading.
-    cpu: Duration,
-    at: Nanos,
+    /// The reading at the end of the last slice.
+    last: CpuReading,
     /// The CPU share of the idle server, if it spins. Such a server is paused except in its slices.
     spins: Option<f64>,
 }
 
-impl ConnectedServer {
-    fn pause(&mut self) -> Result<(), LoadError> {
-        self.process.pause().map_err(LoadError::client("pause the server"))
+/// The CPU time that a server had used at a moment.
+#[derive(Clone, Copy)]
+struct CpuReading {
+    cpu: Duration,
+    at: Nanos,
+}
+
+impl CpuReading {
+    fn of(clocks: &CpuClocks) -> io::Result<CpuReading> {
+        Ok(CpuReading { cpu: clocks.read()?, at: os::now() })
     }
 
-    fn resume(&mut self) -> Result<(), LoadError> {
-        self.process.resume().map_err(LoadError::client("resume the server"))
-    }
-
-    fn sample(&mut self, participant: usize, span: Duration) -> Result<Sample, LoadError> {
-        let read = LoadError::client("read the server's clock");
-        let waited = |tree: &ProcessTree| tree.waited().unwrap_or_default();
-        let (before, began) = at_rest(&self.meter.clocks).map_err(&read)?;
-        let idle_cpu_share = self.meter.idle_cpu_share(before, began);
-        let waited_before = waited(&self.meter.tree);
-        if self.meter.spins.is_some() {
-            self.resume()?;
-        }
-        let slice = self.load.run_for(span)?;
-        if self.meter.spins.is_some() {
-            self.pause()?;
-        }
-        let (after, at) = at_rest(&self.meter.clocks).map_err(&read)?;
-        (self.meter.cpu, self.meter.at) = (after, at);
-        Ok(Sample {
-            participant,
-            slice,
-            server_cpu: after.saturating_sub(before),
-            server_waited: waited(&self.meter.tree).saturating_sub(waited_before),
-            server_idle_cpu_share: idle_cpu_share,
-        })
+    /// Returns the share of a CPU that was used since an earlier reading.
+    fn share_since(self, earlier: CpuReading) -> f64 {
+        let time = self.at.since(earlier.at).as_secs_f64().max(1e-9);
+        self.cpu.saturating_sub(earlier.cpu).as_secs_f64() / time
     }
 }
 
@@ -361,77 +359,31 @@ impl CpuMeter {
         // A server that sleeps in poll has looked at all its descriptors before, which takes longer
         // than AT_REST with thousands of them, and its clock may lag: that is not idle CPU time.
         thread::sleep(AT_REST_LIMIT);
-        let (before, since) = at_rest(&clocks)?;
+        let last = CpuReading::of(&clocks)?;
+        let mut meter = CpuMeter { tree, clocks, last, spins: None };
+        let before = meter.at_rest()?;
         thread::sleep(AT_REST_LIMIT);
-        let (cpu, at) = (clocks.read()?, os::now());
-        let share = share(cpu.saturating_sub(before), at.since(since));
-        Ok(CpuMeter { tree, clocks, cpu, at, spins: (share > SPINNING).then_some(share) })
+        meter.last = CpuReading::of(&meter.clocks)?;
+        let share = meter.last.share_since(before);
+        meter.spins = (share > SPINNING).then_some(share);
+        Ok(meter)
     }
 
-    /// Returns the share of a CPU that the server used since its last slice.
-    fn idle_cpu_share(&self, cpu: Duration, now: Nanos) -> f64 {
-        self.spins.unwrap_or_else(|| share(cpu.saturating_sub(self.cpu), now.since(self.at)))
-    }
-}
-
-fn share(cpu: Duration, time: Duration) -> f64 {
-    cpu.as_secs_f64() / time.as_secs_f64().max(1e-9)
-}
-
-/// Connects to a server and warms it up. Returns `None` if `report` interrupts that.
-fn set_up(
-    process: &ServerProcess,
-    options: &LoadOptions,
-    report: &mut dyn FnMut(Activity) -> bool,
-) -> Result<Option<(Load, CpuMeter)>, LoadError> {
-    if !report(Activity::Connecting) {
-        return Ok(None);
-    }
-    let mut load = Load::connect(&process.address, options)?;
-    for _ in 0..WARM_UP {
-        if !report(Activity::WarmingUp) {
-            return Ok(None);
-        }
-        load.run_for(SLICE)?;
-    }
-    load.clear_latencies();
-    let meter = CpuMeter::start(process).map_err(LoadError::client("read the server's clock"))?;
-    Ok(Some((load, meter)))
-}
-
-/// Estimates the number of rounds of a phase.
-fn expected_rounds(progress: &SampleProgress, limit: PhaseLimit, slices_per_round: usize) -> u32 {
-    match limit {
-        PhaseLimit::Rounds(rounds) => rounds,
-        PhaseLimit::Time { limit, .. } => {
-            let round = match progress.round {
-                0 => (SLICE * slices_per_round as u32).as_secs_f64(),
-                rounds => {
-                    let rounds = f64::from(rounds) + 1.0 / slices_per_round as f64;
-                    progress.elapsed.as_secs_f64() / rounds
-                }
-            };
-            ((limit.as_secs_f64() / round.max(1e-9)) as u32).max(progress.round + 1)
-        }
-    }
-}
-
-/// Reads a server's clocks once they stand still: the server has sent all replies and sleeps, and
-/// the clock of its thread, which may lag by up to a tick on another CPU, is exact. A server that
-/// does not become idle is read after [`AT_REST_LIMIT`].
-fn at_rest(clocks: &CpuClocks) -> io::Result<(Duration, Nanos)> {
-    let start = os::now();
-    let mut since = start;
-    let mut cpu = clocks.read()?;
-    loop {
-        thread::yield_now();
-        let now = os::now();
-        let again = clocks.read()?;
-        if again != cpu {
-            (cpu, since) = (again, now);
-        }
-        if now.since(since) >= AT_REST || now.since(start) >= AT_REST_LIMIT {
-            return Ok((cpu, now));
+    /// Reads the clocks once they stand still: the server has sent all replies and sleeps, and the
+    /// clock of its thread, which may lag by up to a tick on another CPU, is exact. A server that
+    /// does not become idle is read after [`AT_REST_LIMIT`].
+    fn at_rest(&self) -> io::Result<CpuReading> {
+        let start = os::now();
+        let mut since = CpuReading { cpu: self.clocks.read()?, at: start };
+        loop {
+            thread::yield_now();
+            let now = CpuReading { at: os::now(), cpu: self.clocks.read()? };
+            if now.cpu != since.cpu {
+                since = now;
+            }
+            if now.at.since(since.at) >= AT_REST || now.at.since(start) >= AT_REST_LIMIT {
+                return Ok(now);
+            }
         }
     }
 }

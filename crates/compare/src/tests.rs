@@ -494,7 +494,7 @@ fn a_server_that_dies_during_sampling_is_a_row_with_its_last_log_line() {
         Ok(start)
     };
     let mut watch = |progress: &Progress<'_>| {
-        if matches!(progress.activity, Activity::Sampled(SampleProgress { round: 1, .. }, _)) {
+        if matches!(progress.activity, Activity::Sampled(SampleProgress { round: 1, .. })) {
             std::fs::write(&file, "").expect("a writable directory");
         }
         true

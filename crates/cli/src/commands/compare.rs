@@ -214,9 +214,10 @@ fn line(progress: &Progress<'_>) -> String {
         Activity::Starting => format!("{name}: starting"),
         Activity::Connecting => format!("{name}: connecting"),
         Activity::WarmingUp => format!("{name}: warming up"),
-        Activity::Sampled(after, rounds) => format!(
-            "round {}/{rounds}  {name} {} msg/s, server {} busy",
+        Activity::Sampled(after) => format!(
+            "round {}/{}  {name} {} msg/s, server {} busy",
             after.round + 1,
+            after.rounds,
             units::rate(after.sample.rate()),
             units::percent(after.sample.server_busy()),
         ),
