@@ -1,14 +1,34 @@
 //! The log lines of connections: the same for every engine.
 
-use crate::keys::ListenerId;
+use std::net::SocketAddr;
+
+use crate::address::Address;
+use crate::counters::Counters;
 use crate::limits::CloseReason;
 
-/// Logs that connection `number` was accepted.
-pub fn accepted(number: u64, listener: ListenerId) {
-    tracing::debug!(connection = number, %listener, "accepted");
+/// Logs that connection `number` was accepted. Returns the peer's address, which its last line
+/// shows as well; `None` if it has none, or if nothing is logged of connections: `find` may make a
+/// system call.
+pub fn accepted(
+    number: u64,
+    listener: &Address,
+    find: impl FnOnce() -> Option<SocketAddr>,
+) -> Option<SocketAddr> {
+    let addr = if tracing::enabled!(tracing::Level::INFO) { find() } else { None };
+    let peer = addr.map(tracing::field::display);
+    tracing::debug!(connection = number, peer, %listener, "accepted");
+    addr
 }
 
-/// Logs that connection `number` was closed, and why.
-pub fn closed(number: u64, received: u64, sent: u64, reason: CloseReason) {
-    tracing::info!(connection = number, received, sent, %reason, "closed");
+/// Counts and logs that connection `number` was closed, and why; `bytes` were received and sent.
+pub fn closed(
+    counters: &mut Counters,
+    number: u64,
+    addr: Option<SocketAddr>,
+    bytes: [u64; 2],
+    reason: CloseReason,
+) {
+    counters.close(reason);
+    let (peer, [received, sent]) = (addr.map(tracing::field::display), bytes);
+    tracing::info!(connection = number, peer, received, sent, %reason, "closed");
 }

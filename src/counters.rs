@@ -3,6 +3,8 @@
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::limits::CloseReason;
+
 /// Defines the counters by their names, so that no list of them can miss one.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -58,6 +60,16 @@ counters! {
     cut,
     /// Calls of a protocol that panicked; each costs its connection.
     panicked,
+    /// Connections that ended in order.
+    finished,
+    /// Connections of which a call on the socket failed: a reset, for the most part.
+    failed,
+    /// Connections whose peer did not close in time.
+    lingered,
+    /// Connections that the operator or a handle closed.
+    kicked,
+    /// Connections that their protocol aborted, or that left too much input untaken.
+    aborted,
 }
 
 impl Counters {
@@ -74,6 +86,22 @@ impl Counters {
             found.into_iter().for_each(|(_, counter)| *counter = value);
         }
         counters
+    }
+
+    /// Counts a connection that was closed, and why. What has other counters was counted when it
+    /// was decided.
+    pub fn close(&mut self, reason: CloseReason) {
+        self.closed += 1;
+        let by_reason = match reason {
+            CloseReason::Finished => &mut self.finished,
+            CloseReason::Failed(_) => &mut self.failed,
+            CloseReason::LingerTimeout => &mut self.lingered,
+            CloseReason::Kicked | CloseReason::Handle => &mut self.kicked,
+            CloseReason::Aborted => &mut self.aborted,
+            CloseReason::Stalled | CloseReason::QueueFull => return, // `evicted`
+            CloseReason::Cut | CloseReason::Panicked | CloseReason::Refused => return,
+        };
+        *by_reason += 1;
     }
 
     /// Publishes the counters to `live`.
@@ -116,6 +144,26 @@ mod tests {
         assert_eq!(Counters::from_named(counters.named()), counters);
         let some = Counters::from_named([("cut", 2), ("no such counter", 3)]);
         assert_eq!(some, Counters { cut: 2, ..Counters::default() });
+    }
+
+    #[test]
+    fn a_close_is_counted_by_at_most_one_reason() {
+        let reasons = [
+            (CloseReason::Finished, "finished"),
+            (CloseReason::Failed(libc::EPIPE), "failed"),
+            (CloseReason::LingerTimeout, "lingered"),
+            (CloseReason::Kicked, "kicked"),
+            (CloseReason::Handle, "kicked"),
+            (CloseReason::Aborted, "aborted"),
+            (CloseReason::Cut, "cut"),
+        ];
+        for (reason, name) in reasons {
+            let mut counters = Counters::default();
+            counters.close(reason);
+            let one = if reason == CloseReason::Cut { 0 } else { 1 };
+            let expected = Counters::from_named([("closed", 1), (name, one)]);
+            assert_eq!(counters, expected, "{reason:?}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use crate::address::Address;
+use crate::connection_log;
 use crate::keys::ConnId;
 use crate::mailbox::SharedPeer;
 use crate::os::{self, ShutdownSignal};
@@ -30,8 +31,17 @@ pub struct Peer {
 /// The id of a connection and how its loop is reached; `None` if other threads cannot.
 pub type Reach<'a> = Option<(ConnId, &'a ShutdownSignal)>;
 
-/// A protocol, and what the handles of its connection share with it, if it took any.
-pub type Made<P> = (P, Option<Arc<SharedPeer>>);
+/// What is kept of the [`Peer`] of an open connection.
+#[derive(Debug, Clone, Default)]
+pub struct AcceptedPeer {
+    /// Its address, if the log shows it.
+    pub addr: Option<SocketAddr>,
+    /// What its handles know of it, if it has any.
+    pub shared: Option<Arc<SharedPeer>>,
+}
+
+/// A protocol, and what is kept of the peer that it serves.
+pub type Made<P> = (P, AcceptedPeer);
 
 impl Peer {
     /// Calls `make` with the peer of connection `id`, accepted at `listener` as `socket`.
@@ -57,10 +67,11 @@ impl Peer {
         Peer { id, listener, socket, addr: OnceCell::new(), reach, handle: OnceCell::new() }
     }
 
-    /// Calls `make` with this peer.
+    /// Logs that this peer is accepted, and calls `make` with it.
     fn make<T>(self, make: impl FnOnce(&Peer) -> T) -> Made<T> {
+        let addr = connection_log::accepted(self.id, &self.listener, || self.addr());
         let made = make(&self);
-        (made, self.handle.get().map(PeerHandle::shared))
+        (made, AcceptedPeer { addr, shared: self.handle.get().map(PeerHandle::shared) })
     }
 
     /// As [`with`](Peer::with), for a connection that other threads can `reach`.

@@ -24,16 +24,16 @@ mod posted;
 mod ready;
 mod timers;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::buffer::Chunk;
 use crate::connection::{Connection, Context};
 use crate::connection_log;
+use crate::counters::Counters;
 use crate::keys::{ConnId, ConnSlab, ListenerId};
 use crate::limits::CloseReason;
-use crate::mailbox::SharedPeer;
 use crate::os::Clock;
+use crate::peer::AcceptedPeer;
 use crate::protocol::{Message, Protocol};
 use buffers::BufferWaiters;
 use groups::Groups;
@@ -75,8 +75,8 @@ pub struct PeerEntry<P, D> {
     /// True for a link to another process: see [`Peers::open_link`].
     link: bool,
     timer: TimerEntry,
-    /// What its handles know of it, if it has any.
-    shared: Option<Arc<SharedPeer>>,
+    /// What is known of its peer.
+    accepted: AcceptedPeer,
     /// True if, since the last look for slow readers, it took some of its bytes or was owed none.
     progressed: bool,
 }
@@ -111,30 +111,30 @@ pub struct Peers<P, D> {
     has_operator: bool,
     /// Messages that the operator has not seen.
     to_operator: Vec<Chunk>,
-    /// The number of connections that were evicted.
-    evicted: u64,
+    /// What is counted of all connections but the links; the driver adds what it counts.
+    pub counters: Counters,
 }
 
 impl<P: Protocol, D> PeerEntry<P, D> {
     /// Has its handles know that it takes no more, once it does not.
     fn publish_open(&self) {
-        let closed = self.shared.iter().filter(|_| !self.connection.is_open());
+        let closed = self.accepted.shared.iter().filter(|_| !self.connection.is_open());
         closed.for_each(|shared| shared.close());
     }
 }
 
 /// Notes and logs why a connection is about to be broken, and counts it if it is evicted.
 fn note_reason<P, D>(
-    evicted: &mut u64,
+    counters: &mut Counters,
     id: ConnId,
     peer: &mut PeerEntry<P, D>,
     reason: CloseReason,
 ) {
     peer.reason = reason;
-    peer.shared.iter().for_each(|shared| shared.close());
+    peer.accepted.shared.iter().for_each(|shared| shared.close());
     if reason.is_eviction() || reason == CloseReason::Panicked {
         tracing::warn!(connection = peer.number, %id, "{reason}");
-        *evicted += u64::from(reason.is_eviction());
+        counters.evicted += u64::from(reason.is_eviction());
     }
 }
 
@@ -153,7 +153,7 @@ impl<P: Protocol, D> Peers<P, D> {
             max_input,
             has_operator: false,
             to_operator: Vec::new(),
-            evicted: 0,
+            counters: Counters::default(),
         }
     }
 
@@ -194,12 +194,9 @@ impl<P: Protocol, D> Peers<P, D> {
             any_size: false,
             link,
             timer: TimerEntry::default(),
-            shared: None,
+            accepted: AcceptedPeer::default(),
             progressed: false,
         });
-        if !link {
-            connection_log::accepted(self.last_number, listener);
-        }
         self.after_event(id);
         id
     }
@@ -216,6 +213,8 @@ impl<P: Protocol, D> Peers<P, D> {
             peer.connection.received(chunk, &mut self.context);
             self.context.max_input = self.max_input;
         } else {
+            self.counters.receives += 1;
+            self.counters.received_bytes += chunk.len() as u64;
             peer.connection.received(chunk, &mut self.context);
         }
         // Only received bytes make a talker: messages of joining and leaving are not throttled.
@@ -235,11 +234,15 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// `n` bytes were sent.
     pub fn sent(&mut self, id: ConnId, n: usize) {
-        self.step(id, |peer, context| {
-            peer.progressed |= n > 0;
-            peer.sent += n as u64;
-            peer.connection.sent(n, context);
-        });
+        let Some(peer) = self.slab.get_mut(id) else { return };
+        if !peer.link {
+            self.counters.sends += 1;
+            self.counters.sent_bytes += n as u64;
+        }
+        peer.progressed |= n > 0 || peer.connection.outgoing().is_empty();
+        peer.sent += n as u64;
+        peer.connection.sent(n, &mut self.context);
+        self.after_event(id);
     }
 
     /// The outbound direction was shut down.
@@ -252,7 +255,7 @@ impl<P: Protocol, D> Peers<P, D> {
         if let Some(peer) = self.slab.get_mut(id)
             && !peer.connection.is_broken()
         {
-            note_reason(&mut self.evicted, id, peer, reason);
+            note_reason(&mut self.counters, id, peer, reason);
         }
         self.step(id, |peer, context| {
             peer.connection.broken();
@@ -263,13 +266,14 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Removes a connection that was closed. Returns its driver's state.
     pub fn remove(&mut self, id: ConnId) -> Option<D> {
         let peer = self.slab.remove(id)?;
-        let PeerEntry { mut connection, driver, listener, reason, shared, .. } = peer;
+        let PeerEntry { mut connection, driver, listener, reason, ref accepted, .. } = peer;
         if !peer.link {
-            connection_log::closed(peer.number, peer.received, peer.sent, reason);
+            let (counters, bytes) = (&mut self.counters, [peer.received, peer.sent]);
+            connection_log::closed(counters, peer.number, accepted.addr, bytes, reason);
         }
         self.buffers.remove(peer.waits_for_buffer);
         self.timers.remove(id, peer.timer);
-        shared.iter().for_each(|shared| shared.close());
+        accepted.shared.iter().for_each(|shared| shared.close());
         let counts = self.groups.at(listener);
         counts.talkers -= usize::from(peer.talks);
         counts.links -= usize::from(peer.link);
@@ -300,10 +304,11 @@ impl<P: Protocol, D> Peers<P, D> {
         self.step(id, |peer, context| peer.connection.drain(context));
     }
 
-    /// Breaks every open connection.
-    pub fn break_all(&mut self, reason: CloseReason) {
+    /// Breaks every open connection: the drain's deadline has passed.
+    pub fn cut(&mut self) {
+        self.counters.cut = self.len() as u64;
         let ids: Vec<ConnId> = self.slab.iter_mut().map(|(id, _)| id).collect();
-        ids.into_iter().for_each(|id| self.broken(id, reason));
+        ids.into_iter().for_each(|id| self.broken(id, CloseReason::Cut));
     }
 
     // Getters.
@@ -313,9 +318,9 @@ impl<P: Protocol, D> Peers<P, D> {
         self.slab.next_id()
     }
 
-    /// Returns how many calls of protocols have panicked.
-    pub fn panicked(&self) -> u64 {
-        self.context.panicked
+    /// Returns the counters, with so many system calls.
+    pub fn counters(&self, calls: u64) -> Counters {
+        Counters { calls, panicked: self.context.panicked, ..self.counters }
     }
 
     /// Returns the number that the next connection gets.
@@ -343,11 +348,6 @@ impl<P: Protocol, D> Peers<P, D> {
         self.slab.is_empty()
     }
 
-    /// Returns how many were evicted.
-    pub fn evicted(&self) -> u64 {
-        self.evicted
-    }
-
     fn step(&mut self, id: ConnId, event: impl FnOnce(&mut PeerEntry<P, D>, &mut Context)) {
         let Some(peer) = self.slab.get_mut(id) else { return };
         peer.progressed |= peer.connection.outgoing().is_empty();
@@ -360,7 +360,7 @@ impl<P: Protocol, D> Peers<P, D> {
         let peer = self.slab.get_mut(id).expect("only an open connection changes");
         if std::mem::take(&mut self.context.changed) {
             if let Some(reason) = self.context.failure.take() {
-                note_reason(&mut self.evicted, id, peer, reason);
+                note_reason(&mut self.counters, id, peer, reason);
             }
             self.timers.changed(id, peer);
             peer.publish_open();

@@ -61,7 +61,6 @@ pub struct Proactor<R, P> {
     /// True if the accepts must be looked at, whatever `accepting` says.
     accepts_changed: bool,
     console: Option<Box<RingConsole>>,
-    counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
@@ -120,7 +119,6 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             accepting: Accepting::Later,
             accepts_changed: false,
             console: None,
-            counters: Counters::default(),
             calls_before,
         })
     }
@@ -135,11 +133,11 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         self.update_accepts()?;
         let wait = self.timeout();
         let entered = self.ring.enter(wait)?;
-        self.counters.iterations += 1;
-        self.counters.submitted += u64::from(entered.submitted);
-        self.counters.overflows += u64::from(entered.overflow);
+        self.peers.counters.iterations += 1;
+        self.peers.counters.submitted += u64::from(entered.submitted);
+        self.peers.counters.overflows += u64::from(entered.overflow);
         while let Some(completion) = self.ring.next() {
-            self.counters.completed += 1;
+            self.peers.counters.completed += 1;
             if let ended @ ControlFlow::Break(_) = self.complete(completion)? {
                 return Ok(ended);
             }
@@ -221,13 +219,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             }
         });
         match outcome {
-            Recv::Data(chunk) => {
-                self.counters.receives += 1;
-                self.counters.received_bytes += chunk.len() as u64;
-                self.peers.received(conn, chunk);
-            }
+            Recv::Data(chunk) => self.peers.received(conn, chunk),
             Recv::End => self.peers.ended(conn),
-            Recv::NoBuffer => self.out_of_buffers(conn),
+            Recv::NoBuffer => self.peers.wait_for_buffer(conn),
             Recv::Cancelled => self.peers.mark(conn),
             Recv::Failed(error) => self.peers.broken(conn, CloseReason::failed(&error)),
         }
@@ -239,25 +233,15 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             flight.send = SendState::Idle;
         });
         match outcome {
-            Sent::Bytes(n) => {
-                self.counters.sends += 1;
-                self.counters.sent_bytes += n as u64;
-                self.peers.sent(conn, n);
-            }
+            Sent::Bytes(n) => self.peers.sent(conn, n),
             Sent::Cancelled => self.peers.mark(conn),
             Sent::Failed(error) => self.peers.broken(conn, CloseReason::failed(&error)),
         }
     }
 
-    fn out_of_buffers(&mut self, conn: ConnId) {
-        self.counters.out_of_buffers += 1;
-        self.peers.wait_for_buffer(conn);
-    }
-
     fn closed(&mut self, conn: ConnId) {
         let flight = self.peers.remove(conn).expect("a connection is closed once");
         debug_assert!(flight.closing && flight.is_empty(), "a close is the last operation");
-        self.counters.closed += 1;
         self.lifecycle.pause().end();
         self.accepts_changed = true; // There may be space for more.
         self.open_backlog();
@@ -268,8 +252,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         let ring = &self.ring;
         self.peers.run_timers(|| ring.now());
         if self.lifecycle.next_timer().is_some() && self.lifecycle.run_timers(self.ring.now()) {
-            self.counters.cut = self.peers.len() as u64;
-            self.peers.break_all(CloseReason::Cut);
+            self.peers.cut();
         }
     }
 
@@ -296,7 +279,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             let resumed = resume(&mut self.ring, ready)?;
             self.unconfirmed_sends |= resumed.unconfirmed_sends;
             if resumed.out_of_buffers {
-                self.out_of_buffers(conn);
+                self.peers.wait_for_buffer(conn);
             }
         }
         Ok(())
@@ -369,9 +352,7 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
     }
 
     fn counters(&self) -> Counters {
-        let calls = os::calls() - self.calls_before;
-        let (evicted, panicked) = (self.peers.evicted(), self.peers.panicked());
-        Counters { calls, evicted, panicked, ..self.counters }
+        self.peers.counters(os::calls() - self.calls_before)
     }
 }
 

@@ -73,7 +73,6 @@ pub struct Reactor<S, P> {
     /// Emptied in every iteration: its capacity is kept.
     reports: Vec<Ready>,
     console: Option<Box<WatchedConsole>>,
-    counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
@@ -88,8 +87,6 @@ pub struct WatchedSocket {
     writable: bool,
     /// True once the peer's end was reported: a read that is short is not the last.
     hung_up: bool,
-    /// One if its bytes are counted, zero for a link between processes of one server.
-    counts: u64,
     /// What the selector watches for; if nothing, it does not watch the socket.
     interest: Interest,
     /// False from a report by a oneshot selector until it is armed again.
@@ -124,7 +121,6 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
             listeners_ready: false,
             reports: Vec::new(),
             console: None,
-            counters: Counters::default(),
             calls_before,
         })
     }
@@ -147,8 +143,8 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         }
         let mut reports = std::mem::take(&mut self.reports);
         self.selector.wait(&mut reports, timeout)?;
-        self.counters.iterations += 1;
-        self.counters.completed += reports.len() as u64;
+        self.peers.counters.iterations += 1;
+        self.peers.counters.completed += reports.len() as u64;
         let mut flow = ControlFlow::Continue(());
         for report in reports.drain(..) {
             if let ended @ ControlFlow::Break(_) = self.reported(report)? {
@@ -230,25 +226,25 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
 
     /// Returns a number that grows when a connection is accepted or closed, or counted bytes move.
     fn moved(&self) -> u64 {
-        let Counters { accepted, closed, receives, sends, .. } = self.counters;
+        let Counters { accepted, closed, receives, sends, .. } = self.peers.counters;
         accepted + closed + receives + sends
     }
 
     /// Returns the socket of a new connection.
-    fn socket(&self, fd: OwnedFd, counts: u64) -> WatchedSocket {
+    fn socket(&self, fd: OwnedFd) -> WatchedSocket {
         let interest = match self.selector.trigger() {
             Trigger::Edge => Interest::BOTH,
             Trigger::Level | Trigger::Oneshot => Interest::READ,
         };
         let (readable, writable) = (false, true);
-        WatchedSocket { fd, readable, writable, hung_up: false, counts, interest, armed: true }
+        WatchedSocket { fd, readable, writable, hung_up: false, interest, armed: true }
     }
 
     fn watch_new(&mut self, id: ConnId) {
         let socket = &self.peers.get_mut(id).expect("just opened").driver;
         let (fd, interest) = (socket.fd.as_fd(), socket.interest);
         if let Err(error) = self.selector.add(fd, KeyOwner::Conn(id).into(), interest) {
-            self.counters.refused += 1;
+            self.peers.counters.refused += 1;
             tracing::warn!(%id, %error, "a connection is refused");
             self.peers.get_mut(id).expect("just opened").driver.interest = Interest::NONE;
             self.peers.broken(id, CloseReason::Refused);
@@ -259,8 +255,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     fn run_timers(&mut self) {
         self.peers.run_timers(os::now);
         if self.lifecycle.next_timer().is_some() && self.lifecycle.run_timers(os::now()) {
-            self.counters.cut = self.peers.len() as u64;
-            self.peers.break_all(CloseReason::Cut);
+            self.peers.cut();
         }
     }
 
@@ -330,7 +325,6 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
             return;
         }
         let Some(mut lease) = self.pool.lease(connection.recv_size()) else {
-            self.counters.out_of_buffers += 1;
             return self.peers.wait_for_buffer(conn);
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
@@ -344,8 +338,6 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
                 // Short: that was all, unless the peer's end follows, which an edge does not report
                 // again.
                 socket.readable = n == space || socket.hung_up;
-                self.counters.receives += socket.counts;
-                self.counters.received_bytes += socket.counts * n as u64;
                 self.peers.received(conn, Chunk::received(lease, n));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
@@ -369,8 +361,6 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
             match sent {
                 Ok(n) => {
                     socket.writable = n == offered;
-                    self.counters.sends += socket.counts;
-                    self.counters.sent_bytes += socket.counts * n as u64;
                     queued = Some(left.saturating_sub(n));
                     self.peers.sent(conn, n);
                 }
@@ -385,7 +375,6 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         // If this fails, the close removes it from the selector.
         let _ = socket.watch_for(&mut self.selector, conn, Interest::NONE);
         self.selector.close(KeyOwner::Conn(conn).into(), socket.fd);
-        self.counters.closed += 1;
         self.lifecycle.pause().end();
     }
 
@@ -430,9 +419,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Engine<P> for Reactor<S, P> {
     }
 
     fn counters(&self) -> Counters {
-        let calls = os::calls() - self.calls_before;
-        let (evicted, panicked) = (self.peers.evicted(), self.peers.panicked());
-        Counters { calls, evicted, panicked, ..self.counters }
+        self.peers.counters(os::calls() - self.calls_before)
     }
 }
 

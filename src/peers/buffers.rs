@@ -31,6 +31,7 @@ impl<P: Protocol, D> Peers<P, D> {
     /// A receive found no buffer. The connection does not receive until
     /// [`wake_buffer_waiters`](Peers::wake_buffer_waiters) marks it.
     pub fn wait_for_buffer(&mut self, id: ConnId) {
+        self.counters.out_of_buffers += 1;
         self.step(id, |peer, _| peer.connection.no_buffer());
         let Some(peer) = self.slab.get_mut(id) else { return };
         if !peer.waits_for_buffer {

@@ -74,7 +74,7 @@ impl Groups {
 
     fn change_congested<P, D>(&mut self, peer: &mut PeerEntry<P, D>) -> bool {
         peer.congested = !peer.congested;
-        peer.shared.iter().for_each(|shared| shared.set_congested(peer.congested));
+        peer.accepted.shared.iter().for_each(|shared| shared.set_congested(peer.congested));
         let counts = self.at(peer.listener);
         if peer.congested {
             counts.congested += 1;
@@ -128,7 +128,7 @@ impl<P: Protocol, D> Peers<P, D> {
                     peer.connection.deliver(chunk.clone());
                 }
                 if peer.connection.is_broken() && !broken {
-                    note_reason(&mut self.evicted, id, peer, CloseReason::QueueFull);
+                    note_reason(&mut self.counters, id, peer, CloseReason::QueueFull);
                     evicted.push(id);
                 }
                 self.ready.mark(id, peer);

@@ -48,7 +48,7 @@ impl<P: Protocol, D> Peers<P, D> {
         peer.progressed |= peer.connection.outgoing().is_empty();
         peer.connection.deliver(line);
         if peer.connection.is_broken() && !broken {
-            note_reason(&mut self.evicted, id, peer, CloseReason::QueueFull);
+            note_reason(&mut self.counters, id, peer, CloseReason::QueueFull);
             peer.connection.close(peer.reason, &mut self.context);
         }
         let is_open = peer.connection.is_open();

@@ -1,24 +1,22 @@
 //! What other threads ask of the connections.
 
-use std::sync::Arc;
-
 use super::Peers;
 use crate::keys::ConnId;
 use crate::limits::CloseReason;
-use crate::mailbox::{PostedRequest, SharedPeer};
+use crate::mailbox::PostedRequest;
+use crate::peer::AcceptedPeer;
 use crate::protocol::{Message, Protocol};
 
 /// The sender of a broadcast that is no connection.
 const NO_CONNECTION: ConnId = ConnId::new(u32::MAX, 0);
 
 impl<P: Protocol, D> Peers<P, D> {
-    /// A connection that was just opened has handles, which know it by `shared`.
-    pub fn attach(&mut self, id: ConnId, shared: Option<Arc<SharedPeer>>) {
-        if let (Some(shared), Some(peer)) = (shared, self.slab.get_mut(id)) {
-            shared.set_congested(peer.congested);
-            peer.shared = Some(shared);
-            peer.publish_open();
-        }
+    /// Keeps what is known of the peer of a connection that was just opened.
+    pub fn attach(&mut self, id: ConnId, accepted: AcceptedPeer) {
+        let Some(peer) = self.slab.get_mut(id) else { return };
+        accepted.shared.iter().for_each(|shared| shared.set_congested(peer.congested));
+        peer.accepted = accepted;
+        peer.publish_open();
     }
 
     /// Does what other threads ask, in their order. What is asked of a connection that was removed

@@ -121,7 +121,7 @@ fn an_evicted_client_leaves_at_once_and_so_do_those_that_its_leave_evicts() {
     // `[1] a` is too much for the one, and then `* 3 left` for the other.
     peers.received(talker, Chunk::from("a\n"));
     assert_eq!(
-        (take_queued(&mut peers, talker), peers.evicted()),
+        (take_queued(&mut peers, talker), peers.counters.evicted),
         ("* 3 left\n* 2 left\n".into(), 2)
     );
     for id in [slow, slower] {
@@ -228,7 +228,7 @@ fn a_link_is_never_closed_for_being_slow() {
     }
     assert!(peers.get_mut(slow).unwrap().connection.is_broken());
     assert!(!peers.get_mut(link).unwrap().connection.is_broken());
-    assert_eq!(peers.evicted(), 1);
+    assert_eq!(peers.counters.evicted, 1);
     peers.finish_all();
     peers.shut_down(link);
     peers.run_timers(at(100));
@@ -248,7 +248,7 @@ fn the_hard_limit_evicts_at_once_and_wakes_the_talkers() {
         peers.sent(b, all);
     }
     assert!(peers.get_mut(slow).unwrap().connection.is_broken());
-    assert_eq!(peers.evicted(), 1);
+    assert_eq!(peers.counters.evicted, 1);
     let ready = iterate(&mut peers);
     assert!(ready.contains(&(a, true)) && ready.contains(&(b, true)), "{ready:?}");
 }
@@ -262,7 +262,7 @@ fn a_client_that_takes_nothing_while_others_wait_is_evicted_and_a_slow_one_is_no
     peers.run_timers(at(11));
     assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
     assert!(!peers.get_mut(slow).unwrap().connection.is_broken());
-    assert_eq!(peers.evicted(), 1);
+    assert_eq!(peers.counters.evicted, 1);
 }
 
 #[test]

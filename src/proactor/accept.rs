@@ -108,7 +108,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         self.accepts_changed = true;
         match outcome {
             Ok(socket) => {
-                self.counters.accepted += 1;
+                self.peers.counters.accepted += 1;
                 let address = self.ring.peer_address(accept, socket);
                 self.backlog.push_back((listener, socket, address));
                 self.open_backlog();
@@ -116,7 +116,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             Err(failure) => {
                 let ring = &self.ring;
                 let refused = self.lifecycle.pause().failed(failure, || ring.now());
-                self.counters.refused += u64::from(refused);
+                self.peers.counters.refused += u64::from(refused);
             }
         }
     }
@@ -135,9 +135,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         let number = self.peers.next_number();
         let reach = Some((self.peers.next_id(), self.lifecycle.shutdown()));
         let factory = &mut self.listeners[listener].factory;
-        let (protocol, shared) = factory.make_for(number, address, reach);
+        let (protocol, accepted) = factory.make_for(number, address, reach);
         let id = self.peers.open(protocol, listener, Flight::new(socket, address));
-        self.peers.attach(id, shared);
+        self.peers.attach(id, accepted);
         if let Some(input) = &mut self.console {
             input.console.opened(id, self.ring.now());
         }

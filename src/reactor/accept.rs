@@ -88,18 +88,18 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
             self.listeners[id].state.readable = false;
         }
         let refused = self.lifecycle.pause().failed(failure, os::now);
-        self.counters.refused += u64::from(refused);
+        self.peers.counters.refused += u64::from(refused);
     }
 
     fn open(&mut self, listener: ListenerId, fd: OwnedFd) {
-        self.counters.accepted += 1;
+        self.peers.counters.accepted += 1;
         let number = self.peers.next_number();
         let reach = Some((self.peers.next_id(), self.lifecycle.shutdown()));
         let factory = &mut self.listeners[listener].factory;
-        let (protocol, shared) = factory.make(number, Some(fd.as_fd()), reach);
-        let socket = self.socket(fd, 1);
+        let (protocol, accepted) = factory.make(number, Some(fd.as_fd()), reach);
+        let socket = self.socket(fd);
         let id = self.peers.open(protocol, listener, socket);
-        self.peers.attach(id, shared);
+        self.peers.attach(id, accepted);
         if let Some(input) = &mut self.console {
             input.console.opened(id, os::now());
         }

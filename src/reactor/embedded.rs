@@ -9,15 +9,18 @@ use crate::calls::SocketCalls;
 use crate::clock::Nanos;
 use crate::keys::{ConnId, KeyOwner, ListenerId};
 use crate::os;
+use crate::peer::Made;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Selector};
 
 impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// Serves a connection, a non-blocking socket, that was accepted elsewhere, in the group of
     /// `listener`. It is not counted as accepted.
-    pub fn adopt(&mut self, fd: OwnedFd, protocol: P, listener: ListenerId) -> ConnId {
-        let socket = self.socket(fd, 1);
+    pub fn adopt(&mut self, fd: OwnedFd, made: Made<P>, listener: ListenerId) -> ConnId {
+        let socket = self.socket(fd);
+        let (protocol, accepted) = made;
         let id = self.peers.open(protocol, listener, socket);
+        self.peers.attach(id, accepted);
         self.watch_new(id);
         id
     }
@@ -25,7 +28,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// Serves a [link](crate::peers::Peers::open_link) to another process of this server. Its bytes
     /// are not counted.
     pub fn adopt_link(&mut self, fd: OwnedFd, protocol: P, listener: ListenerId) -> ConnId {
-        let socket = self.socket(fd, 0);
+        let socket = self.socket(fd);
         let id = self.peers.open_link(protocol, listener, socket);
         self.watch_new(id);
         id
@@ -94,6 +97,7 @@ mod tests {
     use crate::engine::Engine;
     use crate::limits::{Ended, Limits};
     use crate::os::ShutdownSignal;
+    use crate::peer::AcceptedPeer;
     use crate::protocol::Echo;
     use crate::selector::Poll;
 
@@ -109,7 +113,7 @@ mod tests {
             its.set_nonblocking(true).unwrap();
             let mut reactor = reactor();
             match adopt {
-                true => reactor.adopt(its.into(), Echo, ListenerId(0)),
+                true => reactor.adopt(its.into(), (Echo, AcceptedPeer::default()), ListenerId(0)),
                 false => reactor.adopt_link(its.into(), Echo, ListenerId(0)),
             };
             ours.write_all(b"PING").unwrap();

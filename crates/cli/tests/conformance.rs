@@ -11,12 +11,13 @@
 #[allow(dead_code, reason = "each test crate uses its part")]
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{Error, Read, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use proactor::model::Ability;
+use serde_json::Value;
 use support::process::{Holdings, queues};
 use support::server::{PROACTOR, REACTOR, Server};
 use support::{
@@ -149,6 +150,7 @@ conformance!({
     a_client_that_ends_without_a_byte_receives_the_end,
     a_reader_that_stalls_gets_every_byte_when_it_goes_on,
     a_reset_in_mid_stream_affects_no_other_connection,
+    every_close_is_counted_by_its_reason_and_logged_with_the_peers_address,
     thousands_come_and_go_and_nothing_stays,
     a_client_that_leaves_without_a_byte_leaves_nothing_behind,
     a_client_killed_in_mid_message_leaves_nothing,
@@ -541,6 +543,39 @@ fn a_reset_in_mid_stream_affects_no_other_connection(model: Model) {
     eventually_nothing_stays(server.process, before);
     Client::connect(server.address()).ping();
     server.drain();
+}
+
+fn every_close_is_counted_by_its_reason_and_logged_with_the_peers_address(model: Model) {
+    let log = ["--log", "debug", "--log-format", "json"];
+    let server = model.serve("echo").args(&log).start();
+    let addresses = [true, false].map(|in_order| {
+        let client = Client::connect(server.address());
+        let address = client.local().to_string();
+        client.ping();
+        if in_order {
+            client.finish();
+            client.hear_end();
+        } else {
+            client.reset();
+        }
+        address
+    });
+    // One that comes after both, and is answered, so that both have ended.
+    Client::connect(server.address()).ping();
+    let exit = server.drain();
+    assert_eq!(["closed", "finished", "failed"].map(|name| exit.counter(name)), [3, 2, 1]);
+    let reset = Error::from_raw_os_error(libc::ECONNRESET).to_string();
+    for (address, reason) in addresses.iter().zip(["finished", &reset]) {
+        let lines = exit.stderr.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        let of_peer = lines.filter(|line: &Value| line["peer"] == **address);
+        let said: Vec<(Value, Value)> =
+            of_peer.map(|line| (line["message"].clone(), line["reason"].clone())).collect();
+        assert_eq!(
+            said,
+            [("accepted".into(), Value::Null), ("closed".into(), reason.into())],
+            "{exit:?}"
+        );
+    }
 }
 
 fn thousands_come_and_go_and_nothing_stays(model: Model) {

@@ -2,6 +2,7 @@
 //! alike.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -164,11 +165,11 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
         }
     }
 
-    /// Logs the end of connection `number`, which has received and was sent so many bytes, and
-    /// calls its protocol for the last time.
-    pub(crate) fn close(&mut self, number: u64, received: u64, sent: u64) {
+    /// Counts and logs the end of connection `number`, which has received and was sent so many
+    /// bytes, and calls its protocol for the last time.
+    pub(crate) fn close(&mut self, number: u64, addr: Option<SocketAddr>, bytes: [u64; 2]) {
         let reason = self.context.failure.unwrap_or(self.reason);
-        connection_log::closed(number, received, sent, reason);
+        connection_log::closed(self.counters, number, addr, bytes, reason);
         self.connection.close(reason, &mut self.context);
         self.counters.panicked += self.context.panicked;
     }

@@ -28,8 +28,8 @@ use proactor::connection_log;
 use proactor::counters::Counters;
 use proactor::lifecycle::Stage;
 use proactor::limits::CloseReason;
-use proactor::mailbox::{PostedRequest, SharedPeer};
-use proactor::peer::Made;
+use proactor::mailbox::PostedRequest;
+use proactor::peer::{AcceptedPeer, Made};
 use proactor::protocol::{Message, Protocol};
 
 /// Buffers of each size for one connection: one that it receives into and, rarely, a few that its
@@ -47,8 +47,8 @@ struct ConnectionThread<'a, C> {
     driver: ConnectionDriver<'a, C>,
     /// Empty except during a delivery: its capacity is kept.
     others: Vec<Arc<Member>>,
-    /// What its handles know of it, if it has any.
-    handles: Option<Arc<SharedPeer>>,
+    /// What is known of its peer.
+    accepted: AcceptedPeer,
 }
 
 /// Serves one member, by the protocol that `make` makes, until the connection ends. The `counters`
@@ -64,11 +64,10 @@ pub(super) fn serve_connection<C: Calls>(
 ) {
     let member = Arc::clone(&membership.member);
     status.serve(Some(Arc::clone(&member)));
-    connection_log::accepted(member.number, member.listener);
     match Pool::few(&status.shared.buffers, BUFFERS) {
         Ok(pool) => {
             let whose = (member.key(), member.socket());
-            let ((protocol, handles), max_input) = (make(&membership), status.shared.max_input);
+            let ((protocol, accepted), max_input) = (make(&membership), status.shared.max_input);
             let driver = ConnectionDriver::open(calls, whose, protocol, max_input, pool, counters);
             ConnectionThread {
                 status,
@@ -77,17 +76,16 @@ pub(super) fn serve_connection<C: Calls>(
                 noticed: Some(noticed),
                 driver,
                 others: Vec::new(),
-                handles,
+                accepted,
             }
             .run();
         }
         Err(error) => {
             tracing::warn!("a connection is refused: {error}");
-            connection_log::closed(member.number, 0, 0, CloseReason::Refused);
+            connection_log::closed(counters, member.number, None, [0, 0], CloseReason::Refused);
             counters.refused += 1;
         }
     }
-    counters.closed += 1;
     status.publish(counters);
     status.serve(None);
     drop(membership);
@@ -166,7 +164,7 @@ impl<C: Calls> ConnectionThread<'_, C> {
 
     fn publish_open(&self, open: bool) {
         self.member.open.store(open, Ordering::Relaxed);
-        self.handles.iter().filter(|_| !open).for_each(|shared| shared.close());
+        self.accepted.shared.iter().filter(|_| !open).for_each(|shared| shared.close());
     }
 
     fn publish_owed(&mut self) {
@@ -294,7 +292,7 @@ impl<C: Calls> ConnectionThread<'_, C> {
         self.publish_open(false);
         *self.member.lock_writer(self.driver.calls) = MayWrite::RepliesOnly;
         let [received, sent] = [received, sent].map(|count| count.load(Ordering::Relaxed));
-        self.driver.close(*number, received, sent);
+        self.driver.close(*number, self.accepted.addr, [received, sent]);
         if !self.driver.context.messages.is_empty() {
             // A delivery may have to wait; the peer must not.
             let _ = self.driver.calls.shutdown_both(self.member.key(), self.member.socket());

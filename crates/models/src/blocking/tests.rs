@@ -14,7 +14,7 @@ use proactor::calls::PlainCalls;
 use proactor::connection::{HARD, HIGH};
 use proactor::keys::ConnId;
 use proactor::limits::CloseReason;
-use proactor::peer::{Factory, Made, Peer};
+use proactor::peer::{AcceptedPeer, Factory, Made, Peer};
 use proactor::peers::SOFT;
 use proactor::protocol::testing::Broadcast;
 use proactor::protocol::{Chargen, Echo, Input, Message, Outbox, Protocol};
@@ -60,7 +60,9 @@ where
 /// Serves a connection in this thread. Returns what was counted.
 fn serve_here(membership: Membership, protocol: impl Protocol) -> Counters {
     let (status, mut counters) = (status(), Counters::default());
-    let make = |_: &Membership| -> Made<Box<dyn Protocol>> { (Box::new(protocol), None) };
+    let make = |_: &Membership| -> Made<Box<dyn Protocol>> {
+        (Box::new(protocol), AcceptedPeer::default())
+    };
     serve_connection(&PlainCalls, &status, membership, make, &mut counters, &mut || {
         unreachable!("no drain")
     });

@@ -38,7 +38,6 @@ pub(super) struct ServerState {
     /// Tasks that wait for a change of the server itself: for capacity, for the drain, for the end.
     waiting: Vec<Waker>,
     pub(super) console: Option<ConsoleTask>,
-    counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
@@ -114,7 +113,6 @@ impl ServerState {
             timer_waker: Waker::noop().clone(),
             waiting: Vec::new(),
             console: None,
-            counters: Counters::default(),
             calls_before: os::calls(),
         }
     }
@@ -122,23 +120,22 @@ impl ServerState {
     /// Returns what was counted, with so many waits of the executor.
     pub(super) fn counters(&self, waits: u64) -> Counters {
         let calls = os::calls() - self.calls_before + waits;
-        let mut counters = self.counters;
-        (counters.calls, counters.iterations) = (calls, waits);
-        (counters.evicted, counters.panicked) = (self.peers.evicted(), self.peers.panicked());
+        let mut counters = self.peers.counters(calls);
+        counters.iterations = waits;
         counters
     }
 
     /// Opens a connection for an accepted socket.
     pub(super) fn open(
         &mut self,
-        (protocol, shared): Made<Box<dyn Protocol>>,
+        (protocol, accepted): Made<Box<dyn Protocol>>,
         listener: ListenerId,
         socket: BorrowedFd<'_>,
     ) -> ConnId {
-        self.counters.accepted += 1;
+        self.peers.counters.accepted += 1;
         let address = self.console.as_ref().and_then(|_| address::of_peer(socket));
         let id = self.peers.open(protocol, listener, TaskState::new(address));
-        self.peers.attach(id, shared);
+        self.peers.attach(id, accepted);
         if let Some(task) = &mut self.console {
             task.console.opened(id, os::now());
         }
@@ -148,7 +145,7 @@ impl ServerState {
 
     /// A connection cannot be watched for want of resources.
     pub(super) fn refuse(&mut self, error: &io::Error) {
-        self.counters.refused += 1;
+        self.peers.counters.refused += 1;
         tracing::warn!(%error, "a connection is refused");
     }
 
@@ -163,7 +160,7 @@ impl ServerState {
             ready.clear_ready();
         }
         if self.lifecycle.pause().failed(failure, os::now) {
-            self.counters.refused += 1;
+            self.peers.counters.refused += 1;
             self.settle(None); // The end of the pause is a timer.
         }
     }
@@ -193,7 +190,6 @@ impl ServerState {
     pub(super) fn receive(&mut self, calls: &impl Calls, id: ConnId, mut ready: SocketReady<'_>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(mut lease) = self.pool.lease(peer.connection.recv_size()) else {
-            self.counters.out_of_buffers += 1;
             return self.peers.wait_for_buffer(id);
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
@@ -205,8 +201,6 @@ impl ServerState {
                     // tokio remembers the peer's end, if it was reported.
                     ready.clear_ready();
                 }
-                self.counters.receives += 1;
-                self.counters.received_bytes += n as u64;
                 self.peers.received(id, Chunk::received(lease, n));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
@@ -228,8 +222,6 @@ impl ServerState {
                 if n < offered {
                     ready.clear_ready();
                 }
-                self.counters.sends += 1;
-                self.counters.sent_bytes += n as u64;
                 self.peers.sent(id, n);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
@@ -267,7 +259,6 @@ impl ServerState {
     pub(super) fn closed(&mut self, id: ConnId) {
         let awaited = !self.accepts();
         self.peers.remove(id);
-        self.counters.closed += 1;
         self.lifecycle.pause().end();
         if awaited {
             self.changed();
@@ -310,8 +301,7 @@ impl ServerState {
     pub(super) fn run_timers(&mut self) {
         if self.lifecycle.next_timer().is_some() {
             if self.lifecycle.run_timers(os::now()) {
-                self.counters.cut = self.peers.len() as u64;
-                self.peers.break_all(CloseReason::Cut);
+                self.peers.cut();
             }
             self.changed(); // Accepts may go on.
         }

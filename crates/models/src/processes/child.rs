@@ -78,13 +78,11 @@ impl NewConnection {
         group.adopt_link(link, RelayEnd::Link, GROUP);
         let next = group.next_id();
         C::name(group.selector_mut(), next, KeyOwner::Conn(client));
-        group.adopt(self.socket, RelayEnd::client(self.protocol), GROUP);
+        let made = (RelayEnd::client(self.protocol), self.accepted);
+        group.adopt(self.socket, made, GROUP);
         loop {
             let drained = group.run_once()?.is_break();
-            // The parent counts those itself.
-            let mut counters = group.counters();
-            (counters.accepted, counters.closed) = (0, 0);
-            publish(&counters);
+            publish(&group.counters());
             if drained {
                 return Ok(());
             }
@@ -105,6 +103,7 @@ mod tests {
     use super::super::link;
     use super::*;
     use proactor::calls::PlainCalls;
+    use proactor::peer::AcceptedPeer;
     use proactor::protocol::{Chat, Input, Outbox, Protocol};
 
     /// Runs a child in a group, as a thread. Returns its client, and the parent's end of its link.
@@ -122,7 +121,13 @@ mod tests {
             let pool = Pool::new(&[BufferClass { bytes: 1024, count: 8 }]).unwrap();
             let (stop, mut counted) = (ShutdownSignal::new().unwrap(), Counters::default());
             let protocol = Box::new(protocol);
-            let connection = NewConnection { socket, protocol, max_input: 1 << 20, number: 7 };
+            let connection = NewConnection {
+                socket,
+                protocol,
+                max_input: 1 << 20,
+                number: 7,
+                accepted: AcceptedPeer::default(),
+            };
             let calls = (PlainCalls, ConnId::new(0, 0));
             connection
                 .among_others(calls, its, pool, stop, |counters| counted = *counters)

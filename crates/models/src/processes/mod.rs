@@ -29,10 +29,10 @@ mod single;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::ExitStatus;
 
 pub(crate) use self::fork_hooks::ForkHooks;
 
@@ -68,6 +68,8 @@ struct ChildClient {
     id: ConnId,
     /// Its number among all connections of the server.
     number: u64,
+    /// The address of its peer, if the log shows it.
+    addr: Option<SocketAddr>,
 }
 
 /// A server that forks a child for each connection.
@@ -224,10 +226,9 @@ impl<C: ForkHooks> Processes<C> {
         self.counters.accepted += 1;
         self.accepted += 1;
         let (number, max_input) = (self.accepted, self.lifecycle.limits().max_input);
-        connection_log::accepted(number, id);
         let factory = &mut self.listeners[id].factory;
-        let (protocol, _) = factory.make(number, Some(socket.as_fd()), None);
-        self.fork_for(id, NewConnection { socket, protocol, max_input, number });
+        let (protocol, accepted) = factory.make(number, Some(socket.as_fd()), None);
+        self.fork_for(id, NewConnection { socket, protocol, max_input, number, accepted });
     }
 
     /// Forks a child for a connection. If that fails for now, the connection waits.
@@ -263,7 +264,8 @@ impl<C: ForkHooks> Processes<C> {
         connection: &mut Option<NewConnection>,
     ) -> io::Result<(ConnId, Option<OwnedFd>)> {
         let new = connection.as_ref().expect("it was not forked for");
-        let (number, mut keep) = (new.number, vec![new.socket.as_raw_fd()]);
+        let (number, addr, mut keep) =
+            (new.number, new.accepted.addr, vec![new.socket.as_raw_fd()]);
         let broadcasts = self.listeners[id].factory.needs().contains(Needs::BROADCAST);
         let (ours, mut its) = broadcasts.then(link).transpose()?.unzip();
         keep.extend(its.as_ref().map(OwnedFd::as_raw_fd));
@@ -279,7 +281,7 @@ impl<C: ForkHooks> Processes<C> {
         let fork = || process::fork(&self.alone, &keep, live);
         match calls.made((Call::Fork, false), whose, 0, fork, |pid| pid.number()) {
             Ok(pid) => {
-                self.children.insert(pid, ChildClient { id: client, number });
+                self.children.insert(pid, ChildClient { id: client, number, addr });
                 Ok((client, ours))
             }
             Err(error) => {
@@ -319,7 +321,7 @@ impl<C: ForkHooks> Processes<C> {
                 tracing::warn!(%pid, "a child died, and its connection with it: {status}");
             }
             let died = CloseReason::Failed(libc::ECONNABORTED);
-            self.reaped(client, status, if cut { CloseReason::Cut } else { died });
+            self.reaped(client, if cut { CloseReason::Cut } else { died });
             self.lifecycle.pause().end();
         }
         Ok(())
@@ -329,8 +331,9 @@ impl<C: ForkHooks> Processes<C> {
     fn refuse_waiting(&mut self) {
         if let Some((id, connection)) = self.waiting.take() {
             self.calls.close(KeyOwner::Listener(id).into(), connection.socket);
-            self.counters.closed += 1;
-            connection_log::closed(connection.number, 0, 0, CloseReason::Refused);
+            let NewConnection { number, accepted, .. } = connection;
+            let counters = &mut self.counters;
+            connection_log::closed(counters, number, accepted.addr, [0, 0], CloseReason::Refused);
         }
     }
 
@@ -412,15 +415,14 @@ impl<C: ForkHooks> Processes<C> {
         }
     }
 
-    /// A child has ended. If it could not log the end of its connection, this does.
-    fn reaped(&mut self, client: ChildClient, status: ExitStatus, reason: CloseReason) {
-        let counters = self.counted.close(client.id);
-        if !status.success() {
-            let Counters { received_bytes, sent_bytes, .. } = counters;
-            connection_log::closed(client.number, received_bytes, sent_bytes, reason);
+    /// A child has ended. If it did not count and log the end of its connection, this does.
+    fn reaped(&mut self, client: ChildClient, reason: CloseReason) {
+        let mut counters = self.counted.close(client.id);
+        if counters.closed == 0 {
+            let bytes = [counters.received_bytes, counters.sent_bytes];
+            connection_log::closed(&mut counters, client.number, client.addr, bytes, reason);
         }
         self.counters += counters;
-        self.counters.closed += 1;
     }
 
     /// Ends all children, and waits for each.
@@ -430,8 +432,8 @@ impl<C: ForkHooks> Processes<C> {
         for (pid, client) in std::mem::take(&mut self.children) {
             let (owner, wait) = (KeyOwner::Conn(client.id), || process::wait(pid));
             let ended = self.call(Call::Reap, owner, wait, |_| pid.number());
-            if let Ok(status) = ended {
-                self.reaped(client, status, CloseReason::Cut);
+            if ended.is_ok() {
+                self.reaped(client, CloseReason::Cut);
             }
         }
     }

@@ -16,6 +16,7 @@ use proactor::counters::Counters;
 use proactor::keys::Key;
 use proactor::limits::CloseReason;
 use proactor::os;
+use proactor::peer::AcceptedPeer;
 use proactor::protocol::Protocol;
 
 /// A connection for a child, which has not been opened.
@@ -26,6 +27,8 @@ pub(super) struct NewConnection {
     pub(super) max_input: usize,
     /// Its number among all connections of the server.
     pub(super) number: u64,
+    /// What is known of its peer.
+    pub(super) accepted: AcceptedPeer,
 }
 
 /// The only connection of its process.
@@ -49,7 +52,7 @@ pub(super) fn serve<C: Calls>(
     asked: impl Fn() -> bool,
     mut publish: impl FnMut(&Counters),
 ) -> io::Result<()> {
-    let NewConnection { socket, protocol, max_input, number } = connection;
+    let NewConnection { socket, protocol, max_input, number, accepted } = connection;
     let (mut counters, calls_before) = (Counters::default(), os::calls());
     let whose = (key, socket.as_fd());
     let driver = ConnectionDriver::open(calls, whose, protocol, max_input, pool, &mut counters);
@@ -70,7 +73,8 @@ pub(super) fn serve<C: Calls>(
         driver.counters.calls = os::calls() - calls_before;
         publish(driver.counters);
         if driver.connection.is_finished() {
-            driver.close(number, driver.counters.received_bytes, driver.counters.sent_bytes);
+            let bytes = [driver.counters.received_bytes, driver.counters.sent_bytes];
+            driver.close(number, accepted.addr, bytes);
             publish(driver.counters);
             break;
         }
@@ -176,7 +180,13 @@ mod tests {
             let counted = Cell::new(Counters::default());
             let calls = (&PlainCalls, Key(0));
             let (socket, protocol) = (its.into(), Box::new(protocol));
-            let connection = NewConnection { socket, protocol, max_input: 1 << 20, number: 1 };
+            let connection = NewConnection {
+                socket,
+                protocol,
+                max_input: 1 << 20,
+                number: 1,
+                accepted: AcceptedPeer::default(),
+            };
             serve(calls, connection, Rc::clone(&pool), asked, |now| counted.set(*now)).unwrap();
             assert!(pool.is_whole(), "a buffer is missing");
             counted.get()
