@@ -50,7 +50,7 @@ fn churn(criterion: &mut Criterion) {
             let mut server = Proactor::new(ring, Limits::default(), stop).expect("space");
             let listening = server.listen(ListenerId(0), listener.into(), Factory::of(|_| Echo));
             listening.expect("a listening socket");
-            server.run().expect("it serves");
+            server.run(None).expect("it serves");
         });
         group.bench_function(name, |bencher| bencher.iter(|| exchange(address)));
         stopper.request();

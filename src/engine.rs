@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use crate::address::{BoundSocket, SocketFile};
 use crate::console::Console;
-use crate::counters::Counters;
+use crate::counters::{Counters, LiveCounters};
 use crate::keys::ListenerId;
 use crate::limits::Ended;
 use crate::peer::Factory;
@@ -27,25 +27,15 @@ pub trait Engine<P = Box<dyn Protocol>> {
     /// The input cannot be watched, or the model has no console.
     fn set_console(&mut self, console: Console) -> io::Result<()>;
 
-    /// Serves until it is stopped.
+    /// Serves until it is stopped. An engine with a loop stores its counters in `live` after each
+    /// iteration.
     ///
     /// # Errors
     /// The kernel refuses what the engine as a whole needs.
-    fn run(&mut self) -> io::Result<Ended>;
+    fn run(&mut self, live: Option<&LiveCounters>) -> io::Result<Ended>;
 
     /// Returns what was counted since the start.
     fn counters(&self) -> Counters;
-
-    /// Serves as [`run`](Engine::run) does, and reports the counters to `publish` after each
-    /// iteration of the loop; an engine without one reports them at the end.
-    ///
-    /// # Errors
-    /// As [`run`](Engine::run).
-    fn run_reporting(&mut self, publish: &mut dyn FnMut(Counters)) -> io::Result<Ended> {
-        let ended = self.run();
-        publish(self.counters());
-        ended
-    }
 }
 
 /// Has `engine` listen on these sockets, in the order of their numbers. Returns the files of Unix

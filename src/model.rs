@@ -3,8 +3,7 @@
 //! That the kernel *has* a feature does not mean that this process may use it: locked memory may be
 //! limited, descriptors may run out, a sandbox may refuse one call and not the next. So an engine
 //! is built in two steps. [`set_up`] creates and tries what could be refused, before the server
-//! promises anything. [`PreparedModel::build`] makes the engine of it, once it is known what is
-//! recorded.
+//! promises anything. [`PreparedModel`] makes the engine of it, once it is known what is recorded.
 
 use std::fmt;
 use std::io;
@@ -20,7 +19,7 @@ use crate::limits::Limits;
 use crate::os::ShutdownSignal;
 use crate::proactor::Proactor;
 use crate::reactor::Reactor;
-use crate::ring::kernel::{Capability, Kernel, Refusal, Version};
+use crate::ring::kernel::{Capability, Kernel, Version};
 use crate::ring::{Config, Uring};
 use crate::selector::{Epoll, Poll, Select, Selector, Trigger};
 use crate::traced::Traced;
@@ -243,16 +242,21 @@ impl fmt::Display for Model {
     }
 }
 
+/// Builds the engine of a model, in the thread that set the model up: a server that the signal
+/// stops, and that is recorded, if it is. It is generic inside, so that it calls its ring, its
+/// selector or its calls directly, and dynamic outside, where there is one call for a run.
 type Build = dyn FnOnce(ShutdownSignal, Option<Recording>) -> io::Result<Box<dyn Engine>>;
 
 /// A model that is set up: what could be refused was granted.
 pub struct PreparedModel {
-    model: Model,
+    /// The model that was set up.
+    pub model: Model,
     /// What it uses of the kernel, in a few words.
-    detail: String,
-    /// Why each better model was refused.
-    passed_over: Vec<String>,
-    build: Box<Build>,
+    pub detail: String,
+    /// Why no better model was set up, in one line; empty if this is the best.
+    pub reason: String,
+    /// Builds the engine, unless no descriptor or memory is left, or the recording cannot start.
+    pub build: Box<Build>,
 }
 
 impl PreparedModel {
@@ -262,36 +266,7 @@ impl PreparedModel {
         B: FnOnce(ShutdownSignal, Option<Recording>) -> io::Result<Box<dyn Engine>> + 'static,
     {
         let detail = model.0.mechanism.to_owned();
-        PreparedModel { model, detail, passed_over: Vec::new(), build: Box::new(build) }
-    }
-
-    /// Returns the model that was set up.
-    pub fn model(&self) -> Model {
-        self.model
-    }
-
-    /// Returns what the model uses of the kernel, in a few words.
-    pub fn detail(&self) -> &str {
-        &self.detail
-    }
-
-    /// Returns why no better model was set up, in one line; empty if this is the best.
-    pub fn reason(&self) -> String {
-        self.passed_over.join("; ")
-    }
-
-    /// Builds the engine, in the thread that set the model up: a server that `shutdown` stops, and
-    /// that is recorded, if it is. It is generic inside, so that it calls its ring, its selector or
-    /// its calls directly, and dynamic outside, where there is one call for a run.
-    ///
-    /// # Errors
-    /// No descriptor or memory is left, or the recording cannot start.
-    pub fn build(
-        self,
-        shutdown: ShutdownSignal,
-        recording: Option<Recording>,
-    ) -> io::Result<Box<dyn Engine>> {
-        (self.build)(shutdown, recording)
+        PreparedModel { model, detail, reason: String::new(), build: Box::new(build) }
     }
 }
 
@@ -309,53 +284,47 @@ impl fmt::Debug for PreparedModel {
 pub fn set_up(model: Option<Model>, options: &EngineOptions) -> io::Result<PreparedModel> {
     let set_up_one =
         |model: Model| (model.0.set_up)(model, options).map_err(|e| refused(model, &e));
-    match model {
-        Some(model) => set_up_one(model),
-        None => {
-            let (prepared, passed_over) = first(&Model::AUTO, set_up_one)?;
-            Ok(PreparedModel { passed_over, ..prepared })
-        }
-    }
+    let Some(model) = model else {
+        let (prepared, reason) = first(&Model::AUTO, set_up_one)?;
+        return Ok(PreparedModel { reason, ..prepared });
+    };
+    set_up_one(model)
 }
 
 /// Returns the first model that can be made, and why each before it cannot.
-fn first<T>(
-    models: &[Model],
-    mut make: impl FnMut(Model) -> io::Result<T>,
-) -> io::Result<(T, Vec<String>)> {
+fn first<T>(models: &[Model], make: impl Fn(Model) -> io::Result<T>) -> io::Result<(T, String)> {
     let mut passed_over = Vec::new();
     for &model in models {
         match make(model) {
-            Ok(made) => return Ok((made, passed_over)),
+            Ok(made) => return Ok((made, passed_over.join("; "))),
             Err(error) => passed_over.push(error.to_string()),
         }
     }
     Err(io::Error::other(format!("there is no way to wait here: {}", passed_over.join("; "))))
 }
 
-/// Names the model that is refused, and the way out where one is known; a ring's refusal does so
-/// itself.
+/// Names the model that is refused, and the way out where one is known; a ring's refusal, which is
+/// no error of a call, does so itself.
 fn refused(model: Model, error: &io::Error) -> io::Error {
     let way_out = match error.raw_os_error() {
+        None if model == Model::URING => return io::Error::new(error.kind(), error.to_string()),
         Some(libc::EMFILE) => " (raise `ulimit -n`)",
         Some(libc::ENOSYS | libc::EPERM) => " (most likely a sandbox)",
         _ => "",
     };
-    let text = match error.get_ref() {
-        Some(inner) if inner.is::<Refusal>() => inner.to_string(),
-        _ => format!("{model} is refused: {error}{way_out}"),
-    };
-    io::Error::new(error.kind(), text)
+    io::Error::new(error.kind(), format!("{model} is refused: {error}{way_out}"))
 }
 
 /// Sets up the loop of completions.
 fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
-    let seen = Kernel::detect().map_err(io::Error::other)?;
-    let lowered = options.kernel.map_or(Ok(seen), |ceiling| seen.lowered_to(ceiling));
-    let kernel = lowered.map_err(io::Error::other)?;
-    let plain = options.plain_descriptors;
-    let kernel = if plain { kernel.without(Capability::Direct) } else { kernel };
-    let EngineOptions { limits, buffers, .. } = options.clone();
+    let EngineOptions { limits, buffers, kernel: ceiling, .. } = options.clone();
+    let mut kernel = Kernel::detect()?;
+    if let Some(ceiling) = ceiling {
+        kernel = kernel.lowered_to(ceiling)?;
+    }
+    if options.plain_descriptors {
+        kernel = kernel.without(Capability::Direct);
+    }
     let connections = limits.connections;
     let ring = Uring::new(Config { kernel, connections, buffers, addresses: true })?;
     let detail = kernel.describe();
@@ -411,7 +380,7 @@ mod tests {
             })
         });
         match made {
-            Ok((model, passed_over)) => (Some(model), passed_over.join("; ")),
+            Ok((model, reason)) => (Some(model), reason),
             Err(error) => (None, error.to_string()),
         }
     }
@@ -446,10 +415,10 @@ mod tests {
         let kernel = Some(Version { major: 5, minor: 5 });
         let options = EngineOptions { kernel, ..EngineOptions::default() };
         let prepared = set_up(None, &options).expect("epoll is everywhere");
-        assert_eq!(prepared.model(), Model::EPOLL);
-        assert!(prepared.reason().contains("io_uring"), "{}", prepared.reason());
+        assert_eq!(prepared.model, Model::EPOLL);
+        assert!(prepared.reason.contains("io_uring"), "{}", prepared.reason);
         set_up(Some(Model::URING), &options).expect_err("no ring of that age");
         let prepared = set_up(Some(Model::SELECT), &options).expect("select is everywhere");
-        assert_eq!((prepared.model(), prepared.reason()), (Model::SELECT, String::new()));
+        assert_eq!((prepared.model, prepared.reason), (Model::SELECT, String::new()));
     }
 }

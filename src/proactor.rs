@@ -32,7 +32,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::buffer::Size;
 use crate::clock::earlier;
 use crate::console::Console;
-use crate::counters::Counters;
+use crate::counters::{Counters, LiveCounters};
 use crate::engine::{Engine, Listeners};
 use crate::keys::{ConnId, ListenerId};
 use crate::lifecycle::{self, Accepting, Lifecycle};
@@ -304,18 +304,6 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         }
     }
 
-    /// Serves until it is stopped, and calls `report` after each iteration.
-    fn run_with(&mut self, mut report: impl FnMut(&Self)) -> io::Result<Ended> {
-        if let Some(input) = &mut self.console {
-            input.console.begin();
-        }
-        lifecycle::run(|| {
-            let flow = self.run_once()?;
-            report(self);
-            Ok(flow)
-        })
-    }
-
     fn is_drained(&self) -> bool {
         !self.lifecycle.is_serving()
             && self.peers.is_empty()
@@ -343,12 +331,17 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
         self.read_console()
     }
 
-    fn run(&mut self) -> io::Result<Ended> {
-        self.run_with(|_| {})
-    }
-
-    fn run_reporting(&mut self, publish: &mut dyn FnMut(Counters)) -> io::Result<Ended> {
-        self.run_with(|server| publish(server.counters()))
+    fn run(&mut self, live: Option<&LiveCounters>) -> io::Result<Ended> {
+        if let Some(input) = &mut self.console {
+            input.console.begin();
+        }
+        lifecycle::run(|| {
+            let flow = self.run_once()?;
+            if let Some(live) = live {
+                self.counters().store(live);
+            }
+            Ok(flow)
+        })
     }
 
     fn counters(&self) -> Counters {

@@ -33,7 +33,7 @@ use crate::buffer::{Chunk, Pool};
 use crate::calls::SocketCalls;
 use crate::clock::{Nanos, earlier};
 use crate::console::Console;
-use crate::counters::Counters;
+use crate::counters::{Counters, LiveCounters};
 use crate::engine::{Engine, Listeners};
 use crate::keys::{ConnId, KeyOwner, ListenerId};
 use crate::lifecycle::{self, Accepting, Lifecycle};
@@ -378,18 +378,6 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         self.lifecycle.pause().end();
     }
 
-    /// Serves until it is stopped, and calls `report` after each iteration.
-    fn run_with(&mut self, mut report: impl FnMut(&Self)) -> io::Result<Ended> {
-        if let Some(input) = &mut self.console {
-            input.console.begin();
-        }
-        lifecycle::run(|| {
-            let flow = self.run_once()?;
-            report(self);
-            Ok(flow)
-        })
-    }
-
     fn is_drained(&self) -> bool {
         !self.lifecycle.is_serving() && self.peers.is_empty()
     }
@@ -410,12 +398,17 @@ impl<S: Selector + SocketCalls, P: Protocol> Engine<P> for Reactor<S, P> {
         Ok(())
     }
 
-    fn run(&mut self) -> io::Result<Ended> {
-        self.run_with(|_| {})
-    }
-
-    fn run_reporting(&mut self, publish: &mut dyn FnMut(Counters)) -> io::Result<Ended> {
-        self.run_with(|server| publish(server.counters()))
+    fn run(&mut self, live: Option<&LiveCounters>) -> io::Result<Ended> {
+        if let Some(input) = &mut self.console {
+            input.console.begin();
+        }
+        lifecycle::run(|| {
+            let flow = self.run_once()?;
+            if let Some(live) = live {
+                self.counters().store(live);
+            }
+            Ok(flow)
+        })
     }
 
     fn counters(&self) -> Counters {

@@ -90,7 +90,7 @@ impl Server {
         let _files = engine::listen_all(&mut *engine, listeners)
             .map_err(|error| unsupported(model, error))?;
         ready(model);
-        let ended = engine.run_reporting(&mut |counters| counters.store(&handle.0.counters));
+        let ended = engine.run(Some(&handle.0.counters));
         let drained = ended.map_err(Error::Loop)? == Ended::Drained;
         let counters = engine.counters();
         counters.store(&handle.0.counters);
@@ -106,7 +106,7 @@ fn build(
 ) -> Result<(Model, Box<dyn Engine>), Error> {
     let options = EngineOptions { limits, ..EngineOptions::default() };
     let built = model::set_up(model, &options)
-        .and_then(|prepared| Ok((prepared.model(), prepared.build(shutdown, None)?)));
+        .and_then(|prepared| Ok((prepared.model, (prepared.build)(shutdown, None)?)));
     built.map_err(|error| {
         let name = model.map_or("auto", Model::name);
         Error::Refused { model: name, reason: error.to_string() }

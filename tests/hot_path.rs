@@ -171,7 +171,7 @@ fn an_echo_on_io_uring_neither_allocates_nor_copies() {
                 assert!(server.run_once().unwrap().is_continue());
             }
             let allocated = ALLOCATIONS.get() - before;
-            server.run().unwrap();
+            server.run(None).unwrap();
             let counters = server.counters();
             (allocated, counters, server.ring().sends, server.ring().in_place)
         });

@@ -44,7 +44,7 @@ fn serve<S: Selector + SocketCalls + 'static>(
         let pool = Pool::new(buffers).unwrap();
         let mut reactor = Reactor::new(selector(), Rc::clone(&pool), limits, asked).unwrap();
         reactor.listen(ListenerId(0), listener, Factory::of(|_| Echo)).unwrap();
-        let ended = reactor.run().unwrap();
+        let ended = reactor.run(None).unwrap();
         let counters = reactor.counters();
         drop(reactor);
         (ended, counters, pool.is_whole())
@@ -430,7 +430,7 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector + SocketCalls>(sel
         drop(speaker);
         read_all(&received.join().unwrap());
     });
-    assert_eq!(reactor.run().unwrap(), Ended::Drained);
+    assert_eq!(reactor.run(None).unwrap(), Ended::Drained);
     assert!(late.join().unwrap() == lines, "some of it was lost");
     leavers.join().unwrap();
     assert!(reactor.pool.is_whole() && reactor.counters().cut == 0);
@@ -442,7 +442,7 @@ fn a_drain_cuts_a_client_that_stays<S: Selector + SocketCalls>(selector: fn() ->
     let stays = connect(address);
     run_until(&mut reactor, |counters| counters.accepted == 1);
     reactor.lifecycle.shutdown().request();
-    assert_eq!(reactor.run().unwrap(), Ended::Drained);
+    assert_eq!(reactor.run(None).unwrap(), Ended::Drained);
     assert_eq!(reactor.counters().cut, 1);
     assert_eq!(read_all(&stays), b"");
 }
@@ -454,7 +454,7 @@ fn a_second_request_ends_at_once<S: Selector + SocketCalls>(selector: fn() -> S)
     reactor.lifecycle.shutdown().request();
     assert!(reactor.run_once().unwrap().is_continue());
     reactor.lifecycle.shutdown().request();
-    assert_eq!(reactor.run().unwrap(), Ended::AtOnce);
+    assert_eq!(reactor.run(None).unwrap(), Ended::AtOnce);
 }
 
 /// Runs a scenario in a thread of its own: one that hangs fails instead.

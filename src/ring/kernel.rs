@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::str::FromStr;
 
 use io_uring::{Builder, IoUring, Probe, cqueue, opcode, types};
+use proactor_record::sys;
 
 use super::provided::ProvidedRing;
 use crate::buffer::{BufferClass, Pool, Size};
@@ -56,30 +57,25 @@ pub enum Capability {
     NoIowait,
 }
 
-/// Every capability: since which kernel of Linus', and what it is good for.
-pub const TABLE: [(Capability, Version, &str, &str); 15] = {
+/// The capabilities that each kernel of Linus' brought.
+pub const SINCE: [(Version, &[Capability]); 10] = {
     use Capability::*;
     const fn v(major: u16, minor: u16) -> Version {
         Version { major, minor }
     }
     [
-        (FastPoll, v(5, 7), "fast poll", "waits need no kernel thread each"),
-        (ExtArg, v(5, 11), "wait timeout", "timers need no operation of their own"),
-        (Shutdown, v(5, 11), "shutdown", "half-close goes through the ring"),
-        (CqeSkip, v(5, 17), "CQE skip", "a send that went well needs no completion"),
-        (SubmitAll, v(5, 18), "submit all", "one bad submission stops no other"),
-        (CoopTaskrun, v(5, 19), "COOP_TASKRUN", "no interrupt per completion"),
-        (CancelAny, v(5, 19), "cancel any", "one cancel ends all"),
-        (MultishotAccept, v(5, 19), "multishot accept", "one submission, many connections"),
-        (BufferRing, v(5, 19), "buffer rings", "idle connections hold no buffer"),
-        (MultishotRecv, v(6, 0), "multishot recv", "one submission, many receives"),
-        (SingleIssuer, v(6, 0), "SINGLE_ISSUER", "the kernel need not lock"),
-        (DeferTaskrun, v(6, 1), "DEFER_TASKRUN", "completions in batches, when asked for"),
-        (NoSqArray, v(6, 6), "NO_SQARRAY", "one indirection less per submission"),
+        (v(5, 7), &[FastPoll]),
+        (v(5, 11), &[ExtArg, Shutdown]),
+        (v(5, 17), &[CqeSkip]),
+        (v(5, 18), &[SubmitAll]),
+        (v(5, 19), &[CoopTaskrun, CancelAny, MultishotAccept, BufferRing]),
+        (v(6, 0), &[MultishotRecv, SingleIssuer]),
+        (v(6, 1), &[DeferTaskrun]),
+        (v(6, 6), &[NoSqArray]),
         // Those of 5.19 to 6.12 keep closed sockets open: counted from the first that may not
         // (§67).
-        (Direct, v(6, 13), "direct descriptors", "no process-wide file table per operation"),
-        (NoIowait, v(6, 15), "NO_IOWAIT", "an idle server is not shown as waiting for I/O"),
+        (v(6, 13), &[Direct]),
+        (v(6, 15), &[NoIowait]),
     ]
 };
 
@@ -99,8 +95,8 @@ pub struct Version {
 impl Version {
     /// Returns the version of the running kernel.
     pub fn running() -> Option<Version> {
-        let uname = proactor_record::sys::uname();
-        let mut numbers = uname.split(' ').nth(1)?.split(|one: char| !one.is_ascii_digit());
+        let release = release();
+        let mut numbers = release.split(|one: char| !one.is_ascii_digit());
         let mut number = || numbers.next()?.parse().ok();
         Some(Version { major: number()?, minor: number()? })
     }
@@ -135,23 +131,16 @@ impl Kernel {
     ///
     /// # Errors
     /// There is no usable io_uring here; the reason says what refuses it, most likely.
-    pub fn detect() -> Result<Kernel, Refusal> {
+    pub fn detect() -> io::Result<Kernel> {
         let (mut ring, mut kernel) = set_up()?;
         let mut probe = Probe::new();
-        ring.submitter().register_probe(&mut probe).map_err(|_| Refusal::TooOld)?;
-        let needed = [
-            opcode::Accept::CODE,
-            opcode::Send::CODE,
-            opcode::Recv::CODE,
-            opcode::Close::CODE,
-            opcode::SendMsg::CODE,
-            opcode::PollAdd::CODE,
-            opcode::AsyncCancel::CODE,
-            opcode::Timeout::CODE,
-            opcode::Read::CODE,
-        ];
-        if !needed.iter().all(|&code| probe.is_supported(code)) {
-            return Err(Refusal::TooOld);
+        let probed = ring.submitter().register_probe(&mut probe);
+        // The newest of the operations that a server needs.
+        let needed =
+            [opcode::Send::CODE, opcode::Recv::CODE, opcode::Close::CODE, opcode::Read::CODE];
+        if probed.is_err() || !needed.iter().all(|&code| probe.is_supported(code)) {
+            let kernel = format!("io_uring of this kernel ({})", release());
+            return Err(io::Error::other(format!("{kernel} is older than {OLDEST_VERSION}")));
         }
 
         let features = ring.params();
@@ -182,17 +171,13 @@ impl Kernel {
     ///
     /// # Errors
     /// That is less than suffices.
-    pub fn lowered_to(self, ceiling: Version) -> Result<Kernel, Refusal> {
+    pub fn lowered_to(self, ceiling: Version) -> io::Result<Kernel> {
         if ceiling < OLDEST_VERSION {
-            return Err(Refusal::Lowered(ceiling));
+            let short = format!("io_uring as of {ceiling} lacks what a server needs");
+            return Err(io::Error::other(format!("{short}: {OLDEST_VERSION} is the least")));
         }
-        let mut lowered = self;
-        for (capability, since, ..) in TABLE {
-            if since > ceiling {
-                lowered.set(capability, false);
-            }
-        }
-        Ok(lowered)
+        let newer = SINCE.iter().filter(|(version, _)| *version > ceiling);
+        Ok(newer.flat_map(|(_, brought)| *brought).fold(self, |kernel, &one| kernel.without(one)))
     }
 
     /// The same, but for one.
@@ -209,31 +194,30 @@ impl Kernel {
 
     /// Returns how connections are received from, what a socket is, and the task-run flag.
     pub fn describe(self) -> String {
-        let receive = if self.has(Capability::MultishotRecv) {
-            "multishot recv"
-        } else if self.has(Capability::BufferRing) {
-            "one-shot recv from a buffer ring"
-        } else if self.has(Capability::FastPoll) {
-            "one-shot recv"
-        } else {
-            "one-shot recv behind a poll"
+        let first = |names: &[(Capability, &'static str)], otherwise| {
+            let found = names.iter().find(|(capability, _)| self.has(*capability));
+            found.map_or(otherwise, |(_, name)| *name)
         };
-        let rules = if self.has(Capability::DeferTaskrun) {
-            "DEFER_TASKRUN"
-        } else if self.has(Capability::CoopTaskrun) {
-            "COOP_TASKRUN"
-        } else {
-            "no task-run flag"
-        };
+        let receive = [
+            (Capability::MultishotRecv, "multishot recv"),
+            (Capability::BufferRing, "one-shot recv from a buffer ring"),
+            (Capability::FastPoll, "one-shot recv"),
+        ];
+        let receive = first(&receive, "one-shot recv behind a poll");
+        let flags = [
+            (Capability::DeferTaskrun, "DEFER_TASKRUN"),
+            (Capability::CoopTaskrun, "COOP_TASKRUN"),
+        ];
+        let flag = first(&flags, "no task-run flag");
         let files = if self.has(Capability::Direct) { ", direct descriptors" } else { "" };
-        format!("{receive}{files}, {rules}")
+        format!("{receive}{files}, {flag}")
     }
 }
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seen = TABLE.iter().filter(|(capability, ..)| self.has(*capability));
-        f.debug_set().entries(seen.map(|(capability, ..)| capability)).finish()
+        let known = SINCE.iter().flat_map(|(_, brought)| *brought);
+        f.debug_set().entries(known.filter(|capability| self.has(**capability))).finish()
     }
 }
 
@@ -264,7 +248,7 @@ const SINGLE_ISSUER: u32 = 1 << 12;
 /// A throw-away ring, and which of the set-up flags it may have. On a new kernel one ring says it
 /// all: each counts against the limit of locked memory until it is taken apart, some time after it
 /// is closed.
-fn set_up() -> Result<(IoUring, Kernel), Refusal> {
+fn set_up() -> io::Result<(IoUring, Kernel)> {
     let mut kernel = Kernel::OLDEST;
     let mut all = IoUring::builder();
     for (.., set) in SETUP_FLAGS {
@@ -274,7 +258,7 @@ fn set_up() -> Result<(IoUring, Kernel), Refusal> {
         SETUP_FLAGS.iter().for_each(|(capability, ..)| kernel.set(*capability, true));
         return Ok((ring, kernel));
     }
-    let ring = IoUring::builder().build(ENTRIES).map_err(Refusal::Setup)?;
+    let ring = IoUring::builder().build(ENTRIES).map_err(|error| refused(&error))?;
     for (capability, _, set_flags) in SETUP_FLAGS {
         kernel.set(capability, set_flags(&mut IoUring::builder()).build(ENTRIES).is_ok());
     }
@@ -348,36 +332,10 @@ fn try_multishot_recv(mut ring: IoUring) -> io::Result<(bool, bool)> {
     Ok((true, answers.first() == Some(&(1, true))))
 }
 
-/// Why there is no io_uring to be had. One line: the cause, the evidence, and the way out.
-#[derive(Debug)]
-pub enum Refusal {
-    /// Setting up a ring failed.
-    Setup(io::Error),
-    /// It is there, but older than [`OLDEST_VERSION`].
-    TooOld,
-    /// It was lowered below [`OLDEST_VERSION`] on purpose.
-    Lowered(Version),
-}
-
-impl std::error::Error for Refusal {}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let release = release();
-        match self {
-            Refusal::TooOld => {
-                write!(f, "io_uring of this kernel ({release}) is older than {OLDEST_VERSION}")
-            }
-            Refusal::Lowered(version) => {
-                write!(f, "io_uring as of {version} lacks what a server needs: ")?;
-                write!(f, "{OLDEST_VERSION} is the least")
-            }
-            Refusal::Setup(error) => {
-                let cause = cause(error);
-                write!(f, "io_uring is refused: {error} ({cause}; kernel {release})")
-            }
-        }
-    }
+/// Says why a ring was refused, in one line: the cause, the evidence, and the way out.
+pub(super) fn refused(error: &io::Error) -> io::Error {
+    let text = format!("io_uring is refused: {error} ({}; kernel {})", cause(error), release());
+    io::Error::new(error.kind(), text)
 }
 
 /// Returns why a ring was most likely refused, and the way out.
@@ -406,7 +364,7 @@ fn cause(error: &io::Error) -> String {
 }
 
 fn release() -> String {
-    read("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned())
+    sys::uname().split(' ').nth(1).unwrap_or("unknown").to_owned()
 }
 
 /// This process' seccomp mode, in words.
@@ -427,15 +385,15 @@ fn read(path: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    const ALL: Kernel = Kernel((1 << TABLE.len()) - 1);
+    const ALL: Kernel = Kernel((1 << (Capability::NoIowait as u8 + 1)) - 1);
 
     #[test]
     fn the_table_lists_every_capability_once_and_by_age() {
-        for (at, (capability, since, name, good_for)) in TABLE.iter().enumerate() {
-            assert_eq!(*capability as usize, at, "{name}");
-            assert!(at == 0 || TABLE[at - 1].1 <= *since, "{name}");
-            assert!(*since > OLDEST_VERSION && !good_for.is_empty());
-        }
+        let listed: Vec<usize> =
+            SINCE.iter().flat_map(|(_, brought)| *brought).map(|one| *one as usize).collect();
+        assert_eq!(listed, Vec::from_iter(0..=Capability::NoIowait as usize));
+        assert!(SINCE.is_sorted_by(|(older, _), (newer, _)| older < newer));
+        assert!(SINCE[0].0 > OLDEST_VERSION);
     }
 
     #[test]
@@ -462,10 +420,10 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_error_and_the_kernel() {
-        let text = Refusal::Setup(io::Error::from_raw_os_error(libc::EPERM)).to_string();
+        let text = refused(&io::Error::from_raw_os_error(libc::EPERM)).to_string();
         assert!(text.contains("os error 1") && text.contains(&release()), "{text}");
         assert!(!text.contains('\n'));
-        let text = Refusal::Setup(io::Error::from_raw_os_error(libc::ENOMEM)).to_string();
+        let text = refused(&io::Error::from_raw_os_error(libc::ENOMEM)).to_string();
         assert!(text.contains("ulimit -l"), "{text}");
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use io_uring::IoUring;
 
-use super::kernel::{Capability, Kernel, Refusal, SETUP_FLAGS, SetFlags};
+use super::kernel::{Capability, Kernel, SETUP_FLAGS, SetFlags, refused};
 use super::provided::ProvidedRing;
 use crate::buffer::{Pool, Size};
 
@@ -50,7 +50,7 @@ pub(super) fn set_up(
                     std::thread::sleep(INTERVAL);
                 }
             }
-            Err(error) => return Err(io::Error::new(error.kind(), Refusal::Setup(error))),
+            Err(error) => return Err(refused(&error)),
             Ok(both) => {
                 if entries < wanted {
                     tracing::warn!(entries, "locked memory is short (ulimit -l): a smaller queue");

@@ -39,7 +39,7 @@ use tokio::time::{Instant, sleep};
 
 use proactor::buffer::Pool;
 use proactor::console::Console;
-use proactor::counters::Counters;
+use proactor::counters::{Counters, LiveCounters};
 use proactor::engine::Engine;
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::limits::{Ended, Limits};
@@ -146,7 +146,7 @@ impl<C: RuntimeHooks> Engine for Coroutines<C> {
     ///
     /// # Panics
     /// If a protocol panics.
-    fn run(&mut self) -> io::Result<Ended> {
+    fn run(&mut self, _: Option<&LiveCounters>) -> io::Result<Ended> {
         let Some(signal) = self.signal.take() else { return Ok(Ended::Drained) };
         let Coroutines { runtime, server, listeners, .. } = self;
         let ended = runtime.block_on(async {

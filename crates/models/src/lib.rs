@@ -197,12 +197,12 @@ pub fn serve(
     ready: impl FnOnce(),
 ) -> io::Result<(Ended, Counters)> {
     let Service { listeners, stop, console, trace } = service;
-    let mut engine = prepared.build(stop, trace)?;
+    let mut engine = (prepared.build)(stop, trace)?;
     // The files of Unix sockets are removed when the server has ended.
     let _files = engine::listen_all(&mut *engine, listeners)?;
     console.map_or(Ok(()), |console| engine.set_console(console))?;
     ready();
-    Ok((engine.run()?, engine.counters()))
+    Ok((engine.run(None)?, engine.counters()))
 }
 
 /// Sets up a model that makes its calls through [`Calls`](proactor::calls::Calls): nothing of it
@@ -261,11 +261,11 @@ mod tests {
                 assert_eq!(model, Model::URING, "only a ring may be refused");
                 continue;
             };
-            let (detail, file) = (prepared.detail().to_owned(), tempfile::tempfile().unwrap());
+            let (detail, file) = (prepared.detail.clone(), tempfile::tempfile().unwrap());
             let mut recording = Recording { file, settings: Settings::default() };
             recording.settings.bytes = 1 << 20;
             let file = recording.file.try_clone().unwrap();
-            let engine = prepared.build(ShutdownSignal::new().unwrap(), Some(recording)).unwrap();
+            let engine = (prepared.build)(ShutdownSignal::new().unwrap(), Some(recording)).unwrap();
             let header = Trace::from_file(&file).unwrap().header;
             assert_eq!(header.model(), model.name());
             assert!(header.text.contains(&("detail".to_owned(), detail)), "{:?}", header.text);

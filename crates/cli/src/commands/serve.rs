@@ -144,7 +144,7 @@ impl ServeArgs {
             idle_sleep: self.idle_sleep,
         };
         let prepared = self.set_up(asked, &options)?;
-        let (model, detail) = (prepared.model(), prepared.detail().to_owned());
+        let (model, detail) = (prepared.model, prepared.detail.clone());
         let stop = stop_signal()?;
         let (listeners, infos) = self.listen()?;
         // Now, so that a server that cannot listen empties no file.
@@ -189,7 +189,7 @@ impl ServeArgs {
         {
             return Some(format!("--kernel is only for uring: {model} does not use io_uring"));
         }
-        let newest = kernel::TABLE.iter().map(|(_, since, ..)| *since).chain(Version::running());
+        let newest = kernel::SINCE.iter().map(|(since, _)| *since).chain(Version::running());
         let newest = newest.max()?;
         if let Some(version) = self.kernel.filter(|version| *version > newest) {
             let known = format!("{newest} is the newest known");
@@ -218,12 +218,12 @@ impl ServeArgs {
         options: &EngineOptions,
     ) -> anyhow::Result<PreparedModel> {
         let prepared = model::set_up(asked, options)?;
-        let (model, reason) = (prepared.model(), prepared.reason());
-        if self.idle_sleep.is_some() && model != NONBLOCKING {
+        let PreparedModel { model, detail, reason, .. } = &prepared;
+        if self.idle_sleep.is_some() && *model != NONBLOCKING {
             wrong_usage(&format!("--idle-sleep is only for nonblocking: {model} sleeps by itself"));
         }
         if asked.is_none() {
-            let reason = if reason.is_empty() { prepared.detail() } else { &reason };
+            let reason = if reason.is_empty() { detail } else { reason };
             self.log.print(&format!("model: {model} (auto): {reason}"));
         }
         Ok(prepared)

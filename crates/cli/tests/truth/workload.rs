@@ -80,7 +80,7 @@ impl Workload {
         let ring = Traced::new(ring, log);
         let mut server = Proactor::new(ring, limits, stop).expect("space for a submission");
         server.listen(ListenerId(0), listener.into(), Factory::of(|_| Echo)).expect("a socket");
-        assert_eq!(server.run().expect("the ring serves"), Ended::Drained);
+        assert_eq!(server.run(None).expect("the ring serves"), Ended::Drained);
         // What follows is not recorded: dropping the ring cancels what is left.
         let events = instance.as_mut().map(|one| one.finish().expect("the buffers are readable"));
         // KernelEvent apart, overflowing completions keep their place; both since 5.19.

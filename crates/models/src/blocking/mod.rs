@@ -55,7 +55,7 @@ use proactor::address::Address;
 use proactor::buffer::BufferClass;
 use proactor::calls::Calls;
 use proactor::console::Console;
-use proactor::counters::Counters;
+use proactor::counters::{Counters, LiveCounters};
 use proactor::engine::Engine;
 use proactor::keys::{ConnId, ListenerId};
 use proactor::lifecycle::{Lifecycle, Stage};
@@ -317,7 +317,7 @@ impl<C: Calls> Engine for Blocking<C> {
     ///
     /// # Panics
     /// If a protocol panicked in its thread.
-    fn run(&mut self) -> io::Result<Ended> {
+    fn run(&mut self, _: Option<&LiveCounters>) -> io::Result<Ended> {
         self.console.iter_mut().for_each(Console::begin);
         let requested = self.serve();
         let at_once = !matches!(requested, Ok(Ended::Drained));

@@ -489,7 +489,7 @@ fn serve<P: Protocol + Clone + Send + Sync>(style: Style, protocol: P, stack: us
         server.threads.stack = stack;
         let factory = Factory::shared(move |_: &Peer| protocol.clone());
         server.listen(ListenerId(0), listener.into(), factory).unwrap();
-        (server.run().unwrap(), server.counters())
+        (server.run(None).unwrap(), server.counters())
     });
     (address, stop, thread)
 }

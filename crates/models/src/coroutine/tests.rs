@@ -64,7 +64,7 @@ fn a_drain_leaves_no_connection_and_no_buffer_behind() {
                 assert_eq!(client.read(&mut [0]).unwrap(), 0, "the end");
             }
         });
-        assert_eq!(coroutines.run().unwrap(), Ended::Drained);
+        assert_eq!(coroutines.run(None).unwrap(), Ended::Drained);
         clients.join().unwrap();
         let counters = coroutines.counters();
         assert_eq!((counters.accepted, counters.closed, counters.cut), (8, 8, 0));
@@ -89,7 +89,7 @@ fn a_second_request_ends_at_once_and_frees_everything() {
             client
         });
         assert_eq!(
-            coroutines.run().unwrap(),
+            coroutines.run(None).unwrap(),
             Ended::AtOnce,
             "a connection that stays does not delay it"
         );
@@ -132,7 +132,7 @@ fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
             }
             stop.request();
         });
-        coroutines.run().unwrap();
+        coroutines.run(None).unwrap();
         clients.join().unwrap();
         let received = std::mem::take(&mut *received.lock().unwrap());
         let before = received.iter().position(|&number| number == 2).expect("it is received from");
@@ -162,7 +162,7 @@ fn a_protocol_that_panics_costs_its_connection_and_no_other() {
             drop(other);
             stop.request();
         });
-        assert_eq!(coroutines.run().unwrap(), Ended::Drained);
+        assert_eq!(coroutines.run(None).unwrap(), Ended::Drained);
         clients.join().unwrap();
         assert_eq!(Engine::counters(&coroutines).panicked, 1);
     });

@@ -42,7 +42,7 @@ use self::single::NewConnection;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::connection_log;
 use proactor::console::Console;
-use proactor::counters::Counters;
+use proactor::counters::{Counters, LiveCounters};
 use proactor::engine::{Engine, Listeners};
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::lifecycle::{self, Lifecycle, Stage};
@@ -371,7 +371,7 @@ impl<C: ForkHooks> Engine for Processes<C> {
     ///
     /// # Errors
     /// poll(2) or waitid(2) fails.
-    fn run(&mut self) -> io::Result<Ended> {
+    fn run(&mut self, _: Option<&LiveCounters>) -> io::Result<Ended> {
         lifecycle::run(|| self.run_once())
     }
 
