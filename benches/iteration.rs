@@ -82,10 +82,6 @@ impl Ring for Instant {
         &self.pool
     }
 
-    fn sockets(&self) -> usize {
-        usize::MAX
-    }
-
     fn now(&self) -> Nanos {
         Nanos(0)
     }

@@ -101,10 +101,6 @@ impl Ring for Watched {
         self.ring.pool()
     }
 
-    fn sockets(&self) -> usize {
-        self.ring.sockets()
-    }
-
     fn now(&self) -> Nanos {
         self.ring.now()
     }

@@ -285,20 +285,19 @@ pub trait Ring {
         None
     }
 
-    /// Returns how many sockets it can hold at a time.
-    fn sockets(&self) -> usize;
-
     /// Returns the file descriptor of a socket, if it has one.
     fn descriptor(&self, _socket: Socket) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// Returns the time of the ring's clock.
-    fn now(&self) -> Nanos;
-
     /// Returns the ring's clock.
     fn clock(&self) -> Clock {
         Clock::default()
+    }
+
+    /// Returns the time of the ring's clock.
+    fn now(&self) -> Nanos {
+        self.clock().now()
     }
 
     /// Queues an operation, and submits others first if the queue is full.

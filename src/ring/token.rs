@@ -33,6 +33,11 @@ impl Token {
         Kind::from_number((self.0 >> 56) as u8)
     }
 
+    /// Returns the token of an operation of another kind on the same.
+    pub fn with(self, kind: Kind) -> Token {
+        Token((kind as u64) << 56 | self.0 << 8 >> 8)
+    }
+
     /// Returns the connection, for an operation on one.
     pub fn conn(self) -> ConnId {
         ConnId::new(self.0 as u32, (self.0 >> 32) as u32 & 0xff_ffff)

@@ -154,11 +154,6 @@ impl Uring {
         })
     }
 
-    /// Returns the capabilities that it uses.
-    pub fn kernel(&self) -> Kernel {
-        self.kernel
-    }
-
     /// The `IORING_SETUP_*` flags that the ring was made with.
     pub fn setup_flags(&self) -> u32 {
         setup_flags(self.kernel)
@@ -356,19 +351,11 @@ impl Ring for Uring {
         }
     }
 
-    fn sockets(&self) -> usize {
-        self.sockets
-    }
-
     fn descriptor(&self, socket: Socket) -> Option<BorrowedFd<'_>> {
         let fd = socket.0 as RawFd;
         // SAFETY: the kernel gave this descriptor to this ring, which alone closes it, and takes it
         // out of `descriptors` before it does; `self` is borrowed as long as the answer is.
         self.descriptors.contains(&fd).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
-    }
-
-    fn now(&self) -> Nanos {
-        os::now()
     }
 }
 
@@ -379,9 +366,7 @@ impl Drop for Uring {
     fn drop(&mut self) {
         let wait = Duration::from_millis(100);
         for _ in 0..20 {
-            while let Some(cqe) = self.reap() {
-                drop(self.take_buffer_if_recv(cqe));
-            }
+            while self.next().is_some() {}
             while self.next_implied().is_some() {}
             if self.in_flight == 0 {
                 break;
@@ -416,14 +401,6 @@ impl Drop for Uring {
 }
 
 impl Uring {
-    fn take_buffer_if_recv(&mut self, cqe: Cqe) -> Option<Lease> {
-        if matches!(cqe.token.kind(), Some(Kind::Recv | Kind::Read)) {
-            self.take_buffer(cqe)
-        } else {
-            None
-        }
-    }
-
     fn cancel_everything(&mut self) {
         if self.is_full() {
             return;
@@ -445,8 +422,7 @@ impl Uring {
         let others = [(Kind::Read, 0), (Kind::PollRead, 0), (Kind::Wake, 0), TIMER];
         for token in accepts.chain(others.map(|(kind, index)| Token::at(kind, index))) {
             if !self.is_full() {
-                let cancel = opcode::AsyncCancel::new(token.0).build();
-                self.queue(cancel, Token::at(Kind::Internal, 0), -1, 0, 0);
+                self.queue_cancel_of(token, Token::at(Kind::Internal, 0));
             }
         }
     }

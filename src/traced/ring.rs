@@ -13,7 +13,6 @@ use proactor_record::{Kind, Log, Record, WaitMode};
 
 use super::{Traced, minus_errno};
 use crate::buffer::{Lease, Pool, Size};
-use crate::clock::Nanos;
 use crate::keys::ConnId;
 use crate::os::Clock;
 use crate::ring::{AcceptId, Cqe, Entered, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
@@ -96,16 +95,8 @@ impl<R: Ring> Ring for Traced<R> {
         self.inner.peer_address(accept, socket)
     }
 
-    fn sockets(&self) -> usize {
-        self.inner.sockets()
-    }
-
     fn descriptor(&self, socket: Socket) -> Option<BorrowedFd<'_>> {
         self.inner.descriptor(socket)
-    }
-
-    fn now(&self) -> Nanos {
-        self.inner.now()
     }
 
     fn clock(&self) -> Clock {

@@ -468,10 +468,6 @@ impl Ring for Sim {
         self.accepts_once().then(|| address_of(open.client))
     }
 
-    fn sockets(&self) -> usize {
-        self.sockets.len()
-    }
-
     fn now(&self) -> Nanos {
         self.now
     }
