@@ -52,6 +52,7 @@ pub use accept::AcceptFailure;
 pub use child::{Order, await_end, die_with_parent, order_group, terminate};
 pub use clock::Clock;
 pub use io_signals::IoSignals;
+pub use proactor_record::sys::memory_file;
 pub use readiness::{
     FdSet, SELECT_LIMIT, epoll_create, epoll_ctl, epoll_wait, is_readable, poll, select, sleep,
 };
@@ -67,11 +68,7 @@ pub use socket::{
 
 /// Reads the monotonic clock.
 pub fn now() -> Nanos {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is written to during the call; this clock is always there. Not a system call:
-    // the vDSO answers.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    Nanos(proactor_record::sys::monotonic())
 }
 
 /// A tracefs(5) that is mounted nowhere: it is seen through this descriptor, and gone with it.
@@ -92,20 +89,6 @@ pub fn private_tracefs() -> io::Result<OwnedFd> {
     syscall!(syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, none, none, 0))?;
     // 1: close on exec.
     Ok(own(syscall!(syscall(libc::SYS_fsmount, fd, 1, 0))?))
-}
-
-// Files.
-
-/// A file in memory, without a name: it is gone with its last descriptor and mapping. `name` is
-/// what `/proc/PID/fd` shows.
-///
-/// # Errors
-/// memfd_create(2); Linux 3.17 and newer have it.
-pub fn memory_file(name: &std::ffi::CStr) -> io::Result<std::fs::File> {
-    // The name ends with a zero and is read during the call.
-    let fd = syscall!(memfd_create(name.as_ptr(), libc::MFD_CLOEXEC))?;
-    // SAFETY: the kernel has just returned this descriptor, and no other value owns it.
-    Ok(unsafe { std::fs::File::from_raw_fd(fd) })
 }
 
 // Limits.

@@ -112,7 +112,7 @@ impl NewLog {
             setup: about.setup_flags,
             ..Numbers::default()
         };
-        let mut log = OwnedLog::new(file, capacity, writers)?;
+        let mut log = OwnedLog::new(file, capacity)?;
         let begun = match (clock, settings.clock) {
             (Clock::Tsc, _) => calibrate(&mut numbers),
             (Clock::Nanos, Some(_)) => 0,

@@ -5,11 +5,11 @@
 //! [`Unreadable`] that says what is wrong, or the records that are there and, in
 //! [`Trace::remarks`], what is missing. [`Reader`] is the same decoder with a position: it returns
 //! what was written since it was last asked. It maps nothing and takes no lock, so it does not
-//! disturb the recorder.
+//! disturb the recorder. Bytes in memory are read as a file in memory: there is one way to read.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -25,49 +25,6 @@ use crate::sys;
 const GRACE: Duration = Duration::from_secs(1);
 /// Records read at a time.
 const CHUNK: u64 = 16_384;
-
-/// The bytes of a trace.
-#[derive(Debug)]
-enum TraceBytes<'a> {
-    File(File),
-    Memory(&'a [u8]),
-}
-
-impl TraceBytes<'_> {
-    /// Reads from this offset on, as far as the bytes go.
-    fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
-        let file = match self {
-            TraceBytes::File(file) => file,
-            TraceBytes::Memory(all) => {
-                let rest = all.get(usize::try_from(at).unwrap_or(usize::MAX)..).unwrap_or_default();
-                let len = rest.len().min(bytes.len());
-                bytes[..len].copy_from_slice(&rest[..len]);
-                return Ok(len);
-            }
-        };
-        let mut len = 0;
-        while len < bytes.len() {
-            match file.read_at(&mut bytes[len..], at + len as u64)? {
-                0 => break,
-                n => len += n,
-            }
-        }
-        Ok(len)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        match self {
-            TraceBytes::File(file) => Ok(file.metadata()?.len()),
-            TraceBytes::Memory(bytes) => Ok(bytes.len() as u64),
-        }
-    }
-
-    fn header(&self) -> Result<Header, Unreadable> {
-        let mut bytes = [0; HEADER];
-        let len = self.read_at(&mut bytes, 0)?;
-        Header::parse(&bytes[..len])
-    }
-}
 
 /// A trace that has been read: its header, and the records that are there, oldest first.
 #[derive(Debug, Clone)]
@@ -97,7 +54,7 @@ impl Trace {
     /// It cannot be read, or is not a trace.
     pub fn from_file(file: &File) -> Result<Trace, Unreadable> {
         if file.metadata()?.is_file() {
-            return Trace::read(TraceBytes::File(file.try_clone()?));
+            return Trace::read(file.try_clone()?);
         }
         // The header first: something else may be long, or never end.
         let mut bytes = Vec::new();
@@ -112,21 +69,20 @@ impl Trace {
     /// # Errors
     /// They are not a trace.
     pub fn from_bytes(bytes: &[u8]) -> Result<Trace, Unreadable> {
-        Trace::read(TraceBytes::Memory(bytes))
+        Header::parse(bytes)?;
+        let mut file = sys::memory_file(c"trace")?;
+        file.write_all(bytes)?;
+        Trace::read(file)
     }
 
-    fn read(source: TraceBytes<'_>) -> Result<Trace, Unreadable> {
-        let slots = source.len()?.saturating_sub(HEADER as u64);
-        let mut reader = Reader::of(source, false)?;
-        reader.begins_late = true;
+    fn read(file: File) -> Result<Trace, Unreadable> {
+        let slots = file.metadata()?.len().saturating_sub(HEADER as u64) / RECORD as u64;
+        let mut reader = Reader { begins_late: true, ..Reader::new(file, false)? };
         let header = reader.header.clone();
         let mut remarks = Vec::new();
-        if slots / (RECORD as u64) < header.capacity {
-            remarks.push(format!(
-                "the file is cut short: {} of {} slots are there",
-                slots / RECORD as u64,
-                header.capacity
-            ));
+        if slots < header.capacity {
+            let all = header.capacity;
+            remarks.push(format!("the file is cut short: {slots} of {all} slots are there"));
         }
         while reader.next < header.head {
             reader.read_some(header.head, true)?;
@@ -148,10 +104,7 @@ impl Trace {
     /// How many records are missing of those that should have been written. Those that a file
     /// which is cut short lacks are not counted.
     pub fn lost(&self) -> u64 {
-        let unwritten = match self.header.writers {
-            Writers::One => 0,
-            _ => self.absent(),
-        };
+        let unwritten = if self.header.writers == Writers::One { 0 } else { self.absent() };
         self.first.saturating_add(self.header.missed).saturating_add(unwritten)
     }
 
@@ -177,8 +130,8 @@ impl Record {
 
 /// A position in a trace, which may still be written.
 #[derive(Debug)]
-pub struct Reader<'a> {
-    source: TraceBytes<'a>,
+pub struct Reader {
+    file: File,
     header: Header,
     /// The number of the next record to read.
     next: u64,
@@ -199,19 +152,13 @@ pub struct Reader<'a> {
     dead: HashMap<u64, (u32, u8)>,
 }
 
-impl Reader<'static> {
+impl Reader {
     /// Begins with the oldest record that there is; or, if `from_now`, with the next one written.
     ///
     /// # Errors
     /// The file cannot be read, or is not a trace.
-    pub fn new(file: File, from_now: bool) -> Result<Reader<'static>, Unreadable> {
-        Reader::of(TraceBytes::File(file), from_now)
-    }
-}
-
-impl<'a> Reader<'a> {
-    fn of(source: TraceBytes<'a>, from_now: bool) -> Result<Reader<'a>, Unreadable> {
-        let header = source.header()?;
+    pub fn new(file: File, from_now: bool) -> Result<Reader, Unreadable> {
+        let header = read_header(&file)?;
         let next = if from_now { header.head } else { header.oldest(header.head) };
         Ok(Reader {
             next,
@@ -223,7 +170,7 @@ impl<'a> Reader<'a> {
             marked: (sys::monotonic(), header.head),
             settled: 0,
             dead: HashMap::new(),
-            source,
+            file,
             header,
         })
     }
@@ -290,11 +237,10 @@ impl<'a> Reader<'a> {
     /// Whether nothing more will be written: the recorder was closed, or its process has ended.
     /// There may be records that were not read yet.
     pub fn is_over(&self) -> bool {
-        let TraceBytes::File(file) = &self.source else { return true };
         // A recorder has the file locked. Where there are no locks, the process says it.
         let runs = || {
             let process = || fs::exists(format!("/proc/{}", self.header.pid)).unwrap_or(true);
-            sys::is_locked(file.as_fd()).unwrap_or_else(|_| process())
+            sys::is_locked(self.file.as_fd()).unwrap_or_else(|_| process())
         };
         self.header.ended || !runs()
     }
@@ -316,7 +262,7 @@ impl<'a> Reader<'a> {
         let count = last.min(CHUNK) as usize;
         let mut bytes = vec![0; count * RECORD];
         let at = HEADER as u64 + slot * RECORD as u64;
-        let there = self.source.read_at(&mut bytes, at)? / RECORD;
+        let there = read_at(&self.file, &mut bytes, at)? / RECORD;
         if self.header.writers != Writers::One && !self.header.ended {
             self.settle(&mut bytes[..there * RECORD], at)?;
         }
@@ -356,7 +302,7 @@ impl<'a> Reader<'a> {
     fn settle(&self, slots: &mut [u8], at: u64) -> io::Result<()> {
         const LAST: usize = RECORD - 8;
         let mut again = vec![0; slots.len()];
-        let there = self.source.read_at(&mut again, at)?;
+        let there = read_at(&self.file, &mut again, at)?;
         let pairs = slots.chunks_exact_mut(RECORD).zip(again[..there].chunks_exact(RECORD));
         for (slot, again) in pairs {
             let same = slot[LAST..] == again[LAST..];
@@ -377,10 +323,7 @@ impl<'a> Reader<'a> {
 
     /// Reads the header again.
     fn look(&mut self) -> Result<(), Unreadable> {
-        if matches!(self.source, TraceBytes::Memory(_)) {
-            return Ok(());
-        }
-        let header = self.source.header().map_err(|error| match error {
+        let header = read_header(&self.file).map_err(|error| match error {
             // Emptied by the next recorder.
             Unreadable::Foreign | Unreadable::Short(_) => Unreadable::Replaced,
             error => error,
@@ -421,4 +364,22 @@ impl<'a> Reader<'a> {
             _ => self.held.push(Record::absent(many, number, self.time)),
         }
     }
+}
+
+fn read_header(file: &File) -> Result<Header, Unreadable> {
+    let mut bytes = [0; HEADER];
+    let len = read_at(file, &mut bytes, 0)?;
+    Header::parse(&bytes[..len])
+}
+
+/// Reads from this offset on, as far as the file goes.
+fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut len = 0;
+    while len < bytes.len() {
+        match file.read_at(&mut bytes[len..], at + len as u64)? {
+            0 => break,
+            n => len += n,
+        }
+    }
+    Ok(len)
 }

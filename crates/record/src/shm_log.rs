@@ -10,68 +10,14 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
-use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use crate::format::{HEADER, RECORD, Writers, at, pair};
+use memmap2::{Advice, MmapOptions, MmapRaw};
+
+use crate::format::{HEADER, RECORD, at, pair};
 use crate::record::Record;
 use crate::sys;
-
-/// Pages that are mapped to read and to write, until the value is dropped.
-#[derive(Debug)]
-struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: a `Mapping` owns its pages: no other value has them, and any thread may unmap them.
-unsafe impl Send for Mapping {}
-// SAFETY: all access with `&Mapping` is by atomics: `long`, `short`, `slot` and `take_over`. The
-// others (`put` and `bytes` of a log with one owner) need `&mut OwnedLog`.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    /// Maps `len` new bytes, at an address of the kernel's choice: of `file`, or zeroed memory.
-    fn map(len: usize, flags: i32, file: Option<&File>) -> io::Result<Mapping> {
-        let flags = flags | if file.is_none() { libc::MAP_ANONYMOUS } else { 0 };
-        let fd = file.map_or(-1, File::as_raw_fd);
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: without MAP_FIXED, a new mapping overlaps no memory in use.
-        let base = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, fd, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = NonNull::new(base.cast()).expect("without MAP_FIXED, nothing is mapped at zero");
-        Ok(Mapping { base, len })
-    }
-
-    /// Makes these pages present and writable before a write needs them. The first write to a page
-    /// of a file is a page fault even if the page is present: its filesystem must learn of it
-    /// (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14). Returns false on older kernels, where the
-    /// pages come one by one.
-    fn populate(&self, part: Range<usize>) -> bool {
-        assert!(part.start <= part.end && part.end <= self.len, "pages of this mapping");
-        // SAFETY: the range lies within the mapping, asserted above, and the call leaves its
-        // contents as they are.
-        let refused = unsafe {
-            let base = self.base.as_ptr().add(part.start).cast();
-            libc::madvise(base, part.len(), libc::MADV_POPULATE_WRITE) != 0
-        };
-        if refused {
-            tracing::debug!("pages of the trace come one by one: {}", io::Error::last_os_error());
-        }
-        !refused
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: `map` mapped this address with this length; all references into it borrow `self`.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
-    }
-}
 
 /// A header and `capacity` slots, which one owner writes.
 ///
@@ -93,40 +39,49 @@ impl Drop for Mapping {
 /// [`MARGIN`]: crate::format::MARGIN
 #[derive(Debug)]
 pub(crate) struct OwnedLog {
-    /// [`length`] bytes: never empty, and aligned to a page.
-    pages: Mapping,
+    /// A header and `capacity` slots: never empty, and aligned to a page. All access with
+    /// `&OwnedLog` is by atomics: `long`, `short`, `slot` and `take_over`; `put` and `bytes` need
+    /// `&mut OwnedLog`.
+    pages: MmapRaw,
     /// A power of two.
     capacity: u32,
     /// Keeps the file open, and so its lock held.
-    _file: Option<File>,
+    _file: File,
 }
 
 impl OwnedLog {
-    /// Maps a file, after it has set its size to that of the log. Without a file it maps memory;
-    /// with many writers, forked children share this memory with their parent.
+    /// Maps a file, after it has set its size to that of the log. Without a file it maps memory,
+    /// which forked children share with their parent.
     ///
     /// # Errors
     /// The disk or the memory is full, the file cannot be mapped, or another recorder has it.
     ///
     /// # Panics
     /// If `capacity` is not a power of two.
-    pub(crate) fn new(
-        file: Option<&File>,
-        capacity: u32,
-        writers: Writers,
-    ) -> io::Result<OwnedLog> {
+    pub(crate) fn new(file: Option<&File>, capacity: u32) -> io::Result<OwnedLog> {
         assert!(capacity.is_power_of_two(), "a slot is found by a mask");
-        let len = length(capacity);
-        if let Some(file) = file {
-            allocate(file, len)?;
+        let len = HEADER + capacity as usize * RECORD;
+        let Some(file) = file else {
+            let (pages, file) = map_memory(len)?;
+            return Ok(OwnedLog { pages, capacity, _file: file });
+        };
+        allocate(file, len)?;
+        let pages = MmapOptions::new().len(len).map_raw(file)?;
+        let log = OwnedLog { pages, capacity, _file: file.try_clone()? };
+        log.populate(0, len);
+        Ok(log)
+    }
+
+    /// Makes these pages present and writable before a write needs them. The first write to a page
+    /// of a file is a page fault even if the page is present: its filesystem must learn of it
+    /// (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14). Returns false on older kernels, where the
+    /// pages come one by one.
+    fn populate(&self, from: usize, len: usize) -> bool {
+        let result = self.pages.advise_range(Advice::PopulateWrite, from, len);
+        if let Err(error) = &result {
+            tracing::debug!("pages of the trace come one by one: {error}");
         }
-        let is_private = file.is_none() && writers == Writers::One;
-        let flags = if is_private { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
-        let pages = Mapping::map(len, flags, file)?;
-        if file.is_some() {
-            pages.populate(0..len);
-        }
-        Ok(OwnedLog { pages, capacity, _file: file.map(File::try_clone).transpose()? })
+        result.is_ok()
     }
 
     /// A number of eight bytes in the header.
@@ -138,7 +93,7 @@ impl OwnedLog {
         assert!(at.is_multiple_of(8) && at + 8 <= HEADER, "a number of the header");
         // SAFETY: the mapping begins at a page and with the header, and `at` is aligned and within
         // the header, asserted above. The reference borrows `self`, which keeps the mapping.
-        unsafe { AtomicU64::from_ptr(self.pages.base.as_ptr().add(at).cast()) }
+        unsafe { AtomicU64::from_ptr(self.pages.as_mut_ptr().add(at).cast()) }
     }
 
     /// A number of four bytes in the header.
@@ -149,7 +104,7 @@ impl OwnedLog {
     pub(crate) fn short(&self, at: usize) -> &AtomicU32 {
         assert!(at.is_multiple_of(4) && at + 4 <= HEADER, "a number of the header");
         // SAFETY: as in `long`.
-        unsafe { AtomicU32::from_ptr(self.pages.base.as_ptr().add(at).cast()) }
+        unsafe { AtomicU32::from_ptr(self.pages.as_mut_ptr().add(at).cast()) }
     }
 
     /// The slot of record number `n`.
@@ -159,7 +114,7 @@ impl OwnedLog {
         // SAFETY: the mapping has `capacity` slots behind the header, each of four words and at a
         // multiple of 32 bytes; the mask keeps the index below `capacity`. The reference borrows
         // `self`, which keeps the mapping.
-        unsafe { &*self.pages.base.as_ptr().add(HEADER + slot * RECORD).cast() }
+        unsafe { &*self.pages.as_mut_ptr().add(HEADER + slot * RECORD).cast() }
     }
 
     /// Compares the clock's ticks with nanoseconds once more: a longer time gives a better rate.
@@ -195,7 +150,7 @@ impl OwnedLog {
         // SAFETY: the range lies within the header, asserted above. `&mut self` excludes other
         // references into the mapping, and so `bytes` is not part of it.
         unsafe {
-            let base = self.pages.base.as_ptr().add(at);
+            let base = self.pages.as_mut_ptr().add(at);
             base.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
         }
     }
@@ -205,7 +160,7 @@ impl OwnedLog {
         // SAFETY: so many bytes are mapped and initialized (the kernel zeroes new pages). Nothing
         // writes to them while the slice exists: it borrows `self` mutably, and a log of one owner
         // is written by that owner only.
-        unsafe { std::slice::from_raw_parts(self.pages.base.as_ptr(), self.pages.len) }
+        unsafe { std::slice::from_raw_parts(self.pages.as_ptr(), self.pages.len()) }
     }
 }
 
@@ -259,7 +214,7 @@ pub(crate) struct SharedLog {
     /// For each slot one word: in its upper half how many laps have skipped the slot, in its lower
     /// half the latest of them. The memory is shared with forked children and not in the file; no
     /// page of it is touched as long as no writer is late.
-    skipped: Box<Mapping>,
+    skipped: Box<MmapRaw>,
 }
 
 impl SharedLog {
@@ -269,8 +224,7 @@ impl SharedLog {
     /// The memory is full.
     pub(crate) fn new(log: OwnedLog) -> io::Result<SharedLog> {
         let len = log.capacity as usize * size_of::<AtomicU64>();
-        let skipped = Box::new(Mapping::map(len, libc::MAP_SHARED, None)?);
-        Ok(SharedLog { log, skipped })
+        Ok(SharedLog { log, skipped: Box::new(map_memory(len)?.0) })
     }
 
     /// The header, which all writers access.
@@ -299,8 +253,8 @@ impl SharedLog {
         let slot = (number & u64::from(self.log.capacity - 1)) & !(BLOCK - 1);
         // `from` begins a page of any size up to the header's: the header lies before slot 0.
         let from = slot as usize * RECORD;
-        let to = (from + HEADER + BLOCK as usize * RECORD).min(self.log.pages.len);
-        self.log.pages.populate(from..to)
+        let to = (from + HEADER + BLOCK as usize * RECORD).min(self.log.pages.len());
+        self.log.populate(from, to - from)
     }
 
     /// Writes record `number`, which was reserved: steps 2 to 6 of the protocol.
@@ -346,7 +300,7 @@ impl SharedLog {
         let slot = (number as u32 & (self.log.capacity - 1)) as usize;
         // SAFETY: `skipped` has a word for each slot, and begins at a page; the mask keeps the
         // index below `capacity`. The reference borrows `self`, which keeps the mapping.
-        let skipped = unsafe { self.skipped.base.cast::<AtomicU64>().add(slot).as_ref() };
+        let skipped = unsafe { &*self.skipped.as_ptr().cast::<AtomicU64>().add(slot) };
         let lap = (number / u64::from(self.log.capacity)) as u32;
         let mut is_over = false;
         let count_in = |word: u64| {
@@ -362,7 +316,7 @@ impl SharedLog {
 
     /// Returns the header and all slots, without the records that are being written.
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.log.pages.len);
+        let mut bytes = Vec::with_capacity(self.log.pages.len());
         for at in (0..HEADER).step_by(8) {
             bytes.extend(self.log.long(at).load(Ordering::Acquire).to_ne_bytes());
         }
@@ -424,6 +378,13 @@ fn prefetch(_slot: &[AtomicU64; 4]) {
     }
 }
 
+/// Maps this many zeroed bytes of a file in memory.
+fn map_memory(len: usize) -> io::Result<(MmapRaw, File)> {
+    let file = sys::memory_file(c"proactor.trace")?;
+    file.set_len(len as u64)?;
+    Ok((MmapOptions::new().len(len).map_raw(&file)?, file))
+}
+
 /// Locks a file that will be mapped, empties it and reserves this many bytes of the disk.
 fn allocate(file: &File, len: usize) -> io::Result<()> {
     if !sys::lock(file.as_fd())? {
@@ -436,8 +397,4 @@ fn allocate(file: &File, len: usize) -> io::Result<()> {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
-}
-
-fn length(capacity: u32) -> usize {
-    HEADER + capacity as usize * RECORD
 }

@@ -1,14 +1,19 @@
-//! What the recorder needs of the machine: clocks, a thread's number, a lock on a file.
+//! What the recorder needs of the machine: clocks, a thread's number, a file in memory, a lock on a
+//! file.
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The monotonic clock, in nanoseconds.
+#[inline]
 pub fn monotonic() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is written to during the call; this clock exists on every Linux.
+    // SAFETY: `time` is written to during the call; this clock exists on every Linux. Not a system
+    // call: the vDSO answers.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
@@ -65,6 +70,21 @@ pub fn uname() -> String {
         String::from_utf8_lossy(&bytes).into_owned()
     };
     fields.map(text).join(" ")
+}
+
+/// A file in memory, without a name: it is gone with its last descriptor and mapping. `name` is
+/// what `/proc/PID/fd` shows.
+///
+/// # Errors
+/// memfd_create(2); Linux 3.17 and newer have it.
+pub fn memory_file(name: &CStr) -> io::Result<File> {
+    // SAFETY: the name ends with a zero and is read during the call.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+    if fd == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just returned this descriptor, and no other value owns it.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 /// How often recording was asked to stop or to go on.

@@ -33,34 +33,28 @@ impl FromStr for StopTrigger {
 
     /// `p99>1ms` (any percentile), `error`, `overflow` or `signal`.
     fn from_str(text: &str) -> Result<StopTrigger, String> {
-        let wrong =
-            || format!("unknown trigger {text:?}: write p99>1ms, error, overflow or signal");
-        let named = [StopTrigger::Error, StopTrigger::Overflow, StopTrigger::Signal];
-        if let Some(trigger) = named.into_iter().find(|trigger| trigger.to_string() == text) {
-            return Ok(trigger);
-        }
-        let (percent, over) =
-            text.strip_prefix('p').and_then(|rest| rest.split_once('>')).ok_or_else(wrong)?;
-        let over = duration(over).ok_or_else(wrong)?;
-        let percent: f64 = percent.parse().map_err(|_| wrong())?;
-        if !(0.0..100.0).contains(&percent) || over.is_zero() {
-            return Err(wrong());
-        }
-        Ok(StopTrigger::Age { quantile: percent / 100.0, over })
+        let age = || {
+            let (percent, over) = text.strip_prefix('p')?.split_once('>')?;
+            let (percent, over) = (percent.parse::<f64>().ok()?, duration(over)?);
+            let is_valid = (0.0..100.0).contains(&percent) && !over.is_zero();
+            is_valid.then_some(StopTrigger::Age { quantile: percent / 100.0, over })
+        };
+        let mut named =
+            [StopTrigger::Error, StopTrigger::Overflow, StopTrigger::Signal].into_iter();
+        named.find(|trigger| trigger.to_string() == text).or_else(age).ok_or_else(|| {
+            format!("unknown trigger {text:?}: write p99>1ms, error, overflow or signal")
+        })
     }
 }
 
 /// A duration, as `1.5ms`, `1500us` or `2` (seconds).
 fn duration(text: &str) -> Option<Duration> {
-    let at = text.find(char::is_alphabetic).unwrap_or(text.len());
-    let (number, unit) = text.split_at(at);
-    let seconds = match unit {
-        "us" | "µs" => 1e-6,
-        "ms" => 1e-3,
-        "" | "s" => 1.0,
-        "m" | "min" => 60.0,
-        _ => return None,
-    };
+    let units = [("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("min", 60.0), ("m", 60.0), ("s", 1.0)];
+    let split = |&(unit, seconds)| Some((text.strip_suffix(unit)?, seconds));
+    let (number, seconds) = units.iter().find_map(split).unwrap_or((text, 1.0));
+    if number.contains(char::is_alphabetic) {
+        return None; // Not `1e3`.
+    }
     let number: f64 = number.trim().parse().ok()?;
     Duration::try_from_secs_f64(number * seconds).ok()
 }
@@ -83,15 +77,10 @@ impl fmt::Display for StopTrigger {
 const WINDOW: u64 = 1024;
 
 /// Looks at each record for the conditions of the triggers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct TriggerWatch {
     error: bool,
     overflow: bool,
-    ages: Option<Ages>,
-}
-
-#[derive(Debug)]
-struct Ages {
     limits: Vec<Limit>,
     /// When each operation or call in flight began.
     begun: HashMap<Pairing, u64>,
@@ -111,18 +100,19 @@ struct Limit {
 impl TriggerWatch {
     /// Watches for these, on a clock of so many ticks a second; `None` if none needs it.
     pub(crate) fn new(triggers: &[StopTrigger], hertz: u64) -> Option<TriggerWatch> {
-        let has = |wanted| triggers.contains(&wanted);
-        let limit = |trigger: &StopTrigger| match *trigger {
-            StopTrigger::Age { quantile, over } => {
-                let over = (over.as_secs_f64() * hertz as f64) as u64;
-                Some(Limit { quantile, over, beyond: 0 })
+        let mut watch = TriggerWatch::default();
+        for trigger in triggers {
+            match *trigger {
+                StopTrigger::Age { quantile, over } => {
+                    let over = (over.as_secs_f64() * hertz as f64) as u64;
+                    watch.limits.push(Limit { quantile, over, beyond: 0 });
+                }
+                StopTrigger::Error => watch.error = true,
+                StopTrigger::Overflow => watch.overflow = true,
+                StopTrigger::Signal => {}
             }
-            _ => None,
-        };
-        let limits: Vec<_> = triggers.iter().filter_map(limit).collect();
-        let ages = (!limits.is_empty()).then(|| Ages { limits, begun: HashMap::new(), seen: 0 });
-        let (error, overflow) = (has(StopTrigger::Error), has(StopTrigger::Overflow));
-        (error || overflow || ages.is_some()).then_some(TriggerWatch { error, overflow, ages })
+        }
+        (watch.error || watch.overflow || !watch.limits.is_empty()).then_some(watch)
     }
 
     /// Returns the reason to stop, if this record is one.
@@ -135,12 +125,11 @@ impl TriggerWatch {
         if self.error && ends && record.is_failure() {
             return Some(Frozen::Error);
         }
-        self.ages.as_mut()?.see(record, kind).then_some(Frozen::Age)
+        (!self.limits.is_empty() && self.is_too_old(record, kind)).then_some(Frozen::Age)
     }
-}
 
-impl Ages {
-    fn see(&mut self, record: &Record, kind: RecordKind) -> bool {
+    /// Whether this record is the last of a window with too many old operations.
+    fn is_too_old(&mut self, record: &Record, kind: RecordKind) -> bool {
         match kind {
             RecordKind::Sqe | RecordKind::CallBegin => {
                 self.begun.insert(record.pairing(), record.time);
@@ -150,7 +139,9 @@ impl Ages {
                 if let Some(begun) = self.begun.remove(&record.pairing())
                     && record.op().is_some_and(|op| !op.waits_for_others(may_sleep))
                 {
-                    self.add(record.time.saturating_sub(begun));
+                    let age = record.time.saturating_sub(begun);
+                    self.seen += 1;
+                    self.limits.iter_mut().for_each(|one| one.beyond += u64::from(age > one.over));
                 }
             }
             _ => {}
@@ -165,11 +156,6 @@ impl Ages {
             is_beyond |= within < ((limit.quantile * seen as f64).ceil() as u64).max(1);
         }
         is_beyond
-    }
-
-    fn add(&mut self, age: u64) {
-        self.seen += 1;
-        self.limits.iter_mut().for_each(|limit| limit.beyond += u64::from(age > limit.over));
     }
 }
 

@@ -14,7 +14,7 @@ use super::kernel;
 /// A position in a trace that is being written.
 #[derive(Debug)]
 pub struct Follow {
-    reader: Reader<'static>,
+    reader: Reader,
     decoder: Decoder,
 }
 
@@ -47,9 +47,9 @@ impl Follow {
 
 /// What the reader knows: its header, what is lost, and whether nothing more comes.
 impl Deref for Follow {
-    type Target = Reader<'static>;
+    type Target = Reader;
 
-    fn deref(&self) -> &Reader<'static> {
+    fn deref(&self) -> &Reader {
         &self.reader
     }
 }

@@ -70,7 +70,7 @@ fn marks_of(trace: &Trace) -> HashMap<u16, Vec<u32>> {
 }
 
 /// A file, which is locked as long as it is open, a writer into it, and a reader of what follows.
-fn followed() -> (tempfile::NamedTempFile, Writer, Reader<'static>) {
+fn followed() -> (tempfile::NamedTempFile, Writer, Reader) {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let about = About::default();
     let writer = Writer::new(Some(file.as_file()), &settings(), &about, Writers::Threads).unwrap();
@@ -80,7 +80,7 @@ fn followed() -> (tempfile::NamedTempFile, Writer, Reader<'static>) {
 }
 
 /// What was written since the last call.
-fn poll(reader: &mut Reader<'_>) -> Vec<Payload> {
+fn poll(reader: &mut Reader) -> Vec<Payload> {
     reader.poll().expect("it is a trace").iter().map(Record::payload).collect()
 }
 
@@ -151,7 +151,7 @@ fn a_reader_while_many_write_sees_nothing_torn() {
 /// Of two slots, so that a writer is at work on what is read.
 #[test]
 fn what_is_written_to_meanwhile_is_not_among_what_is_read() {
-    let log = SharedLog::new(OwnedLog::new(None, 2, Writers::Threads).unwrap()).unwrap();
+    let log = SharedLog::new(OwnedLog::new(None, 2).unwrap()).unwrap();
     let whole = |slot: &[u8; RECORD]| {
         let record = Record::from_bytes(slot);
         let right = telling((record.id >> 32) as u16, record.id as u32);
