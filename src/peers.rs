@@ -295,8 +295,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Starts to drain every connection.
     pub fn finish_all(&mut self) {
-        let ids: Vec<ConnId> = self.slab.iter_mut().map(|(id, _)| id).collect();
-        ids.into_iter().for_each(|id| self.finish(id));
+        self.ids(None).into_iter().for_each(|id| self.finish(id));
     }
 
     /// Drains a connection: it sends what it is owed, and ends.
@@ -307,8 +306,7 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Breaks every open connection: the drain's deadline has passed.
     pub fn cut(&mut self) {
         self.counters.cut = self.len() as u64;
-        let ids: Vec<ConnId> = self.slab.iter_mut().map(|(id, _)| id).collect();
-        ids.into_iter().for_each(|id| self.broken(id, CloseReason::Cut));
+        self.ids(None).into_iter().for_each(|id| self.broken(id, CloseReason::Cut));
     }
 
     // Getters.

@@ -333,7 +333,7 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
 
     fn run(&mut self, live: Option<&LiveCounters>) -> io::Result<Ended> {
         if let Some(input) = &mut self.console {
-            input.console.begin();
+            input.console.flush();
         }
         lifecycle::run(|| {
             let flow = self.run_once()?;

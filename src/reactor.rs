@@ -400,7 +400,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Engine<P> for Reactor<S, P> {
 
     fn run(&mut self, live: Option<&LiveCounters>) -> io::Result<Ended> {
         if let Some(input) = &mut self.console {
-            input.console.begin();
+            input.console.flush();
         }
         lifecycle::run(|| {
             let flow = self.run_once()?;

@@ -43,12 +43,16 @@ pub(super) fn parse(line: &[u8]) -> Option<Result<Command, String>> {
         return None;
     }
     let (word, rest) = first_word(line);
+    let alone = |command| match rest.trim_ascii() {
+        b"" => Ok(command),
+        _ => Err(format!("`{}` stands alone: nothing may follow it", word.escape_ascii())),
+    };
     Some(match word {
-        b"list" => alone(word, rest, Command::List),
-        b"stats" => alone(word, rest, Command::Stats),
-        b"drain" => alone(word, rest, Command::Drain),
-        b"quit" => alone(word, rest, Command::Quit),
-        b"help" => alone(word, rest, Command::Help),
+        b"list" => alone(Command::List),
+        b"stats" => alone(Command::Stats),
+        b"drain" => alone(Command::Drain),
+        b"quit" => alone(Command::Quit),
+        b"help" => alone(Command::Help),
         b"say" => text(rest, "say what? `say TEXT`").map(Command::Say),
         b"kick" => match first_word(rest.trim_ascii()) {
             (word, b"") => number(word).map(Command::Kick),
@@ -66,13 +70,6 @@ fn first_word(line: &[u8]) -> (&[u8], &[u8]) {
         Some(at) => (&line[..at], &line[at + 1..]),
         None => (line, b""),
     }
-}
-
-fn alone(word: &[u8], rest: &[u8], command: Command) -> Result<Command, String> {
-    if rest.trim_ascii().is_empty() {
-        return Ok(command);
-    }
-    Err(format!("`{0}` stands alone: nothing may follow it", word.escape_ascii()))
 }
 
 fn send_to(rest: &[u8]) -> Result<Command, String> {

@@ -14,7 +14,7 @@ mod session;
 mod view;
 
 pub use command::Command;
-pub use session::{Delivery, Inspect};
+pub use session::Inspect;
 pub use view::Row;
 
 use std::collections::VecDeque;
@@ -24,7 +24,6 @@ use std::time::Duration;
 
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
-use crate::counters::Counters;
 use crate::keys::ConnId;
 use crate::os;
 use crate::protocol::{Input, LINE_MAX, TOO_LONG, Untaken};
@@ -106,11 +105,6 @@ impl Console {
         })
     }
 
-    /// Prompts, if it does, once the server has said where it listens.
-    pub fn begin(&mut self) {
-        self.flush();
-    }
-
     /// What it is typed at: a terminal, a pipe, a file. Shared with others, as a terminal is with
     /// the shell, so none of its flags may be changed; open as long as the console.
     pub fn input(&self) -> BorrowedFd<'_> {
@@ -184,11 +178,6 @@ impl Console {
         self.came.get(id.slot() as usize).map(|&came| now.since(came))
     }
 
-    /// The next command that was typed, or why it is none.
-    pub fn next_command(&mut self) -> Option<Result<Command, String>> {
-        self.typed.pop_front()
-    }
-
     /// Answers in one line, or several.
     pub fn say(&mut self, text: &str) {
         self.clear_line();
@@ -203,23 +192,8 @@ impl Console {
         view::write_harmless(lines, &mut self.answer);
     }
 
-    /// Prints a list of connections.
-    pub fn list(&mut self, rows: Vec<Row>) {
-        let table = view::list(rows, &self.listeners);
-        self.say(&table);
-    }
-
-    /// Prints the counters as a table.
-    pub fn stats(&mut self, counters: &Counters) {
-        self.say(&view::stats(counters));
-    }
-
-    /// Prints the list of commands.
-    pub fn help(&mut self) {
-        self.say(command::HELP);
-    }
-
-    /// Prints what was answered, and prompts for more.
+    /// Prints what was answered, and prompts for more. The first call is made once the server has
+    /// said where it listens.
     pub fn flush(&mut self) {
         if self.prompts && !self.prompting {
             self.answer.push_str(PROMPT);

@@ -4,10 +4,10 @@
 //! make them non-blocking would do so to the shell as well: they share the open file. So a thread
 //! of its own does the writing, and alone sleeps in it. What it has not written is bounded.
 
-use std::fmt;
-use std::io::Write;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::{self, JoinHandle};
+use std::io::{self, Write};
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
 use std::time::Duration;
 
 /// With more text than this waiting to be written, in bytes, what is printed is lost. One answer
@@ -17,26 +17,21 @@ const MOST: usize = 256 << 10;
 const AWAIT_END: Duration = Duration::from_millis(500);
 
 /// A writer that never waits.
+#[derive(Debug)]
 pub(super) struct Output {
-    shared: Arc<SharedOutput>,
-    thread: Option<JoinHandle<()>>,
+    /// What the thread is to write; `None` once nothing more will be printed.
+    texts: Option<Sender<String>>,
+    waiting: Arc<Mutex<Waiting>>,
+    /// Disconnected once the thread writes no more.
+    ended: Receiver<()>,
 }
 
-#[derive(Default)]
-struct SharedOutput {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    text: String,
-    /// The number of texts that did not fit.
+/// What is printed and not yet taken by the thread.
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: usize,
+    /// The number of texts that did not fit. They wait with others, so the thread finds them.
     lost: u64,
-    /// True once nothing more will be printed.
-    closed: bool,
-    /// True once the thread writes no more.
-    ended: bool,
 }
 
 impl Output {
@@ -44,89 +39,73 @@ impl Output {
     ///
     /// # Errors
     /// There can be no thread.
-    pub(super) fn new(target: impl Write + Send + 'static) -> std::io::Result<Output> {
-        let shared = Arc::new(SharedOutput::default());
-        let its = Arc::clone(&shared);
-        let thread =
-            thread::Builder::new().name("console".into()).spawn(move || write(&its, target))?;
-        Ok(Output { shared, thread: Some(thread) })
+    pub(super) fn new(mut target: impl Write + Send + 'static) -> io::Result<Output> {
+        let (texts, printed) = mpsc::channel::<String>();
+        let (writes, ended) = mpsc::channel();
+        let waiting = Arc::default();
+        let output = Output { texts: Some(texts), waiting: Arc::clone(&waiting), ended };
+        let write = move || {
+            while let Ok(mut text) = printed.recv() {
+                text.extend(printed.try_iter());
+                let lost = lock(&waiting).take(text.len());
+                if lost > 0 {
+                    let note = format!("({lost} messages were not shown: they came too fast)\n");
+                    text.push_str(&note);
+                }
+                if target.write_all(text.as_bytes()).and_then(|()| target.flush()).is_err() {
+                    break;
+                }
+            }
+            drop(printed); // First: nothing is printed any more once the end is known.
+            drop(writes);
+        };
+        thread::Builder::new().name("console".into()).spawn(write)?;
+        Ok(output)
     }
 
     /// Writes `text`, unless it does not fit: then a note is written when there is space.
     pub(super) fn print(&self, text: &str) {
-        let mut state = self.shared.lock();
-        if state.ended {
-            return;
+        let mut waiting = lock(&self.waiting);
+        if waiting.bytes > MOST {
+            waiting.lost += 1;
+        } else if let Some(texts) = &self.texts
+            && texts.send(text.to_owned()).is_ok()
+        {
+            waiting.bytes += text.len();
         }
-        if state.text.len() > MOST {
-            state.lost += 1;
-        } else {
-            state.text.push_str(text);
-        }
-        self.shared.changed.notify_all();
     }
 
     /// Returns true if the output cannot be written any more.
     pub(super) fn is_broken(&self) -> bool {
-        self.shared.lock().ended
+        self.ended.try_recv() == Err(TryRecvError::Disconnected)
     }
 }
 
-impl SharedOutput {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no thread panics while it holds the lock")
+impl Waiting {
+    /// Takes so many bytes, and the number of texts that did not fit.
+    fn take(&mut self, bytes: usize) -> u64 {
+        self.bytes -= bytes;
+        std::mem::take(&mut self.lost)
     }
 }
 
-fn write(shared: &SharedOutput, mut target: impl Write) {
-    let mut text = String::new();
-    loop {
-        let mut state = shared.lock();
-        while state.text.is_empty() && state.lost == 0 && !state.closed {
-            state = shared.changed.wait(state).expect("no thread panics while it holds the lock");
-        }
-        let over = state.closed && state.text.is_empty() && state.lost == 0;
-        std::mem::swap(&mut state.text, &mut text);
-        let lost = std::mem::take(&mut state.lost);
-        drop(state);
-        if lost > 0 {
-            text.push_str(&format!("({lost} messages were not shown: they came too fast)\n"));
-        }
-        let written = target.write_all(text.as_bytes()).and_then(|()| target.flush());
-        text.clear();
-        if over || written.is_err() {
-            shared.lock().ended = true;
-            shared.changed.notify_all();
-            return;
-        }
-    }
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().expect("no thread panics while it holds the lock")
 }
 
 impl Drop for Output {
     /// Waits a moment for what is still to be written. A thread that sleeps in a write after that
     /// is left to it: it holds nothing but its text.
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.closed = true;
-        self.shared.changed.notify_all();
-        let waited = self.shared.changed.wait_timeout_while(state, AWAIT_END, |state| !state.ended);
-        let ended = waited.expect("no thread panics while it holds the lock").0.ended;
-        if let Some(thread) = self.thread.take().filter(|_| ended) {
-            // It panics nowhere; and if it did, the server has nothing to do with it.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl fmt::Debug for Output {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Output").field("broken", &self.is_broken()).finish_non_exhaustive()
+        self.texts = None;
+        // It returns when the thread ends, which sends nothing, or when the time is over.
+        let _ = self.ended.recv_timeout(AWAIT_END);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{self, Read, Seek};
+    use std::io::{Read, Seek};
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -149,7 +128,7 @@ mod tests {
         let output = Output::new(ours).unwrap();
         let line = "x".repeat(1023) + "\n";
         (0..2000).for_each(|_| output.print(&line)); // 2 MB: more than the socket and we hold
-        assert!(output.shared.lock().text.len() <= MOST + line.len());
+        assert!(lock(&output.waiting).bytes <= MOST + line.len());
         let reader = thread::spawn(move || {
             let mut text = String::new();
             theirs.read_to_string(&mut text).map(|_| text)
@@ -179,10 +158,9 @@ mod tests {
         }
         let output = Output::new(Broken).unwrap();
         output.print("x");
-        let state = output.shared.lock();
-        drop(output.shared.changed.wait_while(state, |state| !state.ended).unwrap());
+        assert!(output.ended.recv().is_err(), "the thread ends, and sends nothing");
         assert!(output.is_broken());
         output.print("y");
-        assert!(output.shared.lock().text.is_empty());
+        assert_eq!(lock(&output.waiting).bytes, 0);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use super::{Command, Console, Row};
+use super::command::HELP;
+use super::{Command, Console, Row, view};
 use crate::counters::Counters;
 use crate::limits::Ended;
 
@@ -11,40 +12,22 @@ pub trait Inspect {
     /// Prints what protocols have sent to the operator since the last call.
     fn show_messages(&mut self, console: &mut Console);
 
-    /// Returns the number of connections.
-    fn count(&self) -> usize;
-
     /// Returns a row for each connection, in any order.
     fn rows(&mut self, console: &Console) -> Vec<Row>;
 
     /// Returns what was counted until now.
     fn counters(&self) -> Counters;
 
-    /// Queues `line` for the connection of this number, after everything that it is owed.
-    fn send_to(&mut self, number: u64, line: Vec<u8>) -> Delivery;
-
-    /// Queues `line` for every connection. Returns how many will receive it.
-    fn send_to_all(&mut self, line: Vec<u8>) -> usize;
+    /// Queues `line` for the connection of this number, or for every one, after everything that it
+    /// is owed. Returns for each whether it will be sent: not if the connection is ending.
+    fn send(&mut self, number: Option<u64>, line: Vec<u8>) -> Vec<bool>;
 
     /// Closes the connection of this number at once. Returns whether there is one.
     fn kick(&mut self, number: u64) -> bool;
 
-    /// Returns true if the server drains already.
-    fn is_draining(&self) -> bool;
-
-    /// Starts to drain the server.
-    fn drain(&mut self);
-}
-
-/// What happens to a line for a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
-    /// It will be sent.
-    Sent,
-    /// It is dropped: the connection is ending.
-    Ending,
-    /// There is no such connection.
-    NotFound,
+    /// Starts to drain the server. Returns how many connections are to finish; `None` if it drains
+    /// already.
+    fn drain(&mut self) -> Option<usize>;
 }
 
 impl Console {
@@ -52,53 +35,42 @@ impl Console {
     /// operator ends the server at once.
     pub fn serve(&mut self, server: &mut impl Inspect) -> ControlFlow<Ended> {
         server.show_messages(self);
-        while let Some(command) = self.next_command() {
-            match command {
-                Ok(Command::Quit) => {
-                    self.print();
-                    return ControlFlow::Break(Ended::AtOnce);
-                }
-                Ok(command) => self.execute(command, server),
-                Err(complaint) => self.say(&complaint),
+        while let Some(command) = self.typed.pop_front() {
+            if command == Ok(Command::Quit) {
+                self.print();
+                return ControlFlow::Break(Ended::AtOnce);
             }
+            let text = command.map_or_else(Some, |command| self.execute(command, server));
+            text.iter().for_each(|text| self.say(text));
             server.show_messages(self); // Closing a connection may have caused some.
         }
         self.flush();
         ControlFlow::Continue(())
     }
 
-    fn execute(&mut self, command: Command, server: &mut impl Inspect) {
-        match command {
-            Command::List => self.list(server.rows(self)),
-            Command::Stats => self.stats(&server.counters()),
-            Command::Help => self.help(),
+    /// Runs a command. Returns what the operator is to read, if anything.
+    fn execute(&self, command: Command, server: &mut impl Inspect) -> Option<String> {
+        let not_found = |number| format!("no connection {number}: `list` shows all connections");
+        Some(match command {
+            Command::List => view::list(server.rows(self), &self.listeners),
+            Command::Stats => view::stats(&server.counters()),
+            Command::Help => HELP.to_owned(),
             Command::Say(line) => {
-                let reached = server.send_to_all(line);
-                self.say(&format!("sent to {}", connections(reached)));
+                let sent = server.send(None, line).into_iter().filter(|&sent| sent);
+                format!("sent to {}", view::connections(sent.count()))
             }
-            Command::SendTo(number, line) => match server.send_to(number, line) {
-                Delivery::Sent => {}
-                Delivery::Ending => {
-                    self.say(&format!("connection {number} is ending: nothing more is sent"));
-                }
-                Delivery::NotFound => self.say(&not_found(number)),
+            Command::SendTo(number, line) => match server.send(Some(number), line).first() {
+                Some(true) => return None,
+                Some(false) => format!("connection {number} is ending: nothing more is sent"),
+                None => not_found(number),
             },
-            Command::Kick(number) if server.kick(number) => self.say(&format!("kicked {number}")),
-            Command::Kick(number) => self.say(&not_found(number)),
-            Command::Drain if server.is_draining() => self.say("draining already"),
-            Command::Drain => {
-                self.say(&format!("draining: {} to finish", connections(server.count())));
-                server.drain();
-            }
+            Command::Kick(number) if server.kick(number) => format!("kicked {number}"),
+            Command::Kick(number) => not_found(number),
+            Command::Drain => match server.drain() {
+                Some(count) => format!("draining: {} to finish", view::connections(count)),
+                None => "draining already".to_owned(),
+            },
             Command::Quit => unreachable!("`serve` returns at this command"),
-        }
+        })
     }
-}
-
-fn connections(count: usize) -> String {
-    if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
-}
-
-fn not_found(number: u64) -> String {
-    format!("no connection {number}: `list` shows all connections")
 }

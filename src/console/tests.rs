@@ -24,7 +24,7 @@ impl Typed {
     }
 
     fn commands(&mut self) -> Vec<Result<Command, String>> {
-        std::iter::from_fn(|| self.console.next_command()).collect()
+        std::iter::from_fn(|| self.console.typed.pop_front()).collect()
     }
 
     fn end(mut self) -> String {
@@ -72,7 +72,7 @@ fn the_last_line_counts_without_its_newline_and_the_end_ends_it_once() {
 #[test]
 fn a_prompt_is_printed_once_and_gives_way_to_what_comes_meanwhile() {
     let mut typed = Typed::new(true);
-    typed.console.begin();
+    typed.console.flush();
     typed.console.flush();
     typed.console.show(b"[1] hello\n");
     typed.console.show(b"[2] hello\n");
@@ -86,7 +86,7 @@ fn a_prompt_is_printed_once_and_gives_way_to_what_comes_meanwhile() {
 #[test]
 fn without_a_terminal_there_is_no_prompt_and_nothing_is_erased() {
     let mut typed = Typed::new(false);
-    typed.console.begin();
+    typed.console.flush();
     typed.console.show(b"[1] \x1b[2J\n");
     typed.console.say("said to 1 connection");
     assert_eq!(typed.end(), "[1] \\x1b[2J\nsaid to 1 connection\n");

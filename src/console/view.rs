@@ -1,6 +1,8 @@
 //! How a console shows what there is: tables of connections and counters, and what peers say.
 
+use std::borrow::Borrow;
 use std::fmt::Write;
+use std::iter;
 use std::time::Duration;
 
 use super::ListenerInfo;
@@ -42,24 +44,12 @@ pub(super) fn list(mut rows: Vec<Row>, listeners: &[ListenerInfo]) -> String {
         return "no connections".to_owned();
     }
     rows.sort_unstable_by_key(|row| row.number);
-    let header = [
-        ">no",
-        "key",
-        "listener",
-        "protocol",
-        "peer",
-        ">age",
-        ">in",
-        ">out",
-        "wants",
-        "in flight",
-        "marks",
-    ];
-    let count = rows.len();
+    let titles = ">no|key|listener|protocol|peer|>age|>in|>out|wants|in flight|marks";
+    let count = connections(rows.len());
     let none = || NONE.to_owned();
     let cells = rows.into_iter().map(|row| {
         let listener = listeners.get(row.listener.index());
-        [
+        vec![
             row.number.to_string(),
             row.id.to_string(),
             listener.map_or_else(|| row.listener.to_string(), |one| one.address.clone()),
@@ -73,37 +63,36 @@ pub(super) fn list(mut rows: Vec<Row>, listeners: &[ListenerInfo]) -> String {
             listed(&row.marks),
         ]
     });
-    let connections = if count == 1 { "connection" } else { "connections" };
-    format!("{}{count} {connections}", table(header, cells.collect()))
+    format!("{}{count}", table(titles, cells))
+}
+
+/// Returns a number of connections with its noun.
+pub(super) fn connections(count: usize) -> String {
+    if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
 }
 
 /// Returns a table with a line for each row. A column whose title begins with `>` is aligned to
 /// the right.
-fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
-    let rights = header.map(|title| title.starts_with('>'));
-    let header = header.map(|title| title.trim_start_matches('>').to_owned());
-    let rows: Vec<[String; N]> = [header].into_iter().chain(rows).collect();
+fn table(titles: &str, rows: impl Iterator<Item = Vec<String>>) -> String {
+    let titles: Vec<&str> = titles.split('|').collect();
+    let header = titles.iter().map(|title| title.trim_start_matches('>').to_owned()).collect();
+    let rows: Vec<Vec<String>> = iter::once(header).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let widths: Vec<usize> = (0..titles.len()).filter_map(width).collect();
     let mut text = String::new();
     for row in &rows {
-        let start = text.len();
-        for ((cell, width), right) in row.iter().zip(widths).zip(rights) {
-            let gap = if text.len() > start { "  " } else { "" };
-            match right {
-                true => write!(text, "{gap}{cell:>width$}"),
-                false => write!(text, "{gap}{cell:<width$}"),
-            }
-            .expect("a string takes what is written");
-        }
-        text.truncate(text.trim_end().len());
+        let cells = row.iter().zip(&widths).zip(&titles);
+        let cells = cells.map(|((cell, &width), title)| match title.starts_with('>') {
+            true => format!("{cell:>width$}"),
+            false => format!("{cell:<width$}"),
+        });
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }
     text
 }
 
-fn listed<S: AsRef<str>>(words: &[S]) -> String {
-    let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+fn listed<S: Borrow<str>>(words: &[S]) -> String {
     if words.is_empty() { NONE.to_owned() } else { words.join(", ") }
 }
 
@@ -124,12 +113,8 @@ fn bytes(bytes: u64) -> String {
 /// Formats a whole number with separated thousands: `41,203,118`.
 fn thousands(value: u64) -> String {
     let digits = value.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(ascii).collect();
-    groups.join(",")
-}
-
-fn ascii(digits: &[u8]) -> &str {
-    str::from_utf8(digits).expect("digits are ASCII")
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
 }
 
 /// Formats a span of time in its two largest units.
@@ -147,8 +132,8 @@ fn age(span: Duration) -> String {
 /// Returns the table of the counters.
 pub(super) fn stats(counters: &Counters) -> String {
     let counted = counters.named().into_iter();
-    let rows = counted.map(|(name, value)| [name.replace('_', " "), thousands(value)]);
-    table(["counted", ">since the start"], rows.collect()).trim_end().to_owned()
+    let rows = counted.map(|(name, value)| vec![name.replace('_', " "), thousands(value)]);
+    table("counted|>since the start", rows).trim_end().to_owned()
 }
 
 /// Writes lines of a client so that they have no effect on a terminal: bytes that are no text,

@@ -4,7 +4,7 @@ use super::{PeerEntry, Peers, note_reason};
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::connection::Connection;
-use crate::console::{Console, Delivery, Inspect, Row, SocketInfo};
+use crate::console::{Console, Inspect, Row, SocketInfo};
 use crate::counters::Counters;
 use crate::keys::ConnId;
 use crate::lifecycle::Lifecycle;
@@ -44,8 +44,8 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Queues `line` for a peer, after everything that it is owed. Returns whether it will be sent.
     pub(super) fn send_to(&mut self, id: ConnId, line: Chunk) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return false };
-        let broken = peer.connection.is_broken();
         peer.progressed |= peer.connection.outgoing().is_empty();
+        let broken = peer.connection.is_broken();
         peer.connection.deliver(line);
         if peer.connection.is_broken() && !broken {
             note_reason(&mut self.counters, id, peer, CloseReason::QueueFull);
@@ -56,8 +56,11 @@ impl<P: Protocol, D> Peers<P, D> {
         is_open
     }
 
-    fn find(&mut self, number: u64) -> Option<ConnId> {
-        self.slab.iter_mut().find(|(_, peer)| peer.number == number).map(|(id, _)| id)
+    /// Returns the id of the connection of this number, or those of all.
+    pub(super) fn ids(&self, number: Option<u64>) -> Vec<ConnId> {
+        let peers = self.slab.iter();
+        let found = peers.filter(|(_, peer)| number.is_none_or(|number| peer.number == number));
+        found.map(|(id, _)| id).collect()
     }
 }
 
@@ -72,10 +75,6 @@ struct PeersView<'a, P, D, L> {
 impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L> {
     fn show_messages(&mut self, console: &mut Console) {
         self.peers.to_operator.drain(..).for_each(|chunk| console.show(&chunk));
-    }
-
-    fn count(&self) -> usize {
-        self.peers.len()
     }
 
     fn rows(&mut self, console: &Console) -> Vec<Row> {
@@ -110,34 +109,22 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L>
         self.counters
     }
 
-    fn send_to(&mut self, number: u64, line: Vec<u8>) -> Delivery {
-        match self.peers.find(number) {
-            Some(id) if self.peers.send_to(id, line.into()) => Delivery::Sent,
-            Some(_) => Delivery::Ending,
-            None => Delivery::NotFound,
-        }
-    }
-
-    fn send_to_all(&mut self, line: Vec<u8>) -> usize {
-        let ids: Vec<ConnId> = self.peers.slab.iter_mut().map(|(id, _)| id).collect();
+    fn send(&mut self, number: Option<u64>, line: Vec<u8>) -> Vec<bool> {
         let line = Chunk::from(line);
-        ids.into_iter().filter(|&id| self.peers.send_to(id, line.clone())).count()
+        let ids = self.peers.ids(number).into_iter();
+        ids.map(|id| self.peers.send_to(id, line.clone())).collect()
     }
 
     fn kick(&mut self, number: u64) -> bool {
-        let found = self.peers.find(number);
-        found.into_iter().for_each(|id| self.peers.broken(id, CloseReason::Kicked));
-        found.is_some()
+        let ids = self.peers.ids(Some(number));
+        ids.iter().for_each(|&id| self.peers.broken(id, CloseReason::Kicked));
+        !ids.is_empty()
     }
 
-    fn is_draining(&self) -> bool {
-        !self.lifecycle.is_serving()
-    }
-
-    fn drain(&mut self) {
-        if self.lifecycle.drain(self.peers.len(), self.now) {
-            self.peers.finish_all();
-        }
+    fn drain(&mut self) -> Option<usize> {
+        let count = self.peers.len();
+        let starts = self.lifecycle.drain(count, self.now);
+        starts.then(|| self.peers.finish_all()).map(|()| count)
     }
 }
 

@@ -13,11 +13,10 @@ use super::Blocking;
 use super::group::Member;
 use super::pool::ThreadPool;
 use super::shared::SharedState;
-use super::status::ThreadStatus;
 use proactor::address;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
-use proactor::console::{Console, Delivery, Inspect, Row};
+use proactor::console::{Console, Inspect, Row};
 use proactor::counters::Counters;
 use proactor::engine::Engine;
 use proactor::lifecycle::{Lifecycle, Stage};
@@ -50,19 +49,6 @@ struct ThreadsView<'a, C> {
     posted: &'a mut bool,
 }
 
-impl<C: Calls> ThreadsView<'_, C> {
-    /// Leaves a message for the connection that a thread serves, unless the server drains: the
-    /// thread may not have noticed that yet. Returns whether it will be sent; `None` if the thread
-    /// serves none, or another than `number`.
-    fn post(&self, status: &ThreadStatus, number: Option<u64>, line: &[u8]) -> Option<bool> {
-        let serves = self.shared.stage() == Stage::Serving;
-        status.look(|member| {
-            let is_it = number.is_none_or(|number| number == member.number);
-            is_it.then(|| serves && member.post(self.calls, line))
-        })?
-    }
-}
-
 impl<C: Calls> Inspect for ThreadsView<'_, C> {
     fn show_messages(&mut self, console: &mut Console) {
         let (lines, lost) = self.shared.take_operator_messages();
@@ -72,10 +58,6 @@ impl<C: Calls> Inspect for ThreadsView<'_, C> {
         if lost > 0 {
             console.say(&format!("({lost} messages were not shown: they came too fast)"));
         }
-    }
-
-    fn count(&self) -> usize {
-        self.threads.statuses().filter_map(|status| status.look(|_| ())).count()
     }
 
     fn rows(&mut self, _: &Console) -> Vec<Row> {
@@ -88,21 +70,17 @@ impl<C: Calls> Inspect for ThreadsView<'_, C> {
         self.counters
     }
 
-    fn send_to(&mut self, number: u64, line: Vec<u8>) -> Delivery {
-        let mut statuses = self.threads.statuses();
-        let posted = statuses.find_map(|status| self.post(status, Some(number), &line));
-        *self.posted |= posted == Some(true);
-        match posted {
-            Some(true) => Delivery::Sent,
-            Some(false) => Delivery::Ending,
-            None => Delivery::NotFound,
-        }
-    }
-
-    fn send_to_all(&mut self, line: Vec<u8>) -> usize {
-        let posted = |status: &&ThreadStatus| self.post(status, None, &line) == Some(true);
-        let posted = self.threads.statuses().filter(posted).count();
-        *self.posted |= posted > 0;
+    /// Leaves a message for each thread that serves such a connection, unless the server drains: a
+    /// thread may not have noticed that yet.
+    fn send(&mut self, number: Option<u64>, line: Vec<u8>) -> Vec<bool> {
+        let serves = self.shared.stage() == Stage::Serving;
+        let post = |member: &Member| {
+            let is_it = number.is_none_or(|number| number == member.number);
+            is_it.then(|| serves && member.post(self.calls, &line))
+        };
+        let statuses = self.threads.statuses();
+        let posted: Vec<bool> = statuses.filter_map(|status| status.look(post)?).collect();
+        *self.posted |= posted.contains(&true);
         posted
     }
 
@@ -113,13 +91,10 @@ impl<C: Calls> Inspect for ThreadsView<'_, C> {
         self.threads.statuses().any(|status| status.look(kick) == Some(true))
     }
 
-    fn is_draining(&self) -> bool {
-        !self.lifecycle.is_serving()
-    }
-
-    fn drain(&mut self) {
-        self.lifecycle.drain(self.count(), os::now());
-        self.shared.advance(Stage::Draining);
+    fn drain(&mut self) -> Option<usize> {
+        let count = self.threads.statuses().filter_map(|status| status.look(|_| ())).count();
+        let starts = self.lifecycle.drain(count, os::now());
+        starts.then(|| self.shared.advance(Stage::Draining)).map(|()| count)
     }
 }
 

@@ -318,7 +318,7 @@ impl<C: Calls> Engine for Blocking<C> {
     /// # Panics
     /// If a protocol panicked in its thread.
     fn run(&mut self, _: Option<&LiveCounters>) -> io::Result<Ended> {
-        self.console.iter_mut().for_each(Console::begin);
+        self.console.iter_mut().for_each(Console::flush);
         let requested = self.serve();
         let at_once = !matches!(requested, Ok(Ended::Drained));
         let ended = self.finish(at_once);

@@ -31,7 +31,7 @@ pub(super) enum TaskInput {
 pub(super) fn open<C: RuntimeHooks>(server: &SharedServer<C>) -> io::Result<Option<TaskInput>> {
     let mut state = server.state();
     let Some(task) = &mut state.console else { return Ok(None) };
-    task.console.begin();
+    task.console.flush();
     // A descriptor of its own: the executor wants to own what it watches.
     let input = task.console.input().try_clone_to_owned()?;
     match WatchedFd::new(input, Interest::READABLE, KeyOwner::Console.into(), &server.calls) {
