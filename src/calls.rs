@@ -2,6 +2,7 @@
 //! that it is made for, so that a recorder can stand between.
 
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -125,93 +126,65 @@ pub trait Calls: Clone + Send + 'static {
         self.made((Call::Poll, SLEEPS), (key, socket.as_raw_fd()), 0, make, count)
     }
 
-    /// Accepts a connection whose calls may sleep: [`os::accept_blocking`]. The listener does not
-    /// block.
+    /// Accepts a connection whose calls may sleep, as [`os::accept_blocking`] does, or do not, as
+    /// [`os::accept`] does. The listener does not block.
     ///
     /// # Errors
     /// accept4(2).
     #[inline]
-    fn accept(&self, key: Key, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        let make = || os::accept_blocking(listener);
-        self.made((Call::Accept, AT_ONCE), (key, listener.as_raw_fd()), 0, make, as_number)
+    fn accept(&self, key: Key, listener: BorrowedFd<'_>, sleeps: bool) -> io::Result<OwnedFd> {
+        let make = || if sleeps { os::accept_blocking(listener) } else { os::accept(listener) };
+        let whose = (key, listener.as_raw_fd());
+        self.made((Call::Accept, AT_ONCE), whose, 0, make, AsRawFd::as_raw_fd)
     }
 
-    /// Accepts a connection whose calls do not sleep: [`os::accept`].
-    ///
-    /// # Errors
-    /// accept4(2).
-    #[inline]
-    fn accept_nonblocking(&self, key: Key, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        let make = || os::accept(listener);
-        self.made((Call::Accept, AT_ONCE), (key, listener.as_raw_fd()), 0, make, as_number)
-    }
-
-    /// Receives, and sleeps until there are bytes: [`os::recv`].
+    /// Receives, and sleeps until there are bytes, as [`os::recv`] does, or returns what is there,
+    /// as [`os::recv_now`] does.
     ///
     /// # Errors
     /// recv(2).
     #[inline]
-    fn recv(&self, key: Key, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    fn recv(
+        &self,
+        key: Key,
+        socket: BorrowedFd<'_>,
+        buffer: &mut [u8],
+        sleeps: bool,
+    ) -> io::Result<usize> {
         let (whose, len) = ((key, socket.as_raw_fd()), buffer.len());
-        self.made((Call::Recv, SLEEPS), whose, len, || os::recv(socket, buffer), count)
+        let make = || if sleeps { os::recv(socket, buffer) } else { os::recv_now(socket, buffer) };
+        self.made((Call::Recv, sleeps), whose, len, make, count)
     }
 
-    /// Receives what is there, and does not sleep: [`os::recv_now`].
-    ///
-    /// # Errors
-    /// recv(2).
-    #[inline]
-    fn recv_now(&self, key: Key, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-        let (whose, len) = ((key, socket.as_raw_fd()), buffer.len());
-        self.made((Call::Recv, AT_ONCE), whose, len, || os::recv_now(socket, buffer), count)
-    }
-
-    /// Sends from one or several buffers, and sleeps while the socket takes nothing:
-    /// [`os::send_vectored`].
+    /// Sends from one or several buffers, and sleeps while the socket takes nothing, as
+    /// [`os::send_vectored`] does, or sends what it takes, as [`os::send_now`] does.
     ///
     /// # Errors
     /// send(2), from several buffers sendmsg(2).
     #[inline]
-    fn send(&self, key: Key, socket: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        let (call, len) = Call::send_of(parts);
-        let make = || os::send_vectored(socket, parts);
-        self.made((call, SLEEPS), (key, socket.as_raw_fd()), len, make, count)
-    }
-
-    /// Sends what the socket takes, and does not sleep: [`os::send_now`].
-    ///
-    /// # Errors
-    /// send(2), from several buffers sendmsg(2).
-    #[inline]
-    fn send_now(
+    fn send(
         &self,
         key: Key,
         socket: BorrowedFd<'_>,
         parts: &[IoSlice<'_>],
+        sleeps: bool,
     ) -> io::Result<usize> {
         let (call, len) = Call::send_of(parts);
-        let make = || os::send_now(socket, parts);
-        self.made((call, AT_ONCE), (key, socket.as_raw_fd()), len, make, count)
+        let send = if sleeps { os::send_vectored } else { os::send_now };
+        let make = || send(socket, parts);
+        self.made((call, sleeps), (key, socket.as_raw_fd()), len, make, count)
     }
 
-    /// Shuts the outbound direction down: [`os::shutdown_write`].
+    /// Shuts the outbound direction down, as [`os::shutdown_write`] does, or both directions, as
+    /// [`os::shutdown_both`] does.
     ///
     /// # Errors
     /// shutdown(2).
     #[inline]
-    fn shutdown_write(&self, key: Key, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let make = || os::shutdown_write(socket);
-        self.made((Call::Shutdown, AT_ONCE), (key, socket.as_raw_fd()), 0, make, |()| 0)
-    }
-
-    /// Shuts both directions down: [`os::shutdown_both`].
-    ///
-    /// # Errors
-    /// shutdown(2).
-    #[inline]
-    fn shutdown_both(&self, key: Key, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let make = || os::shutdown_both(socket);
-        self.made((Call::Shutdown, AT_ONCE), (key, socket.as_raw_fd()), 0, make, |()| 0)
+    fn shutdown(&self, key: Key, socket: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
+        let shutdown = if how == Shutdown::Both { os::shutdown_both } else { os::shutdown_write };
+        let (whose, make) = ((key, socket.as_raw_fd()), || shutdown(socket));
+        self.made((Call::Shutdown, AT_ONCE), whose, 0, make, |()| 0)
     }
 
     /// Closes a descriptor: [`os::close`].
@@ -227,16 +200,13 @@ pub trait Calls: Clone + Send + 'static {
     }
 }
 
-/// Whether a call may sleep.
-pub(crate) const SLEEPS: bool = true;
-pub(crate) const AT_ONCE: bool = false;
+/// The call may sleep; a connection that is accepted may sleep in its calls.
+pub const SLEEPS: bool = true;
+/// The call does not sleep.
+pub const AT_ONCE: bool = false;
 
 fn count(n: &usize) -> i32 {
     *n as i32
-}
-
-fn as_number(fd: &OwnedFd) -> i32 {
-    fd.as_raw_fd()
 }
 
 /// Calls that are made, and not recorded: it has no size, and costs nothing.

@@ -26,6 +26,7 @@
 use std::cell::{RefCell, RefMut};
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
@@ -38,6 +39,7 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
 
 use proactor::buffer::Pool;
+use proactor::calls::AT_ONCE;
 use proactor::console::Console;
 use proactor::counters::{Counters, LiveCounters};
 use proactor::engine::Engine;
@@ -180,7 +182,7 @@ async fn serve_connection<C: RuntimeHooks>(server: SharedServer<C>, socket: Watc
             TaskStep::Send(ready) => server.state().send(&server.calls, id, ready),
             TaskStep::ShutDown => {
                 // It fails only if the peer has reset the connection, which a read will report.
-                let _ = server.calls.shutdown_write(key, socket.as_fd());
+                let _ = server.calls.shutdown(key, socket.as_fd(), Shutdown::Write);
                 server.state().peers.shut_down(id);
             }
             TaskStep::Close => break,
@@ -270,7 +272,7 @@ async fn accept_connections<C: RuntimeHooks>(
     let _guard = Guard(&server);
     let key = KeyOwner::Listener(id).into();
     while let Some(ready) = next_connection(&server, &listener, key).await {
-        match server.calls.accept_nonblocking(key, listener.as_fd()) {
+        match server.calls.accept(key, listener.as_fd(), AT_ONCE) {
             Ok(socket) => open(&server, socket, &mut factory, id),
             Err(error) => server.state().not_accepted(error.into(), ready),
         }

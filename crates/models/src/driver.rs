@@ -2,7 +2,7 @@
 //! alike.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,9 +16,6 @@ use proactor::keys::Key;
 use proactor::limits::CloseReason;
 use proactor::os::{self, Clock};
 use proactor::protocol::Protocol;
-
-/// A receive: one that sleeps until there are bytes, or one that does not.
-type ReceiveCall<C> = fn(&C, Key, BorrowedFd<'_>, &mut [u8]) -> io::Result<usize>;
 
 /// A connection, its socket, and what is counted of it.
 pub(crate) struct ConnectionDriver<'a, C> {
@@ -87,21 +84,22 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
         }
     }
 
-    /// Receives once, into a buffer of the pool. Returns the bytes, or `None` at the peer's end.
+    /// Receives once, into a buffer of the pool, and perhaps sleeps until there are bytes. Returns
+    /// them, or `None` at the peer's end.
     ///
     /// # Errors
     /// recv(2).
-    pub(crate) fn recv(&mut self, recv: ReceiveCall<C>) -> io::Result<Option<Chunk>> {
+    pub(crate) fn recv(&mut self, sleeps: bool) -> io::Result<Option<Chunk>> {
         let Some(mut lease) = self.pool.lease(self.connection.recv_size()) else {
             // The protocol or the queue has them all, and only this thread could free one.
             self.counters.out_of_buffers += 1;
             let mut buffer = vec![0; self.pool.shape(Size(0)).bytes];
-            let n = recv(self.calls, self.key, self.socket, &mut buffer)?;
+            let n = self.calls.recv(self.key, self.socket, &mut buffer, sleeps)?;
             buffer.truncate(n);
             return Ok((n > 0).then(|| Chunk::from(buffer)));
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
-        let n = recv(self.calls, self.key, self.socket, buffer)?;
+        let n = self.calls.recv(self.key, self.socket, buffer, sleeps)?;
         Ok((n > 0).then(|| Chunk::received(lease, n)))
     }
 
@@ -134,7 +132,7 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
     /// Shuts the outbound direction down: everything is sent, and further input is discarded.
     pub(crate) fn shut_down(&mut self) {
         // It fails only if the peer has reset the connection, which a read will report.
-        let _ = self.calls.shutdown_write(self.key, self.socket);
+        let _ = self.calls.shutdown(self.key, self.socket, Shutdown::Write);
         self.connection.shut_down(&mut self.context);
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::group::{Group, Membership};
-use proactor::calls::Calls;
+use proactor::calls::{Calls, SLEEPS};
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::lifecycle::AcceptPause;
@@ -71,7 +71,7 @@ impl Acceptor {
         let polled = self.polled.get_mut(self.others + index).filter(|it| it.revents != 0)?;
         let (fd, group) = self.listeners.get(index)?;
         let key = KeyOwner::Listener(ListenerId(index as u16)).into();
-        let entered = calls.accept(key, fd.as_fd()).and_then(|socket| {
+        let entered = calls.accept(key, fd.as_fd(), SLEEPS).and_then(|socket| {
             counters.accepted += 1;
             group.enter(id, socket).inspect_err(|_| counters.closed += 1)
         });

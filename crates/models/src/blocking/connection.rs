@@ -14,6 +14,7 @@
 //! nothing is left to write. A protocol that refills without end never lets it sleep: it polls its
 //! input and goes on writing.
 
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -96,7 +97,7 @@ pub(super) fn serve_connection<C: Calls>(
 /// end now, and that thread closes the descriptor.
 fn close(calls: &impl Calls, member: Arc<Member>) {
     if Arc::strong_count(&member) > 1 {
-        let _ = calls.shutdown_both(member.key(), member.socket());
+        let _ = calls.shutdown(member.key(), member.socket(), Shutdown::Both);
     }
     release(calls, member);
 }
@@ -243,7 +244,7 @@ impl<C: Calls> ConnectionThread<'_, C> {
                 return; // Its timer expires, or there are messages.
             }
         }
-        let received = self.driver.recv(if sleeps { C::recv } else { C::recv_now });
+        let received = self.driver.recv(sleeps);
         self.member.does(ThreadState::RUNS);
         self.notice();
         add(&self.member.received, self.driver.received(received));
@@ -295,7 +296,8 @@ impl<C: Calls> ConnectionThread<'_, C> {
         self.driver.close(*number, self.accepted.addr, [received, sent]);
         if !self.driver.context.messages.is_empty() {
             // A delivery may have to wait; the peer must not.
-            let _ = self.driver.calls.shutdown_both(self.member.key(), self.member.socket());
+            let _ =
+                self.driver.calls.shutdown(self.member.key(), self.member.socket(), Shutdown::Both);
             self.deliver(false);
         }
     }

@@ -10,6 +10,7 @@
 //! evicted.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -19,7 +20,7 @@ use slab::Slab;
 use super::state::ThreadState;
 use proactor::address::Address;
 use proactor::buffer::SendQueue;
-use proactor::calls::Calls;
+use proactor::calls::{Calls, SLEEPS};
 use proactor::clock::Nanos;
 use proactor::connection::HARD;
 use proactor::counters::Counters;
@@ -90,7 +91,7 @@ impl Group {
         let members = lock(&self.members);
         for (_, member) in &*members {
             // It fails only if the peer has reset the connection, and that wakes the thread too.
-            let _ = calls.shutdown_both(member.key(), member.socket());
+            let _ = calls.shutdown(member.key(), member.socket(), Shutdown::Both);
         }
         members.len() as u64
     }
@@ -220,7 +221,7 @@ impl Member {
         is_waited_for: impl FnOnce() -> bool,
     ) -> Result<usize, CloseReason> {
         let (key, socket) = (self.key(), self.socket());
-        match queue.offer(most, |parts| calls.send(key, socket, parts)).0 {
+        match queue.offer(most, |parts| calls.send(key, socket, parts, SLEEPS)).0 {
             Ok(n) => {
                 add(&self.sent, n);
                 *stall = StallCheck::default();
@@ -280,7 +281,7 @@ impl Member {
     /// socket.
     pub(super) fn break_off(&self, calls: &impl Calls, reason: CloseReason) {
         let _ = self.broken_off.set(reason); // The first reason stays.
-        let _ = calls.shutdown_both(self.key(), self.socket());
+        let _ = calls.shutdown(self.key(), self.socket(), Shutdown::Both);
     }
 
     /// Leaves what a handle asks.

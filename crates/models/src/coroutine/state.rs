@@ -8,7 +8,7 @@ use std::task::Waker;
 
 use proactor::address;
 use proactor::buffer::{Chunk, Pool};
-use proactor::calls::Calls;
+use proactor::calls::{Calls, SLEEPS};
 use proactor::clock::Nanos;
 use proactor::console::{Console, SocketInfo};
 use proactor::counters::Counters;
@@ -194,7 +194,7 @@ impl ServerState {
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
         let space = buffer.len();
-        match calls.recv(KeyOwner::Conn(id).into(), ready.get_inner().as_fd(), buffer) {
+        match calls.recv(KeyOwner::Conn(id).into(), ready.get_inner().as_fd(), buffer, SLEEPS) {
             Ok(0) => self.peers.ended(id),
             Ok(n) => {
                 if n < space {
@@ -216,7 +216,8 @@ impl ServerState {
             return;
         }
         let key = KeyOwner::Conn(id).into();
-        let (sent, offered) = queue.offer(usize::MAX, |parts| calls.send(key, socket, parts));
+        let (sent, offered) =
+            queue.offer(usize::MAX, |parts| calls.send(key, socket, parts, SLEEPS));
         match sent {
             Ok(n) => {
                 if n < offered {

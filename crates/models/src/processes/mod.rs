@@ -40,6 +40,7 @@ use self::relay::Relay;
 use self::shared_counters::SharedCounters;
 use self::single::NewConnection;
 use proactor::buffer::{BufferClass, Pool};
+use proactor::calls::AT_ONCE;
 use proactor::connection_log;
 use proactor::console::Console;
 use proactor::counters::{Counters, LiveCounters};
@@ -207,7 +208,7 @@ impl<C: ForkHooks> Processes<C> {
             if !self.accepts() {
                 return;
             }
-            match self.calls.accept_nonblocking(KeyOwner::Listener(id).into(), fd.as_fd()) {
+            match self.calls.accept(KeyOwner::Listener(id).into(), fd.as_fd(), AT_ONCE) {
                 Ok(socket) => self.accepted(id, socket),
                 Err(error) => {
                     let failure = AcceptFailure::from(error);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::driver::ConnectionDriver;
 use proactor::buffer::Pool;
-use proactor::calls::Calls;
+use proactor::calls::{AT_ONCE, Calls, SLEEPS};
 use proactor::counters::Counters;
 use proactor::keys::Key;
 use proactor::limits::CloseReason;
@@ -84,7 +84,7 @@ pub(super) fn serve<C: Calls>(
             && driver.connection.outgoing().is_empty()
             && driver.limit_receive();
         if sleeps {
-            let received = driver.recv(C::recv);
+            let received = driver.recv(SLEEPS);
             driver.received(received);
         } else {
             single.wait()?;
@@ -105,7 +105,8 @@ impl<C: Calls> SingleConnection<'_, C> {
         while owed > 0 && self.writable && !driver.connection.is_broken() {
             let (calls, key, socket) = (driver.calls, driver.key, driver.socket);
             let queue = driver.connection.outgoing();
-            let (sent, offered) = queue.offer(owed, |parts| calls.send_now(key, socket, parts));
+            let (sent, offered) =
+                queue.offer(owed, |parts| calls.send(key, socket, parts, AT_ONCE));
             match sent {
                 Ok(n) => {
                     self.writable = n == offered;
@@ -141,7 +142,7 @@ impl<C: Calls> SingleConnection<'_, C> {
         let [libc::pollfd { revents, .. }] = asked;
         self.writable |= revents & libc::POLLOUT != 0;
         if revents & libc::POLLIN != 0 {
-            let received = driver.recv(C::recv_now);
+            let received = driver.recv(AT_ONCE);
             driver.received(received);
         } else if revents & libc::POLLOUT == 0 {
             // An error or a hang-up: what it wants will never be possible.
