@@ -69,7 +69,8 @@ pub struct Connection<P> {
     queue: SendQueue,
     /// What the protocol has not taken.
     untaken: Untaken,
-    inbound: Inbound,
+    /// True once the peer's end has come: the inbound direction is closed.
+    ended: bool,
     outbound: Outbound,
     /// True from reaching a high mark until both low marks are reached.
     paused: bool,
@@ -82,12 +83,6 @@ pub struct Connection<P> {
     /// True once the protocol's `close` was called, or the protocol panicked.
     closed: bool,
     recv_size: RecvSize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Inbound {
-    Open,
-    Ended,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +134,7 @@ impl<P: Protocol> Connection<P> {
             protocol,
             queue: SendQueue::new(),
             untaken: Untaken::default(),
-            inbound: Inbound::Open,
+            ended: false,
             outbound: Outbound::Open,
             paused: false,
             flags: ProtocolFlags::default(),
@@ -166,8 +161,7 @@ impl<P: Protocol> Connection<P> {
 
     /// The peer will send no more.
     pub fn ended(&mut self, context: &mut Context) {
-        if self.inbound == Inbound::Open {
-            self.inbound = Inbound::Ended;
+        if !std::mem::replace(&mut self.ended, true) {
             self.flags.set(ProtocolFlags::END);
             self.report_due(context);
         }
@@ -178,15 +172,18 @@ impl<P: Protocol> Connection<P> {
         self.recv_size.lower();
     }
 
-    /// Queues a message of another peer for this one.
-    pub fn deliver(&mut self, chunk: Chunk) {
-        if self.outbound == Outbound::Open {
-            self.queue.push(chunk);
-            if self.queue.bytes() > HARD {
-                self.broken();
-            }
-            self.update_paused();
+    /// Queues a message of another peer for this one. Returns true if that is too much, and breaks
+    /// the connection.
+    pub fn deliver(&mut self, chunk: Chunk) -> bool {
+        if self.outbound != Outbound::Open {
+            return false;
         }
+        self.queue.push(chunk);
+        if self.queue.bytes() > HARD {
+            self.broken();
+        }
+        self.update_paused();
+        self.is_broken()
     }
 
     /// `n` of the queued bytes have been sent.
@@ -224,15 +221,14 @@ impl<P: Protocol> Connection<P> {
         if self.outbound == Outbound::Open {
             self.call(context, |protocol, out| protocol.timer(out));
         } else {
-            self.broken();
-            context.fail(CloseReason::LingerTimeout);
+            self.fail(CloseReason::LingerTimeout, context);
         }
     }
 
     /// The connection was reset, timed out or was evicted: nothing more is exchanged with the peer.
     pub fn broken(&mut self) {
         self.outbound = Outbound::Broken;
-        self.inbound = Inbound::Ended;
+        self.ended = true;
         self.queue.clear();
         self.untaken.clear();
         (self.paused, self.timer) = (false, Nanos(0));
@@ -241,8 +237,9 @@ impl<P: Protocol> Connection<P> {
     /// The connection closes: its protocol is called once more, for the last time.
     pub fn close(&mut self, reason: CloseReason, context: &mut Context) {
         if !std::mem::replace(&mut self.closed, true) {
-            let mut requests = Requests::of_finished();
+            let mut requests = Requests::default();
             let mut out = Outbox::new(&mut self.queue, context, &mut requests);
+            out.finish(); // It takes nothing more for the peer.
             if !returns(|| self.protocol.close(reason, &mut out)) {
                 tracing::warn!("a protocol panicked as its connection closed");
                 context.panicked += 1;
@@ -265,12 +262,12 @@ impl<P: Protocol> Connection<P> {
     /// Returns true if it wants to receive. A finishing connection receives in order to discard.
     pub fn wants_recv(&self) -> bool {
         let waits = self.paused || self.flags.has(ProtocolFlags::PAUSED);
-        self.inbound == Inbound::Open && (!waits || self.is_finishing())
+        !self.ended && (!waits || self.is_finishing())
     }
 
     /// Returns true if it may still receive, paused or not.
     pub fn could_recv(&self) -> bool {
-        self.inbound == Inbound::Open
+        !self.ended
     }
 
     /// Returns what it wants to send.
@@ -281,9 +278,7 @@ impl<P: Protocol> Connection<P> {
     /// Returns true if it wants to shut the outbound direction down: all is sent, and the peer has
     /// not ended.
     pub fn wants_shutdown(&self) -> bool {
-        self.outbound == Outbound::Finishing
-            && self.queue.is_empty()
-            && self.inbound == Inbound::Open
+        self.outbound == Outbound::Finishing && self.queue.is_empty() && !self.ended
     }
 
     /// Returns when its timer expires. One that was set since the last call is armed now, by
@@ -297,13 +292,7 @@ impl<P: Protocol> Connection<P> {
 
     /// Returns true if it wants to be closed: nothing is left to send or to receive.
     pub fn is_finished(&self) -> bool {
-        match self.outbound {
-            Outbound::Open => false,
-            Outbound::Finishing | Outbound::Shut => {
-                self.queue.is_empty() && self.inbound == Inbound::Ended
-            }
-            Outbound::Broken => true,
-        }
+        !self.is_open() && (self.is_broken() || (self.queue.is_empty() && self.ended))
     }
 
     // Getters.
@@ -322,11 +311,8 @@ impl<P: Protocol> Connection<P> {
     /// Returns true if the success of a send would change nothing that it wants, so that the send
     /// need not report it. False while its protocol waits for a refill.
     pub fn can_skip_completion(&self) -> bool {
-        self.inbound == Inbound::Open
-            && self.outbound == Outbound::Open
-            && !self.paused
-            && !self.refill
-            && !self.flags.has(ProtocolFlags::PAUSED)
+        let waits = self.paused || self.refill || self.flags.has(ProtocolFlags::PAUSED);
+        !waits && !self.ended && self.is_open()
     }
 
     /// Returns true if so much is queued that it does not receive. A member of a broadcast group is
@@ -357,14 +343,18 @@ impl<P: Protocol> Connection<P> {
 
     /// Calls the protocol for an event that is not input.
     fn call(&mut self, context: &mut Context, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
-        let mut requests = Requests::default();
-        let mut out = Outbox::new(&mut self.queue, context, &mut requests);
-        if !returns(|| event(&mut self.protocol, &mut out)) {
-            return self.panicked(context);
-        }
-        self.apply(&requests, context);
+        self.call_once(context, event);
         self.refill(context);
         self.update_paused();
+    }
+
+    fn call_once(&mut self, context: &mut Context, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
+        let mut requests = Requests::default();
+        let mut out = Outbox::new(&mut self.queue, context, &mut requests);
+        match returns(|| event(&mut self.protocol, &mut out)) {
+            true => self.apply(&requests, context),
+            false => self.panicked(context),
+        }
     }
 
     /// Offers `chunk`, behind what was left before, until the protocol can take no more of it.
@@ -385,7 +375,7 @@ impl<P: Protocol> Connection<P> {
                 && !out.stops_input();
         }
         if !input.is_empty() || input.has_state() {
-            let paused = self.flags.has(ProtocolFlags::PAUSED) || requests.pauses();
+            let paused = self.flags.has(ProtocolFlags::PAUSED) || requests.has(Requests::PAUSE);
             if let Some(violation) = input.leave(paused) {
                 return self.abort(&violation, context);
             }
@@ -408,21 +398,21 @@ impl<P: Protocol> Connection<P> {
 
     #[cold]
     fn apply_some(&mut self, requests: &Requests, context: &mut Context) {
-        self.refill |= requests.refills();
-        if let Some(reason) = requests.abort() {
+        self.refill |= requests.has(Requests::REFILL);
+        if let Some(reason) = &requests.abort {
             return self.abort(reason, context);
         }
-        if let Some(time) = requests.timer() {
-            self.set_timer(time, context);
+        if requests.has(Requests::TIMER) {
+            self.set_timer(requests.timer, context);
         }
-        if requests.finishes() && self.outbound == Outbound::Open {
+        if requests.has(Requests::FINISH) && self.outbound == Outbound::Open {
             (self.outbound, self.timer) = (Outbound::Finishing, Nanos(0));
             context.changed = true;
             self.untaken.clear();
         }
-        if requests.pauses() {
+        if requests.has(Requests::PAUSE) {
             self.flags.set(ProtocolFlags::PAUSED);
-        } else if requests.resumes() && self.flags.take(ProtocolFlags::PAUSED) {
+        } else if requests.has(Requests::RESUME) && self.flags.take(ProtocolFlags::PAUSED) {
             if self.outbound == Outbound::Open && !self.untaken.is_empty() {
                 self.offer_kept(context);
             }
@@ -440,30 +430,28 @@ impl<P: Protocol> Connection<P> {
         }
         let may_end = self.outbound == Outbound::Open && !self.flags.has(ProtocolFlags::PAUSED);
         if may_end && self.flags.take(ProtocolFlags::END) {
-            self.end(context);
+            let mut untaken = std::mem::take(&mut self.untaken);
+            let mut input = Input::new(Chunk::EMPTY, &mut untaken, context.max_input);
+            self.call(context, |protocol, out| protocol.end(&mut input, out));
         }
-    }
-
-    /// The peer's end, with what is left of its input.
-    fn end(&mut self, context: &mut Context) {
-        let mut untaken = std::mem::take(&mut self.untaken);
-        let mut input = Input::new(Chunk::EMPTY, &mut untaken, context.max_input);
-        self.call(context, |protocol, out| protocol.end(&mut input, out));
     }
 
     #[cold]
     fn abort(&mut self, reason: &str, context: &mut Context) {
         tracing::warn!("a connection is aborted: {reason}");
-        context.fail(CloseReason::Aborted);
-        self.broken();
+        self.fail(CloseReason::Aborted, context);
     }
 
     /// Gives up a connection whose protocol panicked: it is called no more.
     #[cold]
     fn panicked(&mut self, context: &mut Context) {
-        context.fail(CloseReason::Panicked);
         context.panicked += 1;
         self.closed = true;
+        self.fail(CloseReason::Panicked, context);
+    }
+
+    fn fail(&mut self, reason: CloseReason, context: &mut Context) {
+        (context.failure, context.changed) = (Some(reason), true);
         self.broken();
     }
 
@@ -479,12 +467,7 @@ impl<P: Protocol> Connection<P> {
     fn refill_if_little_is_queued(&mut self, context: &mut Context) {
         if self.outbound == Outbound::Open && self.queue.bytes() < REFILL {
             self.refill = false;
-            let mut requests = Requests::default();
-            let mut out = Outbox::new(&mut self.queue, context, &mut requests);
-            if !returns(|| self.protocol.refill(&mut out)) {
-                return self.panicked(context);
-            }
-            self.apply(&requests, context);
+            self.call_once(context, |protocol, out| protocol.refill(out));
         }
     }
 

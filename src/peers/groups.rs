@@ -122,12 +122,12 @@ impl<P: Protocol, D> Peers<P, D> {
         for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.listener == listener) {
             if id != from {
                 peer.progressed |= peer.connection.outgoing().is_empty();
-                let broken = peer.connection.is_broken();
+                let mut broken = false;
                 for message in &self.context.messages {
                     let (Message::Broadcast(chunk) | Message::Operator(chunk)) = message;
-                    peer.connection.deliver(chunk.clone());
+                    broken |= peer.connection.deliver(chunk.clone());
                 }
-                if peer.connection.is_broken() && !broken {
+                if broken {
                     note_reason(&mut self.counters, id, peer, CloseReason::QueueFull);
                     evicted.push(id);
                 }

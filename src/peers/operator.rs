@@ -45,9 +45,7 @@ impl<P: Protocol, D> Peers<P, D> {
     pub(super) fn send_to(&mut self, id: ConnId, line: Chunk) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return false };
         peer.progressed |= peer.connection.outgoing().is_empty();
-        let broken = peer.connection.is_broken();
-        peer.connection.deliver(line);
-        if peer.connection.is_broken() && !broken {
+        if peer.connection.deliver(line) {
             note_reason(&mut self.counters, id, peer, CloseReason::QueueFull);
             peer.connection.close(peer.reason, &mut self.context);
         }

@@ -56,8 +56,8 @@ impl Protocol for Chargen {
 
 #[cfg(test)]
 mod tests {
-    use super::super::OutboxBuffer;
     use super::super::testing::converse;
+    use super::super::{OutboxBuffer, Requests};
     use super::*;
 
     #[test]
@@ -73,7 +73,7 @@ mod tests {
             assert_eq!(line, &ring[n % PRINTABLE..][..72]);
         }
         assert!(sent.starts_with(r##" !"#$%&'()*+,-./0123456789"##));
-        assert!(!out.requests.finishes() && out.context.messages.is_empty());
+        assert!(!out.requests.has(Requests::FINISH) && out.context.messages.is_empty());
     }
 
     #[test]

@@ -1,25 +1,12 @@
 //! Chat: every line goes to all other peers, with the number of its sender.
 
-use super::speaker::{Audience, Speaker};
-use super::{Needs, Outbox};
+use super::speaker::Speaker;
 
 /// Passes each line on to every other peer of the same listener, as `[7] hello`: 7 is the number of
 /// the sending connection. Announces connections that come and go, as `* 7 joined` and `* 7 left`.
 ///
 /// [`Speaker`] says what a line is.
-pub type Chat = Speaker<Others>;
-
-/// The other peers of the sender's listener.
-#[derive(Debug, Clone, Copy)]
-pub enum Others {}
-
-impl Audience for Others {
-    const NEEDS: Needs = Needs::BROADCAST;
-
-    fn send(lines: Vec<u8>, out: &mut Outbox<'_>) {
-        out.broadcast(lines);
-    }
-}
+pub type Chat = Speaker<false>;
 
 #[cfg(test)]
 mod tests {

@@ -80,6 +80,7 @@ impl Kept {
 ///
 /// [`Outbox::send`](super::Outbox::send) sends them from there, without a copy.
 /// [`into_chunk`](Received::into_chunk) keeps them beyond the call. Several may live at once.
+#[derive(Debug)]
 pub struct Received<'a> {
     chunk: Chunk,
     input: PhantomData<&'a mut [u8]>,
@@ -128,12 +129,8 @@ impl<'a> Input<'a> {
             self.want(N);
             return None;
         }
-        let mut bytes = [0; N];
-        let head = self.head();
-        let (first, rest) = bytes.split_at_mut(head.len().min(N));
-        first.copy_from_slice(&head[..first.len()]);
-        rest.copy_from_slice(&self.tail[..rest.len()]);
-        Some(bytes)
+        let mut bytes = self.head().iter().chain(self.tail.iter()).copied();
+        Some(std::array::from_fn(|_| bytes.next().expect("as many are there")))
     }
 
     /// Takes the first `n` bytes. If fewer are there it takes none, and `data` is called again once
@@ -143,10 +140,7 @@ impl<'a> Input<'a> {
             self.want(n);
             return None;
         }
-        if self.head_len() == 0 {
-            return Some(self.take_tail(n));
-        }
-        Some(self.take_across(n))
+        Some(self.take_front(n))
     }
 
     /// Takes all bytes that are there.
@@ -163,39 +157,28 @@ impl<'a> Input<'a> {
     /// again when more has arrived. A line of more than `max` bytes, its newline not counted,
     /// aborts the connection.
     pub fn line(&mut self, max: usize) -> Option<Received<'a>> {
-        match self.try_line(max)? {
-            Ok(line) => Some(line),
-            Err(TooLong) => {
-                self.violate(format!("a line of more than {max} bytes"));
-                None
-            }
-        }
+        let line = self.try_line(max)?;
+        line.map_err(|TooLong| self.violate(format!("a line of more than {max} bytes"))).ok()
     }
 
     /// Takes the next line with its newline, as [`line`](Input::line) does; a line that is too long
     /// is dropped, and reported once in its place.
     pub fn try_line(&mut self, max: usize) -> Option<Result<Received<'a>, TooLong>> {
-        match self.find_line(max)? {
-            Ok(len) => self.take(len).map(Ok),
-            Err(too_long) => Some(Err(too_long)),
-        }
+        Some(self.find_line(max)?.map(|len| self.take_front(len)))
     }
 
     /// Takes whole lines, each with its newline: as many as are there, in one piece as long as none
     /// has to be copied for it. A line that is too long is dropped and reported in its place.
     pub fn try_lines(&mut self, max: usize) -> Option<Result<Received<'a>, TooLong>> {
-        let first = match self.find_line(max)? {
-            Ok(first) => first,
-            Err(too_long) => return Some(Err(too_long)),
-        };
-        if self.head_len() > 0 {
-            return self.take(first).map(Ok);
-        }
-        let mut whole = first;
-        while let Some(len) = newline(&self.tail[whole..]).filter(|&len| len <= max) {
-            whole += len + 1;
-        }
-        self.take(whole).map(Ok)
+        let found = self.find_line(max)?;
+        Some(found.map(|mut whole| {
+            while self.head_len() == 0
+                && let Some(len) = newline(&self.tail[whole..]).filter(|&len| len <= max)
+            {
+                whole += len + 1;
+            }
+            self.take_front(whole)
+        }))
     }
 
     /// Returns the length of the next line, its newline included, if it is there and not too long.
@@ -204,22 +187,21 @@ impl<'a> Input<'a> {
             return None;
         }
         let searched = self.untaken.0.as_ref().map_or(0, |kept| kept.searched);
-        let Some(len) = self.newline_from(searched) else {
-            let len = self.len();
-            if len > max {
+        match self.newline_from(searched) {
+            Some(len) if len <= max => return Some(Ok(len + 1)),
+            Some(len) => self.advance(len + 1),
+            None if self.len() <= max => {
+                let len = self.len();
+                let kept = self.kept();
+                (kept.searched, kept.asked) = (len, true);
+                return None;
+            }
+            None => {
                 self.kept().skips_line = true;
                 self.skip_line();
-                return Some(Err(TooLong));
             }
-            let kept = self.kept();
-            (kept.searched, kept.asked) = (len, true);
-            return None;
-        };
-        if len > max {
-            self.drop_front(len + 1);
-            return Some(Err(TooLong));
         }
-        Some(Ok(len + 1))
+        Some(Err(TooLong))
     }
 
     /// Returns how many bytes stand before the first newline at or behind `from`.
@@ -240,24 +222,27 @@ impl<'a> Input<'a> {
             return true;
         }
         let end = self.newline_from(0);
-        self.drop_front(end.map_or(self.len(), |len| len + 1));
+        self.advance(end.map_or(self.len(), |len| len + 1));
         let kept = self.kept();
         kept.skips_line = end.is_none();
         kept.asked |= end.is_none();
         end.is_some()
     }
 
-    fn take_tail(&mut self, n: usize) -> Received<'a> {
-        self.forget_search(n);
-        if n == self.tail.len() {
-            return Received::new(std::mem::replace(&mut self.tail, Chunk::EMPTY));
+    /// Takes the first `n` bytes, which are there.
+    fn take_front(&mut self, n: usize) -> Received<'a> {
+        if self.head_len() > 0 {
+            return self.take_across(n);
         }
+        if n == self.tail.len() {
+            return self.take_all();
+        }
+        self.forget_search(n);
         Received::new(self.tail.split_to(n))
     }
 
     #[cold]
     fn take_across(&mut self, n: usize) -> Received<'a> {
-        self.forget_search(n);
         let mut bytes = Vec::with_capacity(n);
         let from_head = n.min(self.head_len());
         bytes.extend_from_slice(&self.head()[..from_head]);
@@ -266,12 +251,9 @@ impl<'a> Input<'a> {
         Received::new(bytes.into())
     }
 
-    fn drop_front(&mut self, n: usize) {
-        self.forget_search(n);
-        self.advance(n);
-    }
-
+    /// Drops the first `n` bytes, which are there.
     fn advance(&mut self, n: usize) {
+        self.forget_search(n);
         let from_head = n.min(self.head_len());
         if from_head > 0 {
             self.kept().advance(from_head);
@@ -282,10 +264,9 @@ impl<'a> Input<'a> {
     /// Has the bytes of both parts in the head.
     fn join(&mut self) {
         let tail = std::mem::replace(&mut self.tail, Chunk::EMPTY);
-        if tail.is_empty() {
-            return;
+        if !tail.is_empty() {
+            self.kept().append(&tail);
         }
-        self.kept().append(&tail);
     }
 
     fn want(&mut self, n: usize) {
@@ -399,12 +380,6 @@ impl Deref for Received<'_> {
 impl DerefMut for Received<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
         self.chunk.make_mut()
-    }
-}
-
-impl fmt::Debug for Received<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.chunk.fmt(f)
     }
 }
 

@@ -17,7 +17,7 @@ mod talk;
 mod upper;
 
 pub use chargen::Chargen;
-pub use chat::{Chat, Others};
+pub use chat::Chat;
 pub use discard::Discard;
 pub use echo::Echo;
 pub use input::{Input, Received, TooLong, Untaken};
@@ -25,8 +25,8 @@ pub use needs::Needs;
 pub use outbox::{Context, Message, Outbox, OutboxBuffer, Payload, Requests};
 pub use prefix::Prefix;
 pub use reply::Reply;
-pub use speaker::{Audience, Speaker};
-pub use talk::{Operator, Talk};
+pub use speaker::Speaker;
+pub use talk::Talk;
 pub use upper::Upper;
 
 use crate::limits::CloseReason;
@@ -95,6 +95,18 @@ pub trait Protocol: 'static {
     /// The connection closes: the last call, made once, except after a panic. What it sends to its
     /// peer is dropped; a broadcast still reaches the others.
     fn close(&mut self, _reason: CloseReason, _out: &mut Outbox<'_>) {}
+}
+
+/// Returns whole lines, each between two texts, in one allocation. The last may lack its newline.
+fn wrapped(before: &[u8], lines: &[u8], after: &[u8]) -> Vec<u8> {
+    let count = lines.iter().filter(|&&byte| byte == b'\n').count();
+    let mut wrapped = Vec::with_capacity(lines.len() + count * (before.len() + after.len() - 1));
+    for line in lines.split_inclusive(|&byte| byte == b'\n') {
+        wrapped.extend_from_slice(before);
+        wrapped.extend_from_slice(line.strip_suffix(b"\n").unwrap_or(line));
+        wrapped.extend_from_slice(after);
+    }
+    wrapped
 }
 
 impl<P: Protocol + ?Sized> Protocol for Box<P> {
@@ -177,6 +189,13 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_batch_of_lines_is_one_allocation_of_the_right_size() {
+        let labelled = wrapped(b"[12] ", b"a\n\nb\n", b"\n");
+        assert_eq!(labelled, b"[12] a\n[12] \n[12] b\n");
+        assert_eq!(labelled.capacity(), labelled.len());
+    }
+
     /// A call that is not forwarded would be silently lost: each has a default.
     #[test]
     fn a_box_forwards_every_call() {
@@ -256,14 +275,14 @@ pub mod testing {
             receive(protocol, chunk, &mut untaken, &mut out);
         }
         let mut input = Input::new(Chunk::EMPTY, &mut untaken, MAX_INPUT);
-        if !out.requests.finishes() {
+        if !out.requests.has(Requests::FINISH) {
             protocol.end(&mut input, &mut out.outbox());
         }
         Said {
             replies: out.replies(),
             messages: to_others(&out.context.messages),
             to_operator: to_operator(&out.context.messages),
-            finished: out.requests.finishes(),
+            finished: out.requests.has(Requests::FINISH),
         }
     }
 
@@ -275,7 +294,7 @@ pub mod testing {
         out: &mut OutboxBuffer,
     ) {
         let mut input = Input::new(chunk, untaken, MAX_INPUT);
-        while !out.requests.finishes() && !input.is_empty() {
+        while !out.requests.has(Requests::FINISH) && !input.is_empty() {
             let before = input.len();
             protocol.data(&mut input, &mut out.outbox());
             if input.len() == before || input.awaits_more() {

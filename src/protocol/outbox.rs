@@ -38,19 +38,8 @@ pub struct Context {
 impl Context {
     /// A context without messages, in which a protocol may leave so much input untaken.
     pub fn new(max_input: usize, clock: Clock) -> Context {
-        Context {
-            messages: Vec::new(),
-            max_input,
-            failure: None,
-            changed: false,
-            panicked: 0,
-            clock,
-        }
-    }
-
-    /// Reports that a connection has just been broken.
-    pub(crate) fn fail(&mut self, reason: CloseReason) {
-        (self.failure, self.changed) = (Some(reason), true);
+        let (messages, panicked) = (Vec::new(), 0);
+        Context { messages, max_input, failure: None, changed: false, panicked, clock }
     }
 }
 
@@ -75,23 +64,24 @@ pub struct Requests {
     /// One bit each: see the constants.
     flags: u8,
     /// Why it aborts, if it does.
-    abort: Option<Box<Cow<'static, str>>>,
+    pub(crate) abort: Option<Box<Cow<'static, str>>>,
     /// With `TIMER`: when its timer expires; `None` clears it.
-    timer: Option<Duration>,
+    pub(crate) timer: Option<Duration>,
 }
 
 impl Requests {
-    const FINISH: u8 = 1;
-    const REFILL: u8 = 2;
-    const PAUSE: u8 = 4;
-    const RESUME: u8 = 8;
-    const ABORT: u8 = 16;
-    const TIMER: u8 = 32;
-
-    /// Requests of a connection that takes nothing more to send.
-    pub fn of_finished() -> Requests {
-        Requests { flags: Requests::FINISH, ..Requests::default() }
-    }
+    /// The protocol called [`Outbox::finish`].
+    pub const FINISH: u8 = 1;
+    /// The protocol called [`Outbox::request_refill`].
+    pub const REFILL: u8 = 2;
+    /// The protocol called [`Outbox::pause`], and not `resume` behind it.
+    pub const PAUSE: u8 = 4;
+    /// The protocol called [`Outbox::resume`], and not `pause` behind it.
+    pub const RESUME: u8 = 8;
+    /// The protocol called [`Outbox::abort`].
+    pub const ABORT: u8 = 16;
+    /// The timer was set, or cleared.
+    pub const TIMER: u8 = 32;
 
     /// Returns whether nothing was asked for.
     #[inline]
@@ -99,43 +89,9 @@ impl Requests {
         self.flags == 0
     }
 
-    /// Returns whether [`Outbox::finish`] was called.
-    pub fn finishes(&self) -> bool {
-        self.has(Requests::FINISH)
-    }
-
-    /// Returns whether [`Outbox::request_refill`] was called.
-    pub(crate) fn refills(&self) -> bool {
-        self.has(Requests::REFILL)
-    }
-
-    /// Returns whether [`Outbox::pause`] was called, and not `resume` behind it.
-    pub(crate) fn pauses(&self) -> bool {
-        self.has(Requests::PAUSE)
-    }
-
-    /// Returns whether [`Outbox::resume`] was called, and not `pause` behind it.
-    pub(crate) fn resumes(&self) -> bool {
-        self.has(Requests::RESUME)
-    }
-
-    /// Returns why the connection must be aborted, if [`Outbox::abort`] was called.
-    pub(crate) fn abort(&self) -> Option<&str> {
-        self.abort.as_ref().map(|reason| &***reason)
-    }
-
-    /// Returns the time that the timer was set to, or cleared, if it was.
-    pub(crate) fn timer(&self) -> Option<Option<Duration>> {
-        self.has(Requests::TIMER).then_some(self.timer)
-    }
-
+    /// Returns whether any of these was asked for.
     #[inline]
-    fn stops_input(&self) -> bool {
-        self.has(Requests::FINISH | Requests::PAUSE | Requests::ABORT)
-    }
-
-    #[inline]
-    fn has(&self, flags: u8) -> bool {
+    pub fn has(&self, flags: u8) -> bool {
         self.flags & flags != 0
     }
 }
@@ -158,6 +114,7 @@ impl OutboxBuffer {
     }
 
     /// Returns the bytes that were sent to the peer.
+    #[cfg(any(test, feature = "testing"))]
     pub fn replies(&self) -> Vec<u8> {
         self.queue.iter().flat_map(|chunk| chunk.to_vec()).collect()
     }
@@ -266,7 +223,7 @@ impl<'a> Outbox<'a> {
     /// Returns whether `data` must not be called again for what is left.
     #[inline]
     pub(crate) fn stops_input(&self) -> bool {
-        self.requests.stops_input()
+        self.requests.has(Requests::FINISH | Requests::PAUSE | Requests::ABORT)
     }
 
     /// Returns how many bytes are queued and not yet sent.
@@ -292,10 +249,10 @@ mod sealed {
 }
 
 macro_rules! payloads {
-    ($($type:ty: $bytes:ident => $chunk:expr,)+) => {$(
-        impl sealed::Sealed for $type {}
+    ($([$($generic:tt)*] $type:ty: $bytes:ident => $chunk:expr,)+) => {$(
+        impl<$($generic)*> sealed::Sealed for $type {}
 
-        impl Payload for $type {
+        impl<$($generic)*> Payload for $type {
             #[inline]
             fn into_chunk(self) -> Chunk {
                 let $bytes = self;
@@ -306,20 +263,13 @@ macro_rules! payloads {
 }
 
 payloads! {
-    Received<'_>: bytes => Received::into_chunk(bytes),
-    Chunk: bytes => bytes,
-    Vec<u8>: bytes => Chunk::from(bytes),
-    String: text => Chunk::from(text.into_bytes()),
-    &[u8]: bytes => Chunk::from(bytes.to_vec()),
-    &str: text => Chunk::from(text.as_bytes().to_vec()),
-}
-
-impl<const N: usize> sealed::Sealed for &[u8; N] {}
-
-impl<const N: usize> Payload for &[u8; N] {
-    fn into_chunk(self) -> Chunk {
-        Chunk::from(self.to_vec())
-    }
+    [] Received<'_>: bytes => Received::into_chunk(bytes),
+    [] Chunk: bytes => bytes,
+    [] Vec<u8>: bytes => Chunk::from(bytes),
+    [] String: text => Chunk::from(text.into_bytes()),
+    [] &[u8]: bytes => Chunk::from(bytes.to_vec()),
+    [] &str: text => Chunk::from(text.as_bytes().to_vec()),
+    [const N: usize] &[u8; N]: bytes => Chunk::from(bytes.to_vec()),
 }
 
 #[cfg(test)]
@@ -351,8 +301,8 @@ mod tests {
     fn the_last_of_pause_and_resume_holds() {
         let mut sent = OutboxBuffer::default();
         sent.outbox().pause();
-        assert!(sent.requests.pauses() && !sent.requests.resumes());
+        assert!(sent.requests.has(Requests::PAUSE) && !sent.requests.has(Requests::RESUME));
         sent.outbox().resume();
-        assert!(!sent.requests.pauses() && sent.requests.resumes());
+        assert!(!sent.requests.has(Requests::PAUSE) && sent.requests.has(Requests::RESUME));
     }
 }

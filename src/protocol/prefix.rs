@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Input, LINE_MAX, Needs, Outbox, Protocol, TOO_LONG};
+use super::{Input, LINE_MAX, Needs, Outbox, Protocol, TOO_LONG, wrapped};
 
 /// Replies to each line with a text, the line, ` ===` and a newline, in one piece for all lines
 /// that arrived together; also to a last line without a newline. The reply to a line longer than
@@ -22,23 +22,6 @@ impl Prefix {
     pub fn new(text: &str) -> Prefix {
         Prefix { text: text.into() }
     }
-
-    /// Returns the text in front.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-}
-
-/// Whole lines, each between the text and the suffix.
-fn wrap(text: &str, lines: &[u8]) -> Vec<u8> {
-    let count = lines.iter().filter(|&&byte| byte == b'\n').count();
-    let mut wrapped = Vec::with_capacity(lines.len() + count * (text.len() + SUFFIX.len() - 1));
-    for line in lines.split_inclusive(|&byte| byte == b'\n') {
-        wrapped.extend_from_slice(text.as_bytes());
-        wrapped.extend_from_slice(line.strip_suffix(b"\n").unwrap_or(line));
-        wrapped.extend_from_slice(SUFFIX);
-    }
-    wrapped
 }
 
 impl Protocol for Prefix {
@@ -49,7 +32,7 @@ impl Protocol for Prefix {
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
         while let Some(lines) = input.try_lines(LINE_MAX) {
             match lines {
-                Ok(lines) => out.send(wrap(&self.text, &lines)),
+                Ok(lines) => out.send(wrapped(self.text.as_bytes(), &lines, SUFFIX)),
                 Err(_) => out.send(TOO_LONG),
             }
         }
@@ -58,7 +41,7 @@ impl Protocol for Prefix {
     fn end(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
         let last = input.take_all();
         if !last.is_empty() {
-            out.send(wrap(&self.text, &last));
+            out.send(wrapped(self.text.as_bytes(), &last, SUFFIX));
         }
         out.finish();
     }

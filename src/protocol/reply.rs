@@ -29,12 +29,6 @@ impl Reply {
         Reply { answer: format!("{text}\n").into_bytes().into(), begun: false }
     }
 
-    /// Returns the text, without its newline.
-    pub fn text(&self) -> &str {
-        let text = &self.answer[..self.answer.len() - 1];
-        std::str::from_utf8(text).expect("it was given as a str")
-    }
-
     fn answer(&self, lines: usize, out: &mut Outbox<'_>) {
         if lines == 0 {
             return;

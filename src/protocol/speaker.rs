@@ -1,51 +1,32 @@
 //! Lines that go to others than their peer: what chat and talk have in common.
 
-use std::marker::PhantomData;
-
 use crate::limits::CloseReason;
 
-use super::{Input, LINE_MAX, Needs, Outbox, Protocol, TOO_LONG};
+use super::{Input, LINE_MAX, Needs, Outbox, Protocol, TOO_LONG, wrapped};
 
-/// The receivers of what a peer sends.
-pub trait Audience: 'static {
-    /// What it takes to reach them.
-    const NEEDS: Needs;
-
-    /// Sends `lines` to them.
-    fn send(lines: Vec<u8>, out: &mut Outbox<'_>);
-}
-
-/// Passes whole lines on to its audience, each labelled with the number of its connection, as
-/// `[7] hello`, and announces the connection's begin and end, as `* 7 joined` and `* 7 left`.
+/// Passes whole lines on, to the operator or to the other peers of its listener, each labelled with
+/// the number of its connection, as `[7] hello`. Announces the connection's begin and end, as
+/// `* 7 joined` and `* 7 left`.
 ///
 /// Lines are passed on whole, however they arrived; also a last line without a newline. Their bytes
 /// need not be text. A line longer than [`LINE_MAX`] is dropped, and the reply is a complaint. The
 /// line `quit` leaves.
 #[derive(Debug, Clone)]
-pub struct Speaker<A> {
+pub struct Speaker<const TO_OPERATOR: bool> {
     me: u64,
     /// What stands in front of each of its lines.
     label: Box<[u8]>,
     /// True once its end was announced: later input is ignored.
     left: bool,
-    audience: PhantomData<A>,
 }
 
-impl<A> Speaker<A> {
-    /// The protocol of connection `me`.
-    pub fn new(me: u64) -> Speaker<A> {
-        let label = format!("[{me}] ").into_bytes().into();
-        Speaker { me, label, left: false, audience: PhantomData }
-    }
-}
-
-impl<A: Audience> Protocol for Speaker<A> {
+impl<const TO_OPERATOR: bool> Protocol for Speaker<TO_OPERATOR> {
     fn needs() -> Needs {
-        A::NEEDS
+        if TO_OPERATOR { Needs::NOTHING } else { Needs::BROADCAST }
     }
 
     fn open(&mut self, out: &mut Outbox<'_>) {
-        A::send(format!("* {} joined\n", self.me).into_bytes(), out);
+        Self::send(format!("* {} joined\n", self.me).into_bytes(), out);
     }
 
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
@@ -71,19 +52,31 @@ impl<A: Audience> Protocol for Speaker<A> {
     }
 }
 
-impl<A: Audience> Speaker<A> {
+impl<const TO_OPERATOR: bool> Speaker<TO_OPERATOR> {
+    /// The protocol of connection `me`.
+    pub fn new(me: u64) -> Self {
+        Speaker { me, label: format!("[{me}] ").into_bytes().into(), left: false }
+    }
+
+    fn send(lines: Vec<u8>, out: &mut Outbox<'_>) {
+        if TO_OPERATOR { out.to_operator(lines) } else { out.broadcast(lines) }
+    }
+
+    /// Passes on the lines in front of the line `quit`, and leaves if there is one.
     fn pass_on(&mut self, lines: &[u8], out: &mut Outbox<'_>) {
-        let (before, quits) = match find_quit(lines) {
-            Some(at) => (&lines[..at], true),
-            None => (lines, false),
-        };
         if self.left {
             return;
         }
-        if !before.is_empty() {
-            A::send(labelled(&self.label, before), out);
+        // A line may end in a carriage return, as telnet's.
+        let before = lines
+            .split_inclusive(|&byte| byte == b'\n')
+            .take_while(|&line| line != b"quit\n" && line != b"quit\r\n")
+            .map(<[u8]>::len)
+            .sum();
+        if before > 0 {
+            Self::send(wrapped(&self.label, &lines[..before], b"\n"), out);
         }
-        if quits {
+        if before < lines.len() {
             self.leave(out);
             out.finish();
         }
@@ -91,42 +84,7 @@ impl<A: Audience> Speaker<A> {
 
     fn leave(&mut self, out: &mut Outbox<'_>) {
         if !std::mem::replace(&mut self.left, true) {
-            A::send(format!("* {} left\n", self.me).into_bytes(), out);
+            Self::send(format!("* {} left\n", self.me).into_bytes(), out);
         }
-    }
-}
-
-/// Returns where the first line `quit` begins; a line may end in a carriage return, as telnet's.
-fn find_quit(lines: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    for line in lines.split_inclusive(|&byte| byte == b'\n') {
-        if line == b"quit\n" || line == b"quit\r\n" {
-            return Some(at);
-        }
-        at += line.len();
-    }
-    None
-}
-
-/// Returns whole lines with `label` in front of each, in one allocation.
-fn labelled(label: &[u8], lines: &[u8]) -> Vec<u8> {
-    let count = lines.iter().filter(|&&byte| byte == b'\n').count();
-    let mut labelled = Vec::with_capacity(lines.len() + count * label.len());
-    for line in lines.split_inclusive(|&byte| byte == b'\n') {
-        labelled.extend_from_slice(label);
-        labelled.extend_from_slice(line);
-    }
-    labelled
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_of_lines_is_one_allocation_of_the_right_size() {
-        let labelled = labelled(b"[12] ", b"a\n\nb\n");
-        assert_eq!(labelled, b"[12] a\n[12] \n[12] b\n");
-        assert_eq!(labelled.capacity(), labelled.len());
     }
 }

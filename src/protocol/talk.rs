@@ -1,25 +1,12 @@
 //! Talk: every line goes to the operator at the server's console.
 
-use super::speaker::{Audience, Speaker};
-use super::{Needs, Outbox};
+use super::speaker::Speaker;
 
 /// Sends each line to the operator, as `[7] hello`: 7 is the number of the connection, by which the
 /// operator replies. Announces connections that come and go, as `* 7 joined` and `* 7 left`.
 ///
 /// The peers of a listener receive nothing of one another. [`Speaker`] says what a line is.
-pub type Talk = Speaker<Operator>;
-
-/// The operator at the server's console.
-#[derive(Debug, Clone, Copy)]
-pub enum Operator {}
-
-impl Audience for Operator {
-    const NEEDS: Needs = Needs::NOTHING;
-
-    fn send(lines: Vec<u8>, out: &mut Outbox<'_>) {
-        out.to_operator(lines);
-    }
-}
+pub type Talk = Speaker<true>;
 
 #[cfg(test)]
 mod tests {

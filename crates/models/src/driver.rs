@@ -77,9 +77,7 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
 
     /// Queues a message of the operator.
     pub(crate) fn deliver(&mut self, message: Chunk) {
-        let was_broken = self.connection.is_broken();
-        self.connection.deliver(message);
-        if self.connection.is_broken() && !was_broken {
+        if self.connection.deliver(message) {
             self.broken(CloseReason::QueueFull);
         }
     }
