@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::group::{Group, Membership};
+use super::member::Origin;
+use super::shared::{Membership, SharedState};
 use proactor::calls::{Calls, SLEEPS};
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
@@ -16,7 +17,7 @@ use proactor::os::{self, AcceptFailure};
 #[derive(Debug, Default)]
 pub(super) struct Acceptor {
     /// The sockets, by the numbers of the listeners.
-    pub(super) listeners: Vec<(OwnedFd, Arc<Group>)>,
+    pub(super) listeners: Vec<(OwnedFd, Arc<Origin>)>,
     pub(super) pause: AcceptPause,
     /// What was passed to poll(2), and its results: its capacity is kept.
     polled: Vec<libc::pollfd>,
@@ -60,20 +61,22 @@ impl Acceptor {
         Ok(ready)
     }
 
-    /// Accepts a connection of listener number `index`, if one was reported, which gets this `id`.
+    /// Accepts a connection of listener number `index`, if one was reported; the thread with this
+    /// `id` will serve it.
     pub(super) fn accept(
         &mut self,
         calls: &impl Calls,
+        shared: &Arc<SharedState>,
         index: usize,
         id: ConnId,
         counters: &mut Counters,
     ) -> Option<Membership> {
         let polled = self.polled.get_mut(self.others + index).filter(|it| it.revents != 0)?;
-        let (fd, group) = self.listeners.get(index)?;
+        let (fd, origin) = self.listeners.get(index)?;
         let key = KeyOwner::Listener(ListenerId(index as u16)).into();
         let entered = calls.accept(key, fd.as_fd(), SLEEPS).and_then(|socket| {
             counters.accepted += 1;
-            group.enter(id, socket).inspect_err(|_| counters.closed += 1)
+            shared.enter(id, origin, socket).inspect_err(|_| counters.closed += 1)
         });
         match entered {
             Ok(membership) => Some(membership),

@@ -19,9 +19,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::group::{MayWrite, Member, Membership, StallCheck, add};
+use super::member::{MayWrite, Member, StallCheck, add};
+use super::pool::ThreadStatus;
+use super::shared::Membership;
 use super::state::ThreadState;
-use super::status::ThreadStatus;
 use crate::driver::ConnectionDriver;
 use proactor::buffer::Pool;
 use proactor::calls::Calls;
@@ -30,8 +31,8 @@ use proactor::counters::Counters;
 use proactor::lifecycle::Stage;
 use proactor::limits::CloseReason;
 use proactor::mailbox::PostedRequest;
-use proactor::peer::{AcceptedPeer, Made};
-use proactor::protocol::{Message, Protocol};
+use proactor::peer::AcceptedPeer;
+use proactor::protocol::Message;
 
 /// Buffers of each size for one connection: one that it receives into and, rarely, a few that its
 /// protocol keeps.
@@ -52,23 +53,21 @@ struct ConnectionThread<'a, C> {
     accepted: AcceptedPeer,
 }
 
-/// Serves one member, by the protocol that `make` makes, until the connection ends. The `counters`
-/// and the `calls` are those of this thread. `noticed` is called as soon as the thread sees that
-/// the server drains.
+/// Serves one member until the connection ends. The `counters` and the `calls` are those of this
+/// thread. `noticed` is called as soon as the thread sees that the server drains.
 pub(super) fn serve_connection<C: Calls>(
     calls: &C,
     status: &ThreadStatus,
     membership: Membership,
-    make: impl FnOnce(&Membership) -> Made<Box<dyn Protocol>>,
     counters: &mut Counters,
     noticed: &mut dyn FnMut(),
 ) {
-    let member = Arc::clone(&membership.member);
-    status.serve(Some(Arc::clone(&member)));
-    match Pool::few(&status.shared.buffers, BUFFERS) {
+    let (member, shared) = (Arc::clone(&membership.member), &status.shared);
+    match Pool::few(&shared.buffers, BUFFERS) {
         Ok(pool) => {
             let whose = (member.key(), member.socket());
-            let ((protocol, accepted), max_input) = (make(&membership), status.shared.max_input);
+            let (protocol, accepted) = member.make_protocol(&shared.signal);
+            let max_input = shared.max_input;
             let driver = ConnectionDriver::open(calls, whose, protocol, max_input, pool, counters);
             ConnectionThread {
                 status,
@@ -88,7 +87,6 @@ pub(super) fn serve_connection<C: Calls>(
         }
     }
     status.publish(counters);
-    status.serve(None);
     drop(membership);
     close(calls, member);
 }

@@ -1,25 +1,24 @@
 //! The operator console of a server of threads.
 //!
-//! The thread that waits for the end waits for the console's input too, and looks at the status of
-//! the others. No command waits for a peer. What the operator sends is left as *messages* for the
-//! thread that serves the peer: they are sent after what is owed, however long that takes. A thread
-//! that sleeps because its peer sends nothing is interrupted, again and again until it has taken
-//! its messages; any other looks before it goes to sleep.
+//! The thread that waits for the end waits for the console's input too, and looks at the
+//! connections of the others. No command waits for a peer. What the operator sends is left as
+//! *messages* for the thread that serves the peer: they are sent after what is owed, however long
+//! that takes. A thread that sleeps because its peer sends nothing is interrupted, again and again
+//! until it has taken its messages; any other looks before it goes to sleep.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Blocking;
-use super::group::Member;
-use super::pool::ThreadPool;
-use super::shared::SharedState;
+use super::member::Member;
 use proactor::address;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
 use proactor::console::{Console, Inspect, Row};
 use proactor::counters::Counters;
 use proactor::engine::Engine;
-use proactor::lifecycle::{Lifecycle, Stage};
+use proactor::lifecycle::Stage;
 use proactor::limits::{CloseReason, Ended};
 use proactor::os;
 
@@ -27,29 +26,16 @@ impl<C: Calls> Blocking<C> {
     /// Reads the console's input, prints the messages to the operator, and runs the commands.
     pub(super) fn serve_console(&mut self) -> ControlFlow<Ended> {
         let Some(mut console) = self.console.take() else { return ControlFlow::Continue(()) };
-        let counters = Engine::counters(self);
-        let Blocking { calls, threads, shared, lifecycle, posted, .. } = self;
         console.read();
-        let mut view = ThreadsView { calls, threads, shared, lifecycle, counters, posted };
-        let flow = console.serve(&mut view);
+        let flow = console.serve(self);
         // It is gone once the operator has quit.
         self.console = Some(console).filter(|_| flow.is_continue());
         flow
     }
 }
 
-/// All threads, as the console sees them.
-struct ThreadsView<'a, C> {
-    calls: &'a C,
-    threads: &'a ThreadPool,
-    shared: &'a SharedState,
-    lifecycle: &'a mut Lifecycle,
-    counters: Counters,
-    /// True once it has left a message.
-    posted: &'a mut bool,
-}
-
-impl<C: Calls> Inspect for ThreadsView<'_, C> {
+/// All connections, as the console sees them.
+impl<C: Calls> Inspect for Blocking<C> {
     fn show_messages(&mut self, console: &mut Console) {
         let (lines, lost) = self.shared.take_operator_messages();
         if !lines.is_empty() {
@@ -62,39 +48,33 @@ impl<C: Calls> Inspect for ThreadsView<'_, C> {
 
     fn rows(&mut self, _: &Console) -> Vec<Row> {
         let now = os::now();
-        let row = |member: &Member| row(member, now);
-        self.threads.statuses().filter_map(|status| status.look(row)).collect()
+        self.shared.members().values().map(|member| row(member, now)).collect()
     }
 
     fn counters(&self) -> Counters {
-        self.counters
+        Engine::counters(self)
     }
 
-    /// Leaves a message for each thread that serves such a connection, unless the server drains: a
-    /// thread may not have noticed that yet.
+    /// Leaves a message for such connections, unless the server drains: a thread may not have
+    /// noticed that yet.
     fn send(&mut self, number: Option<u64>, line: Vec<u8>) -> Vec<bool> {
-        let serves = self.shared.stage() == Stage::Serving;
-        let post = |member: &Member| {
-            let is_it = number.is_none_or(|number| number == member.number);
-            is_it.then(|| serves && member.post(self.calls, &line))
-        };
-        let statuses = self.threads.statuses();
-        let posted: Vec<bool> = statuses.filter_map(|status| status.look(post)?).collect();
-        *self.posted |= posted.contains(&true);
+        let (serves, members) = (self.shared.stage() == Stage::Serving, self.shared.members());
+        let is_it = |member: &&Arc<Member>| number.is_none_or(|number| number == member.number);
+        let post = |member: &Arc<Member>| serves && member.post(&self.calls, &line);
+        let posted: Vec<bool> = members.values().filter(is_it).map(post).collect();
+        self.posted |= posted.contains(&true);
         posted
     }
 
     fn kick(&mut self, number: u64) -> bool {
-        let is_it = |member: &Member| member.number == number;
-        let kick = |member: &Member| member.break_off(self.calls, CloseReason::Kicked);
-        let kick = |member: &Member| is_it(member).then(|| kick(member)).is_some();
-        self.threads.statuses().any(|status| status.look(kick) == Some(true))
+        let members = self.shared.members();
+        let found = members.values().find(|member| member.number == number);
+        found.map(|member| member.break_off(&self.calls, CloseReason::Kicked)).is_some()
     }
 
     fn drain(&mut self) -> Option<usize> {
-        let count = self.threads.statuses().filter_map(|status| status.look(|_| ())).count();
-        let starts = self.lifecycle.drain(count, os::now());
-        starts.then(|| self.shared.advance(Stage::Draining)).map(|()| count)
+        let count = self.shared.members().len();
+        self.begin_drain(count).then_some(count)
     }
 }
 
@@ -106,7 +86,7 @@ fn row(member: &Member, now: Nanos) -> Row {
     Row {
         number: member.number,
         id: member.id,
-        listener: member.listener,
+        listener: member.listener(),
         address: address::of_peer(member.socket()),
         age: Some(now.since(member.accepted)),
         received: member.received.load(Ordering::Relaxed),

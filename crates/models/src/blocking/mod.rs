@@ -15,7 +15,7 @@
 //!
 //! Each connection has a few buffers of its own, of the sizes that a loop would share among all. A
 //! thread writes its broadcasts to the other sockets itself, so a slow listener slows its speaker
-//! (`group.rs`).
+//! (`member.rs`).
 //!
 //! The thread that waits for the end serves the operator console (`console.rs`).
 //!
@@ -32,24 +32,23 @@
 mod acceptor;
 mod connection;
 mod console;
-mod group;
+mod member;
 mod pool;
 mod shared;
 mod state;
-mod status;
 
 use std::io;
+use std::net::Shutdown;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use acceptor::Acceptor;
 use connection::serve_connection;
-use group::{Group, Member, Membership};
-use pool::ThreadPool;
+use member::Origin;
+use pool::{ThreadPool, ThreadStatus};
 use shared::SharedState;
-use status::ThreadStatus;
 
 use proactor::address::Address;
 use proactor::buffer::BufferClass;
@@ -58,10 +57,10 @@ use proactor::console::Console;
 use proactor::counters::{Counters, LiveCounters};
 use proactor::engine::Engine;
 use proactor::keys::{ConnId, ListenerId};
-use proactor::lifecycle::{Lifecycle, Stage};
+use proactor::lifecycle::{self, Lifecycle, Stage};
 use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::mailbox::PostedRequest;
-use proactor::os::{self, EventFd, ShutdownSignal};
+use proactor::os::{self, ShutdownSignal};
 use proactor::peer::Factory;
 
 /// Accepts at one listener in an iteration.
@@ -86,12 +85,11 @@ pub(crate) struct Blocking<C> {
     calls: C,
     style: Style,
     acceptor: Acceptor,
-    groups: Vec<Arc<Group>>,
-    /// How many connections were ever accepted.
-    accepted: Arc<AtomicU64>,
     shared: Arc<SharedState>,
     threads: ThreadPool,
     lifecycle: Lifecycle,
+    /// True once the server ends at once.
+    at_once: bool,
     console: Option<Console>,
     /// True while threads may have messages that they have not taken.
     posted: bool,
@@ -124,11 +122,10 @@ impl<C: Calls> Blocking<C> {
             calls,
             style,
             acceptor: Acceptor::default(),
-            groups: Vec::new(),
-            accepted: Arc::default(),
-            shared: Arc::new(SharedState::new(buffers, limits.max_input, EventFd::new()?)),
+            shared: Arc::new(SharedState::new(buffers, limits.max_input, stop.clone())?),
             threads: ThreadPool::new(),
             lifecycle: Lifecycle::new(limits, stop),
+            at_once: false,
             console: None,
             posted: false,
             interrupt_after: INTERRUPT_AFTER,
@@ -137,25 +134,39 @@ impl<C: Calls> Blocking<C> {
         })
     }
 
-    /// Serves until the server is asked to stop: accepts, and starts a thread for each connection,
-    /// or one for all. Returns how it is to end.
-    fn serve(&mut self) -> io::Result<Ended> {
+    /// Starts the thread that serves one connection after another, if that is the style.
+    fn begin(&mut self) -> io::Result<()> {
+        self.console.iter_mut().for_each(Console::flush);
         if self.style == Style::OneByOne {
             let (acceptor, calls) = (std::mem::take(&mut self.acceptor), self.calls.clone());
             self.threads.add(&self.shared, move |status, counters| {
                 serve_one_after_another(&calls, status, acceptor, counters)
             })?;
         }
-        loop {
-            let capacity = self.lifecycle.has_capacity(self.threads.len());
-            let interrupt = self.interrupt();
-            self.wait(capacity, interrupt)?;
-            self.reap()?;
-            (0..self.acceptor.listeners.len()).for_each(|listener| self.accept(listener));
-            if let Some(ended) = self.take_requests() {
-                return Ok(ended);
-            }
+        Ok(())
+    }
+
+    /// Runs one iteration: sleep until there is something to do, then accept, reap, and pass on
+    /// what the operator and other threads ask.
+    fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
+        if self.threads.len() == 0 && !self.lifecycle.is_serving() {
+            let ended = if self.at_once { Ended::AtOnce } else { Ended::Drained };
+            return Ok(ControlFlow::Break(ended));
         }
+        let interrupt = self.interrupt();
+        self.wait(interrupt)?;
+        self.reap()?;
+        (0..self.acceptor.listeners.len()).for_each(|listener| self.accept(listener));
+        let signal = self.lifecycle.take_requests();
+        self.pass_posted();
+        if signal.is_break() || self.serve_console().is_break() {
+            self.end_at_once();
+        } else if signal.continue_value() == Some(true) {
+            self.begin_drain(self.threads.len());
+        } else if self.lifecycle.run_timers(os::now()) && !self.at_once {
+            self.counters.cut = self.cut();
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     fn accept(&mut self, listener: usize) {
@@ -164,14 +175,12 @@ impl<C: Calls> Blocking<C> {
                 return;
             }
             let (id, counters) = (self.threads.next_id(), &mut self.counters);
-            let accepted = self.acceptor.accept(&self.calls, listener, id, counters);
+            let accepted = self.acceptor.accept(&self.calls, &self.shared, listener, id, counters);
             let Some(membership) = accepted else { return };
             let calls = self.calls.clone();
             let work = move |status: &ThreadStatus, counters: &mut Counters| {
-                let (calls, make) = (calls.lane(id.slot()), Membership::make_protocol);
-                serve_connection(&calls, status, membership, make, counters, &mut || {
-                    status.notice();
-                });
+                let calls = calls.lane(id.slot());
+                serve_connection(&calls, status, membership, counters, &mut || status.notice());
                 Ok(())
             };
             if let Err(error) = self.threads.add(&self.shared, work) {
@@ -191,71 +200,61 @@ impl<C: Calls> Blocking<C> {
         reaped
     }
 
-    /// Takes the requests to stop, by the signal or by the operator, whose console is served.
-    /// Returns how the server is to end, if it is asked to.
-    fn take_requests(&mut self) -> Option<Ended> {
-        let signal = self.lifecycle.take_requests();
-        self.pass_posted();
-        let console = self.serve_console();
-        if let Some(ended) = signal.break_value().or(console.break_value()) {
-            return Some(ended);
-        }
-        if signal.continue_value() == Some(true) {
-            self.lifecycle.drain(self.threads.len(), os::now());
-        }
-        (!self.lifecycle.is_serving()).then_some(Ended::Drained)
-    }
-
     /// Passes what other threads ask to the threads of the connections.
     fn pass_posted(&mut self) {
         for posted in self.lifecycle.take_posted() {
             self.posted = true;
+            let (calls, members) = (&self.calls, self.shared.members());
             let conn = match &posted {
                 PostedRequest::Broadcast(listener, bytes) => {
-                    let post = |member: &Member| {
-                        member.listener == *listener && member.post(&self.calls, bytes)
-                    };
-                    self.threads.statuses().for_each(|status| _ = status.look(post));
+                    let group = members.values().filter(|member| member.listener() == *listener);
+                    group.for_each(|member| _ = member.post(calls, bytes));
                     continue;
                 }
                 PostedRequest::Send(peer, _)
                 | PostedRequest::Wake(peer)
                 | PostedRequest::Close(peer) => peer.conn(),
             };
-            let pass = |member: &Member| match posted {
-                _ if member.id != conn => {}
-                PostedRequest::Close(_) => member.break_off(&self.calls, CloseReason::Handle),
-                posted => member.pass(posted),
-            };
-            self.threads.status(conn).map(|status| status.look(pass));
+            match members.get(&conn.slot()).filter(|member| member.id == conn) {
+                None => {}
+                Some(member) if matches!(posted, PostedRequest::Close(_)) => {
+                    member.break_off(calls, CloseReason::Handle);
+                }
+                Some(member) => member.pass(posted),
+            }
         }
     }
 
-    /// Lets every connection finish; cuts those that take too long, or all `at_once`.
-    fn finish(&mut self, mut at_once: bool) -> io::Result<Ended> {
-        self.acceptor.listeners.clear();
-        self.lifecycle.drain(self.threads.len(), os::now());
-        self.shared.advance(Stage::Draining);
-        if at_once {
-            self.cut();
+    // Ending.
+
+    /// Accepts no more, and has the threads finish the connections.
+    /// Returns whether they begin to.
+    fn begin_drain(&mut self, connections: usize) -> bool {
+        let begins = self.lifecycle.drain(connections, os::now());
+        if begins {
+            self.acceptor.listeners.clear();
+            self.shared.advance(Stage::Draining);
+            self.interrupt_after = INTERRUPT_AFTER;
         }
-        self.interrupt_after = INTERRUPT_AFTER;
-        let mut reaped = self.reap();
-        while self.threads.len() > 0 {
-            let deadline = self.lifecycle.next_timer().map(|due| due.since(os::now()));
-            let interrupt = self.interrupt();
-            self.wait(false, [interrupt, deadline].into_iter().flatten().min())?;
-            if self.take_requests() == Some(Ended::AtOnce) {
-                at_once = true;
-                self.cut();
-            } else if self.lifecycle.run_timers(os::now()) && !at_once {
-                self.counters.cut = self.cut();
-            }
-            let more = self.reap();
-            reaped = reaped.and(more);
+        begins
+    }
+
+    fn end_at_once(&mut self) {
+        self.at_once = true;
+        self.begin_drain(self.threads.len());
+        self.cut();
+    }
+
+    /// Breaks every connection. Returns how many there are.
+    fn cut(&self) -> u64 {
+        // In this order: a thread that enters a group after it was cut sees the stage.
+        self.shared.advance(Stage::Cutting);
+        let members = self.shared.members();
+        for member in members.values() {
+            // It fails only if the peer has reset the connection, and that wakes the thread too.
+            let _ = self.calls.shutdown(member.key(), member.socket(), Shutdown::Both);
         }
-        let _ = self.serve_console(); // Prints the last messages.
-        reaped.map(|()| if at_once { Ended::AtOnce } else { Ended::Drained })
+        members.len() as u64
     }
 
     /// Interrupts the threads that have to notice a drain or a message. Returns when to do so
@@ -272,19 +271,16 @@ impl<C: Calls> Blocking<C> {
         self.posted.then_some(pause)
     }
 
-    /// Breaks every connection. Returns how many there are.
-    fn cut(&self) -> u64 {
-        // In this order: a thread that enters a group after it was cut sees the stage.
-        self.shared.advance(Stage::Cutting);
-        self.groups.iter().map(|group| group.cut(&self.calls)).sum()
-    }
-
     /// Sleeps until the server is asked to stop, a thread has ended, the console has input or
-    /// messages, or, if there is `capacity`, this thread can accept a connection.
-    fn wait(&mut self, capacity: bool, timeout: Option<Duration>) -> io::Result<()> {
+    /// messages, this thread can accept a connection, threads must be interrupted, or a timer
+    /// expires.
+    fn wait(&mut self, interrupt: Option<Duration>) -> io::Result<()> {
         let console = self.console.as_ref().filter(|console| !console.has_ended());
         let others = [self.lifecycle.shutdown().as_fd(), self.shared.event.as_fd()];
         let others = others.into_iter().chain(console.map(Console::input));
+        let capacity = self.lifecycle.has_capacity(self.threads.len());
+        let deadline = self.lifecycle.next_timer().map(|due| due.since(os::now()));
+        let timeout = [interrupt, deadline].into_iter().flatten().min();
         self.counters.iterations += 1;
         let ready = self.acceptor.wait(&self.calls, others, capacity, timeout)?;
         self.counters.completed += ready as u64;
@@ -296,11 +292,9 @@ impl<C: Calls> Engine for Blocking<C> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory) -> io::Result<()> {
         // A connection that was reported may be gone: the accept must not sleep.
         os::set_nonblocking(fd.as_fd())?;
-        let (address, signal) =
-            (Address::of_listener(fd.as_fd()), self.lifecycle.shutdown().clone());
-        let group = Group::new(&self.accepted, id, address, factory, signal);
-        self.acceptor.listeners.push((fd, Arc::clone(&group)));
-        self.groups.push(group);
+        let address = Arc::new(Address::of_listener(fd.as_fd()));
+        let origin = Arc::new(Origin { listener: id, address, factory });
+        self.acceptor.listeners.push((fd, origin));
         Ok(())
     }
 
@@ -318,11 +312,13 @@ impl<C: Calls> Engine for Blocking<C> {
     /// # Panics
     /// If a protocol panicked in its thread.
     fn run(&mut self, _: Option<&LiveCounters>) -> io::Result<Ended> {
-        self.console.iter_mut().for_each(Console::flush);
-        let requested = self.serve();
-        let at_once = !matches!(requested, Ok(Ended::Drained));
-        let ended = self.finish(at_once);
-        requested.and(ended)
+        let served = self.begin().and_then(|()| lifecycle::run(|| self.run_once()));
+        let ended = served.inspect_err(|_| {
+            self.end_at_once();
+            let _ = lifecycle::run(|| self.run_once());
+        });
+        let _ = self.serve_console(); // Prints the last messages.
+        ended
     }
 
     fn counters(&self) -> Counters {
@@ -347,15 +343,14 @@ fn serve_one_after_another(
         counters.completed += acceptor.wait(&calls, [], true, None)? as u64;
         counters.iterations += 1;
         for listener in 0..acceptor.listeners.len() {
-            let accepted = acceptor.accept(&calls, listener, id, counters);
+            let accepted = acceptor.accept(&calls, &status.shared, listener, id, counters);
             if let Some(membership) = accepted {
                 // Connections that still wait will not be accepted: the peers learn it now.
                 let mut noticed = || {
                     status.notice();
                     acceptor.listeners.clear();
                 };
-                let make = Membership::make_protocol;
-                serve_connection(&calls, status, membership, make, counters, &mut noticed);
+                serve_connection(&calls, status, membership, counters, &mut noticed);
                 id = ConnId::new(id.slot(), id.generation() + 1); // For the next connection.
             }
         }

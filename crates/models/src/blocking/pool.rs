@@ -2,11 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use super::shared::SharedState;
-use super::status::ThreadStatus;
-use proactor::counters::Counters;
+use proactor::counters::{Counters, LiveCounters};
 use proactor::keys::{ConnId, ConnSlab};
 use proactor::os;
 
@@ -25,6 +25,52 @@ pub(super) struct ThreadPool {
 struct Worker {
     thread: JoinHandle<io::Result<()>>,
     status: Arc<ThreadStatus>,
+}
+
+/// The status of a thread, which writes it. The server's main thread reads it.
+#[derive(Debug)]
+pub(super) struct ThreadStatus {
+    /// The id of the thread.
+    pub(super) id: ConnId,
+    pub(super) shared: Arc<SharedState>,
+    pub(super) counters: LiveCounters,
+    /// True once it has noticed that the server drains: it need not be interrupted any more.
+    noticed: AtomicBool,
+}
+
+impl ThreadStatus {
+    pub(super) fn new(id: ConnId, shared: Arc<SharedState>) -> ThreadStatus {
+        let noticed = AtomicBool::new(false);
+        ThreadStatus { id, shared, counters: LiveCounters::default(), noticed }
+    }
+
+    /// Publishes what it has counted.
+    pub(super) fn publish(&self, counters: &mut Counters) {
+        counters.calls = os::calls();
+        counters.store(&self.counters);
+    }
+
+    /// Notes that it has noticed the drain.
+    pub(super) fn notice(&self) {
+        self.noticed.store(true, Ordering::Release);
+    }
+
+    /// Returns true if it has not noticed that the server drains.
+    fn is_unaware(&self) -> bool {
+        !self.noticed.load(Ordering::Acquire)
+    }
+
+    /// Returns true if it has to be interrupted: because it has not noticed that the server
+    /// `drains`, or for a message. While it writes to another connection it is left alone: that
+    /// has a time limit, which an interrupt would restart (kernel-notes §30).
+    pub(super) fn must_be_interrupted(&self, drains: bool) -> bool {
+        let unaware = drains && self.is_unaware();
+        match self.shared.members().get(&self.id.slot()) {
+            Some(member) if unaware => !member.state().sends_to_another(),
+            Some(member) => member.must_be_woken(),
+            None => unaware,
+        }
+    }
 }
 
 impl ThreadPool {
@@ -65,21 +111,11 @@ impl ThreadPool {
         Ok(())
     }
 
-    /// Returns the status of the thread that may serve this connection: its own, or the only one.
-    pub(super) fn status(&self, conn: ConnId) -> Option<&ThreadStatus> {
-        let only = || self.statuses().next().filter(|status| status.id.slot() == conn.slot());
-        self.workers.get(conn).map(|worker| &*worker.status).or_else(only)
-    }
-
-    /// Returns the status of every thread.
-    pub(super) fn statuses(&self) -> impl Iterator<Item = &ThreadStatus> {
-        self.workers.iter().map(|(_, worker)| &*worker.status)
-    }
-
     /// Returns the sum of the counters of all threads.
     pub(super) fn counters(&self) -> Counters {
         let mut counters = Counters::default();
-        self.statuses().for_each(|status| counters += Counters::load(&status.counters));
+        let statuses = self.workers.iter().map(|(_, worker)| &worker.status);
+        statuses.for_each(|status| counters += Counters::load(&status.counters));
         counters
     }
 
@@ -106,12 +142,12 @@ impl ThreadPool {
     /// to sleep just after, so this is repeated.
     pub(super) fn interrupt(&self, drains: bool) -> bool {
         let mut any = false;
-        for (_, worker) in self.workers.iter() {
-            if worker.status.must_be_interrupted(drains) {
-                os::interrupt(&worker.thread);
+        for (_, Worker { thread, status }) in self.workers.iter() {
+            if status.must_be_interrupted(drains) {
+                os::interrupt(thread);
                 any = true;
             }
-            any |= drains && !worker.status.has_noticed();
+            any |= drains && status.is_unaware();
         }
         any
     }

@@ -1,13 +1,20 @@
-//! What all threads of a server share.
+//! What all threads of a server share, and the connections that they serve.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::group::lock;
+use super::member::{Member, Origin, lock};
 use proactor::buffer::BufferClass;
 use proactor::keys::ConnId;
 use proactor::lifecycle::Stage;
-use proactor::os::EventFd;
+use proactor::os::{self, EventFd, ShutdownSignal};
+use proactor::peers::SOFT;
+
+/// The connections of a server, by the slots of their threads: a thread serves one at a time.
+pub(super) type Members = BTreeMap<u32, Arc<Member>>;
 
 /// What all threads of a server share.
 #[derive(Debug)]
@@ -17,8 +24,13 @@ pub(super) struct SharedState {
     pub(super) buffers: Vec<BufferClass>,
     /// The limit [`Limits::max_input`](proactor::limits::Limits::max_input) of each connection.
     pub(super) max_input: usize,
+    /// By which handles reach the connections.
+    pub(super) signal: ShutdownSignal,
     /// Notified by each thread as it ends, and by a first message to the operator.
     pub(super) event: EventFd,
+    members: Mutex<Members>,
+    /// How many connections were ever accepted: the number of the last.
+    accepted: AtomicU64,
     /// The threads that have ended, or are about to.
     ended: Mutex<Vec<ConnId>>,
     /// True if there is an operator console.
@@ -39,16 +51,25 @@ struct OperatorMessages {
 const OPERATOR_MESSAGES_MAX: usize = 1 << 20;
 
 impl SharedState {
-    pub(super) fn new(buffers: Vec<BufferClass>, max_input: usize, event: EventFd) -> SharedState {
-        SharedState {
+    /// # Errors
+    /// No descriptor is left.
+    pub(super) fn new(
+        buffers: Vec<BufferClass>,
+        max_input: usize,
+        signal: ShutdownSignal,
+    ) -> io::Result<SharedState> {
+        Ok(SharedState {
             stage: AtomicU8::new(Stage::Serving as u8),
             buffers,
             max_input,
-            event,
+            signal,
+            event: EventFd::new()?,
+            members: Mutex::default(),
+            accepted: AtomicU64::new(0),
             ended: Mutex::default(),
             has_operator: false,
             operator_messages: Mutex::default(),
-        }
+        })
     }
 
     pub(super) fn stage(&self) -> Stage {
@@ -62,6 +83,29 @@ impl SharedState {
     /// Advances to a stage; never back.
     pub(super) fn advance(&self, stage: Stage) {
         self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+    }
+
+    /// Adds a connection, which the thread with this id will serve.
+    ///
+    /// # Errors
+    /// The socket takes no timeout.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        id: ConnId,
+        origin: &Arc<Origin>,
+        socket: OwnedFd,
+    ) -> io::Result<Membership> {
+        os::set_send_timeout(socket.as_fd(), SOFT)?;
+        let mut members = self.members();
+        let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+        let member = Arc::new(Member::new(id, number, Arc::clone(origin), socket));
+        members.insert(id.slot(), Arc::clone(&member));
+        Ok(Membership { shared: Arc::clone(self), member })
+    }
+
+    /// Locks the list of connections. What is done with it must not sleep.
+    pub(super) fn members(&self) -> MutexGuard<'_, Members> {
+        lock(&self.members)
     }
 
     /// Notes that a thread is about to end.
@@ -98,5 +142,33 @@ impl SharedState {
     pub(super) fn take_operator_messages(&self) -> (Vec<u8>, u64) {
         let OperatorMessages { lines, lost } = std::mem::take(&mut *lock(&self.operator_messages));
         (lines, lost)
+    }
+}
+
+/// A place among the connections. When it is dropped, no other thread begins to write to the
+/// socket.
+#[derive(Debug)]
+pub(super) struct Membership {
+    shared: Arc<SharedState>,
+    /// The connection in this place.
+    pub(super) member: Arc<Member>,
+}
+
+impl Membership {
+    /// Adds to `others` the other connections of its listener; with `earlier_only`, those that
+    /// joined before.
+    pub(super) fn others(&self, earlier_only: bool, others: &mut Vec<Arc<Member>>) {
+        let (me, listener) = (self.member.number, self.member.listener());
+        let wanted = |other: &&Arc<Member>| {
+            let joined = if earlier_only { other.number < me } else { other.number != me };
+            joined && other.listener() == listener
+        };
+        others.extend(self.shared.members().values().filter(wanted).cloned());
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.shared.members().remove(&self.member.id.slot());
     }
 }

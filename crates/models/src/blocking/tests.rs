@@ -6,15 +6,16 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
-use super::group::{Member, Membership, StallCheck};
+use super::member::StallCheck;
+use super::shared::Membership;
 use super::state::ThreadState;
 use super::*;
 use proactor::buffer::Chunk;
 use proactor::calls::PlainCalls;
 use proactor::connection::{HARD, HIGH};
+use proactor::console::Inspect;
 use proactor::keys::ConnId;
-use proactor::limits::CloseReason;
-use proactor::peer::{AcceptedPeer, Factory, Made, Peer};
+use proactor::peer::{Factory, Peer};
 use proactor::peers::SOFT;
 use proactor::protocol::testing::Broadcast;
 use proactor::protocol::{Chargen, Echo, Input, Message, Outbox, Protocol};
@@ -22,17 +23,16 @@ use proactor::protocol::{Chargen, Echo, Input, Message, Outbox, Protocol};
 const BUFFERS: &[BufferClass] =
     &[BufferClass { bytes: 4096, count: 256 }, BufferClass { bytes: 65536, count: 8 }];
 
-/// The id of the connection that is served.
-const ID: ConnId = ConnId::new(0, 0);
-
-fn shared() -> SharedState {
-    SharedState::new(BUFFERS.to_vec(), 1 << 20, EventFd::new().unwrap())
+/// A listener whose protocols `make` makes.
+fn origin_of<P: Protocol>(make: impl Fn() -> P + Send + Sync + 'static) -> Arc<Origin> {
+    let (listener, address) = (ListenerId(0), Arc::new("127.0.0.1:1".parse().unwrap()));
+    Arc::new(Origin { listener, address, factory: Factory::shared(move |_: &Peer| make()) })
 }
 
-fn group() -> Arc<Group> {
-    let (address, factory) = ("127.0.0.1:1".parse().unwrap(), Factory::shared(|_: &Peer| Echo));
+/// A server without a thread.
+fn shared() -> Arc<SharedState> {
     let signal = ShutdownSignal::new().unwrap();
-    Group::new(&Arc::default(), ListenerId(0), address, factory, signal)
+    Arc::new(SharedState::new(BUFFERS.to_vec(), 1 << 20, signal).unwrap())
 }
 
 /// A message of a member to the others.
@@ -40,39 +40,38 @@ fn broadcast(text: impl Into<Chunk>) -> Message {
     Message::Broadcast(text.into())
 }
 
-/// Returns a member of a group, and the other end of its socket.
-fn enter(group: &Arc<Group>) -> (Membership, UnixStream) {
+/// Returns a connection of a server, and the other end of its socket.
+fn enter(shared: &Arc<SharedState>) -> (Membership, UnixStream) {
+    enter_at(shared, &origin_of(|| Echo))
+}
+
+fn enter_at(shared: &Arc<SharedState>, origin: &Arc<Origin>) -> (Membership, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     theirs.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
-    (group.enter(ID, ours.into()).unwrap(), theirs)
+    let free = (0..).find(|slot| !shared.members().contains_key(slot)).unwrap();
+    (shared.enter(ConnId::new(free, 0), origin, ours.into()).unwrap(), theirs)
 }
 
 /// Serves a connection in a thread, which returns what was counted. Returns its peer.
-fn host<P>(protocol: P) -> (UnixStream, JoinHandle<Counters>)
-where
-    P: Protocol + Send + 'static,
-{
-    let (membership, peer) = enter(&group());
-    (peer, thread::spawn(move || serve_here(membership, protocol)))
+fn host<P: Protocol>(
+    make: impl Fn() -> P + Send + Sync + 'static,
+) -> (UnixStream, JoinHandle<Counters>) {
+    let shared = shared();
+    let (membership, peer) = enter_at(&shared, &origin_of(make));
+    (peer, thread::spawn(move || serve_here(&shared, membership)))
 }
 
 /// Serves a connection in this thread. Returns what was counted.
-fn serve_here(membership: Membership, protocol: impl Protocol) -> Counters {
-    let (status, mut counters) = (status(), Counters::default());
-    let make = |_: &Membership| -> Made<Box<dyn Protocol>> {
-        (Box::new(protocol), AcceptedPeer::default())
-    };
-    serve_connection(&PlainCalls, &status, membership, make, &mut counters, &mut || {
+fn serve_here(shared: &Arc<SharedState>, membership: Membership) -> Counters {
+    let status = ThreadStatus::new(membership.member.id, Arc::clone(shared));
+    let mut counters = Counters::default();
+    serve_connection(&PlainCalls, &status, membership, &mut counters, &mut || {
         unreachable!("no drain")
     });
     assert_eq!(Counters::load(&status.counters), counters);
     counters.calls = os::calls();
     counters
-}
-
-fn status() -> ThreadStatus {
-    ThreadStatus::new(ID, Arc::new(shared()))
 }
 
 fn receive(peer: &mut impl Read, bytes: usize) -> Vec<u8> {
@@ -92,7 +91,7 @@ fn receive_all(peer: &mut impl Read) -> Vec<u8> {
 #[test]
 fn a_message_costs_two_calls() {
     let calls = |messages: u64| {
-        let (mut peer, host) = host(Echo);
+        let (mut peer, host) = host(|| Echo);
         for _ in 0..messages {
             peer.write_all(b"PING").unwrap();
             assert_eq!(receive(&mut peer, 4), b"PING");
@@ -108,7 +107,7 @@ fn a_message_costs_two_calls() {
 
 #[test]
 fn a_client_that_ends_receives_its_replies_and_then_the_end() {
-    let (mut peer, host) = host(Echo);
+    let (mut peer, host) = host(|| Echo);
     let bytes: Vec<u8> = (0..3_000_000u32).map(|n| n as u8 ^ (n >> 9) as u8).collect();
     let mut writer = peer.try_clone().unwrap();
     let sent = bytes.clone();
@@ -121,8 +120,7 @@ fn a_client_that_ends_receives_its_replies_and_then_the_end() {
     assert_eq!(host.join().unwrap().closed, 1);
 }
 
-/// Sends a byte for each receive, and keeps every chunk. What it keeps stays in a thread,
-/// so it is made there.
+/// Sends a byte for each receive, and keeps every chunk.
 #[derive(Default)]
 struct Hoard(Vec<Chunk>);
 
@@ -136,8 +134,7 @@ impl Protocol for Hoard {
 
 #[test]
 fn a_protocol_that_keeps_every_buffer_is_still_served() {
-    let (membership, mut peer) = enter(&group());
-    let host = thread::spawn(move || serve_here(membership, Hoard::default()));
+    let (mut peer, host) = host(Hoard::default);
     for _ in 0..50 {
         peer.write_all(b"x").unwrap();
         assert_eq!(receive(&mut peer, 1), b"+");
@@ -149,7 +146,7 @@ fn a_protocol_that_keeps_every_buffer_is_still_served() {
 
 #[test]
 fn an_endless_sender_still_receives_the_end() {
-    let (mut peer, host) = host(Chargen);
+    let (mut peer, host) = host(|| Chargen);
     receive(&mut peer, 1_000_000);
     peer.write_all(b"thrown away").unwrap();
     peer.shutdown(std::net::Shutdown::Write).unwrap();
@@ -171,13 +168,13 @@ impl Protocol for Curt {
 
 #[test]
 fn a_finished_connection_discards_until_the_peer_ends_or_the_linger_time() {
-    let (mut peer, curt) = host(Curt);
+    let (mut peer, curt) = host(|| Curt);
     peer.write_all(b"first").unwrap();
     assert_eq!(receive_all(&mut peer), b"bye");
     peer.write_all(b"late").unwrap();
     drop(peer);
     assert_eq!(curt.join().unwrap().received_bytes, 9);
-    let (mut peer, curt) = host(Curt);
+    let (mut peer, curt) = host(|| Curt);
     peer.write_all(b"first").unwrap();
     assert_eq!(receive_all(&mut peer), b"bye");
     let counters = curt.join().unwrap(); // And the peer is still there.
@@ -202,7 +199,7 @@ impl Protocol for Once {
 
 #[test]
 fn a_receive_sleeps_without_a_timeout_once_the_timer_has_expired() {
-    let (mut peer, host) = host(Once);
+    let (mut peer, host) = host(|| Once);
     peer.write_all(b"x").unwrap();
     assert_eq!(receive(&mut peer, 1), b"+");
     peer.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -216,8 +213,8 @@ fn a_receive_sleeps_without_a_timeout_once_the_timer_has_expired() {
 
 #[test]
 fn a_new_member_is_announced_to_earlier_members_then_reaches_all() {
-    let group = group();
-    let members = [(); 3].map(|()| enter(&group));
+    let shared = shared();
+    let members = [(); 3].map(|()| enter(&shared));
     let seen = |earlier_only| {
         let mut others = Vec::new();
         members[1].0.others(earlier_only, &mut others);
@@ -231,7 +228,7 @@ fn a_new_member_is_announced_to_earlier_members_then_reaches_all() {
     let mut others = Vec::new();
     second.0.others(false, &mut others);
     assert!(others.is_empty());
-    assert_eq!(enter(&group).0.member.number, 4, "a number is not given twice");
+    assert_eq!(enter(&shared).0.member.number, 4, "a number is not given twice");
 }
 
 #[test]
@@ -240,7 +237,7 @@ fn pieces_of_several_senders_never_interleave() {
     const PIECES: usize = 40;
     /// More than the socket takes at once.
     const PIECE: usize = 400_000;
-    let (membership, mut peer) = enter(&group());
+    let (membership, mut peer) = enter(&shared());
     thread::scope(|scope| {
         for speaker in 0..SPEAKERS {
             let member = Arc::clone(&membership.member);
@@ -264,7 +261,8 @@ fn pieces_of_several_senders_never_interleave() {
 
 #[test]
 fn a_client_that_takes_nothing_is_evicted_and_its_thread_wakes() {
-    let (membership, _peer) = enter(&group());
+    let shared = shared();
+    let (membership, _peer) = enter(&shared);
     let speaker = Arc::clone(&membership.member);
     let speaking = thread::spawn(move || {
         let (many, mut counters) = ([broadcast(vec![b'x'; 16 << 20])], Counters::default());
@@ -275,15 +273,15 @@ fn a_client_that_takes_nothing_is_evicted_and_its_thread_wakes() {
         assert_eq!(os::calls(), calls);
         assert_eq!(speaker.broken_off.get(), Some(&CloseReason::Stalled));
     });
-    let counters = serve_here(membership, Echo);
+    let counters = serve_here(&shared, membership);
     speaking.join().unwrap();
     assert_eq!((counters.evicted, counters.closed), (1, 1));
 }
 
 #[test]
 fn a_waiting_thread_shows_the_connection_it_waits_for() {
-    let group = group();
-    let [(listener, mut peer), (speaker, _)] = [(); 2].map(|()| enter(&group));
+    let shared = shared();
+    let [(listener, mut peer), (speaker, _)] = [(); 2].map(|()| enter(&shared));
     let (listener, speaker) = (&listener.member, &speaker.member);
     thread::scope(|scope| {
         let writer = listener.lock_writer(&PlainCalls);
@@ -306,9 +304,10 @@ fn a_waiting_thread_shows_the_connection_it_waits_for() {
 
 #[test]
 fn a_member_that_reads_no_replies_is_evicted_for_a_waiting_sender() {
-    let (membership, mut peer) = enter(&group());
+    let shared = shared();
+    let (membership, mut peer) = enter(&shared);
     let member = Arc::clone(&membership.member);
-    let own = thread::spawn(move || serve_here(membership, Echo));
+    let own = thread::spawn(move || serve_here(&shared, membership));
     // Until its own thread holds the write lock and sleeps.
     peer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     while peer.write(&[0; 4096]).is_ok() {}
@@ -331,8 +330,8 @@ fn a_client_that_takes_nothing_times_out_and_a_slow_one_does_not() {
 
 #[test]
 fn a_send_blocks_for_a_bounded_time_and_not_again_after_a_cut() {
-    let group = group();
-    let (membership, _peer) = enter(&group);
+    let server = resting_server();
+    let (membership, _peer) = enter(&server.shared);
     let piece = vec![0; 16 << 20];
     let (queue, mut stall) = (queue(&piece), StallCheck::default());
     let mut send = || membership.member.send(&PlainCalls, &queue, usize::MAX, &mut stall, || true);
@@ -343,7 +342,7 @@ fn a_send_blocks_for_a_bounded_time_and_not_again_after_a_cut() {
         }
     };
     assert_eq!(error, CloseReason::Stalled, "after {SOFT:?}");
-    assert_eq!(group.cut(&PlainCalls), 1);
+    assert_eq!(server.cut(), 1);
     assert_eq!(send(), Err(CloseReason::Failed(libc::EPIPE)));
     assert_eq!(os::recv(membership.member.socket(), &mut [0]).unwrap(), 0);
 }
@@ -358,28 +357,28 @@ fn queue(bytes: &[u8]) -> proactor::buffer::SendQueue {
 
 #[test]
 fn messages_are_for_the_connection_served_now_and_not_the_next() {
-    let (group, status) = (group(), status());
-    let [first, second] = [(); 2].map(|()| enter(&group).0);
-    let post = |line: &[u8]| status.look(|member| member.post(&PlainCalls, line));
-    let is_called = || status.look(Member::is_called);
-    assert_eq!(post(b"not served\n"), None);
-    status.serve(Some(Arc::clone(&first.member)));
-    assert_eq!([post(b"one\n"), post(b"all\n")], [Some(true); 2]);
+    let mut server = resting_server();
+    let shared = Arc::clone(&server.shared);
+    let mut post = |line: &[u8]| server.send(None, line.to_vec());
+    assert_eq!(post(b"not served\n"), []);
+    let (first, _peer) = enter(&shared);
+    assert_eq!([post(b"one\n"), post(b"all\n")], [[true]; 2]);
     assert_eq!(first.member.take_messages().unwrap().bytes, b"one\nall\n");
-    assert!(first.member.take_messages().is_none() && is_called() == Some(false));
+    assert!(first.member.take_messages().is_none() && !first.member.is_called());
     post(b"too late\n");
-    status.serve(None);
-    status.serve(Some(Arc::clone(&second.member)));
-    assert!(second.member.take_messages().is_none() && is_called() == Some(false));
-    assert_eq!(status.look(|member| member.number), Some(2));
+    drop(first);
+    let (second, _peer) = enter(&shared);
+    assert!(second.member.take_messages().is_none() && !second.member.is_called());
+    assert_eq!(second.member.number, 2);
     second.member.open.store(false, Ordering::Relaxed);
-    assert_eq!(post(b"too late\n"), Some(false));
+    assert_eq!(post(b"too late\n"), [false]);
 }
 
 #[test]
 fn only_a_thread_that_waits_for_its_own_peer_is_woken_for_its_outbox() {
-    let ((membership, _peer), status) = (enter(&group()), status());
-    status.serve(Some(Arc::clone(&membership.member)));
+    let shared = shared();
+    let (membership, _peer) = enter(&shared);
+    let status = ThreadStatus::new(membership.member.id, shared);
     let interrupted = |drains, doing| {
         membership.member.does(doing);
         status.must_be_interrupted(drains)
@@ -396,7 +395,7 @@ fn only_a_thread_that_waits_for_its_own_peer_is_woken_for_its_outbox() {
 
 #[test]
 fn too_many_operator_messages_evict_the_connection() {
-    let (membership, mut peer) = enter(&group());
+    let (membership, mut peer) = enter(&shared());
     let member = &membership.member;
     assert!(member.post(&PlainCalls, &vec![b'x'; HARD]));
     assert!(!member.post(&PlainCalls, b"x"));
@@ -406,7 +405,7 @@ fn too_many_operator_messages_evict_the_connection() {
 
 #[test]
 fn operator_messages_are_bounded_and_the_dropped_ones_counted() {
-    let mut shared = shared();
+    let mut shared = Arc::into_inner(shared()).unwrap();
     shared.to_operator(b"no operator\n");
     shared.has_operator = true;
     assert_eq!(shared.take_operator_messages(), (vec![], 0));
@@ -426,13 +425,12 @@ fn operator_messages_are_bounded_and_the_dropped_ones_counted() {
 
 #[test]
 fn a_sleeping_thread_is_signalled_until_it_has_noticed() {
-    let shared = Arc::new(shared());
+    let shared = shared();
     let mut threads = ThreadPool::new();
     os::allow_interrupts().unwrap();
-    let (membership, _peer) = enter(&group());
+    let (membership, _peer) = enter(&shared);
     let serve_it = |status: &ThreadStatus, counters: &mut Counters| {
-        let make = Membership::make_protocol;
-        serve_connection(&PlainCalls, status, membership, make, counters, &mut || status.notice());
+        serve_connection(&PlainCalls, status, membership, counters, &mut || status.notice());
         Ok(())
     };
     threads.add(&shared, serve_it).unwrap();
@@ -449,7 +447,7 @@ fn a_sleeping_thread_is_signalled_until_it_has_noticed() {
 
 #[test]
 fn a_thread_that_cannot_start_frees_its_slot() {
-    let shared = Arc::new(shared());
+    let shared = shared();
     let mut threads = ThreadPool::new();
     let (go, gone) = std::sync::mpsc::channel::<()>();
     threads.stack = 1 << 60;
@@ -476,20 +474,36 @@ fn a_thread_that_cannot_start_frees_its_slot() {
 
 type Serving = (SocketAddr, ShutdownSignal, JoinHandle<(Ended, Counters)>);
 
+/// A server of this listener, for the calling thread.
+fn server_of<P: Protocol + Clone + Send + Sync>(
+    listener: TcpListener,
+    stop: ShutdownSignal,
+    style: Style,
+    protocol: P,
+) -> Blocking<PlainCalls> {
+    // Long: a connection that is cut would not have ended by itself.
+    let mut limits = Limits::default();
+    limits.drain = Duration::from_secs(60);
+    let mut server = Blocking::new(PlainCalls, style, BUFFERS.to_vec(), limits, stop).unwrap();
+    let factory = Factory::shared(move |_: &Peer| protocol.clone());
+    server.listen(ListenerId(0), listener.into(), factory).unwrap();
+    server
+}
+
+/// A server that does not run.
+fn resting_server() -> Blocking<PlainCalls> {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    server_of(listener, ShutdownSignal::new().unwrap(), Style::Threads, Echo)
+}
+
 fn serve<P: Protocol + Clone + Send + Sync>(style: Style, protocol: P, stack: usize) -> Serving {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let stop = ShutdownSignal::new().unwrap();
+    let (address, stop) = (listener.local_addr().unwrap(), ShutdownSignal::new().unwrap());
     let asked = stop.clone();
     let thread = thread::spawn(move || {
-        // Long: a connection that is cut would not have ended by itself.
-        let mut limits = Limits::default();
-        limits.drain = Duration::from_secs(60);
-        let mut server = Blocking::new(PlainCalls, style, BUFFERS.to_vec(), limits, asked).unwrap();
+        let mut server = server_of(listener, asked, style, protocol);
         server.threads.stack = stack;
-        let factory = Factory::shared(move |_: &Peer| protocol.clone());
-        server.listen(ListenerId(0), listener.into(), factory).unwrap();
-        (server.run(None).unwrap(), server.counters())
+        (server.run(None).unwrap(), Engine::counters(&server))
     });
     (address, stop, thread)
 }

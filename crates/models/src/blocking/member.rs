@@ -1,9 +1,10 @@
-//! A broadcast group whose members have a thread each.
+//! A connection as other threads see it: a member of a broadcast group whose members have a thread
+//! each.
 //!
 //! There is no queue between two threads: a speaker writes to the socket of each listener itself,
 //! and sleeps while one of them reads nothing. That is the character of this model. So that lines
 //! stay whole, each socket has a *write lock*, which a thread holds until a whole piece is written.
-//! So that no thread sleeps forever, a send sleeps for [`SOFT`] at most.
+//! So that no thread sleeps forever, a send sleeps for [`SOFT`](proactor::peers::SOFT) at most.
 //!
 //! No thread holds two locks, so no circle of threads waits for locks. There may be a circle of
 //! threads that write to peers which do not read because they write: it lasts until one of these is
@@ -14,8 +15,6 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-
-use slab::Slab;
 
 use super::state::ThreadState;
 use proactor::address::Address;
@@ -29,105 +28,14 @@ use proactor::limits::CloseReason;
 use proactor::mailbox::PostedRequest;
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::{Factory, Made, Peer};
-use proactor::peers::SOFT;
 use proactor::protocol::{Message, Protocol};
 
-/// A listener and its connections.
+/// A listener, as the threads of its connections need it.
 #[derive(Debug)]
-pub(super) struct Group {
-    members: Mutex<Slab<Arc<Member>>>,
-    /// How many connections the server has ever accepted: the number of the last.
-    accepted: Arc<AtomicU64>,
-    listener: ListenerId,
-    address: Arc<Address>,
-    factory: Factory,
-    /// By which other threads reach the connections.
-    signal: ShutdownSignal,
-}
-
-impl Group {
-    /// Creates the group of a listener; `accepted` is shared by all groups of the server.
-    pub(super) fn new(
-        accepted: &Arc<AtomicU64>,
-        listener: ListenerId,
-        address: Address,
-        factory: Factory,
-        signal: ShutdownSignal,
-    ) -> Arc<Group> {
-        let (accepted, address) = (Arc::clone(accepted), Arc::new(address));
-        Arc::new(Group { members: Mutex::default(), accepted, listener, address, factory, signal })
-    }
-
-    /// Adds a connection, whose thread has this id.
-    ///
-    /// # Errors
-    /// The socket takes no timeout.
-    pub(super) fn enter(self: &Arc<Self>, id: ConnId, socket: OwnedFd) -> io::Result<Membership> {
-        os::set_send_timeout(socket.as_fd(), SOFT)?;
-        let mut members = lock(&self.members);
-        let member = Arc::new(Member {
-            socket,
-            id,
-            number: self.accepted.fetch_add(1, Ordering::Relaxed) + 1,
-            listener: self.listener,
-            accepted: os::now(),
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            owed: AtomicU64::new(0),
-            open: AtomicBool::new(true),
-            state: AtomicU64::new(ThreadState::RUNS.0),
-            writer: Mutex::new(MayWrite::Anything),
-            waiting: AtomicUsize::new(0),
-            broken_off: OnceLock::new(),
-            messages: Mutex::default(),
-            called: AtomicBool::new(false),
-        });
-        let key = members.insert(Arc::clone(&member));
-        Ok(Membership { group: Arc::clone(self), key, member })
-    }
-
-    /// Wakes every thread of the group for good. Returns how many connections there are.
-    pub(super) fn cut(&self, calls: &impl Calls) -> u64 {
-        let members = lock(&self.members);
-        for (_, member) in &*members {
-            // It fails only if the peer has reset the connection, and that wakes the thread too.
-            let _ = calls.shutdown(member.key(), member.socket(), Shutdown::Both);
-        }
-        members.len() as u64
-    }
-}
-
-/// A place in a group. When it is dropped, no other thread writes to the socket any more.
-#[derive(Debug)]
-pub(super) struct Membership {
-    group: Arc<Group>,
-    key: usize,
-    /// The connection in this place.
-    pub(super) member: Arc<Member>,
-}
-
-impl Membership {
-    /// Makes the protocol of the connection, in its own thread.
-    pub(super) fn make_protocol(&self) -> Made<Box<dyn Protocol>> {
-        let (group, member) = (&*self.group, &*self.member);
-        let (socket, reach) = (Some(member.socket()), Some((member.id, &group.signal)));
-        let make = group.factory.for_worker(0);
-        Peer::within_reach(member.number, &group.address, socket, reach, make)
-    }
-
-    /// Adds to `others` the other members; with `earlier_only`, those that joined before.
-    pub(super) fn others(&self, earlier_only: bool, others: &mut Vec<Arc<Member>>) {
-        let (members, me) = (lock(&self.group.members), self.member.number);
-        let members = members.iter().map(|(_, member)| member);
-        let wanted = |number: u64| if earlier_only { number < me } else { number != me };
-        others.extend(members.filter(|other| wanted(other.number)).cloned());
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        lock(&self.group.members).remove(self.key);
-    }
+pub(super) struct Origin {
+    pub(super) listener: ListenerId,
+    pub(super) address: Arc<Address>,
+    pub(super) factory: Factory,
 }
 
 /// The socket of a connection, as other threads see it.
@@ -138,8 +46,7 @@ pub(super) struct Member {
     pub(super) id: ConnId,
     /// Its number among all connections of the server, from 1.
     pub(super) number: u64,
-    /// The number of its listener.
-    pub(super) listener: ListenerId,
+    origin: Arc<Origin>,
     /// When it was accepted.
     pub(super) accepted: Nanos,
     /// Bytes received from it, by its own thread.
@@ -182,6 +89,39 @@ pub(super) enum MayWrite {
 }
 
 impl Member {
+    /// The connection with this number, whose thread has this id.
+    pub(super) fn new(id: ConnId, number: u64, origin: Arc<Origin>, socket: OwnedFd) -> Member {
+        Member {
+            socket,
+            id,
+            number,
+            origin,
+            accepted: os::now(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
+            open: AtomicBool::new(true),
+            state: AtomicU64::new(ThreadState::RUNS.0),
+            writer: Mutex::new(MayWrite::Anything),
+            waiting: AtomicUsize::new(0),
+            broken_off: OnceLock::new(),
+            messages: Mutex::default(),
+            called: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes the protocol of the connection, in its own thread.
+    pub(super) fn make_protocol(&self, signal: &ShutdownSignal) -> Made<Box<dyn Protocol>> {
+        let (origin, reach) = (&*self.origin, Some((self.id, signal)));
+        let make = origin.factory.for_worker(0);
+        Peer::within_reach(self.number, &origin.address, Some(self.socket()), reach, make)
+    }
+
+    /// Returns the number of its listener.
+    pub(super) fn listener(&self) -> ListenerId {
+        self.origin.listener
+    }
+
     /// Returns the socket of the connection.
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -208,7 +148,8 @@ impl Member {
     }
 
     /// Sends some of the first `most` bytes of `queue`, which is not empty. Returns how many: none
-    /// if a signal came, or if the peer took nothing for [`SOFT`]. The caller holds the write lock.
+    /// if a signal came, or if the peer took nothing for [`SOFT`](proactor::peers::SOFT). The
+    /// caller holds the write lock.
     ///
     /// # Errors
     /// The peer takes nothing again although `is_waited_for`, or the send fails.
@@ -335,8 +276,8 @@ impl Member {
     }
 }
 
-/// Decides when a peer that takes nothing is given up: at the second send that fails for [`SOFT`]
-/// without any progress between.
+/// Decides when a peer that takes nothing is given up: at the second send that fails for
+/// [`SOFT`](proactor::peers::SOFT) without any progress between.
 #[derive(Debug, Default)]
 pub(super) struct StallCheck {
     /// Bytes that the peer had not taken at the last look.
