@@ -9,8 +9,13 @@ use crate::{Align, NOTHING, Table, units};
 /// of private use.
 const BAR: &str = "\u{E000}";
 
-/// Fills a template. Its filters are those of minijinja, the formats of [`units`], `digits(n)` for
-/// decimals, and `columns("lr")`, which aligns lines of cells that `|` separates, left or right.
+/// The last character of a bar: from an eighth to the whole.
+const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
+
+/// Fills a template. Its filters are those of minijinja, the formats of [`units`], and those of
+/// texts: `digits(n)` for decimals, `left(n)` and `right(n)` for a place of `n` columns, `wrap(n)`
+/// for lines of at most `n` columns, `trim_end`, `bar(most, n)`, and `columns("lr")`, which aligns
+/// lines of cells that `|` separates, left or right.
 ///
 /// # Panics
 /// The template is not one, or uses a value that it is not given.
@@ -33,18 +38,59 @@ pub fn fill(template: &str, values: Value) -> String {
     environment.add_filter("count", units::count);
     environment.add_filter("plural", |n: u64, thing: &str| units::plural(n, thing));
     environment.add_filter("digits", |value: f64, digits: usize| format!("{value:.digits$}"));
+    environment
+        .add_filter("agree", |n: u64, one: &str, many: &str| units::agree(n, one, many).to_owned());
+    environment.add_filter("times", units::times);
+    environment.add_filter("ratio", units::ratio);
+    environment.add_filter("left", |text: &str, width: usize| format!("{text:<width$}"));
+    environment.add_filter("right", |text: &str, width: usize| format!("{text:>width$}"));
+    environment.add_filter("trim_end", |text: &str| text.trim_end().to_owned());
+    environment.add_filter("wrap", wrap);
+    environment.add_filter("bar", bar);
     environment.add_filter("columns", columns);
     let text = environment.render_str(template, values);
     text.expect("a template that fits its values").replace(BAR, "|")
 }
 
 fn columns(text: &str, alignments: &str) -> String {
-    let mut lines = text.lines().map(|line| line.split('|').map(str::trim));
+    let mut lines = text.lines().map(|line| line.split('|').enumerate().map(cell));
     let heading = lines.next().into_iter().flatten();
     let aligns = alignments.chars().map(|c| if c == 'l' { Align::Left } else { Align::Right });
     let mut table = Table::new(&heading.zip(aligns).collect::<Vec<_>>());
     lines.for_each(|cells| table.row(cells.map(str::to_owned)));
     format!("{table}\n")
+}
+
+/// A cell without the blank beside each `|`. Other blanks are of its text, as those that indent it.
+fn cell((at, text): (usize, &str)) -> &str {
+    let text = text.strip_suffix(' ').unwrap_or(text);
+    text.strip_prefix(' ').filter(|_| at > 0).unwrap_or(text)
+}
+
+/// Breaks a text into lines of at most `width` columns, where its words allow it.
+fn wrap(text: &str, width: usize) -> String {
+    let (mut lines, mut column) = (String::new(), 0);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        let is_next = column == 0 || column + 1 + length > width;
+        column = if is_next { length } else { column + 1 + length };
+        if !lines.is_empty() {
+            lines.push(if is_next { '\n' } else { ' ' });
+        }
+        lines.push_str(word);
+    }
+    lines
+}
+
+/// Draws a bar as long as `value` is of `most`, which is `width` columns; what is not zero is seen.
+fn bar(value: u64, most: u64, width: usize) -> String {
+    if value == 0 || most == 0 {
+        return String::new();
+    }
+    let eighths = (value as f64 / most as f64 * (width * 8) as f64).round() as usize;
+    let eighths = eighths.clamp(1, width * 8);
+    let last = (!eighths.is_multiple_of(8)).then(|| EIGHTHS[eighths % 8 - 1]);
+    "█".repeat(eighths / 8) + &String::from_iter(last)
 }
 
 #[cfg(test)]
@@ -83,6 +129,30 @@ mod tests {
                         {{ name }}: done\n";
         let text = fill(template, context! { n => 7, name => "a|b" });
         assert_eq!(text, "name  vs a|b\na|b        7\na|b: done\n");
+    }
+
+    #[test]
+    fn the_first_cell_of_a_line_may_be_indented() {
+        let text =
+            fill("{% filter columns(\"lr\") %}\na | b\n  c | 1\n{% endfilter %}", context! {});
+        assert_eq!(text, "a    b\n  c  1\n");
+    }
+
+    #[test]
+    fn a_bar_is_as_long_as_its_share_and_what_is_not_zero_is_seen() {
+        assert_eq!(bar(8, 8, 3), "███");
+        assert_eq!(bar(4, 8, 3), "█▌");
+        assert_eq!(bar(1, 1_000_000, 3), "▏");
+        assert_eq!(bar(0, 8, 3), "");
+        assert_eq!(bar(0, 0, 3), "");
+        assert_eq!(bar(9, 8, 3), "███", "no longer than it may be");
+    }
+
+    #[test]
+    fn text_is_broken_between_words() {
+        assert_eq!(wrap("one two three", 7), "one two\nthree");
+        assert_eq!(wrap("unbreakable", 3), "unbreakable");
+        assert_eq!(wrap("to unbreakable", 3), "to\nunbreakable");
     }
 
     #[test]

@@ -33,6 +33,18 @@ pub fn percent(share: f64) -> String {
     }
 }
 
+/// Formats a number that is no count: `0.34`, `6.00`, `5,361`.
+pub fn ratio(value: f64) -> String {
+    match value {
+        v if v >= 999.5 => count(v.round() as u64),
+        v if v >= 99.5 => format!("{v:.0}"),
+        v if v >= 9.95 => format!("{v:.1}"),
+        v if v >= 0.0995 || v == 0.0 => format!("{v:.2}"),
+        v if v >= 0.000_5 => format!("{v:.3}"),
+        _ => "<0.001".to_owned(),
+    }
+}
+
 /// Formats a whole number with separated thousands: `41,203,118`.
 pub fn count(value: u64) -> String {
     let digits = value.to_string();
@@ -156,6 +168,12 @@ mod tests {
         assert_eq!(percent(0.0), "0 %");
         assert_eq!(count(7), "7");
         assert_eq!(count(41_203_118), "41,203,118");
+    }
+
+    #[test]
+    fn a_ratio_has_the_digits_that_say_something() {
+        let all = [0.0, 0.0001, 0.0034, 0.34, 6.0, 27.5, 120.4, 5361.0].map(ratio);
+        assert_eq!(all, ["0.00", "<0.001", "0.003", "0.34", "6.00", "27.5", "120", "5,361"]);
     }
 
     #[test]

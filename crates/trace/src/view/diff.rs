@@ -2,16 +2,15 @@
 
 use std::fmt;
 
+use minijinja::context;
 use serde::Serialize;
 
 use super::lanes::Lanes;
 use super::ops::OpRow;
 use super::stats::TraceStats;
-use super::text::ratio;
-use super::text::span;
+use super::text::fill;
 use proactor_record::{Call, Kind, Op};
 use proactor_report::histogram::Percentiles;
-use proactor_report::{Align, NOTHING, Table, units};
 
 /// Two traces, side by side.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -220,25 +219,6 @@ fn has_times(stats: &TraceStats) -> bool {
     stats.ops.iter().any(|row| !row.on_ring && row.together_ns.is_some_and(|nanos| nanos > 0))
 }
 
-/// What the times of one of them do not say by themselves.
-fn note(stats: &TraceStats) -> Option<String> {
-    if let Some(lanes) = &stats.lanes {
-        return Some(format!(
-            "times are those of all {} added up; a receive that may sleep counts as waiting to its \
-             end, though it copies there",
-            lanes.kind
-        ));
-    }
-    if stats.is_ring() {
-        return Some(
-            "the kernel copies within the enters: time asleep and time copying are one number"
-                .to_owned(),
-        );
-    }
-    (stats.iterations.is_some() && !has_times(stats))
-        .then(|| "its calls have no times (serve --trace-clock=record has them timed)".to_owned())
-}
-
 /// The names of the operations, or of the calls, of both: each once, in their order.
 fn both(a: &TraceStats, b: &TraceStats, on_ring: bool) -> Vec<Op> {
     let mut ops = Vec::new();
@@ -258,46 +238,9 @@ fn on_ring(stats: &TraceStats, number: fn(&OpRow) -> u64) -> Option<f64> {
 
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use Align::{Left, Right};
-        let both = [("A", &self.a), ("B", &self.b)];
-        for (name, stats) in both {
-            let text = stats.source.to_string().replace('\n', "\n   ");
-            writeln!(f, "{name}  {text}")?;
-        }
-        writeln!(f)?;
-        let [a, b] = both.map(|(name, stats)| format!("{name}: {}", stats.source.model));
-        let mut table = Table::new(&[("", Left), (&a, Right), (&b, Right), ("B / A", Right)]);
-        for line in &self.lines {
-            let quotient = match (line.a, line.b) {
-                (Some(a), Some(b)) if a > 0.0 && b > 0.0 => format!("{}×", ratio(b / a)),
-                _ => String::new(),
-            };
-            let [a, b] = [line.a, line.b].map(|number| show(line.unit, number));
-            table.row([line.name.clone(), a, b, quotient]);
-        }
-        writeln!(f, "{table}\n")?;
-        for (name, stats) in both {
-            if let Some(note) = note(stats) {
-                writeln!(f, "{name}: {note}")?;
-            }
-        }
-        if self.a.measure != self.b.measure {
-            let [a, b] = both.map(|(_, stats)| stats.measure.words());
-            writeln!(f, "answered is left out: A is timed from {a}, B from {b}")?;
-        }
-        f.write_str(
-            "the two traces had different loads: compare counts per message, and times only if the \
-             loads were alike. For speed use `proactor compare`",
-        )
-    }
-}
-
-fn show(unit: Unit, number: Option<f64>) -> String {
-    let Some(number) = number else { return NOTHING.to_owned() };
-    match unit {
-        Unit::Count => units::count(number as u64),
-        Unit::Ratio => ratio(number),
-        Unit::Nanos => span(Some(number as u64)),
-        Unit::Bytes => units::bytes(number),
+        let [a, b] = [&self.a, &self.b]
+            .map(|stats| context! { has_times => has_times(stats), ..stats.values() });
+        let values = context! { a, b, lines => self.lines };
+        f.write_str(&fill(include_str!("diff.txt"), values))
     }
 }

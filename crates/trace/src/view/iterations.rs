@@ -45,11 +45,6 @@ impl Occurrences {
             self.first.push(Moment { at_ns, conn, amount });
         }
     }
-
-    /// Itself, if it happened at all.
-    pub(super) fn some(&self) -> Option<&Occurrences> {
-        (self.count > 0).then_some(self)
-    }
 }
 
 /// How many there were at a time.
@@ -75,17 +70,6 @@ impl Batches {
         }
         self.bins[bin] += 1;
         self.mean = self.total as f64 / self.bins.iter().sum::<u64>() as f64;
-    }
-
-    /// Each bin's name and count, from the first to the last that is not empty, zero left out.
-    pub fn named(&self) -> Vec<(String, u64)> {
-        let name = |bin: usize| match bin {
-            0 => "0".to_owned(),
-            1 => "1".to_owned(),
-            _ => format!("{}-{}", 1u64 << (bin - 1), (1u64 << bin) - 1),
-        };
-        let all = self.bins.iter().enumerate().filter(|(_, count)| **count > 0);
-        all.map(|(bin, count)| (name(bin), *count)).collect()
     }
 }
 
@@ -126,11 +110,6 @@ impl Iterations {
     /// Whether they are enters of a ring, and not waits.
     pub(super) fn are_enters(&self) -> bool {
         self.name == "enter"
-    }
-
-    /// What an iteration brings: `completions per enter` or `reports per wait`.
-    pub(super) fn batch_name(&self) -> &'static str {
-        if self.are_enters() { "completions per enter" } else { "reports per wait" }
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! A [`TraceStats`] is made in one pass over the events; the summary, the doctor's findings
 //! and the difference of two traces are functions of it. The timeline of a connection has a pass of
-//! its own. Each view is a value that serialises, and its text is made of nothing but that value:
-//! what people read and what programs read cannot differ.
+//! its own. Each view is a value that serialises, and its text is a template that is filled from
+//! that value (`health.txt`, `summary.txt`, …): what people read and what programs read cannot
+//! differ.
 //!
 //! ```text
 //!   events ─► TraceStats ─┬─► Summary   what was submitted or called, its results and ages
@@ -26,7 +27,6 @@ mod connection_list;
 mod diff;
 mod doctor;
 mod finding;
-mod health;
 mod iterations;
 mod lanes;
 mod names;
@@ -40,9 +40,8 @@ mod timeline;
 pub use connection::{ConnectionStats, Ending, Exchange, Measure};
 pub use connection_list::ConnectionList;
 pub use diff::Diff;
-pub use doctor::Doctor;
+pub use doctor::{Doctor, Health};
 pub use finding::{Finding, Severity};
-pub use health::Health;
 pub use iterations::{Batches, Iterations, Moment, Occurrences};
 pub use lanes::{Lanes, Phase, ThreadSpan};
 pub use ops::{Errors, Octave, OpRow};

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use minijinja::{Value, context};
 use proactor::keys::ConnId;
 use proactor_record::{Level, Trace, Writers};
-use proactor_report::units;
 use serde::Serialize;
 
+use super::text::fill;
 use crate::show::{POLLS_ALL, clock, is_between, is_conn, kernel_release, subject};
 
 /// The part of a trace that a view is about. The default is all of it.
@@ -112,72 +113,27 @@ impl Source {
 
 fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
     let header = &trace.header;
-    let were = |n, what: &str| {
-        format!("{} {} {what}", units::plural(n, "record"), units::agree(n, "was", "were"))
+    let is_alone = header.writers == Writers::One;
+    let values = context! {
+        overwritten => trace.first,
+        stopped => header.missed,
+        unwritten => if is_alone { 0 } else { trace.absent() },
+        sample => header.sample,
+        frozen => header.frozen.map(|why| why.to_string()),
+        ended => header.ended,
+        conn => cut.conn,
+        since => cut.since.map(|since| since.as_nanos() as u64),
+        until => cut.until.map(|until| until.as_nanos() as u64),
     };
-    let mut all = trace.remarks.clone();
-    if trace.first > 0 {
-        let were = were(trace.first, "overwritten");
-        all.push(format!(
-            "the first {were}: what began before is seen to end only, without an age"
-        ));
-    }
-    if header.missed > 0 {
-        let were = were(header.missed, "not written while recording was stopped");
-        all.push(format!("{were}: there, what was in flight is forgotten"));
-    }
-    let unwritten = trace.absent();
-    if header.writers != Writers::One && unwritten > 0 {
-        all.push(format!(
-            "{}: the writer of {} was killed, or still writes. There, what was being called is \
-             forgotten",
-            were(unwritten, "begun and not written"),
-            units::agree(unwritten, "it", "them")
-        ));
-    }
-    if header.sample > 1 {
-        let sample = header.sample;
-        all.push(format!(
-            "1 of {sample} connections is here: counts are of those, iterations are of all, and \
-             nothing is given per message"
-        ));
-    }
-    if let Some(why) = header.frozen {
-        all.push(format!("recording stopped {why}: what came after is not here"));
-    } else if !header.ended {
-        all.push("the recorder was not closed: its process runs, or was killed".to_owned());
-    }
-    if let Some((slot, generation)) = cut.conn {
-        let generation = generation.map_or(String::new(), |generation| format!(".{generation}"));
-        all.push(format!(
-            "only c{slot}{generation} is counted: iterations belong to no connection and are left \
-             out"
-        ));
-    }
-    if cut.since.is_some() || cut.until.is_some() {
-        let since = cut.since.map_or("the begin".to_owned(), units::span);
-        let until = cut.until.map_or("the end".to_owned(), units::span);
-        all.push(format!("only what lies between {since} and {until} is counted"));
-    }
-    all
+    let text = fill(include_str!("uncertain.txt"), values);
+    trace.remarks.iter().map(String::as_str).chain(text.lines()).map(str::to_owned).collect()
 }
 
 impl fmt::Display for Source {
     /// Two lines, and one for each uncertainty. No line-end at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = subject(&self.model, self.pid);
-        if self.lane > 0 {
-            text += &format!(", loop {}", self.lane);
-        }
-        if !self.detail.is_empty() {
-            text += &format!(": {}", self.detail);
-        }
-        let (written, lost) = (units::plural(self.written, "record"), units::count(self.lost));
-        let (span, clock) = (units::nanos(self.span_ns), &self.clock);
-        text += &format!("\n{written}, {lost} lost, over {span}   clock: {clock}");
-        text.extend(self.level.map(|level| format!(", read per {level}")));
-        text.extend(self.kernel.as_ref().map(|kernel| format!("   kernel {kernel}")));
-        text.extend(self.uncertain.iter().map(|sentence| format!("\nnote: {sentence}")));
-        f.write_str(&text)
+        let subject = subject(&self.model, self.pid);
+        let values = context! { subject, ..Value::from_serialize(self) };
+        f.write_str(&fill(include_str!("source.txt"), values))
     }
 }

@@ -3,13 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use minijinja::{Value, context};
 use proactor::keys::ConnId;
 use proactor_record::{Call, Errno, Kind, Level, Op, Payload, RecordKind, Trace, Writers};
 use proactor_report::Latencies;
 use serde::Serialize;
 
 use super::connection::{ConnectionStats, ConnectionTracker, Measure};
-use super::iterations::{IterationCounter, Iterations, Occurrences};
+use super::iterations::{IterationCounter, Iterations, Occurrences, STALL};
 use super::lanes::{LaneTracker, Lanes};
 use super::ops::{OpRow, Ops};
 use super::source::{Cut, Source};
@@ -188,6 +189,26 @@ impl TraceStats {
     pub fn is_ring(&self) -> bool {
         self.iterations.as_ref().is_some_and(Iterations::are_enters)
             || matches!(self.measure, Measure::Completed | Measure::Taken)
+    }
+
+    /// The values of its texts: those of its JSON, and what follows from them.
+    pub(super) fn values(&self) -> Value {
+        let rows = |is: fn(Op) -> bool| self.ops.iter().filter(move |row| is(row.op));
+        context! {
+            head => self.source.to_string(),
+            ring => self.is_ring(),
+            no_loop => self.source.has_no_loop(),
+            polls_all => self.source.polls_all(),
+            share_inside => self.share_inside(),
+            stall_ns => STALL.as_nanos() as u64,
+            receive => self.receives(),
+            moving => rows(|op| op.receives() || op.sends()).collect::<Vec<_>>(),
+            sent => rows(Op::sends).map(|row| row.ok).sum::<u64>(),
+            measured => self.measure.words(),
+            known => self.conns.len(),
+            out_of_order => self.conns.iter().filter(|conn| !conn.faults.is_empty()).count(),
+            ..Value::from_serialize(self)
+        }
     }
 
     /// The share of the time that was spent in enters or waits, asleep and awake.

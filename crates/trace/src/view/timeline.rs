@@ -7,18 +7,17 @@ use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
+use minijinja::{Value, context};
 use serde::Serialize;
 
 use super::connection::{ConnectionStats, ConnectionTracker, Exchange, Measure};
-use super::connection_list::ended;
 use super::source::{Cut, Source};
-use super::text::span;
+use super::text::fill;
 use crate::event::events;
 use proactor::keys::ConnId;
 use proactor_record::Trace;
 use proactor_report::Latencies;
 use proactor_report::histogram::Percentiles;
-use proactor_report::units::{self, nanos};
 use writer::TimelineWriter;
 
 /// So many abnormal steps are never folded.
@@ -159,94 +158,9 @@ fn fold(steps: Vec<Step>, all: bool) -> Vec<TimelineLine> {
 
 impl fmt::Display for ConnectionTimeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stats = &self.stats;
-        let zero = stats.accepted_ns.unwrap_or(stats.first_ns);
-        let file = stats.file.map_or(String::new(), |file| format!("  file {file}"));
-        let (lived, messages) = (nanos(stats.lived_ns()), units::plural(stats.messages, "msg"));
-        let [bytes_in, bytes_out] =
-            [stats.bytes_in, stats.bytes_out].map(|bytes| units::bytes(bytes as f64));
-        writeln!(f, "{}\n", self.source)?;
-        write!(f, "c{}{file}  {lived}  {messages} in {bytes_in}, out {bytes_out}  ", stats.conn)?;
-        writeln!(f, "{}", receives(stats))?;
-        if self.tenants > 1 {
-            writeln!(f, "one of {} tenants of its slot", units::count(self.tenants))?;
-        }
-        if let Some(at) = stats.accepted_ns {
-            writeln!(f, "{}  accepted", offset(at, zero))?;
-        }
-        // Whether a span has begun that has not ended.
-        let mut open = false;
-        for line in &self.lines {
-            writeln!(f, "{}", self.line(line, zero, &mut open))?;
-        }
-        if !self.slowest.is_empty() {
-            writeln!(f, "slowest exchanges:")?;
-        }
-        for slow in &self.slowest {
-            let (at, took) = (offset(slow.at_ns, zero), nanos(slow.took_ns));
-            write!(f, "{at}  #{:<8} took {took}", slow.number)?;
-            if matches!(self.measure, Measure::Completed | Measure::Taken) {
-                write!(f, "   completion {} of its iteration", slow.position)?;
-            }
-            writeln!(f)?;
-        }
-        let checked = match stats.closed_ns {
-            _ if !stats.faults.is_empty() => "",
-            _ if self.source.lost > 0 => "   (what is here is in order; records are missing)",
-            Some(_) => "   every operation ended once ✓",
-            None => "   nothing ended twice ✓",
-        };
-        write!(f, "verdict: {}{checked}", ended(stats))
+        let (head, measured) = (self.source.to_string(), self.measure.words());
+        let stats = Value::from_serialize(&self.stats);
+        let values = context! { head, measured, stats, ..Value::from_serialize(self) };
+        f.write_str(&fill(include_str!("timeline.txt"), values))
     }
-}
-
-impl ConnectionTimeline {
-    fn line(&self, line: &TimelineLine, zero: u64, open: &mut bool) -> String {
-        let step = match line {
-            TimelineLine::Step(step) => step,
-            TimelineLine::Folded { exchanges, steps } => {
-                *open = false;
-                let exchanges = units::plural(*exchanges, "exchange");
-                let steps = units::plural(*steps, "step");
-                return format!("{:>13}  … {exchanges} folded, {steps} (--all shows them)", "");
-            }
-        };
-        let mark = match (step.begins, step.ends) {
-            (true, Some(_)) => '┤',
-            (true, None) => '┐',
-            (false, Some(_)) => '┘',
-            (false, None) if *open => '│',
-            (false, None) => ' ',
-        };
-        *open = step.begins || *open && step.ends.is_none();
-        let mut text = format!("{}  {:<36} {mark}", offset(step.at_ns, zero), step.what);
-        if let Some((took, what)) = step.ends {
-            text += &format!(" {what} {}", nanos(took));
-            if step.exchange == 1 && what == "turnaround" && self.answered.samples > 1 {
-                let (p50, p99) = (span(self.answered.p50_ns), span(self.answered.p99_ns));
-                let (all, measure) = (units::count(self.answered.samples), self.measure.words());
-                text += &format!("   ({all} of these: p50 {p50}  p99 {p99}; {measure})");
-            }
-        }
-        text += if step.abnormal { "  !" } else { "" };
-        text.truncate(text.trim_end().len());
-        text
-    }
-}
-
-fn receives(stats: &ConnectionStats) -> String {
-    let [failed, would_block] = [stats.out_of_buffers, stats.would_block].map(units::count);
-    if stats.would_block > 0 || stats.receives > stats.messages {
-        let receives = units::plural(stats.receives, "receive");
-        return format!("{receives} asked, {would_block} found nothing, {failed} no buffer");
-    }
-    match stats.receives {
-        0 => "armed before what is here".to_owned(),
-        n => format!("recv armed {}, {failed} ENOBUFS", units::times(n)),
-    }
-}
-
-/// Right-aligned, as `+289.2 µs`.
-fn offset(at: u64, zero: u64) -> String {
-    format!("{:>13}", format!("+{}", nanos(at.saturating_sub(zero))))
 }
