@@ -95,6 +95,8 @@ pub mod lifecycle;
 #[doc(hidden)]
 pub mod limits;
 #[doc(hidden)]
+pub mod loop_state;
+#[doc(hidden)]
 pub mod mailbox;
 #[doc(hidden)]
 pub mod model;

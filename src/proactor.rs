@@ -28,41 +28,35 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
-use crate::buffer::Size;
-use crate::clock::earlier;
+use crate::buffer::{BufferClass, Pool, Size};
 use crate::console::Console;
 use crate::counters::{Counters, LiveCounters};
-use crate::engine::{Engine, Listeners};
+use crate::engine::Engine;
 use crate::keys::{ConnId, ListenerId};
-use crate::lifecycle::{self, Accepting, Lifecycle};
+use crate::lifecycle;
 use crate::limits::{CloseReason, Ended, Limits};
-use crate::os::{self, ShutdownSignal};
-use crate::peer::{Factory, WorkerFactory};
-use crate::peers::{Peers, ReadyPeer};
+use crate::loop_state::LoopState;
+use crate::os::ShutdownSignal;
+use crate::peer::Factory;
+use crate::peers::ReadyPeer;
 use crate::protocol::Protocol;
 use crate::ring::{AcceptId, CancelTarget, Completion, Op, Recv, Ring, Sent, Socket, Wait};
 use accept::AcceptStates;
-use console::RingConsole;
+use console::INPUT_SIZE;
 
 /// A server on a ring.
 #[derive(Debug)]
 pub struct Proactor<R, P> {
     ring: R,
-    peers: Peers<P, Flight>,
-    listeners: Listeners<WorkerFactory<P>, AcceptStates>,
+    state: LoopState<P, Flight, AcceptStates>,
     /// Connections accepted above the limit, which are not served yet.
     backlog: VecDeque<(ListenerId, Socket, Option<SocketAddr>)>,
-    lifecycle: Lifecycle,
     /// True from a send with `skip_success` until the completions of the next iteration are reaped.
     unconfirmed_sends: bool,
-    /// Whether connections were accepted when the accepts were last looked at.
-    accepting: Accepting,
-    /// True if the accepts must be looked at, whatever `accepting` says.
-    accepts_changed: bool,
-    console: Option<Box<RingConsole>>,
-    /// System calls that this thread had made before.
-    calls_before: u64,
+    /// The buffer that the console's input is read into: no connection can hold it.
+    console_buffer: Option<Rc<Pool>>,
 }
 
 /// A connection's socket and its operations in flight: at most one of each kind.
@@ -107,20 +101,10 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// # Errors
     /// The ring refuses its first submission.
     pub fn new(mut ring: R, limits: Limits, stop: ShutdownSignal) -> io::Result<Proactor<R, P>> {
-        let calls_before = os::calls();
-        ring.submit(Op::Wake { fd: stop.as_fd() })?;
-        Ok(Proactor {
-            peers: Peers::new(limits.max_input, ring.clock()),
-            ring,
-            listeners: Listeners::default(),
-            backlog: VecDeque::new(),
-            lifecycle: Lifecycle::new(limits, stop),
-            unconfirmed_sends: false,
-            accepting: Accepting::Later,
-            accepts_changed: false,
-            console: None,
-            calls_before,
-        })
+        let state = LoopState::new(limits, stop, ring.clock());
+        ring.submit(Op::Wake { fd: state.lifecycle.shutdown().as_fd() })?;
+        let (backlog, console_buffer) = (VecDeque::new(), None);
+        Ok(Proactor { ring, state, backlog, unconfirmed_sends: false, console_buffer })
     }
 
     /// Runs one iteration: submit what was queued, sleep until an operation completes, resume the
@@ -129,15 +113,17 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// # Errors
     /// The ring as a whole fails.
     pub fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
-        self.run_timers();
-        self.update_accepts()?;
+        self.state.run_timers();
+        if let Some(accepting) = self.state.changed_accepting() {
+            self.arm_accepts(accepting)?;
+        }
         let wait = self.timeout();
         let entered = self.ring.enter(wait)?;
-        self.peers.counters.iterations += 1;
-        self.peers.counters.submitted += u64::from(entered.submitted);
-        self.peers.counters.overflows += u64::from(entered.overflow);
+        self.state.peers.counters.iterations += 1;
+        self.state.peers.counters.submitted += u64::from(entered.submitted);
+        self.state.peers.counters.overflows += u64::from(entered.overflow);
         while let Some(completion) = self.ring.next() {
-            self.peers.counters.completed += 1;
+            self.state.peers.counters.completed += 1;
             if let ended @ ControlFlow::Break(_) = self.complete(completion)? {
                 return Ok(ended);
             }
@@ -148,7 +134,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         }
         self.unconfirmed_sends = false;
         self.resume_ready()?;
-        if self.peers.has_operator_messages()
+        if self.state.peers.has_operator_messages()
             && let ended @ ControlFlow::Break(_) = self.serve_console()
         {
             return Ok(ended);
@@ -158,7 +144,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
 
     /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
-        self.peers.len()
+        self.state.peers.len()
     }
 
     /// Returns the ring that serves.
@@ -190,7 +176,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                     debug_assert!(flight.shutting_down, "one shutdown is in flight");
                     flight.shutting_down = false;
                 });
-                self.peers.shut_down(conn);
+                self.state.peers.shut_down(conn);
             }
             Completion::Close { conn } => self.closed(conn),
             Completion::Cancel { target: CancelTarget::Recv(conn) | CancelTarget::Send(conn) } => {
@@ -198,11 +184,11 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                     debug_assert!(flight.cancels > 0, "a cancel completes once");
                     flight.cancels -= 1;
                 });
-                self.peers.mark(conn);
+                self.state.peers.mark(conn);
             }
             Completion::Cancel { target: CancelTarget::Accept(AcceptId { listener, slot }) } => {
-                self.listeners[listener].state.cancel_completed(slot);
-                self.accepts_changed = true;
+                self.state.listeners[listener].state.cancel_completed(slot);
+                self.state.listeners_changed = true;
             }
             Completion::Internal => {}
             Completion::Read { outcome } => return self.console_input(outcome),
@@ -219,11 +205,11 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             }
         });
         match outcome {
-            Recv::Data(chunk) => self.peers.received(conn, chunk),
-            Recv::End => self.peers.ended(conn),
-            Recv::NoBuffer => self.peers.wait_for_buffer(conn),
-            Recv::Cancelled => self.peers.mark(conn),
-            Recv::Failed(error) => self.peers.broken(conn, CloseReason::failed(&error)),
+            Recv::Data(chunk) => self.state.peers.received(conn, chunk),
+            Recv::End => self.state.peers.ended(conn),
+            Recv::NoBuffer => self.state.peers.wait_for_buffer(conn),
+            Recv::Cancelled => self.state.peers.mark(conn),
+            Recv::Failed(error) => self.state.peers.broken(conn, CloseReason::failed(&error)),
         }
     }
 
@@ -233,53 +219,44 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             flight.send = SendState::Idle;
         });
         match outcome {
-            Sent::Bytes(n) => self.peers.sent(conn, n),
-            Sent::Cancelled => self.peers.mark(conn),
-            Sent::Failed(error) => self.peers.broken(conn, CloseReason::failed(&error)),
+            Sent::Bytes(n) => self.state.peers.sent(conn, n),
+            Sent::Cancelled => self.state.peers.mark(conn),
+            Sent::Failed(error) => self.state.peers.broken(conn, CloseReason::failed(&error)),
         }
     }
 
     fn closed(&mut self, conn: ConnId) {
-        let flight = self.peers.remove(conn).expect("a connection is closed once");
+        let flight = self.state.closed(conn);
         debug_assert!(flight.closing && flight.is_empty(), "a close is the last operation");
-        self.lifecycle.pause().end();
-        self.accepts_changed = true; // There may be space for more.
+        self.state.listeners_changed = true; // There may be space for more.
         self.open_backlog();
-    }
-
-    /// Does what has become due by the clock. Reads the clock only if a timer is set.
-    fn run_timers(&mut self) {
-        let ring = &self.ring;
-        self.peers.run_timers(|| ring.now());
-        if self.lifecycle.next_timer().is_some() && self.lifecycle.run_timers(self.ring.now()) {
-            self.peers.cut();
-        }
     }
 
     /// Returns how long this iteration may sleep.
     fn timeout(&self) -> Wait {
         // A connection that waits for a buffer may get the one that a send with `skip_success` is
         // about to free.
-        if self.peers.has_marked() || (self.unconfirmed_sends && self.peers.has_buffer_waiters()) {
+        if self.state.peers.has_marked()
+            || (self.unconfirmed_sends && self.state.peers.has_buffer_waiters())
+        {
             return Wait::No;
         }
-        let timer = earlier(self.peers.next_timer(), self.lifecycle.next_timer());
-        timer.map_or(Wait::Completion, Wait::Until)
+        self.state.next_timer().map_or(Wait::Completion, Wait::Until)
     }
 
     fn resume_ready(&mut self) -> io::Result<()> {
-        if self.peers.has_buffer_waiters() {
+        if self.state.peers.has_buffer_waiters() {
             // They will all receive into the most plentiful size (`Ring::buffer_for`).
             let pool = self.ring.pool();
-            self.peers.wake_buffer_waiters(pool.unfilled(pool.most_plentiful()));
+            self.state.peers.wake_buffer_waiters(pool.unfilled(pool.most_plentiful()));
         }
-        self.peers.begin();
-        while let Some(ready) = self.peers.next_ready() {
+        self.state.peers.begin();
+        while let Some(ready) = self.state.peers.next_ready() {
             let conn = ready.id;
             let resumed = resume(&mut self.ring, ready)?;
             self.unconfirmed_sends |= resumed.unconfirmed_sends;
             if resumed.out_of_buffers {
-                self.peers.wait_for_buffer(conn);
+                self.state.peers.wait_for_buffer(conn);
             }
         }
         Ok(())
@@ -287,31 +264,20 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
 
     /// The shutdown signal was reported.
     fn shutdown_requested(&mut self) -> io::Result<ControlFlow<Ended>> {
-        match self.lifecycle.take_requests() {
-            ControlFlow::Break(ended) => return Ok(ControlFlow::Break(ended)),
-            ControlFlow::Continue(true) => self.drain(),
-            ControlFlow::Continue(false) => {}
+        let flow = self.state.take_requests();
+        if flow.is_continue() {
+            self.open_backlog(); // The drain may have begun.
+            self.ring.submit(Op::Wake { fd: self.state.lifecycle.shutdown().as_fd() })?;
         }
-        self.peers.take_posted(self.lifecycle.take_posted());
-        self.ring.submit(Op::Wake { fd: self.lifecycle.shutdown().as_fd() })?;
-        Ok(ControlFlow::Continue(()))
-    }
-
-    fn drain(&mut self) {
-        if self.lifecycle.drain(self.peers.len(), self.ring.now()) {
-            self.peers.finish_all();
-            self.open_backlog();
-        }
+        Ok(flow)
     }
 
     fn is_drained(&self) -> bool {
-        !self.lifecycle.is_serving()
-            && self.peers.is_empty()
-            && self.listeners.states().all(AcceptStates::is_idle)
+        self.state.is_drained() && self.state.listeners.states().all(AcceptStates::is_idle)
     }
 
     fn update(&mut self, conn: ConnId, change: impl FnOnce(&mut Flight)) {
-        if let Some(peer) = self.peers.get_mut(conn) {
+        if let Some(peer) = self.state.peers.get_mut(conn) {
             change(&mut peer.driver);
         }
     }
@@ -319,33 +285,27 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
 
 impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
-        let factory = WorkerFactory::new(&factory, fd.as_fd());
-        self.listeners.add(id, fd, factory, AcceptStates::default());
-        self.accepts_changed = true;
+        self.state.listen(id, fd, &factory);
         Ok(())
     }
 
     fn set_console(&mut self, console: Console) -> io::Result<()> {
-        self.console = Some(Box::new(RingConsole::new(console)?));
-        self.peers.expect_operator();
+        self.console_buffer = Some(Pool::new(&[BufferClass { bytes: INPUT_SIZE, count: 1 }])?);
+        self.state.set_console(console);
         self.read_console()
     }
 
     fn run(&mut self, live: Option<&LiveCounters>) -> io::Result<Ended> {
-        if let Some(input) = &mut self.console {
-            input.console.flush();
-        }
+        self.state.begin();
         lifecycle::run(|| {
             let flow = self.run_once()?;
-            if let Some(live) = live {
-                self.counters().store(live);
-            }
+            self.state.publish(live);
             Ok(flow)
         })
     }
 
     fn counters(&self) -> Counters {
-        self.peers.counters(os::calls() - self.calls_before)
+        self.state.counters()
     }
 }
 

@@ -34,17 +34,18 @@ use crate::calls::SocketCalls;
 use crate::clock::{Nanos, earlier};
 use crate::console::Console;
 use crate::counters::{Counters, LiveCounters};
-use crate::engine::{Engine, Listeners};
+use crate::engine::Engine;
 use crate::keys::{ConnId, KeyOwner, ListenerId};
-use crate::lifecycle::{self, Accepting, Lifecycle};
+use crate::lifecycle;
 use crate::limits::{CloseReason, Ended, Limits};
+use crate::loop_state::LoopState;
 use crate::os::{self, Clock, ShutdownSignal};
-use crate::peer::{Factory, WorkerFactory};
-use crate::peers::{Peers, ReadyPeer};
+use crate::peer::Factory;
+use crate::peers::ReadyPeer;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Ready, Selector, Trigger};
 use accept::ListenerReadiness;
-use console::WatchedConsole;
+use console::InputReadiness;
 
 /// How often one connection may be resumed in an iteration, and so receive: a flood does not delay
 /// the others.
@@ -55,26 +56,18 @@ const PASSES: usize = 16;
 pub struct Reactor<S, P> {
     selector: S,
     pool: Rc<Pool>,
-    peers: Peers<P, WatchedSocket>,
-    listeners: Listeners<WorkerFactory<P>, ListenerReadiness>,
-    lifecycle: Lifecycle,
+    state: LoopState<P, WatchedSocket, ListenerReadiness>,
     /// When the program that embeds it wants to be woken.
     wake_at: Option<Nanos>,
     /// External descriptors that were reported and not yet taken.
     external: Vec<u32>,
     /// What [`moved`](Reactor::moved) returned before the last wait of a selector that guesses.
     moved_before: u64,
-    /// Whether connections were accepted when the listeners were last looked at.
-    accepting: Accepting,
-    /// True if the listeners must be looked at, whatever `accepting` says.
-    listeners_changed: bool,
     /// True if a listener is readable.
     listeners_ready: bool,
     /// Emptied in every iteration: its capacity is kept.
     reports: Vec<Ready>,
-    console: Option<Box<WatchedConsole>>,
-    /// System calls that this thread had made before.
-    calls_before: u64,
+    console_input: InputReadiness,
 }
 
 /// A connection's socket, and what is known of its readiness.
@@ -105,23 +98,19 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         limits: Limits,
         stop: ShutdownSignal,
     ) -> io::Result<Reactor<S, P>> {
-        let calls_before = os::calls();
-        selector.add(stop.as_fd(), KeyOwner::Shutdown.into(), Interest::READ)?;
+        let state = LoopState::new(limits, stop, Clock::default());
+        let signal = state.lifecycle.shutdown().as_fd();
+        selector.add(signal, KeyOwner::Shutdown.into(), Interest::READ)?;
         Ok(Reactor {
             selector,
             pool,
-            peers: Peers::new(limits.max_input, Clock::default()),
-            listeners: Listeners::default(),
-            lifecycle: Lifecycle::new(limits, stop),
+            state,
             wake_at: None,
             external: Vec::new(),
             moved_before: u64::MAX,
-            accepting: Accepting::Later,
-            listeners_changed: false,
             listeners_ready: false,
             reports: Vec::new(),
-            console: None,
-            calls_before,
+            console_input: InputReadiness::default(),
         })
     }
 
@@ -131,8 +120,10 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// # Errors
     /// The selector as a whole fails.
     pub fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
-        self.run_timers();
-        self.update_listeners()?;
+        self.state.run_timers();
+        if let Some(accepting) = self.state.changed_accepting() {
+            self.watch_listeners(accepting)?;
+        }
         let mut timeout = self.timeout(os::now);
         if let Some(longest) = self.selector.longest_wait() {
             // While anything moves, it does not sleep.
@@ -143,8 +134,8 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         }
         let mut reports = std::mem::take(&mut self.reports);
         self.selector.wait(&mut reports, timeout)?;
-        self.peers.counters.iterations += 1;
-        self.peers.counters.completed += reports.len() as u64;
+        self.state.peers.counters.iterations += 1;
+        self.state.peers.counters.completed += reports.len() as u64;
         let mut flow = ControlFlow::Continue(());
         for report in reports.drain(..) {
             if let ended @ ControlFlow::Break(_) = self.reported(report)? {
@@ -162,17 +153,17 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
             self.accept();
         }
         self.resume_ready();
-        if self.peers.has_operator_messages()
+        if self.state.peers.has_operator_messages()
             && let ended @ ControlFlow::Break(_) = self.serve_console()?
         {
             return Ok(ended);
         }
-        Ok(lifecycle::unless_drained(self.is_drained()))
+        Ok(lifecycle::unless_drained(self.state.is_drained()))
     }
 
     /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
-        self.peers.len()
+        self.state.peers.len()
     }
 
     /// Remembers what is ready.
@@ -184,40 +175,31 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
         let armed = self.selector.trigger() != Trigger::Oneshot;
         match KeyOwner::from(report.key) {
             KeyOwner::Conn(conn) => {
-                if let Some(peer) = self.peers.get_mut(conn) {
+                if let Some(peer) = self.state.peers.get_mut(conn) {
                     let socket = &mut peer.driver;
                     debug_assert!(socket.interest != Interest::NONE, "only what is watched");
                     socket.readable |= report.readable;
                     socket.writable |= report.writable;
                     socket.hung_up |= report.hung_up;
                     socket.armed &= armed;
-                    self.peers.mark(conn);
+                    self.state.peers.mark(conn);
                 }
             }
             KeyOwner::Listener(id) => {
-                let state = &mut self.listeners[id].state;
+                let state = &mut self.state.listeners[id].state;
                 state.readable = true;
                 state.armed &= armed;
-                (self.listeners_ready, self.listeners_changed) = (true, true);
+                (self.listeners_ready, self.state.listeners_changed) = (true, true);
             }
             KeyOwner::Shutdown => {
                 if !armed {
                     let (signal, key) =
-                        (self.lifecycle.shutdown().as_fd(), KeyOwner::Shutdown.into());
+                        (self.state.lifecycle.shutdown().as_fd(), KeyOwner::Shutdown.into());
                     self.selector.modify(signal, key, Interest::READ)?;
                 }
-                match self.lifecycle.take_requests() {
-                    ControlFlow::Break(ended) => return Ok(ControlFlow::Break(ended)),
-                    ControlFlow::Continue(true) => self.drain(),
-                    ControlFlow::Continue(false) => {}
-                }
-                self.peers.take_posted(self.lifecycle.take_posted());
+                return Ok(self.state.take_requests());
             }
-            KeyOwner::Console => {
-                if let Some(input) = &mut self.console {
-                    input.readable = true;
-                }
-            }
+            KeyOwner::Console => self.console_input.readable = true,
             KeyOwner::External(number) => self.external.push(number),
             KeyOwner::Link(_) => {} // Only in a trace.
         }
@@ -226,7 +208,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
 
     /// Returns a number that grows when a connection is accepted or closed, or counted bytes move.
     fn moved(&self) -> u64 {
-        let Counters { accepted, closed, receives, sends, .. } = self.peers.counters;
+        let Counters { accepted, closed, receives, sends, .. } = self.state.peers.counters;
         accepted + closed + receives + sends
     }
 
@@ -241,35 +223,26 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     }
 
     fn watch_new(&mut self, id: ConnId) {
-        let socket = &self.peers.get_mut(id).expect("just opened").driver;
+        let socket = &self.state.peers.get_mut(id).expect("just opened").driver;
         let (fd, interest) = (socket.fd.as_fd(), socket.interest);
         if let Err(error) = self.selector.add(fd, KeyOwner::Conn(id).into(), interest) {
-            self.peers.counters.refused += 1;
+            self.state.peers.counters.refused += 1;
             tracing::warn!(%id, %error, "a connection is refused");
-            self.peers.get_mut(id).expect("just opened").driver.interest = Interest::NONE;
-            self.peers.broken(id, CloseReason::Refused);
-        }
-    }
-
-    /// Does what has become due by the clock. Reads the clock only if a timer is set.
-    fn run_timers(&mut self) {
-        self.peers.run_timers(os::now);
-        if self.lifecycle.next_timer().is_some() && self.lifecycle.run_timers(os::now()) {
-            self.peers.cut();
+            self.state.peers.get_mut(id).expect("just opened").driver.interest = Interest::NONE;
+            self.state.peers.broken(id, CloseReason::Refused);
         }
     }
 
     /// Returns how long this iteration may sleep.
     fn timeout(&self, clock: impl FnOnce() -> Nanos) -> Option<Duration> {
-        let busy = self.is_drained()
-            || self.peers.has_marked()
+        let busy = self.state.is_drained()
+            || self.state.peers.has_marked()
             || self.may_accept()
-            || self.console.as_ref().is_some_and(|input| input.readable);
+            || self.console_input.readable;
         if busy {
             return Some(Duration::ZERO);
         }
-        let timer = earlier(self.peers.next_timer(), self.lifecycle.next_timer());
-        earlier(timer, self.wake_at).map(|due| due.since(clock()))
+        earlier(self.state.next_timer(), self.wake_at).map(|due| due.since(clock()))
     }
 
     /// Resumes connections until none is marked: one that was resumed, or that others sent to, may
@@ -277,17 +250,17 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// which does not sleep: first the selector reports the others that are ready.
     fn resume_ready(&mut self) {
         for _ in 0..PASSES {
-            if !self.peers.has_marked() {
+            if !self.state.peers.has_marked() {
                 return;
             }
-            self.peers.begin();
-            while let Some(ready) = self.peers.next_ready() {
+            self.state.peers.begin();
+            while let Some(ready) = self.state.peers.next_ready() {
                 let (conn, wants_recv) = (ready.id, ready.wants_recv);
                 self.resume(conn, wants_recv);
             }
-            if self.peers.has_buffer_waiters() {
+            if self.state.peers.has_buffer_waiters() {
                 // A receive takes a buffer of any size, so each buffer serves one that waits.
-                self.peers.wake_buffer_waiters(self.pool.unfilled_in_all());
+                self.state.peers.wake_buffer_waiters(self.pool.unfilled_in_all());
             }
         }
     }
@@ -298,12 +271,12 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
             self.receive(conn);
         }
         self.send(conn);
-        let Some(ReadyPeer { peer, wants_recv, .. }) = self.peers.wants(conn) else { return };
+        let Some(ReadyPeer { peer, wants_recv, .. }) = self.state.peers.wants(conn) else { return };
         let (connection, socket) = (&peer.connection, &mut peer.driver);
         if connection.wants_shutdown() {
             // It fails only if the peer has reset the connection, which a read will report.
             let _ = self.selector.shutdown(KeyOwner::Conn(conn).into(), socket.fd.as_fd());
-            self.peers.shut_down(conn);
+            self.state.peers.shut_down(conn);
         } else if connection.is_finished() {
             self.close(conn);
         } else if self.selector.trigger() != Trigger::Edge {
@@ -311,7 +284,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
             let wanted = Interest { readable: wants_recv, writable };
             if let Err(error) = socket.watch_for(&mut self.selector, conn, wanted) {
                 tracing::warn!(%conn, %error, "a connection cannot be watched");
-                self.peers.broken(conn, CloseReason::failed(&error));
+                self.state.peers.broken(conn, CloseReason::failed(&error));
             }
         }
     }
@@ -319,29 +292,29 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// Receives once, if the socket is readable. If that was not all, the connection is resumed
     /// again: first its reply is sent, from a buffer that is still in the cache.
     fn receive(&mut self, conn: ConnId) {
-        let Some(peer) = self.peers.get_mut(conn) else { return };
+        let Some(peer) = self.state.peers.get_mut(conn) else { return };
         let (connection, socket) = (&peer.connection, &mut peer.driver);
         if !socket.readable {
             return;
         }
         let Some(mut lease) = self.pool.lease(connection.recv_size()) else {
-            return self.peers.wait_for_buffer(conn);
+            return self.state.peers.wait_for_buffer(conn);
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
         let space = buffer.len();
         match self.selector.recv(KeyOwner::Conn(conn).into(), socket.fd.as_fd(), buffer) {
             Ok(0) => {
                 socket.readable = false;
-                self.peers.ended(conn);
+                self.state.peers.ended(conn);
             }
             Ok(n) => {
                 // Short: that was all, unless the peer's end follows, which an edge does not report
                 // again.
                 socket.readable = n == space || socket.hung_up;
-                self.peers.received(conn, Chunk::received(lease, n));
+                self.state.peers.received(conn, Chunk::received(lease, n));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
-            Err(error) => self.peers.broken(conn, CloseReason::failed(&error)),
+            Err(error) => self.state.peers.broken(conn, CloseReason::failed(&error)),
         }
     }
 
@@ -349,7 +322,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// when the connection is resumed again: an endless stream does not delay the others.
     fn send(&mut self, conn: ConnId) {
         let mut queued = None;
-        while let Some(peer) = self.peers.get_mut(conn) {
+        while let Some(peer) = self.state.peers.get_mut(conn) {
             let (queue, socket) = (peer.connection.outgoing(), &mut peer.driver);
             let left = *queued.get_or_insert(queue.bytes());
             if left == 0 || queue.is_empty() || !socket.writable {
@@ -362,57 +335,46 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
                 Ok(n) => {
                     socket.writable = n == offered;
                     queued = Some(left.saturating_sub(n));
-                    self.peers.sent(conn, n);
+                    self.state.peers.sent(conn, n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable = false,
-                Err(error) => self.peers.broken(conn, CloseReason::failed(&error)),
+                Err(error) => self.state.peers.broken(conn, CloseReason::failed(&error)),
             }
         }
     }
 
     fn close(&mut self, conn: ConnId) {
-        let mut socket = self.peers.remove(conn).expect("a connection is closed once");
+        let mut socket = self.state.closed(conn);
         // If this fails, the close removes it from the selector.
         let _ = socket.watch_for(&mut self.selector, conn, Interest::NONE);
         self.selector.close(KeyOwner::Conn(conn).into(), socket.fd);
-        self.lifecycle.pause().end();
-    }
-
-    fn is_drained(&self) -> bool {
-        !self.lifecycle.is_serving() && self.peers.is_empty()
     }
 }
 
 impl<S: Selector + SocketCalls, P: Protocol> Engine<P> for Reactor<S, P> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
         os::set_nonblocking(fd.as_fd())?;
-        let factory = WorkerFactory::new(&factory, fd.as_fd());
-        self.listeners.add(id, fd, factory, ListenerReadiness::default());
-        self.listeners_changed = true;
+        self.state.listen(id, fd, &factory);
         Ok(())
     }
 
     fn set_console(&mut self, console: Console) -> io::Result<()> {
-        self.console = Some(Box::new(WatchedConsole::new(console, &mut self.selector)?));
-        self.peers.expect_operator();
+        self.console_input = InputReadiness::watch(&console, &mut self.selector)?;
+        self.state.set_console(console);
         Ok(())
     }
 
     fn run(&mut self, live: Option<&LiveCounters>) -> io::Result<Ended> {
-        if let Some(input) = &mut self.console {
-            input.console.flush();
-        }
+        self.state.begin();
         lifecycle::run(|| {
             let flow = self.run_once()?;
-            if let Some(live) = live {
-                self.counters().store(live);
-            }
+            self.state.publish(live);
             Ok(flow)
         })
     }
 
     fn counters(&self) -> Counters {
-        self.peers.counters(os::calls() - self.calls_before)
+        self.state.counters()
     }
 }
 

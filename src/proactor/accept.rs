@@ -54,21 +54,10 @@ impl AcceptState {
 }
 
 impl<R: Ring, P: Protocol> Proactor<R, P> {
-    /// Arms or cancels accepts, if anything about them has changed since the last call.
-    #[inline]
-    pub(super) fn update_accepts(&mut self) -> io::Result<()> {
-        let accepting = self.lifecycle.accepting(self.peers.len());
-        if accepting == self.accepting && !self.accepts_changed {
-            return Ok(());
-        }
-        (self.accepting, self.accepts_changed) = (accepting, false);
-        self.arm_accepts(accepting)
-    }
-
     /// Arms the accepts that are wanted, and cancels those that are not.
-    fn arm_accepts(&mut self, accepting: Accepting) -> io::Result<()> {
+    pub(super) fn arm_accepts(&mut self, accepting: Accepting) -> io::Result<()> {
         let wanted = accepting == Accepting::Now;
-        for (id, listener) in self.listeners.iter_mut() {
+        for (id, listener) in self.state.listeners.iter_mut() {
             let (Some(fd), AcceptStates(accepts)) = (&listener.fd, &mut listener.state) else {
                 continue;
             };
@@ -104,27 +93,24 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         more: bool,
     ) {
         let AcceptId { listener, slot } = accept;
-        self.listeners[listener].state.0[usize::from(slot)].completed(more);
-        self.accepts_changed = true;
+        self.state.listeners[listener].state.0[usize::from(slot)].completed(more);
+        self.state.listeners_changed = true;
         match outcome {
             Ok(socket) => {
-                self.peers.counters.accepted += 1;
+                self.state.peers.counters.accepted += 1;
                 let address = self.ring.peer_address(accept, socket);
                 self.backlog.push_back((listener, socket, address));
                 self.open_backlog();
             }
-            Err(failure) => {
-                let ring = &self.ring;
-                let refused = self.lifecycle.pause().failed(failure, || ring.now());
-                self.peers.counters.refused += u64::from(refused);
-            }
+            Err(failure) => self.state.not_accepted(failure),
         }
     }
 
     /// Opens the connections that wait in the backlog, as far as the limit permits. All of them
     /// are opened when the server drains, to be sent its end.
     pub(super) fn open_backlog(&mut self) {
-        while (self.lifecycle.has_capacity(self.peers.len()) || !self.lifecycle.is_serving())
+        while (self.state.lifecycle.has_capacity(self.state.peers.len())
+            || !self.state.lifecycle.is_serving())
             && let Some((listener, socket, address)) = self.backlog.pop_front()
         {
             self.open(listener, socket, address);
@@ -132,19 +118,14 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     }
 
     fn open(&mut self, listener: ListenerId, socket: Socket, address: Option<SocketAddr>) {
-        let number = self.peers.next_number();
-        let reach = Some((self.peers.next_id(), self.lifecycle.shutdown()));
-        let factory = &mut self.listeners[listener].factory;
-        let (protocol, accepted) = factory.make_for(number, address, reach);
-        let id = self.peers.open(protocol, listener, Flight::new(socket, address));
-        self.peers.attach(id, accepted);
-        if let Some(input) = &mut self.console {
-            input.console.opened(id, self.ring.now());
-        }
-        match self.lifecycle.stage() {
+        let made = self
+            .state
+            .make(listener, |factory, number, reach| factory.make_for(number, address, reach));
+        let id = self.state.open(listener, made, Flight::new(socket, address));
+        match self.state.lifecycle.stage() {
             Stage::Serving => {}
-            Stage::Draining => self.peers.finish(id),
-            Stage::Cutting => self.peers.broken(id, CloseReason::Cut),
+            Stage::Draining => self.state.peers.finish(id),
+            Stage::Cutting => self.state.peers.broken(id, CloseReason::Cut),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::Reactor;
 use crate::calls::SocketCalls;
 use crate::keys::{KeyOwner, ListenerId};
 use crate::lifecycle::Accepting;
-use crate::os::{self, AcceptFailure};
+use crate::os::AcceptFailure;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Selector};
 
@@ -26,21 +26,11 @@ pub(super) struct ListenerReadiness {
 }
 
 impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
-    /// Watches the listeners while connections are wanted, if anything about that has changed since
-    /// the last call. While they are not watched, connections wait in the kernel's queue.
-    #[inline]
-    pub(super) fn update_listeners(&mut self) -> io::Result<()> {
-        let accepting = self.lifecycle.accepting(self.peers.len());
-        if accepting == self.accepting && !self.listeners_changed {
-            return Ok(());
-        }
-        (self.accepting, self.listeners_changed) = (accepting, false);
-        self.watch_listeners(accepting)
-    }
-
-    fn watch_listeners(&mut self, accepting: Accepting) -> io::Result<()> {
+    /// Watches the listeners while connections are wanted. Otherwise connections wait in the
+    /// kernel's queue.
+    pub(super) fn watch_listeners(&mut self, accepting: Accepting) -> io::Result<()> {
         let wanted = accepting == Accepting::Now;
-        for (id, listener) in self.listeners.iter_mut() {
+        for (id, listener) in self.state.listeners.iter_mut() {
             let Some(fd) = &listener.fd else { continue };
             let (key, state) = (KeyOwner::Listener(id).into(), &mut listener.state);
             if wanted && !state.watched {
@@ -62,47 +52,39 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
 
     /// Returns true if there may be a connection to accept now.
     pub(super) fn may_accept(&self) -> bool {
-        self.listeners_ready && self.lifecycle.accepts(self.peers.len())
+        self.listeners_ready && self.state.lifecycle.accepts(self.state.peers.len())
     }
 
     pub(super) fn accept(&mut self) {
-        for id in self.listeners.ids() {
+        for id in self.state.listeners.ids() {
             for _ in 0..ACCEPTS {
-                let listener = &self.listeners[id];
-                if !listener.state.readable || !self.lifecycle.accepts(self.peers.len()) {
+                let listener = &self.state.listeners[id];
+                if !listener.state.readable || !self.state.lifecycle.accepts(self.state.peers.len())
+                {
                     break;
                 }
                 let Some(fd) = &listener.fd else { break };
                 match self.selector.accept(KeyOwner::Listener(id).into(), fd.as_fd()) {
                     Ok(socket) => self.open(id, socket),
-                    Err(error) => self.not_accepted(id, error.into()),
+                    Err(error) => {
+                        let failure = AcceptFailure::from(error);
+                        if let AcceptFailure::NoConnection = failure {
+                            self.state.listeners[id].state.readable = false;
+                        }
+                        self.state.not_accepted(failure);
+                    }
                 }
             }
         }
-        self.listeners_changed = true;
-        self.listeners_ready = self.listeners.states().any(|listener| listener.readable);
-    }
-
-    fn not_accepted(&mut self, id: ListenerId, failure: AcceptFailure) {
-        if let AcceptFailure::NoConnection = failure {
-            self.listeners[id].state.readable = false;
-        }
-        let refused = self.lifecycle.pause().failed(failure, os::now);
-        self.peers.counters.refused += u64::from(refused);
+        self.state.listeners_changed = true;
+        self.listeners_ready = self.state.listeners.states().any(|listener| listener.readable);
     }
 
     fn open(&mut self, listener: ListenerId, fd: OwnedFd) {
-        self.peers.counters.accepted += 1;
-        let number = self.peers.next_number();
-        let reach = Some((self.peers.next_id(), self.lifecycle.shutdown()));
-        let factory = &mut self.listeners[listener].factory;
-        let (protocol, accepted) = factory.make(number, Some(fd.as_fd()), reach);
-        let socket = self.socket(fd);
-        let id = self.peers.open(protocol, listener, socket);
-        self.peers.attach(id, accepted);
-        if let Some(input) = &mut self.console {
-            input.console.opened(id, os::now());
-        }
-        self.watch_new(id);
+        self.state.peers.counters.accepted += 1;
+        let made = self
+            .state
+            .make(listener, |factory, number, reach| factory.make(number, Some(fd.as_fd()), reach));
+        self.adopt(fd, made, listener);
     }
 }

@@ -8,17 +8,14 @@ use super::{Reactor, WatchedSocket};
 use crate::address;
 use crate::calls::SocketCalls;
 use crate::console::{Console, SocketInfo};
-use crate::engine::Engine;
 use crate::keys::KeyOwner;
 use crate::limits::Ended;
-use crate::os;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Selector, Trigger};
 
-/// A console, and what is known of the readiness of its input.
-#[derive(Debug)]
-pub(super) struct WatchedConsole {
-    pub(super) console: Console,
+/// What is known of the readiness of the console's input.
+#[derive(Debug, Default)]
+pub(super) struct InputReadiness {
     /// True exactly when the selector watches the input.
     watched: bool,
     /// True from a report until it is read from; of an input that no selector can watch, until its
@@ -26,13 +23,10 @@ pub(super) struct WatchedConsole {
     pub(super) readable: bool,
 }
 
-impl WatchedConsole {
+impl InputReadiness {
     /// # Errors
     /// The selector cannot watch the input.
-    pub(super) fn new(
-        console: Console,
-        selector: &mut impl Selector,
-    ) -> io::Result<WatchedConsole> {
+    pub(super) fn watch(console: &Console, selector: &mut impl Selector) -> io::Result<Self> {
         let key = KeyOwner::Console.into();
         let watched = match selector.add_shared(console.input(), key, Interest::READ) {
             Ok(()) => true,
@@ -40,24 +34,24 @@ impl WatchedConsole {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => false,
             Err(error) => return Err(error),
         };
-        Ok(WatchedConsole { console, watched, readable: !watched })
+        Ok(InputReadiness { watched, readable: !watched })
     }
 }
 
 impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// Reads the console's input once, if it is readable, and runs the commands.
     pub(super) fn read_console(&mut self) -> io::Result<ControlFlow<Ended>> {
-        let Some(input) = self.console.as_mut().filter(|input| input.readable) else {
+        let input = &mut self.console_input;
+        let Some(console) = self.state.console.as_mut().filter(|_| input.readable) else {
             return Ok(ControlFlow::Continue(()));
         };
-        input.console.read();
+        console.read();
         if input.watched {
             input.readable = false;
             if self.selector.trigger() != Trigger::Level {
                 // There may be more: a terminal returns a line at a time, and an edge does not
                 // report the next one.
-                let (fd, key) = (input.console.input(), KeyOwner::Console.into());
-                self.selector.modify(fd, key, Interest::READ)?;
+                self.selector.modify(console.input(), KeyOwner::Console.into(), Interest::READ)?;
             }
         }
         self.serve_console()
@@ -65,17 +59,11 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
 
     /// Prints the messages to the operator, and runs the commands that were read.
     pub(super) fn serve_console(&mut self) -> io::Result<ControlFlow<Ended>> {
-        let (counters, now) = (self.counters(), os::now());
-        let Reactor { peers, lifecycle, console: Some(input), .. } = self else {
-            return Ok(ControlFlow::Continue(()));
-        };
-        let mut view = peers.inspect(lifecycle, counters, now, WatchedSocket::socket_info);
-        let flow = input.console.serve(&mut view);
-        drop(view);
-        if input.console.has_ended() {
-            input.readable = false;
-            if std::mem::take(&mut input.watched) {
-                self.selector.remove(input.console.input())?;
+        let flow = self.state.serve_console(WatchedSocket::socket_info);
+        if let Some(console) = self.state.console.as_ref().filter(|console| console.has_ended()) {
+            let input = std::mem::take(&mut self.console_input);
+            if input.watched {
+                self.selector.remove(console.input())?;
             }
         }
         Ok(flow)

@@ -8,7 +8,6 @@ use super::Reactor;
 use crate::calls::SocketCalls;
 use crate::clock::Nanos;
 use crate::keys::{ConnId, KeyOwner, ListenerId};
-use crate::os;
 use crate::peer::Made;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Selector};
@@ -18,9 +17,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// `listener`. It is not counted as accepted.
     pub fn adopt(&mut self, fd: OwnedFd, made: Made<P>, listener: ListenerId) -> ConnId {
         let socket = self.socket(fd);
-        let (protocol, accepted) = made;
-        let id = self.peers.open(protocol, listener, socket);
-        self.peers.attach(id, accepted);
+        let id = self.state.open(listener, made, socket);
         self.watch_new(id);
         id
     }
@@ -29,19 +26,19 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// are not counted.
     pub fn adopt_link(&mut self, fd: OwnedFd, protocol: P, listener: ListenerId) -> ConnId {
         let socket = self.socket(fd);
-        let id = self.peers.open_link(protocol, listener, socket);
+        let id = self.state.peers.open_link(protocol, listener, socket);
         self.watch_new(id);
         id
     }
 
     /// Gives the next connection this number; links have none.
     pub fn number_from(&mut self, number: u64) {
-        self.peers.number_from(number);
+        self.state.peers.number_from(number);
     }
 
     /// Returns the id that the next connection will have.
     pub fn next_id(&self) -> ConnId {
-        self.peers.next_id()
+        self.state.peers.next_id()
     }
 
     /// Returns the selector of the loop.
@@ -78,9 +75,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
 
     /// Drains as at the first request to stop, if it does not drain already.
     pub fn drain(&mut self) {
-        if self.lifecycle.drain(self.peers.len(), os::now()) {
-            self.peers.finish_all();
-        }
+        self.state.drain();
     }
 }
 
@@ -96,6 +91,7 @@ mod tests {
     use crate::buffer::{BufferClass, Pool};
     use crate::engine::Engine;
     use crate::limits::{Ended, Limits};
+    use crate::os;
     use crate::os::ShutdownSignal;
     use crate::peer::AcceptedPeer;
     use crate::protocol::Echo;

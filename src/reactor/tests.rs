@@ -242,11 +242,11 @@ fn sixteen_clients_share_two_buffers<S: Selector + SocketCalls>(selector: fn() -
     let sent = send_all(&late, text(100_000));
     // It reads nothing yet, is owed both buffers, and would fill a third.
     run_until(&mut reactor, |counters| counters.out_of_buffers > 0);
-    if reactor.peers.has_marked() {
+    if reactor.state.peers.has_marked() {
         // In the last pass it was out of buffers.
         assert!(reactor.run_once().unwrap().is_continue());
     }
-    assert!(!reactor.peers.has_marked(), "an empty pool wakes no connection");
+    assert!(!reactor.state.peers.has_marked(), "an empty pool wakes no connection");
     let is_asked = reports(&mut reactor)
         .iter()
         .any(|report| report.readable && matches!(KeyOwner::from(report.key), KeyOwner::Conn(_)));
@@ -312,7 +312,7 @@ fn an_unwatchable_socket_is_refused_alone<S: Selector + SocketCalls>(selector: f
     let stop = ShutdownSignal::new().unwrap();
     let mut reactor =
         Reactor::new(choosy, Rc::clone(&plain.pool), Limits::default(), stop).unwrap();
-    let fd = plain.listeners[ListenerId(0)].fd.take().unwrap();
+    let fd = plain.state.listeners[ListenerId(0)].fd.take().unwrap();
     reactor.listen(ListenerId(0), fd, Factory::of(|_| Echo)).unwrap();
     let first = connect(address);
     run_until(&mut reactor, |counters| counters.refused == 1);
@@ -352,7 +352,10 @@ fn a_message_costs<S: Selector + SocketCalls>(calls: u64, selector: fn() -> S) {
         run_until(&mut reactor, |now| now.sent_bytes == before.sent_bytes + length as u64);
         (&client).read_exact(&mut vec![0; length]).unwrap();
         let after = reactor.counters();
-        assert!(!reactor.peers.has_marked() && reports(&mut reactor).is_empty(), "it would spin");
+        assert!(
+            !reactor.state.peers.has_marked() && reports(&mut reactor).is_empty(),
+            "it would spin"
+        );
         (after.iterations - before.iterations, after.calls - before.calls)
     };
     exchange(1); // Its accept.
@@ -419,10 +422,10 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector + SocketCalls>(sel
     run_until(&mut reactor, |counters| counters.received_bytes == lines.len() as u64);
     said.join().unwrap();
     let owed = |reactor: &mut Reactor<_, _>| -> usize {
-        reactor.peers.iter_mut().map(|(_, peer)| peer.connection.outgoing().bytes()).sum()
+        reactor.state.peers.iter_mut().map(|(_, peer)| peer.connection.outgoing().bytes()).sum()
     };
     assert!(owed(&mut reactor) > 0, "else this shows nothing");
-    reactor.lifecycle.shutdown().request();
+    reactor.state.lifecycle.shutdown().request();
     assert!(reactor.run_once().unwrap().is_continue(), "bytes are owed");
     let late = thread::spawn(move || read_all(&late));
     let leavers = thread::spawn(move || {
@@ -441,7 +444,7 @@ fn a_drain_cuts_a_client_that_stays<S: Selector + SocketCalls>(selector: fn() ->
     let (mut reactor, address) = stepwise(selector, Echo, PLENTY, limits);
     let stays = connect(address);
     run_until(&mut reactor, |counters| counters.accepted == 1);
-    reactor.lifecycle.shutdown().request();
+    reactor.state.lifecycle.shutdown().request();
     assert_eq!(reactor.run(None).unwrap(), Ended::Drained);
     assert_eq!(reactor.counters().cut, 1);
     assert_eq!(read_all(&stays), b"");
@@ -451,9 +454,9 @@ fn a_second_request_ends_at_once<S: Selector + SocketCalls>(selector: fn() -> S)
     let (mut reactor, address) = stepwise(selector, Echo, PLENTY, Limits::default());
     let _stays = connect(address);
     run_until(&mut reactor, |counters| counters.accepted == 1);
-    reactor.lifecycle.shutdown().request();
+    reactor.state.lifecycle.shutdown().request();
     assert!(reactor.run_once().unwrap().is_continue());
-    reactor.lifecycle.shutdown().request();
+    reactor.state.lifecycle.shutdown().request();
     assert_eq!(reactor.run(None).unwrap(), Ended::AtOnce);
 }
 

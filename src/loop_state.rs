@@ -1,0 +1,177 @@
+//! What the ring loop and the readiness loop have in common: the connections, the listeners, the
+//! life cycle and the console.
+
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::clock::{Nanos, earlier};
+use crate::console::{Console, SocketInfo};
+use crate::counters::{Counters, LiveCounters};
+use crate::engine::Listeners;
+use crate::keys::{ConnId, ListenerId};
+use crate::lifecycle::{Accepting, Lifecycle};
+use crate::limits::{Ended, Limits};
+use crate::os::{self, AcceptFailure, Clock, ShutdownSignal};
+use crate::peer::{Factory, Made, Reach, WorkerFactory};
+use crate::peers::Peers;
+use crate::protocol::Protocol;
+
+/// The state of a loop but for what it waits with. `D` is what the loop keeps of a connection, and
+/// `L` what it keeps of a listener.
+#[derive(Debug)]
+pub struct LoopState<P, D, L> {
+    /// The connections, and what is counted.
+    pub peers: Peers<P, D>,
+    /// The listeners, each with the factory of its protocols.
+    pub listeners: Listeners<WorkerFactory<P>, L>,
+    /// The stage of the server, and the pause of its accepts.
+    pub lifecycle: Lifecycle,
+    /// The operator console, if there is one.
+    pub console: Option<Box<Console>>,
+    /// The clock of the server.
+    pub clock: Clock,
+    /// True if the listeners must be looked at, whatever `accepting` says.
+    pub listeners_changed: bool,
+    /// Whether connections were accepted when the listeners were last looked at.
+    accepting: Accepting,
+    /// System calls that this thread had made before.
+    calls_before: u64,
+}
+
+impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
+    /// A server without a listener, which `shutdown` can stop.
+    pub fn new(limits: Limits, shutdown: ShutdownSignal, clock: Clock) -> Self {
+        LoopState {
+            peers: Peers::new(limits.max_input, clock.clone()),
+            listeners: Listeners::default(),
+            lifecycle: Lifecycle::new(limits, shutdown),
+            console: None,
+            clock,
+            listeners_changed: false,
+            accepting: Accepting::Later,
+            calls_before: os::calls(),
+        }
+    }
+
+    /// Adds a listener: the next number.
+    pub fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: &Factory<P>) {
+        let factory = WorkerFactory::new(factory, fd.as_fd());
+        self.listeners.add(id, fd, factory, L::default());
+        self.listeners_changed = true;
+    }
+
+    /// Attaches an operator console.
+    pub fn set_console(&mut self, console: Console) {
+        self.console = Some(Box::new(console));
+        self.peers.expect_operator();
+    }
+
+    /// Prompts the operator: the server has said where it listens.
+    pub fn begin(&mut self) {
+        self.console.iter_mut().for_each(|console| console.flush());
+    }
+
+    /// Returns what was counted.
+    pub fn counters(&self) -> Counters {
+        self.peers.counters(os::calls() - self.calls_before)
+    }
+
+    /// Stores the counters in `live`, if they are wanted.
+    pub fn publish(&self, live: Option<&LiveCounters>) {
+        if let Some(live) = live {
+            self.counters().store(live);
+        }
+    }
+
+    /// Returns whether connections are accepted, if anything about it has changed since the last
+    /// call.
+    #[inline]
+    pub fn changed_accepting(&mut self) -> Option<Accepting> {
+        let accepting = self.lifecycle.accepting(self.peers.len());
+        if accepting == self.accepting && !self.listeners_changed {
+            return None;
+        }
+        (self.accepting, self.listeners_changed) = (accepting, false);
+        Some(accepting)
+    }
+
+    /// An accept brought no connection.
+    pub fn not_accepted(&mut self, failure: AcceptFailure) {
+        let refused = self.lifecycle.pause().failed(failure, || self.clock.now());
+        self.peers.counters.refused += u64::from(refused);
+    }
+
+    /// Has `make` make the protocol of the next connection that `listener` accepts, which has this
+    /// number and can be reached so.
+    pub fn make(
+        &mut self,
+        listener: ListenerId,
+        make: impl FnOnce(&mut WorkerFactory<P>, u64, Reach<'_>) -> Made<P>,
+    ) -> Made<P> {
+        let reach = Some((self.peers.next_id(), self.lifecycle.shutdown()));
+        make(&mut self.listeners[listener].factory, self.peers.next_number(), reach)
+    }
+
+    /// Opens a connection in the group of `listener`.
+    pub fn open(&mut self, listener: ListenerId, made: Made<P>, driver: D) -> ConnId {
+        let (protocol, accepted) = made;
+        let id = self.peers.open(protocol, listener, driver);
+        self.peers.attach(id, accepted);
+        if let Some(console) = &mut self.console {
+            console.opened(id, self.clock.now());
+        }
+        id
+    }
+
+    /// Removes a connection whose socket is closed. Returns what the loop kept of it.
+    pub fn closed(&mut self, conn: ConnId) -> D {
+        self.lifecycle.pause().end();
+        self.peers.remove(conn).expect("a connection is closed once")
+    }
+
+    /// Does what has become due by the clock. Reads the clock only if a timer is set.
+    #[inline]
+    pub fn run_timers(&mut self) {
+        self.peers.run_timers(|| self.clock.now());
+        if self.lifecycle.next_timer().is_some() && self.lifecycle.run_timers(self.clock.now()) {
+            self.peers.cut();
+        }
+    }
+
+    /// Returns when the next timer expires.
+    #[inline]
+    pub fn next_timer(&self) -> Option<Nanos> {
+        earlier(self.peers.next_timer(), self.lifecycle.next_timer())
+    }
+
+    /// Does what the shutdown signal asks.
+    pub fn take_requests(&mut self) -> ControlFlow<Ended> {
+        if self.lifecycle.take_requests()? {
+            self.drain();
+        }
+        self.peers.take_posted(self.lifecycle.take_posted());
+        ControlFlow::Continue(())
+    }
+
+    /// Starts to drain, if it does not drain already.
+    pub fn drain(&mut self) {
+        if self.lifecycle.drain(self.peers.len(), self.clock.now()) {
+            self.peers.finish_all();
+        }
+    }
+
+    /// Returns true if the server drains and no connection is left.
+    pub fn is_drained(&self) -> bool {
+        !self.lifecycle.is_serving() && self.peers.is_empty()
+    }
+
+    /// Prints the messages to the operator, and runs the commands that were read. `look` returns
+    /// what the console shows of the loop's part of a connection.
+    pub fn serve_console(&mut self, look: impl Fn(&D) -> SocketInfo) -> ControlFlow<Ended> {
+        let (counters, now) = (self.counters(), self.clock.now());
+        let LoopState { peers, lifecycle, console: Some(console), .. } = self else {
+            return ControlFlow::Continue(());
+        };
+        console.serve(&mut peers.inspect(lifecycle, counters, now, look))
+    }
+}
