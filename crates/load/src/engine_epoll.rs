@@ -1,6 +1,7 @@
 //! The readiness engine: polls an edge-triggered selector without waiting, and does what is
 //! reported as ready.
 
+use std::io::ErrorKind::WouldBlock;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -51,12 +52,9 @@ impl EpollEngine {
         })
     }
 
-    fn receive(
-        &mut self,
-        conn: usize,
-        hung_up: bool,
-        streams: &mut ReplyStreams,
-    ) -> Result<(), LoadError> {
+    /// Receives until the socket is empty or closed.
+    fn receive(&mut self, ready: Ready, streams: &mut ReplyStreams) -> Result<(), LoadError> {
+        let conn = ready.key.0 as usize;
         let connection = &mut self.connections[conn];
         let buffer = &mut self.incoming[..];
         while !connection.ended {
@@ -67,12 +65,11 @@ impl EpollEngine {
                 }
                 Ok(len) => {
                     streams.received(conn, &buffer[..len], os::now())?;
-                    if len < buffer.len() && !hung_up {
+                    if len < buffer.len() && !ready.hung_up {
                         break;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == WouldBlock => break,
                 Err(error) => return Err(streams.broken(conn, error)),
             }
         }
@@ -103,10 +100,7 @@ impl ClientEngine for EpollEngine {
                     streams.sent(conn, sent);
                     connection.writable = sent == bytes.len();
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    connection.writable = false
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == WouldBlock => connection.writable = false,
                 Err(error) => return Err(streams.broken(conn, error)),
             }
         }
@@ -120,13 +114,13 @@ impl ClientEngine for EpollEngine {
             .map_err(LoadError::client("poll its epoll instance"))?;
         let mut polled = Polled { any_event: !self.ready.is_empty(), receives: 0 };
         for at in 0..self.ready.len() {
-            let Ready { key, readable, writable, hung_up } = self.ready[at];
-            let conn = key.0 as usize;
-            if readable {
+            let ready = self.ready[at];
+            let conn = ready.key.0 as usize;
+            if ready.readable {
                 polled.receives += 1;
-                self.receive(conn, hung_up, streams)?;
+                self.receive(ready, streams)?;
             }
-            self.connections[conn].writable |= writable;
+            self.connections[conn].writable |= ready.writable;
             self.send(conn, streams)?;
         }
         Ok(polled)

@@ -50,13 +50,12 @@ pub(super) struct UringEngine {
     /// The send buffers: `stride` bytes for each connection.
     outgoing: ManuallyDrop<MmapRaw>,
     stride: usize,
-    /// Connections that may have operations to submit, each at most once.
-    marked: Vec<usize>,
+    /// Connections that may have operations to submit: one for each completion of this poll.
+    completed: Vec<usize>,
     /// Queued or submitted operations without a final completion.
     in_flight: usize,
 }
 
-#[derive(Debug)]
 struct UringConnection {
     socket: TcpStream,
     /// True exactly while a send is in flight.
@@ -64,16 +63,12 @@ struct UringConnection {
     /// True exactly while its multishot receive is armed.
     receiving: bool,
     ended: bool,
-    marked: bool,
 }
 
-/// The operation of a completion: the upper half of the user data. The lower half is the number of
-/// the connection.
-#[derive(Clone, Copy)]
-enum OpKind {
-    Receive = 0,
-    Send = 1,
-}
+/// The operation of a completion: the lowest bit of the user data. The others are the number of the
+/// connection.
+const RECEIVE: u64 = 0;
+const SEND: u64 = 1;
 
 impl UringEngine {
     /// Sets up a ring and its buffers for a load.
@@ -107,16 +102,9 @@ impl UringEngine {
             provided: ManuallyDrop::new(provided),
             outgoing: ManuallyDrop::new(shared_memory(stride * shape.connections)?),
             stride,
-            marked: Vec::with_capacity(shape.connections),
+            completed: Vec::with_capacity(4 * entries as usize),
             in_flight: 0,
         })
-    }
-
-    /// Marks `conn` as possibly having operations to submit.
-    fn mark(connections: &mut [UringConnection], marked: &mut Vec<usize>, conn: usize) {
-        if !std::mem::replace(&mut connections[conn].marked, true) {
-            marked.push(conn);
-        }
     }
 
     /// Submits a multishot receive unless one is in flight.
@@ -129,7 +117,7 @@ impl UringEngine {
         let fd = Fd(connection.socket.as_fd().as_raw_fd());
         let entry = opcode::RecvMulti::new(fd, GROUP).build();
         // SAFETY: the entry contains no address: the kernel takes buffers from the group (rule 1).
-        unsafe { self.push(entry, OpKind::Receive, conn) }
+        unsafe { self.push(entry, RECEIVE, conn) }
     }
 
     /// Queues an entry. Submits the queued entries first if the queue is full.
@@ -137,8 +125,8 @@ impl UringEngine {
     /// # Safety
     /// The memory that the entry refers to is neither freed nor accessed until the operation has
     /// completed.
-    unsafe fn push(&mut self, entry: squeue::Entry, kind: OpKind, conn: usize) -> io::Result<()> {
-        let entry = entry.user_data((kind as u64) << 32 | conn as u64);
+    unsafe fn push(&mut self, entry: squeue::Entry, op: u64, conn: usize) -> io::Result<()> {
+        let entry = entry.user_data((conn as u64) << 1 | op);
         if self.ring.submission().is_full() {
             enter(&mut self.ring)?;
         }
@@ -151,21 +139,21 @@ impl UringEngine {
 
     /// Processes all completions that have arrived.
     fn reap(&mut self, streams: &mut ReplyStreams) -> Result<Polled, LoadError> {
-        let UringEngine { ring, connections, provided, marked, in_flight, .. } = self;
+        let UringEngine { ring, connections, provided, completed, in_flight, .. } = self;
         let mut polled = Polled::default();
+        completed.clear();
         for cqe in ring.completion() {
             polled.any_event = true;
-            let conn = (cqe.user_data() & u64::from(u32::MAX)) as usize;
+            let conn = (cqe.user_data() >> 1) as usize;
             let more = cqueue::more(cqe.flags());
             *in_flight -= usize::from(!more);
-            UringEngine::mark(connections, marked, conn);
+            completed.push(conn);
             let connection = &mut connections[conn];
             let error = || io::Error::from_raw_os_error(-cqe.result());
-            if cqe.user_data() >> 32 == OpKind::Send as u64 {
+            if cqe.user_data() & 1 == SEND {
                 connection.sending = false;
-                let sent =
-                    usize::try_from(cqe.result()).map_err(|_| streams.broken(conn, error()))?;
-                streams.sent(conn, sent);
+                let sent = cqe.result().try_into();
+                streams.sent(conn, sent.map_err(|_| streams.broken(conn, error()))?);
                 continue;
             }
             connection.receiving = more;
@@ -176,14 +164,13 @@ impl UringEngine {
                 }
                 len @ 1.. => {
                     let id = cqueue::buffer_select(cqe.flags());
-                    let id = id.filter(|&id| provided.holds(id, len as usize));
                     let id = id.expect("a completed receive names a provided buffer");
-                    // SAFETY: `holds` was checked, and a completion has just named this buffer, so
-                    // it belongs to this process (rule 1).
+                    // SAFETY: a completion has just named this buffer, so it belongs to this
+                    // process (rule 1).
                     let bytes = unsafe { provided.bytes(id, len as usize) };
                     polled.receives += 1;
                     streams.received(conn, bytes, os::now())?;
-                    // SAFETY: as above, and `bytes` is not used after this.
+                    // SAFETY: as above: `id` was checked, and `bytes` is not used after this.
                     unsafe { provided.give_back(id) };
                 }
                 // All buffers were in use. They are returned in this poll, and the receive is armed
@@ -218,14 +205,9 @@ impl UringEngine {
 impl ClientEngine for UringEngine {
     fn add(&mut self, socket: TcpStream) -> io::Result<()> {
         let conn = self.connections.len();
-        assert!(conn < self.marked.capacity(), "the engine was opened for fewer connections");
-        self.connections.push(UringConnection {
-            socket,
-            sending: false,
-            receiving: false,
-            ended: false,
-            marked: false,
-        });
+        assert!(conn < self.connections.capacity(), "the engine was opened for fewer connections");
+        let connection = UringConnection { socket, sending: false, receiving: false, ended: false };
+        self.connections.push(connection);
         self.arm(conn)
     }
 
@@ -252,22 +234,18 @@ impl ClientEngine for UringEngine {
             .build();
         // SAFETY: `sending` prevents another write to these bytes until the send has completed
         // (rule 2), and the memory is not freed before (rule 3).
-        unsafe { self.push(entry, OpKind::Send, conn) }
-            .map_err(LoadError::client("submit to its ring"))
+        unsafe { self.push(entry, SEND, conn) }.map_err(LoadError::client("submit to its ring"))
     }
 
     fn poll(&mut self, streams: &mut ReplyStreams) -> Result<Polled, LoadError> {
         let client = LoadError::client("submit to its ring");
         enter(&mut self.ring).map_err(&client)?;
         let polled = self.reap(streams)?;
-        // Submitting marks no connection, so this loop ends.
-        for at in 0..self.marked.len() {
-            let conn = self.marked[at];
-            self.connections[conn].marked = false;
+        for at in 0..self.completed.len() {
+            let conn = self.completed[at];
             self.arm(conn).map_err(&client)?;
             self.send(conn, streams)?;
         }
-        self.marked.clear();
         Ok(polled)
     }
 
@@ -331,19 +309,15 @@ impl ProvidedBuffers {
         Ok(provided)
     }
 
-    /// Returns true if buffer `id` exists and has at least `len` bytes.
-    fn holds(&self, id: u16, len: usize) -> bool {
-        id < self.count && len <= self.size
-    }
-
     /// Returns the first `len` bytes of a buffer.
     ///
     /// # Safety
-    /// [`ProvidedBuffers::holds`] returns true, and a completion has named the buffer since it was
-    /// last returned with [`ProvidedBuffers::give_back`].
+    /// A completion has named the buffer since it was last returned with
+    /// [`ProvidedBuffers::give_back`].
     unsafe fn bytes(&self, id: u16, len: usize) -> &[u8] {
+        assert!(id < self.count && len <= self.size, "{len} bytes of buffer {id} do not exist");
         let start = usize::from(id) * self.size;
-        // SAFETY: the range lies within the zeroed `buffers` as `holds` is true, and the buffer
+        // SAFETY: the range lies within the zeroed `buffers` as was just checked, and the buffer
         // does not belong to the kernel: a completion has named it (rule 1).
         unsafe { std::slice::from_raw_parts(self.buffers.as_ptr().add(start), len) }
     }

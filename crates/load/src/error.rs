@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::pattern::Mismatch;
+use super::byte_stream::Mismatch;
 use proactor::address::Address;
 use proactor_report::units;
 

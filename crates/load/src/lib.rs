@@ -17,22 +17,20 @@
 //! which it found work.
 #![deny(unsafe_code)]
 
+mod byte_stream;
 mod engine_epoll;
 mod engine_uring;
 mod error;
-mod example;
-mod pattern;
 mod slice;
 mod socket;
 mod streams;
 pub mod summary;
 
+pub use byte_stream::Mismatch;
 pub use error::LoadError;
-pub use example::{Example, LoadProtocol};
-pub use pattern::Mismatch;
 pub use slice::LoadSlice;
 pub use socket::connect;
-pub use streams::LoadShape;
+pub use streams::{Example, LoadProtocol, LoadShape};
 
 use std::fmt;
 use std::io;
@@ -182,11 +180,6 @@ impl Load {
         self.streams.messages
     }
 
-    /// Returns the smallest and the largest number of replies that a connection has received.
-    pub fn replies_per_connection(&self) -> (u64, u64) {
-        self.streams.replies_per_connection()
-    }
-
     /// Sends for `span`, then waits for the outstanding replies.
     ///
     /// # Errors
@@ -218,7 +211,7 @@ impl Load {
             if progress.now >= progress.end {
                 streams.sending = false;
             }
-            if streams.is_idle() {
+            if streams.outstanding == 0 {
                 break;
             }
             if progress.is_check_due() {
@@ -239,12 +232,12 @@ impl Load {
     /// The server sends a byte, or does not close within the timeout.
     pub fn close(mut self) -> Result<(), LoadError> {
         let client = LoadError::client("close its connections");
-        self.streams.set_closing();
+        self.streams.closing = true;
         for conn in 0..self.streams.shape.connections {
             self.engine.socket(conn).shutdown(Shutdown::Write).map_err(&client)?;
         }
         let start = os::now();
-        while !self.streams.all_closed() {
+        while self.streams.closed < self.streams.shape.connections {
             if !self.engine.poll(&mut self.streams)?.any_event {
                 std::thread::yield_now();
             }

@@ -1,13 +1,14 @@
 //! The byte streams of a run, without sockets: what each connection may send, which bytes are
 //! outstanding, and how long the replies took. An engine moves the bytes and decides nothing.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::byte_stream::{Block, ByteStream, UNUSED};
 use super::error::LoadError;
-use super::example::{self, LoadProtocol};
-use super::pattern::Pattern;
 use proactor::clock::Nanos;
 use proactor_report::Latencies;
 
@@ -29,63 +30,90 @@ impl LoadShape {
     }
 }
 
+/// A request and its reply, each time the same; neither is empty.
+pub type Example = (Arc<[u8]>, Arc<[u8]>);
+
+/// The protocol of a server, and what is sent to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LoadProtocol {
+    /// The name of the protocol.
+    #[serde(rename = "protocol")]
+    pub name: String,
+    /// What is sent and must be received for it, message after message; `None` for pseudo-random
+    /// bytes that the server echoes.
+    #[serde(skip)]
+    pub example: Option<Example>,
+}
+
+impl LoadProtocol {
+    /// Returns echo, with pseudo-random bytes.
+    pub fn echo() -> LoadProtocol {
+        LoadProtocol { name: "echo".to_owned(), example: None }
+    }
+}
+
 /// The streams of all connections.
 ///
-/// Invariant of a stream: `sent` and `received` never exceed the bytes of `queued` messages and
-/// replies, and the received bytes equal the expected ones from offset 0: the example's reply again
-/// and again, or without an example, the connection's pattern. (An engine may learn that bytes were
-/// received before it learns that they were sent.) A message is *queued* when it may be sent; its
-/// service time begins then, and ends when the last byte of its reply has been received.
+/// Invariant of a stream: `sent` and `received` never exceed the bytes of the queued messages and
+/// their replies, and the received bytes equal those of `replies_with` from offset 0. (An engine may
+/// learn that bytes were received before it learns that they were sent.) A message is *queued* when
+/// it may be sent; its service time begins then, and ends when the last byte of its reply has been
+/// received.
 #[derive(Debug)]
 pub(super) struct ReplyStreams {
     pub(super) shape: LoadShape,
     pub(super) protocol: LoadProtocol,
     /// The bytes of a reply.
     pub(super) reply_size: usize,
-    streams: Vec<ReplyStream>,
-    /// When each outstanding message was queued: `depth` entries per connection.
-    queued_at: Vec<Nanos>,
+    pub(super) streams: Vec<ReplyStream>,
+    block: Block,
     /// While true, new messages are queued.
     pub(super) sending: bool,
     /// True once the server is expected to close the connections.
-    closing: bool,
+    pub(super) closing: bool,
     /// The connections that the server has closed since then.
-    closed: usize,
+    pub(super) closed: usize,
     /// Bytes of replies to queued messages that are not yet received, over all connections.
-    outstanding: u64,
+    pub(super) outstanding: u64,
     /// The number of verified replies.
     pub(super) messages: u64,
     pub(super) latencies: Latencies,
 }
 
-/// The stream of one connection. `queued` and `replies` are messages, the other counters are bytes.
+/// The stream of one connection. `replies` are messages, the other counters are bytes.
 #[derive(Debug)]
-struct ReplyStream {
-    pattern: Pattern,
-    queued: u64,
+pub(super) struct ReplyStream {
+    sends: ByteStream,
+    replies_with: ByteStream,
     sent: u64,
     received: u64,
-    replies: u64,
+    pub(super) replies: u64,
+    /// When each message without a whole reply was queued.
+    queued_at: VecDeque<Nanos>,
     /// When bytes last arrived, or when the stream last became outstanding.
     last_progress: Nanos,
 }
 
 impl ReplyStreams {
     pub(super) fn new(shape: LoadShape, protocol: LoadProtocol, seed: u64) -> ReplyStreams {
+        let repeated = |message: &Arc<[u8]>| ByteStream::Repeated(message.clone());
+        let random = |connection| ByteStream::random(seed, connection);
+        let example = protocol.example.as_ref();
         let stream = |connection| ReplyStream {
-            pattern: Pattern::new(seed, connection),
-            queued: 0,
+            sends: example.map_or_else(|| random(connection), |(request, _)| repeated(request)),
+            replies_with: example.map_or_else(|| random(connection), |(_, reply)| repeated(reply)),
             sent: 0,
             received: 0,
             replies: 0,
+            queued_at: VecDeque::with_capacity(shape.depth),
             last_progress: Nanos(0),
         };
         ReplyStreams {
             shape,
-            reply_size: protocol.example.as_ref().map_or(shape.size, |(_, reply)| reply.len()),
-            protocol,
+            reply_size: example.map_or(shape.size, |(_, reply)| reply.len()),
             streams: (0..shape.connections).map(stream).collect(),
-            queued_at: vec![Nanos(0); shape.connections * shape.depth],
+            protocol,
+            block: UNUSED,
             sending: false,
             closing: false,
             closed: 0,
@@ -95,52 +123,27 @@ impl ReplyStreams {
         }
     }
 
-    /// Expects the server to close the connections from now on.
-    pub(super) fn set_closing(&mut self) {
-        self.sending = false;
-        self.closing = true;
-    }
-
-    pub(super) fn all_closed(&self) -> bool {
-        self.closed == self.streams.len()
-    }
-
-    /// Returns true if no reply is outstanding.
-    pub(super) fn is_idle(&self) -> bool {
-        self.outstanding == 0
-    }
-
-    /// Returns the smallest and the largest number of replies of a connection.
-    pub(super) fn replies_per_connection(&self) -> (u64, u64) {
-        let replies = || self.streams.iter().map(|stream| stream.replies);
-        (replies().min().unwrap_or(0), replies().max().unwrap_or(0))
-    }
-
     /// Queues the messages that `conn` may send now, and returns how many of its bytes are queued
     /// and unsent.
     pub(super) fn outgoing(&mut self, conn: usize, now: Nanos) -> usize {
         let LoadShape { size, depth, .. } = self.shape;
         let stream = &mut self.streams[conn];
         if self.sending {
-            if stream.queued == stream.replies {
+            if stream.queued_at.is_empty() {
                 stream.last_progress = now;
             }
-            while stream.queued < stream.replies + depth as u64 {
-                self.queued_at[conn * depth + (stream.queued % depth as u64) as usize] = now;
-                stream.queued += 1;
+            while stream.queued_at.len() < depth {
+                stream.queued_at.push_back(now);
                 self.outstanding += self.reply_size as u64;
             }
         }
-        (stream.queued * size as u64 - stream.sent) as usize
+        (stream.queued() * size as u64 - stream.sent) as usize
     }
 
     /// Writes the next bytes of `conn`, up to the length of `out`.
-    pub(super) fn fill(&self, conn: usize, out: &mut [u8]) {
+    pub(super) fn fill(&mut self, conn: usize, out: &mut [u8]) {
         let stream = &self.streams[conn];
-        match &self.protocol.example {
-            None => stream.pattern.fill(stream.sent, out),
-            Some((request, _)) => example::fill(request, stream.sent, out),
-        }
+        stream.sends.fill(&mut self.block, stream.sent, out);
     }
 
     /// Records that bytes were sent.
@@ -158,26 +161,23 @@ impl ReplyStreams {
         bytes: &[u8],
         now: Nanos,
     ) -> Result<(), LoadError> {
-        let (depth, size) = (self.shape.depth, self.reply_size as u64);
+        let size = self.reply_size as u64;
         let stream = &mut self.streams[conn];
         let outstanding = stream.outstanding(self.reply_size) as usize;
         let expected = &bytes[..outstanding.min(bytes.len())];
-        let checked = match &self.protocol.example {
-            None => stream.pattern.check(stream.received, expected),
-            Some((_, reply)) => example::check(reply, stream.received, expected),
-        };
+        let checked = stream.replies_with.check(&mut self.block, stream.received, expected);
         checked.map_err(|at| LoadError::Wrong { connection: conn, at })?;
         // A wrong byte, if there is one, is the better error.
         if let surplus @ 1.. = bytes.len() - expected.len() {
-            let offset = stream.queued * size;
+            let offset = stream.queued() * size;
             return Err(LoadError::Surplus { connection: conn, offset, surplus });
         }
         stream.received += bytes.len() as u64;
         stream.last_progress = now;
         self.outstanding -= bytes.len() as u64;
         while stream.received >= (stream.replies + 1) * size {
-            let slot = conn * depth + (stream.replies % depth as u64) as usize;
-            self.latencies.record(now.since(self.queued_at[slot]));
+            let queued_at = stream.queued_at.pop_front().expect("a reply has its message");
+            self.latencies.record(now.since(queued_at));
             stream.replies += 1;
             self.messages += 1;
         }
@@ -220,9 +220,14 @@ impl ReplyStreams {
 }
 
 impl ReplyStream {
+    /// Returns how many messages were ever queued.
+    fn queued(&self) -> u64 {
+        self.replies + self.queued_at.len() as u64
+    }
+
     /// Returns how many bytes of replies are outstanding.
     fn outstanding(&self, reply_size: usize) -> u64 {
-        self.queued * reply_size as u64 - self.received
+        self.queued() * reply_size as u64 - self.received
     }
 }
 
@@ -286,10 +291,10 @@ mod tests {
         let rest = send_all(&mut streams, 0, at(2));
         assert_eq!(rest.len(), 26, "the queued bytes are sent to their end");
         assert_eq!(streams.outgoing(1, at(2)), 0);
-        assert!(!streams.is_idle());
+        assert_ne!(streams.outstanding, 0);
         streams.received(0, &part, at(3)).expect("its bytes");
         streams.received(0, &rest, at(3)).expect("its bytes");
-        assert!(streams.is_idle());
+        assert_eq!(streams.outstanding, 0);
     }
 
     #[test]
@@ -312,10 +317,10 @@ mod tests {
         assert!(matches!(error, LoadError::Ended { outstanding: 30, .. }), "{error}");
         streams.received(0, &sent, at(2)).expect("its bytes");
         assert!(streams.ended(0).is_err(), "the client is not closing");
-        streams.set_closing();
+        streams.closing = true;
         streams.ended(0).expect("the client is closing");
         streams.ended(1).expect("the client is closing");
-        assert!(streams.all_closed());
+        assert_eq!(streams.closed, SHAPE.connections);
     }
 
     #[test]

@@ -1,21 +1,16 @@
 //! The result of `proactor load`, as text and as JSON. Pure functions.
 
-use minijinja::Value;
+use std::io;
+
+use minijinja::{Value, context};
 use serde::Serialize;
 
 use super::{Load, LoadProtocol, LoadShape, LoadSlice};
 use proactor_report::histogram::Percentiles;
-use proactor_report::{template, units};
+use proactor_report::template;
 
 /// Name and version of the JSON schema.
 pub const SCHEMA: &str = "proactor.load/2";
-
-/// A client that is busier than this is the bottleneck.
-const BUSY: f64 = 0.95;
-/// With a larger share of unread replies, messages wait for the client.
-const UNREAD_MAX: f64 = 0.50;
-/// A client that had less of its CPU than this was disturbed.
-const CPU_MIN: f64 = 0.90;
 
 /// The result of a run.
 #[derive(Debug, Clone, Serialize)]
@@ -56,14 +51,7 @@ pub struct LoadSummary {
 impl LoadSummary {
     /// Makes the result of a finished run.
     pub fn new(load: &Load, address: String, seed: u64, slice: LoadSlice) -> LoadSummary {
-        let (least, most) = load.replies_per_connection();
-        let mut warnings = warnings(&slice);
-        if let Some(error) = &load.fallback {
-            warnings.push(format!(
-                "io_uring does not work for the load generator ({error}): it used epoll, whose \
-                 maximum rate is lower."
-            ));
-        }
+        let replies = load.streams.streams.iter().map(|stream| stream.replies);
         LoadSummary {
             schema: SCHEMA,
             address,
@@ -76,9 +64,9 @@ impl LoadSummary {
             rate: slice.rate(),
             client_busy: slice.busy(),
             service_time: load.latencies().percentiles(),
-            connection_messages_min: least,
-            connection_messages_max: most,
-            warnings,
+            connection_messages_min: replies.clone().min().unwrap_or(0),
+            connection_messages_max: replies.max().unwrap_or(0),
+            warnings: warnings(&slice, load.fallback.as_ref()),
         }
     }
 
@@ -89,29 +77,15 @@ impl LoadSummary {
 }
 
 /// Returns what makes the numbers of a run doubtful, with advice.
-fn warnings(slice: &LoadSlice) -> Vec<String> {
-    let (busy, share) = (units::percent(slice.busy()), units::percent(slice.cpu_share()));
-    let mut warnings = Vec::new();
-    if slice.busy() > BUSY && slice.unread_share > UNREAD_MAX {
-        let unread = units::percent(slice.unread_share);
-        warnings.push(format!(
-            "the load generator was the bottleneck ({busy} busy, and {unread} of the connections \
-             had an unread reply): the rate is that of the load generator, not of the server. Use \
-             --engine uring, or a second load generator."
-        ));
-    } else if slice.busy() > BUSY {
-        warnings.push(format!(
-            "the load generator was {busy} busy: the server may be able to serve more. Check \
-             whether the server was idle, or use a second load generator."
-        ));
-    }
-    if slice.cpu_share() < CPU_MIN {
-        warnings.push(format!(
-            "the load generator had a CPU for only {share} of the time: another process ran on it. \
-             Pin the load generator to a free CPU with --cpu."
-        ));
-    }
-    warnings
+fn warnings(slice: &LoadSlice, fallback: Option<&io::Error>) -> Vec<String> {
+    let values = context! {
+        client_busy => slice.busy(),
+        cpu_share => slice.cpu_share(),
+        unread_share => slice.unread_share,
+        fallback => fallback.map(io::Error::to_string),
+    };
+    let lines = template::fill(include_str!("warnings.txt"), values);
+    lines.lines().map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -148,7 +122,7 @@ mod tests {
             service_time: latencies.percentiles(),
             connection_messages_min: 3100,
             connection_messages_max: 3150,
-            warnings: warnings(&slice),
+            warnings: warnings(&slice, None),
         }
     }
 

@@ -1,0 +1,210 @@
+//! The bytes of a connection's stream in one direction: a function of the offset.
+//!
+//! Replies are therefore verified without a copy of what was sent, and a byte that is changed,
+//! lost, duplicated, or of another connection is found at its offset. A stream repeats a message,
+//! or is pseudo-random: the byte at offset *o* is then the byte *o* mod 512 of a fixed table, mixed
+//! with a key for each block of 512 bytes. Generating it costs about as much as copying it.
+
+use std::sync::Arc;
+
+/// The number of bytes that share a key.
+const BLOCK: usize = 512;
+const WORD: usize = size_of::<u64>();
+
+/// Where the words of a block are generated, to be copied or compared.
+pub(super) type Block = [[u8; WORD]; BLOCK / WORD];
+pub(super) const UNUSED: Block = [[0; WORD]; BLOCK / WORD];
+
+/// Pseudo-random words, the same in every block.
+static TABLE: [u64; BLOCK / WORD] = {
+    let mut table = [0; BLOCK / WORD];
+    let mut at = 0;
+    while at < table.len() {
+        table[at] = mix(at as u64);
+        at += 1;
+    }
+    table
+};
+
+/// The first byte of a reply that is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("byte {offset} of the replies is {found:#04x}, but must be {expected:#04x}")]
+pub struct Mismatch {
+    /// The offset in the connection's stream of replies.
+    pub offset: u64,
+    /// The byte that must be there.
+    pub expected: u8,
+    /// The byte that was received.
+    pub found: u8,
+}
+
+/// A stream of bytes without end.
+#[derive(Debug, Clone)]
+pub(super) enum ByteStream {
+    /// Pseudo-random bytes, with the key of the stream.
+    Random(u64),
+    /// This message again and again. It is not empty.
+    Repeated(Arc<[u8]>),
+}
+
+impl ByteStream {
+    /// Returns the pseudo-random stream of a connection.
+    pub(super) fn random(seed: u64, connection: usize) -> ByteStream {
+        ByteStream::Random(mix(mix(seed) ^ connection as u64))
+    }
+
+    /// Writes the bytes from `offset` on.
+    pub(super) fn fill(&self, block: &mut Block, offset: u64, mut out: &mut [u8]) {
+        let mut at = offset;
+        while !out.is_empty() {
+            let piece = self.piece(block, at, out.len());
+            let (head, rest) = out.split_at_mut(piece.len());
+            head.copy_from_slice(piece);
+            (at, out) = (at + piece.len() as u64, rest);
+        }
+    }
+
+    /// Compares `bytes` with the stream from `offset` on.
+    ///
+    /// # Errors
+    /// The first byte that differs.
+    pub(super) fn check(
+        &self,
+        block: &mut Block,
+        offset: u64,
+        mut bytes: &[u8],
+    ) -> Result<(), Mismatch> {
+        let mut at = offset;
+        while !bytes.is_empty() {
+            let piece = self.piece(block, at, bytes.len());
+            let (head, rest) = bytes.split_at(piece.len());
+            if head != piece {
+                let pairs = (at..).zip(piece.iter().zip(head));
+                let mut pairs =
+                    pairs.map(|(offset, (&expected, &found))| Mismatch { offset, expected, found });
+                return Err(pairs.find(|at| at.expected != at.found).expect("they differ"));
+            }
+            (at, bytes) = (at + piece.len() as u64, rest);
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes from `offset` on: `len` of them, or fewer if the message or the block ends.
+    fn piece<'a>(&'a self, block: &'a mut Block, offset: u64, len: usize) -> &'a [u8] {
+        let rest = match self {
+            ByteStream::Repeated(message) => &message[(offset % message.len() as u64) as usize..],
+            ByteStream::Random(key) => {
+                let key = mix(key.wrapping_add(offset / BLOCK as u64));
+                let begin = offset as usize % BLOCK;
+                let end = BLOCK.min(begin + len);
+                let words = begin / WORD..end.div_ceil(WORD);
+                for (word, table) in block[words.clone()].iter_mut().zip(&TABLE[words]) {
+                    *word = (table ^ key).to_le_bytes();
+                }
+                &block.as_flattened()[begin..end]
+            }
+        };
+        &rest[..len.min(rest.len())]
+    }
+}
+
+/// The 64-bit mixing function of splitmix64.
+const fn mix(value: u64) -> u64 {
+    let z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns `len` bytes of a stream, from `offset` on.
+    fn part(stream: &ByteStream, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        stream.fill(&mut { UNUSED }, offset, &mut bytes);
+        bytes
+    }
+
+    fn check(stream: &ByteStream, offset: u64, bytes: &[u8]) -> Result<(), Mismatch> {
+        stream.check(&mut { UNUSED }, offset, bytes)
+    }
+
+    /// Returns the byte at `offset` of a pseudo-random stream. This is its definition.
+    fn byte(stream: &ByteStream, offset: u64) -> u8 {
+        let ByteStream::Random(key) = stream else { panic!("{stream:?} is not random") };
+        let word = TABLE[offset as usize % BLOCK / WORD] ^ mix(key + offset / BLOCK as u64);
+        word.to_le_bytes()[offset as usize % WORD]
+    }
+
+    #[test]
+    fn the_stream_is_the_same_for_every_split() {
+        let stream = ByteStream::random(7, 3);
+        let defined: Vec<u8> = (0..1500).map(|offset| byte(&stream, offset)).collect();
+        for start in (0..530).chain([1023, 1024, 1025]) {
+            for len in [0, 1, 7, 8, 9, 64, 300] {
+                let cut = part(&stream, start as u64, len);
+                assert_eq!(cut, defined[start..start + len], "{len} bytes at {start}");
+                assert_eq!(check(&stream, start as u64, &cut), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_found_at_its_offset() {
+        let stream = ByteStream::random(7, 3);
+        for at in 0..600 {
+            let mut bytes = part(&stream, 1000, 600);
+            bytes[at] ^= 1;
+            let found = check(&stream, 1000, &bytes).expect_err("one byte was changed");
+            assert_eq!(found.offset, 1000 + at as u64);
+            assert_eq!(found.expected ^ 1, found.found);
+        }
+    }
+
+    #[test]
+    fn a_lost_a_duplicated_and_a_foreign_message_are_found() {
+        let stream = ByteStream::random(7, 3);
+        for message in [64u64, 512, 4096, 65536] {
+            let len = message as usize;
+            let wrong = [
+                part(&stream, message, len),             // the first message is missing
+                part(&ByteStream::random(7, 4), 0, len), // another connection
+                part(&ByteStream::random(8, 3), 0, len), // another seed
+                part(&stream, 0, len).into_iter().rev().collect(),
+            ];
+            for bytes in wrong {
+                let at = check(&stream, 0, &bytes).expect_err("these are not its bytes").offset;
+                assert!(at < 8, "found at {at} only");
+            }
+            let doubled = part(&stream, 0, len);
+            assert!(check(&stream, message, &doubled).is_err(), "the first message is duplicated");
+        }
+    }
+
+    #[test]
+    fn a_message_is_repeated_whatever_the_cut() {
+        let whole = b"abcabcabcabc";
+        let stream = ByteStream::Repeated(b"abc"[..].into());
+        for begin in 0..6 {
+            for len in 0..=6 {
+                let out = part(&stream, begin as u64, len);
+                assert_eq!(out, whole[begin..begin + len]);
+                assert_eq!(check(&stream, begin as u64, &out), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_byte_that_differs_is_named_by_its_offset() {
+        let stream = ByteStream::Repeated(b"abc"[..].into());
+        for at in 0..7 {
+            let mut bytes = *b"abcabca";
+            bytes[at] = b'-';
+            let wrong = check(&stream, 3, &bytes).expect_err("one byte was changed");
+            assert_eq!((wrong.offset, wrong.found), (3 + at as u64, b'-'));
+            assert_eq!(wrong.expected, b"abc"[at % 3]);
+        }
+    }
+}
