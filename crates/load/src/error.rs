@@ -44,8 +44,8 @@ pub enum LoadError {
     },
     /// The server closed a connection that was in use.
     #[error(
-        "the server closed connection {connection} after {offset} bytes of replies: {outstanding} \
-         bytes are missing"
+        "the server closed connection {connection} after {offset} bytes of replies{}",
+        missing(*outstanding)
     )]
     Ended {
         /// The number of the connection.
@@ -109,4 +109,9 @@ fn hint(offset: u64) -> &'static str {
     /// A server with another protocol differs from an echo server within its first bytes.
     const FIRST: u64 = 64;
     if offset < FIRST { " (does it serve another protocol?)" } else { "" }
+}
+
+/// Names the bytes that a server still had to send; between two messages there are none.
+fn missing(outstanding: u64) -> String {
+    if outstanding > 0 { format!(": {outstanding} bytes are missing") } else { String::new() }
 }

@@ -316,7 +316,8 @@ mod tests {
         let error = streams.ended(0).expect_err("thirty bytes are outstanding");
         assert!(matches!(error, LoadError::Ended { outstanding: 30, .. }), "{error}");
         streams.received(0, &sent, at(2)).expect("its bytes");
-        assert!(streams.ended(0).is_err(), "the client is not closing");
+        let error = streams.ended(0).expect_err("the client is not closing").to_string();
+        assert_eq!(error, "the server closed connection 0 after 30 bytes of replies");
         streams.closing = true;
         streams.ended(0).expect("the client is closing");
         streams.ended(1).expect("the client is closing");
