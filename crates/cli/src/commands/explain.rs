@@ -6,9 +6,9 @@ use anyhow::{Context, bail};
 
 use super::output::{self, Destination};
 use super::picks::{self, Pick, picked};
-use super::{number, terminal_width, wrong_usage};
+use super::{terminal_width, wrong_usage};
 use crate::explain::{self, ExplainOptions};
-use proactor::{Model, os};
+use proactor::Model;
 use proactor_compare::plan::ModelSpec;
 
 /// Show the system calls of a message in each I/O model: where it waits, and what copies
@@ -20,18 +20,8 @@ pub(super) struct ExplainArgs {
           value_parser = picks::unrecorded)]
     models: Vec<Pick>,
 
-    /// Bytes per message
-    #[arg(long, value_name = "BYTES", default_value_t = 64,
-          value_parser = number::<usize>(1, 2048))]
-    size: usize,
-
-    /// Connections in the first picture, with one message on each, sent at once; 1 omits it
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = number::<usize>(1, 8))]
-    connections: usize,
-
-    /// Runs to record per model and picture; the run with the median time is shown
-    #[arg(long, value_name = "N", default_value_t = 51, value_parser = number::<usize>(1, 10_000))]
-    runs: usize,
+    #[command(flatten)]
+    options: ExplainOptions,
 
     /// Write a self-contained HTML page to this file; - is standard output, instead of the text
     #[arg(long, value_name = "FILE")]
@@ -49,12 +39,6 @@ pub(super) struct ExplainArgs {
 impl ExplainArgs {
     /// Records the models, then prints and writes the results.
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let options = ExplainOptions {
-            size: self.size,
-            connections: self.connections,
-            runs: self.runs,
-            cpus: two_cpus(),
-        };
         let model = |spec: ModelSpec| proactor_models::find(&spec.model);
         let models: Vec<Model> = picked(&self.models).into_iter().filter_map(model).collect();
         if models.is_empty() {
@@ -71,7 +55,7 @@ impl ExplainArgs {
         let (svg, html) = (open(&self.svg)?, open(&self.html)?);
         let live = output::progress("recording {msg}");
         let report =
-            explain::run(&models, options, |model| live.set_message(model.name().to_owned()));
+            explain::run(&models, self.options, |model| live.set_message(model.name().to_owned()));
         live.finish_and_clear();
         let report = report.context("cannot record")?;
         svg.map_or(Ok(()), |to| to.write(&explain::svg(&report)))?;
@@ -85,13 +69,5 @@ impl ExplainArgs {
             bail!("no model could be recorded");
         }
         Ok(())
-    }
-}
-
-/// Returns a CPU for the server and one for the client, if this process may use two.
-fn two_cpus() -> Option<(usize, usize)> {
-    match os::usable_cpus()[..] {
-        [server, client, ..] => Some((server, client)),
-        _ => None,
     }
 }

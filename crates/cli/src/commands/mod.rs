@@ -179,7 +179,7 @@ impl MessageArgs {
 }
 
 /// Returns a parser for a number from `min` to `max`.
-fn number<T: TryFrom<u64> + Clone + Send + Sync + 'static>(
+pub(crate) fn number<T: TryFrom<u64> + Clone + Send + Sync + 'static>(
     min: u64,
     max: u64,
 ) -> impl Fn(&str) -> Result<T, String> + Clone {

@@ -26,13 +26,30 @@ use std::io;
 use serde::Serialize;
 
 pub use picture::{html, svg};
-pub use record::ExplainOptions;
 pub use text::text;
 pub(crate) use text::wrap;
 pub use timeline::{Actor, CallPhase, CallTimeline, PhaseKind, RingOps, ServerCall};
 
+use crate::commands::number;
 use proactor::Model;
-use proactor::os::process::Alone;
+use proactor::os::{self, process::Alone};
+
+/// The options of a recording.
+#[derive(Debug, Clone, Copy, Serialize, clap::Args)]
+pub struct ExplainOptions {
+    /// Bytes per message
+    #[arg(long, value_name = "BYTES", default_value_t = 64,
+          value_parser = number::<usize>(1, 2048))]
+    pub size: usize,
+
+    /// Connections in the first picture, with one message on each, sent at once; 1 omits it
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = number::<usize>(1, 8))]
+    pub connections: usize,
+
+    /// Runs to record per model and picture; the run with the median time is shown
+    #[arg(long, value_name = "N", default_value_t = 51, value_parser = number::<usize>(1, 10_000))]
+    pub runs: usize,
+}
 
 /// The recorded models. The output of `--json`.
 #[derive(Debug, Clone, Serialize)]
@@ -41,12 +58,9 @@ pub struct ExplainReport {
     pub schema: &'static str,
     /// The name and the release of the kernel.
     pub kernel: String,
-    /// The size of a message in bytes.
-    pub size: usize,
-    /// Connections of the first timeline, each with one message.
-    pub connections: usize,
-    /// Recorded runs per timeline.
-    pub runs: usize,
+    /// What was recorded.
+    #[serde(flatten)]
+    pub options: ExplainOptions,
     /// The models, in the requested order.
     pub models: Vec<ModelReport>,
 }
@@ -78,11 +92,13 @@ pub fn run(
     mut progress: impl FnMut(Model),
 ) -> io::Result<ExplainReport> {
     let alone = Alone::check()?;
+    // Asked now: this process pins itself to the second one.
+    let cpus = os::usable_cpus().first_chunk().copied();
     let models = models.iter().map(|&model| {
         progress(model);
         let recorded = match proactor_models::refusal(model) {
             Some(refusal) => Err(refusal),
-            None => record::record(&alone, model, options).map_err(|error| error.to_string()),
+            None => record::record(&alone, model, options, cpus).map_err(|error| error.to_string()),
         };
         let refusal = recorded.as_ref().err().cloned();
         let mut timelines = recorded.into_iter().flatten();
@@ -94,8 +110,6 @@ pub fn run(
         schema: "proactor.explain/2",
         models: models.collect(),
         kernel: proactor_record::sys::uname().split(' ').take(2).collect::<Vec<_>>().join(" "),
-        size: options.size,
-        connections: options.connections,
-        runs: options.runs,
+        options,
     })
 }

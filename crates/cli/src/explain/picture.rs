@@ -4,8 +4,8 @@
 
 use minijinja::{AutoEscape, Environment, Value, context};
 
-use super::section::{Axis, LEGEND, calls, describe, micros, names, sections, style};
-use super::{CallPhase, CallTimeline, ExplainReport, PhaseKind, ServerCall};
+use super::section::{LEGEND, Section, calls, describe, micros, names, sections};
+use super::{CallTimeline, ExplainReport};
 
 /// The length of the axis in the template, and the approximate width of a letter of a name.
 const LENGTH: f64 = 792.0;
@@ -13,25 +13,20 @@ const LETTER: f64 = 6.3;
 
 /// Draws the report as SVG.
 pub fn svg(report: &ExplainReport) -> String {
-    let all = sections(report);
-    let sections = all.iter().map(|section| {
-        let rows = section.rows.iter().map(|(it, timeline)| {
-            let tracks = timeline.ok().map(|timeline| tracks(timeline, section.axis));
-            context! { model => it.model, summary => it.summary, refusal => timeline.err(), tracks }
+    let sections = sections(report).into_iter().map(|Section { title, axis, rows }| {
+        let x = move |at: i64| (axis.place(at, LENGTH) * 10.0).round() / 10.0;
+        // The shortest phase is visible.
+        let width = move |begin, end: Option<i64>| (x(end.unwrap_or(axis.to)) - x(begin)).max(1.5);
+        let rows = rows.into_iter().map(|(model, timeline)| {
+            let tracks = timeline.ok().map(|timeline| tracks(timeline, x));
+            context! { model, refusal => timeline.err(), tracks }
         });
-        let ticks = section.axis.ticks(10).into_iter().map(|at| (x(section.axis, at), micros(at)));
-        context! {
-            title => section.title,
-            zero => x(section.axis, 0),
-            ticks => ticks.collect::<Vec<_>>(),
-            rows => rows.collect::<Vec<_>>(),
-        }
+        let (rows, ticks): (Vec<Value>, Vec<i64>) = (rows.collect(), axis.ticks(10).collect());
+        let (x, width) = (Value::from_function(x), Value::from_function(width));
+        context! { title, axis, ticks, rows, x, width }
     });
     let sections: Vec<Value> = sections.collect();
-    // A legend with all phases is too wide.
-    let legend = LEGEND.iter().filter(|(kind, _)| *kind != PhaseKind::WakingAndCopying);
-    let legend: Vec<_> = legend.copied().map(style).collect();
-    render(include_str!("picture.svg"), context! { report, sections, legend })
+    render(include_str!("picture.svg"), context! { report, sections, legend => LEGEND })
 }
 
 /// Formats the report as a page.
@@ -48,58 +43,20 @@ fn render(template: &str, view: Value) -> String {
     templates.set_trim_blocks(true);
     templates.set_lstrip_blocks(true);
     templates.set_keep_trailing_newline(true);
+    templates.add_filter("micros", micros);
     templates.render_str(template, view).expect("the template and its values are constants")
 }
 
-/// Returns a place on the axis of the template.
-fn x(axis: Axis, at: i64) -> f64 {
-    (axis.place(at, LENGTH) * 10.0).round() / 10.0
-}
-
 /// Returns what the template draws of a timeline.
-fn tracks(timeline: &CallTimeline, axis: Axis) -> Value {
-    let x = |at| x(axis, at);
-    let is_shown = |at: &i64| (axis.from..axis.to).contains(at);
-    // The shortest phase is visible.
-    let width = |begin, end| (x(end) - x(begin)).max(1.5);
-    let code = timeline.calls.windows(2).filter_map(|two| {
-        let (begin, end) = (two[0].end?, two[1].begin);
-        let tip = format!("server code: {}", micros(end - begin));
-        (begin <= end).then(|| context! { x => x(begin), width => width(begin, end), tip })
-    });
-    let phases = timeline.phases().into_iter().map(|(call, phase)| {
-        context! {
-            x => x(phase.begin),
-            width => width(phase.begin, phase.end.unwrap_or(axis.to)),
-            tip => tip(call, phase),
-            layers => style((phase.kind, phase.actor)).layers,
-            sleeps => !matches!(phase.kind, PhaseKind::Copying | PhaseKind::WithoutData),
-        }
-    });
-    let ends = timeline.calls.iter().flat_map(|call| [(Some(call.begin), true), (call.end, false)]);
-    let switches = ends.filter_map(|(at, enters)| Some((x(at.filter(is_shown)?), enters)));
-    let last = timeline.calls.iter().map(|call| call.end).max().flatten();
-    let last = last.filter(|end| timeline.finished_calls().is_none() && is_shown(end));
+fn tracks(timeline: &CallTimeline, x: impl Fn(i64) -> f64) -> Value {
+    let phases = timeline.phases().into_iter();
+    let phases = phases.map(|(call, phase)| context! { call, phase, words => describe(phase) });
     context! {
+        timeline,
         calls => calls(timeline),
-        reply => micros(timeline.received),
-        received => Some(timeline.received).filter(is_shown).map(x),
-        code => code.collect::<Vec<_>>(),
         phases => phases.collect::<Vec<_>>(),
-        switches => switches.collect::<Vec<_>>(),
         names => names(timeline, x, LETTER, 8.0, LENGTH + 12.0),
         // A server that never sleeps makes further calls.
-        goes_on => last.map(x),
+        goes_on => timeline.finished_calls().is_none(),
     }
-}
-
-fn tip(call: &ServerCall, phase: &CallPhase) -> String {
-    let result = call.result.map(|result| format!("\nreturns {result}")).unwrap_or_default();
-    let mut tip = format!("{}: {}{result}", call.name, describe(phase));
-    for (does, ops) in [("submits", &call.ops.submitted), ("completes", &call.ops.completed)] {
-        if !ops.is_empty() {
-            tip += &format!("\n{does} {}", ops.join(", "));
-        }
-    }
-    tip
 }

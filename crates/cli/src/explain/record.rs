@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::thread::sleep;
 use std::time::Duration;
 
+use super::ExplainOptions;
 use super::timeline::{self, CallTimeline, MessageRun, RingOps};
 use proactor::Model;
 use proactor::address::{Address, BoundSocket};
@@ -31,27 +32,23 @@ const WARM_UP: usize = 5;
 /// The longest wait for a reply.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The options of a recording.
-#[derive(Debug, Clone, Copy)]
-pub struct ExplainOptions {
-    /// The size of a message in bytes.
-    pub size: usize,
-    /// Connections of the first timeline, each with one message.
-    pub connections: usize,
-    /// Recorded runs per timeline.
-    pub runs: usize,
-    /// The CPU of the server and the CPU of the client, if there are two.
-    pub cpus: Option<(usize, usize)>,
-}
-
 /// What records a server: its calls, and the operations of its ring.
 struct CallRecorder {
     probe: Probe,
     ring: File,
 }
 
+/// A server in a child process, and its client.
+struct RecordedServer<'a> {
+    model: Model,
+    options: ExplainOptions,
+    cpus: Option<[usize; 2]>,
+    recorder: Option<&'a CallRecorder>,
+}
+
 /// Serves by `model` in a child process, sends it messages, and returns the timelines: of one
-/// connection, and then of several, if the model serves several.
+/// connection, and then of several, if the model serves several. The server and the client run on
+/// `cpus`.
 ///
 /// # Errors
 /// The child cannot be made, the model cannot be set up, its calls cannot be recorded, or it does
@@ -60,11 +57,14 @@ pub(super) fn record(
     alone: &Alone,
     model: Model,
     options: ExplainOptions,
+    cpus: Option<[usize; 2]>,
 ) -> io::Result<Vec<CallTimeline>> {
     let recorder =
         CallRecorder { probe: Probe::new()?, ring: os::memory_file(c"proactor.explain")? };
-    let unrecorded = send_messages(alone, model, options, None)?;
-    let recorded = send_messages(alone, model, options, Some(&recorder))?;
+    let server = RecordedServer { model, options, cpus, recorder: None };
+    let unrecorded = server.send_messages(alone)?;
+    let server = RecordedServer { recorder: Some(&recorder), ..server };
+    let recorded = server.send_messages(alone)?;
     let enters = if model == Model::URING { enter_ops(&recorder.ring)? } else { Vec::new() };
     let both = recorded.iter().zip(unrecorded);
     both.map(|(runs, mut unrecorded)| {
@@ -74,91 +74,77 @@ pub(super) fn record(
     .collect()
 }
 
-/// Serves by `model` in a child process, and sends it messages. Returns the runs with one
-/// connection, and those with several.
-fn send_messages(
-    alone: &Alone,
-    model: Model,
-    options: ExplainOptions,
-    recorder: Option<&CallRecorder>,
-) -> io::Result<Vec<Vec<MessageRun>>> {
-    let listener = Address::Tcp(([127, 0, 0, 1], 0).into()).listen()?;
-    let Address::Tcp(address) = listener.address else {
-        return Err(io::Error::other("a TCP listener has another address"));
-    };
-    let (errors, mut error_end) = io::pipe()?;
-    let mut keep = vec![listener.fd.as_raw_fd(), error_end.as_raw_fd()];
-    keep.extend(recorder.map(|recorder| recorder.ring.as_raw_fd()));
-    // What moves into the child is closed here.
-    let child = process::fork(alone, &keep, move |signals| {
-        let served = serve(model, listener, recorder, options, signals);
-        let reported = served.map_err(|error| write!(error_end, "{error}"));
-        u8::from(reported.is_err())
-    })?;
-    let crowd = model.info().missing(Ability::Crowd).is_none();
-    let most = if crowd { options.connections } else { 1 };
-    let runs = exchange_all(address, most, options, recorder.map(|recorder| &recorder.probe));
-    // Both end the child: by a drain, or at once.
-    let _ = if runs.is_ok() { process::terminate(child) } else { process::kill(child) };
-    process::wait(child)?;
-    runs.map_err(|error| {
-        let mut reason = String::new();
-        let _ = errors.take(4096).read_to_string(&mut reason);
-        if reason.is_empty() { error } else { io::Error::other(reason) }
-    })
-}
-
-/// Runs the server, in the child.
-fn serve(
-    model: Model,
-    socket: BoundSocket,
-    recorder: Option<&CallRecorder>,
-    options: ExplainOptions,
-    signals: Signals,
-) -> io::Result<()> {
-    let stop = ShutdownSignal::new()?;
-    signals.deliver(Wake::Ask(&stop))?;
-    options.cpus.map_or(Ok(()), |(server, _)| os::pin_to_cpu(server))?;
-    let mut limits = Limits::default();
-    (limits.connections, limits.drain) = (16, Duration::from_secs(1));
-    let buffers =
-        vec![BufferClass { bytes: 2048, count: 64 }, BufferClass { bytes: 64 << 10, count: 8 }];
-    let options = EngineOptions { limits, buffers, idle_sleep: None, ..Default::default() };
-    let prepared = model::set_up(Some(model), &options)?;
-    let settings = Settings { bytes: 1 << 20, level: Level::Batch, ..Default::default() };
-    let trace = recorder
-        .filter(|_| model == Model::URING)
-        .map(|recorder| recorder.ring.try_clone().map(|file| Recording { file, settings }));
-    let trace = trace.transpose()?;
-    let echo = crate::parse_protocol("echo").map_err(io::Error::other)?;
-    recorder.map_or(Ok(()), |recorder| recorder.probe.begin(&timeline::recorded_calls()))?;
-    let listeners = vec![(socket, echo.factory.clone())];
-    let service = Service { listeners, stop, console: None, trace };
-    proactor_models::serve(prepared, service, || ()).map(drop)
-}
-
-/// Sends the messages: on one connection, then on `most` of them at once.
-fn exchange_all(
-    address: SocketAddr,
-    most: usize,
-    options: ExplainOptions,
-    probe: Option<&Probe>,
-) -> io::Result<Vec<Vec<MessageRun>>> {
-    options.cpus.map_or(Ok(()), |(_, client)| os::pin_to_cpu(client))?;
-    let (mut sockets, mut all) = (Vec::new(), Vec::new());
-    for connections in BTreeSet::from([1, most]) {
-        while sockets.len() < connections {
-            let socket = TcpStream::connect(address)?;
-            socket.set_nodelay(true)?;
-            socket.set_read_timeout(Some(TIMEOUT))?;
-            sockets.push(socket);
-        }
-        let runs = (0..WARM_UP + options.runs).map(|_| exchange(&sockets, options.size, probe));
-        let mut runs: Vec<MessageRun> = runs.collect::<io::Result<_>>()?;
-        runs.drain(..WARM_UP);
-        all.push(runs);
+impl RecordedServer<'_> {
+    /// Serves in a child process, and sends it messages. Returns the runs with one connection, and
+    /// those with several.
+    fn send_messages(&self, alone: &Alone) -> io::Result<Vec<Vec<MessageRun>>> {
+        let listener = Address::Tcp(([127, 0, 0, 1], 0).into()).listen()?;
+        let address = listener.address.clone();
+        let (errors, mut error_end) = io::pipe()?;
+        let mut keep = vec![listener.fd.as_raw_fd(), error_end.as_raw_fd()];
+        keep.extend(self.recorder.map(|recorder| recorder.ring.as_raw_fd()));
+        // What moves into the child is closed here.
+        let child = process::fork(alone, &keep, move |signals| {
+            let reported =
+                self.serve(listener, signals).map_err(|error| write!(error_end, "{error}"));
+            u8::from(reported.is_err())
+        })?;
+        let runs = self.exchange_all(&address);
+        // Both end the child: by a drain, or at once.
+        let _ = if runs.is_ok() { process::terminate(child) } else { process::kill(child) };
+        process::wait(child)?;
+        runs.map_err(|error| {
+            let mut reason = String::new();
+            let _ = errors.take(4096).read_to_string(&mut reason);
+            if reason.is_empty() { error } else { io::Error::other(reason) }
+        })
     }
-    Ok(all)
+
+    /// Runs the server, in the child.
+    fn serve(&self, socket: BoundSocket, signals: Signals) -> io::Result<()> {
+        let stop = ShutdownSignal::new()?;
+        signals.deliver(Wake::Ask(&stop))?;
+        self.cpus.map_or(Ok(()), |[server, _]| os::pin_to_cpu(server))?;
+        let mut limits = Limits::default();
+        (limits.connections, limits.drain) = (16, Duration::from_secs(1));
+        let buffers =
+            vec![BufferClass { bytes: 2048, count: 64 }, BufferClass { bytes: 64 << 10, count: 8 }];
+        let options = EngineOptions { limits, buffers, ..Default::default() };
+        let prepared = model::set_up(Some(self.model), &options)?;
+        let echo = crate::parse_protocol("echo").map_err(io::Error::other)?;
+        let listeners = vec![(socket, echo.factory.clone())];
+        let mut trace = None;
+        if let Some(recorder) = self.recorder {
+            let settings = Settings { bytes: 1 << 20, level: Level::Batch, ..Default::default() };
+            let file = recorder.ring.try_clone()?;
+            trace = (self.model == Model::URING).then(|| Recording { file, settings });
+            recorder.probe.begin(&timeline::recorded_calls())?;
+        }
+        let service = Service { listeners, stop, console: None, trace };
+        proactor_models::serve(prepared, service, || ()).map(drop)
+    }
+
+    /// Sends the messages: on one connection, then on several at once if the model serves several.
+    fn exchange_all(&self, address: &Address) -> io::Result<Vec<Vec<MessageRun>>> {
+        self.cpus.map_or(Ok(()), |[_, client]| os::pin_to_cpu(client))?;
+        let crowd = self.model.info().missing(Ability::Crowd).is_none();
+        let most = if crowd { self.options.connections } else { 1 };
+        let (mut sockets, mut all) = (Vec::new(), Vec::new());
+        for connections in BTreeSet::from([1, most]) {
+            while sockets.len() < connections {
+                let socket = proactor_load::connect(address, TIMEOUT)?;
+                socket.set_read_timeout(Some(TIMEOUT))?;
+                sockets.push(socket);
+            }
+            let probe = self.recorder.map(|recorder| &recorder.probe);
+            let runs = (0..WARM_UP + self.options.runs)
+                .map(|_| exchange(&sockets, self.options.size, probe));
+            let mut runs: Vec<MessageRun> = runs.collect::<io::Result<_>>()?;
+            runs.drain(..WARM_UP);
+            all.push(runs);
+        }
+        Ok(all)
+    }
 }
 
 /// Sends a message on every connection, receives the replies, and returns the calls of the server

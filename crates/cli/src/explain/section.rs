@@ -23,54 +23,43 @@ pub(super) fn sections(report: &ExplainReport) -> Vec<Section<'_>> {
         let axis = Axis::of(report.models.iter().filter_map(timeline));
         Section { title, axis, rows: rows.collect() }
     };
-    let several = format!("{} connections, one message on each, sent at once", report.connections);
+    let connections = report.options.connections;
+    let several = format!("{connections} connections, one message on each, sent at once");
     let several = section(several, |it| it.several.as_ref());
     let single = section("One connection, one message".to_owned(), |it| it.single.as_ref());
-    [several, single].into_iter().skip(usize::from(report.connections == 1)).collect()
+    [several, single].into_iter().skip(usize::from(connections == 1)).collect()
 }
 
-/// How a phase is shown.
-#[derive(Serialize)]
-pub(super) struct PhaseStyle {
-    pub(super) words: &'static str,
-    /// The sign in the text.
-    pub(super) sign: char,
-    /// The layers of the bar in the picture: the class of each, and its part of the height. Half
-    /// the height means: within this time, but no clock reading shows when exactly.
-    pub(super) layers: &'static [(&'static str, f64)],
-}
+/// How a phase is shown: its words, its sign in the text, and the class of a call that has it.
+pub(super) type PhaseStyle = (PhaseKind, Actor, &'static str, char, &'static str);
 
-/// The phases in the order of the legend; the picture leaves the third out.
-pub(super) const LEGEND: [(PhaseKind, Actor); 6] = [
-    (PhaseKind::Waiting, Actor::Thread),
-    (PhaseKind::Waking, Actor::Thread),
-    (PhaseKind::WakingAndCopying, Actor::Thread),
-    (PhaseKind::Copying, Actor::Thread),
-    (PhaseKind::Copying, Actor::Kernel),
-    (PhaseKind::WithoutData, Actor::Thread),
+/// The phases in the order of the legend. What the kernel copies by itself is shown in one way,
+/// whether the thread is woken meanwhile or not.
+pub(super) const LEGEND: [PhaseStyle; 6] = [
+    (PhaseKind::Waiting, Actor::Thread, "waits: no data", '░', "wait"),
+    (PhaseKind::Waking, Actor::Thread, "data arrives, thread wakes", '▒', "wait"),
+    (
+        PhaseKind::WakingAndCopying,
+        Actor::Thread,
+        "thread wakes and copies in one call",
+        '▓',
+        "copy",
+    ),
+    (PhaseKind::Copying, Actor::Thread, "the call copies", '█', "copy"),
+    (PhaseKind::Copying, Actor::Kernel, "the kernel copies", '◆', "own"),
+    (PhaseKind::WithoutData, Actor::Thread, "system call without data", '·', "ask"),
 ];
 
 /// Returns how a phase is shown.
-pub(super) fn style((kind, actor): (PhaseKind, Actor)) -> PhaseStyle {
-    let (words, sign, layers): (_, _, &[_]) = match (kind, actor) {
-        (PhaseKind::Waiting, _) => ("waits: no data", '░', &[("wait", 1.0), ("hatched", 1.0)]),
-        (PhaseKind::Waking, _) => ("data arrives, thread wakes", '▒', &[("wake", 1.0)]),
-        (PhaseKind::WithoutData, _) => ("system call without data", '·', &[("ask", 1.0)]),
-        (PhaseKind::Copying, Actor::Thread) => ("the call copies", '█', &[("copy", 1.0)]),
-        (PhaseKind::WakingAndCopying, Actor::Thread) => {
-            ("thread wakes and copies in one call", '▓', &[("wake", 1.0), ("copy", 0.5)])
-        }
-        (PhaseKind::Copying, _) => ("the kernel copies", '◆', &[("wait", 1.0), ("own", 0.5)]),
-        (PhaseKind::WakingAndCopying, _) => {
-            ("the kernel copies", '◆', &[("wake", 1.0), ("own", 0.5)])
-        }
-    };
-    PhaseStyle { words, sign, layers }
+pub(super) fn style(phase: &CallPhase) -> PhaseStyle {
+    let kind = if phase.actor == Actor::Kernel { PhaseKind::Copying } else { phase.kind };
+    let mut styles = LEGEND.into_iter();
+    styles.find(|it| (it.0, it.1) == (kind, phase.actor)).expect("every phase is in the legend")
 }
 
 /// Describes a phase: its words, and its duration if that is known.
 pub(super) fn describe(phase: &CallPhase) -> String {
-    let words = style((phase.kind, phase.actor)).words;
+    let (_, _, words, ..) = style(phase);
     // A phase that began before the message is not measured.
     match phase.end.filter(|_| phase.begin >= 0) {
         Some(end) => format!("{words} {}", micros(end - phase.begin)),
@@ -105,39 +94,37 @@ pub(super) fn names(
     end: f64,
 ) -> Vec<PlacedWords> {
     let class = |call: &ServerCall| {
-        let layers = call.phases.iter().flat_map(|it| style((it.kind, it.actor)).layers);
-        let classes: Vec<&str> = layers.map(|(class, _)| *class).collect();
-        ["own", "copy", "ask"].into_iter().find(|it| classes.contains(it)).unwrap_or("wait")
+        let has = |class: &&str| call.phases.iter().any(|phase| style(phase).4 == *class);
+        ["own", "copy", "ask"].into_iter().find(has).unwrap_or("wait")
     };
     let names = timeline.groups().map(|(group, words)| {
         let at = place(group[0].begin);
         PlacedWords { at, words, class: class(&group[0]) }
     });
-    spread(names.collect(), letter, gap, end)
+    spread(names, letter, gap, end)
 }
 
 /// Moves words behind the words before, and omits those that go beyond the end.
 pub(super) fn spread(
-    mut words: Vec<PlacedWords>,
+    words: impl Iterator<Item = PlacedWords>,
     letter: f64,
     gap: f64,
     end: f64,
 ) -> Vec<PlacedWords> {
     let mut free = f64::MIN;
-    words.retain_mut(|it| {
-        it.at = it.at.max(free);
-        let behind = it.at + it.words.chars().count() as f64 * letter;
-        let fits = behind <= end;
-        if fits {
+    let placed = words.filter_map(|it| {
+        let at = it.at.max(free);
+        let behind = at + it.words.chars().count() as f64 * letter;
+        (behind <= end).then(|| {
             free = behind + gap;
-        }
-        fits
+            PlacedWords { at, ..it }
+        })
     });
-    words
+    placed.collect()
 }
 
 /// A range of time, in nanoseconds since the client began to send.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Axis {
     pub(super) from: i64,
     pub(super) to: i64,
@@ -165,11 +152,11 @@ impl Axis {
     }
 
     /// Returns round times, at most `most` of them.
-    pub(super) fn ticks(self, most: i64) -> Vec<i64> {
+    pub(super) fn ticks(self, most: i64) -> impl Iterator<Item = i64> {
         let span = self.to - self.from;
         let mut steps = (0..15).flat_map(|power| [1, 2, 5].map(|digit| digit * 10i64.pow(power)));
         let step = steps.find(|step| span / step <= most).unwrap_or(span);
-        (self.from.div_euclid(step) + 1..=self.to / step).map(|n| n * step).collect()
+        (self.from.div_euclid(step) + 1..=self.to / step).map(move |n| n * step)
     }
 }
 

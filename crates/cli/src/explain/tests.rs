@@ -52,9 +52,7 @@ fn report() -> ExplainReport {
     ExplainReport {
         schema: "proactor.explain/2",
         kernel: "Linux 6.1".to_owned(),
-        size: 64,
-        connections: 4,
-        runs: 1,
+        options: ExplainOptions { size: 64, connections: 4, runs: 1 },
         models: vec![
             model("uring", Some(ring()), None),
             model("poll", Some(readiness()), None),

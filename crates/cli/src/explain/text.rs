@@ -14,14 +14,15 @@ const NARROWEST: usize = 40;
 /// Formats the report as text, in `width` columns or in 100 if that is less.
 pub fn text(report: &ExplainReport, width: usize) -> String {
     let width = width.clamp(NARROWEST, WIDEST);
+    let (size, runs, kernel) = (report.options.size, report.options.runs, &report.kernel);
     let head = [
-        format!("Messages of {} B through each model, recorded on {}.", report.size, report.kernel),
-        format!("Each line is the run with the median time of {}.", report.runs),
+        format!("Messages of {size} B through each model, recorded on {kernel}."),
+        format!("Each line is the run with the median time of {runs}."),
         "Time zero: the client begins to send.".to_owned(),
     ];
-    let legend = LEGEND.map(style).map(|it| format!("{} {}", it.sign, it.words));
-    let legend = [&legend[..], &["─ server code".to_owned()]].concat();
-    let mut out = fold(&head, " ", width) + "\n\n" + &fold(&legend, "   ", width) + "\n";
+    let legend = LEGEND.iter().map(|(_, _, words, sign, _)| format!("{sign} {words}"));
+    let legend = fold(legend.chain(["─ server code".to_owned()]), "   ", width);
+    let mut out = format!("{}\n\n{legend}\n", fold(head, " ", width));
     for section in sections(report) {
         out += &format!("\n{}\n\n", wrap(&section.title, width));
         out += &rows(&section, width - MARGIN);
@@ -31,20 +32,19 @@ pub fn text(report: &ExplainReport, width: usize) -> String {
 
 /// Formats the scale and the models of a section, with lines of time of this length.
 fn rows(section: &Section<'_>, length: usize) -> String {
-    let column = |at| section.axis.place(at, length as f64).floor().min(length as f64 - 1.0);
-    let ticks = section.axis.ticks(length as i64 / 8).into_iter();
+    let column = |at| column(section.axis, at, length) as f64;
+    let ticks = section.axis.ticks(length as i64 / 8);
     let ticks = ticks.map(|at| PlacedWords {
         at: column(at),
         words: format!("╷{}", micros(at)),
         class: "",
     });
-    let ticks = spread(ticks.collect(), 1.0, 1.0, length as f64);
-    let mut out = format!("{:MARGIN$}{}\n", "", line(&ticks));
+    let mut out = format!("{:MARGIN$}{}\n", "", line(&spread(ticks, 1.0, 1.0, length as f64)));
     for (it, timeline) in &section.rows {
         let text = match timeline {
             Ok(timeline) => {
                 let names = names(timeline, column, 1.0, 1.0, length as f64);
-                let parts = fold(&parts(timeline), " · ", length);
+                let parts = fold(parts(timeline), " · ", length);
                 [bar(timeline, section.axis, length), line(&names), wrap(it.summary, length), parts]
                     .join("\n")
             }
@@ -56,8 +56,12 @@ fn rows(section: &Section<'_>, length: usize) -> String {
     out
 }
 
+fn column(axis: Axis, at: i64, length: usize) -> usize {
+    (axis.place(at, length as f64) as usize).min(length - 1)
+}
+
 fn bar(timeline: &CallTimeline, axis: Axis, length: usize) -> String {
-    let column = |at| (axis.place(at, length as f64) as usize).min(length - 1);
+    let column = |at| column(axis, at, length);
     let mut cells = vec!['─'; length];
     if let Some(first) = timeline.calls.first() {
         // The time before belongs to an earlier message.
@@ -67,7 +71,7 @@ fn bar(timeline: &CallTimeline, axis: Axis, length: usize) -> String {
         let from = column(phase.begin);
         // The shortest phase is visible.
         let to = phase.end.map_or(length, column).max(from + 1);
-        cells[from..to].fill(style((phase.kind, phase.actor)).sign);
+        cells[from..to].fill(style(phase).3);
     }
     cells.iter().collect()
 }
@@ -93,31 +97,29 @@ fn parts(timeline: &CallTimeline) -> Vec<String> {
 
 /// Formats words at their columns.
 fn line(words: &[PlacedWords]) -> String {
-    words.iter().fold(String::new(), |mut line, PlacedWords { at, words, .. }| {
-        line.extend(std::iter::repeat_n(' ', *at as usize - line.chars().count()));
-        line + words
+    words.iter().fold(String::new(), |line, PlacedWords { at, words, .. }| {
+        format!("{line:width$}{words}", width = *at as usize)
     })
 }
 
 /// Breaks a sentence into lines of at most `width` columns, where that is possible.
 pub(crate) fn wrap(sentence: &str, width: usize) -> String {
-    let words: Vec<String> = sentence.split_whitespace().map(str::to_owned).collect();
-    fold(&words, " ", width)
+    fold(sentence.split_whitespace().map(str::to_owned), " ", width)
 }
 
 /// Joins parts to lines of at most `width` columns, where that is possible.
-fn fold(parts: &[String], between: &str, width: usize) -> String {
+fn fold(parts: impl IntoIterator<Item = String>, between: &str, width: usize) -> String {
     let columns = |text: &str| text.chars().count();
     let mut lines: Vec<String> = Vec::new();
     for part in parts {
         match lines.last_mut() {
-            Some(line) if columns(line) + columns(between) + columns(part) <= width => {
+            Some(line) if columns(line) + columns(between) + columns(&part) <= width => {
                 *line += &format!("{between}{part}");
             }
-            _ if columns(part) > width && part.contains(' ') => {
-                lines.extend(wrap(part, width).lines().map(str::to_owned));
+            _ if columns(&part) > width && part.contains(' ') => {
+                lines.extend(wrap(&part, width).lines().map(str::to_owned));
             }
-            _ => lines.push(part.clone()),
+            _ => lines.push(part),
         }
     }
     lines.join("\n")
