@@ -16,8 +16,9 @@ mod lines;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -47,13 +48,9 @@ pub(crate) enum Script {
     Parts(Vec<Vec<u8>>, Duration),
 }
 
-/// What a thread sends to the calling thread.
-enum Notice {
-    /// A connection has ended, or failed to be established; true if that is a failure.
-    Ended(bool),
-    /// The whole client ends, because of a failure or of the signal to stop.
-    Stop(anyhow::Result<()>),
-}
+/// What a thread sends to the calling thread: whether a connection that has ended, or was not
+/// established, failed; or `None` for the signal to stop. An error is that of the client itself.
+type Notice = anyhow::Result<Option<bool>>;
 
 /// What a connection sends: bytes, or `None` for its half-close.
 type Block = Option<Arc<[u8]>>;
@@ -71,14 +68,14 @@ pub(crate) fn run(
     stop: ShutdownSignal,
     verbose: bool,
 ) -> anyhow::Result<bool> {
-    let (notices, received) = channel();
+    let (notices, received) = channel::<Notice>();
     let several = addresses.len() > 1;
     let labels = (1..=addresses.len()).filter(|_| several).map(Labelled::new).collect();
-    let output = Arc::new(Mutex::new(ClientOutput { file: output, labels }));
+    let output = Arc::new(ClientOutput { file: output, labels: Mutex::new(labels) });
     let to = notices.clone();
     thread::spawn(move || {
-        let stopped = await_ready(&stop, libc::POLLIN, None).map(drop);
-        to.send(Notice::Stop(stopped.context("cannot wait for signals")))
+        let stopped = await_ready(&stop, libc::POLLIN, None).map(|_| None);
+        to.send(stopped.context("cannot wait for signals"))
     });
     let sends_all = match &script {
         // A regular file has no writer that could notice the end of a server.
@@ -90,36 +87,32 @@ pub(crate) fn run(
     let mut queues = Vec::new();
     for (at, address) in addresses.iter().cloned().enumerate() {
         let (queue, blocks) = sync_channel(QUEUED);
-        queues.push(Some(queue.clone()));
-        let connecting = connecting.clone();
+        queues.push(queue.clone());
+        let (connecting, notices) = (connecting.clone(), notices.clone());
         let connection = ServerConnection { at, sends_all, verbose, queue, output: output.clone() };
-        let notices = notices.clone();
-        thread::spawn(move || notices.send(connection.run(&address, blocks, connecting)));
+        thread::spawn(move || notices.send(connection.run(&address, blocks, connecting).map(Some)));
     }
     drop(connecting);
     let input = InputReader { queues, router: Router::new(several), output };
     thread::spawn(move || {
-        if let Err(error) = input.run(script, &all_resolved) {
-            let _ = notices.send(Notice::Stop(Err(error)));
-        }
+        input.run(script, &all_resolved).map_err(|error| notices.send(Err(error)))
     });
 
-    let mut failed = false;
+    let mut succeeded = true;
     for _ in addresses {
-        match received.recv().expect("the thread that waits for the signal has not ended") {
-            Notice::Ended(failure) => failed |= failure,
-            Notice::Stop(result) => return result.map(|()| !failed),
+        match received.recv().expect("the thread that waits for the signal has not ended")? {
+            Some(failed) => succeeded &= !failed,
+            None => break,
         }
     }
-    Ok(!failed)
+    Ok(succeeded)
 }
 
 /// Reads the script and queues it for the connections.
 struct InputReader {
-    /// The queue of each connection; `None` after its end.
-    queues: Vec<Option<SyncSender<Block>>>,
+    queues: Vec<SyncSender<Block>>,
     router: Router,
-    output: Arc<Mutex<ClientOutput>>,
+    output: Arc<ClientOutput>,
 }
 
 impl InputReader {
@@ -133,45 +126,41 @@ impl InputReader {
                 self.queue_parts(&parts, pause).context(NO_OUTPUT)
             }
         };
-        self.queues.iter().flatten().for_each(|queue| drop(queue.send(None)));
+        self.queues.iter().for_each(|queue| drop(queue.send(None)));
         queued
     }
 
-    fn queue_parts(&mut self, parts: &[Vec<u8>], pause: Duration) -> io::Result<()> {
+    fn queue_parts(&self, parts: &[Vec<u8>], pause: Duration) -> io::Result<()> {
         for part in parts {
             self.queue(To::All, part);
             // Nothing is waited for: the pause is what the user asked for.
             thread::sleep(pause);
             // The bytes received in the pause are the reply, even without a newline.
-            lock(&self.output).finish_all()?;
+            (0..self.queues.len()).try_for_each(|at| self.output.finish(at))?;
         }
         Ok(())
     }
 
-    /// Reads the input while a connection takes it.
+    /// Reads the input to its end. This process ends before if no connection takes it.
     fn read(&mut self, file: File) -> io::Result<()> {
         let mut buffer = vec![0; READ_MAX];
-        while self.queues.iter().any(Option::is_some) {
+        loop {
             let length = retry(&file, libc::POLLIN, || (&file).read(&mut buffer))?;
             let routed = self.router.route(&buffer[..length]);
             routed.into_iter().for_each(|(to, bytes)| self.queue(to, &bytes));
             if length == 0 {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// Queues bytes for their servers. Waits while a queue is full.
-    fn queue(&mut self, to: To, bytes: &[u8]) {
+    fn queue(&self, to: To, bytes: &[u8]) {
         let block: Arc<[u8]> = bytes.into();
-        let send = |queue: &mut Option<SyncSender<Block>>| {
-            *queue = queue.take().filter(|queue| queue.send(Some(block.clone())).is_ok());
-            queue.is_some()
-        };
+        let send = |queue: &SyncSender<Block>| queue.send(Some(block.clone())).is_ok();
         match to {
-            To::All => self.queues.iter_mut().map(send).for_each(|_sent| {}),
-            To::One(at) if self.queues.get_mut(at).is_some_and(send) => {}
+            To::All => self.queues.iter().map(send).for_each(|_sent| {}),
+            To::One(at) if self.queues.get(at).is_some_and(send) => {}
             To::One(at) => note!("no server @{}: line not sent", at.wrapping_add(1)),
         }
     }
@@ -185,51 +174,53 @@ struct ServerConnection {
     verbose: bool,
     /// Ends the sender when the server has closed its side.
     queue: SyncSender<Block>,
-    output: Arc<Mutex<ClientOutput>>,
+    output: Arc<ClientOutput>,
 }
 
 impl ServerConnection {
-    /// Connects, sends and receives until the end, and reports it.
-    fn run(self, address: &Address, blocks: Receiver<Block>, connecting: Sender<()>) -> Notice {
+    /// Connects, sends and receives until the end, and reports it. Returns true if that failed. The
+    /// error is that of the output.
+    fn run(
+        self,
+        address: &Address,
+        blocks: Receiver<Block>,
+        connecting: Sender<()>,
+    ) -> anyhow::Result<bool> {
         let number = self.at + 1;
         let ends = proactor_load::connect(address, DAY).and_then(|end| Ok([end.try_clone()?, end]));
         let [receiver, sender] = match ends {
             Ok(ends) => ends,
             Err(error) => {
                 print_error(&format!("cannot connect to {address}: {error}"));
-                return Notice::Ended(true);
+                return Ok(true);
             }
         };
         if self.verbose {
             note!("connected to {address} ({number})");
         }
         drop(connecting);
-        match self.exchange(receiver, sender, blocks).context(NO_OUTPUT) {
-            Err(error) => return Notice::Stop(Err(error)),
-            Ok(Err(error)) => {
-                print_error(&format!("the connection to {address} broke: {error}"));
-                return Notice::Ended(true);
-            }
-            Ok(Ok(())) if self.verbose => note!("{address} ({number}) closed the connection"),
-            Ok(Ok(())) => {}
+        let ended = self.exchange(receiver, sender, blocks).context(NO_OUTPUT)?;
+        match &ended {
+            Err(error) => print_error(&format!("the connection to {address} broke: {error}")),
+            Ok(()) if self.verbose => note!("{address} ({number}) closed the connection"),
+            Ok(()) => {}
         }
-        Notice::Ended(false)
+        Ok(ended.is_err())
     }
 
     /// Sends and receives until the end. The outer error is that of the output.
     fn exchange(
         &self,
-        mut receiver: TcpStream,
+        receiver: TcpStream,
         sender: TcpStream,
         blocks: Receiver<Block>,
     ) -> io::Result<io::Result<()>> {
         let sender = thread::spawn(move || send(sender, &blocks));
         let mut buffer = vec![0; READ_MAX];
         let received = loop {
-            match receiver.read(&mut buffer) {
+            match retry(&receiver, libc::POLLIN, || (&receiver).read(&mut buffer)) {
                 Ok(0) => break Ok(()),
-                Ok(length) => lock(&self.output).print(self.at, &buffer[..length])?,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(length) => self.output.print(self.at, &buffer[..length])?,
                 Err(error) => break Err(error),
             }
         };
@@ -238,7 +229,7 @@ impl ServerConnection {
         }
         // The error of the sender is known only if it has ended.
         let ended = received.and_then(|()| sender.join().expect("the sender does not panic"));
-        lock(&self.output).finish(self.at)?;
+        self.output.finish(self.at)?;
         Ok(ended)
     }
 }
@@ -256,33 +247,28 @@ fn send(mut socket: TcpStream, blocks: &Receiver<Block>) -> io::Result<()> {
 /// The output, shared by all connections.
 struct ClientOutput {
     file: File,
-    /// Adds the number of the server to its lines; empty with one server.
-    labels: Vec<Labelled>,
-}
-
-fn lock(output: &Mutex<ClientOutput>) -> MutexGuard<'_, ClientOutput> {
-    output.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Adds the number of the server to its lines; empty with one server. Locked during a write, so
+    /// that lines stay whole.
+    labels: Mutex<Vec<Labelled>>,
 }
 
 impl ClientOutput {
-    fn print(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
-        match self.labels.get_mut(at).map(|labels| labels.push(bytes)) {
-            Some(lines) => self.write(&lines),
+    /// Prints received bytes: the lines that they complete, if there are several servers.
+    fn print(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        let mut labels = self.labels.lock().expect("no thread panics");
+        match labels.get_mut(at) {
+            Some(labelled) => self.write(&labelled.push(bytes)),
             None => self.write(bytes),
         }
     }
 
     /// Prints the last line of a server, which has no end.
-    fn finish(&mut self, at: usize) -> io::Result<()> {
-        let line = self.labels.get_mut(at).map(Labelled::finish).unwrap_or_default();
-        self.write(&line)
+    fn finish(&self, at: usize) -> io::Result<()> {
+        let mut labels = self.labels.lock().expect("no thread panics");
+        labels.get_mut(at).map_or(Ok(()), |labelled| self.write(&labelled.finish()))
     }
 
-    fn finish_all(&mut self) -> io::Result<()> {
-        (0..self.labels.len()).try_for_each(|at| self.finish(at))
-    }
-
-    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let length = retry(&self.file, libc::POLLOUT, || (&self.file).write(bytes))?;
             bytes = &bytes[length..];
@@ -294,7 +280,7 @@ impl ClientOutput {
 /// Makes a call until it does something. It waits: another process may have made the file
 /// non-blocking.
 fn retry<T>(
-    file: &File,
+    file: &impl AsFd,
     events: libc::c_short,
     mut call: impl FnMut() -> io::Result<T>,
 ) -> io::Result<T> {

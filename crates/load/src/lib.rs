@@ -45,7 +45,6 @@ use engine_uring::UringEngine;
 use proactor::address::Address;
 use proactor::os::{self, CpuClock};
 use proactor_report::Latencies;
-use slice::SliceProgress;
 use streams::ReplyStreams;
 
 /// The maximum number of connections: the number of TCP ports.
@@ -54,6 +53,9 @@ pub const CONNECTIONS_MAX: usize = 65_535;
 pub const SIZE_MAX: usize = 16 << 20;
 /// The maximum number of outstanding messages of a connection.
 pub const DEPTH_MAX: usize = 4096;
+
+/// The interval at which a run looks for stalled connections and reports its progress.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The requested I/O engine of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -200,29 +202,44 @@ impl Load {
     ) -> Result<LoadSlice, LoadError> {
         let cpu = || CpuClock::THIS_THREAD.read().map_err(LoadError::client("read its CPU clock"));
         let Load { engine, streams, timeout, .. } = self;
-        let cpu_before = cpu()?;
-        let mut progress = SliceProgress::begin(streams, span);
+        let LoadShape { connections, size, .. } = streams.shape;
+        let (cpu_before, messages_before) = (cpu()?, streams.messages);
+        let mut slice = LoadSlice::default();
+        let (mut receives, mut receiving_polls) = (0, 0);
         streams.sending = true;
-        for conn in 0..streams.shape.connections {
+        // The clock is read once per poll.
+        let start = os::now();
+        let (mut now, mut end, mut next_check) = (start, start + span, start + CHECK_INTERVAL);
+        for conn in 0..connections {
             engine.send(conn, streams)?;
         }
         loop {
-            progress.add(engine.poll(streams)?);
-            if progress.now >= progress.end {
+            let polled = engine.poll(streams)?;
+            let before = std::mem::replace(&mut now, os::now());
+            if !polled.any_event {
+                slice.idle += now.since(before);
+            }
+            receives += polled.receives;
+            receiving_polls += usize::from(polled.receives > 0);
+            streams.sending = now < end;
+            let ended = streams.outstanding == 0;
+            if !ended && now < next_check {
+                continue;
+            }
+            slice.messages = streams.messages - messages_before;
+            slice.bytes = slice.messages * size as u64;
+            slice.wall = now.since(start);
+            slice.unread_share = receives as f64 / (receiving_polls.max(1) * connections) as f64;
+            if ended {
                 streams.sending = false;
+                return Ok(LoadSlice { cpu: cpu()?.saturating_sub(cpu_before), ..slice });
             }
-            if streams.outstanding == 0 {
-                break;
-            }
-            if progress.is_check_due() {
-                streams.check_progress(progress.now, *timeout)?;
-                if !watch(&progress.slice(streams)) {
-                    progress.end = progress.now;
-                }
+            streams.check_progress(now, *timeout)?;
+            next_check = now + CHECK_INTERVAL;
+            if !watch(&slice) {
+                end = now;
             }
         }
-        streams.sending = false;
-        Ok(LoadSlice { cpu: cpu()?.saturating_sub(cpu_before), ..progress.slice(streams) })
     }
 
     /// Shuts down the client's direction of every connection, and waits until the server closes
