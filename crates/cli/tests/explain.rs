@@ -146,6 +146,26 @@ fn several_ready_sockets_cost_a_readiness_model_calls_each_and_a_ring_one() {
 }
 
 #[test]
+fn two_results_go_to_two_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shared = folder.path().join("a");
+    let command = |options: [&str; 2]| {
+        let args = ["explain", "--runs", "1", "--connections", "1", "--models", "poll"];
+        let done = Command::new(PROACTOR).args(args).args(options).current_dir(&folder).output();
+        let done = done.expect("the binary is there");
+        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let expected = format!("error: --svg and --html cannot both write to {}\n", shared.display());
+    let (code, message) = command(["--svg=a", &format!("--html={}", shared.display())]);
+    assert_eq!((code, message), (Some(2), expected));
+    assert!(!shared.exists());
+    let (code, message) = command(["--svg=-", "--json"]);
+    assert_eq!(code, Some(2));
+    assert_eq!(message, "error: --svg and --json cannot both write to standard output\n");
+    assert_eq!(command(["--svg=/dev/null", "--html=/dev/null"]), (Some(0), String::new()));
+}
+
+#[test]
 fn a_browser_takes_the_page_without_a_complaint() {
     let folder = tempfile::tempdir().expect("a folder");
     let (page, picture) = (folder.path().join("page.html"), folder.path().join("picture.svg"));

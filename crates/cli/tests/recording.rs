@@ -503,6 +503,18 @@ fn what_cannot_be_recorded_is_wrong_usage() {
 }
 
 #[test]
+fn the_counters_are_not_written_over_the_recording() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("a").display().to_string();
+    let (stats, trace) = (format!("--stats={path}"), format!("--trace={path}"));
+    let serve = ["serve", "--listen", "127.0.0.1:0", &stats, &trace];
+    let exit = Launch::new(PROACTOR, &serve).run();
+    let expected = format!("error: --stats and --trace cannot both write to {path}\n");
+    assert_eq!((exit.code(), exit.stderr), (Some(2), expected));
+    assert!(!folder.path().join("a").exists());
+}
+
+#[test]
 fn a_second_server_cannot_record_into_the_same_file() {
     let (_folder, path, server) = recording("epoll", &[]);
     let option = format!("--trace={}", path.display());

@@ -1,6 +1,6 @@
 //! `proactor explain`: the system calls of one message in each model, as recorded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
@@ -44,15 +44,12 @@ impl ExplainArgs {
         if models.is_empty() {
             wrong_usage("--models selects no model");
         }
-        let is_stdout = |path: &Option<PathBuf>| path.as_deref().is_some_and(output::is_stdout);
-        let [svg_on_stdout, html_on_stdout] = [&self.svg, &self.html].map(is_stdout);
-        output::check_one_on_stdout(&[
-            ("--svg", svg_on_stdout),
-            ("--html", html_on_stdout),
-            ("--json", self.json),
-        ]);
-        let open = |path: &Option<PathBuf>| path.as_deref().map(Destination::open).transpose();
-        let (svg, html) = (open(&self.svg)?, open(&self.html)?);
+        let [svg, html] = [&self.svg, &self.html].map(Option::as_deref);
+        let json = self.json.then_some(Path::new("-"));
+        output::check_destinations(&[("--svg", svg), ("--html", html), ("--json", json)]);
+        let prints_text = ![svg, html, json].into_iter().flatten().any(output::is_stdout);
+        let svg = svg.map(Destination::open).transpose()?;
+        let html = html.map(Destination::open).transpose()?;
         let live = output::progress("recording {msg}");
         let report =
             explain::run(&models, self.options, |model| live.set_message(model.name().to_owned()));
@@ -62,7 +59,7 @@ impl ExplainArgs {
         html.map_or(Ok(()), |to| to.write(&explain::html(&report)))?;
         if self.json {
             output::print_json(&report)?;
-        } else if !svg_on_stdout && !html_on_stdout {
+        } else if prints_text {
             output::print(&explain::text(&report, terminal_width().unwrap_or(100)))?;
         }
         if report.models.iter().all(|it| it.single.is_none()) {

@@ -1,5 +1,6 @@
 //! Where output goes: results to standard output or a file, messages to stderr.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IsTerminal, StdoutLock, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -167,10 +168,19 @@ pub(super) fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// Rejects two results on standard output.
-pub(super) fn check_one_on_stdout(options: &[(&str, bool)]) {
-    let mut used = options.iter().filter(|(_, is_stdout)| *is_stdout).map(|(name, _)| name);
-    if let (Some(one), Some(other)) = (used.next(), used.next()) {
-        wrong_usage(&format!("{one} and {other} cannot both write to standard output"));
+/// Rejects two results in one file, or on standard output.
+pub(super) fn check_destinations(options: &[(&'static str, Option<&Path>)]) {
+    let place = |path: &Path| match path {
+        path if is_stdout(path) => Some("standard output".to_owned()),
+        // A device, as /dev/null, takes any number of results.
+        path if path.exists() && !path.is_file() => None,
+        path => std::path::absolute(path).ok().map(|path| path.display().to_string()),
+    };
+    let mut places = HashMap::new();
+    for &(option, path) in options {
+        let Some(place) = path.and_then(place) else { continue };
+        if let Some(other) = places.insert(place.clone(), option) {
+            wrong_usage(&format!("{other} and {option} cannot both write to {place}"));
+        }
     }
 }

@@ -58,9 +58,9 @@ pub(super) struct RecordArgs {
 }
 
 impl RecordArgs {
-    /// Returns true for `--trace=-`.
-    pub(super) fn prints_on_stdout(&self) -> bool {
-        matches!(&self.trace, Some(Some(path)) if is_stdout(path))
+    /// Returns the destination of the recording, if it is named.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.trace.as_ref()?.as_deref()
     }
 
     /// Creates the trace file, if there is a recording.
@@ -68,20 +68,17 @@ impl RecordArgs {
     /// # Errors
     /// The file cannot be created, or kernel events cannot be recorded.
     pub(super) fn prepare(&self, model: Model) -> anyhow::Result<(Option<Recording>, TraceOutput)> {
-        let to_stdout = self.prints_on_stdout();
-        let mut output = TraceOutput { live: None, to_stdout, kernel: None, printer: None };
-        let Some(path) = &self.trace else {
+        let mut output = TraceOutput { live: None, kernel: None, printer: None };
+        if self.trace.is_none() {
             os::refuse_usr2(
                 "SIGUSR2 ignored: this server does not record; start it with --trace\n",
             )?;
             return Ok((None, output));
-        };
-        if let Some(wrong) = self.conflict(model) {
-            wrong_usage(&wrong);
         }
+        let path = self.path().filter(|path| !is_stdout(path));
+        self.check(model, path);
         // Before the file is created, so that a failure leaves no file.
         let tracepoints = self.kernel_events.then(|| KernelRecorder::prepare(None)).transpose()?;
-        let path = path.as_deref().filter(|path| !is_stdout(path));
         let file = match path {
             Some(path) => create(path)?,
             None => {
@@ -89,8 +86,8 @@ impl RecordArgs {
                     os::memory_file(c"proactor.trace").context("cannot allocate the trace")?;
                 // Opened again, so that it sees the lock of the recorder.
                 let live = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
-                output.live =
-                    Some(live.context("cannot read the trace in memory: use --trace=FILE")?);
+                let live = live.context("cannot read the trace in memory: use --trace=FILE")?;
+                output.live = Some((live, self.path().is_some()));
                 file
             }
         };
@@ -109,30 +106,31 @@ impl RecordArgs {
         Ok((Some(Recording { file, settings }), output))
     }
 
-    /// Returns the conflict between the options, if there is one.
-    fn conflict(&self, model: Model) -> Option<String> {
+    /// Refuses options that do not fit to each other.
+    fn check(&self, model: Model, path: Option<&Path>) {
         if self.kernel_events && model != Model::URING {
-            return Some(format!("--kernel-events is only for uring: {model} has no ring"));
+            wrong_usage(&format!("--kernel-events is only for uring: {model} has no ring"));
         }
-        if self.kernel_events && (self.trace == Some(None) || self.prints_on_stdout()) {
-            return Some("--kernel-events needs a trace file: write --trace=FILE".to_owned());
+        if self.kernel_events && path.is_none() {
+            wrong_usage("--kernel-events needs a trace file: write --trace=FILE");
         }
-        let old = self.trace_trigger.iter().find(|one| matches!(one, StopTrigger::Age { .. }))?;
-        let vague = model != Model::URING && model.info().has_iterations();
-        (vague && self.trace_clock == Level::Batch).then(|| {
-            format!(
+        let mut triggers = self.trace_trigger.iter();
+        let vague = self.trace_clock == Level::Batch
+            && model != Model::URING
+            && model.info().has_iterations();
+        if let Some(old) = triggers.find(|one| vague && matches!(one, StopTrigger::Age { .. })) {
+            wrong_usage(&format!(
                 "--trace-trigger '{old}' needs the duration of each call, and with {model} the clock \
                  is read once per batch: add --trace-clock record"
-            )
-        })
+            ));
+        }
     }
 }
 
 /// What prints a trace, and what records the kernel events, while the server runs.
 pub(super) struct TraceOutput {
-    /// The trace to print.
-    live: Option<File>,
-    to_stdout: bool,
+    /// The trace to print, and whether standard output is the destination.
+    live: Option<(File, bool)>,
     kernel: Option<KernelRecorder>,
     printer: Option<Printer>,
 }
@@ -148,8 +146,8 @@ impl TraceOutput {
     /// Starts the printer for this model, if the trace is printed. Its failure is not a failure of
     /// the server.
     pub(super) fn start(&mut self, model: Model) {
-        let Some(live) = self.live.take() else { return };
-        let (keep, to_stdout) = ([live.as_raw_fd()], self.to_stdout);
+        let Some((live, to_stdout)) = self.live.take() else { return };
+        let keep = [live.as_raw_fd()];
         let printer = if model.info().forks() {
             let child = move |_| u8::from(!print(live, to_stdout));
             let child = Alone::check().and_then(|alone| process::fork(&alone, &keep, child));

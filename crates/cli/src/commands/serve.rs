@@ -107,17 +107,14 @@ impl FromStr for Listen {
     /// `ADDR` or `ADDR=PROTOCOL`. The first single `=` is the separator. Before it, `==` means `=`;
     /// after it, every character means itself.
     fn from_str(text: &str) -> Result<Listen, String> {
-        let (mut address, mut rest) = (String::new(), text);
-        while let Some((before, after)) = rest.split_once('=') {
-            address += before;
-            let Some(after) = after.strip_prefix('=') else {
-                let protocol = Some(parse_protocol(after)?);
-                return Ok(Listen { address: address.parse()?, protocol });
-            };
-            address += "=";
-            rest = after;
-        }
-        Ok(Listen { address: (address + rest).parse()?, protocol: None })
+        // No argument contains the byte that stands for `==`.
+        let text = text.replace("==", "\0");
+        let (address, protocol) = match text.split_once('=') {
+            Some((address, protocol)) => (address, Some(protocol.replace('\0', "=="))),
+            None => (&*text, None),
+        };
+        let protocol = protocol.as_deref().map(parse_protocol).transpose()?;
+        Ok(Listen { address: address.replace('\0', "=").parse()?, protocol })
     }
 }
 
@@ -127,23 +124,14 @@ impl ServeArgs {
         self.log.start();
         self.cpu.map_or(Ok(()), run_on_cpu)?;
         let asked = self.model.map_or(default, |Choice(model)| model);
-        let (console, buffers) = (self.wants_console(), self.buffer_classes());
-        if let Some(wrong) = self.conflict(asked, console, &buffers) {
-            wrong_usage(&wrong);
-        }
+        let console = self.wants_console();
         let stats_on_stdout = self.stats.as_deref().is_some_and(output::is_stdout);
-        let trace_on_stdout = self.record.prints_on_stdout();
-        output::check_one_on_stdout(&[("--stats", stats_on_stdout), ("--trace", trace_on_stdout)]);
-        let mut limits = Limits::default();
-        (limits.connections, limits.drain) = (self.connections()?, self.drain_timeout);
-        let options = EngineOptions {
-            limits,
-            buffers,
-            kernel: self.kernel,
-            plain_descriptors: console.is_some(),
-            idle_sleep: self.idle_sleep,
-        };
-        let prepared = self.set_up(asked, &options)?;
+        let trace_on_stdout = self.record.path().is_some_and(output::is_stdout);
+        output::check_destinations(&[
+            ("--stats", self.stats.as_deref()),
+            ("--trace", self.record.path()),
+        ]);
+        let prepared = self.set_up(asked, console)?;
         let (model, detail) = (prepared.model, prepared.detail.clone());
         let stop = stop_signal()?;
         let (listeners, infos) = self.listen()?;
@@ -177,47 +165,41 @@ impl ServeArgs {
         }
     }
 
-    /// Returns the first option that does not fit to the others or to this machine.
-    fn conflict(
-        &self,
-        asked: Option<Model>,
-        console: Option<&str>,
-        buffers: &[BufferClass],
-    ) -> Option<String> {
+    /// Refuses options that do not fit to each other or to this machine.
+    fn check(&self, asked: Option<Model>, console: Option<&str>) {
         if let (Some(_), Some(Choice(Some(model)))) = (self.kernel, self.model)
             && model != Model::URING
         {
-            return Some(format!("--kernel is only for uring: {model} does not use io_uring"));
+            wrong_usage(&format!("--kernel is only for uring: {model} does not use io_uring"));
         }
         let newest = kernel::SINCE.iter().map(|(since, _)| *since).chain(Version::running());
-        let newest = newest.max()?;
-        if let Some(version) = self.kernel.filter(|version| *version > newest) {
+        if let Some((version, newest)) = self.kernel.zip(newest.max())
+            && version > newest
+        {
             let known = format!("{newest} is the newest known");
-            return Some(format!("--kernel {version} does not exist: {known}"));
+            wrong_usage(&format!("--kernel {version} does not exist: {known}"));
         }
         if let Some((model, why)) = asked.zip(console)
             && let Some(reason) = model.info().missing(Ability::Console)
         {
-            return Some(format!("{why} does not work with {model}: {reason}"));
+            wrong_usage(&format!("{why} does not work with {model}: {reason}"));
         }
-        let bytes: usize = buffers.iter().map(|class| class.bytes * class.count).sum();
-        (bytes > Pool::BYTES_MAX).then(|| {
-            format!(
-                "--buffers {} of {} B make {} with the larger buffers: the maximum is 2 GiB",
-                self.buffers,
-                self.buffer_size,
-                units::bytes(bytes as f64)
-            )
-        })
     }
 
     /// Sets the model up. Reports the choice of `auto`.
-    fn set_up(
-        &self,
-        asked: Option<Model>,
-        options: &EngineOptions,
-    ) -> anyhow::Result<PreparedModel> {
-        let prepared = model::set_up(asked, options)?;
+    fn set_up(&self, asked: Option<Model>, console: Option<&str>) -> anyhow::Result<PreparedModel> {
+        self.check(asked, console);
+        let buffers = self.buffer_classes();
+        let mut limits = Limits::default();
+        (limits.connections, limits.drain) = (self.connections()?, self.drain_timeout);
+        let options = EngineOptions {
+            limits,
+            buffers,
+            kernel: self.kernel,
+            plain_descriptors: console.is_some(),
+            idle_sleep: self.idle_sleep,
+        };
+        let prepared = model::set_up(asked, &options)?;
         let PreparedModel { model, detail, reason, .. } = &prepared;
         if self.idle_sleep.is_some() && *model != NONBLOCKING {
             wrong_usage(&format!("--idle-sleep is only for nonblocking: {model} sleeps by itself"));
@@ -268,7 +250,14 @@ impl ServeArgs {
         let classes = [(1, 1), (16, 8), (128, 32)]
             .map(|(larger, fewer)| BufferClass { bytes: bytes * larger, count: count / fewer });
         let fits = |class: &BufferClass| class.count > 0 && class.bytes <= 1 << 20;
-        classes.into_iter().filter(fits).collect()
+        let classes: Vec<BufferClass> = classes.into_iter().filter(fits).collect();
+        let all: usize = classes.iter().map(|class| class.bytes * class.count).sum();
+        if all > Pool::BYTES_MAX {
+            let all = format!("{} with the larger buffers", units::bytes(all as f64));
+            let wrong = format!("--buffers {count} of {bytes} B make {all}: the maximum is 2 GiB");
+            wrong_usage(&wrong);
+        }
+        classes
     }
 }
 

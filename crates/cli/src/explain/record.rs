@@ -109,7 +109,7 @@ impl RecordedServer<'_> {
         (limits.connections, limits.drain) = (16, Duration::from_secs(1));
         let buffers =
             vec![BufferClass { bytes: 2048, count: 64 }, BufferClass { bytes: 64 << 10, count: 8 }];
-        let options = EngineOptions { limits, buffers, ..Default::default() };
+        let options = EngineOptions { limits, buffers, idle_sleep: None, ..Default::default() };
         let prepared = model::set_up(Some(self.model), &options)?;
         let echo = crate::parse_protocol("echo").map_err(io::Error::other)?;
         let listeners = vec![(socket, echo.factory.clone())];
