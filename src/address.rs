@@ -1,9 +1,10 @@
 //! Addresses to listen on and to connect to: TCP over IPv4 and IPv6, and Unix sockets.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -90,48 +91,39 @@ impl Address {
         };
         socket.bind(&address)?;
         socket.listen(LISTEN_BACKLOG)?;
-        let address = match self {
-            Address::Tcp(_) => {
-                Address::Tcp(socket.local_addr()?.as_socket().expect("bound to an IP address"))
-            }
-            Address::Unix(path) => Address::Unix(path.clone()),
+        let file = match self {
+            Address::Unix(path) => Some(SocketFile(path.clone())),
+            Address::Tcp(_) => None,
         };
-        Ok(BoundSocket { fd: socket.into(), file: SocketFile::of(&address), address })
+        Ok(BoundSocket { address: Address::of_listener(socket.as_fd()), fd: socket.into(), file })
     }
-}
 
-impl Address {
     /// Returns the process that listens here, as `nginx (pid 4711)`; `None` if there is none, or if
     /// it belongs to another user.
     fn owner(&self) -> Option<String> {
         let sockets = self.listening_sockets();
-        let holds = |process: &Path| {
-            let mut files = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-            files.any(|file| {
-                let target = std::fs::read_link(file.path()).unwrap_or_default();
-                sockets.iter().any(|socket| target.as_os_str() == socket.as_str())
-            })
+        let holds = |pid: &u32| {
+            let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            files
+                .filter_map(|file| fs::read_link(file.path()).ok())
+                .any(|target| sockets.contains(&target))
         };
-        let mut processes = std::fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
-        // `/proc/self` and the like are links to processes that are listed, too.
-        let listed = |process: &Path| {
-            process.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit())
-        };
-        let process =
-            processes.find(|process| !sockets.is_empty() && listed(process) && holds(process))?;
-        let name = std::fs::read_to_string(process.join("comm")).ok()?;
-        Some(format!("{} (pid {})", name.trim(), process.file_name()?.display()))
+        let processes = fs::read_dir("/proc").ok()?.flatten();
+        let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+        let pid = pids.find(|pid| !sockets.is_empty() && holds(pid))?;
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some(format!("{} (pid {pid})", name.trim()))
     }
 
     /// Returns the sockets that listen here, as /proc/PID/fd names them.
-    fn listening_sockets(&self) -> Vec<String> {
+    fn listening_sockets(&self) -> Vec<PathBuf> {
         let (tables, end) = match self {
             Address::Tcp(address) => {
                 (&["/proc/net/tcp", "/proc/net/tcp6"][..], format!(":{:04X}", address.port()))
             }
             Address::Unix(path) => (&["/proc/net/unix"][..], path.display().to_string()),
         };
-        let tables = tables.iter().filter_map(|table| std::fs::read_to_string(table).ok());
+        let tables = tables.iter().filter_map(|table| fs::read_to_string(table).ok());
         let inode = |line: &str| {
             let field: Vec<&str> = line.split_whitespace().collect();
             // The state LISTEN of TCP; the flag SO_ACCEPTCON of a Unix socket.
@@ -140,7 +132,7 @@ impl Address {
                 "00010000" if line.ends_with(&end) => field.get(6)?,
                 _ => return None,
             };
-            Some(format!("socket:[{inode}]"))
+            Some(format!("socket:[{inode}]").into())
         };
         tables.flat_map(|table| table.lines().filter_map(inode).collect::<Vec<_>>()).collect()
     }
@@ -172,25 +164,16 @@ pub struct BoundSocket {
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 
-impl SocketFile {
-    fn of(address: &Address) -> Option<SocketFile> {
-        match address {
-            Address::Unix(path) => Some(SocketFile(path.clone())),
-            Address::Tcp(_) => None,
-        }
-    }
-}
-
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Another process may have removed or replaced it.
-        let _ = std::fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.0);
     }
 }
 
 /// Removes the file of a Unix socket without a listener. Any other file is an error, and stays.
 fn remove_if_dead(path: &Path) -> io::Result<()> {
-    match std::fs::metadata(path) {
+    match fs::metadata(path) {
         Ok(meta) if meta.file_type().is_socket() => {}
         Ok(_) => {
             let what = "the file exists and is no socket";
@@ -199,9 +182,7 @@ fn remove_if_dead(path: &Path) -> io::Result<()> {
         Err(_) => return Ok(()), // most likely there is no file; bind reports other errors
     }
     match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
-        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         _ => Ok(()), // bind reports that it is in use
     }
 }
@@ -333,7 +314,7 @@ mod tests {
         let listener = address.listen().expect("it has no listener");
         drop(listener);
         assert!(!dir.path().join("s").exists(), "the file goes with its listener");
-        std::fs::write(dir.path().join("s"), "a file").unwrap();
+        fs::write(dir.path().join("s"), "a file").unwrap();
         let error = address.listen().expect_err("a file that is no socket is not touched");
         assert!(error.to_string().contains("no socket"), "{error}");
     }
