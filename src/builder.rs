@@ -1,6 +1,5 @@
 //! What a server will be, before it opens anything.
 
-use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use crate::server::{Handle, Report, Running, Server};
 
 /// Says what a server will be, and opens nothing; a host name is resolved at once.
 /// [`bind`](Builder::bind) opens the sockets.
+#[derive(Debug)]
 pub struct Builder {
     listeners: Vec<(Place, Factory)>,
     model: Option<Model>,
@@ -23,6 +23,7 @@ pub struct Builder {
 }
 
 /// Where a server will listen.
+#[derive(Debug)]
 enum Place {
     Address(Result<Address, Error>),
     Socket(OwnedFd),
@@ -42,23 +43,22 @@ impl Builder {
     ///
     /// What the factory captures is shared by all connections.
     #[must_use]
-    pub fn listen<A, F, P>(self, address: A, factory: F) -> Builder
-    where
-        A: TryInto<Address, Error: Into<Error>>,
-        F: Fn(&Peer) -> P + Send + Sync + 'static,
-        P: Protocol,
-    {
+    pub fn listen<P: Protocol>(
+        self,
+        address: impl TryInto<Address, Error: Into<Error>>,
+        factory: impl Fn(&Peer) -> P + Send + Sync + 'static,
+    ) -> Builder {
         let address = address.try_into().map_err(Into::into);
         self.add(Place::Address(address), Factory::shared(factory))
     }
 
     /// Serves the connections of a socket that listens already, as systemd passes one.
     #[must_use]
-    pub fn listen_on<F, P>(self, socket: impl Into<OwnedFd>, factory: F) -> Builder
-    where
-        F: Fn(&Peer) -> P + Send + Sync + 'static,
-        P: Protocol,
-    {
+    pub fn listen_on<P: Protocol>(
+        self,
+        socket: impl Into<OwnedFd>,
+        factory: impl Fn(&Peer) -> P + Send + Sync + 'static,
+    ) -> Builder {
         self.add(Place::Socket(socket.into()), Factory::shared(factory))
     }
 
@@ -161,15 +161,5 @@ impl Builder {
     /// Those of [`bind`](Builder::bind) and [`Server::start`].
     pub fn start(self) -> Result<Running, Error> {
         self.bind()?.start()
-    }
-}
-
-impl fmt::Debug for Builder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder")
-            .field("listeners", &self.listeners.len())
-            .field("model", &self.model)
-            .field("limits", &self.limits)
-            .finish_non_exhaustive()
     }
 }

@@ -99,7 +99,7 @@ impl Mailbox {
 }
 
 /// A connection, as its handles know it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SharedPeer {
     conn: ConnId,
     /// True until it finishes, is broken, or a handle closes it.
@@ -114,13 +114,7 @@ pub struct SharedPeer {
 
 impl SharedPeer {
     pub(crate) fn new(conn: ConnId, open: bool) -> SharedPeer {
-        SharedPeer {
-            conn,
-            open: AtomicBool::new(open),
-            congested: AtomicBool::new(false),
-            woken: AtomicBool::new(false),
-            waiting: AtomicUsize::new(0),
-        }
+        SharedPeer { conn, open: open.into(), ..SharedPeer::default() }
     }
 
     /// Returns the id of the connection: of no later one in its slot.
@@ -148,8 +142,10 @@ impl SharedPeer {
         self.open.load(Ordering::Relaxed) && !self.woken.swap(true, Ordering::AcqRel)
     }
 
+    // Called by all threads.
+
     /// Refuses its handles from now on. Returns true if it did not already.
-    pub(crate) fn closes_first(&self) -> bool {
+    pub fn close(&self) -> bool {
         self.open.swap(false, Ordering::Relaxed)
     }
 
@@ -168,10 +164,5 @@ impl SharedPeer {
     /// Publishes whether so much is queued that handles are refused.
     pub fn set_congested(&self, congested: bool) {
         self.congested.store(congested, Ordering::Relaxed);
-    }
-
-    /// Refuses its handles from now on.
-    pub fn close(&self) {
-        self.open.store(false, Ordering::Relaxed);
     }
 }

@@ -44,16 +44,6 @@ pub struct AcceptedPeer {
 pub type Made<P> = (P, AcceptedPeer);
 
 impl Peer {
-    /// Calls `make` with the peer of connection `id`, accepted at `listener` as `socket`.
-    pub fn with<T>(
-        id: u64,
-        listener: &Arc<Address>,
-        socket: Option<BorrowedFd<'_>>,
-        make: impl FnOnce(&Peer) -> T,
-    ) -> T {
-        Peer::new(id, listener, socket, None).make(make).0
-    }
-
     /// The peer of connection `id`, whose `socket` is open while it exists: it is not returned from
     /// this crate.
     fn new(
@@ -74,8 +64,9 @@ impl Peer {
         (made, AcceptedPeer { addr, shared: self.handle.get().map(PeerHandle::shared) })
     }
 
-    /// As [`with`](Peer::with), for a connection that other threads can `reach`.
-    pub fn within_reach<T>(
+    /// Calls `make` with the peer of connection `id`, which was accepted at `listener` as `socket`,
+    /// and which other threads can `reach`.
+    pub fn with<T>(
         id: u64,
         listener: &Arc<Address>,
         socket: Option<BorrowedFd<'_>>,
@@ -124,16 +115,9 @@ type MakeProtocol<P> = Box<dyn FnMut(&Peer) -> P>;
 
 impl Factory {
     /// A factory that all workers share.
-    pub fn shared<F, P>(make: F) -> Factory
-    where
-        F: Fn(&Peer) -> P + Send + Sync + 'static,
-        P: Protocol,
-    {
-        let make = Arc::new(make);
-        Factory::per_worker(move |_| {
-            let make = Arc::clone(&make);
-            move |peer: &Peer| make(peer)
-        })
+    pub fn shared<P: Protocol>(make: impl Fn(&Peer) -> P + Send + Sync + 'static) -> Factory {
+        let factory = Factory::of(move |peer| make_or_panic_later(peer, &make));
+        Factory { needs: P::needs(), ..factory }
     }
 
     /// A factory for each worker, made by `worker` in the thread of that worker.
@@ -151,12 +135,9 @@ impl Factory {
     }
 }
 
-impl<P> Factory<P> {
+impl<P: Protocol> Factory<P> {
     /// A factory of protocols of one type, as `make` makes them in any thread.
-    pub fn of(make: impl Fn(&Peer) -> P + Send + Sync + 'static) -> Factory<P>
-    where
-        P: Protocol,
-    {
+    pub fn of(make: impl Fn(&Peer) -> P + Send + Sync + 'static) -> Factory<P> {
         let make = Arc::new(make);
         let make = move |_| -> MakeProtocol<P> {
             let make = Arc::clone(&make);
@@ -164,7 +145,9 @@ impl<P> Factory<P> {
         };
         Factory { make: Arc::new(make), needs: P::needs() }
     }
+}
 
+impl<P> Factory<P> {
     /// Returns what the protocols of this factory need of a model.
     pub fn needs(&self) -> Needs {
         self.needs
@@ -195,7 +178,7 @@ impl<P> fmt::Debug for Factory<P> {
 /// when it is opened, where that is expected.
 fn make_or_panic_later<P: Protocol>(
     peer: &Peer,
-    make: &mut impl FnMut(&Peer) -> P,
+    make: impl FnOnce(&Peer) -> P,
 ) -> Box<dyn Protocol> {
     match catch_unwind(AssertUnwindSafe(|| make(peer))) {
         Ok(protocol) => Box::new(protocol),
@@ -242,7 +225,7 @@ impl<P> WorkerFactory<P> {
 
     /// Makes the protocol of connection `id`, accepted as `socket`.
     pub fn make(&mut self, id: u64, socket: Option<BorrowedFd<'_>>, reach: Reach<'_>) -> Made<P> {
-        Peer::within_reach(id, &self.listener, socket, reach, &mut self.make)
+        Peer::with(id, &self.listener, socket, reach, &mut self.make)
     }
 }
 

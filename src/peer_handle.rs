@@ -43,7 +43,7 @@ impl PeerHandle {
 
     /// Closes the connection now; what is queued is dropped.
     pub fn close(&self) {
-        if let Some(server) = self.server.as_ref().filter(|_| self.peer.closes_first()) {
+        if let Some(server) = self.server.as_ref().filter(|_| self.peer.close()) {
             let _ = server.post(PostedRequest::Close(self.shared())); // As above.
         }
     }

@@ -119,22 +119,17 @@ impl<P: Protocol, D> PeerEntry<P, D> {
     /// Has its handles know that it takes no more, once it does not.
     fn publish_open(&self) {
         let closed = self.accepted.shared.iter().filter(|_| !self.connection.is_open());
-        closed.for_each(|shared| shared.close());
+        closed.for_each(|shared| _ = shared.close());
     }
-}
 
-/// Notes and logs why a connection is about to be broken, and counts it if it is evicted.
-fn note_reason<P, D>(
-    counters: &mut Counters,
-    id: ConnId,
-    peer: &mut PeerEntry<P, D>,
-    reason: CloseReason,
-) {
-    peer.reason = reason;
-    peer.accepted.shared.iter().for_each(|shared| shared.close());
-    if reason.is_eviction() || reason == CloseReason::Panicked {
-        tracing::warn!(connection = peer.number, %id, "{reason}");
-        counters.evicted += u64::from(reason.is_eviction());
+    /// Notes and logs why it is about to be broken, and counts it if it is evicted.
+    fn note_reason(&mut self, id: ConnId, reason: CloseReason, counters: &mut Counters) {
+        self.reason = reason;
+        self.accepted.shared.iter().for_each(|shared| _ = shared.close());
+        if reason.is_eviction() || reason == CloseReason::Panicked {
+            tracing::warn!(connection = self.number, %id, "{reason}");
+            counters.evicted += u64::from(reason.is_eviction());
+        }
     }
 }
 
@@ -143,7 +138,7 @@ impl<P: Protocol, D> Peers<P, D> {
     /// `clock`.
     pub fn new(max_input: usize, clock: Clock) -> Peers<P, D> {
         Peers {
-            slab: ConnSlab::new(),
+            slab: ConnSlab::default(),
             ready: ReadyList::default(),
             buffers: BufferWaiters::default(),
             groups: Groups::default(),
@@ -255,7 +250,7 @@ impl<P: Protocol, D> Peers<P, D> {
         if let Some(peer) = self.slab.get_mut(id)
             && !peer.connection.is_broken()
         {
-            note_reason(&mut self.counters, id, peer, reason);
+            peer.note_reason(id, reason, &mut self.counters);
         }
         self.step(id, |peer, context| {
             peer.connection.broken();
@@ -271,9 +266,9 @@ impl<P: Protocol, D> Peers<P, D> {
             let (counters, bytes) = (&mut self.counters, [peer.received, peer.sent]);
             connection_log::closed(counters, peer.number, accepted.addr, bytes, reason);
         }
-        self.buffers.remove(peer.waits_for_buffer);
+        self.buffers.count -= usize::from(peer.waits_for_buffer);
         self.timers.remove(id, peer.timer);
-        accepted.shared.iter().for_each(|shared| shared.close());
+        accepted.shared.iter().for_each(|shared| _ = shared.close());
         let counts = self.groups.at(listener);
         counts.talkers -= usize::from(peer.talks);
         counts.links -= usize::from(peer.link);
@@ -358,7 +353,7 @@ impl<P: Protocol, D> Peers<P, D> {
         let peer = self.slab.get_mut(id).expect("only an open connection changes");
         if std::mem::take(&mut self.context.changed) {
             if let Some(reason) = self.context.failure.take() {
-                note_reason(&mut self.counters, id, peer, reason);
+                peer.note_reason(id, reason, &mut self.counters);
             }
             self.timers.changed(id, peer);
             peer.publish_open();

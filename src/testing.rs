@@ -19,7 +19,6 @@
 //! assert_eq!((&done.sent[..], done.finished), (&b"AB\n\nCD\n"[..], true));
 //! ```
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +32,7 @@ use crate::peer::{Factory, Peer};
 use crate::protocol::{Message, Protocol};
 
 /// A connection without a socket.
+#[derive(Debug)]
 pub struct Driver {
     connection: Connection<Box<dyn Protocol>>,
     context: Context,
@@ -55,15 +55,14 @@ pub struct Transcript {
 
 impl Driver {
     /// Opens connection 1 with a protocol that `factory` makes.
-    pub fn open<F, P>(factory: F) -> Driver
-    where
-        F: Fn(&Peer) -> P + Send + Sync + 'static,
-        P: Protocol,
-    {
+    pub fn open<P: Protocol>(factory: impl Fn(&Peer) -> P + Send + Sync + 'static) -> Driver {
+        Driver::of(&Factory::shared(factory))
+    }
+
+    fn of(factory: &Factory) -> Driver {
         let listener = Arc::new(Address::Tcp(([127, 0, 0, 1], 1).into()));
-        let make = Factory::shared(factory).for_worker(0);
         let mut context = Context::new(MAX_INPUT, Clock::simulated());
-        let protocol = Peer::with(1, &listener, None, make);
+        let (protocol, _) = Peer::with(1, &listener, None, None, factory.for_worker(0));
         let connection = Connection::open(protocol, &mut context);
         Driver { connection, context, now: Nanos(0) }
     }
@@ -117,29 +116,19 @@ impl Driver {
     }
 }
 
-impl fmt::Debug for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver")
-            .field("is_open", &self.connection.is_open())
-            .finish_non_exhaustive()
-    }
-}
-
 /// Sends `input` and then the end, cut into receives in many ways: in every way up to 12 bytes;
 /// else at each place, at all places, and in 1,000 random ways that are the same in each run.
 /// Returns what the protocol did, which must not depend on the cuts.
 ///
 /// # Panics
 /// If it does; the message says for which cuts.
-pub fn every_split<F, P>(factory: F, input: &[u8]) -> Transcript
-where
-    F: Fn(&Peer) -> P + Send + Sync + 'static,
-    P: Protocol,
-{
-    let factory = Arc::new(factory);
+pub fn every_split<P: Protocol>(
+    factory: impl Fn(&Peer) -> P + Send + Sync + 'static,
+    input: &[u8],
+) -> Transcript {
+    let factory = Factory::shared(factory);
     let play = |cuts: &[usize]| {
-        let factory = Arc::clone(&factory);
-        let mut driver = Driver::open(move |peer: &Peer| factory(peer));
+        let mut driver = Driver::of(&factory);
         let ends = cuts.iter().copied().chain([input.len()]);
         let mut start = 0;
         for end in ends {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{PeerEntry, Peers};
+use super::Peers;
 use crate::keys::ConnId;
 use crate::protocol::Protocol;
 
@@ -12,19 +12,7 @@ pub(super) struct BufferWaiters {
     /// A connection that has been removed meanwhile is skipped.
     queue: VecDeque<ConnId>,
     /// Of those, the connections that are still open.
-    count: usize,
-}
-
-impl BufferWaiters {
-    /// Returns how many connections other than `peer` wait.
-    pub(super) fn besides<P, D>(&self, peer: &PeerEntry<P, D>) -> usize {
-        self.count - usize::from(peer.waits_for_buffer)
-    }
-
-    /// Forgets a connection that is removed.
-    pub(super) fn remove(&mut self, waits_for_buffer: bool) {
-        self.count -= usize::from(waits_for_buffer);
-    }
+    pub(super) count: usize,
 }
 
 impl<P: Protocol, D> Peers<P, D> {

@@ -3,7 +3,7 @@
 //! A connection whose send queue is too long is *congested*. While one is congested, the
 //! connections of its group that broadcast (*talkers*) are *throttled*: they are not received from.
 
-use super::{PeerEntry, Peers, note_reason};
+use super::{PeerEntry, Peers};
 use crate::keys::{ConnId, ListenerId};
 use crate::limits::CloseReason;
 use crate::protocol::{Message, Protocol};
@@ -128,7 +128,7 @@ impl<P: Protocol, D> Peers<P, D> {
                     broken |= peer.connection.deliver(chunk.clone());
                 }
                 if broken {
-                    note_reason(&mut self.counters, id, peer, CloseReason::QueueFull);
+                    peer.note_reason(id, CloseReason::QueueFull, &mut self.counters);
                     evicted.push(id);
                 }
                 self.ready.mark(id, peer);

@@ -1,6 +1,6 @@
 //! The connections of [`Peers`] as an operator console shows and changes them.
 
-use super::{PeerEntry, Peers, note_reason};
+use super::{PeerEntry, Peers};
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::connection::Connection;
@@ -46,7 +46,7 @@ impl<P: Protocol, D> Peers<P, D> {
         let Some(peer) = self.slab.get_mut(id) else { return false };
         peer.progressed |= peer.connection.outgoing().is_empty();
         if peer.connection.deliver(line) {
-            note_reason(&mut self.counters, id, peer, CloseReason::QueueFull);
+            peer.note_reason(id, CloseReason::QueueFull, &mut self.counters);
             peer.connection.close(peer.reason, &mut self.context);
         }
         let is_open = peer.connection.is_open();

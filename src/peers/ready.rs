@@ -49,17 +49,15 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Returns the next connection of the pass.
     pub fn next_ready(&mut self) -> Option<ReadyPeer<'_, P, D>> {
-        let id = loop {
+        loop {
             let id = *self.ready.ready.get(self.ready.next)?;
             self.ready.next += 1;
-            if self.slab.get(id).is_some() {
-                break id;
+            if let Some(peer) = self.slab.get_mut(id) {
+                debug_assert!(peer.marked, "only marked connections are in the list");
+                peer.marked = false;
+                return self.wants(id);
             }
-        };
-        let ready = self.wants(id).expect("looked up above");
-        debug_assert!(ready.peer.marked, "only marked connections are in the list");
-        ready.peer.marked = false;
-        Some(ready)
+        }
     }
 
     /// Returns a connection with what it wants now.

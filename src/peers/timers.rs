@@ -117,8 +117,8 @@ impl<P: Protocol, D> Peers<P, D> {
         let mut stalled = Vec::new();
         for (id, peer) in self.slab.iter_mut() {
             let holds_buffers = peer.connection.outgoing().leases() > 0;
-            let waited_for = (holds_buffers && self.buffers.besides(peer) > 0)
-                || self.groups.throttles_others(peer);
+            let others_wait = self.buffers.count > usize::from(peer.waits_for_buffer);
+            let waited_for = (holds_buffers && others_wait) || self.groups.throttles_others(peer);
             if waited_for && !peer.link && !peer.progressed && evict {
                 stalled.push(id);
             }

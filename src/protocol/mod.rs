@@ -29,6 +29,8 @@ pub use speaker::Speaker;
 pub use talk::Talk;
 pub use upper::Upper;
 
+use std::fmt;
+
 use crate::limits::CloseReason;
 
 /// The longest line that these protocols take, in bytes, its newline not counted.
@@ -95,6 +97,12 @@ pub trait Protocol: 'static {
     /// The connection closes: the last call, made once, except after a panic. What it sends to its
     /// peer is dropped; a broadcast still reaches the others.
     fn close(&mut self, _reason: CloseReason, _out: &mut Outbox<'_>) {}
+}
+
+impl fmt::Debug for dyn Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Protocol")
+    }
 }
 
 /// Returns whole lines, each between two texts, in one allocation. The last may lack its newline.

@@ -188,7 +188,7 @@ mod tests {
     fn reply_of(name: &str, say: &[u8]) -> Vec<u8> {
         let named = Registry::builtin().find(name).unwrap();
         let listener = Arc::new("127.0.0.1:1".parse::<Address>().unwrap());
-        let mut protocol = Peer::with(1, &listener, None, named.factory.for_worker(0));
+        let (mut protocol, _) = Peer::with(1, &listener, None, None, named.factory.for_worker(0));
         converse(&mut protocol, [say]).replies
     }
 
@@ -239,7 +239,8 @@ mod tests {
         for name in NAMES {
             let named = Registry::builtin().find(name).unwrap();
             let listener = Arc::new("127.0.0.1:1".parse::<Address>().unwrap());
-            let mut protocol = Peer::with(7, &listener, None, named.factory.for_worker(0));
+            let (mut protocol, _) =
+                Peer::with(7, &listener, None, None, named.factory.for_worker(0));
             let mut out = OutboxBuffer::default();
             protocol.open(&mut out.outbox());
             protocol.refill(&mut out.outbox());

@@ -163,7 +163,7 @@ impl<C: Calls> ConnectionThread<'_, C> {
 
     fn publish_open(&self, open: bool) {
         self.member.open.store(open, Ordering::Relaxed);
-        self.accepted.shared.iter().filter(|_| !open).for_each(|shared| shared.close());
+        self.accepted.shared.iter().filter(|_| !open).for_each(|shared| _ = shared.close());
     }
 
     fn publish_owed(&mut self) {

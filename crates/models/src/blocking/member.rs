@@ -114,7 +114,7 @@ impl Member {
     pub(super) fn make_protocol(&self, signal: &ShutdownSignal) -> Made<Box<dyn Protocol>> {
         let (origin, reach) = (&*self.origin, Some((self.id, signal)));
         let make = origin.factory.for_worker(0);
-        Peer::within_reach(self.number, &origin.address, Some(self.socket()), reach, make)
+        Peer::with(self.number, &origin.address, Some(self.socket()), reach, make)
     }
 
     /// Returns the number of its listener.
