@@ -17,7 +17,7 @@ fn chunks(c: &mut Criterion) {
             rest.split_to(72)
         })
     });
-    let mut queue = SendQueue::new();
+    let mut queue = SendQueue::default();
     group.bench_function("queue one and send it", |b| {
         b.iter(|| {
             queue.push(chunk());

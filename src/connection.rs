@@ -132,7 +132,7 @@ impl<P: Protocol> Connection<P> {
     pub fn open(protocol: P, context: &mut Context) -> Connection<P> {
         let mut connection = Connection {
             protocol,
-            queue: SendQueue::new(),
+            queue: SendQueue::default(),
             untaken: Untaken::default(),
             ended: false,
             outbound: Outbound::Open,

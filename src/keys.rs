@@ -124,28 +124,17 @@ impl From<Key> for KeyOwner {
 /// A slab of values by [`ConnId`].
 #[derive(Debug)]
 pub struct ConnSlab<T> {
-    slots: Slab<Generation<T>>,
+    /// Each value with the generation of its slot, so that one look-up finds both.
+    slots: Slab<(u32, T)>,
     /// The generation of each slot that was ever used: of its value, or of the next one.
     generations: Vec<u32>,
 }
 
-/// A value and the generation of its slot, so that one look-up finds both.
-#[derive(Debug)]
-struct Generation<T> {
-    number: u32,
-    value: T,
-}
-
 impl<T> ConnSlab<T> {
-    /// Creates an empty slab.
-    pub fn new() -> ConnSlab<T> {
-        ConnSlab { slots: Slab::new(), generations: Vec::new() }
-    }
-
     /// Inserts a value and returns its id.
     pub fn insert(&mut self, value: T) -> ConnId {
         let id = self.next_id();
-        let slot = self.slots.insert(Generation { number: id.generation, value });
+        let slot = self.slots.insert((id.generation, value));
         if slot == self.generations.len() {
             self.generations.push(0);
         }
@@ -155,28 +144,28 @@ impl<T> ConnSlab<T> {
     /// Returns the id that the next value gets.
     pub fn next_id(&self) -> ConnId {
         let slot = self.slots.vacant_key();
-        ConnId { slot: slot as u32, generation: self.generations.get(slot).copied().unwrap_or(0) }
+        ConnId::new(slot as u32, self.generations.get(slot).copied().unwrap_or(0))
     }
 
     /// Removes a value. Its id finds nothing from now on.
     pub fn remove(&mut self, id: ConnId) -> Option<T> {
         self.get(id)?;
         self.generations[id.slot as usize] = (id.generation + 1) % GENERATIONS;
-        Some(self.slots.remove(id.slot as usize).value)
+        Some(self.slots.remove(id.slot as usize).1)
     }
 
     /// Returns the value with this id, if it is there.
     #[inline]
     pub fn get(&self, id: ConnId) -> Option<&T> {
-        let entry = self.slots.get(id.slot as usize)?;
-        (entry.number == id.generation).then_some(&entry.value)
+        let (generation, value) = self.slots.get(id.slot as usize)?;
+        (*generation == id.generation).then_some(value)
     }
 
     /// Returns the value with this id, if it is there, to change it.
     #[inline]
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut T> {
-        let entry = self.slots.get_mut(id.slot as usize)?;
-        (entry.number == id.generation).then_some(&mut entry.value)
+        let (generation, value) = self.slots.get_mut(id.slot as usize)?;
+        (*generation == id.generation).then_some(value)
     }
 
     /// Returns the number of values.
@@ -191,22 +180,18 @@ impl<T> ConnSlab<T> {
 
     /// Iterates over the values in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &T)> {
-        self.slots.iter().map(|(slot, Generation { number, value })| {
-            (ConnId { slot: slot as u32, generation: *number }, value)
-        })
+        self.slots.iter().map(|(slot, (of, value))| (ConnId::new(slot as u32, *of), value))
     }
 
     /// Iterates over the values in the order of their slots, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut T)> {
-        self.slots.iter_mut().map(|(slot, Generation { number, value })| {
-            (ConnId { slot: slot as u32, generation: *number }, value)
-        })
+        self.slots.iter_mut().map(|(slot, (of, value))| (ConnId::new(slot as u32, *of), value))
     }
 }
 
 impl<T> Default for ConnSlab<T> {
     fn default() -> ConnSlab<T> {
-        ConnSlab::new()
+        ConnSlab { slots: Slab::new(), generations: Vec::new() }
     }
 }
 
@@ -216,7 +201,7 @@ mod tests {
 
     #[test]
     fn an_id_finds_its_value_and_never_the_next() {
-        let mut keys = ConnSlab::new();
+        let mut keys = ConnSlab::default();
         let old = keys.insert("old");
         assert_eq!(keys.remove(old), Some("old"));
         let next = keys.next_id();
@@ -230,7 +215,7 @@ mod tests {
 
     #[test]
     fn generations_wrap_at_24_bits() {
-        let mut keys = ConnSlab::new();
+        let mut keys = ConnSlab::default();
         let id = keys.insert(());
         keys.remove(id);
         keys.generations[0] = GENERATIONS - 1;
@@ -243,7 +228,7 @@ mod tests {
 
     #[test]
     fn an_unknown_id_finds_nothing() {
-        let keys: ConnSlab<()> = ConnSlab::new();
+        let keys: ConnSlab<()> = ConnSlab::default();
         assert!(keys.get(ConnId::new(7, 0)).is_none());
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use super::pool::{Lease, Size};
+use super::pool::{Fit, Lease};
 
 /// A view of bytes that may be shared with other views. 32 bytes, cheap to clone.
 ///
@@ -29,18 +29,6 @@ enum Memory {
     Pooled(Lease),
     Heap(Rc<Vec<u8>>),
     Static(&'static [u8]),
-}
-
-/// How well a received chunk fits the buffer it came in: what a connection learns its
-/// receive size from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fit {
-    /// It fills the whole buffer: there was probably more.
-    Tight(Size),
-    /// This size is right.
-    Good,
-    /// The next smaller size would have held it.
-    Loose(Size),
 }
 
 impl Chunk {
@@ -99,22 +87,19 @@ impl Chunk {
     /// The bytes to write to: in place if no other chunk views this memory, else copied first, as
     /// [`Rc::make_mut`] does.
     pub fn make_mut(&mut self) -> &mut [u8] {
-        if !self.is_unshared() {
+        if self.unshared().is_none() {
             *self = Chunk::from(self.to_vec());
         }
         let range = self.start as usize..self.end as usize;
-        match &mut self.memory {
-            Memory::Pooled(lease) => &mut lease.bytes_mut().expect("unshared")[range],
-            Memory::Heap(vec) => &mut Rc::get_mut(vec).expect("unshared")[range],
-            Memory::Static(_) => unreachable!("constants were copied"),
-        }
+        &mut self.unshared().expect("a copy is unshared")[range]
     }
 
-    fn is_unshared(&mut self) -> bool {
+    /// Returns the whole memory, if no other chunk views it and it is not constant.
+    fn unshared(&mut self) -> Option<&mut [u8]> {
         match &mut self.memory {
-            Memory::Pooled(lease) => lease.bytes_mut().is_some(),
-            Memory::Heap(vec) => Rc::get_mut(vec).is_some(),
-            Memory::Static(_) => false,
+            Memory::Pooled(lease) => lease.bytes_mut(),
+            Memory::Heap(vec) => Rc::get_mut(vec).map(Vec::as_mut_slice),
+            Memory::Static(_) => None,
         }
     }
 
@@ -123,18 +108,13 @@ impl Chunk {
     pub fn try_extend(&mut self, bytes: &[u8]) -> bool {
         let Memory::Heap(vec) = &mut self.memory else { return false };
         let (start, end) = (self.start as usize, self.end as usize);
-        match Rc::get_mut(vec) {
-            Some(vec)
-                if vec.len() == end
-                    && start <= end - start
-                    && end + bytes.len() <= u32::MAX as usize =>
-            {
-                vec.extend_from_slice(bytes);
-                self.end = vec.len() as u32;
-                true
-            }
-            _ => false,
-        }
+        let is_most = start <= end - start && end + bytes.len() <= u32::MAX as usize;
+        let Some(vec) = Rc::get_mut(vec).filter(|vec| is_most && vec.len() == end) else {
+            return false;
+        };
+        vec.extend_from_slice(bytes);
+        self.end = vec.len() as u32;
+        true
     }
 
     /// Whether it holds a share of a pool's buffer.
@@ -144,15 +124,7 @@ impl Chunk {
 
     /// How a chunk as it was received fits its buffer; memory of no pool fits well.
     pub fn fit(&self) -> Fit {
-        let Memory::Pooled(lease) = &self.memory else { return Fit::Good };
-        let (size, bytes, smaller) = lease.class();
-        if self.len() == bytes {
-            Fit::Tight(size)
-        } else if self.len() <= smaller {
-            Fit::Loose(size)
-        } else {
-            Fit::Good
-        }
+        if let Memory::Pooled(lease) = &self.memory { lease.fit(self.len()) } else { Fit::Good }
     }
 }
 
@@ -190,18 +162,13 @@ impl From<&'static str> for Chunk {
 
 impl fmt::Debug for Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match &self.memory {
-            Memory::Pooled(lease) => format!("buffer {}", lease.id().0),
-            Memory::Heap(_) => "heap".to_owned(),
-            Memory::Static(_) => "constant".to_owned(),
-        };
-        write!(f, "Chunk({} B, {kind})", self.len())
+        write!(f, "Chunk({} B{})", self.len(), if self.is_pooled() { ", pooled" } else { "" })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BufferClass, Pool};
+    use super::super::{BufferClass, Pool, Size};
     use super::*;
 
     fn pooled(bytes: &[u8]) -> (Rc<Pool>, Chunk) {

@@ -16,6 +16,6 @@ mod chunk;
 mod pool;
 mod queue;
 
-pub use chunk::{Chunk, Fit};
-pub use pool::{BufferClass, BufferId, Lease, Pages, Pool, Size};
+pub use chunk::Chunk;
+pub use pool::{BufferClass, BufferId, Fit, Lease, Pages, Pool, Size};
 pub use queue::SendQueue;

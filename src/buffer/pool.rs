@@ -20,6 +20,7 @@ use std::rc::Rc;
 ///
 /// Page alignment is not a nicety: the kernel's copy into a buffer at an unlucky page offset (16,
 /// where `malloc` puts large blocks) was measured 1.7 to 2.4 times slower.
+#[derive(Debug)]
 pub struct Pages {
     base: NonNull<u8>,
     len: usize,
@@ -75,12 +76,6 @@ impl Drop for Pages {
     }
 }
 
-impl fmt::Debug for Pages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pages").field("len", &self.len).finish()
-    }
-}
-
 /// Which buffer of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BufferId(pub u32);
@@ -103,6 +98,18 @@ pub struct BufferClass {
     pub count: usize,
 }
 
+/// How well what was received fits the buffer it came in: what a connection learns its receive size
+/// from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// It fills the whole buffer: there was probably more.
+    Tight(Size),
+    /// This size is right.
+    Good,
+    /// The next smaller size would have held it.
+    Loose(Size),
+}
+
 /// Equal-sized buffers, in a few sizes, in one allocation.
 pub struct Pool {
     pages: Pages,
@@ -113,11 +120,10 @@ pub struct Pool {
 }
 
 struct Class {
-    bytes: usize,
+    shape: BufferClass,
     /// Where the first of them lies.
     offset: usize,
     first: u32,
-    count: u32,
     /// The idle buffer that was used last, or [`NO_BUFFER`]; its state names the next one.
     top: Cell<u32>,
     idle: Cell<usize>,
@@ -148,14 +154,13 @@ impl Pool {
         let mut classes: Vec<Class> = Vec::new();
         let (mut offset, mut first) = (0usize, 0usize);
         for shape in shapes.iter().filter(|shape| shape.count > 0) {
-            let larger = classes.last().is_none_or(|last| last.bytes < shape.bytes);
+            let larger = classes.last().is_none_or(|last| last.shape.bytes < shape.bytes);
             assert!(larger, "sizes grow: {shapes:?}");
             assert!(shape.bytes > 0 && shape.bytes % 64 == 0, "buffers start on cache lines");
             classes.push(Class {
-                bytes: shape.bytes,
+                shape: *shape,
                 offset,
                 first: first as u32,
-                count: shape.count as u32,
                 top: Cell::new(first as u32),
                 idle: Cell::new(shape.count),
                 lent: Cell::new(0),
@@ -168,7 +173,7 @@ impl Pool {
         // Each buffer lies on the next one of its size.
         let states: Box<[Cell<u32>]> = (1..=first as u32).map(|id| Cell::new(IDLE | id)).collect();
         for class in &classes {
-            states[(class.first + class.count) as usize - 1].set(IDLE | NO_BUFFER);
+            states[class.first as usize + class.shape.count - 1].set(IDLE | NO_BUFFER);
         }
         Ok(Rc::new(Pool { pages: Pages::map(offset)?, classes: classes.into(), states }))
     }
@@ -193,8 +198,7 @@ impl Pool {
 
     /// The bytes and the count of one size.
     pub fn shape(&self, size: Size) -> BufferClass {
-        let class = &self.classes[size.0 as usize];
-        BufferClass { bytes: class.bytes, count: class.count as usize }
+        self.classes[size.0 as usize].shape
     }
 
     /// The largest size that is there, at most `size`.
@@ -320,24 +324,20 @@ impl Pool {
     /// Returns where a buffer of this class lies: its first byte and how many there are. Valid
     /// while the pool lives.
     fn location(&self, id: BufferId, class: &Class) -> (NonNull<u8>, usize) {
-        let at = id.0.wrapping_sub(class.first);
-        assert!(at < class.count, "a buffer of this size");
-        let at = class.offset + at as usize * class.bytes;
+        let BufferClass { bytes, count } = class.shape;
+        let at = id.0.wrapping_sub(class.first) as usize;
+        assert!(at < count, "a buffer of this size");
+        let at = class.offset + at * bytes;
         // SAFETY: `at` is inside the mapping: the buffer is one of the `count` of its class,
         // checked above, and `new` laid the classes out one after the other.
-        (unsafe { self.pages.base().add(at) }, class.bytes)
+        (unsafe { self.pages.base().add(at) }, bytes)
     }
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut list = f.debug_list();
-        for size in self.all_sizes() {
-            let BufferClass { bytes, count } = self.shape(size);
-            let (idle, lent) = (self.idle(size), self.lent(size));
-            list.entry(&format_args!("{count} × {bytes} B: {idle} idle, {lent} lent"));
-        }
-        list.finish()
+        let sizes = self.all_sizes();
+        f.debug_list().entries(sizes.map(|size| (self.shape(size), self.unfilled(size)))).finish()
     }
 }
 
@@ -361,29 +361,31 @@ impl Lease {
     }
 
     #[inline]
-    fn shape(&self) -> &Class {
+    fn class(&self) -> &Class {
         &self.pool.classes[self.size as usize]
     }
 
-    /// Returns its size, its length in bytes, and the length of the next smaller size, which is
-    /// zero for the smallest.
+    /// Returns how `len` bytes fit the buffer.
     #[inline]
-    pub fn class(&self) -> (Size, usize, usize) {
+    pub fn fit(&self, len: usize) -> Fit {
         let smaller = (self.size as usize).checked_sub(1);
-        let smaller = smaller.map_or(0, |at| self.pool.classes[at].bytes);
-        (self.size(), self.shape().bytes, smaller)
+        match smaller.map_or(0, |at| self.pool.classes[at].shape.bytes) {
+            _ if len == self.len() => Fit::Tight(self.size()),
+            smaller if len <= smaller => Fit::Loose(self.size()),
+            _ => Fit::Good,
+        }
     }
 
     /// Where it lies: for a ring that holds the lease while the kernel writes.
     pub fn location(&self) -> (NonNull<u8>, usize) {
-        self.pool.location(self.id, self.shape())
+        self.pool.location(self.id, self.class())
     }
 
     /// Returns the number of its bytes.
     #[inline]
     #[expect(clippy::len_without_is_empty, reason = "there is always at least one byte")]
     pub fn len(&self) -> usize {
-        self.shape().bytes
+        self.class().shape.bytes
     }
 
     /// All its bytes; what was not received into is old or zero.
@@ -423,7 +425,7 @@ impl Clone for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         match self.state().get() {
-            1 => self.pool.push(self.id, self.shape()),
+            1 => self.pool.push(self.id, self.class()),
             shares => self.state().set(shares - 1),
         }
     }
@@ -481,7 +483,8 @@ mod tests {
     fn a_lease_of_an_exhausted_size_is_of_the_nearest_that_is_not() {
         let pool = pool();
         let large = pool.lease(Size(1)).unwrap();
-        assert_eq!(large.class(), (Size(1), large.location().1, 64));
+        assert_eq!(large.fit(large.len()), Fit::Tight(Size(1)));
+        assert_eq!([64, 65].map(|len| large.fit(len)), [Fit::Loose(Size(1)), Fit::Good]);
         let small = [pool.lease(Size(1)).unwrap(), pool.lease(Size(1)).unwrap()];
         assert_eq!(small[0].size(), Size(0));
         assert!(pool.lease(Size(1)).is_none());

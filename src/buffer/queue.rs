@@ -32,11 +32,6 @@ const COALESCE_INTO: usize = 16 << 10;
 const VECTOR: usize = 16;
 
 impl SendQueue {
-    /// Creates an empty queue.
-    pub fn new() -> SendQueue {
-        SendQueue::default()
-    }
-
     /// Owes `chunk` after all else; an empty one is nothing.
     #[inline]
     pub fn push(&mut self, chunk: Chunk) {
@@ -193,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_vectored_send_is_given_the_oldest_bytes_and_no_more_than_asked() {
-        let mut queue = SendQueue::new();
+        let mut queue = SendQueue::default();
         ["ab", "cd", "ef"].into_iter().for_each(|text| queue.push(Chunk::from(text)));
         let cases = [(9, 3, "abcdef", 3), (3, 3, "abc", 2), (4, 3, "abcd", 2), (9, 2, "abcd", 2)];
         for (most, space, expected, count) in cases {
@@ -213,7 +208,7 @@ mod tests {
             assert_eq!(bytes, parts.iter().map(Vec::len).sum::<usize>());
             parts
         };
-        let mut queue = SendQueue::new();
+        let mut queue = SendQueue::default();
         assert!(offered(&queue, 9).is_empty());
         queue.push(Chunk::from("abc"));
         assert_eq!(offered(&queue, usize::MAX), [b"abc"]);
@@ -230,7 +225,7 @@ mod tests {
         let text = b"proactor";
         every_split(text, |parts_in| {
             every_split(text, |parts_out| {
-                let mut queue = SendQueue::new();
+                let mut queue = SendQueue::default();
                 parts_in.iter().for_each(|part| queue.push(Chunk::from(part.to_vec())));
                 let mut sent = Vec::new();
                 for part in parts_out {
@@ -246,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_empty_chunk_is_nothing() {
-        let mut queue = SendQueue::new();
+        let mut queue = SendQueue::default();
         queue.push(Chunk::from(""));
         assert!(queue.is_empty());
     }
@@ -254,7 +249,7 @@ mod tests {
     #[test]
     fn leases_count_the_pooled_chunks() {
         let pool = Pool::new(&[BufferClass { bytes: 64, count: 4 }]).unwrap();
-        let mut queue = SendQueue::new();
+        let mut queue = SendQueue::default();
         for _ in 0..2 {
             queue.push(Chunk::received(pool.lease(Size(0)).unwrap(), 10));
             queue.push(Chunk::from("constant"));
@@ -270,7 +265,7 @@ mod tests {
     #[test]
     fn many_small_chunks_do_not_each_pin_a_buffer() {
         let pool = Pool::new(&[BufferClass { bytes: 64, count: 100 }]).unwrap();
-        let mut queue = SendQueue::new();
+        let mut queue = SendQueue::default();
         let mut expected = Vec::new();
         for i in 0..100u8 {
             let mut lease = pool.lease(Size(0)).unwrap();

@@ -22,15 +22,7 @@ pub enum Command {
 }
 
 /// The commands, each with what it does.
-pub(super) const HELP: &str = "\
-list         every connection: who, since when, how much, what it wants, what is under way
-N TEXT       say TEXT to connection N (also: tell N TEXT)
-say TEXT     say TEXT to everyone
-kick N       close connection N at once
-stats        what was counted
-drain        accept no more, deliver what is owed, end
-quit         end at once
-help         this";
+pub(super) const HELP: &str = include_str!("help.txt");
 
 const NAMES: [&str; 8] = ["list", "say", "tell", "kick", "stats", "drain", "quit", "help"];
 

@@ -54,7 +54,7 @@ impl Console {
         Some(match command {
             Command::List => view::list(server.rows(self), &self.listeners),
             Command::Stats => view::stats(&server.counters()),
-            Command::Help => HELP.to_owned(),
+            Command::Help => HELP.trim_end().to_owned(),
             Command::Say(line) => {
                 let sent = server.send(None, line).into_iter().filter(|&sent| sent);
                 format!("sent to {}", view::connections(sent.count()))

@@ -173,7 +173,7 @@ mod tests {
     use crate::buffer::{BufferClass, Pool, Size};
 
     fn owed(pool: &Rc<Pool>, chunks: usize) -> SendQueue {
-        let mut queue = SendQueue::new();
+        let mut queue = SendQueue::default();
         for _ in 0..chunks {
             queue.push(Chunk::received(pool.lease(Size(0)).unwrap(), 600));
         }

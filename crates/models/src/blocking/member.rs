@@ -192,7 +192,7 @@ impl Member {
         let mut writer = self.lock_writer(calls);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         speaker.does(ThreadState::sends_to(self.number));
-        let mut queue = SendQueue::new();
+        let mut queue = SendQueue::default();
         if *writer == MayWrite::Anything {
             for message in messages {
                 // The speaker delivers those to the operator.

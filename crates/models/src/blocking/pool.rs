@@ -76,7 +76,7 @@ impl ThreadStatus {
 impl ThreadPool {
     /// Creates a pool without a thread.
     pub(super) fn new() -> ThreadPool {
-        ThreadPool { workers: ConnSlab::new(), stack: STACK }
+        ThreadPool { workers: ConnSlab::default(), stack: STACK }
     }
 
     /// Returns the number of threads.

@@ -348,7 +348,7 @@ fn a_send_blocks_for_a_bounded_time_and_not_again_after_a_cut() {
 }
 
 fn queue(bytes: &[u8]) -> proactor::buffer::SendQueue {
-    let mut queue = proactor::buffer::SendQueue::new();
+    let mut queue = proactor::buffer::SendQueue::default();
     queue.push(bytes.to_vec().into());
     queue
 }

@@ -22,7 +22,7 @@ impl SharedCounters {
     /// mmap(2), `ENOMEM` above all.
     pub(super) fn new(children: usize) -> io::Result<SharedCounters> {
         let numbers = SharedNumbers::map(children * Counters::COUNT)?;
-        Ok(SharedCounters { numbers, slots: ConnSlab::new() })
+        Ok(SharedCounters { numbers, slots: ConnSlab::default() })
     }
 
     /// Returns the slot of another child.
