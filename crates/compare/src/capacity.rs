@@ -57,27 +57,25 @@ fn too_few_tasks(kind: &str, needed: u64, (left, limit): (u64, String)) -> Optio
 /// Returns how many more threads and processes can be created, and the name of the limit: the
 /// narrowest one that can be read.
 fn tasks_left() -> Option<(u64, String)> {
-    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let all = parse_all_tasks(&fs::read_to_string("/proc/loadavg").ok()?)?;
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    let number = |path: &Path| read(path)?.trim().parse::<u64>().ok();
+    let all = parse_all_tasks(&read(Path::new("/proc/loadavg"))?)?;
     let mut limits = Vec::new();
     for name in ["pid_max", "threads-max"] {
-        let max = number(&format!("/proc/sys/kernel/{name}"));
+        let max = number(&Path::new("/proc/sys/kernel").join(name));
         limits.extend(max.map(|max| (max.saturating_sub(all), format!("kernel.{name}"))));
     }
-    for dir in cgroups(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default()) {
-        let read = |file: &str| number(&dir.join(file).to_string_lossy());
-        if let (Some(max), Some(now)) = (read("pids.max"), read("pids.current")) {
-            let name = format!("pids.max of the cgroup {}", dir.display());
-            limits.push((max.saturating_sub(now), name));
-        }
+    for dir in cgroups(&read(Path::new("/proc/self/cgroup")).unwrap_or_default()) {
+        let left = number(&dir.join("pids.max")).zip(number(&dir.join("pids.current")));
+        let name = || format!("pids.max of the cgroup {}", dir.display());
+        limits.extend(left.map(|(max, now)| (max.saturating_sub(now), name())));
     }
     // Counting the user's own tasks would need a look at every process, so all tasks are taken for
     // the user's. The error is on the safe side. Root has no such limit.
-    let own = |file, key| parse_number(&fs::read_to_string(file).ok()?, key);
+    let own = |file, key| parse_number(&read(Path::new(file))?, key);
     let is_root = own("/proc/self/status", "Uid:") == Some(0);
-    if let Some(max) = own("/proc/self/limits", "Max processes").filter(|_| !is_root) {
-        limits.push((max.saturating_sub(all), "`ulimit -u`".to_owned()));
-    }
+    let max = own("/proc/self/limits", "Max processes").filter(|_| !is_root);
+    limits.extend(max.map(|max| (max.saturating_sub(all), "`ulimit -u`".to_owned())));
     limits.into_iter().min()
 }
 
@@ -91,13 +89,10 @@ fn parse_all_tasks(loadavg: &str) -> Option<u64> {
 fn cgroups(own: &str) -> Vec<PathBuf> {
     let mut dirs = Vec::new();
     for line in own.lines() {
-        let mut parts = line.splitn(3, ':');
-        let (Some(_), Some(names), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
-            continue;
-        };
+        let [_, names, path] = line.splitn(3, ':').collect::<Vec<_>>()[..] else { continue };
         let root = match names {
             "" => "/sys/fs/cgroup",
-            names if names.split(',').any(|name| name == "pids") => "/sys/fs/cgroup/pids",
+            _ if names.split(',').any(|name| name == "pids") => "/sys/fs/cgroup/pids",
             _ => continue,
         };
         let below = Path::new(path.trim_start_matches('/'));

@@ -120,15 +120,13 @@ fn pressure(text: &str) -> Option<f64> {
 
 /// Returns the active mitigations by name.
 fn mitigations(dir: &Path) -> Vec<String> {
+    let state = |entry: fs::DirEntry| {
+        let state = fs::read_to_string(entry.path()).ok()?;
+        Some(format!("{}: {}", entry.file_name().display(), state.trim()))
+    };
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut found: Vec<String> = entries
-        .filter_map(|entry| {
-            let state = fs::read_to_string(entry.path()).ok()?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let state = state.trim();
-            (state != "Not affected").then(|| format!("{name}: {state}"))
-        })
-        .collect();
+    let states = entries.filter_map(state);
+    let mut found: Vec<String> = states.filter(|one| !one.ends_with(": Not affected")).collect();
     found.sort();
     found
 }

@@ -84,14 +84,13 @@ fn model_cost(
         return Err(ServerError(reason));
     }
     let server = ServerProcess::start(command(model)?)?;
-    match growth(&server, connections, example) {
-        Ok(cost) => {
-            // Its counters are not needed, and its end is tested where it is measured.
-            let _ = server.stop();
-            Ok(cost)
-        }
-        Err(error) => Err(server.failed(&error)),
+    let cost = growth(&server, connections, example);
+    match &cost {
+        Err(error) => return Err(server.failed(error)),
+        // Its counters are not needed, and its end is tested where it is measured.
+        Ok(_) => drop(server.stop()),
     }
+    cost
 }
 
 /// Returns by how much the server grows per connection between the two numbers of connections.
@@ -103,13 +102,13 @@ fn growth(
     let mut open = Vec::with_capacity(to);
     let mut footprint_with = |connections: usize| {
         for number in open.len()..connections {
-            let connection = open_connection(&server.address, example).map_err(|error| {
+            let connection = open_connection(&server.address, example);
+            open.push(connection.map_err(|error| {
                 ServerError(format!("idle connection {number} is not served: {error}"))
-            })?;
-            open.push(connection);
+            })?);
         }
         let footprint = server.process_tree().and_then(|tree| tree.footprint());
-        footprint.map_err(|error| ServerError(format!("cannot read its memory in /proc: {error}")))
+        footprint.map_err(ServerError::cannot("read its memory in /proc"))
     };
     let before = footprint_with(from)?;
     Ok(before.growth(footprint_with(to)?, to - from))
@@ -125,10 +124,8 @@ fn open_connection(address: &Address, (request, expected): &Example) -> io::Resu
         io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "no reply arrived"),
         _ => error,
     })?;
-    match *reply == **expected {
-        true => Ok(stream),
-        false => Err(io::Error::new(io::ErrorKind::InvalidData, "the reply was wrong")),
-    }
+    let is_right = *reply == **expected;
+    is_right.then_some(stream).ok_or_else(|| io::Error::other("the reply was wrong"))
 }
 
 #[cfg(test)]

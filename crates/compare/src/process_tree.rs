@@ -20,21 +20,6 @@ pub(crate) struct ProcessTree {
     threads: u64,
 }
 
-/// A process, as `/proc/PID/status` describes it.
-struct Status {
-    pid: u32,
-    parent: u32,
-    threads: u64,
-}
-
-impl Status {
-    fn read(pid: u32) -> io::Result<Status> {
-        let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let number = |key| parse_number(&text, key).unwrap_or(0);
-        Ok(Status { pid, parent: number("PPid:") as u32, threads: number("Threads:") })
-    }
-}
-
 impl ProcessTree {
     /// Collects the current tree of `root`. This reads a file for each process of the machine, so
     /// it must not be called during a slice.
@@ -42,17 +27,22 @@ impl ProcessTree {
     /// # Errors
     /// The root has ended, or `/proc` cannot be read.
     pub(crate) fn of(root: u32) -> io::Result<ProcessTree> {
+        let parent_and_threads = |pid: u32| {
+            let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            io::Result::Ok(["PPid:", "Threads:"].map(|key| parse_number(&text, key).unwrap_or(0)))
+        };
         // Most kernels also list the children of each thread (CONFIG_PROC_CHILDREN); each has this.
         let entries = fs::read_dir("/proc")?.flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         // A process may have ended since.
-        let all: Vec<Status> = pids.filter_map(|pid| Status::read(pid).ok()).collect();
-        let mut tree = ProcessTree { pids: vec![root], threads: Status::read(root)?.threads };
+        let all: Vec<_> =
+            pids.filter_map(|pid| Some((pid, parent_and_threads(pid).ok()?))).collect();
+        let mut tree = ProcessTree { pids: vec![root], threads: parent_and_threads(root)?[1] };
         let mut at = 0;
-        while let Some(&pid) = tree.pids.get(at) {
-            for child in all.iter().filter(|child| child.parent == pid) {
-                tree.pids.push(child.pid);
-                tree.threads += child.threads;
+        while let Some(&parent) = tree.pids.get(at) {
+            for (pid, [_, threads]) in all.iter().filter(|(_, [of, _])| *of == u64::from(parent)) {
+                tree.pids.push(*pid);
+                tree.threads += threads;
             }
             at += 1;
         }
@@ -64,11 +54,8 @@ impl ProcessTree {
     /// # Errors
     /// A process has ended.
     pub(crate) fn clocks(&self) -> io::Result<CpuClocks> {
-        self.pids
-            .iter()
-            .map(|&pid| CpuClock::of_process(pid))
-            .collect::<io::Result<_>>()
-            .map(CpuClocks)
+        let clocks = self.pids.iter().map(|&pid| CpuClock::of_process(pid));
+        Ok(CpuClocks(clocks.collect::<io::Result<_>>()?))
     }
 
     /// Returns how long the root was runnable while another process had its CPU. Returns `None` if

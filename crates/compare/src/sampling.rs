@@ -158,46 +158,39 @@ pub struct SampleProgress {
     pub sample: Sample,
 }
 
-/// The limit of a phase.
+/// The limit of a phase. The first round always takes place, so that a table has numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PhaseLimit {
-    /// A number of rounds.
-    Rounds(u32),
-    /// A time: the phase ends when another round would exceed it. The first round always takes
-    /// place, so that a table has numbers.
-    Time {
-        /// The limit once there are enough rounds for a verdict ([`stats::VALUES_MIN`]).
-        limit: Duration,
-        /// The limit before that, if it is longer.
-        grace: Duration,
-    },
+pub struct PhaseLimit {
+    /// The number of rounds.
+    pub rounds: u32,
+    /// The phase ends when another round would exceed this time, if there are enough rounds for a
+    /// verdict ([`stats::VALUES_MIN`]).
+    pub time: Duration,
+    /// The time until then, if it is longer.
+    pub grace: Duration,
 }
 
 impl PhaseLimit {
+    /// Returns a limit of rounds alone.
+    pub fn rounds(rounds: u32) -> PhaseLimit {
+        PhaseLimit { rounds, time: Duration::MAX, grace: Duration::ZERO }
+    }
+
     /// Returns true if another round fits after `rounds` rounds, which took `elapsed`.
     fn allows_round(self, rounds: u32, elapsed: Duration) -> bool {
-        match self {
-            PhaseLimit::Rounds(limit) => rounds < limit,
-            PhaseLimit::Time { limit, grace } => {
-                let few = (rounds as usize) < stats::VALUES_MIN;
-                let limit = if few { limit.max(grace) } else { limit };
-                rounds == 0 || elapsed + elapsed / rounds <= limit
-            }
-        }
+        let few = (rounds as usize) < stats::VALUES_MIN;
+        let time = if few { self.time.max(self.grace) } else { self.time };
+        rounds < self.rounds && (rounds == 0 || elapsed + elapsed / rounds <= time)
     }
 
     /// Estimates the number of rounds: in `elapsed`, `rounds` have ended and a slice of the next.
     fn expected_rounds(self, rounds: u32, elapsed: Duration, slices: usize, span: Duration) -> u32 {
-        match self {
-            PhaseLimit::Rounds(limit) => limit,
-            PhaseLimit::Time { limit, .. } => {
-                let round = match rounds {
-                    0 => span.as_secs_f64() * slices as f64,
-                    _ => elapsed.as_secs_f64() / (f64::from(rounds) + 1.0 / slices as f64),
-                };
-                ((limit.as_secs_f64() / round.max(1e-9)) as u32).max(rounds + 1)
-            }
-        }
+        let round = match rounds {
+            0 => span.as_secs_f64() * slices as f64,
+            _ => elapsed.as_secs_f64() / (f64::from(rounds) + 1.0 / slices as f64),
+        };
+        let by_time = (self.time.as_secs_f64() / round.max(1e-9)) as u32;
+        by_time.max(rounds + 1).min(self.rounds)
     }
 }
 
@@ -348,6 +341,10 @@ mod tests {
 
     const SPAN: Duration = Duration::from_millis(40);
 
+    fn of_time(time: Duration, grace: Duration) -> PhaseLimit {
+        PhaseLimit { rounds: u32::MAX, time, grace }
+    }
+
     fn rounds(mock: &mut Mock, participants: &[usize], limit: PhaseLimit) -> PhaseResult {
         sample_phase(mock, participants, 7, SPAN, limit, &mut |_| true).expect("no wrong reply")
     }
@@ -355,7 +352,7 @@ mod tests {
     #[test]
     fn the_baseline_is_on_both_sides_of_every_participant() {
         let mut mock = Mock::new();
-        let phase = rounds(&mut mock, &[1, 2, 3], PhaseLimit::Rounds(5));
+        let phase = rounds(&mut mock, &[1, 2, 3], PhaseLimit::rounds(5));
         assert_eq!(phase.rounds.len(), 5);
         for (number, round) in phase.rounds.iter().enumerate() {
             let all: Vec<usize> = round.slices.iter().map(|slice| slice.participant).collect();
@@ -382,7 +379,7 @@ mod tests {
     #[test]
     fn a_ratio_is_of_adjacent_slices_so_that_drift_cancels_out() {
         let mut mock = Mock::new();
-        let phase = rounds(&mut mock, &[1, 2], PhaseLimit::Rounds(8));
+        let phase = rounds(&mut mock, &[1, 2], PhaseLimit::rounds(8));
         let mut off = 0;
         for pair in phase.rounds.iter().flat_map(Round::pairs) {
             let expected = pair.participant as f64 + 1.0;
@@ -395,7 +392,7 @@ mod tests {
     #[test]
     fn in_a_pair_no_server_has_two_slices_in_a_row() {
         let mut mock = Mock::new();
-        let phase = rounds(&mut mock, &[2], PhaseLimit::Rounds(3));
+        let phase = rounds(&mut mock, &[2], PhaseLimit::rounds(3));
         assert_eq!(mock.slices, [0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2]);
         assert_eq!(phase.rounds.iter().flat_map(Round::pairs).count(), 3);
     }
@@ -404,7 +401,7 @@ mod tests {
     fn rounds_end_before_the_time_limit() {
         let mut mock = Mock::new();
         let limit = Duration::from_millis(1100);
-        let limit = PhaseLimit::Time { limit, grace: Duration::ZERO };
+        let limit = of_time(limit, Duration::ZERO);
         let phase = rounds(&mut mock, &[1, 2], limit);
         // Five slices of 40 ms are 200 ms a round.
         assert_eq!(phase.rounds.len(), 5);
@@ -414,10 +411,7 @@ mod tests {
     #[test]
     fn a_phase_takes_longer_if_a_verdict_needs_it() {
         let phase = |grace| {
-            let limit = PhaseLimit::Time {
-                limit: Duration::from_millis(400),
-                grace: Duration::from_millis(grace),
-            };
+            let limit = of_time(Duration::from_millis(400), Duration::from_millis(grace));
             rounds(&mut Mock::new(), &[1, 2], limit).rounds.len()
         };
         assert_eq!([phase(0), phase(1000), phase(9000)], [2, 5, 6]);
@@ -425,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_phase_that_begins_after_its_deadline_has_one_round() {
-        let limit = PhaseLimit::Time { limit: Duration::ZERO, grace: Duration::ZERO };
+        let limit = of_time(Duration::ZERO, Duration::ZERO);
         let elapsed = Duration::from_micros(10);
         assert_eq!([0, 1].map(|rounds| limit.allows_round(rounds, elapsed)), [true, false]);
     }
@@ -433,7 +427,7 @@ mod tests {
     #[test]
     fn a_participant_that_fails_leaves_and_the_others_go_on() {
         let mut mock = Mock { broken: Some(2), ..Mock::new() };
-        let phase = rounds(&mut mock, &[1, 2], PhaseLimit::Rounds(9));
+        let phase = rounds(&mut mock, &[1, 2], PhaseLimit::rounds(9));
         assert_eq!(phase.rounds.len(), 9);
         assert!(
             matches!(
@@ -449,7 +443,7 @@ mod tests {
     #[test]
     fn a_baseline_that_fails_ends_everything() {
         let mut mock = Mock { broken: Some(0), ..Mock::new() };
-        let ended = sample_phase(&mut mock, &[1, 2], 7, SPAN, PhaseLimit::Rounds(9), &mut |_| true);
+        let ended = sample_phase(&mut mock, &[1, 2], 7, SPAN, PhaseLimit::rounds(9), &mut |_| true);
         assert!(matches!(
             ended,
             Err(SampleError { participant: 0, error: LoadError::Broken { .. } })
@@ -464,7 +458,7 @@ mod tests {
             left -= 1;
             left > 0
         };
-        let phase = sample_phase(&mut mock, &[1, 2], 7, SPAN, PhaseLimit::Rounds(9), &mut watch);
+        let phase = sample_phase(&mut mock, &[1, 2], 7, SPAN, PhaseLimit::rounds(9), &mut watch);
         let phase = phase.expect("no wrong reply");
         assert_eq!(phase.rounds.len(), 1, "five slices of eight are a round");
     }

@@ -19,10 +19,6 @@ pub(crate) struct Schedule {
     remaining: f64,
 }
 
-/// The deadline of a phase, including its setup.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PhaseDeadline(Nanos);
-
 impl Schedule {
     /// Makes a schedule for these phases, from `now` on.
     pub(crate) fn new<'a>(
@@ -38,23 +34,22 @@ impl Schedule {
         Schedule { budget, deadline: now + span, remaining: remaining.as_secs_f64() }
     }
 
-    /// Begins the next phase.
-    pub(crate) fn next(&mut self, load: LoadShape, phase: &[usize], now: Nanos) -> PhaseDeadline {
+    /// Begins the next phase. Returns its deadline, including its setup.
+    pub(crate) fn next(&mut self, load: LoadShape, phase: &[usize], now: Nanos) -> Nanos {
         let cost = plan::cost(load, phase).as_secs_f64();
         let part = cost / self.remaining.max(cost);
         self.remaining -= cost;
-        PhaseDeadline(now + self.left(now).mul_f64(part))
+        now + self.left(now).mul_f64(part)
     }
 
     /// Returns the limit of a phase whose setup has ended. If the setup took most of its time, the
     /// phase may still take what a verdict needs, up to a third of the remaining time, so that time
     /// is left for the next phase.
-    pub(crate) fn limit(&self, PhaseDeadline(deadline): PhaseDeadline, now: Nanos) -> PhaseLimit {
+    pub(crate) fn limit(&self, deadline: Nanos, now: Nanos) -> PhaseLimit {
+        let (time, grace) = (deadline.since(now), self.left(now) / 3);
         match self.budget {
-            Budget::Rounds(rounds) => PhaseLimit::Rounds(rounds),
-            Budget::Seconds(_) => {
-                PhaseLimit::Time { limit: deadline.since(now), grace: self.left(now) / 3 }
-            }
+            Budget::Rounds(rounds) => PhaseLimit::rounds(rounds),
+            Budget::Seconds(_) => PhaseLimit { rounds: u32::MAX, time, grace },
         }
     }
 
@@ -76,10 +71,8 @@ mod tests {
     }
 
     fn spans(limit: PhaseLimit) -> (f64, f64) {
-        match limit {
-            PhaseLimit::Time { limit, grace } => (limit.as_secs_f64(), grace.as_secs_f64()),
-            PhaseLimit::Rounds(_) => panic!("the budget is a time"),
-        }
+        assert_eq!(limit.rounds, u32::MAX, "the budget is a time");
+        (limit.time.as_secs_f64(), limit.grace.as_secs_f64())
     }
 
     fn elapsed(limit: PhaseLimit) -> f64 {

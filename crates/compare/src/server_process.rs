@@ -38,7 +38,7 @@ pub struct ServerError(pub String);
 
 impl ServerError {
     /// Returns a function that makes the error of an action that failed.
-    fn cannot(what: &str) -> impl Fn(io::Error) -> ServerError {
+    pub(crate) fn cannot(what: &str) -> impl Fn(io::Error) -> ServerError {
         move |error| ServerError(format!("cannot {what}: {error}"))
     }
 }
@@ -106,8 +106,7 @@ impl ServerProcess {
     pub fn failed(mut self, error: &dyn fmt::Display) -> ServerError {
         let ended = os::await_end(&mut self.child, EXIT_TIMEOUT).ok().flatten();
         let _ = kill(&mut self.child);
-        let line = self.last_line();
-        ServerError(match (ended, line) {
+        ServerError(match (ended, self.last_line()) {
             (Some(status), Some(line)) => format!("the server ended ({status}): {line}; {error}"),
             (Some(status), None) => format!("the server ended ({status}): {error}"),
             (None, Some(line)) => format!("{error}; the server said: {line}"),
@@ -137,17 +136,17 @@ impl ServerProcess {
     ) -> Result<T, ServerError> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => {
-                    if let Some(found) = parse(&line) {
-                        return Ok(found);
-                    }
-                }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let found = match self.lines.recv_timeout(left) {
+                Ok(line) => parse(&line),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.exit_error()),
                 Err(RecvTimeoutError::Timeout) => {
                     let limit = TIMEOUT.as_secs();
                     return Err(ServerError(format!("did not {act} within {limit} s{since}")));
                 }
-                Err(RecvTimeoutError::Disconnected) => return Err(self.exit_error()),
+            };
+            if let Some(found) = found {
+                return Ok(found);
             }
         }
     }
@@ -155,12 +154,9 @@ impl ServerProcess {
     /// Returns why the server ended: the last line of its log, or else its exit status.
     fn exit_error(&mut self) -> ServerError {
         // Its standard output is closed, so it is about to end.
-        let status = end(&mut self.child);
-        ServerError(match (self.last_line(), status) {
-            (Some(line), _) => line,
-            (None, Ok(status)) => format!("ended without a message: {status}"),
-            (None, Err(error)) => format!("ended without a message: {error}"),
-        })
+        let status = end(&mut self.child).map_or_else(|error| error.to_string(), |s| s.to_string());
+        let line = self.last_line();
+        ServerError(line.unwrap_or_else(|| format!("ended without a message: {status}")))
     }
 
     /// Returns the last error of the log, or else its last line.
@@ -205,11 +201,8 @@ fn message(line: &str) -> &str {
 /// Parses `listening on 127.0.0.1:7000 (io_uring, echo)` into the address and the description.
 fn parse_listening(line: &str) -> Option<(Address, String)> {
     let rest = line.trim().strip_prefix("listening on ")?;
-    let (address, about) = match rest.split_once(" (") {
-        Some((address, about)) => (address, about.strip_suffix(')').unwrap_or(about)),
-        None => (rest, ""),
-    };
-    Some((address.parse().ok()?, about.to_owned()))
+    let (address, about) = rest.split_once(" (").unwrap_or((rest, ""));
+    Some((address.parse().ok()?, about.strip_suffix(')').unwrap_or(about).to_owned()))
 }
 
 #[cfg(test)]

@@ -65,27 +65,21 @@ pub fn judge(models: &[&[f64]], floor: Option<f64>) -> Vec<Verdict> {
     if tested < HOLM_FROM {
         return verdicts;
     }
-    let mut claims: Vec<(f64, usize)> = verdicts
-        .iter()
-        .enumerate()
-        .filter_map(|(model, verdict)| {
-            let beyond = |ratio: &&f64| match verdict {
-                Verdict::Higher => **ratio > 1.0 + floor,
-                _ => **ratio < 1.0 - floor,
-            };
-            matches!(verdict, Verdict::Higher | Verdict::Lower).then(|| {
-                let pairs = models[model];
-                (stats::sign_test(pairs.iter().filter(beyond).count(), pairs.len()), model)
-            })
-        })
-        .collect();
+    let mut claims = Vec::new();
+    for (model, (pairs, verdict)) in models.iter().zip(&verdicts).enumerate() {
+        let beyond = match verdict {
+            Verdict::Higher => pairs.iter().filter(|&&ratio| ratio > 1.0 + floor).count(),
+            Verdict::Lower => pairs.iter().filter(|&&ratio| ratio < 1.0 - floor).count(),
+            _ => continue,
+        };
+        claims.push((stats::sign_test(beyond, pairs.len()), model));
+    }
     claims.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut holds = true;
-    for (rank, (chance, model)) in claims.into_iter().enumerate() {
-        holds &= chance <= (1.0 - CONFIDENCE) / (tested - rank) as f64;
-        if !holds {
-            verdicts[model] = Verdict::NotShown;
-        }
+    let holds = |&(rank, (chance, _)): &(usize, (f64, usize))| {
+        chance <= (1.0 - CONFIDENCE) / (tested - rank) as f64
+    };
+    for (_, (_, model)) in claims.into_iter().enumerate().skip_while(holds) {
+        verdicts[model] = Verdict::NotShown;
     }
     verdicts
 }

@@ -170,8 +170,8 @@ macro_rules! numbered {
             pub const ALL: &[$name] = &[$($name::$item,)*];
 
             /// The variant with this number.
-            pub fn from_number(number: u8) -> Option<$name> {
-                match number { $($number => Some($name::$item),)* _ => None }
+            pub fn from_number(number: impl TryInto<u8>) -> Option<$name> {
+                match number.try_into().ok()? { $($number => Some($name::$item),)* _ => None }
             }
 
             /// The name, the same in every view.
@@ -493,14 +493,14 @@ numbered! {
 
 /// The header's tables of names, `1:accept,2:recv,…`, so that a trace explains itself.
 pub(crate) fn tables() -> String {
-    fn table(names: impl Iterator<Item = (u8, &'static str)>) -> String {
+    let table = |names: &mut dyn Iterator<Item = (u8, &str)>| {
         names.map(|(number, name)| format!("{number}:{name}")).collect::<Vec<_>>().join(",")
-    }
+    };
     format!(
         "records={}\nkinds={}\ncalls={}\nuser_data=kind:56:8,generation:32:24,slot:0:32\n",
-        table(RecordKind::ALL.iter().map(|kind| (*kind as u8, kind.name()))),
-        table(Kind::ALL.iter().map(|kind| (*kind as u8, kind.name()))),
-        table(Call::ALL.iter().map(|call| (*call as u8, call.name()))),
+        table(&mut RecordKind::ALL.iter().map(|kind| (*kind as u8, kind.name()))),
+        table(&mut Kind::ALL.iter().map(|kind| (*kind as u8, kind.name()))),
+        table(&mut Call::ALL.iter().map(|call| (*call as u8, call.name()))),
     )
 }
 

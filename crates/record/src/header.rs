@@ -113,34 +113,29 @@ impl NewLog {
             ..Numbers::default()
         };
         let mut log = OwnedLog::new(file, capacity)?;
-        let begun = match (clock, settings.clock) {
-            (Clock::Tsc, _) => calibrate(&mut numbers),
-            (Clock::Nanos, Some(_)) => 0,
-            (Clock::Nanos, None) => {
-                // The same pair twice: a tick is a nanosecond, and the trace begins now.
-                let nanos = sys::monotonic();
-                (numbers.first_tick, numbers.first_nanos) = (nanos, nanos);
-                (numbers.last_tick, numbers.last_nanos) = (nanos, nanos);
-                0
-            }
-        };
+        let pair = || (clock.now(sys::monotonic), sys::monotonic());
+        let mut begun = 0;
+        if clock == Clock::Tsc {
+            let (tick, nanos) = pair();
+            std::thread::sleep(CALIBRATION);
+            let (last_tick, last_nanos) = pair();
+            let (ticks, span) = (last_tick.wrapping_sub(tick), (last_nanos - nanos).max(1));
+            numbers.hertz = (u128::from(ticks) * 1_000_000_000 / u128::from(span)).max(1) as u64;
+            (numbers.first_tick, numbers.first_nanos) = (tick, nanos);
+            (numbers.last_tick, numbers.last_nanos) = (last_tick, nanos + span);
+            begun = sys::cycles();
+        } else if settings.clock.is_none() {
+            // The same pair twice: a tick is a nanosecond, and the trace begins now.
+            let nanos = sys::monotonic();
+            (numbers.first_tick, numbers.first_nanos) = (nanos, nanos);
+            (numbers.last_tick, numbers.last_nanos) = (nanos, nanos);
+        }
         numbers.write(|at, bytes| log.put(at, bytes));
         log.put(TEXT, text.as_bytes());
         // Last: a reader that sees the magic sees a complete header.
         log.put(0, &MAGIC);
         Ok(NewLog { log, clock, hertz: numbers.hertz, begun })
     }
-}
-
-/// Measures how fast the counter ticks; returns its value behind that.
-fn calibrate(numbers: &mut Numbers) -> u64 {
-    let (tick, nanos) = (sys::cycles(), sys::monotonic());
-    std::thread::sleep(CALIBRATION);
-    let (ticks, span) = (sys::cycles().wrapping_sub(tick), (sys::monotonic() - nanos).max(1));
-    numbers.hertz = (u128::from(ticks) * 1_000_000_000 / u128::from(span)).max(1) as u64;
-    (numbers.first_tick, numbers.first_nanos) = (tick, nanos);
-    (numbers.last_tick, numbers.last_nanos) = (tick.wrapping_add(ticks), nanos + span);
-    sys::cycles()
 }
 
 /// The `key=value` lines of the header, as many as fit.
@@ -261,24 +256,22 @@ impl Header {
         }
         let sizes =
             [("record size", numbers.record, RECORD), ("header size", numbers.header, HEADER)];
-        if let Some((what, size, _)) =
-            sizes.iter().find(|(_, size, right)| *size as usize != *right)
-        {
-            return nonsense(what, u64::from(*size));
+        let wrong = sizes.into_iter().find(|(_, size, right)| *size as usize != *right);
+        if let Some((what, size, _)) = wrong {
+            return nonsense(what, size.into());
         }
         let capacity = numbers.capacity;
         if !capacity.is_power_of_two() || capacity > 1 << 40 {
             return nonsense("capacity", capacity);
         }
-        let small = |number| u8::try_from(number).ok();
-        let Some(writers) = small(numbers.writers).and_then(Writers::from_number) else {
+        let Some(writers) = Writers::from_number(numbers.writers) else {
             return nonsense("writers", numbers.writers.into());
         };
         Ok(Header {
             version: (numbers.major, numbers.minor),
             capacity,
-            clock: small(numbers.clock).and_then(Clock::from_number),
-            level: small(numbers.level).and_then(Level::from_number),
+            clock: Clock::from_number(numbers.clock),
+            level: Level::from_number(numbers.level),
             hertz: numbers.hertz,
             pairs: [
                 (numbers.first_tick, numbers.first_nanos),
@@ -294,7 +287,7 @@ impl Header {
             head: numbers.head,
             missed: numbers.missed,
             skipped: numbers.skipped,
-            frozen: small(numbers.frozen).and_then(Frozen::from_number),
+            frozen: Frozen::from_number(numbers.frozen),
             ended: numbers.ended != 0,
             text: lines(bytes, numbers.text_len as usize),
         })

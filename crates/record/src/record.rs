@@ -149,175 +149,154 @@ pub enum Payload {
 }
 
 impl Record {
-    const fn of(kind: RecordKind, id: u64) -> Record {
-        let kind = kind as u8;
-        Record { time: 0, id, res: 0, flags: 0, iteration: 0, kind, op: 0, aux: 0 }
+    const fn of(kind: RecordKind, id: u64, res: i32, flags: u32) -> Record {
+        Record { time: 0, id, res, flags, iteration: 0, kind: kind as u8, op: 0, aux: 0 }
     }
 
     /// A submission was queued, with these `IOSQE_*`.
     #[inline]
     pub const fn submitted(token: u64, opcode: u8, file: i32, len: u32, flags: u8) -> Record {
-        let (res, flags, aux) = (len as i32, file as u32, flags as u16);
-        Record { res, flags, op: opcode, aux, ..Record::of(RecordKind::Sqe, token) }
+        let record = Record::of(RecordKind::Sqe, token, len as i32, file as u32);
+        Record { op: opcode, aux: flags as u16, ..record }
     }
 
     /// A completion was reaped, with the result and the `IORING_CQE_F_*` of the kernel.
     #[inline]
     pub const fn completed(token: u64, res: i32, flags: u32, position: u16) -> Record {
-        Record { res, flags, aux: position, ..Record::of(RecordKind::Cqe, token) }
+        Record { aux: position, ..Record::of(RecordKind::Cqe, token, res, flags) }
     }
 
     /// A send with `IOSQE_CQE_SKIP_SUCCESS` succeeded in full.
     #[inline]
     pub const fn implied(token: u64, bytes: u32) -> Record {
-        Record { res: bytes as i32, ..Record::of(RecordKind::Implied, token) }
+        Record::of(RecordKind::Implied, token, bytes as i32, 0)
     }
 
     /// The loop enters the kernel: submissions ever queued, and those not yet taken.
     #[inline]
     pub const fn enter_begin(queued: u64, pending: u32, mode: WaitMode) -> Record {
-        let (res, aux) = (pending as i32, mode as u16);
-        Record { res, aux, ..Record::of(RecordKind::EnterBegin, queued) }
+        let record = Record::of(RecordKind::EnterBegin, queued, pending as i32, 0);
+        Record { aux: mode as u16, ..record }
     }
 
     /// The loop is back: submissions taken or minus an errno, and completions ever reaped.
     #[inline]
     pub const fn enter_end(res: i32, reaped: u64, provided: u32, overflow: bool) -> Record {
         let provided = if provided > 0xff_ffff { 0xff_ffff } else { provided };
-        let flags = overflow as u32 | provided << 8;
-        Record { res, flags, ..Record::of(RecordKind::EnterEnd, reaped) }
+        Record::of(RecordKind::EnterEnd, reaped, res, overflow as u32 | provided << 8)
     }
 
     /// A selector waits, for so many nanoseconds at most.
     #[inline]
     pub const fn wait_begin(mode: WaitMode, at_most: u64) -> Record {
-        Record { op: mode as u8, ..Record::of(RecordKind::WaitBegin, at_most) }
+        Record { op: mode as u8, ..Record::of(RecordKind::WaitBegin, at_most, 0, 0) }
     }
 
     /// The wait is over: the number of ready descriptors or minus an errno; `None` if the number is
     /// not known.
     #[inline]
     pub const fn wait_end(res: Option<i32>) -> Record {
-        let (res, flags) = match res {
-            Some(res) => (res, 0),
-            None => (0, UNKNOWN_COUNT),
-        };
-        Record { res, flags, ..Record::of(RecordKind::WaitEnd, 0) }
+        match res {
+            Some(res) => Record::of(RecordKind::WaitEnd, 0, res, 0),
+            None => Record::of(RecordKind::WaitEnd, 0, 0, UNKNOWN_COUNT),
+        }
     }
 
     /// A descriptor is ready.
     #[inline]
     pub const fn ready(key: u64, readable: bool, writable: bool, hung_up: bool) -> Record {
         let flags = readable as u32 | (writable as u32) << 1 | (hung_up as u32) << 2;
-        Record { flags, ..Record::of(RecordKind::Ready, key) }
+        Record::of(RecordKind::Ready, key, 0, flags)
     }
 
     /// A system call begins; `len` is what it is given.
     #[inline]
     pub const fn call_begin(call: Call, may_sleep: bool, key: u64, file: i32, len: u32) -> Record {
-        Record::call(RecordKind::CallBegin, (call, may_sleep), key, file, len as i32)
+        let op = call as u8 | if may_sleep { MAY_SLEEP } else { 0 };
+        Record { op, ..Record::of(RecordKind::CallBegin, key, len as i32, file as u32) }
     }
 
     /// A system call is over, with its result or minus an errno.
     #[inline]
     pub const fn call_end(call: Call, may_sleep: bool, key: u64, file: i32, res: i32) -> Record {
-        Record::call(RecordKind::CallEnd, (call, may_sleep), key, file, res)
-    }
-
-    #[inline]
-    const fn call(
-        kind: RecordKind,
-        (call, may_sleep): (Call, bool),
-        key: u64,
-        file: i32,
-        res: i32,
-    ) -> Record {
-        let op = call as u8 | if may_sleep { MAY_SLEEP } else { 0 };
-        Record { res, flags: file as u32, op, ..Record::of(kind, key) }
+        let begin = Record::call_begin(call, may_sleep, key, file, res as u32);
+        Record { kind: RecordKind::CallEnd as u8, ..begin }
     }
 
     /// So many records are missing.
     pub const fn lost(records: u64) -> Record {
-        Record::of(RecordKind::Lost, records)
+        Record::of(RecordKind::Lost, records, 0, 0)
     }
 
     /// A reader's record in place of `records` that are not in the file, the first of them number
     /// `first`.
     pub const fn absent(records: u64, first: u64, time: u64) -> Record {
-        let iteration = first as u32;
-        Record { time, iteration, aux: ABSENT, ..Record::lost(records) }
+        Record { time, iteration: first as u32, aux: ABSENT, ..Record::lost(records) }
     }
 
     /// A mark of the program.
     pub const fn mark(number: u64) -> Record {
-        Record::of(RecordKind::Mark, number)
+        Record::of(RecordKind::Mark, number, 0, 0)
     }
 
     /// One of many writers begins.
     pub const fn lane_begin(thread: u32, process: u32) -> Record {
-        Record { flags: process, ..Record::of(RecordKind::Lane, thread as u64) }
+        Record::of(RecordKind::Lane, thread as u64, 0, process)
     }
 
     /// Recording stops, for this reason.
     pub const fn frozen(why: Frozen) -> Record {
-        Record { aux: why as u16, ..Record::of(RecordKind::Freeze, 0) }
+        Record { aux: why as u16, ..Record::of(RecordKind::Freeze, 0, 0, 0) }
     }
 
     /// What the record says.
     pub fn payload(&self) -> Payload {
-        let result = || {
-            if self.res >= 0 { Ok(self.res as u32) } else { Err(Errno(self.res.wrapping_neg())) }
+        let result = match self.res {
+            0.. => Ok(self.res as u32),
+            _ => Err(Errno(self.res.wrapping_neg())),
         };
-        let (file, may_sleep) = (self.flags as i32, self.op & MAY_SLEEP != 0);
+        let (file, len) = (self.flags as i32, self.res as u32);
+        let may_sleep = self.op & MAY_SLEEP != 0;
         let Some(kind) = self.kind() else { return Payload::Unknown };
         match kind {
-            RecordKind::Sqe => Payload::Submitted {
-                opcode: self.op,
-                file,
-                len: self.res as u32,
-                skip_success: self.aux & u16::from(SKIP_SUCCESS) != 0,
-            },
+            RecordKind::Sqe => {
+                let skip_success = self.aux & u16::from(SKIP_SUCCESS) != 0;
+                Payload::Submitted { opcode: self.op, file, len, skip_success }
+            }
             RecordKind::Cqe => Payload::Completed {
-                result: result(),
+                result,
                 more: self.flags & CQE_MORE != 0,
                 buffer: (self.flags & CQE_BUFFER != 0).then_some((self.flags >> 16) as u16),
                 position: self.aux,
             },
-            RecordKind::Implied => Payload::Implied { bytes: self.res as u32 },
-            RecordKind::EnterBegin => Payload::EnterBegin {
-                queued: self.id,
-                pending: self.res as u32,
-                mode: u8::try_from(self.aux).ok().and_then(WaitMode::from_number),
-            },
-            RecordKind::EnterEnd => Payload::EnterEnd {
-                result: result(),
-                reaped: self.id,
-                provided: self.flags >> 8,
-                overflow: self.flags & 1 != 0,
-            },
+            RecordKind::Implied => Payload::Implied { bytes: len },
+            RecordKind::EnterBegin => {
+                let mode = WaitMode::from_number(self.aux);
+                Payload::EnterBegin { queued: self.id, pending: len, mode }
+            }
+            RecordKind::EnterEnd => {
+                let (provided, overflow) = (self.flags >> 8, self.flags & 1 != 0);
+                Payload::EnterEnd { result, reaped: self.id, provided, overflow }
+            }
             RecordKind::WaitBegin => {
                 let mode = WaitMode::from_number(self.op);
                 let at_most = (mode == Some(WaitMode::Until)).then_some(self.id);
                 Payload::WaitBegin { mode, at_most }
             }
             RecordKind::WaitEnd => {
-                let is_counted = self.flags & UNKNOWN_COUNT == 0;
-                Payload::WaitEnd { result: result(), is_counted }
+                Payload::WaitEnd { result, is_counted: self.flags & UNKNOWN_COUNT == 0 }
             }
-            RecordKind::Ready => Payload::Ready {
-                readable: self.flags & 1 != 0,
-                writable: self.flags & 2 != 0,
-                hung_up: self.flags & 4 != 0,
-            },
-            RecordKind::CallBegin => Payload::CallBegin { file, len: self.res as u32, may_sleep },
-            RecordKind::CallEnd => Payload::CallEnd { file, result: result(), may_sleep },
+            RecordKind::Ready => {
+                let [readable, writable, hung_up] = [1, 2, 4].map(|bit| self.flags & bit != 0);
+                Payload::Ready { readable, writable, hung_up }
+            }
+            RecordKind::CallBegin => Payload::CallBegin { file, len, may_sleep },
+            RecordKind::CallEnd => Payload::CallEnd { file, result, may_sleep },
             RecordKind::Lost => Payload::Lost(self.id),
             RecordKind::Clock => Payload::Clock(self.id),
             RecordKind::Mark => Payload::Mark(self.id),
             RecordKind::Lane => Payload::Lane { thread: self.id as u32, process: self.flags },
-            RecordKind::Freeze => {
-                Payload::Frozen(u8::try_from(self.aux).ok().and_then(Frozen::from_number))
-            }
+            RecordKind::Freeze => Payload::Frozen(Frozen::from_number(self.aux)),
         }
     }
 
@@ -348,22 +327,25 @@ impl Record {
     /// The connection that the record is about: bits 0 to 55 of its token or key.
     #[inline]
     pub fn conn(&self) -> Option<u64> {
-        let is_one = match self.kind()? {
-            RecordKind::Sqe | RecordKind::Cqe | RecordKind::Implied => {
-                Kind::from_number((self.id >> 56) as u8)?.is_of_connection()
-            }
-            RecordKind::CallBegin | RecordKind::CallEnd | RecordKind::Ready => self.id < LINK,
-            _ => false,
-        };
-        is_one.then_some(self.id & CONN)
+        self.conn_below(LINK)
     }
 
     /// The connection by which the record is in a sample: as [`conn`](Record::conn), and that
     /// of a [link](LINK) to the child that serves it.
     pub(crate) fn sampled_conn(&self) -> Option<u64> {
-        let is_keyed =
-            matches!(self.kind()?, RecordKind::CallBegin | RecordKind::CallEnd | RecordKind::Ready);
-        if is_keyed { (self.id < 2 * LINK).then_some(self.id & CONN) } else { self.conn() }
+        self.conn_below(2 * LINK)
+    }
+
+    #[inline]
+    fn conn_below(&self, limit: u64) -> Option<u64> {
+        let is_one = match self.kind()? {
+            RecordKind::Sqe | RecordKind::Cqe | RecordKind::Implied => {
+                Kind::from_number((self.id >> 56) as u8)?.is_of_connection()
+            }
+            RecordKind::CallBegin | RecordKind::CallEnd | RecordKind::Ready => self.id < limit,
+            _ => false,
+        };
+        is_one.then_some(self.id & CONN)
     }
 
     /// Which begin and end belong together.

@@ -92,7 +92,7 @@ impl Recorder {
             return;
         }
         if self.each || self.iteration == 0 {
-            self.tick(nanos);
+            self.now = self.clock.now(nanos);
         }
         self.put(record);
     }
@@ -122,11 +122,6 @@ impl Recorder {
     /// The number of records ever written, with those that were overwritten.
     pub fn written(&self) -> u64 {
         self.head
-    }
-
-    /// Whether recording has stopped.
-    pub fn is_frozen(&self) -> bool {
-        self.frozen
     }
 
     /// Stops recording. The records written so far are kept; further ones are counted.
@@ -166,19 +161,12 @@ impl Recorder {
 
     #[cold]
     fn toggle(&mut self, toggles: u32) {
-        // Two requests at once cancel each other.
-        let has_request = toggles.wrapping_sub(self.toggles) % 2 == 1;
-        self.toggles = toggles;
-        match (has_request, self.frozen) {
-            (true, false) => self.freeze(Frozen::Signal),
-            (true, true) => self.thaw(),
-            (false, _) => {}
+        let requests = toggles.wrapping_sub(std::mem::replace(&mut self.toggles, toggles));
+        match self.frozen {
+            _ if requests.is_multiple_of(2) => {} // Two requests at once cancel each other.
+            true => self.thaw(),
+            false => self.freeze(Frozen::Signal),
         }
-    }
-
-    #[inline]
-    fn tick(&mut self, nanos: impl FnOnce() -> u64) {
-        self.now = self.clock.now(nanos);
     }
 
     #[inline]
@@ -189,8 +177,11 @@ impl Recorder {
             return;
         }
         self.write(record);
-        if self.watch.is_some() {
-            self.watch(Record { time: self.now, iteration: self.iteration, ..record });
+        let Recorder { now: time, iteration, ref mut watch, .. } = *self;
+        if let Some(watch) = watch
+            && let Some(why) = watch.see(&Record { time, iteration, ..record })
+        {
+            self.freeze(why);
         }
     }
 
@@ -198,15 +189,6 @@ impl Recorder {
     fn write(&mut self, record: Record) {
         self.log.write(self.head, Record { time: self.now, iteration: self.iteration, ..record });
         self.head += 1;
-    }
-
-    /// Stops if the record meets a trigger.
-    fn watch(&mut self, record: Record) {
-        if let Some(watch) = &mut self.watch
-            && let Some(why) = watch.see(&record)
-        {
-            self.freeze(why);
-        }
     }
 
     /// Publishes all that was written.
@@ -223,7 +205,7 @@ impl Log for Recorder {
     #[inline]
     fn begin_iteration(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
         self.iteration = self.iteration.wrapping_add(1);
-        self.tick(nanos);
+        self.now = self.clock.now(nanos);
         let toggles = sys::toggles();
         if toggles != self.toggles {
             self.toggle(toggles);
@@ -235,7 +217,7 @@ impl Log for Recorder {
 
     #[inline]
     fn end_iteration(&mut self, nanos: impl FnOnce() -> u64, record: Record) {
-        self.tick(nanos);
+        self.now = self.clock.now(nanos);
         self.put(record);
         self.publish();
         if self.now >= self.compare_at {

@@ -178,11 +178,6 @@ impl Writer {
         self.shared.log.bytes()
     }
 
-    /// The number of records ever begun, with those that were overwritten.
-    pub fn written(&self) -> u64 {
-        self.shared.log.header().long(at::HEAD).load(Ordering::Acquire)
-    }
-
     /// Whether recording has stopped, for all writers.
     #[inline]
     pub fn is_frozen(&self) -> bool {

@@ -107,16 +107,15 @@ pub struct Percentiles {
 impl Percentiles {
     /// Returns name and value of each percentile, in order. An unknown value is a dash.
     pub fn cells(&self) -> [(&'static str, String); 5] {
-        let text = |nanos: Option<u64>| {
-            nanos.map_or(NOTHING.to_owned(), |n| units::span(Duration::from_nanos(n)))
-        };
-        [
-            ("p50", text(self.p50_ns)),
-            ("p90", text(self.p90_ns)),
-            ("p99", text(self.p99_ns)),
-            ("p99.9", text(self.p99_9_ns)),
-            ("max", text(self.max_ns)),
-        ]
+        let Percentiles { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. } = *self;
+        let named = [
+            ("p50", p50_ns),
+            ("p90", p90_ns),
+            ("p99", p99_ns),
+            ("p99.9", p99_9_ns),
+            ("max", max_ns),
+        ];
+        named.map(|(name, nanos)| (name, nanos.map_or(NOTHING.to_owned(), units::nanos)))
     }
 }
 

@@ -2,66 +2,42 @@
 
 use std::fmt;
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, presets};
-
-/// The alignment of a column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Align {
-    /// The alignment of words.
-    Left,
-    /// The alignment of numbers.
-    Right,
-}
+pub use comfy_table::CellAlignment as Align;
+use comfy_table::{ContentArrangement, presets};
 
 /// Rows under a heading. The displayed text has neither trailing blanks nor a final line break.
 #[derive(Debug)]
-pub struct Table {
-    table: comfy_table::Table,
-    aligns: Vec<Align>,
-}
+pub struct Table(comfy_table::Table);
 
 impl Table {
     /// Creates a table with these columns and no rows.
     pub fn new(columns: &[(&str, Align)]) -> Table {
-        let aligns: Vec<Align> = columns.iter().map(|&(_, align)| align).collect();
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING);
         table.set_content_arrangement(ContentArrangement::Disabled);
-        let mut whole = Table { table, aligns };
-        let heading = whole.cells(columns.iter().map(|&(name, _)| name.to_owned()));
-        whole.table.set_header(heading);
-        for column in whole.table.column_iter_mut() {
+        table.set_header(columns.iter().map(|(name, _)| name));
+        for (column, (_, align)) in table.column_iter_mut().zip(columns) {
             column.set_padding((0, 2));
+            column.set_cell_alignment(*align);
         }
-        whole
+        Table(table)
     }
 
     /// Wraps the cells so that a row is at most this wide.
     pub fn fit(&mut self, width: usize) {
-        self.table.set_content_arrangement(ContentArrangement::Dynamic);
-        self.table.set_width(width.try_into().unwrap_or(u16::MAX));
+        self.0.set_content_arrangement(ContentArrangement::Dynamic);
+        self.0.set_width(width.try_into().unwrap_or(u16::MAX));
     }
 
     /// Adds a row with one cell for each column.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let row = self.cells(cells);
-        self.table.add_row(row);
-    }
-
-    fn cells(&self, texts: impl IntoIterator<Item = String>) -> Vec<Cell> {
-        let aligned = |(text, align): (String, &Align)| {
-            Cell::new(text).set_alignment(match align {
-                Align::Left => CellAlignment::Left,
-                Align::Right => CellAlignment::Right,
-            })
-        };
-        texts.into_iter().zip(&self.aligns).map(aligned).collect()
+        self.0.add_row(cells);
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.table.trim_fmt())
+        f.write_str(&self.0.trim_fmt())
     }
 }
 

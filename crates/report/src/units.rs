@@ -47,15 +47,10 @@ pub fn ratio(value: f64) -> String {
 
 /// Formats a whole number with separated thousands: `41,203,118`.
 pub fn count(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
+    match value {
+        0..1000 => value.to_string(),
+        _ => format!("{},{:03}", count(value / 1000), value % 1000),
     }
-    text
 }
 
 /// Serializes a duration as whole nanoseconds.
@@ -84,21 +79,22 @@ pub fn times(n: u64) -> String {
 /// # Errors
 /// The text is not a duration; the message shows the accepted forms.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let invalid =
-        || format!("invalid duration `{text}`: write a number and a unit, as 500ms, 2s, 1us or 5m");
     let at = text.find(|c: char| c.is_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(at);
     let seconds = match unit {
-        "" | "s" => 1.0,
-        "ns" => 1e-9,
-        "us" | "µs" | "μs" => 1e-6,
-        "ms" => 1e-3,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(invalid()),
+        "" | "s" => Some(1.0),
+        "ns" => Some(1e-9),
+        "us" | "µs" | "μs" => Some(1e-6),
+        "ms" => Some(1e-3),
+        "m" | "min" => Some(60.0),
+        "h" => Some(3600.0),
+        _ => None,
     };
-    let number: f64 = number.trim().parse().map_err(|_| invalid())?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| invalid())
+    let seconds =
+        number.trim().parse().ok().zip(seconds).map(|(number, unit): (f64, f64)| number * unit);
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| {
+        format!("invalid duration `{text}`: write a number and a unit, as 500ms, 2s, 1us or 5m")
+    })
 }
 
 /// Parses a duration that is longer than zero.
@@ -115,25 +111,18 @@ pub fn parse_positive_duration(text: &str) -> Result<Duration, String> {
 /// Formats a value in the largest unit that it reaches after rounding, so that the result is never
 /// `1000 µs`.
 fn scaled(value: f64, units: &[(f64, &str)]) -> String {
-    for (at, &(unit, name)) in units.iter().enumerate() {
-        let scaled = value / unit;
-        let last = at + 1 == units.len();
-        if scaled >= 0.9995 || last {
-            // A whole number of the smallest unit has no decimals.
-            let digits = if last && scaled.fract() == 0.0 { 0 } else { decimals(scaled) };
-            return format!("{scaled:.digits$}{name}");
-        }
-    }
-    String::new()
-}
-
-/// Returns the number of decimals that leave three significant digits.
-fn decimals(value: f64) -> usize {
-    match value.abs() {
-        v if v >= 99.95 => 0,
-        v if v >= 9.995 => 1,
+    let (last, larger) = units.split_last().expect("a unit");
+    let reached = larger.iter().find(|(unit, _)| value / unit >= 0.9995);
+    let (unit, name) = reached.unwrap_or(last);
+    let scaled = value / unit;
+    let digits = match scaled.abs() {
+        // A whole number of the smallest unit has no decimals.
+        _ if reached.is_none() && scaled.fract() == 0.0 => 0,
+        99.95.. => 0,
+        9.995.. => 1,
         _ => 2,
-    }
+    };
+    format!("{scaled:.digits$}{name}")
 }
 
 #[cfg(test)]
