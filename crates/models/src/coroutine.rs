@@ -30,7 +30,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -54,7 +54,7 @@ mod state;
 mod watched;
 
 pub(crate) use hooks::RuntimeHooks;
-use state::{ConsoleTask, ServerState};
+use state::{ConsoleTask, ServerState, TaskStep};
 use watched::{SocketReady, WatchedFd};
 
 /// Calls that one connection may make before it yields, so that the others go on while it receives
@@ -64,7 +64,7 @@ const STEPS: usize = 32;
 /// A server whose connections are coroutines.
 pub(crate) struct Coroutines<C> {
     runtime: LocalRuntime,
-    server: SharedServer<C>,
+    server: Rc<TaskServer<C>>,
     listeners: Vec<(ListenerId, OwnedFd, WorkerFactory)>,
     /// The descriptor of the shutdown signal that is watched; `None` once the server has run.
     signal: Option<OwnedFd>,
@@ -74,15 +74,6 @@ pub(crate) struct Coroutines<C> {
 struct TaskServer<C> {
     calls: C,
     state: RefCell<ServerState>,
-}
-
-type SharedServer<C> = Rc<TaskServer<C>>;
-
-impl<C> TaskServer<C> {
-    /// Never kept across an `.await`.
-    fn state(&self) -> RefMut<'_, ServerState> {
-        self.state.borrow_mut()
-    }
 }
 
 impl<C: RuntimeHooks> Coroutines<C> {
@@ -108,27 +99,6 @@ impl<C: RuntimeHooks> Coroutines<C> {
     }
 }
 
-/// Starts the tasks of the server itself, within its executor.
-fn start<C: RuntimeHooks>(
-    server: &SharedServer<C>,
-    signal: OwnedFd,
-    listeners: Vec<(ListenerId, OwnedFd, WorkerFactory)>,
-) -> io::Result<()> {
-    let watch = |fd: OwnedFd, owner: KeyOwner| {
-        WatchedFd::new(fd, Interest::READABLE, owner.into(), &server.calls)
-    };
-    spawn_local(watch_shutdown(Rc::clone(server), watch(signal, KeyOwner::Shutdown)?));
-    spawn_local(run_timers(Rc::clone(server)));
-    if let Some(input) = console::open(server)? {
-        spawn_local(console::serve_console(Rc::clone(server), input));
-    }
-    for (id, fd, factory) in listeners {
-        let fd = watch(fd, KeyOwner::Listener(id))?;
-        spawn_local(accept_connections(Rc::clone(server), fd, factory, id));
-    }
-    Ok(())
-}
-
 impl<C: RuntimeHooks> Engine for Coroutines<C> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory) -> io::Result<()> {
         os::set_nonblocking(fd.as_fd())?;
@@ -152,9 +122,9 @@ impl<C: RuntimeHooks> Engine for Coroutines<C> {
         let Some(signal) = self.signal.take() else { return Ok(Ended::Drained) };
         let Coroutines { runtime, server, listeners, .. } = self;
         let ended = runtime.block_on(async {
-            start(server, signal, std::mem::take(listeners))?;
+            server.start(signal, std::mem::take(listeners))?;
             // In a task: to wake the future that `block_on` runs takes a system call.
-            let supervisor = spawn_local(supervise(Rc::clone(server)));
+            let supervisor = spawn_local(Rc::clone(server).supervise());
             Ok(supervisor.await.expect("the task is not aborted"))
         });
         if matches!(ended, Ok(Ended::Drained)) {
@@ -170,222 +140,204 @@ impl<C: RuntimeHooks> Engine for Coroutines<C> {
     }
 }
 
-// The tasks.
+impl<C> TaskServer<C> {
+    /// Never kept across an `.await`.
+    fn state(&self) -> RefMut<'_, ServerState> {
+        self.state.borrow_mut()
+    }
+}
 
-/// Serves a connection: find out what it wants, wait until its socket is ready, do it.
-async fn serve_connection<C: RuntimeHooks>(server: SharedServer<C>, socket: WatchedFd, id: ConnId) {
-    let _guard = Guard(&server);
-    let (key, mut steps) = (KeyOwner::Conn(id).into(), 0);
-    loop {
-        match next_step(&server, &socket, id, &mut steps).await {
-            TaskStep::Receive(ready) => server.state().receive(&server.calls, id, ready),
-            TaskStep::Send(ready) => server.state().send(&server.calls, id, ready),
-            TaskStep::ShutDown => {
-                // It fails only if the peer has reset the connection, which a read will report.
-                let _ = server.calls.shutdown(key, socket.as_fd(), Shutdown::Write);
-                server.state().peers.shut_down(id);
+impl<C: RuntimeHooks> TaskServer<C> {
+    /// Starts the tasks of the server itself, within its executor.
+    fn start(
+        self: &Rc<Self>,
+        signal: OwnedFd,
+        listeners: Vec<(ListenerId, OwnedFd, WorkerFactory)>,
+    ) -> io::Result<()> {
+        let watch = |fd: OwnedFd, owner: KeyOwner| {
+            watched::watch(fd, Interest::READABLE, owner.into(), &self.calls)
+        };
+        spawn_local(Rc::clone(self).watch_shutdown(watch(signal, KeyOwner::Shutdown)?));
+        spawn_local(Rc::clone(self).run_timers());
+        if let Some(console) = Rc::clone(self).serve_console()? {
+            spawn_local(console);
+        }
+        for (id, fd, factory) in listeners {
+            let fd = watch(fd, KeyOwner::Listener(id))?;
+            spawn_local(Rc::clone(self).accept_connections(fd, factory, id));
+        }
+        Ok(())
+    }
+
+    // The tasks.
+
+    /// Serves a connection: find out what it wants, wait until its socket is ready, do it.
+    async fn serve_connection(self: Rc<Self>, socket: WatchedFd, id: ConnId) {
+        let _guard = Guard(&self);
+        let (key, mut steps) = (KeyOwner::Conn(id).into(), 0);
+        loop {
+            match self.next_step(&socket, id, &mut steps).await {
+                TaskStep::Receive(ready) => self.state().receive(&self.calls, id, ready),
+                TaskStep::Send(ready) => self.state().send(&self.calls, id, ready),
+                TaskStep::ShutDown => {
+                    // It fails only if the peer has reset the connection, which a read will report.
+                    let _ = self.calls.shutdown(key, socket.as_fd(), Shutdown::Write);
+                    self.state().peers.shut_down(id);
+                }
+                TaskStep::Close => break,
             }
-            TaskStep::Close => break,
+            self.state().settle(Some(id));
+            steps += 1;
+            if steps == STEPS {
+                self.state().yield_task(id);
+                yield_now().await; // Others are resumed, and tokio polls its epoll.
+                steps = 0;
+            }
         }
-        server.state().settle(Some(id));
-        steps += 1;
-        if steps == STEPS {
-            server.state().yield_task(id);
-            yield_now().await; // Others are resumed, and tokio polls its epoll.
-            steps = 0;
-        }
+        watched::close(socket, key, &self.calls);
+        self.state().closed(id);
     }
-    socket.close(key, &server.calls);
-    server.state().closed(id);
-}
 
-/// The next operation of a connection, once its socket is ready for it.
-enum TaskStep<'a> {
-    Receive(SocketReady<'a>),
-    Send(SocketReady<'a>),
-    ShutDown,
-    Close,
-}
-
-/// Waits until the connection wants something that its socket is ready for. Its wants are computed
-/// anew whenever the task is woken, by its socket or by another task. `steps` starts anew if the
-/// task had to wait.
-async fn next_step<'a, C: RuntimeHooks>(
-    server: &SharedServer<C>,
-    socket: &'a WatchedFd,
-    id: ConnId,
-    steps: &mut usize,
-) -> TaskStep<'a> {
-    poll_fn(|cx| {
-        let step = poll_step(server, socket, id, cx);
-        *steps = if step.is_pending() { 0 } else { *steps };
-        if let Poll::Ready(step @ (TaskStep::Receive(_) | TaskStep::Send(_))) = &step
-            && *steps == 0
-        {
-            let readable = matches!(step, TaskStep::Receive(_));
-            server.calls.ready(KeyOwner::Conn(id).into(), readable, !readable);
-        }
-        step
-    })
-    .await
-}
-
-fn poll_step<'a, C: RuntimeHooks>(
-    server: &SharedServer<C>,
-    socket: &'a WatchedFd,
-    id: ConnId,
-    cx: &mut Context<'_>,
-) -> Poll<TaskStep<'a>> {
-    let wants = server.state().wants(id, cx.waker());
-    // tokio's driver fails only when it shuts down, and this task with it.
-    let when_ready = |ready: io::Result<_>, step: fn(_) -> TaskStep<'a>| {
-        Poll::Ready(ready.map_or(TaskStep::Close, step))
-    };
-    if wants.close {
-        return Poll::Ready(TaskStep::Close);
-    }
-    if wants.shut_down {
-        return Poll::Ready(TaskStep::ShutDown);
-    }
-    // A reply is sent first, from a buffer that is still in the cache.
-    if wants.send
-        && let Poll::Ready(ready) = socket.poll_writable(cx)
-    {
-        return when_ready(ready, TaskStep::Send);
-    }
-    if wants.receive
-        && let Poll::Ready(ready) = socket.poll_readable(cx)
-    {
-        return when_ready(ready, TaskStep::Receive);
-    }
-    Poll::Pending
-}
-
-/// Accepts connections while there is capacity for them; meanwhile they wait in the kernel's queue.
-/// Closes the listener when the server drains.
-async fn accept_connections<C: RuntimeHooks>(
-    server: SharedServer<C>,
-    listener: WatchedFd,
-    mut factory: WorkerFactory,
-    id: ListenerId,
-) {
-    let _guard = Guard(&server);
-    let key = KeyOwner::Listener(id).into();
-    while let Some(ready) = next_connection(&server, &listener, key).await {
-        match server.calls.accept(key, listener.as_fd(), AT_ONCE) {
-            Ok(socket) => open(&server, socket, &mut factory, id),
-            Err(error) => server.state().not_accepted(error.into(), ready),
-        }
-    }
-    listener.close(key, &server.calls);
-}
-
-/// Waits until there is capacity for a connection and the listener is readable; returns `None` once
-/// the server drains.
-async fn next_connection<'a, C: RuntimeHooks>(
-    server: &SharedServer<C>,
-    listener: &'a WatchedFd,
-    key: Key,
-) -> Option<SocketReady<'a>> {
-    let mut awaited = false;
-    poll_fn(|cx| {
-        let mut state = server.state();
-        if !state.lifecycle.is_serving() {
-            return Poll::Ready(None);
-        }
-        state.wait_for_change(cx.waker());
-        if !state.accepts() {
-            return Poll::Pending;
-        }
-        let ready = listener.poll_readable(cx).map(Result::ok);
-        match &ready {
-            Poll::Pending => awaited = true,
-            Poll::Ready(_) if awaited => server.calls.ready(key, true, false),
-            Poll::Ready(_) => {}
-        }
-        ready
-    })
-    .await
-}
-
-fn open<C: RuntimeHooks>(
-    server: &SharedServer<C>,
-    socket: OwnedFd,
-    factory: &mut WorkerFactory,
-    listener: ListenerId,
-) {
-    let id = server.state().peers.next_id();
-    let both = Interest::READABLE | Interest::WRITABLE;
-    match WatchedFd::new(socket, both, KeyOwner::Conn(id).into(), &server.calls) {
-        Ok(socket) => {
-            let mut state = server.state();
-            let reach = Some((id, state.lifecycle.shutdown()));
-            let made = factory.make(state.peers.next_number(), Some(socket.as_fd()), reach);
-            let opened = state.open(made, listener, socket.as_fd());
-            debug_assert_eq!(opened, id, "no connection was opened between");
-            spawn_local(serve_connection(Rc::clone(server), socket, id));
-        }
-        Err(error) => server.state().refuse(&error),
-    }
-}
-
-/// Waits for the shutdown signal.
-async fn watch_shutdown<C: RuntimeHooks>(server: SharedServer<C>, signal: WatchedFd) {
-    while let Ok(mut ready) = signal.readable().await {
-        server.calls.ready(KeyOwner::Shutdown.into(), true, false);
-        server.state().take_requests();
-        ready.clear_ready();
-    }
-}
-
-/// Does what is due by the clock.
-async fn run_timers<C: RuntimeHooks>(server: SharedServer<C>) {
-    let _guard = Guard(&server);
-    let mut alarm = pin!(sleep(Duration::ZERO));
-    loop {
+    /// Waits until the connection wants something that its socket is ready for. Its wants are
+    /// computed anew whenever the task is woken, by its socket or by another task. `steps` starts
+    /// anew if the task had to wait.
+    async fn next_step<'a>(
+        &self,
+        socket: &'a WatchedFd,
+        id: ConnId,
+        steps: &mut usize,
+    ) -> TaskStep<'a> {
         poll_fn(|cx| {
-            let mut server = server.state();
-            server.timer_waker.clone_from(cx.waker());
-            let Some(due) = server.due else {
-                server.alarm = None;
-                return Poll::Pending;
-            };
-            if server.alarm.replace(due) != Some(due) {
-                alarm.as_mut().reset(Instant::now() + due.since(os::now()));
+            let step = self.state().poll_step(socket, id, cx);
+            *steps = if step.is_pending() { 0 } else { *steps };
+            if let Poll::Ready(step @ (TaskStep::Receive(_) | TaskStep::Send(_))) = &step
+                && *steps == 0
+            {
+                let readable = matches!(step, TaskStep::Receive(_));
+                self.calls.ready(KeyOwner::Conn(id).into(), readable, !readable);
             }
-            alarm.as_mut().poll(cx)
+            step
         })
-        .await;
-        let mut server = server.state();
-        server.alarm = None;
-        server.run_timers();
+        .await
     }
-}
 
-/// Waits until the server has ended.
-async fn supervise<C: RuntimeHooks>(server: SharedServer<C>) -> Ended {
-    poll_fn(|cx| {
-        let mut server = server.state();
-        assert!(!server.panicked, "a task of the server has panicked");
-        if let Some(ended) = server.ended() {
-            return Poll::Ready(ended);
+    /// Accepts connections while there is capacity for them; meanwhile they wait in the kernel's
+    /// queue. Closes the listener when the server drains.
+    async fn accept_connections(
+        self: Rc<Self>,
+        listener: WatchedFd,
+        mut factory: WorkerFactory,
+        id: ListenerId,
+    ) {
+        let _guard = Guard(&self);
+        let key = KeyOwner::Listener(id).into();
+        while let Some(ready) = self.next_connection(&listener, key).await {
+            match self.calls.accept(key, listener.as_fd(), AT_ONCE) {
+                Ok(socket) => self.open(socket, &mut factory, id),
+                Err(error) => self.state().not_accepted(error.into(), ready),
+            }
         }
-        server.wait_for_change(cx.waker());
-        Poll::Pending
-    })
-    .await
+        watched::close(listener, key, &self.calls);
+    }
+
+    /// Waits until there is capacity for a connection and the listener is readable; returns `None`
+    /// once the server drains.
+    async fn next_connection<'a>(
+        &self,
+        listener: &'a WatchedFd,
+        key: Key,
+    ) -> Option<SocketReady<'a>> {
+        let mut awaited = false;
+        poll_fn(|cx| {
+            let mut state = self.state();
+            if !state.lifecycle.is_serving() {
+                return Poll::Ready(None);
+            }
+            state.wait_for_change(cx.waker());
+            if !state.accepts() {
+                return Poll::Pending;
+            }
+            let ready = listener.poll_read_ready(cx).map(Result::ok);
+            if ready.is_ready() && awaited {
+                self.calls.ready(key, true, false);
+            }
+            awaited |= ready.is_pending();
+            ready
+        })
+        .await
+    }
+
+    fn open(self: &Rc<Self>, socket: OwnedFd, factory: &mut WorkerFactory, listener: ListenerId) {
+        let id = self.state().peers.next_id();
+        let both = Interest::READABLE | Interest::WRITABLE;
+        match watched::watch(socket, both, KeyOwner::Conn(id).into(), &self.calls) {
+            Ok(socket) => {
+                let opened = self.state().open(factory, listener, socket.as_fd());
+                debug_assert_eq!(opened, id, "no connection was opened between");
+                spawn_local(Rc::clone(self).serve_connection(socket, id));
+            }
+            Err(error) => self.state().refuse(&error),
+        }
+    }
+
+    /// Waits for the shutdown signal.
+    async fn watch_shutdown(self: Rc<Self>, signal: WatchedFd) {
+        while let Ok(mut ready) = signal.readable().await {
+            self.calls.ready(KeyOwner::Shutdown.into(), true, false);
+            self.state().take_requests();
+            ready.clear_ready();
+        }
+    }
+
+    /// Does what is due by the clock.
+    async fn run_timers(self: Rc<Self>) {
+        let _guard = Guard(&self);
+        let mut alarm = pin!(sleep(Duration::ZERO));
+        loop {
+            poll_fn(|cx| {
+                let mut state = self.state();
+                state.timer_waker.clone_from(cx.waker());
+                let Some(due) = state.due else {
+                    state.alarm = None;
+                    return Poll::Pending;
+                };
+                if state.alarm.replace(due) != Some(due) {
+                    alarm.as_mut().reset(Instant::now() + due.since(os::now()));
+                }
+                alarm.as_mut().poll(cx)
+            })
+            .await;
+            let mut state = self.state();
+            state.alarm = None;
+            state.run_timers();
+        }
+    }
+
+    /// Waits until the server has ended.
+    async fn supervise(self: Rc<Self>) -> Ended {
+        poll_fn(|cx| {
+            let mut state = self.state();
+            assert!(!state.panicked, "a task of the server has panicked");
+            if let Some(ended) = state.ended() {
+                return Poll::Ready(ended);
+            }
+            state.wait_for_change(cx.waker());
+            Poll::Pending
+        })
+        .await
+    }
 }
 
 /// Ends the server if a task panics: tokio would go on without it.
-struct Guard<'a, C>(&'a SharedServer<C>);
+struct Guard<'a, C>(&'a TaskServer<C>);
 
 impl<C> Drop for Guard<'_, C> {
     fn drop(&mut self) {
         if std::thread::panicking()
-            && let Ok(mut server) = self.0.state.try_borrow_mut()
+            && let Ok(mut state) = self.0.state.try_borrow_mut()
         {
-            server.panicked = true;
-            server.changed();
+            state.panicked = true;
+            state.changed();
         }
     }
 }

@@ -28,6 +28,9 @@ pub(crate) struct ConnectionDriver<'a, C> {
     pub(crate) counters: &'a mut Counters,
     /// Why it is closed, once it is.
     reason: CloseReason,
+    /// False from a send that does not sleep and would block, or is short, until the socket takes
+    /// bytes again.
+    pub(crate) writable: bool,
     /// True while a receive on its socket has a timeout.
     has_timeout: bool,
     pool: Rc<Pool>,
@@ -53,6 +56,7 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
             context,
             counters,
             reason: CloseReason::Finished,
+            writable: true,
             has_timeout: false,
             pool,
         }
@@ -82,36 +86,37 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
         }
     }
 
-    /// Receives once, into a buffer of the pool, and perhaps sleeps until there are bytes. Returns
-    /// them, or `None` at the peer's end.
+    /// Receives once, and perhaps sleeps until there are bytes. Returns them: none at the peer's
+    /// end.
     ///
     /// # Errors
     /// recv(2).
-    pub(crate) fn recv(&mut self, sleeps: bool) -> io::Result<Option<Chunk>> {
-        let Some(mut lease) = self.pool.lease(self.connection.recv_size()) else {
-            // The protocol or the queue has them all, and only this thread could free one.
-            self.counters.out_of_buffers += 1;
-            let mut buffer = vec![0; self.pool.shape(Size(0)).bytes];
-            let n = self.calls.recv(self.key, self.socket, &mut buffer, sleeps)?;
-            buffer.truncate(n);
-            return Ok((n > 0).then(|| Chunk::from(buffer)));
-        };
-        let buffer = lease.bytes_mut().expect("a new lease is the only one");
-        let n = self.calls.recv(self.key, self.socket, buffer, sleeps)?;
-        Ok((n > 0).then(|| Chunk::received(lease, n)))
+    pub(crate) fn recv(&mut self, sleeps: bool) -> io::Result<Chunk> {
+        let (calls, key, socket) = (self.calls, self.key, self.socket);
+        if let Some(mut lease) = self.pool.lease(self.connection.recv_size()) {
+            let buffer = lease.bytes_mut().expect("a new lease is the only one");
+            let n = calls.recv(key, socket, buffer, sleeps)?;
+            return Ok(if n > 0 { Chunk::received(lease, n) } else { Chunk::EMPTY });
+        }
+        // The protocol or the queue has them all, and only this thread could free one.
+        self.counters.out_of_buffers += 1;
+        let mut buffer = vec![0; self.pool.shape(Size(0)).bytes];
+        let n = calls.recv(key, socket, &mut buffer, sleeps)?;
+        buffer.truncate(n);
+        Ok(Chunk::from(buffer))
     }
 
     /// Passes on what a receive has returned. Returns how many bytes that are.
-    pub(crate) fn received(&mut self, received: io::Result<Option<Chunk>>) -> usize {
+    pub(crate) fn received(&mut self, received: io::Result<Chunk>) -> usize {
         match received {
-            Ok(Some(chunk)) => {
+            Ok(chunk) if chunk.is_empty() => self.connection.ended(&mut self.context),
+            Ok(chunk) => {
                 let len = chunk.len();
                 self.counters.receives += 1;
                 self.counters.received_bytes += len as u64;
                 self.connection.received(chunk, &mut self.context);
                 return len;
             }
-            Ok(None) => self.connection.ended(&mut self.context),
             // A signal came; or nothing is there, and the receive did not sleep or had a timeout.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

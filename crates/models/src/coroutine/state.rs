@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 
 use proactor::address;
 use proactor::buffer::{Chunk, Pool};
@@ -16,11 +16,11 @@ use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::lifecycle::Lifecycle;
 use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::os::{self, AcceptFailure, Clock, ShutdownSignal};
-use proactor::peer::Made;
+use proactor::peer::WorkerFactory;
 use proactor::peers::Peers;
 use proactor::protocol::Protocol;
 
-use super::watched::SocketReady;
+use super::watched::{SocketReady, WatchedFd};
 
 pub(super) struct ServerState {
     pub(super) peers: Peers<Box<dyn Protocol>, TaskState>,
@@ -91,13 +91,12 @@ impl TaskState {
     }
 }
 
-/// What a connection wants to do, if its socket is ready.
-#[derive(Debug)]
-pub(super) struct Wants {
-    pub(super) receive: bool,
-    pub(super) send: bool,
-    pub(super) shut_down: bool,
-    pub(super) close: bool,
+/// The next operation of a connection, once its socket is ready for it.
+pub(super) enum TaskStep<'a> {
+    Receive(SocketReady<'a>),
+    Send(SocketReady<'a>),
+    ShutDown,
+    Close,
 }
 
 impl ServerState {
@@ -128,11 +127,13 @@ impl ServerState {
     /// Opens a connection for an accepted socket.
     pub(super) fn open(
         &mut self,
-        (protocol, accepted): Made<Box<dyn Protocol>>,
+        factory: &mut WorkerFactory,
         listener: ListenerId,
         socket: BorrowedFd<'_>,
     ) -> ConnId {
         self.peers.counters.accepted += 1;
+        let reach = Some((self.peers.next_id(), self.lifecycle.shutdown()));
+        let (protocol, accepted) = factory.make(self.peers.next_number(), Some(socket), reach);
         let address = self.console.as_ref().and_then(|_| address::of_peer(socket));
         let id = self.peers.open(protocol, listener, TaskState::new(address));
         self.peers.attach(id, accepted);
@@ -165,19 +166,35 @@ impl ServerState {
         }
     }
 
-    /// Returns what the connection wants now; `waker` is woken when that may have changed.
-    pub(super) fn wants(&mut self, id: ConnId, waker: &Waker) -> Wants {
-        let receive = self.peers.wants(id).is_some_and(|peer| peer.wants_recv);
+    /// Returns the next operation of a connection, if its socket is ready for one that it wants
+    /// now; if not, its task is woken when that may have changed.
+    pub(super) fn poll_step<'a>(
+        &mut self,
+        socket: &'a WatchedFd,
+        id: ConnId,
+        cx: &mut Context<'_>,
+    ) -> Poll<TaskStep<'a>> {
+        let read = self.peers.wants(id).is_some_and(|peer| peer.wants_recv);
         let peer = self.peers.get_mut(id).expect("only its own task removes a connection");
         let (task, connection) = (&mut peer.driver, &peer.connection);
-        let send = !connection.outgoing().is_empty();
-        task.waker.clone_from(waker);
-        task.awaits = Awaits::Socket { read: receive, write: send };
-        Wants {
-            receive,
-            send,
-            shut_down: connection.wants_shutdown(),
-            close: connection.is_finished(),
+        let write = !connection.outgoing().is_empty();
+        task.waker.clone_from(cx.waker());
+        task.awaits = Awaits::Socket { read, write };
+        // tokio's driver fails only when it shuts down, and this task with it.
+        let step = |ready: io::Result<_>, step: fn(_) -> TaskStep<'a>| {
+            Poll::Ready(ready.map_or(TaskStep::Close, step))
+        };
+        if connection.is_finished() {
+            Poll::Ready(TaskStep::Close)
+        } else if connection.wants_shutdown() {
+            Poll::Ready(TaskStep::ShutDown)
+        } else if write && let Poll::Ready(ready) = socket.poll_write_ready(cx) {
+            // A reply is sent first, from a buffer that is still in the cache.
+            step(ready, TaskStep::Send)
+        } else if read && let Poll::Ready(ready) = socket.poll_read_ready(cx) {
+            step(ready, TaskStep::Receive)
+        } else {
+            Poll::Pending
         }
     }
 

@@ -81,8 +81,6 @@ pub(crate) struct Processes<C: ForkHooks> {
     relay: Reactor<C::Selector, Relay<Box<dyn Protocol>>>,
     /// The state of a listener is whether the loop watches it.
     listeners: Listeners<WorkerFactory, bool>,
-    /// How many connections were ever accepted: the number of the last.
-    accepted: u64,
     /// A connection that was accepted and could not be forked for yet.
     waiting: Option<(ListenerId, NewConnection)>,
     children: HashMap<Pid, ChildClient>,
@@ -124,7 +122,6 @@ impl<C: ForkHooks> Processes<C> {
             calls,
             relay,
             listeners: Listeners::default(),
-            accepted: 0,
             waiting: None,
             children: HashMap::new(),
             counted: SharedCounters::new(limits.connections)?,
@@ -225,8 +222,7 @@ impl<C: ForkHooks> Processes<C> {
 
     fn accepted(&mut self, id: ListenerId, socket: OwnedFd) {
         self.counters.accepted += 1;
-        self.accepted += 1;
-        let (number, max_input) = (self.accepted, self.lifecycle.limits().max_input);
+        let (number, max_input) = (self.counters.accepted, self.lifecycle.limits().max_input);
         let factory = &mut self.listeners[id].factory;
         let (protocol, accepted) = factory.make(number, Some(socket.as_fd()), None);
         self.fork_for(id, NewConnection { socket, protocol, max_input, number, accepted });
@@ -235,61 +231,45 @@ impl<C: ForkHooks> Processes<C> {
     /// Forks a child for a connection. If that fails for now, the connection waits.
     fn fork_for(&mut self, id: ListenerId, connection: NewConnection) {
         let mut connection = Some(connection);
-        let forked = self.fork(id, &mut connection);
-        let connection = connection.expect("not taken in the parent");
-        match forked {
-            Ok((client, link)) => {
-                // The parent's copy, in the name of the listener; the child closes its own.
-                self.calls.close(KeyOwner::Listener(id).into(), connection.socket);
-                if let Some(link) = link {
-                    // What the child sends before this is received after it.
-                    let (relay, next) = (Relay::new(connection.protocol), self.relay.next_id());
-                    C::name(self.relay.selector_mut(), next, KeyOwner::Link(client));
-                    self.relay.adopt_link(link, relay, id);
-                }
-            }
-            Err(error) => {
-                self.counters.refused += 1;
-                tracing::warn!(%error, children = self.children.len(), "cannot fork for now");
-                self.lifecycle.pause().begin(os::now());
-                self.waiting = Some((id, connection));
-            }
+        if let Err(error) = self.fork(id, &mut connection) {
+            self.counters.refused += 1;
+            tracing::warn!(%error, children = self.children.len(), "cannot fork for now");
+            self.lifecycle.pause().begin(os::now());
+            self.waiting = connection.map(|connection| (id, connection));
         }
     }
 
-    /// Forks a child for a connection, which both processes own: the child takes its own. Returns
-    /// the id of the client, and the link to the child if its protocol broadcasts.
-    fn fork(
-        &mut self,
-        id: ListenerId,
-        connection: &mut Option<NewConnection>,
-    ) -> io::Result<(ConnId, Option<OwnedFd>)> {
-        let new = connection.as_ref().expect("it was not forked for");
-        let (number, addr, mut keep) =
-            (new.number, new.accepted.addr, vec![new.socket.as_raw_fd()]);
+    /// Forks a child for a connection, which both processes own: each takes its own.
+    fn fork(&mut self, id: ListenerId, both: &mut Option<NewConnection>) -> io::Result<()> {
+        let new = both.as_ref().expect("it was not forked for");
+        let (number, addr) = (new.number, new.accepted.addr);
+        let mut keep = vec![new.socket.as_raw_fd()];
         let broadcasts = self.listeners[id].factory.needs().contains(Needs::BROADCAST);
         let (ours, mut its) = broadcasts.then(link).transpose()?.unzip();
         keep.extend(its.as_ref().map(OwnedFd::as_raw_fd));
         let client = self.counted.open();
         let (calls, counted, buffers) = (&self.calls, &self.counted, &self.buffers);
         let live = |signals| {
-            let connection = connection.take().expect("taken once, in the child");
+            let connection = both.take().expect("taken once, in the child");
             let own = (calls.lane(client.slot()), client);
             let publish = |counters: &Counters| counters.store(counted.of(client));
             connection.live(own, its.take(), buffers, signals, publish)
         };
         let whose = (KeyOwner::Conn(client).into(), keep[0]);
         let fork = || process::fork(&self.alone, &keep, live);
-        match calls.made((Call::Fork, false), whose, 0, fork, |pid| pid.number()) {
-            Ok(pid) => {
-                self.children.insert(pid, ChildClient { id: client, number, addr });
-                Ok((client, ours))
-            }
-            Err(error) => {
-                self.counted.close(client);
-                Err(error)
-            }
+        let forked = calls.made((Call::Fork, false), whose, 0, fork, |pid| pid.number());
+        let pid = forked.inspect_err(|_| _ = self.counted.close(client))?;
+        self.children.insert(pid, ChildClient { id: client, number, addr });
+        let NewConnection { socket, protocol, .. } = both.take().expect("not taken in the parent");
+        // The parent's copy, in the name of the listener; the child closes its own.
+        self.calls.close(KeyOwner::Listener(id).into(), socket);
+        if let Some(link) = ours {
+            // What the child sends before this is received after it.
+            let next = self.relay.next_id();
+            C::name(self.relay.selector_mut(), next, KeyOwner::Link(client));
+            self.relay.adopt_link(link, Relay::new(protocol), id);
         }
+        Ok(())
     }
 
     // Ending.

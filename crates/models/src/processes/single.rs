@@ -31,14 +31,6 @@ pub(super) struct NewConnection {
     pub(super) accepted: AcceptedPeer,
 }
 
-/// The only connection of its process.
-struct SingleConnection<'a, C> {
-    /// What its protocol sends to others is dropped: there are none.
-    driver: ConnectionDriver<'a, C>,
-    /// True until a send would block, or is short.
-    writable: bool,
-}
-
 /// Serves `connection`, whose socket blocks, to its end; a trace records it with this key. Drains
 /// once `asked` returns true: the signal that causes this makes the socket non-blocking as well.
 /// `publish` receives the counters before each call that may sleep.
@@ -55,17 +47,14 @@ pub(super) fn serve<C: Calls>(
     let NewConnection { socket, protocol, max_input, number, accepted } = connection;
     let (mut counters, calls_before) = (Counters::default(), os::calls());
     let whose = (key, socket.as_fd());
-    let driver = ConnectionDriver::open(calls, whose, protocol, max_input, pool, &mut counters);
-    let mut single = SingleConnection { driver, writable: true };
+    let mut driver = ConnectionDriver::open(calls, whose, protocol, max_input, pool, &mut counters);
     loop {
-        let driver = &mut single.driver;
         driver.run_timer();
         let drains = asked();
         if drains {
             driver.connection.drain(&mut driver.context);
         }
-        single.send();
-        let driver = &mut single.driver;
+        driver.send_now();
         if driver.connection.wants_shutdown() {
             driver.shut_down();
         }
@@ -73,9 +62,6 @@ pub(super) fn serve<C: Calls>(
         driver.counters.calls = os::calls() - calls_before;
         publish(driver.counters);
         if driver.connection.is_finished() {
-            let bytes = [driver.counters.received_bytes, driver.counters.sent_bytes];
-            driver.close(number, accepted.addr, bytes);
-            publish(driver.counters);
             break;
         }
         // Once the child drains, its socket does not block.
@@ -87,38 +73,39 @@ pub(super) fn serve<C: Calls>(
             let received = driver.recv(SLEEPS);
             driver.received(received);
         } else {
-            single.wait()?;
+            driver.wait()?;
         }
-        single.driver.context.messages.clear();
+        // What its protocol sends to others is dropped: there are none.
+        driver.context.messages.clear();
     }
-    drop(single);
+    let bytes = [driver.counters.received_bytes, driver.counters.sent_bytes];
+    driver.close(number, accepted.addr, bytes);
+    publish(driver.counters);
     calls.close(key, socket);
     Ok(())
 }
 
-impl<C: Calls> SingleConnection<'_, C> {
+impl<C: Calls> ConnectionDriver<'_, C> {
     /// Sends what is queued now, as long as the socket takes it. What the protocol adds meanwhile
     /// is sent next time: an endless stream does not keep it from receiving.
-    fn send(&mut self) {
-        let driver = &mut self.driver;
-        let mut owed = driver.connection.outgoing().bytes();
-        while owed > 0 && self.writable && !driver.connection.is_broken() {
-            let (calls, key, socket) = (driver.calls, driver.key, driver.socket);
-            let queue = driver.connection.outgoing();
+    fn send_now(&mut self) {
+        let (calls, key, socket) = (self.calls, self.key, self.socket);
+        let mut owed = self.connection.outgoing().bytes();
+        while owed > 0 && self.writable && !self.connection.is_broken() {
+            let queue = self.connection.outgoing();
             let (sent, offered) =
                 queue.offer(owed, |parts| calls.send(key, socket, parts, AT_ONCE));
             match sent {
                 Ok(n) => {
                     self.writable = n == offered;
                     owed -= n;
-                    driver.sent(n);
+                    self.sent(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => driver.break_off(CloseReason::failed(&error)),
+                Err(error) => self.break_off(CloseReason::failed(&error)),
             }
         }
-        driver.context.messages.clear();
     }
 
     /// Waits until an operation that it wants is possible.
@@ -127,26 +114,25 @@ impl<C: Calls> SingleConnection<'_, C> {
     /// owed bytes, discards input or is paused, that is early enough: a drain can do nothing for it
     /// yet. One whose peer has ended and whose protocol has not is cut at the deadline then.
     fn wait(&mut self) -> io::Result<()> {
-        let driver = &mut self.driver;
-        let left = driver.time_left();
+        let left = self.time_left();
         if left == Some(Duration::ZERO) {
             return Ok(()); // Its timer expires.
         }
-        let reads = driver.connection.wants_recv();
-        let writes = !driver.connection.outgoing().is_empty();
+        let reads = self.connection.wants_recv();
+        let writes = !self.connection.outgoing().is_empty();
         let events = if reads { libc::POLLIN } else { 0 } | if writes { libc::POLLOUT } else { 0 };
-        let mut asked = [libc::pollfd { fd: driver.socket.as_raw_fd(), events, revents: 0 }];
-        if driver.calls.wait(&mut asked, left)? == 0 {
+        let mut asked = [libc::pollfd { fd: self.socket.as_raw_fd(), events, revents: 0 }];
+        if self.calls.wait(&mut asked, left)? == 0 {
             return Ok(());
         }
         let [libc::pollfd { revents, .. }] = asked;
         self.writable |= revents & libc::POLLOUT != 0;
         if revents & libc::POLLIN != 0 {
-            let received = driver.recv(AT_ONCE);
-            driver.received(received);
+            let received = self.recv(AT_ONCE);
+            self.received(received);
         } else if revents & libc::POLLOUT == 0 {
             // An error or a hang-up: what it wants will never be possible.
-            driver.break_off(CloseReason::Failed(libc::ECONNRESET));
+            self.break_off(CloseReason::Failed(libc::ECONNRESET));
         }
         Ok(())
     }
