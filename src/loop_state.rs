@@ -112,17 +112,6 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         make(&mut self.listeners[listener].factory, self.peers.next_number(), reach)
     }
 
-    /// Opens a connection in the group of `listener`.
-    pub fn open(&mut self, listener: ListenerId, made: Made<P>, driver: D) -> ConnId {
-        let (protocol, accepted) = made;
-        let id = self.peers.open(protocol, listener, driver);
-        self.peers.attach(id, accepted);
-        if let Some(console) = &mut self.console {
-            console.opened(id, self.clock.now());
-        }
-        id
-    }
-
     /// Removes a connection whose socket is closed. Returns what the loop kept of it.
     pub fn closed(&mut self, conn: ConnId) -> D {
         self.lifecycle.pause().end();

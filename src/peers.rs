@@ -27,13 +27,14 @@ mod timers;
 use std::time::Duration;
 
 use crate::buffer::Chunk;
+use crate::clock::Nanos;
 use crate::connection::{Connection, Context};
 use crate::connection_log;
 use crate::counters::Counters;
 use crate::keys::{ConnId, ConnSlab, ListenerId};
 use crate::limits::CloseReason;
 use crate::os::Clock;
-use crate::peer::AcceptedPeer;
+use crate::peer::{AcceptedPeer, Made};
 use crate::protocol::{Message, Protocol};
 use buffers::BufferWaiters;
 use groups::Groups;
@@ -77,6 +78,8 @@ pub struct PeerEntry<P, D> {
     timer: TimerEntry,
     /// What is known of its peer.
     accepted: AcceptedPeer,
+    /// When it was opened; zero if no operator asks.
+    opened: Nanos,
     /// True if, since the last look for slow readers, it took some of its bytes or was owed none.
     progressed: bool,
 }
@@ -116,12 +119,6 @@ pub struct Peers<P, D> {
 }
 
 impl<P: Protocol, D> PeerEntry<P, D> {
-    /// Has its handles know that it takes no more, once it does not.
-    fn publish_open(&self) {
-        let closed = self.accepted.shared.iter().filter(|_| !self.connection.is_open());
-        closed.for_each(|shared| _ = shared.close());
-    }
-
     /// Notes and logs why it is about to be broken, and counts it if it is evicted.
     fn note_reason(&mut self, id: ConnId, reason: CloseReason, counters: &mut Counters) {
         self.reason = reason;
@@ -155,9 +152,9 @@ impl<P: Protocol, D> Peers<P, D> {
     // Events: each steps a connection, marks it and delivers its messages. An event of a connection
     // that was removed does nothing: a completion may be late.
 
-    /// Adds a new connection.
-    pub fn open(&mut self, protocol: P, listener: ListenerId, driver: D) -> ConnId {
-        self.insert(protocol, listener, driver, false)
+    /// Adds a new connection, with the protocol that was made for its peer.
+    pub fn open(&mut self, made: Made<P>, listener: ListenerId, driver: D) -> ConnId {
+        self.insert(made, listener, driver, false)
     }
 
     /// Opens a link to another process: a connection that carries the messages of other peers.
@@ -167,10 +164,16 @@ impl<P: Protocol, D> Peers<P, D> {
     /// to wait before it receives the last message. And it is received from however much it is
     /// owed, while no other connection of its group is congested (kernel-notes §45).
     pub fn open_link(&mut self, protocol: P, listener: ListenerId, driver: D) -> ConnId {
-        self.insert(protocol, listener, driver, true)
+        self.insert((protocol, AcceptedPeer::default()), listener, driver, true)
     }
 
-    fn insert(&mut self, protocol: P, listener: ListenerId, driver: D, link: bool) -> ConnId {
+    fn insert(
+        &mut self,
+        (protocol, accepted): Made<P>,
+        listener: ListenerId,
+        driver: D,
+        link: bool,
+    ) -> ConnId {
         self.last_number += u64::from(!link);
         let connection = Connection::open(protocol, &mut self.context);
         self.groups.at(listener).links += usize::from(link);
@@ -189,7 +192,8 @@ impl<P: Protocol, D> Peers<P, D> {
             any_size: false,
             link,
             timer: TimerEntry::default(),
-            accepted: AcceptedPeer::default(),
+            accepted,
+            opened: if self.has_operator { self.context.clock.now() } else { Nanos(0) },
             progressed: false,
         });
         self.after_event(id);
@@ -356,7 +360,9 @@ impl<P: Protocol, D> Peers<P, D> {
                 peer.note_reason(id, reason, &mut self.counters);
             }
             self.timers.changed(id, peer);
-            peer.publish_open();
+            // Its handles know that it takes no more, once it does not.
+            let closed = peer.accepted.shared.iter().filter(|_| !peer.connection.is_open());
+            closed.for_each(|shared| _ = shared.close());
         }
         self.ready.mark(id, peer);
         let listener = peer.listener;

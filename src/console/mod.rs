@@ -20,11 +20,8 @@ pub use view::Row;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use crate::buffer::Chunk;
-use crate::clock::Nanos;
-use crate::keys::ConnId;
 use crate::os;
 use crate::protocol::{Input, LINE_MAX, TOO_LONG, Untaken};
 use output::Output;
@@ -75,8 +72,6 @@ pub struct Console {
     prompting: bool,
     /// By the listener's number.
     listeners: Vec<ListenerInfo>,
-    /// By slot, when its last tenant came.
-    came: Vec<Nanos>,
 }
 
 impl Console {
@@ -101,7 +96,6 @@ impl Console {
             prompts,
             prompting: false,
             listeners,
-            came: Vec::new(),
         })
     }
 
@@ -162,20 +156,6 @@ impl Console {
     /// The input cannot be read. The server goes on.
     pub fn input_failed(&mut self, error: &io::Error) {
         self.end(&format!("the input fails: {error}; the server goes on, and SIGTERM drains it"));
-    }
-
-    /// Notes the time at which a connection was opened.
-    pub fn opened(&mut self, id: ConnId, now: Nanos) {
-        let slot = id.slot() as usize;
-        if self.came.len() <= slot {
-            self.came.resize(slot + 1, now);
-        }
-        self.came[slot] = now;
-    }
-
-    /// Returns the age of a connection, if it is known.
-    pub fn age(&self, id: ConnId, now: Nanos) -> Option<Duration> {
-        self.came.get(id.slot() as usize).map(|&came| now.since(came))
     }
 
     /// Answers in one line, or several.

@@ -13,7 +13,7 @@ pub trait Inspect {
     fn show_messages(&mut self, console: &mut Console);
 
     /// Returns a row for each connection, in any order.
-    fn rows(&mut self, console: &Console) -> Vec<Row>;
+    fn rows(&mut self) -> Vec<Row>;
 
     /// Returns what was counted until now.
     fn counters(&self) -> Counters;
@@ -52,7 +52,7 @@ impl Console {
     fn execute(&self, command: Command, server: &mut impl Inspect) -> Option<String> {
         let not_found = |number| format!("no connection {number}: `list` shows all connections");
         Some(match command {
-            Command::List => view::list(server.rows(self), &self.listeners),
+            Command::List => view::list(server.rows(), &self.listeners),
             Command::Stats => view::stats(&server.counters()),
             Command::Help => HELP.trim_end().to_owned(),
             Command::Say(line) => {

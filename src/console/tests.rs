@@ -91,14 +91,3 @@ fn without_a_terminal_there_is_no_prompt_and_nothing_is_erased() {
     typed.console.say("said to 1 connection");
     assert_eq!(typed.end(), "[1] \\x1b[2J\nsaid to 1 connection\n");
 }
-
-#[test]
-fn an_age_is_that_of_the_slots_tenant() {
-    let mut typed = Typed::new(false);
-    let (old, new) = (ConnId::new(3, 0), ConnId::new(3, 1));
-    typed.console.opened(old, Nanos(1_000_000_000));
-    typed.console.opened(new, Nanos(5_000_000_000));
-    let now = Nanos(6_000_000_000);
-    assert_eq!(typed.console.age(new, now), Some(Duration::from_secs(1)));
-    assert_eq!(typed.console.age(ConnId::new(9, 0), now), None);
-}

@@ -75,7 +75,7 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L>
         self.peers.to_operator.drain(..).for_each(|chunk| console.show(&chunk));
     }
 
-    fn rows(&mut self, console: &Console) -> Vec<Row> {
+    fn rows(&mut self) -> Vec<Row> {
         let PeersView { peers, now, look, .. } = self;
         let groups = &peers.groups;
         let row = |(id, peer): (ConnId, &mut PeerEntry<P, D>)| {
@@ -92,7 +92,7 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L>
                 id,
                 listener: peer.listener,
                 address,
-                age: console.age(id, *now),
+                age: Some(now.since(peer.opened)),
                 received: peer.received,
                 sent: peer.sent,
                 wants: wants(&peer.connection),

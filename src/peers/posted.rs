@@ -4,21 +4,12 @@ use super::Peers;
 use crate::keys::ConnId;
 use crate::limits::CloseReason;
 use crate::mailbox::PostedRequest;
-use crate::peer::AcceptedPeer;
 use crate::protocol::{Message, Protocol};
 
 /// The sender of a broadcast that is no connection.
 const NO_CONNECTION: ConnId = ConnId::new(u32::MAX, 0);
 
 impl<P: Protocol, D> Peers<P, D> {
-    /// Keeps what is known of the peer of a connection that was just opened.
-    pub fn attach(&mut self, id: ConnId, accepted: AcceptedPeer) {
-        let Some(peer) = self.slab.get_mut(id) else { return };
-        accepted.shared.iter().for_each(|shared| shared.set_congested(peer.congested));
-        peer.accepted = accepted;
-        peer.publish_open();
-    }
-
     /// Does what other threads ask, in their order. What is asked of a connection that was removed
     /// does nothing.
     pub fn take_posted(&mut self, posted: Vec<PostedRequest>) {

@@ -4,9 +4,11 @@ use std::rc::Rc;
 
 use super::*;
 use crate::buffer::{BufferClass, Pool, Size};
-use crate::clock::Nanos;
 use crate::connection::{HARD, HIGH, LOW};
-use crate::limits::MAX_INPUT;
+use crate::console::{Inspect, SocketInfo};
+use crate::lifecycle::Lifecycle;
+use crate::limits::{Limits, MAX_INPUT};
+use crate::os::ShutdownSignal;
 use crate::protocol::testing::Broadcast;
 use crate::protocol::{Chat, Echo};
 
@@ -24,10 +26,15 @@ fn timers<P: Protocol>(peers: &mut Peers<P, ()>, clock: impl FnOnce() -> Nanos) 
     peers.next_timer()
 }
 
+/// A protocol, whose peer has no handle.
+fn made<P>(protocol: P) -> Made<P> {
+    (protocol, AcceptedPeer::default())
+}
+
 /// Peers that broadcast, whose drivers have no state.
 fn chat<const N: usize>() -> (Peers<Broadcast, ()>, [ConnId; N]) {
     let mut peers = Peers::default();
-    let ids = [(); N].map(|()| peers.open(Broadcast, GROUP, ()));
+    let ids = [(); N].map(|()| peers.open(made(Broadcast), GROUP, ()));
     iterate(&mut peers);
     (peers, ids)
 }
@@ -40,7 +47,7 @@ fn iterate(peers: &mut Peers<Broadcast, ()>) -> Vec<(ConnId, bool)> {
 
 fn open_chat(peers: &mut Peers<Chat, ()>, listener: ListenerId) -> ConnId {
     let number = peers.next_number();
-    peers.open(Chat::new(number), listener, ())
+    peers.open(made(Chat::new(number)), listener, ())
 }
 
 fn receive(peers: &mut Peers<Broadcast, ()>, id: ConnId, lines: usize) {
@@ -63,7 +70,7 @@ fn at(seconds: u64) -> impl FnOnce() -> Nanos {
 #[test]
 fn a_broadcast_is_queued_for_the_others_of_the_group() {
     let (mut peers, [a, b]) = chat();
-    let elsewhere = peers.open(Broadcast, ListenerId(1), ());
+    let elsewhere = peers.open(made(Broadcast), ListenerId(1), ());
     receive(&mut peers, a, 8);
     assert_eq!([a, b, elsewhere].map(|id| owed(&mut peers, id)), [0, 8, 0]);
 }
@@ -204,7 +211,7 @@ fn a_congestion_that_leaves_wakes_the_talkers() {
 fn a_link_is_read_however_much_is_queued_for_it_unless_others_are_congested() {
     let mut peers = Peers::default();
     let link = peers.open_link(Broadcast, GROUP, ());
-    let other = peers.open(Broadcast, GROUP, ());
+    let other = peers.open(made(Broadcast), GROUP, ());
     receive(&mut peers, link, 8);
     receive(&mut peers, other, HIGH);
     assert_eq!(iterate(&mut peers), [(link, true), (other, false)], "the other waits for the link");
@@ -221,7 +228,7 @@ fn a_link_is_read_however_much_is_queued_for_it_unless_others_are_congested() {
 fn a_link_is_never_closed_for_being_slow() {
     let mut peers = Peers::default();
     let link = peers.open_link(Broadcast, GROUP, ());
-    let [talker, slow] = [(); 2].map(|()| peers.open(Broadcast, GROUP, ()));
+    let [talker, slow] = [(); 2].map(|()| peers.open(made(Broadcast), GROUP, ()));
     receive(&mut peers, talker, HIGH);
     for second in 0..10 {
         peers.run_timers(at(second));
@@ -281,7 +288,7 @@ fn a_client_with_a_new_queue_is_not_stalled() {
 fn a_client_with_a_new_reply_is_not_stalled() {
     let pool = Pool::new(&[BufferClass { bytes: 1024, count: 1 }]).unwrap();
     let mut peers = Peers::default();
-    let [waiting, quick] = [(); 2].map(|()| peers.open(Echo, GROUP, ()));
+    let [waiting, quick] = [(); 2].map(|()| peers.open(made(Echo), GROUP, ()));
     peers.wait_for_buffer(waiting);
     peers.run_timers(at(10));
     peers.received(quick, pooled(&pool));
@@ -363,7 +370,7 @@ impl Protocol for Timed {
 
 fn timed<const N: usize>() -> (Peers<Timed, ()>, [ConnId; N]) {
     let mut peers = Peers::default();
-    let ids = [(); N].map(|()| peers.open(Timed, GROUP, ()));
+    let ids = [(); N].map(|()| peers.open(made(Timed), GROUP, ()));
     (peers, ids)
 }
 
@@ -423,7 +430,7 @@ impl Protocol for Tick {
 #[test]
 fn a_timer_that_is_set_as_it_expires_is_armed_before_the_driver_sleeps() {
     let mut peers = Peers::default();
-    peers.open(Tick, GROUP, ());
+    peers.open(made(Tick), GROUP, ());
     for second in 0..3 {
         assert_eq!(timers(&mut peers, at(second)), Some(Nanos((second + 1) * 1_000_000_000)));
     }
@@ -439,7 +446,7 @@ fn a_timer_ends_with_its_connection_and_spares_the_next_in_its_slot() {
         peers.broken(id, CloseReason::Cut);
         peers.remove(id);
     }
-    let next = [(); 2].map(|()| peers.open(Timed, GROUP, ()));
+    let next = [(); 2].map(|()| peers.open(made(Timed), GROUP, ()));
     assert_eq!(timers(&mut peers, at(1)), None);
     timers(&mut peers, at(99));
     assert_eq!(next.map(|id| expired(&mut peers, id)), [0, 0]);
@@ -475,9 +482,27 @@ fn a_protocol_is_given_the_reason_of_its_close() {
     ];
     for (reason, way) in ways {
         let (mut peers, closed) = (Peers::default(), Rc::default());
-        let id = peers.open(Closes(Rc::clone(&closed)), GROUP, ());
+        let id = peers.open(made(Closes(Rc::clone(&closed))), GROUP, ());
         way(&mut peers, id);
         peers.remove(id);
         assert_eq!(closed.get(), Some(reason));
     }
+}
+
+#[test]
+fn an_age_is_that_of_the_slots_tenant() {
+    let clock = Clock::simulated();
+    let mut peers: Peers<Echo, ()> = Peers::new(MAX_INPUT, clock.clone());
+    peers.expect_operator();
+    let [old, new] = [1, 5].map(|second| {
+        clock.set(Nanos(second * 1_000_000_000));
+        peers.remove(ConnId::default());
+        peers.open(made(Echo), GROUP, ())
+    });
+    assert_eq!((old.slot(), new.slot()), (0, 0));
+    let mut lifecycle = Lifecycle::new(Limits::default(), ShutdownSignal::new().unwrap());
+    let (counters, now) = (Counters::default(), Nanos(6_000_000_000));
+    let rows = peers.inspect(&mut lifecycle, counters, now, |()| SocketInfo::default()).rows();
+    let ages: Vec<_> = rows.into_iter().map(|row| (row.id, row.age)).collect();
+    assert_eq!(ages, [(new, Some(Duration::from_secs(1)))]);
 }

@@ -121,7 +121,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         let made = self
             .state
             .make(listener, |factory, number, reach| factory.make_for(number, address, reach));
-        let id = self.state.open(listener, made, Flight::new(socket, address));
+        let id = self.state.peers.open(made, listener, Flight::new(socket, address));
         match self.state.lifecycle.stage() {
             Stage::Serving => {}
             Stage::Draining => self.state.peers.finish(id),

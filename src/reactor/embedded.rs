@@ -17,7 +17,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     /// `listener`. It is not counted as accepted.
     pub fn adopt(&mut self, fd: OwnedFd, made: Made<P>, listener: ListenerId) -> ConnId {
         let socket = self.socket(fd);
-        let id = self.state.open(listener, made, socket);
+        let id = self.state.peers.open(made, listener, socket);
         self.watch_new(id);
         id
     }

@@ -46,7 +46,7 @@ impl<C: Calls> Inspect for Blocking<C> {
         }
     }
 
-    fn rows(&mut self, _: &Console) -> Vec<Row> {
+    fn rows(&mut self) -> Vec<Row> {
         let now = os::now();
         self.shared.members().values().map(|member| row(member, now)).collect()
     }

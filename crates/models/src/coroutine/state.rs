@@ -133,13 +133,9 @@ impl ServerState {
     ) -> ConnId {
         self.peers.counters.accepted += 1;
         let reach = Some((self.peers.next_id(), self.lifecycle.shutdown()));
-        let (protocol, accepted) = factory.make(self.peers.next_number(), Some(socket), reach);
+        let made = factory.make(self.peers.next_number(), Some(socket), reach);
         let address = self.console.as_ref().and_then(|_| address::of_peer(socket));
-        let id = self.peers.open(protocol, listener, TaskState::new(address));
-        self.peers.attach(id, accepted);
-        if let Some(task) = &mut self.console {
-            task.console.opened(id, os::now());
-        }
+        let id = self.peers.open(made, listener, TaskState::new(address));
         self.settle(Some(id)); // The protocol may have sent to others.
         id
     }

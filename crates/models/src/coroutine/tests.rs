@@ -16,7 +16,7 @@ use super::state::TaskState;
 use super::*;
 use proactor::buffer::{BufferClass, Chunk};
 use proactor::calls::PlainCalls;
-use proactor::peer::Peer;
+use proactor::peer::{AcceptedPeer, Made, Peer};
 use proactor::protocol::testing::Broadcast;
 use proactor::protocol::{Echo, Input, Outbox, Protocol};
 
@@ -195,7 +195,8 @@ fn broadcast_state() -> ServerState {
 }
 
 fn open(server: &mut ServerState) -> ConnId {
-    server.peers.open(Box::new(Broadcast), ListenerId(0), TaskState::new(None))
+    let made: Made<Box<dyn Protocol>> = (Box::new(Broadcast), AcceptedPeer::default());
+    server.peers.open(made, ListenerId(0), TaskState::new(None))
 }
 
 /// Has the task of a connection wait: its socket is watched by an executor that never looks at it.
