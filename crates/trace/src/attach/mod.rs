@@ -5,7 +5,6 @@
 //! A request is identified by its address where the kernel traces it, and by its user data
 //! otherwise. If several requests in flight have the same user data, the latest is taken.
 
-mod findings;
 mod rings;
 mod view;
 
@@ -45,9 +44,8 @@ pub struct RingEvent {
     at: u64,
     /// The index of the ring.
     ring: usize,
+    /// With the operation of its request.
     event: KernelEvent,
-    /// The operation, if the event is about one.
-    opcode: Option<u8>,
     matched: Option<MatchedCompletion>,
 }
 
@@ -109,9 +107,9 @@ impl WatchedProcess {
         };
         let first = *self.first.get_or_insert(event.time);
         let at = event.time.saturating_sub(first);
-        let event = self.rings[ring].identified(event);
-        let (opcode, matched) = self.rings[ring].observe(&event);
-        Some(RingEvent { at, ring, event, opcode, matched })
+        let mut event = *event;
+        let matched = self.rings[ring].observe(&mut event);
+        Some(RingEvent { at, ring, event, matched })
     }
 
     /// Adds the ring of an event if it belongs to the process. Only these events run in a thread of

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::kernel::{KernelEvent, Tracepoint};
+use crate::kernel::{KernelEvent, Tracepoint, operation};
 use crate::view::Errors;
 use proactor::ring::Cqe;
 use proactor_record::Errno;
@@ -26,7 +26,7 @@ pub(super) struct RingState {
     /// The setup flags, if its creation was seen.
     pub(super) setup: Option<u32>,
     /// By `IORING_OP_*`; `None` counts what was submitted before the watching began.
-    #[serde(skip)]
+    #[serde(serialize_with = "rows")]
     pub(super) ops: BTreeMap<Option<u8>, OpCounts>,
     /// Completions that overflowed the queue.
     pub(super) overflows: u64,
@@ -43,11 +43,12 @@ pub(super) struct RingState {
     latest: HashMap<u64, RequestKey>,
 }
 
-/// The identity of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum RequestKey {
-    Address(u64),
-    UserData(u64),
+/// The identity of a request: its address and zero, or zero and its user data where the kernel does
+/// not trace the address.
+type RequestKey = (u64, u64);
+
+fn rows<S: Serializer>(ops: &BTreeMap<Option<u8>, OpCounts>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(ops.values())
 }
 
 /// A request in flight.
@@ -65,30 +66,32 @@ struct Request {
 /// The counts of one operation.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct OpCounts {
-    pub(super) submitted: u64,
-    pub(super) completed: u64,
+    op: Option<String>,
+    opcode: Option<u8>,
+    submitted: u64,
+    completed: u64,
     /// Completions without an error.
-    pub(super) ok: u64,
-    pub(super) errors: Errors,
+    ok: u64,
+    errors: Errors,
     /// Requests that were rejected before they started.
-    pub(super) rejected: u64,
+    rejected: u64,
     /// Requests that ended without a completion (`IOSQE_CQE_SKIP_SUCCESS`).
     #[serde(rename = "skipped_cqes")]
-    pub(super) skipped: u64,
+    skipped: u64,
     /// Requests that were handed to a worker thread (io-wq).
-    pub(super) punts: u64,
+    punts: u64,
     /// Requests that waited by polling.
-    pub(super) polls: u64,
+    polls: u64,
     /// Multishot operations that ended.
-    pub(super) multishot_ended: u64,
+    multishot_ended: u64,
     /// The completions of these.
-    pub(super) multishot_completions: u64,
+    multishot_completions: u64,
     /// Other operations: from the submission to the completion.
     #[serde(rename = "submit_to_cqe")]
-    pub(super) took: Latencies,
+    took: Latencies,
     /// From the arrival of what was waited for to the completion.
     #[serde(rename = "arrival_to_cqe")]
-    pub(super) after: Latencies,
+    after: Latencies,
 }
 
 /// A completion, matched with its submission.
@@ -107,29 +110,16 @@ impl RingState {
         RingState { thread, name, ..RingState::default() }
     }
 
-    /// The numbers of all submissions and of all completions.
-    pub(super) fn totals(&self) -> (u64, u64) {
-        let ops = self.ops.values();
-        ops.fold((0, 0), |(s, c), op| (s + op.submitted + op.rejected, c + op.completed))
-    }
-
-    /// Returns the event with the user data and the opcode of its request: 5.10 traces a punted
-    /// request by its address only.
-    pub(super) fn identified(&self, event: &KernelEvent) -> KernelEvent {
-        let is_bare = event.tracepoint == Tracepoint::QueueAsyncWork && event.opcode.is_none();
-        match self.requests.get(&RequestKey::Address(event.request)) {
-            Some(request) if is_bare => {
-                KernelEvent { user_data: request.user_data, opcode: request.opcode, ..*event }
-            }
-            _ => *event,
+    /// Counts an event, and adds what only its request knows: the operation of a completion, the
+    /// user data and the operation of a punt. Returns the match of a completion.
+    pub(super) fn observe(&mut self, event: &mut KernelEvent) -> Option<MatchedCompletion> {
+        // 5.10 traces a punted request by its address only.
+        if event.tracepoint == Tracepoint::QueueAsyncWork
+            && (event.opcode.is_none() && event.request != 0)
+            && let Some(request) = self.requests.get(&(event.request, 0))
+        {
+            (event.user_data, event.opcode) = (request.user_data, request.opcode);
         }
-    }
-
-    /// Counts an event. Returns its operation, and for a completion the match.
-    pub(super) fn observe(
-        &mut self,
-        event: &KernelEvent,
-    ) -> (Option<u8>, Option<MatchedCompletion>) {
         let KernelEvent { opcode, time, own, .. } = *event;
         match event.tracepoint {
             Tracepoint::Create => {
@@ -158,22 +148,28 @@ impl RingState {
             Tracepoint::PollArm => self.op(opcode).polls += 1,
             Tracepoint::Complete | Tracepoint::FailLink => {}
         }
-        match event.completion() {
-            Some((res, flags)) => self.completed(event, res, flags),
-            None => (opcode, None),
+        let (res, flags) = event.completion()?;
+        let matched = self.complete(event, flags & Cqe::MORE != 0);
+        if matched.is_some() && flags & NOTIFICATION != 0 {
+            return matched;
         }
+        let op = self.op(event.opcode);
+        op.completed += 1;
+        match u32::try_from(res) {
+            Ok(_) => op.ok += 1,
+            Err(_) => *op.errors.entry(Errno(res.wrapping_neg()).to_string()).or_default() += 1,
+        }
+        matched.inspect(|matched| op.measure(matched, event.more()))
     }
 
     fn op(&mut self, opcode: Option<u8>) -> &mut OpCounts {
-        self.ops.entry(opcode).or_default()
+        let op = opcode.map(operation);
+        self.ops.entry(opcode).or_insert_with(|| OpCounts { op, opcode, ..OpCounts::default() })
     }
 
     fn begin(&mut self, event: &KernelEvent, begun: Option<u64>) -> RequestKey {
-        let KernelEvent { opcode, user_data, .. } = *event;
-        let key = match event.request {
-            0 => RequestKey::UserData(user_data),
-            address => RequestKey::Address(address),
-        };
+        let KernelEvent { opcode, user_data, request: address, .. } = *event;
+        let key = (address, if address == 0 { user_data } else { 0 });
         let request = Request { opcode, user_data, begun, arrived: None, shots: 0 };
         // A request without a completion is known to have ended when its address is reused.
         if let Some(old) = self.requests.insert(key, request) {
@@ -199,7 +195,7 @@ impl RingState {
     /// Finds the request of an event. Of a multishot request's completions only the last has the
     /// address.
     fn find(&self, event: &KernelEvent) -> Option<RequestKey> {
-        let key = RequestKey::Address(event.request);
+        let key = (event.request, 0);
         let is_its = |request: &Request| request.user_data == event.user_data;
         if event.request != 0 && self.requests.get(&key).is_some_and(is_its) {
             return Some(key);
@@ -207,66 +203,35 @@ impl RingState {
         self.latest.get(&event.user_data).copied()
     }
 
-    fn completed(
-        &mut self,
-        event: &KernelEvent,
-        res: i32,
-        flags: u32,
-    ) -> (Option<u8>, Option<MatchedCompletion>) {
-        let more = flags & Cqe::MORE != 0;
-        let key = self.find(event);
-        let Some(request) = key.and_then(|key| self.requests.get_mut(&key)) else {
-            self.count(None, res);
-            return (None, None);
-        };
+    /// Matches a completion with its request, which ends unless more follow.
+    fn complete(&mut self, event: &mut KernelEvent, more: bool) -> Option<MatchedCompletion> {
+        event.opcode = None;
+        let key = self.find(event)?;
+        let request = self.requests.get_mut(&key)?;
+        event.opcode = request.opcode;
         request.shots += 1;
-        let Request { opcode, user_data, begun, shots, .. } = *request;
+        let Request { user_data, begun, shots: shot, .. } = *request;
         let since = |then: u64| event.time.saturating_sub(then);
         let after = request.arrived.take().map(since);
-        let matched = MatchedCompletion { shot: shots, took: begun.map(since), after };
-        if let (false, Some(key)) = (more, key) {
+        if !more {
             self.requests.remove(&key);
             self.forget(user_data, key);
         }
-        if flags & NOTIFICATION != 0 {
-            return (opcode, Some(matched));
-        }
-        self.count(opcode, res);
-        let op = self.op(opcode);
-        if let Some(after) = after {
-            op.after.record(Duration::from_nanos(after));
-        }
-        match matched.took {
-            // The first completion seen may be the last of a multishot request. Without its
-            // submission it says nothing.
-            Some(took) if !more && shots == 1 => op.took.record(Duration::from_nanos(took)),
-            None if shots == 1 => {}
-            _ if !more => {
-                op.multishot_ended += 1;
-                op.multishot_completions += shots;
-            }
-            _ => {}
-        }
-        (opcode, Some(matched))
-    }
-
-    fn count(&mut self, opcode: Option<u8>, res: i32) {
-        let op = self.op(opcode);
-        op.completed += 1;
-        if res < 0 {
-            *op.errors.entry(Errno(res.wrapping_neg()).to_string()).or_default() += 1;
-        } else {
-            op.ok += 1;
-        }
+        Some(MatchedCompletion { shot, took: begun.map(since), after })
     }
 }
 
 impl OpCounts {
-    /// The errors by name, the most frequent first: `3 ECONNRESET, 1 EPIPE`.
-    pub(super) fn errors(&self) -> String {
-        let mut errors: Vec<_> = self.errors.iter().collect();
-        errors.sort_by_key(|&(_, count)| std::cmp::Reverse(*count));
-        let words = errors.iter().map(|(name, count)| format!("{count} {name}"));
-        words.collect::<Vec<_>>().join(", ")
+    /// Measures a completion. The first one seen may be the last of a multishot request: without
+    /// its submission it says nothing.
+    fn measure(&mut self, matched: &MatchedCompletion, more: bool) {
+        let &MatchedCompletion { shot, took, after } = matched;
+        after.into_iter().for_each(|after| self.after.record(Duration::from_nanos(after)));
+        if shot > 1 && !more {
+            self.multishot_ended += 1;
+            self.multishot_completions += shot;
+        } else if let (Some(took), false) = (took, more) {
+            self.took.record(Duration::from_nanos(took));
+        }
     }
 }

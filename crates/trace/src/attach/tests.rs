@@ -37,7 +37,7 @@ fn completions_are_matched_by_address_or_else_by_user_data() {
     attached.observe(&submit(2000, 2, 7, SEND));
     let line = attached.observe(&complete(5000, 1, 7, 64, 0)).expect("its ring");
     assert_eq!(
-        (line.opcode, line.matched.and_then(|matched| matched.took)),
+        (line.event.opcode, line.matched.and_then(|matched| matched.took)),
         (Some(RECV), Some(4000))
     );
     // Only the last completion of a multishot request has the address.
@@ -45,7 +45,7 @@ fn completions_are_matched_by_address_or_else_by_user_data() {
     attached.observe(&event(6500, 3, 8, Some(RECV), (Tracepoint::TaskAdd, [0; 4])));
     let line = attached.observe(&complete(7000, 0, 8, 64, 2)).expect("its ring");
     let matched = line.matched.expect("a submission");
-    assert_eq!((line.opcode, matched.shot, matched.after), (Some(RECV), 1, Some(500)));
+    assert_eq!((line.event.opcode, matched.shot, matched.after), (Some(RECV), 1, Some(500)));
     let line = attached.observe(&complete(8000, 3, 8, -105, 0)).expect("its ring");
     let matched = line.matched.expect("a submission");
     assert_eq!((matched.shot, matched.after), (2, None));

@@ -1,18 +1,15 @@
 //! The output of `trace attach`: one line or JSON object per event, and a summary.
 
-use std::fmt::Write;
-use std::time::Duration;
-
-use serde::Serialize;
+use minijinja::context;
 use serde_json::{Value, json};
 
-use super::findings::findings;
-use super::rings::{MatchedCompletion, OpCounts, RingState};
+use super::rings::{MatchedCompletion, RingState};
 use super::{RingEvent, WatchedProcess};
 use crate::kernel::{Missing, Tracepoint, operation};
 use crate::show::{end_line, moment, result_text};
 use proactor_record::sys;
-use proactor_report::{Align, NOTHING, Table, units};
+use proactor_report::template;
+use proactor_report::units::nanos;
 
 /// The column of the mark of abnormal events, behind the details.
 const MARK: usize = 102;
@@ -46,7 +43,7 @@ impl RingEvent {
         let event = &self.event;
         let multishot = event.more() || self.matched.is_some_and(|matched| matched.shot > 1);
         let star = if multishot { "*" } else { "" };
-        let op = self.opcode.map_or(String::new(), |code| format!("{}{star}", operation(code)));
+        let op = event.opcode.map_or(String::new(), |code| format!("{}{star}", operation(code)));
         let user_data = match event.tracepoint.is_of_request() {
             true => format!("{:#x}", event.user_data),
             false => String::new(),
@@ -74,37 +71,28 @@ impl RingEvent {
         let Some(MatchedCompletion { shot, took, after }) = self.matched else {
             return "submitted earlier".to_owned();
         };
-        let mut text = match (self.event.more(), shot) {
-            (true, _) => format!("more (shot {shot})  "),
-            (false, 1) => took.map_or(String::new(), |took| format!("took {}  ", span(took))),
-            (false, _) => match took {
-                Some(took) => format!("last shot ({shot} in {})  ", span(took)),
-                None => format!("last shot ({shot} seen)  "),
-            },
+        let text = match (self.event.more(), shot, took.map(nanos)) {
+            (true, ..) => format!("more (shot {shot})  "),
+            (false, 1, took) => took.map_or(String::new(), |took| format!("took {took}  ")),
+            (false, _, Some(took)) => format!("last shot ({shot} in {took})  "),
+            (false, _, None) => format!("last shot ({shot} seen)  "),
         };
-        if let Some(after) = after {
-            let _ = write!(text, "{} after arrival", span(after));
-        }
-        text
+        after.map(nanos).map_or(text.clone(), |after| format!("{text}{after} after arrival"))
     }
 
     /// The event as JSON. Keys that do not apply are omitted.
     pub fn json(&self) -> Value {
-        let mut fields = self.event.fields();
-        let mut put = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
-        put("t_ns", json!(self.at));
-        put("ring", json!(self.ring));
-        put("abnormal", json!(self.is_abnormal()));
-        if let Some(opcode) = self.opcode {
-            put("op", json!(operation(opcode)));
-            put("opcode", json!(opcode));
+        let opcode = self.event.opcode;
+        let mut json = self.event.fields(json!({
+            "t_ns": self.at, "ring": self.ring, "abnormal": self.is_abnormal(),
+            "op": opcode.map(operation), "opcode": opcode,
+        }));
+        if let Some(MatchedCompletion { shot, took, after }) = self.matched {
+            json["shot"] = json!(shot);
+            json["took_ns"] = json!(took);
+            json["after_arrival_ns"] = json!(after);
         }
-        if let Some(matched) = self.matched {
-            put("shot", json!(matched.shot));
-            put("took_ns", json!(matched.took));
-            put("after_arrival_ns", json!(matched.after));
-        }
-        Value::Object(fields)
+        json
     }
 }
 
@@ -121,27 +109,16 @@ impl WatchedProcess {
 
     /// The summary as text.
     pub fn summary(&self) -> String {
-        let uname = sys::uname();
-        let mut text = format!(
-            "{}  {} watched  {}  {} lost  kernel: {}\n",
-            self.label(),
-            units::span(self.watched),
-            units::plural(self.rings.len() as u64, "ring"),
-            units::plural(self.lost, "event"),
-            uname.split(' ').nth(1).unwrap_or(&uname),
-        );
-        if self.rings.is_empty() {
-            let (watched, open) = (units::span(self.watched), self.open_rings() as u64);
-            let _ =
-                writeln!(text, "no activity in {watched} ({} open)", units::plural(open, "ring"));
-        }
-        for (at, ring) in self.rings.iter().enumerate() {
-            text.push_str(&self.ring_text(at, ring));
-        }
-        for missing in &self.missing {
-            let _ = writeln!(text, "{missing}");
-        }
-        text
+        let (uname, setup) = (sys::uname(), |ring: &RingState| ring.setup.map(setup));
+        let values = context! {
+            label => self.label(),
+            open => self.open_rings(),
+            kernel => uname.split(' ').nth(1).unwrap_or(&uname),
+            setups => self.rings.iter().map(setup).collect::<Vec<_>>(),
+            notes => self.missing.iter().map(Missing::to_string).collect::<Vec<_>>(),
+            ..minijinja::Value::from_serialize(self.json())
+        };
+        template::fill(include_str!("summary.txt"), values)
     }
 
     /// The summary as one JSON object.
@@ -158,140 +135,27 @@ impl WatchedProcess {
         })
     }
 
+    /// A ring with its operations and findings. A count of a tracepoint that the kernel does not
+    /// have is null.
     fn ring_json(&self, ring: &RingState) -> Value {
-        let ops = ring.ops.iter().map(|(opcode, op)| {
-            let mut op = self.counts(op);
-            op["op"] = json!(opcode.map(operation));
-            op["opcode"] = json!(opcode);
-            op
-        });
-        let ops: Value = ops.collect();
-        let mut json = self.counts(ring);
-        json["ops"] = ops;
-        json["findings"] = json!(findings(ring));
+        let mut json = json!(ring);
+        let is_missing =
+            |one: &&(Tracepoint, _)| self.missing.contains(&Missing::Tracepoint(one.0));
+        for (_, name) in COUNTED.iter().filter(is_missing) {
+            let ops = json["ops"].as_array_mut().into_iter().flatten();
+            ops.filter_map(|op| op.get_mut(name)).for_each(|count| *count = Value::Null);
+            json.get_mut(name).into_iter().for_each(|count| *count = Value::Null);
+        }
+        let findings =
+            template::fill(include_str!("findings.txt"), minijinja::Value::from_serialize(&json));
+        json["findings"] = findings.lines().collect();
         json
-    }
-
-    /// Counts as JSON. A count of a tracepoint that the kernel does not have is null.
-    fn counts(&self, counts: impl Serialize) -> Value {
-        let mut json = json!(counts);
-        for (tracepoint, name) in COUNTED {
-            if self.known(tracepoint, ()).is_none() && !json[name].is_null() {
-                json[name] = Value::Null;
-            }
-        }
-        json
-    }
-
-    /// The count of a tracepoint, unless the kernel does not have it.
-    fn known<T>(&self, tracepoint: Tracepoint, count: T) -> Option<T> {
-        (!self.missing.contains(&Missing::Tracepoint(tracepoint))).then_some(count)
-    }
-
-    fn ring_text(&self, at: usize, ring: &RingState) -> String {
-        let setup = ring.entries.zip(ring.setup).map_or(String::new(), |(entries, flags)| {
-            format!("  {}/{} entries  {}", entries[0], entries[1], setup(flags))
-        });
-        let mut lines = vec![
-            format!("\nr{at}  thread {} ({}){setup}", ring.thread, ring.name),
-            self.table(ring).to_string(),
-        ];
-        for (opcode, op) in &ring.ops {
-            let name = opcode.map_or("?".to_owned(), operation);
-            let (ended, shots) = (op.multishot_ended, op.multishot_completions);
-            if ended > 0 {
-                let (count, mean) = (units::count(ended), shots as f64 / ended as f64);
-                lines.push(format!(
-                    "multishot {name}: {count} ended, after {mean:.1} completions on average"
-                ));
-            }
-            if op.skipped > 0 {
-                let count = units::count(op.skipped);
-                lines.push(format!(
-                    "{name}: {count} ended without a completion (IOSQE_CQE_SKIP_SUCCESS)"
-                ));
-            }
-        }
-        lines.push(self.totals(ring));
-        let findings = findings(ring);
-        if findings.is_empty() {
-            lines.push("nothing stands out".to_owned());
-        }
-        lines.extend(findings.iter().map(|finding| format!("! {finding}")));
-        lines.join("\n") + "\n"
-    }
-
-    /// The operations of a ring, one row each.
-    fn table(&self, ring: &RingState) -> Table {
-        let names = ["op", "submitted", "cqes", "ok", "polls", "punts", "submit→cqe p50", "p99"];
-        let names = names.into_iter().chain(["max", "arrival→cqe p50", "p99", "errors"]);
-        let is_text = |name| ["op", "errors"].contains(&name);
-        let align = |name| if is_text(name) { Align::Left } else { Align::Right };
-        let columns: Vec<_> = names.map(|name| (name, align(name))).collect();
-        let mut table = Table::new(&columns);
-        ring.ops.iter().for_each(|(opcode, op)| table.row(self.row(*opcode, op)));
-        table
-    }
-
-    /// All operations of a ring in one line.
-    fn totals(&self, ring: &RingState) -> String {
-        let (submissions, completions) = ring.totals();
-        let each = match ring.sleeps {
-            0 => String::new(),
-            waits => format!(", {:.1} completions each", completions as f64 / waits as f64),
-        };
-        let sleeps = match self.known(Tracepoint::CqringWait, ring.sleeps) {
-            None => format!("{NOTHING} sleeps"),
-            Some(waits) => units::plural(waits, "sleep"),
-        };
-        let overflow = match self.known(Tracepoint::CqeOverflow, ring.overflows) {
-            None => "unknown".to_owned(),
-            Some(0) => "never".to_owned(),
-            Some(overflows) => units::count(overflows),
-        };
-        format!(
-            "{}, {}; {sleeps}{each}; overflow {overflow}",
-            units::plural(submissions, "submission"),
-            units::plural(completions, "completion"),
-        )
-    }
-
-    fn row(&self, opcode: Option<u8>, op: &OpCounts) -> [String; 12] {
-        let [took, took_99] = [0.5, 0.99].map(|share| duration(op.took.percentile(share)));
-        let [after, after_99] = [0.5, 0.99].map(|share| duration(op.after.percentile(share)));
-        let star = if op.multishot_ended > 0 || op.completed > op.submitted { "*" } else { "" };
-        let zero = |tracepoint, count| match self.known(tracepoint, count) {
-            None => NOTHING.to_owned(),
-            Some(0) => String::new(),
-            Some(count) => units::count(count),
-        };
-        [
-            opcode.map_or("(earlier)".to_owned(), |code| format!("{}{star}", operation(code))),
-            units::count(op.submitted + op.rejected),
-            units::count(op.completed),
-            units::count(op.ok),
-            zero(Tracepoint::PollArm, op.polls),
-            zero(Tracepoint::QueueAsyncWork, op.punts),
-            took,
-            took_99,
-            duration(op.took.max()),
-            after,
-            after_99,
-            op.errors(),
-        ]
     }
 }
 
+/// The names of the set-up flags of a ring.
 fn setup(flags: u32) -> String {
     let names = (0..32).filter(|bit| flags & 1 << bit != 0);
     let names: Vec<_> = names.map(|bit| SETUP.split(' ').nth(bit).unwrap_or("?")).collect();
     if names.is_empty() { "no flags".to_owned() } else { names.join("|") }
-}
-
-fn span(nanos: u64) -> String {
-    units::span(Duration::from_nanos(nanos))
-}
-
-fn duration(span: Option<Duration>) -> String {
-    span.map_or(NOTHING.to_owned(), units::span)
 }

@@ -39,59 +39,47 @@ impl KernelEvent {
 
     /// The event as JSON.
     pub fn json(&self) -> Value {
-        let mut fields = self.fields();
-        let mut put = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
-        put("t_ns", json!(self.time));
-        put("lane", json!("kernel"));
-        put("op", json!(self.op()));
-        put("abnormal", json!(self.is_abnormal()));
-        if let Some(conn) = token_conn(self.user_data) {
-            put("conn", json!(format!("c{conn}")));
-        }
-        Value::Object(fields)
+        self.fields(json!({
+            "t_ns": self.time, "lane": "kernel", "op": self.op(), "abnormal": self.is_abnormal(),
+            "conn": token_conn(self.user_data).map(|conn| format!("c{conn}")),
+        }))
     }
 
-    /// The fields of the tracepoint as JSON. Keys that do not apply are omitted.
-    pub(crate) fn fields(&self) -> Map<String, Value> {
-        let mut fields = Map::new();
-        let mut put = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
-        put("kind", json!(self.name()));
-        put("thread", json!(self.thread));
-        if self.tracepoint.is_of_request() {
-            put("user_data", json!(format!("{:#018x}", self.user_data)));
+    /// The fields of the tracepoint and these as JSON. Those that are null do not apply and are
+    /// omitted.
+    pub(crate) fn fields(&self, more: Value) -> Value {
+        let first_of = |point| (self.tracepoint == point).then_some(self.own[0] as u32);
+        let user_data = format!("{:#018x}", self.user_data);
+        let own = json!({
+            "kind": self.name(), "thread": self.thread,
+            "user_data": self.tracepoint.is_of_request().then_some(user_data),
+            "flags": self.completion().map(|(_, flags)| flags),
+            "more": self.completion().map(|_| self.more()),
+            "count": first_of(Tracepoint::LocalWorkRun),
+            "min_events": first_of(Tracepoint::CqringWait),
+        });
+        let mut all = Map::new();
+        for fields in [own, more] {
+            let Value::Object(fields) = fields else { continue };
+            all.extend(fields.into_iter().filter(|(_, value)| !value.is_null()));
         }
-        put_result(self.result(), &mut put);
-        if let Some((_, flags)) = self.completion() {
-            put("flags", json!(flags));
-            put("more", json!(self.more()));
-        }
-        match self.tracepoint {
-            Tracepoint::LocalWorkRun => put("count", json!(self.own[0] as u32)),
-            Tracepoint::CqringWait => put("min_events", json!(self.own[0] as u32)),
-            _ => {}
-        }
-        fields
+        put_result(self.result(), &mut |name, value| drop(all.insert(name.to_owned(), value)));
+        Value::Object(all)
     }
 
     /// What the event says beside its result, in a few words.
     pub(crate) fn details(&self) -> String {
-        let first = self.own[0];
-        let words = match self.tracepoint {
-            Tracepoint::Create => return format!("fd {}", first as i32),
+        let first = self.own[0] as u32;
+        match self.tracepoint {
+            Tracepoint::Create => format!("fd {}", first as i32),
             Tracepoint::LocalWorkRun => {
-                return format!("{} of deferred work", units::plural(first as u32 as u64, "piece"));
+                format!("{} of deferred work", units::plural(first.into(), "piece"))
             }
-            Tracepoint::CqringWait => return format!("for {}", first as u32),
+            Tracepoint::CqringWait => format!("for {first}"),
+            Tracepoint::Complete if !self.more() => String::new(),
             // A `bool` may be followed by any bytes.
-            Tracepoint::SubmitReq if first & 0xff != 0 => "by the kernel's submission thread",
-            Tracepoint::ReqFailed => "before it started",
-            Tracepoint::Complete if self.more() => "more",
-            Tracepoint::CqeOverflow => "queue full: posted outside it",
-            Tracepoint::TaskAdd => "what it waited for has arrived",
-            Tracepoint::QueueAsyncWork => "to a worker thread (io-wq)",
-            Tracepoint::PollArm => "waits by polling",
-            _ => "",
-        };
-        words.to_owned()
+            Tracepoint::SubmitReq if first & 0xff == 0 => String::new(),
+            point => point.words().to_owned(),
+        }
     }
 }

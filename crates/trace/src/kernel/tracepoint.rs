@@ -34,32 +34,31 @@ numbered! {
     }
 }
 
-/// By number of the tracepoint: its word in lines and in JSON, the fields that only it has, and
-/// what is unknown on a kernel without it.
-const FACTS: [(&str, &str, &str); 11] = [
-    ("create", "fd flags sq_entries cq_entries", "how rings were created is unknown"),
-    ("submit", "sq_thread", "submissions are unknown"),
-    ("reject", "error", "a rejected submission is seen only when it completes"),
-    ("post", "res cflags", "completions are unknown"),
-    ("overflow", "res cflags", "completions that overflowed the queue look like any other"),
-    ("arrive", "", "arrival times are unknown"),
-    ("punt", "", "the work of the kernel's worker threads (io-wq) is unknown"),
-    ("poll", "", "which requests waited by polling is unknown"),
-    ("work", "count", "runs of deferred work are unknown"),
-    ("wait", "min_events", "sleeps are unknown"),
-    ("fail_link", "", "broken links are seen only as cancelled requests"),
-];
+/// By the tracepoint's name: its word in lines and in JSON, the fields that only it has, what its
+/// events say, and what is unknown on a kernel without it.
+const FACTS: &str = include_str!("tracepoints.txt");
 
 impl Tracepoint {
+    fn fact(self, column: usize) -> &'static str {
+        let mut rows = FACTS.lines().map(|row| row.split('|').map(str::trim));
+        let own = rows.find(|row| row.clone().next() == Some(self.name()));
+        own.and_then(|mut row| row.nth(column)).expect("a row for each tracepoint")
+    }
+
     /// The tracepoint's name, and its name before 6.3.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let before = (self == Tracepoint::SubmitReq).then_some("io_uring_submit_sqe");
         [Some(self.name()), before].into_iter().flatten()
     }
 
+    /// What its events say, in a few words.
+    pub(super) fn words(self) -> &'static str {
+        self.fact(3)
+    }
+
     /// What is unknown without it.
     pub(super) fn unknown(self) -> &'static str {
-        FACTS[self as usize].2
+        self.fact(4)
     }
 
     /// Whether its events are about one request.
@@ -96,7 +95,7 @@ pub struct KernelEvent {
 impl KernelEvent {
     /// The word for it in lines and in JSON.
     pub fn name(&self) -> &'static str {
-        FACTS[self.tracepoint as usize].0
+        self.tracepoint.fact(1)
     }
 
     /// The result and the flags (`IORING_CQE_F_*`; zero on kernels that do not trace them) of a
@@ -150,7 +149,7 @@ impl TracepointDecoder {
             opcode: layout.field(&["opcode"]),
             own: [None; 4],
         };
-        let names = FACTS[tracepoint as usize].1.split_whitespace();
+        let names = tracepoint.fact(2).split_whitespace();
         fields.own.iter_mut().zip(names).for_each(|(own, name)| *own = layout.field(&[name]));
         let has_user_data = fields.user_data.is_some();
         let is_identified = match tracepoint {
