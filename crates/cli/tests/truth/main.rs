@@ -11,13 +11,14 @@ mod oracle;
 mod support;
 mod workload;
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use proactor::buffer::BufferClass;
 use proactor::ring::Kind;
 use proactor::ring::kernel::{Capability, Kernel};
 use proactor_trace::Clock;
-use proactor_trace::kernel::{Instance, Tracepoint, Unavailable};
+use proactor_trace::kernel::{Instance, Tracepoint};
 
 use oracle::{Evidence, Mutation};
 use support::{Random, io_uring_refused, skip};
@@ -55,7 +56,7 @@ fn kernel() -> Option<Kernel> {
 
 /// Returns whether the kernel's tracepoints are accessible; if not, counts a skip.
 fn has_tracepoints() -> bool {
-    static WHY: OnceLock<Option<Unavailable>> = OnceLock::new();
+    static WHY: OnceLock<Option<io::Error>> = OnceLock::new();
     let ask = || Instance::new(&POINTS, Clock::Nanos, 1 << 20).err();
     match WHY.get_or_init(ask) {
         Some(why) => skip(&why.to_string()),

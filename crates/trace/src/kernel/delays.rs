@@ -6,11 +6,12 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use minijinja::{Value, context};
 use serde::Serialize;
 
 use super::{KernelEvent, Missing, Sidecar, Tracepoint};
 use proactor_record::{RecordKind, Trace};
-use proactor_report::{Align, Latencies, NOTHING, Table, units};
+use proactor_report::{Latencies, template};
 
 /// The durations of the stages over a whole recording.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -113,27 +114,9 @@ fn take(queue: &mut VecDeque<((i32, u32), u64)>, completion: (i32, u32)) -> Opti
 
 impl fmt::Display for Delays {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut columns = vec![("", Align::Left), ("n", Align::Right)];
-        let none = Latencies::new().percentiles();
-        columns.extend(none.cells().map(|(name, _)| (name, Align::Right)));
-        let mut table = Table::new(&columns);
-        for (name, all) in [
-            ("arrival → posted", &self.posting),
-            ("posted → reaped", &self.reaping),
-            ("reaped → next enter", &self.handling),
-        ] {
-            let cells = all.percentiles().cells().map(|(_, cell)| cell);
-            table.row([name.to_owned(), units::count(all.len())].into_iter().chain(cells));
-        }
-        let [unmatched, lost] = [self.unmatched, self.lost].map(units::count);
-        let [overflowed, punted] = [self.overflowed, self.punted]
-            .map(|count| count.map_or(NOTHING.to_owned(), units::count));
-        write!(
-            f,
-            "{table}\nposted outside a full queue {overflowed}, handed to worker threads (io-wq) \
-             {punted}, not matched {unmatched}, lost by the kernel {lost}"
-        )?;
-        self.missing.iter().try_for_each(|missing| write!(f, "\n{missing}"))
+        let notes: Vec<String> = self.missing.iter().map(Missing::to_string).collect();
+        let values = context! { notes, ..Value::from_serialize(self) };
+        f.write_str(template::fill(include_str!("delays.txt"), values).trim_end())
     }
 }
 

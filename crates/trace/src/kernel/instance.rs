@@ -20,37 +20,23 @@ use proactor_record::{Clock, sys};
 /// The largest page that can be read. All pages of a buffer have one size, configurable since 6.8.
 const PAGE: usize = 64 << 10;
 
-/// Why the kernel's tracepoints are not available.
-#[derive(Debug, thiserror::Error)]
-pub enum Unavailable {
-    /// Only root may read them.
-    #[error("only root can read the kernel's tracepoints: run it with sudo")]
-    NotRoot,
-    /// The kernel was built without tracing, or tracefs cannot be mounted here.
-    #[error(
-        "no tracepoints are available here (tracefs: {0}): the kernel needs CONFIG_FTRACE, and a \
-         container needs CAP_SYS_ADMIN"
-    )]
-    NoTracefs(io::Error),
-    /// The kernel does not have this tracepoint, or not in a known format.
-    #[error("this kernel has no tracepoint {0} in a known format")]
-    NoTracepoint(&'static str),
-    /// The kernel's tracing does not have the clock of the recording.
-    #[error("this kernel's tracing does not have the recording's clock ({0})")]
-    NoClock(&'static str),
-    /// Another failure: the attempted action and its error.
-    #[error("cannot {0}: {1}")]
-    Failed(String, io::Error),
+const NOT_ROOT: &str = "only root can read the kernel's tracepoints: run it with sudo";
+
+/// An error in words: what cannot be done, and why.
+pub(super) fn cannot(action: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot {action}: {error}"))
 }
 
-impl Unavailable {
-    /// The failure of an action that needs root.
-    fn failed(action: &str, error: io::Error) -> Unavailable {
-        match error.kind() {
-            io::ErrorKind::PermissionDenied => Unavailable::NotRoot,
-            _ => Unavailable::Failed(action.to_owned(), error),
-        }
+/// The error of an action that needs root.
+fn needs_root(action: &str, error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => io::Error::new(error.kind(), NOT_ROOT),
+        _ => cannot(action, error),
     }
+}
+
+fn no_tracepoint(name: &str) -> io::Error {
+    io::Error::other(format!("this kernel has no tracepoint {name} in a known format"))
 }
 
 /// A private trace instance.
@@ -70,7 +56,6 @@ pub struct Instance {
     pending: Vec<KernelEvent>,
     /// Every event before this time has been read.
     settled: u64,
-    page: Vec<u8>,
     /// Pages that report missed events before them.
     gaps: u64,
     /// Keeps a private mount of tracefs alive. Last, because the other fields use files in it.
@@ -81,12 +66,9 @@ impl Instance {
     /// Starts to record these tracepoints on every CPU, into buffers of `bytes` in total.
     ///
     /// # Errors
-    /// See [`Unavailable`].
-    pub fn new(
-        tracepoints: &[Tracepoint],
-        clock: Clock,
-        bytes: usize,
-    ) -> Result<Instance, Unavailable> {
+    /// The tracepoints are not available; the error says why: they need root, a kernel with tracing
+    /// and the recording's clock, and a known format.
+    pub fn new(tracepoints: &[Tracepoint], clock: Clock, bytes: usize) -> io::Result<Instance> {
         let (root, tracefs) = tracefs()?;
         remove_left_behind(&root);
         let page_layout = page_layout(&root)?;
@@ -94,8 +76,7 @@ impl Instance {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", std::process::id());
         let folder = root.join("instances").join(name);
-        let failed = |error| Unavailable::failed("make a trace instance", error);
-        fs::create_dir(&folder).map_err(failed)?;
+        fs::create_dir(&folder).map_err(|error| needs_root("make a trace instance", error))?;
         // From here on, dropping the value removes the folder.
         let mut instance = Instance {
             folder,
@@ -106,7 +87,6 @@ impl Instance {
             clock,
             pending: Vec::new(),
             settled: 0,
-            page: vec![0; PAGE],
             gaps: 0,
             _tracefs: tracefs,
         };
@@ -114,7 +94,7 @@ impl Instance {
         Ok(instance)
     }
 
-    fn set_up(&mut self, tracepoints: &[Tracepoint], bytes: usize) -> Result<(), Unavailable> {
+    fn set_up(&mut self, tracepoints: &[Tracepoint], bytes: usize) -> io::Result<()> {
         // All tracepoints start at one moment. Enabling them one by one would record submissions
         // without their completions.
         self.set("tracing_on", "0")?;
@@ -122,17 +102,20 @@ impl Instance {
             Clock::Tsc => "x86-tsc",
             Clock::Nanos => "mono",
         };
-        self.set("trace_clock", clock).map_err(|_| Unavailable::NoClock(clock))?;
+        self.set("trace_clock", clock).map_err(|_| {
+            let why = "this kernel's tracing does not have the recording's clock";
+            io::Error::other(format!("{why} ({clock})"))
+        })?;
         // A full buffer drops new events and counts them; it never overwrites old ones.
         self.set("options/overwrite", "0")?;
-        let failed = |error| Unavailable::failed("list the buffers of the CPUs", error);
-        let cpus = cpus(&self.folder).map_err(failed)?;
+        let cpus = cpus(&self.folder);
+        let cpus = cpus.map_err(|error| needs_root("list the buffers of the CPUs", error))?;
         let each = ((bytes >> 10) / cpus.len().max(1)).max(256);
         self.set("buffer_size_kb", &each.to_string())?;
         for cpu in cpus {
             let path = cpu.join("trace_pipe_raw");
             let pipe = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-            let explain = |error| Unavailable::Failed(format!("open {}", path.display()), error);
+            let explain = |error| cannot(&format!("open {}", path.display()), error);
             self.pipes.push(pipe.map_err(explain)?);
         }
         tracepoints.iter().try_for_each(|&tracepoint| self.enable(tracepoint))?;
@@ -143,7 +126,7 @@ impl Instance {
     }
 
     /// Learns the format of a tracepoint and enables it.
-    fn enable(&mut self, tracepoint: Tracepoint) -> Result<(), Unavailable> {
+    fn enable(&mut self, tracepoint: Tracepoint) -> io::Result<()> {
         let group = self.folder.join("events/io_uring");
         let known = tracepoint.names().find(|name| {
             let format = fs::read_to_string(group.join(name).join("format"));
@@ -153,7 +136,7 @@ impl Instance {
             Some(name) => self.set(&format!("events/io_uring/{name}/enable"), "1"),
             // These two are required; the others are optional.
             None if matches!(tracepoint, Tracepoint::SubmitReq | Tracepoint::Complete) => {
-                Err(Unavailable::NoTracepoint(tracepoint.name()))
+                Err(no_tracepoint(tracepoint.name()))
             }
             None => {
                 self.missing.extend(Missing::of(tracepoint));
@@ -167,11 +150,10 @@ impl Instance {
         &self.missing
     }
 
-    fn set(&self, file: &str, value: &str) -> Result<(), Unavailable> {
+    fn set(&self, file: &str, value: &str) -> io::Result<()> {
         let path = self.folder.join(file);
-        fs::write(&path, value).map_err(|error| {
-            Unavailable::Failed(format!("write {value} to {}", path.display()), error)
-        })
+        let explain = |error| cannot(&format!("write {value} to {}", path.display()), error);
+        fs::write(&path, value).map_err(explain)
     }
 
     /// Returns the events since the last call, in the order of time. The newest are kept until the
@@ -183,9 +165,8 @@ impl Instance {
         let now = self.clock.now(sys::monotonic);
         self.drain()?;
         let settled = std::mem::replace(&mut self.settled, now);
-        let rest = self.pending.partition_point(|event| event.time < settled);
-        let rest = self.pending.split_off(rest);
-        Ok(std::mem::replace(&mut self.pending, rest))
+        let settled = self.pending.partition_point(|event| event.time < settled);
+        Ok(self.pending.drain(..settled).collect())
     }
 
     /// Stops recording and returns all remaining events.
@@ -210,16 +191,17 @@ impl Instance {
 
     /// Reads every buffer to its end.
     fn drain(&mut self) -> io::Result<()> {
+        let mut page = vec![0; PAGE];
         for mut pipe in &self.pipes {
             loop {
-                let len = match pipe.read(&mut self.page) {
+                let len = match pipe.read(&mut page) {
                     Ok(0) => break,
                     Ok(len) => len,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                     Err(error) => return Err(error),
                 };
-                let (entries, missed) = self.page_layout.read(&self.page[..len]);
+                let (entries, missed) = self.page_layout.read(&page[..len]);
                 self.gaps += u64::from(missed > 0);
                 let decode = |(time, bytes)| self.decoder.decode(time, bytes);
                 self.pending.extend(entries.filter_map(decode));
@@ -258,19 +240,20 @@ fn lost_of(stats: &str) -> u64 {
 const PREFIX: &str = "proactor-";
 
 /// Returns the path of tracefs: an existing mount, or a private one for this process.
-fn tracefs() -> Result<(PathBuf, Option<OwnedFd>), Unavailable> {
+fn tracefs() -> io::Result<(PathBuf, Option<OwnedFd>)> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let mounted = mounts.lines().find_map(|line| {
-        let mut words = line.split(' ').skip(1);
-        let (place, kind) = (words.next()?, words.next()?);
-        (kind == "tracefs").then(|| PathBuf::from(place))
-    });
-    if let Some(place) = mounted.filter(|place| place.join("instances").is_dir()) {
+    let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let mounted = mounts.find(|mount| mount.get(2) == Some(&"tracefs"));
+    let place = mounted.map(|mount| PathBuf::from(mount[1]));
+    if let Some(place) = place.filter(|place| place.join("instances").is_dir()) {
         return Ok((place, None));
     }
     let fd = os::private_tracefs().map_err(|error| match error.raw_os_error() {
-        Some(libc::EPERM) => Unavailable::NotRoot,
-        _ => Unavailable::NoTracefs(error),
+        Some(libc::EPERM) => io::Error::new(error.kind(), NOT_ROOT),
+        _ => io::Error::other(format!(
+            "no tracepoints are available here (tracefs: {error}): the kernel needs CONFIG_FTRACE, \
+             and a container needs CAP_SYS_ADMIN"
+        )),
     })?;
     Ok((PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())), Some(fd)))
 }
@@ -289,15 +272,14 @@ fn remove_left_behind(root: &Path) {
 }
 
 /// Reads the layout of a buffer's pages.
-fn page_layout(root: &Path) -> Result<PageLayout, Unavailable> {
+fn page_layout(root: &Path) -> io::Result<PageLayout> {
     let path = root.join("events/header_page");
     // In one read(2): this file returns nothing to a second one.
     let mut text = [0; 4096];
     let len = File::open(&path).and_then(|mut file| file.read(&mut text));
-    let failed = |error| Unavailable::failed(&format!("read {}", path.display()), error);
-    let len = len.map_err(failed)?;
-    PageLayout::parse(&String::from_utf8_lossy(&text[..len]))
-        .ok_or(Unavailable::NoTracepoint("header_page"))
+    let len = len.map_err(|error| needs_root(&format!("read {}", path.display()), error))?;
+    let layout = PageLayout::parse(&String::from_utf8_lossy(&text[..len]));
+    layout.ok_or_else(|| no_tracepoint("header_page"))
 }
 
 #[cfg(test)]

@@ -62,16 +62,9 @@ fn field(line: &str) -> Option<(String, Field)> {
     let mut parts = line.trim().split(';').map(str::trim);
     let declaration = parts.next()?.strip_prefix("field:")?;
     let name = declaration.rsplit([' ', '*']).next()?.split('[').next()?;
-    let (mut offset, mut size, mut signed) = (None, None, false);
-    for part in parts {
-        match part.split_once(':') {
-            Some(("offset", number)) => offset = number.trim().parse().ok(),
-            Some(("size", number)) => size = number.trim().parse().ok(),
-            Some(("signed", number)) => signed = number.trim() == "1",
-            _ => {}
-        }
-    }
-    let field = Field { offset: offset?, size: size?, signed };
+    let number = |name| parts.clone().find_map(|part| part.strip_prefix(name)?.trim().parse().ok());
+    let (offset, size) = (number("offset:")?, number("size:")?);
+    let field = Field { offset, size, signed: number("signed:") == Some(1) };
     (!name.is_empty()).then(|| (name.to_owned(), field))
 }
 

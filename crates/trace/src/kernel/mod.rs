@@ -23,7 +23,7 @@ mod tests;
 mod tracepoint;
 
 pub use delays::Delays;
-pub use instance::{Instance, Unavailable};
+pub use instance::Instance;
 pub use layout::{Field, Layout};
 pub use missing::Missing;
 pub use page::{PageEntries, PageLayout};

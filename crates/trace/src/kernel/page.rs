@@ -29,7 +29,7 @@ pub struct PageLayout {
 impl PageLayout {
     /// Parses `events/header_page`; `None` if a field is missing.
     pub fn parse(text: &str) -> Option<PageLayout> {
-        let all = fields(&text.replace("field: ", "field:"));
+        let all = fields(text);
         let field = |name| all.iter().find(|(known, _)| known == name).map(|(_, field)| *field);
         let (time, commit, data) = (field("timestamp")?, field("commit")?, field("data")?);
         Some(PageLayout { time, commit, data: data.offset })

@@ -10,12 +10,12 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Instance, KernelEvent, Missing, Tracepoint, Unavailable};
+use super::instance::cannot;
+use super::{Instance, KernelEvent, Missing, Tracepoint};
 use proactor_record::{
     About, Clock, Header, Record, RecordKind, Recorder, Settings, Trace, Unreadable,
 };
@@ -52,7 +52,8 @@ pub fn sidecar_path(recording: &Path) -> PathBuf {
 /// A thread that records the kernel's events of this process's rings.
 #[derive(Debug)]
 pub struct KernelRecorder {
-    stop: Arc<AtomicBool>,
+    /// Dropped to stop the thread.
+    stop: Sender<()>,
     thread: JoinHandle<io::Result<()>>,
 }
 
@@ -61,8 +62,8 @@ impl KernelRecorder {
     /// a failure leaves none behind.
     ///
     /// # Errors
-    /// See [`Unavailable`].
-    pub fn prepare(clock: Option<Clock>) -> Result<Instance, Unavailable> {
+    /// See [`Instance::new`].
+    pub fn prepare(clock: Option<Clock>) -> io::Result<Instance> {
         Instance::new(&RECORDED, clock.unwrap_or_else(Clock::best), BUFFER)
     }
 
@@ -74,18 +75,17 @@ impl KernelRecorder {
         instance: Instance,
         file: File,
         settings: &Settings,
-    ) -> Result<KernelRecorder, Unavailable> {
-        let failed = |error| Unavailable::Failed("record the kernel's events".to_owned(), error);
+    ) -> io::Result<KernelRecorder> {
+        let failed = |error| cannot("record the kernel's events", error);
         let clock = Some(instance.clock);
         let settings = Settings { clock, triggers: Vec::new(), ..settings.clone() };
         let missing: Vec<_> = instance.missing().iter().map(|missing| missing.name()).collect();
         let more = vec![(MISSING.to_owned(), missing.join(","))];
         let about = About { model: MODEL.to_owned(), more, ..About::default() };
         let log = Recorder::new(Some(&file), &settings, &about).map_err(failed)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&stop);
+        let (stop, stopped) = channel();
         let write = move || {
-            record(instance, log, &asked)?;
+            record(instance, log, &stopped)?;
             // Closing the file releases its lock, which must outlast the recorder.
             drop(file);
             Ok(())
@@ -102,17 +102,17 @@ impl KernelRecorder {
     /// # Panics
     /// Panics if the recording thread did.
     pub fn finish(self) -> io::Result<()> {
-        self.stop.store(true, Ordering::Release);
-        self.thread.thread().unpark();
+        drop(self.stop);
         self.thread.join().expect("the recording thread does not panic")
     }
 }
 
-/// Records events until `stop` is set, and then the number of lost ones.
-fn record(mut instance: Instance, mut log: Recorder, stop: &AtomicBool) -> io::Result<()> {
+/// Records events until the other end of `stopped` is dropped, and then the number of lost ones.
+fn record(mut instance: Instance, mut log: Recorder, stopped: &Receiver<()>) -> io::Result<()> {
     let mut rings = OwnRings::default();
-    loop {
-        let stop = stop.load(Ordering::Acquire);
+    let mut stop = false;
+    while !stop {
+        stop = stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Disconnected);
         let events = if stop { instance.finish()? } else { instance.poll()? };
         for event in events.iter().filter(|event| rings.contain(event)) {
             if let Some(record) = to_record(event) {
@@ -120,10 +120,6 @@ fn record(mut instance: Instance, mut log: Recorder, stop: &AtomicBool) -> io::R
             }
         }
         log.publish();
-        if stop {
-            break;
-        }
-        std::thread::park_timeout(INTERVAL);
     }
     let (id, time) = (instance.lost()?, log.last_time());
     if id > 0 {
@@ -200,12 +196,11 @@ impl Sidecar {
     /// # Errors
     /// The file exists and cannot be read.
     pub fn open(recording: &Path, header: &Header) -> Result<Option<Sidecar>, Unreadable> {
-        let trace = match Trace::open(&sidecar_path(recording)) {
-            Err(Unreadable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(None);
-            }
-            other => other?,
-        };
+        let path = sidecar_path(recording);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let trace = Trace::open(&path)?;
         let same = trace.header.pid == header.pid && trace.header.clock == header.clock;
         Ok(same.then(|| Sidecar::of(header, &trace)))
     }
