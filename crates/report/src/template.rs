@@ -37,7 +37,6 @@ pub fn fill(template: &str, values: Value) -> String {
     environment.add_filter("percent", units::percent);
     environment.add_filter("count", units::count);
     environment.add_filter("plural", |n: u64, thing: &str| units::plural(n, thing));
-    environment.add_filter("times", units::times);
     environment.add_filter("digits", |value: f64, digits: usize| format!("{value:.digits$}"));
     environment
         .add_filter("agree", |n: u64, one: &str, many: &str| units::agree(n, one, many).to_owned());
