@@ -4,13 +4,42 @@ use std::time::Duration;
 
 use minijinja::{Value, context};
 use proactor_record::{Call, Errno, Kind, Op};
+use serde::Serialize;
 
 use super::connection::ConnectionStats;
-use super::finding::Finding;
-use super::finding::Severity::{self, Costly, Note, Wrong};
 use super::iterations::{Moment, Occurrences};
 use super::stats::TraceStats;
 use super::text::fill;
+use Severity::{Costly, Note, Wrong};
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Something does not work, or not for all.
+    Wrong,
+    /// It works, and costs more than it must.
+    Costly,
+    /// Worth to know; nothing has to be done.
+    Note,
+}
+
+/// Something that the doctor has found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finding {
+    /// What it is called.
+    pub name: &'static str,
+    /// How bad a finding is.
+    pub severity: Severity,
+    /// What it is, in a sentence.
+    pub what: String,
+    /// The numbers that show it.
+    pub evidence: Vec<String>,
+    /// When it happened first.
+    pub first: Vec<Moment>,
+    /// The remedy for it.
+    pub fix: String,
+}
 
 /// Something to look for: its name, what it is, in which traces it can be seen, and the search.
 type Check = (&'static str, &'static str, Of, fn(&TraceStats) -> Option<Found>);

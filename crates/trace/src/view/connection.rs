@@ -45,16 +45,6 @@ impl Measure {
             _ => Measure::Called,
         }
     }
-
-    /// In words: an exchange is timed from a receive …
-    pub fn words(self) -> &'static str {
-        match self {
-            Measure::Completed => "receive reaped to send reaped",
-            Measure::Taken => "receive reaped to the enter that took the send",
-            Measure::Called => "receive to the end of the send",
-            Measure::Waited => "wake-up to the wait after the send",
-        }
-    }
 }
 
 /// How a connection ended.
@@ -131,11 +121,6 @@ impl ConnectionStats {
     /// Whether nothing went wrong: closed, or open, in order.
     pub fn is_clean(&self) -> bool {
         self.faults.is_empty() && !matches!(self.ending, Ending::Broken(_))
-    }
-
-    /// How long it was seen.
-    pub fn lived_ns(&self) -> u64 {
-        self.last_ns.saturating_sub(self.accepted_ns.unwrap_or(self.first_ns))
     }
 }
 

@@ -55,8 +55,8 @@ impl ConnectionList {
 
 impl fmt::Display for ConnectionList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (head, measured) = (self.source.to_string(), self.measure.words());
-        let values = context! { head, measured, ..Value::from_serialize(self) };
+        let head = self.source.to_string();
+        let values = context! { head, ..Value::from_serialize(self) };
         f.write_str(&fill(include_str!("connection_list.txt"), values))
     }
 }

@@ -1,5 +1,6 @@
 //! `trace diff A B`: two traces side by side, each number per message.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use minijinja::context;
@@ -60,18 +61,17 @@ impl Diff {
     pub fn new(a: TraceStats, b: TraceStats) -> Result<Diff, String> {
         for (name, stats) in [("first", &a), ("second", &b)] {
             let sample = stats.source.sample;
-            if stats.messages == 0 {
-                return Err(format!(
-                    "the {name} trace has no message (no receive brought bytes): there is nothing \
-                     to compare per message"
-                ));
-            }
-            if sample > 1 {
-                return Err(format!(
-                    "the {name} trace is a sample of 1 in {sample} connections: its iterations are \
-                     not those of its messages. Record without --trace-sample"
-                ));
-            }
+            let why = match stats.messages {
+                0 => "has no message (no receive brought bytes): there is nothing to compare per \
+                      message"
+                    .to_owned(),
+                _ if sample > 1 => format!(
+                    "is a sample of 1 in {sample} connections: its iterations are not those of \
+                     its messages. Record without --trace-sample"
+                ),
+                _ => continue,
+            };
+            return Err(format!("the {name} trace {why}"));
         }
         let lines = lines(&a, &b);
         Ok(Diff { schema: "proactor.trace.diff/2", a, b, lines })
@@ -80,7 +80,7 @@ impl Diff {
 
 fn lines(a: &TraceStats, b: &TraceStats) -> Vec<Line> {
     use Unit::{Bytes, Nanos, Ratio};
-    let mut all = Lines { a, b, all: Vec::new() };
+    let (mut all, is_alike) = (Lines { a, b, all: Vec::new() }, a.measure == b.measure);
     all.count("messages", |d| Some(d.messages));
     all.count("connections", |d| Some(d.connections));
     if a.lanes.is_some() || b.lanes.is_some() {
@@ -116,17 +116,18 @@ fn lines(a: &TraceStats, b: &TraceStats) -> Vec<Line> {
     });
     all.add("events / iteration, mean", Ratio, |d| Some(d.iterations.as_ref()?.batches.mean));
     all.count("events / iteration, max", |d| Some(d.iterations.as_ref()?.batches.max));
-    let names = [
-        "time waiting / message",
-        "time not waiting / message",
-        "  copying",
-        "  other calls",
-        "  between calls",
-    ];
-    for (at, name) in names.into_iter().enumerate() {
+    for (at, name) in TIMES.into_iter().enumerate() {
         all.add(name, Nanos, |d| d.per_message(times(d)?[at]?));
     }
-    all.durations();
+    // Exchanges that are not timed alike are not compared.
+    for (name, how_many, of) in TIMED.iter().filter(|one| one.0 != "answered" || is_alike) {
+        for (at, percentile) in ["p50", "p99", "max"].iter().enumerate().take(*how_many) {
+            all.add(&format!("{name}, {percentile}"), Nanos, |d| {
+                let all = of(d)?;
+                [all.p50_ns, all.p99_ns, all.max_ns][at].map(|nanos| nanos as f64)
+            });
+        }
+    }
     all.count("no buffer (ENOBUFS)", |d| Some(d.anomalies.out_of_buffers.count));
     all.count("short sends", |d| Some(d.anomalies.short.count));
     all.count("overflows", |d| Some(d.iterations.as_ref()?.overflows.count));
@@ -155,39 +156,32 @@ impl Lines<'_> {
     fn count(&mut self, name: &str, number: impl Fn(&TraceStats) -> Option<u64>) {
         self.add(name, Unit::Count, |d| number(d).map(|n| n as f64));
     }
-
-    /// Adds how long iterations, operations and exchanges took.
-    fn durations(&mut self) {
-        self.percentiles("enter or wait", 2, |d| Some(d.iterations.as_ref()?.inside));
-        self.percentiles("between them", 2, |d| Some(d.iterations.as_ref()?.outside));
-        let timed = [
-            ("send age", Op::Ring(Kind::Send)),
-            ("recv took", Op::Call(Call::Recv)),
-            ("send took", Op::Call(Call::Send)),
-        ];
-        for (name, op) in timed {
-            self.percentiles(name, 3, |d| d.op(op).filter(|row| !row.waits_for_others())?.ages);
-        }
-        if self.a.measure == self.b.measure {
-            self.percentiles("answered", 3, |d| Some(d.answered));
-        }
-    }
-
-    /// Adds the first `how_many` of the median, the 99th percentile and the maximum.
-    fn percentiles(
-        &mut self,
-        name: &str,
-        how_many: usize,
-        of: impl Fn(&TraceStats) -> Option<Percentiles>,
-    ) {
-        for (at, percentile) in ["p50", "p99", "max"].into_iter().enumerate().take(how_many) {
-            self.add(&format!("{name}, {percentile}"), Unit::Nanos, |d| {
-                let all = of(d)?;
-                [all.p50_ns, all.p99_ns, all.max_ns][at].map(|nanos| nanos as f64)
-            });
-        }
-    }
 }
+
+/// What is timed, how many of its percentiles are compared, and where they are.
+type Timed = (&'static str, usize, fn(&TraceStats) -> Option<Percentiles>);
+
+const TIMED: [Timed; 6] = [
+    ("enter or wait", 2, |d| Some(d.iterations.as_ref()?.inside)),
+    ("between them", 2, |d| Some(d.iterations.as_ref()?.outside)),
+    ("send age", 3, |d| ages(d, Op::Ring(Kind::Send))),
+    ("recv took", 3, |d| ages(d, Op::Call(Call::Recv))),
+    ("send took", 3, |d| ages(d, Op::Call(Call::Send))),
+    ("answered", 3, |d| Some(d.answered)),
+];
+
+/// How long an operation took, unless it waits for others.
+fn ages(stats: &TraceStats, op: Op) -> Option<Percentiles> {
+    stats.op(op).filter(|row| !row.waits_for_others())?.ages
+}
+
+const TIMES: [&str; 5] = [
+    "time waiting / message",
+    "time not waiting / message",
+    "  copying",
+    "  other calls",
+    "  between calls",
+];
 
 /// The time of a loop, or of all threads together, in nanoseconds: what they waited, which includes
 /// receives that may sleep, and what they did not; and of the latter, what they spent in calls that
@@ -221,13 +215,9 @@ fn has_times(stats: &TraceStats) -> bool {
 
 /// The names of the operations, or of the calls, of both: each once, in their order.
 fn both(a: &TraceStats, b: &TraceStats, on_ring: bool) -> Vec<Op> {
-    let mut ops = Vec::new();
-    for row in a.ops.iter().chain(&b.ops).filter(|row| row.on_ring == on_ring) {
-        if !ops.contains(&row.op) {
-            ops.push(row.op);
-        }
-    }
-    ops
+    let rows = a.ops.iter().chain(&b.ops).filter(|row| row.on_ring == on_ring);
+    let mut seen = HashSet::new();
+    rows.map(|row| row.op).filter(|&op| seen.insert(op)).collect()
 }
 
 /// Something of all operations of a ring, per message; `None` of what is none.

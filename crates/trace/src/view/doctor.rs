@@ -5,8 +5,7 @@ use std::fmt;
 use minijinja::context;
 use serde::Serialize;
 
-use super::checks::{checks, findings};
-use super::finding::{Finding, Severity};
+use super::checks::{Finding, Severity, checks, findings};
 use super::stats::TraceStats;
 use super::text::fill;
 

@@ -62,11 +62,6 @@ pub struct TimeSpent {
 }
 
 impl TimeSpent {
-    /// The sum of all four.
-    pub fn total_ns(&self) -> u64 {
-        self.waiting_ns.saturating_add(self.awake_ns())
-    }
-
     /// The time in a call that does not wait, or in none.
     pub fn awake_ns(&self) -> u64 {
         self.copying_ns.saturating_add(self.other_ns).saturating_add(self.between_ns)
@@ -101,8 +96,9 @@ pub struct ThreadSpan {
     /// What it did with its time.
     #[serde(flatten)]
     pub spent: TimeSpent,
+    /// The number of its lane.
     #[serde(skip)]
-    number: u16,
+    pub number: u16,
     /// The numbers of its first record and of its last.
     #[serde(skip)]
     ends: (u64, u64),
@@ -126,11 +122,6 @@ impl ThreadSpan {
             ends: (event.number, event.number),
             ..ThreadSpan::default()
         }
-    }
-
-    /// The number of its lane.
-    pub fn number(&self) -> u16 {
-        self.number
     }
 
     /// Whether it is in a call.
@@ -186,50 +177,25 @@ pub struct Lanes {
     /// The spans of each lane, one after the other.
     #[serde(skip)]
     of_lanes: HashMap<u16, Vec<usize>>,
-}
-
-impl Lanes {
-    /// The index of the span that an event belongs to; `None` if it belongs to no lane.
-    pub(crate) fn span_of(&self, event: &Event) -> Option<usize> {
-        let spans = self.of_lanes.get(&event.lane?)?;
-        let after = spans.partition_point(|&one| self.spans[one].ends.0 <= event.number);
-        spans.get(after.saturating_sub(1)).copied()
-    }
-
-    /// The main one and those that made the most calls, no more than `most`, in the order of their
-    /// lanes.
-    pub(crate) fn busiest(&self, most: usize) -> Vec<usize> {
-        let mut all: Vec<usize> = (0..self.spans.len()).collect();
-        let number = |one: usize| self.spans[one].number;
-        all.sort_by_key(|&one| (number(one) != MAIN, Reverse(self.spans[one].calls)));
-        all.truncate(most);
-        // The main lane's number is the greatest.
-        all.sort_by_key(|&one| (number(one).wrapping_add(1), one));
-        all
-    }
-}
-
-/// Follows all lanes through the events of a trace.
-#[derive(Debug)]
-pub(super) struct LaneTracker {
-    lanes: Lanes,
     /// Nothing before it is counted.
+    #[serde(skip)]
     from: u64,
 }
 
-impl LaneTracker {
-    /// `None` if one owner wrote all of it.
-    pub(super) fn new(header: &Header, cut: &Cut) -> Option<LaneTracker> {
+impl Lanes {
+    /// None yet, of a part of a trace; `None` if one owner wrote all of it.
+    pub(super) fn new(header: &Header, cut: &Cut) -> Option<Lanes> {
         let from = cut.since.map_or(0, |since| since.as_nanos() as u64);
-        let lanes = Lanes { kind: header.writers.name(), ..Lanes::default() };
-        (header.writers != Writers::One).then_some(LaneTracker { lanes, from })
+        let lanes = Lanes { kind: header.writers.name(), from, ..Lanes::default() };
+        (header.writers != Writers::One).then_some(lanes)
     }
 
+    /// Takes in an event of the trace.
     pub(super) fn see(&mut self, header: &Header, event: &Event, cut: &Cut) {
         if cut.until.is_some() && !cut.is_in_time(event.at.max(self.from)) {
             return;
         }
-        let Lanes { spans, of_lanes, spent, .. } = &mut self.lanes;
+        let Lanes { spans, of_lanes, spent, .. } = self;
         if matches!(event.what, Payload::Lost(_)) {
             // The ends of the calls that they were in may be among the missing records.
             for last in of_lanes.values().filter_map(|of_lane| of_lane.last()) {
@@ -251,18 +217,36 @@ impl LaneTracker {
     }
 
     /// Returns all of them, of a part that ends at `until`.
-    pub(super) fn finish(self, until: u64) -> Lanes {
-        let LaneTracker { mut lanes, from } = self;
-        for span in &mut lanes.spans {
+    pub(super) fn finish(mut self, until: u64) -> Lanes {
+        for span in &mut self.spans {
             if span.number == MAIN || span.is_calling() {
-                span.spend(until, from, &mut lanes.spent);
+                span.spend(until, self.from, &mut self.spent);
                 span.until_ns = until;
             }
         }
-        let here = |span: &&ThreadSpan| span.until_ns >= from;
-        lanes.count = lanes.spans.iter().filter(here).count() as u64;
-        lanes.most = at_a_time(lanes.spans.iter().filter(here));
-        lanes
+        let here = |span: &&ThreadSpan| span.until_ns >= self.from;
+        self.count = self.spans.iter().filter(here).count() as u64;
+        self.most = at_a_time(self.spans.iter().filter(here));
+        self
+    }
+
+    /// The index of the span that an event belongs to; `None` if it belongs to no lane.
+    pub(crate) fn span_of(&self, event: &Event) -> Option<usize> {
+        let spans = self.of_lanes.get(&event.lane?)?;
+        let after = spans.partition_point(|&one| self.spans[one].ends.0 <= event.number);
+        spans.get(after.saturating_sub(1)).copied()
+    }
+
+    /// The main one and those that made the most calls, no more than `most`, in the order of their
+    /// lanes.
+    pub(crate) fn busiest(&self, most: usize) -> Vec<usize> {
+        let mut all: Vec<usize> = (0..self.spans.len()).collect();
+        let number = |one: usize| self.spans[one].number;
+        all.sort_by_key(|&one| (number(one) != MAIN, Reverse(self.spans[one].calls)));
+        all.truncate(most);
+        // The main lane's number is the greatest.
+        all.sort_by_key(|&one| (number(one).wrapping_add(1), one));
+        all
     }
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::connection::{ConnectionStats, ConnectionTracker, Measure};
 use super::iterations::{IterationCounter, Iterations, Occurrences, STALL};
-use super::lanes::{LaneTracker, Lanes};
+use super::lanes::Lanes;
 use super::ops::{OpRow, Ops};
 use super::source::{Cut, Source};
 use crate::event::{Event, events};
@@ -98,11 +98,10 @@ impl TraceStats {
         // Many threads or processes recorded, most of which sleep in calls of their own.
         let no_loop = header.writers != Writers::One;
         let (mut ops, mut conns) = (Ops::new(is_timed, no_loop), ConnectionTracker::new(trace));
-        let mut lanes = LaneTracker::new(header, cut).filter(|_| cut.conn.is_none());
+        let mut lanes = Lanes::new(header, cut).filter(|_| cut.conn.is_none());
         let (mut iterations, mut buffers) = (IterationCounter::default(), Buffers::default());
         let (mut answered, mut span) = (Latencies::new(), None);
-        let mut stats = TraceStats::default();
-        let (mut seen, mut open) = (HashSet::new(), HashSet::new());
+        let (mut seen, mut anomalies) = (SeenConnections::default(), Anomalies::default());
         let mut events = events(trace);
         for event in &mut events {
             if let Some(lanes) = &mut lanes {
@@ -124,8 +123,8 @@ impl TraceStats {
             }
             if cut.is_of(event.conn) {
                 ops.see(&event);
-                stats.traffic(&event, &mut seen, &mut open);
-                stats.anomalies.see(&event);
+                anomalies.see(&event);
+                seen.see(&event);
             }
         }
         // The operations in flight are of all connections, and of the end of the trace.
@@ -135,7 +134,15 @@ impl TraceStats {
         let source = Source::new(trace, cut, from, to);
         let has_all_calls = cut.conn.is_none() && header.sample == 1;
         let is_whole = trace.lost() == 0 && trace.remarks.is_empty() && cut.since.is_none();
+        let sum = |is: fn(Op) -> bool, number: fn(&OpRow) -> u64| {
+            ops.iter().filter(|row| is(row.op)).map(number).sum()
+        };
         TraceStats {
+            connections: seen.all.len() as u64,
+            connections_max: seen.open_max as u64,
+            messages: sum(Op::receives, |row| row.ok),
+            bytes_in: sum(Op::receives, |row| row.bytes),
+            bytes_out: sum(Op::sends, |row| row.bytes),
             calls: has_all_calls.then(|| calls(&source, &ops, iterations.as_ref())),
             source,
             ops,
@@ -145,27 +152,8 @@ impl TraceStats {
             buffers: buffers.finish(is_whole),
             answered: answered.percentiles(),
             measure: conns.measure,
+            anomalies,
             conns: conns.finish(),
-            ..stats
-        }
-    }
-
-    fn traffic(&mut self, event: &Event, seen: &mut HashSet<ConnId>, open: &mut HashSet<ConnId>) {
-        let Some(conn) = event.conn else { return };
-        if seen.insert(conn) {
-            open.insert(conn);
-            self.connections += 1;
-            self.connections_max = self.connections_max.max(open.len() as u64);
-        }
-        let (Some(op), Some(result)) = (event.op, event.result()) else { return };
-        let n = u64::from(result.unwrap_or(0));
-        if op.receives() && n > 0 {
-            self.messages += 1;
-            self.bytes_in += n;
-        } else if op.sends() {
-            self.bytes_out += n;
-        } else if op.closes() {
-            open.remove(&conn);
         }
     }
 
@@ -204,7 +192,6 @@ impl TraceStats {
             receive => self.receives(),
             moving => rows(|op| op.receives() || op.sends()).collect::<Vec<_>>(),
             sent => rows(Op::sends).map(|row| row.ok).sum::<u64>(),
-            measured => self.measure.words(),
             known => self.conns.len(),
             out_of_order => self.conns.iter().filter(|conn| !conn.faults.is_empty()).count(),
             ..Value::from_serialize(self)
@@ -215,6 +202,27 @@ impl TraceStats {
     pub fn share_inside(&self) -> Option<f64> {
         let iterations = self.iterations.as_ref()?;
         (self.source.span_ns > 0).then(|| iterations.inside_ns as f64 / self.source.span_ns as f64)
+    }
+}
+
+/// The connections that are seen, and those of them that are open.
+#[derive(Debug, Default)]
+struct SeenConnections {
+    all: HashSet<ConnId>,
+    open: HashSet<ConnId>,
+    open_max: usize,
+}
+
+impl SeenConnections {
+    fn see(&mut self, event: &Event) {
+        let Some(conn) = event.conn else { return };
+        if self.all.insert(conn) {
+            self.open.insert(conn);
+            self.open_max = self.open_max.max(self.open.len());
+        }
+        if event.result_of(Op::closes).is_some() {
+            self.open.remove(&conn);
+        }
     }
 }
 

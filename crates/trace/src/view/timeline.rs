@@ -158,9 +158,8 @@ fn fold(steps: Vec<Step>, all: bool) -> Vec<TimelineLine> {
 
 impl fmt::Display for ConnectionTimeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (head, measured) = (self.source.to_string(), self.measure.words());
-        let stats = Value::from_serialize(&self.stats);
-        let values = context! { head, measured, stats, ..Value::from_serialize(self) };
+        let (head, stats) = (self.source.to_string(), Value::from_serialize(&self.stats));
+        let values = context! { head, stats, ..Value::from_serialize(self) };
         f.write_str(&fill(include_str!("timeline.txt"), values))
     }
 }

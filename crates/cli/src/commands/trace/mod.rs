@@ -9,7 +9,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -134,15 +134,12 @@ fn open(path: &Path) -> anyhow::Result<Trace> {
 /// Fails if no event of a trace belongs to the connection.
 fn check_connection(trace: &Trace, file: &Path, conn: Conn) -> anyhow::Result<()> {
     let only = Filter { conns: vec![conn], ..Filter::default() };
-    let is_in = proactor_trace::events(trace).any(|event| only.passes(&event));
-    if is_in { Ok(()) } else { Err(unknown_connection(file, conn)) }
-}
-
-/// Returns the error for a connection that is not in a trace.
-fn unknown_connection(file: &Path, (slot, generation): Conn) -> anyhow::Error {
-    let generation = generation.map_or(String::new(), |generation| format!(".{generation}"));
-    let file = file.display();
-    anyhow!(
+    if proactor_trace::events(trace).any(|event| only.passes(&event)) {
+        return Ok(());
+    }
+    let (slot, file) = (conn.0, file.display());
+    let generation = conn.1.map_or(String::new(), |generation| format!(".{generation}"));
+    bail!(
         "c{slot}{generation} is not in {file}: `proactor trace conn {file}` lists the connections"
     )
 }

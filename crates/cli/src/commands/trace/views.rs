@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow, bail};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Conn, How, Look, check_connection, read, unknown_connection};
+use super::{Conn, How, Look, check_connection, read};
 use crate::commands::output;
 use proactor_trace::Trace;
 use proactor_trace::kernel::{Delays, Sidecar, sidecar_path};
@@ -60,8 +60,10 @@ pub(super) fn connection(
     all: bool,
     slowest: usize,
 ) -> anyhow::Result<()> {
-    let timeline = ConnectionTimeline::of(&read(file)?, &how.part.cut(None), conn, slowest, all);
-    how.print(&timeline.ok_or_else(|| unknown_connection(file, conn))?)
+    let (trace, cut) = (read(file)?, how.part.cut(None));
+    check_connection(&trace, file, conn)?;
+    let timeline = ConnectionTimeline::of(&trace, &cut, conn, slowest, all);
+    how.print(&timeline.expect("the connection is in the trace"))
 }
 
 /// Prints the state of the loop, and its problems. Fails if it has one and `check` is true.

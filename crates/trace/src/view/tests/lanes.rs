@@ -19,7 +19,7 @@ fn the_calls_of_all_lanes_are_forgotten_at_a_gap_and_not_counted() {
     let trace = Trace::from_bytes(&writer.bytes()).expect("it is a trace");
     let lanes = TraceStats::of(&trace, &Cut::default()).lanes.expect("many wrote");
     let in_calls = |number| {
-        let mut spans = lanes.spans.iter().filter(|thread| thread.number() == number);
+        let mut spans = lanes.spans.iter().filter(|thread| thread.number == number);
         spans.next().map(|thread| (thread.calls, thread.spent.waiting_ns + thread.spent.other_ns))
     };
     assert_eq!((in_calls(0), in_calls(1)), (Some((1, 0)), Some((1, 0))));
