@@ -49,7 +49,7 @@ mod signal;
 mod socket;
 
 pub use accept::AcceptFailure;
-pub use child::{Order, await_end, die_with_parent, order_group, terminate};
+pub use child::{Order, await_end, die_with_parent, order};
 pub use clock::Clock;
 pub use io_signals::IoSignals;
 pub use proactor_record::sys::memory_file;

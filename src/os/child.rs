@@ -2,51 +2,37 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
-use super::{count_call, poll};
+use super::count_call;
 
-/// Asks a child to end (SIGTERM). A child that has ended already is left alone, so that no stranger
-/// with its number is ever asked.
-///
-/// # Errors
-/// The child cannot be waited for, or be signalled.
-pub fn terminate(child: &mut Child) -> io::Result<()> {
-    // Until it has been waited for, and `&mut` excludes that meanwhile, the number is
-    // its own.
-    if child.try_wait()?.is_none() {
-        syscall!(kill(child.id() as libc::pid_t, libc::SIGTERM))?;
-    }
-    Ok(())
-}
-
-/// A signal for a process group.
+/// A signal for a child, or for its process group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
 pub enum Order {
-    /// Use no CPU until resumed (SIGSTOP). It takes effect a little later.
-    Pause,
-    /// Go on after a pause (SIGCONT).
-    Resume,
-    /// End at once (SIGKILL).
-    Kill,
+    /// End when your work is done: for the child alone.
+    Terminate = libc::SIGTERM,
+    /// Use no CPU until resumed. It takes effect a little later.
+    Pause = libc::SIGSTOP,
+    /// Go on after a pause.
+    Resume = libc::SIGCONT,
+    /// End at once.
+    Kill = libc::SIGKILL,
 }
 
-/// Sends it to a child and to all that it has forked. The child must lead a process group of its
-/// own (`Command::process_group(0)`); one that has ended already is left alone, with its group.
+/// Sends it to a child and, but for [`Order::Terminate`], to all that it has forked: the child must
+/// lead a process group of its own (`Command::process_group(0)`). One that has ended already is left
+/// alone, with its group, so that no stranger with its number is ever asked.
 ///
 /// # Errors
 /// The child cannot be waited for, or be signalled.
-pub fn order_group(child: &mut Child, order: Order) -> io::Result<()> {
-    let signal = match order {
-        Order::Pause => libc::SIGSTOP,
-        Order::Resume => libc::SIGCONT,
-        Order::Kill => libc::SIGKILL,
-    };
-    // As in `terminate`: until it has been waited for, the group's number is its own.
+pub fn order(child: &mut Child, order: Order) -> io::Result<()> {
+    // Until it has been waited for, and `&mut` excludes that meanwhile, the number is its own, and
+    // that of its group.
     if child.try_wait()?.is_none() {
-        syscall!(kill(-(child.id() as libc::pid_t), signal))?;
+        let pid = child.id() as libc::pid_t;
+        syscall!(kill(if order == Order::Terminate { pid } else { -pid }, order as libc::c_int))?;
     }
     Ok(())
 }
@@ -54,22 +40,15 @@ pub fn order_group(child: &mut Child, order: Order) -> io::Result<()> {
 /// Waits until a child ends. Returns its exit status, or `None` if it still runs after `timeout`.
 ///
 /// # Errors
-/// The kernel has no pidfd_open(2) (before Linux 5.3), or no descriptor is left.
+/// The child cannot be waited for.
 pub fn await_end(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
-    // A child that has not been waited for keeps its number. The descriptor is readable once the
-    // child has ended.
-    let fd = syscall!(syscall(libc::SYS_pidfd_open, child.id() as libc::pid_t, 0))?;
-    // SAFETY: the kernel has just returned this descriptor, and no other value owns it.
-    let process = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
     let deadline = Instant::now() + timeout;
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let fd = process.as_raw_fd();
-        poll(&mut [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }], Some(left))?;
         let status = child.try_wait()?;
-        if status.is_some() || left.is_zero() {
+        if status.is_some() || Instant::now() >= deadline {
             return Ok(status);
         }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -128,8 +128,11 @@ mod machine {
     use std::sync::atomic::{AtomicPtr, Ordering};
 
     use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+    use libc::{REG_R8, REG_R9, REG_R10, REG_RAX, REG_RDI, REG_RDX, REG_RSI};
     use libc::{seccomp_data, sock_filter, sock_fprog};
 
+    use super::super::count_call;
+    use super::super::signal::dispose;
     use super::Probe;
 
     /// `AUDIT_ARCH_X86_64`: the layout of numbers and registers that is known here.
@@ -184,46 +187,31 @@ mod machine {
 
     pub(super) fn install(calls: &[i64], probe: &'static mut Probe) -> io::Result<()> {
         PROBE.store(probe, Ordering::Release);
-        // SAFETY: all-zero is a valid sigaction: an empty mask.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = on_call as extern "C" fn(_, _, _) as usize;
         // Not deferred: a signal that interrupts the handler's call may have a handler that calls.
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
-        // `action` is read during the call; what was there before is not asked for.
-        check(
-            // SAFETY: `action` is read during the call, and its handler is async-signal-safe.
-            unsafe { libc::sigaction(libc::SIGSYS, &action, null_mut()) },
-        )?;
+        let flags = libc::SA_SIGINFO | libc::SA_NODEFER;
+        // The handler is async-signal-safe.
+        dispose(libc::SIGSYS, on_call as extern "C" fn(_, _, _) as usize, flags)?;
         let mut filter = filter(calls);
         let program = sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-        // SAFETY: takes numbers alone. Without it, only the privileged may filter.
-        check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
-        // SAFETY: `program` and the filter that it points to are read during the call.
-        check(unsafe {
-            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
-        })
-    }
-
-    fn check(answer: libc::c_int) -> io::Result<()> {
-        if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        // Takes numbers alone. Without it, only the privileged may filter.
+        syscall!(prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+        // `program` and the filter that it points to are read during the call.
+        let mode = libc::SECCOMP_MODE_FILTER;
+        syscall!(prctl(libc::PR_SET_SECCOMP, mode, &raw const program)).map(drop)
     }
 
     /// Traps `calls`, unless they are made at our own instruction.
     fn filter(calls: &[i64]) -> Vec<sock_filter> {
         assert!(calls.len() <= 64, "a jump goes no further");
-        let load = |offset: usize| sock_filter {
-            code: (BPF_LD | BPF_W | BPF_ABS) as u16,
-            jt: 0,
-            jf: 0,
-            k: offset as u32,
-        };
-        let equal = |k: u32, jt: usize, jf: usize| sock_filter {
-            code: (BPF_JMP | BPF_JEQ | BPF_K) as u16,
+        let op = |code: u32, k: u32, jt: usize, jf: usize| sock_filter {
+            code: code as u16,
             jt: jt as u8,
             jf: jf as u8,
             k,
         };
-        let answer = |k| sock_filter { code: (BPF_RET | BPF_K) as u16, jt: 0, jf: 0, k };
+        let load = |offset: usize| op(BPF_LD | BPF_W | BPF_ABS, offset as u32, 0, 0);
+        let equal = |k, jt, jf| op(BPF_JMP | BPF_JEQ | BPF_K, k, jt, jf);
+        let answer = |k| op(BPF_RET | BPF_K, k, 0, 0);
         let after = (&raw const proactor_probe_after).addr() as u64;
         let (instruction, count) = (offset_of!(seccomp_data, instruction_pointer), calls.len());
         // Of the last load and the jumps behind it: `count` to the answer that allows.
@@ -252,15 +240,7 @@ mod machine {
         // SAFETY: the kernel passes the context of what it interrupted, ours to change until we
         // return: seccomp(2) has put the registers back to what they were at the call.
         let registers = unsafe { &mut (*context).uc_mcontext.gregs };
-        let names = [
-            libc::REG_RAX,
-            libc::REG_RDI,
-            libc::REG_RSI,
-            libc::REG_RDX,
-            libc::REG_R10,
-            libc::REG_R8,
-            libc::REG_R9,
-        ];
+        let names = [REG_RAX, REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8, REG_R9];
         let call = Registers(names.map(|name| registers[name as usize] as u64));
         // SAFETY: the probe was set before the filter, and lives as long as the process.
         let probe = unsafe { PROBE.load(Ordering::Acquire).as_ref() };
@@ -268,7 +248,7 @@ mod machine {
             Some(probe) => probe.make(&call),
             None => self::call(&call),
         };
-        registers[libc::REG_RAX as usize] = answer;
+        registers[REG_RAX as usize] = answer;
     }
 }
 

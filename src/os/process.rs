@@ -108,7 +108,7 @@ fn set_up(parent: u32, keep: &[RawFd]) -> io::Result<()> {
     if std::os::unix::process::parent_id() != parent {
         return Err(io::Error::other("its parent has died"));
     }
-    dispose(libc::SIGINT, libc::SIG_IGN)?;
+    dispose(libc::SIGINT, libc::SIG_IGN, 0)?;
     close_others(keep);
     Ok(())
 }
@@ -199,7 +199,7 @@ impl Signals {
             }
         }
         let handler = on_terminate as extern "C" fn(libc::c_int);
-        dispose(libc::SIGTERM, handler as libc::sighandler_t)?;
+        dispose(libc::SIGTERM, handler as libc::sighandler_t, 0)?;
         change_mask(libc::SIG_SETMASK, &self.mask).map(drop)
     }
 }
@@ -260,7 +260,7 @@ impl Deaths {
     /// # Errors
     /// No descriptor is left.
     pub fn new() -> io::Result<Deaths> {
-        dispose(libc::SIGCHLD, libc::SIG_DFL)?;
+        dispose(libc::SIGCHLD, libc::SIG_DFL, 0)?;
         blocked_signals(&[libc::SIGCHLD]).map(Deaths)
     }
 

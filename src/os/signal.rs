@@ -173,14 +173,18 @@ pub(super) fn add(fd: RawFd, number: u64) {
 /// Has `handler`, which is async-signal-safe, handle a signal. Calls that it interrupts are not
 /// restarted: no flags.
 fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
-    dispose(signal, handler as libc::sighandler_t)
+    dispose(signal, handler as libc::sighandler_t, 0)
 }
 
 /// Sets the disposition of a signal: a handler as of [`handle`], `SIG_IGN` or `SIG_DFL`.
-pub(super) fn dispose(signal: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
+pub(super) fn dispose(
+    signal: libc::c_int,
+    disposition: libc::sighandler_t,
+    flags: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: all-zero is a valid sigaction: no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = disposition;
+    (action.sa_sigaction, action.sa_flags) = (disposition, flags);
     // `action` is read during the call; what was there before is not asked for.
     syscall!(sigaction(signal, &action, std::ptr::null_mut())).map(drop)
 }

@@ -182,7 +182,7 @@ mod tests {
 
     impl Drop for Shell {
         fn drop(&mut self) {
-            let _ = os::order_group(&mut self.0, Order::Kill);
+            let _ = os::order(&mut self.0, Order::Kill);
             let _ = self.0.wait();
         }
     }
@@ -206,7 +206,7 @@ mod tests {
     fn a_paused_group_uses_no_cpu() {
         let mut shell = Shell::run("( while :; do :; done ) & wait");
         let clocks = shell.tree(2).clocks().expect("both run");
-        os::order_group(&mut shell.0, Order::Pause).expect("it runs");
+        os::order(&mut shell.0, Order::Pause).expect("it runs");
         // The group stops after a moment; then the clocks stand still.
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -218,7 +218,7 @@ mod tests {
             assert!(Instant::now() < deadline, "it still runs");
         }
         let before = clocks.read().expect("both exist");
-        os::order_group(&mut shell.0, Order::Resume).expect("it exists");
+        os::order(&mut shell.0, Order::Resume).expect("it exists");
         while clocks.read().expect("both exist") == before {
             assert!(Instant::now() < deadline, "it does not run again");
             std::thread::yield_now();

@@ -98,7 +98,7 @@ impl ServerProcess {
     /// # Errors
     /// The processes cannot be signalled.
     pub fn order(&mut self, order: Order) -> io::Result<()> {
-        os::order_group(&mut self.child, order)
+        os::order(&mut self.child, order)
     }
 
     /// Ends a server whose client failed with `error`. Returns that error together with the exit
@@ -119,7 +119,8 @@ impl ServerProcess {
     /// # Errors
     /// The server ends, or is killed, without writing its counters.
     pub fn stop(mut self) -> Result<ServerStats, ServerError> {
-        os::terminate(&mut self.child).map_err(ServerError::cannot("send SIGTERM"))?;
+        os::order(&mut self.child, Order::Terminate)
+            .map_err(ServerError::cannot("send SIGTERM"))?;
         self.await_line("end", " of SIGTERM", |line| {
             let stats = serde_json::from_str::<ServerStats>(line).ok();
             stats.filter(|stats| stats.schema == STATS_SCHEMA)
@@ -188,7 +189,7 @@ fn end(child: &mut Child) -> io::Result<ExitStatus> {
 
 /// Kills a child and its descendants, and reaps the child.
 fn kill(child: &mut Child) -> io::Result<ExitStatus> {
-    os::order_group(child, Order::Kill)?;
+    os::order(child, Order::Kill)?;
     child.wait()
 }
 
