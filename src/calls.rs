@@ -12,53 +12,6 @@ use proactor_record::Call;
 use crate::keys::Key;
 use crate::os;
 
-/// The calls that a loop makes on sockets once a selector has reported them. By default each goes
-/// straight to the kernel. The loop makes them through its selector, so that a recorder around the
-/// selector sees its waits and its calls in one order.
-pub trait SocketCalls {
-    /// Accepts a connection of a listener: [`os::accept`].
-    ///
-    /// # Errors
-    /// accept4(2).
-    #[inline]
-    fn accept(&mut self, _key: Key, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        os::accept(fd)
-    }
-
-    /// Receives into a buffer: [`os::recv`].
-    ///
-    /// # Errors
-    /// recv(2).
-    #[inline]
-    fn recv(&mut self, _key: Key, fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-        os::recv(fd, buffer)
-    }
-
-    /// Sends from one or several buffers: [`os::send_vectored`].
-    ///
-    /// # Errors
-    /// send(2), from several buffers sendmsg(2).
-    #[inline]
-    fn send(&mut self, _key: Key, fd: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        os::send_vectored(fd, parts)
-    }
-
-    /// Shuts the outbound direction down: [`os::shutdown_write`].
-    ///
-    /// # Errors
-    /// shutdown(2).
-    #[inline]
-    fn shutdown(&mut self, _key: Key, fd: BorrowedFd<'_>) -> io::Result<()> {
-        os::shutdown_write(fd)
-    }
-
-    /// Closes a descriptor: [`os::close`].
-    #[inline]
-    fn close(&mut self, _key: Key, fd: OwnedFd) {
-        os::close(fd);
-    }
-}
-
 /// Makes the system calls of a thread or of a child process, which may sleep in them. The errors
 /// are those of the call.
 ///
@@ -126,20 +79,19 @@ pub trait Calls: Clone + Send + 'static {
         self.made((Call::Poll, SLEEPS), (key, socket.as_raw_fd()), 0, make, count)
     }
 
-    /// Accepts a connection whose calls may sleep, as [`os::accept_blocking`] does, or do not, as
-    /// [`os::accept`] does. The listener does not block.
+    /// Accepts a connection whose calls may sleep, or do not. The listener does not block.
     ///
     /// # Errors
     /// accept4(2).
     #[inline]
     fn accept(&self, key: Key, listener: BorrowedFd<'_>, sleeps: bool) -> io::Result<OwnedFd> {
-        let make = || if sleeps { os::accept_blocking(listener) } else { os::accept(listener) };
+        let flags = if sleeps { 0 } else { libc::SOCK_NONBLOCK };
         let whose = (key, listener.as_raw_fd());
+        let make = || os::accept(listener, flags);
         self.made((Call::Accept, AT_ONCE), whose, 0, make, AsRawFd::as_raw_fd)
     }
 
-    /// Receives, and sleeps until there are bytes, as [`os::recv`] does, or returns what is there,
-    /// as [`os::recv_now`] does.
+    /// Receives, and sleeps until there are bytes, or returns what is there.
     ///
     /// # Errors
     /// recv(2).
@@ -152,12 +104,12 @@ pub trait Calls: Clone + Send + 'static {
         sleeps: bool,
     ) -> io::Result<usize> {
         let (whose, len) = ((key, socket.as_raw_fd()), buffer.len());
-        let make = || if sleeps { os::recv(socket, buffer) } else { os::recv_now(socket, buffer) };
+        let make = || os::recv(socket, buffer, flags(sleeps));
         self.made((Call::Recv, sleeps), whose, len, make, count)
     }
 
-    /// Sends from one or several buffers, and sleeps while the socket takes nothing, as
-    /// [`os::send_vectored`] does, or sends what it takes, as [`os::send_now`] does.
+    /// Sends from one or several buffers, and sleeps while the socket takes nothing, or sends what it
+    /// takes.
     ///
     /// # Errors
     /// send(2), from several buffers sendmsg(2).
@@ -170,20 +122,17 @@ pub trait Calls: Clone + Send + 'static {
         sleeps: bool,
     ) -> io::Result<usize> {
         let (call, len) = Call::send_of(parts);
-        let send = if sleeps { os::send_vectored } else { os::send_now };
-        let make = || send(socket, parts);
+        let make = || os::send(socket, parts, flags(sleeps));
         self.made((call, sleeps), (key, socket.as_raw_fd()), len, make, count)
     }
 
-    /// Shuts the outbound direction down, as [`os::shutdown_write`] does, or both directions, as
-    /// [`os::shutdown_both`] does.
+    /// Shuts the outbound direction down, or both directions.
     ///
     /// # Errors
     /// shutdown(2).
     #[inline]
     fn shutdown(&self, key: Key, socket: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
-        let shutdown = if how == Shutdown::Both { os::shutdown_both } else { os::shutdown_write };
-        let (whose, make) = ((key, socket.as_raw_fd()), || shutdown(socket));
+        let (whose, make) = ((key, socket.as_raw_fd()), || os::shutdown(socket, how));
         self.made((Call::Shutdown, AT_ONCE), whose, 0, make, |()| 0)
     }
 
@@ -204,6 +153,11 @@ pub trait Calls: Clone + Send + 'static {
 pub const SLEEPS: bool = true;
 /// The call does not sleep.
 pub const AT_ONCE: bool = false;
+
+/// Returns the flags of a receive or a send on a socket that blocks.
+fn flags(sleeps: bool) -> libc::c_int {
+    if sleeps { 0 } else { libc::MSG_DONTWAIT }
+}
 
 fn count(n: &usize) -> i32 {
     *n as i32

@@ -59,70 +59,12 @@ pub fn listen_all(
 /// state of it.
 #[derive(Debug)]
 pub struct Listener<F, S> {
+    /// The number of the listener.
+    pub id: ListenerId,
     /// The socket; `None` once it is closed.
     pub fd: Option<OwnedFd>,
     /// What makes the protocol of each connection.
     pub factory: F,
     /// What the engine knows of the socket.
     pub state: S,
-}
-
-/// The listening sockets of an engine, by their numbers.
-#[derive(Debug)]
-pub struct Listeners<F, S>(Vec<Listener<F, S>>);
-
-impl<F, S> Listeners<F, S> {
-    /// Adds listener number `id`.
-    ///
-    /// # Panics
-    /// If it is not the next number.
-    pub fn add(&mut self, id: ListenerId, fd: OwnedFd, factory: F, state: S) {
-        assert_eq!(id.index(), self.0.len(), "listeners are added in the order of their numbers");
-        self.0.push(Listener { fd: Some(fd), factory, state });
-    }
-
-    /// Returns the number of listeners.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Returns true if there is no listener.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Returns the numbers of all listeners.
-    pub fn ids(&self) -> impl Iterator<Item = ListenerId> + use<F, S> {
-        (0..self.0.len()).map(|index| ListenerId(index as u16))
-    }
-
-    /// Iterates over the listeners with their numbers.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ListenerId, &mut Listener<F, S>)> {
-        self.0.iter_mut().enumerate().map(|(index, one)| (ListenerId(index as u16), one))
-    }
-
-    /// Iterates over the engine's states of the listeners.
-    pub fn states(&self) -> impl Iterator<Item = &S> {
-        self.0.iter().map(|listener| &listener.state)
-    }
-}
-
-impl<F, S> Default for Listeners<F, S> {
-    fn default() -> Listeners<F, S> {
-        Listeners(Vec::new())
-    }
-}
-
-impl<F, S> std::ops::Index<ListenerId> for Listeners<F, S> {
-    type Output = Listener<F, S>;
-
-    fn index(&self, id: ListenerId) -> &Listener<F, S> {
-        &self.0[id.index()]
-    }
-}
-
-impl<F, S> std::ops::IndexMut<ListenerId> for Listeners<F, S> {
-    fn index_mut(&mut self, id: ListenerId) -> &mut Listener<F, S> {
-        &mut self.0[id.index()]
-    }
 }

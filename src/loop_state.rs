@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::clock::{Nanos, earlier};
 use crate::console::{Console, SocketInfo};
 use crate::counters::{Counters, LiveCounters};
-use crate::engine::Listeners;
+use crate::engine::Listener;
 use crate::keys::{ConnId, ListenerId};
 use crate::lifecycle::{Accepting, Lifecycle};
 use crate::limits::{Ended, Limits};
@@ -22,8 +22,8 @@ use crate::protocol::Protocol;
 pub struct LoopState<P, D, L> {
     /// The connections, and what is counted.
     pub peers: Peers<P, D>,
-    /// The listeners, each with the factory of its protocols.
-    pub listeners: Listeners<WorkerFactory<P>, L>,
+    /// The listeners, by their numbers.
+    pub listeners: Vec<Listener<WorkerFactory<P>, L>>,
     /// The stage of the server, and the pause of its accepts.
     pub lifecycle: Lifecycle,
     /// The operator console, if there is one.
@@ -43,7 +43,7 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
     pub fn new(limits: Limits, shutdown: ShutdownSignal, clock: Clock) -> Self {
         LoopState {
             peers: Peers::new(limits.max_input, clock.clone()),
-            listeners: Listeners::default(),
+            listeners: Vec::new(),
             lifecycle: Lifecycle::new(limits, shutdown),
             console: None,
             clock,
@@ -55,8 +55,10 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
 
     /// Adds a listener: the next number.
     pub fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: &Factory<P>) {
+        debug_assert_eq!(id.index(), self.listeners.len(), "in the order of their numbers");
         let factory = WorkerFactory::new(factory, fd.as_fd());
-        self.listeners.add(id, fd, factory, L::default());
+        let state = L::default();
+        self.listeners.push(Listener { id, fd: Some(fd), factory, state });
         self.listeners_changed = true;
     }
 
@@ -109,7 +111,7 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         make: impl FnOnce(&mut WorkerFactory<P>, u64, Reach<'_>) -> Made<P>,
     ) -> Made<P> {
         let reach = Some((self.peers.next_id(), self.lifecycle.shutdown()));
-        make(&mut self.listeners[listener].factory, self.peers.next_number(), reach)
+        make(&mut self.listeners[listener.index()].factory, self.peers.next_number(), reach)
     }
 
     /// Removes a connection whose socket is closed. Returns what the loop kept of it.

@@ -13,7 +13,6 @@ use std::time::Duration;
 use proactor_record::{About, Recording, Writers};
 
 use crate::buffer::{BufferClass, Pool};
-use crate::calls::SocketCalls;
 use crate::engine::Engine;
 use crate::limits::Limits;
 use crate::os::ShutdownSignal;
@@ -350,7 +349,7 @@ fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
 ///
 /// # Errors
 /// The selector does not wait.
-pub fn readiness<S: Selector + SocketCalls + 'static>(
+pub fn readiness<S: Selector + 'static>(
     model: Model,
     options: &EngineOptions,
     mut selector: S,

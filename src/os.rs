@@ -59,9 +59,8 @@ pub use readiness::{
 pub use signal::{EventFd, ShutdownSignal, allow_interrupts, count_usr2, interrupt, refuse_usr2};
 pub(crate) use socket::{PeerName, empty_msghdr, peer_addr};
 pub use socket::{
-    accept, accept_blocking, close, read, recv, recv_now, send, send_now, send_vectored,
-    set_blocking, set_nonblocking, set_receive_timeout, set_send_timeout, shutdown_both,
-    shutdown_write, unsent,
+    accept, close, read, recv, send, set_blocking, set_receive_timeout, set_send_timeout, shutdown,
+    unsent,
 };
 
 // Time.

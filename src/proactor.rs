@@ -60,7 +60,7 @@ pub struct Proactor<R, P> {
 }
 
 /// A connection's socket and its operations in flight: at most one of each kind.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Flight {
     socket: Socket,
     /// The peer's address, if the ring knows it.
@@ -77,8 +77,9 @@ pub struct Flight {
 }
 
 /// The receive of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum RecvState {
+    #[default]
     Idle,
     /// In flight; submitted when the connection preferred buffers of this size.
     InFlight {
@@ -88,10 +89,13 @@ enum RecvState {
 }
 
 /// The send of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum SendState {
+    #[default]
     Idle,
-    InFlight { skip_success: bool },
+    InFlight {
+        skip_success: bool,
+    },
     Cancelling,
 }
 
@@ -187,7 +191,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 self.state.peers.mark(conn);
             }
             Completion::Cancel { target: CancelTarget::Accept(AcceptId { listener, slot }) } => {
-                self.state.listeners[listener].state.cancel_completed(slot);
+                self.state.listeners[listener.index()].state.cancel_completed(slot);
                 self.state.listeners_changed = true;
             }
             Completion::Internal => {}
@@ -273,7 +277,8 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     }
 
     fn is_drained(&self) -> bool {
-        self.state.is_drained() && self.state.listeners.states().all(AcceptStates::is_idle)
+        self.state.is_drained()
+            && self.state.listeners.iter().all(|listener| listener.state.is_idle())
     }
 
     fn update(&mut self, conn: ConnId, change: impl FnOnce(&mut Flight)) {
@@ -310,19 +315,6 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
 }
 
 impl Flight {
-    fn new(socket: Socket, address: Option<SocketAddr>) -> Flight {
-        Flight {
-            socket,
-            address,
-            recv: RecvState::Idle,
-            send: SendState::Idle,
-            await_send: false,
-            shutting_down: false,
-            cancels: 0,
-            closing: false,
-        }
-    }
-
     /// Returns true if no operation but the close is in flight.
     fn is_empty(&self) -> bool {
         self.recv == RecvState::Idle

@@ -30,7 +30,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::buffer::{Chunk, Pool};
-use crate::calls::SocketCalls;
 use crate::clock::{Nanos, earlier};
 use crate::console::Console;
 use crate::counters::{Counters, LiveCounters};
@@ -86,7 +85,7 @@ pub struct WatchedSocket {
     armed: bool,
 }
 
-impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
+impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// Creates a server without a listener, which `stop` can stop. It takes its buffers from
     /// `pool`.
     ///
@@ -186,7 +185,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
                 }
             }
             KeyOwner::Listener(id) => {
-                let state = &mut self.state.listeners[id].state;
+                let state = &mut self.state.listeners[id.index()].state;
                 state.readable = true;
                 state.armed &= armed;
                 (self.listeners_ready, self.state.listeners_changed) = (true, true);
@@ -351,9 +350,9 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     }
 }
 
-impl<S: Selector + SocketCalls, P: Protocol> Engine<P> for Reactor<S, P> {
+impl<S: Selector, P: Protocol> Engine<P> for Reactor<S, P> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
-        os::set_nonblocking(fd.as_fd())?;
+        os::set_blocking(fd.as_fd(), false)?;
         self.state.listen(id, fd, &factory);
         Ok(())
     }

@@ -17,7 +17,7 @@ pub enum Order {
     Pause = libc::SIGSTOP,
     /// Go on after a pause.
     Resume = libc::SIGCONT,
-    /// End at once.
+    /// End at once, whatever is left to do.
     Kill = libc::SIGKILL,
 }
 

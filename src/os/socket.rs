@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -11,24 +11,12 @@ use socket2::{SockAddr, SockAddrStorage, SockRef};
 
 use super::count_call;
 
-/// Accepts a connection, non-blocking and closed on exec.
-///
-/// # Errors
-/// `WouldBlock` if none waits; else accept4(2).
-pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    accept_with(listener, libc::SOCK_NONBLOCK)
-}
-
-/// Accepts a connection whose calls wait, closed on exec. Whether this one waits is up to
-/// `listener`.
+/// Accepts a connection, closed on exec; `flags` is 0 or `SOCK_NONBLOCK`. Whether this call waits is
+/// up to `listener`.
 ///
 /// # Errors
 /// `WouldBlock` if none waits and `listener` does not block; else accept4(2).
-pub fn accept_blocking(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    accept_with(listener, 0)
-}
-
-fn accept_with(listener: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<OwnedFd> {
+pub fn accept(listener: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<OwnedFd> {
     let (none, flags) = (std::ptr::null_mut(), flags | libc::SOCK_CLOEXEC);
     // The peer's address is not asked for: both pointers may be null.
     let fd = syscall!(accept4(listener.as_raw_fd(), none, std::ptr::null_mut(), flags))?;
@@ -36,71 +24,42 @@ fn accept_with(listener: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<Owned
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Receives into `buffer`; zero is the peer's end.
+/// Receives into `buffer`; zero is the peer's end. With `MSG_DONTWAIT` among the flags it does not
+/// wait, whatever the socket.
 ///
 /// # Errors
 /// `WouldBlock` if nothing is there; else recv(2).
-pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    recv_with(socket, buffer, 0)
-}
-
-/// Receives what is there into `buffer`, and does not wait, whatever the socket.
-///
-/// # Errors
-/// `WouldBlock` if nothing is there; else recv(2).
-pub fn recv_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    recv_with(socket, buffer, libc::MSG_DONTWAIT)
-}
-
-fn recv_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
+pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
     // `buffer` is writable for its length.
     let n = syscall!(recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags))?;
     Ok(n as usize)
 }
 
-/// Sends `bytes`, or the first part of them. No signal is raised.
-///
-/// # Errors
-/// `WouldBlock` if there is no space; else send(2).
-pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    send_bytes(socket, bytes, 0)
-}
-
-/// Sends `parts` one after the other, or the first part of all that; one alone by [`send`], which
-/// has less to copy. No signal is raised.
+/// Sends `parts` one after the other, or the first part of all that; one alone by send(2), which has
+/// less to copy. With `MSG_DONTWAIT` among the flags it does not wait, whatever the socket. No signal
+/// is raised.
 ///
 /// # Errors
 /// `WouldBlock` if there is no space; else send(2), sendmsg(2).
-pub fn send_vectored(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
-    send_parts(socket, parts, 0)
-}
-
-/// Sends `parts` as [`send_vectored`] does, but never waits, whether the socket blocks or not.
-///
-/// # Errors
-/// `WouldBlock` if there is no space; else send(2), sendmsg(2).
-pub fn send_now(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
-    send_parts(socket, parts, libc::MSG_DONTWAIT)
-}
-
 #[inline]
-fn send_parts(
+pub fn send(
     socket: BorrowedFd<'_>,
     parts: &[io::IoSlice<'_>],
     flags: libc::c_int,
 ) -> io::Result<usize> {
-    match parts {
-        [part] => send_bytes(socket, part, flags),
-        parts => send_message(socket, parts, flags),
-    }
-}
-
-#[inline]
-fn send_bytes(socket: BorrowedFd<'_>, bytes: &[u8], flags: libc::c_int) -> io::Result<usize> {
-    let flags = libc::MSG_NOSIGNAL | flags;
-    // `bytes` is readable for its length.
-    let n = syscall!(send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags))?;
-    Ok(n as usize)
+    let (fd, flags) = (socket.as_raw_fd(), libc::MSG_NOSIGNAL | flags);
+    let n = match parts {
+        // `part` is readable for its length.
+        [part] => syscall!(send(fd, part.as_ptr().cast(), part.len(), flags)),
+        parts => {
+            let mut header = empty_msghdr();
+            header.msg_iov = parts.as_ptr().cast_mut().cast(); // IoSlice has iovec's layout.
+            header.msg_iovlen = parts.len() as _; // its type differs between C libraries
+            // `header` and all it points to are readable during the call.
+            syscall!(sendmsg(fd, &header, flags))
+        }
+    };
+    n.map(|n| n as usize)
 }
 
 /// Memory that the kernel writes the address of a peer to, when an accept completes.
@@ -167,19 +126,6 @@ pub(crate) fn empty_msghdr() -> libc::msghdr {
     unsafe { std::mem::zeroed() }
 }
 
-fn send_message(
-    socket: BorrowedFd<'_>,
-    parts: &[io::IoSlice<'_>],
-    flags: libc::c_int,
-) -> io::Result<usize> {
-    let mut header = empty_msghdr();
-    header.msg_iov = parts.as_ptr().cast_mut().cast(); // std: IoSlice has the layout of iovec
-    header.msg_iovlen = parts.len() as _; // its type differs between C libraries
-    // `header` and all it points to are readable during the call.
-    let n = syscall!(sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL | flags))?;
-    Ok(n as usize)
-}
-
 /// Reads from whatever it is, blocking if that does; zero is its end.
 ///
 /// # Errors
@@ -190,21 +136,14 @@ pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(n as usize)
 }
 
-/// Shuts the sending direction down.
+/// Shuts a direction down, or both: then every thread that sleeps in a call on it wakes, and no
+/// thread will sleep on it again.
 ///
 /// # Errors
 /// shutdown(2): `NotConnected` if the peer has reset.
-pub fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
-    syscall!(shutdown(socket.as_raw_fd(), libc::SHUT_WR)).map(drop)
-}
-
-/// Shuts both directions down: every thread that sleeps in a call on it wakes, and no thread
-/// will sleep on it again.
-///
-/// # Errors
-/// shutdown(2): `NotConnected` if the peer has reset.
-pub fn shutdown_both(socket: BorrowedFd<'_>) -> io::Result<()> {
-    syscall!(shutdown(socket.as_raw_fd(), libc::SHUT_RDWR)).map(drop)
+pub fn shutdown(socket: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
+    count_call();
+    SockRef::from(&socket).shutdown(how)
 }
 
 /// Limits how long a receive on it may sleep before it fails with `WouldBlock`, at least a
@@ -241,23 +180,11 @@ pub fn unsent(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(bytes as usize)
 }
 
-/// Has calls on it return rather than wait.
+/// Has calls on it wait, or return instead.
 ///
 /// # Errors
 /// fcntl(2), never on an open descriptor.
-pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    set_blocks(fd, false)
-}
-
-/// Has calls on it wait.
-///
-/// # Errors
-/// fcntl(2), never on an open descriptor.
-pub fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    set_blocks(fd, true)
-}
-
-fn set_blocks(fd: BorrowedFd<'_>, blocks: bool) -> io::Result<()> {
+pub fn set_blocking(fd: BorrowedFd<'_>, blocks: bool) -> io::Result<()> {
     let flags = syscall!(fcntl(fd.as_raw_fd(), libc::F_GETFL))? & !libc::O_NONBLOCK;
     let flags = if blocks { flags } else { flags | libc::O_NONBLOCK };
     syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, flags)).map(drop)

@@ -57,14 +57,14 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// Arms the accepts that are wanted, and cancels those that are not.
     pub(super) fn arm_accepts(&mut self, accepting: Accepting) -> io::Result<()> {
         let wanted = accepting == Accepting::Now;
-        for (id, listener) in self.state.listeners.iter_mut() {
+        for listener in &mut self.state.listeners {
             let (Some(fd), AcceptStates(accepts)) = (&listener.fd, &mut listener.state) else {
                 continue;
             };
             let count = if wanted { self.ring.accepts() } else { 0 };
             accepts.resize(accepts.len().max(count.into()), AcceptState::default());
             for (slot, state) in (0..).zip(accepts) {
-                let accept = AcceptId { listener: id, slot };
+                let accept = AcceptId { listener: listener.id, slot };
                 match state.in_flight {
                     _ if state.cancel_in_flight => {}
                     false if slot < count => {
@@ -93,7 +93,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         more: bool,
     ) {
         let AcceptId { listener, slot } = accept;
-        self.state.listeners[listener].state.0[usize::from(slot)].completed(more);
+        self.state.listeners[listener.index()].state.0[usize::from(slot)].completed(more);
         self.state.listeners_changed = true;
         match outcome {
             Ok(socket) => {
@@ -121,7 +121,8 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         let made = self
             .state
             .make(listener, |factory, number, reach| factory.make_for(number, address, reach));
-        let id = self.state.peers.open(made, listener, Flight::new(socket, address));
+        let flight = Flight { socket, address, ..Flight::default() };
+        let id = self.state.peers.open(made, listener, flight);
         match self.state.lifecycle.stage() {
             Stage::Serving => {}
             Stage::Draining => self.state.peers.finish(id),

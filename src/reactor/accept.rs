@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Reactor;
-use crate::calls::SocketCalls;
 use crate::keys::{KeyOwner, ListenerId};
 use crate::lifecycle::Accepting;
 use crate::os::AcceptFailure;
@@ -25,14 +24,14 @@ pub(super) struct ListenerReadiness {
     pub(super) readable: bool,
 }
 
-impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
+impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// Watches the listeners while connections are wanted. Otherwise connections wait in the
     /// kernel's queue.
     pub(super) fn watch_listeners(&mut self, accepting: Accepting) -> io::Result<()> {
         let wanted = accepting == Accepting::Now;
-        for (id, listener) in self.state.listeners.iter_mut() {
+        for listener in &mut self.state.listeners {
             let Some(fd) = &listener.fd else { continue };
-            let (key, state) = (KeyOwner::Listener(id).into(), &mut listener.state);
+            let (key, state) = (KeyOwner::Listener(listener.id).into(), &mut listener.state);
             if wanted && !state.watched {
                 self.selector.add(fd.as_fd(), key, Interest::READ)?;
                 (state.watched, state.armed) = (true, true);
@@ -56,20 +55,20 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
     }
 
     pub(super) fn accept(&mut self) {
-        for id in self.state.listeners.ids() {
+        for at in 0..self.state.listeners.len() {
             for _ in 0..ACCEPTS {
-                let listener = &self.state.listeners[id];
+                let listener = &self.state.listeners[at];
                 if !listener.state.readable || !self.state.lifecycle.accepts(self.state.peers.len())
                 {
                     break;
                 }
-                let Some(fd) = &listener.fd else { break };
+                let (Some(fd), id) = (&listener.fd, listener.id) else { break };
                 match self.selector.accept(KeyOwner::Listener(id).into(), fd.as_fd()) {
                     Ok(socket) => self.open(id, socket),
                     Err(error) => {
                         let failure = AcceptFailure::from(error);
                         if let AcceptFailure::NoConnection = failure {
-                            self.state.listeners[id].state.readable = false;
+                            self.state.listeners[at].state.readable = false;
                         }
                         self.state.not_accepted(failure);
                     }
@@ -77,7 +76,7 @@ impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
             }
         }
         self.state.listeners_changed = true;
-        self.listeners_ready = self.state.listeners.states().any(|listener| listener.readable);
+        self.listeners_ready = self.state.listeners.iter().any(|listener| listener.state.readable);
     }
 
     fn open(&mut self, listener: ListenerId, fd: OwnedFd) {

@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 
 use super::{Reactor, WatchedSocket};
 use crate::address;
-use crate::calls::SocketCalls;
 use crate::console::{Console, SocketInfo};
 use crate::keys::KeyOwner;
 use crate::limits::Ended;
@@ -38,7 +37,7 @@ impl InputReadiness {
     }
 }
 
-impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
+impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// Reads the console's input once, if it is readable, and runs the commands.
     pub(super) fn read_console(&mut self) -> io::Result<ControlFlow<Ended>> {
         let input = &mut self.console_input;

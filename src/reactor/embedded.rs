@@ -5,14 +5,13 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::Reactor;
-use crate::calls::SocketCalls;
 use crate::clock::Nanos;
 use crate::keys::{ConnId, KeyOwner, ListenerId};
 use crate::peer::Made;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Selector};
 
-impl<S: Selector + SocketCalls, P: Protocol> Reactor<S, P> {
+impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// Serves a connection, a non-blocking socket, that was accepted elsewhere, in the group of
     /// `listener`. It is not counted as accepted.
     pub fn adopt(&mut self, fd: OwnedFd, made: Made<P>, listener: ListenerId) -> ConnId {

@@ -32,7 +32,7 @@ struct Server {
 }
 
 /// An echo server in a thread.
-fn serve<S: Selector + SocketCalls + 'static>(
+fn serve<S: Selector + 'static>(
     selector: fn() -> S,
     buffers: &'static [BufferClass],
     limits: Limits,
@@ -65,7 +65,7 @@ impl Server {
 }
 
 /// A loop that the test runs itself, an iteration at a time.
-fn stepwise<S: Selector + SocketCalls, P: Protocol + Clone + Send + Sync>(
+fn stepwise<S: Selector, P: Protocol + Clone + Send + Sync>(
     selector: fn() -> S,
     protocol: P,
     buffers: &[BufferClass],
@@ -79,7 +79,7 @@ fn stepwise<S: Selector + SocketCalls, P: Protocol + Clone + Send + Sync>(
     (reactor, address)
 }
 
-fn run_until<S: Selector + SocketCalls, P: Protocol>(
+fn run_until<S: Selector, P: Protocol>(
     reactor: &mut Reactor<S, P>,
     done: impl Fn(&Counters) -> bool,
 ) {
@@ -89,7 +89,7 @@ fn run_until<S: Selector + SocketCalls, P: Protocol>(
 }
 
 /// What a level-triggered selector would report now.
-fn reports<S: Selector + SocketCalls, P>(reactor: &mut Reactor<S, P>) -> Vec<Ready> {
+fn reports<S: Selector, P>(reactor: &mut Reactor<S, P>) -> Vec<Ready> {
     let mut reports = Vec::new();
     if reactor.selector.trigger() != Trigger::Edge {
         reactor.selector.wait(&mut reports, Some(Duration::ZERO)).unwrap();
@@ -168,7 +168,7 @@ impl Protocol for Sink {
 
 // Bytes.
 
-fn a_client_that_ends_receives_everything_and_then_the_end<S: Selector + SocketCalls + 'static>(
+fn a_client_that_ends_receives_everything_and_then_the_end<S: Selector + 'static>(
     selector: fn() -> S,
 ) {
     let server = serve(selector, PLENTY, Limits::default());
@@ -182,7 +182,7 @@ fn a_client_that_ends_receives_everything_and_then_the_end<S: Selector + SocketC
     assert_eq!((counters.received_bytes, counters.sent_bytes), (104_097, 104_097));
 }
 
-fn bytes_and_the_end_may_come_together<S: Selector + SocketCalls>(selector: fn() -> S) {
+fn bytes_and_the_end_may_come_together<S: Selector>(selector: fn() -> S) {
     let (mut reactor, address) = stepwise(selector, Echo, PLENTY, Limits::default());
     let mut client = connect(address);
     run_until(&mut reactor, |counters| counters.accepted == 1);
@@ -192,7 +192,7 @@ fn bytes_and_the_end_may_come_together<S: Selector + SocketCalls>(selector: fn()
     assert_eq!(read_all(&client), b"all there is");
 }
 
-fn a_late_reader_loses_nothing<S: Selector + SocketCalls + 'static>(selector: fn() -> S) {
+fn a_late_reader_loses_nothing<S: Selector + 'static>(selector: fn() -> S) {
     let server = serve(selector, PLENTY, Limits::default());
     let client = connect_narrow(server.address);
     let sent = send_all(&client, text(1 << 20));
@@ -204,9 +204,7 @@ fn a_late_reader_loses_nothing<S: Selector + SocketCalls + 'static>(selector: fn
 
 // Crowds and scarcity.
 
-fn a_connection_above_the_limit_is_served_when_others_leave<S: Selector + SocketCalls>(
-    selector: fn() -> S,
-) {
+fn a_connection_above_the_limit_is_served_when_others_leave<S: Selector>(selector: fn() -> S) {
     let limits = Limits { connections: 2, ..Limits::default() };
     let (mut reactor, address) = stepwise(selector, Echo, PLENTY, limits);
     let clients: Vec<_> = (0..4).map(|_| connect(address)).collect();
@@ -221,7 +219,7 @@ fn a_connection_above_the_limit_is_served_when_others_leave<S: Selector + Socket
     clients.iter().for_each(|client| assert_eq!(read_all(client), b"ping"));
 }
 
-fn a_reset_affects_no_other_connection<S: Selector + SocketCalls + 'static>(selector: fn() -> S) {
+fn a_reset_affects_no_other_connection<S: Selector + 'static>(selector: fn() -> S) {
     let server = serve(selector, PLENTY, Limits::default());
     let (idle, owed, other) =
         (connect(server.address), connect_narrow(server.address), connect(server.address));
@@ -235,7 +233,7 @@ fn a_reset_affects_no_other_connection<S: Selector + SocketCalls + 'static>(sele
     server.end();
 }
 
-fn sixteen_clients_share_two_buffers<S: Selector + SocketCalls>(selector: fn() -> S) {
+fn sixteen_clients_share_two_buffers<S: Selector>(selector: fn() -> S) {
     const TWO: &[BufferClass] = &[BufferClass { bytes: 1024, count: 2 }];
     let (mut reactor, address) = stepwise(selector, Echo, TWO, Limits::default());
     let late = connect_narrow(address);
@@ -304,15 +302,13 @@ impl<S: Selector> Selector for Choosy<S> {
     }
 }
 
-impl<S: Selector> SocketCalls for Choosy<S> {}
-
-fn an_unwatchable_socket_is_refused_alone<S: Selector + SocketCalls>(selector: fn() -> S) {
+fn an_unwatchable_socket_is_refused_alone<S: Selector>(selector: fn() -> S) {
     let (mut plain, address) = stepwise(selector, Echo, PLENTY, Limits::default());
     let choosy = Choosy { selector: selector(), refused: false };
     let stop = ShutdownSignal::new().unwrap();
     let mut reactor =
         Reactor::new(choosy, Rc::clone(&plain.pool), Limits::default(), stop).unwrap();
-    let fd = plain.state.listeners[ListenerId(0)].fd.take().unwrap();
+    let fd = plain.state.listeners[0].fd.take().unwrap();
     reactor.listen(ListenerId(0), fd, Factory::of(|_| Echo)).unwrap();
     let first = connect(address);
     run_until(&mut reactor, |counters| counters.refused == 1);
@@ -327,7 +323,7 @@ fn an_unwatchable_socket_is_refused_alone<S: Selector + SocketCalls>(selector: f
 // What it costs.
 
 /// A wait, a receive, a send.
-fn a_message_costs_three_calls<S: Selector + SocketCalls>(selector: fn() -> S) {
+fn a_message_costs_three_calls<S: Selector>(selector: fn() -> S) {
     a_message_costs(3, selector);
 }
 
@@ -343,7 +339,7 @@ fn a_message_by_signals_costs_five_calls() {
     in_time(|| a_message_costs(5, || Sigio::new().unwrap()));
 }
 
-fn a_message_costs<S: Selector + SocketCalls>(calls: u64, selector: fn() -> S) {
+fn a_message_costs<S: Selector>(calls: u64, selector: fn() -> S) {
     let (mut reactor, address) = stepwise(selector, Echo, PLENTY, Limits::default());
     let client = connect(address);
     let mut exchange = |length: usize| {
@@ -363,7 +359,7 @@ fn a_message_costs<S: Selector + SocketCalls>(calls: u64, selector: fn() -> S) {
     assert_eq!(costs, [(1, calls); 100]);
 }
 
-fn an_iteration_reads_no_more_than_its_share<S: Selector + SocketCalls>(selector: fn() -> S) {
+fn an_iteration_reads_no_more_than_its_share<S: Selector>(selector: fn() -> S) {
     const SMALL: &[BufferClass] = &[BufferClass { bytes: 64, count: 4 }];
     let (mut reactor, address) = stepwise(selector, Sink, SMALL, Limits::default());
     let client = connect(address);
@@ -379,9 +375,7 @@ fn an_iteration_reads_no_more_than_its_share<S: Selector + SocketCalls>(selector
 // Talk.
 
 /// Three members of a group, the last of them with a small kernel buffer.
-fn three<S: Selector + SocketCalls>(
-    selector: fn() -> S,
-) -> (Reactor<S, Broadcast>, [TcpStream; 2], TcpStream) {
+fn three<S: Selector>(selector: fn() -> S) -> (Reactor<S, Broadcast>, [TcpStream; 2], TcpStream) {
     let (mut reactor, address) = stepwise(selector, Broadcast, PLENTY, Limits::default());
     let clients = [connect(address), connect(address)];
     let narrow = connect_narrow(address);
@@ -389,7 +383,7 @@ fn three<S: Selector + SocketCalls>(
     (reactor, clients, narrow)
 }
 
-fn a_line_reaches_all_others_and_not_its_speaker<S: Selector + SocketCalls>(selector: fn() -> S) {
+fn a_line_reaches_all_others_and_not_its_speaker<S: Selector>(selector: fn() -> S) {
     let (mut reactor, [a, b], c) = three(selector);
     (&a).write_all(b"good morn").unwrap();
     run_until(&mut reactor, |counters| counters.received_bytes == 9);
@@ -408,7 +402,7 @@ fn a_line_reaches_all_others_and_not_its_speaker<S: Selector + SocketCalls>(sele
 
 // Stopping.
 
-fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector + SocketCalls>(selector: fn() -> S) {
+fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector>(selector: fn() -> S) {
     let (mut reactor, [speaker, listener], late) = three(selector);
     let lines = b"sixteen letters\n".repeat(8192);
     let said = {
@@ -439,7 +433,7 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector + SocketCalls>(sel
     assert!(reactor.pool.is_whole() && reactor.counters().cut == 0);
 }
 
-fn a_drain_cuts_a_client_that_stays<S: Selector + SocketCalls>(selector: fn() -> S) {
+fn a_drain_cuts_a_client_that_stays<S: Selector>(selector: fn() -> S) {
     let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
     let (mut reactor, address) = stepwise(selector, Echo, PLENTY, limits);
     let stays = connect(address);
@@ -450,7 +444,7 @@ fn a_drain_cuts_a_client_that_stays<S: Selector + SocketCalls>(selector: fn() ->
     assert_eq!(read_all(&stays), b"");
 }
 
-fn a_second_request_ends_at_once<S: Selector + SocketCalls>(selector: fn() -> S) {
+fn a_second_request_ends_at_once<S: Selector>(selector: fn() -> S) {
     let (mut reactor, address) = stepwise(selector, Echo, PLENTY, Limits::default());
     let _stays = connect(address);
     run_until(&mut reactor, |counters| counters.accepted == 1);

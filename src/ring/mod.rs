@@ -45,7 +45,7 @@ use completion::decode;
 
 /// A socket of a ring: a slot of the ring's own file table (a *direct descriptor*), or a file
 /// descriptor where the kernel has none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Socket(pub u32);
 
 /// One of the accepts that a listener keeps in flight.

@@ -12,7 +12,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::{Interest, Key, Ready, Selector, Trigger, events};
-use crate::calls::SocketCalls;
 use crate::os;
 
 /// Reports from one wait; more than that are reported by the next.
@@ -73,5 +72,3 @@ impl Selector for Epoll {
         Ok(())
     }
 }
-
-impl SocketCalls for Epoll {}

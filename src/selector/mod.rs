@@ -29,9 +29,14 @@ pub use spin::Spin;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
-use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
+
+use proactor_record::Call;
+
+use crate::os;
 
 pub use crate::keys::{Key, KeyOwner};
 
@@ -93,10 +98,14 @@ pub struct Ready {
     pub hung_up: bool,
 }
 
-/// Waits for descriptors to become ready.
+/// Waits for descriptors to become ready. The loop also makes its calls on sockets through its
+/// selector, each with the key that it is made for: a recorder around the selector sees the waits
+/// and the calls in one order.
 pub trait Selector {
     /// Returns when it reports a descriptor.
-    fn trigger(&self) -> Trigger;
+    fn trigger(&self) -> Trigger {
+        Trigger::Level
+    }
 
     /// Begins to watch a descriptor.
     ///
@@ -138,6 +147,75 @@ pub trait Selector {
     /// of zero while its calls still find something.
     fn longest_wait(&self) -> Option<Duration> {
         None
+    }
+
+    /// Makes a call on the socket `file` for `key`, which moves at most `len` bytes; `res` returns
+    /// what is recorded as its result.
+    ///
+    /// # Errors
+    /// The error of `make`.
+    #[inline]
+    fn made<T>(
+        &mut self,
+        _call: Call,
+        (_key, _file): (Key, RawFd),
+        _len: usize,
+        make: impl FnOnce() -> io::Result<T>,
+        _res: impl FnOnce(&T) -> i32,
+    ) -> io::Result<T> {
+        make()
+    }
+
+    /// Accepts a connection of a listener.
+    ///
+    /// # Errors
+    /// accept4(2).
+    #[inline]
+    fn accept(&mut self, key: Key, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        let make = || os::accept(fd, libc::SOCK_NONBLOCK);
+        self.made(Call::Accept, (key, fd.as_raw_fd()), 0, make, AsRawFd::as_raw_fd)
+    }
+
+    /// Receives into a buffer.
+    ///
+    /// # Errors
+    /// recv(2).
+    #[inline]
+    fn recv(&mut self, key: Key, fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+        let (whose, len) = ((key, fd.as_raw_fd()), buffer.len());
+        self.made(Call::Recv, whose, len, || os::recv(fd, buffer, 0), |&n| n as i32)
+    }
+
+    /// Sends from one or several buffers.
+    ///
+    /// # Errors
+    /// send(2), from several buffers sendmsg(2).
+    #[inline]
+    fn send(&mut self, key: Key, fd: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let (call, len) = Call::send_of(parts);
+        self.made(call, (key, fd.as_raw_fd()), len, || os::send(fd, parts, 0), |&n| n as i32)
+    }
+
+    /// Shuts the outbound direction down.
+    ///
+    /// # Errors
+    /// shutdown(2).
+    #[inline]
+    fn shutdown(&mut self, key: Key, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let make = || os::shutdown(fd, Shutdown::Write);
+        self.made(Call::Shutdown, (key, fd.as_raw_fd()), 0, make, |()| 0)
+    }
+
+    /// Closes a descriptor, which is not watched any more.
+    #[inline]
+    fn close(&mut self, key: Key, fd: OwnedFd) {
+        let whose = (key, fd.as_raw_fd());
+        let make = || {
+            os::close(fd);
+            Ok(())
+        };
+        // `close` returns nothing, so its record has no result.
+        let _ = self.made(Call::Close, whose, 0, make, |()| 0);
     }
 }
 

@@ -7,8 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use super::{Interest, Key, Ready, Selector, Trigger, WatchTable, events};
-use crate::calls::SocketCalls;
+use super::{Interest, Key, Ready, Selector, WatchTable, events};
 use crate::os;
 
 /// A selector by poll(2).
@@ -29,10 +28,6 @@ impl Poll {
 }
 
 impl Selector for Poll {
-    fn trigger(&self) -> Trigger {
-        Trigger::Level
-    }
-
     fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
         let fd = fd.as_raw_fd();
         self.places.add(fd, self.asked.len())?;
@@ -74,5 +69,3 @@ impl Selector for Poll {
         Ok(())
     }
 }
-
-impl SocketCalls for Poll {}

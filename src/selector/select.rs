@@ -9,8 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use super::{Interest, Key, Ready, Selector, Trigger, WatchTable};
-use crate::calls::SocketCalls;
+use super::{Interest, Key, Ready, Selector, WatchTable};
 use crate::os::{self, FdSet};
 
 /// A selector by select(2).
@@ -35,10 +34,6 @@ impl Select {
 }
 
 impl Selector for Select {
-    fn trigger(&self) -> Trigger {
-        Trigger::Level
-    }
-
     fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
         let (fd, limit) = (fd.as_raw_fd(), os::SELECT_LIMIT);
         if fd >= limit {
@@ -83,5 +78,3 @@ impl Selector for Select {
         Ok(())
     }
 }
-
-impl SocketCalls for Select {}

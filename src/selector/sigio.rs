@@ -17,7 +17,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use super::{Interest, Key, Ready, Selector, Trigger, WatchTable, events};
-use crate::calls::SocketCalls;
 use crate::os::{self, IoSignals};
 
 /// A selector by signals.
@@ -173,5 +172,3 @@ impl Selector for Sigio {
         Ok(())
     }
 }
-
-impl SocketCalls for Sigio {}

@@ -10,8 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use super::{Interest, Key, Ready, Selector, Trigger, WatchTable};
-use crate::calls::SocketCalls;
+use super::{Interest, Key, Ready, Selector, WatchTable};
 use crate::os;
 
 /// A selector that does not ask the kernel.
@@ -30,10 +29,6 @@ impl Spin {
 }
 
 impl Selector for Spin {
-    fn trigger(&self) -> Trigger {
-        Trigger::Level
-    }
-
     fn add(&mut self, fd: BorrowedFd<'_>, key: Key, interest: Interest) -> io::Result<()> {
         self.watched.add(fd.as_raw_fd(), (key, interest))
     }
@@ -72,5 +67,3 @@ impl Selector for Spin {
         Some(self.idle_sleep.unwrap_or_default())
     }
 }
-
-impl SocketCalls for Spin {}

@@ -101,7 +101,7 @@ impl<C: RuntimeHooks> Coroutines<C> {
 
 impl<C: RuntimeHooks> Engine for Coroutines<C> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory) -> io::Result<()> {
-        os::set_nonblocking(fd.as_fd())?;
+        os::set_blocking(fd.as_fd(), false)?;
         let factory = WorkerFactory::new(&factory, fd.as_fd());
         self.listeners.push((id, fd, factory));
         Ok(())

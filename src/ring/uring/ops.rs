@@ -1,5 +1,6 @@
 //! The submission queue entries of each operation.
 
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::null_mut;
 
@@ -155,7 +156,7 @@ impl Uring {
         }
         // The call does not block, so it is made here and a no-op completes for it. A kernel
         // without SHUTDOWN has no direct descriptors. The call fails only if the peer has reset.
-        let _ = self.descriptor(socket).map(os::shutdown_write);
+        let _ = self.descriptor(socket).map(|fd| os::shutdown(fd, Shutdown::Write));
         opcode::Nop::new().build()
     }
 

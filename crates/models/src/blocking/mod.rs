@@ -291,7 +291,7 @@ impl<C: Calls> Blocking<C> {
 impl<C: Calls> Engine for Blocking<C> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory) -> io::Result<()> {
         // A connection that was reported may be gone: the accept must not sleep.
-        os::set_nonblocking(fd.as_fd())?;
+        os::set_blocking(fd.as_fd(), false)?;
         let address = Arc::new(Address::of_listener(fd.as_fd()));
         let origin = Arc::new(Origin { listener: id, address, factory });
         self.acceptor.listeners.push((fd, origin));

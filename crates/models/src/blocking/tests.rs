@@ -344,7 +344,7 @@ fn a_send_blocks_for_a_bounded_time_and_not_again_after_a_cut() {
     assert_eq!(error, CloseReason::Stalled, "after {SOFT:?}");
     assert_eq!(server.cut(), 1);
     assert_eq!(send(), Err(CloseReason::Failed(libc::EPIPE)));
-    assert_eq!(os::recv(membership.member.socket(), &mut [0]).unwrap(), 0);
+    assert_eq!(os::recv(membership.member.socket(), &mut [0], 0).unwrap(), 0);
 }
 
 fn queue(bytes: &[u8]) -> proactor::buffer::SendQueue {

@@ -36,7 +36,7 @@ impl NewConnection {
     ) -> u8 {
         let lived = Pool::few(buffers, BUFFERS).and_then(|pool| match link {
             None => {
-                os::set_blocking(self.socket.as_fd())?;
+                os::set_blocking(self.socket.as_fd(), true)?;
                 // The socket is closed at the end of this; nothing is opened after that before the
                 // process ends.
                 signals.deliver(Wake::Unblock(self.socket.as_fd()))?;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::{LISTENERS, SHUTDOWN};
-use proactor::calls::{Calls, PlainCalls, SocketCalls};
+use proactor::calls::{Calls, PlainCalls};
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::selector::{Poll, Selector};
 use proactor::traced::{Traced, TracedCalls};
@@ -18,7 +18,7 @@ use proactor_record::{Log, Record, Writer};
 /// own. The default methods record nothing and cost nothing.
 pub(crate) trait ForkHooks: Calls + fmt::Debug {
     /// The selector of a loop that relays: poll(2).
-    type Selector: Selector + SocketCalls + fmt::Debug;
+    type Selector: Selector + fmt::Debug;
 
     /// Returns a selector whose calls are recorded as these are.
     fn selector(&self) -> Self::Selector;

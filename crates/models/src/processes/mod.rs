@@ -44,7 +44,7 @@ use proactor::calls::AT_ONCE;
 use proactor::connection_log;
 use proactor::console::Console;
 use proactor::counters::{Counters, LiveCounters};
-use proactor::engine::{Engine, Listeners};
+use proactor::engine::{Engine, Listener};
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::lifecycle::{self, Lifecycle, Stage};
 use proactor::limits::{CloseReason, Ended, Limits};
@@ -80,7 +80,7 @@ pub(crate) struct Processes<C: ForkHooks> {
     /// The loop in which the parent waits for everything. Its connections are links to children.
     relay: Reactor<C::Selector, Relay<Box<dyn Protocol>>>,
     /// The state of a listener is whether the loop watches it.
-    listeners: Listeners<WorkerFactory, bool>,
+    listeners: Vec<Listener<WorkerFactory, bool>>,
     /// A connection that was accepted and could not be forked for yet.
     waiting: Option<(ListenerId, NewConnection)>,
     children: HashMap<Pid, ChildClient>,
@@ -121,7 +121,7 @@ impl<C: ForkHooks> Processes<C> {
         Ok(Processes {
             calls,
             relay,
-            listeners: Listeners::default(),
+            listeners: Vec::new(),
             waiting: None,
             children: HashMap::new(),
             counted: SharedCounters::new(limits.connections)?,
@@ -183,11 +183,11 @@ impl<C: ForkHooks> Processes<C> {
     /// queue.
     fn watch_listeners(&mut self) -> io::Result<()> {
         let wanted = self.accepts();
-        for (id, listener) in self.listeners.iter_mut() {
+        for listener in &mut self.listeners {
             let (Some(fd), watched) = (&listener.fd, &mut listener.state) else { continue };
             if wanted != *watched {
                 match wanted {
-                    true => self.relay.watch(fd.as_fd(), LISTENERS + u32::from(id.0))?,
+                    true => self.relay.watch(fd.as_fd(), LISTENERS + u32::from(listener.id.0))?,
                     false => self.relay.unwatch(fd.as_fd())?,
                 }
                 *watched = wanted;
@@ -201,7 +201,7 @@ impl<C: ForkHooks> Processes<C> {
 
     fn accept(&mut self, id: ListenerId) {
         for _ in 0..ACCEPTS {
-            let Some(fd) = &self.listeners[id].fd else { return };
+            let Some(fd) = &self.listeners[id.index()].fd else { return };
             if !self.accepts() {
                 return;
             }
@@ -223,7 +223,7 @@ impl<C: ForkHooks> Processes<C> {
     fn accepted(&mut self, id: ListenerId, socket: OwnedFd) {
         self.counters.accepted += 1;
         let (number, max_input) = (self.counters.accepted, self.lifecycle.limits().max_input);
-        let factory = &mut self.listeners[id].factory;
+        let factory = &mut self.listeners[id.index()].factory;
         let (protocol, accepted) = factory.make(number, Some(socket.as_fd()), None);
         self.fork_for(id, NewConnection { socket, protocol, max_input, number, accepted });
     }
@@ -244,7 +244,7 @@ impl<C: ForkHooks> Processes<C> {
         let new = both.as_ref().expect("it was not forked for");
         let (number, addr) = (new.number, new.accepted.addr);
         let mut keep = vec![new.socket.as_raw_fd()];
-        let broadcasts = self.listeners[id].factory.needs().contains(Needs::BROADCAST);
+        let broadcasts = self.listeners[id.index()].factory.needs().contains(Needs::BROADCAST);
         let (ours, mut its) = broadcasts.then(link).transpose()?.unzip();
         keep.extend(its.as_ref().map(OwnedFd::as_raw_fd));
         let client = self.counted.open();
@@ -337,9 +337,9 @@ impl<C: ForkHooks> Engine for Processes<C> {
                           each connection would have a copy";
             return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
         }
-        os::set_nonblocking(fd.as_fd())?;
+        os::set_blocking(fd.as_fd(), false)?;
         let factory = WorkerFactory::new(&factory, fd.as_fd());
-        self.listeners.add(id, fd, factory, false);
+        self.listeners.push(Listener { id, fd: Some(fd), factory, state: false });
         Ok(())
     }
 
