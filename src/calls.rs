@@ -108,8 +108,8 @@ pub trait Calls: Clone + Send + 'static {
         self.made((Call::Recv, sleeps), whose, len, make, count)
     }
 
-    /// Sends from one or several buffers, and sleeps while the socket takes nothing, or sends what it
-    /// takes.
+    /// Sends from one or several buffers, and sleeps while the socket takes nothing, or sends what
+    /// it takes.
     ///
     /// # Errors
     /// send(2), from several buffers sendmsg(2).

@@ -22,8 +22,8 @@ pub enum Order {
 }
 
 /// Sends it to a child and, but for [`Order::Terminate`], to all that it has forked: the child must
-/// lead a process group of its own (`Command::process_group(0)`). One that has ended already is left
-/// alone, with its group, so that no stranger with its number is ever asked.
+/// lead a process group of its own (`Command::process_group(0)`). One that has ended already is
+/// left alone, with its group, so that no stranger with its number is ever asked.
 ///
 /// # Errors
 /// The child cannot be waited for, or be signalled.

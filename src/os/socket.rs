@@ -11,8 +11,8 @@ use socket2::{SockAddr, SockAddrStorage, SockRef};
 
 use super::count_call;
 
-/// Accepts a connection, closed on exec; `flags` is 0 or `SOCK_NONBLOCK`. Whether this call waits is
-/// up to `listener`.
+/// Accepts a connection, closed on exec; `flags` is 0 or `SOCK_NONBLOCK`. Whether this call waits
+/// is up to `listener`.
 ///
 /// # Errors
 /// `WouldBlock` if none waits and `listener` does not block; else accept4(2).
@@ -35,9 +35,9 @@ pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io
     Ok(n as usize)
 }
 
-/// Sends `parts` one after the other, or the first part of all that; one alone by send(2), which has
-/// less to copy. With `MSG_DONTWAIT` among the flags it does not wait, whatever the socket. No signal
-/// is raised.
+/// Sends `parts` one after the other, or the first part of all that; one alone by send(2), which
+/// has less to copy. With `MSG_DONTWAIT` among the flags it does not wait, whatever the socket. No
+/// signal is raised.
 ///
 /// # Errors
 /// `WouldBlock` if there is no space; else send(2), sendmsg(2).
