@@ -46,7 +46,7 @@ use proactor::engine::Engine;
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::limits::{Ended, Limits};
 use proactor::os::{self, ShutdownSignal};
-use proactor::peer::{Factory, WorkerFactory};
+use proactor::peer::Factory;
 
 mod console;
 mod hooks;
@@ -54,7 +54,7 @@ mod state;
 mod watched;
 
 pub(crate) use hooks::RuntimeHooks;
-use state::{ConsoleTask, ServerState, TaskStep};
+use state::{ServerState, TaskStep};
 use watched::{SocketReady, WatchedFd};
 
 /// Calls that one connection may make before it yields, so that the others go on while it receives
@@ -65,7 +65,6 @@ const STEPS: usize = 32;
 pub(crate) struct Coroutines<C> {
     runtime: LocalRuntime,
     server: Rc<TaskServer<C>>,
-    listeners: Vec<(ListenerId, OwnedFd, WorkerFactory)>,
     /// The descriptor of the shutdown signal that is watched; `None` once the server has run.
     signal: Option<OwnedFd>,
 }
@@ -95,22 +94,19 @@ impl<C: RuntimeHooks> Coroutines<C> {
         calls.watch_waits(&mut builder);
         let runtime = builder.enable_io().enable_time().build_local(<_>::default())?;
         let server = Rc::new(TaskServer { calls, state });
-        Ok(Coroutines { runtime, server, listeners: Vec::new(), signal })
+        Ok(Coroutines { runtime, server, signal })
     }
 }
 
 impl<C: RuntimeHooks> Engine for Coroutines<C> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory) -> io::Result<()> {
         os::set_blocking(fd.as_fd(), false)?;
-        let factory = WorkerFactory::new(&factory, fd.as_fd());
-        self.listeners.push((id, fd, factory));
+        self.server.state().core.listen(id, fd, &factory);
         Ok(())
     }
 
     fn set_console(&mut self, console: Console) -> io::Result<()> {
-        let mut state = self.server.state();
-        state.console = Some(ConsoleTask::new(console));
-        state.peers.expect_operator();
+        self.server.state().core.set_console(console);
         Ok(())
     }
 
@@ -120,9 +116,9 @@ impl<C: RuntimeHooks> Engine for Coroutines<C> {
     /// If a protocol panics.
     fn run(&mut self, _: Option<&LiveCounters>) -> io::Result<Ended> {
         let Some(signal) = self.signal.take() else { return Ok(Ended::Drained) };
-        let Coroutines { runtime, server, listeners, .. } = self;
+        let Coroutines { runtime, server, .. } = self;
         let ended = runtime.block_on(async {
-            server.start(signal, std::mem::take(listeners))?;
+            server.start(signal)?;
             // In a task: to wake the future that `block_on` runs takes a system call.
             let supervisor = spawn_local(Rc::clone(server).supervise());
             Ok(supervisor.await.expect("the task is not aborted"))
@@ -149,11 +145,7 @@ impl<C> TaskServer<C> {
 
 impl<C: RuntimeHooks> TaskServer<C> {
     /// Starts the tasks of the server itself, within its executor.
-    fn start(
-        self: &Rc<Self>,
-        signal: OwnedFd,
-        listeners: Vec<(ListenerId, OwnedFd, WorkerFactory)>,
-    ) -> io::Result<()> {
+    fn start(self: &Rc<Self>, signal: OwnedFd) -> io::Result<()> {
         let watch = |fd: OwnedFd, owner: KeyOwner| {
             watched::watch(fd, Interest::READABLE, owner.into(), &self.calls)
         };
@@ -162,9 +154,11 @@ impl<C: RuntimeHooks> TaskServer<C> {
         if let Some(console) = Rc::clone(self).serve_console()? {
             spawn_local(console);
         }
-        for (id, fd, factory) in listeners {
+        for listener in &mut self.state().core.listeners {
+            let id = listener.id;
+            let fd = listener.fd.take().expect("the server starts once");
             let fd = watch(fd, KeyOwner::Listener(id))?;
-            spawn_local(Rc::clone(self).accept_connections(fd, factory, id));
+            spawn_local(Rc::clone(self).accept_connections(fd, id));
         }
         Ok(())
     }
@@ -182,7 +176,7 @@ impl<C: RuntimeHooks> TaskServer<C> {
                 TaskStep::ShutDown => {
                     // It fails only if the peer has reset the connection, which a read will report.
                     let _ = self.calls.shutdown(key, socket.as_fd(), Shutdown::Write);
-                    self.state().peers.shut_down(id);
+                    self.state().core.peers.shut_down(id);
                 }
                 TaskStep::Close => break,
             }
@@ -223,17 +217,12 @@ impl<C: RuntimeHooks> TaskServer<C> {
 
     /// Accepts connections while there is capacity for them; meanwhile they wait in the kernel's
     /// queue. Closes the listener when the server drains.
-    async fn accept_connections(
-        self: Rc<Self>,
-        listener: WatchedFd,
-        mut factory: WorkerFactory,
-        id: ListenerId,
-    ) {
+    async fn accept_connections(self: Rc<Self>, listener: WatchedFd, id: ListenerId) {
         let _guard = Guard(&self);
         let key = KeyOwner::Listener(id).into();
         while let Some(ready) = self.next_connection(&listener, key).await {
             match self.calls.accept(key, listener.as_fd(), AT_ONCE) {
-                Ok(socket) => self.open(socket, &mut factory, id),
+                Ok(socket) => self.open(socket, id),
                 Err(error) => self.state().not_accepted(error.into(), ready),
             }
         }
@@ -250,7 +239,7 @@ impl<C: RuntimeHooks> TaskServer<C> {
         let mut awaited = false;
         poll_fn(|cx| {
             let mut state = self.state();
-            if !state.lifecycle.is_serving() {
+            if !state.core.lifecycle.is_serving() {
                 return Poll::Ready(None);
             }
             state.wait_for_change(cx.waker());
@@ -267,16 +256,19 @@ impl<C: RuntimeHooks> TaskServer<C> {
         .await
     }
 
-    fn open(self: &Rc<Self>, socket: OwnedFd, factory: &mut WorkerFactory, listener: ListenerId) {
-        let id = self.state().peers.next_id();
+    fn open(self: &Rc<Self>, socket: OwnedFd, listener: ListenerId) {
+        let id = self.state().core.peers.next_id();
         let both = Interest::READABLE | Interest::WRITABLE;
         match watched::watch(socket, both, KeyOwner::Conn(id).into(), &self.calls) {
             Ok(socket) => {
-                let opened = self.state().open(factory, listener, socket.as_fd());
+                let opened = self.state().open(listener, socket.as_fd());
                 debug_assert_eq!(opened, id, "no connection was opened between");
                 spawn_local(Rc::clone(self).serve_connection(socket, id));
             }
-            Err(error) => self.state().refuse(&error),
+            Err(error) => {
+                self.state().core.peers.counters.refused += 1;
+                tracing::warn!(%error, "a connection is refused");
+            }
         }
     }
 
@@ -284,7 +276,10 @@ impl<C: RuntimeHooks> TaskServer<C> {
     async fn watch_shutdown(self: Rc<Self>, signal: WatchedFd) {
         while let Ok(mut ready) = signal.readable().await {
             self.calls.ready(KeyOwner::Shutdown.into(), true, false);
-            self.state().take_requests();
+            let mut state = self.state();
+            let flow = state.core.take_requests();
+            state.served(flow);
+            drop(state);
             ready.clear_ready();
         }
     }
@@ -296,7 +291,7 @@ impl<C: RuntimeHooks> TaskServer<C> {
         loop {
             poll_fn(|cx| {
                 let mut state = self.state();
-                state.timer_waker.clone_from(cx.waker());
+                state.wait_for_change(cx.waker());
                 let Some(due) = state.due else {
                     state.alarm = None;
                     return Poll::Pending;

@@ -14,6 +14,7 @@ use super::state::{ServerState, TaskState};
 use super::watched::{self, SocketReady, WatchedFd};
 use super::{Guard, TaskServer};
 use proactor::keys::KeyOwner;
+use proactor::loop_state::LoopState;
 use proactor::os;
 
 impl<C: RuntimeHooks> TaskServer<C> {
@@ -24,10 +25,10 @@ impl<C: RuntimeHooks> TaskServer<C> {
     /// The executor cannot watch the input.
     pub(super) fn serve_console(self: Rc<Self>) -> io::Result<Option<impl Future<Output = ()>>> {
         let mut state = self.state();
-        let Some(task) = &mut state.console else { return Ok(None) };
-        task.console.flush();
+        let Some(console) = &mut state.core.console else { return Ok(None) };
+        console.flush();
         // A descriptor of its own: the executor wants to own what it watches.
-        let input = task.console.input().try_clone_to_owned()?;
+        let input = console.input().try_clone_to_owned()?;
         drop(state);
         let key = KeyOwner::Console.into();
         let mut watched = match watched::watch(input, Interest::READABLE, key, &self.calls) {
@@ -43,7 +44,7 @@ impl<C: RuntimeHooks> TaskServer<C> {
                 if self.state().serve_console(ready) {
                     return;
                 }
-                if self.state().console_input_has_ended()
+                if self.state().input_has_ended()
                     && let Some(watched) = watched.take()
                 {
                     watched::close(watched, key, &self.calls);
@@ -59,16 +60,15 @@ impl<C: RuntimeHooks> TaskServer<C> {
     async fn next_event<'a>(&self, watched: Option<&'a WatchedFd>) -> Option<SocketReady<'a>> {
         poll_fn(|cx| {
             let mut state = self.state();
-            let task = state.console.as_mut().expect("its task runs");
-            task.waker.clone_from(cx.waker());
-            let is_file = watched.is_none() && !task.console.has_ended();
+            state.wait_for_change(cx.waker());
             // tokio's driver fails only when it shuts down, and this task with it.
             if let Some(watched) = watched
                 && let Poll::Ready(ready) = watched.poll_read_ready(cx)
             {
                 return Poll::Ready(ready.ok());
             }
-            match is_file || state.peers.has_operator_messages() {
+            let is_file = watched.is_none() && !state.input_has_ended();
+            match is_file || state.core.peers.has_operator_messages() {
                 true => Poll::Ready(None),
                 false => Poll::Pending,
             }
@@ -81,8 +81,8 @@ impl ServerState {
     /// Reads the input and serves the console. Returns true if the operator quits.
     fn serve_console(&mut self, ready: Option<SocketReady<'_>>) -> bool {
         let counters = self.counters(Handle::current().metrics().worker_park_count(0));
-        let ServerState { console, peers, lifecycle, .. } = self;
-        let console = &mut console.as_mut().expect("its task runs").console;
+        let LoopState { peers, lifecycle, console, .. } = &mut self.core;
+        let console = console.as_mut().expect("its task runs");
         if !console.read()
             && let Some(mut ready) = ready
         {
@@ -91,23 +91,19 @@ impl ServerState {
         let mut view = peers.inspect(lifecycle, counters, os::now(), TaskState::socket_info);
         let flow = console.serve(&mut view);
         drop(view);
-        if let Some(ended) = flow.break_value() {
-            self.end(ended);
-        }
-        self.settle(None);
-        self.changed(); // A command may have begun the drain.
+        self.served(flow);
         flow.is_break()
     }
 
-    fn console_input_has_ended(&self) -> bool {
-        self.console.as_ref().is_some_and(|task| task.console.has_ended())
+    fn input_has_ended(&self) -> bool {
+        self.core.console.as_ref().is_none_or(|console| console.has_ended())
     }
 
     /// Prints the last messages to the operator, when no task runs any more.
     pub(super) fn show_last_messages(&mut self) {
-        let ServerState { console, peers, .. } = self;
-        if let Some(task) = console {
-            peers.show_operator_messages(&mut task.console);
+        let LoopState { peers, console, .. } = &mut self.core;
+        if let Some(console) = console {
+            peers.show_operator_messages(console);
         }
     }
 }

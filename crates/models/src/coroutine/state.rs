@@ -10,83 +10,55 @@ use proactor::address;
 use proactor::buffer::{Chunk, Pool};
 use proactor::calls::{Calls, SLEEPS};
 use proactor::clock::Nanos;
-use proactor::console::{Console, SocketInfo};
+use proactor::console::SocketInfo;
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
-use proactor::lifecycle::Lifecycle;
 use proactor::limits::{CloseReason, Ended, Limits};
+use proactor::loop_state::LoopState;
 use proactor::os::{self, AcceptFailure, Clock, ShutdownSignal};
-use proactor::peer::WorkerFactory;
-use proactor::peers::Peers;
 use proactor::protocol::Protocol;
+use proactor::selector::Interest;
 
 use super::watched::{SocketReady, WatchedFd};
 
 pub(super) struct ServerState {
-    pub(super) peers: Peers<Box<dyn Protocol>, TaskState>,
+    pub(super) core: LoopState<Box<dyn Protocol>, TaskState, ()>,
     pool: Rc<Pool>,
-    pub(super) lifecycle: Lifecycle,
     /// How the server ends before every connection is closed.
     ended: Option<Ended>,
     /// True once a task has panicked: its connection would never be removed.
     pub(super) panicked: bool,
     /// When a timer expires next.
     pub(super) due: Option<Nanos>,
-    /// When [`run_timers`](super::run_timers) will be woken in any case.
+    /// When [`run_timers`](super::TaskServer::run_timers) will be woken in any case.
     pub(super) alarm: Option<Nanos>,
-    pub(super) timer_waker: Waker,
-    /// Tasks that wait for a change of the server itself: for capacity, for the drain, for the end.
+    /// Tasks that wait for a change of the server itself: for capacity, for the drain, for the end,
+    /// for a timer, for a message to the operator.
     waiting: Vec<Waker>,
-    pub(super) console: Option<ConsoleTask>,
-    /// System calls that this thread had made before.
-    calls_before: u64,
-}
-
-/// A console, and the waker of its task.
-#[derive(Debug)]
-pub(super) struct ConsoleTask {
-    pub(super) console: Console,
-    pub(super) waker: Waker,
-}
-
-impl ConsoleTask {
-    pub(super) fn new(console: Console) -> ConsoleTask {
-        ConsoleTask { console, waker: Waker::noop().clone() }
-    }
 }
 
 /// The task of a connection, as the others see it.
 #[derive(Debug)]
 pub(super) struct TaskState {
     waker: Waker,
-    /// What it awaits while it is suspended.
-    awaits: Awaits,
+    /// The readiness of its socket that it awaits; `None` if it has yielded.
+    awaits: Option<Interest>,
     /// The peer's address, if there is a console to show it.
     address: Option<String>,
-}
-
-/// What a task awaits beside a change of its wants.
-#[derive(Debug, Clone, Copy)]
-enum Awaits {
-    /// Readiness of its socket for some of this.
-    Socket { read: bool, write: bool },
-    /// To be resumed after it has yielded.
-    Resumption,
 }
 
 impl TaskState {
     /// The state of a task that has not run yet.
     pub(super) fn new(address: Option<String>) -> TaskState {
-        TaskState { waker: Waker::noop().clone(), awaits: Awaits::Resumption, address }
+        TaskState { waker: Waker::noop().clone(), awaits: None, address }
     }
 
     /// Returns what the console shows of it.
     pub(super) fn socket_info(&self) -> SocketInfo {
-        let awaited = match self.awaits {
-            Awaits::Socket { read, write } => [(read, "awaits read"), (write, "awaits write")],
-            Awaits::Resumption => [(true, "yields"), (false, "")],
-        };
-        let doing = awaited.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned());
+        let Interest { readable, writable } = self.awaits.unwrap_or_default();
+        let yields = self.awaits.is_none();
+        let doing = [(readable, "awaits read"), (writable, "awaits write"), (yields, "yields")];
+        let doing = doing.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned());
         SocketInfo { address: self.address.clone(), doing: doing.collect() }
     }
 }
@@ -102,53 +74,39 @@ pub(super) enum TaskStep<'a> {
 impl ServerState {
     pub(super) fn new(pool: Rc<Pool>, limits: Limits, stop: ShutdownSignal) -> ServerState {
         ServerState {
-            peers: Peers::new(limits.max_input, Clock::default()),
+            core: LoopState::new(limits, stop, Clock::default()),
             pool,
-            lifecycle: Lifecycle::new(limits, stop),
             ended: None,
             panicked: false,
             due: None,
             alarm: None,
-            timer_waker: Waker::noop().clone(),
             waiting: Vec::new(),
-            console: None,
-            calls_before: os::calls(),
         }
     }
 
     /// Returns what was counted, with so many waits of the executor.
     pub(super) fn counters(&self, waits: u64) -> Counters {
-        let calls = os::calls() - self.calls_before + waits;
-        let mut counters = self.peers.counters(calls);
+        let mut counters = self.core.counters();
+        counters.calls += waits;
         counters.iterations = waits;
         counters
     }
 
     /// Opens a connection for an accepted socket.
-    pub(super) fn open(
-        &mut self,
-        factory: &mut WorkerFactory,
-        listener: ListenerId,
-        socket: BorrowedFd<'_>,
-    ) -> ConnId {
-        self.peers.counters.accepted += 1;
-        let reach = Some((self.peers.next_id(), self.lifecycle.shutdown()));
-        let made = factory.make(self.peers.next_number(), Some(socket), reach);
-        let address = self.console.as_ref().and_then(|_| address::of_peer(socket));
-        let id = self.peers.open(made, listener, TaskState::new(address));
+    pub(super) fn open(&mut self, listener: ListenerId, socket: BorrowedFd<'_>) -> ConnId {
+        self.core.peers.counters.accepted += 1;
+        let address = self.core.console.as_ref().and_then(|_| address::of_peer(socket));
+        let made = self
+            .core
+            .make(listener, |factory, number, reach| factory.make(number, Some(socket), reach));
+        let id = self.core.peers.open(made, listener, TaskState::new(address));
         self.settle(Some(id)); // The protocol may have sent to others.
         id
     }
 
-    /// A connection cannot be watched for want of resources.
-    pub(super) fn refuse(&mut self, error: &io::Error) {
-        self.peers.counters.refused += 1;
-        tracing::warn!(%error, "a connection is refused");
-    }
-
     /// Returns true if another connection is accepted now.
     pub(super) fn accepts(&self) -> bool {
-        self.lifecycle.accepts(self.peers.len())
+        self.core.lifecycle.accepts(self.core.peers.len())
     }
 
     /// An accept brought no connection.
@@ -156,10 +114,8 @@ impl ServerState {
         if let AcceptFailure::NoConnection = failure {
             ready.clear_ready();
         }
-        if self.lifecycle.pause().failed(failure, os::now) {
-            self.peers.counters.refused += 1;
-            self.settle(None); // The end of the pause is a timer.
-        }
+        self.core.not_accepted(failure);
+        self.settle(None); // The end of the pause is a timer.
     }
 
     /// Returns the next operation of a connection, if its socket is ready for one that it wants
@@ -170,12 +126,12 @@ impl ServerState {
         id: ConnId,
         cx: &mut Context<'_>,
     ) -> Poll<TaskStep<'a>> {
-        let read = self.peers.wants(id).is_some_and(|peer| peer.wants_recv);
-        let peer = self.peers.get_mut(id).expect("only its own task removes a connection");
+        let read = self.core.peers.wants(id).is_some_and(|peer| peer.wants_recv);
+        let peer = self.core.peers.get_mut(id).expect("only its own task removes a connection");
         let (task, connection) = (&mut peer.driver, &peer.connection);
         let write = !connection.outgoing().is_empty();
         task.waker.clone_from(cx.waker());
-        task.awaits = Awaits::Socket { read, write };
+        task.awaits = Some(Interest { readable: read, writable: write });
         // tokio's driver fails only when it shuts down, and this task with it.
         let step = |ready: io::Result<_>, step: fn(_) -> TaskStep<'a>| {
             Poll::Ready(ready.map_or(TaskStep::Close, step))
@@ -196,34 +152,34 @@ impl ServerState {
 
     /// Notes that its task yields.
     pub(super) fn yield_task(&mut self, id: ConnId) {
-        self.peers.get_mut(id).expect("its task yields").driver.awaits = Awaits::Resumption;
+        self.core.peers.get_mut(id).expect("its task yields").driver.awaits = None;
     }
 
     /// Receives once. Clears `ready` if that was all.
     pub(super) fn receive(&mut self, calls: &impl Calls, id: ConnId, mut ready: SocketReady<'_>) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
+        let Some(peer) = self.core.peers.get_mut(id) else { return };
         let Some(mut lease) = self.pool.lease(peer.connection.recv_size()) else {
-            return self.peers.wait_for_buffer(id);
+            return self.core.peers.wait_for_buffer(id);
         };
         let buffer = lease.bytes_mut().expect("a new lease is the only one");
         let space = buffer.len();
         match calls.recv(KeyOwner::Conn(id).into(), ready.get_inner().as_fd(), buffer, SLEEPS) {
-            Ok(0) => self.peers.ended(id),
+            Ok(0) => self.core.peers.ended(id),
             Ok(n) => {
                 if n < space {
                     // tokio remembers the peer's end, if it was reported.
                     ready.clear_ready();
                 }
-                self.peers.received(id, Chunk::received(lease, n));
+                self.core.peers.received(id, Chunk::received(lease, n));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-            Err(error) => self.peers.broken(id, CloseReason::failed(&error)),
+            Err(error) => self.core.peers.broken(id, CloseReason::failed(&error)),
         }
     }
 
     /// Sends once. Clears `ready` if the socket takes no more.
     pub(super) fn send(&mut self, calls: &impl Calls, id: ConnId, mut ready: SocketReady<'_>) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
+        let Some(peer) = self.core.peers.get_mut(id) else { return };
         let (queue, socket) = (peer.connection.outgoing(), ready.get_inner().as_fd());
         if queue.is_empty() {
             return;
@@ -236,44 +192,39 @@ impl ServerState {
                 if n < offered {
                     ready.clear_ready();
                 }
-                self.peers.sent(id, n);
+                self.core.peers.sent(id, n);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-            Err(error) => self.peers.broken(id, CloseReason::failed(&error)),
+            Err(error) => self.core.peers.broken(id, CloseReason::failed(&error)),
         }
     }
 
     /// After any event: wakes connections that wait for buffers, runs the timers, and wakes the
-    /// task of each marked connection, except the one that runs now. Wakes the console's task if
-    /// there are messages to the operator.
+    /// task of each marked connection, except the one that runs now. Wakes the tasks of the server
+    /// if there are messages to the operator, or a timer expires before they are woken.
     pub(super) fn settle(&mut self, except: Option<ConnId>) {
-        if self.peers.has_buffer_waiters() {
-            self.peers.wake_buffer_waiters(self.pool.unfilled_in_all());
+        let peers = &mut self.core.peers;
+        if peers.has_buffer_waiters() {
+            peers.wake_buffer_waiters(self.pool.unfilled_in_all());
         }
-        self.peers.run_timers(os::now);
-        let timers = [self.peers.next_timer(), self.lifecycle.next_timer()];
-        self.due = timers.into_iter().flatten().min();
-        if self.due.is_some_and(|due| self.alarm.is_none_or(|alarm| due < alarm)) {
-            self.timer_waker.wake_by_ref();
-        }
-        self.peers.begin();
-        while let Some(marked) = self.peers.next_ready() {
+        peers.run_timers(os::now);
+        peers.begin();
+        while let Some(marked) = peers.next_ready() {
             if Some(marked.id) != except {
                 marked.peer.driver.waker.wake_by_ref();
             }
         }
-        if self.peers.has_operator_messages()
-            && let Some(task) = &self.console
-        {
-            task.waker.wake_by_ref();
+        let to_operator = peers.has_operator_messages();
+        self.due = self.core.next_timer();
+        if to_operator || self.due.is_some_and(|due| self.alarm.is_none_or(|alarm| due < alarm)) {
+            self.changed();
         }
     }
 
     /// Removes a connection whose socket is closed.
     pub(super) fn closed(&mut self, id: ConnId) {
         let awaited = !self.accepts();
-        self.peers.remove(id);
-        self.lifecycle.pause().end();
+        self.core.closed(id);
         if awaited {
             self.changed();
         }
@@ -282,43 +233,23 @@ impl ServerState {
 
     /// Returns how the server has ended, once it has.
     pub(super) fn ended(&self) -> Option<Ended> {
-        let drained = !self.lifecycle.is_serving() && self.peers.is_empty();
-        self.ended.or(drained.then_some(Ended::Drained))
+        self.ended.or(self.core.is_drained().then_some(Ended::Drained))
     }
 
-    /// Ends the server at once.
-    pub(super) fn end(&mut self, ended: Ended) {
-        self.ended = Some(ended);
-        self.changed();
-    }
-
-    /// The shutdown signal was reported.
-    pub(super) fn take_requests(&mut self) {
-        self.take_stop_requests();
-        self.peers.take_posted(self.lifecycle.take_posted());
-        self.settle(None);
-    }
-
-    fn take_stop_requests(&mut self) {
-        match self.lifecycle.take_requests() {
-            ControlFlow::Break(ended) => self.end(ended),
-            ControlFlow::Continue(false) => {}
-            ControlFlow::Continue(true) => {
-                self.lifecycle.drain(self.peers.len(), os::now());
-                self.peers.finish_all();
-                self.changed();
-            }
+    /// The shutdown signal was reported, or the console was served. Ends the server at once if that
+    /// is asked.
+    pub(super) fn served(&mut self, flow: ControlFlow<Ended>) {
+        self.ended = flow.break_value().or(self.ended);
+        if self.ended.is_some() || !self.core.lifecycle.is_serving() {
+            self.changed();
         }
+        self.settle(None);
     }
 
     /// Does what has become due by the clock.
     pub(super) fn run_timers(&mut self) {
-        if self.lifecycle.next_timer().is_some() {
-            if self.lifecycle.run_timers(os::now()) {
-                self.peers.cut();
-            }
-            self.changed(); // Accepts may go on.
-        }
+        self.core.run_timers();
+        self.changed(); // Accepts may go on.
         self.settle(None);
     }
 

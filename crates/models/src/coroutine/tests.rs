@@ -196,7 +196,7 @@ fn broadcast_state() -> ServerState {
 
 fn open(server: &mut ServerState) -> ConnId {
     let made: Made<Box<dyn Protocol>> = (Box::new(Broadcast), AcceptedPeer::default());
-    server.peers.open(made, ListenerId(0), TaskState::new(None))
+    server.core.peers.open(made, ListenerId(0), TaskState::new(None))
 }
 
 /// Has the task of a connection wait: its socket is watched by an executor that never looks at it.
@@ -212,7 +212,7 @@ fn wait(server: &mut ServerState, id: ConnId, waker: &Waker) -> String {
 }
 
 fn shown(server: &mut ServerState, id: ConnId) -> String {
-    server.peers.get_mut(id).unwrap().driver.socket_info().doing.join(", ")
+    server.core.peers.get_mut(id).unwrap().driver.socket_info().doing.join(", ")
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn a_marked_task_is_woken_and_the_running_one_is_not() {
     ids.iter().for_each(|&id| assert_eq!(wait(&mut server, id, &waker), "awaits read"));
     server.settle(None);
     woken();
-    server.peers.received(ids[0], Chunk::from("to both others"));
+    server.core.peers.received(ids[0], Chunk::from("to both others"));
     server.settle(Some(ids[0]));
     assert_eq!(woken(), 2);
     assert_eq!(wait(&mut server, ids[1], &waker), "awaits read, awaits write");
@@ -245,7 +245,7 @@ fn a_task_shows_what_it_awaits() {
     server.settle(None);
     assert_eq!(shown(&mut server, ids[0]), "yields");
     assert_eq!(wait(&mut server, ids[0], Waker::noop()), "awaits read");
-    server.peers.received(ids[1], Chunk::from("to the other"));
+    server.core.peers.received(ids[1], Chunk::from("to the other"));
     server.settle(Some(ids[1]));
     assert_eq!(wait(&mut server, ids[0], Waker::noop()), "awaits read, awaits write");
     server.yield_task(ids[0]);
