@@ -131,14 +131,7 @@ impl Round {
 /// Returns the order of the participants in a round: random, and the same for the same seed.
 pub fn order(participants: &[usize], seed: u64, round: u32) -> Vec<usize> {
     let mut order = participants.to_vec();
-    let mut state = seed ^ (u64::from(round) << 32);
-    for last in (1..order.len()).rev() {
-        // splitmix64. The bias of the remainder is negligible for a handful of participants.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        order.swap(last, ((z ^ (z >> 31)) % (last as u64 + 1)) as usize);
-    }
+    fastrand::Rng::with_seed(seed ^ (u64::from(round) << 32)).shuffle(&mut order);
     order
 }
 

@@ -118,22 +118,22 @@ impl<'a> TableRun<'a> {
             let spec = &specs[progress.sample.participant];
             monitor.report(load, spec, Activity::Sampled(*progress))
         };
-        match sampling::sample_phase(self, present, plan.seed, SLICE, limit, &mut watch) {
+        let phase = sampling::sample_phase(self, present, plan.seed, SLICE, limit, &mut watch);
+        let failed = match phase {
             Ok(phase) => {
                 self.rounds.extend(phase.rounds);
-                for SampleError { participant, error } in phase.failed {
-                    self.participants[participant].fail(&error);
-                }
-                Ok(())
+                phase.failed
             }
-            Err(SampleError { participant, error }) if error.is_wrong() => {
-                Err(self.participants[participant].attribute(error))
+            Err(failed) => vec![failed],
+        };
+        failed.into_iter().try_for_each(|SampleError { participant: at, error }| {
+            let participant = &mut self.participants[at];
+            if error.is_wrong() {
+                return Err(participant.attribute(error));
             }
-            Err(SampleError { participant, error }) => {
-                let reason = self.participants[participant].fail(&error);
-                anyhow::bail!("the baseline, {}, cannot go on: {reason}", plan.baseline)
-            }
-        }
+            let server = participant.server.take().expect("only running servers are sampled");
+            self.leave_out(at, server.process.failed(&error), "go on")
+        })
     }
 
     /// Starts a participant's server and connects to it. If that fails, the reason is part of the
@@ -141,14 +141,16 @@ impl<'a> TableRun<'a> {
     fn start(&mut self, at: usize, monitor: &mut Monitor<'_>) -> anyhow::Result<()> {
         match self.connect(at, monitor) {
             Ok(server) => self.participants[at].server = Some(server),
-            Err(error) => {
-                let ServerError(reason) = error.downcast()?;
-                if at == 0 {
-                    anyhow::bail!("the baseline, {}, cannot run: {reason}", self.plan.baseline);
-                }
-                self.participants[at].outcome.reason = Some(reason);
-            }
+            Err(error) => self.leave_out(at, error.downcast()?, "run")?,
         }
+        Ok(())
+    }
+
+    /// Keeps the reason why a participant has no numbers. Without the baseline, there is nothing to
+    /// compare with.
+    fn leave_out(&mut self, at: usize, why: ServerError, act: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(at != 0, "the baseline, {}, cannot {act}: {why}", self.plan.baseline);
+        self.participants[at].outcome.reason = Some(why.0);
         Ok(())
     }
 
@@ -249,14 +251,6 @@ impl Sampler for TableRun<'_> {
 }
 
 impl Participant {
-    /// Ends a server whose client failed. Keeps the reason, and returns it.
-    fn fail(&mut self, error: &LoadError) -> &str {
-        self.outcome.reason.insert(match self.server.take() {
-            Some(server) => server.process.failed(error).0,
-            None => error.to_string(),
-        })
-    }
-
     /// Adds the name of the participant to an error that ends the comparison.
     fn attribute(&self, error: LoadError) -> anyhow::Error {
         let void = if error.is_wrong() { ": the whole run is void" } else { "" };

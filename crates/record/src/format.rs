@@ -75,7 +75,7 @@ pub(crate) mod at {
     pub(crate) const HEAD: usize = 256;
     pub(crate) const MISSED: usize = 264;
     pub(crate) const SKIPPED: usize = 272;
-    /// With many writers: the part of MISSED that a LOST record reports.
+    /// The part of MISSED that LOST records report.
     pub(crate) const REPORTED: usize = 280;
     // Another one: read for each record, and hardly ever written.
     pub(crate) const FROZEN: usize = 320;

@@ -9,7 +9,7 @@ use crate::format::{
     Numbers, RECORD, TEXT, Writers, tables,
 };
 use crate::record::Record;
-use crate::shm_log::OwnedLog;
+use crate::shm_log::ShmLog;
 use crate::sys;
 use crate::trigger::StopTrigger;
 
@@ -66,7 +66,7 @@ pub struct About {
 /// A log whose header is written.
 #[derive(Debug)]
 pub(crate) struct NewLog {
-    pub(crate) log: OwnedLog,
+    pub(crate) log: ShmLog,
     pub(crate) clock: Clock,
     /// How many ticks a second has.
     pub(crate) hertz: u64,
@@ -112,7 +112,7 @@ impl NewLog {
             setup: about.setup_flags,
             ..Numbers::default()
         };
-        let mut log = OwnedLog::new(file, capacity)?;
+        let mut log = ShmLog::new(file, capacity, writers)?;
         let pair = || (clock.now(sys::monotonic), sys::monotonic());
         let mut begun = 0;
         if clock == Clock::Tsc {

@@ -251,52 +251,47 @@ impl Record {
 
     /// What the record says.
     pub fn payload(&self) -> Payload {
+        use RecordKind::*;
         let result = match self.res {
             0.. => Ok(self.res as u32),
             _ => Err(Errno(self.res.wrapping_neg())),
         };
-        let (file, len) = (self.flags as i32, self.res as u32);
+        let (id, file, len) = (self.id, self.flags as i32, self.res as u32);
+        let has = |flag: u32| self.flags & flag != 0;
         let may_sleep = self.op & MAY_SLEEP != 0;
         let Some(kind) = self.kind() else { return Payload::Unknown };
         match kind {
-            RecordKind::Sqe => {
+            Sqe => {
                 let skip_success = self.aux & u16::from(SKIP_SUCCESS) != 0;
                 Payload::Submitted { opcode: self.op, file, len, skip_success }
             }
-            RecordKind::Cqe => Payload::Completed {
-                result,
-                more: self.flags & CQE_MORE != 0,
-                buffer: (self.flags & CQE_BUFFER != 0).then_some((self.flags >> 16) as u16),
-                position: self.aux,
-            },
-            RecordKind::Implied => Payload::Implied { bytes: len },
-            RecordKind::EnterBegin => {
+            Cqe => {
+                let buffer = has(CQE_BUFFER).then_some((self.flags >> 16) as u16);
+                Payload::Completed { result, more: has(CQE_MORE), buffer, position: self.aux }
+            }
+            Implied => Payload::Implied { bytes: len },
+            EnterBegin => {
                 let mode = WaitMode::from_number(self.aux);
-                Payload::EnterBegin { queued: self.id, pending: len, mode }
+                Payload::EnterBegin { queued: id, pending: len, mode }
             }
-            RecordKind::EnterEnd => {
-                let (provided, overflow) = (self.flags >> 8, self.flags & 1 != 0);
-                Payload::EnterEnd { result, reaped: self.id, provided, overflow }
+            EnterEnd => {
+                let (provided, overflow) = (self.flags >> 8, has(1));
+                Payload::EnterEnd { result, reaped: id, provided, overflow }
             }
-            RecordKind::WaitBegin => {
+            WaitBegin => {
                 let mode = WaitMode::from_number(self.op);
-                let at_most = (mode == Some(WaitMode::Until)).then_some(self.id);
+                let at_most = (mode == Some(WaitMode::Until)).then_some(id);
                 Payload::WaitBegin { mode, at_most }
             }
-            RecordKind::WaitEnd => {
-                Payload::WaitEnd { result, is_counted: self.flags & UNKNOWN_COUNT == 0 }
-            }
-            RecordKind::Ready => {
-                let [readable, writable, hung_up] = [1, 2, 4].map(|bit| self.flags & bit != 0);
-                Payload::Ready { readable, writable, hung_up }
-            }
-            RecordKind::CallBegin => Payload::CallBegin { file, len, may_sleep },
-            RecordKind::CallEnd => Payload::CallEnd { file, result, may_sleep },
-            RecordKind::Lost => Payload::Lost(self.id),
-            RecordKind::Clock => Payload::Clock(self.id),
-            RecordKind::Mark => Payload::Mark(self.id),
-            RecordKind::Lane => Payload::Lane { thread: self.id as u32, process: self.flags },
-            RecordKind::Freeze => Payload::Frozen(Frozen::from_number(self.aux)),
+            WaitEnd => Payload::WaitEnd { result, is_counted: !has(UNKNOWN_COUNT) },
+            Ready => Payload::Ready { readable: has(1), writable: has(2), hung_up: has(4) },
+            CallBegin => Payload::CallBegin { file, len, may_sleep },
+            CallEnd => Payload::CallEnd { file, result, may_sleep },
+            Lost => Payload::Lost(id),
+            Clock => Payload::Clock(id),
+            Mark => Payload::Mark(id),
+            Lane => Payload::Lane { thread: id as u32, process: self.flags },
+            Freeze => Payload::Frozen(Frozen::from_number(self.aux)),
         }
     }
 
@@ -313,13 +308,10 @@ impl Record {
 
     /// The operation, call or wait that the record is about.
     pub fn op(&self) -> Option<Op> {
+        use RecordKind::*;
         match self.kind()? {
-            RecordKind::Sqe | RecordKind::Cqe | RecordKind::Implied => {
-                Kind::from_number((self.id >> 56) as u8).map(Op::Ring)
-            }
-            RecordKind::CallBegin | RecordKind::CallEnd => {
-                Call::from_number(self.op & !MAY_SLEEP).map(Op::Call)
-            }
+            Sqe | Cqe | Implied => Kind::from_number((self.id >> 56) as u8).map(Op::Ring),
+            CallBegin | CallEnd => Call::from_number(self.op & !MAY_SLEEP).map(Op::Call),
             _ => None,
         }
     }
@@ -338,11 +330,10 @@ impl Record {
 
     #[inline]
     fn conn_below(&self, limit: u64) -> Option<u64> {
+        use RecordKind::*;
         let is_one = match self.kind()? {
-            RecordKind::Sqe | RecordKind::Cqe | RecordKind::Implied => {
-                Kind::from_number((self.id >> 56) as u8)?.is_of_connection()
-            }
-            RecordKind::CallBegin | RecordKind::CallEnd | RecordKind::Ready => self.id < limit,
+            Sqe | Cqe | Implied => Kind::from_number((self.id >> 56) as u8)?.is_of_connection(),
+            CallBegin | CallEnd | Ready => self.id < limit,
             _ => false,
         };
         is_one.then_some(self.id & CONN)
@@ -350,10 +341,11 @@ impl Record {
 
     /// Which begin and end belong together.
     pub fn pairing(&self) -> Pairing {
+        use RecordKind::*;
         match self.kind() {
-            Some(RecordKind::CallBegin | RecordKind::CallEnd) => (self.id, self.op, self.aux),
-            Some(RecordKind::WaitBegin | RecordKind::WaitEnd) => (0, 0, self.aux),
-            Some(RecordKind::EnterBegin | RecordKind::EnterEnd) => (0, 0, 0),
+            Some(CallBegin | CallEnd) => (self.id, self.op, self.aux),
+            Some(WaitBegin | WaitEnd) => (0, 0, self.aux),
+            Some(EnterBegin | EnterEnd) => (0, 0, 0),
             _ => (self.id, 0, 0),
         }
     }

@@ -15,7 +15,7 @@ use crate::format::{Clock, Frozen, Level, MARGIN, Writers, at};
 use crate::header::{About, NewLog, Settings, is_sampled};
 use crate::log::Log;
 use crate::record::Record;
-use crate::shm_log::OwnedLog;
+use crate::shm_log::ShmLog;
 use crate::sys;
 use crate::trigger::TriggerWatch;
 
@@ -25,7 +25,7 @@ const BATCH: u64 = MARGIN / 2;
 /// A flight recorder with one owner.
 #[derive(Debug)]
 pub struct Recorder {
-    log: OwnedLog,
+    log: ShmLog,
     /// Records ever written; those of them that are published.
     head: u64,
     published: u64,
@@ -40,8 +40,7 @@ pub struct Recorder {
     frozen: bool,
     /// Whether a record needs more than to be written.
     is_special: bool,
-    /// Records not written since recording stopped, and ever.
-    missing: u64,
+    /// Records not written because recording had stopped, and because of the sample.
     missed: u64,
     skipped: u64,
     /// The requests to stop or go on that were followed.
@@ -74,7 +73,6 @@ impl Recorder {
             frozen: false,
             // There is no time until an iteration begins.
             is_special: true,
-            missing: 0,
             missed: 0,
             skipped: 0,
             toggles: sys::toggles(),
@@ -116,7 +114,7 @@ impl Recorder {
     /// Returns the contents of the file.
     pub fn bytes(&mut self) -> &[u8] {
         self.publish();
-        self.log.bytes()
+        self.log.owned_bytes()
     }
 
     /// The number of records ever written, with those that were overwritten.
@@ -127,36 +125,23 @@ impl Recorder {
     /// Stops recording. The records written so far are kept; further ones are counted.
     #[cold]
     pub fn freeze(&mut self, why: Frozen) {
-        if self.frozen {
-            return;
+        if !self.frozen {
+            self.write(Record::frozen(why));
+            self.publish();
+            self.frozen = self.log.freeze(why);
+            self.is_special = true;
         }
-        tracing::warn!("recording has stopped {why}; SIGUSR2 starts it again");
-        self.write(Record::frozen(why));
-        self.log.short(at::FROZEN).store(why as u32, Ordering::Relaxed);
-        self.frozen = true;
-        self.update_special();
-        self.publish();
     }
 
     /// Goes on, if recording has stopped. A LOST record says how many were missed.
     #[cold]
     pub fn thaw(&mut self) {
-        if !std::mem::take(&mut self.frozen) {
-            return;
-        }
-        tracing::warn!("recording goes on; SIGUSR2 stops it");
-        let missing = std::mem::take(&mut self.missing);
-        self.log.short(at::FROZEN).store(0, Ordering::Relaxed);
-        self.update_special();
-        self.write(Record::lost(missing));
         self.publish();
-    }
-
-    #[inline]
-    fn update_special(&mut self) {
-        let timeless = self.iteration == 0;
-        let Recorder { sample, each, frozen, ref watch, .. } = *self;
-        self.is_special = sample > 1 || each || frozen || timeless || watch.is_some();
+        if let Some(missed) = self.log.thaw() {
+            self.frozen = false;
+            self.write(Record::lost(missed));
+            self.publish();
+        }
     }
 
     #[cold]
@@ -172,7 +157,6 @@ impl Recorder {
     #[inline]
     fn put(&mut self, record: Record) {
         if self.frozen {
-            self.missing += 1;
             self.missed += 1;
             return;
         }
@@ -187,7 +171,8 @@ impl Recorder {
 
     #[inline]
     fn write(&mut self, record: Record) {
-        self.log.write(self.head, Record { time: self.now, iteration: self.iteration, ..record });
+        self.log
+            .write_owned(self.head, Record { time: self.now, iteration: self.iteration, ..record });
         self.head += 1;
     }
 
@@ -212,7 +197,8 @@ impl Log for Recorder {
         }
         self.put(record);
         self.publish();
-        self.update_special();
+        let Recorder { sample, each, frozen, ref watch, .. } = *self;
+        self.is_special = sample > 1 || each || frozen || watch.is_some();
     }
 
     #[inline]
@@ -241,10 +227,7 @@ impl Log for Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        if self.clock == Clock::Tsc {
-            self.log.compare_clock();
-        }
         self.publish();
-        self.log.short(at::ENDED).store(1, Ordering::Release);
+        self.log.end(self.clock);
     }
 }

@@ -15,13 +15,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
-use crate::format::{HEADER, RECORD, at, pair};
+use crate::format::{Clock, Frozen, HEADER, RECORD, Writers, at, pair};
 use crate::record::Record;
 use crate::sys;
 
-/// A header and `capacity` slots, which one owner writes.
+/// A header and `capacity` slots, which one owner writes, or many writers.
 ///
-/// # Protocol
+/// # Protocol of one owner
 /// The owner writes record *n* as follows. Readers are other processes, or this one by pread(2).
 ///
 /// 1. Store the four words of slot *n* mod *capacity* (Relaxed).
@@ -36,20 +36,69 @@ use crate::sys;
 /// it is within the margin behind `head`; the records since the last step 2 are lost, at most
 /// `MARGIN` / 2. After step 2, nothing to repair.
 ///
+/// # Protocol of many writers
+/// Threads and forked processes write at once. Every access is atomic.
+///
+/// `head` (in the header) counts the record numbers that were given out. The last word of a slot
+/// holds the number modulo 2³² and the kind of its record; kind 0 says that the slot was never
+/// written. Number *n* belongs to slot *n* mod *capacity* and to lap *n* / *capacity*. A writer
+/// makes one attempt to write its record *n*:
+///
+/// 1. **Reserve.** Take *n* = `head.fetch_add(1)` (Relaxed). No other writer has this number.
+/// 2. **Look.** Load the slot's last word (Acquire), once. With the word come the other words of
+///    that record, by the Release of step 6.
+/// 3. **Compare** the number and the kind in the word.
+///    - Number *n* − *capacity*, or kind 0 in lap 0: the writer owns the slot. Go on with step 5.
+///    - Number *n*: the record is of 2³² records ago. Set the word to 0 by `compare_exchange`
+///      (Relaxed), so that no reader takes it for record *n*. Go on with step 4, which skips.
+///    - Another number, or kind 0 in a later lap: an earlier lap has not finished. Go on with
+///      step 4.
+/// 4. **Skip, or take over.** The slot's word in `skipped` holds how many laps after that of its
+///    last owner have skipped the slot, and the latest of them. The laps *between* are those after
+///    the lap in the slot (if it was never written: from lap 0 on) and before this one. Update the
+///    word atomically (AcqRel).
+///    - The count is the number of laps between, and the latest of them is earlier than this lap:
+///      set the count to 0. The writer owns the slot. Go on with step 5.
+///    - Otherwise add one to the count. The slot stays as it is, and record *n* is lost.
+/// 5. **Write.** Issue a Release fence, then store words 0 to 2 (Relaxed).
+/// 6. **Finish.** Store the last word, with number *n* (Release).
+///
+/// *One writer at a time.* A slot has one number per lap, and each number makes one attempt. A
+/// writer of lap *L* owns the slot in step 3 only if lap *L* − 1 has finished it, and in step 4
+/// only if each lap since the finished one has skipped it. A lap that owns the slot, or has not
+/// reached step 4 yet, is not counted, so the count is too small for a later lap to take over.
+///
+/// *Readers.* Record *n* is valid exactly if the last word has number *n* and a kind before and
+/// after the other words are read. A reader that sees one of the words of step 5, and then issues
+/// an Acquire fence, sees `head` > *n* by the fence of step 5, and so knows that the record of the
+/// lap before is overwritten.
+///
+/// *What a crash leaves behind.*
+/// - After step 1 or 2: record *n* is lost, and its lap is not counted in step 4. All later
+///   laps find the count one short: the slot stays unused, and each of them loses one record.
+/// - After step 3 or 4 as the owner, or in step 5: the same. The slot holds a mixture of two
+///   records under the old number, which readers ignore: it is `capacity` or more behind `head`.
+/// - After step 4 without ownership, or after step 6: nothing to repair. Record *n* is lost or
+///   valid.
+///
 /// [`MARGIN`]: crate::format::MARGIN
 #[derive(Debug)]
-pub(crate) struct OwnedLog {
-    /// A header and `capacity` slots: never empty, and aligned to a page. All access with
-    /// `&OwnedLog` is by atomics: `long`, `short`, `slot` and `take_over`; `put` and `bytes` need
-    /// `&mut OwnedLog`.
+pub(crate) struct ShmLog {
+    /// A header and `capacity` slots: never empty, and aligned to a page. All access with `&ShmLog`
+    /// is by atomics: `long`, `short`, `slot` and `take_over`; `put` and `owned_bytes` need
+    /// `&mut ShmLog`.
     pages: MmapRaw,
     /// A power of two.
     capacity: u32,
     /// Keeps the file open, and so its lock held.
     _file: File,
+    /// With many writers, for each slot one word: in its upper half how many laps have skipped the
+    /// slot, in its lower half the latest of them. The memory is shared with forked children and
+    /// not in the file; no page of it is touched as long as no writer is late.
+    skipped: Option<Box<MmapRaw>>,
 }
 
-impl OwnedLog {
+impl ShmLog {
     /// Maps a file, after it has set its size to that of the log. Without a file it maps memory,
     /// which forked children share with their parent.
     ///
@@ -58,17 +107,23 @@ impl OwnedLog {
     ///
     /// # Panics
     /// If `capacity` is not a power of two.
-    pub(crate) fn new(file: Option<&File>, capacity: u32) -> io::Result<OwnedLog> {
+    pub(crate) fn new(file: Option<&File>, capacity: u32, writers: Writers) -> io::Result<ShmLog> {
         assert!(capacity.is_power_of_two(), "a slot is found by a mask");
         let len = HEADER + capacity as usize * RECORD;
-        let Some(file) = file else {
-            let (pages, file) = map_memory(len)?;
-            return Ok(OwnedLog { pages, capacity, _file: file });
+        let _file = match file {
+            Some(file) => allocate(file, len)?,
+            None => memory_file(len)?,
         };
-        allocate(file, len)?;
-        let pages = MmapOptions::new().len(len).map_raw(file)?;
-        let log = OwnedLog { pages, capacity, _file: file.try_clone()? };
-        log.populate(0, len);
+        let pages = MmapOptions::new().len(len).map_raw(&_file)?;
+        let words = capacity as usize * size_of::<AtomicU64>();
+        let skipped = match writers {
+            Writers::One => None,
+            _ => Some(Box::new(MmapOptions::new().len(words).map_raw(&memory_file(words)?)?)),
+        };
+        let log = ShmLog { pages, capacity, _file, skipped };
+        if file.is_some() {
+            log.populate(0, len);
+        }
         Ok(log)
     }
 
@@ -127,15 +182,52 @@ impl OwnedLog {
         self.long(at::LAST_NANOS).store(nanos, Ordering::Relaxed);
     }
 
-    /// Writes record number `n`: step 1 of the protocol.
+    /// Whether recording has stopped.
     #[inline]
-    pub(crate) fn write(&mut self, n: u64, record: Record) {
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.short(at::FROZEN).load(Ordering::Relaxed) != 0
+    }
+
+    /// Stops recording. Returns false if it has stopped already.
+    #[cold]
+    pub(crate) fn freeze(&self, why: Frozen) -> bool {
+        let frozen = self.short(at::FROZEN);
+        let stops =
+            frozen.compare_exchange(0, why as u32, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if stops {
+            tracing::warn!("recording has stopped {why}; SIGUSR2 starts it again");
+        }
+        stops
+    }
+
+    /// Goes on, if recording has stopped. Returns how many records were missed since then.
+    #[cold]
+    pub(crate) fn thaw(&self) -> Option<u64> {
+        if self.short(at::FROZEN).swap(0, Ordering::AcqRel) == 0 {
+            return None;
+        }
+        tracing::warn!("recording goes on; SIGUSR2 stops it");
+        let missed = self.long(at::MISSED).load(Ordering::Relaxed);
+        Some(missed.saturating_sub(self.long(at::REPORTED).swap(missed, Ordering::Relaxed)))
+    }
+
+    /// Says that the recording has ended in order.
+    pub(crate) fn end(&self, clock: Clock) {
+        if clock == Clock::Tsc {
+            self.compare_clock();
+        }
+        self.short(at::ENDED).store(1, Ordering::Release);
+    }
+
+    /// Writes record number `n` of one owner: step 1 of its protocol.
+    #[inline]
+    pub(crate) fn write_owned(&mut self, n: u64, record: Record) {
         for (place, word) in self.slot(n).iter().zip(record.words()) {
             place.store(word, Ordering::Relaxed);
         }
     }
 
-    /// Publishes the records below `n`: step 2 of the protocol.
+    /// Publishes the records of one owner below `n`: step 2 of its protocol.
     #[inline]
     pub(crate) fn publish(&mut self, n: u64) {
         self.long(at::HEAD).store(n, Ordering::Release);
@@ -156,87 +248,17 @@ impl OwnedLog {
     }
 
     /// Returns the header and all slots.
-    pub(crate) fn bytes(&mut self) -> &[u8] {
+    pub(crate) fn owned_bytes(&mut self) -> &[u8] {
         // SAFETY: so many bytes are mapped and initialized (the kernel zeroes new pages). Nothing
         // writes to them while the slice exists: it borrows `self` mutably, and a log of one owner
         // is written by that owner only.
         unsafe { std::slice::from_raw_parts(self.pages.as_ptr(), self.pages.len()) }
     }
-}
-
-/// A log into which many write at once: threads, and forked processes. Every access is atomic.
-///
-/// # Protocol
-/// `head` (in the header) counts the record numbers that were given out. The last word of a slot
-/// holds the number modulo 2³² and the kind of its record; kind 0 says that the slot was never
-/// written. Number *n* belongs to slot *n* mod *capacity* and to lap *n* / *capacity*. A writer
-/// makes one attempt to write its record *n*:
-///
-/// 1. **Reserve.** Take *n* = `head.fetch_add(1)` (Relaxed). No other writer has this number.
-/// 2. **Look.** Load the slot's last word (Acquire), once. With the word come the other words of
-///    that record, by the Release of step 6.
-/// 3. **Compare** the number and the kind in the word.
-///    - Number *n* − *capacity*, or kind 0 in lap 0: the writer owns the slot. Go on with step 5.
-///    - Number *n*: the record is of 2³² records ago. Set the word to 0 by `compare_exchange`
-///      (Relaxed), so that no reader takes it for record *n*. Go on with step 4, which skips.
-///    - Another number, or kind 0 in a later lap: an earlier lap has not finished. Go on with
-///      step 4.
-/// 4. **Skip, or take over.** The slot's word in `skipped` holds how many laps after that of its
-///    last owner have skipped the slot, and the latest of them. The laps *between* are those after
-///    the lap in the slot (if it was never written: from lap 0 on) and before this one. Update the
-///    word atomically (AcqRel).
-///    - The count is the number of laps between, and the latest of them is earlier than this lap:
-///      set the count to 0. The writer owns the slot. Go on with step 5.
-///    - Otherwise add one to the count. The slot stays as it is, and record *n* is lost.
-/// 5. **Write.** Issue a Release fence, then store words 0 to 2 (Relaxed).
-/// 6. **Finish.** Store the last word, with number *n* (Release).
-///
-/// *One writer at a time.* A slot has one number per lap, and each number makes one attempt. A
-/// writer of lap *L* owns the slot in step 3 only if lap *L* − 1 has finished it, and in step 4
-/// only if each lap since the finished one has skipped it. A lap that owns the slot, or has not
-/// reached step 4 yet, is not counted, so the count is too small for a later lap to take over.
-///
-/// *Readers.* Record *n* is valid exactly if the last word has number *n* and a kind before and
-/// after the other words are read. A reader that sees one of the words of step 5, and then issues
-/// an Acquire fence, sees `head` > *n* by the fence of step 5, and so knows that the record of the
-/// lap before is overwritten.
-///
-/// *What a crash leaves behind.*
-/// - After step 1 or 2: record *n* is lost, and its lap is not counted in step 4. All later
-///   laps find the count one short: the slot stays unused, and each of them loses one record.
-/// - After step 3 or 4 as the owner, or in step 5: the same. The slot holds a mixture of two
-///   records under the old number, which readers ignore: it is `capacity` or more behind `head`.
-/// - After step 4 without ownership, or after step 6: nothing to repair. Record *n* is lost or
-///   valid.
-#[derive(Debug)]
-pub(crate) struct SharedLog {
-    log: OwnedLog,
-    /// For each slot one word: in its upper half how many laps have skipped the slot, in its lower
-    /// half the latest of them. The memory is shared with forked children and not in the file; no
-    /// page of it is touched as long as no writer is late.
-    skipped: Box<MmapRaw>,
-}
-
-impl SharedLog {
-    /// Shares a log among many writers.
-    ///
-    /// # Errors
-    /// The memory is full.
-    pub(crate) fn new(log: OwnedLog) -> io::Result<SharedLog> {
-        let len = log.capacity as usize * size_of::<AtomicU64>();
-        Ok(SharedLog { log, skipped: Box::new(map_memory(len)?.0) })
-    }
-
-    /// The header, which all writers access.
-    #[inline]
-    pub(crate) fn header(&self) -> &OwnedLog {
-        &self.log
-    }
 
     /// Takes the next number: step 1 of the protocol. The caller makes one attempt to write it.
     #[inline]
     pub(crate) fn reserve(&self) -> u64 {
-        self.log.long(at::HEAD).fetch_add(1, Ordering::Relaxed)
+        self.long(at::HEAD).fetch_add(1, Ordering::Relaxed)
     }
 
     /// The block of a record: slots whose pages are made present together. Blocks are numbered on
@@ -250,11 +272,11 @@ impl SharedLog {
     /// so. A forked process has the mapping without its pages, and otherwise has a page fault at
     /// the first write to each.
     pub(crate) fn populate_block(&self, number: u64) -> bool {
-        let slot = (number & u64::from(self.log.capacity - 1)) & !(BLOCK - 1);
+        let slot = (number & u64::from(self.capacity - 1)) & !(BLOCK - 1);
         // `from` begins a page of any size up to the header's: the header lies before slot 0.
         let from = slot as usize * RECORD;
-        let to = (from + HEADER + BLOCK as usize * RECORD).min(self.log.pages.len());
-        self.log.populate(from, to - from)
+        let to = (from + HEADER + BLOCK as usize * RECORD).min(self.pages.len());
+        self.populate(from, to - from)
     }
 
     /// Writes record `number`, which was reserved: steps 2 to 6 of the protocol.
@@ -263,15 +285,15 @@ impl SharedLog {
         if let Some(claim) = self.claim(number) {
             claim.finish(words);
         }
-        prefetch(self.log.slot(number.wrapping_add(AHEAD)));
+        prefetch(self.slot(number.wrapping_add(AHEAD)));
     }
 
     /// Steps 2 to 4, and the fence of step 5: the right to write record `number`, unless it is
     /// lost. The writer that reserved the number calls this once.
     #[inline]
     pub(crate) fn claim(&self, number: u64) -> Option<Claim<'_>> {
-        let slot = self.log.slot(number);
-        let (capacity, own) = (u64::from(self.log.capacity), number as u32);
+        let slot = self.slot(number);
+        let (capacity, own) = (u64::from(self.capacity), number as u32);
         let found = slot[3].load(Ordering::Acquire);
         let (its, kind) = last_word(found);
         let since = match kind {
@@ -297,11 +319,12 @@ impl SharedLog {
     /// later than all that are counted takes over.
     #[cold]
     fn take_over(&self, number: u64, laps: u64) -> bool {
-        let slot = (number as u32 & (self.log.capacity - 1)) as usize;
+        let slot = (number as u32 & (self.capacity - 1)) as usize;
+        let skipped = self.skipped.as_ref().expect("a log of many writers").as_ptr();
         // SAFETY: `skipped` has a word for each slot, and begins at a page; the mask keeps the
         // index below `capacity`. The reference borrows `self`, which keeps the mapping.
-        let skipped = unsafe { &*self.skipped.as_ptr().cast::<AtomicU64>().add(slot) };
-        let lap = (number / u64::from(self.log.capacity)) as u32;
+        let skipped = unsafe { &*skipped.cast::<AtomicU64>().add(slot) };
+        let lap = (number / u64::from(self.capacity)) as u32;
         let mut is_over = false;
         let count_in = |word: u64| {
             let (count, latest) = (word >> 32, word as u32);
@@ -316,19 +339,18 @@ impl SharedLog {
 
     /// Returns the header and all slots, without the records that are being written.
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.log.pages.len());
+        let mut bytes = Vec::with_capacity(self.pages.len());
         for at in (0..HEADER).step_by(8) {
-            bytes.extend(self.log.long(at).load(Ordering::Acquire).to_ne_bytes());
+            bytes.extend(self.long(at).load(Ordering::Acquire).to_ne_bytes());
         }
-        for number in 0..self.log.capacity {
-            let slot = self.log.slot(number.into());
+        for number in 0..self.capacity {
+            let slot = self.slot(number.into());
             let before = slot[3].load(Ordering::Acquire);
             let words = [0, 1, 2].map(|at: usize| slot[at].load(Ordering::Relaxed));
             fence(Ordering::Acquire);
             let same = slot[3].load(Ordering::Relaxed) == before;
-            let (head, (its, _)) =
-                (self.log.long(at::HEAD).load(Ordering::Relaxed), last_word(before));
-            let whole = same && (head as u32).wrapping_sub(its) <= self.log.capacity;
+            let (head, (its, _)) = (self.long(at::HEAD).load(Ordering::Relaxed), last_word(before));
+            let whole = same && (head as u32).wrapping_sub(its) <= self.capacity;
             bytes.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
             bytes.extend(if whole { before } else { 0 }.to_ne_bytes());
         }
@@ -378,15 +400,15 @@ fn prefetch(_slot: &[AtomicU64; 4]) {
     }
 }
 
-/// Maps this many zeroed bytes of a file in memory.
-fn map_memory(len: usize) -> io::Result<(MmapRaw, File)> {
+/// Returns a file in memory of this many zero bytes.
+fn memory_file(len: usize) -> io::Result<File> {
     let file = sys::memory_file(c"proactor.trace")?;
     file.set_len(len as u64)?;
-    Ok((MmapOptions::new().len(len).map_raw(&file)?, file))
+    Ok(file)
 }
 
 /// Locks a file that will be mapped, empties it and reserves this many bytes of the disk.
-fn allocate(file: &File, len: usize) -> io::Result<()> {
+fn allocate(file: &File, len: usize) -> io::Result<File> {
     if !sys::lock(file.as_fd())? {
         let why = "another server records into this file";
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
@@ -394,7 +416,7 @@ fn allocate(file: &File, len: usize) -> io::Result<()> {
     file.set_len(0)?;
     // SAFETY: the call has no pointer; `file` is open.
     match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, len as libc::off_t) } {
-        0 => Ok(()),
+        0 => file.try_clone(),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
 }

@@ -66,8 +66,7 @@ pub fn uname() -> String {
     }
     let fields = [&names.sysname[..], &names.release, &names.version, &names.machine];
     let text = |field: &[libc::c_char]| -> String {
-        let bytes = field.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect::<Vec<u8>>();
-        String::from_utf8_lossy(&bytes).into_owned()
+        field.iter().take_while(|&&c| c != 0).map(|&c| char::from(c as u8)).collect()
     };
     fields.map(text).join(" ")
 }
@@ -109,15 +108,12 @@ pub(crate) fn toggles() -> u32 {
 /// # Errors
 /// The file is not open for writing, or its filesystem has no locks.
 pub fn lock(file: BorrowedFd<'_>) -> io::Result<bool> {
-    let whole = whole_file();
-    // SAFETY: `file` is open, and `whole` is read during the call.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole) };
-    if result != -1 {
-        return Ok(true);
-    }
-    match io::Error::last_os_error() {
-        error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
-        error => Err(error),
+    match whole_file(file, libc::F_OFD_SETLK) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -127,20 +123,18 @@ pub fn lock(file: BorrowedFd<'_>) -> io::Result<bool> {
 /// # Errors
 /// fcntl(2).
 pub(crate) fn is_locked(file: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut whole = whole_file();
-    // SAFETY: `file` is open, and `whole` is read and written to during the call.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut whole) };
-    if result == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(whole.l_type != libc::F_UNLCK as libc::c_short)
+    Ok(whole_file(file, libc::F_OFD_GETLK)?.l_type != libc::F_UNLCK as libc::c_short)
 }
 
-/// A lock on all of a file, for writing.
-fn whole_file() -> libc::flock {
+/// Calls fcntl(2) with a lock on all of a file, for writing. Returns what it has made of the lock.
+fn whole_file(file: BorrowedFd<'_>, command: libc::c_int) -> io::Result<libc::flock> {
     // SAFETY: all-zero is a valid flock: from 0, to the end, of no process, as OFD locks want it.
     let mut whole: libc::flock = unsafe { std::mem::zeroed() };
     whole.l_type = libc::F_WRLCK as libc::c_short;
     whole.l_whence = libc::SEEK_SET as libc::c_short;
-    whole
+    // SAFETY: `file` is open, and `whole` is read and written to during the call.
+    match unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut whole) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(whole),
+    }
 }

@@ -3,7 +3,7 @@
 //! Each has a [`Writer`] of its own, which is a *lane* of the trace. To write, it takes a number by
 //! one addition to the head in the shared pages, and marks the record as complete last. No writer
 //! waits for another, and one that is killed harms no other: its record is lost, and its slot in
-//! the file. [`SharedLog`] has the protocol. What all writers must know stands in the header:
+//! the file. [`ShmLog`] has the protocol. What all writers must know stands in the header:
 //! whether recording has stopped, and how many records were missed and skipped.
 //!
 //! Each record reads the clock: there is no iteration that many share.
@@ -17,7 +17,7 @@ use crate::format::{Clock, Frozen, MAIN, Writers, at};
 use crate::header::{About, NewLog, Settings, is_sampled};
 use crate::log::Log;
 use crate::record::Record;
-use crate::shm_log::SharedLog;
+use crate::shm_log::ShmLog;
 use crate::sys;
 use crate::trigger::TriggerWatch;
 
@@ -33,7 +33,7 @@ pub struct Writer {
 #[derive(Debug)]
 #[repr(C, align(64))]
 struct SharedWriter {
-    log: SharedLog,
+    log: ShmLog,
     /// When the clock is next compared with nanoseconds, in ticks.
     compare_at: AtomicU64,
     /// Each process has its own: forked children watch their own records.
@@ -41,8 +41,8 @@ struct SharedWriter {
     sample: u32,
     /// The requests to stop or go on that were followed.
     toggles: AtomicU32,
-    /// The first [block](SharedLog::block) whose pages this process has not made
-    /// [present](SharedLog::populate_block).
+    /// The first [block](ShmLog::block) whose pages this process has not made
+    /// [present](ShmLog::populate_block).
     populated: AtomicU32,
     clock: Clock,
     /// The process that started the recording: it alone follows signals, compares the clock, and
@@ -74,7 +74,7 @@ impl Writer {
         let NewLog { log, clock, hertz, begun } = NewLog::create(file, settings, about, writers)?;
         let compare_at = if clock == Clock::Tsc { begun + hertz } else { u64::MAX };
         let shared = SharedWriter {
-            log: SharedLog::new(log)?,
+            log,
             clock,
             hertz,
             sample: settings.sample.max(1),
@@ -129,7 +129,7 @@ impl Writer {
         let SharedWriter { log, sample, .. } = &*self.shared;
         let skips = record.sampled_conn().is_some_and(|conn| !is_sampled(conn, *sample));
         if skips {
-            log.header().long(at::SKIPPED).fetch_add(1, Ordering::Relaxed);
+            log.long(at::SKIPPED).fetch_add(1, Ordering::Relaxed);
         }
         skips
     }
@@ -156,7 +156,7 @@ impl Writer {
             self.toggle(toggles);
         }
         if self.is_frozen() {
-            shared.log.header().long(at::MISSED).fetch_add(1, Ordering::Relaxed);
+            shared.log.long(at::MISSED).fetch_add(1, Ordering::Relaxed);
         } else {
             let number = shared.log.reserve();
             shared.log.write(number, [time, id, middle, last]);
@@ -181,34 +181,25 @@ impl Writer {
     /// Whether recording has stopped, for all writers.
     #[inline]
     pub fn is_frozen(&self) -> bool {
-        self.shared.log.header().short(at::FROZEN).load(Ordering::Relaxed) != 0
+        self.shared.log.is_frozen()
     }
 
     /// Stops recording, for all writers. Records that are begun are finished; further ones are
     /// counted.
     #[cold]
     pub fn freeze(&self, why: Frozen) {
-        let frozen = self.shared.log.header().short(at::FROZEN);
         // Only the writer that stops it writes the record.
-        let stops =
-            frozen.compare_exchange(0, why as u32, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if stops {
+        if self.shared.log.freeze(why) {
             self.put_outside(Record::frozen(why));
-            tracing::warn!("recording has stopped {why}; SIGUSR2 starts it again");
         }
     }
 
     /// Goes on, if recording has stopped. A LOST record says how many were missed.
     #[cold]
     pub fn thaw(&self) {
-        let log = &self.shared.log;
-        if log.header().short(at::FROZEN).swap(0, Ordering::AcqRel) == 0 {
-            return;
+        if let Some(missed) = self.shared.log.thaw() {
+            self.put_outside(Record::lost(missed));
         }
-        let missed = log.header().long(at::MISSED).load(Ordering::Relaxed);
-        let reported = log.header().long(at::REPORTED).swap(missed, Ordering::Relaxed).min(missed);
-        self.put_outside(Record::lost(missed - reported));
-        tracing::warn!("recording goes on; SIGUSR2 stops it");
     }
 
     /// Writes a record that belongs to no lane.
@@ -251,7 +242,7 @@ impl Writer {
         let first = time >= due
             && compare_at.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if first && *owner == std::process::id() {
-            log.header().compare_clock();
+            log.compare_clock();
         }
     }
 
@@ -275,10 +266,7 @@ impl Drop for SharedWriter {
     fn drop(&mut self) {
         // A child leaves the end to its parent.
         if self.owner == std::process::id() {
-            if self.clock == Clock::Tsc {
-                self.log.header().compare_clock();
-            }
-            self.log.header().short(at::ENDED).store(1, Ordering::Release);
+            self.log.end(self.clock);
         }
     }
 }

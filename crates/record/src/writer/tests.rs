@@ -9,7 +9,7 @@ use super::*;
 use crate::format::{Call, HEADER, MARGIN, RECORD, RecordKind};
 use crate::reader::{Reader, Trace};
 use crate::record::Payload;
-use crate::shm_log::{Claim, OwnedLog};
+use crate::shm_log::Claim;
 use crate::sys::monotonic;
 use crate::trigger::StopTrigger;
 
@@ -151,7 +151,7 @@ fn a_reader_while_many_write_sees_nothing_torn() {
 /// Of two slots, so that a writer is at work on what is read.
 #[test]
 fn what_is_written_to_meanwhile_is_not_among_what_is_read() {
-    let log = SharedLog::new(OwnedLog::new(None, 2).unwrap()).unwrap();
+    let log = ShmLog::new(None, 2, Writers::Threads).unwrap();
     let whole = |slot: &[u8; RECORD]| {
         let record = Record::from_bytes(slot);
         let right = telling((record.id >> 32) as u16, record.id as u32);
