@@ -1,7 +1,7 @@
 //! Texts for people as templates: a text stands in a file as it is printed, and a value that
 //! serializes fills it. What people read and what programs read is therefore the same value.
 
-use minijinja::{Environment, UndefinedBehavior, Value, escape_formatter};
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, escape_formatter};
 
 use crate::{Align, NOTHING, Table, units};
 
@@ -15,7 +15,7 @@ const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '�
 /// Fills a template. Its filters are those of minijinja, the formats of [`units`], and those of
 /// texts: `digits(n)` for decimals, `left(n)` and `right(n)` for a place of `n` columns, `wrap(n)`
 /// for lines of at most `n` columns, `trim_end`, `bar(most, n)`, and `columns("lr")`, which aligns
-/// lines of cells that `|` separates, left or right.
+/// lines of cells that `|` separates, left or right; with a width, they are wrapped to fit it.
 ///
 /// # Panics
 /// The template is not one, or uses a value that it is not given.
@@ -26,8 +26,10 @@ pub fn fill(template: &str, values: Value) -> String {
     environment.set_keep_trailing_newline(true);
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     environment.set_formatter(|out, state, value| match value.as_str() {
-        Some(text) => Ok(out.write_str(&text.replace('|', BAR))?),
-        None => escape_formatter(out, state, value),
+        Some(text) if matches!(state.auto_escape(), AutoEscape::None) => {
+            Ok(out.write_str(&text.replace('|', BAR))?)
+        }
+        _ => escape_formatter(out, state, value),
     });
     environment.add_filter("rate", units::rate);
     environment.add_filter("bytes", units::bytes);
@@ -52,11 +54,12 @@ pub fn fill(template: &str, values: Value) -> String {
     text.expect("a template that fits its values").replace(BAR, "|")
 }
 
-fn columns(text: &str, alignments: &str) -> String {
+fn columns(text: &str, alignments: &str, width: Option<usize>) -> String {
     let mut lines = text.lines().map(|line| line.split('|').enumerate().map(cell));
     let heading = lines.next().into_iter().flatten();
     let aligns = alignments.chars().map(|c| if c == 'l' { Align::Left } else { Align::Right });
     let mut table = Table::new(&heading.zip(aligns).collect::<Vec<_>>());
+    width.inspect(|&width| table.fit(width));
     lines.for_each(|cells| table.row(cells.map(str::to_owned)));
     format!("{table}\n")
 }

@@ -13,22 +13,18 @@
 //! (`timeline`): a reply takes as long as it does without the recorder, if only its share of each
 //! gap is right, which cannot be known.
 
-mod picture;
 mod record;
-mod section;
 #[cfg(test)]
 mod tests;
-mod text;
 mod timeline;
+mod view;
 
 use std::io;
 
 use serde::Serialize;
 
-pub use picture::{html, svg};
-pub use text::text;
-pub(crate) use text::wrap;
 pub use timeline::{Actor, CallPhase, CallTimeline, PhaseKind, RingOps, ServerCall};
+pub use view::{html, svg, text};
 
 use crate::commands::number;
 use proactor::Model;

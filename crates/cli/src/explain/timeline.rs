@@ -242,11 +242,9 @@ pub(super) fn median(
     enters: &[(u64, RingOps)],
     unrecorded: u64,
 ) -> io::Result<CallTimeline> {
-    let mut shown: Vec<&MessageRun> =
-        runs.iter().filter(|run| run.woke_after_all_were_sent()).collect();
-    if shown.is_empty() {
-        shown = runs.iter().collect();
-    }
+    let (late, early): (Vec<_>, Vec<_>) =
+        runs.iter().partition(|run| run.woke_after_all_were_sent());
+    let mut shown: Vec<&MessageRun> = if late.is_empty() { early } else { late };
     shown.sort_by_key(|run| run.reply());
     let middle = shown.len() / 2;
     let excess = shown.get(middle).map_or(0, |run| run.reply().saturating_sub(unrecorded));
@@ -299,7 +297,7 @@ fn timeline(run: &MessageRun, enters: &[(u64, RingOps)], excess: u64) -> CallTim
     timeline
 }
 
-/// Returns the gaps between the calls of each thread, in order and without overlap.
+/// Returns the gaps between the calls of each thread, in order.
 fn gaps(run: &MessageRun) -> Vec<(u64, u64)> {
     let gaps = run.calls.iter().enumerate().filter_map(|(at, call)| {
         let next = run.calls[at + 1..].iter().find(|it| it.thread == call.thread);
@@ -307,20 +305,18 @@ fn gaps(run: &MessageRun) -> Vec<(u64, u64)> {
     });
     let mut gaps: Vec<(u64, u64)> = gaps.collect();
     gaps.sort_unstable();
-    gaps.dedup_by(|next, before| {
-        let overlaps = next.0 <= before.1;
-        if overlaps {
-            before.1 = before.1.max(next.1);
-        }
-        overlaps
-    });
     gaps
 }
 
-/// Returns the duration of the gaps before this time.
+/// Returns the duration of the gaps before this time. What overlaps counts once.
 fn gap_time(gaps: &[(u64, u64)], time: u64) -> u64 {
-    let parts = gaps.iter().take_while(|&&(begin, _)| begin < time);
-    parts.map(|&(begin, end)| end.min(time) - begin).sum()
+    let mut counted = 0;
+    let duration = |&(begin, end): &(u64, u64)| {
+        let (begin, end) = (begin.max(counted), end.min(time));
+        counted = counted.max(end);
+        end.saturating_sub(begin)
+    };
+    gaps.iter().map(duration).sum()
 }
 
 fn server_call(
