@@ -88,9 +88,9 @@ pub(crate) fn run(
     for (at, address) in addresses.iter().cloned().enumerate() {
         let (queue, blocks) = sync_channel(QUEUED);
         queues.push(queue.clone());
-        let (connecting, notices) = (connecting.clone(), notices.clone());
-        let connection = ServerConnection { at, sends_all, verbose, queue, output: output.clone() };
-        thread::spawn(move || notices.send(connection.run(&address, blocks, connecting).map(Some)));
+        let (connecting, notices, output) = (connecting.clone(), notices.clone(), output.clone());
+        let connection = ServerConnection { at, address, sends_all, verbose, queue, output };
+        thread::spawn(move || notices.send(connection.run(blocks, connecting).map(Some)));
     }
     drop(connecting);
     let input = InputReader { queues, router: Router::new(several), output };
@@ -169,6 +169,7 @@ impl InputReader {
 /// A connection to a server, before it is established.
 struct ServerConnection {
     at: usize,
+    address: Address,
     /// Whether everything queued is sent even after the server has closed its side.
     sends_all: bool,
     verbose: bool,
@@ -180,15 +181,10 @@ struct ServerConnection {
 impl ServerConnection {
     /// Connects, sends and receives until the end, and reports it. Returns true if that failed. The
     /// error is that of the output.
-    fn run(
-        self,
-        address: &Address,
-        blocks: Receiver<Block>,
-        connecting: Sender<()>,
-    ) -> anyhow::Result<bool> {
-        let number = self.at + 1;
+    fn run(self, blocks: Receiver<Block>, connecting: Sender<()>) -> anyhow::Result<bool> {
+        let (number, address) = (self.at + 1, &self.address);
         let ends = proactor_load::connect(address, DAY).and_then(|end| Ok([end.try_clone()?, end]));
-        let [receiver, sender] = match ends {
+        let ends = match ends {
             Ok(ends) => ends,
             Err(error) => {
                 print_error(&format!("cannot connect to {address}: {error}"));
@@ -199,7 +195,7 @@ impl ServerConnection {
             note!("connected to {address} ({number})");
         }
         drop(connecting);
-        let ended = self.exchange(receiver, sender, blocks).context(NO_OUTPUT)?;
+        let ended = self.exchange(ends, blocks).context(NO_OUTPUT)?;
         match &ended {
             Err(error) => print_error(&format!("the connection to {address} broke: {error}")),
             Ok(()) if self.verbose => note!("{address} ({number}) closed the connection"),
@@ -211,10 +207,10 @@ impl ServerConnection {
     /// Sends and receives until the end. The outer error is that of the output.
     fn exchange(
         &self,
-        receiver: TcpStream,
-        sender: TcpStream,
+        ends: [TcpStream; 2],
         blocks: Receiver<Block>,
     ) -> io::Result<io::Result<()>> {
+        let [receiver, sender] = ends;
         let sender = thread::spawn(move || send(sender, &blocks));
         let mut buffer = vec![0; READ_MAX];
         let received = loop {
@@ -279,16 +275,12 @@ impl ClientOutput {
 
 /// Makes a call until it does something. It waits: another process may have made the file
 /// non-blocking.
-fn retry<T>(
-    file: &impl AsFd,
-    events: libc::c_short,
-    mut call: impl FnMut() -> io::Result<T>,
-) -> io::Result<T> {
+fn retry<T>(fd: &impl AsFd, events: i16, mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                await_ready(file, events, None)?;
+                await_ready(fd, events, None)?;
             }
             result => return result,
         }

@@ -38,6 +38,8 @@ pub struct Mismatch {
     pub found: u8,
 }
 
+pub(super) type Checked = Result<(), Mismatch>;
+
 /// A stream of bytes without end.
 #[derive(Debug, Clone)]
 pub(super) enum ByteStream {
@@ -53,9 +55,8 @@ impl ByteStream {
         ByteStream::Random(mix(mix(seed) ^ connection as u64))
     }
 
-    /// Writes the bytes from `offset` on.
-    pub(super) fn fill(&self, block: &mut Block, offset: u64, mut out: &mut [u8]) {
-        let mut at = offset;
+    /// Writes the bytes from offset `at` on.
+    pub(super) fn fill(&self, block: &mut Block, mut at: u64, mut out: &mut [u8]) {
         while !out.is_empty() {
             let piece = self.piece(block, at, out.len());
             let (head, rest) = out.split_at_mut(piece.len());
@@ -64,17 +65,11 @@ impl ByteStream {
         }
     }
 
-    /// Compares `bytes` with the stream from `offset` on.
+    /// Compares `bytes` with the stream from offset `at` on.
     ///
     /// # Errors
     /// The first byte that differs.
-    pub(super) fn check(
-        &self,
-        block: &mut Block,
-        offset: u64,
-        mut bytes: &[u8],
-    ) -> Result<(), Mismatch> {
-        let mut at = offset;
+    pub(super) fn check(&self, block: &mut Block, mut at: u64, mut bytes: &[u8]) -> Checked {
         while !bytes.is_empty() {
             let piece = self.piece(block, at, bytes.len());
             let (head, rest) = bytes.split_at(piece.len());
@@ -127,7 +122,7 @@ mod tests {
         bytes
     }
 
-    fn check(stream: &ByteStream, offset: u64, bytes: &[u8]) -> Result<(), Mismatch> {
+    fn check(stream: &ByteStream, offset: u64, bytes: &[u8]) -> Checked {
         stream.check(&mut { UNUSED }, offset, bytes)
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use memmap2::MmapMut;
 
-use super::error::LoadError;
+use super::error::{LoadError, Result};
 use super::streams::{LoadShape, ReplyStreams};
 use super::{ClientEngine, Polled};
 use proactor::os;
@@ -53,7 +53,7 @@ impl EpollEngine {
     }
 
     /// Receives until the socket is empty or closed.
-    fn receive(&mut self, ready: Ready, streams: &mut ReplyStreams) -> Result<(), LoadError> {
+    fn receive(&mut self, ready: Ready, streams: &mut ReplyStreams) -> Result {
         let conn = ready.key.0 as usize;
         let connection = &mut self.connections[conn];
         let buffer = &mut self.incoming[..];
@@ -86,7 +86,7 @@ impl ClientEngine for EpollEngine {
         Ok(())
     }
 
-    fn send(&mut self, conn: usize, streams: &mut ReplyStreams) -> Result<(), LoadError> {
+    fn send(&mut self, conn: usize, streams: &mut ReplyStreams) -> Result {
         let connection = &mut self.connections[conn];
         while connection.writable {
             let len = streams.outgoing(conn, os::now());
@@ -107,7 +107,7 @@ impl ClientEngine for EpollEngine {
         Ok(())
     }
 
-    fn poll(&mut self, streams: &mut ReplyStreams) -> Result<Polled, LoadError> {
+    fn poll(&mut self, streams: &mut ReplyStreams) -> Result<Polled> {
         self.ready.clear();
         self.selector
             .wait(&mut self.ready, Some(Duration::ZERO))

@@ -26,7 +26,7 @@ use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use memmap2::{MmapMut, MmapRaw};
 
-use super::error::LoadError;
+use super::error::{LoadError, Result};
 use super::streams::{LoadShape, ReplyStreams};
 use super::{ClientEngine, Polled};
 use proactor::os;
@@ -138,7 +138,7 @@ impl UringEngine {
     }
 
     /// Processes all completions that have arrived.
-    fn reap(&mut self, streams: &mut ReplyStreams) -> Result<Polled, LoadError> {
+    fn reap(&mut self, streams: &mut ReplyStreams) -> Result<Polled> {
         let UringEngine { ring, connections, provided, completed, in_flight, .. } = self;
         let mut polled = Polled::default();
         completed.clear();
@@ -182,24 +182,6 @@ impl UringEngine {
         provided.publish();
         Ok(polled)
     }
-
-    /// Ends all operations in flight. Returns false if that fails.
-    fn end_operations(&mut self) -> bool {
-        for connection in &self.connections {
-            // An error means that the socket is not connected; its operations have ended then.
-            let _ = connection.socket.shutdown(Shutdown::Both);
-        }
-        let start = os::now();
-        while self.in_flight > 0 {
-            if enter(&mut self.ring).is_err() || os::now().since(start) > CANCEL_TIMEOUT {
-                return false;
-            }
-            for cqe in self.ring.completion() {
-                self.in_flight -= usize::from(!cqueue::more(cqe.flags()));
-            }
-        }
-        true
-    }
 }
 
 impl ClientEngine for UringEngine {
@@ -211,7 +193,7 @@ impl ClientEngine for UringEngine {
         self.arm(conn)
     }
 
-    fn send(&mut self, conn: usize, streams: &mut ReplyStreams) -> Result<(), LoadError> {
+    fn send(&mut self, conn: usize, streams: &mut ReplyStreams) -> Result {
         let connection = &mut self.connections[conn];
         if connection.sending {
             return Ok(());
@@ -237,7 +219,7 @@ impl ClientEngine for UringEngine {
         unsafe { self.push(entry, SEND, conn) }.map_err(LoadError::client("submit to its ring"))
     }
 
-    fn poll(&mut self, streams: &mut ReplyStreams) -> Result<Polled, LoadError> {
+    fn poll(&mut self, streams: &mut ReplyStreams) -> Result<Polled> {
         let client = LoadError::client("submit to its ring");
         enter(&mut self.ring).map_err(&client)?;
         let polled = self.reap(streams)?;
@@ -255,14 +237,26 @@ impl ClientEngine for UringEngine {
 }
 
 impl Drop for UringEngine {
+    /// Ends all operations in flight, and leaks the memory if that fails.
     fn drop(&mut self) {
-        if self.end_operations() {
-            // SAFETY: no operation refers to the memory any more (rule 3), and nothing uses the
-            // fields after this.
-            unsafe {
-                ManuallyDrop::drop(&mut self.provided);
-                ManuallyDrop::drop(&mut self.outgoing);
+        for connection in &self.connections {
+            // An error means that the socket is not connected; its operations have ended then.
+            let _ = connection.socket.shutdown(Shutdown::Both);
+        }
+        let start = os::now();
+        while self.in_flight > 0 {
+            if enter(&mut self.ring).is_err() || os::now().since(start) > CANCEL_TIMEOUT {
+                return;
             }
+            for cqe in self.ring.completion() {
+                self.in_flight -= usize::from(!cqueue::more(cqe.flags()));
+            }
+        }
+        // SAFETY: no operation refers to the memory any more (rule 3), and nothing uses the fields
+        // after this.
+        unsafe {
+            ManuallyDrop::drop(&mut self.provided);
+            ManuallyDrop::drop(&mut self.outgoing);
         }
     }
 }

@@ -7,6 +7,9 @@ use super::byte_stream::Mismatch;
 use proactor::address::Address;
 use proactor_report::units;
 
+/// The result of what may make a run void.
+pub(super) type Result<T = (), E = LoadError> = std::result::Result<T, E>;
+
 /// Why a run is void. Connections are numbered from 0; offsets count the bytes of a connection's
 /// stream of replies.
 #[derive(Debug, thiserror::Error)]

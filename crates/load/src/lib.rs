@@ -42,6 +42,7 @@ use serde::Serialize;
 
 use engine_epoll::EpollEngine;
 use engine_uring::UringEngine;
+use error::Result;
 use proactor::address::Address;
 use proactor::os::{self, CpuClock};
 use proactor_report::Latencies;
@@ -89,10 +90,10 @@ trait ClientEngine {
     fn add(&mut self, socket: TcpStream) -> io::Result<()>;
 
     /// Sends what `conn` may send now, unless a send of it is in progress.
-    fn send(&mut self, conn: usize, streams: &mut ReplyStreams) -> Result<(), LoadError>;
+    fn send(&mut self, conn: usize, streams: &mut ReplyStreams) -> Result;
 
     /// Sends and receives what is possible without waiting.
-    fn poll(&mut self, streams: &mut ReplyStreams) -> Result<Polled, LoadError>;
+    fn poll(&mut self, streams: &mut ReplyStreams) -> Result<Polled>;
 
     /// Returns the socket of a connection.
     fn socket(&self, conn: usize) -> &TcpStream;
@@ -123,6 +124,9 @@ pub struct LoadOptions {
     pub timeout: Duration,
 }
 
+/// What receives the result of a slice so far; it returns false to end the slice.
+pub type Watch<'a> = &'a mut dyn FnMut(&LoadSlice) -> bool;
+
 /// A client with its connections.
 pub struct Load {
     engine: Box<dyn ClientEngine>,
@@ -140,7 +144,7 @@ impl Load {
     /// # Errors
     /// A connection is refused, the requested engine does not work here, or a number of the shape
     /// is zero or above its maximum.
-    pub fn connect(address: &Address, options: &LoadOptions) -> Result<Load, LoadError> {
+    pub fn connect(address: &Address, options: &LoadOptions) -> Result<Load> {
         let shape = options.shape;
         let client = LoadError::client;
         check(shape).map_err(client("use these options"))?;
@@ -186,7 +190,7 @@ impl Load {
     ///
     /// # Errors
     /// The first reply that is wrong, missing or late. The client is unusable after that.
-    pub fn run_for(&mut self, span: Duration) -> Result<LoadSlice, LoadError> {
+    pub fn run_for(&mut self, span: Duration) -> Result<LoadSlice> {
         self.run(span, &mut |_| true)
     }
 
@@ -195,11 +199,7 @@ impl Load {
     ///
     /// # Errors
     /// As [`Load::run_for`].
-    pub fn run(
-        &mut self,
-        span: Duration,
-        watch: &mut dyn FnMut(&LoadSlice) -> bool,
-    ) -> Result<LoadSlice, LoadError> {
+    pub fn run(&mut self, span: Duration, watch: Watch<'_>) -> Result<LoadSlice> {
         let cpu = || CpuClock::THIS_THREAD.read().map_err(LoadError::client("read its CPU clock"));
         let Load { engine, streams, timeout, .. } = self;
         let LoadShape { connections, size, .. } = streams.shape;
@@ -247,7 +247,7 @@ impl Load {
     ///
     /// # Errors
     /// The server sends a byte, or does not close within the timeout.
-    pub fn close(mut self) -> Result<(), LoadError> {
+    pub fn close(mut self) -> Result {
         let client = LoadError::client("close its connections");
         self.streams.closing = true;
         for conn in 0..self.streams.shape.connections {
@@ -279,13 +279,11 @@ fn check(shape: LoadShape) -> io::Result<()> {
         ("bytes per message", shape.size, SIZE_MAX),
         ("outstanding messages", shape.depth, DEPTH_MAX),
     ];
-    for (what, value, max) in limits {
-        if value == 0 || value > max {
-            let text = format!("{value} {what}: must be between 1 and {max}");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
-    }
-    Ok(())
+    let Some((what, value, max)) = limits.into_iter().find(|&(_, n, max)| n == 0 || n > max) else {
+        return Ok(());
+    };
+    let text = format!("{value} {what}: must be between 1 and {max}");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
 #[cfg(test)]

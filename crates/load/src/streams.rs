@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::byte_stream::{Block, ByteStream, UNUSED};
-use super::error::LoadError;
+use super::error::{LoadError, Result};
 use proactor::clock::Nanos;
 use proactor_report::Latencies;
 
@@ -155,12 +155,7 @@ impl ReplyStreams {
     ///
     /// # Errors
     /// A byte differs from the expected one, or none was expected.
-    pub(super) fn received(
-        &mut self,
-        conn: usize,
-        bytes: &[u8],
-        now: Nanos,
-    ) -> Result<(), LoadError> {
+    pub(super) fn received(&mut self, conn: usize, bytes: &[u8], now: Nanos) -> Result {
         let size = self.reply_size as u64;
         let stream = &mut self.streams[conn];
         let outstanding = stream.outstanding(self.reply_size) as usize;
@@ -188,7 +183,7 @@ impl ReplyStreams {
     ///
     /// # Errors
     /// The connection was still in use.
-    pub(super) fn ended(&mut self, conn: usize) -> Result<(), LoadError> {
+    pub(super) fn ended(&mut self, conn: usize) -> Result {
         let stream = &self.streams[conn];
         let outstanding = stream.outstanding(self.reply_size);
         if self.closing && outstanding == 0 {
@@ -207,7 +202,7 @@ impl ReplyStreams {
     ///
     /// # Errors
     /// The first such connection.
-    pub(super) fn check_progress(&self, now: Nanos, timeout: Duration) -> Result<(), LoadError> {
+    pub(super) fn check_progress(&self, now: Nanos, timeout: Duration) -> Result {
         for (connection, stream) in self.streams.iter().enumerate() {
             let outstanding = stream.outstanding(self.reply_size);
             if outstanding > 0 && now.since(stream.last_progress) >= timeout {

@@ -208,9 +208,7 @@ fn line(progress: &Progress<'_>) -> String {
     let Progress { table: (number, tables), load, participant, activity, left } = progress;
     let name = &participant.name;
     let what = match activity {
-        Activity::MeasuringIdle(connections) => {
-            return format!("{name}: {connections} idle connections");
-        }
+        Activity::MeasuringIdle(idle) => return format!("{name}: {idle} idle connections"),
         Activity::Starting => format!("{name}: starting"),
         Activity::Connecting => format!("{name}: connecting"),
         Activity::WarmingUp => format!("{name}: warming up"),

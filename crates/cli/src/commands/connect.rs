@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -47,7 +46,7 @@ impl ConnectArgs {
     /// # Errors
     /// The client itself fails. The failure of a connection is reported at once; the exit status is
     /// then 1.
-    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+    pub(super) fn run(self) -> anyhow::Result<()> {
         let file = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
         // Unlike the streams of std, these are not buffered.
         let output = file(io::stdout().as_fd()).context("cannot write to standard output")?;
@@ -56,8 +55,10 @@ impl ConnectArgs {
             Some(Parts(parts)) => Script::Parts(parts, self.pause),
             None => Script::Input(file(io::stdin().as_fd()).context("cannot read standard input")?),
         };
-        let succeeded = client::run(&self.addresses, script, output, stop_signal()?, verbose)?;
-        Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        match client::run(&self.addresses, script, output, stop_signal()?, verbose)? {
+            true => Ok(()),
+            false => std::process::exit(1),
+        }
     }
 }
 
@@ -69,26 +70,22 @@ impl FromStr for Parts {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Parts, String> {
-        let (mut parts, mut part) = (Vec::new(), String::new());
-        let mut chars = text.chars();
+        let (mut parts, mut chars) = (vec![String::new()], text.chars());
         while let Some(char) = chars.next() {
-            match char {
-                ',' => parts.push(std::mem::take(&mut part).into_bytes()),
-                '\\' => match chars.next() {
-                    Some('n') => part.push('\n'),
-                    Some(same @ (',' | '\\')) => part.push(same),
-                    other => {
-                        let other = other.map(String::from).unwrap_or_default();
-                        return Err(format!(
-                            "`\\{other}` is not an escape: write \\n, \\, or \\\\"
-                        ));
-                    }
-                },
-                char => part.push(char),
+            let part = parts.last_mut().expect("there is always a part");
+            let escaped = (char == '\\').then(|| chars.next().map_or(String::new(), String::from));
+            match escaped.as_deref() {
+                None if char == ',' => parts.push(String::new()),
+                None => part.push(char),
+                Some("n") => part.push('\n'),
+                Some(same @ ("," | "\\")) => part.push_str(same),
+                Some(other) => {
+                    let known = r"write \n, \, or \\";
+                    return Err(format!(r"`\{other}` is not an escape: {known}"));
+                }
             }
         }
-        parts.push(part.into_bytes());
-        Ok(Parts(parts))
+        Ok(Parts(parts.into_iter().map(String::into_bytes).collect()))
     }
 }
 

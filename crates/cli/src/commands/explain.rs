@@ -46,8 +46,8 @@ impl ExplainArgs {
         }
         let [svg, html] = [&self.svg, &self.html].map(Option::as_deref);
         let json = self.json.then_some(Path::new("-"));
-        output::check_destinations(&[("--svg", svg), ("--html", html), ("--json", json)]);
-        let prints_text = ![svg, html, json].into_iter().flatten().any(output::is_stdout);
+        let results = [("--svg", svg), ("--html", html), ("--json", json)];
+        let stdout_is_taken = output::check_destinations(&results);
         let svg = svg.map(Destination::open).transpose()?;
         let html = html.map(Destination::open).transpose()?;
         let live = output::progress("recording {msg}");
@@ -59,7 +59,7 @@ impl ExplainArgs {
         html.map_or(Ok(()), |to| to.write(&explain::html(&report)))?;
         if self.json {
             output::print_json(&report)?;
-        } else if prints_text {
+        } else if !stdout_is_taken {
             output::print(&explain::text(&report, terminal_width().unwrap_or(100)))?;
         }
         if report.models.iter().all(|it| it.single.is_none()) {

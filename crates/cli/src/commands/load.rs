@@ -83,11 +83,8 @@ impl LoadArgs {
         live.set_length(self.duration.as_millis() as u64);
         let slice = load.run(self.duration, &mut |so_far: &LoadSlice| {
             live.set_position(so_far.wall.as_millis() as u64);
-            live.set_message(format!(
-                "{} msg/s, {} replies verified",
-                units::rate(so_far.rate()),
-                units::count(so_far.messages)
-            ));
+            let (rate, count) = (units::rate(so_far.rate()), units::count(so_far.messages));
+            live.set_message(format!("{rate} msg/s, {count} replies verified"));
             stop.take() == 0
         });
         live.finish_and_clear();

@@ -1,18 +1,20 @@
 //! The log of a server: its level and its format.
 
-use std::fmt::{self, Debug};
-use std::io;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io::{self, Write};
 
 use super::output::note;
 use clap::ValueEnum;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, registry};
 
 /// The options of the log.
 #[derive(Debug, clap::Args)]
@@ -23,12 +25,8 @@ pub(super) struct LogArgs {
     level: LevelFilter,
 
     /// Format of the log: text, or json with one object per line
-    #[arg(
-        long = "log-format",
-        value_name = "FORMAT",
-        default_value = "text",
-        hide_possible_values = true
-    )]
+    #[arg(long = "log-format", value_name = "FORMAT", default_value = "text")]
+    #[arg(hide_possible_values = true)]
     format: LogFormat,
 }
 
@@ -42,11 +40,10 @@ impl LogArgs {
     /// Starts the log of this process.
     pub(super) fn start(&self) {
         // A line that stderr does not take is lost: reporting that would panic.
-        let log = tracing_subscriber::fmt().log_internal_errors(false);
-        let log = log.with_max_level(self.level).with_writer(io::stderr);
+        let text = tracing_subscriber::fmt().log_internal_errors(false).with_target(false);
         match self.format {
-            LogFormat::Text => log.with_target(false).init(),
-            LogFormat::Json => log.event_format(JsonFormat).init(),
+            LogFormat::Text => text.with_max_level(self.level).with_writer(io::stderr).init(),
+            LogFormat::Json => registry().with(self.level).with(JsonLog).init(),
         }
     }
 
@@ -54,38 +51,31 @@ impl LogArgs {
     pub(super) fn print(&self, message: &str) {
         match self.format {
             LogFormat::Text => note!("{message}"),
-            LogFormat::Json => note!("{}", line("INFO", [("message", message.into())])),
+            LogFormat::Json => print_line("INFO", vec![("message", message.into())]),
         }
     }
 }
 
-/// Formats an event as a JSON object: its time, its level, its message and its other fields.
-struct JsonFormat;
+/// Prints an event as a JSON object: its time, its level, its message and its other fields.
+struct JsonLog;
 
-impl<S, N> FormatEvent<S, N> for JsonFormat
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+impl<S: Subscriber> Layer<S> for JsonLog {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields(Vec::new());
         event.record(&mut fields);
-        writeln!(writer, "{}", line(event.metadata().level().as_str(), fields.0))
+        print_line(event.metadata().level().as_str(), fields.0);
     }
 }
 
-/// Returns an object of the log.
-fn line(level: &str, fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+/// Prints an object of the log, in one write.
+fn print_line(level: &str, fields: Vec<(&'static str, Value)>) {
     let mut time = String::new();
     SystemTime.format_time(&mut Writer::new(&mut time)).expect("a String takes every text");
     let head = [("time", Value::from(time)), ("level", level.to_lowercase().into())];
-    let fields = head.into_iter().chain(fields).map(|(name, value)| (name.to_owned(), value));
-    Value::Object(fields.collect::<Map<_, _>>())
+    let line: BTreeMap<&str, Value> = head.into_iter().chain(fields).collect();
+    let line = serde_json::to_string(&line).expect("text, numbers and booleans");
+    // A failure is ignored: it cannot be reported either.
+    let _ = io::stderr().write_all((line + "\n").as_bytes());
 }
 
 /// Collects the fields of an event.

@@ -24,16 +24,9 @@ use output::note;
 use proactor::os::{self, ShutdownSignal};
 use proactor_load::{DEPTH_MAX, LoadProtocol, LoadShape, SIZE_MAX};
 
-/// The commands to try first, shown below the help.
-const BEGIN: &str = "\
-To begin with:
-  proactor compare   io_uring, epoll, poll and select under the same load, here, in half a minute
-  proactor explain   the system calls of twelve I/O models: where each waits, what copies
-  proactor serve     an echo server on 127.0.0.1:7000; `proactor connect 127.0.0.1:7000` talks to it";
-
 /// An io_uring TCP server, and the tools to load, compare and inspect it.
 #[derive(Debug, Parser)]
-#[command(name = "proactor", version, arg_required_else_help = true, after_help = BEGIN)]
+#[command(name = "proactor", version, arg_required_else_help = true, after_help = include_str!("begin.txt"))]
 struct ProactorCli {
     #[command(subcommand)]
     command: ProactorCommand,
@@ -60,36 +53,30 @@ struct ReactorCli {
 
 /// Runs `proactor` with the arguments of this process.
 pub fn proactor() -> ExitCode {
-    run(|cli: ProactorCli| {
-        let result = match cli.command {
-            ProactorCommand::Connect(connect) => return connect.run(),
-            ProactorCommand::Serve(serve) => serve.run(None),
-            ProactorCommand::Load(load) => load.run(),
-            ProactorCommand::Compare(compare) => compare.run(),
-            ProactorCommand::Explain(explain) => explain.run(),
-            ProactorCommand::Models(models) => models.run(),
-            ProactorCommand::Trace(trace) => trace.run(),
-        };
-        result.map(|()| ExitCode::SUCCESS)
+    run(|cli: ProactorCli| match cli.command {
+        ProactorCommand::Serve(serve) => serve.run(None),
+        ProactorCommand::Connect(connect) => connect.run(),
+        ProactorCommand::Load(load) => load.run(),
+        ProactorCommand::Compare(compare) => compare.run(),
+        ProactorCommand::Explain(explain) => explain.run(),
+        ProactorCommand::Models(models) => models.run(),
+        ProactorCommand::Trace(trace) => trace.run(),
     })
 }
 
 /// Runs `reactor` with the arguments of this process.
 pub fn reactor() -> ExitCode {
-    let epoll = Some(proactor::Model::EPOLL);
-    run(|cli: ReactorCli| cli.serve.run(epoll).map(|()| ExitCode::SUCCESS))
+    run(|cli: ReactorCli| cli.serve.run(Some(proactor::Model::EPOLL)))
 }
 
 /// Parses the arguments of this process, and runs the command, or prints the help.
-fn run<T: Parser>(command: impl FnOnce(T) -> anyhow::Result<ExitCode>) -> ExitCode {
+fn run<T: Parser>(command: impl FnOnce(T) -> anyhow::Result<()>) -> ExitCode {
     let result = match T::try_parse() {
         Ok(args) => command(args),
         Err(message) if message.use_stderr() => exit(&message),
-        Err(help) => output::print(&help.render().to_string())
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(anyhow::Error::from),
+        Err(help) => output::print(&help.render().to_string()).map_err(anyhow::Error::from),
     };
-    result.unwrap_or_else(|error| report(&error))
+    result.map_or_else(|error| report(&error), |()| ExitCode::SUCCESS)
 }
 
 /// Prints an error on one line. A closed standard output is not an error.
@@ -136,13 +123,11 @@ fn wrong_usage(wrong: &str) -> ! {
 fn load_protocol(text: &str) -> Result<LoadProtocol, String> {
     let named = crate::parse_protocol(text)?;
     let name = named.to_string();
-    let example = match named.example {
-        Some((request, reply)) if !request.is_empty() && !reply.is_empty() => {
-            Some((request.into(), reply.into()))
-        }
-        None if name == "echo" => None,
-        _ => return Err("it has no example of a request that always has the same reply".into()),
-    };
+    let fits = |it: &(Vec<u8>, Vec<u8>)| !it.0.is_empty() && !it.1.is_empty();
+    if !named.example.as_ref().map_or(name == "echo", fits) {
+        return Err("it has no example of a request that always has the same reply".into());
+    }
+    let example = named.example.map(|(request, reply)| (request.into(), reply.into()));
     Ok(LoadProtocol { name, example })
 }
 
@@ -200,11 +185,9 @@ fn run_on_cpu(cpu: usize) -> anyhow::Result<()> {
     if usable.is_empty() || usable.contains(&cpu) {
         return Err(error).with_context(|| format!("cannot run on CPU {cpu}"));
     }
-    let ranges = usable.chunk_by(|one, next| one + 1 == *next);
-    let ranges = ranges.map(|range| match range {
-        [one] => one.to_string(),
+    let ranges = usable.chunk_by(|one, next| one + 1 == *next).map(|range| match range {
         [first, .., last] => format!("{first}-{last}"),
-        [] => unreachable!("a chunk has an element"),
+        one => one[0].to_string(),
     });
     bail!("CPU {cpu} is not among {}", ranges.collect::<Vec<_>>().join(","))
 }

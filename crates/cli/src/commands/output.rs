@@ -25,10 +25,9 @@ pub(crate) use note;
 
 /// Prints an error on stderr, with a red `error:` on a terminal.
 pub(crate) fn print_error(error: &str) {
-    match shows_colours(&io::stderr()) {
-        true => note!("\x1b[1;31merror:\x1b[0m {error}"),
-        false => note!("error: {error}"),
-    }
+    let (red, plain) =
+        if shows_colours(&io::stderr()) { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    note!("{red}error:{plain} {error}");
 }
 
 /// Returns true if this stream is a terminal that shows colours (`NO_COLOR`, `TERM=dumb`).
@@ -168,8 +167,8 @@ pub(super) fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// Rejects two results in one file, or on standard output.
-pub(super) fn check_destinations(options: &[(&'static str, Option<&Path>)]) {
+/// Rejects two results in one file, or on standard output. Returns true if one is on standard output.
+pub(super) fn check_destinations(options: &[(&'static str, Option<&Path>)]) -> bool {
     let place = |path: &Path| match path {
         path if is_stdout(path) => Some("standard output".to_owned()),
         // A device, as /dev/null, takes any number of results.
@@ -183,4 +182,5 @@ pub(super) fn check_destinations(options: &[(&'static str, Option<&Path>)]) {
             wrong_usage(&format!("{other} and {option} cannot both write to {place}"));
         }
     }
+    options.iter().filter_map(|(_, path)| *path).any(is_stdout)
 }

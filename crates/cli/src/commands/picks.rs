@@ -37,15 +37,12 @@ impl FromStr for Pick {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Pick, String> {
-        let name = text.strip_prefix('-');
-        let specs = match text {
-            "all" => ALL.map(|model| model.name().into()).to_vec(),
-            _ => vec![
-                named(name.unwrap_or(text))
-                    .map_err(|why| format!("{why} (or all; -NAME removes one)"))?,
-            ],
-        };
-        Ok(Pick { removes: name.is_some(), specs })
+        let (removes, name) = text.strip_prefix('-').map_or((false, text), |name| (true, name));
+        if text == "all" {
+            return Ok(Pick { removes, specs: ALL.map(|model| model.name().into()).to_vec() });
+        }
+        let spec = named(name).map_err(|why| format!("{why} (or all; -NAME removes one)"))?;
+        Ok(Pick { removes, specs: vec![spec] })
     }
 }
 
@@ -61,13 +58,11 @@ pub(super) fn unrecorded(text: &str) -> Result<Pick, String> {
 /// Applies the words in order. Returns each selected model once, in the order of its first word.
 pub(super) fn picked(picks: &[Pick]) -> Vec<ModelSpec> {
     let mut taken: Vec<ModelSpec> = Vec::new();
-    for (spec, removes) in
-        picks.iter().flat_map(|it| it.specs.iter().map(|spec| (spec, it.removes)))
-    {
-        match taken.iter().position(|it| it == spec) {
-            Some(at) if removes => drop(taken.remove(at)),
-            None if !removes => taken.push(spec.clone()),
-            _ => {}
+    for Pick { removes, specs } in picks {
+        let (known, new): (Vec<_>, Vec<_>) = specs.iter().partition(|it| taken.contains(it));
+        match removes {
+            true => taken.retain(|it| !known.contains(&it)),
+            false => taken.extend(new.into_iter().cloned()),
         }
     }
     taken

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use anyhow::{Context, ensure};
 
@@ -14,7 +14,7 @@ use super::trace::follow_to_end;
 use super::{number, wrong_usage};
 use proactor::Model;
 use proactor::os;
-use proactor::os::process::{self, Alone, Pid};
+use proactor::os::process::{self, Alone};
 use proactor_record::sys;
 use proactor_trace::kernel::{KernelRecorder, sidecar_path};
 use proactor_trace::{Filter, Follow, Level, Recording, Settings, StopTrigger};
@@ -68,7 +68,7 @@ impl RecordArgs {
     /// # Errors
     /// The file cannot be created, or kernel events cannot be recorded.
     pub(super) fn prepare(&self, model: Model) -> anyhow::Result<(Option<Recording>, TraceOutput)> {
-        let mut output = TraceOutput { live: None, kernel: None, printer: None };
+        let mut output = TraceOutput::default();
         if self.trace.is_none() {
             os::refuse_usr2(
                 "SIGUSR2 ignored: this server does not record; start it with --trace\n",
@@ -128,6 +128,7 @@ impl RecordArgs {
 }
 
 /// What prints a trace, and what records the kernel events, while the server runs.
+#[derive(Default)]
 pub(super) struct TraceOutput {
     /// The trace to print, and whether standard output is the destination.
     live: Option<(File, bool)>,
@@ -135,29 +136,17 @@ pub(super) struct TraceOutput {
     printer: Option<Printer>,
 }
 
-/// Prints the trace until the recorder ends.
-enum Printer {
-    Thread(JoinHandle<bool>),
-    /// A child process, because a server with a second thread cannot fork. It ends with its parent.
-    Process(Pid),
-}
+/// Waits for the end of the printing, which is that of the recorder.
+type Printer = Box<dyn FnOnce()>;
 
 impl TraceOutput {
     /// Starts the printer for this model, if the trace is printed. Its failure is not a failure of
     /// the server.
     pub(super) fn start(&mut self, model: Model) {
         let Some((live, to_stdout)) = self.live.take() else { return };
-        let keep = [live.as_raw_fd()];
-        let printer = if model.info().forks() {
-            let child = move |_| u8::from(!print(live, to_stdout));
-            let child = Alone::check().and_then(|alone| process::fork(&alone, &keep, child));
-            child.map(Printer::Process)
-        } else {
-            let name = thread::Builder::new().name("trace".to_owned());
-            name.spawn(move || print(live, to_stdout)).map(Printer::Thread)
-        };
+        let start = if model.info().forks() { print_in_child } else { print_in_thread };
         let warn = |error: &io::Error| tracing::warn!("cannot print the trace: {error}");
-        self.printer = printer.inspect_err(warn).ok();
+        self.printer = start(live, to_stdout).inspect_err(warn).ok();
     }
 
     /// Waits until everything is printed and recorded.
@@ -165,17 +154,28 @@ impl TraceOutput {
         if let Some(Err(error)) = self.kernel.map(KernelRecorder::finish) {
             tracing::warn!("the recording of kernel events is incomplete: {error:#}");
         }
-        match self.printer {
-            None => {}
-            Some(Printer::Thread(thread)) => drop(thread.join().expect("it does not panic")),
-            Some(Printer::Process(pid)) => match process::wait(pid) {
-                // A printer that failed has reported the reason.
-                Ok(status) if status.signal().is_none() => {}
-                Ok(status) => warn_incomplete(&format!("the printer ended: {status}")),
-                Err(error) => warn_incomplete(&error.to_string()),
-            },
-        }
+        self.printer.into_iter().for_each(|wait| wait());
     }
+}
+
+fn print_in_thread(live: File, to_stdout: bool) -> io::Result<Printer> {
+    let thread = thread::Builder::new().name("trace".to_owned());
+    let thread = thread.spawn(move || print(live, to_stdout))?;
+    Ok(Box::new(move || assert!(thread.join().is_ok(), "the printer does not panic")))
+}
+
+/// Prints in a child process, because a server with a second thread cannot fork. It ends with its
+/// parent.
+fn print_in_child(live: File, to_stdout: bool) -> io::Result<Printer> {
+    let keep = [live.as_raw_fd()];
+    let child = move |_| u8::from(!print(live, to_stdout));
+    let child = process::fork(&Alone::check()?, &keep, child)?;
+    Ok(Box::new(move || match process::wait(child) {
+        // A printer that failed has reported the reason.
+        Ok(status) if status.signal().is_none() => {}
+        Ok(status) => warn_incomplete(&format!("the printer ended: {status}")),
+        Err(error) => warn_incomplete(&error.to_string()),
+    }))
 }
 
 /// Prints a trace to its end. Reports a failure, and returns false then.

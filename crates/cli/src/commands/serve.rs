@@ -125,12 +125,8 @@ impl ServeArgs {
         self.cpu.map_or(Ok(()), run_on_cpu)?;
         let asked = self.model.map_or(default, |Choice(model)| model);
         let console = self.wants_console();
-        let stats_on_stdout = self.stats.as_deref().is_some_and(output::is_stdout);
-        let trace_on_stdout = self.record.path().is_some_and(output::is_stdout);
-        output::check_destinations(&[
-            ("--stats", self.stats.as_deref()),
-            ("--trace", self.record.path()),
-        ]);
+        let results = [("--stats", self.stats.as_deref()), ("--trace", self.record.path())];
+        let stdout_is_taken = output::check_destinations(&results);
         let prepared = self.set_up(asked, console)?;
         let (model, detail) = (prepared.model, prepared.detail.clone());
         let stop = stop_signal()?;
@@ -144,7 +140,7 @@ impl ServeArgs {
         let service = Service { listeners, stop, console, trace };
         let served = serve(prepared, service, || {
             trace_output.start(model);
-            announce_listeners(&infos, model, stats_on_stdout || trace_on_stdout);
+            announce_listeners(&infos, model, stdout_is_taken);
         });
         trace_output.finish();
         let (ended, counters) = served.with_context(|| format!("{model} failed"))?;
@@ -271,12 +267,13 @@ fn open_console(listeners: Vec<ListenerInfo>) -> io::Result<Console> {
 
 /// Prints one line for each listener. A closed output does not stop the server.
 fn announce_listeners(listeners: &[ListenerInfo], model: Model, on_stderr: bool) {
-    let mut out: Box<dyn Write> =
-        if on_stderr { Box::new(io::stderr().lock()) } else { Box::new(io::stdout().lock()) };
-    for ListenerInfo { address, protocol } in listeners {
-        let _ = writeln!(out, "listening on {address} ({model}, {protocol})");
-    }
-    let _ = out.flush();
+    let line =
+        |it: &ListenerInfo| format!("listening on {} ({model}, {})\n", it.address, it.protocol);
+    let text: String = listeners.iter().map(line).collect();
+    let _ = match on_stderr {
+        true => io::stderr().write_all(text.as_bytes()),
+        false => output::print(&text),
+    };
 }
 
 fn buffer_size(text: &str) -> Result<usize, String> {

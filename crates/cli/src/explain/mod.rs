@@ -29,6 +29,7 @@ pub use view::{html, svg, text};
 use crate::commands::number;
 use proactor::Model;
 use proactor::os::{self, process::Alone};
+use record::RecordedServer;
 
 /// The options of a recording.
 #[derive(Debug, Clone, Copy, Serialize, clap::Args)]
@@ -94,7 +95,9 @@ pub fn run(
         progress(model);
         let recorded = match proactor_models::refusal(model) {
             Some(refusal) => Err(refusal),
-            None => record::record(&alone, model, options, cpus).map_err(|error| error.to_string()),
+            None => RecordedServer { model, options, cpus }
+                .record(&alone)
+                .map_err(|error| error.to_string()),
         };
         let refusal = recorded.as_ref().err().cloned();
         let mut timelines = recorded.into_iter().flatten();

@@ -9,10 +9,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::ExplainOptions;
-use super::timeline::{self, CallTimeline, MessageRun, RingOps};
+use super::timeline::{self, CallTimeline, Enter, MessageRun, RingOps};
 use proactor::Model;
 use proactor::address::{Address, BoundSocket};
-use proactor::buffer::BufferClass;
 use proactor::limits::Limits;
 use proactor::model::{self, Ability, EngineOptions};
 use proactor::os::probe::Probe;
@@ -38,58 +37,56 @@ struct CallRecorder {
     ring: File,
 }
 
+type Recorder<'a> = Option<&'a CallRecorder>;
+
+/// The runs with one connection, and then those with several.
+type AllRuns = Vec<Vec<MessageRun>>;
+
 /// A server in a child process, and its client.
-struct RecordedServer<'a> {
-    model: Model,
-    options: ExplainOptions,
-    cpus: Option<[usize; 2]>,
-    recorder: Option<&'a CallRecorder>,
+pub(super) struct RecordedServer {
+    pub(super) model: Model,
+    pub(super) options: ExplainOptions,
+    /// The CPU of the server and the CPU of the client, if this process may use two.
+    pub(super) cpus: Option<[usize; 2]>,
 }
 
-/// Serves by `model` in a child process, sends it messages, and returns the timelines: of one
-/// connection, and then of several, if the model serves several. The server and the client run on
-/// `cpus`.
-///
-/// # Errors
-/// The child cannot be made, the model cannot be set up, its calls cannot be recorded, or it does
-/// not reply. The last error of the child is returned, if it reported one.
-pub(super) fn record(
-    alone: &Alone,
-    model: Model,
-    options: ExplainOptions,
-    cpus: Option<[usize; 2]>,
-) -> io::Result<Vec<CallTimeline>> {
-    let recorder =
-        CallRecorder { probe: Probe::new()?, ring: os::memory_file(c"proactor.explain")? };
-    let server = RecordedServer { model, options, cpus, recorder: None };
-    let unrecorded = server.send_messages(alone)?;
-    let server = RecordedServer { recorder: Some(&recorder), ..server };
-    let recorded = server.send_messages(alone)?;
-    let enters = if model == Model::URING { enter_ops(&recorder.ring)? } else { Vec::new() };
-    let both = recorded.iter().zip(unrecorded);
-    both.map(|(runs, mut unrecorded)| {
-        unrecorded.sort_unstable_by_key(MessageRun::reply);
-        timeline::median(runs, &enters, unrecorded[unrecorded.len() / 2].reply())
-    })
-    .collect()
-}
+impl RecordedServer {
+    /// Serves in a child process, sends it messages, and returns the timelines: of one connection,
+    /// and then of several, if the model serves several.
+    ///
+    /// # Errors
+    /// The child cannot be made, the model cannot be set up, its calls cannot be recorded, or it
+    /// does not reply. The last error of the child is returned, if it reported one.
+    pub(super) fn record(&self, alone: &Alone) -> io::Result<Vec<CallTimeline>> {
+        let ring = os::memory_file(c"proactor.explain")?;
+        let recorder = CallRecorder { probe: Probe::new()?, ring };
+        let unrecorded = self.send_messages(alone, None)?;
+        let recorded = self.send_messages(alone, Some(&recorder))?;
+        let enters = if self.model == Model::URING { enter_ops(&recorder.ring)? } else { vec![] };
+        let both = recorded.iter().zip(unrecorded);
+        both.map(|(runs, mut unrecorded)| {
+            unrecorded.sort_unstable_by_key(MessageRun::reply);
+            timeline::median(runs, &enters, unrecorded[unrecorded.len() / 2].reply())
+        })
+        .collect()
+    }
 
-impl RecordedServer<'_> {
     /// Serves in a child process, and sends it messages. Returns the runs with one connection, and
     /// those with several.
-    fn send_messages(&self, alone: &Alone) -> io::Result<Vec<Vec<MessageRun>>> {
+    fn send_messages(&self, alone: &Alone, recorder: Recorder<'_>) -> io::Result<AllRuns> {
         let listener = Address::Tcp(([127, 0, 0, 1], 0).into()).listen()?;
         let address = listener.address.clone();
         let (errors, mut error_end) = io::pipe()?;
         let mut keep = vec![listener.fd.as_raw_fd(), error_end.as_raw_fd()];
-        keep.extend(self.recorder.map(|recorder| recorder.ring.as_raw_fd()));
+        keep.extend(recorder.map(|recorder| recorder.ring.as_raw_fd()));
         // What moves into the child is closed here.
         let child = process::fork(alone, &keep, move |signals| {
-            let reported =
-                self.serve(listener, signals).map_err(|error| write!(error_end, "{error}"));
+            let reported = self
+                .serve(listener, signals, recorder)
+                .map_err(|error| write!(error_end, "{error}"));
             u8::from(reported.is_err())
         })?;
-        let runs = self.exchange_all(&address);
+        let runs = self.exchange_all(&address, recorder);
         // Both end the child: by a drain, or at once.
         let _ = if runs.is_ok() { process::terminate(child) } else { process::kill(child) };
         process::wait(child)?;
@@ -101,20 +98,23 @@ impl RecordedServer<'_> {
     }
 
     /// Runs the server, in the child.
-    fn serve(&self, socket: BoundSocket, signals: Signals) -> io::Result<()> {
+    fn serve(
+        &self,
+        socket: BoundSocket,
+        signals: Signals,
+        recorder: Recorder<'_>,
+    ) -> io::Result<()> {
         let stop = ShutdownSignal::new()?;
         signals.deliver(Wake::Ask(&stop))?;
         self.cpus.map_or(Ok(()), |[server, _]| os::pin_to_cpu(server))?;
         let mut limits = Limits::default();
         (limits.connections, limits.drain) = (16, Duration::from_secs(1));
-        let buffers =
-            vec![BufferClass { bytes: 2048, count: 64 }, BufferClass { bytes: 64 << 10, count: 8 }];
-        let options = EngineOptions { limits, buffers, idle_sleep: None, ..Default::default() };
+        let options = EngineOptions { limits, idle_sleep: None, ..Default::default() };
         let prepared = model::set_up(Some(self.model), &options)?;
         let echo = crate::parse_protocol("echo").map_err(io::Error::other)?;
         let listeners = vec![(socket, echo.factory.clone())];
         let mut trace = None;
-        if let Some(recorder) = self.recorder {
+        if let Some(recorder) = recorder {
             let settings = Settings { bytes: 1 << 20, level: Level::Batch, ..Default::default() };
             let file = recorder.ring.try_clone()?;
             trace = (self.model == Model::URING).then(|| Recording { file, settings });
@@ -125,7 +125,7 @@ impl RecordedServer<'_> {
     }
 
     /// Sends the messages: on one connection, then on several at once if the model serves several.
-    fn exchange_all(&self, address: &Address) -> io::Result<Vec<Vec<MessageRun>>> {
+    fn exchange_all(&self, address: &Address, recorder: Recorder<'_>) -> io::Result<AllRuns> {
         self.cpus.map_or(Ok(()), |[_, client]| os::pin_to_cpu(client))?;
         let crowd = self.model.info().missing(Ability::Crowd).is_none();
         let most = if crowd { self.options.connections } else { 1 };
@@ -136,7 +136,7 @@ impl RecordedServer<'_> {
                 socket.set_read_timeout(Some(TIMEOUT))?;
                 sockets.push(socket);
             }
-            let probe = self.recorder.map(|recorder| &recorder.probe);
+            let probe = recorder.map(|recorder| &recorder.probe);
             let runs = (0..WARM_UP + self.options.runs)
                 .map(|_| exchange(&sockets, self.options.size, probe));
             let mut runs: Vec<MessageRun> = runs.collect::<io::Result<_>>()?;
@@ -173,10 +173,10 @@ fn exchange(sockets: &[TcpStream], size: usize, probe: Option<&Probe>) -> io::Re
 }
 
 /// Returns the begin and the operations of each io_uring_enter, from the recording of the ring.
-fn enter_ops(file: &File) -> io::Result<Vec<(u64, RingOps)>> {
+fn enter_ops(file: &File) -> io::Result<Vec<Enter>> {
     let trace = Trace::from_file(file).map_err(io::Error::other)?;
     let origin = trace.header.pairs[0].1;
-    let (mut enters, mut queued) = (Vec::<(u64, RingOps)>::new(), Vec::new());
+    let (mut enters, mut queued) = (Vec::<Enter>::new(), Vec::new());
     for event in events(&trace) {
         let name = event.op.filter(|op| op.is_on_ring()).map(|op| op.name().to_owned());
         match event.what {

@@ -52,6 +52,9 @@ pub struct RingOps {
     pub completed: Vec<String>,
 }
 
+/// The begin and the operations of a system call that enters the ring.
+pub(super) type Enter = (u64, RingOps);
+
 /// The server's calls for a message. Times are nanoseconds since the client began to send.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct CallTimeline {
@@ -128,9 +131,7 @@ impl ServerCall {
     /// Returns the name, for io_uring with the operations that it submitted or completed.
     pub fn label(&self) -> String {
         let named = |ops: &[String]| match ops {
-            [first, .., last] if ops.iter().all(|op| op == first) => {
-                format!("{} × {last}", ops.len())
-            }
+            [op, .., _] if ops.iter().all(|it| it == op) => format!("{} × {op}", ops.len()),
             all => all.join(", "),
         };
         let (submitted, completed) = (named(&self.ops.submitted), named(&self.ops.completed));
@@ -224,7 +225,7 @@ pub(super) fn recorded_calls() -> Vec<i64> {
 /// Returns the name and the purpose of a call.
 fn purpose(call: &Call) -> (&'static str, Purpose) {
     let known = NAMES.iter().find(|(number, ..)| *number == call.number);
-    let (_, name, purpose) = known.copied().unwrap_or((0, "?", Purpose::Other));
+    let &(_, name, purpose) = known.expect("no other call is recorded");
     #[cfg(target_arch = "x86_64")]
     if call.number == libc::SYS_poll && call.args[2] as i32 == 0 {
         return (name, Purpose::Other);
@@ -239,7 +240,7 @@ fn purpose(call: &Call) -> (&'static str, Purpose) {
 /// they do not show several ready sockets.
 pub(super) fn median(
     runs: &[MessageRun],
-    enters: &[(u64, RingOps)],
+    enters: &[Enter],
     unrecorded: u64,
 ) -> io::Result<CallTimeline> {
     let (late, early): (Vec<_>, Vec<_>) =
@@ -260,7 +261,7 @@ pub(super) fn median(
 }
 
 /// Returns the timeline of a run, of which the recorder took the time `excess`.
-fn timeline(run: &MessageRun, enters: &[(u64, RingOps)], excess: u64) -> CallTimeline {
+fn timeline(run: &MessageRun, enters: &[Enter], excess: u64) -> CallTimeline {
     // The reply left in the last call that carried bytes; what the recorder did after it did not
     // delay the client.
     let carries = |call: &&Call| matches!(purpose(call).1, Purpose::Send | Purpose::Enter);
@@ -319,16 +320,11 @@ fn gap_time(gaps: &[(u64, u64)], time: u64) -> u64 {
     gaps.iter().map(duration).sum()
 }
 
-fn server_call(
-    call: &Call,
-    since: impl Fn(u64) -> i64,
-    received: i64,
-    enters: &[(u64, RingOps)],
-) -> ServerCall {
+fn server_call(call: &Call, since: impl Fn(u64) -> i64, reply: i64, ring: &[Enter]) -> ServerCall {
     let (name, purpose) = purpose(call);
     let (begin, end) = (since(call.begin), call.end.map(&since));
     let result = call.end.map(|_| call.result);
-    let near = enters.iter().filter(|_| purpose == Purpose::Enter);
+    let near = ring.iter().filter(|_| purpose == Purpose::Enter);
     let near = near.min_by_key(|(at, _)| at.abs_diff(call.begin));
     let mut ops = near.map(|(_, ops)| ops.clone()).unwrap_or_default();
     if end.is_none() {
@@ -345,7 +341,7 @@ fn server_call(
         (Purpose::Enter, _) if begin < 0 || call.args[1] == 0 => {
             wait(begin, end, PhaseKind::WakingAndCopying, Actor::Kernel)
         }
-        (Purpose::Enter, _) => submit(begin, end, received),
+        (Purpose::Enter, _) => submit(begin, end, reply),
     };
     ServerCall { name: name.to_owned(), begin, end, result, ops, phases }
 }

@@ -20,8 +20,7 @@ const NARROWEST: usize = 40;
 #[derive(Clone, Copy)]
 struct LineOfTime {
     length: f64,
-    /// The last place of a time, and the last end of a word.
-    last: f64,
+    /// The last end of a word.
     end: f64,
     /// The approximate width of a letter, and the least distance of two words.
     letter: f64,
@@ -35,7 +34,7 @@ struct LineOfTime {
 pub fn svg(report: &ExplainReport) -> String {
     let round = |place: f64| (place * 10.0).round() / 10.0;
     let (length, ticks) = (792.0, 10);
-    let line = LineOfTime { length, last: length, end: 804.0, letter: 6.3, gap: 8.0, ticks, round };
+    let line = LineOfTime { length, end: 804.0, letter: 6.3, gap: 8.0, ticks, round };
     template::fill(include_str!("picture.svg"), view(report, line))
 }
 
@@ -50,8 +49,8 @@ pub fn html(report: &ExplainReport) -> String {
 pub fn text(report: &ExplainReport, width: usize) -> String {
     let width = width.clamp(NARROWEST, WIDEST);
     let (length, ticks) = ((width - MARGIN) as f64, (width - MARGIN) as i64 / 8);
-    let (last, letter, gap, round) = (length - 1.0, 1.0, 1.0, f64::floor);
-    let line = LineOfTime { length, last, end: length, letter, gap, ticks, round };
+    let (letter, gap, round) = (1.0, 1.0, f64::floor);
+    let line = LineOfTime { length, end: length, letter, gap, ticks, round };
     let fold = Value::from_function(fold);
     let values = context! { width, margin => MARGIN, fold, ..view(report, line) };
     template::fill(include_str!("text.txt"), values)
@@ -61,7 +60,7 @@ pub fn text(report: &ExplainReport, width: usize) -> String {
 fn view(report: &ExplainReport, line: LineOfTime) -> Value {
     let section = |title: &str, timeline: fn(&ModelReport) -> Option<&CallTimeline>| {
         let axis = Axis::of(report.models.iter().filter_map(timeline));
-        let x = move |at: i64| (line.round)(axis.place(at, line.length)).min(line.last);
+        let x = move |at: i64| (line.round)(axis.place(at, line.length));
         // The shortest phase is visible.
         let width = move |begin, end: Option<i64>| (x(end.unwrap_or(axis.to)) - x(begin)).max(1.5);
         let rows = report.models.iter().map(|model| {
@@ -161,12 +160,11 @@ fn describe(phase: &CallPhase) -> String {
     }
 }
 
-/// Places words, each with its place and class, behind the words before. Omits those that go beyond
-/// the end of the line.
-fn placed(
-    words: impl Iterator<Item = (f64, String, &'static str)>,
-    line: LineOfTime,
-) -> Vec<(f64, String, &'static str)> {
+/// Words on a line: their place, and the class of the call that they name.
+type PlacedWords = (f64, String, &'static str);
+
+/// Moves words behind the words before, and omits those that go beyond the end of the line.
+fn placed(words: impl Iterator<Item = PlacedWords>, line: LineOfTime) -> Vec<PlacedWords> {
     let mut free = f64::MIN;
     let placed = words.filter_map(|(at, words, class)| {
         let at = at.max(free);
