@@ -12,8 +12,8 @@ const BLOCK: usize = 512;
 const WORD: usize = size_of::<u64>();
 
 /// Where the words of a block are generated, to be copied or compared.
-pub(super) type Block = [[u8; WORD]; BLOCK / WORD];
-pub(super) const UNUSED: Block = [[0; WORD]; BLOCK / WORD];
+pub(super) type BlockBytes = [[u8; WORD]; BLOCK / WORD];
+pub(super) const UNUSED: BlockBytes = [[0; WORD]; BLOCK / WORD];
 
 /// Pseudo-random words, the same in every block.
 static TABLE: [u64; BLOCK / WORD] = {
@@ -56,7 +56,7 @@ impl ByteStream {
     }
 
     /// Writes the bytes from offset `at` on.
-    pub(super) fn fill(&self, block: &mut Block, mut at: u64, mut out: &mut [u8]) {
+    pub(super) fn fill(&self, block: &mut BlockBytes, mut at: u64, mut out: &mut [u8]) {
         while !out.is_empty() {
             let piece = self.piece(block, at, out.len());
             let (head, rest) = out.split_at_mut(piece.len());
@@ -69,7 +69,7 @@ impl ByteStream {
     ///
     /// # Errors
     /// The first byte that differs.
-    pub(super) fn check(&self, block: &mut Block, mut at: u64, mut bytes: &[u8]) -> Checked {
+    pub(super) fn check(&self, block: &mut BlockBytes, mut at: u64, mut bytes: &[u8]) -> Checked {
         while !bytes.is_empty() {
             let piece = self.piece(block, at, bytes.len());
             let (head, rest) = bytes.split_at(piece.len());
@@ -84,8 +84,8 @@ impl ByteStream {
         Ok(())
     }
 
-    /// Returns the bytes from `offset` on: `len` of them, or fewer if the message or the block ends.
-    fn piece<'a>(&'a self, block: &'a mut Block, offset: u64, len: usize) -> &'a [u8] {
+    /// Returns `len` bytes from `offset` on, or fewer if the message or the block ends.
+    fn piece<'a>(&'a self, block: &'a mut BlockBytes, offset: u64, len: usize) -> &'a [u8] {
         let rest = match self {
             ByteStream::Repeated(message) => &message[(offset % message.len() as u64) as usize..],
             ByteStream::Random(key) => {

@@ -125,7 +125,7 @@ pub struct LoadOptions {
 }
 
 /// What receives the result of a slice so far; it returns false to end the slice.
-pub type Watch<'a> = &'a mut dyn FnMut(&LoadSlice) -> bool;
+pub type SliceWatcher<'a> = &'a mut dyn FnMut(&LoadSlice) -> bool;
 
 /// A client with its connections.
 pub struct Load {
@@ -199,7 +199,7 @@ impl Load {
     ///
     /// # Errors
     /// As [`Load::run_for`].
-    pub fn run(&mut self, span: Duration, watch: Watch<'_>) -> Result<LoadSlice> {
+    pub fn run(&mut self, span: Duration, watch: SliceWatcher<'_>) -> Result<LoadSlice> {
         let cpu = || CpuClock::THIS_THREAD.read().map_err(LoadError::client("read its CPU clock"));
         let Load { engine, streams, timeout, .. } = self;
         let LoadShape { connections, size, .. } = streams.shape;

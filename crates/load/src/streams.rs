@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::byte_stream::{Block, ByteStream, UNUSED};
+use super::byte_stream::{BlockBytes, ByteStream, UNUSED};
 use super::error::{LoadError, Result};
 use proactor::clock::Nanos;
 use proactor_report::Latencies;
@@ -55,10 +55,10 @@ impl LoadProtocol {
 /// The streams of all connections.
 ///
 /// Invariant of a stream: `sent` and `received` never exceed the bytes of the queued messages and
-/// their replies, and the received bytes equal those of `replies_with` from offset 0. (An engine may
-/// learn that bytes were received before it learns that they were sent.) A message is *queued* when
-/// it may be sent; its service time begins then, and ends when the last byte of its reply has been
-/// received.
+/// their replies, and the received bytes equal those of `replies_with` from offset 0. (An engine
+/// may learn that bytes were received before it learns that they were sent.) A message is *queued*
+/// when it may be sent; its service time begins then, and ends when the last byte of its reply has
+/// been received.
 #[derive(Debug)]
 pub(super) struct ReplyStreams {
     pub(super) shape: LoadShape,
@@ -66,7 +66,7 @@ pub(super) struct ReplyStreams {
     /// The bytes of a reply.
     pub(super) reply_size: usize,
     pub(super) streams: Vec<ReplyStream>,
-    block: Block,
+    block: BlockBytes,
     /// While true, new messages are queued.
     pub(super) sending: bool,
     /// True once the server is expected to close the connections.

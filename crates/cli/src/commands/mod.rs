@@ -5,9 +5,11 @@
 mod compare;
 mod connect;
 mod explain;
+pub(crate) mod explain_options;
 mod load;
 mod log;
 mod models;
+mod number;
 pub(crate) mod output;
 mod picks;
 mod record;
@@ -20,13 +22,15 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use number::number;
 use output::note;
 use proactor::os::{self, ShutdownSignal};
 use proactor_load::{DEPTH_MAX, LoadProtocol, LoadShape, SIZE_MAX};
 
 /// An io_uring TCP server, and the tools to load, compare and inspect it.
 #[derive(Debug, Parser)]
-#[command(name = "proactor", version, arg_required_else_help = true, after_help = include_str!("begin.txt"))]
+#[command(name = "proactor", version, arg_required_else_help = true)]
+#[command(after_help = include_str!("begin.txt"))]
 struct ProactorCli {
     #[command(subcommand)]
     command: ProactorCommand,
@@ -160,20 +164,6 @@ impl MessageArgs {
             (Some(_), Some(_)) => wrong_usage("--size is for echo: others send their example"),
         };
         LoadShape { connections, size, depth: self.depth }
-    }
-}
-
-/// Returns a parser for a number from `min` to `max`.
-pub(crate) fn number<T: TryFrom<u64> + Clone + Send + Sync + 'static>(
-    min: u64,
-    max: u64,
-) -> impl Fn(&str) -> Result<T, String> + Clone {
-    move |text| {
-        let number = text.parse().ok().filter(|number| (min..=max).contains(number));
-        number.and_then(|number| T::try_from(number).ok()).ok_or_else(|| match max {
-            u64::MAX => "write a whole number".to_owned(),
-            max => format!("write a number from {min} to {max}"),
-        })
     }
 }
 

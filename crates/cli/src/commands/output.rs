@@ -167,7 +167,7 @@ pub(super) fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// Rejects two results in one file, or on standard output. Returns true if one is on standard output.
+/// Rejects two results in one file, or on standard output. Returns true if standard output has one.
 pub(super) fn check_destinations(options: &[(&'static str, Option<&Path>)]) -> bool {
     let place = |path: &Path| match path {
         path if is_stdout(path) => Some("standard output".to_owned()),

@@ -23,30 +23,13 @@ use std::io;
 
 use serde::Serialize;
 
+pub use crate::commands::explain_options::ExplainOptions;
 pub use timeline::{Actor, CallPhase, CallTimeline, PhaseKind, RingOps, ServerCall};
 pub use view::{html, svg, text};
 
-use crate::commands::number;
 use proactor::Model;
 use proactor::os::{self, process::Alone};
 use record::RecordedServer;
-
-/// The options of a recording.
-#[derive(Debug, Clone, Copy, Serialize, clap::Args)]
-pub struct ExplainOptions {
-    /// Bytes per message
-    #[arg(long, value_name = "BYTES", default_value_t = 64,
-          value_parser = number::<usize>(1, 2048))]
-    pub size: usize,
-
-    /// Connections in the first picture, with one message on each, sent at once; 1 omits it
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = number::<usize>(1, 8))]
-    pub connections: usize,
-
-    /// Runs to record per model and picture; the run with the median time is shown
-    #[arg(long, value_name = "N", default_value_t = 51, value_parser = number::<usize>(1, 10_000))]
-    pub runs: usize,
-}
 
 /// The recorded models. The output of `--json`.
 #[derive(Debug, Clone, Serialize)]
@@ -55,7 +38,7 @@ pub struct ExplainReport {
     pub schema: &'static str,
     /// The name and the release of the kernel.
     pub kernel: String,
-    /// What was recorded.
+    /// The options of the recording.
     #[serde(flatten)]
     pub options: ExplainOptions,
     /// The models, in the requested order.

@@ -37,8 +37,6 @@ struct CallRecorder {
     ring: File,
 }
 
-type Recorder<'a> = Option<&'a CallRecorder>;
-
 /// The runs with one connection, and then those with several.
 type AllRuns = Vec<Vec<MessageRun>>;
 
@@ -73,7 +71,7 @@ impl RecordedServer {
 
     /// Serves in a child process, and sends it messages. Returns the runs with one connection, and
     /// those with several.
-    fn send_messages(&self, alone: &Alone, recorder: Recorder<'_>) -> io::Result<AllRuns> {
+    fn send_messages(&self, alone: &Alone, recorder: Option<&CallRecorder>) -> io::Result<AllRuns> {
         let listener = Address::Tcp(([127, 0, 0, 1], 0).into()).listen()?;
         let address = listener.address.clone();
         let (errors, mut error_end) = io::pipe()?;
@@ -102,7 +100,7 @@ impl RecordedServer {
         &self,
         socket: BoundSocket,
         signals: Signals,
-        recorder: Recorder<'_>,
+        recorder: Option<&CallRecorder>,
     ) -> io::Result<()> {
         let stop = ShutdownSignal::new()?;
         signals.deliver(Wake::Ask(&stop))?;
@@ -125,7 +123,11 @@ impl RecordedServer {
     }
 
     /// Sends the messages: on one connection, then on several at once if the model serves several.
-    fn exchange_all(&self, address: &Address, recorder: Recorder<'_>) -> io::Result<AllRuns> {
+    fn exchange_all(
+        &self,
+        address: &Address,
+        recorder: Option<&CallRecorder>,
+    ) -> io::Result<AllRuns> {
         self.cpus.map_or(Ok(()), |[_, client]| os::pin_to_cpu(client))?;
         let crowd = self.model.info().missing(Ability::Crowd).is_none();
         let most = if crowd { self.options.connections } else { 1 };

@@ -1,6 +1,6 @@
-//! The report for people: as text, as SVG and as an HTML page. What is shown stands in the templates
-//! `text.txt`, `picture.svg` and `page.html`. This gives them the places on a line of time, which is
-//! the same for all models of a section, and the names and signs of the phases.
+//! The report for people: as text, as SVG and as an HTML page. What is shown stands in the
+//! templates `text.txt`, `picture.svg` and `page.html`. This gives them the places on a line of
+//! time, which is the same for all models of a section, and the names and signs of the phases.
 //!
 //! Picture and page need no network and no other file, and have a light and a dark style.
 
