@@ -61,10 +61,9 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         self.selector.remove(fd)
     }
 
-    /// Moves the numbers of the external descriptors that were reported since the last call to
-    /// `numbers`.
-    pub fn take_external(&mut self, numbers: &mut Vec<u32>) {
-        numbers.append(&mut self.external);
+    /// Returns the numbers of the external descriptors that were reported since the last call.
+    pub fn take_external(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.external)
     }
 
     /// Limits the sleep of an iteration to this moment.
@@ -126,21 +125,21 @@ mod tests {
 
     #[test]
     fn an_external_descriptor_is_reported_while_watched_and_wake_at_limits_the_sleep() {
-        let (stop, mut reactor, mut reported) =
-            (ShutdownSignal::new().unwrap(), reactor(), Vec::new());
+        let (stop, mut reactor) = (ShutdownSignal::new().unwrap(), reactor());
         reactor.watch(stop.as_fd(), 7).unwrap();
         stop.request();
         for _ in 0..2 {
             assert!(reactor.run_once().unwrap().is_continue());
-            reactor.take_external(&mut reported);
-            assert_eq!(std::mem::take(&mut reported), [7]);
+            assert_eq!(reactor.take_external(), [7]);
         }
         reactor.unwatch(stop.as_fd()).unwrap();
         let begin = os::now();
         reactor.wake_at(Some(begin + Duration::from_millis(10)));
         assert!(reactor.run_once().unwrap().is_continue());
-        reactor.take_external(&mut reported);
-        assert!(reported.is_empty() && os::now().since(begin) >= Duration::from_millis(10));
+        assert!(
+            reactor.take_external().is_empty()
+                && os::now().since(begin) >= Duration::from_millis(10)
+        );
     }
 
     #[test]

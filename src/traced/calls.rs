@@ -20,14 +20,10 @@ pub struct TracedCalls {
 }
 
 impl TracedCalls {
-    /// Records the calls of the thread that started the recording, on blocking sockets.
-    pub fn new(log: Writer) -> TracedCalls {
-        TracedCalls { log, sleeps: true }
-    }
-
-    /// Records the calls on nonblocking sockets: no receive and no send may sleep.
-    pub fn on_nonblocking(log: Writer) -> TracedCalls {
-        TracedCalls { log, sleeps: false }
+    /// Records the calls of the thread that started the recording, on sockets that block or, if no
+    /// call `sleeps`, do not.
+    pub fn new(log: Writer, sleeps: bool) -> TracedCalls {
+        TracedCalls { log, sleeps }
     }
 
     /// Returns the writer of this lane.

@@ -16,7 +16,7 @@
 //! The tasks share a `RefCell`, which no task borrows while it waits: every method of `ServerState`
 //! returns before the next `.await`. A connection that another task has marked is woken.
 //!
-//! All calls are made through [`RuntimeHooks`], so that a trace can record them. The default hooks
+//! All calls are made through [`CallHooks`], so that a trace can record them. The default hooks
 //! record nothing and cost nothing.
 //!
 //! A wait is counted once for each time that tokio parks. Its polls without waiting are neither
@@ -38,6 +38,7 @@ use tokio::runtime::{Builder, LocalRuntime};
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
 
+use crate::hooks::CallHooks;
 use proactor::buffer::Pool;
 use proactor::calls::AT_ONCE;
 use proactor::console::Console;
@@ -49,11 +50,9 @@ use proactor::os::{self, ShutdownSignal};
 use proactor::peer::Factory;
 
 mod console;
-mod hooks;
 mod state;
 mod watched;
 
-pub(crate) use hooks::RuntimeHooks;
 use state::{ServerState, TaskStep};
 use watched::{SocketReady, WatchedFd};
 
@@ -75,7 +74,7 @@ struct TaskServer<C> {
     state: RefCell<ServerState>,
 }
 
-impl<C: RuntimeHooks> Coroutines<C> {
+impl<C: CallHooks> Coroutines<C> {
     /// Creates a server without a listener, which `stop` can stop. It takes its buffers from
     /// `pool`, and makes its calls through `calls`.
     ///
@@ -98,7 +97,7 @@ impl<C: RuntimeHooks> Coroutines<C> {
     }
 }
 
-impl<C: RuntimeHooks> Engine for Coroutines<C> {
+impl<C: CallHooks> Engine for Coroutines<C> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory) -> io::Result<()> {
         os::set_blocking(fd.as_fd(), false)?;
         self.server.state().core.listen(id, fd, &factory);
@@ -143,7 +142,7 @@ impl<C> TaskServer<C> {
     }
 }
 
-impl<C: RuntimeHooks> TaskServer<C> {
+impl<C: CallHooks> TaskServer<C> {
     /// Starts the tasks of the server itself, within its executor.
     fn start(self: &Rc<Self>, signal: OwnedFd) -> io::Result<()> {
         let watch = |fd: OwnedFd, owner: KeyOwner| {

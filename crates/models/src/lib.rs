@@ -5,6 +5,7 @@
 mod blocking;
 mod coroutine;
 mod driver;
+mod hooks;
 mod processes;
 pub mod registry;
 
@@ -27,8 +28,9 @@ use proactor::traced::TracedCalls;
 use proactor_record::{Recording, Writers};
 
 use blocking::{Blocking, Style};
-use coroutine::{Coroutines, RuntimeHooks};
-use processes::{ForkHooks, Processes};
+use coroutine::Coroutines;
+use hooks::CallHooks;
+use processes::Processes;
 
 /// One connection at a time, and then the next.
 pub const BLOCKING: Model = Model::new(&ModelInfo {
@@ -212,15 +214,11 @@ fn by_calls(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> 
     Ok(PreparedModel::new(model, move |stop, recording| {
         let Some(recording) = recording else { return build(model, PlainCalls, options, stop) };
         let log = recording.start_for(&model.about(), model.info().writers)?;
-        let calls = match model == COROUTINE {
-            true => TracedCalls::on_nonblocking(log),
-            false => TracedCalls::new(log),
-        };
-        build(model, calls, options, stop)
+        build(model, TracedCalls::new(log, model != COROUTINE), options, stop)
     }))
 }
 
-fn build<C: RuntimeHooks + ForkHooks>(
+fn build<C: CallHooks>(
     model: Model,
     calls: C,
     options: EngineOptions,

@@ -90,15 +90,10 @@ impl Registry {
         self.insert(name, Some(String::new()), Arc::new(make))
     }
 
-    fn insert(
-        &mut self,
-        name: &str,
-        default_text: Option<String>,
-        make: MakeFactory,
-    ) -> &mut Entry {
+    fn insert(&mut self, name: &str, text: Option<String>, make: MakeFactory) -> &mut Entry {
         self.entries.retain(|entry| entry.name != name);
         let (name, needs_console, example) = (name.to_owned(), false, None);
-        self.entries.push(Entry { name, default_text, make, needs_console, example });
+        self.entries.push(Entry { name, default_text: text, make, needs_console, example });
         self.entries.last_mut().expect("an entry was pushed")
     }
 
@@ -126,8 +121,7 @@ impl Registry {
                 return Err(format!("no protocol {name:?}: {kind} takes no text"));
             }
             Some(text) if text.len() > Registry::TEXT_MAX => {
-                let most = Registry::TEXT_MAX;
-                return Err(format!("a text of {} bytes: {most} at most", text.len()));
+                return Err(format!("a text of {} bytes: {} at most", text.len(), Self::TEXT_MAX));
             }
             Some(text) if text.contains(char::is_control) => {
                 return Err(format!(

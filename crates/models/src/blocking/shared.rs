@@ -35,16 +35,9 @@ pub(super) struct SharedState {
     ended: Mutex<Vec<ConnId>>,
     /// True if there is an operator console.
     pub(super) has_operator: bool,
-    operator_messages: Mutex<OperatorMessages>,
-}
-
-/// Messages to the operator that were not printed yet.
-#[derive(Debug, Default)]
-struct OperatorMessages {
-    /// Whole lines of text.
-    lines: Vec<u8>,
-    /// How many messages were dropped because too much was waiting.
-    lost: u64,
+    /// Lines to the operator that were not printed yet, and how many messages were dropped because
+    /// too much was waiting.
+    operator_messages: Mutex<(Vec<u8>, u64)>,
 }
 
 /// With more than this waiting to be printed, in bytes, messages are dropped.
@@ -126,11 +119,12 @@ impl SharedState {
             return;
         }
         let mut queued = lock(&self.operator_messages);
-        let first = queued.lines.is_empty() && queued.lost == 0;
-        if queued.lines.len() < OPERATOR_MESSAGES_MAX {
-            queued.lines.extend_from_slice(lines);
+        let (waiting, lost) = &mut *queued;
+        let first = waiting.is_empty() && *lost == 0;
+        if waiting.len() < OPERATOR_MESSAGES_MAX {
+            waiting.extend_from_slice(lines);
         } else {
-            queued.lost += 1;
+            *lost += 1;
         }
         drop(queued);
         if first {
@@ -140,8 +134,7 @@ impl SharedState {
 
     /// Returns the messages to the operator since the last call, and how many were dropped.
     pub(super) fn take_operator_messages(&self) -> (Vec<u8>, u64) {
-        let OperatorMessages { lines, lost } = std::mem::take(&mut *lock(&self.operator_messages));
-        (lines, lost)
+        std::mem::take(&mut *lock(&self.operator_messages))
     }
 }
 

@@ -9,15 +9,15 @@ use tokio::io::Interest;
 use tokio::runtime::Handle;
 use tokio::task::yield_now;
 
-use super::hooks::RuntimeHooks;
 use super::state::{ServerState, TaskState};
 use super::watched::{self, SocketReady, WatchedFd};
 use super::{Guard, TaskServer};
+use crate::hooks::CallHooks;
 use proactor::keys::KeyOwner;
 use proactor::loop_state::LoopState;
 use proactor::os;
 
-impl<C: RuntimeHooks> TaskServer<C> {
+impl<C: CallHooks> TaskServer<C> {
     /// Serves the console, if there is one, whenever there is input or a message to the operator,
     /// until it quits.
     ///

@@ -5,9 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::fork_hooks::ForkHooks;
 use super::relay::RelayEnd;
 use super::single::{self, NewConnection};
+use crate::hooks::CallHooks;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::counters::Counters;
 use proactor::engine::Engine;
@@ -26,7 +26,7 @@ impl NewConnection {
     /// Serves the connection until the client is gone, or until the child was asked to drain and
     /// has done so. Returns the exit status. `calls` are those of this process, and all processes
     /// know the connection as `client`. `link` leads to the parent, if the protocol broadcasts.
-    pub(super) fn live<C: ForkHooks>(
+    pub(super) fn live<C: CallHooks>(
         self,
         (calls, client): (C, ConnId),
         link: Option<OwnedFd>,
@@ -59,7 +59,7 @@ impl NewConnection {
     }
 
     /// Serves the connection in a group of two: the client, and the link to the parent.
-    pub(super) fn among_others<C: ForkHooks>(
+    pub(super) fn among_others<C: CallHooks>(
         self,
         (calls, client): (C, ConnId),
         link: OwnedFd,

@@ -17,11 +17,10 @@
 //! that nothing is lost with a child. It reaps every child that ends, even where signals coalesce.
 //! And no child outlives it.
 //!
-//! All calls are made through [`ForkHooks`], so that a trace can record them. The default hooks
+//! All calls are made through [`CallHooks`], so that a trace can record them. The default hooks
 //! record nothing and cost nothing.
 
 mod child;
-mod fork_hooks;
 mod frames;
 mod relay;
 mod shared_counters;
@@ -34,11 +33,10 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-pub(crate) use self::fork_hooks::ForkHooks;
-
 use self::relay::Relay;
 use self::shared_counters::SharedCounters;
 use self::single::NewConnection;
+use crate::hooks::{CHILD_EXITS, CallHooks, LISTENERS, SHUTDOWN};
 use proactor::buffer::{BufferClass, Pool};
 use proactor::calls::AT_ONCE;
 use proactor::connection_log;
@@ -58,11 +56,6 @@ use proactor_record::Call;
 /// Accepts at one listener in an iteration: a fork takes long, and the relay must not wait.
 const ACCEPTS: usize = 8;
 
-// The external descriptors that the relay's loop watches.
-const SHUTDOWN: u32 = 0;
-const CHILD_EXITS: u32 = 1;
-const LISTENERS: u32 = 2;
-
 /// A child's only client.
 struct ChildClient {
     /// Its id, which all processes use.
@@ -74,7 +67,7 @@ struct ChildClient {
 }
 
 /// A server that forks a child for each connection.
-pub(crate) struct Processes<C: ForkHooks> {
+pub(crate) struct Processes<C: CallHooks> {
     /// The calls of the parent.
     calls: C,
     /// The loop in which the parent waits for everything. Its connections are links to children.
@@ -89,15 +82,13 @@ pub(crate) struct Processes<C: ForkHooks> {
     alone: Alone,
     buffers: Vec<BufferClass>,
     lifecycle: Lifecycle,
-    /// Emptied in every iteration: its capacity is kept.
-    reported: Vec<u32>,
     /// Of the parent, and of the children that have ended.
     counters: Counters,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
 
-impl<C: ForkHooks> Processes<C> {
+impl<C: CallHooks> Processes<C> {
     /// Creates a server without a listener, which `stop` can stop. The relay and each child have
     /// buffers of these sizes, a few of each; each child has its own
     /// [lane](proactor::calls::Calls::lane) of `calls`. Blocks SIGCHLD in this thread for good.
@@ -129,7 +120,6 @@ impl<C: ForkHooks> Processes<C> {
             alone,
             buffers,
             lifecycle: Lifecycle::new(limits, stop),
-            reported: Vec::new(),
             counters: Counters::default(),
             calls_before,
         })
@@ -150,10 +140,8 @@ impl<C: ForkHooks> Processes<C> {
         self.relay.wake_at(self.lifecycle.next_timer());
         // Links end, the relay does not.
         let _ = self.relay.run_once()?;
-        let mut reported = std::mem::take(&mut self.reported);
-        self.relay.take_external(&mut reported);
         let mut flow = ControlFlow::Continue(());
-        for number in reported.drain(..) {
+        for number in self.relay.take_external() {
             match number {
                 SHUTDOWN => match self.lifecycle.take_requests() {
                     ControlFlow::Break(ended) => flow = ControlFlow::Break(ended),
@@ -164,7 +152,6 @@ impl<C: ForkHooks> Processes<C> {
                 listener => self.accept(ListenerId((listener - LISTENERS) as u16)),
             }
         }
-        self.reported = reported;
         if flow.is_break() {
             self.kill_all();
             return Ok(flow);
@@ -330,7 +317,7 @@ impl<C: ForkHooks> Processes<C> {
     }
 }
 
-impl<C: ForkHooks> Engine for Processes<C> {
+impl<C: CallHooks> Engine for Processes<C> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory) -> io::Result<()> {
         if factory.needs().contains(Needs::SHARED_MEMORY) {
             let reason = "the protocol needs memory that all connections share, and a process for \
@@ -373,7 +360,7 @@ impl<C: ForkHooks> Engine for Processes<C> {
     }
 }
 
-impl<C: ForkHooks> Processes<C> {
+impl<C: CallHooks> Processes<C> {
     /// Makes a call that has no descriptor.
     fn call<T>(
         &self,
@@ -420,7 +407,7 @@ impl<C: ForkHooks> Processes<C> {
     }
 }
 
-impl<C: ForkHooks> Drop for Processes<C> {
+impl<C: CallHooks> Drop for Processes<C> {
     /// No child outlives it.
     fn drop(&mut self) {
         self.kill_all();

@@ -1,22 +1,26 @@
-//! Hooks into the calls of a parent and its children, so that a trace can record them.
+//! Hooks into the calls of coroutines and of processes, so that a trace can record them.
 //!
-//! Each loop numbers its own connections, and there is one loop in the parent and one in each child
-//! that relays. A trace of all processes uses the names that the parent gave: to a client, in every
-//! process, and to the link to its child, at both ends.
+//! Each loop of a process numbers its own connections, and there is one loop in the parent and one
+//! in each child that relays. A trace of all processes uses the names that the parent gave: to a
+//! client, in every process, and to the link to its child, at both ends.
 
 use std::collections::HashMap;
 use std::fmt;
 
-use super::{LISTENERS, SHUTDOWN};
 use proactor::calls::{Calls, PlainCalls};
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::selector::{Poll, Selector};
 use proactor::traced::{Traced, TracedCalls};
 use proactor_record::{Log, Record, Writer};
+use tokio::runtime::Builder;
 
-/// Makes the calls of a parent and of its children: each child has a [lane](Calls::lane) of its
-/// own. The default methods record nothing and cost nothing.
-pub(crate) trait ForkHooks: Calls + fmt::Debug {
+// The external descriptors that the loop of a parent watches.
+pub(crate) const SHUTDOWN: u32 = 0;
+pub(crate) const CHILD_EXITS: u32 = 1;
+pub(crate) const LISTENERS: u32 = 2;
+
+/// Makes the calls of a model. The default methods record nothing and cost nothing.
+pub(crate) trait CallHooks: Calls + Sync + fmt::Debug {
     /// The selector of a loop that relays: poll(2).
     type Selector: Selector + fmt::Debug;
 
@@ -26,9 +30,16 @@ pub(crate) trait ForkHooks: Calls + fmt::Debug {
     /// Names the next connection of the loop, `conn`, for all processes.
     #[inline]
     fn name(_selector: &mut Self::Selector, _conn: ConnId, _whose: KeyOwner) {}
+
+    /// Registers for the waits of the executor.
+    fn watch_waits(&self, _executor: &mut Builder) {}
+
+    /// A task resumes because a descriptor is readable or writable, or after it has yielded.
+    #[inline]
+    fn ready(&self, _key: Key, _readable: bool, _writable: bool) {}
 }
 
-impl ForkHooks for PlainCalls {
+impl CallHooks for PlainCalls {
     type Selector = Poll;
 
     fn selector(&self) -> Poll {
@@ -36,7 +47,7 @@ impl ForkHooks for PlainCalls {
     }
 }
 
-impl ForkHooks for TracedCalls {
+impl CallHooks for TracedCalls {
     type Selector = Traced<Poll, RenamingLog>;
 
     fn selector(&self) -> Traced<Poll, RenamingLog> {
@@ -46,6 +57,17 @@ impl ForkHooks for TracedCalls {
 
     fn name(selector: &mut Traced<Poll, RenamingLog>, conn: ConnId, whose: KeyOwner) {
         selector.recorder().names.insert(conn.slot(), whose);
+    }
+
+    fn watch_waits(&self, executor: &mut Builder) {
+        let (before, after) = (self.clone(), self.clone());
+        // tokio reports neither the timeout nor how many descriptors are ready.
+        executor.on_thread_park(move || before.wait_begins(None));
+        executor.on_thread_unpark(move || after.wait_ends(Ok(None)));
+    }
+
+    fn ready(&self, key: Key, readable: bool, writable: bool) {
+        TracedCalls::ready(self, key, readable, writable);
     }
 }
 
