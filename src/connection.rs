@@ -326,11 +326,6 @@ impl<P: Protocol> Connection<P> {
         self.recv_size.size
     }
 
-    /// Returns the protocol that serves it.
-    pub fn protocol(&self) -> &P {
-        &self.protocol
-    }
-
     fn is_finishing(&self) -> bool {
         matches!(self.outbound, Outbound::Finishing | Outbound::Shut)
     }

@@ -101,7 +101,8 @@ impl Mailbox {
 /// A connection, as its handles know it.
 #[derive(Debug, Default)]
 pub struct SharedPeer {
-    conn: ConnId,
+    /// The id of the connection: of no later one in its slot.
+    pub conn: ConnId,
     /// True until it finishes, is broken, or a handle closes it.
     open: AtomicBool,
     /// True while so much is queued that it does not receive.
@@ -115,11 +116,6 @@ pub struct SharedPeer {
 impl SharedPeer {
     pub(crate) fn new(conn: ConnId, open: bool) -> SharedPeer {
         SharedPeer { conn, open: open.into(), ..SharedPeer::default() }
-    }
-
-    /// Returns the id of the connection: of no later one in its slot.
-    pub fn conn(&self) -> ConnId {
-        self.conn
     }
 
     // Called by other threads.

@@ -38,6 +38,21 @@ pub struct AcceptedPeer {
     pub addr: Option<SocketAddr>,
     /// What its handles know of it, if it has any.
     pub shared: Option<Arc<SharedPeer>>,
+    /// True for a link to another process of this server, which carries the messages of its peers
+    /// and is not counted.
+    ///
+    /// A link is never evicted as a slow reader: the process at its other end evicts the slow
+    /// readers there. It lingers without a limit, because that process may have to wait before it
+    /// receives the last message. And it is received from however much it is owed, while no other
+    /// connection of its group is congested (kernel-notes §45).
+    pub link: bool,
+}
+
+impl AcceptedPeer {
+    /// The other end of a link.
+    pub fn of_link() -> AcceptedPeer {
+        AcceptedPeer { link: true, ..AcceptedPeer::default() }
+    }
 }
 
 /// A protocol, and what is kept of the peer that it serves.
@@ -61,7 +76,10 @@ impl Peer {
     fn make<T>(self, make: impl FnOnce(&Peer) -> T) -> Made<T> {
         let addr = connection_log::accepted(self.id, &self.listener, || self.addr());
         let made = make(&self);
-        (made, AcceptedPeer { addr, shared: self.handle.get().map(PeerHandle::shared) })
+        (
+            made,
+            AcceptedPeer { addr, shared: self.handle.get().map(PeerHandle::shared), link: false },
+        )
     }
 
     /// Calls `make` with the peer of connection `id`, which was accepted at `listener` as `socket`,
@@ -108,7 +126,8 @@ impl Peer {
 /// What makes the protocol of each connection of a listener; each worker takes its own part of it.
 pub struct Factory<P: ?Sized = Box<dyn Protocol>> {
     make: Arc<dyn Fn(usize) -> MakeProtocol<P> + Send + Sync>,
-    needs: Needs,
+    /// What the protocols need of a model.
+    pub needs: Needs,
 }
 
 type MakeProtocol<P> = Box<dyn FnMut(&Peer) -> P>;
@@ -148,11 +167,6 @@ impl<P: Protocol> Factory<P> {
 }
 
 impl<P> Factory<P> {
-    /// Returns what the protocols of this factory need of a model.
-    pub fn needs(&self) -> Needs {
-        self.needs
-    }
-
     /// Returns the part of this factory that worker `at` uses, made in the calling thread.
     pub fn for_worker(&self, at: usize) -> impl FnMut(&Peer) -> P + 'static
     where
@@ -200,7 +214,8 @@ impl Protocol for NoProtocol {
 /// A listener's part of a factory, and the address that its peers came to.
 pub struct WorkerFactory<P = Box<dyn Protocol>> {
     make: MakeProtocol<P>,
-    needs: Needs,
+    /// What the protocols need of a model.
+    pub needs: Needs,
     listener: Arc<Address>,
 }
 
@@ -210,11 +225,6 @@ impl<P> WorkerFactory<P> {
     pub fn new(factory: &Factory<P>, fd: BorrowedFd<'_>) -> WorkerFactory<P> {
         let listener = Arc::new(Address::of_listener(fd));
         WorkerFactory { make: (factory.make)(0), needs: factory.needs, listener }
-    }
-
-    /// Returns what the protocols need of a model.
-    pub fn needs(&self) -> Needs {
-        self.needs
     }
 
     /// Makes the protocol of connection `id`, whose peer has this address, if it has one.

@@ -73,8 +73,6 @@ pub struct PeerEntry<P, D> {
     waits_for_buffer: bool,
     /// True from waiting for a buffer until bytes arrive: any size will do.
     any_size: bool,
-    /// True for a link to another process: see [`Peers::open_link`].
-    link: bool,
     timer: TimerEntry,
     /// What is known of its peer.
     accepted: AcceptedPeer,
@@ -154,29 +152,10 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Adds a new connection, with the protocol that was made for its peer.
     pub fn open(&mut self, made: Made<P>, listener: ListenerId, driver: D) -> ConnId {
-        self.insert(made, listener, driver, false)
-    }
-
-    /// Opens a link to another process: a connection that carries the messages of other peers.
-    ///
-    /// A link differs in three ways. It is never evicted as a slow reader: the process at its other
-    /// end evicts the slow readers there. It lingers without a limit, because that process may have
-    /// to wait before it receives the last message. And it is received from however much it is
-    /// owed, while no other connection of its group is congested (kernel-notes §45).
-    pub fn open_link(&mut self, protocol: P, listener: ListenerId, driver: D) -> ConnId {
-        self.insert((protocol, AcceptedPeer::default()), listener, driver, true)
-    }
-
-    fn insert(
-        &mut self,
-        (protocol, accepted): Made<P>,
-        listener: ListenerId,
-        driver: D,
-        link: bool,
-    ) -> ConnId {
-        self.last_number += u64::from(!link);
+        let (protocol, accepted) = made;
+        self.last_number += u64::from(!accepted.link);
+        self.groups.at(listener).links += usize::from(accepted.link);
         let connection = Connection::open(protocol, &mut self.context);
-        self.groups.at(listener).links += usize::from(link);
         let id = self.slab.insert(PeerEntry {
             connection,
             driver,
@@ -190,7 +169,6 @@ impl<P: Protocol, D> Peers<P, D> {
             congested: false,
             waits_for_buffer: false,
             any_size: false,
-            link,
             timer: TimerEntry::default(),
             accepted,
             opened: if self.has_operator { self.context.clock.now() } else { Nanos(0) },
@@ -206,7 +184,7 @@ impl<P: Protocol, D> Peers<P, D> {
         peer.progressed |= peer.connection.outgoing().is_empty();
         peer.any_size = false;
         peer.received += chunk.len() as u64;
-        if peer.link {
+        if peer.accepted.link {
             // What another process of this server sends is bounded there.
             self.context.max_input = usize::MAX;
             peer.connection.received(chunk, &mut self.context);
@@ -234,7 +212,7 @@ impl<P: Protocol, D> Peers<P, D> {
     /// `n` bytes were sent.
     pub fn sent(&mut self, id: ConnId, n: usize) {
         let Some(peer) = self.slab.get_mut(id) else { return };
-        if !peer.link {
+        if !peer.accepted.link {
             self.counters.sends += 1;
             self.counters.sent_bytes += n as u64;
         }
@@ -266,7 +244,7 @@ impl<P: Protocol, D> Peers<P, D> {
     pub fn remove(&mut self, id: ConnId) -> Option<D> {
         let peer = self.slab.remove(id)?;
         let PeerEntry { mut connection, driver, listener, reason, ref accepted, .. } = peer;
-        if !peer.link {
+        if !peer.accepted.link {
             let (counters, bytes) = (&mut self.counters, [peer.received, peer.sent]);
             connection_log::closed(counters, peer.number, accepted.addr, bytes, reason);
         }
@@ -275,7 +253,7 @@ impl<P: Protocol, D> Peers<P, D> {
         accepted.shared.iter().for_each(|shared| _ = shared.close());
         let counts = self.groups.at(listener);
         counts.talkers -= usize::from(peer.talks);
-        counts.links -= usize::from(peer.link);
+        counts.links -= usize::from(accepted.link);
         if peer.congested {
             counts.congested -= 1;
             self.wake_talkers(listener);
@@ -328,11 +306,6 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Returns a connection and its driver's state.
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut PeerEntry<P, D>> {
         self.slab.get_mut(id)
-    }
-
-    /// Iterates over all connections.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut PeerEntry<P, D>)> {
-        self.slab.iter_mut()
     }
 
     /// Returns the number of connections.

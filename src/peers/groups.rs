@@ -44,7 +44,7 @@ impl Groups {
     /// for the other to receive, both would wait forever (kernel-notes §45).
     #[inline]
     pub(super) fn wants_recv<P: Protocol, D>(&self, peer: &PeerEntry<P, D>) -> bool {
-        if peer.link || peer.talks {
+        if peer.accepted.link || peer.talks {
             return self.member_wants_recv(peer);
         }
         peer.connection.wants_recv() && !peer.waits_for_buffer
@@ -52,7 +52,7 @@ impl Groups {
 
     fn member_wants_recv<P: Protocol, D>(&self, peer: &PeerEntry<P, D>) -> bool {
         let mut congested = self.of(peer).congested;
-        let wants = if peer.link {
+        let wants = if peer.accepted.link {
             congested -= usize::from(peer.congested);
             peer.connection.could_recv()
         } else {

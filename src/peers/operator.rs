@@ -55,7 +55,7 @@ impl<P: Protocol, D> Peers<P, D> {
     }
 
     /// Returns the id of the connection of this number, or those of all.
-    pub(super) fn ids(&self, number: Option<u64>) -> Vec<ConnId> {
+    pub(crate) fn ids(&self, number: Option<u64>) -> Vec<ConnId> {
         let peers = self.slab.iter();
         let found = peers.filter(|(_, peer)| number.is_none_or(|number| peer.number == number));
         found.map(|(id, _)| id).collect()

@@ -17,13 +17,13 @@ impl<P: Protocol, D> Peers<P, D> {
             match one {
                 PostedRequest::Send(peer, bytes) => {
                     peer.take_bytes(bytes.len());
-                    self.send_to(peer.conn(), bytes.into());
+                    self.send_to(peer.conn, bytes.into());
                 }
                 PostedRequest::Wake(peer) => {
                     peer.take_wake();
-                    self.step(peer.conn(), |peer, context| peer.connection.wake(context));
+                    self.step(peer.conn, |peer, context| peer.connection.wake(context));
                 }
-                PostedRequest::Close(peer) => self.broken(peer.conn(), CloseReason::Handle),
+                PostedRequest::Close(peer) => self.broken(peer.conn, CloseReason::Handle),
                 PostedRequest::Broadcast(listener, bytes) => {
                     self.context.messages.push(Message::Broadcast(bytes.into()));
                     self.deliver_messages(NO_CONNECTION, listener);

@@ -31,6 +31,11 @@ fn made<P>(protocol: P) -> Made<P> {
     (protocol, AcceptedPeer::default())
 }
 
+/// The protocol of a link.
+fn link<P>(protocol: P) -> Made<P> {
+    (protocol, AcceptedPeer::of_link())
+}
+
 /// Peers that broadcast, whose drivers have no state.
 fn chat<const N: usize>() -> (Peers<Broadcast, ()>, [ConnId; N]) {
     let mut peers = Peers::default();
@@ -210,7 +215,7 @@ fn a_congestion_that_leaves_wakes_the_talkers() {
 #[test]
 fn a_link_is_read_however_much_is_queued_for_it_unless_others_are_congested() {
     let mut peers = Peers::default();
-    let link = peers.open_link(Broadcast, GROUP, ());
+    let link = peers.open(link(Broadcast), GROUP, ());
     let other = peers.open(made(Broadcast), GROUP, ());
     receive(&mut peers, link, 8);
     receive(&mut peers, other, HIGH);
@@ -227,7 +232,7 @@ fn a_link_is_read_however_much_is_queued_for_it_unless_others_are_congested() {
 #[test]
 fn a_link_is_never_closed_for_being_slow() {
     let mut peers = Peers::default();
-    let link = peers.open_link(Broadcast, GROUP, ());
+    let link = peers.open(link(Broadcast), GROUP, ());
     let [talker, slow] = [(); 2].map(|()| peers.open(made(Broadcast), GROUP, ()));
     receive(&mut peers, talker, HIGH);
     for second in 0..10 {

@@ -40,7 +40,7 @@ pub(super) struct TimerEntry {
 impl Timers {
     /// The timer of a connection may have been set. A link has none, and lingers without a limit.
     pub(super) fn changed<P, D>(&mut self, id: ConnId, peer: &mut PeerEntry<P, D>) {
-        if !peer.link && !std::mem::replace(&mut peer.timer.changed, true) {
+        if !peer.accepted.link && !std::mem::replace(&mut peer.timer.changed, true) {
             self.changed.push(id);
         }
     }
@@ -119,7 +119,7 @@ impl<P: Protocol, D> Peers<P, D> {
             let holds_buffers = peer.connection.outgoing().leases() > 0;
             let others_wait = self.buffers.count > usize::from(peer.waits_for_buffer);
             let waited_for = (holds_buffers && others_wait) || self.groups.throttles_others(peer);
-            if waited_for && !peer.link && !peer.progressed && evict {
+            if waited_for && !peer.accepted.link && !peer.progressed && evict {
                 stalled.push(id);
             }
             peer.progressed = false;

@@ -12,20 +12,11 @@ use crate::protocol::Protocol;
 use crate::selector::{Interest, Selector};
 
 impl<S: Selector, P: Protocol> Reactor<S, P> {
-    /// Serves a connection, a non-blocking socket, that was accepted elsewhere, in the group of
-    /// `listener`. It is not counted as accepted.
+    /// Serves a connection, a non-blocking socket, that was accepted elsewhere, or a link, in the
+    /// group of `listener`. It is not counted as accepted.
     pub fn adopt(&mut self, fd: OwnedFd, made: Made<P>, listener: ListenerId) -> ConnId {
         let socket = self.socket(fd);
         let id = self.state.peers.open(made, listener, socket);
-        self.watch_new(id);
-        id
-    }
-
-    /// Serves a [link](crate::peers::Peers::open_link) to another process of this server. Its bytes
-    /// are not counted.
-    pub fn adopt_link(&mut self, fd: OwnedFd, protocol: P, listener: ListenerId) -> ConnId {
-        let socket = self.socket(fd);
-        let id = self.state.peers.open_link(protocol, listener, socket);
         self.watch_new(id);
         id
     }
@@ -106,10 +97,8 @@ mod tests {
             let (mut ours, its) = UnixStream::pair().unwrap();
             its.set_nonblocking(true).unwrap();
             let mut reactor = reactor();
-            match adopt {
-                true => reactor.adopt(its.into(), (Echo, AcceptedPeer::default()), ListenerId(0)),
-                false => reactor.adopt_link(its.into(), Echo, ListenerId(0)),
-            };
+            let accepted = AcceptedPeer { link: !adopt, ..AcceptedPeer::default() };
+            reactor.adopt(its.into(), (Echo, accepted), ListenerId(0));
             ours.write_all(b"PING").unwrap();
             assert!(reactor.run_once().unwrap().is_continue());
             ours.read_exact(&mut [0; 4]).unwrap();

@@ -416,7 +416,9 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector>(selector: fn() ->
     run_until(&mut reactor, |counters| counters.received_bytes == lines.len() as u64);
     said.join().unwrap();
     let owed = |reactor: &mut Reactor<_, _>| -> usize {
-        reactor.state.peers.iter_mut().map(|(_, peer)| peer.connection.outgoing().bytes()).sum()
+        let peers = &mut reactor.state.peers;
+        let ids = peers.ids(None).into_iter();
+        ids.map(|id| peers.get_mut(id).unwrap().connection.outgoing().bytes()).sum()
     };
     assert!(owed(&mut reactor) > 0, "else this shows nothing");
     reactor.state.lifecycle.shutdown().request();

@@ -245,7 +245,7 @@ mod tests {
                 if ["chat", "talk"].contains(&name) { 2 } else { 0 }
             );
             let needs = if name == "chat" { Needs::BROADCAST } else { Needs::NOTHING };
-            assert_eq!((named.factory.needs(), named.needs_console), (needs, name == "talk"));
+            assert_eq!((named.factory.needs, named.needs_console), (needs, name == "talk"));
         }
     }
 

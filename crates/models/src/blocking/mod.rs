@@ -213,7 +213,7 @@ impl<C: Calls> Blocking<C> {
                 }
                 PostedRequest::Send(peer, _)
                 | PostedRequest::Wake(peer)
-                | PostedRequest::Close(peer) => peer.conn(),
+                | PostedRequest::Close(peer) => peer.conn,
             };
             match members.get(&conn.slot()).filter(|member| member.id == conn) {
                 None => {}

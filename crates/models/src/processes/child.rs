@@ -15,6 +15,7 @@ use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::limits::Limits;
 use proactor::os::process::{self, Signals, Wake};
 use proactor::os::{self, ShutdownSignal};
+use proactor::peer::AcceptedPeer;
 use proactor::reactor::Reactor;
 
 /// The one broadcast group of a child.
@@ -75,7 +76,7 @@ impl NewConnection {
         group.number_from(self.number);
         let next = group.next_id();
         C::name(group.selector_mut(), next, KeyOwner::Link(client));
-        group.adopt_link(link, RelayEnd::Link, GROUP);
+        group.adopt(link, (RelayEnd::Link, AcceptedPeer::of_link()), GROUP);
         let next = group.next_id();
         C::name(group.selector_mut(), next, KeyOwner::Conn(client));
         let made = (RelayEnd::client(self.protocol), self.accepted);
@@ -103,7 +104,6 @@ mod tests {
     use super::super::link;
     use super::*;
     use proactor::calls::PlainCalls;
-    use proactor::peer::AcceptedPeer;
     use proactor::protocol::{Chat, Input, Outbox, Protocol};
 
     /// Runs a child in a group, as a thread. Returns its client, and the parent's end of its link.

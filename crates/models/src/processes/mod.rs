@@ -48,7 +48,7 @@ use proactor::lifecycle::{self, Lifecycle, Stage};
 use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::os::process::{self, Alone, Deaths, Pid};
 use proactor::os::{self, AcceptFailure, ShutdownSignal};
-use proactor::peer::{Factory, WorkerFactory};
+use proactor::peer::{AcceptedPeer, Factory, WorkerFactory};
 use proactor::protocol::{Needs, Protocol};
 use proactor::reactor::Reactor;
 use proactor_record::Call;
@@ -231,7 +231,7 @@ impl<C: CallHooks> Processes<C> {
         let new = both.as_ref().expect("it was not forked for");
         let (number, addr) = (new.number, new.accepted.addr);
         let mut keep = vec![new.socket.as_raw_fd()];
-        let broadcasts = self.listeners[id.index()].factory.needs().contains(Needs::BROADCAST);
+        let broadcasts = self.listeners[id.index()].factory.needs.contains(Needs::BROADCAST);
         let (ours, mut its) = broadcasts.then(link).transpose()?.unzip();
         keep.extend(its.as_ref().map(OwnedFd::as_raw_fd));
         let client = self.counted.open();
@@ -254,7 +254,7 @@ impl<C: CallHooks> Processes<C> {
             // What the child sends before this is received after it.
             let next = self.relay.next_id();
             C::name(self.relay.selector_mut(), next, KeyOwner::Link(client));
-            self.relay.adopt_link(link, Relay::new(protocol), id);
+            self.relay.adopt(link, (Relay::new(protocol), AcceptedPeer::of_link()), id);
         }
         Ok(())
     }
@@ -319,7 +319,7 @@ impl<C: CallHooks> Processes<C> {
 
 impl<C: CallHooks> Engine for Processes<C> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory) -> io::Result<()> {
-        if factory.needs().contains(Needs::SHARED_MEMORY) {
+        if factory.needs.contains(Needs::SHARED_MEMORY) {
             let reason = "the protocol needs memory that all connections share, and a process for \
                           each connection would have a copy";
             return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
