@@ -182,6 +182,17 @@ fn perfettos_own_descriptors_know_every_field() {
 }
 
 #[test]
+fn a_recording_of_threads_that_is_cut_to_a_connection_describes_each_track_once() {
+    let trace = Trace::from_bytes(&threads()).unwrap();
+    let cut = Cut { conn: Some((0, None)), ..Cut::default() };
+    let mut bytes = Vec::new();
+    write_perfetto(&trace, &cut, 200, &mut bytes).unwrap();
+    // Decoding fails if a track is described twice.
+    let seen = decode(&bytes);
+    assert_eq!(seen.tracks.values().filter(|name| *name == "the recording").count(), 1);
+}
+
+#[test]
 fn a_thread_track_has_its_calls_and_flows_to_the_connections_that_it_writes_to() {
     let trace = Trace::from_bytes(&threads()).unwrap();
     let mut bytes = Vec::new();

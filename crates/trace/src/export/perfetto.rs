@@ -53,7 +53,7 @@ pub fn perfetto(trace: &Trace, cut: &Cut, most: usize, out: &mut impl Write) -> 
         is_first: true,
         last: (0, None),
     };
-    writer.common_tracks(&description, &list, lanes.is_none())?;
+    writer.common_tracks(&description, &list, trace.header.writers == Writers::One)?;
     let drawn = lanes.as_ref().map_or(Vec::new(), |lanes| lanes.busiest(most));
     lanes.as_ref().map_or(Ok(()), |lanes| writer.threads(lanes, &drawn))?;
     let mut tracks = TrackBuilder::new(cut, &list, has_buffers, lanes, &drawn);
