@@ -14,7 +14,6 @@ mod jsonl;
 mod page;
 mod perfetto;
 mod protobuf;
-mod string_table;
 mod track_event;
 mod tracks;
 

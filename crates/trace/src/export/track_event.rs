@@ -1,13 +1,14 @@
 //! What Perfetto and the page draw, in Perfetto's terms: slices, instants and counters on tracks.
 
+use std::rc::Rc;
+
 use proactor::keys::ConnId;
-use proactor_record::numbered;
 
 use crate::event::Event;
 
-/// A track: a row of slices and instants.
+/// A track: a row of slices and instants, a number that changes over time, or a parent of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum TimelineTrack {
+pub(super) enum Track {
     /// The loop: its iterations, with the enter or wait and the handling in each. With many
     /// writers, the events that belong to none of them.
     Loop,
@@ -19,30 +20,65 @@ pub(super) enum TimelineTrack {
     Inbound(ConnId),
     /// A connection's sends and its end.
     Outbound(ConnId),
+    /// A number that changes over time, by its number and its title.
+    Counter(u64, &'static str),
+    /// The whole recording: the parent of all other tracks.
+    Process,
+    /// The parent of all listeners.
+    Listeners,
+    /// The parent of all connections.
+    Connections,
+    /// The parent of both tracks of a connection.
+    Connection(ConnId),
+    /// The track whose name says how many threads have none.
+    Undrawn,
+    /// The process of a thread.
+    ThreadGroup(u32),
 }
 
-numbered! {
-    /// A number that changes over time. The name is the title of its track.
-    CounterTrack {
-        /// All operations in flight.
-        InFlight = 0, "in flight";
-        /// Completions in the queue.
-        Queue = 1, "completions in the queue";
-        /// Submissions that an enter took.
-        Taken = 2, "batch: submissions per enter";
-        /// Buffers that the kernel can use.
-        Buffers = 3, "free buffers";
-        /// Ready descriptors that a wait returned.
-        Ready = 4, "batch: ready descriptors per wait";
-        /// Events of connections without a track, for each iteration.
-        Undrawn = 5, "events of connections without a track";
-        /// Threads or children in a call that waits.
-        Asleep = 6, "asleep: in a call that waits";
-        /// All other threads or children.
-        Awake = 7, "awake: between calls, or in one that does not wait";
-        /// Calls that have begun and not ended.
-        Calls = 8, "calls in flight";
-    }
+/// All operations in flight.
+pub(super) const IN_FLIGHT: Track = Track::Counter(0, "in flight");
+/// Completions in the queue.
+pub(super) const QUEUE: Track = Track::Counter(1, "completions in the queue");
+/// Submissions that an enter took.
+pub(super) const TAKEN: Track = Track::Counter(2, "batch: submissions per enter");
+/// Buffers that the kernel can use.
+pub(super) const BUFFERS: Track = Track::Counter(3, "free buffers");
+/// Ready descriptors that a wait returned.
+pub(super) const READY: Track = Track::Counter(4, "batch: ready descriptors per wait");
+/// Events of connections without a track, for each iteration.
+pub(super) const UNDRAWN: Track = Track::Counter(5, "events of connections without a track");
+/// Threads or children in a call that waits.
+pub(super) const ASLEEP: Track = Track::Counter(6, "asleep: in a call that waits");
+/// All other threads or children.
+pub(super) const AWAKE: Track =
+    Track::Counter(7, "awake: between calls, or in one that does not wait");
+/// Calls that have begun and not ended.
+pub(super) const CALLS: Track = Track::Counter(8, "calls in flight");
+
+/// What is drawn on a track at a moment.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct TrackEvent {
+    /// Nanoseconds since recording began.
+    pub(super) at: u64,
+    pub(super) track: Track,
+    pub(super) shape: Shape,
+    /// The event that is drawn; `None` of a number, and of a slice whose end is not known.
+    pub(super) event: Option<Rc<Event>>,
+    pub(super) flow: Option<Flow>,
+}
+
+/// A slice's begin or end, an instant, or a number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// A slice with this name begins.
+    Begin(String),
+    /// The innermost slice of the track ends.
+    End,
+    /// An instant with this name.
+    Instant(String),
+    /// The counter has a new value.
+    Value(u64),
 }
 
 /// A flow: from a submission to its completion, or from a thread's send to a connection that
@@ -53,72 +89,6 @@ pub(super) enum Flow {
     Continue(u64),
     /// The flow with this number ends here.
     End(u64),
-}
-
-/// A slice's begin or end, an instant, or a counter's value.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum TrackEvent<'a> {
-    /// A slice begins, and a flow may lead to it.
-    Begin(Drawn<'a>),
-    /// The innermost slice of the track ends, by this event if one ended it.
-    End { track: TimelineTrack, event: Option<&'a Event> },
-    /// An instant, where a flow may begin or end.
-    Instant(Drawn<'a>),
-    /// A counter has a new value.
-    Count { counter: CounterTrack, value: u64 },
-}
-
-/// What is drawn of an event on one track.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Drawn<'a> {
-    pub(super) track: TimelineTrack,
-    pub(super) name: String,
-    pub(super) event: &'a Event,
-    pub(super) flow: Option<Flow>,
-}
-
-/// Receives track events, each with its time in nanoseconds since recording began.
-pub(super) type WriteEvent<'s> = dyn FnMut(u64, TrackEvent<'_>) + 's;
-
-/// Receives the track events of one moment.
-pub(super) struct Sink<'s> {
-    pub(super) at: u64,
-    pub(super) write: &'s mut WriteEvent<'s>,
-}
-
-impl Sink<'_> {
-    /// Begins a slice on a track.
-    pub(super) fn begin(
-        &mut self,
-        track: TimelineTrack,
-        name: &str,
-        event: &Event,
-        flow: Option<Flow>,
-    ) {
-        let name = name.to_owned();
-        (self.write)(self.at, TrackEvent::Begin(Drawn { track, name, event, flow }));
-    }
-
-    /// Ends the innermost slice of a track.
-    pub(super) fn end(&mut self, track: TimelineTrack, event: Option<&Event>) {
-        (self.write)(self.at, TrackEvent::End { track, event });
-    }
-
-    /// Draws an instant, with a name that fits the track.
-    pub(super) fn instant(&mut self, track: TimelineTrack, event: &Event, flow: Option<Flow>) {
-        let name = match (track, event.op) {
-            (TimelineTrack::Loop | TimelineTrack::Thread(_), Some(op)) => {
-                format!("{} {}", event.name(), op.name())
-            }
-            _ => label(event),
-        };
-        (self.write)(self.at, TrackEvent::Instant(Drawn { track, name, event, flow }));
-    }
-
-    /// Sets the value of a counter.
-    pub(super) fn count(&mut self, counter: CounterTrack, value: u64) {
-        (self.write)(self.at, TrackEvent::Count { counter, value });
-    }
 }
 
 /// The name of an event where it is drawn: its operation, and how it ended if not as usual.

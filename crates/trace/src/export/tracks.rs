@@ -4,13 +4,15 @@
 //! that would break this (records are lost, a file is damaged) becomes an instant.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::mem;
+use std::rc::Rc;
 
 use proactor::keys::{ConnId, KeyOwner};
 use proactor::ring::Token;
 use proactor_record::format::MAIN;
 use proactor_record::{Call, Kind, Op, Payload};
 
-use super::track_event::{CounterTrack, Flow, Sink, TimelineTrack, WriteEvent, label};
+use super::track_event::*;
 use crate::event::Event;
 use crate::view::{ConnectionList, Cut, Lanes, Phase};
 
@@ -30,7 +32,7 @@ struct OpenSlice {
 struct CallInProgress {
     /// The number of the event that began it.
     number: u64,
-    thread: Option<usize>,
+    thread: usize,
     waits: bool,
 }
 
@@ -46,7 +48,7 @@ pub(super) struct TrackBuilder {
     /// Whether the number of free buffers is known.
     has_buffers: bool,
     /// The open slices of each track but the threads', the outermost first.
-    open: BTreeMap<TimelineTrack, Vec<OpenSlice>>,
+    open: BTreeMap<Track, Vec<OpenSlice>>,
     /// By writer, the call in progress, also of a thread that is not drawn.
     calls: BTreeMap<u16, CallInProgress>,
     /// By writer, the call that began before the cut and has not ended.
@@ -58,7 +60,10 @@ pub(super) struct TrackBuilder {
     provided: u64,
     filled: u64,
     undrawn: u64,
-    last: u64,
+    /// The time of the last event.
+    at: u64,
+    /// Track events that were not returned yet.
+    out: Vec<TrackEvent>,
 }
 
 impl TrackBuilder {
@@ -78,105 +83,95 @@ impl TrackBuilder {
 
     /// Draws an event if it is within the cut. A thread that is in a call when the cut begins is
     /// drawn in it from there on.
-    pub(super) fn draw(&mut self, event: &Event, write: &mut WriteEvent<'_>) {
+    pub(super) fn draw(&mut self, event: Event) -> Vec<TrackEvent> {
         if self.cut.is_in_time(event.at) {
-            for earlier in std::mem::take(&mut self.earlier).into_values() {
-                self.put(&earlier, write);
+            let earlier = mem::take(&mut self.earlier).into_values();
+            earlier.chain([event]).for_each(|event| self.put(&Rc::new(event)));
+        } else if let Some(lane) = event.lane.filter(|_| self.threads.is_some()) {
+            self.earlier.remove(&lane);
+            if matches!(event.what, Payload::CallBegin { .. } | Payload::WaitBegin { .. })
+                && let Some(since) = self.cut.since
+            {
+                let at = event.at.max(since.as_nanos() as u64);
+                self.earlier.insert(lane, Event { at, ..event });
             }
-            return self.put(event, write);
         }
-        let Some(lane) = event.lane.filter(|_| self.threads.is_some()) else { return };
-        self.earlier.remove(&lane);
-        if matches!(event.what, Payload::CallBegin { .. } | Payload::WaitBegin { .. })
-            && let Some(since) = self.cut.since
-        {
-            let at = event.at.max(since.as_nanos() as u64);
-            self.earlier.insert(lane, Event { at, ..event.clone() });
-        }
+        mem::take(&mut self.out)
     }
 
     /// Ends all open slices.
-    pub(super) fn finish(mut self, write: &mut WriteEvent<'_>) {
-        let mut sink = Sink { at: self.last, write };
-        self.close(&mut sink);
+    pub(super) fn finish(mut self) -> Vec<TrackEvent> {
+        self.close();
         if self.threads.is_some() {
-            self.count_undrawn(&mut sink);
+            self.count_undrawn();
         }
+        self.out
     }
 
-    fn put(&mut self, event: &Event, write: &mut WriteEvent<'_>) {
-        self.last = event.at;
-        let sink = &mut Sink { at: event.at, write };
+    fn put(&mut self, event: &Rc<Event>) {
+        self.at = event.at;
         if let Payload::Lost(_) = event.what {
-            self.close(sink);
+            self.close();
         }
         let track = self.track(event);
         let flow = match self.threads {
-            None => self.loop_event(event, track, sink),
-            Some(_) => self.thread_event(event, track, sink),
+            None => self.loop_event(event, track),
+            Some(_) => self.thread_event(event, track),
         };
         let is_mark = matches!(event.what, Payload::Mark(_)) && self.threads.is_none();
         if is_mark || matches!(event.what, Payload::Lost(_) | Payload::Frozen(_) | Payload::Unknown)
         {
-            sink.instant(TimelineTrack::Loop, event, None);
+            self.instant(Track::Loop, event, None);
         }
-        if let Some(track) = track.filter(|&track| track != TimelineTrack::Loop) {
-            self.side(track, event, flow, sink);
+        if let Some(track) = track.filter(|&track| track != Track::Loop) {
+            self.side(track, event, flow);
         }
     }
 
     /// Draws on the loop's track. Returns the flow of an operation.
-    fn loop_event(
-        &mut self,
-        event: &Event,
-        track: Option<TimelineTrack>,
-        sink: &mut Sink<'_>,
-    ) -> Option<Flow> {
+    fn loop_event(&mut self, event: &Rc<Event>, track: Option<Track>) -> Option<Flow> {
         match event.what {
             Payload::EnterBegin { .. } | Payload::WaitBegin { .. } => {
-                self.end_all(TimelineTrack::Loop, sink);
-                self.count_undrawn(sink);
+                self.end_all(Track::Loop);
+                self.count_undrawn();
                 if matches!(event.what, Payload::EnterBegin { .. }) {
-                    sink.count(CounterTrack::Queue, 0);
+                    self.count(QUEUE, 0);
                 }
-                self.begin(TimelineTrack::Loop, "iteration", event, None, sink);
-                let name = event.name().trim_matches(['<', '>']);
-                self.begin(TimelineTrack::Loop, name, event, None, sink);
+                self.begin(Track::Loop, "iteration", event, None);
+                self.begin(Track::Loop, event.name().trim_matches(['<', '>']), event, None);
             }
             Payload::EnterEnd { result, provided, .. } => {
-                self.handling_begins(event, sink);
+                self.handling_begins(event);
                 self.provided += u64::from(provided);
-                sink.count(CounterTrack::Taken, result.unwrap_or(0).into());
-                sink.count(CounterTrack::Queue, event.completions.into());
-                sink.count(CounterTrack::InFlight, event.in_flight.total as u64);
+                self.count(TAKEN, result.unwrap_or(0).into());
+                self.count(QUEUE, event.completions.into());
+                self.count(IN_FLIGHT, event.in_flight.total as u64);
                 if self.has_buffers {
-                    sink.count(CounterTrack::Buffers, self.provided.saturating_sub(self.filled));
+                    self.count(BUFFERS, self.provided.saturating_sub(self.filled));
                 }
             }
             Payload::WaitEnd { result, .. } => {
-                self.handling_begins(event, sink);
-                sink.count(CounterTrack::Ready, result.unwrap_or(0).into());
+                self.handling_begins(event);
+                self.count(READY, result.unwrap_or(0).into());
             }
             Payload::Submitted { .. } | Payload::Completed { .. } | Payload::Implied { .. } => {
-                if let Payload::Completed { buffer: Some(_), .. } = event.what {
-                    self.filled += 1;
-                }
+                let has_buffer = matches!(event.what, Payload::Completed { buffer: Some(_), .. });
+                self.filled += u64::from(has_buffer);
                 let flow = self.flow(event);
-                track.iter().for_each(|_| sink.instant(TimelineTrack::Loop, event, flow));
+                track.iter().for_each(|_| self.instant(Track::Loop, event, flow));
                 return flow;
             }
-            Payload::Ready { .. } if track == Some(TimelineTrack::Loop) => {
-                sink.instant(TimelineTrack::Loop, event, None);
+            Payload::Ready { .. } if track == Some(Track::Loop) => {
+                self.instant(Track::Loop, event, None);
             }
             Payload::CallBegin { .. } => {
-                let is_in_call = self.innermost(TimelineTrack::Loop).is_some_and(|one| one.is_call);
+                let is_in_call = self.innermost(Track::Loop).is_some_and(|one| one.is_call);
                 if track.is_some() && !is_in_call {
-                    let name = event.op.map_or("call", Op::name);
-                    self.begin(TimelineTrack::Loop, name, event, None, sink);
+                    self.begin(Track::Loop, event.op.map_or("call", Op::name), event, None);
                 }
             }
-            Payload::CallEnd { .. } if self.ends(TimelineTrack::Loop, event) => {
-                self.end(TimelineTrack::Loop, Some(event), sink);
+            Payload::CallEnd { .. } if self.ends(Track::Loop, event) => {
+                self.end(Track::Loop, Some(event));
             }
             _ => {}
         }
@@ -184,106 +179,94 @@ impl TrackBuilder {
     }
 
     /// Ends the enter or wait and begins the handling.
-    fn handling_begins(&mut self, event: &Event, sink: &mut Sink<'_>) {
-        if self.ends(TimelineTrack::Loop, event) {
-            self.end(TimelineTrack::Loop, Some(event), sink);
+    fn handling_begins(&mut self, event: &Rc<Event>) {
+        if self.ends(Track::Loop, event) {
+            self.end(Track::Loop, Some(event));
         } else {
-            self.end_all(TimelineTrack::Loop, sink);
-            self.begin(TimelineTrack::Loop, "iteration", event, None, sink);
+            self.end_all(Track::Loop);
+            self.begin(Track::Loop, "iteration", event, None);
         }
-        self.begin(TimelineTrack::Loop, "handle", event, None, sink);
+        self.begin(Track::Loop, "handle", event, None);
     }
 
     /// Draws on the track of a thread or a child, which is in one call at a time. `track` is the
     /// connection's track of the same event, if it has one. Returns the end of a flow to there if
     /// another thread serves that connection.
-    fn thread_event(
-        &mut self,
-        event: &Event,
-        track: Option<TimelineTrack>,
-        sink: &mut Sink<'_>,
-    ) -> Option<Flow> {
+    fn thread_event(&mut self, event: &Rc<Event>, track: Option<Track>) -> Option<Flow> {
         let lane = event.lane?;
         if let Payload::WaitBegin { .. } = event.what {
-            self.count_undrawn(sink);
+            self.count_undrawn();
         }
         let threads = self.threads.as_ref()?;
-        let thread = threads.span_of(event);
-        let is_last = thread.is_some_and(|thread| threads.spans[thread].ends_with(event));
-        let own = thread.filter(|thread| self.drawn.contains(thread)).map(TimelineTrack::Thread);
+        let thread = threads.span_of(event)?;
+        let (own, is_last) = (Track::Thread(thread), threads.spans[thread].ends_with(event));
         self.occupied.insert(lane);
         let mut flow = None;
         match event.what {
             Payload::CallBegin { .. } | Payload::WaitBegin { .. } => {
-                self.abandon(lane, sink);
+                self.abandon(lane);
                 let (number, waits) = (event.number, Phase::of(event) == Some(Phase::Waiting));
                 self.calls.insert(lane, CallInProgress { number, thread, waits });
-                if let Some(own) = own {
+                if self.drawn.contains(&thread) {
                     flow = flow_to(track, lane, event);
-                    let name = event.op.map_or("wait", Op::name);
-                    sink.begin(own, name, event, flow.map(Flow::Continue));
                 }
+                let name = event.op.map_or("wait", Op::name).to_owned();
+                self.emit(own, Shape::Begin(name), Some(event), flow.map(Flow::Continue));
             }
             Payload::CallEnd { .. } | Payload::WaitEnd { .. } => {
                 let begun = event.begun.map(|begun| begun.event);
-                let call = self.calls.get(&lane).filter(|call| call.thread == thread);
-                let is_its = call.is_some_and(|call| Some(call.number) == begun);
-                if is_its {
+                let is_its =
+                    |call: &CallInProgress| call.thread == thread && Some(call.number) == begun;
+                if self.calls.get(&lane).is_some_and(is_its) {
                     self.calls.remove(&lane);
-                }
-                match own {
-                    Some(own) if is_its => sink.end(own, Some(event)),
-                    Some(own) => sink.instant(own, event, None),
-                    None => {}
+                    self.emit(own, Shape::End, Some(event), None);
+                } else {
+                    self.instant(own, event, None);
                 }
             }
             Payload::Lane { .. } => {
-                self.lane_ends(lane, sink);
-                self.abandon(lane, sink);
+                self.lane_ends(lane);
+                self.abandon(lane);
             }
-            _ => own.into_iter().for_each(|own| sink.instant(own, event, None)),
+            _ => self.instant(own, event, None),
         }
         if is_last {
             self.occupied.remove(&lane);
         }
-        self.count_threads(sink);
+        self.count_threads();
         flow.map(Flow::End)
     }
 
     /// Ends the call of a writer whose end is not known.
-    fn abandon(&mut self, lane: u16, sink: &mut Sink<'_>) {
-        let thread = self.calls.remove(&lane).and_then(|call| call.thread);
-        if let Some(thread) = thread.filter(|thread| self.drawn.contains(thread)) {
-            sink.end(TimelineTrack::Thread(thread), None);
+    fn abandon(&mut self, lane: u16) {
+        if let Some(call) = self.calls.remove(&lane) {
+            self.emit(Track::Thread(call.thread), Shape::End, None, None);
         }
     }
 
     /// Ends the slices of a thread that is gone.
-    fn lane_ends(&mut self, lane: u16, sink: &mut Sink<'_>) {
+    fn lane_ends(&mut self, lane: u16) {
         let is_its = |slice: &OpenSlice| slice.operation.0 == Some(lane);
         let open = self.open.iter().filter(|(_, slices)| slices.iter().any(is_its));
-        let tracks: Vec<TimelineTrack> = open.map(|(&track, _)| track).collect();
-        tracks.into_iter().for_each(|track| self.end_all(track, sink));
+        let tracks: Vec<Track> = open.map(|(&track, _)| track).collect();
+        tracks.into_iter().for_each(|track| self.end_all(track));
     }
 
-    fn count_threads(&mut self, sink: &mut Sink<'_>) {
+    fn count_threads(&mut self) {
         let asleep = self.calls.values().filter(|call| call.waits).count();
         let awake = self.occupied.len().saturating_sub(asleep);
-        let now = [
-            (CounterTrack::Asleep, asleep as u64),
-            (CounterTrack::Awake, awake as u64),
-            (CounterTrack::Calls, self.calls.len() as u64),
-        ];
-        for ((counter, value), last) in now.into_iter().zip(&mut self.counted) {
-            if last.replace(value) != Some(value) {
-                sink.count(counter, value);
+        let now = [(ASLEEP, asleep), (AWAKE, awake), (CALLS, self.calls.len())];
+        for (at, (counter, value)) in now.into_iter().enumerate() {
+            if self.counted[at].replace(value as u64) != Some(value as u64) {
+                self.count(counter, value as u64);
             }
         }
     }
 
-    fn count_undrawn(&mut self, sink: &mut Sink<'_>) {
-        if self.undrawn > 0 {
-            sink.count(CounterTrack::Undrawn, std::mem::take(&mut self.undrawn));
+    fn count_undrawn(&mut self) {
+        match mem::take(&mut self.undrawn) {
+            0 => {}
+            undrawn => self.count(UNDRAWN, undrawn),
         }
     }
 
@@ -300,86 +283,87 @@ impl TrackBuilder {
     }
 
     /// Draws an operation, a call or a readiness on the track of its connection or listener.
-    fn side(
-        &mut self,
-        track: TimelineTrack,
-        event: &Event,
-        flow: Option<Flow>,
-        sink: &mut Sink<'_>,
-    ) {
-        let ends = self.ends(track, event);
+    fn side(&mut self, track: Track, event: &Rc<Event>, flow: Option<Flow>) {
         let begins = matches!(event.what, Payload::Submitted { .. } | Payload::CallBegin { .. });
-        let is_same = |one: &OpenSlice| one.operation == (event.lane, event.raw.id, event.raw.op);
+        let is_same = |one: &OpenSlice| one.operation == operation(event);
         if begins && self.innermost(track).is_some_and(is_same) {
-            self.end(track, None, sink); // Its end is missing: it begins anew.
+            self.end(track, None); // Its end is missing: it begins anew.
         }
-        match event.what {
-            _ if begins && self.innermost(track).is_none() && is_slice(event) => {
-                self.begin(track, &label(event), event, flow, sink);
+        if begins && self.innermost(track).is_none() && is_slice(event) {
+            self.begin(track, &label(event), event, flow);
+        } else if !begins && self.ends(track, event) {
+            if event.is_multishot() {
+                self.instant(track, event, None);
             }
-            Payload::CallBegin { .. } => {}
-            Payload::Completed { more, .. } if ends && (more || event.is_multishot()) => {
-                sink.instant(track, event, None);
-                if !more {
-                    self.end(track, Some(event), sink);
-                }
+            if !matches!(event.what, Payload::Completed { more: true, .. }) {
+                self.end(track, Some(event));
             }
-            Payload::Completed { .. } | Payload::Implied { .. } | Payload::CallEnd { .. }
-                if ends =>
-            {
-                self.end(track, Some(event), sink);
-            }
-            _ => sink.instant(track, event, None),
+        } else if !matches!(event.what, Payload::CallBegin { .. }) {
+            self.instant(track, event, None);
         }
     }
 
-    fn innermost(&self, track: TimelineTrack) -> Option<&OpenSlice> {
+    fn innermost(&self, track: Track) -> Option<&OpenSlice> {
         self.open.get(&track)?.last()
     }
 
     /// Whether the event belongs to the innermost slice of a track.
-    fn ends(&self, track: TimelineTrack, event: &Event) -> bool {
+    fn ends(&self, track: Track, event: &Event) -> bool {
         let begun = event.begun.map(|begun| begun.event);
         self.innermost(track).is_some_and(|slice| Some(slice.number) == begun)
     }
 
-    fn begin(
-        &mut self,
-        track: TimelineTrack,
-        name: &str,
-        event: &Event,
-        flow: Option<Flow>,
-        sink: &mut Sink<'_>,
-    ) {
+    fn begin(&mut self, track: Track, name: &str, event: &Rc<Event>, flow: Option<Flow>) {
         let is_call = matches!(event.what, Payload::CallBegin { .. });
-        let operation = (event.lane, event.raw.id, event.raw.op);
-        let slice = OpenSlice { number: event.number, operation, is_call };
+        let slice = OpenSlice { number: event.number, operation: operation(event), is_call };
         self.open.entry(track).or_default().push(slice);
-        sink.begin(track, name, event, flow);
+        self.emit(track, Shape::Begin(name.to_owned()), Some(event), flow);
     }
 
     /// Ends the innermost slice of a track.
-    fn end(&mut self, track: TimelineTrack, event: Option<&Event>, sink: &mut Sink<'_>) {
+    fn end(&mut self, track: Track, event: Option<&Rc<Event>>) {
         self.open.get_mut(&track).and_then(Vec::pop);
-        sink.end(track, event);
+        self.emit(track, Shape::End, event, None);
     }
 
-    fn end_all(&mut self, track: TimelineTrack, sink: &mut Sink<'_>) {
+    fn end_all(&mut self, track: Track) {
         let slices = self.open.remove(&track).unwrap_or_default();
-        slices.iter().for_each(|_| sink.end(track, None));
+        slices.iter().for_each(|_| self.emit(track, Shape::End, None, None));
     }
 
     /// Ends all slices: of the loop, of the threads, of the connections.
-    fn close(&mut self, sink: &mut Sink<'_>) {
-        self.end_all(TimelineTrack::Loop, sink);
+    fn close(&mut self) {
+        self.end_all(Track::Loop);
         let lanes: Vec<u16> = self.calls.keys().copied().collect();
-        lanes.into_iter().for_each(|lane| self.abandon(lane, sink));
-        let tracks: Vec<TimelineTrack> = self.open.keys().copied().collect();
-        tracks.into_iter().for_each(|track| self.end_all(track, sink));
+        lanes.into_iter().for_each(|lane| self.abandon(lane));
+        let tracks: Vec<Track> = self.open.keys().copied().collect();
+        tracks.into_iter().for_each(|track| self.end_all(track));
+    }
+
+    /// Draws an instant, with a name that fits the track.
+    fn instant(&mut self, track: Track, event: &Rc<Event>, flow: Option<Flow>) {
+        let name = match (track, event.op) {
+            (Track::Loop | Track::Thread(_), Some(op)) => {
+                format!("{} {}", event.name(), op.name())
+            }
+            _ => label(event),
+        };
+        self.emit(track, Shape::Instant(name), Some(event), flow);
+    }
+
+    fn count(&mut self, counter: Track, value: u64) {
+        self.emit(counter, Shape::Value(value), None, None);
+    }
+
+    /// Draws on a track, unless it is that of a thread that has none.
+    fn emit(&mut self, track: Track, shape: Shape, event: Option<&Rc<Event>>, flow: Option<Flow>) {
+        if !matches!(track, Track::Thread(thread) if !self.drawn.contains(&thread)) {
+            self.out.push(TrackEvent { at: self.at, track, shape, event: event.cloned(), flow });
+        }
     }
 
     /// The track of an event, other than its thread's; `None` if its connection has none.
-    fn track(&mut self, event: &Event) -> Option<TimelineTrack> {
+    fn track(&mut self, event: &Event) -> Option<Track> {
         let Some(conn) = event.conn else { return Some(track_without_conn(event)) };
         if !self.conns.contains(&conn) {
             self.undrawn += 1;
@@ -390,14 +374,19 @@ impl TrackBuilder {
             Some(Op::Call(call)) => call == Call::Recv,
             Some(Op::Wait) | None => true,
         };
-        Some(if inbound { TimelineTrack::Inbound(conn) } else { TimelineTrack::Outbound(conn) })
+        Some(if inbound { Track::Inbound(conn) } else { Track::Outbound(conn) })
     }
+}
+
+/// The writer of an event, and the identity and the kind of its operation.
+fn operation(event: &Event) -> (Option<u16>, u64, u8) {
+    (event.lane, event.raw.id, event.raw.op)
 }
 
 /// The number of a flow from a thread to a connection that another thread serves: the record's
 /// number, which is unique, plus one because zero is not a flow.
-fn flow_to(track: Option<TimelineTrack>, lane: u16, event: &Event) -> Option<u64> {
-    let (TimelineTrack::Inbound(conn) | TimelineTrack::Outbound(conn)) = track? else {
+fn flow_to(track: Option<Track>, lane: u16, event: &Event) -> Option<u64> {
+    let (Track::Inbound(conn) | Track::Outbound(conn)) = track? else {
         return None;
     };
     (lane != MAIN && u32::from(lane) != conn.slot()).then(|| event.number.wrapping_add(1))
@@ -415,12 +404,12 @@ fn is_slice(event: &Event) -> bool {
 }
 
 /// The track of an event that belongs to no connection.
-fn track_without_conn(event: &Event) -> TimelineTrack {
+fn track_without_conn(event: &Event) -> Track {
     match (event.op, event.owner()) {
         (Some(Op::Ring(Kind::Accept | Kind::PollAccept | Kind::CancelAccept)), _) => {
-            TimelineTrack::Listener(Token(event.raw.id).accept().listener.0.into())
+            Track::Listener(Token(event.raw.id).accept().listener.0.into())
         }
-        (_, Some(KeyOwner::Listener(index))) => TimelineTrack::Listener(index.0.into()),
-        _ => TimelineTrack::Loop,
+        (_, Some(KeyOwner::Listener(index))) => Track::Listener(index.0.into()),
+        _ => Track::Loop,
     }
 }

@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 
+use minijinja::context;
 use proactor_record::{Payload, Trace};
-use proactor_report::units;
-use serde_json::{Value, json};
+use proactor_report::template;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
-use super::super::string_table::StringTable;
-use super::super::track_event::{TimelineTrack, TrackEvent, label};
+use super::super::track_event::{Shape, Track, TrackEvent, label};
 use super::super::tracks::TrackBuilder;
 use super::latest::Latest;
 use crate::event::{Event, events};
@@ -48,7 +49,7 @@ const BYTES: u64 = 128;
 const PHASE: u64 = 8;
 
 /// An iteration of the loop: an enter or a wait, and the handling after it.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 struct Iteration {
     number: u32,
     at: u64,
@@ -62,7 +63,7 @@ struct Iteration {
 }
 
 /// An operation or a call on the row of a connection or a thread, or an instant there.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 struct Bar {
     at: u64,
     lasted: u64,
@@ -81,11 +82,12 @@ pub(super) struct PageData {
     abnormal: Vec<u64>,
     iterations: Latest<Iteration>,
     /// The bars of connections; both directions are in the row of the inbound track.
-    marks: Latest<(TimelineTrack, Bar)>,
+    marks: Latest<(Track, Bar)>,
     /// The bars of threads.
-    calls: Latest<(TimelineTrack, Bar)>,
-    names: StringTable,
-    open: HashMap<TimelineTrack, Bar>,
+    calls: Latest<(Track, Bar)>,
+    /// The names of bars, and their numbers.
+    names: HashMap<String, u32>,
+    open: HashMap<Track, Bar>,
     /// The threads or children, if many recorded, and the indices of those that have a row.
     lanes: Option<Lanes>,
     drawn: Vec<usize>,
@@ -112,7 +114,7 @@ impl PageData {
             iterations: Latest::new(ITERATIONS),
             marks: Latest::new(MARKS),
             calls: Latest::new(CALLS),
-            names: StringTable::default(),
+            names: HashMap::new(),
             open: HashMap::new(),
             lanes,
             drawn,
@@ -122,37 +124,28 @@ impl PageData {
             if cut.is_in_time(event.at) {
                 data.count(&event);
             }
-            tracks.draw(&event, &mut |at, one| data.track_event(at, &one));
+            tracks.draw(event).iter().for_each(|one| data.track_event(one));
         }
-        tracks.finish(&mut |at, one| data.track_event(at, &one));
+        tracks.finish().iter().for_each(|one| data.track_event(one));
         data.iteration_ends(from + span);
         data
     }
 
     /// What is not drawn, one sentence each.
-    pub(super) fn left_out(&self) -> Vec<String> {
-        let mut all = Vec::new();
-        if let Some(lanes) = &self.lanes {
-            let shown = self.drawn.len();
-            let without = lanes.spans.len().saturating_sub(shown) as u64;
-            let kind = match (without, lanes.kind) {
-                (1, "threads") => "thread",
-                (1, "processes") => "process",
-                (_, kind) => kind,
-            };
-            if without > 0 {
-                all.push(format!(
-                    "{} {kind} {} no row: {shown} have, the main one and those that made the \
-                     most calls",
-                    units::count(without),
-                    units::agree(without, "has", "have")
-                ));
-            }
-            all.extend(self.calls.left_out(&format!("calls of {}", lanes.kind)));
-        }
-        all.extend(self.iterations.left_out("iterations"));
-        all.extend(self.marks.left_out("marks of connections"));
-        all
+    pub(super) fn left_out(&self, list: &ConnectionList) -> Vec<String> {
+        let drawn = self.drawn.len();
+        let values = context! {
+            connections => json!({ "drawn": list.connections.len(), "left_out": list.left_out }),
+            threads => self.lanes.as_ref().map(|lanes| {
+                let left_out = lanes.spans.len().saturating_sub(drawn);
+                json!({ "kind": lanes.kind, "drawn": drawn, "left_out": left_out })
+            }),
+            calls => self.calls.counts(),
+            iterations => self.iterations.counts(),
+            marks => self.marks.counts(),
+        };
+        let sentences = template::fill(include_str!("left_out.txt"), values);
+        sentences.lines().map(str::to_owned).collect()
     }
 
     /// Counts an event in the overview and in the loop's iteration, if there is one loop.
@@ -200,46 +193,42 @@ impl PageData {
     }
 
     /// Draws on the rows of connections and threads.
-    fn track_event(&mut self, at: u64, one: &TrackEvent<'_>) {
-        match one {
-            TrackEvent::Begin(drawn) => {
-                if let Some(bar) = self.bar(drawn.track, drawn.event, at) {
-                    self.open.insert(drawn.track, bar);
+    fn track_event(&mut self, one: &TrackEvent) {
+        let &TrackEvent { at, track, ref shape, ref event, .. } = one;
+        let is_of_thread = matches!(track, Track::Thread(_));
+        let bar = match (shape, event) {
+            (Shape::Instant(_), _) if is_of_thread => None,
+            (_, event) => event.as_ref().and_then(|event| self.bar(track, event, at)),
+        };
+        match shape {
+            Shape::Begin(_) => self.open.extend(bar.map(|bar| (track, bar))),
+            Shape::Instant(_) => {
+                bar.into_iter().for_each(|bar| self.marks.push((row_of(track), bar)))
+            }
+            Shape::Value(_) => {}
+            Shape::End => {
+                let Some(begun) = self.open.remove(&track) else { return };
+                let ended = bar.unwrap_or(Bar { bits: UNENDED, ..begun });
+                let is_multishot = event.as_ref().is_some_and(|event| event.is_multishot());
+                let multishot = if is_multishot { MULTISHOT } else { 0 };
+                let bits = begun.bits | ended.bits | SPAN | multishot;
+                let lasted = at.saturating_sub(begun.at);
+                let bar = Bar { at: begun.at, lasted, bits, ..ended };
+                match is_of_thread {
+                    true => self.calls.push((track, bar)),
+                    false => self.marks.push((row_of(track), bar)),
                 }
             }
-            TrackEvent::End { track, event } => {
-                let Some(begun) = self.open.remove(track) else { return };
-                let ended = event.and_then(|event| self.bar(*track, event, at));
-                let ended = ended.unwrap_or(Bar { bits: UNENDED, ..begun });
-                let is_multishot = event.is_some_and(Event::is_multishot);
-                let bits = SPAN | if is_multishot { MULTISHOT } else { 0 };
-                let bar = Bar {
-                    at: begun.at,
-                    lasted: at.saturating_sub(begun.at),
-                    bits: begun.bits | ended.bits | bits,
-                    ..ended
-                };
-                match track {
-                    TimelineTrack::Thread(_) => self.calls.push((*track, bar)),
-                    _ => self.marks.push((row_of(*track), bar)),
-                }
-            }
-            TrackEvent::Instant(drawn) if !matches!(drawn.track, TimelineTrack::Thread(_)) => {
-                if let Some(bar) = self.bar(drawn.track, drawn.event, at) {
-                    self.marks.push((row_of(drawn.track), bar));
-                }
-            }
-            TrackEvent::Instant(_) | TrackEvent::Count { .. } => {}
         }
     }
 
     /// What an event draws on a row; `None` on a track that has no row.
-    fn bar(&mut self, track: TimelineTrack, event: &Event, at: u64) -> Option<Bar> {
+    fn bar(&mut self, track: Track, event: &Event, at: u64) -> Option<Bar> {
         let (res, mut bits) = result(event);
         let mut name = label(event);
         match (track, &event.what) {
-            (TimelineTrack::Loop | TimelineTrack::Listener(_), _) => return None,
-            (TimelineTrack::Thread(_), what) => {
+            (Track::Loop | Track::Listener(_), _) => return None,
+            (Track::Thread(_), what) => {
                 if matches!(what, Payload::CallBegin { .. } | Payload::WaitBegin { .. }) {
                     bits |= (Phase::of(event).unwrap_or(Phase::Other) as u64) << PHASE;
                 }
@@ -252,63 +241,45 @@ impl PageData {
             (_, Payload::Implied { .. }) => bits |= IMPLIED,
             _ => {}
         }
-        if matches!(track, TimelineTrack::Outbound(_)) {
+        if matches!(track, Track::Outbound(_)) {
             bits |= OUTBOUND;
         }
-        Some(Bar { at, lasted: 0, name: self.names.number(&name), bits, res })
+        let next = self.names.len() as u32;
+        let name = *self.names.entry(name).or_insert(next);
+        Some(Bar { at, lasted: 0, name, bits, res })
     }
 
     /// The drawing for the script. Times are nanoseconds since recording began; a list of
     /// iterations or bars is an object of columns.
     pub(super) fn json(&self, list: &ConnectionList) -> Value {
-        let mut rows: HashMap<TimelineTrack, Vec<Bar>> = HashMap::new();
+        let mut rows: HashMap<Track, Vec<Bar>> = HashMap::new();
         for (row, bar) in self.marks.entries.iter().chain(&self.calls.entries) {
             rows.entry(*row).or_default().push(*bar);
         }
         let mut bars = |row| {
             let mut bars = rows.remove(&row).unwrap_or_default();
             bars.sort_by_key(|bar| bar.at);
-            columns(
-                bars.iter(),
-                [
-                    ("at", |bar| bar.at.into()),
-                    ("lasted", |bar| bar.lasted.into()),
-                    ("name", |bar| bar.name.into()),
-                    ("bits", |bar| bar.bits.into()),
-                    ("res", |bar| bar.res.into()),
-                ],
-            )
+            columns(bars)
         };
         let conns = list.connections.iter().map(|conn| {
-            let bars = bars(TimelineTrack::Inbound(conn.conn));
+            let bars = bars(Track::Inbound(conn.conn));
             json!({ "conn": format!("c{}", conn.conn), "bars": bars })
         });
         let conns: Vec<Value> = conns.collect();
         let threads = self.lanes.as_ref().map(|lanes| {
             let shown = self.drawn.iter().map(|&thread| {
-                let bars = bars(TimelineTrack::Thread(thread));
+                let bars = bars(Track::Thread(thread));
                 json!({ "info": lanes.spans[thread], "bars": bars })
             });
             json!({ "all": lanes, "shown": shown.collect::<Vec<_>>() })
         });
-        let iterations = columns(
-            self.iterations.entries.iter(),
-            [
-                ("number", |one| one.number.into()),
-                ("at", |one| one.at.into()),
-                ("inside", |one| one.inside.into()),
-                ("outside", |one| one.outside.into()),
-                ("taken", |one| one.taken.into()),
-                ("returned", |one| one.returned.into()),
-                ("in_flight", |one| one.in_flight.into()),
-                ("abnormal", |one| one.abnormal.into()),
-            ],
-        );
+        let mut names: Vec<_> = self.names.iter().collect();
+        names.sort_by_key(|(_, number)| **number);
         json!({
             "from": self.from,
             "parts": { "messages": self.messages, "abnormal": self.abnormal },
-            "iterations": iterations,
-            "names": self.names.all(),
+            "iterations": columns(self.iterations.entries.iter().copied()),
+            "names": names.into_iter().map(|(name, _)| name).collect::<Vec<_>>(),
             "threads": threads,
             "conns": conns,
         })
@@ -316,22 +287,26 @@ impl PageData {
 }
 
 /// The row of a connection's track.
-fn row_of(track: TimelineTrack) -> TimelineTrack {
+fn row_of(track: Track) -> Track {
     match track {
-        TimelineTrack::Outbound(conn) => TimelineTrack::Inbound(conn),
+        Track::Outbound(conn) => Track::Inbound(conn),
         track => track,
     }
 }
 
-/// A field of a list's items: its name and its value.
-type Column<T> = (&'static str, fn(&T) -> Value);
-
-/// A list as an object with an array for each of these fields.
-fn columns<'a, T: 'a, const N: usize>(
-    list: impl Iterator<Item = &'a T> + Clone,
-    fields: [Column<T>; N],
-) -> Value {
-    fields.into_iter().map(|(name, of)| (name, list.clone().map(of).collect::<Value>())).collect()
+/// A list as an object with an array for each field of its items.
+fn columns<T: Serialize + Default>(items: impl IntoIterator<Item = T>) -> Value {
+    let fields = |item| match json!(item) {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    let names = fields(T::default()).into_iter();
+    let mut columns: Vec<_> = names.map(|(name, _)| (name, Vec::new())).collect();
+    for item in items {
+        let values = fields(item).into_iter().map(|(_, value)| value);
+        columns.iter_mut().zip(values).for_each(|((_, column), value)| column.push(value));
+    }
+    columns.into_iter().map(|(name, column)| (name, Value::Array(column))).collect()
 }
 
 /// The result of an event as a number, negative for an errno, and the bits that go with it.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use proactor_report::units;
+use serde_json::{Value, json};
 
 /// The last entries of a list, up to a limit.
 #[derive(Debug)]
@@ -27,15 +27,8 @@ impl<T> Latest<T> {
         }
     }
 
-    /// A sentence about the entries that were removed, if there are any.
-    pub(super) fn left_out(&self, name: &str) -> Option<String> {
-        let drawn = self.entries.len() as u64;
-        (self.left_out > 0).then(|| {
-            format!(
-                "of {} {name} the last {} are drawn",
-                units::count(self.left_out + drawn),
-                units::count(drawn)
-            )
-        })
+    /// How many entries there are, and how many were removed.
+    pub(super) fn counts(&self) -> Value {
+        json!({ "drawn": self.entries.len(), "left_out": self.left_out })
     }
 }
