@@ -19,6 +19,9 @@ use proactor::os;
 use proactor::peer::AcceptedPeer;
 use proactor::protocol::Protocol;
 
+/// How long a connection that wants nothing waits until it looks whether it was asked to drain.
+const LOOK_AGAIN: Option<Duration> = Some(Duration::from_millis(500));
+
 /// A connection for a child, which has not been opened.
 pub(super) struct NewConnection {
     pub(super) socket: OwnedFd,
@@ -112,7 +115,8 @@ impl<C: Calls> ConnectionDriver<'_, C> {
     ///
     /// A signal that comes just before the wait is noticed only after it. While the connection is
     /// owed bytes, discards input or is paused, that is early enough: a drain can do nothing for it
-    /// yet. One whose peer has ended and whose protocol has not is cut at the deadline then.
+    /// yet. If it wants nothing, since its peer has ended and its protocol has not, the wait ends
+    /// after [`LOOK_AGAIN`].
     fn wait(&mut self) -> io::Result<()> {
         let left = self.time_left();
         if left == Some(Duration::ZERO) {
@@ -120,6 +124,7 @@ impl<C: Calls> ConnectionDriver<'_, C> {
         }
         let reads = self.connection.wants_recv();
         let writes = !self.connection.outgoing().is_empty();
+        let left = if reads || writes { left } else { left.min(LOOK_AGAIN).or(LOOK_AGAIN) };
         let events = if reads { libc::POLLIN } else { 0 } | if writes { libc::POLLOUT } else { 0 };
         let mut asked = [libc::pollfd { fd: self.socket.as_raw_fd(), events, revents: 0 }];
         if self.calls.wait(&mut asked, left)? == 0 {
@@ -327,6 +332,33 @@ mod tests {
             assert!(peer.read(&mut [0]).is_err(), "nothing comes");
         });
         assert!(counted.iterations < 10, "it spins: {counted:?}");
+    }
+
+    /// Echoes, and stays when its peer has ended.
+    struct Faithful;
+
+    impl Protocol for Faithful {
+        fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+            out.send(input.take_all());
+        }
+
+        fn end(&mut self, _: &mut Input<'_>, _: &mut Outbox<'_>) {}
+    }
+
+    #[test]
+    fn a_drain_just_before_a_wait_for_nothing_is_noticed() {
+        // Asked after the end was received, and without a signal that would interrupt the wait.
+        let times = Cell::new(0);
+        let asked = move |_: &UnixStream| {
+            times.set(times.get() + 1);
+            times.get() > 3
+        };
+        with_child(Faithful, asked, |mut peer| {
+            peer.write_all(b"PING").unwrap();
+            peer.read_exact(&mut [0; 4]).unwrap();
+            peer.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(peer.read(&mut [0]).unwrap(), 0, "the end");
+        });
     }
 
     /// Made where it is used: a protocol is not sent to another thread.
