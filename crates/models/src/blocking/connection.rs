@@ -167,8 +167,10 @@ impl<C: Calls> ConnectionThread<'_, C> {
     }
 
     fn publish_owed(&mut self) {
-        let owed = self.driver.connection.outgoing().bytes() as u64;
-        self.member.owed.store(owed, Ordering::Relaxed);
+        let connection = &self.driver.connection;
+        self.member.owed.store(connection.outgoing().bytes() as u64, Ordering::Relaxed);
+        let handles = self.accepted.shared.iter();
+        handles.for_each(|shared| shared.set_congested(connection.is_paused()));
     }
 
     /// Publishes that it sleeps for its own peer. Returns true if it must not, because there are

@@ -10,6 +10,7 @@ use super::member::StallCheck;
 use super::shared::Membership;
 use super::state::ThreadState;
 use super::*;
+use proactor::SendError;
 use proactor::buffer::Chunk;
 use proactor::calls::PlainCalls;
 use proactor::connection::{HARD, HIGH};
@@ -207,6 +208,45 @@ fn a_receive_sleeps_without_a_timeout_once_the_timer_has_expired() {
     drop(peer);
     let counters = host.join().unwrap();
     assert!(counters.iterations < 15, "it spins: {counters:?}");
+}
+
+/// Owes its peer a lot for each input.
+struct Generous;
+
+impl Protocol for Generous {
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        input.take_all();
+        out.send(vec![0; 16 * HIGH]);
+    }
+}
+
+#[test]
+fn the_handle_of_a_connection_that_is_owed_too_much_is_refused() {
+    let (made, handles) = std::sync::mpsc::channel();
+    let factory = Factory::shared(move |peer: &Peer| {
+        made.send(peer.handle()).unwrap();
+        Generous
+    });
+    let (listener, address) = (ListenerId(0), Arc::new("127.0.0.1:1".parse().unwrap()));
+    let (shared, origin) = (shared(), Arc::new(Origin { listener, address, factory }));
+    let (membership, mut peer) = enter_at(&shared, &origin);
+    let serving = thread::spawn(move || serve_here(&shared, membership));
+    let handle = handles.recv().unwrap();
+    handle.send("x").unwrap();
+    peer.write_all(b"x").unwrap();
+    let refused = (0..5000).any(|_| {
+        thread::sleep(Duration::from_millis(1));
+        matches!(handle.send("x"), Err(SendError::Full(_)))
+    });
+    assert!(refused, "its peer reads nothing");
+    receive(&mut peer, 16 * HIGH);
+    let taken = (0..5000).any(|_| {
+        thread::sleep(Duration::from_millis(1));
+        handle.send("x").is_ok()
+    });
+    assert!(taken, "nothing is owed");
+    drop(peer);
+    serving.join().unwrap();
 }
 
 // Groups.
