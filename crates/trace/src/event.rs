@@ -11,7 +11,6 @@
 //! kernel posted the completion is not in the trace.
 
 use std::collections::HashMap;
-use std::fmt;
 
 use proactor::keys::{ConnId, Key, KeyOwner};
 use proactor_record::{
@@ -97,12 +96,6 @@ impl Kinds {
 
     fn bit(kind: Kind) -> u16 {
         1 << kind as u16
-    }
-}
-
-impl fmt::Display for Kinds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.names().join(", "))
     }
 }
 

@@ -312,16 +312,21 @@ fn measured(header: &Header, lasted: Option<u64>) -> Option<u64> {
 pub fn json(header: &Header, event: &Event) -> Value {
     let owner = Some(owner(event)).filter(|owner| !owner.is_empty());
     let (conn, owner) = if event.conn.is_some() { (owner, None) } else { (None, owner) };
-    let common = json!({
+    let mut all = fields(header, event);
+    all.extend(applying(json!({
         "n": event.number, "t_ns": event.at, "lane": header.lane_name(event.lane),
         "iteration": event.iteration, "op": event.op.map(Op::name), "conn": conn, "owner": owner,
         "kind": event.raw.kind().map_or("unknown".to_owned(), kind),
         "abnormal": event.is_abnormal(), "flags": event.raw.flags,
-    });
-    let Value::Object(common) = common else { unreachable!("it is an object") };
-    let mut all = fields(header, event);
-    all.extend(common.into_iter().filter(|(_, value)| !value.is_null()));
+    })));
     Value::Object(all)
+}
+
+/// The fields of an object that are not null.
+pub(crate) fn applying(object: Value) -> Map<String, Value> {
+    let Value::Object(mut fields) = object else { unreachable!("it is an object") };
+    fields.retain(|_, value| !value.is_null());
+    fields
 }
 
 /// The result of an event and the fields that only its kind has, as JSON.
@@ -366,22 +371,17 @@ pub(crate) fn fields(header: &Header, event: &Event) -> Map<String, Value> {
         Payload::Unknown => json!({}),
     };
     let Value::Object(mut fields) = fields else { unreachable!("each is an object") };
-    let mut put = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
-    put("user_data", json!(format!("{:#018x}", event.raw.id)));
-    put_result(event.result(), &mut put);
+    fields.insert("user_data".to_owned(), json!(format!("{:#018x}", event.raw.id)));
+    fields.extend(result_fields(event.result()));
     fields
 }
 
 /// A result as JSON: a number, negative for an errno, which has its name as well.
-pub(crate) fn put_result(result: Option<Result<u32, Errno>>, put: &mut impl FnMut(&str, Value)) {
-    match result {
-        Some(Ok(n)) => put("res", json!(n)),
-        Some(Err(errno)) => {
-            put("res", json!(-i64::from(errno.0)));
-            put("error", json!(errno.to_string()));
-        }
-        None => {}
-    }
+pub(crate) fn result_fields(result: Option<Result<u32, Errno>>) -> Map<String, Value> {
+    applying(match result {
+        Some(Err(errno)) => json!({ "res": -i64::from(errno.0), "error": errno.to_string() }),
+        result => json!({ "res": result.and_then(Result::ok) }),
+    })
 }
 
 /// A record's kind as a word of letters.

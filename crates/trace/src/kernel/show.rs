@@ -2,11 +2,11 @@
 
 use proactor::ring::Token;
 use proactor_report::units;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{KernelEvent, Tracepoint, operation};
 use crate::event::token_conn;
-use crate::show::{Filter, MARK, columns, end_line, moment, put_result, result_text};
+use crate::show::{Filter, MARK, applying, columns, end_line, moment, result_fields, result_text};
 
 impl KernelEvent {
     fn op(&self) -> String {
@@ -58,13 +58,8 @@ impl KernelEvent {
             "count": first_of(Tracepoint::LocalWorkRun),
             "min_events": first_of(Tracepoint::CqringWait),
         });
-        let mut all = Map::new();
-        for fields in [own, more] {
-            let Value::Object(fields) = fields else { continue };
-            all.extend(fields.into_iter().filter(|(_, value)| !value.is_null()));
-        }
-        put_result(self.result(), &mut |name, value| drop(all.insert(name.to_owned(), value)));
-        Value::Object(all)
+        let fields = [applying(own), applying(more), result_fields(self.result())];
+        Value::Object(fields.into_iter().flatten().collect())
     }
 
     /// What the event says beside its result, in a few words.

@@ -317,7 +317,7 @@ impl ConnectionStats {
     fn closed(&mut self, at: u64) {
         self.closed_ns = Some(at);
         if !self.in_flight.is_empty() {
-            self.fault(format!("closed while {} was in flight", self.in_flight));
+            self.fault(format!("closed while {} was in flight", self.in_flight.names().join(", ")));
         }
         if self.ending == Ending::Open {
             let first = self.peer_ended_ns.is_some();

@@ -11,10 +11,7 @@ pub(super) fn conn<S: Serializer>(conn: &ConnId, to: S) -> Result<S::Ok, S::Erro
 }
 
 pub(super) fn some_conn<S: Serializer>(of: &Option<ConnId>, to: S) -> Result<S::Ok, S::Error> {
-    match of {
-        Some(one) => conn(one, to),
-        None => to.serialize_none(),
-    }
+    of.map(|conn| format!("c{conn}")).serialize(to)
 }
 
 pub(super) fn op<S: Serializer>(op: &Op, to: S) -> Result<S::Ok, S::Error> {
