@@ -6,8 +6,6 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
 
-use super::{NOTHING, units};
-
 /// A histogram of latencies from one nanosecond to one minute, with three significant digits.
 /// Recording does not allocate. A longer latency counts as one minute.
 #[derive(Debug, Clone)]
@@ -104,21 +102,6 @@ pub struct Percentiles {
     pub max_ns: Option<u64>,
 }
 
-impl Percentiles {
-    /// Returns name and value of each percentile, in order. An unknown value is a dash.
-    pub fn cells(&self) -> [(&'static str, String); 5] {
-        let Percentiles { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. } = *self;
-        let named = [
-            ("p50", p50_ns),
-            ("p90", p90_ns),
-            ("p99", p99_ns),
-            ("p99.9", p99_9_ns),
-            ("max", max_ns),
-        ];
-        named.map(|(name, nanos)| (name, nanos.map_or(NOTHING.to_owned(), units::nanos)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,12 +121,6 @@ mod tests {
         assert_eq!(of(9_999).percentile(0.999), None);
         assert!(of(10_000).percentile(0.999).is_some());
         assert_eq!(Latencies::new().max(), None);
-    }
-
-    #[test]
-    fn percentiles_come_with_units_and_dashes() {
-        let cells = of(2000).percentiles().cells().map(|(name, value)| format!("{name} {value}"));
-        assert_eq!(cells, ["p50 1.00 ms", "p90 1.80 ms", "p99 1.98 ms", "p99.9 –", "max 2.00 ms"]);
     }
 
     #[test]

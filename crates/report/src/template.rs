@@ -1,9 +1,10 @@
 //! Texts for people as templates: a text stands in a file as it is printed, and a value that
 //! serializes fills it. What people read and what programs read is therefore the same value.
 
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, escape_formatter};
 
-use crate::{Align, NOTHING, Table, units};
+use crate::{NOTHING, units};
 
 /// Stands for a `|` of a value until the text is filled, so that it separates no cells: a character
 /// of private use.
@@ -54,14 +55,26 @@ pub fn fill(template: &str, values: Value) -> String {
     text.expect("a template that fits its values").replace(BAR, "|")
 }
 
+/// Aligns cells in columns, left for an `l`, else right. The first line is the heading. If there is
+/// a width, cells are wrapped so that a line is at most this wide.
 fn columns(text: &str, alignments: &str, width: Option<usize>) -> String {
-    let mut lines = text.lines().map(|line| line.split('|').enumerate().map(cell));
-    let heading = lines.next().into_iter().flatten();
-    let aligns = alignments.chars().map(|c| if c == 'l' { Align::Left } else { Align::Right });
-    let mut table = Table::new(&heading.zip(aligns).collect::<Vec<_>>());
-    width.inspect(|&width| table.fit(width));
-    lines.for_each(|cells| table.row(cells.map(str::to_owned)));
-    format!("{table}\n")
+    let align = |align| if align == 'l' { CellAlignment::Left } else { CellAlignment::Right };
+    let mut rows = text.lines().map(|line| {
+        let cells = line.split('|').enumerate().map(cell).map(Cell::new).zip(alignments.chars());
+        cells.map(|(cell, letter)| cell.set_alignment(align(letter))).collect::<Vec<_>>()
+    });
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(width.try_into().unwrap_or(u16::MAX));
+    }
+    table.set_header(rows.next().unwrap_or_default());
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.add_rows(rows);
+    table.trim_fmt() + "\n"
 }
 
 /// A cell without the blank beside each `|`. Other blanks are of its text, as those that indent it.
@@ -139,6 +152,28 @@ mod tests {
         let text =
             fill("{% filter columns(\"lr\") %}\na | b\n  c | 1\n{% endfilter %}", context! {});
         assert_eq!(text, "a    b\n  c  1\n");
+    }
+
+    #[test]
+    fn a_width_wraps_cells() {
+        let text = "{% filter columns(\"ll\", width) %}\n\
+                    name | words\n\
+                    one | two three\n\
+                    {% endfilter %}";
+        let wide = fill(text, context! { width => 20 });
+        assert_eq!(wide, "name  words\none   two three\n");
+        assert_eq!(fill(text, context! { width => () }), wide);
+        assert_eq!(fill(text, context! { width => 14 }), "name  words\none   two\n      three\n");
+    }
+
+    #[test]
+    fn percentiles_have_units_and_dashes() {
+        let mut latencies = crate::Latencies::new();
+        (1..=2000).for_each(|micros| latencies.record(std::time::Duration::from_micros(micros)));
+        let text = "p50 {{ p50_ns | latency }} p99 {{ p99_ns | latency }} \
+                    p99.9 {{ p99_9_ns | latency }}";
+        let text = fill(text, Value::from_serialize(latencies));
+        assert_eq!(text, "p50 1.00 ms p99 1.98 ms p99.9 –");
     }
 
     #[test]
