@@ -93,9 +93,9 @@ pub(crate) fn run(
         thread::spawn(move || notices.send(connection.run(blocks, connecting).map(Some)));
     }
     drop(connecting);
-    let input = InputReader { queues, router: Router::new(several), output };
     thread::spawn(move || {
-        input.run(script, &all_resolved).map_err(|error| notices.send(Err(error)))
+        let queued = queue_script(script, &queues, &output, &all_resolved);
+        queued.map_err(|error| notices.send(Err(error)))
     });
 
     let mut succeeded = true;
@@ -108,61 +108,49 @@ pub(crate) fn run(
     Ok(succeeded)
 }
 
-/// Reads the script and queues it for the connections.
-struct InputReader {
-    queues: Vec<SyncSender<Block>>,
-    router: Router,
-    output: Arc<ClientOutput>,
+/// Queues the whole script for the connections, and the half-closes. `all_resolved` ends when no
+/// connection is connecting.
+fn queue_script(
+    script: Script,
+    queues: &[SyncSender<Block>],
+    output: &ClientOutput,
+    all_resolved: &Receiver<()>,
+) -> anyhow::Result<()> {
+    match script {
+        Script::Input(file) => {
+            let (mut router, mut buffer) = (Router::new(queues.len() > 1), vec![0; READ_MAX]);
+            let mut length = READ_MAX;
+            // This process ends before the input does if no connection takes it any more.
+            while length > 0 {
+                let read = || (&file).read(&mut buffer);
+                length = retry(&file, libc::POLLIN, read).context(NO_INPUT)?;
+                let routed = router.route(&buffer[..length]);
+                routed.into_iter().for_each(|(to, bytes)| queue(queues, to, &bytes));
+            }
+        }
+        Script::Parts(parts, pause) => {
+            let _ = all_resolved.recv();
+            for part in parts {
+                queue(queues, To::All, &part);
+                // Nothing is waited for: the pause is what the user asked for.
+                thread::sleep(pause);
+                // The bytes received in the pause are the reply, even without a newline.
+                (0..queues.len()).try_for_each(|at| output.finish(at)).context(NO_OUTPUT)?;
+            }
+        }
+    }
+    queues.iter().for_each(|queue| drop(queue.send(None)));
+    Ok(())
 }
 
-impl InputReader {
-    /// Queues the whole script, and the half-closes. `all_resolved` ends when no connection is
-    /// connecting.
-    fn run(mut self, script: Script, all_resolved: &Receiver<()>) -> anyhow::Result<()> {
-        let queued = match script {
-            Script::Input(file) => self.read(file).context(NO_INPUT),
-            Script::Parts(parts, pause) => {
-                let _ = all_resolved.recv();
-                self.queue_parts(&parts, pause).context(NO_OUTPUT)
-            }
-        };
-        self.queues.iter().for_each(|queue| drop(queue.send(None)));
-        queued
-    }
-
-    fn queue_parts(&self, parts: &[Vec<u8>], pause: Duration) -> io::Result<()> {
-        for part in parts {
-            self.queue(To::All, part);
-            // Nothing is waited for: the pause is what the user asked for.
-            thread::sleep(pause);
-            // The bytes received in the pause are the reply, even without a newline.
-            (0..self.queues.len()).try_for_each(|at| self.output.finish(at))?;
-        }
-        Ok(())
-    }
-
-    /// Reads the input to its end. This process ends before if no connection takes it.
-    fn read(&mut self, file: File) -> io::Result<()> {
-        let mut buffer = vec![0; READ_MAX];
-        loop {
-            let length = retry(&file, libc::POLLIN, || (&file).read(&mut buffer))?;
-            let routed = self.router.route(&buffer[..length]);
-            routed.into_iter().for_each(|(to, bytes)| self.queue(to, &bytes));
-            if length == 0 {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Queues bytes for their servers. Waits while a queue is full.
-    fn queue(&self, to: To, bytes: &[u8]) {
-        let block: Arc<[u8]> = bytes.into();
-        let send = |queue: &SyncSender<Block>| queue.send(Some(block.clone())).is_ok();
-        match to {
-            To::All => self.queues.iter().map(send).for_each(|_sent| {}),
-            To::One(at) if self.queues.get(at).is_some_and(send) => {}
-            To::One(at) => note!("no server @{}: line not sent", at.wrapping_add(1)),
-        }
+/// Queues bytes for their servers. Waits while a queue is full.
+fn queue(queues: &[SyncSender<Block>], to: To, bytes: &[u8]) {
+    let block: Arc<[u8]> = bytes.into();
+    let send = |queue: &SyncSender<Block>| queue.send(Some(block.clone())).is_ok();
+    match to {
+        To::All => queues.iter().map(send).for_each(|_sent| {}),
+        To::One(at) if queues.get(at).is_some_and(send) => {}
+        To::One(at) => note!("no server @{}: line not sent", at.wrapping_add(1)),
     }
 }
 

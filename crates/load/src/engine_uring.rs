@@ -86,10 +86,8 @@ impl UringEngine {
         let size = shape.window().next_multiple_of(64).clamp(BUFFER_MIN, BUFFER_MAX);
         let count = shape.connections.next_power_of_two().min(POOL_MAX / size).clamp(16, 4096);
         let provided = ProvidedBuffers::new(count as u16, size)?;
-        let stride = match shape.window().min(BUFFER_MAX) {
-            small if small < PAGE => small.next_multiple_of(64),
-            large => large.next_multiple_of(PAGE),
-        };
+        let align = if shape.window() < PAGE { 64 } else { PAGE };
+        let stride = shape.window().min(BUFFER_MAX).next_multiple_of(align);
         // SAFETY: the address is that of `count` zeroed entries at a page boundary. Their memory is
         // unmapped after all operations have ended, or never (rule 3).
         unsafe {

@@ -249,12 +249,12 @@ impl Load {
     /// The server sends a byte, or does not close within the timeout.
     pub fn close(mut self) -> Result {
         let client = LoadError::client("close its connections");
-        self.streams.closing = true;
+        self.streams.closed = Some(0);
         for conn in 0..self.streams.shape.connections {
             self.engine.socket(conn).shutdown(Shutdown::Write).map_err(&client)?;
         }
         let start = os::now();
-        while self.streams.closed < self.streams.shape.connections {
+        while self.streams.closed < Some(self.streams.shape.connections) {
             if !self.engine.poll(&mut self.streams)?.any_event {
                 std::thread::yield_now();
             }

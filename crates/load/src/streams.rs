@@ -69,10 +69,8 @@ pub(super) struct ReplyStreams {
     block: BlockBytes,
     /// While true, new messages are queued.
     pub(super) sending: bool,
-    /// True once the server is expected to close the connections.
-    pub(super) closing: bool,
-    /// The connections that the server has closed since then.
-    pub(super) closed: usize,
+    /// The connections that the server has closed; `None` until it is expected to close them.
+    pub(super) closed: Option<usize>,
     /// Bytes of replies to queued messages that are not yet received, over all connections.
     pub(super) outstanding: u64,
     /// The number of verified replies.
@@ -115,8 +113,7 @@ impl ReplyStreams {
             protocol,
             block: UNUSED,
             sending: false,
-            closing: false,
-            closed: 0,
+            closed: None,
             outstanding: 0,
             messages: 0,
             latencies: Latencies::new(),
@@ -185,12 +182,12 @@ impl ReplyStreams {
     /// The connection was still in use.
     pub(super) fn ended(&mut self, conn: usize) -> Result {
         let stream = &self.streams[conn];
-        let outstanding = stream.outstanding(self.reply_size);
-        if self.closing && outstanding == 0 {
-            self.closed += 1;
-            return Ok(());
+        let (offset, outstanding) = (stream.received, stream.outstanding(self.reply_size));
+        match &mut self.closed {
+            Some(closed) if outstanding == 0 => *closed += 1,
+            _ => return Err(LoadError::Ended { connection: conn, offset, outstanding }),
         }
-        Err(LoadError::Ended { connection: conn, offset: stream.received, outstanding })
+        Ok(())
     }
 
     #[cold]
@@ -313,10 +310,10 @@ mod tests {
         streams.received(0, &sent, at(2)).expect("its bytes");
         let error = streams.ended(0).expect_err("the client is not closing").to_string();
         assert_eq!(error, "the server closed connection 0 after 30 bytes of replies");
-        streams.closing = true;
+        streams.closed = Some(0);
         streams.ended(0).expect("the client is closing");
         streams.ended(1).expect("the client is closing");
-        assert_eq!(streams.closed, SHAPE.connections);
+        assert_eq!(streams.closed, Some(SHAPE.connections));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `proactor compare`: every I/O model under the same load, side by side.
 
 use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -152,7 +153,6 @@ impl CompareArgs {
     }
 
     fn plan(&self) -> ComparisonPlan {
-        let shape = |&connections: &usize| self.messages.shape(connections);
         let usable = os::usable_cpus();
         let server_cpu = self.server_cpu.or(usable.first().copied()).unwrap_or(0);
         let another = usable.into_iter().find(|&cpu| cpu != server_cpu);
@@ -160,10 +160,11 @@ impl CompareArgs {
             baseline: self.baseline.clone(),
             models: picked(&self.models),
             protocol: self.messages.protocol.clone(),
-            loads: self.connections.iter().map(shape).collect(),
+            loads: self.connections.iter().map(|&it| self.messages.shape(it)).collect(),
             budget: Budget::Rounds(0),
             idle: self.idle,
-            seed: self.seed.unwrap_or_else(drawn),
+            // Short enough to type.
+            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(BASELINE) % 10_000),
             engine: self.engine,
             server_cpu,
             client_cpu: self.client_cpu.or(another).unwrap_or(server_cpu),
@@ -191,12 +192,6 @@ fn total_time(text: &str) -> Result<Duration, String> {
         time if (1..=86_400).contains(&time.as_secs()) => Ok(time),
         _ => Err(format!("invalid time `{text}`: write 1s to 24h")),
     }
-}
-
-/// Returns a random seed, short enough to type.
-fn drawn() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(BASELINE) % 10_000
 }
 
 /// Period of the lines of progress, if standard error is not a terminal.

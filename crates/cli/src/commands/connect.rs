@@ -80,8 +80,7 @@ impl FromStr for Parts {
                 Some("n") => part.push('\n'),
                 Some(same @ ("," | "\\")) => part.push_str(same),
                 Some(other) => {
-                    let known = r"write \n, \, or \\";
-                    return Err(format!(r"`\{other}` is not an escape: {known}"));
+                    return Err(format!(r"`\{other}` is not an escape: write \n, \, or \\"));
                 }
             }
         }

@@ -140,8 +140,7 @@ fn load_protocol(text: &str) -> Result<LoadProtocol, String> {
 struct MessageArgs {
     /// Protocol whose replies are verified: echo, with pseudo-random bytes, or one that has an
     /// example of a request and its reply, which is sent: upper, reply, prefix
-    #[arg(long, value_name = "PROTOCOL", default_value = "echo",
-          value_parser = load_protocol)]
+    #[arg(long, value_name = "PROTOCOL", default_value = "echo", value_parser = load_protocol)]
     protocol: LoadProtocol,
 
     /// Bytes per message of echo [default: 64]

@@ -13,14 +13,13 @@ use super::output::{self, Destination};
 use super::record;
 use super::{log, number, run_on_cpu, stop_signal, wrong_usage};
 use crate::parse_protocol;
-use proactor::Model;
 use proactor::address::Address;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::console::{Console, ListenerInfo};
 use proactor::limits::{Ended, Limits};
 use proactor::model::{self, Ability, EngineOptions, PreparedModel};
-use proactor::os;
 use proactor::ring::kernel::{self, Version};
+use proactor::{Model, os};
 use proactor_compare::{STATS_SCHEMA, ServerStats};
 use proactor_models::registry::NamedProtocol;
 use proactor_models::{Choice, Listening, NONBLOCKING, Service, serve};
@@ -163,9 +162,8 @@ impl ServeArgs {
 
     /// Refuses options that do not fit to each other or to this machine.
     fn check(&self, asked: Option<Model>, console: Option<&str>) {
-        if let (Some(_), Some(Choice(Some(model)))) = (self.kernel, self.model)
-            && model != Model::URING
-        {
+        let named = self.model.and_then(|Choice(model)| model);
+        if let Some((model, _)) = named.filter(|model| *model != Model::URING).zip(self.kernel) {
             wrong_usage(&format!("--kernel is only for uring: {model} does not use io_uring"));
         }
         let newest = kernel::SINCE.iter().map(|(since, _)| *since).chain(Version::running());
@@ -213,17 +211,15 @@ impl ServeArgs {
             let socket = address.listen().with_context(|| format!("cannot listen on {address}"))?;
             let protocol = protocol.as_ref().unwrap_or(&self.protocol);
             let (address, name) = (socket.address.to_string(), protocol.to_string());
-            let info = ListenerInfo { address, protocol: name };
-            Ok(((socket, protocol.factory.clone()), info))
+            Ok(((socket, protocol.factory.clone()), ListenerInfo { address, protocol: name }))
         };
         self.listen.iter().map(listen).collect()
     }
 
     /// Returns the option that needs a console, if there is one.
     fn wants_console(&self) -> Option<&'static str> {
-        let mut protocols =
-            self.listen.iter().map(|it| it.protocol.as_ref().unwrap_or(&self.protocol));
-        let talks = protocols.any(|protocol| protocol.needs_console);
+        let talks = |it: &Listen| it.protocol.as_ref().unwrap_or(&self.protocol).needs_console;
+        let talks = self.listen.iter().any(talks);
         if self.console { Some("--console") } else { talks.then_some("the protocol talk") }
     }
 

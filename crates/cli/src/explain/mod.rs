@@ -76,12 +76,9 @@ pub fn run(
     let cpus = os::usable_cpus().first_chunk().copied();
     let models = models.iter().map(|&model| {
         progress(model);
-        let recorded = match proactor_models::refusal(model) {
-            Some(refusal) => Err(refusal),
-            None => RecordedServer { model, options, cpus }
-                .record(&alone)
-                .map_err(|error| error.to_string()),
-        };
+        let server = RecordedServer { model, options, cpus, recorder: None };
+        let recorded = proactor_models::refusal(model)
+            .map_or_else(|| server.record(&alone).map_err(|error| error.to_string()), Err);
         let refusal = recorded.as_ref().err().cloned();
         let mut timelines = recorded.into_iter().flatten();
         let (single, several) = (timelines.next(), timelines.next());

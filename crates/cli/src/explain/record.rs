@@ -32,7 +32,7 @@ const WARM_UP: usize = 5;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What records a server: its calls, and the operations of its ring.
-struct CallRecorder {
+pub(super) struct CallRecorder {
     probe: Probe,
     ring: File,
 }
@@ -41,25 +41,27 @@ struct CallRecorder {
 type AllRuns = Vec<Vec<MessageRun>>;
 
 /// A server in a child process, and its client.
-pub(super) struct RecordedServer {
+#[derive(Clone, Copy)]
+pub(super) struct RecordedServer<'a> {
     pub(super) model: Model,
     pub(super) options: ExplainOptions,
     /// The CPU of the server and the CPU of the client, if this process may use two.
     pub(super) cpus: Option<[usize; 2]>,
+    pub(super) recorder: Option<&'a CallRecorder>,
 }
 
-impl RecordedServer {
+impl RecordedServer<'_> {
     /// Serves in a child process, sends it messages, and returns the timelines: of one connection,
     /// and then of several, if the model serves several.
     ///
     /// # Errors
     /// The child cannot be made, the model cannot be set up, its calls cannot be recorded, or it
     /// does not reply. The last error of the child is returned, if it reported one.
-    pub(super) fn record(&self, alone: &Alone) -> io::Result<Vec<CallTimeline>> {
+    pub(super) fn record(self, alone: &Alone) -> io::Result<Vec<CallTimeline>> {
         let ring = os::memory_file(c"proactor.explain")?;
         let recorder = CallRecorder { probe: Probe::new()?, ring };
-        let unrecorded = self.send_messages(alone, None)?;
-        let recorded = self.send_messages(alone, Some(&recorder))?;
+        let unrecorded = self.send_messages(alone)?;
+        let recorded = RecordedServer { recorder: Some(&recorder), ..self }.send_messages(alone)?;
         let enters = if self.model == Model::URING { enter_ops(&recorder.ring)? } else { vec![] };
         let both = recorded.iter().zip(unrecorded);
         both.map(|(runs, mut unrecorded)| {
@@ -71,20 +73,19 @@ impl RecordedServer {
 
     /// Serves in a child process, and sends it messages. Returns the runs with one connection, and
     /// those with several.
-    fn send_messages(&self, alone: &Alone, recorder: Option<&CallRecorder>) -> io::Result<AllRuns> {
+    fn send_messages(&self, alone: &Alone) -> io::Result<AllRuns> {
         let listener = Address::Tcp(([127, 0, 0, 1], 0).into()).listen()?;
         let address = listener.address.clone();
         let (errors, mut error_end) = io::pipe()?;
         let mut keep = vec![listener.fd.as_raw_fd(), error_end.as_raw_fd()];
-        keep.extend(recorder.map(|recorder| recorder.ring.as_raw_fd()));
+        keep.extend(self.recorder.map(|recorder| recorder.ring.as_raw_fd()));
         // What moves into the child is closed here.
         let child = process::fork(alone, &keep, move |signals| {
-            let reported = self
-                .serve(listener, signals, recorder)
-                .map_err(|error| write!(error_end, "{error}"));
+            let served = self.serve(listener, signals);
+            let reported = served.map_err(|error| write!(error_end, "{error}"));
             u8::from(reported.is_err())
         })?;
-        let runs = self.exchange_all(&address, recorder);
+        let runs = self.exchange_all(&address);
         // Both end the child: by a drain, or at once.
         let _ = if runs.is_ok() { process::terminate(child) } else { process::kill(child) };
         process::wait(child)?;
@@ -96,12 +97,7 @@ impl RecordedServer {
     }
 
     /// Runs the server, in the child.
-    fn serve(
-        &self,
-        socket: BoundSocket,
-        signals: Signals,
-        recorder: Option<&CallRecorder>,
-    ) -> io::Result<()> {
+    fn serve(&self, socket: BoundSocket, signals: Signals) -> io::Result<()> {
         let stop = ShutdownSignal::new()?;
         signals.deliver(Wake::Ask(&stop))?;
         self.cpus.map_or(Ok(()), |[server, _]| os::pin_to_cpu(server))?;
@@ -112,22 +108,19 @@ impl RecordedServer {
         let echo = crate::parse_protocol("echo").map_err(io::Error::other)?;
         let listeners = vec![(socket, echo.factory.clone())];
         let mut trace = None;
-        if let Some(recorder) = recorder {
+        if let Some(recorder) = self.recorder {
             let settings = Settings { bytes: 1 << 20, level: Level::Batch, ..Default::default() };
             let file = recorder.ring.try_clone()?;
             trace = (self.model == Model::URING).then(|| Recording { file, settings });
-            recorder.probe.begin(&timeline::recorded_calls())?;
+            let calls: Vec<i64> = timeline::NAMES.iter().map(|(number, ..)| *number).collect();
+            recorder.probe.begin(&calls)?;
         }
         let service = Service { listeners, stop, console: None, trace };
         proactor_models::serve(prepared, service, || ()).map(drop)
     }
 
     /// Sends the messages: on one connection, then on several at once if the model serves several.
-    fn exchange_all(
-        &self,
-        address: &Address,
-        recorder: Option<&CallRecorder>,
-    ) -> io::Result<AllRuns> {
+    fn exchange_all(&self, address: &Address) -> io::Result<AllRuns> {
         self.cpus.map_or(Ok(()), |[_, client]| os::pin_to_cpu(client))?;
         let crowd = self.model.info().missing(Ability::Crowd).is_none();
         let most = if crowd { self.options.connections } else { 1 };
@@ -138,7 +131,7 @@ impl RecordedServer {
                 socket.set_read_timeout(Some(TIMEOUT))?;
                 sockets.push(socket);
             }
-            let probe = recorder.map(|recorder| &recorder.probe);
+            let probe = self.recorder.map(|recorder| &recorder.probe);
             let runs = (0..WARM_UP + self.options.runs)
                 .map(|_| exchange(&sockets, self.options.size, probe));
             let mut runs: Vec<MessageRun> = runs.collect::<io::Result<_>>()?;

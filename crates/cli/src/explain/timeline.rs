@@ -35,12 +35,6 @@ impl MessageRun {
     pub(super) fn reply(&self) -> u64 {
         self.received - self.begin
     }
-
-    /// Returns true if no call that was in progress at time zero returned before the last send.
-    fn woke_after_all_were_sent(&self) -> bool {
-        let mut waits = self.calls.iter().filter(|call| call.begin < self.begin);
-        waits.all(|call| call.end.is_none_or(|end| end >= self.sent))
-    }
 }
 
 /// The operations of a system call that enters the ring, by name.
@@ -184,7 +178,7 @@ pub enum Actor {
 
 /// The purpose of a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+pub(super) enum Purpose {
     Wait,
     Receive,
     Send,
@@ -193,7 +187,7 @@ enum Purpose {
 }
 
 /// The recorded system calls: number, name, purpose.
-const NAMES: &[(i64, &str, Purpose)] = &[
+pub(super) const NAMES: &[(i64, &str, Purpose)] = &[
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_epoll_wait, "epoll_wait", Purpose::Wait),
     (libc::SYS_epoll_pwait, "epoll_wait", Purpose::Wait),
@@ -217,11 +211,6 @@ const NAMES: &[(i64, &str, Purpose)] = &[
     (libc::SYS_io_uring_enter, "enter", Purpose::Enter),
 ];
 
-/// Returns the numbers of the recorded system calls.
-pub(super) fn recorded_calls() -> Vec<i64> {
-    NAMES.iter().map(|(number, ..)| *number).collect()
-}
-
 /// Returns the name and the purpose of a call.
 fn purpose(call: &Call) -> (&'static str, Purpose) {
     let known = NAMES.iter().find(|(number, ..)| *number == call.number);
@@ -243,9 +232,11 @@ pub(super) fn median(
     enters: &[Enter],
     unrecorded: u64,
 ) -> io::Result<CallTimeline> {
-    let (late, early): (Vec<_>, Vec<_>) =
-        runs.iter().partition(|run| run.woke_after_all_were_sent());
-    let mut shown: Vec<&MessageRun> = if late.is_empty() { early } else { late };
+    let (late, early): (Vec<&MessageRun>, Vec<_>) = runs.iter().partition(|run| {
+        let mut waits = run.calls.iter().filter(|call| call.begin < run.begin);
+        waits.all(|call| call.end.is_none_or(|end| end >= run.sent))
+    });
+    let mut shown = if late.is_empty() { early } else { late };
     shown.sort_by_key(|run| run.reply());
     let middle = shown.len() / 2;
     let excess = shown.get(middle).map_or(0, |run| run.reply().saturating_sub(unrecorded));

@@ -92,10 +92,9 @@ fn tracks(timeline: &CallTimeline, line: LineOfTime, x: impl Fn(i64) -> f64) -> 
     let phases = timeline.phases();
     let mut cells = vec!['─'; line.length as usize];
     let column = |at| (x(at) as usize).min(line.length as usize - 1);
-    if let Some(first) = timeline.calls.first() {
-        // The time before belongs to an earlier message.
-        cells[..column(first.begin)].fill(' ');
-    }
+    // The time before the first call belongs to an earlier message.
+    let first = timeline.calls.first().map_or(0, |call| column(call.begin));
+    cells[..first].fill(' ');
     for (_, phase) in &phases {
         let from = column(phase.begin);
         let to = phase.end.map_or(cells.len(), column).max(from + 1);
@@ -187,9 +186,8 @@ struct Axis {
 impl Axis {
     /// Returns an axis for all timelines, with a part of the waits around them.
     fn of<'a>(timelines: impl Iterator<Item = &'a CallTimeline>) -> Axis {
-        let ends = timelines.map(|timeline| {
-            let begins = timeline.calls.iter().map(|call| call.begin);
-            begins.chain([timeline.received]).max().unwrap_or(0)
+        let ends = timelines.map(|it| {
+            it.calls.iter().map(|call| call.begin).chain([it.received]).max().unwrap_or(0)
         });
         let mut ends: Vec<i64> = ends.collect();
         ends.sort_unstable();
