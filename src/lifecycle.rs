@@ -93,38 +93,22 @@ impl AcceptPause {
 /// The life cycle of one server.
 #[derive(Debug)]
 pub struct Lifecycle {
-    limits: Limits,
-    shutdown: ShutdownSignal,
+    /// The bounds of the server.
+    pub limits: Limits,
+    /// The signal that stops the server.
+    pub shutdown: ShutdownSignal,
+    /// The pause of the accepts.
+    pub pause: AcceptPause,
     stage: Stage,
     /// When the drain cuts what is left; `Some` exactly while draining.
     deadline: Option<Nanos>,
-    pause: AcceptPause,
-    /// What other threads ask of connections, and the engine has not taken.
-    posted: Vec<PostedRequest>,
 }
 
 impl Lifecycle {
     /// Begins to serve within `limits`, until `shutdown` is signalled.
     pub fn new(limits: Limits, shutdown: ShutdownSignal) -> Lifecycle {
-        let pause = AcceptPause::default();
-        Lifecycle {
-            limits,
-            shutdown,
-            stage: Stage::Serving,
-            deadline: None,
-            pause,
-            posted: Vec::new(),
-        }
-    }
-
-    /// Returns what bounds the server.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    /// Returns the signal that stops the server.
-    pub fn shutdown(&self) -> &ShutdownSignal {
-        &self.shutdown
+        let (pause, stage) = (AcceptPause::default(), Stage::Serving);
+        Lifecycle { limits, shutdown, pause, stage, deadline: None }
     }
 
     /// Returns the stage of the server.
@@ -157,28 +141,15 @@ impl Lifecycle {
         }
     }
 
-    /// The pause of the accepts.
-    pub fn pause(&mut self) -> &mut AcceptPause {
-        &mut self.pause
-    }
-
-    /// Takes the requests to stop that were signalled since the last call. The first of all starts
-    /// a drain: `Continue(true)`, and the engine [drains](Lifecycle::drain). Any further
-    /// one ends the server at once.
-    pub fn take_requests(&mut self) -> ControlFlow<Ended, bool> {
-        let (times, posted) = self.shutdown.take_all();
-        self.posted.extend(posted);
-        match times {
-            0 => ControlFlow::Continue(false),
-            1 if self.is_serving() => ControlFlow::Continue(true),
+    /// Takes the requests to stop that were signalled since the last call, and what other threads
+    /// asked of connections. The first request of all starts a drain: `true`, and the engine
+    /// [drains](Lifecycle::drain). Any further one ends the server at once.
+    pub fn take_requests(&mut self) -> ControlFlow<Ended, (bool, Vec<PostedRequest>)> {
+        match self.shutdown.take_all() {
+            (0, posted) => ControlFlow::Continue((false, posted)),
+            (1, posted) if self.is_serving() => ControlFlow::Continue((true, posted)),
             _ => ControlFlow::Break(Ended::AtOnce),
         }
-    }
-
-    /// Returns what other threads asked of connections before the last call of
-    /// [`take_requests`](Lifecycle::take_requests).
-    pub fn take_posted(&mut self) -> Vec<PostedRequest> {
-        std::mem::take(&mut self.posted)
     }
 
     /// Starts the drain of so many connections, if the server does not drain already. Returns

@@ -99,7 +99,7 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
 
     /// An accept brought no connection.
     pub fn not_accepted(&mut self, failure: AcceptFailure) {
-        let refused = self.lifecycle.pause().failed(failure, || self.clock.now());
+        let refused = self.lifecycle.pause.failed(failure, || self.clock.now());
         self.peers.counters.refused += u64::from(refused);
     }
 
@@ -110,13 +110,13 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         listener: ListenerId,
         make: impl FnOnce(&mut WorkerFactory<P>, u64, Reach<'_>) -> Made<P>,
     ) -> Made<P> {
-        let reach = Some((self.peers.next_id(), self.lifecycle.shutdown()));
+        let reach = Some((self.peers.next_id(), &self.lifecycle.shutdown));
         make(&mut self.listeners[listener.index()].factory, self.peers.next_number(), reach)
     }
 
     /// Removes a connection whose socket is closed. Returns what the loop kept of it.
     pub fn closed(&mut self, conn: ConnId) -> D {
-        self.lifecycle.pause().end();
+        self.lifecycle.pause.end();
         self.peers.remove(conn).expect("a connection is closed once")
     }
 
@@ -137,10 +137,11 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
 
     /// Does what the shutdown signal asks.
     pub fn take_requests(&mut self) -> ControlFlow<Ended> {
-        if self.lifecycle.take_requests()? {
+        let (drains, posted) = self.lifecycle.take_requests()?;
+        if drains {
             self.drain();
         }
-        self.peers.take_posted(self.lifecycle.take_posted());
+        self.peers.take_posted(posted);
         ControlFlow::Continue(())
     }
 

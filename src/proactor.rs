@@ -43,14 +43,14 @@ use crate::peer::Factory;
 use crate::peers::ReadyPeer;
 use crate::protocol::Protocol;
 use crate::ring::{AcceptId, CancelTarget, Completion, Op, Recv, Ring, Sent, Socket, Wait};
-use accept::AcceptStates;
+use accept::AcceptState;
 use console::INPUT_SIZE;
 
 /// A server on a ring.
 #[derive(Debug)]
 pub struct Proactor<R, P> {
     ring: R,
-    state: LoopState<P, Flight, AcceptStates>,
+    state: LoopState<P, Flight, Vec<AcceptState>>,
     /// Connections accepted above the limit, which are not served yet.
     backlog: VecDeque<(ListenerId, Socket, Option<SocketAddr>)>,
     /// True from a send with `skip_success` until the completions of the next iteration are reaped.
@@ -106,7 +106,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// The ring refuses its first submission.
     pub fn new(mut ring: R, limits: Limits, stop: ShutdownSignal) -> io::Result<Proactor<R, P>> {
         let state = LoopState::new(limits, stop, ring.clock());
-        ring.submit(Op::Wake { fd: state.lifecycle.shutdown().as_fd() })?;
+        ring.submit(Op::Wake { fd: state.lifecycle.shutdown.as_fd() })?;
         let (backlog, console_buffer) = (VecDeque::new(), None);
         Ok(Proactor { ring, state, backlog, unconfirmed_sends: false, console_buffer })
     }
@@ -191,7 +191,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 self.state.peers.mark(conn);
             }
             Completion::Cancel { target: CancelTarget::Accept(AcceptId { listener, slot }) } => {
-                self.state.listeners[listener.index()].state.cancel_completed(slot);
+                self.state.listeners[listener.index()].state[usize::from(slot)].cancel_completed();
                 self.state.listeners_changed = true;
             }
             Completion::Internal => {}
@@ -271,14 +271,14 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         let flow = self.state.take_requests();
         if flow.is_continue() {
             self.open_backlog(); // The drain may have begun.
-            self.ring.submit(Op::Wake { fd: self.state.lifecycle.shutdown().as_fd() })?;
+            self.ring.submit(Op::Wake { fd: self.state.lifecycle.shutdown.as_fd() })?;
         }
         Ok(flow)
     }
 
     fn is_drained(&self) -> bool {
-        self.state.is_drained()
-            && self.state.listeners.iter().all(|listener| listener.state.is_idle())
+        let mut accepts = self.state.listeners.iter().flat_map(|listener| &listener.state);
+        self.state.is_drained() && accepts.all(AcceptState::is_idle)
     }
 
     fn update(&mut self, conn: ConnId, change: impl FnOnce(&mut Flight)) {

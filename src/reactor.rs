@@ -98,7 +98,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         stop: ShutdownSignal,
     ) -> io::Result<Reactor<S, P>> {
         let state = LoopState::new(limits, stop, Clock::default());
-        let signal = state.lifecycle.shutdown().as_fd();
+        let signal = state.lifecycle.shutdown.as_fd();
         selector.add(signal, KeyOwner::Shutdown.into(), Interest::READ)?;
         Ok(Reactor {
             selector,
@@ -193,7 +193,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
             KeyOwner::Shutdown => {
                 if !armed {
                     let (signal, key) =
-                        (self.state.lifecycle.shutdown().as_fd(), KeyOwner::Shutdown.into());
+                        (self.state.lifecycle.shutdown.as_fd(), KeyOwner::Shutdown.into());
                     self.selector.modify(signal, key, Interest::READ)?;
                 }
                 return Ok(self.state.take_requests());

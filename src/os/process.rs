@@ -142,18 +142,10 @@ fn close_range(first: RawFd, last: RawFd) {
 
 /// Closes those of `first..=last` that are open.
 fn close_each(first: RawFd, last: RawFd) {
-    let open: Vec<RawFd> = match std::fs::read_dir("/proc/self/fd") {
-        Ok(entries) => entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|fd| (first..=last).contains(fd))
-            .collect(),
-        Err(_) => {
-            // Those above a limit that was lowered meanwhile are missed: nothing
-            // names them without /proc.
-            let limit = super::raise_descriptor_limit().unwrap_or(1 << 16);
-            (first..last.min(limit as RawFd)).collect()
-        }
-    };
+    // `Alone` has seen that there is a /proc.
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let open = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let open: Vec<RawFd> = open.filter(|fd| (first..=last).contains(fd)).collect();
     for fd in open {
         // A number alone; `EBADF` is that of the folder that was read, closed by now.
         let _ = syscall!(close(fd));

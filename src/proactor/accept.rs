@@ -12,23 +12,9 @@ use crate::os::AcceptFailure;
 use crate::protocol::Protocol;
 use crate::ring::{AcceptId, CancelTarget, Op, Ring, Socket};
 
-/// The accepts of a listener, by slot.
-#[derive(Debug, Default)]
-pub(super) struct AcceptStates(Vec<AcceptState>);
-
-impl AcceptStates {
-    pub(super) fn is_idle(&self) -> bool {
-        self.0.iter().all(AcceptState::is_idle)
-    }
-
-    pub(super) fn cancel_completed(&mut self, slot: u16) {
-        self.0[usize::from(slot)].cancel_completed();
-    }
-}
-
 /// An accept, and the cancel of it: they complete in either order.
 #[derive(Debug, Clone, Copy, Default)]
-struct AcceptState {
+pub(super) struct AcceptState {
     in_flight: bool,
     /// True from the cancel of the accept in flight until the accept completes.
     cancelled: bool,
@@ -37,7 +23,7 @@ struct AcceptState {
 }
 
 impl AcceptState {
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         !self.in_flight && !self.cancel_in_flight
     }
 
@@ -47,7 +33,7 @@ impl AcceptState {
         self.cancelled &= more;
     }
 
-    fn cancel_completed(&mut self) {
+    pub(super) fn cancel_completed(&mut self) {
         debug_assert!(self.cancel_in_flight, "a cancel completes once");
         self.cancel_in_flight = false;
     }
@@ -58,7 +44,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     pub(super) fn arm_accepts(&mut self, accepting: Accepting) -> io::Result<()> {
         let wanted = accepting == Accepting::Now;
         for listener in &mut self.state.listeners {
-            let (Some(fd), AcceptStates(accepts)) = (&listener.fd, &mut listener.state) else {
+            let (Some(fd), accepts) = (&listener.fd, &mut listener.state) else {
                 continue;
             };
             let count = if wanted { self.ring.accepts() } else { 0 };
@@ -79,7 +65,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 }
             }
             // Closed only when no accept is in flight: one would keep the socket listening.
-            if accepting == Accepting::Never && listener.state.is_idle() {
+            if accepting == Accepting::Never && listener.state.iter().all(AcceptState::is_idle) {
                 listener.fd = None;
             }
         }
@@ -93,7 +79,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         more: bool,
     ) {
         let AcceptId { listener, slot } = accept;
-        self.state.listeners[listener.index()].state.0[usize::from(slot)].completed(more);
+        self.state.listeners[listener.index()].state[usize::from(slot)].completed(more);
         self.state.listeners_changed = true;
         match outcome {
             Ok(socket) => {

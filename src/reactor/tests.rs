@@ -421,7 +421,7 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector>(selector: fn() ->
         ids.map(|id| peers.get_mut(id).unwrap().connection.outgoing().bytes()).sum()
     };
     assert!(owed(&mut reactor) > 0, "else this shows nothing");
-    reactor.state.lifecycle.shutdown().request();
+    reactor.state.lifecycle.shutdown.request();
     assert!(reactor.run_once().unwrap().is_continue(), "bytes are owed");
     let late = thread::spawn(move || read_all(&late));
     let leavers = thread::spawn(move || {
@@ -440,7 +440,7 @@ fn a_drain_cuts_a_client_that_stays<S: Selector>(selector: fn() -> S) {
     let (mut reactor, address) = stepwise(selector, Echo, PLENTY, limits);
     let stays = connect(address);
     run_until(&mut reactor, |counters| counters.accepted == 1);
-    reactor.state.lifecycle.shutdown().request();
+    reactor.state.lifecycle.shutdown.request();
     assert_eq!(reactor.run(None).unwrap(), Ended::Drained);
     assert_eq!(reactor.counters().cut, 1);
     assert_eq!(read_all(&stays), b"");
@@ -450,9 +450,9 @@ fn a_second_request_ends_at_once<S: Selector>(selector: fn() -> S) {
     let (mut reactor, address) = stepwise(selector, Echo, PLENTY, Limits::default());
     let _stays = connect(address);
     run_until(&mut reactor, |counters| counters.accepted == 1);
-    reactor.state.lifecycle.shutdown().request();
+    reactor.state.lifecycle.shutdown.request();
     assert!(reactor.run_once().unwrap().is_continue());
-    reactor.state.lifecycle.shutdown().request();
+    reactor.state.lifecycle.shutdown.request();
     assert_eq!(reactor.run(None).unwrap(), Ended::AtOnce);
 }
 

@@ -56,6 +56,9 @@ pub struct Config {
 /// Completions taken from the queue at a time.
 const BATCH: usize = 64;
 
+/// The errors of an enter after which the loop goes on.
+const TEMPORARY: [i32; 4] = [libc::EINTR, libc::ETIME, libc::EBUSY, libc::EAGAIN];
+
 /// The token of a timeout operation.
 const TIMER: (Kind, u32) = (Kind::Internal, 1);
 
@@ -202,25 +205,17 @@ impl Uring {
             flags |= EnterFlags::NO_IOWAIT;
         }
         os::count_call();
-        let submitter = self.ring.submitter();
-        let answer = match timeout {
-            // SAFETY: both structures live through the call, and their type is what the flags say.
-            Some(span) => unsafe {
-                let time = Timespec::from(span);
-                let args = SubmitArgs::new().timespec(&time);
-                submitter.enter(queued, want, (flags | EnterFlags::EXT_ARG).bits(), Some(&args))
-            },
-            // SAFETY: no argument is passed.
-            None => unsafe { submitter.enter::<libc::sigset_t>(queued, want, flags.bits(), None) },
-        };
-        match answer {
-            Ok(submitted) => Ok(submitted as u32),
-            Err(error) => match error.raw_os_error() {
-                // A signal; the time is over; completions must be reaped first; memory is short
-                // for the moment. What was queued is still queued.
-                Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN) => Ok(0),
-                _ => Err(error),
-            },
+        let time = timeout.map(Timespec::from);
+        let args = time.as_ref().map(|time| SubmitArgs::new().timespec(time));
+        if args.is_some() {
+            flags |= EnterFlags::EXT_ARG;
+        }
+        // SAFETY: both structures live through the call, and are passed if the flags say so.
+        match unsafe { self.ring.submitter().enter(queued, want, flags.bits(), args.as_ref()) } {
+            // A signal; the time is over; completions must be reaped first; memory is short for the
+            // moment. What was queued is still queued.
+            Err(error) if TEMPORARY.contains(&error.raw_os_error().unwrap_or(0)) => Ok(0),
+            answer => answer.map(|submitted| submitted as u32),
         }
     }
 
@@ -241,9 +236,7 @@ impl Uring {
             self.in_flight -= 1;
         }
         match cqe.token.kind() {
-            Some(Kind::Send) => {
-                self.memory.sent(cqe.token.conn());
-            }
+            Some(Kind::Send) => self.memory.sent(cqe.token.conn()),
             Some(Kind::Accept) => {
                 if !cqe.more() {
                     self.accepts.end(cqe.token.accept());

@@ -27,7 +27,6 @@ pub use sigio::Sigio;
 pub use spin::Spin;
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -264,13 +263,11 @@ impl<W> WatchTable<W> {
     /// # Errors
     /// The descriptor is watched already.
     fn add(&mut self, fd: RawFd, watched: W) -> io::Result<()> {
-        match self.0.entry(fd) {
-            Entry::Vacant(place) => place.insert(watched),
-            Entry::Occupied(_) => {
-                let text = format!("descriptor {fd} is watched already");
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
-            }
-        };
+        if self.0.contains_key(&fd) {
+            let text = format!("descriptor {fd} is watched already");
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        }
+        self.0.insert(fd, watched);
         Ok(())
     }
 

@@ -157,11 +157,13 @@ impl<C: Calls> Blocking<C> {
         self.wait(interrupt)?;
         self.reap()?;
         (0..self.acceptor.listeners.len()).for_each(|listener| self.accept(listener));
-        let signal = self.lifecycle.take_requests();
-        self.pass_posted();
-        if signal.is_break() || self.serve_console().is_break() {
+        let requests = self.lifecycle.take_requests();
+        let ends = requests.is_break();
+        let (drains, posted) = requests.continue_value().unwrap_or_default();
+        self.pass_posted(posted);
+        if ends || self.serve_console().is_break() {
             self.end_at_once();
-        } else if signal.continue_value() == Some(true) {
+        } else if drains {
             self.begin_drain(self.threads.len());
         } else if self.lifecycle.run_timers(os::now()) && !self.at_once {
             self.counters.cut = self.cut();
@@ -201,8 +203,8 @@ impl<C: Calls> Blocking<C> {
     }
 
     /// Passes what other threads ask to the threads of the connections.
-    fn pass_posted(&mut self) {
-        for posted in self.lifecycle.take_posted() {
+    fn pass_posted(&mut self, posted: Vec<PostedRequest>) {
+        for posted in posted {
             self.posted = true;
             let (calls, members) = (&self.calls, self.shared.members());
             let conn = match &posted {
@@ -276,7 +278,7 @@ impl<C: Calls> Blocking<C> {
     /// expires.
     fn wait(&mut self, interrupt: Option<Duration>) -> io::Result<()> {
         let console = self.console.as_ref().filter(|console| !console.has_ended());
-        let others = [self.lifecycle.shutdown().as_fd(), self.shared.event.as_fd()];
+        let others = [self.lifecycle.shutdown.as_fd(), self.shared.event.as_fd()];
         let others = others.into_iter().chain(console.map(Console::input));
         let capacity = self.lifecycle.has_capacity(self.threads.len());
         let deadline = self.lifecycle.next_timer().map(|due| due.since(os::now()));

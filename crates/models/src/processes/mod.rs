@@ -145,8 +145,8 @@ impl<C: CallHooks> Processes<C> {
             match number {
                 SHUTDOWN => match self.lifecycle.take_requests() {
                     ControlFlow::Break(ended) => flow = ControlFlow::Break(ended),
-                    ControlFlow::Continue(true) => self.drain(),
-                    ControlFlow::Continue(false) => {}
+                    ControlFlow::Continue((true, _)) => self.drain(),
+                    ControlFlow::Continue(_) => {}
                 },
                 CHILD_EXITS => self.reap()?,
                 listener => self.accept(ListenerId((listener - LISTENERS) as u16)),
@@ -197,7 +197,7 @@ impl<C: CallHooks> Processes<C> {
                 Err(error) => {
                     let failure = AcceptFailure::from(error);
                     let none = matches!(failure, AcceptFailure::NoConnection);
-                    let refused = self.lifecycle.pause().failed(failure, os::now);
+                    let refused = self.lifecycle.pause.failed(failure, os::now);
                     self.counters.refused += u64::from(refused);
                     if none {
                         return;
@@ -209,7 +209,7 @@ impl<C: CallHooks> Processes<C> {
 
     fn accepted(&mut self, id: ListenerId, socket: OwnedFd) {
         self.counters.accepted += 1;
-        let (number, max_input) = (self.counters.accepted, self.lifecycle.limits().max_input);
+        let (number, max_input) = (self.counters.accepted, self.lifecycle.limits.max_input);
         let factory = &mut self.listeners[id.index()].factory;
         let (protocol, accepted) = factory.make(number, Some(socket.as_fd()), None);
         self.fork_for(id, NewConnection { socket, protocol, max_input, number, accepted });
@@ -221,7 +221,7 @@ impl<C: CallHooks> Processes<C> {
         if let Err(error) = self.fork(id, &mut connection) {
             self.counters.refused += 1;
             tracing::warn!(%error, children = self.children.len(), "cannot fork for now");
-            self.lifecycle.pause().begin(os::now());
+            self.lifecycle.pause.begin(os::now());
             self.waiting = connection.map(|connection| (id, connection));
         }
     }
@@ -290,7 +290,7 @@ impl<C: CallHooks> Processes<C> {
             }
             let died = CloseReason::Failed(libc::ECONNABORTED);
             self.reaped(client, if cut { CloseReason::Cut } else { died });
-            self.lifecycle.pause().end();
+            self.lifecycle.pause.end();
         }
         Ok(())
     }
