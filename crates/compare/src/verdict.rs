@@ -86,8 +86,8 @@ pub fn judge(models: &[&[f64]], floor: Option<f64>) -> Vec<Verdict> {
 
 fn verdict(pairs: &[f64], floor: f64) -> Verdict {
     match stats::median_interval(pairs) {
-        Some(interval) if interval.is_above(1.0 + floor) => Verdict::Higher,
-        Some(interval) if interval.is_below(1.0 - floor) => Verdict::Lower,
+        Some(interval) if interval.low > 1.0 + floor => Verdict::Higher,
+        Some(interval) if interval.high < 1.0 - floor => Verdict::Lower,
         Some(interval) if interval.distance_from_one() <= floor => Verdict::Same(floor),
         _ => Verdict::NotShown,
     }

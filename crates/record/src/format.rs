@@ -178,6 +178,11 @@ macro_rules! numbered {
             pub const fn name(self) -> &'static str {
                 match self { $($name::$item => $text,)* }
             }
+
+            /// The names by their numbers, `1:accept,2:recv,…`.
+            pub fn table() -> String {
+                [$(concat!($number, ":", $text)),*].join(",")
+            }
         }
 
         impl ::std::fmt::Display for $name {
@@ -491,17 +496,11 @@ numbered! {
     }
 }
 
-/// The header's tables of names, `1:accept,2:recv,…`, so that a trace explains itself.
+/// The header's tables of names, so that a trace explains itself.
 pub(crate) fn tables() -> String {
-    let table = |names: &mut dyn Iterator<Item = (u8, &str)>| {
-        names.map(|(number, name)| format!("{number}:{name}")).collect::<Vec<_>>().join(",")
-    };
-    format!(
-        "records={}\nkinds={}\ncalls={}\nuser_data=kind:56:8,generation:32:24,slot:0:32\n",
-        table(&mut RecordKind::ALL.iter().map(|kind| (*kind as u8, kind.name()))),
-        table(&mut Kind::ALL.iter().map(|kind| (*kind as u8, kind.name()))),
-        table(&mut Call::ALL.iter().map(|call| (*call as u8, call.name()))),
-    )
+    let (records, kinds, calls) = (RecordKind::table(), Kind::table(), Call::table());
+    let user_data = "kind:56:8,generation:32:24,slot:0:32";
+    format!("records={records}\nkinds={kinds}\ncalls={calls}\nuser_data={user_data}\n")
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@
 //!   loop ─► Recorder or Writer ─► file ─► Trace or Reader ─► Record ─► Payload
 //! ```
 //!
-//! The crate depends on std, libc, `thiserror` and the facade `tracing`, and knows no ring and no
-//! selector: any program can embed it.
+//! The crate depends on std, libc, `memmap2`, `thiserror` and the facade `tracing`, and knows no
+//! ring and no selector: any program can embed it.
 //!
 //! ```
 //! use proactor_record::{About, Call, Log, Payload, Record, Recorder, Settings, Trace};

@@ -213,8 +213,7 @@ impl Reader {
             self.held.sort_by_key(|record| record.time);
             self.held.len()
         };
-        let rest = self.held.split_off(whole);
-        let records = std::mem::replace(&mut self.held, rest);
+        let records: Vec<Record> = self.held.drain(..whole).collect();
         for record in &records {
             self.first = record.next_number(self.header.number(self.first, record));
         }

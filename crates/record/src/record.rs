@@ -394,12 +394,11 @@ impl Record {
 impl Payload {
     /// The result, if it is the end of an operation, an enter, a wait or a call.
     pub fn result(&self) -> Option<Result<u32, Errno>> {
+        use Payload::*;
         match *self {
-            Payload::Completed { result, .. }
-            | Payload::EnterEnd { result, .. }
-            | Payload::WaitEnd { result, .. }
-            | Payload::CallEnd { result, .. } => Some(result),
-            Payload::Implied { bytes } => Some(Ok(bytes)),
+            Completed { result, .. } | EnterEnd { result, .. } => Some(result),
+            WaitEnd { result, .. } | CallEnd { result, .. } => Some(result),
+            Implied { bytes } => Some(Ok(bytes)),
             _ => None,
         }
     }

@@ -268,15 +268,16 @@ impl ShmLog {
         (number / BLOCK) as u32
     }
 
-    /// Makes the pages of this record's block present and writable; returns whether the kernel did
-    /// so. A forked process has the mapping without its pages, and otherwise has a page fault at
-    /// the first write to each.
-    pub(crate) fn populate_block(&self, number: u64) -> bool {
+    /// Makes the pages of this record's block present and writable. Returns the first block after
+    /// it, or none if the kernel cannot, so that it is not asked again. A forked process has the
+    /// mapping without its pages, and otherwise has a page fault at the first write to each.
+    #[cold]
+    pub(crate) fn populate_block(&self, number: u64) -> u32 {
         let slot = (number & u64::from(self.capacity - 1)) & !(BLOCK - 1);
         // `from` begins a page of any size up to the header's: the header lies before slot 0.
         let from = slot as usize * RECORD;
         let to = (from + HEADER + BLOCK as usize * RECORD).min(self.pages.len());
-        self.populate(from, to - from)
+        if self.populate(from, to - from) { self.block(number) + 1 } else { u32::MAX }
     }
 
     /// Writes record `number`, which was reserved: steps 2 to 6 of the protocol.

@@ -162,7 +162,7 @@ impl Writer {
             shared.log.write(number, [time, id, middle, last]);
             // Not before: a writer that is killed within a record costs its slot.
             if shared.log.block(number) >= shared.populated.load(Ordering::Relaxed) {
-                self.populate(number);
+                shared.populated.store(shared.log.populate_block(number), Ordering::Relaxed);
             }
             if let Some(watch) = &shared.watch {
                 self.watch(watch, &Record::from_words([time, id, middle, last]));
@@ -210,19 +210,10 @@ impl Writer {
     }
 
     #[cold]
-    fn populate(&self, number: u64) {
-        let SharedWriter { log, populated, .. } = &*self.shared;
-        // Where the kernel cannot, it is not asked again.
-        let next = if log.populate_block(number) { log.block(number) + 1 } else { u32::MAX };
-        populated.store(next, Ordering::Relaxed);
-    }
-
-    #[cold]
     fn toggle(&self, asked: u32) {
         let SharedWriter { toggles, owner, .. } = &*self.shared;
         // Another thread may have followed this request already, and later ones too.
-        let newer = |followed: u32| asked.wrapping_sub(followed).cast_signed() > 0;
-        let follow = |before| newer(before).then_some(asked);
+        let follow = |old: u32| (asked.wrapping_sub(old).cast_signed() > 0).then_some(asked);
         let Ok(before) = toggles.fetch_update(Ordering::Relaxed, Ordering::Relaxed, follow) else {
             return;
         };
@@ -237,11 +228,9 @@ impl Writer {
     #[cold]
     fn compare(&self, time: u64) {
         let SharedWriter { log, hertz, owner, compare_at, .. } = &*self.shared;
-        let due = compare_at.load(Ordering::Relaxed);
-        let next = time.wrapping_add(*hertz);
-        let first = time >= due
-            && compare_at.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if first && *owner == std::process::id() {
+        // Only the first of several writers for which it is due.
+        let due = compare_at.fetch_max(time.wrapping_add(*hertz), Ordering::Relaxed);
+        if time >= due && *owner == std::process::id() {
             log.compare_clock();
         }
     }

@@ -27,16 +27,6 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Returns true if the whole interval lies above `value`.
-    pub fn is_above(&self, value: f64) -> bool {
-        self.low > value
-    }
-
-    /// Returns true if the whole interval lies below `value`.
-    pub fn is_below(&self, value: f64) -> bool {
-        self.high < value
-    }
-
     /// Returns the largest distance of the interval's ends from one, the ratio of equal values.
     pub fn distance_from_one(&self) -> f64 {
         (1.0 - self.low).abs().max((self.high - 1.0).abs())
@@ -67,11 +57,7 @@ pub fn median_interval(values: &[f64]) -> Option<Interval> {
 /// The two-sided sign test: returns the probability that of `n` fair coins `same_side` or more fall
 /// on the same side.
 pub fn sign_test(same_side: usize, n: usize) -> f64 {
-    if same_side == 0 {
-        return 1.0;
-    }
-    let tail = at_most(n - same_side.min(n), n);
-    (2.0 * tail).min(1.0)
+    if same_side == 0 { 1.0 } else { (2.0 * at_most(n - same_side.min(n), n)).min(1.0) }
 }
 
 /// Returns the probability that at most `k` of `n` fair coins show heads.

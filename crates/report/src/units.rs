@@ -26,11 +26,8 @@ pub fn nanos(value: u64) -> String {
 /// Formats a share of one: `98 %`, and with a decimal below ten percent: `0.3 %`.
 pub fn percent(share: f64) -> String {
     let percent = share * 100.0;
-    if percent != 0.0 && percent.abs() < 9.95 {
-        format!("{percent:.1} %")
-    } else {
-        format!("{percent:.0} %")
-    }
+    let digits = usize::from(percent != 0.0 && percent.abs() < 9.95);
+    format!("{percent:.digits$} %")
 }
 
 /// Formats a number that is no count: `0.34`, `6.00`, `5,361`.
@@ -79,20 +76,21 @@ pub fn times(n: u64) -> String {
 /// # Errors
 /// The text is not a duration; the message shows the accepted forms.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let at = text.find(|c: char| c.is_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(at);
-    let seconds = match unit {
-        "" | "s" => Some(1.0),
-        "ns" => Some(1e-9),
-        "us" | "µs" | "μs" => Some(1e-6),
-        "ms" => Some(1e-3),
-        "m" | "min" => Some(60.0),
-        "h" => Some(3600.0),
-        _ => None,
+    let parsed = || {
+        let at = text.find(char::is_alphabetic).unwrap_or(text.len());
+        let (number, unit) = text.split_at(at);
+        let seconds = match unit {
+            "" | "s" => 1.0,
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "m" | "min" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        Duration::try_from_secs_f64(number.trim().parse::<f64>().ok()? * seconds).ok()
     };
-    let seconds =
-        number.trim().parse().ok().zip(seconds).map(|(number, unit): (f64, f64)| number * unit);
-    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| {
+    parsed().ok_or_else(|| {
         format!("invalid duration `{text}`: write a number and a unit, as 500ms, 2s, 1us or 5m")
     })
 }
