@@ -1,6 +1,7 @@
 //! The threads of a server: started, interrupted, and joined.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -100,12 +101,11 @@ impl ThreadPool {
         let status = Arc::new(ThreadStatus::new(self.next_id(), Arc::clone(shared)));
         let its = Arc::clone(&status);
         let thread = thread::Builder::new().stack_size(self.stack).spawn(move || {
-            let (end, mut counters) = (ThreadEnd(its), Counters::default());
-            let worked = work(&end.0, &mut counters);
-            let its = Arc::clone(&end.0);
-            drop(end);
+            let mut counters = Counters::default();
+            let worked = catch_unwind(AssertUnwindSafe(|| work(&its, &mut counters)));
+            its.shared.thread_ends(its.id);
             its.publish(&mut counters);
-            worked
+            worked.unwrap_or_else(|panic| resume_unwind(panic))
         })?;
         self.workers.insert(Worker { thread, status });
         Ok(())
@@ -130,7 +130,7 @@ impl ThreadPool {
         let mut failed = Ok(());
         for id in shared.take_ended() {
             let Worker { thread, status } = self.workers.remove(id).expect("a thread ends once");
-            let worked = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let worked = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
             *counters += Counters::load(&status.counters);
             failed = failed.and(worked);
         }
@@ -150,14 +150,5 @@ impl ThreadPool {
             any |= drains && status.is_unaware();
         }
         any
-    }
-}
-
-/// Reports the end of a thread, also of one that panics.
-struct ThreadEnd(Arc<ThreadStatus>);
-
-impl Drop for ThreadEnd {
-    fn drop(&mut self) {
-        self.0.shared.thread_ends(self.0.id);
     }
 }

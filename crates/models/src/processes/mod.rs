@@ -30,7 +30,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use self::relay::Relay;
@@ -43,7 +43,7 @@ use proactor::connection_log;
 use proactor::console::Console;
 use proactor::counters::{Counters, LiveCounters};
 use proactor::engine::{Engine, Listener};
-use proactor::keys::{ConnId, KeyOwner, ListenerId};
+use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::lifecycle::{self, Lifecycle, Stage};
 use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::os::process::{self, Alone, Deaths, Pid};
@@ -56,6 +56,9 @@ use proactor_record::Call;
 /// Accepts at one listener in an iteration: a fork takes long, and the relay must not wait.
 const ACCEPTS: usize = 8;
 
+/// What is recorded for a call without a descriptor.
+const NO_FILE: RawFd = -1;
+
 /// A child's only client.
 struct ChildClient {
     /// Its id, which all processes use.
@@ -64,6 +67,13 @@ struct ChildClient {
     number: u64,
     /// The address of its peer, if the log shows it.
     addr: Option<SocketAddr>,
+}
+
+impl ChildClient {
+    /// Returns the key of calls that are made for it, which have no descriptor.
+    fn key(&self) -> (Key, RawFd) {
+        (KeyOwner::Conn(self.id).into(), NO_FILE)
+    }
 }
 
 /// A server that forks a child for each connection.
@@ -264,9 +274,10 @@ impl<C: CallHooks> Processes<C> {
     /// Reaps all children that have ended: their signals coalesce.
     fn reap(&mut self) -> io::Result<()> {
         self.child_exits.take();
-        let owner = KeyOwner::External(CHILD_EXITS);
+        let exits = KeyOwner::External(CHILD_EXITS);
         let number = |pid: &Option<Pid>| pid.map_or(0, Pid::number);
-        while let Some(pid) = self.call(Call::Reap, owner, process::ended, number)? {
+        let (reap, whose) = ((Call::Reap, AT_ONCE), (exits.into(), NO_FILE));
+        while let Some(pid) = self.calls.made(reap, whose, 0, process::ended, number)? {
             if !self.children.contains_key(&pid) {
                 // A child of other code in this process, which has to wait for it. It is named
                 // before ours, so ours are waited for one by one.
@@ -279,10 +290,10 @@ impl<C: CallHooks> Processes<C> {
     }
 
     fn reap_if_ended(&mut self, pid: Pid) -> io::Result<()> {
-        let owner = KeyOwner::Conn(self.children[&pid].id);
+        let whose = self.children[&pid].key();
         let number = |status: &Option<_>| status.map_or(0, |_| pid.number());
-        let reaped = self.call(Call::Reap, owner, || process::reap(pid), number)?;
-        if let Some(status) = reaped {
+        let reap = || process::reap(pid);
+        if let Some(status) = self.calls.made((Call::Reap, AT_ONCE), whose, 0, reap, number)? {
             let client = self.children.remove(&pid).expect("a child is reaped once");
             let cut = self.lifecycle.stage() == Stage::Cutting;
             if !status.success() && !cut {
@@ -361,19 +372,8 @@ impl<C: CallHooks> Engine for Processes<C> {
 }
 
 impl<C: CallHooks> Processes<C> {
-    /// Makes a call that has no descriptor.
-    fn call<T>(
-        &self,
-        call: Call,
-        owner: KeyOwner,
-        make: impl FnOnce() -> io::Result<T>,
-        res: impl FnOnce(&T) -> i32,
-    ) -> io::Result<T> {
-        self.calls.made((call, false), (owner.into(), -1), 0, make, res)
-    }
-
     fn kill(&self, client: &ChildClient, kill: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        self.call(Call::Kill, KeyOwner::Conn(client.id), kill, |()| 0)
+        self.calls.made((Call::Kill, AT_ONCE), client.key(), 0, kill, |()| 0)
     }
 
     fn kill_each(&self) {
@@ -398,9 +398,8 @@ impl<C: CallHooks> Processes<C> {
         self.refuse_waiting();
         self.kill_each();
         for (pid, client) in std::mem::take(&mut self.children) {
-            let (owner, wait) = (KeyOwner::Conn(client.id), || process::wait(pid));
-            let ended = self.call(Call::Reap, owner, wait, |_| pid.number());
-            if ended.is_ok() {
+            let (reap, wait) = ((Call::Reap, AT_ONCE), || process::wait(pid));
+            if self.calls.made(reap, client.key(), 0, wait, |_| pid.number()).is_ok() {
                 self.reaped(client, CloseReason::Cut);
             }
         }
