@@ -1,7 +1,7 @@
 //! Time as the loops know it: nanoseconds since some fixed moment.
 //!
-//! No code below a driver reads a clock: the driver passes the time, so that a simulator's clock
-//! does as well.
+//! The state machines do not choose a clock: the engine passes them one
+//! ([`Clock`](crate::os::Clock)), so that a test or a simulator can pass its own.
 
 use std::ops::Add;
 use std::time::Duration;

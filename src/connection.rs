@@ -1,4 +1,4 @@
-//! One connection, minus the socket.
+//! A connection without its socket: what it wants, and what it owes.
 //!
 //! ```text
 //!              inbound                              outbound
@@ -11,7 +11,7 @@
 //!
 //! | inbound × outbound | wants |
 //! |---|---|
-//! | Open × Open | receive unless paused, send what is queued |
+//! | Open × Open | receive unless too much is queued, send what is queued |
 //! | Ended × Open | send what is queued (a protocol may go on sending after the peer's end) |
 //! | Open × Finishing | send what is queued, then shut that direction down; receive and discard |
 //! | Open × Shut | receive and discard until the peer ends |
@@ -72,10 +72,11 @@ pub struct Connection<P> {
     /// True once the peer's end has come: the inbound direction is closed.
     ended: bool,
     outbound: Outbound,
-    /// True from reaching a high mark until both low marks are reached.
+    /// True from reaching a high mark until both low marks are reached: the peer reads too slowly.
     paused: bool,
     flags: ProtocolFlags,
-    /// When the timer expires; zero if none is set. It is that of the protocol, and once the
+    /// When the timer expires, or how long it takes until `TIMER_SET` is cleared; zero if none is
+    /// set. It is that of the protocol, and once the
     /// connection has shut down, the end of its lingering.
     timer: Nanos,
     /// True from the protocol's request until it is called for it.
@@ -108,7 +109,7 @@ impl ProtocolFlags {
     const DRAIN: u8 = 4;
     /// The server drains this connection.
     const DRAINING: u8 = 8;
-    /// The timer was set and not yet armed: it is a time from then on.
+    /// The timer was set and is not armed yet: `timer` is a duration.
     const TIMER_SET: u8 = 16;
 
     fn has(self, bits: u8) -> bool {
@@ -172,7 +173,8 @@ impl<P: Protocol> Connection<P> {
         self.recv_size.lower();
     }
 
-    /// Queues a message of another peer for this one. Returns true if that is too much, and breaks
+    /// Queues bytes that come from elsewhere: another peer, a handle or the operator. A connection
+    /// that closes drops them. Returns true if that is too much, and breaks
     /// the connection.
     pub fn deliver(&mut self, chunk: Chunk) -> bool {
         if self.outbound != Outbound::Open {
@@ -282,7 +284,7 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// Returns when its timer expires. One that was set since the last call is armed now, by
-    /// `clock`, which is not read else.
+    /// `clock`, which otherwise is not read.
     pub fn arm_timer(&mut self, clock: impl FnOnce() -> Nanos) -> Option<Nanos> {
         if self.timer != Nanos(0) && self.flags.take(ProtocolFlags::TIMER_SET) {
             self.timer = clock() + Duration::from_nanos(self.timer.0);
@@ -353,7 +355,7 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// Offers `chunk`, behind what was left before, until the protocol can take no more of it.
-    #[inline(always)] // Into `received`: a message passes one frame less.
+    #[inline(always)] // Into `received`: one call less for each message.
     fn offer(&mut self, chunk: Chunk, context: &mut Context) {
         let mut requests = Requests::default();
         let mut input = Input::new(chunk, &mut self.untaken, context.max_input);

@@ -1,4 +1,4 @@
-//! The seam between a server and the I/O model that drives it.
+//! What a server needs of the I/O model that drives it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -21,7 +21,7 @@ pub trait Engine<P = Box<dyn Protocol>> {
     /// The socket cannot be made non-blocking, or the model cannot provide what the protocol needs.
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()>;
 
-    /// Attaches an operator console, whose listeners have the same numbers.
+    /// Attaches an operator console. It names listeners by the numbers that `listen` was given.
     ///
     /// # Errors
     /// The input cannot be watched, or the model has no console.

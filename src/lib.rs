@@ -20,10 +20,10 @@
 //! # What it is, and what it is not
 //!
 //! It accepts, receives, sends and closes, with limits, backpressure, half-close, broadcasts,
-//! timers and a drain that loses no byte. A protocol does no I/O, and its clock is that of the
-//! server, so the same code runs on every I/O model, and in tests without a socket ([`testing`]).
-//! One thread serves. It is not an async runtime, it has no TLS and no UDP, and a protocol must not
-//! block.
+//! timers and a drain that loses no byte before its deadline. A protocol does no I/O, and its clock
+//! is that of the server, so the same code runs on every I/O model, and in tests without a socket
+//! ([`testing`]). One thread serves. It is not an async runtime, it has no TLS and no UDP, and a
+//! protocol must not block.
 //!
 //! # Three stages
 //!
@@ -42,7 +42,7 @@
 //!
 //! # Models
 //!
-//! | model | waits by | Linux |
+//! | model | waits by | since Linux |
 //! |---|---|---|
 //! | [`Model::URING`] | completions of io_uring | 5.6 |
 //! | [`Model::EPOLL`], [`Model::EPOLL_ET`] | epoll(7), level- and edge-triggered | 2.6 |

@@ -4,7 +4,7 @@
 //! ```text
 //!   Serving ── a signal, or the operator ──► Draining ── every connection is closed ──► ended
 //!      │                                        │  └──── the deadline passes ──► Cutting ──► ended
-//!      └──── asked twice: ended at once ────────┘
+//!      └──── asked once more, at any stage: ended at once ────┘
 //! ```
 
 use std::io;
@@ -50,7 +50,8 @@ pub struct AcceptPause {
 }
 
 impl AcceptPause {
-    /// Logs why an accept brought no connection, and pauses if the next one would fail as well.
+    /// Takes note of an accept that brought no connection: pauses if the next one would fail as
+    /// well, and logs an error once for each pause.
     /// Returns true if the pause begins.
     pub fn failed(&mut self, failure: AcceptFailure, now: impl FnOnce() -> Nanos) -> bool {
         match failure {
@@ -184,7 +185,7 @@ impl Lifecycle {
 }
 
 impl Drop for Lifecycle {
-    /// Nothing takes what other threads ask any more.
+    /// The engine has ended: requests of other threads are refused from now on.
     fn drop(&mut self) {
         self.shutdown.refuse_posts();
     }
@@ -195,7 +196,7 @@ pub fn unless_drained(drained: bool) -> ControlFlow<Ended> {
     if drained { ControlFlow::Break(Ended::Drained) } else { ControlFlow::Continue(()) }
 }
 
-/// The end of a run of a whole engine: repeats `iteration` until it breaks.
+/// Runs an engine: repeats `iteration` until it breaks.
 ///
 /// # Errors
 /// The first error of an iteration.

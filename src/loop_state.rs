@@ -16,8 +16,8 @@ use crate::peer::{Factory, Made, Reach, WorkerFactory};
 use crate::peers::Peers;
 use crate::protocol::Protocol;
 
-/// The state of a loop but for what it waits with. `D` is what the loop keeps of a connection, and
-/// `L` what it keeps of a listener.
+/// The state of a loop, without the ring or selector that it waits with. `D` is what the loop keeps
+/// of a connection, and `L` what it keeps of a listener.
 #[derive(Debug)]
 pub struct LoopState<P, D, L> {
     /// The connections, and what is counted.
@@ -103,8 +103,8 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         self.peers.counters.refused += u64::from(refused);
     }
 
-    /// Has `make` make the protocol of the next connection that `listener` accepts, which has this
-    /// number and can be reached so.
+    /// Returns the protocol of the next connection that `listener` accepts. `make` makes it, from
+    /// the listener's factory, the number of the connection, and how other threads reach it.
     pub fn make(
         &mut self,
         listener: ListenerId,
@@ -120,7 +120,8 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         self.peers.remove(conn).expect("a connection is closed once")
     }
 
-    /// Does what has become due by the clock. Reads the clock only if a timer is set.
+    /// Runs the timers that have expired. Reads the clock only if a timer is set, or if a
+    /// connection waits for another.
     #[inline]
     pub fn run_timers(&mut self) {
         self.peers.run_timers(|| self.clock.now());

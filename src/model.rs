@@ -3,7 +3,8 @@
 //! That the kernel *has* a feature does not mean that this process may use it: locked memory may be
 //! limited, descriptors may run out, a sandbox may refuse one call and not the next. So an engine
 //! is built in two steps. [`set_up`] creates and tries what could be refused, before the server
-//! promises anything. [`PreparedModel`] makes the engine of it, once it is known what is recorded.
+//! says that it serves. [`PreparedModel`] makes the engine of it, once it is known what is
+//! recorded.
 
 use std::fmt;
 use std::io;

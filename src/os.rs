@@ -1,7 +1,6 @@
-//! The system calls that std has no word for. This file and those of its folder call libc for
-//! sockets, polling, signals and processes, and no other does.
+//! The system calls that std does not have: sockets, polling, signals and processes.
 //!
-//! Every call goes through `syscall!`, which makes `-1` an [`io::Error`] and counts: what
+//! Calls go through `syscall!`, which makes `-1` an [`io::Error`] and counts: what
 //! `compare` reports as *system calls per message* was counted here, at the call.
 #![allow(unsafe_code)]
 

@@ -1,10 +1,11 @@
 //! Every open connection of a server: what is ready, what is broadcast, what must wait.
 //!
-//! Drivers of every kind keep their connections here, each with the driver's own state (`D`: the
-//! socket, the operations in flight). A driver reports events. Each event steps the connection,
-//! *marks* it (`ready.rs`) and delivers its messages to the other connections of its listener
-//! (`groups.rs`). Then the driver resumes each marked connection once, whatever happened to it. A
-//! connection that is marked meanwhile is resumed in the next pass.
+//! A *driver* is what moves the bytes of connections: a loop, or a task. It keeps its connections
+//! here, each with its own state (`D`: the socket, the operations in flight). A driver reports
+//! events. Each event steps the connection, *marks* it (`ready.rs`) and delivers its messages to
+//! the other connections of its listener (`groups.rs`). Then the driver resumes each marked
+//! connection once, whatever happened to it. A connection that is marked meanwhile is resumed in
+//! the next pass.
 //!
 //! # A reader may be slow until another connection waits for it
 //!
@@ -129,8 +130,8 @@ impl<P: Protocol, D> PeerEntry<P, D> {
 }
 
 impl<P: Protocol, D> Peers<P, D> {
-    /// No connections. A protocol may leave `max_input` bytes of its input untaken, and reads this
-    /// `clock`.
+    /// Creates an empty set. A protocol may leave `max_input` bytes of its input untaken, and reads
+    /// this `clock`.
     pub fn new(max_input: usize, clock: Clock) -> Peers<P, D> {
         Peers {
             slab: ConnSlab::default(),
@@ -333,7 +334,7 @@ impl<P: Protocol, D> Peers<P, D> {
                 peer.note_reason(id, reason, &mut self.counters);
             }
             self.timers.changed(id, peer);
-            // Its handles know that it takes no more, once it does not.
+            // A connection that is not open takes no more: its handles learn it.
             let closed = peer.accepted.shared.iter().filter(|_| !peer.connection.is_open());
             closed.for_each(|shared| _ = shared.close());
         }

@@ -9,11 +9,11 @@
 //!   each that is marked: resume ──────────────────┘  wants − in flight ──► Op
 //! ```
 //!
-//! Two steps, never mixed: first every completion is reaped, then each marked connection is resumed
-//! once. `resume` compares what a connection wants with what it has in flight and submits the
-//! difference. Backpressure, half-close and drain need no case of their own: they are different
-//! wants. A broken connection cancels what is in flight. Teardown is a *join*: a connection is
-//! closed when it has nothing in flight, not even a cancel.
+//! After an enter come two steps, never mixed: first every completion is reaped, then each marked
+//! connection is resumed once. `resume` compares what a connection wants with what it has in flight
+//! and submits the difference. Backpressure, half-close and drain need no case of their own: they
+//! are different wants. A broken connection cancels what is in flight. Teardown is a *join*: a
+//! connection is closed when it has nothing in flight, not even a cancel.
 //!
 //! The terms of this loop: A send with *skip_success* (`IOSQE_CQE_SKIP_SUCCESS`) posts a
 //! completion only if it fails or is short; after one that completed, the next send asks for its
@@ -68,7 +68,7 @@ pub struct Flight {
     recv: RecvState,
     send: SendState,
     /// True after a send with `skip_success` has completed: the next one asks for its completion.
-    await_send: bool,
+    confirm_send: bool,
     shutting_down: bool,
     /// Cancels that have not completed.
     cancels: u8,
@@ -100,7 +100,7 @@ enum SendState {
 }
 
 impl<R: Ring, P: Protocol> Proactor<R, P> {
-    /// Creates a server without a listener, which `stop` can stop.
+    /// Creates a server that has no listener yet and that `stop` stops.
     ///
     /// # Errors
     /// The ring refuses its first submission.
@@ -111,8 +111,8 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         Ok(Proactor { ring, state, backlog, unconfirmed_sends: false, console_buffer })
     }
 
-    /// Runs one iteration: submit what was queued, sleep until an operation completes, resume the
-    /// connections that it concerns.
+    /// Runs one iteration: submit what was queued, sleep until an operation completes, reap,
+    /// and resume the connections that completions concern.
     ///
     /// # Errors
     /// The ring as a whole fails.
@@ -132,7 +132,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 return Ok(ended);
             }
         }
-        // The successes that posted no completion.
+        // Sends that succeeded and therefore posted no completion.
         while let Some((conn, n)) = self.ring.next_implied() {
             self.sent(conn, Sent::Bytes(n));
         }
@@ -171,7 +171,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 // skip its completion: the kernel has no `CqeSkip`, or the queue has too many
                 // chunks.
                 self.update(conn, |flight| {
-                    flight.await_send = flight.send == SendState::InFlight { skip_success: true };
+                    flight.confirm_send = flight.send == SendState::InFlight { skip_success: true };
                 });
                 self.sent(conn, outcome);
             }
@@ -315,7 +315,7 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
 }
 
 impl Flight {
-    /// Returns true if no operation but the close is in flight.
+    /// Returns true if no operation is in flight, except the close.
     fn is_empty(&self) -> bool {
         self.recv == RecvState::Idle
             && self.send == SendState::Idle
@@ -347,7 +347,7 @@ fn resume<R: Ring, P: Protocol>(
         SendState::Idle if !connection.outgoing().is_empty() => {
             let queue = connection.outgoing();
             // If nothing waits for its success, the send posts no completion.
-            let skip_success = connection.can_skip_completion() && !flight.await_send;
+            let skip_success = connection.can_skip_completion() && !flight.confirm_send;
             flight.send = SendState::InFlight { skip_success };
             resumed.unconfirmed_sends = skip_success;
             ring.submit(Op::Send { conn, socket, queue, skip_success })?;

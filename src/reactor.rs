@@ -11,10 +11,10 @@
 //! ```
 //!
 //! The counterpart of [`proactor`](crate::proactor): the same connections, groups, limits and
-//! drain, under the same names. Where the ring loop submits operations, the kernel reports to this
-//! one that a socket is ready, and makes the system call that copies the data itself.
+//! drain. Where the ring loop submits operations and gets their results, this loop waits for the
+//! report that a socket is ready, and then makes the system call that copies the data itself.
 //!
-//! Each socket keeps that it is ready until a call on it would block, or moves fewer bytes than it
+//! A socket counts as ready until a call on it would block, or moves fewer bytes than it
 //! could. An edge-triggered selector requires this, since it reports an edge once; a
 //! level-triggered loop saves the call that would find nothing. The interest changes only when the
 //! wants change.
@@ -60,7 +60,8 @@ pub struct Reactor<S, P> {
     wake_at: Option<Nanos>,
     /// External descriptors that were reported and not yet taken.
     external: Vec<u32>,
-    /// What [`moved`](Reactor::moved) returned before the last wait of a selector that guesses.
+    /// What [`moved`](Reactor::moved) returned before the last wait of a selector that tries all
+    /// sockets instead of asking.
     moved_before: u64,
     /// True if a listener is readable.
     listeners_ready: bool,
@@ -86,7 +87,7 @@ pub struct WatchedSocket {
 }
 
 impl<S: Selector, P: Protocol> Reactor<S, P> {
-    /// Creates a server without a listener, which `stop` can stop. It takes its buffers from
+    /// Creates a server that has no listener yet and that `stop` stops. It takes its buffers from
     /// `pool`.
     ///
     /// # Errors
@@ -125,7 +126,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         }
         let mut timeout = self.timeout(os::now);
         if let Some(longest) = self.selector.longest_wait() {
-            // While anything moves, it does not sleep.
+            // The loop does not sleep while bytes or connections come and go.
             let moved = self.moved();
             let moves = std::mem::replace(&mut self.moved_before, moved) != moved;
             let longest = if moves { Duration::ZERO } else { longest };

@@ -61,7 +61,8 @@ impl Timers {
 
 impl<P: Protocol, D> Peers<P, D> {
     /// Runs the timers that have expired: calls protocols, closes the connections that lingered,
-    /// evicts those that stall. The clock is read only if a timer is set.
+    /// evicts those that stall. The clock is read only if a timer is set, or if a connection waits
+    /// for another.
     pub fn run_timers(&mut self, clock: impl FnOnce() -> Nanos) {
         let waits = self.has_buffer_waiters() || self.groups.any_throttled();
         let timers = &mut self.timers;

@@ -1,8 +1,9 @@
 //! What this kernel's io_uring can do, found out by doing it.
 //!
 //! A version number says little: stable kernels take over features and fixes, distributions take
-//! them out again, and sandboxes refuse what the kernel has (kernel-notes §14). So every
-//! [`Capability`] is tried on a throw-away ring at start, none of them on a live socket. A
+//! them out again, and sandboxes refuse what the kernel has (kernel-notes §14). So the capabilities
+//! are looked for on a ring that is made for this and dropped: by the feature bits that its set-up
+//! returns, by the kernel's own list of operations, and where neither shows it, by a trial. A
 //! [`Version`] serves only to *lower* what was seen, so that every tier can be run on one machine.
 #![allow(unsafe_code)]
 
@@ -57,7 +58,7 @@ pub enum Capability {
     NoIowait,
 }
 
-/// The capabilities that each kernel of Linus' brought.
+/// The capabilities that each release of Linux brought.
 pub const SINCE: [(Version, &[Capability]); 10] = {
     use Capability::*;
     const fn v(major: u16, minor: u16) -> Version {
@@ -127,7 +128,7 @@ impl Kernel {
     /// Only the capabilities of [`OLDEST_VERSION`].
     pub const OLDEST: Kernel = Kernel(0);
 
-    /// Tries everything, on a throw-away ring.
+    /// Looks for each capability, on a ring that is dropped.
     ///
     /// # Errors
     /// There is no usable io_uring here; the reason says what refuses it, most likely.

@@ -23,7 +23,7 @@ pub(super) struct InFlightMemory {
     /// Vectors not in use, kept so that sending allocates nothing.
     #[expect(clippy::vec_box, reason = "the kernel reads them where they are")]
     spare: Vec<Box<Vector>>,
-    /// ImpliedSuccess sends of which it is not known yet how they went, oldest first.
+    /// Sends with `skip_success` whose result is not known yet, oldest first.
     implied_successes: VecDeque<ImpliedSuccess>,
     /// The buffer of the read in flight.
     pub(super) read: Option<Lease>,

@@ -1,7 +1,7 @@
 //! Submission and completion: how to ask a kernel that answers when it is done.
 //!
-//! A [`Ring`] is two queues and a way into the kernel. Its primitive methods are the kernel's
-//! border: [`push`](Ring::push) returns what was queued, and [`reap`](Ring::reap) returns what the
+//! A [`Ring`] is two queues and a way into the kernel. Its primitive methods face the
+//! kernel: [`push`](Ring::push) returns what was queued, and [`reap`](Ring::reap) returns what the
 //! kernel wrote, bit for bit. The typed half ([`submit`](Ring::submit), [`next`](Ring::next),
 //! [`Completion`]) is shared code on top. So a simulated kernel runs under the code of production,
 //! and a ring that records sees exactly what the kernel sees.
@@ -44,7 +44,7 @@ pub use uring::{Config, Uring};
 use completion::decode;
 
 /// A socket of a ring: a slot of the ring's own file table (a *direct descriptor*), or a file
-/// descriptor where the kernel has none.
+/// descriptor where the kernel has none, or where descriptors are asked for (`--console`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Socket(pub u32);
 
@@ -273,8 +273,8 @@ pub trait Ring {
     /// Returns the pool of its buffers.
     fn pool(&self) -> &Rc<Pool>;
 
-    /// Returns how many accepts a listener keeps in flight: one if an accept completes many times,
-    /// more if each completes once, so that a burst of connections needs few enters.
+    /// Returns how many accepts a listener keeps in flight: one, or several where each brings the
+    /// address of one connection, so that a burst of connections needs few enters.
     fn accepts(&self) -> u16 {
         1
     }

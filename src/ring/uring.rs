@@ -1,15 +1,16 @@
 //! The kernel's ring: `io_uring(7)`.
 //!
-//! Which operations it uses is decided once, by what the kernel was seen to do
-//! ([`Kernel`]). On a new one: one accept and one receive per connection stay armed
-//! (*multishot*), the kernel picks a buffer when data are there (*provided*), sockets are slots of
-//! the ring's own table (*direct descriptors*), and completions are made in batches when the loop
-//! asks for them (`DEFER_TASKRUN`). On the oldest (5.6): accept once, receive once into a buffer of
-//! ours, and where a waiting receive would block a kernel thread, a poll goes before it. Either
-//! way one [`enter`](Ring::enter) submits everything and sleeps.
+//! Which operations it uses is decided once, by what the kernel was seen to do ([`Kernel`]). On a
+//! new one: one receive per connection stays armed (*multishot*), and one accept per listener if no
+//! address is wanted, else several (`accepts.rs`); the kernel picks a buffer when data are there
+//! (*provided*), sockets are slots of the ring's own table (*direct descriptors*), and completions
+//! are made in batches when the loop asks for them (`DEFER_TASKRUN`). On the oldest (5.6): accept
+//! once, receive once into a buffer of ours, and where a waiting receive would block a kernel
+//! thread, a poll goes before it. Either way one [`enter`](Ring::enter) submits everything and
+//! sleeps.
 //!
 //! **The ring holds the memory that the kernel uses.** It has a share of a send's chunks until the
-//! completion is reaped, and so is the buffer of a one-shot receive (`memory.rs`). Provided buffers
+//! completion is reaped, and of the buffer of a one-shot receive (`memory.rs`). Provided buffers
 //! are the pool's, of which the ring holds a share; dropping the ring cancels what is in flight and
 //! waits for it. So memory safety does not depend on the loop.
 #![allow(unsafe_code)]
@@ -67,7 +68,7 @@ pub struct Uring {
     ring: IoUring,
     kernel: Kernel,
     pool: Rc<Pool>,
-    /// By size. Empty if the ring picks the buffers, not the kernel.
+    /// One for each buffer size; empty if the ring picks the buffers, not the kernel.
     provided: Vec<ProvidedRing>,
     memory: InFlightMemory,
     batch: [Cqe; BATCH],
@@ -84,8 +85,9 @@ pub struct Uring {
     unconfirmed_sends: bool,
     /// Sockets accepted and not closed.
     open: usize,
+    /// How many sockets may be open.
     sockets: usize,
-    /// Those sockets, if they are file descriptors: dropping the ring closes them.
+    /// The open sockets, if they are file descriptors: dropping the ring closes them.
     descriptors: BTreeSet<RawFd>,
     accepts: Accepts,
     /// When the earliest timeout operation in flight comes due.
@@ -212,8 +214,8 @@ impl Uring {
         }
         // SAFETY: both structures live through the call, and are passed if the flags say so.
         match unsafe { self.ring.submitter().enter(queued, want, flags.bits(), args.as_ref()) } {
-            // A signal; the time is over; completions must be reaped first; memory is short for the
-            // moment. What was queued is still queued.
+            // A signal came, the timeout expired, completions must be reaped first, or memory is
+            // short for the moment. What was queued is still queued.
             Err(error) if TEMPORARY.contains(&error.raw_os_error().unwrap_or(0)) => Ok(0),
             answer => answer.map(|submitted| submitted as u32),
         }

@@ -305,7 +305,8 @@ impl Kind {
         is_polled || matches!(self, Recv | Send | Shutdown | Close | CancelRecv | CancelSend)
     }
 
-    /// Whether it cancels another operation. Two cancels of a kind may be in flight at a time.
+    /// Whether it cancels another operation. A connection may have two in flight: one of its
+    /// receive and one of its send.
     pub const fn is_cancel(self) -> bool {
         matches!(self, Kind::CancelAccept | Kind::CancelRecv | Kind::CancelSend)
     }
