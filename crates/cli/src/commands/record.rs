@@ -179,13 +179,11 @@ fn print_in_child(live: File, to_stdout: bool) -> io::Result<Printer> {
 
 /// Prints a trace to its end. Reports a failure, and returns false then.
 fn print(live: File, to_stdout: bool) -> bool {
-    let printed = Follow::new(live, false).map_err(anyhow::Error::from).and_then(|follow| {
-        let all = Filter::default();
-        match to_stdout {
-            true => follow_to_end(follow, &all, false, &mut stdout()),
-            false => follow_to_end(follow, &all, false, &mut io::stderr()),
-        }
-    });
+    let print = |follow| match to_stdout {
+        true => follow_to_end(follow, &Filter::default(), false, &mut stdout()),
+        false => follow_to_end(follow, &Filter::default(), false, &mut io::stderr()),
+    };
+    let printed = Follow::new(live, false).map_err(anyhow::Error::from).and_then(print);
     printed.inspect_err(|error| warn_incomplete(&format!("{error:#}"))).is_ok()
 }
 

@@ -108,11 +108,9 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Listen, String> {
         // No argument contains the byte that stands for `==`.
         let text = text.replace("==", "\0");
-        let (address, protocol) = match text.split_once('=') {
-            Some((address, protocol)) => (address, Some(protocol.replace('\0', "=="))),
-            None => (&*text, None),
-        };
-        let protocol = protocol.as_deref().map(parse_protocol).transpose()?;
+        let both = text.split_once('=').map(|(address, protocol)| (address, Some(protocol)));
+        let (address, protocol) = both.unwrap_or((&text, None));
+        let protocol = protocol.map(|it| parse_protocol(&it.replace('\0', "=="))).transpose()?;
         Ok(Listen { address: address.replace('\0', "=").parse()?, protocol })
     }
 }
