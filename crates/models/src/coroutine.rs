@@ -44,7 +44,7 @@ use proactor::calls::AT_ONCE;
 use proactor::console::Console;
 use proactor::counters::{Counters, LiveCounters};
 use proactor::engine::Engine;
-use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
+use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::limits::{Ended, Limits};
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::Factory;
@@ -54,7 +54,7 @@ mod state;
 mod watched;
 
 use state::{ServerState, TaskStep};
-use watched::{SocketReady, WatchedFd};
+use watched::WatchedFd;
 
 /// Calls that one connection may make before it yields, so that the others go on while it receives
 /// a flood. (tokio's own budget counts 128, of whatever size.)
@@ -169,7 +169,9 @@ impl<C: CallHooks> TaskServer<C> {
         let _guard = Guard(&self);
         let (key, mut steps) = (KeyOwner::Conn(id).into(), 0);
         loop {
-            match self.next_step(&socket, id, &mut steps).await {
+            let step =
+                poll_fn(|cx| self.state().poll_step(&self.calls, &socket, id, &mut steps, cx));
+            match step.await {
                 TaskStep::Receive(ready) => self.state().receive(&self.calls, id, ready),
                 TaskStep::Send(ready) => self.state().send(&self.calls, id, ready),
                 TaskStep::ShutDown => {
@@ -191,68 +193,24 @@ impl<C: CallHooks> TaskServer<C> {
         self.state().closed(id);
     }
 
-    /// Waits until the connection wants something that its socket is ready for. Its wants are
-    /// computed anew whenever the task is woken, by its socket or by another task. `steps` starts
-    /// anew if the task had to wait.
-    async fn next_step<'a>(
-        &self,
-        socket: &'a WatchedFd,
-        id: ConnId,
-        steps: &mut usize,
-    ) -> TaskStep<'a> {
-        poll_fn(|cx| {
-            let step = self.state().poll_step(socket, id, cx);
-            *steps = if step.is_pending() { 0 } else { *steps };
-            if let Poll::Ready(step @ (TaskStep::Receive(_) | TaskStep::Send(_))) = &step
-                && *steps == 0
-            {
-                let readable = matches!(step, TaskStep::Receive(_));
-                self.calls.ready(KeyOwner::Conn(id).into(), readable, !readable);
-            }
-            step
-        })
-        .await
-    }
-
     /// Accepts connections while there is capacity for them; meanwhile they wait in the kernel's
     /// queue. Closes the listener when the server drains.
     async fn accept_connections(self: Rc<Self>, listener: WatchedFd, id: ListenerId) {
         let _guard = Guard(&self);
         let key = KeyOwner::Listener(id).into();
-        while let Some(ready) = self.next_connection(&listener, key).await {
+        let mut awaited = false;
+        loop {
+            let ready = poll_fn(|cx| self.state().poll_accept(&listener, cx, &mut awaited)).await;
+            let Some(ready) = ready else { break };
+            if std::mem::take(&mut awaited) {
+                self.calls.ready(key, true, false);
+            }
             match self.calls.accept(key, listener.as_fd(), AT_ONCE) {
                 Ok(socket) => self.open(socket, id),
                 Err(error) => self.state().not_accepted(error.into(), ready),
             }
         }
         watched::close(listener, key, &self.calls);
-    }
-
-    /// Waits until there is capacity for a connection and the listener is readable; returns `None`
-    /// once the server drains.
-    async fn next_connection<'a>(
-        &self,
-        listener: &'a WatchedFd,
-        key: Key,
-    ) -> Option<SocketReady<'a>> {
-        let mut awaited = false;
-        poll_fn(|cx| {
-            let mut state = self.state();
-            if !state.core.lifecycle.is_serving() {
-                return Poll::Ready(None);
-            }
-            state.wait_for_change(cx.waker());
-            if !state.accepts() {
-                return Poll::Pending;
-            }
-            let ready = listener.poll_read_ready(cx).map(Result::ok);
-            if ready.is_ready() && awaited {
-                self.calls.ready(key, true, false);
-            }
-            awaited |= ready.is_pending();
-            ready
-        })
-        .await
     }
 
     fn open(self: &Rc<Self>, socket: OwnedFd, listener: ListenerId) {

@@ -20,6 +20,7 @@ use proactor::protocol::Protocol;
 use proactor::selector::Interest;
 
 use super::watched::{SocketReady, WatchedFd};
+use crate::hooks::CallHooks;
 
 pub(super) struct ServerState {
     pub(super) core: LoopState<Box<dyn Protocol>, TaskState, ()>,
@@ -119,35 +120,60 @@ impl ServerState {
     }
 
     /// Returns the next operation of a connection, if its socket is ready for one that it wants
-    /// now; if not, its task is woken when that may have changed.
+    /// now; if not, its task is woken when that may have changed, by its socket or by another task,
+    /// and its `steps` start anew.
     pub(super) fn poll_step<'a>(
         &mut self,
+        calls: &impl CallHooks,
         socket: &'a WatchedFd,
         id: ConnId,
+        steps: &mut usize,
         cx: &mut Context<'_>,
     ) -> Poll<TaskStep<'a>> {
-        let read = self.core.peers.wants(id).is_some_and(|peer| peer.wants_recv);
+        let readable = self.core.peers.wants(id).is_some_and(|peer| peer.wants_recv);
         let peer = self.core.peers.get_mut(id).expect("only its own task removes a connection");
         let (task, connection) = (&mut peer.driver, &peer.connection);
-        let write = !connection.outgoing().is_empty();
+        let writable = !connection.outgoing().is_empty();
         task.waker.clone_from(cx.waker());
-        task.awaits = Some(Interest { readable: read, writable: write });
-        // tokio's driver fails only when it shuts down, and this task with it.
-        let step = |ready: io::Result<_>, step: fn(_) -> TaskStep<'a>| {
-            Poll::Ready(ready.map_or(TaskStep::Close, step))
-        };
-        if connection.is_finished() {
-            Poll::Ready(TaskStep::Close)
+        task.awaits = Some(Interest { readable, writable });
+        let (step, receives) = if connection.is_finished() {
+            return Poll::Ready(TaskStep::Close);
         } else if connection.wants_shutdown() {
-            Poll::Ready(TaskStep::ShutDown)
-        } else if write && let Poll::Ready(ready) = socket.poll_write_ready(cx) {
+            return Poll::Ready(TaskStep::ShutDown);
+        } else if writable && let Poll::Ready(ready) = socket.poll_write_ready(cx) {
             // A reply is sent first, from a buffer that is still in the cache.
-            step(ready, TaskStep::Send)
-        } else if read && let Poll::Ready(ready) = socket.poll_read_ready(cx) {
-            step(ready, TaskStep::Receive)
+            (ready.map(TaskStep::Send), false)
+        } else if readable && let Poll::Ready(ready) = socket.poll_read_ready(cx) {
+            (ready.map(TaskStep::Receive), true)
         } else {
-            Poll::Pending
+            *steps = 0;
+            return Poll::Pending;
+        };
+        if *steps == 0 {
+            calls.ready(KeyOwner::Conn(id).into(), receives, !receives);
         }
+        // tokio's driver fails only when it shuts down, and this task with it.
+        Poll::Ready(step.unwrap_or(TaskStep::Close))
+    }
+
+    /// Returns the readiness of a listener once there is capacity for a connection, or `None` once
+    /// the server drains. Notes if it is `awaited`.
+    pub(super) fn poll_accept<'a>(
+        &mut self,
+        listener: &'a WatchedFd,
+        cx: &mut Context<'_>,
+        awaited: &mut bool,
+    ) -> Poll<Option<SocketReady<'a>>> {
+        if !self.core.lifecycle.is_serving() {
+            return Poll::Ready(None);
+        }
+        self.wait_for_change(cx.waker());
+        if !self.accepts() {
+            return Poll::Pending;
+        }
+        let ready = listener.poll_read_ready(cx).map(Result::ok);
+        *awaited |= ready.is_pending();
+        ready
     }
 
     /// Notes that its task yields.

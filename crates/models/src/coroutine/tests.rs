@@ -16,6 +16,7 @@ use super::state::TaskState;
 use super::*;
 use proactor::buffer::{BufferClass, Chunk};
 use proactor::calls::PlainCalls;
+use proactor::keys::Key;
 use proactor::peer::{AcceptedPeer, Made, Peer};
 use proactor::protocol::testing::Broadcast;
 use proactor::protocol::{Echo, Input, Outbox, Protocol};
@@ -206,7 +207,8 @@ fn wait(server: &mut ServerState, id: ConnId, waker: &Waker) -> String {
     let _guard = executor.enter();
     let (socket, both) = (UnixStream::pair().unwrap().0, Interest::READABLE | Interest::WRITABLE);
     let socket = watched::watch(socket.into(), both, Key(0), &PlainCalls).unwrap();
-    let step = server.poll_step(&socket, id, &mut Context::from_waker(waker));
+    let cx = &mut Context::from_waker(waker);
+    let step = server.poll_step(&PlainCalls, &socket, id, &mut 0, cx);
     assert!(step.is_pending(), "nothing is ready");
     shown(server, id)
 }
