@@ -40,15 +40,16 @@ use recv_size::RecvSize;
 
 pub use crate::protocol::Context;
 
-/// With this many bytes queued to send, a connection is paused: it does not receive.
+/// With this many bytes queued to send, a connection is congested: it does not receive.
 pub const HIGH: usize = 512 << 10;
-/// With at most this many bytes queued, and at most [`LEASES_LOW`] buffers, a paused connection
+/// With at most this many bytes queued, and at most [`LEASES_LOW`] buffers, a congested connection
 /// receives again. The distance to [`HIGH`] keeps a steady bulk stream from pausing in every
 /// iteration.
 pub const LOW: usize = 128 << 10;
-/// With this many pooled buffers queued, a connection is paused: one socket must not take the pool.
+/// With this many pooled buffers queued, a connection is congested: one socket must not take the
+/// pool.
 pub const LEASES_HIGH: usize = 32;
-/// With at most this many pooled buffers queued, and at most [`LOW`] bytes, a paused connection
+/// With at most this many pooled buffers queued, and at most [`LOW`] bytes, a congested connection
 /// receives again.
 pub const LEASES_LOW: usize = 8;
 /// How long a connection that has shut its outbound direction down discards what it receives before
@@ -73,7 +74,7 @@ pub struct Connection<P> {
     ended: bool,
     outbound: Outbound,
     /// True from reaching a high mark until both low marks are reached: the peer reads too slowly.
-    paused: bool,
+    congested: bool,
     flags: ProtocolFlags,
     /// When the timer expires, or how long it takes until `TIMER_SET` is cleared; zero if none is
     /// set. It is that of the protocol, and once the
@@ -137,7 +138,7 @@ impl<P: Protocol> Connection<P> {
             untaken: Untaken::default(),
             ended: false,
             outbound: Outbound::Open,
-            paused: false,
+            congested: false,
             flags: ProtocolFlags::default(),
             timer: Nanos(0),
             refill: false,
@@ -156,7 +157,7 @@ impl<P: Protocol> Connection<P> {
         if self.outbound == Outbound::Open {
             self.offer(chunk, context);
             self.refill(context);
-            self.update_paused();
+            self.update_congested();
         }
     }
 
@@ -184,7 +185,7 @@ impl<P: Protocol> Connection<P> {
         if self.queue.bytes() > HARD {
             self.broken();
         }
-        self.update_paused();
+        self.update_congested();
         self.is_broken()
     }
 
@@ -194,7 +195,7 @@ impl<P: Protocol> Connection<P> {
         if self.outbound != Outbound::Broken {
             self.queue.advance(n);
             self.refill(context);
-            self.update_paused();
+            self.update_congested();
         }
     }
 
@@ -233,7 +234,7 @@ impl<P: Protocol> Connection<P> {
         self.ended = true;
         self.queue.clear();
         self.untaken.clear();
-        (self.paused, self.timer) = (false, Nanos(0));
+        (self.congested, self.timer) = (false, Nanos(0));
     }
 
     /// The connection closes: its protocol is called once more, for the last time.
@@ -263,11 +264,11 @@ impl<P: Protocol> Connection<P> {
 
     /// Returns true if it wants to receive. A finishing connection receives in order to discard.
     pub fn wants_recv(&self) -> bool {
-        let waits = self.paused || self.flags.has(ProtocolFlags::PAUSED);
+        let waits = self.congested || self.flags.has(ProtocolFlags::PAUSED);
         !self.ended && (!waits || self.is_finishing())
     }
 
-    /// Returns true if it may still receive, paused or not.
+    /// Returns true if it may still receive, congested or not.
     pub fn could_recv(&self) -> bool {
         !self.ended
     }
@@ -313,14 +314,14 @@ impl<P: Protocol> Connection<P> {
     /// Returns true if the success of a send would change nothing that it wants, so that the send
     /// need not report it. False while its protocol waits for a refill.
     pub fn can_skip_completion(&self) -> bool {
-        let waits = self.paused || self.refill || self.flags.has(ProtocolFlags::PAUSED);
+        let waits = self.congested || self.refill || self.flags.has(ProtocolFlags::PAUSED);
         !waits && !self.ended && self.is_open()
     }
 
     /// Returns true if so much is queued that it does not receive. A member of a broadcast group is
     /// then congested.
-    pub fn is_paused(&self) -> bool {
-        self.paused
+    pub fn is_congested(&self) -> bool {
+        self.congested
     }
 
     /// Returns the size of buffer that fits what it has received of late.
@@ -342,7 +343,7 @@ impl<P: Protocol> Connection<P> {
     fn call(&mut self, context: &mut Context, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
         self.call_once(context, event);
         self.refill(context);
-        self.update_paused();
+        self.update_congested();
     }
 
     fn call_once(&mut self, context: &mut Context, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
@@ -468,9 +469,9 @@ impl<P: Protocol> Connection<P> {
         }
     }
 
-    fn update_paused(&mut self) {
+    fn update_congested(&mut self) {
         let (bytes, leases) = (self.queue.bytes(), self.queue.leases());
-        self.paused = if self.paused {
+        self.congested = if self.congested {
             bytes > LOW || leases > LEASES_LOW
         } else {
             bytes >= HIGH || leases >= LEASES_HIGH

@@ -64,7 +64,7 @@ fn owing_much_pauses_until_little_is_owed() {
     receive(&mut connection, &vec![0; HIGH - 1]);
     assert!(connection.wants_recv());
     receive(&mut connection, b"x");
-    assert!(!connection.wants_recv() && connection.is_paused());
+    assert!(!connection.wants_recv() && connection.is_congested());
     assert!(!connection.can_skip_completion(), "once all is sent it will want to receive");
     connection.sent(HIGH - LOW - 1, &mut Context::default());
     assert!(!connection.wants_recv(), "hysteresis");

@@ -69,7 +69,7 @@ impl Groups {
     /// Updates whether a connection is congested. Returns true if it has just ceased to be.
     #[inline]
     pub(super) fn update_congested<P: Protocol, D>(&mut self, peer: &mut PeerEntry<P, D>) -> bool {
-        peer.congested != peer.connection.is_paused() && self.change_congested(peer)
+        peer.congested != peer.connection.is_congested() && self.change_congested(peer)
     }
 
     fn change_congested<P, D>(&mut self, peer: &mut PeerEntry<P, D>) -> bool {

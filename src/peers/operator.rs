@@ -83,7 +83,7 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L>
             let throttled =
                 !peer.waits_for_buffer && peer.connection.wants_recv() && !groups.wants_recv(peer);
             let marks = [
-                (peer.connection.is_paused(), "paused"),
+                (peer.connection.is_congested(), "paused"),
                 (throttled, "throttled"),
                 (peer.waits_for_buffer, "no-buffer"),
             ];

@@ -170,7 +170,7 @@ impl<C: Calls> ConnectionThread<'_, C> {
         let connection = &self.driver.connection;
         self.member.owed.store(connection.outgoing().bytes() as u64, Ordering::Relaxed);
         let handles = self.accepted.shared.iter();
-        handles.for_each(|shared| shared.set_congested(connection.is_paused()));
+        handles.for_each(|shared| shared.set_congested(connection.is_congested()));
     }
 
     /// Publishes that it sleeps for its own peer. Returns true if it must not, because there are
