@@ -112,8 +112,9 @@ impl Builder {
         self
     }
 
-    /// Whether [`run`](Server::run) drains on SIGINT and SIGTERM, and ends at once on a second one.
-    /// The default is true; [`start`](Server::start) never touches signals.
+    /// Whether [`run`](Server::run) drains on SIGTERM and (unless it is ignored) SIGINT, and ends
+    /// at once on a second one. It unblocks both. The default is true; [`start`](Server::start)
+    /// never touches signals.
     #[must_use]
     pub fn signals(mut self, handled: bool) -> Builder {
         self.signals = handled;

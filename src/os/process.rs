@@ -14,7 +14,9 @@ use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::count_call;
-use super::signal::{SIGNALLED, STOP, ShutdownSignal, add, blocked_signals, change_mask, dispose};
+use super::signal::{
+    SIGNALLED, STOP, ShutdownSignal, add, blocked_signals, change_mask, dispose, set_of,
+};
 
 /// That this process has one thread: what makes it sound to fork and go on as before.
 ///
@@ -192,7 +194,9 @@ impl Signals {
         }
         let handler = on_terminate as extern "C" fn(libc::c_int);
         dispose(libc::SIGTERM, handler as libc::sighandler_t, 0)?;
-        change_mask(libc::SIG_SETMASK, &self.mask).map(drop)
+        change_mask(libc::SIG_SETMASK, &self.mask)?;
+        // A program that blocks it and stops its server in another way has children too.
+        change_mask(libc::SIG_UNBLOCK, &set_of(&[libc::SIGTERM])?).map(drop)
     }
 }
 

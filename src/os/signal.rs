@@ -77,7 +77,9 @@ impl ShutdownSignal {
         Ok(ShutdownSignal(Arc::new(reached)))
     }
 
-    /// From now on SIGINT and SIGTERM ask this one to stop. Of several, the last is asked.
+    /// From now on SIGINT and SIGTERM ask this one to stop. Of several, the last is asked. SIGINT
+    /// stays ignored if it is, as in the background of a script. A signal that was blocked by the
+    /// parent is unblocked in this thread: call it before there are others.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -86,7 +88,7 @@ impl ShutdownSignal {
         let fd = self.0.event.0.try_clone()?;
         SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(fd), Ordering::Release);
         // Async-signal-safe: one load, one write(2).
-        handle(libc::SIGINT, on_signal)?;
+        handle_unless_ignored(libc::SIGINT, on_signal)?;
         handle(libc::SIGTERM, on_signal)
     }
 
@@ -171,9 +173,23 @@ pub(super) fn add(fd: RawFd, number: u64) {
 }
 
 /// Has `handler`, which is async-signal-safe, handle a signal. Calls that it interrupts are not
-/// restarted: no flags.
+/// restarted: no flags. The signal is unblocked in this thread, and those that it creates: a mask
+/// survives exec (kernel-notes §71).
 fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
-    dispose(signal, handler as libc::sighandler_t, 0)
+    dispose(signal, handler as libc::sighandler_t, 0)?;
+    change_mask(libc::SIG_UNBLOCK, &set_of(&[signal])?).map(drop)
+}
+
+/// As [`handle`], except for a signal that this process ignores.
+fn handle_unless_ignored(
+    signal: libc::c_int,
+    handler: extern "C" fn(libc::c_int),
+) -> io::Result<()> {
+    // SAFETY: all-zero is a valid sigaction, to be filled by the call.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // `action` is written to during the call; nothing is set.
+    syscall!(sigaction(signal, std::ptr::null(), &mut action))?;
+    if action.sa_sigaction == libc::SIG_IGN { Ok(()) } else { handle(signal, handler) }
 }
 
 /// Sets the disposition of a signal: a handler as of [`handle`], `SIG_IGN` or `SIG_DFL`.
@@ -206,17 +222,24 @@ pub(super) fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> io::Result<
 /// # Errors
 /// No descriptor is left.
 pub(super) fn blocked_signals(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    let set = set_of(signals)?;
+    change_mask(libc::SIG_BLOCK, &set)?;
+    // `set` is read during the call.
+    let fd = syscall!(signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Returns the set of these signals.
+pub(super) fn set_of(signals: &[libc::c_int]) -> io::Result<libc::sigset_t> {
     // SAFETY: all-zero is a valid set of signals.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // `set` is written to, and later read, during the calls; the numbers are those of signals.
+    // `set` is written to during the calls; the numbers are those of signals.
     syscall!(sigemptyset(&mut set))?;
     for &signal in signals {
         syscall!(sigaddset(&mut set, signal))?;
     }
-    change_mask(libc::SIG_BLOCK, &set)?;
-    let fd = syscall!(signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
-    // SAFETY: the kernel has just given us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(set)
 }
 
 // Waking a thread that sleeps in a call.

@@ -182,7 +182,7 @@ fn two_hundred_short_connections_at_once_leave_nothing() {
 
 #[test]
 fn a_server_started_with_sigchld_ignored_reaps_its_children() {
-    let server = serve(&[ECHO]).ignoring_dead_children().start();
+    let server = serve(&[ECHO]).ignoring(libc::SIGCHLD).start();
     for _ in 0..10 {
         Client::connect(server.address()).ping();
     }

@@ -128,12 +128,33 @@ impl Launch {
         self
     }
 
-    /// With SIGCHLD ignored, as some programs leave it to those that they start.
-    pub(crate) fn ignoring_dead_children(mut self) -> Launch {
-        // SAFETY: between fork and exec only signal(2) is called, which is async-signal-safe.
+    /// With this signal ignored, as some programs leave SIGCHLD, nohup(1) SIGHUP, and a shell
+    /// SIGINT of what a script runs in the background.
+    pub(crate) fn ignoring(self, signal: i32) -> Launch {
+        // SAFETY: signal(2) touches no memory.
+        self.before_exec(move || match unsafe { libc::signal(signal, libc::SIG_IGN) } {
+            libc::SIG_ERR => -1,
+            _ => 0,
+        })
+    }
+
+    /// With every signal blocked, as a thread of some runtimes leaves them to what it starts.
+    pub(crate) fn with_signals_blocked(self) -> Launch {
+        // SAFETY: `every` is written to and read during the calls.
+        self.before_exec(|| unsafe {
+            let mut every: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut every);
+            libc::sigprocmask(libc::SIG_SETMASK, &every, std::ptr::null_mut())
+        })
+    }
+
+    /// Calls this between fork and exec: -1 is a failure, whose reason is in errno.
+    fn before_exec(mut self, set: impl Fn() -> i32 + Send + Sync + 'static) -> Launch {
+        // SAFETY: what the functions above pass makes system calls alone, which are
+        // async-signal-safe, and captures numbers.
         unsafe {
-            self.command.pre_exec(|| match libc::signal(libc::SIGCHLD, libc::SIG_IGN) {
-                libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+            self.command.pre_exec(move || match set() {
+                -1 => Err(std::io::Error::last_os_error()),
                 _ => Ok(()),
             });
         }
@@ -145,19 +166,10 @@ impl Launch {
         self.limited(libc::RLIMIT_SIGPENDING, most)
     }
 
-    fn limited(mut self, resource: libc::__rlimit_resource_t, most: u64) -> Launch {
-        // SAFETY: between fork and exec only setrlimit(2) is called, which is async-signal-safe
-        // and reads `limit`, a value of the closure's own.
-        unsafe {
-            self.command.pre_exec(move || {
-                let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
-                match libc::setrlimit(resource, &limit) {
-                    -1 => Err(std::io::Error::last_os_error()),
-                    _ => Ok(()),
-                }
-            });
-        }
-        self
+    fn limited(self, resource: libc::__rlimit_resource_t, most: u64) -> Launch {
+        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: setrlimit(2) reads `limit`, a value of the closure's own.
+        self.before_exec(move || unsafe { libc::setrlimit(resource, &limit) })
     }
 
     /// Starts it and waits until it says that it listens, once for each address.
