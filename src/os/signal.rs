@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::count_call;
@@ -77,9 +77,10 @@ impl ShutdownSignal {
         Ok(ShutdownSignal(Arc::new(reached)))
     }
 
-    /// From now on SIGINT and SIGTERM ask this one to stop. Of several, the last is asked. SIGINT
-    /// stays ignored if it is, as in the background of a script. A signal that was blocked by the
-    /// parent is unblocked in this thread: call it before there are others.
+    /// From now on SIGTERM, SIGINT and SIGHUP ask this one to stop. Of several, the last is asked.
+    /// SIGINT stays ignored if it is, as in the background of a script; SIGHUP keeps any other
+    /// disposition than the default, as that of nohup(1). A signal that was blocked by the parent
+    /// is unblocked in this thread: call it before there are others.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -87,8 +88,14 @@ impl ShutdownSignal {
         // The handler's descriptor is its own and is never closed: a signal may come at any time.
         let fd = self.0.event.0.try_clone()?;
         SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(fd), Ordering::Release);
-        // Async-signal-safe: one load, one write(2).
-        handle_unless_ignored(libc::SIGINT, on_signal)?;
+        // Async-signal-safe: atomic operations, one write(2).
+        IS_ASKED.store(false, Ordering::Release);
+        if disposition(libc::SIGINT)? != libc::SIG_IGN {
+            handle(libc::SIGINT, on_signal)?;
+        }
+        if disposition(libc::SIGHUP)? == libc::SIG_DFL {
+            handle(libc::SIGHUP, on_signal)?;
+        }
         handle(libc::SIGTERM, on_signal)
     }
 
@@ -140,20 +147,23 @@ pub fn count_usr2() -> io::Result<()> {
     handle(libc::SIGUSR2, on_usr2)
 }
 
-/// Makes SIGUSR2 print `line` on standard error instead of ending the process.
+/// Makes SIGUSR1 or SIGUSR2 print `line` on standard error instead of ending the process.
 ///
 /// # Errors
-/// sigaction(2), never for this signal.
-pub fn refuse_usr2(line: &'static str) -> io::Result<()> {
-    static LINE: OnceLock<&str> = OnceLock::new();
-    extern "C" fn print(_: libc::c_int) {
-        let line = LINE.get().map_or("", |line| line);
+/// sigaction(2), never for these signals.
+pub fn refuse_signal(signal: libc::c_int, line: &'static str) -> io::Result<()> {
+    static LINES: [OnceLock<&str>; 2] = [const { OnceLock::new() }; 2];
+    fn line_of(signal: libc::c_int) -> &'static OnceLock<&'static str> {
+        &LINES[usize::from(signal == libc::SIGUSR2)]
+    }
+    extern "C" fn print(signal: libc::c_int) {
+        let line = line_of(signal).get().map_or("", |line| line);
         // SAFETY: `line` is readable for its length. write(2) is async-signal-safe, and so is
         // OnceLock::get, an atomic load. As in `add`, no code reads errno after a handler.
         unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
     }
-    LINE.get_or_init(|| line);
-    handle(libc::SIGUSR2, print)
+    line_of(signal).get_or_init(|| line);
+    handle(signal, print)
 }
 
 extern "C" fn on_usr2(_: libc::c_int) {
@@ -161,7 +171,15 @@ extern "C" fn on_usr2(_: libc::c_int) {
     add(SIGNALLED.load(Ordering::Acquire), WAKE);
 }
 
-extern "C" fn on_signal(_: libc::c_int) {
+/// Whether a signal has asked to stop.
+static IS_ASKED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn on_signal(signal: libc::c_int) {
+    // A terminal that closes, its shell and a service manager each send a SIGHUP of their own,
+    // some behind SIGTERM: it is no second request.
+    if IS_ASKED.swap(true, Ordering::AcqRel) && signal == libc::SIGHUP {
+        return;
+    }
     add(SIGNALLED.load(Ordering::Acquire), STOP);
 }
 
@@ -180,16 +198,13 @@ fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Resul
     change_mask(libc::SIG_UNBLOCK, &set_of(&[signal])?).map(drop)
 }
 
-/// As [`handle`], except for a signal that this process ignores.
-fn handle_unless_ignored(
-    signal: libc::c_int,
-    handler: extern "C" fn(libc::c_int),
-) -> io::Result<()> {
+/// Returns the disposition of a signal.
+fn disposition(signal: libc::c_int) -> io::Result<libc::sighandler_t> {
     // SAFETY: all-zero is a valid sigaction, to be filled by the call.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     // `action` is written to during the call; nothing is set.
     syscall!(sigaction(signal, std::ptr::null(), &mut action))?;
-    if action.sa_sigaction == libc::SIG_IGN { Ok(()) } else { handle(signal, handler) }
+    Ok(action.sa_sigaction)
 }
 
 /// Sets the disposition of a signal: a handler as of [`handle`], `SIG_IGN` or `SIG_DFL`.

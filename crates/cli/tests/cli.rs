@@ -851,19 +851,6 @@ fn a_trace_on_standard_output_is_alone_there() {
 }
 
 #[test]
-fn sigusr2_does_not_end_a_server_that_does_not_record() {
-    for (program, args) in SERVERS {
-        let server = Launch::new(program, args).args(&["--listen", "127.0.0.1:0"]).start();
-        server.process.signal(libc::SIGUSR2);
-        Client::connect(server.address()).ping();
-        let exit = server.terminate();
-        let lines = complaints(&exit.stderr);
-        assert_eq!((exit.code(), lines.len()), (Some(0), 1), "{exit:?}");
-        assert!(lines[0].contains("does not record") && lines[0].contains("--trace"), "{exit:?}");
-    }
-}
-
-#[test]
 fn a_log_as_json_has_an_object_on_each_line() {
     for (program, args) in SERVERS {
         let json = ["--log", "trace", "--log-format", "json", "--listen", "127.0.0.1:0"];

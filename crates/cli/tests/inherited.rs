@@ -1,13 +1,13 @@
 //! What a program inherits from its parent, and which signals end it.
 
-#[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
+#[allow(dead_code, reason = "each test crate uses its part")]
 mod support;
 
 use proactor::Model;
 use proactor_models::ALL;
 
 use support::server::{PROACTOR, REACTOR};
-use support::{Client, Launch, io_uring_refused};
+use support::{Client, Launch, Options, Random, io_uring_refused};
 
 /// A server of each model that works here, as two programs run it.
 fn servers() -> impl Iterator<Item = Launch> {
@@ -34,11 +34,68 @@ fn signals_that_the_parent_has_blocked_drain_a_server_of_every_model() {
 }
 
 #[test]
-fn an_interrupt_that_the_parent_ignores_stays_ignored() {
+fn what_the_parent_ignores_stays_ignored() {
+    for signal in [libc::SIGINT, libc::SIGHUP] {
+        for launch in servers() {
+            let server = launch.ignoring(signal).start();
+            server.process.signal(signal);
+            Client::connect(server.address()).ping();
+            server.drain();
+        }
+    }
+}
+
+#[test]
+fn a_hangup_drains_a_server_of_every_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("socket");
     for launch in servers() {
-        let server = launch.ignoring(libc::SIGINT).start();
-        server.process.signal(libc::SIGINT);
-        Client::connect(server.address()).ping();
-        server.drain();
+        let server = launch.args(&["--listen", &format!("unix:{}", socket.display())]).start();
+        let client = Client::connect(server.address());
+        client.ping();
+        server.process.signal(libc::SIGHUP);
+        client.hear_end();
+        drop(client);
+        server.wait().assert_drained();
+        assert!(!socket.exists());
+    }
+}
+
+#[test]
+fn a_second_hangup_does_not_end_a_drain() {
+    for signal in [libc::SIGHUP, libc::SIGTERM] {
+        let server = Launch::new(REACTOR, &["--listen", "127.0.0.1:0"]).start();
+        let idle = Client::connect(server.address());
+        idle.ping();
+        let stuck = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+        let bytes = Random::of_test().bytes(32 << 20);
+        stuck.say_until_stuck(&bytes);
+        server.process.signal(signal);
+        idle.hear_end();
+        server.process.signal(libc::SIGHUP);
+        let (heard, end) = stuck.hear_all();
+        end.expect("an end, and no reset");
+        assert!(heard.len() > 64 << 10 && bytes.starts_with(&heard));
+        drop(stuck);
+        server.wait().assert_drained();
+    }
+}
+
+#[test]
+fn signals_without_a_meaning_are_answered_and_end_no_server() {
+    for launch in servers() {
+        let server = launch.start();
+        let client = Client::connect(server.address());
+        client.ping();
+        for signal in [libc::SIGUSR1, libc::SIGUSR2] {
+            server.process.signal(signal);
+            client.ping();
+        }
+        drop(client);
+        let exit = server.drain();
+        let ignored = exit.stderr.lines().filter(|line| line.contains(" ignored: "));
+        let [one, two] = ignored.collect::<Vec<_>>()[..] else { panic!("{exit:?}") };
+        assert!(one.starts_with("SIGUSR1 ") && one.contains("no meaning"), "{exit:?}");
+        assert!(two.starts_with("SIGUSR2 ") && two.contains("--trace"), "{exit:?}");
     }
 }

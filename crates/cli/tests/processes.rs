@@ -277,8 +277,9 @@ fn a_connection_without_descriptors_for_its_link_waits_until_others_leave() {
 
 #[test]
 fn a_key_at_the_terminal_reaches_all_and_all_is_delivered() {
-    // Ctrl-C goes to the whole group; a service manager may send SIGTERM to all of it.
-    for signal in [libc::SIGINT, libc::SIGTERM] {
+    // Ctrl-C and the end of a terminal go to the whole group; a service manager may send SIGTERM to
+    // all of it.
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         let mut random = Random::of_test();
         let server = serve(&[ECHO, CHAT]).in_a_group_of_its_own().start();
         let idle = Client::connect(server.address());

@@ -62,6 +62,19 @@ impl RecordArgs {
         self.trace.as_ref()?.as_deref()
     }
 
+    /// From now on SIGUSR2 stops and starts the recording, and what has no meaning says so.
+    ///
+    /// # Errors
+    /// sigaction(2), never for these signals.
+    pub(super) fn handle_signals(&self) -> io::Result<()> {
+        os::refuse_signal(libc::SIGUSR1, "SIGUSR1 ignored: it has no meaning here\n")?;
+        if self.trace.is_some() {
+            return os::count_usr2();
+        }
+        let line = "SIGUSR2 ignored: this server does not record; start it with --trace\n";
+        os::refuse_signal(libc::SIGUSR2, line)
+    }
+
     /// Creates the trace file, if there is a recording.
     ///
     /// # Errors
@@ -69,9 +82,6 @@ impl RecordArgs {
     pub(super) fn prepare(&self, model: Model) -> anyhow::Result<(Option<Recording>, TraceOutput)> {
         let mut output = TraceOutput::default();
         if self.trace.is_none() {
-            os::refuse_usr2(
-                "SIGUSR2 ignored: this server does not record; start it with --trace\n",
-            )?;
             return Ok((None, output));
         }
         let path = self.path().filter(|path| !is_stdout(path));
@@ -90,7 +100,6 @@ impl RecordArgs {
                 file
             }
         };
-        os::count_usr2()?;
         let settings = Settings {
             bytes: self.trace_size,
             level: self.trace_clock,

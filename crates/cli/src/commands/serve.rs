@@ -25,7 +25,7 @@ use proactor_models::registry::NamedProtocol;
 use proactor_models::{Choice, Listening, NONBLOCKING, Service, serve};
 use proactor_report::units;
 
-/// Run a server until SIGTERM or SIGINT
+/// Run a server until SIGTERM, SIGINT or SIGHUP
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
     /// Address to listen on, optionally with the protocol of this listener: HOST:PORT, [IPV6]:PORT
@@ -119,6 +119,7 @@ impl ServeArgs {
     /// Runs the server. `default` is the model without `--model`.
     pub(super) fn run(self, default: Option<Model>) -> anyhow::Result<()> {
         self.log.start();
+        self.record.handle_signals()?;
         self.cpu.map_or(Ok(()), run_on_cpu)?;
         let asked = self.model.map_or(default, |Choice(model)| model);
         let console = self.wants_console();
