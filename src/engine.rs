@@ -7,8 +7,9 @@ use crate::address::{BoundSocket, SocketFile};
 use crate::console::Console;
 use crate::counters::{Counters, LiveCounters};
 use crate::keys::ListenerId;
+use crate::lifecycle;
 use crate::limits::Ended;
-use crate::peer::Factory;
+use crate::peer::{Factory, WorkerFactory};
 use crate::protocol::Protocol;
 
 /// A server that drives its connections by one I/O model. `P` is the type of their protocols.
@@ -67,4 +68,23 @@ pub struct Listener<F, S> {
     pub factory: F,
     /// What the engine knows of the socket.
     pub state: S,
+    /// True once an accept has failed for good: the engine closes the socket.
+    pub failed: bool,
+}
+
+/// Ends the listener with this number, whose accepts fail with `error` for good.
+///
+/// # Errors
+/// `error`, with the address, if no listener is left.
+pub fn end_listener<P, S>(
+    listeners: &mut [Listener<WorkerFactory<P>, S>],
+    id: ListenerId,
+    error: &io::Error,
+) -> io::Result<()> {
+    // Several accepts of a ring are in flight, and each of them fails.
+    if std::mem::replace(&mut listeners[id.index()].failed, true) {
+        return Ok(());
+    }
+    let others = listeners.iter().any(|listener| !listener.failed);
+    lifecycle::listener_failed(listeners[id.index()].factory.listener(), error, others)
 }

@@ -11,6 +11,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use crate::address::Address;
 use crate::clock::{Nanos, earlier};
 use crate::limits::{Ended, Limits};
 use crate::mailbox::PostedRequest;
@@ -53,8 +54,16 @@ impl AcceptPause {
     /// Takes note of an accept that brought no connection: pauses if the next one would fail as
     /// well, and logs an error once for each pause.
     /// Returns true if the pause begins.
-    pub fn failed(&mut self, failure: AcceptFailure, now: impl FnOnce() -> Nanos) -> bool {
-        match failure {
+    ///
+    /// # Errors
+    /// A lasting error, which ends the listener: see [`listener_failed`].
+    pub fn failed(
+        &mut self,
+        failure: AcceptFailure,
+        now: impl FnOnce() -> Nanos,
+    ) -> io::Result<bool> {
+        Ok(match failure {
+            AcceptFailure::Lasting(error) => return Err(error),
             AcceptFailure::NoConnection => false,
             AcceptFailure::Lost(error) => {
                 tracing::debug!(%error, "a connection was lost before it was accepted");
@@ -67,7 +76,7 @@ impl AcceptPause {
                 self.begin(now());
                 true
             }
-        }
+        })
     }
 
     /// Accepts nothing for a while.
@@ -89,6 +98,20 @@ impl AcceptPause {
     pub fn run_timer(&mut self, now: Nanos) {
         self.until = self.until.filter(|&until| until > now);
     }
+}
+
+/// The accepts of the listener at `address` fail with `error` for good. Logs that, if there are
+/// `others` that listen.
+///
+/// # Errors
+/// `error`, with the address, if there are none: the server has no further use.
+pub fn listener_failed(address: &Address, error: &io::Error, others: bool) -> io::Result<()> {
+    let text = format!("cannot accept on {address}: {error}");
+    if !others {
+        return Err(io::Error::new(error.kind(), text));
+    }
+    tracing::error!("{text}; nothing listens there any more");
+    Ok(())
 }
 
 /// The life cycle of one server.

@@ -1,13 +1,14 @@
 //! What the ring loop and the readiness loop have in common: the connections, the listeners, the
 //! life cycle and the console.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::clock::{Nanos, earlier};
 use crate::console::{Console, SocketInfo};
 use crate::counters::{Counters, LiveCounters};
-use crate::engine::Listener;
+use crate::engine::{self, Listener};
 use crate::keys::{ConnId, ListenerId};
 use crate::lifecycle::{Accepting, Lifecycle};
 use crate::limits::{Ended, Limits};
@@ -58,7 +59,7 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         debug_assert_eq!(id.index(), self.listeners.len(), "in the order of their numbers");
         let factory = WorkerFactory::new(factory, fd.as_fd());
         let state = L::default();
-        self.listeners.push(Listener { id, fd: Some(fd), factory, state });
+        self.listeners.push(Listener { id, fd: Some(fd), factory, state, failed: false });
         self.listeners_changed = true;
     }
 
@@ -97,10 +98,16 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         Some(accepting)
     }
 
-    /// An accept brought no connection.
-    pub fn not_accepted(&mut self, failure: AcceptFailure) {
-        let refused = self.lifecycle.pause.failed(failure, || self.clock.now());
-        self.peers.counters.refused += u64::from(refused);
+    /// An accept of listener `id` brought no connection.
+    ///
+    /// # Errors
+    /// It failed for good, and no other listener is left.
+    pub fn not_accepted(&mut self, id: ListenerId, failure: AcceptFailure) -> io::Result<()> {
+        match self.lifecycle.pause.failed(failure, || self.clock.now()) {
+            Ok(refused) => self.peers.counters.refused += u64::from(refused),
+            Err(error) => engine::end_listener(&mut self.listeners, id, &error)?,
+        }
+        Ok(())
     }
 
     /// Returns the protocol of the next connection that `listener` accepts. `make` makes it, from

@@ -227,6 +227,11 @@ impl<P> WorkerFactory<P> {
         WorkerFactory { make: (factory.make)(0), needs: factory.needs, listener }
     }
 
+    /// Returns the address of the listener.
+    pub fn listener(&self) -> &Address {
+        &self.listener
+    }
+
     /// Makes the protocol of connection `id`, whose peer has this address, if it has one.
     pub fn make_for(&mut self, id: u64, addr: Option<SocketAddr>, reach: Reach<'_>) -> Made<P> {
         let peer = Peer::new(id, &self.listener, None, reach);

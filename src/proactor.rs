@@ -164,7 +164,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// Passes a completion to the connection that it concerns. Submits nothing for a connection.
     fn complete(&mut self, completion: Completion) -> io::Result<ControlFlow<Ended>> {
         match completion {
-            Completion::Accept { accept, outcome, more } => self.accepted(accept, outcome, more),
+            Completion::Accept { accept, outcome, more } => self.accepted(accept, outcome, more)?,
             Completion::Recv { conn, outcome, more } => self.received(conn, outcome, more),
             Completion::Send { conn, outcome } => {
                 // A send with `skip_success` that completes was short, has failed, or could not

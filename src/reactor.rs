@@ -150,7 +150,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
             return Ok(flow);
         }
         if self.may_accept() {
-            self.accept();
+            self.accept()?;
         }
         self.resume_ready();
         if self.state.peers.has_operator_messages()

@@ -49,7 +49,8 @@ impl Server {
     /// Serves in this thread until the server is stopped, by default by SIGINT, SIGTERM or SIGHUP.
     ///
     /// # Errors
-    /// No model works here, it cannot provide what a protocol needs, or the kernel fails it.
+    /// No model works here, it cannot provide what a protocol needs, or the kernel fails it; or no
+    /// listener can accept any more.
     pub fn run(self) -> Result<Report, Error> {
         if self.signals {
             self.shutdown.on_signals().map_err(Error::Loop)?;

@@ -658,6 +658,34 @@ scenario!(
 );
 
 scenario!(
+    a_listener_that_is_shut_down_is_closed_and_the_last_one_ends_the_server,
+    0.25,
+    &[],
+    |dice, mut setup, counts| {
+        setup.faults = some_faults_that_pass(dice);
+        let other = ListenerId(1);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
+        let null = File::open("/dev/null").unwrap().into();
+        world.server.listen(other, null, Factory::of(|_| Echo)).unwrap();
+        world.iterate(dice.below(4));
+        world.sim().shut_down(other);
+        let sent = speech(dice, 1000);
+        let served = world.send_and_end(Reads::AtOnce, &sent);
+        world.until_done(&[served]);
+        assert_received(world.client(served), &sent);
+        world.until_idle();
+        if dice.below(2) == 0 {
+            return world.drain(counts);
+        }
+        world.sim().shut_down(LISTENER);
+        let error = (0..10_000).find_map(|_| world.server.run_once().err());
+        let error = error.expect("no listener is left").to_string();
+        assert!(error.starts_with("cannot accept on "), "{error}");
+        world.leave(counts);
+    }
+);
+
+scenario!(
     a_full_socket_table_costs_only_the_connections_that_do_not_fit,
     0.1,
     &[],

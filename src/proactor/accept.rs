@@ -42,8 +42,9 @@ impl AcceptState {
 impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// Arms the accepts that are wanted, and cancels those that are not.
     pub(super) fn arm_accepts(&mut self, accepting: Accepting) -> io::Result<()> {
-        let wanted = accepting == Accepting::Now;
         for listener in &mut self.state.listeners {
+            let wanted = accepting == Accepting::Now && !listener.failed;
+            let closes = accepting == Accepting::Never || listener.failed;
             let (Some(fd), accepts) = (&listener.fd, &mut listener.state) else {
                 continue;
             };
@@ -65,19 +66,21 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 }
             }
             // Closed only when no accept is in flight: one would keep the socket listening.
-            if accepting == Accepting::Never && listener.state.iter().all(AcceptState::is_idle) {
+            if closes && listener.state.iter().all(AcceptState::is_idle) {
                 listener.fd = None;
             }
         }
         Ok(())
     }
 
+    /// # Errors
+    /// No listener is left.
     pub(super) fn accepted(
         &mut self,
         accept: AcceptId,
         outcome: Result<Socket, AcceptFailure>,
         more: bool,
-    ) {
+    ) -> io::Result<()> {
         let AcceptId { listener, slot } = accept;
         self.state.listeners[listener.index()].state[usize::from(slot)].completed(more);
         self.state.listeners_changed = true;
@@ -88,8 +91,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 self.backlog.push_back((listener, socket, address));
                 self.open_backlog();
             }
-            Err(failure) => self.state.not_accepted(failure),
+            Err(failure) => self.state.not_accepted(listener, failure)?,
         }
+        Ok(())
     }
 
     /// Opens the connections that wait in the backlog, as far as the limit permits. All of them

@@ -28,8 +28,8 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// Watches the listeners while connections are wanted. Otherwise connections wait in the
     /// kernel's queue.
     pub(super) fn watch_listeners(&mut self, accepting: Accepting) -> io::Result<()> {
-        let wanted = accepting == Accepting::Now;
         for listener in &mut self.state.listeners {
+            let wanted = accepting == Accepting::Now && !listener.failed;
             let Some(fd) = &listener.fd else { continue };
             let (key, state) = (KeyOwner::Listener(listener.id).into(), &mut listener.state);
             if wanted && !state.watched {
@@ -42,7 +42,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
                 self.selector.remove(fd.as_fd())?;
                 (state.watched, state.readable) = (false, false);
             }
-            if accepting == Accepting::Never {
+            if accepting == Accepting::Never || listener.failed {
                 listener.fd = None;
             }
         }
@@ -54,7 +54,9 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         self.listeners_ready && self.state.lifecycle.accepts(self.state.peers.len())
     }
 
-    pub(super) fn accept(&mut self) {
+    /// # Errors
+    /// No listener is left.
+    pub(super) fn accept(&mut self) -> io::Result<()> {
         for at in 0..self.state.listeners.len() {
             for _ in 0..ACCEPTS {
                 let listener = &self.state.listeners[at];
@@ -67,16 +69,20 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
                     Ok(socket) => self.open(id, socket),
                     Err(error) => {
                         let failure = AcceptFailure::from(error);
-                        if let AcceptFailure::NoConnection = failure {
+                        if matches!(
+                            failure,
+                            AcceptFailure::NoConnection | AcceptFailure::Lasting(_)
+                        ) {
                             self.state.listeners[at].state.readable = false;
                         }
-                        self.state.not_accepted(failure);
+                        self.state.not_accepted(id, failure)?;
                     }
                 }
             }
         }
         self.state.listeners_changed = true;
         self.listeners_ready = self.state.listeners.iter().any(|listener| listener.state.readable);
+        Ok(())
     }
 
     fn open(&mut self, listener: ListenerId, fd: OwnedFd) {

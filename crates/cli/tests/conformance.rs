@@ -164,6 +164,7 @@ conformance!({
     descriptors_that_run_out_meanwhile_spin_nothing_and_all_are_served_in_the_end needs Crowd,
     a_crowd_that_bursts_into_two_buffers_gets_every_byte,
     a_client_that_holds_every_buffer_and_reads_nothing_is_evicted needs Crowd,
+    a_listener_shut_down_from_outside_is_closed_and_the_last_one_ends_the_server,
     // Chat.
     lines_reach_all_others_whole_in_order_and_never_their_speaker needs Crowd,
     a_stopped_reader_costs_the_healthy_no_line needs Crowd,
@@ -942,6 +943,30 @@ fn a_stopped_reader_costs_the_healthy_no_line(model: Model) {
     let exit = server.drain();
     assert_eq!(exit.counter("evicted"), 1, "{exit:?}");
     drop(stopped);
+}
+
+/// Every further accept fails: the listener has no use, and the server without another one neither.
+fn a_listener_shut_down_from_outside_is_closed_and_the_last_one_ends_the_server(model: Model) {
+    for ends_all in [false, true] {
+        let server = model.serve_at("echo", &["127.0.0.1:0"; 2]).start();
+        let [first, last] = [0, 1].map(|at| server.listening[at].address.clone());
+        if let Err(error) = server.process.shut_down_listener(first.tcp()) {
+            return skip(&format!("pidfd_getfd: {error}"));
+        }
+        Client::connect(&last).ping(); // The other one is served.
+        let line = |address| format!("cannot accept on {address}: Invalid argument");
+        let exit = if ends_all {
+            server.process.shut_down_listener(last.tcp()).expect("it was permitted before");
+            server.wait()
+        } else {
+            server.process.assert_idle("without one of its listeners");
+            server.drain()
+        };
+        assert_eq!(exit.code(), Some(i32::from(ends_all)), "{exit:?}");
+        for (address, lines) in [(&first, 1), (&last, usize::from(ends_all))] {
+            assert_eq!(exit.stderr.matches(&line(address)).count(), lines, "{exit:?}");
+        }
+    }
 }
 
 fn a_slow_reader_loses_no_line(model: Model) {

@@ -120,7 +120,7 @@ impl<C: CallHooks> Engine for Coroutines<C> {
             server.start(signal)?;
             // In a task: to wake the future that `block_on` runs takes a system call.
             let supervisor = spawn_local(Rc::clone(server).supervise());
-            Ok(supervisor.await.expect("the task is not aborted"))
+            supervisor.await.expect("the task is not aborted")
         });
         if matches!(ended, Ok(Ended::Drained)) {
             self.server.state().show_last_messages();
@@ -194,7 +194,7 @@ impl<C: CallHooks> TaskServer<C> {
     }
 
     /// Accepts connections while there is capacity for them; meanwhile they wait in the kernel's
-    /// queue. Closes the listener when the server drains.
+    /// queue. Closes the listener when the server drains, or when its accepts fail for good.
     async fn accept_connections(self: Rc<Self>, listener: WatchedFd, id: ListenerId) {
         let _guard = Guard(&self);
         let key = KeyOwner::Listener(id).into();
@@ -207,7 +207,11 @@ impl<C: CallHooks> TaskServer<C> {
             }
             match self.calls.accept(key, listener.as_fd(), AT_ONCE) {
                 Ok(socket) => self.open(socket, id),
-                Err(error) => self.state().not_accepted(error.into(), ready),
+                Err(error) => {
+                    if self.state().listener_failed(id, error.into(), ready) {
+                        break;
+                    }
+                }
             }
         }
         watched::close(listener, key, &self.calls);
@@ -266,7 +270,10 @@ impl<C: CallHooks> TaskServer<C> {
     }
 
     /// Waits until the server has ended.
-    async fn supervise(self: Rc<Self>) -> Ended {
+    ///
+    /// # Errors
+    /// No listener is left.
+    async fn supervise(self: Rc<Self>) -> io::Result<Ended> {
         poll_fn(|cx| {
             let mut state = self.state();
             assert!(!state.panicked, "a task of the server has panicked");

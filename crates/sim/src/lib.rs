@@ -86,6 +86,8 @@ pub struct Sim {
     clients: Vec<Client>,
     /// Connected, not accepted, by listener.
     backlogs: Vec<VecDeque<ClientId>>,
+    /// The listeners that do not listen any more.
+    shut_down: HashSet<u16>,
     sockets: Vec<Option<Open>>,
     /// Closed last on top.
     unused: Vec<u32>,
@@ -184,6 +186,7 @@ impl Sim {
             now: Nanos(0),
             clients: Vec::new(),
             backlogs: Vec::new(),
+            shut_down: HashSet::new(),
             sockets: (0..setup.sockets).map(|_| None).collect(),
             unused: (0..setup.sockets as u32).rev().collect(),
             closes: vec![None; setup.sockets],
@@ -267,6 +270,12 @@ impl Sim {
     /// Returns whether nothing can happen until the test acts on a client.
     pub fn is_idle(&self) -> bool {
         self.idle
+    }
+
+    /// Shuts a listener down from outside: every accept fails from now on.
+    pub fn shut_down(&mut self, listener: ListenerId) {
+        self.shut_down.insert(listener.0);
+        self.idle = false;
     }
 
     /// How many clients have not been accepted.

@@ -111,7 +111,10 @@ impl Sim {
         };
         doing.cancelled != Cancelled::No
             || match &doing.work {
-                Work::Accept(listener) => !self.backlogs[listener.0 as usize].is_empty(),
+                Work::Accept(listener) => {
+                    let fails = self.shut_down.contains(&listener.0);
+                    fails || !self.backlogs[listener.0 as usize].is_empty()
+                }
                 Work::Recv { socket, .. } => far(socket).is_readable(),
                 Work::Send { socket, .. } => far(socket).is_writable(),
                 Work::Read(_) => !self.input.is_empty() || self.input_ended,
@@ -139,8 +142,11 @@ impl Sim {
 
     fn accept(&mut self, listener: ListenerId, doing: Doing) {
         let token = doing.token;
+        let fails = self.shut_down.contains(&listener.0);
         let backlog = &mut self.backlogs[listener.0 as usize];
-        if doing.cancelled == Cancelled::Yes || backlog.is_empty() {
+        if fails && doing.cancelled != Cancelled::Yes {
+            self.post(token, -libc::EINVAL, 0);
+        } else if doing.cancelled == Cancelled::Yes || backlog.is_empty() {
             self.end_cancelled(&doing);
         } else if self.befalls(Fault::AcceptExhausted) {
             let errno = [libc::EMFILE, libc::ENFILE][self.dice.below(2)];

@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 /// The resources of a process that it may forget to release.
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +146,33 @@ impl Process {
         let answer =
             unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
         assert_eq!(answer, 0, "prlimit: {}", std::io::Error::last_os_error());
+    }
+
+    /// Shuts down its listening socket of this address, through a duplicate.
+    ///
+    /// # Errors
+    /// This host lets no process take a descriptor of its child (pidfd_getfd(2)).
+    pub(crate) fn shut_down_listener(self, address: SocketAddr) -> std::io::Result<()> {
+        let owned = |fd: libc::c_long| match fd {
+            -1 => Err(std::io::Error::last_os_error()),
+            // SAFETY: the kernel has just given us this descriptor.
+            fd => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
+        };
+        // SAFETY: pidfd_open(2) touches no memory of ours.
+        let process = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, self.0, 0) })?;
+        let files = fs::read_dir(format!("/proc/{}/fd", self.0)).expect("the server runs");
+        let numbers = files.filter_map(|file| file.ok()?.file_name().to_str()?.parse::<i32>().ok());
+        for number in numbers {
+            let pid = process.as_raw_fd();
+            // SAFETY: pidfd_getfd(2) touches no memory of ours.
+            let fd = owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pid, number, 0) })?;
+            let socket = SockRef::from(&fd);
+            let local = || socket.local_addr().ok()?.as_socket();
+            if socket.is_listener().unwrap_or(false) && local() == Some(address) {
+                return socket.shutdown(std::net::Shutdown::Both);
+            }
+        }
+        panic!("the server does not listen on {address}");
     }
 
     /// Sends it a signal.

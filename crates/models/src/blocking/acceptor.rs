@@ -10,14 +10,14 @@ use super::shared::{Membership, SharedState};
 use proactor::calls::{Calls, SLEEPS};
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
-use proactor::lifecycle::AcceptPause;
+use proactor::lifecycle::{self, AcceptPause};
 use proactor::os::{self, AcceptFailure};
 
 /// The listeners of a server.
 #[derive(Debug, Default)]
 pub(super) struct Acceptor {
-    /// The sockets, by the numbers of the listeners.
-    pub(super) listeners: Vec<(OwnedFd, Arc<Origin>)>,
+    /// The sockets, by the numbers of the listeners; `None` once its accepts have failed for good.
+    pub(super) listeners: Vec<(Option<OwnedFd>, Arc<Origin>)>,
     pub(super) pause: AcceptPause,
     /// What was passed to poll(2), and its results: its capacity is kept.
     polled: Vec<libc::pollfd>,
@@ -42,17 +42,19 @@ impl Acceptor {
         let now = os::now();
         self.pause.run_timer(now);
         let pause = self.pause.until().map(|until| until.since(now));
-        let poll = |fd: BorrowedFd<'_>| libc::pollfd {
-            fd: fd.as_raw_fd(),
+        let poll = |fd: Option<BorrowedFd<'_>>| libc::pollfd {
+            // poll(2) ignores a negative number.
+            fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
             events: libc::POLLIN,
             revents: 0,
         };
         self.polled.clear();
         // In this order: a connection that came before another event is reported with it.
-        self.polled.extend(others.into_iter().map(poll));
+        self.polled.extend(others.into_iter().map(Some).map(poll));
         self.others = self.polled.len();
         if capacity && pause.is_none() {
-            self.polled.extend(self.listeners.iter().map(|(fd, _)| poll(fd.as_fd())));
+            let fds = self.listeners.iter().map(|(fd, _)| fd.as_ref().map(OwnedFd::as_fd));
+            self.polled.extend(fds.map(poll));
         }
         let ready = calls.wait(&mut self.polled, [pause, timeout].into_iter().flatten().min())?;
         if ready == 0 {
@@ -63,6 +65,9 @@ impl Acceptor {
 
     /// Accepts a connection of listener number `index`, if one was reported; the thread with this
     /// `id` will serve it.
+    ///
+    /// # Errors
+    /// It failed for good, and no other listener is left.
     pub(super) fn accept(
         &mut self,
         calls: &impl Calls,
@@ -70,27 +75,38 @@ impl Acceptor {
         index: usize,
         id: ConnId,
         counters: &mut Counters,
-    ) -> Option<Membership> {
-        let polled = self.polled.get_mut(self.others + index).filter(|it| it.revents != 0)?;
-        let (fd, origin) = self.listeners.get(index)?;
+    ) -> io::Result<Option<Membership>> {
+        let polled = self.polled.get_mut(self.others + index).filter(|it| it.revents != 0);
+        let Some((polled, (Some(fd), origin))) = polled.zip(self.listeners.get(index)) else {
+            return Ok(None);
+        };
         let key = KeyOwner::Listener(ListenerId(index as u16)).into();
         let entered = calls.accept(key, fd.as_fd(), SLEEPS).and_then(|socket| {
             counters.accepted += 1;
             shared.enter(id, origin, socket).inspect_err(|_| counters.closed += 1)
         });
         match entered {
-            Ok(membership) => Some(membership),
+            Ok(membership) => return Ok(Some(membership)),
             Err(error) => {
                 let failure = AcceptFailure::from(error);
                 if let AcceptFailure::NoConnection = failure {
                     polled.revents = 0;
                 }
-                if self.pause.failed(failure, os::now) {
-                    counters.refused += 1;
-                    self.polled.clear(); // Nothing more is accepted for a while.
+                match self.pause.failed(failure, os::now) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        counters.refused += 1;
+                        self.polled.clear(); // Nothing more is accepted for a while.
+                    }
+                    Err(error) => {
+                        let address = Arc::clone(&origin.address);
+                        self.listeners[index].0 = None;
+                        let others = self.listeners.iter().any(|(fd, _)| fd.is_some());
+                        lifecycle::listener_failed(&address, &error, others)?;
+                    }
                 }
-                None
             }
         }
+        Ok(None)
     }
 }

@@ -156,7 +156,7 @@ impl<C: Calls> Blocking<C> {
         let interrupt = self.interrupt();
         self.wait(interrupt)?;
         self.reap()?;
-        (0..self.acceptor.listeners.len()).for_each(|listener| self.accept(listener));
+        (0..self.acceptor.listeners.len()).try_for_each(|listener| self.accept(listener))?;
         let requests = self.lifecycle.take_requests();
         let ends = requests.is_break();
         let (drains, posted) = requests.continue_value().unwrap_or_default();
@@ -171,14 +171,14 @@ impl<C: Calls> Blocking<C> {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn accept(&mut self, listener: usize) {
+    fn accept(&mut self, listener: usize) -> io::Result<()> {
         for _ in 0..ACCEPTS {
             if !self.lifecycle.has_capacity(self.threads.len()) {
-                return;
+                break;
             }
             let (id, counters) = (self.threads.next_id(), &mut self.counters);
             let accepted = self.acceptor.accept(&self.calls, &self.shared, listener, id, counters);
-            let Some(membership) = accepted else { return };
+            let Some(membership) = accepted? else { break };
             let calls = self.calls.clone();
             let work = move |status: &ThreadStatus, counters: &mut Counters| {
                 let calls = calls.lane(id.slot());
@@ -191,6 +191,7 @@ impl<C: Calls> Blocking<C> {
                 self.counters.closed += 1;
             }
         }
+        Ok(())
     }
 
     fn reap(&mut self) -> io::Result<()> {
@@ -296,7 +297,7 @@ impl<C: Calls> Engine for Blocking<C> {
         os::set_blocking(fd.as_fd(), false)?;
         let address = Arc::new(Address::of_listener(fd.as_fd()));
         let origin = Arc::new(Origin { listener: id, address, factory });
-        self.acceptor.listeners.push((fd, origin));
+        self.acceptor.listeners.push((Some(fd), origin));
         Ok(())
     }
 
@@ -346,7 +347,7 @@ fn serve_one_after_another(
         counters.iterations += 1;
         for listener in 0..acceptor.listeners.len() {
             let accepted = acceptor.accept(&calls, &status.shared, listener, id, counters);
-            if let Some(membership) = accepted {
+            if let Some(membership) = accepted? {
                 // Connections that still wait will not be accepted: the peers learn it now.
                 let mut noticed = || {
                     status.notice();

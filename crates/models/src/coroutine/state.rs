@@ -26,7 +26,7 @@ pub(super) struct ServerState {
     pub(super) core: LoopState<Box<dyn Protocol>, TaskState, ()>,
     pool: Rc<Pool>,
     /// How the server ends before every connection is closed.
-    ended: Option<Ended>,
+    ended: Option<io::Result<Ended>>,
     /// True once a task has panicked: its connection would never be removed.
     pub(super) panicked: bool,
     /// When a timer expires next.
@@ -110,13 +110,23 @@ impl ServerState {
         self.core.lifecycle.accepts(self.core.peers.len())
     }
 
-    /// An accept brought no connection.
-    pub(super) fn not_accepted(&mut self, failure: AcceptFailure, mut ready: SocketReady<'_>) {
+    /// An accept brought no connection. Returns true if the listener has failed for good; if it
+    /// was the last, the server ends.
+    pub(super) fn listener_failed(
+        &mut self,
+        listener: ListenerId,
+        failure: AcceptFailure,
+        mut ready: SocketReady<'_>,
+    ) -> bool {
         if let AcceptFailure::NoConnection = failure {
             ready.clear_ready();
         }
-        self.core.not_accepted(failure);
+        if let Err(error) = self.core.not_accepted(listener, failure) {
+            self.ended = Some(Err(error));
+            self.changed();
+        }
         self.settle(None); // The end of the pause is a timer.
+        self.core.listeners[listener.index()].failed
     }
 
     /// Returns the next operation of a connection, if its socket is ready for one that it wants
@@ -258,14 +268,14 @@ impl ServerState {
     }
 
     /// Returns how the server has ended, once it has.
-    pub(super) fn ended(&self) -> Option<Ended> {
-        self.ended.or(self.core.is_drained().then_some(Ended::Drained))
+    pub(super) fn ended(&mut self) -> Option<io::Result<Ended>> {
+        self.ended.take().or(self.core.is_drained().then_some(Ok(Ended::Drained)))
     }
 
     /// The shutdown signal was reported, or the console was served. Ends the server at once if that
     /// is asked.
     pub(super) fn served(&mut self, flow: ControlFlow<Ended>) {
-        self.ended = flow.break_value().or(self.ended);
+        self.ended = flow.break_value().map(Ok).or(self.ended.take());
         if self.ended.is_some() || !self.core.lifecycle.is_serving() {
             self.changed();
         }

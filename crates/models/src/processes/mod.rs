@@ -42,7 +42,7 @@ use proactor::calls::AT_ONCE;
 use proactor::connection_log;
 use proactor::console::Console;
 use proactor::counters::{Counters, LiveCounters};
-use proactor::engine::{Engine, Listener};
+use proactor::engine::{self, Engine, Listener};
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::lifecycle::{self, Lifecycle, Stage};
 use proactor::limits::{CloseReason, Ended, Limits};
@@ -159,7 +159,7 @@ impl<C: CallHooks> Processes<C> {
                     ControlFlow::Continue(_) => {}
                 },
                 CHILD_EXITS => self.reap()?,
-                listener => self.accept(ListenerId((listener - LISTENERS) as u16)),
+                listener => self.accept(ListenerId((listener - LISTENERS) as u16))?,
             }
         }
         if flow.is_break() {
@@ -179,8 +179,9 @@ impl<C: CallHooks> Processes<C> {
     /// Watches the listeners while connections are wanted. Meanwhile they wait in the kernel's
     /// queue.
     fn watch_listeners(&mut self) -> io::Result<()> {
-        let wanted = self.accepts();
+        let accepts = self.accepts();
         for listener in &mut self.listeners {
+            let wanted = accepts && !listener.failed;
             let (Some(fd), watched) = (&listener.fd, &mut listener.state) else { continue };
             if wanted != *watched {
                 match wanted {
@@ -189,32 +190,35 @@ impl<C: CallHooks> Processes<C> {
                 }
                 *watched = wanted;
             }
-            if !self.lifecycle.is_serving() {
+            if !self.lifecycle.is_serving() || listener.failed {
                 listener.fd = None;
             }
         }
         Ok(())
     }
 
-    fn accept(&mut self, id: ListenerId) {
+    fn accept(&mut self, id: ListenerId) -> io::Result<()> {
         for _ in 0..ACCEPTS {
-            let Some(fd) = &self.listeners[id.index()].fd else { return };
+            let Some(fd) = &self.listeners[id.index()].fd else { break };
             if !self.accepts() {
-                return;
+                break;
             }
             match self.calls.accept(KeyOwner::Listener(id).into(), fd.as_fd(), AT_ONCE) {
                 Ok(socket) => self.accepted(id, socket),
                 Err(error) => {
                     let failure = AcceptFailure::from(error);
                     let none = matches!(failure, AcceptFailure::NoConnection);
-                    let refused = self.lifecycle.pause.failed(failure, os::now);
-                    self.counters.refused += u64::from(refused);
+                    match self.lifecycle.pause.failed(failure, os::now) {
+                        Ok(refused) => self.counters.refused += u64::from(refused),
+                        Err(error) => return engine::end_listener(&mut self.listeners, id, &error),
+                    }
                     if none {
-                        return;
+                        break;
                     }
                 }
             }
         }
+        Ok(())
     }
 
     fn accepted(&mut self, id: ListenerId, socket: OwnedFd) {
@@ -337,7 +341,7 @@ impl<C: CallHooks> Engine for Processes<C> {
         }
         os::set_blocking(fd.as_fd(), false)?;
         let factory = WorkerFactory::new(&factory, fd.as_fd());
-        self.listeners.push(Listener { id, fd: Some(fd), factory, state: false });
+        self.listeners.push(Listener { id, fd: Some(fd), factory, state: false, failed: false });
         Ok(())
     }
 
