@@ -199,6 +199,12 @@ impl<C: Calls> ConnectionThread<'_, C> {
         }
     }
 
+    /// A call on the socket failed. If another thread has shut the socket down, its reason counts.
+    fn fail(&mut self, reason: CloseReason) {
+        self.notice();
+        self.driver.break_off(reason);
+    }
+
     /// Writes everything that is queued now, in one piece, however long the peer sleeps. What the
     /// protocol adds meanwhile is written next time.
     fn send(&mut self) {
@@ -220,7 +226,7 @@ impl<C: Calls> ConnectionThread<'_, C> {
                     self.driver.sent(n);
                     self.publish_owed();
                 }
-                Err(reason) => self.driver.break_off(reason),
+                Err(reason) => self.fail(reason),
             }
             self.notice();
         }
@@ -284,7 +290,7 @@ impl<C: Calls> ConnectionThread<'_, C> {
         let gone = self.driver.calls.poll(self.member.key(), self.member.socket(), 0, left);
         self.member.does(ThreadState::RUNS);
         if !matches!(gone, Ok(0)) {
-            self.driver.break_off(CloseReason::Failed(libc::ECONNRESET));
+            self.fail(CloseReason::Failed(libc::ECONNRESET));
         }
     }
 

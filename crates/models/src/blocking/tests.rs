@@ -2,11 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
-use super::member::StallCheck;
+use super::member::{Member, StallCheck};
 use super::shared::Membership;
 use super::state::ThreadState;
 use super::*;
@@ -15,11 +16,12 @@ use proactor::buffer::Chunk;
 use proactor::calls::PlainCalls;
 use proactor::connection::{HARD, HIGH};
 use proactor::console::Inspect;
-use proactor::keys::ConnId;
+use proactor::keys::{ConnId, Key};
 use proactor::peer::{Factory, Peer};
 use proactor::peers::SOFT;
 use proactor::protocol::testing::Broadcast;
 use proactor::protocol::{Chargen, Echo, Input, Message, Outbox, Protocol};
+use proactor_record::Call;
 
 const BUFFERS: &[BufferClass] =
     &[BufferClass { bytes: 4096, count: 256 }, BufferClass { bytes: 65536, count: 8 }];
@@ -576,6 +578,49 @@ impl Protocol for Stay {
     }
 
     fn end(&mut self, _: &mut Input<'_>, _: &mut Outbox<'_>) {}
+}
+
+/// Kicks a connection just before its thread makes such a call: the call fails then.
+#[derive(Clone)]
+struct Kicks(Call, Arc<Member>);
+
+impl Calls for Kicks {
+    fn lane(&self, _: u32) -> Kicks {
+        self.clone()
+    }
+
+    fn made<T>(
+        &self,
+        (call, _): (Call, bool),
+        _: (Key, RawFd),
+        _: usize,
+        make: impl FnOnce() -> io::Result<T>,
+        _: impl FnOnce(&T) -> i32,
+    ) -> io::Result<T> {
+        if call == self.0 {
+            self.1.break_off(&PlainCalls, CloseReason::Kicked);
+        }
+        make()
+    }
+}
+
+#[test]
+fn a_connection_that_another_thread_breaks_is_counted_by_the_reason_of_that_thread() {
+    let kick_before = |call, make: fn() -> Box<dyn Protocol>| {
+        let shared = shared();
+        let (membership, mut peer) = enter_at(&shared, &origin_of(make));
+        peer.write_all(b"x").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        let status = ThreadStatus::new(membership.member.id, Arc::clone(&shared));
+        let calls = Kicks(call, Arc::clone(&membership.member));
+        let mut counters = Counters::default();
+        serve_connection(&calls, &status, membership, &mut counters, &mut || {});
+        let Counters { kicked, failed, closed, .. } = counters;
+        assert_eq!((kicked, failed, closed), (1, 0, 1), "{call:?}");
+    };
+    kick_before(Call::Recv, || Box::new(Echo));
+    kick_before(Call::Send, || Box::new(Generous));
+    kick_before(Call::Poll, || Box::new(Stay));
 }
 
 #[test]
