@@ -122,11 +122,12 @@ fn pressure(text: &str) -> Option<f64> {
 fn mitigations(dir: &Path) -> Vec<String> {
     let state = |entry: fs::DirEntry| {
         let state = fs::read_to_string(entry.path()).ok()?;
-        Some(format!("{}: {}", entry.file_name().display(), state.trim()))
+        let (name, state) = (entry.file_name(), state.trim());
+        // A part of an active mitigation may be `Not affected` as well.
+        (state != "Not affected").then(|| format!("{}: {state}", name.display()))
     };
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let states = entries.filter_map(state);
-    let mut found: Vec<String> = states.filter(|one| !one.ends_with(": Not affected")).collect();
+    let mut found: Vec<String> = entries.filter_map(state).collect();
     found.sort();
     found
 }
@@ -159,6 +160,16 @@ mod tests {
         let text = "some avg10=12.50 avg60=1.00 avg300=0.10 total=9\nfull avg10=0.00";
         assert_eq!(pressure(text), Some(0.125));
         assert_eq!(pressure(""), None);
+    }
+
+    #[test]
+    fn a_mitigation_is_active_though_a_part_of_it_is_not_needed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let active = "Mitigation: Retpolines; PBRSB-eIBRS: Not affected; BHI: Not affected\n";
+        for (name, state) in [("spectre_v2", active), ("meltdown", "Not affected\n")] {
+            fs::write(dir.path().join(name), state).expect("space");
+        }
+        assert_eq!(mitigations(dir.path()), [format!("spectre_v2: {}", active.trim())]);
     }
 
     #[test]
