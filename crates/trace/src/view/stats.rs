@@ -134,15 +134,12 @@ impl TraceStats {
         let source = Source::new(trace, cut, from, to);
         let has_all_calls = cut.conn.is_none() && header.sample == 1;
         let is_whole = trace.lost() == 0 && trace.remarks.is_empty() && cut.since.is_none();
-        let sum = |is: fn(Op) -> bool, number: fn(&OpRow) -> u64| {
-            ops.iter().filter(|row| is(row.op)).map(number).sum()
-        };
         TraceStats {
             connections: seen.all.len() as u64,
             connections_max: seen.open_max as u64,
-            messages: sum(Op::receives, |row| row.ok),
-            bytes_in: sum(Op::receives, |row| row.bytes),
-            bytes_out: sum(Op::sends, |row| row.bytes),
+            messages: seen.messages,
+            bytes_in: seen.bytes_in,
+            bytes_out: seen.bytes_out,
             calls: has_all_calls.then(|| calls(&source, &ops, iterations.as_ref())),
             source,
             ops,
@@ -205,12 +202,16 @@ impl TraceStats {
     }
 }
 
-/// The connections that are seen, and those of them that are open.
+/// The connections that are seen, those of them that are open, and their traffic: that of a link
+/// between a parent and its child is none.
 #[derive(Debug, Default)]
 struct SeenConnections {
     all: HashSet<ConnId>,
     open: HashSet<ConnId>,
     open_max: usize,
+    messages: u64,
+    bytes_in: u64,
+    bytes_out: u64,
 }
 
 impl SeenConnections {
@@ -219,6 +220,13 @@ impl SeenConnections {
         if self.all.insert(conn) {
             self.open.insert(conn);
             self.open_max = self.open_max.max(self.open.len());
+        }
+        if let Some(Ok(n @ 1..)) = event.result_of(Op::receives) {
+            self.messages += 1;
+            self.bytes_in += u64::from(n);
+        }
+        if let Some(Ok(n)) = event.result_of(Op::sends) {
+            self.bytes_out += u64::from(n);
         }
         if event.result_of(Op::closes).is_some() {
             self.open.remove(&conn);

@@ -1,9 +1,9 @@
 //! Operations, calls and ages in numbers, and what is left out where they would be untrue.
 
 use super::super::{ConnectionList, Cut, Doctor, Measure, Summary, TraceStats};
-use super::tape::{SEND, Tape, ring, selector, token};
+use super::tape::{SEND, Tape, key, ring, selector, token};
 use proactor::ring::{Cqe, Kind};
-use proactor_record::format::SKIP_SUCCESS;
+use proactor_record::format::{LINK, SKIP_SUCCESS};
 use proactor_record::{Call, Level, Op, Record, Settings};
 use std::time::Duration;
 
@@ -72,6 +72,21 @@ fn calls_are_counted_where_the_kernel_is_called() {
     );
     assert_eq!(stats.measure, Measure::Called);
     assert_eq!(stats.answered.max_ns.map(|n| n / 10), Some(200));
+}
+
+#[test]
+fn what_a_parent_and_its_children_send_each_other_is_no_message_of_a_client() {
+    let mut tape = selector("process");
+    for call in [Call::Recv, Call::Send] {
+        let link = LINK | key(0);
+        tape.note(Record::call_begin(call, false, link, 9, 2048));
+        tape.note(Record::call_end(call, false, link, 9, 32));
+    }
+    let stats = tape.stats();
+    let listed: u64 = stats.conns.iter().map(|conn| conn.messages).sum();
+    assert_eq!((stats.messages, listed), (200, 200));
+    assert_eq!((stats.bytes_in, stats.bytes_out), (200 * 64, 200 * 64));
+    assert_eq!(stats.op(Op::Call(Call::Recv)).unwrap().ok, 201, "it is a call all the same");
 }
 
 #[test]
