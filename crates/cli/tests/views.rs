@@ -461,6 +461,12 @@ fn doctor_fails_only_if_it_is_asked_to_and_something_is_wrong() {
     let (code, said, complaint) = trace(&["doctor", "--check"], &[file]);
     assert_eq!((code, complaint.lines().count()), (1, 1), "{complaint}");
     assert!(complaint.contains("has problems: errors") && said.contains("EIO"), "{said}");
+    // Nor does the end of the output's reader change what was found.
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut check = Command::new(PROACTOR);
+    let checked = check.args(["trace", "doctor", "--check"]).arg(file).stdout(closed).output();
+    assert_eq!(checked.unwrap().status.code(), Some(1));
 }
 
 #[test]

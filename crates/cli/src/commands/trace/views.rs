@@ -69,12 +69,13 @@ pub(super) fn connection(
 /// Prints the state of the loop, and its problems. Fails if it has one and `check` is true.
 pub(super) fn doctor(Look { file, how }: &Look, check: bool) -> anyhow::Result<()> {
     let doctor = Doctor::new(how.statistics(file)?);
-    how.print(&doctor)?;
+    // The status says what was found, though the reader of the output has ended.
+    let printed = how.print(&doctor);
     let names: Vec<_> = doctor.ills().map(|one| one.name).collect();
     if check && !names.is_empty() {
         bail!("{} has problems: {}", file.display(), names.join(", "));
     }
-    Ok(())
+    printed
 }
 
 /// Prints the differences of two traces.
