@@ -930,13 +930,16 @@ scenario!(a_second_stop_ends_at_once, 0.1, &[], |dice, mut setup, counts| {
     for _ in 0..5 {
         let id = world.connect(Reads::Never);
         world.client_mut(id).send(&speech(dice, 8000));
+        world.client_mut(id).be_stubborn(); // Else the drain may end as the second stop is asked.
     }
     world.until("one is served", |world| world.server.counters().received_bytes > 0);
     world.iterate(dice.below(40));
+    let first = world.now();
     world.ask_to_stop();
     for _ in 0..dice.below(40) {
-        if world.server.run_once().unwrap() == ControlFlow::Break(Ended::Drained) {
-            return world.leave(counts); // It was quicker.
+        let drained = world.server.run_once().unwrap() == ControlFlow::Break(Ended::Drained);
+        if drained || world.now().since(first) >= LINGER {
+            return world.leave(counts); // It was quicker, or is about to be.
         }
     }
     let asked = world.now();
@@ -1116,7 +1119,8 @@ scenario!(
     0.1,
     &[],
     |dice, mut setup, counts| {
-        setup.faults = some_faults_that_pass(dice);
+        // A pause of the accepts would let the linger time pass before all are there.
+        setup.faults = some_faults_that_pass(dice).with(Fault::NoMemory, 0);
         let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Curt);
         let mut first = world.connect_many(6);
         let stubborn = first[0];
@@ -1221,7 +1225,10 @@ scenario!(drain_ends_the_server_and_quit_ends_it_at_once, 0.1, &[], |dice, mut s
     let bytes = speech(dice, 5000);
     let client = world.send_and_end(Reads::AtOnce, &bytes);
     world.until_done(&[client]);
-    world.connect_many(2);
+    world.until("it has left", |world| world.server.connections() == 0);
+    // Both stay, so that the server still drains when the second line is read.
+    let stay = world.connect_many(2);
+    stay.into_iter().for_each(|id| world.client_mut(id).be_stubborn());
     world.until("all are there", |world| world.server.connections() == 2);
     let quits = dice.chance(500);
     world.sim().type_in(if quits { b"drain\nquit\n" } else { b"drain\ndrain\n" });

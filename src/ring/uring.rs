@@ -81,7 +81,8 @@ pub struct Uring {
     taken: u64,
     /// True if completions wait outside the queue.
     overflow: bool,
-    /// True until the next enter, if the result of a send with `skip_success` is not known.
+    /// True if the result of a send with `skip_success` was not known when it was asked for last.
+    /// An enter does not change it: `submit` enters too, and asks for no result.
     unconfirmed_sends: bool,
     /// Sockets accepted and not closed.
     open: usize,
@@ -283,8 +284,8 @@ impl Ring for Uring {
         let lent = self.provided.iter_mut().map(|ring| ring.lend(&self.pool)).sum();
         let mut own = None;
         let (want, timeout) = match wait {
-            _ if std::mem::take(&mut self.unconfirmed_sends) => (0, None),
             Wait::No => (0, None),
+            _ if self.unconfirmed_sends => (0, None),
             Wait::Completion => (1, None),
             Wait::Until(at) if self.has(Capability::ExtArg) => (1, Some(at.since(self.now()))),
             Wait::Until(at) => {
@@ -435,3 +436,34 @@ impl fmt::Debug for Uring {
 }
 
 const _: () = assert!(size_of::<cqueue::Entry>() == size_of::<Cqe>());
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::buffer::{Chunk, SendQueue};
+
+    #[test]
+    fn an_enter_for_space_in_the_queue_leaves_an_unconfirmed_send_unconfirmed() {
+        let Ok(kernel) = Kernel::detect() else { return };
+        if !kernel.has(Capability::CqeSkip) {
+            return;
+        }
+        let kernel = kernel.without(Capability::Direct);
+        let buffers = vec![BufferClass { bytes: 4096, count: 8 }];
+        let config = Config { kernel, connections: 1, buffers, addresses: false };
+        let mut ring = Uring::new(config).unwrap();
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (conn, socket) = (ConnId::default(), Socket(ours.as_raw_fd() as u32));
+        let mut queue = SendQueue::default();
+        queue.push(Chunk::from("x"));
+        ring.submit(Op::Send { conn, socket, queue: &queue, skip_success: true }).unwrap();
+        assert_eq!(ring.next_implied(), None, "the last enter did not take it");
+        ring.enter(Wait::No).unwrap(); // As `submit` does while the queue is full.
+        let deadline = os::now() + Duration::from_secs(2);
+        ring.enter(Wait::Until(deadline)).unwrap();
+        assert!(os::now() < deadline, "it sleeps, and the next bytes of the connection wait");
+        assert_eq!(ring.next_implied(), Some((conn, 1)));
+    }
+}

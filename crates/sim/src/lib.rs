@@ -412,7 +412,7 @@ impl Ring for Sim {
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
-        let wait = if std::mem::take(&mut self.unconfirmed_sends) { Wait::No } else { wait };
+        let wait = if self.unconfirmed_sends { Wait::No } else { wait };
         self.now = self.now + Duration::from_nanos(self.dice.between(1, 20_000) as u64);
         self.clock.set(self.now);
         self.completions.append(&mut self.overflow);
