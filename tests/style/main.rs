@@ -24,7 +24,7 @@ const LINKS_BROKEN_LEFT: usize = 0;
 const TESTS_MISSING_LEFT: usize = 0;
 const LONG_FUNCTIONS_LEFT: usize = 0;
 const LONG_LINES_LEFT: usize = 0;
-const CODE_LINES_LEFT: usize = 27_318; // The aim is 25,000.
+const CODE_LINES_MAX: usize = 25_000;
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
 const TWICE: &[(&str, &str)] = &[
@@ -348,7 +348,7 @@ fn the_product_is_small() {
         println!("code lines of {name:24} {lines:6}");
     }
     println!("code lines in all {:17} {whole:6}", "");
-    assert!(whole <= CODE_LINES_LEFT, "{whole} lines of code: more than {CODE_LINES_LEFT}");
+    assert!(whole <= CODE_LINES_MAX, "{whole} lines of code: more than {CODE_LINES_MAX}");
 }
 
 #[test]
