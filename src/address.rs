@@ -1,12 +1,13 @@
 //! Addresses to listen on and to connect to: TCP over IPv4 and IPv6, and Unix sockets.
 
+use std::ffi::OsStr;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -15,13 +16,13 @@ use crate::error::Error;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 /// An address as a user writes it: `127.0.0.1:7000`, `[::1]:7000`, `localhost:7000`, or
-/// `unix:/run/echo.sock`.
+/// `unix:/run/echo.sock`; `unix:@echo` is a name without a file, in the abstract namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Address {
     /// A host and a port; port 0 listens on a free one.
     Tcp(SocketAddr),
-    /// The path of a Unix stream socket.
+    /// The path of a Unix stream socket, or `@` and its name in the abstract namespace.
     Unix(PathBuf),
 }
 
@@ -37,28 +38,77 @@ impl Address {
     ///
     /// `SO_REUSEADDR` is set, so that a server can be started again at once; IPv6 means IPv6 only.
     /// `TCP_NODELAY` is set; accepted sockets inherit it (kernel-notes §17). The file of a
-    /// Unix socket without a listener is replaced; that of a listener, or any other file, is not.
+    /// Unix socket without a listener is replaced; that of a listener, or any other file, is not. A
+    /// listener is asked by one connection, without waiting (kernel-notes §76).
     ///
     /// # Errors
     /// `EADDRINUSE`, with the process that listens there if it is known; `EACCES`, `EADDRNOTAVAIL`
     /// and others.
     pub fn listen(&self) -> io::Result<BoundSocket> {
-        let begin = Instant::now();
+        let (begin, is_tcp) = (Instant::now(), matches!(self, Address::Tcp(_)));
+        let is_releasing = || begin.elapsed() < RELEASE_TIME && self.owner().is_none();
+        // Each try at a path would connect to what listens there.
+        while !is_tcp && !self.listening_sockets().is_empty() && is_releasing() {
+            std::thread::sleep(RELEASE_TIME / 25);
+        }
+        let error = loop {
+            match self.try_listen() {
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(error),
+                Err(_) if is_tcp && is_releasing() => std::thread::sleep(RELEASE_TIME / 25),
+                Err(error) => break error,
+                bound => return bound,
+            }
+        };
+        let show = if is_tcp { "ss -ltnp" } else { "ss -lxnp" };
+        let text = match self.owner() {
+            Some(owner) => format!("{error}: {owner} listens there (see `{show}`)"),
+            None => format!("{error}: `{show}` shows the process"),
+        };
+        Err(io::Error::new(error.kind(), text))
+    }
+
+    /// Connects a blocking socket.
+    ///
+    /// # Errors
+    /// connect(2); `TimedOut` if the server does not accept the connection into its queue in time.
+    pub fn connect(&self, timeout: Duration) -> io::Result<OwnedFd> {
+        let (socket, begin) = (self.socket()?, Instant::now());
+        let address = self.to_sockaddr()?;
+        if let Address::Tcp(_) = self {
+            return socket.connect_timeout(&address, timeout).map(|()| socket.into());
+        }
         loop {
-            let error = match self.try_listen() {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
-                result => return result,
-            };
-            let show = if matches!(self, Address::Tcp(_)) { "ss -ltnp" } else { "ss -lxnp" };
-            let text = match self.owner() {
-                Some(owner) => format!("{error}: {owner} listens there (see `{show}`)"),
-                None if begin.elapsed() < RELEASE_TIME => {
-                    std::thread::sleep(RELEASE_TIME / 25);
-                    continue;
+            // A Unix socket has nothing to poll for until it is connected.
+            let left = timeout.saturating_sub(begin.elapsed()).max(Duration::from_micros(1));
+            socket.set_write_timeout(Some(left))?;
+            match socket.connect(&address) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let text = "timed out: the server accepts no connection";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
                 }
-                None => format!("{error}: `{show}` shows the process"),
-            };
-            return Err(io::Error::new(error.kind(), text));
+                connected => break connected?,
+            }
+        }
+        socket.set_write_timeout(None)?;
+        Ok(socket.into())
+    }
+
+    fn socket(&self) -> io::Result<Socket> {
+        let domain = match self {
+            Address::Tcp(address) => Domain::for_address(*address),
+            Address::Unix(_) => Domain::UNIX,
+        };
+        Socket::new(domain, Type::STREAM, None)
+    }
+
+    fn to_sockaddr(&self) -> io::Result<SockAddr> {
+        match self {
+            Address::Tcp(address) => Ok(SockAddr::from(*address)),
+            Address::Unix(path) => match path.as_os_str().as_bytes() {
+                [b'@', name @ ..] => SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat())),
+                _ => SockAddr::unix(path),
+            },
         }
     }
 
@@ -67,35 +117,54 @@ impl Address {
         let address = SockRef::from(&socket).local_addr().ok();
         let tcp = address.as_ref().and_then(|address| address.as_socket());
         tcp.map(Address::Tcp).unwrap_or_else(|| {
-            let path = address.as_ref().and_then(|address| address.as_pathname());
-            Address::Unix(path.map(Path::to_owned).unwrap_or_default())
+            Address::Unix(address.as_ref().and_then(path_of).unwrap_or_default())
         })
     }
 
     fn try_listen(&self) -> io::Result<BoundSocket> {
-        let (socket, address) = match self {
+        let socket = self.socket()?;
+        let file = match self {
             Address::Tcp(address) => {
-                let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
                 socket.set_reuse_address(true)?;
                 if address.is_ipv6() {
                     socket.set_only_v6(true)?;
                 }
                 socket.set_tcp_nodelay(true)?;
-                (socket, SockAddr::from(*address))
+                None
             }
-            Address::Unix(path) => {
-                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                remove_if_dead(path)?;
-                (socket, SockAddr::unix(path)?)
-            }
+            Address::Unix(path) if path.as_os_str().as_bytes().starts_with(b"@") => None,
+            Address::Unix(path) => Some(path),
         };
-        socket.bind(&address)?;
+        file.map_or(Ok(()), |path| self.remove_if_dead(path))?;
+        socket.bind(&self.to_sockaddr()?)?;
+        let file = file.map(|path| pin(path).map(|file| SocketFile { path: path.clone(), file }));
+        let file = file.transpose()?;
         socket.listen(LISTEN_BACKLOG)?;
-        let file = match self {
-            Address::Unix(path) => Some(SocketFile(path.clone())),
-            Address::Tcp(_) => None,
-        };
         Ok(BoundSocket { address: Address::of_listener(socket.as_fd()), fd: socket.into(), file })
+    }
+
+    /// Removes the file of a Unix socket without a listener. Any other file is an error, and stays.
+    fn remove_if_dead(&self, path: &Path) -> io::Result<()> {
+        let refused = |what| Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        match fs::metadata(path) {
+            Ok(meta) if meta.file_type().is_socket() => {}
+            Ok(_) => return refused("the file exists and is no socket".to_owned()),
+            Err(_) => return Ok(()), // most likely there is no file; bind reports other errors
+        }
+        let (probe, file) = (self.socket()?, pin(path)?);
+        probe.set_nonblocking(true)?;
+        match probe.connect(&self.to_sockaddr()?) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            // It listens, also if its queue is full: `WouldBlock`. Bind reports that it is in use.
+            _ => return Ok(()),
+        }
+        match fs::read_link(path) {
+            Ok(target) => refused(format!(
+                "the file is a symbolic link to {}, a socket without a listener",
+                target.display()
+            )),
+            Err(_) => remove_same(path, &file),
+        }
     }
 
     /// Returns the process that listens here, as `nginx (pid 4711)`; `None` if there is none, or if
@@ -138,11 +207,18 @@ impl Address {
     }
 }
 
+/// Returns the path of a Unix socket, or `@` and its name in the abstract namespace.
+fn path_of(address: &SockAddr) -> Option<PathBuf> {
+    let name = address.as_abstract_namespace().map(|name| [b"@", name].concat());
+    let name = name.map(|name| OsStr::from_bytes(&name).into());
+    name.or_else(|| address.as_pathname().map(Path::to_owned))
+}
+
 /// Returns the address of the peer of a socket: `127.0.0.1:50312`, or `unix` for a Unix socket
 /// without a name. `None` after the peer is gone (getpeername(2)).
 pub fn of_peer(socket: BorrowedFd<'_>) -> Option<String> {
     let address = SockRef::from(&socket).peer_addr().ok()?;
-    Some(match (address.as_socket(), address.as_pathname()) {
+    Some(match (address.as_socket(), path_of(&address)) {
         (Some(address), _) => address.to_string(),
         (None, Some(path)) => format!("unix:{}", path.display()),
         (None, None) => "unix".to_owned(),
@@ -160,30 +236,32 @@ pub struct BoundSocket {
     pub file: Option<SocketFile>,
 }
 
-/// The file of a Unix socket, removed on drop.
+/// The file of a Unix socket, removed on drop if it is still the one at its path.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub struct SocketFile {
+    path: PathBuf,
+    file: File,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Another process may have removed or replaced it.
-        let _ = fs::remove_file(&self.0);
+        let _ = remove_same(&self.path, &self.file); // There is nothing else to be done.
     }
 }
 
-/// Removes the file of a Unix socket without a listener. Any other file is an error, and stays.
-fn remove_if_dead(path: &Path) -> io::Result<()> {
-    match fs::metadata(path) {
-        Ok(meta) if meta.file_type().is_socket() => {}
-        Ok(_) => {
-            let what = "the file exists and is no socket";
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
-        }
-        Err(_) => return Ok(()), // most likely there is no file; bind reports other errors
-    }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        _ => Ok(()), // bind reports that it is in use
+/// Opens the file of a socket, or a symbolic link to it, as a file and not as a socket. While it is
+/// open, no other file has its inode number.
+fn pin(path: &Path) -> io::Result<File> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Removes the file at `path` if it is `file`: another process may have removed or replaced it.
+fn remove_same(path: &Path, file: &File) -> io::Result<()> {
+    let id = |file: fs::Metadata| (file.dev(), file.ino());
+    match id(file.metadata()?) == id(fs::symlink_metadata(path)?) {
+        true => fs::remove_file(path),
+        false => Ok(()),
     }
 }
 
@@ -317,5 +395,92 @@ mod tests {
         fs::write(dir.path().join("s"), "a file").unwrap();
         let error = address.listen().expect_err("a file that is no socket is not touched");
         assert!(error.to_string().contains("no socket"), "{error}");
+    }
+
+    /// A listener at `path` whose queue is full, and the connections in it.
+    fn full_listener(path: &Path) -> (Socket, Vec<Socket>) {
+        let (listener, mut waiting) =
+            (Socket::new(Domain::UNIX, Type::STREAM, None).unwrap(), vec![]);
+        listener.bind(&SockAddr::unix(path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        loop {
+            let client = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            client.set_nonblocking(true).unwrap();
+            if client.connect(&SockAddr::unix(path).unwrap()).is_err() {
+                return (listener, waiting);
+            }
+            waiting.push(client);
+        }
+    }
+
+    /// Runs `call` in a thread, because it may never return.
+    fn returns<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || send.send(call()));
+        receive.recv_timeout(Duration::from_secs(20)).expect("it waits for a full queue")
+    }
+
+    #[test]
+    fn a_listener_whose_queue_is_full_is_in_use_and_a_connect_to_it_times_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (address, full) = (Address::Unix(path.clone()), full_listener(&path));
+        let same = address.clone();
+        let error = returns(move || same.listen()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        let error = returns(move || address.connect(Duration::from_millis(50))).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(path.exists());
+        drop(full);
+    }
+
+    #[test]
+    fn a_live_path_is_asked_by_one_connection() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(dir.path().join("s")).unwrap();
+        // By another name, under which /proc does not show its process.
+        let address =
+            Address::Unix(dir.path().join("../").join(dir.path().file_name().unwrap()).join("s"));
+        assert_eq!(address.listen().unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(std::iter::from_fn(|| listener.accept().ok()).count(), 1);
+    }
+
+    #[test]
+    fn a_server_removes_no_file_but_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, new] = ["s", "s.new"].map(|name| dir.path().join(name));
+        let first = Address::Unix(path.clone()).listen().unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = Address::Unix(path.clone()).listen().unwrap();
+        drop(first);
+        assert!(second.address.connect(Duration::from_secs(20)).is_ok());
+        let third = Address::Unix(new.clone()).listen().unwrap();
+        fs::rename(&new, &path).unwrap();
+        drop(second);
+        assert!(third.address != Address::Unix(path.clone()) && path.exists());
+    }
+
+    #[test]
+    fn a_symbolic_link_to_a_socket_without_a_listener_is_named_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, link] = ["s", "link"].map(|name| dir.path().join(name));
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let error = Address::Unix(link.clone()).listen().unwrap_err().to_string();
+        let named = format!("a symbolic link to {}", path.display());
+        assert!(error.contains(&named) && link.is_symlink() && path.exists(), "{error}");
+    }
+
+    #[test]
+    fn a_name_in_the_abstract_namespace_has_no_file() {
+        let text = format!("unix:@proactor-{}", std::process::id());
+        let address: Address = text.parse().unwrap();
+        let listener = address.listen().unwrap();
+        assert_eq!(listener.address.to_string(), text);
+        assert!(listener.file.is_none() && !Path::new(&text["unix:".len()..]).exists());
+        assert_eq!(address.listen().unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let client = address.connect(Duration::from_secs(20)).unwrap();
+        assert_eq!(of_peer(client.as_fd()), Some(text));
     }
 }

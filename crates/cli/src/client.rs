@@ -37,8 +37,8 @@ const NO_OUTPUT: &str = "cannot write to standard output";
 const READ_MAX: usize = 64 << 10;
 /// Maximum blocks that wait to be sent on a connection.
 const QUEUED: usize = 4;
-/// The timeout of a connect: the kernel gives up before.
-const DAY: Duration = Duration::from_secs(86_400);
+/// The timeout of a connect: over TCP, the kernel gives up just before.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// The bytes to send.
 pub(crate) enum Script {
@@ -171,7 +171,8 @@ impl ServerConnection {
     /// error is that of the output.
     fn run(self, blocks: Receiver<Block>, connecting: Sender<()>) -> anyhow::Result<bool> {
         let (number, address) = (self.at + 1, &self.address);
-        let ends = proactor_load::connect(address, DAY).and_then(|end| Ok([end.try_clone()?, end]));
+        let ends = proactor_load::connect(address, CONNECT_TIMEOUT)
+            .and_then(|end| Ok([end.try_clone()?, end]));
         let ends = match ends {
             Ok(ends) => ends,
             Err(error) => {

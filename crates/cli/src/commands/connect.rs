@@ -21,7 +21,7 @@ use proactor_report::units;
 /// sending side of each connection is closed; further replies are printed until the servers close.
 #[derive(Debug, clap::Args)]
 pub(super) struct ConnectArgs {
-    /// Addresses of the servers: HOST:PORT, [IPV6]:PORT or unix:PATH
+    /// Addresses of the servers: HOST:PORT, [IPV6]:PORT, unix:PATH or unix:@NAME
     #[arg(value_name = "ADDR", required = true)]
     addresses: Vec<Address>,
 

@@ -17,7 +17,7 @@ use proactor_report::units;
 /// that a message would wait at a fixed rate.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct LoadArgs {
-    /// Address of the server: HOST:PORT, [IPV6]:PORT or unix:PATH
+    /// Address of the server: HOST:PORT, [IPV6]:PORT, unix:PATH or unix:@NAME
     #[arg(value_name = "ADDR", required_unless_present = "address")]
     addr: Option<Address>,
 

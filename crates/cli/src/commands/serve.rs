@@ -28,8 +28,9 @@ use proactor_report::units;
 /// Run a server until SIGTERM, SIGINT or SIGHUP
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
-    /// Address to listen on, optionally with the protocol of this listener: HOST:PORT, [IPV6]:PORT
-    /// or unix:PATH; port 0 selects a free port. Write `==` for a literal `=` in a path. Repeatable
+    /// Address to listen on, optionally with the protocol of this listener: HOST:PORT, [IPV6]:PORT,
+    /// unix:PATH or unix:@NAME; port 0 selects a free port. Write `==` for a literal `=` in a path.
+    /// Repeatable
     #[arg(long, value_name = "ADDR[=PROTOCOL]", default_value = "127.0.0.1:7000")]
     listen: Vec<Listen>,
 
