@@ -99,3 +99,38 @@ fn signals_without_a_meaning_are_answered_and_end_no_server() {
         assert!(two.starts_with("SIGUSR2 ") && two.contains("--trace"), "{exit:?}");
     }
 }
+
+// Limits.
+
+#[test]
+fn a_server_of_every_model_raises_its_limit_of_descriptors() {
+    for launch in servers() {
+        let launch = launch.args(&["--max-connections", "999999"]);
+        let server = launch.raisable_descriptors(64, 512).start();
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.process.0));
+        let limits = limits.expect("the server runs");
+        let files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+        let files: Vec<&str> = files.expect("proc(5)").split_whitespace().collect();
+        assert_eq!(files, ["512", "512", "files"]);
+        let exit = server.drain();
+        assert!(exit.stderr.contains("`ulimit -n` of 512 allows only "), "{exit:?}");
+    }
+}
+
+#[test]
+fn a_load_raises_its_limit_of_descriptors() {
+    let server = Launch::new(REACTOR, &["--listen", "127.0.0.1:0"]).start();
+    let address = server.address().to_string();
+    let args = ["load", &address, "-c", "100", "--duration", "50ms"];
+    let exit = Launch::new(PROACTOR, &args).raisable_descriptors(64, 512).run();
+    assert_eq!(exit.code(), Some(0), "{exit:?}");
+    server.drain();
+}
+
+#[test]
+fn a_comparison_raises_its_limit_of_descriptors_and_that_of_its_servers() {
+    let args = ["compare", "--models", "poll", "-c", "100", "--rounds", "1", "--idle", "0"];
+    let exit = Launch::new(PROACTOR, &args).raisable_descriptors(64, 1024).run();
+    assert_eq!(exit.code(), Some(0), "{exit:?}");
+    assert!(!exit.stdout.concat().contains("not measured"), "{exit:?}");
+}

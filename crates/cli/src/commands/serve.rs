@@ -52,7 +52,7 @@ pub(super) struct ServeArgs {
     protocol: NamedProtocol,
 
     /// Maximum number of concurrent connections; further ones wait in the backlog [default: 10000,
-    /// or fewer if `ulimit -n` is lower]
+    /// or fewer if `ulimit -Hn` is lower]
     #[arg(long, value_name = "N", value_parser = number::<u32>(1, 1_000_000))]
     max_connections: Option<u32>,
 

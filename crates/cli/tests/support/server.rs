@@ -119,7 +119,22 @@ impl Launch {
 
     /// Allowed no more than this many descriptors.
     pub(crate) fn descriptors(self, most: u64) -> Launch {
-        self.limited(libc::RLIMIT_NOFILE, most)
+        self.limited(libc::RLIMIT_NOFILE, most, most)
+    }
+
+    /// Allowed this many descriptors, and more if it asks.
+    pub(crate) fn raisable_descriptors(self, soft: u64, hard: u64) -> Launch {
+        self.limited(libc::RLIMIT_NOFILE, soft, hard)
+    }
+
+    /// On this CPU, as taskset(1) would start it.
+    pub(crate) fn on_cpu(self, cpu: usize) -> Launch {
+        // SAFETY: all-zero is the empty set.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `cpu` is one of this machine's, of which there are fewer than CPU_SETSIZE.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
+        // SAFETY: `set` is read during the call.
+        self.before_exec(move || unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) })
     }
 
     /// As the leader of a group of processes, as a shell would start it.
@@ -151,7 +166,7 @@ impl Launch {
     /// Calls this between fork and exec: -1 is a failure, whose reason is in errno.
     fn before_exec(mut self, set: impl Fn() -> i32 + Send + Sync + 'static) -> Launch {
         // SAFETY: what the functions above pass makes system calls alone, which are
-        // async-signal-safe, and captures numbers.
+        // async-signal-safe, and captures plain values.
         unsafe {
             self.command.pre_exec(move || match set() {
                 -1 => Err(std::io::Error::last_os_error()),
@@ -163,11 +178,11 @@ impl Launch {
 
     /// Allowed no more than this many signals in its queue.
     pub(crate) fn signals(self, most: u64) -> Launch {
-        self.limited(libc::RLIMIT_SIGPENDING, most)
+        self.limited(libc::RLIMIT_SIGPENDING, most, most)
     }
 
-    fn limited(self, resource: libc::__rlimit_resource_t, most: u64) -> Launch {
-        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    fn limited(self, resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> Launch {
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
         // SAFETY: setrlimit(2) reads `limit`, a value of the closure's own.
         self.before_exec(move || unsafe { libc::setrlimit(resource, &limit) })
     }
