@@ -48,7 +48,7 @@ mod signal;
 mod socket;
 
 pub use accept::AcceptFailure;
-pub use child::{Order, await_end, die_with_parent, order};
+pub use child::{Order, await_end, die_with_parent, order, start_on_cpu};
 pub use clock::Clock;
 pub use io_signals::IoSignals;
 pub use proactor_record::sys::memory_file;

@@ -52,6 +52,15 @@ pub fn await_end(child: &mut Child, timeout: Duration) -> io::Result<Option<Exit
     }
 }
 
+/// Has the child that this command will start run on one CPU, instead of those of the thread that
+/// starts it. If that is impossible, the child does not start.
+pub fn start_on_cpu(command: &mut std::process::Command, cpu: usize) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec the closure makes one system call, which is async-signal-safe,
+    // on a set of its own; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(move || super::pin_to_cpu(cpu)) };
+}
+
 /// Has the kernel kill the child that this command will start as soon as the thread that starts it
 /// ends, however that comes about: no child is left behind by a parent that was killed.
 pub fn die_with_parent(command: &mut std::process::Command) {

@@ -7,7 +7,7 @@ use proactor::Model;
 use proactor_models::ALL;
 
 use support::server::{PROACTOR, REACTOR};
-use support::{Client, Launch, Options, Random, io_uring_refused};
+use support::{Client, Launch, Options, Random, io_uring_refused, skip};
 
 /// A server of each model that works here, as two programs run it.
 fn servers() -> impl Iterator<Item = Launch> {
@@ -133,4 +133,28 @@ fn a_comparison_raises_its_limit_of_descriptors_and_that_of_its_servers() {
     let exit = Launch::new(PROACTOR, &args).raisable_descriptors(64, 1024).run();
     assert_eq!(exit.code(), Some(0), "{exit:?}");
     assert!(!exit.stdout.concat().contains("not measured"), "{exit:?}");
+}
+
+#[test]
+fn a_cpu_that_the_parent_excludes_is_not_used() {
+    let [other, .., mine] = proactor::os::usable_cpus()[..] else {
+        return skip("only one CPU is usable");
+    };
+    let other = &*other.to_string();
+    let cases: [(&str, &[&str]); 5] = [
+        (PROACTOR, &["serve", "--listen", "127.0.0.1:0", "--cpu", other]),
+        (REACTOR, &["--listen", "127.0.0.1:0", "--cpu", other]),
+        (PROACTOR, &["load", "127.0.0.1:1", "--cpu", other]),
+        (PROACTOR, &["compare", "--rounds", "1", "--server-cpu", other]),
+        (PROACTOR, &["compare", "--rounds", "1", "--client-cpu", other]),
+    ];
+    for (program, args) in cases {
+        let exit = match Launch::new(program, args).on_cpu(mine).try_start() {
+            Ok(server) => panic!("it serves on CPU {other}: {server:?}"),
+            Err(exit) => exit,
+        };
+        assert_eq!(exit.code(), Some(1), "{exit:?}");
+        let expected = format!("error: CPU {other} is not among {mine}\n");
+        assert_eq!(exit.stderr, expected, "{exit:?}");
+    }
 }

@@ -72,11 +72,11 @@ pub(super) struct CompareArgs {
     #[arg(long, alias = "wire", value_name = "ENGINE", default_value = "auto")]
     engine: EngineChoice,
 
-    /// CPU of the servers [default: the first usable one]
+    /// CPU of the servers, a usable one (see taskset(1)) [default: the first]
     #[arg(long, value_name = "CPU", value_parser = number::<usize>(0, 65_535))]
     server_cpu: Option<usize>,
 
-    /// CPU of the client [default: another usable one, if there are two]
+    /// CPU of the client, a usable one [default: another, if there are two]
     #[arg(long, value_name = "CPU", value_parser = number::<usize>(0, 65_535))]
     client_cpu: Option<usize>,
 
@@ -111,6 +111,8 @@ impl CompareArgs {
             let mut command = Command::new(&program);
             command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", &plan.protocol.name]);
             command.args(["--model", model, "--cpu", &plan.server_cpu.to_string()]);
+            // The mask of this thread has the CPU of the client alone.
+            os::start_on_cpu(&mut command, plan.server_cpu);
             // The pipe of standard output, by its path: the first line stays there too.
             command.arg("--stats=/proc/self/fd/1");
             if most > Limits::default().connections {

@@ -43,7 +43,7 @@ pub(super) struct LoadArgs {
     #[arg(long, alias = "wire", value_name = "ENGINE", default_value = "auto")]
     engine: EngineChoice,
 
-    /// Run the client on this CPU
+    /// Run the client on this CPU, a usable one (see taskset(1))
     #[arg(long, value_name = "CPU", value_parser = number::<usize>(0, 65_535))]
     cpu: Option<usize>,
 

@@ -166,13 +166,12 @@ impl MessageArgs {
     }
 }
 
-/// Runs this thread, and the threads it will create, on one CPU.
+/// Runs this thread, and the threads it will create, on one CPU of those that it may use. The
+/// kernel permits others too, but the user has excluded them (taskset(1)).
 fn run_on_cpu(cpu: usize) -> anyhow::Result<()> {
-    // The inherited mask is not a limit: `compare`, on its own CPU, starts servers on another.
-    let Err(error) = os::pin_to_cpu(cpu) else { return Ok(()) };
     let usable = os::usable_cpus();
     if usable.is_empty() || usable.contains(&cpu) {
-        return Err(error).with_context(|| format!("cannot run on CPU {cpu}"));
+        return os::pin_to_cpu(cpu).with_context(|| format!("cannot run on CPU {cpu}"));
     }
     let ranges = usable.chunk_by(|one, next| one + 1 == *next).map(|range| match range {
         [first, .., last] => format!("{first}-{last}"),

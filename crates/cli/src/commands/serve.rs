@@ -78,7 +78,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = up_to_a_day)]
     drain_timeout: Duration,
 
-    /// Run on this CPU only
+    /// Run on this CPU only, a usable one (see taskset(1))
     #[arg(long, value_name = "CPU", value_parser = number::<usize>(0, 65_535))]
     cpu: Option<usize>,
 
