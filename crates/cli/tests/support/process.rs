@@ -165,7 +165,11 @@ impl Process {
         for number in numbers {
             let pid = process.as_raw_fd();
             // SAFETY: pidfd_getfd(2) touches no memory of ours.
-            let fd = owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pid, number, 0) })?;
+            let fd = match owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pid, number, 0) }) {
+                // The server has closed it since it was listed: a connection of before.
+                Err(error) if error.raw_os_error() == Some(libc::EBADF) => continue,
+                answer => answer?,
+            };
             let socket = SockRef::from(&fd);
             let local = || socket.local_addr().ok()?.as_socket();
             if socket.is_listener().unwrap_or(false) && local() == Some(address) {
