@@ -157,25 +157,29 @@ fn the_doctor_says_why_records_are_not_here_and_advises_more_space_only_if_that_
     let lost = |model: &str, [lost, overwritten, stopped]: [u64; 3]| {
         let mut stats = ring().stats();
         (stats.source.lost, stats.source.overwritten) = (lost, overwritten);
-        stats.source.stopped = stopped;
+        (stats.source.stopped, stats.source.written) = (stopped, 9);
         if model == "process" {
             stats.source.writers = "processes";
         }
         let finding =
             Doctor::new(stats.clone()).findings.into_iter().find(|one| one.name == "records-lost");
         let finding = finding.expect("some are lost");
-        (finding.evidence.join("; "), finding.fix)
+        (finding.what, finding.evidence.join("; "), finding.fix)
     };
-    let (evidence, fix) = lost("process", [1, 0, 0]);
+    let (what, evidence, fix) = lost("process", [1, 0, 0]);
+    assert_eq!(what, "1 of 9 records (11 %) is not here");
     assert_eq!(evidence, "1 begun and not written");
     assert!(
         fix.contains("the record that it was writing is lost") && !fix.contains("--trace-size"),
         "{fix}"
     );
-    let (evidence, fix) = lost("uring", [3, 0, 3]);
+    // Those that were not written are not among the written.
+    let (what, evidence, fix) = lost("uring", [3, 0, 3]);
+    assert_eq!(what, "3 of 12 records (25 %) are not here");
     assert_eq!(evidence, "3 not written while recording was stopped");
     assert!(fix.contains("SIGUSR2") && !fix.contains("--trace-size"), "{fix}");
-    let (evidence, fix) = lost("process", [8, 7, 0]);
+    let (what, evidence, fix) = lost("process", [8, 7, 0]);
+    assert_eq!(what, "8 of 9 records (89 %) are not here");
     assert_eq!(evidence, "7 overwritten by newer ones, 1 begun and not written");
     assert!(fix.contains("--trace-size"), "{fix}");
 }
