@@ -146,10 +146,17 @@ impl Address {
     /// Removes the file of a Unix socket without a listener. Any other file is an error, and stays.
     fn remove_if_dead(&self, path: &Path) -> io::Result<()> {
         let refused = |what| Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        let refused_link = |target: PathBuf, what| {
+            refused(format!("the file is a symbolic link to {}, {what}", target.display()))
+        };
         match fs::metadata(path) {
             Ok(meta) if meta.file_type().is_socket() => {}
             Ok(_) => return refused("the file exists and is no socket".to_owned()),
-            Err(_) => return Ok(()), // most likely there is no file; bind reports other errors
+            Err(_) => match fs::read_link(path) {
+                Ok(target) => return refused_link(target, "which does not exist"),
+                // Most likely there is no file; bind reports other errors.
+                Err(_) => return Ok(()),
+            },
         }
         let (probe, file) = (self.socket()?, pin(path)?);
         probe.set_nonblocking(true)?;
@@ -159,10 +166,7 @@ impl Address {
             _ => return Ok(()),
         }
         match fs::read_link(path) {
-            Ok(target) => refused(format!(
-                "the file is a symbolic link to {}, a socket without a listener",
-                target.display()
-            )),
+            Ok(target) => refused_link(target, "a socket without a listener"),
             Err(_) => remove_same(path, &file),
         }
     }
@@ -283,7 +287,8 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Address, String> {
-        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+        let path = text.strip_prefix("unix:").filter(|path| !matches!(*path, "" | "@"));
+        if let Some(path) = path {
             return Ok(Address::Unix(path.into()));
         }
         if let Ok(address) = text.parse() {
@@ -310,6 +315,7 @@ fn misspelled(text: &str) -> Option<String> {
         });
     };
     Some(match host {
+        "unix" if last == "@" => "the name is missing: write unix:@echo".to_owned(),
         "unix" => "the path is missing: write unix:/run/echo.sock".to_owned(),
         path if path.contains('/') => format!("write unix:{text}"),
         host if host.parse::<Ipv6Addr>().is_ok() => format!("write [{host}]:{last}"),
@@ -360,6 +366,7 @@ mod tests {
             ("2001:db8::1", "[2001:db8::1]:7000"),
             ("/tmp/x.sock", "unix:/tmp/x.sock"),
             ("unix:", "unix:/run/echo.sock"),
+            ("unix:@", "unix:@echo"),
         ] {
             let error = wrong.parse::<Address>().unwrap_err();
             assert!(error.contains(&format!("{wrong:?}")) && error.contains(right), "{error}");
@@ -462,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symbolic_link_to_a_socket_without_a_listener_is_named_and_stays() {
+    fn a_symbolic_link_to_a_dead_or_missing_socket_is_named_and_stays() {
         let dir = tempfile::tempdir().unwrap();
         let [path, link] = ["s", "link"].map(|name| dir.path().join(name));
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
@@ -470,6 +477,10 @@ mod tests {
         let error = Address::Unix(link.clone()).listen().unwrap_err().to_string();
         let named = format!("a symbolic link to {}", path.display());
         assert!(error.contains(&named) && link.is_symlink() && path.exists(), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        let error = Address::Unix(link.clone()).listen().unwrap_err().to_string();
+        let named = format!("{named}, which does not exist");
+        assert!(error.contains(&named) && link.is_symlink() && !path.exists(), "{error}");
     }
 
     #[test]
