@@ -103,7 +103,7 @@ fn shown(word: &[u8]) -> String {
 }
 
 /// How many letters have to be put in, taken out or changed to make the one of the other
-/// (Levenshtein); no more than three are told apart.
+/// (Levenshtein); no distance above three is distinguished.
 fn distance(one: &[u8], other: &[u8]) -> usize {
     if one.len().abs_diff(other.len()) > 2 {
         return 3;

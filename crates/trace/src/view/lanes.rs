@@ -4,7 +4,7 @@
 //! one. From its first record to its last it is in one of four states, of which two are the phases
 //! of a receive: it **waits** for something to come, it **copies**, it makes another call, or it is
 //! between two calls. A receive that may sleep is all waiting here: that it copies at its end, once
-//! it has something to copy, cannot be told apart from user space.
+//! it has something to copy, cannot be distinguished from user space.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
