@@ -1,0 +1,362 @@
+//! Comparisons of servers in child processes, of which some fail.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use super::*;
+use crate::process_tree::ProcessTree;
+use crate::progress::{Activity, Progress};
+use crate::sampling::SampleProgress;
+use crate::server_process::ServerError;
+
+/// Started as a child process, this test is a server that echoes with a thread per connection. Its
+/// model selects a fault: `liar` changes a byte, `mute` sends nothing, `absent` does not start.
+#[test]
+fn a_stand_in_server() {
+    let Ok(model) = std::env::var("PROACTOR_STAND_IN") else { return };
+    if model == "absent" {
+        eprintln!("no such model: absent");
+        std::process::exit(2);
+    }
+    // It is killed below; the limit is for the case that this process is killed.
+    let burn = || Command::new("/bin/sh").args(["-c", "ulimit -t 60; while :; do :; done"]).spawn();
+    let child = (model == "parent").then(|| burn().expect("a shell"));
+    let stop = os::ShutdownSignal::new().expect("a descriptor");
+    stop.on_signals().expect("a descriptor");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
+    println!("\nlistening on {} (stand-in, echo)", listener.local_addr().expect("it is bound"));
+    let serving = model.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, model) = (stream.expect("a connection"), serving.clone());
+            thread::spawn(move || {
+                let (mut buffer, mut echoed) = ([0; 4096], 0);
+                while let Ok(len @ 1..) = stream.read(&mut buffer) {
+                    echoed += len;
+                    if model == "liar" && echoed > 20_000 {
+                        buffer[0] ^= 1;
+                    }
+                    let must_die = || {
+                        std::env::var_os("PROACTOR_DIE")
+                            .is_some_and(|file| std::path::Path::new(&file).exists())
+                    };
+                    if model == "mortal" && echoed > 20_000 || model == "doomed" && must_die() {
+                        eprintln!("error: a fatal accident");
+                        std::process::exit(7);
+                    }
+                    if model == "hanging" && echoed > 20_000 {
+                        eprintln!("2026-11-21T00:00:00Z  WARN no connection is served");
+                        thread::park();
+                    }
+                    if model != "mute" && stream.write_all(&buffer[..len]).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    while stop.take() == 0 {
+        thread::park_timeout(Duration::from_millis(5));
+    }
+    if let Some(mut child) = child {
+        child.kill().expect("it runs");
+        child.wait().expect("it is ours");
+    }
+    println!(r#"{{"schema":"proactor.stats/2","model":"{model}","counters":{{"calls":123}}}}"#);
+    std::process::exit(0);
+}
+
+fn stand_in(ModelSpec { model, .. }: &ModelSpec) -> Result<Command, ServerError> {
+    let mut command = Command::new(std::env::current_exe().expect("this test has a path"));
+    command
+        .args(["--exact", "tests::stand_ins::a_stand_in_server", "--nocapture"])
+        .env("PROACTOR_STAND_IN", model);
+    Ok(command)
+}
+
+/// Compares stand-ins; client and servers may share a CPU.
+fn compared(models: &[&str], budget: Budget) -> anyhow::Result<Comparison> {
+    let load = LoadShape { connections: 2, size: 64, depth: 1 };
+    let plan = ComparisonPlan { loads: vec![load], budget, client_cpu: 0, ..plan(models) };
+    run(&plan, &stand_in, &mut |_| true)
+}
+
+/// Returns why this model has no numbers, and asserts that the others have.
+fn reason(model: &str, budget: Budget) -> String {
+    let comparison = compared(&[model, "other"], budget).expect("one failed model ends nothing");
+    let rows = &comparison.tables[0].participants;
+    for other in [0, 1, 3] {
+        assert!(rows[other].measured.is_some(), "{:?}", rows[other]);
+    }
+    assert!(render::text(&comparison).contains(&format!("{model}: not measured: ")));
+    rows[2].reason.clone().expect("it has no numbers")
+}
+
+#[test]
+fn a_server_that_dies_is_a_row_with_its_last_log_line() {
+    let reason = reason("mortal", Budget::Rounds(3));
+    assert!(
+        reason.starts_with("the server ended (exit status: 7): a fatal accident; "),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_server_that_dies_during_sampling_is_a_row_with_its_last_log_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("die");
+    let load = LoadShape { connections: 2, size: 64, depth: 1 };
+    let budget = Budget::Rounds(3);
+    let plan =
+        ComparisonPlan { loads: vec![load], budget, client_cpu: 0, ..plan(&["doomed", "other"]) };
+    let command = |model: &ModelSpec| {
+        let mut start = stand_in(model)?;
+        start.env("PROACTOR_DIE", &file);
+        Ok(start)
+    };
+    let mut watch = |progress: &Progress<'_>| {
+        if matches!(progress.activity, Activity::Sampled(SampleProgress { round: 1, .. })) {
+            std::fs::write(&file, "").expect("a writable directory");
+        }
+        true
+    };
+    let comparison = run(&plan, &command, &mut watch).expect("one failed model ends nothing");
+    let rows = &comparison.tables[0].participants;
+    assert_eq!(rows[3].measured.as_ref().expect("it is correct").slices, 3);
+    let reason = rows[2].reason.as_deref().expect("it died in the second round");
+    assert!(
+        reason.starts_with("the server ended (exit status: 7): a fatal accident; "),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_server_that_hangs_is_a_row_with_its_last_log_line() {
+    let reason = reason("hanging", Budget::Rounds(2));
+    assert!(reason.contains("has stalled"), "{reason}");
+    assert!(reason.ends_with("; the server said: no connection is served"), "{reason}");
+}
+
+#[test]
+fn a_known_limit_is_a_row_and_not_tried() {
+    assert_eq!(
+        reason("blocking", Budget::Rounds(1)),
+        "does not serve several connections at once: the next is accepted when the current one is \
+         closed"
+    );
+}
+
+#[test]
+fn a_server_without_a_command_is_a_row_with_the_reason() {
+    let load = LoadShape { connections: 2, size: 64, depth: 1 };
+    let budget = Budget::Rounds(1);
+    let models = ["other+trace", "another"];
+    let plan = ComparisonPlan { loads: vec![load], budget, client_cpu: 0, ..plan(&models) };
+    let command = |model: &ModelSpec| match model.recorded {
+        true => Err(ServerError("no space".to_owned())),
+        false => stand_in(model),
+    };
+    let comparison = run(&plan, &command, &mut |_| true).expect("the others can");
+    let reasons = |table: &ResultTable| -> Vec<Option<String>> {
+        table.participants.iter().map(|participant| participant.reason.clone()).collect()
+    };
+    let expected = [None, None, Some("no space".to_owned()), None];
+    assert_eq!(reasons(&comparison.tables[0]), expected);
+}
+
+#[test]
+fn a_baseline_that_fails_is_an_error_of_one_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("die");
+    let load = LoadShape { connections: 2, size: 64, depth: 1 };
+    let plan = ComparisonPlan { loads: vec![load], client_cpu: 0, ..plan(&["other"]) };
+    let command = |_: &ModelSpec| {
+        let mut start = stand_in(&"doomed".into())?;
+        start.env("PROACTOR_DIE", &file);
+        Ok(start)
+    };
+    let fails = |when: fn(&Activity) -> bool| {
+        let _ = std::fs::remove_file(&file);
+        let mut watch = |progress: &Progress<'_>| {
+            if when(&progress.activity) {
+                std::fs::write(&file, "").expect("a writable directory");
+            }
+            true
+        };
+        let error = run(&plan, &command, &mut watch);
+        format!("{:#}", error.expect_err("without it there is nothing to compare with"))
+    };
+    let at_once = fails(|_| true);
+    assert!(at_once.starts_with("the baseline, epoll, cannot run: the server ended"), "{at_once}");
+    let later = fails(|activity| matches!(activity, Activity::Sampled(..)));
+    assert!(later.starts_with("the baseline, epoll, cannot go on: the server ended"), "{later}");
+    for text in [at_once, later] {
+        assert!(text.contains("a fatal accident"), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn the_cpu_of_a_child_counts_and_a_spinning_server_is_stopped() {
+    let load = LoadShape { connections: 2, size: 64, depth: 1 };
+    let budget = Budget::Rounds(3);
+    let plan =
+        ComparisonPlan { loads: vec![load], budget, client_cpu: 0, ..plan(&["parent", "other"]) };
+    let mut seen = 0;
+    let mut watch = |progress: &Progress<'_>| {
+        if matches!(progress.activity, Activity::Sampled(..))
+            && progress.participant.model != ModelSpec::from("parent")
+        {
+            let (all, stopped) = stand_ins("parent");
+            assert_eq!((all, stopped), (2, 2), "both are stopped in the slices of others");
+            seen += 1;
+        }
+        true
+    };
+    let comparison = run(&plan, &stand_in, &mut watch).expect("correct servers");
+    assert_eq!(seen, 3 * 6, "one of seven slices in a round is its own");
+    let table = &comparison.tables[0];
+    let row = |at: usize| table.participants[at].measured.as_ref().expect("it was measured");
+    let (parent, other) = (row(2), row(3));
+    assert!(parent.is_spinning, "its child burns a CPU: {parent:?}");
+    assert!(!other.is_spinning && !row(0).is_spinning, "{other:?}");
+    let warnings = warnings(table, "epoll");
+    assert!(warnings.iter().any(|text| text.contains("parent used CPU time while idle")));
+    let samples = |at| {
+        let all = table.rounds.iter().flat_map(|round| &round.slices);
+        all.filter(move |sample| sample.participant == at)
+    };
+    assert!(samples(2).all(|sample| sample.server_idle_cpu_share > summary::SPINNING));
+    assert!(samples(0).chain(samples(3)).all(|sample| !sample.server_cpu.is_zero()));
+}
+
+/// Returns the number of stand-in processes of this model, and how many of them are stopped.
+fn stand_ins(model: &str) -> (usize, usize) {
+    let environment = format!("PROACTOR_STAND_IN={model}\0");
+    let read = |pid: u32, file: &str| {
+        String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default())
+            .into_owned()
+    };
+    let all = ProcessTree::of(std::process::id()).expect("this process runs");
+    let ours = all.pids.iter().filter(|&&pid| read(pid, "environ").contains(&environment));
+    let stopped = |&&pid: &&u32| read(pid, "status").contains("State:\tT");
+    (ours.clone().count(), ours.filter(stopped).count())
+}
+
+#[test]
+fn the_cost_of_idle_connections_is_measured_for_each_model() {
+    let load = LoadShape { connections: 1, size: 64, depth: 1 };
+    let plan = ComparisonPlan {
+        loads: vec![load],
+        budget: Budget::Rounds(1),
+        idle: 20,
+        client_cpu: 0,
+        ..plan(&["blocking", "absent"])
+    };
+    let comparison = run(&plan, &stand_in, &mut |_| true).expect("a correct baseline");
+    let idle = comparison.idle.as_ref().expect("it was asked for");
+    let names: Vec<&str> = idle.rows.iter().map(|row| row.model.as_str()).collect();
+    assert_eq!(names, ["epoll", "blocking", "absent"], "the baseline is measured once");
+    let cost = idle.rows[0].cost.expect("it was measured");
+    assert_eq!((cost.descriptors, cost.threads, cost.processes), (1.0, 1.0, 0.0));
+    assert!(cost.memory > 0.0, "a thread has a stack");
+    let reason = |at: usize| idle.rows[at].reason.as_deref().unwrap_or("none");
+    assert!(reason(1).starts_with("does not serve several connections at once"), "{}", reason(1));
+    assert_eq!(reason(2), "no such model: absent");
+    let text = render::text(&comparison);
+    assert!(text.contains("absent: not measured: no such model: absent"), "{text}");
+    let json = serde_json::to_value(&comparison).expect("it is plain data");
+    assert_eq!(json["idle"]["rows"][0]["cost"]["threads"], 1.0);
+}
+
+#[test]
+fn servers_are_started_measured_and_report_their_counters() {
+    let comparison = compared(&["other", "absent"], Budget::Rounds(2)).expect("correct servers");
+    let table = &comparison.tables[0];
+    let roles: Vec<Role> = table.participants.iter().map(|one| one.spec.role).collect();
+    assert_eq!(roles, [Role::Baseline, Role::Control, Role::Model, Role::Model]);
+    assert_eq!(table.rounds.len(), 2);
+    for participant in &table.participants[..3] {
+        let stats = participant.stats.as_ref().expect("it reported its counters");
+        assert_eq!(stats.counters.calls, 123);
+        assert!(participant.messages > 0);
+        assert_eq!(participant.about, "stand-in, echo");
+        assert!(participant.measured.as_ref().expect("it was measured").cpu_us > 0.0);
+    }
+    assert_eq!(table.participants[3].reason.as_deref(), Some("no such model: absent"));
+    let json = serde_json::to_value(&comparison).expect("it is plain data");
+    assert_eq!(json["schema"], "proactor.compare/3");
+    assert_eq!(json["tables"][0]["rounds"].as_array().map(Vec::len), Some(2));
+    assert!(json["tables"][0]["rounds"][0]["slices"][0]["server_cpu_ns"].is_u64());
+}
+
+#[test]
+fn a_wrong_byte_makes_the_whole_run_void() {
+    let error = compared(&["liar"], Budget::Rounds(1000)).expect_err("a byte was changed");
+    let text = format!("{error:#}");
+    assert!(text.starts_with("liar"), "{text}");
+    assert!(text.contains("wrong reply on connection"), "{text}");
+}
+
+#[test]
+fn an_interrupted_comparison_has_the_results_until_then() {
+    let load = LoadShape { connections: 1, size: 64, depth: 1 };
+    let plan = ComparisonPlan { loads: vec![load; 2], client_cpu: 0, ..plan(&[]) };
+    let mut slices = 0;
+    let comparison = run(&plan, &stand_in, &mut |progress| {
+        slices += u32::from(matches!(progress.activity, Activity::Sampled(..)));
+        slices < 4
+    });
+    let comparison = comparison.expect("correct servers");
+    assert_eq!(comparison.tables.len(), 1);
+    assert_eq!(
+        comparison.tables[0].rounds.len(),
+        1,
+        "three slices, and a fourth that begins the next round"
+    );
+    assert!(comparison.warnings.iter().any(|text| text.starts_with("interrupted: ")));
+}
+
+#[test]
+fn a_comparison_can_be_interrupted_before_the_first_slice() {
+    for end in 1..=4 {
+        let load = LoadShape { connections: 1, size: 64, depth: 1 };
+        let plan = ComparisonPlan { loads: vec![load], client_cpu: 0, idle: 5, ..plan(&["other"]) };
+        let mut reports = 0;
+        let comparison = run(&plan, &stand_in, &mut |_| {
+            reports += 1;
+            reports < end
+        });
+        match comparison {
+            Ok(comparison) => assert!(comparison.idle.is_none()),
+            Err(error) => assert!(error.to_string().contains("interrupted"), "{error:#}"),
+        }
+    }
+}
+
+#[test]
+fn every_table_has_a_round_even_if_the_time_ended_before_it_began() {
+    let load = LoadShape { connections: 2, size: 64, depth: 1 };
+    let budget = Budget::Seconds(1);
+    // Each server of the later tables starts after the end of the second.
+    let plan = ComparisonPlan {
+        loads: vec![load; 3],
+        budget,
+        client_cpu: 0,
+        ..plan(&["other", "b", "c"])
+    };
+    let comparison = run(&plan, &stand_in, &mut |_| true).expect("correct servers");
+    assert_eq!(comparison.tables.len(), 3);
+    for table in &comparison.tables {
+        let measured = table.participants.iter().filter(|one| one.measured.is_some());
+        assert_eq!((measured.count(), table.rounds.is_empty()), (5, false), "{table:?}");
+    }
+    let last = comparison.tables.last().expect("three tables");
+    let verdict = last.participants[2].measured.as_ref().expect("a round").rate_verdict;
+    assert!(matches!(verdict, Some(Verdict::NotShown | Verdict::Invalid)), "{verdict:?}");
+    let few = "there is 1 round; a verdict needs 6. Use more --time or --rounds.";
+    assert!(comparison.warnings.iter().any(|text| text.contains(few)), "{:?}", comparison.warnings);
+}
