@@ -124,9 +124,9 @@ fn a_refill_is_asked_for_while_little_is_queued() {
 
 /// Replies to a line when it is asked to; in between it is paused.
 #[derive(Debug, Default)]
-struct Worker(Vec<u8>);
+struct Deferred(Vec<u8>);
 
-impl Protocol for Worker {
+impl Protocol for Deferred {
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
         if let Some(line) = input.line(100) {
             self.0 = line.to_vec();
@@ -145,8 +145,8 @@ impl Protocol for Worker {
     }
 }
 
-/// The answer to the line that a [`Worker`] waits with.
-fn answer(connection: &mut Connection<Worker>) {
+/// The answer to the line that a [`Deferred`] waits with.
+fn answer(connection: &mut Connection<Deferred>) {
     connection.call(&mut Context::default(), |worker, out| {
         out.send(std::mem::take(&mut worker.0));
         out.resume();
@@ -161,7 +161,7 @@ fn owed<P: Protocol>(connection: &Connection<P>) -> String {
 #[test]
 fn a_paused_protocol_is_called_for_neither_input_nor_the_end_until_it_resumes() {
     let context = &mut Context::default();
-    let mut connection = Connection::open(Worker::default(), context);
+    let mut connection = Connection::open(Deferred::default(), context);
     receive(&mut connection, b"one\ntwo\nth");
     assert!(!connection.wants_recv() && owed(&connection).is_empty());
     receive(&mut connection, b"ree\n"); // It was in flight.
@@ -179,7 +179,7 @@ fn a_paused_protocol_is_called_for_neither_input_nor_the_end_until_it_resumes() 
 #[test]
 fn a_drain_waits_for_a_paused_protocol_and_takes_no_further_input() {
     let context = &mut Context::default();
-    let mut connection = Connection::open(Worker::default(), context);
+    let mut connection = Connection::open(Deferred::default(), context);
     receive(&mut connection, b"one\n");
     connection.drain(context);
     assert!(connection.is_open(), "an answer is awaited");

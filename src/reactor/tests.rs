@@ -1,8 +1,8 @@
 //! The readiness loop at work on real sockets: every scenario by every selector.
 //!
-//! A [`Server`] runs in a thread of its own and ends with what must hold after every scenario: it
-//! drained, all connections are closed, and no buffer is missing. What a single iteration may do is
-//! checked with a loop that the test runs itself.
+//! A [`RunningReactor`] runs in a thread of its own and ends with what must hold after every
+//! scenario: it drained, all connections are closed, and no buffer is missing. What a single
+//! iteration may do is checked with a loop that the test runs itself.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -25,7 +25,7 @@ use crate::selector::{Epoll, Key, Poll, Select, Sigio, Spin, Trigger};
 const PLENTY: &[BufferClass] =
     &[BufferClass { bytes: 4096, count: 256 }, BufferClass { bytes: 65536, count: 64 }];
 
-struct Server {
+struct RunningReactor {
     address: SocketAddr,
     stop: ShutdownSignal,
     thread: JoinHandle<(Ended, Counters, bool)>,
@@ -36,7 +36,7 @@ fn serve<S: Selector + 'static>(
     selector: fn() -> S,
     buffers: &'static [BufferClass],
     limits: Limits,
-) -> Server {
+) -> RunningReactor {
     let (listener, address) = listener();
     let stop = ShutdownSignal::new().unwrap();
     let asked = stop.clone();
@@ -49,10 +49,10 @@ fn serve<S: Selector + 'static>(
         drop(reactor);
         (ended, counters, pool.is_whole())
     });
-    Server { address, stop, thread }
+    RunningReactor { address, stop, thread }
 }
 
-impl Server {
+impl RunningReactor {
     /// Asks it to drain, and checks that it did.
     fn end(self) -> Counters {
         self.stop.request();

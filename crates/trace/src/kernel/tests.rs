@@ -61,10 +61,10 @@ const CREATION: [(&str, u64); 4] =
     [("fd", 9), ("sq_entries", 128), ("cq_entries", 256), ("flags", 0x3000)];
 
 /// The fields of a tracepoint with their values.
-type Fields = [(&'static str, u64)];
+type EventFields = [(&'static str, u64)];
 
 /// Each tracepoint with values of its own fields, and what they are decoded to.
-const EVENTS: [(Tracepoint, &Fields, [i64; 4]); 12] = [
+const EVENTS: [(Tracepoint, &EventFields, [i64; 4]); 12] = [
     (Tracepoint::Create, &CREATION, [9, 0x3000, 128, 256]),
     (Tracepoint::SubmitReq, &[("sq_thread", 1)], [1, 0, 0, 0]),
     (Tracepoint::SubmitReq, &[("sq_thread", 0)], [0; 4]),

@@ -159,9 +159,9 @@ impl Lines<'_> {
 }
 
 /// What is timed, how many of its percentiles are compared, and where they are.
-type Timed = (&'static str, usize, fn(&TraceStats) -> Option<Percentiles>);
+type DurationRow = (&'static str, usize, fn(&TraceStats) -> Option<Percentiles>);
 
-const TIMED: [Timed; 6] = [
+const TIMED: [DurationRow; 6] = [
     ("enter or wait", 2, |d| Some(d.iterations.as_ref()?.inside)),
     ("between them", 2, |d| Some(d.iterations.as_ref()?.outside)),
     ("send age", 3, |d| ages(d, Op::Ring(Kind::Send))),
