@@ -146,6 +146,22 @@ fn several_ready_sockets_cost_a_readiness_model_calls_each_and_a_ring_one() {
 }
 
 #[test]
+fn a_recording_of_no_model_fails_also_if_the_reader_of_its_output_has_ended() {
+    for read in [true, false] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let reader = Some(reader).filter(|_| read);
+        // Too few descriptors for any model.
+        let script = format!("ulimit -n 6; exec {PROACTOR} explain --runs 1 --models epoll");
+        let done = Command::new("sh").args(["-c", &script]).stdout(writer).output();
+        let done = done.expect("the binary is there");
+        assert_eq!(done.status.code(), Some(1), "read: {read}");
+        let message = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(message, "error: no model could be recorded\n", "read: {read}");
+        drop(reader);
+    }
+}
+
+#[test]
 fn two_results_go_to_two_files() {
     let folder = tempfile::tempdir().expect("a folder");
     let shared = folder.path().join("a");

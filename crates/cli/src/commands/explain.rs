@@ -57,14 +57,18 @@ impl ExplainArgs {
         let report = report.context("cannot record")?;
         svg.map_or(Ok(()), |to| to.write(&explain::svg(&report)))?;
         html.map_or(Ok(()), |to| to.write(&explain::html(&report)))?;
-        if self.json {
-            output::print_json(&report)?;
+        // The status says what was recorded, though the reader of the output has ended.
+        let printed = if self.json {
+            output::print_json(&report)
         } else if !stdout_is_taken {
-            output::print(&explain::text(&report, terminal_width().unwrap_or(100)))?;
-        }
+            let text = explain::text(&report, terminal_width().unwrap_or(100));
+            output::print(&text).map_err(anyhow::Error::from)
+        } else {
+            Ok(())
+        };
         if report.models.iter().all(|it| it.single.is_none()) {
             bail!("no model could be recorded");
         }
-        Ok(())
+        printed
     }
 }
