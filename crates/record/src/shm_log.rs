@@ -1,11 +1,12 @@
 //! The memory of a recorder: a header and slots, mapped from a file or anonymous.
 //!
 //! A store to the shared pages of a file is in the page cache at once, so it survives the end of
-//! the process, however it ends (mmap(2), `MAP_SHARED`). Two accesses would be a SIGBUS, and each
-//! is prevented. A page without a disk block when the disk is full: posix_fallocate(3) reserves the
-//! blocks. A page beyond the end of a file that was truncated: a lock (fcntl(2), `F_OFD_SETLK`),
-//! held as long as the file is mapped, keeps other recorders from truncating it. A reader tests the
-//! lock to learn whether the recorder still runs.
+//! the process, however it ends (mmap(2), `MAP_SHARED`). Two accesses would be a SIGBUS. A page
+//! without a disk block when the disk is full: posix_fallocate(3) reserves the blocks. A page
+//! beyond the end of a file that was truncated: a lock (fcntl(2), `F_OFD_SETLK`), held as long as
+//! the file is mapped, keeps other recorders from truncating it; other programs do not ask for the
+//! lock, and must not truncate the file of a running recorder. A reader tests the lock to learn
+//! whether the recorder still runs.
 #![allow(unsafe_code)]
 
 use std::fs::File;
