@@ -19,7 +19,7 @@ use crate::limits::Limits;
 use crate::os::ShutdownSignal;
 use crate::proactor::Proactor;
 use crate::reactor::Reactor;
-use crate::ring::kernel::{Capability, Kernel, Version};
+use crate::ring::kernel::{Kernel, Version};
 use crate::ring::{Config, Uring};
 use crate::selector::{Epoll, Poll, Select, Selector, Trigger};
 use crate::traced::Traced;
@@ -41,8 +41,6 @@ pub struct EngineOptions {
     pub buffers: Vec<BufferClass>,
     /// A ring uses no feature newer than this kernel.
     pub kernel: Option<Version>,
-    /// A ring serves plain descriptors: a slot of its own table has no address to show.
-    pub plain_descriptors: bool,
     /// How long a busy-polling model sleeps after a pass that did nothing; without it, never.
     pub idle_sleep: Option<Duration>,
 }
@@ -53,7 +51,6 @@ impl Default for EngineOptions {
             limits: Limits::default(),
             buffers: BUFFERS.to_vec(),
             kernel: None,
-            plain_descriptors: false,
             idle_sleep: Some(Duration::from_millis(1)),
         }
     }
@@ -321,9 +318,6 @@ fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
     let mut kernel = Kernel::detect()?;
     if let Some(ceiling) = ceiling {
         kernel = kernel.lowered_to(ceiling)?;
-    }
-    if options.plain_descriptors {
-        kernel = kernel.without(Capability::Direct);
     }
     let connections = limits.connections;
     let ring = Uring::new(Config { kernel, connections, buffers, addresses: true })?;

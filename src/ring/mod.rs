@@ -44,7 +44,7 @@ pub use uring::{Config, Uring};
 use completion::decode;
 
 /// A socket of a ring: a slot of the ring's own file table (a *direct descriptor*), or a file
-/// descriptor where the kernel has none, or where descriptors are asked for (`--console`).
+/// descriptor where the kernel has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Socket(pub u32);
 

@@ -77,6 +77,7 @@ macro_rules! on_every_model {
 
 on_every_model!({
     an_operator_lists_says_and_kicks,
+    a_peer_on_a_unix_socket_is_listed_as_unix,
     what_is_under_way_is_shown,
     a_client_that_reads_nothing_does_not_block_the_operator,
     drain_ends_the_server_with_success,
@@ -241,6 +242,19 @@ fn an_operator_lists_the_connection_and_kicks_it_for_the_next(model: Model) {
     rows(&mut server, 0);
     assert_counted(&mut server, &["accepted 3", "closed 3", "received bytes 12"]);
     drop(clients);
+    server.drain();
+}
+
+fn a_peer_on_a_unix_socket_is_listed_as_unix(model: Model) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let unix = format!("unix:{}", folder.path().join("socket").display());
+    let launch = Launch::new(PROACTOR, &model.args("echo"));
+    let mut server = launch.args(&["--listen", &unix, "--console"]).typed().start();
+    let client = Client::connect(server.address());
+    client.ping();
+    let row = rows(&mut server, 1).remove(0);
+    assert_eq!(row[..5].join(" "), format!("1 0.0 {unix} echo unix"));
+    drop(client);
     server.drain();
 }
 

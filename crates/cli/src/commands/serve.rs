@@ -66,7 +66,7 @@ pub(super) struct ServeArgs {
     buffers: u32,
 
     /// Read operator commands from stdin: list, say, kick, stats, drain, quit; `help` explains
-    /// them. On io_uring, connections are then plain descriptors, so that their addresses are known
+    /// them
     #[arg(long)]
     console: bool,
 
@@ -186,13 +186,8 @@ impl ServeArgs {
         let buffers = self.buffer_classes();
         let mut limits = Limits::default();
         (limits.connections, limits.drain) = (self.connections()?, self.drain_timeout);
-        let options = EngineOptions {
-            limits,
-            buffers,
-            kernel: self.kernel,
-            plain_descriptors: console.is_some(),
-            idle_sleep: self.idle_sleep,
-        };
+        let options =
+            EngineOptions { limits, buffers, kernel: self.kernel, idle_sleep: self.idle_sleep };
         let prepared = model::set_up(asked, &options)?;
         let PreparedModel { model, detail, reason, .. } = &prepared;
         if self.idle_sleep.is_some() && *model != NONBLOCKING {
