@@ -25,8 +25,9 @@ const TESTS_MISSING_LEFT: usize = 0;
 const LONG_FUNCTIONS_LEFT: usize = 0;
 const LONG_LINES_LEFT: usize = 0;
 
-/// The lines of code of the product, without tests, comments and blank lines.
-const CODE_LINES_MAX: usize = 25_000;
+/// The lines of code of the product, without tests, comments and blank lines: 25,000, and what
+/// limits, the lock-down and `check` add.
+const CODE_LINES_MAX: usize = 28_000;
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
 const TWICE: &[(&str, &str)] = &[
