@@ -15,7 +15,7 @@ use proactor::keys::{Key, KeyOwner};
 use proactor_trace::{Event, Frozen, Op, Payload, Trace, Writers, events};
 use serde_json::Value;
 
-use support::server::{PROACTOR, Server};
+use support::server::{Exit, PROACTOR, Server};
 use support::{Client, Launch, eventually, io_uring_refused, kernel, skip};
 
 /// Models whose traces have many writers, and no iterations.
@@ -532,6 +532,105 @@ fn a_second_server_cannot_record_into_the_same_file() {
     // It is served now.
     let third = ["serve", "--model", "epoll", "--listen", "127.0.0.1:0", &option];
     Launch::new(PROACTOR, &third).start().drain();
+}
+
+#[test]
+fn a_server_outlives_the_truncation_of_its_recording() {
+    for len in [0, 8192] {
+        for model in models() {
+            let (_folder, path, server) = recording(model, &[]);
+            let client = Client::connect(server.address());
+            client.ping();
+            fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(len).unwrap();
+            // So many records that each slot below the cut and many above it are written.
+            (0..100).for_each(|_| client.ping());
+            // It cannot start again.
+            server.process.signal(libc::SIGUSR2);
+            (0..100).for_each(|_| client.ping());
+            drop(client);
+            if model != "blocking" {
+                Client::connect(server.address()).ping();
+            }
+            // A child has closed the file, and does not know its length.
+            let why = match model {
+                "process" => "it was cut short",
+                _ => &format!("it was cut short to {len} bytes"),
+            };
+            assert_loss(&server.drain(), &path, why);
+            assert_eq!(path.metadata().unwrap().len(), len, "{model}");
+            if len > 0 {
+                assert_eq!(stopped(&path), Some(Frozen::LostFile), "{model}");
+            }
+        }
+    }
+}
+
+/// Fails unless one line says that recording has stopped, and why.
+fn assert_loss(exit: &Exit, path: &Path, why: &str) {
+    assert_eq!(exit.stderr.matches("has stopped").count(), 1, "{exit:?}");
+    let line = format!("recording into {} has stopped: {why}", path.display());
+    assert!(exit.stderr.contains(&line), "{exit:?}");
+}
+
+#[test]
+fn a_recorder_leaves_a_file_that_another_program_has_overwritten() {
+    for model in models() {
+        if model == "process" {
+            continue; // Each child has a mapping of its own, and ends with its connection.
+        }
+        let (_folder, path, server) = recording(model, &[]);
+        let client = Client::connect(server.address());
+        client.ping();
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[b'x'; 4096], 0).unwrap();
+        eventually(model, || {
+            client.ping();
+            let maps = fs::read_to_string(format!("/proc/{}/maps", server.process.0)).unwrap();
+            (!maps.contains("a.trace")).then_some(())
+        });
+        drop(client);
+        assert_loss(&server.drain(), &path, "another program has overwritten it");
+    }
+}
+
+#[test]
+fn a_recording_that_does_not_fit_is_named_with_its_size_and_leaves_no_file() {
+    for model in models() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.trace");
+        let option = format!("--trace={}", path.display());
+        let idle: &[&str] = if model == "nonblocking" { &["--idle-sleep", "1ms"] } else { &[] };
+        let args = ["serve", "--model", model, "--listen", "127.0.0.1:0", &option];
+        let exit = Launch::new(PROACTOR, &args).args(idle).file_size(100 << 10).run();
+        assert_eq!(exit.code(), Some(1), "{model}: {exit:?}");
+        let said = format!("cannot record 67108864 bytes into {}: File too large", path.display());
+        assert!(exit.stderr.contains(&said), "{model}: {exit:?}");
+        assert!(!path.exists(), "{model}");
+    }
+}
+
+#[test]
+fn a_view_reads_what_was_written_and_not_the_size_of_the_recording() {
+    let (_folder, path, server) = recording("epoll", &["--trace-size", "1500M"]);
+    Client::connect(server.address()).ping();
+    let exit = server.drain();
+    let rounded = "--trace-size 1572864000 is rounded down to a power of two: 1073741824 bytes";
+    assert!(exit.stderr.contains(rounded), "{exit:?}");
+    assert_eq!(path.metadata().unwrap().len(), (1 << 30) + 4096);
+    let path = path.display();
+    for view in ["summary", "show", "conn", "doctor", "follow", "export --format jsonl"] {
+        for run in [format!("{view} {path}"), format!("{view} /dev/stdin < {path}")] {
+            assert_small(&format!("{PROACTOR} trace {run}"));
+        }
+    }
+    assert_small(&format!("cat {path} | {PROACTOR} trace summary /dev/stdin"));
+}
+
+/// Runs a command with memory for the program, but not for a large recording.
+fn assert_small(command: &str) {
+    let exit = Launch::new("sh", &["-c", &format!("ulimit -v 600000; {command}")]).run();
+    assert_eq!(exit.code(), Some(0), "{command}: {exit:?}");
+    assert!(!exit.stdout.iter().any(|line| line.contains("cut short")), "{command}: {exit:?}");
 }
 
 #[test]

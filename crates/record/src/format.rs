@@ -447,6 +447,8 @@ numbered! {
         Overflow = 3, "at an overflow";
         /// Operations were older than the trigger's limit.
         Age = 4, "at an age beyond the limit";
+        /// The file was cut short, or its filesystem is full.
+        LostFile = 5, "at the loss of its file";
     }
 }
 

@@ -183,8 +183,10 @@ pub enum Unreadable {
     /// A number in the header is impossible: its name and value.
     #[error("the trace is damaged: its header says {0} {1}")]
     Nonsense(&'static str, u64),
-    /// While it was followed, another recording began in the file.
-    #[error("another recording has begun in this file: start `trace follow` again")]
+    /// While it was followed, another recording began in the file, or it was cut short.
+    #[error(
+        "the file was cut short, or another recording has begun in it: start `trace follow` again"
+    )]
     Replaced,
 }
 

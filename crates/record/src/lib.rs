@@ -31,6 +31,7 @@ pub mod format;
 mod header;
 
 mod log;
+mod lost_file;
 mod reader;
 mod record;
 mod recorder;
@@ -45,6 +46,7 @@ pub use format::{Call, Clock, Frozen, Kind, Level, Op, RecordKind, WaitMode, Wri
 pub use header::{About, Header, Settings, Unreadable};
 
 pub use log::Log;
+pub use lost_file::survive_lost_files;
 pub use reader::{Reader, Trace};
 pub use record::{Pairing, Payload, Record};
 pub use recorder::Recorder;

@@ -54,14 +54,19 @@ impl Trace {
     /// It cannot be read, or is not a trace.
     pub fn from_file(file: &File) -> Result<Trace, Unreadable> {
         if file.metadata()?.is_file() {
-            return Trace::read(file.try_clone()?);
+            return Trace::read(file.try_clone()?, slots(file.metadata()?.len()));
         }
         // The header first: something else may be long, or never end.
         let mut bytes = Vec::new();
         file.take(HEADER as u64).read_to_end(&mut bytes)?;
         let header = Header::parse(&bytes)?;
-        file.take(header.capacity.saturating_mul(RECORD as u64)).read_to_end(&mut bytes)?;
-        Trace::from_bytes(&bytes)
+        let mut whole = sys::memory_file(c"trace")?;
+        whole.write_all(&bytes)?;
+        // Only the slots that were ever written: a large recording may have few records.
+        let used = header.head.min(header.capacity).saturating_mul(RECORD as u64);
+        let copied = io::copy(&mut file.take(used), &mut whole)?;
+        let slots = if copied == used { header.capacity } else { copied / RECORD as u64 };
+        Trace::read(whole, slots)
     }
 
     /// Reads a trace from memory. Any bytes are accepted: they are a trace, a part of one, or none.
@@ -72,11 +77,11 @@ impl Trace {
         Header::parse(bytes)?;
         let mut file = sys::memory_file(c"trace")?;
         file.write_all(bytes)?;
-        Trace::read(file)
+        Trace::read(file, slots(bytes.len() as u64))
     }
 
-    fn read(file: File) -> Result<Trace, Unreadable> {
-        let slots = file.metadata()?.len().saturating_sub(HEADER as u64) / RECORD as u64;
+    /// Reads a file that stands for so many slots.
+    fn read(file: File, slots: u64) -> Result<Trace, Unreadable> {
         let mut reader = Reader { begins_late: true, ..Reader::new(file, false)? };
         let header = reader.header.clone();
         let mut remarks = Vec::new();
@@ -363,6 +368,11 @@ impl Reader {
             _ => self.held.push(Record::absent(many, number, self.time)),
         }
     }
+}
+
+/// How many slots a file of this length has.
+fn slots(len: u64) -> u64 {
+    len.saturating_sub(HEADER as u64) / RECORD as u64
 }
 
 fn read_header(file: &File) -> Result<Header, Unreadable> {

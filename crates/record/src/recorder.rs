@@ -183,6 +183,16 @@ impl Recorder {
         self.log.long(at::SKIPPED).store(self.skipped, Ordering::Relaxed);
         self.log.publish(self.head);
         self.published = self.head;
+        if self.log.is_frozen() != self.frozen {
+            self.lose_file();
+        }
+    }
+
+    /// Stops recording: the log was stopped by the [loss](crate::lost_file) of its file.
+    #[cold]
+    fn lose_file(&mut self) {
+        (self.frozen, self.is_special) = (true, true);
+        self.log.report_loss();
     }
 }
 
@@ -209,6 +219,7 @@ impl Log for Recorder {
         if self.now >= self.compare_at {
             self.compare_at = self.now.wrapping_add(self.hertz);
             self.log.compare_clock();
+            self.log.check_file();
         }
     }
 

@@ -4,19 +4,21 @@
 //! the process, however it ends (mmap(2), `MAP_SHARED`). Two accesses would be a SIGBUS. A page
 //! without a disk block when the disk is full: posix_fallocate(3) reserves the blocks. A page
 //! beyond the end of a file that was truncated: a lock (fcntl(2), `F_OFD_SETLK`), held as long as
-//! the file is mapped, keeps other recorders from truncating it; other programs do not ask for the
-//! lock, and must not truncate the file of a running recorder. A reader tests the lock to learn
-//! whether the recorder still runs.
+//! the file is mapped, keeps other recorders from truncating it. Other programs do not ask for the
+//! lock, and some filesystems need new blocks to overwrite old ones: see [`crate::lost_file`]. A
+//! reader tests the lock to learn whether the recorder still runs.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
-use crate::format::{Clock, Frozen, HEADER, RECORD, Writers, at, pair};
+use crate::format::{Clock, Frozen, HEADER, MAGIC, RECORD, Writers, at, pair};
+use crate::lost_file;
 use crate::record::Record;
 use crate::sys;
 
@@ -91,12 +93,25 @@ pub(crate) struct ShmLog {
     pages: MmapRaw,
     /// A power of two.
     capacity: u32,
-    /// Keeps the file open, and so its lock held.
-    _file: File,
-    /// With many writers, for each slot one word: in its upper half how many laps have skipped the
-    /// slot, in its lower half the latest of them. The memory is shared with forked children and
-    /// not in the file; no page of it is touched as long as no writer is late.
-    skipped: Option<Box<MmapRaw>>,
+    /// Open as long as it is mapped, and so its lock is held.
+    file: File,
+    many: Option<Box<Many>>,
+}
+
+/// What many writers share beside the file.
+#[derive(Debug)]
+struct Many {
+    /// For each slot one word: in its upper half how many laps have skipped the slot, in its lower
+    /// half the latest of them. Behind them one more: whether the loss of the file was reported.
+    /// The memory is shared with forked children; no page of it is touched as long as no writer is
+    /// late.
+    skipped: MmapRaw,
+    /// The process that has the file open: a forked child may have closed it.
+    owner: u32,
+    /// The name of the file, for children.
+    name: String,
+    /// Whether this process knows that the file is lost. A fork copies it.
+    is_lost: AtomicBool,
 }
 
 impl ShmLog {
@@ -111,17 +126,23 @@ impl ShmLog {
     pub(crate) fn new(file: Option<&File>, capacity: u32, writers: Writers) -> io::Result<ShmLog> {
         assert!(capacity.is_power_of_two(), "a slot is found by a mask");
         let len = HEADER + capacity as usize * RECORD;
-        let _file = match file {
+        let mapped = match file {
             Some(file) => allocate(file, len)?,
             None => memory_file(len)?,
         };
-        let pages = MmapOptions::new().len(len).map_raw(&_file)?;
-        let words = capacity as usize * size_of::<AtomicU64>();
-        let skipped = match writers {
+        let pages = MmapOptions::new().len(len).map_raw(&mapped)?;
+        let words = (capacity as usize + 1) * size_of::<AtomicU64>();
+        let many = match writers {
             Writers::One => None,
-            _ => Some(Box::new(MmapOptions::new().len(words).map_raw(&memory_file(words)?)?)),
+            _ => Some(Box::new(Many {
+                skipped: MmapOptions::new().len(words).map_raw(&memory_file(words)?)?,
+                owner: std::process::id(),
+                name: sys::file_name(&mapped),
+                is_lost: AtomicBool::new(false),
+            })),
         };
-        let log = ShmLog { pages, capacity, _file, skipped };
+        lost_file::register(pages.as_ptr(), len);
+        let log = ShmLog { pages, capacity, file: mapped, many };
         if file.is_some() {
             log.populate(0, len);
         }
@@ -183,6 +204,15 @@ impl ShmLog {
         self.long(at::LAST_NANOS).store(nanos, Ordering::Relaxed);
     }
 
+    /// Leaves a file that no longer begins as a recording does: another program has emptied it and
+    /// written into it since.
+    #[cold]
+    pub(crate) fn check_file(&self) {
+        if self.long(0).load(Ordering::Relaxed).to_ne_bytes() != MAGIC {
+            lost_file::replace(self.pages.as_ptr().addr());
+        }
+    }
+
     /// Whether recording has stopped.
     #[inline]
     pub(crate) fn is_frozen(&self) -> bool {
@@ -192,6 +222,7 @@ impl ShmLog {
     /// Stops recording. Returns false if it has stopped already.
     #[cold]
     pub(crate) fn freeze(&self, why: Frozen) -> bool {
+        self.follow_loss();
         let frozen = self.short(at::FROZEN);
         let stops =
             frozen.compare_exchange(0, why as u32, Ordering::AcqRel, Ordering::Relaxed).is_ok();
@@ -201,9 +232,62 @@ impl ShmLog {
         stops
     }
 
+    /// Whether recording has stopped because the file was [lost](crate::lost_file).
+    pub(crate) fn is_lost(&self) -> bool {
+        self.short(at::FROZEN).load(Ordering::Relaxed) == Frozen::LostFile as u32
+    }
+
+    /// Leaves the file if another process has lost it: here a part of it may still be mapped.
+    fn follow_loss(&self) {
+        let lost = || self.skips(self.capacity as usize).load(Ordering::Relaxed) != 0;
+        if self.many.is_some() && lost() {
+            lost_file::replace(self.pages.as_ptr().addr());
+        }
+    }
+
+    /// Reports the loss of the file, unless another writer has. What is left of the file says so
+    /// too, for its readers.
+    #[cold]
+    pub(crate) fn report_loss(&self) {
+        if self.many.as_ref().is_some_and(|many| many.is_lost.swap(true, Ordering::Relaxed)) {
+            return;
+        }
+        let first = || self.skips(self.capacity as usize).swap(1, Ordering::Relaxed) == 0;
+        let is_first = self.many.is_none() || first();
+        let (name, why) = match &self.many {
+            Some(many) if many.owner != std::process::id() => {
+                (many.name.clone(), "it was cut short, or its filesystem is full".to_owned())
+            }
+            _ => (sys::file_name(&self.file), self.mark_loss()),
+        };
+        if is_first {
+            tracing::warn!("recording into {name} has stopped: {why}");
+        }
+    }
+
+    /// Finds out why the file was lost, and marks its header, if there is one.
+    fn mark_loss(&self) -> String {
+        let (mut magic, len) = ([0; 8], self.file.metadata().map_or(0, |file| file.len()));
+        let is_recording = self.file.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC;
+        if is_recording && len >= HEADER as u64 {
+            // A failure leaves a recording without the reason of its end.
+            let _ = self.file.write_at(&(Frozen::LostFile as u32).to_ne_bytes(), at::FROZEN as u64);
+        }
+        match self.pages.len() as u64 {
+            all if len < all => format!("it was cut short to {len} bytes"),
+            _ if !is_recording => "another program has overwritten it".to_owned(),
+            _ => "its filesystem is full".to_owned(),
+        }
+    }
+
     /// Goes on, if recording has stopped. Returns how many records were missed since then.
     #[cold]
     pub(crate) fn thaw(&self) -> Option<u64> {
+        self.follow_loss();
+        if self.is_lost() {
+            tracing::warn!("recording cannot go on: its file is lost");
+            return None;
+        }
         if self.short(at::FROZEN).swap(0, Ordering::AcqRel) == 0 {
             return None;
         }
@@ -321,11 +405,7 @@ impl ShmLog {
     /// later than all that are counted takes over.
     #[cold]
     fn take_over(&self, number: u64, laps: u64) -> bool {
-        let slot = (number as u32 & (self.capacity - 1)) as usize;
-        let skipped = self.skipped.as_ref().expect("a log of many writers").as_ptr();
-        // SAFETY: `skipped` has a word for each slot, and begins at a page; the mask keeps the
-        // index below `capacity`. The reference borrows `self`, which keeps the mapping.
-        let skipped = unsafe { &*skipped.cast::<AtomicU64>().add(slot) };
+        let skipped = self.skips((number as u32 & (self.capacity - 1)) as usize);
         let lap = (number / u64::from(self.capacity)) as u32;
         let mut is_over = false;
         let count_in = |word: u64| {
@@ -337,6 +417,15 @@ impl ShmLog {
         };
         let counted = skipped.fetch_update(Ordering::AcqRel, Ordering::Acquire, count_in);
         counted.is_ok() && is_over
+    }
+
+    /// The word of a slot in [`Many::skipped`], or the one behind them.
+    fn skips(&self, at: usize) -> &AtomicU64 {
+        assert!(at <= self.capacity as usize, "a slot, or the word behind them");
+        let skipped = self.many.as_ref().expect("a log of many writers").skipped.as_ptr();
+        // SAFETY: `skipped` has a word for each slot and one more, and begins at a page; the index
+        // is at most `capacity`. The reference borrows `self`, which keeps the mapping.
+        unsafe { &*skipped.cast::<AtomicU64>().add(at) }
     }
 
     /// Returns the header and all slots, without the records that are being written.
@@ -357,6 +446,13 @@ impl ShmLog {
             bytes.extend(if whole { before } else { 0 }.to_ne_bytes());
         }
         bytes
+    }
+}
+
+impl Drop for ShmLog {
+    fn drop(&mut self) {
+        // The pages are unmapped after this.
+        lost_file::unregister(self.pages.as_ptr());
     }
 }
 
@@ -419,6 +515,9 @@ fn allocate(file: &File, len: usize) -> io::Result<File> {
     // SAFETY: the call has no pointer; `file` is open.
     match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, len as libc::off_t) } {
         0 => file.try_clone(),
-        errno => Err(io::Error::from_raw_os_error(errno)),
+        errno => {
+            file.set_len(0)?;
+            Err(io::Error::from_raw_os_error(errno))
+        }
     }
 }

@@ -86,6 +86,25 @@ pub fn memory_file(name: &CStr) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
+/// Makes a write beyond the limit of a file's size (`ulimit -f`) fail with `EFBIG`, instead of
+/// ending the process by SIGXFSZ.
+///
+/// # Errors
+/// signal(2), never for this signal.
+pub fn fail_large_writes() -> io::Result<()> {
+    // SAFETY: an ignored signal calls nothing.
+    match unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// The path of an open file, as `/proc` has it, for a message.
+pub(crate) fn file_name(file: &File) -> String {
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    path.map_or("a file".to_owned(), |path| path.display().to_string())
+}
+
 /// How often recording was asked to stop or to go on.
 static TOGGLES: AtomicU32 = AtomicU32::new(0);
 

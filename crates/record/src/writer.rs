@@ -157,6 +157,9 @@ impl Writer {
         }
         if self.is_frozen() {
             shared.log.long(at::MISSED).fetch_add(1, Ordering::Relaxed);
+            if shared.log.is_lost() {
+                shared.log.report_loss();
+            }
         } else {
             let number = shared.log.reserve();
             shared.log.write(number, [time, id, middle, last]);
@@ -230,8 +233,11 @@ impl Writer {
         let SharedWriter { log, hertz, owner, compare_at, .. } = &*self.shared;
         // Only the first of several writers for which it is due.
         let due = compare_at.fetch_max(time.wrapping_add(*hertz), Ordering::Relaxed);
-        if time >= due && *owner == std::process::id() {
-            log.compare_clock();
+        if time >= due {
+            log.check_file();
+            if *owner == std::process::id() {
+                log.compare_clock();
+            }
         }
     }
 

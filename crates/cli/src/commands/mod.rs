@@ -75,6 +75,8 @@ pub fn reactor() -> ExitCode {
 
 /// Parses the arguments of this process, and runs the command, or prints the help.
 fn run<T: Parser>(command: impl FnOnce(T) -> anyhow::Result<()>) -> ExitCode {
+    // A failure leaves the default: such a write ends the process.
+    let _ = proactor_record::sys::fail_large_writes();
     let result = match T::try_parse() {
         Ok(args) => command(args),
         Err(message) if message.use_stderr() => exit(&message),

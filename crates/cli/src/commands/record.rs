@@ -35,7 +35,7 @@ pub(super) struct RecordArgs {
     trace_clock: Level,
 
     /// Size of the trace: 64M holds two million records. When it is full, the oldest are
-    /// overwritten
+    /// overwritten. Rounded down to a power of two
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size,
           requires = "trace")]
     trace_size: u64,
@@ -62,13 +62,15 @@ impl RecordArgs {
         self.trace.as_ref()?.as_deref()
     }
 
-    /// From now on SIGUSR2 stops and starts the recording, and what has no meaning says so.
+    /// From now on SIGUSR2 stops and starts the recording, what has no meaning says so, and a
+    /// recording that cannot be written stops alone, without the server.
     ///
     /// # Errors
     /// sigaction(2), never for these signals.
     pub(super) fn handle_signals(&self) -> io::Result<()> {
         os::refuse_signal(libc::SIGUSR1, "SIGUSR1 ignored: it has no meaning here\n")?;
         if self.trace.is_some() {
+            proactor_record::survive_lost_files()?;
             return os::count_usr2();
         }
         let line = "SIGUSR2 ignored: this server does not record; start it with --trace\n";
@@ -100,8 +102,13 @@ impl RecordArgs {
                 file
             }
         };
+        let bytes = 1 << self.trace_size.ilog2();
+        if bytes < self.trace_size {
+            let (asked, rounded) = (self.trace_size, "is rounded down to a power of two");
+            tracing::warn!("--trace-size {asked} {rounded}: {bytes} bytes");
+        }
         let settings = Settings {
-            bytes: self.trace_size,
+            bytes,
             level: self.trace_clock,
             sample: self.trace_sample,
             triggers: self.trace_trigger.clone(),

@@ -127,6 +127,11 @@ impl Launch {
         self.limited(libc::RLIMIT_NOFILE, soft, hard)
     }
 
+    /// Allowed to write files up to this size.
+    pub(crate) fn file_size(self, most: u64) -> Launch {
+        self.limited(libc::RLIMIT_FSIZE, most, most)
+    }
+
     /// On this CPU, as taskset(1) would start it.
     pub(crate) fn on_cpu(self, cpu: usize) -> Launch {
         // SAFETY: all-zero is the empty set.
