@@ -19,7 +19,7 @@ use crate::limits::Limits;
 use crate::os::ShutdownSignal;
 use crate::proactor::Proactor;
 use crate::reactor::Reactor;
-use crate::ring::kernel::{Kernel, Version};
+use crate::ring::kernel::{Capability, Kernel, Version};
 use crate::ring::{Config, Uring};
 use crate::selector::{Epoll, Poll, Select, Selector, Trigger};
 use crate::traced::Traced;
@@ -41,6 +41,8 @@ pub struct EngineOptions {
     pub buffers: Vec<BufferClass>,
     /// A ring uses no feature newer than this kernel.
     pub kernel: Option<Version>,
+    /// If true, a ring permits only the operations of a server, where the kernel can restrict it.
+    pub restrict: bool,
     /// How long a busy-polling model sleeps after a pass that did nothing; without it, never.
     pub idle_sleep: Option<Duration>,
 }
@@ -51,6 +53,7 @@ impl Default for EngineOptions {
             limits: Limits::default(),
             buffers: BUFFERS.to_vec(),
             kernel: None,
+            restrict: true,
             idle_sleep: Some(Duration::from_millis(1)),
         }
     }
@@ -252,6 +255,8 @@ pub struct PreparedModel {
     pub detail: String,
     /// Why no better model was set up, in one line; empty if this is the best.
     pub reason: String,
+    /// The number of operations that its ring permits; `None` if it permits all, or there is none.
+    pub restricted: Option<usize>,
     /// Builds the engine, unless no descriptor or memory is left, or the recording cannot start.
     pub build: Box<Build>,
 }
@@ -263,7 +268,8 @@ impl PreparedModel {
         B: FnOnce(ShutdownSignal, Option<Recording>) -> io::Result<Box<dyn Engine>> + 'static,
     {
         let detail = model.0.mechanism.to_owned();
-        PreparedModel { model, detail, reason: String::new(), build: Box::new(build) }
+        let build = Box::new(build);
+        PreparedModel { model, detail, reason: String::new(), restricted: None, build }
     }
 }
 
@@ -314,14 +320,17 @@ fn refused(model: Model, error: &io::Error) -> io::Error {
 
 /// Sets up the loop of completions.
 fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
-    let EngineOptions { limits, buffers, kernel: ceiling, .. } = options.clone();
+    let EngineOptions { limits, buffers, kernel: ceiling, restrict, .. } = options.clone();
     let mut kernel = Kernel::detect()?;
+    if !restrict {
+        kernel = kernel.without(Capability::Restrictions);
+    }
     if let Some(ceiling) = ceiling {
         kernel = kernel.lowered_to(ceiling)?;
     }
     let connections = limits.connections;
     let ring = Uring::new(Config { kernel, connections, buffers, addresses: true })?;
-    let detail = kernel.describe();
+    let (detail, restricted) = (kernel.describe(), ring.restricted());
     let about = About {
         detail: detail.clone(),
         ring_fd: Some(ring.as_raw_fd()),
@@ -336,7 +345,7 @@ fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
         let ring = Traced::new(ring, recording.start(&about)?);
         Ok(Box::new(Proactor::new(ring, limits, shutdown)?))
     });
-    Ok(PreparedModel { detail, ..prepared })
+    Ok(PreparedModel { detail, restricted, ..prepared })
 }
 
 /// Sets up the loop of readiness on `selector`, which is used once: a sandbox may permit to create

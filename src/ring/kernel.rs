@@ -28,6 +28,8 @@ const ENTRIES: u32 = 8;
 pub enum Capability {
     /// A receive on an idle socket waits by polling, not by blocking a kernel thread.
     FastPoll,
+    /// A ring may be made disabled, and permit only the operations that are listed then.
+    Restrictions,
     /// A wait may have a timeout without an operation of its own.
     ExtArg,
     /// The operation `IORING_OP_SHUTDOWN` exists.
@@ -59,13 +61,14 @@ pub enum Capability {
 }
 
 /// The capabilities that each release of Linux brought.
-pub const SINCE: [(Version, &[Capability]); 10] = {
+pub const SINCE: [(Version, &[Capability]); 11] = {
     use Capability::*;
     const fn v(major: u16, minor: u16) -> Version {
         Version { major, minor }
     }
     [
         (v(5, 7), &[FastPoll]),
+        (v(5, 10), &[Restrictions]),
         (v(5, 11), &[ExtArg, Shutdown]),
         (v(5, 17), &[CqeSkip]),
         (v(5, 18), &[SubmitAll]),
@@ -226,7 +229,9 @@ impl fmt::Debug for Kernel {
 pub(super) type SetFlags = fn(&mut Builder) -> &mut Builder;
 
 /// The flags that some kernels lack: the capability, the `IORING_SETUP_*` bits, and what sets them.
-pub(super) const SETUP_FLAGS: [(Capability, u32, SetFlags); 5] = [
+pub(super) const SETUP_FLAGS: [(Capability, u32, SetFlags); 6] = [
+    // It permits nothing before it is enabled, and then only what is listed (`restrict.rs`).
+    (Capability::Restrictions, 1 << 6, |builder| builder.setup_r_disabled()),
     // A bad submission does not stop the others of its batch.
     (Capability::SubmitAll, 1 << 7, |builder| builder.setup_submit_all()),
     // A completion does not interrupt this thread, which enters the kernel soon anyway: the kernel
@@ -256,6 +261,7 @@ fn set_up() -> io::Result<(IoUring, Kernel)> {
         set(&mut all);
     }
     if let Ok(ring) = all.build(ENTRIES) {
+        ring.submitter().register_enable_rings().map_err(|error| refused(&error))?;
         SETUP_FLAGS.iter().for_each(|(capability, ..)| kernel.set(*capability, true));
         return Ok((ring, kernel));
     }

@@ -22,6 +22,7 @@ mod completion;
 pub mod kernel;
 mod memory;
 mod provided;
+mod restrict;
 mod setup;
 mod token;
 mod uring;

@@ -33,7 +33,7 @@ use super::kernel::{Capability, Kernel};
 use super::memory::InFlightMemory;
 use super::provided::ProvidedRing;
 use super::setup::{set_up, setup_flags};
-use super::{AcceptId, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
+use super::{AcceptId, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait, restrict};
 use crate::buffer::{BufferClass, Lease, Pool, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
@@ -67,6 +67,7 @@ const TIMER: (Kind, u32) = (Kind::Internal, 1);
 pub struct Uring {
     ring: IoUring,
     kernel: Kernel,
+    restricted: Option<usize>,
     pool: Rc<Pool>,
     /// One for each buffer size; empty if the ring picks the buffers, not the kernel.
     provided: Vec<ProvidedRing>,
@@ -138,9 +139,11 @@ impl Uring {
             sockets = (connections + completions as usize).min(limit);
             ring.submitter().register_files_sparse(sockets as u32)?;
         }
+        let restricted = restrict::enable(kernel, &ring)?;
         Ok(Uring {
             ring,
             kernel,
+            restricted,
             pool,
             provided,
             memory: InFlightMemory::default(),
@@ -165,6 +168,11 @@ impl Uring {
         setup_flags(self.kernel)
     }
 
+    /// Returns the number of operations that the ring permits; `None` if it permits all.
+    pub fn restricted(&self) -> Option<usize> {
+        self.restricted
+    }
+
     /// Returns the length of the completion queue.
     pub fn completions(&self) -> u32 {
         self.ring.params().cq_entries()
@@ -176,6 +184,7 @@ impl Uring {
 
     fn queue(&mut self, entry: squeue::Entry, token: Token, fd: i32, len: u32, flags: u8) -> Sqe {
         let opcode = entry.get_opcode() as u8;
+        debug_assert!(restrict::permits(self.kernel, token.kind(), opcode), "{token:?}: {opcode}");
         let entry = entry.user_data(token.0);
         // SAFETY: what the entry points to lives until its completion is reaped: chunks and leases
         // are in `memory`, provided buffers are lent and so unused here, the timespec is read at
@@ -444,9 +453,94 @@ mod skip;
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
+    use std::ptr::null_mut;
+
+    use io_uring::types;
 
     use super::*;
     use crate::buffer::{Chunk, SendQueue};
+
+    /// A ring for one connection of this kernel, without what is in `missing`.
+    fn ring(missing: &[Capability]) -> Result<Uring, String> {
+        let kernel = Kernel::detect().map_err(|refusal| refusal.to_string())?;
+        let kernel = missing.iter().fold(kernel, |kernel, &one| kernel.without(one));
+        let buffers = vec![BufferClass { bytes: 4096, count: 8 }];
+        let config = Config { kernel, connections: 1, buffers, addresses: false };
+        Uring::new(config).map_err(|error| error.to_string())
+    }
+
+    /// Returns the result of an operation that the loop does not know.
+    fn result_of(ring: &mut Uring, entry: squeue::Entry) -> i32 {
+        // SAFETY: none of the entries below names memory that the kernel writes to, and the names
+        // of files are constants.
+        unsafe { ring.ring.submission().push(&entry) }.unwrap();
+        ring.ring.submit_and_wait(1).unwrap();
+        ring.ring.completion().next().unwrap().result()
+    }
+
+    #[test]
+    fn a_ring_permits_its_own_operations_flags_and_registrations_and_no_others() {
+        let lowered: [&[Capability]; 3] = [
+            &[],
+            &[Capability::Direct, Capability::BufferRing, Capability::MultishotRecv],
+            &[Capability::Shutdown, Capability::ExtArg, Capability::FastPoll],
+        ];
+        for missing in lowered {
+            let mut ring = match ring(missing) {
+                Ok(ring) if ring.restricted().is_some() => ring,
+                Ok(_) => return skip::skip("no restrictions before Linux 5.10"),
+                Err(refusal) => return skip::skip(&refusal),
+            };
+            let (kernel, bad, root) = (ring.kernel, types::Fd(-1), c"/".as_ptr());
+            for kind in Kind::ALL.iter().copied() {
+                for entry in entries_of(kind) {
+                    let permitted = restrict::permits(kernel, Some(kind), entry.get_opcode() as u8);
+                    let is_refused = result_of(&mut ring, entry) == -libc::EACCES;
+                    // Another kind may need the same operation.
+                    assert!(!(permitted && is_refused), "{kind:?} with {kernel:?}");
+                }
+            }
+            for entry in [
+                opcode::OpenAt::new(bad, root).build(),
+                opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build(),
+                opcode::Connect::new(bad, std::ptr::null(), 0).build(),
+                opcode::Write::new(bad, std::ptr::null(), 0).build(),
+                opcode::Fsync::new(bad).build(),
+                opcode::UnlinkAt::new(bad, root).build(),
+                opcode::PollAdd::new(bad, 0).build().flags(squeue::Flags::IO_DRAIN),
+                opcode::PollAdd::new(bad, 0).build().flags(squeue::Flags::ASYNC),
+            ] {
+                let text = format!("{entry:?} with {kernel:?}");
+                assert_eq!(result_of(&mut ring, entry), -libc::EACCES, "{text}");
+            }
+            let more = ring.ring.submitter().register_files_sparse(1).unwrap_err();
+            assert_eq!(more.raw_os_error(), Some(libc::EACCES));
+            let fewer = ring.ring.submitter().register_restrictions(&mut []).unwrap_err();
+            assert_eq!(fewer.raw_os_error(), Some(libc::EACCES));
+        }
+    }
+
+    /// Entries of the operations of this kind on a descriptor that is not open.
+    fn entries_of(kind: Kind) -> Vec<squeue::Entry> {
+        let (bad, null) = (types::Fd(-1), null_mut());
+        let poll = || opcode::PollAdd::new(bad, 0).build().flags(squeue::Flags::IO_LINK);
+        match kind {
+            Kind::Accept => vec![opcode::Accept::new(bad, null_mut(), null_mut()).build()],
+            Kind::Recv => vec![opcode::Recv::new(bad, null, 0).build()],
+            Kind::Send => vec![
+                opcode::Send::new(bad, null, 0).build(),
+                opcode::SendMsg::new(bad, std::ptr::null()).build(),
+            ],
+            Kind::Shutdown => vec![opcode::Shutdown::new(bad, 0).build()],
+            Kind::Close => vec![opcode::Close::new(bad).build()],
+            Kind::CancelAccept | Kind::CancelRecv | Kind::CancelSend | Kind::Internal => {
+                vec![opcode::AsyncCancel::new(0).build()]
+            }
+            Kind::Wake => vec![opcode::PollAdd::new(bad, 0).build()],
+            Kind::PollAccept | Kind::PollRecv | Kind::PollSend | Kind::PollRead => vec![poll()],
+            Kind::Read => vec![opcode::Read::new(bad, null, 0).build()],
+        }
+    }
 
     #[test]
     fn an_enter_for_space_in_the_queue_leaves_an_unconfirmed_send_unconfirmed() {

@@ -186,8 +186,13 @@ impl ServeArgs {
         let buffers = self.buffer_classes();
         let mut limits = Limits::default();
         (limits.connections, limits.drain) = (self.connections()?, self.drain_timeout);
-        let options =
-            EngineOptions { limits, buffers, kernel: self.kernel, idle_sleep: self.idle_sleep };
+        let options = EngineOptions {
+            limits,
+            buffers,
+            kernel: self.kernel,
+            restrict: true,
+            idle_sleep: self.idle_sleep,
+        };
         let prepared = model::set_up(asked, &options)?;
         let PreparedModel { model, detail, reason, .. } = &prepared;
         if self.idle_sleep.is_some() && *model != NONBLOCKING {
