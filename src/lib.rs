@@ -99,6 +99,8 @@ pub mod loop_state;
 #[doc(hidden)]
 pub mod mailbox;
 #[doc(hidden)]
+pub mod memory_plan;
+#[doc(hidden)]
 pub mod model;
 #[doc(hidden)]
 pub mod os;

@@ -15,13 +15,23 @@ pub struct Limits {
     pub drain: Duration,
     /// Bytes of input that a protocol may leave untaken; beyond, its connection is aborted.
     pub max_input: usize,
+    /// Bytes of user memory that the server may use in all; see `MemoryPlan`.
+    pub memory: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { connections: 10_000, drain: Duration::from_secs(5), max_input: MAX_INPUT }
+        Limits {
+            connections: 10_000,
+            drain: Duration::from_secs(5),
+            max_input: MAX_INPUT,
+            memory: MEMORY,
+        }
     }
 }
+
+/// The limit of user memory where none is given and the size of the machine is not known.
+const MEMORY: usize = 256 << 20;
 
 /// The limit of untaken input where none is given, in bytes.
 pub const MAX_INPUT: usize = 1 << 20;

@@ -99,6 +99,8 @@ pub struct ModelInfo {
     pub limits: &'static str,
     /// The first version of Linux that has it.
     pub since: &'static str,
+    /// Bytes of user memory for each connection, apart from what is queued.
+    pub memory: usize,
     /// The abilities that the model lacks, each with the reason.
     pub missing: &'static [(Ability, &'static str)],
     /// What makes its calls, and writes its recording: one loop, or several threads or processes.
@@ -140,6 +142,7 @@ impl Model {
         calls: "1: io_uring_enter",
         limits: "locked memory (`ulimit -l`) on old kernels; forbidden in many containers",
         since: "5.6",
+        memory: 4 << 10,
         missing: &[],
         writers: Writers::One,
         set_up: ring,
@@ -152,6 +155,7 @@ impl Model {
         calls: "3: epoll_wait, recv, send",
         limits: "an epoll_ctl for each change of interest",
         since: "2.6",
+        memory: 4 << 10,
         missing: &[],
         writers: Writers::One,
         set_up: |model, options| readiness(model, options, Epoll::new(Trigger::Level)?),
@@ -164,6 +168,7 @@ impl Model {
         calls: "3: epoll_wait, recv, send",
         limits: "the server must remember which sockets are still ready",
         since: "2.6",
+        memory: 4 << 10,
         missing: &[],
         writers: Writers::One,
         set_up: |model, options| readiness(model, options, Epoll::new(Trigger::Edge)?),
@@ -176,6 +181,7 @@ impl Model {
         calls: "3: poll, recv, send",
         limits: "each wait takes time for every connection",
         since: "2.2",
+        memory: 4 << 10,
         missing: &[],
         writers: Writers::One,
         set_up: |model, options| readiness(model, options, Poll::new()),
@@ -188,6 +194,7 @@ impl Model {
         calls: "3: select, recv, send",
         limits: "descriptors below 1024 (FD_SETSIZE); a wait takes time for each",
         since: "1.0",
+        memory: 4 << 10,
         missing: &[],
         writers: Writers::One,
         set_up: |model, options| readiness(model, options, Select::new()),

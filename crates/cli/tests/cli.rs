@@ -83,6 +83,8 @@ fn the_help_of_a_server_names_every_option() {
         "--idle-sleep",
         "--protocol",
         "--max-connections",
+        "--max-memory",
+        "--limits",
         "--buffer-size",
         "--buffers",
         "--kernel",

@@ -6,6 +6,7 @@ mod compare;
 mod connect;
 mod explain;
 pub(crate) mod explain_options;
+mod limits;
 mod load;
 mod log;
 mod models;

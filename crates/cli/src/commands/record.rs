@@ -36,7 +36,7 @@ pub(super) struct RecordArgs {
 
     /// Size of the trace: 64M holds two million records. When it is full, the oldest are
     /// overwritten. Rounded down to a power of two
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size,
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = trace_size,
           requires = "trace")]
     trace_size: u64,
 
@@ -226,13 +226,32 @@ fn level(text: &str) -> Result<Level, String> {
     found.copied().ok_or_else(|| "write batch or record".to_owned())
 }
 
-fn size(text: &str) -> Result<u64, String> {
+fn trace_size(text: &str) -> Result<u64, String> {
+    size(text, 128 << 10, 64 << 30)
+}
+
+/// Parses a number of bytes, as `64M`.
+pub(super) fn size(text: &str, least: u64, most: u64) -> Result<u64, String> {
     let mut units = [("K", 10), ("M", 20), ("G", 30)].into_iter();
     let with_unit = units.find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)));
     let (number, shift) = with_unit.unwrap_or((text, 0));
     let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(1 << shift));
-    let bytes = bytes.filter(|bytes| (128 << 10..=64 << 30).contains(bytes));
-    bytes.ok_or_else(|| format!("invalid size `{text}`: write 64M or 1G, from 128K to 64G"))
+    let bytes = bytes.filter(|bytes| (least..=most).contains(bytes));
+    bytes.ok_or_else(|| {
+        let [least, most] = [least, most].map(short_size);
+        format!("invalid size `{text}`: write 64M or 1G, from {least} to {most}")
+    })
+}
+
+/// Formats a number of bytes as it may be written: `64M`.
+fn short_size(bytes: u64) -> String {
+    let unit = match bytes.trailing_zeros() {
+        30.. => ("G", 30),
+        20.. => ("M", 20),
+        10.. => ("K", 10),
+        _ => ("", 0),
+    };
+    format!("{}{}", bytes >> unit.1, unit.0)
 }
 
 #[cfg(test)]
@@ -241,10 +260,10 @@ mod tests {
 
     #[test]
     fn sizes_are_parsed_with_their_unit() {
-        assert_eq!(size("64M"), Ok(64 << 20));
-        assert_eq!(size("131072"), Ok(128 << 10));
+        assert_eq!(trace_size("64M"), Ok(64 << 20));
+        assert_eq!(trace_size("131072"), Ok(128 << 10));
         for wrong in ["", "M", "-1M", "64m", "127K", "65G", "99999999999999999999G"] {
-            assert!(size(wrong).is_err(), "{wrong}");
+            assert!(trace_size(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -10,13 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::output::{self, Destination};
-use super::record;
+use super::{limits, record};
 use super::{log, number, run_on_cpu, stop_signal, wrong_usage};
 use crate::parse_protocol;
 use proactor::address::Address;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::console::{Console, ListenerInfo};
 use proactor::limits::{Ended, Limits};
+use proactor::memory_plan::MemoryPlan;
 use proactor::model::{self, Ability, EngineOptions, PreparedModel};
 use proactor::ring::kernel::{self, Version};
 use proactor::{Model, os};
@@ -78,6 +79,20 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = up_to_a_day)]
     drain_timeout: Duration,
 
+    /// Maximum user memory of the server, for example 512M: buffers, connections, queues and input
+    /// that waits. The kernel's socket memory is not part of it; see --limits [default: a quarter
+    /// of the memory of the machine or of its cgroup]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    max_memory: Option<u64>,
+
+    /// Print every limit with its value and its reason, and exit
+    #[arg(long)]
+    limits: bool,
+
+    /// Only with --limits: print them as JSON
+    #[arg(long, requires = "limits")]
+    json: bool,
+
     /// Run on this CPU only, a usable one (see taskset(1))
     #[arg(long, value_name = "CPU", value_parser = number::<usize>(0, 65_535))]
     cpu: Option<usize>,
@@ -126,7 +141,10 @@ impl ServeArgs {
         let console = self.wants_console();
         let results = [("--stats", self.stats.as_deref()), ("--trace", self.record.path())];
         let stdout_is_taken = output::check_destinations(&results);
-        let prepared = self.set_up(asked, console)?;
+        let (prepared, options) = self.set_up(asked, console)?;
+        if self.limits {
+            return limits::print(prepared.model, &options, self.json);
+        }
         let (model, detail) = (prepared.model, prepared.detail.clone());
         let stop = stop_signal()?;
         let (listeners, infos) = self.listen()?;
@@ -181,11 +199,16 @@ impl ServeArgs {
     }
 
     /// Sets the model up. Reports the choice of `auto`.
-    fn set_up(&self, asked: Option<Model>, console: Option<&str>) -> anyhow::Result<PreparedModel> {
+    fn set_up(
+        &self,
+        asked: Option<Model>,
+        console: Option<&str>,
+    ) -> anyhow::Result<(PreparedModel, EngineOptions)> {
         self.check(asked, console);
         let buffers = self.buffer_classes();
         let mut limits = Limits::default();
         (limits.connections, limits.drain) = (self.connections()?, self.drain_timeout);
+        limits.memory = self.max_memory.map_or(limits.memory, |asked| asked as usize);
         let options = EngineOptions {
             limits,
             buffers,
@@ -202,7 +225,21 @@ impl ServeArgs {
             let reason = if reason.is_empty() { detail } else { reason };
             self.log.print(&format!("model: {model} (auto): {reason}"));
         }
-        Ok(prepared)
+        self.check_memory(prepared.model, &options);
+        Ok((prepared, options))
+    }
+
+    /// Refuses a limit of memory that is less than the connections need.
+    fn check_memory(&self, model: Model, options: &EngineOptions) {
+        let plan = MemoryPlan::new(&options.limits, &options.buffers, model.info().memory);
+        if let Some(asked) = self.max_memory.filter(|&asked| (asked as usize) < plan.total()) {
+            let [asked, needed] = [asked as f64, plan.total() as f64].map(units::bytes);
+            let connections = units::plural(plan.connections as u64, "connection");
+            wrong_usage(&format!(
+                "--max-memory of {asked}: {connections} of {model} need {needed}; lower \
+                 --max-connections or --buffers"
+            ));
+        }
     }
 
     /// Opens the listeners of the command line. Returns them, and what an operator reads of them.
@@ -277,6 +314,10 @@ fn buffer_size(text: &str) -> Result<usize, String> {
         Ok(bytes) if bytes % 64 == 0 && (64..=1 << 20).contains(&bytes) => Ok(bytes),
         _ => Err("write a multiple of 64, from 64 to 1048576".to_owned()),
     }
+}
+
+fn memory(text: &str) -> Result<u64, String> {
+    record::size(text, 16 << 20, 64 << 40)
 }
 
 /// Parses a duration of at most one day.

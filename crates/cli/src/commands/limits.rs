@@ -1,0 +1,116 @@
+//! `proactor serve --limits`: every limit of a server, with its value and its reason.
+//!
+//! To add a limit, add a [`LimitRow`] to [`rows`].
+
+use std::time::Duration;
+
+use minijinja::{Value, context};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{output, terminal_width};
+use proactor::Model;
+use proactor::limits::Limits;
+use proactor::memory_plan::MemoryPlan;
+use proactor::model::EngineOptions;
+use proactor_report::template;
+
+/// One limit.
+#[derive(Debug, Serialize)]
+struct LimitRow {
+    /// What it limits.
+    section: &'static str,
+    /// The name: an option, or what it is.
+    name: &'static str,
+    /// Its value; `None` if there is no limit.
+    value: Option<u64>,
+    unit: Counted,
+    /// Why it has this value, or what happens there.
+    why: String,
+}
+
+/// What a value counts.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Counted {
+    Bytes,
+    Nanoseconds,
+    /// Things: connections, iterations.
+    Count,
+}
+
+/// Prints the limits of a server.
+pub(super) fn print(model: Model, options: &EngineOptions, as_json: bool) -> anyhow::Result<()> {
+    let plan = MemoryPlan::new(&options.limits, &options.buffers, model.info().memory);
+    let rows = rows(&options.limits, &plan);
+    let limits = json!({ "schema": "proactor.limits/1", "model": model.name(), "limits": rows });
+    if as_json {
+        return output::print_json(&limits);
+    }
+    let values = context! { width => terminal_width(), ..Value::from_serialize(limits) };
+    Ok(output::print(&template::fill(include_str!("limits.txt"), values))?)
+}
+
+/// Returns the limits, by section.
+fn rows(limits: &Limits, plan: &MemoryPlan) -> Vec<LimitRow> {
+    let mut rows = vec![
+        count(
+            "connections",
+            "--max-connections",
+            limits.connections,
+            "others wait for one to close",
+        ),
+        time("shutdown", "--drain-timeout", Some(limits.drain), "the connections left are closed"),
+    ];
+    rows.extend(user_memory(plan));
+    rows.extend(socket_memory(limits.connections));
+    rows
+}
+
+fn user_memory(plan: &MemoryPlan) -> [LimitRow; 5] {
+    let row = |name, value, why| bytes("user memory", name, value, why);
+    let MemoryPlan { fixed, pool, connection, connections, queues } = *plan;
+    let each = format!("{connection} B each: its state, and its stack if it has a thread");
+    [
+        row("program", fixed, "code, tables and rings, without a connection"),
+        row("buffers", pool, "--buffers and --buffer-size; mapped when they are first used"),
+        row("connections", connection * connections, &each),
+        row("queues", queues, "what peers are owed, and input that protocols have not taken"),
+        row("in all", plan.total(), "--max-memory"),
+    ]
+}
+
+/// The kernel's memory for the sockets, as the settings of this machine bound it.
+fn socket_memory(connections: usize) -> [LimitRow; 3] {
+    let row = |name, value, why| bytes("socket memory", name, value, why);
+    let setting = |name: &str| -> Option<usize> {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?;
+        text.split_whitespace().nth(2)?.parse().ok()
+    };
+    const PAGE: usize = 4096;
+    // The defaults of Linux, where /proc does not say.
+    let all = setting("tcp_mem").unwrap_or(usize::MAX >> 12).saturating_mul(PAGE);
+    let each = setting("tcp_rmem").unwrap_or(6 << 20) + setting("tcp_wmem").unwrap_or(4 << 20);
+    let sum = all.min(each.saturating_mul(connections));
+    [
+        row("TCP", all, "net.ipv4.tcp_mem: all sockets of the machine, outside of this server too"),
+        row("each socket", each, "net.ipv4.tcp_rmem and tcp_wmem, which grow as far as it is used"),
+        row("in all", sum, "the lesser of both, with all connections; not part of --max-memory"),
+    ]
+}
+
+// The kinds of rows.
+
+fn count(section: &'static str, name: &'static str, value: usize, why: &str) -> LimitRow {
+    LimitRow { section, name, value: Some(value as u64), unit: Counted::Count, why: why.to_owned() }
+}
+
+fn bytes(section: &'static str, name: &'static str, value: usize, why: &str) -> LimitRow {
+    LimitRow { section, name, value: Some(value as u64), unit: Counted::Bytes, why: why.to_owned() }
+}
+
+/// A time; `None` if there is no limit.
+fn time(section: &'static str, name: &'static str, value: Option<Duration>, why: &str) -> LimitRow {
+    let value = value.map(|value| value.as_nanos() as u64);
+    LimitRow { section, name, value, unit: Counted::Nanoseconds, why: why.to_owned() }
+}

@@ -1,0 +1,61 @@
+//! The user memory that a server may use, and what each part of it may.
+//!
+//! The memory of the kernel's sockets is not part of it: the kernel bounds that itself
+//! (`net.ipv4.tcp_mem`).
+
+use crate::buffer::BufferClass;
+use crate::limits::Limits;
+
+/// What a server uses without a connection: the program, its tables and its rings.
+const FIXED: usize = 24 << 20;
+/// The least that is left for what is queued and for input that is not taken.
+const QUEUES_MIN: usize = 8 << 20;
+
+/// What each part of a server's user memory may use, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// The program, its tables and its rings.
+    pub fixed: usize,
+    /// The buffers of the pool that all connections share.
+    pub pool: usize,
+    /// Each connection: its state, its stack if it has one, and little that is queued.
+    pub connection: usize,
+    /// How many connections there may be.
+    pub connections: usize,
+    /// What is queued for all peers, and input that protocols have not taken.
+    pub queues: usize,
+}
+
+impl MemoryPlan {
+    /// Divides the memory that `limits` permit, for a model that uses so much for each
+    /// connection. At least as much is planned as so many connections need.
+    pub fn new(limits: &Limits, buffers: &[BufferClass], connection: usize) -> MemoryPlan {
+        let pool = buffers.iter().map(|class| class.bytes * class.count).sum();
+        let connections = limits.connections;
+        let plan = MemoryPlan { fixed: FIXED, pool, connection, connections, queues: 0 };
+        let queues = limits.memory.saturating_sub(plan.total()).max(QUEUES_MIN);
+        MemoryPlan { queues, ..plan }
+    }
+
+    /// Returns the sum: the user memory that the server uses at most.
+    pub fn total(&self) -> usize {
+        self.fixed + self.pool + self.connection * self.connections + self.queues
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_connections_do_not_need_is_left_for_the_queues() {
+        let buffers = [BufferClass { bytes: 2048, count: 1024 }];
+        let limits = Limits { memory: 256 << 20, connections: 1000, ..Limits::default() };
+        let plan = MemoryPlan::new(&limits, &buffers, 4096);
+        assert_eq!((plan.pool, plan.total()), (2 << 20, 256 << 20));
+        let limits = Limits { memory: 1, ..limits };
+        let plan = MemoryPlan::new(&limits, &buffers, 4096);
+        assert_eq!(plan.queues, QUEUES_MIN);
+        assert!(plan.total() > FIXED + 4096 * 1000);
+    }
+}
