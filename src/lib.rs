@@ -116,6 +116,8 @@ pub mod protocol;
 #[doc(hidden)]
 pub mod reactor;
 #[doc(hidden)]
+pub mod refusal;
+#[doc(hidden)]
 pub mod ring;
 #[doc(hidden)]
 pub mod selector;
@@ -123,6 +125,8 @@ mod server;
 pub mod testing;
 #[doc(hidden)]
 pub mod traced;
+#[doc(hidden)]
+pub mod version;
 
 /// The protocols that come with this crate: small, complete, and served by the program `proactor`.
 pub mod protocols {

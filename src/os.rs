@@ -91,14 +91,15 @@ pub fn private_tracefs() -> io::Result<OwnedFd> {
 
 // Limits.
 
-/// Raises the soft limit of open descriptors to the hard one, and returns it.
-///
-/// # Errors
-/// The limits cannot be read; that they cannot be raised is no error.
-pub fn raise_descriptor_limit() -> io::Result<u64> {
+/// Raises the soft limit of open descriptors to the hard one, and returns it. Where a filter denies
+/// the call, the limit is taken to be 1024, the usual one: a lower one shows when an accept fails.
+pub fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // `limit` is written to during the call.
-    syscall!(getrlimit(libc::RLIMIT_NOFILE, &mut limit))?;
+    if let Err(error) = syscall!(getrlimit(libc::RLIMIT_NOFILE, &mut limit)) {
+        tracing::warn!("the limit of descriptors cannot be read ({error}): 1024 is assumed");
+        return 1024;
+    }
     if limit.rlim_cur < limit.rlim_max {
         let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
         // `raised` is read during the call.
@@ -106,7 +107,7 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
             limit = raised;
         }
     }
-    Ok(limit.rlim_cur)
+    limit.rlim_cur
 }
 
 /// Keeps the calling thread, and those it will create, on one CPU.

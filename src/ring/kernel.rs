@@ -11,13 +11,16 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::str::FromStr;
+use std::thread::sleep;
+use std::time::Duration;
 
-use io_uring::{Builder, IoUring, Probe, cqueue, opcode, types};
-use proactor_record::sys;
+use io_uring::{Builder, IoUring, Probe, cqueue, opcode, squeue, types};
 
 use super::provided::ProvidedRing;
 use crate::buffer::{BufferClass, Pool, Size};
+use crate::refusal::{ENTER, REGISTER, Refusal, SETUP};
+
+pub use crate::version::{OLDEST_VERSION, Version};
 
 /// Entries of the throw-away ring.
 const ENTRIES: u32 = 8;
@@ -83,46 +86,6 @@ pub const SINCE: [(Version, &[Capability]); 11] = {
     ]
 };
 
-/// The oldest kernel whose io_uring suffices: SEND, RECV, ACCEPT, CLOSE, READ and the probe for
-/// them.
-pub const OLDEST_VERSION: Version = Version { major: 5, minor: 6 };
-
-/// A kernel's version, as far as features go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
-    /// The 6 of 6.1.
-    pub major: u16,
-    /// The 1 of 6.1.
-    pub minor: u16,
-}
-
-impl Version {
-    /// Returns the version of the running kernel.
-    pub fn running() -> Option<Version> {
-        let release = release();
-        let mut numbers = release.split(|one: char| !one.is_ascii_digit());
-        let mut number = || numbers.next()?.parse().ok();
-        Some(Version { major: number()?, minor: number()? })
-    }
-}
-
-impl FromStr for Version {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Version, String> {
-        let wrong = || format!("invalid kernel version {text:?}: write it as 6.1");
-        let (major, minor) = text.split_once('.').ok_or_else(wrong)?;
-        let number = |part: &str| part.parse().map_err(|_| wrong());
-        Ok(Version { major: number(major)?, minor: number(minor)? })
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
 /// The capabilities that a kernel was seen to have, or that will be used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Kernel(u32);
@@ -133,18 +96,25 @@ impl Kernel {
 
     /// Looks for each capability, on a ring that is dropped.
     ///
+    /// A capability is absent if the kernel does not know what was asked (`EINVAL`, `EOPNOTSUPP`).
+    /// Any other error is a refusal, however well the other calls work: a filter may permit one of
+    /// the three calls and not the next, and a short limit is not an old kernel.
+    ///
     /// # Errors
-    /// There is no usable io_uring here; the reason says what refuses it, most likely.
-    pub fn detect() -> io::Result<Kernel> {
+    /// There is no usable io_uring here; the refusal says what refuses it, most likely.
+    pub fn detect() -> Result<Kernel, Refusal> {
         let (mut ring, mut kernel) = set_up()?;
+        submit(&mut ring, &[opcode::Nop::new().build()])?;
+        reap(&mut ring, 1)?;
         let mut probe = Probe::new();
-        let probed = ring.submitter().register_probe(&mut probe);
+        let probed = retried(|| ring.submitter().register_probe(&mut probe));
+        let refused = |error: &io::Error| Refusal::of(REGISTER, error);
+        probed.map_err(|error| refused(&error))?;
         // The newest of the operations that a server needs.
         let needed =
             [opcode::Send::CODE, opcode::Recv::CODE, opcode::Close::CODE, opcode::Read::CODE];
-        if probed.is_err() || !needed.iter().all(|&code| probe.is_supported(code)) {
-            let kernel = format!("io_uring of this kernel ({})", release());
-            return Err(io::Error::other(format!("{kernel} is older than {OLDEST_VERSION}")));
+        if !needed.iter().all(|&code| probe.is_supported(code)) {
+            return Err(refused(&io::Error::other("it lacks SEND, RECV, CLOSE or READ")));
         }
 
         let features = ring.params();
@@ -157,10 +127,10 @@ impl Kernel {
         // An accept into a slot of the kernel's choice must not be tried on a kernel that may
         // lack it: a connection would be taken and lost (kernel-notes §7). SOCKET came with it.
         let socket = probe.is_supported(opcode::Socket::CODE);
-        kernel.set(Capability::Direct, socket && try_direct_close(&mut ring).unwrap_or(false));
+        kernel.set(Capability::Direct, socket && try_direct_close(&mut ring)?);
         kernel.set(Capability::MultishotAccept, socket);
         kernel.set(Capability::CancelAny, socket);
-        let (buffers, multishot) = try_multishot_recv(ring).unwrap_or((false, false));
+        let (buffers, multishot) = try_multishot_recv(ring)?;
         kernel.set(Capability::BufferRing, buffers);
         kernel.set(Capability::MultishotRecv, multishot);
         Ok(kernel)
@@ -251,74 +221,126 @@ pub(super) const SETUP_FLAGS: [(Capability, u32, SetFlags); 6] = [
 const TASKRUN_FLAG: u32 = 1 << 9;
 const SINGLE_ISSUER: u32 = 1 << 12;
 
+/// How often a call is made again that fails for the moment, and when: the kernel frees the memory
+/// of a closed ring a little after it is closed.
+pub(super) const ATTEMPTS: u32 = 20;
+pub(super) const INTERVAL: Duration = Duration::from_millis(10);
+
+/// Makes a call, again if a signal came or something is short for the moment.
+fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..ATTEMPTS {
+        match call().map_err(|error| (error.raw_os_error(), error)) {
+            Ok(made) => return Ok(made),
+            Err((Some(libc::EINTR), _)) => {}
+            Err((Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM), _)) => sleep(INTERVAL),
+            Err((_, error)) => return Err(error),
+        }
+    }
+    call()
+}
+
+/// Makes a call that some kernels do not know: `None` if this one does not.
+fn tried<T>(name: &'static str, call: impl FnMut() -> io::Result<T>) -> Result<Option<T>, Refusal> {
+    match retried(call).map_err(|error| (error.raw_os_error(), error)) {
+        Ok(made) => Ok(Some(made)),
+        Err((Some(libc::EINVAL | libc::EOPNOTSUPP), _)) => Ok(None),
+        Err((_, error)) => Err(Refusal::of(name, &error)),
+    }
+}
+
 /// A throw-away ring, and which of the set-up flags it may have. On a new kernel one ring says it
 /// all: each counts against the limit of locked memory until it is taken apart, some time after it
 /// is closed.
-fn set_up() -> io::Result<(IoUring, Kernel)> {
+fn set_up() -> Result<(IoUring, Kernel), Refusal> {
     let mut kernel = Kernel::OLDEST;
     let mut all = IoUring::builder();
     for (.., set) in SETUP_FLAGS {
         set(&mut all);
     }
-    if let Ok(ring) = all.build(ENTRIES) {
-        ring.submitter().register_enable_rings().map_err(|error| refused(&error))?;
+    if let Some(ring) = tried(SETUP, || all.build(ENTRIES))? {
+        let enabled = retried(|| ring.submitter().register_enable_rings());
+        enabled.map_err(|error| Refusal::of(REGISTER, &error))?;
         SETUP_FLAGS.iter().for_each(|(capability, ..)| kernel.set(*capability, true));
         return Ok((ring, kernel));
     }
-    let ring = IoUring::builder().build(ENTRIES).map_err(|error| refused(&error))?;
+    let ring = retried(|| IoUring::builder().build(ENTRIES));
+    let ring = ring.map_err(|error| Refusal::of(SETUP, &error))?;
     for (capability, _, set_flags) in SETUP_FLAGS {
-        kernel.set(capability, set_flags(&mut IoUring::builder()).build(ENTRIES).is_ok());
+        let with_flags = tried(SETUP, || set_flags(&mut IoUring::builder()).build(ENTRIES))?;
+        kernel.set(capability, with_flags.is_some());
     }
     Ok((ring, kernel))
+}
+
+/// Queues and submits entries that refer to no memory, and waits for a completion.
+fn submit(ring: &mut IoUring, entries: &[squeue::Entry]) -> Result<(), Refusal> {
+    // SAFETY: no entry refers to memory.
+    unsafe { ring.submission().push_multiple(entries) }.expect("an empty queue has space");
+    retried(|| ring.submit_and_wait(1)).map_err(|error| Refusal::of(ENTER, &error)).map(drop)
+}
+
+/// Returns the results of the next completions, this many at least.
+fn reap(ring: &mut IoUring, least: usize) -> Result<Vec<i32>, Refusal> {
+    let mut results: Vec<i32> = ring.completion().map(|cqe| cqe.result()).collect();
+    while results.len() < least {
+        retried(|| ring.submit_and_wait(1)).map_err(|error| Refusal::of(ENTER, &error))?;
+        results.extend(ring.completion().map(|cqe| cqe.result()));
+    }
+    Ok(results)
+}
+
+fn socket_pair() -> Result<(UnixStream, UnixStream), Refusal> {
+    UnixStream::pair().map_err(|error| Refusal::of("socketpair", &error))
 }
 
 /// Whether closing a direct descriptor closes its socket while an older operation rests on another:
 /// the peer must hear the end. Older kernels release slots in the order of what uses them, so one
 /// idle connection would keep all that are closed after it open (kernel-notes §67).
-fn try_direct_close(ring: &mut IoUring) -> io::Result<bool> {
-    let (resting, its_peer) = UnixStream::pair()?;
-    let (socket, mut peer) = UnixStream::pair()?;
+fn try_direct_close(ring: &mut IoUring) -> Result<bool, Refusal> {
+    let (resting, its_peer) = socket_pair()?;
+    let (socket, mut peer) = socket_pair()?;
     let submitter = ring.submitter();
-    submitter.register_files_sparse(8)?;
-    submitter.register_files_update(0, &[resting.as_raw_fd(), socket.as_raw_fd()])?;
+    let files = [resting.as_raw_fd(), socket.as_raw_fd()];
+    let registered = tried(REGISTER, || {
+        submitter.register_files_sparse(8)?;
+        submitter.register_files_update(0, &files)
+    })?;
+    if registered.is_none() {
+        return Ok(false);
+    }
     drop(socket); // Now its slot alone has it.
-    peer.set_nonblocking(true)?;
     let rest = opcode::PollAdd::new(types::Fixed(0), libc::POLLIN as u32).build();
     let close = opcode::Close::new(types::Fixed(1)).build();
-    // SAFETY: no memory is involved.
-    unsafe { ring.submission().push_multiple(&[rest, close]) }.expect("an empty queue has space");
-    ring.submit_and_wait(1)?;
-    let mut results: Vec<_> = ring.completion().map(|cqe| cqe.result()).collect();
-    let closed = results == [0] && matches!(peer.read(&mut [0]), Ok(0));
+    submit(ring, &[rest, close])?;
+    let results = reap(ring, 1)?;
+    let closed = peer.set_nonblocking(true).is_ok() && matches!(peer.read(&mut [0]), Ok(0));
     drop(its_peer); // Which ends what rests, before anything else is tried.
-    while results.len() < 2 {
-        ring.submit_and_wait(1)?;
-        results.extend(ring.completion().map(|cqe| cqe.result()));
-    }
-    Ok(closed)
+    reap(ring, 2 - results.len())?;
+    Ok(closed && results == [0])
 }
 
 /// Registers a ring of buffers and receives one byte by a multishot recv from a private pair of
 /// sockets: an `EINVAL`, or a receive that ends at once, says that it is not there (kernel-notes
 /// §15). Returns whether there are buffer rings, and whether there is multishot recv.
-fn try_multishot_recv(mut ring: IoUring) -> io::Result<(bool, bool)> {
-    let pool = Pool::new(&[BufferClass { bytes: 64, count: 2 }])?;
-    let Ok(mut provided) = ProvidedRing::register(&ring, &pool, Size::SMALLEST) else {
-        return Ok((false, false));
-    };
+fn try_multishot_recv(mut ring: IoUring) -> Result<(bool, bool), Refusal> {
+    let pool = Pool::new(&[BufferClass { bytes: 64, count: 2 }]);
+    let pool = pool.map_err(|error| Refusal::of("mmap", &error))?;
+    let register = || ProvidedRing::register(&ring, &pool, Size::SMALLEST);
+    let Some(mut provided) = tried(REGISTER, register)? else { return Ok((false, false)) };
     provided.lend(&pool);
-    let (ours, mut theirs) = UnixStream::pair()?;
-    theirs.write_all(b"x")?;
+    let (ours, mut theirs) = socket_pair()?;
+    theirs.write_all(b"x").map_err(|error| Refusal::of("write", &error))?;
     const RECV: u64 = 1; // What else was tried on this ring is not its answer.
     let recv = opcode::RecvMulti::new(types::Fd(ours.as_raw_fd()), 0).build().user_data(RECV);
     // SAFETY: the receive writes only into the pool's lent buffers. Below, it is waited for until
     // it has ended; if that fails, the pool and the ring of buffers are never freed.
     unsafe { ring.submission().push(&recv) }.expect("an empty queue has space");
     let mut answers = Vec::new();
-    let mut ended = false;
+    let (mut ended, mut refused) = (false, None);
     let mut theirs = Some(theirs);
     for _ in 0..4 {
-        if ring.submit_and_wait(1).is_err() {
+        refused = retried(|| ring.submit_and_wait(1)).err();
+        if refused.is_some() {
             break;
         }
         for cqe in ring.completion().filter(|cqe| cqe.user_data() == RECV) {
@@ -333,59 +355,13 @@ fn try_multishot_recv(mut ring: IoUring) -> io::Result<(bool, bool)> {
     drop(theirs);
     if !ended {
         std::mem::forget((pool, provided));
-        return Ok((true, false));
+    } else {
+        provided.unregister(&ring);
     }
-    provided.unregister(&ring);
-    Ok((true, answers.first() == Some(&(1, true))))
-}
-
-/// Says why a ring was refused, in one line: the cause, the evidence, and the way out.
-pub(super) fn refused(error: &io::Error) -> io::Error {
-    let text = format!("io_uring is refused: {error} ({}; kernel {})", cause(error), release());
-    io::Error::new(error.kind(), text)
-}
-
-/// Returns why a ring was most likely refused, and the way out.
-fn cause(error: &io::Error) -> String {
-    let disabled = read("/proc/sys/kernel/io_uring_disabled");
-    let text = match (error.raw_os_error(), disabled.as_deref()) {
-        (Some(libc::EPERM), Some("1")) => {
-            "kernel.io_uring_disabled = 1: only CAP_SYS_ADMIN and the group of \
-             kernel.io_uring_group may"
-        }
-        (Some(libc::EPERM), Some("2")) => {
-            "kernel.io_uring_disabled = 2: disabled for all; \
-             `sysctl kernel.io_uring_disabled=0` allows it"
-        }
-        (Some(libc::EPERM), _) => return format!("most likely a sandbox: {}", seccomp()),
-        (Some(libc::ENOSYS), _) => {
-            return format!("the kernel is older than 5.1, or a sandbox hides it: {}", seccomp());
-        }
-        (Some(libc::ENOMEM), _) => {
-            "locked memory is limited: raise `ulimit -l`, or LimitMEMLOCK= of the service"
-        }
-        (Some(libc::EMFILE), _) => "no descriptor is left: raise `ulimit -n`",
-        _ => "no usual reason",
-    };
-    text.to_owned()
-}
-
-fn release() -> String {
-    sys::uname().split(' ').nth(1).unwrap_or("unknown").to_owned()
-}
-
-/// This process' seccomp mode, in words.
-fn seccomp() -> &'static str {
-    let status = read("/proc/self/status").unwrap_or_default();
-    match status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim) {
-        Some("2") => "a seccomp filter is on; allow io_uring_setup, _enter and _register",
-        Some("0") => "no seccomp filter is on; look at the security modules",
-        _ => "its seccomp mode cannot be read",
+    match refused {
+        Some(error) => Err(Refusal::of(ENTER, &error)),
+        None => Ok((true, ended && answers.first() == Some(&(1, true)))),
     }
-}
-
-fn read(path: &str) -> Option<String> {
-    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -423,14 +399,5 @@ mod tests {
         for wrong in ["6", "six.one", "6.1.2", "", "-6.1"] {
             assert!(wrong.parse::<Version>().unwrap_err().contains(wrong), "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_refusal_names_the_error_and_the_kernel() {
-        let text = refused(&io::Error::from_raw_os_error(libc::EPERM)).to_string();
-        assert!(text.contains("os error 1") && text.contains(&release()), "{text}");
-        assert!(!text.contains('\n'));
-        let text = refused(&io::Error::from_raw_os_error(libc::ENOMEM)).to_string();
-        assert!(text.contains("ulimit -l"), "{text}");
     }
 }

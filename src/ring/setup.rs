@@ -5,22 +5,18 @@
 
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
 
 use io_uring::IoUring;
 
-use super::kernel::{Capability, Kernel, SETUP_FLAGS, SetFlags, refused};
+use super::kernel::{ATTEMPTS, Capability, INTERVAL, Kernel, SETUP_FLAGS, SetFlags};
 use super::provided::ProvidedRing;
 use crate::buffer::{Pool, Size};
+use crate::refusal::{REGISTER, Refusal, SETUP};
 
 /// Submission queue entries: one iteration of a busy server fits one enter, more take several.
 const ENTRIES: u32 = 512;
 /// The smallest queue that is tried when locked memory is short.
 const ENTRIES_MIN: u32 = 32;
-/// How often, at intervals of [`INTERVAL`], the smallest queue is tried again: the kernel frees the
-/// memory of a closed ring, such as the one used for detection, a little later.
-const ATTEMPTS: u32 = 20;
-const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Sets up a ring with at most this many completions, and its rings of buffers if `kernel` has
 /// them.
@@ -39,10 +35,15 @@ pub(super) fn set_up(
     let wanted = ENTRIES.min(completions);
     let (mut entries, mut attempts) = (wanted, ATTEMPTS);
     loop {
-        let both = queues(kernel, entries, completions)
-            .and_then(|ring| buffers(kernel, &ring, pool).map(|provided| (ring, provided)));
+        let both = queues(kernel, entries, completions).map_err(|error| (SETUP, error));
+        let both = both.and_then(|ring| match buffers(kernel, &ring, pool) {
+            Ok(provided) => Ok((ring, provided)),
+            Err(error) => Err((REGISTER, error)),
+        });
         match both {
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && attempts > 0 => {
+            // The smallest queue is tried again: the kernel frees the memory of a closed ring, such
+            // as the one used for detection, a little later.
+            Err((_, error)) if error.raw_os_error() == Some(libc::ENOMEM) && attempts > 0 => {
                 if entries > ENTRIES_MIN {
                     entries /= 2;
                 } else {
@@ -50,7 +51,7 @@ pub(super) fn set_up(
                     std::thread::sleep(INTERVAL);
                 }
             }
-            Err(error) => return Err(refused(&error)),
+            Err((call, error)) => return Err(Refusal::of(call, &error).into()),
             Ok(both) => {
                 if entries < wanted {
                     tracing::warn!(entries, "locked memory is short (ulimit -l): a smaller queue");

@@ -38,6 +38,7 @@ use crate::buffer::{BufferClass, Lease, Pool, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
 use crate::os;
+use crate::refusal::{REGISTER, Refusal};
 
 /// How a ring is set up.
 #[derive(Debug, Clone)]
@@ -131,15 +132,16 @@ impl Uring {
         }
         let pool = Pool::new(&buffers)?;
         let (ring, provided) = set_up(kernel, &pool, completions)?;
+        let refused = |error| Refusal::of(REGISTER, &error);
         let mut sockets = usize::MAX;
         if kernel.has(Capability::Direct) {
             // Space for a whole completion queue of accepts above the limit: then no accept finds
             // the table full, which would lose its connection (kernel-notes §7).
-            let limit = os::raise_descriptor_limit()? as usize;
+            let limit = os::raise_descriptor_limit() as usize;
             sockets = (connections + completions as usize).min(limit);
-            ring.submitter().register_files_sparse(sockets as u32)?;
+            ring.submitter().register_files_sparse(sockets as u32).map_err(refused)?;
         }
-        let restricted = restrict::enable(kernel, &ring)?;
+        let restricted = restrict::enable(kernel, &ring).map_err(refused)?;
         Ok(Uring {
             ring,
             kernel,

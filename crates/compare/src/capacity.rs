@@ -39,7 +39,7 @@ fn model_limit(model: Model, connections: usize) -> Option<String> {
 }
 
 fn too_few_descriptors(connections: usize, open: usize) -> Option<String> {
-    let limit = os::raise_descriptor_limit().ok()?;
+    let limit = os::raise_descriptor_limit();
     let needed = (connections + open) as u64 + OTHER_DESCRIPTORS;
     (needed > limit).then(|| {
         format!(

@@ -30,7 +30,11 @@ use super::error::{LoadError, Result};
 use super::streams::{LoadShape, ReplyStreams};
 use super::{ClientEngine, Polled};
 use proactor::os;
+use proactor::refusal::{ENTER, REGISTER, Refusal, SETUP};
+use proactor::version::Version;
 
+/// The first kernel with `DEFER_TASKRUN`; multishot receives came just before.
+const OLDEST: Version = Version { major: 6, minor: 1 };
 const PAGE: usize = 4096;
 /// The maximum number of bytes of one send, and of one receive buffer.
 const BUFFER_MAX: usize = 64 << 10;
@@ -72,9 +76,14 @@ const SEND: u64 = 1;
 
 impl UringEngine {
     /// Sets up a ring and its buffers for a load.
+    ///
+    /// # Errors
+    /// The error of the first call that is refused: all three of io_uring are made here, so that
+    /// none is found to be refused when the connections are open.
     pub(super) fn open(shape: LoadShape) -> io::Result<UringEngine> {
+        let refused = |call| move |error| io::Error::from(Refusal::of(call, &error));
         let entries = (2 * shape.connections).next_power_of_two().clamp(64, 4096) as u32;
-        let ring = IoUring::builder()
+        let mut ring = IoUring::builder()
             // Completions are processed in our own enter only: the kernel does not interrupt us.
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -82,7 +91,13 @@ impl UringEngine {
             .setup_submit_all()
             .setup_cqsize(4 * entries)
             .setup_clamp()
-            .build(entries)?;
+            .build(entries)
+            .map_err(|error| match Version::running() {
+                Some(version) if version < OLDEST => {
+                    io::Error::other(format!("the load generator needs io_uring of Linux {OLDEST}"))
+                }
+                _ => refused(SETUP)(error),
+            })?;
         let size = shape.window().next_multiple_of(64).clamp(BUFFER_MIN, BUFFER_MAX);
         let count = shape.connections.next_power_of_two().min(POOL_MAX / size).clamp(16, 4096);
         let provided = ProvidedBuffers::new(count as u16, size)?;
@@ -93,7 +108,9 @@ impl UringEngine {
         unsafe {
             let address = provided.entries.as_mut_ptr() as u64;
             ring.submitter().register_buf_ring_with_flags(address, count as u16, GROUP, 0)
-        }?;
+        }
+        .map_err(refused(REGISTER))?;
+        enter(&mut ring).map_err(refused(ENTER))?;
         Ok(UringEngine {
             ring,
             connections: Vec::with_capacity(shape.connections),

@@ -148,7 +148,7 @@ impl Load {
         let shape = options.shape;
         let client = LoadError::client;
         check(shape).map_err(client("use these options"))?;
-        os::raise_descriptor_limit().map_err(client("raise the limit of open files"))?;
+        os::raise_descriptor_limit();
         let epoll = || EpollEngine::open(shape).map_err(client("open an epoll instance"));
         let uring = (options.engine != EngineChoice::Epoll).then(|| UringEngine::open(shape));
         let mut fallback = None;

@@ -9,6 +9,7 @@ pub(crate) mod client;
 pub(crate) mod lanes;
 pub(crate) mod process;
 pub(crate) mod random;
+pub(crate) mod seccomp;
 pub(crate) mod server;
 pub(crate) mod simulated;
 #[path = "../../../../tests/skip/mod.rs"]

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use super::seccomp::Filter;
 use super::{Process, TIMEOUT};
 
 /// The one that serves on io_uring, with the tools.
@@ -166,6 +167,24 @@ impl Launch {
             libc::sigfillset(&mut every);
             libc::sigprocmask(libc::SIG_SETMASK, &every, std::ptr::null_mut())
         })
+    }
+
+    /// Allowed to lock no more than this many bytes. Without CAP_IPC_LOCK, which would lift the
+    /// limit: a root process gives it up, and others have none to give.
+    pub(crate) fn locked_memory(self, most: u64) -> Launch {
+        const CAP_IPC_LOCK: i32 = 14;
+        let limited = self.limited(libc::RLIMIT_MEMLOCK, most, most);
+        limited.before_exec(|| {
+            // SAFETY: takes numbers alone.
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0) };
+            0
+        })
+    }
+
+    /// Under a filter of system calls, as a container would start it. It must be the last that is
+    /// said: what follows might be filtered.
+    pub(crate) fn filtered(self, filter: Filter) -> Launch {
+        self.before_exec(move || filter.install())
     }
 
     /// Calls this between fork and exec: -1 is a failure, whose reason is in errno.

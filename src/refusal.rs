@@ -1,0 +1,370 @@
+//! Why io_uring is refused: which call, with which error, and by what most likely.
+//!
+//! The error alone proves nothing. A seccomp filter may return any error for any of the three
+//! calls, the kernel itself returns `EPERM` for a sysctl and for a security module, and `ENOMEM`
+//! for locked memory and for other memory. So a cause is concluded from the call, the error and
+//! what /proc says of this process, and reported together with that evidence (kernel-notes §14).
+
+use std::fmt;
+use std::fs;
+use std::io;
+
+use proactor_record::errno::Errno;
+
+use crate::version::{OLDEST_VERSION, Version, release};
+
+/// The call that makes a ring.
+pub const SETUP: &str = "io_uring_setup";
+/// The call that submits and waits.
+pub const ENTER: &str = "io_uring_enter";
+/// The call that asks for features, and registers buffers and files.
+pub const REGISTER: &str = "io_uring_register";
+
+/// What refuses a call most likely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The kernel is older than what the server needs.
+    Old,
+    /// The sysctl `kernel.io_uring_disabled` is not 0.
+    Sysctl,
+    /// A seccomp filter of this process.
+    Seccomp,
+    /// A security module of the kernel, such as SELinux.
+    SecurityModule,
+    /// A sandbox of a kind that cannot be read.
+    Sandbox,
+    /// The kernel was built without io_uring.
+    NotBuilt,
+    /// The limit of locked memory.
+    Memlock,
+    /// The memory of the kernel, or the address space of this process.
+    Memory,
+    /// The limit of descriptors.
+    Descriptors,
+    /// Nothing that is known here.
+    Unknown,
+}
+
+impl Cause {
+    /// Returns the name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Old => "kernel-too-old",
+            Cause::Sysctl => "sysctl",
+            Cause::Seccomp => "seccomp",
+            Cause::SecurityModule => "security-module",
+            Cause::Sandbox => "sandbox",
+            Cause::NotBuilt => "not-in-kernel",
+            Cause::Memlock => "memlock",
+            Cause::Memory => "memory",
+            Cause::Descriptors => "descriptors",
+            Cause::Unknown => "unknown",
+        }
+    }
+}
+
+/// A call that was refused while a ring was set up or tried.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// The name of the call.
+    pub call: &'static str,
+    /// The name of its error, or of the signal that ended the trial.
+    pub error: Box<str>,
+    /// What refuses it most likely.
+    pub cause: Cause,
+    /// What the cause is concluded from.
+    pub evidence: Box<Evidence>,
+    kind: io::ErrorKind,
+}
+
+impl Refusal {
+    /// Returns the refusal of a call that has just failed in this thread.
+    pub fn of(call: &'static str, error: &io::Error) -> Refusal {
+        Refusal::conclude(call, error, Evidence::read())
+    }
+
+    /// Returns the refusal of a trial that a signal has ended.
+    pub fn killed(signal: i32) -> Refusal {
+        let (cause, error) = match signal {
+            libc::SIGSYS => (Cause::Seccomp, "killed by SIGSYS".to_owned()),
+            _ => (Cause::Unknown, format!("killed by signal {signal}")),
+        };
+        let (call, evidence) = ("a trial in a child process", Box::new(Evidence::read()));
+        Refusal { call, error: error.into(), cause, evidence, kind: io::ErrorKind::Other }
+    }
+
+    fn conclude(call: &'static str, error: &io::Error, evidence: Evidence) -> Refusal {
+        let errno = error.raw_os_error();
+        let cause = evidence.cause(call, errno.unwrap_or(0));
+        let name = errno.map_or_else(|| error.to_string(), |errno| Errno(errno).to_string());
+        let evidence = Box::new(evidence);
+        Refusal { call, error: name.into(), cause, evidence, kind: error.kind() }
+    }
+
+    /// Returns the cause in words.
+    pub fn why(&self) -> String {
+        self.evidence.why(self.cause)
+    }
+
+    /// Returns the way out.
+    pub fn fix(&self) -> String {
+        self.evidence.fix(self.cause)
+    }
+}
+
+impl fmt::Display for Refusal {
+    /// Formats one line: what is refused, by what, the evidence, and the way out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Refusal { call, error, evidence, .. } = self;
+        let (why, fix) = (self.why(), self.fix());
+        write!(f, "io_uring is refused: {call}: {error}, {why} ({evidence}); {fix}")
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<Refusal> for io::Error {
+    fn from(refusal: Refusal) -> io::Error {
+        io::Error::new(refusal.kind, refusal.to_string())
+    }
+}
+
+/// What can be read of all that may refuse io_uring to this thread.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    /// The release of the kernel.
+    pub release: String,
+    /// The version in it.
+    pub version: Option<Version>,
+    /// The sysctl `kernel.io_uring_disabled`; `None` on a kernel without it.
+    pub disabled: Option<u32>,
+    /// True if this process is exempt from `kernel.io_uring_disabled = 1`.
+    pub exempt: bool,
+    /// The seccomp mode: 0 for none, 2 for a filter; `None` if it cannot be read.
+    pub seccomp: Option<u8>,
+    /// The security modules of the kernel that may know of io_uring.
+    pub modules: Vec<String>,
+    /// How much this user may lock, if that is limited and the rings of this kernel count.
+    pub memlock: Option<u64>,
+    /// How many descriptors this process may have.
+    pub nofile: Option<u64>,
+}
+
+/// CAP_IPC_LOCK and CAP_SYS_ADMIN, as bits of `CapEff`.
+const IPC_LOCK: u64 = 1 << 14;
+const SYS_ADMIN: u64 = 1 << 21;
+
+impl Evidence {
+    /// Reads it. What cannot be read is absent.
+    pub fn read() -> Evidence {
+        // `/proc/thread-self` is this thread by whatever number that /proc has for it, or it is
+        // absent: a /proc of another namespace never shows another process here.
+        let status = read("/proc/thread-self/status").unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.map(str::trim)
+        };
+        // A capability within a user namespace is none where the kernel asks for it.
+        let is_real = read("/proc/thread-self/uid_map")
+            .is_some_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+        let held = field("CapEff").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
+        let has = |capability| is_real && held & capability != 0;
+        let group = read("/proc/sys/kernel/io_uring_group");
+        let groups = [field("Gid").and_then(|ids| ids.split_whitespace().nth(1)), field("Groups")];
+        let mut groups = groups.into_iter().flatten().flat_map(str::split_whitespace);
+        let modules = read("/sys/kernel/security/lsm").unwrap_or_default();
+        let may_know = ["selinux", "apparmor", "smack", "bpf"];
+        let modules = modules.split(',').filter(|module| may_know.contains(module));
+        let version = Version::running();
+        let limits = read("/proc/thread-self/limits").or_else(|| read("/proc/self/limits"));
+        let limit = |name: &str| {
+            let line = limits.as_deref()?.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse().ok()
+        };
+        let counts = version.is_none_or(counts_rings) && !has(IPC_LOCK);
+        Evidence {
+            release: release(),
+            version,
+            disabled: read("/proc/sys/kernel/io_uring_disabled").and_then(|it| it.parse().ok()),
+            exempt: has(SYS_ADMIN) || group.is_some_and(|group| groups.any(|one| one == group)),
+            seccomp: field("Seccomp").and_then(|mode| mode.parse().ok()),
+            modules: modules.map(str::to_owned).collect(),
+            memlock: limit("Max locked memory").filter(|_| counts),
+            nofile: limit("Max open files"),
+        }
+    }
+
+    /// Returns true if the sysctl refuses a ring to this process.
+    fn is_disabled(&self) -> bool {
+        self.disabled == Some(2) || self.disabled == Some(1) && !self.exempt
+    }
+
+    /// Returns what has refused a call with this error, most likely.
+    fn cause(&self, call: &str, errno: i32) -> Cause {
+        let has_filter = self.seccomp == Some(2);
+        let is_before = |version| self.version.is_some_and(|running| running < version);
+        match errno {
+            libc::EMFILE | libc::ENFILE => Cause::Descriptors,
+            libc::ENOMEM if self.memlock.is_some() => Cause::Memlock,
+            libc::ENOMEM if !has_filter => Cause::Memory,
+            libc::EPERM if call == SETUP && self.is_disabled() => Cause::Sysctl,
+            libc::ENOSYS if is_before(Version { major: 5, minor: 1 }) => Cause::Old,
+            0 | libc::EINVAL if call == REGISTER && is_before(OLDEST_VERSION) => Cause::Old,
+            0 => Cause::Unknown,
+            _ if has_filter => Cause::Seccomp,
+            libc::EPERM | libc::EACCES if self.seccomp == Some(0) => Cause::SecurityModule,
+            libc::ENOSYS if call == SETUP && self.seccomp == Some(0) => Cause::NotBuilt,
+            libc::EPERM | libc::EACCES | libc::ENOSYS => Cause::Sandbox,
+            _ => Cause::Unknown,
+        }
+    }
+
+    /// Returns the cause in words.
+    fn why(&self, cause: Cause) -> String {
+        let text = match cause {
+            Cause::Old => return format!("the kernel is older than {OLDEST_VERSION}"),
+            Cause::Sysctl if self.disabled == Some(1) => {
+                "the sysctl kernel.io_uring_disabled = 1 permits it only to CAP_SYS_ADMIN and to \
+                 the group of kernel.io_uring_group"
+            }
+            Cause::Sysctl => "the sysctl kernel.io_uring_disabled = 2 permits it to no process",
+            Cause::Seccomp => "most likely by a seccomp filter",
+            Cause::SecurityModule if self.modules.is_empty() => {
+                "most likely by a security module of the kernel or of its provider"
+            }
+            Cause::SecurityModule => {
+                return format!("most likely by {}", self.modules.join(" or "));
+            }
+            Cause::Sandbox => "most likely by a sandbox",
+            Cause::NotBuilt => "most likely because this kernel was built without io_uring",
+            Cause::Memlock => {
+                let kib = self.memlock.unwrap_or(0) >> 10;
+                let filter = if self.seccomp == Some(2) { ", or by a seccomp filter" } else { "" };
+                return format!("most likely because {kib} KiB may be locked{filter}");
+            }
+            Cause::Memory => "most likely because memory or address space is short",
+            Cause::Descriptors => match self.nofile {
+                Some(nofile) => return format!("no descriptor is left of {nofile}"),
+                None => "no descriptor is left",
+            },
+            Cause::Unknown => "for no reason that is known here",
+        };
+        text.to_owned()
+    }
+
+    /// Returns the way out.
+    fn fix(&self, cause: Cause) -> String {
+        let text = match cause {
+            Cause::Old => return format!("use Linux {OLDEST_VERSION} or newer"),
+            Cause::Sysctl => "`sysctl kernel.io_uring_disabled=0` permits it",
+            Cause::Seccomp | Cause::Sandbox => {
+                "allow io_uring_setup, io_uring_enter and io_uring_register in it"
+            }
+            Cause::SecurityModule => "allow io_uring in its policy",
+            Cause::NotBuilt => "use a kernel with CONFIG_IO_URING=y",
+            Cause::Memlock => "raise `ulimit -l`, or LimitMEMLOCK= of the service",
+            Cause::Memory => "raise `ulimit -v` or the memory limit of the cgroup",
+            Cause::Descriptors => "raise `ulimit -n`, or LimitNOFILE= of the service",
+            Cause::Unknown => "`strace -f` shows the call",
+        };
+        text.to_owned()
+    }
+}
+
+impl fmt::Display for Evidence {
+    /// Formats the evidence in a few words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.seccomp {
+            Some(mode) => write!(f, "Seccomp: {mode}")?,
+            None => write!(f, "seccomp mode unreadable")?,
+        }
+        if let Some(disabled) = self.disabled {
+            write!(f, ", kernel.io_uring_disabled = {disabled}")?;
+        }
+        write!(f, ", kernel {}", self.release)
+    }
+}
+
+/// Returns true if the memory of rings counts against the limit of locked memory: until 5.11, and
+/// from 6.14 to 7.1 (kernel-notes §14).
+fn counts_rings(version: Version) -> bool {
+    let Version { major, minor } = version;
+    (major, minor) < (5, 12) || ((6, 14)..(7, 2)).contains(&(major, minor))
+}
+
+fn read(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn here() -> Evidence {
+        let version = Some(Version { major: 6, minor: 18 });
+        let (release, disabled) = ("6.18.1".to_owned(), Some(0));
+        Evidence { release, version, disabled, seccomp: Some(0), ..Evidence::default() }
+    }
+
+    fn says(call: &'static str, errno: i32, evidence: &Evidence) -> (Cause, String) {
+        let error = io::Error::from_raw_os_error(errno);
+        let refusal = Refusal::conclude(call, &error, evidence.clone());
+        let text = refusal.to_string();
+        assert!(!text.contains('\n') && text.contains(call), "{text}");
+        assert!(text.contains(&Errno(errno).to_string()) && text.contains("6.18.1"), "{text}");
+        (refusal.cause, text)
+    }
+
+    #[test]
+    fn a_filter_is_suspected_of_any_error_that_nothing_else_explains() {
+        let filtered = Evidence { seccomp: Some(2), ..here() };
+        for errno in [libc::EPERM, libc::ENOSYS, libc::ENOMEM, libc::EACCES, libc::EINVAL] {
+            for call in [SETUP, ENTER, REGISTER] {
+                let (cause, text) = says(call, errno, &filtered);
+                assert_eq!(cause, Cause::Seccomp, "{text}");
+                assert!(text.contains("most likely") && text.contains("Seccomp: 2"), "{text}");
+            }
+        }
+        let both = Evidence { memlock: Some(64 << 10), ..filtered };
+        let (cause, text) = says(SETUP, libc::ENOMEM, &both);
+        assert!(cause == Cause::Memlock && text.contains("or by a seccomp filter"), "{text}");
+    }
+
+    #[test]
+    fn without_a_filter_the_kernel_itself_has_refused() {
+        let kind = |call, errno, evidence: &Evidence| says(call, errno, evidence).0;
+        assert_eq!(kind(SETUP, libc::EPERM, &here()), Cause::SecurityModule);
+        assert_eq!(kind(SETUP, libc::ENOSYS, &here()), Cause::NotBuilt);
+        assert_eq!(kind(ENTER, libc::ENOSYS, &here()), Cause::Sandbox);
+        assert_eq!(kind(SETUP, libc::ENOMEM, &here()), Cause::Memory);
+        assert_eq!(kind("socketpair", libc::EMFILE, &here()), Cause::Descriptors);
+        let locked = Evidence { memlock: Some(0), ..here() };
+        assert_eq!(kind(SETUP, libc::ENOMEM, &locked), Cause::Memlock);
+        let unread = Evidence { seccomp: None, ..here() };
+        assert_eq!(kind(SETUP, libc::EPERM, &unread), Cause::Sandbox);
+        let old = Evidence { version: Some(Version { major: 5, minor: 4 }), ..here() };
+        assert_eq!(kind(REGISTER, libc::EINVAL, &old), Cause::Old);
+    }
+
+    #[test]
+    fn the_sysctl_is_named_only_if_it_refuses_this_process() {
+        for seccomp in [Some(0), Some(2), None] {
+            let sysctl = |disabled, exempt| {
+                let evidence = Evidence { disabled: Some(disabled), exempt, seccomp, ..here() };
+                says(SETUP, libc::EPERM, &evidence)
+            };
+            let (cause, text) = sysctl(1, false);
+            assert!(cause == Cause::Sysctl && text.contains("io_uring_group"), "{text}");
+            assert_ne!(sysctl(1, true).0, Cause::Sysctl);
+            assert_eq!(sysctl(2, true).0, Cause::Sysctl);
+            assert_ne!(sysctl(0, false).0, Cause::Sysctl);
+        }
+    }
+
+    #[test]
+    fn rings_count_as_locked_memory_on_some_kernels_only() {
+        let counts = |text: &str| counts_rings(text.parse().unwrap());
+        assert_eq!(["5.6", "5.11", "6.14", "7.1"].map(counts), [true; 4]);
+        assert_eq!(["5.12", "6.12", "6.13", "7.2"].map(counts), [false; 4]);
+    }
+}
