@@ -9,6 +9,7 @@ use crate::counters::{Counters, LiveCounters};
 use crate::keys::ListenerId;
 use crate::lifecycle;
 use crate::limits::Ended;
+use crate::os::EventFd;
 use crate::peer::{Factory, WorkerFactory};
 use crate::protocol::Protocol;
 
@@ -39,11 +40,16 @@ pub trait Engine<P = Box<dyn Protocol>> {
     fn counters(&self) -> Counters;
 }
 
+/// The descriptors that a connection takes for a moment, on the model that takes most: its socket,
+/// both ends of a link to its child, and one of the system's.
+const SPARE: usize = 4;
+
 /// Has `engine` listen on these sockets, in the order of their numbers. Returns the files of Unix
 /// sockets, which are removed when the result is dropped.
 ///
 /// # Errors
-/// As [`Engine::listen`].
+/// As [`Engine::listen`], or no descriptor is left for a connection: the server would listen and
+/// serve none.
 pub fn listen_all(
     engine: &mut dyn Engine,
     listeners: impl IntoIterator<Item = (BoundSocket, Factory)>,
@@ -53,6 +59,10 @@ pub fn listen_all(
         engine.listen(id, socket.fd, factory)?;
         files.extend(socket.file);
     }
+    let spare = (0..SPARE).map(|_| EventFd::new()).collect::<io::Result<Vec<_>>>();
+    spare.map_err(|error| {
+        io::Error::other(format!("no descriptor is left for a connection: {error}"))
+    })?;
     Ok(files)
 }
 

@@ -108,7 +108,7 @@ impl Refusal {
 
     /// Returns the way out.
     pub fn fix(&self) -> String {
-        self.evidence.fix(self.cause)
+        self.evidence.fix(self.cause, self.call)
     }
 }
 
@@ -253,10 +253,13 @@ impl Evidence {
     }
 
     /// Returns the way out.
-    fn fix(&self, cause: Cause) -> String {
+    fn fix(&self, cause: Cause, call: &str) -> String {
         let text = match cause {
             Cause::Old => return format!("use Linux {OLDEST_VERSION} or newer"),
             Cause::Sysctl => "`sysctl kernel.io_uring_disabled=0` permits it",
+            Cause::Seccomp | Cause::Sandbox if ["mmap", "socketpair", "write"].contains(&call) => {
+                return format!("allow {call} in it");
+            }
             Cause::Seccomp | Cause::Sandbox => {
                 "allow io_uring_setup, io_uring_enter and io_uring_register in it"
             }

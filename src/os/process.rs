@@ -105,8 +105,9 @@ fn be_child(
 
 fn set_up(parent: u32, keep: &[RawFd]) -> io::Result<()> {
     SIGNALLED.store(-1, Ordering::Release);
-    // Takes numbers alone.
-    syscall!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+    // Takes numbers alone. Where a filter denies it, the child outlives a parent that is killed, as
+    // long as its client stays.
+    let _ = syscall!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL));
     // The parent may have died before that; then no signal comes. kernel-notes §42
     if std::os::unix::process::parent_id() != parent {
         return Err(io::Error::other("its parent has died"));

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::thread::sleep;
 use std::time::Duration;
@@ -244,8 +244,20 @@ fn tried<T>(name: &'static str, call: impl FnMut() -> io::Result<T>) -> Result<O
     match retried(call).map_err(|error| (error.raw_os_error(), error)) {
         Ok(made) => Ok(Some(made)),
         Err((Some(libc::EINVAL | libc::EOPNOTSUPP), _)) => Ok(None),
+        Err((Some(libc::EPERM | libc::EACCES | libc::ENOSYS), error)) if name == SETUP => {
+            Err(Refusal::of(if setup_works() { "mmap" } else { SETUP }, &error))
+        }
         Err((_, error)) => Err(Refusal::of(name, &error)),
     }
+}
+
+/// Returns true if io_uring_setup(2) itself works: what fails is the mapping of the queues.
+fn setup_works() -> bool {
+    let mut params = [0u64; 15]; // 120 bytes of `struct io_uring_params`, all-zero: no flags.
+    // SAFETY: the kernel reads and writes 120 bytes at `params` during the call.
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, ENTRIES, params.as_mut_ptr()) };
+    // SAFETY: the kernel has just returned this descriptor, and no other value owns it.
+    fd >= 0 && unsafe { OwnedFd::from_raw_fd(fd as RawFd) }.as_raw_fd() >= 0
 }
 
 /// A throw-away ring, and which of the set-up flags it may have. On a new kernel one ring says it
@@ -263,8 +275,9 @@ fn set_up() -> Result<(IoUring, Kernel), Refusal> {
         SETUP_FLAGS.iter().for_each(|(capability, ..)| kernel.set(*capability, true));
         return Ok((ring, kernel));
     }
-    let ring = retried(|| IoUring::builder().build(ENTRIES));
-    let ring = ring.map_err(|error| Refusal::of(SETUP, &error))?;
+    let ring = tried(SETUP, || IoUring::builder().build(ENTRIES))?;
+    let unknown = || Refusal::of(SETUP, &io::Error::from_raw_os_error(libc::EINVAL));
+    let ring = ring.ok_or_else(unknown)?;
     for (capability, _, set_flags) in SETUP_FLAGS {
         let with_flags = tried(SETUP, || set_flags(&mut IoUring::builder()).build(ENTRIES))?;
         kernel.set(capability, with_flags.is_some());

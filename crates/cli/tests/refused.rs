@@ -139,3 +139,70 @@ fn a_limit_of_locked_memory_that_refuses_io_uring_is_named() {
     assert!(refusal.starts_with(start) && refusal.contains("`ulimit -l`"), "{refusal}");
     assert_eq!(falls_back(serve(&[]).locked_memory(0).start()), refusal, "the same sentence");
 }
+
+/// A server that listens has what one connection needs.
+#[test]
+fn however_few_descriptors_are_permitted_each_model_serves_or_refuses() {
+    for model in proactor_models::ALL.map(proactor::Model::name) {
+        if let Some(reason) = io_uring_refused().filter(|_| model == "uring") {
+            skip(&reason);
+            continue;
+        }
+        // With fewer than four, the program itself cannot be loaded.
+        let serves: Vec<bool> = (4..28).map(|most| serves_with_descriptors(model, most)).collect();
+        assert!(serves.is_sorted() && serves[0] != serves[23], "{model}: {serves:?}");
+    }
+}
+
+/// Returns true if a server of this model serves a chat with so many descriptors, and false if it
+/// refuses. Fails if it does neither.
+fn serves_with_descriptors(model: &str, most: u64) -> bool {
+    let args = ["--model", model, "--protocol", "chat"];
+    let server = match serve(&args).descriptors(most).try_start() {
+        Ok(server) => server,
+        Err(exit) => {
+            assert!(refuses(&exit).contains("`ulimit -n`"), "with {most}: {exit:?}");
+            return false;
+        }
+    };
+    let client = Client::connect(server.address());
+    client.say(b"quit\n");
+    client.hear_end();
+    server.kill();
+    true
+}
+
+/// Calls that limit or protect, and that some filters deny: the server does without them.
+#[test]
+fn calls_that_a_server_can_do_without_are_done_without() {
+    let calls = ["prlimit64", "prctl", "sched_getaffinity", "getrandom", "uname", "close_range"];
+    let filters =
+        [Filter::denying(&calls, libc::EPERM), Filter::denying(&["clone3"], libc::ENOSYS)];
+    for model in proactor_models::ALL.map(proactor::Model::name) {
+        if let Some(reason) = io_uring_refused().filter(|_| model == "uring") {
+            skip(&reason);
+            continue;
+        }
+        for filter in &filters {
+            let server = serve(&["--model", model]).filtered(filter.clone()).start();
+            Client::connect(server.address()).ping();
+            server.drain();
+        }
+    }
+}
+
+#[test]
+fn a_model_that_cannot_make_threads_or_processes_refuses_before_it_listens() {
+    let denied = [
+        ("thread", ["clone3", "clone"]),
+        ("blocking", ["clone3", "clone"]),
+        ("process", ["clone3", "clone"]),
+        ("process", ["waitid", "wait4"]),
+    ];
+    for (model, calls) in denied {
+        let filter = Filter::denying(&calls, libc::EPERM);
+        let exit = serve(&["--model", model]).filtered(filter).run();
+        let refusal = refuses(&exit);
+        assert!(refusal.starts_with(&format!("{model} is refused: ")), "{refusal}");
+    }
+}

@@ -22,6 +22,7 @@ use proactor::engine::{self, Engine};
 use proactor::limits::Ended;
 use proactor::model::{self, Ability, EngineOptions, ModelInfo, PreparedModel};
 use proactor::os::ShutdownSignal;
+use proactor::os::process::{self, Alone};
 use proactor::peer::Factory;
 use proactor::selector::{Epoll, Sigio, Spin, Trigger};
 use proactor::traced::TracedCalls;
@@ -214,15 +215,42 @@ pub fn serve(
     Ok((engine.run(None)?, engine.counters()))
 }
 
-/// Sets up a model that makes its calls through [`Calls`](proactor::calls::Calls): nothing of it
-/// can be refused before it is built.
+/// Sets up a model that makes its calls through [`Calls`](proactor::calls::Calls).
+///
+/// # Errors
+/// It cannot make what serves a connection.
 fn by_calls(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
+    match try_server_of_connection(model) {
+        // Short for now; a connection that finds it short waits.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        tried => tried?,
+    }
     let options = options.clone();
     Ok(PreparedModel::new(model, move |stop, recording| {
         let Some(recording) = recording else { return build(model, PlainCalls, options, stop) };
         let log = recording.start_for(&model.about(), model.info().writers)?;
         build(model, TracedCalls::new(log, model != COROUTINE), options, stop)
     }))
+}
+
+/// Makes a thread or a process as each connection will need one, and waits for its end: a sandbox
+/// may permit to listen, and refuse this.
+fn try_server_of_connection(model: Model) -> io::Result<()> {
+    if model == THREAD || model == BLOCKING {
+        let _ = std::thread::Builder::new().spawn(|| ())?.join();
+    }
+    // In a process with several threads, the engine will say that it cannot fork.
+    if model == PROCESS
+        && let Ok(alone) = Alone::check()
+    {
+        let child = process::fork(&alone, &[], |_| 0)?;
+        // Without a status, SIGCHLD was ignored when this process began, and the child is gone.
+        if process::wait(child).is_ok_and(|status| !status.success()) {
+            return Err(io::Error::other("a child process cannot be set up"));
+        }
+        process::ended()?;
+    }
+    Ok(())
 }
 
 fn build<C: CallHooks>(

@@ -94,7 +94,10 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if broken_pipe {
         return ExitCode::SUCCESS;
     }
-    output::print_error(&format!("{error:#}"));
+    let is_shortage = |text: &str| text.contains("os error 24") && !text.contains("ulimit -n");
+    let text = format!("{error:#}");
+    let way_out = if is_shortage(&text) { " (raise `ulimit -n`)" } else { "" };
+    output::print_error(&(text + way_out));
     ExitCode::FAILURE
 }
 
